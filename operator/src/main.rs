@@ -1,0 +1,2 @@
+//! The PodTap operator.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The privileged helper.
+fn main() {}
