@@ -1,1 +1,41 @@
-//! The contract.
+//! The contract between the agent, which knows Kubernetes, and the tap-helper, which knows the kernel.
+//!
+//! One JSON document per line over a Unix stream socket on which the tap-helper listens. The agent sends
+//! [`ToHelper`], the helper answers with [`FromHelper`] at once and again whenever something changes.
+//!
+//! The messages are level-triggered: a [`Desired`] is everything that the node is to hold, never a difference.
+//! Nothing here is a path, a command or an image: whoever takes over the agent can ask for mirrors, and for nothing else.
+
+mod desired;
+mod report;
+
+pub use desired::{Desired, Direction, Endpoint, Pod, Receiver, Sender};
+pub use report::{Reason, ReceiverReport, Report, SenderReport, State, Status};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest line that either side accepts, in bytes without the newline.
+///
+/// A sender with four endpoints is about 600 bytes: this is far more than a node's 250 pods can need.
+pub const MAX_MESSAGE: usize = 4 << 20;
+
+/// Longest interface name, in bytes: `IFNAMSIZ` less the terminating zero (include/uapi/linux/if.h).
+pub const MAX_INTERFACE_NAME: usize = 15;
+
+/// A message to the tap-helper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum ToHelper {
+    /// Make the node hold exactly this.
+    Desired(Desired),
+}
+
+/// A message from the tap-helper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum FromHelper {
+    /// What the node holds.
+    Report(Report),
+    /// The last message could not be taken; what was wanted before stays in force.
+    Rejected(String),
+}

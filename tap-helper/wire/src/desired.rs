@@ -1,0 +1,108 @@
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that a node is to hold. An empty one is an order to remove all; no message at all is no order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Desired {
+    /// Generation of the `NodeTap` that this comes from; the report that answers it carries the same number.
+    pub generation: i64,
+    /// Pods of this node whose traffic is copied, at most one entry per tap and pod.
+    #[serde(default)]
+    pub senders: Vec<Sender>,
+    /// Devices of this node at which copies arrive.
+    #[serde(default)]
+    pub receivers: Vec<Receiver>,
+}
+
+/// One pod under one tap: a sender device in the pod's network namespace, and a filter per direction.
+///
+/// Identified by `tap` and `pod.uid`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sender {
+    /// UID of the tap.
+    pub tap: String,
+    /// The pod that is tapped.
+    pub pod: Pod,
+    /// Interface inside the pod; empty for the device that carries the pod's primary address.
+    #[serde(default)]
+    pub interface: String,
+    /// Which frames are copied.
+    pub direction: Direction,
+    /// Where each copy goes: one to four, all of one address family.
+    pub destinations: Vec<Endpoint>,
+}
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pod {
+    /// UID of the API object.
+    pub uid: String,
+    /// UID by which the kubelet names the pod's cgroup, where it is another one: a static pod's is the
+    /// annotation `kubernetes.io/config.hash` of its mirror pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_uid: Option<String>,
+    /// Addresses from the pod's status, primary first. Empty while the kubelet has not reported any, which is
+    /// the case until after the first container started: the tap must not wait for it.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Which frames of an interface are copied, as seen from the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Direction {
+    /// Frames that enter the pod.
+    Ingress,
+    /// Frames that leave the pod.
+    Egress,
+    /// All frames.
+    Both,
+}
+
+impl Direction {
+    /// Whether frames that enter the pod are copied.
+    #[must_use]
+    pub fn has_ingress(self) -> bool {
+        self != Self::Egress
+    }
+
+    /// Whether frames that leave the pod are copied.
+    #[must_use]
+    pub fn has_egress(self) -> bool {
+        self != Self::Ingress
+    }
+}
+
+/// A VXLAN endpoint (RFC 7348) that copies are sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// Address in the node's own network.
+    pub address: IpAddr,
+    /// UDP port.
+    pub port: u16,
+    /// VXLAN network identifier, 1 to 2^24 - 1.
+    pub vni: u32,
+}
+
+/// A VXLAN device at which copies arrive, on the node itself or inside one of its pods.
+///
+/// Identified by `vni`, which no other receiver of the node has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Receiver {
+    /// UID of the tap.
+    pub tap: String,
+    /// VXLAN network identifier, 1 to 2^24 - 1.
+    pub vni: u32,
+    /// UDP port, opened in the node's network namespace.
+    pub port: u16,
+    /// Name of the device.
+    pub interface_name: String,
+    /// The pod in whose network namespace the device stands; none for the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
+}
