@@ -1,0 +1,10 @@
+//! The controller.
+
+use std::convert::Infallible;
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub async fn run(_args: Args) -> Result<(), Infallible> {
+    Ok(())
+}
