@@ -100,6 +100,10 @@ pub struct Receiver {
     pub vni: u32,
     /// UDP port, opened in the node's network namespace.
     pub port: u16,
+    /// Whether copies arrive over IPv6: a VXLAN device has one socket, of one family
+    /// (`vxlan_sock_add`, `drivers/net/vxlan/vxlan_core.c`).
+    #[serde(default)]
+    pub ipv6: bool,
     /// Name of the device.
     pub interface_name: String,
     /// The pod in whose network namespace the device stands; none for the node's.
