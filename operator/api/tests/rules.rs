@@ -1,0 +1,154 @@
+//! The rules of the schema, evaluated without a cluster: what is refused, and with which words.
+
+use kube::core::cel::Validator;
+use podtap_api::definitions;
+use serde_json::{Value, json};
+
+/// Messages with which the schema of `kind` refuses `object`; empty if it is taken.
+fn refusals(kind: &str, object: &Value) -> Vec<String> {
+    let definition = definitions()
+        .into_iter()
+        .map(|(_, definition)| definition)
+        .find(|definition| definition.spec.names.kind == kind)
+        .expect("the kind is defined");
+    let schema = definition.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
+    let schema = serde_json::to_value(schema.expect("the kind has a schema")).expect("a schema is JSON");
+    match Validator::new().validate(&schema, object, None) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.iter().map(|e| e.message.clone()).collect(),
+    }
+}
+
+/// A tap that is taken, with the value at `path` (a JSON pointer to an existing parent) put in.
+fn tap_with(path: &str, value: Value) -> Value {
+    let mut tap = json!({
+        "apiVersion": "podtap.dev/v1alpha1", "kind": "PodTap", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "targets": {"podSelector": {"matchLabels": {"app": "web"}}, "maxPods": 32},
+            "direction": "Both", "suspend": false,
+            "destinations": [{"node": {"name": "worker-3", "interfaceName": "mirror"}}]
+        }
+    });
+    let (parent, key) = path.rsplit_once('/').expect("a pointer has a slash");
+    match tap.pointer_mut(parent).expect("the parent exists") {
+        Value::Array(list) => list[key.parse::<usize>().expect("a list has numbers")] = value,
+        object => object[key] = value,
+    }
+    tap
+}
+
+#[track_caller]
+fn refused(path: &str, value: Value, words: &str) {
+    let messages = refusals("PodTap", &tap_with(path, value));
+    assert!(messages.iter().any(|m| m.contains(words)), "wanted a refusal with “{words}”, got {messages:?}");
+}
+
+#[track_caller]
+fn taken(path: &str, value: Value) {
+    let messages = refusals("PodTap", &tap_with(path, value));
+    assert!(messages.is_empty(), "{messages:?}");
+}
+
+#[test]
+fn targets_are_names_or_a_selector() {
+    taken("/spec/targets", json!({"podNames": ["web-0"], "maxPods": 32}));
+    taken("/spec/targets", json!({"podSelector": {}, "maxPods": 32}));
+    refused("/spec/targets", json!({"maxPods": 32}), "exactly one of targets.podNames and targets.podSelector");
+    refused(
+        "/spec/targets",
+        json!({"podNames": ["web-0"], "podSelector": {}, "maxPods": 32}),
+        "exactly one of targets.podNames and targets.podSelector",
+    );
+    refused("/spec/targets/maxPods", json!(0), "targets.maxPods must be between 1 and 500");
+    refused("/spec/targets/maxPods", json!(501), "targets.maxPods must be between 1 and 500");
+}
+
+#[test]
+fn interface_names_are_those_linux_takes() {
+    for good in ["net1", "a-15-char-name0", ""] {
+        taken("/spec/targets/interface", json!(good));
+        taken("/spec/destinations/0", json!({"node": {"name": "n1", "interfaceName": good}}));
+        taken("/spec/destinations/0", json!({"pod": {"name": "ids", "interfaceName": good}}));
+    }
+    for bad in ["a-16-chars-name0", "a/b", "a b", "a:1", ".", ".."] {
+        refused("/spec/targets/interface", json!(bad), "at most 15 characters");
+        refused("/spec/destinations/0", json!({"node": {"name": "n1", "interfaceName": bad}}), "at most 15 characters");
+        refused("/spec/destinations/0", json!({"pod": {"name": "ids", "interfaceName": bad}}), "at most 15 characters");
+    }
+    refused("/spec/destinations/0", json!({"node": {"name": "n1", "interfaceName": "lo"}}), "not lo, all or default");
+}
+
+#[test]
+fn a_destination_is_one_of_three() {
+    taken("/spec/destinations/0", json!({"pod": {"podSelector": {"matchLabels": {"app": "ids"}}}}));
+    taken("/spec/destinations/0", json!({"external": {"address": "192.0.2.10", "port": 4789}}));
+    let words = "exactly one of node, pod and external";
+    refused("/spec/destinations/0", json!({}), words);
+    refused("/spec/destinations/0", json!({"node": {"name": "n1"}, "pod": {"name": "ids"}}), words);
+    let words = "exactly one of name and podSelector";
+    refused("/spec/destinations/0", json!({"pod": {}}), words);
+    refused("/spec/destinations/0", json!({"pod": {"name": "ids", "podSelector": {}}}), words);
+}
+
+#[test]
+fn destinations_differ() {
+    let (one, other) = (json!({"node": {"name": "n1"}}), json!({"node": {"name": "n2"}}));
+    taken("/spec/destinations", json!([one, other]));
+    refused("/spec/destinations", json!([one, other, one]), "destinations must differ");
+}
+
+#[test]
+fn an_external_address_is_that_of_a_host() {
+    for good in ["192.0.2.10", "2001:db8::10"] {
+        taken("/spec/destinations/0", json!({"external": {"address": good, "port": 4789}}));
+    }
+    for bad in ["ids.example.com", "192.0.2.0/24", "0.0.0.0", "127.0.0.1", "::1", ""] {
+        refused("/spec/destinations/0", json!({"external": {"address": bad, "port": 4789}}), "address of one host");
+    }
+    for bad in [0, 65_536] {
+        refused("/spec/destinations/0", json!({"external": {"address": "192.0.2.10", "port": bad}}), "between 1 and 65535");
+    }
+}
+
+#[test]
+fn a_vni_has_24_bits() {
+    for good in [1, 16_777_215] {
+        taken("/spec/vxlan", json!({"vni": good}));
+    }
+    for bad in [0, 16_777_216] {
+        refused("/spec/vxlan", json!({"vni": bad}), "between 1 and 16777215");
+    }
+}
+
+#[test]
+fn a_duration_is_positive() {
+    taken("/spec/durationSeconds", json!(3600));
+    refused("/spec/durationSeconds", json!(0), "durationSeconds must be between 1 and 31536000");
+}
+
+#[test]
+fn the_policy_names_networks_and_a_range() {
+    let policy = |name: &str, spec: Value| {
+        json!({"apiVersion": "podtap.dev/v1alpha1", "kind": "PodTapPolicy", "metadata": {"name": name}, "spec": spec})
+    };
+    let full = json!({
+        "allowedExternalCIDRs": ["192.0.2.0/24", "2001:db8::/32"], "vniRange": {"first": 1, "last": 16_777_215},
+        "receiverPort": 14_789, "limits": {"tapsPerPod": 8, "targetsPerTap": 500}
+    });
+    assert_eq!(refusals("PodTapPolicy", &policy("default", full.clone())), Vec::<String>::new());
+    for (name, path, value, words) in [
+        ("other", "/receiverPort", json!(14_789), "only the PodTapPolicy named default"),
+        ("default", "/allowedExternalCIDRs", json!(["192.0.2.0/33"]), "must be a network such as"),
+        ("default", "/allowedExternalCIDRs", json!(["192.0.2.1"]), "must be a network such as"),
+        ("default", "/vniRange", json!({"first": 0, "last": 5}), "1 <= first <= last"),
+        ("default", "/vniRange", json!({"first": 6, "last": 5}), "1 <= first <= last"),
+        ("default", "/receiverPort", json!(14_788), "not 14788"),
+        ("default", "/limits", json!({"tapsPerPod": 0, "targetsPerTap": 500}), "limits.tapsPerPod"),
+        ("default", "/limits", json!({"tapsPerPod": 8, "targetsPerTap": 0}), "limits.targetsPerTap"),
+    ] {
+        let mut spec = full.clone();
+        spec[&path[1..]] = value;
+        let messages = refusals("PodTapPolicy", &policy(name, spec));
+        assert!(messages.iter().any(|m| m.contains(words)), "wanted “{words}”, got {messages:?}");
+    }
+}
