@@ -101,6 +101,9 @@ pub struct NodeTapReceiver {
     pub vni: i64,
     /// UDP port on the node.
     pub port: i32,
+    /// Whether the copies arrive over IPv6.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ipv6: bool,
     /// Name of the interface.
     pub interface_name: String,
     /// The pod that gets the interface; unset for the node itself.
