@@ -3,8 +3,11 @@
 use clap::{Parser, Subcommand};
 
 mod agent;
+mod backoff;
 mod controller;
 mod crds;
+mod http;
+mod leader;
 mod telemetry;
 
 #[derive(Parser)]
