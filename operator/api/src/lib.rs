@@ -6,6 +6,8 @@
 //!
 //! The doc comments of fields are what `kubectl explain` shows: they are written for the users of the API.
 
+#![expect(clippy::duplicated_attributes, reason = "it takes the arguments of several `printcolumn` for one list")]
+
 mod condition;
 mod node_tap;
 mod pod_tap;

@@ -1,0 +1,64 @@
+# The only door: every command that people and CI use. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: help demo test offline dataplane cluster bench lint crds manifests image install lab lab-up lab-down prerequisites
+
+NODES ?= 2
+LAB := target/lab/bin/lab
+IMAGE := target/podtap-image.tar
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+demo: ## the main job on a real two-node Kubernetes, from nothing to decoded frames (KEEP=1 leaves the lab up)
+	@tests/demo.sh
+
+test: ## every tier
+	@tests/run.sh
+
+offline: ## tests without privileges
+	cargo test --workspace --exclude podtap-tests --locked
+	cargo test -p podtap-tests --test offline --locked
+
+dataplane: prerequisites ## tests in network namespaces (root)
+	cargo build -p tap-helper --locked
+	cargo test -p podtap-tests --test dataplane --locked
+
+cluster: install ## tests in the lab, which stays up
+	cargo test -p podtap-tests --test cluster --locked
+
+bench: install ## the comparison tables, printed and in target/bench
+	cargo run --release -p podtap-tests --bin bench --locked
+
+lint: ## formatting and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+crds: ## crds/ from the Rust types
+	cargo run -q -p podtap-operator --locked -- crds --output crds
+
+manifests: crds lab ## deploy/install.yaml from the chart
+	$(LAB) binaries
+	deploy/render.sh
+
+prerequisites: ## the Debian packages that the tests call
+	@tests/prerequisites.sh
+
+lab:
+	@cargo build -q -p podtap-lab --locked
+	@mkdir -p target/lab/bin && ln -sf "$$(pwd)/target/debug/lab" $(LAB)
+
+lab-up: lab ## a real Kubernetes of NODES nodes on this machine; kubeconfig in target/lab/kubeconfig
+	$(LAB) up --nodes $(NODES)
+
+lab-down: lab ## takes the lab away, and what it changed on the machine
+	$(LAB) down
+
+image: lab ## target/podtap-image.tar, loadable by ctr, docker, kind and k3s
+	deploy/image.sh
+
+install: image lab-up ## PodTap in the lab, as a user would install it
+	$(LAB) load $(IMAGE)
+	target/lab/bin/helm upgrade --install podtap deploy/chart/podtap --namespace podtap-system --create-namespace \
+	  --kubeconfig target/lab/kubeconfig --set image.pullPolicy=Never --wait --timeout 120s

@@ -1,0 +1,1 @@
+//! Cluster tier: the product in the lab, on real input.

@@ -1,0 +1,282 @@
+//! Frames as an `AF_PACKET` socket sees them (packet(7)), compared as multisets.
+//!
+//! A capture is independent of everything that the product does: it runs in the test's process, in the namespace of
+//! the interface, and fails the test when its own socket lost a frame.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io, mem,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+/// Room for what arrives while the reading thread waits for a core.
+const RECEIVE_BUFFER: libc::c_int = 256 << 20;
+
+/// Whether a frame left through the interface or came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// Sent by the namespace of the interface.
+    Out,
+    /// Received by it.
+    In,
+}
+
+/// A captured frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Which way it went.
+    pub way: Way,
+    /// From the destination address on, as the kernel had it.
+    pub bytes: Vec<u8>,
+    /// When the reading thread got it.
+    pub at: Instant,
+}
+
+/// A running capture of one interface.
+pub struct Capture {
+    frames: Arc<Mutex<Vec<Frame>>>,
+    stop: Arc<AtomicBool>,
+    reader: Option<JoinHandle<io::Result<u32>>>,
+    name: String,
+}
+
+impl Capture {
+    /// Starts to capture; on return, no later frame is missed.
+    ///
+    /// # Panics
+    /// When the namespace or the interface is not there.
+    #[must_use]
+    #[track_caller]
+    pub fn start(namespace: &Path, interface: &str) -> Self {
+        Self::try_start(namespace, interface)
+            .unwrap_or_else(|e| panic!("capture of {interface} in {}: {e}", namespace.display()))
+    }
+
+    /// Like [`start`](Self::start), for an interface that may not be there yet.
+    pub fn try_start(namespace: &Path, interface: &str) -> io::Result<Self> {
+        let namespace = File::open(namespace)?;
+        let wanted = interface.to_owned();
+        // A thread of its own enters the namespace and is thrown away; the socket keeps the namespace.
+        let socket = thread::spawn(move || -> io::Result<OwnedFd> {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            open(&wanted)
+        })
+        .join()
+        .map_err(|_| io::Error::other("the thread that opens the socket panicked"))??;
+
+        let frames = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = thread::spawn({
+            let (frames, stop) = (Arc::clone(&frames), Arc::clone(&stop));
+            move || read(&socket, &frames, &stop)
+        });
+        Ok(Self { frames, stop, reader: Some(reader), name: interface.to_owned() })
+    }
+
+    /// What was captured so far, oldest first.
+    #[must_use]
+    pub fn so_far(&self) -> Vec<Frame> {
+        self.frames.lock().expect("the reader does not panic").clone()
+    }
+
+    /// How many frames were captured so far that `wanted` holds for.
+    #[must_use]
+    pub fn count(&self, wanted: impl Fn(&Frame) -> bool) -> usize {
+        self.frames.lock().expect("the reader does not panic").iter().filter(|f| wanted(f)).count()
+    }
+
+    /// Ends the capture.
+    ///
+    /// # Panics
+    /// When the capture itself lost frames: whatever the test concluded from it would be wrong.
+    #[must_use]
+    pub fn stop(mut self) -> Vec<Frame> {
+        self.stop.store(true, Ordering::Relaxed);
+        let lost = self.reader.take().expect("a capture is stopped once").join().expect("the reader does not panic");
+        match lost {
+            Ok(0) => {}
+            Ok(lost) => panic!("the test's own capture of {} lost {lost} frames", self.name),
+            // The device was deleted under the capture: everything before was read.
+            Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => {}
+            Err(e) => panic!("capture of {}: {e}", self.name),
+        }
+        mem::take(&mut *self.frames.lock().expect("the reader does not panic"))
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+#[expect(unsafe_code, reason = "std has no packet sockets")]
+fn open(interface: &str) -> io::Result<OwnedFd> {
+    let index = nix::net::if_::if_nametoindex(interface)?;
+    let protocol = u16::try_from(libc::ETH_P_ALL).expect("a protocol has 16 bits").to_be();
+    // SAFETY: no pointers; protocol 0 captures nothing until the bind below says which interface.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was just opened and that nobody else has.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)?;
+    let patience = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
+    set(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &patience)?;
+    // SAFETY: all-zero is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).expect("a family has 16 bits");
+    address.sll_protocol = protocol;
+    address.sll_ifindex = i32::try_from(index).expect("an index is positive");
+    let length = u32::try_from(mem::size_of_val(&address)).expect("an address is small");
+    // SAFETY: the pointer and the length are those of a live sockaddr_ll.
+    if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+#[expect(unsafe_code, reason = "std has no setsockopt")]
+fn set<T>(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    let length = u32::try_from(mem::size_of::<T>()).expect("an option is small");
+    // SAFETY: the pointer and the length are those of a live value.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const *value).cast(), length) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Reads until told to stop and nothing is left, and returns how many frames the socket dropped.
+#[expect(unsafe_code, reason = "std has no recvfrom for packet sockets")]
+fn read(socket: &OwnedFd, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> io::Result<u32> {
+    let mut buffer = vec![0_u8; 1 << 17];
+    loop {
+        // SAFETY: all-zero is a valid sockaddr_ll.
+        let mut from: libc::sockaddr_ll = unsafe { mem::zeroed() };
+        let mut length = u32::try_from(mem::size_of_val(&from)).expect("an address is small");
+        // SAFETY: buffer and address are live and as long as said.
+        let read = unsafe {
+            libc::recvfrom(
+                socket.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                0,
+                (&raw mut from).cast(),
+                &raw mut length,
+            )
+        };
+        if let Ok(size) = usize::try_from(read) {
+            let way = if from.sll_pkttype == libc::PACKET_OUTGOING { Way::Out } else { Way::In };
+            let frame = Frame { way, bytes: buffer[..size].to_vec(), at: Instant::now() };
+            frames.lock().expect("the test does not panic with the lock").push(frame);
+            continue;
+        }
+        let error = io::Error::last_os_error();
+        match error.kind() {
+            io::ErrorKind::WouldBlock if stop.load(Ordering::Relaxed) => return dropped(socket),
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
+            _ => return Err(error),
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "std has no getsockopt")]
+fn dropped(socket: &OwnedFd) -> io::Result<u32> {
+    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut length = u32::try_from(mem::size_of_val(&statistics)).expect("statistics are small");
+    // SAFETY: the pointer and the length are those of a live tpacket_stats.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(statistics.tp_drops) }
+}
+
+/// How two sets of frames differ: frames with how often each is in one side more than in the other.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// In the first side, and not in the second.
+    pub lost: BTreeMap<Vec<u8>, usize>,
+    /// In the second side, and not in the first: foreign frames, or doubled ones.
+    pub extra: BTreeMap<Vec<u8>, usize>,
+}
+
+impl Difference {
+    /// Compares the frames of both sides, whatever their order and way.
+    pub fn between<'a>(
+        sent: impl IntoIterator<Item = &'a Frame>,
+        received: impl IntoIterator<Item = &'a Frame>,
+    ) -> Self {
+        let mut balance: BTreeMap<&[u8], isize> = BTreeMap::new();
+        for frame in sent {
+            *balance.entry(&frame.bytes).or_default() += 1;
+        }
+        for frame in received {
+            *balance.entry(&frame.bytes).or_default() -= 1;
+        }
+        let mut difference = Self::default();
+        for (bytes, count) in balance {
+            let side = if count > 0 { &mut difference.lost } else { &mut difference.extra };
+            if count != 0 {
+                side.insert(bytes.to_vec(), count.unsigned_abs());
+            }
+        }
+        difference
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.lost.is_empty() && self.extra.is_empty()
+    }
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (name, side) in [("lost", &self.lost), ("doubled or foreign", &self.extra)] {
+            writeln!(f, "{}: {}", name, side.values().sum::<usize>())?;
+            for (bytes, count) in side.iter().take(5) {
+                writeln!(f, "  {count} x {} bytes: {}", bytes.len(), hex(&bytes[..bytes.len().min(64)]))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(bytes: &[u8]) -> Frame {
+        Frame { way: Way::In, bytes: bytes.to_vec(), at: Instant::now() }
+    }
+
+    #[test]
+    fn a_doubled_frame_is_a_difference() {
+        let (a, b) = (frame(b"a"), frame(b"b"));
+        assert!(Difference::between([&a, &b], [&b, &a]).is_none());
+        let difference = Difference::between([&a, &b], [&a, &a]);
+        assert_eq!(difference.lost, BTreeMap::from([(b"b".to_vec(), 1)]));
+        assert_eq!(difference.extra, BTreeMap::from([(b"a".to_vec(), 1)]));
+    }
+}
