@@ -1,0 +1,202 @@
+//! What the lab changes on the machine itself, and how that is put back.
+//!
+//! The record lies in `/run`, which is emptied at boot just like the settings it is about. It is shared by all labs of
+//! the machine: the first one in saves, the last one out restores. It is written before anything is changed, so a crash
+//! at any point leaves the true values in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::{cgroup, command, state::Lab, state::write_whole};
+
+const RECORD: &str = "/run/podtap-lab/machine.json";
+
+/// Settings that kubelet writes for the whole machine whether it is asked to or not, and those that the lab raises.
+const SAVED: [&str; 7] = [
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+    "fs/inotify/max_user_instances",
+];
+
+/// The usual 128 are too few for two kubelets and two containerds, which all are one user's.
+const INOTIFY_INSTANCES: u32 = 4096;
+
+/// Where a node mounts its own directories; Kubernetes has these paths compiled in or by convention.
+pub const MOUNT_POINTS: [&str; 4] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib/cni", "/etc/cni"];
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    /// The states of the labs that are up.
+    labs: BTreeSet<PathBuf>,
+    /// Settings as they were before the first of them.
+    settings: BTreeMap<String, String>,
+    /// Directories that had to be made.
+    directories: BTreeSet<PathBuf>,
+    /// Controllers that the top cgroup did not hand down before.
+    controllers: BTreeSet<String>,
+    /// Kernel modules that were not loaded before.
+    modules: BTreeSet<String>,
+}
+
+impl Record {
+    /// Strikes a lab out; true if no other is left. A lab whose directory has been deleted cannot come down any more.
+    fn leave(&mut self, lab: &Path, exists: impl Fn(&Path) -> bool) -> bool {
+        self.labs.retain(|other| other != lab && exists(other));
+        self.labs.is_empty()
+    }
+}
+
+/// Prepares the machine for a lab.
+pub fn enter(lab: &Lab) -> Result<()> {
+    change(|record| {
+        record.labs.insert(lab.state.clone());
+        for name in SAVED {
+            // Not every kernel has each.
+            if let (false, Ok(value)) = (record.settings.contains_key(name), fs::read_to_string(setting(name))) {
+                record.settings.insert(name.to_owned(), value.trim().to_owned());
+            }
+        }
+        let missing = MOUNT_POINTS.into_iter().map(PathBuf::from).filter(|directory| !directory.exists());
+        record.directories.extend(missing);
+        if !Path::new("/proc/sys/net/bridge").exists() {
+            record.modules.insert("br_netfilter".into());
+        }
+        Ok(())
+    })?;
+    for directory in MOUNT_POINTS {
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {directory}"))?;
+    }
+    raise("fs/inotify/max_user_instances", INOTIFY_INSTANCES)?;
+    load_bridge_filter();
+    Ok(())
+}
+
+/// Writes down that the top cgroup is about to hand down these controllers.
+pub fn note_controllers(lab: &Lab, controllers: &[String]) -> Result<()> {
+    change(|record| {
+        record.labs.insert(lab.state.clone());
+        record.controllers.extend(controllers.iter().cloned());
+        Ok(())
+    })
+}
+
+/// The lab is down: puts everything back if no other lab of this machine is up.
+pub fn leave(lab: &Lab) -> Result<()> {
+    let _alone = lock()?;
+    let Some(mut record) = read()? else { return Ok(()) };
+    if !record.leave(&lab.state, Path::exists) {
+        return write(&record);
+    }
+    for (name, value) in &record.settings {
+        let path = setting(name);
+        // Writing what is there already may be refused where the value itself is not writable.
+        if fs::read_to_string(&path).is_ok_and(|now| now.trim() != value) {
+            fs::write(&path, value).with_context(|| format!("cannot restore {} to {value}", path.display()))?;
+        }
+    }
+    for directory in record.directories.iter().rev() {
+        // Only an empty one goes: what others have put there meanwhile is theirs.
+        let _ = fs::remove_dir(directory);
+    }
+    let controllers: Vec<_> = record.controllers.into_iter().collect();
+    cgroup::take_back(&controllers);
+    for module in &record.modules {
+        // Stays if it has come into use elsewhere.
+        let _ = command::line(&format!("modprobe -r {module}"));
+    }
+    let directory = Path::new(RECORD).parent().context("a record without a directory")?;
+    fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
+}
+
+/// Without it, the answer of a pod to a neighbour on its own bridge that called it by a service address bypasses the
+/// translation back. Loading it switches the filtering on for the machine's own bridges too, so that is switched off again.
+fn load_bridge_filter() {
+    let switches = Path::new("/proc/sys/net/bridge");
+    if !switches.exists() && command::line("modprobe br_netfilter").is_ok() {
+        for switch in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables"] {
+            let _ = fs::write(switches.join(switch), "0");
+        }
+    }
+}
+
+fn raise(name: &str, least: u32) -> Result<()> {
+    let path = setting(name);
+    let now = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    if now.trim().parse::<u32>().is_ok_and(|now| now >= least) {
+        return Ok(());
+    }
+    fs::write(&path, least.to_string()).with_context(|| format!("cannot raise {} to {least}; the lab needs root", path.display()))
+}
+
+fn setting(name: &str) -> PathBuf {
+    Path::new("/proc/sys").join(name)
+}
+
+fn change(edit: impl FnOnce(&mut Record) -> Result<()>) -> Result<()> {
+    let _alone = lock()?;
+    let mut record = read()?.unwrap_or_default();
+    edit(&mut record)?;
+    write(&record)
+}
+
+fn lock() -> Result<File> {
+    let path = Path::new(RECORD).with_extension("lock");
+    fs::create_dir_all(path.parent().unwrap_or(&path)).context("cannot write to /run; the lab needs root")?;
+    loop {
+        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        // The last one out removes the lock too; whoever waited for it meanwhile holds a file that nobody else will find.
+        if fs::metadata(&path).is_ok_and(|found| file.metadata().is_ok_and(|held| held.ino() == found.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+fn read() -> Result<Option<Record>> {
+    match fs::read(RECORD) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("{RECORD} is damaged")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {RECORD}")),
+    }
+}
+
+fn write(record: &Record) -> Result<()> {
+    write_whole(Path::new(RECORD), serde_json::to_vec_pretty(record)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(labs: &[&str]) -> Record {
+        Record { labs: labs.iter().map(PathBuf::from).collect(), ..Record::default() }
+    }
+
+    #[test]
+    fn the_last_one_out_restores() {
+        let mut shared = record(&["/a", "/b"]);
+        assert!(!shared.leave(Path::new("/a"), |_| true));
+        assert!(shared.leave(Path::new("/b"), |_| true));
+    }
+
+    #[test]
+    fn a_lab_that_was_deleted_keeps_nobody_waiting() {
+        assert!(record(&["/a", "/deleted"]).leave(Path::new("/a"), |lab| lab != Path::new("/deleted")));
+    }
+
+    #[test]
+    fn leaving_twice_is_leaving_once() {
+        let mut shared = record(&["/a", "/b"]);
+        assert!(!shared.leave(Path::new("/a"), |_| true));
+        assert!(!shared.leave(Path::new("/a"), |_| true));
+    }
+}

@@ -1,0 +1,65 @@
+//! What the control plane and the nodes have in common: a first process in namespaces of its own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::addresses::{CONTROL_PLANE, number};
+use crate::{command, process::Process, progress, state::Lab, supervisor};
+
+/// Where a member's first process writes itself down.
+pub fn record(lab: &Lab, member: &str) -> PathBuf {
+    lab.path("run").join(format!("{member}.json"))
+}
+
+/// The first process of a member that is up.
+pub fn running(lab: &Lab, member: &str) -> Option<Process> {
+    Process::running(&record(lab, member))
+}
+
+/// The first process of a member, or what to do about its absence.
+pub fn expect(lab: &Lab, member: &str) -> Result<Process> {
+    if member != CONTROL_PLANE {
+        number(member)?;
+    }
+    let advice = if member == CONTROL_PLANE || running(lab, CONTROL_PLANE).is_none() {
+        "lab up".to_owned()
+    } else {
+        format!("lab node-start {member}")
+    };
+    running(lab, member).with_context(|| format!("{member} is not up; start it with: {advice}"))
+}
+
+/// Begins a member and waits until it has written itself down.
+pub fn begin(lab: &Lab, member: &str) -> Result<Process> {
+    supervisor::forget_deaths(lab, member);
+    command::run(Command::new(lab.bin("lab")).args(["begin", member]).env("LAB_DIR", &lab.root))?;
+    let mut process = None;
+    progress::wait_until(Duration::from_secs(10), || {
+        process = running(lab, member);
+        process.is_some()
+    });
+    process.with_context(|| format!("{member} does not start. {}", supervisor::log_end(lab, member, "init")))
+}
+
+/// Fails if a member has ended or one of its components keeps dying, and says why.
+pub fn check(lab: &Lab, member: &str) -> Result<()> {
+    supervisor::check(lab, member)?;
+    if running(lab, member).is_none() {
+        bail!("{member} has ended. {}", supervisor::log_end(lab, member, "init"));
+    }
+    Ok(())
+}
+
+/// Ends a member with everything in it; false if it was not up.
+pub fn kill(lab: &Lab, member: &str) -> Result<bool> {
+    let process = running(lab, member);
+    if let Some(process) = &process {
+        process.kill()?;
+    }
+    let _ = fs::remove_file(record(lab, member));
+    Ok(process.is_some())
+}

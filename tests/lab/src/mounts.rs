@@ -1,0 +1,117 @@
+//! What a member sees of the machine's file system, and what it has in its place.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::state::Lab;
+
+/// Directories of a node that outlive a power cut, below its state and where it sees them.
+pub const DISK: [(&str, &str); 5] = [
+    ("containerd", "/var/lib/containerd"),
+    ("kubelet", "/var/lib/kubelet"),
+    ("cni-state", "/var/lib/cni"),
+    ("cni", "/etc/cni"),
+    ("log", "/var/log"),
+];
+
+const NOTHING: Option<&str> = None;
+
+/// For the control plane: its own view of processes and network devices.
+pub fn for_control_plane() -> Result<()> {
+    keep_to_ourselves()?;
+    own_proc()?;
+    file_system("sysfs", "/sys")
+}
+
+/// For a node: also what a machine has to itself.
+pub fn for_node(lab: &Lab, node: &str) -> Result<()> {
+    keep_to_ourselves()?;
+    own_proc()?;
+    file_system("tmpfs", "/run")?;
+    own_sys()?;
+    let state = lab.node(node);
+    for (below, target) in DISK {
+        bind(&state.join(below), target)?;
+    }
+    if Path::new("/etc/machine-id").exists() {
+        bind(&state.join("machine-id"), "/etc/machine-id")?;
+    }
+    // kubelet and runc rely on what one of them mounts being seen by the other, as on a machine with systemd.
+    change(MsFlags::MS_SHARED)
+}
+
+/// Cuts the ties to the machine's own mounts, or everything mounted here would appear there.
+fn keep_to_ourselves() -> Result<()> {
+    change(MsFlags::MS_PRIVATE)
+}
+
+fn change(propagation: MsFlags) -> Result<()> {
+    mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | propagation, NOTHING).context("cannot change how mounts propagate")
+}
+
+fn own_proc() -> Result<()> {
+    file_system("proc", "/proc")
+}
+
+/// A sysfs shows the network devices of the namespace it was mounted in. The cgroup trees on the machine's are needed on ours too.
+fn own_sys() -> Result<()> {
+    let aside = "/run/cgroup";
+    fs::create_dir(aside).with_context(|| format!("cannot make {aside}"))?;
+    mount(Some("/sys/fs/cgroup"), aside, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING).context("cannot set the cgroups aside")?;
+    file_system("sysfs", "/sys")?;
+    mount(Some(aside), "/sys/fs/cgroup", NOTHING, MsFlags::MS_MOVE, NOTHING).context("cannot put the cgroups back")?;
+    fs::remove_dir(aside).with_context(|| format!("cannot remove {aside}"))?;
+    // What a pod pins there is its node's. Not every kernel has it.
+    let _ = file_system("bpf", "/sys/fs/bpf");
+    Ok(())
+}
+
+fn file_system(kind: &str, target: &str) -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    // Programs may be run from /run by what CSI drivers and the like put there.
+    let flags = if kind == "tmpfs" { flags } else { flags | MsFlags::MS_NOEXEC };
+    mount(Some(kind), target, Some(kind), flags, NOTHING).with_context(|| format!("cannot mount {kind} on {target}"))
+}
+
+fn bind(source: &Path, target: &str) -> Result<()> {
+    mount(Some(source), target, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)
+        .with_context(|| format!("cannot mount {} on {target}", source.display()))
+}
+
+/// Unmounts what a crash may have left below the state, where the machine itself sees it.
+pub fn sweep(lab: &Lab) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    // Later mounts lie on or in earlier ones.
+    for target in below(&mounts, &lab.state).iter().rev() {
+        umount2(*target, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", target.display()))?;
+    }
+    Ok(())
+}
+
+fn below<'a>(mountinfo: &'a str, directory: &Path) -> Vec<&'a Path> {
+    let targets = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    targets.filter(|target| target.starts_with(directory)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_mounts_below_the_state_are_swept() {
+        let mountinfo = "21 1 0:1 / / rw - ext4 a rw\n22 21 0:2 / /c/target/lab/nodes/n1 rw - tmpfs b rw\n\
+                         23 21 0:3 / /c/target/labrador rw - tmpfs c rw\n24 22 0:4 / /c/target/lab/nodes/n1/x rw - proc d rw\n";
+        let expected = ["/c/target/lab/nodes/n1", "/c/target/lab/nodes/n1/x"].map(Path::new);
+        assert_eq!(below(mountinfo, Path::new("/c/target/lab")), expected);
+    }
+
+    #[test]
+    fn every_mount_point_that_may_be_missing_is_made_by_the_lab() {
+        for (_, target) in DISK.iter().filter(|(_, target)| *target != "/var/log") {
+            assert!(crate::machine::MOUNT_POINTS.contains(target), "{target}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Going into namespaces: to begin a member of the lab in new ones, and to join those of a running member.
+
+use std::env;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::Signal;
+
+use crate::process::Process;
+use crate::state::Lab;
+
+/// The namespaces that make a member, as `/proc` names them. The mount namespace comes last: after joining it, the
+/// others could not be found any more.
+const KINDS: [(&str, CloneFlags); 5] = [
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("pid", CloneFlags::CLONE_NEWPID),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+];
+
+/// Begins a member in new namespaces. Its first process is ended by nothing but the end of the member: killing it is a power cut.
+///
+/// Runs in a process of its own, since the new PID namespace is for children only and everything else is for itself too.
+pub fn begin(lab: &Lab, member: &str) -> Result<()> {
+    let path = lab.log(member, "init");
+    fs::create_dir_all(path.parent().context("a log without a directory")?)?;
+    let log = OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let all = KINDS.iter().fold(CloneFlags::empty(), |all, (_, kind)| all | *kind);
+    unshare(all).context("cannot make namespaces; the lab needs root")?;
+    let mut first = Command::new(env::current_exe()?);
+    first.args(["init", member]).current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    // It has parents no more when this process ends, right after this.
+    first.spawn().context("cannot begin the first process")?;
+    Ok(())
+}
+
+/// Runs a command in all namespaces of a member and returns its exit code as a shell would.
+pub fn enter(member: &Process, words: &[String]) -> Result<u8> {
+    let working = env::current_dir().unwrap_or_else(|_| "/".into());
+    let (program, arguments) = words.split_first().context("no command was given")?;
+    let open = |(kind, flag)| Ok((File::open(member.namespace(kind)).with_context(|| format!("cannot open its {kind} namespace"))?, flag));
+    let namespaces = KINDS.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+    for (namespace, kind) in namespaces {
+        setns(namespace, kind).context("cannot join its namespaces; the lab needs root")?;
+    }
+    // A node's own /run, say, is not there; then it is the root.
+    env::set_current_dir(working).or_else(|_| env::set_current_dir("/"))?;
+    let mut command = Command::new(program);
+    command.args(arguments).env("PATH", search_path(&env::var("PATH").unwrap_or_default()));
+    // SAFETY: prctl is async-signal-safe and touches no memory of this process.
+    // A caller that gives up on this program must not leave the command behind in the node.
+    unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+    let status = command.status().with_context(|| format!("cannot run {program}"))?;
+    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    Ok(u8::try_from(code).unwrap_or(1))
+}
+
+/// Does something in the network of a member, and in nothing else of it. Sockets that are opened there stay there.
+pub fn within_network<T: Send>(member: &Process, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let namespace = File::open(member.namespace("net")).context("the member has no network; is it up? (lab status)")?;
+    // A thread of its own ends with the namespace it has joined; the others stay where they are.
+    let inside = || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).context("cannot join a network namespace; the lab needs root")?;
+        work()
+    };
+    thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| anyhow!("the work within the network panicked"))?
+}
+
+/// Adds the directories for administrators, which an ordinary shell's `PATH` may lack.
+pub fn search_path(path: &str) -> String {
+    let mut directories: Vec<_> = path.split(':').filter(|directory| !directory.is_empty()).collect();
+    for standard in ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"] {
+        if !directories.contains(&standard) {
+            directories.push(standard);
+        }
+    }
+    directories.join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_search_path_is_completed_at_its_end() {
+        assert_eq!(search_path("/opt/bin:/usr/bin"), "/opt/bin:/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin");
+    }
+
+    #[test]
+    fn the_mount_namespace_is_joined_last() {
+        assert_eq!(KINDS[KINDS.len() - 1].0, "mnt");
+    }
+}

@@ -1,0 +1,108 @@
+//! Which process is ours. A process id alone is not enough: after a crash it may belong to somebody else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::progress;
+
+/// A process that cannot be mistaken for another: its id, when it began (in ticks since boot), and which boot that was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The id in the machine's PID namespace.
+    pub pid: i32,
+    started: u64,
+    boot: String,
+}
+
+impl Process {
+    /// The calling process, as the mounted `/proc` knows it: for the first process of a PID namespace that has not
+    /// mounted its own yet, that is the id which the machine sees.
+    pub fn own() -> Result<Self> {
+        let pid = fs::read_link("/proc/self").context("cannot read /proc/self")?;
+        let pid = pid.to_str().and_then(|pid| pid.parse().ok()).context("/proc/self names no process")?;
+        let stat = read_stat(pid).context("cannot read /proc/self/stat")?;
+        Ok(Self { pid, started: stat.started, boot: boot()? })
+    }
+
+    /// Writes the calling process down as the holder of `record`.
+    pub fn record_own(record: &Path) -> Result<()> {
+        crate::state::write_whole(record, serde_json::to_vec(&Self::own()?)?)
+    }
+
+    /// The process of a record, if it is still there. A record that cannot be read counts as none: a crash can leave anything.
+    pub fn running(record: &Path) -> Option<Self> {
+        let process: Self = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
+        process.is_alive().then_some(process)
+    }
+
+    /// Whether it still runs. One that has ended but was not reaped by its parent does not.
+    pub fn is_alive(&self) -> bool {
+        let same_boot = boot().is_ok_and(|boot| boot == self.boot);
+        same_boot && read_stat(self.pid).is_some_and(|stat| stat.started == self.started && stat.state != 'Z' && stat.state != 'X')
+    }
+
+    /// Ends it without asking and waits until it is gone; the first process of a PID namespace takes all others with it.
+    pub fn kill(&self) -> Result<()> {
+        if self.is_alive() {
+            // It may end by itself in between; then there is nothing left to do.
+            let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
+        if !progress::wait_until(Duration::from_secs(30), || !self.is_alive()) {
+            bail!("process {} does not end; look at /proc/{}/stack", self.pid, self.pid);
+        }
+        Ok(())
+    }
+
+    /// One of its namespaces (`net`, `mnt`, ...).
+    pub fn namespace(&self, kind: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/{kind}", self.pid))
+    }
+}
+
+struct Stat {
+    state: char,
+    started: u64,
+}
+
+fn read_stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The second field is the program's name in parentheses and may hold anything, so count from its end.
+fn parse_stat(line: &str) -> Option<Stat> {
+    let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let started = fields.nth(18)?.parse().ok()?;
+    Some(Stat { state, started })
+}
+
+fn boot() -> Result<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot tell which boot this is")?;
+    Ok(id.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
+        let stat = parse_stat("42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 20").expect("a stat line");
+        assert_eq!((stat.state, stat.started), ('S', 987_654));
+        assert!(parse_stat("42 (cut").is_none());
+    }
+
+    #[test]
+    fn this_process_is_alive_and_another_with_its_id_is_not_it() {
+        let own = Process::own().expect("own");
+        assert!(own.is_alive());
+        assert!(!Process { started: own.started + 1, ..own.clone() }.is_alive());
+        assert!(!Process { boot: "another".into(), ..own }.is_alive());
+    }
+}

@@ -1,0 +1,41 @@
+//! The two images that the lab itself has: what holds a pod open, and a shell with tools for tests.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::image::{self, Image, Source};
+use crate::{command, prerequisites::find_program, state::Lab};
+
+/// What tests call in `podtap.dev/busybox:1`.
+const TOOLS: [&str; 33] = [
+    "arping", "cat", "cut", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "httpd", "id", "ip", "kill", "ls", "mkdir",
+    "nc", "nslookup", "ping", "printf", "ps", "sed", "seq", "sh", "sleep", "sync", "tail", "timeout", "top", "true", "wc", "wget",
+];
+
+/// Makes both archives.
+pub fn make(lab: &Lab) -> Result<()> {
+    let directory = lab.path("images");
+    fs::create_dir_all(&directory)?;
+    let pause = directory.join("pause");
+    let source = lab.root.join("tests/lab/pause.c");
+    command::run(Command::new("gcc").args(["-static", "-Os", "-s", "-o"]).arg(&pause).arg(source))?;
+    let image = Image {
+        name: "podtap.dev/pause:1".into(),
+        entrypoint: vec!["/bin/pause".into()],
+        files: [("bin/pause".into(), Source::File(pause))].into(),
+        ..Image::default()
+    };
+    image::write(&image, &directory.join("pause.tar"))?;
+
+    let busybox = find_program("busybox").context("busybox is not installed")?;
+    let links = TOOLS.map(|tool| (format!("bin/{tool}"), Source::Link("/bin/busybox".into())));
+    let image = Image {
+        name: "podtap.dev/busybox:1".into(),
+        entrypoint: vec!["/bin/sh".into()],
+        files: links.into_iter().chain([("bin/busybox".into(), Source::File(busybox))]).collect(),
+        ..Image::default()
+    };
+    image::write(&image, &directory.join("busybox.tar"))
+}

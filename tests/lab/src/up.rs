@@ -1,0 +1,118 @@
+//! Bringing the lab up: from nothing, from what a crash has left, or from one that is up already.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::addresses::{API_SERVICE, CONTROL_PLANE, MOST_NODES, name};
+use crate::progress::{say, step};
+use crate::{binaries, cluster, machine, member, namespaces, node, pki, prerequisites, progress, relay, state::Lab, test_images};
+
+/// How long a cold and busy machine may take for one part.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Makes the programs and images that a lab needs.
+pub fn prepare(lab: &Lab) -> Result<()> {
+    prerequisites::ensure()?;
+    binaries::ensure(lab)?;
+    test_images::make(lab)
+}
+
+/// Brings up the control plane and at least `count` nodes.
+pub fn up(lab: &Lab, count: u8) -> Result<()> {
+    ensure!((1..=MOST_NODES).contains(&count), "a lab has 1 to {MOST_NODES} nodes");
+    let began = Instant::now();
+    let _lock = lab.lock()?;
+    prepare(lab)?;
+    machine::enter(lab)?;
+    pki::ensure(lab)?;
+    if !lab.path("nodes").exists() {
+        // The logs of a lab that was taken down are of use until the next one.
+        let _ = fs::remove_dir_all(lab.path("log"));
+    }
+    let nodes: BTreeSet<String> = lab.nodes().into_iter().chain((1..=count).map(name)).collect();
+    boot(lab, &nodes).context("the lab stays as it is, to be looked at; lab down clears it away")?;
+    say(&format!("{} nodes are ready after {:.1} s", nodes.len(), began.elapsed().as_secs_f32()));
+    println!("export KUBECONFIG={}", lab.path("kubeconfig").display());
+    Ok(())
+}
+
+fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
+    let control_plane = if let Some(control_plane) = member::running(lab, CONTROL_PLANE) {
+        control_plane
+    } else {
+        // The fabric has gone with the control plane, and the nodes' ends of their cables with the fabric.
+        for node in nodes {
+            node::kill(lab, node)?;
+        }
+        member::kill(lab, relay::NAME)?;
+        crate::control_plane::start(lab)?
+    };
+    if member::running(lab, relay::NAME).is_none() {
+        relay::start(lab)?;
+    }
+    let stopped: BTreeSet<_> = nodes.iter().filter(|node| member::running(lab, node).is_none()).cloned().collect();
+    for node in &stopped {
+        node::start(lab, &control_plane, node)?;
+    }
+    step("starting the control plane", || {
+        wait_until(lab, "the API server", [CONTROL_PLANE], || cluster::is_ready(lab, &lab.path("kubeconfig")))
+    })?;
+    for node in &stopped {
+        cluster::declare(lab, node)?;
+    }
+    wait_for_nodes(lab, nodes)
+}
+
+/// Starts one node, which may be a new one.
+pub fn start_node(lab: &Lab, node: &str) -> Result<()> {
+    let _lock = lab.lock()?;
+    let control_plane = member::expect(lab, CONTROL_PLANE)?;
+    if member::running(lab, node).is_some() {
+        say(&format!("{node} is up already"));
+    } else {
+        cluster::declare(lab, node)?;
+        node::start(lab, &control_plane, node)?;
+    }
+    wait_for_nodes(lab, &[node.to_owned()].into())
+}
+
+/// Waits until pods can be run on these nodes, and reach the API server from there.
+fn wait_for_nodes(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
+    let names: Vec<_> = nodes.iter().map(String::as_str).collect();
+    let members = || names.iter().copied().chain([CONTROL_PLANE]);
+    step(format!("starting {}", names.join(", ")), || {
+        wait_until(lab, "readiness", members(), || {
+            let ready = cluster::nodes(lab).unwrap_or_default();
+            names.iter().all(|node| ready.get(*node) == Some(&true)) && cluster::has_service_account(lab)
+        })?;
+        wait_until(lab, "the address of the API service", members(), || names.iter().all(|node| reaches_api_service(lab, node)))
+    })
+}
+
+/// A node can be ready before its kube-proxy has translated the first service.
+fn reaches_api_service(lab: &Lab, node: &str) -> bool {
+    let connect = || {
+        let address = SocketAddr::new(API_SERVICE.parse()?, 443);
+        Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1))?)
+    };
+    member::expect(lab, node).and_then(|process| namespaces::within_network(&process, connect)).is_ok()
+}
+
+/// Waits, but not for something that is never to come.
+fn wait_until<'a>(lab: &Lab, what: &str, members: impl IntoIterator<Item = &'a str>, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    let members: Vec<_> = members.into_iter().collect();
+    let mut failure = None;
+    let came = progress::wait_until(PATIENCE, || {
+        failure = members.iter().find_map(|member| member::check(lab, member).err());
+        failure.is_some() || is_so()
+    });
+    match failure {
+        Some(failure) => Err(failure),
+        None if came => Ok(()),
+        None => bail!("{what} did not come within {} s; see {}", PATIENCE.as_secs(), lab.path("log").display()),
+    }
+}
