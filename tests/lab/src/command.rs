@@ -16,8 +16,13 @@ pub fn run(command: &mut Command) -> Result<String> {
 
 /// Like [`run`], with `input` on its standard input.
 pub fn run_with(command: &mut Command, input: &str) -> Result<String> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that ends without reading says why by itself.
         let _ = stdin.write_all(input.as_bytes());
@@ -34,10 +39,18 @@ pub fn line(line: &str) -> Result<String> {
 
 fn answer(command: &Command, output: &Output) -> Result<String> {
     if !output.status.success() {
-        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        let words: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect();
         let complaint = String::from_utf8_lossy(&output.stderr);
         let complaint = last_lines(complaint.trim(), 20);
-        bail!("{} {}: {}\n{complaint}", command.get_program().display(), words.join(" "), output.status);
+        bail!(
+            "{} {}: {}\n{complaint}",
+            command.get_program().display(),
+            words.join(" "),
+            output.status
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -55,9 +68,17 @@ mod tests {
     #[test]
     fn the_answer_and_the_complaint_come_back() {
         assert_eq!(line("echo a b").expect("echo"), "a b\n");
-        let complaint = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).expect_err("fails").to_string();
-        assert!(complaint.contains("why") && complaint.contains('3'), "{complaint}");
-        assert_eq!(run_with(&mut Command::new("cat"), "text").expect("cat"), "text");
+        let complaint = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"]))
+            .expect_err("fails")
+            .to_string();
+        assert!(
+            complaint.contains("why") && complaint.contains('3'),
+            "{complaint}"
+        );
+        assert_eq!(
+            run_with(&mut Command::new("cat"), "text").expect("cat"),
+            "text"
+        );
     }
 
     #[test]

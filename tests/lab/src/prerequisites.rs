@@ -24,14 +24,20 @@ enum Sign {
 const PACKAGES: [(&str, Sign); 10] = [
     ("containerd", Sign::Program("containerd")),
     ("runc", Sign::Program("runc")),
-    ("containernetworking-plugins", Sign::File("/usr/lib/cni/bridge")),
+    (
+        "containernetworking-plugins",
+        Sign::File("/usr/lib/cni/bridge"),
+    ),
     ("iptables", Sign::Program("iptables")),
     ("iproute2", Sign::Program("ip")),
     ("mount", Sign::Program("mount")),
     ("busybox-static", Sign::StaticProgram("busybox")),
     ("gcc", Sign::Program("gcc")),
     ("libc6-dev", Sign::File("/usr/include/unistd.h")),
-    ("ca-certificates", Sign::File("/etc/ssl/certs/ca-certificates.crt")),
+    (
+        "ca-certificates",
+        Sign::File("/etc/ssl/certs/ca-certificates.crt"),
+    ),
 ];
 
 /// Installs what is missing if that is possible here, and otherwise says how to.
@@ -40,48 +46,72 @@ pub fn ensure() -> Result<()> {
         bail!("the lab makes namespaces, cgroups and mounts: run it as root");
     }
     if find_program("go").is_none() {
-        bail!("Go is missing, which builds Kubernetes here: install Go 1.26 or later from https://go.dev/dl/");
+        bail!(
+            "Go is missing, which builds Kubernetes here: install Go 1.26 or later from https://go.dev/dl/"
+        );
     }
     let missing = missing();
     if missing.is_empty() {
         return Ok(());
     }
     if find_program("apt-get").is_none() {
-        bail!("{} are missing. On Debian or Ubuntu: {}", missing.join(", "), installation(&missing));
+        bail!(
+            "{} are missing. On Debian or Ubuntu: {}",
+            missing.join(", "),
+            installation(&missing)
+        );
     }
     progress::step(format!("installing {}", missing.join(" ")), || {
         apt(&["update", "-qq"])?;
-        apt(&[&["install", "-y", "-qq", "--no-install-recommends"], missing.as_slice()].concat())
+        apt(&[
+            &["install", "-y", "-qq", "--no-install-recommends"],
+            missing.as_slice(),
+        ]
+        .concat())
     })
     .with_context(|| format!("install them yourself: {}", installation(&missing)))?;
     let missing = self::missing();
     if !missing.is_empty() {
-        bail!("{} were installed but are not where they are looked for", missing.join(", "));
+        bail!(
+            "{} were installed but are not where they are looked for",
+            missing.join(", ")
+        );
     }
     Ok(())
 }
 
 fn installation(packages: &[&str]) -> String {
-    format!("apt-get update && apt-get install -y {}", packages.join(" "))
+    format!(
+        "apt-get update && apt-get install -y {}",
+        packages.join(" ")
+    )
 }
 
 fn apt(words: &[&str]) -> Result<()> {
     // Somebody else may be installing just now; waiting is better than failing.
     let mut apt = Command::new("apt-get");
-    apt.args(["-o", "DPkg::Lock::Timeout=300"]).args(words).env("DEBIAN_FRONTEND", "noninteractive");
+    apt.args(["-o", "DPkg::Lock::Timeout=300"])
+        .args(words)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     command::run(&mut apt).map(drop)
 }
 
 fn missing() -> Vec<&'static str> {
     select(|sign| match sign {
         Sign::Program(name) => find_program(name).is_some(),
-        Sign::StaticProgram(name) => find_program(name).is_some_and(|path| fs::read(path).is_ok_and(|elf| is_static(&elf))),
+        Sign::StaticProgram(name) => {
+            find_program(name).is_some_and(|path| fs::read(path).is_ok_and(|elf| is_static(&elf)))
+        }
         Sign::File(path) => Path::new(path).exists(),
     })
 }
 
 fn select(is_there: impl Fn(Sign) -> bool) -> Vec<&'static str> {
-    PACKAGES.into_iter().filter(|(_, sign)| !is_there(*sign)).map(|(package, _)| package).collect()
+    PACKAGES
+        .into_iter()
+        .filter(|(_, sign)| !is_there(*sign))
+        .map(|(package, _)| package)
+        .collect()
 }
 
 /// An ELF program that names no interpreter. The name stands near the beginning, always of this form.
@@ -94,7 +124,10 @@ fn is_static(elf: &[u8]) -> bool {
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let administrators = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&path).chain(administrators).map(|directory| directory.join(name)).find(|path| path.is_file())
+    env::split_paths(&path)
+        .chain(administrators)
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
 }
 
 #[cfg(test)]
@@ -105,7 +138,10 @@ mod tests {
     fn all_that_is_missing_is_named_at_once() {
         let missing = select(|sign| !matches!(sign, Sign::Program("runc" | "iptables")));
         assert_eq!(missing, ["runc", "iptables"]);
-        assert_eq!(installation(&missing), "apt-get update && apt-get install -y runc iptables");
+        assert_eq!(
+            installation(&missing),
+            "apt-get update && apt-get install -y runc iptables"
+        );
         assert!(select(|_| true).is_empty());
     }
 
