@@ -11,7 +11,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{command, digest, progress, state::Lab, state::write_whole};
+use crate::{
+    command, digest, prerequisites::find_program, progress, state::Lab, state::write_whole,
+};
 
 /// Programs built from one `go.mod`. Helm has its own: it wants other versions of the same libraries.
 struct Module {
@@ -57,12 +59,8 @@ pub fn ensure(lab: &Lab) -> Result<()> {
 
 fn ensure_module(lab: &Lab, module: &Module) -> Result<PathBuf> {
     let directory = lab.root.join(module.directory);
-    let version = command::run(
-        Command::new("go")
-            .args(["env", "GOVERSION"])
-            .current_dir(&directory),
-    )
-    .context("Go does not work here; Go 1.26 or later is needed (https://go.dev/dl/)")?;
+    let version = command::run(go().args(["env", "GOVERSION"]).current_dir(&directory))
+        .context("Go does not work here; 1.21 fetches the version that is wanted by itself, a newer one is on https://go.dev/dl/")?;
     let read = |name: &str| {
         fs::read_to_string(directory.join(name))
             .with_context(|| format!("cannot read {name} in {}", directory.display()))
@@ -102,7 +100,7 @@ fn build(module: &Module, directory: &Path, flags: &str, into: &Path) -> Result<
         progress::step(
             format!("building {name} ({} of {count})", index + 1),
             || {
-                let mut go = Command::new("go");
+                let mut go = go();
                 go.args(["build", "-trimpath", "-ldflags", flags, "-o"])
                     .arg(into.join(name))
                     .arg(package);
@@ -115,6 +113,10 @@ fn build(module: &Module, directory: &Path, flags: &str, into: &Path) -> Result<
         )?;
     }
     Ok(())
+}
+
+fn go() -> Command {
+    Command::new(find_program("go").unwrap_or_else(|| "go".into()))
 }
 
 /// Kubernetes asks itself for its version at run time (kubelet refuses an older API server); outside of its own build

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -208,23 +207,23 @@ fn split_name(name: &str) -> Result<(&str, &str)> {
 /// The name that an archive gives to its image.
 pub fn name_in(archive: &Path) -> Result<String> {
     let file = File::open(archive).with_context(|| format!("cannot open {}", archive.display()))?;
-    let mut name = None;
-    for entry in Archive::new(file).entries()? {
-        let mut entry =
-            entry.with_context(|| format!("{} is not a tar archive", archive.display()))?;
+    let name = indexes(file)
+        .ok()
+        .and_then(|all| all.iter().find_map(name_in_index));
+    let wanted = "neither an OCI layout with a name nor an archive of docker save";
+    name.with_context(|| format!("{} holds no image: it is {wanted}", archive.display()))
+}
+
+fn indexes(archive: File) -> Result<Vec<Value>> {
+    let mut indexes = Vec::new();
+    for entry in Archive::new(archive).entries()? {
+        let entry = entry?;
         let path = entry.path()?.into_owned();
         if path == Path::new("index.json") || path == Path::new("manifest.json") {
-            let mut text = String::new();
-            entry.read_to_string(&mut text)?;
-            name = name.or(name_in_index(&serde_json::from_str(&text)?));
+            indexes.push(serde_json::from_reader(entry)?);
         }
     }
-    name.with_context(|| {
-        format!(
-            "{} names no image: it is neither an OCI layout with a name nor from docker save",
-            archive.display()
-        )
-    })
+    Ok(indexes)
 }
 
 fn name_in_index(index: &Value) -> Option<String> {
@@ -237,6 +236,7 @@ fn name_in_index(index: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
 
     fn example() -> Image {
         let link = |path: &str, target: &str| (path.to_owned(), Source::Link(target.to_owned()));

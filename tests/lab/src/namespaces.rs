@@ -35,11 +35,13 @@ pub fn begin(lab: &Lab, member: &str) -> Result<()> {
         .append(true)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
+    // Afterwards the kernel would name it by a path that need not exist for us (in a chroot, say).
+    let program = env::current_exe()?;
     let all = KINDS
         .iter()
         .fold(CloneFlags::empty(), |all, (_, kind)| all | *kind);
     unshare(all).context("cannot make namespaces; the lab needs root")?;
-    let mut first = Command::new(env::current_exe()?);
+    let mut first = Command::new(program);
     first
         .args(["init", member])
         .current_dir("/")

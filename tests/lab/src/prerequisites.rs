@@ -21,7 +21,8 @@ enum Sign {
 }
 
 /// Debian packages and the sign of each.
-const PACKAGES: [(&str, Sign); 10] = [
+const PACKAGES: [(&str, Sign); 11] = [
+    ("golang-go", Sign::Program("go")),
     ("containerd", Sign::Program("containerd")),
     ("runc", Sign::Program("runc")),
     (
@@ -44,11 +45,6 @@ const PACKAGES: [(&str, Sign); 10] = [
 pub fn ensure() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the lab makes namespaces, cgroups and mounts: run it as root");
-    }
-    if find_program("go").is_none() {
-        bail!(
-            "Go is missing, which builds Kubernetes here: install Go 1.26 or later from https://go.dev/dl/"
-        );
     }
     let missing = missing();
     if missing.is_empty() {
@@ -120,12 +116,13 @@ fn is_static(elf: &[u8]) -> bool {
     head.starts_with(b"\x7fELF") && !head.windows(4).any(|bytes| bytes == b"/ld-")
 }
 
-/// Where a program is, also when the caller's `PATH` lacks the directories for administrators.
+/// Where a program is, also when the caller's `PATH` lacks the directories for administrators or the one where Go's own
+/// archive is unpacked.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let administrators = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let others = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/go/bin"].map(PathBuf::from);
     env::split_paths(&path)
-        .chain(administrators)
+        .chain(others)
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
 }

@@ -47,8 +47,12 @@ pub fn up(lab: &Lab, count: u8) -> Result<()> {
     boot(lab, &nodes)
         .context("the lab stays as it is, to be looked at; lab down clears it away")?;
     say(&format!(
-        "{} nodes are ready after {:.1} s",
-        nodes.len(),
+        "{} ready after {:.1} s",
+        if nodes.len() == 1 {
+            "the node is".to_owned()
+        } else {
+            format!("{} nodes are", nodes.len())
+        },
         began.elapsed().as_secs_f32()
     ));
     println!("export KUBECONFIG={}", lab.path("kubeconfig").display());
@@ -77,7 +81,7 @@ fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     for node in &stopped {
         node::start(lab, &control_plane, node)?;
     }
-    step("starting the control plane", || {
+    step("waiting for the API server", || {
         wait_until(lab, "the API server", [CONTROL_PLANE], || {
             cluster::is_ready(lab, &lab.path("kubeconfig"))
         })
@@ -105,7 +109,7 @@ pub fn start_node(lab: &Lab, node: &str) -> Result<()> {
 fn wait_for_nodes(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     let names: Vec<_> = nodes.iter().map(String::as_str).collect();
     let members = || names.iter().copied().chain([CONTROL_PLANE]);
-    step(format!("starting {}", names.join(", ")), || {
+    step(format!("waiting for {}", names.join(", ")), || {
         wait_until(lab, "readiness", members(), || {
             let ready = cluster::nodes(lab).unwrap_or_default();
             names.iter().all(|node| ready.get(*node) == Some(&true))
