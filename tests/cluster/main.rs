@@ -1,1 +1,13 @@
-//! Cluster tier: the product in the lab, on real input.
+//! Cluster tier: the product in the lab, installed as a user installs it, on real input.
+
+mod delete;
+mod destinations;
+mod examples;
+mod fidelity;
+mod follow;
+mod helper_pods;
+mod install;
+mod mistakes;
+mod outage;
+mod scene;
+mod tenancy;

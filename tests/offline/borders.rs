@@ -19,7 +19,8 @@ fn tree_of(package: &str) -> BTreeSet<String> {
 
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let names: BTreeMap<_, _> = list(&metadata["packages"]).iter().map(|p| (text(&p["id"]), text(&p["name"]))).collect();
+    let names: BTreeMap<_, _> =
+        list(&metadata["packages"]).iter().map(|p| (text(&p["id"]), text(&p["name"]))).collect();
     let edges: BTreeMap<_, Vec<_>> = list(&metadata["resolve"]["nodes"])
         .iter()
         .map(|node| {
@@ -62,14 +63,19 @@ fn the_tap_helper_stays_small() {
 #[test]
 fn the_contract_needs_serde_only() {
     let tree = tree_of("tap-wire");
-    let foreign: Vec<_> =
-        tree.iter().filter(|n| !["tap-wire", "proc-macro2", "quote", "syn", "unicode-ident"].contains(&n.as_str())).collect();
+    let foreign: Vec<_> = tree
+        .iter()
+        .filter(|n| !["tap-wire", "proc-macro2", "quote", "syn", "unicode-ident"].contains(&n.as_str()))
+        .collect();
     assert!(foreign.iter().all(|name| name.starts_with("serde")), "{foreign:?}");
 }
 
 #[test]
 fn the_operator_opens_no_netlink_socket() {
-    assert_eq!(found(&tree_of("podtap-operator"), &["netlink", "rtnetlink", "neli", "aya", "libbpf", "tap-helper"]), [""; 0]);
+    assert_eq!(
+        found(&tree_of("podtap-operator"), &["netlink", "rtnetlink", "neli", "aya", "libbpf", "tap-helper"]),
+        [""; 0]
+    );
 }
 
 #[test]

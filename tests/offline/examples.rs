@@ -29,11 +29,14 @@ fn every_example_is_taken() {
         // Through the type and back: what the API server's defaulting fills in is there, too.
         let object = match kind.as_str() {
             "PodTap" => serde_json::from_value::<PodTap>(document).map(|o| serde_json::to_value(o).expect("JSON")),
-            "PodTapPolicy" => serde_json::from_value::<PodTapPolicy>(document).map(|o| serde_json::to_value(o).expect("JSON")),
+            "PodTapPolicy" => {
+                serde_json::from_value::<PodTapPolicy>(document).map(|o| serde_json::to_value(o).expect("JSON"))
+            }
             _ => continue,
         }
         .unwrap_or_else(|e| panic!("{file}: {e}"));
-        let (_, definition) = definitions().into_iter().find(|(_, d)| d.spec.names.kind == kind).expect("the kind is ours");
+        let (_, definition) =
+            definitions().into_iter().find(|(_, d)| d.spec.names.kind == kind).expect("the kind is ours");
         let schema = definition.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.clone());
         let schema = serde_json::to_value(schema).expect("a schema is JSON");
         if let Err(errors) = Validator::new().validate(&schema, &object, None) {

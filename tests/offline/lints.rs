@@ -5,7 +5,13 @@ use std::fs;
 /// Folders of the workspace's members, as the root `Cargo.toml` lists them.
 fn members() -> Vec<String> {
     let manifest = fs::read_to_string(super::top().join("Cargo.toml")).expect("Cargo.toml is there");
-    let list = manifest.split_once("members = [").expect("the workspace has members").1.split_once(']').expect("the list ends").0;
+    let list = manifest
+        .split_once("members = [")
+        .expect("the workspace has members")
+        .1
+        .split_once(']')
+        .expect("the list ends")
+        .0;
     list.split(',').map(|m| m.trim().trim_matches('"').to_owned()).filter(|m| !m.is_empty()).collect()
 }
 
@@ -19,7 +25,8 @@ fn every_crate_opts_into_the_workspace_lints() {
     let members = members();
     assert!(members.len() >= 6, "{members:?}");
     for member in members {
-        let manifest = fs::read_to_string(super::top().join(&member).join("Cargo.toml")).expect("a member has a manifest");
+        let manifest =
+            fs::read_to_string(super::top().join(&member).join("Cargo.toml")).expect("a member has a manifest");
         assert!(opts_in(&manifest), "{member}/Cargo.toml: add\n[lints]\nworkspace = true");
     }
 }

@@ -106,7 +106,11 @@ fn an_external_address_is_that_of_a_host() {
         refused("/spec/destinations/0", json!({"external": {"address": bad, "port": 4789}}), "address of one host");
     }
     for bad in [0, 65_536] {
-        refused("/spec/destinations/0", json!({"external": {"address": "192.0.2.10", "port": bad}}), "between 1 and 65535");
+        refused(
+            "/spec/destinations/0",
+            json!({"external": {"address": "192.0.2.10", "port": bad}}),
+            "between 1 and 65535",
+        );
     }
 }
 
@@ -128,9 +132,7 @@ fn a_duration_is_positive() {
 
 #[test]
 fn the_policy_names_networks_and_a_range() {
-    let policy = |name: &str, spec: Value| {
-        json!({"apiVersion": "podtap.dev/v1alpha1", "kind": "PodTapPolicy", "metadata": {"name": name}, "spec": spec})
-    };
+    let policy = |name: &str, spec: Value| json!({"apiVersion": "podtap.dev/v1alpha1", "kind": "PodTapPolicy", "metadata": {"name": name}, "spec": spec});
     let full = json!({
         "allowedExternalCIDRs": ["192.0.2.0/24", "2001:db8::/32"], "vniRange": {"first": 1, "last": 16_777_215},
         "receiverPort": 14_789, "limits": {"tapsPerPod": 8, "targetsPerTap": 500}

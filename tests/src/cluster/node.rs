@@ -3,9 +3,43 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    process::Command,
 };
 
+use serde_json::Value;
+
 use super::Cluster;
+
+/// Runs a command of this machine in a network namespace, and returns what it printed.
+///
+/// # Panics
+/// When it fails.
+#[track_caller]
+pub fn in_network(network: &Path, command: &[&str]) -> String {
+    let output = Command::new("nsenter").arg(format!("--net={}", network.display())).args(command).output();
+    let output = output.expect("nsenter runs");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Everything in a network namespace that looks like a part of a tap, as `ip` and `tc` see it.
+///
+/// # Panics
+/// When they cannot be asked.
+#[must_use]
+pub fn traces(network: &Path) -> Vec<String> {
+    let parsed = |command: &[&str]| -> Vec<Value> {
+        let text = in_network(network, command);
+        // With nothing to show, some versions print nothing instead of an empty list.
+        if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).expect("iproute2 prints JSON") }
+    };
+    let links = parsed(&["ip", "-j", "-d", "link", "show", "type", "vxlan"]);
+    let qdiscs = parsed(&["tc", "-j", "qdisc", "show"]);
+    // `ip` leaves an empty object for each device that the filter on the type passes over.
+    let devices = links.iter().filter_map(|link| link["ifname"].as_str()).map(|name| format!("device {name}"));
+    let clsacts = qdiscs.iter().filter(|q| q["kind"] == "clsact").map(|q| format!("clsact on {}", q["dev"]));
+    devices.chain(clsacts).collect()
+}
 
 /// Path of the network namespace of a node.
 ///

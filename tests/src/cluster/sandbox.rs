@@ -1,12 +1,6 @@
 //! A namespace of the cluster for one test.
 
-use std::{
-    fmt::Write as _,
-    path::PathBuf,
-    sync::RwLockReadGuard,
-    thread,
-    time::Duration,
-};
+use std::{fmt::Write as _, path::PathBuf, sync::RwLockReadGuard, thread, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
@@ -172,7 +166,16 @@ impl Sandbox {
             &["get", "events", "--sort-by=.lastTimestamp"],
             &["get", "nodetaps", "-o", "yaml"],
             &["-n", super::PODTAP_NAMESPACE, "get", "pods", "-o", "wide"],
-            &["-n", super::PODTAP_NAMESPACE, "logs", "-l", "app.kubernetes.io/part-of=podtap", "--all-containers", "--tail=40", "--prefix"],
+            &[
+                "-n",
+                super::PODTAP_NAMESPACE,
+                "logs",
+                "-l",
+                "app.kubernetes.io/part-of=podtap",
+                "--all-containers",
+                "--tail=40",
+                "--prefix",
+            ],
         ] {
             let output = self.kubectl(arguments, "").unwrap_or_else(|e| e);
             let _ = writeln!(text, "----- kubectl {}\n{output}", arguments.join(" "));

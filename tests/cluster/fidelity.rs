@@ -1,0 +1,140 @@
+//! What arrives is what the pod sent and received, under load and with the offloads that pods have by default.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use podtap_tests::{
+    capture::{Capture, Frame},
+    cluster::{in_network, namespace_of_node},
+    wait::until,
+};
+
+use crate::scene::{Scene, address, as_on_the_wire, capture, same_frames};
+
+fn tap_to_n2(scene: &Scene, interface: &str) -> Capture {
+    scene.sandbox.apply(&format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
+         targets: {{podNames: [web]}}\n  destinations: [{{node: {{name: n2, interfaceName: {interface}}}}}]\n"
+    ));
+    scene.sandbox.ready("web");
+    capture(&namespace_of_node(scene.sandbox.lab(), "n2"), interface)
+}
+
+/// IPv6 works between pods of one node by link-local addresses, whatever the CNI assigns.
+#[test]
+fn ipv6_and_arp() {
+    let scene = Scene::new("ipv6");
+    let neighbour = scene.sandbox.pod("neighbour", "n1", "neighbour");
+    let (web, other) = (scene.sandbox.network(&scene.web), scene.sandbox.network(&neighbour));
+    as_on_the_wire(&web, "eth0");
+    as_on_the_wire(&other, "eth0");
+    let receiver = tap_to_n2(&scene, "fid-six");
+    let link_local = in_network(&web, &["ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"]);
+    let link_local =
+        link_local.split_whitespace().nth(3).and_then(|a| a.split('/').next()).expect("eth0 has one").to_owned();
+    let pod = Capture::start(&web, "eth0");
+    in_network(&other, &["ip", "neigh", "flush", "dev", "eth0"]);
+    in_network(&other, &["ping", "-6", "-q", "-c", "3", "-i", "0.2", "-s", "1400", &format!("{link_local}%eth0")]);
+    in_network(&other, &["ping", "-q", "-c", "3", "-i", "0.2", &address(&scene.web)]);
+    let frames = same_frames(pod, receiver, |_| true);
+    let types: BTreeMap<_, usize> = frames.iter().fold(BTreeMap::new(), |mut types, frame| {
+        *types.entry(frame.bytes[12..14].to_vec()).or_default() += 1;
+        types
+    });
+    for (name, ether_type) in [("IPv4", [8, 0]), ("ARP", [8, 6]), ("IPv6", [0x86, 0xdd])] {
+        assert!(types.contains_key(&ether_type.to_vec()), "no {name} frame among {types:?}");
+    }
+}
+
+#[test]
+fn small_frames_under_load() {
+    let scene = Scene::new("load");
+    let (web, client) = (scene.sandbox.network(&scene.web), scene.sandbox.network(&scene.client));
+    as_on_the_wire(&web, "eth0");
+    as_on_the_wire(&client, "eth0");
+    let receiver = tap_to_n2(&scene, "fid-load");
+    let pod = Capture::start(&web, "eth0");
+    // 20,000 requests and as many answers, as fast as the client can: bounded in count.
+    in_network(&client, &["ping", "-q", "-l", "50", "-i", "0", "-c", "20000", "-s", "100", &address(&scene.web)]);
+    let frames = same_frames(pod, receiver, |_| true);
+    assert!(frames.len() >= 40_000, "{} frames", frames.len());
+}
+
+/// With offloads the kernel hands superframes to the mirror, which the wire cuts: frames differ, bytes must not.
+#[test]
+fn a_download_with_offloads_is_complete() {
+    let scene = Scene::new("offloads");
+    let receiver = tap_to_n2(&scene, "fid-off");
+    let pod = Capture::start(&scene.sandbox.network(&scene.web), "eth0");
+    scene
+        .sandbox
+        .in_pod(
+            "client",
+            &format!("for i in 1 2 3 4 5; do wget -q -O /dev/null http://{}/f; done", address(&scene.web)),
+        )
+        .expect("the download works");
+    until("every byte of every TCP stream arrives", Duration::from_secs(15), || {
+        let (sent, received) = (streams(&pod.so_far()), streams(&receiver.so_far()));
+        if sent == received && sent.len() >= 10 { Ok(()) } else { Err(format!("{sent:?}\n{received:?}")) }
+    });
+}
+
+type Flow = (Vec<u8>, Vec<u8>);
+
+/// Per TCP flow (addresses and ports), the ranges of sequence numbers that the frames cover, merged.
+fn streams(frames: &[Frame]) -> BTreeMap<Flow, Vec<(u32, u32)>> {
+    let mut ranges: BTreeMap<Flow, Vec<(u32, u32)>> = BTreeMap::new();
+    for frame in frames {
+        let b = &frame.bytes;
+        if b.len() < 54 || b[12..14] != [8, 0] || b[23] != 6 {
+            continue;
+        }
+        let header = usize::from(b[14] & 15) * 4;
+        let total = usize::from(u16::from_be_bytes([b[16], b[17]]));
+        let tcp = 14 + header;
+        let data = usize::from(b[tcp + 12] >> 4) * 4;
+        // A superframe may say 0 for "larger than 16 bits can tell": its length is that of the frame.
+        let end = if total == 0 { b.len() } else { 14 + total };
+        let length = u32::try_from(end - tcp - data).expect("a frame is short");
+        let sequence = u32::from_be_bytes([b[tcp + 4], b[tcp + 5], b[tcp + 6], b[tcp + 7]]);
+        if length > 0 {
+            let flow = (b[26..34].to_vec(), b[tcp..tcp + 4].to_vec());
+            ranges.entry(flow).or_default().push((sequence, sequence.wrapping_add(length)));
+        }
+    }
+    for list in ranges.values_mut() {
+        list.sort_unstable();
+        let mut merged: Vec<(u32, u32)> = Vec::new();
+        for &(start, end) in list.iter() {
+            match merged.last_mut() {
+                Some(last) if start <= last.1 => last.1 = last.1.max(end),
+                _ => merged.push((start, end)),
+            }
+        }
+        *list = merged;
+    }
+    ranges
+}
+
+/// The pod's own traffic is what it was: same frames at the other end of its connection.
+#[test]
+fn the_pods_own_frames_are_unchanged() {
+    let scene = Scene::new("unchanged");
+    let (web, client) = (scene.sandbox.network(&scene.web), scene.sandbox.network(&scene.client));
+    as_on_the_wire(&web, "eth0");
+    as_on_the_wire(&client, "eth0");
+    let receiver = tap_to_n2(&scene, "fid-own");
+    let (sent, received) = (Capture::start(&web, "eth0"), Capture::start(&client, "eth0"));
+    scene.traffic();
+    // Addresses and the hop count change on the way between nodes: the payloads behind the IP header do not.
+    let payloads = |frames: &[Frame]| {
+        let mut all: Vec<_> =
+            frames.iter().filter(|f| f.bytes[12..14] == [8, 0]).map(|f| f.bytes[34..].to_vec()).collect();
+        all.sort();
+        all
+    };
+    until("the client has what the server has", Duration::from_secs(10), || {
+        let (a, b) = (payloads(&sent.so_far()), payloads(&received.so_far()));
+        if a == b { Ok(()) } else { Err(format!("{} and {} payloads", a.len(), b.len())) }
+    });
+    drop(receiver);
+}

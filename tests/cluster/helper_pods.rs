@@ -1,0 +1,159 @@
+//! The helper pods: what they may do, when they are there, and what happens when they fail.
+
+use std::{path::PathBuf, time::Duration};
+
+use k8s_openapi::api::core::v1::Pod;
+use podtap_api::NodeTap;
+use podtap_tests::{
+    capture::Capture,
+    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, in_network, namespace_of_node, namespace_of_pod},
+    wait::until,
+};
+
+use crate::scene::{Scene, capture, same_frames};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The helper pod of a node, if it is there.
+fn helper_of(node: &str) -> Option<Pod> {
+    let pods: Vec<Pod> = Cluster::lab().list(PODTAP_NAMESPACE);
+    pods.into_iter().find(|pod| {
+        let spec = pod.spec.as_ref().expect("a pod has a spec");
+        spec.host_network == Some(true) && spec.node_name.as_deref() == Some(node)
+    })
+}
+
+fn tap(sandbox: &Sandbox, destination: &str) {
+    sandbox.apply(&format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
+         targets: {{podNames: [web]}}\n  destinations: [{{node: {destination}}}]\n"
+    ));
+    sandbox.ready("web");
+}
+
+/// Lines of `/proc/PID/status` of the one process of a node that runs `program`.
+fn status_of(node: &str, program: &str) -> String {
+    Cluster::lab()
+        .on_node(
+            node,
+            &format!(
+                "for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' < $p/cmdline 2>/dev/null)\" in \
+                 {program}*) echo path $p; cat $p/status; ls -A $p/root/var/run/secrets/kubernetes.io 2>&1 | sed 's/^/token /';; esac; done"
+            ),
+        )
+        .expect("the node runs")
+}
+
+#[test]
+fn each_container_has_exactly_its_privileges() {
+    let scene = Scene::new("privileges");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-priv}");
+    let helper = status_of("n1", "/tap-helper serve");
+    let agent = status_of("n1", "/podtap-operator agent");
+    // Bits of include/uapi/linux/capability.h: NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, BPF 39.
+    let wanted: u64 = 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
+    let field = |status: &str, name: &str| -> String {
+        let line =
+            status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {status}"));
+        line[name.len()..].trim().to_owned()
+    };
+    assert_eq!(u64::from_str_radix(&field(&helper, "CapEff:"), 16), Ok(wanted));
+    assert_eq!(u64::from_str_radix(&field(&helper, "CapBnd:"), 16), Ok(wanted));
+    assert_eq!(u64::from_str_radix(&field(&agent, "CapEff:"), 16), Ok(0));
+    assert_eq!(u64::from_str_radix(&field(&agent, "CapBnd:"), 16), Ok(0));
+    for status in [&helper, &agent] {
+        assert_eq!(field(status, "Seccomp:"), "2", "a filter is in force");
+    }
+    assert_eq!(field(&agent, "Uid:"), "65532\t65532\t65532\t65532");
+    assert_eq!(field(&agent, "NoNewPrivs:"), "1");
+    assert!(agent.contains("token serviceaccount"), "the agent has the token: {agent}");
+    assert!(!helper.contains("token serviceaccount"), "the tap-helper has no token: {helper}");
+    let pod = helper_of("n1").expect("the node has work").spec.expect("a pod has a spec");
+    assert_eq!(pod.containers.len(), 2);
+    for container in &pod.containers {
+        let security = container.security_context.clone().unwrap_or_default();
+        assert_ne!(security.privileged, Some(true), "{}", container.name);
+        assert_eq!(security.read_only_root_filesystem, Some(true), "{}", container.name);
+    }
+}
+
+#[test]
+fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
+    let scene = Scene::new("killed");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-kill}");
+    let network = scene.sandbox.network(&scene.web);
+    crate::scene::as_on_the_wire(&network, "eth0");
+    crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
+    let index = |network: &PathBuf| in_network(network, &["sh", "-c", "ip -o link show type vxlan | cut -d: -f1"]);
+    let before = index(&network);
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "hlp-kill");
+    let pod = Capture::start(&network, "eth0");
+    for program in ["/tap-helper serve", "/podtap-operator agent"] {
+        let status = status_of("n1", program);
+        let path = status.lines().find_map(|line| line.strip_prefix("path /proc/")).expect("it runs").to_owned();
+        scene.sandbox.lab().on_node("n1", &format!("kill -9 {path}")).expect("it can be killed");
+        scene.traffic();
+        until("it is started again", PATIENCE, || {
+            let now = status_of("n1", program);
+            if now.contains("path ") && !now.contains(&format!("path /proc/{path}\n")) { Ok(()) } else { Err(now) }
+        });
+        scene.traffic();
+    }
+    scene.sandbox.ready("web");
+    assert_eq!(index(&network), before, "the device is the same one");
+    same_frames(pod, receiver, |_| true);
+}
+
+#[test]
+fn what_is_removed_by_hand_comes_back() {
+    let scene = Scene::new("drift");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-drift}");
+    let pod = scene.sandbox.network(&scene.web);
+    let node = namespace_of_node(scene.sandbox.lab(), "n2");
+    let receiver = |network: &PathBuf| in_network(network, &["ip", "-o", "link", "show", "type", "vxlan"]);
+    let filters = || ["ingress", "egress"].map(|way| in_network(&pod, &["tc", "filter", "show", "dev", "eth0", way]));
+    let whole = || {
+        let there = !receiver(&pod).is_empty() && receiver(&node).contains("hlp-drift");
+        if there && filters().iter().all(|f| f.contains("mirred") && !f.contains("device *")) {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    };
+    whole().expect("the tap is whole");
+    let device = receiver(&pod).split(": ").nth(1).expect("a name").split('@').next().expect("a name").to_owned();
+    for (network, command) in [
+        (&pod, vec!["ip", "link", "del", device.as_str()]),
+        (&pod, vec!["tc", "filter", "del", "dev", "eth0", "ingress"]),
+        (&pod, vec!["tc", "qdisc", "del", "dev", "eth0", "clsact"]),
+        (&node, vec!["ip", "link", "del", "hlp-drift"]),
+    ] {
+        in_network(network, &command);
+        until(&format!("the tap is whole again after {command:?}"), Duration::from_secs(5), whole);
+    }
+    let arrives = capture(&node, "hlp-drift");
+    let sent = Capture::start(&pod, "eth0");
+    crate::scene::as_on_the_wire(&pod, "eth0");
+    crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
+    scene.traffic();
+    same_frames(sent, arrives, |_| true);
+}
+
+#[test]
+fn they_go_a_minute_after_the_last_work() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("minute");
+    sandbox.pod("web", "n1", "web");
+    tap(&sandbox, "{name: n2, interfaceName: hlp-gone}");
+    let pod = helper_of("n1").expect("a node with a target has a helper pod");
+    assert!(helper_of("n2").is_some(), "a node with a receiver has a helper pod");
+    sandbox.kubectl(&["delete", "podtap", "web"], "").expect("a tap can be deleted");
+    assert!(helper_of("n1").is_some(), "it stays for a minute");
+    until("the helper pods and the NodeTaps go", Duration::from_secs(100), || {
+        let nodes: Vec<NodeTap> = Cluster::lab().list_all();
+        let left = (helper_of("n1").is_some(), helper_of("n2").is_some(), nodes.len());
+        if left == (false, false, 0) { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    let uid = pod.metadata.uid.expect("a stored pod has a UID");
+    until("its processes go", PATIENCE, || namespace_of_pod(&uid).err().ok_or("still there"));
+}

@@ -1,0 +1,306 @@
+//! What each mistake of a user gets: a message at `kubectl apply`, or a condition with a reason and a sentence that
+//! says what to do. Other taps go on.
+
+use std::time::Duration;
+
+use podtap_tests::{
+    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, in_network, namespace_of_node},
+    wait::until,
+};
+
+/// A tap with these targets and destinations.
+fn tap(name: &str, targets: &str, destinations: &str) -> String {
+    format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: {name}}}\nspec:\n  \
+         targets: {targets}\n  destinations: {destinations}\n"
+    )
+}
+
+const WEB: &str = "{podNames: [web]}";
+
+/// Waits for the condition, and checks that its message has the words.
+#[track_caller]
+fn says(sandbox: &Sandbox, name: &str, condition: &str, reason: &str, words: &str) {
+    let tap = sandbox.condition(name, condition, "False", reason);
+    let status = tap.status.expect("a condition is part of a status");
+    let text =
+        |kind: &str| status.conditions.iter().find(|c| c.type_ == kind).map(|c| c.message.clone()).unwrap_or_default();
+    assert!(text(condition).contains(words), "{condition}: wanted “{words}” in “{}”", text(condition));
+    let ready = status.conditions.iter().find(|c| c.type_ == "Ready").expect("Ready is set from the first visit");
+    assert_eq!(ready.status, "False");
+}
+
+/// Waits for a failure of one pod with the reason, and checks that its message has the words.
+#[track_caller]
+fn fails(sandbox: &Sandbox, name: &str, pod: &str, reason: &str, words: &str) {
+    until(&format!("{name}: {pod} fails with {reason}"), Duration::from_secs(30), || {
+        let status = sandbox.tap(name).status.unwrap_or_default();
+        let found = status.failures.iter().any(|f| f.pod == pod && f.reason == reason && f.message.contains(words));
+        if found { Ok(()) } else { Err(format!("{:?} {:?}", status.failures, status.conditions)) }
+    });
+}
+
+#[test]
+fn at_apply() {
+    let sandbox = Sandbox::new("apply");
+    let node = "[{node: {name: n1}}]";
+    for (targets, destinations, words) in [
+        ("{}", node, "exactly one of targets.podNames and targets.podSelector"),
+        ("{podNames: [a], podSelector: {}}", node, "exactly one of targets.podNames and targets.podSelector"),
+        (WEB, "[{}]", "exactly one of node, pod and external"),
+        (WEB, "[]", "should have at least 1 items"),
+        (WEB, "[{node: {name: n1, interfaceName: a-16-chars-name0}}]", "at most 15 characters"),
+        (WEB, "[{node: {name: n1, interfaceName: a/b}}]", "without slash"),
+        (WEB, "[{external: {address: 10.0.0.0/8}}]", "address of one host"),
+        (WEB, "[{node: {name: n1}}]\n  vxlan: {vni: 0}", "between 1 and 16777215"),
+        (WEB, "[{node: {name: n1}}]\n  vxlan: {vni: 16777216}", "between 1 and 16777215"),
+        (WEB, "[{node: {name: n1}}]\n  filters: {}", "unknown field"),
+    ] {
+        let message = sandbox.try_apply(&tap("bad", targets, destinations)).expect_err("a mistake is refused");
+        assert!(message.contains(words), "wanted “{words}”, got {message}");
+    }
+    let policy = "apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {name: default}\n\
+                  spec: {allowedExternalCIDRs: [10.0.0.0/33]}\n";
+    let message = sandbox.try_apply(policy).expect_err("a bad CIDR is refused");
+    assert!(message.contains("must be a network such as"), "{message}");
+}
+
+#[test]
+fn about_destinations() {
+    let sandbox = Sandbox::new("destinations");
+    sandbox.pod("web", "n1", "web");
+    for (name, destination, reason, words) in [
+        ("no-node", "{node: {name: n9}}", "NodeNotFound", "n9"),
+        ("no-pod", "{pod: {name: ids}}", "PodNotFound", "ids"),
+        ("no-ready-pod", "{pod: {podSelector: {matchLabels: {app: ids}}}}", "PodNotReady", "ready"),
+        ("not-allowed", "{external: {address: 203.0.113.7}}", "ExternalNotAllowed", "allowedExternalCIDRs"),
+    ] {
+        sandbox.apply(&tap(name, WEB, &format!("[{destination}]")));
+        says(&sandbox, name, "DestinationsReady", reason, words);
+    }
+    // The other destination of the same tap gets its frames all the same.
+    sandbox.apply(&tap("half", WEB, "[{node: {name: n9}}, {node: {name: n2, interfaceName: mis-half}}]"));
+    says(&sandbox, "half", "DestinationsReady", "NodeNotFound", "n9");
+    sandbox.condition("half", "Tapped", "True", "");
+}
+
+#[test]
+fn about_targets() {
+    let sandbox = Sandbox::new("targets");
+    let node = "[{node: {name: n2, interfaceName: mis-target}}]";
+    sandbox.apply(&tap("nobody", "{podSelector: {matchLabels: {app: nobody}}}", node));
+    says(&sandbox, "nobody", "TargetsResolved", "NoPodsMatch", "app=nobody");
+    sandbox.kubectl(&["delete", "podtap", "nobody"], "").expect("a tap can be deleted");
+
+    for name in ["web", "web-2", "web-3"] {
+        sandbox.pod(name, "n1", "web");
+    }
+    sandbox.apply(&tap("many", "{podSelector: {matchLabels: {app: web}}, maxPods: 2}", node));
+    says(&sandbox, "many", "TargetsResolved", "TooManyPods", "maxPods");
+    let status = sandbox.tap("many").status.expect("a status");
+    assert_eq!(status.matched_pods, 3);
+    until("the oldest two are tapped", Duration::from_secs(20), || {
+        let tapped = sandbox.tap("many").status.unwrap_or_default().tapped_pods;
+        if tapped == 2 { Ok(()) } else { Err(tapped) }
+    });
+    sandbox.kubectl(&["delete", "podtap", "many"], "").expect("a tap can be deleted");
+
+    sandbox.apply(&tap("no-interface", "{podNames: [web], interface: net7}", node));
+    fails(&sandbox, "no-interface", "web", "InterfaceNotFound", "net7");
+    sandbox.kubectl(&["delete", "podtap", "no-interface"], "").expect("a tap can be deleted");
+
+    sandbox.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: on-host, labels: {app: host}}\nspec:\n  hostNetwork: true\n  \
+         nodeName: n1\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {name: main, image: 'podtap.dev/busybox:1', \
+         imagePullPolicy: Never, command: [sleep, '3600']}\n",
+    );
+    sandbox.running("on-host");
+    sandbox.apply(&tap("host", "{podNames: [on-host, web]}", node));
+    fails(&sandbox, "host", "on-host", "TargetUnsupported", "network");
+    until("the other pod is tapped all the same", Duration::from_secs(20), || {
+        let tapped = sandbox.tap("host").status.unwrap_or_default().tapped_pods;
+        if tapped == 1 { Ok(()) } else { Err(tapped) }
+    });
+    sandbox.kubectl(&["delete", "podtap", "host"], "").expect("a tap can be deleted");
+
+    sandbox.apply(&tap("itself", WEB, "[{pod: {name: web}}]"));
+    fails(&sandbox, "itself", "web", "DestinationIsTarget", "destination");
+}
+
+#[test]
+fn about_cycles() {
+    let sandbox = Sandbox::new("cycles");
+    sandbox.pod("a", "n1", "a");
+    sandbox.pod("b", "n2", "b");
+    sandbox.apply(&tap("there", "{podNames: [a]}", "[{pod: {name: b}}]"));
+    sandbox.ready("there");
+    sandbox.apply(&tap("back", "{podNames: [b]}", "[{pod: {name: a}}]"));
+    sandbox.condition("back", "Ready", "False", "TapCycle");
+    sandbox.ready("there");
+}
+
+#[test]
+fn about_names_and_vnis_that_are_taken() {
+    let sandbox = Sandbox::new("taken");
+    sandbox.pod("web", "n1", "web");
+    let n2 = namespace_of_node(sandbox.lab(), "n2");
+    in_network(&n2, &["ip", "link", "add", "mis-foreign", "type", "dummy"]);
+    sandbox.apply(&tap("foreign", WEB, "[{node: {name: n2, interfaceName: mis-foreign}}]"));
+    says(&sandbox, "foreign", "DestinationsReady", "NameTaken", "mis-foreign");
+    let foreign = in_network(&n2, &["ip", "-d", "link", "show", "mis-foreign"]);
+    assert!(foreign.contains("dummy"), "it is as it was: {foreign}");
+    in_network(&n2, &["ip", "link", "del", "mis-foreign"]);
+    sandbox.ready("foreign");
+
+    sandbox.apply(&tap("older", WEB, "[{node: {name: n2, interfaceName: mis-older}}]\n  vxlan: {vni: 3001}"));
+    sandbox.ready("older");
+    sandbox.apply(&tap("younger", WEB, "[{node: {name: n2, interfaceName: mis-young}}]\n  vxlan: {vni: 3001}"));
+    let waits = sandbox.condition("younger", "Ready", "False", "VNIInUse");
+    let message =
+        waits.status.expect("a status").conditions.iter().find(|c| c.type_ == "Ready").expect("Ready").message.clone();
+    assert!(message.contains("older"), "the holder is named: {message}");
+    sandbox.kubectl(&["delete", "podtap", "older"], "").expect("a tap can be deleted");
+    sandbox.ready("younger");
+
+    sandbox.apply(&tap("same-name", WEB, "[{node: {name: n2, interfaceName: mis-young}}]"));
+    says(&sandbox, "same-name", "DestinationsReady", "InterfaceNameInUse", "mis-young");
+}
+
+#[test]
+fn a_udp_port_that_is_taken() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("port");
+    sandbox.pod("web", "n1", "web");
+    let lab = sandbox.lab();
+    // The taps of other tests are gone, so that nothing of ours has the port when somebody else takes it.
+    lab.on_node("n2", "nohup busybox nc -u -l -p 14789 >/dev/null 2>&1 & echo $! > /run/port-taker").expect("nc runs");
+    sandbox.apply(&tap("port", WEB, "[{node: {name: n2, interfaceName: mis-port}}]"));
+    says(&sandbox, "port", "DestinationsReady", "PortTaken", "14789");
+    lab.on_node("n2", "kill $(cat /run/port-taker); rm /run/port-taker").expect("nc ends");
+    sandbox.ready("port");
+}
+
+#[test]
+fn without_a_policy() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("policy");
+    sandbox.pod("web", "n1", "web");
+    let policy =
+        sandbox.kubectl(&["get", "podtappolicy", "default", "-o", "json"], "").expect("the chart has made one");
+    sandbox.kubectl(&["delete", "podtappolicy", "default"], "").expect("a policy can be deleted");
+    sandbox.apply(&tap("outside", WEB, "[{external: {address: 203.0.113.7}}]"));
+    sandbox.apply(&tap("inside", WEB, "[{node: {name: n2, interfaceName: mis-policy}}]"));
+    says(&sandbox, "outside", "DestinationsReady", "PolicyNotFound", "PodTapPolicy");
+    sandbox.ready("inside");
+    sandbox.kubectl(&["create", "-f", "-"], &policy).expect("the policy can be put back");
+}
+
+#[test]
+fn an_object_that_no_longer_parses() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("parse");
+    let lab = sandbox.lab();
+    sandbox.pod("web", "n1", "web");
+    sandbox.apply(&tap("good", WEB, "[{node: {name: n2, interfaceName: mis-parse}}]"));
+    sandbox.ready("good");
+    // Stored while the schema knew a direction that this version does not: what an upgrade or downgrade leaves behind.
+    let definition = lab.kubectl(&["get", "crd", "podtaps.podtap.dev", "-o", "json"], "").expect("it is installed");
+    let wider = definition.replace("\"Ingress\",", "\"Ingress\",\"Sideways\",");
+    assert_ne!(wider, definition, "the enumeration was found");
+    lab.kubectl(&["replace", "-f", "-"], &wider).expect("a definition can be replaced");
+    until("the wider schema is served", Duration::from_secs(20), || {
+        sandbox.try_apply(&format!(
+            "{}  direction: Sideways\n",
+            tap("odd", WEB, "[{node: {name: n2, interfaceName: mis-odd}}]")
+        ))
+    });
+    sandbox
+        .kubectl(
+            &[
+                "wait",
+                "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}=InvalidSpec",
+                "podtap/odd",
+                "--timeout=30s",
+            ],
+            "",
+        )
+        .expect("it is told that it is not understood");
+    // Others go on, and the odd one can be deleted.
+    sandbox.apply(&tap("next", WEB, "[{node: {name: n2, interfaceName: mis-next}}]"));
+    sandbox.ready("next");
+    sandbox.kubectl(&["delete", "podtap", "odd", "--timeout=40s"], "").expect("it can be deleted");
+    let restored = std::fs::read_to_string(lab.top().join("crds/podtaps.yaml")).expect("crds/ is there");
+    lab.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &restored)
+        .expect("the definition can be put back");
+}
+
+#[test]
+fn a_helper_pod_that_cannot_start() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("helper");
+    let lab = sandbox.lab();
+    sandbox.pod("web", "n1", "web");
+    let label = |value: &str| {
+        lab.kubectl(
+            &[
+                "label",
+                "namespace",
+                PODTAP_NAMESPACE,
+                "--overwrite",
+                &format!("pod-security.kubernetes.io/enforce={value}"),
+            ],
+            "",
+        )
+        .expect("a namespace can be labelled")
+    };
+    // Helper pods of earlier tests go within a minute or so.
+    until("no helper pod is there", Duration::from_secs(120), || {
+        let pods = lab.kubectl(
+            &["-n", PODTAP_NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=helper", "-o", "name"],
+            "",
+        )?;
+        if pods.trim().is_empty() { Ok(()) } else { Err(pods) }
+    });
+    label("baseline");
+    sandbox.apply(&tap("rejected", WEB, "[{node: {name: n2, interfaceName: mis-psa}}]"));
+    sandbox.condition("rejected", "Ready", "False", "HelperRejected");
+    let status = sandbox.tap("rejected").status.expect("a status");
+    assert!(status.conditions.iter().any(|c| c.message.contains("PodSecurity")), "{:?}", status.conditions);
+    label("privileged");
+    sandbox.ready("rejected");
+    sandbox.kubectl(&["delete", "podtap", "rejected"], "").expect("a tap can be deleted");
+
+    let deployment = lab
+        .kubectl(&["-n", PODTAP_NAMESPACE, "get", "deployment", "-o", "jsonpath={.items[0].metadata.name}"], "")
+        .expect("the controller is deployed");
+    let image = |value: &str| {
+        lab.kubectl(&["-n", PODTAP_NAMESPACE, "set", "env", &format!("deployment/{deployment}"), value], "")
+            .expect("the environment can be set");
+        lab.kubectl(
+            &["-n", PODTAP_NAMESPACE, "rollout", "status", &format!("deployment/{deployment}"), "--timeout=90s"],
+            "",
+        )
+        .expect("the controller restarts")
+    };
+    let before = lab
+        .kubectl(
+            &[
+                "-n",
+                PODTAP_NAMESPACE,
+                "get",
+                "deployment",
+                &deployment,
+                "-o",
+                "jsonpath={.spec.template.spec.containers[0].env[?(@.name==\"HELPER_IMAGE\")].value}",
+            ],
+            "",
+        )
+        .expect("the controller knows the image");
+    image("HELPER_IMAGE=podtap.dev/no-such-image:1");
+    sandbox.apply(&tap("no-image", WEB, "[{node: {name: n2, interfaceName: mis-image}}]"));
+    sandbox.condition("no-image", "Ready", "False", "HelperFailed");
+    let status = sandbox.tap("no-image").status.expect("a status");
+    assert!(status.conditions.iter().any(|c| c.message.contains("no-such-image")), "{:?}", status.conditions);
+    image(&format!("HELPER_IMAGE={before}"));
+    sandbox.ready("no-image");
+}

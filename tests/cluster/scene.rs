@@ -1,0 +1,96 @@
+//! What most tests need: a web server, a client on the other node, and captures on both sides of a tap.
+
+use std::{path::Path, time::Duration};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use podtap_tests::{
+    capture::{Capture, Difference, Frame},
+    cluster::{Cluster, Sandbox, in_network},
+    wait::until,
+};
+
+/// A web server on n1 with the label app=web, and a client on n2.
+pub struct Scene {
+    pub sandbox: Sandbox,
+    pub web: Pod,
+    pub client: Pod,
+}
+
+impl Scene {
+    pub fn new(test: &str) -> Self {
+        let sandbox = Sandbox::new(test);
+        sandbox.start("web", "n1", "web", "mkdir /w; dd if=/dev/zero of=/w/f bs=1k count=2000; httpd -f -h /w -p 80");
+        sandbox.start("client", "n2", "client", "sleep 3600");
+        let (web, client) = (sandbox.running("web"), sandbox.running("client"));
+        until("the web server answers", Duration::from_secs(20), || {
+            sandbox.in_pod("client", &format!("wget -q -O /dev/null http://{}/f", address(&web)))
+        });
+        Self { sandbox, web, client }
+    }
+
+    /// Requests, pings and datagrams in both directions, small and full-size.
+    pub fn traffic(&self) {
+        let web = address(&self.web);
+        let script = format!(
+            "set -e; ping -q -c 5 -i 0.1 {web} >/dev/null; ping -q -c 3 -i 0.1 -s 1472 {web} >/dev/null; \
+             wget -q -O /dev/null http://{web}/f; for i in 1 2 3; do wget -q -O /dev/null http://{web}/f?$i; done; \
+             for i in 1 2 3; do echo datagram-$i | nc -u -w 1 {web} 9999 || true; done"
+        );
+        self.sandbox.in_pod("client", &script).expect("the client reaches the web server");
+        self.sandbox
+            .in_pod("web", &format!("ping -q -c 3 -i 0.1 -s 1000 {} >/dev/null", address(&self.client)))
+            .expect("the web server reaches the client");
+    }
+}
+
+/// Primary address of a pod.
+pub fn address(pod: &Pod) -> String {
+    pod.status.as_ref().and_then(|s| s.pod_ip.clone()).expect("a running pod has an address")
+}
+
+/// Internal address of a node.
+pub fn node_address(name: &str) -> String {
+    let nodes: Vec<Node> = Cluster::lab().list_all();
+    let node = nodes.into_iter().find(|n| n.metadata.name.as_deref() == Some(name)).expect("the node is there");
+    let addresses = node.status.and_then(|s| s.addresses).expect("a node has addresses");
+    addresses.into_iter().find(|a| a.type_ == "InternalIP").expect("one of them is internal").address
+}
+
+/// Makes an interface show frames as they are on the wire: no superframes, checksums filled in.
+pub fn as_on_the_wire(network: &Path, interface: &str) {
+    in_network(
+        network,
+        &["ethtool", "-K", interface, "tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off"],
+    );
+}
+
+/// Waits until the receiver has what `wanted` selects at the pod, each frame exactly once, and nothing else.
+/// Panics if it does not within ten seconds.
+#[track_caller]
+pub fn same_frames(pod: Capture, receiver: Capture, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+    // What is still on its way is waited for; what is doubled or foreign would not go away by waiting.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let (sent, received) = (pod.so_far(), receiver.so_far());
+        let difference = Difference::between(sent.iter().filter(|f| wanted(f)), &received);
+        if difference.is_none() && !received.is_empty() {
+            break;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{} frames at the pod, {} at the receiver\n{difference}",
+            sent.iter().filter(|f| wanted(f)).count(),
+            received.len()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Both sockets also say that they themselves lost nothing.
+    let _ = pod.stop();
+    receiver.stop()
+}
+
+/// Waits until an interface is there, and captures at it.
+#[track_caller]
+pub fn capture(network: &Path, interface: &str) -> Capture {
+    until(&format!("a capture at {interface}"), Duration::from_secs(20), || Capture::try_start(network, interface))
+}

@@ -1,0 +1,50 @@
+#!/bin/bash
+# Every tier, in the order of what it needs; `make test` calls it. A lab that is up already is used and left up.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+started=$SECONDS
+log=target/test.log
+mkdir -p target
+: >"$log"
+
+step() { # name, command...
+  printf '\n=== %s (%d s)\n' "$1" $((SECONDS - started))
+  shift
+  "$@" 2>&1 | tee -a "$log"
+}
+
+# What a run may not change on the machine; each is checked again at the end.
+machine() {
+  ip -o link | cut -d: -f2 | sort
+  ip netns list
+  for device in $(ls /sys/class/net); do tc qdisc show dev "$device"; done
+  # The mounts of containers and labs of other checkouts come and go: ours carry this checkout's path.
+  grep -F "$PWD" /proc/self/mounts || true
+  find /sys/fs/cgroup -maxdepth 2 -type d -name '*podtap*' | sort
+  sysctl -n fs.inotify.max_user_instances vm.overcommit_memory kernel.panic kernel.panic_on_oops
+}
+
+lab_was_up=false
+[ -x target/lab/bin/lab ] && target/lab/bin/lab status 2>/dev/null | grep -q Ready && lab_was_up=true
+finish() {
+  $lab_was_up || { [ -x target/lab/bin/lab ] && target/lab/bin/lab down >>"$log" 2>&1; } || true
+}
+trap finish EXIT
+
+step prerequisites tests/prerequisites.sh
+machine >target/machine.before
+if [ "${CI:-}" = true ]; then step lint make --no-print-directory lint; fi
+step offline make --no-print-directory offline
+step dataplane make --no-print-directory dataplane
+step cluster make --no-print-directory cluster
+step residue cargo test -p podtap-tests --test residue --locked
+if ! $lab_was_up; then
+  step "lab down" make --no-print-directory lab-down
+  machine >target/machine.after
+  diff target/machine.before target/machine.after || { echo "the run changed the machine (above)"; exit 1; }
+fi
+
+printf '\n=== summary (%d s)\n' $((SECONDS - started))
+grep -E '^test result:' "$log"
+awk '/^test result:/ { for (i = 1; i < NF; i++) { if ($(i+1) ~ /^passed/) p += $i; if ($(i+1) ~ /^failed/) f += $i; if ($(i+1) ~ /^ignored/) s += $i } }
+     END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' "$log"
