@@ -11,9 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{
-    command, digest, prerequisites::find_program, progress, state::Lab, state::write_whole,
-};
+use crate::{command, digest, prerequisites::find_program, progress, state::Lab, state::write_whole};
 
 /// Programs built from one `go.mod`. Helm has its own: it wants other versions of the same libraries.
 struct Module {
@@ -26,10 +24,7 @@ const KUBERNETES: Module = Module {
     packages: &[
         ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
         ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-        (
-            "kube-controller-manager",
-            "k8s.io/kubernetes/cmd/kube-controller-manager",
-        ),
+        ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
         ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
         ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
         ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
@@ -37,10 +32,7 @@ const KUBERNETES: Module = Module {
     ],
 };
 
-const HELM: Module = Module {
-    directory: "tests/lab/helm",
-    packages: &[("helm", "helm.sh/helm/v3/cmd/helm")],
-};
+const HELM: Module = Module { directory: "tests/lab/helm", packages: &[("helm", "helm.sh/helm/v3/cmd/helm")] };
 
 /// Programs for people: they get a wrapper that points them at the lab unless `KUBECONFIG` points elsewhere.
 const CLIENTS: [&str; 2] = ["kubectl", "helm"];
@@ -67,11 +59,7 @@ fn ensure_module(lab: &Lab, module: &Module) -> Result<PathBuf> {
     };
     let (requirements, sums) = (read("go.mod")?, read("go.sum")?);
     let flags = stamps(&kubernetes_version(&requirements));
-    let name = &digest::hex(
-        [&requirements, &sums, version.trim(), &flags]
-            .join("\n")
-            .as_bytes(),
-    )[..16];
+    let name = &digest::hex([&requirements, &sums, version.trim(), &flags].join("\n").as_bytes())[..16];
 
     let cache = cache()?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
@@ -79,16 +67,13 @@ fn ensure_module(lab: &Lab, module: &Module) -> Result<PathBuf> {
     // Two checkouts that build at once would each take all of the machine's memory for the same result.
     let lock = File::create(cache.join("lock")).context("cannot make the cache's lock")?;
     if !kept.is_dir() && lock.try_lock().is_err() {
-        progress::step("waiting for another lab that is building", || {
-            Ok(lock.lock()?)
-        })?;
+        progress::step("waiting for another lab that is building", || Ok(lock.lock()?))?;
     }
     if !kept.is_dir() {
         let partial = cache.join(format!("{name}.partial"));
         let _ = fs::remove_dir_all(&partial);
         build(module, &directory, &flags, &partial.join("bin"))?;
-        fs::rename(&partial, cache.join(name))
-            .context("cannot put the built programs into place")?;
+        fs::rename(&partial, cache.join(name)).context("cannot put the built programs into place")?;
     }
     Ok(kept)
 }
@@ -97,20 +82,13 @@ fn build(module: &Module, directory: &Path, flags: &str, into: &Path) -> Result<
     fs::create_dir_all(into)?;
     let count = module.packages.len();
     for (index, (name, package)) in module.packages.iter().enumerate() {
-        progress::step(
-            format!("building {name} ({} of {count})", index + 1),
-            || {
-                let mut go = go();
-                go.args(["build", "-trimpath", "-ldflags", flags, "-o"])
-                    .arg(into.join(name))
-                    .arg(package);
-                // Static programs run in any namespace and image.
-                go.current_dir(directory)
-                    .env("CGO_ENABLED", "0")
-                    .env("GOFLAGS", "-mod=readonly");
-                command::run(&mut go).map(drop)
-            },
-        )?;
+        progress::step(format!("building {name} ({} of {count})", index + 1), || {
+            let mut go = go();
+            go.args(["build", "-trimpath", "-ldflags", flags, "-o"]).arg(into.join(name)).arg(package);
+            // Static programs run in any namespace and image.
+            go.current_dir(directory).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly");
+            command::run(&mut go).map(drop)
+        })?;
     }
     Ok(())
 }
@@ -131,47 +109,30 @@ fn stamps(version: &str) -> String {
         ("gitCommit", "0000000"),
         ("buildDate", "1970-01-01T00:00:00Z"),
     ];
-    let packages = [
-        "k8s.io/component-base/version",
-        "k8s.io/client-go/pkg/version",
-    ];
-    let stamps = packages.iter().flat_map(|package| {
-        values
-            .iter()
-            .map(move |(key, value)| format!(" -X {package}.{key}={value}"))
-    });
+    let packages = ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"];
+    let stamps = packages
+        .iter()
+        .flat_map(|package| values.iter().map(move |(key, value)| format!(" -X {package}.{key}={value}")));
     stamps.fold(String::from("-s -w"), |flags, stamp| flags + &stamp)
 }
 
 /// The version of Kubernetes that a `go.mod` asks for; for one without Kubernetes it does not matter.
 fn kubernetes_version(requirements: &str) -> String {
-    let version = requirements
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "));
-    version
-        .and_then(|rest| rest.split(' ').next())
-        .unwrap_or("v1.0.0")
-        .to_owned()
+    let version = requirements.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "));
+    version.and_then(|rest| rest.split(' ').next()).unwrap_or("v1.0.0").to_owned()
 }
 
 fn cache() -> Result<PathBuf> {
-    let named = env::var_os("XDG_CACHE_HOME")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from);
+    let named = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let cache = named.or_else(|| env::home_dir().map(|home| home.join(".cache")));
-    Ok(cache
-        .context("neither XDG_CACHE_HOME nor HOME is set; the built programs need a place")?
-        .join("podtap/lab"))
+    Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set; the built programs need a place")?.join("podtap/lab"))
 }
 
 fn link(lab: &Lab, name: &str, program: &Path) -> Result<()> {
     let path = lab.bin(name);
     if CLIENTS.contains(&name) {
         write_whole(&path, wrapper(program, &lab.path("kubeconfig")))?;
-        return Ok(fs::set_permissions(
-            &path,
-            fs::Permissions::from_mode(0o755),
-        )?);
+        return Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?);
     }
     if fs::read_link(&path).is_ok_and(|old| old == program) {
         return Ok(());
@@ -195,14 +156,8 @@ fn install_self(lab: &Lab) -> Result<()> {
     if own == installed {
         return Ok(());
     }
-    write_whole(
-        &installed,
-        fs::read("/proc/self/exe").context("cannot read this program")?,
-    )?;
-    Ok(fs::set_permissions(
-        &installed,
-        fs::Permissions::from_mode(0o755),
-    )?)
+    write_whole(&installed, fs::read("/proc/self/exe").context("cannot read this program")?)?;
+    Ok(fs::set_permissions(&installed, fs::Permissions::from_mode(0o755))?)
 }
 
 #[cfg(test)]
@@ -214,12 +169,9 @@ mod tests {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = manifest.join("../..");
         for module in [KUBERNETES, HELM] {
-            let requirements =
-                fs::read_to_string(root.join(module.directory).join("go.mod")).expect("go.mod");
+            let requirements = fs::read_to_string(root.join(module.directory).join("go.mod")).expect("go.mod");
             for (name, package) in module.packages {
-                let tool = requirements
-                    .lines()
-                    .any(|line| line.trim().trim_start_matches("tool ") == *package);
+                let tool = requirements.lines().any(|line| line.trim().trim_start_matches("tool ") == *package);
                 assert!(tool, "{name}: {package} is no tool of {}", module.directory);
             }
         }

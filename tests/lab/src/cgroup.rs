@@ -25,10 +25,8 @@ pub enum Layout {
 impl Layout {
     /// Looks at what this machine has mounted.
     pub fn of_this_machine() -> Result<Self> {
-        let mounts =
-            fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-        Self::from_mounts(&mounts)
-            .context("no cgroups are mounted below /sys/fs/cgroup; containers cannot run here")
+        let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+        Self::from_mounts(&mounts).context("no cgroups are mounted below /sys/fs/cgroup; containers cannot run here")
     }
 
     /// Decides from the text of `/proc/mounts`. Any v1 tree makes it a v1 machine: that is how runc and kubelet see it.
@@ -37,8 +35,7 @@ impl Layout {
             mounts.lines().filter_map(move |line| {
                 let mut fields = line.split(' ').skip(1);
                 let (target, found) = (fields.next()?, fields.next()?);
-                (found == kind && target.starts_with("/sys/fs/cgroup"))
-                    .then(|| PathBuf::from(target))
+                (found == kind && target.starts_with("/sys/fs/cgroup")).then(|| PathBuf::from(target))
             })
         };
         let mut trees: Vec<_> = of_kind("cgroup").collect();
@@ -95,8 +92,7 @@ fn fill_cpuset(above: &Path, below: &Path) -> Result<()> {
 /// On v2 a group has the controllers that the group above hands down, all the way from the top.
 fn delegate(lab: &Lab, tree: &Path, below: &[&Path]) -> Result<()> {
     let read = |file: &str| {
-        fs::read_to_string(tree.join(file))
-            .with_context(|| format!("cannot read {file} of {}", tree.display()))
+        fs::read_to_string(tree.join(file)).with_context(|| format!("cannot read {file} of {}", tree.display()))
     };
     let available = read("cgroup.controllers")?;
     let missing = lacking(&available, &read("cgroup.subtree_control")?);
@@ -121,11 +117,7 @@ fn delegate(lab: &Lab, tree: &Path, below: &[&Path]) -> Result<()> {
 /// What is to be handed down still: wanted, to be had, and not enabled yet.
 fn lacking(available: &str, enabled: &str) -> Vec<String> {
     let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
-    DELEGATED
-        .into_iter()
-        .filter(|name| has(available, name) && !has(enabled, name))
-        .map(str::to_owned)
-        .collect()
+    DELEGATED.into_iter().filter(|name| has(available, name) && !has(enabled, name)).map(str::to_owned).collect()
 }
 
 fn hand_down(group: &Path, controllers: &[String]) -> Result<()> {
@@ -144,10 +136,7 @@ pub fn take_back(controllers: &[String]) {
     };
     for controller in controllers {
         // Refused while somebody else has come to use it, and then it has to stay.
-        let _ = fs::write(
-            tree.join("cgroup.subtree_control"),
-            format!("-{controller}"),
-        );
+        let _ = fs::write(tree.join("cgroup.subtree_control"), format!("-{controller}"));
     }
 }
 
@@ -186,28 +175,20 @@ mod tests {
     fn separate_trees_are_v1_even_with_a_unified_one_beside_them() {
         let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\ncgroup /elsewhere cgroup rw 0 0\n";
-        let expected = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/unified"]
-            .map(PathBuf::from)
-            .to_vec();
+        let expected = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/unified"].map(PathBuf::from).to_vec();
         assert_eq!(Layout::from_mounts(mounts), Some(Layout::V1(expected)));
     }
 
     #[test]
     fn one_tree_is_v2() {
         let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\nproc /proc proc rw 0 0\n";
-        assert_eq!(
-            Layout::from_mounts(mounts),
-            Some(Layout::V2("/sys/fs/cgroup".into()))
-        );
+        assert_eq!(Layout::from_mounts(mounts), Some(Layout::V2("/sys/fs/cgroup".into())));
         assert_eq!(Layout::from_mounts("proc /proc proc rw 0 0\n"), None);
     }
 
     #[test]
     fn only_what_exists_and_is_not_enabled_is_handed_down() {
-        assert_eq!(
-            lacking("cpuset cpu io memory pids rdma", "cpu memory"),
-            ["cpuset", "io", "pids"]
-        );
+        assert_eq!(lacking("cpuset cpu io memory pids rdma", "cpu memory"), ["cpuset", "io", "pids"]);
         assert!(lacking("cpu pids", "cpu pids").is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! Running other programs, with errors that say what was run and what it answered.
 
+use std::env;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 /// Runs a program and returns what it wrote; fails with its complaint.
 pub fn run(command: &mut Command) -> Result<String> {
-    let output = command
+    let output = prepare(command)
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {}", command.get_program().display()))?;
@@ -16,13 +17,8 @@ pub fn run(command: &mut Command) -> Result<String> {
 
 /// Like [`run`], with `input` on its standard input.
 pub fn run_with(command: &mut Command, input: &str) -> Result<String> {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that ends without reading says why by itself.
         let _ = stdin.write_all(input.as_bytes());
@@ -37,20 +33,28 @@ pub fn line(line: &str) -> Result<String> {
     run(Command::new(words.next().unwrap_or_default()).args(words))
 }
 
+/// An ordinary user's `PATH` lacks what is called here, also after becoming root.
+fn prepare(command: &mut Command) -> &mut Command {
+    command.env("PATH", search_path(&env::var("PATH").unwrap_or_default()))
+}
+
+/// Adds the directories for administrators to a `PATH`.
+pub fn search_path(path: &str) -> String {
+    let mut directories: Vec<_> = path.split(':').filter(|directory| !directory.is_empty()).collect();
+    for standard in ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"] {
+        if !directories.contains(&standard) {
+            directories.push(standard);
+        }
+    }
+    directories.join(":")
+}
+
 fn answer(command: &Command, output: &Output) -> Result<String> {
     if !output.status.success() {
-        let words: Vec<_> = command
-            .get_args()
-            .map(|word| word.to_string_lossy())
-            .collect();
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
         let complaint = String::from_utf8_lossy(&output.stderr);
         let complaint = last_lines(complaint.trim(), 20);
-        bail!(
-            "{} {}: {}\n{complaint}",
-            command.get_program().display(),
-            words.join(" "),
-            output.status
-        );
+        bail!("{} {}: {}\n{complaint}", command.get_program().display(), words.join(" "), output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -68,16 +72,16 @@ mod tests {
     #[test]
     fn the_answer_and_the_complaint_come_back() {
         assert_eq!(line("echo a b").expect("echo"), "a b\n");
-        let complaint = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"]))
-            .expect_err("fails")
-            .to_string();
-        assert!(
-            complaint.contains("why") && complaint.contains('3'),
-            "{complaint}"
-        );
+        let complaint = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).expect_err("fails").to_string();
+        assert!(complaint.contains("why") && complaint.contains('3'), "{complaint}");
+        assert_eq!(run_with(&mut Command::new("cat"), "text").expect("cat"), "text");
+    }
+
+    #[test]
+    fn the_search_path_is_completed_at_its_end() {
         assert_eq!(
-            run_with(&mut Command::new("cat"), "text").expect("cat"),
-            "text"
+            search_path("/opt/bin:/usr/bin"),
+            "/opt/bin:/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin"
         );
     }
 

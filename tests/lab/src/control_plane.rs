@@ -27,20 +27,14 @@ pub fn init(lab: &Lab) -> Result<()> {
     supervisor.start(api_server(lab))?;
     // The others end themselves when the API server lets them wait.
     let admin = lab.pki("admin.kubeconfig");
-    supervisor.wait_until("the API server", Duration::from_secs(180), || {
-        cluster::is_ready(lab, &admin)
-    })?;
+    supervisor.wait_until("the API server", Duration::from_secs(180), || cluster::is_ready(lab, &admin))?;
     supervisor.start(controller_manager(lab))?;
     supervisor.start(scheduler(lab))?;
     supervisor.run()
 }
 
 fn component(lab: &Lab, name: &'static str, arguments: Vec<String>) -> Component {
-    Component {
-        name,
-        program: lab.bin(name),
-        arguments,
-    }
+    Component { name, program: lab.bin(name), arguments }
 }
 
 fn etcd(lab: &Lab) -> Component {
@@ -68,18 +62,12 @@ fn api_server(lab: &Lab) -> Component {
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
-        format!(
-            "--service-account-signing-key-file={}",
-            pki("service-accounts.key")
-        ),
+        format!("--service-account-signing-key-file={}", pki("service-accounts.key")),
         format!("--service-account-key-file={}", pki("service-accounts.pub")),
         format!("--client-ca-file={}", pki("ca.crt")),
         format!("--tls-cert-file={}", pki("apiserver.crt")),
         format!("--tls-private-key-file={}", pki("apiserver.key")),
-        format!(
-            "--kubelet-client-certificate={}",
-            pki("apiserver-to-kubelet.crt")
-        ),
+        format!("--kubelet-client-certificate={}", pki("apiserver-to-kubelet.crt")),
         format!("--kubelet-client-key={}", pki("apiserver-to-kubelet.key")),
         format!("--kubelet-certificate-authority={}", pki("ca.crt")),
         // There is no DNS; logs and exec would look for the node's name in it.
@@ -100,10 +88,7 @@ fn controller_manager(lab: &Lab) -> Component {
         format!("--cluster-cidr={POD_RANGE}"),
         format!("--service-cluster-ip-range={SERVICE_RANGE}"),
         format!("--root-ca-file={}", lab.pki("ca.crt").display()),
-        format!(
-            "--service-account-private-key-file={}",
-            lab.pki("service-accounts.key").display()
-        ),
+        format!("--service-account-private-key-file={}", lab.pki("service-accounts.key").display()),
         "--use-service-account-credentials".into(),
         "--node-monitor-period=2s".into(),
         "--node-monitor-grace-period=16s".into(),
@@ -119,15 +104,8 @@ fn scheduler(lab: &Lab) -> Component {
 
 fn kubeconfigs(lab: &Lab, identity: &str) -> Vec<String> {
     let path = lab.pki(&format!("{identity}.kubeconfig"));
-    let flags = [
-        "kubeconfig",
-        "authentication-kubeconfig",
-        "authorization-kubeconfig",
-    ];
-    flags
-        .iter()
-        .map(|flag| format!("--{flag}={}", path.display()))
-        .collect()
+    let flags = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];
+    flags.iter().map(|flag| format!("--{flag}={}", path.display())).collect()
 }
 
 #[cfg(test)]
@@ -136,46 +114,21 @@ mod tests {
     use std::path::PathBuf;
 
     fn lab() -> Lab {
-        Lab {
-            root: PathBuf::from("/c"),
-            state: PathBuf::from("/c/target/lab"),
-            id: "podtap-test".into(),
-        }
+        Lab { root: PathBuf::from("/c"), state: PathBuf::from("/c/target/lab"), id: "podtap-test".into() }
     }
 
     #[test]
     fn node_loss_is_noticed_within_a_tests_patience() {
-        assert!(
-            api_server(&lab())
-                .arguments
-                .contains(&"--default-not-ready-toleration-seconds=20".into())
-        );
-        assert!(
-            controller_manager(&lab())
-                .arguments
-                .contains(&"--node-monitor-grace-period=16s".into())
-        );
+        assert!(api_server(&lab()).arguments.contains(&"--default-not-ready-toleration-seconds=20".into()));
+        assert!(controller_manager(&lab()).arguments.contains(&"--node-monitor-grace-period=16s".into()));
     }
 
     #[test]
     fn every_file_that_a_component_is_given_lies_in_the_state() {
-        for component in [
-            etcd(&lab()),
-            api_server(&lab()),
-            controller_manager(&lab()),
-            scheduler(&lab()),
-        ] {
+        for component in [etcd(&lab()), api_server(&lab()), controller_manager(&lab()), scheduler(&lab())] {
             assert_eq!(component.program, lab().bin(component.name));
-            for path in component
-                .arguments
-                .iter()
-                .filter_map(|flag| flag.split_once('='))
-                .map(|(_, value)| value)
-            {
-                assert!(
-                    !path.starts_with('/') || path.starts_with("/c/target/lab/"),
-                    "{path}"
-                );
+            for path in component.arguments.iter().filter_map(|flag| flag.split_once('=')).map(|(_, value)| value) {
+                assert!(!path.starts_with('/') || path.starts_with("/c/target/lab/"), "{path}");
             }
         }
     }

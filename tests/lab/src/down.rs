@@ -10,22 +10,11 @@ use crate::progress::{say, step};
 use crate::{cgroup, machine, member, mounts, relay, state::Lab};
 
 /// What a lab that is down does not have. Programs and images stay: the next one needs them again; logs stay to be read.
-const REMOVED: [&str; 7] = [
-    "nodes",
-    "etcd",
-    "pki",
-    "pki.partial",
-    "run",
-    "kubeconfig",
-    "images/loaded",
-];
+const REMOVED: [&str; 7] = ["nodes", "etcd", "pki", "pki.partial", "run", "kubeconfig", "images/loaded"];
 
 /// Ends everything that the lab runs and puts the machine back as it was.
 pub fn down(lab: &Lab) -> Result<()> {
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "the lab belongs to root: run this as root"
-    );
+    ensure!(nix::unistd::geteuid().is_root(), "the lab belongs to root: run this as root");
     if !lab.state.exists() {
         say("the lab is down already");
         return Ok(());
@@ -34,11 +23,7 @@ pub fn down(lab: &Lab) -> Result<()> {
     step("taking the lab down", || {
         // The nodes first: with the control plane gone, they would log nothing but complaints.
         let nodes = lab.nodes();
-        for member in nodes
-            .iter()
-            .map(String::as_str)
-            .chain([CONTROL_PLANE, relay::NAME])
-        {
+        for member in nodes.iter().map(String::as_str).chain([CONTROL_PLANE, relay::NAME]) {
             member::kill(lab, member)?;
         }
         cgroup::sweep(lab, None)?;
@@ -52,11 +37,7 @@ pub fn down(lab: &Lab) -> Result<()> {
 
 fn remove(lab: &Lab, name: &str) -> Result<()> {
     let path = lab.path(name);
-    let result = if path.is_dir() {
-        fs::remove_dir_all(&path)
-    } else {
-        fs::remove_file(&path)
-    };
+    let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
     match result {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -32,14 +32,8 @@ pub fn attach(control_plane: &Process, number: u8, node: &Process) -> Result<()>
         if exists(&cable) {
             let _ = command::line(&format!("ip link del {cable}"));
         }
-        let far_end = format!(
-            "{PORT} address {} netns {}",
-            hardware_address(number),
-            node.pid
-        );
-        command::line(&format!(
-            "ip link add {cable} type veth peer name {far_end}"
-        ))?;
+        let far_end = format!("{PORT} address {} netns {}", hardware_address(number), node.pid);
+        command::line(&format!("ip link add {cable} type veth peer name {far_end}"))?;
         command::line(&format!("ip link set {cable} master {BRIDGE} up")).map(drop)
     })
     .with_context(|| format!("cannot connect node {number} to the fabric"))
@@ -48,14 +42,8 @@ pub fn attach(control_plane: &Process, number: u8, node: &Process) -> Result<()>
 /// Gives a node its address and its routes; from inside of it.
 pub fn configure_node(number: u8) -> Result<()> {
     command::line("ip link set lo up")?;
-    ensure!(
-        progress::wait_until(PATIENCE, || exists(PORT)),
-        "nobody has plugged this node into the fabric"
-    );
-    command::line(&format!(
-        "ip addr add {}/24 dev {PORT}",
-        node_address(number)
-    ))?;
+    ensure!(progress::wait_until(PATIENCE, || exists(PORT)), "nobody has plugged this node into the fabric");
+    command::line(&format!("ip addr add {}/24 dev {PORT}", node_address(number)))?;
     command::line(&format!("ip link set {PORT} up"))?;
     command::line(&format!("ip route add default via {FABRIC}"))?;
     // To all that there can be: a node that comes later is then reached by those that are there.
@@ -73,16 +61,12 @@ fn route_to_pods(nodes: impl Iterator<Item = u8>) -> Result<()> {
 /// Cuts (or mends) a node's cable: the node lives on, alone.
 pub fn set_cable(control_plane: &Process, number: u8, connected: bool) -> Result<()> {
     let state = if connected { "up" } else { "down" };
-    within_network(control_plane, || {
-        command::line(&format!("ip link set {} {state}", cable(number))).map(drop)
-    })
+    within_network(control_plane, || command::line(&format!("ip link set {} {state}", cable(number))).map(drop))
 }
 
 /// Whether a node's cable is whole.
 pub fn is_connected(control_plane: &Process, number: u8) -> bool {
-    let flags = within_network(control_plane, || {
-        command::line(&format!("ip -oneline link show {}", cable(number)))
-    });
+    let flags = within_network(control_plane, || command::line(&format!("ip -oneline link show {}", cable(number))));
     flags.is_ok_and(|line| line.contains(",UP") || line.contains("<UP"))
 }
 

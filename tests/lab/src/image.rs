@@ -40,18 +40,15 @@ pub enum Source {
 
 /// Reads `DEST=SRC` or `DEST=->TARGET`.
 pub fn parse_file(argument: &str) -> Result<(String, Source)> {
-    let (destination, source) = argument
-        .split_once('=')
-        .with_context(|| format!("{argument}: expected DEST=SRC or DEST=->TARGET"))?;
+    let (destination, source) =
+        argument.split_once('=').with_context(|| format!("{argument}: expected DEST=SRC or DEST=->TARGET"))?;
     let destination = destination.trim_start_matches('/');
     ensure!(
         !destination.is_empty() && !destination.split('/').any(|part| part == ".."),
         "{argument}: not a path inside of an image"
     );
-    let source = source.strip_prefix("->").map_or_else(
-        || Source::File(source.into()),
-        |target| Source::Link(target.into()),
-    );
+    let source =
+        source.strip_prefix("->").map_or_else(|| Source::File(source.into()), |target| Source::Link(target.into()));
     Ok((destination.to_owned(), source))
 }
 
@@ -69,18 +66,17 @@ pub fn write(image: &Image, archive: &Path) -> Result<()> {
         "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
     }))?;
     let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    entry["annotations"] = json!({ "io.containerd.image.name": format!("{repository}:{tag}"), "org.opencontainers.image.ref.name": tag });
-    let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry] });
+    entry["annotations"] =
+        json!({ "io.containerd.image.name": format!("{repository}:{tag}"), "org.opencontainers.image.ref.name": tag });
+    let index =
+        json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry] });
     let docker = json!([{
         "Config": blob(&config_digest),
         "RepoTags": [format!("{repository}:{tag}")],
         "Layers": [blob(&layer_digest)],
     }]);
     let members: BTreeMap<String, Vec<u8>> = [
-        (
-            "oci-layout".to_owned(),
-            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
-        ),
+        ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
         ("index.json".to_owned(), serde_json::to_vec(&index)?),
         ("manifest.json".to_owned(), serde_json::to_vec(&docker)?),
         (blob(&digest::hex(&manifest)), manifest),
@@ -122,21 +118,12 @@ fn layer(files: &BTreeMap<String, Source>) -> Result<Vec<u8>> {
     let mut tar = Builder::new(Vec::new());
     let mut directories: BTreeSet<String> = ["tmp".to_owned()].into();
     for path in files.keys() {
-        let above = Path::new(path)
-            .ancestors()
-            .skip(1)
-            .filter(|path| *path != Path::new(""));
+        let above = Path::new(path).ancestors().skip(1).filter(|path| *path != Path::new(""));
         directories.extend(above.map(|path| path.to_string_lossy().into_owned()));
     }
     for directory in &directories {
         let mode = if directory == "tmp" { 0o1777 } else { 0o755 };
-        append(
-            &mut tar,
-            EntryType::Directory,
-            &format!("{directory}/"),
-            mode,
-            &[],
-        )?;
+        append(&mut tar, EntryType::Directory, &format!("{directory}/"), mode, &[])?;
     }
     for (path, source) in files {
         match source {
@@ -145,16 +132,9 @@ fn layer(files: &BTreeMap<String, Source>) -> Result<Vec<u8>> {
                 tar.append_link(&mut header, path, target)?;
             }
             Source::File(file) => {
-                let content = fs::read(file)
-                    .with_context(|| format!("cannot read {} for {path}", file.display()))?;
+                let content = fs::read(file).with_context(|| format!("cannot read {} for {path}", file.display()))?;
                 let executable = fs::metadata(file)?.permissions().mode() & 0o111 != 0;
-                append(
-                    &mut tar,
-                    EntryType::Regular,
-                    path,
-                    if executable { 0o755 } else { 0o644 },
-                    &content,
-                )?;
+                append(&mut tar, EntryType::Regular, path, if executable { 0o755 } else { 0o644 }, &content)?;
             }
         }
     }
@@ -173,16 +153,9 @@ fn header(kind: EntryType, mode: u32, size: usize) -> Header {
     header
 }
 
-fn append(
-    tar: &mut Builder<Vec<u8>>,
-    kind: EntryType,
-    path: &str,
-    mode: u32,
-    content: &[u8],
-) -> Result<()> {
+fn append(tar: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, mode: u32, content: &[u8]) -> Result<()> {
     let mut header = header(kind, mode, content.len());
-    tar.append_data(&mut header, path, content)
-        .with_context(|| format!("cannot add {path}"))
+    tar.append_data(&mut header, path, content).with_context(|| format!("cannot add {path}"))
 }
 
 fn descriptor(media_type: &str, content: &[u8]) -> Value {
@@ -195,21 +168,17 @@ fn blob(digest: &str) -> String {
 
 fn split_name(name: &str) -> Result<(&str, &str)> {
     match name.rsplit_once(':') {
-        Some((repository, tag)) if repository.contains('/') && !tag.contains('/') => {
-            Ok((repository, tag))
+        Some((repository, tag)) if repository.contains('/') && !tag.contains('/') => Ok((repository, tag)),
+        _ => {
+            bail!("{name}: an image is named REGISTRY/REPOSITORY:TAG here, so that no tool completes it in its own way")
         }
-        _ => bail!(
-            "{name}: an image is named REGISTRY/REPOSITORY:TAG here, so that no tool completes it in its own way"
-        ),
     }
 }
 
 /// The name that an archive gives to its image.
 pub fn name_in(archive: &Path) -> Result<String> {
     let file = File::open(archive).with_context(|| format!("cannot open {}", archive.display()))?;
-    let name = indexes(file)
-        .ok()
-        .and_then(|all| all.iter().find_map(name_in_index));
+    let name = indexes(file).ok().and_then(|all| all.iter().find_map(name_in_index));
     let wanted = "neither an OCI layout with a name nor an archive of docker save";
     name.with_context(|| format!("{} holds no image: it is {wanted}", archive.display()))
 }
@@ -228,9 +197,7 @@ fn indexes(archive: File) -> Result<Vec<Value>> {
 
 fn name_in_index(index: &Value) -> Option<String> {
     let oci = &index["manifests"][0]["annotations"]["io.containerd.image.name"];
-    oci.as_str()
-        .or(index[0]["RepoTags"][0].as_str())
-        .map(str::to_owned)
+    oci.as_str().or(index[0]["RepoTags"][0].as_str()).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -250,8 +217,7 @@ mod tests {
     }
 
     fn written(name: &str) -> (PathBuf, Vec<u8>) {
-        let path =
-            std::env::temp_dir().join(format!("podtap-lab-image-{name}-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("podtap-lab-image-{name}-{}", std::process::id()));
         write(&example(), &path).expect("write");
         let bytes = fs::read(&path).expect("read");
         (path, bytes)
@@ -275,10 +241,7 @@ mod tests {
             let mut entry = entry.expect("an entry");
             let mut content = Vec::new();
             entry.read_to_end(&mut content).expect("content");
-            members.insert(
-                entry.path().expect("path").to_string_lossy().into_owned(),
-                content,
-            );
+            members.insert(entry.path().expect("path").to_string_lossy().into_owned(), content);
         }
         for (path, content) in &members {
             if let Some(digest) = path.strip_prefix("blobs/sha256/") {
@@ -287,15 +250,11 @@ mod tests {
         }
         let docker: Value = serde_json::from_slice(&members["manifest.json"]).expect("JSON");
         let config: Value =
-            serde_json::from_slice(&members[docker[0]["Config"].as_str().expect("config")])
-                .expect("JSON");
+            serde_json::from_slice(&members[docker[0]["Config"].as_str().expect("config")]).expect("JSON");
         assert_eq!(config["config"]["User"], "65532:65532");
         let layer = docker[0]["Layers"][0].as_str().expect("a layer");
         assert_eq!(
-            config["rootfs"]["diff_ids"][0]
-                .as_str()
-                .expect("a digest")
-                .strip_prefix("sha256:"),
+            config["rootfs"]["diff_ids"][0].as_str().expect("a digest").strip_prefix("sha256:"),
             layer.strip_prefix("blobs/sha256/")
         );
         fs::remove_file(path).expect("remove");
@@ -308,44 +267,23 @@ mod tests {
         let paths: Vec<_> = archive
             .entries()
             .expect("entries")
-            .map(|e| {
-                e.expect("entry")
-                    .path()
-                    .expect("path")
-                    .to_string_lossy()
-                    .into_owned()
-            })
+            .map(|e| e.expect("entry").path().expect("path").to_string_lossy().into_owned())
             .collect();
-        assert_eq!(
-            paths,
-            ["bin/", "tmp/", "usr/", "usr/bin/", "bin/a", "usr/bin/z"]
-        );
+        assert_eq!(paths, ["bin/", "tmp/", "usr/", "usr/bin/", "bin/a", "usr/bin/z"]);
     }
 
     #[test]
     fn arguments_are_files_or_links() {
-        assert_eq!(
-            parse_file("/bin/a=x/y").expect("a file"),
-            ("bin/a".into(), Source::File("x/y".into()))
-        );
-        assert_eq!(
-            parse_file("bin/a=->/bin/b").expect("a link"),
-            ("bin/a".into(), Source::Link("/bin/b".into()))
-        );
+        assert_eq!(parse_file("/bin/a=x/y").expect("a file"), ("bin/a".into(), Source::File("x/y".into())));
+        assert_eq!(parse_file("bin/a=->/bin/b").expect("a link"), ("bin/a".into(), Source::Link("/bin/b".into())));
         assert!(parse_file("bin/a").is_err());
         assert!(parse_file("../a=b").is_err());
     }
 
     #[test]
     fn a_name_is_complete() {
-        assert_eq!(
-            split_name("podtap.dev/a:1").expect("a name"),
-            ("podtap.dev/a", "1")
-        );
-        assert_eq!(
-            split_name("localhost:5000/a:1").expect("a name"),
-            ("localhost:5000/a", "1")
-        );
+        assert_eq!(split_name("podtap.dev/a:1").expect("a name"), ("podtap.dev/a", "1"));
+        assert_eq!(split_name("localhost:5000/a:1").expect("a name"), ("localhost:5000/a", "1"));
         for short in ["busybox", "busybox:1", "podtap.dev/a", "localhost:5000/a"] {
             assert!(split_name(short).is_err(), "{short}");
         }

@@ -14,22 +14,13 @@ pub fn load(lab: &Lab, archive: &Path) -> Result<()> {
     let name = image::name_in(archive)?;
     let _lock = lab.lock()?;
     // A copy, since the original may be gone or half-written when a node is started.
-    let kept = lab
-        .path("images/loaded")
-        .join(format!("{}.tar", file_name(&name)));
+    let kept = lab.path("images/loaded").join(format!("{}.tar", file_name(&name)));
     fs::create_dir_all(lab.path("images/loaded"))?;
     let partial = kept.with_extension("partial");
     fs::copy(archive, &partial).with_context(|| format!("cannot copy {}", archive.display()))?;
     fs::rename(&partial, &kept)?;
-    let nodes: Vec<_> = lab
-        .nodes()
-        .into_iter()
-        .filter(|node| member::running(lab, node).is_some())
-        .collect();
-    ensure!(
-        !nodes.is_empty(),
-        "no node is up; start the lab with: lab up"
-    );
+    let nodes: Vec<_> = lab.nodes().into_iter().filter(|node| member::running(lab, node).is_some()).collect();
+    ensure!(!nodes.is_empty(), "no node is up; start the lab with: lab up");
     for node in nodes {
         step(format!("loading {name} into {node}"), || {
             let mut import = Command::new(lab.bin("lab"));
@@ -54,9 +45,6 @@ fn file_name(image: &str) -> String {
 mod tests {
     #[test]
     fn an_image_becomes_one_file() {
-        assert_eq!(
-            super::file_name("podtap.dev/podtap:0.1.0"),
-            "podtap.dev_podtap_0.1.0"
-        );
+        assert_eq!(super::file_name("podtap.dev/podtap:0.1.0"), "podtap.dev_podtap_0.1.0");
     }
 }

@@ -31,12 +31,7 @@ const SAVED: [&str; 7] = [
 const INOTIFY_INSTANCES: u32 = 4096;
 
 /// Where a node mounts its own directories; Kubernetes has these paths compiled in or by convention.
-pub const MOUNT_POINTS: [&str; 4] = [
-    "/var/lib/containerd",
-    "/var/lib/kubelet",
-    "/var/lib/cni",
-    "/etc/cni",
-];
+pub const MOUNT_POINTS: [&str; 4] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib/cni", "/etc/cni"];
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
@@ -66,19 +61,11 @@ pub fn enter(lab: &Lab) -> Result<()> {
         record.labs.insert(lab.state.clone());
         for name in SAVED {
             // Not every kernel has each.
-            if let (false, Ok(value)) = (
-                record.settings.contains_key(name),
-                fs::read_to_string(setting(name)),
-            ) {
-                record
-                    .settings
-                    .insert(name.to_owned(), value.trim().to_owned());
+            if let (false, Ok(value)) = (record.settings.contains_key(name), fs::read_to_string(setting(name))) {
+                record.settings.insert(name.to_owned(), value.trim().to_owned());
             }
         }
-        let missing = MOUNT_POINTS
-            .into_iter()
-            .map(PathBuf::from)
-            .filter(|directory| !directory.exists());
+        let missing = MOUNT_POINTS.into_iter().map(PathBuf::from).filter(|directory| !directory.exists());
         record.directories.extend(missing);
         if !Path::new("/proc/sys/net/bridge").exists() {
             record.modules.insert("br_netfilter".into());
@@ -115,8 +102,7 @@ pub fn leave(lab: &Lab) -> Result<()> {
         let path = setting(name);
         // Writing what is there already may be refused where the value itself is not writable.
         if fs::read_to_string(&path).is_ok_and(|now| now.trim() != value) {
-            fs::write(&path, value)
-                .with_context(|| format!("cannot restore {} to {value}", path.display()))?;
+            fs::write(&path, value).with_context(|| format!("cannot restore {} to {value}", path.display()))?;
         }
     }
     for directory in record.directories.iter().rev() {
@@ -129,9 +115,7 @@ pub fn leave(lab: &Lab) -> Result<()> {
         // Stays if it has come into use elsewhere.
         let _ = command::line(&format!("modprobe -r {module}"));
     }
-    let directory = Path::new(RECORD)
-        .parent()
-        .context("a record without a directory")?;
+    let directory = Path::new(RECORD).parent().context("a record without a directory")?;
     fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
 }
 
@@ -140,11 +124,7 @@ pub fn leave(lab: &Lab) -> Result<()> {
 fn load_bridge_filter() {
     let switches = Path::new("/proc/sys/net/bridge");
     if !switches.exists() && command::line("modprobe br_netfilter").is_ok() {
-        for switch in [
-            "bridge-nf-call-iptables",
-            "bridge-nf-call-ip6tables",
-            "bridge-nf-call-arptables",
-        ] {
+        for switch in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables"] {
             let _ = fs::write(switches.join(switch), "0");
         }
     }
@@ -152,17 +132,12 @@ fn load_bridge_filter() {
 
 fn raise(name: &str, least: u32) -> Result<()> {
     let path = setting(name);
-    let now =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let now = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     if now.trim().parse::<u32>().is_ok_and(|now| now >= least) {
         return Ok(());
     }
-    fs::write(&path, least.to_string()).with_context(|| {
-        format!(
-            "cannot raise {} to {least}; the lab needs root",
-            path.display()
-        )
-    })
+    fs::write(&path, least.to_string())
+        .with_context(|| format!("cannot raise {} to {least}; the lab needs root", path.display()))
 }
 
 fn setting(name: &str) -> PathBuf {
@@ -178,17 +153,12 @@ fn change(edit: impl FnOnce(&mut Record) -> Result<()>) -> Result<()> {
 
 fn lock() -> Result<File> {
     let path = Path::new(RECORD).with_extension("lock");
-    fs::create_dir_all(path.parent().unwrap_or(&path))
-        .context("cannot write to /run; the lab needs root")?;
+    fs::create_dir_all(path.parent().unwrap_or(&path)).context("cannot write to /run; the lab needs root")?;
     loop {
-        let file =
-            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        file.lock()
-            .with_context(|| format!("cannot lock {}", path.display()))?;
+        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         // The last one out removes the lock too; whoever waited for it meanwhile holds a file that nobody else will find.
-        if fs::metadata(&path)
-            .is_ok_and(|found| file.metadata().is_ok_and(|held| held.ino() == found.ino()))
-        {
+        if fs::metadata(&path).is_ok_and(|found| file.metadata().is_ok_and(|held| held.ino() == found.ino())) {
             return Ok(file);
         }
     }
@@ -196,9 +166,7 @@ fn lock() -> Result<File> {
 
 fn read() -> Result<Option<Record>> {
     match fs::read(RECORD) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .with_context(|| format!("{RECORD} is damaged")),
+        Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("{RECORD} is damaged")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {RECORD}")),
     }
@@ -213,10 +181,7 @@ mod tests {
     use super::*;
 
     fn record(labs: &[&str]) -> Record {
-        Record {
-            labs: labs.iter().map(PathBuf::from).collect(),
-            ..Record::default()
-        }
+        Record { labs: labs.iter().map(PathBuf::from).collect(), ..Record::default() }
     }
 
     #[test]
@@ -228,9 +193,7 @@ mod tests {
 
     #[test]
     fn a_lab_that_was_deleted_keeps_nobody_waiting() {
-        assert!(
-            record(&["/a", "/deleted"]).leave(Path::new("/a"), |lab| lab != Path::new("/deleted"))
-        );
+        assert!(record(&["/a", "/deleted"]).leave(Path::new("/a"), |lab| lab != Path::new("/deleted")));
     }
 
     #[test]

@@ -172,59 +172,25 @@ fn run(action: Action) -> Result<ExitCode> {
 fn init(lab: &Lab, member: &str) -> Result<()> {
     process::Process::record_own(&member::record(lab, member))?;
     nix::unistd::setsid()?;
-    if member == CONTROL_PLANE {
-        control_plane::init(lab)
-    } else {
-        node::init(lab, member)
-    }
+    if member == CONTROL_PLANE { control_plane::init(lab) } else { node::init(lab, member) }
 }
 
 fn kill_node(lab: &Lab, node: &str) -> Result<()> {
     let _lock = lab.lock()?;
     let was_up = node::kill(lab, node)?;
-    progress::say(&format!(
-        "{node} {}",
-        if was_up {
-            "is without power"
-        } else {
-            "was down already"
-        }
-    ));
+    progress::say(&format!("{node} {}", if was_up { "is without power" } else { "was down already" }));
     Ok(())
 }
 
 fn set_cable(lab: &Lab, node: &str, connected: bool) -> Result<()> {
     member::expect(lab, node)?;
-    fabric::set_cable(
-        &member::expect(lab, CONTROL_PLANE)?,
-        addresses::number(node)?,
-        connected,
-    )
+    fabric::set_cable(&member::expect(lab, CONTROL_PLANE)?, addresses::number(node)?, connected)
 }
 
 fn make_image(arguments: ImageArguments) -> Result<()> {
-    let entrypoint = serde_json::from_str(&arguments.entrypoint)
-        .context("the entrypoint is not a JSON list of strings")?;
-    let files = arguments
-        .files
-        .iter()
-        .map(|file| image::parse_file(file))
-        .collect::<Result<_>>()?;
-    let ImageArguments {
-        name,
-        archive,
-        user,
-        environment,
-        ..
-    } = arguments;
-    image::write(
-        &image::Image {
-            name,
-            entrypoint,
-            user,
-            environment,
-            files,
-        },
-        &archive,
-    )
+    let entrypoint =
+        serde_json::from_str(&arguments.entrypoint).context("the entrypoint is not a JSON list of strings")?;
+    let files = arguments.files.iter().map(|file| image::parse_file(file)).collect::<Result<_>>()?;
+    let ImageArguments { name, archive, user, environment, .. } = arguments;
+    image::write(&image::Image { name, entrypoint, user, environment, files }, &archive)
 }

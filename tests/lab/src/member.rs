@@ -36,32 +36,20 @@ pub fn expect(lab: &Lab, member: &str) -> Result<Process> {
 /// Begins a member and waits until it has written itself down.
 pub fn begin(lab: &Lab, member: &str) -> Result<Process> {
     supervisor::forget_deaths(lab, member);
-    command::run(
-        Command::new(lab.bin("lab"))
-            .args(["begin", member])
-            .env("LAB_DIR", &lab.root),
-    )?;
+    command::run(Command::new(lab.bin("lab")).args(["begin", member]).env("LAB_DIR", &lab.root))?;
     let mut process = None;
     progress::wait_until(Duration::from_secs(10), || {
         process = running(lab, member);
         process.is_some()
     });
-    process.with_context(|| {
-        format!(
-            "{member} does not start. {}",
-            supervisor::log_end(lab, member, "init")
-        )
-    })
+    process.with_context(|| format!("{member} does not start. {}", supervisor::log_end(lab, member, "init")))
 }
 
 /// Fails if a member has ended or one of its components keeps dying, and says why.
 pub fn check(lab: &Lab, member: &str) -> Result<()> {
     supervisor::check(lab, member)?;
     if running(lab, member).is_none() {
-        bail!(
-            "{member} has ended. {}",
-            supervisor::log_end(lab, member, "init")
-        );
+        bail!("{member} has ended. {}", supervisor::log_end(lab, member, "init"));
     }
     Ok(())
 }

@@ -49,14 +49,7 @@ fn keep_to_ourselves() -> Result<()> {
 }
 
 fn change(propagation: MsFlags) -> Result<()> {
-    mount(
-        NOTHING,
-        "/",
-        NOTHING,
-        MsFlags::MS_REC | propagation,
-        NOTHING,
-    )
-    .context("cannot change how mounts propagate")
+    mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | propagation, NOTHING).context("cannot change how mounts propagate")
 }
 
 fn own_proc() -> Result<()> {
@@ -67,23 +60,10 @@ fn own_proc() -> Result<()> {
 fn own_sys() -> Result<()> {
     let aside = "/run/cgroup";
     fs::create_dir(aside).with_context(|| format!("cannot make {aside}"))?;
-    mount(
-        Some("/sys/fs/cgroup"),
-        aside,
-        NOTHING,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        NOTHING,
-    )
-    .context("cannot set the cgroups aside")?;
+    mount(Some("/sys/fs/cgroup"), aside, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)
+        .context("cannot set the cgroups aside")?;
     file_system("sysfs", "/sys")?;
-    mount(
-        Some(aside),
-        "/sys/fs/cgroup",
-        NOTHING,
-        MsFlags::MS_MOVE,
-        NOTHING,
-    )
-    .context("cannot put the cgroups back")?;
+    mount(Some(aside), "/sys/fs/cgroup", NOTHING, MsFlags::MS_MOVE, NOTHING).context("cannot put the cgroups back")?;
     fs::remove_dir(aside).with_context(|| format!("cannot remove {aside}"))?;
     // What a pod pins there is its node's. Not every kernel has it.
     let _ = file_system("bpf", "/sys/fs/bpf");
@@ -93,46 +73,28 @@ fn own_sys() -> Result<()> {
 fn file_system(kind: &str, target: &str) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     // Programs may be run from /run by what CSI drivers and the like put there.
-    let flags = if kind == "tmpfs" {
-        flags
-    } else {
-        flags | MsFlags::MS_NOEXEC
-    };
-    mount(Some(kind), target, Some(kind), flags, NOTHING)
-        .with_context(|| format!("cannot mount {kind} on {target}"))
+    let flags = if kind == "tmpfs" { flags } else { flags | MsFlags::MS_NOEXEC };
+    mount(Some(kind), target, Some(kind), flags, NOTHING).with_context(|| format!("cannot mount {kind} on {target}"))
 }
 
 fn bind(source: &Path, target: &str) -> Result<()> {
-    mount(
-        Some(source),
-        target,
-        NOTHING,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        NOTHING,
-    )
-    .with_context(|| format!("cannot mount {} on {target}", source.display()))
+    mount(Some(source), target, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)
+        .with_context(|| format!("cannot mount {} on {target}", source.display()))
 }
 
 /// Unmounts what a crash may have left below the state, where the machine itself sees it.
 pub fn sweep(lab: &Lab) -> Result<()> {
-    let mounts =
-        fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     // Later mounts lie on or in earlier ones.
     for target in below(&mounts, &lab.state).iter().rev() {
-        umount2(*target, MntFlags::MNT_DETACH)
-            .with_context(|| format!("cannot unmount {}", target.display()))?;
+        umount2(*target, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", target.display()))?;
     }
     Ok(())
 }
 
 fn below<'a>(mountinfo: &'a str, directory: &Path) -> Vec<&'a Path> {
-    let targets = mountinfo
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(Path::new);
-    targets
-        .filter(|target| target.starts_with(directory))
-        .collect()
+    let targets = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    targets.filter(|target| target.starts_with(directory)).collect()
 }
 
 #[cfg(test)]

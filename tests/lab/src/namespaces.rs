@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 
+use crate::command::search_path;
 use crate::process::Process;
 use crate::state::Lab;
 
@@ -37,17 +38,10 @@ pub fn begin(lab: &Lab, member: &str) -> Result<()> {
         .with_context(|| format!("cannot open {}", path.display()))?;
     // Afterwards the kernel would name it by a path that need not exist for us (in a chroot, say).
     let program = env::current_exe()?;
-    let all = KINDS
-        .iter()
-        .fold(CloneFlags::empty(), |all, (_, kind)| all | *kind);
+    let all = KINDS.iter().fold(CloneFlags::empty(), |all, (_, kind)| all | *kind);
     unshare(all).context("cannot make namespaces; the lab needs root")?;
     let mut first = Command::new(program);
-    first
-        .args(["init", member])
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
+    first.args(["init", member]).current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // It has parents no more when this process ends, right after this.
     first.spawn().context("cannot begin the first process")?;
     Ok(())
@@ -58,11 +52,7 @@ pub fn enter(member: &Process, words: &[String]) -> Result<u8> {
     let working = env::current_dir().unwrap_or_else(|_| "/".into());
     let (program, arguments) = words.split_first().context("no command was given")?;
     let open = |(kind, flag)| {
-        Ok((
-            File::open(member.namespace(kind))
-                .with_context(|| format!("cannot open its {kind} namespace"))?,
-            flag,
-        ))
+        Ok((File::open(member.namespace(kind)).with_context(|| format!("cannot open its {kind} namespace"))?, flag))
     };
     let namespaces = KINDS.into_iter().map(open).collect::<Result<Vec<_>>>()?;
     for (namespace, kind) in namespaces {
@@ -71,71 +61,29 @@ pub fn enter(member: &Process, words: &[String]) -> Result<u8> {
     // A node's own /run, say, is not there; then it is the root.
     env::set_current_dir(working).or_else(|_| env::set_current_dir("/"))?;
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env("PATH", search_path(&env::var("PATH").unwrap_or_default()));
+    command.args(arguments).env("PATH", search_path(&env::var("PATH").unwrap_or_default()));
     // SAFETY: prctl is async-signal-safe and touches no memory of this process.
     // A caller that gives up on this program must not leave the command behind in the node.
     unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run {program}"))?;
-    let code = status
-        .code()
-        .or(status.signal().map(|signal| 128 + signal))
-        .unwrap_or(1);
+    let status = command.status().with_context(|| format!("cannot run {program}"))?;
+    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     Ok(u8::try_from(code).unwrap_or(1))
 }
 
 /// Does something in the network of a member, and in nothing else of it. Sockets that are opened there stay there.
-pub fn within_network<T: Send>(
-    member: &Process,
-    work: impl FnOnce() -> Result<T> + Send,
-) -> Result<T> {
-    let namespace = File::open(member.namespace("net"))
-        .context("the member has no network; is it up? (lab status)")?;
+pub fn within_network<T: Send>(member: &Process, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let namespace = File::open(member.namespace("net")).context("the member has no network; is it up? (lab status)")?;
     // A thread of its own ends with the namespace it has joined; the others stay where they are.
     let inside = || {
-        setns(&namespace, CloneFlags::CLONE_NEWNET)
-            .context("cannot join a network namespace; the lab needs root")?;
+        setns(&namespace, CloneFlags::CLONE_NEWNET).context("cannot join a network namespace; the lab needs root")?;
         work()
     };
-    thread::scope(|scope| scope.spawn(inside).join())
-        .map_err(|_| anyhow!("the work within the network panicked"))?
-}
-
-/// Adds the directories for administrators, which an ordinary shell's `PATH` may lack.
-pub fn search_path(path: &str) -> String {
-    let mut directories: Vec<_> = path
-        .split(':')
-        .filter(|directory| !directory.is_empty())
-        .collect();
-    for standard in [
-        "/usr/local/sbin",
-        "/usr/local/bin",
-        "/usr/sbin",
-        "/usr/bin",
-        "/sbin",
-        "/bin",
-    ] {
-        if !directories.contains(&standard) {
-            directories.push(standard);
-        }
-    }
-    directories.join(":")
+    thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| anyhow!("the work within the network panicked"))?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_search_path_is_completed_at_its_end() {
-        assert_eq!(
-            search_path("/opt/bin:/usr/bin"),
-            "/opt/bin:/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin"
-        );
-    }
 
     #[test]
     fn the_mount_namespace_is_joined_last() {

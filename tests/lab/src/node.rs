@@ -14,8 +14,8 @@ use crate::addresses::{API_PORT, FABRIC, machine_id, node_address, number};
 use crate::node_config::{self, Machine};
 use crate::supervisor::{Component, Supervisor};
 use crate::{
-    cgroup, command, fabric, member, mounts, prerequisites::find_program, process::Process,
-    state::Lab, state::write_whole,
+    cgroup, command, fabric, member, mounts, prerequisites::find_program, process::Process, state::Lab,
+    state::write_whole,
 };
 
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
@@ -50,29 +50,15 @@ fn configure(lab: &Lab, node: &str) -> Result<()> {
     let machine = look_at_machine(&state)?;
     let kubelet = node_config::kubelet(lab, node, &cgroup::root(lab, node));
     write_whole(&state.join("machine-id"), machine_id(number))?;
-    write_whole(
-        &state.join("containerd.toml"),
-        node_config::containerd(machine),
-    )?;
-    write_whole(
-        &state.join("kubelet.json"),
-        serde_json::to_vec_pretty(&kubelet)?,
-    )?;
-    write_whole(
-        &state.join("kube-proxy.json"),
-        serde_json::to_vec_pretty(&node_config::kube_proxy(lab, node))?,
-    )?;
-    write_whole(
-        &state.join("cni/net.d/10-lab.conflist"),
-        serde_json::to_vec_pretty(&node_config::cni(number))?,
-    )
+    write_whole(&state.join("containerd.toml"), node_config::containerd(machine))?;
+    write_whole(&state.join("kubelet.json"), serde_json::to_vec_pretty(&kubelet)?)?;
+    write_whole(&state.join("kube-proxy.json"), serde_json::to_vec_pretty(&node_config::kube_proxy(lab, node))?)?;
+    write_whole(&state.join("cni/net.d/10-lab.conflist"), serde_json::to_vec_pretty(&node_config::cni(number))?)
 }
 
 fn look_at_machine(state: &Path) -> Result<Machine> {
-    let status =
-        fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
-    let file_system =
-        statfs(state).with_context(|| format!("cannot look at {}", state.display()))?;
+    let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let file_system = statfs(state).with_context(|| format!("cannot look at {}", state.display()))?;
     Ok(Machine {
         may_lower_oom_score: node_config::has_sys_resource(&status),
         on_overlayfs: file_system.filesystem_type() == OVERLAYFS_SUPER_MAGIC,
@@ -91,9 +77,7 @@ pub fn init(lab: &Lab, node: &str) -> Result<()> {
 
     let mut supervisor = Supervisor::new(lab, node);
     supervisor.start(containerd(lab, node)?)?;
-    supervisor.wait_until("containerd", Duration::from_secs(60), || {
-        UnixStream::connect(CONTAINERD).is_ok()
-    })?;
+    supervisor.wait_until("containerd", Duration::from_secs(60), || UnixStream::connect(CONTAINERD).is_ok())?;
     // Before kubelet, which would otherwise begin with pods whose images are not there.
     for archive in archives(lab) {
         import(lab, node, &archive)?;
@@ -110,17 +94,10 @@ pub fn init(lab: &Lab, node: &str) -> Result<()> {
 
 /// The archives that every node has, in the order in which they were made.
 fn archives(lab: &Lab) -> Vec<PathBuf> {
-    let tars = |directory: PathBuf| {
-        fs::read_dir(directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-    };
+    let tars = |directory: PathBuf| fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     let all = tars(lab.path("images")).chain(tars(lab.path("images/loaded")));
-    let mut archives: Vec<_> = all
-        .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
-        .collect();
+    let mut archives: Vec<_> =
+        all.filter(|path| path.extension().is_some_and(|extension| extension == "tar")).collect();
     archives.sort();
     archives
 }
@@ -129,15 +106,7 @@ fn archives(lab: &Lab) -> Vec<PathBuf> {
 pub fn import(lab: &Lab, node: &str, archive: &Path) -> Result<()> {
     let snapshotter = look_at_machine(&lab.node(node))?.snapshotter();
     let mut ctr = Command::new("ctr");
-    ctr.args([
-        "--namespace",
-        "k8s.io",
-        "images",
-        "import",
-        "--snapshotter",
-        snapshotter,
-    ])
-    .arg(archive);
+    ctr.args(["--namespace", "k8s.io", "images", "import", "--snapshotter", snapshotter]).arg(archive);
     command::run(&mut ctr).map(drop)
 }
 
@@ -153,21 +122,14 @@ fn containerd(lab: &Lab, node: &str) -> Result<Component> {
 fn kubelet(lab: &Lab, node: &str) -> Result<Component> {
     let arguments = vec![
         format!("--config={}", lab.node(node).join("kubelet.json").display()),
-        format!(
-            "--kubeconfig={}",
-            lab.pki(&format!("{node}.kubeconfig")).display()
-        ),
+        format!("--kubeconfig={}", lab.pki(&format!("{node}.kubeconfig")).display()),
         "--root-dir=/var/lib/kubelet".into(),
         "--cert-dir=/var/lib/kubelet/pki".into(),
         format!("--hostname-override={node}"),
         format!("--node-ip={}", node_address(number(node)?)),
         "--v=2".into(),
     ];
-    Ok(Component {
-        name: "kubelet",
-        program: lab.bin("kubelet"),
-        arguments,
-    })
+    Ok(Component { name: "kubelet", program: lab.bin("kubelet"), arguments })
 }
 
 fn kube_proxy(lab: &Lab, node: &str) -> Component {
@@ -180,6 +142,5 @@ fn kube_proxy(lab: &Lab, node: &str) -> Component {
 }
 
 fn set(switch: &str) -> Result<()> {
-    fs::write(Path::new("/proc/sys").join(switch), "1")
-        .with_context(|| format!("cannot switch {switch} on"))
+    fs::write(Path::new("/proc/sys").join(switch), "1").with_context(|| format!("cannot switch {switch} on"))
 }

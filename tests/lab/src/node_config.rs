@@ -17,11 +17,7 @@ pub struct Machine {
 impl Machine {
     /// How containerd stores the layers of images: `overlayfs`, or copies where that cannot be.
     pub fn snapshotter(self) -> &'static str {
-        if self.on_overlayfs {
-            "native"
-        } else {
-            "overlayfs"
-        }
+        if self.on_overlayfs { "native" } else { "overlayfs" }
     }
 }
 
@@ -167,47 +163,32 @@ mod tests {
     use std::path::PathBuf;
 
     fn lab() -> Lab {
-        Lab {
-            root: PathBuf::from("/c"),
-            state: PathBuf::from("/c/target/lab"),
-            id: "podtap-test".into(),
-        }
+        Lab { root: PathBuf::from("/c"), state: PathBuf::from("/c/target/lab"), id: "podtap-test".into() }
     }
 
     #[test]
     fn a_capability_is_read_from_the_effective_set() {
         assert!(has_sys_resource("CapPrm:\t0\nCapEff:\t000001ffffffffff\n"));
-        assert!(!has_sys_resource(
-            "CapPrm:\t000001ffffffffff\nCapEff:\t000001fffeffffff\n"
-        ));
+        assert!(!has_sys_resource("CapPrm:\t000001ffffffffff\nCapEff:\t000001fffeffffff\n"));
         assert!(!has_sys_resource(""));
     }
 
     #[test]
     fn the_oom_score_is_restricted_only_where_it_must_be() {
-        let machine = |may_lower_oom_score| Machine {
-            may_lower_oom_score,
-            on_overlayfs: false,
-        };
+        let machine = |may_lower_oom_score| Machine { may_lower_oom_score, on_overlayfs: false };
         assert!(containerd(machine(false)).contains("restrict_oom_score_adj = true"));
         assert!(containerd(machine(true)).contains("restrict_oom_score_adj = false"));
     }
 
     #[test]
     fn overlays_are_not_stacked() {
-        let machine = Machine {
-            may_lower_oom_score: true,
-            on_overlayfs: true,
-        };
+        let machine = Machine { may_lower_oom_score: true, on_overlayfs: true };
         assert!(containerd(machine).contains("snapshotter = \"native\""));
     }
 
     #[test]
     fn each_node_has_its_own_pods_cgroups_and_certificate() {
-        assert_eq!(
-            cni(2)["plugins"][0]["ipam"]["ranges"][0][0]["subnet"],
-            "10.244.1.0/24"
-        );
+        assert_eq!(cni(2)["plugins"][0]["ipam"]["ranges"][0][0]["subnet"], "10.244.1.0/24");
         let kubelet = kubelet(&lab(), "n2", "/podtap-test/n2");
         assert_eq!(kubelet["cgroupRoot"], "/podtap-test/n2");
         assert_eq!(kubelet["tlsCertFile"], "/c/target/lab/pki/n2.crt");

@@ -4,8 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use serde_json::{Value, json};
 
@@ -28,15 +27,8 @@ fn identities() -> Vec<Identity> {
         group,
         serves: vec![file.into()],
     };
-    let api_names = [
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-        "localhost",
-        FABRIC,
-        API_SERVICE,
-        "127.0.0.1",
-    ];
+    let api_names =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", FABRIC, API_SERVICE, "127.0.0.1"];
     let mut identities = vec![
         Identity {
             file: "apiserver".into(),
@@ -44,11 +36,7 @@ fn identities() -> Vec<Identity> {
             group: None,
             serves: api_names.map(Into::into).into(),
         },
-        client(
-            "apiserver-to-kubelet",
-            "apiserver-kubelet-client",
-            Some("system:masters"),
-        ),
+        client("apiserver-to-kubelet", "apiserver-kubelet-client", Some("system:masters")),
         client("admin", "admin", Some("system:masters")),
         client("controller-manager", "system:kube-controller-manager", None),
         client("scheduler", "system:kube-scheduler", None),
@@ -76,14 +64,9 @@ pub fn ensure(lab: &Lab) -> Result<()> {
 
     let authority = KeyPair::generate()?;
     let mut root = CertificateParams::default();
-    root.distinguished_name
-        .push(DnType::CommonName, lab.id.as_str());
+    root.distinguished_name.push(DnType::CommonName, lab.id.as_str());
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    root.key_usages = vec![
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::CrlSign,
-    ];
+    root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
     write("ca.crt", root.self_signed(&authority)?.pem())?;
     write("ca.key", authority.serialize_pem())?;
     let issuer = Issuer::new(root, authority);
@@ -91,29 +74,17 @@ pub fn ensure(lab: &Lab) -> Result<()> {
     for identity in identities() {
         let key = KeyPair::generate()?;
         let mut certificate = CertificateParams::new(identity.serves)?;
-        certificate
-            .distinguished_name
-            .push(DnType::CommonName, identity.user);
+        certificate.distinguished_name.push(DnType::CommonName, identity.user);
         if let Some(group) = identity.group {
-            certificate
-                .distinguished_name
-                .push(DnType::OrganizationName, group);
+            certificate.distinguished_name.push(DnType::OrganizationName, group);
         }
         certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        certificate.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        write(
-            &format!("{}.crt", identity.file),
-            certificate.signed_by(&key, &issuer)?.pem(),
-        )?;
+        certificate.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        write(&format!("{}.crt", identity.file), certificate.signed_by(&key, &issuer)?.pem())?;
         write(&format!("{}.key", identity.file), key.serialize_pem())?;
         let config = kubeconfig(lab, &identity.file, &format!("https://{FABRIC}:{API_PORT}"));
-        write(
-            &format!("{}.kubeconfig", identity.file),
-            serde_json::to_string_pretty(&config)?,
-        )?;
+        write(&format!("{}.kubeconfig", identity.file), serde_json::to_string_pretty(&config)?)?;
     }
     let tokens = KeyPair::generate()?;
     write("service-accounts.key", tokens.serialize_pem())?;
@@ -144,37 +115,21 @@ mod tests {
     #[test]
     fn a_node_is_what_the_node_authorizer_expects() {
         let identities = identities();
-        let node = identities
-            .iter()
-            .find(|identity| identity.file == "n2")
-            .expect("n2");
-        assert_eq!(
-            (node.user.as_str(), node.group),
-            ("system:node:n2", Some("system:nodes"))
-        );
+        let node = identities.iter().find(|identity| identity.file == "n2").expect("n2");
+        assert_eq!((node.user.as_str(), node.group), ("system:node:n2", Some("system:nodes")));
         assert_eq!(node.serves, ["n2", "10.66.0.12"]);
     }
 
     #[test]
     fn everything_is_made_at_once_and_only_once() {
-        let state: PathBuf =
-            std::env::temp_dir().join(format!("podtap-lab-pki-{}", std::process::id()));
-        let lab = Lab {
-            root: state.clone(),
-            state: state.clone(),
-            id: "podtap-test".into(),
-        };
+        let state: PathBuf = std::env::temp_dir().join(format!("podtap-lab-pki-{}", std::process::id()));
+        let lab = Lab { root: state.clone(), state: state.clone(), id: "podtap-test".into() };
         ensure(&lab).expect("make");
         let read = || fs::read(lab.pki("ca.crt")).expect("read");
         let first = read();
         ensure(&lab).expect("again");
         assert_eq!(first, read());
-        for file in [
-            "service-accounts.pub",
-            "apiserver.key",
-            "n9.crt",
-            "admin.kubeconfig",
-        ] {
+        for file in ["service-accounts.pub", "apiserver.key", "n9.crt", "admin.kubeconfig"] {
             assert!(lab.pki(file).is_file(), "{file}");
         }
         assert!(!lab.path("pki.partial").exists());

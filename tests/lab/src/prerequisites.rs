@@ -25,20 +25,14 @@ const PACKAGES: [(&str, Sign); 11] = [
     ("golang-go", Sign::Program("go")),
     ("containerd", Sign::Program("containerd")),
     ("runc", Sign::Program("runc")),
-    (
-        "containernetworking-plugins",
-        Sign::File("/usr/lib/cni/bridge"),
-    ),
+    ("containernetworking-plugins", Sign::File("/usr/lib/cni/bridge")),
     ("iptables", Sign::Program("iptables")),
     ("iproute2", Sign::Program("ip")),
     ("mount", Sign::Program("mount")),
     ("busybox-static", Sign::StaticProgram("busybox")),
     ("gcc", Sign::Program("gcc")),
     ("libc6-dev", Sign::File("/usr/include/unistd.h")),
-    (
-        "ca-certificates",
-        Sign::File("/etc/ssl/certs/ca-certificates.crt"),
-    ),
+    ("ca-certificates", Sign::File("/etc/ssl/certs/ca-certificates.crt")),
 ];
 
 /// Installs what is missing if that is possible here, and otherwise says how to.
@@ -51,44 +45,28 @@ pub fn ensure() -> Result<()> {
         return Ok(());
     }
     if find_program("apt-get").is_none() {
-        bail!(
-            "{} are missing. On Debian or Ubuntu: {}",
-            missing.join(", "),
-            installation(&missing)
-        );
+        bail!("{} are missing. On Debian or Ubuntu: {}", missing.join(", "), installation(&missing));
     }
     progress::step(format!("installing {}", missing.join(" ")), || {
         apt(&["update", "-qq"])?;
-        apt(&[
-            &["install", "-y", "-qq", "--no-install-recommends"],
-            missing.as_slice(),
-        ]
-        .concat())
+        apt(&[&["install", "-y", "-qq", "--no-install-recommends"], missing.as_slice()].concat())
     })
     .with_context(|| format!("install them yourself: {}", installation(&missing)))?;
     let missing = self::missing();
     if !missing.is_empty() {
-        bail!(
-            "{} were installed but are not where they are looked for",
-            missing.join(", ")
-        );
+        bail!("{} were installed but are not where they are looked for", missing.join(", "));
     }
     Ok(())
 }
 
 fn installation(packages: &[&str]) -> String {
-    format!(
-        "apt-get update && apt-get install -y {}",
-        packages.join(" ")
-    )
+    format!("apt-get update && apt-get install -y {}", packages.join(" "))
 }
 
 fn apt(words: &[&str]) -> Result<()> {
     // Somebody else may be installing just now; waiting is better than failing.
     let mut apt = Command::new("apt-get");
-    apt.args(["-o", "DPkg::Lock::Timeout=300"])
-        .args(words)
-        .env("DEBIAN_FRONTEND", "noninteractive");
+    apt.args(["-o", "DPkg::Lock::Timeout=300"]).args(words).env("DEBIAN_FRONTEND", "noninteractive");
     command::run(&mut apt).map(drop)
 }
 
@@ -103,11 +81,7 @@ fn missing() -> Vec<&'static str> {
 }
 
 fn select(is_there: impl Fn(Sign) -> bool) -> Vec<&'static str> {
-    PACKAGES
-        .into_iter()
-        .filter(|(_, sign)| !is_there(*sign))
-        .map(|(package, _)| package)
-        .collect()
+    PACKAGES.into_iter().filter(|(_, sign)| !is_there(*sign)).map(|(package, _)| package).collect()
 }
 
 /// An ELF program that names no interpreter. The name stands near the beginning, always of this form.
@@ -121,10 +95,7 @@ fn is_static(elf: &[u8]) -> bool {
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let others = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/go/bin"].map(PathBuf::from);
-    env::split_paths(&path)
-        .chain(others)
-        .map(|directory| directory.join(name))
-        .find(|path| path.is_file())
+    env::split_paths(&path).chain(others).map(|directory| directory.join(name)).find(|path| path.is_file())
 }
 
 #[cfg(test)]
@@ -135,10 +106,7 @@ mod tests {
     fn all_that_is_missing_is_named_at_once() {
         let missing = select(|sign| !matches!(sign, Sign::Program("runc" | "iptables")));
         assert_eq!(missing, ["runc", "iptables"]);
-        assert_eq!(
-            installation(&missing),
-            "apt-get update && apt-get install -y runc iptables"
-        );
+        assert_eq!(installation(&missing), "apt-get update && apt-get install -y runc iptables");
         assert!(select(|_| true).is_empty());
     }
 

@@ -25,16 +25,9 @@ impl Process {
     /// mounted its own yet, that is the id which the machine sees.
     pub fn own() -> Result<Self> {
         let pid = fs::read_link("/proc/self").context("cannot read /proc/self")?;
-        let pid = pid
-            .to_str()
-            .and_then(|pid| pid.parse().ok())
-            .context("/proc/self names no process")?;
+        let pid = pid.to_str().and_then(|pid| pid.parse().ok()).context("/proc/self names no process")?;
         let stat = read_stat(pid).context("cannot read /proc/self/stat")?;
-        Ok(Self {
-            pid,
-            started: stat.started,
-            boot: boot()?,
-        })
+        Ok(Self { pid, started: stat.started, boot: boot()? })
     }
 
     /// Writes the calling process down as the holder of `record`.
@@ -52,9 +45,8 @@ impl Process {
     pub fn is_alive(&self) -> bool {
         let same_boot = boot().is_ok_and(|boot| boot == self.boot);
         same_boot
-            && read_stat(self.pid).is_some_and(|stat| {
-                stat.started == self.started && stat.state != 'Z' && stat.state != 'X'
-            })
+            && read_stat(self.pid)
+                .is_some_and(|stat| stat.started == self.started && stat.state != 'Z' && stat.state != 'X')
     }
 
     /// Ends it without asking and waits until it is gone; the first process of a PID namespace takes all others with it.
@@ -64,11 +56,7 @@ impl Process {
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         }
         if !progress::wait_until(Duration::from_secs(30), || !self.is_alive()) {
-            bail!(
-                "process {} does not end; look at /proc/{}/stack",
-                self.pid,
-                self.pid
-            );
+            bail!("process {} does not end; look at /proc/{}/stack", self.pid, self.pid);
         }
         Ok(())
     }
@@ -97,8 +85,7 @@ fn parse_stat(line: &str) -> Option<Stat> {
 }
 
 fn boot() -> Result<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .context("cannot tell which boot this is")?;
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot tell which boot this is")?;
     Ok(id.trim().to_owned())
 }
 
@@ -108,10 +95,8 @@ mod tests {
 
     #[test]
     fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
-        let stat = parse_stat(
-            "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 20",
-        )
-        .expect("a stat line");
+        let stat = parse_stat("42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 20")
+            .expect("a stat line");
         assert_eq!((stat.state, stat.started), ('S', 987_654));
         assert!(parse_stat("42 (cut").is_none());
     }
@@ -120,19 +105,7 @@ mod tests {
     fn this_process_is_alive_and_another_with_its_id_is_not_it() {
         let own = Process::own().expect("own");
         assert!(own.is_alive());
-        assert!(
-            !Process {
-                started: own.started + 1,
-                ..own.clone()
-            }
-            .is_alive()
-        );
-        assert!(
-            !Process {
-                boot: "another".into(),
-                ..own
-            }
-            .is_alive()
-        );
+        assert!(!Process { started: own.started + 1, ..own.clone() }.is_alive());
+        assert!(!Process { boot: "another".into(), ..own }.is_alive());
     }
 }

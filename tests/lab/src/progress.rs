@@ -42,11 +42,7 @@ fn show_time(what: &str, began: Instant, until_done: &std::sync::mpsc::Receiver<
 
 /// One line about what was done.
 pub fn say(line: &str) {
-    let clear = if std::io::stderr().is_terminal() {
-        "\r\x1b[K"
-    } else {
-        ""
-    };
+    let clear = if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
     eprintln!("{clear}lab: {line}");
 }
 

@@ -31,23 +31,11 @@ pub fn start(lab: &Lab) -> Result<()> {
     fs::create_dir_all(path.parent().context("a log without a directory")?)?;
     let log = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     let mut relay = Command::new(lab.bin("lab"));
-    relay
-        .arg("relay")
-        .env("LAB_DIR", &lab.root)
-        .current_dir("/");
-    relay
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
+    relay.arg("relay").env("LAB_DIR", &lab.root).current_dir("/");
+    relay.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     relay.spawn().context("cannot start the relay")?;
-    let began = progress::wait_until(Duration::from_secs(10), || {
-        member::running(lab, NAME).is_some()
-    });
-    ensure!(
-        began,
-        "the relay to the API server does not start; see {}",
-        path.display()
-    );
+    let began = progress::wait_until(Duration::from_secs(10), || member::running(lab, NAME).is_some());
+    ensure!(began, "the relay to the API server does not start; see {}", path.display());
     let port = fs::read_to_string(port_file(lab)).context("the relay has not said its port")?;
     let config = pki::kubeconfig(lab, "admin", &format!("https://127.0.0.1:{port}"));
     write_whole(&lab.path("kubeconfig"), serde_json::to_vec_pretty(&config)?)
@@ -61,10 +49,8 @@ pub fn run(lab: &Lab) -> Result<()> {
     let listener = listen(lab)?;
     write_whole(&port_file(lab), listener.local_addr()?.port().to_string())?;
     Process::record_own(&member::record(lab, NAME))?;
-    let network =
-        File::open(control_plane.namespace("net")).context("the control plane has no network")?;
-    setns(network.as_fd(), CloneFlags::CLONE_NEWNET)
-        .context("cannot join the control plane's network")?;
+    let network = File::open(control_plane.namespace("net")).context("the control plane has no network")?;
+    setns(network.as_fd(), CloneFlags::CLONE_NEWNET).context("cannot join the control plane's network")?;
     for client in listener.incoming() {
         let Ok(client) = client else { continue };
         thread::spawn(move || match TcpStream::connect((FABRIC, API_PORT)) {
@@ -79,9 +65,7 @@ pub fn run(lab: &Lab) -> Result<()> {
 fn listen(lab: &Lab) -> Result<TcpListener> {
     let wished = (0..20).map(|attempt| port(&lab.id, attempt));
     let mut ports = wished.chain(std::iter::once(0));
-    ports
-        .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
-        .context("no port on 127.0.0.1 is free")
+    ports.find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()).context("no port on 127.0.0.1 is free")
 }
 
 fn port(lab: &str, attempt: u16) -> u16 {
@@ -126,8 +110,7 @@ mod tests {
     fn what_goes_in_comes_out_on_both_sides() {
         let pair = || {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen");
-            let near =
-                TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+            let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
             (near, listener.accept().expect("accept").0)
         };
         let ((mut client, inner), (outer, mut server)) = (pair(), pair());

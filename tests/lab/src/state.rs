@@ -25,10 +25,7 @@ impl Lab {
         if let Some(root) = std::env::var_os("LAB_DIR") {
             let root = PathBuf::from(root);
             if !root.join(MARK).is_file() {
-                bail!(
-                    "LAB_DIR={} is not a checkout of PodTap: it has no {MARK}",
-                    root.display()
-                );
+                bail!("LAB_DIR={} is not a checkout of PodTap: it has no {MARK}", root.display());
             }
             return Self::at(&root);
         }
@@ -44,20 +41,13 @@ impl Lab {
 
     /// The lab of the checkout `root`.
     pub fn at(root: &Path) -> Result<Self> {
-        let root = root
-            .canonicalize()
-            .with_context(|| format!("cannot find {}", root.display()))?;
+        let root = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
         // A node has a /run of its own, so it would not see its own state there.
         if root.starts_with("/run") || root.starts_with("/var/run") {
-            bail!(
-                "the checkout lies under /run, which each node of the lab replaces by its own; move it elsewhere"
-            );
+            bail!("the checkout lies under /run, which each node of the lab replaces by its own; move it elsewhere");
         }
         let state = root.join("target/lab");
-        let id = format!(
-            "podtap-{}",
-            &crate::digest::hex(state.as_os_str().as_encoded_bytes())[..6]
-        );
+        let id = format!("podtap-{}", &crate::digest::hex(state.as_os_str().as_encoded_bytes())[..6]);
         Ok(Self { root, state, id })
     }
 
@@ -83,18 +73,12 @@ impl Lab {
 
     /// The log of one component of a member (a node or `cp`).
     pub fn log(&self, member: &str, component: &str) -> PathBuf {
-        self.state
-            .join("log")
-            .join(member)
-            .join(format!("{component}.log"))
+        self.state.join("log").join(member).join(format!("{component}.log"))
     }
 
     /// The nodes that were ever started since the lab came up, in order.
     pub fn nodes(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path("nodes"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let entries = fs::read_dir(self.path("nodes")).into_iter().flatten().flatten();
         let mut nodes: Vec<String> = entries
             .filter_map(|entry| entry.file_name().into_string().ok())
             .filter(|name| crate::addresses::number(name).is_ok())
@@ -105,15 +89,12 @@ impl Lab {
 
     /// Excludes other commands that change this lab, for as long as the answer lives.
     pub fn lock(&self) -> Result<File> {
-        fs::create_dir_all(&self.state)
-            .with_context(|| format!("cannot make {}", self.state.display()))?;
+        fs::create_dir_all(&self.state).with_context(|| format!("cannot make {}", self.state.display()))?;
         let path = self.path("lock");
-        let file =
-            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         if file.try_lock().is_err() {
             eprintln!("lab: another command is changing this lab; waiting for it");
-            file.lock()
-                .with_context(|| format!("cannot lock {}", path.display()))?;
+            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         }
         Ok(file)
     }
@@ -121,15 +102,13 @@ impl Lab {
 
 /// The innermost directory above `path` (or itself) that is a checkout.
 fn checkout_above(path: &Path) -> Option<&Path> {
-    path.ancestors()
-        .find(|directory| directory.join(MARK).is_file())
+    path.ancestors().find(|directory| directory.join(MARK).is_file())
 }
 
 /// Writes a file in one piece: a reader sees the old content or the new one, also after a crash.
 pub fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let directory = path.parent().context("a file without a directory")?;
-    fs::create_dir_all(directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}", std::process::id()));
     let partial = path.with_file_name(name);
@@ -148,27 +127,20 @@ mod tests {
     #[test]
     fn a_path_deep_inside_belongs_to_its_checkout() {
         let root = checkout().canonicalize().expect("the checkout");
-        assert_eq!(
-            checkout_above(&root.join("target/lab/bin/lab")),
-            Some(root.as_path())
-        );
+        assert_eq!(checkout_above(&root.join("target/lab/bin/lab")), Some(root.as_path()));
         assert_eq!(checkout_above(Path::new("/")), None);
     }
 
     #[test]
     fn the_identity_depends_on_the_path_only() {
-        let (a, b) = (
-            Lab::at(&checkout()).expect("lab"),
-            Lab::at(&checkout()).expect("lab"),
-        );
+        let (a, b) = (Lab::at(&checkout()).expect("lab"), Lab::at(&checkout()).expect("lab"));
         assert_eq!(a.id, b.id);
         assert_eq!(a.id.len(), "podtap-".len() + 6);
     }
 
     #[test]
     fn a_file_written_whole_leaves_nothing_beside_it() {
-        let directory =
-            std::env::temp_dir().join(format!("podtap-lab-state-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("podtap-lab-state-{}", std::process::id()));
         let file = directory.join("file");
         write_whole(&file, "one").expect("write");
         write_whole(&file, "two").expect("write again");

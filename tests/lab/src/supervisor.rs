@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use crate::{command, namespaces::search_path, progress, state::Lab};
+use crate::{command, command::search_path, progress, state::Lab};
 
 /// A program that runs for as long as its member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,11 +38,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor without components.
     pub fn new(lab: &Lab, member: &str) -> Self {
-        Self {
-            lab: lab.clone(),
-            member: member.to_owned(),
-            running: HashMap::new(),
-        }
+        Self { lab: lab.clone(), member: member.to_owned(), running: HashMap::new() }
     }
 
     /// Starts a component.
@@ -50,39 +46,21 @@ impl Supervisor {
         let path = self.lab.log(&self.member, component.name);
         let log = append(&path)?;
         let mut command = Command::new(&component.program);
-        command
-            .args(&component.arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.args(&component.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // What is set in the shell that starts the lab (a proxy, say) must not change how the cluster works.
-        command
-            .env_clear()
-            .env("PATH", search_path(""))
-            .env("HOME", "/root");
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot run {}", component.program.display()))?;
+        command.env_clear().env("PATH", search_path("")).env("HOME", "/root");
+        let child = command.spawn().with_context(|| format!("cannot run {}", component.program.display()))?;
         self.running.insert(child.id().cast_signed(), component);
         Ok(())
     }
 
     /// Waits for something that a component is to bring about.
-    pub fn wait_until(
-        &mut self,
-        what: &str,
-        patience: Duration,
-        mut is_so: impl FnMut() -> bool,
-    ) -> Result<()> {
+    pub fn wait_until(&mut self, what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) -> Result<()> {
         let came = progress::wait_until(patience, || {
             while self.reap(Some(WaitPidFlag::WNOHANG)) {}
             is_so()
         });
-        if came {
-            Ok(())
-        } else {
-            bail!("{what} did not come within {} s", patience.as_secs())
-        }
+        if came { Ok(()) } else { bail!("{what} did not come within {} s", patience.as_secs()) }
     }
 
     /// Keeps the components running, for ever.
@@ -112,8 +90,7 @@ impl Supervisor {
     fn restart(&mut self, component: Component, end: &str) {
         let name = component.name;
         println!("{name} has died: {end}");
-        let record = append(&deaths(&self.lab, &self.member))
-            .and_then(|mut file| Ok(writeln!(file, "{name}: {end}")?));
+        let record = append(&deaths(&self.lab, &self.member)).and_then(|mut file| Ok(writeln!(file, "{name}: {end}")?));
         thread::sleep(Duration::from_secs(1));
         if let Err(error) = record.and_then(|()| self.start(component)) {
             println!("{name} cannot be started again: {error:#}");
@@ -130,10 +107,7 @@ pub fn forget_deaths(lab: &Lab, member: &str) {
 pub fn check(lab: &Lab, member: &str) -> Result<()> {
     let text = fs::read_to_string(deaths(lab, member)).unwrap_or_default();
     if let Some((component, end)) = hopeless(&text) {
-        bail!(
-            "{component} on {member} keeps dying ({end}). {}",
-            log_end(lab, member, component)
-        );
+        bail!("{component} on {member} keeps dying ({end}). {}", log_end(lab, member, component));
     }
     Ok(())
 }
@@ -143,24 +117,17 @@ pub fn log_end(lab: &Lab, member: &str, component: &str) -> String {
     let path = lab.log(member, component);
     let text = fs::read(&path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    format!(
-        "The end of {}:\n{}",
-        path.display(),
-        command::last_lines(&text, 15)
-    )
+    format!("The end of {}:\n{}", path.display(), command::last_lines(&text, 15))
 }
 
 /// The component that has died too often, and how it did last.
 fn hopeless(deaths: &str) -> Option<(&str, &str)> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
-    deaths
-        .lines()
-        .filter_map(|line| line.split_once(": "))
-        .find(|(name, _)| {
-            let count = counts.entry(name).or_default();
-            *count += 1;
-            *count >= TOLERATED_DEATHS
-        })
+    deaths.lines().filter_map(|line| line.split_once(": ")).find(|(name, _)| {
+        let count = counts.entry(name).or_default();
+        *count += 1;
+        *count >= TOLERATED_DEATHS
+    })
 }
 
 fn deaths(lab: &Lab, member: &str) -> PathBuf {
@@ -169,11 +136,7 @@ fn deaths(lab: &Lab, member: &str) -> PathBuf {
 
 fn append(path: &Path) -> Result<File> {
     fs::create_dir_all(path.parent().context("a log without a directory")?)?;
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .with_context(|| format!("cannot open {}", path.display()))
+    OpenOptions::new().create(true).append(true).open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
 #[cfg(test)]
@@ -182,13 +145,7 @@ mod tests {
 
     #[test]
     fn a_component_that_died_once_is_not_given_up() {
-        assert_eq!(
-            hopeless("kubelet: exit code 1\nkube-proxy: SIGKILL\nkubelet: exit code 1\n"),
-            None
-        );
-        assert_eq!(
-            hopeless("a: 1\na: 1\nb: 1\na: exit code 2\n"),
-            Some(("a", "exit code 2"))
-        );
+        assert_eq!(hopeless("kubelet: exit code 1\nkube-proxy: SIGKILL\nkubelet: exit code 1\n"), None);
+        assert_eq!(hopeless("a: 1\na: 1\nb: 1\na: exit code 2\n"), Some(("a", "exit code 2")));
     }
 }

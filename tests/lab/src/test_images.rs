@@ -10,9 +10,9 @@ use crate::{command, prerequisites::find_program, state::Lab};
 
 /// What tests call in `podtap.dev/busybox:1`.
 const TOOLS: [&str; 33] = [
-    "arping", "cat", "cut", "date", "dd", "echo", "env", "false", "grep", "head", "hostname",
-    "httpd", "id", "ip", "kill", "ls", "mkdir", "nc", "nslookup", "ping", "printf", "ps", "sed",
-    "seq", "sh", "sleep", "sync", "tail", "timeout", "top", "true", "wc", "wget",
+    "arping", "cat", "cut", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "httpd", "id", "ip",
+    "kill", "ls", "mkdir", "nc", "nslookup", "ping", "printf", "ps", "sed", "seq", "sh", "sleep", "sync", "tail",
+    "timeout", "top", "true", "wc", "wget",
 ];
 
 /// Makes both archives.
@@ -21,12 +21,7 @@ pub fn make(lab: &Lab) -> Result<()> {
     fs::create_dir_all(&directory)?;
     let pause = directory.join("pause");
     let source = lab.root.join("tests/lab/pause.c");
-    command::run(
-        Command::new("gcc")
-            .args(["-static", "-Os", "-s", "-o"])
-            .arg(&pause)
-            .arg(source),
-    )?;
+    command::run(Command::new("gcc").args(["-static", "-Os", "-s", "-o"]).arg(&pause).arg(source))?;
     let image = Image {
         name: "podtap.dev/pause:1".into(),
         entrypoint: vec!["/bin/pause".into()],
@@ -40,10 +35,7 @@ pub fn make(lab: &Lab) -> Result<()> {
     let image = Image {
         name: "podtap.dev/busybox:1".into(),
         entrypoint: vec!["/bin/sh".into()],
-        files: links
-            .into_iter()
-            .chain([("bin/busybox".into(), Source::File(busybox))])
-            .collect(),
+        files: links.into_iter().chain([("bin/busybox".into(), Source::File(busybox))]).collect(),
         ..Image::default()
     };
     image::write(&image, &directory.join("busybox.tar"))

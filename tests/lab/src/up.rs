@@ -5,13 +5,12 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::addresses::{API_SERVICE, CONTROL_PLANE, MOST_NODES, name};
 use crate::progress::{say, step};
 use crate::{
-    binaries, cluster, machine, member, namespaces, node, pki, prerequisites, progress, relay,
-    state::Lab, test_images,
+    binaries, cluster, machine, member, namespaces, node, pki, prerequisites, progress, relay, state::Lab, test_images,
 };
 
 /// How long a cold and busy machine may take for one part.
@@ -26,10 +25,7 @@ pub fn prepare(lab: &Lab) -> Result<()> {
 
 /// Brings up the control plane and at least `count` nodes.
 pub fn up(lab: &Lab, count: u8) -> Result<()> {
-    ensure!(
-        (1..=MOST_NODES).contains(&count),
-        "a lab has 1 to {MOST_NODES} nodes"
-    );
+    ensure!((1..=MOST_NODES).contains(&count), "a lab has 1 to {MOST_NODES} nodes");
     let began = Instant::now();
     let _lock = lab.lock()?;
     prepare(lab)?;
@@ -39,22 +35,12 @@ pub fn up(lab: &Lab, count: u8) -> Result<()> {
         // The logs of a lab that was taken down are of use until the next one.
         let _ = fs::remove_dir_all(lab.path("log"));
     }
-    let nodes: BTreeSet<String> = lab
-        .nodes()
-        .into_iter()
-        .chain((1..=count).map(name))
-        .collect();
-    boot(lab, &nodes)
-        .context("the lab stays as it is, to be looked at; lab down clears it away")?;
-    say(&format!(
-        "{} ready after {:.1} s",
-        if nodes.len() == 1 {
-            "the node is".to_owned()
-        } else {
-            format!("{} nodes are", nodes.len())
-        },
-        began.elapsed().as_secs_f32()
-    ));
+    let nodes: BTreeSet<String> = lab.nodes().into_iter().chain((1..=count).map(name)).collect();
+    boot(lab, &nodes).inspect_err(|_| {
+        say("the lab stays as it is, to be looked at; lab down clears it away");
+    })?;
+    let seconds = began.elapsed().as_secs_f32();
+    say(&format!("nodes that are ready: {}, after {seconds:.1} s", nodes.len()));
     println!("export KUBECONFIG={}", lab.path("kubeconfig").display());
     Ok(())
 }
@@ -73,18 +59,12 @@ fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     if member::running(lab, relay::NAME).is_none() {
         relay::start(lab)?;
     }
-    let stopped: BTreeSet<_> = nodes
-        .iter()
-        .filter(|node| member::running(lab, node).is_none())
-        .cloned()
-        .collect();
+    let stopped: BTreeSet<_> = nodes.iter().filter(|node| member::running(lab, node).is_none()).cloned().collect();
     for node in &stopped {
         node::start(lab, &control_plane, node)?;
     }
     step("waiting for the API server", || {
-        wait_until(lab, "the API server", [CONTROL_PLANE], || {
-            cluster::is_ready(lab, &lab.path("kubeconfig"))
-        })
+        wait_until(lab, "the API server", [CONTROL_PLANE], || cluster::is_ready(lab, &lab.path("kubeconfig")))
     })?;
     for node in &stopped {
         cluster::declare(lab, node)?;
@@ -112,8 +92,7 @@ fn wait_for_nodes(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     step(format!("waiting for {}", names.join(", ")), || {
         wait_until(lab, "readiness", members(), || {
             let ready = cluster::nodes(lab).unwrap_or_default();
-            names.iter().all(|node| ready.get(*node) == Some(&true))
-                && cluster::has_service_account(lab)
+            names.iter().all(|node| ready.get(*node) == Some(&true)) && cluster::has_service_account(lab)
         })?;
         wait_until(lab, "the address of the API service", members(), || {
             names.iter().all(|node| reaches_api_service(lab, node))
@@ -125,14 +104,9 @@ fn wait_for_nodes(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
 fn reaches_api_service(lab: &Lab, node: &str) -> bool {
     let connect = || {
         let address = SocketAddr::new(API_SERVICE.parse()?, 443);
-        Ok(TcpStream::connect_timeout(
-            &address,
-            Duration::from_secs(1),
-        )?)
+        Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1))?)
     };
-    member::expect(lab, node)
-        .and_then(|process| namespaces::within_network(&process, connect))
-        .is_ok()
+    member::expect(lab, node).and_then(|process| namespaces::within_network(&process, connect)).is_ok()
 }
 
 /// Waits, but not for something that is never to come.
@@ -145,18 +119,12 @@ fn wait_until<'a>(
     let members: Vec<_> = members.into_iter().collect();
     let mut failure = None;
     let came = progress::wait_until(PATIENCE, || {
-        failure = members
-            .iter()
-            .find_map(|member| member::check(lab, member).err());
+        failure = members.iter().find_map(|member| member::check(lab, member).err());
         failure.is_some() || is_so()
     });
     match failure {
         Some(failure) => Err(failure),
         None if came => Ok(()),
-        None => bail!(
-            "{what} did not come within {} s; see {}",
-            PATIENCE.as_secs(),
-            lab.path("log").display()
-        ),
+        None => bail!("{what} did not come within {} s; see {}", PATIENCE.as_secs(), lab.path("log").display()),
     }
 }
