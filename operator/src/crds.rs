@@ -13,8 +13,9 @@ pub fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     for (file, definition) in podtap_api::definitions() {
         let yaml = serde_saphyr::to_string(&definition)?;
         match &args.output {
-            Some(directory) => fs::write(directory.join(file), yaml)
-                .map_err(|e| io::Error::new(e.kind(), format!("cannot write {file} to {}: {e}", directory.display())))?,
+            Some(directory) => fs::write(directory.join(file), yaml).map_err(|e| {
+                io::Error::new(e.kind(), format!("cannot write {file} to {}: {e}", directory.display()))
+            })?,
             None => print!("---\n{yaml}"),
         }
     }
