@@ -1,0 +1,208 @@
+//! Does one step of a plan.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use tap_wire::Reason;
+
+use crate::{
+    failure::{Failure, sentence},
+    marks::{Cookie, GROUP},
+    names::{DEVICE_MTU, sender_vnis},
+    netlink::{
+        Classifier, Hook, NetlinkError, NewVxlan, RouteSocket, Vxlan, add_clsact, add_destination, add_drop_filter,
+        add_mirror_filter, create_vxlan, delete_link, filters, links, qdiscs, remove_clsact, remove_destination,
+        remove_filter, rename_link, set_alias, silence_link, up_link,
+    },
+    step::{Action, Item, Step},
+};
+
+/// Where steps are done.
+pub struct Executor<'a, N> {
+    /// The namespace of the devices.
+    pub namespace: &'a N,
+    /// A socket in it.
+    pub socket: &'a mut RouteSocket,
+    /// A socket in the node's own: the tunnels' UDP sockets belong there.
+    pub node: &'a mut RouteSocket,
+    /// Interfaces that got their clsact from this executor.
+    pub clsacts: Vec<u32>,
+}
+
+impl<N: AsFd> Executor<'_, N> {
+    /// Does it. That something to be removed is not there is no failure.
+    pub fn run(&mut self, action: &Action) -> Result<(), Failure> {
+        match &action.step {
+            Step::CreateDevice { name, vxlan, ipv6, alias } => self.create(
+                &action.item,
+                &NewVxlan { name, vxlan: *vxlan, ipv6: *ipv6, mtu: DEVICE_MTU, group: GROUP },
+                alias,
+            ),
+            Step::SetAlias(device, alias) => done(set_alias(self.socket, *device, alias)),
+            Step::Silence(device) => done(silence_link(self.socket, *device, DEVICE_MTU)),
+            Step::AddDeviceClsact(device) => done(add_clsact(self.socket, *device)),
+            Step::AddDrop(device) => self.add_drop(*device),
+            Step::AddDestination(device, to) => done(add_destination(self.socket, *device, *to)),
+            Step::RemoveDestination(device, to) => removed(remove_destination(self.socket, *device, *to)),
+            Step::Rename(device, name) => self.rename(*device, name),
+            Step::Up(device) => self.up(*device),
+            Step::AddClsact { interface, device, alias_if_theirs } => {
+                self.add_clsact(*interface, *device, alias_if_theirs)
+            }
+            Step::RemoveClsact(interface) => self.remove_clsact(*interface),
+            Step::AddFilter { interface, hook, priority, device, cookie } => {
+                self.add_filter((*interface, *hook), *priority, *device, *cookie)
+            }
+            Step::RemoveFilter(id) => removed(remove_filter(self.socket, id)),
+            Step::DeleteDevice(device) => removed(delete_link(self.socket, *device)),
+        }
+    }
+
+    fn create(&mut self, item: &Item, new: &NewVxlan<'_>, alias: &str) -> Result<(), Failure> {
+        match item {
+            Item::Sender(key) => {
+                let mut last = Ok(());
+                for vni in sender_vnis(key) {
+                    last = create_vxlan(
+                        self.node,
+                        self.namespace,
+                        &NewVxlan { vxlan: Vxlan { vni, ..new.vxlan }, ..new.clone() },
+                    );
+                    if !matches!(&last, Err(error) if error.errno == Errno::EEXIST) {
+                        break;
+                    }
+                }
+                last.map_err(|error| feature(&error, "VXLAN devices (CONFIG_VXLAN)"))?;
+            }
+            _ => create_vxlan(self.node, self.namespace, new).map_err(|error| receiver_refused(&error, new))?,
+        }
+        let mut found = links(self.socket).map_err(|error| Failure::kernel(&error))?.into_iter();
+        let Some(index) = found.find(|link| link.name == new.name).map(|link| link.index) else {
+            let message = format!("Device {} vanished right after it was made. This is tried again.", new.name);
+            return Err(Failure::failed(Reason::Kernel, message));
+        };
+        done(set_alias(self.socket, index, alias))?;
+        done(silence_link(self.socket, index, DEVICE_MTU))
+    }
+
+    fn add_drop(&mut self, device: u32) -> Result<(), Failure> {
+        add_drop_filter(self.socket, device).map_err(|error| feature(&error, "the BPF classifier (CONFIG_NET_CLS_BPF)"))
+    }
+
+    fn rename(&mut self, device: u32, name: &str) -> Result<(), Failure> {
+        rename_link(self.socket, device, name).map_err(|error| match error.errno {
+            Errno::EEXIST => Failure::refused(
+                Reason::NameTaken,
+                sentence(&error, "Something else has an interface of that name: choose another interfaceName."),
+            ),
+            _ => Failure::kernel(&error),
+        })
+    }
+
+    fn up(&mut self, device: u32) -> Result<(), Failure> {
+        up_link(self.socket, device).map_err(|error| match error.errno {
+            Errno::EADDRINUSE => Failure::failed(
+                Reason::PortTaken,
+                sentence(
+                    &error,
+                    "Another program of the node, or a VXLAN device of another make, has the UDP port: free it, or configure another port.",
+                ),
+            ),
+            _ => Failure::kernel(&error),
+        })
+    }
+
+    fn add_clsact(&mut self, interface: u32, device: u32, alias_if_theirs: &str) -> Result<(), Failure> {
+        match add_clsact(self.socket, interface) {
+            Ok(()) => {
+                self.clsacts.push(interface);
+                Ok(())
+            }
+            // Another sender of the same plan had the same step.
+            Err(error) if error.errno == Errno::EEXIST && self.clsacts.contains(&interface) => Ok(()),
+            // Somebody else put one there since the observation. Not ours then, whatever it is; plan again.
+            Err(error) if error.errno == Errno::EEXIST => {
+                done(set_alias(self.socket, device, alias_if_theirs))?;
+                Err(Failure::kernel(&error))
+            }
+            Err(error) => Err(feature(&error, "the clsact qdisc (CONFIG_NET_SCH_INGRESS)")),
+        }
+    }
+
+    /// Looks once more before it removes: somebody may have put a filter there since the observation.
+    fn remove_clsact(&mut self, interface: u32) -> Result<(), Failure> {
+        for hook in [Hook::Ingress, Hook::Egress] {
+            match filters(self.socket, interface, hook) {
+                Ok(found) if found.iter().any(|filter| filter.id.handle != 0) => return Ok(()),
+                Err(error) if !error.is_gone() && error.errno != Errno::EINVAL => return Err(Failure::kernel(&error)),
+                _ => {}
+            }
+        }
+        match remove_clsact(self.socket, interface) {
+            // "Cannot find specified qdisc on specified device"
+            Err(error) if error.errno == Errno::EINVAL && !self.has_qdisc(interface) => Ok(()),
+            result => removed(result),
+        }
+    }
+
+    fn has_qdisc(&mut self, interface: u32) -> bool {
+        qdiscs(self.socket).is_ok_and(|found| found.iter().any(|qdisc| qdisc.interface == interface))
+    }
+
+    fn add_filter(&mut self, at: (u32, Hook), priority: u16, device: u32, cookie: Cookie) -> Result<(), Failure> {
+        let mut missing = Vec::new();
+        for classifier in Classifier::ALL {
+            match add_mirror_filter(self.socket, at, priority, classifier, device, &cookie.bytes()) {
+                Ok(()) => return Ok(()),
+                // "TC classifier not found", or "Failed to load TC action module".
+                Err(error) if error.errno == Errno::ENOENT => missing.push(error.to_string()),
+                Err(error) => return Err(Failure::kernel(&error)),
+            }
+        }
+        Err(Failure::failed(
+            Reason::KernelFeature,
+            format!(
+                "The node's kernel lacks the mirred action (CONFIG_NET_ACT_MIRRED) or each of the classifiers bpf, u32 and matchall. \
+                 Load the modules act_mirred and cls_bpf. ({})",
+                missing.join("; "),
+            ),
+        ))
+    }
+}
+
+fn done(result: Result<(), NetlinkError>) -> Result<(), Failure> {
+    result.map_err(|error| Failure::kernel(&error))
+}
+
+fn removed(result: Result<(), NetlinkError>) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.is_gone() => Ok(()),
+        result => done(result),
+    }
+}
+
+fn feature(error: &NetlinkError, what: &str) -> Failure {
+    match error.errno {
+        Errno::ENOENT | Errno::EOPNOTSUPP => Failure::failed(
+            Reason::KernelFeature,
+            sentence(error, &format!("The node's kernel lacks {what}: load its module, or use another kernel.")),
+        ),
+        _ => Failure::kernel(error),
+    }
+}
+
+fn receiver_refused(error: &NetlinkError, new: &NewVxlan<'_>) -> Failure {
+    match error.errno {
+        Errno::EEXIST => Failure::failed(
+            Reason::PortTaken,
+            sentence(
+                error,
+                &format!(
+                    "Another VXLAN device of this node has VNI {} on UDP port {}: choose another VNI, or another port.",
+                    new.vxlan.vni, new.vxlan.port,
+                ),
+            ),
+        ),
+        _ => feature(error, "VXLAN devices (CONFIG_VXLAN)"),
+    }
+}

@@ -1,0 +1,221 @@
+//! `tap-helper inspect`: everything on the node that carries PodTap's marks.
+
+use serde::Serialize;
+use tap_wire::Direction;
+
+use crate::{
+    log::Log,
+    marks::{Cookie, Mark, SenderMark, config_hash},
+    names::sender_hash,
+    namespace::{Namespace, NamespaceId, namespaces, pids, within},
+    netlink::{Destination, Filter, Hook, Link, RouteSocket},
+    node::NodeError,
+    observe::{Observed, Scope, observe},
+    step::SenderKey,
+};
+
+/// What one namespace holds of PodTap's.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceContents {
+    /// Number of the namespace, as `lsns` shows it.
+    pub namespace: u64,
+    /// A process in it.
+    pub process: u32,
+    /// Devices.
+    pub devices: Vec<Device>,
+    /// Filters on other devices.
+    pub filters: Vec<MirrorFilter>,
+    /// Interfaces with a clsact that PodTap made.
+    pub clsacts: Vec<String>,
+    /// What is not as PodTap made it; empty when all is well.
+    pub drift: Vec<String>,
+}
+
+/// A device of PodTap.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its number in the namespace.
+    pub index: u32,
+    /// `sender`, `receiver`, or `unfinished`.
+    pub role: &'static str,
+    /// UID of the tap, empty if not known.
+    pub tap: String,
+    /// UID of the pod that is tapped, empty for receivers.
+    pub pod: String,
+    /// The interface that is tapped, empty for receivers.
+    pub interface: String,
+    /// VXLAN network identifier; of senders, the node-local one.
+    pub vni: u32,
+    /// UDP port on which it listens.
+    pub port: u16,
+    /// Whether it is up.
+    pub up: bool,
+    /// Where a sender's copies go: address, UDP port and VNI.
+    pub destinations: Vec<String>,
+}
+
+/// A filter of PodTap.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorFilter {
+    /// The interface it is on.
+    pub interface: String,
+    /// `Ingress`: frames that enter the pod. `Egress`: frames that leave it.
+    pub direction: &'static str,
+    /// Its priority.
+    pub priority: u16,
+    /// The classifier: `bpf`, `u32` or `matchall`.
+    pub classifier: String,
+    /// The device it copies to, empty when that has gone.
+    pub device: String,
+    /// Frames copied.
+    pub packets: u64,
+    /// Bytes copied; of frames that enter the pod, without the 14 of the Ethernet header.
+    pub bytes: u64,
+    /// Frames that could not be copied.
+    pub failed: u32,
+}
+
+impl NamespaceContents {
+    /// Whether it is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty() && self.filters.is_empty() && self.clsacts.is_empty()
+    }
+}
+
+/// Looks at every namespace that some process is in. Those that hold nothing of PodTap's are left out.
+pub fn inspect(log: Log) -> Result<Vec<NamespaceContents>, NodeError> {
+    let own = Namespace::node().map_err(NodeError::Namespace)?.id();
+    let pids = pids().map_err(NodeError::Processes)?;
+    let mut all = Vec::new();
+    for (id, pid) in namespaces(&pids) {
+        let scope = if id == own { Scope::Node } else { Scope::Pod };
+        match look(pid, scope) {
+            Ok(observed) => all.push(contents(id, pid, &observed)),
+            Err(error) => log.warn("cannot inspect", &[("process", &pid.to_string()), ("error", &error)]),
+        }
+    }
+    all.retain(|contents| !contents.is_empty());
+    Ok(all)
+}
+
+fn look(pid: u32, scope: Scope) -> Result<Observed, String> {
+    let namespace = Namespace::of_process(pid).map_err(|error| error.to_string())?;
+    let mut socket =
+        within(&namespace, RouteSocket::open).map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    observe(&mut socket, scope).map_err(|error| error.to_string())
+}
+
+fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceContents {
+    let devices: Vec<Device> = observed.ours().map(|link| device(link, observed)).collect();
+    let filters: Vec<MirrorFilter> = observed.filters.iter().filter_map(|filter| mirror(filter, observed)).collect();
+    let marks: Vec<(&Link, SenderMark)> = observed
+        .ours()
+        .filter_map(|link| match Mark::of(link) {
+            Some(Mark::Sender(mark)) => Some((link, mark)),
+            _ => None,
+        })
+        .collect();
+    let ours = |interface: u32| {
+        let cookies = observed.filters.iter().filter(|filter| filter.id.interface == interface).filter_map(Cookie::of);
+        let marked = marks.iter().any(|(_, mark)| mark.interface_index == interface && mark.clsact_ours);
+        marked || cookies.into_iter().any(|cookie| cookie.clsact_ours)
+    };
+    let clsacts = observed
+        .qdiscs
+        .iter()
+        .filter(|qdisc| ours(qdisc.interface))
+        .map(|qdisc| name(observed, qdisc.interface))
+        .collect();
+    let mut drift: Vec<String> = marks.iter().flat_map(|(link, mark)| drift(link, mark, observed)).collect();
+    drift.extend(filters.iter().filter(|filter| filter.device.is_empty()).map(|filter| {
+        format!("the {} filter on {} copies to a device that has gone", filter.direction, filter.interface)
+    }));
+    NamespaceContents { namespace: id.inode(), process, devices, filters, clsacts, drift }
+}
+
+fn device(link: &Link, observed: &Observed) -> Device {
+    let (role, tap, pod, interface) = match Mark::of(link) {
+        Some(Mark::Sender(mark)) => ("sender", mark.tap, mark.pod, mark.interface),
+        Some(Mark::Receiver(mark)) => ("receiver", mark.tap, String::new(), String::new()),
+        None => ("unfinished", String::new(), String::new(), String::new()),
+    };
+    let destinations = destinations(link, observed).into_iter();
+    Device {
+        name: link.name.clone(),
+        index: link.index,
+        role,
+        tap,
+        pod,
+        interface,
+        vni: link.vxlan.map_or(0, |vxlan| vxlan.vni),
+        port: link.vxlan.map_or(0, |vxlan| vxlan.port),
+        up: link.up,
+        destinations: destinations.map(|to| format!("{} port {} vni {}", to.address, to.port, to.vni)).collect(),
+    }
+}
+
+fn mirror(filter: &Filter, observed: &Observed) -> Option<MirrorFilter> {
+    Cookie::of(filter)?;
+    let mirror = filter.mirror.as_ref()?;
+    Some(MirrorFilter {
+        interface: name(observed, filter.id.interface),
+        direction: match filter.id.hook {
+            Hook::Ingress => "Ingress",
+            Hook::Egress => "Egress",
+        },
+        priority: filter.id.priority,
+        classifier: filter.id.kind.clone(),
+        device: name(observed, mirror.to),
+        packets: mirror.counters.packets,
+        bytes: mirror.counters.bytes,
+        failed: mirror.counters.failed,
+    })
+}
+
+/// What of a sender is not as its own mark says.
+fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
+    let key = SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() };
+    let has = |hook: Hook| {
+        observed.filters.iter().any(|filter| {
+            let leads = filter.mirror.as_ref().is_some_and(|mirror| mirror.to == link.index && mirror.as_ours);
+            let own = Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender_hash(&key) && cookie.hook == hook);
+            leads && own && filter.id.interface == mark.interface_index
+        })
+    };
+    let direction = match (has(Hook::Ingress), has(Hook::Egress)) {
+        (true, true) => Some(Direction::Both),
+        (true, false) => Some(Direction::Ingress),
+        (false, true) => Some(Direction::Egress),
+        (false, false) => None,
+    };
+    let mut found = Vec::new();
+    match direction {
+        None => found.push(format!("{} has no filter on {}", link.name, mark.interface)),
+        Some(direction) if config_hash(direction, &destinations(link, observed)) != mark.config => {
+            found.push(format!("the filters or destinations of {} are not those it was made with", link.name));
+        }
+        Some(_) => {}
+    }
+    if !link.up {
+        found.push(format!("{} is down", link.name));
+    }
+    let drops = observed.filters.iter().any(|filter| filter.id.interface == link.index && filter.drops_all);
+    if !drops {
+        found.push(format!("{} lets in what arrives on it", link.name));
+    }
+    found
+}
+
+fn destinations(link: &Link, observed: &Observed) -> Vec<Destination> {
+    observed.destinations.iter().filter(|(index, _)| *index == link.index).map(|(_, to)| *to).collect()
+}
+
+fn name(observed: &Observed, index: u32) -> String {
+    observed.link(index).map(|link| link.name.clone()).unwrap_or_default()
+}

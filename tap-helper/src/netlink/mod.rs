@@ -1,0 +1,32 @@
+//! Requests to the kernel's routing netlink family, behind types of this crate.
+//!
+//! The only module that knows how messages are laid out. Sockets and framing come from `netlink-sys` and
+//! `netlink-packet-core`. The messages themselves are built and read here and not with `netlink-packet-route`: that crate
+//! refuses a whole dump when one attribute of somebody else's device or filter has a form it does not know, it lacks
+//! three of the attributes of `cls_bpf`, and its API changes every few months. Unit tests compare each message with the
+//! bytes that `ip`, `bridge` and `tc` send for the same thing.
+
+mod address;
+mod error;
+mod fdb;
+mod filter;
+mod link;
+mod message;
+mod monitor;
+mod qdisc;
+mod route;
+mod socket;
+
+pub use address::{InterfaceAddress, addresses};
+pub use error::NetlinkError;
+pub use fdb::{Destination, add_destination, destinations, remove_destination};
+pub use filter::{
+    Classifier, Counters, Filter, FilterId, Hook, Mirror, add_drop_filter, add_mirror_filter, filters, remove_filter,
+};
+pub use link::{
+    Link, NewVxlan, Vxlan, create_vxlan, delete_link, links, rename_link, set_alias, silence_link, up_link,
+};
+pub use monitor::{Event, Monitor};
+pub use qdisc::{Qdisc, QdiscKind, add_clsact, qdiscs, remove_clsact};
+pub use route::{DefaultRoute, default_routes};
+pub use socket::RouteSocket;

@@ -1,0 +1,102 @@
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::{
+    error::NetlinkError,
+    link::{self, RTM_DELLINK, RTM_NEWLINK},
+    message::u32_at,
+    qdisc::{RTM_DELQDISC, RTM_NEWQDISC},
+    socket::parts,
+};
+
+// include/uapi/linux/rtnetlink.h
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_TC: u32 = 4;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_DELTFILTER: u16 = 45;
+
+/// Something that changed in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A device came, changed or went.
+    Link {
+        /// Its number.
+        index: u32,
+        /// Its name.
+        name: String,
+    },
+    /// A qdisc or filter of a device came or went.
+    Classifier {
+        /// The device's number.
+        interface: u32,
+    },
+    /// An address came or went.
+    Address,
+    /// The kernel dropped events since nobody read them: anything may have changed.
+    Lost,
+}
+
+/// Hears what changes in one network namespace. Keeps that namespace alive.
+pub struct Monitor {
+    socket: Socket,
+}
+
+impl Monitor {
+    /// Opens one in the network namespace of the calling thread; of everything that happens after this call, it hears.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let failed = |error| NetlinkError::socket("listen to changes", &error);
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
+        socket.bind(&SocketAddr::new(0, 0)).map_err(failed)?;
+        // Not forwarding entries: their group carries each neighbour's ageing, and would wake an idle node.
+        for group in [RTNLGRP_LINK, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
+            socket.add_membership(group).map_err(failed)?;
+        }
+        socket.set_non_blocking(true).map_err(failed)?;
+        Ok(Self { socket })
+    }
+
+    /// Takes all events that are there, without waiting.
+    pub fn take(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut bytes = Vec::with_capacity(16 << 10);
+        loop {
+            bytes.clear();
+            match self.socket.recv(&mut bytes, 0) {
+                Ok(_) => events.extend(parts(&bytes).filter_map(|part| read(part.kind, part.payload))),
+                Err(error) => match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+                    Some(nix::errno::Errno::EINTR) => {}
+                    Some(nix::errno::Errno::EAGAIN) => return events,
+                    // ENOBUFS, and whatever else: look at everything again.
+                    _ => {
+                        events.push(Event::Lost);
+                        return events;
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn read(kind: u16, payload: &[u8]) -> Option<Event> {
+    match kind {
+        RTM_NEWLINK | RTM_DELLINK => {
+            let link = link::read(payload);
+            Some(Event::Link { index: link.index, name: link.name })
+        }
+        RTM_NEWQDISC | RTM_DELQDISC | RTM_NEWTFILTER | RTM_DELTFILTER => {
+            Some(Event::Classifier { interface: u32_at(payload, 4) })
+        }
+        // RTM_NEWADDR, RTM_DELADDR
+        20 | 21 => Some(Event::Address),
+        _ => None,
+    }
+}

@@ -1,0 +1,97 @@
+//! What one network namespace holds, as far as PodTap needs to know it.
+
+use crate::{
+    marks::{Mark, is_ours},
+    netlink::{
+        DefaultRoute, Destination, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, RouteSocket,
+        addresses, default_routes, destinations, filters, links, qdiscs,
+    },
+};
+
+/// One moment of one network namespace. Not atomic: a change meanwhile shows in the next observation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// All devices.
+    pub links: Vec<Link>,
+    /// Qdiscs for classification.
+    pub qdiscs: Vec<Qdisc>,
+    /// Filters at those, with the limits of the [`Scope`].
+    pub filters: Vec<Filter>,
+    /// Destinations of sender devices, by the device's number.
+    pub destinations: Vec<(u32, Destination)>,
+    /// Addresses; none in the node's own namespace.
+    pub addresses: Vec<InterfaceAddress>,
+    /// Default routes; none in the node's own namespace.
+    pub default_routes: Vec<DefaultRoute>,
+}
+
+/// How much there is to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// A pod's namespace: everything.
+    Pod,
+    /// The node's own: PodTap never puts a filter on a device there that is not its own, and there may be hundreds.
+    Node,
+}
+
+/// Looks at the namespace of a socket.
+pub fn observe(socket: &mut RouteSocket, scope: Scope) -> Result<Observed, NetlinkError> {
+    let mut observed = Observed { links: links(socket)?, ..Observed::default() };
+    let wanted: Vec<u32> =
+        observed.links.iter().filter(|link| scope == Scope::Pod || is_ours(link)).map(|link| link.index).collect();
+    if wanted.is_empty() {
+        return Ok(observed);
+    }
+    observed.qdiscs = qdiscs(socket)?;
+    observed.qdiscs.retain(|qdisc| wanted.contains(&qdisc.interface));
+    for qdisc in observed.qdiscs.iter().filter(|qdisc| qdisc.kind == QdiscKind::Clsact) {
+        for hook in [Hook::Ingress, Hook::Egress] {
+            observed.filters.extend(unless_gone(filters(socket, qdisc.interface, hook))?);
+        }
+    }
+    for link in &observed.links {
+        if let (Some(Mark::Sender(_)), Some(vxlan)) = (Mark::of(link), link.vxlan) {
+            let found = unless_gone(destinations(socket, link.index, (vxlan.port, vxlan.vni)))?;
+            observed.destinations.extend(found.into_iter().map(|to| (link.index, to)));
+        }
+    }
+    if scope == Scope::Pod {
+        observed.addresses = addresses(socket)?;
+        observed.default_routes = default_routes(socket)?;
+    }
+    Ok(observed)
+}
+
+/// A device that vanishes while it is looked at has nothing.
+fn unless_gone<T>(result: Result<Vec<T>, NetlinkError>) -> Result<Vec<T>, NetlinkError> {
+    match result {
+        // EINVAL: the qdisc went, the device did not (`tc_dump_tfilter`, net/sched/cls_api.c).
+        Err(error) if error.is_gone() || error.errno == nix::errno::Errno::EINVAL => Ok(Vec::new()),
+        result => result,
+    }
+}
+
+impl Observed {
+    /// The device of a number.
+    #[must_use]
+    pub fn link(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
+    /// What stands at a device's place for classification.
+    #[must_use]
+    pub fn qdisc(&self, interface: u32) -> Option<QdiscKind> {
+        self.qdiscs.iter().find(|qdisc| qdisc.interface == interface).map(|qdisc| qdisc.kind)
+    }
+
+    /// Whether anything here carries PodTap's marks.
+    #[must_use]
+    pub fn has_ours(&self) -> bool {
+        self.links.iter().any(is_ours) || self.filters.iter().any(|filter| crate::marks::Cookie::of(filter).is_some())
+    }
+
+    /// The devices of PodTap.
+    pub fn ours(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().filter(|link| is_ours(link))
+    }
+}

@@ -1,0 +1,70 @@
+use super::Planner;
+use crate::{
+    marks::{Cookie, Mark},
+    names::sender_hash,
+    step::{Action, Item, SenderKey, Step},
+};
+
+impl Planner<'_> {
+    /// Plans the removal of everything of ours that has no place: filters, then clsacts, then devices. The devices last,
+    /// since they say whose the clsacts are.
+    pub(super) fn cleanup(&mut self) {
+        let mut removed = Vec::new();
+        for (position, filter) in self.observed.filters.iter().enumerate() {
+            let Some(cookie) = Cookie::of(filter) else { continue };
+            if filter.id.handle != 0 && !self.kept.filters.contains(&position) {
+                removed.push(position);
+                self.push(self.owner(cookie), Step::RemoveFilter(filter.id.clone()));
+            }
+        }
+        self.clsacts(&removed);
+        for link in self.observed.ours() {
+            if !self.kept.devices.contains(&link.index) {
+                self.push(owner_of(&Mark::of(link)), Step::DeleteDevice(link.index));
+            }
+        }
+    }
+
+    /// Removes each clsact of ours on interfaces that are not tapped any more and have no other filter in it.
+    fn clsacts(&mut self, removed: &[usize]) {
+        for qdisc in &self.observed.qdiscs {
+            let interface = qdisc.interface;
+            let ours = self.clsact_is_ours(interface);
+            let in_use = self.kept.interfaces.contains(&interface);
+            let others = self.observed.filters.iter().enumerate().any(|(position, filter)| {
+                filter.id.interface == interface && filter.id.handle != 0 && !removed.contains(&position)
+            });
+            if ours && !in_use && !others {
+                self.push(self.clsact_owner(interface), Step::RemoveClsact(interface));
+            }
+        }
+    }
+
+    fn push(&mut self, item: Item, step: Step) {
+        self.plan.actions.push(Action { item, step });
+    }
+
+    /// The sender that a filter belongs to, if its device still says which one that is, or it is wanted.
+    fn owner(&self, cookie: Cookie) -> Item {
+        let wanted = self.plan.outcomes.keys().filter(|item| matches!(item, Item::Sender(_))).cloned();
+        let observed = self.observed.links.iter().map(|link| owner_of(&Mark::of(link)));
+        wanted
+            .chain(observed)
+            .find(|item| matches!(item, Item::Sender(key) if sender_hash(key) == cookie.owner))
+            .unwrap_or(Item::Leftover)
+    }
+
+    fn clsact_owner(&self, interface: u32) -> Item {
+        let mut marks = self.observed.links.iter().filter_map(Mark::of);
+        let mark = marks.find(|mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface));
+        owner_of(&mark)
+    }
+}
+
+fn owner_of(mark: &Option<Mark>) -> Item {
+    match mark {
+        Some(Mark::Sender(mark)) => Item::Sender(SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() }),
+        Some(Mark::Receiver(mark)) => Item::Receiver(mark.tap.clone(), mark.vni),
+        None => Item::Leftover,
+    }
+}

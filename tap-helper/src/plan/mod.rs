@@ -1,0 +1,139 @@
+//! From what is wanted and what was observed in one namespace to the steps that lead there. Pure.
+//!
+//! Guarantees, each held by a property test:
+//! - Applied, observed and planned again, a plan comes to no steps within four rounds, whatever was there.
+//! - Nothing without PodTap's marks is changed or removed.
+//! - The order of what is wanted does not matter.
+//! - Every state between two steps is one from which a new plan finds the way: a helper may end anywhere.
+//!
+//! A plan never names a device that does not exist yet. One round makes devices, the next one everything on them.
+
+mod cleanup;
+mod priority;
+mod receiver;
+mod sender;
+
+use std::collections::BTreeMap;
+
+use tap_wire::{Receiver, Sender};
+
+use crate::{
+    failure::Failure,
+    marks::{Cookie, Mark, is_ours},
+    names::DEVICE_MTU,
+    netlink::{Filter, Hook, Link, QdiscKind},
+    observe::Observed,
+    step::{Action, Item, Step},
+};
+
+/// What one namespace is to hold.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Senders whose pod has this namespace.
+    pub senders: Vec<&'a Sender>,
+    /// Receivers whose device stands in it.
+    pub receivers: Vec<&'a Receiver>,
+}
+
+impl Wanted<'_> {
+    /// Whether it is to hold nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.senders.is_empty() && self.receivers.is_empty()
+    }
+}
+
+/// What to do, and what will be true of each wanted item then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Steps in order. After a failure the item's further ones must not be done.
+    pub actions: Vec<Action>,
+    /// For each wanted item the interface that it uses, or why it must not be attempted.
+    pub outcomes: BTreeMap<Item, Result<String, Failure>>,
+}
+
+/// The plan.
+#[must_use]
+pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
+    let mut planner = Planner { observed, plan: Plan::default(), kept: Kept::default() };
+    // The same plan in whatever order things are wanted: receivers and senders in the order of their identity.
+    let mut receivers = wanted.receivers.clone();
+    receivers.sort_by_key(|receiver| (receiver.vni, &receiver.tap));
+    let mut senders = wanted.senders.clone();
+    senders.sort_by_key(|sender| (&sender.tap, &sender.pod.uid));
+
+    let mut building = Vec::new();
+    for receiver in receivers {
+        building.extend(planner.receiver(receiver));
+    }
+    for sender in senders {
+        building.extend(planner.sender(sender));
+    }
+    planner.cleanup();
+    planner.plan.actions.extend(building);
+    planner.plan
+}
+
+/// What of the observed state has a place in the wanted one.
+#[derive(Default)]
+struct Kept {
+    devices: Vec<u32>,
+    /// Positions in [`Observed::filters`].
+    filters: Vec<usize>,
+    /// Interfaces that a sender taps.
+    interfaces: Vec<u32>,
+    /// Priorities that this plan gave away, by interface and hook.
+    priorities: Vec<(u32, Hook, u16)>,
+    /// Names that this plan gave away.
+    names: Vec<String>,
+}
+
+struct Planner<'a> {
+    observed: &'a Observed,
+    plan: Plan,
+    kept: Kept,
+}
+
+impl<'a> Planner<'a> {
+    /// The steps that make a device of ours what all of them are, short of up: marked, silent, and with nothing coming out of
+    /// it into the namespace.
+    fn furnish(&self, item: &Item, link: &Link, alias: &str, actions: &mut Vec<Action>) {
+        let mut push = |step| actions.push(Action { item: item.clone(), step });
+        if link.alias != alias {
+            push(Step::SetAlias(link.index, alias.to_owned()));
+        }
+        if !link.silent || link.mtu != DEVICE_MTU {
+            push(Step::Silence(link.index));
+        }
+        if self.observed.qdisc(link.index).is_none() {
+            push(Step::AddDeviceClsact(link.index));
+        }
+        if !self.filters(link.index, Hook::Ingress).any(|(_, filter)| filter.drops_all) {
+            push(Step::AddDrop(link.index));
+        }
+    }
+
+    /// Filters at a hook, with their positions.
+    fn filters(&self, interface: u32, hook: Hook) -> impl Iterator<Item = (usize, &'a Filter)> {
+        let all = self.observed.filters.iter().enumerate();
+        all.filter(move |(_, filter)| {
+            filter.id.interface == interface && filter.id.hook == hook && filter.id.handle != 0
+        })
+    }
+
+    /// Whether the clsact of an interface is PodTap's: any mark that says so was written when it was made, or inherited.
+    fn clsact_is_ours(&self, interface: u32) -> bool {
+        let by_device =
+            self.observed.links.iter().filter_map(Mark::of).any(
+                |mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface && mark.clsact_ours),
+            );
+        let mut cookies =
+            self.observed.filters.iter().filter(|filter| filter.id.interface == interface).filter_map(Cookie::of);
+        by_device || cookies.any(|cookie| cookie.clsact_ours)
+    }
+
+    /// Whether an observed device of ours can become what is wanted without being made anew.
+    fn sound(&self, link: &Link) -> bool {
+        is_ours(link) && self.observed.qdisc(link.index) != Some(QdiscKind::Ingress)
+    }
+}

@@ -1,0 +1,155 @@
+use tap_wire::{Reason, Sender};
+
+use super::{Planner, priority};
+use crate::{
+    failure::Failure,
+    marks::{Cookie, Mark, SenderMark, config_hash},
+    names::{SENDER_PORT, SENDER_VNIS, SOURCE_PORTS, sender_device, sender_hash},
+    netlink::{Destination, Filter, Hook, Link, QdiscKind, Vxlan},
+    step::{Action, Item, SenderKey, Step},
+    target,
+};
+
+impl Planner<'_> {
+    /// Plans one sender: keeps what is right of the observed state, and returns the steps for what is not there.
+    pub(super) fn sender(&mut self, sender: &Sender) -> Vec<Action> {
+        let key = SenderKey::of(sender);
+        let item = Item::Sender(key.clone());
+        match self.tapped_interface(sender) {
+            Ok(interface) => {
+                self.plan.outcomes.insert(item.clone(), Ok(interface.name.clone()));
+                self.kept.interfaces.push(interface.index);
+                self.sender_on(sender, &key, &item, &interface)
+            }
+            Err(failure) => {
+                self.plan.outcomes.insert(item, Err(failure));
+                Vec::new()
+            }
+        }
+    }
+
+    fn tapped_interface(&self, sender: &Sender) -> Result<Link, Failure> {
+        let interface = target::interface(self.observed, &sender.pod, &sender.interface)?;
+        if self.observed.qdisc(interface.index) == Some(QdiscKind::Ingress) {
+            return Err(Failure::refused(
+                Reason::IngressQdisc,
+                format!(
+                    "An ingress qdisc of another program stands on {}, where PodTap needs clsact. Let that program use clsact, or remove it.",
+                    interface.name,
+                ),
+            ));
+        }
+        Ok(interface.clone())
+    }
+
+    fn sender_on(&mut self, sender: &Sender, key: &SenderKey, item: &Item, interface: &Link) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let destinations = wanted_destinations(sender);
+        let ipv6 = destinations.first().is_some_and(|to| to.address.is_ipv6());
+        let has_clsact = self.observed.qdisc(interface.index) == Some(QdiscKind::Clsact);
+        let mark = SenderMark {
+            tap: key.tap.clone(),
+            pod: key.pod.clone(),
+            interface: interface.name.clone(),
+            interface_index: interface.index,
+            ipv6,
+            config: config_hash(sender.direction, &destinations),
+            // One that is missing will be made by us.
+            clsact_ours: !has_clsact || self.clsact_is_ours(interface.index),
+        };
+        let alias = Mark::Sender(mark.clone()).alias();
+        let device = self.sender_device(key, ipv6).cloned();
+        let Some(device) = device else {
+            // What there is of filters leads nowhere; `cleanup` removes it, and the next round finds the device.
+            let name = sender_device(key);
+            actions.push(Action {
+                item: item.clone(),
+                step: Step::CreateDevice { name, vxlan: wanted_vxlan(), ipv6, alias },
+            });
+            return actions;
+        };
+        self.kept.devices.push(device.index);
+        self.furnish(item, &device, &alias, &mut actions);
+        let mut push = |step| actions.push(Action { item: item.clone(), step });
+
+        let there: Vec<Destination> =
+            self.observed.destinations.iter().filter(|(index, _)| *index == device.index).map(|(_, to)| *to).collect();
+        // First the new ones, so that a change leaves no moment without any.
+        for to in destinations.iter().filter(|to| !there.contains(to)) {
+            push(Step::AddDestination(device.index, *to));
+        }
+        for to in there.iter().filter(|to| !destinations.contains(to)) {
+            push(Step::RemoveDestination(device.index, *to));
+        }
+        if !device.up {
+            push(Step::Up(device.index));
+        }
+        if !has_clsact {
+            let alias_if_theirs = Mark::Sender(SenderMark { clsact_ours: false, ..mark.clone() }).alias();
+            push(Step::AddClsact { interface: interface.index, device: device.index, alias_if_theirs });
+        }
+        let hooks = [(Hook::Ingress, sender.direction.has_ingress()), (Hook::Egress, sender.direction.has_egress())];
+        for hook in hooks.into_iter().filter_map(|(hook, wanted)| wanted.then_some(hook)) {
+            let cookie = Cookie { owner: sender_hash(key), hook, clsact_ours: mark.clsact_ours };
+            actions.extend(self.mirror(item, interface.index, device.index, cookie));
+        }
+        actions
+    }
+
+    /// The sender's device, if there is one that need not be made anew.
+    fn sender_device(&self, key: &SenderKey, ipv6: bool) -> Option<&Link> {
+        self.observed.links.iter().find(|link| {
+            let Some(Mark::Sender(mark)) = Mark::of(link) else { return false };
+            let same = mark.tap == key.tap && mark.pod == key.pod && mark.ipv6 == ipv6;
+            same && self.sound(link)
+                && link.vxlan.is_some_and(|vxlan| {
+                    SENDER_VNIS.contains(&vxlan.vni) && Vxlan { vni: 0, ..vxlan } == wanted_vxlan()
+                })
+        })
+    }
+
+    /// Keeps the first right filter of a sender at a hook, or plans one.
+    fn mirror(&mut self, item: &Item, interface: u32, device: u32, cookie: Cookie) -> Option<Action> {
+        let right = |filter: &Filter| {
+            let same = Cookie::of(filter).is_some_and(|found| found.owner == cookie.owner && found.hook == cookie.hook);
+            let leads = filter.mirror.as_ref().is_some_and(|mirror| mirror.as_ours && mirror.to == device);
+            same && leads && filter.id.chain == 0 && priority::is_in_range(filter.id.priority)
+        };
+        let found = self.filters(interface, cookie.hook).find(|(_, filter)| right(filter));
+        if let Some((position, _)) = found {
+            self.kept.filters.push(position);
+            return None;
+        }
+        let taken = |priority: u16| {
+            // A classifier without filters holds its priority, too; and u32 shares tables between the two hooks.
+            let observed = self
+                .observed
+                .filters
+                .iter()
+                .any(|filter| filter.id.interface == interface && filter.id.priority == priority);
+            observed || self.kept.priorities.iter().any(|given| given.0 == interface && given.2 == priority)
+        };
+        let Some(priority) = priority::lowest_free(cookie.hook, taken) else {
+            self.plan.outcomes.insert(item.clone(), Err(priority::exhausted()));
+            return None;
+        };
+        self.kept.priorities.push((interface, cookie.hook, priority));
+        let step = Step::AddFilter { interface, hook: cookie.hook, priority, device, cookie };
+        Some(Action { item: item.clone(), step })
+    }
+}
+
+/// What all sender devices have in common; each finds a VNI of its own.
+fn wanted_vxlan() -> Vxlan {
+    Vxlan { vni: 0, port: SENDER_PORT, source_ports: SOURCE_PORTS, learning: false }
+}
+
+fn wanted_destinations(sender: &Sender) -> Vec<Destination> {
+    let endpoints = sender.destinations.iter();
+    let mut found: Vec<_> = endpoints
+        .map(|endpoint| Destination { address: endpoint.address, port: endpoint.port, vni: endpoint.vni })
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}

@@ -1,0 +1,103 @@
+//! The vocabulary of plans.
+
+use crate::{
+    marks::Cookie,
+    netlink::{Destination, FilterId, Hook, Vxlan},
+};
+
+/// Identity of a sender.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SenderKey {
+    /// UID of the tap.
+    pub tap: String,
+    /// UID of the pod.
+    pub pod: String,
+}
+
+impl SenderKey {
+    /// That of a wanted sender.
+    #[must_use]
+    pub fn of(sender: &tap_wire::Sender) -> Self {
+        Self { tap: sender.tap.clone(), pod: sender.pod.uid.clone() }
+    }
+}
+
+/// On whose behalf something is done. Failures of one item do not touch the others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Item {
+    /// A sender.
+    Sender(SenderKey),
+    /// A receiver: UID of its tap, and its VNI.
+    Receiver(String, u32),
+    /// Something of ours that does not say, or no longer, whose it is.
+    Leftover,
+}
+
+/// One change to one namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// On whose behalf.
+    pub item: Item,
+    /// What.
+    pub step: Step,
+}
+
+/// What one action does. Devices are named by their numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make a VXLAN device: down, marked, silent.
+    CreateDevice {
+        /// Its name.
+        name: String,
+        /// Everything but, for a sender, the VNI.
+        vxlan: Vxlan,
+        /// Whether its tunnel is of IPv6.
+        ipv6: bool,
+        /// Its alias.
+        alias: String,
+    },
+    /// Set a device's alias.
+    SetAlias(u32, String),
+    /// Make a device silent and give it the right MTU.
+    Silence(u32),
+    /// Put a clsact on a device of ours.
+    AddDeviceClsact(u32),
+    /// Drop what arrives on a device of ours.
+    AddDrop(u32),
+    /// One more destination of a sender device.
+    AddDestination(u32, Destination),
+    /// One less.
+    RemoveDestination(u32, Destination),
+    /// Give a receiver device, which is down, its final name.
+    Rename(u32, String),
+    /// Set a device up.
+    Up(u32),
+    /// Put a clsact on a pod's interface.
+    AddClsact {
+        /// The interface.
+        interface: u32,
+        /// The sender device whose alias says that PodTap made the clsact.
+        device: u32,
+        /// The alias it gets if somebody else was faster.
+        alias_if_theirs: String,
+    },
+    /// Remove the clsact of a pod's interface, if there is still no filter in it.
+    RemoveClsact(u32),
+    /// Copy what passes a hook of an interface.
+    AddFilter {
+        /// The interface.
+        interface: u32,
+        /// Where on it.
+        hook: Hook,
+        /// Priority of the filter.
+        priority: u16,
+        /// The sender device.
+        device: u32,
+        /// The mark.
+        cookie: Cookie,
+    },
+    /// Remove a filter.
+    RemoveFilter(FilterId),
+    /// Remove a device.
+    DeleteDevice(u32),
+}

@@ -1,0 +1,84 @@
+//! Which interface of a pod is tapped. Pure.
+
+use std::net::IpAddr;
+
+use tap_wire::{Pod, Reason};
+
+use crate::{failure::Failure, marks::is_ours, netlink::Link, observe::Observed};
+
+/// The interface that a sender means.
+///
+/// A named one by its name. Otherwise the device that carries the pod's primary address; while no address is known, the
+/// one that the default route leads to, IPv4 first, or else the only one with a global address.
+///
+/// With known addresses one of them must be on some interface here: otherwise this is not the pod's namespace, or its
+/// network is not ready.
+pub fn interface<'a>(observed: &'a Observed, pod: &'a Pod, name: &str) -> Result<&'a Link, Failure> {
+    if !pod.addresses.is_empty() && carriers(observed, &pod.addresses).next().is_none() {
+        let addresses: Vec<String> = pod.addresses.iter().map(IpAddr::to_string).collect();
+        return Err(missing(format!(
+            "No interface of the pod has its address ({}). Its network may not be ready yet; this is tried again when an address appears.",
+            addresses.join(", "),
+        )));
+    }
+    let link = if name.is_empty() { primary(observed, pod)? } else { named(observed, name)? };
+    if link.loopback {
+        return Err(Failure::refused(
+            Reason::Invalid,
+            format!("{} is the loopback interface, which is not tapped. Name another interface.", link.name),
+        ));
+    }
+    if is_ours(link) {
+        return Err(Failure::refused(
+            Reason::Invalid,
+            format!("{} is a mirror device of PodTap. Name an interface of the pod itself.", link.name),
+        ));
+    }
+    Ok(link)
+}
+
+fn named<'a>(observed: &'a Observed, name: &str) -> Result<&'a Link, Failure> {
+    observed.links.iter().find(|link| link.name == name).ok_or_else(|| {
+        let there = usable(observed).map(|link| link.name.as_str()).collect::<Vec<_>>().join(", ");
+        missing(format!("The pod has no interface {name}, only: {there}. Correct the tap's interface."))
+    })
+}
+
+fn primary<'a>(observed: &'a Observed, pod: &'a Pod) -> Result<&'a Link, Failure> {
+    if let Some(link) = carriers(observed, &pod.addresses).next() {
+        return Ok(link);
+    }
+    let mut routes = observed.default_routes.clone();
+    routes.sort_unstable();
+    if let Some(link) = routes.iter().find_map(|route| observed.link(route.interface)) {
+        return Ok(link);
+    }
+    let mut candidates = usable(observed)
+        .filter(|link| observed.addresses.iter().any(|address| address.global && address.interface == link.index));
+    match (candidates.next(), candidates.next()) {
+        (Some(link), None) => Ok(link),
+        (None, _) => {
+            Err(missing("No interface of the pod has an address yet; this is tried again when one appears.".to_owned()))
+        }
+        (Some(first), Some(second)) => Err(missing(format!(
+            "The pod has no default route and several interfaces ({}, {}, ..). Name the one to tap.",
+            first.name, second.name,
+        ))),
+    }
+}
+
+/// The devices with the pod's addresses, in the addresses' order.
+fn carriers<'a>(observed: &'a Observed, addresses: &'a [IpAddr]) -> impl Iterator<Item = &'a Link> {
+    addresses.iter().filter_map(|wanted| {
+        let carrier = observed.addresses.iter().find(|address| address.address == *wanted)?;
+        observed.link(carrier.interface).filter(|link| !link.loopback)
+    })
+}
+
+fn usable(observed: &Observed) -> impl Iterator<Item = &Link> {
+    observed.links.iter().filter(|link| !link.loopback && !is_ours(link))
+}
+
+fn missing(message: String) -> Failure {
+    Failure::refused(Reason::InterfaceNotFound, message)
+}
