@@ -96,6 +96,7 @@ impl Metrics {
 /// Serves until it is dropped.
 #[derive(Debug)]
 pub struct Server {
+    #[cfg(test)]
     address: SocketAddr,
     task: JoinHandle<()>,
 }
@@ -131,10 +132,15 @@ impl Server {
                 }
             }
         });
-        Ok(Self { address, task })
+        Ok(Self {
+            #[cfg(test)]
+            address,
+            task,
+        })
     }
 
     /// Where it listens: with port 0 asked for, the port that was given.
+    #[cfg(test)]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -173,3 +179,6 @@ fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,3 +194,6 @@ async fn renew(
     }
     losing.send_replace(true);
 }
+
+#[cfg(test)]
+mod tests;

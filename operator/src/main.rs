@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 mod agent;
 mod backoff;
+mod client;
 mod controller;
 mod crds;
 mod http;
@@ -11,7 +12,11 @@ mod leader;
 mod telemetry;
 
 #[derive(Parser)]
-#[command(name = "podtap-operator", version, about = "Copies the traffic of Kubernetes pods to where somebody looks at it")]
+#[command(
+    name = "podtap-operator",
+    version,
+    about = "Copies the traffic of Kubernetes pods to where somebody looks at it"
+)]
 struct Cli {
     /// Write logs as JSON, one object per line.
     #[arg(long, global = true, env = "PODTAP_LOG_JSON")]

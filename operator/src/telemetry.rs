@@ -1,10 +1,66 @@
 //! Logs.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-/// Sends logs to standard error; `RUST_LOG` chooses what, `info` by default.
+/// What is logged unless `RUST_LOG` says otherwise. kube's own line per failed request says less than ours about it.
+const DEFAULT: &str = "info,kube_client::client::builder=off";
+
+/// Crates that see tokens and keys on their way to the wire, and print at their lowest levels what passes through them.
+const TRANSPORT: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "tower"];
+
+/// Sends logs to standard error, as lines for people or as JSON.
+///
+/// `RUST_LOG` chooses what, as in `info,podtap_operator=debug`. Secrets stay out whatever it says: the crates that carry them
+/// are held at `info`.
 pub fn init_logs(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json { logs.json().init() } else { logs.init() }
+    let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.trim().is_empty());
+    let filter = filter(wanted.as_deref().unwrap_or(DEFAULT));
+    let rejected = filter.is_none();
+    let filter = filter.or_else(|| self::filter(DEFAULT)).unwrap_or_default();
+    let logs = fmt::layer().with_writer(std::io::stderr);
+    if json {
+        tracing_subscriber::registry().with(logs.json().flatten_event(true).with_filter(filter)).init();
+    } else {
+        tracing_subscriber::registry().with(logs.with_filter(filter)).init();
+    }
+    if rejected {
+        tracing::warn!(RUST_LOG = wanted, "not a list of target=level; using {DEFAULT}");
+    }
+}
+
+fn filter(wanted: &str) -> Option<Targets> {
+    let filter: Targets = wanted.parse().ok()?;
+    Some(filter.with_targets(TRANSPORT.map(|target| (target, tracing::Level::INFO))))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn secrets_cannot_be_asked_for() {
+        let filter = filter("trace").expect("a level is a filter");
+        assert!(filter.would_enable("podtap_operator::agent", &Level::TRACE));
+        for target in
+            ["hyper::proto::h1::conn", "rustls::client::hs", "tower::buffer::worker", "hyper_util::client::legacy"]
+        {
+            assert!(!filter.would_enable(target, &Level::DEBUG), "{target}");
+            assert!(filter.would_enable(target, &Level::INFO), "{target}");
+        }
+    }
+
+    #[test]
+    fn the_default_is_a_filter() {
+        let filter = filter(DEFAULT).expect("the default parses");
+        assert!(filter.would_enable("podtap_operator", &Level::INFO));
+        assert!(!filter.would_enable("podtap_operator", &Level::DEBUG));
+        assert!(!filter.would_enable("kube_client::client::builder", &Level::ERROR));
+    }
+
+    #[test]
+    fn nonsense_is_not_a_filter() {
+        assert!(filter("a=b=c").is_none());
+    }
 }

@@ -101,7 +101,7 @@ pub struct Limits {
 }
 
 fn default_taps_per_pod() -> i32 {
-    8
+    16
 }
 
 fn default_targets_per_tap() -> i32 {

@@ -1,10 +1,76 @@
-//! The agent.
+//! The agent: hands a node's work to its tap-helper, and reports what came of it.
+//!
+//! Knows the API server and no kernel. Three loops, joined by channels that hold only the newest value: [`follow`] turns the
+//! node's `NodeTap` into an order, [`link`] carries orders to the tap-helper and reports back, [`publish`] writes the status.
+//! None of them ends because of an error; ending the agent leaves every mirror as it is.
 
-use std::convert::Infallible;
+mod convert;
+mod follow;
+mod link;
+mod order;
+mod publish;
+
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use kube::Api;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::info;
+
+use crate::{
+    client,
+    http::{self, Health, Metrics, Server},
+};
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Name of the node that this runs on.
+    #[arg(long, env = "NODE_NAME")]
+    node: String,
+    /// Unix socket on which the tap-helper listens.
+    #[arg(long, default_value = "/run/podtap/helper.sock")]
+    socket: PathBuf,
+    /// Serve /livez, /readyz and /metrics here. Off by default: the agent is in the node's network, where any port may be taken.
+    #[arg(long)]
+    http_address: Option<SocketAddr>,
+}
 
-pub async fn run(_args: Args) -> Result<(), Infallible> {
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    #[error("cannot wait for signals")]
+    Signal(#[source] io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: Args) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
+    let api = Api::all(client::connect().await?);
+    let health = Health::new(Duration::MAX);
+    health.set_ready(true);
+    let _server = match args.http_address {
+        Some(address) => Some(Server::spawn(address, health, Metrics::new()).await?),
+        None => None,
+    };
+    info!(node = args.node, "following the work of this node");
+
+    let outlets = follow::Outlets::new();
+    let answers = watch::Sender::new(None);
+    let (orders, seen, reports) = (outlets.orders.subscribe(), outlets.seen.subscribe(), answers.subscribe());
+    tokio::select! {
+        () = follow::run(api.clone(), &args.node, &outlets) => {}
+        () = link::run(&args.socket, orders, &answers) => {}
+        () = publish::run(api, &args.node, seen, reports) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("ending; what is in place stays");
     Ok(())
 }

@@ -1,10 +1,222 @@
-//! The controller.
+//! The controller: turns `PodTap` objects into the work of nodes.
+//!
+//! # Expected flow
+//! Watches fill caches and wake the leader; the leader makes a [pass](pass) over everything. One pass for all objects and
+//! not one reconciler per object, because taps depend on each other: VNIs, interface names, circles, one object per node.
+//!
+//! # Guarantees
+//! Only the leader writes. No tap is lost, doubled or mixed up by a restart of this process, wherever it happens.
+//!
+//! # Assumptions
+//! The definitions under `crds/` are installed, and the service account has the rights listed in `deploy/`.
 
-use std::convert::Infallible;
+mod apply;
+mod build;
+mod cache;
+mod claims;
+mod cleanup;
+mod conditions;
+mod cycles;
+mod destinations;
+mod events;
+mod facts;
+mod gather;
+mod helper_pod;
+mod memory;
+mod metrics;
+mod names;
+mod network;
+mod nodes;
+mod pass;
+mod problem;
+mod reason;
+mod status;
+mod targets;
+mod validate;
+mod vni;
+mod watch;
 
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+    time::sleep,
+};
+use tracing::info;
+
+use self::{
+    apply::Context, claims::Record, events::Publisher, helper_pod::HelperTemplate, memory::Memory,
+    metrics::ControllerMetrics, pass::Leader, watch::Caches,
+};
+use crate::{
+    http::{self, Health, Metrics, Server},
+    leader::{self, Held, Lease},
+};
+
+/// How often a sign of life is given when there is nothing else to do.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+/// After how long without a sign of life the kubelet may restart this process. Longer than any request is waited for.
+const LIVENESS: Duration = Duration::from_secs(360);
+
+/// What the controller is started with.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Namespace of `PodTap` itself: helper pods, the lease and the record of VNIs are there.
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// Name of this replica, different from that of any other.
+    #[arg(long, env = "POD_NAME")]
+    identity: String,
+    /// Image of the helper pods; it holds /podtap-operator and /tap-helper.
+    #[arg(long, env = "HELPER_IMAGE")]
+    helper_image: String,
+    /// When nodes pull the image: `Always`, `IfNotPresent` or `Never`.
+    #[arg(long, env = "HELPER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    helper_image_pull_policy: String,
+    /// Secrets of the namespace with which nodes pull the image.
+    #[arg(long, env = "HELPER_PULL_SECRETS", value_delimiter = ',')]
+    helper_pull_secrets: Vec<String>,
+    /// Service account of the helper pods.
+    #[arg(long, env = "HELPER_SERVICE_ACCOUNT", default_value = "podtap-agent")]
+    helper_service_account: String,
+    /// Priority class of the helper pods, for example `system-node-critical` where the namespace may use it.
+    #[arg(long, env = "HELPER_PRIORITY_CLASS")]
+    helper_priority_class: Option<String>,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "HTTP_ADDRESS", default_value = "[::]:8080")]
+    http_address: SocketAddr,
+}
 
-pub async fn run(_args: Args) -> Result<(), Infallible> {
+/// Why the controller ends. Each is cured by starting it again, or by what the message says.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot find out how to reach the API server: neither inside of a cluster nor is there a kubeconfig")]
+    Config(#[source] kube::Error),
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    #[error("cannot listen for signals")]
+    Signal(#[source] std::io::Error),
+    #[error(transparent)]
+    Lease(#[from] leader::Error),
+    #[error("leadership was lost")]
+    LeadershipLost,
+    #[error("a watch ended")]
+    WatchEnded,
+}
+
+/// Runs until a signal asks it to end, or leadership is lost.
+pub async fn run(args: Args) -> Result<(), Error> {
+    let mut shutdown = Shutdown::new()?;
+    let client = Client::try_default().await.map_err(Error::Config)?;
+    let health = Health::new(LIVENESS);
+    let metrics = Metrics::new();
+    let _server = Server::spawn(args.http_address, health.clone(), metrics.clone()).await?;
+    let metrics = ControllerMetrics::new(&metrics);
+
+    let caches = Caches::new();
+    let changed = Arc::new(Notify::new());
+    let mut watches = watch::spawn(&client, &caches, &args.namespace, &changed);
+    let mut lease = Lease::new(client.clone(), &args.namespace, names::LEASE, &args.identity);
+    let held = tokio::select! {
+        // A standby that has everything in memory already takes over at once.
+        held = async {
+            caches.wait_until_synced().await;
+            info!("caches are filled");
+            health.set_ready(true);
+            lease.acquire().await
+        } => held?,
+        _ = watches.join_next() => return Err(Error::WatchEnded),
+        () = shutdown.requested() => return Ok(()),
+    };
+    info!(identity = args.identity, "leading");
+    metrics.set_leader(true);
+    let mut leader = Leader {
+        publisher: Publisher::new(client.clone(), &args.identity),
+        record: Record::new(client.clone(), &args.namespace),
+        context: Context { client, caches, template: args.into() },
+        memory: Memory::default(),
+        metrics,
+    };
+    tokio::select! {
+        result = lead(&mut leader, &changed, &held, &health, &mut shutdown) => result?,
+        _ = watches.join_next() => return Err(Error::WatchEnded),
+    }
+    info!("giving leadership up");
+    held.release().await;
     Ok(())
+}
+
+/// Passes: one now, then one whenever something changes or is due, until shutdown is requested. A pass that has begun is finished first.
+async fn lead(
+    leader: &mut Leader,
+    changed: &Notify,
+    held: &Held,
+    health: &Health,
+    shutdown: &mut Shutdown,
+) -> Result<(), Error> {
+    loop {
+        health.alive();
+        let next = tokio::select! {
+            biased;
+            () = held.lost() => return Err(Error::LeadershipLost),
+            next = leader.pass() => next,
+        };
+        loop {
+            health.alive();
+            let pause = next.duration_since(Timestamp::now());
+            // A deadline that is over by the time that the pass ends is due now.
+            let pause = Duration::try_from(pause).unwrap_or_default();
+            tokio::select! {
+                biased;
+                () = held.lost() => return Err(Error::LeadershipLost),
+                () = shutdown.requested() => return Ok(()),
+                () = changed.notified() => break,
+                () = sleep(pause.min(HEARTBEAT)) => if pause <= HEARTBEAT { break },
+            }
+        }
+    }
+}
+
+impl From<Args> for HelperTemplate {
+    fn from(args: Args) -> Self {
+        Self {
+            namespace: args.namespace,
+            image: args.helper_image,
+            pull_policy: args.helper_image_pull_policy,
+            pull_secrets: args.helper_pull_secrets.into_iter().filter(|name| !name.is_empty()).collect(),
+            service_account: args.helper_service_account,
+            priority_class: args.helper_priority_class.filter(|name| !name.is_empty()),
+        }
+    }
+}
+
+/// The signals that ask a process to end.
+struct Shutdown {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Shutdown {
+    fn new() -> Result<Self, Error> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(Error::Signal)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(Error::Signal)?,
+        })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// An error and what caused it, in one line.
+fn with_causes(error: &dyn std::error::Error) -> impl fmt::Display {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

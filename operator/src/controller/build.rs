@@ -1,0 +1,383 @@
+//! Stage 4: what every node is to hold, and what that means for each tap. Pure.
+//!
+//! # Guarantees
+//! - The result depends on the snapshot only, not on the order in which objects were learned.
+//! - Every pod that is to be tapped has exactly one sender per tap, on the node that it is bound to.
+//! - No node gets two receivers of one VNI, nor two of one name in one network namespace.
+//! - Nothing of a refused, suspended or expired tap is on any node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use podtap_api::{NodeTapEndpoint, NodeTapPod, NodeTapReceiver, NodeTapSender, NodeTapSpec};
+
+use super::{
+    cycles,
+    destinations::{self, Family},
+    facts::PodFact,
+    gather::Snapshot,
+    names,
+    problem::Problem,
+    reason,
+    targets::{self, Targets},
+    validate::{Policy, Spec, Tap, Validated, Wanted},
+    vni::{self, Allocation, Claim, Claims, Refusal},
+};
+
+/// How a tap stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// Carried out, as far as its targets and destinations allow.
+    Active,
+    /// Its user has suspended it.
+    Suspended,
+    /// Its time is over.
+    Expired,
+    /// Not carried out at all.
+    Refused(Problem),
+}
+
+/// One destination of a tap.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Destination {
+    /// For printing.
+    pub text: String,
+    /// Empty for an external endpoint, and while it is not known.
+    pub node: String,
+    pub pod: Option<Arc<PodFact>>,
+    /// Empty for an external endpoint, and while it is not known.
+    pub interface: String,
+    /// Set as soon as copies can be sent there.
+    pub address: Option<IpAddr>,
+    pub port: u16,
+    pub vni: Option<i64>,
+    pub problem: Option<Problem>,
+}
+
+/// What the plan means for one tap.
+#[derive(Clone, Debug)]
+pub struct Outcome<'a> {
+    pub tap: &'a Tap,
+    pub standing: Standing,
+    pub targets: Targets,
+    /// In the order of the spec.
+    pub destinations: Vec<Destination>,
+    pub vni: Option<i64>,
+}
+
+impl Outcome<'_> {
+    /// Whether any node has to do something for it.
+    pub fn is_executed(&self) -> bool {
+        self.standing == Standing::Active && self.destinations.iter().any(|d| d.address.is_some())
+    }
+}
+
+/// The result of this stage.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// Nodes that have something to do, and what.
+    pub nodes: BTreeMap<String, NodeTapSpec>,
+    /// Oldest tap first.
+    pub outcomes: Vec<Outcome<'a>>,
+}
+
+/// When a tap that started at `start` ends.
+pub fn end(start: Timestamp, duration_seconds: i64) -> Timestamp {
+    // A duration beyond the end of time is one without an end.
+    start.checked_add(SignedDuration::from_secs(duration_seconds)).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether its time is over.
+pub fn is_expired(tap: &Tap, spec: &Spec, now: Timestamp) -> bool {
+    let start = tap.status.start_time.as_ref().map(|time| time.0);
+    start.zip(spec.duration_seconds).is_some_and(|(start, duration)| end(start, duration) <= now)
+}
+
+/// Makes the plan. `recorded` are the claims that are written down; only those are used.
+pub fn build<'a>(
+    snapshot: &Snapshot,
+    validated: &'a Validated,
+    allocation: &Allocation,
+    recorded: &Claims,
+) -> Plan<'a> {
+    let policy = &validated.policy;
+    let mut outcomes: Vec<Outcome<'a>> =
+        validated.taps.iter().map(|tap| outcome(snapshot, policy, tap, allocation, recorded)).collect();
+    refuse_cycles(&mut outcomes);
+    settle_interface_names(&mut outcomes);
+    limit_taps_per_pod(&mut outcomes, policy);
+    Plan { nodes: node_specs(&outcomes), outcomes }
+}
+
+fn outcome<'a>(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    tap: &'a Tap,
+    allocation: &Allocation,
+    recorded: &Claims,
+) -> Outcome<'a> {
+    let spec = match &tap.spec {
+        Ok(spec) => spec,
+        Err(message) => {
+            let problem = Problem::new(reason::INVALID_SPEC, message.clone());
+            let (targets, destinations) = (Targets::default(), Vec::new());
+            return Outcome { tap, standing: Standing::Refused(problem), targets, destinations, vni: None };
+        }
+    };
+    let claim = |slot| Claim { tap: tap.reference.uid.clone(), slot };
+    let vni = vni::find(recorded, &claim(0), tap.status.vni).filter(|vni| spec.vni.is_none_or(|wish| wish == *vni));
+    let destinations = destinations(snapshot, policy, tap, spec, recorded, vni);
+    let mut targets = targets::resolve(snapshot, policy, tap, spec);
+    exclude_own_consumers(&mut targets, &destinations);
+    let standing = if spec.suspend {
+        Standing::Suspended
+    } else if is_expired(tap, spec, snapshot.now) {
+        Standing::Expired
+    } else if let Some(refusal) = allocation.refusals.get(&tap.reference.uid) {
+        Standing::Refused(vni_problem(snapshot, refusal))
+    } else if vni.is_none() || destinations.iter().any(|d| d.vni.is_none()) {
+        Standing::Refused(Problem::new(
+            reason::WAITING,
+            "the VXLAN network identifier is being recorded: goes on by itself",
+        ))
+    } else {
+        Standing::Active
+    };
+    Outcome { tap, standing, targets, destinations, vni }
+}
+
+fn destinations(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    tap: &Tap,
+    spec: &Spec,
+    recorded: &Claims,
+    primary: Option<i64>,
+) -> Vec<Destination> {
+    let wanted = || spec.destinations.iter().enumerate();
+    let resolved: Vec<_> =
+        wanted().map(|(index, wanted)| destinations::resolve(snapshot, policy, tap, index, wanted)).collect();
+    let places = resolved.iter().filter_map(|resolved| resolved.place.as_ref());
+    let family = destinations::common_family(places);
+    let slots = vni::slots(&spec.destinations);
+    resolved
+        .into_iter()
+        .zip(wanted())
+        .map(|(resolved, (index, wanted))| {
+            let slot = slots.get(index).copied().unwrap_or_default();
+            let claim = Claim { tap: tap.reference.uid.clone(), slot };
+            let shown = tap.status.destinations.get(index).and_then(|shown| shown.vni);
+            let vni = if slot == 0 { primary } else { vni::find(recorded, &claim, shown) };
+            destination(resolved, wanted, vni, family)
+        })
+        .collect()
+}
+
+fn destination(
+    resolved: destinations::Resolved,
+    wanted: &Wanted,
+    vni: Option<i64>,
+    family: Option<Family>,
+) -> Destination {
+    let destinations::Resolved { place, mut problem } = resolved;
+    let interface = match wanted {
+        Wanted::Node { interface, .. } | Wanted::Pod { interface, .. } if interface.is_empty() => {
+            vni.map(names::interface).unwrap_or_default()
+        }
+        Wanted::Node { interface, .. } | Wanted::Pod { interface, .. } => interface.clone(),
+        Wanted::External { .. } => String::new(),
+    };
+    let address = place
+        .as_ref()
+        .and_then(|place| place.addresses.iter().copied().find(|address| Some(Family::of(*address)) == family));
+    if place.is_some() && address.is_none() {
+        problem = Some(Problem::new(
+            reason::ADDRESS_FAMILY_MISMATCH,
+            "the destinations of this tap have no address family in common, and the copies of a tap are all IPv4 or all IPv6: make one tap for each family",
+        ));
+    }
+    let (node, pod, port) = match place {
+        Some(place) => (place.node.unwrap_or_default(), place.pod, place.port),
+        None => (String::new(), None, 0),
+    };
+    Destination {
+        text: destinations::printable(wanted, pod.as_deref(), &interface),
+        node,
+        pod,
+        interface,
+        address,
+        port,
+        vni,
+        problem,
+    }
+}
+
+fn exclude_own_consumers(targets: &mut Targets, destinations: &[Destination]) {
+    let consumers: BTreeSet<&str> =
+        destinations.iter().filter_map(|d| d.pod.as_ref()).map(|pod| pod.uid.as_str()).collect();
+    for target in targets.pods.iter_mut().filter(|target| consumers.contains(target.pod.uid.as_str())) {
+        target.problem.get_or_insert_with(|| {
+            Problem::new(
+                reason::DESTINATION_IS_TARGET,
+                "the pod is a destination of this tap, and a copy of its own copies makes no sense: leave it out of the targets, for example by a label, or choose another destination",
+            )
+        });
+    }
+}
+
+fn vni_problem(snapshot: &Snapshot, refusal: &Refusal) -> Problem {
+    match refusal {
+        Refusal::InUse { vni, holder } => {
+            let tap = snapshot.taps.iter().map(|entry| &entry.fact).find(|tap| tap.uid == *holder);
+            let holder = tap.map_or_else(
+                || "a tap that was deleted, and that a node still holds".to_owned(),
+                |tap| format!("the PodTap {}/{}", tap.namespace, tap.name),
+            );
+            Problem::new(
+                reason::VNI_IN_USE,
+                format!(
+                    "the VXLAN network identifier {vni} belongs to {holder}: waits until it is free; leave out vxlan.vni to have a free one allocated"
+                ),
+            )
+        }
+        Refusal::NotAllowed { vni } => Problem::new(
+            reason::VNI_NOT_ALLOWED,
+            format!(
+                "the VXLAN network identifier {vni} is outside of spec.vniRange of the PodTapPolicy default: choose another one, or leave out vxlan.vni to have a free one allocated"
+            ),
+        ),
+        Refusal::Exhausted => Problem::new(
+            reason::VNI_EXHAUSTED,
+            "all VXLAN network identifiers of spec.vniRange of the PodTapPolicy default are taken: ask the cluster's administrator to widen it, or delete a tap",
+        ),
+    }
+}
+
+fn refuse_cycles(outcomes: &mut [Outcome<'_>]) {
+    let edge = |outcome: &Outcome<'_>| -> (Vec<String>, Vec<String>) {
+        if !outcome.is_executed() {
+            return (Vec::new(), Vec::new());
+        }
+        let consumers = outcome.destinations.iter().filter(|d| d.address.is_some()).filter_map(|d| d.pod.as_ref());
+        let consumers: Vec<String> = consumers.map(|pod| pod.uid.clone()).collect();
+        // Without a consumer it is no edge: its targets need not be looked at.
+        let targets = if consumers.is_empty() {
+            Vec::new()
+        } else {
+            outcome.targets.tapped().map(|pod| pod.uid.clone()).collect()
+        };
+        (targets, consumers)
+    };
+    let owned: Vec<_> = outcomes.iter().map(edge).collect();
+    let edges: Vec<cycles::Edge<'_>> = owned
+        .iter()
+        .map(|(targets, consumers)| cycles::Edge {
+            targets: targets.iter().map(String::as_str).collect(),
+            consumers: consumers.iter().map(String::as_str).collect(),
+        })
+        .collect();
+    for index in cycles::closing(&edges) {
+        outcomes[index].standing = Standing::Refused(Problem::new(
+            reason::TAP_CYCLE,
+            "a destination of this tap is tapped, by older taps, into one of this tap's targets: the copies would go around in a circle. Choose another destination, or other targets",
+        ));
+    }
+}
+
+/// Of two receivers of one name in one place, the older tap's wins.
+fn settle_interface_names(outcomes: &mut [Outcome<'_>]) {
+    let mut taken: BTreeMap<(String, Option<String>, String), String> = BTreeMap::new();
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_executed()) {
+        let tap = format!("{}/{}", outcome.tap.reference.namespace, outcome.tap.reference.name);
+        for destination in outcome.destinations.iter_mut().filter(|d| d.address.is_some() && !d.interface.is_empty()) {
+            let pod = destination.pod.as_ref().map(|pod| pod.uid.clone());
+            let place = (destination.node.clone(), pod, destination.interface.clone());
+            match taken.get(&place) {
+                None => drop(taken.insert(place, tap.clone())),
+                Some(holder) => {
+                    destination.address = None;
+                    destination.problem = Some(Problem::new(
+                        reason::INTERFACE_NAME_IN_USE,
+                        format!(
+                            "the PodTap {holder} has an interface {} there: choose another interfaceName, or leave it out to have one made from the VNI",
+                            destination.interface
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// The oldest taps of a pod win.
+fn limit_taps_per_pod(outcomes: &mut [Outcome<'_>], policy: &Policy) {
+    let limit = usize::try_from(policy.limits.taps_per_pod).unwrap_or(usize::MAX);
+    let mut taps: BTreeMap<String, usize> = BTreeMap::new();
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_executed()) {
+        for target in outcome.targets.pods.iter_mut().filter(|target| target.problem.is_none()) {
+            let taps = taps.entry(target.pod.uid.clone()).or_default();
+            *taps += 1;
+            if *taps > limit {
+                target.problem = Some(Problem::new(
+                    reason::TOO_MANY_TAPS,
+                    format!(
+                        "the pod is under {limit} older taps, and limits.tapsPerPod of the PodTapPolicy allows no more: delete one of them, or ask the cluster's administrator"
+                    ),
+                ));
+            }
+        }
+    }
+}
+
+fn node_specs(outcomes: &[Outcome<'_>]) -> BTreeMap<String, NodeTapSpec> {
+    let mut nodes: BTreeMap<String, NodeTapSpec> = BTreeMap::new();
+    for outcome in outcomes.iter().filter(|outcome| outcome.is_executed()) {
+        let tap = &outcome.tap.reference;
+        let Ok(spec) = &outcome.tap.spec else { continue };
+        let mut endpoints = Vec::new();
+        for destination in &outcome.destinations {
+            let (Some(address), Some(vni)) = (destination.address, destination.vni) else { continue };
+            let port = i32::from(destination.port);
+            endpoints.push(NodeTapEndpoint { address: address.to_string(), port, vni });
+            if !destination.node.is_empty() {
+                nodes.entry(destination.node.clone()).or_default().receivers.push(NodeTapReceiver {
+                    tap: tap.clone(),
+                    vni,
+                    port,
+                    ipv6: address.is_ipv6(),
+                    interface_name: destination.interface.clone(),
+                    pod: destination.pod.as_deref().map(node_tap_pod),
+                });
+            }
+        }
+        for pod in outcome.targets.tapped() {
+            let Some(node) = &pod.node else { continue };
+            nodes.entry(node.clone()).or_default().senders.push(NodeTapSender {
+                tap: tap.clone(),
+                pod: node_tap_pod(pod),
+                interface: spec.interface.clone(),
+                direction: spec.direction,
+                destinations: endpoints.clone(),
+            });
+        }
+    }
+    for spec in nodes.values_mut() {
+        spec.senders.sort_by(|a, b| (&a.tap, &a.pod.uid).cmp(&(&b.tap, &b.pod.uid)));
+        spec.receivers.sort_by_key(|receiver| receiver.vni);
+    }
+    nodes
+}
+
+fn node_tap_pod(pod: &PodFact) -> NodeTapPod {
+    NodeTapPod {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        cgroup_uid: pod.cgroup_uid.clone(),
+        addresses: pod.addresses.iter().map(ToString::to_string).collect(),
+    }
+}

@@ -1,0 +1,158 @@
+//! Part of stage 4: which pods a tap is about. Pure.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    facts::PodFact,
+    gather::Snapshot,
+    problem::{Problem, count},
+    reason,
+    validate::{Policy, Selection, Spec, Tap},
+};
+
+/// A pod that a tap is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    pub pod: Arc<PodFact>,
+    /// Why it is not tapped.
+    pub problem: Option<Problem>,
+}
+
+/// The pods that a tap is about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Targets {
+    /// Oldest first, without those that are too many.
+    pub pods: Vec<Target>,
+    /// How many match, with those that are too many.
+    pub matched: usize,
+    /// What is wrong with them as a whole.
+    pub problem: Option<Problem>,
+}
+
+impl Targets {
+    /// The pods to tap.
+    pub fn tapped(&self) -> impl Iterator<Item = &Arc<PodFact>> {
+        self.pods.iter().filter(|target| target.problem.is_none()).map(|target| &target.pod)
+    }
+}
+
+/// Finds the pods. A pod counts from the moment that it is bound to a node, so that its tap is there before its first
+/// container, until its object is gone: what it sends while it terminates is its traffic too.
+pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &Spec) -> Targets {
+    let namespace = &tap.reference.namespace;
+    if let Some(problem) = excluded_namespace(snapshot, policy, namespace) {
+        return Targets { problem: Some(problem), ..Targets::default() };
+    }
+    let pods = snapshot.pods.get(namespace).map(Vec::as_slice).unwrap_or_default();
+    let mut candidates: Vec<&Arc<PodFact>> =
+        pods.iter().filter(|pod| !pod.excluded && !pod.finished && spec.selection.matches(pod)).collect();
+    let found: BTreeSet<&str> = candidates.iter().map(|pod| pod.name.as_str()).collect();
+    let missing = missing_names(&spec.selection, &found);
+    let before = candidates.len();
+    candidates.retain(|pod| pod.node.is_some());
+    let unbound = before - candidates.len();
+    candidates.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+
+    let matched = candidates.len();
+    let limit = spec.max_pods.min(usize::try_from(policy.limits.targets_per_tap).unwrap_or(usize::MAX));
+    let mut tappable = 0;
+    let mut targets: Vec<Target> = candidates
+        .into_iter()
+        .map(|pod| Target { problem: unsupported(snapshot, pod), pod: Arc::clone(pod) })
+        .filter(|target| {
+            tappable += usize::from(target.problem.is_none());
+            target.problem.is_some() || tappable <= limit
+        })
+        .collect();
+    targets.shrink_to_fit();
+    let problem = if matched == 0 {
+        Some(no_pods(tap, unbound, &missing))
+    } else if tappable > limit {
+        Some(too_many(tappable, limit, spec))
+    } else if !missing.is_empty() {
+        let names = missing.join(", ");
+        Some(Problem::new(
+            reason::POD_NOT_FOUND,
+            format!(
+                "there is no pod {names} in the namespace {namespace}: it is tapped as soon as it appears; correct targets.podNames if the name is wrong"
+            ),
+        ))
+    } else {
+        None
+    };
+    Targets { pods: targets, matched, problem }
+}
+
+fn excluded_namespace(snapshot: &Snapshot, policy: &Policy, namespace: &str) -> Option<Problem> {
+    let who = if policy.excluded_namespaces.contains(namespace) {
+        "excludedNamespaces of the PodTapPolicy default lists it".to_owned()
+    } else if snapshot.excluded_namespaces.contains(namespace) {
+        format!("it carries {}=true", podtap_api::EXCLUDE)
+    } else {
+        return None;
+    };
+    Some(Problem::new(
+        reason::NAMESPACE_EXCLUDED,
+        format!("pods of the namespace {namespace} are never tapped, since {who}: ask the cluster's administrator"),
+    ))
+}
+
+fn missing_names(selection: &Selection, found: &BTreeSet<&str>) -> Vec<String> {
+    match selection {
+        Selection::Names(names) => names.iter().filter(|name| !found.contains(name.as_str())).cloned().collect(),
+        Selection::Labels(_) => Vec::new(),
+    }
+}
+
+fn no_pods(tap: &Tap, unbound: usize, missing: &[String]) -> Problem {
+    let namespace = &tap.reference.namespace;
+    let message = if unbound > 0 {
+        format!(
+            "{} in the namespace {namespace}, but none is on a node yet: tapped as soon as the scheduler has found one",
+            count(unbound, "pod matches", "pods match")
+        )
+    } else if missing.is_empty() {
+        format!(
+            "no pod of the namespace {namespace} matches targets.podSelector: compare it with the labels that `kubectl get pods -n {namespace} --show-labels` shows; pods that appear later are tapped by themselves"
+        )
+    } else {
+        format!(
+            "there is no pod {} in the namespace {namespace}: compare targets.podNames with `kubectl get pods -n {namespace}`; pods that appear later are tapped by themselves",
+            missing.join(", ")
+        )
+    };
+    Problem::new(reason::NO_PODS_MATCH, message)
+}
+
+fn too_many(tappable: usize, limit: usize, spec: &Spec) -> Problem {
+    let cure = if spec.max_pods <= limit {
+        "raise targets.maxPods, or select fewer pods"
+    } else {
+        "limits.targetsPerTap of the PodTapPolicy default says so: select fewer pods, or make several taps"
+    };
+    Problem::new(
+        reason::TOO_MANY_PODS,
+        format!("{tappable} pods match, and the oldest {limit} of them are tapped: {cure}"),
+    )
+}
+
+fn unsupported(snapshot: &Snapshot, pod: &PodFact) -> Option<Problem> {
+    if pod.host_network {
+        return Some(Problem::new(
+            reason::TARGET_UNSUPPORTED,
+            "the pod uses the node's network (hostNetwork: true): its traffic cannot be told from the node's. Leave it out of the targets",
+        ));
+    }
+    let name = pod.node.as_deref().unwrap_or_default();
+    match snapshot.nodes.get(name) {
+        None => Some(Problem::new(
+            reason::NODE_NOT_FOUND,
+            format!("the pod is bound to the node {name}, which does not exist"),
+        )),
+        Some(node) if node.excluded => Some(Problem::new(
+            reason::EXCLUDED,
+            format!("the node {name} carries {}=true: pods on it are not tapped", podtap_api::EXCLUDE),
+        )),
+        Some(_) => None,
+    }
+}

@@ -1,0 +1,113 @@
+//! Watches: what the API server says goes into the caches, and wakes the pass when it matters.
+
+use std::{fmt::Debug, sync::Arc};
+
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::{
+    Api, Client, ResourceExt,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use podtap_api::{NodeTap, POLICY_NAME, PodTap, PodTapPolicy};
+use tokio::{sync::Notify, task::JoinSet};
+use tracing::warn;
+
+use super::{
+    cache::Cache,
+    facts::{NamespaceFact, NodeFact, NodeTapFact, PodFact, PolicyFact, TapFact, policy_fact},
+};
+
+/// All that is watched. Clones share one memory.
+#[derive(Clone, Debug)]
+pub struct Caches {
+    pub taps: Cache<TapFact>,
+    pub node_taps: Cache<NodeTapFact>,
+    pub policies: Cache<PolicyFact>,
+    pub pods: Cache<PodFact>,
+    pub nodes: Cache<NodeFact>,
+    pub namespaces: Cache<NamespaceFact>,
+}
+
+impl Caches {
+    pub fn new() -> Self {
+        Self {
+            taps: Cache::new(),
+            node_taps: Cache::new(),
+            policies: Cache::new(),
+            pods: Cache::new(),
+            nodes: Cache::new(),
+            namespaces: Cache::new(),
+        }
+    }
+
+    /// Returns once every kind has been listed: before that, what is missing here may exist.
+    pub async fn wait_until_synced(&self) {
+        let Self { taps, node_taps, policies, pods, nodes, namespaces } = self;
+        taps.wait_until_synced().await;
+        node_taps.wait_until_synced().await;
+        policies.wait_until_synced().await;
+        pods.wait_until_synced().await;
+        nodes.wait_until_synced().await;
+        namespaces.wait_until_synced().await;
+    }
+}
+
+/// Keeps `caches` up to date for as long as the returned set lives; `changed` is notified when anything of interest is new.
+pub fn spawn(client: &Client, caches: &Caches, own_namespace: &str, changed: &Arc<Notify>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let all = watcher::Config::default;
+    let Caches { taps, node_taps, policies, pods, nodes, namespaces } = caches.clone();
+    let notify = || Arc::clone(changed);
+
+    let api: Api<DeserializeGuard<PodTap>> = Api::all(client.clone());
+    tasks.spawn(follow(watcher(api, all()), taps, TapFact::from, notify()));
+
+    let api: Api<DeserializeGuard<NodeTap>> = Api::all(client.clone());
+    tasks.spawn(follow(watcher(api, all()), node_taps, NodeTapFact::from, notify()));
+
+    let api: Api<DeserializeGuard<PodTapPolicy>> = Api::all(client.clone());
+    let only_one = all().fields(&format!("metadata.name={POLICY_NAME}"));
+    tasks.spawn(follow(watcher(api, only_one), policies, policy_fact, notify()));
+
+    let own_namespace = own_namespace.to_owned();
+    let api: Api<Pod> = Api::all(client.clone());
+    tasks.spawn(follow(watcher(api, all()), pods, move |pod| PodFact::new(pod, &own_namespace), notify()));
+
+    let api: Api<Node> = Api::all(client.clone());
+    tasks.spawn(follow(watcher(api, all()), nodes, NodeFact::from, notify()));
+
+    let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
+    let fact = |object: PartialObjectMeta<Namespace>| NamespaceFact::new(&object.metadata);
+    tasks.spawn(follow(watcher(api, all()), namespaces, fact, notify()));
+
+    tasks
+}
+
+async fn follow<K, T>(
+    stream: impl Stream<Item = watcher::Result<Event<K>>>,
+    cache: Cache<T>,
+    fact: impl Fn(K) -> T,
+    changed: Arc<Notify>,
+) where
+    K: ResourceExt + Debug,
+    T: PartialEq,
+{
+    // The stream starts over by itself; the growing pause keeps a broken API server from being hammered.
+    let mut stream = std::pin::pin!(stream.default_backoff());
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => {
+                if cache.take(event, &fact) {
+                    changed.notify_one();
+                }
+            }
+            Err(error) => {
+                warn!(kind = std::any::type_name::<K>(), %error, "a watch was interrupted, and is started again")
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+use prometheus_client::metrics::counter::Counter;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use super::*;
+
+async fn serve(health: &Health, metrics: &Metrics) -> Server {
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    Server::spawn(anywhere, health.clone(), metrics.clone()).await.expect("a free port")
+}
+
+async fn request(server: &Server, request: &str) -> String {
+    let mut stream = TcpStream::connect(server.address()).await.expect("a server");
+    stream.write_all(format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer, and the end of the connection");
+    answer
+}
+
+async fn status(server: &Server, path: &str) -> String {
+    let answer = request(server, &format!("GET {path}")).await;
+    answer.split(' ').nth(1).expect("a status").to_owned()
+}
+
+#[tokio::test]
+async fn readiness_is_what_was_set() {
+    let health = Health::new(Duration::from_secs(60));
+    let server = serve(&health, &Metrics::new()).await;
+    assert_eq!(status(&server, "/readyz").await, "503");
+    health.set_ready(true);
+    assert_eq!(status(&server, "/readyz").await, "200");
+    health.set_ready(false);
+    assert_eq!(status(&server, "/readyz").await, "503");
+}
+
+#[tokio::test]
+async fn signs_of_life_are_due_from_the_first_one_on() {
+    let health = Health::new(Duration::from_millis(50));
+    let server = serve(&health, &Metrics::new()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(status(&server, "/livez").await, "200", "none was given yet");
+    health.alive();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(status(&server, "/livez").await, "500");
+    health.alive();
+    assert_eq!(status(&server, "/livez").await, "200");
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics() {
+    let metrics = Metrics::new();
+    let taps = Counter::<u64>::default();
+    metrics.register(|registry| registry.register("taps", "Taps made", taps.clone()));
+    taps.inc_by(7);
+    let answer = request(&serve(&Health::new(Duration::MAX), &metrics).await, "GET /metrics").await;
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{answer}");
+    assert!(answer.contains("\npodtap_taps_total 7\n"), "{answer}");
+    assert!(answer.ends_with("# EOF\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn other_requests_are_refused() {
+    let server = serve(&Health::new(Duration::MAX), &Metrics::new()).await;
+    assert_eq!(status(&server, "/").await, "404");
+    assert!(request(&server, "POST /metrics").await.starts_with("HTTP/1.1 405 "));
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_that_names_it() {
+    let health = Health::new(Duration::MAX);
+    let server = serve(&health, &Metrics::new()).await;
+    let error = Server::spawn(server.address(), health, Metrics::new()).await.expect_err("the port is taken");
+    assert!(error.to_string().contains(&server.address().to_string()), "{error}");
+}
