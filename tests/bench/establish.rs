@@ -89,7 +89,8 @@ pub fn cold(sandbox: &Sandbox, pods: &[Pod; 2], report: &mut Report) {
             until("the helper pods go", Duration::from_secs(120), || {
                 let left: Vec<NodeTap> = sandbox.lab().list_all();
                 let helpers = sandbox.lab().list::<Pod>(podtap_tests::cluster::PODTAP_NAMESPACE);
-                let helpers = helpers.iter().filter(|p| p.spec.as_ref().is_some_and(|s| s.host_network == Some(true))).count();
+                let helpers =
+                    helpers.iter().filter(|p| p.spec.as_ref().is_some_and(|s| s.host_network == Some(true))).count();
                 if left.is_empty() && helpers == 0 { Ok(()) } else { Err(format!("{} {helpers}", left.len())) }
             });
             round(sandbox, &node, &format!("cold{i}"))

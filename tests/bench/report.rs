@@ -15,7 +15,12 @@ impl Report {
     pub fn add(&mut self, what: &str, target: &str, unit: &str, mut samples: Vec<f64>) {
         samples.sort_by(f64::total_cmp);
         let at = |share: f64| -> f64 {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place in a short list")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a place in a short list"
+            )]
             let place = ((samples.len() as f64 * share).ceil() as usize).clamp(1, samples.len()) - 1;
             samples[place]
         };
@@ -24,7 +29,8 @@ impl Report {
             "{what:<58} target {target:<24} p50 {p50:>8.1} p95 {p95:>8.1} [{low:.1} .. {high:.1}] {unit}, n={}",
             samples.len()
         );
-        self.rows.push(json!({"what": what, "target": target, "unit": unit, "p50": p50, "p95": p95, "samples": samples}));
+        self.rows
+            .push(json!({"what": what, "target": target, "unit": unit, "p50": p50, "p95": p95, "samples": samples}));
     }
 
     /// Writes all rows to `target/bench/establish.json`.

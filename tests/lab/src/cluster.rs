@@ -15,7 +15,7 @@ pub fn is_ready(lab: &Lab, kubeconfig: &Path) -> bool {
     command::run(kubectl(lab, kubeconfig).args(["get", "--raw", "/readyz"])).is_ok()
 }
 
-/// The nodes that Kubernetes knows, and whether it believes them ready.
+/// The nodes that Kubernetes knows, and whether pods can be run on them.
 pub fn nodes(lab: &Lab) -> Result<BTreeMap<String, bool>> {
     let answer = command::run(kubectl(lab, &lab.path("kubeconfig")).args(["get", "nodes", "--output=json"]))?;
     Ok(readiness(&serde_json::from_str(&answer)?))
@@ -26,28 +26,29 @@ pub fn has_service_account(lab: &Lab) -> bool {
     command::run(kubectl(lab, &lab.path("kubeconfig")).args(["get", "serviceaccount", "default"])).is_ok()
 }
 
-/// Makes a node known before it registers itself: so it has the pod subnet that its bridge has. One that is known from
-/// before a power cut is not ready any more, whatever its object still says.
-pub fn declare(lab: &Lab, node: &str) -> Result<()> {
-    let kubeconfig = lab.path("kubeconfig");
+/// Makes a node known before it registers itself: so it has the pod subnet that its bridge has. True if it was known
+/// already; then it gets the subnet if it had none.
+pub fn declare(lab: &Lab, node: &str) -> Result<bool> {
     let object = declaration(node)?;
-    let create = command::run_with(kubectl(lab, &kubeconfig).args(["create", "--filename=-"]), &object.to_string());
-    match create {
+    let mut create = kubectl(lab, &lab.path("kubeconfig"));
+    match command::run_with(create.args(["create", "--filename=-"]), &object.to_string()) {
         Err(error) if error.to_string().contains("AlreadyExists") => {}
-        result => return result.map(drop),
+        result => return result.map(|_| false),
     }
-    let patch = |subresource: &[&str], patch: &Value| {
-        let mut kubectl = kubectl(lab, &kubeconfig);
-        kubectl.args(["patch", "node", node, "--type=strategic"]).args(subresource).arg(format!("--patch={patch}"));
-        command::run(&mut kubectl).map(drop)
-    };
-    patch(&[], &json!({ "spec": object["spec"] }))?;
-    patch(
-        &["--subresource=status"],
-        &json!({ "status": { "conditions": [{
-        "type": "Ready", "status": "Unknown", "reason": "PowerCut", "message": "The lab starts this node",
-    }] } }),
-    )
+    patch(lab, node, &[], &json!({ "spec": object["spec"] })).map(|()| true)
+}
+
+/// Says of a node that is about to be started that it is not ready, whatever its object still says from before.
+pub fn distrust(lab: &Lab, node: &str) -> Result<()> {
+    let condition =
+        json!({ "type": "Ready", "status": "Unknown", "reason": "PowerCut", "message": "The lab starts this node" });
+    patch(lab, node, &["--subresource=status"], &json!({ "status": { "conditions": [condition] } }))
+}
+
+fn patch(lab: &Lab, node: &str, options: &[&str], patch: &Value) -> Result<()> {
+    let mut kubectl = kubectl(lab, &lab.path("kubeconfig"));
+    kubectl.args(["patch", "node", node, "--type=strategic"]).args(options).arg(format!("--patch={patch}"));
+    command::run(&mut kubectl).map(drop)
 }
 
 fn declaration(node: &str) -> Result<Value> {
@@ -62,15 +63,17 @@ fn declaration(node: &str) -> Result<Value> {
 
 fn readiness(list: &Value) -> BTreeMap<String, bool> {
     let items = list["items"].as_array().into_iter().flatten();
-    items
-        .map(|node| {
-            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
-            let ready = conditions
-                .filter(|condition| condition["type"] == "Ready")
-                .any(|condition| condition["status"] == "True");
-            (node["metadata"]["name"].as_str().unwrap_or_default().to_owned(), ready)
-        })
-        .collect()
+    items.map(|node| (node["metadata"]["name"].as_str().unwrap_or_default().to_owned(), is_usable(node))).collect()
+}
+
+/// Ready, and not kept from pods any more because it was not a moment ago.
+fn is_usable(node: &Value) -> bool {
+    let list = |value: &'static str, of: &'static str| node[value][of].as_array().into_iter().flatten();
+    let ready =
+        list("status", "conditions").any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    let late = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    let tainted = list("spec", "taints").any(|taint| late.iter().any(|key| taint["key"] == *key));
+    ready && !tainted
 }
 
 fn kubectl(lab: &Lab, kubeconfig: &Path) -> Command {
@@ -85,11 +88,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_ready_when_that_condition_is_true() {
-        let node = |name: &str, kind: &str, status: &str| json!({ "metadata": { "name": name }, "status": { "conditions": [{ "type": kind, "status": status }] } });
-        let list = json!({ "items": [node("n1", "Ready", "True"), node("n2", "Ready", "Unknown"), node("n3", "DiskPressure", "True")] });
-        let expected = [("n1", true), ("n2", false), ("n3", false)].map(|(name, ready)| (name.to_owned(), ready));
-        assert_eq!(readiness(&list), expected.into());
+    fn a_node_is_usable_when_it_is_ready_and_not_tainted_for_having_been_late() {
+        let node = |kind: &str, status: &str, taint: &str| json!({ "status": { "conditions": [{ "type": kind, "status": status }] }, "spec": { "taints": [{ "key": taint }] } });
+        assert!(is_usable(&node("Ready", "True", "node.kubernetes.io/unschedulable")));
+        assert!(!is_usable(&node("Ready", "True", "node.kubernetes.io/unreachable")));
+        assert!(!is_usable(&node("Ready", "Unknown", "x")));
+        assert!(!is_usable(&node("DiskPressure", "True", "x")));
+        assert!(!is_usable(&json!({ "metadata": { "name": "n1" } })));
     }
 
     #[test]

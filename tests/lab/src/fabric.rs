@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::addresses::{FABRIC, MOST_NODES, cable, hardware_address, node_address, pod_subnet};
+use crate::addresses::{FABRIC, MOST_NODES, cable, hardware_address, node_address, number, pod_subnet};
 use crate::{command, namespaces::within_network, process::Process, progress};
 
 const BRIDGE: &str = "fab0";
@@ -62,6 +62,11 @@ fn route_to_pods(nodes: impl Iterator<Item = u8>) -> Result<()> {
 pub fn set_cable(control_plane: &Process, number: u8, connected: bool) -> Result<()> {
     let state = if connected { "up" } else { "down" };
     within_network(control_plane, || command::line(&format!("ip link set {} {state}", cable(number))).map(drop))
+}
+
+/// Whether a node is plugged in at all.
+pub fn has_cable(control_plane: &Process, node: &str) -> bool {
+    number(node).is_ok_and(|number| within_network(control_plane, || Ok(exists(&cable(number)))).unwrap_or_default())
 }
 
 /// Whether a node's cable is whole.

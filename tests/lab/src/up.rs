@@ -10,7 +10,8 @@ use anyhow::{Result, bail, ensure};
 use crate::addresses::{API_SERVICE, CONTROL_PLANE, MOST_NODES, name};
 use crate::progress::{say, step};
 use crate::{
-    binaries, cluster, machine, member, namespaces, node, pki, prerequisites, progress, relay, state::Lab, test_images,
+    binaries, cluster, fabric, machine, member, namespaces, node, pki, prerequisites, progress, relay, state::Lab,
+    test_images,
 };
 
 /// How long a cold and busy machine may take for one part.
@@ -59,15 +60,21 @@ fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     if member::running(lab, relay::NAME).is_none() {
         relay::start(lab)?;
     }
-    let stopped: BTreeSet<_> = nodes.iter().filter(|node| member::running(lab, node).is_none()).cloned().collect();
+    // One without a cable is left from a start that was broken off; it cannot go on.
+    let is_whole = |node: &&String| member::running(lab, node).is_some() && fabric::has_cable(&control_plane, node);
+    let (whole, stopped): (Vec<_>, Vec<_>) = nodes.iter().partition(is_whole);
     for node in &stopped {
+        node::kill(lab, node)?;
         node::start(lab, &control_plane, node)?;
     }
     step("waiting for the API server", || {
         wait_until(lab, "the API server", [CONTROL_PLANE], || cluster::is_ready(lab, &lab.path("kubeconfig")))
     })?;
-    for node in &stopped {
+    for node in whole {
         cluster::declare(lab, node)?;
+    }
+    for node in stopped {
+        announce(lab, node)?;
     }
     wait_for_nodes(lab, nodes)
 }
@@ -79,10 +86,15 @@ pub fn start_node(lab: &Lab, node: &str) -> Result<()> {
     if member::running(lab, node).is_some() {
         say(&format!("{node} is up already"));
     } else {
-        cluster::declare(lab, node)?;
+        announce(lab, node)?;
         node::start(lab, &control_plane, node)?;
     }
     wait_for_nodes(lab, &[node.to_owned()].into())
+}
+
+/// Tells Kubernetes of a node that is started.
+fn announce(lab: &Lab, node: &str) -> Result<()> {
+    if cluster::declare(lab, node)? { cluster::distrust(lab, node) } else { Ok(()) }
 }
 
 /// Waits until pods can be run on these nodes, and reach the API server from there.
