@@ -60,5 +60,6 @@ image: lab ## target/podtap-image.tar, loadable by ctr, docker, kind and k3s
 
 install: image lab-up ## PodTap in the lab, as a user would install it
 	$(LAB) load $(IMAGE)
-	target/lab/bin/helm upgrade --install podtap deploy/chart/podtap --namespace podtap-system --create-namespace \
+	target/lab/bin/kubectl --kubeconfig target/lab/kubeconfig apply -f deploy/namespace.yaml
+	target/lab/bin/helm upgrade --install podtap deploy/chart/podtap --namespace podtap-system \
 	  --kubeconfig target/lab/kubeconfig --set image.pullPolicy=Never --wait --timeout 120s

@@ -1,5 +1,7 @@
 //! `podtap-operator`: the controller, the agent and the definitions, in one binary.
 
+use std::{error::Error, process::ExitCode};
+
 use clap::{Parser, Subcommand};
 
 mod agent;
@@ -10,6 +12,7 @@ mod crds;
 mod http;
 mod leader;
 mod telemetry;
+mod uninstall;
 
 #[derive(Parser)]
 #[command(
@@ -31,18 +34,31 @@ enum Command {
     Controller(controller::Args),
     /// Hand a node's work to its tap-helper, and report what came of it (one per node with work).
     Agent(agent::Args),
+    /// Delete every tap and wait until nothing of any is left; what `helm uninstall` does first.
+    Uninstall,
     /// Write the custom resource definitions to a directory, or to standard output.
     Crds(crds::Args),
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry::init_logs(cli.log_json);
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("podtap-operator: {}", telemetry::with_causes(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Box<dyn Error>> {
     // One thread: the agent must be small, and the controller waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match cli.command {
+    match command {
         Command::Controller(args) => runtime.block_on(controller::run(args))?,
         Command::Agent(args) => runtime.block_on(agent::run(args))?,
+        Command::Uninstall => runtime.block_on(uninstall::run())?,
         Command::Crds(args) => crds::run(&args)?,
     }
     Ok(())

@@ -33,6 +33,12 @@ fn filter(wanted: &str) -> Option<Targets> {
     Some(filter.with_targets(TRANSPORT.map(|target| (target, tracing::Level::INFO))))
 }
 
+/// An error and what caused it, in one line.
+pub fn with_causes(error: &dyn std::error::Error) -> impl std::fmt::Display {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use tracing::Level;

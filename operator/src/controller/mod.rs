@@ -36,10 +36,9 @@ mod validate;
 mod vni;
 mod watch;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
@@ -52,8 +51,10 @@ use self::{
     metrics::ControllerMetrics, pass::Leader, watch::Caches,
 };
 use crate::{
+    client,
     http::{self, Health, Metrics, Server},
     leader::{self, Held, Lease},
+    telemetry::with_causes,
 };
 
 /// How often a sign of life is given when there is nothing else to do.
@@ -93,8 +94,8 @@ pub struct Args {
 /// Why the controller ends. Each is cured by starting it again, or by what the message says.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot find out how to reach the API server: neither inside of a cluster nor is there a kubeconfig")]
-    Config(#[source] kube::Error),
+    #[error(transparent)]
+    Client(#[from] client::Error),
     #[error(transparent)]
     Http(#[from] http::Error),
     #[error("cannot listen for signals")]
@@ -110,7 +111,7 @@ pub enum Error {
 /// Runs until a signal asks it to end, or leadership is lost.
 pub async fn run(args: Args) -> Result<(), Error> {
     let mut shutdown = Shutdown::new()?;
-    let client = Client::try_default().await.map_err(Error::Config)?;
+    let client = client::connect().await?;
     let health = Health::new(LIVENESS);
     let metrics = Metrics::new();
     let _server = Server::spawn(args.http_address, health.clone(), metrics.clone()).await?;
@@ -213,10 +214,4 @@ impl Shutdown {
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-/// An error and what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> impl fmt::Display {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
