@@ -96,7 +96,6 @@ impl Metrics {
 /// Serves until it is dropped.
 #[derive(Debug)]
 pub struct Server {
-    #[cfg(test)]
     address: SocketAddr,
     task: JoinHandle<()>,
 }
@@ -132,15 +131,10 @@ impl Server {
                 }
             }
         });
-        Ok(Self {
-            #[cfg(test)]
-            address,
-            task,
-        })
+        Ok(Self { address, task })
     }
 
     /// Where it listens: with port 0 asked for, the port that was given.
-    #[cfg(test)]
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -114,7 +114,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let client = client::connect().await?;
     let health = Health::new(LIVENESS);
     let metrics = Metrics::new();
-    let _server = Server::spawn(args.http_address, health.clone(), metrics.clone()).await?;
+    let server = Server::spawn(args.http_address, health.clone(), metrics.clone()).await?;
+    info!(address = %server.address(), "serving health and metrics");
     let metrics = ControllerMetrics::new(&metrics);
 
     let caches = Caches::new();
