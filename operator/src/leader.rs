@@ -112,7 +112,7 @@ impl Lease {
     async fn attempt(&mut self, holder: &mut Option<String>) -> Result<Option<LeaseObject>, kube::Error> {
         let object = self.access.api.get_opt(&self.access.name).await?;
         let record = object.as_ref().map(record);
-        let written = match self.candidate.observe(record.as_ref(), std::time::Instant::now()) {
+        let written = match self.candidate.observe(record.as_ref(), Instant::now().into_std()) {
             Action::Create => self.access.create().await,
             Action::Take { transitions } => self.access.write(object.unwrap_or_default(), transitions).await,
             Action::Wait => {
@@ -178,6 +178,11 @@ async fn renew(
                 break;
             }
             () = sleep_until(next.min(valid_until)) => {}
+        }
+        // An API server that refuses at once must not keep this going.
+        if Instant::now() >= valid_until {
+            warn!(lease = access.name, "the lease could not be renewed in time");
+            break;
         }
         match timeout_at(valid_until, access.keep(&mut object)).await {
             Ok(Ok(Some(renewal_began))) => valid_until = deadline(renewal_began.into_std()).into(),

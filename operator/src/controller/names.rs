@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn names_are_stable_labels() {
-        assert_eq!(helper_pod("n1"), "podtap-helper-n1-088f4907b4");
+        assert_eq!(helper_pod("n1"), "podtap-helper-n1-08b37b07b5");
         for node in ["n1", "ip-10-0-0-1.eu-central-1.compute.internal", &"very-long.".repeat(25), "a.", "-"] {
             let name = helper_pod(node);
             assert!(name.len() <= 63 && !name.ends_with('-'), "{name}");

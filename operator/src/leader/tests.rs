@@ -44,20 +44,23 @@ impl FakeApi {
     }
 
     fn answer(&self, method: &Method, mut object: Value) -> (StatusCode, Value) {
-        let failure = |code: StatusCode| (code, json!({"kind": "Status", "status": "Failure", "code": code.as_u16()}));
+        // kube goes by the reason alone.
+        let failure = |code: StatusCode, reason: &str| {
+            (code, json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": reason}))
+        };
         if self.0.down.load(Ordering::Relaxed) {
-            return failure(StatusCode::INTERNAL_SERVER_ERROR);
+            return failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
         }
         if self.0.forbidden.load(Ordering::Relaxed) {
-            return failure(StatusCode::FORBIDDEN);
+            return failure(StatusCode::FORBIDDEN, "Forbidden");
         }
         let mut lease = self.0.lease.lock().expect("no panic before");
         match (method.as_str(), lease.as_ref()) {
             ("GET", Some(lease)) => return (StatusCode::OK, lease.clone()),
-            ("GET" | "PUT", None) => return failure(StatusCode::NOT_FOUND),
-            ("POST", Some(_)) => return failure(StatusCode::CONFLICT),
+            ("GET" | "PUT", None) => return failure(StatusCode::NOT_FOUND, "NotFound"),
+            ("POST", Some(_)) => return failure(StatusCode::CONFLICT, "AlreadyExists"),
             ("PUT", Some(lease)) if lease["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] => {
-                return failure(StatusCode::CONFLICT);
+                return failure(StatusCode::CONFLICT, "Conflict");
             }
             _ => {}
         }
