@@ -1,0 +1,169 @@
+//! The documents know every word that users meet: reasons, fields, metrics, settings.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+use serde_json::Value;
+
+fn read(path: &str) -> String {
+    fs::read_to_string(super::top().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// What stands between `before` and the next `after`, wherever `before` stands.
+fn between<'a>(text: &'a str, before: &str, after: &str) -> BTreeSet<&'a str> {
+    text.split(before).skip(1).filter_map(|rest| rest.split_once(after)).map(|(found, _)| found).collect()
+}
+
+/// Reasons of the controller: `pub const NAME: &str = "Word";`.
+fn controller_reasons(source: &str) -> BTreeSet<&str> {
+    between(source, ": &str = \"", "\"")
+}
+
+/// Reasons of the contract: the arms of `as_str`, `Self::Word => "Word",`.
+fn contract_reasons(source: &str) -> BTreeSet<&str> {
+    let body = source.split_once("fn as_str").map(|(_, body)| body).unwrap_or_default();
+    between(body, "=> \"", "\"")
+}
+
+fn headings(text: &str) -> BTreeSet<&str> {
+    text.lines().filter_map(|line| line.strip_prefix("## ")).collect()
+}
+
+#[test]
+fn every_reason_has_a_section() {
+    let controller = read("operator/src/controller/reason.rs");
+    let contract = read("tap-helper/wire/src/report.rs");
+    let troubleshooting = read("docs/troubleshooting.md");
+    let reference = read("docs/reference.md");
+    let (ours, theirs) = (controller_reasons(&controller), contract_reasons(&contract));
+    assert!(ours.len() > 30 && theirs.len() > 10, "reasons are found: {ours:?} {theirs:?}");
+    let headings = headings(&troubleshooting);
+    for reason in ours.union(&theirs) {
+        assert!(headings.contains(reason), "docs/troubleshooting.md has no section “## {reason}”");
+        assert!(reference.contains(&format!("`{reason}`")), "docs/reference.md does not have the reason `{reason}`");
+    }
+    // Sections of one word are reasons, and only those that are still in use: sentences are about something else.
+    for heading in headings.iter().filter(|heading| !heading.contains(' ')) {
+        assert!(ours.contains(heading) || theirs.contains(heading), "“## {heading}” is no reason any more");
+    }
+}
+
+/// One field of a kind.
+#[derive(Debug, PartialEq)]
+struct Field {
+    /// As `spec.destinations[].node.name`.
+    path: String,
+    schema: Value,
+}
+
+/// All fields below a schema, objects and lists included.
+fn fields(path: &str, schema: &Value, found: &mut Vec<Field>) {
+    for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        found.push(Field { path: path.clone(), schema: schema.clone() });
+        fields(&path, schema, found);
+        fields(&format!("{path}[]"), &schema["items"], found);
+    }
+}
+
+/// Kind and fields of each committed definition.
+fn kinds() -> BTreeMap<String, Vec<Field>> {
+    let files = fs::read_dir(super::top().join("crds")).expect("crds/ is there");
+    let kind = |file: fs::DirEntry| {
+        let text = fs::read_to_string(file.path()).expect("a definition is text");
+        let definition: Value = serde_saphyr::from_str(&text).expect("a definition is YAML");
+        let mut found = Vec::new();
+        fields("", &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"], &mut found);
+        (definition["spec"]["names"]["kind"].as_str().expect("a kind has a name").to_owned(), found)
+    };
+    files.map(|file| kind(file.expect("crds/ is readable"))).collect()
+}
+
+/// Rows of the tables in a kind's section, by what stands in backticks in the first cell.
+fn rows<'a>(reference: &'a str, kind: &str) -> BTreeMap<&'a str, &'a str> {
+    let section = reference.split("\n## ").find(|section| section.lines().next() == Some(kind)).unwrap_or_default();
+    let row = |line: &'a str| Some((line.strip_prefix("| `")?.split_once('`')?.0, line));
+    section.lines().filter_map(row).collect()
+}
+
+#[test]
+fn every_field_is_in_the_reference() {
+    let reference = read("docs/reference.md");
+    let kinds = kinds();
+    assert_eq!(kinds.keys().collect::<Vec<_>>(), ["NodeTap", "PodTap", "PodTapPolicy"]);
+    for (kind, fields) in kinds {
+        let rows = rows(&reference, &kind);
+        assert!(!rows.is_empty(), "docs/reference.md has no section “## {kind}” with tables");
+        for Field { path, schema } in &fields {
+            // `spec` and `status` themselves are headings.
+            if matches!(path.as_str(), "spec" | "status") {
+                continue;
+            }
+            let row = rows.get(path.as_str()).unwrap_or_else(|| panic!("docs/reference.md, {kind}: no row for {path}"));
+            // Cells: before the first bar, name, type, default, meaning.
+            let cells: Vec<_> = row.split('|').collect();
+            assert_eq!(cells.len(), 6, "{kind}: {row}");
+            for value in schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                assert!(row.contains(&format!("`{value}`")), "{kind}: {path} may be {value}: {row}");
+            }
+            if let Some(default) = schema.get("default").filter(|default| !default.is_array() && !default.is_object()) {
+                let words = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+                assert_eq!(cells[3].trim(), format!("`{words}`"), "{kind}: the default of {path}");
+            }
+            for limit in ["maxItems", "maxLength"].into_iter().filter_map(|name| schema[name].as_i64()) {
+                // An interface name's limit in its rule, 15, is the one that counts.
+                assert!(row.contains(&limit.to_string()) || row.contains("15 char"), "{kind}: {path} up to {limit}");
+            }
+        }
+        for path in rows.keys() {
+            assert!(fields.iter().any(|field| field.path == *path), "docs/reference.md, {kind}: there is no {path}");
+        }
+    }
+}
+
+/// All sources of a crate, one after the other.
+fn sources(directory: &str) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(super::top().join(directory)).expect("a crate has sources") {
+        let path = entry.expect("sources are readable").path();
+        if path.is_dir() {
+            let inner = path.strip_prefix(super::top()).expect("it is below the top").to_string_lossy().into_owned();
+            text.push_str(&sources(&inner));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(&path).expect("a source is text"));
+        }
+    }
+    text
+}
+
+#[test]
+fn metrics_and_environment_are_in_the_reference() {
+    let (reference, operator) = (read("docs/reference.md"), sources("operator/src"));
+    let metrics = between(&operator, "registry.register(\"", "\"");
+    assert!(metrics.len() >= 6, "metrics are found: {metrics:?}");
+    for metric in metrics {
+        let [plain, counter] = [format!("`podtap_{metric}`"), format!("`podtap_{metric}_total`")];
+        assert!(reference.contains(&plain) || reference.contains(&counter), "docs/reference.md has no metric {plain}");
+    }
+    let variables = between(&operator, "env = \"", "\"");
+    assert!(variables.len() >= 9, "variables are found: {variables:?}");
+    for variable in variables {
+        assert!(reference.contains(&format!("`{variable}`")), "docs/reference.md has no variable {variable}");
+    }
+}
+
+#[test]
+fn these_guards_see_what_they_guard_against() {
+    assert_eq!(controller_reasons("/// A.\npub const A_B: &str = \"AB\";\npub const C: &str = \"C\";"), ["AB", "C"].into());
+    assert_eq!(contract_reasons("x => \"No\" fn as_str { Self::A => \"A\", Self::B => \"B\" }"), ["A", "B"].into());
+    assert_eq!(headings("# No\n## One\ntext\n## Two words\n### No"), ["One", "Two words"].into());
+    let mut found = Vec::new();
+    let schema = serde_json::json!({"properties": {"a": {"items": {"properties": {"b": {"type": "string"}}}}}});
+    fields("", &schema, &mut found);
+    assert_eq!(found.iter().map(|field| field.path.as_str()).collect::<Vec<_>>(), ["a", "a[].b"]);
+    let text = "# R\n\n## K\n\n| field | |\n|---|---|\n| `a` | x |\n| no |\n\n## L\n\n| `b` | x |\n";
+    assert_eq!(rows(text, "K").into_keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(rows(text, "M").len(), 0);
+}
