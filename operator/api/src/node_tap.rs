@@ -12,7 +12,6 @@ use crate::Direction;
     group = "podtap.dev",
     version = "v1alpha1",
     kind = "NodeTap",
-    category = "podtap",
     status = "NodeTapStatus",
     derive = "PartialEq",
     doc = "What one node holds for all taps. Written by PodTap, not by users.",

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
     kind = "PodTap",
     namespaced,
     shortname = "ptap",
-    category = "podtap",
     status = "PodTapStatus",
     derive = "PartialEq",
     doc = "Copies the traffic of pods of its own namespace to a node, a pod or any VXLAN endpoint.",

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
     version = "v1alpha1",
     kind = "PodTapPolicy",
     plural = "podtappolicies",
-    category = "podtap",
     derive = "PartialEq",
     doc = "What taps may do in this cluster. Only the object named default is read.",
     validation = Rule::new("self.metadata.name == 'default'").message("only the PodTapPolicy named default is read: use that name"),
