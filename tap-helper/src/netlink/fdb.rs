@@ -7,8 +7,8 @@ use super::{
 };
 
 /// `RTM_NEWNEIGH` and its neighbours.
-const RTM_NEWNEIGH: u16 = 28;
-const RTM_DELNEIGH: u16 = 29;
+pub(super) const RTM_NEWNEIGH: u16 = 28;
+pub(super) const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
 /// `struct ndmsg`.
 const FIXED: usize = 12;
@@ -19,7 +19,8 @@ const NDA_PORT: u16 = 6;
 const NDA_VNI: u16 = 7;
 const NTF_SELF: u8 = 1 << 1;
 const NUD_PERMANENT: u16 = 0x80;
-const PF_BRIDGE: u8 = 7;
+/// Family of forwarding entries.
+pub(super) const PF_BRIDGE: u8 = 7;
 
 /// A VXLAN endpoint to which a device sends every frame that it has no better entry for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

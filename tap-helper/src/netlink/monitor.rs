@@ -4,6 +4,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{
     error::NetlinkError,
+    fdb::{PF_BRIDGE, RTM_DELNEIGH, RTM_NEWNEIGH},
     link::{self, RTM_DELLINK, RTM_NEWLINK},
     message::u32_at,
     qdisc::{RTM_DELQDISC, RTM_NEWQDISC},
@@ -12,6 +13,7 @@ use super::{
 
 // include/uapi/linux/rtnetlink.h
 const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_NEIGH: u32 = 3;
 const RTNLGRP_TC: u32 = 4;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
@@ -33,6 +35,11 @@ pub enum Event {
         /// The device's number.
         interface: u32,
     },
+    /// A forwarding entry of a device came or went.
+    Destination {
+        /// The device's number.
+        device: u32,
+    },
     /// An address came or went.
     Address,
     /// The kernel dropped events since nobody read them: anything may have changed.
@@ -46,12 +53,14 @@ pub struct Monitor {
 
 impl Monitor {
     /// Opens one in the network namespace of the calling thread; of everything that happens after this call, it hears.
-    pub fn open() -> Result<Self, NetlinkError> {
+    ///
+    /// Of forwarding entries only on demand: their group also carries each neighbour's ageing, of which a node may have many.
+    pub fn open(destinations: bool) -> Result<Self, NetlinkError> {
         let failed = |error| NetlinkError::socket("listen to changes", &error);
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
         socket.bind(&SocketAddr::new(0, 0)).map_err(failed)?;
-        // Not forwarding entries: their group carries each neighbour's ageing, and would wake an idle node.
-        for group in [RTNLGRP_LINK, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
+        let groups = [RTNLGRP_LINK, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
+        for group in groups.into_iter().chain(destinations.then_some(RTNLGRP_NEIGH)) {
             socket.add_membership(group).map_err(failed)?;
         }
         socket.set_non_blocking(true).map_err(failed)?;
@@ -94,6 +103,10 @@ fn read(kind: u16, payload: &[u8]) -> Option<Event> {
         }
         RTM_NEWQDISC | RTM_DELQDISC | RTM_NEWTFILTER | RTM_DELTFILTER => {
             Some(Event::Classifier { interface: u32_at(payload, 4) })
+        }
+        RTM_NEWNEIGH | RTM_DELNEIGH => {
+            // Those of IPv4 and IPv6 are the neighbours of the pod.
+            (payload.first() == Some(&PF_BRIDGE)).then(|| Event::Destination { device: u32_at(payload, 4) })
         }
         // RTM_NEWADDR, RTM_DELADDR
         20 | 21 => Some(Event::Address),

@@ -42,7 +42,9 @@ impl Space {
     /// Enters a namespace.
     pub(super) fn new(namespace: Namespace, anchor: Option<Anchor>, scope: Scope) -> io::Result<Self> {
         // First the ears, then the first look: nothing that happens in between is missed.
-        let opened = within(&namespace, || Ok::<_, NetlinkError>((Monitor::open()?, RouteSocket::open()?)))?;
+        let has_senders = scope == Scope::Pod;
+        let opened =
+            within(&namespace, || Ok::<_, NetlinkError>((Monitor::open(has_senders)?, RouteSocket::open()?)))?;
         let (monitor, socket) = opened.map_err(io::Error::other)?;
         Ok(Self {
             namespace,
@@ -82,7 +84,7 @@ impl Space {
             (Scope::Pod, _) => true,
             (Scope::Node, Event::Link { index, name }) => self.watched.contains(index) || self.names.contains(name),
             (Scope::Node, Event::Classifier { interface }) => self.watched.contains(interface),
-            (Scope::Node, Event::Address) => false,
+            (Scope::Node, Event::Destination { .. } | Event::Address) => false,
         };
         if events.iter().any(matters) {
             self.dirty = true;
@@ -95,7 +97,10 @@ impl Space {
         let (start, count) = self.repairs;
         let recent = start.filter(|start| now.duration_since(*start) < WINDOW);
         self.repairs = (Some(recent.unwrap_or(now)), if recent.is_some() { count + 1 } else { 1 });
-        self.not_before = (self.repairs.1 > REPAIRS).then_some(now + SLOW);
+        // Not further and further: with a change per second it would never be looked at.
+        if self.repairs.1 > REPAIRS && self.not_before.is_none_or(|moment| moment <= now) {
+            self.not_before = Some(now + SLOW);
+        }
     }
 
     /// When it is to be looked at.
