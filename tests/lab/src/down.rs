@@ -15,24 +15,29 @@ const REMOVED: [&str; 7] = ["nodes", "etcd", "pki", "pki.partial", "run", "kubec
 /// Ends everything that the lab runs and puts the machine back as it was.
 pub fn down(lab: &Lab) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the lab belongs to root: run this as root");
-    if !lab.state.exists() {
-        say("the lab is down already");
-        return Ok(());
-    }
     let _lock = lab.lock()?;
-    step("taking the lab down", || {
-        // The nodes first: with the control plane gone, they would log nothing but complaints.
-        let nodes = lab.nodes();
-        for member in nodes.iter().map(String::as_str).chain([CONTROL_PLANE, relay::NAME]) {
-            member::kill(lab, member)?;
-        }
-        cgroup::sweep(lab, None)?;
-        mounts::sweep(lab)?;
-        for name in REMOVED {
-            remove(lab, name)?;
-        }
-        machine::leave(lab)
-    })
+    if REMOVED.iter().any(|name| lab.path(name).exists()) {
+        return step("taking the lab down", || clear(lab));
+    }
+    // Also then: the state may have been deleted while the lab was up.
+    clear(lab)?;
+    say("the lab is down");
+    Ok(())
+}
+
+fn clear(lab: &Lab) -> Result<()> {
+    // The nodes first: with the control plane gone, they would log nothing but complaints.
+    let nodes = lab.nodes();
+    for member in nodes.iter().map(String::as_str).chain([CONTROL_PLANE, relay::NAME]) {
+        member::kill(lab, member)?;
+    }
+    member::end_strays(lab)?;
+    cgroup::sweep(lab, None)?;
+    mounts::sweep(lab)?;
+    for name in REMOVED {
+        remove(lab, name)?;
+    }
+    machine::leave(lab)
 }
 
 fn remove(lab: &Lab, name: &str) -> Result<()> {

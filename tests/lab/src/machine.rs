@@ -1,8 +1,7 @@
 //! What the lab changes on the machine itself, and how that is put back.
 //!
-//! The record lies in `/run`, which is emptied at boot just like the settings it is about. It is shared by all labs of
-//! the machine: the first one in saves, the last one out restores. It is written before anything is changed, so a crash
-//! at any point leaves the true values in it.
+//! The record lies in `/run` and is shared by all labs of the machine: the first one in saves, the last one out restores.
+//! It is written before anything is changed, so a crash at any point leaves the true values in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -12,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup, command, state::Lab, state::write_whole};
+use crate::{cgroup, command, process::boot, state::Lab, state::write_whole};
 
 const RECORD: &str = "/run/podtap-lab/machine.json";
 
@@ -35,6 +34,8 @@ pub const MOUNT_POINTS: [&str; 4] = ["/var/lib/containerd", "/var/lib/kubelet", 
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
+    /// The boot that the record is about.
+    boot: Option<String>,
     /// The states of the labs that are up.
     labs: BTreeSet<PathBuf>,
     /// Settings as they were before the first of them.
@@ -48,6 +49,15 @@ struct Record {
 }
 
 impl Record {
+    /// What is still true in this boot: settings are as the machine sets them, and no lab has survived. Not every
+    /// machine's `/run` is emptied then.
+    fn of_boot(self, boot: &str) -> Self {
+        if self.boot.as_deref().is_some_and(|recorded| recorded != boot) {
+            return Self { boot: Some(boot.to_owned()), directories: self.directories, ..Self::default() };
+        }
+        Self { boot: Some(boot.to_owned()), ..self }
+    }
+
     /// Strikes a lab out; true if no other is left. A lab whose directory has been deleted cannot come down any more.
     fn leave(&mut self, lab: &Path, exists: impl Fn(&Path) -> bool) -> bool {
         self.labs.retain(|other| other != lab && exists(other));
@@ -146,7 +156,7 @@ fn setting(name: &str) -> PathBuf {
 
 fn change(edit: impl FnOnce(&mut Record) -> Result<()>) -> Result<()> {
     let _alone = lock()?;
-    let mut record = read()?.unwrap_or_default();
+    let mut record = read()?.unwrap_or(Record { boot: Some(boot()?), ..Record::default() });
     edit(&mut record)?;
     write(&record)
 }
@@ -166,7 +176,11 @@ fn lock() -> Result<File> {
 
 fn read() -> Result<Option<Record>> {
     match fs::read(RECORD) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("{RECORD} is damaged")),
+        Ok(text) => {
+            let record: Record = serde_json::from_slice(&text)
+                .with_context(|| format!("{RECORD} is damaged; if no lab is up on this machine, remove it"))?;
+            Ok(Some(record.of_boot(&boot()?)))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {RECORD}")),
     }
@@ -194,6 +208,22 @@ mod tests {
     #[test]
     fn a_lab_that_was_deleted_keeps_nobody_waiting() {
         assert!(record(&["/a", "/deleted"]).leave(Path::new("/a"), |lab| lab != Path::new("/deleted")));
+    }
+
+    #[test]
+    fn of_an_earlier_boot_only_what_lies_on_disk_is_true() {
+        let settings: BTreeMap<_, _> = [("kernel/panic".to_owned(), "1".to_owned())].into();
+        let directories: BTreeSet<_> = [PathBuf::from("/etc/cni")].into();
+        let recorded = |boot: &str| Record {
+            boot: Some(boot.into()),
+            settings: settings.clone(),
+            directories: directories.clone(),
+            ..record(&["/a"])
+        };
+        assert_eq!(recorded("1").of_boot("1"), recorded("1"));
+        let later = recorded("1").of_boot("2");
+        assert!(later.labs.is_empty() && later.settings.is_empty());
+        assert_eq!((later.directories, later.boot.as_deref()), (directories, Some("2")));
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod prerequisites;
 mod process;
 mod progress;
 mod relay;
+mod signals;
 mod state;
 mod status;
 mod supervisor;
@@ -184,7 +185,9 @@ fn kill_node(lab: &Lab, node: &str) -> Result<()> {
 
 fn set_cable(lab: &Lab, node: &str, connected: bool) -> Result<()> {
     member::expect(lab, node)?;
-    fabric::set_cable(&member::expect(lab, CONTROL_PLANE)?, addresses::number(node)?, connected)
+    fabric::set_cable(&member::expect(lab, CONTROL_PLANE)?, addresses::number(node)?, connected)?;
+    progress::say(&format!("{node} is {}", if connected { "connected" } else { "cut off from all others" }));
+    Ok(())
 }
 
 fn make_image(arguments: ImageArguments) -> Result<()> {

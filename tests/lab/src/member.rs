@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::addresses::{CONTROL_PLANE, number};
-use crate::{command, process::Process, progress, state::Lab, supervisor};
+use crate::{command, process::Process, progress, relay, state::Lab, supervisor};
 
 /// Where a member's first process writes itself down.
 pub fn record(lab: &Lab, member: &str) -> PathBuf {
@@ -54,9 +54,18 @@ pub fn check(lab: &Lab, member: &str) -> Result<()> {
     Ok(())
 }
 
+/// Ends what runs for this lab without a record: the state was deleted under it, or the start was broken off just then.
+pub fn end_strays(lab: &Lab) -> Result<()> {
+    let program = lab.bin("lab");
+    let records = fs::read_dir(lab.path("run")).into_iter().flatten().flatten();
+    let known: Vec<_> = records.filter_map(|entry| Process::recorded(&entry.path())).collect();
+    let strays = Process::all_of(&program, &["begin", "init", relay::NAME]);
+    strays.into_iter().filter(|process| !known.contains(process)).try_for_each(|process| process.kill())
+}
+
 /// Ends a member with everything in it; false if it was not up.
 pub fn kill(lab: &Lab, member: &str) -> Result<bool> {
-    let process = running(lab, member);
+    let process = Process::recorded(&record(lab, member));
     if let Some(process) = &process {
         process.kill()?;
     }

@@ -2,17 +2,16 @@
 
 use std::env;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::process::CommandExt as _;
-use std::os::unix::process::ExitStatusExt as _;
+use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::Signal;
 
 use crate::command::search_path;
 use crate::process::Process;
+use crate::signals;
 use crate::state::Lab;
 
 /// The namespaces that make a member, as `/proc` names them. The mount namespace comes last: after joining it, the
@@ -62,12 +61,10 @@ pub fn enter(member: &Process, words: &[String]) -> Result<u8> {
     env::set_current_dir(working).or_else(|_| env::set_current_dir("/"))?;
     let mut command = Command::new(program);
     command.args(arguments).env("PATH", search_path(&env::var("PATH").unwrap_or_default()));
-    // SAFETY: prctl is async-signal-safe and touches no memory of this process.
-    // A caller that gives up on this program must not leave the command behind in the node.
-    unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-    let status = command.status().with_context(|| format!("cannot run {program}"))?;
-    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
-    Ok(u8::try_from(code).unwrap_or(1))
+    signals::run(command).or_else(|error| {
+        eprintln!("lab: cannot run {program}: {error}");
+        Ok(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
+    })
 }
 
 /// Does something in the network of a member, and in nothing else of it. Sockets that are opened there stay there.

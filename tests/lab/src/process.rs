@@ -26,8 +26,24 @@ impl Process {
     pub fn own() -> Result<Self> {
         let pid = fs::read_link("/proc/self").context("cannot read /proc/self")?;
         let pid = pid.to_str().and_then(|pid| pid.parse().ok()).context("/proc/self names no process")?;
-        let stat = read_stat(pid).context("cannot read /proc/self/stat")?;
-        Ok(Self { pid, started: stat.started, boot: boot()? })
+        Self::of(pid).context("cannot read /proc/self/stat")
+    }
+
+    fn of(pid: i32) -> Option<Self> {
+        Some(Self { pid, started: read_stat(pid)?.started, boot: boot().ok()? })
+    }
+
+    /// All that run `program` with one of these words as the first argument.
+    pub fn all_of(program: &Path, words: &[&str]) -> Vec<Self> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let is_meant = |pid: &i32| {
+            let runs = fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| is_program(&path, program));
+            runs && fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+                line.split(|byte| *byte == 0).nth(1).is_some_and(|word| words.iter().any(|w| w.as_bytes() == word))
+            })
+        };
+        pids.filter(is_meant).filter_map(Self::of).collect()
     }
 
     /// Writes the calling process down as the holder of `record`.
@@ -35,10 +51,17 @@ impl Process {
         crate::state::write_whole(record, serde_json::to_vec(&Self::own()?)?)
     }
 
-    /// The process of a record, if it is still there. A record that cannot be read counts as none: a crash can leave anything.
-    pub fn running(record: &Path) -> Option<Self> {
+    /// The process of a record, if there is anything left of it. A record that cannot be read counts as none: a crash can
+    /// leave anything.
+    pub fn recorded(record: &Path) -> Option<Self> {
         let process: Self = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
         process.is_alive().then_some(process)
+    }
+
+    /// The process of a record, if it runs and is not about to end: then it has left its namespaces already, but still
+    /// waits for all that ran in them.
+    pub fn running(record: &Path) -> Option<Self> {
+        Self::recorded(record).filter(|process| process.namespace("net").exists())
     }
 
     /// Whether it still runs. One that has ended but was not reaped by its parent does not.
@@ -67,6 +90,12 @@ impl Process {
     }
 }
 
+/// The kernel marks the path of a program whose file was deleted or replaced.
+fn is_program(path: &Path, program: &Path) -> bool {
+    let path = path.as_os_str().as_encoded_bytes();
+    path.strip_suffix(b" (deleted)").unwrap_or(path) == program.as_os_str().as_encoded_bytes()
+}
+
 struct Stat {
     state: char,
     started: u64,
@@ -84,7 +113,8 @@ fn parse_stat(line: &str) -> Option<Stat> {
     Some(Stat { state, started })
 }
 
-fn boot() -> Result<String> {
+/// Tells one boot of the machine from another.
+pub fn boot() -> Result<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot tell which boot this is")?;
     Ok(id.trim().to_owned())
 }
@@ -107,5 +137,26 @@ mod tests {
         assert!(own.is_alive());
         assert!(!Process { started: own.started + 1, ..own.clone() }.is_alive());
         assert!(!Process { boot: "another".into(), ..own }.is_alive());
+    }
+
+    #[test]
+    fn a_program_is_found_also_when_its_file_was_replaced() {
+        let program = Path::new("/c/target/lab/bin/lab");
+        assert!(is_program(Path::new("/c/target/lab/bin/lab"), program));
+        assert!(is_program(Path::new("/c/target/lab/bin/lab (deleted)"), program));
+        assert!(!is_program(Path::new("/c/target/lab/bin/lab2"), program));
+        assert!(!is_program(Path::new("/d/target/lab/bin/lab"), program));
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_program_and_first_argument() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let program = fs::read_link(format!("/proc/{}/exe", child.id())).expect("its program");
+        let found =
+            |word| Process::all_of(&program, &[word]).iter().any(|process| process.pid == child.id().cast_signed());
+        let answers = (found("60"), found("61"));
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        assert_eq!(answers, (true, false));
     }
 }

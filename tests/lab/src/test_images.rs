@@ -1,6 +1,8 @@
 //! The two images that the lab itself has: what holds a pod open, and a shell with tools for tests.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -15,12 +17,18 @@ const TOOLS: [&str; 33] = [
     "timeout", "top", "true", "wc", "wget",
 ];
 
-/// Makes both archives.
+/// Makes both archives, unless they are there and newer than what they are made from.
 pub fn make(lab: &Lab) -> Result<()> {
     let directory = lab.path("images");
     fs::create_dir_all(&directory)?;
-    let pause = directory.join("pause");
     let source = lab.root.join("tests/lab/pause.c");
+    let busybox = find_program("busybox").context("busybox is not installed")?;
+    let (pause_archive, busybox_archive) = (directory.join("pause.tar"), directory.join("busybox.tar"));
+    let program = std::env::current_exe()?;
+    if is_newer(&pause_archive, &[&source, &program]) && is_newer(&busybox_archive, &[&busybox, &program]) {
+        return Ok(());
+    }
+    let pause = directory.join("pause");
     command::run(Command::new("gcc").args(["-static", "-Os", "-s", "-o"]).arg(&pause).arg(source))?;
     let image = Image {
         name: "podtap.dev/pause:1".into(),
@@ -28,9 +36,8 @@ pub fn make(lab: &Lab) -> Result<()> {
         files: [("bin/pause".into(), Source::File(pause))].into(),
         ..Image::default()
     };
-    image::write(&image, &directory.join("pause.tar"))?;
+    image::write(&image, &pause_archive)?;
 
-    let busybox = find_program("busybox").context("busybox is not installed")?;
     let links = TOOLS.map(|tool| (format!("bin/{tool}"), Source::Link("/bin/busybox".into())));
     let image = Image {
         name: "podtap.dev/busybox:1".into(),
@@ -38,5 +45,11 @@ pub fn make(lab: &Lab) -> Result<()> {
         files: links.into_iter().chain([("bin/busybox".into(), Source::File(busybox))]).collect(),
         ..Image::default()
     };
-    image::write(&image, &directory.join("busybox.tar"))
+    image::write(&image, &busybox_archive)
+}
+
+fn is_newer(file: &Path, sources: &[&Path]) -> bool {
+    // The time of change and not of modification: a package gives its files the time at which it was built.
+    let time = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.ctime(), metadata.ctime_nsec()));
+    time(file).is_some_and(|made| sources.iter().all(|source| time(source).is_some_and(|changed| changed < made)))
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::addresses::{API_SERVICE, CONTROL_PLANE, MOST_NODES, name};
+use crate::addresses::{API_SERVICE, CONTROL_PLANE, MOST_NODES, name, number};
 use crate::progress::{say, step};
 use crate::{
-    binaries, cluster, fabric, machine, member, namespaces, node, pki, prerequisites, progress, relay, state::Lab,
-    test_images,
+    binaries, cluster, fabric, machine, member, namespaces, node, pki, prerequisites, process::Process, progress,
+    relay, state::Lab, test_images,
 };
 
 /// How long a cold and busy machine may take for one part.
@@ -29,6 +29,7 @@ pub fn up(lab: &Lab, count: u8) -> Result<()> {
     ensure!((1..=MOST_NODES).contains(&count), "a lab has 1 to {MOST_NODES} nodes");
     let began = Instant::now();
     let _lock = lab.lock()?;
+    member::end_strays(lab)?;
     prepare(lab)?;
     machine::enter(lab)?;
     pki::ensure(lab)?;
@@ -47,25 +48,27 @@ pub fn up(lab: &Lab, count: u8) -> Result<()> {
 }
 
 fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
-    let control_plane = if let Some(control_plane) = member::running(lab, CONTROL_PLANE) {
-        control_plane
-    } else {
-        // The fabric has gone with the control plane, and the nodes' ends of their cables with the fabric.
-        for node in nodes {
-            node::kill(lab, node)?;
-        }
-        member::kill(lab, relay::NAME)?;
-        crate::control_plane::start(lab)?
-    };
+    let up = member::running(lab, CONTROL_PLANE);
+    let (api_runs, known) = (up.is_some(), lab.nodes());
+    let control_plane = up.map_or_else(|| start_control_plane(lab, nodes), Ok)?;
     if member::running(lab, relay::NAME).is_none() {
         relay::start(lab)?;
     }
     // One without a cable is left from a start that was broken off; it cannot go on.
     let is_whole = |node: &&String| member::running(lab, node).is_some() && fabric::has_cable(&control_plane, node);
     let (whole, stopped): (Vec<_>, Vec<_>) = nodes.iter().partition(is_whole);
-    for node in &stopped {
-        node::kill(lab, node)?;
-        node::start(lab, &control_plane, node)?;
+    for node in &whole {
+        fabric::set_cable(&control_plane, number(node)?, true)?;
+    }
+    let start_stopped = || {
+        stopped.iter().try_for_each(|node| {
+            node::kill(lab, node)?;
+            node::start(lab, &control_plane, node)
+        })
+    };
+    // All that starts starts at once; only what is to be told to a running API server is told before.
+    if !api_runs {
+        start_stopped()?;
     }
     step("waiting for the API server", || {
         wait_until(lab, "the API server", [CONTROL_PLANE], || cluster::is_ready(lab, &lab.path("kubeconfig")))
@@ -73,10 +76,22 @@ fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     for node in whole {
         cluster::declare(lab, node)?;
     }
-    for node in stopped {
-        announce(lab, node)?;
+    for node in &stopped {
+        announce(lab, node, known.contains(node))?;
+    }
+    if api_runs {
+        start_stopped()?;
     }
     wait_for_nodes(lab, nodes)
+}
+
+/// The fabric has gone with the control plane, and the nodes' ends of their cables with the fabric.
+fn start_control_plane(lab: &Lab, nodes: &BTreeSet<String>) -> Result<Process> {
+    for node in nodes {
+        node::kill(lab, node)?;
+    }
+    member::kill(lab, relay::NAME)?;
+    crate::control_plane::start(lab)
 }
 
 /// Starts one node, which may be a new one.
@@ -86,15 +101,15 @@ pub fn start_node(lab: &Lab, node: &str) -> Result<()> {
     if member::running(lab, node).is_some() {
         say(&format!("{node} is up already"));
     } else {
-        announce(lab, node)?;
+        announce(lab, node, true)?;
         node::start(lab, &control_plane, node)?;
     }
     wait_for_nodes(lab, &[node.to_owned()].into())
 }
 
-/// Tells Kubernetes of a node that is started.
-fn announce(lab: &Lab, node: &str) -> Result<()> {
-    if cluster::declare(lab, node)? { cluster::distrust(lab, node) } else { Ok(()) }
+/// Tells Kubernetes of a node that is started. What is said there of one that has run before is not true any more.
+fn announce(lab: &Lab, node: &str, has_run: bool) -> Result<()> {
+    if cluster::declare(lab, node)? && has_run { cluster::distrust(lab, node) } else { Ok(()) }
 }
 
 /// Waits until pods can be run on these nodes, and reach the API server from there.

@@ -1,0 +1,76 @@
+//! Running a command in one's place: what ends or interrupts this program is meant for the command.
+
+use std::io;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus};
+use std::thread;
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::SignalFd;
+use nix::unistd::Pid;
+
+const PASSED_ON: [Signal; 6] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// `si_code` of a signal that the kernel has sent, as it does for a key.
+const SI_KERNEL: i32 = 0x80;
+
+/// Runs it with this program's standard streams, and returns its exit code as a shell would.
+pub fn run(mut command: Command) -> io::Result<u8> {
+    let signals: SigSet = PASSED_ON.into_iter().collect();
+    // A signal waits from here on until there is a command to receive it.
+    signals.thread_block()?;
+    let child_signals = signals;
+    // SAFETY: prctl and sigprocmask are async-signal-safe and touch no memory of this process but the captured set.
+    unsafe {
+        command.pre_exec(move || {
+            // A caller that kills this program must not leave the command behind in the node.
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            Ok(child_signals.thread_unblock()?)
+        });
+    }
+    let mut child = command.spawn()?;
+    pass_on(&signals, &child)?;
+    Ok(exit_code(child.wait()?))
+}
+
+/// From now on; ends with this program.
+fn pass_on(signals: &SigSet, child: &Child) -> io::Result<()> {
+    let descriptor = SignalFd::new(signals)?;
+    let child = Pid::from_raw(child.id().cast_signed());
+    thread::spawn(move || {
+        while let Ok(Some(signal)) = descriptor.read_signal() {
+            // A key on the terminal has reached the command already.
+            if signal.ssi_code != SI_KERNEL
+                && let Ok(signal) = Signal::try_from(signal.ssi_signo.cast_signed())
+            {
+                let _ = kill(child, signal);
+            }
+        }
+    });
+    Ok(())
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    u8::try_from(code).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_code_is_that_of_a_shell() {
+        assert_eq!(exit_code(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(exit_code(ExitStatus::from_raw(Signal::SIGKILL as i32)), 137);
+    }
+
+    #[test]
+    fn a_command_is_run_to_its_end() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit 3"]);
+        assert_eq!(run(command).expect("sh"), 3);
+        assert_eq!(run(Command::new("/nonexistent")).expect_err("nothing").kind(), io::ErrorKind::NotFound);
+    }
+}
