@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::{
     build::Outcome,
-    facts::{NodeTapFact, PodFact, TapFact},
+    facts::{NodeTapFact, PodFact},
     gather::{self, Snapshot},
     helper_pod::HelperTemplate,
     memory::{Memory, Subject},
@@ -125,7 +125,7 @@ async fn add_finalizer(context: &Context, outcome: &Outcome<'_>) -> Result<(), k
     // The version makes the API server refuse the list if somebody else has changed it in the meantime.
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": tap.version}});
     let object = api.patch(&tap.reference.name, &parameters(), &Patch::Merge(patch)).await?;
-    context.caches.taps.record(object, TapFact::from);
+    context.caches.wrote_tap(object);
     Ok(())
 }
 
@@ -315,13 +315,13 @@ async fn execute(context: &Context, action: &Action) -> Result<Option<NodeTapFac
                 receivers = spec.receivers.len(),
                 "wrote NodeTap"
             );
-            caches.node_taps.record(written, NodeTapFact::from);
+            caches.wrote_node_tap(written);
             Ok(Some(fact))
         }
         Action::DeleteNodeTap { node, uid } => {
             let api: Api<DeserializeGuard<NodeTap>> = Api::all(client.clone());
             if is_gone(api.delete(node, &only(uid)).await)? {
-                caches.node_taps.forget("", node);
+                caches.deleted_node_tap(node);
             }
             info!(node, "deleted NodeTap");
             Ok(None)
@@ -331,7 +331,7 @@ async fn execute(context: &Context, action: &Action) -> Result<Option<NodeTapFac
             let post = PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() };
             match api.create(&post, &template.pod(node, owner)).await {
                 Ok(pod) => {
-                    caches.pods.record(pod, |pod| PodFact::new(pod, &template.namespace));
+                    caches.wrote_helper(pod, &template.namespace);
                     info!(node, "created helper pod");
                     Ok(None)
                 }

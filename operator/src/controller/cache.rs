@@ -31,6 +31,8 @@ struct State<T> {
     entries: BTreeMap<Key, Entry<T>>,
     /// What a list that is under way has brought so far.
     listing: BTreeMap<Key, Entry<T>>,
+    /// Highest version that the watch has told of, as far as versions are numbers.
+    told: u64,
 }
 
 /// Facts of all objects of one kind, in the order of their names. Clones share one memory.
@@ -39,7 +41,10 @@ struct State<T> {
 /// know what this process just wrote.
 ///
 /// # Guarantees
-/// What was recorded by [`Cache::record`] is not undone by an older event of the watch.
+/// - What [`Cache::wrote`] took in is not undone by something older that the watch tells later, nor does it undo what the watch
+///   has told before.
+/// - Whatever changes is reported as a change once: by [`Cache::take`], or by [`Cache::wrote`] where the answer to a write
+///   shows what somebody else did, since the watch then brings nothing new.
 #[derive(Debug)]
 pub struct Cache<T> {
     state: Arc<RwLock<State<T>>>,
@@ -54,7 +59,7 @@ impl<T> Clone for Cache<T> {
 
 impl<T: PartialEq> Cache<T> {
     pub fn new() -> Self {
-        let state = State { entries: BTreeMap::new(), listing: BTreeMap::new() };
+        let state = State { entries: BTreeMap::new(), listing: BTreeMap::new(), told: 0 };
         Self { state: Arc::new(RwLock::new(state)), synced: Arc::new(watch::Sender::new(false)) }
     }
 
@@ -72,10 +77,23 @@ impl<T: PartialEq> Cache<T> {
     /// Takes in what the watch says; whether anything of interest changed.
     pub fn take<K: ResourceExt>(&self, event: Event<K>, fact: impl Fn(K) -> T) -> bool {
         match event {
-            Event::Apply(object) => self.record(object, fact),
+            Event::Apply(object) => {
+                let (key, version) = (key(&object), object.resource_version().unwrap_or_default());
+                let mut state = self.write();
+                state.hear(&version);
+                let known = state.entries.get(&key);
+                if known.is_some_and(|known| is_older(&version, &known.version)) {
+                    return false;
+                }
+                let fact = fact(object);
+                let changed = known.is_none_or(|known| *known.fact != fact);
+                state.entries.insert(key, Entry { version, fact: Arc::new(fact) });
+                changed
+            }
             Event::Delete(object) => {
                 let (key, version) = (key(&object), object.resource_version().unwrap_or_default());
                 let mut state = self.write();
+                state.hear(&version);
                 if state.entries.get(&key).is_some_and(|known| is_older(&version, &known.version)) {
                     return false;
                 }
@@ -92,35 +110,33 @@ impl<T: PartialEq> Cache<T> {
                 false
             }
             Event::InitDone => {
-                let mut state = self.write();
-                let listed = std::mem::take(&mut state.listing);
-                let changed = listed.len() != state.entries.len()
-                    || listed.iter().zip(&state.entries).any(|(new, old)| new.0 != old.0 || new.1.fact != old.1.fact);
-                state.entries = listed;
-                drop(state);
+                let changed = self.write().replace();
                 // The first list is news even when it is empty.
                 !self.synced.send_replace(true) || changed
             }
         }
     }
 
-    /// Remembers an object, for example one that a write has returned; whether anything of interest changed.
-    pub fn record<K: ResourceExt>(&self, object: K, fact: impl Fn(K) -> T) -> bool {
+    /// Remembers what a write of ours has returned. Whether it shows more than the write was meant to change, which
+    /// `is_ours` decides from what was known and what is new: nobody else will tell that.
+    pub fn wrote<K: ResourceExt>(&self, object: K, fact: impl Fn(K) -> T, is_ours: impl Fn(&T, &T) -> bool) -> bool {
         let (key, version) = (key(&object), object.resource_version().unwrap_or_default());
         let mut state = self.write();
         let known = state.entries.get(&key);
-        if known.is_some_and(|known| is_older(&version, &known.version)) {
+        // The watch was faster. Where it told of a deletion, this would bring back what is gone, for good.
+        let is_past = version.parse::<u64>().is_ok_and(|version| version <= state.told);
+        if is_past || known.is_some_and(|known| is_older(&version, &known.version)) {
             return false;
         }
         let fact = fact(object);
-        let changed = known.is_none_or(|known| *known.fact != fact);
+        let shows_more = known.is_none_or(|known| !is_ours(&known.fact, &fact));
         state.entries.insert(key, Entry { version, fact: Arc::new(fact) });
-        changed
+        shows_more
     }
 
-    /// Forgets an object that a write has deleted.
-    pub fn forget(&self, namespace: &str, name: &str) {
-        self.write().entries.remove(&(namespace.to_owned(), name.to_owned()));
+    /// Forgets an object that a write has deleted; whether it was known.
+    pub fn forget(&self, namespace: &str, name: &str) -> bool {
+        self.write().entries.remove(&(namespace.to_owned(), name.to_owned())).is_some()
     }
 
     // A poisoned lock means that a fact's constructor panicked before anything was changed.
@@ -130,6 +146,28 @@ impl<T: PartialEq> Cache<T> {
 
     fn write(&self) -> RwLockWriteGuard<'_, State<T>> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: PartialEq> State<T> {
+    fn hear(&mut self, version: &str) {
+        self.told = version.parse::<u64>().unwrap_or_default().max(self.told);
+    }
+
+    /// The list that was read becomes what is known; whether anything of interest changed.
+    fn replace(&mut self) -> bool {
+        let mut listed = std::mem::take(&mut self.listing);
+        for (key, entry) in &mut listed {
+            self.told = entry.version.parse::<u64>().unwrap_or_default().max(self.told);
+            // Written by us since the list was made.
+            if let Some(known) = self.entries.get(key).filter(|known| is_older(&entry.version, &known.version)) {
+                *entry = known.clone();
+            }
+        }
+        let changed = listed.len() != self.entries.len()
+            || listed.iter().zip(&self.entries).any(|(new, old)| new.0 != old.0 || new.1.fact != old.1.fact);
+        self.entries = listed;
+        changed
     }
 }
 
@@ -147,56 +185,4 @@ fn is_older(version: &str, known: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::api::core::v1::Namespace;
-
-    use super::*;
-    use crate::controller::facts::NamespaceFact;
-
-    fn namespace(name: &str, version: u32, excluded: bool) -> Namespace {
-        let mut namespace = Namespace::default();
-        namespace.metadata.name = Some(name.into());
-        namespace.metadata.resource_version = Some(version.to_string());
-        namespace.metadata.labels = Some([(podtap_api::EXCLUDE.into(), excluded.to_string())].into());
-        namespace
-    }
-
-    fn excluded(cache: &Cache<NamespaceFact>) -> Vec<(String, bool)> {
-        cache.list().into_iter().map(|entry| (entry.fact.name.clone(), entry.fact.excluded)).collect()
-    }
-
-    #[test]
-    fn a_change_that_does_not_matter_is_none() {
-        let cache = Cache::new();
-        assert!(cache.take(Event::Apply(namespace("shop", 5, false)), NamespaceFact::from));
-        assert!(!cache.take(Event::Apply(namespace("shop", 6, false)), NamespaceFact::from));
-        assert_eq!(cache.list()[0].version, "6");
-        assert!(cache.take(Event::Apply(namespace("shop", 7, true)), NamespaceFact::from));
-    }
-
-    #[test]
-    fn older_events_do_not_undo_what_was_written() {
-        let cache = Cache::new();
-        cache.record(namespace("shop", 10, true), NamespaceFact::from);
-        assert!(!cache.take(Event::Apply(namespace("shop", 9, false)), NamespaceFact::from));
-        assert!(!cache.take(Event::Delete(namespace("shop", 8, false)), NamespaceFact::from));
-        assert_eq!(excluded(&cache), [("shop".to_owned(), true)]);
-        assert!(cache.take(Event::Delete(namespace("shop", 11, true)), NamespaceFact::from));
-        assert_eq!(excluded(&cache), []);
-    }
-
-    #[test]
-    fn a_list_replaces_everything() {
-        let cache = Cache::new();
-        cache.record(namespace("gone", 1, false), NamespaceFact::from);
-        for event in [Event::<Namespace>::Init, Event::InitApply(namespace("shop", 2, false))] {
-            assert!(!cache.take(event, NamespaceFact::from));
-        }
-        assert_eq!(excluded(&cache), [("gone".to_owned(), false)], "the old state holds until the list is complete");
-        assert!(cache.take(Event::<Namespace>::InitDone, NamespaceFact::from));
-        assert_eq!(excluded(&cache), [("shop".to_owned(), false)]);
-        cache.take(Event::<Namespace>::Init, NamespaceFact::from);
-        cache.take(Event::InitApply(namespace("shop", 3, false)), NamespaceFact::from);
-        assert!(!cache.take(Event::<Namespace>::InitDone, NamespaceFact::from), "the second list brought nothing new");
-    }
-}
+mod tests;

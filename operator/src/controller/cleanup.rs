@@ -149,6 +149,6 @@ async fn release(context: &Context, entry: &Entry<TapFact>) -> Result<(), kube::
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": entry.version}});
     let _: PartialObjectMeta<PodTap> = api.patch_metadata(&tap.name, &parameters(), &Patch::Merge(patch)).await?;
     // Where somebody else's finalizer keeps it, the watch brings it back.
-    context.caches.taps.forget(&tap.namespace, &tap.name);
+    context.caches.released_tap(&tap.namespace, &tap.name);
     Ok(())
 }

@@ -12,7 +12,8 @@ use k8s_openapi::{
 };
 use kube::core::DeserializeGuard;
 use podtap_api::{
-    EXCLUDE, NodeTap, NodeTapSpec, NodeTapStatus, PodTap, PodTapPolicy, PodTapPolicySpec, PodTapSpec, PodTapStatus,
+    EXCLUDE, FINALIZER, NodeTap, NodeTapSpec, NodeTapStatus, PodTap, PodTapPolicy, PodTapPolicySpec, PodTapSpec,
+    PodTapStatus,
 };
 
 use super::{helper_pod, names};
@@ -230,6 +231,19 @@ impl From<DeserializeGuard<PodTap>> for TapFact {
             finalizers: meta.finalizers.unwrap_or_default(),
             body,
         }
+    }
+}
+
+impl TapFact {
+    /// Whether `new` differs from this in nothing but what the controller writes: the status, and its own finalizer.
+    pub fn differs_only_in_ours(&self, new: &Self) -> bool {
+        let spec = |tap: &Self| tap.body.as_ref().ok().map(|(spec, _)| spec.clone());
+        let others = |tap: &Self| tap.finalizers.iter().filter(|f| *f != FINALIZER).cloned().collect::<Vec<_>>();
+        self.uid == new.uid
+            && self.generation == new.generation
+            && self.deleting == new.deleting
+            && others(self) == others(new)
+            && spec(self) == spec(new)
     }
 }
 

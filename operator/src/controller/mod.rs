@@ -36,12 +36,11 @@ mod validate;
 mod vni;
 mod watch;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
     time::sleep,
 };
 use tracing::info;
@@ -119,8 +118,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let metrics = ControllerMetrics::new(&metrics);
 
     let caches = Caches::new();
-    let changed = Arc::new(Notify::new());
-    let mut watches = watch::spawn(&client, &caches, &args.namespace, &changed);
+    let mut watches = watch::spawn(&client, &caches, &args.namespace);
     let mut lease = Lease::new(client.clone(), &args.namespace, names::LEASE, &args.identity);
     let held = tokio::select! {
         // A standby that has everything in memory already takes over at once.
@@ -143,7 +141,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         metrics,
     };
     tokio::select! {
-        result = lead(&mut leader, &changed, &held, &health, &mut shutdown) => result?,
+        result = lead(&mut leader, &held, &health, &mut shutdown) => result?,
         _ = watches.join_next() => return Err(Error::WatchEnded),
     }
     info!("giving leadership up");
@@ -152,13 +150,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
 }
 
 /// Passes: one now, then one whenever something changes or is due, until shutdown is requested. A pass that has begun is finished first.
-async fn lead(
-    leader: &mut Leader,
-    changed: &Notify,
-    held: &Held,
-    health: &Health,
-    shutdown: &mut Shutdown,
-) -> Result<(), Error> {
+async fn lead(leader: &mut Leader, held: &Held, health: &Health, shutdown: &mut Shutdown) -> Result<(), Error> {
     loop {
         health.alive();
         let next = tokio::select! {
@@ -175,7 +167,7 @@ async fn lead(
                 biased;
                 () = held.lost() => return Err(Error::LeadershipLost),
                 () = shutdown.requested() => return Ok(()),
-                () = changed.notified() => break,
+                () = leader.context.caches.changed() => break,
                 () = sleep(pause.min(HEARTBEAT)) => if pause <= HEARTBEAT { break },
             }
         }

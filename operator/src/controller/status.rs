@@ -89,7 +89,7 @@ async fn write(context: &Context, tap: &TapReference, status: &PodTapStatus) -> 
         "status": status,
     });
     let written = api.patch_status(&tap.name, &parameters().force(), &Patch::Apply(object)).await?;
-    context.caches.taps.record(written, TapFact::from);
+    context.caches.wrote_tap(written);
     Ok(())
 }
 

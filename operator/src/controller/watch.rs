@@ -24,6 +24,7 @@ use super::{
 /// All that is watched. Clones share one memory.
 #[derive(Clone, Debug)]
 pub struct Caches {
+    changed: Arc<Notify>,
     pub taps: Cache<TapFact>,
     pub node_taps: Cache<NodeTapFact>,
     pub policies: Cache<PolicyFact>,
@@ -35,6 +36,7 @@ pub struct Caches {
 impl Caches {
     pub fn new() -> Self {
         Self {
+            changed: Arc::new(Notify::new()),
             taps: Cache::new(),
             node_taps: Cache::new(),
             policies: Cache::new(),
@@ -46,7 +48,7 @@ impl Caches {
 
     /// Returns once every kind has been listed: before that, what is missing here may exist.
     pub async fn wait_until_synced(&self) {
-        let Self { taps, node_taps, policies, pods, nodes, namespaces } = self;
+        let Self { changed: _, taps, node_taps, policies, pods, nodes, namespaces } = self;
         taps.wait_until_synced().await;
         node_taps.wait_until_synced().await;
         policies.wait_until_synced().await;
@@ -54,14 +56,52 @@ impl Caches {
         nodes.wait_until_synced().await;
         namespaces.wait_until_synced().await;
     }
+
+    /// Returns as soon as anything of interest has changed since this returned last.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Takes in the answer to a write of a tap's status or finalizers.
+    pub fn wrote_tap(&self, object: DeserializeGuard<PodTap>) {
+        self.wake_if(self.taps.wrote(object, TapFact::from, TapFact::differs_only_in_ours));
+    }
+
+    /// Takes in the answer to a write of a node's spec.
+    pub fn wrote_node_tap(&self, object: DeserializeGuard<NodeTap>) {
+        let is_ours = |known: &NodeTapFact, new: &NodeTapFact| known.status == new.status;
+        self.wake_if(self.node_taps.wrote(object, NodeTapFact::from, is_ours));
+    }
+
+    /// Takes in that a helper pod was made.
+    pub fn wrote_helper(&self, pod: Pod, own_namespace: &str) {
+        self.pods.wrote(pod, |pod| PodFact::new(pod, own_namespace), |_, _| true);
+    }
+
+    /// Takes in that a tap has been let go.
+    pub fn released_tap(&self, namespace: &str, name: &str) {
+        // No pass is waiting for that: what it had was free before.
+        self.taps.forget(namespace, name);
+    }
+
+    /// Takes in that a node's object was deleted, with all that it held.
+    pub fn deleted_node_tap(&self, name: &str) {
+        self.wake_if(self.node_taps.forget("", name));
+    }
+
+    fn wake_if(&self, changed: bool) {
+        if changed {
+            self.changed.notify_one();
+        }
+    }
 }
 
-/// Keeps `caches` up to date for as long as the returned set lives; `changed` is notified when anything of interest is new.
-pub fn spawn(client: &Client, caches: &Caches, own_namespace: &str, changed: &Arc<Notify>) -> JoinSet<()> {
+/// Keeps `caches` up to date for as long as the returned set lives.
+pub fn spawn(client: &Client, caches: &Caches, own_namespace: &str) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let all = watcher::Config::default;
-    let Caches { taps, node_taps, policies, pods, nodes, namespaces } = caches.clone();
-    let notify = || Arc::clone(changed);
+    let Caches { changed, taps, node_taps, policies, pods, nodes, namespaces } = caches.clone();
+    let notify = || Arc::clone(&changed);
 
     let api: Api<DeserializeGuard<PodTap>> = Api::all(client.clone());
     tasks.spawn(follow(watcher(api, all()), taps, TapFact::from, notify()));
