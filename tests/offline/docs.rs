@@ -154,15 +154,53 @@ fn metrics_and_environment_are_in_the_reference() {
     }
 }
 
+/// Names of the values that a schema takes, as `image.tag`; an object without properties is a value itself.
+fn values(path: &str, schema: &Value, found: &mut Vec<String>) {
+    match schema["properties"].as_object() {
+        Some(properties) => {
+            for (name, schema) in properties {
+                values(&if path.is_empty() { name.clone() } else { format!("{path}.{name}") }, schema, found);
+            }
+        }
+        None => found.push(path.to_owned()),
+    }
+}
+
+#[test]
+fn every_value_of_the_chart_is_in_the_installation_guide() {
+    let guide = read("docs/install.md");
+    let schema: Value =
+        serde_json::from_str(&read("deploy/chart/podtap/values.schema.json")).expect("the schema is JSON");
+    let mut found = Vec::new();
+    values("", &schema, &mut found);
+    // Helm's own.
+    found.retain(|value| value != "global");
+    assert!(found.len() > 8, "values are found: {found:?}");
+    let rows: BTreeSet<_> =
+        guide.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0)).collect();
+    for value in &found {
+        assert!(rows.contains(value.as_str()), "docs/install.md has no row for the value {value}");
+    }
+    for row in rows {
+        assert!(found.iter().any(|value| value == row), "docs/install.md: the chart has no value {row}");
+    }
+}
+
 #[test]
 fn these_guards_see_what_they_guard_against() {
-    assert_eq!(controller_reasons("/// A.\npub const A_B: &str = \"AB\";\npub const C: &str = \"C\";"), ["AB", "C"].into());
+    assert_eq!(
+        controller_reasons("/// A.\npub const A_B: &str = \"AB\";\npub const C: &str = \"C\";"),
+        ["AB", "C"].into()
+    );
     assert_eq!(contract_reasons("x => \"No\" fn as_str { Self::A => \"A\", Self::B => \"B\" }"), ["A", "B"].into());
     assert_eq!(headings("# No\n## One\ntext\n## Two words\n### No"), ["One", "Two words"].into());
     let mut found = Vec::new();
     let schema = serde_json::json!({"properties": {"a": {"items": {"properties": {"b": {"type": "string"}}}}}});
     fields("", &schema, &mut found);
     assert_eq!(found.iter().map(|field| field.path.as_str()).collect::<Vec<_>>(), ["a", "a[].b"]);
+    let mut found = Vec::new();
+    values("", &serde_json::json!({"properties": {"a": {"properties": {"b": {}}}, "c": {}}}), &mut found);
+    assert_eq!(found, ["a.b", "c"]);
     let text = "# R\n\n## K\n\n| field | |\n|---|---|\n| `a` | x |\n| no |\n\n## L\n\n| `b` | x |\n";
     assert_eq!(rows(text, "K").into_keys().collect::<Vec<_>>(), ["a"]);
     assert_eq!(rows(text, "M").len(), 0);
