@@ -1,5 +1,7 @@
-//! What the tiers share: captures that compare as multisets, waiting with a deadline, and a client of the lab.
+//! What the tiers share: captures that compare as multisets, waiting with a deadline, nodes made of namespaces, and a client
+//! of the lab.
 
 pub mod capture;
 pub mod cluster;
+pub mod net;
 pub mod wait;

@@ -1,0 +1,79 @@
+//! What arrives is what the pod sent and received: nothing lost, doubled, changed or foreign.
+
+use std::collections::BTreeSet;
+
+use podtap_tests::{
+    capture::{Frame, Way},
+    net::traffic,
+};
+use tap_wire::Direction;
+
+use crate::scene::Scene;
+
+/// EtherType and, of IP, the protocol.
+fn kinds(frames: &[Frame]) -> BTreeSet<(u16, u8)> {
+    let kind = |frame: &Frame| {
+        let ether_type = u16::from_be_bytes([frame.bytes[12], frame.bytes[13]]);
+        let protocol = match ether_type {
+            0x0800 => frame.bytes[23],
+            0x86dd => frame.bytes[20],
+            _ => 0,
+        };
+        (ether_type, protocol)
+    };
+    frames.iter().map(kind).collect()
+}
+
+#[test]
+fn every_kind_of_frame_in_both_directions() {
+    let mut scene = Scene::new();
+    let captures = scene.tap_to_far(Direction::Both);
+    scene.traffic();
+    let frames = captures.same(&scene, |_| true);
+    let expected = [(0x0800, 1), (0x0800, 6), (0x0800, 17), (0x0806, 0), (0x86dd, 6), (0x86dd, 17), (0x86dd, 58)];
+    let found = kinds(&frames);
+    assert!(found.is_superset(&BTreeSet::from(expected)), "{found:?}");
+    let sizes: BTreeSet<usize> = frames.iter().map(|frame| frame.bytes.len()).collect();
+    assert!(sizes.contains(&42) && sizes.contains(&1514), "{sizes:?}");
+}
+
+#[test]
+fn only_what_enters() {
+    let mut scene = Scene::new();
+    let captures = scene.tap_to_far(Direction::Ingress);
+    scene.traffic();
+    captures.same(&scene, |frame| frame.way == Way::In);
+}
+
+#[test]
+fn only_what_leaves() {
+    let mut scene = Scene::new();
+    let captures = scene.tap_to_far(Direction::Egress);
+    scene.traffic();
+    captures.same(&scene, |frame| frame.way == Way::Out);
+}
+
+/// Full-size frames do not fit into the tunnel: the kernel sends each as two fragments, and the receiver's joins them.
+#[test]
+fn an_underlay_of_the_pods_own_mtu() {
+    let mut scene = Scene::with_underlay(1500);
+    let captures = scene.tap_to_far(Direction::Both);
+    scene.traffic();
+    captures.same(&scene, |_| true);
+}
+
+#[test]
+fn under_load() {
+    let mut scene = Scene::new();
+    let captures = scene.tap_to_far(Direction::Both);
+    let (client, web) = (&scene.client, scene.web.network());
+    std::thread::scope(|threads| {
+        for address in &scene.web.addresses {
+            threads.spawn(|| traffic::tcp(client, web, *address, 8 << 20));
+            threads.spawn(|| traffic::udp(client, web, *address, &[64; 10_000]));
+        }
+        threads.spawn(|| traffic::udp(client, web, scene.web.addresses[0], &[1472; 5_000]));
+    });
+    let frames = captures.same(&scene, |_| true);
+    assert!(frames.len() > 70_000, "{} frames", frames.len());
+}

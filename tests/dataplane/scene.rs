@@ -1,0 +1,179 @@
+//! What most tests need: a node with a tapped pod and something that talks to it, a node that receives, and a comparison.
+
+use std::{net::IpAddr, time::Duration};
+
+use podtap_tests::{
+    capture::{Capture, Difference, Frame},
+    net::{Agent, Helper, Network, Node, Pod, traffic},
+    wait::until,
+};
+use tap_wire::{Desired, Direction, Endpoint, Receiver, Sender};
+
+/// UDP port of receivers.
+pub const PORT: u16 = 14789;
+/// The tap of most tests.
+pub const TAP: &str = "tap-a";
+/// Its VNI.
+pub const VNI: u32 = 5001;
+
+/// A pod `web` and a client on one bridge of a node with a helper; a second node, with a helper of its own.
+pub struct Scene {
+    // In the order in which they are dropped: what uses a node before the node.
+    pub agent: Agent,
+    pub far_agent: Agent,
+    pub helper: Helper,
+    pub far_helper: Helper,
+    pub client: Network,
+    pub web: Pod,
+    pub node: Node,
+    pub far: Node,
+}
+
+impl Scene {
+    /// One whose underlay carries whole frames with their tunnel headers.
+    pub fn new() -> Self {
+        Self::with_underlay(2000)
+    }
+
+    pub fn with_underlay(mtu: u32) -> Self {
+        let (node, far) = Node::pair(mtu);
+        let (helper, far_helper) = (Helper::start(&node), Helper::start(&far));
+        let (web, client) = (Pod::start(&node), node.client());
+        let (agent, far_agent) = (helper.agent(), far_helper.agent());
+        Self { agent, far_agent, helper, far_helper, client, web, node, far }
+    }
+
+    /// Pod traffic of every kind, small and full-size, over IPv4 and IPv6, begun by both sides.
+    pub fn traffic(&self) {
+        let web = self.web.network();
+        for address in &self.web.addresses {
+            let full = full_size(*address);
+            traffic::ping(&self.client, *address, 0, 3);
+            traffic::ping(&self.client, *address, full, 3);
+            traffic::udp(&self.client, web, *address, &[0, 1, 17, 18, 512, full - 1, full, full, 0]);
+            traffic::tcp(&self.client, web, *address, 40_000);
+        }
+        for address in self.client_addresses() {
+            traffic::ping(web, address, 300, 3);
+            traffic::udp(web, &self.client, address, &[1, 1000]);
+            traffic::tcp(web, &self.client, address, 10_000);
+        }
+    }
+
+    pub fn client_addresses(&self) -> Vec<IpAddr> {
+        addresses(&self.client)
+    }
+
+    /// Establishes a tap of `web` to `mirror0` on the far node, and captures on both sides.
+    pub fn tap_to_far(&mut self, direction: Direction) -> Captures {
+        self.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+        self.agent.establish(&desired(vec![sender(TAP, &self.web, direction, &[far_endpoint(VNI)])], vec![]));
+        Captures::start(&self.web, self.far.network(), "mirror0")
+    }
+}
+
+/// Addresses of a client.
+pub fn addresses(client: &Network) -> Vec<IpAddr> {
+    let links = client.json("ip -j addr show dev eth0 scope global");
+    let all = links[0]["addr_info"].as_array().expect("a device has addresses").clone();
+    all.iter().map(|entry| entry["local"].as_str().and_then(|text| text.parse().ok()).expect("an address")).collect()
+}
+
+/// Largest payload of a datagram, or a ping, that fits into a frame of 1500 bytes.
+pub fn full_size(address: IpAddr) -> usize {
+    if address.is_ipv6() { 1452 } else { 1472 }
+}
+
+pub fn desired(senders: Vec<Sender>, receivers: Vec<Receiver>) -> Desired {
+    Desired { generation: 1, senders, receivers }
+}
+
+pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoint]) -> Sender {
+    Sender {
+        tap: tap.to_owned(),
+        pod: pod.wire(),
+        interface: String::new(),
+        direction,
+        destinations: destinations.to_vec(),
+    }
+}
+
+pub fn receiver(tap: &str, vni: u32, name: &str) -> Receiver {
+    Receiver { tap: tap.to_owned(), vni, port: PORT, ipv6: false, interface_name: name.to_owned(), pod: None }
+}
+
+/// A receiver of the far node.
+pub fn far_endpoint(vni: u32) -> Endpoint {
+    Endpoint { address: [10, 66, 0, 2].into(), port: PORT, vni }
+}
+
+/// A receiver of the pod's own node.
+pub fn near_endpoint(vni: u32) -> Endpoint {
+    Endpoint { address: [10, 66, 0, 1].into(), port: PORT, vni }
+}
+
+/// Captures at a pod and at a receiver of its traffic.
+pub struct Captures {
+    pub pod: Capture,
+    pub receiver: Capture,
+}
+
+impl Captures {
+    pub fn start(pod: &Pod, network: &Network, receiver: &str) -> Self {
+        // The kernel joins segments at the receiver otherwise.
+        network.run(&format!("ethtool -K {receiver} gro off"));
+        let receiver = Capture::start(network.path(), receiver);
+        Self { pod: Capture::start(pod.network().path(), "eth0"), receiver }
+    }
+
+    /// Waits until the receiver has each of the wanted frames of the pod as often as the pod, and nothing else, and that this
+    /// is still so after one more exchange, which would come behind anything that was late. Returns what was received.
+    #[track_caller]
+    pub fn same(self, scene: &Scene, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+        self.same_as(scene, wanted, |frame| frame.bytes.clone())
+    }
+
+    /// Likewise for a receiver on the pod's own node: there, frames never meet a device that would have to fill in the checksums
+    /// of TCP, so these are not compared.
+    #[track_caller]
+    pub fn same_but_checksums(self, scene: &Scene, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+        self.same_as(scene, wanted, without_checksum)
+    }
+
+    #[track_caller]
+    fn same_as(self, scene: &Scene, wanted: impl Fn(&Frame) -> bool, form: impl Fn(&Frame) -> Vec<u8>) -> Vec<Frame> {
+        let compare = || {
+            let formed = |frame: &Frame| Frame { bytes: form(frame), ..frame.clone() };
+            let sent: Vec<Frame> = self.pod.so_far().iter().filter(|frame| wanted(frame)).map(formed).collect();
+            let received: Vec<Frame> = self.receiver.so_far().iter().map(formed).collect();
+            let difference = Difference::between(&sent, &received);
+            match difference.is_none() && !received.is_empty() {
+                true => Ok(()),
+                false => Err(format!("{} frames at the pod, {} received\n{difference}", sent.len(), received.len())),
+            }
+        };
+        until("the receiver has what the pod has", Duration::from_secs(10), compare);
+        traffic::ping(&scene.client, scene.web.addresses[0], 77, 2);
+        until("still, after one more exchange", Duration::from_secs(10), compare);
+        // Both sockets also say that they themselves lost nothing.
+        let _ = self.pod.stop();
+        self.receiver.stop()
+    }
+}
+
+/// A frame with zero in place of its TCP or UDP checksum.
+fn without_checksum(frame: &Frame) -> Vec<u8> {
+    let mut bytes = frame.bytes.clone();
+    let (protocol, start) = match bytes[12..14] {
+        [0x08, 0x00] => (bytes[23], 14 + usize::from(bytes[14] & 15) * 4),
+        [0x86, 0xdd] => (bytes[20], 54),
+        _ => return bytes,
+    };
+    let checksum = match protocol {
+        6 => start + 16,
+        17 => start + 6,
+        _ => return bytes,
+    };
+    bytes[checksum..checksum + 2].fill(0);
+    bytes
+}

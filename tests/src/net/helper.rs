@@ -1,0 +1,134 @@
+use std::{
+    env,
+    fs::{self, File},
+    os::unix::fs::FileTypeExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use super::{AGENT_UID, Agent, Node};
+use crate::wait::until;
+
+/// The capabilities that the helper's container has, and no others.
+const CAPABILITIES: &str = "-all,+net_admin,+sys_admin,+sys_ptrace,+bpf";
+
+/// A running `tap-helper serve`. Ended without a word when dropped.
+#[derive(Debug)]
+pub struct Helper {
+    process: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Helper {
+    /// Starts one on a node, and waits until it listens.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn start(node: &Node) -> Self {
+        let socket = node.socket_directory().join("tap-helper.sock");
+        // One that was killed leaves its socket, which would look like this one's.
+        let _ = fs::remove_file(&socket);
+        let log = node.directory().join("tap-helper.log");
+        let output = File::options().create(true).append(true).open(&log).expect("a file can be made");
+        let uid = AGENT_UID.to_string();
+        let path = socket.display().to_string();
+        let mut command = command(&["serve", "--socket", &path, "--agent-uid", &uid]);
+        let mut process = node.spawn(None, command.stdout(Stdio::null()).stderr(output));
+        until("tap-helper listens", Duration::from_secs(10), || match process.try_wait() {
+            Ok(Some(status)) => panic!("tap-helper ended ({status}): {}", fs::read_to_string(&log).unwrap_or_default()),
+            _ => fs::symlink_metadata(&socket).map(|file| assert!(file.file_type().is_socket())),
+        });
+        Self { process, socket, log }
+    }
+
+    /// Runs another of its commands on a node, with `input` on its standard input: how it ended, and what it printed.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn once(node: &Node, arguments: &[&str], input: &str) -> (ExitStatus, String, String) {
+        let file = node.directory().join("input.json");
+        fs::write(&file, input).expect("a file can be written");
+        let path = file.display().to_string();
+        let arguments: Vec<&str> = arguments.iter().map(|word| if *word == "FILE" { &path } else { *word }).collect();
+        let mut command = command(&arguments);
+        let child = node.spawn(None, command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let output = child.wait_with_output().expect("a child can be waited for");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints text");
+        (output.status, text(output.stdout), text(output.stderr))
+    }
+
+    /// The agent's connection to it.
+    #[must_use]
+    #[track_caller]
+    pub fn agent(&self) -> Agent {
+        Agent::connect(&self.socket, AGENT_UID).unwrap_or_else(|error| panic!("{}: {error}", self.socket.display()))
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Kills it, as a crash would.
+    ///
+    /// # Panics
+    /// When it is not there any more.
+    pub fn kill(mut self) {
+        assert!(matches!(self.process.try_wait(), Ok(None)), "it ran until now: {}", self.log());
+        self.process.kill().expect("a child can be ended");
+        self.process.wait().expect("a child can be waited for");
+    }
+
+    /// Asks it to end, as the kubelet does.
+    ///
+    /// # Panics
+    /// When it does not end well.
+    pub fn terminate(mut self) {
+        let pid = i32::try_from(self.process.id()).expect("a process number is small");
+        #[expect(unsafe_code, reason = "std has no kill")]
+        // SAFETY: no pointers, and a child that was not waited for keeps its number.
+        let done = unsafe { libc::kill(pid, libc::SIGTERM) };
+        assert_eq!(done, 0, "it is there");
+        let status = self.process.wait().expect("a child can be waited for");
+        assert!(status.success(), "{status}: {}", self.log());
+    }
+
+    /// What it wrote to standard error, as did its forerunners on the node.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- tap-helper\n{}", self.log());
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", CAPABILITIES, "--inh-caps", "-all", "--no-new-privs"]);
+    command.arg(binary()).args(arguments);
+    command
+}
+
+/// The binary under test: `TAP_HELPER`, or the one beside the tests.
+fn binary() -> PathBuf {
+    let beside = || {
+        let test = env::current_exe().expect("a process knows its file");
+        test.ancestors().nth(2).expect("tests are in target/debug/deps").join("tap-helper")
+    };
+    let path = env::var_os("TAP_HELPER").map_or_else(beside, PathBuf::from);
+    assert!(path.exists(), "there is no {}: `make dataplane` builds it", path.display());
+    path
+}

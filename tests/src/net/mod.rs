@@ -1,0 +1,22 @@
+//! Nodes and pods made of namespaces, for the dataplane tier: what the tap-helper sees of a Kubernetes node, without Kubernetes.
+//!
+//! A [`Node`] has its own process identifiers, mounts and network; its [`Pod`]s are processes in cgroups that carry their
+//! UID. Everything hangs on descriptors of the test's process: however that ends, the kernel takes all of it away, but for
+//! cgroup directories, which the next run removes ([`residue`]).
+
+mod agent;
+mod cgroup;
+mod helper;
+mod network;
+mod node;
+mod pod;
+pub mod residue;
+mod state;
+pub mod traffic;
+
+pub use agent::{AGENT_UID, Agent};
+pub use helper::Helper;
+pub use network::Network;
+pub use node::Node;
+pub use pod::Pod;
+pub use state::{Mirror, Snapshot};

@@ -1,0 +1,109 @@
+use serde_json::Value;
+
+use super::Network;
+
+/// What a network holds, as `ip` and `tc` see it, less counters and times: devices, qdiscs, and the filters at each clsact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// A line for each thing, sorted.
+    pub lines: Vec<String>,
+}
+
+/// A filter that copies frames to a device, as `tc` sees it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mirror {
+    /// `ingress` or `egress`.
+    pub hook: &'static str,
+    /// Its priority.
+    pub priority: u64,
+    /// The device that gets the copies.
+    pub to: String,
+    /// What happens to the frame itself: `continue` lets later filters see it.
+    pub control: String,
+    /// Frames copied so far.
+    pub packets: u64,
+}
+
+const HOOKS: [&str; 2] = ["ingress", "egress"];
+
+impl Network {
+    /// What it holds.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut lines = Vec::new();
+        for link in self.json("ip -j -d link show") {
+            let keys = ["ifname", "address", "mtu", "group", "ifalias", "operstate", "master"];
+            lines.push(format!("link {} {}", picked(&link, &keys), link["linkinfo"]["info_data"]["id"]));
+        }
+        for qdisc in self.json("tc -j qdisc show") {
+            lines.push(format!("qdisc {}", picked(&qdisc, &["dev", "kind", "handle", "parent"])));
+            if qdisc["kind"] == "clsact" {
+                let device = word(&qdisc["dev"]);
+                for hook in HOOKS {
+                    for filter in self.json(&format!("tc -j filter show dev {device} {hook}")) {
+                        let keys = ["protocol", "pref", "kind", "chain"];
+                        let handle = &filter["options"]["handle"];
+                        lines.push(format!("filter {device} {hook} {} {handle}", picked(&filter, &keys)));
+                    }
+                }
+            }
+        }
+        lines.sort_unstable();
+        Snapshot { lines }
+    }
+
+    /// The names of all VXLAN devices.
+    #[must_use]
+    pub fn tunnels(&self) -> Vec<String> {
+        self.json("ip -j -d link show type vxlan").iter().map(|link| word(&link["ifname"])).collect()
+    }
+
+    /// The copying filters of an interface; none also if there is no clsact.
+    #[must_use]
+    pub fn mirrors(&self, interface: &str) -> Vec<Mirror> {
+        let mut found = Vec::new();
+        for hook in HOOKS {
+            let Ok(text) = self.try_run(&["tc", "-j", "-s", "filter", "show", "dev", interface, hook], "") else {
+                continue;
+            };
+            let filters: Vec<Value> = serde_json::from_str(&text).unwrap_or_default();
+            let actions = filters.iter().filter_map(|filter| Some((filter, filter["options"]["actions"].get(0)?)));
+            found.extend(actions.map(|(filter, action)| Mirror {
+                hook,
+                priority: filter["pref"].as_u64().unwrap_or_default(),
+                to: word(&action["to_dev"]),
+                control: word(&action["control_action"]["type"]),
+                packets: action["stats"]["packets"].as_u64().unwrap_or_default(),
+            }));
+        }
+        found
+    }
+
+    /// The default destinations of a tunnel: address, port and network identifier, sorted.
+    #[must_use]
+    pub fn destinations(&self, tunnel: &str) -> Vec<String> {
+        let entries = self.json(&format!("bridge -j fdb show dev {tunnel}"));
+        let default = entries.iter().filter(|entry| entry["mac"] == "00:00:00:00:00:00");
+        let mut found: Vec<String> = default.map(|entry| picked(entry, &["dst", "port", "vni"])).collect();
+        found.sort_unstable();
+        found
+    }
+}
+
+impl Snapshot {
+    /// The lines that are only in this one, and those that are only in the other.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let gone = self.lines.iter().filter(|line| !other.lines.contains(line)).map(|line| format!("- {line}"));
+        let new = other.lines.iter().filter(|line| !self.lines.contains(line)).map(|line| format!("+ {line}"));
+        gone.chain(new).collect()
+    }
+}
+
+fn picked(entry: &Value, keys: &[&str]) -> String {
+    keys.iter().map(|key| word(&entry[*key])).collect::<Vec<_>>().join(" ")
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
