@@ -3,10 +3,21 @@
 use std::time::Duration;
 
 use kube::{Client, Config};
+use tokio::time::timeout;
 
 /// A connection on which nothing arrives for so long is dead, and opened anew. An idle watch gets a bookmark every minute,
 /// so that a node that comes back after a network partition notices the old connection's death by itself.
 const READ_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// Longest wait for one answer. Longer than admission webhooks may take, and short enough that one request which is never
+/// answered does not hold up what has nothing to do with it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// The answer to `request`, or an error when it does not come. What the request asked for may have been done then.
+pub async fn in_time<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    let late = |_| kube::Error::Service(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()).into());
+    timeout(REQUEST_TIMEOUT, request).await.map_err(late)?
+}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]

@@ -76,6 +76,14 @@ fn default_last() -> i64 {
     15_999_999
 }
 
+impl VniRange {
+    /// Whether the range has the VNI.
+    #[must_use]
+    pub fn contains(&self, vni: i64) -> bool {
+        (self.first..=self.last).contains(&vni)
+    }
+}
+
 impl Default for VniRange {
     fn default() -> Self {
         Self { first: default_first(), last: default_last() }

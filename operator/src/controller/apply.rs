@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
@@ -28,6 +28,7 @@ use super::{
     reason,
     watch::Caches,
 };
+use crate::client::in_time;
 
 /// How many requests are under way at the same time.
 pub const CONCURRENCY: usize = 8;
@@ -83,18 +84,19 @@ impl Action {
 }
 
 /// Gives each tap that is to be carried out its finalizer, before any node learns of it. Returns the UIDs of those
-/// that could not get it, and the errors.
+/// that could not get it and that no node knows yet, and the errors.
 pub async fn secure(
     context: &Context,
     outcomes: &[Outcome<'_>],
+    snapshot: &Snapshot,
     memory: &mut Memory,
-    now: Timestamp,
 ) -> (BTreeSet<String>, Vec<Error>) {
+    let now = snapshot.now;
     let open = outcomes.iter().filter(|o| o.is_executed() && !o.tap.finalizers.iter().any(|f| f == FINALIZER));
     let mut unsecured = BTreeSet::new();
     let mut errors = Vec::new();
     let attempts = open.filter(|outcome| {
-        let held = memory.retries.holds(&Subject::Tap(outcome.tap.reference.uid.clone()), now);
+        let held = memory.retries.holds(&Subject::Finalizers(outcome.tap.reference.uid.clone()), now);
         if held {
             unsecured.insert(outcome.tap.reference.uid.clone());
         }
@@ -104,17 +106,22 @@ pub async fn secure(
         attempts.map(|outcome| async move { (outcome.tap, add_finalizer(context, outcome).await) }).collect();
     let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
     while let Some((tap, result)) = attempts.next().await {
-        let subject = Subject::Tap(tap.reference.uid.clone());
+        let subject = Subject::Finalizers(tap.reference.uid.clone());
         match result {
             Ok(()) => memory.retries.succeeded(&subject),
             Err(source) => {
                 unsecured.insert(tap.reference.uid.clone());
-                memory.retries.failed(subject, now);
-                let tap = format!("{}/{}", tap.reference.namespace, tap.reference.name);
-                errors.push(Error::AddFinalizer { tap, source });
+                // Deleted a moment ago: nothing to try again.
+                if !is_not_found(&source) {
+                    memory.retries.failed(subject, now);
+                    let tap = format!("{}/{}", tap.reference.namespace, tap.reference.name);
+                    errors.push(Error::AddFinalizer { tap, source });
+                }
             }
         }
     }
+    // Somebody took the finalizer off a tap that is at work: tearing that down would help nobody.
+    unsecured.retain(|tap| !snapshot.node_taps.values().any(|node_tap| node_tap.mentions(tap)));
     (unsecured, errors)
 }
 
@@ -124,7 +131,7 @@ async fn add_finalizer(context: &Context, outcome: &Outcome<'_>) -> Result<(), k
     let finalizers: Vec<&str> = tap.finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
     // The version makes the API server refuse the list if somebody else has changed it in the meantime.
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": tap.version}});
-    let object = api.patch(&tap.reference.name, &parameters(), &Patch::Merge(patch)).await?;
+    let object = in_time(api.patch(&tap.reference.name, &parameters(), &Patch::Merge(patch))).await?;
     context.caches.wrote_tap(object);
     Ok(())
 }
@@ -306,7 +313,7 @@ async fn execute(context: &Context, action: &Action) -> Result<Option<NodeTapFac
                 "metadata": {"name": node},
                 "spec": spec,
             });
-            let written = api.patch(node, &parameters().force(), &Patch::Apply(object)).await?;
+            let written = in_time(api.patch(node, &parameters().force(), &Patch::Apply(object))).await?;
             let fact = NodeTapFact::from(written.clone());
             info!(
                 node,
@@ -320,7 +327,7 @@ async fn execute(context: &Context, action: &Action) -> Result<Option<NodeTapFac
         }
         Action::DeleteNodeTap { node, uid } => {
             let api: Api<DeserializeGuard<NodeTap>> = Api::all(client.clone());
-            if is_gone(api.delete(node, &only(uid)).await)? {
+            if is_gone(in_time(api.delete(node, &only(uid))).await)? {
                 caches.deleted_node_tap(node);
             }
             info!(node, "deleted NodeTap");
@@ -329,7 +336,7 @@ async fn execute(context: &Context, action: &Action) -> Result<Option<NodeTapFac
         Action::CreateHelper { node, owner } => {
             let api: Api<Pod> = Api::namespaced(client.clone(), &template.namespace);
             let post = PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() };
-            match api.create(&post, &template.pod(node, owner)).await {
+            match in_time(api.create(&post, &template.pod(node, owner))).await {
                 Ok(pod) => {
                     caches.wrote_helper(pod, &template.namespace);
                     info!(node, "created helper pod");
@@ -346,7 +353,7 @@ async fn execute(context: &Context, action: &Action) -> Result<Option<NodeTapFac
             if *at_once {
                 parameters.grace_period_seconds = Some(0);
             }
-            is_gone(api.delete(name, &parameters).await)?;
+            is_gone(in_time(api.delete(name, &parameters)).await)?;
             info!(node, "deleted helper pod");
             Ok(None)
         }
@@ -363,11 +370,16 @@ fn only(uid: &str) -> DeleteParams {
     DeleteParams::background().preconditions(Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() })
 }
 
+/// Whether the API server says that there is no such object.
+pub fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_not_found())
+}
+
 /// Whether the object is gone for sure.
 fn is_gone<T>(result: Result<T, kube::Error>) -> Result<bool, kube::Error> {
     match result {
         Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(true),
+        Err(error) if is_not_found(&error) => Ok(true),
         // Another object of that name: the watch will tell.
         Err(kube::Error::Api(status)) if status.is_conflict() => Ok(false),
         Err(error) => Err(error),

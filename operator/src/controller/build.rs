@@ -85,6 +85,26 @@ pub struct Plan<'a> {
     pub outcomes: Vec<Outcome<'a>>,
 }
 
+impl Plan<'_> {
+    /// Takes out taps, given by their UIDs, of which nodes must not learn yet.
+    pub fn withhold(&mut self, taps: &BTreeSet<String>) {
+        for spec in self.nodes.values_mut() {
+            spec.senders.retain(|sender| !taps.contains(&sender.tap.uid));
+            spec.receivers.retain(|receiver| !taps.contains(&receiver.tap.uid));
+        }
+        self.nodes.retain(|_, spec| !spec.senders.is_empty() || !spec.receivers.is_empty());
+        for outcome in self.outcomes.iter_mut().filter(|outcome| taps.contains(&outcome.tap.reference.uid)) {
+            outcome.standing = Standing::Refused(Problem::new(
+                reason::WAITING,
+                format!(
+                    "the API server does not take the finalizer {}, without which nothing would be cleaned up in the end: tried again by itself, and the controller's log says why",
+                    podtap_api::FINALIZER
+                ),
+            ));
+        }
+    }
+}
+
 /// When a tap that started at `start` ends.
 pub fn end(start: Timestamp, duration_seconds: i64) -> Timestamp {
     // A duration beyond the end of time is one without an end.
@@ -128,15 +148,16 @@ fn outcome<'a>(
             return Outcome { tap, standing: Standing::Refused(problem), targets, destinations, vni: None };
         }
     };
-    let claim = |slot| Claim { tap: tap.reference.uid.clone(), slot };
-    let vni = vni::find(recorded, &claim(0), tap.status.vni).filter(|vni| spec.vni.is_none_or(|wish| wish == *vni));
+    let claim = Claim { tap: tap.reference.uid.clone(), slot: 0 };
+    let suits = |vni| policy.vni_range.contains(vni) && spec.vni.is_none_or(|wish| wish == vni);
+    let vni = vni::find(recorded, &claim, tap.status.vni, suits);
     let destinations = destinations(snapshot, policy, tap, spec, recorded, vni);
-    let mut targets = targets::resolve(snapshot, policy, tap, spec);
-    exclude_own_consumers(&mut targets, &destinations);
-    let standing = if spec.suspend {
-        Standing::Suspended
-    } else if is_expired(tap, spec, snapshot.now) {
+    let consumers = destinations.iter().filter_map(|d| d.pod.as_ref()).map(|pod| pod.uid.as_str()).collect();
+    let targets = targets::resolve(snapshot, policy, tap, spec, &consumers);
+    let standing = if is_expired(tap, spec, snapshot.now) {
         Standing::Expired
+    } else if spec.suspend {
+        Standing::Suspended
     } else if let Some(refusal) = allocation.refusals.get(&tap.reference.uid) {
         Standing::Refused(vni_problem(snapshot, refusal))
     } else if vni.is_none() || destinations.iter().any(|d| d.vni.is_none()) {
@@ -171,7 +192,8 @@ fn destinations(
             let slot = slots.get(index).copied().unwrap_or_default();
             let claim = Claim { tap: tap.reference.uid.clone(), slot };
             let shown = tap.status.destinations.get(index).and_then(|shown| shown.vni);
-            let vni = if slot == 0 { primary } else { vni::find(recorded, &claim, shown) };
+            let suits = |vni| policy.vni_range.contains(vni);
+            let vni = if slot == 0 { primary } else { vni::find(recorded, &claim, shown, suits) };
             destination(resolved, wanted, vni, family)
         })
         .collect()
@@ -213,19 +235,6 @@ fn destination(
         port,
         vni,
         problem,
-    }
-}
-
-fn exclude_own_consumers(targets: &mut Targets, destinations: &[Destination]) {
-    let consumers: BTreeSet<&str> =
-        destinations.iter().filter_map(|d| d.pod.as_ref()).map(|pod| pod.uid.as_str()).collect();
-    for target in targets.pods.iter_mut().filter(|target| consumers.contains(target.pod.uid.as_str())) {
-        target.problem.get_or_insert_with(|| {
-            Problem::new(
-                reason::DESTINATION_IS_TARGET,
-                "the pod is a destination of this tap, and a copy of its own copies makes no sense: leave it out of the targets, for example by a label, or choose another destination",
-            )
-        });
     }
 }
 

@@ -5,13 +5,14 @@
 //! server refuses the second. What this process knows is always what was last written or read.
 //!
 //! # Caveats
-//! Somebody who deletes the `ConfigMap` loses nothing: it is written anew from what this process knows, or, after a
-//! restart, from the status of the taps.
+//! Somebody who deletes the `ConfigMap` loses nothing: it is written anew, at the next change, from the status of the taps
+//! and from what the nodes hold.
 
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client, api::PostParams};
 
 use super::{names, vni::Claims};
+use crate::client::in_time;
 
 /// Why the record could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -39,10 +40,15 @@ impl Record {
         Self { api: Api::namespaced(client, namespace), namespace: namespace.to_owned(), known: None }
     }
 
+    /// What is recorded, as far as it is known without asking.
+    pub fn known(&self) -> Option<&Claims> {
+        self.known.as_ref().map(|(_, claims)| claims)
+    }
+
     /// What is recorded.
     pub async fn read(&mut self) -> Result<&Claims, Error> {
         if self.known.is_none() {
-            let object = self.api.get_opt(names::CLAIMS).await.map_err(Error::Read)?;
+            let object = in_time(self.api.get_opt(names::CLAIMS)).await.map_err(Error::Read)?;
             self.known = Some(object.map_or_else(|| (None, Claims::new()), parse));
         }
         Ok(self.known.as_ref().map_or(&EMPTY, |(_, claims)| claims))
@@ -66,9 +72,9 @@ impl Record {
         };
         let post = PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() };
         let written = if exists {
-            self.api.replace(names::CLAIMS, &post, &object).await
+            in_time(self.api.replace(names::CLAIMS, &post, &object)).await
         } else {
-            self.api.create(&post, &object).await
+            in_time(self.api.create(&post, &object)).await
         };
         match written {
             Ok(object) => {

@@ -14,7 +14,7 @@ use podtap_api::{FINALIZER, PodTap};
 use serde_json::json;
 
 use super::{
-    apply::{Applied, CONCURRENCY, Context, parameters},
+    apply::{Applied, CONCURRENCY, Context, is_not_found, parameters},
     cache::Entry,
     events::{Occurrence, Publisher},
     facts::{NodeTapFact, TapFact},
@@ -23,6 +23,7 @@ use super::{
     reason,
     validate::reference,
 };
+use crate::client::in_time;
 
 /// How long nodes have, counted from the deletion.
 const DEADLINE: SignedDuration = SignedDuration::from_secs(30);
@@ -70,7 +71,7 @@ pub async fn finish(
         let verdict = verdict(&entry.fact, snapshot, applied, &memory.written);
         if let Verdict::Wait(until) = verdict {
             finished.next = Some(finished.next.map_or(until, |next| next.min(until)));
-        } else if !memory.retries.holds(&Subject::Tap(entry.fact.uid.clone()), now) {
+        } else if !memory.retries.holds(&Subject::Finalizers(entry.fact.uid.clone()), now) {
             attempts.push(async move {
                 if let Verdict::Abandon(nodes) = verdict {
                     publisher.publish(&reference(&entry.fact), vec![abandoned(&nodes)]).await;
@@ -81,9 +82,9 @@ pub async fn finish(
     }
     let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
     while let Some((entry, result)) = attempts.next().await {
-        let subject = Subject::Tap(entry.fact.uid.clone());
+        let subject = Subject::Finalizers(entry.fact.uid.clone());
         match result {
-            Err(source) if !is_gone(&source) => {
+            Err(source) if !is_not_found(&source) => {
                 memory.retries.failed(subject, now);
                 finished.errors.push(Error { tap: format!("{}/{}", entry.fact.namespace, entry.fact.name), source });
             }
@@ -94,10 +95,6 @@ pub async fn finish(
         }
     }
     finished
-}
-
-fn is_gone(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_not_found())
 }
 
 fn verdict(tap: &TapFact, snapshot: &Snapshot, applied: &Applied, written: &Written) -> Verdict {
@@ -147,7 +144,8 @@ async fn release(context: &Context, entry: &Entry<TapFact>) -> Result<(), kube::
     let finalizers: Vec<&String> = tap.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
     // The version makes the API server refuse the list if somebody else has changed it in the meantime.
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": entry.version}});
-    let _: PartialObjectMeta<PodTap> = api.patch_metadata(&tap.name, &parameters(), &Patch::Merge(patch)).await?;
+    let _: PartialObjectMeta<PodTap> =
+        in_time(api.patch_metadata(&tap.name, &parameters(), &Patch::Merge(patch))).await?;
     // Where somebody else's finalizer keeps it, the watch brings it back.
     context.caches.released_tap(&tap.namespace, &tap.name);
     Ok(())

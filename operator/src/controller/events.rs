@@ -12,6 +12,7 @@ use podtap_api::{
 use tracing::debug;
 
 use super::{names, reason};
+use crate::client::in_time;
 
 /// Something worth telling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +127,7 @@ impl Publisher {
                 action: "Reconcile".to_owned(),
                 secondary: None,
             };
-            if let Err(error) = self.0.publish(&event, &regarding).await {
+            if let Err(error) = in_time(self.0.publish(&event, &regarding)).await {
                 debug!(%error, reason, "cannot publish an event");
             }
         }

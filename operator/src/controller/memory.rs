@@ -111,11 +111,14 @@ fn changed_taps<'a>(old: &'a NodeTapSpec, new: &'a NodeTapSpec) -> BTreeSet<&'a 
         .collect()
 }
 
-/// An object that is written.
+/// What is written, each of it by itself: where one write is refused, the others are not held back.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     Claims,
-    Tap(String),
+    /// Finalizers of a tap, by its UID.
+    Finalizers(String),
+    /// Status of a tap, by its UID.
+    Status(String),
     NodeTap(String),
     Helper(String),
 }

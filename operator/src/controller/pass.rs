@@ -8,15 +8,15 @@
 //! Level-triggered: what a pass does follows from what is there, not from what has changed. A pass over an unchanged
 //! cluster sends nothing. An error at one object leaves the others alone.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::time::Instant;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use podtap_api::{CONDITION_READY, NodeTapSpec, PodTapStatus};
+use podtap_api::{CONDITION_READY, PodTapStatus};
 use tracing::warn;
 
 use super::{
     apply::{self, Context},
-    build::{self, Outcome},
+    build::{self, Outcome, Standing},
     claims::{self, Record},
     cleanup, conditions,
     events::Publisher,
@@ -31,6 +31,10 @@ use super::{
 
 /// When a pass runs although nothing has changed: a watch can miss nothing, so this is for what nobody thought of.
 const RESYNC: SignedDuration = SignedDuration::from_mins(10);
+
+/// What is due earlier than so long after a pass began waits that long: a time that is over, whatever made it, must not keep the
+/// leader going without a pause.
+const SOONEST: SignedDuration = SignedDuration::from_millis(100);
 
 /// The leader's work.
 pub struct Leader {
@@ -53,8 +57,8 @@ impl Leader {
         };
 
         let mut plan = build::build(&snapshot, &validated, &allocation, &recorded);
-        let (unsecured, mut errors) = apply::secure(&self.context, &plan.outcomes, &mut self.memory, now).await;
-        withhold(&mut plan.nodes, &unsecured);
+        let (unsecured, mut errors) = apply::secure(&self.context, &plan.outcomes, &snapshot, &mut self.memory).await;
+        plan.withhold(&unsecured);
         let nodes = nodes::plan(&snapshot, plan.nodes, &self.memory.idle_since);
         self.memory.idle_since = nodes.idle_since;
         let mut applied = apply::apply(&self.context, &snapshot, &nodes.nodes, &mut self.memory).await;
@@ -86,41 +90,38 @@ impl Leader {
     /// Decides who has which VNI, writes it down, and returns what is written. `None` if nothing can be said about what is.
     async fn claim(&mut self, snapshot: &Snapshot, validated: &Validated) -> Option<(Allocation, Claims)> {
         let now = snapshot.now;
-        let result = if self.memory.retries.holds(&Subject::Claims, now) {
-            Ok(false)
-        } else {
-            self.try_claim(snapshot, validated).await
-        };
-        let is_written = match result {
-            Ok(is_written) => {
-                if is_written {
+        let mut is_written = false;
+        if !self.memory.retries.holds(&Subject::Claims, now) {
+            match self.try_claim(snapshot, validated).await {
+                Ok(()) => {
                     self.memory.retries.succeeded(&Subject::Claims);
+                    is_written = true;
                 }
-                is_written
+                Err(error) => {
+                    warn!(error = %with_causes(&error), "tried again after a pause");
+                    self.metrics.count_errors(Stage::Claims, 1);
+                    self.memory.retries.failed(Subject::Claims, now);
+                    // What was refused is not known any more; until the next attempt, what stands there has to do.
+                    self.record.read().await.ok()?;
+                }
             }
-            Err(error) => {
-                warn!(error = %with_causes(&error), "tried again after a pause");
-                self.metrics.count_errors(Stage::Claims, 1);
-                self.memory.retries.failed(Subject::Claims, now);
-                false
-            }
-        };
-        let recorded = self.record.read().await.ok()?.clone();
+        }
+        let recorded = self.record.known()?.clone();
         // With an empty record that could not be written, every tap would be taken down: rather nothing is done.
         let is_usable = is_written || !recorded.is_empty() || snapshot.node_taps.is_empty();
         is_usable.then(|| (allocate(snapshot, validated, &recorded), recorded))
     }
 
-    async fn try_claim(&mut self, snapshot: &Snapshot, validated: &Validated) -> Result<bool, claims::Error> {
+    async fn try_claim(&mut self, snapshot: &Snapshot, validated: &Validated) -> Result<(), claims::Error> {
         let claims = allocate(snapshot, validated, self.record.read().await?).claims;
-        self.record.write(claims).await?;
-        Ok(true)
+        self.record.write(claims).await
     }
 
     fn next<const N: usize>(&mut self, now: Timestamp, others: [Option<Timestamp>; N]) -> Timestamp {
         self.memory.retries.forget_old(now);
         let retry = self.memory.retries.next(now);
-        others.into_iter().flatten().chain(retry).fold(now + RESYNC, Timestamp::min)
+        let next = others.into_iter().flatten().chain(retry).fold(now + RESYNC, Timestamp::min);
+        next.max(now + SOONEST)
     }
 }
 
@@ -135,20 +136,11 @@ fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -> Al
     vni::allocate(recorded, &taps, &snapshot.node_taps, &validated.policy.vni_range)
 }
 
-/// Takes out what nodes must not learn yet.
-fn withhold(nodes: &mut std::collections::BTreeMap<String, NodeTapSpec>, taps: &BTreeSet<String>) {
-    for spec in nodes.values_mut() {
-        spec.senders.retain(|sender| !taps.contains(&sender.tap.uid));
-        spec.receivers.retain(|receiver| !taps.contains(&receiver.tap.uid));
-    }
-    nodes.retain(|_, spec| !spec.senders.is_empty() || !spec.receivers.is_empty());
-}
-
 fn is_ready(status: &PodTapStatus) -> bool {
     status.conditions.iter().any(|condition| condition.type_ == CONDITION_READY && condition.status == "True")
 }
 
 fn next_expiry(outcomes: &[Outcome<'_>], statuses: &[(&Tap, PodTapStatus)]) -> Option<Timestamp> {
-    let running = outcomes.iter().zip(statuses).filter(|(outcome, _)| outcome.standing != build::Standing::Expired);
+    let running = outcomes.iter().zip(statuses).filter(|(outcome, _)| outcome.standing != Standing::Expired);
     running.filter_map(|(_, (_, status))| Some(status.expires_at.as_ref()?.0)).min()
 }

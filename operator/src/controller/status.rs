@@ -11,7 +11,7 @@ use podtap_api::{GROUP, PodTap, PodTapStatus, TapReference};
 use serde_json::{Value, json};
 
 use super::{
-    apply::{CONCURRENCY, Context, parameters},
+    apply::{CONCURRENCY, Context, is_not_found, parameters},
     cache::Entry,
     conditions::{OURS, condition, whole_seconds},
     events::{Occurrence, Publisher, occurrences},
@@ -21,6 +21,7 @@ use super::{
     reason,
     validate::{Tap, reference},
 };
+use crate::client::in_time;
 
 /// Why a status could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +40,7 @@ pub async fn report(
     memory: &mut Memory,
     now: Timestamp,
 ) -> Vec<Error> {
-    let is_due = |tap: &Tap| !memory.retries.holds(&Subject::Tap(tap.reference.uid.clone()), now);
+    let is_due = |tap: &Tap| !memory.retries.holds(&Subject::Status(tap.reference.uid.clone()), now);
     let changed: Vec<_> =
         statuses.into_iter().filter(|(tap, status)| differs(&tap.status, status) && is_due(tap)).collect();
     let attempts = changed.into_iter().map(|(tap, status)| async move {
@@ -53,11 +54,11 @@ pub async fn report(
     let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
     let mut errors = Vec::new();
     while let Some((tap, result)) = attempts.next().await {
-        let subject = Subject::Tap(tap.reference.uid.clone());
+        let subject = Subject::Status(tap.reference.uid.clone());
         match result {
             Ok(()) => memory.retries.succeeded(&subject),
             // Deleted a moment ago.
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(source) if is_not_found(&source) => {}
             Err(source) => {
                 memory.retries.failed(subject, now);
                 let tap = format!("{}/{}", tap.reference.namespace, tap.reference.name);
@@ -88,7 +89,7 @@ async fn write(context: &Context, tap: &TapReference, status: &PodTapStatus) -> 
         "metadata": {"name": tap.name, "namespace": tap.namespace, "uid": tap.uid},
         "status": status,
     });
-    let written = api.patch_status(&tap.name, &parameters().force(), &Patch::Apply(object)).await?;
+    let written = in_time(api.patch_status(&tap.name, &parameters().force(), &Patch::Apply(object))).await?;
     context.caches.wrote_tap(written);
     Ok(())
 }
@@ -105,7 +106,7 @@ pub async fn report_unreadable(
     let mut errors = Vec::new();
     for entry in unreadable {
         let (tap, Err(error)) = (reference(&entry.fact), &entry.fact.body) else { continue };
-        let subject = Subject::Tap(tap.uid.clone());
+        let subject = Subject::Status(tap.uid.clone());
         if memory.unreadable.get(&tap.uid) == Some(error) || memory.retries.holds(&subject, now) {
             continue;
         }
@@ -133,7 +134,7 @@ async fn write_unreadable(
 ) -> Result<Option<Occurrence>, kube::Error> {
     let resource = ApiResource::erase::<PodTap>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &tap.namespace, &resource);
-    let object = api.get(&tap.name).await?;
+    let object = in_time(api.get(&tap.name)).await?;
     let old = object.data.pointer("/status/conditions").cloned().unwrap_or_else(|| json!([]));
     let conditions = unreadable_conditions(&old, tap.generation, error, now);
     if conditions == old {
@@ -143,7 +144,7 @@ async fn write_unreadable(
         "metadata": {"resourceVersion": object.metadata.resource_version},
         "status": {"observedGeneration": tap.generation, "conditions": conditions},
     });
-    api.patch_status(&tap.name, &parameters(), &Patch::Merge(patch)).await?;
+    in_time(api.patch_status(&tap.name, &parameters(), &Patch::Merge(patch))).await?;
     Ok(Some(Occurrence { is_warning: true, reason: reason::INVALID_SPEC, note: unreadable_problem(error).message }))
 }
 

@@ -38,7 +38,9 @@ impl Targets {
 
 /// Finds the pods. A pod counts from the moment that it is bound to a node, so that its tap is there before its first
 /// container, until its object is gone: what it sends while it terminates is its traffic too.
-pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &Spec) -> Targets {
+///
+/// `consumers` are the UIDs of the pods that are destinations of this tap.
+pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &Spec, consumers: &BTreeSet<&str>) -> Targets {
     let namespace = &tap.reference.namespace;
     if let Some(problem) = excluded_namespace(snapshot, policy, namespace) {
         return Targets { problem: Some(problem), ..Targets::default() };
@@ -58,7 +60,7 @@ pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &Spec) -> 
     let mut tappable = 0;
     let mut targets: Vec<Target> = candidates
         .into_iter()
-        .map(|pod| Target { problem: unsupported(snapshot, pod), pod: Arc::clone(pod) })
+        .map(|pod| Target { problem: unsupported(snapshot, pod, consumers), pod: Arc::clone(pod) })
         .filter(|target| {
             tappable += usize::from(target.problem.is_none());
             target.problem.is_some() || tappable <= limit
@@ -136,11 +138,17 @@ fn too_many(tappable: usize, limit: usize, spec: &Spec) -> Problem {
     )
 }
 
-fn unsupported(snapshot: &Snapshot, pod: &PodFact) -> Option<Problem> {
+fn unsupported(snapshot: &Snapshot, pod: &PodFact, consumers: &BTreeSet<&str>) -> Option<Problem> {
     if pod.host_network {
         return Some(Problem::new(
             reason::TARGET_UNSUPPORTED,
             "the pod uses the node's network (hostNetwork: true): its traffic cannot be told from the node's. Leave it out of the targets",
+        ));
+    }
+    if consumers.contains(pod.uid.as_str()) {
+        return Some(Problem::new(
+            reason::DESTINATION_IS_TARGET,
+            "the pod is a destination of this tap, and a copy of its own copies makes no sense: leave it out of the targets, for example by a label, or choose another destination",
         ));
     }
     let name = pod.node.as_deref().unwrap_or_default();

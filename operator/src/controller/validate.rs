@@ -18,6 +18,9 @@ use super::{
     network::{Network, ParseNetworkError},
 };
 
+/// Longest duration of a tap in seconds: a year.
+const MAX_DURATION: i64 = 31_536_000;
+
 /// Why a spec cannot be carried out, whatever the cluster looks like.
 #[derive(Debug, thiserror::Error)]
 pub enum Invalid {
@@ -45,6 +48,8 @@ pub enum Invalid {
     InterfaceName(String),
     #[error("{0} is not a VXLAN network identifier: vxlan.vni must be between 1 and 16777215, or left out")]
     Vni(i64),
+    #[error("durationSeconds must be between 1 and 31536000 (a year), not {0}; leave it out for a tap without an end")]
+    Duration(i64),
 }
 
 /// Which pods.
@@ -182,6 +187,9 @@ fn spec(spec: &PodTapSpec) -> Result<Spec, Invalid> {
     let vni = vxlan.as_ref().and_then(|vxlan| vxlan.vni);
     if let Some(vni) = vni.filter(|vni| !(1..1 << 24).contains(vni)) {
         return Err(Invalid::Vni(vni));
+    }
+    if let Some(seconds) = duration_seconds.filter(|seconds| !(1..=MAX_DURATION).contains(seconds)) {
+        return Err(Invalid::Duration(seconds));
     }
     let names = pod_names.as_ref().map(|names| names.iter().cloned().collect());
     Ok(Spec {

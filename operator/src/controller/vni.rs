@@ -46,12 +46,12 @@ impl FromStr for Claim {
 /// The record: VNI to claim.
 pub type Claims = BTreeMap<i64, Claim>;
 
-/// The VNI of a claim. Of several (one is on its way out) the one that the status shows counts.
-pub fn find(claims: &Claims, claim: &Claim, shown: Option<i64>) -> Option<i64> {
-    if shown.and_then(|vni| claims.get(&vni)) == Some(claim) {
-        return shown;
-    }
-    claims.iter().find(|(_, other)| *other == claim).map(|(vni, _)| *vni)
+/// The VNI of a claim, out of those that suit: of several, one is on its way out. What the status shows is preferred.
+pub fn find(claims: &Claims, claim: &Claim, shown: Option<i64>, suits: impl Fn(i64) -> bool) -> Option<i64> {
+    let is_it = |vni: &i64| suits(*vni) && claims.get(vni) == Some(claim);
+    shown
+        .filter(is_it)
+        .or_else(|| claims.iter().find(|(vni, other)| *other == claim && suits(**vni)).map(|(vni, _)| *vni))
 }
 
 /// Why a tap has no VNI.
@@ -181,7 +181,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn suits(&self, demand: &Demand<'_>, vni: i64) -> bool {
-        (self.range.first..=self.range.last).contains(&vni) && demand.wish.is_none_or(|wish| wish == vni)
+        self.range.contains(vni) && demand.wish.is_none_or(|wish| wish == vni)
     }
 
     fn is_served(&self, demand: &Demand<'_>) -> bool {
@@ -241,7 +241,7 @@ impl Work<'_> {
     fn wish(&mut self, demand: &Demand<'_>) {
         let tap = &demand.claim.tap;
         let Some(vni) = demand.wish else { return };
-        let refusal = if !(self.range.first..=self.range.last).contains(&vni) {
+        let refusal = if !self.range.contains(vni) {
             Refusal::NotAllowed { vni }
         } else if let Some(holder) = self.other_holder(vni, tap) {
             Refusal::InUse { vni, holder }
