@@ -63,7 +63,7 @@ async fn follow(mut events: impl Stream<Item = watcher::Result<Event<RawNodeTap>
                 }
             }
             Some(Err(error)) => {
-                warn!(%error, "cannot follow this node's NodeTap; what is in place stays, trying again")
+                warn!(%error, "cannot follow this node's NodeTap; what is in place stays, trying again");
             }
             // A watcher has no end; a test's stream has.
             None => return,

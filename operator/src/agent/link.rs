@@ -160,14 +160,15 @@ async fn receive(
         match serde_json::from_slice(&line) {
             Ok(FromHelper::Report(report)) => {
                 backoff.reset();
-                match unanswered.answered(report.generation) {
-                    Some(origin) => drop(answers.send_replace(Some(Answer { origin, report }))),
+                if let Some(origin) = unanswered.answered(report.generation) {
+                    answers.send_replace(Some(Answer { origin, report }));
+                } else {
                     // To an order of the agent before this one; ours is answered next.
-                    None => debug!(generation = report.generation, "a report on something that was not ordered here"),
+                    debug!(generation = report.generation, "a report on something that was not ordered here");
                 }
             }
             Ok(FromHelper::Rejected(why)) => {
-                warn!(why, "the tap-helper cannot take the order; the one before stays in force")
+                warn!(why, "the tap-helper cannot take the order; the one before stays in force");
             }
             Err(error) => return Ended::Garbage(error),
         }

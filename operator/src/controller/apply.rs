@@ -14,7 +14,7 @@ use kube::{
 };
 use podtap_api::{FINALIZER, GROUP, NodeTap, NodeTapSpec, PodTap};
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
     build::Outcome,
@@ -383,12 +383,5 @@ fn is_gone<T>(result: Result<T, kube::Error>) -> Result<bool, kube::Error> {
         // Another object of that name: the watch will tell.
         Err(kube::Error::Api(status)) if status.is_conflict() => Ok(false),
         Err(error) => Err(error),
-    }
-}
-
-/// Logs errors with their causes.
-pub fn log_errors(errors: &[Error]) {
-    for error in errors {
-        warn!(error = %super::with_causes(error), "tried again after a pause");
     }
 }

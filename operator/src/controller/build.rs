@@ -182,8 +182,8 @@ fn destinations(
     let wanted = || spec.destinations.iter().enumerate();
     let resolved: Vec<_> =
         wanted().map(|(index, wanted)| destinations::resolve(snapshot, policy, tap, index, wanted)).collect();
-    let places = resolved.iter().filter_map(|resolved| resolved.place.as_ref());
-    let family = destinations::common_family(places);
+    let places: Vec<_> = resolved.iter().filter_map(|resolved| resolved.place.as_ref()).collect();
+    let family = destinations::common_family(&places);
     let slots = vni::slots(&spec.destinations);
     resolved
         .into_iter()
@@ -390,3 +390,6 @@ fn node_tap_pod(pod: &PodFact) -> NodeTapPod {
         addresses: pod.addresses.iter().map(ToString::to_string).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -276,14 +276,12 @@ fn ready(outcome: &Outcome<'_>, others: [&Verdict; 3], items: &[(&PodFact, Item)
     if let Some(problem) = standing_problem(outcome) {
         return Err(problem);
     }
-    match others.into_iter().find_map(|verdict| verdict.as_ref().err()) {
-        Some(problem) => Err(problem.clone()),
-        None => {
-            let to: Vec<&str> = outcome.destinations.iter().map(|d| d.text.as_str()).collect();
-            let pods = count(items.len(), "pod is", "pods are");
-            Ok(Problem::new(reason::ESTABLISHED, format!("{pods} copied to {}", to.join(", "))))
-        }
+    if let Some(problem) = others.into_iter().find_map(|verdict| verdict.as_ref().err()) {
+        return Err(problem.clone());
     }
+    let to: Vec<&str> = outcome.destinations.iter().map(|d| d.text.as_str()).collect();
+    let pods = count(items.len(), "pod is", "pods are");
+    Ok(Problem::new(reason::ESTABLISHED, format!("{pods} copied to {}", to.join(", "))))
 }
 
 /// Why nothing of the tap is carried out.

@@ -54,11 +54,10 @@ pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, index: usize, wa
 }
 
 /// The family that all places have, preferring that of the first place's preferred address; `None` if there is none.
-pub fn common_family<'a>(places: impl Iterator<Item = &'a Place> + Clone) -> Option<Family> {
+pub fn common_family(places: &[&Place]) -> Option<Family> {
     let has = |place: &Place, family| place.addresses.iter().any(|address| Family::of(*address) == family);
-    let first = places.clone().next()?;
-    let mut families = first.addresses.iter().map(|address| Family::of(*address));
-    families.find(|family| places.clone().all(|place| has(place, *family)))
+    let mut families = places.first()?.addresses.iter().map(|address| Family::of(*address));
+    families.find(|family| places.iter().all(|place| has(place, *family)))
 }
 
 /// An address family.

@@ -24,6 +24,7 @@ const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct PodFact {
     pub namespace: String,
     pub name: String,
@@ -114,30 +115,28 @@ fn helper_fact(pod: &Pod, own_namespace: &str) -> Option<HelperFact> {
         reason: status.reason.clone().or_else(|| status.phase.clone()).unwrap_or_default(),
         message: status.message.clone().unwrap_or_default(),
     });
-    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    let complaint = containers
-        .filter_map(|container| {
-            let waiting = container.state.as_ref()?.waiting.as_ref()?;
-            let reason = waiting.reason.as_deref().unwrap_or_default();
-            // On its way, not in trouble.
-            if matches!(reason, "" | "ContainerCreating" | "PodInitializing") {
-                return None;
+    let mut containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let complaint = containers.find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref().unwrap_or_default();
+        // On its way, not in trouble.
+        if matches!(reason, "" | "ContainerCreating" | "PodInitializing") {
+            return None;
+        }
+        let last = container.last_state.as_ref().and_then(|s| s.terminated.as_ref());
+        let message = match (waiting.message.as_deref().unwrap_or_default(), last) {
+            (message, Some(last)) => {
+                format!(
+                    "{message} (container {}: {}, exit code {})",
+                    container.name,
+                    last.reason.as_deref().unwrap_or("ended"),
+                    last.exit_code
+                )
             }
-            let last = container.last_state.as_ref().and_then(|s| s.terminated.as_ref());
-            let message = match (waiting.message.as_deref().unwrap_or_default(), last) {
-                (message, Some(last)) => {
-                    format!(
-                        "{message} (container {}: {}, exit code {})",
-                        container.name,
-                        last.reason.as_deref().unwrap_or("ended"),
-                        last.exit_code
-                    )
-                }
-                (message, None) => message.to_owned(),
-            };
-            Some(Complaint { reason: reason.to_owned(), message: without_pauses(&message) })
-        })
-        .next();
+            (message, None) => message.to_owned(),
+        };
+        Some(Complaint { reason: reason.to_owned(), message: without_pauses(&message) })
+    });
     Some(HelperFact { template, ended, complaint })
 }
 

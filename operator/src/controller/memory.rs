@@ -98,12 +98,16 @@ fn changed_taps<'a>(old: &'a NodeTapSpec, new: &'a NodeTapSpec) -> BTreeSet<&'a 
     // The addresses only help the helper to recognise the pod: what stands stands, whether they are known or not.
     let senders = |spec: &NodeTapSpec, tap: &str| -> Vec<NodeTapSender> {
         let mut senders: Vec<_> = spec.senders.iter().filter(|sender| sender.tap.uid == tap).cloned().collect();
-        senders.iter_mut().for_each(|sender| sender.pod.addresses.clear());
+        for sender in &mut senders {
+            sender.pod.addresses.clear();
+        }
         senders
     };
     let receivers = |spec: &NodeTapSpec, tap: &str| -> Vec<NodeTapReceiver> {
         let mut receivers: Vec<_> = spec.receivers.iter().filter(|receiver| receiver.tap.uid == tap).cloned().collect();
-        receivers.iter_mut().filter_map(|receiver| receiver.pod.as_mut()).for_each(|pod| pod.addresses.clear());
+        for pod in receivers.iter_mut().filter_map(|receiver| receiver.pod.as_mut()) {
+            pod.addresses.clear();
+        }
         receivers
     };
     taps.into_iter()

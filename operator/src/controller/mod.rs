@@ -20,6 +20,8 @@ mod cycles;
 mod destinations;
 mod events;
 mod facts;
+#[cfg(test)]
+mod fixtures;
 mod gather;
 mod helper_pod;
 mod memory;

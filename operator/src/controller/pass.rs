@@ -63,13 +63,13 @@ impl Leader {
         self.memory.idle_since = nodes.idle_since;
         let mut applied = apply::apply(&self.context, &snapshot, &nodes.nodes, &mut self.memory).await;
         errors.append(&mut applied.errors);
-        apply::log_errors(&errors);
+        log(&errors);
         self.metrics.count_errors(Stage::Apply, errors.len());
 
         let Leader { context, publisher, memory, .. } = self;
         let deleting = &validated.deleting;
         let finished = cleanup::finish(context, publisher, &snapshot, &applied, deleting, memory).await;
-        finished.errors.iter().for_each(|error| warn!(error = %with_causes(error), "tried again after a pause"));
+        log(&finished.errors);
 
         let knowledge = conditions::Knowledge { snapshot: &snapshot, applied: &applied, written: &memory.written };
         let statuses: Vec<(&Tap, PodTapStatus)> =
@@ -79,7 +79,7 @@ impl Leader {
         let total = statuses.len();
         let mut unsaid = status::report(context, publisher, statuses, memory, now).await;
         unsaid.extend(status::report_unreadable(context, publisher, &validated.unreadable, memory, now).await);
-        unsaid.iter().for_each(|error| warn!(error = %with_causes(error), "tried again after a pause"));
+        log(&unsaid);
 
         self.metrics.count_errors(Stage::Cleanup, finished.errors.len());
         self.metrics.count_errors(Stage::Status, unsaid.len());
@@ -126,7 +126,7 @@ impl Leader {
 }
 
 /// Decides on VNIs from what is recorded; taps whose time is over need none.
-fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -> Allocation {
+pub fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -> Allocation {
     let taps: Vec<(&Tap, &Spec)> = validated
         .taps
         .iter()
@@ -134,6 +134,12 @@ fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -> Al
         .filter(|(tap, spec)| !build::is_expired(tap, spec, snapshot.now))
         .collect();
     vni::allocate(recorded, &taps, &snapshot.node_taps, &validated.policy.vni_range)
+}
+
+fn log<E: std::error::Error>(errors: &[E]) {
+    for error in errors {
+        warn!(error = %with_causes(error), "tried again after a pause");
+    }
 }
 
 fn is_ready(status: &PodTapStatus) -> bool {

@@ -143,9 +143,13 @@ pub fn allocate(
         open.into_iter().partition(|demand| work.recall(demand));
     drop(recalled);
     let (wished, open): (Vec<&Demand<'_>>, Vec<&Demand<'_>>) = open.into_iter().partition(|d| d.wish.is_some());
-    wished.into_iter().for_each(|demand| work.wish(demand));
+    for demand in wished {
+        work.wish(demand);
+    }
     let mut next = range.first;
-    open.into_iter().for_each(|demand| work.lowest(demand, &mut next));
+    for demand in open {
+        work.lowest(demand, &mut next);
+    }
     Allocation { claims: work.claims, refusals: work.refusals }
 }
 

@@ -146,7 +146,7 @@ async fn follow<K, T>(
                 }
             }
             Err(error) => {
-                warn!(kind = std::any::type_name::<K>(), %error, "a watch was interrupted, and is started again")
+                warn!(kind = std::any::type_name::<K>(), %error, "a watch was interrupted, and is started again");
             }
         }
     }

@@ -105,7 +105,7 @@ async fn a_released_lease_is_taken_within_a_look() {
     let api = FakeApi::default();
     let held = api.lease("a").acquire().await.expect("leads");
     let mut second = api.lease("b");
-    let standby = tokio::spawn(async move { second.acquire().await.map(|held| std::mem::forget(held)) });
+    let standby = tokio::spawn(async move { second.acquire().await.map(std::mem::forget) });
     sleep(Duration::from_secs(10)).await;
     held.release().await;
     within(3, standby).await.expect("soon").expect("no panic").expect("leads");
