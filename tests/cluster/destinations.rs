@@ -67,10 +67,15 @@ struct Endpoint {
 
 impl Endpoint {
     fn new(name: &str, vni: u32) -> Self {
-        let policy = format!(r#"{{"spec":{{"allowedExternalCIDRs":["{}/32"]}}}}"#, outside());
+        let policy = format!(
+            "apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {{name: default}}\n\
+             spec: {{allowedExternalCIDRs: [{}/32]}}\n",
+            outside()
+        );
+        // Server-side, since several tests do it at the same time.
         Cluster::lab()
-            .kubectl(&["patch", "podtappolicy", "default", "--type=merge", "-p", &policy], "")
-            .expect("the chart has made a policy");
+            .kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &policy)
+            .expect("a policy can be made");
         Cluster::lab()
             .on_node(
                 "cp",

@@ -38,7 +38,7 @@ fn status_of(node: &str, program: &str) -> String {
             node,
             &format!(
                 "for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' < $p/cmdline 2>/dev/null)\" in \
-                 {program}*) echo path $p; cat $p/status; ls -A $p/root/var/run/secrets/kubernetes.io 2>&1 | sed 's/^/token /';; esac; done"
+                 \"{program}\"*) echo path $p; cat $p/status; ls -A $p/root/var/run/secrets/kubernetes.io 2>&1 | sed 's/^/token /';; esac; done"
             ),
         )
         .expect("the node runs")

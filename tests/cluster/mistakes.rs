@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use podtap_tests::{
-    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, in_network, namespace_of_node},
+    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, in_network, namespace_of_node, udp_socket},
     wait::until,
 };
 
@@ -61,7 +61,7 @@ fn at_apply() {
     }
     let policy = "apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {name: default}\n\
                   spec: {allowedExternalCIDRs: [10.0.0.0/33]}\n";
-    let message = sandbox.try_apply(policy).expect_err("a bad CIDR is refused");
+    let message = sandbox.kubectl(&["create", "-f", "-"], policy).expect_err("a bad CIDR is refused");
     assert!(message.contains("must be a network such as"), "{message}");
 }
 
@@ -72,7 +72,7 @@ fn about_destinations() {
     for (name, destination, reason, words) in [
         ("no-node", "{node: {name: n9}}", "NodeNotFound", "n9"),
         ("no-pod", "{pod: {name: ids}}", "PodNotFound", "ids"),
-        ("no-ready-pod", "{pod: {podSelector: {matchLabels: {app: ids}}}}", "PodNotReady", "ready"),
+        ("no-ready-pod", "{pod: {podSelector: {matchLabels: {app: ids}}}}", "PodNotReady", "app=ids is Ready"),
         ("not-allowed", "{external: {address: 203.0.113.7}}", "ExternalNotAllowed", "allowedExternalCIDRs"),
     ] {
         sandbox.apply(&tap(name, WEB, &format!("[{destination}]")));
@@ -144,11 +144,11 @@ fn about_names_and_vnis_that_are_taken() {
     let sandbox = Sandbox::new("taken");
     sandbox.pod("web", "n1", "web");
     let n2 = namespace_of_node(sandbox.lab(), "n2");
-    in_network(&n2, &["ip", "link", "add", "mis-foreign", "type", "dummy"]);
+    in_network(&n2, &["ip", "link", "add", "mis-foreign", "type", "bridge"]);
     sandbox.apply(&tap("foreign", WEB, "[{node: {name: n2, interfaceName: mis-foreign}}]"));
     says(&sandbox, "foreign", "DestinationsReady", "NameTaken", "mis-foreign");
     let foreign = in_network(&n2, &["ip", "-d", "link", "show", "mis-foreign"]);
-    assert!(foreign.contains("dummy"), "it is as it was: {foreign}");
+    assert!(foreign.contains("bridge"), "it is as it was: {foreign}");
     in_network(&n2, &["ip", "link", "del", "mis-foreign"]);
     sandbox.ready("foreign");
 
@@ -173,10 +173,10 @@ fn a_udp_port_that_is_taken() {
     sandbox.pod("web", "n1", "web");
     let lab = sandbox.lab();
     // The taps of other tests are gone, so that nothing of ours has the port when somebody else takes it.
-    lab.on_node("n2", "nohup busybox nc -u -l -p 14789 >/dev/null 2>&1 & echo $! > /run/port-taker").expect("nc runs");
+    let taker = udp_socket(&namespace_of_node(lab, "n2"), 14789).expect("the port is free");
     sandbox.apply(&tap("port", WEB, "[{node: {name: n2, interfaceName: mis-port}}]"));
     says(&sandbox, "port", "DestinationsReady", "PortTaken", "14789");
-    lab.on_node("n2", "kill $(cat /run/port-taker); rm /run/port-taker").expect("nc ends");
+    drop(taker);
     sandbox.ready("port");
 }
 
@@ -185,14 +185,11 @@ fn without_a_policy() {
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("policy");
     sandbox.pod("web", "n1", "web");
-    let policy =
-        sandbox.kubectl(&["get", "podtappolicy", "default", "-o", "json"], "").expect("the chart has made one");
-    sandbox.kubectl(&["delete", "podtappolicy", "default"], "").expect("a policy can be deleted");
+    sandbox.kubectl(&["delete", "podtappolicy", "default", "--ignore-not-found"], "").expect("a policy can be deleted");
     sandbox.apply(&tap("outside", WEB, "[{external: {address: 203.0.113.7}}]"));
     sandbox.apply(&tap("inside", WEB, "[{node: {name: n2, interfaceName: mis-policy}}]"));
     says(&sandbox, "outside", "DestinationsReady", "PolicyNotFound", "PodTapPolicy");
     sandbox.ready("inside");
-    sandbox.kubectl(&["create", "-f", "-"], &policy).expect("the policy can be put back");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! of the lab.
 
 pub mod capture;
+pub mod checksum;
 pub mod cluster;
 pub mod net;
 pub mod wait;

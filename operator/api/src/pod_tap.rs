@@ -55,7 +55,7 @@ pub struct PodTapSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vxlan: Option<Vxlan>,
 
-    /// Seconds after which the tap ends, counted from the first time that every pod was tapped. The data path is removed then,
+    /// Seconds after which the tap ends, counted from the first time that a pod was tapped. The data path is removed then,
     /// and the object stays with Ready=False and the reason Expired. Unset: until the object is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 31536000")
@@ -240,7 +240,7 @@ pub struct PodTapStatus {
     #[schemars(length(max = 16))]
     pub failures: Vec<TapFailure>,
 
-    /// When every pod was tapped for the first time.
+    /// When the first pod was tapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
 

@@ -63,7 +63,8 @@ pub fn status(outcome: &Outcome<'_>, knowledge: Knowledge<'_>) -> PodTapStatus {
     let ready = ready(outcome, [&targets_resolved, &destinations_ready, &tapped], &items);
 
     let now = whole_seconds(knowledge.snapshot.now);
-    let start_time = previous.start_time.clone().or_else(|| ready.is_ok().then_some(Time(now)));
+    let tapped_pods = items.iter().filter(|(_, item)| *item == Item::Active).count();
+    let start_time = previous.start_time.clone().or_else(|| (tapped_pods > 0).then_some(Time(now)));
     let duration = outcome.tap.spec.as_ref().ok().and_then(|spec| spec.duration_seconds);
     let expires_at = start_time.as_ref().zip(duration).map(|(start, duration)| Time(build::end(start.0, duration)));
     let verdicts = [ready, targets_resolved, destinations_ready, tapped];
@@ -79,7 +80,7 @@ pub fn status(outcome: &Outcome<'_>, knowledge: Knowledge<'_>) -> PodTapStatus {
             .map(|(d, item)| destination_status(d, item))
             .collect(),
         matched_pods: number(outcome.targets.matched),
-        tapped_pods: number(items.iter().filter(|(_, item)| *item == Item::Active).count()),
+        tapped_pods: number(tapped_pods),
         failures: failures(outcome, &items),
         start_time,
         expires_at,

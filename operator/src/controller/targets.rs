@@ -68,7 +68,7 @@ pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &Spec, con
         .collect();
     targets.shrink_to_fit();
     let problem = if matched == 0 {
-        Some(no_pods(tap, unbound, &missing))
+        Some(no_pods(tap, spec, unbound, &missing))
     } else if tappable > limit {
         Some(too_many(tappable, limit, spec))
     } else if !missing.is_empty() {
@@ -106,7 +106,7 @@ fn missing_names(selection: &Selection, found: &BTreeSet<&str>) -> Vec<String> {
     }
 }
 
-fn no_pods(tap: &Tap, unbound: usize, missing: &[String]) -> Problem {
+fn no_pods(tap: &Tap, spec: &Spec, unbound: usize, missing: &[String]) -> Problem {
     let namespace = &tap.reference.namespace;
     let message = if unbound > 0 {
         format!(
@@ -115,7 +115,8 @@ fn no_pods(tap: &Tap, unbound: usize, missing: &[String]) -> Problem {
         )
     } else if missing.is_empty() {
         format!(
-            "no pod of the namespace {namespace} matches targets.podSelector: compare it with the labels that `kubectl get pods -n {namespace} --show-labels` shows; pods that appear later are tapped by themselves"
+            "no pod of the namespace {namespace} matches targets.podSelector{}: compare it with the labels that `kubectl get pods -n {namespace} --show-labels` shows; pods that appear later are tapped by themselves",
+            labels(&spec.selection)
         )
     } else {
         format!(
@@ -124,6 +125,14 @@ fn no_pods(tap: &Tap, unbound: usize, missing: &[String]) -> Problem {
         )
     };
     Problem::new(reason::NO_PODS_MATCH, message)
+}
+
+/// A selector as `kubectl -l` takes it; nothing for one that selects everything.
+fn labels(selection: &Selection) -> String {
+    match selection {
+        Selection::Labels(selector) if !selector.selects_all() => format!(" ({selector})"),
+        _ => String::new(),
+    }
 }
 
 fn too_many(tappable: usize, limit: usize, spec: &Spec) -> Problem {

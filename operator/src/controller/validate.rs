@@ -108,9 +108,9 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Older taps win. Objects of one second are ordered by UID, which nobody can choose.
-    pub fn age(&self) -> (Timestamp, &str) {
-        (self.created, &self.reference.uid)
+    /// Older taps win. Of those made in one second, the one that already copies does, then the lower UID, which nobody can choose.
+    pub fn age(&self) -> (Timestamp, bool, &str) {
+        (self.created, self.status.start_time.is_none(), &self.reference.uid)
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::{
     fs, io,
+    net::{Ipv4Addr, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 use super::Cluster;
@@ -20,6 +23,20 @@ pub fn in_network(network: &Path, command: &[&str]) -> String {
     let output = output.expect("nsenter runs");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A UDP socket on a port of a network namespace, which it keeps until it is dropped.
+///
+/// # Errors
+/// When the namespace cannot be entered, or the port is taken.
+pub fn udp_socket(network: &Path, port: u16) -> io::Result<UdpSocket> {
+    let network = fs::File::open(network)?;
+    // A thread of its own enters the namespace and is thrown away.
+    let open = move || {
+        setns(network, CloneFlags::CLONE_NEWNET)?;
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
+    };
+    thread::spawn(open).join().map_err(|_| io::Error::other("the thread that opens the socket panicked"))?
 }
 
 /// Everything in a network namespace that looks like a part of a tap, as `ip` and `tc` see it.
