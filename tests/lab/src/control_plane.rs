@@ -90,6 +90,9 @@ fn controller_manager(lab: &Lab) -> Component {
         format!("--root-ca-file={}", lab.pki("ca.crt").display()),
         format!("--service-account-private-key-file={}", lab.pki("service-accounts.key").display()),
         "--use-service-account-credentials".into(),
+        // Each controller asks for an account of its own at the start: at the usual 20 requests a second that takes 4 s.
+        "--kube-api-qps=500".into(),
+        "--kube-api-burst=1000".into(),
         "--node-monitor-period=2s".into(),
         "--node-monitor-grace-period=16s".into(),
     ]);

@@ -14,7 +14,7 @@ use crate::addresses::{API_PORT, FABRIC, machine_id, node_address, number};
 use crate::node_config::{self, Machine};
 use crate::supervisor::{Component, Supervisor};
 use crate::{
-    cgroup, command, fabric, member, mounts, prerequisites::find_program, process::Process, state::Lab,
+    cgroup, cluster, command, fabric, member, mounts, prerequisites::find_program, process::Process, state::Lab,
     state::write_whole,
 };
 
@@ -82,12 +82,16 @@ pub fn init(lab: &Lab, node: &str) -> Result<()> {
     for archive in archives(lab) {
         import(lab, node, &archive)?;
     }
-    // kubelet tries again less and less often. If it takes this long, kubelet itself may say what is wrong.
+    // Both try again less and less often what they try too early. If it takes this long, they may say what is wrong.
+    let patience = Duration::from_secs(120);
     let address = SocketAddr::new(FABRIC.parse()?, API_PORT);
-    let _ = supervisor.wait_until("the API server", Duration::from_secs(120), || {
+    let _ = supervisor.wait_until("the API server", patience, || {
         TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok()
     });
     supervisor.start(kubelet(lab, node)?)?;
+    // Its role is not there before the API server is ready; kubelet needs none.
+    let identity = lab.pki("kube-proxy.kubeconfig");
+    let _ = supervisor.wait_until("the API server's readiness", patience, || cluster::is_ready(lab, &identity));
     supervisor.start(kube_proxy(lab, node))?;
     supervisor.run()
 }

@@ -131,7 +131,7 @@ fn wait_for_nodes(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
 fn reaches_api_service(lab: &Lab, node: &str) -> bool {
     let connect = || {
         let address = SocketAddr::new(API_SERVICE.parse()?, 443);
-        Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1))?)
+        Ok(TcpStream::connect_timeout(&address, Duration::from_millis(100))?)
     };
     member::expect(lab, node).and_then(|process| namespaces::within_network(&process, connect)).is_ok()
 }
