@@ -1,13 +1,16 @@
 //! Running a command in one's place: what ends or interrupts this program is meant for the command.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus};
-use std::thread;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 const PASSED_ON: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
@@ -30,25 +33,32 @@ pub fn run(mut command: Command) -> io::Result<u8> {
         });
     }
     let mut child = command.spawn()?;
-    pass_on(&signals, &child)?;
+    pass_on_until_end(&signals, &child)?;
     Ok(exit_code(child.wait()?))
 }
 
-/// From now on; ends with this program.
-fn pass_on(signals: &SigSet, child: &Child) -> io::Result<()> {
-    let descriptor = SignalFd::new(signals)?;
-    let child = Pid::from_raw(child.id().cast_signed());
-    thread::spawn(move || {
-        while let Ok(Some(signal)) = descriptor.read_signal() {
-            // A key on the terminal has reached the command already.
-            if signal.ssi_code != SI_KERNEL
-                && let Ok(signal) = Signal::try_from(signal.ssi_signo.cast_signed())
-            {
-                let _ = kill(child, signal);
-            }
+/// No thread does it: after joining a PID namespace a process cannot have another (clone(2), `CLONE_THREAD`).
+fn pass_on_until_end(signals: &SigSet, child: &Child) -> io::Result<()> {
+    let received = SignalFd::new(signals)?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let end = pidfd_open(rustix::process::Pid::from_child(child), PidfdFlags::empty())?;
+    loop {
+        let mut events = [PollFd::new(end.as_fd(), PollFlags::POLLIN), PollFd::new(received.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut events, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            result => result?,
+        };
+        if events[0].any() == Some(true) {
+            return Ok(());
         }
-    });
-    Ok(())
+        // A key on the terminal has reached the command already.
+        if let Some(signal) = received.read_signal()?
+            && signal.ssi_code != SI_KERNEL
+            && let Ok(signal) = Signal::try_from(signal.ssi_signo.cast_signed())
+        {
+            let _ = kill(pid, signal);
+        }
+    }
 }
 
 fn exit_code(status: ExitStatus) -> u8 {
