@@ -150,3 +150,6 @@ async fn release(context: &Context, entry: &Entry<TapFact>) -> Result<(), kube::
     context.caches.released_tap(&tap.namespace, &tap.name);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -326,3 +326,6 @@ fn destination_status(destination: &Destination, item: &Item) -> DestinationStat
         ready: *item == Item::Active,
     }
 }
+
+#[cfg(test)]
+mod tests;

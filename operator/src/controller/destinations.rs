@@ -212,3 +212,6 @@ pub fn not_ready(node: &NodeFact) -> Problem {
         format!("the node {name} is not Ready: goes on by itself when it returns (kubectl describe node {name})"),
     )
 }
+
+#[cfg(test)]
+mod tests;

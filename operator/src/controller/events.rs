@@ -142,3 +142,6 @@ fn shortened(mut note: String) -> String {
     }
     note
 }
+
+#[cfg(test)]
+mod tests;

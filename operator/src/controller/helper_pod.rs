@@ -237,3 +237,6 @@ fn token_volume() -> Volume {
         ..Volume::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,3 +160,6 @@ impl Retries {
         self.0.values().map(|(_, until)| *until).filter(|until| *until > now).min()
     }
 }
+
+#[cfg(test)]
+mod tests;

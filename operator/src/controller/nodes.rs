@@ -72,3 +72,6 @@ fn is_clean(node_tap: &NodeTapFact) -> bool {
     let untouched = status.observed_generation.is_none();
     is_empty && spec_is_empty && (untouched || node_tap.has_observed(node_tap.generation))
 }
+
+#[cfg(test)]
+mod tests;

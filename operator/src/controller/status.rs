@@ -168,3 +168,6 @@ fn unreadable_conditions(old: &Value, generation: i64, error: &str, now: Timesta
         .map(|kind| json!(condition(kind, Err(unreadable_problem(error)), generation, &readable, whole_seconds(now))));
     ours.chain(list.iter().filter(|condition| !is_ours(condition)).cloned()).collect()
 }
+
+#[cfg(test)]
+mod tests;

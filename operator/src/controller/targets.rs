@@ -173,3 +173,6 @@ fn unsupported(snapshot: &Snapshot, pod: &PodFact, consumers: &BTreeSet<&str>) -
         Some(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

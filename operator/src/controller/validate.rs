@@ -270,3 +270,6 @@ fn policy(fact: Option<&PolicyFact>) -> Policy {
 fn default_policy() -> PodTapPolicySpec {
     PodTapPolicySpec { receiver_port: 14789, ..PodTapPolicySpec::default() }
 }
+
+#[cfg(test)]
+mod tests;

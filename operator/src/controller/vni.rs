@@ -269,3 +269,6 @@ impl Work<'_> {
         self.claims.insert(*next, demand.claim.clone());
     }
 }
+
+#[cfg(test)]
+mod tests;
