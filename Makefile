@@ -6,7 +6,6 @@ SHELL := /bin/bash
 
 NODES ?= 2
 LAB := target/lab/bin/lab
-IMAGE := target/podtap-image.tar
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -59,7 +58,8 @@ image: lab ## target/podtap-image.tar, loadable by ctr, docker, kind and k3s
 	deploy/image.sh
 
 install: image lab-up ## PodTap in the lab, as a user would install it
-	$(LAB) load $(IMAGE)
+	deploy/image.sh --lab
+	$(LAB) load target/lab/podtap-image.tar
 	target/lab/bin/kubectl --kubeconfig target/lab/kubeconfig apply -f deploy/namespace.yaml
 	target/lab/bin/helm upgrade --install podtap deploy/chart/podtap --namespace podtap-system \
-	  --kubeconfig target/lab/kubeconfig --set image.pullPolicy=Never --wait --timeout 120s
+	  --kubeconfig target/lab/kubeconfig --set image.pullPolicy=Never,image.tag=$$(cat target/lab/podtap-image.tag) --wait --timeout 120s

@@ -1,5 +1,5 @@
 #!/bin/bash
-# target/podtap-image.tar: static release binaries and nothing else. IMAGE names it otherwise.
+# target/podtap-image.tar: static release binaries and nothing else. With --lab, the same for the lab's nodes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=$(sed -n 's/^appVersion: //p' deploy/chart/podtap/Chart.yaml)
@@ -7,7 +7,14 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # The target is named although it is the host's: else the flags would reach build scripts and derive macros too.
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$host" -p podtap-operator -p tap-helper
 built=target/$host/release
-target/lab/bin/lab image "${IMAGE:-podtap.dev/podtap:$version}" target/podtap-image.tar \
+archive=target/podtap-image.tar
+if [ "${1:-}" = --lab ]; then
+  # A tag of its own for each content, so that pods are replaced exactly when something has changed.
+  version+=-$(cat "$built/podtap-operator" "$built/tap-helper" | sha256sum | cut -c1-12)
+  archive=target/lab/podtap-image.tar
+  echo "$version" >target/lab/podtap-image.tag
+fi
+target/lab/bin/lab image "podtap.dev/podtap:$version" "$archive" \
   --entrypoint '["/podtap-operator"]' --user 65532:65532 \
   podtap-operator="$built/podtap-operator" tap-helper="$built/tap-helper"
-echo "target/podtap-image.tar: $(du -h --apparent-size target/podtap-image.tar | cut -f1)"
+echo "$archive: podtap.dev/podtap:$version, $(du -h --apparent-size "$archive" | cut -f1)"

@@ -100,16 +100,22 @@ impl<N: AsFd> Executor<'_, N> {
     }
 
     fn up(&mut self, device: u32) -> Result<(), Failure> {
-        up_link(self.socket, device).map_err(|error| match error.errno {
-            Errno::EADDRINUSE => Failure::failed(
-                Reason::PortTaken,
-                sentence(
-                    &error,
-                    "Another program of the node, or a VXLAN device of another make, has the UDP port: free it, or configure another port.",
+        let Err(error) = up_link(self.socket, device) else { return Ok(()) };
+        if error.errno != Errno::EADDRINUSE {
+            return Err(Failure::kernel(&error));
+        }
+        let found = links(self.socket).unwrap_or_default().into_iter().find(|link| link.index == device);
+        let port = found.and_then(|link| link.vxlan).map_or(0, |vxlan| vxlan.port);
+        Err(Failure::failed(
+            Reason::PortTaken,
+            sentence(
+                &error,
+                &format!(
+                    "Another program of the node, or a VXLAN device of another make, has UDP port {port}: \
+                     free it, or set another receiverPort in the PodTapPolicy."
                 ),
             ),
-            _ => Failure::kernel(&error),
-        })
+        ))
     }
 
     fn add_clsact(&mut self, interface: u32, device: u32, alias_if_theirs: &str) -> Result<(), Failure> {

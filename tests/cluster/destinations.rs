@@ -5,7 +5,7 @@ use podtap_tests::{
     cluster::{Cluster, namespace_of_node},
 };
 
-use crate::scene::{Scene, as_on_the_wire, capture, node_address, same_frames};
+use crate::scene::{Scene, allow_external, as_on_the_wire, capture, outside, same_frames};
 
 /// Applies a tap of app=web with these destinations, waits until it is ready, and checks that each of the receivers
 /// that `receivers` opens gets each frame of the pod exactly once.
@@ -67,15 +67,7 @@ struct Endpoint {
 
 impl Endpoint {
     fn new(name: &str, vni: u32) -> Self {
-        let policy = format!(
-            "apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {{name: default}}\n\
-             spec: {{allowedExternalCIDRs: [{}/32]}}\n",
-            outside()
-        );
-        // Server-side, since several tests do it at the same time.
-        Cluster::lab()
-            .kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &policy)
-            .expect("a policy can be made");
+        allow_external(&outside());
         Cluster::lab()
             .on_node(
                 "cp",
@@ -93,13 +85,6 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         let _ = Cluster::lab().on_node("cp", &format!("ip link del {}", self.name));
     }
-}
-
-/// Address of the namespace that joins the nodes.
-fn outside() -> String {
-    let address = node_address("n1");
-    let (network, _) = address.rsplit_once('.').expect("the lab is IPv4");
-    format!("{network}.1")
 }
 
 #[test]

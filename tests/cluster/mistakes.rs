@@ -8,6 +8,8 @@ use podtap_tests::{
     wait::until,
 };
 
+use crate::scene::{allow_external, outside};
+
 /// A tap with these targets and destinations.
 fn tap(name: &str, targets: &str, destinations: &str) -> String {
     format!(
@@ -68,6 +70,7 @@ fn at_apply() {
 #[test]
 fn about_destinations() {
     let sandbox = Sandbox::new("destinations");
+    allow_external(&outside());
     sandbox.pod("web", "n1", "web");
     for (name, destination, reason, words) in [
         ("no-node", "{node: {name: n9}}", "NodeNotFound", "n9"),

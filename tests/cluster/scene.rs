@@ -57,6 +57,24 @@ pub fn node_address(name: &str) -> String {
     addresses.into_iter().find(|a| a.type_ == "InternalIP").expect("one of them is internal").address
 }
 
+/// Address of the namespace that joins the nodes.
+pub fn outside() -> String {
+    let address = node_address("n1");
+    let (network, _) = address.rsplit_once('.').expect("the lab is IPv4");
+    format!("{network}.1")
+}
+
+/// Lets taps send to the endpoint of the lab's tests.
+pub fn allow_external(address: &str) {
+    let policy = format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {{name: default}}\n\
+         spec: {{allowedExternalCIDRs: [{address}/32]}}\n"
+    );
+    // Server-side, since several tests do it at the same time.
+    let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    Cluster::lab().kubectl(&arguments, &policy).expect("a policy can be made");
+}
+
 /// Makes an interface show frames as they are on the wire: no superframes, checksums filled in.
 pub fn as_on_the_wire(network: &Path, interface: &str) {
     in_network(

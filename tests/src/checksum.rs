@@ -14,8 +14,8 @@ pub fn complete(frame: &mut [u8]) {
     if u16::from_be_bytes([frame[field], frame[field + 1]]) == fold(pseudo_header) {
         // The field counts as what is in it, which is the pseudo-header's sum.
         let checksum = !fold(sum(&frame[segment]));
-        // 0 means "none" in UDP (RFC 768).
-        let checksum = if checksum == 0 && protocol == 17 { 0xffff } else { checksum };
+        // 0 means "none" in UDP (RFC 768), and the kernel never writes it (`skb_checksum_help`, net/core/dev.c).
+        let checksum = if checksum == 0 { 0xffff } else { checksum };
         frame[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
     }
 }

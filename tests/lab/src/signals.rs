@@ -43,7 +43,8 @@ fn pass_on_until_end(signals: &SigSet, child: &Child) -> io::Result<()> {
     let pid = Pid::from_raw(child.id().cast_signed());
     let end = pidfd_open(rustix::process::Pid::from_child(child), PidfdFlags::empty())?;
     loop {
-        let mut events = [PollFd::new(end.as_fd(), PollFlags::POLLIN), PollFd::new(received.as_fd(), PollFlags::POLLIN)];
+        let mut events =
+            [PollFd::new(end.as_fd(), PollFlags::POLLIN), PollFd::new(received.as_fd(), PollFlags::POLLIN)];
         match poll(&mut events, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             result => result?,

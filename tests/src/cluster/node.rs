@@ -67,7 +67,8 @@ pub fn namespace_of_node(lab: &Cluster, node: &str) -> PathBuf {
     let name = lab.tool("lab", &["exec", node, "--", "readlink", "/proc/self/ns/net"]).expect("the node runs");
     processes()
         .map(|process| process.join("ns/net"))
-        .find(|path| fs::read_link(path).is_ok_and(|link| link == Path::new(name.trim())))
+        .filter(|path| fs::read_link(path).is_ok_and(|link| link == Path::new(name.trim())))
+        .min_by_key(|path| started(path))
         .expect("a process of the node is visible from the machine")
 }
 
@@ -82,8 +83,19 @@ pub fn namespace_of_pod(uid: &str) -> io::Result<PathBuf> {
             fs::read_to_string(process.join("cgroup")).is_ok_and(|c| c.contains(uid) || c.contains(&escaped))
         })
         .map(|process| process.join("ns/net"))
-        .find(|path| path.exists())
+        .filter(|path| path.exists())
+        .min_by_key(|path| started(path))
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no process of the pod {uid}")))
+}
+
+/// When a process began, given a path below its directory: the oldest one is the last to go.
+fn started(path: &Path) -> u64 {
+    // Field 22 (proc_pid_stat(5)); the name before it, in parentheses, may contain anything.
+    let read = || {
+        let stat = fs::read_to_string(path.parent()?.parent()?.join("stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
+    };
+    read().unwrap_or(u64::MAX)
 }
 
 fn processes() -> impl Iterator<Item = PathBuf> {
