@@ -385,3 +385,6 @@ fn is_gone<T>(result: Result<T, kube::Error>) -> Result<bool, kube::Error> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

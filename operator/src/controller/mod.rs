@@ -21,6 +21,8 @@ mod destinations;
 mod events;
 mod facts;
 #[cfg(test)]
+mod fake_api;
+#[cfg(test)]
 mod fixtures;
 mod gather;
 mod helper_pod;

@@ -150,3 +150,6 @@ fn next_expiry(outcomes: &[Outcome<'_>], statuses: &[(&Tap, PodTapStatus)]) -> O
     let running = outcomes.iter().zip(statuses).filter(|(outcome, _)| outcome.standing != Standing::Expired);
     running.filter_map(|(_, (_, status))| Some(status.expires_at.as_ref()?.0)).min()
 }
+
+#[cfg(test)]
+mod tests;

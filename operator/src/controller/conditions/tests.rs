@@ -194,7 +194,7 @@ fn suspended_expired_and_invalid() {
 }
 
 #[test]
-fn time_counts_from_the_first_time_that_everything_stood() {
+fn time_counts_from_the_first_tapped_pod() {
     let mut limited = web();
     limited.spec.duration_seconds = Some(60);
     let status = settled(&World::with(limited.clone()));
