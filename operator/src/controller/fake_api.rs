@@ -131,7 +131,7 @@ impl State {
                 }
                 None => failure(StatusCode::NOT_FOUND, "NotFound"),
                 Some(object) if *method == Method::GET => (StatusCode::OK, object),
-                Some(object) => self.change(method, &own, path != own, object, body),
+                Some(object) => self.change(method, &own, path != own, object, &body),
             },
         }
     }
@@ -142,7 +142,7 @@ impl State {
         path: &str,
         is_status: bool,
         mut object: Value,
-        body: Value,
+        body: &Value,
     ) -> (StatusCode, Value) {
         for precondition in ["resourceVersion", "uid"] {
             let wanted = body["metadata"].get(precondition).filter(|wanted| !wanted.is_null());

@@ -34,6 +34,7 @@ pub fn at(seconds: i64) -> Timestamp {
 }
 
 /// The same, as objects have it.
+#[expect(clippy::unnecessary_wraps, reason = "they are all optional there")]
 pub fn time(seconds: i64) -> Option<Time> {
     Some(Time(at(seconds)))
 }
@@ -67,19 +68,19 @@ pub fn lost(mut node: Node) -> Node {
 }
 
 /// A tap in the namespace `shop` with its finalizer, of the pods with `app: web`.
-pub fn tap(name: &str, destinations: Value) -> PodTap {
+pub fn tap(name: &str, destinations: impl Into<Value>) -> PodTap {
     object(json!({
         "metadata": {
             "namespace": "shop", "name": name, "uid": format!("tap-{name}"), "resourceVersion": "1", "generation": 1,
             "creationTimestamp": at(0).to_string(), "finalizers": [podtap_api::FINALIZER],
         },
-        "spec": {"targets": {"podSelector": {"matchLabels": {"app": "web"}}}, "destinations": destinations},
+        "spec": {"targets": {"podSelector": {"matchLabels": {"app": "web"}}}, "destinations": destinations.into()},
     }))
 }
 
 /// A policy with this spec.
-pub fn policy(spec: Value) -> PodTapPolicy {
-    object(json!({"metadata": {"name": "default", "resourceVersion": "1"}, "spec": spec}))
+pub fn policy(spec: impl Into<Value>) -> PodTapPolicy {
+    object(json!({"metadata": {"name": "default", "resourceVersion": "1"}, "spec": spec.into()}))
 }
 
 /// A cluster.

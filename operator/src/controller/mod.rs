@@ -1,7 +1,7 @@
 //! The controller: turns `PodTap` objects into the work of nodes.
 //!
 //! # Expected flow
-//! Watches fill caches and wake the leader; the leader makes a [pass](pass) over everything. One pass for all objects and
+//! Watches fill caches and wake the leader; the leader makes a [pass] over everything. One pass for all objects and
 //! not one reconciler per object, because taps depend on each other: VNIs, interface names, circles, one object per node.
 //!
 //! # Guarantees

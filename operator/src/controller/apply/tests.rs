@@ -14,12 +14,12 @@ fn helper(change: impl FnOnce(&mut PodFact)) -> PodFact {
     fact
 }
 
-fn complaint(reason: &str, message: &str) -> Option<Complaint> {
-    Some(Complaint { reason: reason.into(), message: message.into() })
+fn complaint(reason: &str, message: &str) -> Complaint {
+    Complaint { reason: reason.into(), message: message.into() }
 }
 
 fn end(fact: &mut PodFact) {
-    fact.helper.as_mut().expect("a helper").ended = complaint("Evicted", "low on memory");
+    fact.helper.as_mut().expect("a helper").ended = Some(complaint("Evicted", "low on memory"));
 }
 
 fn act(plan: &NodePlan, helper: Option<&PodFact>, owner: Option<&str>) -> &'static str {
@@ -66,7 +66,7 @@ fn why_a_helper_does_not_run_is_kept_until_one_does() {
     assert_eq!(noted(&mut memory, helper(unready)), None, "it is starting");
     let pulling = |fact: &mut PodFact| {
         fact.ready = false;
-        fact.helper.as_mut().expect("a helper").complaint = complaint("ImagePullBackOff", "no such image");
+        fact.helper.as_mut().expect("a helper").complaint = Some(complaint("ImagePullBackOff", "no such image"));
     };
     let problem = noted(&mut memory, helper(pulling)).expect("a problem");
     assert_eq!(problem.reason, reason::HELPER_FAILED);

@@ -9,8 +9,8 @@ use crate::controller::{
 };
 
 /// n2 has the pods `ids` and `ids-2` with `app: ids`, of which the first is the older.
-fn world(destination: Value) -> World {
-    let mut world = World::with(tap("t", json!([destination])));
+fn world(destination: impl Into<Value>) -> World {
+    let mut world = World::with(tap("t", json!([destination.into()])));
     for (index, name) in ["ids", "ids-2"].into_iter().enumerate() {
         let mut pod = pod("shop", name, "n2");
         pod.metadata.labels = Some([("app".to_owned(), "ids".to_owned())].into());

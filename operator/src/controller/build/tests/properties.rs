@@ -266,7 +266,7 @@ proptest! {
             let (pods, taps) = (Just(world.pods.clone()).prop_shuffle(), Just(world.taps.clone()).prop_shuffle());
             let nodes = Just(world.nodes.clone()).prop_shuffle();
             let shuffled = (Just(world.clone()), pods, taps, nodes)
-                .prop_map(|(world, pods, taps, nodes)| World { pods, taps, nodes, ..world });
+                .prop_map(|(world, pods, taps, nodes)| World { pods, nodes, taps, ..world });
             (Just(world), shuffled)
         })
     ) {
