@@ -43,8 +43,7 @@ impl Space {
     pub(super) fn new(namespace: Namespace, anchor: Option<Anchor>, scope: Scope) -> io::Result<Self> {
         // First the ears, then the first look: nothing that happens in between is missed.
         let has_senders = scope == Scope::Pod;
-        let opened =
-            within(&namespace, || Ok::<_, NetlinkError>((Monitor::open(has_senders)?, RouteSocket::open()?)))?;
+        let opened = within(&namespace, || Ok::<_, NetlinkError>((Monitor::open(has_senders)?, RouteSocket::open()?)))?;
         let (monitor, socket) = opened.map_err(io::Error::other)?;
         Ok(Self {
             namespace,

@@ -78,7 +78,7 @@ impl Helper {
     ///
     /// # Panics
     /// When it is not there any more.
-    pub fn kill(mut self) {
+    pub fn kill(&mut self) {
         assert!(matches!(self.process.try_wait(), Ok(None)), "it ran until now: {}", self.log());
         self.process.kill().expect("a child can be ended");
         self.process.wait().expect("a child can be waited for");
@@ -88,7 +88,7 @@ impl Helper {
     ///
     /// # Panics
     /// When it does not end well.
-    pub fn terminate(mut self) {
+    pub fn terminate(&mut self) {
         let pid = i32::try_from(self.process.id()).expect("a process number is small");
         #[expect(unsafe_code, reason = "std has no kill")]
         // SAFETY: no pointers, and a child that was not waited for keeps its number.

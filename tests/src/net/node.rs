@@ -7,11 +7,13 @@ use std::{
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::{AGENT_UID, Network, cgroup::Cgroup, residue};
+use crate::wait::until;
 
 /// What a node of Kubernetes is to the tap-helper: process identifiers, mounts and a network, with a bridge for pods.
 ///
@@ -58,6 +60,12 @@ impl Node {
                  addr add fd66::{number}/64 dev under0 nodad\nlink set under0 up\n"
             ));
             node.network.run("ethtool -K under0 tso off gso off gro off tx off");
+        }
+        // The kernel may take a second to tell IPv6 that a link is up.
+        for address in ["10.66.0.2", "fd66::2"] {
+            until("the nodes reach each other", Duration::from_secs(10), || {
+                one.network.try_run(&["ping", "-q", "-c", "1", "-W", "0.2", address], "")
+            });
         }
         (one, two)
     }
@@ -158,8 +166,16 @@ impl Default for Node {
 impl Drop for Node {
     fn drop(&mut self) {
         drop(self.init.stdin.take());
-        // The kernel ends all other processes of the node before this one counts as ended.
-        let _ = self.init.wait();
+        // The kernel ends all other processes of the node before this one counts as ended. It also waits until those of them
+        // that the test started are waited for: pods and helpers have to be dropped before their node.
+        let start = Instant::now();
+        while matches!(self.init.try_wait(), Ok(None)) {
+            if start.elapsed() > Duration::from_secs(10) {
+                eprintln!("a process of a node was not waited for");
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
         let _ = fs::remove_dir_all(&self.directory);
     }
 }

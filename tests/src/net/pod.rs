@@ -61,6 +61,20 @@ impl Pod {
     /// # Panics
     /// When it does not start.
     pub fn run(&mut self, node: &Node) {
+        self.process = Some(self.start_process(node));
+    }
+
+    /// Starts another process, and ends the one that was there.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn replace(&mut self, node: &Node) {
+        let next = self.start_process(node);
+        self.stop();
+        self.process = Some(next);
+    }
+
+    fn start_process(&self, node: &Node) -> Child {
         let script = format!(
             "echo 0 >{}/cgroup.procs && exec nsenter --net={} sleep infinity",
             self.cgroup.display(),
@@ -72,7 +86,7 @@ impl Pod {
             let now = fs::read_link(format!("/proc/{}/ns/net", process.id())).map_err(|error| error.to_string())?;
             if now == expected { Ok(()) } else { Err(format!("{}", now.display())) }
         });
-        self.process = Some(process);
+        process
     }
 
     /// Ends its process. Its network stays as long as this value, as it does until a runtime has taken a sandbox down.
@@ -105,5 +119,7 @@ impl Drop for Pod {
             let _ = process.kill();
             let _ = process.wait();
         }
+        // As CNI plugins do: the kernel takes its time with the rest, and a dying network still hears broadcasts.
+        let _ = self.network.try_run(&["ip", "link", "del", "eth0"], "");
     }
 }

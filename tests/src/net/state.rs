@@ -32,7 +32,7 @@ impl Network {
     pub fn snapshot(&self) -> Snapshot {
         let mut lines = Vec::new();
         for link in self.json("ip -j -d link show") {
-            let keys = ["ifname", "address", "mtu", "group", "ifalias", "operstate", "master"];
+            let keys = ["ifname", "address", "mtu", "group", "ifalias", "master"];
             lines.push(format!("link {} {}", picked(&link, &keys), link["linkinfo"]["info_data"]["id"]));
         }
         for qdisc in self.json("tc -j qdisc show") {

@@ -1,0 +1,102 @@
+//! The mirror outlives the helper, and the next helper goes on with it.
+
+use podtap_tests::net::{Helper, Network, traffic};
+use tap_wire::Direction;
+
+use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
+
+/// Numbers of all devices and filters, which change when one is made anew.
+fn numbers(network: &Network) -> Vec<String> {
+    let links = network.json("ip -j link show");
+    let mut all: Vec<String> = links.iter().map(|link| format!("{} {}", link["ifname"], link["ifindex"])).collect();
+    all.extend(network.snapshot().lines);
+    all
+}
+
+#[test]
+fn wanted_again_it_stays_as_it_is() {
+    let mut scene = Scene::new();
+    let captures = scene.tap_to_far(Direction::Both);
+    let before = numbers(scene.web.network());
+    let mut same = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
+    for generation in 2..6 {
+        same.generation = generation;
+        scene.agent.establish(&same);
+        traffic::ping(&scene.client, scene.web.addresses[0], 100, 2);
+    }
+    assert_eq!(numbers(scene.web.network()), before);
+    assert_eq!(scene.helper.log().matches("CreateDevice").count(), 1);
+    captures.same(&scene, |_| true);
+}
+
+/// Killed or ended, with traffic before, between and after: no frame is missing, none doubled.
+#[test]
+fn a_new_helper_goes_on_without_a_gap() {
+    let mut scene = Scene::new();
+    let captures = scene.tap_to_far(Direction::Both);
+    let near = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
+    let far = desired(vec![], vec![receiver(TAP, VNI, "mirror0")]);
+    let before = (numbers(scene.web.network()), numbers(scene.far.network()));
+    for kill in [true, false] {
+        traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
+        for (helper, node) in [(&mut scene.helper, &scene.node), (&mut scene.far_helper, &scene.far)] {
+            if kill {
+                helper.kill()
+            } else {
+                helper.terminate()
+            }
+            assert_eq!(helper.socket().exists(), kill, "one that ends takes its socket away");
+            traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[100; 20]);
+            *helper = Helper::start(node);
+        }
+        traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
+        (scene.agent, scene.far_agent) = (scene.helper.agent(), scene.far_helper.agent());
+        scene.agent.establish(&near);
+        scene.far_agent.establish(&far);
+    }
+    traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
+    assert_eq!((numbers(scene.web.network()), numbers(scene.far.network())), before, "nothing was made anew");
+    captures.same(&scene, |_| true);
+}
+
+/// Its successor finds what is left of a tap that was harmed while nobody looked, and completes it.
+#[test]
+fn a_new_helper_repairs_what_was_harmed_meanwhile() {
+    let mut scene = Scene::new();
+    let wanted = desired(
+        vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])],
+        vec![receiver(TAP, VNI, "mirror0")],
+    );
+    let web = scene.web.network();
+    scene.agent.establish(&wanted);
+    let tunnel = web.tunnels()[0].clone();
+    let clean = web.snapshot().lines.len();
+    for harm in [
+        format!("ip link del {tunnel}"),
+        format!("ip link set {tunnel} alias podtap.dev/v0-of-another-version"),
+        format!("ip link set {tunnel} mtu 1000"),
+        "tc qdisc del dev eth0 clsact".to_owned(),
+        "tc filter del dev eth0 ingress".to_owned(),
+        format!("bridge fdb del 00:00:00:00:00:00 dev {tunnel} dst 10.66.0.1 port 14789 vni {VNI}"),
+    ] {
+        scene.helper.kill();
+        scene.web.network().run(&harm);
+        scene.helper = Helper::start(&scene.node);
+        scene.agent = scene.helper.agent();
+        scene.agent.establish(&wanted);
+        assert_eq!(scene.web.network().mirrors("eth0").len(), 2, "after {harm}");
+        assert_eq!(scene.web.network().snapshot().lines.len(), clean, "after {harm}");
+        let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
+        scene.traffic();
+        captures.same_but_checksums(&scene, |_| true);
+    }
+}
+
+#[test]
+fn two_helpers_of_one_node_do_not_work_at_once() {
+    let mut scene = Scene::new();
+    let _captures = scene.tap_to_far(Direction::Both);
+    let (status, _, error) = Helper::once(&scene.node, &["apply", "FILE"], r#"{"generation": 1}"#);
+    assert!(!status.success() && error.contains("another tap-helper works on this node"), "{error}");
+    assert_eq!(scene.web.network().tunnels().len(), 1);
+}

@@ -1,0 +1,96 @@
+//! `tap-helper apply`, `inspect` and `purge`, by hand on a node.
+
+use podtap_tests::net::{Helper, Node, Pod};
+use serde_json::Value;
+use tap_wire::{Desired, Direction};
+
+use crate::scene::{Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn apply(node: &Node, desired: &Desired) -> (bool, Value) {
+    let input = serde_json::to_string(desired).expect("it can be written");
+    let (status, output, _) = Helper::once(node, &["apply", "FILE"], &input);
+    (status.success(), json(&output))
+}
+
+fn inspect(node: &Node) -> Vec<Value> {
+    let (status, output, error) = Helper::once(node, &["inspect"], "");
+    assert!(status.success(), "{error}");
+    json(&output).as_array().expect("a list").clone()
+}
+
+#[test]
+fn apply_inspect_and_purge() {
+    let node = Node::new();
+    let (web, client) = (Pod::start(&node), node.client());
+    let before = [web.network().snapshot(), node.network().snapshot()];
+    assert_eq!(inspect(&node), [Value::Null; 0]);
+
+    let wanted =
+        desired(vec![sender(TAP, &web, Direction::Both, &[near_endpoint(VNI)])], vec![receiver(TAP, VNI, "mirror0")]);
+    let (complete, report) = apply(&node, &wanted);
+    assert!(complete, "{report:#}");
+    assert_eq!(report["senders"][0]["status"]["state"], "Active");
+    let made = web.network().snapshot();
+    assert!(apply(&node, &wanted).0, "once more");
+    assert_eq!(made.differences(&web.network().snapshot()), [""; 0], "which changes nothing");
+
+    podtap_tests::net::traffic::udp(&client, web.network(), web.addresses[0], &[100; 7]);
+    let found = inspect(&node);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    let of = |role: &str| found.iter().find(|contents| contents["devices"][0]["role"] == role).expect("it is listed");
+    let (on_node, in_pod) = (of("receiver"), of("sender"));
+    assert_eq!(
+        (&on_node["devices"][0]["name"], &on_node["devices"][0]["role"]),
+        (&"mirror0".into(), &"receiver".into())
+    );
+    assert_eq!(in_pod["devices"][0]["destinations"][0], format!("10.66.0.1 port 14789 vni {VNI}"));
+    assert_eq!((&in_pod["devices"][0]["tap"], &in_pod["clsacts"][0]), (&TAP.into(), &"eth0".into()));
+    assert_eq!(in_pod["drift"], Value::Array(vec![]));
+    // Its counters are those that `tc` shows.
+    let shown: Vec<u64> = web.network().mirrors("eth0").iter().map(|mirror| mirror.packets).collect();
+    let told: Vec<u64> =
+        in_pod["filters"].as_array().into_iter().flatten().filter_map(|f| f["packets"].as_u64()).collect();
+    assert!(shown == told && told.iter().all(|count| *count >= 7), "{shown:?} {told:?}");
+
+    web.network().run(&format!("ip link set {} down", web.network().tunnels()[0]));
+    let drifts: Vec<Value> = inspect(&node).iter().map(|contents| contents["drift"][0].clone()).collect();
+    assert!(drifts.iter().any(|drift| drift.as_str().is_some_and(|text| text.ends_with("is down"))), "{drifts:?}");
+
+    let (status, output, _) = Helper::once(&node, &["purge"], "");
+    let purged = json(&output);
+    assert!(status.success() && purged["remaining"] == Value::Array(vec![]), "{purged:#}");
+    assert_eq!(purged["removed"].as_array().map(Vec::len), Some(2));
+    assert_eq!(before[0].differences(&web.network().snapshot()), [""; 0]);
+    assert_eq!(before[1].differences(&node.network().snapshot()), [""; 0]);
+    let (status, output, _) = Helper::once(&node, &["purge"], "");
+    assert!(status.success() && json(&output)["removed"] == Value::Array(vec![]), "on a clean node it does nothing");
+}
+
+#[test]
+fn apply_says_what_is_not_in_place() {
+    let node = Node::new();
+    let pod = Pod::prepared(&node);
+    let (complete, report) =
+        apply(&node, &desired(vec![sender(TAP, &pod, Direction::Both, &[near_endpoint(1)])], vec![]));
+    assert!(!complete);
+    assert_eq!(report["senders"][0]["status"]["reason"], "PodNotRunning");
+    let (status, _, error) = Helper::once(&node, &["apply", "FILE"], "{");
+    assert!(!status.success() && error.contains("EOF"), "{error}");
+    let (status, _, error) = Helper::once(&node, &["apply", "/nowhere"], "");
+    assert!(!status.success() && error.contains("cannot read /nowhere"), "{error}");
+}
+
+#[test]
+fn what_serve_made_is_what_inspect_shows() {
+    let mut scene = Scene::new();
+    let _captures = scene.tap_to_far(Direction::Egress);
+    let found = inspect(&scene.node);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0]["filters"].as_array().map(Vec::len), Some(1));
+    assert_eq!(found[0]["filters"][0]["direction"], "Egress");
+    assert_eq!(found[0]["drift"], Value::Array(vec![]));
+}

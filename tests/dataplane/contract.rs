@@ -1,0 +1,80 @@
+//! The socket: who may speak, and what may be said.
+
+use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+
+use podtap_tests::{
+    net::{AGENT_UID, Agent},
+    wait::until,
+};
+use tap_wire::{Direction, FromHelper};
+
+use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, sender};
+
+#[test]
+fn only_the_agent_may_speak() {
+    let mut scene = Scene::new();
+    let mode = std::fs::metadata(scene.helper.socket()).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    // Neither owner nor group: the file's rights stop it already.
+    assert!(Agent::connect(scene.helper.socket(), 1000).is_err());
+    // Root gets through those, and is not heard.
+    let mut root = Agent::connect(scene.helper.socket(), 0).expect("root may open the file");
+    let wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
+    let line = serde_json::to_string(&tap_wire::ToHelper::Desired(wanted.clone())).expect("it can be written");
+    // Whether the bytes are still taken depends on who is faster.
+    let _ = root.say(format!("{line}\n").as_bytes());
+    assert!(root.next().is_err(), "the connection is closed without a word");
+    until("it is logged", Duration::from_secs(5), || {
+        let log = scene.helper.log();
+        if log.contains("peer refused") { Ok(()) } else { Err(log) }
+    });
+    assert!(scene.web.network().tunnels().is_empty());
+    // Who was there before still is.
+    scene.agent.establish(&wanted);
+}
+
+/// An agent that starts anew takes the place of its forerunner, and gets a report at once.
+#[test]
+fn the_newest_agent_is_heard() {
+    let mut scene = Scene::new();
+    let wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
+    scene.agent.establish(&wanted);
+    let mut next = Agent::connect(scene.helper.socket(), AGENT_UID).expect("it listens");
+    let Ok(FromHelper::Report(report)) = next.next() else { panic!("a report comes first") };
+    assert_eq!((report.generation, report.senders.len()), (1, 1));
+    assert!(scene.agent.next().is_err(), "the old connection is closed");
+    next.want(&desired(vec![], vec![]));
+    next.until("it goes", |report| report.senders.is_empty());
+}
+
+#[test]
+fn what_is_not_understood_changes_nothing() {
+    let mut scene = Scene::new();
+    let wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
+    scene.agent.establish(&wanted);
+    for line in [
+        "\u{0}",
+        "[]",
+        "{}",
+        r#"{"desired": {"generation": 2, "senders": [], "command": "rm"}}"#,
+        r#"{"desired": {"generation": 2, "senders": [{"tap": "x"}]}}"#,
+        r#"{"purge": {}}"#,
+    ] {
+        scene.agent.say(format!("{line}\n").as_bytes()).expect("it is taken");
+        assert!(matches!(scene.agent.next(), Ok(FromHelper::Rejected(_))), "{line}");
+    }
+    assert_eq!(scene.web.network().tunnels().len(), 1);
+    // A message without end is cut off; one in pieces is not.
+    let line = serde_json::to_string(&tap_wire::ToHelper::Desired(desired(vec![], vec![]))).expect("it can be written");
+    let (head, tail) = line.split_at(20);
+    scene.agent.say(head.as_bytes()).expect("it is taken");
+    scene.agent.say(format!("{tail}\n").as_bytes()).expect("it is taken");
+    scene.agent.until("it goes", |report| report.senders.is_empty());
+    let mut endless = scene.helper.agent();
+    let chunk = vec![b' '; 1 << 20];
+    let refused = (0..6).any(|_| endless.say(&chunk).is_err());
+    let answers = [endless.next(), endless.next()];
+    assert!(refused || answers.iter().any(|answer| matches!(answer, Ok(FromHelper::Rejected(_)) | Err(_))));
+    scene.agent = scene.helper.agent();
+    scene.agent.establish(&wanted);
+}

@@ -1,0 +1,137 @@
+//! Wherever the receivers are, and however many: each gets every frame.
+
+use std::net::IpAddr;
+
+use podtap_tests::net::{Pod, traffic};
+use tap_wire::{Direction, Endpoint, Receiver};
+
+use crate::scene::{Captures, PORT, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
+
+#[test]
+fn a_receiver_on_the_pods_own_node() {
+    let mut scene = Scene::new();
+    let sender = sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]);
+    scene.agent.establish(&desired(vec![sender], vec![receiver(TAP, VNI, "mirror0")]));
+    let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
+    scene.traffic();
+    captures.same_but_checksums(&scene, |_| true);
+}
+
+#[test]
+fn a_receiver_in_another_pod_of_the_same_node() {
+    let mut scene = Scene::new();
+    let consumer = Pod::start(&scene.node);
+    let sender = sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]);
+    let receiver = Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI, "tap0") };
+    scene.agent.establish(&desired(vec![sender], vec![receiver]));
+    assert_eq!(scene.node.network().tunnels(), [""; 0], "nothing on the node itself");
+    let captures = Captures::start(&scene.web, consumer.network(), "tap0");
+    scene.traffic();
+    captures.same_but_checksums(&scene, |_| true);
+}
+
+#[test]
+fn a_receiver_in_a_pod_of_another_node() {
+    let mut scene = Scene::new();
+    let consumer = Pod::start(&scene.far);
+    let receiver = Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI, "tap0") };
+    scene.far_agent.establish(&desired(vec![], vec![receiver]));
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]));
+    let captures = Captures::start(&scene.web, consumer.network(), "tap0");
+    scene.traffic();
+    captures.same(&scene, |_| true);
+}
+
+/// A tap may not copy copies, but the consumer of one tap may well be the target of another.
+#[test]
+fn a_consumer_that_is_tapped_by_another_tap() {
+    let mut scene = Scene::new();
+    let consumer = Pod::start(&scene.node);
+    let senders = vec![
+        sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]),
+        sender("tap-b", &consumer, Direction::Both, &[far_endpoint(VNI + 1)]),
+    ];
+    let inside = Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI, "tap0") };
+    scene.far_agent.establish(&desired(vec![], vec![receiver("tap-b", VNI + 1, "mirror0")]));
+    scene.agent.establish(&desired(senders, vec![inside]));
+    let of_consumer = Captures::start(&consumer, scene.far.network(), "mirror0");
+    let of_web = Captures::start(&scene.web, consumer.network(), "tap0");
+    scene.traffic();
+    of_web.same_but_checksums(&scene, |_| true);
+    traffic::ping(&scene.client, consumer.addresses[0], 100, 3);
+    // What arrives at tap0 is not the consumer's own traffic.
+    of_consumer.same(&scene, |_| true);
+}
+
+#[test]
+fn several_destinations_get_all_each() {
+    let mut scene = Scene::new();
+    let consumer = Pod::start(&scene.far);
+    let far = vec![
+        receiver(TAP, VNI, "mirror0"),
+        Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI + 1, "tap0") },
+        receiver(TAP, VNI + 2, "mirror2"),
+    ];
+    let endpoints = [far_endpoint(VNI), far_endpoint(VNI + 1), far_endpoint(VNI + 2), near_endpoint(VNI + 3)];
+    scene.far_agent.establish(&desired(vec![], far));
+    let near = vec![receiver(TAP, VNI + 3, "mirror3")];
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &endpoints)], near));
+    let all = [
+        Captures::start(&scene.web, scene.far.network(), "mirror0"),
+        Captures::start(&scene.web, consumer.network(), "tap0"),
+        Captures::start(&scene.web, scene.far.network(), "mirror2"),
+        Captures::start(&scene.web, scene.node.network(), "mirror3"),
+    ];
+    scene.traffic();
+    for captures in all {
+        captures.same_but_checksums(&scene, |_| true);
+    }
+}
+
+#[test]
+fn destinations_come_and_go_without_a_gap_in_the_others() {
+    let mut scene = Scene::new();
+    let both = [far_endpoint(VNI), far_endpoint(VNI + 1)];
+    let receivers = vec![receiver(TAP, VNI, "mirror0"), receiver(TAP, VNI + 1, "mirror1")];
+    scene.far_agent.establish(&desired(vec![], receivers));
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &both[..1])], vec![]));
+    let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
+    for endpoints in [&both[..], &both[..1], &both[..], &both[..1]] {
+        scene.traffic();
+        let mut next = desired(vec![sender(TAP, &scene.web, Direction::Both, endpoints)], vec![]);
+        next.generation = i64::try_from(endpoints.len()).expect("a count fits");
+        scene.agent.establish(&next);
+        let tunnel = &scene.web.network().tunnels()[0];
+        assert_eq!(scene.web.network().destinations(tunnel).len(), endpoints.len());
+    }
+    captures.same(&scene, |_| true);
+}
+
+/// With room for whole frames: the kernel does not fragment what goes through an IPv6 tunnel (`ip6_fragment` wants
+/// `ignore_df`, which `udp_tunnel6_xmit_skb` does not set).
+#[test]
+fn an_ipv6_underlay() {
+    let mut scene = Scene::new();
+    let address: IpAddr = "fd66::2".parse().expect("an address");
+    scene.far_agent.establish(&desired(vec![], vec![Receiver { ipv6: true, ..receiver(TAP, VNI, "mirror0") }]));
+    let to = Endpoint { address, port: PORT, vni: VNI };
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[to])], vec![]));
+    let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
+    scene.traffic();
+    captures.same(&scene, |_| true);
+}
+
+/// Any VXLAN endpoint: here one that `ip` made, on the port that is registered for it.
+#[test]
+fn an_external_endpoint() {
+    let mut scene = Scene::new();
+    let far = scene.far.network();
+    far.ip("link add outside type vxlan id 77 dstport 4789 local 10.66.0.2\n");
+    far.set("ipv6/conf/outside/disable_ipv6", "1");
+    far.ip("link set outside up\n");
+    let to = Endpoint { address: [10, 66, 0, 2].into(), port: 4789, vni: 77 };
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[to])], vec![]));
+    let captures = Captures::start(&scene.web, scene.far.network(), "outside");
+    scene.traffic();
+    captures.same(&scene, |_| true);
+}

@@ -1,0 +1,89 @@
+//! What is changed or removed by hand is back within five seconds.
+
+use std::time::{Duration, Instant};
+
+use podtap_tests::{net::Network, wait::until};
+use tap_wire::Direction;
+
+use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A tap with two destinations, one of them on the pod's own node.
+fn tapped() -> Scene {
+    let mut scene = Scene::new();
+    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    let to = [far_endpoint(VNI), near_endpoint(VNI + 1)];
+    let sender = sender(TAP, &scene.web, Direction::Both, &to);
+    scene.agent.establish(&desired(vec![sender], vec![receiver(TAP, VNI + 1, "mirror1")]));
+    scene
+}
+
+/// Does harm in a network, waits until it is as before, and looks whether frames flow.
+#[track_caller]
+fn repaired(scene: &Scene, network: &Network, harm: &str) {
+    let all = |network: &Network| {
+        let mut lines = network.snapshot().lines;
+        for tunnel in network.tunnels() {
+            lines.extend(network.destinations(&tunnel));
+            lines.push(network.json(&format!("ip -j link show dev {tunnel}"))[0]["flags"].to_string());
+        }
+        // A device that is made anew has an address of its own choice, and a filter the next handle.
+        lines.retain(|line| !line.starts_with("link ptap") && !line.starts_with("link mirror"));
+        lines
+    };
+    let before = (all(network), network.tunnels());
+    network.run(harm);
+    let start = Instant::now();
+    until(&format!("repair after: {harm}"), DEADLINE, || {
+        let now = (all(network), network.tunnels());
+        if now == before { Ok(()) } else { Err(format!("{now:#?}\ninstead of\n{before:#?}\n{}", scene.helper.log())) }
+    });
+    assert!(start.elapsed() < DEADLINE, "{harm}");
+    let far = Captures::start(&scene.web, scene.far.network(), "mirror0");
+    let near = Captures::start(&scene.web, scene.node.network(), "mirror1");
+    scene.traffic();
+    near.same_but_checksums(scene, |_| true);
+    far.same(scene, |_| true);
+}
+
+#[test]
+fn of_the_sender_device() {
+    let scene = tapped();
+    let web = scene.web.network();
+    let tunnel = web.tunnels()[0].clone();
+    repaired(&scene, web, &format!("ip link set {tunnel} down"));
+    repaired(&scene, web, &format!("ip link set {tunnel} arp on multicast on"));
+    repaired(&scene, web, &format!("tc qdisc del dev {tunnel} clsact"));
+    repaired(&scene, web, &format!("tc filter del dev {tunnel} ingress"));
+    repaired(&scene, web, &format!("ip link del {tunnel}"));
+}
+
+#[test]
+fn of_destinations() {
+    let scene = tapped();
+    let web = scene.web.network();
+    let tunnel = web.tunnels()[0].clone();
+    let entry = format!("00:00:00:00:00:00 dev {tunnel}");
+    repaired(&scene, web, &format!("bridge fdb del {entry} dst 10.66.0.2 port 14789 vni {VNI}"));
+    repaired(&scene, web, &format!("bridge fdb del {entry} dst 10.66.0.1 port 14789 vni {}", VNI + 1));
+    repaired(&scene, web, &format!("bridge fdb append {entry} dst 10.66.0.9 port 14789 vni {VNI}"));
+}
+
+#[test]
+fn of_filters() {
+    let scene = tapped();
+    let web = scene.web.network();
+    repaired(&scene, web, "tc filter del dev eth0 ingress pref 32");
+    repaired(&scene, web, "tc filter del dev eth0 egress");
+    repaired(&scene, web, "tc qdisc del dev eth0 clsact");
+}
+
+#[test]
+fn of_the_receiver_device() {
+    let scene = tapped();
+    let node = scene.node.network();
+    repaired(&scene, node, "ip link set mirror1 down");
+    repaired(&scene, node, "tc qdisc del dev mirror1 clsact");
+    repaired(&scene, node, "ip link del mirror1");
+}

@@ -1,0 +1,95 @@
+//! Taps do not disturb each other.
+
+use podtap_tests::{
+    capture::Way,
+    net::{Pod, traffic},
+};
+use tap_wire::Direction;
+
+use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
+
+#[test]
+fn three_taps_on_one_pod_see_everything_each() {
+    let mut scene = Scene::new();
+    let far = vec![receiver(TAP, VNI, "mirror0"), receiver("tap-c", VNI + 2, "mirror2")];
+    scene.far_agent.establish(&desired(vec![], far));
+    let senders = vec![
+        sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]),
+        sender("tap-b", &scene.web, Direction::Both, &[near_endpoint(VNI + 1)]),
+        sender("tap-c", &scene.web, Direction::Ingress, &[far_endpoint(VNI + 2)]),
+    ];
+    scene.agent.establish(&desired(senders, vec![receiver("tap-b", VNI + 1, "mirror1")]));
+    let mut priorities: Vec<u64> = scene.web.network().mirrors("eth0").iter().map(|mirror| mirror.priority).collect();
+    assert_eq!(priorities.len(), 5);
+    priorities.sort_unstable();
+    priorities.dedup();
+    assert_eq!(priorities.len(), 5, "each filter has a priority of its own");
+    let one = Captures::start(&scene.web, scene.far.network(), "mirror0");
+    let two = Captures::start(&scene.web, scene.node.network(), "mirror1");
+    let three = Captures::start(&scene.web, scene.far.network(), "mirror2");
+    scene.traffic();
+    one.same(&scene, |_| true);
+    two.same_but_checksums(&scene, |_| true);
+    three.same(&scene, |frame| frame.way == Way::In);
+}
+
+#[test]
+fn a_tap_that_goes_leaves_the_other_one_without_a_gap() {
+    let mut scene = Scene::new();
+    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    let stays = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
+    let comes = sender("tap-0", &scene.web, Direction::Both, &[far_endpoint(VNI + 1)]);
+    scene.agent.establish(&desired(vec![stays.clone()], vec![]));
+    let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
+    for senders in [vec![comes.clone(), stays.clone()], vec![stays.clone()], vec![comes, stays.clone()], vec![stays]] {
+        let count = senders.len();
+        scene.agent.want(&desired(senders, vec![]));
+        scene.agent.until("the second tap comes or goes", |report| report.senders.len() == count);
+        traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
+        assert_eq!(scene.web.network().tunnels().len(), count);
+        assert_eq!(scene.web.network().mirrors("eth0").len(), 2 * count);
+    }
+    captures.same(&scene, |_| true);
+}
+
+/// Also when they talk to each other: then each frame is one of both pods.
+#[test]
+fn two_tapped_pods_of_one_node() {
+    let mut scene = Scene::new();
+    let other = Pod::start(&scene.node);
+    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0"), receiver("tap-b", 9, "mirror1")]));
+    let senders = vec![
+        sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]),
+        sender("tap-b", &other, Direction::Both, &[far_endpoint(9)]),
+    ];
+    scene.agent.establish(&desired(senders, vec![]));
+    let of_web = Captures::start(&scene.web, scene.far.network(), "mirror0");
+    let of_other = Captures::start(&other, scene.far.network(), "mirror1");
+    scene.traffic();
+    for address in &other.addresses {
+        traffic::udp(scene.web.network(), other.network(), *address, &[1, 100, 1000]);
+        traffic::tcp(scene.web.network(), other.network(), *address, 20_000);
+        traffic::ping(&scene.client, *address, 10, 2);
+    }
+    of_other.same(&scene, |_| true);
+    of_web.same(&scene, |_| true);
+}
+
+#[test]
+fn two_pods_of_one_tap_share_its_receiver() {
+    let mut scene = Scene::new();
+    let other = Pod::start(&scene.node);
+    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    let to = [far_endpoint(VNI)];
+    let senders = vec![sender(TAP, &scene.web, Direction::Both, &to), sender(TAP, &other, Direction::Ingress, &to)];
+    scene.agent.establish(&desired(senders, vec![]));
+    let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
+    traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
+    let before = captures.receiver.so_far().len();
+    traffic::udp(&scene.client, other.network(), other.addresses[0], &[300; 5]);
+    let to_other = |frame: &podtap_tests::capture::Frame| frame.bytes.len() == 342;
+    podtap_tests::wait::until("the other pod's frames arrive once", std::time::Duration::from_secs(5), || {
+        let count = captures.receiver.count(to_other);
+        if count == 5 { Ok(()) } else { Err(format!("{count} frames after {before}")) }
+    });
+}
