@@ -40,7 +40,10 @@ mod validate;
 mod vni;
 mod watch;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::jiff::Timestamp;
 use tokio::{
@@ -62,6 +65,9 @@ use crate::{
 
 /// How often a sign of life is given when there is nothing else to do.
 const HEARTBEAT: Duration = Duration::from_secs(60);
+/// After a pass, as long a rest as it took, but no longer than this: a big cluster in which something changes all the time
+/// costs half a core, and a small one waits a few milliseconds.
+const LONGEST_REST: Duration = Duration::from_millis(200);
 /// After how long without a sign of life the kubelet may restart this process. Longer than any request is waited for.
 const LIVENESS: Duration = Duration::from_secs(360);
 
@@ -157,11 +163,18 @@ pub async fn run(args: Args) -> Result<(), Error> {
 async fn lead(leader: &mut Leader, held: &Held, health: &Health, shutdown: &mut Shutdown) -> Result<(), Error> {
     loop {
         health.alive();
+        let began = Instant::now();
         let next = tokio::select! {
             biased;
             () = held.lost() => return Err(Error::LeadershipLost),
             next = leader.pass() => next,
         };
+        tokio::select! {
+            biased;
+            () = held.lost() => return Err(Error::LeadershipLost),
+            () = shutdown.requested() => return Ok(()),
+            () = sleep(began.elapsed().min(LONGEST_REST)) => {}
+        }
         loop {
             health.alive();
             let pause = next.duration_since(Timestamp::now());
