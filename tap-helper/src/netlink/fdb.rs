@@ -18,6 +18,7 @@ const NDA_LLADDR: u16 = 2;
 const NDA_PORT: u16 = 6;
 const NDA_VNI: u16 = 7;
 const NTF_SELF: u8 = 1 << 1;
+const NUD_NOARP: u16 = 0x40;
 const NUD_PERMANENT: u16 = 0x80;
 /// Family of forwarding entries.
 pub(super) const PF_BRIDGE: u8 = 7;
@@ -62,11 +63,11 @@ pub fn remove_destination(socket: &mut RouteSocket, index: u32, to: Destination)
 }
 
 fn entry(kind: u16, flags: u16, index: u32, to: Destination) -> Message {
-    Message::new(kind, flags, &fixed(index, NUD_PERMANENT, NTF_SELF))
-        .put_address(NDA_DST, to.address)
+    Message::new(kind, flags, &fixed(index, NUD_NOARP | NUD_PERMANENT, NTF_SELF))
         .put(NDA_LLADDR, &[0; 6])
-        .put_u32(NDA_VNI, to.vni)
+        .put_address(NDA_DST, to.address)
         .put_port(NDA_PORT, to.port)
+        .put_u32(NDA_VNI, to.vni)
 }
 
 fn fixed(index: u32, state: u16, flags: u8) -> [u8; FIXED] {
@@ -89,3 +90,7 @@ fn read(payload: &[u8], device: (u16, u32)) -> Option<Destination> {
         vni: attributes.u32(NDA_VNI).unwrap_or(device.1),
     })
 }
+
+#[cfg(test)]
+#[path = "fdb_tests.rs"]
+mod tests;

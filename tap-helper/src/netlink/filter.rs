@@ -13,6 +13,7 @@ const RTM_GETTFILTER: u16 = 46;
 const ETH_P_ALL: u16 = 0x0003;
 
 // include/uapi/linux/rtnetlink.h and pkt_cls.h
+const NLA_F_NESTED: u16 = 1 << 15;
 const TCA_CHAIN: u16 = 11;
 const TCA_BPF_ACT: u16 = 1;
 const TCA_BPF_OPS_LEN: u16 = 4;
@@ -184,17 +185,18 @@ fn mirror_message(at: (u32, Hook), priority: u16, classifier: Classifier, to: u3
     let fixed = tc_fixed(interface, 0, hook.parent(), info(priority, ETH_P_ALL));
     let message = Message::new(RTM_NEWTFILTER, CREATE | EXCLUSIVE, &fixed).put_string(TCA_KIND, classifier.name());
     message.nest(TCA_OPTIONS, |options| {
-        let options = match classifier {
+        let options =
+            options.nest(classifier.actions(), |actions| actions.nest(1, |action| mirror_action(action, to, cookie)));
+        match classifier {
             Classifier::Bpf => options.put_u16(TCA_BPF_OPS_LEN, 1).put(TCA_BPF_OPS, &program(MATCH_ALL)),
-            // struct tc_u32_sel without keys: matches everything.
+            // struct tc_u32_sel with one key whose mask is zero: `match u32 0 0`.
             Classifier::U32 => {
-                let mut selector = [0; 16];
-                selector[0] = U32_TERMINAL;
+                let mut selector = [0; 32];
+                (selector[0], selector[2]) = (U32_TERMINAL, 1);
                 options.put(TCA_U32_SEL, &selector)
             }
             Classifier::Matchall => options,
-        };
-        options.nest(classifier.actions(), |actions| actions.nest(1, |action| mirror_action(action, to, cookie)))
+        }
     })
 }
 
@@ -204,7 +206,7 @@ fn mirror_action(action: Message, to: u32, cookie: &[u8]) -> Message {
     let parameters: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
     action
         .put_string(TCA_ACT_KIND, "mirred")
-        .nest(TCA_ACT_OPTIONS, |options| options.put(TCA_MIRRED_PARMS, &parameters))
+        .nest(TCA_ACT_OPTIONS | NLA_F_NESTED, |options| options.put(TCA_MIRRED_PARMS, &parameters))
         .put(TCA_ACT_COOKIE, cookie)
 }
 
@@ -228,11 +230,15 @@ fn drop_message(interface: u32) -> Message {
 
 /// Removes one filter; others of the same priority stay.
 pub fn remove_filter(socket: &mut RouteSocket, id: &FilterId) -> Result<(), NetlinkError> {
+    let operation = format!("remove the filter of priority {} from device {}", id.priority, id.interface);
+    socket.request(remove_message(id), &operation)
+}
+
+fn remove_message(id: &FilterId) -> Message {
     let fixed = tc_fixed(id.interface, id.handle, id.hook.parent(), info(id.priority, id.protocol));
-    let message = Message::new(RTM_DELTFILTER, 0, &fixed).put_string(TCA_KIND, &id.kind);
     // Chain 0 is what no attribute means.
-    let message = if id.chain == 0 { message } else { message.put_u32(TCA_CHAIN, id.chain) };
-    socket.request(message, &format!("remove the filter of priority {} from device {}", id.priority, id.interface))
+    let chain = |message: Message| if id.chain == 0 { message } else { message.put_u32(TCA_CHAIN, id.chain) };
+    chain(Message::new(RTM_DELTFILTER, 0, &fixed)).put_string(TCA_KIND, &id.kind)
 }
 
 /// `tcm_info`: the priority, and the protocol in network byte order.
@@ -294,3 +300,7 @@ fn read_counters(statistics: Attributes<'_>) -> Counters {
         failed: statistics.get(TCA_STATS_QUEUE).map_or(0, |queue| u32_at(queue, 16)),
     }
 }
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;

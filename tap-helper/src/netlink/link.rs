@@ -123,40 +123,44 @@ pub fn create_vxlan(socket: &mut RouteSocket, target: &impl AsFd, new: &NewVxlan
 fn create_message(new: &NewVxlan<'_>, namespace: i32) -> Message {
     let (low, high) = new.vxlan.source_ports;
     Message::new(RTM_NEWLINK, CREATE | EXCLUSIVE, &fixed(0, IFF_NOARP, IFF_NOARP | IFF_MULTICAST))
-        .put_string(IFLA_IFNAME, new.name)
         .put_u32(IFLA_MTU, new.mtu)
         .put_u32(IFLA_GROUP, new.group)
         .put(IFLA_NET_NS_FD, &namespace.to_ne_bytes())
+        .put_string(IFLA_IFNAME, new.name)
         .nest(IFLA_LINKINFO, |info| {
             info.put(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |data| {
-                let data = data.put_u32(IFLA_VXLAN_ID, new.vxlan.vni);
+                let range = [low.to_be_bytes(), high.to_be_bytes()].concat();
+                let data = data.put(IFLA_VXLAN_PORT_RANGE, &range).put_u32(IFLA_VXLAN_ID, new.vxlan.vni);
                 // The zero address: no default remote, but the family is chosen (`vxlan_nl2conf`,
                 // drivers/net/vxlan/vxlan_core.c).
                 let data = if new.ipv6 { data.put(IFLA_VXLAN_GROUP6, &[0; 16]) } else { data };
-                let range = [low.to_be_bytes(), high.to_be_bytes()].concat();
-                data.put_u8(IFLA_VXLAN_LEARNING, u8::from(new.vxlan.learning))
-                    .put(IFLA_VXLAN_PORT_RANGE, &range)
-                    .put_port(IFLA_VXLAN_PORT, new.vxlan.port)
+                data.put_u8(IFLA_VXLAN_LEARNING, u8::from(new.vxlan.learning)).put_port(IFLA_VXLAN_PORT, new.vxlan.port)
             })
         })
 }
 
 /// Sets a device's alias, at most 255 bytes.
 pub fn set_alias(socket: &mut RouteSocket, index: u32, alias: &str) -> Result<(), NetlinkError> {
-    let message = Message::new(RTM_NEWLINK, 0, &fixed(index, 0, 0)).put(IFLA_IFALIAS, alias.as_bytes());
-    socket.request(message, &format!("set the alias of device {index}"))
+    socket.request(alias_message(index, alias), &format!("set the alias of device {index}"))
+}
+
+fn alias_message(index: u32, alias: &str) -> Message {
+    Message::new(RTM_NEWLINK, 0, &fixed(index, 0, 0)).put(IFLA_IFALIAS, alias.as_bytes())
 }
 
 /// Makes a device say nothing by itself, and gives it an MTU.
 pub fn silence_link(socket: &mut RouteSocket, index: u32, mtu: u32) -> Result<(), NetlinkError> {
     let operation = format!("silence device {index}");
-    let message = Message::new(RTM_NEWLINK, 0, &fixed(index, IFF_NOARP, IFF_NOARP | IFF_MULTICAST));
-    socket.request(message.put_u32(IFLA_MTU, mtu), &operation)?;
+    socket.request(silence_message(index, mtu), &operation)?;
     match socket.request(no_addresses_message(index), &operation) {
         // A kernel started with ipv6.disable=1 makes no addresses either.
         Err(error) if error.errno == Errno::EAFNOSUPPORT => Ok(()),
         result => result,
     }
+}
+
+fn silence_message(index: u32, mtu: u32) -> Message {
+    Message::new(RTM_NEWLINK, 0, &fixed(index, IFF_NOARP, IFF_NOARP | IFF_MULTICAST)).put_u32(IFLA_MTU, mtu)
 }
 
 fn no_addresses_message(index: u32) -> Message {
@@ -167,18 +171,29 @@ fn no_addresses_message(index: u32) -> Message {
 
 /// Renames a device that is down.
 pub fn rename_link(socket: &mut RouteSocket, index: u32, name: &str) -> Result<(), NetlinkError> {
-    let message = Message::new(RTM_NEWLINK, 0, &fixed(index, 0, 0)).put_string(IFLA_IFNAME, name);
-    socket.request(message, &format!("rename device {index} to {name}"))
+    socket.request(rename_message(index, name), &format!("rename device {index} to {name}"))
+}
+
+fn rename_message(index: u32, name: &str) -> Message {
+    Message::new(RTM_NEWLINK, 0, &fixed(index, 0, 0)).put_string(IFLA_IFNAME, name)
 }
 
 /// Sets a device up. For a VXLAN device this opens its UDP socket: `EADDRINUSE` if another program has the port.
 pub fn up_link(socket: &mut RouteSocket, index: u32) -> Result<(), NetlinkError> {
-    socket.request(Message::new(RTM_NEWLINK, 0, &fixed(index, IFF_UP, IFF_UP)), &format!("set device {index} up"))
+    socket.request(up_message(index), &format!("set device {index} up"))
+}
+
+fn up_message(index: u32) -> Message {
+    Message::new(RTM_NEWLINK, 0, &fixed(index, IFF_UP, IFF_UP))
 }
 
 /// Removes a device and everything attached to it.
 pub fn delete_link(socket: &mut RouteSocket, index: u32) -> Result<(), NetlinkError> {
-    socket.request(Message::new(RTM_DELLINK, 0, &fixed(index, 0, 0)), &format!("delete device {index}"))
+    socket.request(delete_message(index), &format!("delete device {index}"))
+}
+
+fn delete_message(index: u32) -> Message {
+    Message::new(RTM_DELLINK, 0, &fixed(index, 0, 0))
 }
 
 /// `struct ifinfomsg` of any family.
@@ -229,3 +244,7 @@ fn read_vxlan(data: Attributes<'_>) -> Vxlan {
         learning: data.u8(IFLA_VXLAN_LEARNING).unwrap_or_default() != 0,
     }
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -193,3 +193,7 @@ pub(super) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
 pub(super) fn u16_at(bytes: &[u8], offset: usize) -> u16 {
     bytes.get(offset..offset + 2).and_then(|value| value.try_into().ok()).map_or(0, u16::from_ne_bytes)
 }
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+pub(super) mod tests;

@@ -75,3 +75,7 @@ pub(super) fn tc_fixed(interface: u32, handle: u32, parent: u32, info: u32) -> [
     bytes[16..20].copy_from_slice(&info.to_ne_bytes());
     bytes
 }
+
+#[cfg(test)]
+#[path = "qdisc_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! Traffic between two networks. Every function returns when all of it has arrived and was answered.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::Duration,
@@ -40,7 +40,7 @@ pub fn udp(client: &Network, server: &Network, to: IpAddr, sizes: &[usize]) {
         scope.spawn(|| {
             let mut buffer = vec![0; 1 << 16];
             for _ in sizes {
-                let (size, from) = listening.recv_from(&mut buffer).expect("a datagram arrives");
+                let (size, from) = patient(|| listening.recv_from(&mut buffer)).expect("a datagram arrives");
                 listening.send_to(&buffer[..size], from).expect("it can be sent back");
             }
         });
@@ -51,7 +51,7 @@ pub fn udp(client: &Network, server: &Network, to: IpAddr, sizes: &[usize]) {
             }
             let mut back: Vec<Vec<u8>> = Vec::new();
             for _ in sizes {
-                let size = sending.recv(&mut buffer).expect("an answer arrives");
+                let size = patient(|| sending.recv(&mut buffer)).expect("an answer arrives");
                 back.push(buffer[..size].to_vec());
             }
             let mut sent: Vec<_> =
@@ -61,6 +61,16 @@ pub fn udp(client: &Network, server: &Network, to: IpAddr, sizes: &[usize]) {
             assert!(sent == back, "datagrams changed on the way");
         }
     });
+}
+
+/// With a timeout on its socket, a call is not begun anew after a signal (signal(7)).
+fn patient<T>(mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match receive() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// A connection to an address of `server`, on which bytes go there and back.
@@ -95,7 +105,7 @@ impl Connection {
         near.set_read_timeout(Some(PATIENCE)).expect("it can be set");
         let far = thread::spawn(move || {
             let mut buffer = vec![0; 1 << 16];
-            while let Ok(size @ 1..) = end.read(&mut buffer) {
+            while let Ok(size @ 1..) = patient(|| end.read(&mut buffer)) {
                 end.write_all(&buffer[..size]).expect("the near end reads");
             }
         });
