@@ -73,7 +73,7 @@ impl Endpoint {
                 "cp",
                 &format!(
                     "ip link add {name} type vxlan id {vni} dstport 4789 nolearning && \
-                 ip link set {name} addrgenmode none arp off up"
+                 ip link set {name} addrgenmode none arp off && ip link set {name} up"
                 ),
             )
             .expect("the endpoint can be made");

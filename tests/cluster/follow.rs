@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use podtap_tests::{
-    cluster::{Sandbox, in_network, namespace_of_node},
+    cluster::{Cluster, Sandbox, in_network, namespace_of_node},
     wait::until,
 };
 
@@ -51,7 +51,9 @@ fn pods_that_come_go_and_change_their_labels() {
 /// The first thing that the new pod says, a DNS request, is already mirrored; on either node, 20 times of 20.
 #[test]
 fn a_pod_made_anew_is_mirrored_from_its_first_frame() {
-    let sandbox = Sandbox::new("recreate");
+    // Alone, since tests that end a helper pod would make it miss the moment.
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("recreate");
     let peer = sandbox.pod("peer", "n2", "peer");
     tap(&sandbox, "fol-first");
     // A pod on each node first, so that both nodes have their helper pod.

@@ -79,7 +79,8 @@ fn each_container_has_exactly_its_privileges() {
 
 #[test]
 fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
-    let scene = Scene::new("killed");
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("killed");
     tap(&scene.sandbox, "{name: n2, interfaceName: hlp-kill}");
     let network = scene.sandbox.network(&scene.web);
     crate::scene::as_on_the_wire(&network, "eth0");

@@ -1,7 +1,7 @@
 //! What each mistake of a user gets: a message at `kubectl apply`, or a condition with a reason and a sentence that
 //! says what to do. Other taps go on.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use podtap_tests::{
     cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, in_network, namespace_of_node, udp_socket},
@@ -142,17 +142,33 @@ fn about_cycles() {
     sandbox.ready("there");
 }
 
+/// A device that somebody else made.
+struct Foreign<'a>(&'a Path, &'a str);
+
+impl<'a> Foreign<'a> {
+    fn new(network: &'a Path, name: &'a str) -> Self {
+        in_network(network, &["ip", "link", "add", name, "type", "bridge"]);
+        Self(network, name)
+    }
+}
+
+impl Drop for Foreign<'_> {
+    fn drop(&mut self) {
+        in_network(self.0, &["ip", "link", "del", self.1]);
+    }
+}
+
 #[test]
 fn about_names_and_vnis_that_are_taken() {
     let sandbox = Sandbox::new("taken");
     sandbox.pod("web", "n1", "web");
     let n2 = namespace_of_node(sandbox.lab(), "n2");
-    in_network(&n2, &["ip", "link", "add", "mis-foreign", "type", "bridge"]);
+    let device = Foreign::new(&n2, "mis-foreign");
     sandbox.apply(&tap("foreign", WEB, "[{node: {name: n2, interfaceName: mis-foreign}}]"));
     says(&sandbox, "foreign", "DestinationsReady", "NameTaken", "mis-foreign");
     let foreign = in_network(&n2, &["ip", "-d", "link", "show", "mis-foreign"]);
     assert!(foreign.contains("bridge"), "it is as it was: {foreign}");
-    in_network(&n2, &["ip", "link", "del", "mis-foreign"]);
+    drop(device);
     sandbox.ready("foreign");
 
     sandbox.apply(&tap("older", WEB, "[{node: {name: n2, interfaceName: mis-older}}]\n  vxlan: {vni: 3001}"));

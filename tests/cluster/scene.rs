@@ -19,7 +19,15 @@ pub struct Scene {
 
 impl Scene {
     pub fn new(test: &str) -> Self {
-        let sandbox = Sandbox::new(test);
+        Self::of(Sandbox::new(test))
+    }
+
+    /// For a test that holds `Cluster::alone`.
+    pub fn alone(test: &str) -> Self {
+        Self::of(Sandbox::alone(test))
+    }
+
+    fn of(sandbox: Sandbox) -> Self {
         sandbox.start("web", "n1", "web", "mkdir /w; dd if=/dev/zero of=/w/f bs=1k count=2000; httpd -f -h /w -p 80");
         sandbox.start("client", "n2", "client", "sleep 3600");
         let (web, client) = (sandbox.running("web"), sandbox.running("client"));
@@ -86,6 +94,7 @@ pub fn as_on_the_wire(network: &Path, interface: &str) {
 }
 
 /// Waits until the receiver has what `wanted` selects at the pod, each frame exactly once, and nothing else.
+/// Left out is what kernels say by themselves and at any time, also between the starts of two captures.
 /// Panics if it does not within ten seconds.
 #[track_caller]
 pub fn same_frames(pod: Capture, receiver: Capture, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
@@ -110,14 +119,26 @@ pub fn same_frames(pod: Capture, receiver: Capture, wanted: impl Fn(&Frame) -> b
     receiver.stop()
 }
 
-/// With the checksums that the kernel had left to a device.
+/// Without IPv6's own announcements, and with the checksums that the kernel had left to a device.
 fn completed(mut frames: Vec<Frame>) -> Vec<Frame> {
+    frames.retain(|frame| !is_announcement(&frame.bytes));
     frames.iter_mut().for_each(|frame| checksum::complete(&mut frame.bytes));
     frames
 }
 
-/// Waits until an interface is there, and captures at it.
+/// Multicast listener reports (RFC 3810, behind a hop-by-hop header) and router solicitations (RFC 4861).
+fn is_announcement(frame: &[u8]) -> bool {
+    frame.len() > 62
+        && frame[12..14] == [0x86, 0xdd]
+        && (frame[20] == 0 && frame[54] == 58 && frame[62] == 143 || frame[20] == 58 && frame[54] == 133)
+}
+
+/// Waits until a receiver is there, and captures at it.
 #[track_caller]
 pub fn capture(network: &Path, interface: &str) -> Capture {
-    until(&format!("a capture at {interface}"), Duration::from_secs(20), || Capture::try_start(network, interface))
+    let capture =
+        until(&format!("a capture at {interface}"), Duration::from_secs(20), || Capture::try_start(network, interface));
+    // Else the kernel joins segments that arrive together.
+    in_network(network, &["ethtool", "-K", interface, "gro", "off"]);
+    capture
 }
