@@ -13,6 +13,9 @@ use crate::{machine, progress, state::Lab};
 /// Controllers without which kubelet refuses a root on v2 (as far as the machine has them), and `io`, which pods may use.
 const DELEGATED: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
 
+/// Where everybody looks for cgroups.
+const TOP: &str = "/sys/fs/cgroup";
+
 /// How the machine's cgroups are laid out.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -29,19 +32,23 @@ impl Layout {
         Self::from_mounts(&mounts).context("no cgroups are mounted below /sys/fs/cgroup; containers cannot run here")
     }
 
-    /// Decides from the text of `/proc/mounts`. Any v1 tree makes it a v1 machine: that is how runc and kubelet see it.
+    /// Decides from the text of `/proc/mounts` as runc and kubelet do: by what lies on `/sys/fs/cgroup` itself. A v1 tree
+    /// below a unified one is somebody's own (some VPN programs mount `net_cls` there).
     fn from_mounts(mounts: &str) -> Option<Self> {
         let of_kind = |kind: &'static str| {
             mounts.lines().filter_map(move |line| {
                 let mut fields = line.split(' ').skip(1);
                 let (target, found) = (fields.next()?, fields.next()?);
-                (found == kind && target.starts_with("/sys/fs/cgroup")).then(|| PathBuf::from(target))
+                (found == kind && Path::new(target).starts_with(TOP)).then(|| PathBuf::from(target))
             })
         };
+        let unified: Vec<_> = of_kind("cgroup2").collect();
+        if unified.iter().any(|tree| tree == Path::new(TOP)) {
+            return Some(Self::V2(TOP.into()));
+        }
         let mut trees: Vec<_> = of_kind("cgroup").collect();
-        let unified = of_kind("cgroup2");
         if trees.is_empty() {
-            return unified.map(Self::V2).next();
+            return None;
         }
         trees.extend(unified);
         trees.dedup();
@@ -183,7 +190,10 @@ mod tests {
     fn one_tree_is_v2() {
         let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\nproc /proc proc rw 0 0\n";
         assert_eq!(Layout::from_mounts(mounts), Some(Layout::V2("/sys/fs/cgroup".into())));
+        let with_somebodys_own = format!("{mounts}net_cls /sys/fs/cgroup/net_cls cgroup rw,net_cls 0 0\n");
+        assert_eq!(Layout::from_mounts(&with_somebodys_own), Some(Layout::V2("/sys/fs/cgroup".into())));
         assert_eq!(Layout::from_mounts("proc /proc proc rw 0 0\n"), None);
+        assert_eq!(Layout::from_mounts("cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n"), None);
     }
 
     #[test]
