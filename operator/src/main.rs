@@ -2,7 +2,7 @@
 
 use std::{error::Error, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::BoolishValueParser};
 
 mod agent;
 mod backoff;
@@ -22,7 +22,7 @@ mod uninstall;
 )]
 struct Cli {
     /// Write logs as JSON, one object per line.
-    #[arg(long, global = true, env = "PODTAP_LOG_JSON")]
+    #[arg(long, global = true, env = "PODTAP_LOG_JSON", value_parser = BoolishValueParser::new())]
     log_json: bool,
     #[command(subcommand)]
     command: Command,

@@ -13,10 +13,11 @@ use tap_helper::{apply, inspect, log::Log, purge, serve};
 /// SYS_ADMIN, SYS_PTRACE and BPF. Only one command that changes the node runs at a time.
 #[derive(Parser)]
 #[command(version)]
+#[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
 struct Arguments {
     /// Log lines as JSON objects
     #[arg(long, global = true)]
-    json_logs: bool,
+    log_json: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -46,7 +47,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let log = Log::new(arguments.json_logs);
+    let log = Log::new(arguments.log_json);
     match run(arguments.command, log) {
         Ok(code) => code,
         Err(error) => {

@@ -11,6 +11,8 @@ use serde_json::Value;
 fn tree_of(package: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        // Others may be missing from the cache that a build has filled.
+        .args(["--filter-platform", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)])
         .current_dir(super::top())
         .output()
         .expect("cargo runs");

@@ -26,7 +26,7 @@ fn segment(frame: &[u8]) -> Option<(usize, u8, std::ops::Range<usize>)> {
     let ip = frame.get(14..)?;
     let word = |at: usize| Some(usize::from(u16::from_be_bytes([*ip.get(at)?, *ip.get(at + 1)?])));
     let (source, protocol, begin, end) = match frame.get(12..14)? {
-        [8, 0] if word(6)? & 0x3fff == 0 => (26, *ip.get(9)?, usize::from(ip[0] & 15) * 4, word(2)?),
+        [8, 0] if word(6)? % 0x4000 == 0 => (26, *ip.get(9)?, usize::from(ip[0] & 15) * 4, word(2)?),
         [0x86, 0xdd] => (22, *ip.get(6)?, 40, 40 + word(4)?),
         _ => return None,
     };

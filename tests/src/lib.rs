@@ -1,5 +1,6 @@
 //! What the tiers share: captures that compare as multisets, waiting with a deadline, nodes made of namespaces, and a client
 //! of the lab.
+#![allow(clippy::must_use_candidate, reason = "tests call most of these for what they do")]
 
 pub mod capture;
 pub mod checksum;

@@ -87,8 +87,8 @@ pub struct Targets {
     /// primary address.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
-    #[x_kube(validation = Rule::new("size(self) <= 15 && !self.contains('/') && !self.contains(' ') && !self.contains(':') && self != '.' && self != '..'")
-        .message("targets.interface must be the name of an interface inside the pod: at most 15 characters, without slash, colon or space; leave it empty for the one with the pod's primary address"))]
+    #[x_kube(validation = Rule::new("self.matches('^[^/: %]{0,15}$') && !(self in ['.', '..'])")
+        .message("targets.interface must be the name of an interface inside the pod: at most 15 characters, without slash, colon, percent sign or space; leave it empty for the one with the pod's primary address"))]
     pub interface: String,
 
     /// Upper bound for the number of pods. When more match, the oldest ones are tapped and the condition
@@ -145,8 +145,8 @@ pub struct NodeDestination {
     /// Name that the interface gets on the node. Empty: ptap followed by the VXLAN network identifier.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
-    #[x_kube(validation = Rule::new("size(self) <= 15 && !self.contains('/') && !self.contains(' ') && !self.contains(':') && !(self in ['.', '..', 'lo', 'all', 'default'])")
-        .message("interfaceName must be a name that Linux takes for an interface: at most 15 characters, without slash, colon or space, and not lo, all or default; leave it empty for one made from the VNI"))]
+    #[x_kube(validation = Rule::new("self.matches('^[^/: %]{0,15}$') && !(self in ['.', '..', 'lo', 'all', 'default'])")
+        .message("interfaceName must be a name that Linux takes for an interface: at most 15 characters, without slash, colon, percent sign or space, and not lo, all or default; leave it empty for one made from the VNI"))]
     pub interface_name: String,
 }
 
@@ -168,8 +168,8 @@ pub struct PodDestination {
     /// Name that the interface gets inside the pod. Empty: ptap followed by the VXLAN network identifier.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
-    #[x_kube(validation = Rule::new("size(self) <= 15 && !self.contains('/') && !self.contains(' ') && !self.contains(':') && !(self in ['.', '..', 'lo', 'all', 'default'])")
-        .message("interfaceName must be a name that Linux takes for an interface: at most 15 characters, without slash, colon or space, and not lo, all or default; leave it empty for one made from the VNI"))]
+    #[x_kube(validation = Rule::new("self.matches('^[^/: %]{0,15}$') && !(self in ['.', '..', 'lo', 'all', 'default'])")
+        .message("interfaceName must be a name that Linux takes for an interface: at most 15 characters, without slash, colon, percent sign or space, and not lo, all or default; leave it empty for one made from the VNI"))]
     pub interface_name: String,
 }
 
@@ -179,7 +179,7 @@ pub struct PodDestination {
 pub struct ExternalDestination {
     /// IPv4 or IPv6 address.
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new("isIP(self) && !ip(self).isUnspecified() && !ip(self).isLoopback() && !ip(self).isLinkLocalMulticast()")
+    #[x_kube(validation = Rule::new("isIP(self) && ip(self).isGlobalUnicast()")
         .message("external.address must be the IPv4 or IPv6 address of one host, for example 192.0.2.10 (a host name is not resolved)"))]
     pub address: String,
 

@@ -2,10 +2,10 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile,
+        AppArmorProfile, Capabilities, ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile,
         EmptyDirVolumeSource, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference, ObjectFieldSelector, Pod,
-        PodSecurityContext, PodSpec, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext,
-        ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
+        PodSecurityContext, PodSpec, ProjectedVolumeSource, ResourceRequirements, SELinuxOptions, SeccompProfile,
+        SecurityContext, ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -37,6 +37,7 @@ pub struct HelperTemplate {
     pub pull_secrets: Vec<String>,
     pub service_account: String,
     pub priority_class: Option<String>,
+    pub log_json: bool,
 }
 
 impl HelperTemplate {
@@ -111,6 +112,7 @@ impl HelperTemplate {
 
     fn agent(&self) -> Container {
         let command = ["/podtap-operator", "agent", "--node", "$(NODE_NAME)", "--socket", SOCKET];
+        let command: Vec<&str> = command.into_iter().chain(self.log_flag()).collect();
         Container {
             name: "agent".to_owned(),
             env: Some(vec![EnvVar {
@@ -133,17 +135,29 @@ impl HelperTemplate {
     fn tap_helper(&self) -> Container {
         let uid = AGENT_UID.to_string();
         let command = ["/tap-helper", "serve", "--socket", SOCKET, "--agent-uid", &uid];
+        let command: Vec<&str> = command.into_iter().chain(self.log_flag()).collect();
         Container {
             name: "tap-helper".to_owned(),
             security_context: Some(SecurityContext {
                 run_as_user: Some(0),
                 run_as_group: Some(0),
                 // allowPrivilegeEscalation: false is refused together with SYS_ADMIN.
+                // The default profiles of both let no container look at the processes of others (/proc/PID/ns), whatever
+                // its capabilities. Nodes without AppArmor or SELinux do not heed them.
+                app_armor_profile: Some(AppArmorProfile {
+                    type_: "Unconfined".to_owned(),
+                    ..AppArmorProfile::default()
+                }),
+                se_linux_options: Some(SELinuxOptions { type_: Some("spc_t".to_owned()), ..SELinuxOptions::default() }),
                 ..restricted(&["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"])
             }),
             volume_mounts: Some(vec![mount("socket", SOCKET_DIRECTORY, false)]),
             ..self.container(&command)
         }
+    }
+
+    fn log_flag(&self) -> Option<&'static str> {
+        self.log_json.then_some("--log-json")
     }
 
     fn container(&self, command: &[&str]) -> Container {

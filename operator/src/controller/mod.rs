@@ -95,6 +95,9 @@ pub struct Args {
     /// Priority class of the helper pods, for example `system-node-critical` where the namespace may use it.
     #[arg(long, env = "HELPER_PRIORITY_CLASS")]
     helper_priority_class: Option<String>,
+    /// Helper pods write their logs as JSON.
+    #[arg(long, env = "HELPER_LOG_JSON", value_parser = clap::builder::BoolishValueParser::new())]
+    helper_log_json: bool,
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "HTTP_ADDRESS", default_value = "[::]:8080")]
     http_address: SocketAddr,
@@ -199,6 +202,7 @@ impl From<Args> for HelperTemplate {
             pull_policy: args.helper_image_pull_policy,
             pull_secrets: args.helper_pull_secrets.into_iter().filter(|name| !name.is_empty()).collect(),
             service_account: args.helper_service_account,
+            log_json: args.helper_log_json,
             priority_class: args.helper_priority_class.filter(|name| !name.is_empty()),
         }
     }

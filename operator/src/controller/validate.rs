@@ -43,7 +43,7 @@ pub enum Invalid {
     #[error("{0} is not a UDP port: external.port must be between 1 and 65535")]
     Port(i32),
     #[error(
-        "{0:?} is not a name that Linux takes for an interface: at most 15 characters, without slash, colon or space"
+        "{0:?} is not a name that Linux takes for an interface: at most 15 characters, without slash, colon, percent sign or space"
     )]
     InterfaceName(String),
     #[error("{0} is not a VXLAN network identifier: vxlan.vni must be between 1 and 16777215, or left out")]
@@ -242,10 +242,10 @@ fn selection(
 }
 
 fn interface_name(name: &str) -> Result<String, Invalid> {
-    // dev_valid_name() in net/core/dev.c.
+    // dev_valid_name() in net/core/dev.c; a percent sign asks the kernel for a number in its place.
     let valid = name.len() <= tap_wire::MAX_INTERFACE_NAME
         && !matches!(name, "." | "..")
-        && !name.chars().any(|c| c.is_whitespace() || matches!(c, '/' | ':'));
+        && !name.chars().any(|c| c.is_whitespace() || matches!(c, '/' | ':' | '%'));
     if valid { Ok(name.to_owned()) } else { Err(Invalid::InterfaceName(name.to_owned())) }
 }
 

@@ -8,6 +8,7 @@ fn template() -> HelperTemplate {
         pull_secrets: vec![],
         service_account: "podtap-agent".into(),
         priority_class: None,
+        log_json: false,
     }
 }
 
@@ -33,7 +34,9 @@ fn the_tap_helper_has_exactly_its_privileges() {
     let capabilities = security.capabilities.expect("some");
     assert_eq!(capabilities.add.expect("some"), ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"]);
     assert_eq!(capabilities.drop.expect("some"), ["ALL"]);
-    assert_eq!((security.seccomp_profile, security.app_armor_profile), (None, None), "the pod's holds");
+    assert_eq!(security.seccomp_profile, None, "the pod's holds");
+    assert_eq!(security.app_armor_profile.expect("one").type_, "Unconfined");
+    assert_eq!(security.se_linux_options.expect("some").type_.as_deref(), Some("spc_t"));
     assert_eq!(mounts(&helper), ["socket"], "no token");
     assert_eq!((helper.env, helper.env_from), (None, None));
 }
@@ -48,6 +51,16 @@ fn the_agent_has_none() {
     let capabilities = security.capabilities.expect("some");
     assert_eq!((capabilities.add, capabilities.drop.expect("some").as_slice()), (None, ["ALL".to_owned()].as_slice()));
     assert_eq!(mounts(&agent), ["socket", "token"]);
+}
+
+#[test]
+fn both_log_as_the_controller_is_told() {
+    let words = |template: HelperTemplate| -> Vec<bool> {
+        let containers = template.pod("n1", "uid").spec.expect("a spec").containers;
+        containers.iter().map(|c| c.command.iter().flatten().any(|word| word == "--log-json")).collect()
+    };
+    assert_eq!(words(template()), [false, false]);
+    assert_eq!(words(HelperTemplate { log_json: true, ..template() }), [true, true]);
 }
 
 #[test]

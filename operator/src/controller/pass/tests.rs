@@ -75,6 +75,7 @@ impl Cluster {
                     pull_secrets: Vec::new(),
                     service_account: "podtap-agent".into(),
                     priority_class: None,
+                    log_json: false,
                 },
             },
             memory: Memory::default(),
