@@ -172,9 +172,8 @@ impl Cookie {
         if bytes[..4] != COOKIE_MAGIC {
             return None;
         }
-        let [.., a, b, c, d, e, f, g, h] = bytes;
         Some(Self {
-            owner: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+            owner: u64::from_be_bytes(*bytes.last_chunk()?),
             hook: if bytes[5] == b'e' { Hook::Egress } else { Hook::Ingress },
             clsact_ours: bytes[6] == b'o',
         })

@@ -41,9 +41,9 @@ fn a_new_helper_goes_on_without_a_gap() {
         traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
         for (helper, node) in [(&mut scene.helper, &scene.node), (&mut scene.far_helper, &scene.far)] {
             if kill {
-                helper.kill()
+                helper.kill();
             } else {
-                helper.terminate()
+                helper.terminate();
             }
             assert_eq!(helper.socket().exists(), kill, "one that ends takes its socket away");
             traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[100; 20]);
@@ -90,6 +90,40 @@ fn a_new_helper_repairs_what_was_harmed_meanwhile() {
         scene.traffic();
         captures.same_but_checksums(&scene, |_| true);
     }
+}
+
+/// As after a kernel that has no `cls_bpf`: a filter of ours of another classifier is as good.
+#[test]
+fn a_filter_of_another_classifier_is_taken_over() {
+    let mut scene = Scene::new();
+    let wanted = desired(
+        vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])],
+        vec![receiver(TAP, VNI, "mirror0")],
+    );
+    scene.agent.establish(&wanted);
+    scene.helper.kill();
+    let web = scene.web.network();
+    let tunnel = web.tunnels()[0].clone();
+    for mirror in web.mirrors("eth0") {
+        let (hook, priority) = (mirror.hook, mirror.priority);
+        let at = format!("dev eth0 {hook} protocol all prio {priority}");
+        web.run(&format!("tc filter del {at}"));
+        web.run(&format!(
+            "tc filter add {at} u32 match u32 0 0 action mirred egress mirror dev {tunnel} continue cookie {}",
+            mirror.cookie
+        ));
+    }
+    let before = numbers(web);
+    scene.helper = Helper::start(&scene.node);
+    scene.agent = scene.helper.agent();
+    scene.agent.establish(&wanted);
+    assert_eq!(numbers(scene.web.network()), before);
+    let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
+    scene.traffic();
+    captures.same_but_checksums(&scene, |_| true);
+    scene.agent.want(&desired(vec![], vec![]));
+    scene.agent.until("all is gone", |report| report.senders.is_empty() && report.receivers.is_empty());
+    assert!(scene.web.network().mirrors("eth0").is_empty() && scene.web.network().tunnels().is_empty());
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn only_the_agent_may_speak() {
     let line = serde_json::to_string(&tap_wire::ToHelper::Desired(wanted.clone())).expect("it can be written");
     // Whether the bytes are still taken depends on who is faster.
     let _ = root.say(format!("{line}\n").as_bytes());
-    assert!(root.next().is_err(), "the connection is closed without a word");
+    assert!(root.hear().is_err(), "the connection is closed without a word");
     until("it is logged", Duration::from_secs(5), || {
         let log = scene.helper.log();
         if log.contains("peer refused") { Ok(()) } else { Err(log) }
@@ -40,9 +40,9 @@ fn the_newest_agent_is_heard() {
     let wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
     scene.agent.establish(&wanted);
     let mut next = Agent::connect(scene.helper.socket(), AGENT_UID).expect("it listens");
-    let Ok(FromHelper::Report(report)) = next.next() else { panic!("a report comes first") };
+    let Ok(FromHelper::Report(report)) = next.hear() else { panic!("a report comes first") };
     assert_eq!((report.generation, report.senders.len()), (1, 1));
-    assert!(scene.agent.next().is_err(), "the old connection is closed");
+    assert!(scene.agent.hear().is_err(), "the old connection is closed");
     next.want(&desired(vec![], vec![]));
     next.until("it goes", |report| report.senders.is_empty());
 }
@@ -61,7 +61,7 @@ fn what_is_not_understood_changes_nothing() {
         r#"{"purge": {}}"#,
     ] {
         scene.agent.say(format!("{line}\n").as_bytes()).expect("it is taken");
-        assert!(matches!(scene.agent.next(), Ok(FromHelper::Rejected(_))), "{line}");
+        assert!(matches!(scene.agent.hear(), Ok(FromHelper::Rejected(_))), "{line}");
     }
     assert_eq!(scene.web.network().tunnels().len(), 1);
     // A message without end is cut off; one in pieces is not.
@@ -73,7 +73,7 @@ fn what_is_not_understood_changes_nothing() {
     let mut endless = scene.helper.agent();
     let chunk = vec![b' '; 1 << 20];
     let refused = (0..6).any(|_| endless.say(&chunk).is_err());
-    let answers = [endless.next(), endless.next()];
+    let answers = [endless.hear(), endless.hear()];
     assert!(refused || answers.iter().any(|answer| matches!(answer, Ok(FromHelper::Rejected(_)) | Err(_))));
     scene.agent = scene.helper.agent();
     scene.agent.establish(&wanted);

@@ -10,7 +10,7 @@ use tap_wire::Direction;
 
 use crate::scene::Scene;
 
-/// EtherType and, of IP, the protocol.
+/// The frames' type and, of IP, the protocol.
 fn kinds(frames: &[Frame]) -> BTreeSet<(u16, u8)> {
     let kind = |frame: &Frame| {
         let ether_type = u16::from_be_bytes([frame.bytes[12], frame.bytes[13]]);
@@ -70,9 +70,9 @@ fn under_load() {
     std::thread::scope(|threads| {
         for address in &scene.web.addresses {
             threads.spawn(|| traffic::tcp(client, web, *address, 8 << 20));
-            threads.spawn(|| traffic::udp(client, web, *address, &[64; 10_000]));
+            threads.spawn(|| traffic::udp(client, web, *address, &vec![64; 10_000]));
         }
-        threads.spawn(|| traffic::udp(client, web, scene.web.addresses[0], &[1472; 5_000]));
+        threads.spawn(|| traffic::udp(client, web, scene.web.addresses[0], &vec![1472; 5_000]));
     });
     let frames = captures.same(&scene, |_| true);
     assert!(frames.len() > 70_000, "{} frames", frames.len());

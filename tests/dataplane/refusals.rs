@@ -21,7 +21,7 @@ impl Refusal {
         let other = Pod::start(&scene.node);
         harm(&scene, &other);
         let before = [other.network().snapshot(), scene.node.network().snapshot()];
-        Self { scene, other, before }
+        Self { other, scene, before }
     }
 
     #[track_caller]

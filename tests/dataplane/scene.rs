@@ -153,10 +153,10 @@ impl Captures {
             let own = received.iter().find(|frame| frame.way == Way::Out);
             assert!(own.is_none(), "the receiver device speaks by itself: {own:?}");
             let difference = Difference::between(&sent, &received);
-            match difference.is_none() && !received.is_empty() {
-                true => Ok(()),
-                false => Err(format!("{} frames at the pod, {} received\n{difference}", sent.len(), received.len())),
+            if difference.is_none() && !received.is_empty() {
+                return Ok(());
             }
+            Err(format!("{} frames at the pod, {} received\n{difference}", sent.len(), received.len()))
         };
         until("the receiver has what the pod has", Duration::from_secs(10), compare);
         traffic::ping(&scene.client, scene.web.addresses[0], 77, 2);

@@ -40,7 +40,7 @@ fn nothing_goes_while_it_is_not_known_what_is_wanted() {
     // Neither the start, nor an agent that is there, nor one that talks nonsense is an order.
     scene.agent.say(b"{\"desired\":{\"generation\":\"x\"}}\nnonsense\n").expect("it is taken");
     for _ in 0..2 {
-        assert!(matches!(scene.agent.next(), Ok(tap_wire::FromHelper::Rejected(_))));
+        assert!(matches!(scene.agent.hear(), Ok(tap_wire::FromHelper::Rejected(_))));
     }
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
     captures.same_but_checksums(&scene, |_| true);

@@ -7,7 +7,7 @@
 //! - both at once, when runtime and kubelet disagree: `/system.slice/containerd.service/kubepods-pod0b5c_....slice:cri-containerd:<container>`.
 //!
 //! Before those there may be a prefix (kind, `--cgroup-root`), or `/../..` where the reader is in a cgroup namespace
-//! (cgroup_namespaces(7)). Version 1 has a line per hierarchy, version 2 one.
+//! (`cgroup_namespaces(7)`). Version 1 has a line per hierarchy, version 2 one.
 
 /// The UIDs of all pods that the path names, normalised as by [`normal`]; of nested clusters there may be several.
 pub fn pod_uids(cgroup: &str) -> impl Iterator<Item = String> {

@@ -41,6 +41,7 @@ pub struct Candidate {
 /// For each of the wanted pods (by normalised UID) the processes in its cgroup among `pids`, the oldest first.
 ///
 /// A process that ends or moves meanwhile is left out.
+#[must_use]
 pub fn locate(wanted: &BTreeSet<String>, pids: &[u32]) -> BTreeMap<String, Vec<Candidate>> {
     let mut found: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
     for pid in pids {

@@ -11,7 +11,7 @@ pub fn pids() -> io::Result<Vec<u32>> {
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// The number that was given last to a process or thread (last field of `/proc/loadavg`, proc_loadavg(5)).
+/// The number that was given last to a process or thread (last field of `/proc/loadavg`, `proc_loadavg(5)`).
 ///
 /// Reading it costs a hundredth of listing all processes, so that a new one is noticed cheaply.
 pub fn last_pid() -> io::Result<u32> {

@@ -31,7 +31,7 @@ const TCA_MIRRED_PARMS: u16 = 2;
 const TCA_STATS_BASIC: u16 = 1;
 const TCA_STATS_QUEUE: u16 = 3;
 const TCA_STATS_PKT64: u16 = 8;
-/// `TCA_EGRESS_MIRROR` (include/uapi/linux/tc_act/tc_mirred.h).
+/// `TCA_EGRESS_MIRROR` (`include/uapi/linux/tc_act/tc_mirred.h`).
 const EGRESS_MIRROR: u32 = 2;
 /// `TC_ACT_UNSPEC`, which `tc` calls "continue": classification goes on with the next filter.
 const CONTINUE: u32 = u32::MAX;
@@ -46,7 +46,7 @@ fn program(result: u32) -> [u8; 8] {
     bytes
 }
 
-/// A classifier's match on every frame (`cls_bpf_classify`, net/sched/cls_bpf.c: -1 is "the default class").
+/// A classifier's match on every frame (`cls_bpf_classify`, `net/sched/cls_bpf.c`: -1 is "the default class").
 const MATCH_ALL: u32 = u32::MAX;
 /// `TC_ACT_SHOT`, for a program whose result is the verdict.
 const DROP: u32 = 2;

@@ -18,7 +18,7 @@ pub(in crate::netlink) fn assert_sends(message: Message, expected: &str) {
 }
 
 fn lines(bytes: &[u8]) -> Vec<String> {
-    bytes.chunks(16).map(|line| line.iter().map(|byte| format!("{byte:02x} ")).collect()).collect()
+    bytes.chunks(16).map(|line| format!("{line:02x?}")).collect()
 }
 
 #[test]

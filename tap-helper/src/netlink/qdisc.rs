@@ -14,7 +14,7 @@ pub(super) const TC_FIXED: usize = 20;
 pub(super) const TCA_KIND: u16 = 1;
 /// `TCA_OPTIONS`.
 pub(super) const TCA_OPTIONS: u16 = 2;
-/// `TC_H_CLSACT`, which is `TC_H_INGRESS` (include/uapi/linux/pkt_sched.h).
+/// `TC_H_CLSACT`, which is `TC_H_INGRESS` (`include/uapi/linux/pkt_sched.h`).
 const CLSACT_PARENT: u32 = 0xffff_fff1;
 /// `TC_H_MAKE(TC_H_CLSACT, 0)`.
 const CLSACT_HANDLE: u32 = 0xffff_0000;

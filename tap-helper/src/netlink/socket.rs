@@ -21,7 +21,7 @@ const CAPPED: u16 = 0x100;
 const ACK_ATTRIBUTES: u16 = 0x200;
 /// `NLMSGERR_ATTR_MSG`.
 const ACK_TEXT: u16 = 1;
-/// Room for one answer: the kernel fills at most 32 KiB per datagram (`netlink_dump`, net/netlink/af_netlink.c).
+/// Room for one answer: the kernel fills at most 32 KiB per datagram (`netlink_dump`, `net/netlink/af_netlink.c`).
 const ROOM: usize = 64 << 10;
 /// How often a dump is begun anew when it was interrupted; more in a row means a namespace in uproar.
 const DUMP_ATTEMPTS: u32 = 8;

@@ -12,7 +12,7 @@ mod space;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     io,
     os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
@@ -207,15 +207,17 @@ impl Node {
     fn search(&mut self, now: Instant) -> Result<(), NodeError> {
         for (uid, candidate) in self.pods.search(&self.own, now).map_err(NodeError::Processes)? {
             let id = candidate.namespace.id();
-            if !self.spaces.contains_key(&id) {
+            if let Entry::Vacant(place) = self.spaces.entry(id) {
                 match Space::new(candidate.namespace, Some(candidate.anchor), Scope::Pod) {
-                    Ok(space) => self.spaces.insert(id, space),
+                    Ok(space) => {
+                        place.insert(space);
+                    }
                     // It ended just now, or the helper lacks a right; the search goes on.
                     Err(error) => {
                         self.log.warn("cannot enter", &[("pod", &uid), ("error", &error.to_string())]);
                         continue;
                     }
-                };
+                }
             }
             self.log.info("pod runs", &[("pod", &uid), ("namespace", &id.inode().to_string())]);
             self.pods.place(&uid, Place::In(id), now);
@@ -234,17 +236,15 @@ impl Node {
         } else {
             namespaces(&pids).get(&id).and_then(|pid| crate::namespace::Anchor::on(*pid).ok())
         };
-        match (anchor, self.spaces.get_mut(&id)) {
-            (Some(anchor), Some(space)) => space.anchor = Some(anchor),
-            _ => {
-                self.log.info("pod ended", &[("namespace", &id.inode().to_string())]);
-                self.spaces.remove(&id);
-                self.items.forget_space(id);
-                self.pods.leave(id, now);
-                self.search(now)?;
-            }
+        if let (Some(anchor), Some(space)) = (anchor, self.spaces.get_mut(&id)) {
+            space.anchor = Some(anchor);
+            return Ok(());
         }
-        Ok(())
+        self.log.info("pod ended", &[("namespace", &id.inode().to_string())]);
+        self.spaces.remove(&id);
+        self.items.forget_space(id);
+        self.pods.leave(id, now);
+        self.search(now)
     }
 }
 

@@ -145,10 +145,8 @@ fn cgroup_name(pod: &Pod) -> String {
 fn choose(candidates: Vec<Candidate>, pod: &Pod) -> Option<Candidate> {
     let first = candidates.first()?.namespace.id();
     let several = candidates.iter().any(|candidate| candidate.namespace.id() != first);
-    let position = match several && !pod.addresses.is_empty() {
-        true => candidates.iter().position(|candidate| has_address(&candidate.namespace, pod)).unwrap_or(0),
-        false => 0,
-    };
+    let fits = |candidate: &Candidate| !several || pod.addresses.is_empty() || has_address(&candidate.namespace, pod);
+    let position = candidates.iter().position(fits).unwrap_or(0);
     candidates.into_iter().nth(position)
 }
 

@@ -79,8 +79,7 @@ impl Space {
     pub(super) fn listen(&mut self, now: Instant) {
         let events = self.monitor.take();
         let matters = |event: &Event| match (self.scope, event) {
-            (_, Event::Lost) => true,
-            (Scope::Pod, _) => true,
+            (Scope::Pod, _) | (_, Event::Lost) => true,
             (Scope::Node, Event::Link { index, name }) => self.watched.contains(index) || self.names.contains(name),
             (Scope::Node, Event::Classifier { interface }) => self.watched.contains(interface),
             (Scope::Node, Event::Destination { .. } | Event::Address) => false,

@@ -20,7 +20,7 @@ impl Planner<'_> {
         self.clsacts(&removed);
         for link in self.observed.ours() {
             if !self.kept.devices.contains(&link.index) {
-                self.push(owner_of(&Mark::of(link)), Step::DeleteDevice(link.index));
+                self.push(owner_of(Mark::of(link).as_ref()), Step::DeleteDevice(link.index));
             }
         }
     }
@@ -47,7 +47,7 @@ impl Planner<'_> {
     /// The sender that a filter belongs to, if its device still says which one that is, or it is wanted.
     fn owner(&self, cookie: Cookie) -> Item {
         let wanted = self.plan.outcomes.keys().filter(|item| matches!(item, Item::Sender(_))).cloned();
-        let observed = self.observed.links.iter().map(|link| owner_of(&Mark::of(link)));
+        let observed = self.observed.links.iter().map(|link| owner_of(Mark::of(link).as_ref()));
         wanted
             .chain(observed)
             .find(|item| matches!(item, Item::Sender(key) if sender_hash(key) == cookie.owner))
@@ -57,11 +57,11 @@ impl Planner<'_> {
     fn clsact_owner(&self, interface: u32) -> Item {
         let mut marks = self.observed.links.iter().filter_map(Mark::of);
         let mark = marks.find(|mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface));
-        owner_of(&mark)
+        owner_of(mark.as_ref())
     }
 }
 
-fn owner_of(mark: &Option<Mark>) -> Item {
+fn owner_of(mark: Option<&Mark>) -> Item {
     match mark {
         Some(Mark::Sender(mark)) => Item::Sender(SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() }),
         Some(Mark::Receiver(mark)) => Item::Receiver(mark.tap.clone(), mark.vni),

@@ -65,7 +65,7 @@ impl Agent {
     ///
     /// # Errors
     /// When there is none for ten seconds, or never again.
-    pub fn next(&mut self) -> io::Result<FromHelper> {
+    pub fn hear(&mut self) -> io::Result<FromHelper> {
         let mut line = String::new();
         match self.reader.read_line(&mut line)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -81,7 +81,7 @@ impl Agent {
     pub fn until(&mut self, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
         let start = Instant::now();
         loop {
-            match self.next() {
+            match self.hear() {
                 Ok(FromHelper::Report(report)) => {
                     self.last = Some(report.clone());
                     if wanted(&report) {

@@ -72,10 +72,8 @@ impl Network {
             // One that has failed already closes the pipe.
             let _ = std::io::Write::write_all(&mut child.stdin.take().expect("it is a pipe"), input.as_bytes());
             let output = child.wait_with_output().expect("a child can be waited for");
-            match output.status.success() {
-                true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-                false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-            }
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
         })
     }
 

@@ -18,6 +18,8 @@ pub struct Mirror {
     pub priority: u64,
     /// The device that gets the copies.
     pub to: String,
+    /// The action's cookie, in hexadecimal.
+    pub cookie: String,
     /// What happens to the frame itself: `continue` lets later filters see it.
     pub control: String,
     /// Frames copied so far.
@@ -72,6 +74,7 @@ impl Network {
                 hook,
                 priority: filter["pref"].as_u64().unwrap_or_default(),
                 to: word(&action["to_dev"]),
+                cookie: word(&action["cookie"]),
                 control: word(&action["control_action"]["type"]),
                 packets: action["stats"]["packets"].as_u64().unwrap_or_default(),
             }));
