@@ -1,0 +1,138 @@
+//! What the planner guarantees, for random wishes in random namespaces.
+
+mod wishes;
+mod world;
+
+use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
+use tap_helper::{
+    marks::{Cookie, is_ours},
+    names::sender_hash,
+    netlink::{Filter, Hook, Link, Qdisc},
+    plan::{Plan, Wanted, plan},
+    step::{Item, SenderKey},
+};
+
+use wishes::{Wishes, damage, strangers, wishes};
+use world::World;
+
+/// Rounds within which every state becomes the wanted one, the last one of which finds nothing to do.
+const ROUNDS: u32 = 4;
+
+/// A namespace where strangers came, an earlier plan was carried out up to some action, and somebody did damage.
+fn scene(strangers: &[wishes::Stranger], earlier: &Wishes, stop: u8, harm: &[u8]) -> World {
+    let mut world = World::of_pod();
+    strangers.iter().for_each(|stranger| stranger.come(&mut world));
+    let mut left = usize::from(stop);
+    for _ in 0..ROUNDS {
+        for action in plan(&earlier.wanted(), &world.now).actions.iter().take(left) {
+            world.act(action);
+            left -= 1;
+        }
+    }
+    damage(&mut world, harm);
+    world
+}
+
+/// Everything that does not carry PodTap's marks.
+fn foreign(world: &World) -> (Vec<Link>, Vec<Filter>) {
+    let mine = |index: u32| world.now.link(index).is_some_and(is_ours);
+    let links = world.now.links.iter().filter(|link| !is_ours(link)).cloned().collect();
+    let strange = |filter: &&Filter| Cookie::of(filter).is_none() && !mine(filter.id.interface);
+    (links, world.now.filters.iter().filter(strange).cloned().collect())
+}
+
+fn is_clean(world: &World) -> bool {
+    !world.now.has_ours()
+}
+
+/// How many filters of a sender there are at a hook, and whether each leads to its device.
+fn mirrors(world: &World, key: &SenderKey, hook: Hook) -> usize {
+    let owner = sender_hash(key);
+    let of = |filter: &&Filter| {
+        filter.id.hook == hook && Cookie::of(filter).is_some_and(|cookie| cookie.owner == owner && cookie.hook == hook)
+    };
+    world.now.filters.iter().filter(of).count()
+}
+
+/// Each accepted sender has its device, its destinations and one filter per direction; nothing else carries marks.
+fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
+    let accepted = |item: &Item| matches!(plan.outcomes.get(item), Some(Ok(_)));
+    let mut devices = 0;
+    for sender in &wishes.senders {
+        let key = SenderKey::of(sender);
+        let there = accepted(&Item::Sender(key.clone()));
+        for (hook, wanted) in
+            [(Hook::Ingress, sender.direction.has_ingress()), (Hook::Egress, sender.direction.has_egress())]
+        {
+            assert_eq!(mirrors(world, &key, hook), usize::from(there && wanted), "{sender:?}");
+        }
+        let name = tap_helper::names::sender_device(&key);
+        let device = world.now.ours().find(|link| link.name == name);
+        assert_eq!(device.is_some(), there, "{sender:?}");
+        let Some(device) = device else { continue };
+        devices += 1;
+        let mut to: Vec<_> = world.now.destinations.iter().filter(|entry| entry.0 == device.index).collect();
+        to.sort_unstable();
+        assert_eq!(to.len(), sender.destinations.len());
+        assert!(device.up && device.silent);
+    }
+    for receiver in &wishes.receivers {
+        let there = accepted(&Item::Receiver(receiver.tap.clone(), receiver.vni));
+        let device = world.now.ours().find(|link| link.vxlan.is_some_and(|vxlan| vxlan.vni == receiver.vni));
+        assert_eq!(device.map(|link| link.name.as_str()), there.then_some(receiver.interface_name.as_str()));
+        devices += usize::from(there);
+    }
+    assert_eq!(world.now.ours().count(), devices);
+    let owners: Vec<u64> = wishes.senders.iter().map(|sender| sender_hash(&SenderKey::of(sender))).collect();
+    assert!(world.now.filters.iter().filter_map(Cookie::of).all(|cookie| owners.contains(&cookie.owner)));
+    for link in world.now.ours() {
+        let drops = |filter: &&Filter| filter.id.interface == link.index && filter.drops_all;
+        assert_eq!(world.now.filters.iter().filter(drops).count(), 1, "nothing comes out of {}", link.name);
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_state_becomes_the_wanted_one(
+        strangers in strangers(), earlier in wishes(), wanted in wishes(), stop in any::<u8>(), harm in vec(any::<u8>(), 0..4)
+    ) {
+        let mut world = scene(&strangers, &earlier, stop, &harm);
+        let before = foreign(&world);
+        let (rounds, last) = world.converge(&wanted.wanted());
+        prop_assert!(rounds <= ROUNDS, "{rounds} rounds; still to do: {:?}", last.actions);
+        assert_in_place(&world, &wanted, &last);
+        prop_assert_eq!(foreign(&world), before, "what is not ours is as before");
+        // Its result is what it wants.
+        prop_assert_eq!(plan(&wanted.wanted(), &world.now).actions, vec![]);
+    }
+
+    #[test]
+    fn a_pod_is_as_before_when_nothing_is_wanted(
+        strangers in strangers(), wanted in wishes(), stop in any::<u8>()
+    ) {
+        let before = scene(&strangers, &wanted, 0, &[]);
+        let mut world = scene(&strangers, &wanted, stop, &[]);
+        let (rounds, last) = world.converge(&Wanted::default());
+        prop_assert!(rounds <= ROUNDS, "{:?}", last.actions);
+        prop_assert!(is_clean(&world));
+        let sorted = |world: &World| {
+            let mut qdiscs: Vec<Qdisc> = world.now.qdiscs.clone();
+            qdiscs.sort_by_key(|qdisc| qdisc.interface);
+            (world.now.links.clone(), qdiscs, world.now.filters.clone())
+        };
+        prop_assert_eq!(sorted(&world), sorted(&before));
+    }
+
+    #[test]
+    fn the_order_of_wishes_does_not_matter(
+        strangers in strangers(), earlier in wishes(), wanted in wishes(), stop in any::<u8>()
+    ) {
+        let world = scene(&strangers, &earlier, stop, &[]);
+        let mut reversed = wanted.wanted();
+        reversed.senders.reverse();
+        reversed.receivers.reverse();
+        let once = plan(&wanted.wanted(), &world.now);
+        prop_assert_eq!(&plan(&reversed, &world.now), &once);
+        prop_assert_eq!(&plan(&wanted.wanted(), &world.now), &once, "the same again");
+    }
+}

@@ -1,0 +1,162 @@
+//! Random wishes, strangers and damage.
+
+use std::collections::BTreeMap;
+
+use proptest::{
+    collection::vec,
+    prelude::{Just, Strategy, any},
+    prop_oneof,
+    sample::{select, subsequence},
+};
+use tap_helper::{
+    marks::GROUP,
+    netlink::{Hook, Link, Mirror, QdiscKind, Vxlan},
+    plan::Wanted,
+};
+use tap_wire::{Direction, Endpoint, Pod, Receiver, Sender};
+
+use crate::world::World;
+
+/// What is wanted of one namespace, each identity at most once.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    pub senders: Vec<Sender>,
+    pub receivers: Vec<Receiver>,
+}
+
+impl Wishes {
+    pub fn wanted(&self) -> Wanted<'_> {
+        Wanted { senders: self.senders.iter().collect(), receivers: self.receivers.iter().collect() }
+    }
+}
+
+pub fn wishes() -> impl Strategy<Value = Wishes> {
+    (vec(sender(), 0..5), vec(receiver(), 0..3)).prop_map(|(senders, receivers)| {
+        let senders: BTreeMap<_, _> =
+            senders.into_iter().map(|sender| ((sender.tap.clone(), sender.pod.uid.clone()), sender)).collect();
+        let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
+        Wishes { senders: senders.into_values().collect(), receivers: receivers.into_values().collect() }
+    })
+}
+
+fn sender() -> impl Strategy<Value = Sender> {
+    let endpoints: Vec<Endpoint> =
+        (1..5).map(|number| Endpoint { address: [10, 66, 0, number].into(), port: 14789, vni: 7 }).collect();
+    let direction = select(vec![Direction::Ingress, Direction::Egress, Direction::Both]);
+    let interface = select(vec!["", "", "", "eth0", "net1", "none"]);
+    (1..4u8, direction, interface, subsequence(endpoints, 1..=4), any::<bool>()).prop_map(
+        |(tap, direction, interface, destinations, known)| Sender {
+            tap: format!("tap-{tap}"),
+            pod: Pod {
+                uid: "pod-1".to_owned(),
+                cgroup_uid: None,
+                addresses: known.then(|| [10, 88, 0, 5].into()).into_iter().collect(),
+            },
+            interface: interface.to_owned(),
+            direction,
+            destinations,
+        },
+    )
+}
+
+fn receiver() -> impl Strategy<Value = Receiver> {
+    (1..4u32, select(vec!["m0", "m1", "eth0"]), any::<bool>(), 1..3u8).prop_map(|(vni, name, ipv6, tap)| Receiver {
+        tap: format!("tap-{tap}"),
+        vni,
+        port: 14789,
+        ipv6,
+        interface_name: name.to_owned(),
+        pod: None,
+    })
+}
+
+/// What strangers put there.
+#[derive(Clone, Debug)]
+pub enum Stranger {
+    Clsact(u32),
+    Ingress(u32),
+    Filter(u32, Hook, u16, Option<Vec<u8>>),
+    Tunnel(String, u32),
+}
+
+pub fn strangers() -> impl Strategy<Value = Vec<Stranger>> {
+    let interface = || select(vec![2u32, 3]);
+    let hook = select(vec![Hook::Ingress, Hook::Egress]);
+    let cookie = prop_oneof![Just(None), Just(Some(b"somebody".to_vec())), Just(Some(b"PTap".to_vec()))];
+    let filter = (interface(), hook, 30..40u16, cookie)
+        .prop_map(|(interface, hook, priority, cookie)| Stranger::Filter(interface, hook, priority, cookie));
+    let tunnel = (select(vec!["m0", "vx9", "ptap00000000000"]), select(vec![0, GROUP]));
+    vec(
+        prop_oneof![
+            interface().prop_map(Stranger::Clsact),
+            interface().prop_map(Stranger::Ingress),
+            filter,
+            tunnel.prop_map(|(name, group)| Stranger::Tunnel(name.to_owned(), group)),
+        ],
+        0..6,
+    )
+}
+
+impl Stranger {
+    /// Does it, if there is room for it.
+    pub fn come(&self, world: &mut World) {
+        match self {
+            Self::Clsact(interface) if world.now.qdisc(*interface).is_none() => {
+                world.add_qdisc(*interface, QdiscKind::Clsact);
+            }
+            Self::Ingress(interface) if world.now.qdisc(*interface).is_none() => {
+                world.add_qdisc(*interface, QdiscKind::Ingress);
+            }
+            Self::Filter(interface, hook, priority, cookie)
+                if world.now.qdisc(*interface) == Some(QdiscKind::Clsact) =>
+            {
+                let counters = tap_helper::netlink::Counters::default();
+                let mirror =
+                    cookie.as_ref().map(|cookie| Mirror { to: 1, as_ours: true, cookie: cookie.clone(), counters });
+                world.add_filter((*interface, *hook), *priority, "bpf", mirror, false);
+            }
+            Self::Tunnel(name, group) if world.now.links.iter().all(|link| link.name != *name) => {
+                let vxlan = Vxlan { vni: 1, port: 4789, source_ports: (0, 0), learning: true };
+                // With an alias of its own, or no group of ours: one of both would be too little to be ours.
+                world.add_link(Link {
+                    name: name.clone(),
+                    group: *group,
+                    alias: "theirs".to_owned(),
+                    kind: "vxlan".to_owned(),
+                    vxlan: Some(vxlan),
+                    ..Link::default()
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Changes by hand to what is PodTap's: each number picks one of those that are possible.
+pub fn damage(world: &mut World, choices: &[u8]) {
+    for choice in choices {
+        let ours: Vec<u32> = world.now.ours().map(|link| link.index).collect();
+        let Some(index) = ours.get(usize::from(choice / 8) % ours.len().max(1)).copied() else { return };
+        let position = world.now.links.iter().position(|link| link.index == index).expect("it is there");
+        match choice % 8 {
+            0 => world.delete_link(index),
+            1 => world.remove_qdisc(index),
+            2 => world.now.links[position].up = false,
+            3 => (world.now.links[position].silent, world.now.links[position].mtu) = (false, 1500),
+            4 => world.now.links[position].alias = "podtap.dev/v0 of another version".to_owned(),
+            5 => world.now.destinations.retain(|(device, _)| *device != index),
+            6 => world.now.filters.retain(|filter| filter.mirror.as_ref().is_none_or(|mirror| mirror.to != index)),
+            _ => {
+                let mirror = world
+                    .now
+                    .filters
+                    .iter()
+                    .find(|filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index));
+                if let Some(double) = mirror.cloned() {
+                    let at = (double.id.interface, double.id.hook);
+                    world.add_filter(at, double.id.priority + 50, "u32", double.mirror, false);
+                }
+            }
+        }
+    }
+}

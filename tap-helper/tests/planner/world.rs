@@ -1,0 +1,155 @@
+//! A network namespace in memory: what each step of a plan does to it, as the kernel and the executor do it.
+
+use tap_helper::{
+    marks::{Cookie, GROUP},
+    names::{DEVICE_MTU, sender_vnis},
+    netlink::{Filter, FilterId, Hook, InterfaceAddress, Link, Mirror, Qdisc, QdiscKind, Vxlan},
+    observe::Observed,
+    plan::{Plan, Wanted, plan},
+    step::{Action, Item, Step},
+};
+
+/// The priority that a classifier with a `drop` has.
+const DROP_PRIORITY: u16 = 1;
+
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub now: Observed,
+    last_index: u32,
+    last_handle: u32,
+}
+
+impl World {
+    /// A pod's: loopback, `eth0` with an address, `net1` without.
+    pub fn of_pod() -> Self {
+        let mut world = Self::default();
+        for name in ["lo", "eth0", "net1"] {
+            let link = Link { name: name.to_owned(), up: true, mtu: 1500, loopback: name == "lo", ..Link::default() };
+            world.add_link(link);
+        }
+        let address = InterfaceAddress { interface: 2, address: [10, 88, 0, 5].into(), global: true };
+        world.now.addresses.push(address);
+        world
+    }
+
+    pub fn add_link(&mut self, link: Link) -> u32 {
+        self.last_index += 1;
+        self.now.links.push(Link { index: self.last_index, ..link });
+        self.last_index
+    }
+
+    pub fn add_filter(&mut self, at: (u32, Hook), priority: u16, kind: &str, mirror: Option<Mirror>, drops_all: bool) {
+        self.last_handle += 1;
+        let (interface, hook) = at;
+        let kind = kind.to_owned();
+        let id = FilterId { interface, hook, chain: 0, priority, protocol: 3, kind, handle: self.last_handle };
+        self.now.filters.push(Filter { id, drops_all, mirror });
+    }
+
+    pub fn add_qdisc(&mut self, interface: u32, kind: QdiscKind) {
+        assert_eq!(self.now.qdisc(interface), None, "one place, one qdisc");
+        self.now.qdiscs.push(Qdisc { interface, kind });
+    }
+
+    pub fn remove_qdisc(&mut self, interface: u32) {
+        self.now.qdiscs.retain(|qdisc| qdisc.interface != interface);
+        self.now.filters.retain(|filter| filter.id.interface != interface);
+    }
+
+    pub fn delete_link(&mut self, index: u32) {
+        assert!(index > 3, "interfaces of the pod are not deleted");
+        self.remove_qdisc(index);
+        self.now.links.retain(|link| link.index != index);
+        self.now.destinations.retain(|(device, _)| *device != index);
+        // The filters stay, shown with `*` for their device.
+        for mirror in self.now.filters.iter_mut().filter_map(|filter| filter.mirror.as_mut()) {
+            mirror.to = if mirror.to == index { 0 } else { mirror.to };
+        }
+    }
+
+    /// Plans and acts until nothing is left to do: the rounds that took, and the last plan.
+    pub fn converge(&mut self, wanted: &Wanted<'_>) -> (u32, Plan) {
+        for round in 0.. {
+            let plan = plan(wanted, &self.now);
+            if plan.actions.is_empty() || round > 10 {
+                return (round, plan);
+            }
+            for action in &plan.actions {
+                self.act(action);
+            }
+        }
+        unreachable!("the loop ends by itself")
+    }
+
+    pub fn act(&mut self, action: &Action) {
+        match &action.step {
+            Step::CreateDevice { name, vxlan, alias, .. } => self.create(&action.item, name, *vxlan, alias),
+            Step::SetAlias(device, alias) => self.link(*device).alias.clone_from(alias),
+            Step::Silence(device) => (self.link(*device).silent, self.link(*device).mtu) = (true, DEVICE_MTU),
+            Step::AddDeviceClsact(interface) | Step::AddClsact { interface, .. } => {
+                // The executor takes a second request of one plan for done.
+                if self.now.qdisc(*interface).is_none() {
+                    self.add_qdisc(*interface, QdiscKind::Clsact);
+                }
+            }
+            Step::AddDrop(device) => {
+                assert_eq!(self.now.qdisc(*device), Some(QdiscKind::Clsact));
+                self.add_filter((*device, Hook::Ingress), DROP_PRIORITY, "bpf", None, true);
+            }
+            Step::AddDestination(device, to) => {
+                assert!(!self.now.destinations.contains(&(*device, *to)), "no destination twice");
+                self.now.destinations.push((*device, *to));
+            }
+            Step::RemoveDestination(device, to) => self.now.destinations.retain(|entry| *entry != (*device, *to)),
+            Step::Rename(device, name) => {
+                assert!(!self.link(*device).up, "only a device that is down is renamed");
+                assert!(self.now.links.iter().all(|link| link.name != *name), "no name twice");
+                self.link(*device).name.clone_from(name);
+            }
+            Step::Up(device) => self.link(*device).up = true,
+            Step::RemoveClsact(interface) => {
+                if self.now.filters.iter().all(|filter| filter.id.interface != *interface || filter.id.handle == 0) {
+                    self.remove_qdisc(*interface);
+                }
+            }
+            Step::AddFilter { interface, hook, priority, device, cookie } => {
+                self.add_mirror((*interface, *hook), *priority, *device, *cookie);
+            }
+            Step::RemoveFilter(id) => self.now.filters.retain(|filter| filter.id != *id),
+            Step::DeleteDevice(device) => self.delete_link(*device),
+        }
+    }
+
+    fn add_mirror(&mut self, (interface, hook): (u32, Hook), priority: u16, device: u32, cookie: Cookie) {
+        assert_eq!(self.now.qdisc(interface), Some(QdiscKind::Clsact));
+        let at = |filter: &&Filter| filter.id.interface == interface && filter.id.priority == priority;
+        assert_eq!(self.now.filters.iter().find(at), None, "no priority twice");
+        assert!(self.now.link(device).is_some_and(|link| link.up), "no filter before its device");
+        let counters = tap_helper::netlink::Counters::default();
+        let mirror = Mirror { to: device, as_ours: true, cookie: cookie.bytes().to_vec(), counters };
+        self.add_filter((interface, hook), priority, "bpf", Some(mirror), false);
+    }
+
+    fn create(&mut self, item: &Item, name: &str, vxlan: Vxlan, alias: &str) {
+        let taken = |vni: u32| self.now.links.iter().filter_map(|link| link.vxlan).any(|other| other.vni == vni);
+        let vni = match item {
+            Item::Sender(key) => sender_vnis(key).find(|vni| !taken(*vni)).expect("one is free"),
+            _ => vxlan.vni,
+        };
+        assert!(self.now.links.iter().all(|link| link.name != name), "no name twice: {name}");
+        self.add_link(Link {
+            name: name.to_owned(),
+            silent: true,
+            mtu: DEVICE_MTU,
+            group: GROUP,
+            alias: alias.to_owned(),
+            kind: "vxlan".to_owned(),
+            vxlan: Some(Vxlan { vni, ..vxlan }),
+            ..Link::default()
+        });
+    }
+
+    fn link(&mut self, index: u32) -> &mut Link {
+        self.now.links.iter_mut().find(|link| link.index == index).expect("a plan names only devices that are there")
+    }
+}
