@@ -7,11 +7,10 @@ use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{command, digest, prerequisites::find_program, progress, state::Lab, state::write_whole};
+use crate::{command, digest, go, progress, state::Lab, state::write_whole};
 
 /// Programs built from one `go.mod`. Helm has its own: it wants other versions of the same libraries.
 struct Module {
@@ -40,8 +39,9 @@ const CLIENTS: [&str; 2] = ["kubectl", "helm"];
 /// Builds what is not there yet and links everything into `target/lab/bin`.
 pub fn ensure(lab: &Lab) -> Result<()> {
     fs::create_dir_all(lab.path("bin"))?;
+    let go = go::find()?;
     for module in [KUBERNETES, HELM] {
-        let built = ensure_module(lab, &module)?;
+        let built = ensure_module(lab, &module, &go)?;
         for (name, _) in module.packages {
             link(lab, name, &built.join(name))?;
         }
@@ -49,10 +49,10 @@ pub fn ensure(lab: &Lab) -> Result<()> {
     install_self(lab)
 }
 
-fn ensure_module(lab: &Lab, module: &Module) -> Result<PathBuf> {
+fn ensure_module(lab: &Lab, module: &Module, go: &Path) -> Result<PathBuf> {
     let directory = lab.root.join(module.directory);
-    let version = command::run(go().args(["env", "GOVERSION"]).current_dir(&directory))
-        .context("Go does not work here; 1.21 fetches the version that is wanted by itself, a newer one is on https://go.dev/dl/")?;
+    let version = command::run(go::at(go).args(["env", "GOVERSION"]).current_dir(&directory))
+        .context("Go cannot fetch the version of itself that is wanted; it is on https://go.dev/dl/ as well")?;
     let read = |name: &str| {
         fs::read_to_string(directory.join(name))
             .with_context(|| format!("cannot read {name} in {}", directory.display()))
@@ -72,18 +72,18 @@ fn ensure_module(lab: &Lab, module: &Module) -> Result<PathBuf> {
     if !kept.is_dir() {
         let partial = cache.join(format!("{name}.partial"));
         let _ = fs::remove_dir_all(&partial);
-        build(module, &directory, &flags, &partial.join("bin"))?;
+        build(module, go, &directory, &flags, &partial.join("bin"))?;
         fs::rename(&partial, cache.join(name)).context("cannot put the built programs into place")?;
     }
     Ok(kept)
 }
 
-fn build(module: &Module, directory: &Path, flags: &str, into: &Path) -> Result<()> {
+fn build(module: &Module, go: &Path, directory: &Path, flags: &str, into: &Path) -> Result<()> {
     fs::create_dir_all(into)?;
     let count = module.packages.len();
     for (index, (name, package)) in module.packages.iter().enumerate() {
         progress::step(format!("building {name} ({} of {count})", index + 1), || {
-            let mut go = go();
+            let mut go = go::at(go);
             go.args(["build", "-trimpath", "-ldflags", flags, "-o"]).arg(into.join(name)).arg(package);
             // Static programs run in any namespace and image.
             go.current_dir(directory).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly");
@@ -91,10 +91,6 @@ fn build(module: &Module, directory: &Path, flags: &str, into: &Path) -> Result<
         })?;
     }
     Ok(())
-}
-
-fn go() -> Command {
-    Command::new(find_program("go").unwrap_or_else(|| "go".into()))
 }
 
 /// Kubernetes asks itself for its version at run time (kubelet refuses an older API server); outside of its own build

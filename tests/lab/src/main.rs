@@ -12,6 +12,7 @@ mod control_plane;
 mod digest;
 mod down;
 mod fabric;
+mod go;
 mod image;
 mod load;
 mod machine;
@@ -35,7 +36,7 @@ mod up;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use addresses::CONTROL_PLANE;
@@ -143,6 +144,9 @@ fn run(action: Action) -> Result<ExitCode> {
         return make_image(arguments).map(|()| ExitCode::SUCCESS);
     }
     let lab = &Lab::find()?;
+    if !matches!(action, Action::Kubeconfig) {
+        ensure!(nix::unistd::geteuid().is_root(), "the lab makes namespaces, cgroups and mounts: run this as root");
+    }
     match action {
         Action::Up { nodes } => up::up(lab, nodes)?,
         Action::Down => down::down(lab)?,
