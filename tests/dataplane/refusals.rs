@@ -1,8 +1,11 @@
 //! What cannot work, or would harm, is refused with its reason before anything is touched; everything else goes on.
 
-use std::net::UdpSocket;
+use std::{net::UdpSocket, time::Duration};
 
-use podtap_tests::net::{Pod, Snapshot};
+use podtap_tests::{
+    net::{Pod, Snapshot},
+    wait::until,
+};
 use tap_wire::{Desired, Direction, Reason, Receiver, Report, Sender, State, Status};
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
@@ -140,6 +143,24 @@ fn a_udp_port_of_another_program() {
         taken = Some(scene.node.network().within(|| UdpSocket::bind("0.0.0.0:14444")).expect("the port is free"));
     });
     refusal.receiver(|receiver, _| receiver.port = 14444, Reason::PortTaken, "port").cured(|_, _| drop(taken));
+}
+
+/// The one on which all sender devices of the node listen: no tap can be then.
+#[test]
+fn the_senders_own_udp_port() {
+    let mut scene = Scene::new();
+    let taken = scene.node.network().within(|| UdpSocket::bind("0.0.0.0:14788")).expect("the port is free");
+    let before = scene.web.network().snapshot();
+    scene.agent.want(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])], vec![]));
+    let report = scene.agent.until("it fails", |report| report.senders[0].status.state == State::Failed);
+    assert_eq!(report.senders[0].status.reason, Reason::PortTaken);
+    // Between attempts, nothing of them is left.
+    until("the pod is as before", Duration::from_secs(5), || {
+        let differences = before.differences(&scene.web.network().snapshot());
+        if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
+    });
+    drop(taken);
+    scene.agent.until("it works", |report| report.senders[0].status.state == State::Active);
 }
 
 #[test]

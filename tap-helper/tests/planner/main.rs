@@ -21,7 +21,9 @@ const ROUNDS: u32 = 4;
 /// A namespace where strangers came, an earlier plan was carried out up to some action, and somebody did damage.
 fn scene(strangers: &[wishes::Stranger], earlier: &Wishes, stop: u8, harm: &[u8]) -> World {
     let mut world = World::of_pod();
-    strangers.iter().for_each(|stranger| stranger.come(&mut world));
+    for stranger in strangers {
+        stranger.come(&mut world);
+    }
     let mut left = usize::from(stop);
     for _ in 0..ROUNDS {
         for action in plan(&earlier.wanted(), &world.now).actions.iter().take(left) {
@@ -45,7 +47,7 @@ fn is_clean(world: &World) -> bool {
     !world.now.has_ours()
 }
 
-/// How many filters of a sender there are at a hook, and whether each leads to its device.
+/// How many filters of a sender there are at a hook.
 fn mirrors(world: &World, key: &SenderKey, hook: Hook) -> usize {
     let owner = sender_hash(key);
     let of = |filter: &&Filter| {
@@ -75,6 +77,10 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
         to.sort_unstable();
         assert_eq!(to.len(), sender.destinations.len());
         assert!(device.up && device.silent);
+        let leads =
+            |filter: &Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == device.index && mirror.as_ours);
+        let own = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender_hash(&key));
+        assert!(world.now.filters.iter().filter(own).all(leads), "each filter leads to its device");
     }
     for receiver in &wishes.receivers {
         let there = accepted(&Item::Receiver(receiver.tap.clone(), receiver.vni));

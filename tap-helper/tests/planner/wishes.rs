@@ -10,7 +10,7 @@ use proptest::{
 };
 use tap_helper::{
     marks::GROUP,
-    netlink::{Hook, Link, Mirror, QdiscKind, Vxlan},
+    netlink::{Filter, Hook, Link, Mirror, QdiscKind, Vxlan},
     plan::Wanted,
 };
 use tap_wire::{Direction, Endpoint, Pod, Receiver, Sender};
@@ -136,16 +136,22 @@ impl Stranger {
 pub fn damage(world: &mut World, choices: &[u8]) {
     for choice in choices {
         let ours: Vec<u32> = world.now.ours().map(|link| link.index).collect();
-        let Some(index) = ours.get(usize::from(choice / 8) % ours.len().max(1)).copied() else { return };
+        let Some(index) = ours.get(usize::from(choice / 16) % ours.len().max(1)).copied() else { return };
         let position = world.now.links.iter().position(|link| link.index == index).expect("it is there");
-        match choice % 8 {
+        match choice % 16 {
             0 => world.delete_link(index),
             1 => world.remove_qdisc(index),
             2 => world.now.links[position].up = false,
             3 => (world.now.links[position].silent, world.now.links[position].mtu) = (false, 1500),
-            4 => world.now.links[position].alias = "podtap.dev/v0 of another version".to_owned(),
+            4 => "podtap.dev/v0 of another".clone_into(&mut world.now.links[position].alias),
             5 => world.now.destinations.retain(|(device, _)| *device != index),
             6 => world.now.filters.retain(|filter| filter.mirror.as_ref().is_none_or(|mirror| mirror.to != index)),
+            7 | 8 => {
+                let leads = |filter: &&mut Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index);
+                let Some(filter) = world.now.filters.iter_mut().find(leads) else { continue };
+                let mirror = filter.mirror.as_mut().expect("it leads somewhere");
+                if choice % 16 == 7 { mirror.to = 1 } else { mirror.as_ours = false }
+            }
             _ => {
                 let mirror = world
                     .now
