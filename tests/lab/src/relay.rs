@@ -24,7 +24,7 @@ pub const NAME: &str = "relay";
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 10_000;
 
-/// Starts the relay and writes the kubeconfig that goes through it.
+/// Starts the relay.
 pub fn start(lab: &Lab) -> Result<()> {
     member::kill(lab, NAME)?;
     let path = lab.log(CONTROL_PLANE, NAME);
@@ -36,6 +36,11 @@ pub fn start(lab: &Lab) -> Result<()> {
     relay.spawn().context("cannot start the relay")?;
     let began = progress::wait_until(Duration::from_secs(10), || member::running(lab, NAME).is_some());
     ensure!(began, "the relay to the API server does not start; see {}", path.display());
+    Ok(())
+}
+
+/// Writes the kubeconfig that goes through the relay that runs.
+pub fn publish(lab: &Lab) -> Result<()> {
     let port = fs::read_to_string(port_file(lab)).context("the relay has not said its port")?;
     let config = pki::kubeconfig(lab, "admin", &format!("https://127.0.0.1:{port}"));
     write_whole(&lab.path("kubeconfig"), serde_json::to_vec_pretty(&config)?)

@@ -54,6 +54,8 @@ fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     if member::running(lab, relay::NAME).is_none() {
         relay::start(lab)?;
     }
+    // Also for one that runs: the start may have been broken off right after it.
+    relay::publish(lab)?;
     // One without a cable is left from a start that was broken off; it cannot go on.
     let is_whole = |node: &&String| member::running(lab, node).is_some() && fabric::has_cable(&control_plane, node);
     let (whole, stopped): (Vec<_>, Vec<_>) = nodes.iter().partition(is_whole);
