@@ -93,11 +93,13 @@ fn the_loopback_interface() {
 
 #[test]
 fn an_address_that_the_pod_does_not_have() {
-    Refusal::new(|_, _| {}).sender(
-        |sender, _| sender.pod.addresses = vec![[10, 88, 0, 250].into()],
-        Reason::InterfaceNotFound,
-        "10.88.0.250",
-    );
+    Refusal::new(|_, _| {})
+        .sender(
+            |sender, _| sender.pod.addresses = vec![[10, 88, 0, 250].into()],
+            Reason::InterfaceNotFound,
+            "10.88.0.250",
+        )
+        .cured(|_, other| other.network().ip("addr add 10.88.0.250/24 dev eth0\n"));
 }
 
 #[test]
