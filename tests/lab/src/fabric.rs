@@ -34,9 +34,13 @@ pub fn attach(control_plane: &Process, number: u8, node: &Process) -> Result<()>
         }
         let far_end = format!("{PORT} address {} netns {}", hardware_address(number), node.pid);
         command::line(&format!("ip link add {cable} type veth peer name {far_end}"))?;
-        command::line(&format!("ip link set {cable} master {BRIDGE} up")).map(drop)
+        plug_in(&cable)
     })
     .with_context(|| format!("cannot connect node {number} to the fabric"))
+}
+
+fn plug_in(cable: &str) -> Result<()> {
+    command::line(&format!("ip link set {cable} master {BRIDGE} up")).map(drop)
 }
 
 /// Gives a node its address and its routes; from inside of it.
@@ -58,10 +62,12 @@ fn route_to_pods(nodes: impl Iterator<Item = u8>) -> Result<()> {
     Ok(())
 }
 
-/// Cuts (or mends) a node's cable: the node lives on, alone.
+/// Cuts a node's cable, and the node lives on, alone; or mends it, also one that a broken start has left half plugged in.
 pub fn set_cable(control_plane: &Process, number: u8, connected: bool) -> Result<()> {
-    let state = if connected { "up" } else { "down" };
-    within_network(control_plane, || command::line(&format!("ip link set {} {state}", cable(number))).map(drop))
+    let cable = cable(number);
+    within_network(control_plane, || {
+        if connected { plug_in(&cable) } else { command::line(&format!("ip link set {cable} down")).map(drop) }
+    })
 }
 
 /// Whether a node is plugged in at all.
