@@ -1,7 +1,12 @@
 //! The mirror outlives the helper, and the next helper goes on with it.
 
-use podtap_tests::net::{Helper, Network, traffic};
-use tap_wire::Direction;
+use std::time::Duration;
+
+use podtap_tests::{
+    net::{Helper, Network, traffic},
+    wait::until,
+};
+use tap_wire::{Desired, Direction};
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
 
@@ -133,4 +138,40 @@ fn two_helpers_of_one_node_do_not_work_at_once() {
     let (status, _, error) = Helper::once(&scene.node, &["apply", "FILE"], r#"{"generation": 1}"#);
     assert!(!status.success() && error.contains("another tap-helper works on this node"), "{error}");
     assert_eq!(scene.web.network().tunnels().len(), 1);
+}
+
+/// Killed right after an order, wherever in carrying it out it was: the next one finds its way from there.
+#[test]
+fn killed_in_the_middle_again_and_again() {
+    let mut scene = Scene::new();
+    let before = (scene.web.network().snapshot(), scene.node.network().snapshot());
+    let wanted = desired(
+        vec![
+            sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI), far_endpoint(VNI + 2)]),
+            sender("tap-b", &scene.web, Direction::Ingress, &[near_endpoint(VNI + 1)]),
+        ],
+        vec![receiver(TAP, VNI, "mirror0"), receiver("tap-b", VNI + 1, "mirror1")],
+    );
+    let nothing = Desired::default();
+    for round in 0..24 {
+        let before_this = scene.helper.log().matches("event=done").count();
+        scene.agent.want(if round % 3 == 2 { &nothing } else { &wanted });
+        // Later in each round, as the log tells; at the latest when it has come to its end.
+        until("it has come that far", Duration::from_secs(10), || {
+            let done = scene.helper.log().matches("event=done").count() - before_this;
+            if done >= round % 8 || scene.agent.has_spoken() { Ok(()) } else { Err(format!("{done} steps")) }
+        });
+        scene.helper.kill();
+        scene.helper = Helper::start(&scene.node);
+        scene.agent = scene.helper.agent();
+    }
+    scene.agent.establish(&wanted);
+    assert_eq!(scene.web.network().mirrors("eth0").len(), 3);
+    let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
+    scene.traffic();
+    captures.same_but_checksums(&scene, |_| true);
+    scene.agent.want(&nothing);
+    scene.agent.until("all is gone", |report| report.senders.is_empty() && report.receivers.is_empty());
+    assert_eq!(before.0.differences(&scene.web.network().snapshot()), [""; 0]);
+    assert_eq!(before.1.differences(&scene.node.network().snapshot()), [""; 0]);
 }

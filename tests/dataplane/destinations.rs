@@ -135,3 +135,23 @@ fn an_external_endpoint() {
     scene.traffic();
     captures.same(&scene, |_| true);
 }
+
+/// Two receivers on one port of a node, one for each family; a device has one socket, and that one family.
+#[test]
+fn both_families_side_by_side() {
+    let mut scene = Scene::new();
+    let receivers =
+        vec![receiver(TAP, VNI, "mirror4"), Receiver { ipv6: true, ..receiver("tap-b", VNI + 1, "mirror6") }];
+    scene.far_agent.establish(&desired(vec![], receivers));
+    let six = Endpoint { address: "fd66::2".parse().expect("an address"), port: PORT, vni: VNI + 1 };
+    let senders = vec![
+        sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]),
+        sender("tap-b", &scene.web, Direction::Both, &[six]),
+    ];
+    scene.agent.establish(&desired(senders, vec![]));
+    let four = Captures::start(&scene.web, scene.far.network(), "mirror4");
+    let six = Captures::start(&scene.web, scene.far.network(), "mirror6");
+    scene.traffic();
+    four.same(&scene, |_| true);
+    six.same(&scene, |_| true);
+}

@@ -126,3 +126,29 @@ fn a_consumer_is_recreated() {
         captures.same_but_checksums(&scene, |_| true);
     }
 }
+
+/// As when a network is plugged anew into a running pod: another device of the same name and address.
+#[test]
+fn its_interface_is_replaced() {
+    let mut scene = Scene::new();
+    let wanted = desired(
+        vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])],
+        vec![receiver(TAP, VNI, "mirror0")],
+    );
+    scene.agent.establish(&wanted);
+    for _ in 0..2 {
+        scene.web.network().ip("link del eth0\n");
+        let report = scene.agent.until("it is missed", |report| report.senders[0].status.state == State::Refused);
+        assert_eq!(report.senders[0].status.reason, Reason::InterfaceNotFound);
+        assert!(scene.web.network().tunnels().is_empty());
+        scene.node.attach(scene.web.network(), "eth0");
+        let address = scene.web.addresses[0];
+        scene.web.network().ip(&format!("addr add {address}/24 dev eth0\n"));
+        scene.agent.until("it is tapped again", |report| report.senders[0].status.state == State::Active);
+        let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
+        // The client remembers the old device's address.
+        scene.client.run("ip neigh flush all");
+        traffic::tcp(&scene.client, scene.web.network(), address, 20_000);
+        captures.same_but_checksums(&scene, |_| true);
+    }
+}

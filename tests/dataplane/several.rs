@@ -93,3 +93,35 @@ fn two_pods_of_one_tap_share_its_receiver() {
         if count == 5 { Ok(()) } else { Err(format!("{count} frames after {before}")) }
     });
 }
+
+/// As many as a pod may have by default.
+#[test]
+fn sixteen_taps_on_one_pod() {
+    let mut scene = Scene::new();
+    let names: Vec<(String, u32)> = (0..16).map(|number| (format!("tap-{number}"), 100 + number)).collect();
+    let senders = names.iter().map(|(tap, vni)| sender(tap, &scene.web, Direction::Both, &[near_endpoint(*vni)]));
+    let receivers = names.iter().map(|(tap, vni)| receiver(tap, *vni, &format!("mirror{vni}")));
+    scene.agent.establish(&desired(senders.collect(), receivers.collect()));
+    let start = |(_, vni): &(String, u32)| Captures::start(&scene.web, scene.node.network(), &format!("mirror{vni}"));
+    let all: Vec<Captures> = names.iter().map(start).collect();
+    scene.traffic();
+    for captures in all {
+        captures.same_but_checksums(&scene, |_| true);
+    }
+}
+
+#[test]
+fn twenty_pods_come_and_go_together() {
+    let mut scene = Scene::new();
+    let pods: Vec<Pod> = (0..20).map(|_| Pod::start(&scene.node)).collect();
+    let before: Vec<_> = pods.iter().map(|pod| pod.network().snapshot()).collect();
+    let to = [far_endpoint(VNI)];
+    let senders = pods.iter().map(|pod| sender(TAP, pod, Direction::Both, &to)).collect();
+    scene.agent.establish(&desired(senders, vec![]));
+    assert!(pods.iter().all(|pod| pod.network().mirrors("eth0").len() == 2));
+    scene.agent.want(&desired(vec![], vec![]));
+    scene.agent.until("all are gone", |report| report.senders.is_empty());
+    for (pod, before) in pods.iter().zip(&before) {
+        assert_eq!(before.differences(&pod.network().snapshot()), [""; 0]);
+    }
+}

@@ -1,6 +1,6 @@
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
-    os::unix::net::UnixStream,
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -71,6 +71,16 @@ impl Agent {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => serde_json::from_str(&line).map_err(io::Error::other),
         }
+    }
+
+    /// Whether something has come that was not read yet.
+    #[must_use]
+    pub fn has_spoken(&self) -> bool {
+        let mut polled = libc::pollfd { fd: self.reader.get_ref().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        #[expect(unsafe_code, reason = "std has no poll")]
+        // SAFETY: one live pollfd.
+        let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
+        ready > 0 || !self.reader.buffer().is_empty()
     }
 
     /// Waits for a report of which something holds.
