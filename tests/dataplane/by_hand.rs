@@ -94,3 +94,47 @@ fn what_serve_made_is_what_inspect_shows() {
     assert_eq!(found[0]["filters"][0]["direction"], "Egress");
     assert_eq!(found[0]["drift"], Value::Array(vec![]));
 }
+
+/// Kills a command at each of its requests to the kernel, one after the other, each time from `start`; the next command completes
+/// what is wanted, or removes all of it.
+fn killed_anywhere(command: &[&str], start: impl Fn(&Node, &Desired)) {
+    let node = Node::new();
+    let web = Pod::start(&node);
+    let wanted = desired(
+        vec![
+            sender(TAP, &web, Direction::Both, &[near_endpoint(VNI), near_endpoint(VNI + 1)]),
+            sender("tap-b", &web, Direction::Egress, &[near_endpoint(VNI + 2)]),
+        ],
+        vec![receiver(TAP, VNI, "mirror0")],
+    );
+    let input = serde_json::to_string(&wanted).expect("it can be written");
+    let before = [web.network().snapshot(), node.network().snapshot()];
+    assert!(apply(&node, &wanted).0);
+    let lines = web.network().snapshot().lines.len();
+    for requests in 0.. {
+        start(&node, &wanted);
+        if !Helper::killed_after(&node, requests, command, &input) {
+            assert!(requests > 30, "there were only {requests}");
+            return;
+        }
+        if requests % 2 == 0 {
+            let (complete, report) = apply(&node, &wanted);
+            assert!(complete, "after {requests} requests: {report:#}");
+            assert_eq!(web.network().snapshot().lines.len(), lines, "after {requests} requests");
+        } else {
+            assert!(Helper::once(&node, &["purge"], "").0.success());
+            assert_eq!(before[0].differences(&web.network().snapshot()), [""; 0], "after {requests} requests");
+            assert_eq!(before[1].differences(&node.network().snapshot()), [""; 0], "after {requests} requests");
+        }
+    }
+}
+
+#[test]
+fn apply_killed_anywhere() {
+    killed_anywhere(&["apply", "FILE"], |node, _| assert!(Helper::once(node, &["purge"], "").0.success()));
+}
+
+#[test]
+fn purge_killed_anywhere() {
+    killed_anywhere(&["purge"], |node, wanted| assert!(apply(node, wanted).0));
+}

@@ -1,7 +1,7 @@
 use std::{
     env,
     fs::{self, File},
-    os::unix::fs::FileTypeExt as _,
+    os::unix::{fs::FileTypeExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -35,7 +35,7 @@ impl Helper {
         let output = File::options().create(true).append(true).open(&log).expect("a file can be made");
         let uid = AGENT_UID.to_string();
         let path = socket.display().to_string();
-        let mut command = command(&["serve", "--socket", &path, "--agent-uid", &uid]);
+        let mut command = command(&[], &["serve", "--socket", &path, "--agent-uid", &uid]);
         let mut process = node.spawn(None, command.stdout(Stdio::null()).stderr(output));
         until("tap-helper listens", Duration::from_secs(10), || match process.try_wait() {
             Ok(Some(status)) => panic!("tap-helper ended ({status}): {}", fs::read_to_string(&log).unwrap_or_default()),
@@ -50,11 +50,25 @@ impl Helper {
     /// When it cannot be run.
     #[must_use]
     pub fn once(node: &Node, arguments: &[&str], input: &str) -> (ExitStatus, String, String) {
+        Self::under(node, &[], arguments, input)
+    }
+
+    /// Likewise, and kills it when it has sent `requests` messages to the kernel; whether it came that far.
+    #[must_use]
+    pub fn killed_after(node: &Node, requests: u32, arguments: &[&str], input: &str) -> bool {
+        let inject = format!("inject=sendto:signal=SIGKILL:when={}", requests + 1);
+        let tracer = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto", "-e", &inject];
+        let (status, _, error) = Self::under(node, &tracer, arguments, input);
+        assert!(status.success() || status.signal().is_some(), "{status}: {error}");
+        status.signal() == Some(libc::SIGKILL)
+    }
+
+    fn under(node: &Node, tracer: &[&str], arguments: &[&str], input: &str) -> (ExitStatus, String, String) {
         let file = node.directory().join("input.json");
         fs::write(&file, input).expect("a file can be written");
         let path = file.display().to_string();
         let arguments: Vec<&str> = arguments.iter().map(|word| if *word == "FILE" { &path } else { *word }).collect();
-        let mut command = command(&arguments);
+        let mut command = command(tracer, &arguments);
         let child = node.spawn(None, command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let output = child.wait_with_output().expect("a child can be waited for");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints text");
@@ -115,10 +129,10 @@ impl Drop for Helper {
     }
 }
 
-fn command(arguments: &[&str]) -> Command {
+fn command(tracer: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", CAPABILITIES, "--inh-caps", "-all", "--no-new-privs"]);
-    command.arg(binary()).args(arguments);
+    command.args(tracer).arg(binary()).args(arguments);
     command
 }
 
