@@ -28,7 +28,7 @@ cluster: install ## tests in the lab, which stays up
 	cargo test -p podtap-tests --test cluster --locked
 
 bench: install ## the comparison tables, printed and in target/bench
-	cargo run --release -p podtap-tests --bin bench --locked
+	cargo run -p podtap-tests --bin bench --locked
 
 lint: ## formatting and lints
 	cargo fmt --all --check

@@ -104,8 +104,6 @@ impl Capture {
         match lost {
             Ok(0) => {}
             Ok(lost) => panic!("the test's own capture of {} lost {lost} frames", self.name),
-            // The device was deleted under the capture: everything before was read.
-            Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(e) => panic!("capture of {}: {e}", self.name),
         }
         mem::take(&mut *self.frames.lock().expect("the reader does not panic"))
@@ -182,6 +180,9 @@ fn read(socket: &OwnedFd, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> io::
         match error.kind() {
             io::ErrorKind::WouldBlock if stop.load(Ordering::Relaxed) => return dropped(socket),
             io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
+            // The device is down or was deleted. One that comes up goes on by itself (`packet_notifier`,
+            // net/packet/af_packet.c).
+            io::ErrorKind::NetworkDown => {}
             _ => return Err(error),
         }
     }
