@@ -87,3 +87,14 @@ fn of_the_receiver_device() {
     repaired(&scene, node, "tc qdisc del dev mirror1 clsact");
     repaired(&scene, node, "ip link del mirror1");
 }
+
+/// The helper goes on with the last order while nobody talks to it.
+#[test]
+fn without_an_agent() {
+    let scene = tapped();
+    // The newest connection is the one; it ends at once.
+    drop(scene.helper.agent());
+    let web = scene.web.network();
+    repaired(&scene, web, &format!("ip link del {}", web.tunnels()[0]));
+    repaired(&scene, web, "tc qdisc del dev eth0 clsact");
+}

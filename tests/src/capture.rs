@@ -179,10 +179,9 @@ fn read(socket: &OwnedFd, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> io::
         let error = io::Error::last_os_error();
         match error.kind() {
             io::ErrorKind::WouldBlock if stop.load(Ordering::Relaxed) => return dropped(socket),
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
-            // The device is down or was deleted. One that comes up goes on by itself (`packet_notifier`,
+            // NetworkDown: the device is down or was deleted. One that comes up goes on by itself (`packet_notifier`,
             // net/packet/af_packet.c).
-            io::ErrorKind::NetworkDown => {}
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::NetworkDown => {}
             _ => return Err(error),
         }
     }
