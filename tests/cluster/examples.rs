@@ -1,6 +1,6 @@
 //! Each example works: applied as it is, but for names of things that a real cluster has and the lab calls otherwise.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use podtap_tests::cluster::{Cluster, Sandbox, in_network};
 
@@ -39,7 +39,9 @@ fn every_tap_becomes_ready() {
     let files: BTreeSet<String> = fs::read_dir(sandbox.lab().top().join("examples"))
         .expect("examples/ is there")
         .map(|entry| entry.expect("examples/ is readable").file_name().to_string_lossy().into_owned())
-        .filter(|name| name.ends_with(".yaml") && !OTHERS.contains(&name.as_str()))
+        .filter(|name| {
+            Path::new(name).extension().is_some_and(|extension| extension == "yaml") && !OTHERS.contains(&name.as_str())
+        })
         .collect();
     assert!(files.len() >= 8, "{files:?}");
     for file in &files {

@@ -41,7 +41,7 @@ fn ipv6_and_arp() {
         types
     });
     for (name, ether_type) in [("IPv4", [8, 0]), ("ARP", [8, 6]), ("IPv6", [0x86, 0xdd])] {
-        assert!(types.contains_key(&ether_type.to_vec()), "no {name} frame among {types:?}");
+        assert!(types.contains_key(ether_type.as_slice()), "no {name} frame among {types:?}");
     }
 }
 

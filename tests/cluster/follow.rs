@@ -69,7 +69,7 @@ fn a_pod_made_anew_is_mirrored_from_its_first_frame() {
         let (network, source) = (sandbox.network(&pod), octets(&address(&pod)));
         until(&format!("round {round}: each datagram that the pod sent is mirrored"), PATIENCE, || {
             let sent = datagrams_sent(&network);
-            let mirrored = receiver.count(|f| is_request(&f.bytes, &source));
+            let mirrored = receiver.count(|f| is_request(&f.bytes, source));
             if sent > 0 && mirrored == sent { Ok(()) } else { Err(format!("{sent} sent, {mirrored} mirrored")) }
         });
     }
@@ -85,11 +85,11 @@ fn datagrams_sent(network: &Path) -> usize {
 }
 
 /// Whether a frame is a datagram from `source` to the port of the DNS.
-fn is_request(bytes: &[u8], source: &[u8; 4]) -> bool {
+fn is_request(bytes: &[u8], source: [u8; 4]) -> bool {
     bytes.len() > 42
         && bytes[12..14] == [8, 0]
         && bytes[23] == 17
-        && bytes[26..30] == *source
+        && bytes[26..30] == source
         && bytes[36..38] == [0, 53]
 }
 

@@ -1,5 +1,7 @@
 //! Cluster tier: the product in the lab, installed as a user installs it, on real input.
 
+#![allow(clippy::similar_names, reason = "receiver and received are what the field says")]
+
 mod delete;
 mod destinations;
 mod examples;

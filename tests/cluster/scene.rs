@@ -122,7 +122,9 @@ pub fn same_frames(pod: Capture, receiver: Capture, wanted: impl Fn(&Frame) -> b
 /// Without IPv6's own announcements, and with the checksums that the kernel had left to a device.
 fn completed(mut frames: Vec<Frame>) -> Vec<Frame> {
     frames.retain(|frame| !is_announcement(&frame.bytes));
-    frames.iter_mut().for_each(|frame| checksum::complete(&mut frame.bytes));
+    for frame in &mut frames {
+        checksum::complete(&mut frame.bytes);
+    }
     frames
 }
 

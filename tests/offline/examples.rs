@@ -12,7 +12,7 @@ fn documents() -> Vec<(String, Value)> {
     for entry in fs::read_dir(super::top().join("examples")).expect("examples/ is there") {
         let path = entry.expect("examples/ is readable").path();
         let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
-        if name.ends_with(".yaml") {
+        if path.extension().is_some_and(|extension| extension == "yaml") {
             let text = fs::read_to_string(&path).expect("an example is text");
             let parsed: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
             found.extend(parsed.into_iter().map(|document| (name.clone(), document)));
