@@ -20,7 +20,6 @@ machine() {
   for device in $(ls /sys/class/net); do tc qdisc show dev "$device"; done
   # The mounts of containers and labs of other checkouts come and go: ours carry this checkout's path.
   grep -F "$PWD" /proc/self/mounts || true
-  find /sys/fs/cgroup -maxdepth 2 -type d -name '*podtap*' | sort
   sysctl -n fs.inotify.max_user_instances vm.overcommit_memory kernel.panic kernel.panic_on_oops
 }
 
@@ -41,6 +40,9 @@ step residue cargo test -p podtap-tests --test residue --locked
 if ! $lab_was_up; then
   step "lab down" make --no-print-directory lab-down
   machine >target/machine.after
+  # Of cgroups, too, only those of this checkout's lab.
+  name=$(target/lab/bin/lab status | grep -o 'podtap-[0-9a-f]*')
+  find /sys/fs/cgroup -maxdepth 2 -type d -name "$name" >>target/machine.after
   diff target/machine.before target/machine.after || { echo "the run changed the machine (above)"; exit 1; }
 fi
 
