@@ -11,6 +11,7 @@ mod controller;
 mod crds;
 mod http;
 mod leader;
+mod shutdown;
 mod telemetry;
 mod uninstall;
 

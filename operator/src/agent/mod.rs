@@ -13,15 +13,13 @@ mod publish;
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use kube::Api;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::{
     client,
     http::{self, Health, Metrics, Server},
+    shutdown::Shutdown,
 };
 
 #[derive(clap::Args)]
@@ -50,8 +48,7 @@ pub enum Error {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> Result<(), Error> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
+    let mut shutdown = Shutdown::new().map_err(Error::Signal)?;
     let api = Api::all(client::connect().await?);
     let health = Health::new(Duration::MAX);
     health.set_ready(true);
@@ -68,8 +65,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         () = follow::run(api.clone(), &args.node, &outlets) => {}
         () = link::run(&args.socket, orders, &answers) => {}
         () = publish::run(api, &args.node, seen, reports) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = shutdown.requested() => {}
     }
     info!("ending; what is in place stays");
     Ok(())

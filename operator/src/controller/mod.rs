@@ -46,10 +46,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::sleep,
-};
+use tokio::time::sleep;
 use tracing::info;
 
 use self::{
@@ -60,6 +57,7 @@ use crate::{
     client,
     http::{self, Health, Metrics, Server},
     leader::{self, Held, Lease},
+    shutdown::Shutdown,
     telemetry::with_causes,
 };
 
@@ -122,7 +120,7 @@ pub enum Error {
 
 /// Runs until a signal asks it to end, or leadership is lost.
 pub async fn run(args: Args) -> Result<(), Error> {
-    let mut shutdown = Shutdown::new()?;
+    let mut shutdown = Shutdown::new().map_err(Error::Signal)?;
     let client = client::connect().await?;
     let health = Health::new(LIVENESS);
     let metrics = Metrics::new();
@@ -204,28 +202,6 @@ impl From<Args> for HelperTemplate {
             service_account: args.helper_service_account,
             log_json: args.helper_log_json,
             priority_class: args.helper_priority_class.filter(|name| !name.is_empty()),
-        }
-    }
-}
-
-/// The signals that ask a process to end.
-struct Shutdown {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Shutdown {
-    fn new() -> Result<Self, Error> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).map_err(Error::Signal)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(Error::Signal)?,
-        })
-    }
-
-    async fn requested(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
         }
     }
 }
