@@ -20,6 +20,10 @@ use tap_wire::{Desired, FromHelper, MAX_MESSAGE, ToHelper};
 
 use crate::log::Log;
 
+/// So many messages in one go that nobody understands end the connection: whoever has taken over the agent must not fill this
+/// process's memory with answers.
+const MAX_REJECTIONS: usize = 16;
+
 /// Listens, and speaks with one peer: the newest one.
 pub struct Door {
     listener: UnixListener,
@@ -101,15 +105,19 @@ impl Door {
                 Ok(ToHelper::Desired(desired)) => newest = Some(desired),
                 Err(error) => rejections.push(format!("this is not a message that the tap-helper knows: {error}")),
             }
+            if rejections.len() == MAX_REJECTIONS {
+                break;
+            }
         }
         if too_long {
             rejections.push(format!("a message is longer than {MAX_MESSAGE} bytes"));
         }
+        let ends = !open || too_long || rejections.len() >= MAX_REJECTIONS;
         for rejection in rejections {
             self.log.warn("message rejected", &[("error", &rejection)]);
             self.send(&FromHelper::Rejected(rejection));
         }
-        if !open || too_long {
+        if ends {
             self.peer = None;
         }
         newest

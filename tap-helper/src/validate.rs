@@ -101,7 +101,17 @@ pub fn pods(desired: &Desired) -> BTreeMap<String, Pod> {
 
 fn pod(pod: &Pod) -> Result<(), Failure> {
     uid("The pod's UID", &pod.uid)?;
-    pod.cgroup_uid.as_ref().map_or(Ok(()), |cgroup| uid("The pod's cgroup UID", cgroup))
+    pod.cgroup_uid.as_deref().map_or(Ok(()), hash)
+}
+
+/// The hash that names a static pod's cgroup, 128 bits in hexadecimal digits (`applyDefaults`, pkg/kubelet/config/common.go of
+/// Kubernetes). It comes from an annotation that users can write: with anything else, say another pod's UID, a tap of their own pod
+/// would become one of that pod.
+fn hash(text: &str) -> Result<(), Failure> {
+    if text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return Ok(());
+    }
+    Err(invalid("The pod's annotation kubernetes.io/config.hash is none that a kubelet makes.".to_owned()))
 }
 
 fn uid(what: &str, text: &str) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Instant};
 
-use tap_wire::{Desired, Reason, State, Status};
+use tap_wire::{Desired, Reason, Receiver, Sender, State, Status};
 
 use crate::{
     backoff::Backoff,
@@ -9,7 +9,7 @@ use crate::{
     step::{Item, SenderKey},
 };
 
-/// What became of a wanted item.
+/// What became of an item.
 #[derive(Clone, Debug)]
 pub(super) struct ItemState {
     pub(super) status: Status,
@@ -21,7 +21,23 @@ pub(super) struct ItemState {
     created: bool,
 }
 
-/// What became of each wanted item that has a namespace.
+/// What is wanted of one item.
+#[derive(PartialEq)]
+enum Wish<'a> {
+    Sender(&'a Sender),
+    Receiver(&'a Receiver),
+}
+
+fn wishes(desired: &Desired) -> BTreeMap<Item, Wish<'_>> {
+    let senders = desired.senders.iter().map(|sender| (Item::Sender(SenderKey::of(sender)), Wish::Sender(sender)));
+    let receivers = desired
+        .receivers
+        .iter()
+        .map(|receiver| (Item::Receiver(receiver.tap.clone(), receiver.vni), Wish::Receiver(receiver)));
+    senders.chain(receivers).collect()
+}
+
+/// What became of each item that has a namespace.
 #[derive(Debug, Default)]
 pub(super) struct Items(BTreeMap<Item, ItemState>);
 
@@ -30,22 +46,24 @@ impl Items {
         self.0.get(item)
     }
 
-    /// Forgets the failures of what is wanted differently now, and everything of what is not wanted.
+    /// Forgets the failures of what is wanted differently now. What is not wanted any more is being removed until a look at its
+    /// namespace has shown that it is gone.
     pub(super) fn forget_changed(&mut self, previous: Option<&Desired>, desired: &Desired) {
-        self.0.retain(|item, _| match item {
-            Item::Sender(key) => {
-                let find =
-                    |desired: &Desired| desired.senders.iter().find(|sender| SenderKey::of(sender) == *key).cloned();
-                find(desired).is_some_and(|now| previous.and_then(find) == Some(now))
+        let before = previous.map(wishes).unwrap_or_default();
+        let now = wishes(desired);
+        self.0.retain(|item, state| match (now.get(item), before.get(item)) {
+            (None, _) => {
+                state.status = Status { state: State::Removing, reason: Reason::NotWanted, message: String::new() };
+                (state.backoff, state.retry_at, state.created) = (Backoff::default(), None, false);
+                *item != Item::Leftover
             }
-            Item::Receiver(tap, vni) => {
-                let find = |desired: &Desired| {
-                    desired.receivers.iter().find(|receiver| receiver.tap == *tap && receiver.vni == *vni).cloned()
-                };
-                find(desired).is_some_and(|now| previous.and_then(find) == Some(now))
-            }
-            Item::Leftover => false,
+            (wish, previous) => wish == previous,
         });
+    }
+
+    /// Those that are being removed.
+    pub(super) fn removing(&self) -> impl Iterator<Item = (&crate::step::Item, &Status)> {
+        self.0.iter().map(|(item, state)| (item, &state.status)).filter(|(_, status)| status.state == State::Removing)
     }
 
     pub(super) fn forget_space(&mut self, space: NamespaceId) {

@@ -241,9 +241,12 @@ impl Node {
             return Ok(());
         }
         self.log.info("pod ended", &[("namespace", &id.inode().to_string())]);
+        self.pods.leave(id, now);
+        // The namespace may outlive its processes: CRI-O keeps it by a mount between two runs of a pod's only container. Nobody
+        // would find what is ours in it until then, so it goes now.
+        self.converge(id, now);
         self.spaces.remove(&id);
         self.items.forget_space(id);
-        self.pods.leave(id, now);
         self.search(now)
     }
 }

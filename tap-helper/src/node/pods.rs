@@ -94,6 +94,7 @@ impl Pods {
         if !self.watch_is_due(now) {
             return Ok(Vec::new());
         }
+        let began = Instant::now();
         let absent = self.known.values().filter(|known| known.place == Place::Absent);
         let waiting = absent.map(|known| now.duration_since(known.since)).min();
         let pids = self.watch.take(now, waiting)?;
@@ -117,6 +118,7 @@ impl Pods {
                 None => {}
             }
         }
+        self.watch.took(began.elapsed(), now);
         Ok(found)
     }
 

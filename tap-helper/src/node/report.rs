@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use tap_wire::{Pod, Reason, ReceiverReport, Report, SenderReport, State, Status};
 
 use super::{Node, pods::Place};
@@ -26,7 +28,10 @@ impl Node {
                 status: self.status(&item, receiver.pod.as_ref()),
             });
         }
-        for (item, status) in self.spaces.values().flat_map(|space| &space.leftovers) {
+        // Those that a look has found say why; the others have not been looked for yet.
+        let found: BTreeMap<_, _> = self.spaces.values().flat_map(|space| &space.leftovers).collect();
+        let unseen = self.items.removing().filter(|(item, _)| !found.contains_key(item));
+        for (item, status) in found.iter().map(|(item, status)| (*item, *status)).chain(unseen) {
             let status = status.clone();
             match item.clone() {
                 Item::Sender(SenderKey { tap, pod }) => {
