@@ -1,5 +1,5 @@
 #!/bin/bash
-# target/podtap-image.tar: static release binaries and nothing else. With --lab, the same for the lab's nodes.
+# target/podtap-image.tar: static release binaries and nothing else. IMAGE names it otherwise. With --lab, the same for the lab's nodes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=$(sed -n 's/^appVersion: //p' deploy/chart/podtap/Chart.yaml)
@@ -13,8 +13,10 @@ if [ "${1:-}" = --lab ]; then
   version+=-$(cat "$built/podtap-operator" "$built/tap-helper" | sha256sum | cut -c1-12)
   archive=target/lab/podtap-image.tar
   echo "$version" >target/lab/podtap-image.tag
+  IMAGE=
 fi
-target/lab/bin/lab image "podtap.dev/podtap:$version" "$archive" \
+name=${IMAGE:-podtap.dev/podtap:$version}
+target/lab/bin/lab image "$name" "$archive" \
   --entrypoint '["/podtap-operator"]' --user 65532:65532 \
   podtap-operator="$built/podtap-operator" tap-helper="$built/tap-helper"
-echo "$archive: podtap.dev/podtap:$version, $(du -h --apparent-size "$archive" | cut -f1)"
+echo "$archive: $name, $(du -h --apparent-size "$archive" | cut -f1)"

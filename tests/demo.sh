@@ -20,6 +20,9 @@ finish() {
 }
 trap finish EXIT
 
+# A lab that is up already is used, and left up.
+if [ -x target/lab/bin/lab ] && lab status 2>/dev/null | grep -q Ready; then KEEP=1; fi
+
 say "1. A real two-node Kubernetes, and PodTap installed in it"
 tests/prerequisites.sh
 make --no-print-directory install

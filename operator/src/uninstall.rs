@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use kube::{Api, Client, ResourceExt as _, api::DeleteParams, api::ListParams, core::PartialObjectMeta};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams},
+    core::PartialObjectMeta,
+};
 use podtap_api::{NodeTap, PodTap};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::client;
 
@@ -20,7 +25,9 @@ pub enum Error {
     Client(#[from] client::Error),
     #[error("cannot list or delete taps")]
     Api(#[from] kube::Error),
-    #[error("these are left, though there was time: {0}. Is the controller running? kubectl -n podtap-system get pods")]
+    #[error(
+        "these are left, though there was time: {0}. Is the controller running, and are these nodes ready? What is left on a node that is away goes only when its helper pod runs again, or when the node is rebooted"
+    )]
     Left(String),
 }
 
@@ -64,16 +71,38 @@ async fn delete_all(client: &Client) -> Result<Vec<String>, kube::Error> {
     Ok(left)
 }
 
-/// The nodes that have work, or have not reported that it is gone. Those that are away are not waited for longer than the taps are.
+/// The nodes that have work, or whose helper has not reported yet that it is gone. Only what is needed for that is read of them, so that
+/// objects of another version count, too.
 async fn busy_nodes(client: &Client) -> Result<Vec<String>, kube::Error> {
-    let nodes: Api<NodeTap> = Api::all(client.clone());
-    let nodes = match nodes.list(&ListParams::default()).await {
-        Ok(nodes) => nodes.items,
-        Err(error) => {
-            warn!(%error, "cannot read the NodeTaps; whether nodes are clean is not known");
-            Vec::new()
-        }
-    };
-    let busy = nodes.iter().filter(|node| !node.spec.senders.is_empty() || !node.spec.receivers.is_empty());
-    Ok(busy.map(|node| format!("NodeTap {}", node.name_any())).collect())
+    let nodes: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<NodeTap>(&()));
+    let nodes = nodes.list(&ListParams::default()).await?;
+    Ok(nodes.iter().filter(|node| is_busy(node)).map(|node| format!("NodeTap {}", node.name_any())).collect())
+}
+
+fn is_busy(node: &DynamicObject) -> bool {
+    let has = |list: &str| node.data.pointer(list).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let observed = node.data.pointer("/status/observedGeneration").and_then(Value::as_i64);
+    ["/spec/senders", "/spec/receivers", "/status/senders", "/status/receivers"].into_iter().any(has)
+        || observed != node.metadata.generation
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_is_busy_until_its_helper_has_seen_that_nothing_is_wanted() {
+        let node = |spec: Value, status: Value| -> DynamicObject {
+            let object = json!({"metadata": {"name": "n1", "generation": 3}, "spec": spec, "status": status});
+            serde_json::from_value(object).expect("an object")
+        };
+        let clean = json!({"observedGeneration": 3, "senders": [], "receivers": []});
+        assert!(!is_busy(&node(json!({"senders": []}), clean.clone())));
+        assert!(is_busy(&node(json!({"senders": [{}]}), clean)));
+        assert!(is_busy(&node(json!({}), json!({"observedGeneration": 2}))), "not seen yet");
+        assert!(is_busy(&node(json!({}), json!({"observedGeneration": 3, "senders": [{}]}))), "being removed");
+        assert!(is_busy(&node(json!({}), Value::Null)));
+    }
 }

@@ -46,6 +46,7 @@ fn a_recreated_pod_is_mirrored_from_its_first_frame() {
 fn a_pod_that_ends_is_let_go() {
     let mut scene = Scene::new();
     let mut pod = Pod::start(&scene.node);
+    let before = pod.network().snapshot();
     let wanted = desired(vec![sender(TAP, &pod, Direction::Both, &[far_endpoint(VNI)])], vec![]);
     scene.agent.establish(&wanted);
     pod.stop();
@@ -54,6 +55,8 @@ fn a_pod_that_ends_is_let_go() {
     // A namespace that a runtime still holds, by a mount or a descriptor, is not held by the helper, too.
     let log = scene.helper.log();
     assert!(log.contains("pod ended"), "{log}");
+    // CRI-O holds it between two runs of a pod's only container, and the tap may be deleted meanwhile.
+    assert_eq!(pod.network().snapshot(), before, "nothing of ours is left in it");
 }
 
 /// A pod whose first process ends while another one lives on is still the same pod.

@@ -191,10 +191,12 @@ fn a_network_identifier_of_a_foreign_tunnel() {
 #[test]
 fn impossible_wishes() {
     type Change = fn(&mut Sender, &Pod);
-    let changes: [(Change, &str); 4] = [
+    let changes: [(Change, &str); 5] = [
         (|sender, _| sender.destinations.clear(), "0 destinations"),
         (|sender, _| sender.destinations[0].vni = 1 << 24, "VNI"),
         (|sender, _| sender.interface = "0123456789abcdef".to_owned(), "0123456789abcdef"),
+        // Users can write the annotation from which it comes: with another pod's UID they would tap that one.
+        (|sender, pod| sender.pod.cgroup_uid = Some(pod.uid.clone()), "config.hash"),
         (|sender, _| sender.destinations.push(tap_wire::Endpoint { address: [0u16; 8].into(), port: 1, vni: 1 }), ""),
     ];
     let mut refusal = Refusal::new(|_, _| {});

@@ -100,6 +100,12 @@ pub struct Limits {
     #[x_kube(validation = Rule::new("self >= 1 && self <= 64").message("limits.tapsPerPod must be between 1 and 64"))]
     pub taps_per_pod: i32,
 
+    /// How many taps a namespace may have at the same time. The oldest win.
+    #[serde(default = "default_taps_per_namespace")]
+    #[schemars(default = "default_taps_per_namespace")]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 1000").message("limits.tapsPerNamespace must be between 1 and 1000"))]
+    pub taps_per_namespace: i32,
+
     /// How many pods one tap may have, whatever its maxPods says.
     #[serde(default = "default_targets_per_tap")]
     #[schemars(default = "default_targets_per_tap")]
@@ -111,12 +117,20 @@ fn default_taps_per_pod() -> i32 {
     16
 }
 
+fn default_taps_per_namespace() -> i32 {
+    64
+}
+
 fn default_targets_per_tap() -> i32 {
     500
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { taps_per_pod: default_taps_per_pod(), targets_per_tap: default_targets_per_tap() }
+        Self {
+            taps_per_pod: default_taps_per_pod(),
+            taps_per_namespace: default_taps_per_namespace(),
+            targets_per_tap: default_targets_per_tap(),
+        }
     }
 }

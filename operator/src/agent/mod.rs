@@ -10,17 +10,13 @@ mod link;
 mod order;
 mod publish;
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf};
 
 use kube::Api;
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::{
-    client,
-    http::{self, Health, Metrics, Server},
-    shutdown::Shutdown,
-};
+use crate::{client, shutdown::Shutdown};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -30,9 +26,6 @@ pub struct Args {
     /// Unix socket on which the tap-helper listens.
     #[arg(long, default_value = "/run/podtap/helper.sock")]
     socket: PathBuf,
-    /// Serve /livez, /readyz and /metrics here. Off by default: the agent is in the node's network, where any port may be taken.
-    #[arg(long)]
-    http_address: Option<SocketAddr>,
 }
 
 /// Why the agent cannot start.
@@ -40,8 +33,6 @@ pub struct Args {
 pub enum Error {
     #[error(transparent)]
     Client(#[from] client::Error),
-    #[error(transparent)]
-    Http(#[from] http::Error),
     #[error("cannot wait for signals")]
     Signal(#[source] io::Error),
 }
@@ -50,12 +41,6 @@ pub enum Error {
 pub async fn run(args: Args) -> Result<(), Error> {
     let mut shutdown = Shutdown::new().map_err(Error::Signal)?;
     let api = Api::all(client::connect().await?);
-    let health = Health::new(Duration::MAX);
-    health.set_ready(true);
-    let _server = match args.http_address {
-        Some(address) => Some(Server::spawn(address, health, Metrics::new()).await?),
-        None => None,
-    };
     info!(node = args.node, "following the work of this node");
 
     let outlets = follow::Outlets::new();

@@ -20,7 +20,7 @@ use super::{
     destinations::{self, Family},
     facts::PodFact,
     gather::Snapshot,
-    names,
+    limits, names,
     problem::Problem,
     reason,
     targets::{self, Targets},
@@ -127,9 +127,10 @@ pub fn build<'a>(
     let policy = &validated.policy;
     let mut outcomes: Vec<Outcome<'a>> =
         validated.taps.iter().map(|tap| outcome(snapshot, policy, tap, allocation, recorded)).collect();
+    limits::taps_per_namespace(&mut outcomes, policy);
     refuse_cycles(&mut outcomes);
     settle_interface_names(&mut outcomes);
-    limit_taps_per_pod(&mut outcomes, policy);
+    limits::taps_per_pod(&mut outcomes, policy);
     Plan { nodes: node_specs(&outcomes), outcomes }
 }
 
@@ -317,26 +318,6 @@ fn settle_interface_names(outcomes: &mut [Outcome<'_>]) {
                         ),
                     ));
                 }
-            }
-        }
-    }
-}
-
-/// The oldest taps of a pod win.
-fn limit_taps_per_pod(outcomes: &mut [Outcome<'_>], policy: &Policy) {
-    let limit = usize::try_from(policy.limits.taps_per_pod).unwrap_or(usize::MAX);
-    let mut taps: BTreeMap<String, usize> = BTreeMap::new();
-    for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_executed()) {
-        for target in outcome.targets.pods.iter_mut().filter(|target| target.problem.is_none()) {
-            let taps = taps.entry(target.pod.uid.clone()).or_default();
-            *taps += 1;
-            if *taps > limit {
-                target.problem = Some(Problem::new(
-                    reason::TOO_MANY_TAPS,
-                    format!(
-                        "the pod is under {limit} older taps, and limits.tapsPerPod of the PodTapPolicy allows no more: delete one of them, or ask the cluster's administrator"
-                    ),
-                ));
             }
         }
     }

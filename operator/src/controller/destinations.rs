@@ -49,7 +49,7 @@ pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, index: usize, wa
             Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
             Err(problem) => Err(problem).into(),
         },
-        Wanted::External { address, port } => external(policy, *address, *port).into(),
+        Wanted::External { address, port } => external(snapshot, policy, *address, *port).into(),
     }
 }
 
@@ -87,7 +87,16 @@ pub fn printable(wanted: &Wanted, pod: Option<&PodFact>, interface: &str) -> Str
     }
 }
 
-fn external(policy: &Policy, address: IpAddr, port: u16) -> Result<Place, Problem> {
+fn external(snapshot: &Snapshot, policy: &Policy, address: IpAddr, port: u16) -> Result<Place, Problem> {
+    let mut pods = snapshot.pods.values().flatten();
+    if pods.any(|pod| !pod.host_network && !pod.finished && pod.addresses.contains(&address)) {
+        return Err(Problem::new(
+            reason::EXTERNAL_NOT_ALLOWED,
+            format!(
+                "{address} is the address of a pod: copies that arrive at its interface could be copied again, without end. Use a destination with pod, which gets an interface of its own"
+            ),
+        ));
+    }
     let place = Place { node: None, pod: None, addresses: vec![address], port };
     let cure = format!(
         "ask the cluster's administrator for one that lists a network with {address} in spec.allowedExternalCIDRs"
@@ -157,6 +166,14 @@ fn consumer(snapshot: &Snapshot, tap: &Tap, index: usize, selection: &Selection)
             format!(
                 "the pod {name} uses the network of its node (hostNetwork: true), and has no place of its own for an interface: use a node destination with the node {}",
                 pod.node.as_deref().unwrap_or_default()
+            ),
+        ));
+    }
+    if snapshot.is_impostor(pod) {
+        return Err(Problem::new(
+            reason::POD_NOT_READY,
+            format!(
+                "the pod {name} says by its annotations that it is a static pod, which is another one: use a pod that is what it says"
             ),
         ));
     }

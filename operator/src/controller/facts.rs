@@ -82,7 +82,7 @@ impl PodFact {
             }
         }
         Self {
-            cgroup_uid: annotation(CONFIG_MIRROR).and_then(|_| annotation(CONFIG_HASH)),
+            cgroup_uid: annotation(CONFIG_MIRROR).and_then(|_| annotation(CONFIG_HASH)).filter(|hash| is_hash(hash)),
             excluded,
             node: spec.node_name.filter(|name| !name.is_empty()),
             host_network: spec.host_network.unwrap_or_default(),
@@ -98,6 +98,12 @@ impl PodFact {
             helper,
         }
     }
+}
+
+/// Whether a kubelet can have made it: 128 bits in hexadecimal digits (`applyDefaults`, pkg/kubelet/config/common.go). Users can write
+/// the annotation, too.
+fn is_hash(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn helper_fact(pod: &Pod, own_namespace: &str) -> Option<HelperFact> {

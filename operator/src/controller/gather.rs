@@ -36,6 +36,19 @@ impl Snapshot {
         let pods = self.pods.get(namespace)?;
         pods.binary_search_by(|pod| pod.name.as_str().cmp(name)).ok().map(|index| &pods[index])
     }
+
+    /// Whether an older pod of the node has the static pod's hash that this one claims. The annotation can be written by anybody
+    /// who may make pods; believing it would give its author the other pod's traffic.
+    pub fn is_impostor(&self, pod: &PodFact) -> bool {
+        let age = |pod: &PodFact| (pod.created, pod.uid.clone());
+        let is_older = |other: &PodFact| {
+            other.node == pod.node
+                && other.cgroup_uid == pod.cgroup_uid
+                && other.uid != pod.uid
+                && age(other) < age(pod)
+        };
+        pod.cgroup_uid.is_some() && self.pods.values().flatten().any(|other| is_older(other))
+    }
 }
 
 /// Collects what the caches hold. No request is sent.

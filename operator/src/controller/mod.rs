@@ -26,6 +26,7 @@ mod fake_api;
 mod fixtures;
 mod gather;
 mod helper_pod;
+mod limits;
 mod memory;
 mod metrics;
 mod names;

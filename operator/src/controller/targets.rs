@@ -154,6 +154,12 @@ fn unsupported(snapshot: &Snapshot, pod: &PodFact, consumers: &BTreeSet<&str>) -
             "the pod uses the node's network (hostNetwork: true): its traffic cannot be told from the node's. Leave it out of the targets",
         ));
     }
+    if snapshot.is_impostor(pod) {
+        return Some(Problem::new(
+            reason::TARGET_UNSUPPORTED,
+            "the pod says by its annotations that it is a static pod, which is another one: leave it out of the targets",
+        ));
+    }
     if consumers.contains(pod.uid.as_str()) {
         return Some(Problem::new(
             reason::DESTINATION_IS_TARGET,

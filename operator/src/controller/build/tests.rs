@@ -178,6 +178,49 @@ fn a_pod_is_under_so_many_taps_at_most() {
 }
 
 #[test]
+fn a_namespace_has_so_many_taps_at_most() {
+    let mut world = World::with(tap("a", to_n2()));
+    world.taps.push(tap("b", to_n2()));
+    world.policy = Some(policy(json!({"limits": {"tapsPerNamespace": 1}})));
+    world.plan(&Claims::new(), |_, _, plan| {
+        assert_eq!((plan.nodes["n1"].senders.len(), plan.nodes["n2"].receivers.len()), (1, 1));
+        assert_eq!(plan.outcomes[0].standing, Standing::Active);
+        assert_eq!(reason_of(&plan.outcomes[1].standing), reason::TOO_MANY_TAPS);
+    });
+}
+
+#[test]
+fn a_pod_that_claims_to_be_another_one_is_neither_target_nor_destination() {
+    let claims = |pod: &mut k8s_openapi::api::core::v1::Pod, hash: &str| {
+        let annotations = [("kubernetes.io/config.mirror", hash), ("kubernetes.io/config.hash", hash)];
+        pod.metadata.annotations = Some(annotations.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    };
+    let hash = "0123456789abcdef0123456789abcdef";
+    let mut world = World::with(tap("t", to_n2()));
+    claims(&mut world.pods[0], hash);
+    assert_eq!(nodes(&world)["n1"].senders[0].pod.cgroup_uid.as_deref(), Some(hash), "a static pod");
+    let mut genuine = pod("kube-system", "genuine", "n1");
+    genuine.metadata.creation_timestamp = time(-100);
+    claims(&mut genuine, hash);
+    world.pods.push(genuine);
+    assert_eq!(verdicts(&world).1.as_deref(), Some(reason::TARGET_UNSUPPORTED));
+    // Another pod's UID is no hash: nothing is looked for but the pod itself.
+    claims(&mut world.pods[0], "9ad4fc69-fa8e-4c5e-bf9a-e7f917000dae");
+    assert_eq!(nodes(&world)["n1"].senders[0].pod.cgroup_uid, None);
+}
+
+#[test]
+fn an_external_address_is_not_that_of_a_pod() {
+    let mut world = World::with(tap("t", json!([{"external": {"address": "10.8.0.77"}}])));
+    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["10.0.0.0/8"]})));
+    assert_eq!(verdicts(&world).2, None);
+    let mut other = pod("elsewhere", "other", "n2");
+    other.status.get_or_insert_default().pod_ip = Some("10.8.0.77".to_owned());
+    world.pods.push(other);
+    assert_eq!(verdicts(&world).2.as_deref(), Some(reason::EXTERNAL_NOT_ALLOWED));
+}
+
+#[test]
 fn families_are_not_mixed() {
     let mut world = World::with(tap("t", json!([{"node": {"name": "n2"}}, {"node": {"name": "n3"}}])));
     world.nodes.push(node("n3", &["fd00::3"]));
