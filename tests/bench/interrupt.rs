@@ -6,23 +6,30 @@ use std::{
     thread,
 };
 
-use nix::sys::signal::{SigSet, Signal};
+use podtap_tests::cluster::Cluster;
+use tokio::{
+    select,
+    signal::unix::{SignalKind, signal},
+};
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// To be called before any other thread is there: all of them leave these signals to one that waits for them.
+/// Catches the signals. Not by blocking them: children would inherit that, and nothing could end them but a kill.
 pub fn watch() {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block().expect("signals can be blocked");
-    thread::spawn(move || {
-        for _ in 0..2 {
-            let _ = signals.wait();
-            if STOPPED.swap(true, Ordering::Relaxed) {
-                // Asked twice: the next run takes away what is left.
-                process::exit(130);
+    thread::spawn(|| {
+        Cluster::lab().wait(async {
+            let caught = |kind| signal(kind).expect("a signal can be caught");
+            let [mut int, mut term, mut hup] =
+                [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(caught);
+            loop {
+                select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }
+                if STOPPED.swap(true, Ordering::Relaxed) {
+                    // Asked twice: the next run takes away what is left.
+                    process::exit(130);
+                }
+                eprintln!("ending after this measurement; once more to end at once");
             }
-            eprintln!("ending after this measurement; once more to end at once");
-        }
+        });
     });
 }
 

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -71,6 +71,13 @@ impl Sniffer {
         let mut said = child.stderr.take().ok_or("it has ended before")?;
         let pid = i32::try_from(child.id()).map_err(|e| e.to_string())?;
         kill(Pid::from_raw(pid), Signal::SIGINT).map_err(|e| e.to_string())?;
+        let start = Instant::now();
+        while child.try_wait().map_err(|e| e.to_string())?.is_none() {
+            if start.elapsed() > PATIENCE {
+                return Err("tcpdump does not end".to_owned());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
         let mut text = String::new();
         said.read_to_string(&mut text).map_err(|e| e.to_string())?;
         dropped(&text).ok_or_else(|| format!("tcpdump did not say how many it dropped: {text}"))
