@@ -16,14 +16,14 @@ pub struct Arguments {
     pub rounds: usize,
     /// Length of a measurement.
     pub seconds: u32,
-    /// After this time no further measurement begins.
+    /// After this time no further comparison begins.
     pub budget: Duration,
 }
 
 impl Arguments {
     /// Reads the words after the program's name.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut arguments = Self { rows: Vec::new(), rounds: 5, seconds: 1, budget: Duration::from_secs(14 * 60) };
+        let mut arguments = Self { rows: Vec::new(), rounds: 5, seconds: 1, budget: Duration::from_secs(11 * 60) };
         while let Some(option) = words.next() {
             let value = words.next().ok_or_else(|| format!("{option}: a value is missing; {USAGE}"))?;
             let number = |limit: u32| match value.parse() {

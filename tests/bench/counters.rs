@@ -1,6 +1,6 @@
 //! What the kernel counts: frames of an interface, and the time that cores were busy.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Instant};
 
 use serde_json::Value;
 
@@ -52,36 +52,46 @@ impl Counters {
     }
 }
 
-/// Seconds, summed over some cores.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A moment, and how long some cores had been idle until then.
+#[derive(Clone, Copy, Debug)]
 pub struct Cores {
-    /// Neither idle nor waiting for a disk; without what the machine's host has taken away.
-    pub busy: f64,
+    at: Instant,
+    idle: f64,
+    count: f64,
 }
 
 impl Cores {
-    /// Since the machine started.
     pub fn now(cores: &[usize]) -> Result<Self, String> {
         let text = fs::read_to_string("/proc/stat").map_err(|error| error.to_string())?;
-        Self::parse(&text, cores).ok_or_else(|| "/proc/stat lacks a core".to_owned())
+        let idle = idle(&text, cores).ok_or("/proc/stat lacks a core")?;
+        let count = u32::try_from(cores.len()).map_err(|error| error.to_string())?.into();
+        Ok(Self { at: Instant::now(), idle, count })
     }
 
-    /// Hundredths of a second (`USER_HZ`, the same on every kernel): user, nice, system, idle, iowait, irq, softirq, ..
-    fn parse(text: &str, cores: &[usize]) -> Option<Self> {
-        let mut busy = 0;
-        for core in cores {
-            let line = text.lines().find_map(|line| line.strip_prefix(&format!("cpu{core} ")))?;
-            let times: Vec<u32> = line.split_whitespace().map(|n| n.parse().unwrap_or(u32::MAX)).collect();
-            let [user, nice, system, _idle, _iowait, irq, softirq, ..] = times[..] else { return None };
-            busy += u64::from(user) + u64::from(nice) + u64::from(system) + u64::from(irq) + u64::from(softirq);
-        }
-        #[expect(clippy::cast_precision_loss, reason = "years are far below the limit")]
-        Some(Self { busy: busy as f64 / 100.0 })
+    /// Seconds since then that the cores were busy, summed. What is left of the time, since the kernel measures idle time,
+    /// and only estimates what it did in the rest by looking at each tick.
+    pub fn busy_until(self, later: Self) -> f64 {
+        (self.count * later.at.duration_since(self.at).as_secs_f64() - (later.idle - self.idle)).max(0.0)
     }
+}
+
+/// Seconds in which the cores did nothing for this machine: idle, iowait, steal. `/proc/stat` has hundredths of a second
+/// (`USER_HZ`, the same on every kernel): user, nice, system, idle, iowait, irq, softirq, steal, ..
+fn idle(text: &str, cores: &[usize]) -> Option<f64> {
+    let mut sum = 0;
+    for core in cores {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("cpu{core} ")))?;
+        let times: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        sum += times.get(3)? + times.get(4)? + times.get(7)?;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "years are far below the limit")]
+    Some(sum as f64 / 100.0)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -95,10 +105,17 @@ mod tests {
     }
 
     #[test]
-    fn busy_is_neither_idle_nor_stolen() {
+    fn idle_time_is_of_the_cores_asked_for() {
         let text = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 4 1000 500 8 16 7000 0 0\ncpu1 100 0 0 5 0 0 0 0 0 0\ncpu10 1 1 1 1 1 1 1 1 1 1\n";
-        assert_eq!(Cores::parse(text, &[0]), Some(Cores { busy: 0.31 }));
-        assert_eq!(Cores::parse(text, &[0, 1]), Some(Cores { busy: 1.31 }));
-        assert_eq!(Cores::parse(text, &[2]), None);
+        assert_eq!(idle(text, &[0]), Some(85.0));
+        assert_eq!(idle(text, &[0, 1]), Some(85.05));
+        assert_eq!(idle(text, &[2]), None);
+    }
+
+    #[test]
+    fn busy_is_what_is_left_of_the_time() {
+        let then = Cores { at: Instant::now(), idle: 10.0, count: 2.0 };
+        let later = Cores { at: then.at + Duration::from_secs(3), idle: 14.5, count: 2.0 };
+        assert!((then.busy_until(later) - 1.5).abs() < 1e-9);
     }
 }

@@ -103,7 +103,7 @@ fn during(
     let pod = || Counters::of(&bench.stage.web, "eth0");
     let (counted, captured, cores) = (pod()?, running.capture_bytes(), Cores::now(&bench.cores)?);
     work()?;
-    let busy = Cores::now(&bench.cores)?.busy - cores.busy;
+    let busy = cores.busy_until(Cores::now(&bench.cores)?);
     let captured = running.capture_bytes().zip(captured).map(|(after, before)| float(after.saturating_sub(before)));
     Ok((busy, pod()?.since(counted), captured))
 }

@@ -1,4 +1,7 @@
 //! Request and response of 1 KiB, one after the other on one connection.
+//!
+//! Who asks and who answers have a core each: else the scheduler has them share one now and then, with a third of the
+//! latency, and the columns differ by its mood.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -12,7 +15,7 @@ use podtap_tests::cluster::within;
 use crate::{
     columns::{Column, Receiver},
     rounds::Bench,
-    stage::Stage,
+    stage::stay_on,
     statistics::percentile,
     table::Table,
 };
@@ -33,7 +36,7 @@ pub fn measure(bench: &Bench<'_>) -> Table {
         &Column::all(),
         Receiver::Drops,
         &mut table,
-        |table, round, column, _| match run(bench.stage, Duration::from_secs(bench.seconds.into())) {
+        |table, round, column, _| match run(bench, Duration::from_secs(bench.seconds.into())) {
             Ok(samples) => {
                 for (row, share) in [(P50, 0.5), (P99, 0.99)] {
                     let sample = percentile(&samples, share).ok_or_else(|| "no response".to_owned());
@@ -48,7 +51,8 @@ pub fn measure(bench: &Bench<'_>) -> Table {
 }
 
 /// Microseconds of each request. The tapped pod asks.
-fn run(stage: &Stage, length: Duration) -> io::Result<Vec<f64>> {
+fn run(bench: &Bench<'_>, length: Duration) -> io::Result<Vec<f64>> {
+    let stage = bench.stage;
     let address = SocketAddr::new(stage.peer_address.into(), 0);
     let listener = within(&stage.peer, move || TcpListener::bind(address))?;
     let address = listener.local_addr()?;
@@ -59,10 +63,12 @@ fn run(stage: &Stage, length: Duration) -> io::Result<Vec<f64>> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
     }
-    let answering = thread::spawn(move || answer(server));
-    let samples = ask(client, length);
+    let [asker, answerer] = [bench.cores.first(), bench.cores.last()].map(|core| core.copied().unwrap_or_default());
+    let answering = thread::spawn(move || stay_on(answerer).map(|()| answer(server)));
+    let asking = thread::spawn(move || stay_on(asker).and_then(|()| ask(client, length)));
+    let samples = asking.join().map_err(|_| io::Error::other("the client panicked"))?;
     // The client's end is closed, so that the server comes to its end too.
-    answering.join().map_err(|_| io::Error::other("the server panicked"))?;
+    answering.join().map_err(|_| io::Error::other("the server panicked"))??;
     samples
 }
 

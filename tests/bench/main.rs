@@ -76,12 +76,10 @@ fn compare(arguments: &Arguments, start: Instant, directory: &Path) {
     let two = TwoCores::confine();
     let bench = Bench::new(&stage, arguments, two.cores.clone(), start);
     println!("cores {:?}; {} rounds of {} s; medians [lowest .. highest]", two.cores, bench.rounds, bench.seconds);
-    let mut texts = String::new();
     for (family, measure) in wanted {
         bench.announce(family);
-        texts += &measure(&bench).finish(directory);
+        measure(&bench).finish(directory);
     }
-    println!("=== all comparisons\n{texts}");
 }
 
 /// How fast a tap is there, and what it holds. Not confined to two cores.

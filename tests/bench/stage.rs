@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    io,
     net::{IpAddr, Ipv4Addr, TcpStream},
     path::PathBuf,
     time::Duration,
@@ -105,6 +106,13 @@ fn node_address(name: &str) -> Ipv4Addr {
     let addresses = node.status.and_then(|s| s.addresses).expect("a node has addresses");
     let mut parsed = addresses.iter().filter_map(|a| a.address.parse::<IpAddr>().ok());
     parsed.find_map(|a| if let IpAddr::V4(a) = a { Some(a) } else { None }).expect("the lab is IPv4")
+}
+
+/// Keeps the calling thread on one core.
+pub fn stay_on(core: usize) -> io::Result<()> {
+    let mut one = CpuSet::new();
+    one.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
 }
 
 /// Keeps this thread, and what it starts, on two cores; dropped, it may use all that it could before.

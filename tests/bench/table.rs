@@ -110,13 +110,11 @@ impl Table {
     }
 
     /// Prints the table, and writes it into a directory.
-    pub fn finish(self, directory: &Path) -> String {
-        let text = self.text();
-        println!("\n{text}");
+    pub fn finish(self, directory: &Path) {
+        println!("\n{}", self.text());
         let json = serde_json::to_string_pretty(&self.json()).expect("rows are JSON");
         fs::create_dir_all(directory).expect("target/ can be written to");
         fs::write(directory.join(format!("{}.json", self.name)), json).expect("target/ can be written to");
-        text
     }
 }
 
