@@ -1,6 +1,6 @@
-//! What the kernel counts: frames of an interface, and the time that cores were busy.
+//! What the kernel counts: frames of an interface, and the time of cores.
 
-use std::{fs, path::Path, time::Instant};
+use std::{fs, path::Path};
 
 use serde_json::Value;
 
@@ -52,46 +52,38 @@ impl Counters {
     }
 }
 
-/// A moment, and how long some cores had been idle until then.
-#[derive(Clone, Copy, Debug)]
-pub struct Cores {
-    at: Instant,
-    idle: f64,
-    count: f64,
+/// Seconds that some cores have spent in the kernel, summed, since the machine started.
+pub fn kernel_time(cores: &[usize]) -> Result<f64, String> {
+    let text = fs::read_to_string("/proc/stat").map_err(|error| error.to_string())?;
+    in_kernel(&text, cores).ok_or_else(|| "/proc/stat lacks a core".to_owned())
 }
 
-impl Cores {
-    pub fn now(cores: &[usize]) -> Result<Self, String> {
-        let text = fs::read_to_string("/proc/stat").map_err(|error| error.to_string())?;
-        let idle = idle(&text, cores).ok_or("/proc/stat lacks a core")?;
-        let count = u32::try_from(cores.len()).map_err(|error| error.to_string())?.into();
-        Ok(Self { at: Instant::now(), idle, count })
-    }
-
-    /// Seconds since then that the cores were busy, summed. What is left of the time, since the kernel measures idle time,
-    /// and only estimates what it did in the rest by looking at each tick.
-    pub fn busy_until(self, later: Self) -> f64 {
-        (self.count * later.at.duration_since(self.at).as_secs_f64() - (later.idle - self.idle)).max(0.0)
-    }
+/// Seconds that a process has spent outside of the kernel.
+pub fn user_time(process: u32) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // Field 14 (proc_pid_stat(5)); the name before it, in parentheses, may contain anything.
+    text.rsplit(')').next()?.split_whitespace().nth(11)?.parse().ok().map(seconds)
 }
 
-/// Seconds in which the cores did nothing for this machine: idle, iowait, steal. `/proc/stat` has hundredths of a second
-/// (`USER_HZ`, the same on every kernel): user, nice, system, idle, iowait, irq, softirq, steal, ..
-fn idle(text: &str, cores: &[usize]) -> Option<f64> {
+/// Columns of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, ..
+fn in_kernel(text: &str, cores: &[usize]) -> Option<f64> {
     let mut sum = 0;
     for core in cores {
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("cpu{core} ")))?;
         let times: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-        sum += times.get(3)? + times.get(4)? + times.get(7)?;
+        sum += times.get(2)? + times.get(5)? + times.get(6)?;
     }
-    #[expect(clippy::cast_precision_loss, reason = "years are far below the limit")]
-    Some(sum as f64 / 100.0)
+    Some(seconds(sum))
+}
+
+/// Of hundredths (`USER_HZ`, the same on every kernel).
+#[expect(clippy::cast_precision_loss, reason = "years are far below the limit")]
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / 100.0
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -105,17 +97,11 @@ mod tests {
     }
 
     #[test]
-    fn idle_time_is_of_the_cores_asked_for() {
-        let text = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 4 1000 500 8 16 7000 0 0\ncpu1 100 0 0 5 0 0 0 0 0 0\ncpu10 1 1 1 1 1 1 1 1 1 1\n";
-        assert_eq!(idle(text, &[0]), Some(85.0));
-        assert_eq!(idle(text, &[0, 1]), Some(85.05));
-        assert_eq!(idle(text, &[2]), None);
-    }
-
-    #[test]
-    fn busy_is_what_is_left_of_the_time() {
-        let then = Cores { at: Instant::now(), idle: 10.0, count: 2.0 };
-        let later = Cores { at: then.at + Duration::from_secs(3), idle: 14.5, count: 2.0 };
-        assert!((then.busy_until(later) - 1.5).abs() < 1e-9);
+    fn kernel_time_is_of_the_cores_asked_for() {
+        let text = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 400 1000 500 80 16 7000 0 0\ncpu1 100 0 4 5 0 0 0 0 0 0\ncpu10 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(in_kernel(text, &[0]), Some(4.96));
+        assert_eq!(in_kernel(text, &[0, 1]), Some(5.0));
+        assert_eq!(in_kernel(text, &[2]), None);
+        assert!(user_time(std::process::id()).is_some_and(|seconds| seconds >= 0.0));
     }
 }

@@ -1,15 +1,16 @@
 //! What a mirror costs in time of the cores, on the sender's side.
 //!
-//! Busy time of the two cores that do all of the work (`/proc/stat`), while the pod moves what it also moves untapped: TCP
-//! at half of its maximum, datagrams at half of theirs. What the same work took untapped in the same round is subtracted,
-//! and the rest divided by what was mirrored. The receiver drops on arrival, yet its cable and that rule are on the same
-//! cores, as is the TCP stack that takes tcpdump's capture.
+//! Time in the kernel of the two cores that do all of the work (`/proc/stat`: system, irq and softirq), and what tcpdump needs
+//! outside of it, while the pod moves what it also moves untapped: TCP at half of its maximum, datagrams at half of theirs.
+//! What the same work took untapped in the same round is subtracted, and the rest divided by what was mirrored. The
+//! receiver drops on arrival, yet its cable and that rule are on the same cores, as is the TCP stack that takes tcpdump's
+//! capture. Other programs of the machine are left out with their user time, and are noise with the rest.
 
 use std::time::Duration;
 
 use crate::{
     columns::{Column, Receiver, Running},
-    counters::{Cores, Counters},
+    counters::{Counters, kernel_time},
     flood::{self, Flood},
     held,
     iperf::Load,
@@ -101,9 +102,11 @@ fn during(
     work: impl FnOnce() -> Result<(), String>,
 ) -> Result<(f64, Counters, Option<f64>), String> {
     let pod = || Counters::of(&bench.stage.web, "eth0");
-    let (counted, captured, cores) = (pod()?, running.capture_bytes(), Cores::now(&bench.cores)?);
+    let (counted, captured) = (pod()?, running.capture_bytes());
+    let time = || kernel_time(&bench.cores).map(|kernel| kernel + running.user_time());
+    let start = time()?;
     work()?;
-    let busy = cores.busy_until(Cores::now(&bench.cores)?);
+    let busy = time()? - start;
     let captured = running.capture_bytes().zip(captured).map(|(after, before)| float(after.saturating_sub(before)));
     Ok((busy, pod()?.since(counted), captured))
 }

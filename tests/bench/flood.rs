@@ -1,7 +1,7 @@
 //! Small datagrams between the pods, as fast as one thread can send them, or at a rate.
 //!
-//! The reader looks at short intervals, as a busy server does. One that is woken for each datagram, as iperf3 is, costs
-//! more than the mirror, and would hide it.
+//! The reader looks at short intervals, as a busy server does. Were it woken for each datagram, as iperf3 is, that would be a
+//! part of each datagram's cost, and hide the mirror's.
 
 use std::{
     io,

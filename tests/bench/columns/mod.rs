@@ -129,6 +129,14 @@ impl Running<'_> {
         }
     }
 
+    /// Seconds that the way's own program has spent outside of the kernel.
+    pub fn user_time(&self) -> f64 {
+        match &self.way {
+            Way::Tcpdump(sniffer) => sniffer.user_time(),
+            _ => 0.0,
+        }
+    }
+
     /// Ends the capture, and returns how many frames its kernel buffer has lost, for the way that has one.
     pub fn capture_losses(&mut self) -> Option<Result<u64, String>> {
         match &mut self.way {

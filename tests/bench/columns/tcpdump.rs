@@ -24,6 +24,7 @@ use podtap_tests::{cluster::within, wait::until};
 
 use super::Receiver;
 use crate::{
+    counters::user_time,
     programs::{Background, command},
     stage::Stage,
 };
@@ -63,6 +64,10 @@ impl Sniffer {
 
     pub fn arrived(&self) -> u64 {
         self.arrived.load(Ordering::Relaxed)
+    }
+
+    pub fn user_time(&self) -> f64 {
+        user_time(self.tcpdump.0.id()).unwrap_or_default()
     }
 
     /// Ends it as Ctrl-C does; how many frames it lost, by its own account.
