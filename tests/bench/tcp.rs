@@ -17,6 +17,8 @@ const ROWS: [(u32, bool, &str, &str); 4] = [
     (16, true, "TCP, 16 flows, pod receives; receiver drops", "TCP, 16 flows, pod receives; receiver decapsulates"),
 ];
 
+const LOST: &str = "TCP: frames that the capture lost, receiver drops";
+
 pub fn measure(bench: &Bench<'_>) -> Table {
     let mut table = Table::new("tcp");
     for (_, _, dropping, _) in ROWS {
@@ -25,6 +27,7 @@ pub fn measure(bench: &Bench<'_>) -> Table {
     for (_, _, _, decapsulating) in ROWS {
         table = table.row(decapsulating, "Gbit/s", ">= 0.78 of untapped");
     }
+    table = table.row(LOST, "%", "0");
     for receiver in [Receiver::Drops, Receiver::Decapsulates] {
         let mut columns = Column::all();
         // What the receiver does to show frames as on the wire is a cost of its own.
@@ -40,11 +43,14 @@ pub fn measure(bench: &Bench<'_>) -> Table {
             &columns,
             receiver,
             &mut table,
-            |table, round, column, _| {
+            |table, round, column, running| {
                 for row in ROWS {
                     let load = Load { flows: row.0, receive: row.1, rate: None, seconds: bench.seconds };
                     let outcome = load.run(bench.stage).map(|outcome| outcome.gigabits);
                     table.record(name(row), column.name(), round, outcome);
+                }
+                if let (Receiver::Drops, Some(lost)) = (receiver, running.capture_loss()) {
+                    table.record(LOST, column.name(), round, lost);
                 }
             },
             |table, round, column, why| table.record(name(ROWS[0]), column.name(), round, Err(why)),

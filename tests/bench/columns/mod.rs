@@ -80,7 +80,8 @@ impl Column {
             Self::Plain => Way::Plain { _there: plain::Mirror::begin(stage)? },
             Self::Tcpdump => Way::Tcpdump(tcpdump::Sniffer::begin(stage, receiver)?),
         };
-        let mut running = Running { dropped: None, way, stage };
+        let at_start = Counters::of(&stage.web, "eth0")?;
+        let mut running = Running { dropped: None, way, stage, at_start };
         // Filters and samples may leave out what would be sent here.
         if !matches!(self, Self::PodTap { spec, .. } if *spec != json!({})) {
             running.prove()?;
@@ -97,6 +98,8 @@ pub struct Running<'a> {
     dropped: Option<receiver::Drop>,
     way: Way<'a>,
     stage: &'a Stage,
+    /// What the pod's interface had counted when it began.
+    at_start: Counters,
 }
 
 enum Way<'a> {
@@ -143,6 +146,15 @@ impl Running<'_> {
             Way::Tcpdump(sniffer) => Some(sniffer.end()),
             _ => None,
         }
+    }
+
+    /// The same as a share of the pod's frames, in percent: a capture is fast when it may lose what it likes.
+    pub fn capture_loss(&mut self) -> Option<Result<f64, String>> {
+        let lost = self.capture_losses()?;
+        let frames = Counters::of(&self.stage.web, "eth0").map(|now| now.since(self.at_start).packets());
+        #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
+        let share = |lost: u64, frames: u64| 100.0 * lost as f64 / frames.max(1) as f64;
+        Some(lost.and_then(|lost| frames.map(|frames| share(lost, frames))))
     }
 
     fn arrived(&self) -> Result<u64, String> {
