@@ -18,7 +18,7 @@ test: ## every tier
 
 offline: ## tests without privileges
 	cargo test --workspace --exclude podtap-tests --locked
-	cargo test -p podtap-tests --test offline --locked
+	cargo test -p podtap-tests --lib --bins --test offline --locked
 
 dataplane: prerequisites ## tests in network namespaces (root)
 	cargo build -p tap-helper --locked
@@ -27,8 +27,9 @@ dataplane: prerequisites ## tests in network namespaces (root)
 cluster: install ## tests in the lab, which stays up
 	cargo test -p podtap-tests --test cluster --locked
 
-bench: install ## the comparison tables, printed and in target/bench
-	cargo run -p podtap-tests --bin bench --locked
+bench: prerequisites install ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more)
+	cargo run -p podtap-tests --bin bench --locked -- $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: ## formatting and lints
 	cargo fmt --all --check

@@ -15,10 +15,11 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::report::Report;
+use crate::{interrupt, report::Report};
 
 const ROUNDS: usize = 30;
-const COLD_ROUNDS: usize = 5;
+/// Each takes the minute after which idle helper pods go.
+const COLD_ROUNDS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A frame of the pod every two milliseconds, so that the wait for the next one is no part of the figure.
@@ -75,7 +76,8 @@ pub fn warm(sandbox: &Sandbox, pods: &[Pod; 2], report: &mut Report) {
     let peer = pods[1].status.as_ref().and_then(|s| s.pod_ip.clone()).expect("a running pod has an address");
     let _pings = Pings::start(&pod, &peer);
     let _first = round(sandbox, &node, "warm-up");
-    let samples = (0..ROUNDS).map(|i| round(sandbox, &node, &format!("warm{i}"))).collect();
+    let samples =
+        (0..ROUNDS).take_while(|_| !interrupt::stopped()).map(|i| round(sandbox, &node, &format!("warm{i}"))).collect();
     report.add("apply -> first mirrored frame, helper pods there", "p50 < 150, p95 < 500 ms", "ms", samples);
 }
 
@@ -85,6 +87,7 @@ pub fn cold(sandbox: &Sandbox, pods: &[Pod; 2], report: &mut Report) {
     let peer = pods[1].status.as_ref().and_then(|s| s.pod_ip.clone()).expect("a running pod has an address");
     let _pings = Pings::start(&pod, &peer);
     let samples = (0..COLD_ROUNDS)
+        .take_while(|_| !interrupt::stopped())
         .map(|i| {
             until("the helper pods go", Duration::from_secs(120), || {
                 let left: Vec<NodeTap> = sandbox.lab().list_all();

@@ -4,6 +4,8 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
+use crate::statistics::percentile;
+
 /// The rows so far.
 #[derive(Default)]
 pub struct Report {
@@ -14,17 +16,11 @@ impl Report {
     /// Adds a row of samples, in `unit`; shows the median, the 95th percentile and the range.
     pub fn add(&mut self, what: &str, target: &str, unit: &str, mut samples: Vec<f64>) {
         samples.sort_by(f64::total_cmp);
-        let at = |share: f64| -> f64 {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::cast_precision_loss,
-                reason = "a place in a short list"
-            )]
-            let place = ((samples.len() as f64 * share).ceil() as usize).clamp(1, samples.len()) - 1;
-            samples[place]
+        let at = |share| percentile(&samples, share);
+        let (Some(p50), Some(p95), Some(low), Some(high)) = (at(0.5), at(0.95), at(0.0), at(1.0)) else {
+            println!("{what}: not measured");
+            return;
         };
-        let (p50, p95, low, high) = (at(0.5), at(0.95), at(0.0), at(1.0));
         println!(
             "{what:<58} target {target:<24} p50 {p50:>8.1} p95 {p95:>8.1} [{low:.1} .. {high:.1}] {unit}, n={}",
             samples.len()
@@ -33,10 +29,9 @@ impl Report {
             .push(json!({"what": what, "target": target, "unit": unit, "p50": p50, "p95": p95, "samples": samples}));
     }
 
-    /// Writes all rows to `target/bench/establish.json`.
-    pub fn finish(self, top: &Path) {
-        let directory = top.join("target/bench");
-        fs::create_dir_all(&directory).expect("target/ can be written to");
+    /// Writes all rows into a directory.
+    pub fn finish(self, directory: &Path) {
+        fs::create_dir_all(directory).expect("target/ can be written to");
         let text = serde_json::to_string_pretty(&json!({"rows": self.rows})).expect("rows are JSON");
         fs::write(directory.join("establish.json"), text).expect("target/ can be written to");
     }

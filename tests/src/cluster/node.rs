@@ -25,18 +25,29 @@ pub fn in_network(network: &Path, command: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Opens something in a network namespace: what is opened there stays there.
+///
+/// # Errors
+/// When the namespace cannot be entered, or with what `open` says.
+pub fn within<T: Send + 'static>(
+    network: &Path,
+    open: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let network = fs::File::open(network)?;
+    // A thread of its own enters the namespace and is thrown away.
+    let inside = move || {
+        setns(network, CloneFlags::CLONE_NEWNET)?;
+        open()
+    };
+    thread::spawn(inside).join().map_err(|_| io::Error::other("the thread inside the namespace panicked"))?
+}
+
 /// A UDP socket on a port of a network namespace, which it keeps until it is dropped.
 ///
 /// # Errors
 /// When the namespace cannot be entered, or the port is taken.
 pub fn udp_socket(network: &Path, port: u16) -> io::Result<UdpSocket> {
-    let network = fs::File::open(network)?;
-    // A thread of its own enters the namespace and is thrown away.
-    let open = move || {
-        setns(network, CloneFlags::CLONE_NEWNET)?;
-        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
-    };
-    thread::spawn(open).join().map_err(|_| io::Error::other("the thread that opens the socket panicked"))?
+    within(network, move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
 }
 
 /// Everything in a network namespace that looks like a part of a tap, as `ip` and `tc` see it.

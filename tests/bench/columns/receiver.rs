@@ -1,0 +1,40 @@
+//! A receiving node that throws mirrored frames away as soon as they are there.
+//!
+//! nftables' `ingress` hook is the first place after the driver where a rule can do so without changing how frames are
+//! sent: XDP on a virtual cable would forbid superframes, and so change what is measured. Later fragments have no
+//! port, and go by being some.
+
+use std::path::{Path, PathBuf};
+
+use super::{PLAIN_PORT, PODTAP_PORT};
+use crate::{programs::bounded, stage::Stage};
+
+const TABLE: &str = "podtap_bench";
+
+/// The rule. Removed when dropped.
+pub struct Drop(PathBuf);
+
+impl Drop {
+    pub fn begin(stage: &Stage) -> Result<Self, String> {
+        let from = stage.n1_address;
+        let rules = format!(
+            "add table netdev {TABLE} {{ chain arrived {{ type filter hook ingress device eth0 priority -500; \
+             ip saddr {from} udp dport {{ {PLAIN_PORT}, {PODTAP_PORT} }} drop; \
+             ip saddr {from} ip protocol udp ip frag-off & 0x1fff != 0 drop; }} ; }}"
+        );
+        let rule = Self(stage.n2.clone());
+        bounded(&stage.n2, 5, &["nft", &rules])?;
+        Ok(rule)
+    }
+}
+
+impl std::ops::Drop for Drop {
+    fn drop(&mut self) {
+        sweep(&self.0);
+    }
+}
+
+/// Removes the rule, if it is there.
+pub fn sweep(n2: &Path) {
+    let _ = bounded(n2, 5, &["nft", "delete", "table", "netdev", TABLE]);
+}

@@ -1,0 +1,144 @@
+//! What all comparisons need: the tapped pod and its peer on one node, the receiver's node, and two cores for all of it.
+
+use std::{
+    cell::RefCell,
+    io,
+    net::{IpAddr, Ipv4Addr, TcpStream},
+    path::PathBuf,
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use podtap_tests::{
+    cluster::{Cluster, Sandbox, namespace_of_node, within},
+    wait::until,
+};
+use serde_json::Value;
+
+use crate::{columns, programs::Background};
+
+/// Port of the server that answers iperf3.
+pub const IPERF_PORT: u16 = 5201;
+
+/// Two pods on n1, of which `web` is tapped; receivers are on n2.
+pub struct Stage {
+    pub sandbox: Sandbox,
+    /// Network namespaces.
+    pub web: PathBuf,
+    pub peer: PathBuf,
+    pub n1: PathBuf,
+    pub n2: PathBuf,
+    /// Addresses.
+    pub web_address: Ipv4Addr,
+    pub peer_address: Ipv4Addr,
+    pub n1_address: Ipv4Addr,
+    pub n2_address: Ipv4Addr,
+    server: RefCell<Option<Background>>,
+    /// Schema of a tap's `spec` in the version that is installed.
+    schema: Value,
+}
+
+impl Stage {
+    pub fn new() -> Self {
+        let lab = Cluster::lab();
+        let sandbox = Sandbox::alone("bench-traffic");
+        let [web, peer] = ["web", "peer"].map(|name| sandbox.pod(name, "n1", name));
+        let [n1, n2] = ["n1", "n2"].map(|node| namespace_of_node(lab, node));
+        let [n1_address, n2_address] = ["n1", "n2"].map(node_address);
+        let crd = lab.kubectl(&["get", "crd", "podtaps.podtap.dev", "-o", "json"], "").expect("PodTap is installed");
+        let crd: Value = serde_json::from_str(&crd).expect("kubectl prints JSON");
+        let schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone();
+        let [web_address, peer_address] = [&web, &peer].map(address);
+        let (web, peer) = (sandbox.network(&web), sandbox.network(&peer));
+        let server = RefCell::new(None);
+        let stage =
+            Self { sandbox, web, peer, n1, n2, web_address, peer_address, n1_address, n2_address, server, schema };
+        stage.restart_server();
+        stage
+    }
+
+    /// Ends a server that may hang, and starts a new one.
+    pub fn restart_server(&self) {
+        // The old one has the port until it is gone.
+        drop(self.server.take());
+        *self.server.borrow_mut() =
+            Some(Background::start(&self.peer, &["iperf3", "-s", "-p", &IPERF_PORT.to_string()]));
+        let address = (self.peer_address, IPERF_PORT);
+        until("iperf3 listens", Duration::from_secs(10), || {
+            within(&self.web, move || TcpStream::connect_timeout(&address.into(), Duration::from_secs(1)))
+        });
+    }
+
+    /// Whether the installed version's taps have a field: names below `spec`, `[]` for a list's items.
+    pub fn has_field(&self, path: &[&str]) -> bool {
+        let field = path.iter().fold(&self.schema, |schema, name| match *name {
+            "[]" => &schema["items"],
+            name => &schema["properties"][name],
+        });
+        !field.is_null()
+    }
+}
+
+/// Takes away what a bench that was killed has left.
+pub fn sweep() {
+    columns::sweep(&namespace_of_node(Cluster::lab(), "n2"));
+    let namespaces: Vec<Namespace> = Cluster::lab().list_all();
+    for name in namespaces.into_iter().filter_map(|namespace| namespace.metadata.name) {
+        if name.starts_with("t-bench-") {
+            let deleted = Cluster::lab().kubectl(&["delete", "namespace", &name, "--timeout=60s"], "");
+            deleted.expect("a namespace can be deleted");
+        }
+    }
+}
+
+fn address(pod: &Pod) -> Ipv4Addr {
+    let address = pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).expect("a running pod has an address");
+    address.parse().expect("the lab is IPv4")
+}
+
+fn node_address(name: &str) -> Ipv4Addr {
+    let nodes: Vec<Node> = Cluster::lab().list_all();
+    let node = nodes.into_iter().find(|n| n.metadata.name.as_deref() == Some(name)).expect("the node is there");
+    let addresses = node.status.and_then(|s| s.addresses).expect("a node has addresses");
+    let mut parsed = addresses.iter().filter_map(|a| a.address.parse::<IpAddr>().ok());
+    parsed.find_map(|a| if let IpAddr::V4(a) = a { Some(a) } else { None }).expect("the lab is IPv4")
+}
+
+/// Keeps the calling thread on one core.
+pub fn stay_on(core: usize) -> io::Result<()> {
+    let mut one = CpuSet::new();
+    one.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
+}
+
+/// Keeps this thread, and what it starts, on two cores; dropped, it may use all that it could before.
+/// The virtual cables of the lab do their work on the core of whoever sends, so that the mirror is confined as well.
+pub struct TwoCores {
+    before: CpuSet,
+    /// Their numbers.
+    pub cores: Vec<usize>,
+}
+
+impl TwoCores {
+    pub fn confine() -> Self {
+        let before = sched_getaffinity(Pid::from_raw(0)).expect("a thread knows its cores");
+        let cores: Vec<usize> =
+            (0..CpuSet::count()).filter(|core| before.is_set(*core).unwrap_or(false)).take(2).collect();
+        let mut two = CpuSet::new();
+        for core in &cores {
+            two.set(*core).expect("a number that was just read");
+        }
+        sched_setaffinity(Pid::from_raw(0), &two).expect("a thread may use fewer cores");
+        Self { before, cores }
+    }
+}
+
+impl Drop for TwoCores {
+    fn drop(&mut self) {
+        let _ = sched_setaffinity(Pid::from_raw(0), &self.before);
+    }
+}
