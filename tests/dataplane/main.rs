@@ -1,6 +1,7 @@
 //! Dataplane tier: the real `tap-helper` and real packets, on nodes and pods made of namespaces.
 
 mod adoption;
+mod bpf_load;
 mod by_hand;
 mod contract;
 mod destinations;
