@@ -92,7 +92,8 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 		outcome = FILTERED;
 	if (!gso && !config->rules && !(config->flags & (HAS_INCLUDE | DEDUPLICATES)) && config->one_in_flows < 2 &&
 	    config->truncate != TRUNCATE_HEADERS) {
-		if (outcome == MIRRORED && limited(config, 1, bytes))
+		__u64 left = config->truncate && config->truncate < skb->len ? config->truncate + tag : bytes;
+		if (outcome == MIRRORED && limited(config, 1, left))
 			outcome = OVER_LIMIT;
 		goto done;
 	}

@@ -1,6 +1,9 @@
 //! Dataplane tier: the real `tap-helper` and real packets, on nodes and pods made of namespaces.
 
 mod adoption;
+mod bpf_filter;
+mod bpf_flows;
+mod bpf_frames;
 mod bpf_load;
 mod by_hand;
 mod contract;

@@ -101,7 +101,7 @@ impl Image {
             maps.get(name).map(|map| (name.as_str(), map.as_fd().as_raw_fd(), definition))
         });
         // Its own text names only the function; the cause is behind it.
-        let failed = |error: aya_obj::EbpfRelocationError| {
+        let failed = |error: aya_obj::relocation::EbpfRelocationError| {
             BpfError::object(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
         };
         self.object.relocate_maps(bound, &text).map_err(failed)?;

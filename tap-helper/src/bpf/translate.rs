@@ -21,7 +21,7 @@ pub enum TranslateError {
     Length(usize),
     #[error("instruction {0} has the unknown code {1:#06x}")]
     Code(usize, u16),
-    #[error("instruction {0} jumps behind the end")]
+    #[error("instruction {0} jumps backwards, as `protochain` does, or behind the end")]
     Jump(usize),
     #[error("instruction {0} has the operand {1}, which is out of range")]
     Operand(usize, u32),
@@ -256,6 +256,9 @@ impl Output {
             (LDX, IMM) => self.put(MOV32, X, 0, 0, imm),
             (LD, ABS) => self.load_absolute(k, code & SIZE),
             (LD, IND) => {
+                // No sum may wrap around to something that is in the frame.
+                self.put(JLT32, X, 0, 2, 1 << 24);
+                self.no_match();
                 self.put(MOV32_X, R2, X, 0, 0);
                 self.put(ADD32, R2, 0, 0, imm);
                 self.load_anywhere(code & SIZE);

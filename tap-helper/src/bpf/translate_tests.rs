@@ -225,7 +225,7 @@ fn program() -> impl Strategy<Value = Vec<Instruction>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5000, ..ProptestConfig::default() })]
 
     #[test]
     fn both_say_the_same(
@@ -233,8 +233,7 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 14..80),
         tag in prop::option::of(any::<(u16, u16)>()),
     ) {
-        let frame = Frame { bytes, tag };
-        prop_assume!(frame.tag.is_none() || !reads_askew(&program));
+        let frame = Frame { bytes, tag: tag.filter(|_| !reads_askew(&program)) };
         let translated = translate(&program).expect("it is valid");
         prop_assert_eq!(extended(&translated, &frame), classic(&program, &frame.whole()));
     }
@@ -295,9 +294,7 @@ fn every_code_or_operand_is_refused_or_translated() {
 
 #[test]
 fn a_jump_that_grows_too_long_is_refused() {
-    let mut program = vec![i(0x05, 0, 0, 4094)];
-    program.push(i(6, 0, 0, 0));
-    program.splice(0..1, [i(0x15, 1, 0, 0), i(0x05, 0, 0, 4000)]);
+    let mut program = vec![i(0x15, 1, 0, 0), i(0x05, 0, 0, 4000)];
     program.extend(vec![i(0x30, 0, 0, 40); 4000]);
     program.push(i(6, 0, 0, 1));
     assert!(matches!(translate(&program), Err(TranslateError::TooLong(1))), "{:?}", translate(&program).map(|p| p.len()));
