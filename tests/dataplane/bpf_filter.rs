@@ -105,7 +105,7 @@ const EXPRESSIONS: [&str; 27] = [
     "less 60 and ip",
     "len - 14 > 60 and (len & 1 = 0)",
     "tcp port 80 and (((ip[2:2] - ((ip[0]&0xf)<<2)) - ((tcp[12]&0xf0)>>2)) != 0)",
-    "ip[2:2] / (ip[0] & 0xf) > 10",
+    "ip[2:2] / ip[8] > 0",
     "(ip[2:2] * 3) % 7 == 2 or -ip[1] = 0",
     "ether[20:4] << ether[17] > 1000",
     "arp or (sctp and src port 22)",

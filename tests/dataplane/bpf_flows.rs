@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tap_helper::bpf::{
-    Counters, Filter, Limit, Match, Network, Programs, Protocol, Settings, Truncate, Which,
-};
+use tap_helper::bpf::{Counters, Filter, Limit, Match, Network, Programs, Protocol, Settings, Truncate, Which};
 
 use crate::bpf_frames::Chance;
 
@@ -188,23 +186,23 @@ fn flows_between_tapped_pods_are_copied_where_they_were_accepted() {
     let settings = Settings { deduplicate: Some(vec![pods]), ..Settings::default() };
     let pod = |last| [10, 0, 0, last];
     let (mut frames, mut number) = (0, 0);
-    let mut check = |client: End, server: End, protocol: u8, script: &[(bool, u8)], at_server: bool, at_client: bool| {
-        number += 1;
-        let (here, there) = (load(&settings), load(&settings));
-        for (answer, flags) in script {
-            let (from, to) = if *answer { (server, client) } else { (client, server) };
-            let frame = frame(protocol, from, to, *flags, false);
-            let (client_way, server_way) =
-                if *answer { (Which::Ingress, Which::Egress) } else { (Which::Egress, Which::Ingress) };
-            let verdicts = (copied(&there, server_way, &frame), copied(&here, client_way, &frame));
-            assert_eq!(verdicts, (at_server, at_client), "check {number}, {answer} {flags:#x}");
-            frames += 1;
-        }
-        let both = [counters(&here), counters(&there)].map(|all| {
-            all.ingress.seen().frames + all.egress.seen().frames
-        });
-        assert!(both.iter().all(|seen| *seen == u64::try_from(script.len()).expect("it is short")));
-    };
+    let mut check =
+        |client: End, server: End, protocol: u8, script: &[(bool, u8)], at_server: bool, at_client: bool| {
+            number += 1;
+            let (here, there) = (load(&settings), load(&settings));
+            for (answer, flags) in script {
+                let (from, to) = if *answer { (server, client) } else { (client, server) };
+                let frame = frame(protocol, from, to, *flags, false);
+                let (client_way, server_way) =
+                    if *answer { (Which::Ingress, Which::Egress) } else { (Which::Egress, Which::Ingress) };
+                let verdicts = (copied(&there, server_way, &frame), copied(&here, client_way, &frame));
+                assert_eq!(verdicts, (at_server, at_client), "check {number}, {answer} {flags:#x}");
+                frames += 1;
+            }
+            let both =
+                [counters(&here), counters(&there)].map(|all| all.ingress.seen().frames + all.egress.seen().frames);
+            assert!(both.iter().all(|seen| *seen == u64::try_from(script.len()).expect("it is short")));
+        };
     let shake: [(bool, u8); 4] = [(false, 2), (true, 0x12), (false, 0x10), (true, 0x18)];
     let (low, high) = (End { address: pod(1), port: 80 }, End { address: pod(2), port: 40_000 });
     // Whatever the ports say.

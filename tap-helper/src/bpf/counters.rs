@@ -80,5 +80,11 @@ pub(super) fn read(map: &Map) -> Result<Counters, BpfError> {
         over_limit: all[at + 3],
         deduplicated: all[at + 4],
     };
-    Ok(Counters { ingress: direction(0), egress: direction(5), truncated: all[10], oversized: all[11], failed: all[12] })
+    Ok(Counters {
+        ingress: direction(0),
+        egress: direction(5),
+        truncated: all[10],
+        oversized: all[11],
+        failed: all[12],
+    })
 }

@@ -29,8 +29,8 @@ use thiserror::Error;
 pub use counters::{Count, Counters, DirectionCounters};
 pub use probe::{Features, probe};
 pub use settings::{
-    Filter, Instruction, Limit, MAX_NETWORKS, MAX_RATE, MAX_RULES, Match, Network, Oversize, Protocol, Settings, Truncate,
-    frame_limit,
+    Filter, Instruction, Limit, MAX_NETWORKS, MAX_RATE, MAX_RULES, Match, Network, Oversize, Protocol, Settings,
+    Truncate, frame_limit,
 };
 pub use translate::{Insn, MAX_INSTRUCTIONS, TranslateError, translate};
 
@@ -203,7 +203,9 @@ impl Running {
         }
         let running = Self { maps };
         let known = [("configs", layout::CONFIG), ("active", 4), ("counters", counters::COUNTER)];
-        let all = known.iter().all(|(name, size)| running.maps.get(*name).is_some_and(|map| map.shape().1 == 4 && map.shape().2 == *size));
+        let all = known.iter().all(|(name, size)| {
+            running.maps.get(*name).is_some_and(|map| map.shape().1 == 4 && map.shape().2 == *size)
+        });
         if all { Ok(running) } else { Err(BpfError::Foreign(program)) }
     }
 

@@ -6,11 +6,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
-use aya_obj::{
-    Map as Definition, Object,
-    btf::BtfFeatures,
-    generated::bpf_insn,
-};
+use aya_obj::{Map as Definition, Object, btf::BtfFeatures, generated::bpf_insn};
 
 use super::{
     BpfError,
@@ -120,8 +116,11 @@ impl Image {
         let program = self.object.programs.get(name);
         let function = program.and_then(|program| self.object.functions.get(&program.function_key()));
         let function = function.ok_or_else(|| BpfError::object(format!("the object has no program `{name}`")))?;
-        sys::load_program(name, &function.instructions)
-            .map_err(|(errno, log)| BpfError::Refused { name: name.to_owned(), errno, log })
+        sys::load_program(name, &function.instructions).map_err(|(errno, log)| BpfError::Refused {
+            name: name.to_owned(),
+            errno,
+            log,
+        })
     }
 }
 

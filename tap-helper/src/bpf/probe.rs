@@ -20,7 +20,12 @@ pub struct Features {
 /// Tries each of them: loads a small program, and runs it where loading does not tell.
 #[must_use]
 pub fn probe() -> Features {
-    Features { ebpf: attempt("probe_ebpf"), fit: fits(), limit: attempt("probe_limit"), expression: attempt("probe_expression") }
+    Features {
+        ebpf: attempt("probe_ebpf"),
+        fit: fits(),
+        limit: attempt("probe_limit"),
+        expression: attempt("probe_expression"),
+    }
 }
 
 fn attempt(name: &str) -> Result<(), String> {
@@ -44,7 +49,9 @@ fn fits() -> Result<(), String> {
     match sys::run(&program, &frame, &[]) {
         Ok((0, _)) => Ok(()),
         Ok((1, _)) => Err("the kernel does not make room in a frame".to_owned()),
-        Ok(_) => Err("the kernel does not take room out of a frame with its segments as they are (since 5.1)".to_owned()),
+        Ok(_) => {
+            Err("the kernel does not take room out of a frame with its segments as they are (since 5.1)".to_owned())
+        }
         Err(errno) => Err(format!("cannot run a program: {} (errno {})", errno.desc(), errno as i32)),
     }
 }

@@ -164,9 +164,9 @@ impl Match {
             networks.push(any_network);
         }
         let protocol = self.protocol.map_or(0, Protocol::number);
-        any_port.chain(given).flat_map(move |ports| {
-            networks.clone().into_iter().map(move |network| Rule { protocol, ports, network })
-        })
+        any_port
+            .chain(given)
+            .flat_map(move |ports| networks.clone().into_iter().map(move |network| Rule { protocol, ports, network }))
     }
 }
 

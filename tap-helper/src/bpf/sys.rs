@@ -204,8 +204,7 @@ impl Map {
             return Err(Errno::EINVAL);
         }
         let key = key.to_ne_bytes();
-        let mut attribute =
-            Attribute { map: raw(&self.fd), reserved: 0, key: key.as_ptr() as u64, value, flags: 0 };
+        let mut attribute = Attribute { map: raw(&self.fd), reserved: 0, key: key.as_ptr() as u64, value, flags: 0 };
         bpf(command, &mut attribute).map(drop)
     }
 }

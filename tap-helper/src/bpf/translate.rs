@@ -307,6 +307,12 @@ impl Output {
                 self.no_match();
             }
         }
+        if code & FROM_X != 0 && matches!(operation, LSH | RSH) {
+            // libpcap's own reader gives 0 for a shift by 32 or more, eBPF one by the rest.
+            self.put(JLT32, X, 0, 2, 32);
+            self.put(MOV32, A, 0, 0, 0);
+            self.put(GOTO, 0, 0, 1, 0);
+        }
         // Classic and extended 32-bit arithmetic have the same codes.
         let code = u8::try_from(code).unwrap_or_default();
         let from_x = u16::from(code) & FROM_X != 0;

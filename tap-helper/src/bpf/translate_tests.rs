@@ -41,11 +41,17 @@ fn classic(program: &[Instruction], frame: &[u8]) -> bool {
         at += 1;
         let word = |k: u32| usize::try_from(k).expect("it fits");
         let operand = if code & 8 == 0 { k } else { x };
-        let load = |offset: u32| big_endian(frame, offset, match code & 0x18 {
-            0 => 4,
-            8 => 2,
-            _ => 1,
-        });
+        let load = |offset: u32| {
+            big_endian(
+                frame,
+                offset,
+                match code & 0x18 {
+                    0 => 4,
+                    8 => 2,
+                    _ => 1,
+                },
+            )
+        };
         let length = u32::try_from(frame.len()).expect("it fits");
         match code {
             0x00 => a = k,
@@ -78,8 +84,8 @@ fn classic(program: &[Instruction], frame: &[u8]) -> bool {
             0x44 | 0x4c => a |= operand,
             0x54 | 0x5c => a &= operand,
             0xa4 | 0xac => a ^= operand,
-            0x64 | 0x6c => a = a.wrapping_shl(operand),
-            0x74 | 0x7c => a = a.wrapping_shr(operand),
+            0x64 | 0x6c => a = a.checked_shl(operand).unwrap_or(0),
+            0x74 | 0x7c => a = a.checked_shr(operand).unwrap_or(0),
             0x84 => a = a.wrapping_neg(),
             0x05 => at += word(k),
             0x15 | 0x1d => at += usize::from(if a == operand { jt } else { jf }),
@@ -147,7 +153,13 @@ fn extended(program: &[Insn], frame: &Frame) -> bool {
             }
             0x61 | 0x69 | 0x71 => {
                 let start = slot(from.wrapping_add_signed(off.into()));
-                let size = if code == 0x61 { 4 } else if code == 0x69 { 2 } else { 1 };
+                let size = if code == 0x61 {
+                    4
+                } else if code == 0x69 {
+                    2
+                } else {
+                    1
+                };
                 let mut value = [0; 8];
                 value[..size].copy_from_slice(&stack[start..start + size]);
                 register[dst] = u64::from_le_bytes(value);
@@ -196,9 +208,9 @@ fn reads_askew(program: &[Instruction]) -> bool {
 }
 
 const CODES: [u16; 47] = [
-    0x00, 0x01, 0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x60, 0x61, 0x80, 0x81, 0xb1, 0x02, 0x03, 0x04, 0x0c, 0x14, 0x1c, 0x24,
-    0x2c, 0x34, 0x3c, 0x94, 0x9c, 0x44, 0x4c, 0x54, 0x5c, 0xa4, 0xac, 0x64, 0x6c, 0x74, 0x7c, 0x84, 0x05, 0x15, 0x1d, 0x25,
-    0x35, 0x3d, 0x45, 0x4d, 0x07, 0x87, 0x16,
+    0x00, 0x01, 0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x60, 0x61, 0x80, 0x81, 0xb1, 0x02, 0x03, 0x04, 0x0c, 0x14, 0x1c,
+    0x24, 0x2c, 0x34, 0x3c, 0x94, 0x9c, 0x44, 0x4c, 0x54, 0x5c, 0xa4, 0xac, 0x64, 0x6c, 0x74, 0x7c, 0x84, 0x05, 0x15,
+    0x1d, 0x25, 0x35, 0x3d, 0x45, 0x4d, 0x07, 0x87, 0x16,
 ];
 
 fn instruction() -> impl Strategy<Value = Instruction> {
@@ -297,7 +309,11 @@ fn a_jump_that_grows_too_long_is_refused() {
     let mut program = vec![i(0x15, 1, 0, 0), i(0x05, 0, 0, 4000)];
     program.extend(vec![i(0x30, 0, 0, 40); 4000]);
     program.push(i(6, 0, 0, 1));
-    assert!(matches!(translate(&program), Err(TranslateError::TooLong(1))), "{:?}", translate(&program).map(|p| p.len()));
+    assert!(
+        matches!(translate(&program), Err(TranslateError::TooLong(1))),
+        "{:?}",
+        translate(&program).map(|p| p.len())
+    );
 }
 
 #[test]
