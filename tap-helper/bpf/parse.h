@@ -36,12 +36,16 @@ INLINE __u32 load(const struct __sk_buff *skb, __u32 offset, void *to, __u32 siz
 		return size;
 	if (skb->len <= offset)
 		return 0;
-	__u32 there = skb->len - offset;
-	/* The verifier wants to see the bounds of what it passes on, and not those of a copy. */
-	asm volatile("" : "+r"(there));
-	if (there == 0 || there >= size || bpf_skb_load_bytes(skb, offset, to, there))
+	/* In this form the verifier of 6.1 knows that the size is at least 1: of what is compared with 0 it does not, and of no other
+	 * register than that which was compared. */
+	__u32 more = skb->len - offset - 1;
+	asm volatile("" : "+r"(more));
+	if (more >= size - 1)
 		return 0;
-	return there;
+	asm volatile("" : "+r"(more));
+	if (bpf_skb_load_bytes(skb, offset, to, more + 1))
+		return 0;
+	return more + 1;
 }
 
 INLINE void parse_ipv4(const struct __sk_buff *skb, __u32 offset, struct packet *packet)

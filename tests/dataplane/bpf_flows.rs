@@ -34,7 +34,7 @@ fn frame(protocol: u8, from: End, to: End, flags: u8, ipv6: bool) -> Vec<u8> {
 }
 
 fn load(settings: &Settings) -> Programs {
-    Programs::load(settings, None).expect("they load")
+    Programs::load(settings, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn copied(programs: &Programs, which: Which, frame: &[u8]) -> bool {

@@ -301,11 +301,9 @@ impl Output {
 
     fn arithmetic(&mut self, code: u16, imm: i32) {
         let operation = code & 0xf0;
-        if code & FROM_X != 0 {
-            if matches!(operation, DIV | MOD) {
-                self.put(JNE32, X, 0, 2, 0);
-                self.no_match();
-            }
+        if code & FROM_X != 0 && matches!(operation, DIV | MOD) {
+            self.put(JNE32, X, 0, 2, 0);
+            self.no_match();
         }
         if code & FROM_X != 0 && matches!(operation, LSH | RSH) {
             // libpcap's own reader gives 0 for a shift by 32 or more, eBPF one by the rest.

@@ -77,8 +77,7 @@ fn classic(program: &[Instruction], frame: &[u8]) -> bool {
             0x04 | 0x0c => a = a.wrapping_add(operand),
             0x14 | 0x1c => a = a.wrapping_sub(operand),
             0x24 | 0x2c => a = a.wrapping_mul(operand),
-            0x34 | 0x3c if operand == 0 => return false,
-            0x94 | 0x9c if operand == 0 => return false,
+            0x34 | 0x3c | 0x94 | 0x9c if operand == 0 => return false,
             0x34 | 0x3c => a /= operand,
             0x94 | 0x9c => a %= operand,
             0x44 | 0x4c => a |= operand,
@@ -103,7 +102,6 @@ fn classic(program: &[Instruction], frame: &[u8]) -> bool {
 
 /// What the translation says. Addresses: the frame's structure at 1 << 32, the stack ends at 2 << 32.
 #[expect(clippy::cast_possible_truncation, reason = "as registers do")]
-#[expect(clippy::too_many_lines, reason = "a list of instructions")]
 fn extended(program: &[Insn], frame: &Frame) -> bool {
     const CONTEXT: u64 = 1 << 32;
     const TOP: u64 = 2 << 32;
