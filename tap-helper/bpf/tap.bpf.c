@@ -101,7 +101,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	parse(skb, packet);
 	if (config->flags & NEEDS_PORTS)
 		parse_ports(skb, packet);
-	__u32 head = headers(skb, packet);
+	__u32 head = gso || config->truncate == TRUNCATE_HEADERS ? headers(skb, packet) : 0;
 	if (gso && head < skb->len) {
 		/* gso_segs may be 0, where the frame is of a virtual machine. */
 		frames = (skb->len - head + gso - 1) / gso;

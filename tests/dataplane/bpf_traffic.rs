@@ -9,7 +9,7 @@ use std::{
 };
 
 use podtap_tests::{capture::Capture, net::traffic, wait::until};
-use tap_helper::bpf::{Filter, Instruction, Match, Network, Programs, Protocol, Settings};
+use tap_helper::bpf::{Filter, Instruction, Match, Network, Programs, Protocol, Running, Settings};
 
 use crate::{
     bpf_frames::{Chance, DISPLAY, Kinds, PCAP, compile, filter, frame, tcpdump, tshark, write},
@@ -184,6 +184,43 @@ fn a_superframe_counts_as_its_segments() {
     let payload = seen.bytes - seen.frames * 66;
     // The first and the last frames have other headers.
     assert!(payload.abs_diff(4_000_000) < 200, "{payload} {seen:?}");
+}
+
+#[test]
+fn a_helper_that_starts_finds_what_runs() {
+    let scene = Scene::with_cable();
+    let settings = variants().remove(1);
+    let programs = Programs::load(&settings, None).expect("they load");
+    scene.attach(&programs);
+    let ids = programs.ids().expect("they have numbers");
+    traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 5]);
+    // The helper ends; only the filters hold the programs now.
+    drop(programs);
+    traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 7]);
+
+    let running = Running::adopt(ids[0]).expect("it is found");
+    let mirrored = || running.counters().expect("they can be read").ingress.mirrored.frames;
+    assert!(running.has(&settings));
+    assert_eq!(mirrored(), 12);
+    let nothing = Match { protocol: Some(Protocol::Sctp), ..Match::default() };
+    let nothing = Filter { include: vec![nothing], ..Filter::default() };
+    running.configure(&Settings { filter: nothing, ..Settings::default() }).expect("it is written");
+    traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 3]);
+    assert_eq!(mirrored(), 12);
+
+    // A program of another helper that has one filter to put back.
+    let again = Programs::load(&settings, Some(&running)).expect("they load");
+    scene.attach(&again);
+    traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 3]);
+    assert_eq!(mirrored(), 15);
+    let ids = again.ids().expect("they have numbers");
+    drop((again, running));
+    // Nothing holds them when the filters have gone; the kernel takes its time.
+    scene.pod.run("tc qdisc del dev eth0 clsact");
+    until("they are gone", Duration::from_secs(5), || match Running::adopt(ids[0]) {
+        Err(_) => Ok(()),
+        Ok(_) => Err("there".to_owned()),
+    });
 }
 
 /// The number that a frame carries as its source address.

@@ -13,6 +13,7 @@
 //! A fragment that is not the first has no ports: it is taken for what the first one was. Where that was not seen, it is copied if
 //! an include may want it, and no exclude that speaks of ports applies. An expression sees each frame alone, as tcpdump does.
 
+mod classic;
 mod counters;
 mod layout;
 mod object;
@@ -26,13 +27,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use thiserror::Error;
 
+pub use classic::{MAX_INSTRUCTIONS, TranslateError};
 pub use counters::{Count, Counters, DirectionCounters};
 pub use probe::{Features, probe};
 pub use settings::{
     Filter, Instruction, Limit, MAX_NETWORKS, MAX_RATE, MAX_RULES, Match, Network, Oversize, Protocol, Settings,
     Truncate, frame_limit,
 };
-pub use translate::{Insn, MAX_INSTRUCTIONS, TranslateError, translate};
+pub use translate::{Insn, translate};
 
 use object::{Image, Maps, identity};
 
