@@ -137,6 +137,7 @@ struct packet {
 	__u32 source_port, destination_port; /* NO_PORT */
 	__u32 fragment; /* 0, FIRST, LATER */
 	__u32 id;
+	__u32 l3; /* where the IP header begins */
 	__u32 l4; /* where the transport header begins; where the last known header ends, if there is none */
 };
 

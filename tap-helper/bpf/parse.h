@@ -150,7 +150,7 @@ INLINE void parse(const struct __sk_buff *skb, struct packet *packet)
 			return;
 		offset += 4;
 	}
-	packet->l4 = offset;
+	packet->l3 = packet->l4 = offset;
 	if (type == from_net16(0x0800))
 		parse_ipv4(skb, offset, packet);
 	else if (type == from_net16(0x86dd))

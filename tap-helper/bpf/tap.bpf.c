@@ -2,6 +2,7 @@
 /* The programs of a tap: which frames of a pod are copied, and how a copy fits the wire. */
 #include "filter.h"
 #include "limit.h"
+#include "split.h"
 
 /* Results of a classifier without direct-action (net/sched/cls_bpf.c): the filter's own class, so that its action runs; or go on. */
 #define MATCH -1
@@ -204,6 +205,13 @@ SEC("classifier") int fit(struct __sk_buff *skb)
 	} else {
 		if (length <= limit)
 			return TC_ACT_OK;
+		int result = split(skb, packet, head, limit);
+		if (result == 0)
+			return TC_ACT_OK;
+		if (result < 0) {
+			count(FAILED, 1, length);
+			return TC_ACT_SHOT;
+		}
 		count(OVERSIZED, 1, length);
 	}
 	if (config->flags & CUTS_OVERSIZE && cut(skb, limit, head)) {

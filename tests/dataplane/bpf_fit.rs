@@ -1,9 +1,8 @@
 //! Copies on an underlay with the MTU of the pod's interface.
 
 use std::{
-    collections::BTreeMap,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::Duration,
 };
@@ -37,9 +36,13 @@ fn pattern(at: usize) -> u8 {
 }
 
 /// Sends from the pod, or to it, and reads all of it.
-fn transfer(scene: &Scene, from_pod: bool, bytes: usize) {
-    let listener = scene.pod.within(|| TcpListener::bind(SocketAddr::from((POD, 5000)))).expect("the port is free");
-    let near = scene.client.within(|| TcpStream::connect(SocketAddr::from((POD, 5000)))).expect("it listens");
+fn transfer(scene: &Scene, ipv6: bool, from_pod: bool, bytes: usize) {
+    let address: IpAddr = if ipv6 { "fd88::1".parse().expect("an address") } else { POD.into() };
+    let target = SocketAddr::new(address, 5000);
+    // The kernel may take a moment to tell IPv6 that a link is up.
+    let listener = scene.pod.within(|| TcpListener::bind(target)).expect("the port is free");
+    let connect = || scene.client.within(|| TcpStream::connect(target)).map_err(|error| error.to_string());
+    let near = until("the pod can be reached", Duration::from_secs(5), connect);
     let (far, _) = listener.accept().expect("it is connected");
     let (mut from, mut to) = if from_pod { (far, near) } else { (near, far) };
     thread::scope(|scope| {
@@ -59,28 +62,52 @@ fn wire(frames: &[Frame]) -> (usize, usize) {
     (fragments, frames.iter().map(|frame| frame.bytes.len()).max().unwrap_or(0))
 }
 
+/// What is in the tunnel of frames of the underlay.
+fn inner(frames: &[Frame]) -> Vec<&[u8]> {
+    let tunnel = |frame: &&Frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17;
+    frames.iter().filter(tunnel).map(|frame| &frame.bytes[50..]).collect()
+}
+
+/// Where a frame's TCP header begins and its data end; none if it is no TCP. The sums of both headers are looked at.
+fn segment(frame: &[u8]) -> Option<(usize, usize)> {
+    let word = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let sum = |bytes: &[u8]| -> u32 {
+        let all: u32 =
+            bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+        (all & 0xffff) + (all >> 16)
+    };
+    let (addresses, begin, end) = match frame[12..14] {
+        [8, 0] if frame[23] == 6 => {
+            assert!(sum(&frame[14..34]) % 0xffff == 0, "sum of the IP header: {frame:02x?}");
+            (26, 34, 14 + word(16))
+        }
+        [0x86, 0xdd] if frame[20] == 6 => (22, 54, 54 + word(18)),
+        _ => return None,
+    };
+    let length = u32::try_from(end - begin).expect("it is short");
+    let whole = sum(&frame[addresses..begin]) + 6 + length + sum(&frame[begin..end]);
+    assert!(whole % 0xffff == 0, "sum of the TCP header: {frame:02x?}");
+    Some((begin, end))
+}
+
 /// The stream from one end, put together by sequence numbers; nothing may be there twice with other bytes.
-fn stream(frames: &[Frame], from_pod: bool) -> Vec<u8> {
-    let (mut parts, mut first) = (BTreeMap::new(), None);
-    for frame in frames {
-        let bytes = &frame.bytes;
-        let port = u16::from_be_bytes([bytes[34], bytes[35]]);
-        if bytes[12..14] != [8, 0] || bytes[23] != 6 || (port == 5000) != from_pod {
+fn stream(frames: &[&[u8]], from_pod: bool) -> Vec<u8> {
+    let (mut parts, mut first) = (Vec::new(), None);
+    for bytes in frames {
+        let Some((begin, end)) = segment(bytes) else { continue };
+        if (bytes[begin..begin + 2] == 5000_u16.to_be_bytes()) != from_pod {
             continue;
         }
-        let sequence = u32::from_be_bytes(*bytes[38..].first_chunk().expect("a header"));
-        if bytes[47] & 2 != 0 {
+        let sequence = u32::from_be_bytes(*bytes[begin + 4..].first_chunk().expect("a header"));
+        if bytes[begin + 13] & 2 != 0 {
             first = Some(sequence.wrapping_add(1));
         }
-        let end = 14 + usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
-        let start = 34 + usize::from(bytes[46] >> 4) * 4;
-        // Ethernet pads what is short.
-        parts.insert(sequence, bytes[start..end].to_vec());
+        parts.push((sequence, &bytes[begin + usize::from(bytes[begin + 12] >> 4) * 4..end]));
     }
     let first = first.expect("the first segment is there");
-    let mut whole = Vec::new();
     let mut parts: Vec<_> = parts.into_iter().map(|(at, part)| (at.wrapping_sub(first) as usize, part)).collect();
-    parts.sort();
+    parts.sort_unstable();
+    let mut whole: Vec<u8> = Vec::new();
     for (at, part) in parts.into_iter().filter(|(_, part)| !part.is_empty()) {
         assert!(at <= whole.len(), "{} bytes are missing at {}", at - whole.len(), whole.len());
         let known = (whole.len() - at).min(part.len());
@@ -101,24 +128,47 @@ fn settle(capture: &Capture) {
     });
 }
 
+/// A transfer of which all copies fit and nothing is lost.
+fn fits(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: usize) {
+    let under = Capture::start(scene.far.path(), "under0");
+    transfer(scene, ipv6, from_pod, bytes);
+    settle(&under);
+    let frames = under.stop();
+    let (fragments, longest) = wire(&frames);
+    let counters = programs.running().counters().expect("they can be read");
+    println!(
+        "IPv6: {ipv6}, from the pod: {from_pod}; {} frames, {fragments} fragments, longest {longest}",
+        frames.len()
+    );
+    assert_eq!((fragments, longest), (0, 1514), "{counters:?}");
+    assert_eq!((counters.oversized.frames, counters.failed.frames), (0, 0));
+    let got = stream(&inner(&frames), from_pod);
+    assert_eq!(got.len(), bytes);
+    assert!(got.iter().enumerate().all(|(at, byte)| *byte == pattern(at)), "bytes changed");
+}
+
 #[test]
 fn tcp_fits_the_wire_and_is_the_same() {
-    for from_pod in [true, false] {
+    for (ipv6, from_pod) in [(false, true), (false, false), (true, true), (true, false)] {
         let (scene, programs) = scene(&fitted());
-        scene.far.run("ethtool -K copy0 gro off");
-        let (under, copies) = (Capture::start(scene.far.path(), "under0"), Capture::start(scene.far.path(), "copy0"));
-        transfer(&scene, from_pod, BYTES);
-        settle(&copies);
-        let (fragments, longest) = wire(&under.stop());
+        fits(&scene, &programs, ipv6, from_pod, BYTES);
+    }
+}
+
+/// Without superframes, each full-size segment becomes two; with and without a checksum that the device is to fill in.
+#[test]
+fn segments_that_come_alone_are_split() {
+    for (checksum, ipv6) in [("on", false), ("off", false), ("on", true), ("off", true)] {
+        let (scene, programs) = scene(&fitted());
+        for network in [&scene.pod, &scene.client] {
+            network.as_on_the_wire("eth0");
+            network.run(&format!("ethtool -K eth0 tx {checksum}"));
+        }
+        for from_pod in [true, false] {
+            fits(&scene, &programs, ipv6, from_pod, 4 << 20);
+        }
         let counters = programs.running().counters().expect("they can be read");
-        println!("from the pod: {from_pod}; {fragments} fragments, longest frame {longest}; {counters:?}");
-        // A full-size segment that is alone is no superframe. There are few, and each is counted.
-        let alone = counters.oversized.frames;
-        assert_eq!((fragments, longest), (2 * usize::try_from(alone).expect("they are few"), 1514));
-        assert!(alone < 50 && counters.failed.frames == 0, "{alone} alone");
-        let got = stream(&copies.stop(), from_pod);
-        assert_eq!(got.len(), BYTES);
-        assert!(got.iter().enumerate().all(|(at, byte)| *byte == pattern(at)), "bytes changed");
+        assert!(counters.egress.mirrored.frames > 2900, "{counters:?}");
     }
 }
 
@@ -153,7 +203,7 @@ fn copies_are_cut() {
         let (scene, programs) = scene(&Settings { truncate: Some(truncate), ..fitted() });
         assert_eq!(datagrams(&scene, &[18, 500, 1472]), (lengths.to_vec(), 0), "{truncate:?}");
         let copies = Capture::start(scene.far.path(), "copy0");
-        transfer(&scene, true, 1 << 20);
+        transfer(&scene, false, true, 1 << 20);
         settle(&copies);
         let tcp: Vec<_> = copies.stop().into_iter().filter(|frame| frame.bytes[23] == 6).collect();
         let headers = |frame: &Frame| 34 + usize::from(frame.bytes[46] >> 4) * 4;

@@ -29,7 +29,8 @@ impl Scene {
         client.ip(&format!("link add eth0 type veth peer name eth0 netns {}\n", pod.path().display()));
         for (network, number) in [(&pod, 1), (&client, 2)] {
             network.ip(&format!(
-                "link set eth0 addrgenmode none\naddr add 10.88.0.{number}/24 dev eth0\nlink set eth0 up\n"
+                "link set eth0 addrgenmode none\naddr add 10.88.0.{number}/24 dev eth0\n\
+                 addr add fd88::{number}/64 dev eth0 nodad\nlink set eth0 up\n"
             ));
         }
         let socket = pod.within(|| {
