@@ -68,13 +68,13 @@ INLINE int split(struct __sk_buff *skb, const struct packet *packet, __u32 head,
 		ends[4 + i] = packet->destination[i];
 	}
 	__u8 header[60] = {};
-	__u32 options = head - l4 - 20;
-	asm volatile("" : "+r"(options));
 	if (bpf_skb_load_bytes(skb, l4, header, 20))
 		return -1;
-	if (options - 1 < 40) {
+	__u32 options = head - l4 - 21; /* one less than there are: see `load` */
+	asm volatile("" : "+r"(options));
+	if (options < 40) {
 		asm volatile("" : "+r"(options));
-		if (options > 40 || bpf_skb_load_bytes(skb, l4 + 20, header + 20, options))
+		if (bpf_skb_load_bytes(skb, l4 + 20, header + 20, options + 1))
 			return -1;
 	}
 	__u32 sum = from_net16((__u16)(end - l4)) + from_net16(TCP);

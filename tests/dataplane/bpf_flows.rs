@@ -97,7 +97,7 @@ fn rate(settings: &Settings, frame: &[u8]) -> (f64, f64) {
         idle += last.elapsed().saturating_sub(Duration::from_millis(50));
         last = Instant::now();
     }
-    let (after, seconds) = (counters(&programs), (start.elapsed() - idle).as_secs_f64());
+    let (after, seconds) = (counters(&programs), start.elapsed().saturating_sub(idle).as_secs_f64());
     let mirrored = |counters: &Counters| {
         let (a, b) = (counters.ingress.mirrored, counters.egress.mirrored);
         (a.frames + b.frames, a.bytes + b.bytes)
