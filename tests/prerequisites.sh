@@ -1,11 +1,11 @@
 #!/bin/bash
-# Installs the Debian packages whose commands the tests call. The lab looks after its own.
+# Installs the Debian packages whose commands the build and the tests call. The lab looks after its own.
 set -euo pipefail
 
 declare -A package_of=(
   [ip]=iproute2 [tc]=iproute2 [ethtool]=ethtool [tcpdump]=tcpdump [tshark]=tshark [iperf3]=iperf3
   [setpriv]=util-linux [unshare]=util-linux [nsenter]=util-linux [cc]=gcc [jq]=jq [conntrack]=conntrack
-  [ping]=iputils-ping [strace]=strace [nft]=nftables
+  [ping]=iputils-ping [strace]=strace [nft]=nftables [clang]=clang
 )
 missing=()
 for command in "${!package_of[@]}"; do

@@ -1,6 +1,13 @@
 //! Dataplane tier: the real `tap-helper` and real packets, on nodes and pods made of namespaces.
 
 mod adoption;
+mod bpf_filter;
+mod bpf_fit;
+mod bpf_flows;
+mod bpf_frames;
+mod bpf_load;
+mod bpf_scene;
+mod bpf_traffic;
 mod by_hand;
 mod contract;
 mod destinations;

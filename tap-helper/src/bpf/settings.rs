@@ -1,0 +1,208 @@
+//! What a tap wants of its programs, and the form in which they read it.
+
+use std::net::IpAddr;
+
+/// Rules that the programs have room for (`RULES`, bpf/maps.h), after each combination became one of its own.
+pub const MAX_RULES: usize = 64;
+/// Networks of peers (`NETWORKS`).
+pub const MAX_NETWORKS: usize = 32;
+/// Highest rate of a limit per second: a bucket's products then have 63 bits.
+pub const MAX_RATE: u64 = 100_000_000_000;
+
+/// All that the programs of one tap on one pod are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Which frames are copied.
+    pub filter: Filter,
+    /// How much of each; all if none.
+    pub truncate: Option<Truncate>,
+    /// One flow of as many is copied; 0 and 1 are all.
+    pub one_in_flows: u32,
+    /// How many copies at most.
+    pub limit: Limit,
+    /// What happens to a copy that is too long and cannot be cut into shorter frames.
+    pub oversize: Oversize,
+    /// Networks whose pods are tapped at the other end, if flows between them are to be copied once.
+    pub deduplicate: Option<Vec<Network>>,
+    /// Longest inner frame, Ethernet header included, that the underlay carries in one piece; see [`frame_limit`].
+    pub frame_limit: Option<u32>,
+}
+
+/// Longest inner frame for an underlay: its MTU less IP, UDP and VXLAN headers.
+#[must_use]
+pub fn frame_limit(underlay_mtu: u32, ipv6: bool) -> u32 {
+    underlay_mtu.saturating_sub(if ipv6 { 56 } else { 36 })
+}
+
+/// A frame is copied if it matches any of `include` (or there is none), none of `exclude`, and the expression.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the line above")]
+pub struct Filter {
+    pub include: Vec<Match>,
+    pub exclude: Vec<Match>,
+    pub expression: Vec<Instruction>,
+}
+
+/// All parts that are given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// Transport protocol.
+    pub protocol: Option<Protocol>,
+    /// Port of either side, first and last of a range. Only TCP, UDP and SCTP have any.
+    pub ports: Vec<(u16, u16)>,
+    /// Address of the remote side.
+    pub networks: Vec<Network>,
+}
+
+/// A protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "names of protocols")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+    Icmp,
+    Icmpv6,
+}
+
+impl Protocol {
+    fn number(self) -> u32 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+            Self::Icmp => 1,
+            Self::Icmpv6 => 58,
+        }
+    }
+
+    /// The only family that has it.
+    fn family(self) -> Option<u32> {
+        match self {
+            Self::Icmp => Some(4),
+            Self::Icmpv6 => Some(6),
+            _ => None,
+        }
+    }
+}
+
+/// A network, as 10.0.0.0/8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the line above")]
+pub struct Network {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+/// An instruction of classic BPF (`struct sock_filter`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "named as in the kernel")]
+pub struct Instruction {
+    pub code: u16,
+    pub jt: u8,
+    pub jf: u8,
+    pub k: u32,
+}
+
+/// Where a copy ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truncate {
+    /// After as many bytes; where the kernel has yet to fill in a checksum behind them, after the transport header.
+    Bytes(u32),
+    /// After the transport header with its options.
+    Headers,
+}
+
+/// Rates; 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Limit {
+    pub bits_per_second: u64,
+    pub packets_per_second: u64,
+}
+
+/// What happens to a copy that does not fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Oversize {
+    /// It is sent whole, and the kernel fragments it.
+    #[default]
+    Fragment,
+    /// It is cut.
+    Truncate,
+}
+
+/// `struct rule`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    protocol: u32,
+    ports: (u32, u32),
+    network: RawNetwork,
+}
+
+/// `struct network`: family, address, mask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct RawNetwork {
+    family: u32,
+    address: [u8; 16],
+    mask: [u8; 16],
+}
+
+/// `NO_PORT`.
+const NO_PORT: u32 = 0x1_0000;
+
+impl Match {
+    /// One rule for each combination of a range of ports and a network.
+    pub(super) fn rules(&self) -> impl Iterator<Item = Rule> {
+        let any_port = [(0, NO_PORT)].into_iter().filter(|_| self.ports.is_empty());
+        let given = self.ports.iter().map(|(first, last)| (u32::from(*first), u32::from(*last)));
+        let family = self.protocol.and_then(Protocol::family);
+        let any_network = RawNetwork { family: family.unwrap_or(0), ..RawNetwork::default() };
+        let mut networks: Vec<_> = self.networks.iter().map(Network::raw).collect();
+        // A combination that nothing matches, as ICMP from an IPv6 network, needs no rule.
+        networks.retain(|network| family.is_none_or(|family| family == network.family));
+        if self.networks.is_empty() {
+            networks.push(any_network);
+        }
+        let protocol = self.protocol.map_or(0, Protocol::number);
+        any_port
+            .chain(given)
+            .flat_map(move |ports| networks.clone().into_iter().map(move |network| Rule { protocol, ports, network }))
+    }
+}
+
+impl Network {
+    pub(super) fn raw(&self) -> RawNetwork {
+        let (family, octets) = match self.address {
+            IpAddr::V4(address) => (4, address.octets().to_vec()),
+            IpAddr::V6(address) => (6, address.octets().to_vec()),
+        };
+        let mut raw = RawNetwork { family, ..RawNetwork::default() };
+        for (position, octet) in octets.iter().enumerate() {
+            let bits = usize::from(self.prefix).saturating_sub(position * 8).min(8);
+            raw.mask[position] = !u8::try_from(0xff_u32 >> bits).unwrap_or_default();
+            raw.address[position] = octet & raw.mask[position];
+        }
+        raw
+    }
+}
+
+impl Rule {
+    pub(super) fn put(&self, bytes: &mut Vec<u8>) {
+        for word in [self.protocol, self.ports.0, self.ports.1] {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        self.network.put(bytes);
+    }
+
+    pub(super) fn needs_ports(&self) -> bool {
+        self.ports != (0, NO_PORT)
+    }
+}
+
+impl RawNetwork {
+    pub(super) fn put(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&self.family.to_ne_bytes());
+        bytes.extend_from_slice(&self.address);
+        bytes.extend_from_slice(&self.mask);
+    }
+}

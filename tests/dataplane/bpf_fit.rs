@@ -1,0 +1,222 @@
+//! Copies on an underlay with the MTU of the pod's interface.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use podtap_tests::{
+    capture::{Capture, Frame},
+    wait::until,
+};
+use tap_helper::bpf::{Oversize, Programs, Settings, Truncate, frame_limit};
+
+use crate::bpf_scene::{POD, Scene};
+
+const BYTES: usize = 64 << 20;
+
+fn scene(settings: &Settings) -> (Scene, Programs) {
+    let scene = Scene::with_tunnel(1500);
+    let programs = Programs::load(settings, None).expect("they load");
+    scene.attach_fit(&programs);
+    scene.attach(&programs);
+    (scene, programs)
+}
+
+fn fitted() -> Settings {
+    Settings { frame_limit: Some(frame_limit(1500, false)), ..Settings::default() }
+}
+
+/// The byte at a place of the stream.
+fn pattern(at: usize) -> u8 {
+    let mixed = (at as u64 / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed.to_le_bytes()[at % 8]
+}
+
+/// Sends from the pod, or to it, and reads all of it.
+fn transfer(scene: &Scene, ipv6: bool, from_pod: bool, bytes: usize) {
+    let address: IpAddr = if ipv6 { "fd88::1".parse().expect("an address") } else { POD.into() };
+    let target = SocketAddr::new(address, 5000);
+    // The kernel may take a moment to tell IPv6 that a link is up.
+    let listener = scene.pod.within(|| TcpListener::bind(target)).expect("the port is free");
+    let connect = || scene.client.within(|| TcpStream::connect(target)).map_err(|error| error.to_string());
+    let near = until("the pod can be reached", Duration::from_secs(5), connect);
+    let (far, _) = listener.accept().expect("it is connected");
+    let (mut from, mut to) = if from_pod { (far, near) } else { (near, far) };
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let data: Vec<u8> = (0..bytes).map(pattern).collect();
+            from.write_all(&data).expect("the other end reads");
+        });
+        let mut buffer = vec![0; 1 << 20];
+        while to.read(&mut buffer).expect("it can be read") > 0 {}
+    });
+}
+
+/// Frames of IPv4 on the underlay that are in parts, and the longest frame.
+fn wire(frames: &[Frame]) -> (usize, usize) {
+    let ipv4 = frames.iter().filter(|frame| frame.bytes[12..14] == [8, 0]);
+    let fragments = ipv4.filter(|frame| frame.bytes[20] & 0x3f != 0 || frame.bytes[21] != 0).count();
+    (fragments, frames.iter().map(|frame| frame.bytes.len()).max().unwrap_or(0))
+}
+
+/// What is in the tunnel of frames of the underlay.
+fn inner(frames: &[Frame]) -> Vec<&[u8]> {
+    let tunnel = |frame: &&Frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17;
+    frames.iter().filter(tunnel).map(|frame| &frame.bytes[50..]).collect()
+}
+
+/// Where a frame's TCP header begins and its data end; none if it is no TCP. The sums of both headers are looked at.
+fn segment(frame: &[u8]) -> Option<(usize, usize)> {
+    let word = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let sum = |bytes: &[u8]| -> u32 {
+        let all: u32 =
+            bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+        (all & 0xffff) + (all >> 16)
+    };
+    let (addresses, begin, end) = match frame[12..14] {
+        [8, 0] if frame[23] == 6 => {
+            assert!(sum(&frame[14..34]) % 0xffff == 0, "sum of the IP header: {frame:02x?}");
+            (26, 34, 14 + word(16))
+        }
+        [0x86, 0xdd] if frame[20] == 6 => (22, 54, 54 + word(18)),
+        _ => return None,
+    };
+    let length = u32::try_from(end - begin).expect("it is short");
+    let whole = sum(&frame[addresses..begin]) + 6 + length + sum(&frame[begin..end]);
+    assert!(whole % 0xffff == 0, "sum of the TCP header: {frame:02x?}");
+    Some((begin, end))
+}
+
+/// The stream from one end, put together by sequence numbers; nothing may be there twice with other bytes.
+fn stream(frames: &[&[u8]], from_pod: bool) -> Vec<u8> {
+    let (mut parts, mut first) = (Vec::new(), None);
+    for bytes in frames {
+        let Some((begin, end)) = segment(bytes) else { continue };
+        if (bytes[begin..begin + 2] == 5000_u16.to_be_bytes()) != from_pod {
+            continue;
+        }
+        let sequence = u32::from_be_bytes(*bytes[begin + 4..].first_chunk().expect("a header"));
+        if bytes[begin + 13] & 2 != 0 {
+            first = Some(sequence.wrapping_add(1));
+        }
+        parts.push((sequence, &bytes[begin + usize::from(bytes[begin + 12] >> 4) * 4..end]));
+    }
+    let first = first.expect("the first segment is there");
+    let mut parts: Vec<_> = parts.into_iter().map(|(at, part)| (at.wrapping_sub(first) as usize, part)).collect();
+    parts.sort_unstable();
+    let mut whole: Vec<u8> = Vec::new();
+    for (at, part) in parts.into_iter().filter(|(_, part)| !part.is_empty()) {
+        assert!(at <= whole.len(), "{} bytes are missing at {}", at - whole.len(), whole.len());
+        let known = (whole.len() - at).min(part.len());
+        assert!(whole[at..at + known] == part[..known], "other bytes at {at}");
+        whole.extend_from_slice(&part[known..]);
+    }
+    whole
+}
+
+fn settle(capture: &Capture) {
+    let mut before = usize::MAX;
+    until("nothing more comes", Duration::from_secs(20), || {
+        thread::sleep(Duration::from_millis(200));
+        let now = capture.count(|_| true);
+        let same = now == before;
+        before = now;
+        if same { Ok(()) } else { Err(now.to_string()) }
+    });
+}
+
+/// A transfer of which all copies fit and nothing is lost.
+fn fits(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: usize) {
+    let under = Capture::start(scene.far.path(), "under0");
+    transfer(scene, ipv6, from_pod, bytes);
+    settle(&under);
+    let frames = under.stop();
+    let (fragments, longest) = wire(&frames);
+    let counters = programs.running().counters().expect("they can be read");
+    println!(
+        "IPv6: {ipv6}, from the pod: {from_pod}; {} frames, {fragments} fragments, longest {longest}",
+        frames.len()
+    );
+    assert_eq!((fragments, longest), (0, 1514), "{counters:?}");
+    assert_eq!((counters.oversized.frames, counters.failed.frames), (0, 0));
+    let got = stream(&inner(&frames), from_pod);
+    assert_eq!(got.len(), bytes);
+    assert!(got.iter().enumerate().all(|(at, byte)| *byte == pattern(at)), "bytes changed");
+}
+
+#[test]
+fn tcp_fits_the_wire_and_is_the_same() {
+    for (ipv6, from_pod) in [(false, true), (false, false), (true, true), (true, false)] {
+        let (scene, programs) = scene(&fitted());
+        fits(&scene, &programs, ipv6, from_pod, BYTES);
+    }
+}
+
+/// Without superframes, each full-size segment becomes two; with and without a checksum that the device is to fill in.
+#[test]
+fn segments_that_come_alone_are_split() {
+    for (checksum, ipv6) in [("on", false), ("off", false), ("on", true), ("off", true)] {
+        let (scene, programs) = scene(&fitted());
+        for network in [&scene.pod, &scene.client] {
+            network.as_on_the_wire("eth0");
+            network.run(&format!("ethtool -K eth0 tx {checksum}"));
+        }
+        for from_pod in [true, false] {
+            fits(&scene, &programs, ipv6, from_pod, 4 << 20);
+        }
+        let counters = programs.running().counters().expect("they can be read");
+        assert!(counters.egress.mirrored.frames > 2900, "{counters:?}");
+    }
+}
+
+/// Datagrams of these sizes from the pod, and what arrived of them: length of each copy.
+fn datagrams(scene: &Scene, sizes: &[usize]) -> (Vec<usize>, usize) {
+    let (under, copies) = (Capture::start(scene.far.path(), "under0"), Capture::start(scene.far.path(), "copy0"));
+    let socket = scene.pod.within(|| UdpSocket::bind(SocketAddr::from((POD, 0)))).expect("a socket can be made");
+    for size in sizes {
+        socket.send_to(&vec![7; *size], "10.88.0.2:9").expect("it can be sent");
+    }
+    settle(&copies);
+    let frames = copies.stop();
+    let udp = frames.iter().filter(|frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17);
+    (udp.map(|frame| frame.bytes.len()).collect(), wire(&under.stop()).0)
+}
+
+#[test]
+fn what_cannot_be_fitted_is_fragmented_or_cut_and_counted() {
+    for (oversize, lengths, fragments) in
+        [(Oversize::Fragment, [142, 1464, 1465, 1514], 4), (Oversize::Truncate, [142, 1464, 1464, 1464], 0)]
+    {
+        let (scene, programs) = scene(&Settings { oversize, ..fitted() });
+        assert_eq!(datagrams(&scene, &[100, 1422, 1423, 1472]), (lengths.to_vec(), fragments), "{oversize:?}");
+        let counters = programs.running().counters().expect("they can be read");
+        assert_eq!((counters.oversized.frames, counters.failed.frames), (2, 0));
+    }
+}
+
+#[test]
+fn copies_are_cut() {
+    for (truncate, lengths) in [(Truncate::Bytes(64), [60, 64, 64]), (Truncate::Headers, [42, 42, 42])] {
+        let (scene, programs) = scene(&Settings { truncate: Some(truncate), ..fitted() });
+        assert_eq!(datagrams(&scene, &[18, 500, 1472]), (lengths.to_vec(), 0), "{truncate:?}");
+        let copies = Capture::start(scene.far.path(), "copy0");
+        transfer(&scene, false, true, 1 << 20);
+        settle(&copies);
+        let tcp: Vec<_> = copies.stop().into_iter().filter(|frame| frame.bytes[23] == 6).collect();
+        let headers = |frame: &Frame| 34 + usize::from(frame.bytes[46] >> 4) * 4;
+        let wanted = |frame: &Frame| match truncate {
+            Truncate::Headers => frame.bytes.len() == headers(frame),
+            // The kernel keeps what it needs for a checksum: here less than that.
+            Truncate::Bytes(_) => frame.bytes.len() <= 66,
+        };
+        let wrong = tcp.iter().find(|frame| !wanted(frame));
+        assert!(wrong.is_none() && tcp.len() > 20, "{wrong:?}");
+        // The length in the header is that of the whole.
+        assert!(tcp.iter().any(|frame| u16::from_be_bytes([frame.bytes[16], frame.bytes[17]]) > 1000));
+        let counters = programs.running().counters().expect("they can be read");
+        assert!(counters.truncated.frames > 10 && counters.failed.frames == 0, "{counters:?}");
+    }
+}

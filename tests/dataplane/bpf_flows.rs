@@ -1,0 +1,225 @@
+//! Samples, limits, fragments and deduplication: what depends on more than one frame.
+
+use std::time::{Duration, Instant};
+
+use tap_helper::bpf::{Counters, Filter, Limit, Match, Network, Programs, Protocol, Settings, Truncate, Which};
+
+use crate::bpf_frames::Chance;
+
+/// One end of a flow.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct End {
+    address: [u8; 4],
+    port: u16,
+}
+
+/// A datagram, or a segment with the given flags. Of `ipv6`, the address stands at the end of one.
+fn frame(protocol: u8, from: End, to: End, flags: u8, ipv6: bool) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    if ipv6 {
+        frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, protocol, 64]);
+        for end in [from, to] {
+            frame.extend_from_slice(&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0]);
+            frame.extend_from_slice(&end.address);
+        }
+    } else {
+        frame.extend_from_slice(&[8, 0, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, protocol, 0, 0]);
+        frame.extend_from_slice(&from.address);
+        frame.extend_from_slice(&to.address);
+    }
+    frame.extend_from_slice(&from.port.to_be_bytes());
+    frame.extend_from_slice(&to.port.to_be_bytes());
+    frame.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 1, 0, 0, 0, 0, 0]);
+    frame
+}
+
+fn load(settings: &Settings) -> Programs {
+    Programs::load(settings, None).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn copied(programs: &Programs, which: Which, frame: &[u8]) -> bool {
+    programs.try_out(which, frame, &[]).expect("it runs").0 == -1
+}
+
+fn counters(programs: &Programs) -> Counters {
+    programs.running().counters().expect("they can be read")
+}
+
+#[test]
+fn a_sample_is_of_whole_flows_and_of_the_right_share() {
+    let mut chance = Chance::new(5);
+    for (one_in_flows, ipv6) in [(2, false), (10, false), (10, true), (100, true)] {
+        let settings = Settings { one_in_flows, ..Settings::default() };
+        // Two nodes.
+        let (here, there) = (load(&settings), load(&settings));
+        let (mut kept, flows) = (0_u32, 10_000);
+        for number in 0..flows {
+            // Neighbouring ports of few addresses, as clients have them.
+            let client = End { address: [10, 0, 0, chance.of(&[1, 2, 3])], port: 32_768 + number };
+            let server = End { address: [10, 9, 0, 1], port: chance.of(&[80, 443, 5432]) };
+            let protocol = chance.of(&[6, 17]);
+            let out = frame(protocol, client, server, 2, ipv6);
+            let back = frame(protocol, server, client, 0x12, ipv6);
+            let verdicts = [
+                copied(&here, Which::Egress, &out),
+                copied(&here, Which::Ingress, &back),
+                copied(&there, Which::Ingress, &out),
+                copied(&there, Which::Egress, &back),
+            ];
+            assert!(verdicts.iter().all(|verdict| *verdict == verdicts[0]), "{client:?} {server:?} {verdicts:?}");
+            kept += u32::from(verdicts[0]);
+        }
+        let share = 1.0 / f64::from(one_in_flows);
+        let sigma = (f64::from(flows) * share * (1.0 - share)).sqrt();
+        let off = (f64::from(kept) - f64::from(flows) * share) / sigma;
+        println!("one in {one_in_flows}: {kept} of {flows} flows, {off:.2} sigma off");
+        assert!(off.abs() < 3.0, "one in {one_in_flows}: {kept} of {flows}, {off} sigma off");
+        let seen = counters(&here);
+        assert_eq!((seen.egress.seen().frames, seen.egress.mirrored.frames), (u64::from(flows), u64::from(kept)));
+        assert_eq!(seen.egress.sampled_out.frames, u64::from(flows) - u64::from(kept));
+    }
+}
+
+/// Offers frames for two seconds, more than the limit lets pass; what was copied per second.
+fn rate(settings: &Settings, frame: &[u8]) -> (f64, f64) {
+    let programs = load(settings);
+    // What a bucket holds at first does not count.
+    let first = Instant::now();
+    while first.elapsed() < Duration::from_millis(100) {
+        copied(&programs, Which::Egress, frame);
+    }
+    let (before, start) = (counters(&programs), Instant::now());
+    let (mut last, mut idle) = (start, Duration::ZERO);
+    while start.elapsed() < Duration::from_secs(2) {
+        copied(&programs, Which::Egress, frame);
+        copied(&programs, Which::Ingress, frame);
+        // A bucket makes up for a pause of 50 ms. Longer ones, when the machine does something else, are the test's.
+        idle += last.elapsed().saturating_sub(Duration::from_millis(50));
+        last = Instant::now();
+    }
+    let (after, seconds) = (counters(&programs), start.elapsed().saturating_sub(idle).as_secs_f64());
+    let mirrored = |counters: &Counters| {
+        let (a, b) = (counters.ingress.mirrored, counters.egress.mirrored);
+        (a.frames + b.frames, a.bytes + b.bytes)
+    };
+    let (before, after) = (mirrored(&before), mirrored(&after));
+    let per_second = |count: u64| f64::from(u32::try_from(count).expect("it is small")) / seconds;
+    (per_second(after.0 - before.0), per_second(after.1 - before.1) * 8.0)
+}
+
+#[test]
+fn a_limit_is_kept_by_both_directions_together() {
+    let ends = [End { address: [10, 0, 0, 1], port: 1000 }, End { address: [10, 0, 0, 2], port: 2000 }];
+    let mut long = frame(17, ends[0], ends[1], 0, false);
+    long.resize(1514, 0);
+    let within = |what: &str, got: f64, wanted: f64| {
+        println!("{what}: {got:.0} per second of {wanted:.0}");
+        assert!((got / wanted - 1.0).abs() < 0.05, "{what}: {got} per second of {wanted}");
+    };
+    let limit = |bits_per_second, packets_per_second| Settings {
+        limit: Limit { bits_per_second, packets_per_second },
+        ..Settings::default()
+    };
+    within("bits", rate(&limit(10_000_000, 0), &long).1, 10e6);
+    within("few bits", rate(&limit(1_000_000, 0), &long).1, 1e6);
+    within("frames", rate(&limit(0, 1000), &long).0, 1000.0);
+    within("both, frames count", rate(&limit(100_000_000, 500), &long).0, 500.0);
+    // A copy that is cut counts with what is left of it.
+    let cut = Settings { truncate: Some(Truncate::Bytes(100)), ..limit(1_000_000, 0) };
+    within("cut frames", rate(&cut, &long).0, 1e6 / 800.0);
+    // Where there is no limit, or none that is reached, nothing is held back.
+    let programs = load(&limit(100_000_000_000, 100_000_000_000));
+    assert!((0..10_000).all(|_| copied(&programs, Which::Egress, &long)));
+    assert_eq!(counters(&programs).egress.over_limit.frames, 0);
+}
+
+/// Fragments of a datagram, IPv4 or IPv6: the first, and another one.
+fn fragments(id: u8, port: u16, ipv6: bool) -> [Vec<u8>; 2] {
+    let ends = [End { address: [10, 0, 0, 1], port: 999 }, End { address: [10, 0, 0, 2], port }];
+    let whole = frame(17, ends[0], ends[1], 0, ipv6);
+    [false, true].map(|later| {
+        let mut frame = whole.clone();
+        if ipv6 {
+            frame[20] = 44;
+            let header = [17, 0, if later { 5 } else { 0 }, u8::from(!later), 0, 0, 0, id];
+            frame.splice(54..54, header);
+        } else {
+            (frame[19], frame[20], frame[21]) = (id, if later { 0 } else { 0x20 }, if later { 100 } else { 0 });
+        }
+        if later {
+            // Where ports would be.
+            let start = if ipv6 { 62 } else { 34 };
+            frame[start..].fill(0xaa);
+        }
+        frame
+    })
+}
+
+#[test]
+fn later_fragments_follow_the_first() {
+    let port = |port| Match { ports: vec![(port, port)], ..Match::default() };
+    let wanted = |include: Vec<Match>, exclude: Vec<Match>| {
+        load(&Settings { filter: Filter { include, exclude, expression: vec![] }, ..Settings::default() })
+    };
+    for ipv6 in [false, true] {
+        let both = |programs: &Programs, fragments: &[Vec<u8>; 2]| {
+            [0, 1].map(|number: usize| copied(programs, Which::Ingress, &fragments[number]))
+        };
+        let include = wanted(vec![port(53)], vec![]);
+        assert_eq!(both(&include, &fragments(1, 53, ipv6)), [true, true]);
+        assert_eq!(both(&include, &fragments(2, 54, ipv6)), [false, false]);
+        // Without the first one: copied, as far as the rest of a rule does not speak against it.
+        assert!(copied(&include, Which::Ingress, &fragments(3, 54, ipv6)[1]));
+        let exclude = wanted(vec![], vec![port(53)]);
+        assert_eq!(both(&exclude, &fragments(1, 53, ipv6)), [false, false]);
+        assert!(copied(&exclude, Which::Ingress, &fragments(3, 53, ipv6)[1]));
+        let tcp = Match { protocol: Some(Protocol::Tcp), ..port(53) };
+        assert!(!copied(&wanted(vec![tcp], vec![]), Which::Ingress, &fragments(3, 53, ipv6)[1]));
+        // A sample takes all of a datagram or nothing.
+        let sample = load(&Settings { one_in_flows: 3, ..Settings::default() });
+        for id in 0..100 {
+            let [first, later] = both(&sample, &fragments(id, 1000 + u16::from(id), ipv6));
+            assert_eq!(first, later, "{id}");
+        }
+    }
+}
+
+#[test]
+fn flows_between_tapped_pods_are_copied_where_they_were_accepted() {
+    let pods = Network { address: [10, 0, 0, 0].into(), prefix: 8 };
+    let settings = Settings { deduplicate: Some(vec![pods]), ..Settings::default() };
+    let pod = |last| [10, 0, 0, last];
+    let (mut frames, mut number) = (0, 0);
+    let mut check =
+        |client: End, server: End, protocol: u8, script: &[(bool, u8)], at_server: bool, at_client: bool| {
+            number += 1;
+            let (here, there) = (load(&settings), load(&settings));
+            for (answer, flags) in script {
+                let (from, to) = if *answer { (server, client) } else { (client, server) };
+                let frame = frame(protocol, from, to, *flags, false);
+                let (client_way, server_way) =
+                    if *answer { (Which::Ingress, Which::Egress) } else { (Which::Egress, Which::Ingress) };
+                let verdicts = (copied(&there, server_way, &frame), copied(&here, client_way, &frame));
+                assert_eq!(verdicts, (at_server, at_client), "check {number}, {answer} {flags:#x}");
+                frames += 1;
+            }
+            let both =
+                [counters(&here), counters(&there)].map(|all| all.ingress.seen().frames + all.egress.seen().frames);
+            assert!(both.iter().all(|seen| *seen == u64::try_from(script.len()).expect("it is short")));
+        };
+    let shake: [(bool, u8); 4] = [(false, 2), (true, 0x12), (false, 0x10), (true, 0x18)];
+    let (low, high) = (End { address: pod(1), port: 80 }, End { address: pod(2), port: 40_000 });
+    // Whatever the ports say.
+    check(high, low, 6, &shake, true, false);
+    check(low, high, 6, &shake, true, false);
+    check(high, low, 17, &[(false, 0), (true, 0), (false, 0)], true, false);
+    // Older than the tap: the lower port accepted; also seen from an answer first.
+    check(high, low, 6, &[(false, 0x18), (true, 0x10)], true, false);
+    check(high, low, 6, &[(true, 0x18), (false, 0x10)], true, false);
+    // The first frame was lost.
+    check(low, high, 6, &shake[1..], true, false);
+    // With somebody who is not tapped: each end copies all of it.
+    let outside = End { address: [192, 0, 2, 1], port: 443 };
+    check(high, outside, 6, &shake, true, true);
+    assert!(frames > 20);
+}

@@ -1,0 +1,313 @@
+//! Frames and filters by chance, and what tcpdump and tshark say of them.
+
+use std::{fs, net::IpAddr, path::Path, process::Command};
+
+use tap_helper::bpf::{Filter, Instruction, Match, Network, Protocol};
+
+/// xorshift64: the same frames and filters in every run with a seed.
+pub struct Chance(u64);
+
+impl Chance {
+    /// The seed is printed, so that a run can be repeated: set `PODTAP_SEED`.
+    pub fn new(default: u64) -> Self {
+        let seed = std::env::var("PODTAP_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+        println!("seed {seed}");
+        Self(seed)
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).expect("31 bits fit") % limit
+    }
+
+    pub fn one_in(&mut self, of: usize) -> bool {
+        self.below(of) == 0
+    }
+
+    pub fn of<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+}
+
+/// What may be in a frame.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Kinds {
+    /// Tags and extension headers.
+    pub wrapped: bool,
+    /// Cut somewhere.
+    pub short: bool,
+}
+
+const ADDRESSES: [&str; 8] =
+    ["10.1.2.3", "10.1.9.9", "10.200.0.1", "192.168.7.7", "fd00::1", "fd00:0:1::5", "2001:db8::1", "2001:db8:1::1"];
+const PORTS: [u16; 8] = [22, 79, 80, 81, 443, 8443, 40_000, 65_535];
+
+/// A frame. All but the payload is as RFC 791, 8200, 9293, 768, 9260 want it, except for checksums.
+pub fn frame(chance: &mut Chance, kinds: Kinds) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    for _ in 0..if kinds.wrapped { chance.below(3) } else { 0 } {
+        let tag = chance.of(&[[0x81, 0x00, 0x00, 0x05], [0x88, 0xa8, 0x20, 0x06]]);
+        frame.extend_from_slice(&tag);
+    }
+    match chance.below(12) {
+        0 => {
+            frame.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+            frame.extend_from_slice(&[0; 36]);
+        }
+        1..=6 => ipv4(chance, &mut frame),
+        _ => ipv6(chance, kinds, &mut frame),
+    }
+    if kinds.short && chance.one_in(3) {
+        let length = frame.len();
+        // Newer kernels take no frame for a trial whose IP header is not whole.
+        let least = match frame[12..14] {
+            [8, 0] => 34,
+            [0x86, 0xdd] => 54,
+            _ => 14,
+        };
+        frame.truncate(least + chance.below(length - least));
+    }
+    frame
+}
+
+fn address(chance: &mut Chance, ipv6: bool) -> Vec<u8> {
+    let text = ADDRESSES[chance.below(4) + if ipv6 { 4 } else { 0 }];
+    match text.parse().expect("an address") {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn ipv4(chance: &mut Chance, frame: &mut Vec<u8>) {
+    let (protocol, segment) = transport(chance, false);
+    let options = chance.of(&[0, 0, 4, 40]);
+    let length = u16::try_from(20 + options + segment.len()).expect("it is short").to_be_bytes();
+    frame.extend_from_slice(&[8, 0, 0x45 + u8::try_from(options / 4).expect("it is small"), 0, length[0], length[1]]);
+    // A first fragment has its ports.
+    let fragment = if chance.one_in(5) { 0x20 } else { 0x40 };
+    frame.extend_from_slice(&[0x12, 0x34, fragment, 0, 64, protocol, 0, 0]);
+    frame.extend_from_slice(&address(chance, false));
+    frame.extend_from_slice(&address(chance, false));
+    frame.extend_from_slice(&vec![1; options]);
+    frame.extend_from_slice(&segment);
+}
+
+fn ipv6(chance: &mut Chance, kinds: Kinds, frame: &mut Vec<u8>) {
+    let (mut next, mut payload) = transport(chance, true);
+    for _ in 0..if kinds.wrapped { chance.below(4) } else { 0 } {
+        let (header, mut bytes) = match chance.below(4) {
+            // Padding, RFC 8200, 4.2
+            0 => (60, vec![next, 0, 1, 4, 0, 0, 0, 0]),
+            1 => (60, [vec![next, 1, 1, 12], vec![0; 12]].concat()),
+            // Routing with no segment left
+            2 => (43, vec![next, 0, 253, 0, 0, 0, 0, 0]),
+            // Authentication: 4 + 2 words
+            _ => (51, [vec![next, 4], vec![0; 22]].concat()),
+        };
+        bytes.extend_from_slice(&payload);
+        (next, payload) = (header, bytes);
+    }
+    if kinds.wrapped && chance.one_in(3) {
+        let bytes = if chance.one_in(2) { vec![next, 0, 0, 1, 1, 2, 3, 4] } else { vec![next, 0, 1, 4, 0, 0, 0, 0] };
+        next = if bytes[2] == 0 { 44 } else { 0 };
+        payload = [bytes, payload].concat();
+    }
+    let length = u16::try_from(payload.len()).expect("it is short").to_be_bytes();
+    frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, length[0], length[1], next, 64]);
+    frame.extend_from_slice(&address(chance, true));
+    frame.extend_from_slice(&address(chance, true));
+    frame.extend_from_slice(&payload);
+}
+
+/// Number of a transport protocol, and its segment.
+fn transport(chance: &mut Chance, ipv6: bool) -> (u8, Vec<u8>) {
+    let ports = [chance.of(&PORTS).to_be_bytes(), chance.of(&PORTS).to_be_bytes()].concat();
+    match chance.below(6) {
+        0 | 1 => {
+            let flags = chance.of(&[0x10, 0x18, 0x02, 0x12, 0x11]);
+            (6, [ports, vec![0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 1, 0, 0, 0, 0, 0], vec![0; 9]].concat())
+        }
+        2 | 3 => (17, [ports, vec![0, 12, 0, 0], vec![0; 4]].concat()),
+        4 => (132, [ports, vec![0; 8], vec![10, 0, 0, 4]].concat()),
+        // Echo
+        _ if ipv6 => (58, [vec![128, 0, 0, 0, 0, 1, 0, 1], vec![0; 8]].concat()),
+        _ => (1, [vec![8, 0, 0, 0, 0, 1, 0, 1], vec![0; 8]].concat()),
+    }
+}
+
+/// A filter with rules; with `one`, of a single rule.
+pub fn filter(chance: &mut Chance, one: bool) -> Filter {
+    let mut rules = |limit| (0..chance.below(limit)).map(|_| rule(chance)).collect::<Vec<_>>();
+    let (mut include, mut exclude) = (rules(4), rules(3));
+    if one {
+        // With several ranges, tcpdump gives up at the first port that is not there, also where another would have matched.
+        let mut rule = rule(chance);
+        rule.ports.truncate(1);
+        (include, exclude) = (vec![rule], vec![]);
+    }
+    Filter { include, exclude, expression: vec![] }
+}
+
+fn rule(chance: &mut Chance) -> Match {
+    use Protocol::{Icmp, Icmpv6, Sctp, Tcp, Udp};
+    let protocol = chance.of(&[None, Some(Tcp), Some(Udp), Some(Sctp), Some(Tcp), Some(Icmp), Some(Icmpv6)]);
+    let mut ports: Vec<_> = (0..chance.of(&[0, 1, 2])).map(|_| (chance.of(&PORTS), chance.of(&PORTS))).collect();
+    for (first, last) in &mut ports {
+        if chance.one_in(2) {
+            *last = *first;
+        }
+        (*first, *last) = (*first.min(last), *first.max(last));
+    }
+    let networks = (0..chance.of(&[0, 0, 1, 2]))
+        .map(|_| {
+            let address: IpAddr = chance.of(&ADDRESSES).parse().expect("an address");
+            let prefixes: &[u8] = if address.is_ipv6() { &[0, 1, 16, 47, 48, 64, 128] } else { &[0, 1, 8, 15, 24, 32] };
+            Network { address, prefix: chance.of(prefixes) }
+        })
+        .collect();
+    Match { protocol, ports, networks }
+}
+
+/// How a reader writes the parts of a filter.
+pub struct Language {
+    protocol: fn(Protocol) -> &'static str,
+    ports: fn(u16, u16) -> String,
+    network: fn(&Network, &str) -> String,
+    everything: &'static str,
+}
+
+/// That of pcap-filter(7). `net` wants no bits behind the prefix.
+pub const PCAP: Language = Language {
+    protocol: name,
+    ports: |first, last| format!("portrange {first}-{last}"),
+    network: |network, side| {
+        let family = if network.address.is_ipv6() { "ip6" } else { "ip" };
+        format!("{family} {side} net {}/{}", base(network), network.prefix)
+    },
+    everything: "greater 1",
+};
+
+/// That of Wireshark's display filters.
+pub const DISPLAY: Language = Language {
+    protocol: |protocol| if protocol == Protocol::Icmpv6 { "icmpv6" } else { name(protocol) },
+    ports: |first, last| {
+        let of = |protocol| format!("{protocol}.port in {{{first}..{last}}}");
+        format!("({} or {} or {})", of("tcp"), of("udp"), of("sctp"))
+    },
+    network: |network, side| {
+        let family = if network.address.is_ipv6() { "ipv6" } else { "ip" };
+        // A prefix of no bits is no network to it.
+        match network.prefix {
+            0 => family.to_owned(),
+            prefix => format!("{family}.{side} == {}/{prefix}", network.address),
+        }
+    },
+    everything: "frame",
+};
+
+fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+        Protocol::Icmp => "icmp",
+        Protocol::Icmpv6 => "icmp6",
+    }
+}
+
+fn base(network: &Network) -> IpAddr {
+    let host = |bits: u8| u128::MAX.checked_shr(u32::from(128 - bits + network.prefix)).unwrap_or(0);
+    match network.address {
+        IpAddr::V4(address) => {
+            let mask = u32::try_from(host(32)).expect("32 bits");
+            std::net::Ipv4Addr::from_bits(address.to_bits() & !mask).into()
+        }
+        IpAddr::V6(address) => std::net::Ipv6Addr::from_bits(address.to_bits() & !host(128)).into(),
+    }
+}
+
+impl Language {
+    /// A filter, with the remote side `src` or `dst`.
+    pub fn write(&self, filter: &Filter, side: &str) -> String {
+        let any = |parts: Vec<String>| format!("({})", parts.join(" or "));
+        let rule = |rule: &Match| {
+            let mut parts = vec![self.everything.to_owned()];
+            parts.extend(rule.protocol.map(|protocol| (self.protocol)(protocol).to_owned()));
+            if !rule.ports.is_empty() {
+                parts.push(any(rule.ports.iter().map(|(first, last)| (self.ports)(*first, *last)).collect()));
+            }
+            if !rule.networks.is_empty() {
+                parts.push(any(rule.networks.iter().map(|network| (self.network)(network, side)).collect()));
+            }
+            format!("({})", parts.join(" and "))
+        };
+        let mut parts = vec![self.everything.to_owned()];
+        if !filter.include.is_empty() {
+            parts.push(any(filter.include.iter().map(rule).collect()));
+        }
+        parts.extend(filter.exclude.iter().map(|exclude| format!("not {}", rule(exclude))));
+        parts.join(" and ")
+    }
+}
+
+/// Writes a capture file; a frame's second is its number.
+pub fn write(path: &Path, frames: &[Vec<u8>]) {
+    let mut bytes = Vec::new();
+    for word in [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 1 << 18, 1] {
+        bytes.extend_from_slice(&u32::to_le_bytes(word));
+    }
+    for (number, frame) in frames.iter().enumerate() {
+        let length = u32::try_from(frame.len()).expect("frames are short");
+        for word in [u32::try_from(number).expect("they are few"), 0, length, length] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        bytes.extend_from_slice(frame);
+    }
+    fs::write(path, bytes).expect("a file can be written");
+}
+
+fn output(command: &mut Command) -> Vec<u8> {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // What libpcap's optimiser found out is an answer, too.
+    if output.stderr.ends_with(b"expression rejects all packets\n") {
+        return Vec::new();
+    }
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Numbers of the frames of a file that tcpdump selects.
+pub fn tcpdump(path: &Path, expression: &str) -> Vec<usize> {
+    let bytes = output(Command::new("tcpdump").arg("-r").arg(path).args(["-w", "-", expression]));
+    let word = |at: usize| bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
+    let (mut at, mut found) = (24, Vec::new());
+    while at < bytes.len() {
+        found.push(word(at));
+        at += 16 + word(at + 8);
+    }
+    found
+}
+
+/// Numbers of those that tshark selects.
+pub fn tshark(path: &Path, filter: &str) -> Vec<usize> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(path).args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"]);
+    let text = output(command.args(["-Y", filter, "-T", "fields", "-e", "frame.number"]));
+    let text = String::from_utf8(text).expect("it is text");
+    text.lines().map(|line| line.parse::<usize>().expect("a number") - 1).collect()
+}
+
+/// What libpcap makes of an expression for Ethernet.
+pub fn compile(expression: &str) -> Vec<Instruction> {
+    let text = output(Command::new("tcpdump").args(["-y", "EN10MB", "-ddd", expression]));
+    let text = String::from_utf8(text).expect("it is text");
+    let line = |line: &str| {
+        let words: Vec<u32> = line.split(' ').map(|word| word.parse().expect("a number")).collect();
+        let byte = |word: u32| u8::try_from(word).expect("a byte");
+        let code = u16::try_from(words[0]).expect("16 bits");
+        Instruction { code, jt: byte(words[1]), jf: byte(words[2]), k: words[3] }
+    };
+    text.lines().skip(1).map(line).collect()
+}
