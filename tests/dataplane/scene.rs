@@ -99,7 +99,15 @@ pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoi
 }
 
 pub fn receiver(tap: &str, vni: u32, name: &str) -> Receiver {
-    Receiver { tap: tap.to_owned(), vni, port: PORT, ipv6: false, interface_name: name.to_owned(), pod: None }
+    Receiver {
+        tap: tap.to_owned(),
+        vni,
+        port: PORT,
+        ipv6: false,
+        interface_name: name.to_owned(),
+        raw: false,
+        pod: None,
+    }
 }
 
 /// A receiver of the far node.
