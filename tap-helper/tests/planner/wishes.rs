@@ -169,8 +169,9 @@ pub fn damage(world: &mut World, choices: &[u8]) {
             }
             // Moved to another namespace, the other end leaves this one, and this one stays.
             10 if world.now.links[position].kind == "veth" => {
-                let peer = world.now.links[position].peer.take();
-                world.now.links.retain(|link| Some(link.index) != peer);
+                let Some(peer) = world.now.links[position].peer.take() else { continue };
+                world.now.links.iter_mut().find(|link| link.index == peer).expect("it is there").peer = None;
+                world.delete_link(peer);
             }
             _ => {
                 let mirror = world
