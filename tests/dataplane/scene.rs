@@ -43,6 +43,15 @@ impl Scene {
         Self { agent, far_agent, helper, far_helper, client, web, node, far }
     }
 
+    /// Gives pod and client the offloads that pods have by default: the kernel hands superframes to the mirror then.
+    pub fn with_offloads(self) -> Self {
+        for network in [&self.client, self.web.network()] {
+            network.run("ethtool -K eth0 tso on gso on tx on");
+            network.ip("link set eth0 gso_max_segs 65535\n");
+        }
+        self
+    }
+
     /// Pod traffic of every kind, small and full-size, over IPv4 and IPv6, begun by both sides.
     pub fn traffic(&self) {
         let web = self.web.network();

@@ -60,6 +60,16 @@ impl Network {
         self.json("ip -j -d link show type vxlan").iter().map(|link| word(&link["ifname"])).collect()
     }
 
+    /// The names of all devices that say to belong to a tap, sorted.
+    #[must_use]
+    pub fn devices_of(&self, tap: &str) -> Vec<String> {
+        let links = self.json("ip -j link show");
+        let own = links.iter().filter(|link| word(&link["ifalias"]).contains(&format!(" tap={tap} ")));
+        let mut names: Vec<String> = own.map(|link| word(&link["ifname"])).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// The copying filters of an interface; none also if there is no clsact.
     #[must_use]
     pub fn mirrors(&self, interface: &str) -> Vec<Mirror> {
