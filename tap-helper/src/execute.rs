@@ -12,11 +12,16 @@ use crate::{
     netlink::{
         Classifier, Hook, NetlinkError, NewPair, NewVxlan, RouteSocket, Vxlan, add_clsact, add_destination,
         add_drop_filter, add_mirror_filter, add_redirect_filter, create_pair, create_vxlan, delete_link, filters,
-        links, qdiscs, remove_clsact, remove_destination, remove_filter, rename_link, set_alias, silence_link,
-        turn_off, up_link,
+        links, offloads, qdiscs, remove_clsact, remove_destination, remove_filter, rename_link, set_alias,
+        silence_link, turn_off, up_link,
     },
     step::{Action, Item, Step},
 };
+
+/// `LOOPBACK_IFINDEX` (include/net/flow.h): the number of that device in every namespace.
+const LOOPBACK: u32 = 1;
+const ETHTOOL: &str =
+    "ethtool's netlink family (Linux 5.8, CONFIG_ETHTOOL_NETLINK), which every receiver needs that is not raw";
 
 /// Where steps are done.
 pub struct Executor<'a, N> {
@@ -97,14 +102,17 @@ impl<N: AsFd> Executor<'_, N> {
     }
 
     fn create_pair(&mut self, names: &[String; 2], aliases: &[String; 2]) -> Result<(), Failure> {
+        // First whether its settings can be read and changed at all, by those of the loopback device: a pair with unknown ones would
+        // look complete.
+        offloads(self.socket, LOOPBACK).map_err(|error| feature(&error, ETHTOOL))?;
         let new = NewPair { names: [&names[0], &names[1]], mtu: DEVICE_MTU, group: GROUP };
-        create_pair(self.socket, new).map_err(|error| feature(&error, "veth devices (CONFIG_VETH)"))?;
+        let lacking = "veth devices (CONFIG_VETH), which every receiver needs that is not raw";
+        create_pair(self.socket, new).map_err(|error| feature(&error, lacking))?;
         names.iter().zip(aliases).try_for_each(|(name, alias)| self.mark(name, alias))
     }
 
     fn turn_off(&mut self, device: u32, names: &[String]) -> Result<(), Failure> {
-        turn_off(self.socket, device, names)
-            .map_err(|error| feature(&error, "ethtool's netlink family (Linux 5.8, CONFIG_ETHTOOL_NETLINK)"))
+        turn_off(self.socket, device, names).map_err(|error| feature(&error, ETHTOOL))
     }
 
     fn add_drop(&mut self, device: u32) -> Result<(), Failure> {
