@@ -27,7 +27,8 @@ fn repaired(scene: &Scene, network: &Network, harm: &str) {
         let mut lines = network.snapshot().lines;
         for tunnel in network.tunnels() {
             lines.extend(network.destinations(&tunnel));
-            lines.push(network.json(&format!("ip -j link show dev {tunnel}"))[0]["flags"].to_string());
+            let found = network.try_json(&format!("ip -j link show dev {tunnel}")).unwrap_or_default();
+            lines.extend(found.first().map(|link| link["flags"].to_string()));
         }
         lines.extend(offloads(network));
         // A device that is made anew has an address of its own choice, and a filter the next handle.
