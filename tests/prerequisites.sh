@@ -5,7 +5,7 @@ set -euo pipefail
 declare -A package_of=(
   [ip]=iproute2 [tc]=iproute2 [ethtool]=ethtool [tcpdump]=tcpdump [tshark]=tshark [iperf3]=iperf3
   [setpriv]=util-linux [unshare]=util-linux [nsenter]=util-linux [cc]=gcc [jq]=jq [conntrack]=conntrack
-  [ping]=iputils-ping [strace]=strace [nft]=nftables [clang]=clang
+  [ping]=iputils-ping [strace]=strace [nft]=nftables [clang]=clang [softflowd]=softflowd
 )
 missing=()
 for command in "${!package_of[@]}"; do

@@ -10,12 +10,18 @@ use crate::{
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
-        Classifier, Hook, NetlinkError, NewVxlan, RouteSocket, Vxlan, add_clsact, add_destination, add_drop_filter,
-        add_mirror_filter, create_vxlan, delete_link, filters, links, qdiscs, remove_clsact, remove_destination,
-        remove_filter, rename_link, set_alias, silence_link, up_link,
+        Classifier, Hook, NetlinkError, NewPair, NewVxlan, RouteSocket, Vxlan, add_clsact, add_destination,
+        add_drop_filter, add_mirror_filter, add_redirect_filter, create_pair, create_vxlan, delete_link, filters,
+        links, offloads, qdiscs, remove_clsact, remove_destination, remove_filter, rename_link, set_alias,
+        silence_link, turn_off, up_link,
     },
     step::{Action, Item, Step},
 };
+
+/// `LOOPBACK_IFINDEX` (include/net/flow.h): the number of that device in every namespace.
+const LOOPBACK: u32 = 1;
+const ETHTOOL: &str =
+    "ethtool's netlink family (Linux 5.8, CONFIG_ETHTOOL_NETLINK), which every receiver needs that is not raw";
 
 /// Where steps are done.
 pub struct Executor<'a, N> {
@@ -38,10 +44,15 @@ impl<N: AsFd> Executor<'_, N> {
                 &NewVxlan { name, vxlan: *vxlan, ipv6: *ipv6, mtu: DEVICE_MTU, group: GROUP },
                 alias,
             ),
+            Step::CreatePair { names, aliases } => self.create_pair(names, aliases),
+            Step::TurnOff(device, names) => self.turn_off(*device, names),
             Step::SetAlias(device, alias) => done(set_alias(self.socket, *device, alias)),
             Step::Silence(device) => done(silence_link(self.socket, *device, DEVICE_MTU)),
             Step::AddDeviceClsact(device) => done(add_clsact(self.socket, *device)),
             Step::AddDrop(device) => self.add_drop(*device),
+            Step::AddRedirect { from, to, cookie } => self.with_classifier(|socket, classifier| {
+                add_redirect_filter(socket, *from, classifier, *to, &cookie.bytes())
+            }),
             Step::AddDestination(device, to) => done(add_destination(self.socket, *device, *to)),
             Step::RemoveDestination(device, to) => removed(remove_destination(self.socket, *device, *to)),
             Step::Rename(device, name) => self.rename(*device, name),
@@ -76,13 +87,32 @@ impl<N: AsFd> Executor<'_, N> {
             }
             _ => create_vxlan(self.node, self.namespace, new).map_err(|error| receiver_refused(&error, new))?,
         }
+        self.mark(new.name, alias)
+    }
+
+    /// Does what a request that makes a device cannot.
+    fn mark(&mut self, name: &str, alias: &str) -> Result<(), Failure> {
         let mut found = links(self.socket).map_err(|error| Failure::kernel(&error))?.into_iter();
-        let Some(index) = found.find(|link| link.name == new.name).map(|link| link.index) else {
-            let message = format!("Device {} vanished right after it was made. This is tried again.", new.name);
+        let Some(index) = found.find(|link| link.name == name).map(|link| link.index) else {
+            let message = format!("Device {name} vanished right after it was made. This is tried again.");
             return Err(Failure::failed(Reason::Kernel, message));
         };
         done(set_alias(self.socket, index, alias))?;
         done(silence_link(self.socket, index, DEVICE_MTU))
+    }
+
+    fn create_pair(&mut self, names: &[String; 2], aliases: &[String; 2]) -> Result<(), Failure> {
+        // First whether its settings can be read and changed at all, by those of the loopback device: a pair with unknown ones would
+        // look complete.
+        offloads(self.socket, LOOPBACK).map_err(|error| feature(&error, ETHTOOL))?;
+        let new = NewPair { names: [&names[0], &names[1]], mtu: DEVICE_MTU, group: GROUP };
+        let lacking = "veth devices (CONFIG_VETH), which every receiver needs that is not raw";
+        create_pair(self.socket, new).map_err(|error| feature(&error, lacking))?;
+        names.iter().zip(aliases).try_for_each(|(name, alias)| self.mark(name, alias))
+    }
+
+    fn turn_off(&mut self, device: u32, names: &[String]) -> Result<(), Failure> {
+        turn_off(self.socket, device, names).map_err(|error| feature(&error, ETHTOOL))
     }
 
     fn add_drop(&mut self, device: u32) -> Result<(), Failure> {
@@ -156,9 +186,19 @@ impl<N: AsFd> Executor<'_, N> {
     }
 
     fn add_filter(&mut self, at: (u32, Hook), priority: u16, device: u32, cookie: Cookie) -> Result<(), Failure> {
+        self.with_classifier(|socket, classifier| {
+            add_mirror_filter(socket, at, priority, classifier, device, &cookie.bytes())
+        })
+    }
+
+    /// Tries with each classifier until the kernel has one.
+    fn with_classifier(
+        &mut self,
+        add: impl Fn(&mut RouteSocket, Classifier) -> Result<(), NetlinkError>,
+    ) -> Result<(), Failure> {
         let mut missing = Vec::new();
         for classifier in Classifier::ALL {
-            match add_mirror_filter(self.socket, at, priority, classifier, device, &cookie.bytes()) {
+            match add(self.socket, classifier) {
                 Ok(()) => return Ok(()),
                 // "TC classifier not found", or "Failed to load TC action module".
                 Err(error) if error.errno == Errno::ENOENT => missing.push(error.to_string()),

@@ -5,7 +5,7 @@ use tap_wire::Direction;
 
 use crate::{
     log::Log,
-    marks::{Cookie, Mark, SenderMark, config_hash},
+    marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
     namespace::{Namespace, NamespaceId, namespaces, pids, within},
     netlink::{Destination, Filter, Hook, Link, RouteSocket},
@@ -40,7 +40,7 @@ pub struct Device {
     pub name: String,
     /// Its number in the namespace.
     pub index: u32,
-    /// `sender`, `receiver`, or `unfinished`.
+    /// `sender`, `receiver`, or `unfinished`. `receiver-tunnel` and `receiver-near` are what frames pass before a receiver that is not raw.
     pub role: &'static str,
     /// UID of the tap, empty if not known.
     pub tap: String,
@@ -50,7 +50,7 @@ pub struct Device {
     pub interface: String,
     /// VXLAN network identifier; of senders, the node-local one.
     pub vni: u32,
-    /// UDP port on which it listens.
+    /// UDP port on which it listens; 0 for what is not a VXLAN device.
     pub port: u16,
     /// Whether it is up.
     pub up: bool,
@@ -133,6 +133,7 @@ fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceCont
         .map(|qdisc| name(observed, qdisc.interface))
         .collect();
     let mut drift: Vec<String> = marks.iter().flat_map(|(link, mark)| drift(link, mark, observed)).collect();
+    drift.extend(observed.ours().flat_map(|link| device_drift(link, observed)));
     drift.extend(filters.iter().filter(|filter| filter.device.is_empty()).map(|filter| {
         format!("the {} filter on {} copies to a device that has gone", filter.direction, filter.interface)
     }));
@@ -142,10 +143,14 @@ fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceCont
 fn device(link: &Link, observed: &Observed) -> Device {
     let (role, tap, pod, interface) = match Mark::of(link) {
         Some(Mark::Sender(mark)) => ("sender", mark.tap, mark.pod, mark.interface),
-        Some(Mark::Receiver(mark)) => ("receiver", mark.tap, String::new(), String::new()),
+        Some(Mark::Receiver(mark)) => (mark.part.role(), mark.tap, String::new(), String::new()),
         None => ("unfinished", String::new(), String::new(), String::new()),
     };
     let destinations = destinations(link, observed).into_iter();
+    let of_mark = match Mark::of(link) {
+        Some(Mark::Receiver(mark)) => mark.vni,
+        _ => 0,
+    };
     Device {
         name: link.name.clone(),
         index: link.index,
@@ -153,7 +158,7 @@ fn device(link: &Link, observed: &Observed) -> Device {
         tap,
         pod,
         interface,
-        vni: link.vxlan.map_or(0, |vxlan| vxlan.vni),
+        vni: link.vxlan.map_or(of_mark, |vxlan| vxlan.vni),
         port: link.vxlan.map_or(0, |vxlan| vxlan.port),
         up: link.up,
         destinations: destinations.map(|to| format!("{} port {} vni {}", to.address, to.port, to.vni)).collect(),
@@ -162,6 +167,9 @@ fn device(link: &Link, observed: &Observed) -> Device {
 
 fn mirror(filter: &Filter, observed: &Observed) -> Option<MirrorFilter> {
     Cookie::of(filter)?;
+    if observed.link(filter.id.interface).is_some_and(is_ours) {
+        return None;
+    }
     let mirror = filter.mirror.as_ref()?;
     Some(MirrorFilter {
         interface: name(observed, filter.id.interface),
@@ -202,8 +210,27 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
         }
         Some(_) => {}
     }
+    found
+}
+
+/// What of a device is not as all of them are, or as its role wants it.
+fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
+    let mut found = Vec::new();
     if !link.up {
         found.push(format!("{} is down", link.name));
+    }
+    let mut filters = observed.filters.iter().filter(|filter| filter.id.interface == link.index);
+    let redirects = |filter: &Filter| {
+        let mirror = filter.mirror.as_ref().filter(|mirror| mirror.redirects);
+        mirror.and_then(|mirror| observed.link(mirror.to)).is_some_and(is_ours)
+    };
+    let is_tunnel = matches!(Mark::of(link), Some(Mark::Receiver(mark)) if mark.part == Part::Tunnel);
+    if is_tunnel && !filters.any(redirects) {
+        found.push(format!("what arrives on {} does not go to the receiver's interface", link.name));
+    }
+    let offloads = observed.offloads(link.index);
+    if !offloads.is_empty() {
+        found.push(format!("offloads of {} are on: {}", link.name, offloads.join(", ")));
     }
     let drops = observed.filters.iter().any(|filter| filter.id.interface == link.index && filter.drops_all);
     if !drops {

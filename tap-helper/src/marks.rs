@@ -28,7 +28,9 @@ const COOKIE_VERSION: u8 = 1;
 pub fn is_ours(link: &Link) -> bool {
     // Without an alias: made by a helper that ended before it could set it.
     let unfinished = link.alias.is_empty() && link.name.starts_with(TEMPORARY_PREFIX);
-    link.group == GROUP && link.kind == "vxlan" && (unfinished || link.alias.starts_with(ALIAS_PREFIX))
+    link.group == GROUP
+        && ["vxlan", "veth"].contains(&link.kind.as_str())
+        && (unfinished || link.alias.starts_with(ALIAS_PREFIX))
 }
 
 /// What a device's alias says.
@@ -36,7 +38,7 @@ pub fn is_ours(link: &Link) -> bool {
 pub enum Mark {
     /// A sender device.
     Sender(SenderMark),
-    /// A receiver device.
+    /// A device of a receiver.
     Receiver(ReceiverMark),
 }
 
@@ -59,9 +61,38 @@ pub struct SenderMark {
     pub clsact_ours: bool,
 }
 
-/// What a receiver device's alias says.
+/// Which device of a receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The one that consumers read: the far end of the pair, or of a raw receiver the VXLAN device itself.
+    Interface,
+    /// The VXLAN device from which frames go to the pair.
+    Tunnel,
+    /// The near end of the pair, which cuts superframes and fills in checksums when it sends to the far end.
+    Near,
+}
+
+impl Part {
+    /// As in an alias.
+    const ALL: [(Self, &'static str); 3] =
+        [(Self::Interface, "receiver"), (Self::Tunnel, "receiver-tunnel"), (Self::Near, "receiver-near")];
+
+    /// What it is called in an alias.
+    #[must_use]
+    pub fn role(self) -> &'static str {
+        Self::ALL.iter().find(|(part, _)| *part == self).map_or("", |(_, role)| role)
+    }
+
+    fn of_role(role: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, name)| *name == role).map(|(part, _)| *part)
+    }
+}
+
+/// What the alias of a receiver's device says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiverMark {
+    /// Which of its devices this is.
+    pub part: Part,
     /// UID of the tap.
     pub tap: String,
     /// VXLAN network identifier.
@@ -86,7 +117,8 @@ impl Mark {
                 if mark.clsact_ours { "ours" } else { "theirs" },
             ),
             Self::Receiver(mark) => {
-                format!("{ALIAS_V1} receiver tap={} vni={} family={}", mark.tap, mark.vni, family(mark.ipv6))
+                let role = mark.part.role();
+                format!("{ALIAS_V1} {role} tap={} vni={} family={}", mark.tap, mark.vni, family(mark.ipv6))
             }
         }
     }
@@ -107,12 +139,12 @@ impl Mark {
                 config: u64::from_str_radix(field("config")?, 16).ok()?,
                 clsact_ours: field("clsact")? == "ours",
             })),
-            "receiver" => Some(Self::Receiver(ReceiverMark {
+            role => Some(Self::Receiver(ReceiverMark {
+                part: Part::of_role(role)?,
                 tap: field("tap")?.to_owned(),
                 vni: field("vni")?.parse().ok()?,
                 ipv6: field("family")? == "6",
             })),
-            _ => None,
         }
     }
 
@@ -141,7 +173,7 @@ pub fn config_hash(direction: Direction, destinations: &[crate::netlink::Destina
 /// What a filter's cookie says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cookie {
-    /// Hash of tap and pod.
+    /// Hash of tap and pod; of a receiver, of its VNI.
     pub owner: u64,
     /// The hook at which the filter was put. The kernel's answer says the same; with `u32` it may lie.
     pub hook: Hook,

@@ -66,10 +66,22 @@ pub fn sender_device(key: &SenderKey) -> String {
     device(sender_hash(key))
 }
 
-/// Name that a receiver device has until it is complete and gets the wanted one.
+/// The hash of a receiver's identity on its node.
+#[must_use]
+pub fn receiver_hash(vni: u32) -> u64 {
+    Hash::new().text("receiver").text(&vni.to_string()).value()
+}
+
+/// Name of a receiver's VXLAN device: for good, or until it is complete and gets the wanted one.
 #[must_use]
 pub fn receiver_device(vni: u32) -> String {
-    device(Hash::new().text("receiver").text(&vni.to_string()).value())
+    device(receiver_hash(vni))
+}
+
+/// Names of the ends of a receiver's pair: of the near one for good, of the far one until it is complete and gets the wanted one.
+#[must_use]
+pub fn receiver_pair(vni: u32) -> [String; 2] {
+    ["near", "far"].map(|end| device(Hash::new().text("receiver").text(&vni.to_string()).text(end).value()))
 }
 
 fn device(hash: u64) -> String {

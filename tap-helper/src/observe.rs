@@ -4,7 +4,7 @@ use crate::{
     marks::{Mark, is_ours},
     netlink::{
         DefaultRoute, Destination, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, RouteSocket,
-        addresses, default_routes, destinations, filters, links, qdiscs,
+        addresses, default_routes, destinations, filters, links, offloads, qdiscs,
     },
 };
 
@@ -19,6 +19,8 @@ pub struct Observed {
     pub filters: Vec<Filter>,
     /// Destinations of sender devices, by the device's number.
     pub destinations: Vec<(u32, Destination)>,
+    /// Offload settings of receivers' pairs that are on and should not be, by the device's number.
+    pub offloads: Vec<(u32, Vec<String>)>,
     /// Addresses; none in the node's own namespace.
     pub addresses: Vec<InterfaceAddress>,
     /// Default routes; none in the node's own namespace.
@@ -55,6 +57,12 @@ pub fn observe(socket: &mut RouteSocket, scope: Scope) -> Result<Observed, Netli
             observed.destinations.extend(found.into_iter().map(|to| (link.index, to)));
         }
     }
+    for link in observed.links.iter().filter(|link| is_ours(link) && link.kind == "veth") {
+        let found = unless_gone(offloads(socket, link.index))?;
+        if !found.is_empty() {
+            observed.offloads.push((link.index, found));
+        }
+    }
     if scope == Scope::Pod {
         observed.addresses = addresses(socket)?;
         observed.default_routes = default_routes(socket)?;
@@ -82,6 +90,12 @@ impl Observed {
     #[must_use]
     pub fn qdisc(&self, interface: u32) -> Option<QdiscKind> {
         self.qdiscs.iter().find(|qdisc| qdisc.interface == interface).map(|qdisc| qdisc.kind)
+    }
+
+    /// The offload settings of a device that are on and should not be.
+    #[must_use]
+    pub fn offloads(&self, interface: u32) -> &[String] {
+        self.offloads.iter().find(|(index, _)| *index == interface).map_or(&[], |(_, names)| names)
     }
 
     /// Whether anything here carries PodTap's marks.

@@ -56,6 +56,15 @@ pub enum Step {
         /// Its alias.
         alias: String,
     },
+    /// Make a pair of `veth` devices: down, marked, silent.
+    CreatePair {
+        /// Names of the near and the far end.
+        names: [String; 2],
+        /// Their aliases.
+        aliases: [String; 2],
+    },
+    /// Turn offload settings of a device off.
+    TurnOff(u32, Vec<String>),
     /// Set a device's alias.
     SetAlias(u32, String),
     /// Make a device silent and give it the right MTU.
@@ -64,11 +73,20 @@ pub enum Step {
     AddDeviceClsact(u32),
     /// Drop what arrives on a device of ours.
     AddDrop(u32),
+    /// Send what arrives on a receiver's VXLAN device to the near end of its pair.
+    AddRedirect {
+        /// The VXLAN device.
+        from: u32,
+        /// The near end.
+        to: u32,
+        /// The mark.
+        cookie: Cookie,
+    },
     /// One more destination of a sender device.
     AddDestination(u32, Destination),
     /// One less.
     RemoveDestination(u32, Destination),
-    /// Give a receiver device, which is down, its final name.
+    /// Give a receiver's interface, which is down, its final name.
     Rename(u32, String),
     /// Set a device up.
     Up(u32),

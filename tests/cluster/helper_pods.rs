@@ -111,10 +111,11 @@ fn what_is_removed_by_hand_comes_back() {
     tap(&scene.sandbox, "{name: n2, interfaceName: hlp-drift}");
     let pod = scene.sandbox.network(&scene.web);
     let node = namespace_of_node(scene.sandbox.lab(), "n2");
-    let receiver = |network: &PathBuf| in_network(network, &["ip", "-o", "link", "show", "type", "vxlan"]);
+    let sender = || in_network(&pod, &["ip", "-o", "link", "show", "type", "vxlan"]);
+    let receiver = || in_network(&node, &["ip", "-o", "link", "show", "type", "veth"]);
     let filters = || ["ingress", "egress"].map(|way| in_network(&pod, &["tc", "filter", "show", "dev", "eth0", way]));
     let whole = || {
-        let there = !receiver(&pod).is_empty() && receiver(&node).contains("hlp-drift");
+        let there = !sender().is_empty() && receiver().contains("hlp-drift");
         if there && filters().iter().all(|f| f.contains("mirred") && !f.contains("device *")) {
             Ok(())
         } else {
@@ -122,7 +123,7 @@ fn what_is_removed_by_hand_comes_back() {
         }
     };
     whole().expect("the tap is whole");
-    let device = receiver(&pod).split(": ").nth(1).expect("a name").split('@').next().expect("a name").to_owned();
+    let device = sender().split(": ").nth(1).expect("a name").split('@').next().expect("a name").to_owned();
     for (network, command) in [
         (&pod, vec!["ip", "link", "del", device.as_str()]),
         (&pod, vec!["tc", "filter", "del", "dev", "eth0", "ingress"]),

@@ -93,7 +93,7 @@ fn a_new_helper_repairs_what_was_harmed_meanwhile() {
         assert_eq!(scene.web.network().snapshot().lines.len(), clean, "after {harm}");
         let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
         scene.traffic();
-        captures.same_but_checksums(&scene, |_| true);
+        captures.same(&scene, |_| true);
     }
 }
 
@@ -125,7 +125,7 @@ fn a_filter_of_another_classifier_is_taken_over() {
     assert_eq!(numbers(scene.web.network()), before);
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.traffic();
-    captures.same_but_checksums(&scene, |_| true);
+    captures.same(&scene, |_| true);
     scene.agent.want(&desired(vec![], vec![]));
     scene.agent.until("all is gone", |report| report.senders.is_empty() && report.receivers.is_empty());
     assert!(scene.web.network().mirrors("eth0").is_empty() && scene.web.network().tunnels().is_empty());
@@ -169,7 +169,7 @@ fn killed_in_the_middle_again_and_again() {
     assert_eq!(scene.web.network().mirrors("eth0").len(), 3);
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.traffic();
-    captures.same_but_checksums(&scene, |_| true);
+    captures.same(&scene, |_| true);
     scene.agent.want(&nothing);
     scene.agent.until("all is gone", |report| report.senders.is_empty() && report.receivers.is_empty());
     assert_eq!(before.0.differences(&scene.web.network().snapshot()), [""; 0]);

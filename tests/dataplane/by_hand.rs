@@ -41,12 +41,16 @@ fn apply_inspect_and_purge() {
     podtap_tests::net::traffic::udp(&client, web.network(), web.addresses[0], &[100; 7]);
     let found = inspect(&node);
     assert_eq!(found.len(), 2, "{found:#?}");
-    let of = |role: &str| found.iter().find(|contents| contents["devices"][0]["role"] == role).expect("it is listed");
+    let devices = |contents: &Value| contents["devices"].as_array().expect("a list").clone();
+    let of = |role: &str| {
+        let has = |contents: &&Value| devices(contents).iter().any(|device| device["role"] == role);
+        found.iter().find(has).expect("it is listed")
+    };
     let (on_node, in_pod) = (of("receiver"), of("sender"));
-    assert_eq!(
-        (&on_node["devices"][0]["name"], &on_node["devices"][0]["role"]),
-        (&"mirror0".into(), &"receiver".into())
-    );
+    let on_node: Vec<(Value, Value)> =
+        devices(on_node).iter().map(|device| (device["role"].clone(), device["vni"].clone())).collect();
+    let roles = ["receiver-tunnel", "receiver", "receiver-near"].map(|role| (role.into(), VNI.into()));
+    assert!(on_node.len() == 3 && roles.iter().all(|role| on_node.contains(role)), "{on_node:?}");
     assert_eq!(in_pod["devices"][0]["destinations"][0], format!("10.66.0.1 port 14789 vni {VNI}"));
     assert_eq!((&in_pod["devices"][0]["tap"], &in_pod["clsacts"][0]), (&TAP.into(), &"eth0".into()));
     assert_eq!(in_pod["drift"], Value::Array(vec![]));

@@ -66,18 +66,13 @@ fn an_underlay_of_the_pods_own_mtu() {
     captures.same(&scene, |_| true);
 }
 
-/// With the offloads that pods have by default, the kernel hands superframes to the mirror, which the tunnel cuts: frames differ,
-/// the bytes of each stream must not.
+/// With offloads, the tunnel and the receiver cut the superframes: frames differ, the bytes of each stream must not.
 ///
 /// Without room for the tunnel's headers each of the cut frames is fragmented, too, and under such a load the receiving kernel now
 /// and then gives up a datagram of which the parts are more than `ipfrag_max_dist` apart (`ip_frag_too_far`).
 #[test]
 fn superframes() {
-    let mut scene = Scene::new();
-    for network in [&scene.client, scene.web.network()] {
-        network.run("ethtool -K eth0 tso on gso on tx on");
-        network.ip("link set eth0 gso_max_segs 65535\n");
-    }
+    let mut scene = Scene::new().with_offloads();
     let captures = scene.tap_to_far(Direction::Both);
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 4 << 20);
     assert!(captures.pod.count(|frame| frame.bytes.len() > 1514) > 0, "there are superframes");
@@ -88,7 +83,7 @@ fn superframes() {
 }
 
 /// For each direction of TCP over IPv4, by its ports, the ranges of sequence numbers that carry data, joined.
-fn streams(frames: &[Frame]) -> BTreeMap<Vec<u8>, Vec<(u32, u32)>> {
+pub fn streams(frames: &[Frame]) -> BTreeMap<Vec<u8>, Vec<(u32, u32)>> {
     let mut found: BTreeMap<Vec<u8>, Vec<(u32, u32)>> = BTreeMap::new();
     for bytes in frames.iter().map(|frame| &frame.bytes).filter(|bytes| bytes[12..14] == [8, 0] && bytes[23] == 6) {
         let header = 34 + usize::from(bytes[46] >> 4) * 4;

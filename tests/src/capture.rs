@@ -116,6 +116,20 @@ impl Drop for Capture {
     }
 }
 
+/// Something to write frames to that an interface then sends, each write one frame behind a `struct virtio_net_hdr`, which may ask
+/// for offloads (`PACKET_VNET_HDR` in packet(7)).
+///
+/// # Panics
+/// When the interface is not there.
+#[must_use]
+#[track_caller]
+pub fn injector(network: &crate::net::Network, interface: &str) -> File {
+    const PACKET_VNET_HDR: libc::c_int = 15;
+    let socket = network.within(|| open(interface)).unwrap_or_else(|error| panic!("{interface}: {error}"));
+    set(&socket, libc::SOL_PACKET, PACKET_VNET_HDR, &1).expect("it can be set");
+    File::from(socket)
+}
+
 #[expect(unsafe_code, reason = "std has no packet sockets")]
 fn open(interface: &str) -> io::Result<OwnedFd> {
     let index = nix::net::if_::if_nametoindex(interface)?;

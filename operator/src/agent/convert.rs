@@ -129,6 +129,7 @@ fn receiver(entry: NodeTapReceiver) -> Result<Receiver, Unusable> {
         port: port(entry.port)?,
         ipv6: entry.ipv6,
         interface_name: entry.interface_name,
+        raw: false,
         pod: entry.pod.map(pod).transpose()?,
     })
 }

@@ -31,10 +31,11 @@ const TCA_MIRRED_PARMS: u16 = 2;
 const TCA_STATS_BASIC: u16 = 1;
 const TCA_STATS_QUEUE: u16 = 3;
 const TCA_STATS_PKT64: u16 = 8;
+/// Copies a frame: `TC_ACT_UNSPEC`, which `tc` calls "continue", so that classification goes on with the next filter, and
 /// `TCA_EGRESS_MIRROR` (`include/uapi/linux/tc_act/tc_mirred.h`).
-const EGRESS_MIRROR: u32 = 2;
-/// `TC_ACT_UNSPEC`, which `tc` calls "continue": classification goes on with the next filter.
-const CONTINUE: u32 = u32::MAX;
+const MIRROR: (u32, u32) = (u32::MAX, 2);
+/// Moves a frame: `TC_ACT_STOLEN`, and `TCA_EGRESS_REDIR`.
+const REDIRECT: (u32, u32) = (4, 1);
 /// `TC_U32_TERMINAL`: a node of u32 that matches ends the walk.
 const U32_TERMINAL: u8 = 1;
 
@@ -50,6 +51,10 @@ fn program(result: u32) -> [u8; 8] {
 const MATCH_ALL: u32 = u32::MAX;
 /// `TC_ACT_SHOT`, for a program whose result is the verdict.
 const DROP: u32 = 2;
+/// The priority of a filter that moves what a device receives to another one.
+pub const REDIRECT_PRIORITY: u16 = 1;
+/// The priority of the filter that drops what a device receives: behind that, and before all others.
+pub const DROP_PRIORITY: u16 = 2;
 
 /// Where on a device frames are classified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,17 +136,19 @@ pub struct Filter {
     pub id: FilterId,
     /// Whether it is the one that drops every frame.
     pub drops_all: bool,
-    /// Its first action, if that mirrors.
+    /// Its first action, if that mirrors or redirects.
     pub mirror: Option<Mirror>,
 }
 
-/// An action that copies frames to a device.
+/// An action that copies or moves frames to a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     /// Number of the device; 0 when that has gone.
     pub to: u32,
     /// Whether it copies to the device's egress and goes on with the next filter.
     pub as_ours: bool,
+    /// Whether it moves to the device's egress.
+    pub redirects: bool,
     /// Its cookie, whose meaning only its owner knows.
     pub cookie: Vec<u8>,
     /// What it did so far.
@@ -177,16 +184,34 @@ pub fn add_mirror_filter(
     cookie: &[u8],
 ) -> Result<(), NetlinkError> {
     let operation = format!("add a {} filter with mirred to device {interface}", classifier.name());
-    socket.request(mirror_message((interface, hook), priority, classifier, to, cookie), &operation)
+    socket.request(mirred_message((interface, hook), priority, classifier, (MIRROR, to), cookie), &operation)
 }
 
-fn mirror_message(at: (u32, Hook), priority: u16, classifier: Classifier, to: u32, cookie: &[u8]) -> Message {
-    let (interface, hook) = at;
+/// Moves every frame that a device receives to the egress of the device `to`. Cookie and errors as for a mirror.
+pub fn add_redirect_filter(
+    socket: &mut RouteSocket,
+    interface: u32,
+    classifier: Classifier,
+    to: u32,
+    cookie: &[u8],
+) -> Result<(), NetlinkError> {
+    let operation = format!("redirect what arrives on device {interface} with a {} filter", classifier.name());
+    let at = (interface, Hook::Ingress);
+    socket.request(mirred_message(at, REDIRECT_PRIORITY, classifier, (REDIRECT, to), cookie), &operation)
+}
+
+fn mirred_message(
+    (interface, hook): (u32, Hook),
+    priority: u16,
+    classifier: Classifier,
+    to: ((u32, u32), u32),
+    cookie: &[u8],
+) -> Message {
     let fixed = tc_fixed(interface, 0, hook.parent(), info(priority, ETH_P_ALL));
     let message = Message::new(RTM_NEWTFILTER, CREATE | EXCLUSIVE, &fixed).put_string(TCA_KIND, classifier.name());
     message.nest(TCA_OPTIONS, |options| {
         let options =
-            options.nest(classifier.actions(), |actions| actions.nest(1, |action| mirror_action(action, to, cookie)));
+            options.nest(classifier.actions(), |actions| actions.nest(1, |action| mirred_action(action, to, cookie)));
         match classifier {
             Classifier::Bpf => options.put_u16(TCA_BPF_OPS_LEN, 1).put(TCA_BPF_OPS, &program(MATCH_ALL)),
             // struct tc_u32_sel with one key whose mask is zero: `match u32 0 0`.
@@ -200,9 +225,9 @@ fn mirror_message(at: (u32, Hook), priority: u16, classifier: Classifier, to: u3
     })
 }
 
-fn mirror_action(action: Message, to: u32, cookie: &[u8]) -> Message {
+fn mirred_action(action: Message, ((control, way), to): ((u32, u32), u32), cookie: &[u8]) -> Message {
     // struct tc_mirred: index, capabilities, action, reference counts, then where and to whom.
-    let words = [0, 0, CONTINUE, 0, 0, EGRESS_MIRROR, to];
+    let words = [0, 0, control, 0, 0, way, to];
     let parameters: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
     action
         .put_string(TCA_ACT_KIND, "mirred")
@@ -210,13 +235,13 @@ fn mirror_action(action: Message, to: u32, cookie: &[u8]) -> Message {
         .put(TCA_ACT_COOKIE, cookie)
 }
 
-/// Drops every frame that a device receives, before any other filter and before the network stack.
+/// Drops every frame that a device receives and that is not redirected, before any other filter and before the network stack.
 pub fn add_drop_filter(socket: &mut RouteSocket, interface: u32) -> Result<(), NetlinkError> {
     socket.request(drop_message(interface), &format!("drop what arrives on device {interface}"))
 }
 
 fn drop_message(interface: u32) -> Message {
-    let fixed = tc_fixed(interface, 0, Hook::Ingress.parent(), info(1, ETH_P_ALL));
+    let fixed = tc_fixed(interface, 0, Hook::Ingress.parent(), info(DROP_PRIORITY, ETH_P_ALL));
     Message::new(RTM_NEWTFILTER, CREATE | EXCLUSIVE, &fixed).put_string(TCA_KIND, Classifier::Bpf.name()).nest(
         TCA_OPTIONS,
         |options| {
@@ -281,9 +306,11 @@ fn read_mirror(action: Attributes<'_>) -> Option<Mirror> {
         return None;
     }
     let parameters = action.nested(TCA_ACT_OPTIONS)?.get(TCA_MIRRED_PARMS)?;
+    let what = (u32_at(parameters, 8), u32_at(parameters, 20));
     Some(Mirror {
         to: u32_at(parameters, 24),
-        as_ours: u32_at(parameters, 8) == CONTINUE && u32_at(parameters, 20) == EGRESS_MIRROR,
+        as_ours: what == MIRROR,
+        redirects: what == REDIRECT,
         cookie: action.get(TCA_ACT_COOKIE).unwrap_or_default().to_vec(),
         counters: action.nested(TCA_ACT_STATS).map(read_counters).unwrap_or_default(),
     })

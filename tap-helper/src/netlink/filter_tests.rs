@@ -8,7 +8,7 @@ const COOKIE: [u8; 16] = [b'P', b'T', b'a', b'p', 1, b'i', 0, b'o', 0, 0x11, 0x2
 #[test]
 fn a_mirror_by_bpf() {
     assert_sends(
-        mirror_message((3, Hook::Ingress), 32, Classifier::Bpf, 4, &COOKIE),
+        mirred_message((3, Hook::Ingress), 32, Classifier::Bpf, (MIRROR, 4), &COOKIE),
         "90 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
          00 00 00 00 03 00 00 00  00 00 00 00 f2 ff ff ff
          00 03 20 00 08 00 01 00  62 70 66 00 64 00 02 00
@@ -25,7 +25,7 @@ fn a_mirror_by_bpf() {
 #[test]
 fn a_mirror_by_u32() {
     assert_sends(
-        mirror_message((3, Hook::Egress), 33, Classifier::U32, 4, &COOKIE),
+        mirred_message((3, Hook::Egress), 33, Classifier::U32, (MIRROR, 4), &COOKIE),
         "a0 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
          00 00 00 00 03 00 00 00  00 00 00 00 f3 ff ff ff
          00 03 21 00 08 00 01 00  75 33 32 00 74 00 02 00
@@ -43,7 +43,7 @@ fn a_mirror_by_u32() {
 #[test]
 fn a_mirror_by_matchall() {
     assert_sends(
-        mirror_message((3, Hook::Ingress), 32, Classifier::Matchall, 4, &COOKIE),
+        mirred_message((3, Hook::Ingress), 32, Classifier::Matchall, (MIRROR, 4), &COOKIE),
         "84 00 00 00 2c 00 05 06  73 5c 01 6b 00 00 00 00
          00 00 00 00 03 00 00 00  00 00 00 00 f2 ff ff ff
          00 03 20 00 0d 00 01 00  6d 61 74 63 68 61 6c 6c
@@ -56,14 +56,32 @@ fn a_mirror_by_matchall() {
     );
 }
 
-/// `tc filter add dev mirror0 ingress protocol all prio 1 bpf direct-action bytecode "1,6 0 0 2"`
+/// `tc filter add dev mirror0 ingress protocol all prio 1 bpf bytecode "1,6 0 0 4294967295" action mirred egress redirect dev near
+/// cookie 505461700169006f0011223344556677`, where `near` is device 3
+#[test]
+fn a_redirect() {
+    assert_sends(
+        mirred_message((33, Hook::Ingress), REDIRECT_PRIORITY, Classifier::Bpf, (REDIRECT, 3), &COOKIE),
+        "90 00 00 00 2c 00 05 06  dc 67 01 6b 00 00 00 00
+         00 00 00 00 21 00 00 00  00 00 00 00 f2 ff ff ff
+         00 03 01 00 08 00 01 00  62 70 66 00 64 00 02 00
+         4c 00 01 00 48 00 01 00  0b 00 01 00 6d 69 72 72
+         65 64 00 00 24 00 02 80  20 00 02 00 00 00 00 00
+         00 00 00 00 04 00 00 00  00 00 00 00 00 00 00 00
+         01 00 00 00 03 00 00 00  14 00 06 00 50 54 61 70
+         01 69 00 6f 00 11 22 33  44 55 66 77 06 00 04 00
+         01 00 00 00 0c 00 05 00  06 00 00 00 ff ff ff ff",
+    );
+}
+
+/// `tc filter add dev mirror0 ingress protocol all prio 2 bpf direct-action bytecode "1,6 0 0 2"`
 #[test]
 fn drop_everything() {
     assert_sends(
         drop_message(4),
         "4c 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
          00 00 00 00 04 00 00 00  00 00 00 00 f2 ff ff ff
-         00 03 01 00 08 00 01 00  62 70 66 00 20 00 02 00
+         00 03 02 00 08 00 01 00  62 70 66 00 20 00 02 00
          06 00 04 00 01 00 00 00  0c 00 05 00 06 00 00 00
          02 00 00 00 08 00 08 00  01 00 00 00",
     );
@@ -102,10 +120,13 @@ fn removal() {
 #[test]
 fn what_was_sent_is_read_back() {
     for classifier in Classifier::ALL {
-        let bytes = mirror_message((3, Hook::Egress), 35, classifier, 4, &COOKIE).finish(1);
+        let bytes = mirred_message((3, Hook::Egress), 35, classifier, (MIRROR, 4), &COOKIE).finish(1);
         let filter = read(&bytes[HEADER..], 3, Hook::Egress).expect("it is a filter");
         let counters = Counters::default();
-        assert_eq!(filter.mirror, Some(Mirror { to: 4, as_ours: true, cookie: COOKIE.to_vec(), counters }));
+        assert_eq!(
+            filter.mirror,
+            Some(Mirror { to: 4, as_ours: true, redirects: false, cookie: COOKIE.to_vec(), counters })
+        );
         assert_eq!((filter.id.priority, filter.id.protocol, filter.drops_all), (35, ETH_P_ALL, false));
     }
     let bytes = drop_message(4).finish(1);

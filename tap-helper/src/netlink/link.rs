@@ -17,16 +17,18 @@ const RTM_GETLINK: u16 = 18;
 pub(super) const FIXED: usize = 16;
 
 // include/uapi/linux/if_link.h
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
+pub(super) const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+pub(super) const IFLA_LINKINFO: u16 = 18;
+pub(super) const IFLA_INFO_KIND: u16 = 1;
+pub(super) const IFLA_INFO_DATA: u16 = 2;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
-const IFLA_GROUP: u16 = 27;
+pub(super) const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_EXT_MASK: u16 = 29;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LEARNING: u16 = 7;
@@ -45,8 +47,8 @@ const LOOPBACK: u16 = 772;
 
 // include/uapi/linux/if.h
 const IFF_UP: u32 = 1 << 0;
-const IFF_NOARP: u32 = 1 << 7;
-const IFF_MULTICAST: u32 = 1 << 12;
+pub(super) const IFF_NOARP: u32 = 1 << 7;
+pub(super) const IFF_MULTICAST: u32 = 1 << 12;
 
 /// A network device as it was observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +73,8 @@ pub struct Link {
     pub kind: String,
     /// What is special to VXLAN; none for others.
     pub vxlan: Option<Vxlan>,
+    /// Number of the other end of a pair of `veth`, if that is in the same namespace.
+    pub peer: Option<u32>,
 }
 
 /// What is special to a VXLAN device.
@@ -197,7 +201,7 @@ fn delete_message(index: u32) -> Message {
 }
 
 /// `struct ifinfomsg` of any family.
-fn fixed(index: u32, flags: u32, change: u32) -> [u8; FIXED] {
+pub(super) fn fixed(index: u32, flags: u32, change: u32) -> [u8; FIXED] {
     let mut bytes = [0; FIXED];
     bytes[4..8].copy_from_slice(&index.to_ne_bytes());
     bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -222,6 +226,7 @@ pub(super) fn read(payload: &[u8]) -> Link {
         group: attributes.u32(IFLA_GROUP).unwrap_or_default(),
         alias: attributes.string(IFLA_IFALIAS).unwrap_or_default(),
         vxlan: data.filter(|_| kind == "vxlan").map(read_vxlan),
+        peer: attributes.u32(IFLA_LINK).filter(|_| kind == "veth" && attributes.get(IFLA_LINK_NETNSID).is_none()),
         kind,
     }
 }

@@ -36,6 +36,12 @@ impl Message {
         Self { bytes }
     }
 
+    /// Adds a fixed part, of a length that is a multiple of 4, inside of an attribute.
+    pub(super) fn put_fixed(mut self, bytes: &[u8]) -> Self {
+        self.bytes.extend_from_slice(bytes);
+        self
+    }
+
     /// Adds an attribute.
     pub(super) fn put(mut self, kind: u16, value: &[u8]) -> Self {
         self.append(kind, value);

@@ -8,6 +8,7 @@
 
 mod address;
 mod error;
+mod ethtool;
 mod fdb;
 mod filter;
 mod link;
@@ -16,12 +17,15 @@ mod monitor;
 mod qdisc;
 mod route;
 mod socket;
+mod veth;
 
 pub use address::{InterfaceAddress, addresses};
 pub use error::NetlinkError;
+pub use ethtool::{offloads, turn_off};
 pub use fdb::{Destination, add_destination, destinations, remove_destination};
 pub use filter::{
-    Classifier, Counters, Filter, FilterId, Hook, Mirror, add_drop_filter, add_mirror_filter, filters, remove_filter,
+    Classifier, Counters, DROP_PRIORITY, Filter, FilterId, Hook, Mirror, REDIRECT_PRIORITY, add_drop_filter,
+    add_mirror_filter, add_redirect_filter, filters, remove_filter,
 };
 pub use link::{
     Link, NewVxlan, Vxlan, create_vxlan, delete_link, links, rename_link, set_alias, silence_link, up_link,
@@ -30,3 +34,4 @@ pub use monitor::{Event, Monitor};
 pub use qdisc::{Qdisc, QdiscKind, add_clsact, qdiscs, remove_clsact};
 pub use route::{DefaultRoute, default_routes};
 pub use socket::RouteSocket;
+pub use veth::{NewPair, create_pair};

@@ -1,7 +1,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::NetlinkBuffer;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
+};
 use nix::errno::Errno;
 
 use super::{
@@ -26,17 +29,48 @@ const ROOM: usize = 64 << 10;
 /// How often a dump is begun anew when it was interrupted; more in a row means a namespace in uproar.
 const DUMP_ATTEMPTS: u32 = 8;
 
-/// A routing netlink socket. It belongs for good to the network namespace in which it was opened.
+/// A routing netlink socket, and a generic one for what is not asked of that family. They belong for good to the network namespace
+/// in which they were opened.
 pub struct RouteSocket {
-    socket: Socket,
-    sequence: u32,
+    route: Connection,
+    pub(super) generic: Connection,
+    /// Number of ethtool's family, once it is known.
+    pub(super) ethtool: Option<u16>,
 }
 
 impl RouteSocket {
     /// Opens one in the network namespace of the calling thread.
     pub fn open() -> Result<Self, NetlinkError> {
+        let (route, generic) = (Connection::open(NETLINK_ROUTE)?, Connection::open(NETLINK_GENERIC)?);
+        Ok(Self { route, generic, ethtool: None })
+    }
+
+    /// Sends a request and waits until the kernel has done it.
+    pub(super) fn request(&mut self, message: Message, operation: &str) -> Result<(), NetlinkError> {
+        self.route.ask(message, operation, |_| None::<()>).map(drop)
+    }
+
+    /// Reads all objects that a request names; `take` gets the fixed part and attributes of each.
+    pub(super) fn dump<T>(
+        &mut self,
+        message: &Message,
+        operation: &str,
+        take: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        self.route.dump(message, operation, take)
+    }
+}
+
+/// A socket of one netlink protocol.
+pub(super) struct Connection {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Connection {
+    fn open(protocol: isize) -> Result<Self, NetlinkError> {
         let failed = |error| NetlinkError::socket("open a netlink socket", &error);
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
+        let mut socket = Socket::new(protocol).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
         // Errors with text, and without a copy of the request.
@@ -47,21 +81,27 @@ impl RouteSocket {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Sends a request and waits until the kernel has done it.
-    pub(super) fn request(&mut self, message: Message, operation: &str) -> Result<(), NetlinkError> {
+    /// Sends a request and waits until the kernel has done it; `take` gets the fixed part and attributes of what it says before.
+    pub(super) fn ask<T>(
+        &mut self,
+        message: Message,
+        operation: &str,
+        mut take: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         let sequence = self.send(message.flags(ACK), operation)?;
+        let mut found = Vec::new();
         loop {
             let bytes = self.receive(operation)?;
-            for part in parts(&bytes) {
-                if part.sequence == sequence && part.kind == ERROR {
-                    return answer(&part, operation);
+            for part in parts(&bytes).filter(|part| part.sequence == sequence) {
+                if part.kind == ERROR {
+                    return answer(&part, operation).map(|()| found);
                 }
+                found.extend(take(part.payload));
             }
         }
     }
 
-    /// Reads all objects that a request names; `take` gets the fixed part and attributes of each.
-    pub(super) fn dump<T>(
+    fn dump<T>(
         &mut self,
         message: &Message,
         operation: &str,
@@ -124,7 +164,7 @@ impl RouteSocket {
 
 impl AsFd for RouteSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.route.socket.as_fd()
     }
 }
 

@@ -105,7 +105,7 @@ impl Node {
                 continue;
             }
             let result = executor.run(action);
-            if matches!(action.step, Step::CreateDevice { .. }) {
+            if matches!(action.step, Step::CreateDevice { .. } | Step::CreatePair { .. }) {
                 // Also if it failed: it may have made a part.
                 self.items.created(&action.item, id);
             }

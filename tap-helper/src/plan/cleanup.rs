@@ -1,7 +1,7 @@
 use super::Planner;
 use crate::{
-    marks::{Cookie, Mark},
-    names::sender_hash,
+    marks::{Cookie, Mark, is_ours},
+    names::{receiver_hash, sender_hash},
     step::{Action, Item, SenderKey, Step},
 };
 
@@ -12,7 +12,10 @@ impl Planner<'_> {
         let mut removed = Vec::new();
         for (position, filter) in self.observed.filters.iter().enumerate() {
             let Some(cookie) = Cookie::of(filter) else { continue };
-            if filter.id.handle != 0 && !self.kept.filters.contains(&position) {
+            let interface = filter.id.interface;
+            let goes_anyway =
+                !self.kept.devices.contains(&interface) && self.observed.link(interface).is_some_and(is_ours);
+            if filter.id.handle != 0 && !self.kept.filters.contains(&position) && !goes_anyway {
                 removed.push(position);
                 self.push(self.owner(cookie), Step::RemoveFilter(filter.id.clone()));
             }
@@ -44,13 +47,17 @@ impl Planner<'_> {
         self.plan.actions.push(Action { item, step });
     }
 
-    /// The sender that a filter belongs to, if its device still says which one that is, or it is wanted.
+    /// What a filter belongs to, if its device still says which one that is, or it is wanted.
     fn owner(&self, cookie: Cookie) -> Item {
-        let wanted = self.plan.outcomes.keys().filter(|item| matches!(item, Item::Sender(_))).cloned();
+        let wanted = self.plan.outcomes.keys().cloned();
         let observed = self.observed.links.iter().map(|link| owner_of(Mark::of(link).as_ref()));
         wanted
             .chain(observed)
-            .find(|item| matches!(item, Item::Sender(key) if sender_hash(key) == cookie.owner))
+            .find(|item| match item {
+                Item::Sender(key) => sender_hash(key) == cookie.owner,
+                Item::Receiver(_, vni) => receiver_hash(*vni) == cookie.owner,
+                Item::Leftover => false,
+            })
             .unwrap_or(Item::Leftover)
     }
 

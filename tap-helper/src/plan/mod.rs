@@ -97,8 +97,9 @@ struct Planner<'a> {
 impl<'a> Planner<'a> {
     /// The steps that make a device of ours what all of them are, short of up: marked, silent, and with nothing coming out of
     /// it into the namespace.
-    fn furnish(&self, item: &Item, link: &Link, alias: &str, actions: &mut Vec<Action>) {
-        let mut push = |step| actions.push(Action { item: item.clone(), step });
+    fn furnish(&self, link: &Link, alias: &str) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let mut push = |step| steps.push(step);
         if link.alias != alias {
             push(Step::SetAlias(link.index, alias.to_owned()));
         }
@@ -111,6 +112,7 @@ impl<'a> Planner<'a> {
         if !self.filters(link.index, Hook::Ingress).any(|(_, filter)| filter.drops_all) {
             push(Step::AddDrop(link.index));
         }
+        steps
     }
 
     /// Filters at a hook, with their positions.

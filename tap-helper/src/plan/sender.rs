@@ -69,8 +69,8 @@ impl Planner<'_> {
             return actions;
         };
         self.kept.devices.push(device.index);
-        self.furnish(item, &device, &alias, &mut actions);
         let mut push = |step| actions.push(Action { item: item.clone(), step });
+        self.furnish(&device, &alias).into_iter().for_each(&mut push);
 
         let there: Vec<Destination> =
             self.observed.destinations.iter().filter(|(index, _)| *index == device.index).map(|(_, to)| *to).collect();

@@ -6,7 +6,7 @@ mod world;
 use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
 use tap_helper::{
     marks::{Cookie, is_ours},
-    names::sender_hash,
+    names::{receiver_device, receiver_hash, receiver_pair, sender_hash},
     netlink::{Filter, Hook, Link, Qdisc},
     plan::{Plan, Wanted, plan},
     step::{Item, SenderKey},
@@ -84,12 +84,30 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
     }
     for receiver in &wishes.receivers {
         let there = accepted(&Item::Receiver(receiver.tap.clone(), receiver.vni));
-        let device = world.now.ours().find(|link| link.vxlan.is_some_and(|vxlan| vxlan.vni == receiver.vni));
-        assert_eq!(device.map(|link| link.name.as_str()), there.then_some(receiver.interface_name.as_str()));
-        devices += usize::from(there);
+        let tunnel = world.now.ours().find(|link| link.vxlan.is_some_and(|vxlan| vxlan.vni == receiver.vni));
+        assert_eq!(tunnel.is_some(), there, "{receiver:?}");
+        let Some(tunnel) = tunnel else { continue };
+        devices += 1;
+        let interface = if receiver.raw {
+            tunnel
+        } else {
+            assert_eq!(tunnel.name, receiver_device(receiver.vni));
+            let [near_name, _] = receiver_pair(receiver.vni);
+            let near = world.now.ours().find(|link| link.name == near_name).expect("the near end is there");
+            let leads = |filter: &&Filter| {
+                let mirror = filter.mirror.as_ref().filter(|mirror| mirror.redirects && mirror.to == near.index);
+                filter.id.interface == tunnel.index && mirror.is_some()
+            };
+            assert_eq!(world.now.filters.iter().filter(leads).count(), 1, "{receiver:?}");
+            devices += 2;
+            world.now.link(near.peer.expect("it is a pair")).expect("the far end is there")
+        };
+        assert_eq!(interface.name, receiver.interface_name);
     }
+    assert!(world.now.ours().all(|link| link.up) && world.now.offloads.is_empty());
     assert_eq!(world.now.ours().count(), devices);
-    let owners: Vec<u64> = wishes.senders.iter().map(|sender| sender_hash(&SenderKey::of(sender))).collect();
+    let senders = wishes.senders.iter().map(|sender| sender_hash(&SenderKey::of(sender)));
+    let owners: Vec<u64> = senders.chain(wishes.receivers.iter().map(|receiver| receiver_hash(receiver.vni))).collect();
     assert!(world.now.filters.iter().filter_map(Cookie::of).all(|cookie| owners.contains(&cookie.owner)));
     for link in world.now.ours() {
         let drops = |filter: &&Filter| filter.id.interface == link.index && filter.drops_all;

@@ -60,14 +60,17 @@ fn sender() -> impl Strategy<Value = Sender> {
 }
 
 fn receiver() -> impl Strategy<Value = Receiver> {
-    (1..4u32, select(vec!["m0", "m1", "eth0"]), any::<bool>(), 1..3u8).prop_map(|(vni, name, ipv6, tap)| Receiver {
-        tap: format!("tap-{tap}"),
-        vni,
-        port: 14789,
-        ipv6,
-        interface_name: name.to_owned(),
-        pod: None,
-    })
+    (1..4u32, select(vec!["m0", "m1", "eth0"]), any::<bool>(), any::<bool>(), 1..3u8).prop_map(
+        |(vni, name, ipv6, raw, tap)| Receiver {
+            tap: format!("tap-{tap}"),
+            vni,
+            port: 14789,
+            ipv6,
+            interface_name: name.to_owned(),
+            raw,
+            pod: None,
+        },
+    )
 }
 
 /// What strangers put there.
@@ -111,8 +114,13 @@ impl Stranger {
                 if world.now.qdisc(*interface) == Some(QdiscKind::Clsact) =>
             {
                 let counters = tap_helper::netlink::Counters::default();
-                let mirror =
-                    cookie.as_ref().map(|cookie| Mirror { to: 1, as_ours: true, cookie: cookie.clone(), counters });
+                let mirror = cookie.as_ref().map(|cookie| Mirror {
+                    to: 1,
+                    as_ours: true,
+                    redirects: false,
+                    cookie: cookie.clone(),
+                    counters,
+                });
                 world.add_filter((*interface, *hook), *priority, "bpf", mirror, false);
             }
             Self::Tunnel(name, group) if world.now.links.iter().all(|link| link.name != *name) => {
@@ -150,7 +158,20 @@ pub fn damage(world: &mut World, choices: &[u8]) {
                 let leads = |filter: &&mut Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index);
                 let Some(filter) = world.now.filters.iter_mut().find(leads) else { continue };
                 let mirror = filter.mirror.as_mut().expect("it leads somewhere");
-                if choice % 16 == 7 { mirror.to = 1 } else { mirror.as_ours = false }
+                if choice % 16 == 7 {
+                    mirror.to = 1;
+                } else {
+                    (mirror.as_ours, mirror.redirects) = (false, false);
+                }
+            }
+            9 if world.now.links[position].kind == "veth" => {
+                world.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
+            }
+            // Moved to another namespace, the other end leaves this one, and this one stays.
+            10 if world.now.links[position].kind == "veth" => {
+                let Some(peer) = world.now.links[position].peer.take() else { continue };
+                world.now.links.iter_mut().find(|link| link.index == peer).expect("it is there").peer = None;
+                world.delete_link(peer);
             }
             _ => {
                 let mirror = world

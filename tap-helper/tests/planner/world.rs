@@ -3,14 +3,14 @@
 use tap_helper::{
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
-    netlink::{Filter, FilterId, Hook, InterfaceAddress, Link, Mirror, Qdisc, QdiscKind, Vxlan},
+    netlink::{
+        DROP_PRIORITY, Filter, FilterId, Hook, InterfaceAddress, Link, Mirror, Qdisc, QdiscKind, REDIRECT_PRIORITY,
+        Vxlan,
+    },
     observe::Observed,
     plan::{Plan, Wanted, plan},
     step::{Action, Item, Step},
 };
-
-/// The priority that a classifier with a `drop` has.
-const DROP_PRIORITY: u16 = 1;
 
 #[derive(Clone, Debug, Default)]
 pub struct World {
@@ -58,12 +58,18 @@ impl World {
 
     pub fn delete_link(&mut self, index: u32) {
         assert!(index > 3, "interfaces of the pod are not deleted");
+        let Some(link) = self.now.link(index).cloned() else { return };
         self.remove_qdisc(index);
         self.now.links.retain(|link| link.index != index);
         self.now.destinations.retain(|(device, _)| *device != index);
         // The filters stay, shown with `*` for their device.
         for mirror in self.now.filters.iter_mut().filter_map(|filter| filter.mirror.as_mut()) {
             mirror.to = if mirror.to == index { 0 } else { mirror.to };
+        }
+        self.now.offloads.retain(|(device, _)| *device != index);
+        // Both ends of a pair go.
+        if let Some(peer) = link.peer {
+            self.delete_link(peer);
         }
     }
 
@@ -84,6 +90,11 @@ impl World {
     pub fn act(&mut self, action: &Action) {
         match &action.step {
             Step::CreateDevice { name, vxlan, alias, .. } => self.create(&action.item, name, *vxlan, alias),
+            Step::CreatePair { names, aliases } => self.create_pair(names, aliases),
+            Step::TurnOff(device, names) => {
+                self.now.offloads.retain(|(found, on)| found != device || on != names);
+            }
+            Step::AddRedirect { from, to, cookie } => self.add_redirect(*from, *to, *cookie),
             Step::SetAlias(device, alias) => self.link(*device).alias.clone_from(alias),
             Step::Silence(device) => (self.link(*device).silent, self.link(*device).mtu) = (true, DEVICE_MTU),
             Step::AddDeviceClsact(interface) | Step::AddClsact { interface, .. } => {
@@ -106,7 +117,10 @@ impl World {
                 assert!(self.now.links.iter().all(|link| link.name != *name), "no name twice");
                 self.link(*device).name.clone_from(name);
             }
-            Step::Up(device) => self.link(*device).up = true,
+            Step::Up(device) => {
+                assert!(self.now.offloads(*device).is_empty(), "frames pass only when they will be as on the wire");
+                self.link(*device).up = true;
+            }
             Step::RemoveClsact(interface) => {
                 if self.now.filters.iter().all(|filter| filter.id.interface != *interface || filter.id.handle == 0) {
                     self.remove_qdisc(*interface);
@@ -126,8 +140,36 @@ impl World {
         assert_eq!(self.now.filters.iter().find(at), None, "no priority twice");
         assert!(self.now.link(device).is_some_and(|link| link.up), "no filter before its device");
         let counters = tap_helper::netlink::Counters::default();
-        let mirror = Mirror { to: device, as_ours: true, cookie: cookie.bytes().to_vec(), counters };
+        let mirror = Mirror { to: device, as_ours: true, redirects: false, cookie: cookie.bytes().to_vec(), counters };
         self.add_filter((interface, hook), priority, "bpf", Some(mirror), false);
+    }
+
+    fn add_redirect(&mut self, from: u32, to: u32, cookie: Cookie) {
+        assert_eq!(self.now.qdisc(from), Some(QdiscKind::Clsact));
+        let before = |filter: &&Filter| filter.id.interface == from && filter.id.priority <= REDIRECT_PRIORITY;
+        assert_eq!(self.now.filters.iter().find(before), None, "it is the first");
+        assert_eq!(self.link(to).kind, "veth");
+        let counters = tap_helper::netlink::Counters::default();
+        let mirror = Mirror { to, as_ours: false, redirects: true, cookie: cookie.bytes().to_vec(), counters };
+        self.add_filter((from, Hook::Ingress), REDIRECT_PRIORITY, "bpf", Some(mirror), false);
+    }
+
+    fn create_pair(&mut self, names: &[String; 2], aliases: &[String; 2]) {
+        let ends = names.iter().zip(aliases).zip([2, 1]);
+        for ((name, alias), other) in ends {
+            assert!(self.now.links.iter().all(|link| link.name != *name), "no name twice: {name}");
+            let index = self.add_link(Link {
+                name: name.clone(),
+                silent: true,
+                mtu: DEVICE_MTU,
+                group: GROUP,
+                alias: alias.clone(),
+                kind: "veth".to_owned(),
+                peer: Some(if other == 2 { self.last_index + 2 } else { self.last_index }),
+                ..Link::default()
+            });
+            self.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
+        }
     }
 
     fn create(&mut self, item: &Item, name: &str, vxlan: Vxlan, alias: &str) {

@@ -88,7 +88,7 @@ pub struct Endpoint {
     pub vni: u32,
 }
 
-/// A VXLAN device at which copies arrive, on the node itself or inside one of its pods.
+/// An interface at which copies arrive, on the node itself or inside one of its pods.
 ///
 /// Identified by `vni`, which no other receiver of the node has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,9 +104,13 @@ pub struct Receiver {
     /// (`vxlan_sock_add`, `drivers/net/vxlan/vxlan_core.c`).
     #[serde(default)]
     pub ipv6: bool,
-    /// Name of the device.
+    /// Name of the interface.
     pub interface_name: String,
-    /// The pod in whose network namespace the device stands; none for the node's.
+    /// Whether it shows frames as the kernel has them: superframes, and checksums that are left to the device. Otherwise it
+    /// shows them as on the wire.
+    #[serde(default)]
+    pub raw: bool,
+    /// The pod in whose network namespace the interface stands; none for the node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
 }

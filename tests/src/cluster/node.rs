@@ -61,10 +61,11 @@ pub fn traces(network: &Path) -> Vec<String> {
         // With nothing to show, some versions print nothing instead of an empty list.
         if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).expect("iproute2 prints JSON") }
     };
-    let links = parsed(&["ip", "-j", "-d", "link", "show", "type", "vxlan"]);
+    let links = parsed(&["ip", "-j", "-d", "link", "show"]);
     let qdiscs = parsed(&["tc", "-j", "qdisc", "show"]);
-    // `ip` leaves an empty object for each device that the filter on the type passes over.
-    let devices = links.iter().filter_map(|link| link["ifname"].as_str()).map(|name| format!("device {name}"));
+    // Any tunnel, and whatever else is in the group of PodTap's devices.
+    let of_tap = |link: &&Value| link["linkinfo"]["info_kind"] == "vxlan" || link["group"] == "1886675312";
+    let devices = links.iter().filter(of_tap).map(|link| format!("device {}", link["ifname"]));
     let clsacts = qdiscs.iter().filter(|q| q["kind"] == "clsact").map(|q| format!("clsact on {}", q["dev"]));
     devices.chain(clsacts).collect()
 }

@@ -103,15 +103,27 @@ impl Network {
     #[must_use]
     #[track_caller]
     pub fn json(&self, command: &str) -> Vec<Value> {
-        let text = self.run(command);
+        self.try_json(command).unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// Likewise, of something that may just have gone.
+    ///
+    /// # Errors
+    /// When the command fails.
+    ///
+    /// # Panics
+    /// When it prints no list.
+    #[track_caller]
+    pub fn try_json(&self, command: &str) -> Result<Vec<Value>, String> {
+        let text = self.try_run(&command.split_whitespace().collect::<Vec<_>>(), "")?;
         // With nothing to show, some versions print nothing.
         if text.trim().is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let mut list: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}"));
         // For a filter on the type, an empty object stands for each device that was passed over.
         list.retain(|entry| entry.as_object().is_some_and(|object| !object.is_empty()));
-        list
+        Ok(list)
     }
 
     /// Writes a setting below `/proc/sys/net`.

@@ -42,7 +42,8 @@ impl Network {
             if qdisc["kind"] == "clsact" {
                 let device = word(&qdisc["dev"]);
                 for hook in HOOKS {
-                    for filter in self.json(&format!("tc -j filter show dev {device} {hook}")) {
+                    // Devices may go while they are looked at.
+                    for filter in self.try_json(&format!("tc -j filter show dev {device} {hook}")).unwrap_or_default() {
                         let keys = ["protocol", "pref", "kind", "chain"];
                         let handle = &filter["options"]["handle"];
                         lines.push(format!("filter {device} {hook} {} {handle}", picked(&filter, &keys)));
@@ -58,6 +59,16 @@ impl Network {
     #[must_use]
     pub fn tunnels(&self) -> Vec<String> {
         self.json("ip -j -d link show type vxlan").iter().map(|link| word(&link["ifname"])).collect()
+    }
+
+    /// The names of all devices that say to belong to a tap, sorted.
+    #[must_use]
+    pub fn devices_of(&self, tap: &str) -> Vec<String> {
+        let links = self.json("ip -j link show");
+        let own = links.iter().filter(|link| word(&link["ifalias"]).contains(&format!(" tap={tap} ")));
+        let mut names: Vec<String> = own.map(|link| word(&link["ifname"])).collect();
+        names.sort_unstable();
+        names
     }
 
     /// The copying filters of an interface; none also if there is no clsact.
@@ -85,7 +96,7 @@ impl Network {
     /// The default destinations of a tunnel: address, port and network identifier, sorted.
     #[must_use]
     pub fn destinations(&self, tunnel: &str) -> Vec<String> {
-        let entries = self.json(&format!("bridge -j fdb show dev {tunnel}"));
+        let entries = self.try_json(&format!("bridge -j fdb show dev {tunnel}")).unwrap_or_default();
         let default = entries.iter().filter(|entry| entry["mac"] == "00:00:00:00:00:00");
         let mut found: Vec<String> = default.map(|entry| picked(entry, &["dst", "port", "vni"])).collect();
         found.sort_unstable();

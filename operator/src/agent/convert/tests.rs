@@ -57,6 +57,7 @@ fn everything_is_passed_on() {
             port: 14790,
             ipv6: true,
             interface_name: "mirror7".into(),
+            raw: false,
             pod: Some(Pod { uid: "pod-2".into(), cgroup_uid: None, addresses: vec![] }),
         }],
     };

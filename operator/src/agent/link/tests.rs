@@ -256,6 +256,7 @@ async fn an_order_that_is_too_long_is_not_sent() {
         port: 1,
         ipv6: false,
         interface_name: "m".into(),
+        raw: false,
         pod: None,
     });
     bench.orders.send_replace(Some(Arc::new(big)));

@@ -1,0 +1,391 @@
+//! What tools read at a receiver: frames as on the wire, or, where it is raw, as the kernel has them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    net::{IpAddr, UdpSocket},
+    path::Path,
+    time::Duration,
+};
+
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use podtap_tests::{
+    capture::{Capture, Way, injector},
+    net::{Helper, Network, Node, Pod, Program, traffic},
+    wait::until,
+};
+use tap_wire::{Desired, Direction, Receiver};
+
+use crate::{
+    fidelity::streams,
+    scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender},
+};
+
+/// A frame of a pod with the usual MTU.
+const LARGEST: usize = 1514;
+
+/// A tap with offloads in the pod, to both nodes.
+fn tapped(change: impl Fn(Receiver) -> Receiver) -> Scene {
+    let mut scene = Scene::new().with_offloads();
+    let endpoints = [far_endpoint(VNI), near_endpoint(VNI + 1)];
+    scene.far_agent.establish(&desired(vec![], vec![change(receiver(TAP, VNI, "mirror0"))]));
+    let near = change(receiver(TAP, VNI + 1, "mirror1"));
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &endpoints)], vec![near]));
+    scene
+}
+
+/// `tshark`, writing what it sees at an interface.
+fn record(node: &Node, interface: &str, file: &Path) -> Program {
+    let file = file.display().to_string();
+    Program::start(node, node.network(), &["tshark", "-i", interface, "-B", "64", "-w", &file], "Capture started")
+}
+
+/// What `tshark` thinks of frames: the values of some fields, one line for each frame.
+fn dissect(file: &Path, fields: &[&str]) -> Vec<Vec<String>> {
+    let file = file.display().to_string();
+    let mut command: Vec<&str> =
+        "tshark -r FILE -T fields -o tcp.check_checksum:TRUE -o udp.check_checksum:TRUE -o ip.check_checksum:TRUE"
+            .split(' ')
+            .map(|word| if word == "FILE" { &file } else { word })
+            .collect();
+    command.extend(fields.iter().flat_map(|field| ["-e", field]));
+    let text = Network::new().try_run(&command, "").expect("tshark reads what it wrote");
+    text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
+}
+
+/// Ends a recording once it has all that was captured.
+fn ended(program: Program, capture: &Capture, file: &Path) {
+    until("all frames are written", Duration::from_secs(10), || {
+        let wanted: usize = capture.so_far().iter().map(|frame| frame.bytes.len() + 32).sum();
+        let written = fs::metadata(file).map_err(|error| error.to_string())?.len();
+        if usize::try_from(written).is_ok_and(|written| written >= wanted) {
+            Ok(())
+        } else {
+            Err(format!("{written} of {wanted} bytes; {}", program.errors()))
+        }
+    });
+    program.end();
+}
+
+const CHECKSUMS: [&str; 5] = [
+    "ip.checksum.status",
+    "tcp.checksum.status",
+    "udp.checksum.status",
+    "icmp.checksum.status",
+    "icmpv6.checksum.status",
+];
+
+/// Asserts that no frame is larger than one of the pod's can be and that every checksum is right; how many there are of each kind.
+fn assert_readable(file: &Path) -> [usize; 5] {
+    let fields: Vec<&str> = ["frame.len"].into_iter().chain(CHECKSUMS).collect();
+    let frames = dissect(file, &fields);
+    let mut counts = [0; 5];
+    for frame in &frames {
+        assert!(frame[0].parse::<usize>().is_ok_and(|length| length <= LARGEST), "{frame:?}");
+        for (place, status) in frame[1..].iter().enumerate().filter(|(_, status)| !status.is_empty()) {
+            // 1 is "good".
+            assert_eq!(status, "1", "{}: {frame:?}", CHECKSUMS[place]);
+            counts[place] += 1;
+        }
+    }
+    counts
+}
+
+#[test]
+fn tools_see_frames_as_on_the_wire() {
+    let scene = tapped(|receiver| receiver);
+    let at_pod = Capture::start(scene.web.network().path(), "eth0");
+    let places = [(&scene.far, "mirror0"), (&scene.node, "mirror1")];
+    let watched = places.map(|(node, interface)| {
+        let file = node.directory().join("frames.pcapng");
+        (record(node, interface, &file), Capture::start(node.network().path(), interface), file)
+    });
+    for address in &scene.web.addresses {
+        traffic::ping(&scene.client, *address, 1000, 3);
+        traffic::udp(&scene.client, scene.web.network(), *address, &[100, 1400]);
+        traffic::tcp(&scene.client, scene.web.network(), *address, 4 << 20);
+    }
+    assert!(at_pod.count(|frame| frame.bytes.len() > 10 * LARGEST) > 10, "there are superframes");
+    for (program, capture, file) in watched {
+        until("every byte of both streams arrives", Duration::from_secs(20), || {
+            let (sent, received) = (streams(&at_pod.so_far()), streams(&capture.so_far()));
+            if sent == received && sent.len() == 2 { Ok(()) } else { Err(format!("{sent:?}\n{received:?}")) }
+        });
+        ended(program, &capture, &file);
+        let frames = capture.stop();
+        assert!(frames.iter().all(|frame| frame.bytes.len() <= LARGEST && frame.way == Way::In));
+        let [ip, tcp, udp, icmp, icmpv6] = assert_readable(&file);
+        assert!(ip > 5000 && tcp > 10_000 && udp >= 8 && icmp >= 6 && icmpv6 >= 6, "{ip} {tcp} {udp} {icmp} {icmpv6}");
+    }
+}
+
+#[test]
+fn a_raw_receiver_shows_superframes() {
+    let scene = tapped(|receiver| Receiver { raw: true, ..receiver });
+    assert_eq!((scene.far.network().tunnels(), scene.far.network().devices_of(TAP).len()), (vec!["mirror0".into()], 1));
+    let at_pod = Capture::start(scene.web.network().path(), "eth0");
+    let captures = [(&scene.far, "mirror0"), (&scene.node, "mirror1")]
+        .map(|(node, interface)| Capture::start(node.network().path(), interface));
+    traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 4 << 20);
+    for capture in captures {
+        until("every byte of both streams arrives", Duration::from_secs(20), || {
+            let (sent, received) = (streams(&at_pod.so_far()), streams(&capture.so_far()));
+            if sent == received && sent.len() == 2 { Ok(()) } else { Err(format!("{sent:?}\n{received:?}")) }
+        });
+        assert!(capture.count(|frame| frame.bytes.len() > LARGEST) > 10);
+    }
+}
+
+/// The sender is not touched, and each time all frames arrive in the new form.
+#[test]
+fn from_raw_to_not_raw_and_back() {
+    let mut scene = Scene::new();
+    let before = scene.far.network().snapshot();
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]));
+    let pod = scene.web.network().snapshot();
+    for raw in [true, false, true, false] {
+        scene.far_agent.establish(&desired(vec![], vec![Receiver { raw, ..receiver(TAP, VNI, "mirror0") }]));
+        let count = scene.far.network().devices_of(TAP).len();
+        assert_eq!((count, scene.far.network().tunnels() == ["mirror0"]), if raw { (1, true) } else { (3, false) });
+        if raw {
+            scene.far.network().run("ethtool -K mirror0 gro off");
+        }
+        let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
+        scene.traffic();
+        captures.same(&scene, |_| true);
+    }
+    assert_eq!(pod.differences(&scene.web.network().snapshot()), [""; 0]);
+    scene.far_agent.want(&desired(vec![], vec![]));
+    scene.far_agent.until("all is gone", |report| report.receivers.is_empty());
+    assert_eq!(before.differences(&scene.far.network().snapshot()), [""; 0]);
+}
+
+/// Superframes of UDP, frames with a VLAN tag, and frames of a pod with a large MTU.
+///
+/// On another node: towards one of its own, the kernel takes what follows a VLAN tag for the tag (`vxlan_encap_bypass`,
+/// `drivers/net/vxlan/vxlan_core.c`), whatever the receiver is.
+#[test]
+fn other_kinds_of_frames() {
+    let mut scene = Scene::new().with_offloads();
+    let captures = scene.tap_to_far(Direction::Both);
+    let (web, client) = (scene.web.network(), &scene.client);
+    let file = scene.far.directory().join("frames.pcapng");
+    let tshark = record(&scene.far, "mirror0", &file);
+    let mut tagged = injector(client, "eth0");
+    for number in 0..20 {
+        let frame = tagged_superframe(number);
+        assert_eq!(tagged.write(&frame).expect("it can be sent"), frame.len());
+    }
+    for address in &scene.web.addresses {
+        superframe(client, *address, web);
+    }
+    until("all segments and datagrams arrive", Duration::from_secs(10), || {
+        let count = captures.receiver.count(|frame| frame.bytes.ends_with(&[0x5a; 1000]));
+        if count == 20 * 10 + 2 * 20 { Ok(()) } else { Err(format!("{count}")) }
+    });
+    ended(tshark, &captures.receiver, &file);
+    let fields = ["frame.len", "vlan.id", "ip.checksum.status", "tcp.checksum.status", "udp.checksum.status"];
+    let frames = dissect(&file, &fields);
+    let count = |column: usize, value: &str| frames.iter().filter(|frame| frame[column] == value).count();
+    assert!(count(1, "7") == 200 && count(3, "1") == 200 && count(4, "1") >= 40, "{frames:?}");
+    for frame in &frames {
+        let tag = if frame[1].is_empty() { 0 } else { 4 };
+        assert!(frame[0].parse::<usize>().is_ok_and(|length| length <= LARGEST + tag), "{frame:?}");
+        assert!(frame[2..].iter().all(|status| status.is_empty() || status == "1"), "{frame:?}");
+    }
+
+    for network in [web, client] {
+        network.ip("link set eth0 mtu 9000\n");
+    }
+    for port in scene.node.network().json("ip -j link show type veth") {
+        let name = port["ifname"].as_str().expect("a name");
+        if name.starts_with("veth") {
+            scene.node.network().ip(&format!("link set {name} mtu 9000\n"));
+        }
+    }
+    traffic::ping(client, scene.web.addresses[0], 8900, 3);
+    traffic::tcp(client, web, scene.web.addresses[0], 200_000);
+    until("large frames arrive", Duration::from_secs(10), || {
+        let pings = captures.receiver.count(|frame| frame.bytes.len() == 8942);
+        let segments = captures.receiver.count(|frame| (4000..=9014).contains(&frame.bytes.len()));
+        if pings == 6 && segments > 20 { Ok(()) } else { Err(format!("{pings} {segments}")) }
+    });
+    assert_eq!(captures.receiver.count(|frame| frame.bytes.len() > 9014), 0);
+}
+
+/// Ten segments of TCP in one frame with a VLAN tag, to everybody, as a device with offloads gets it: their checksums are to be made.
+fn tagged_superframe(number: u8) -> Vec<u8> {
+    let payload = [0x5a; 10_000];
+    // struct virtio_net_hdr: checksum needed, TCP over IPv4, headers, size of a segment, where the checksum begins and is.
+    let offloads: Vec<u8> = [0x0101_u16, 58, 1000, 38, 16].iter().flat_map(|word: &u16| word.to_ne_bytes()).collect();
+    let ethernet = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x81, 0, 0, 7, 8, 0];
+    let total: u16 = 40 + 10_000;
+    let mut ip = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 77, 0, 1, 10, 77, 0, 2];
+    ip[2..4].copy_from_slice(&total.to_be_bytes());
+    let fold = |bytes: &[u8], more: u32| {
+        let sum = more + bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+        u16::try_from((sum & 0xffff) + (sum >> 16)).expect("one carry")
+    };
+    let checksum = !fold(&ip, 0);
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    // The sum of the pseudo-header stands for the checksum.
+    let pseudo_header = fold(&ip[12..20], 6 + 20 + 10_000).to_be_bytes();
+    let mut tcp = vec![1, 0, 2, number, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 16, 0, 0, 0, 0, 0];
+    tcp[16..18].copy_from_slice(&pseudo_header);
+    [offloads.as_slice(), &ethernet, &ip, &tcp, &payload].concat()
+}
+
+/// Sends twenty datagrams of one size with one call.
+fn superframe(client: &Network, to: IpAddr, server: &Network) {
+    let listening = server.within(|| UdpSocket::bind((to, 0))).expect("the address is there");
+    let any: IpAddr = if to.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
+    let socket = client.within(|| UdpSocket::bind((any, 0))).expect("a socket can be made");
+    setsockopt(&socket, UdpGsoSegment, &1000).expect("the kernel cuts datagrams (Linux 4.18)");
+    traffic::ping(client, to, 10, 1);
+    let target = listening.local_addr().expect("it is bound");
+    assert_eq!(socket.send_to(&vec![0x5a; 20_000], target).expect("it can be sent"), 20_000);
+}
+
+/// It counts packets and bytes of each flow as the pod's peer on the wire would.
+#[test]
+fn softflowd_reports_the_flow() {
+    let mut scene = Scene::new().with_offloads();
+    let captures = scene.tap_to_far(Direction::Both);
+    let far = &scene.far;
+    let collector = far.network().within(|| UdpSocket::bind("127.0.0.1:0")).expect("a socket can be made");
+    collector.set_read_timeout(Some(Duration::from_secs(10))).expect("it can be set");
+    let to = collector.local_addr().expect("it is bound").to_string();
+    let [control, pid] =
+        ["softflowd.ctl", "softflowd.pid"].map(|name| far.directory().join(name).display().to_string());
+    let command = ["softflowd", "-i", "mirror0", "-n", &to, "-d", "-c", &control, "-p", &pid];
+    let softflowd = Program::start(far, far.network(), &command, "Exporting flows");
+    // Not more than fits into what libpcap reserves by default.
+    traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 300_000);
+    let ask = |what: &str| far.network().try_run(&["softflowctl", "-c", &control, what], "");
+    let expected = until("it has seen all that arrived", Duration::from_secs(10), || {
+        // libpcap hands out what it has in portions, each when something more comes.
+        traffic::ping(&scene.client, scene.web.addresses[0], 10, 1);
+        let expected = wire(&captures);
+        let flows = ask("dump-flows")?;
+        let has = |(packets, octets): &(u64, u64)| {
+            [">", "<"].iter().any(|way| flows.contains(&format!("octets{way}:{octets} packets{way}:{packets} ")))
+        };
+        if expected.len() == 2 && expected.values().all(has) {
+            Ok(expected)
+        } else {
+            Err(format!("{expected:?}\n{flows}{}", ask("statistics")?))
+        }
+    });
+    // Both directions of the flow, as NetFlow version 5: a header of 24 bytes, records of 48.
+    ask("expire-all").expect("it is told");
+    let mut buffer = [0; 2000];
+    let length = collector.recv(&mut buffer).expect("a report comes");
+    let number =
+        |record: &[u8], at: usize| u64::from(u32::from_be_bytes(*record[at..].first_chunk().expect("4 bytes")));
+    let found: BTreeMap<Vec<u8>, (u64, u64)> = buffer[24..length]
+        .chunks_exact(48)
+        .filter(|record| record[38] == 6)
+        .map(|record| (record[32..36].to_vec(), (number(record, 16), number(record, 20))))
+        .collect();
+    assert_eq!(found, expected);
+    softflowd.end();
+}
+
+/// For each direction of TCP over IPv4, by its ports, packets and bytes that arrived.
+fn wire(captures: &Captures) -> BTreeMap<Vec<u8>, (u64, u64)> {
+    let mut found: BTreeMap<Vec<u8>, (u64, u64)> = BTreeMap::new();
+    for frame in captures.receiver.so_far().iter().filter(|frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 6)
+    {
+        let sums = found.entry(frame.bytes[34..38].to_vec()).or_default();
+        sums.0 += 1;
+        sums.1 += u64::from(u16::from_be_bytes([frame.bytes[16], frame.bytes[17]]));
+    }
+    found
+}
+
+/// Frames to everybody, to the node itself and to the pod, on any of a receiver's devices.
+#[test]
+fn what_a_consumer_sends_goes_nowhere() {
+    let mut scene = Scene::new();
+    let _captures = scene.tap_to_far(Direction::Both);
+    let far = scene.far.network();
+    let elsewhere =
+        [(far, "under0"), (far, "cni0"), (far, "lo"), (scene.web.network(), "eth0"), (&scene.client, "eth0")]
+            .map(|(network, interface)| Capture::start(network.path(), interface));
+    let listening = far.within(|| UdpSocket::bind("0.0.0.0:7777")).expect("a socket can be made");
+    listening.set_nonblocking(true).expect("it can be set");
+    for device in far.devices_of(TAP) {
+        let mac = |name: &str| {
+            let text = far.json(&format!("ip -j link show dev {name}"))[0]["address"].as_str().map(str::to_owned);
+            text.expect("a device has an address")
+                .split(':')
+                .map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal"))
+                .collect::<Vec<u8>>()
+        };
+        for to in [vec![0xff; 6], mac("under0"), mac(&device), mac("mirror0")] {
+            // Without offloads; Ethernet, IPv4 and UDP to port 7777 of the node.
+            let ip = [0x45, 0, 0, 0x30, 0, 0, 0, 0, 64, 17, 0x66, 0x37, 10, 66, 0, 9, 10, 66, 0, 2];
+            let udp = [0x12, 0x34, 0x1e, 0x61, 0, 28, 0, 0];
+            let frame = [&[0; 10][..], &to, &[2, 0, 0, 0, 0, 1, 8, 0], &ip, &udp, b"consumer consumer 20"].concat();
+            injector(far, &device).write_all(&frame).expect("a consumer may send");
+        }
+    }
+    traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[10; 20]);
+    for capture in elsewhere {
+        let found = capture.stop().into_iter().find(|frame| frame.bytes.windows(9).any(|part| part == b"consumer "));
+        assert_eq!(found, None);
+    }
+    assert_eq!(listening.recv(&mut [0; 100]).map_err(|error| error.kind()), Err(std::io::ErrorKind::WouldBlock));
+}
+
+/// Whenever a helper ends, the name is either not there or leads to a receiver that is complete.
+#[test]
+fn the_interface_appears_when_it_is_complete() {
+    let node = Node::new();
+    let consumer = Pod::start(&node);
+    let network = consumer.network();
+    let inside = Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI, "mirror0") };
+    let input = serde_json::to_string(&Desired { generation: 1, senders: vec![], receivers: vec![inside] });
+    let input = input.expect("it can be written");
+    let mut complete = 0;
+    for requests in 0.. {
+        assert!(Helper::once(&node, &["purge"], "").0.success());
+        assert_eq!(network.devices_of(TAP), [""; 0], "after {requests} requests");
+        let ended = !Helper::killed_after(&node, requests, &["apply", "FILE"], &input);
+        let links = network.json("ip -j -d link show");
+        if links.iter().any(|link| link["ifname"] == "mirror0") {
+            let tunnel = network.tunnels()[0].clone();
+            let up = |link: &&serde_json::Value| link["flags"].to_string().contains("\"UP\"");
+            let redirects = network.mirrors(&tunnel);
+            assert_eq!(redirects.len(), 1, "after {requests} requests");
+            for device in [&tunnel, &redirects[0].to] {
+                let link = links.iter().find(|link| link["ifname"] == **device).expect("it is there");
+                assert!(up(&link), "{device} after {requests} requests");
+            }
+            assert_eq!(offloads(network), [""; 0], "after {requests} requests");
+            complete += 1;
+        }
+        if ended {
+            assert!(requests > 20 && complete > 1, "{requests} {complete}");
+            break;
+        }
+    }
+}
+
+/// Offloads of a receiver's pair that are on.
+pub fn offloads(network: &Network) -> Vec<String> {
+    let pair = network.devices_of(TAP).into_iter().filter(|device| !network.tunnels().contains(device));
+    let on = |device: String| {
+        // It may have gone since it was listed; then it is not as it should be either.
+        let text =
+            network.try_run(&["ethtool", "-k", &device], "").unwrap_or_else(|_| "tx-checksumming: on".to_owned());
+        let lines: Vec<String> = text.lines().map(|line| format!("{device} {}", line.trim())).collect();
+        let matters = |line: &&String| {
+            let offload = ["tx-checksum", "segmentation", "generic-receive", "rx-gro", "tx-gso"];
+            offload.iter().any(|name| line.contains(name)) && line.ends_with(": on")
+        };
+        lines.iter().filter(matters).cloned().collect::<Vec<_>>()
+    };
+    pair.flat_map(on).collect()
+}
