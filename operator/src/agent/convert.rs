@@ -109,16 +109,15 @@ fn text(entry: &Value, pointer: &str) -> String {
 }
 
 fn sender(entry: NodeTapSender) -> Result<Sender, Unusable> {
+    let destinations = entry.destinations.iter().map(endpoint).collect::<Result<_, _>>()?;
     Ok(Sender {
-        tap: entry.tap.uid,
-        pod: pod(entry.pod)?,
         interface: entry.interface,
         direction: match entry.direction {
             Direction::Ingress => tap_wire::Direction::Ingress,
             Direction::Egress => tap_wire::Direction::Egress,
             Direction::Both => tap_wire::Direction::Both,
         },
-        destinations: entry.destinations.iter().map(endpoint).collect::<Result<_, _>>()?,
+        ..Sender::of_everything(entry.tap.uid, pod(entry.pod)?, destinations)
     })
 }
 
@@ -129,6 +128,7 @@ fn receiver(entry: NodeTapReceiver) -> Result<Receiver, Unusable> {
         port: port(entry.port)?,
         ipv6: entry.ipv6,
         interface_name: entry.interface_name,
+        raw: false,
         pod: entry.pod.map(pod).transpose()?,
     })
 }

@@ -2,6 +2,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Deduplicate, Filter, Limit, Oversize, Truncate};
+
 /// Everything that a node is to hold. An empty one is an order to remove all; no message at all is no order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -33,6 +35,53 @@ pub struct Sender {
     pub direction: Direction,
     /// Where each copy goes: one to four, all of one address family.
     pub destinations: Vec<Endpoint>,
+    /// Which of these frames are copied.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
+    /// How much of each frame is copied; all of it if unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncate: Option<Truncate>,
+    /// One of so many flows is copied, whole and in both directions, the same ones on every node. 0 and 1: all of them.
+    #[serde(default, skip_serializing_if = "is_all")]
+    pub one_in_flows: u32,
+    /// How much is copied at most.
+    #[serde(default, skip_serializing_if = "Limit::is_none")]
+    pub limit: Limit,
+    /// What becomes of copies that do not fit the path.
+    #[serde(default)]
+    pub oversize: Oversize,
+    /// Leaves flows to the pod at their other end, where that is tapped too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deduplicate: Option<Deduplicate>,
+    /// Largest IP packet that the path to the destinations carries; the MTU of the route counts if it is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay_mtu: Option<u32>,
+}
+
+impl Sender {
+    /// One that copies every frame as it is, from the device that carries the pod's primary address.
+    #[must_use]
+    pub fn of_everything(tap: String, pod: Pod, destinations: Vec<Endpoint>) -> Self {
+        Self {
+            tap,
+            pod,
+            interface: String::new(),
+            direction: Direction::Both,
+            destinations,
+            filter: Filter::default(),
+            truncate: None,
+            one_in_flows: 1,
+            limit: Limit::default(),
+            oversize: Oversize::default(),
+            deduplicate: None,
+            underlay_mtu: None,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_all(one_in_flows: &u32) -> bool {
+    *one_in_flows <= 1
 }
 
 /// A pod of this node.
@@ -88,7 +137,7 @@ pub struct Endpoint {
     pub vni: u32,
 }
 
-/// A VXLAN device at which copies arrive, on the node itself or inside one of its pods.
+/// An interface at which copies arrive, on the node itself or inside one of its pods.
 ///
 /// Identified by `vni`, which no other receiver of the node has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,9 +153,13 @@ pub struct Receiver {
     /// (`vxlan_sock_add`, `drivers/net/vxlan/vxlan_core.c`).
     #[serde(default)]
     pub ipv6: bool,
-    /// Name of the device.
+    /// Name of the interface.
     pub interface_name: String,
-    /// The pod in whose network namespace the device stands; none for the node's.
+    /// Whether it shows frames as the kernel has them: superframes, and checksums that are left to the device. Otherwise it
+    /// shows them as on the wire.
+    #[serde(default)]
+    pub raw: bool,
+    /// The pod in whose network namespace the interface stands; none for the node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
 }

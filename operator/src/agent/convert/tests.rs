@@ -33,30 +33,32 @@ fn with(mut entry: Value, pointer: &str, value: Value) -> Value {
     entry
 }
 
+/// What becomes of [`sender_entry`], but for its interface and direction.
+fn plain_sender() -> Sender {
+    let pod = Pod {
+        uid: "pod-1".into(),
+        cgroup_uid: Some("static-1".into()),
+        addresses: vec![[10, 8, 0, 5].into(), "fd00:8::5".parse().expect("an address")],
+    };
+    let destinations = vec![
+        Endpoint { address: [192, 0, 2, 10].into(), port: 4789, vni: 77 },
+        Endpoint { address: [198, 51, 100, 3].into(), port: 14789, vni: 16_777_215 },
+    ];
+    Sender::of_everything("tap-1".into(), pod, destinations)
+}
+
 #[test]
 fn everything_is_passed_on() {
     let all = Desired {
         generation: 9,
-        senders: vec![Sender {
-            tap: "tap-1".into(),
-            pod: Pod {
-                uid: "pod-1".into(),
-                cgroup_uid: Some("static-1".into()),
-                addresses: vec![[10, 8, 0, 5].into(), "fd00:8::5".parse().expect("an address")],
-            },
-            interface: "net1".into(),
-            direction: tap_wire::Direction::Egress,
-            destinations: vec![
-                Endpoint { address: [192, 0, 2, 10].into(), port: 4789, vni: 77 },
-                Endpoint { address: [198, 51, 100, 3].into(), port: 14789, vni: 16_777_215 },
-            ],
-        }],
+        senders: vec![Sender { interface: "net1".into(), direction: tap_wire::Direction::Egress, ..plain_sender() }],
         receivers: vec![Receiver {
             tap: "tap-2".into(),
             vni: 78,
             port: 14790,
             ipv6: true,
             interface_name: "mirror7".into(),
+            raw: false,
             pod: Some(Pod { uid: "pod-2".into(), cgroup_uid: None, addresses: vec![] }),
         }],
     };
@@ -146,12 +148,14 @@ fn report() -> Report {
                 pod: "pod-1".into(),
                 interface: "eth0".into(),
                 status: status(State::Active, Reason::Established, ""),
+                degraded: vec![],
             },
             SenderReport {
                 tap: "tap-3".into(),
                 pod: "pod-3".into(),
                 interface: String::new(),
                 status: status(State::Waiting, Reason::PodNotRunning, "no process yet"),
+                degraded: vec![],
             },
         ],
         receivers: vec![ReceiverReport {
@@ -159,6 +163,7 @@ fn report() -> Report {
             vni: 78,
             status: status(State::Failed, Reason::PortTaken, "port 14790 is taken"),
         }],
+        ..Report::default()
     }
 }
 
