@@ -17,8 +17,10 @@ mod claims;
 mod cleanup;
 mod conditions;
 mod cycles;
+mod degraded;
 mod destinations;
 mod events;
+mod expressions;
 mod facts;
 #[cfg(test)]
 mod fake_api;
@@ -36,6 +38,7 @@ mod problem;
 mod reason;
 mod status;
 mod targets;
+mod treatment;
 mod validate;
 mod vni;
 mod watch;
@@ -58,6 +61,7 @@ use self::{
 };
 use crate::{
     client,
+    expression::process::Compiler,
     http::{self, Health, Metrics, Server},
     leader::{self, Held, Lease},
     telemetry::with_causes,
@@ -150,6 +154,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         publisher: Publisher::new(client.clone(), &args.identity),
         record: Record::new(client.clone(), &args.namespace),
         context: Context { client, caches, template: args.into() },
+        compiler: Compiler::default(),
         memory: Memory::default(),
         metrics,
     };
