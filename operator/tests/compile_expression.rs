@@ -121,7 +121,7 @@ fn nonsense_never_ends_it_badly() {
     let mut state = 7u64;
     for _ in 0..200 {
         let mut words = Vec::new();
-        for _ in 0..(state >> 33) % 12 + 1 {
+        for _ in 0..=((state >> 33) % 12) {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             words.push(WORDS[usize::try_from(state >> 59).expect("five bits")]);
         }

@@ -51,7 +51,7 @@ pub struct FilterMatch {
     pub ports: Vec<FilterPort>,
 
     /// Networks, one of which has the other side: the sender of frames that enter the pod, the receiver of those that leave
-    /// it. For example 10.0.0.0/8 or 2001:db8::/32; a single host is 192.0.2.10/32. Empty: any. At most 16.
+    /// it. For example 10.0.0.0/8; a single host is 192.0.2.10/32. Empty: any. At most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16), inner(length(max = 64)))]
     #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))")

@@ -166,7 +166,7 @@ fn program(text: &str, expressions: &Expressions) -> Result<Vec<NodeTapInstructi
     if program.len() > MAX_INSTRUCTIONS {
         return Err(Invalid::Long(program.len()));
     }
-    if program.iter().any(is_extension) {
+    if program.iter().copied().any(is_extension) {
         return Err(Invalid::Extension(text.to_owned()));
     }
     let instruction = |&Instruction { code, jt, jf, k }: &Instruction| NodeTapInstruction {
@@ -179,7 +179,7 @@ fn program(text: &str, expressions: &Expressions) -> Result<Vec<NodeTapInstructi
 }
 
 /// Whether it loads something that is not in the frame: the kernel's extensions are offsets below zero.
-fn is_extension(instruction: &Instruction) -> bool {
+fn is_extension(instruction: Instruction) -> bool {
     matches!(instruction.code, 0x20 | 0x28 | 0x30) && instruction.k >= 1 << 31
 }
 

@@ -3,12 +3,12 @@
 
 use tap_wire::{Instruction, MAX_INSTRUCTIONS};
 
-/// Number of cells of scratch memory (`BPF_MEMWORDS`, include/uapi/linux/bpf_common.h).
+/// Number of cells of scratch memory (`BPF_MEMWORDS`).
 const CELLS: u32 = 16;
 /// Loads from here upwards are offsets below zero: the kernel's extensions (`SKF_LL_OFF` and others), which `libpcap` uses for
 /// live captures only.
 const FIRST_EXTENSION: u32 = 1 << 31;
-/// Bits in which classes and modes stand (include/uapi/linux/bpf_common.h).
+/// Bits of a code in which arithmetic has its operation (`BPF_OP`).
 const OPERATION: u16 = 0xf0;
 
 /// What an instruction does, as far as safety is concerned.
@@ -75,12 +75,10 @@ pub fn check(program: &[Instruction]) -> Result<(), String> {
         let mut ways = [Some(1), Some(1)];
         match kind(code) {
             None => return at(&format!("has the unknown code {code:#x}")),
-            Some(Kind::Plain) => {}
             Some(Kind::Frame) if k >= FIRST_EXTENSION => return at("reads outside of the frame"),
-            Some(Kind::Frame) => {}
             Some(Kind::Divide) if k == 0 => return at("divides by zero"),
             Some(Kind::Shift) if k >= 32 => return at("shifts by more than 31"),
-            Some(Kind::Divide | Kind::Shift) => {}
+            Some(Kind::Plain | Kind::Frame | Kind::Divide | Kind::Shift) => {}
             Some(Kind::Load) => match cell(k) {
                 Some(cell) if cells & cell != 0 => {}
                 Some(_) => return at("reads memory that was not written"),
