@@ -21,7 +21,8 @@ pub struct Filter {
 
     /// Only frames that match this expression are copied, too: the language of tcpdump, see `man 7 pcap-filter`, for example
     /// "tcp[tcpflags] & tcp-syn != 0". Hosts, ports and protocols are numbers; names of hosts and services are not looked up.
-    /// One that libpcap does not take makes the tap Ready=False with the reason InvalidSpec and libpcap's message.
+    /// One that libpcap does not take makes the tap Ready=False with the reason InvalidSpec and libpcap's message; a tap that
+    /// copies already goes on with the expression before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new(r"self.matches('^[ -~\\t\\n]*[!-~][ -~\\t\\n]*$')")

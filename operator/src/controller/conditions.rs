@@ -261,6 +261,9 @@ fn tapped(
     if let Some(message) = waiting {
         return Err(Problem::new(reason::WAITING, message));
     }
+    if let Some(flaw) = outcome.tap.spec.as_ref().ok().and_then(|spec| spec.treatment.flaw()) {
+        return Err(Problem::new(&flaw.reason, format!("{progress}, with the expression before: {}", flaw.message)));
+    }
     // What stands goes on without its helper; what changes from now on does not arrive.
     let unattended = items.iter().find_map(|(pod, _)| knowledge.applied.helper_problems.get(pod.node.as_ref()?));
     if let Some(problem) = unattended {

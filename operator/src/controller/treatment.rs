@@ -69,6 +69,8 @@ pub struct Treatment {
     /// Without the tap, and without what depends on the cluster.
     fixed: NodeTapTreatment,
     deduplicate: Option<Peers>,
+    /// Why it has the expression that the nodes had before, and not that of the spec.
+    flaw: Option<Problem>,
 }
 
 /// Whose peers count as tapped; none where the cluster is to be asked.
@@ -79,14 +81,36 @@ struct Peers {
 }
 
 impl Treatment {
-    /// Checks the spec.
-    pub fn new(spec: &PodTapSpec, expressions: &Expressions) -> Result<Self, Invalid> {
+    /// Checks the spec. A mistake in the expression of a tap that stands already changes nothing: it goes on with the expression
+    /// before, which `standing` looks up.
+    pub fn new(
+        spec: &PodTapSpec,
+        expressions: &Expressions,
+        standing: impl FnOnce() -> Option<Vec<NodeTapInstruction>>,
+    ) -> Result<Self, Invalid> {
+        let text = spec.filter.as_ref().and_then(|filter| filter.expression.as_deref());
+        let (program, flaw) = match text.map_or_else(|| Ok(Vec::new()), |text| program(text, expressions)) {
+            Ok(program) => (program, None),
+            Err(invalid) => match standing() {
+                Some(program) => (program, Some(invalid.problem())),
+                None => return Err(invalid),
+            },
+        };
+        Ok(Self { flaw, ..Self::with_program(spec, program)? })
+    }
+
+    /// Why it is not what the spec says.
+    pub fn flaw(&self) -> Option<&Problem> {
+        self.flaw.as_ref()
+    }
+
+    fn with_program(spec: &PodTapSpec, program: Vec<NodeTapInstruction>) -> Result<Self, Invalid> {
         let PodTapSpec { filter, truncate, sample, limit, deduplicate, oversize, .. } = spec;
         let limit = limit.unwrap_or_default();
         let Limit { bits_per_second, packets_per_second } = limit;
         let fixed = NodeTapTreatment {
             tap_uid: String::new(),
-            filter: filter.as_ref().map(|filter| self::filter(filter, expressions)).transpose()?,
+            filter: filter.as_ref().map(|filter| self::filter(filter, program)).transpose()?,
             truncate_bytes: truncate.as_ref().map(bytes).transpose()?.flatten(),
             headers_only: truncate.is_some_and(|truncate| truncate.headers_only == Some(true)),
             one_in_flows: sample
@@ -98,7 +122,7 @@ impl Treatment {
             oversize: *oversize,
             deduplicate: None,
         };
-        Ok(Self { fixed, deduplicate: deduplicate.as_ref().map(peers).transpose()? })
+        Ok(Self { fixed, deduplicate: deduplicate.as_ref().map(peers).transpose()?, flaw: None })
     }
 
     /// What nodes are told, if anything, and what of it cannot be done because the cluster does not say enough.
@@ -144,8 +168,16 @@ fn choose<'a>(
     ))
 }
 
-fn filter(filter: &Filter, expressions: &Expressions) -> Result<NodeTapFilter, Invalid> {
-    let Filter { include, exclude, expression } = filter;
+/// The expression with which nodes copy for a tap now; none if none does.
+pub fn standing(snapshot: &Snapshot, tap: &str) -> Option<Vec<NodeTapInstruction>> {
+    let mut specs = snapshot.node_taps.values().filter_map(|node_tap| node_tap.spec.as_ref());
+    let spec = specs.find(|spec| spec.senders.iter().any(|sender| sender.tap.uid == tap))?;
+    let treatment = spec.treatments.iter().find(|treatment| treatment.tap_uid == tap);
+    Some(treatment.and_then(|treatment| treatment.filter.as_ref()).map(|f| f.expression.clone()).unwrap_or_default())
+}
+
+fn filter(filter: &Filter, expression: Vec<NodeTapInstruction>) -> Result<NodeTapFilter, Invalid> {
+    let Filter { include, exclude, expression: _ } = filter;
     let matches = |list: &[FilterMatch], what| {
         at_most(what, list.len())?;
         list.iter().map(match_).collect::<Result<Vec<_>, _>>()
@@ -153,7 +185,7 @@ fn filter(filter: &Filter, expressions: &Expressions) -> Result<NodeTapFilter, I
     Ok(NodeTapFilter {
         include: matches(include, "entries in filter.include")?,
         exclude: matches(exclude, "entries in filter.exclude")?,
-        expression: expression.as_deref().map_or_else(|| Ok(Vec::new()), |text| program(text, expressions))?,
+        expression,
     })
 }
 

@@ -13,13 +13,12 @@ use podtap_api::{
 
 use super::{
     cache::Entry,
-    expressions::Expressions,
     facts::{PodFact, PolicyFact, TapFact},
     gather::Snapshot,
     network::{Network, ParseNetworkError},
     problem::Problem,
     reason,
-    treatment::Treatment,
+    treatment::{self, Treatment},
 };
 
 /// Longest duration of a tap in seconds: a year.
@@ -173,7 +172,7 @@ pub fn validate(snapshot: &Snapshot) -> Validated {
                 version: entry.version.clone(),
                 finalizers: entry.fact.finalizers.clone(),
                 status: status.clone(),
-                spec: self::spec(spec, &snapshot.expressions),
+                spec: self::spec(spec, snapshot, &entry.fact.uid),
             }),
         }
     }
@@ -186,9 +185,10 @@ pub fn reference(tap: &TapFact) -> TapReference {
     TapReference { namespace: tap.namespace.clone(), name: tap.name.clone(), uid: tap.uid.clone() }
 }
 
-fn spec(spec: &PodTapSpec, expressions: &Expressions) -> Result<Spec, Problem> {
+fn spec(spec: &PodTapSpec, snapshot: &Snapshot, uid: &str) -> Result<Spec, Problem> {
     let problem = |invalid: Invalid| Problem::new(reason::INVALID_SPEC, invalid.to_string());
-    let treatment = Treatment::new(spec, expressions).map_err(|invalid| invalid.problem());
+    let standing = || treatment::standing(snapshot, uid);
+    let treatment = Treatment::new(spec, &snapshot.expressions, standing).map_err(|invalid| invalid.problem());
     // What is wrong for good is told before what is only not known yet.
     let rest = rest_of_spec(spec).map_err(problem)?;
     Ok(Spec { treatment: treatment?, ..rest })

@@ -136,6 +136,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_asked_for_is_not_written() {
+        let pod = Pod { uid: "p".to_owned(), cgroup_uid: None, addresses: vec![] };
+        let mut sender = Sender::of_everything("t".to_owned(), pod, vec![]);
+        let plain = serde_json::to_value(&sender).expect("it can be written");
+        assert!(plain.get("filter").is_none() && plain.get("limit").is_none() && plain.get("truncate").is_none());
+        sender.filter.expression = vec![Instruction { code: 6, jt: 1, jf: 2, k: 3 }];
+        sender.filter.include = vec![tcp()];
+        sender.one_in_flows = 7;
+        let written = serde_json::to_value(&sender).expect("it can be written");
+        assert_eq!(written["filter"]["expression"], serde_json::json!([[6, 1, 2, 3]]));
+        assert_eq!(written["filter"]["include"][0]["protocol"], "TCP");
+        assert_eq!(serde_json::from_value::<Sender>(written).expect("it can be read"), sender);
+        let read: Sender = serde_json::from_value(plain).expect("it can be read");
+        assert!(check(&read).is_ok() && read.one_in_flows <= 1 && read.filter.is_empty());
+    }
+
+    #[test]
     fn what_does_not() {
         refused(|s| s.filter.include = vec![tcp(); 17], "17 entries of a filter, and there may be 16");
         refused(|s| s.filter.exclude = vec![tcp(); 17], "17 entries of a filter");

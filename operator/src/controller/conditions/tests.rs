@@ -159,6 +159,44 @@ fn many_nodes_that_cannot_do_all_of_it() {
 }
 
 #[test]
+fn a_mistake_in_the_expression_of_a_tap_that_stands_changes_nothing_else() {
+    let with = |mut tap: PodTap, expression: &str| {
+        tap.spec.filter = Some(crate::controller::fixtures::object(json!({"expression": expression})));
+        tap
+    };
+    for before in [web(), with(web(), "arp")] {
+        let (mut world, claims) = World::with(before).settled(&Claims::new());
+        let specs: BTreeMap<_, _> = world.node_taps.iter().map(|n| (n.metadata.name.clone(), n.spec.clone())).collect();
+        world.taps[0] = with(world.taps[0].clone(), "tcp prot 443");
+        let status = world.plan(&claims, |snapshot, _, plan| {
+            let planned: BTreeMap<_, _> = plan.nodes.iter().map(|(n, spec)| (Some(n.clone()), spec.clone())).collect();
+            let same = planned.values().zip(specs.values()).all(|(new, old)| {
+                let programs = |spec: &podtap_api::NodeTapSpec| {
+                    let filters = spec.treatments.iter().filter_map(|t| t.filter.clone());
+                    filters.map(|filter| filter.expression).filter(|program| !program.is_empty()).collect::<Vec<_>>()
+                };
+                programs(new) == programs(old) && new.senders.len() == old.senders.len()
+            });
+            assert!(same && planned.keys().eq(specs.keys()), "{planned:?}");
+            let node_taps = snapshot.node_taps.clone();
+            let applied = Applied { node_taps, helper_problems: BTreeMap::new(), errors: Vec::new() };
+            let mut written = Written::default();
+            written.look(&snapshot.node_taps);
+            status(&plan.outcomes[0], Knowledge { snapshot, applied: &applied, written: &written })
+        });
+        assert_conventions(&status);
+        assert_eq!(summary(&status)[CONDITION_READY], ("False", reason::INVALID_SPEC));
+        assert_eq!(summary(&status)[CONDITION_DESTINATIONS_READY].0, "True");
+        assert_eq!(status.tapped_pods, 1);
+        let words = message(&status, CONDITION_TAPPED);
+        assert!(
+            words.contains("1 of 1 pod tapped, with the expression before: filter.expression \"tcp prot 443\""),
+            "{words}"
+        );
+    }
+}
+
+#[test]
 fn networks_that_nobody_knows() {
     let mut once = web();
     once.spec.deduplicate = Some(podtap_api::Deduplicate::default());

@@ -12,7 +12,7 @@ fn treatment_in(world: World, fields: &Value) -> Result<(Option<NodeTapTreatment
     let mut tap = tap("t", json!([]));
     tap.spec = object(spec);
     let snapshot = World { taps: vec![tap.clone()], ..world }.snapshot();
-    let treatment = Treatment::new(&tap.spec, &snapshot.expressions).map_err(|invalid| invalid.to_string())?;
+    let treatment = Treatment::new(&tap.spec, &snapshot.expressions, || None).map_err(|invalid| invalid.to_string())?;
     Ok(treatment.for_nodes("tap-t", &snapshot))
 }
 
