@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test offline dataplane cluster bench lint crds manifests image install lab lab-up lab-down prerequisites
+.PHONY: help demo test offline dataplane cluster bench lint crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
 NODES ?= 2
 LAB := target/lab/bin/lab
@@ -16,7 +16,7 @@ demo: ## the main job on a real two-node Kubernetes, from nothing to decoded fra
 test: ## every tier
 	@tests/run.sh
 
-offline: ## tests without privileges
+offline: build-prerequisites ## tests without privileges
 	cargo test --workspace --exclude podtap-tests --locked
 	cargo test -p podtap-tests --lib --bins --test offline --locked
 
@@ -31,11 +31,11 @@ bench: prerequisites install ## the comparison tables, printed and in target/ben
 	cargo run -p podtap-tests --bin bench --locked -- $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(MINUTES),--minutes $(MINUTES))
 
-lint: ## formatting and lints
+lint: build-prerequisites ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-crds: ## crds/ from the Rust types
+crds: build-prerequisites ## crds/ from the Rust types
 	cargo run -q -p podtap-operator --locked -- crds --output crds
 
 manifests: crds lab ## deploy/install.yaml from the chart
@@ -44,6 +44,9 @@ manifests: crds lab ## deploy/install.yaml from the chart
 
 prerequisites: ## the Debian packages that the tests call
 	@tests/prerequisites.sh
+
+build-prerequisites:
+	@tests/prerequisites.sh build
 
 lab:
 	@cargo build -q -p podtap-lab --locked
@@ -55,7 +58,7 @@ lab-up: lab ## a real Kubernetes of NODES nodes on this machine; kubeconfig in t
 lab-down: lab ## takes the lab away, and what it changed on the machine
 	$(LAB) down
 
-image: lab ## target/podtap-image.tar, loadable by ctr, docker, kind and k3s
+image: lab build-prerequisites ## target/podtap-image.tar, loadable by ctr, docker, kind and k3s
 	deploy/image.sh
 
 install: image lab-up ## PodTap in the lab, as a user would install it

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs the Debian packages whose commands the build and the tests call. The lab looks after its own.
+# Installs the Debian packages whose commands the build and the tests call; with `build`, only what compiling needs. The lab looks after its own.
 set -euo pipefail
 
 declare -A package_of=(
@@ -7,7 +7,10 @@ declare -A package_of=(
   [setpriv]=util-linux [unshare]=util-linux [nsenter]=util-linux [cc]=gcc [jq]=jq [conntrack]=conntrack
   [ping]=iputils-ping [strace]=strace [nft]=nftables [clang]=clang [softflowd]=softflowd
 )
+[ "${1:-}" = build ] && package_of=([cc]=gcc [clang]=clang)
 missing=()
+# An archive and no command: the operator has libpcap in it.
+[ -f "$(cc -print-file-name=libpcap.a 2>/dev/null)" ] || missing+=(libpcap-dev)
 for command in "${!package_of[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package_of[$command]}")
 done

@@ -9,6 +9,7 @@ mod backoff;
 mod client;
 mod controller;
 mod crds;
+mod expression;
 mod http;
 mod leader;
 mod shutdown;
@@ -37,6 +38,9 @@ enum Command {
     Agent(agent::Args),
     /// Delete every tap and wait until nothing of any is left; what `helm uninstall` does first.
     Uninstall,
+    /// Compile a pcap-filter expression from standard input; what the controller does with each one, in a process of its own.
+    #[command(hide = true)]
+    CompileExpression,
     /// Write the custom resource definitions to a directory, or to standard output.
     Crds(crds::Args),
 }
@@ -54,6 +58,10 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<(), Box<dyn Error>> {
+    // Before a runtime has opened anything: it may not.
+    if let Command::CompileExpression = command {
+        return Ok(expression::process::serve()?);
+    }
     // One thread: the agent must be small, and the controller waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {
@@ -61,6 +69,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
         Command::Agent(args) => runtime.block_on(agent::run(args))?,
         Command::Uninstall => runtime.block_on(uninstall::run())?,
         Command::Crds(args) => crds::run(&args)?,
+        Command::CompileExpression => {}
     }
     Ok(())
 }

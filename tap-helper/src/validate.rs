@@ -1,5 +1,8 @@
 //! Which of the wanted items contradict themselves, each other, or a limit. Pure, and before anything is touched.
 
+mod program;
+mod wish;
+
 use std::collections::BTreeMap;
 
 use tap_wire::{Desired, MAX_INTERFACE_NAME, Pod, Reason, Receiver, Sender};
@@ -42,6 +45,7 @@ pub fn sender(sender: &Sender, desired: &Desired) -> Result<(), Failure> {
             ));
         }
     }
+    wish::check(sender).map_err(invalid)?;
     if desired.senders.iter().filter(|other| SenderKey::of(other) == SenderKey::of(sender)).count() > 1 {
         return Err(invalid("The same pod is wanted twice under the same tap.".to_owned()));
     }

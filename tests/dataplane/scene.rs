@@ -98,25 +98,12 @@ pub fn desired(senders: Vec<Sender>, receivers: Vec<Receiver>) -> Desired {
 }
 
 pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoint]) -> Sender {
-    Sender {
-        tap: tap.to_owned(),
-        pod: pod.wire(),
-        interface: String::new(),
-        direction,
-        destinations: destinations.to_vec(),
-    }
+    Sender { direction, ..Sender::of_everything(tap.to_owned(), pod.wire(), destinations.to_vec()) }
 }
 
 pub fn receiver(tap: &str, vni: u32, name: &str) -> Receiver {
-    Receiver {
-        tap: tap.to_owned(),
-        vni,
-        port: PORT,
-        ipv6: false,
-        interface_name: name.to_owned(),
-        raw: false,
-        pod: None,
-    }
+    let (tap, interface_name) = (tap.to_owned(), name.to_owned());
+    Receiver { tap, vni, port: PORT, ipv6: false, interface_name, raw: false, pod: None }
 }
 
 /// A receiver of the far node.

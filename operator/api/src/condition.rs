@@ -8,3 +8,5 @@ pub const CONDITION_TARGETS_RESOLVED: &str = "TargetsResolved";
 pub const CONDITION_DESTINATIONS_READY: &str = "DestinationsReady";
 /// The nodes report sender device and filters in place for every pod to tap.
 pub const CONDITION_TAPPED: &str = "Tapped";
+/// Something of what is asked for is not done, although the rest is: the message says what, and where.
+pub const CONDITION_DEGRADED: &str = "Degraded";

@@ -9,20 +9,30 @@
 #![expect(clippy::duplicated_attributes, reason = "it takes the arguments of several `printcolumn` for one list")]
 
 mod condition;
+mod filter;
 mod node_tap;
+mod node_treatment;
 mod pod_tap;
 mod policy;
+mod treatment;
 
-pub use condition::{CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED};
+pub use condition::{
+    CONDITION_DEGRADED, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED,
+};
+pub use filter::{Filter, FilterMatch, FilterPort, Protocol};
 pub use node_tap::{
     ItemState, NodeTap, NodeTapEndpoint, NodeTapPod, NodeTapReceiver, NodeTapReceiverStatus, NodeTapSender,
     NodeTapSenderStatus, NodeTapSpec, NodeTapStatus, TapReference,
+};
+pub use node_treatment::{
+    NodeTapDeduplicate, NodeTapFilter, NodeTapInstruction, NodeTapMatch, NodeTapPorts, NodeTapTreatment,
 };
 pub use pod_tap::{
     Destination, DestinationStatus, Direction, ExternalDestination, NodeDestination, PodDestination, PodTap,
     PodTapSpec, PodTapStatus, TapFailure, Targets, Vxlan,
 };
 pub use policy::{Limits, PodTapPolicy, PodTapPolicySpec, VniRange};
+pub use treatment::{Deduplicate, Limit, Oversize, Sample, Truncate};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;

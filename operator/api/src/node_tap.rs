@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
+
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Direction;
+use crate::{Direction, NodeTapTreatment};
 
 /// What one node holds for all taps: the spec is written by the controller, the status by the node's helper pod.
 ///
@@ -29,6 +31,12 @@ pub struct NodeTapSpec {
     /// Interfaces of this node, or of pods on it, at which copies arrive.
     #[serde(default)]
     pub receivers: Vec<NodeTapReceiver>,
+    /// What becomes of the frames of treated senders: at most one entry per tap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub treatments: Vec<NodeTapTreatment>,
+    /// Largest IP packet that the network between the nodes carries; unset for what the routes say.
+    #[serde(default, rename = "underlayMTU", skip_serializing_if = "Option::is_none")]
+    pub underlay_mtu: Option<i32>,
 }
 
 /// The tap that an entry belongs to.
@@ -76,6 +84,9 @@ pub struct NodeTapSender {
     pub direction: Direction,
     /// Where the copies go.
     pub destinations: Vec<NodeTapEndpoint>,
+    /// Whether the entry of the tap in spec.treatments says what becomes of its frames; otherwise all are copied as they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub treated: bool,
 }
 
 /// A VXLAN endpoint.
@@ -105,6 +116,9 @@ pub struct NodeTapReceiver {
     pub ipv6: bool,
     /// Name of the interface.
     pub interface_name: String,
+    /// Whether it shows frames as the kernel has them, and not as on the wire.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
     /// The pod that gets the interface; unset for the node itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<NodeTapPod>,
@@ -129,6 +143,9 @@ pub struct NodeTapStatus {
     /// One entry per receiver that is wanted, or still there.
     #[serde(default)]
     pub receivers: Vec<NodeTapReceiverStatus>,
+    /// What the node's kernel can do, by name: found out by trying.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub features: BTreeMap<String, bool>,
 }
 
 /// State of one sender.
@@ -149,6 +166,9 @@ pub struct NodeTapSenderStatus {
     /// Why, and what to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// What of the wish this node's kernel cannot do, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
 }
 
 /// State of one receiver.

@@ -3,6 +3,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{Deduplicate, Filter, Limit, Oversize, Sample, Truncate};
+
 /// Copies the traffic of pods to where somebody looks at it.
 ///
 /// Every frame that a matching pod of this namespace sends or receives arrives once at each destination, over VXLAN.
@@ -44,6 +46,32 @@ pub struct PodTapSpec {
     /// Which frames are copied, as seen from the pod: Ingress (they enter the pod), Egress (they leave it) or Both.
     #[serde(default)]
     pub direction: Direction,
+
+    /// Which of these frames are copied. Unset: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+
+    /// How much of each frame is copied. Unset: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncate: Option<Truncate>,
+
+    /// Copies one of so many flows. Unset: all flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sample>,
+
+    /// How much is copied at most, per pod. Unset: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+
+    /// Copies flows between two tapped pods once instead of twice; {} for the networks of this cluster. Unset: each pod's tap
+    /// has all of its flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deduplicate: Option<Deduplicate>,
+
+    /// What becomes of copies that do not fit the path to their destination: Fragment (sent whole, in IP fragments) or
+    /// Truncate (cut to what fits).
+    #[serde(default)]
+    pub oversize: Oversize,
 
     /// Where the copies go: one to four places, each of which gets every frame.
     #[schemars(length(min = 1, max = 4))]
@@ -118,8 +146,12 @@ pub enum Direction {
 /// A place that gets every copied frame.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.node), has(self.pod), has(self.external)].filter(x, x).size() == 1")
-    .message("set exactly one of node, pod and external in each destination, for example: node: {name: worker-3}"))]
+#[x_kube(
+    validation = Rule::new("[has(self.node), has(self.pod), has(self.external)].filter(x, x).size() == 1")
+        .message("set exactly one of node, pod and external in each destination, for example: node: {name: worker-3}"),
+    validation = Rule::new("!(has(self.raw) && self.raw && has(self.external))")
+        .message("raw is about the interface at a node or pod: leave it out of an external destination, which always gets frames as on the wire"),
+)]
 pub struct Destination {
     /// A network interface on a node of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,6 +164,11 @@ pub struct Destination {
     /// A VXLAN endpoint outside of PodTap's care. Its address must be allowed by the PodTapPolicy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalDestination>,
+
+    /// At a node or pod: shows frames as the kernel has them, several TCP segments in one and checksums not yet computed. That
+    /// is faster, and many tools cannot read it. Unset or false: frames as they are on the wire.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
 }
 
 /// A network interface on a node of the cluster.
@@ -248,7 +285,7 @@ pub struct PodTapStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
 
-    /// Ready, TargetsResolved, DestinationsReady and Tapped.
+    /// Ready, TargetsResolved, DestinationsReady, Tapped and Degraded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -38,6 +38,13 @@ pub struct PodTapPolicySpec {
         .message("receiverPort must be between 1024 and 65535, and not 14788, which the sending side uses"))]
     pub receiver_port: i32,
 
+    /// Largest IP packet that the network between the nodes carries, for clouds whose network carries less than the nodes'
+    /// interfaces say, for example 1400 on Azure. Copies are made to fit it. Unset: what the nodes' routes say.
+    #[serde(default, rename = "underlayMTU", skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 576 && self <= 65535")
+        .message("underlayMTU must be between 576 and 65535; leave it out to use what the nodes' routes say"))]
+    pub underlay_mtu: Option<i32>,
+
     /// Namespaces whose pods are never tapped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), inner(length(min = 1, max = 63)))]

@@ -131,11 +131,111 @@ fn a_duration_is_positive() {
 }
 
 #[test]
+fn a_filter_says_something() {
+    taken("/spec/filter", json!({"include": [{"protocol": "TCP"}], "exclude": [], "expression": "tcp"}));
+    refused("/spec/filter", json!({}), "at least one of filter.include, filter.exclude and filter.expression");
+    for good in ["tcp port 443", "ip[0] & 0xf != 5", "  ip6 or\n\tarp ", "x"] {
+        taken("/spec/filter", json!({"expression": good}));
+    }
+    for bad in ["", " \t", "host müller", "a\u{0}b", "a\u{7f}"] {
+        refused("/spec/filter", json!({"expression": bad}), "must be a pcap-filter expression in ASCII");
+    }
+}
+
+#[test]
+fn an_entry_of_a_filter_can_match() {
+    let (port, network) = (json!([{"port": 443}]), json!(["10.0.0.0/8", "2001:db8::/32"]));
+    for list in ["include", "exclude"] {
+        let taken = |entry: Value| taken("/spec/filter", json!({list: [entry]}));
+        let refused = |entry: Value, words| refused("/spec/filter", json!({list: [entry]}), words);
+        taken(json!({"protocol": "SCTP", "ports": port, "cidrs": network}));
+        taken(json!({"ports": port}));
+        taken(json!({"cidrs": network}));
+        taken(json!({"protocol": "ICMP", "cidrs": network}));
+        taken(json!({"protocol": "ICMPv6", "cidrs": network}));
+        refused(json!({}), "at least one of protocol, ports and cidrs");
+        refused(json!({"protocol": "ICMP", "ports": port}), "ICMP and ICMPv6 have no ports");
+        refused(json!({"protocol": "ICMPv6", "ports": port}), "ICMP and ICMPv6 have no ports");
+        refused(json!({"protocol": "ICMPv6", "cidrs": ["10.0.0.0/8"]}), "use cidrs of the other family");
+        refused(json!({"protocol": "ICMP", "cidrs": ["::/0"]}), "use cidrs of the other family");
+        for bad in ["10.0.0.0", "10.0.0.0/33", "example.com", ""] {
+            refused(json!({"cidrs": ["10.0.0.0/8", bad]}), "must be a network such as");
+        }
+        for good in [json!({"port": 1}), json!({"port": 5, "endPort": 5}), json!({"port": 1, "endPort": 65_535})] {
+            taken(json!({"ports": [good]}));
+        }
+        for bad in [0, -1, 65_536] {
+            refused(json!({"ports": [{"port": bad}]}), "port must be between 1 and 65535");
+        }
+        for bad in [442, 65_536] {
+            refused(json!({"ports": [{"port": 443, "endPort": bad}]}), "endPort must be between port and 65535");
+        }
+    }
+}
+
+#[test]
+fn copies_are_cut_in_one_way() {
+    for good in [
+        json!({"bytes": 14}),
+        json!({"bytes": 65_535}),
+        json!({"headersOnly": true}),
+        json!({"bytes": 64, "headersOnly": false}),
+    ] {
+        taken("/spec/truncate", good);
+    }
+    for bad in [json!({}), json!({"headersOnly": false}), json!({"bytes": 64, "headersOnly": true})] {
+        refused("/spec/truncate", bad, "exactly one of truncate.bytes and truncate.headersOnly");
+    }
+    for bad in [13, 65_536] {
+        refused("/spec/truncate", json!({"bytes": bad}), "truncate.bytes must be between 14");
+    }
+}
+
+#[test]
+fn samples_and_limits_are_numbers_that_mean_something() {
+    for good in [1, 1_000_000] {
+        taken("/spec/sample", json!({"oneInFlows": good}));
+    }
+    for bad in [0, 1_000_001] {
+        refused("/spec/sample", json!({"oneInFlows": bad}), "sample.oneInFlows must be between 1");
+    }
+    taken("/spec/limit", json!({"bitsPerSecond": 100_000_000, "packetsPerSecond": 0}));
+    taken("/spec/limit", json!({"packetsPerSecond": 1}));
+    for bad in [json!({}), json!({"bitsPerSecond": 0}), json!({"bitsPerSecond": 0, "packetsPerSecond": 0})] {
+        refused("/spec/limit", bad, "set limit.bitsPerSecond or limit.packetsPerSecond to more than 0");
+    }
+    refused("/spec/limit", json!({"bitsPerSecond": -1}), "limit.bitsPerSecond must be between 0");
+    refused("/spec/limit", json!({"packetsPerSecond": 1_000_000_001}), "limit.packetsPerSecond must be between 0");
+}
+
+#[test]
+fn flows_are_copied_once_between_networks() {
+    taken("/spec/deduplicate", json!({}));
+    taken("/spec/deduplicate", json!({"podCIDRs": ["10.244.0.0/16", "fd00:10:244::/56"], "serviceCIDRs": []}));
+    refused(
+        "/spec/deduplicate",
+        json!({"podCIDRs": ["10.244.0.0"]}),
+        "entry of deduplicate.podCIDRs must be a network",
+    );
+    refused("/spec/deduplicate", json!({"serviceCIDRs": ["x"]}), "entry of deduplicate.serviceCIDRs must be a network");
+}
+
+#[test]
+fn raw_is_about_an_interface() {
+    for place in [json!({"node": {"name": "n1"}, "raw": true}), json!({"pod": {"name": "ids"}, "raw": true})] {
+        taken("/spec/destinations/0", place);
+    }
+    let external = |raw: bool| json!({"external": {"address": "192.0.2.10", "port": 4789}, "raw": raw});
+    taken("/spec/destinations/0", external(false));
+    refused("/spec/destinations/0", external(true), "leave it out of an external destination");
+}
+
+#[test]
 fn the_policy_names_networks_and_a_range() {
     let policy = |name: &str, spec: Value| json!({"apiVersion": "podtap.dev/v1alpha1", "kind": "PodTapPolicy", "metadata": {"name": name}, "spec": spec});
     let full = json!({
         "allowedExternalCIDRs": ["192.0.2.0/24", "2001:db8::/32"], "vniRange": {"first": 1, "last": 16_777_215},
-        "receiverPort": 14_789, "limits": {"tapsPerPod": 8, "targetsPerTap": 500}
+        "receiverPort": 14_789, "underlayMTU": 1400, "limits": {"tapsPerPod": 8, "targetsPerTap": 500}
     });
     assert_eq!(refusals("PodTapPolicy", &policy("default", full.clone())), Vec::<String>::new());
     for (name, path, value, words) in [
@@ -145,6 +245,8 @@ fn the_policy_names_networks_and_a_range() {
         ("default", "/vniRange", json!({"first": 0, "last": 5}), "1 <= first <= last"),
         ("default", "/vniRange", json!({"first": 6, "last": 5}), "1 <= first <= last"),
         ("default", "/receiverPort", json!(14_788), "not 14788"),
+        ("default", "/underlayMTU", json!(575), "underlayMTU must be between 576 and 65535"),
+        ("default", "/underlayMTU", json!(65_536), "underlayMTU must be between 576 and 65535"),
         ("default", "/limits", json!({"tapsPerPod": 0, "targetsPerTap": 500}), "limits.tapsPerPod"),
         ("default", "/limits", json!({"tapsPerPod": 8, "targetsPerTap": 0}), "limits.targetsPerTap"),
     ] {

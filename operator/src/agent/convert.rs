@@ -1,6 +1,11 @@
 //! From what the controller wants to what the tap-helper is told, and from what it reports to the status. No I/O.
 
-use std::net::{AddrParseError, IpAddr};
+mod treatment;
+
+use std::{
+    collections::BTreeMap,
+    net::{AddrParseError, IpAddr},
+};
 
 use podtap_api::{
     Direction, ItemState, NodeTapEndpoint, NodeTapPod, NodeTapReceiver, NodeTapReceiverStatus, NodeTapSender,
@@ -8,7 +13,12 @@ use podtap_api::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tap_wire::{Desired, Endpoint, Pod, Reason, Receiver, ReceiverReport, Report, Sender, SenderReport, State};
+use tap_wire::{
+    Desired, Endpoint, Features, Pod, Reason, Receiver, ReceiverReport, Report, Sender, SenderReport, State,
+};
+
+use self::treatment::{Treatments, number};
+use super::order::RawSpec;
 
 /// Entries of a `NodeTap` that are not passed on, as they stand in its status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +38,16 @@ enum Unusable {
     Shape(#[from] serde_json::Error),
     #[error("{0:?} is not an IP address: {1}")]
     Address(String, AddrParseError),
+    #[error("{0:?} is not a network")]
+    Network(String),
+    #[error("{0} cannot be {1}")]
+    Number(&'static str, i64),
+    #[error("both truncateBytes and headersOnly are set")]
+    TwoTruncations,
+    #[error("what is to become of its frames is not said: there is no entry for its tap in spec.treatments")]
+    NoTreatment,
+    #[error("what is to become of its frames: {0}")]
+    Treatment(String),
     #[error("{0} is not a UDP port")]
     Port(i32),
     #[error("{0} is not a VXLAN network identifier")]
@@ -36,11 +56,13 @@ enum Unusable {
 
 /// Reads each entry for itself: one that cannot be used stops no other. A field that is not known here makes its entry
 /// unusable, since leaving it out could copy more than somebody asked for.
-pub fn desired(generation: i64, senders: &[Value], receivers: &[Value]) -> (Desired, Refused) {
+pub fn desired(generation: i64, spec: &RawSpec) -> (Desired, Refused) {
+    let RawSpec { senders, receivers, treatments, underlay_mtu } = spec;
+    let treatments = Treatments::read(treatments);
     let mut desired = Desired { generation, ..Desired::default() };
     let mut refused = Refused::default();
     for entry in senders {
-        match strictly(entry).and_then(sender) {
+        match strictly(entry).and_then(|entry| sender(entry, &treatments, *underlay_mtu)) {
             Ok(sender) => desired.senders.push(sender),
             Err(why) => refused.senders.push(NodeTapSenderStatus {
                 tap_uid: text(entry, "/tap/uid"),
@@ -49,6 +71,7 @@ pub fn desired(generation: i64, senders: &[Value], receivers: &[Value]) -> (Desi
                 state: ItemState::Refused,
                 reason: Reason::Invalid.as_str().to_owned(),
                 message: why.to_string(),
+                degraded: Vec::new(),
             }),
         }
     }
@@ -93,7 +116,13 @@ pub fn status(report: &Report, refused: &Refused) -> NodeTapStatus {
         active_receivers: active(&mut receivers.iter().map(|receiver| receiver.state)),
         senders,
         receivers,
+        features: features(report.features),
     }
+}
+
+/// By name, so that one which is tried some day needs no change here.
+fn features(features: Features) -> BTreeMap<String, bool> {
+    serde_json::to_value(features).and_then(serde_json::from_value).unwrap_or_default()
 }
 
 fn strictly<T: DeserializeOwned>(entry: &Value) -> Result<T, Unusable> {
@@ -108,17 +137,22 @@ fn text(entry: &Value, pointer: &str) -> String {
     entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-fn sender(entry: NodeTapSender) -> Result<Sender, Unusable> {
-    Ok(Sender {
-        tap: entry.tap.uid,
-        pod: pod(entry.pod)?,
+fn sender(entry: NodeTapSender, treatments: &Treatments, underlay_mtu: Option<i64>) -> Result<Sender, Unusable> {
+    let destinations = entry.destinations.iter().map(endpoint).collect::<Result<_, _>>()?;
+    let treatment = entry.treated.then(|| treatments.of(&entry.tap.uid)).transpose()?;
+    let sender = Sender {
+        underlay_mtu: underlay_mtu.map(|mtu| number("underlayMTU", mtu)).transpose()?,
         interface: entry.interface,
         direction: match entry.direction {
             Direction::Ingress => tap_wire::Direction::Ingress,
             Direction::Egress => tap_wire::Direction::Egress,
             Direction::Both => tap_wire::Direction::Both,
         },
-        destinations: entry.destinations.iter().map(endpoint).collect::<Result<_, _>>()?,
+        ..Sender::of_everything(entry.tap.uid, pod(entry.pod)?, destinations)
+    };
+    Ok(match treatment {
+        Some(treatment) => treatment.apply(sender),
+        None => sender,
     })
 }
 
@@ -129,7 +163,7 @@ fn receiver(entry: NodeTapReceiver) -> Result<Receiver, Unusable> {
         port: port(entry.port)?,
         ipv6: entry.ipv6,
         interface_name: entry.interface_name,
-        raw: false,
+        raw: entry.raw,
         pod: entry.pod.map(pod).transpose()?,
     })
 }
@@ -163,6 +197,7 @@ fn sender_status(report: &SenderReport) -> NodeTapSenderStatus {
         state: state(report.status.state),
         reason: report.status.reason.as_str().to_owned(),
         message: report.status.message.clone(),
+        degraded: report.degraded.clone(),
     }
 }
 

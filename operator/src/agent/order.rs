@@ -28,6 +28,10 @@ pub struct RawSpec {
     pub senders: Vec<Value>,
     #[serde(default)]
     pub receivers: Vec<Value>,
+    #[serde(default)]
+    pub treatments: Vec<Value>,
+    #[serde(default, rename = "underlayMTU")]
+    pub underlay_mtu: Option<i64>,
 }
 
 /// A message to the tap-helper.
@@ -49,7 +53,7 @@ pub struct Origin {
 impl Order {
     pub fn new(object: &RawNodeTap) -> Self {
         let generation = object.metadata.generation.unwrap_or_default();
-        let (desired, refused) = convert::desired(generation, &object.spec.senders, &object.spec.receivers);
+        let (desired, refused) = convert::desired(generation, &object.spec);
         let origin = Origin { uid: object.uid().unwrap_or_default(), generation, refused };
         Self { origin: origin.into(), message: ToHelper::Desired(desired) }
     }

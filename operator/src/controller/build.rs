@@ -6,6 +6,8 @@
 //! - No node gets two receivers of one VNI, nor two of one name in one network namespace.
 //! - Nothing of a refused, suspended or expired tap is on any node.
 
+mod node_specs;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -13,7 +15,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use podtap_api::{NodeTapEndpoint, NodeTapPod, NodeTapReceiver, NodeTapSender, NodeTapSpec};
+use podtap_api::{NodeTapSpec, NodeTapTreatment};
 
 use super::{
     cycles,
@@ -51,6 +53,8 @@ pub struct Destination {
     pub pod: Option<Arc<PodFact>>,
     /// Empty for an external endpoint, and while it is not known.
     pub interface: String,
+    /// Whether the interface shows frames as the kernel has them.
+    pub raw: bool,
     /// Set as soon as copies can be sent there.
     pub address: Option<IpAddr>,
     pub port: u16,
@@ -67,6 +71,10 @@ pub struct Outcome<'a> {
     /// In the order of the spec.
     pub destinations: Vec<Destination>,
     pub vni: Option<i64>,
+    /// What becomes of its frames, if not all are copied as they are.
+    pub treatment: Option<NodeTapTreatment>,
+    /// What of that cannot be done anywhere.
+    pub shortfall: Option<Problem>,
 }
 
 impl Outcome<'_> {
@@ -91,6 +99,7 @@ impl Plan<'_> {
         for spec in self.nodes.values_mut() {
             spec.senders.retain(|sender| !taps.contains(&sender.tap.uid));
             spec.receivers.retain(|receiver| !taps.contains(&receiver.tap.uid));
+            spec.treatments.retain(|treatment| !taps.contains(&treatment.tap_uid));
         }
         self.nodes.retain(|_, spec| !spec.senders.is_empty() || !spec.receivers.is_empty());
         for outcome in self.outcomes.iter_mut().filter(|outcome| taps.contains(&outcome.tap.reference.uid)) {
@@ -131,7 +140,7 @@ pub fn build<'a>(
     refuse_cycles(&mut outcomes);
     settle_interface_names(&mut outcomes);
     limits::taps_per_pod(&mut outcomes, policy);
-    Plan { nodes: node_specs(&outcomes), outcomes }
+    Plan { nodes: node_specs::node_specs(&outcomes, policy.underlay_mtu), outcomes }
 }
 
 fn outcome<'a>(
@@ -143,10 +152,16 @@ fn outcome<'a>(
 ) -> Outcome<'a> {
     let spec = match &tap.spec {
         Ok(spec) => spec,
-        Err(message) => {
-            let problem = Problem::new(reason::INVALID_SPEC, message.clone());
-            let (targets, destinations) = (Targets::default(), Vec::new());
-            return Outcome { tap, standing: Standing::Refused(problem), targets, destinations, vni: None };
+        Err(problem) => {
+            return Outcome {
+                tap,
+                standing: Standing::Refused(problem.clone()),
+                targets: Targets::default(),
+                destinations: Vec::new(),
+                vni: None,
+                treatment: None,
+                shortfall: None,
+            };
         }
     };
     let claim = Claim { tap: tap.reference.uid.clone(), slot: 0 };
@@ -169,7 +184,8 @@ fn outcome<'a>(
     } else {
         Standing::Active
     };
-    Outcome { tap, standing, targets, destinations, vni }
+    let (treatment, shortfall) = spec.treatment.for_nodes(&tap.reference.uid, snapshot);
+    Outcome { tap, standing, targets, destinations, vni, treatment, shortfall }
 }
 
 fn destinations(
@@ -229,6 +245,7 @@ fn destination(
     };
     Destination {
         text: destinations::printable(wanted, pod.as_deref(), &interface),
+        raw: matches!(wanted, Wanted::Node { raw: true, .. } | Wanted::Pod { raw: true, .. }),
         node,
         pod,
         interface,
@@ -320,55 +337,6 @@ fn settle_interface_names(outcomes: &mut [Outcome<'_>]) {
                 }
             }
         }
-    }
-}
-
-fn node_specs(outcomes: &[Outcome<'_>]) -> BTreeMap<String, NodeTapSpec> {
-    let mut nodes: BTreeMap<String, NodeTapSpec> = BTreeMap::new();
-    for outcome in outcomes.iter().filter(|outcome| outcome.is_executed()) {
-        let tap = &outcome.tap.reference;
-        let Ok(spec) = &outcome.tap.spec else { continue };
-        let mut endpoints = Vec::new();
-        for destination in &outcome.destinations {
-            let (Some(address), Some(vni)) = (destination.address, destination.vni) else { continue };
-            let port = i32::from(destination.port);
-            endpoints.push(NodeTapEndpoint { address: address.to_string(), port, vni });
-            if !destination.node.is_empty() {
-                nodes.entry(destination.node.clone()).or_default().receivers.push(NodeTapReceiver {
-                    tap: tap.clone(),
-                    vni,
-                    port,
-                    ipv6: address.is_ipv6(),
-                    interface_name: destination.interface.clone(),
-                    pod: destination.pod.as_deref().map(node_tap_pod),
-                });
-            }
-        }
-        for pod in outcome.targets.tapped() {
-            let Some(node) = &pod.node else { continue };
-            nodes.entry(node.clone()).or_default().senders.push(NodeTapSender {
-                tap: tap.clone(),
-                pod: node_tap_pod(pod),
-                interface: spec.interface.clone(),
-                direction: spec.direction,
-                destinations: endpoints.clone(),
-            });
-        }
-    }
-    for spec in nodes.values_mut() {
-        spec.senders.sort_by(|a, b| (&a.tap, &a.pod.uid).cmp(&(&b.tap, &b.pod.uid)));
-        spec.receivers.sort_by_key(|receiver| receiver.vni);
-    }
-    nodes
-}
-
-fn node_tap_pod(pod: &PodFact) -> NodeTapPod {
-    NodeTapPod {
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
-        cgroup_uid: pod.cgroup_uid.clone(),
-        addresses: pod.addresses.iter().map(ToString::to_string).collect(),
     }
 }
 

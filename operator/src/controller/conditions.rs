@@ -1,16 +1,16 @@
 //! Part of stage 6: what a tap's status is to say. Pure.
 //!
 //! # Guarantees
-//! All four conditions are there from the first visit, each with a reason, a sentence and the generation it is about.
-//! `Ready` is True exactly if the other three are.
+//! All five conditions are there from the first visit, each with a reason, a sentence and the generation it is about.
+//! `Ready` is True exactly if the next three are. `Degraded` is True where what is in place is less than what was asked for.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
 use podtap_api::{
-    CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED, DestinationStatus,
-    ItemState, PodTapStatus, TapFailure,
+    CONDITION_DEGRADED, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED,
+    DestinationStatus, ItemState, PodTapStatus, TapFailure,
 };
 
 use super::{
@@ -29,8 +29,8 @@ use super::{
 pub const MAX_FAILURES: usize = 16;
 
 /// Conditions that are ours; others in the list belong to somebody else.
-pub const OURS: [&str; 4] =
-    [CONDITION_READY, CONDITION_TARGETS_RESOLVED, CONDITION_DESTINATIONS_READY, CONDITION_TAPPED];
+pub const OURS: [&str; 5] =
+    [CONDITION_READY, CONDITION_TARGETS_RESOLVED, CONDITION_DESTINATIONS_READY, CONDITION_TAPPED, CONDITION_DEGRADED];
 
 /// A condition's reason and message, and whether it holds.
 type Verdict = Result<Problem, Problem>;
@@ -60,14 +60,15 @@ pub fn status(outcome: &Outcome<'_>, knowledge: Knowledge<'_>) -> PodTapStatus {
     let targets_resolved = targets_resolved(outcome);
     let destinations_ready = destinations_ready(outcome, &receivers);
     let tapped = tapped(outcome, &items, knowledge, &targets_resolved, &destinations_ready);
-    let ready = ready(outcome, [&targets_resolved, &destinations_ready, &tapped], &items);
+    let degraded = degraded(outcome, &items, knowledge);
+    let ready = ready(outcome, [&targets_resolved, &destinations_ready, &tapped], &items, &degraded);
 
     let now = whole_seconds(knowledge.snapshot.now);
     let tapped_pods = items.iter().filter(|(_, item)| *item == Item::Active).count();
     let start_time = previous.start_time.clone().or_else(|| (tapped_pods > 0).then_some(Time(now)));
     let duration = outcome.tap.spec.as_ref().ok().and_then(|spec| spec.duration_seconds);
     let expires_at = start_time.as_ref().zip(duration).map(|(start, duration)| Time(build::end(start.0, duration)));
-    let verdicts = [ready, targets_resolved, destinations_ready, tapped];
+    let verdicts = [ready, targets_resolved, destinations_ready, tapped, degraded];
     let conditions = OURS.into_iter().zip(verdicts);
     PodTapStatus {
         observed_generation: Some(outcome.tap.generation),
@@ -177,9 +178,7 @@ fn on_node<'a>(
 }
 
 fn targets_resolved(outcome: &Outcome<'_>) -> Verdict {
-    if let Standing::Refused(problem) = &outcome.standing
-        && problem.reason == reason::INVALID_SPEC
-    {
+    if let Err(problem) = &outcome.tap.spec {
         return Err(problem.clone());
     }
     if let Some(problem) = &outcome.targets.problem {
@@ -262,6 +261,9 @@ fn tapped(
     if let Some(message) = waiting {
         return Err(Problem::new(reason::WAITING, message));
     }
+    if let Some(flaw) = outcome.tap.spec.as_ref().ok().and_then(|spec| spec.treatment.flaw()) {
+        return Err(Problem::new(&flaw.reason, format!("{progress}, with the expression before: {}", flaw.message)));
+    }
     // What stands goes on without its helper; what changes from now on does not arrive.
     let unattended = items.iter().find_map(|(pod, _)| knowledge.applied.helper_problems.get(pod.node.as_ref()?));
     if let Some(problem) = unattended {
@@ -273,7 +275,22 @@ fn tapped(
     Ok(Problem::new(reason::ESTABLISHED, progress))
 }
 
-fn ready(outcome: &Outcome<'_>, others: [&Verdict; 3], items: &[(&PodFact, Item)]) -> Verdict {
+/// Holds where something is missing: the other way round than the others.
+fn degraded(outcome: &Outcome<'_>, items: &[(&PodFact, Item)], knowledge: Knowledge<'_>) -> Verdict {
+    if let Some(problem) = standing_problem(outcome) {
+        return Err(problem);
+    }
+    let active = || items.iter().filter(|(_, item)| *item == Item::Active).map(|(pod, _)| *pod);
+    match super::degraded::shortfall(outcome, active(), knowledge.applied) {
+        Some(problem) => Ok(problem),
+        None if active().next().is_none() => {
+            Err(Problem::new(reason::WAITING, "nothing is known before the first pod is tapped"))
+        }
+        None => Err(Problem::new(reason::NOTHING_MISSING, "what is in place is as spec says")),
+    }
+}
+
+fn ready(outcome: &Outcome<'_>, others: [&Verdict; 3], items: &[(&PodFact, Item)], degraded: &Verdict) -> Verdict {
     if let Some(problem) = standing_problem(outcome) {
         return Err(problem);
     }
@@ -282,7 +299,11 @@ fn ready(outcome: &Outcome<'_>, others: [&Verdict; 3], items: &[(&PodFact, Item)
     }
     let to: Vec<&str> = outcome.destinations.iter().map(|d| d.text.as_str()).collect();
     let pods = count(items.len(), "pod is", "pods are");
-    Ok(Problem::new(reason::ESTABLISHED, format!("{pods} copied to {}", to.join(", "))))
+    let but = match degraded {
+        Ok(problem) => format!(", but not as spec says ({CONDITION_DEGRADED}): {}", problem.message),
+        Err(_) => String::new(),
+    };
+    Ok(Problem::new(reason::ESTABLISHED, format!("{pods} copied to {}{but}", to.join(", "))))
 }
 
 /// Why nothing of the tap is carried out.

@@ -7,7 +7,8 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use podtap_api::{
-    CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, PodTap, PodTapStatus, TapFailure, TapReference,
+    CONDITION_DEGRADED, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, PodTap, PodTapStatus,
+    TapFailure, TapReference,
 };
 use tracing::debug;
 
@@ -60,6 +61,9 @@ pub fn occurrences(old: &PodTapStatus, new: &PodTapStatus) -> Vec<Occurrence> {
             }
             _ => {}
         }
+    }
+    if let Some(("True", _, message)) = changed(old, new, CONDITION_DEGRADED) {
+        tell(true, reason::DEGRADED, message);
     }
     let known = |failure: &TapFailure| old.failures.iter().any(|f| f.pod == failure.pod && f.reason == failure.reason);
     for failure in new.failures.iter().filter(|failure| !known(failure)) {

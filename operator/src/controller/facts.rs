@@ -6,7 +6,10 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::{
-    api::core::v1::{Namespace, Node, Pod},
+    api::{
+        core::v1::{Namespace, Node, Pod},
+        networking::v1::ServiceCIDR,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
@@ -16,7 +19,7 @@ use podtap_api::{
     PodTapStatus,
 };
 
-use super::{helper_pod, names};
+use super::{helper_pod, names, network::Network};
 
 /// Annotation of a static pod's mirror: the UID that its cgroup has (kubelet, `pkg/kubelet/types`).
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
@@ -164,13 +167,17 @@ pub struct NodeFact {
     pub excluded: bool,
     /// `InternalIP`s in the order of the node's status.
     pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`: where its pods are, if the CNI keeps to that.
+    pub pod_networks: Vec<Network>,
 }
 
 impl From<Node> for NodeFact {
     fn from(node: Node) -> Self {
         let excluded = is_excluded(&node.metadata);
         let status = node.status.unwrap_or_default();
+        let pod_cidrs = node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
         Self {
+            pod_networks: pod_cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
             excluded,
             name: node.metadata.name.unwrap_or_default(),
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
@@ -183,6 +190,12 @@ impl From<Node> for NodeFact {
                 .collect(),
         }
     }
+}
+
+/// The networks of a `ServiceCIDR`.
+pub fn service_networks(object: ServiceCIDR) -> Vec<Network> {
+    let cidrs = object.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
+    cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
 /// A namespace.

@@ -1,7 +1,10 @@
 //! What the tests of the stages are made from: objects as the API server has them, taken in as the controller does.
 
 use k8s_openapi::{
-    api::core::v1::{Namespace, Node, Pod},
+    api::{
+        core::v1::{Namespace, Node, Pod},
+        networking::v1::ServiceCIDR,
+    },
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
@@ -12,7 +15,8 @@ use serde_json::{Value, json};
 
 use super::{
     build::{self, Plan},
-    facts::{NamespaceFact, NodeFact, NodeTapFact, PodFact, TapFact, policy_fact},
+    expressions,
+    facts::{NamespaceFact, NodeFact, NodeTapFact, PodFact, TapFact, policy_fact, service_networks},
     gather::{Snapshot, gather},
     pass::allocate,
     validate::{Validated, validate},
@@ -93,6 +97,7 @@ pub struct World {
     pub node_taps: Vec<NodeTap>,
     pub namespaces: Vec<Namespace>,
     pub taps: Vec<PodTap>,
+    pub service_cidrs: Vec<ServiceCIDR>,
 }
 
 impl World {
@@ -128,6 +133,9 @@ impl World {
         for object in self.node_taps.clone() {
             caches.node_taps.take(Event::Apply(object), |tap| NodeTapFact::from(DeserializeGuard(Ok(tap))));
         }
+        for object in self.service_cidrs.clone() {
+            caches.service_networks.take(Event::Apply(object), service_networks);
+        }
         for object in self.taps.clone() {
             caches.taps.take(Event::Apply(object), |tap| TapFact::from(DeserializeGuard(Ok(tap))));
         }
@@ -135,7 +143,10 @@ impl World {
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        gather(&self.caches(), at(self.seconds))
+        let mut snapshot = gather(&self.caches(), at(self.seconds));
+        let compiled = |text: &str| (text.to_owned(), crate::expression::compile(text).into());
+        snapshot.expressions = expressions::wanted(&snapshot).into_iter().map(compiled).collect();
+        snapshot
     }
 
     /// Runs `look` on what the pure stages make of it, with every claim recorded.

@@ -9,7 +9,9 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{
     cache::{Cache, Entry},
+    expressions::Expressions,
     facts::{NamespaceFact, NodeFact, NodeTapFact, PodFact, PolicyFact, TapFact},
+    network::Network,
     watch::Caches,
 };
 
@@ -28,6 +30,11 @@ pub struct Snapshot {
     pub excluded_namespaces: BTreeSet<String>,
     /// In the order of namespace and name.
     pub taps: Vec<Entry<TapFact>>,
+    /// What the nodes and the `ServiceCIDR` objects say that pods and services have.
+    pub pod_networks: Vec<Network>,
+    pub service_networks: Vec<Network>,
+    /// What the expressions of filters mean; filled in by the next step.
+    pub expressions: Expressions,
 }
 
 impl Snapshot {
@@ -73,6 +80,9 @@ pub fn gather(caches: &Caches, now: Timestamp) -> Snapshot {
         node_taps: node_taps(caches),
         excluded_namespaces: excluded(&caches.namespaces),
         taps: caches.taps.list(),
+        pod_networks: networks(&caches.nodes, |node| &node.pod_networks),
+        service_networks: networks(&caches.service_networks, |networks| networks),
+        expressions: Expressions::new(),
     }
 }
 
@@ -83,6 +93,10 @@ pub fn node_taps(caches: &Caches) -> BTreeMap<String, Arc<NodeTapFact>> {
 
 fn by_name<T: PartialEq>(cache: &Cache<T>, name: impl Fn(&T) -> &String) -> BTreeMap<String, Arc<T>> {
     cache.list().into_iter().map(|entry| (name(&entry.fact).clone(), entry.fact)).collect()
+}
+
+fn networks<T: PartialEq>(cache: &Cache<T>, networks: impl Fn(&T) -> &Vec<Network>) -> Vec<Network> {
+    Network::aggregate(cache.list().iter().flat_map(|entry| networks(&entry.fact).clone()).collect())
 }
 
 fn excluded(namespaces: &Cache<NamespaceFact>) -> BTreeSet<String> {

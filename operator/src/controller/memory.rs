@@ -8,7 +8,7 @@ use std::{
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_api::{NodeTapReceiver, NodeTapSender, NodeTapSpec};
 
-use super::{facts::NodeTapFact, problem::Problem};
+use super::{expressions::Expressions, facts::NodeTapFact, problem::Problem};
 use crate::backoff::Backoff;
 
 /// See the module.
@@ -25,6 +25,8 @@ pub struct Memory {
     pub helper_problems: BTreeMap<String, Problem>,
     /// Objects that cannot be read, by UID, and the error that was already reported.
     pub unreadable: BTreeMap<String, String>,
+    /// What the expressions of filters mean.
+    pub expressions: Expressions,
 }
 
 /// By node: the generation of the `NodeTap` with which each tap's part of it was last written.
@@ -110,8 +112,14 @@ fn changed_taps<'a>(old: &'a NodeTapSpec, new: &'a NodeTapSpec) -> BTreeSet<&'a 
         }
         receivers
     };
+    let treatment = |spec: &NodeTapSpec, tap: &str| spec.treatments.iter().find(|entry| entry.tap_uid == tap).cloned();
+    // What the path carries is no part of it: a node that follows it late still copies what it should.
     taps.into_iter()
-        .filter(|tap| senders(old, tap) != senders(new, tap) || receivers(old, tap) != receivers(new, tap))
+        .filter(|tap| {
+            senders(old, tap) != senders(new, tap)
+                || receivers(old, tap) != receivers(new, tap)
+                || treatment(old, tap) != treatment(new, tap)
+        })
         .collect()
 }
 
@@ -125,6 +133,8 @@ pub enum Subject {
     Status(String),
     NodeTap(String),
     Helper(String),
+    /// An expression, by its text.
+    Expression(String),
 }
 
 /// Pauses after failures, for each object by itself.

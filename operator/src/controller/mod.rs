@@ -17,8 +17,10 @@ mod claims;
 mod cleanup;
 mod conditions;
 mod cycles;
+mod degraded;
 mod destinations;
 mod events;
+mod expressions;
 mod facts;
 #[cfg(test)]
 mod fake_api;
@@ -37,6 +39,7 @@ mod problem;
 mod reason;
 mod status;
 mod targets;
+mod treatment;
 mod validate;
 mod vni;
 mod watch;
@@ -56,6 +59,7 @@ use self::{
 };
 use crate::{
     client,
+    expression::process::Compiler,
     http::{self, Health, Metrics, Server},
     leader::{self, Held, Lease},
     shutdown::Shutdown,
@@ -149,6 +153,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         publisher: Publisher::new(client.clone(), &args.identity),
         record: Record::new(client.clone(), &args.namespace),
         context: Context { client, caches, template: args.into() },
+        compiler: Compiler::default(),
         memory: Memory::default(),
         metrics,
     };

@@ -1,7 +1,7 @@
 //! One look at the whole cluster, from the objects to the statuses.
 //!
 //! # Expected flow
-//! gather (no request) -> validate (pure) -> allocate (pure) -> record claims -> build (pure) -> secure finalizers ->
+//! gather (no request) -> compile new expressions (processes) -> validate (pure) -> allocate (pure) -> record claims -> build (pure) -> secure finalizers ->
 //! apply -> finish deletions -> report.
 //!
 //! # Guarantees
@@ -20,6 +20,7 @@ use super::{
     claims::{self, Record},
     cleanup, conditions,
     events::Publisher,
+    expressions,
     gather::{Snapshot, gather},
     memory::{Memory, Subject},
     metrics::{ControllerMetrics, Stage},
@@ -28,6 +29,7 @@ use super::{
     vni::{self, Allocation, Claims},
     with_causes,
 };
+use crate::expression::process::Compiler;
 
 /// When a pass runs although nothing has changed: a watch can miss nothing, so this is for what nobody thought of.
 const RESYNC: SignedDuration = SignedDuration::from_mins(10);
@@ -39,6 +41,7 @@ const SOONEST: SignedDuration = SignedDuration::from_millis(100);
 /// The leader's work.
 pub struct Leader {
     pub context: Context,
+    pub compiler: Compiler,
     pub publisher: Publisher,
     pub record: Record,
     pub memory: Memory,
@@ -49,8 +52,11 @@ impl Leader {
     /// One pass. Returns when the next one is due although nothing changes.
     pub async fn pass(&mut self) -> Timestamp {
         let started = Instant::now();
-        let snapshot = gather(&self.context.caches, Timestamp::now());
+        let mut snapshot = gather(&self.context.caches, Timestamp::now());
         let now = snapshot.now;
+        let Memory { expressions: known, retries, .. } = &mut self.memory;
+        log(&expressions::learn(known, &self.compiler, &snapshot, retries).await);
+        snapshot.expressions.clone_from(known);
         let validated = validate(&snapshot);
         let Some((allocation, recorded)) = self.claim(&snapshot, &validated).await else {
             return self.next(now, []);

@@ -61,6 +61,13 @@ pub const VNI_NOT_ALLOWED: &str = "VNINotAllowed";
 /// All VNIs of the policy's range are taken.
 pub const VNI_EXHAUSTED: &str = "VNIExhausted";
 
+/// Not degraded: everything that is in place is as it was asked for.
+pub const NOTHING_MISSING: &str = "NothingMissing";
+/// Degraded: a node's kernel cannot do all that was asked for.
+pub const KERNEL_LIMITED: &str = "KernelLimited";
+/// Degraded: the cluster does not say which networks its pods or services have.
+pub const NETWORKS_UNKNOWN: &str = "NetworksUnknown";
+
 /// The helper pod of a node does not run.
 pub const HELPER_FAILED: &str = "HelperFailed";
 /// The API server refuses the helper pod.
@@ -70,6 +77,8 @@ pub const HELPER_REJECTED: &str = "HelperRejected";
 pub const TAP_ESTABLISHED: &str = "TapEstablished";
 /// Event: a destination is not there.
 pub const DESTINATION_UNAVAILABLE: &str = "DestinationUnavailable";
+/// Event: a part of what was asked for is not done.
+pub const DEGRADED: &str = "Degraded";
 /// Event: a node could not tap a pod.
 pub const TAP_FAILED: &str = "TapFailed";
 /// Event: the object went although a node has not reported that it is clean.

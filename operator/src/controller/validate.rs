@@ -16,6 +16,9 @@ use super::{
     facts::{PodFact, PolicyFact, TapFact},
     gather::Snapshot,
     network::{Network, ParseNetworkError},
+    problem::Problem,
+    reason,
+    treatment::{self, Treatment},
 };
 
 /// Longest duration of a tap in seconds: a year.
@@ -32,6 +35,8 @@ pub enum Invalid {
     PodForms(usize),
     #[error("set exactly one of node, pod and external in destination {0}")]
     DestinationForms(usize),
+    #[error("raw is about the interface at a node or pod: leave it out of destination {0}, which is external")]
+    RawExternal(usize),
     #[error("give one to four destinations, not {0}")]
     DestinationCount(usize),
     #[error("the selector in {place} is not one: {source}. Use the operators In, NotIn, Exists and DoesNotExist")]
@@ -72,9 +77,9 @@ impl Selection {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Wanted {
     /// An interface on a node.
-    Node { name: String, interface: String },
+    Node { name: String, interface: String, raw: bool },
     /// An interface in a pod of the tap's namespace.
-    Pod { selection: Selection, interface: String },
+    Pod { selection: Selection, interface: String, raw: bool },
     /// A VXLAN endpoint.
     External { address: IpAddr, port: u16 },
 }
@@ -85,6 +90,7 @@ pub struct Spec {
     pub selection: Selection,
     pub interface: String,
     pub direction: Direction,
+    pub treatment: Treatment,
     pub max_pods: usize,
     pub destinations: Vec<Wanted>,
     pub vni: Option<i64>,
@@ -103,8 +109,8 @@ pub struct Tap {
     pub finalizers: Vec<String>,
     /// The status as it was last seen.
     pub status: PodTapStatus,
-    /// What it asks for; a sentence for the user where that makes no sense.
-    pub spec: Result<Spec, String>,
+    /// What it asks for; why nothing can be done about it where that makes no sense.
+    pub spec: Result<Spec, Problem>,
 }
 
 impl Tap {
@@ -121,6 +127,7 @@ pub struct Policy {
     pub external: Result<Vec<Network>, NoPolicy>,
     pub vni_range: VniRange,
     pub receiver_port: u16,
+    pub underlay_mtu: Option<i32>,
     pub excluded_namespaces: BTreeSet<String>,
     pub limits: Limits,
 }
@@ -165,7 +172,7 @@ pub fn validate(snapshot: &Snapshot) -> Validated {
                 version: entry.version.clone(),
                 finalizers: entry.fact.finalizers.clone(),
                 status: status.clone(),
-                spec: self::spec(spec).map_err(|invalid| invalid.to_string()),
+                spec: self::spec(spec, snapshot, &entry.fact.uid),
             }),
         }
     }
@@ -178,8 +185,18 @@ pub fn reference(tap: &TapFact) -> TapReference {
     TapReference { namespace: tap.namespace.clone(), name: tap.name.clone(), uid: tap.uid.clone() }
 }
 
-fn spec(spec: &PodTapSpec) -> Result<Spec, Invalid> {
-    let PodTapSpec { targets, direction, destinations, vxlan, duration_seconds, suspend } = spec;
+fn spec(spec: &PodTapSpec, snapshot: &Snapshot, uid: &str) -> Result<Spec, Problem> {
+    let problem = |invalid: Invalid| Problem::new(reason::INVALID_SPEC, invalid.to_string());
+    let standing = || treatment::standing(snapshot, uid);
+    let treatment = Treatment::new(spec, &snapshot.expressions, standing).map_err(|invalid| invalid.problem());
+    // What is wrong for good is told before what is only not known yet.
+    let rest = rest_of_spec(spec).map_err(problem)?;
+    Ok(Spec { treatment: treatment?, ..rest })
+}
+
+fn rest_of_spec(spec: &PodTapSpec) -> Result<Spec, Invalid> {
+    // What becomes of the frames is looked at in treatment.rs.
+    let PodTapSpec { targets, direction, destinations, vxlan, duration_seconds, suspend, .. } = spec;
     let Targets { pod_names, pod_selector, interface, max_pods } = targets;
     if !(1..=4).contains(&destinations.len()) {
         return Err(Invalid::DestinationCount(destinations.len()));
@@ -196,6 +213,7 @@ fn spec(spec: &PodTapSpec) -> Result<Spec, Invalid> {
         selection: selection(names, pod_selector.as_ref(), "targets", || Invalid::TargetForms)?,
         interface: interface_name(interface)?,
         direction: *direction,
+        treatment: Treatment::default(),
         max_pods: usize::try_from(*max_pods).unwrap_or_default().max(1),
         destinations: destinations.iter().enumerate().map(wanted).collect::<Result<_, _>>()?,
         vni,
@@ -205,17 +223,19 @@ fn spec(spec: &PodTapSpec) -> Result<Spec, Invalid> {
 }
 
 fn wanted((index, destination): (usize, &Destination)) -> Result<Wanted, Invalid> {
-    let Destination { node, pod, external } = destination;
+    let Destination { node, pod, external, raw } = destination;
+    let raw = *raw;
     match (node, pod, external) {
         (Some(NodeDestination { name, interface_name: interface }), None, None) => {
-            Ok(Wanted::Node { name: name.clone(), interface: interface_name(interface)? })
+            Ok(Wanted::Node { name: name.clone(), interface: interface_name(interface)?, raw })
         }
         (None, Some(PodDestination { name, pod_selector, interface_name: interface }), None) => {
             let names = name.as_ref().map(|name| BTreeSet::from([name.clone()]));
             let form = || Invalid::PodForms(index + 1);
             let selection = selection(names, pod_selector.as_ref(), "the pod of a destination", form)?;
-            Ok(Wanted::Pod { selection, interface: interface_name(interface)? })
+            Ok(Wanted::Pod { selection, interface: interface_name(interface)?, raw })
         }
+        (None, None, Some(_)) if raw => Err(Invalid::RawExternal(index + 1)),
         (None, None, Some(ExternalDestination { address, port })) => Ok(Wanted::External {
             address: address.parse().map_err(|_| Invalid::Address(address.clone()))?,
             port: u16::try_from(*port).ok().filter(|port| *port > 0).ok_or(Invalid::Port(*port))?,
@@ -261,6 +281,8 @@ fn policy(fact: Option<&PolicyFact>) -> Policy {
         external: no_policy.map_or_else(|| Ok(networks.filter_map(Result::<_, ParseNetworkError>::ok).collect()), Err),
         vni_range: spec.vni_range,
         receiver_port: u16::try_from(spec.receiver_port).unwrap_or(14789),
+        // One that cannot be is none.
+        underlay_mtu: spec.underlay_mtu.filter(|mtu| (576..=65_535).contains(mtu)),
         excluded_namespaces: spec.excluded_namespaces.into_iter().collect(),
         limits: spec.limits,
     }

@@ -1,9 +1,12 @@
 //! Watches: what the API server says goes into the caches, and wakes the pass when it matters.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod},
+    networking::v1::ServiceCIDR,
+};
 use kube::{
     Api, Client, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -13,13 +16,17 @@ use kube::{
     },
 };
 use podtap_api::{NodeTap, POLICY_NAME, PodTap, PodTapPolicy};
-use tokio::{sync::Notify, task::JoinSet};
-use tracing::warn;
+use tokio::{sync::Notify, task::JoinSet, time::sleep};
+use tracing::{info, warn};
 
 use super::{
     cache::Cache,
-    facts::{NamespaceFact, NodeFact, NodeTapFact, PodFact, PolicyFact, TapFact, policy_fact},
+    facts::{self, NamespaceFact, NodeFact, NodeTapFact, PodFact, PolicyFact, TapFact, policy_fact},
+    network::Network,
 };
+
+/// When a kind that is not served is asked for again: the API server may have been upgraded.
+const UNSERVED_PAUSE: Duration = Duration::from_secs(1800);
 
 /// All that is watched. Clones share one memory.
 #[derive(Clone, Debug)]
@@ -31,6 +38,7 @@ pub struct Caches {
     pub pods: Cache<PodFact>,
     pub nodes: Cache<NodeFact>,
     pub namespaces: Cache<NamespaceFact>,
+    pub service_networks: Cache<Vec<Network>>,
 }
 
 impl Caches {
@@ -43,18 +51,20 @@ impl Caches {
             pods: Cache::new(),
             nodes: Cache::new(),
             namespaces: Cache::new(),
+            service_networks: Cache::new(),
         }
     }
 
     /// Returns once every kind has been listed: before that, what is missing here may exist.
     pub async fn wait_until_synced(&self) {
-        let Self { changed: _, taps, node_taps, policies, pods, nodes, namespaces } = self;
+        let Self { changed: _, taps, node_taps, policies, pods, nodes, namespaces, service_networks } = self;
         taps.wait_until_synced().await;
         node_taps.wait_until_synced().await;
         policies.wait_until_synced().await;
         pods.wait_until_synced().await;
         nodes.wait_until_synced().await;
         namespaces.wait_until_synced().await;
+        service_networks.wait_until_synced().await;
     }
 
     /// Returns as soon as anything of interest has changed since this returned last.
@@ -100,7 +110,7 @@ impl Caches {
 pub fn spawn(client: &Client, caches: &Caches, own_namespace: &str) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let all = watcher::Config::default;
-    let Caches { changed, taps, node_taps, policies, pods, nodes, namespaces } = caches.clone();
+    let Caches { changed, taps, node_taps, policies, pods, nodes, namespaces, service_networks } = caches.clone();
     let notify = || Arc::clone(&changed);
 
     let api: Api<DeserializeGuard<PodTap>> = Api::all(client.clone());
@@ -124,7 +134,46 @@ pub fn spawn(client: &Client, caches: &Caches, own_namespace: &str) -> JoinSet<(
     let fact = |object: PartialObjectMeta<Namespace>| NamespaceFact::new(&object.metadata);
     tasks.spawn(follow(watcher(api, all()), namespaces, fact, notify()));
 
+    let api: Api<ServiceCIDR> = Api::all(client.clone());
+    tasks.spawn(follow_if_served(watcher(api, all()), service_networks, facts::service_networks, notify()));
+
     tasks
+}
+
+/// As [`follow`], for a kind that this API server may not have: then there is none of it, until some later time.
+async fn follow_if_served<K, T>(
+    stream: impl Stream<Item = watcher::Result<Event<K>>>,
+    cache: Cache<T>,
+    fact: impl Fn(K) -> T + Copy,
+    changed: Arc<Notify>,
+) where
+    K: ResourceExt + Debug,
+    T: PartialEq,
+{
+    let mut stream = std::pin::pin!(stream);
+    loop {
+        let mut is_served = true;
+        let served = stream.as_mut().take_while(|event| {
+            is_served = !event.as_ref().is_err_and(is_not_served);
+            std::future::ready(is_served)
+        });
+        follow(served, cache.clone(), fact, Arc::clone(&changed)).await;
+        if is_served {
+            // A watcher has no end; a test's stream has.
+            return;
+        }
+        info!(kind = std::any::type_name::<K>(), "this API server does not let us watch it: done without");
+        cache.take(Event::<K>::Init, fact);
+        if cache.take(Event::<K>::InitDone, fact) {
+            changed.notify_one();
+        }
+        sleep(UNSERVED_PAUSE).await;
+    }
+}
+
+/// Whether the API server does not know the kind, or the installation's rights are older than this program.
+fn is_not_served(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403 | 404))
 }
 
 async fn follow<K, T>(
@@ -151,3 +200,6 @@ async fn follow<K, T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

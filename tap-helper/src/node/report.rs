@@ -18,6 +18,7 @@ impl Node {
                 pod: sender.pod.uid.clone(),
                 interface: self.items.get(&item).map(|state| state.interface.clone()).unwrap_or_default(),
                 status: self.status(&item, Some(&sender.pod)),
+                degraded: Vec::new(),
             });
         }
         for receiver in &desired.receivers {
@@ -35,7 +36,8 @@ impl Node {
             let status = status.clone();
             match item.clone() {
                 Item::Sender(SenderKey { tap, pod }) => {
-                    report.senders.push(SenderReport { tap, pod, interface: String::new(), status });
+                    let (interface, degraded) = (String::new(), Vec::new());
+                    report.senders.push(SenderReport { tap, pod, interface, status, degraded });
                 }
                 Item::Receiver(tap, vni) => report.receivers.push(ReceiverReport { tap, vni, status }),
                 Item::Leftover => {}

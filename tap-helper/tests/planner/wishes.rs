@@ -45,16 +45,14 @@ fn sender() -> impl Strategy<Value = Sender> {
     let direction = select(vec![Direction::Ingress, Direction::Egress, Direction::Both]);
     let interface = select(vec!["", "", "", "eth0", "net1", "none"]);
     (1..4u8, direction, interface, subsequence(endpoints, 1..=4), any::<bool>()).prop_map(
-        |(tap, direction, interface, destinations, known)| Sender {
-            tap: format!("tap-{tap}"),
-            pod: Pod {
+        |(tap, direction, interface, destinations, known)| {
+            let pod = Pod {
                 uid: "pod-1".to_owned(),
                 cgroup_uid: None,
                 addresses: known.then(|| [10, 88, 0, 5].into()).into_iter().collect(),
-            },
-            interface: interface.to_owned(),
-            direction,
-            destinations,
+            };
+            let interface = interface.to_owned();
+            Sender { interface, direction, ..Sender::of_everything(format!("tap-{tap}"), pod, destinations) }
         },
     )
 }

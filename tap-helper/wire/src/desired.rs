@@ -2,6 +2,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Deduplicate, Filter, Limit, Oversize, Truncate};
+
 /// Everything that a node is to hold. An empty one is an order to remove all; no message at all is no order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -33,6 +35,53 @@ pub struct Sender {
     pub direction: Direction,
     /// Where each copy goes: one to four, all of one address family.
     pub destinations: Vec<Endpoint>,
+    /// Which of these frames are copied.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
+    /// How much of each frame is copied; all of it if unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncate: Option<Truncate>,
+    /// One of so many flows is copied, whole and in both directions, the same ones on every node. 0 and 1: all of them.
+    #[serde(default, skip_serializing_if = "is_all")]
+    pub one_in_flows: u32,
+    /// How much is copied at most.
+    #[serde(default, skip_serializing_if = "Limit::is_none")]
+    pub limit: Limit,
+    /// What becomes of copies that do not fit the path.
+    #[serde(default)]
+    pub oversize: Oversize,
+    /// Leaves flows to the pod at their other end, where that is tapped too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deduplicate: Option<Deduplicate>,
+    /// Largest IP packet that the path to the destinations carries; the MTU of the route counts if it is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay_mtu: Option<u32>,
+}
+
+impl Sender {
+    /// One that copies every frame as it is, from the device that carries the pod's primary address.
+    #[must_use]
+    pub fn of_everything(tap: String, pod: Pod, destinations: Vec<Endpoint>) -> Self {
+        Self {
+            tap,
+            pod,
+            interface: String::new(),
+            direction: Direction::Both,
+            destinations,
+            filter: Filter::default(),
+            truncate: None,
+            one_in_flows: 1,
+            limit: Limit::default(),
+            oversize: Oversize::default(),
+            deduplicate: None,
+            underlay_mtu: None,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_all(one_in_flows: &u32) -> bool {
+    *one_in_flows <= 1
 }
 
 /// A pod of this node.

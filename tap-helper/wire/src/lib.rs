@@ -8,16 +8,22 @@
 
 mod desired;
 mod report;
+mod wish;
 
 pub use desired::{Desired, Direction, Endpoint, Pod, Receiver, Sender};
-pub use report::{Reason, ReceiverReport, Report, SenderReport, State, Status};
+pub use report::{Features, Reason, ReceiverReport, Report, SenderReport, State, Status};
+pub use wish::{
+    Deduplicate, Filter, Instruction, Limit, MAX_INSTRUCTIONS, MAX_MATCHES, MAX_NETWORKS, MIN_TRUNCATED, Match,
+    Network, Oversize, PortRange, Protocol, Truncate,
+};
 
 use serde::{Deserialize, Serialize};
 
 /// Longest line that either side accepts, in bytes without the newline.
 ///
-/// A sender with four endpoints is about 600 bytes: this is far more than a node's 250 pods can need.
-pub const MAX_MESSAGE: usize = 4 << 20;
+/// A sender with four endpoints is about 600 bytes, and one with the largest filter that the API takes about 60,000: this is
+/// more than 250 pods under such a tap each need.
+pub const MAX_MESSAGE: usize = 16 << 20;
 
 /// Longest interface name, in bytes: `IFNAMSIZ` less the terminating zero (include/uapi/linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 15;

@@ -15,6 +15,19 @@ pub struct Report {
     /// One entry per receiver device, sorted by VNI.
     #[serde(default)]
     pub receivers: Vec<ReceiverReport>,
+    /// What the node's kernel can do.
+    #[serde(default)]
+    pub features: Features,
+}
+
+/// What the node's kernel can do: found out by trying, not from its version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Features {
+    /// eBPF programs can be loaded and used as classifiers.
+    pub ebpf: bool,
+    /// Copies of TCP superframes can be made to fit the path.
+    pub fit: bool,
 }
 
 /// State of one [`Sender`](crate::Sender).
@@ -30,6 +43,9 @@ pub struct SenderReport {
     pub interface: String,
     /// How it is.
     pub status: Status,
+    /// What of the wish this kernel cannot do, a sentence each; empty when everything is as wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
 }
 
 /// State of one [`Receiver`](crate::Receiver).

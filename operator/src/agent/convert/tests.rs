@@ -19,9 +19,15 @@ fn sender_entry() -> Value {
 fn receiver_entry() -> Value {
     json!({
         "tap": {"namespace": "lab", "name": "ids", "uid": "tap-2"},
-        "vni": 78, "port": 14790, "ipv6": true, "interfaceName": "mirror7",
+        "vni": 78, "port": 14790, "ipv6": true, "interfaceName": "mirror7", "raw": true,
         "pod": {"namespace": "lab", "name": "zeek-0", "uid": "pod-2"}
     })
+}
+
+/// What the entries become, without treatments.
+fn desired(generation: i64, senders: &[Value], receivers: &[Value]) -> (Desired, Refused) {
+    let (senders, receivers) = (senders.to_vec(), receivers.to_vec());
+    super::desired(generation, &RawSpec { senders, receivers, ..RawSpec::default() })
 }
 
 fn with(mut entry: Value, pointer: &str, value: Value) -> Value {
@@ -33,31 +39,32 @@ fn with(mut entry: Value, pointer: &str, value: Value) -> Value {
     entry
 }
 
+/// What becomes of [`sender_entry`], but for its interface and direction.
+fn plain_sender() -> Sender {
+    let pod = Pod {
+        uid: "pod-1".into(),
+        cgroup_uid: Some("static-1".into()),
+        addresses: vec![[10, 8, 0, 5].into(), "fd00:8::5".parse().expect("an address")],
+    };
+    let destinations = vec![
+        Endpoint { address: [192, 0, 2, 10].into(), port: 4789, vni: 77 },
+        Endpoint { address: [198, 51, 100, 3].into(), port: 14789, vni: 16_777_215 },
+    ];
+    Sender::of_everything("tap-1".into(), pod, destinations)
+}
+
 #[test]
 fn everything_is_passed_on() {
     let all = Desired {
         generation: 9,
-        senders: vec![Sender {
-            tap: "tap-1".into(),
-            pod: Pod {
-                uid: "pod-1".into(),
-                cgroup_uid: Some("static-1".into()),
-                addresses: vec![[10, 8, 0, 5].into(), "fd00:8::5".parse().expect("an address")],
-            },
-            interface: "net1".into(),
-            direction: tap_wire::Direction::Egress,
-            destinations: vec![
-                Endpoint { address: [192, 0, 2, 10].into(), port: 4789, vni: 77 },
-                Endpoint { address: [198, 51, 100, 3].into(), port: 14789, vni: 16_777_215 },
-            ],
-        }],
+        senders: vec![Sender { interface: "net1".into(), direction: tap_wire::Direction::Egress, ..plain_sender() }],
         receivers: vec![Receiver {
             tap: "tap-2".into(),
             vni: 78,
             port: 14790,
             ipv6: true,
             interface_name: "mirror7".into(),
-            raw: false,
+            raw: true,
             pod: Some(Pod { uid: "pod-2".into(), cgroup_uid: None, addresses: vec![] }),
         }],
     };
@@ -70,6 +77,35 @@ fn directions_keep_their_meaning() {
     for (name, direction) in [("Ingress", Ingress), ("Egress", Egress), ("Both", Both)] {
         let (desired, _) = desired(1, &[with(sender_entry(), "/direction", json!(name))], &[]);
         assert_eq!(desired.senders[0].direction, direction, "{name}");
+    }
+}
+
+#[test]
+fn treated_senders_get_the_treatment_of_their_tap() {
+    let treated = with(sender_entry(), "/treated", json!(true));
+    let order = |treatments: Value| {
+        let plain = with(sender_entry(), "/pod/uid", json!("pod-2"));
+        let treatments = serde_json::from_value(treatments).expect("a list");
+        let senders = vec![treated.clone(), plain];
+        super::desired(1, &RawSpec { senders, treatments, underlay_mtu: Some(1400), ..RawSpec::default() })
+    };
+    let other = json!({"tapUid": "tap-2", "shuffle": true});
+    let (desired, refused) = order(json!([other, {"tapUid": "tap-1", "oneInFlows": 10, "headersOnly": true}]));
+    let found: Vec<_> = desired.senders.iter().map(|s| (s.one_in_flows, s.truncate, s.underlay_mtu)).collect();
+    let (treated, plain) = ((10, Some(tap_wire::Truncate::Headers), Some(1400)), (1, None, Some(1400)));
+    assert_eq!((found, refused), (vec![treated, plain], Refused::default()));
+
+    for (treatments, words) in [
+        (json!([other]), "no entry for its tap in spec.treatments"),
+        (
+            json!([{"tapUid": "tap-1", "shuffle": true}]),
+            "what is to become of its frames: this node's helper does not know",
+        ),
+    ] {
+        let (desired, refused) = order(treatments);
+        assert_eq!(desired.senders.iter().map(|s| s.pod.uid.as_str()).collect::<Vec<_>>(), ["pod-2"]);
+        let message = &refused.senders[0].message;
+        assert!(message.contains(words), "wanted “{words}” in “{message}”");
     }
 }
 
@@ -93,6 +129,7 @@ fn sender_refused(pointer: &str, value: Value, words: &str) {
         state: ItemState::Refused,
         reason: "Invalid".into(),
         message: status.message.clone(),
+        degraded: vec![],
     };
     assert_eq!(*status, expected);
 }
@@ -111,8 +148,8 @@ fn a_bad_entry_stops_no_other() {
 
 #[test]
 fn a_field_of_a_later_version_is_not_ignored() {
-    sender_refused("/filter", json!({"include": []}), "does not know the field filter");
-    sender_refused("/destinations/1/raw", json!(true), "does not know the field destinations.1.raw");
+    sender_refused("/shuffle", json!({"include": []}), "does not know the field shuffle");
+    sender_refused("/destinations/1/weight", json!(2), "does not know the field destinations.1.weight");
 }
 
 #[test]
@@ -147,12 +184,14 @@ fn report() -> Report {
                 pod: "pod-1".into(),
                 interface: "eth0".into(),
                 status: status(State::Active, Reason::Established, ""),
+                degraded: vec!["filter.expression needs eBPF".into()],
             },
             SenderReport {
                 tap: "tap-3".into(),
                 pod: "pod-3".into(),
                 interface: String::new(),
                 status: status(State::Waiting, Reason::PodNotRunning, "no process yet"),
+                degraded: vec![],
             },
         ],
         receivers: vec![ReceiverReport {
@@ -160,6 +199,7 @@ fn report() -> Report {
             vni: 78,
             status: status(State::Failed, Reason::PortTaken, "port 14790 is taken"),
         }],
+        features: Features { ebpf: true, ..Features::default() },
     }
 }
 
@@ -177,6 +217,7 @@ fn a_report_becomes_a_status() {
                 state: ItemState::Active,
                 reason: "Established".into(),
                 message: String::new(),
+                degraded: vec!["filter.expression needs eBPF".into()],
             },
             NodeTapSenderStatus {
                 tap_uid: "tap-3".into(),
@@ -185,6 +226,7 @@ fn a_report_becomes_a_status() {
                 state: ItemState::Waiting,
                 reason: "PodNotRunning".into(),
                 message: "no process yet".into(),
+                degraded: vec![],
             },
         ],
         receivers: vec![NodeTapReceiverStatus {
@@ -194,6 +236,7 @@ fn a_report_becomes_a_status() {
             reason: "PortTaken".into(),
             message: "port 14790 is taken".into(),
         }],
+        features: [("ebpf".to_owned(), true), ("fit".to_owned(), false)].into(),
     };
     assert_eq!(status(&report(), &Refused::default()), expected);
 }

@@ -229,14 +229,8 @@ async fn a_helper_that_does_not_read_still_gets_its_reports_read() {
     let mut helper = bench.accept().await;
     // More than the socket's buffers hold: the agent's write hangs.
     let mut big = Desired { generation: 1, ..Desired::default() };
-    let sender = tap_wire::Sender {
-        tap: "t".repeat(MAX_MESSAGE / 2),
-        pod: tap_wire::Pod { uid: "p".into(), cgroup_uid: None, addresses: vec![] },
-        interface: String::new(),
-        direction: tap_wire::Direction::Both,
-        destinations: vec![],
-    };
-    big.senders.push(sender);
+    let pod = tap_wire::Pod { uid: "p".into(), cgroup_uid: None, addresses: vec![] };
+    big.senders.push(tap_wire::Sender::of_everything("t".repeat(MAX_MESSAGE / 2), pod, vec![]));
     let origin = order("a", 1).origin.clone();
     bench.orders.send_replace(Some(Arc::new(Order { origin, message: ToHelper::Desired(big) })));
     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -11,7 +11,8 @@ fn answer(uid: &str, generation: i64) -> Answer {
 }
 
 fn status(generation: i64) -> NodeTapStatus {
-    NodeTapStatus { observed_generation: Some(generation), ..NodeTapStatus::default() }
+    let features = [("ebpf".to_owned(), false), ("fit".to_owned(), false)].into();
+    NodeTapStatus { observed_generation: Some(generation), features, ..NodeTapStatus::default() }
 }
 
 fn seen(uid: &str, version: &str, status: Option<NodeTapStatus>) -> Seen {

@@ -1,7 +1,8 @@
+use podtap_api::NodeTapEndpoint;
 use serde_json::json;
 
 use super::*;
-use crate::controller::fixtures::{World, lost, node, pod, policy, tap, time};
+use crate::controller::fixtures::{World, lost, node, object, pod, policy, tap, time};
 
 mod properties;
 
@@ -40,6 +41,43 @@ fn one_pod_one_node() {
     assert_eq!(sender.destinations, [NodeTapEndpoint { address: "10.0.0.2".into(), port: 14789, vni: 100 }]);
     assert_eq!((receiver.vni, receiver.interface_name.as_str(), receiver.ipv6), (100, "ptap100", false));
     assert_eq!((nodes["n1"].receivers.len(), nodes["n2"].senders.len()), (0, 0));
+}
+
+#[test]
+fn frames_are_treated_as_the_spec_says() {
+    let mut treated = tap("t", json!([{"node": {"name": "n2"}, "raw": true}, {"node": {"name": "n1"}}]));
+    treated.spec.filter = Some(object(json!({"expression": "arp"})));
+    let mut world = World::with(treated);
+    world.pods.push(pod("shop", "web-2", "n1"));
+    world.policy = Some(policy(json!({"underlayMTU": 1400})));
+    let mut plain = tap("u", to_n2());
+    plain.metadata.creation_timestamp = time(1);
+    world.taps.push(plain);
+    let specs = nodes(&world);
+    let treated: Vec<_> = specs["n1"].senders.iter().map(|s| (s.tap.name.as_str(), s.treated)).collect();
+    assert_eq!(treated, [("t", true), ("t", true), ("u", false), ("u", false)]);
+    let treatments: Vec<_> = specs["n1"].treatments.iter().map(|t| t.tap_uid.as_str()).collect();
+    assert_eq!(treatments, ["tap-t"], "once, and only where it is needed");
+    assert!(specs["n2"].treatments.is_empty());
+    assert_eq!((specs["n1"].underlay_mtu, specs["n2"].underlay_mtu), (Some(1400), None));
+    let raw = |node: &str| specs[node].receivers.iter().map(|r| (r.tap.name.as_str(), r.raw)).collect::<Vec<_>>();
+    assert_eq!((raw("n1"), raw("n2")), (vec![("t", false)], vec![("t", true), ("u", false)]));
+
+    world.plan(&Claims::new(), |_, _, mut plan| {
+        plan.withhold(&["tap-t".to_owned()].into());
+        assert!(plan.nodes["n1"].treatments.is_empty());
+    });
+}
+
+#[test]
+fn an_expression_that_is_not_known_yet_keeps_its_tap_waiting() {
+    let mut waiting = tap("t", to_n2());
+    waiting.spec.filter = Some(object(json!({"expression": "arp"})));
+    let mut snapshot = World::with(waiting).snapshot();
+    snapshot.expressions.clear();
+    let validated = crate::controller::validate::validate(&snapshot);
+    let problem = validated.taps[0].spec.clone().expect_err("nothing can be done yet");
+    assert_eq!(problem.reason, reason::WAITING);
 }
 
 #[test]

@@ -12,8 +12,10 @@ const HELD: i64 = 1;
 /// n1 has tap-t in its spec or status, as given; the deletion was at second 0.
 fn world(in_spec: bool, in_status: bool, observed: i64) -> World {
     let tap_t = TapReference { uid: "tap-t".into(), ..TapReference::default() };
-    let spec =
-        NodeTapSpec { senders: vec![NodeTapSender { tap: tap_t, ..NodeTapSender::default() }], receivers: Vec::new() };
+    let spec = NodeTapSpec {
+        senders: vec![NodeTapSender { tap: tap_t, ..NodeTapSender::default() }],
+        ..NodeTapSpec::default()
+    };
     let mut node_tap = NodeTap::new("n1", if in_status { spec.clone() } else { NodeTapSpec::default() });
     node_tap.metadata.uid = Some("u".into());
     node_tap.metadata.resource_version = Some("1".into());

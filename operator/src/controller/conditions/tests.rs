@@ -43,7 +43,7 @@ fn message<'a>(status: &'a PodTapStatus, kind: &str) -> &'a str {
     status.conditions.iter().find(|c| c.type_ == kind).map(|c| c.message.as_str()).unwrap_or_default()
 }
 
-/// `Ready` is True exactly if the other three are, and all four say why, for the generation at hand.
+/// `Ready` is True exactly if the next three are, and all five say why, for the generation at hand.
 #[track_caller]
 fn assert_conventions(status: &PodTapStatus) {
     let kinds: Vec<&str> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
@@ -54,7 +54,7 @@ fn assert_conventions(status: &PodTapStatus) {
         assert_eq!(condition.observed_generation, status.observed_generation);
     }
     let summary = summary(status);
-    let others = OURS[1..].iter().all(|kind| summary[kind].0 == "True");
+    let others = OURS[1..4].iter().all(|kind| summary[kind].0 == "True");
     assert_eq!(summary[CONDITION_READY].0 == "True", others, "{summary:?}");
 }
 
@@ -63,6 +63,7 @@ fn everything_in_place() {
     let status = settled(&World::with(web()));
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_READY], ("True", reason::ESTABLISHED));
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("False", reason::NOTHING_MISSING));
     assert_eq!((status.matched_pods, status.tapped_pods, status.vni), (1, 1, Some(100)));
     assert_eq!(status.destination, "node/n2:ptap100");
     let destination = &status.destinations[0];
@@ -81,6 +82,7 @@ fn the_first_visit_says_everything() {
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_TARGETS_RESOLVED].0, "True");
     assert_eq!(summary(&status)[CONDITION_TAPPED], ("False", reason::WAITING));
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("False", reason::WAITING));
     assert_eq!((status.tapped_pods, status.start_time), (0, None));
 }
 
@@ -108,6 +110,103 @@ fn a_pod_that_a_node_refuses() {
     assert!(message(&status, CONDITION_TAPPED).contains("0 of 2 pods tapped; pod web: there is no net7"));
     let failures: Vec<_> = status.failures.iter().map(|f| (f.pod.as_str(), f.node.as_str())).collect();
     assert_eq!(failures, [("web", "n1"), ("web-2", "n2")]);
+}
+
+/// What each sender of a node says that its kernel cannot do.
+fn limited(sentences: &[&str]) -> impl Fn(&mut NodeTap) {
+    let sentences: Vec<String> = sentences.iter().map(|sentence| (*sentence).to_owned()).collect();
+    move |node_tap| {
+        for sender in node_tap.status.iter_mut().flat_map(|status| &mut status.senders) {
+            sender.degraded.clone_from(&sentences);
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_cannot_do_all_of_it() {
+    let mut world = World::with(web());
+    world.pods.extend([pod("shop", "web-2", "n1"), pod("shop", "web-3", "n2")]);
+    let status = status_of(&world, limited(&["filter.expression needs eBPF."]), &[]);
+    assert_conventions(&status);
+    let words = "nodes n1, n2: filter.expression needs eBPF";
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", reason::KERNEL_LIMITED));
+    assert_eq!(message(&status, CONDITION_DEGRADED), words);
+    assert_eq!(summary(&status)[CONDITION_READY].0, "True");
+    assert!(message(&status, CONDITION_READY).contains(&format!("but not as spec says (Degraded): {words}")));
+
+    let status = status_of(&world, limited(&["a", "b", "c", "d", "e", "f"]), &[]);
+    assert!(message(&status, CONDITION_DEGRADED).ends_with("; nodes n1, n2: d; and 2 more limits, see the NodeTaps"));
+
+    // One that copies nothing lacks nothing.
+    let refused = |node_tap: &mut NodeTap| {
+        limited(&["a"])(node_tap);
+        let senders = node_tap.status.iter_mut().flat_map(|status| &mut status.senders);
+        senders.for_each(|sender| sender.state = ItemState::Refused);
+    };
+    let status = status_of(&world, refused, &[]);
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("False", reason::WAITING));
+}
+
+#[test]
+fn many_nodes_that_cannot_do_all_of_it() {
+    let mut world = World::with(web());
+    for index in 3..10 {
+        world.nodes.push(crate::controller::fixtures::node(&format!("n{index}"), &["10.0.0.9"]));
+        world.pods.push(pod("shop", &format!("web-{index}"), &format!("n{index}")));
+    }
+    let status = status_of(&world, limited(&["a"]), &[]);
+    assert_eq!(message(&status, CONDITION_DEGRADED), "nodes n1, n3, n4, n5, n6 and 3 more: a");
+}
+
+#[test]
+fn a_mistake_in_the_expression_of_a_tap_that_stands_changes_nothing_else() {
+    let with = |mut tap: PodTap, expression: &str| {
+        tap.spec.filter = Some(crate::controller::fixtures::object(json!({"expression": expression})));
+        tap
+    };
+    for before in [web(), with(web(), "arp")] {
+        let (mut world, claims) = World::with(before).settled(&Claims::new());
+        let specs: BTreeMap<_, _> = world.node_taps.iter().map(|n| (n.metadata.name.clone(), n.spec.clone())).collect();
+        world.taps[0] = with(world.taps[0].clone(), "tcp prot 443");
+        let status = world.plan(&claims, |snapshot, _, plan| {
+            let planned: BTreeMap<_, _> = plan.nodes.iter().map(|(n, spec)| (Some(n.clone()), spec.clone())).collect();
+            let same = planned.values().zip(specs.values()).all(|(new, old)| {
+                let programs = |spec: &podtap_api::NodeTapSpec| {
+                    let filters = spec.treatments.iter().filter_map(|t| t.filter.clone());
+                    filters.map(|filter| filter.expression).filter(|program| !program.is_empty()).collect::<Vec<_>>()
+                };
+                programs(new) == programs(old) && new.senders.len() == old.senders.len()
+            });
+            assert!(same && planned.keys().eq(specs.keys()), "{planned:?}");
+            let node_taps = snapshot.node_taps.clone();
+            let applied = Applied { node_taps, helper_problems: BTreeMap::new(), errors: Vec::new() };
+            let mut written = Written::default();
+            written.look(&snapshot.node_taps);
+            status(&plan.outcomes[0], Knowledge { snapshot, applied: &applied, written: &written })
+        });
+        assert_conventions(&status);
+        assert_eq!(summary(&status)[CONDITION_READY], ("False", reason::INVALID_SPEC));
+        assert_eq!(summary(&status)[CONDITION_DESTINATIONS_READY].0, "True");
+        assert_eq!(status.tapped_pods, 1);
+        let words = message(&status, CONDITION_TAPPED);
+        assert!(
+            words.contains("1 of 1 pod tapped, with the expression before: filter.expression \"tcp prot 443\""),
+            "{words}"
+        );
+    }
+}
+
+#[test]
+fn networks_that_nobody_knows() {
+    let mut once = web();
+    once.spec.deduplicate = Some(podtap_api::Deduplicate::default());
+    let status = settled(&World::with(once.clone()));
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", reason::NETWORKS_UNKNOWN));
+    assert!(message(&status, CONDITION_DEGRADED).contains("set deduplicate.podCIDRs"));
+    let status = status_of(&World::with(once), limited(&["a"]), &[]);
+    let words = message(&status, CONDITION_DEGRADED);
+    assert!(words.contains("set deduplicate.podCIDRs; node n1: a"), "{words}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn spec(taps: &[&str]) -> NodeTapSpec {
         tap: TapReference { uid: (*tap).to_owned(), ..TapReference::default() },
         ..NodeTapSender::default()
     };
-    NodeTapSpec { senders: taps.iter().map(sender).collect(), receivers: Vec::new() }
+    NodeTapSpec { senders: taps.iter().map(sender).collect(), ..NodeTapSpec::default() }
 }
 
 fn fact(uid: &str, generation: i64, taps: &[&str]) -> NodeTapFact {

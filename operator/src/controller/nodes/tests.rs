@@ -11,7 +11,7 @@ fn node_tap(spec: NodeTapSpec) -> NodeTap {
 }
 
 fn work() -> NodeTapSpec {
-    NodeTapSpec { senders: vec![NodeTapSender::default()], receivers: Vec::new() }
+    NodeTapSpec { senders: vec![NodeTapSender::default()], ..NodeTapSpec::default() }
 }
 
 fn world(node_tap: NodeTap) -> World {

@@ -64,6 +64,7 @@ impl Cluster {
         let client = api.client();
         Leader {
             publisher: Publisher::new(client.clone(), "test"),
+            compiler: Compiler::shell("exit 1"),
             record: Record::new(client.clone(), OWN_NAMESPACE),
             context: Context {
                 client,
@@ -111,6 +112,7 @@ impl Cluster {
         let namespace =
             |object: PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>| NamespaceFact::new(&object.metadata);
         list(&caches.namespaces, Vec::new(), namespace);
+        list(&caches.service_networks, Vec::new(), crate::controller::facts::service_networks);
     }
 
     /// One pass; what it asked for, without events.

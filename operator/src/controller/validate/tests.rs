@@ -8,7 +8,7 @@ fn spec_of(change: impl FnOnce(&mut PodTapSpec)) -> Result<Spec, String> {
     let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
     change(&mut tap.spec);
     let snapshot = World::with(tap).snapshot();
-    validate(&snapshot).taps.remove(0).spec
+    validate(&snapshot).taps.remove(0).spec.map_err(|problem| problem.message)
 }
 
 fn destination(value: Value) -> Result<Wanted, String> {

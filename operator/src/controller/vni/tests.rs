@@ -36,7 +36,7 @@ fn claims(list: &[(i64, &str)]) -> Claims {
 fn holding(tap: &str, vni: i64) -> NodeTap {
     let tap = TapReference { uid: tap.into(), ..TapReference::default() };
     let receivers = vec![NodeTapReceiver { tap, vni, port: 14789, ..NodeTapReceiver::default() }];
-    let mut node_tap = NodeTap::new("n1", NodeTapSpec { receivers, senders: Vec::new() });
+    let mut node_tap = NodeTap::new("n1", NodeTapSpec { receivers, ..NodeTapSpec::default() });
     node_tap.metadata.generation = Some(1);
     node_tap.metadata.resource_version = Some("1".into());
     carry_out(node_tap)
