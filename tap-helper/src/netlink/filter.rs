@@ -1,3 +1,5 @@
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
 use super::{
     error::NetlinkError,
     message::{Attributes, CREATE, EXCLUSIVE, Message, u32_at},
@@ -18,7 +20,10 @@ const TCA_CHAIN: u16 = 11;
 const TCA_BPF_ACT: u16 = 1;
 const TCA_BPF_OPS_LEN: u16 = 4;
 const TCA_BPF_OPS: u16 = 5;
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 const TCA_U32_SEL: u16 = 5;
 const TCA_U32_ACT: u16 = 7;
@@ -55,6 +60,10 @@ const DROP: u32 = 2;
 pub const REDIRECT_PRIORITY: u16 = 1;
 /// The priority of the filter that drops what a device receives: behind that, and before all others.
 pub const DROP_PRIORITY: u16 = 2;
+/// The priority of the filter whose program makes copies fit the wire, at a sender device's egress.
+pub const FIT_PRIORITY: u16 = 3;
+/// What filters with programs of ours are called in what `tc` prints.
+const PROGRAM_NAME: &str = "podtap";
 
 /// Where on a device frames are classified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,8 +145,23 @@ pub struct Filter {
     pub id: FilterId,
     /// Whether it is the one that drops every frame.
     pub drops_all: bool,
+    /// Number of its eBPF program, if it has one.
+    pub program: Option<u32>,
     /// Its first action, if that mirrors or redirects.
     pub mirror: Option<Mirror>,
+}
+
+/// Where a filter with a program is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Number of the device.
+    pub interface: u32,
+    /// Where on it.
+    pub hook: Hook,
+    /// Priority, lower first.
+    pub priority: u16,
+    /// The `cls_bpf` filter of this priority whose place it takes, between two frames; 0 for a new one.
+    pub handle: u32,
 }
 
 /// An action that copies or moves frames to a device.
@@ -235,6 +259,44 @@ fn mirred_action(action: Message, ((control, way), to): ((u32, u32), u32), cooki
         .put(TCA_ACT_COOKIE, cookie)
 }
 
+/// Copies the frames for which a program says -1 to the device `to`, and lets classification go on. Cookie as for a mirror.
+pub fn put_mirror_program(
+    socket: &mut RouteSocket,
+    slot: Slot,
+    program: BorrowedFd<'_>,
+    to: u32,
+    cookie: &[u8],
+) -> Result<(), NetlinkError> {
+    let operation = format!("put a program with mirred on device {}", slot.interface);
+    let actions = |options: Message| {
+        options.nest(TCA_BPF_ACT, |actions| actions.nest(1, |action| mirred_action(action, (MIRROR, to), cookie)))
+    };
+    socket.request(program_message(slot, program.as_raw_fd(), PROGRAM_NAME, actions, 0), &operation)
+}
+
+/// Lets a program change what passes, and say what becomes of it.
+pub fn put_verdict_program(socket: &mut RouteSocket, slot: Slot, program: BorrowedFd<'_>) -> Result<(), NetlinkError> {
+    let operation = format!("put a program on device {}", slot.interface);
+    let message = program_message(slot, program.as_raw_fd(), PROGRAM_NAME, |options| options, TCA_BPF_FLAG_ACT_DIRECT);
+    socket.request(message, &operation)
+}
+
+fn program_message(
+    slot: Slot,
+    program: i32,
+    name: &str,
+    actions: impl FnOnce(Message) -> Message,
+    flags: u32,
+) -> Message {
+    let fixed = tc_fixed(slot.interface, slot.handle, slot.hook.parent(), info(slot.priority, ETH_P_ALL));
+    let exclusive = if slot.handle == 0 { EXCLUSIVE } else { 0 };
+    let message = Message::new(RTM_NEWTFILTER, CREATE | exclusive, &fixed);
+    message.put_string(TCA_KIND, Classifier::Bpf.name()).nest(TCA_OPTIONS, |options| {
+        let options = actions(options).put(TCA_BPF_FD, &program.to_ne_bytes()).put_string(TCA_BPF_NAME, name);
+        if flags == 0 { options } else { options.put_u32(TCA_BPF_FLAGS, flags) }
+    })
+}
+
 /// Drops every frame that a device receives and that is not redirected, before any other filter and before the network stack.
 pub fn add_drop_filter(socket: &mut RouteSocket, interface: u32) -> Result<(), NetlinkError> {
     socket.request(drop_message(interface), &format!("drop what arrives on device {interface}"))
@@ -283,6 +345,7 @@ fn read(payload: &[u8], interface: u32, hook: Hook) -> Option<Filter> {
     let actions = classifier.and_then(|classifier| options.and_then(|options| options.nested(classifier.actions())));
     Some(Filter {
         drops_all: options.is_some_and(drops_all),
+        program: options.filter(|_| classifier == Some(Classifier::Bpf)).and_then(|options| options.u32(TCA_BPF_ID)),
         mirror: actions.and_then(|actions| actions.nested(1)).and_then(read_mirror),
         id: FilterId {
             interface,

@@ -87,6 +87,55 @@ fn drop_everything() {
     );
 }
 
+/// `tc filter replace dev eth0 ingress protocol all prio 32 handle 1 bpf object-pinned /sys/fs/bpf/podtap
+/// action mirred egress mirror dev mirror0 continue cookie 505461700169006f0011223344556677`, which opens it as descriptor 4
+#[test]
+fn a_program_that_mirrors_in_place_of_another() {
+    let slot = Slot { interface: 3, hook: Hook::Ingress, priority: 32, handle: 1 };
+    let actions = |options: Message| {
+        options.nest(TCA_BPF_ACT, |actions| actions.nest(1, |action| mirred_action(action, (MIRROR, 4), &COOKIE)))
+    };
+    assert_sends(
+        program_message(slot, 4, "podtap:[*fsobj]", actions, 0),
+        "98 00 00 00 2c 00 05 04  4b 5c 01 6b 00 00 00 00
+         00 00 00 00 03 00 00 00  01 00 00 00 f2 ff ff ff
+         00 03 20 00 08 00 01 00  62 70 66 00 6c 00 02 00
+         4c 00 01 00 48 00 01 00  0b 00 01 00 6d 69 72 72
+         65 64 00 00 24 00 02 80  20 00 02 00 00 00 00 00
+         00 00 00 00 ff ff ff ff  00 00 00 00 00 00 00 00
+         02 00 00 00 04 00 00 00  14 00 06 00 50 54 61 70
+         01 69 00 6f 00 11 22 33  44 55 66 77 08 00 06 00
+         04 00 00 00 14 00 07 00  70 6f 64 74 61 70 3a 5b
+         2a 66 73 6f 62 6a 5d 00",
+    );
+}
+
+/// `tc filter add dev mirror0 egress protocol all prio 3 bpf direct-action object-pinned /sys/fs/bpf/podtap`
+#[test]
+fn a_program_that_decides() {
+    let slot = Slot { interface: 4, hook: Hook::Egress, priority: FIT_PRIORITY, handle: 0 };
+    assert_sends(
+        program_message(slot, 4, "podtap:[*fsobj]", |options| options, TCA_BPF_FLAG_ACT_DIRECT),
+        "54 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
+         00 00 00 00 04 00 00 00  00 00 00 00 f3 ff ff ff
+         00 03 03 00 08 00 01 00  62 70 66 00 28 00 02 00
+         08 00 06 00 04 00 00 00  14 00 07 00 70 6f 64 74
+         61 70 3a 5b 2a 66 73 6f  62 6a 5d 00 08 00 08 00
+         01 00 00 00",
+    );
+}
+
+/// What the kernel says of the first of these, without its action.
+#[test]
+fn a_program_is_read() {
+    let fixed = tc_fixed(3, 1, Hook::Ingress.parent(), info(32, ETH_P_ALL));
+    let message = Message::new(RTM_NEWTFILTER, 0, &fixed).put_string(TCA_KIND, "bpf").nest(TCA_OPTIONS, |options| {
+        options.put_string(TCA_BPF_NAME, "podtap").put_u32(TCA_BPF_ID, 3100).put(10, &[0x7c; 8])
+    });
+    let filter = read(&message.finish(1)[HEADER..], 3, Hook::Ingress).expect("it is a filter");
+    assert_eq!((filter.program, filter.drops_all, filter.id.handle), (Some(3100), false, 1));
+}
+
 /// `tc filter del dev eth0 ingress protocol all prio 32 handle 1 bpf`,
 /// `tc filter del dev eth0 ingress chain 7 protocol ip prio 3 handle 800::800 u32`
 #[test]
@@ -131,5 +180,5 @@ fn what_was_sent_is_read_back() {
     }
     let bytes = drop_message(4).finish(1);
     let filter = read(&bytes[HEADER..], 4, Hook::Ingress).expect("it is a filter");
-    assert!(filter.drops_all && filter.mirror.is_none());
+    assert!(filter.drops_all && filter.mirror.is_none() && filter.program.is_none());
 }

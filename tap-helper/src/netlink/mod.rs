@@ -24,14 +24,15 @@ pub use error::NetlinkError;
 pub use ethtool::{offloads, turn_off};
 pub use fdb::{Destination, add_destination, destinations, remove_destination};
 pub use filter::{
-    Classifier, Counters, DROP_PRIORITY, Filter, FilterId, Hook, Mirror, REDIRECT_PRIORITY, add_drop_filter,
-    add_mirror_filter, add_redirect_filter, filters, remove_filter,
+    Classifier, Counters, DROP_PRIORITY, FIT_PRIORITY, Filter, FilterId, Hook, Mirror, REDIRECT_PRIORITY, Slot,
+    add_drop_filter, add_mirror_filter, add_redirect_filter, filters, put_mirror_program, put_verdict_program,
+    remove_filter,
 };
 pub use link::{
     Link, NewVxlan, Vxlan, create_vxlan, delete_link, links, rename_link, set_alias, silence_link, up_link,
 };
 pub use monitor::{Event, Monitor};
 pub use qdisc::{Qdisc, QdiscKind, add_clsact, qdiscs, remove_clsact};
-pub use route::{DefaultRoute, default_routes};
+pub use route::{DefaultRoute, Way, default_routes, way_to};
 pub use socket::RouteSocket;
 pub use veth::{NewPair, create_pair};

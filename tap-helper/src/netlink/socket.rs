@@ -50,6 +50,16 @@ impl RouteSocket {
         self.route.ask(message, operation, |_| None::<()>).map(drop)
     }
 
+    /// Sends a request about one object; `take` gets the fixed part and attributes of what the kernel says of it.
+    pub(super) fn ask<T>(
+        &mut self,
+        message: Message,
+        operation: &str,
+        take: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        self.route.ask(message, operation, take)
+    }
+
     /// Reads all objects that a request names; `take` gets the fixed part and attributes of each.
     pub(super) fn dump<T>(
         &mut self,

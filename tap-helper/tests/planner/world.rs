@@ -43,7 +43,7 @@ impl World {
         let (interface, hook) = at;
         let kind = kind.to_owned();
         let id = FilterId { interface, hook, chain: 0, priority, protocol: 3, kind, handle: self.last_handle };
-        self.now.filters.push(Filter { id, drops_all, mirror });
+        self.now.filters.push(Filter { id, drops_all, program: None, mirror });
     }
 
     pub fn add_qdisc(&mut self, interface: u32, kind: QdiscKind) {
