@@ -1,19 +1,20 @@
 //! Does one step of a plan.
 
-use std::os::fd::AsFd;
+use std::{collections::BTreeMap, os::fd::AsFd};
 
 use nix::errno::Errno;
 use tap_wire::Reason;
 
 use crate::{
+    bpf::{BpfError, Programs, Running, Settings},
     failure::{Failure, sentence},
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
-        Classifier, Hook, NetlinkError, NewPair, NewVxlan, RouteSocket, Vxlan, add_clsact, add_destination,
+        Classifier, Hook, NetlinkError, NewPair, NewVxlan, RouteSocket, Slot, Vxlan, add_clsact, add_destination,
         add_drop_filter, add_mirror_filter, add_redirect_filter, create_pair, create_vxlan, delete_link, filters,
-        links, offloads, qdiscs, remove_clsact, remove_destination, remove_filter, rename_link, set_alias,
-        silence_link, turn_off, up_link,
+        links, offloads, put_mirror_program, put_verdict_program, qdiscs, remove_clsact, remove_destination,
+        remove_filter, rename_link, set_alias, silence_link, turn_off, up_link,
     },
     step::{Action, Item, Step},
 };
@@ -22,6 +23,7 @@ use crate::{
 const LOOPBACK: u32 = 1;
 const ETHTOOL: &str =
     "ethtool's netlink family (Linux 5.8, CONFIG_ETHTOOL_NETLINK), which every receiver needs that is not raw";
+const CLS_BPF: &str = "the BPF classifier (CONFIG_NET_CLS_BPF)";
 
 /// Where steps are done.
 pub struct Executor<'a, N> {
@@ -33,6 +35,8 @@ pub struct Executor<'a, N> {
     pub node: &'a mut RouteSocket,
     /// Interfaces that got their clsact from this executor.
     pub clsacts: Vec<u32>,
+    /// Programs that were loaded by this executor and may not be in filters yet.
+    pub programs: BTreeMap<Item, Programs>,
 }
 
 impl<N: AsFd> Executor<'_, N> {
@@ -63,6 +67,12 @@ impl<N: AsFd> Executor<'_, N> {
             Step::RemoveClsact(interface) => self.remove_clsact(*interface),
             Step::AddFilter { interface, hook, priority, device, cookie } => {
                 self.add_filter((*interface, *hook), *priority, *device, *cookie)
+            }
+            Step::LoadPrograms { settings, before } => self.load(&action.item, settings, *before),
+            Step::PutFit(slot) => self.put_fit(&action.item, *slot),
+            Step::PutFilter { slot, device, cookie } => self.put_filter(&action.item, *slot, *device, *cookie),
+            Step::Configure { program, settings } => {
+                Running::adopt(*program).and_then(|running| running.configure(settings)).map_err(|e| unprogrammed(&e))
             }
             Step::RemoveFilter(id) => removed(remove_filter(self.socket, id)),
             Step::DeleteDevice(device) => removed(delete_link(self.socket, *device)),
@@ -116,7 +126,7 @@ impl<N: AsFd> Executor<'_, N> {
     }
 
     fn add_drop(&mut self, device: u32) -> Result<(), Failure> {
-        add_drop_filter(self.socket, device).map_err(|error| feature(&error, "the BPF classifier (CONFIG_NET_CLS_BPF)"))
+        add_drop_filter(self.socket, device).map_err(|error| feature(&error, CLS_BPF))
     }
 
     fn rename(&mut self, device: u32, name: &str) -> Result<(), Failure> {
@@ -191,6 +201,30 @@ impl<N: AsFd> Executor<'_, N> {
         })
     }
 
+    fn load(&mut self, item: &Item, settings: &Settings, before: Option<u32>) -> Result<(), Failure> {
+        // One that went meanwhile has no counters to go on with.
+        let before = before.and_then(|program| Running::adopt(program).ok());
+        let programs = Programs::load(settings, before.as_ref()).map_err(|error| unprogrammed(&error))?;
+        self.programs.insert(item.clone(), programs);
+        Ok(())
+    }
+
+    fn put_fit(&mut self, item: &Item, slot: Slot) -> Result<(), Failure> {
+        let programs = self.programs.get(item).ok_or_else(not_loaded)?;
+        put_verdict_program(self.socket, slot, programs.fit()).map_err(|error| feature(&error, CLS_BPF))
+    }
+
+    fn put_filter(&mut self, item: &Item, slot: Slot, device: u32, cookie: Cookie) -> Result<(), Failure> {
+        let programs = self.programs.get(item).ok_or_else(not_loaded)?;
+        let program = match slot.hook {
+            Hook::Ingress => programs.ingress(),
+            Hook::Egress => programs.egress(),
+        };
+        put_mirror_program(self.socket, slot, program, device, &cookie.bytes()).map_err(|error| {
+            feature(&error, "the mirred action (CONFIG_NET_ACT_MIRRED) or the BPF classifier (CONFIG_NET_CLS_BPF)")
+        })
+    }
+
     /// Tries with each classifier until the kernel has one.
     fn with_classifier(
         &mut self,
@@ -218,6 +252,26 @@ impl<N: AsFd> Executor<'_, N> {
 
 fn done(result: Result<(), NetlinkError>) -> Result<(), Failure> {
     result.map_err(|error| Failure::kernel(&error))
+}
+
+fn not_loaded() -> Failure {
+    Failure::failed(Reason::Kernel, "The tap's programs are not loaded. This is tried again.".to_owned())
+}
+
+fn unprogrammed(error: &BpfError) -> Failure {
+    match error {
+        BpfError::TooManyRules(_) | BpfError::TooManyNetworks(_) | BpfError::Expression(_) => {
+            Failure::refused(Reason::Invalid, format!("The tap asks for too much: {error}."))
+        }
+        BpfError::Refused { .. } => Failure::failed(
+            Reason::KernelFeature,
+            format!("The node's kernel does not take the tap's programs: {error}. A simpler filter may help."),
+        ),
+        _ => Failure::failed(
+            Reason::Kernel,
+            format!("The tap's programs are not in place: {error}. This is tried again."),
+        ),
+    }
 }
 
 fn removed(result: Result<(), NetlinkError>) -> Result<(), Failure> {

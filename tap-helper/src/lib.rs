@@ -25,6 +25,7 @@ pub mod observe;
 pub mod plan;
 pub mod purge;
 pub mod serve;
+pub mod settings;
 pub mod step;
 pub mod target;
 pub mod validate;

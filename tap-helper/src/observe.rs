@@ -1,7 +1,8 @@
 //! What one network namespace holds, as far as PodTap needs to know it.
 
 use crate::{
-    marks::{Mark, is_ours},
+    bpf::{BpfError, Fingerprint, Running},
+    marks::{Cookie, Mark, is_ours},
     netlink::{
         DefaultRoute, Destination, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, RouteSocket,
         addresses, default_routes, destinations, filters, links, offloads, qdiscs,
@@ -17,6 +18,8 @@ pub struct Observed {
     pub qdiscs: Vec<Qdisc>,
     /// Filters at those, with the limits of the [`Scope`].
     pub filters: Vec<Filter>,
+    /// Programs of ours in these filters. One that cannot be read is missing.
+    pub programs: Vec<Program>,
     /// Destinations of sender devices, by the device's number.
     pub destinations: Vec<(u32, Destination)>,
     /// Offload settings of receivers' pairs that are on and should not be, by the device's number.
@@ -25,6 +28,24 @@ pub struct Observed {
     pub addresses: Vec<InterfaceAddress>,
     /// Default routes; none in the node's own namespace.
     pub default_routes: Vec<DefaultRoute>,
+}
+
+/// A program of ours that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its number.
+    pub id: u32,
+    /// The same for programs that share what they are told and what they count.
+    pub group: u32,
+    /// What it is, and what it is told.
+    pub fingerprint: Fingerprint,
+}
+
+impl Program {
+    fn of(id: u32) -> Result<Self, BpfError> {
+        let running = Running::adopt(id)?;
+        Ok(Self { id, group: running.group()?, fingerprint: running.fingerprint()? })
+    }
 }
 
 /// How much there is to look at.
@@ -51,6 +72,12 @@ pub fn observe(socket: &mut RouteSocket, scope: Scope) -> Result<Observed, Netli
             observed.filters.extend(unless_gone(filters(socket, qdisc.interface, hook))?);
         }
     }
+    let programs = observed
+        .filters
+        .iter()
+        .filter(|filter| Cookie::of(filter).is_some() || observed.link(filter.id.interface).is_some_and(is_ours));
+    // Whatever the reason why one cannot be read: it is not known to be right, and another one takes its place.
+    observed.programs = programs.filter_map(|filter| filter.program).filter_map(|id| Program::of(id).ok()).collect();
     for link in &observed.links {
         if let (Some(Mark::Sender(_)), Some(vxlan)) = (Mark::of(link), link.vxlan) {
             let found = unless_gone(destinations(socket, link.index, (vxlan.port, vxlan.vni)))?;
@@ -92,6 +119,12 @@ impl Observed {
         self.qdiscs.iter().find(|qdisc| qdisc.interface == interface).map(|qdisc| qdisc.kind)
     }
 
+    /// The program of a number, if it is one of ours.
+    #[must_use]
+    pub fn program(&self, id: u32) -> Option<&Program> {
+        self.programs.iter().find(|program| program.id == id)
+    }
+
     /// The offload settings of a device that are on and should not be.
     #[must_use]
     pub fn offloads(&self, interface: u32) -> &[String] {
@@ -101,7 +134,7 @@ impl Observed {
     /// Whether anything here carries PodTap's marks.
     #[must_use]
     pub fn has_ours(&self) -> bool {
-        self.links.iter().any(is_ours) || self.filters.iter().any(|filter| crate::marks::Cookie::of(filter).is_some())
+        self.links.iter().any(is_ours) || self.filters.iter().any(|filter| Cookie::of(filter).is_some())
     }
 
     /// The devices of PodTap.

@@ -1,8 +1,9 @@
 //! The vocabulary of plans.
 
 use crate::{
+    bpf::Settings,
     marks::Cookie,
-    netlink::{Destination, FilterId, Hook, Vxlan},
+    netlink::{Destination, FilterId, Hook, Slot, Vxlan},
 };
 
 /// Identity of a sender.
@@ -113,6 +114,31 @@ pub enum Step {
         device: u32,
         /// The mark.
         cookie: Cookie,
+    },
+    /// Load programs for the steps of the same item that follow.
+    LoadPrograms {
+        /// What they are told.
+        settings: Box<Settings>,
+        /// A program whose counters they go on with, and which they join if it is of the same kind.
+        before: Option<u32>,
+    },
+    /// Put the program that makes copies fit the wire on a sender device.
+    PutFit(Slot),
+    /// Copy what passes a hook of an interface, and what a program wants.
+    PutFilter {
+        /// Where, and in whose place.
+        slot: Slot,
+        /// The sender device.
+        device: u32,
+        /// The mark.
+        cookie: Cookie,
+    },
+    /// Tell running programs something else.
+    Configure {
+        /// One of them.
+        program: u32,
+        /// What.
+        settings: Box<Settings>,
     },
     /// Remove a filter.
     RemoveFilter(FilterId),

@@ -10,6 +10,7 @@ use tap_wire::{Desired, MAX_INTERFACE_NAME, Pod, Reason, Receiver, Sender};
 use crate::{
     failure::Failure,
     names::{SENDER_PORT, SENDER_VNIS},
+    settings,
     step::SenderKey,
 };
 
@@ -46,6 +47,7 @@ pub fn sender(sender: &Sender, desired: &Desired) -> Result<(), Failure> {
         }
     }
     wish::check(sender).map_err(invalid)?;
+    settings::check(sender).map_err(|error| invalid(format!("The tap asks for too much: {error}.")))?;
     if desired.senders.iter().filter(|other| SenderKey::of(other) == SenderKey::of(sender)).count() > 1 {
         return Err(invalid("The same pod is wanted twice under the same tap.".to_owned()));
     }

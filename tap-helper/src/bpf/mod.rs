@@ -95,6 +95,39 @@ fn last_words(log: &str) -> String {
     reason.map_or_else(String::new, |line| format!(", its verifier says: {line}"))
 }
 
+/// What running programs are, and what they are told: equal for those that do the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    programs: u64,
+    settings: u64,
+}
+
+impl Fingerprint {
+    fn of(config: &[u8]) -> Self {
+        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+        let mut hasher = DefaultHasher::new();
+        config.hash(&mut hasher);
+        Self { programs: layout::identity(config), settings: hasher.finish() }
+    }
+
+    /// Whether programs can become the other ones by other settings alone.
+    #[must_use]
+    pub fn same_programs(&self, other: &Self) -> bool {
+        self.programs == other.programs
+    }
+}
+
+impl Settings {
+    /// That of programs with these settings.
+    pub fn fingerprint(&self) -> Result<Fingerprint, BpfError> {
+        let expression = match self.filter.expression.as_slice() {
+            [] => Vec::new(),
+            expression => translate(expression)?,
+        };
+        layout::config(self, identity(&expression, self.deduplicate.is_some())).map(|config| Fingerprint::of(&config))
+    }
+}
+
 /// Loaded programs, to be put into filters. Those live as long as a filter has them.
 #[derive(Debug)]
 pub struct Programs {
@@ -235,6 +268,16 @@ impl Running {
     pub fn configure(&self, settings: &Settings) -> Result<(), BpfError> {
         let (_, now) = self.active()?;
         self.write(settings, layout::identity(&now))
+    }
+
+    /// What they are, and what they are told.
+    pub fn fingerprint(&self) -> Result<Fingerprint, BpfError> {
+        self.active().map(|(_, config)| Fingerprint::of(&config))
+    }
+
+    /// Number of the map with the configuration: programs that have the same one are told the same.
+    pub fn group(&self) -> Result<u32, BpfError> {
+        Ok(self.map("configs")?.id())
     }
 
     /// What happened to frames and copies since the tap was made.

@@ -17,6 +17,17 @@ pub struct Features {
     pub expression: Result<(), String>,
 }
 
+impl Features {
+    /// Whether the programs of a tap can be loaded, or why not: they are of one object with all of this. Only [`fit`](Self::fit)
+    /// may lack, which they need while they run.
+    pub fn usable(&self) -> Result<(), &str> {
+        [&self.ebpf, &self.limit, &self.expression]
+            .into_iter()
+            .try_for_each(|part| part.as_ref().copied())
+            .map_err(String::as_str)
+    }
+}
+
 /// Tries each of them: loads a small program, and runs it where loading does not tell.
 #[must_use]
 pub fn probe() -> Features {

@@ -95,6 +95,7 @@ pub(super) struct NewMap<'a> {
 #[derive(Debug)]
 pub(super) struct Map {
     fd: OwnedFd,
+    id: u32,
     kind: u32,
     key_size: usize,
     value_size: usize,
@@ -147,6 +148,7 @@ impl Map {
         let word = |at: usize| info.get(at..at + 4).and_then(|v| v.try_into().ok()).map_or(0, u32::from_ne_bytes);
         let name = info[24..].split(|byte| *byte == 0).next().unwrap_or_default();
         Ok(Self {
+            id: word(4),
             kind: word(0),
             key_size: usize::try_from(word(8)).unwrap_or(usize::MAX),
             value_size: usize::try_from(word(12)).unwrap_or(usize::MAX),
@@ -160,6 +162,11 @@ impl Map {
         &self.name
     }
 
+    /// Its number.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
     /// Type, sizes of keys and values, and number of entries.
     pub(super) fn shape(&self) -> (u32, usize, usize, u32) {
         (self.kind, self.key_size, self.value_size, self.max_entries)
@@ -168,8 +175,8 @@ impl Map {
     /// A second descriptor of the same map.
     pub(super) fn try_clone(&self) -> Result<Self, Errno> {
         let fd = self.fd.try_clone().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE)))?;
-        let Self { kind, key_size, value_size, max_entries, .. } = *self;
-        Ok(Self { fd, kind, key_size, value_size, max_entries, name: self.name.clone() })
+        let Self { id, kind, key_size, value_size, max_entries, .. } = *self;
+        Ok(Self { fd, id, kind, key_size, value_size, max_entries, name: self.name.clone() })
     }
 
     /// The value of a number; of a map with one value for each processor, all of them, each from a multiple of 8 bytes on.

@@ -98,6 +98,7 @@ impl Node {
             socket: &mut space.socket,
             node: &mut self.own_socket,
             clsacts: Vec::new(),
+            programs: BTreeMap::new(),
         };
         let mut failed: BTreeSet<Item> = BTreeSet::new();
         for action in actions {

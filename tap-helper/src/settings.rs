@@ -1,0 +1,102 @@
+//! What programs are told, from what is wanted of a sender; and what of it cannot be done without them. Pure.
+
+use tap_wire::{Filter, Limit, Match, Network, Oversize, Protocol, Sender, Truncate};
+
+use crate::bpf::{self, BpfError, Features, frame_limit};
+
+/// What programs of a sender are told. `path_mtu` is the least MTU of the routes to the destinations, if any is known.
+#[must_use]
+pub fn settings(sender: &Sender, path_mtu: Option<u32>, features: &Features) -> bpf::Settings {
+    let Filter { include, exclude, expression } = &sender.filter;
+    let mtu = path_mtu.into_iter().chain(sender.underlay_mtu).min();
+    let ipv6 = sender.destinations.first().is_some_and(|to| to.address.is_ipv6());
+    bpf::Settings {
+        filter: bpf::Filter {
+            include: include.iter().map(match_of).collect(),
+            exclude: exclude.iter().map(match_of).collect(),
+            expression: expression
+                .iter()
+                .map(|one| bpf::Instruction { code: one.code, jt: one.jt, jf: one.jf, k: one.k })
+                .collect(),
+        },
+        truncate: sender.truncate.map(|truncate| match truncate {
+            Truncate::Bytes(bytes) => bpf::Truncate::Bytes(bytes),
+            Truncate::Headers => bpf::Truncate::Headers,
+        }),
+        one_in_flows: sender.one_in_flows,
+        limit: limit(sender.limit),
+        oversize: match sender.oversize {
+            Oversize::Fragment => bpf::Oversize::Fragment,
+            Oversize::Truncate => bpf::Oversize::Truncate,
+        },
+        deduplicate: sender.deduplicate.as_ref().map(|deduplicate| {
+            let all = deduplicate.pod_networks.iter().chain(&deduplicate.service_networks);
+            let mut networks: Vec<bpf::Network> = all.map(network).collect();
+            networks.sort_unstable_by_key(|network| (network.address, network.prefix));
+            networks.dedup();
+            networks
+        }),
+        // Where segments cannot be made shorter, trying would lose them.
+        frame_limit: mtu.filter(|_| features.fit.is_ok()).map(|mtu| frame_limit(mtu, ipv6)),
+    }
+}
+
+/// Why the programs have no room for what is wanted.
+pub fn check(sender: &Sender) -> Result<(), BpfError> {
+    let all = Features { ebpf: Ok(()), fit: Ok(()), limit: Ok(()), expression: Ok(()) };
+    settings(sender, None, &all).fingerprint().map(drop)
+}
+
+/// What of a wish this kernel cannot do, a sentence each.
+#[must_use]
+pub fn degraded(sender: &Sender, features: &Features) -> Vec<String> {
+    let why = |reason: &str| format!("the node's kernel cannot do it ({reason})");
+    let usable = features.usable();
+    let mut found = Vec::new();
+    if let Err(reason) = usable {
+        let wishes = [
+            (!sender.filter.is_empty(), "All frames are copied, not only those that the filter wants"),
+            (sender.truncate.is_some(), "Frames are copied whole and not truncated"),
+            (sender.one_in_flows > 1, "All flows are copied, not only a sample"),
+            (!sender.limit.is_none(), "Copies are not limited"),
+            (sender.deduplicate.is_some(), "Flows between tapped pods are copied at both ends"),
+        ];
+        let done = wishes.into_iter().filter(|(wanted, _)| *wanted);
+        found.extend(done.map(|(_, what)| format!("{what}: {}.", why(reason))));
+    }
+    if let Err(reason) = usable.and(features.fit.as_ref().map(drop).map_err(String::as_str)) {
+        if sender.oversize == Oversize::Truncate {
+            found.push(format!("Copies that do not fit the path are fragmented, not truncated: {}.", why(reason)));
+        }
+        if sender.underlay_mtu.is_some() {
+            found.push(format!("Copies are not made to fit the path's MTU: {}.", why(reason)));
+        }
+    }
+    found
+}
+
+fn limit(Limit { bits_per_second, packets_per_second }: Limit) -> bpf::Limit {
+    bpf::Limit { bits_per_second, packets_per_second }
+}
+
+fn match_of(Match { protocol, ports, networks }: &Match) -> bpf::Match {
+    bpf::Match {
+        protocol: protocol.map(|protocol| match protocol {
+            Protocol::Tcp => bpf::Protocol::Tcp,
+            Protocol::Udp => bpf::Protocol::Udp,
+            Protocol::Sctp => bpf::Protocol::Sctp,
+            Protocol::Icmp => bpf::Protocol::Icmp,
+            Protocol::Icmpv6 => bpf::Protocol::Icmpv6,
+        }),
+        ports: ports.iter().map(|range| (range.first, range.last)).collect(),
+        networks: networks.iter().map(network).collect(),
+    }
+}
+
+fn network(network: &Network) -> bpf::Network {
+    bpf::Network { address: network.address, prefix: network.prefix }
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;
