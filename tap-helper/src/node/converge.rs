@@ -87,6 +87,7 @@ impl Node {
         Wanted {
             senders: desired.senders.iter().filter(sender).collect(),
             receivers: desired.receivers.iter().filter(receiver).collect(),
+            settings: BTreeMap::new(),
         }
     }
 

@@ -10,6 +10,7 @@
 
 mod cleanup;
 mod priority;
+mod program;
 mod receiver;
 mod sender;
 
@@ -18,12 +19,13 @@ use std::collections::BTreeMap;
 use tap_wire::{Receiver, Sender};
 
 use crate::{
+    bpf::Settings,
     failure::Failure,
     marks::{Cookie, Mark, is_ours},
     names::DEVICE_MTU,
     netlink::{Filter, Hook, Link, QdiscKind},
     observe::Observed,
-    step::{Action, Item, Step},
+    step::{Action, Item, SenderKey, Step},
 };
 
 /// What one namespace is to hold.
@@ -33,6 +35,8 @@ pub struct Wanted<'a> {
     pub senders: Vec<&'a Sender>,
     /// Receivers whose device stands in it.
     pub receivers: Vec<&'a Receiver>,
+    /// What the programs of these senders are told. Senders that are not here have none: all they see is copied as it is.
+    pub settings: BTreeMap<SenderKey, Settings>,
 }
 
 impl Wanted<'_> {
@@ -55,7 +59,7 @@ pub struct Plan {
 /// The plan.
 #[must_use]
 pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
-    let mut planner = Planner { observed, plan: Plan::default(), kept: Kept::default() };
+    let mut planner = Planner { observed, settings: &wanted.settings, plan: Plan::default(), kept: Kept::default() };
     // The same plan in whatever order things are wanted: receivers and senders in the order of their identity.
     let mut receivers = wanted.receivers.clone();
     receivers.sort_by_key(|receiver| (receiver.vni, &receiver.tap));
@@ -90,6 +94,7 @@ struct Kept {
 
 struct Planner<'a> {
     observed: &'a Observed,
+    settings: &'a BTreeMap<SenderKey, Settings>,
     plan: Plan,
     kept: Kept,
 }

@@ -5,7 +5,7 @@ use crate::{
     failure::Failure,
     marks::{Cookie, Mark, SenderMark, config_hash},
     names::{SENDER_PORT, SENDER_VNIS, SOURCE_PORTS, sender_device, sender_hash},
-    netlink::{Destination, Filter, Hook, Link, QdiscKind, Vxlan},
+    netlink::{Destination, Filter, Hook, Link, QdiscKind, Slot, Vxlan},
     step::{Action, Item, SenderKey, Step},
     target,
 };
@@ -69,8 +69,25 @@ impl Planner<'_> {
             return actions;
         };
         self.kept.devices.push(device.index);
+        let mirrors = self.mirrors(sender, key, interface.index, device.index);
+        let programming = match self.settings.get(key) {
+            None => None,
+            Some(settings) => match self.programming(settings, device.index, &mirrors) {
+                Ok(programming) => Some(programming),
+                Err(error) => {
+                    let failure = Failure::refused(Reason::Invalid, format!("The tap asks for too much: {error}."));
+                    self.plan.outcomes.insert(item.clone(), Err(failure));
+                    return actions;
+                }
+            },
+        };
         let mut push = |step| actions.push(Action { item: item.clone(), step });
         self.furnish(&device, &alias).into_iter().for_each(&mut push);
+        match &programming {
+            Some(programming) => programming.steps.iter().cloned().for_each(&mut push),
+            // Of a helper that could load programs.
+            None => self.fit(device.index).into_iter().for_each(|filter| push(Step::RemoveFilter(filter.id.clone()))),
+        }
 
         let there: Vec<Destination> =
             self.observed.destinations.iter().filter(|(index, _)| *index == device.index).map(|(_, to)| *to).collect();
@@ -88,10 +105,11 @@ impl Planner<'_> {
             let alias_if_theirs = Mark::Sender(SenderMark { clsact_ours: false, ..mark.clone() }).alias();
             push(Step::AddClsact { interface: interface.index, device: device.index, alias_if_theirs });
         }
-        let hooks = [(Hook::Ingress, sender.direction.has_ingress()), (Hook::Egress, sender.direction.has_egress())];
-        for hook in hooks.into_iter().filter_map(|(hook, wanted)| wanted.then_some(hook)) {
+        for (hook, position) in mirrors {
             let cookie = Cookie { owner: sender_hash(key), hook, clsact_ours: mark.clsact_ours };
-            actions.extend(self.mirror(item, interface.index, device.index, cookie));
+            let renewed = programming.as_ref().map(|programming| programming.renewed.contains(&hook));
+            let step = self.mirror(item, (interface.index, device.index), cookie, position, renewed);
+            actions.extend(step.map(|step| Action { item: item.clone(), step }));
         }
         actions
     }
@@ -108,17 +126,41 @@ impl Planner<'_> {
         })
     }
 
-    /// Keeps the first right filter of a sender at a hook, or plans one.
-    fn mirror(&mut self, item: &Item, interface: u32, device: u32, cookie: Cookie) -> Option<Action> {
-        let right = |filter: &Filter| {
-            let same = Cookie::of(filter).is_some_and(|found| found.owner == cookie.owner && found.hook == cookie.hook);
-            let leads = filter.mirror.as_ref().is_some_and(|mirror| mirror.as_ours && mirror.to == device);
-            same && leads && filter.id.chain == 0 && priority::is_in_range(filter.id.priority)
-        };
-        let found = self.filters(interface, cookie.hook).find(|(_, filter)| right(filter));
-        if let Some((position, _)) = found {
+    /// The wanted hooks of a sender, each with the position of the first right filter there.
+    fn mirrors(&self, sender: &Sender, key: &SenderKey, interface: u32, device: u32) -> Vec<(Hook, Option<usize>)> {
+        let programmed = self.settings.contains_key(key);
+        let hooks = [(Hook::Ingress, sender.direction.has_ingress()), (Hook::Egress, sender.direction.has_egress())];
+        let wanted = hooks.into_iter().filter_map(|(hook, wanted)| wanted.then_some(hook));
+        wanted
+            .map(|hook| {
+                let right = |filter: &Filter| {
+                    let same =
+                        Cookie::of(filter).is_some_and(|found| found.owner == sender_hash(key) && found.hook == hook);
+                    let leads = filter.mirror.as_ref().is_some_and(|mirror| mirror.as_ours && mirror.to == device);
+                    // Of this kind is every filter that a program can be put into, also in place of a classic one.
+                    let kind = if programmed { filter.id.kind == "bpf" } else { filter.program.is_none() };
+                    same && leads && kind && filter.id.chain == 0 && priority::is_in_range(filter.id.priority)
+                };
+                (hook, self.filters(interface, hook).find(|(_, filter)| right(filter)).map(|(position, _)| position))
+            })
+            .collect()
+    }
+
+    /// Keeps the right filter of a sender at a hook, or plans one. `renewed` is whether it gets another program; none if it has none.
+    fn mirror(
+        &mut self,
+        item: &Item,
+        (interface, device): (u32, u32),
+        cookie: Cookie,
+        position: Option<usize>,
+        renewed: Option<bool>,
+    ) -> Option<Step> {
+        let hook = cookie.hook;
+        if let Some(position) = position {
             self.kept.filters.push(position);
-            return None;
+            let id = &self.observed.filters[position].id;
+            let slot = Slot { interface, hook, priority: id.priority, handle: id.handle };
+            return (renewed == Some(true)).then_some(Step::PutFilter { slot, device, cookie });
         }
         let taken = |priority: u16| {
             // A classifier without filters holds its priority, too; and u32 shares tables between the two hooks.
@@ -129,13 +171,15 @@ impl Planner<'_> {
                 .any(|filter| filter.id.interface == interface && filter.id.priority == priority);
             observed || self.kept.priorities.iter().any(|given| given.0 == interface && given.2 == priority)
         };
-        let Some(priority) = priority::lowest_free(cookie.hook, taken) else {
+        let Some(priority) = priority::lowest_free(hook, taken) else {
             self.plan.outcomes.insert(item.clone(), Err(priority::exhausted()));
             return None;
         };
-        self.kept.priorities.push((interface, cookie.hook, priority));
-        let step = Step::AddFilter { interface, hook: cookie.hook, priority, device, cookie };
-        Some(Action { item: item.clone(), step })
+        self.kept.priorities.push((interface, hook, priority));
+        Some(match renewed {
+            None => Step::AddFilter { interface, hook, priority, device, cookie },
+            Some(_) => Step::PutFilter { slot: Slot { interface, hook, priority, handle: 0 }, device, cookie },
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, propt
 use tap_helper::{
     marks::{Cookie, is_ours},
     names::{receiver_device, receiver_hash, receiver_pair, sender_hash},
-    netlink::{Filter, Hook, Link, Qdisc},
+    netlink::{FIT_PRIORITY, Filter, Hook, Link, Qdisc},
     plan::{Plan, Wanted, plan},
     step::{Item, SenderKey},
 };
@@ -81,6 +81,21 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
             |filter: &Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == device.index && mirror.as_ours);
         let own = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender_hash(&key));
         assert!(world.now.filters.iter().filter(own).all(leads), "each filter leads to its device");
+        let fit = |filter: &&Filter| {
+            (filter.id.interface, filter.id.hook, filter.id.priority) == (device.index, Hook::Egress, FIT_PRIORITY)
+        };
+        let having: Vec<&Filter> = world.now.filters.iter().filter(|filter| own(filter) || fit(filter)).collect();
+        match wishes.settings.get(&key) {
+            None => assert!(having.iter().all(|filter| filter.program.is_none() && own(filter)), "{having:?}"),
+            Some(settings) => {
+                let wished = settings.fingerprint().expect("they are valid");
+                let programs = having.iter().map(|filter| filter.program.and_then(|id| world.now.program(id)));
+                let programs: Vec<_> = programs.map(|program| program.expect("it is there")).collect();
+                assert!(programs.iter().all(|program| program.fingerprint == wished), "{programs:?}");
+                assert!(programs.iter().all(|program| program.group == programs[0].group), "{programs:?}");
+                assert_eq!(having.iter().filter(|filter| fit(filter)).count(), 1);
+            }
+        }
     }
     for receiver in &wishes.receivers {
         let there = accepted(&Item::Receiver(receiver.tap.clone(), receiver.vni));

@@ -9,9 +9,11 @@ use proptest::{
     sample::{select, subsequence},
 };
 use tap_helper::{
+    bpf::Settings,
     marks::GROUP,
     netlink::{Filter, Hook, Link, Mirror, QdiscKind, Vxlan},
     plan::Wanted,
+    step::SenderKey,
 };
 use tap_wire::{Direction, Endpoint, Pod, Receiver, Sender};
 
@@ -22,20 +24,28 @@ use crate::world::World;
 pub struct Wishes {
     pub senders: Vec<Sender>,
     pub receivers: Vec<Receiver>,
+    pub settings: BTreeMap<SenderKey, Settings>,
 }
 
 impl Wishes {
     pub fn wanted(&self) -> Wanted<'_> {
-        Wanted { senders: self.senders.iter().collect(), receivers: self.receivers.iter().collect() }
+        Wanted {
+            senders: self.senders.iter().collect(),
+            receivers: self.receivers.iter().collect(),
+            settings: self.settings.clone(),
+        }
     }
 }
 
 pub fn wishes() -> impl Strategy<Value = Wishes> {
-    (vec(sender(), 0..5), vec(receiver(), 0..3)).prop_map(|(senders, receivers)| {
+    (vec((sender(), settings()), 0..5), vec(receiver(), 0..3)).prop_map(|(senders, receivers)| {
+        let settings =
+            senders.iter().filter_map(|(sender, settings)| Some((SenderKey::of(sender), settings.clone()?))).collect();
+        let senders = senders.into_iter().map(|(sender, _)| sender);
         let senders: BTreeMap<_, _> =
-            senders.into_iter().map(|sender| ((sender.tap.clone(), sender.pod.uid.clone()), sender)).collect();
+            senders.map(|sender| ((sender.tap.clone(), sender.pod.uid.clone()), sender)).collect();
         let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
-        Wishes { senders: senders.into_values().collect(), receivers: receivers.into_values().collect() }
+        Wishes { senders: senders.into_values().collect(), receivers: receivers.into_values().collect(), settings }
     })
 }
 
@@ -55,6 +65,17 @@ fn sender() -> impl Strategy<Value = Sender> {
             Sender { interface, direction, ..Sender::of_everything(format!("tap-{tap}"), pod, destinations) }
         },
     )
+}
+
+/// What programs are told, if there are any: of two kinds, each with two settings.
+fn settings() -> impl Strategy<Value = Option<Settings>> {
+    (any::<bool>(), any::<bool>(), 0..4u8).prop_map(|(deduplicates, narrow, without)| {
+        (without > 0).then(|| Settings {
+            deduplicate: deduplicates.then(Vec::new),
+            frame_limit: narrow.then_some(1364),
+            ..Settings::default()
+        })
+    })
 }
 
 fn receiver() -> impl Strategy<Value = Receiver> {
@@ -162,6 +183,13 @@ pub fn damage(world: &mut World, choices: &[u8]) {
                     (mirror.as_ours, mirror.redirects) = (false, false);
                 }
             }
+            11 => {
+                let leads = |filter: &&mut Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index);
+                let Some(filter) = world.now.filters.iter_mut().find(leads) else { continue };
+                // Of somebody else, or none.
+                filter.program = filter.program.map(|_| 7).filter(|_| choice / 16 % 2 == 0);
+            }
+            12 => world.now.filters.retain(|filter| (filter.id.interface, filter.id.hook) != (index, Hook::Egress)),
             9 if world.now.links[position].kind == "veth" => {
                 world.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
             }

@@ -1,13 +1,16 @@
 //! A network namespace in memory: what each step of a plan does to it, as the kernel and the executor do it.
 
+use std::collections::BTreeMap;
+
 use tap_helper::{
+    bpf::{Fingerprint, Settings},
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
         DROP_PRIORITY, Filter, FilterId, Hook, InterfaceAddress, Link, Mirror, Qdisc, QdiscKind, REDIRECT_PRIORITY,
-        Vxlan,
+        Slot, Vxlan,
     },
-    observe::Observed,
+    observe::{Observed, Program},
     plan::{Plan, Wanted, plan},
     step::{Action, Item, Step},
 };
@@ -17,6 +20,9 @@ pub struct World {
     pub now: Observed,
     last_index: u32,
     last_handle: u32,
+    last_program: u32,
+    /// Group and fingerprint of programs that are loaded in this round.
+    loaded: BTreeMap<Item, (u32, Fingerprint)>,
 }
 
 impl World {
@@ -76,6 +82,7 @@ impl World {
     /// Plans and acts until nothing is left to do: the rounds that took, and the last plan.
     pub fn converge(&mut self, wanted: &Wanted<'_>) -> (u32, Plan) {
         for round in 0.. {
+            self.loaded.clear();
             let plan = plan(wanted, &self.now);
             if plan.actions.is_empty() || round > 10 {
                 return (round, plan);
@@ -129,6 +136,23 @@ impl World {
             Step::AddFilter { interface, hook, priority, device, cookie } => {
                 self.add_mirror((*interface, *hook), *priority, *device, *cookie);
             }
+            Step::LoadPrograms { settings, before } => self.load(&action.item, settings, *before),
+            Step::PutFit(slot) => {
+                assert!(self.now.link(slot.interface).is_some_and(|link| link.kind == "vxlan"));
+                self.put_program(&action.item, *slot, None);
+            }
+            Step::PutFilter { slot, device, cookie } => {
+                assert!(self.now.link(*device).is_some_and(|link| link.up), "no filter before its device");
+                let fits = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (*device, Hook::Egress);
+                assert!(self.now.filters.iter().any(|filter| fits(&filter)), "no copy before it is made to fit");
+                self.put_program(&action.item, *slot, Some((*device, *cookie)));
+            }
+            Step::Configure { program, settings } => {
+                let found = *self.now.program(*program).expect("a plan names only programs that are there");
+                let fingerprint = settings.fingerprint().expect("they are valid");
+                assert!(found.fingerprint.same_programs(&fingerprint));
+                self.configure(found.group, fingerprint);
+            }
             Step::RemoveFilter(id) => self.now.filters.retain(|filter| filter.id != *id),
             Step::DeleteDevice(device) => self.delete_link(*device),
         }
@@ -142,6 +166,59 @@ impl World {
         let counters = tap_helper::netlink::Counters::default();
         let mirror = Mirror { to: device, as_ours: true, redirects: false, cookie: cookie.bytes().to_vec(), counters };
         self.add_filter((interface, hook), priority, "bpf", Some(mirror), false);
+    }
+
+    fn load(&mut self, item: &Item, settings: &Settings, before: Option<u32>) {
+        let fingerprint = settings.fingerprint().expect("they are valid");
+        let before = before.map(|id| *self.now.program(id).expect("a plan names only programs that are there"));
+        let joined = before.filter(|before| before.fingerprint.same_programs(&fingerprint));
+        self.last_program += 1;
+        let group = joined.map_or(self.last_program, |joined| joined.group);
+        self.configure(group, fingerprint);
+        self.loaded.insert(item.clone(), (group, fingerprint));
+    }
+
+    fn configure(&mut self, group: u32, fingerprint: Fingerprint) {
+        for program in self.now.programs.iter_mut().filter(|program| program.group == group) {
+            program.fingerprint = fingerprint;
+        }
+    }
+
+    fn put_program(&mut self, item: &Item, slot: Slot, to: Option<(u32, Cookie)>) {
+        assert_eq!(self.now.qdisc(slot.interface), Some(QdiscKind::Clsact));
+        let (group, fingerprint) = *self.loaded.get(item).expect("programs are loaded before they are put");
+        let counters = tap_helper::netlink::Counters::default();
+        let mirror = to.map(|(to, cookie)| Mirror {
+            to,
+            as_ours: true,
+            redirects: false,
+            cookie: cookie.bytes().to_vec(),
+            counters,
+        });
+        let same = |filter: &Filter| {
+            (filter.id.interface, filter.id.priority, filter.id.hook) == (slot.interface, slot.priority, slot.hook)
+        };
+        if slot.handle == 0 {
+            assert!(!self.now.filters.iter().any(same), "no priority twice");
+            self.add_filter((slot.interface, slot.hook), slot.priority, "bpf", mirror, false);
+        }
+        self.last_program += 1;
+        let id = 1000 + self.last_program;
+        let mut filters = self.now.filters.iter_mut();
+        let filter = filters.find(|filter| same(filter) && (slot.handle == 0 || filter.id.handle == slot.handle));
+        let filter = filter.expect("it is there");
+        assert_eq!(filter.id.kind, "bpf");
+        filter.program = Some(id);
+        if slot.handle != 0 {
+            filter.mirror = to.map(|(to, cookie)| Mirror {
+                to,
+                as_ours: true,
+                redirects: false,
+                cookie: cookie.bytes().to_vec(),
+                counters,
+            });
+        }
+        self.now.programs.push(Program { id, group, fingerprint });
     }
 
     fn add_redirect(&mut self, from: u32, to: u32, cookie: Cookie) {
