@@ -114,6 +114,13 @@ pub fn links(socket: &mut RouteSocket) -> Result<Vec<Link>, NetlinkError> {
     socket.dump(&message, "list devices", |payload| Some(read(payload)))
 }
 
+/// The MTU of a device.
+pub fn link_mtu(socket: &mut RouteSocket, index: u32) -> Result<Option<u32>, NetlinkError> {
+    let message = Message::new(RTM_GETLINK, 0, &fixed(index, 0, 0)).put_u32(IFLA_EXT_MASK, SKIP_STATISTICS);
+    let found = socket.ask(message, &format!("ask for device {index}"), |payload| Some(read(payload).mtu))?;
+    Ok(found.first().copied().filter(|mtu| *mtu > 0))
+}
+
 /// Makes a VXLAN device, down, in the namespace `target`; its UDP socket will be in the namespace of `socket`.
 ///
 /// It is silent as far as one request can say it; [`silence_link`] does the rest. `EEXIST` means that the name is taken

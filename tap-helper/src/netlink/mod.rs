@@ -29,7 +29,7 @@ pub use filter::{
     remove_filter,
 };
 pub use link::{
-    Link, NewVxlan, Vxlan, create_vxlan, delete_link, links, rename_link, set_alias, silence_link, up_link,
+    Link, NewVxlan, Vxlan, create_vxlan, delete_link, link_mtu, links, rename_link, set_alias, silence_link, up_link,
 };
 pub use monitor::{Event, Monitor};
 pub use qdisc::{Qdisc, QdiscKind, add_clsact, qdiscs, remove_clsact};

@@ -16,7 +16,9 @@ const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_NEIGH: u32 = 3;
 const RTNLGRP_TC: u32 = 4;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 
@@ -56,11 +58,20 @@ impl Monitor {
     ///
     /// Of forwarding entries only on demand: their group also carries each neighbour's ageing, of which a node may have many.
     pub fn open(destinations: bool) -> Result<Self, NetlinkError> {
+        let groups = [RTNLGRP_LINK, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
+        Self::open_for(groups.into_iter().chain(destinations.then_some(RTNLGRP_NEIGH)))
+    }
+
+    /// Likewise, but for changes of devices and routes.
+    pub fn open_for_routes() -> Result<Self, NetlinkError> {
+        Self::open_for([RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE].into_iter())
+    }
+
+    fn open_for(groups: impl Iterator<Item = u32>) -> Result<Self, NetlinkError> {
         let failed = |error| NetlinkError::socket("listen to changes", &error);
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
         socket.bind(&SocketAddr::new(0, 0)).map_err(failed)?;
-        let groups = [RTNLGRP_LINK, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
-        for group in groups.into_iter().chain(destinations.then_some(RTNLGRP_NEIGH)) {
+        for group in groups {
             socket.add_membership(group).map_err(failed)?;
         }
         socket.set_non_blocking(true).map_err(failed)?;

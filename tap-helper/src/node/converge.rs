@@ -13,6 +13,7 @@ use crate::{
     namespace::NamespaceId,
     observe::{Observed, Scope},
     plan::{Plan, Wanted, plan},
+    settings::settings,
     step::{Action, Item, SenderKey, Step},
 };
 
@@ -84,11 +85,16 @@ impl Node {
             };
             here && attempted(Item::Receiver(receiver.tap.clone(), receiver.vni))
         };
-        Wanted {
-            senders: desired.senders.iter().filter(sender).collect(),
-            receivers: desired.receivers.iter().filter(receiver).collect(),
-            settings: BTreeMap::new(),
-        }
+        let senders: Vec<&Sender> = desired.senders.iter().filter(sender).collect();
+        let told = |sender: &&Sender| {
+            let settings = settings(sender, self.paths.mtu(sender), &self.features);
+            (SenderKey::of(sender), settings)
+        };
+        let settings = match self.features.usable() {
+            Ok(()) => senders.iter().map(told).collect(),
+            Err(_) => BTreeMap::new(),
+        };
+        Wanted { senders, receivers: desired.receivers.iter().filter(receiver).collect(), settings }
     }
 
     /// Does what it can; the items of which something failed.

@@ -6,6 +6,7 @@
 
 mod converge;
 mod items;
+mod paths;
 mod pods;
 mod report;
 mod space;
@@ -21,6 +22,7 @@ use std::{
 use tap_wire::Desired;
 
 use crate::{
+    bpf::{Features, probe},
     failure::Failure,
     log::Log,
     namespace::{Namespace, NamespaceId, namespaces, pids, within},
@@ -30,6 +32,7 @@ use crate::{
     validate,
 };
 use items::Items;
+use paths::Paths;
 use pods::{Place, Pods};
 use space::Space;
 
@@ -59,6 +62,8 @@ pub enum Source {
     Monitor(NamespaceId),
     /// The process that stands for a namespace ended.
     Anchor(NamespaceId),
+    /// A route or a device of the node changed.
+    Paths,
 }
 
 /// A node and all of its namespaces that are wanted, or hold something of ours.
@@ -69,6 +74,8 @@ pub struct Node {
     desired: Option<Desired>,
     /// What of the desired state is never attempted, from its description alone.
     invalid: BTreeMap<Item, Failure>,
+    features: Features,
+    paths: Paths,
     pods: Pods,
     items: Items,
     spaces: BTreeMap<NamespaceId, Space>,
@@ -81,15 +88,17 @@ impl Node {
         let own = Namespace::node().map_err(NodeError::Namespace)?;
         let own_socket = within(&own, RouteSocket::open).map_err(NodeError::Namespace)??;
         Ok(Self {
-            log,
             own,
             own_socket,
             desired: None,
             invalid: BTreeMap::new(),
+            features: features(&log),
+            paths: Paths::default(),
             pods: Pods::default(),
             items: Items::default(),
             spaces: BTreeMap::new(),
             next_full_look: None,
+            log,
         })
     }
 
@@ -105,6 +114,9 @@ impl Node {
         self.invalid = invalid(&desired);
         self.pods.want(validate::pods(&desired), now);
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
+        if self.features.usable().is_ok() {
+            self.paths.want(desired.senders.iter(), &self.own, &mut self.own_socket).map_err(NodeError::Namespace)?;
+        }
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
             self.sweep()?;
@@ -128,6 +140,7 @@ impl Node {
         }
         if self.next_full_look.is_some_and(|moment| moment <= now) {
             self.next_full_look = (!self.spaces.is_empty()).then_some(now + FULL_LOOK);
+            self.paths.look(&mut self.own_socket);
             for space in self.spaces.values_mut() {
                 space.dirty = true;
             }
@@ -155,7 +168,8 @@ impl Node {
     /// What to wait for.
     #[must_use]
     pub fn descriptors(&self) -> Vec<(Source, BorrowedFd<'_>)> {
-        let mut all = Vec::with_capacity(self.spaces.len() * 2);
+        let mut all = Vec::with_capacity(self.spaces.len() * 2 + 1);
+        all.extend(self.paths.descriptor().map(|descriptor| (Source::Paths, descriptor)));
         for (id, space) in &self.spaces {
             all.push((Source::Monitor(*id), space.monitor.as_fd()));
             all.extend(space.anchor.as_ref().map(|anchor| (Source::Anchor(*id), anchor.as_fd())));
@@ -173,6 +187,14 @@ impl Node {
                 Ok(())
             }
             Source::Anchor(id) => self.process_ended(id, now),
+            Source::Paths => {
+                if self.paths.look(&mut self.own_socket) {
+                    for space in self.spaces.values_mut() {
+                        space.dirty = true;
+                    }
+                }
+                Ok(())
+            }
         }
     }
 
@@ -249,6 +271,16 @@ impl Node {
         self.items.forget_space(id);
         self.search(now)
     }
+}
+
+/// What the kernel can do, with a word in the log for what it cannot.
+fn features(log: &Log) -> Features {
+    let features = probe();
+    let parts = [&features.ebpf, &features.limit, &features.expression, &features.fit];
+    for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {
+        log.warn("eBPF lacks something", &[("error", error)]);
+    }
+    features
 }
 
 fn desired_is_empty(desired: Option<&Desired>) -> bool {

@@ -1,16 +1,21 @@
 use std::collections::BTreeMap;
 
-use tap_wire::{Pod, Reason, ReceiverReport, Report, SenderReport, State, Status};
+use tap_wire::{Features, Pod, Reason, ReceiverReport, Report, SenderReport, State, Status};
 
 use super::{Node, pods::Place};
-use crate::step::{Item, SenderKey};
+use crate::{
+    settings::degraded,
+    step::{Item, SenderKey},
+};
 
 impl Node {
     /// What the node holds; none before anything was wanted.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         let desired = self.desired.as_ref()?;
-        let mut report = Report { generation: desired.generation, ..Report::default() };
+        let ebpf = self.features.usable().is_ok();
+        let features = Features { ebpf, fit: ebpf && self.features.fit.is_ok() };
+        let mut report = Report { generation: desired.generation, features, ..Report::default() };
         for sender in &desired.senders {
             let item = Item::Sender(SenderKey::of(sender));
             report.senders.push(SenderReport {
@@ -18,7 +23,7 @@ impl Node {
                 pod: sender.pod.uid.clone(),
                 interface: self.items.get(&item).map(|state| state.interface.clone()).unwrap_or_default(),
                 status: self.status(&item, Some(&sender.pod)),
-                degraded: Vec::new(),
+                degraded: degraded(sender, &self.features),
             });
         }
         for receiver in &desired.receivers {
