@@ -1,16 +1,19 @@
 //! `tap-helper inspect`: everything on the node that carries PodTap's marks.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use tap_wire::Direction;
 
 use crate::{
+    bpf::{Counters, Running},
     log::Log,
     marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
     namespace::{Namespace, NamespaceId, namespaces, pids, within},
-    netlink::{Destination, Filter, Hook, Link, RouteSocket},
+    netlink::{Destination, FIT_PRIORITY, Filter, Hook, Link, RouteSocket},
     node::NodeError,
-    observe::{Observed, Scope, observe},
+    observe::{Observed, Program, Scope, observe},
     step::SenderKey,
 };
 
@@ -56,6 +59,9 @@ pub struct Device {
     pub up: bool,
     /// Where a sender's copies go: address, UDP port and VNI.
     pub destinations: Vec<String>,
+    /// What a sender's programs counted; none without programs, and for receivers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counters: Option<Counters>,
 }
 
 /// A filter of PodTap.
@@ -152,6 +158,7 @@ fn device(link: &Link, observed: &Observed) -> Device {
         _ => 0,
     };
     Device {
+        counters: counters(link, observed),
         name: link.name.clone(),
         index: link.index,
         role,
@@ -163,6 +170,24 @@ fn device(link: &Link, observed: &Observed) -> Device {
         up: link.up,
         destinations: destinations.map(|to| format!("{} port {} vni {}", to.address, to.port, to.vni)).collect(),
     }
+}
+
+/// What the programs count whose copies go to a device: all of them in the same place.
+fn counters(link: &Link, observed: &Observed) -> Option<Counters> {
+    let program = programs(link, observed).into_iter().flatten().next()?;
+    Running::adopt(program.id).and_then(|running| running.counters()).ok()
+}
+
+/// The programs of a sender, those that are known; none for a filter without one.
+fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<Option<&'a Program>> {
+    let of_sender = |filter: &&Filter| {
+        let fits =
+            (filter.id.interface, filter.id.hook, filter.id.priority) == (link.index, Hook::Egress, FIT_PRIORITY);
+        fits || Cookie::of(filter).is_some() && filter.mirror.as_ref().is_some_and(|mirror| mirror.to == link.index)
+    };
+    let is_sender = matches!(Mark::of(link), Some(Mark::Sender(_)));
+    let filters = observed.filters.iter().filter(|filter| is_sender && of_sender(filter));
+    filters.map(|filter| filter.program.and_then(|id| observed.program(id))).collect()
 }
 
 fn mirror(filter: &Filter, observed: &Observed) -> Option<MirrorFilter> {
@@ -208,7 +233,16 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
         Some(direction) if config_hash(direction, &destinations(link, observed)) != mark.config => {
             found.push(format!("the filters or destinations of {} are not those it was made with", link.name));
         }
-        Some(_) => {}
+        Some(direction) => {
+            let filters = 1 + usize::from(direction.has_ingress()) + usize::from(direction.has_egress());
+            let programs = programs(link, observed);
+            let groups: BTreeSet<_> = programs.iter().map(|program| program.map(|program| program.group)).collect();
+            // All of them or, where the kernel cannot, none.
+            let without = groups == BTreeSet::from([None]) && programs.len() < filters;
+            if !without && (groups.len() != 1 || groups.contains(&None) || programs.len() < filters) {
+                found.push(format!("the programs of {} are not all there, or not of one kind", link.name));
+            }
+        }
     }
     found
 }

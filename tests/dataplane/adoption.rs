@@ -98,6 +98,37 @@ fn a_new_helper_repairs_what_was_harmed_meanwhile() {
 }
 
 /// As after a kernel that has no `cls_bpf`: a filter of ours of another classifier is as good.
+/// As of a helper before there were programs, or where they cannot be loaded.
+#[test]
+fn a_filter_without_a_program_gets_one_in_its_place() {
+    let mut scene = Scene::new();
+    let captures = scene.tap_to_far(Direction::Both);
+    let wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
+    scene.helper.kill();
+    let web = scene.web.network();
+    let tunnel = web.tunnels()[0].clone();
+    web.run(&format!("tc filter del dev {tunnel} egress"));
+    for mirror in web.mirrors("eth0") {
+        let (hook, priority, cookie) = (mirror.hook, mirror.priority, mirror.cookie);
+        let filter = format!("tc filter replace dev eth0 {hook} protocol all prio {priority} handle 1 bpf bytecode");
+        let action = format!("action mirred egress mirror dev {tunnel} continue cookie {cookie}");
+        let words = filter.split(' ').chain(["1,6 0 0 4294967295"]).chain(action.split(' '));
+        web.try_run(&words.collect::<Vec<_>>(), "").expect("it is replaced");
+    }
+    let before = numbers(web);
+    scene.helper = Helper::start(&scene.node);
+    scene.agent = scene.helper.agent();
+    scene.agent.establish(&wanted);
+    let web = scene.web.network();
+    let fit = format!("filter {tunnel} egress");
+    let after: Vec<String> = numbers(web).into_iter().filter(|line| !line.starts_with(&fit)).collect();
+    assert_eq!(after, before);
+    assert_eq!(web.programs("eth0").len(), 2);
+    assert_eq!(web.programs(&tunnel).len(), 1);
+    scene.traffic();
+    captures.same(&scene, |_| true);
+}
+
 #[test]
 fn a_filter_of_another_classifier_is_taken_over() {
     let mut scene = Scene::new();
@@ -118,11 +149,11 @@ fn a_filter_of_another_classifier_is_taken_over() {
             mirror.cookie
         ));
     }
-    let before = numbers(web);
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
     scene.agent.establish(&wanted);
-    assert_eq!(numbers(scene.web.network()), before);
+    let web = scene.web.network();
+    assert_eq!((web.tunnels(), web.mirrors("eth0").len()), (vec![tunnel], 2));
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.traffic();
     captures.same(&scene, |_| true);

@@ -16,6 +16,7 @@ mod fidelity;
 mod foreign;
 mod isolation;
 mod pods;
+mod programs;
 mod receivers;
 mod refusals;
 mod scene;

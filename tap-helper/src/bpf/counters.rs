@@ -1,10 +1,12 @@
+use serde::Serialize;
+
 use super::{BpfError, sys::Map};
 
 /// Size of `struct counter`.
 pub(super) const COUNTER: usize = 16;
 
 /// Frames and bytes, both as on the wire: a superframe of the kernel is the frames that it becomes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the line above")]
 pub struct Count {
     pub frames: u64,
@@ -12,7 +14,8 @@ pub struct Count {
 }
 
 /// What happened to the frames of one direction: each of them is in one of these.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DirectionCounters {
     /// Copied.
     pub mirrored: Count,
@@ -47,7 +50,8 @@ impl DirectionCounters {
 }
 
 /// All counters of a tap on a pod.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Counters {
     /// Frames that entered the pod.
     pub ingress: DirectionCounters,

@@ -92,7 +92,7 @@ impl Node {
             own_socket,
             desired: None,
             invalid: BTreeMap::new(),
-            features: features(&log),
+            features: features(log),
             paths: Paths::default(),
             pods: Pods::default(),
             items: Items::default(),
@@ -274,7 +274,7 @@ impl Node {
 }
 
 /// What the kernel can do, with a word in the log for what it cannot.
-fn features(log: &Log) -> Features {
+fn features(log: Log) -> Features {
     let features = probe();
     let parts = [&features.ebpf, &features.limit, &features.expression, &features.fit];
     for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {

@@ -88,10 +88,10 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
         match wishes.settings.get(&key) {
             None => assert!(having.iter().all(|filter| filter.program.is_none() && own(filter)), "{having:?}"),
             Some(settings) => {
-                let wished = settings.fingerprint().expect("they are valid");
+                let told = settings.fingerprint().expect("they are valid");
                 let programs = having.iter().map(|filter| filter.program.and_then(|id| world.now.program(id)));
                 let programs: Vec<_> = programs.map(|program| program.expect("it is there")).collect();
-                assert!(programs.iter().all(|program| program.fingerprint == wished), "{programs:?}");
+                assert!(programs.iter().all(|program| program.fingerprint == told), "{programs:?}");
                 assert!(programs.iter().all(|program| program.group == programs[0].group), "{programs:?}");
                 assert_eq!(having.iter().filter(|filter| fit(filter)).count(), 1);
             }

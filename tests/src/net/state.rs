@@ -93,6 +93,15 @@ impl Network {
         found
     }
 
+    /// The numbers of the eBPF programs in the filters of an interface.
+    #[must_use]
+    pub fn programs(&self, interface: &str) -> Vec<u64> {
+        let filters = HOOKS
+            .iter()
+            .flat_map(|hook| self.try_json(&format!("tc -j filter show dev {interface} {hook}")).unwrap_or_default());
+        filters.filter_map(|filter| filter["options"]["prog"]["id"].as_u64()).collect()
+    }
+
     /// The default destinations of a tunnel: address, port and network identifier, sorted.
     #[must_use]
     pub fn destinations(&self, tunnel: &str) -> Vec<String> {

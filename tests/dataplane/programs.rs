@@ -1,0 +1,124 @@
+//! What is wanted of frames, done by the helper's programs: put in place, changed, found again.
+
+use std::time::Duration;
+
+use podtap_tests::{
+    net::{Helper, Node, traffic},
+    wait::until,
+};
+use serde_json::Value;
+use tap_wire::{Desired, Direction, Features, Filter, Limit, Match, Protocol, Sender, Truncate};
+
+use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, receiver, sender};
+
+fn only(protocol: Protocol) -> Filter {
+    Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() }
+}
+
+fn wanted(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
+    let mut sender = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
+    change(&mut sender);
+    desired(vec![sender], vec![])
+}
+
+fn started(scene: &mut Scene, change: impl FnOnce(&mut Sender)) -> Captures {
+    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    scene.agent.establish(&wanted(scene, change));
+    Captures::start(&scene.web, scene.far.network(), "mirror0")
+}
+
+/// How often a step was done.
+fn done(scene: &Scene, step: &str) -> usize {
+    scene.helper.log().matches(step).count()
+}
+
+fn counters(node: &Node) -> Value {
+    let (status, output, error) = Helper::once(node, &["inspect"], "");
+    assert!(status.success(), "{error}");
+    let found: Value = serde_json::from_str(&output).expect("it prints JSON");
+    assert_eq!(found[0]["drift"], Value::Array(vec![]));
+    found[0]["devices"][0]["counters"].clone()
+}
+
+#[test]
+fn a_filter_is_put_in_place_and_changed() {
+    let mut scene = Scene::new();
+    let captures = started(&mut scene, |sender| sender.filter = only(Protocol::Udp));
+    let address = scene.web.addresses[0];
+    traffic::ping(&scene.client, address, 200, 3);
+    traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
+    let protocols = || -> Vec<u8> { captures.receiver.so_far().iter().map(|frame| frame.bytes[23]).collect() };
+    until("the datagrams arrive", Duration::from_secs(10), || {
+        let found = protocols();
+        if found.len() >= 4 && found.iter().all(|protocol| *protocol == 17) {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
+    });
+    let programs = scene.web.network().programs("eth0");
+    let all = scene.agent.establish(&wanted(&scene, |sender| sender.filter = only(Protocol::Icmp)));
+    assert_eq!(all.features, Features { ebpf: true, fit: true });
+    assert_eq!(all.senders[0].degraded, Vec::<String>::new());
+    assert_eq!((scene.web.network().programs("eth0"), done(&scene, "Configure")), (programs, 1));
+    traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
+    traffic::ping(&scene.client, address, 200, 3);
+    until("the pings arrive", Duration::from_secs(10), || {
+        let found = protocols();
+        let pings = found.iter().filter(|protocol| **protocol == 1).count();
+        if pings == 6 { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    let counted = counters(&scene.node);
+    assert_eq!(counted["ingress"]["mirrored"]["frames"], protocols().len() - 3, "{counted:#}");
+    assert!(counted["ingress"]["filtered"]["frames"].as_u64() >= Some(7), "{counted:#}");
+}
+
+#[test]
+fn the_next_helper_goes_on_with_programs_and_counters() {
+    let mut scene = Scene::new();
+    let tell = |sender: &mut Sender| {
+        sender.truncate = Some(Truncate::Bytes(64));
+        sender.limit = Limit { bits_per_second: 1_000_000_000, packets_per_second: 0 };
+    };
+    let _captures = started(&mut scene, tell);
+    traffic::ping(&scene.client, scene.web.addresses[0], 200, 3);
+    let before = (scene.web.network().programs("eth0"), counters(&scene.node)["truncated"]["frames"].as_u64());
+    assert!(before.1 >= Some(6), "{before:?}");
+    scene.helper.kill();
+    scene.helper = Helper::start(&scene.node);
+    scene.agent = scene.helper.agent();
+    scene.agent.establish(&wanted(&scene, tell));
+    assert_eq!((scene.web.network().programs("eth0"), counters(&scene.node)["truncated"]["frames"].as_u64()), before);
+    assert_eq!(done(&scene, "LoadPrograms"), 1);
+
+    // Others take their places, and count on.
+    scene.agent.establish(&wanted(&scene, |sender| {
+        tell(sender);
+        sender.deduplicate = Some(tap_wire::Deduplicate::default());
+    }));
+    assert_eq!(done(&scene, "LoadPrograms"), 2);
+    let after = scene.web.network().programs("eth0");
+    assert!(after.len() == 2 && after.iter().all(|program| !before.0.contains(program)));
+    assert!(counters(&scene.node)["truncated"]["frames"].as_u64() >= before.1);
+    // One that is removed by hand comes back, and joins the others.
+    let tunnel = scene.web.network().tunnels()[0].clone();
+    scene.web.network().run(&format!("tc filter del dev {tunnel} egress"));
+    until("it is back", Duration::from_secs(10), || {
+        let found = scene.web.network().programs(&tunnel).len();
+        if found == 1 { Ok(()) } else { Err(format!("{found} programs")) }
+    });
+    assert_eq!(scene.web.network().programs("eth0"), after);
+    counters(&scene.node);
+}
+
+#[test]
+fn copies_fit_the_route_of_the_moment() {
+    let mut scene = Scene::with_underlay(1500);
+    let _captures = started(&mut scene, |_| ());
+    assert_eq!(done(&scene, "frame_limit: Some(1464)"), 1);
+    scene.node.network().run("ip route add 10.66.0.2/32 dev under0 mtu 1400");
+    until("the limit is another one", Duration::from_secs(10), || {
+        if done(&scene, "frame_limit: Some(1364)") == 1 { Ok(()) } else { Err(scene.helper.log()) }
+    });
+    assert_eq!((done(&scene, "LoadPrograms"), done(&scene, "Configure")), (1, 1));
+}
