@@ -186,7 +186,7 @@ fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<Option<&'a Program>>
         fits || Cookie::of(filter).is_some() && filter.mirror.as_ref().is_some_and(|mirror| mirror.to == link.index)
     };
     let is_sender = matches!(Mark::of(link), Some(Mark::Sender(_)));
-    let filters = observed.filters.iter().filter(|filter| is_sender && of_sender(filter));
+    let filters = observed.filters.iter().filter(|filter| is_sender && filter.id.handle != 0 && of_sender(filter));
     filters.map(|filter| filter.program.and_then(|id| observed.program(id))).collect()
 }
 
