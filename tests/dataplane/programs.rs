@@ -47,7 +47,8 @@ fn a_filter_is_put_in_place_and_changed() {
     let address = scene.web.addresses[0];
     traffic::ping(&scene.client, address, 200, 3);
     traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
-    let protocols = || -> Vec<u8> { captures.receiver.so_far().iter().map(|frame| frame.bytes[23]).collect() };
+    let protocols =
+        || -> Vec<u16> { captures.receiver.so_far().iter().map(|frame| u16::from(frame.bytes[23])).collect() };
     until("the datagrams arrive", Duration::from_secs(10), || {
         let found = protocols();
         if found.len() >= 4 && found.iter().all(|protocol| *protocol == 17) {
