@@ -1,6 +1,6 @@
 //! What a tap wants of its programs, and the form in which they read it.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 /// Rules that the programs have room for (`RULES`, bpf/maps.h), after each combination became one of its own.
 pub const MAX_RULES: usize = 64;
@@ -35,12 +35,21 @@ pub fn frame_limit(underlay_mtu: u32, ipv6: bool) -> u32 {
 }
 
 /// A frame is copied if it matches any of `include` (or there is none), none of `exclude`, and the expression.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the line above")]
 pub struct Filter {
     pub include: Vec<Match>,
     pub exclude: Vec<Match>,
     pub expression: Vec<Instruction>,
+}
+
+/// Without the expression's instructions, of which there may be hundreds: this is what a log shows.
+impl fmt::Debug for Filter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { include, exclude, expression } = self;
+        let mut shown = formatter.debug_struct("Filter");
+        shown.field("include", include).field("exclude", exclude).field("instructions", &expression.len()).finish()
+    }
 }
 
 /// All parts that are given must hold.
