@@ -9,6 +9,8 @@ mod backoff;
 mod client;
 mod controller;
 mod crds;
+#[cfg(test)]
+mod fake_client;
 mod http;
 mod leader;
 mod shutdown;

@@ -1,7 +1,7 @@
 //! What one network namespace holds, as far as PodTap needs to know it.
 
 use crate::{
-    marks::{Mark, is_ours},
+    marks::{Cookie, Mark, is_ours},
     netlink::{
         DefaultRoute, Destination, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, RouteSocket,
         addresses, default_routes, destinations, filters, links, qdiscs,
@@ -82,6 +82,17 @@ impl Observed {
     #[must_use]
     pub fn qdisc(&self, interface: u32) -> Option<QdiscKind> {
         self.qdiscs.iter().find(|qdisc| qdisc.interface == interface).map(|qdisc| qdisc.kind)
+    }
+
+    /// Whether the clsact of an interface is PodTap's: any mark that says so was written when it was made, or inherited.
+    #[must_use]
+    pub fn clsact_is_ours(&self, interface: u32) -> bool {
+        let by_device =
+            self.links.iter().filter_map(Mark::of).any(
+                |mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface && mark.clsact_ours),
+            );
+        let mut cookies = self.filters.iter().filter(|filter| filter.id.interface == interface).filter_map(Cookie::of);
+        by_device || cookies.any(|cookie| cookie.clsact_ours)
     }
 
     /// Whether anything here carries PodTap's marks.
