@@ -10,6 +10,8 @@ mod client;
 mod controller;
 mod crds;
 mod expression;
+#[cfg(test)]
+mod fake_client;
 mod http;
 mod leader;
 mod shutdown;

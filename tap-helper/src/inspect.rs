@@ -127,15 +127,10 @@ fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceCont
             _ => None,
         })
         .collect();
-    let ours = |interface: u32| {
-        let cookies = observed.filters.iter().filter(|filter| filter.id.interface == interface).filter_map(Cookie::of);
-        let marked = marks.iter().any(|(_, mark)| mark.interface_index == interface && mark.clsact_ours);
-        marked || cookies.into_iter().any(|cookie| cookie.clsact_ours)
-    };
     let clsacts = observed
         .qdiscs
         .iter()
-        .filter(|qdisc| ours(qdisc.interface))
+        .filter(|qdisc| observed.clsact_is_ours(qdisc.interface))
         .map(|qdisc| name(observed, qdisc.interface))
         .collect();
     let mut drift: Vec<String> = marks.iter().flat_map(|(link, mark)| drift(link, mark, observed)).collect();

@@ -131,6 +131,17 @@ impl Observed {
         self.offloads.iter().find(|(index, _)| *index == interface).map_or(&[], |(_, names)| names)
     }
 
+    /// Whether the clsact of an interface is PodTap's: any mark that says so was written when it was made, or inherited.
+    #[must_use]
+    pub fn clsact_is_ours(&self, interface: u32) -> bool {
+        let by_device =
+            self.links.iter().filter_map(Mark::of).any(
+                |mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface && mark.clsact_ours),
+            );
+        let mut cookies = self.filters.iter().filter(|filter| filter.id.interface == interface).filter_map(Cookie::of);
+        by_device || cookies.any(|cookie| cookie.clsact_ours)
+    }
+
     /// Whether anything here carries PodTap's marks.
     #[must_use]
     pub fn has_ours(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{io, net::UdpSocket, time::Duration};
 
-use podtap_tests::cluster::within;
+use podtap_tests::namespace::within;
 
 use crate::{
     columns::{Column, PLAIN_PORT, PODTAP_PORT, Receiver},

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_tests::cluster::within;
+use podtap_tests::namespace::within;
 
 use crate::stage::Stage;
 

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_tests::cluster::within;
+use podtap_tests::namespace::within;
 
 use crate::{
     columns::{Column, Receiver},

@@ -14,7 +14,8 @@ use nix::{
     unistd::Pid,
 };
 use podtap_tests::{
-    cluster::{Cluster, Sandbox, namespace_of_node, within},
+    cluster::{Cluster, Sandbox, namespace_of_node},
+    namespace::within,
     wait::until,
 };
 use serde_json::Value;

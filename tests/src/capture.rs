@@ -17,6 +17,8 @@ use std::{
     time::Instant,
 };
 
+use crate::namespace::within;
+
 /// Room for what arrives while the reading thread waits for a core.
 const RECEIVE_BUFFER: libc::c_int = 256 << 20;
 
@@ -62,15 +64,8 @@ impl Capture {
 
     /// Like [`start`](Self::start), for an interface that may not be there yet.
     pub fn try_start(namespace: &Path, interface: &str) -> io::Result<Self> {
-        let namespace = File::open(namespace)?;
         let wanted = interface.to_owned();
-        // A thread of its own enters the namespace and is thrown away; the socket keeps the namespace.
-        let socket = thread::spawn(move || -> io::Result<OwnedFd> {
-            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-            open(&wanted)
-        })
-        .join()
-        .map_err(|_| io::Error::other("the thread that opens the socket panicked"))??;
+        let socket = within(namespace, move || open(&wanted))?;
 
         let frames = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));

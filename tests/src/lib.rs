@@ -5,5 +5,6 @@
 pub mod capture;
 pub mod checksum;
 pub mod cluster;
+pub mod namespace;
 pub mod net;
 pub mod wait;

@@ -13,7 +13,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use podtap_api::{
     EXCLUDE, FINALIZER, NodeTap, NodeTapSpec, NodeTapStatus, PodTap, PodTapPolicy, PodTapPolicySpec, PodTapSpec,
     PodTapStatus,
@@ -206,15 +206,9 @@ pub struct NamespaceFact {
     pub excluded: bool,
 }
 
-impl NamespaceFact {
-    pub fn new(metadata: &ObjectMeta) -> Self {
-        Self { name: metadata.name.clone().unwrap_or_default(), excluded: is_excluded(metadata) }
-    }
-}
-
-impl From<Namespace> for NamespaceFact {
-    fn from(namespace: Namespace) -> Self {
-        Self::new(&namespace.metadata)
+impl From<PartialObjectMeta<Namespace>> for NamespaceFact {
+    fn from(PartialObjectMeta { metadata, .. }: PartialObjectMeta<Namespace>) -> Self {
+        Self { excluded: is_excluded(&metadata), name: metadata.name.unwrap_or_default() }
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
-use kube::{Client, client::Body};
+use http::{Method, StatusCode};
+use kube::Client;
 use serde_json::{Value, json};
+
+use crate::fake_client;
 
 /// Clones share one store.
 #[derive(Clone, Default)]
@@ -32,19 +32,7 @@ struct State {
 impl FakeApi {
     pub fn client(&self) -> Client {
         let api = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let api = api.clone();
-            async move {
-                let (parts, body) = request.into_parts();
-                let body = body.collect().await.expect("a body").to_bytes();
-                let body = serde_json::from_slice(&body).unwrap_or_default();
-                let (code, answer) = api.state().answer(&parts.method, parts.uri.path(), body);
-                let mut response = Response::new(Body::from(answer.to_string().into_bytes()));
-                *response.status_mut() = code;
-                Ok::<_, Infallible>(response)
-            }
-        });
-        Client::new(service, "default")
+        fake_client::client(move |method, path, object| api.state().answer(method, path, object))
     }
 
     /// Puts an object there, as somebody else would.

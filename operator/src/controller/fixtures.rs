@@ -8,7 +8,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
-use kube::{core::DeserializeGuard, runtime::watcher::Event};
+use kube::{
+    core::{DeserializeGuard, PartialObjectMetaExt as _},
+    runtime::watcher::Event,
+};
 use podtap_api::{ItemState, NodeTap, NodeTapReceiverStatus, NodeTapSenderStatus, NodeTapStatus, PodTap, PodTapPolicy};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -128,6 +131,7 @@ impl World {
             caches.nodes.take(Event::Apply(object), NodeFact::from);
         }
         for object in self.namespaces.clone() {
+            let object = object.metadata.into_response_partial::<Namespace>();
             caches.namespaces.take(Event::Apply(object), NamespaceFact::from);
         }
         for object in self.node_taps.clone() {

@@ -131,8 +131,7 @@ pub fn spawn(client: &Client, caches: &Caches, own_namespace: &str) -> JoinSet<(
     tasks.spawn(follow(watcher(api, all()), nodes, NodeFact::from, notify()));
 
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
-    let fact = |object: PartialObjectMeta<Namespace>| NamespaceFact::new(&object.metadata);
-    tasks.spawn(follow(watcher(api, all()), namespaces, fact, notify()));
+    tasks.spawn(follow(watcher(api, all()), namespaces, NamespaceFact::from, notify()));
 
     let api: Api<ServiceCIDR> = Api::all(client.clone());
     tasks.spawn(follow_if_served(watcher(api, all()), service_networks, facts::service_networks, notify()));

@@ -1,5 +1,4 @@
 use std::{
-    convert::Infallible,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -7,12 +6,11 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
-use kube::client::Body;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::fake_client;
 
 /// An API server that knows one lease, with the optimistic lock of the real one.
 #[derive(Clone, Default)]
@@ -29,18 +27,7 @@ struct State {
 impl FakeApi {
     fn client(&self) -> Client {
         let api = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let api = api.clone();
-            async move {
-                let (parts, body) = request.into_parts();
-                let body = body.collect().await.expect("a body").to_bytes();
-                let (code, answer) = api.answer(&parts.method, serde_json::from_slice(&body).unwrap_or_default());
-                let mut response = Response::new(Body::from(answer.to_string().into_bytes()));
-                *response.status_mut() = code;
-                Ok::<_, Infallible>(response)
-            }
-        });
-        Client::new(service, "default")
+        fake_client::client(move |method, _, object| api.answer(method, object))
     }
 
     fn answer(&self, method: &Method, mut object: Value) -> (StatusCode, Value) {

@@ -6,7 +6,9 @@ use super::{
     socket::RouteSocket,
 };
 
-/// `RTM_GETADDR`.
+/// `RTM_NEWADDR` and its neighbours.
+pub(super) const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 /// `struct ifaddrmsg`.
 const FIXED: usize = 8;

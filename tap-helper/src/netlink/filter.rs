@@ -8,8 +8,8 @@ use super::{
 };
 
 /// `RTM_NEWTFILTER` and its neighbours.
-const RTM_NEWTFILTER: u16 = 44;
-const RTM_DELTFILTER: u16 = 45;
+pub(super) const RTM_NEWTFILTER: u16 = 44;
+pub(super) const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 /// `ETH_P_ALL`.
 const ETH_P_ALL: u16 = 0x0003;

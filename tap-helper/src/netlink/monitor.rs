@@ -3,8 +3,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{
+    address::{RTM_DELADDR, RTM_NEWADDR},
     error::NetlinkError,
     fdb::{PF_BRIDGE, RTM_DELNEIGH, RTM_NEWNEIGH},
+    filter::{RTM_DELTFILTER, RTM_NEWTFILTER},
     link::{self, RTM_DELLINK, RTM_NEWLINK},
     message::u32_at,
     qdisc::{RTM_DELQDISC, RTM_NEWQDISC},
@@ -19,8 +21,6 @@ const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
 const RTNLGRP_IPV6_ROUTE: u32 = 11;
-const RTM_NEWTFILTER: u16 = 44;
-const RTM_DELTFILTER: u16 = 45;
 
 /// Something that changed in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,8 +119,7 @@ fn read(kind: u16, payload: &[u8]) -> Option<Event> {
             // Those of IPv4 and IPv6 are the neighbours of the pod.
             (payload.first() == Some(&PF_BRIDGE)).then(|| Event::Destination { device: u32_at(payload, 4) })
         }
-        // RTM_NEWADDR, RTM_DELADDR
-        20 | 21 => Some(Event::Address),
+        RTM_NEWADDR | RTM_DELADDR => Some(Event::Address),
         _ => None,
     }
 }

@@ -32,7 +32,7 @@ impl Planner<'_> {
     fn clsacts(&mut self, removed: &[usize]) {
         for qdisc in &self.observed.qdiscs {
             let interface = qdisc.interface;
-            let ours = self.clsact_is_ours(interface);
+            let ours = self.observed.clsact_is_ours(interface);
             let in_use = self.kept.interfaces.contains(&interface);
             let others = self.observed.filters.iter().enumerate().any(|(position, filter)| {
                 filter.id.interface == interface && filter.id.handle != 0 && !removed.contains(&position)

@@ -21,7 +21,7 @@ use tap_wire::{Receiver, Sender};
 use crate::{
     bpf::Settings,
     failure::Failure,
-    marks::{Cookie, Mark, is_ours},
+    marks::is_ours,
     names::DEVICE_MTU,
     netlink::{Filter, Hook, Link, QdiscKind},
     observe::Observed,
@@ -126,17 +126,6 @@ impl<'a> Planner<'a> {
         all.filter(move |(_, filter)| {
             filter.id.interface == interface && filter.id.hook == hook && filter.id.handle != 0
         })
-    }
-
-    /// Whether the clsact of an interface is PodTap's: any mark that says so was written when it was made, or inherited.
-    fn clsact_is_ours(&self, interface: u32) -> bool {
-        let by_device =
-            self.observed.links.iter().filter_map(Mark::of).any(
-                |mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface && mark.clsact_ours),
-            );
-        let mut cookies =
-            self.observed.filters.iter().filter(|filter| filter.id.interface == interface).filter_map(Cookie::of);
-        by_device || cookies.any(|cookie| cookie.clsact_ours)
     }
 
     /// Whether an observed device of ours can become what is wanted without being made anew.

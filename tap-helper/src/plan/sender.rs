@@ -55,7 +55,7 @@ impl Planner<'_> {
             ipv6,
             config: config_hash(sender.direction, &destinations),
             // One that is missing will be made by us.
-            clsact_ours: !has_clsact || self.clsact_is_ours(interface.index),
+            clsact_ours: !has_clsact || self.observed.clsact_is_ours(interface.index),
         };
         let alias = Mark::Sender(mark.clone()).alias();
         let device = self.sender_device(key, ipv6).cloned();

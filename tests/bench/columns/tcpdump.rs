@@ -20,7 +20,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use podtap_tests::{cluster::within, wait::until};
+use podtap_tests::{namespace::within, wait::until};
 
 use super::Receiver;
 use crate::{

@@ -151,6 +151,12 @@ mod tests {
     #[test]
     fn a_process_is_found_by_its_program_and_first_argument() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        // `spawn` returns when the child has a new memory, shortly before its arguments are in it (fs/exec.c).
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while fs::read(format!("/proc/{}/cmdline", child.id())).expect("its command line").is_empty() {
+            assert!(std::time::Instant::now() < deadline, "a child without arguments");
+            std::thread::yield_now();
+        }
         let program = fs::read_link(format!("/proc/{}/exe", child.id())).expect("its program");
         let found =
             |word| Process::all_of(&program, &[word]).iter().any(|process| process.pid == child.id().cast_signed());

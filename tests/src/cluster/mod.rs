@@ -3,7 +3,7 @@
 mod node;
 mod sandbox;
 
-pub use node::{in_network, namespace_of_node, namespace_of_pod, traces, udp_socket, within};
+pub use node::{in_network, namespace_of_node, namespace_of_pod, traces, udp_socket};
 pub use sandbox::Sandbox;
 
 use std::{

@@ -5,13 +5,12 @@ use std::{
     net::{Ipv4Addr, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
-    thread,
 };
 
-use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 use super::Cluster;
+use crate::namespace::within;
 
 /// Runs a command of this machine in a network namespace, and returns what it printed.
 ///
@@ -23,23 +22,6 @@ pub fn in_network(network: &Path, command: &[&str]) -> String {
     let output = output.expect("nsenter runs");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Opens something in a network namespace: what is opened there stays there.
-///
-/// # Errors
-/// When the namespace cannot be entered, or with what `open` says.
-pub fn within<T: Send + 'static>(
-    network: &Path,
-    open: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let network = fs::File::open(network)?;
-    // A thread of its own enters the namespace and is thrown away.
-    let inside = move || {
-        setns(network, CloneFlags::CLONE_NEWNET)?;
-        open()
-    };
-    thread::spawn(inside).join().map_err(|_| io::Error::other("the thread inside the namespace panicked"))?
 }
 
 /// A UDP socket on a port of a network namespace, which it keeps until it is dropped.

@@ -138,6 +138,7 @@ async fn waits_for_a_helper_that_starts_late() {
     bench.orders.send_replace(Some(order("a", 1)));
     bench.listener = None;
     std::fs::remove_file(&bench.socket).expect("the socket was there");
+    // Nothing tells that an attempt has failed; without one, the test would pass as well.
     tokio::time::sleep(Duration::from_millis(100)).await;
     bench.listener = Some(UnixListener::bind(&bench.socket).expect("a socket"));
     assert_eq!(bench.accept().await.ordered().await, 1);
@@ -233,6 +234,7 @@ async fn a_helper_that_does_not_read_still_gets_its_reports_read() {
     big.senders.push(tap_wire::Sender::of_everything("t".repeat(MAX_MESSAGE / 2), pod, vec![]));
     let origin = order("a", 1).origin.clone();
     bench.orders.send_replace(Some(Arc::new(Order { origin, message: ToHelper::Desired(big) })));
+    // Nothing tells that the agent is stuck in writing; were it not yet, the test would pass as well.
     tokio::time::sleep(Duration::from_millis(50)).await;
     helper.says(&report(1)).await;
     assert_eq!(bench.answer().await.report.generation, 1);
@@ -254,6 +256,7 @@ async fn an_order_that_is_too_long_is_not_sent() {
         pod: None,
     });
     bench.orders.send_replace(Some(Arc::new(big)));
+    // Nothing is heard of an order that is not sent; were it not looked at yet, the test would pass as well.
     tokio::time::sleep(Duration::from_millis(50)).await;
     bench.orders.send_replace(Some(order("a", 2)));
     assert_eq!(helper.ordered().await, 2);

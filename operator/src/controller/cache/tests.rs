@@ -1,14 +1,20 @@
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::core::{PartialObjectMeta, PartialObjectMetaExt as _};
 
 use super::*;
 use crate::controller::facts::NamespaceFact;
 
+/// As it is watched: its metadata alone.
+type Namespace = PartialObjectMeta<v1::Namespace>;
+
 fn namespace(name: &str, version: u32, excluded: bool) -> Namespace {
-    let mut namespace = Namespace::default();
-    namespace.metadata.name = Some(name.into());
-    namespace.metadata.resource_version = Some(version.to_string());
-    namespace.metadata.labels = Some([(podtap_api::EXCLUDE.into(), excluded.to_string())].into());
-    namespace
+    let metadata = ObjectMeta {
+        name: Some(name.into()),
+        resource_version: Some(version.to_string()),
+        labels: Some([(podtap_api::EXCLUDE.into(), excluded.to_string())].into()),
+        ..ObjectMeta::default()
+    };
+    metadata.into_response_partial()
 }
 
 fn excluded(cache: &Cache<NamespaceFact>) -> Vec<(String, bool)> {

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::FutureExt as _;
 use http::StatusCode;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{
     ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -109,9 +109,7 @@ impl Cluster {
         list(&caches.node_taps, api.list("/nodetaps/"), NodeTapFact::from as fn(DeserializeGuard<NodeTap>) -> _);
         list(&caches.pods, api.list("/pods/"), |pod: Pod| PodFact::new(pod, OWN_NAMESPACE));
         list(&caches.nodes, api.list("/nodes/"), |node: Node| NodeFact::from(node));
-        let namespace =
-            |object: PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>| NamespaceFact::new(&object.metadata);
-        list(&caches.namespaces, Vec::new(), namespace);
+        list(&caches.namespaces, Vec::new(), |namespace: PartialObjectMeta<Namespace>| NamespaceFact::from(namespace));
         list(&caches.service_networks, Vec::new(), crate::controller::facts::service_networks);
     }
 

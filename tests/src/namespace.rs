@@ -1,0 +1,22 @@
+//! Network namespaces by their path.
+
+use std::{fs, io, path::Path, thread};
+
+use nix::sched::{CloneFlags, setns};
+
+/// Opens something in a network namespace: what is opened there stays there.
+///
+/// # Errors
+/// When the namespace cannot be entered, or with what `open` says.
+pub fn within<T: Send + 'static>(
+    network: &Path,
+    open: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let network = fs::File::open(network)?;
+    // A thread of its own enters the namespace and is thrown away.
+    let inside = move || {
+        setns(network, CloneFlags::CLONE_NEWNET)?;
+        open()
+    };
+    thread::spawn(inside).join().map_err(|_| io::Error::other("the thread inside the namespace panicked"))?
+}
