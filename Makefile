@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test offline dataplane cluster bench lint crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo test offline dataplane kernels cluster bench lint crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
 NODES ?= 2
 LAB := target/lab/bin/lab
@@ -23,6 +23,10 @@ offline: build-prerequisites ## tests without privileges
 dataplane: prerequisites ## tests in network namespaces (root)
 	cargo build -p tap-helper --locked
 	cargo test -p podtap-tests --test dataplane --locked
+
+kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated (TESTS=destinations for a part)
+	cargo build -p tap-helper --locked
+	tests/kernels/run.sh $(TESTS)
 
 cluster: install ## tests in the lab, which stays up
 	cargo test -p podtap-tests --test cluster --locked
