@@ -5,7 +5,7 @@ use podtap_tests::{
     cluster::{Cluster, namespace_of_node},
 };
 
-use crate::scene::{Scene, allow_external, as_on_the_wire, capture, outside, same_frames};
+use crate::scene::{Scene, allow_external, as_on_the_wire, capture, outside, same_traffic};
 
 /// Applies a tap of app=web with these destinations, waits until it is ready, and checks that each of the receivers
 /// that `receivers` opens gets each frame of the pod exactly once.
@@ -23,7 +23,7 @@ fn check(scene: &Scene, destinations: &str, vni: u32, receivers: impl Fn() -> Ve
     let pods: Vec<_> = receivers.iter().map(|_| Capture::start(&network, "eth0")).collect();
     scene.traffic();
     for (pod, receiver) in pods.into_iter().zip(receivers) {
-        let frames = same_frames(pod, receiver, |_| true);
+        let frames = same_traffic(pod, receiver, |_| true);
         assert!(frames.len() > 1000, "only {} frames of the traffic arrived", frames.len());
     }
 }
@@ -137,8 +137,8 @@ fn one_direction_only() {
     let taps = ["way-ingress", "way-egress"].map(|name| (capture(&n2, name), Capture::start(&web, "eth0")));
     scene.traffic();
     let [(ingress, all_in), (egress, all_out)] = taps;
-    same_frames(all_in, ingress, |f| f.way == Way::In);
-    same_frames(all_out, egress, |f| f.way == Way::Out);
+    same_traffic(all_in, ingress, |f| f.way == Way::In);
+    same_traffic(all_out, egress, |f| f.way == Way::Out);
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use podtap_tests::{
     capture::{Capture, Frame},
     cluster::{in_network, namespace_of_node},
+    streams::Content,
     wait::until,
 };
 
-use crate::scene::{Scene, address, as_on_the_wire, capture, same_frames};
+use crate::scene::{Scene, address, as_on_the_wire, capture, same_traffic};
 
 fn tap_to_n2(scene: &Scene, interface: &str) -> Capture {
     scene.sandbox.apply(&format!(
@@ -35,7 +36,7 @@ fn ipv6_and_arp() {
     in_network(&other, &["ip", "neigh", "flush", "dev", "eth0"]);
     in_network(&other, &["ping", "-6", "-q", "-c", "3", "-i", "0.2", "-s", "1400", &format!("{link_local}%eth0")]);
     in_network(&other, &["ping", "-q", "-c", "3", "-i", "0.2", &address(&scene.web)]);
-    let frames = same_frames(pod, receiver, |_| true);
+    let frames = same_traffic(pod, receiver, |_| true);
     let types: BTreeMap<_, usize> = frames.iter().fold(BTreeMap::new(), |mut types, frame| {
         *types.entry(frame.bytes[12..14].to_vec()).or_default() += 1;
         types
@@ -55,7 +56,7 @@ fn small_frames_under_load() {
     let pod = Capture::start(&web, "eth0");
     // 20,000 requests and as many answers, as fast as the client can: bounded in count.
     in_network(&client, &["ping", "-q", "-l", "50", "-i", "0", "-c", "20000", "-s", "100", &address(&scene.web)]);
-    let frames = same_frames(pod, receiver, |_| true);
+    let frames = same_traffic(pod, receiver, |_| true);
     assert!(frames.len() >= 40_000, "{} frames", frames.len());
 }
 
@@ -73,46 +74,10 @@ fn a_download_with_offloads_is_complete() {
         )
         .expect("the download works");
     until("every byte of every TCP stream arrives", Duration::from_secs(15), || {
-        let (sent, received) = (streams(&pod.so_far()), streams(&receiver.so_far()));
-        if sent == received && sent.len() >= 10 { Ok(()) } else { Err(format!("{sent:?}\n{received:?}")) }
+        let (sent, received) = (Content::of(&pod.so_far()), Content::of(&receiver.so_far()));
+        let same = sent.streams == received.streams && sent.streams.len() >= 10;
+        if same { Ok(()) } else { Err(format!("sent:\n{sent}received:\n{received}")) }
     });
-}
-
-type Flow = (Vec<u8>, Vec<u8>);
-
-/// Per TCP flow (addresses and ports), the ranges of sequence numbers that the frames cover, merged.
-fn streams(frames: &[Frame]) -> BTreeMap<Flow, Vec<(u32, u32)>> {
-    let mut ranges: BTreeMap<Flow, Vec<(u32, u32)>> = BTreeMap::new();
-    for frame in frames {
-        let b = &frame.bytes;
-        if b.len() < 54 || b[12..14] != [8, 0] || b[23] != 6 {
-            continue;
-        }
-        let header = usize::from(b[14] & 15) * 4;
-        let total = usize::from(u16::from_be_bytes([b[16], b[17]]));
-        let tcp = 14 + header;
-        let data = usize::from(b[tcp + 12] >> 4) * 4;
-        // A superframe may say 0 for "larger than 16 bits can tell": its length is that of the frame.
-        let end = if total == 0 { b.len() } else { 14 + total };
-        let length = u32::try_from(end - tcp - data).expect("a frame is short");
-        let sequence = u32::from_be_bytes([b[tcp + 4], b[tcp + 5], b[tcp + 6], b[tcp + 7]]);
-        if length > 0 {
-            let flow = (b[26..34].to_vec(), b[tcp..tcp + 4].to_vec());
-            ranges.entry(flow).or_default().push((sequence, sequence.wrapping_add(length)));
-        }
-    }
-    for list in ranges.values_mut() {
-        list.sort_unstable();
-        let mut merged: Vec<(u32, u32)> = Vec::new();
-        for &(start, end) in list.iter() {
-            match merged.last_mut() {
-                Some(last) if start <= last.1 => last.1 = last.1.max(end),
-                _ => merged.push((start, end)),
-            }
-        }
-        *list = merged;
-    }
-    ranges
 }
 
 /// The pod's own traffic is what it was: same frames at the other end of its connection.

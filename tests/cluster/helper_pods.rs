@@ -10,7 +10,7 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Scene, capture, same_frames};
+use crate::scene::{Scene, capture, same_traffic};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -102,7 +102,7 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
     }
     scene.sandbox.ready("web");
     assert_eq!(index(&network), before, "the device is the same one");
-    same_frames(pod, receiver, |_| true);
+    same_traffic(pod, receiver, |_| true);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn what_is_removed_by_hand_comes_back() {
     crate::scene::as_on_the_wire(&pod, "eth0");
     crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
     scene.traffic();
-    same_frames(sent, arrives, |_| true);
+    same_traffic(sent, arrives, |_| true);
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::{path::Path, time::Duration};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use podtap_tests::{
-    capture::{Capture, Difference, Frame},
+    capture::{Capture, Frame},
     checksum,
     cluster::{Cluster, Sandbox, in_network, namespace_of_node},
+    streams::Content,
     wait::until,
 };
 
@@ -98,27 +99,20 @@ pub fn as_on_the_wire(network: &Path, interface: &str) {
     in_network(network, &["ip", "link", "set", interface, "gso_max_segs", "1"]);
 }
 
-/// Waits until the receiver has what `wanted` selects at the pod, each frame exactly once, and nothing else.
-/// Left out is what kernels say by themselves and at any time, also between the starts of two captures.
+/// Waits until the receiver has what `wanted` selects at the pod, each byte of TCP and each other frame exactly once, and
+/// nothing else. Left out is what kernels say by themselves and at any time, also between the starts of two captures.
 /// Panics if it does not within ten seconds.
 #[track_caller]
-pub fn same_frames(pod: Capture, receiver: Capture, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+pub fn same_traffic(pod: Capture, receiver: Capture, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
     // What is still on its way is waited for; what is doubled or foreign would not go away by waiting.
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        let (sent, received) = (completed(pod.so_far()), completed(receiver.so_far()));
-        let difference = Difference::between(sent.iter().filter(|f| wanted(f)), &received);
-        if difference.is_none() && !received.is_empty() {
-            break;
+    until("the receiver has what the pod has", Duration::from_secs(10), || {
+        let (mut sent, received) = (completed(pod.so_far()), completed(receiver.so_far()));
+        sent.retain(&wanted);
+        if received.is_empty() {
+            return Err(format!("{} frames at the pod, none at the receiver", sent.len()));
         }
-        assert!(
-            std::time::Instant::now() < deadline,
-            "{} frames at the pod, {} at the receiver\n{difference}",
-            sent.iter().filter(|f| wanted(f)).count(),
-            received.len()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        Content::of(&sent).difference(&Content::of(&received)).map_or(Ok(()), Err)
+    });
     // Both sockets also say that they themselves lost nothing.
     let _ = pod.stop();
     receiver.stop()

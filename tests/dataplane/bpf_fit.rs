@@ -9,6 +9,7 @@ use std::{
 
 use podtap_tests::{
     capture::{Capture, Frame},
+    streams::Content,
     wait::until,
 };
 use tap_helper::bpf::{Oversize, Programs, Settings, Truncate, frame_limit};
@@ -63,13 +64,13 @@ fn wire(frames: &[Frame]) -> (usize, usize) {
 }
 
 /// What is in the tunnel of frames of the underlay.
-fn inner(frames: &[Frame]) -> Vec<&[u8]> {
+fn inner(frames: &[Frame]) -> Vec<Frame> {
     let tunnel = |frame: &&Frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17;
-    frames.iter().filter(tunnel).map(|frame| &frame.bytes[50..]).collect()
+    frames.iter().filter(tunnel).map(|frame| Frame { bytes: frame.bytes[50..].to_vec(), ..*frame }).collect()
 }
 
-/// Where a frame's TCP header begins and its data end; none if it is no TCP. The sums of both headers are looked at.
-fn segment(frame: &[u8]) -> Option<(usize, usize)> {
+/// Of a TCP segment, the sums of both headers are right.
+fn assert_sums(frame: &[u8]) {
     let word = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     let sum = |bytes: &[u8]| -> u32 {
         let all: u32 =
@@ -82,39 +83,11 @@ fn segment(frame: &[u8]) -> Option<(usize, usize)> {
             (26, 34, 14 + word(16))
         }
         [0x86, 0xdd] if frame[20] == 6 => (22, 54, 54 + word(18)),
-        _ => return None,
+        _ => return,
     };
     let length = u32::try_from(end - begin).expect("it is short");
     let whole = sum(&frame[addresses..begin]) + 6 + length + sum(&frame[begin..end]);
     assert!(whole % 0xffff == 0, "sum of the TCP header: {frame:02x?}");
-    Some((begin, end))
-}
-
-/// The stream from one end, put together by sequence numbers; nothing may be there twice with other bytes.
-fn stream(frames: &[&[u8]], from_pod: bool) -> Vec<u8> {
-    let (mut parts, mut first) = (Vec::new(), None);
-    for bytes in frames {
-        let Some((begin, end)) = segment(bytes) else { continue };
-        if (bytes[begin..begin + 2] == 5000_u16.to_be_bytes()) != from_pod {
-            continue;
-        }
-        let sequence = u32::from_be_bytes(*bytes[begin + 4..].first_chunk().expect("a header"));
-        if bytes[begin + 13] & 2 != 0 {
-            first = Some(sequence.wrapping_add(1));
-        }
-        parts.push((sequence, &bytes[begin + usize::from(bytes[begin + 12] >> 4) * 4..end]));
-    }
-    let first = first.expect("the first segment is there");
-    let mut parts: Vec<_> = parts.into_iter().map(|(at, part)| (at.wrapping_sub(first) as usize, part)).collect();
-    parts.sort_unstable();
-    let mut whole: Vec<u8> = Vec::new();
-    for (at, part) in parts.into_iter().filter(|(_, part)| !part.is_empty()) {
-        assert!(at <= whole.len(), "{} bytes are missing at {}", at - whole.len(), whole.len());
-        let known = (whole.len() - at).min(part.len());
-        assert!(whole[at..at + known] == part[..known], "other bytes at {at}");
-        whole.extend_from_slice(&part[known..]);
-    }
-    whole
 }
 
 fn settle(capture: &Capture) {
@@ -142,9 +115,14 @@ fn fits(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: u
     );
     assert_eq!((fragments, longest), (0, 1514), "{counters:?}");
     assert_eq!((counters.oversized.frames, counters.failed.frames), (0, 0));
-    let got = stream(&inner(&frames), from_pod);
-    assert_eq!(got.len(), bytes);
-    assert!(got.iter().enumerate().all(|(at, byte)| *byte == pattern(at)), "bytes changed");
+    let inner = inner(&frames);
+    for frame in &inner {
+        assert_sums(&frame.bytes);
+    }
+    let content = Content::of(&inner);
+    let [stream] = content.streams.values().collect::<Vec<_>>()[..] else { panic!("not one stream:\n{content}") };
+    assert!(stream.is_whole() && stream.bytes.len() == bytes, "{content}");
+    assert!(stream.bytes.iter().enumerate().all(|(at, byte)| *byte == pattern(at)), "bytes changed");
 }
 
 #[test]

@@ -1,18 +1,16 @@
 //! What arrives is what the pod sent and received: nothing lost, doubled, changed or foreign.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use podtap_tests::{
-    capture::{Difference, Frame, Way},
+    capture::{Frame, Way},
     net::traffic,
+    streams::{Content, carries_data},
     wait::until,
 };
 use tap_wire::Direction;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, same_streams};
 
 /// The frames' type and, of IP, the protocol.
 fn kinds(frames: &[Frame]) -> BTreeSet<(u16, u8)> {
@@ -64,22 +62,16 @@ fn an_underlay_of_the_pods_own_mtu() {
     let mut scene = Scene::with_underlay(1500);
     let captures = scene.tap_to_far(Direction::Both);
     scene.traffic();
-    let is_tcp = |frame: &Frame| match frame.bytes[12..14] {
-        [8, 0] => frame.bytes[23] == 6,
-        [0x86, 0xdd] => frame.bytes[20] == 6,
-        _ => false,
-    };
     until("every byte of TCP and every other frame arrives", Duration::from_secs(10), || {
-        let (sent, received) = (captures.pod.so_far(), captures.receiver.so_far());
-        let long = received.iter().filter(|frame| is_tcp(frame) && frame.bytes.len() > 1464).count();
-        let others = |frames: &[Frame]| frames.iter().filter(|frame| !is_tcp(frame)).cloned().collect::<Vec<_>>();
-        let difference = Difference::between(&others(&sent), &others(&received));
-        let (sent, received) = (streams(&sent), streams(&received));
-        if long == 0 && difference.is_none() && sent == received && sent.len() == 4 {
-            return Ok(());
+        let received = captures.receiver.so_far();
+        let (sent, received) = (Content::of(&captures.pod.so_far()), Content::of(&received));
+        if sent.streams.len() != 8 {
+            return Err(format!("not eight streams:\n{sent}"));
         }
-        Err(format!("{long} that are too long\n{difference}\n{sent:?}\n{received:?}"))
+        sent.difference(&received).map_or(Ok(()), Err)
     });
+    let long = captures.receiver.count(|frame| frame.bytes.len() > 1464 && carries_data(&frame.bytes));
+    assert_eq!(long, 0, "segments that do not fit the underlay");
 }
 
 /// With offloads, the tunnel and the receiver cut the superframes: frames differ, the bytes of each stream must not.
@@ -92,38 +84,7 @@ fn superframes() {
     let captures = scene.tap_to_far(Direction::Both);
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 4 << 20);
     assert!(captures.pod.count(|frame| frame.bytes.len() > 1514) > 0, "there are superframes");
-    until("every byte of both streams arrives", Duration::from_secs(10), || {
-        let (sent, received) = (streams(&captures.pod.so_far()), streams(&captures.receiver.so_far()));
-        if sent == received && sent.len() == 2 { Ok(()) } else { Err(format!("{sent:?}\n{received:?}")) }
-    });
-}
-
-/// For each direction of TCP over IPv4, by its ports, the ranges of sequence numbers that carry data, joined.
-pub fn streams(frames: &[Frame]) -> BTreeMap<Vec<u8>, Vec<(u32, u32)>> {
-    let mut found: BTreeMap<Vec<u8>, Vec<(u32, u32)>> = BTreeMap::new();
-    for bytes in frames.iter().map(|frame| &frame.bytes).filter(|bytes| bytes[12..14] == [8, 0] && bytes[23] == 6) {
-        let header = 34 + usize::from(bytes[46] >> 4) * 4;
-        // Small frames are padded; large ones may say 0 for their length.
-        let total = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
-        let end = if total == 0 { bytes.len() } else { 14 + total };
-        let first = u32::from_be_bytes([bytes[38], bytes[39], bytes[40], bytes[41]]);
-        let data = u32::try_from(end - header).expect("a frame is short");
-        if data > 0 {
-            found.entry(bytes[34..38].to_vec()).or_default().push((first, first.wrapping_add(data)));
-        }
-    }
-    for ranges in found.values_mut() {
-        ranges.sort_unstable();
-        let mut joined: Vec<(u32, u32)> = Vec::new();
-        for (start, end) in ranges.drain(..) {
-            match joined.last_mut() {
-                Some(last) if start <= last.1 => last.1 = last.1.max(end),
-                _ => joined.push((start, end)),
-            }
-        }
-        *ranges = joined;
-    }
-    found
+    same_streams(&captures.pod, &captures.receiver, 2);
 }
 
 #[test]

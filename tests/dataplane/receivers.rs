@@ -17,10 +17,7 @@ use podtap_tests::{
 };
 use tap_wire::{Desired, Direction, Receiver};
 
-use crate::{
-    fidelity::streams,
-    scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender},
-};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, same_streams, sender};
 
 /// A frame of a pod with the usual MTU.
 const LARGEST: usize = 1514;
@@ -108,10 +105,7 @@ fn tools_see_frames_as_on_the_wire() {
     }
     assert!(at_pod.count(|frame| frame.bytes.len() > 10 * LARGEST) > 10, "there are superframes");
     for (program, capture, file) in watched {
-        until("every byte of both streams arrives", Duration::from_secs(20), || {
-            let (sent, received) = (streams(&at_pod.so_far()), streams(&capture.so_far()));
-            if sent == received && sent.len() == 2 { Ok(()) } else { Err(format!("{sent:?}\n{received:?}")) }
-        });
+        same_streams(&at_pod, &capture, 4);
         ended(program, &capture, &file);
         let frames = capture.stop();
         assert!(frames.iter().all(|frame| frame.bytes.len() <= LARGEST && frame.way == Way::In));
@@ -129,10 +123,7 @@ fn a_raw_receiver_shows_superframes() {
         .map(|(node, interface)| Capture::start(node.network().path(), interface));
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 4 << 20);
     for capture in captures {
-        until("every byte of both streams arrives", Duration::from_secs(20), || {
-            let (sent, received) = (streams(&at_pod.so_far()), streams(&capture.so_far()));
-            if sent == received && sent.len() == 2 { Ok(()) } else { Err(format!("{sent:?}\n{received:?}")) }
-        });
+        same_streams(&at_pod, &capture, 2);
         assert!(capture.count(|frame| frame.bytes.len() > LARGEST) > 10);
     }
 }

@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use podtap_tests::{
     capture::{Capture, Difference, Frame, Way},
     net::{Agent, Helper, Network, Node, Pod, traffic},
+    streams::Content,
     wait::until,
 };
 use tap_wire::{Desired, Direction, Endpoint, Receiver, Sender};
@@ -154,6 +155,16 @@ impl Captures {
         let _ = self.pod.stop();
         self.receiver.stop()
     }
+}
+
+/// Waits until a receiver has each byte of the pod's TCP streams as often as the pod. Other frames are not looked at.
+#[track_caller]
+pub fn same_streams(at_pod: &Capture, at_receiver: &Capture, streams: usize) {
+    until("every byte of every stream arrives", Duration::from_secs(20), || {
+        let (sent, received) = (Content::of(&at_pod.so_far()), Content::of(&at_receiver.so_far()));
+        let same = sent.streams == received.streams && sent.streams.len() == streams;
+        if same { Ok(()) } else { Err(format!("sent:\n{sent}received:\n{received}")) }
+    });
 }
 
 /// A report of multicast groups (RFC 3810): the kernel sends one when it likes, also between the start of one capture and that of

@@ -7,4 +7,5 @@ pub mod checksum;
 pub mod cluster;
 pub mod namespace;
 pub mod net;
+pub mod streams;
 pub mod wait;
