@@ -7,7 +7,7 @@
  * three more changes: a program that had read the index before the first one has long ended. */
 #define SLOTS 4
 #define RULES 64
-#define NETWORKS 32
+#define NETWORKS 64
 
 #define HAS_EXPRESSION 1
 #define HAS_INCLUDE 2

@@ -38,8 +38,8 @@ pub struct Sample {
 pub struct Limit {
     /// Bits of frames per second. Unset or 0: no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self >= 0 && self <= 1000000000000")
-        .message("limit.bitsPerSecond must be between 0 (no limit) and 1000000000000 (1 Tbit/s)"))]
+    #[x_kube(validation = Rule::new("self >= 0 && self <= 100000000000")
+        .message("limit.bitsPerSecond must be between 0 (no limit) and 100000000000 (100 Gbit/s)"))]
     pub bits_per_second: Option<i64>,
 
     /// Frames per second. Unset or 0: no such limit.
@@ -55,14 +55,16 @@ pub struct Limit {
 #[serde(rename_all = "camelCase")]
 pub struct Deduplicate {
     /// Networks whose pods count as tapped. Unset: those in spec.podCIDRs of the nodes. CNIs that do not use these, as many of
-    /// Calico, Cilium and the clouds do, need this field. At most 64.
+    /// Calico, Cilium and the clouds do, need this field. At most 64,
+    /// with those of services.
     #[serde(default, rename = "podCIDRs", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(max = 64)))]
     #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))")
         .message("each entry of deduplicate.podCIDRs must be a network such as 10.244.0.0/16 or fd00:10:244::/56"))]
     pub pod_cidrs: Option<Vec<String>>,
 
-    /// Networks of services. Unset: those in the ServiceCIDR objects of the cluster (Kubernetes 1.33 and later). At most 64.
+    /// Networks of services. Unset: those in the ServiceCIDR objects of the cluster (Kubernetes 1.33 and later). At most 64,
+    /// with those of pods.
     #[serde(default, rename = "serviceCIDRs", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(max = 64)))]
     #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))")

@@ -6,7 +6,7 @@ use podtap_api::{
     Deduplicate, Filter, FilterMatch, FilterPort, Limit, NodeTapDeduplicate, NodeTapFilter, NodeTapInstruction,
     NodeTapMatch, NodeTapPorts, NodeTapTreatment, PodTapSpec, Protocol, Sample, Truncate,
 };
-use tap_wire::{Instruction, MAX_INSTRUCTIONS, MAX_MATCHES, MAX_NETWORKS};
+use tap_wire::{Instruction, MAX_INSTRUCTIONS, MAX_MATCHES, MAX_NETWORKS, MAX_RULES};
 
 use super::{
     expressions::{self, Compiled, Expressions},
@@ -51,8 +51,12 @@ pub enum Invalid {
     Truncate,
     #[error("{field} must be between {first} and {last}, not {number}")]
     Number { field: &'static str, number: i64, first: i64, last: i64 },
-    #[error("give at most {MAX_NETWORKS} networks in {field}, not {count}")]
-    Networks { field: &'static str, count: usize },
+    #[error(
+        "the filter has {0} combinations of ports and cidrs, and {MAX_RULES} are allowed: join neighbouring ports and networks, or write it as filter.expression"
+    )]
+    Rules(usize),
+    #[error("give at most {MAX_NETWORKS} networks in deduplicate.podCIDRs and serviceCIDRs together, not {0}")]
+    Networks(usize),
 }
 
 impl Invalid {
@@ -117,7 +121,7 @@ impl Treatment {
                 .map(|Sample { one_in_flows: number }| within("sample.oneInFlows", number, 1, 1_000_000))
                 .transpose()?
                 .filter(|number| *number > 1),
-            bits_per_second: rate("limit.bitsPerSecond", bits_per_second, 1_000_000_000_000)?,
+            bits_per_second: rate("limit.bitsPerSecond", bits_per_second, 100_000_000_000)?,
             packets_per_second: rate("limit.packetsPerSecond", packets_per_second, 1_000_000_000)?,
             oversize: *oversize,
             deduplicate: None,
@@ -131,9 +135,11 @@ impl Treatment {
             let is_wanted = self.fixed != NodeTapTreatment::default();
             return (is_wanted.then(|| NodeTapTreatment { tap_uid: tap.to_owned(), ..self.fixed.clone() }), None);
         };
-        let pods = choose(pods.as_deref(), &snapshot.pod_networks, "podCIDRs", "no node has spec.podCIDRs");
-        let services =
-            choose(services.as_deref(), &snapshot.service_networks, "serviceCIDRs", "there is no ServiceCIDR object");
+        let pods =
+            choose(pods.as_deref(), &snapshot.pod_networks, MAX_NETWORKS, "podCIDRs", "no node has spec.podCIDRs");
+        let room = MAX_NETWORKS - pods.as_ref().map_or(0, |pods| pods.len());
+        let (services, discovered) = (services.as_deref(), &snapshot.service_networks);
+        let services = choose(services, discovered, room, "serviceCIDRs", "there is no ServiceCIDR object");
         let problem = pods.as_ref().err().or(services.as_ref().err()).cloned();
         let texts = |networks: Result<&[Network], Problem>| -> Vec<String> {
             networks.unwrap_or_default().iter().map(ToString::to_string).collect()
@@ -149,14 +155,15 @@ impl Treatment {
 fn choose<'a>(
     given: Option<&'a [Network]>,
     discovered: &'a [Network],
+    room: usize,
     field: &str,
     nothing: &str,
 ) -> Result<&'a [Network], Problem> {
     let why = match given {
         Some(given) => return Ok(given),
         None if discovered.is_empty() => nothing.to_owned(),
-        None if discovered.len() > MAX_NETWORKS => {
-            format!("this cluster has {} of them, and {MAX_NETWORKS} are allowed", discovered.len())
+        None if discovered.len() > room => {
+            format!("this cluster has {} of them, and there is room for {room}", discovered.len())
         }
         None => return Ok(discovered),
     };
@@ -182,11 +189,14 @@ fn filter(filter: &Filter, expression: Vec<NodeTapInstruction>) -> Result<NodeTa
         at_most(what, list.len())?;
         list.iter().map(match_).collect::<Result<Vec<_>, _>>()
     };
-    Ok(NodeTapFilter {
-        include: matches(include, "entries in filter.include")?,
-        exclude: matches(exclude, "entries in filter.exclude")?,
-        expression,
-    })
+    let include = matches(include, "entries in filter.include")?;
+    let exclude = matches(exclude, "entries in filter.exclude")?;
+    let rules = |entry: &NodeTapMatch| entry.ports.len().max(1) * entry.networks.len().max(1);
+    let rules = include.iter().chain(&exclude).map(rules).sum();
+    if rules > MAX_RULES {
+        return Err(Invalid::Rules(rules));
+    }
+    Ok(NodeTapFilter { include, exclude, expression })
 }
 
 fn program(text: &str, expressions: &Expressions) -> Result<Vec<NodeTapInstruction>, Invalid> {
@@ -246,12 +256,8 @@ fn peers(deduplicate: &Deduplicate) -> Result<Peers, Invalid> {
         pods: read("deduplicate.podCIDRs", pod_cidrs)?,
         services: read("deduplicate.serviceCIDRs", service_cidrs)?,
     };
-    for (field, list) in [("deduplicate.podCIDRs", &peers.pods), ("deduplicate.serviceCIDRs", &peers.services)] {
-        if let Some(count) = list.as_ref().map(Vec::len).filter(|count| *count > MAX_NETWORKS) {
-            return Err(Invalid::Networks { field, count });
-        }
-    }
-    Ok(peers)
+    let count = [&peers.pods, &peers.services].into_iter().flatten().map(Vec::len).sum();
+    if count > MAX_NETWORKS { Err(Invalid::Networks(count)) } else { Ok(peers) }
 }
 
 fn networks(field: &'static str, texts: &[String]) -> Result<Vec<Network>, Invalid> {

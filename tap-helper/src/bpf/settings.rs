@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 /// Rules that the programs have room for (`RULES`, bpf/maps.h), after each combination became one of its own.
 pub const MAX_RULES: usize = 64;
 /// Networks of peers (`NETWORKS`).
-pub const MAX_NETWORKS: usize = 32;
+pub const MAX_NETWORKS: usize = 64;
 /// Highest rate of a limit per second: a bucket's products then have 63 bits.
 pub const MAX_RATE: u64 = 100_000_000_000;
 

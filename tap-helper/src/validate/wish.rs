@@ -1,8 +1,8 @@
 //! What of the treatment that is wanted for frames contradicts itself, or a limit.
 
 use tap_wire::{
-    Deduplicate, Filter, MAX_MATCHES, MAX_NETWORKS, MIN_TRUNCATED, Match, Network, PortRange, Protocol, Sender,
-    Truncate,
+    Deduplicate, Filter, Limit, MAX_MATCHES, MAX_NETWORKS, MAX_RATE, MAX_RULES, MIN_TRUNCATED, Match, Network,
+    PortRange, Protocol, Sender, Truncate,
 };
 
 use super::program;
@@ -24,7 +24,7 @@ pub fn check(sender: &Sender) -> Result<(), String> {
         filter,
         truncate,
         one_in_flows: _,
-        limit: _,
+        limit: Limit { bits_per_second, packets_per_second },
         oversize: _,
         deduplicate,
         underlay_mtu,
@@ -36,10 +36,12 @@ pub fn check(sender: &Sender) -> Result<(), String> {
         return Err(format!("A copy of {bytes} bytes is no frame: it must have at least {MIN_TRUNCATED}."));
     }
     if let Some(Deduplicate { pod_networks, service_networks }) = deduplicate {
-        for networks in [pod_networks, service_networks] {
-            at_most("networks whose flows are copied once", networks.len(), MAX_NETWORKS)?;
-            networks.iter().try_for_each(network)?;
-        }
+        let count = pod_networks.len() + service_networks.len();
+        at_most("networks whose flows are copied once", count, MAX_NETWORKS)?;
+        pod_networks.iter().chain(service_networks).try_for_each(network)?;
+    }
+    if let Some(rate) = [bits_per_second, packets_per_second].into_iter().find(|rate| **rate > MAX_RATE) {
+        return Err(format!("A limit of {rate} per second is more than the {MAX_RATE} that can be kept."));
     }
     if let Some(mtu) = underlay_mtu.filter(|mtu| !(MIN_MTU..=MAX_MTU).contains(mtu)) {
         return Err(format!("An MTU of {mtu} is not one of a path: it must be between {MIN_MTU} and {MAX_MTU}."));
@@ -53,6 +55,7 @@ fn filter(filter: &Filter) -> Result<(), String> {
         at_most("entries of a filter", matches.len(), MAX_MATCHES)?;
         matches.iter().try_for_each(match_)?;
     }
+    at_most("rules of a filter, one for each combination of ports and networks,", filter.rules(), MAX_RULES)?;
     program::check(expression).map_err(|why| format!("The filter's expression is no program that can run: {why}."))
 }
 
@@ -126,6 +129,7 @@ mod tests {
         assert_eq!(sender(|_| ()), Ok(()));
         let all = |sender: &mut Sender| {
             sender.filter.include = vec![tcp(); MAX_MATCHES];
+            sender.limit = Limit { bits_per_second: MAX_RATE, packets_per_second: 0 };
             sender.filter.exclude = vec![Match::default()];
             sender.filter.expression = vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }];
             sender.truncate = Some(Truncate::Bytes(14));
@@ -171,6 +175,9 @@ mod tests {
         refused(|s| s.filter.include = vec![ping6], "ICMPv6 of IPv6");
         refused(|s| s.filter.expression = vec![Instruction { code: 0, jt: 0, jf: 0, k: 0 }], "leads beyond the end");
         refused(|s| s.truncate = Some(Truncate::Bytes(13)), "13 bytes is no frame");
+        let wide = with(|m| (m.ports, m.networks) = (vec![m.ports[0]; 13], vec![m.networks[0]; 5]));
+        refused(wide, "65 rules of a filter");
+        refused(|s| s.limit.packets_per_second = MAX_RATE + 1, "is more than the 100000000000");
         let many = Deduplicate { pod_networks: vec![], service_networks: vec![net([10, 0, 0, 0], 8); 65] };
         refused(|s| s.deduplicate = Some(many), "65 networks");
         refused(|s| s.underlay_mtu = Some(575), "An MTU of 575");

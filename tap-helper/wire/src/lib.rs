@@ -13,8 +13,8 @@ mod wish;
 pub use desired::{Desired, Direction, Endpoint, Pod, Receiver, Sender};
 pub use report::{Features, Reason, ReceiverReport, Report, SenderReport, State, Status};
 pub use wish::{
-    Deduplicate, Filter, Instruction, Limit, MAX_INSTRUCTIONS, MAX_MATCHES, MAX_NETWORKS, MIN_TRUNCATED, Match,
-    Network, Oversize, PortRange, Protocol, Truncate,
+    Deduplicate, Filter, Instruction, Limit, MAX_INSTRUCTIONS, MAX_MATCHES, MAX_NETWORKS, MAX_RATE, MAX_RULES,
+    MIN_TRUNCATED, Match, Network, Oversize, PortRange, Protocol, Truncate,
 };
 
 use serde::{Deserialize, Serialize};

@@ -7,8 +7,14 @@ use serde::{Deserialize, Serialize};
 /// Most entries of each list of a [`Filter`], and of each list of a [`Match`].
 pub const MAX_MATCHES: usize = 16;
 
-/// Most networks of each list of a [`Deduplicate`].
+/// Most rules of a [`Filter`], both lists together: an entry is one for each combination of its ports and its networks.
+pub const MAX_RULES: usize = 64;
+
+/// Most networks of a [`Deduplicate`], both lists together.
 pub const MAX_NETWORKS: usize = 64;
+
+/// Highest rate of a [`Limit`].
+pub const MAX_RATE: u64 = 100_000_000_000;
 
 /// Most instructions of a [`Filter`]. An expression of 1024 characters, the longest that the API takes, has about 400.
 pub const MAX_INSTRUCTIONS: usize = 512;
@@ -21,7 +27,7 @@ pub const MIN_TRUNCATED: u32 = 14;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Filter {
-    /// Up to [`MAX_MATCHES`].
+    /// Up to [`MAX_MATCHES`], and up to [`MAX_RULES`] with those of `exclude`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub include: Vec<Match>,
     /// Up to [`MAX_MATCHES`].
@@ -33,6 +39,12 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// How many rules it takes, of which there may be [`MAX_RULES`].
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.include.iter().chain(&self.exclude).map(Match::rules).sum()
+    }
+
     /// Whether it lets every frame through.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -54,6 +66,14 @@ pub struct Match {
     /// Up to [`MAX_MATCHES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Network>,
+}
+
+impl Match {
+    /// One for each combination of a range of ports and a network.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.ports.len().max(1) * self.networks.len().max(1)
+    }
 }
 
 /// A protocol above IP.
@@ -158,10 +178,10 @@ pub enum Truncate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Limit {
-    /// Bits of copied frames per second.
+    /// Bits of copied frames per second, up to [`MAX_RATE`].
     #[serde(default)]
     pub bits_per_second: u64,
-    /// Copied frames per second.
+    /// Copied frames per second, up to [`MAX_RATE`].
     #[serde(default)]
     pub packets_per_second: u64,
 }
@@ -188,10 +208,10 @@ pub enum Oversize {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Deduplicate {
-    /// Where the other tapped pods are. Up to [`MAX_NETWORKS`].
+    /// Where the other tapped pods are.
     #[serde(default)]
     pub pod_networks: Vec<Network>,
-    /// Service addresses, behind which pods are. Up to [`MAX_NETWORKS`].
+    /// Service addresses, behind which pods are. Up to [`MAX_NETWORKS`] with those of the pods.
     #[serde(default)]
     pub service_networks: Vec<Network>,
 }

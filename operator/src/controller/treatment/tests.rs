@@ -121,8 +121,18 @@ fn what_the_schema_would_refuse_is_refused_here_too() {
     refused(&json!({"limit": {"bitsPerSecond": -1}}), "limit.bitsPerSecond must be between 0");
     refused(&json!({"limit": {"packetsPerSecond": 2_000_000_000}}), "limit.packetsPerSecond must be between 0");
     refused(&json!({"deduplicate": {"podCIDRs": ["web"]}}), "deduplicate.podCIDRs: \"web\" is not a network");
-    let many: Vec<String> = (0..65).map(|number| format!("10.{number}.0.0/24")).collect();
-    refused(&json!({"deduplicate": {"serviceCIDRs": many}}), "at most 64 networks in deduplicate.serviceCIDRs, not 65");
+    let many: Vec<String> = (0..65).map(|number| format!("10.{}.0.0/24", number * 2)).collect();
+    refused(
+        &json!({"deduplicate": {"podCIDRs": many[..1], "serviceCIDRs": many[1..]}}),
+        "at most 64 networks in deduplicate.podCIDRs and serviceCIDRs together, not 65",
+    );
+    let ports: Vec<Value> = (1..14).map(|port| json!({"port": port * 10})).collect();
+    let full = json!({"ports": ports, "cidrs": many[..5]});
+    refused(
+        &json!({"filter": {"include": [full]}}),
+        "the filter has 65 combinations of ports and cidrs, and 64 are allowed",
+    );
+    refused(&json!({"limit": {"bitsPerSecond": 1_000_000_000_000_i64}}), "between 0 and 100000000000");
 }
 
 fn cluster(pods: &[&str], services: &[&str]) -> World {
@@ -176,5 +186,5 @@ fn what_is_not_known_is_told() {
     let mut scattered = cluster(&[], &["10.96.0.0/12"]);
     let cidrs = (0..65).map(|number| format!("10.{number}.7.0/24")).collect();
     scattered.nodes[0].spec.get_or_insert_default().pod_cidrs = Some(cidrs);
-    assert!(told(scattered).contains("this cluster has 65 of them, and 64 are allowed"));
+    assert!(told(scattered).contains("this cluster has 65 of them, and there is room for 64"));
 }
