@@ -1,32 +1,14 @@
 //! Filters in this kernel select what tcpdump and tshark select.
 
-use std::{path::PathBuf, process};
-
+use podtap_tests::pcap::{File, tcpdump, tshark};
 use tap_helper::bpf::{Filter, Programs, Settings, Which};
 
-use crate::bpf_frames::{Chance, DISPLAY, Kinds, Language, PCAP, compile, filter, frame, tcpdump, tshark, write};
+use crate::bpf_frames::{Chance, DISPLAY, Kinds, Language, PCAP, compile, filter, frame};
 
 const PLAIN: Kinds = Kinds { wrapped: false, short: false };
 const SHORT: Kinds = Kinds { wrapped: false, short: true };
 const WRAPPED: Kinds = Kinds { wrapped: true, short: false };
 const ALL: Kinds = Kinds { wrapped: true, short: true };
-
-/// A file that goes with the test.
-struct File(PathBuf);
-
-impl File {
-    fn new(name: &str, frames: &[Vec<u8>]) -> Self {
-        let path = std::env::temp_dir().join(format!("podtap-{}-{name}.pcap", process::id()));
-        write(&path, frames);
-        Self(path)
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
 
 fn selected(programs: &Programs, which: Which, frames: &[Vec<u8>]) -> Vec<usize> {
     let matches = |frame: &Vec<u8>| programs.try_out(which, frame, &[]).expect("it runs").0 == -1;
@@ -43,7 +25,7 @@ fn compare(
 ) -> (usize, usize) {
     let programs = Programs::load(&Settings::default(), None).expect("they load");
     let frames: Vec<_> = (0..count).map(|_| frame(chance, kinds)).collect();
-    let file = File::new(&format!("{filters}-{}-{}", kinds.wrapped, kinds.short), &frames);
+    let file = File::of(&frames);
     let mut matched = 0;
     for _ in 0..filters {
         let filter = filter(chance, kinds.short);
@@ -51,7 +33,7 @@ fn compare(
         let settings = Settings { filter: filter.clone(), ..Settings::default() };
         programs.running().configure(&settings).expect("it is written");
         let expression = language.write(&filter, side);
-        let (ours, theirs) = (selected(&programs, which, &frames), reader(&file.0, &expression));
+        let (ours, theirs) = (selected(&programs, which, &frames), reader(file.path(), &expression));
         if let Some(frame) = (0..count).find(|number| ours.contains(number) != theirs.contains(number)) {
             panic!("{expression}\n{filter:?}\n{which:?}, ours {}: {:02x?}", ours.contains(&frame), frames[frame]);
         }
@@ -115,13 +97,13 @@ const EXPRESSIONS: [&str; 27] = [
 fn expressions_select_as_in_tcpdump() {
     let mut chance = Chance::new(4);
     let frames: Vec<_> = (0..1500).map(|_| frame(&mut chance, ALL)).collect();
-    let file = File::new("expressions", &frames);
+    let file = File::of(&frames);
     let mut matched = 0;
     for expression in EXPRESSIONS {
         let filter = Filter { expression: compile(expression), ..Filter::default() };
         let programs = Programs::load(&Settings { filter, ..Settings::default() }, None)
             .unwrap_or_else(|error| panic!("{expression}: {error}"));
-        let (ours, theirs) = (selected(&programs, Which::Egress, &frames), tcpdump(&file.0, expression));
+        let (ours, theirs) = (selected(&programs, Which::Egress, &frames), tcpdump(file.path(), expression));
         assert_eq!(ours, theirs, "{expression}");
         assert!(!ours.is_empty(), "{expression} selects nothing");
         matched += ours.len();

@@ -1,7 +1,8 @@
-//! Frames and filters by chance, and what tcpdump and tshark say of them.
+//! Frames and filters by chance, and how tcpdump and tshark would write them.
 
-use std::{fs, net::IpAddr, path::Path, process::Command};
+use std::{net::IpAddr, process::Command};
 
+use podtap_tests::pcap::output;
 use tap_helper::bpf::{Filter, Instruction, Match, Network, Protocol};
 
 /// xorshift64: the same frames and filters in every run with a seed.
@@ -250,53 +251,6 @@ impl Language {
         parts.extend(filter.exclude.iter().map(|exclude| format!("not {}", rule(exclude))));
         parts.join(" and ")
     }
-}
-
-/// Writes a capture file; a frame's second is its number.
-pub fn write(path: &Path, frames: &[Vec<u8>]) {
-    let mut bytes = Vec::new();
-    for word in [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 1 << 18, 1] {
-        bytes.extend_from_slice(&u32::to_le_bytes(word));
-    }
-    for (number, frame) in frames.iter().enumerate() {
-        let length = u32::try_from(frame.len()).expect("frames are short");
-        for word in [u32::try_from(number).expect("they are few"), 0, length, length] {
-            bytes.extend_from_slice(&word.to_le_bytes());
-        }
-        bytes.extend_from_slice(frame);
-    }
-    fs::write(path, bytes).expect("a file can be written");
-}
-
-fn output(command: &mut Command) -> Vec<u8> {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // What libpcap's optimiser found out is an answer, too.
-    if output.stderr.ends_with(b"expression rejects all packets\n") {
-        return Vec::new();
-    }
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
-}
-
-/// Numbers of the frames of a file that tcpdump selects.
-pub fn tcpdump(path: &Path, expression: &str) -> Vec<usize> {
-    let bytes = output(Command::new("tcpdump").arg("-r").arg(path).args(["-w", "-", expression]));
-    let word = |at: usize| bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
-    let (mut at, mut found) = (24, Vec::new());
-    while at < bytes.len() {
-        found.push(word(at));
-        at += 16 + word(at + 8);
-    }
-    found
-}
-
-/// Numbers of those that tshark selects.
-pub fn tshark(path: &Path, filter: &str) -> Vec<usize> {
-    let mut command = Command::new("tshark");
-    command.arg("-r").arg(path).args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"]);
-    let text = output(command.args(["-Y", filter, "-T", "fields", "-e", "frame.number"]));
-    let text = String::from_utf8(text).expect("it is text");
-    text.lines().map(|line| line.parse::<usize>().expect("a number") - 1).collect()
 }
 
 /// What libpcap makes of an expression for Ethernet.

@@ -8,11 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_tests::{capture::Capture, net::traffic, wait::until};
+use podtap_tests::{
+    capture::Capture,
+    net::traffic,
+    pcap::{File, tcpdump, tshark},
+    wait::until,
+};
 use tap_helper::bpf::{Filter, Instruction, Match, Network, Programs, Protocol, Running, Settings};
 
 use crate::{
-    bpf_frames::{Chance, DISPLAY, Kinds, PCAP, compile, filter, frame, tcpdump, tshark, write},
+    bpf_frames::{Chance, DISPLAY, Kinds, PCAP, compile, filter, frame},
     bpf_scene::{CLIENT, POD, Scene, inject},
 };
 
@@ -250,19 +255,17 @@ fn what_is_copied_is_what_readers_select() {
                 frame
             })
             .collect();
-        let path = std::env::temp_dir().join(format!("podtap-{}-real.pcap", std::process::id()));
-        write(&path, &frames);
+        let file = File::of(&frames);
         let filter = filter(&mut chance, kinds.short);
         programs
             .running()
             .configure(&Settings { filter: filter.clone(), ..Settings::default() })
             .expect("it is written");
         let wanted = if wrapped {
-            tshark(&path, &DISPLAY.write(&filter, "src"))
+            tshark(file.path(), &DISPLAY.write(&filter, "src"))
         } else {
-            tcpdump(&path, &PCAP.write(&filter, "src"))
+            tcpdump(file.path(), &PCAP.write(&filter, "src"))
         };
-        std::fs::remove_file(&path).expect("it is there");
         let capture = Capture::start(scene.far.path(), "copy0");
         inject(&scene.client, "eth0", &frames);
         let ours = || {
@@ -299,8 +302,7 @@ fn a_tag_that_was_taken_off_is_seen_by_expressions() {
             frame
         })
         .collect();
-    let path = std::env::temp_dir().join(format!("podtap-{}-tags.pcap", std::process::id()));
-    write(&path, &frames);
+    let file = File::of(&frames);
     for expression in
         ["vlan 5", "vlan 6 and tcp", "ether[12:2] = 0x88a8 and vlan and vlan", "not vlan", "vlan and len > 70"]
     {
@@ -309,7 +311,7 @@ fn a_tag_that_was_taken_off_is_seen_by_expressions() {
         scene.attach(&programs);
         let capture = Capture::start(scene.far.path(), "copy0");
         inject(&scene.client, "eth0", &frames);
-        let wanted = tcpdump(&path, expression);
+        let wanted = tcpdump(file.path(), expression);
         assert!(!wanted.is_empty(), "{expression}");
         until(expression, Duration::from_secs(5), || {
             let found = capture.so_far();
@@ -319,5 +321,4 @@ fn a_tag_that_was_taken_off_is_seen_by_expressions() {
             if found == wanted { Ok(()) } else { Err(format!("{found:?}, not {wanted:?}")) }
         });
     }
-    std::fs::remove_file(&path).expect("it is there");
 }

@@ -7,5 +7,6 @@ pub mod checksum;
 pub mod cluster;
 pub mod namespace;
 pub mod net;
+pub mod pcap;
 pub mod streams;
 pub mod wait;
