@@ -99,23 +99,32 @@ pub fn as_on_the_wire(network: &Path, interface: &str) {
     in_network(network, &["ip", "link", "set", interface, "gso_max_segs", "1"]);
 }
 
-/// Waits until the receiver has what `wanted` selects at the pod, each byte of TCP and each other frame exactly once, and
-/// nothing else. Left out is what kernels say by themselves and at any time, also between the starts of two captures.
-/// Panics if it does not within ten seconds.
+/// Waits until the receiver has what `wanted` selects at the pod, and nothing else; see [`arrives`].
 #[track_caller]
 pub fn same_traffic(pod: Capture, receiver: Capture, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+    arrives(&receiver, || {
+        let mut sent = completed(pod.so_far());
+        sent.retain(&wanted);
+        sent
+    });
+    // Both sockets also say that they themselves lost nothing.
+    let _ = pod.stop();
+    receiver.stop()
+}
+
+/// Waits until the receiver has the frames, each byte of TCP and each other frame exactly as often, and nothing else. Left
+/// out is what kernels say by themselves and at any time, also between the starts of two captures.
+/// Panics if it does not within ten seconds.
+#[track_caller]
+pub fn arrives(receiver: &Capture, frames: impl Fn() -> Vec<Frame>) {
     // What is still on its way is waited for; what is doubled or foreign would not go away by waiting.
     until("the receiver has what the pod has", Duration::from_secs(10), || {
-        let (mut sent, received) = (completed(pod.so_far()), completed(receiver.so_far()));
-        sent.retain(&wanted);
+        let (sent, received) = (completed(frames()), completed(receiver.so_far()));
         if received.is_empty() {
             return Err(format!("{} frames at the pod, none at the receiver", sent.len()));
         }
         Content::of(&sent).difference(&Content::of(&received)).map_or(Ok(()), Err)
     });
-    // Both sockets also say that they themselves lost nothing.
-    let _ = pod.stop();
-    receiver.stop()
 }
 
 /// Without IPv6's own announcements, and with the checksums that the kernel had left to a device.
