@@ -74,8 +74,6 @@ pub struct MirrorFilter {
     pub direction: &'static str,
     /// Its priority.
     pub priority: u16,
-    /// The classifier: `bpf`, `u32` or `matchall`.
-    pub classifier: String,
     /// The device it copies to, empty when that has gone.
     pub device: String,
     /// Frames copied.
@@ -198,7 +196,6 @@ fn mirror(filter: &Filter, observed: &Observed) -> Option<MirrorFilter> {
             Hook::Egress => "Egress",
         },
         priority: filter.id.priority,
-        classifier: filter.id.kind.clone(),
         device: name(observed, mirror.to),
         packets: mirror.counters.packets,
         bytes: mirror.counters.bytes,

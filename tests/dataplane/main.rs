@@ -16,6 +16,7 @@ mod fidelity;
 mod fitted;
 mod foreign;
 mod isolation;
+mod kernels;
 mod pods;
 mod programs;
 mod receivers;
