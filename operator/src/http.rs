@@ -83,7 +83,7 @@ impl Health {
 
 /// What `/metrics` shows. Clones show the same.
 pub trait Page: Clone + Send + Sync + 'static {
-    /// All metrics as OpenMetrics text; a sentence if there is none to be had, which makes the status 503.
+    /// All metrics in the format of `OpenMetrics`; a sentence if there is none to be had, which makes the status 503.
     fn text(&self) -> impl Future<Output = Result<String, String>> + Send;
 }
 
@@ -108,7 +108,7 @@ impl Page for Metrics {
     }
 }
 
-/// A registry as OpenMetrics text.
+/// A registry in the format of `OpenMetrics`.
 ///
 /// # Errors
 /// A sentence, when a metric cannot be written.

@@ -157,7 +157,7 @@ fn line(message: &ToHelper) -> Option<Vec<u8>> {
             return Some(line);
         }
         Ok(line) => {
-            warn!(bytes = line.len(), "the order is too long for the tap-helper; the one before stays in force")
+            warn!(bytes = line.len(), "the order is too long for the tap-helper; the one before stays in force");
         }
         Err(error) => warn!(%error, "the order cannot be written; the one before stays in force"),
     }

@@ -81,7 +81,7 @@ async fn metrics_that_are_not_there_are_said_to_be_unavailable() {
 }
 
 #[tokio::test]
-async fn clients_that_wait_do_not_keep_others_out_for_long() {
+async fn places_of_clients_that_went_are_free_again() {
     let server = serve(&Health::new(Duration::MAX), &Metrics::new()).await;
     let mut silent = Vec::new();
     for _ in 0..2 * CONNECTIONS {

@@ -1,10 +1,11 @@
 //! What was counted of the senders of a node.
 //!
 //! Programs decide what becomes of a frame and count that, all outcomes in one place. What becomes of the copy is counted by the
-//! action that makes it (`tcf_mirred_act`, net/sched/act_mirred.c): each frame that comes to it is in its packets, whatever
-//! happens then, and in its overlimits too if there is no copy, or the sender device does not take it. The latter is so also when the
-//! program on that device drops a copy that it cannot cut (`sch_handle_egress`, net/core/dev.c, gives `NET_XMIT_DROP`). So
-//! `failed` is what the actions say, and what the programs count as failed is a part of it; both are a part of `mirrored`.
+//! action that makes it (`tcf_mirred_act` of the kernel's `act_mirred.c`): each frame that comes to it is in its packets, whatever
+//! happens then, and in its overlimits too if there is no copy, or the sender device does not take it. The latter is so also when
+//! the program on that device drops a copy that it cannot cut: `sch_handle_egress` makes `NET_XMIT_DROP` of that. So `failed` is what
+//! the actions say, and what the programs count as failed is a part of it; both are a part of `mirrored`. What the tunnel drops
+//! behind that, for want of a route for example, is no failure to the action.
 
 use std::collections::BTreeSet;
 

@@ -87,7 +87,7 @@ impl Helper {
     async fn ordered(&mut self) -> i64 {
         match self.told().await {
             ToHelper::Desired(desired) => desired.generation,
-            other => panic!("an order: {other:?}"),
+            other @ ToHelper::Counters(_) => panic!("an order: {other:?}"),
         }
     }
 
