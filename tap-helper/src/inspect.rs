@@ -76,11 +76,11 @@ pub struct MirrorFilter {
     pub priority: u16,
     /// The device it copies to, empty when that has gone.
     pub device: String,
-    /// Frames copied.
+    /// Frames copied, with those that failed.
     pub packets: u64,
-    /// Bytes copied; of frames that enter the pod, without the 14 of the Ethernet header.
+    /// Bytes of these; of frames that enter the pod, without the 14 of the Ethernet header.
     pub bytes: u64,
-    /// Frames that could not be copied.
+    /// Copies that the device did not take; what its program dropped is among them.
     pub failed: u32,
 }
 

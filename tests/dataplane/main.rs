@@ -10,6 +10,7 @@ mod bpf_scene;
 mod bpf_traffic;
 mod by_hand;
 mod contract;
+mod counters;
 mod destinations;
 mod drift;
 mod fidelity;

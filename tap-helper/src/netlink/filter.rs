@@ -145,11 +145,11 @@ pub struct Mirror {
 /// What an action did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Frames; a superframe of the kernel counts as those it stands for.
+    /// Frames that came to it, also those that failed; a superframe of the kernel counts as those it stands for.
     pub packets: u64,
     /// Bytes; of frames that enter, without the 14 of the Ethernet header.
     pub bytes: u64,
-    /// Copies that could not be made.
+    /// Copies that could not be made, or that the device did not take; a superframe is one.
     pub failed: u32,
 }
 
