@@ -2,8 +2,7 @@
 
 use std::{
     convert::Infallible,
-    fmt,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,11 +20,20 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tracing::warn;
 
 /// A client that sends its request slower than this is cut off: connections must not pile up.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Likewise one that reads its answer slower than this.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections at the same time; further ones wait in the kernel's queue.
+const CONNECTIONS: usize = 32;
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +70,8 @@ impl Health {
         *self.0.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    fn is_ready(&self) -> bool {
+    /// What `/readyz` says now.
+    pub fn is_ready(&self) -> bool {
         self.0.ready.load(Ordering::Relaxed)
     }
 
@@ -70,6 +79,12 @@ impl Health {
         let last = *self.0.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
         last.is_none_or(|last| last.elapsed() <= self.0.deadline)
     }
+}
+
+/// What `/metrics` shows. Clones show the same.
+pub trait Page: Clone + Send + Sync + 'static {
+    /// All metrics in the format of `OpenMetrics`; a sentence if there is none to be had, which makes the status 503.
+    fn text(&self) -> impl Future<Output = Result<String, String>> + Send;
 }
 
 /// Metrics under the prefix `podtap_`. Clones share one registry.
@@ -85,12 +100,22 @@ impl Metrics {
     pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
         register(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
 
-    fn text(&self) -> Result<String, fmt::Error> {
-        let mut text = String::new();
-        encode(&mut text, &self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Ok(text)
+impl Page for Metrics {
+    async fn text(&self) -> Result<String, String> {
+        text(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// A registry in the format of `OpenMetrics`.
+///
+/// # Errors
+/// A sentence, when a metric cannot be written.
+pub fn text(registry: &Registry) -> Result<String, String> {
+    let mut text = String::new();
+    encode(&mut text, registry).map_err(|error| format!("The metrics cannot be written: {error}."))?;
+    Ok(text)
 }
 
 /// Serves until it is dropped.
@@ -102,18 +127,20 @@ pub struct Server {
 
 impl Server {
     /// Listens before it returns: a port that is taken is an error of the start.
-    pub async fn spawn(address: SocketAddr, health: Health, metrics: Metrics) -> Result<Self, Error> {
-        let listen =
-            async { TcpListener::bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener))) };
+    pub async fn spawn(address: SocketAddr, health: Health, page: impl Page) -> Result<Self, Error> {
+        let listen = async { bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener))) };
         let (address, listener) = listen.await.map_err(|source| Error { address, source })?;
         let task = tokio::spawn(async move {
+            let places = Arc::new(Semaphore::new(CONNECTIONS));
             loop {
+                // Nobody closes it.
+                let Ok(place) = places.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let (health, metrics) = (health.clone(), metrics.clone());
+                        let (health, page) = (health.clone(), page.clone());
                         let serve = service_fn(move |request: Request<Incoming>| {
-                            let response = respond(request.method(), request.uri().path(), &health, &metrics);
-                            async { Ok::<_, Infallible>(response) }
+                            let (health, page) = (health.clone(), page.clone());
+                            async move { Ok::<_, Infallible>(respond(&request, &health, &page).await) }
                         });
                         let connection = http1::Builder::new()
                             .timer(TokioTimer::new())
@@ -121,7 +148,10 @@ impl Server {
                             .keep_alive(false)
                             .serve_connection(TokioIo::new(stream), serve);
                         // A client that goes away in the middle is its own business.
-                        tokio::spawn(async { drop(connection.await) });
+                        tokio::spawn(async {
+                            drop(timeout(CONNECTION_TIMEOUT, connection).await);
+                            drop(place);
+                        });
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept a connection");
@@ -146,23 +176,36 @@ impl Drop for Server {
     }
 }
 
-fn respond(method: &Method, path: &str, health: &Health, metrics: &Metrics) -> Response<Full<Bytes>> {
-    if method != Method::GET && method != Method::HEAD {
+/// Listens. All addresses are those of IPv4 where the kernel has no IPv6 at all.
+async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error)
+            if address.ip() == Ipv6Addr::UNSPECIFIED
+                && error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        result => result,
+    }
+}
+
+async fn respond(request: &Request<Incoming>, health: &Health, page: &impl Page) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
     }
-    match path {
+    match request.uri().path() {
         "/livez" if health.is_live() => plain(StatusCode::OK, "ok\n"),
         "/livez" => plain(StatusCode::INTERNAL_SERVER_ERROR, "no sign of life within the deadline\n"),
         "/readyz" if health.is_ready() => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-        "/metrics" => match metrics.text() {
+        "/metrics" => match page.text().await {
             Ok(text) => {
                 let mut response = plain(StatusCode::OK, text);
                 let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(open_metrics));
                 response
             }
-            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            Err(sentence) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{sentence}\n")),
         },
         _ => plain(StatusCode::NOT_FOUND, "/livez, /readyz and /metrics are here\n"),
     }

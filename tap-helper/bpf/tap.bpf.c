@@ -154,7 +154,10 @@ INLINE int cut(struct __sk_buff *skb, __u32 size, __u32 head)
 {
 	if (!bpf_skb_change_tail(skb, size, 0))
 		return 0;
-	return size < head && head < skb->len ? bpf_skb_change_tail(skb, head, 0) : -1;
+	if (size >= head)
+		return -1;
+	/* An acknowledgement has nothing behind its headers, and stays as it is. */
+	return head < skb->len ? bpf_skb_change_tail(skb, head, 0) : 0;
 }
 
 SEC("classifier") int fit(struct __sk_buff *skb)
@@ -181,8 +184,10 @@ SEC("classifier") int fit(struct __sk_buff *skb)
 				count(FAILED, 1, length);
 				return TC_ACT_SHOT;
 			}
-			count(TRUNCATED, 1, length - skb->len);
-			gso = 0;
+			if (skb->len < length) {
+				count(TRUNCATED, 1, length - skb->len);
+				gso = 0;
+			}
 			length = skb->len;
 		}
 	}

@@ -37,7 +37,18 @@ struct Peer {
     input: Vec<u8>,
     output: Vec<u8>,
     /// A report that waits until the peer has taken what is in `output`; a newer one takes its place.
-    next: Option<Vec<u8>>,
+    report: Option<Vec<u8>>,
+    /// Counters that wait likewise.
+    counters: Option<Vec<u8>>,
+}
+
+/// What the agent said: of each kind, the newest.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// What the node is to hold.
+    pub desired: Option<Desired>,
+    /// The number of a request for counters.
+    pub counters: Option<u64>,
 }
 
 impl Door {
@@ -82,7 +93,8 @@ impl Door {
             let user = getsockopt(&stream, PeerCredentials).map(|credentials| credentials.uid());
             match user {
                 Ok(user) if user == self.agent && stream.set_nonblocking(true).is_ok() => {
-                    self.peer = Some(Peer { stream, input: Vec::new(), output: Vec::new(), next: None });
+                    let (input, output) = (Vec::new(), Vec::new());
+                    self.peer = Some(Peer { stream, input, output, report: None, counters: None });
                     came = true;
                 }
                 user => {
@@ -94,15 +106,16 @@ impl Door {
         came
     }
 
-    /// The newest desired state that has arrived, if any. What cannot be read is answered, and goes no further.
-    pub fn receive(&mut self) -> Option<Desired> {
-        let peer = self.peer.as_mut()?;
+    /// What has arrived. What cannot be read is answered, and goes no further.
+    pub fn receive(&mut self) -> Heard {
+        let mut heard = Heard::default();
+        let Some(peer) = self.peer.as_mut() else { return heard };
         let (open, too_long) = peer.read();
-        let mut newest = None;
         let mut rejections = Vec::new();
         for line in peer.lines() {
             match serde_json::from_slice(&line) {
-                Ok(ToHelper::Desired(desired)) => newest = Some(desired),
+                Ok(ToHelper::Desired(desired)) => heard.desired = Some(desired),
+                Ok(ToHelper::Counters(request)) => heard.counters = Some(request),
                 Err(error) => rejections.push(format!("this is not a message that the tap-helper knows: {error}")),
             }
             if rejections.len() == MAX_REJECTIONS {
@@ -120,10 +133,10 @@ impl Door {
         if ends {
             self.peer = None;
         }
-        newest
+        heard
     }
 
-    /// Sends a message as soon as the peer takes it. Of reports that could not be sent yet, only the newest one is.
+    /// Sends a message as soon as the peer takes it. Of reports that could not be sent yet, only the newest one is, and of counters.
     pub fn send(&mut self, message: &FromHelper) {
         let Some(peer) = self.peer.as_mut() else { return };
         // These types have no form that cannot be written.
@@ -131,7 +144,8 @@ impl Door {
         line.push(b'\n');
         match message {
             FromHelper::Rejected(_) => peer.output.extend_from_slice(&line),
-            FromHelper::Report(_) => peer.next = Some(line),
+            FromHelper::Report(_) => peer.report = Some(line),
+            FromHelper::Counters(_) => peer.counters = Some(line),
         }
         self.flush();
     }
@@ -177,7 +191,7 @@ impl Peer {
     fn write(&mut self) -> io::Result<()> {
         loop {
             if self.output.is_empty() {
-                match self.next.take() {
+                match self.report.take().or_else(|| self.counters.take()) {
                     Some(line) => self.output = line,
                     None => return Ok(()),
                 }

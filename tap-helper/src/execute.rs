@@ -11,10 +11,10 @@ use crate::{
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
-        Classifier, Hook, NetlinkError, NewPair, NewVxlan, RouteSocket, Slot, Vxlan, add_clsact, add_destination,
-        add_drop_filter, add_mirror_filter, add_redirect_filter, create_pair, create_vxlan, delete_link, filters,
-        links, offloads, put_mirror_program, put_verdict_program, qdiscs, remove_clsact, remove_destination,
-        remove_filter, rename_link, set_alias, silence_link, turn_off, up_link,
+        Hook, NetlinkError, NewPair, NewVxlan, RouteSocket, Slot, Vxlan, add_clsact, add_destination, add_drop_filter,
+        add_mirror_filter, add_redirect_filter, create_pair, create_vxlan, delete_link, filters, links, offloads,
+        put_mirror_program, put_verdict_program, qdiscs, remove_clsact, remove_destination, remove_filter, rename_link,
+        set_alias, silence_link, turn_off, up_link,
     },
     step::{Action, Item, Step},
 };
@@ -24,6 +24,7 @@ const LOOPBACK: u32 = 1;
 const ETHTOOL: &str =
     "ethtool's netlink family (Linux 5.8, CONFIG_ETHTOOL_NETLINK), which every receiver needs that is not raw";
 const CLS_BPF: &str = "the BPF classifier (CONFIG_NET_CLS_BPF)";
+const MIRRED: &str = "the mirred action (CONFIG_NET_ACT_MIRRED) or the BPF classifier (CONFIG_NET_CLS_BPF)";
 
 /// Where steps are done.
 pub struct Executor<'a, N> {
@@ -54,9 +55,9 @@ impl<N: AsFd> Executor<'_, N> {
             Step::Silence(device) => done(silence_link(self.socket, *device, DEVICE_MTU)),
             Step::AddDeviceClsact(device) => done(add_clsact(self.socket, *device)),
             Step::AddDrop(device) => self.add_drop(*device),
-            Step::AddRedirect { from, to, cookie } => self.with_classifier(|socket, classifier| {
-                add_redirect_filter(socket, *from, classifier, *to, &cookie.bytes())
-            }),
+            Step::AddRedirect { from, to, cookie } => {
+                add_redirect_filter(self.socket, *from, *to, &cookie.bytes()).map_err(|error| feature(&error, MIRRED))
+            }
             Step::AddDestination(device, to) => done(add_destination(self.socket, *device, *to)),
             Step::RemoveDestination(device, to) => removed(remove_destination(self.socket, *device, *to)),
             Step::Rename(device, name) => self.rename(*device, name),
@@ -196,9 +197,7 @@ impl<N: AsFd> Executor<'_, N> {
     }
 
     fn add_filter(&mut self, at: (u32, Hook), priority: u16, device: u32, cookie: Cookie) -> Result<(), Failure> {
-        self.with_classifier(|socket, classifier| {
-            add_mirror_filter(socket, at, priority, classifier, device, &cookie.bytes())
-        })
+        add_mirror_filter(self.socket, at, priority, device, &cookie.bytes()).map_err(|error| feature(&error, MIRRED))
     }
 
     fn load(&mut self, item: &Item, settings: &Settings, before: Option<u32>) -> Result<(), Failure> {
@@ -220,33 +219,7 @@ impl<N: AsFd> Executor<'_, N> {
             Hook::Ingress => programs.ingress(),
             Hook::Egress => programs.egress(),
         };
-        put_mirror_program(self.socket, slot, program, device, &cookie.bytes()).map_err(|error| {
-            feature(&error, "the mirred action (CONFIG_NET_ACT_MIRRED) or the BPF classifier (CONFIG_NET_CLS_BPF)")
-        })
-    }
-
-    /// Tries with each classifier until the kernel has one.
-    fn with_classifier(
-        &mut self,
-        add: impl Fn(&mut RouteSocket, Classifier) -> Result<(), NetlinkError>,
-    ) -> Result<(), Failure> {
-        let mut missing = Vec::new();
-        for classifier in Classifier::ALL {
-            match add(self.socket, classifier) {
-                Ok(()) => return Ok(()),
-                // "TC classifier not found", or "Failed to load TC action module".
-                Err(error) if error.errno == Errno::ENOENT => missing.push(error.to_string()),
-                Err(error) => return Err(Failure::kernel(&error)),
-            }
-        }
-        Err(Failure::failed(
-            Reason::KernelFeature,
-            format!(
-                "The node's kernel lacks the mirred action (CONFIG_NET_ACT_MIRRED) or each of the classifiers bpf, u32 and matchall. \
-                 Load the modules act_mirred and cls_bpf. ({})",
-                missing.join("; "),
-            ),
-        ))
+        put_mirror_program(self.socket, slot, program, device, &cookie.bytes()).map_err(|error| feature(&error, MIRRED))
     }
 }
 

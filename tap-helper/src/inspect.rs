@@ -74,15 +74,13 @@ pub struct MirrorFilter {
     pub direction: &'static str,
     /// Its priority.
     pub priority: u16,
-    /// The classifier: `bpf`, `u32` or `matchall`.
-    pub classifier: String,
     /// The device it copies to, empty when that has gone.
     pub device: String,
-    /// Frames copied.
+    /// Frames copied, with those that failed.
     pub packets: u64,
-    /// Bytes copied; of frames that enter the pod, without the 14 of the Ethernet header.
+    /// Bytes of these; of frames that enter the pod, without the 14 of the Ethernet header.
     pub bytes: u64,
-    /// Frames that could not be copied.
+    /// Copies that the device did not take; what its program dropped is among them.
     pub failed: u32,
 }
 
@@ -198,7 +196,6 @@ fn mirror(filter: &Filter, observed: &Observed) -> Option<MirrorFilter> {
             Hook::Egress => "Egress",
         },
         priority: filter.id.priority,
-        classifier: filter.id.kind.clone(),
         device: name(observed, mirror.to),
         packets: mirror.counters.packets,
         bytes: mirror.counters.bytes,

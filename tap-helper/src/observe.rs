@@ -98,7 +98,7 @@ pub fn observe(socket: &mut RouteSocket, scope: Scope) -> Result<Observed, Netli
 }
 
 /// A device that vanishes while it is looked at has nothing.
-fn unless_gone<T>(result: Result<Vec<T>, NetlinkError>) -> Result<Vec<T>, NetlinkError> {
+pub(crate) fn unless_gone<T>(result: Result<Vec<T>, NetlinkError>) -> Result<Vec<T>, NetlinkError> {
     match result {
         // EINVAL: the qdisc went, the device did not (`tc_dump_tfilter`, net/sched/cls_api.c).
         Err(error) if error.is_gone() || error.errno == nix::errno::Errno::EINVAL => Ok(Vec::new()),

@@ -89,18 +89,26 @@ impl Server {
         if ready.listener && self.door.accept() {
             self.sent = None;
         }
+        let mut counters = None;
         if ready.peer {
             self.door.flush();
-            if let Some(desired) = self.door.receive() {
+            let heard = self.door.receive();
+            if let Some(desired) = heard.desired {
                 self.node.want(desired, now)?;
                 self.sent = None;
             }
+            counters = heard.counters;
         }
         for source in ready.sources {
             self.node.heard(source, now)?;
         }
         self.node.turn(now)?;
         self.tell();
+        // Last: what an order that came with it makes or finds is counted, too.
+        if let Some(request) = counters {
+            let counters = self.node.counters(request);
+            self.door.send(&FromHelper::Counters(counters));
+        }
         Ok(true)
     }
 

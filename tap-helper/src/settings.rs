@@ -26,6 +26,8 @@ pub fn settings(sender: &Sender, path_mtu: Option<u32>, features: &Features) -> 
         one_in_flows: sender.one_in_flows,
         limit: limit(sender.limit),
         oversize: match sender.oversize {
+            // The kernel would drop it: it fragments no VXLAN over IPv6 (`ip6_fragment`, net/ipv6/ip6_output.c).
+            Oversize::Fragment if ipv6 => bpf::Oversize::Truncate,
             Oversize::Fragment => bpf::Oversize::Fragment,
             Oversize::Truncate => bpf::Oversize::Truncate,
         },
@@ -65,12 +67,7 @@ pub fn degraded(sender: &Sender, features: &Features) -> Vec<String> {
         found.extend(done.map(|(_, what)| format!("{what}: {}.", why(reason))));
     }
     if let Err(reason) = usable.and(features.fit.as_ref().map(drop).map_err(String::as_str)) {
-        if sender.oversize == Oversize::Truncate {
-            found.push(format!("Copies that do not fit the path are fragmented, not truncated: {}.", why(reason)));
-        }
-        if sender.underlay_mtu.is_some() {
-            found.push(format!("Copies are not made to fit the path's MTU: {}.", why(reason)));
-        }
+        found.push(format!("Copies that do not fit the path are not made shorter, but fragmented: {}.", why(reason)));
     }
     found
 }

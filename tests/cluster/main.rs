@@ -9,6 +9,7 @@ mod fidelity;
 mod follow;
 mod helper_pods;
 mod install;
+mod metrics;
 mod mistakes;
 mod outage;
 mod packet;

@@ -97,7 +97,6 @@ fn a_new_helper_repairs_what_was_harmed_meanwhile() {
     }
 }
 
-/// As after a kernel that has no `cls_bpf`: a filter of ours of another classifier is as good.
 /// As of a helper before there were programs, or where they cannot be loaded.
 #[test]
 fn a_filter_without_a_program_gets_one_in_its_place() {
@@ -127,39 +126,6 @@ fn a_filter_without_a_program_gets_one_in_its_place() {
     assert_eq!(web.programs(&tunnel).len(), 1);
     scene.traffic();
     captures.same(&scene, |_| true);
-}
-
-#[test]
-fn a_filter_of_another_classifier_is_taken_over() {
-    let mut scene = Scene::new();
-    let wanted = desired(
-        vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])],
-        vec![receiver(TAP, VNI, "mirror0")],
-    );
-    scene.agent.establish(&wanted);
-    scene.helper.kill();
-    let web = scene.web.network();
-    let tunnel = web.tunnels()[0].clone();
-    for mirror in web.mirrors("eth0") {
-        let (hook, priority) = (mirror.hook, mirror.priority);
-        let at = format!("dev eth0 {hook} protocol all prio {priority}");
-        web.run(&format!("tc filter del {at}"));
-        web.run(&format!(
-            "tc filter add {at} u32 match u32 0 0 action mirred egress mirror dev {tunnel} continue cookie {}",
-            mirror.cookie
-        ));
-    }
-    scene.helper = Helper::start(&scene.node);
-    scene.agent = scene.helper.agent();
-    scene.agent.establish(&wanted);
-    let web = scene.web.network();
-    assert_eq!((web.tunnels(), web.mirrors("eth0").len()), (vec![tunnel], 2));
-    let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
-    scene.traffic();
-    captures.same(&scene, |_| true);
-    scene.agent.want(&desired(vec![], vec![]));
-    scene.agent.until("all is gone", |report| report.senders.is_empty() && report.receivers.is_empty());
-    assert!(scene.web.network().mirrors("eth0").is_empty() && scene.web.network().tunnels().is_empty());
 }
 
 #[test]

@@ -42,9 +42,9 @@ pub struct Frame {
     pub at: Instant,
 }
 
-/// A running capture of one interface.
-pub struct Capture {
-    frames: Arc<Mutex<Vec<Frame>>>,
+/// A running capture of one interface: all frames, or what [`fold`](Capture::fold) makes of them.
+pub struct Capture<T = Vec<Frame>> {
+    state: Arc<Mutex<T>>,
     stop: Arc<AtomicBool>,
     reader: Option<JoinHandle<io::Result<u32>>>,
     name: String,
@@ -64,28 +64,55 @@ impl Capture {
 
     /// Like [`start`](Self::start), for an interface that may not be there yet.
     pub fn try_start(namespace: &Path, interface: &str) -> io::Result<Self> {
-        let wanted = interface.to_owned();
-        let socket = within(namespace, move || open(&wanted))?;
-
-        let frames = Arc::new(Mutex::new(Vec::new()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let reader = thread::spawn({
-            let (frames, stop) = (Arc::clone(&frames), Arc::clone(&stop));
-            move || read(&socket, &frames, &stop)
-        });
-        Ok(Self { frames, stop, reader: Some(reader), name: interface.to_owned() })
+        Self::fold(namespace, interface, Vec::new(), |frames, way, bytes| {
+            frames.push(Frame { way, bytes: bytes.to_vec(), at: Instant::now() });
+        })
     }
 
     /// What was captured so far, oldest first.
     #[must_use]
     pub fn so_far(&self) -> Vec<Frame> {
-        self.frames.lock().expect("the reader does not panic").clone()
+        self.look(Vec::clone)
     }
 
     /// How many frames were captured so far that `wanted` holds for.
     #[must_use]
     pub fn count(&self, wanted: impl Fn(&Frame) -> bool) -> usize {
-        self.frames.lock().expect("the reader does not panic").iter().filter(|f| wanted(f)).count()
+        self.look(|frames| frames.iter().filter(|f| wanted(f)).count())
+    }
+}
+
+impl<T: Default + Send + 'static> Capture<T> {
+    /// Starts to capture, and keeps no frame: `take` changes the state with each.
+    ///
+    /// # Errors
+    /// When the namespace or the interface is not there.
+    pub fn fold(
+        namespace: &Path,
+        interface: &str,
+        initial: T,
+        take: impl Fn(&mut T, Way, &[u8]) + Send + 'static,
+    ) -> io::Result<Self> {
+        let wanted = interface.to_owned();
+        let socket = within(namespace, move || open(&wanted))?;
+
+        let state = Arc::new(Mutex::new(initial));
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = thread::spawn({
+            let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
+            move || {
+                read(&socket, &stop, |way, bytes| take(&mut state.lock().expect("nobody panics with it"), way, bytes))
+            }
+        });
+        Ok(Self { state, stop, reader: Some(reader), name: interface.to_owned() })
+    }
+
+    /// Looks at what there is so far.
+    ///
+    /// # Panics
+    /// When `take` has panicked.
+    pub fn look<R>(&self, at: impl FnOnce(&T) -> R) -> R {
+        at(&self.state.lock().expect("taking a frame does not panic"))
     }
 
     /// Ends the capture.
@@ -93,7 +120,7 @@ impl Capture {
     /// # Panics
     /// When the capture itself lost frames: whatever the test concluded from it would be wrong.
     #[must_use]
-    pub fn stop(mut self) -> Vec<Frame> {
+    pub fn stop(mut self) -> T {
         self.stop.store(true, Ordering::Relaxed);
         let lost = self.reader.take().expect("a capture is stopped once").join().expect("the reader does not panic");
         match lost {
@@ -101,11 +128,11 @@ impl Capture {
             Ok(lost) => panic!("the test's own capture of {} lost {lost} frames", self.name),
             Err(e) => panic!("capture of {}: {e}", self.name),
         }
-        mem::take(&mut *self.frames.lock().expect("the reader does not panic"))
+        mem::take(&mut *self.state.lock().expect("the reader does not panic"))
     }
 }
 
-impl Drop for Capture {
+impl<T> Drop for Capture<T> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -162,7 +189,7 @@ fn set<T>(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) 
 
 /// Reads until told to stop and nothing is left, and returns how many frames the socket dropped.
 #[expect(unsafe_code, reason = "std has no recvfrom for packet sockets")]
-fn read(socket: &OwnedFd, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> io::Result<u32> {
+fn read(socket: &OwnedFd, stop: &AtomicBool, mut take: impl FnMut(Way, &[u8])) -> io::Result<u32> {
     let mut buffer = vec![0_u8; 1 << 17];
     loop {
         // SAFETY: all-zero is a valid sockaddr_ll.
@@ -181,8 +208,7 @@ fn read(socket: &OwnedFd, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> io::
         };
         if let Ok(size) = usize::try_from(read) {
             let way = if from.sll_pkttype == libc::PACKET_OUTGOING { Way::Out } else { Way::In };
-            let frame = Frame { way, bytes: buffer[..size].to_vec(), at: Instant::now() };
-            frames.lock().expect("the test does not panic with the lock").push(frame);
+            take(way, &buffer[..size]);
             continue;
         }
         let error = io::Error::last_os_error();

@@ -103,7 +103,8 @@ pub fn carries_data(frame: &[u8]) -> bool {
 }
 
 /// Addresses and ports, sequence number and data of a TCP segment directly behind an IP header, if the frame is one.
-fn segment(frame: &[u8]) -> Option<(Flow, u32, &[u8])> {
+#[must_use]
+pub fn segment(frame: &[u8]) -> Option<(Vec<u8>, u32, &[u8])> {
     let word = |at: usize| Some(usize::from(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?])));
     let (addresses, tcp, end) = match frame.get(12..14)? {
         // The first 13 bits behind the flags: not a later fragment.

@@ -18,7 +18,7 @@ use tap_wire::{
 };
 
 use self::treatment::{Treatments, number};
-use super::order::RawSpec;
+use super::order::{Names, RawSpec};
 
 /// Entries of a `NodeTap` that are not passed on, as they stand in its status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,6 +88,20 @@ pub fn desired(generation: i64, spec: &RawSpec) -> (Desired, Refused) {
         }
     }
     (desired, refused)
+}
+
+/// What people call the senders, by the UIDs of tap and pod.
+pub fn names(spec: &RawSpec) -> BTreeMap<(String, String), Names> {
+    let named = |entry| {
+        let names = Names {
+            tap_namespace: text(entry, "/tap/namespace"),
+            tap_name: text(entry, "/tap/name"),
+            pod_namespace: text(entry, "/pod/namespace"),
+            pod_name: text(entry, "/pod/name"),
+        };
+        ((text(entry, "/tap/uid"), text(entry, "/pod/uid")), names)
+    };
+    spec.senders.iter().map(named).collect()
 }
 
 /// The status that says what `report` says, and what was refused before the tap-helper saw it. The same in, the same out.

@@ -2,8 +2,9 @@
 //!
 //! # Guarantees
 //! The newest order is sent whenever it changes, and again on each new connection; orders that were overtaken while the
-//! tap-helper was away are not sent at all. A report is handed on together with the order that it answers. Neither a
-//! tap-helper that is away nor one that sends nonsense ends this: it connects anew, with growing pauses.
+//! tap-helper was away are not sent at all. A report is handed on together with the order that it answers. Requests for counters
+//! go behind the order, and what answers them is handed on as it comes. Neither a tap-helper that is away nor one that sends
+//! nonsense ends this: it connects anew, with growing pauses.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use tap_wire::{FromHelper, MAX_MESSAGE, Report};
+use tap_wire::{Counters, FromHelper, MAX_MESSAGE, Report, ToHelper};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
@@ -26,7 +27,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::order::{Order, Origin};
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, http::Health};
 
 /// The helper's containers start together: the socket is there within milliseconds, or something is wrong.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -62,12 +63,22 @@ enum Ended {
     Orphaned,
 }
 
-/// Carries orders to the tap-helper at `socket` and its answers back, for ever.
-pub async fn run(
-    socket: &Path,
-    mut orders: watch::Receiver<Option<Arc<Order>>>,
-    answers: &watch::Sender<Option<Answer>>,
-) {
+/// What the connection joins.
+pub struct Ends {
+    /// What the tap-helper is to be told.
+    pub orders: watch::Receiver<Option<Arc<Order>>>,
+    /// The number of the newest request for counters.
+    pub requests: watch::Receiver<u64>,
+    /// Where reports go.
+    pub answers: watch::Sender<Option<Answer>>,
+    /// Where counters go.
+    pub counters: watch::Sender<Option<Arc<Counters>>>,
+    /// Is ready while there is a connection.
+    pub health: Health,
+}
+
+/// Carries orders and requests to the tap-helper at `socket` and what it says back, for ever.
+pub async fn run(socket: &Path, mut ends: Ends) {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut away = false;
     loop {
@@ -75,7 +86,10 @@ pub async fn run(
             Ok(stream) => {
                 info!("connected to the tap-helper");
                 away = false;
-                session(stream, &mut orders, answers, &mut backoff).await
+                ends.health.set_ready(true);
+                let ended = session(stream, &mut ends, &mut backoff).await;
+                ends.health.set_ready(false);
+                ended
             }
             Err(error) => Ended::Connect(error),
         };
@@ -91,55 +105,69 @@ pub async fn run(
 }
 
 /// One connection, until it ends.
-async fn session(
-    stream: UnixStream,
-    orders: &mut watch::Receiver<Option<Arc<Order>>>,
-    answers: &watch::Sender<Option<Answer>>,
-    backoff: &mut Backoff,
-) -> Ended {
+async fn session(stream: UnixStream, ends: &mut Ends, backoff: &mut Backoff) -> Ended {
+    let Ends { orders, requests, answers, counters, .. } = ends;
     let (reading, writing) = stream.into_split();
     let unanswered = Unanswered::default();
     // Side by side, and not one after the other: two processes that both write and do not read would wait for ever.
     tokio::select! {
-        ended = send(writing, orders, &unanswered) => ended,
-        ended = receive(reading, answers, &unanswered, backoff) => ended,
+        ended = send(writing, orders, requests, &unanswered) => ended,
+        ended = receive(reading, answers, counters, &unanswered, backoff) => ended,
     }
 }
 
 async fn send(
     mut writing: OwnedWriteHalf,
     orders: &mut watch::Receiver<Option<Arc<Order>>>,
+    requests: &mut watch::Receiver<u64>,
     unanswered: &Unanswered,
 ) -> Ended {
     orders.mark_changed();
     loop {
-        if orders.changed().await.is_err() {
-            return Ended::Orphaned;
-        }
-        let Some(order) = orders.borrow_and_update().clone() else { continue };
-        let mut line = match serde_json::to_vec(&order.message) {
-            Ok(line) if line.len() <= MAX_MESSAGE => line,
-            Ok(line) => {
-                warn!(bytes = line.len(), "the order is too long for the tap-helper; the one before stays in force");
-                continue;
+        let line = tokio::select! {
+            // Orders first: what is asked for is then counted of what was ordered.
+            biased;
+            changed = orders.changed() => {
+                if changed.is_err() {
+                    return Ended::Orphaned;
+                }
+                let Some(order) = orders.borrow_and_update().clone() else { continue };
+                let Some(line) = line(&order.message) else { continue };
+                unanswered.add(order.origin.clone());
+                debug!(generation = order.origin.generation, bytes = line.len(), "ordered");
+                line
             }
-            Err(error) => {
-                warn!(%error, "the order cannot be written; the one before stays in force");
-                continue;
+            Ok(()) = requests.changed() => {
+                let request = *requests.borrow_and_update();
+                let Some(line) = line(&ToHelper::Counters(request)) else { continue };
+                line
             }
         };
-        line.push(b'\n');
-        unanswered.add(order.origin.clone());
-        debug!(generation = order.origin.generation, bytes = line.len(), "ordered");
         if let Err(error) = writing.write_all(&line).await {
             return Ended::Broken(error);
         }
     }
 }
 
+/// A message as it is sent, if it can be.
+fn line(message: &ToHelper) -> Option<Vec<u8>> {
+    match serde_json::to_vec(message) {
+        Ok(mut line) if line.len() <= MAX_MESSAGE => {
+            line.push(b'\n');
+            return Some(line);
+        }
+        Ok(line) => {
+            warn!(bytes = line.len(), "the order is too long for the tap-helper; the one before stays in force");
+        }
+        Err(error) => warn!(%error, "the order cannot be written; the one before stays in force"),
+    }
+    None
+}
+
 async fn receive(
     reading: OwnedReadHalf,
     answers: &watch::Sender<Option<Answer>>,
+    counters: &watch::Sender<Option<Arc<Counters>>>,
     unanswered: &Unanswered,
     backoff: &mut Backoff,
 ) -> Ended {
@@ -166,6 +194,10 @@ async fn receive(
                     // To an order of the agent before this one; ours is answered next.
                     debug!(generation = report.generation, "a report on something that was not ordered here");
                 }
+            }
+            Ok(FromHelper::Counters(answer)) => {
+                backoff.reset();
+                counters.send_replace(Some(answer.into()));
             }
             Ok(FromHelper::Rejected(why)) => {
                 warn!(why, "the tap-helper cannot take the order; the one before stays in force");

@@ -2,21 +2,24 @@
 //!
 //! Knows the API server and no kernel. Three loops, joined by channels that hold only the newest value: [`follow`] turns the
 //! node's `NodeTap` into an order, [`link`] carries orders to the tap-helper and reports back, [`publish`] writes the status.
+//! Beside them, [`metrics`] shows what the tap-helper counted, which [`counters`] asks for when somebody wants to know.
 //! None of them ends because of an error; ending the agent leaves every mirror as it is.
 
 mod convert;
+mod counters;
 mod follow;
 mod link;
+mod metrics;
 mod order;
 mod publish;
 
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use kube::Api;
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::{client, shutdown::Shutdown};
+use crate::{client, http::Health, shutdown::Shutdown};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,6 +29,9 @@ pub struct Args {
     /// Unix socket on which the tap-helper listens.
     #[arg(long, default_value = "/run/podtap/helper.sock")]
     socket: PathBuf,
+    /// Where /livez, /readyz and /metrics are served, for example `[::]:14790`. Without it, nowhere.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
 }
 
 /// Why the agent cannot start.
@@ -44,12 +50,26 @@ pub async fn run(args: Args) -> Result<(), Error> {
     info!(node = args.node, "following the work of this node");
 
     let outlets = follow::Outlets::new();
-    let answers = watch::Sender::new(None);
-    let (orders, seen, reports) = (outlets.orders.subscribe(), outlets.seen.subscribe(), answers.subscribe());
+    let (answers, reports) = watch::channel(None);
+    let (requests, requested) = watch::channel(0);
+    let (counted, counters) = watch::channel(None);
+    // Whoever answers `/livez` is alive: all is one thread.
+    let health = Health::new(Duration::MAX);
+    let (desk, queue) = counters::desk();
+    let page = metrics::Page { desk, orders: outlets.orders.subscribe() };
+    let ends = link::Ends {
+        orders: outlets.orders.subscribe(),
+        requests: requested,
+        answers,
+        counters: counted,
+        health: health.clone(),
+    };
     tokio::select! {
         () = follow::run(api.clone(), &args.node, &outlets) => {}
-        () = link::run(&args.socket, orders, &answers) => {}
-        () = publish::run(api, &args.node, seen, reports) => {}
+        () = link::run(&args.socket, ends) => {}
+        () = publish::run(api, &args.node, outlets.seen.subscribe(), reports) => {}
+        () = counters::run(queue, requests, counters) => {}
+        () = metrics::serve(args.listen, health, page) => {}
         () = shutdown.requested() => {}
     }
     info!("ending; what is in place stays");

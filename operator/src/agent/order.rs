@@ -1,5 +1,7 @@
 //! What the tap-helper is told, and where that comes from.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use kube::{
     Resource,
     api::{ObjectMeta, ResourceExt as _},
@@ -37,8 +39,19 @@ pub struct RawSpec {
 /// A message to the tap-helper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    pub origin: std::sync::Arc<Origin>,
+    pub origin: Arc<Origin>,
     pub message: ToHelper,
+    /// What people call the senders of the message, by the UIDs of tap and pod.
+    pub names: BTreeMap<(String, String), Names>,
+}
+
+/// What people call a tap and a pod that is under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    pub tap_namespace: String,
+    pub tap_name: String,
+    pub pod_namespace: String,
+    pub pod_name: String,
 }
 
 /// The state of the `NodeTap` that an order comes from.
@@ -54,13 +67,15 @@ impl Order {
     pub fn new(object: &RawNodeTap) -> Self {
         let generation = object.metadata.generation.unwrap_or_default();
         let (desired, refused) = convert::desired(generation, &object.spec);
+        let names = convert::names(&object.spec);
         let origin = Origin { uid: object.uid().unwrap_or_default(), generation, refused };
-        Self { origin: origin.into(), message: ToHelper::Desired(desired) }
+        Self { origin: origin.into(), message: ToHelper::Desired(desired), names }
     }
 
     /// The order to remove everything.
     pub fn nothing() -> Self {
-        Self { origin: Origin::default().into(), message: ToHelper::Desired(Desired::default()) }
+        let message = ToHelper::Desired(Desired::default());
+        Self { origin: Origin::default().into(), message, names: BTreeMap::new() }
     }
 }
 

@@ -38,6 +38,8 @@ pub struct HelperTemplate {
     pub service_account: String,
     pub priority_class: Option<String>,
     pub log_json: bool,
+    /// TCP port of the node at which agents serve their metrics; 0 for none.
+    pub metrics_port: u16,
 }
 
 impl HelperTemplate {
@@ -111,8 +113,12 @@ impl HelperTemplate {
     }
 
     fn agent(&self) -> Container {
+        // Not declared as a port of the container: the kubelet lets no two pods of a node have the same one, and the next helper pod
+        // of the node must not wait for that.
+        let address = format!("[::]:{}", self.metrics_port);
+        let listen = ["--listen", &address].into_iter().filter(|_| self.metrics_port > 0);
         let command = ["/podtap-operator", "agent", "--node", "$(NODE_NAME)", "--socket", SOCKET];
-        let command: Vec<&str> = command.into_iter().chain(self.log_flag()).collect();
+        let command: Vec<&str> = command.into_iter().chain(listen).chain(self.log_flag()).collect();
         Container {
             name: "agent".to_owned(),
             env: Some(vec![EnvVar {

@@ -101,6 +101,9 @@ pub struct Args {
     /// Helper pods write their logs as JSON.
     #[arg(long, env = "HELPER_LOG_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     helper_log_json: bool,
+    /// TCP port of the nodes at which helper pods serve /livez, /readyz and /metrics; 0 for none.
+    #[arg(long, env = "HELPER_METRICS_PORT", default_value_t = 14790)]
+    helper_metrics_port: u16,
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "HTTP_ADDRESS", default_value = "[::]:8080")]
     http_address: SocketAddr,
@@ -207,6 +210,7 @@ impl From<Args> for HelperTemplate {
             pull_secrets: args.helper_pull_secrets.into_iter().filter(|name| !name.is_empty()).collect(),
             service_account: args.helper_service_account,
             log_json: args.helper_log_json,
+            metrics_port: args.helper_metrics_port,
             priority_class: args.helper_priority_class.filter(|name| !name.is_empty()),
         }
     }

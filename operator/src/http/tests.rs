@@ -62,6 +62,35 @@ async fn metrics_are_openmetrics() {
     assert!(answer.ends_with("# EOF\n"), "{answer}");
 }
 
+/// A page that has nothing to show.
+#[derive(Clone)]
+struct Nothing;
+
+impl Page for Nothing {
+    async fn text(&self) -> Result<String, String> {
+        Err("It is too early.".to_owned())
+    }
+}
+
+#[tokio::test]
+async fn metrics_that_are_not_there_are_said_to_be_unavailable() {
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = Server::spawn(anywhere, Health::new(Duration::MAX), Nothing).await.expect("a free port");
+    let answer = request(&server, "GET /metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nIt is too early.\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn places_of_clients_that_went_are_free_again() {
+    let server = serve(&Health::new(Duration::MAX), &Metrics::new()).await;
+    let mut silent = Vec::new();
+    for _ in 0..2 * CONNECTIONS {
+        silent.push(TcpStream::connect(server.address()).await.expect("the kernel has a queue"));
+    }
+    drop(silent);
+    assert_eq!(status(&server, "/livez").await, "200");
+}
+
 #[tokio::test]
 async fn other_requests_are_refused() {
     let server = serve(&Health::new(Duration::MAX), &Metrics::new()).await;

@@ -25,9 +25,6 @@ const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
-const TCA_U32_SEL: u16 = 5;
-const TCA_U32_ACT: u16 = 7;
-const TCA_MATCHALL_ACT: u16 = 2;
 const TCA_ACT_KIND: u16 = 1;
 const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_ACT_STATS: u16 = 4;
@@ -41,8 +38,9 @@ const TCA_STATS_PKT64: u16 = 8;
 const MIRROR: (u32, u32) = (u32::MAX, 2);
 /// Moves a frame: `TC_ACT_STOLEN`, and `TCA_EGRESS_REDIR`.
 const REDIRECT: (u32, u32) = (4, 1);
-/// `TC_U32_TERMINAL`: a node of u32 that matches ends the walk.
-const U32_TERMINAL: u8 = 1;
+
+/// The classifier of all filters here. With a classic program it needs no right to load eBPF.
+const KIND: &str = "bpf";
 
 /// `BPF_RET | BPF_K`, as `struct sock_filter` with its result: all that the programs here do.
 fn program(result: u32) -> [u8; 8] {
@@ -80,41 +78,6 @@ impl Hook {
         match self {
             Self::Ingress => 0xffff_fff2,
             Self::Egress => 0xffff_fff3,
-        }
-    }
-}
-
-/// A kind of classifier that can match every frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Classifier {
-    /// `cls_bpf` with a classic program: present wherever Cilium is, and needs no right to load eBPF.
-    Bpf,
-    /// `cls_u32`.
-    U32,
-    /// `cls_matchall`.
-    Matchall,
-}
-
-impl Classifier {
-    /// All of them, the preferred one first.
-    pub const ALL: [Self; 3] = [Self::Bpf, Self::U32, Self::Matchall];
-
-    /// As in `TCA_KIND`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bpf => "bpf",
-            Self::U32 => "u32",
-            Self::Matchall => "matchall",
-        }
-    }
-
-    /// The attribute that holds a filter's actions.
-    fn actions(self) -> u16 {
-        match self {
-            Self::Bpf => TCA_BPF_ACT,
-            Self::U32 => TCA_U32_ACT,
-            Self::Matchall => TCA_MATCHALL_ACT,
         }
     }
 }
@@ -182,11 +145,11 @@ pub struct Mirror {
 /// What an action did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Frames; a superframe of the kernel counts as those it stands for.
+    /// Frames that came to it, also those that failed; a superframe of the kernel counts as those it stands for.
     pub packets: u64,
     /// Bytes; of frames that enter, without the 14 of the Ethernet header.
     pub bytes: u64,
-    /// Copies that could not be made.
+    /// Copies that could not be made, or that the device did not take; a superframe is one.
     pub failed: u32,
 }
 
@@ -203,49 +166,33 @@ pub fn add_mirror_filter(
     socket: &mut RouteSocket,
     (interface, hook): (u32, Hook),
     priority: u16,
-    classifier: Classifier,
     to: u32,
     cookie: &[u8],
 ) -> Result<(), NetlinkError> {
-    let operation = format!("add a {} filter with mirred to device {interface}", classifier.name());
-    socket.request(mirred_message((interface, hook), priority, classifier, (MIRROR, to), cookie), &operation)
+    let operation = format!("add a filter with mirred to device {interface}");
+    socket.request(mirred_message((interface, hook), priority, (MIRROR, to), cookie), &operation)
 }
 
 /// Moves every frame that a device receives to the egress of the device `to`. Cookie and errors as for a mirror.
 pub fn add_redirect_filter(
     socket: &mut RouteSocket,
     interface: u32,
-    classifier: Classifier,
     to: u32,
     cookie: &[u8],
 ) -> Result<(), NetlinkError> {
-    let operation = format!("redirect what arrives on device {interface} with a {} filter", classifier.name());
+    let operation = format!("redirect what arrives on device {interface}");
     let at = (interface, Hook::Ingress);
-    socket.request(mirred_message(at, REDIRECT_PRIORITY, classifier, (REDIRECT, to), cookie), &operation)
+    socket.request(mirred_message(at, REDIRECT_PRIORITY, (REDIRECT, to), cookie), &operation)
 }
 
-fn mirred_message(
-    (interface, hook): (u32, Hook),
-    priority: u16,
-    classifier: Classifier,
-    to: ((u32, u32), u32),
-    cookie: &[u8],
-) -> Message {
+fn mirred_message((interface, hook): (u32, Hook), priority: u16, to: ((u32, u32), u32), cookie: &[u8]) -> Message {
     let fixed = tc_fixed(interface, 0, hook.parent(), info(priority, ETH_P_ALL));
-    let message = Message::new(RTM_NEWTFILTER, CREATE | EXCLUSIVE, &fixed).put_string(TCA_KIND, classifier.name());
+    let message = Message::new(RTM_NEWTFILTER, CREATE | EXCLUSIVE, &fixed).put_string(TCA_KIND, KIND);
     message.nest(TCA_OPTIONS, |options| {
-        let options =
-            options.nest(classifier.actions(), |actions| actions.nest(1, |action| mirred_action(action, to, cookie)));
-        match classifier {
-            Classifier::Bpf => options.put_u16(TCA_BPF_OPS_LEN, 1).put(TCA_BPF_OPS, &program(MATCH_ALL)),
-            // struct tc_u32_sel with one key whose mask is zero: `match u32 0 0`.
-            Classifier::U32 => {
-                let mut selector = [0; 32];
-                (selector[0], selector[2]) = (U32_TERMINAL, 1);
-                options.put(TCA_U32_SEL, &selector)
-            }
-            Classifier::Matchall => options,
-        }
+        options
+            .nest(TCA_BPF_ACT, |actions| actions.nest(1, |action| mirred_action(action, to, cookie)))
+            .put_u16(TCA_BPF_OPS_LEN, 1)
+            .put(TCA_BPF_OPS, &program(MATCH_ALL))
     })
 }
 
@@ -291,7 +238,7 @@ fn program_message(
     let fixed = tc_fixed(slot.interface, slot.handle, slot.hook.parent(), info(slot.priority, ETH_P_ALL));
     let exclusive = if slot.handle == 0 { EXCLUSIVE } else { 0 };
     let message = Message::new(RTM_NEWTFILTER, CREATE | exclusive, &fixed);
-    message.put_string(TCA_KIND, Classifier::Bpf.name()).nest(TCA_OPTIONS, |options| {
+    message.put_string(TCA_KIND, KIND).nest(TCA_OPTIONS, |options| {
         let options = actions(options).put(TCA_BPF_FD, &program.to_ne_bytes()).put_string(TCA_BPF_NAME, name);
         if flags == 0 { options } else { options.put_u32(TCA_BPF_FLAGS, flags) }
     })
@@ -304,15 +251,12 @@ pub fn add_drop_filter(socket: &mut RouteSocket, interface: u32) -> Result<(), N
 
 fn drop_message(interface: u32) -> Message {
     let fixed = tc_fixed(interface, 0, Hook::Ingress.parent(), info(DROP_PRIORITY, ETH_P_ALL));
-    Message::new(RTM_NEWTFILTER, CREATE | EXCLUSIVE, &fixed).put_string(TCA_KIND, Classifier::Bpf.name()).nest(
-        TCA_OPTIONS,
-        |options| {
-            options
-                .put_u16(TCA_BPF_OPS_LEN, 1)
-                .put(TCA_BPF_OPS, &program(DROP))
-                .put_u32(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT)
-        },
-    )
+    Message::new(RTM_NEWTFILTER, CREATE | EXCLUSIVE, &fixed).put_string(TCA_KIND, KIND).nest(TCA_OPTIONS, |options| {
+        options
+            .put_u16(TCA_BPF_OPS_LEN, 1)
+            .put(TCA_BPF_OPS, &program(DROP))
+            .put_u32(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT)
+    })
 }
 
 /// Removes one filter; others of the same priority stay.
@@ -340,12 +284,11 @@ fn read(payload: &[u8], interface: u32, hook: Hook) -> Option<Filter> {
         [(info >> 16) as u16, u16::from_be((info & 0xffff) as u16)]
     };
     let kind = attributes.string(TCA_KIND)?;
-    let options = attributes.nested(TCA_OPTIONS);
-    let classifier = Classifier::ALL.into_iter().find(|classifier| classifier.name() == kind);
-    let actions = classifier.and_then(|classifier| options.and_then(|options| options.nested(classifier.actions())));
+    let options = attributes.nested(TCA_OPTIONS).filter(|_| kind == KIND);
+    let actions = options.and_then(|options| options.nested(TCA_BPF_ACT));
     Some(Filter {
         drops_all: options.is_some_and(drops_all),
-        program: options.filter(|_| classifier == Some(Classifier::Bpf)).and_then(|options| options.u32(TCA_BPF_ID)),
+        program: options.and_then(|options| options.u32(TCA_BPF_ID)),
         mirror: actions.and_then(|actions| actions.nested(1)).and_then(read_mirror),
         id: FilterId {
             interface,

@@ -6,9 +6,9 @@ const COOKIE: [u8; 16] = [b'P', b'T', b'a', b'p', 1, b'i', 0, b'o', 0, 0x11, 0x2
 /// `tc filter add dev eth0 ingress protocol all prio 32 bpf bytecode "1,6 0 0 4294967295"
 /// action mirred egress mirror dev mirror0 continue cookie 505461700169006f0011223344556677`
 #[test]
-fn a_mirror_by_bpf() {
+fn a_mirror() {
     assert_sends(
-        mirred_message((3, Hook::Ingress), 32, Classifier::Bpf, (MIRROR, 4), &COOKIE),
+        mirred_message((3, Hook::Ingress), 32, (MIRROR, 4), &COOKIE),
         "90 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
          00 00 00 00 03 00 00 00  00 00 00 00 f2 ff ff ff
          00 03 20 00 08 00 01 00  62 70 66 00 64 00 02 00
@@ -21,47 +21,12 @@ fn a_mirror_by_bpf() {
     );
 }
 
-/// `tc filter add dev eth0 egress protocol all prio 33 u32 match u32 0 0 action ..` as above
-#[test]
-fn a_mirror_by_u32() {
-    assert_sends(
-        mirred_message((3, Hook::Egress), 33, Classifier::U32, (MIRROR, 4), &COOKIE),
-        "a0 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
-         00 00 00 00 03 00 00 00  00 00 00 00 f3 ff ff ff
-         00 03 21 00 08 00 01 00  75 33 32 00 74 00 02 00
-         4c 00 07 00 48 00 01 00  0b 00 01 00 6d 69 72 72
-         65 64 00 00 24 00 02 80  20 00 02 00 00 00 00 00
-         00 00 00 00 ff ff ff ff  00 00 00 00 00 00 00 00
-         02 00 00 00 04 00 00 00  14 00 06 00 50 54 61 70
-         01 69 00 6f 00 11 22 33  44 55 66 77 24 00 05 00
-         01 00 01 00 00 00 00 00  00 00 00 00 00 00 00 00
-         00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00",
-    );
-}
-
-/// `tc filter add dev eth0 ingress protocol all prio 32 matchall action ..` as above
-#[test]
-fn a_mirror_by_matchall() {
-    assert_sends(
-        mirred_message((3, Hook::Ingress), 32, Classifier::Matchall, (MIRROR, 4), &COOKIE),
-        "84 00 00 00 2c 00 05 06  73 5c 01 6b 00 00 00 00
-         00 00 00 00 03 00 00 00  00 00 00 00 f2 ff ff ff
-         00 03 20 00 0d 00 01 00  6d 61 74 63 68 61 6c 6c
-         00 00 00 00 50 00 02 00  4c 00 02 00 48 00 01 00
-         0b 00 01 00 6d 69 72 72  65 64 00 00 24 00 02 80
-         20 00 02 00 00 00 00 00  00 00 00 00 ff ff ff ff
-         00 00 00 00 00 00 00 00  02 00 00 00 04 00 00 00
-         14 00 06 00 50 54 61 70  01 69 00 6f 00 11 22 33
-         44 55 66 77",
-    );
-}
-
 /// `tc filter add dev mirror0 ingress protocol all prio 1 bpf bytecode "1,6 0 0 4294967295" action mirred egress redirect dev near
 /// cookie 505461700169006f0011223344556677`, where `near` is device 3
 #[test]
 fn a_redirect() {
     assert_sends(
-        mirred_message((33, Hook::Ingress), REDIRECT_PRIORITY, Classifier::Bpf, (REDIRECT, 3), &COOKIE),
+        mirred_message((33, Hook::Ingress), REDIRECT_PRIORITY, (REDIRECT, 3), &COOKIE),
         "90 00 00 00 2c 00 05 06  dc 67 01 6b 00 00 00 00
          00 00 00 00 21 00 00 00  00 00 00 00 f2 ff ff ff
          00 03 01 00 08 00 01 00  62 70 66 00 64 00 02 00
@@ -168,16 +133,14 @@ fn removal() {
 
 #[test]
 fn what_was_sent_is_read_back() {
-    for classifier in Classifier::ALL {
-        let bytes = mirred_message((3, Hook::Egress), 35, classifier, (MIRROR, 4), &COOKIE).finish(1);
-        let filter = read(&bytes[HEADER..], 3, Hook::Egress).expect("it is a filter");
-        let counters = Counters::default();
-        assert_eq!(
-            filter.mirror,
-            Some(Mirror { to: 4, as_ours: true, redirects: false, cookie: COOKIE.to_vec(), counters })
-        );
-        assert_eq!((filter.id.priority, filter.id.protocol, filter.drops_all), (35, ETH_P_ALL, false));
-    }
+    let bytes = mirred_message((3, Hook::Egress), 35, (MIRROR, 4), &COOKIE).finish(1);
+    let filter = read(&bytes[HEADER..], 3, Hook::Egress).expect("it is a filter");
+    let counters = Counters::default();
+    assert_eq!(
+        filter.mirror,
+        Some(Mirror { to: 4, as_ours: true, redirects: false, cookie: COOKIE.to_vec(), counters })
+    );
+    assert_eq!((filter.id.priority, filter.id.protocol, filter.drops_all), (35, ETH_P_ALL, false));
     let bytes = drop_message(4).finish(1);
     let filter = read(&bytes[HEADER..], 4, Hook::Ingress).expect("it is a filter");
     assert!(filter.drops_all && filter.mirror.is_none() && filter.program.is_none());

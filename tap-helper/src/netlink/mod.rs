@@ -24,9 +24,8 @@ pub use error::NetlinkError;
 pub use ethtool::{offloads, turn_off};
 pub use fdb::{Destination, add_destination, destinations, remove_destination};
 pub use filter::{
-    Classifier, Counters, DROP_PRIORITY, FIT_PRIORITY, Filter, FilterId, Hook, Mirror, REDIRECT_PRIORITY, Slot,
-    add_drop_filter, add_mirror_filter, add_redirect_filter, filters, put_mirror_program, put_verdict_program,
-    remove_filter,
+    Counters, DROP_PRIORITY, FIT_PRIORITY, Filter, FilterId, Hook, Mirror, REDIRECT_PRIORITY, Slot, add_drop_filter,
+    add_mirror_filter, add_redirect_filter, filters, put_mirror_program, put_verdict_program, remove_filter,
 };
 pub use link::{
     Link, NewVxlan, Vxlan, create_vxlan, delete_link, link_mtu, links, rename_link, set_alias, silence_link, up_link,

@@ -5,6 +5,7 @@
 //! kernel takes for a request.
 
 mod converge;
+mod counters;
 mod items;
 mod paths;
 mod pods;

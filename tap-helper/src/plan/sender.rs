@@ -163,7 +163,7 @@ impl Planner<'_> {
             return (renewed == Some(true)).then_some(Step::PutFilter { slot, device, cookie });
         }
         let taken = |priority: u16| {
-            // A classifier without filters holds its priority, too; and u32 shares tables between the two hooks.
+            // A classifier without filters holds its priority, too.
             let observed = self
                 .observed
                 .filters

@@ -3,13 +3,16 @@
 //! One JSON document per line over a Unix stream socket on which the tap-helper listens. The agent sends
 //! [`ToHelper`], the helper answers with [`FromHelper`] at once and again whenever something changes.
 //!
-//! The messages are level-triggered: a [`Desired`] is everything that the node is to hold, never a difference.
+//! The messages are level-triggered: a [`Desired`] is everything that the node is to hold, never a difference. [`Counters`] are
+//! read when they are asked for, and sent once. They do not touch the rest: reports come as if nobody had asked.
 //! Nothing here is a path, a command or an image: whoever takes over the agent can ask for mirrors, and for nothing else.
 
+mod counters;
 mod desired;
 mod report;
 mod wish;
 
+pub use counters::{Count, Counters, DirectionCounters, SenderCounters};
 pub use desired::{Desired, Direction, Endpoint, Pod, Receiver, Sender};
 pub use report::{Features, Reason, ReceiverReport, Report, SenderReport, State, Status};
 pub use wish::{
@@ -34,6 +37,8 @@ pub const MAX_INTERFACE_NAME: usize = 15;
 pub enum ToHelper {
     /// Make the node hold exactly this.
     Desired(Desired),
+    /// Say what was counted. The number tells the answer; of several requests that wait, only the newest one is answered.
+    Counters(u64),
 }
 
 /// A message from the tap-helper.
@@ -42,6 +47,8 @@ pub enum ToHelper {
 pub enum FromHelper {
     /// What the node holds.
     Report(Report),
+    /// What was counted.
+    Counters(Counters),
     /// The last message could not be taken; what was wanted before stays in force.
     Rejected(String),
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tap_wire::{Desired, FromHelper, Report, State, ToHelper};
+use tap_wire::{Counters, Desired, FromHelper, Report, State, ToHelper};
 
 /// The user that the agent runs as, and its group.
 pub const AGENT_UID: u32 = 65532;
@@ -56,9 +56,30 @@ impl Agent {
     /// When it is not taken.
     #[track_caller]
     pub fn want(&mut self, desired: &Desired) {
-        let mut line = serde_json::to_vec(&ToHelper::Desired(desired.clone())).expect("it can be written");
+        self.tell(&ToHelper::Desired(desired.clone()));
+    }
+
+    #[track_caller]
+    fn tell(&mut self, message: &ToHelper) {
+        let mut line = serde_json::to_vec(message).expect("it can be written");
         line.push(b'\n');
         self.say(&line).expect("the helper listens");
+    }
+
+    /// Asks for counters, and waits for them. Reports that come first are passed over.
+    ///
+    /// # Panics
+    /// When they do not come within ten seconds.
+    #[track_caller]
+    pub fn counters(&mut self, request: u64) -> Counters {
+        self.tell(&ToHelper::Counters(request));
+        loop {
+            match self.hear().expect("the helper answers") {
+                FromHelper::Counters(counters) if counters.request == request => return counters,
+                FromHelper::Report(report) => self.last = Some(report),
+                other => panic!("to the request {request}: {other:?}"),
+            }
+        }
     }
 
     /// The next message.
@@ -98,6 +119,8 @@ impl Agent {
                         return report;
                     }
                 }
+                // Asked for by somebody who did not wait.
+                Ok(FromHelper::Counters(_)) => {}
                 Ok(FromHelper::Rejected(why)) => panic!("{what}: rejected: {why}"),
                 Err(error) => panic!("{what}: {error}; the last report: {:#?}", self.last),
             }

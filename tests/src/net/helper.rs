@@ -1,7 +1,11 @@
 use std::{
     env,
     fs::{self, File},
-    os::unix::{fs::FileTypeExt as _, process::ExitStatusExt as _},
+    io,
+    os::unix::{
+        fs::FileTypeExt as _,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -28,6 +32,23 @@ impl Helper {
     /// When it does not.
     #[must_use]
     pub fn start(node: &Node) -> Self {
+        Self::serve(node, command)
+    }
+
+    /// Starts one that the kernel lets load no program, as where eBPF is locked down.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn without_ebpf(node: &Node) -> Self {
+        Self::serve(node, |tracer, arguments| {
+            let mut command = command(tracer, arguments);
+            refuse_ebpf(&mut command);
+            command
+        })
+    }
+
+    fn serve(node: &Node, command: impl Fn(&[&str], &[&str]) -> Command) -> Self {
         let socket = node.socket_directory().join("tap-helper.sock");
         // One that was killed leaves its socket, which would look like this one's.
         let _ = fs::remove_file(&socket);
@@ -134,6 +155,33 @@ fn command(tracer: &[&str], arguments: &[&str]) -> Command {
     command.args(["--bounding-set", CAPABILITIES, "--inh-caps", "-all", "--no-new-privs"]);
     command.args(tracer).arg(binary()).args(arguments);
     command
+}
+
+/// Makes bpf(2) fail with EPERM, and nothing else, by a seccomp filter that the program inherits.
+#[expect(unsafe_code, reason = "a filter can be set only between fork and exec")]
+fn refuse_ebpf(command: &mut Command) {
+    // The first word of `struct seccomp_data` is the call's number.
+    const LOAD_WORD: u16 = 0x20;
+    const JUMP_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let number = u32::try_from(libc::SYS_bpf).expect("numbers of calls are positive");
+    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    let program = [
+        (LOAD_WORD, 0, 0, 0),
+        (JUMP_EQUAL, 0, 1, number),
+        (RETURN, 0, 0, refused),
+        (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
+    .map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+    let set = move || {
+        let mut program = program;
+        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+        // SAFETY: a system call that copies the program before it returns.
+        let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: one system call, on the child's own stack.
+    unsafe { command.pre_exec(set) };
 }
 
 /// The binary under test: `TAP_HELPER`, or the one beside the tests.

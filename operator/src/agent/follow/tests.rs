@@ -32,7 +32,7 @@ impl Bench {
     fn order(&mut self) -> (Option<i64>, bool) {
         let new = self.orders.has_changed().expect("somebody gives orders");
         let generation = self.orders.borrow_and_update().as_ref().map(|order| {
-            let ToHelper::Desired(desired) = &order.message;
+            let ToHelper::Desired(desired) = &order.message else { panic!("an order: {order:?}") };
             desired.generation
         });
         (generation, new)

@@ -1,6 +1,6 @@
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
-use tap_wire::{Desired, ToHelper};
+use tap_wire::{Desired, SenderCounters, ToHelper};
 use tokio::{
     io::AsyncReadExt,
     net::{UnixListener, unix::OwnedReadHalf},
@@ -14,7 +14,10 @@ struct Bench {
     listener: Option<UnixListener>,
     socket: PathBuf,
     orders: watch::Sender<Option<Arc<Order>>>,
+    requests: watch::Sender<u64>,
     answers: watch::Receiver<Option<Answer>>,
+    counters: watch::Receiver<Option<Arc<Counters>>>,
+    health: Health,
     agent: tokio::task::JoinHandle<()>,
 }
 
@@ -27,7 +30,7 @@ struct Helper {
 fn order(uid: &str, generation: i64) -> Arc<Order> {
     let origin = Origin { uid: uid.into(), generation, ..Origin::default() };
     let message = ToHelper::Desired(Desired { generation, ..Desired::default() });
-    Arc::new(Order { origin: origin.into(), message })
+    Arc::new(Order { origin: origin.into(), message, names: BTreeMap::new() })
 }
 
 fn report(generation: i64) -> FromHelper {
@@ -42,11 +45,16 @@ impl Bench {
     fn new(name: &str) -> Self {
         let socket = std::env::temp_dir().join(format!("podtap-link-{name}-{}.sock", std::process::id()));
         let listener = UnixListener::bind(&socket).expect("a socket in the temporary directory");
-        let orders = watch::Sender::new(None);
+        let (orders, ordered) = watch::channel(None);
+        let (requests, requested) = watch::channel(0);
         let (reported, answers) = watch::channel(None);
-        let (path, ours) = (socket.clone(), orders.subscribe());
-        let agent = tokio::spawn(async move { run(&path, ours, &reported).await });
-        Self { listener: Some(listener), socket, orders, answers, agent }
+        let (counted, counters) = watch::channel(None);
+        let health = Health::new(Duration::MAX);
+        let ends =
+            Ends { orders: ordered, requests: requested, answers: reported, counters: counted, health: health.clone() };
+        let path = socket.clone();
+        let agent = tokio::spawn(async move { run(&path, ends).await });
+        Self { listener: Some(listener), socket, orders, requests, answers, counters, health, agent }
     }
 
     async fn accept(&self) -> Helper {
@@ -70,11 +78,17 @@ impl Drop for Bench {
 }
 
 impl Helper {
-    async fn ordered(&mut self) -> i64 {
+    async fn told(&mut self) -> ToHelper {
         let mut line = String::new();
         soon(self.reading.read_line(&mut line)).await.expect("a line");
-        let ToHelper::Desired(desired) = serde_json::from_str(&line).expect("a message");
-        desired.generation
+        serde_json::from_str(&line).expect("a message")
+    }
+
+    async fn ordered(&mut self) -> i64 {
+        match self.told().await {
+            ToHelper::Desired(desired) => desired.generation,
+            other @ ToHelper::Counters(_) => panic!("an order: {other:?}"),
+        }
     }
 
     async fn says(&mut self, message: &FromHelper) {
@@ -233,7 +247,11 @@ async fn a_helper_that_does_not_read_still_gets_its_reports_read() {
     let pod = tap_wire::Pod { uid: "p".into(), cgroup_uid: None, addresses: vec![] };
     big.senders.push(tap_wire::Sender::of_everything("t".repeat(MAX_MESSAGE / 2), pod, vec![]));
     let origin = order("a", 1).origin.clone();
-    bench.orders.send_replace(Some(Arc::new(Order { origin, message: ToHelper::Desired(big) })));
+    bench.orders.send_replace(Some(Arc::new(Order {
+        origin,
+        message: ToHelper::Desired(big),
+        names: BTreeMap::new(),
+    })));
     // Nothing tells that the agent is stuck in writing; were it not yet, the test would pass as well.
     tokio::time::sleep(Duration::from_millis(50)).await;
     helper.says(&report(1)).await;
@@ -245,7 +263,7 @@ async fn an_order_that_is_too_long_is_not_sent() {
     let bench = Bench::new("too-long");
     let mut helper = bench.accept().await;
     let mut big = order("a", 1).as_ref().clone();
-    let ToHelper::Desired(desired) = &mut big.message;
+    let ToHelper::Desired(desired) = &mut big.message else { panic!("it is an order") };
     desired.receivers.push(tap_wire::Receiver {
         tap: "t".repeat(MAX_MESSAGE),
         vni: 1,
@@ -260,4 +278,57 @@ async fn an_order_that_is_too_long_is_not_sent() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     bench.orders.send_replace(Some(order("a", 2)));
     assert_eq!(helper.ordered().await, 2);
+}
+
+#[tokio::test]
+async fn requests_for_counters_go_between_orders_and_reports() {
+    let mut bench = Bench::new("counters");
+    let mut helper = bench.accept().await;
+    bench.orders.send_replace(Some(order("a", 1)));
+    bench.requests.send_replace(1);
+    // Whichever came first: an order is not overtaken by a request.
+    assert_eq!(helper.ordered().await, 1);
+    assert_eq!(helper.told().await, ToHelper::Counters(1));
+    let counters = Counters { request: 1, senders: vec![SenderCounters::default()] };
+    helper.says(&FromHelper::Counters(counters.clone())).await;
+    soon(bench.counters.changed()).await.expect("the agent lives");
+    assert_eq!(bench.counters.borrow_and_update().as_deref(), Some(&counters));
+    // The order is still waiting for its report.
+    helper.says(&report(1)).await;
+    assert_eq!(bench.answer().await.origin.generation, 1);
+    bench.requests.send_replace(2);
+    assert_eq!(helper.told().await, ToHelper::Counters(2));
+    bench.orders.send_replace(Some(order("a", 2)));
+    assert_eq!(helper.ordered().await, 2);
+}
+
+#[tokio::test]
+async fn a_request_is_not_repeated_to_the_next_helper() {
+    let bench = Bench::new("once");
+    let mut helper = bench.accept().await;
+    bench.requests.send_replace(1);
+    assert_eq!(helper.told().await, ToHelper::Counters(1));
+    drop(helper);
+    bench.orders.send_replace(Some(order("a", 1)));
+    let mut helper = bench.accept().await;
+    assert_eq!(helper.ordered().await, 1);
+    bench.requests.send_replace(2);
+    assert_eq!(helper.told().await, ToHelper::Counters(2));
+}
+
+#[tokio::test]
+async fn readiness_is_the_connection() {
+    let mut bench = Bench::new("ready");
+    let helper = bench.accept().await;
+    let health = bench.health.clone();
+    let becomes = async |ready| {
+        while health.is_ready() != ready {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(becomes(true)).await;
+    bench.listener = None;
+    std::fs::remove_file(&bench.socket).expect("the socket was there");
+    drop(helper);
+    soon(becomes(false)).await;
 }

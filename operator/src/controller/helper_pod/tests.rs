@@ -9,6 +9,7 @@ fn template() -> HelperTemplate {
         service_account: "podtap-agent".into(),
         priority_class: None,
         log_json: false,
+        metrics_port: 14790,
     }
 }
 
@@ -61,6 +62,17 @@ fn both_log_as_the_controller_is_told() {
     };
     assert_eq!(words(template()), [false, false]);
     assert_eq!(words(HelperTemplate { log_json: true, ..template() }), [true, true]);
+}
+
+#[test]
+fn the_agent_serves_metrics_where_it_is_told() {
+    let listens = |metrics_port| {
+        let pod = HelperTemplate { metrics_port, ..template() }.pod("n1", "uid");
+        let words = container(&pod.spec.expect("a spec"), "agent").command.expect("a command");
+        words.iter().position(|word| word == "--listen").map(|position| words[position + 1].clone())
+    };
+    assert_eq!(listens(14790).as_deref(), Some("[::]:14790"));
+    assert_eq!(listens(0), None);
 }
 
 #[test]

@@ -77,6 +77,7 @@ impl Cluster {
                     service_account: "podtap-agent".into(),
                     priority_class: None,
                     log_json: false,
+                    metrics_port: 14790,
                 },
             },
             memory: Memory::default(),

@@ -1,0 +1,66 @@
+//! What a node says at its helper pod's `/metrics`.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use podtap_tests::{cluster::namespace_of_node, namespace::within, wait::until};
+
+use crate::scene::{Scene, node_address};
+
+/// `helper.metricsPort` of the chart, unless it says otherwise.
+const PORT: u16 = 14790;
+
+/// The answer to a GET of `path` at a node's own address, from the node's network: status line, headers and body.
+fn get(scene: &Scene, node: &str, path: &str) -> String {
+    let address: IpAddr = node_address(node).parse().expect("a node's address is one");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let ask = move || {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, PORT), Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    // A helper pod that was there before may still be ending, and have the port.
+    until("the helper pod answers", Duration::from_secs(30), || {
+        let answer =
+            within(&namespace_of_node(scene.sandbox.lab(), node), ask.clone()).map_err(|error| error.to_string())?;
+        if answer.starts_with("HTTP/1.1 200 ") { Ok(answer) } else { Err(answer) }
+    })
+}
+
+/// Frames of the scene's tap by direction and outcome.
+fn frames(scene: &Scene, direction: &str, outcome: &str) -> u64 {
+    let answer = get(scene, "n1", "/metrics");
+    let namespace = scene.sandbox.namespace();
+    let series = format!(
+        "podtap_frames_total{{tap_namespace=\"{namespace}\",tap_name=\"web\",pod_namespace=\"{namespace}\",\
+         pod_name=\"web\",interface=\"eth0\",direction=\"{direction}\",outcome=\"{outcome}\"}} "
+    );
+    let value = answer.lines().find_map(|line| line.strip_prefix(&series));
+    value.unwrap_or_else(|| panic!("no {series}in {answer}")).parse().expect("a counter is a number")
+}
+
+#[test]
+fn frames_of_a_tap_are_counted_under_its_name() {
+    let scene = Scene::new("metrics");
+    scene.sandbox.apply(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
+         filter: {exclude: [{protocol: ICMP}]}\n  destinations: [{node: {name: n2, interfaceName: met-frames}}]\n",
+    );
+    scene.sandbox.ready("web");
+    let all = [("ingress", "mirrored"), ("egress", "mirrored"), ("ingress", "filtered"), ("egress", "filtered")];
+    let before = all.map(|(direction, outcome)| frames(&scene, direction, outcome));
+    scene.traffic();
+    let after = all.map(|(direction, outcome)| frames(&scene, direction, outcome));
+    for (series, (before, after)) in all.iter().zip(before.into_iter().zip(after)) {
+        assert!(after > before, "{series:?}: {before}, then {after}");
+    }
+    for path in ["/livez", "/readyz"] {
+        assert!(get(&scene, "n1", path).ends_with("ok\n"), "{path}");
+    }
+}

@@ -1,0 +1,241 @@
+//! Copies on an underlay with the pod's own MTU, as the helper's programs make them fit.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use podtap_tests::{
+    capture::{Capture, Frame},
+    net::{Network, traffic},
+    streams::{Content, segment},
+    wait::until,
+};
+use tap_wire::{Direction, Endpoint, Oversize, Receiver, Sender};
+
+use crate::scene::{PORT, Scene, TAP, VNI, desired, far_endpoint, receiver, same_streams, sender};
+
+const PERIOD: usize = 1_000_003;
+/// No more than this is on its way at once, so that the captures keep up however slow the machine is.
+const WINDOW: usize = 8 << 20;
+
+/// One gigabyte; less where the kernel is emulated, which takes a hundred times as long.
+fn transferred() -> usize {
+    if std::env::var_os("PODTAP_EMULATED").is_some() { 32 << 20 } else { 1 << 30 }
+}
+
+/// The sent bytes repeat with a period that has nothing to do with any segment's size.
+fn period() -> Vec<u8> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    (0..PERIOD).map(|_| next()).collect()
+}
+
+/// One stream of a pod, put together from its segments.
+#[derive(Default)]
+struct Reassembly {
+    first: Option<u32>,
+    /// Bytes up to here are there.
+    whole: usize,
+    /// Parts behind a gap: begin and end.
+    waiting: BTreeMap<usize, usize>,
+    wrong: Option<String>,
+}
+
+impl Reassembly {
+    fn take(&mut self, sequence: u32, data: &[u8], period: &[u8]) {
+        // Less than 2^31 bytes are sent, and the first segment with data comes first or nearly so.
+        let first = *self.first.get_or_insert(sequence);
+        let Ok(at) = usize::try_from(sequence.wrapping_sub(first).cast_signed()) else {
+            self.wrong = Some("a segment before the first one".to_owned());
+            return;
+        };
+        let offset = at % PERIOD;
+        let (head, tail) = data.split_at(data.len().min(PERIOD - offset));
+        if period[offset..offset + head.len()] != *head || period[..tail.len()] != *tail {
+            self.wrong = Some(format!("other bytes in the segment at {at}"));
+        }
+        self.waiting.entry(at).and_modify(|end| *end = (*end).max(at + data.len())).or_insert(at + data.len());
+        while let Some(next) = self.waiting.first_entry().filter(|next| *next.key() <= self.whole) {
+            self.whole = self.whole.max(next.remove());
+        }
+    }
+}
+
+/// What the underlay carried of the tunnel.
+#[derive(Default)]
+struct Wire {
+    frames: usize,
+    fragments: usize,
+    longest: usize,
+}
+
+impl Wire {
+    fn take(&mut self, bytes: &[u8]) {
+        if bytes[12..14] == [8, 0] {
+            self.frames += 1;
+            self.fragments += usize::from(bytes[20] & 0x3f != 0 || bytes[21] != 0);
+            self.longest = self.longest.max(bytes.len());
+        }
+    }
+}
+
+/// The mirrored stream of a large transfer is what was sent, and fits the wire.
+#[test]
+fn a_gigabyte_arrives_byte_for_byte() {
+    for from_pod in [true, false] {
+        let mut scene = Scene::with_underlay(1500).with_offloads();
+        scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+        scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]));
+        let address = SocketAddr::new(scene.web.addresses[0], 5000);
+        let far = scene.far.network().path();
+        let wire =
+            Capture::fold(far, "under0", Wire::default(), |wire, _, bytes| wire.take(bytes)).expect("it is there");
+        let pattern = period();
+        let mirrored = Capture::fold(far, "mirror0", Reassembly::default(), move |stream, _, bytes| {
+            let from = |flow: &[u8]| (flow[8..10] == 5000_u16.to_be_bytes()) == from_pod;
+            if let Some((_, sequence, data)) = segment(bytes).filter(|(flow, _, data)| from(flow) && !data.is_empty()) {
+                stream.take(sequence, data, &pattern);
+            }
+        })
+        .expect("it is there");
+
+        let total = transferred();
+        let arrived = |sent: usize, window: usize| {
+            until("the mirror keeps up", Duration::from_secs(60), || {
+                mirrored.look(|stream| match &stream.wrong {
+                    Some(wrong) => panic!("{wrong}"),
+                    None if stream.whole + window >= sent => Ok(()),
+                    None => Err(format!("{sent} sent, {} mirrored, parts {:?}", stream.whole, stream.waiting)),
+                })
+            });
+        };
+        transfer(scene.web.network(), &scene.client, address, from_pod, total, |sent| arrived(sent, WINDOW));
+        arrived(total, 0);
+        let (stream, wire) = (mirrored.stop(), wire.stop());
+        println!(
+            "{total} bytes, from the pod: {from_pod}; {} frames on the underlay, {} fragments, longest {}",
+            wire.frames, wire.fragments, wire.longest
+        );
+        assert_eq!((stream.whole, stream.waiting.len(), stream.wrong), (total, 0, None));
+        assert_eq!((wire.fragments, wire.longest), (0, 1514));
+    }
+}
+
+/// Sends so many bytes of the pattern, and reads them; `pause` is called now and then with how much was sent.
+fn transfer(web: &Network, client: &Network, to: SocketAddr, from_pod: bool, total: usize, pause: impl Fn(usize)) {
+    let listener = web.within(|| TcpListener::bind(to)).expect("the port is free");
+    let near = client.within(|| TcpStream::connect(to)).expect("the pod answers");
+    let (far, _) = listener.accept().expect("it is connected");
+    let (mut from, mut into) = if from_pod { (far, near) } else { (near, far) };
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let (mut buffer, mut read) = (vec![0; 1 << 20], 0);
+            while let Ok(size @ 1..) = into.read(&mut buffer) {
+                read += size;
+            }
+            read
+        });
+        let pattern = period();
+        let (mut sent, step) = (0, 1 << 20);
+        while sent < total {
+            let offset = sent % PERIOD;
+            let size = step.min(total - sent).min(PERIOD - offset);
+            from.write_all(&pattern[offset..offset + size]).expect("the other end reads");
+            sent += size;
+            pause(sent);
+        }
+        drop(from);
+        assert_eq!(reader.join().expect("it does not panic"), total, "the pod's own transfer");
+    });
+}
+
+fn tap(scene: &mut Scene, to: Endpoint, change: impl FnOnce(&mut Sender)) {
+    let ipv6 = to.address.is_ipv6();
+    scene.far_agent.establish(&desired(vec![], vec![Receiver { ipv6, ..receiver(TAP, VNI, "mirror0") }]));
+    let mut sender = sender(TAP, &scene.web, Direction::Both, &[to]);
+    change(&mut sender);
+    scene.agent.establish(&desired(vec![sender], vec![]));
+}
+
+/// Lengths of what arrives of datagrams from the pod with these payloads.
+fn lengths(scene: &Scene, payloads: &[usize]) -> Vec<usize> {
+    let copies = Capture::start(scene.far.network().path(), "mirror0");
+    let address = scene.web.addresses[0];
+    traffic::udp(scene.web.network(), &scene.client, scene.client_addresses()[0], payloads);
+    let of_pod = |frame: &Frame| {
+        frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17 && IpAddr::from(source(frame)) == address
+    };
+    until("all copies arrive", Duration::from_secs(10), || {
+        let count = copies.count(of_pod);
+        if count == payloads.len() { Ok(()) } else { Err(format!("{count}")) }
+    });
+    copies.stop().iter().filter(|frame| of_pod(frame)).map(|frame| frame.bytes.len()).collect()
+}
+
+fn source(frame: &Frame) -> [u8; 4] {
+    *frame.bytes[26..].first_chunk().expect("an address")
+}
+
+#[test]
+fn datagrams_that_do_not_fit_are_fragmented_or_cut() {
+    for (oversize, expected, fragments) in [(Oversize::Fragment, 1514, 4), (Oversize::Truncate, 1464, 0)] {
+        let mut scene = Scene::with_underlay(1500);
+        tap(&mut scene, far_endpoint(VNI), |sender| {
+            (sender.oversize, sender.direction) = (oversize, Direction::Egress);
+        });
+        let far = scene.far.network().path();
+        let wire =
+            Capture::fold(far, "under0", Wire::default(), |wire, _, bytes| wire.take(bytes)).expect("it is there");
+        assert_eq!(lengths(&scene, &[100, 1422, 1472, 1472]), [142, 1464, expected, expected], "{oversize:?}");
+        assert_eq!(wire.stop().fragments, fragments, "{oversize:?}");
+    }
+}
+
+/// The kernel fragments no VXLAN over IPv6: TCP fits all the same, and the rest is cut instead of lost.
+#[test]
+fn over_ipv6_nothing_is_lost() {
+    let mut scene = Scene::with_underlay(1500).with_offloads();
+    let to = Endpoint { address: "fd66::2".parse().expect("an address"), port: PORT, vni: VNI };
+    tap(&mut scene, to, |_| ());
+    let far = scene.far.network().path();
+    let [at_pod, copies] =
+        [(scene.web.network().path(), "eth0"), (far, "mirror0")].map(|(path, name)| Capture::start(path, name));
+    for address in &scene.web.addresses {
+        traffic::tcp(&scene.client, scene.web.network(), *address, 4 << 20);
+    }
+    same_streams(&at_pod, &copies, 4);
+    let content = Content::of(&copies.stop());
+    assert!(content.streams.values().all(|stream| stream.is_whole() && stream.bytes.len() == 4 << 20));
+    let wire = Capture::start(far, "under0");
+    assert_eq!(lengths(&scene, &[100, 1402, 1403, 1472]), [142, 1444, 1444, 1444]);
+    assert!(wire.stop().iter().all(|frame| frame.bytes.len() <= 1514));
+}
+
+/// One write of many datagrams, as QUIC servers do: each of them arrives, in fragments.
+#[test]
+fn datagrams_that_come_as_one_arrive_each() {
+    let mut scene = Scene::with_underlay(1500).with_offloads();
+    tap(&mut scene, far_endpoint(VNI), |sender| sender.direction = Direction::Egress);
+    let copies = Capture::start(scene.far.network().path(), "mirror0");
+    let to = SocketAddr::new(scene.client_addresses()[0], 9);
+    let socket = scene.web.network().within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be made");
+    setsockopt(&socket, UdpGsoSegment, &1472).expect("it can be set");
+    let payload: Vec<u8> = (0..10 * 1472_usize).map(|at| (at / 1472).to_le_bytes()[0]).collect();
+    socket.send_to(&payload, to).expect("it can be sent");
+    until("all of them arrive, whole and once", Duration::from_secs(10), || {
+        let frames = copies.so_far();
+        let udp = frames.iter().filter(|frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17);
+        let mut found: Vec<(usize, u8)> = udp.map(|frame| (frame.bytes.len(), frame.bytes[42])).collect();
+        found.sort_unstable();
+        let wanted: Vec<(usize, u8)> = (0..10).map(|number| (1514, number)).collect();
+        if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+}

@@ -1,0 +1,77 @@
+//! What is used on this kernel is what docs/install.md says of it.
+
+use std::fs;
+
+use podtap_tests::net::{Helper, Network};
+use tap_wire::{Direction, Features};
+
+use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, sender};
+
+/// A row of the table: classifier, programs, `ebpf`, `fit`.
+type Row = [String; 4];
+
+/// Major and minor number.
+type Version = (u32, u32);
+
+fn version(text: &str) -> Option<Version> {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// The rows of kernels, and the one of those that load no programs.
+fn documented() -> (Vec<(Version, Row)>, Row) {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/install.md")).expect("it is there");
+    let lines = text.lines().skip_while(|line| !line.starts_with("| kernel |")).skip(2);
+    let (mut kernels, mut locked) = (Vec::new(), None);
+    for line in lines.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let row = std::array::from_fn(|at| cells[at + 1].to_owned());
+        match version(cells[0]) {
+            Some(version) => kernels.push((version, row)),
+            None => locked = Some(row),
+        }
+    }
+    (kernels, locked.expect("a row for kernels without eBPF"))
+}
+
+/// What a tap uses, by what `tc` shows of its filters and by what the helper reports.
+fn used(scene: &mut Scene) -> Row {
+    let wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
+    let Features { ebpf, fit } = scene.agent.establish(&wanted).features;
+    let web: &Network = scene.web.network();
+    let filters: Vec<_> =
+        ["ingress", "egress"].iter().flat_map(|hook| web.json(&format!("tc -j filter show dev eth0 {hook}"))).collect();
+    let of_each = |what: &dyn Fn(&serde_json::Value) -> Option<String>| {
+        let mut found: Vec<String> =
+            filters.iter().filter(|filter| filter["options"].is_object()).filter_map(what).collect();
+        found.dedup();
+        found.join(" and ")
+    };
+    let classifier = of_each(&|filter| filter["kind"].as_str().map(str::to_owned));
+    let programs = of_each(&|filter| {
+        let is_ebpf = filter["options"]["prog"]["id"].is_u64();
+        Some(if is_ebpf { "eBPF" } else { "classic" }.to_owned())
+    });
+    [classifier, programs, ebpf.to_string(), fit.to_string()]
+}
+
+#[test]
+fn what_is_used_is_what_is_documented() {
+    let (kernels, locked) = documented();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel has a release");
+    let running = version(&release).expect("it begins with two numbers");
+    let mut scene = Scene::new();
+    let found = used(&mut scene);
+    println!("kernel {}: classifier, programs, ebpf, fit: {found:?}", release.trim());
+    // One that is not in the table can do at least what an older one can.
+    let row = kernels.iter().filter(|(version, _)| *version <= running).max_by_key(|(version, _)| *version);
+    let (_, row) = row.unwrap_or_else(|| panic!("{} is older than all that docs/install.md knows", release.trim()));
+    assert_eq!(found, *row);
+
+    scene.helper.kill();
+    scene.helper = Helper::without_ebpf(&scene.node);
+    scene.agent = scene.helper.agent();
+    let found = used(&mut scene);
+    println!("without eBPF: {found:?}");
+    assert_eq!(found, locked);
+}
