@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use podtap_tests::{
     capture::{Capture, Frame},
     checksum,
-    cluster::{Cluster, Sandbox, in_network, namespace_of_node},
+    cluster::{Cluster, Sandbox, in_network, namespace_of_node, udp_socket},
     streams::Content,
     wait::until,
 };
@@ -48,10 +48,14 @@ impl Scene {
         let web = address(&self.web);
         let script = format!(
             "set -e; ping -q -c 5 -i 0.1 {web} >/dev/null; ping -q -c 3 -i 0.1 -s 1472 {web} >/dev/null; \
-             wget -q -O /dev/null http://{web}/f; for i in 1 2 3; do wget -q -O /dev/null http://{web}/f?$i; done; \
-             for i in 1 2 3; do echo datagram-$i | nc -u -w 1 {web} 9999 || true; done"
+             wget -q -O /dev/null http://{web}/f; for i in 1 2 3; do wget -q -O /dev/null http://{web}/f?$i; done"
         );
         self.sandbox.in_pod("client", &script).expect("the client reaches the web server");
+        // Nobody listens there: each datagram is answered with ICMP.
+        let socket = udp_socket(&self.sandbox.network(&self.client), 0).expect("a socket can be made");
+        for length in [10, 500, 1472] {
+            socket.send_to(&vec![b'x'; length], (web.as_str(), 9999)).expect("it can be sent");
+        }
         self.sandbox
             .in_pod("web", &format!("ping -q -c 3 -i 0.1 -s 1000 {} >/dev/null", address(&self.client)))
             .expect("the web server reaches the client");
