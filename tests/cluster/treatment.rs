@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use podtap_tests::{
     capture::{Capture, Difference, Frame, Way},
-    cluster::{Sandbox, in_network, namespace_of_node},
+    cluster::{Sandbox, in_network, namespace_of_node, udp_socket},
     pcap::{self, File},
     wait::until,
 };
@@ -54,7 +54,7 @@ fn a_filter_selects() {
     for network in [&client, &other] {
         for port in 8999..9012_u16 {
             // What nobody listens on is answered with ICMP.
-            let socket = podtap_tests::cluster::udp_socket(network, 0).expect("a socket can be made");
+            let socket = udp_socket(network, 0).expect("a socket can be made");
             socket.send_to(b"datagram", (address(&scene.web), port)).expect("it can be sent");
         }
     }
@@ -134,20 +134,23 @@ fn frames_are_cut() {
     as_on_the_wire(&web, "eth0");
     as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
     let n2 = namespace_of_node(scene.sandbox.lab(), "n2");
-    for (name, truncate) in [("heads", "{headersOnly: true}"), ("hundred", "{bytes: 100}")] {
-        scene.sandbox.apply(&tap(name, "web", &format!("trt-{name}"), &format!("truncate: {truncate}")));
+    // So short that the kernel would have to cut into headers that it still needs.
+    let taps = [("heads", "headersOnly: true"), ("hundred", "bytes: 100"), ("short", "bytes: 20")];
+    let receivers = taps.map(|(name, truncate)| {
+        let interface = format!("trt-{name}");
+        scene.sandbox.apply(&tap(name, "web", &interface, &format!("truncate: {{{truncate}}}")));
         scene.sandbox.ready(name);
-    }
+        (name, capture(&n2, &interface))
+    });
     let headers = |frame: &[u8], packet: &Packet| match packet.protocol {
         TCP => 34 + usize::from(frame[46] >> 4) * 4,
         _ => 42,
     };
-    let receivers = [capture(&n2, "trt-heads"), capture(&n2, "trt-hundred")];
     let pod = Capture::start(&web, "eth0");
     scene.traffic();
-    for (receiver, hundred) in receivers.into_iter().zip([false, true]) {
-        let length = |frame: &[u8], packet: &Packet| if hundred { 100 } else { headers(frame, packet) };
-        until("the copies are cut, and all there", Duration::from_secs(10), || {
+    for (name, receiver) in receivers {
+        let length = |frame: &[u8], packet: &Packet| if name == "hundred" { 100 } else { headers(frame, packet) };
+        until(&format!("{name}: the copies are cut, and all there"), Duration::from_secs(10), || {
             let sent: Vec<_> = pod.so_far().iter().filter_map(|frame| cut(frame, length)).collect();
             let received: Vec<_> = receiver.so_far().iter().filter_map(|f| cut(f, |bytes, _| bytes.len())).collect();
             let difference = Difference::between(&sent, &received);
