@@ -23,7 +23,6 @@ fn treated(sender: &mut Sender) {
     sender.filter = Filter { exclude: vec![udp], ..Filter::default() };
     sender.one_in_flows = 2;
     sender.limit = Limit { bits_per_second: 8_000_000, packets_per_second: 0 };
-    // No less than the headers of any frame here: what becomes of shorter ones is not what this is about.
     sender.truncate = Some(Truncate::Bytes(64));
 }
 

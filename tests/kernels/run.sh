@@ -38,5 +38,5 @@ printf '%s\n' "$PWD" "$state/kernel/lib/modules/$version" "$program" --test-thre
 log=$state/console.log
 timeout "${KERNELS_TIMEOUT:-1500}" qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -m 2048 -nographic -no-reboot -nic none \
   -kernel "$state/kernel/boot/vmlinuz-$version" -initrd "$state/initramfs.cpio" -append "console=ttyS0 quiet panic=-1" \
-  -virtfs local,path=/,mount_tag=machine,security_model=none,readonly=on,multidevs=remap </dev/null | tr -d '\r' | tee "$log"
+  -virtfs local,path=/,mount_tag=machine,security_model=none,readonly=on,multidevs=remap </dev/null | sed -u 's/\r//' | tee "$log"
 grep -q '^the tests ended with 0$' "$log" || { echo "the tests failed on $version, or did not end" >&2; exit 1; }
