@@ -1,5 +1,5 @@
 #!/bin/bash
-# target/podtap-image.tar: static release binaries and nothing else. IMAGE names it otherwise. With --lab, the same for the lab's nodes.
+# target/podtap-image.tar: static release binaries, and the notice of a library in them. IMAGE names it otherwise. With --lab, the same for the lab's nodes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=$(sed -n 's/^appVersion: //p' deploy/chart/podtap/Chart.yaml)
@@ -16,7 +16,10 @@ if [ "${1:-}" = --lab ]; then
   IMAGE=
 fi
 name=${IMAGE:-podtap.dev/podtap:$version}
+# The operator has libpcap in it, whose licence wants its notice beside the program.
+notice=/usr/share/doc/libpcap-dev/copyright
 target/lab/bin/lab image "$name" "$archive" \
   --entrypoint '["/podtap-operator"]' --user 65532:65532 \
-  podtap-operator="$built/podtap-operator" tap-helper="$built/tap-helper"
+  podtap-operator="$built/podtap-operator" tap-helper="$built/tap-helper" \
+  $([ ! -f $notice ] || echo "licenses/libpcap=$notice")
 echo "$archive: $name, $(du -h --apparent-size "$archive" | cut -f1)"
