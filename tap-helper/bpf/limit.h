@@ -2,16 +2,17 @@
 #pragma once
 #include "maps.h"
 
-/* How much of a pause may be made up for. Rates are at most 10^11 per second (the helper sees to that), so that no product
- * here needs more than 63 bits. */
+/* How much of a pause may be made up for. Rates are at most 10^11 per second (the helper sees to that), so that nothing here
+ * needs more than 63 bits. */
 #define BURST_NANOSECONDS 50000000ULL
 #define BILLION 1000000000LL
 
+/* A debt is paid back however long that takes; what is saved is at most a burst. */
 INLINE __s64 refill(__s64 tokens, __u64 rate, __u64 elapsed)
 {
 	__s64 full = rate * BURST_NANOSECONDS;
-	tokens += rate * elapsed;
-	return tokens > full ? full : tokens;
+	__u64 lacks = full - tokens;
+	return !rate || elapsed > lacks / rate ? full : tokens + (__s64)(rate * elapsed);
 }
 
 /* Whether a copy is one too many. A bucket that is not empty lets any frame pass and goes into debt: the rate is right in the
@@ -31,8 +32,6 @@ INLINE int limited(const struct config *config, __u32 frames, __u64 bytes)
 	__u64 elapsed = now > state->last ? now - state->last : 0;
 	if (elapsed)
 		state->last = now;
-	if (elapsed > BURST_NANOSECONDS)
-		elapsed = BURST_NANOSECONDS;
 	__s64 bits = refill(state->bits, bits_rate, elapsed);
 	__s64 packets = refill(state->packets, packets_rate, elapsed);
 	int over = (bits_rate && bits <= 0) || (packets_rate && packets <= 0);

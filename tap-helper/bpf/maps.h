@@ -14,6 +14,7 @@
 #define NEEDS_PORTS 4
 #define DEDUPLICATES 8
 #define CUTS_OVERSIZE 16
+#define LINEARIZES 32
 
 #define ANY 0
 #define TRUNCATE_HEADERS 0xffffffff
@@ -122,7 +123,7 @@ struct flow {
 /* Value: whether the pod opened it. The helper makes it of one entry where nothing is deduplicated. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 8192);
 	__type(key, struct flow);
 	__type(value, __u32);
 } flows SEC(".maps");

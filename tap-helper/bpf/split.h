@@ -3,8 +3,9 @@
 #pragma once
 #include "parse.h"
 
-/* Most that a second segment carries: what the tunnel's headers take, and some. A multiple of 4 for sums. */
-#define REST 128
+/* Most that a second segment carries: what the tunnel's headers take, and what a path may carry less than its interface says.
+ * A multiple of 4 for sums. */
+#define REST 256
 #define FIN_PSH 9
 
 /* The checksum's place in the header. Where the device fills it in, it holds the sum of the pseudo-header: the kernel heeds that. */

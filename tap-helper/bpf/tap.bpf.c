@@ -47,6 +47,22 @@ INLINE int is_peer(const struct config *config, const struct packet *packet, con
 	return found != 0;
 }
 
+#define SYN 2
+#define ACK 16
+
+/* Whether the pod's end has the higher port; between equal ones, the higher address. */
+INLINE __u32 is_above(const struct flow *flow)
+{
+	if (flow->local_port != flow->remote_port)
+		return flow->local_port > flow->remote_port;
+	for (int i = 0; i < 4; i++) {
+		__u32 local = from_net32(flow->local[i]), remote = from_net32(flow->remote[i]);
+		if (local != remote)
+			return local > remote;
+	}
+	return 0;
+}
+
 /* Whether the other end mirrors this flow: the pod opened it, and to a peer that is tapped like it. */
 INLINE int is_others(const struct config *config, const struct __sk_buff *skb, const struct packet *packet, __u32 direction)
 {
@@ -62,17 +78,21 @@ INLINE int is_others(const struct config *config, const struct __sk_buff *skb, c
 	flow.remote_port = direction == INGRESS ? packet->source_port : packet->destination_port;
 	flow.local_port = direction == INGRESS ? packet->destination_port : packet->source_port;
 	flow.protocol = packet->protocol;
-	__u32 *known = bpf_map_lookup_elem(&flows, &flow);
-	if (known)
-		return *known;
-	__u32 opened = direction == EGRESS;
 	__u8 bits = 0;
-	if (packet->protocol == TCP && packet->fragment != LATER &&
-	    !bpf_skb_load_bytes(skb, packet->l4 + 13, &bits, 1)) {
-		if ((bits & 0x12) == 0x12) /* SYN and ACK: an answer */
-			opened = direction == INGRESS;
-		else if (!(bits & 2)) /* older than the tap: the lower port is the service's */
-			opened = flow.local_port > flow.remote_port;
+	if (packet->protocol == TCP && packet->fragment != LATER)
+		bpf_skb_load_bytes(skb, packet->l4 + 13, &bits, 1);
+	__u32 opened;
+	if (bits & SYN) {
+		/* With ACK it is an answer. The addresses and ports may have been those of an earlier connection. */
+		opened = (direction == EGRESS) ^ !!(bits & ACK);
+	} else {
+		__u32 *known = bpf_map_lookup_elem(&flows, &flow);
+		if (known)
+			return *known;
+		/* It may be older than the tap: the lower port is the service's. Behind an address of a service, it is another
+		 * one; so where there are no handshakes, who opens a flow must also be seen to send first: rather twice than
+		 * never. */
+		opened = is_above(&flow) && (packet->protocol == TCP || direction == EGRESS);
 	}
 	bpf_map_update_elem(&flows, &flow, &opened, 0);
 	return opened;
@@ -130,7 +150,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	}
 	/* What is cut becomes one frame, and short. */
 	__u32 cut = config->truncate == TRUNCATE_HEADERS ? head : config->truncate;
-	int is_cut = cut && cut < skb->len;
+	int is_cut = cut && cut < (gso ? head + gso : skb->len);
 	if (limited(config, is_cut ? 1 : frames, is_cut ? cut + tag : bytes))
 		outcome = OVER_LIMIT;
 done:
@@ -160,6 +180,43 @@ INLINE int cut(struct __sk_buff *skb, __u32 size, __u32 head)
 	return head < skb->len ? bpf_skb_change_tail(skb, head, 0) : 0;
 }
 
+/* What bpf_skb_adjust_room takes at once, and how often it is asked. */
+#define LARGEST_STEP 4080
+#define STEPS 3
+
+/* Makes the segments of a superframe shorter by as much. 0 if done, 1 if that is not possible and the frame is as it was, -1 if
+ * it is damaged. */
+INLINE int shrink(struct __sk_buff *skb, const struct config *config, __u32 excess)
+{
+	__u32 length = skb->len;
+	if (excess > LARGEST_STEP * STEPS)
+		return 1;
+	if (config->flags & LINEARIZES && bpf_skb_pull_data(skb, length))
+		return 1;
+	for (int i = 0; i < STEPS; i++) {
+		__u32 step = excess < LARGEST_STEP ? excess : LARGEST_STEP;
+		if (!step)
+			break;
+		/* Room before the network header makes the segments smaller by as much; taken away again, with FIXED_GSO, they
+		 * stay so. */
+		if (bpf_skb_adjust_room(skb, step, BPF_ADJ_ROOM_MAC, 0))
+			return i || skb->len != length ? -1 : 1;
+		if (bpf_skb_adjust_room(skb, -step, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+			return -1;
+		excess -= step;
+	}
+	return 0;
+}
+
+/* A copy has the pod's route with it, and the tunnel would tell that route that the path carries less: the pod's own frames would
+ * become shorter (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). A route without that ear takes its place; the tunnel does not
+ * look at it otherwise. */
+INLINE void forget_route(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key key = { .tunnel_id = 1 };
+	bpf_skb_set_tunnel_key(skb, &key, sizeof(key), 0);
+}
+
 SEC("classifier") int fit(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
@@ -179,7 +236,8 @@ SEC("classifier") int fit(struct __sk_buff *skb)
 	if (wanted) {
 		if (wanted == TRUNCATE_HEADERS)
 			wanted = head;
-		if (wanted < length) {
+		/* A superframe whose segments are short enough stays whole. */
+		if (wanted < (gso ? head + gso : length) && wanted < length) {
 			if (cut(skb, wanted, head)) {
 				count(FAILED, 1, length);
 				return TC_ACT_SHOT;
@@ -194,13 +252,11 @@ SEC("classifier") int fit(struct __sk_buff *skb)
 	if (gso) {
 		if (head + gso <= limit)
 			return TC_ACT_OK;
-		__u32 excess = head + gso - limit;
-		if (packet->protocol == TCP && excess < gso && excess < 0xfff) {
-			/* Room before the network header makes the segments smaller by as much; taken away again, with
-			 * FIXED_GSO, they stay so. */
-			if (!bpf_skb_adjust_room(skb, excess, BPF_ADJ_ROOM_MAC, 0)) {
-				if (!bpf_skb_adjust_room(skb, -excess, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
-					return TC_ACT_OK;
+		if (packet->protocol == TCP && head + gso - limit < gso) {
+			int shrunk = shrink(skb, config, head + gso - limit);
+			if (shrunk == 0)
+				return TC_ACT_OK;
+			if (shrunk < 0) {
 				count(FAILED, 1, length);
 				return TC_ACT_SHOT;
 			}
@@ -219,7 +275,11 @@ SEC("classifier") int fit(struct __sk_buff *skb)
 		}
 		count(OVERSIZED, 1, length);
 	}
-	if (config->flags & CUTS_OVERSIZE && cut(skb, limit, head)) {
+	if (!(config->flags & CUTS_OVERSIZE)) {
+		forget_route(skb);
+		return TC_ACT_OK;
+	}
+	if (cut(skb, limit, head)) {
 		count(FAILED, 1, length);
 		return TC_ACT_SHOT;
 	}

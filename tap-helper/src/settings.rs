@@ -39,13 +39,14 @@ pub fn settings(sender: &Sender, path_mtu: Option<u32>, features: &Features) -> 
             networks
         }),
         // Where segments cannot be made shorter, trying would lose them.
+        linearize: !features.whole_lists,
         frame_limit: mtu.filter(|_| features.fit.is_ok()).map(|mtu| frame_limit(mtu, ipv6)),
     }
 }
 
 /// Why the programs have no room for what is wanted.
 pub fn check(sender: &Sender) -> Result<(), BpfError> {
-    let all = Features { ebpf: Ok(()), fit: Ok(()), limit: Ok(()), expression: Ok(()) };
+    let all = Features { ebpf: Ok(()), fit: Ok(()), limit: Ok(()), expression: Ok(()), whole_lists: true };
     settings(sender, None, &all).fingerprint().map(drop)
 }
 
@@ -67,7 +68,10 @@ pub fn degraded(sender: &Sender, features: &Features) -> Vec<String> {
         found.extend(done.map(|(_, what)| format!("{what}: {}.", why(reason))));
     }
     if let Err(reason) = usable.and(features.fit.as_ref().map(drop).map_err(String::as_str)) {
-        found.push(format!("Copies that do not fit the path are not made shorter, but fragmented: {}.", why(reason)));
+        // The kernel fragments no VXLAN over IPv6.
+        let ipv6 = sender.destinations.first().is_some_and(|to| to.address.is_ipv6());
+        let instead = if ipv6 { "lost" } else { "fragmented" };
+        found.push(format!("Copies that do not fit the path are not made shorter, but {instead}: {}.", why(reason)));
     }
     found
 }

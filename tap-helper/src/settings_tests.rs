@@ -3,7 +3,7 @@ use tap_wire::{Deduplicate, Endpoint, Instruction, Pod, PortRange};
 use super::*;
 
 fn features() -> Features {
-    Features { ebpf: Ok(()), fit: Ok(()), limit: Ok(()), expression: Ok(()) }
+    Features { ebpf: Ok(()), fit: Ok(()), limit: Ok(()), expression: Ok(()), whole_lists: true }
 }
 
 fn sender() -> Sender {
@@ -59,6 +59,7 @@ fn everything_arrives() {
         oversize: bpf::Oversize::Truncate,
         deduplicate: Some(vec![network([10, 96, 0, 0], 12), network([10, 244, 0, 0], 16)]),
         frame_limit: Some(1364),
+        linearize: false,
     };
     assert_eq!(settings, expected);
 }

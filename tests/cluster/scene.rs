@@ -133,18 +133,11 @@ pub fn arrives(receiver: &Capture, frames: impl Fn() -> Vec<Frame>) {
 
 /// Without IPv6's own announcements, and with the checksums that the kernel had left to a device.
 fn completed(mut frames: Vec<Frame>) -> Vec<Frame> {
-    frames.retain(|frame| !is_announcement(&frame.bytes));
+    frames.retain(|frame| !frame.is_announcement());
     for frame in &mut frames {
         checksum::complete(&mut frame.bytes);
     }
     frames
-}
-
-/// Multicast listener reports (RFC 3810, behind a hop-by-hop header) and router solicitations (RFC 4861).
-fn is_announcement(frame: &[u8]) -> bool {
-    frame.len() > 62
-        && frame[12..14] == [0x86, 0xdd]
-        && (frame[20] == 0 && frame[54] == 58 && frame[62] == 143 || frame[20] == 58 && frame[54] == 133)
 }
 
 /// Waits until a receiver is there, and captures at it.

@@ -10,7 +10,7 @@ use std::{
 use podtap_tests::{
     capture::{Capture, Frame},
     emulated,
-    streams::Content,
+    streams::{Content, Stream},
     wait::until,
 };
 use tap_helper::bpf::{Oversize, Programs, Settings, Truncate, frame_limit};
@@ -129,6 +129,52 @@ fn tcp_fits_the_wire_and_is_the_same() {
     for (ipv6, from_pod) in [(false, true), (false, false), (true, true), (true, false)] {
         let (scene, programs) = scene(&fitted());
         fits(&scene, &programs, ipv6, from_pod, if emulated() { 4 << 20 } else { 64 << 20 });
+    }
+}
+
+/// As on kernels that cannot shorten the segments of lists of frames.
+#[test]
+fn superframes_can_be_copied_into_one_piece_before() {
+    let (scene, programs) = scene(&Settings { linearize: true, ..fitted() });
+    for from_pod in [true, false] {
+        fits(&scene, &programs, false, from_pod, 4 << 20);
+    }
+}
+
+/// Where the path carries less than the interface of the underlay says, and where it carries much less than the pod's.
+#[test]
+fn narrow_paths() {
+    for (mtu, offloads) in [(1400, true), (1400, false), (1300, false), (600, true)] {
+        let settings = Settings { frame_limit: Some(frame_limit(mtu, false)), ..Settings::default() };
+        let (scene, programs) = scene(&settings);
+        if !offloads {
+            scene.pod.as_on_the_wire("eth0");
+            scene.client.as_on_the_wire("eth0");
+        }
+        let under = Capture::start(scene.far.path(), "under0");
+        transfer(&scene, false, true, 1 << 20);
+        settle(&under);
+        let frames = under.stop();
+        let longest = usize::try_from(mtu).expect("it is small") + 14;
+        assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.running().counters());
+        let content = Content::of(&inner(&frames));
+        assert!(content.streams.values().all(Stream::is_whole), "{content}");
+    }
+}
+
+/// Segments that are no longer than what is left of a frame stay as they are, also in a superframe.
+#[test]
+fn what_is_short_enough_is_not_cut() {
+    for (bytes, whole) in [(1514, true), (4096, true), (65_535, true), (1513, false)] {
+        let (scene, programs) = scene(&Settings { truncate: Some(Truncate::Bytes(bytes)), ..fitted() });
+        let copies = Capture::start(scene.far.path(), "copy0");
+        transfer(&scene, false, true, 1 << 20);
+        settle(&copies);
+        let content = Content::of(&copies.stop());
+        let counters = programs.running().counters().expect("they can be read");
+        let arrived = content.streams.values().any(|stream| stream.is_whole() && stream.bytes.len() == 1 << 20);
+        assert_eq!((arrived, counters.truncated.frames == 0), (whole, whole), "{bytes}: {counters:?}\n{content}");
+        assert_eq!(counters.failed.frames, 0);
     }
 }
 

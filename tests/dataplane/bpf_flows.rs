@@ -1,7 +1,11 @@
 //! Samples, limits, fragments and deduplication: what depends on more than one frame.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
+use podtap_tests::wait::until;
 use tap_helper::bpf::{Counters, Filter, Limit, Match, Network, Programs, Protocol, Settings, Truncate, Which};
 
 use crate::bpf_frames::Chance;
@@ -153,6 +157,35 @@ fn fragments(id: u8, port: u16, ipv6: bool) -> [Vec<u8>; 2] {
         }
         frame
     })
+}
+
+/// Traffic below the limit is copied, however long its pauses are, and a debt is paid back in the time that it takes.
+#[test]
+fn a_low_limit_holds_nothing_back_below_it() {
+    let ends = [End { address: [10, 0, 0, 1], port: 1000 }, End { address: [10, 0, 0, 2], port: 2000 }];
+    let short = frame(17, ends[0], ends[1], 0, false);
+    let limit = |bits_per_second, packets_per_second| {
+        load(&Settings { limit: Limit { bits_per_second, packets_per_second }, ..Settings::default() })
+    };
+    let programs = limit(0, 5);
+    for _ in 0..6 {
+        assert!(copied(&programs, Which::Egress, &short));
+        thread::sleep(Duration::from_millis(220));
+    }
+    // A frame of 12,000 bits at 50,000 per second is paid back after 240 ms.
+    let mut long = short.clone();
+    long.resize(1500, 0);
+    let programs = limit(50_000, 0);
+    assert!(copied(&programs, Which::Egress, &long) && !copied(&programs, Which::Egress, &short));
+    until("the debt is paid", Duration::from_secs(5), || {
+        if copied(&programs, Which::Egress, &short) { Ok(()) } else { Err("not yet") }
+    });
+    // The highest rate that there may be.
+    let programs = limit(100_000_000_000, 100_000_000_000);
+    for _ in 0..3 {
+        assert!((0..10).all(|_| copied(&programs, Which::Egress, &long)));
+        thread::sleep(Duration::from_millis(60));
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use podtap_tests::{
 };
 use tap_wire::{Direction, Endpoint, Oversize, Receiver, Sender};
 
-use crate::scene::{PORT, Scene, TAP, VNI, desired, far_endpoint, receiver, same_streams, sender};
+use crate::scene::{PORT, Scene, TAP, VNI, desired, far_endpoint, full_size, receiver, same_streams, sender};
 
 const PERIOD: usize = 1_000_003;
 /// No more than this is on its way at once, so that the captures keep up however slow the machine is.
@@ -239,4 +239,30 @@ fn datagrams_that_come_as_one_arrive_each() {
         let wanted: Vec<(usize, u8)> = (0..10).map(|number| (1514, number)).collect();
         if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
     });
+}
+
+/// A copy that is too long for the tunnel says nothing to the pod's own routes.
+#[test]
+fn the_pods_paths_stay_as_wide_as_they_are() {
+    let mut scene = Scene::with_underlay(1500);
+    tap(&mut scene, far_endpoint(VNI), |_| ());
+    let web = scene.web.network();
+    let routes = || -> Vec<String> {
+        let ways = scene.client_addresses().into_iter().map(|address| web.run(&format!("ip -d route get {address}")));
+        ways.map(|way| way.split_whitespace().filter(|word| !word.ends_with("sec")).collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    let before = routes();
+    let copies = Capture::start(scene.far.network().path(), "mirror0");
+    for address in scene.client_addresses() {
+        traffic::ping(web, address, full_size(address), 3);
+        traffic::udp(web, &scene.client, address, &[full_size(address); 3]);
+    }
+    let is_long = |frame: &Frame| frame.bytes.len() == 1514;
+    until("the long copies arrive", Duration::from_secs(10), || {
+        let count = copies.count(is_long);
+        if count >= 24 { Ok(()) } else { Err(count.to_string()) }
+    });
+    assert_eq!(routes(), before);
+    assert!(!routes().iter().any(|route| route.contains("mtu")), "{:?}", routes());
 }

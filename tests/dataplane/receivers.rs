@@ -252,7 +252,7 @@ fn softflowd_reports_the_flow() {
     let command = ["softflowd", "-i", "mirror0", "-n", &to, "-d", "-c", &control, "-p", &pid];
     let softflowd = Program::start(far, far.network(), &command, "Exporting flows");
     // Not more than fits into what libpcap reserves by default.
-    traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 300_000);
+    traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 100_000);
     let ask = |what: &str| far.network().try_run(&["softflowctl", "-c", &control, what], "");
     let expected = until("it has seen all that arrived", Duration::from_secs(10), || {
         // libpcap hands out what it has in portions, each when something more comes.

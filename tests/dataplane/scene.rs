@@ -135,7 +135,7 @@ impl Captures {
     pub fn same(self, scene: &Scene, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
         let compare = || {
             let spoken = |frames: Vec<Frame>| -> Vec<Frame> {
-                frames.into_iter().filter(|frame| !is_group_report(frame)).collect()
+                frames.into_iter().filter(|frame| !frame.is_announcement()).collect()
             };
             let mut sent = spoken(self.pod.so_far());
             sent.retain(&wanted);
@@ -165,10 +165,4 @@ pub fn same_streams(at_pod: &Capture, at_receiver: &Capture, streams: usize) {
         let same = sent.streams == received.streams && sent.streams.len() == streams;
         if same { Ok(()) } else { Err(format!("sent:\n{sent}received:\n{received}")) }
     });
-}
-
-/// A report of multicast groups (RFC 3810): the kernel sends one when it likes, also between the start of one capture and that of
-/// the other.
-fn is_group_report(frame: &Frame) -> bool {
-    frame.bytes.starts_with(&[0x33, 0x33, 0, 0, 0, 0x16])
 }

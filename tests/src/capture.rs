@@ -42,6 +42,18 @@ pub struct Frame {
     pub at: Instant,
 }
 
+impl Frame {
+    /// Whether it is what a kernel's IPv6 says by itself and at any time: multicast listener reports (RFC 3810, behind a
+    /// hop-by-hop header) and router solicitations (RFC 4861).
+    #[must_use]
+    pub fn is_announcement(&self) -> bool {
+        let frame = &self.bytes;
+        frame.len() > 62
+            && frame[12..14] == [0x86, 0xdd]
+            && (frame[20] == 0 && frame[54] == 58 && frame[62] == 143 || frame[20] == 58 && frame[54] == 133)
+    }
+}
+
 /// A running capture of one interface: all frames, or what [`fold`](Capture::fold) makes of them.
 pub struct Capture<T = Vec<Frame>> {
     state: Arc<Mutex<T>>,

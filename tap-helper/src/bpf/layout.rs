@@ -10,6 +10,7 @@ const HAS_INCLUDE: u32 = 2;
 const NEEDS_PORTS: u32 = 4;
 const DEDUPLICATES: u32 = 8;
 const CUTS_OVERSIZE: u32 = 16;
+const LINEARIZES: u32 = 32;
 const TRUNCATE_HEADERS: u32 = u32::MAX;
 /// Bytes before the rules.
 const FIXED: usize = 56;
@@ -42,6 +43,7 @@ pub(super) fn config(settings: &Settings, identity: u64) -> Result<Vec<u8>, BpfE
         ),
         (DEDUPLICATES, settings.deduplicate.is_some()),
         (CUTS_OVERSIZE, settings.oversize == Oversize::Truncate),
+        (LINEARIZES, settings.linearize),
     ] {
         flags |= if set { flag } else { 0 };
     }

@@ -21,6 +21,7 @@ mod probe;
 mod settings;
 mod sys;
 mod translate;
+mod version;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -154,7 +155,7 @@ impl Programs {
             there.retain(|name, _| !matches!(name.as_str(), "configs" | "active"));
         }
         let mut image = Image::tap(&expression)?;
-        let flows = if settings.deduplicate.is_some() { 16384 } else { 1 };
+        let flows = if settings.deduplicate.is_some() { 8192 } else { 1 };
         let maps = image.maps(there, &[("flows", flows)])?;
         image.link(&maps)?;
         let running = Running { maps };

@@ -1,7 +1,7 @@
 use super::{
-    BpfError,
+    BpfError, Programs, Settings,
     object::{Image, Maps},
-    sys,
+    sys, version,
 };
 
 /// What this kernel can do, each tried; with its reason where it cannot.
@@ -15,6 +15,10 @@ pub struct Features {
     pub limit: Result<(), String>,
     /// Expressions: functions of their own.
     pub expression: Result<(), String>,
+    /// Whether the segments of a superframe that is a list of frames can be made shorter as it is. Else that would end the
+    /// kernel (`BUG_ON` in `skb_segment`), and it is copied into one piece before. Told by the kernel's version: this cannot be
+    /// tried.
+    pub whole_lists: bool,
 }
 
 impl Features {
@@ -31,12 +35,20 @@ impl Features {
 /// Tries each of them: loads a small program, and runs it where loading does not tell.
 #[must_use]
 pub fn probe() -> Features {
-    Features {
+    let mut features = Features {
         ebpf: attempt("probe_ebpf"),
         fit: fits(),
         limit: attempt("probe_limit"),
         expression: attempt("probe_expression"),
+        whole_lists: version::shortens_lists(),
+    };
+    // A verifier may take the small programs and refuse the large ones.
+    if features.usable().is_ok()
+        && let Err(error) = Programs::load(&Settings::default(), None)
+    {
+        features.ebpf = Err(error.to_string());
     }
+    features
 }
 
 fn attempt(name: &str) -> Result<(), String> {

@@ -26,6 +26,8 @@ pub struct Settings {
     pub deduplicate: Option<Vec<Network>>,
     /// Longest inner frame, Ethernet header included, that the underlay carries in one piece; see [`frame_limit`].
     pub frame_limit: Option<u32>,
+    /// Whether superframes are copied into one piece before their segments are made shorter; see [`Features`](super::Features).
+    pub linearize: bool,
 }
 
 /// Longest inner frame for an underlay: its MTU less IP, UDP and VXLAN headers.
