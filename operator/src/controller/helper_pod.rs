@@ -176,7 +176,8 @@ impl HelperTemplate {
             command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
             resources: Some(ResourceRequirements {
                 requests: quantities(&[("cpu", "10m"), ("memory", "24Mi")]),
-                limits: quantities(&[("memory", "64Mi")]),
+                // The kernel charges the maps of programs to whoever made them: up to 1 MiB per tapped pod with `deduplicate`.
+                limits: quantities(&[("memory", "256Mi")]),
                 ..ResourceRequirements::default()
             }),
             termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
