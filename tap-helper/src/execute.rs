@@ -38,6 +38,8 @@ pub struct Executor<'a, N> {
     pub clsacts: Vec<u32>,
     /// Programs that were loaded by this executor and may not be in filters yet.
     pub programs: BTreeMap<Item, Programs>,
+    /// Programs that nobody has yet: loading takes the verifier a tenth of a second, in which a pod may say its first word.
+    pub spare: &'a mut Option<Programs>,
 }
 
 impl<N: AsFd> Executor<'_, N> {
@@ -203,8 +205,12 @@ impl<N: AsFd> Executor<'_, N> {
     fn load(&mut self, item: &Item, settings: &Settings, before: Option<u32>) -> Result<(), Failure> {
         // One that went meanwhile has no counters to go on with.
         let before = before.and_then(|program| Running::adopt(program).ok());
-        let programs = Programs::load(settings, before.as_ref()).map_err(|error| unprogrammed(&error))?;
-        self.programs.insert(item.clone(), programs);
+        let fits = |spare: &mut Programs| before.is_none() && spare.running().runs(settings);
+        let programs = match self.spare.take_if(fits) {
+            Some(spare) => spare.running().configure(settings).map(|()| spare),
+            None => Programs::load(settings, before.as_ref()),
+        };
+        self.programs.insert(item.clone(), programs.map_err(|error| unprogrammed(&error))?);
         Ok(())
     }
 

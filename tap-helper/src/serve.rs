@@ -109,6 +109,7 @@ impl Server {
             let counters = self.node.counters(request);
             self.door.send(&FromHelper::Counters(counters));
         }
+        self.node.prepare();
         Ok(true)
     }
 

@@ -23,7 +23,8 @@ fn always(result: u32) -> Settings {
 
 #[test]
 fn this_kernel_can_do_all_of_it() {
-    let found = probe();
+    let (found, programs) = probe();
+    assert!(programs.is_some());
     let whole_lists = found.whole_lists;
     assert_eq!(found, Features { ebpf: Ok(()), fit: Ok(()), limit: Ok(()), expression: Ok(()), whole_lists });
 }

@@ -32,9 +32,10 @@ impl Features {
     }
 }
 
-/// Tries each of them: loads a small program, and runs it where loading does not tell.
+/// Tries each of them: loads a small program, and runs it where loading does not tell. Then loads the real ones, which are
+/// handed out: a verifier may take small programs and refuse large ones.
 #[must_use]
-pub fn probe() -> Features {
+pub fn probe() -> (Features, Option<Programs>) {
     let mut features = Features {
         ebpf: attempt("probe_ebpf"),
         fit: fits(),
@@ -42,13 +43,14 @@ pub fn probe() -> Features {
         expression: attempt("probe_expression"),
         whole_lists: version::shortens_lists(),
     };
-    // A verifier may take the small programs and refuse the large ones.
-    if features.usable().is_ok()
-        && let Err(error) = Programs::load(&Settings::default(), None)
-    {
-        features.ebpf = Err(error.to_string());
+    let mut programs = None;
+    if features.usable().is_ok() {
+        match Programs::load(&Settings::default(), None) {
+            Ok(loaded) => programs = Some(loaded),
+            Err(error) => features.ebpf = Err(error.to_string()),
+        }
     }
-    features
+    (features, programs)
 }
 
 fn attempt(name: &str) -> Result<(), String> {

@@ -106,6 +106,7 @@ impl Node {
             node: &mut self.own_socket,
             clsacts: Vec::new(),
             programs: BTreeMap::new(),
+            spare: &mut self.spare,
         };
         let mut failed: BTreeSet<Item> = BTreeSet::new();
         for action in actions {

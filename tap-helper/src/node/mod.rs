@@ -23,7 +23,7 @@ use std::{
 use tap_wire::Desired;
 
 use crate::{
-    bpf::{Features, probe},
+    bpf::{Features, Programs, Settings, probe},
     failure::Failure,
     log::Log,
     namespace::{Namespace, NamespaceId, namespaces, pids, within},
@@ -76,6 +76,8 @@ pub struct Node {
     /// What of the desired state is never attempted, from its description alone.
     invalid: BTreeMap<Item, Failure>,
     features: Features,
+    /// Programs for the next sender.
+    spare: Option<Programs>,
     paths: Paths,
     pods: Pods,
     items: Items,
@@ -88,12 +90,15 @@ impl Node {
     pub fn open(log: Log) -> Result<Self, NodeError> {
         let own = Namespace::node().map_err(NodeError::Namespace)?;
         let own_socket = within(&own, RouteSocket::open).map_err(NodeError::Namespace)??;
+        let (features, spare) = probe();
+        tell_of_lacks(&features, log);
         Ok(Self {
             own,
             own_socket,
             desired: None,
             invalid: BTreeMap::new(),
-            features: features(log),
+            features,
+            spare,
             paths: Paths::default(),
             pods: Pods::default(),
             items: Items::default(),
@@ -101,6 +106,14 @@ impl Node {
             next_full_look: None,
             log,
         })
+    }
+
+    /// Loads programs for the next sender, if there are none. To be called when everything else is done.
+    pub fn prepare(&mut self) {
+        if self.spare.is_none() && self.features.usable().is_ok() {
+            // If they cannot be loaded now, the next sender says why.
+            self.spare = Programs::load(&Settings::default(), None).ok();
+        }
     }
 
     /// The node's own namespace.
@@ -274,14 +287,12 @@ impl Node {
     }
 }
 
-/// What the kernel can do, with a word in the log for what it cannot.
-fn features(log: Log) -> Features {
-    let features = probe();
+/// A word in the log for each thing that the kernel cannot do.
+fn tell_of_lacks(features: &Features, log: Log) {
     let parts = [&features.ebpf, &features.limit, &features.expression, &features.fit];
     for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {
         log.warn("eBPF lacks something", &[("error", error)]);
     }
-    features
 }
 
 fn desired_is_empty(desired: Option<&Desired>) -> bool {
