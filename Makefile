@@ -24,7 +24,7 @@ dataplane: prerequisites ## tests in network namespaces (root)
 	cargo build -p tap-helper --locked
 	cargo test -p podtap-tests --test dataplane --locked
 
-kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated (TESTS=destinations for a part)
+kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated (TESTS=destinations for a part; `make test` runs a part)
 	cargo build -p tap-helper --locked
 	tests/kernels/run.sh $(TESTS)
 

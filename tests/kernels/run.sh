@@ -11,9 +11,13 @@ mkdir -p "$state"
 
 # The kernel is unpacked and not installed.
 if [ ! -e "$state/kernel/boot" ]; then
-  package=$(apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: //p' | head -1)
-  echo "fetching $package"
-  (cd "$state" && apt-get download -q "$package" 2>/dev/null && dpkg -x "$package"_*.deb kernel)
+  fetch() {
+    package=$(apt-cache depends linux-image-amd64 2>/dev/null | sed -n 's/^ *Depends: //p' | head -1)
+    [ -n "$package" ] && echo "fetching $package" && (cd "$state" && apt-get download -q "$package" 2>/dev/null)
+  }
+  # The lists of packages may be older than the package, or not there.
+  fetch || { apt-get update -q >/dev/null && fetch; }
+  (cd "$state" && dpkg -x "$package"_*.deb kernel)
   depmod -b "$state/kernel" "$(ls "$state/kernel/lib/modules")"
 fi
 version=$(ls "$state/kernel/lib/modules")
