@@ -6,7 +6,7 @@ use podtap_api::{
     Deduplicate, Filter, FilterMatch, FilterPort, Limit, NodeTapDeduplicate, NodeTapFilter, NodeTapInstruction,
     NodeTapMatch, NodeTapPorts, NodeTapTreatment, PodTapSpec, Protocol, Sample, Truncate,
 };
-use tap_wire::{Instruction, MAX_INSTRUCTIONS, MAX_MATCHES, MAX_NETWORKS, MAX_RULES};
+use tap_wire::{Instruction, MAX_INSTRUCTIONS, MAX_MATCHES, MAX_NETWORKS, MAX_RULES, check_program};
 
 use super::{
     expressions::{self, Compiled, Expressions},
@@ -43,6 +43,10 @@ pub enum Invalid {
         "filter.expression {0:?} asks for what only a capture on a device knows, and not the frame: leave inbound, outbound and ifindex out; spec.direction chooses between frames that enter and leave the pod"
     )]
     Extension(String),
+    #[error(
+        "filter.expression {0:?} cannot run in the kernel ({1}): leave protochain out, which is a loop, and name the protocol with ip proto or ip6 proto"
+    )]
+    Program(String, String),
     #[error(
         "filter.expression is not compiled yet: goes on by itself, and the controller's log says what it waits for"
     )]
@@ -211,6 +215,8 @@ fn program(text: &str, expressions: &Expressions) -> Result<Vec<NodeTapInstructi
     if program.iter().copied().any(is_extension) {
         return Err(Invalid::Extension(text.to_owned()));
     }
+    // As nodes check it: what they would refuse must not take the place of an expression that works.
+    check_program(program).map_err(|why| Invalid::Program(text.to_owned(), why))?;
     let instruction = |&Instruction { code, jt, jf, k }: &Instruction| NodeTapInstruction {
         code: code.into(),
         jt: jt.into(),

@@ -2,10 +2,8 @@
 
 use tap_wire::{
     Deduplicate, Filter, Limit, MAX_MATCHES, MAX_NETWORKS, MAX_RATE, MAX_RULES, MIN_TRUNCATED, Match, Network,
-    PortRange, Protocol, Sender, Truncate,
+    PortRange, Protocol, Sender, Truncate, check_program,
 };
-
-use super::program;
 
 /// Smallest MTU that IPv4 allows to be relied on (RFC 791).
 const MIN_MTU: u32 = 576;
@@ -56,7 +54,7 @@ fn filter(filter: &Filter) -> Result<(), String> {
         matches.iter().try_for_each(match_)?;
     }
     at_most("rules of a filter, one for each combination of ports and networks,", filter.rules(), MAX_RULES)?;
-    program::check(expression).map_err(|why| format!("The filter's expression is no program that can run: {why}."))
+    check_program(expression).map_err(|why| format!("The filter's expression is no program that can run: {why}."))
 }
 
 fn match_(part: &Match) -> Result<(), String> {
@@ -173,7 +171,10 @@ mod tests {
         refused(with(|m| m.networks[0].prefix = 33), "10.0.0.0/33 is no network");
         let ping6 = Match { protocol: Some(Protocol::Icmpv6), ports: vec![], networks: vec![net([10, 0, 0, 0], 8)] };
         refused(|s| s.filter.include = vec![ping6], "ICMPv6 of IPv6");
-        refused(|s| s.filter.expression = vec![Instruction { code: 0, jt: 0, jf: 0, k: 0 }], "leads beyond the end");
+        refused(
+            |s| s.filter.expression = vec![Instruction { code: 0, jt: 0, jf: 0, k: 0 }],
+            "leads back, or beyond the end",
+        );
         refused(|s| s.truncate = Some(Truncate::Bytes(13)), "13 bytes is no frame");
         let wide = with(|m| (m.ports, m.networks) = (vec![m.ports[0]; 13], vec![m.networks[0]; 5]));
         refused(wide, "65 rules of a filter");

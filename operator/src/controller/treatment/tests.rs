@@ -90,6 +90,7 @@ fn a_mistake_in_an_expression_is_told_in_the_words_of_libpcap() {
     for text in ["inbound", "not outbound and tcp", "ifindex 3"] {
         refused(&json!({"filter": {"expression": text}}), "spec.direction chooses");
     }
+    refused(&json!({"filter": {"expression": "ip protochain 6"}}), "cannot run in the kernel (instruction");
     refused(&json!({"filter": {"expression": " "}}), "must be a pcap-filter expression of up to 1024 characters");
     let long: Vec<String> = (0..58).map(|number| format!("ip host 1.{number}.7.9 and tcp[{number}] = 1")).collect();
     let long = long.join(" or ").chars().take(1021).collect::<String>();

@@ -1,7 +1,7 @@
 //! Which programs of classic BPF are safe to run: the rules of the kernel (`bpf_check_classic`, `check_load_and_stores`,
 //! net/core/filter.c), less its extensions, which reach beyond the frame.
 
-use tap_wire::{Instruction, MAX_INSTRUCTIONS};
+use crate::{Instruction, MAX_INSTRUCTIONS};
 
 /// Number of cells of scratch memory (`BPF_MEMWORDS`).
 const CELLS: u32 = 16;
@@ -55,8 +55,11 @@ fn kind(code: u16) -> Option<Kind> {
     })
 }
 
-/// Why a program must not run; fine if it is empty.
-pub fn check(program: &[Instruction]) -> Result<(), String> {
+/// Checks that a program is safe to run; an empty one is.
+///
+/// # Errors
+/// Why it is not, as the end of a sentence.
+pub fn check_program(program: &[Instruction]) -> Result<(), String> {
     if program.is_empty() {
         return Ok(());
     }
@@ -95,7 +98,7 @@ pub fn check(program: &[Instruction]) -> Result<(), String> {
         for way in ways {
             match way.and_then(|way| written.get_mut(index.checked_add(way)?)) {
                 Some(next) => *next &= cells,
-                None => return at("leads beyond the end"),
+                None => return at("leads back, or beyond the end"),
             }
         }
     }
@@ -135,27 +138,27 @@ mod tests {
             (0x6, 0, 0, 0x40000),
             (0x6, 0, 0, 0),
         ];
-        assert_eq!(check(&program(&made)), Ok(()));
-        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check_program(&program(&made)), Ok(()));
+        assert_eq!(check_program(&[]), Ok(()));
         // tcpdump -dd 'ip[2:2] > 2 * len', with memory and arithmetic, as the compiler could make it.
         let memory =
             [(0x80, 0, 0, 0), (0x24, 0, 0, 2), (0x02, 0, 0, 3), (0x61, 0, 0, 3), (0x87, 0, 0, 0), (0x16, 0, 0, 0)];
-        assert_eq!(check(&program(&memory)), Ok(()));
+        assert_eq!(check_program(&program(&memory)), Ok(()));
     }
 
     #[track_caller]
     fn refused(instructions: &[(u16, u8, u8, u32)], words: &str) {
-        let why = check(&program(instructions)).expect_err("it is not safe");
+        let why = check_program(&program(instructions)).expect_err("it is not safe");
         assert!(why.contains(words), "wanted “{words}” in “{why}”");
     }
 
     #[test]
     fn what_is_not_safe() {
         const RETURN: (u16, u8, u8, u32) = (0x06, 0, 0, 1);
-        refused(&[(0x20, 0, 0, 12)], "instruction 0 leads beyond the end");
-        refused(&[(0x15, 0, 1, 0), RETURN], "instruction 0 leads beyond the end");
-        refused(&[(0x05, 0, 0, u32::MAX), RETURN], "leads beyond the end");
-        refused(&[(0x05, 0, 0, 1), RETURN], "leads beyond the end");
+        refused(&[(0x20, 0, 0, 12)], "instruction 0 leads back, or beyond the end");
+        refused(&[(0x15, 0, 1, 0), RETURN], "instruction 0 leads back, or beyond the end");
+        refused(&[(0x05, 0, 0, u32::MAX), RETURN], "leads back, or beyond the end");
+        refused(&[(0x05, 0, 0, 1), RETURN], "leads back, or beyond the end");
         refused(&[(0xff, 0, 0, 0), RETURN], "unknown code 0xff");
         refused(&[(0x85, 0, 0, 0), RETURN], "unknown code 0x85");
         refused(&[(0xb4, 0, 0, 0), RETURN], "unknown code 0xb4");
