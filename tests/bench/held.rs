@@ -42,8 +42,10 @@ pub fn measure(bench: &Bench<'_>) -> Table {
         }
     };
     let load = Load { flows: 1, receive: false, rate: Some(rate), seconds: bench.seconds * 2 };
+    let mut columns = Column::all();
+    columns.push(Column::raw());
     bench.compare(
-        &Column::all(),
+        &columns,
         Receiver::Decapsulates,
         &mut table,
         |table, round, column, running| {

@@ -18,7 +18,6 @@ use podtap_tests::{
     namespace::within,
     wait::until,
 };
-use serde_json::Value;
 
 use crate::{columns, programs::Background};
 
@@ -39,8 +38,6 @@ pub struct Stage {
     pub n1_address: Ipv4Addr,
     pub n2_address: Ipv4Addr,
     server: RefCell<Option<Background>>,
-    /// Schema of a tap's `spec` in the version that is installed.
-    schema: Value,
 }
 
 impl Stage {
@@ -50,14 +47,10 @@ impl Stage {
         let [web, peer] = ["web", "peer"].map(|name| sandbox.pod(name, "n1", name));
         let [n1, n2] = ["n1", "n2"].map(|node| namespace_of_node(lab, node));
         let [n1_address, n2_address] = ["n1", "n2"].map(node_address);
-        let crd = lab.kubectl(&["get", "crd", "podtaps.podtap.dev", "-o", "json"], "").expect("PodTap is installed");
-        let crd: Value = serde_json::from_str(&crd).expect("kubectl prints JSON");
-        let schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone();
         let [web_address, peer_address] = [&web, &peer].map(address);
         let (web, peer) = (sandbox.network(&web), sandbox.network(&peer));
         let server = RefCell::new(None);
-        let stage =
-            Self { sandbox, web, peer, n1, n2, web_address, peer_address, n1_address, n2_address, server, schema };
+        let stage = Self { sandbox, web, peer, n1, n2, web_address, peer_address, n1_address, n2_address, server };
         stage.restart_server();
         stage
     }
@@ -72,15 +65,6 @@ impl Stage {
         until("iperf3 listens", Duration::from_secs(10), || {
             within(&self.web, move || TcpStream::connect_timeout(&address.into(), Duration::from_secs(1)))
         });
-    }
-
-    /// Whether the installed version's taps have a field: names below `spec`, `[]` for a list's items.
-    pub fn has_field(&self, path: &[&str]) -> bool {
-        let field = path.iter().fold(&self.schema, |schema, name| match *name {
-            "[]" => &schema["items"],
-            name => &schema["properties"][name],
-        });
-        !field.is_null()
     }
 }
 

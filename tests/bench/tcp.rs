@@ -1,7 +1,5 @@
 //! TCP as fast as it goes.
 
-use serde_json::json;
-
 use crate::{
     columns::{Column, Receiver},
     iperf::Load,
@@ -30,10 +28,8 @@ pub fn measure(bench: &Bench<'_>) -> Table {
     table = table.row(LOST, "%", "0");
     for receiver in [Receiver::Drops, Receiver::Decapsulates] {
         let mut columns = Column::all();
-        // What the receiver does to show frames as on the wire is a cost of its own.
-        if receiver == Receiver::Decapsulates && bench.stage.has_field(&["destinations", "[]", "raw"]) {
-            let (spec, destination) = (json!({}), json!({"raw": true}));
-            columns.push(Column::PodTap { name: "PodTap, raw", spec, destination });
+        if receiver == Receiver::Decapsulates {
+            columns.push(Column::raw());
         }
         let name = |row: (u32, bool, &'static str, &'static str)| match receiver {
             Receiver::Drops => row.2,

@@ -56,6 +56,11 @@ impl Column {
         Self::PodTap { name, spec, destination: json!({}) }
     }
 
+    /// The product with a receiver that shows superframes: what others do to show frames as on the wire is a cost of its own.
+    pub fn raw() -> Self {
+        Self::PodTap { name: "PodTap, raw", spec: json!({}), destination: json!({"raw": true}) }
+    }
+
     /// What all comparisons with the peers have.
     pub fn all() -> Vec<Self> {
         vec![Self::Untapped, Self::podtap(PRODUCT, json!({})), Self::Plain, Self::Tcpdump]
