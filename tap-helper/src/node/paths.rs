@@ -24,7 +24,9 @@ impl Paths {
         socket: &mut RouteSocket,
     ) -> io::Result<()> {
         let destinations = senders.flat_map(|sender| &sender.destinations);
-        self.known = destinations.map(|to| (to.address, None)).collect();
+        // What is known of those that stay counts until there is an answer.
+        let before = |address| self.known.get(address).copied().flatten();
+        self.known = destinations.map(|to| (to.address, before(&to.address))).collect();
         if self.known.is_empty() {
             self.monitor = None;
             return Ok(());
