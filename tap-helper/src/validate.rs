@@ -1,6 +1,5 @@
 //! Which of the wanted items contradict themselves, each other, or a limit. Pure, and before anything is touched.
 
-mod program;
 mod wish;
 
 use std::collections::BTreeMap;

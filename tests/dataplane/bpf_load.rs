@@ -74,7 +74,7 @@ fn what_is_wrong_is_said() {
     assert!(error.to_string().contains("72 rules") && error.to_string().contains("64"), "{error}");
     let filter = Filter { expression: vec![Instruction { code: 0x28, jt: 0, jf: 0, k: 12 }], ..Filter::default() };
     let error = Programs::load(&Settings { filter, ..Settings::default() }, None).expect_err("it does not return");
-    assert!(error.to_string().contains("the last instruction is no return"), "{error}");
+    assert!(error.to_string().contains("instruction 0 leads beyond the end"), "{error}");
     let error = Running::adopt(u32::MAX).expect_err("there is none");
     assert!(error.to_string().contains("ENOENT") || error.to_string().contains("No such file"), "{error}");
 }

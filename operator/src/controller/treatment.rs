@@ -6,7 +6,7 @@ use podtap_api::{
     Deduplicate, Filter, FilterMatch, FilterPort, Limit, NodeTapDeduplicate, NodeTapFilter, NodeTapInstruction,
     NodeTapMatch, NodeTapPorts, NodeTapTreatment, PodTapSpec, Protocol, Sample, Truncate,
 };
-use tap_wire::{Instruction, MAX_INSTRUCTIONS, MAX_MATCHES, MAX_NETWORKS, MAX_RULES};
+use tap_wire::{Instruction, MAX_INSTRUCTIONS, MAX_MATCHES, MAX_NETWORKS, MAX_RULES, ProgramError, check_program};
 
 use super::{
     expressions::{self, Compiled, Expressions},
@@ -40,9 +40,15 @@ pub enum Invalid {
     )]
     Long(usize),
     #[error(
-        "filter.expression {0:?} asks for what only a capture on a device knows, and not the frame: leave inbound, outbound and ifindex out; spec.direction chooses between frames that enter and leave the pod"
+        "filter.expression {0:?} asks for what only a capture on a device knows, and not the frame: leave inbound, outbound, ifindex and offsets below zero out; spec.direction chooses between frames that enter and leave the pod"
     )]
     Extension(String),
+    #[error(
+        "filter.expression {0:?} becomes a loop, and no kernel runs one: write proto instead of protochain, or set protocol in filter.include, which looks behind up to eight IPv6 extension headers"
+    )]
+    Loop(String),
+    #[error("filter.expression {0:?} cannot run on nodes: {1}; write it in another way")]
+    Program(String, ProgramError),
     #[error(
         "filter.expression is not compiled yet: goes on by itself, and the controller's log says what it waits for"
     )]
@@ -205,12 +211,13 @@ fn program(text: &str, expressions: &Expressions) -> Result<Vec<NodeTapInstructi
     }
     let compiled: &Compiled = expressions.get(text).map(Arc::as_ref).ok_or(Invalid::Pending)?;
     let program = compiled.as_ref().map_err(|words| Invalid::Expression(text.to_owned(), words.clone()))?;
-    if program.len() > MAX_INSTRUCTIONS {
-        return Err(Invalid::Long(program.len()));
-    }
-    if program.iter().copied().any(is_extension) {
-        return Err(Invalid::Extension(text.to_owned()));
-    }
+    // As the nodes do: one that they refused would end the tap.
+    check_program(program).map_err(|error| match error {
+        ProgramError::Length(count) if count > MAX_INSTRUCTIONS => Invalid::Long(count),
+        ProgramError::Outside(_) => Invalid::Extension(text.to_owned()),
+        ProgramError::Backwards(_) => Invalid::Loop(text.to_owned()),
+        error => Invalid::Program(text.to_owned(), error),
+    })?;
     let instruction = |&Instruction { code, jt, jf, k }: &Instruction| NodeTapInstruction {
         code: code.into(),
         jt: jt.into(),
@@ -218,11 +225,6 @@ fn program(text: &str, expressions: &Expressions) -> Result<Vec<NodeTapInstructi
         k: k.into(),
     };
     Ok(program.iter().map(instruction).collect())
-}
-
-/// Whether it loads something that is not in the frame: the kernel's extensions are offsets below zero.
-fn is_extension(instruction: Instruction) -> bool {
-    matches!(instruction.code, 0x20 | 0x28 | 0x30) && instruction.k >= 1 << 31
 }
 
 fn match_(entry: &FilterMatch) -> Result<NodeTapMatch, Invalid> {

@@ -28,13 +28,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use thiserror::Error;
 
-pub use classic::{MAX_INSTRUCTIONS, TranslateError};
 pub use counters::{Count, Counters, DirectionCounters};
 pub use probe::{Features, probe};
 pub use settings::{
-    Filter, Instruction, Limit, MAX_NETWORKS, MAX_RATE, MAX_RULES, Match, Network, Oversize, Protocol, Settings,
-    Truncate, frame_limit,
+    Filter, Limit, MAX_NETWORKS, MAX_RATE, MAX_RULES, Match, Network, Oversize, Protocol, Settings, Truncate,
+    frame_limit,
 };
+pub use tap_wire::{Instruction, ProgramError};
 pub use translate::{Insn, translate};
 
 use object::{Image, Maps, identity};
@@ -53,7 +53,7 @@ pub enum BpfError {
     TooManyNetworks(usize),
     /// The expression is no valid program.
     #[error("the filter expression cannot be used: {0}")]
-    Expression(#[from] TranslateError),
+    Expression(#[from] ProgramError),
     /// The kernel refused something.
     #[error("cannot {operation}: {} (errno {})", errno.desc(), *errno as i32)]
     Kernel {

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr};
 
+use tap_wire::Instruction;
+
 /// Rules that the programs have room for (`RULES`, bpf/maps.h), after each combination became one of its own.
 pub const MAX_RULES: usize = 64;
 /// Networks of peers (`NETWORKS`).
@@ -103,16 +105,6 @@ impl Protocol {
 pub struct Network {
     pub address: IpAddr,
     pub prefix: u8,
-}
-
-/// An instruction of classic BPF (`struct sock_filter`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "named as in the kernel")]
-pub struct Instruction {
-    pub code: u16,
-    pub jt: u8,
-    pub jf: u8,
-    pub k: u32,
 }
 
 /// Where a copy ends.

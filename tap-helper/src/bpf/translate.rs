@@ -2,14 +2,13 @@
 //!
 //! What the kernel's own translation does (`bpf_convert_filter`, net/core/filter.c), for a program of another type: loads go
 //! through `bpf_skb_load_bytes`, and a VLAN tag that the device took off the frame is put back for the reader. All numbers come
-//! from whoever wrote the filter: nothing is emitted before `check` has seen it, and the kernel's verifier looks again.
+//! from whoever wrote the filter: nothing is emitted before `check_program` has seen it, and the kernel's verifier looks again.
 
-use super::{
-    classic::{
-        ABS, ALU, BYTE, DIV, FROM_X, HALF, IMM, IND, JA, JMP, LD, LDX, LEN, LSH, MEM, MISC, MOD, MODE, MSH, NEG, RET,
-        RSH, SIZE, ST, STX, TranslateError, WORD, check, reachable,
-    },
-    settings::Instruction,
+use tap_wire::{Instruction, ProgramError, check_program};
+
+use super::classic::{
+    ABS, ALU, BYTE, DIV, FROM_X, HALF, IMM, IND, JA, JMP, LD, LDX, LEN, LSH, MEM, MISC, MOD, MODE, MSH, NEG, RET, RSH,
+    SIZE, ST, STX, WORD, reachable,
 };
 
 /// An eBPF instruction (`struct bpf_insn`).
@@ -55,7 +54,6 @@ const LOAD_WORD: u8 = 0x61;
 const LOAD_HALF: u8 = 0x69;
 const LOAD_BYTE: u8 = 0x71;
 const STORE_WORD: u8 = 0x63;
-const STORE_WORD_IMM: u8 = 0x62;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const GOTO: u8 = 0x05;
@@ -75,23 +73,22 @@ const SKB_VLAN_TCI: i16 = 24;
 const SKB_VLAN_PROTO: i16 = 28;
 
 /// The body of `int expression(struct __sk_buff *)`: 1 if the classic program returns anything but 0.
-pub fn translate(program: &[Instruction]) -> Result<Vec<Insn>, TranslateError> {
-    check(program)?;
+pub fn translate(program: &[Instruction]) -> Result<Vec<Insn>, ProgramError> {
+    check_program(program)?;
     let reached = reachable(program);
     let mut output = Output { insns: Vec::new() };
-    output.prologue(program, &reached);
+    output.prologue();
     // Where each classic instruction begins, and which jumps wait for it.
     let mut starts = vec![0; program.len()];
-    let mut jumps: Vec<(usize, usize, usize)> = Vec::new();
+    let mut jumps: Vec<(usize, usize)> = Vec::new();
     for (number, instruction) in program.iter().enumerate() {
         starts[number] = output.insns.len();
         if reached[number] {
-            output.instruction(*instruction, |at, target| jumps.push((at, number, number + 1 + target)));
+            output.instruction(*instruction, |at, target| jumps.push((at, number + 1 + target)));
         }
     }
-    for (at, number, target) in jumps {
-        let distance = starts[target] - at - 1;
-        output.insns[at].off = i16::try_from(distance).map_err(|_| TranslateError::TooLong(number))?;
+    for (at, target) in jumps {
+        output.insns[at].off = near(starts[target] - at - 1);
     }
     Ok(output.insns)
 }
@@ -105,7 +102,7 @@ impl Output {
         self.insns.push(Insn { code, dst, src, off, imm });
     }
 
-    fn prologue(&mut self, program: &[Instruction], reached: &[bool]) {
+    fn prologue(&mut self) {
         self.put(MOV64_X, FRAME, R1, 0, 0);
         self.put(MOV32, A, 0, 0, 0);
         self.put(MOV32, X, 0, 0, 0);
@@ -113,18 +110,6 @@ impl Output {
         self.put(LOAD_WORD, R2, R1, SKB_VLAN_PRESENT, 0);
         self.put(JEQ32, R2, 0, 1, 0);
         self.put(MOV32, SHIFT, 0, 0, 4);
-        // The kernel refuses to read what was not written; classic programs find zero there.
-        let mut read: Vec<u32> = program
-            .iter()
-            .zip(reached)
-            .filter(|(instruction, reached)| **reached && matches!(instruction.code, 0x60 | 0x61))
-            .map(|(instruction, _)| instruction.k)
-            .collect();
-        read.sort_unstable();
-        read.dedup();
-        for word in read {
-            self.put(STORE_WORD_IMM, STACK, 0, slot(word), 0);
-        }
     }
 
     fn no_match(&mut self) {
@@ -330,7 +315,7 @@ fn slot(word: u32) -> i16 {
     MEMORY + near(usize::try_from(word).unwrap_or_default() * 4)
 }
 
-/// A distance within what one classic instruction becomes.
+/// A distance within a program: the longest one becomes less than there is room for in an offset.
 fn near(distance: usize) -> i16 {
     i16::try_from(distance).unwrap_or(i16::MAX)
 }

@@ -9,11 +9,13 @@
 
 mod counters;
 mod desired;
+mod program;
 mod report;
 mod wish;
 
 pub use counters::{Count, Counters, DirectionCounters, SenderCounters};
 pub use desired::{Desired, Direction, Endpoint, Pod, Receiver, Sender};
+pub use program::{ProgramError, check_program};
 pub use report::{Features, Reason, ReceiverReport, Report, SenderReport, State, Status};
 pub use wish::{
     Deduplicate, Filter, Instruction, Limit, MAX_INSTRUCTIONS, MAX_MATCHES, MAX_NETWORKS, MAX_RATE, MAX_RULES,

@@ -87,7 +87,7 @@ fn a_mistake_in_an_expression_is_told_in_the_words_of_libpcap() {
         &json!({"filter": {"expression": "tcp prot 443"}}),
         "filter.expression \"tcp prot 443\" cannot be used; libpcap says: can't parse filter expression: syntax error",
     );
-    for text in ["inbound", "not outbound and tcp", "ifindex 3"] {
+    for text in ["inbound", "not outbound and tcp", "ifindex 3", "tcp[-20] = 1"] {
         refused(&json!({"filter": {"expression": text}}), "spec.direction chooses");
     }
     refused(&json!({"filter": {"expression": " "}}), "must be a pcap-filter expression of up to 1024 characters");
@@ -99,6 +99,26 @@ fn a_mistake_in_an_expression_is_told_in_the_words_of_libpcap() {
     );
     assert!(Invalid::Long(600).to_string().contains("600 instructions, and 512 are allowed"));
     assert_eq!(Invalid::Pending.problem().reason, reason::WAITING);
+}
+
+#[test]
+fn a_loop_is_refused_before_the_nodes_refuse_it() {
+    for text in ["ip protochain 6", "ip6 protochain 6", "tcp port 80 or protochain 51"] {
+        refused(&json!({"filter": {"expression": text}}), "write proto instead of protochain");
+    }
+    assert_eq!(Invalid::Loop(String::new()).problem().reason, reason::INVALID_SPEC);
+    // A tap that stands goes on with what it has.
+    let mut tap = tap("t", json!([]));
+    tap.spec = object(json!({
+        "targets": {"podSelector": {}}, "destinations": [{"node": {"name": "n2"}}],
+        "filter": {"expression": "ip protochain 6"},
+    }));
+    let snapshot = World { taps: vec![tap.clone()], ..World::small() }.snapshot();
+    let before = vec![NodeTapInstruction { code: 6, jt: 0, jf: 0, k: 1 }];
+    let treatment =
+        Treatment::new(&tap.spec, &snapshot.expressions, || Some(before.clone())).expect("the expression before");
+    assert_eq!(treatment.flaw().map(|flaw| flaw.reason.as_str()), Some(reason::INVALID_SPEC));
+    assert_eq!(treatment.fixed.filter.map(|filter| filter.expression), Some(before));
 }
 
 #[test]
