@@ -64,6 +64,9 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
     if let Command::CompileExpression = command {
         return Ok(expression::process::serve()?);
     }
+    if let Command::Controller(_) = command {
+        expression::process::hide()?;
+    }
     // One thread: the agent must be small, and the controller waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {

@@ -7,10 +7,14 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use serde::{Deserialize, Serialize};
 use tap_wire::Instruction;
-use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::Command,
+    time::timeout,
+};
 
 /// Processor time after which the kernel ends it. Expressions of the longest length take a few milliseconds.
 const SECONDS: u64 = 1;
@@ -18,7 +22,7 @@ const SECONDS: u64 = 1;
 const BYTES: u64 = 64 << 20;
 /// When nobody waits for it any more.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest text that it reads.
+/// Longest text that it reads, and longest answer that is read. The longest program that nodes take is a quarter of it.
 const LONGEST: u64 = 64 << 10;
 
 /// Why there is no result.
@@ -40,8 +44,17 @@ enum Answer {
     Error(String),
 }
 
+/// Keeps the memory of this process from others of the same user ID, which could otherwise read and write it
+/// (`ptrace`, `process_vm_writev`): the process that parses text of users is such a one, and the controller has a token for
+/// the API server. The attribute does not outlive an exec, so that each process needs its own.
+pub fn hide() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
 /// What the process does.
 pub fn serve() -> io::Result<()> {
+    // From the one beside it, which may have somebody else's text.
+    hide()?;
     let limit = |resource, amount| setrlimit(resource, Rlimit { current: Some(amount), maximum: Some(amount) });
     limit(Resource::Cpu, SECONDS)?;
     limit(Resource::As, BYTES)?;
@@ -93,11 +106,21 @@ impl Compiler {
             // One that does not read has a reason, which its end tells.
             let _ = input.write_all(expression.as_bytes()).await;
         }
-        let output = timeout(PATIENCE, child.wait_with_output()).await.map_err(io::Error::from)??;
-        if !output.status.success() {
-            return Err(ended(output.status));
+        let mut output = child.stdout.take().ok_or_else(|| io::Error::other("it has no output"))?.take(LONGEST);
+        let end = async {
+            let mut answer = Vec::new();
+            output.read_to_end(&mut answer).await?;
+            // It may be blocked: whoever leaves here ends it.
+            if output.limit() == 0 {
+                return Err(Error::Refused("its program is far too long".to_owned()));
+            }
+            Ok((child.wait().await?, answer))
+        };
+        let (status, answer) = timeout(PATIENCE, end).await.map_err(io::Error::from)??;
+        if !status.success() {
+            return Err(ended(status));
         }
-        match serde_json::from_slice(&output.stdout).map_err(io::Error::from)? {
+        match serde_json::from_slice(&answer).map_err(io::Error::from)? {
             Answer::Program(program) => Ok(program),
             Answer::Error(error) => Err(Error::Refused(error)),
         }
@@ -155,6 +178,19 @@ mod tests {
         }
         let missing = Compiler { program: "/nowhere".into(), arguments: vec![] };
         assert!(matches!(missing.compile("tcp").await, Err(Error::Process(_))));
+    }
+
+    #[tokio::test]
+    async fn says_too_much() {
+        let error = ask("exec cat /dev/zero").await.expect_err("an error");
+        assert!(matches!(&error, Error::Refused(words) if words.contains("too long")), "{error}");
+    }
+
+    #[test]
+    fn who_hides_can_still_start_itself() {
+        hide().expect("anybody may");
+        let listed = std::process::Command::new(Compiler::default().program).arg("--list").output();
+        assert!(listed.expect("it starts").status.success());
     }
 
     #[tokio::test(start_paused = true)]
