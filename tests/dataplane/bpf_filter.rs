@@ -111,12 +111,12 @@ fn expressions_select_as_in_tcpdump() {
     some_of((matched, EXPRESSIONS.len() * frames.len()));
 }
 
-/// Long ones, as people paste them.
+/// Long ones, as people paste them: almost as long as they may be.
 #[test]
 fn a_long_expression_loads() {
-    let hosts: Vec<_> = (0..250).map(|number| format!("host 10.0.{}.{}", number / 200, number % 200)).collect();
+    let hosts: Vec<_> = (0..180).map(|number| format!("host 10.0.0.{number}")).collect();
     let expression = compile(&format!("tcp and ({})", hosts.join(" or ")));
-    println!("{} instructions", expression.len());
+    assert!((450..=512).contains(&expression.len()), "{} instructions", expression.len());
     let filter = Filter { expression, ..Filter::default() };
     Programs::load(&Settings { filter, ..Settings::default() }, None).expect("it loads");
 }
