@@ -52,11 +52,14 @@ impl Program {
     /// Asks it to end, and waits until it has.
     ///
     /// # Panics
-    /// When it cannot be asked.
+    /// When it cannot be asked, or does not end within ten seconds.
     pub fn end(mut self) {
         let pid = i32::try_from(self.child.id()).expect("a process number is small");
         kill(Pid::from_raw(pid), Signal::SIGINT).expect("a child can be ended");
-        self.child.wait().expect("a child can be waited for");
+        until("the program ends", Duration::from_secs(10), || match self.child.try_wait() {
+            Ok(Some(_)) => Ok(()),
+            other => Err(format!("{other:?}: {}", self.errors())),
+        });
     }
 }
 
