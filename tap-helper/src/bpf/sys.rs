@@ -28,6 +28,8 @@ const SCHED_CLS: u32 = 3;
 const PERCPU_ARRAY: u32 = 6;
 /// Length of names, with the terminating zero (`BPF_OBJ_NAME_LEN`).
 const NAME: usize = 16;
+/// How often a program is handed to the verifier, which gives up when a signal comes (`do_check`, kernel/bpf/verifier.c).
+const ATTEMPTS: u32 = 5;
 /// Room for what the verifier says; asked for only after it refused.
 const LOG: usize = 1 << 20;
 
@@ -254,8 +256,12 @@ pub(super) fn load_program(name: &str, instructions: &[bpf_insn]) -> Result<Owne
         name: name_of(name),
         ..Attribute::default()
     };
-    if let Ok(program) = bpf(PROG_LOAD, &mut attribute) {
-        return Ok(descriptor(program));
+    for _ in 0..ATTEMPTS {
+        match bpf(PROG_LOAD, &mut attribute) {
+            Ok(program) => return Ok(descriptor(program)),
+            Err(Errno::EAGAIN) => {}
+            Err(_) => break,
+        }
     }
     let mut log = vec![0_u8; LOG];
     attribute.log_level = 1;
