@@ -1,6 +1,6 @@
 //! What programs are told, from what is wanted of a sender; and what of it cannot be done without them. Pure.
 
-use tap_wire::{Filter, Limit, Match, Network, Oversize, Protocol, Sender, Truncate};
+use tap_wire::{Filter, Match, Network, Oversize, Sender};
 
 use crate::bpf::{self, BpfError, Features, frame_limit};
 
@@ -14,32 +14,25 @@ pub fn settings(sender: &Sender, path_mtu: Option<u32>, features: &Features) -> 
         filter: bpf::Filter {
             include: include.iter().map(match_of).collect(),
             exclude: exclude.iter().map(match_of).collect(),
-            expression: expression
-                .iter()
-                .map(|one| bpf::Instruction { code: one.code, jt: one.jt, jf: one.jf, k: one.k })
-                .collect(),
+            expression: expression.clone(),
         },
-        truncate: sender.truncate.map(|truncate| match truncate {
-            Truncate::Bytes(bytes) => bpf::Truncate::Bytes(bytes),
-            Truncate::Headers => bpf::Truncate::Headers,
-        }),
+        truncate: sender.truncate,
         one_in_flows: sender.one_in_flows,
-        limit: limit(sender.limit),
+        limit: sender.limit,
         oversize: match sender.oversize {
             // The kernel would drop it: it fragments no VXLAN over IPv6 (`ip6_fragment`, net/ipv6/ip6_output.c).
-            Oversize::Fragment if ipv6 => bpf::Oversize::Truncate,
-            Oversize::Fragment => bpf::Oversize::Fragment,
-            Oversize::Truncate => bpf::Oversize::Truncate,
+            Oversize::Fragment if ipv6 => Oversize::Truncate,
+            oversize => oversize,
         },
         deduplicate: sender.deduplicate.as_ref().map(|deduplicate| {
             let all = deduplicate.pod_networks.iter().chain(&deduplicate.service_networks);
-            let mut networks: Vec<bpf::Network> = all.map(network).collect();
+            let mut networks: Vec<Network> = all.copied().collect();
             networks.sort_unstable_by_key(|network| (network.address, network.prefix));
             networks.dedup();
             networks
         }),
-        // Where segments cannot be made shorter, trying would lose them.
         linearize: !features.whole_lists,
+        // Where segments cannot be made shorter, trying would lose them.
         frame_limit: mtu.filter(|_| features.fit.is_ok()).map(|mtu| frame_limit(mtu, ipv6)),
     }
 }
@@ -76,26 +69,12 @@ pub fn degraded(sender: &Sender, features: &Features) -> Vec<String> {
     found
 }
 
-fn limit(Limit { bits_per_second, packets_per_second }: Limit) -> bpf::Limit {
-    bpf::Limit { bits_per_second, packets_per_second }
-}
-
 fn match_of(Match { protocol, ports, networks }: &Match) -> bpf::Match {
     bpf::Match {
-        protocol: protocol.map(|protocol| match protocol {
-            Protocol::Tcp => bpf::Protocol::Tcp,
-            Protocol::Udp => bpf::Protocol::Udp,
-            Protocol::Sctp => bpf::Protocol::Sctp,
-            Protocol::Icmp => bpf::Protocol::Icmp,
-            Protocol::Icmpv6 => bpf::Protocol::Icmpv6,
-        }),
+        protocol: *protocol,
         ports: ports.iter().map(|range| (range.first, range.last)).collect(),
-        networks: networks.iter().map(network).collect(),
+        networks: networks.clone(),
     }
-}
-
-fn network(network: &Network) -> bpf::Network {
-    bpf::Network { address: network.address, prefix: network.prefix }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use tap_wire::{Deduplicate, Endpoint, Instruction, Pod, PortRange};
+use tap_wire::{Deduplicate, Endpoint, Instruction, Limit, Pod, PortRange, Protocol, Truncate};
 
 use super::*;
 

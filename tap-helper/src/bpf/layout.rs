@@ -1,8 +1,10 @@
 //! `struct config` of bpf/maps.h, and the settings in it.
 
+use tap_wire::{MAX_NETWORKS, MAX_RATE, MAX_RULES, Oversize, Truncate};
+
 use super::{
     BpfError,
-    settings::{MAX_NETWORKS, MAX_RATE, MAX_RULES, Match, Oversize, Settings, Truncate},
+    settings::{Match, Settings, raw},
 };
 
 const HAS_EXPRESSION: u32 = 1;
@@ -68,7 +70,7 @@ pub(super) fn config(settings: &Settings, identity: u64) -> Result<Vec<u8>, BpfE
     }
     bytes.resize(FIXED + RULE * MAX_RULES, 0);
     for peer in peers {
-        peer.raw().put(&mut bytes);
+        raw(peer).put(&mut bytes);
     }
     bytes.resize(CONFIG, 0);
     Ok(bytes)

@@ -30,11 +30,10 @@ use thiserror::Error;
 
 pub use counters::{Count, Counters, DirectionCounters};
 pub use probe::{Features, probe};
-pub use settings::{
-    Filter, Limit, MAX_NETWORKS, MAX_RATE, MAX_RULES, Match, Network, Oversize, Protocol, Settings, Truncate,
-    frame_limit,
+pub use settings::{Filter, Match, Settings, frame_limit};
+pub use tap_wire::{
+    Instruction, Limit, MAX_NETWORKS, MAX_RATE, MAX_RULES, Network, Oversize, ProgramError, Protocol, Truncate,
 };
-pub use tap_wire::{Instruction, ProgramError};
 pub use translate::{Insn, translate};
 
 use object::{Image, Maps, identity};

@@ -2,14 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use tap_wire::Instruction;
-
-/// Rules that the programs have room for (`RULES`, bpf/maps.h), after each combination became one of its own.
-pub const MAX_RULES: usize = 64;
-/// Networks of peers (`NETWORKS`).
-pub const MAX_NETWORKS: usize = 64;
-/// Highest rate of a limit per second: a bucket's products then have 63 bits.
-pub const MAX_RATE: u64 = 100_000_000_000;
+use tap_wire::{Instruction, Limit, Network, Oversize, Protocol, Truncate};
 
 /// All that the programs of one tap on one pod are told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,73 +60,6 @@ pub struct Match {
     pub networks: Vec<Network>,
 }
 
-/// A protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "names of protocols")]
-pub enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-    Icmp,
-    Icmpv6,
-}
-
-impl Protocol {
-    fn number(self) -> u32 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-            Self::Icmp => 1,
-            Self::Icmpv6 => 58,
-        }
-    }
-
-    /// The only family that has it.
-    fn family(self) -> Option<u32> {
-        match self {
-            Self::Icmp => Some(4),
-            Self::Icmpv6 => Some(6),
-            _ => None,
-        }
-    }
-}
-
-/// A network, as 10.0.0.0/8.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the line above")]
-pub struct Network {
-    pub address: IpAddr,
-    pub prefix: u8,
-}
-
-/// Where a copy ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truncate {
-    /// After as many bytes; where the kernel has yet to fill in a checksum behind them, after the transport header.
-    Bytes(u32),
-    /// After the transport header with its options.
-    Headers,
-}
-
-/// Rates; 0 is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Limit {
-    pub bits_per_second: u64,
-    pub packets_per_second: u64,
-}
-
-/// What happens to a copy that does not fit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Oversize {
-    /// It is sent whole, and the kernel fragments it.
-    #[default]
-    Fragment,
-    /// It is cut.
-    Truncate,
-}
-
 /// `struct rule`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
@@ -158,35 +84,42 @@ impl Match {
     pub(super) fn rules(&self) -> impl Iterator<Item = Rule> {
         let any_port = [(0, NO_PORT)].into_iter().filter(|_| self.ports.is_empty());
         let given = self.ports.iter().map(|(first, last)| (u32::from(*first), u32::from(*last)));
-        let family = self.protocol.and_then(Protocol::family);
+        let family = self.protocol.and_then(family);
         let any_network = RawNetwork { family: family.unwrap_or(0), ..RawNetwork::default() };
-        let mut networks: Vec<_> = self.networks.iter().map(Network::raw).collect();
+        let mut networks: Vec<_> = self.networks.iter().map(raw).collect();
         // A combination that nothing matches, as ICMP from an IPv6 network, needs no rule.
         networks.retain(|network| family.is_none_or(|family| family == network.family));
         if self.networks.is_empty() {
             networks.push(any_network);
         }
-        let protocol = self.protocol.map_or(0, Protocol::number);
+        let protocol = self.protocol.map_or(0, |protocol| u32::from(protocol.number()));
         any_port
             .chain(given)
             .flat_map(move |ports| networks.clone().into_iter().map(move |network| Rule { protocol, ports, network }))
     }
 }
 
-impl Network {
-    pub(super) fn raw(&self) -> RawNetwork {
-        let (family, octets) = match self.address {
-            IpAddr::V4(address) => (4, address.octets().to_vec()),
-            IpAddr::V6(address) => (6, address.octets().to_vec()),
-        };
-        let mut raw = RawNetwork { family, ..RawNetwork::default() };
-        for (position, octet) in octets.iter().enumerate() {
-            let bits = usize::from(self.prefix).saturating_sub(position * 8).min(8);
-            raw.mask[position] = !u8::try_from(0xff_u32 >> bits).unwrap_or_default();
-            raw.address[position] = octet & raw.mask[position];
-        }
-        raw
+/// The only family that a protocol is of, if it is of one.
+fn family(protocol: Protocol) -> Option<u32> {
+    match protocol {
+        Protocol::Icmp => Some(4),
+        Protocol::Icmpv6 => Some(6),
+        _ => None,
     }
+}
+
+pub(super) fn raw(network: &Network) -> RawNetwork {
+    let (family, octets) = match network.address {
+        IpAddr::V4(address) => (4, address.octets().to_vec()),
+        IpAddr::V6(address) => (6, address.octets().to_vec()),
+    };
+    let mut raw = RawNetwork { family, ..RawNetwork::default() };
+    for (position, octet) in octets.iter().enumerate() {
+        let bits = usize::from(network.prefix).saturating_sub(position * 8).min(8);
+        raw.mask[position] = !u8::try_from(0xff_u32 >> bits).unwrap_or_default();
+        raw.address[position] = octet & raw.mask[position];
+    }
+    raw
 }
 
 impl Rule {
