@@ -40,7 +40,7 @@ lint: build-prerequisites ## formatting and lints
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 crds: build-prerequisites ## crds/ from the Rust types
-	cargo run -q -p podtap-operator --locked -- crds --output crds
+	cargo run -q -p podtap-controller --locked -- crds --output crds
 
 manifests: crds lab ## deploy/install.yaml from the chart
 	$(LAB) binaries
