@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test offline dataplane kernels cluster bench lint crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo test offline dataplane kernels cluster bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
 NODES ?= 2
 LAB := target/lab/bin/lab
@@ -38,6 +38,12 @@ bench: prerequisites install ## the comparison tables, printed and in target/ben
 lint: build-prerequisites ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc: build-prerequisites ## rustdoc of every crate, private items included, without warnings; in target/doc
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+deny: ## licences, sources and banned crates of all dependencies (deny.toml)
+	@tests/deny.sh
 
 crds: build-prerequisites ## crds/ from the Rust types
 	cargo run -q -p podtap-operator --locked -- crds --output crds
