@@ -1,4 +1,4 @@
-//! Offline tier: what holds of the tree itself, without privileges and in seconds.
+//! Repository tier: checks of the tree itself, without privileges and in seconds.
 
 mod borders;
 mod dependencies;
