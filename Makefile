@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test offline dataplane kernels cluster bench lint crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo test repo dataplane kernels e2e bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
 NODES ?= 2
 LAB := target/lab/bin/lab
@@ -16,9 +16,9 @@ demo: ## the main job on a real two-node Kubernetes, from nothing to decoded fra
 test: ## every tier
 	@tests/run.sh
 
-offline: build-prerequisites ## tests without privileges
+repo: build-prerequisites ## tests without privileges
 	cargo test --workspace --exclude podtap-tests --locked
-	cargo test -p podtap-tests --lib --bins --test offline --locked
+	cargo test -p podtap-tests --lib --bins --test repo --locked
 
 dataplane: prerequisites ## tests in network namespaces (root)
 	cargo build -p tap-helper --locked
@@ -26,10 +26,11 @@ dataplane: prerequisites ## tests in network namespaces (root)
 
 kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated (TESTS=destinations for a part; `make test` runs a part)
 	cargo build -p tap-helper --locked
-	tests/kernels/run.sh $(TESTS)
+	tests/vm/run.sh $(TESTS)
 
-cluster: install ## tests in the lab, which stays up
-	cargo test -p podtap-tests --test cluster --locked
+e2e: install ## tests in the lab, which stays up
+	cargo test -p podtap-tests --test e2e --locked -- --skip residue::
+	cargo test -p podtap-tests --test e2e --locked -- --ignored residue::
 
 bench: prerequisites install ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more)
 	cargo run -p podtap-tests --bin bench --locked -- $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
@@ -38,6 +39,12 @@ bench: prerequisites install ## the comparison tables, printed and in target/ben
 lint: build-prerequisites ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc: build-prerequisites ## rustdoc of every crate, private items included, without warnings; in target/doc
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+deny: ## licences, sources and banned crates of all dependencies (deny.toml)
+	@tests/deny.sh
 
 crds: build-prerequisites ## crds/ from the Rust types
 	cargo run -q -p podtap-controller --locked -- crds --output crds

@@ -1,4 +1,4 @@
-//! Cluster tier: the product in the lab, installed as a user installs it, on real input.
+//! End-to-end tier: the product in the lab, installed as a user installs it, on real input.
 
 #![allow(clippy::similar_names, reason = "receiver and received are what the field says")]
 
@@ -13,6 +13,7 @@ mod metrics;
 mod mistakes;
 mod outage;
 mod packet;
+mod residue;
 mod scene;
 mod tenancy;
 mod treatment;

@@ -7,6 +7,7 @@ use podtap_api::NodeTap;
 use podtap_tests::{
     capture::Capture,
     cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, in_network, namespace_of_node, namespace_of_pod},
+    net::Network,
     wait::until,
 };
 
@@ -109,33 +110,37 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
 fn what_is_removed_by_hand_comes_back() {
     let scene = Scene::new("drift");
     tap(&scene.sandbox, "{name: n2, interfaceName: hlp-drift}");
-    let pod = scene.sandbox.network(&scene.web);
-    let node = namespace_of_node(scene.sandbox.lab(), "n2");
-    let sender = || in_network(&pod, &["ip", "-o", "link", "show", "type", "vxlan"]);
-    let receiver = || in_network(&node, &["ip", "-o", "link", "show", "type", "veth"]);
-    let filters = || ["ingress", "egress"].map(|way| in_network(&pod, &["tc", "filter", "show", "dev", "eth0", way]));
-    let whole = || {
-        let there = !sender().is_empty() && receiver().contains("hlp-drift");
-        if there && filters().iter().all(|f| f.contains("mirred") && !f.contains("device *")) {
-            Ok(())
-        } else {
-            Err("not yet")
-        }
+    let pod = Network::open(&scene.sandbox.network(&scene.web));
+    let node = Network::open(&namespace_of_node(scene.sandbox.lab(), "n2"));
+    let uid = scene.sandbox.tap("web").metadata.uid.expect("a stored tap has a UID");
+    let own = node.devices_of(&uid);
+    assert!(own.contains(&"hlp-drift".to_owned()), "{own:?}");
+    // Other tests have receivers on that node, too.
+    let is_own = |line: &String| line.split(' ').nth(1).is_some_and(|device| own.iter().any(|name| name == device));
+    let state = || {
+        let on_node = node.full_state().into_iter().filter(is_own);
+        pod.full_state().into_iter().chain(on_node).collect::<Vec<_>>()
     };
-    whole().expect("the tap is whole");
-    let device = sender().split(": ").nth(1).expect("a name").split('@').next().expect("a name").to_owned();
+    let before = until("every device has a carrier", PATIENCE, || {
+        let state = state();
+        if state.iter().any(|line| line.contains("NO-CARRIER")) { Err(state.join("\n")) } else { Ok(state) }
+    });
+    let device = pod.tunnels()[0].clone();
     for (network, command) in [
-        (&pod, vec!["ip", "link", "del", device.as_str()]),
-        (&pod, vec!["tc", "filter", "del", "dev", "eth0", "ingress"]),
-        (&pod, vec!["tc", "qdisc", "del", "dev", "eth0", "clsact"]),
-        (&node, vec!["ip", "link", "del", "hlp-drift"]),
+        (&pod, format!("ip link del {device}")),
+        (&pod, "tc filter del dev eth0 ingress".to_owned()),
+        (&pod, "tc qdisc del dev eth0 clsact".to_owned()),
+        (&node, "ip link del hlp-drift".to_owned()),
     ] {
-        in_network(network, &command);
-        until(&format!("the tap is whole again after {command:?}"), Duration::from_secs(5), whole);
+        network.run(&command);
+        until(&format!("the tap is whole again after {command}"), Duration::from_secs(5), || {
+            let now = state();
+            if now == before { Ok(()) } else { Err(format!("{}\ninstead of\n{}", now.join("\n"), before.join("\n"))) }
+        });
     }
-    let arrives = capture(&node, "hlp-drift");
-    let sent = Capture::start(&pod, "eth0");
-    crate::scene::as_on_the_wire(&pod, "eth0");
+    let arrives = capture(node.path(), "hlp-drift");
+    let sent = Capture::start(pod.path(), "eth0");
+    crate::scene::as_on_the_wire(pod.path(), "eth0");
     crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
     scene.traffic();
     same_traffic(sent, arrives, |_| true);

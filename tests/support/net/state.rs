@@ -55,6 +55,29 @@ impl Network {
         Snapshot { lines }
     }
 
+    /// Everything that a repair restores: the snapshot, and with it whether each device is up and has a carrier, how PodTap's devices
+    /// are configured, the destinations of each VXLAN device, and where each filter mirrors to. Each line has the device's name as
+    /// its second word. The MAC address of a device of PodTap is left out, because a recreated one has another.
+    #[must_use]
+    pub fn full_state(&self) -> Vec<String> {
+        let mut lines = self.snapshot().lines;
+        lines.retain(|line| !line.starts_with("link "));
+        for link in self.json("ip -j -d link show") {
+            let name = word(&link["ifname"]);
+            let keys = ["ifname", "flags", "operstate", "mtu", "group", "ifalias", "master"];
+            let own = if word(&link["ifalias"]).starts_with("podtap.dev/") { "linkinfo" } else { "address" };
+            lines.push(format!("link {} {}", picked(&link, &keys), link[own]));
+            lines.extend(self.destinations(&name).into_iter().map(|to| format!("destination {name} {to}")));
+            for mirror in self.mirrors(&name) {
+                let Mirror { hook, priority, to, cookie, control, packets: _ } = mirror;
+                lines.push(format!("mirror {name} {hook} {priority} to {to} {cookie} {control}"));
+            }
+            lines.push(format!("programs {name} {}", self.programs(&name).len()));
+        }
+        lines.sort_unstable();
+        lines
+    }
+
     /// The names of all VXLAN devices.
     #[must_use]
     pub fn tunnels(&self) -> Vec<String> {

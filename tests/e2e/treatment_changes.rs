@@ -64,19 +64,18 @@ fn a_while(sent: &AtomicU32) {
     });
 }
 
-/// Waits until all numbers from the first that arrived up to the last that was sent are there, and looks whether each is there once.
+/// Waits until every number from the first that arrived up to the last that was sent has arrived exactly once; returns the first.
 #[track_caller]
 fn each_once(receiver: &Capture, port: u16, sent: u32) -> u32 {
-    until("the last datagram arrives", Duration::from_secs(10), || {
-        let last = numbers(&receiver.so_far(), port).into_keys().next_back();
-        if last == Some(sent - 1) { Ok(()) } else { Err(format!("{last:?} of {sent}")) }
-    });
-    let seen = numbers(&receiver.so_far(), port);
-    let first = *seen.keys().next().expect("there is one");
-    let wrong: Vec<_> =
-        (first..sent).map(|n| (n, seen.get(&n).copied().unwrap_or(0))).filter(|(_, times)| *times != 1).collect();
-    assert!(wrong.is_empty(), "{} datagrams not exactly once: {:?}", wrong.len(), &wrong[..wrong.len().min(10)]);
-    first
+    // The last one to be sent need not be the last one to arrive: each core has a queue of its own.
+    until("each datagram arrives once", Duration::from_secs(10), || {
+        let seen = numbers(&receiver.so_far(), port);
+        let first = *seen.keys().next().ok_or("none has arrived")?;
+        let wrong: Vec<_> =
+            (first..sent).map(|n| (n, seen.get(&n).copied().unwrap_or(0))).filter(|(_, times)| *times != 1).collect();
+        let some = &wrong[..wrong.len().min(10)];
+        if wrong.is_empty() { Ok(first) } else { Err(format!("{} not exactly once: {some:?}", wrong.len())) }
+    })
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub mod pcap;
 pub mod streams;
 pub mod wait;
 
-/// Whether the kernel is emulated, which takes a hundred times as long: large tests are smaller then (tests/kernels).
+/// Whether the kernel is emulated, which takes a hundred times as long: large tests are smaller then (tests/vm).
 pub fn emulated() -> bool {
     std::env::var_os("PODTAP_EMULATED").is_some()
 }

@@ -39,6 +39,18 @@ impl Network {
         network
     }
 
+    /// One that exists already, by a path to it. It is kept alive from now on.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    #[must_use]
+    #[track_caller]
+    pub fn open(path: &Path) -> Self {
+        let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let path = PathBuf::from(format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd()));
+        Self { file, path }
+    }
+
     /// A path that other processes of the machine can open.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -1,6 +1,7 @@
-//! Offline tier: what holds of the tree itself, without privileges and in seconds.
+//! Repository tier: checks of the tree itself, without privileges and in seconds.
 
 mod borders;
+mod dependencies;
 mod docs;
 mod examples;
 mod links;

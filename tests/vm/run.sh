@@ -1,6 +1,6 @@
 #!/bin/bash
 # The dataplane tier on the kernel that most users have: Debian's stock one, emulated by qemu without acceleration, so that
-# it runs wherever the other tiers do. Arguments go to the test program, for example: tests/kernels/run.sh destinations
+# it runs wherever the other tiers do. Arguments go to the test program, for example: tests/vm/run.sh destinations
 #
 # The machine's own root is the guest's, read-only through 9p with a RAM disk over it: the programs that the tests
 # call are there, and nothing that they do stays.
@@ -28,7 +28,7 @@ program=$(cargo test -q -p podtap-tests --test dataplane --locked --no-run --mes
 
 rm -rf "$state/initramfs" && mkdir -p "$state/initramfs"/{bin,modules,proc,sys,dev,machine,ram,root}
 cp "$(command -v busybox)" "$state/initramfs/bin/"
-install -m 755 tests/kernels/init "$state/initramfs/init"
+install -m 755 tests/vm/init "$state/initramfs/init"
 number=100
 for module in virtio_pci 9pnet_virtio 9p overlay; do
   modprobe -S "$version" -d "$state/kernel" --show-depends "$module"
