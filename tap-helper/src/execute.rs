@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use tap_wire::Reason;
 
 use crate::{
-    bpf::{BpfError, Programs, Running, Settings},
+    bpf::{BpfError, Maps, Programs, Settings},
     failure::{Failure, sentence},
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
@@ -72,10 +72,10 @@ impl<N: AsFd> Executor<'_, N> {
                 self.add_filter((*interface, *hook), *priority, *device, *cookie)
             }
             Step::LoadPrograms { settings, before } => self.load(&action.item, settings, *before),
-            Step::PutFit(slot) => self.put_fit(&action.item, *slot),
+            Step::AttachClamp(slot) => self.attach_clamp(&action.item, *slot),
             Step::PutFilter { slot, device, cookie } => self.put_filter(&action.item, *slot, *device, *cookie),
             Step::Configure { program, settings } => {
-                Running::adopt(*program).and_then(|running| running.configure(settings)).map_err(|e| unprogrammed(&e))
+                Maps::adopt(*program).and_then(|mut maps| maps.configure(settings)).map_err(|e| unprogrammed(&e))
             }
             Step::RemoveFilter(id) => removed(remove_filter(self.socket, id)),
             Step::DeleteDevice(device) => removed(delete_link(self.socket, *device)),
@@ -204,19 +204,19 @@ impl<N: AsFd> Executor<'_, N> {
 
     fn load(&mut self, item: &Item, settings: &Settings, before: Option<u32>) -> Result<(), Failure> {
         // One that went meanwhile has no counters to go on with.
-        let before = before.and_then(|program| Running::adopt(program).ok());
-        let fits = |spare: &mut Programs| before.is_none() && spare.running().runs(settings);
-        let programs = match self.spare.take_if(fits) {
-            Some(spare) => spare.running().configure(settings).map(|()| spare),
+        let before = before.and_then(|program| Maps::adopt(program).ok());
+        let suits = |spare: &mut Programs| before.is_none() && spare.maps().supports(settings);
+        let programs = match self.spare.take_if(suits) {
+            Some(mut spare) => spare.maps_mut().configure(settings).map(|()| spare),
             None => Programs::load(settings, before.as_ref()),
         };
         self.programs.insert(item.clone(), programs.map_err(|error| unprogrammed(&error))?);
         Ok(())
     }
 
-    fn put_fit(&mut self, item: &Item, slot: Slot) -> Result<(), Failure> {
+    fn attach_clamp(&mut self, item: &Item, slot: Slot) -> Result<(), Failure> {
         let programs = self.programs.get(item).ok_or_else(not_loaded)?;
-        put_verdict_program(self.socket, slot, programs.fit()).map_err(|error| feature(&error, CLS_BPF))
+        put_verdict_program(self.socket, slot, programs.clamp()).map_err(|error| feature(&error, CLS_BPF))
     }
 
     fn put_filter(&mut self, item: &Item, slot: Slot, device: u32, cookie: Cookie) -> Result<(), Failure> {
@@ -242,7 +242,7 @@ fn unprogrammed(error: &BpfError) -> Failure {
         BpfError::TooManyRules(_) | BpfError::TooManyNetworks(_) | BpfError::Expression(_) => {
             Failure::refused(Reason::Invalid, format!("The tap asks for too much: {error}."))
         }
-        BpfError::Refused { .. } => Failure::failed(
+        BpfError::Rejected { .. } => Failure::failed(
             Reason::KernelFeature,
             format!("The node's kernel does not take the tap's programs: {error}. A simpler filter may help."),
         ),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tap_wire::Direction;
 
 use crate::{
-    bpf::{Counters, Running},
+    bpf::{Counters, Maps},
     log::Log,
     marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
@@ -168,7 +168,7 @@ fn device(link: &Link, observed: &Observed) -> Device {
 /// What the programs count whose copies go to a device: all of them in the same place.
 fn counters(link: &Link, observed: &Observed) -> Option<Counters> {
     let program = programs(link, observed).into_iter().flatten().next()?;
-    Running::adopt(program.id).and_then(|running| running.counters()).ok()
+    Maps::adopt(program.id).and_then(|maps| maps.counters()).ok()
 }
 
 /// The programs of a sender, those that are known; none for a filter without one.

@@ -4,7 +4,7 @@
 //! ([`observe`]), a pure function says what to do ([`plan`]), which is done ([`execute`]) and observed again, and a
 //! [`tap_wire::Report`] says what came out ([`node`]). The state is in the kernel and nowhere else: a helper that ends, for whatever
 //! reason, leaves its mirrors running, and the next one finds them by their marks ([`marks`]).
-// Only `bpf::sys` has any, with its reasons.
+// Only `bpf` has any, with the reasons.
 #![deny(unsafe_code)]
 
 pub mod apply;

@@ -1,7 +1,7 @@
 //! What one network namespace holds, as far as PodTap needs to know it.
 
 use crate::{
-    bpf::{BpfError, Fingerprint, Running},
+    bpf::{BpfError, Fingerprint, Maps},
     marks::{Cookie, Mark, is_ours},
     netlink::{
         DefaultRoute, Destination, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, RouteSocket,
@@ -33,18 +33,18 @@ pub struct Observed {
 /// A program of ours that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Its number.
+    /// Its ID.
     pub id: u32,
-    /// The same for programs that share what they are told and what they count.
+    /// The same for programs that share their configuration and counters.
     pub group: u32,
-    /// What it is, and what it is told.
+    /// Identifies the program and its configuration.
     pub fingerprint: Fingerprint,
 }
 
 impl Program {
     fn of(id: u32) -> Result<Self, BpfError> {
-        let running = Running::adopt(id)?;
-        Ok(Self { id, group: running.group()?, fingerprint: running.fingerprint()? })
+        let maps = Maps::adopt(id)?;
+        Ok(Self { id, group: maps.id()?, fingerprint: maps.fingerprint()? })
     }
 }
 
@@ -119,7 +119,7 @@ impl Observed {
         self.qdiscs.iter().find(|qdisc| qdisc.interface == interface).map(|qdisc| qdisc.kind)
     }
 
-    /// The program of a number, if it is one of ours.
+    /// The program with an ID, if it is one of ours.
     #[must_use]
     pub fn program(&self, id: u32) -> Option<&Program> {
         self.programs.iter().find(|program| program.id == id)

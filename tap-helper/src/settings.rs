@@ -1,21 +1,18 @@
-//! What programs are told, from what is wanted of a sender; and what of it cannot be done without them. Pure.
+//! The settings of a sender's programs, and what the kernel cannot do of what a sender requests. Pure.
 
-use tap_wire::{Filter, Match, Network, Oversize, Sender};
+use tap_wire::{Network, Oversize, Sender};
 
 use crate::bpf::{self, BpfError, Features, frame_limit};
 
-/// What programs of a sender are told. `path_mtu` is the least MTU of the routes to the destinations, if any is known.
+/// The settings of a sender's programs. `path_mtu` is the lowest MTU of the routes to the destinations, if any is known.
 #[must_use]
 pub fn settings(sender: &Sender, path_mtu: Option<u32>, features: &Features) -> bpf::Settings {
-    let Filter { include, exclude, expression } = &sender.filter;
     let mtu = path_mtu.into_iter().chain(sender.underlay_mtu).min();
     let ipv6 = sender.destinations.first().is_some_and(|to| to.address.is_ipv6());
     bpf::Settings {
-        filter: bpf::Filter {
-            include: include.iter().map(match_of).collect(),
-            exclude: exclude.iter().map(match_of).collect(),
-            expression: expression.clone(),
-        },
+        include: sender.filter.include.clone(),
+        exclude: sender.filter.exclude.clone(),
+        program: sender.filter.expression.clone(),
         truncate: sender.truncate,
         one_in_flows: sender.one_in_flows,
         limit: sender.limit,
@@ -31,15 +28,15 @@ pub fn settings(sender: &Sender, path_mtu: Option<u32>, features: &Features) -> 
             networks.dedup();
             networks
         }),
-        linearize: !features.whole_lists,
-        // Where segments cannot be made shorter, trying would lose them.
-        frame_limit: mtu.filter(|_| features.fit.is_ok()).map(|mtu| frame_limit(mtu, ipv6)),
+        linearize: !features.frag_list_safe,
+        // Without this feature, reducing gso_size would damage frames.
+        frame_limit: mtu.filter(|_| features.clamp.is_ok()).map(|mtu| frame_limit(mtu, ipv6)),
     }
 }
 
 /// Why the programs have no room for what is wanted.
 pub fn check(sender: &Sender) -> Result<(), BpfError> {
-    let all = Features { ebpf: Ok(()), fit: Ok(()), limit: Ok(()), expression: Ok(()), whole_lists: true };
+    let all = Features { ebpf: Ok(()), clamp: Ok(()), rate_limit: Ok(()), expression: Ok(()), frag_list_safe: true };
     settings(sender, None, &all).fingerprint().map(drop)
 }
 
@@ -60,7 +57,7 @@ pub fn degraded(sender: &Sender, features: &Features) -> Vec<String> {
         let done = wishes.into_iter().filter(|(wanted, _)| *wanted);
         found.extend(done.map(|(_, what)| format!("{what}: {}.", why(reason))));
     }
-    if let Err(reason) = usable.and(features.fit.as_ref().map(drop).map_err(String::as_str)) {
+    if let Err(reason) = usable.and(features.clamp.as_ref().map(drop).map_err(String::as_str)) {
         // The kernel fragments no VXLAN over IPv6.
         let ipv6 = sender.destinations.first().is_some_and(|to| to.address.is_ipv6());
         let instead = if ipv6 { "lost" } else { "fragmented" };
@@ -69,14 +66,5 @@ pub fn degraded(sender: &Sender, features: &Features) -> Vec<String> {
     found
 }
 
-fn match_of(Match { protocol, ports, networks }: &Match) -> bpf::Match {
-    bpf::Match {
-        protocol: *protocol,
-        ports: ports.iter().map(|range| (range.first, range.last)).collect(),
-        networks: networks.clone(),
-    }
-}
-
 #[cfg(test)]
-#[path = "settings_tests.rs"]
 mod tests;

@@ -122,8 +122,8 @@ pub enum Step {
         /// A program whose counters they go on with, and which they join if it is of the same kind.
         before: Option<u32>,
     },
-    /// Put the program that makes copies fit the wire on a sender device.
-    PutFit(Slot),
+    /// Attach the program that clamps mirrored frames to the MTU to a sender device.
+    AttachClamp(Slot),
     /// Copy what passes a hook of an interface, and what a program wants.
     PutFilter {
         /// Where, and in whose place.

@@ -13,7 +13,7 @@ use tap_wire::{Count, Counters, DirectionCounters, SenderCounters};
 
 use super::Node;
 use crate::{
-    bpf::{self, Running},
+    bpf::{self, Maps},
     marks::{Cookie, Mark, SenderMark},
     names::sender_hash,
     netlink::{Filter, Hook, Link, NetlinkError, RouteSocket, filters, links},
@@ -69,7 +69,7 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
     let [ingress, egress] = [Hook::Ingress, Hook::Egress].map(filter);
     let program = [ingress, egress].into_iter().flatten().find_map(|filter| filter.program);
     let programs = match program {
-        Some(id) => Some(Running::adopt(id).and_then(|running| running.counters()).ok()?),
+        Some(id) => Some(Maps::adopt(id).and_then(|maps| maps.counters()).ok()?),
         None => None,
     };
     Some(SenderCounters {
@@ -91,7 +91,7 @@ fn direction(filter: &Filter, programs: Option<bpf::DirectionCounters>) -> Direc
             .map_or(Count { frames: action.packets, bytes: action.bytes }, |counters| count(counters.mirrored)),
         filtered: programs.map(|counters| count(counters.filtered)),
         sampled_out: programs.map(|counters| count(counters.sampled_out)),
-        over_limit: programs.map(|counters| count(counters.over_limit)),
+        over_limit: programs.map(|counters| count(counters.rate_limited)),
         deduplicated: programs.map(|counters| count(counters.deduplicated)),
         failed: action.failed.into(),
     }

@@ -289,7 +289,7 @@ impl Node {
 
 /// A word in the log for each thing that the kernel cannot do.
 fn tell_of_lacks(features: &Features, log: Log) {
-    let parts = [&features.ebpf, &features.limit, &features.expression, &features.fit];
+    let parts = [&features.ebpf, &features.rate_limit, &features.expression, &features.clamp];
     for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {
         log.warn("eBPF lacks something", &[("error", error)]);
     }

@@ -14,7 +14,7 @@ impl Node {
     pub fn report(&self) -> Option<Report> {
         let desired = self.desired.as_ref()?;
         let ebpf = self.features.usable().is_ok();
-        let features = Features { ebpf, fit: ebpf && self.features.fit.is_ok() };
+        let features = Features { ebpf, fit: ebpf && self.features.clamp.is_ok() };
         let mut report = Report { generation: desired.generation, features, ..Report::default() };
         for sender in &desired.senders {
             let item = Item::Sender(SenderKey::of(sender));

@@ -86,7 +86,7 @@ impl Planner<'_> {
         match &programming {
             Some(programming) => programming.steps.iter().cloned().for_each(&mut push),
             // Of a helper that could load programs.
-            None => self.fit(device.index).into_iter().for_each(|filter| push(Step::RemoveFilter(filter.id.clone()))),
+            None => self.clamp(device.index).into_iter().for_each(|filter| push(Step::RemoveFilter(filter.id.clone()))),
         }
 
         let there: Vec<Destination> =

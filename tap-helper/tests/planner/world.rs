@@ -137,14 +137,14 @@ impl World {
                 self.add_mirror((*interface, *hook), *priority, *device, *cookie);
             }
             Step::LoadPrograms { settings, before } => self.load(&action.item, settings, *before),
-            Step::PutFit(slot) => {
+            Step::AttachClamp(slot) => {
                 assert!(self.now.link(slot.interface).is_some_and(|link| link.kind == "vxlan"));
                 self.put_program(&action.item, *slot, None);
             }
             Step::PutFilter { slot, device, cookie } => {
                 assert!(self.now.link(*device).is_some_and(|link| link.up), "no filter before its device");
                 let fits = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (*device, Hook::Egress);
-                assert!(self.now.filters.iter().any(|filter| fits(&filter)), "no copy before it is made to fit");
+                assert!(self.now.filters.iter().any(|filter| fits(&filter)), "the clamp is attached before the mirror");
                 self.put_program(&action.item, *slot, Some((*device, *cookie)));
             }
             Step::Configure { program, settings } => {

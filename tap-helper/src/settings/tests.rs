@@ -1,9 +1,9 @@
-use tap_wire::{Deduplicate, Endpoint, Instruction, Limit, Pod, PortRange, Protocol, Truncate};
+use tap_wire::{Deduplicate, Endpoint, Filter, Instruction, Limit, Match, Pod, PortRange, Protocol, Truncate};
 
 use super::*;
 
 fn features() -> Features {
-    Features { ebpf: Ok(()), fit: Ok(()), limit: Ok(()), expression: Ok(()), whole_lists: true }
+    Features { ebpf: Ok(()), clamp: Ok(()), rate_limit: Ok(()), expression: Ok(()), frag_list_safe: true }
 }
 
 fn sender() -> Sender {
@@ -41,23 +41,20 @@ fn demanding() -> Sender {
 
 #[test]
 fn everything_arrives() {
-    let network = |address: [u8; 4], prefix| bpf::Network { address: address.into(), prefix };
     let settings = settings(&demanding(), Some(1500), &features());
     let expected = bpf::Settings {
-        filter: bpf::Filter {
-            include: vec![bpf::Match {
-                protocol: Some(bpf::Protocol::Tcp),
-                ports: vec![(443, 450)],
-                networks: vec![network([10, 0, 0, 0], 8)],
-            }],
-            exclude: vec![bpf::Match::default()],
-            expression: vec![bpf::Instruction { code: 6, jt: 0, jf: 0, k: 1 }],
-        },
-        truncate: Some(bpf::Truncate::Bytes(128)),
+        include: vec![Match {
+            protocol: Some(Protocol::Tcp),
+            ports: vec![PortRange { first: 443, last: 450 }],
+            networks: vec![net([10, 0, 0, 0], 8)],
+        }],
+        exclude: vec![Match::default()],
+        program: vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }],
+        truncate: Some(Truncate::Bytes(128)),
         one_in_flows: 10,
-        limit: bpf::Limit { bits_per_second: 5, packets_per_second: 6 },
-        oversize: bpf::Oversize::Truncate,
-        deduplicate: Some(vec![network([10, 96, 0, 0], 12), network([10, 244, 0, 0], 16)]),
+        limit: Limit { bits_per_second: 5, packets_per_second: 6 },
+        oversize: Oversize::Truncate,
+        deduplicate: Some(vec![net([10, 96, 0, 0], 12), net([10, 244, 0, 0], 16)]),
         frame_limit: Some(1364),
         linearize: false,
     };
@@ -76,9 +73,9 @@ fn the_narrowest_part_of_the_path_counts() {
     let mut ipv6 = sender();
     ipv6.destinations[0].address = "fd66::2".parse().expect("an address");
     let over_ipv6 = settings(&ipv6, Some(1500), &features());
-    assert_eq!((over_ipv6.frame_limit, over_ipv6.oversize), (Some(1444), bpf::Oversize::Truncate));
-    let unfit = Features { fit: Err("old".to_owned()), ..features() };
-    assert_eq!(settings(&sender(), Some(1500), &unfit).frame_limit, None);
+    assert_eq!((over_ipv6.frame_limit, over_ipv6.oversize), (Some(1444), Oversize::Truncate));
+    let without_clamp = Features { clamp: Err("old".to_owned()), ..features() };
+    assert_eq!(settings(&sender(), Some(1500), &without_clamp).frame_limit, None);
 }
 
 #[test]
@@ -89,8 +86,8 @@ fn what_cannot_be_done_is_said() {
     let all = degraded(&demanding(), &without);
     assert_eq!(all.len(), 6, "{all:?}");
     assert!(all.iter().all(|sentence| sentence.ends_with("the node's kernel cannot do it (no right).")), "{all:?}");
-    let unfit = Features { fit: Err("old".to_owned()), ..features() };
-    assert_eq!(degraded(&demanding(), &unfit).len(), 1);
+    let without_clamp = Features { clamp: Err("old".to_owned()), ..features() };
+    assert_eq!(degraded(&demanding(), &without_clamp).len(), 1);
 }
 
 #[test]

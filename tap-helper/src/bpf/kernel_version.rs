@@ -1,29 +1,29 @@
-//! What only a kernel's version tells.
+//! What only the version of the kernel tells.
 
 use std::fs;
 
 /// Major, minor and patch number.
 type Version = (u32, u32, u32);
 
-/// Stable releases that have `bpf: Fix a segment issue when downgrading gso_size` (fa5ef655615a, in 6.11), or later ones.
-const SHORTENS_LISTS: [Version; 6] = [(6, 10, 5), (6, 6, 46), (6, 1, 105), (5, 15, 166), (5, 10, 225), (5, 4, 283)];
+/// Releases of stable series with `bpf: Fix a segment issue when downgrading gso_size` (fa5ef655615a, in 6.11).
+const FIXED: [Version; 6] = [(6, 10, 5), (6, 6, 46), (6, 1, 105), (5, 15, 166), (5, 10, 225), (5, 4, 283)];
 
-/// Whether `bpf_skb_adjust_room` joins a superframe's list of frames before it makes their segments shorter. False if unknown.
-pub(super) fn shortens_lists() -> bool {
+/// Whether `bpf_skb_adjust_room` linearizes GSO packets with a frag_list before it reduces gso_size. False if unknown.
+pub(super) fn frag_list_safe() -> bool {
     let read = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
-    version(&read("osrelease"), &read("version")).is_some_and(has_fix)
+    version(&read("osrelease"), &read("version")).is_some_and(is_fixed)
 }
 
-fn has_fix((major, minor, patch): Version) -> bool {
-    let same = SHORTENS_LISTS.iter().find(|known| (known.0, known.1) == (major, minor));
-    (major, minor) >= (6, 11) || same.is_some_and(|known| patch >= known.2)
+fn is_fixed((major, minor, patch): Version) -> bool {
+    let series = FIXED.iter().find(|fixed| (fixed.0, fixed.1) == (major, minor));
+    (major, minor) >= (6, 11) || series.is_some_and(|fixed| patch >= fixed.2)
 }
 
-/// The release of uname(2); Debian has 0 there for the patch number, and the real one in the version's text.
-fn version(release: &str, text: &str) -> Option<Version> {
-    let found = parse(release)?;
-    let told = text.split_once("Debian ").and_then(|(_, rest)| parse(rest));
-    Some(told.filter(|told| (told.0, told.1) == (found.0, found.1)).unwrap_or(found))
+/// The release of uname(2). Debian has 0 for the patch number there, and the real one in the version.
+fn version(release: &str, version: &str) -> Option<Version> {
+    let release = parse(release)?;
+    let debian = version.split_once("Debian ").and_then(|(_, rest)| parse(rest));
+    Some(debian.filter(|debian| (debian.0, debian.1) == (release.0, release.1)).unwrap_or(release))
 }
 
 fn parse(text: &str) -> Option<Version> {
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_and_the_text_of_debian_are_understood() {
+    fn parses_releases_and_debian_versions() {
         let debian = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-09-01)";
         for (release, text, expected) in [
             ("6.18.44-fc-v595", "#1 SMP", Some((6, 18, 44))),
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_to_be_fixed_is_not() {
+    fn kernels_without_a_known_fix_are_not_fixed() {
         for (version, fixed) in [
             ((6, 18, 0), true),
             ((6, 11, 0), true),
@@ -62,7 +62,7 @@ mod tests {
             ((5, 14, 999), false),
             ((5, 10, 230), true),
         ] {
-            assert_eq!(has_fix(version), fixed, "{version:?}");
+            assert_eq!(is_fixed(version), fixed, "{version:?}");
         }
     }
 }

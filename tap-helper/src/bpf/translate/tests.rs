@@ -1,4 +1,4 @@
-//! Random classic programs, run by a reader of classic BPF and, translated, by a reader of eBPF: both agree.
+//! Random cBPF programs, run by a cBPF interpreter and, translated, by an eBPF interpreter: both agree.
 
 use proptest::prelude::*;
 use tap_wire::MAX_INSTRUCTIONS;
@@ -9,7 +9,7 @@ fn i(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
     Instruction { code, jt, jf, k }
 }
 
-/// A frame as the kernel has it: its bytes, and an outer tag that was taken out of them (type and number).
+/// A frame as the kernel has it: its bytes, and an offloaded VLAN tag (type and TCI).
 #[derive(Clone, Debug)]
 struct Frame {
     bytes: Vec<u8>,
@@ -34,13 +34,13 @@ fn big_endian(bytes: &[u8], at: u32, size: u32) -> Option<u32> {
     Some(part.iter().fold(0, |value, byte| value << 8 | u32::from(*byte)))
 }
 
-/// What a classic program says of a frame: the definition of "classic BPF" in bpf(4), nothing of the translator.
+/// Whether a cBPF program matches a frame, as bpf(4) defines it, without any code of the translator.
 fn classic(program: &[Instruction], frame: &[u8]) -> bool {
     let (mut a, mut x, mut memory, mut at) = (0_u32, 0_u32, [0_u32; 16], 0);
     loop {
         let Instruction { code, jt, jf, k } = program[at];
         at += 1;
-        let word = |k: u32| usize::try_from(k).expect("it fits");
+        let word = |k: u32| usize::try_from(k).expect("a small number");
         let operand = if code & 8 == 0 { k } else { x };
         let load = |offset: u32| {
             big_endian(
@@ -53,7 +53,7 @@ fn classic(program: &[Instruction], frame: &[u8]) -> bool {
                 },
             )
         };
-        let length = u32::try_from(frame.len()).expect("it fits");
+        let length = u32::try_from(frame.len()).expect("a small number");
         match code {
             0x00 => a = k,
             0x01 => x = k,
@@ -101,14 +101,14 @@ fn classic(program: &[Instruction], frame: &[u8]) -> bool {
     }
 }
 
-/// What the translation says. Addresses: the frame's structure at 1 << 32, the stack ends at 2 << 32.
+/// Whether the translation matches. The `struct __sk_buff` is at 1 << 32, the stack ends at 2 << 32.
 #[expect(clippy::cast_possible_truncation, reason = "as registers do")]
 fn extended(program: &[Insn], frame: &Frame) -> bool {
     const CONTEXT: u64 = 1 << 32;
     const TOP: u64 = 2 << 32;
     let mut register = [0_u64; 11];
     (register[1], register[10]) = (CONTEXT, TOP);
-    // Nothing may count on what was there.
+    // The program must not rely on the initial contents.
     let mut stack = [0xa5_u8; 512];
     let mut at = 0;
     loop {
@@ -118,10 +118,10 @@ fn extended(program: &[Insn], frame: &Frame) -> bool {
         let operand = if code & 8 == 0 { i64::from(imm).cast_unsigned() } else { from };
         let narrow = operand as u32;
         let low = register[dst] as u32;
-        let slot = |address: u64| usize::try_from(512 - (TOP - address)).expect("it is on the stack");
+        let slot = |address: u64| usize::try_from(512 - (TOP - address)).expect("the address is on the stack");
         let mut go = |condition: bool| {
             if condition {
-                at = at.checked_add_signed(isize::from(off)).expect("it goes forward");
+                at = at.checked_add_signed(isize::from(off)).expect("jumps go forward");
             }
         };
         match code {
@@ -148,7 +148,7 @@ fn extended(program: &[Insn], frame: &Frame) -> bool {
                     20 => u64::from(frame.tag.is_some()),
                     24 => number.into(),
                     28 => kind.to_be().into(),
-                    _ => panic!("it reads {off} of the frame's structure"),
+                    _ => panic!("reads __sk_buff at {off}"),
                 };
             }
             0x61 | 0x69 | 0x71 => {
@@ -171,7 +171,7 @@ fn extended(program: &[Insn], frame: &Frame) -> bool {
             0x85 => {
                 assert_eq!((imm, register[1]), (26, CONTEXT));
                 let (offset, size) = (register[2] as usize, register[4] as usize);
-                assert!(register[2] < 1 << 31, "the helper takes offsets for signed");
+                assert!(register[2] < 1 << 31, "the kernel takes offsets for signed");
                 let start = slot(register[3]);
                 match frame.bytes.get(offset..offset + size) {
                     Some(part) => {
@@ -196,8 +196,8 @@ fn extended(program: &[Insn], frame: &Frame) -> bool {
     }
 }
 
-/// Reads of a tag that is not in the bytes are translated where they are aligned to its fields; others do not match.
-fn reads_askew(program: &[Instruction]) -> bool {
+/// Loads from an offloaded tag are translated if they are aligned to its fields; others do not match.
+fn reads_unaligned_tag(program: &[Instruction]) -> bool {
     program.iter().any(|instruction| match instruction.code {
         0x20 => (9..16).contains(&instruction.k) && instruction.k != 12,
         0x28 => matches!(instruction.k, 11 | 13 | 15),
@@ -231,7 +231,7 @@ fn program() -> impl Strategy<Value = Vec<Instruction>> {
     prop::collection::vec(instruction(), 1..40).prop_map(|random| {
         // Memory must be written before it is read.
         let mut program: Vec<_> = (0..16).map(|cell| i(0x02, 0, 0, cell)).chain(random).collect();
-        // Wherever a jump goes, it finds something.
+        // Targets for all jumps.
         program.extend([i(0x16, 0, 0, 0), i(6, 0, 0, 0), i(6, 0, 0, 1), i(6, 0, 0, 0), i(6, 0, 0, 1), i(6, 0, 0, 9)]);
         program
     })
@@ -241,20 +241,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 5000, ..ProptestConfig::default() })]
 
     #[test]
-    fn both_say_the_same(
+    fn translation_matches_like_the_original(
         program in program(),
         bytes in prop::collection::vec(any::<u8>(), 14..80),
         tag in prop::option::of(any::<(u16, u16)>()),
     ) {
-        let frame = Frame { bytes, tag: tag.filter(|_| !reads_askew(&program)) };
-        let translated = translate(&program).expect("it is valid");
+        let frame = Frame { bytes, tag: tag.filter(|_| !reads_unaligned_tag(&program)) };
+        let translated = translate(&program).expect("a valid program");
         prop_assert_eq!(extended(&translated, &frame), classic(&program, &frame.whole()));
     }
 }
 
 /// What `tcpdump -y EN10MB -dd 'vlan 5 and tcp port 80'` prints (libpcap 1.10.3), in part.
 #[test]
-fn a_tag_is_read_where_compilers_expect_it() {
+fn reads_offloaded_tags_where_compilers_expect_them() {
     let program = [
         i(0x28, 0, 0, 12),
         i(0x15, 0, 5, 0x8100),
@@ -266,23 +266,25 @@ fn a_tag_is_read_where_compilers_expect_it() {
         i(6, 0, 0, 0),
         i(6, 0, 0, 262_144),
     ];
-    let translated = translate(&program).expect("it is valid");
+    let translated = translate(&program).expect("a valid program");
     let untagged = [vec![0; 12], vec![8, 0], vec![0; 46]].concat();
-    let says = |tag, bytes: &[u8]| extended(&translated, &Frame { bytes: bytes.to_vec(), tag });
-    assert!(says(Some((0x8100, 0x2005)), &untagged), "taken off by the device");
-    assert!(!says(Some((0x8100, 6)), &untagged) && !says(Some((0x88a8, 5)), &untagged) && !says(None, &untagged));
+    let matches = |tag, bytes: &[u8]| extended(&translated, &Frame { bytes: bytes.to_vec(), tag });
+    assert!(matches(Some((0x8100, 0x2005)), &untagged), "offloaded");
+    assert!(
+        !matches(Some((0x8100, 6)), &untagged) && !matches(Some((0x88a8, 5)), &untagged) && !matches(None, &untagged)
+    );
     let inside = Frame { bytes: untagged.clone(), tag: Some((0x8100, 5)) }.whole();
-    assert!(says(None, &inside), "in the frame");
+    assert!(matches(None, &inside), "in the frame");
 }
 
 #[test]
-fn what_is_not_valid_is_refused() {
+fn rejects_invalid_programs() {
     assert_eq!(translate(&[]), Err(ProgramError::Length(0)));
     assert_eq!(translate(&[i(0x60, 0, 0, 16), i(6, 0, 0, 1)]), Err(ProgramError::Memory(0)));
 }
 
 #[test]
-fn every_code_or_operand_is_refused_or_translated() {
+fn rejects_or_translates_every_opcode_and_operand() {
     for code in 0..=u16::MAX {
         for k in [0, 1, 15, 16, 31, 32, u32::MAX] {
             let _ = translate(&[i(code, 0, 0, k), i(6, 0, 0, 1)]);
@@ -291,20 +293,20 @@ fn every_code_or_operand_is_refused_or_translated() {
 }
 
 #[test]
-fn the_longest_jump_fits_into_an_offset() {
-    // Over as many as there may be of what becomes longest: a byte at an index.
+fn the_longest_jump_fits_an_offset() {
+    // Over as many as possible of the instruction with the longest translation: a byte at an index.
     let between = MAX_INSTRUCTIONS - 3;
-    let mut program = vec![i(0x15, 1, 0, 0), i(0x05, 0, 0, u32::try_from(between - 1).expect("it fits"))];
+    let mut program = vec![i(0x15, 1, 0, 0), i(0x05, 0, 0, u32::try_from(between - 1).expect("a small number"))];
     program.extend(vec![i(0x50, 0, 0, 40); between]);
     program.push(i(6, 0, 0, 1));
-    let translated = translate(&program).expect("it is valid");
+    let translated = translate(&program).expect("a valid program");
     let longest = translated.iter().map(|insn| insn.off).max();
     assert!(translated.len() > 20_000 && longest < Some(i16::MAX), "{} {longest:?}", translated.len());
 }
 
 #[test]
-fn what_is_never_reached_is_left_out() {
+fn unreachable_instructions_are_omitted() {
     let program = [i(0x05, 0, 0, 1), i(0x87, 0, 0, 0), i(6, 0, 0, 1)];
-    let translated = translate(&program).expect("it is valid");
-    assert_eq!(translated.len(), translate(&program[2..]).expect("it is valid").len() + 1);
+    let translated = translate(&program).expect("a valid program");
+    assert_eq!(translated.len(), translate(&program[2..]).expect("a valid program").len() + 1);
 }
