@@ -1,6 +1,6 @@
 //! Classic BPF: opcodes and reachability.
 
-use tap_wire::Instruction;
+use podtap_model::Instruction;
 
 // Opcodes (include/uapi/linux/bpf_common.h).
 pub(super) const LD: u16 = 0;

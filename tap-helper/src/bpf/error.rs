@@ -1,7 +1,10 @@
 use std::{error::Error, io};
 
 use nix::errno::Errno;
-use tap_wire::{MAX_NETWORKS, MAX_RULES, ProgramError};
+use podtap_model::{
+    ProgramError,
+    bounds::{MAX_DEDUPLICATE_CIDRS, MAX_RULES},
+};
 use thiserror::Error;
 
 /// Why programs cannot be loaded, configured or read.
@@ -13,7 +16,7 @@ pub enum BpfError {
     )]
     TooManyRules(usize),
     /// There are more networks to deduplicate than the programs have room for.
-    #[error("{0} networks to deduplicate; at most {MAX_NETWORKS} are possible")]
+    #[error("{0} networks to deduplicate; at most {MAX_DEDUPLICATE_CIDRS} are possible")]
     TooManyNetworks(usize),
     /// The cBPF program of the filter expression is invalid.
     #[error("the filter expression cannot be used: {0}")]

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use tap_wire::{MAX_NETWORKS, MAX_RATE, MAX_RULES, Match, Oversize, Protocol, Truncate};
+use podtap_model::{
+    IpNet, Match, Oversize, Protocol, Quantity, Truncate,
+    bounds::{MAX_BITS_PER_SECOND, MAX_DEDUPLICATE_CIDRS, MAX_PACKETS_PER_SECOND, MAX_RULES, TRUNCATE_BYTES},
+};
 
 use super::{
     BpfError, Settings,
@@ -12,7 +15,7 @@ use super::{
     },
 };
 
-const _: () = assert!(MAX_RULES == RULES as usize && MAX_NETWORKS == NETWORKS as usize);
+const _: () = assert!(MAX_RULES == RULES as usize && MAX_DEDUPLICATE_CIDRS == NETWORKS as usize);
 
 /// `struct config`.
 #[repr(C)]
@@ -31,7 +34,7 @@ pub(super) struct Config {
     peer_network_count: u32,
     reserved: u32,
     rules: [Rule; MAX_RULES],
-    peer_networks: [Network; MAX_NETWORKS],
+    peer_networks: [Network; MAX_DEDUPLICATE_CIDRS],
 }
 
 /// `struct rule`.
@@ -72,35 +75,43 @@ unsafe impl aya::Pod for Counter {}
 impl Config {
     /// The settings, for the programs with a hash.
     pub(super) fn new(settings: &Settings, program_hash: u64) -> Result<Self, BpfError> {
+        let Settings { options, program, frame_limit, linearize } = settings;
         let flatten = |matches: &[Match]| matches.iter().flat_map(rules).collect::<Vec<_>>();
-        let (include, exclude) = (flatten(&settings.include), flatten(&settings.exclude));
+        let filter = options.filter.clone().unwrap_or_default();
+        let (include, exclude) = (flatten(&filter.include), flatten(&filter.exclude));
         let all = [include.as_slice(), &exclude].concat();
-        let peers: Vec<_> = settings.deduplicate.iter().flatten().map(Network::from).collect();
-        let needs_ports = settings.one_in_flows > 1
-            || settings.deduplicate.is_some()
+        let peers = settings.peer_networks();
+        let peers: Vec<_> = peers.iter().map(Network::from).collect();
+        let limit = options.limit.unwrap_or_default();
+        let rate = |rate: Option<Quantity>| rate.unwrap_or_default().get();
+        let needs_ports = options.one_in_flows() > 1
+            || options.deduplicate.is_some()
             || all.iter().any(|rule| (rule.first_port, rule.last_port) != ANY_PORT);
         let flags = [
-            (HAS_EXPRESSION, !settings.program.is_empty()),
-            (HAS_INCLUDE, !settings.include.is_empty()),
+            (HAS_EXPRESSION, program.is_some()),
+            (HAS_INCLUDE, !filter.include.is_empty()),
             (NEEDS_PORTS, needs_ports),
-            (DEDUPLICATE, settings.deduplicate.is_some()),
-            (TRUNCATE_OVERSIZE, settings.oversize == Oversize::Truncate),
-            (LINEARIZE, settings.linearize),
+            (DEDUPLICATE, options.deduplicate.is_some()),
+            (TRUNCATE_OVERSIZE, options.oversize == Oversize::Truncate),
+            (LINEARIZE, *linearize),
         ];
         Ok(Self {
             program_hash,
-            bits_per_second: settings.limit.bits_per_second.min(MAX_RATE),
-            packets_per_second: settings.limit.packets_per_second.min(MAX_RATE),
+            bits_per_second: rate(limit.bits_per_second).min(MAX_BITS_PER_SECOND),
+            packets_per_second: rate(limit.packets_per_second).min(MAX_PACKETS_PER_SECOND),
             flags: flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum(),
             include_count: count(&include),
             rule_count: count(&all),
-            one_in_flows: settings.one_in_flows,
-            truncate: match settings.truncate {
+            one_in_flows: options.one_in_flows(),
+            truncate: match options.truncate {
                 None => 0,
-                Some(Truncate::Bytes(bytes)) => bytes.clamp(tap_wire::MIN_TRUNCATED, TRUNCATE_HEADERS - 1),
-                Some(Truncate::Headers) => TRUNCATE_HEADERS,
+                Some(Truncate { headers_only: true, .. }) => TRUNCATE_HEADERS,
+                Some(Truncate { bytes, .. }) => {
+                    let (min, max) = TRUNCATE_BYTES.into_inner();
+                    bytes.unwrap_or(max).clamp(min, max)
+                }
             },
-            frame_limit: settings.frame_limit.unwrap_or_default(),
+            frame_limit: frame_limit.unwrap_or_default(),
             peer_network_count: count(&peers),
             reserved: 0,
             rules: array(&all).ok_or(BpfError::TooManyRules(all.len()))?,
@@ -131,27 +142,27 @@ fn rules(one: &Match) -> Vec<Rule> {
         Some(Protocol::Icmpv6) => 6,
         _ => ANY,
     };
-    let mut ports: Vec<_> = one.ports.iter().map(|range| (range.first.into(), range.last.into())).collect();
+    let mut ports: Vec<_> = one.ports.iter().map(|range| (range.port.into(), range.last().into())).collect();
     if ports.is_empty() {
         ports.push(ANY_PORT);
     }
-    let mut networks: Vec<_> = one.networks.iter().map(Network::from).collect();
+    let mut networks: Vec<_> = one.cidrs.iter().map(Network::from).collect();
     // A combination that matches nothing, such as ICMP from an IPv6 network, needs no rule.
     networks.retain(|network| family == ANY || family == network.family);
-    if one.networks.is_empty() {
+    if one.cidrs.is_empty() {
         networks.push(Network { family, ..Network::default() });
     }
     let rule = |(first_port, last_port), remote| Rule { protocol, first_port, last_port, remote };
     ports.iter().flat_map(|range| networks.iter().map(|network| rule(*range, *network))).collect()
 }
 
-impl From<&tap_wire::Network> for Network {
-    fn from(network: &tap_wire::Network) -> Self {
-        let (family, bits, address) = match network.address {
-            IpAddr::V4(address) => (4, 32, u128::from(address.to_bits()) << 96),
-            IpAddr::V6(address) => (6, 128, address.to_bits()),
+impl From<&IpNet> for Network {
+    fn from(cidr: &IpNet) -> Self {
+        let (family, address) = match cidr.addr() {
+            IpAddr::V4(address) => (4, u128::from(address.to_bits()) << 96),
+            IpAddr::V6(address) => (6, address.to_bits()),
         };
-        let mask = u128::MAX.checked_shl(128 - u32::from(network.prefix.min(bits))).unwrap_or_default();
+        let mask = u128::MAX.checked_shl(128 - u32::from(cidr.prefix_len())).unwrap_or_default();
         Self { family, address: words(address & mask), mask: words(mask) }
     }
 }

@@ -59,7 +59,7 @@ impl Settings {
     }
 
     pub(super) fn config(&self) -> Result<Config, BpfError> {
-        Config::new(self, program_hash(&self.expression()?, self.deduplicate.is_some()))
+        Config::new(self, program_hash(&self.expression()?, self.options.deduplicate.is_some()))
     }
 }
 

@@ -31,10 +31,10 @@ impl Programs {
             existing.retain(|name, _| !matches!(name.as_str(), "configs" | "active"));
         }
         let mut object = Object::parse(TAP)?;
-        if !settings.program.is_empty() {
+        if settings.program.is_some() {
             object.set_expression(&settings.expression()?)?;
         }
-        if settings.deduplicate.is_none() {
+        if settings.options.deduplicate.is_none() {
             object.set_max_entries("flows", 1);
         }
         let maps = object.maps(existing)?;

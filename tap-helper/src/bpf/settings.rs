@@ -1,28 +1,16 @@
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use tap_wire::{Instruction, Limit, Match, Network, Oversize, ProgramError, Truncate};
+use podtap_model::{IpNet, MirrorOptions, Program, ProgramError};
 
 use super::translate::{Insn, translate};
 
 /// How the programs of one tap on one pod process frames.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Frames must match any of these, if there are any.
-    pub include: Vec<Match>,
-    /// Frames must match none of these.
-    pub exclude: Vec<Match>,
-    /// Frames must match this cBPF program, unless it is empty.
-    pub program: Vec<Instruction>,
-    /// How much of each frame is mirrored; all of it if `None`.
-    pub truncate: Option<Truncate>,
-    /// One flow in this many is mirrored; 0 and 1 mean all.
-    pub one_in_flows: u32,
-    /// The rate limit of mirrored frames.
-    pub limit: Limit,
-    /// What happens to a mirrored frame that exceeds [`frame_limit`](Self::frame_limit) and cannot be segmented.
-    pub oversize: Oversize,
-    /// Networks of the pods that the same tap mirrors, if each flow between two of them is to be mirrored once.
-    pub deduplicate: Option<Vec<Network>>,
+    /// Which frames are mirrored, and how.
+    pub options: MirrorOptions,
+    /// The compiled expression of the filter, if it has one.
+    pub program: Option<Arc<Program>>,
     /// Longest inner frame, with its Ethernet header, that fits the underlay; see [`frame_limit`].
     pub frame_limit: Option<u32>,
     /// Whether GSO packets are linearized before their gso_size is reduced; see
@@ -33,7 +21,16 @@ pub struct Settings {
 impl Settings {
     /// The filter expression as eBPF; empty if there is none.
     pub(super) fn expression(&self) -> Result<Vec<Insn>, ProgramError> {
-        if self.program.is_empty() { Ok(Vec::new()) } else { translate(&self.program) }
+        self.program.as_ref().map_or_else(|| Ok(Vec::new()), |program| translate(&program.instructions))
+    }
+
+    /// Where the other pods of the tap are, if each flow between two of them is mirrored once: sorted, each network once.
+    pub(crate) fn peer_networks(&self) -> Vec<IpNet> {
+        let cidrs = self.options.deduplicate.iter().flat_map(|deduplicate| deduplicate.cidrs().map(IpNet::trunc));
+        let mut networks: Vec<IpNet> = cidrs.collect();
+        networks.sort_unstable();
+        networks.dedup();
+        networks
     }
 }
 
@@ -46,28 +43,11 @@ pub fn frame_limit(underlay_mtu: u32, ipv6: bool) -> u32 {
 /// For logs: without the instructions, of which there may be hundreds.
 impl fmt::Debug for Settings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            include,
-            exclude,
-            program,
-            truncate,
-            one_in_flows,
-            limit,
-            oversize,
-            deduplicate,
-            frame_limit,
-            linearize,
-        } = self;
+        let Self { options, program, frame_limit, linearize } = self;
         formatter
             .debug_struct("Settings")
-            .field("include", include)
-            .field("exclude", exclude)
-            .field("instructions", &program.len())
-            .field("truncate", truncate)
-            .field("one_in_flows", one_in_flows)
-            .field("limit", limit)
-            .field("oversize", oversize)
-            .field("deduplicate", deduplicate)
+            .field("options", options)
+            .field("program", &program.as_ref().map(|program| &program.id))
             .field("frame_limit", frame_limit)
             .field("linearize", linearize)
             .finish()

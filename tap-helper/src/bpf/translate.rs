@@ -4,7 +4,7 @@
 //! `bpf_skb_load_bytes`, and an offloaded VLAN tag appears where it was in the frame. The program comes from users:
 //! `check_program` validates it before translation, and the kernel's verifier checks the result.
 
-use tap_wire::{Instruction, ProgramError, check_program};
+use podtap_model::{Instruction, ProgramError, check_program};
 
 use super::classic::{
     ABS, ALU, BYTE, DIV, FROM_X, HALF, IMM, IND, JA, JMP, LD, LDX, LEN, LSH, MEM, MISC, MOD, MODE, MSH, NEG, RET, RSH,

@@ -1,4 +1,6 @@
-use tap_wire::{Deduplicate, Endpoint, Filter, Instruction, Limit, Match, Pod, PortRange, Protocol, Truncate};
+use podtap_model::{Direction, Endpoint, Instruction, IpNet, Pod, Program, ProgramId, Tap};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -6,95 +8,108 @@ fn features() -> Features {
     Features { ebpf: Ok(()), clamp: Ok(()), rate_limit: Ok(()), expression: Ok(()), frag_list_safe: true }
 }
 
-fn sender() -> Sender {
-    let pod = Pod { uid: "p".to_owned(), cgroup_uid: None, addresses: vec![] };
-    let to = Endpoint { address: [10, 66, 0, 2].into(), port: 14789, vni: 7 };
-    Sender::of_everything("t".to_owned(), pod, vec![to])
-}
-
-fn net(address: [u8; 4], prefix: u8) -> Network {
-    Network { address: address.into(), prefix }
-}
-
-/// Everything that can be wished.
-fn demanding() -> Sender {
-    let https = Match {
-        protocol: Some(Protocol::Tcp),
-        ports: vec![PortRange { first: 443, last: 450 }],
-        networks: vec![net([10, 0, 0, 0], 8)],
-    };
-    let expression = vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }];
-    Sender {
-        filter: Filter { include: vec![https], exclude: vec![Match::default()], expression },
-        truncate: Some(Truncate::Bytes(128)),
-        one_in_flows: 10,
-        limit: Limit { bits_per_second: 5, packets_per_second: 6 },
-        oversize: Oversize::Truncate,
-        deduplicate: Some(Deduplicate {
-            pod_networks: vec![net([10, 244, 0, 0], 16), net([10, 96, 0, 0], 12)],
-            service_networks: vec![net([10, 96, 0, 0], 12)],
-        }),
-        underlay_mtu: Some(1400),
-        ..sender()
+fn tap(options: &Value) -> Tap {
+    let vni = 7.try_into().expect("a VNI");
+    Tap {
+        namespace: "shop".to_owned(),
+        name: "web".to_owned(),
+        uid: "t".parse().expect("a UID"),
+        interface: None,
+        direction: Direction::Both,
+        destinations: vec![Endpoint { address: [10, 66, 0, 2].into(), port: 14789, vni }],
+        options: MirrorOptions::deserialize(options).expect("mirror options"),
+        program: None,
     }
 }
 
+fn sender_of(tap: Tap) -> DesiredSender {
+    let pod = Pod {
+        namespace: "shop".to_owned(),
+        name: "web-0".to_owned(),
+        uid: "p".parse().expect("a UID"),
+        config_hash: None,
+        addresses: vec![],
+    };
+    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
+}
+
+fn sender() -> DesiredSender {
+    sender_of(tap(&json!({})))
+}
+
+fn program() -> Arc<Program> {
+    let instructions = vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }];
+    Arc::new(Program { id: ProgramId::from_digest([0; 32]), instructions })
+}
+
+/// All options at once.
+fn demanding() -> DesiredSender {
+    let options = json!({
+        "filter": {
+            "include": [{"protocol": "TCP", "ports": [{"port": 443, "endPort": 450}], "cidrs": ["10.0.0.0/8"]}],
+            "exclude": [{"protocol": "ICMP"}],
+            "expression": "less 1000",
+        },
+        "truncate": {"bytes": 128},
+        "sample": {"oneInFlows": 10},
+        "limit": {"bitsPerSecond": 5, "packetsPerSecond": 6},
+        "oversize": "Truncate",
+        "deduplicate": {"podCIDRs": ["10.244.0.0/16", "10.96.0.0/12"], "serviceCIDRs": ["10.96.0.0/12"]},
+    });
+    DesiredSender { program: Some(program()), underlay_mtu: Some(1400), ..sender_of(tap(&options)) }
+}
+
 #[test]
-fn everything_arrives() {
-    let settings = settings(&demanding(), Some(1500), &features());
+fn all_options_reach_the_programs() {
+    let demanding = demanding();
+    let settings = settings(&demanding, Some(1500), &features());
     let expected = bpf::Settings {
-        include: vec![Match {
-            protocol: Some(Protocol::Tcp),
-            ports: vec![PortRange { first: 443, last: 450 }],
-            networks: vec![net([10, 0, 0, 0], 8)],
-        }],
-        exclude: vec![Match::default()],
-        program: vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }],
-        truncate: Some(Truncate::Bytes(128)),
-        one_in_flows: 10,
-        limit: Limit { bits_per_second: 5, packets_per_second: 6 },
-        oversize: Oversize::Truncate,
-        deduplicate: Some(vec![net([10, 96, 0, 0], 12), net([10, 244, 0, 0], 16)]),
+        options: demanding.tap.options.clone(),
+        program: Some(program()),
         frame_limit: Some(1364),
         linearize: false,
     };
     assert_eq!(settings, expected);
+    let networks = ["10.96.0.0/12", "10.244.0.0/16"].map(|text| text.parse::<IpNet>().expect("a CIDR"));
+    assert_eq!(settings.peer_networks(), networks, "each network once");
 }
 
 #[test]
 fn the_narrowest_part_of_the_path_counts() {
     let limit = |route: Option<u32>, underlay: Option<u32>| {
-        settings(&Sender { underlay_mtu: underlay, ..sender() }, route, &features()).frame_limit
+        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, route, &features()).frame_limit
     };
     assert_eq!(limit(Some(1500), None), Some(1464));
     assert_eq!(limit(Some(1300), Some(1400)), Some(1264));
     assert_eq!(limit(None, Some(1400)), Some(1364));
     assert_eq!(limit(None, None), None);
-    let mut ipv6 = sender();
+    let mut ipv6 = tap(&json!({}));
     ipv6.destinations[0].address = "fd66::2".parse().expect("an address");
-    let over_ipv6 = settings(&ipv6, Some(1500), &features());
-    assert_eq!((over_ipv6.frame_limit, over_ipv6.oversize), (Some(1444), Oversize::Truncate));
+    let over_ipv6 = settings(&sender_of(ipv6), Some(1500), &features());
+    assert_eq!((over_ipv6.frame_limit, over_ipv6.options.oversize), (Some(1444), Oversize::Truncate));
     let without_clamp = Features { clamp: Err("old".to_owned()), ..features() };
     assert_eq!(settings(&sender(), Some(1500), &without_clamp).frame_limit, None);
 }
 
 #[test]
-fn what_cannot_be_done_is_said() {
+fn unsupported_options_are_reported() {
     assert_eq!(degraded(&demanding(), &features()), Vec::<String>::new());
-    let without = Features { ebpf: Err("no right".to_owned()), ..features() };
-    assert_eq!(degraded(&sender(), &without).len(), 1, "copies are fragmented, whatever is wanted");
+    let without = Features { ebpf: Err("not permitted".to_owned()), ..features() };
+    assert_eq!(degraded(&sender(), &without).len(), 1, "oversize frames are fragmented, whatever the options");
     let all = degraded(&demanding(), &without);
     assert_eq!(all.len(), 6, "{all:?}");
-    assert!(all.iter().all(|sentence| sentence.ends_with("the node's kernel cannot do it (no right).")), "{all:?}");
+    let ending = "the node's kernel does not support it (not permitted).";
+    assert!(all.iter().all(|sentence| sentence.ends_with(ending)), "{all:?}");
     let without_clamp = Features { clamp: Err("old".to_owned()), ..features() };
     assert_eq!(degraded(&demanding(), &without_clamp).len(), 1);
 }
 
 #[test]
-fn what_has_no_room_is_refused() {
+fn options_without_room_are_refused() {
     assert!(check(&demanding()).is_ok());
-    let mut many = demanding();
-    many.filter.include[0].ports = vec![PortRange { first: 1, last: 2 }; 16];
-    many.filter.include[0].networks = (0..4).map(|number| net([10, number, 0, 0], 16)).collect();
+    let ports: Vec<Value> = (0..16).map(|port| json!({"port": 1 + port})).collect();
+    let cidrs: Vec<String> = (0..4).map(|number| format!("10.{number}.0.0/16")).collect();
+    let rules = json!({"include": [{"ports": ports, "cidrs": cidrs}], "exclude": [{"protocol": "ICMP"}]});
+    let many = sender_of(tap(&json!({"filter": rules})));
     assert!(matches!(check(&many), Err(BpfError::TooManyRules(65))));
 }

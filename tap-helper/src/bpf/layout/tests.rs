@@ -233,16 +233,16 @@ fn maps_have_these_values() {
 
 #[test]
 fn matches_become_rules() {
-    let network = |text: &str, prefix| tap_wire::Network { address: text.parse().expect("an address"), prefix };
-    let range = |first, last| tap_wire::PortRange { first, last };
+    let cidr = |text: &str| text.parse::<IpNet>().expect("a CIDR");
+    let range = |port, end_port| podtap_model::PortRange { port, end_port };
     let one = Match {
         protocol: Some(Protocol::Tcp),
-        ports: vec![range(80, 80), range(443, 450)],
-        networks: vec![network("10.1.2.3", 12), network("fd00::1", 65)],
+        ports: vec![range(80, None), range(443, Some(450))],
+        cidrs: vec![cidr("10.1.2.3/12"), cidr("fd00::1/65")],
     };
-    let ipv4 = Network::from(&one.networks[0]);
+    let ipv4 = Network::from(&one.cidrs[0]);
     assert_eq!((ipv4.family, ipv4.address[0], ipv4.mask[0]), (4, [10, 0, 0, 0], [255, 240, 0, 0]));
-    let ipv6 = Network::from(&one.networks[1]);
+    let ipv6 = Network::from(&one.cidrs[1]);
     assert_eq!((ipv6.address, ipv6.mask[2]), ([[0xfd, 0, 0, 0], [0; 4], [0; 4], [0; 4]], [128, 0, 0, 0]));
     let rule = |first_port, last_port, remote| Rule { protocol: 6, first_port, last_port, remote };
     assert_eq!(rules(&one), [rule(80, 80, ipv4), rule(80, 80, ipv6), rule(443, 450, ipv4), rule(443, 450, ipv6)]);
@@ -251,7 +251,7 @@ fn matches_become_rules() {
     let rule = |remote| Rule { protocol: 1, first_port: 0, last_port: NO_PORT, remote };
     assert_eq!(rules(&icmp), [rule(ipv4)]);
     let everywhere = Network { family: 4, ..Network::default() };
-    assert_eq!(rules(&Match { networks: vec![], ..icmp }), [rule(everywhere)]);
-    let all = Network::from(&network("::", 0));
+    assert_eq!(rules(&Match { cidrs: vec![], ..icmp }), [rule(everywhere)]);
+    let all = Network::from(&cidr("::/0"));
     assert_eq!((all.family, all.mask), (6, [[0; 4]; 4]));
 }
