@@ -78,5 +78,4 @@ fn match_of(Match { protocol, ports, networks }: &Match) -> bpf::Match {
 }
 
 #[cfg(test)]
-#[path = "settings_tests.rs"]
 mod tests;

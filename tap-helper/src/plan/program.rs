@@ -3,7 +3,7 @@
 use super::Planner;
 use crate::{
     bpf::{BpfError, Settings},
-    netlink::{FIT_PRIORITY, Filter, Hook, Slot},
+    netlink::{FIT_PRIORITY, Filter, FilterTarget, Hook},
     observe::Program,
     step::Step,
 };
@@ -60,7 +60,7 @@ impl Planner<'_> {
                 if !fits {
                     let handle = fit_filter.map_or(0, |filter| filter.id.handle);
                     let (hook, priority) = (Hook::Egress, FIT_PRIORITY);
-                    steps.push(Step::PutFit(Slot { interface: device, hook, priority, handle }));
+                    steps.push(Step::PutFit(FilterTarget { interface: device, hook, priority, handle }));
                 }
             }
         }
