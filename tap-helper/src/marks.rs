@@ -161,7 +161,7 @@ fn family(ipv6: bool) -> char {
 
 /// The hash that [`SenderMark::config`] holds.
 #[must_use]
-pub fn config_hash(direction: Direction, destinations: &[crate::netlink::Destination]) -> u64 {
+pub fn config_hash(direction: Direction, destinations: &[tap_wire::Endpoint]) -> u64 {
     let mut sorted = destinations.to_vec();
     sorted.sort_unstable();
     let texts = sorted.iter().map(|to| format!("{} {} {}", to.address, to.port, to.vni));

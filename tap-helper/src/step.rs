@@ -1,9 +1,11 @@
 //! The vocabulary of plans.
 
+use tap_wire::Endpoint;
+
 use crate::{
     bpf::Settings,
     marks::Cookie,
-    netlink::{Destination, FilterId, Hook, Slot, Vxlan},
+    netlink::{FilterId, FilterTarget, Hook, Vxlan},
 };
 
 /// Identity of a sender.
@@ -23,9 +25,9 @@ impl SenderKey {
     }
 }
 
-/// On whose behalf something is done. Failures of one item do not touch the others.
+/// On whose behalf something is done. Failures of one resource do not touch the others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Item {
+pub enum Resource {
     /// A sender.
     Sender(SenderKey),
     /// A receiver: UID of its tap, and its VNI.
@@ -38,7 +40,7 @@ pub enum Item {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action {
     /// On whose behalf.
-    pub item: Item,
+    pub resource: Resource,
     /// What.
     pub step: Step,
 }
@@ -46,7 +48,7 @@ pub struct Action {
 /// What one action does. Devices are named by their numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Make a VXLAN device: down, marked, silent.
+    /// Create a VXLAN device: down, marked, with autoconfiguration disabled.
     CreateDevice {
         /// Its name.
         name: String,
@@ -57,7 +59,7 @@ pub enum Step {
         /// Its alias.
         alias: String,
     },
-    /// Make a pair of `veth` devices: down, marked, silent.
+    /// Create a veth pair: down, marked, with autoconfiguration disabled.
     CreatePair {
         /// Names of the near and the far end.
         names: [String; 2],
@@ -68,8 +70,8 @@ pub enum Step {
     TurnOff(u32, Vec<String>),
     /// Set a device's alias.
     SetAlias(u32, String),
-    /// Make a device silent and give it the right MTU.
-    Silence(u32),
+    /// Disable autoconfiguration of a device, and set its MTU.
+    DisableAutoconf(u32),
     /// Put a clsact on a device of ours.
     AddDeviceClsact(u32),
     /// Drop what arrives on a device of ours.
@@ -84,9 +86,9 @@ pub enum Step {
         cookie: Cookie,
     },
     /// One more destination of a sender device.
-    AddDestination(u32, Destination),
+    AddDestination(u32, Endpoint),
     /// One less.
-    RemoveDestination(u32, Destination),
+    RemoveDestination(u32, Endpoint),
     /// Give a receiver's interface, which is down, its final name.
     Rename(u32, String),
     /// Set a device up.
@@ -115,19 +117,19 @@ pub enum Step {
         /// The mark.
         cookie: Cookie,
     },
-    /// Load programs for the steps of the same item that follow.
+    /// Load programs for the steps of the same resource that follow.
     LoadPrograms {
         /// What they are told.
         settings: Box<Settings>,
         /// A program whose counters they go on with, and which they join if it is of the same kind.
         before: Option<u32>,
     },
-    /// Attach the program that clamps mirrored frames to the MTU to a sender device.
-    AttachClamp(Slot),
+    /// Attach the program that clamps mirrored frames to the path MTU to a sender device.
+    AttachClamp(FilterTarget),
     /// Copy what passes a hook of an interface, and what a program wants.
     PutFilter {
         /// Where, and in whose place.
-        slot: Slot,
+        target: FilterTarget,
         /// The sender device.
         device: u32,
         /// The mark.

@@ -151,11 +151,11 @@ fn killed_in_the_middle_again_and_again() {
     );
     let nothing = Desired::default();
     for round in 0..24 {
-        let before_this = scene.helper.log().matches("event=done").count();
+        let before_this = scene.helper.log().matches(": done step=").count();
         scene.agent.request(if round % 3 == 2 { &nothing } else { &wanted });
         // Later in each round, as the log tells; at the latest when it has come to its end.
         until("it has come that far", Duration::from_secs(10), || {
-            let done = scene.helper.log().matches("event=done").count() - before_this;
+            let done = scene.helper.log().matches(": done step=").count() - before_this;
             if done >= round % 8 || scene.agent.has_message() { Ok(()) } else { Err(format!("{done} steps")) }
         });
         scene.helper.kill();

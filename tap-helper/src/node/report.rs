@@ -2,14 +2,14 @@ use std::collections::BTreeMap;
 
 use tap_wire::{Features, Pod, Reason, ReceiverReport, Report, SenderReport, State, Status};
 
-use super::{Node, pods::Place};
+use super::{Node, pods::PodNetns};
 use crate::{
     settings::degraded,
-    step::{Item, SenderKey},
+    step::{Resource, SenderKey},
 };
 
 impl Node {
-    /// What the node holds; none before anything was wanted.
+    /// The state of the node; none before the first desired state.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         let desired = self.desired.as_ref()?;
@@ -17,35 +17,35 @@ impl Node {
         let features = Features { ebpf, fit: ebpf && self.features.clamp.is_ok() };
         let mut report = Report { generation: desired.generation, features, ..Report::default() };
         for sender in &desired.senders {
-            let item = Item::Sender(SenderKey::of(sender));
+            let resource = Resource::Sender(SenderKey::of(sender));
             report.senders.push(SenderReport {
                 tap: sender.tap.clone(),
                 pod: sender.pod.uid.clone(),
-                interface: self.items.get(&item).map(|state| state.interface.clone()).unwrap_or_default(),
-                status: self.status(&item, Some(&sender.pod)),
+                interface: self.resources.get(&resource).map(|state| state.interface.clone()).unwrap_or_default(),
+                status: self.status(&resource, Some(&sender.pod)),
                 degraded: degraded(sender, &self.features),
             });
         }
         for receiver in &desired.receivers {
-            let item = Item::Receiver(receiver.tap.clone(), receiver.vni);
+            let resource = Resource::Receiver(receiver.tap.clone(), receiver.vni);
             report.receivers.push(ReceiverReport {
                 tap: receiver.tap.clone(),
                 vni: receiver.vni,
-                status: self.status(&item, receiver.pod.as_ref()),
+                status: self.status(&resource, receiver.pod.as_ref()),
             });
         }
-        // Those that a look has found say why; the others have not been looked for yet.
-        let found: BTreeMap<_, _> = self.spaces.values().flat_map(|space| &space.leftovers).collect();
-        let unseen = self.items.removing().filter(|(item, _)| !found.contains_key(item));
-        for (item, status) in found.iter().map(|(item, status)| (*item, *status)).chain(unseen) {
+        // Those that were observed have a reason; the others have not been observed yet.
+        let found: BTreeMap<_, _> = self.netns.values().flat_map(|netns| &netns.leftovers).collect();
+        let unseen = self.resources.removing().filter(|(resource, _)| !found.contains_key(resource));
+        for (resource, status) in found.iter().map(|(resource, status)| (*resource, *status)).chain(unseen) {
             let status = status.clone();
-            match item.clone() {
-                Item::Sender(SenderKey { tap, pod }) => {
+            match resource.clone() {
+                Resource::Sender(SenderKey { tap, pod }) => {
                     let (interface, degraded) = (String::new(), Vec::new());
                     report.senders.push(SenderReport { tap, pod, interface, status, degraded });
                 }
-                Item::Receiver(tap, vni) => report.receivers.push(ReceiverReport { tap, vni, status }),
-                Item::Leftover => {}
+                Resource::Receiver(tap, vni) => report.receivers.push(ReceiverReport { tap, vni, status }),
+                Resource::Leftover => {}
             }
         }
         report.senders.sort_by(|one, other| (&one.tap, &one.pod).cmp(&(&other.tap, &other.pod)));
@@ -53,23 +53,23 @@ impl Node {
         Some(report)
     }
 
-    fn status(&self, item: &Item, pod: Option<&Pod>) -> Status {
-        if let Some(failure) = self.invalid.get(item) {
+    fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {
+        if let Some(failure) = self.invalid.get(resource) {
             return failure.status();
         }
-        match pod.map(|pod| self.pods.place_of(&pod.uid)) {
-            Some(Place::Absent) => Status {
+        match pod.map(|pod| self.pods.netns_of(&pod.uid)) {
+            Some(PodNetns::Unknown) => Status {
                 state: State::Waiting,
                 reason: Reason::PodNotRunning,
-                message: "No process of the pod runs on this node yet. The tap is put in place as soon as one does.".to_owned(),
+                message: "No process of the pod runs on this node yet. The tap is established as soon as one does.".to_owned(),
             },
-            Some(Place::Host) => Status {
+            Some(PodNetns::Host) => Status {
                 state: State::Refused,
                 reason: Reason::HostNetwork,
-                message: "The pod uses the node's network: tapping it would copy the traffic of the whole node. Exclude it from the tap."
+                message: "The pod shares the node's network (hostNetwork): tapping it would mirror the traffic of the whole node. Exclude it from the tap."
                     .to_owned(),
             },
-            Some(Place::In(_)) | None => self.items.get(item).map_or_else(
+            Some(PodNetns::Own(_)) | None => self.resources.get(resource).map_or_else(
                 || Status { state: State::Waiting, reason: Reason::PodNotRunning, message: String::new() },
                 |state| state.status.clone(),
             ),

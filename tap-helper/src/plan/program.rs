@@ -3,7 +3,7 @@
 use super::Planner;
 use crate::{
     bpf::{BpfError, Settings},
-    netlink::{FIT_PRIORITY, Filter, Hook, Slot},
+    netlink::{FIT_PRIORITY, Filter, FilterTarget, Hook},
     observe::Program,
     step::Step,
 };
@@ -60,7 +60,7 @@ impl Planner<'_> {
                 if !clamp_stays {
                     let handle = clamp_filter.map_or(0, |filter| filter.id.handle);
                     let (hook, priority) = (Hook::Egress, FIT_PRIORITY);
-                    steps.push(Step::AttachClamp(Slot { interface: device, hook, priority, handle }));
+                    steps.push(Step::AttachClamp(FilterTarget { interface: device, hook, priority, handle }));
                 }
             }
         }

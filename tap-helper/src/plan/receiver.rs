@@ -6,21 +6,21 @@ use crate::{
     marks::{Cookie, Mark, Part, ReceiverMark, is_ours},
     names::{SOURCE_PORTS, receiver_device, receiver_hash, receiver_pair},
     netlink::{Filter, Hook, Link, REDIRECT_PRIORITY, Vxlan},
-    step::{Action, Item, Step},
+    step::{Action, Resource, Step},
 };
 
 impl Planner<'_> {
     /// Plans one receiver: keeps what is right of the observed state, and returns the steps for what is not there.
     pub(super) fn receiver(&mut self, receiver: &Receiver) -> Vec<Action> {
-        let item = Item::Receiver(receiver.tap.clone(), receiver.vni);
+        let resource = Resource::Receiver(receiver.tap.clone(), receiver.vni);
         if let Err(failure) = self.name_is_free(receiver) {
-            self.plan.outcomes.insert(item, Err(failure));
+            self.plan.outcomes.insert(resource, Err(failure));
             return Vec::new();
         }
-        self.plan.outcomes.insert(item.clone(), Ok(receiver.interface_name.clone()));
+        self.plan.outcomes.insert(resource.clone(), Ok(receiver.interface_name.clone()));
         self.kept.names.push(receiver.interface_name.clone());
         let steps = if receiver.raw { self.raw_receiver(receiver) } else { self.receiver_with_pair(receiver) };
-        steps.into_iter().map(|step| Action { item: item.clone(), step }).collect()
+        steps.into_iter().map(|step| Action { resource: resource.clone(), step }).collect()
     }
 
     /// A VXLAN device that consumers read themselves.
@@ -29,7 +29,7 @@ impl Planner<'_> {
             return vec![create_tunnel(receiver, Part::Interface)];
         };
         self.kept.devices.push(device.index);
-        let mut steps = self.furnish(&device, &alias(receiver, Part::Interface));
+        let mut steps = self.configure_link(&device, &alias(receiver, Part::Interface));
         steps.extend(publish(&device, &receiver.interface_name));
         steps
     }
@@ -45,7 +45,7 @@ impl Planner<'_> {
             None => steps.push(create_tunnel(receiver, Part::Tunnel)),
             Some(tunnel) => {
                 self.kept.devices.push(tunnel.index);
-                steps.extend(self.furnish(tunnel, &alias(receiver, Part::Tunnel)));
+                steps.extend(self.configure_link(tunnel, &alias(receiver, Part::Tunnel)));
             }
         }
         match &pair {
@@ -56,7 +56,7 @@ impl Planner<'_> {
             Some(ends) => {
                 for (end, part) in ends.iter().zip([Part::Near, Part::Interface]) {
                     self.kept.devices.push(end.index);
-                    steps.extend(self.furnish(end, &alias(receiver, part)));
+                    steps.extend(self.configure_link(end, &alias(receiver, part)));
                     let offloads = self.observed.offloads(end.index);
                     if !offloads.is_empty() {
                         steps.push(Step::TurnOff(end.index, offloads.to_vec()));
@@ -101,7 +101,7 @@ impl Planner<'_> {
     fn devices(&self, receiver: &Receiver, part: Part) -> impl Iterator<Item = (&Link, ReceiverMark)> {
         let vni = receiver.vni;
         self.observed.links.iter().filter_map(move |link| match Mark::of(link)? {
-            Mark::Receiver(mark) if (mark.part, mark.vni) == (part, vni) && self.sound(link) => Some((link, mark)),
+            Mark::Receiver(mark) if (mark.part, mark.vni) == (part, vni) && self.reusable(link) => Some((link, mark)),
             _ => None,
         })
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::netlink::message::{HEADER, tests::assert_sends};
+use crate::netlink::captured::assert_sends;
 
 /// `ethtool -K near tx-checksum-ip-generic off tx-udp-segmentation off`, where the family has number 0x15. That command names the
 /// device by its name and wants an answer: here the header, from byte 20 to 35, has its number and wants none.
@@ -7,6 +7,7 @@ use crate::netlink::message::{HEADER, tests::assert_sends};
 fn settings_are_turned_off() {
     assert_sends(
         off_message(0x15, 4, &["tx-checksum-ip-generic".to_owned(), "tx-udp-segmentation".to_owned()]),
+        0,
         "6c 00 00 00 15 00 05 00  03 00 00 00 00 00 00 00
          0c 01 00 00 14 00 01 80  08 00 01 00 04 00 00 00
          08 00 03 00 02 00 00 00  44 00 03 80
@@ -19,10 +20,9 @@ fn settings_are_turned_off() {
 
 #[test]
 fn what_is_named_is_read_back() {
-    let bytes = off_message(0x15, 4, &["tx-nocache-copy".to_owned(), "rx-gro-list".to_owned()]).finish(1);
-    let attributes = Attributes(&bytes[HEADER + FIXED..]);
-    assert_eq!(names(attributes, ETHTOOL_A_FEATURES_WANTED), ["tx-nocache-copy", "rx-gro-list"]);
-    assert_eq!(names(attributes, ETHTOOL_A_FEATURES_ACTIVE), [""; 0]);
+    let message = off_message(0x15, 4, &["tx-nocache-copy".to_owned(), "rx-gro-list".to_owned()]);
+    assert_eq!(names(&message.attributes, ETHTOOL_A_FEATURES_WANTED), ["tx-nocache-copy", "rx-gro-list"]);
+    assert_eq!(names(&message.attributes, ETHTOOL_A_FEATURES_ACTIVE), [""; 0]);
 }
 
 #[test]

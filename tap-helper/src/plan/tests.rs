@@ -1,25 +1,25 @@
 //! What the planner guarantees, for random wishes in random namespaces.
 
-mod wishes;
+mod scenario;
 mod world;
 
-use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
-use tap_helper::{
+use crate::{
     marks::{Cookie, is_ours},
     names::{receiver_device, receiver_hash, receiver_pair, sender_hash},
     netlink::{FIT_PRIORITY, Filter, Hook, Link, Qdisc},
     plan::{Plan, Wanted, plan},
-    step::{Item, SenderKey},
+    step::{Resource, SenderKey},
 };
+use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
 
-use wishes::{Wishes, damage, strangers, wishes};
+use scenario::{Stranger, Wishes, damage, strangers, wishes};
 use world::World;
 
 /// Rounds within which every state becomes the wanted one, the last one of which finds nothing to do.
 const ROUNDS: u32 = 4;
 
 /// A namespace where strangers came, an earlier plan was carried out up to some action, and somebody did damage.
-fn scene(strangers: &[wishes::Stranger], earlier: &Wishes, stop: u8, harm: &[u8]) -> World {
+fn scene(strangers: &[Stranger], earlier: &Wishes, stop: u8, harm: &[u8]) -> World {
     let mut world = World::of_pod();
     for stranger in strangers {
         stranger.come(&mut world);
@@ -58,17 +58,17 @@ fn mirrors(world: &World, key: &SenderKey, hook: Hook) -> usize {
 
 /// Each accepted sender has its device, its destinations and one filter per direction; nothing else carries marks.
 fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
-    let accepted = |item: &Item| matches!(plan.outcomes.get(item), Some(Ok(_)));
+    let accepted = |resource: &Resource| matches!(plan.outcomes.get(resource), Some(Ok(_)));
     let mut devices = 0;
     for sender in &wishes.senders {
         let key = SenderKey::of(sender);
-        let there = accepted(&Item::Sender(key.clone()));
+        let there = accepted(&Resource::Sender(key.clone()));
         for (hook, wanted) in
             [(Hook::Ingress, sender.direction.has_ingress()), (Hook::Egress, sender.direction.has_egress())]
         {
             assert_eq!(mirrors(world, &key, hook), usize::from(there && wanted), "{sender:?}");
         }
-        let name = tap_helper::names::sender_device(&key);
+        let name = crate::names::sender_device(&key);
         let device = world.now.ours().find(|link| link.name == name);
         assert_eq!(device.is_some(), there, "{sender:?}");
         let Some(device) = device else { continue };
@@ -76,7 +76,7 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
         let mut to: Vec<_> = world.now.destinations.iter().filter(|entry| entry.0 == device.index).collect();
         to.sort_unstable();
         assert_eq!(to.len(), sender.destinations.len());
-        assert!(device.up && device.silent);
+        assert!(device.up && device.autoconf_disabled);
         let leads =
             |filter: &Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == device.index && mirror.as_ours);
         let own = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender_hash(&key));
@@ -98,7 +98,7 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
         }
     }
     for receiver in &wishes.receivers {
-        let there = accepted(&Item::Receiver(receiver.tap.clone(), receiver.vni));
+        let there = accepted(&Resource::Receiver(receiver.tap.clone(), receiver.vni));
         let tunnel = world.now.ours().find(|link| link.vxlan.is_some_and(|vxlan| vxlan.vni == receiver.vni));
         assert_eq!(tunnel.is_some(), there, "{receiver:?}");
         let Some(tunnel) = tunnel else { continue };

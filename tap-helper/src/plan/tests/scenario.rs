@@ -2,22 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use proptest::{
-    collection::vec,
-    prelude::{Just, Strategy, any},
-    prop_oneof,
-    sample::{select, subsequence},
-};
-use tap_helper::{
+use crate::{
     bpf::Settings,
     marks::GROUP,
     netlink::{Filter, Hook, Link, Mirror, QdiscKind, Vxlan},
     plan::Wanted,
     step::SenderKey,
 };
+use proptest::{
+    collection::vec,
+    prelude::{Just, Strategy, any},
+    prop_oneof,
+    sample::{select, subsequence},
+};
 use tap_wire::{Direction, Endpoint, Pod, Receiver, Sender};
 
-use crate::world::World;
+use super::world::World;
 
 /// What is wanted of one namespace, each identity at most once.
 #[derive(Clone, Debug)]
@@ -132,7 +132,7 @@ impl Stranger {
             Self::Filter(interface, hook, priority, cookie)
                 if world.now.qdisc(*interface) == Some(QdiscKind::Clsact) =>
             {
-                let counters = tap_helper::netlink::Counters::default();
+                let counters = crate::netlink::Counters::default();
                 let mirror = cookie.as_ref().map(|cookie| Mirror {
                     to: 1,
                     as_ours: true,
@@ -169,7 +169,7 @@ pub fn damage(world: &mut World, choices: &[u8]) {
             0 => world.delete_link(index),
             1 => world.remove_qdisc(index),
             2 => world.now.links[position].up = false,
-            3 => (world.now.links[position].silent, world.now.links[position].mtu) = (false, 1500),
+            3 => (world.now.links[position].autoconf_disabled, world.now.links[position].mtu) = (false, 1500),
             4 => "podtap.dev/v0 of another".clone_into(&mut world.now.links[position].alias),
             5 => world.now.destinations.retain(|(device, _)| *device != index),
             6 => world.now.filters.retain(|filter| filter.mirror.as_ref().is_none_or(|mirror| mirror.to != index)),

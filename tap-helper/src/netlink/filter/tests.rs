@@ -1,14 +1,31 @@
+use rtnetlink::packet_core::DefaultNla;
+
 use super::*;
-use crate::netlink::message::{HEADER, tests::assert_sends};
+use crate::netlink::captured::{assert_sends, read_back};
 
 const COOKIE: [u8; 16] = [b'P', b'T', b'a', b'p', 1, b'i', 0, b'o', 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77];
+
+fn target(interface: u32, hook: Hook, priority: u16) -> FilterTarget {
+    FilterTarget { interface, hook, priority, handle: 0 }
+}
+
+/// What is read of a filter, as if the kernel had sent it.
+#[track_caller]
+fn read_filter(message: TcMessage, target: FilterTarget) -> Filter {
+    let RouteNetlinkMessage::NewTrafficFilter(message) = read_back(&RouteNetlinkMessage::NewTrafficFilter(message))
+    else {
+        panic!("it is a filter")
+    };
+    read(&message, target.interface, target.hook).expect("it can be read")
+}
 
 /// `tc filter add dev eth0 ingress protocol all prio 32 bpf bytecode "1,6 0 0 4294967295"
 /// action mirred egress mirror dev mirror0 continue cookie 505461700169006f0011223344556677`
 #[test]
 fn a_mirror() {
     assert_sends(
-        mirred_message((3, Hook::Ingress), 32, (MIRROR, 4), &COOKIE),
+        RouteNetlinkMessage::NewTrafficFilter(mirred_message(target(3, Hook::Ingress, 32), MIRROR, 4, &COOKIE)),
+        NLM_F_CREATE | NLM_F_EXCL,
         "90 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
          00 00 00 00 03 00 00 00  00 00 00 00 f2 ff ff ff
          00 03 20 00 08 00 01 00  62 70 66 00 64 00 02 00
@@ -26,7 +43,13 @@ fn a_mirror() {
 #[test]
 fn a_redirect() {
     assert_sends(
-        mirred_message((33, Hook::Ingress), REDIRECT_PRIORITY, (REDIRECT, 3), &COOKIE),
+        RouteNetlinkMessage::NewTrafficFilter(mirred_message(
+            target(33, Hook::Ingress, REDIRECT_PRIORITY),
+            REDIRECT,
+            3,
+            &COOKIE,
+        )),
+        NLM_F_CREATE | NLM_F_EXCL,
         "90 00 00 00 2c 00 05 06  dc 67 01 6b 00 00 00 00
          00 00 00 00 21 00 00 00  00 00 00 00 f2 ff ff ff
          00 03 01 00 08 00 01 00  62 70 66 00 64 00 02 00
@@ -43,7 +66,8 @@ fn a_redirect() {
 #[test]
 fn drop_everything() {
     assert_sends(
-        drop_message(4),
+        RouteNetlinkMessage::NewTrafficFilter(drop_message(target(4, Hook::Ingress, DROP_PRIORITY))),
+        NLM_F_CREATE | NLM_F_EXCL,
         "4c 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
          00 00 00 00 04 00 00 00  00 00 00 00 f2 ff ff ff
          00 03 02 00 08 00 01 00  62 70 66 00 20 00 02 00
@@ -56,12 +80,11 @@ fn drop_everything() {
 /// action mirred egress mirror dev mirror0 continue cookie 505461700169006f0011223344556677`, which opens it as descriptor 4
 #[test]
 fn a_program_that_mirrors_in_place_of_another() {
-    let slot = Slot { interface: 3, hook: Hook::Ingress, priority: 32, handle: 1 };
-    let actions = |options: Message| {
-        options.nest(TCA_BPF_ACT, |actions| actions.nest(1, |action| mirred_action(action, (MIRROR, 4), &COOKIE)))
-    };
+    let target = FilterTarget { handle: 1, ..target(3, Hook::Ingress, 32) };
+    let action = Some(actions(&[mirred(MIRROR, 4, &COOKIE)]));
     assert_sends(
-        program_message(slot, 4, "podtap:[*fsobj]", actions, 0),
+        RouteNetlinkMessage::NewTrafficFilter(program_message(target, 4, "podtap:[*fsobj]", action, None)),
+        NLM_F_CREATE,
         "98 00 00 00 2c 00 05 04  4b 5c 01 6b 00 00 00 00
          00 00 00 00 03 00 00 00  01 00 00 00 f2 ff ff ff
          00 03 20 00 08 00 01 00  62 70 66 00 6c 00 02 00
@@ -78,9 +101,11 @@ fn a_program_that_mirrors_in_place_of_another() {
 /// `tc filter add dev mirror0 egress protocol all prio 3 bpf direct-action object-pinned /sys/fs/bpf/podtap`
 #[test]
 fn a_program_that_decides() {
-    let slot = Slot { interface: 4, hook: Hook::Egress, priority: FIT_PRIORITY, handle: 0 };
+    let target = target(4, Hook::Egress, FIT_PRIORITY);
+    let direct = Some(TcBpfFlags::DirectAction);
     assert_sends(
-        program_message(slot, 4, "podtap:[*fsobj]", |options| options, TCA_BPF_FLAG_ACT_DIRECT),
+        RouteNetlinkMessage::NewTrafficFilter(program_message(target, 4, "podtap:[*fsobj]", None, direct)),
+        NLM_F_CREATE | NLM_F_EXCL,
         "54 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
          00 00 00 00 04 00 00 00  00 00 00 00 f3 ff ff ff
          00 03 03 00 08 00 01 00  62 70 66 00 28 00 02 00
@@ -93,11 +118,10 @@ fn a_program_that_decides() {
 /// What the kernel says of the first of these, without its action.
 #[test]
 fn a_program_is_read() {
-    let fixed = tc_fixed(3, 1, Hook::Ingress.parent(), info(32, ETH_P_ALL));
-    let message = Message::new(RTM_NEWTFILTER, 0, &fixed).put_string(TCA_KIND, "bpf").nest(TCA_OPTIONS, |options| {
-        options.put_string(TCA_BPF_NAME, "podtap").put_u32(TCA_BPF_ID, 3100).put(10, &[0x7c; 8])
-    });
-    let filter = read(&message.finish(1)[HEADER..], 3, Hook::Ingress).expect("it is a filter");
+    let target = FilterTarget { handle: 1, ..target(3, Hook::Ingress, 32) };
+    let unknown = TcFilterBpfOption::Other(DefaultNla::new(10, vec![0x7c; 8]));
+    let options = [TcFilterBpfOption::ProgName("podtap".to_owned()), TcFilterBpfOption::ProgId(3100), unknown];
+    let filter = read_filter(bpf_message(target, options.map(TcOption::Bpf).to_vec()), target);
     assert_eq!((filter.program, filter.drops_all, filter.id.handle), (Some(3100), false, 1));
 }
 
@@ -115,7 +139,8 @@ fn removal() {
         handle: 1,
     };
     assert_sends(
-        remove_message(&ours),
+        RouteNetlinkMessage::DelTrafficFilter(remove_message(&ours)),
+        0,
         "2c 00 00 00 2d 00 05 00  4b 5c 01 6b 00 00 00 00
          00 00 00 00 03 00 00 00  01 00 00 00 f2 ff ff ff
          00 03 20 00 08 00 01 00  62 70 66 00",
@@ -123,7 +148,8 @@ fn removal() {
     let other =
         FilterId { chain: 7, priority: 3, protocol: 0x0800, kind: "u32".to_owned(), handle: 0x8000_0800, ..ours };
     assert_sends(
-        remove_message(&other),
+        RouteNetlinkMessage::DelTrafficFilter(remove_message(&other)),
+        0,
         "34 00 00 00 2d 00 05 00  73 5c 01 6b 00 00 00 00
          00 00 00 00 03 00 00 00  00 08 00 80 f2 ff ff ff
          08 00 03 00 08 00 0b 00  07 00 00 00 08 00 01 00
@@ -133,15 +159,15 @@ fn removal() {
 
 #[test]
 fn what_was_sent_is_read_back() {
-    let bytes = mirred_message((3, Hook::Egress), 35, (MIRROR, 4), &COOKIE).finish(1);
-    let filter = read(&bytes[HEADER..], 3, Hook::Egress).expect("it is a filter");
+    let at = target(3, Hook::Egress, 35);
+    let filter = read_filter(mirred_message(at, MIRROR, 4, &COOKIE), at);
     let counters = Counters::default();
     assert_eq!(
         filter.mirror,
         Some(Mirror { to: 4, as_ours: true, redirects: false, cookie: COOKIE.to_vec(), counters })
     );
     assert_eq!((filter.id.priority, filter.id.protocol, filter.drops_all), (35, ETH_P_ALL, false));
-    let bytes = drop_message(4).finish(1);
-    let filter = read(&bytes[HEADER..], 4, Hook::Ingress).expect("it is a filter");
+    let at = target(4, Hook::Ingress, DROP_PRIORITY);
+    let filter = read_filter(drop_message(at), at);
     assert!(filter.drops_all && filter.mirror.is_none() && filter.program.is_none());
 }

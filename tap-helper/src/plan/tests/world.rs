@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use tap_helper::{
+use crate::{
     bpf::{Fingerprint, Settings},
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
-        DROP_PRIORITY, Filter, FilterId, Hook, InterfaceAddress, Link, Mirror, Qdisc, QdiscKind, REDIRECT_PRIORITY,
-        Slot, Vxlan,
+        DROP_PRIORITY, Filter, FilterId, FilterTarget, Hook, InterfaceAddress, Link, Mirror, Qdisc, QdiscKind,
+        REDIRECT_PRIORITY, Vxlan,
     },
     observe::{Observed, Program},
     plan::{Plan, Wanted, plan},
-    step::{Action, Item, Step},
+    step::{Action, Resource, Step},
 };
 
 #[derive(Clone, Debug, Default)]
@@ -22,7 +22,7 @@ pub struct World {
     last_handle: u32,
     last_program: u32,
     /// Group and fingerprint of programs that are loaded in this round.
-    loaded: BTreeMap<Item, (u32, Fingerprint)>,
+    loaded: BTreeMap<Resource, (u32, Fingerprint)>,
 }
 
 impl World {
@@ -96,14 +96,16 @@ impl World {
 
     pub fn act(&mut self, action: &Action) {
         match &action.step {
-            Step::CreateDevice { name, vxlan, alias, .. } => self.create(&action.item, name, *vxlan, alias),
+            Step::CreateDevice { name, vxlan, alias, .. } => self.create(&action.resource, name, *vxlan, alias),
             Step::CreatePair { names, aliases } => self.create_pair(names, aliases),
             Step::TurnOff(device, names) => {
                 self.now.offloads.retain(|(found, on)| found != device || on != names);
             }
             Step::AddRedirect { from, to, cookie } => self.add_redirect(*from, *to, *cookie),
             Step::SetAlias(device, alias) => self.link(*device).alias.clone_from(alias),
-            Step::Silence(device) => (self.link(*device).silent, self.link(*device).mtu) = (true, DEVICE_MTU),
+            Step::DisableAutoconf(device) => {
+                (self.link(*device).autoconf_disabled, self.link(*device).mtu) = (true, DEVICE_MTU)
+            }
             Step::AddDeviceClsact(interface) | Step::AddClsact { interface, .. } => {
                 // The executor takes a second request of one plan for done.
                 if self.now.qdisc(*interface).is_none() {
@@ -136,16 +138,16 @@ impl World {
             Step::AddFilter { interface, hook, priority, device, cookie } => {
                 self.add_mirror((*interface, *hook), *priority, *device, *cookie);
             }
-            Step::LoadPrograms { settings, before } => self.load(&action.item, settings, *before),
-            Step::AttachClamp(slot) => {
-                assert!(self.now.link(slot.interface).is_some_and(|link| link.kind == "vxlan"));
-                self.put_program(&action.item, *slot, None);
+            Step::LoadPrograms { settings, before } => self.load(&action.resource, settings, *before),
+            Step::AttachClamp(target) => {
+                assert!(self.now.link(target.interface).is_some_and(|link| link.kind == "vxlan"));
+                self.put_program(&action.resource, *target, None);
             }
-            Step::PutFilter { slot, device, cookie } => {
+            Step::PutFilter { target, device, cookie } => {
                 assert!(self.now.link(*device).is_some_and(|link| link.up), "no filter before its device");
                 let fits = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (*device, Hook::Egress);
                 assert!(self.now.filters.iter().any(|filter| fits(&filter)), "the clamp is attached before the mirror");
-                self.put_program(&action.item, *slot, Some((*device, *cookie)));
+                self.put_program(&action.resource, *target, Some((*device, *cookie)));
             }
             Step::Configure { program, settings } => {
                 let found = *self.now.program(*program).expect("a plan names only programs that are there");
@@ -163,19 +165,19 @@ impl World {
         let at = |filter: &&Filter| filter.id.interface == interface && filter.id.priority == priority;
         assert_eq!(self.now.filters.iter().find(at), None, "no priority twice");
         assert!(self.now.link(device).is_some_and(|link| link.up), "no filter before its device");
-        let counters = tap_helper::netlink::Counters::default();
+        let counters = crate::netlink::Counters::default();
         let mirror = Mirror { to: device, as_ours: true, redirects: false, cookie: cookie.bytes().to_vec(), counters };
         self.add_filter((interface, hook), priority, "bpf", Some(mirror), false);
     }
 
-    fn load(&mut self, item: &Item, settings: &Settings, before: Option<u32>) {
+    fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<u32>) {
         let fingerprint = settings.fingerprint().expect("they are valid");
         let before = before.map(|id| *self.now.program(id).expect("a plan names only programs that are there"));
         let joined = before.filter(|before| before.fingerprint.same_programs(&fingerprint));
         self.last_program += 1;
         let group = joined.map_or(self.last_program, |joined| joined.group);
         self.configure(group, fingerprint);
-        self.loaded.insert(item.clone(), (group, fingerprint));
+        self.loaded.insert(resource.clone(), (group, fingerprint));
     }
 
     fn configure(&mut self, group: u32, fingerprint: Fingerprint) {
@@ -184,10 +186,10 @@ impl World {
         }
     }
 
-    fn put_program(&mut self, item: &Item, slot: Slot, to: Option<(u32, Cookie)>) {
-        assert_eq!(self.now.qdisc(slot.interface), Some(QdiscKind::Clsact));
-        let (group, fingerprint) = *self.loaded.get(item).expect("programs are loaded before they are put");
-        let counters = tap_helper::netlink::Counters::default();
+    fn put_program(&mut self, resource: &Resource, target: FilterTarget, to: Option<(u32, Cookie)>) {
+        assert_eq!(self.now.qdisc(target.interface), Some(QdiscKind::Clsact));
+        let (group, fingerprint) = *self.loaded.get(resource).expect("programs are loaded before they are put");
+        let counters = crate::netlink::Counters::default();
         let mirror = to.map(|(to, cookie)| Mirror {
             to,
             as_ours: true,
@@ -196,20 +198,21 @@ impl World {
             counters,
         });
         let same = |filter: &Filter| {
-            (filter.id.interface, filter.id.priority, filter.id.hook) == (slot.interface, slot.priority, slot.hook)
+            (filter.id.interface, filter.id.priority, filter.id.hook)
+                == (target.interface, target.priority, target.hook)
         };
-        if slot.handle == 0 {
+        if target.handle == 0 {
             assert!(!self.now.filters.iter().any(same), "no priority twice");
-            self.add_filter((slot.interface, slot.hook), slot.priority, "bpf", mirror, false);
+            self.add_filter((target.interface, target.hook), target.priority, "bpf", mirror, false);
         }
         self.last_program += 1;
         let id = 1000 + self.last_program;
         let mut filters = self.now.filters.iter_mut();
-        let filter = filters.find(|filter| same(filter) && (slot.handle == 0 || filter.id.handle == slot.handle));
+        let filter = filters.find(|filter| same(filter) && (target.handle == 0 || filter.id.handle == target.handle));
         let filter = filter.expect("it is there");
         assert_eq!(filter.id.kind, "bpf");
         filter.program = Some(id);
-        if slot.handle != 0 {
+        if target.handle != 0 {
             filter.mirror = to.map(|(to, cookie)| Mirror {
                 to,
                 as_ours: true,
@@ -226,7 +229,7 @@ impl World {
         let before = |filter: &&Filter| filter.id.interface == from && filter.id.priority <= REDIRECT_PRIORITY;
         assert_eq!(self.now.filters.iter().find(before), None, "it is the first");
         assert_eq!(self.link(to).kind, "veth");
-        let counters = tap_helper::netlink::Counters::default();
+        let counters = crate::netlink::Counters::default();
         let mirror = Mirror { to, as_ours: false, redirects: true, cookie: cookie.bytes().to_vec(), counters };
         self.add_filter((from, Hook::Ingress), REDIRECT_PRIORITY, "bpf", Some(mirror), false);
     }
@@ -237,7 +240,7 @@ impl World {
             assert!(self.now.links.iter().all(|link| link.name != *name), "no name twice: {name}");
             let index = self.add_link(Link {
                 name: name.clone(),
-                silent: true,
+                autoconf_disabled: true,
                 mtu: DEVICE_MTU,
                 group: GROUP,
                 alias: alias.clone(),
@@ -249,16 +252,16 @@ impl World {
         }
     }
 
-    fn create(&mut self, item: &Item, name: &str, vxlan: Vxlan, alias: &str) {
+    fn create(&mut self, resource: &Resource, name: &str, vxlan: Vxlan, alias: &str) {
         let taken = |vni: u32| self.now.links.iter().filter_map(|link| link.vxlan).any(|other| other.vni == vni);
-        let vni = match item {
-            Item::Sender(key) => sender_vnis(key).find(|vni| !taken(*vni)).expect("one is free"),
+        let vni = match resource {
+            Resource::Sender(key) => sender_vnis(key).find(|vni| !taken(*vni)).expect("one is free"),
             _ => vxlan.vni,
         };
         assert!(self.now.links.iter().all(|link| link.name != name), "no name twice: {name}");
         self.add_link(Link {
             name: name.to_owned(),
-            silent: true,
+            autoconf_disabled: true,
             mtu: DEVICE_MTU,
             group: GROUP,
             alias: alias.to_owned(),
