@@ -11,12 +11,17 @@ use crate::{
     node_state::{NodeState, Receiver, Sender, Tap},
     node_status::{ReceiverStatus, SenderStatus, State},
     program::{Program, ProgramId, check_program},
+    protocol::DesiredUpdate,
     reason::Reason,
 };
 
 /// The desired state of a node, decoded and with its references resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredState {
+    /// UID of the `NodeTap` that it comes from; none when there is no such object.
+    pub uid: Option<String>,
+    /// Generation of the `NodeTap`.
+    pub generation: i64,
     /// The senders that this version understands.
     pub senders: Vec<DesiredSender>,
     /// The receivers that this version understands.
@@ -102,6 +107,14 @@ impl NodeState {
             }
         }
         Ok(state)
+    }
+}
+
+impl DesiredUpdate {
+    /// Decodes the spec, see [`NodeState::decode`].
+    pub fn decode(&self) -> Result<DesiredState, DecodeError> {
+        let state = NodeState::decode(&self.spec)?;
+        Ok(DesiredState { uid: self.uid.clone(), generation: self.generation, ..state })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, time::Instant};
 
-use tap_wire::{Desired, Report, State};
+use podtap_model::{DesiredState, NodeStatus, State};
 
 use crate::{
     lock::Lock,
@@ -25,7 +25,7 @@ pub enum ApplyError {
 
 /// Reconciles the node with a desired state once, and reports the result. What is pending or failed is not retried;
 /// a later `serve` or `apply` resumes it.
-pub async fn apply(desired: Desired) -> Result<Report, ApplyError> {
+pub async fn apply(desired: DesiredState) -> Result<NodeStatus, ApplyError> {
     let mut node = Node::open()?;
     let Some(_lock) = Lock::take(node.namespace()).map_err(ApplyError::Lock)? else {
         return Err(ApplyError::Locked);
@@ -33,13 +33,13 @@ pub async fn apply(desired: Desired) -> Result<Report, ApplyError> {
     let now = Instant::now();
     node.set_desired(desired, now).await?;
     node.reconcile(now).await?;
-    Ok(node.report().unwrap_or_default())
+    Ok(node.report().unwrap_or_default().status)
 }
 
 /// Whether every requested sender and receiver is active, and nothing else is left.
 #[must_use]
-pub fn is_complete(report: &Report) -> bool {
-    let senders = report.senders.iter().map(|sender| sender.status.state);
-    let receivers = report.receivers.iter().map(|receiver| receiver.status.state);
+pub fn is_complete(status: &NodeStatus) -> bool {
+    let senders = status.senders.iter().map(|sender| sender.state);
+    let receivers = status.receivers.iter().map(|receiver| receiver.state);
     senders.chain(receivers).all(|state| state == State::Active)
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, os::fd::AsFd};
 
 use nix::errno::Errno;
-use tap_wire::Reason;
+use podtap_model::Reason;
 
 use crate::{
     bpf::{BpfError, Maps, Programs, Settings},
@@ -81,9 +81,9 @@ impl<N: AsFd> Executor<'_, N> {
             Step::AttachMirror { target, device, cookie } => {
                 self.attach_mirror(&action.resource, *target, *device, *cookie).await
             }
-            Step::Configure { program, settings } => {
-                Maps::adopt(*program).and_then(|mut maps| maps.configure(settings)).map_err(|error| unprogrammed(&error))
-            }
+            Step::Configure { program, settings } => Maps::adopt(*program)
+                .and_then(|mut maps| maps.configure(settings))
+                .map_err(|error| unprogrammed(&error)),
             Step::RemoveFilter(id) => removed(remove_filter(netlink, id).await),
             Step::DeleteDevice(device) => removed(delete_link(netlink, *device).await),
         }
@@ -115,7 +115,7 @@ impl<N: AsFd> Executor<'_, N> {
         let mut found = links(self.netlink).await.map_err(|error| Failure::kernel(&error))?.into_iter();
         let Some(index) = found.find(|link| link.name == name).map(|link| link.index) else {
             let message = format!("Device {name} vanished right after it was created. This is retried.");
-            return Err(Failure::failed(Reason::Kernel, message));
+            return Err(Failure::failed(Reason::KernelError, message));
         };
         done(set_alias(self.netlink, index, alias).await)?;
         done(disable_autoconf(self.netlink, index, DEVICE_MTU).await)
@@ -137,7 +137,7 @@ impl<N: AsFd> Executor<'_, N> {
     async fn rename(&self, device: u32, name: &str) -> Result<(), Failure> {
         rename_link(self.netlink, device, name).await.map_err(|error| match error.errno {
             Errno::EEXIST => Failure::refused(
-                Reason::NameTaken,
+                Reason::InterfaceNameConflict,
                 sentence(&error, "Another interface has that name: choose another interfaceName."),
             ),
             _ => Failure::kernel(&error),
@@ -152,7 +152,7 @@ impl<N: AsFd> Executor<'_, N> {
         let found = links(self.netlink).await.unwrap_or_default().into_iter().find(|link| link.index == device);
         let port = found.and_then(|link| link.vxlan).map_or(0, |vxlan| vxlan.port);
         Err(Failure::failed(
-            Reason::PortTaken,
+            Reason::PortInUse,
             sentence(
                 &error,
                 &format!(
@@ -240,19 +240,22 @@ fn done(result: Result<(), NetlinkError>) -> Result<(), Failure> {
 }
 
 fn not_loaded() -> Failure {
-    Failure::failed(Reason::Kernel, "The tap's programs are not loaded. This is retried.".to_owned())
+    Failure::failed(Reason::KernelError, "The tap's programs are not loaded. This is retried.".to_owned())
 }
 
 fn unprogrammed(error: &BpfError) -> Failure {
     match error {
         BpfError::TooManyRules(_) | BpfError::TooManyNetworks(_) | BpfError::Expression(_) => {
-            Failure::refused(Reason::Invalid, format!("The tap asks for too much: {error}."))
+            Failure::refused(Reason::InvalidSpec, format!("The tap asks for too much: {error}."))
         }
         BpfError::Rejected { .. } => Failure::failed(
-            Reason::KernelFeature,
+            Reason::KernelFeatureMissing,
             format!("The node's kernel does not accept the tap's programs: {error}. A simpler filter may help."),
         ),
-        _ => Failure::failed(Reason::Kernel, format!("The tap's programs are not attached: {error}. This is retried.")),
+        _ => Failure::failed(
+            Reason::KernelError,
+            format!("The tap's programs are not attached: {error}. This is retried."),
+        ),
     }
 }
 
@@ -266,7 +269,7 @@ fn removed(result: Result<(), NetlinkError>) -> Result<(), Failure> {
 fn feature(error: &NetlinkError, what: &str) -> Failure {
     match error.errno {
         Errno::ENOENT | Errno::EOPNOTSUPP => Failure::failed(
-            Reason::KernelFeature,
+            Reason::KernelFeatureMissing,
             sentence(error, &format!("The node's kernel lacks {what}: load its module, or use another kernel.")),
         ),
         _ => Failure::kernel(error),
@@ -276,7 +279,7 @@ fn feature(error: &NetlinkError, what: &str) -> Failure {
 fn receiver_refused(error: &NetlinkError, new: &NewVxlan<'_>) -> Failure {
     match error.errno {
         Errno::EEXIST => Failure::failed(
-            Reason::PortTaken,
+            Reason::PortInUse,
             sentence(
                 error,
                 &format!(

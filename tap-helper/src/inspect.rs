@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use podtap_model::{Direction, Endpoint};
 use serde::Serialize;
-use tap_wire::{Direction, Endpoint};
 use tracing::warn;
 
 use crate::{

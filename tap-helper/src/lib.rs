@@ -1,8 +1,8 @@
 //! The privileged half of PodTap's helper pod: it reconciles the mirrors of a node with the desired state that the agent sends.
 //!
-//! Every request goes through the same stages: a [`tap_wire::Desired`] is validated ([`validate`]), the namespaces are observed
+//! Every request goes through the same stages: a [`podtap_model::DesiredState`] is validated ([`validate`]), the namespaces are observed
 //! ([`observe`]), a pure function plans the steps ([`plan`]), which are executed ([`execute`]) and observed again, and a
-//! [`tap_wire::Report`] has the result ([`node`]). The state is in the kernel and nowhere else: a helper that ends, for whatever
+//! [`podtap_model::Report`] has the result ([`node`]). The state is in the kernel and nowhere else: a helper that ends, for whatever
 //! reason, leaves its mirrors running, and the next one finds them by their marks ([`marks`]).
 //!
 //! Everything runs on one thread, on a tokio runtime that sleeps until the agent or the kernel sends something.

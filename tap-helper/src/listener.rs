@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::stat::{Mode, umask};
-use tap_wire::{Desired, FromHelper, MAX_MESSAGE, ToHelper};
+use podtap_model::{DesiredState, MAX_MESSAGE, Request, Response};
 use tokio::{
     io::Interest,
     net::{UnixListener, UnixStream},
@@ -41,14 +41,14 @@ pub enum Incoming {
     /// A process connected; whether it is the agent.
     Connection(bool),
     /// The peer sent something, or took some output.
-    Request(Request),
+    Requests(Requests),
 }
 
 /// What the agent sent: of each kind, the newest.
 #[derive(Debug, Default)]
-pub struct Request {
+pub struct Requests {
     /// A new desired state.
-    pub desired: Option<Desired>,
+    pub desired: Option<DesiredState>,
     /// The number of a request for counters.
     pub counters: Option<u64>,
 }
@@ -82,7 +82,7 @@ impl Listener {
             Some(Err(_)) => Incoming::Connection(false),
             None => {
                 self.flush();
-                Incoming::Request(self.read())
+                Incoming::Requests(self.read())
             }
         }
     }
@@ -101,15 +101,18 @@ impl Listener {
     }
 
     /// Takes the messages that have arrived. Those that cannot be read are answered and dropped.
-    fn read(&mut self) -> Request {
-        let mut request = Request::default();
-        let Some(peer) = self.peer.as_mut() else { return request };
+    fn read(&mut self) -> Requests {
+        let mut requests = Requests::default();
+        let Some(peer) = self.peer.as_mut() else { return requests };
         let (open, too_long) = peer.read();
         let mut rejections = Vec::new();
         for line in peer.lines() {
             match serde_json::from_slice(&line) {
-                Ok(ToHelper::Desired(desired)) => request.desired = Some(desired),
-                Ok(ToHelper::Counters(number)) => request.counters = Some(number),
+                Ok(Request::Apply(update)) => match update.decode() {
+                    Ok(desired) => requests.desired = Some(desired),
+                    Err(error) => rejections.push(error.to_string()),
+                },
+                Ok(Request::Counters(number)) => requests.counters = Some(number),
                 Err(error) => rejections.push(format!("not a message that the tap-helper knows: {error}")),
             }
             if rejections.len() == MAX_REJECTIONS {
@@ -122,24 +125,24 @@ impl Listener {
         let ends = !open || too_long || rejections.len() >= MAX_REJECTIONS;
         for rejection in rejections {
             warn!(error = rejection, "message rejected");
-            self.send(&FromHelper::Rejected(rejection));
+            self.send(&Response::Rejected(rejection));
         }
         if ends {
             self.peer = None;
         }
-        request
+        requests
     }
 
     /// Sends a message as soon as the peer takes it. Of unsent reports only the newest is kept, and of counters.
-    pub fn send(&mut self, message: &FromHelper) {
+    pub fn send(&mut self, message: &Response) {
         let Some(peer) = self.peer.as_mut() else { return };
         // Every value of these types can be written.
         let Ok(mut line) = serde_json::to_vec(message) else { return };
         line.push(b'\n');
         match message {
-            FromHelper::Rejected(_) => peer.output.extend_from_slice(&line),
-            FromHelper::Report(_) => peer.report = Some(line),
-            FromHelper::Counters(_) => peer.counters = Some(line),
+            Response::Rejected(_) => peer.output.extend_from_slice(&line),
+            Response::Report(_) => peer.report = Some(line),
+            Response::Counters(_) => peer.counters = Some(line),
         }
         self.flush();
     }

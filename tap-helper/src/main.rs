@@ -9,6 +9,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use podtap_model::{DecodeError, NodeState};
 use serde::Serialize;
 use tap_helper::{
     NodeError,
@@ -43,9 +44,9 @@ enum Command {
         #[arg(long)]
         agent_uid: u32,
     },
-    /// Apply a desired state once, and print a report; fails unless all of it is active
+    /// Apply the spec of a NodeTap once, and print its status; fails unless all of it is active
     Apply {
-        /// A desired state in JSON; - for standard input
+        /// The spec in JSON; - for standard input
         #[arg(default_value = "-")]
         file: PathBuf,
     },
@@ -66,8 +67,10 @@ enum CommandError {
     Inspect(#[from] NodeError),
     #[error("cannot read {file}: {error}")]
     Read { file: String, error: io::Error },
-    #[error("this is no desired state: {0}")]
+    #[error("the file is not JSON: {0}")]
     Parse(#[source] serde_json::Error),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
     #[error("cannot print the result: {0}")]
     Print(#[source] serde_json::Error),
     #[error("cannot start the runtime: {0}")]
@@ -100,10 +103,10 @@ async fn execute(command: Command) -> Result<bool, CommandError> {
             true
         }
         Command::Apply { file } => {
-            let desired = serde_json::from_slice(&read(&file)?).map_err(CommandError::Parse)?;
-            let report = apply::apply(desired).await?;
-            print(&report)?;
-            apply::is_complete(&report)
+            let spec = serde_json::from_slice(&read(&file)?).map_err(CommandError::Parse)?;
+            let status = apply::apply(NodeState::decode(&spec)?).await?;
+            print(&status)?;
+            apply::is_complete(&status)
         }
         Command::Inspect => {
             print(&inspect::inspect().await?)?;

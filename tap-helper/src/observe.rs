@@ -1,6 +1,6 @@
 //! The state of one network namespace, as far as PodTap needs it.
 
-use tap_wire::Endpoint;
+use podtap_model::Endpoint;
 
 use crate::{
     bpf::{BpfError, Fingerprint, Maps},

@@ -1,7 +1,7 @@
 //! `tap-helper purge`: removes everything that carries PodTap's marks.
 
+use podtap_model::DesiredState;
 use serde::Serialize;
-use tap_wire::Desired;
 
 use crate::{
     apply::{ApplyError, apply},
@@ -21,7 +21,7 @@ pub struct Purged {
 /// Removes everything. Changes nothing on a clean node.
 pub async fn purge() -> Result<Purged, ApplyError> {
     let removed = inspect().await?;
-    apply(Desired::default()).await?;
+    apply(DesiredState::default()).await?;
     let remaining = inspect().await?;
     Ok(Purged { removed, remaining })
 }

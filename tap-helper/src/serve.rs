@@ -7,7 +7,7 @@ use std::{
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tap_wire::{FromHelper, Report};
+use podtap_model::{Report, Response};
 use tokio::{
     select,
     signal::unix::{Signal, SignalKind, signal},
@@ -93,12 +93,12 @@ async fn process(
         // A new agent gets a report at once.
         Event::Incoming(Incoming::Connection(true)) => *sent = None,
         Event::Incoming(Incoming::Connection(false)) | Event::Deadline => {}
-        Event::Incoming(Incoming::Request(request)) => {
-            if let Some(desired) = request.desired {
+        Event::Incoming(Incoming::Requests(requests)) => {
+            if let Some(desired) = requests.desired {
                 node.set_desired(desired, now).await?;
                 *sent = None;
             }
-            counters = request.counters;
+            counters = requests.counters;
         }
         Event::Changes(changes) => {
             for change in changes {
@@ -109,12 +109,12 @@ async fn process(
     node.reconcile(now).await?;
     let report = node.report();
     if let Some(report) = report.filter(|report| sent.as_ref() != Some(report)) {
-        listener.send(&FromHelper::Report(report.clone()));
+        listener.send(&Response::Report(report.clone()));
         *sent = Some(report);
     }
     // Last, so that they cover what a desired state in the same message creates or finds.
     if let Some(request) = counters {
-        listener.send(&FromHelper::Counters(node.counters(request).await));
+        listener.send(&Response::Counters(node.counters(request).await));
     }
     node.preload();
     Ok(())

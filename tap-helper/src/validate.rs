@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
-use podtap_model::{DesiredSender, DesiredState, Pod, Reason, Receiver, Uid, bounds};
+use podtap_model::{DesiredSender, DesiredState, Pod, Reason, Receiver, bounds};
 
 use crate::{
     failure::Failure,
@@ -76,11 +76,11 @@ pub fn receiver(receiver: &Receiver, desired: &DesiredState) -> Result<(), Failu
 ///
 /// Where two entries describe one pod differently, the one with addresses counts: it is newer.
 #[must_use]
-pub fn pods(desired: &DesiredState) -> BTreeMap<Uid, Pod> {
-    let mut pods: BTreeMap<Uid, Pod> = BTreeMap::new();
+pub fn pods(desired: &DesiredState) -> BTreeMap<String, Pod> {
+    let mut pods: BTreeMap<String, Pod> = BTreeMap::new();
     let receivers = desired.receivers.iter().filter_map(|receiver| receiver.pod.as_ref());
     for pod in desired.senders.iter().map(|sender| &sender.pod).chain(receivers) {
-        let known = pods.entry(pod.uid.clone()).or_insert_with(|| pod.clone());
+        let known = pods.entry(pod.uid.to_string()).or_insert_with(|| pod.clone());
         if known.addresses.is_empty() {
             *known = pod.clone();
         }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use podtap_model::{Count, Deduplicate, Direction, DirectionCounters, Request, Response, SenderCounters};
 use podtap_tests::{
     net::{Desired, Helper, Network, Pod, Sender, traffic},
     wait::until,
 };
-use podtap_model::{Count, Deduplicate, Direction, DirectionCounters, Request, Response, SenderCounters};
 use serde_json::json;
 
 use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, options, receiver, sender};

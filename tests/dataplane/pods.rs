@@ -101,7 +101,8 @@ fn a_second_interface() {
     second.tap.interface = Some("net1".parse().expect("a name"));
     scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0"), receiver("tap-b", 7, "mirror1")]));
     let report = scene.agent.establish(&desired(vec![first, second], vec![]));
-    let names: Vec<&str> = report.senders.iter().map(|sender| sender.interface.as_deref().unwrap_or_default()).collect();
+    let names: Vec<&str> =
+        report.senders.iter().map(|sender| sender.interface.as_deref().unwrap_or_default()).collect();
     assert_eq!(names, ["eth0", "net1"]);
     let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
     let second = Capture::start(scene.web.network().path(), "net1");

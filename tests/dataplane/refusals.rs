@@ -99,13 +99,21 @@ fn statuses(status: &NodeStatus) -> Vec<(State, Reason, String)> {
 #[test]
 fn an_interface_that_is_not_there() {
     Refusal::new(|_, _| {})
-        .sender(|sender, _| sender.tap.interface = Some("net1".parse().expect("a name")), Reason::InterfaceNotFound, "net1, only: eth0")
+        .sender(
+            |sender, _| sender.tap.interface = Some("net1".parse().expect("a name")),
+            Reason::InterfaceNotFound,
+            "net1, only: eth0",
+        )
         .cured(|_, other| other.network().ip("link add net1 type veth peer name net1-far\nlink set net1 up\n"));
 }
 
 #[test]
 fn the_loopback_interface() {
-    Refusal::new(|_, _| {}).sender(|sender, _| sender.tap.interface = Some("lo".parse().expect("a name")), Reason::InvalidSpec, "loopback");
+    Refusal::new(|_, _| {}).sender(
+        |sender, _| sender.tap.interface = Some("lo".parse().expect("a name")),
+        Reason::InvalidSpec,
+        "loopback",
+    );
 }
 
 #[test]
@@ -151,7 +159,9 @@ fn the_name_of_a_foreign_device_on_the_node() {
 #[test]
 fn the_name_of_a_foreign_device_in_a_pod() {
     Refusal::new(|_, _| {}).receiver(
-        |receiver, other| (receiver.interface_name, receiver.pod) = ("eth0".parse().expect("a name"), Some(other.model())),
+        |receiver, other| {
+            (receiver.interface_name, receiver.pod) = ("eth0".parse().expect("a name"), Some(other.model()))
+        },
         Reason::InterfaceNameConflict,
         "eth0",
     );
@@ -237,7 +247,8 @@ fn undecodable_requests() {
     for (change, text) in changes {
         let refused = sender("tap-b", &refusal.other, Direction::Both, &[near_endpoint(VNI)]);
         let other = refusal.other.model();
-        refusal = refusal.refused_with(desired(vec![refused], vec![]), Reason::InvalidSpec, text, |spec| change(spec, &other));
+        refusal = refusal
+            .refused_with(desired(vec![refused], vec![]), Reason::InvalidSpec, text, |spec| change(spec, &other));
         refusal.before[1] = refusal.scene.node.network().snapshot();
     }
 }

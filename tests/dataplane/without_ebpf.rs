@@ -50,7 +50,9 @@ fn what_cannot_be_done_is_said_and_the_rest_is_done() {
     let mut scene = scene();
     let report = scene.agent.establish(&wanted(&scene, demanding));
     let told = &report.senders[0].degraded;
-    for words in ["All frames are mirrored", "mirrored whole", "All flows are mirrored", "not rate-limited", "are fragmented"] {
+    for words in
+        ["All frames are mirrored", "mirrored whole", "All flows are mirrored", "not rate-limited", "are fragmented"]
+    {
         assert_eq!(told.iter().filter(|sentence| sentence.contains(words)).count(), 1, "{words}: {told:?}");
     }
     assert!(told.len() == 5 && told.iter().all(|sentence| sentence.contains("Operation not permitted")), "{told:?}");
@@ -68,7 +70,9 @@ fn with_and_without_in_turn() {
         scene.helper.kill();
         scene.helper = if ebpf { Helper::start(&scene.node) } else { Helper::without_ebpf(&scene.node) };
         scene.agent = scene.helper.agent();
-        let report = scene.agent.establish(&wanted(&scene, |sender| sender.tap.options = options(json!({"sample": {"oneInFlows": 1}}))));
+        let report = scene
+            .agent
+            .establish(&wanted(&scene, |sender| sender.tap.options = options(json!({"sample": {"oneInFlows": 1}}))));
         assert_eq!(report.features["ebpf"], ebpf);
         assert_eq!(scene.web.network().mirrors("eth0").len(), 2);
         let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");

@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use nix::libc::{NUD_NOARP, NUD_PERMANENT};
+use podtap_model::Endpoint;
 use rtnetlink::{
     packet_core::{NLM_F_APPEND, NLM_F_CREATE, parse_ip},
     packet_route::{
@@ -8,7 +9,6 @@ use rtnetlink::{
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     },
 };
-use tap_wire::Endpoint;
 
 use super::{connection::Connection, error::NetlinkError};
 
@@ -50,24 +50,24 @@ fn entry(index: u32, to: Endpoint) -> NeighbourMessage {
         NeighbourAttribute::LinkLayerAddress(vec![0; 6]),
         NeighbourAttribute::Destination(to.address.into()),
         NeighbourAttribute::Port(to.port),
-        NeighbourAttribute::Vni(to.vni),
+        NeighbourAttribute::Vni(to.vni.get()),
     ];
     message
 }
 
 fn read(message: &NeighbourMessage, (port, vni): (u16, u32)) -> Option<Endpoint> {
-    let (mut endpoint, mut is_default) = (Endpoint { address: IpAddr::from([0; 4]), port, vni }, false);
-    let mut address = None;
+    let (mut port, mut vni, mut address, mut is_default) = (port, vni, None, false);
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::LinkLayerAddress(mac) => is_default = *mac == [0; 6],
             NeighbourAttribute::Destination(to) => address = address_of(to),
-            NeighbourAttribute::Port(port) => endpoint.port = *port,
-            NeighbourAttribute::Vni(vni) => endpoint.vni = *vni,
+            NeighbourAttribute::Port(other) => port = *other,
+            NeighbourAttribute::Vni(other) => vni = *other,
             _ => {}
         }
     }
-    endpoint.address = address?;
+    // No receiver has VNI 0, which only an entry made by hand can have.
+    let endpoint = Endpoint { address: address?, port, vni: vni.try_into().ok()? };
     is_default.then_some(endpoint)
 }
 

@@ -3,17 +3,17 @@ use std::{
     time::Instant,
 };
 
-use tap_wire::{Reason, Receiver, Sender, State, Status};
+use podtap_model::{DesiredSender, Reason, Receiver};
 use tracing::{info, warn};
 
 use super::{Node, pods::PodNetns};
 use crate::{
     execute::Executor,
-    failure::Failure,
+    failure::{Failure, Status},
     marks::is_ours,
     namespace::NamespaceId,
     observe::{NetnsKind, Observed},
-    plan::{Plan, Wanted, plan},
+    plan::{Plan, Requested, plan},
     settings::settings,
     step::{Action, Resource, SenderKey, Step},
 };
@@ -47,7 +47,7 @@ impl Node {
             }
         }
         let failure = Failure::failed(
-            Reason::Kernel,
+            Reason::KernelError,
             "What PodTap configures here is changed again at once: another program manages the same interface. Find out which, and make it leave PodTap's filters alone.".to_owned(),
         );
         self.unobservable(id, &failure, now);
@@ -68,31 +68,30 @@ impl Node {
         match resource {
             Resource::Sender(key) => desired.senders.iter().any(|sender| SenderKey::of(sender) == *key),
             Resource::Receiver(tap, vni) => {
-                desired.receivers.iter().any(|receiver| receiver.tap == *tap && receiver.vni == *vni)
+                desired.receivers.iter().any(|receiver| *receiver.tap.uid == **tap && receiver.vni.get() == *vni)
             }
             Resource::Leftover => false,
         }
     }
 
     /// The desired state of a namespace.
-    fn wanted(&self, id: NamespaceId, now: Instant) -> Wanted<'_> {
-        let Some(desired) = &self.desired else { return Wanted::default() };
+    fn wanted(&self, id: NamespaceId, now: Instant) -> Requested<'_> {
+        let Some(desired) = &self.desired else { return Requested::default() };
         let attempted = |resource: Resource| {
             !self.invalid.contains_key(&resource) && !self.resources.is_rolled_back(&resource, now)
         };
-        let sender = |sender: &&Sender| {
-            self.pods.netns_of(&sender.pod.uid) == PodNetns::Own(id)
-                && attempted(Resource::Sender(SenderKey::of(sender)))
+        let sender = |sender: &&DesiredSender| {
+            self.pods.netns_of(&sender.pod.uid) == PodNetns::Own(id) && attempted(Resource::sender(sender))
         };
         let receiver = |receiver: &&Receiver| {
             let here = match &receiver.pod {
                 Some(pod) => self.pods.netns_of(&pod.uid) == PodNetns::Own(id),
                 None => id == self.namespace.id(),
             };
-            here && attempted(Resource::Receiver(receiver.tap.clone(), receiver.vni))
+            here && attempted(Resource::receiver(receiver))
         };
-        let senders: Vec<&Sender> = desired.senders.iter().filter(sender).collect();
-        let settings = |sender: &&Sender| {
+        let senders: Vec<&DesiredSender> = desired.senders.iter().filter(sender).collect();
+        let settings = |sender: &&DesiredSender| {
             let settings = settings(sender, self.path_mtus.of(sender), &self.features);
             (SenderKey::of(sender), settings)
         };
@@ -100,7 +99,7 @@ impl Node {
             Ok(()) => senders.iter().map(settings).collect(),
             Err(_) => BTreeMap::new(),
         };
-        Wanted { senders, receivers: desired.receivers.iter().filter(receiver).collect(), settings }
+        Requested { senders, receivers: desired.receivers.iter().filter(receiver).collect(), settings }
     }
 
     /// Executes actions as far as possible; the resources of those that failed.
@@ -154,7 +153,7 @@ impl Node {
         self.resources.forget_removed(id, |resource| stays.contains(resource));
         let leftovers = stuck.into_iter().map(|resource| {
             let why = self.resources.get(&resource).map(|state| state.status.message.clone()).unwrap_or_default();
-            (resource, Status { state: State::Removing, reason: Reason::NotWanted, message: why })
+            (resource, Status { message: why, ..Status::REMOVING })
         });
         let leftovers = leftovers.collect();
         let is_empty = !observed.has_ours() && !self.pods.any_in(id) && !self.has_node_receiver(id);
@@ -163,7 +162,7 @@ impl Node {
         netns.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();
         netns.names = match (netns.kind, &self.desired) {
             (NetnsKind::Node, Some(desired)) => {
-                desired.receivers.iter().map(|receiver| receiver.interface_name.clone()).collect()
+                desired.receivers.iter().map(|receiver| receiver.interface_name.to_string()).collect()
             }
             _ => BTreeSet::new(),
         };
@@ -181,8 +180,8 @@ impl Node {
     /// Records that nothing is known of a namespace.
     fn unobservable(&mut self, id: NamespaceId, failure: &Failure, now: Instant) {
         let wanted = self.wanted(id, now);
-        let senders = wanted.senders.iter().map(|sender| Resource::Sender(SenderKey::of(sender)));
-        let receivers = wanted.receivers.iter().map(|receiver| Resource::Receiver(receiver.tap.clone(), receiver.vni));
+        let senders = wanted.senders.iter().map(|sender| Resource::sender(sender));
+        let receivers = wanted.receivers.iter().map(|receiver| Resource::receiver(receiver));
         let mut resources: Vec<Resource> = senders.chain(receivers).collect();
         if resources.is_empty() {
             resources.push(Resource::Leftover);

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use tap_wire::{Count, Counters, DirectionCounters, SenderCounters};
+use podtap_model::{Count, Counters, DirectionCounters, SenderCounters};
 use tracing::warn;
 
 use super::Node;
@@ -32,7 +32,7 @@ impl Node {
                 Err(error) => warn!(namespace = id.inode(), %error, "cannot read counters"),
             }
         }
-        senders.sort_by(|one, other| (&one.tap, &one.pod).cmp(&(&other.tap, &other.pod)));
+        senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));
         Counters { request, senders }
     }
 }
@@ -71,8 +71,8 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
         None => None,
     };
     Some(SenderCounters {
-        tap: mark.tap,
-        pod: mark.pod,
+        tap_uid: mark.tap,
+        pod_uid: mark.pod,
         interface: mark.interface,
         ebpf: programs.is_some(),
         ingress: ingress.map(|filter| direction(filter, programs.map(|counters| counters.ingress))),
@@ -89,7 +89,7 @@ fn direction(filter: &Filter, programs: Option<bpf::DirectionCounters>) -> Direc
             .map_or(Count { frames: action.packets, bytes: action.bytes }, |counters| count(counters.mirrored)),
         filtered: programs.map(|counters| count(counters.filtered)),
         sampled_out: programs.map(|counters| count(counters.sampled_out)),
-        over_limit: programs.map(|counters| count(counters.rate_limited)),
+        rate_limited: programs.map(|counters| count(counters.rate_limited)),
         deduplicated: programs.map(|counters| count(counters.deduplicated)),
         failed: action.failed.into(),
     }
@@ -138,8 +138,8 @@ mod tests {
         let counters = of_sender(&link, mark(), &filters).expect("they can be read");
         let mirrored = Count { frames: 5, bytes: 300 };
         let expected = SenderCounters {
-            tap: "t".to_owned(),
-            pod: "p".to_owned(),
+            tap_uid: "t".to_owned(),
+            pod_uid: "p".to_owned(),
             interface: "eth0".to_owned(),
             ebpf: false,
             ingress: Some(DirectionCounters { mirrored, failed: 1, ..DirectionCounters::default() }),

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tap_wire::Desired;
+use podtap_model::DesiredState;
 use tracing::{info, warn};
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     namespace::{Namespace, NamespaceId, PidfdRef, namespaces, pids},
     netlink::{Connection, NetlinkError, NetnsError},
     observe::NetnsKind,
-    step::{Resource, SenderKey},
+    step::Resource,
     validate,
 };
 use netns::Netns;
@@ -81,7 +81,7 @@ pub enum Change {
 pub struct Node {
     namespace: Namespace,
     netlink: Connection,
-    desired: Option<Desired>,
+    desired: Option<DesiredState>,
     /// Resources that are never attempted, by their description alone.
     invalid: BTreeMap<Resource, Failure>,
     features: Features,
@@ -131,7 +131,7 @@ impl Node {
     }
 
     /// Takes a new desired state. The first one also adopts what any helper left in whatever namespace.
-    pub async fn set_desired(&mut self, desired: Desired, now: Instant) -> Result<(), NodeError> {
+    pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
         self.resources.forget_changed(self.desired.as_ref(), &desired);
         self.invalid = invalid(&desired);
         self.pods.set(validate::pods(&desired), now);
@@ -308,18 +308,15 @@ fn log_missing(features: &Features) {
     }
 }
 
-fn is_empty(desired: Option<&Desired>) -> bool {
+fn is_empty(desired: Option<&DesiredState>) -> bool {
     desired.is_none_or(|desired| desired.senders.is_empty() && desired.receivers.is_empty())
 }
 
 /// The resources that are refused for their description.
-fn invalid(desired: &Desired) -> BTreeMap<Resource, Failure> {
-    let senders = desired
-        .senders
-        .iter()
-        .map(|sender| (Resource::Sender(SenderKey::of(sender)), validate::sender(sender, desired)));
-    let receivers = desired.receivers.iter().map(|receiver| {
-        (Resource::Receiver(receiver.tap.clone(), receiver.vni), validate::receiver(receiver, desired))
-    });
+fn invalid(desired: &DesiredState) -> BTreeMap<Resource, Failure> {
+    let senders = desired.senders.iter();
+    let senders = senders.map(|sender| (Resource::sender(sender), validate::sender(sender, desired)));
+    let receivers = desired.receivers.iter();
+    let receivers = receivers.map(|receiver| (Resource::receiver(receiver), validate::receiver(receiver, desired)));
     senders.chain(receivers).filter_map(|(resource, result)| Some((resource, result.err()?))).collect()
 }

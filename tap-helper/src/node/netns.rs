@@ -4,10 +4,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tap_wire::Status;
-
 use super::Change;
 use crate::{
+    failure::Status,
     namespace::{Namespace, NamespaceId, PidfdRef},
     netlink::{Connection, Event, NetlinkError, NetnsError, Subscription},
     observe::{NetnsKind, Observed, observe},

@@ -4,7 +4,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use tap_wire::Sender;
+use podtap_model::DesiredSender;
 
 use crate::{
     namespace::Namespace,
@@ -23,11 +23,11 @@ impl PathMtus {
     /// Takes the addresses that matter now, and requests the MTU of each.
     pub(super) async fn set_destinations<'a>(
         &mut self,
-        senders: impl Iterator<Item = &'a Sender>,
+        senders: impl Iterator<Item = &'a DesiredSender>,
         node: &Namespace,
         netlink: &Connection,
     ) -> Result<(), NetnsError> {
-        let destinations = senders.flat_map(|sender| &sender.destinations);
+        let destinations = senders.flat_map(|sender| &sender.tap.destinations);
         // What is known of those that stay is valid until there is an answer.
         let before = |address| self.known.get(address).copied().flatten();
         self.known = destinations.map(|to| (to.address, before(&to.address))).collect();
@@ -58,8 +58,8 @@ impl PathMtus {
     }
 
     /// The least MTU to a sender's destinations, if any is known.
-    pub(super) fn of(&self, sender: &Sender) -> Option<u32> {
-        sender.destinations.iter().filter_map(|to| self.known.get(&to.address).copied().flatten()).min()
+    pub(super) fn of(&self, sender: &DesiredSender) -> Option<u32> {
+        sender.tap.destinations.iter().filter_map(|to| self.known.get(&to.address).copied().flatten()).min()
     }
 
     /// Ready when a route or device has changed.

@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tap_wire::Pod;
+use podtap_model::Pod;
 
 use super::watch::ProcessWatch;
 use crate::{
@@ -50,7 +50,7 @@ impl Pods {
                 netns: PodNetns::Unknown,
                 since: now,
             });
-            if known.pod.cgroup_uid != pod.cgroup_uid {
+            if known.pod.config_hash != pod.config_hash {
                 (known.netns, known.since) = (PodNetns::Unknown, now);
             }
             known.pod = pod;
@@ -147,7 +147,7 @@ impl Pods {
 }
 
 fn cgroup_name(pod: &Pod) -> String {
-    cgroup::normal(pod.cgroup_uid.as_ref().unwrap_or(&pod.uid))
+    cgroup::normal(pod.config_hash.as_deref().unwrap_or(&pod.uid))
 }
 
 /// The oldest candidate; if the pod's processes are in several namespaces, the oldest in one that has an address of the pod.

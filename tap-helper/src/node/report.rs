@@ -1,56 +1,69 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tap_wire::{Features, Pod, Reason, ReceiverReport, Report, SenderReport, State, Status};
+use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
 
 use super::{Node, pods::PodNetns};
 use crate::{
+    failure::Status,
     settings::degraded,
     step::{Resource, SenderKey},
 };
 
 impl Node {
-    /// The state of the node; none before the first desired state.
+    /// The state of the node, as the status of its `NodeTap`; none before the first desired state.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         let desired = self.desired.as_ref()?;
-        let ebpf = self.features.usable().is_ok();
-        let features = Features { ebpf, fit: ebpf && self.features.clamp.is_ok() };
-        let mut report = Report { generation: desired.generation, features, ..Report::default() };
+        let mut senders: Vec<SenderStatus> = Vec::new();
         for sender in &desired.senders {
-            let resource = Resource::Sender(SenderKey::of(sender));
-            report.senders.push(SenderReport {
-                tap: sender.tap.clone(),
-                pod: sender.pod.uid.clone(),
-                interface: self.resources.get(&resource).map(|state| state.interface.clone()).unwrap_or_default(),
-                status: self.status(&resource, Some(&sender.pod)),
+            let resource = Resource::sender(sender);
+            let interface = self.resources.get(&resource).map(|state| state.interface.clone());
+            senders.push(SenderStatus {
+                interface: interface.filter(|name| !name.is_empty()),
                 degraded: degraded(sender, &self.features),
+                ..sender_status(SenderKey::of(sender), self.status(&resource, Some(&sender.pod)))
             });
         }
+        let mut receivers: Vec<ReceiverStatus> = Vec::new();
         for receiver in &desired.receivers {
-            let resource = Resource::Receiver(receiver.tap.clone(), receiver.vni);
-            report.receivers.push(ReceiverReport {
-                tap: receiver.tap.clone(),
-                vni: receiver.vni,
-                status: self.status(&resource, receiver.pod.as_ref()),
-            });
+            let status = self.status(&Resource::receiver(receiver), receiver.pod.as_ref());
+            receivers.push(receiver_status(receiver.tap.uid.to_string(), receiver.vni.get(), status));
         }
         // Those that were observed have a reason; the others have not been observed yet.
         let found: BTreeMap<_, _> = self.netns.values().flat_map(|netns| &netns.leftovers).collect();
         let unseen = self.resources.removing().filter(|(resource, _)| !found.contains_key(resource));
         for (resource, status) in found.iter().map(|(resource, status)| (*resource, *status)).chain(unseen) {
-            let status = status.clone();
             match resource.clone() {
-                Resource::Sender(SenderKey { tap, pod }) => {
-                    let (interface, degraded) = (String::new(), Vec::new());
-                    report.senders.push(SenderReport { tap, pod, interface, status, degraded });
-                }
-                Resource::Receiver(tap, vni) => report.receivers.push(ReceiverReport { tap, vni, status }),
+                Resource::Sender(key) => senders.push(sender_status(key, status.clone())),
+                Resource::Receiver(tap, vni) => receivers.push(receiver_status(tap, vni, status.clone())),
                 Resource::Leftover => {}
             }
         }
-        report.senders.sort_by(|one, other| (&one.tap, &one.pod).cmp(&(&other.tap, &other.pod)));
-        report.receivers.sort_by(|one, other| (one.vni, &one.tap).cmp(&(other.vni, &other.tap)));
-        Some(report)
+        // What was readable before and is refused now may still exist: then its removal is what counts.
+        let known: BTreeSet<_> =
+            senders.iter().map(|sender| (sender.tap_uid.clone(), sender.pod_uid.clone())).collect();
+        let refused = desired.refused_senders.iter();
+        senders.extend(refused.filter(|s| !known.contains(&(s.tap_uid.clone(), s.pod_uid.clone()))).cloned());
+        let known: BTreeSet<_> = receivers.iter().map(|receiver| receiver.vni).collect();
+        receivers.extend(desired.refused_receivers.iter().filter(|r| !known.contains(&r.vni)).cloned());
+        senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));
+        receivers.sort_by(|one, other| (one.vni, &one.tap_uid).cmp(&(other.vni, &other.tap_uid)));
+        let status = NodeStatus {
+            observed_generation: Some(desired.generation),
+            active_senders: active(senders.iter().map(|sender| sender.state)),
+            active_receivers: active(receivers.iter().map(|receiver| receiver.state)),
+            senders,
+            receivers,
+            features: self.feature_names(),
+        };
+        Some(Report { uid: desired.uid.clone(), status })
+    }
+
+    fn feature_names(&self) -> BTreeMap<String, bool> {
+        let ebpf = self.features.usable().is_ok();
+        [("ebpf", ebpf), ("clamp", ebpf && self.features.clamp.is_ok())]
+            .map(|(name, is_supported)| (name.to_owned(), is_supported))
+            .into()
     }
 
     fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {
@@ -59,7 +72,7 @@ impl Node {
         }
         match pod.map(|pod| self.pods.netns_of(&pod.uid)) {
             Some(PodNetns::Unknown) => Status {
-                state: State::Waiting,
+                state: State::Pending,
                 reason: Reason::PodNotRunning,
                 message: "No process of the pod runs on this node yet. The tap is established as soon as one does.".to_owned(),
             },
@@ -70,9 +83,23 @@ impl Node {
                     .to_owned(),
             },
             Some(PodNetns::Own(_)) | None => self.resources.get(resource).map_or_else(
-                || Status { state: State::Waiting, reason: Reason::PodNotRunning, message: String::new() },
+                || Status { reason: Reason::PodNotRunning, ..Status::PENDING },
                 |state| state.status.clone(),
             ),
         }
     }
+}
+
+fn sender_status(key: SenderKey, status: Status) -> SenderStatus {
+    let Status { state, reason, message } = status;
+    SenderStatus { tap_uid: key.tap, pod_uid: key.pod, interface: None, state, reason, message, degraded: Vec::new() }
+}
+
+fn receiver_status(tap_uid: String, vni: u32, status: Status) -> ReceiverStatus {
+    let Status { state, reason, message } = status;
+    ReceiverStatus { tap_uid, vni, state, reason, message }
+}
+
+fn active(states: impl Iterator<Item = State>) -> u32 {
+    u32::try_from(states.filter(|state| *state == State::Active).count()).unwrap_or(u32::MAX)
 }

@@ -1,12 +1,12 @@
 use std::{collections::BTreeMap, time::Instant};
 
-use tap_wire::{Desired, Reason, Receiver, Sender, State, Status};
+use podtap_model::{DesiredSender, DesiredState, Receiver, State};
 
 use crate::{
     backoff::Backoff,
-    failure::Failure,
+    failure::{Failure, Status},
     namespace::NamespaceId,
-    step::{Resource, SenderKey},
+    step::Resource,
 };
 
 /// The state of one resource.
@@ -24,16 +24,14 @@ pub(super) struct ResourceState {
 /// The desired state of one resource.
 #[derive(PartialEq)]
 enum Spec<'a> {
-    Sender(&'a Sender),
+    Sender(&'a DesiredSender),
     Receiver(&'a Receiver),
 }
 
-fn specs(desired: &Desired) -> BTreeMap<Resource, Spec<'_>> {
-    let senders = desired.senders.iter().map(|sender| (Resource::Sender(SenderKey::of(sender)), Spec::Sender(sender)));
-    let receivers = desired
-        .receivers
-        .iter()
-        .map(|receiver| (Resource::Receiver(receiver.tap.clone(), receiver.vni), Spec::Receiver(receiver)));
+fn specs(desired: &DesiredState) -> BTreeMap<Resource, Spec<'_>> {
+    let senders = desired.senders.iter().map(|sender| (Resource::sender(sender), Spec::Sender(sender)));
+    let receivers = desired.receivers.iter();
+    let receivers = receivers.map(|receiver| (Resource::receiver(receiver), Spec::Receiver(receiver)));
     senders.chain(receivers).collect()
 }
 
@@ -48,12 +46,12 @@ impl Resources {
 
     /// Forgets the failures of resources whose spec has changed. One that is no longer requested is being removed until an observation of
     /// its namespace shows that it is gone.
-    pub(super) fn forget_changed(&mut self, previous: Option<&Desired>, desired: &Desired) {
+    pub(super) fn forget_changed(&mut self, previous: Option<&DesiredState>, desired: &DesiredState) {
         let before = previous.map(specs).unwrap_or_default();
         let now = specs(desired);
         self.0.retain(|resource, state| match (now.get(resource), before.get(resource)) {
             (None, _) => {
-                state.status = Status { state: State::Removing, reason: Reason::NotWanted, message: String::new() };
+                state.status = Status::REMOVING;
                 (state.backoff, state.retry_at, state.created) = (Backoff::default(), None, false);
                 *resource != Resource::Leftover
             }
@@ -85,7 +83,7 @@ impl Resources {
 
     fn entry(&mut self, resource: &Resource, netns: NamespaceId) -> &mut ResourceState {
         let fresh = || ResourceState {
-            status: Status { state: State::Waiting, reason: Reason::Established, message: String::new() },
+            status: Status::PENDING,
             interface: String::new(),
             netns,
             backoff: Backoff::default(),
@@ -102,7 +100,7 @@ impl Resources {
     /// It is complete.
     pub(super) fn active(&mut self, resource: &Resource, netns: NamespaceId, interface: &str) {
         let state = self.entry(resource, netns);
-        state.status = Status { state: State::Active, reason: Reason::Established, message: String::new() };
+        state.status = Status::ACTIVE;
         interface.clone_into(&mut state.interface);
         (state.backoff, state.retry_at, state.created) = (Backoff::default(), None, false);
     }

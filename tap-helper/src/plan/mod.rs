@@ -16,7 +16,7 @@ mod sender;
 
 use std::collections::BTreeMap;
 
-use tap_wire::{Receiver, Sender};
+use podtap_model::{DesiredSender, Receiver};
 
 use crate::{
     bpf::Settings,
@@ -30,9 +30,9 @@ use crate::{
 
 /// What one namespace is to hold.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted<'a> {
+pub struct Requested<'a> {
     /// Senders whose pod has this namespace.
-    pub senders: Vec<&'a Sender>,
+    pub senders: Vec<&'a DesiredSender>,
     /// Receivers whose device stands in it.
     pub receivers: Vec<&'a Receiver>,
     /// What the programs of these senders are told. Senders that are not here have none: all they see is copied as it is.
@@ -50,13 +50,13 @@ pub struct Plan {
 
 /// The plan.
 #[must_use]
-pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
+pub fn plan(wanted: &Requested<'_>, observed: &Observed) -> Plan {
     let mut planner = Planner { observed, settings: &wanted.settings, plan: Plan::default(), kept: Kept::default() };
     // The same plan in whatever order things are wanted: receivers and senders in the order of their identity.
     let mut receivers = wanted.receivers.clone();
-    receivers.sort_by_key(|receiver| (receiver.vni, &receiver.tap));
+    receivers.sort_by_key(|receiver| (receiver.vni, &receiver.tap.uid));
     let mut senders = wanted.senders.clone();
-    senders.sort_by_key(|sender| (&sender.tap, &sender.pod.uid));
+    senders.sort_by_key(|sender| (&sender.tap.uid, &sender.pod.uid));
 
     let mut building = Vec::new();
     for receiver in receivers {

@@ -1,4 +1,4 @@
-use tap_wire::{Endpoint, Reason, Sender};
+use podtap_model::{DesiredSender, Endpoint, Reason};
 
 use super::{Planner, priority};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 
 impl Planner<'_> {
     /// Plans one sender: keeps what is right of the observed state, and returns the steps for what is not there.
-    pub(super) fn sender(&mut self, sender: &Sender) -> Vec<Action> {
+    pub(super) fn sender(&mut self, sender: &DesiredSender) -> Vec<Action> {
         let key = SenderKey::of(sender);
         let resource = Resource::Sender(key.clone());
         match self.tapped_interface(sender) {
@@ -28,11 +28,11 @@ impl Planner<'_> {
         }
     }
 
-    fn tapped_interface(&self, sender: &Sender) -> Result<Link, Failure> {
-        let interface = target::interface(self.observed, &sender.pod, &sender.interface)?;
+    fn tapped_interface(&self, sender: &DesiredSender) -> Result<Link, Failure> {
+        let interface = target::interface(self.observed, &sender.pod, sender.tap.interface.as_deref())?;
         if self.observed.qdisc(interface.index) == Some(QdiscKind::Ingress) {
             return Err(Failure::refused(
-                Reason::IngressQdisc,
+                Reason::IngressQdiscConflict,
                 format!(
                     "An ingress qdisc of another program stands on {}, where PodTap needs clsact. Let that program use clsact, or remove it.",
                     interface.name,
@@ -42,7 +42,13 @@ impl Planner<'_> {
         Ok(interface.clone())
     }
 
-    fn sender_on(&mut self, sender: &Sender, key: &SenderKey, resource: &Resource, interface: &Link) -> Vec<Action> {
+    fn sender_on(
+        &mut self,
+        sender: &DesiredSender,
+        key: &SenderKey,
+        resource: &Resource,
+        interface: &Link,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         let destinations = wanted_destinations(sender);
         let ipv6 = destinations.first().is_some_and(|to| to.address.is_ipv6());
@@ -53,7 +59,7 @@ impl Planner<'_> {
             interface: interface.name.clone(),
             interface_index: interface.index,
             ipv6,
-            config: config_hash(sender.direction, &destinations),
+            config: config_hash(sender.tap.direction, &destinations),
             // One that is missing will be made by us.
             clsact_ours: !has_clsact || self.observed.clsact_is_ours(interface.index),
         };
@@ -75,7 +81,7 @@ impl Planner<'_> {
             Some(settings) => match self.programming(settings, device.index, &mirrors) {
                 Ok(programming) => Some(programming),
                 Err(error) => {
-                    let failure = Failure::refused(Reason::Invalid, format!("The tap asks for too much: {error}."));
+                    let failure = Failure::refused(Reason::InvalidSpec, format!("The tap asks for too much: {error}."));
                     self.plan.outcomes.insert(resource.clone(), Err(failure));
                     return actions;
                 }
@@ -127,9 +133,16 @@ impl Planner<'_> {
     }
 
     /// The wanted hooks of a sender, each with the position of the first right filter there.
-    fn mirrors(&self, sender: &Sender, key: &SenderKey, interface: u32, device: u32) -> Vec<(Hook, Option<usize>)> {
+    fn mirrors(
+        &self,
+        sender: &DesiredSender,
+        key: &SenderKey,
+        interface: u32,
+        device: u32,
+    ) -> Vec<(Hook, Option<usize>)> {
         let programmed = self.settings.contains_key(key);
-        let hooks = [(Hook::Ingress, sender.direction.has_ingress()), (Hook::Egress, sender.direction.has_egress())];
+        let hooks =
+            [(Hook::Ingress, sender.tap.direction.has_ingress()), (Hook::Egress, sender.tap.direction.has_egress())];
         let wanted = hooks.into_iter().filter_map(|(hook, wanted)| wanted.then_some(hook));
         wanted
             .map(|hook| {
@@ -160,7 +173,7 @@ impl Planner<'_> {
             self.kept.filters.push(position);
             let id = &self.observed.filters[position].id;
             let target = FilterTarget { interface, hook, priority: id.priority, handle: id.handle };
-            return (renewed == Some(true)).then_some(Step::PutFilter { target, device, cookie });
+            return (renewed == Some(true)).then_some(Step::AttachMirror { target, device, cookie });
         }
         let taken = |priority: u16| {
             // A classifier without filters holds its priority, too.
@@ -179,7 +192,7 @@ impl Planner<'_> {
         Some(match renewed {
             None => Step::AddFilter { interface, hook, priority, device, cookie },
             Some(_) => {
-                Step::PutFilter { target: FilterTarget { interface, hook, priority, handle: 0 }, device, cookie }
+                Step::AttachMirror { target: FilterTarget { interface, hook, priority, handle: 0 }, device, cookie }
             }
         })
     }
@@ -190,8 +203,8 @@ fn wanted_vxlan() -> Vxlan {
     Vxlan { vni: 0, port: SENDER_PORT, source_ports: SOURCE_PORTS, learning: false }
 }
 
-fn wanted_destinations(sender: &Sender) -> Vec<Endpoint> {
-    let mut found = sender.destinations.clone();
+fn wanted_destinations(sender: &DesiredSender) -> Vec<Endpoint> {
+    let mut found = sender.tap.destinations.clone();
     found.sort_unstable();
     found.dedup();
     found

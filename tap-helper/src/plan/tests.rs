@@ -1,4 +1,4 @@
-//! What the planner guarantees, for random wishes in random namespaces.
+//! What the planner guarantees, for random scenario in random namespaces.
 
 mod scenario;
 mod world;
@@ -7,22 +7,22 @@ use crate::{
     marks::{Cookie, is_ours},
     names::{receiver_device, receiver_hash, receiver_pair, sender_hash},
     netlink::{FIT_PRIORITY, Filter, Hook, Link, Qdisc},
-    plan::{Plan, Wanted, plan},
+    plan::{Plan, Requested, plan},
     step::{Resource, SenderKey},
 };
 use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
 
-use scenario::{Stranger, Wishes, damage, strangers, wishes};
+use scenario::{Foreign, Scenario, damage, foreign_states, scenario};
 use world::World;
 
 /// Rounds within which every state becomes the wanted one, the last one of which finds nothing to do.
 const ROUNDS: u32 = 4;
 
-/// A namespace where strangers came, an earlier plan was carried out up to some action, and somebody did damage.
-fn scene(strangers: &[Stranger], earlier: &Wishes, stop: u8, harm: &[u8]) -> World {
+/// A namespace where foreign_states came, an earlier plan was carried out up to some action, and somebody did damage.
+fn scene(foreign_states: &[Foreign], earlier: &Scenario, stop: u8, harm: &[u8]) -> World {
     let mut world = World::of_pod();
-    for stranger in strangers {
-        stranger.come(&mut world);
+    for foreign_state in foreign_states {
+        foreign_state.come(&mut world);
     }
     let mut left = usize::from(stop);
     for _ in 0..ROUNDS {
@@ -57,14 +57,14 @@ fn mirrors(world: &World, key: &SenderKey, hook: Hook) -> usize {
 }
 
 /// Each accepted sender has its device, its destinations and one filter per direction; nothing else carries marks.
-fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
+fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
     let accepted = |resource: &Resource| matches!(plan.outcomes.get(resource), Some(Ok(_)));
     let mut devices = 0;
-    for sender in &wishes.senders {
+    for sender in &scenario.senders {
         let key = SenderKey::of(sender);
         let there = accepted(&Resource::Sender(key.clone()));
         for (hook, wanted) in
-            [(Hook::Ingress, sender.direction.has_ingress()), (Hook::Egress, sender.direction.has_egress())]
+            [(Hook::Ingress, sender.tap.direction.has_ingress()), (Hook::Egress, sender.tap.direction.has_egress())]
         {
             assert_eq!(mirrors(world, &key, hook), usize::from(there && wanted), "{sender:?}");
         }
@@ -75,7 +75,7 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
         devices += 1;
         let mut to: Vec<_> = world.now.destinations.iter().filter(|entry| entry.0 == device.index).collect();
         to.sort_unstable();
-        assert_eq!(to.len(), sender.destinations.len());
+        assert_eq!(to.len(), sender.tap.destinations.len());
         assert!(device.up && device.autoconf_disabled);
         let leads =
             |filter: &Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == device.index && mirror.as_ours);
@@ -85,7 +85,7 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
             (filter.id.interface, filter.id.hook, filter.id.priority) == (device.index, Hook::Egress, FIT_PRIORITY)
         };
         let having: Vec<&Filter> = world.now.filters.iter().filter(|filter| own(filter) || fit(filter)).collect();
-        match wishes.settings.get(&key) {
+        match scenario.settings.get(&key) {
             None => assert!(having.iter().all(|filter| filter.program.is_none() && own(filter)), "{having:?}"),
             Some(settings) => {
                 let told = settings.fingerprint().expect("they are valid");
@@ -97,17 +97,17 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
             }
         }
     }
-    for receiver in &wishes.receivers {
-        let there = accepted(&Resource::Receiver(receiver.tap.clone(), receiver.vni));
-        let tunnel = world.now.ours().find(|link| link.vxlan.is_some_and(|vxlan| vxlan.vni == receiver.vni));
+    for receiver in &scenario.receivers {
+        let there = accepted(&Resource::receiver(receiver));
+        let tunnel = world.now.ours().find(|link| link.vxlan.is_some_and(|vxlan| vxlan.vni == receiver.vni.get()));
         assert_eq!(tunnel.is_some(), there, "{receiver:?}");
         let Some(tunnel) = tunnel else { continue };
         devices += 1;
-        let interface = if receiver.raw {
+        let interface = if receiver.frame_format == FrameFormat::Raw {
             tunnel
         } else {
-            assert_eq!(tunnel.name, receiver_device(receiver.vni));
-            let [near_name, _] = receiver_pair(receiver.vni);
+            assert_eq!(tunnel.name, receiver_device(receiver.vni.get()));
+            let [near_name, _] = receiver_pair(receiver.vni.get());
             let near = world.now.ours().find(|link| link.name == near_name).expect("the near end is there");
             let leads = |filter: &&Filter| {
                 let mirror = filter.mirror.as_ref().filter(|mirror| mirror.redirects && mirror.to == near.index);
@@ -117,12 +117,12 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
             devices += 2;
             world.now.link(near.peer.expect("it is a pair")).expect("the far end is there")
         };
-        assert_eq!(interface.name, receiver.interface_name);
+        assert_eq!(interface.name, *receiver.interface_name);
     }
     assert!(world.now.ours().all(|link| link.up) && world.now.offloads.is_empty());
     assert_eq!(world.now.ours().count(), devices);
-    let senders = wishes.senders.iter().map(|sender| sender_hash(&SenderKey::of(sender)));
-    let owners: Vec<u64> = senders.chain(wishes.receivers.iter().map(|receiver| receiver_hash(receiver.vni))).collect();
+    let senders = scenario.senders.iter().map(|sender| sender_hash(&SenderKey::of(sender)));
+    let owners: Vec<u64> = senders.chain(scenario.receivers.iter().map(|receiver| receiver_hash(receiver.vni.get()))).collect();
     assert!(world.now.filters.iter().filter_map(Cookie::of).all(|cookie| owners.contains(&cookie.owner)));
     for link in world.now.ours() {
         let drops = |filter: &&Filter| filter.id.interface == link.index && filter.drops_all;
@@ -133,9 +133,9 @@ fn assert_in_place(world: &World, wishes: &Wishes, plan: &Plan) {
 proptest! {
     #[test]
     fn every_state_becomes_the_wanted_one(
-        strangers in strangers(), earlier in wishes(), wanted in wishes(), stop in any::<u8>(), harm in vec(any::<u8>(), 0..4)
+        foreign_states in foreign_states(), earlier in scenario(), wanted in scenario(), stop in any::<u8>(), harm in vec(any::<u8>(), 0..4)
     ) {
-        let mut world = scene(&strangers, &earlier, stop, &harm);
+        let mut world = scene(&foreign_states, &earlier, stop, &harm);
         let before = foreign(&world);
         let (rounds, last) = world.converge(&wanted.wanted());
         prop_assert!(rounds <= ROUNDS, "{rounds} rounds; still to do: {:?}", last.actions);
@@ -147,11 +147,11 @@ proptest! {
 
     #[test]
     fn a_pod_is_as_before_when_nothing_is_wanted(
-        strangers in strangers(), wanted in wishes(), stop in any::<u8>()
+        foreign_states in foreign_states(), wanted in scenario(), stop in any::<u8>()
     ) {
-        let before = scene(&strangers, &wanted, 0, &[]);
-        let mut world = scene(&strangers, &wanted, stop, &[]);
-        let (rounds, last) = world.converge(&Wanted::default());
+        let before = scene(&foreign_states, &wanted, 0, &[]);
+        let mut world = scene(&foreign_states, &wanted, stop, &[]);
+        let (rounds, last) = world.converge(&Requested::default());
         prop_assert!(rounds <= ROUNDS, "{:?}", last.actions);
         prop_assert!(is_clean(&world));
         let sorted = |world: &World| {
@@ -164,9 +164,9 @@ proptest! {
 
     #[test]
     fn the_order_of_wishes_does_not_matter(
-        strangers in strangers(), earlier in wishes(), wanted in wishes(), stop in any::<u8>()
+        foreign_states in foreign_states(), earlier in scenario(), wanted in scenario(), stop in any::<u8>()
     ) {
-        let world = scene(&strangers, &earlier, stop, &[]);
+        let world = scene(&foreign_states, &earlier, stop, &[]);
         let mut reversed = wanted.wanted();
         reversed.senders.reverse();
         reversed.receivers.reverse();

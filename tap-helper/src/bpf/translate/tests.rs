@@ -1,7 +1,7 @@
 //! Random cBPF programs, run by a cBPF interpreter and, translated, by an eBPF interpreter: both agree.
 
-use proptest::prelude::*;
 use podtap_model::bounds::MAX_INSTRUCTIONS;
+use proptest::prelude::*;
 
 use super::*;
 

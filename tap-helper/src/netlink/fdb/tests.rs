@@ -2,7 +2,7 @@ use super::*;
 use crate::netlink::captured::{assert_sends, read_back};
 
 fn to(address: &str) -> Endpoint {
-    Endpoint { address: address.parse().expect("an address"), port: 14789, vni: 100 }
+    Endpoint { address: address.parse().expect("an address"), port: 14789, vni: 100.try_into().expect("a VNI") }
 }
 
 /// `bridge fdb append 00:00:00:00:00:00 dev mirror0 dst 10.66.0.2 port 14789 vni 100 self permanent`, and `del`

@@ -1,13 +1,9 @@
-//! Random wishes, strangers and damage.
+//! Random scenario, foreign_states and damage.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{
-    bpf::Settings,
-    marks::GROUP,
-    netlink::{Filter, Hook, Link, Mirror, QdiscKind, Vxlan},
-    plan::Wanted,
-    step::SenderKey,
+use podtap_model::{
+    Deduplicate, DesiredSender, Direction, Endpoint, FrameFormat, MirrorOptions, Pod, Receiver, Tap, TapReference, Uid,
 };
 use proptest::{
     collection::vec,
@@ -15,21 +11,28 @@ use proptest::{
     prop_oneof,
     sample::{select, subsequence},
 };
-use tap_wire::{Direction, Endpoint, Pod, Receiver, Sender};
+
+use crate::{
+    bpf::Settings,
+    marks::GROUP,
+    netlink::{Filter, Hook, Link, Mirror, QdiscKind, Vxlan},
+    plan::Requested,
+    step::SenderKey,
+};
 
 use super::world::World;
 
 /// What is wanted of one namespace, each identity at most once.
 #[derive(Clone, Debug)]
-pub struct Wishes {
-    pub senders: Vec<Sender>,
+pub struct Scenario {
+    pub senders: Vec<DesiredSender>,
     pub receivers: Vec<Receiver>,
     pub settings: BTreeMap<SenderKey, Settings>,
 }
 
-impl Wishes {
-    pub fn wanted(&self) -> Wanted<'_> {
-        Wanted {
+impl Scenario {
+    pub fn wanted(&self) -> Requested<'_> {
+        Requested {
             senders: self.senders.iter().collect(),
             receivers: self.receivers.iter().collect(),
             settings: self.settings.clone(),
@@ -37,41 +40,66 @@ impl Wishes {
     }
 }
 
-pub fn wishes() -> impl Strategy<Value = Wishes> {
+pub fn scenario() -> impl Strategy<Value = Scenario> {
     (vec((sender(), settings()), 0..5), vec(receiver(), 0..3)).prop_map(|(senders, receivers)| {
         let settings =
             senders.iter().filter_map(|(sender, settings)| Some((SenderKey::of(sender), settings.clone()?))).collect();
         let senders = senders.into_iter().map(|(sender, _)| sender);
         let senders: BTreeMap<_, _> =
-            senders.map(|sender| ((sender.tap.clone(), sender.pod.uid.clone()), sender)).collect();
+            senders.map(|sender| (SenderKey::of(&sender), sender)).collect();
         let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
-        Wishes { senders: senders.into_values().collect(), receivers: receivers.into_values().collect(), settings }
+        Scenario { senders: senders.into_values().collect(), receivers: receivers.into_values().collect(), settings }
     })
 }
 
-fn sender() -> impl Strategy<Value = Sender> {
+fn sender() -> impl Strategy<Value = DesiredSender> {
     let endpoints: Vec<Endpoint> =
-        (1..5).map(|number| Endpoint { address: [10, 66, 0, number].into(), port: 14789, vni: 7 }).collect();
+        (1..5).map(|number| Endpoint { address: [10, 66, 0, number].into(), port: 14789, vni: vni(7) }).collect();
     let direction = select(vec![Direction::Ingress, Direction::Egress, Direction::Both]);
     let interface = select(vec!["", "", "", "eth0", "net1", "none"]);
     (1..4u8, direction, interface, subsequence(endpoints, 1..=4), any::<bool>()).prop_map(
         |(tap, direction, interface, destinations, known)| {
             let pod = Pod {
-                uid: "pod-1".to_owned(),
-                cgroup_uid: None,
+                namespace: "shop".to_owned(),
+                name: "web".to_owned(),
+                uid: uid("pod-1"),
+                config_hash: None,
                 addresses: known.then(|| [10, 88, 0, 5].into()).into_iter().collect(),
             };
-            let interface = interface.to_owned();
-            Sender { interface, direction, ..Sender::of_everything(format!("tap-{tap}"), pod, destinations) }
+            let TapReference { namespace, name, uid } = tap_reference(tap);
+            let tap = Tap {
+                namespace,
+                name,
+                uid,
+                interface: interface.parse().ok(),
+                direction,
+                destinations,
+                options: MirrorOptions::default(),
+                program: None,
+            };
+            DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
         },
     )
+}
+
+fn uid(text: &str) -> Uid {
+    text.parse().expect("a UID")
+}
+
+fn vni(number: u32) -> podtap_model::Vni {
+    number.try_into().expect("a VNI")
+}
+
+fn tap_reference(number: u8) -> TapReference {
+    let name = format!("tap-{number}");
+    TapReference { namespace: "shop".to_owned(), uid: uid(&name), name }
 }
 
 /// What programs are told, if there are any: of two kinds, each with two settings.
 fn settings() -> impl Strategy<Value = Option<Settings>> {
     (any::<bool>(), any::<bool>(), 0..4u8).prop_map(|(deduplicates, narrow, without)| {
         (without > 0).then(|| Settings {
-            deduplicate: deduplicates.then(Vec::new),
+            options: MirrorOptions { deduplicate: deduplicates.then(Deduplicate::default), ..MirrorOptions::default() },
             frame_limit: narrow.then_some(1364),
             ..Settings::default()
         })
@@ -80,46 +108,46 @@ fn settings() -> impl Strategy<Value = Option<Settings>> {
 
 fn receiver() -> impl Strategy<Value = Receiver> {
     (1..4u32, select(vec!["m0", "m1", "eth0"]), any::<bool>(), any::<bool>(), 1..3u8).prop_map(
-        |(vni, name, ipv6, raw, tap)| Receiver {
-            tap: format!("tap-{tap}"),
-            vni,
+        |(number, name, ipv6, raw, tap)| Receiver {
+            tap: tap_reference(tap),
+            vni: vni(number),
             port: 14789,
             ipv6,
-            interface_name: name.to_owned(),
-            raw,
+            interface_name: name.parse().expect("an interface name"),
+            frame_format: if raw { FrameFormat::Raw } else { FrameFormat::Wire },
             pod: None,
         },
     )
 }
 
-/// What strangers put there.
+/// What foreign_states put there.
 #[derive(Clone, Debug)]
-pub enum Stranger {
+pub enum Foreign {
     Clsact(u32),
     Ingress(u32),
     Filter(u32, Hook, u16, Option<Vec<u8>>),
     Tunnel(String, u32),
 }
 
-pub fn strangers() -> impl Strategy<Value = Vec<Stranger>> {
+pub fn foreign_states() -> impl Strategy<Value = Vec<Foreign>> {
     let interface = || select(vec![2u32, 3]);
     let hook = select(vec![Hook::Ingress, Hook::Egress]);
     let cookie = prop_oneof![Just(None), Just(Some(b"somebody".to_vec())), Just(Some(b"PTap".to_vec()))];
     let filter = (interface(), hook, 30..40u16, cookie)
-        .prop_map(|(interface, hook, priority, cookie)| Stranger::Filter(interface, hook, priority, cookie));
+        .prop_map(|(interface, hook, priority, cookie)| Foreign::Filter(interface, hook, priority, cookie));
     let tunnel = (select(vec!["m0", "vx9", "ptap00000000000"]), select(vec![0, GROUP]));
     vec(
         prop_oneof![
-            interface().prop_map(Stranger::Clsact),
-            interface().prop_map(Stranger::Ingress),
+            interface().prop_map(Foreign::Clsact),
+            interface().prop_map(Foreign::Ingress),
             filter,
-            tunnel.prop_map(|(name, group)| Stranger::Tunnel(name.to_owned(), group)),
+            tunnel.prop_map(|(name, group)| Foreign::Tunnel(name.to_owned(), group)),
         ],
         0..6,
     )
 }
 
-impl Stranger {
+impl Foreign {
     /// Does it, if there is room for it.
     pub fn come(&self, world: &mut World) {
         match self {

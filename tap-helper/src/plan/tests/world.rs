@@ -11,7 +11,7 @@ use crate::{
         REDIRECT_PRIORITY, Vxlan,
     },
     observe::{Observed, Program},
-    plan::{Plan, Wanted, plan},
+    plan::{Plan, Requested, plan},
     step::{Action, Resource, Step},
 };
 
@@ -80,7 +80,7 @@ impl World {
     }
 
     /// Plans and acts until nothing is left to do: the rounds that took, and the last plan.
-    pub fn converge(&mut self, wanted: &Wanted<'_>) -> (u32, Plan) {
+    pub fn converge(&mut self, wanted: &Requested<'_>) -> (u32, Plan) {
         for round in 0.. {
             self.loaded.clear();
             let plan = plan(wanted, &self.now);
@@ -143,7 +143,7 @@ impl World {
                 assert!(self.now.link(target.interface).is_some_and(|link| link.kind == "vxlan"));
                 self.put_program(&action.resource, *target, None);
             }
-            Step::PutFilter { target, device, cookie } => {
+            Step::AttachMirror { target, device, cookie } => {
                 assert!(self.now.link(*device).is_some_and(|link| link.up), "no filter before its device");
                 let fits = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (*device, Hook::Egress);
                 assert!(self.now.filters.iter().any(|filter| fits(&filter)), "the clamp is attached before the mirror");
