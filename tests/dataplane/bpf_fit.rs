@@ -13,14 +13,15 @@ use podtap_tests::{
     streams::{Content, Stream},
     wait::until,
 };
-use tap_helper::bpf::{Oversize, Programs, Settings, Truncate, frame_limit};
+use tap_helper::bpf::{Programs, Settings, frame_limit};
+use tap_wire::{Oversize, Truncate};
 
 use crate::bpf_scene::{POD, Scene};
 
 fn scene(settings: &Settings) -> (Scene, Programs) {
     let scene = Scene::with_tunnel(1500);
     let programs = Programs::load(settings, None).expect("they load");
-    scene.attach_fit(&programs);
+    scene.attach_clamp(&programs);
     scene.attach(&programs);
     (scene, programs)
 }
@@ -107,7 +108,7 @@ fn fits(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: u
     settle(&under);
     let frames = under.stop();
     let (fragments, longest) = wire(&frames);
-    let counters = programs.running().counters().expect("they can be read");
+    let counters = programs.maps().counters().expect("they can be read");
     println!(
         "IPv6: {ipv6}, from the pod: {from_pod}; {} frames, {fragments} fragments, longest {longest}",
         frames.len()
@@ -156,7 +157,7 @@ fn narrow_paths() {
         settle(&under);
         let frames = under.stop();
         let longest = usize::try_from(mtu).expect("it is small") + 14;
-        assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.running().counters());
+        assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.maps().counters());
         let content = Content::of(&inner(&frames));
         assert!(content.streams.values().all(Stream::is_whole), "{content}");
     }
@@ -171,7 +172,7 @@ fn what_is_short_enough_is_not_cut() {
         transfer(&scene, false, true, 1 << 20);
         settle(&copies);
         let content = Content::of(&copies.stop());
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         let arrived = content.streams.values().any(|stream| stream.is_whole() && stream.bytes.len() == 1 << 20);
         assert_eq!((arrived, counters.truncated.frames == 0), (whole, whole), "{bytes}: {counters:?}\n{content}");
         assert_eq!(counters.failed.frames, 0);
@@ -190,7 +191,7 @@ fn segments_that_come_alone_are_split() {
         for from_pod in [true, false] {
             fits(&scene, &programs, ipv6, from_pod, 4 << 20);
         }
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         assert!(counters.egress.mirrored.frames > 2900, "{counters:?}");
     }
 }
@@ -215,7 +216,7 @@ fn what_cannot_be_fitted_is_fragmented_or_cut_and_counted() {
     {
         let (scene, programs) = scene(&Settings { oversize, ..fitted() });
         assert_eq!(datagrams(&scene, &[100, 1422, 1423, 1472]), (lengths.to_vec(), fragments), "{oversize:?}");
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         assert_eq!((counters.oversized.frames, counters.failed.frames), (2, 0));
     }
 }
@@ -239,7 +240,7 @@ fn copies_are_cut() {
         assert!(wrong.is_none() && tcp.len() > 20, "{wrong:?}");
         // The length in the header is that of the whole.
         assert!(tcp.iter().any(|frame| u16::from_be_bytes([frame.bytes[16], frame.bytes[17]]) > 1000));
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         assert!(counters.truncated.frames > 10 && counters.failed.frames == 0, "{counters:?}");
     }
 }

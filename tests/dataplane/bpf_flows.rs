@@ -6,7 +6,8 @@ use std::{
 };
 
 use podtap_tests::wait::until;
-use tap_helper::bpf::{Counters, Filter, Limit, Match, Network, Programs, Protocol, Settings, Truncate, Which};
+use tap_helper::bpf::{Counters, ProgramKind, Programs, Settings};
+use tap_wire::{Limit, Match, Network, PortRange, Protocol, Truncate};
 
 use crate::bpf_frames::Chance;
 
@@ -41,12 +42,12 @@ fn load(settings: &Settings) -> Programs {
     Programs::load(settings, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn copied(programs: &Programs, which: Which, frame: &[u8]) -> bool {
-    programs.try_out(which, frame, &[]).expect("it runs").0 == -1
+fn copied(programs: &Programs, which: ProgramKind, frame: &[u8]) -> bool {
+    programs.test_run(which, frame, &[]).expect("it runs").0 == -1
 }
 
 fn counters(programs: &Programs) -> Counters {
-    programs.running().counters().expect("they can be read")
+    programs.maps().counters().expect("they can be read")
 }
 
 #[test]
@@ -65,10 +66,10 @@ fn a_sample_is_of_whole_flows_and_of_the_right_share() {
             let out = frame(protocol, client, server, 2, ipv6);
             let back = frame(protocol, server, client, 0x12, ipv6);
             let verdicts = [
-                copied(&here, Which::Egress, &out),
-                copied(&here, Which::Ingress, &back),
-                copied(&there, Which::Ingress, &out),
-                copied(&there, Which::Egress, &back),
+                copied(&here, ProgramKind::Egress, &out),
+                copied(&here, ProgramKind::Ingress, &back),
+                copied(&there, ProgramKind::Ingress, &out),
+                copied(&there, ProgramKind::Egress, &back),
             ];
             assert!(verdicts.iter().all(|verdict| *verdict == verdicts[0]), "{client:?} {server:?} {verdicts:?}");
             kept += u32::from(verdicts[0]);
@@ -90,13 +91,13 @@ fn rate(settings: &Settings, frame: &[u8]) -> (f64, f64) {
     // What a bucket holds at first does not count.
     let first = Instant::now();
     while first.elapsed() < Duration::from_millis(100) {
-        copied(&programs, Which::Egress, frame);
+        copied(&programs, ProgramKind::Egress, frame);
     }
     let (before, start) = (counters(&programs), Instant::now());
     let (mut last, mut idle) = (start, Duration::ZERO);
     while start.elapsed() < Duration::from_secs(2) {
-        copied(&programs, Which::Egress, frame);
-        copied(&programs, Which::Ingress, frame);
+        copied(&programs, ProgramKind::Egress, frame);
+        copied(&programs, ProgramKind::Ingress, frame);
         // A bucket makes up for a pause of 50 ms. Longer ones, when the machine does something else, are the test's.
         idle += last.elapsed().saturating_sub(Duration::from_millis(50));
         last = Instant::now();
@@ -133,8 +134,8 @@ fn a_limit_is_kept_by_both_directions_together() {
     within("cut frames", rate(&cut, &long).0, 1e6 / 800.0);
     // Where there is no limit, or none that is reached, nothing is held back.
     let programs = load(&limit(100_000_000_000, 100_000_000_000));
-    assert!((0..10_000).all(|_| copied(&programs, Which::Egress, &long)));
-    assert_eq!(counters(&programs).egress.over_limit.frames, 0);
+    assert!((0..10_000).all(|_| copied(&programs, ProgramKind::Egress, &long)));
+    assert_eq!(counters(&programs).egress.rate_limited.frames, 0);
 }
 
 /// Fragments of a datagram, IPv4 or IPv6: the first, and another one.
@@ -169,45 +170,43 @@ fn a_low_limit_holds_nothing_back_below_it() {
     };
     let programs = limit(0, 5);
     for _ in 0..6 {
-        assert!(copied(&programs, Which::Egress, &short));
+        assert!(copied(&programs, ProgramKind::Egress, &short));
         thread::sleep(Duration::from_millis(220));
     }
     // A frame of 12,000 bits at 50,000 per second is paid back after 240 ms.
     let mut long = short.clone();
     long.resize(1500, 0);
     let programs = limit(50_000, 0);
-    assert!(copied(&programs, Which::Egress, &long) && !copied(&programs, Which::Egress, &short));
+    assert!(copied(&programs, ProgramKind::Egress, &long) && !copied(&programs, ProgramKind::Egress, &short));
     until("the debt is paid", Duration::from_secs(5), || {
-        if copied(&programs, Which::Egress, &short) { Ok(()) } else { Err("not yet") }
+        if copied(&programs, ProgramKind::Egress, &short) { Ok(()) } else { Err("not yet") }
     });
     // The highest rate that there may be.
     let programs = limit(100_000_000_000, 100_000_000_000);
     for _ in 0..3 {
-        assert!((0..10).all(|_| copied(&programs, Which::Egress, &long)));
+        assert!((0..10).all(|_| copied(&programs, ProgramKind::Egress, &long)));
         thread::sleep(Duration::from_millis(60));
     }
 }
 
 #[test]
 fn later_fragments_follow_the_first() {
-    let port = |port| Match { ports: vec![(port, port)], ..Match::default() };
-    let wanted = |include: Vec<Match>, exclude: Vec<Match>| {
-        load(&Settings { filter: Filter { include, exclude, expression: vec![] }, ..Settings::default() })
-    };
+    let port = |port| Match { ports: vec![PortRange { first: port, last: port }], ..Match::default() };
+    let wanted = |include: Vec<Match>, exclude: Vec<Match>| load(&Settings { include, exclude, ..Settings::default() });
     for ipv6 in [false, true] {
         let both = |programs: &Programs, fragments: &[Vec<u8>; 2]| {
-            [0, 1].map(|number: usize| copied(programs, Which::Ingress, &fragments[number]))
+            [0, 1].map(|number: usize| copied(programs, ProgramKind::Ingress, &fragments[number]))
         };
         let include = wanted(vec![port(53)], vec![]);
         assert_eq!(both(&include, &fragments(1, 53, ipv6)), [true, true]);
         assert_eq!(both(&include, &fragments(2, 54, ipv6)), [false, false]);
         // Without the first one: copied, as far as the rest of a rule does not speak against it.
-        assert!(copied(&include, Which::Ingress, &fragments(3, 54, ipv6)[1]));
+        assert!(copied(&include, ProgramKind::Ingress, &fragments(3, 54, ipv6)[1]));
         let exclude = wanted(vec![], vec![port(53)]);
         assert_eq!(both(&exclude, &fragments(1, 53, ipv6)), [false, false]);
-        assert!(copied(&exclude, Which::Ingress, &fragments(3, 53, ipv6)[1]));
+        assert!(copied(&exclude, ProgramKind::Ingress, &fragments(3, 53, ipv6)[1]));
         let tcp = Match { protocol: Some(Protocol::Tcp), ..port(53) };
-        assert!(!copied(&wanted(vec![tcp], vec![]), Which::Ingress, &fragments(3, 53, ipv6)[1]));
+        assert!(!copied(&wanted(vec![tcp], vec![]), ProgramKind::Ingress, &fragments(3, 53, ipv6)[1]));
         // A sample takes all of a datagram or nothing.
         let sample = load(&Settings { one_in_flows: 3, ..Settings::default() });
         for id in 0..100 {
@@ -230,8 +229,11 @@ fn flows_between_tapped_pods_are_copied_where_they_were_accepted() {
             for (answer, flags) in script {
                 let (from, to) = if *answer { (server, client) } else { (client, server) };
                 let frame = frame(protocol, from, to, *flags, false);
-                let (client_way, server_way) =
-                    if *answer { (Which::Ingress, Which::Egress) } else { (Which::Egress, Which::Ingress) };
+                let (client_way, server_way) = if *answer {
+                    (ProgramKind::Ingress, ProgramKind::Egress)
+                } else {
+                    (ProgramKind::Egress, ProgramKind::Ingress)
+                };
                 let verdicts = (copied(&there, server_way, &frame), copied(&here, client_way, &frame));
                 assert_eq!(verdicts, (at_server, at_client), "check {number}, {answer} {flags:#x}");
                 frames += 1;

@@ -3,7 +3,8 @@
 use std::{net::IpAddr, process::Command};
 
 use podtap_tests::pcap::output;
-use tap_helper::bpf::{Filter, Instruction, Match, Network, Protocol};
+use tap_helper::bpf::Settings;
+use tap_wire::{Instruction, Match, Network, PortRange, Protocol};
 
 /// xorshift64: the same frames and filters in every run with a seed.
 pub struct Chance(u64);
@@ -138,8 +139,8 @@ fn transport(chance: &mut Chance, ipv6: bool) -> (u8, Vec<u8>) {
     }
 }
 
-/// A filter with rules; with `one`, of a single rule.
-pub fn filter(chance: &mut Chance, one: bool) -> Filter {
+/// Settings with filter rules; with `one`, with a single rule.
+pub fn filter(chance: &mut Chance, one: bool) -> Settings {
     let mut rules = |limit| (0..chance.below(limit)).map(|_| rule(chance)).collect::<Vec<_>>();
     let (mut include, mut exclude) = (rules(4), rules(3));
     if one {
@@ -148,14 +149,15 @@ pub fn filter(chance: &mut Chance, one: bool) -> Filter {
         rule.ports.truncate(1);
         (include, exclude) = (vec![rule], vec![]);
     }
-    Filter { include, exclude, expression: vec![] }
+    Settings { include, exclude, ..Settings::default() }
 }
 
 fn rule(chance: &mut Chance) -> Match {
     use Protocol::{Icmp, Icmpv6, Sctp, Tcp, Udp};
     let protocol = chance.of(&[None, Some(Tcp), Some(Udp), Some(Sctp), Some(Tcp), Some(Icmp), Some(Icmpv6)]);
-    let mut ports: Vec<_> = (0..chance.of(&[0, 1, 2])).map(|_| (chance.of(&PORTS), chance.of(&PORTS))).collect();
-    for (first, last) in &mut ports {
+    let port = |chance: &mut Chance| PortRange { first: chance.of(&PORTS), last: chance.of(&PORTS) };
+    let mut ports: Vec<_> = (0..chance.of(&[0, 1, 2])).map(|_| port(chance)).collect();
+    for PortRange { first, last } in &mut ports {
         if chance.one_in(2) {
             *last = *first;
         }
@@ -231,13 +233,13 @@ fn base(network: &Network) -> IpAddr {
 
 impl Language {
     /// A filter, with the remote side `src` or `dst`.
-    pub fn write(&self, filter: &Filter, side: &str) -> String {
+    pub fn write(&self, filter: &Settings, side: &str) -> String {
         let any = |parts: Vec<String>| format!("({})", parts.join(" or "));
         let rule = |rule: &Match| {
             let mut parts = vec![self.everything.to_owned()];
             parts.extend(rule.protocol.map(|protocol| (self.protocol)(protocol).to_owned()));
             if !rule.ports.is_empty() {
-                parts.push(any(rule.ports.iter().map(|(first, last)| (self.ports)(*first, *last)).collect()));
+                parts.push(any(rule.ports.iter().map(|range| (self.ports)(range.first, range.last)).collect()));
             }
             if !rule.networks.is_empty() {
                 parts.push(any(rule.networks.iter().map(|network| (self.network)(network, side)).collect()));

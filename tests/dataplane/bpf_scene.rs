@@ -92,9 +92,9 @@ impl Scene {
         self.filter(eth, 0xffff_fff3, 101, programs.egress(), Some(copy));
     }
 
-    /// Likewise that which makes copies fit.
-    pub fn attach_fit(&self, programs: &Programs) {
-        self.filter(self.index("copy0"), 0xffff_fff3, 1, programs.fit(), None);
+    /// Likewise the clamp.
+    pub fn attach_clamp(&self, programs: &Programs) {
+        self.filter(self.index("copy0"), 0xffff_fff3, 1, programs.clamp(), None);
     }
 
     /// `tc filter replace dev DEVICE HOOK prio PRIORITY handle 1 protocol all bpf fd PROGRAM`, with `action mirred egress mirror`
