@@ -15,7 +15,7 @@ pub(super) struct Runnable(SchedClassifier);
 
 impl Runnable {
     pub(super) fn new(program: impl AsFd) -> Result<Self, BpfError> {
-        let id = id(program)?;
+        let id = id(&program)?;
         let info = loaded_programs().flatten().find(|program| program.id() == id);
         let info = info.ok_or_else(|| BpfError::kernel("find a program", nix::errno::Errno::ENOENT))?;
         SchedClassifier::from_program_info(info, "".into()).map(Self).map_err(|error| failed(&error))

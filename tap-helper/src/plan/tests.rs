@@ -10,6 +10,7 @@ use crate::{
     plan::{Plan, Requested, plan},
     step::{Resource, SenderKey},
 };
+use podtap_model::FrameFormat;
 use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
 
 use scenario::{Foreign, Scenario, damage, foreign_states, scenario};
@@ -122,7 +123,8 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
     assert!(world.now.ours().all(|link| link.up) && world.now.offloads.is_empty());
     assert_eq!(world.now.ours().count(), devices);
     let senders = scenario.senders.iter().map(|sender| sender_hash(&SenderKey::of(sender)));
-    let owners: Vec<u64> = senders.chain(scenario.receivers.iter().map(|receiver| receiver_hash(receiver.vni.get()))).collect();
+    let owners: Vec<u64> =
+        senders.chain(scenario.receivers.iter().map(|receiver| receiver_hash(receiver.vni.get()))).collect();
     assert!(world.now.filters.iter().filter_map(Cookie::of).all(|cookie| owners.contains(&cookie.owner)));
     for link in world.now.ours() {
         let drops = |filter: &&Filter| filter.id.interface == link.index && filter.drops_all;

@@ -45,8 +45,7 @@ pub fn scenario() -> impl Strategy<Value = Scenario> {
         let settings =
             senders.iter().filter_map(|(sender, settings)| Some((SenderKey::of(sender), settings.clone()?))).collect();
         let senders = senders.into_iter().map(|(sender, _)| sender);
-        let senders: BTreeMap<_, _> =
-            senders.map(|sender| (SenderKey::of(&sender), sender)).collect();
+        let senders: BTreeMap<_, _> = senders.map(|sender| (SenderKey::of(&sender), sender)).collect();
         let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
         Scenario { senders: senders.into_values().collect(), receivers: receivers.into_values().collect(), settings }
     })
