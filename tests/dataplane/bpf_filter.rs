@@ -1,5 +1,6 @@
 //! Filters in this kernel select what tcpdump and tshark select.
 
+use podtap_model::Filter;
 use podtap_tests::pcap::{File, tcpdump, tshark};
 use tap_helper::bpf::{ProgramKind, Programs, Settings};
 

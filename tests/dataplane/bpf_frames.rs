@@ -4,7 +4,6 @@ use std::{net::IpAddr, process::Command};
 
 use podtap_model::{Filter, Instruction, IpNet, Match, PortRange, Protocol};
 use podtap_tests::pcap::output;
-use tap_helper::bpf::Settings;
 
 /// xorshift64: the same frames and filters in every run with a seed.
 pub struct Chance(u64);

@@ -3,6 +3,8 @@
 use podtap_model::{Instruction, Match, MirrorOptions, PortRange, Protocol, Sample};
 use tap_helper::bpf::{Features, Maps, ProgramKind, Programs, Settings, probe};
 
+use crate::bpf_scene::{compiled, filtering};
+
 /// A frame of TCP over IPv4, from port 1000 to 443.
 fn frame() -> Vec<u8> {
     let mut frame = vec![0; 14 + 20 + 20];

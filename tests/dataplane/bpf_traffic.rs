@@ -20,7 +20,7 @@ use tap_helper::bpf::{Maps, Programs, Settings};
 
 use crate::{
     bpf_frames::{Chance, DISPLAY, Kinds, PCAP, compile, filter, frame},
-    bpf_scene::{CLIENT, POD, Scene, inject},
+    bpf_scene::{CLIENT, POD, Scene, compiled, filtering, inject, with},
 };
 
 /// Sends numbered datagrams from the client to the pod until told to stop; how many.

@@ -114,7 +114,7 @@ fn killed_anywhere(command: &[&str], start: impl Fn(&Node, &Desired)) {
         ],
         vec![receiver(TAP, VNI, "mirror0")],
     );
-    let input = serde_json::to_string(&wanted).expect("it can be written");
+    let input = serde_json::to_string(&wanted.state()).expect("JSON");
     let before = [web.network().snapshot(), node.network().snapshot()];
     assert!(apply(&node, &wanted).0);
     let lines = web.network().snapshot().lines.len();

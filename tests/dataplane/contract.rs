@@ -43,7 +43,7 @@ fn the_newest_agent_is_heard() {
     let Ok(Response::Report(report)) = next.receive() else { panic!("a report comes first") };
     assert_eq!((report.status.observed_generation, report.status.senders.len()), (Some(1), 1));
     assert!(scene.agent.receive().is_err(), "the old connection is closed");
-    next.want(&desired(vec![], vec![]));
+    next.request(&desired(vec![], vec![]));
     next.until("it goes", |report| report.senders.is_empty());
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use podtap_model::{Direction, Endpoint, Receiver};
 use podtap_tests::net::{Pod, traffic};
 
-use crate::scene::{Captures, PORT, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
 
 #[test]
 fn a_receiver_on_the_pods_own_node() {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
-    net::{IpAddr, Sender, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -13,12 +13,12 @@ use podtap_model::{Direction, Endpoint, Oversize, Receiver};
 use podtap_tests::{
     capture::{Capture, Frame},
     emulated,
-    net::{Network, traffic},
+    net::{Network, Sender, traffic},
     streams::{Content, segment},
     wait::until,
 };
 
-use crate::scene::{PORT, Scene, TAP, VNI, desired, far_endpoint, full_size, receiver, same_streams, sender};
+use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, full_size, receiver, same_streams, sender};
 
 const PERIOD: usize = 1_000_003;
 /// No more than this is on its way at once: less than the 1000 frames that a virtual cable holds (`net.core.netdev_max_backlog`),

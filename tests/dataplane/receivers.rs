@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write as _,
-    net::{Desired, IpAddr, UdpSocket},
+    net::{IpAddr, UdpSocket},
     path::Path,
     time::Duration,
 };
