@@ -90,22 +90,19 @@ impl<N: AsFd> Executor<'_, N> {
     }
 
     async fn create(&self, resource: &Resource, new: &NewVxlan<'_>, alias: &str) -> Result<(), Failure> {
-        match resource {
-            Resource::Sender(key) => {
-                let mut last = Ok(());
-                for vni in sender_vnis(key) {
-                    let new = NewVxlan { vxlan: Vxlan { vni, ..new.vxlan }, ..new.clone() };
-                    last = create_vxlan(self.node, self.namespace, &new).await;
-                    if !matches!(&last, Err(error) if error.errno == Errno::EEXIST) {
-                        break;
-                    }
+        if let Resource::Sender(key) = resource {
+            let mut last = Ok(());
+            for vni in sender_vnis(key) {
+                let new = NewVxlan { vxlan: Vxlan { vni, ..new.vxlan }, ..new.clone() };
+                last = create_vxlan(self.node, self.namespace, &new).await;
+                if !matches!(&last, Err(error) if error.errno == Errno::EEXIST) {
+                    break;
                 }
-                last.map_err(|error| feature(&error, "VXLAN devices (CONFIG_VXLAN)"))?;
             }
-            _ => {
-                let created = create_vxlan(self.node, self.namespace, new).await;
-                created.map_err(|error| receiver_refused(&error, new))?;
-            }
+            last.map_err(|error| feature(&error, "VXLAN devices (CONFIG_VXLAN)"))?;
+        } else {
+            let created = create_vxlan(self.node, self.namespace, new).await;
+            created.map_err(|error| receiver_refused(&error, new))?;
         }
         self.mark(new.name, alias).await
     }

@@ -21,7 +21,7 @@ const MAX_REJECTIONS: usize = 16;
 
 /// Listens for the agent, and serves one peer: the newest one.
 pub struct Listener {
-    listener: UnixListener,
+    socket: UnixListener,
     agent: u32,
     peer: Option<Peer>,
 }
@@ -29,6 +29,8 @@ pub struct Listener {
 struct Peer {
     stream: UnixStream,
     input: Vec<u8>,
+    /// Bytes of `input` after its last complete line.
+    unfinished: usize,
     output: Vec<u8>,
     /// A report to send when the peer has taken `output`; a newer one replaces it.
     report: Option<Vec<u8>>,
@@ -64,16 +66,16 @@ impl Listener {
         }
         // Before the socket exists, so that it never has wider rights. Nothing else in this program creates files.
         let before = umask(Mode::from_bits_truncate(0o117));
-        let listener = UnixListener::bind(path);
+        let socket = UnixListener::bind(path);
         umask(before);
-        Ok(Self { listener: listener?, agent, peer: None })
+        Ok(Self { socket: socket?, agent, peer: None })
     }
 
     /// Waits for a connection or for messages of the peer, and meanwhile sends what that has not taken yet. Cancel safe: after the wait,
     /// nothing here waits.
     pub async fn next(&mut self) -> Incoming {
         let ready = select! {
-            connection = self.listener.accept() => Some(connection),
+            connection = self.socket.accept() => Some(connection),
             () = ready(self.peer.as_ref()) => None,
         };
         match ready {
@@ -92,7 +94,7 @@ impl Listener {
         let user = stream.peer_cred().map(|credentials| credentials.uid());
         if user.as_ref().is_ok_and(|user| *user == self.agent) {
             let (input, output) = (Vec::new(), Vec::new());
-            self.peer = Some(Peer { stream, input, output, report: None, counters: None });
+            self.peer = Some(Peer { stream, input, unfinished: 0, output, report: None, counters: None });
             return true;
         }
         let user = user.map_or_else(|error| error.to_string(), |user| user.to_string());
@@ -169,12 +171,16 @@ impl Peer {
         loop {
             match self.stream.try_read(&mut chunk) {
                 Ok(0) => return (false, false),
-                Ok(count) => self.input.extend_from_slice(&chunk[..count]),
+                Ok(count) => {
+                    let arrived = &chunk[..count];
+                    let end = arrived.iter().rposition(|byte| *byte == b'\n');
+                    self.unfinished = end.map_or(self.unfinished + count, |end| count - end - 1);
+                    self.input.extend_from_slice(arrived);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return (error.kind() == ErrorKind::WouldBlock, false),
             }
-            let unfinished = self.input.iter().rev().take_while(|byte| **byte != b'\n').count();
-            if unfinished > MAX_MESSAGE {
+            if self.unfinished > MAX_MESSAGE {
                 return (true, true);
             }
             // Complete lines are processed before more is read, so that they cannot pile up.

@@ -30,7 +30,7 @@ use rtnetlink::{
 
 use super::nla::{child, children, readable, text};
 
-/// `IFLA_INET6_ADDR_GEN_MODE` (include/uapi/linux/if_link.h).
+/// `IFLA_INET6_ADDR_GEN_MODE` (`include/uapi/linux/if_link.h`).
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 
 /// A message of the routing family.

@@ -1,55 +1,24 @@
+mod message;
+
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
-    packet_route::{
-        RouteNetlinkMessage,
-        tc::{
-            TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption, TcActionType,
-            TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcMirror, TcMirrorActionType,
-            TcOption, TcStats2,
-        },
-    },
+    packet_route::{RouteNetlinkMessage, tc::TcMessage},
 };
 
-use super::{
-    connection::Connection,
-    error::NetlinkError,
-    nla::{TCA_BPF_ACT, TCA_BPF_OPS, actions, classic_program, first_action, value},
-    qdisc::{kind, tc_message},
+use super::{connection::Connection, error::NetlinkError, qdisc::tc_message};
+use message::{
+    MIRROR, PROGRAM_NAME, REDIRECT, drop_message, mirred_message, mirror_program_message, read, remove_message,
+    verdict_program_message,
 };
 
-/// `ETH_P_ALL`.
-const ETH_P_ALL: u16 = 0x0003;
-/// `TCA_STATS_PKT64` (include/uapi/linux/gen_stats.h).
-const TCA_STATS_PKT64: u16 = 8;
-
-/// Mirrors a frame. `TC_ACT_UNSPEC`, which `tc` calls "continue": classification goes on with the next filter.
-const MIRROR: (TcActionType, TcMirrorActionType) = (TcActionType::Unspec, TcMirrorActionType::EgressMirror);
-/// Redirects a frame.
-const REDIRECT: (TcActionType, TcMirrorActionType) = (TcActionType::Stolen, TcMirrorActionType::EgressRedir);
-
-/// `BPF_RET | BPF_K`, as `struct sock_filter` with its result: the only instruction of the classic programs here.
-fn result(result: u32) -> [u8; 8] {
-    let mut bytes = [0; 8];
-    bytes[..2].copy_from_slice(&6u16.to_ne_bytes());
-    bytes[4..].copy_from_slice(&result.to_ne_bytes());
-    bytes
-}
-
-/// A classifier's match on every frame (`cls_bpf_classify`, `net/sched/cls_bpf.c`: -1 is "the default class").
-const MATCH_ALL: u32 = u32::MAX;
-/// `TC_ACT_SHOT`, for a program whose result is the verdict.
-const DROP: u32 = 2;
 /// The priority of a filter that redirects what a device receives to another one.
 pub const REDIRECT_PRIORITY: u16 = 1;
 /// The priority of the filter that drops what a device receives: behind the redirect, before all others.
 pub const DROP_PRIORITY: u16 = 2;
 /// The priority of the filter at a sender device's egress whose program clamps mirrored frames to the MTU.
 pub const FIT_PRIORITY: u16 = 3;
-/// The name that `tc` prints for filters with programs of ours.
-const PROGRAM_NAME: &str = "podtap";
-
 /// Where on a device frames are classified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
@@ -57,16 +26,6 @@ pub enum Hook {
     Ingress,
     /// Frames that the device is about to send: those that leave the pod.
     Egress,
-}
-
-impl Hook {
-    fn parent(self) -> TcHandle {
-        let minor = match self {
-            Self::Ingress => TcHandle::MIN_INGRESS,
-            Self::Egress => TcHandle::MIN_EGRESS,
-        };
-        TcHandle { minor, ..TcHandle::CLSACT }
-    }
 }
 
 /// What identifies a filter to the kernel.
@@ -186,8 +145,7 @@ pub async fn attach_mirror_program(
     cookie: &[u8],
 ) -> Result<(), NetlinkError> {
     let operation = format!("attach a program with mirred to device {}", target.interface);
-    let action = Some(actions(&[mirred(MIRROR, to, cookie)]));
-    let message = program_message(target, program.as_raw_fd(), PROGRAM_NAME, action, None);
+    let message = mirror_program_message(target, program.as_raw_fd(), PROGRAM_NAME, to, cookie);
     add(netlink, target, message, &operation).await
 }
 
@@ -198,8 +156,7 @@ pub async fn attach_verdict_program(
     program: BorrowedFd<'_>,
 ) -> Result<(), NetlinkError> {
     let operation = format!("attach a program to device {}", target.interface);
-    let direct = Some(TcBpfFlags::DirectAction);
-    let message = program_message(target, program.as_raw_fd(), PROGRAM_NAME, None, direct);
+    let message = verdict_program_message(target, program.as_raw_fd(), PROGRAM_NAME);
     add(netlink, target, message, &operation).await
 }
 
@@ -224,145 +181,6 @@ async fn add(
 pub async fn remove_filter(netlink: &Connection, id: &FilterId) -> Result<(), NetlinkError> {
     let operation = format!("remove the filter of priority {} from device {}", id.priority, id.interface);
     netlink.execute(RouteNetlinkMessage::DelTrafficFilter(remove_message(id)), 0, &operation).await
-}
-
-fn mirred_message(target: FilterTarget, how: (TcActionType, TcMirrorActionType), to: u32, cookie: &[u8]) -> TcMessage {
-    let [length, program] = classic_program([result(MATCH_ALL)]);
-    bpf_message(target, vec![actions(&[mirred(how, to, cookie)]), length, program])
-}
-
-fn drop_message(target: FilterTarget) -> TcMessage {
-    let [length, program] = classic_program([result(DROP)]);
-    let direct = TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction));
-    bpf_message(target, vec![length, program, direct])
-}
-
-fn program_message(
-    target: FilterTarget,
-    program: i32,
-    name: &str,
-    actions: Option<TcOption>,
-    flags: Option<TcBpfFlags>,
-) -> TcMessage {
-    let program = [TcFilterBpfOption::ProgFd(program.cast_unsigned()), TcFilterBpfOption::ProgName(name.to_owned())];
-    let program = program.into_iter().chain(flags.map(TcFilterBpfOption::Flags)).map(TcOption::Bpf);
-    bpf_message(target, actions.into_iter().chain(program).collect())
-}
-
-/// A filter of `cls_bpf`, which with a classic program needs no right to load eBPF.
-fn bpf_message(target: FilterTarget, options: Vec<TcOption>) -> TcMessage {
-    let mut message = tc_message(target.interface, target.hook.parent());
-    message.header.handle = target.handle.into();
-    message.header.info = info(target.priority, ETH_P_ALL);
-    message.attributes = vec![TcAttribute::Kind(TcFilterBpf::KIND.to_owned()), TcAttribute::Options(options)];
-    message
-}
-
-fn mirred((control, how): (TcActionType, TcMirrorActionType), to: u32, cookie: &[u8]) -> TcAction {
-    let mut parameters = TcMirror::default();
-    parameters.generic.action = control;
-    (parameters.eaction, parameters.ifindex) = (how, to);
-    let mut action = TcAction::default();
-    action.attributes = vec![
-        TcActionAttribute::Kind(TcActionMirror::KIND.to_owned()),
-        TcActionAttribute::Options(vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(parameters))]),
-        TcActionAttribute::Cookie(cookie.to_vec()),
-    ];
-    action
-}
-
-fn remove_message(id: &FilterId) -> TcMessage {
-    let mut message = tc_message(id.interface, id.hook.parent());
-    message.header.handle = id.handle.into();
-    message.header.info = info(id.priority, id.protocol);
-    // Chain 0 is what no attribute means.
-    let chain = (id.chain != 0).then_some(TcAttribute::Chain(id.chain));
-    message.attributes = chain.into_iter().chain([TcAttribute::Kind(id.kind.clone())]).collect();
-    message
-}
-
-/// `tcm_info`: the priority, and the protocol in network byte order.
-fn info(priority: u16, protocol: u16) -> u32 {
-    u32::from(priority) << 16 | u32::from(protocol.to_be())
-}
-
-fn read(message: &TcMessage, interface: u32, hook: Hook) -> Option<Filter> {
-    let info = message.header.info;
-    let kind = kind(message)?.to_owned();
-    let (mut chain, mut options) = (0, [].as_slice());
-    for attribute in &message.attributes {
-        match attribute {
-            TcAttribute::Chain(number) => chain = *number,
-            TcAttribute::Options(found) => options = found,
-            _ => {}
-        }
-    }
-    let (mut program, mut mirror, mut drops, mut direct) = (None, None, false, false);
-    for option in options {
-        match option {
-            TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => program = Some(*id),
-            TcOption::Bpf(TcFilterBpfOption::Flags(flags)) => direct = flags.contains(TcBpfFlags::DirectAction),
-            TcOption::Bpf(TcFilterBpfOption::Other(other)) => match rtnetlink::packet_core::Nla::kind(other) {
-                TCA_BPF_ACT => mirror = read_mirror(first_action(&value(other))),
-                TCA_BPF_OPS => drops = value(other) == result(DROP),
-                _ => {}
-            },
-            _ => {}
-        }
-    }
-    Some(Filter {
-        drops_all: drops && direct,
-        program,
-        mirror,
-        id: FilterId {
-            interface,
-            hook,
-            chain,
-            priority: (info >> 16) as u16,
-            protocol: u16::from_be((info & 0xffff) as u16),
-            kind,
-            handle: message.header.handle.into(),
-        },
-    })
-}
-
-fn read_mirror(action: Vec<TcActionAttribute>) -> Option<Mirror> {
-    let (mut parameters, mut cookie, mut counters) = (None, Vec::new(), Counters::default());
-    for attribute in action {
-        match attribute {
-            TcActionAttribute::Options(options) => {
-                parameters = options.into_iter().find_map(|option| match option {
-                    TcActionOption::Mirror(TcActionMirrorOption::Parms(parameters)) => Some(parameters),
-                    _ => None,
-                });
-            }
-            TcActionAttribute::Cookie(bytes) => cookie = bytes,
-            TcActionAttribute::Stats(statistics) => counters = read_counters(&statistics),
-            _ => {}
-        }
-    }
-    let parameters = parameters?;
-    let how = (parameters.generic.action, parameters.eaction);
-    Some(Mirror { to: parameters.ifindex, as_ours: how == MIRROR, redirects: how == REDIRECT, cookie, counters })
-}
-
-fn read_counters(statistics: &[TcStats2]) -> Counters {
-    let mut counters = Counters::default();
-    let mut packets = None;
-    for part in statistics {
-        match part {
-            TcStats2::Basic(basic) => (counters.bytes, counters.packets) = (basic.bytes, basic.packets.into()),
-            // mirred counts a failed mirror as overlimit.
-            TcStats2::Queue(queue) => counters.failed = queue.overlimits,
-            // The 32 bits above wrap; the kernel adds this when there are more.
-            TcStats2::Other(other) if rtnetlink::packet_core::Nla::kind(other) == TCA_STATS_PKT64 => {
-                packets = value(other).try_into().ok().map(u64::from_ne_bytes);
-            }
-            _ => {}
-        }
-    }
-    counters.packets = packets.unwrap_or(counters.packets);
-    counters
 }
 
 #[cfg(test)]

@@ -1,6 +1,12 @@
-use rtnetlink::packet_core::DefaultNla;
+use rtnetlink::{
+    packet_core::DefaultNla,
+    packet_route::tc::{TcFilterBpfOption, TcOption},
+};
 
-use super::*;
+use super::{
+    message::{ETH_P_ALL, bpf_message},
+    *,
+};
 use crate::netlink::captured::{assert_sends, read_back};
 
 const COOKIE: [u8; 16] = [b'P', b'T', b'a', b'p', 1, b'i', 0, b'o', 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77];
@@ -81,9 +87,8 @@ fn drop_everything() {
 #[test]
 fn a_program_that_mirrors_in_place_of_another() {
     let target = FilterTarget { handle: 1, ..target(3, Hook::Ingress, 32) };
-    let action = Some(actions(&[mirred(MIRROR, 4, &COOKIE)]));
     assert_sends(
-        RouteNetlinkMessage::NewTrafficFilter(program_message(target, 4, "podtap:[*fsobj]", action, None)),
+        RouteNetlinkMessage::NewTrafficFilter(mirror_program_message(target, 4, "podtap:[*fsobj]", 4, &COOKIE)),
         NLM_F_CREATE,
         "98 00 00 00 2c 00 05 04  4b 5c 01 6b 00 00 00 00
          00 00 00 00 03 00 00 00  01 00 00 00 f2 ff ff ff
@@ -102,9 +107,8 @@ fn a_program_that_mirrors_in_place_of_another() {
 #[test]
 fn a_program_that_decides() {
     let target = target(4, Hook::Egress, FIT_PRIORITY);
-    let direct = Some(TcBpfFlags::DirectAction);
     assert_sends(
-        RouteNetlinkMessage::NewTrafficFilter(program_message(target, 4, "podtap:[*fsobj]", None, direct)),
+        RouteNetlinkMessage::NewTrafficFilter(verdict_program_message(target, 4, "podtap:[*fsobj]")),
         NLM_F_CREATE | NLM_F_EXCL,
         "54 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
          00 00 00 00 04 00 00 00  00 00 00 00 f3 ff ff ff

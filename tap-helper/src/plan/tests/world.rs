@@ -104,7 +104,7 @@ impl World {
             Step::AddRedirect { from, to, cookie } => self.add_redirect(*from, *to, *cookie),
             Step::SetAlias(device, alias) => self.link(*device).alias.clone_from(alias),
             Step::DisableAutoconf(device) => {
-                (self.link(*device).autoconf_disabled, self.link(*device).mtu) = (true, DEVICE_MTU)
+                (self.link(*device).autoconf_disabled, self.link(*device).mtu) = (true, DEVICE_MTU);
             }
             Step::AddDeviceClsact(interface) | Step::AddClsact { interface, .. } => {
                 // The executor takes a second request of one plan for done.
