@@ -95,7 +95,7 @@ pub trait MetricsSource: Clone + Send + Sync + 'static {
     /// Why there are no metrics.
     type Error: std::error::Error + Send;
 
-    /// All metrics in the OpenMetrics text format, read when this is called. An error becomes status 503 with its message.
+    /// All metrics in the `OpenMetrics` text format, read when this is called. An error becomes status 503 with its message.
     fn text(&self) -> impl Future<Output = Result<String, Self::Error>> + Send;
 }
 
@@ -135,7 +135,7 @@ impl MetricsSource for Metrics {
     }
 }
 
-/// The metrics of `registry` in the OpenMetrics text format.
+/// The metrics of `registry` in the `OpenMetrics` text format.
 pub fn text(registry: &Registry) -> Result<String, EncodeError> {
     let mut text = String::new();
     encode(&mut text, registry)?;

@@ -41,12 +41,12 @@ pub enum Action {
 pub struct Candidate {
     identity: String,
     /// The last observation, and since when it has not changed.
-    seen: Option<(Record, Instant)>,
+    observed: Option<(Record, Instant)>,
 }
 
 impl Candidate {
     pub fn new(identity: &str) -> Self {
-        Self { identity: identity.to_owned(), seen: None }
+        Self { identity: identity.to_owned(), observed: None }
     }
 
     /// Observes the lease at `now`; `None` if it does not exist.
@@ -55,13 +55,13 @@ impl Candidate {
     /// duration.
     pub fn observe(&mut self, record: Option<&Record>, now: Instant) -> Action {
         let Some(record) = record else {
-            self.seen = None;
+            self.observed = None;
             return Action::Create;
         };
-        let since = match &self.seen {
-            Some((seen, since)) if seen == record => *since,
+        let since = match &self.observed {
+            Some((observed, since)) if observed == record => *since,
             _ => {
-                self.seen = Some((record.clone(), now));
+                self.observed = Some((record.clone(), now));
                 now
             }
         };
