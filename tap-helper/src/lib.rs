@@ -11,7 +11,6 @@
 #![expect(rustdoc::private_intra_doc_links, reason = "the stages are private, and this is their overview")]
 
 pub mod apply;
-mod backoff;
 pub mod bpf;
 mod execute;
 mod failure;

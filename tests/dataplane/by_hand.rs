@@ -84,7 +84,7 @@ fn apply_says_what_is_not_in_place() {
     let (complete, report) =
         apply(&node, &desired(vec![sender(TAP, &pod, Direction::Both, &[near_endpoint(1)])], vec![]));
     assert!(!complete);
-    assert_eq!(report["senders"][0]["status"]["reason"], "PodNotRunning");
+    assert_eq!(report["senders"][0]["reason"], "PodNotRunning");
     let (status, _, error) = Helper::once(&node, &["apply", "FILE"], "{");
     assert!(!status.success() && error.contains("EOF"), "{error}");
     let (status, _, error) = Helper::once(&node, &["apply", "/nowhere"], "");

@@ -81,7 +81,7 @@ fn two_pods_of_one_tap_share_its_receiver() {
     let other = Pod::start(&scene.node);
     scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     let to = [far_endpoint(VNI)];
-    let senders = vec![sender(TAP, &scene.web, Direction::Both, &to), sender(TAP, &other, Direction::Ingress, &to)];
+    let senders = vec![sender(TAP, &scene.web, Direction::Both, &to), sender(TAP, &other, Direction::Both, &to)];
     scene.agent.establish(&desired(senders, vec![]));
     let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);

@@ -149,3 +149,5 @@ fn what_is_not_a_spec_is_no_state() {
     assert_eq!(NodeState::decode(&json!({"senders": {}})), Err(DecodeError::NotAList("senders")));
     assert_eq!(NodeState::decode(&json!({"taps": null})), Err(DecodeError::NotAList("taps")));
 }
+
+mod entries;

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
 
@@ -39,23 +39,7 @@ impl Node {
                 Resource::Leftover => {}
             }
         }
-        // What was readable before and is refused now may still exist: then its removal is what counts.
-        let known: BTreeSet<_> =
-            senders.iter().map(|sender| (sender.tap_uid.clone(), sender.pod_uid.clone())).collect();
-        let refused = desired.refused_senders.iter();
-        senders.extend(refused.filter(|s| !known.contains(&(s.tap_uid.clone(), s.pod_uid.clone()))).cloned());
-        let known: BTreeSet<_> = receivers.iter().map(|receiver| receiver.vni).collect();
-        receivers.extend(desired.refused_receivers.iter().filter(|r| !known.contains(&r.vni)).cloned());
-        senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));
-        receivers.sort_by(|one, other| (one.vni, &one.tap_uid).cmp(&(other.vni, &other.tap_uid)));
-        let status = NodeStatus {
-            observed_generation: Some(desired.generation),
-            active_senders: active(senders.iter().map(|sender| sender.state)),
-            active_receivers: active(receivers.iter().map(|receiver| receiver.state)),
-            senders,
-            receivers,
-            features: self.feature_names(),
-        };
+        let status = NodeStatus::new(desired, senders, receivers, self.feature_names());
         Some(Report { uid: desired.uid.clone(), status })
     }
 
@@ -98,8 +82,4 @@ fn sender_status(key: SenderKey, status: Status) -> SenderStatus {
 fn receiver_status(tap_uid: String, vni: u32, status: Status) -> ReceiverStatus {
     let Status { state, reason, message } = status;
     ReceiverStatus { tap_uid, vni, state, reason, message }
-}
-
-fn active(states: impl Iterator<Item = State>) -> u32 {
-    u32::try_from(states.filter(|state| *state == State::Active).count()).unwrap_or(u32::MAX)
 }

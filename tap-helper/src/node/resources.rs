@@ -1,13 +1,21 @@
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
+use podtap_backoff::Backoff;
 use podtap_model::{DesiredSender, DesiredState, Receiver, State};
 
 use crate::{
-    backoff::Backoff,
     failure::{Failure, Status},
     namespace::NamespaceId,
     step::Resource,
 };
+
+/// Intervals between attempts: from half a second to half a minute.
+fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(500), Duration::from_secs(30))
+}
 
 /// The state of one resource.
 #[derive(Clone, Debug)]
@@ -52,7 +60,7 @@ impl Resources {
         self.0.retain(|resource, state| match (now.get(resource), before.get(resource)) {
             (None, _) => {
                 state.status = Status::REMOVING;
-                (state.backoff, state.retry_at, state.created) = (Backoff::default(), None, false);
+                (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
                 *resource != Resource::Leftover
             }
             (spec, previous) => spec == previous,
@@ -86,7 +94,7 @@ impl Resources {
             status: Status::PENDING,
             interface: String::new(),
             netns,
-            backoff: Backoff::default(),
+            backoff: backoff(),
             retry_at: None,
             created: false,
         };
@@ -102,14 +110,14 @@ impl Resources {
         let state = self.entry(resource, netns);
         state.status = Status::ACTIVE;
         interface.clone_into(&mut state.interface);
-        (state.backoff, state.retry_at, state.created) = (Backoff::default(), None, false);
+        (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
     }
 
     /// It is not attempted until something changes in its namespace.
     pub(super) fn refused(&mut self, resource: &Resource, netns: NamespaceId, failure: &Failure) {
         let state = self.entry(resource, netns);
         state.status = failure.status();
-        (state.backoff, state.retry_at, state.created) = (Backoff::default(), None, false);
+        (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
     }
 
     /// A device was created for it.
@@ -121,7 +129,7 @@ impl Resources {
     pub(super) fn failed(&mut self, resource: &Resource, netns: NamespaceId, failure: &Failure, now: Instant) {
         let state = self.entry(resource, netns);
         state.status = failure.status();
-        state.retry_at = Some(state.backoff.failed(now));
+        state.retry_at = Some(now + state.backoff.pause());
     }
 
     /// Whether it waits for its next attempt.
