@@ -2,7 +2,7 @@
 
 use tap_wire::{Network, Oversize, Sender};
 
-use crate::bpf::{self, BpfError, Features, frame_limit};
+use crate::bpf::{self, BpfError, Features, Unsupported, frame_limit};
 
 /// The settings of a sender's programs. `path_mtu` is the lowest MTU of the routes to the destinations, if any is known.
 #[must_use]
@@ -43,7 +43,7 @@ pub fn check(sender: &Sender) -> Result<(), BpfError> {
 /// What of a wish this kernel cannot do, a sentence each.
 #[must_use]
 pub fn degraded(sender: &Sender, features: &Features) -> Vec<String> {
-    let why = |reason: &str| format!("the node's kernel cannot do it ({reason})");
+    let why = |reason: &Unsupported| format!("the node's kernel cannot do it ({reason})");
     let usable = features.usable();
     let mut found = Vec::new();
     if let Err(reason) = usable {
@@ -57,7 +57,7 @@ pub fn degraded(sender: &Sender, features: &Features) -> Vec<String> {
         let done = wishes.into_iter().filter(|(wanted, _)| *wanted);
         found.extend(done.map(|(_, what)| format!("{what}: {}.", why(reason))));
     }
-    if let Err(reason) = usable.and(features.clamp.as_ref().map(drop).map_err(String::as_str)) {
+    if let Err(reason) = usable.and(features.clamp.as_ref().copied()) {
         // The kernel fragments no VXLAN over IPv6.
         let ipv6 = sender.destinations.first().is_some_and(|to| to.address.is_ipv6());
         let instead = if ipv6 { "lost" } else { "fragmented" };

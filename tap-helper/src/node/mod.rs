@@ -291,7 +291,7 @@ impl Node {
 fn tell_of_lacks(features: &Features, log: Log) {
     let parts = [&features.ebpf, &features.rate_limit, &features.expression, &features.clamp];
     for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {
-        log.warn("eBPF lacks something", &[("error", error)]);
+        log.warn("eBPF lacks something", &[("error", &error.to_string())]);
     }
 }
 

@@ -74,19 +74,19 @@ fn the_narrowest_part_of_the_path_counts() {
     ipv6.destinations[0].address = "fd66::2".parse().expect("an address");
     let over_ipv6 = settings(&ipv6, Some(1500), &features());
     assert_eq!((over_ipv6.frame_limit, over_ipv6.oversize), (Some(1444), Oversize::Truncate));
-    let without_clamp = Features { clamp: Err("old".to_owned()), ..features() };
+    let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
     assert_eq!(settings(&sender(), Some(1500), &without_clamp).frame_limit, None);
 }
 
 #[test]
 fn what_cannot_be_done_is_said() {
     assert_eq!(degraded(&demanding(), &features()), Vec::<String>::new());
-    let without = Features { ebpf: Err("no right".to_owned()), ..features() };
+    let without = Features { ebpf: Err(Unsupported("no right".to_owned())), ..features() };
     assert_eq!(degraded(&sender(), &without).len(), 1, "copies are fragmented, whatever is wanted");
     let all = degraded(&demanding(), &without);
     assert_eq!(all.len(), 6, "{all:?}");
     assert!(all.iter().all(|sentence| sentence.ends_with("the node's kernel cannot do it (no right).")), "{all:?}");
-    let without_clamp = Features { clamp: Err("old".to_owned()), ..features() };
+    let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
     assert_eq!(degraded(&demanding(), &without_clamp).len(), 1);
 }
 
