@@ -46,7 +46,7 @@ fn compile(source: &str, object: &Path) {
 fn constants(header: &str) -> String {
     header.lines().filter_map(|line| line.strip_prefix("#define ")).fold(String::new(), |mut rust, definition| {
         let (name, number) = definition.split_once(' ').expect("bpf/constants.h defines numbers only");
-        writeln!(rust, "pub(super) const {name}: u32 = {number};").expect("a string grows");
+        writeln!(rust, "pub(super) const {name}: u32 = {number};").expect("writing to a String succeeds");
         rust
     })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use podtap_model::{DesiredSender, MirrorOptions, Oversize};
 
-use crate::bpf::{self, BpfError, Features, frame_limit};
+use crate::bpf::{self, BpfError, Features, Unsupported, frame_limit};
 
 /// The settings of a sender's programs. `path_mtu` is the lowest MTU of the routes to the destinations, if any is known.
 #[must_use]
@@ -35,7 +35,7 @@ pub fn check(sender: &DesiredSender) -> Result<(), BpfError> {
 /// The options of a sender that this kernel does not support, one sentence each.
 #[must_use]
 pub fn degraded(sender: &DesiredSender, features: &Features) -> Vec<String> {
-    let why = |reason: &str| format!("the node's kernel does not support it ({reason})");
+    let why = |reason: &Unsupported| format!("the node's kernel does not support it ({reason})");
     let options = &sender.tap.options;
     let usable = features.usable();
     let mut found = Vec::new();
@@ -50,7 +50,7 @@ pub fn degraded(sender: &DesiredSender, features: &Features) -> Vec<String> {
         let requested = ignored.into_iter().filter(|(is_requested, _)| *is_requested);
         found.extend(requested.map(|(_, effect)| format!("{effect}: {}.", why(reason))));
     }
-    if let Err(reason) = usable.and(features.clamp.as_ref().map(drop).map_err(String::as_str)) {
+    if let Err(reason) = usable.and(features.clamp.as_ref().copied()) {
         // As above: the kernel does not fragment VXLAN over IPv6.
         let effect = if is_ipv6(sender) { "lost" } else { "fragmented" };
         found.push(format!("Mirrored frames that exceed the path MTU are {effect}, not clamped: {}.", why(reason)));

@@ -41,17 +41,13 @@ pub enum BpfError {
     },
     /// The eBPF object inside the helper is invalid.
     #[error("the helper's own eBPF object is invalid: {0}")]
-    Object(String),
+    Object(#[from] ObjectError),
     /// The maps of a program are not those of this helper's programs.
     #[error("program {0} is not PodTap's, or of a version that this helper does not know")]
     Foreign(u32),
 }
 
 impl BpfError {
-    pub(super) fn object(error: impl ToString) -> Self {
-        Self::Object(error.to_string())
-    }
-
     pub(super) fn kernel(operation: impl Into<String>, errno: Errno) -> Self {
         Self::Kernel { operation: operation.into(), errno }
     }
@@ -65,9 +61,32 @@ impl BpfError {
         let cause = cause.and_then(<dyn Error>::downcast_ref::<io::Error>);
         match cause.and_then(io::Error::raw_os_error) {
             Some(errno) => Self::kernel(operation, Errno::from_raw(errno)),
-            None => Self::Object(format!("cannot {}: {error}", operation.into())),
+            None => ObjectError::Aya(format!("cannot {}: {error}", operation.into())).into(),
         }
     }
+}
+
+/// Why the helper's eBPF object is invalid.
+#[derive(Debug, Error)]
+pub enum ObjectError {
+    /// It is no eBPF object.
+    #[error(transparent)]
+    Parse(#[from] aya_obj::ParseError),
+    /// Its BTF is invalid.
+    #[error(transparent)]
+    Btf(#[from] aya_obj::btf::BtfError),
+    /// A relocation is invalid. The message of the error names only the function; its source is the reason.
+    #[error("{}", .0.source().map_or_else(|| .0.to_string(), ToString::to_string))]
+    Relocation(#[from] aya_obj::relocation::EbpfRelocationError),
+    /// A function is missing.
+    #[error("it has no function {0}")]
+    NoFunction(String),
+    /// A map is missing, or has another shape than its Rust type.
+    #[error("its maps are not those that the helper knows")]
+    Maps,
+    /// aya refuses an operation, without a system call.
+    #[error("{0}")]
+    Aya(String),
 }
 
 /// The last line of the verifier's log that gives a reason.

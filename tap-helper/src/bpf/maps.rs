@@ -105,14 +105,14 @@ impl Maps {
     /// Whether the programs support the settings, so that [`configure`](Self::configure) applies them.
     #[must_use]
     pub fn supports(&self, settings: &Settings) -> bool {
-        let wanted = settings.fingerprint();
-        self.fingerprint().is_ok_and(|own| wanted.is_ok_and(|wanted| wanted.same_programs(&own)))
+        let desired = settings.fingerprint();
+        self.fingerprint().is_ok_and(|own| desired.is_ok_and(|desired| desired.same_programs(&own)))
     }
 
     /// Whether the settings are in effect.
     #[must_use]
     pub fn is_configured(&self, settings: &Settings) -> bool {
-        self.active().is_ok_and(|(_, config)| settings.config().is_ok_and(|wanted| wanted == config))
+        self.active().is_ok_and(|(_, config)| settings.config().is_ok_and(|desired| desired == config))
     }
 
     /// Applies settings between two frames. The programs must [support](Self::supports) them.

@@ -28,14 +28,14 @@ mod test_run;
 mod translate;
 
 pub use counters::{Count, Counters, DirectionCounters};
-pub use error::BpfError;
+pub use error::{BpfError, ObjectError};
 pub use maps::{Fingerprint, Maps};
-pub use probe::{Features, probe};
+pub use probe::{Features, Unsupported, probe};
 pub use programs::Programs;
 pub use settings::{Settings, frame_limit};
 
 /// bpf/constants.h.
-#[expect(dead_code, reason = "some are for the C side only")]
+#[expect(dead_code, clippy::unreadable_literal, reason = "some are for the C side only, and all are written as in C")]
 mod constants {
     include!(concat!(env!("OUT_DIR"), "/constants.rs"));
 }

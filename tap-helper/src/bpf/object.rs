@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    error::Error,
     hash::Hasher as _,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::LazyLock,
@@ -11,7 +10,7 @@ use std::{
 use aya::maps::MapData;
 use aya_obj::{Map as Definition, btf::BtfFeatures, generated::bpf_insn};
 
-use super::{BpfError, syscall, translate::Insn};
+use super::{BpfError, ObjectError, syscall, translate::Insn};
 use crate::names::Hash;
 
 /// The ELF parser requires alignment.
@@ -33,7 +32,7 @@ pub(super) struct Object(aya_obj::Object);
 
 impl Object {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, BpfError> {
-        aya_obj::Object::parse(bytes).map(Self).map_err(BpfError::object)
+        Ok(Self(aya_obj::Object::parse(bytes).map_err(ObjectError::from)?))
     }
 
     /// Replaces the body of the function `expression`, before the calls to it are relocated.
@@ -42,7 +41,7 @@ impl Object {
     /// it open exits (`bpf_fd_array_map_clear`, kernel/bpf/arraymap.c): unless pinned, a filter would end with its helper.
     pub(super) fn set_expression(&mut self, expression: &[Insn]) -> Result<(), BpfError> {
         let function = self.0.functions.values_mut().find(|function| function.name == "expression");
-        let function = function.ok_or_else(|| BpfError::object("no function `expression`"))?;
+        let function = function.ok_or_else(|| ObjectError::NoFunction("expression".to_owned()))?;
         function.instructions = expression.iter().copied().map(bpf_insn::from).collect();
         Ok(())
     }
@@ -58,7 +57,7 @@ impl Object {
     pub(super) fn maps(&mut self, mut existing: MapsByName) -> Result<MapsByName, BpfError> {
         // The features of BTF that clang emits for C, which all kernels with BTF maps and spin locks accept.
         let features = BtfFeatures::new(true, true, true, true, false, false, false, false);
-        let btf = self.0.fixup_and_sanitize_btf(&features).map_err(BpfError::object)?;
+        let btf = self.0.fixup_and_sanitize_btf(&features).map_err(ObjectError::from)?;
         let btf = btf.map(|btf| syscall::load_btf(&btf.to_bytes())).transpose();
         let btf = btf.map_err(|errno| BpfError::kernel("load BTF", errno))?;
         let mut maps = MapsByName::new();
@@ -80,12 +79,8 @@ impl Object {
         let fds = definitions.iter().filter_map(|(name, definition)| {
             maps.get(name).map(|map| (name.as_str(), map.fd().as_fd().as_raw_fd(), definition))
         });
-        // The message names only the function; the source is the reason.
-        let failed = |error: aya_obj::relocation::EbpfRelocationError| {
-            BpfError::object(error.source().map_or_else(|| error.to_string(), ToString::to_string))
-        };
-        self.0.relocate_maps(fds, &text).map_err(failed)?;
-        self.0.relocate_calls(&text).map_err(failed)
+        self.0.relocate_maps(fds, &text).map_err(ObjectError::from)?;
+        Ok(self.0.relocate_calls(&text).map_err(ObjectError::from)?)
     }
 
     /// Removes all programs but one.
@@ -99,7 +94,7 @@ impl Object {
     pub(super) fn load(&self, name: &str) -> Result<OwnedFd, BpfError> {
         let program = self.0.programs.get(name);
         let function = program.and_then(|program| self.0.functions.get(&program.function_key()));
-        let function = function.ok_or_else(|| BpfError::object(format!("no program `{name}`")))?;
+        let function = function.ok_or_else(|| ObjectError::NoFunction(name.to_owned()))?;
         let rejected = |(errno, log)| BpfError::Rejected { name: name.to_owned(), errno, log };
         syscall::load_classifier(name, &function.instructions).map_err(rejected)
     }

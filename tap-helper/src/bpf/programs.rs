@@ -1,7 +1,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{
-    BpfError, Maps, Settings,
+    BpfError, Maps, ObjectError, Settings,
     object::{Object, TAP},
     syscall,
 };
@@ -39,7 +39,7 @@ impl Programs {
         }
         let maps = object.maps(existing)?;
         object.link(&maps)?;
-        let mut maps = Maps::from_names(maps).ok_or_else(|| BpfError::object("its maps have other shapes"))?;
+        let mut maps = Maps::from_names(maps).ok_or(ObjectError::Maps)?;
         maps.write(&config)?;
         Ok(Self {
             ingress: object.load("podtap_ingress")?,
@@ -91,12 +91,11 @@ impl Programs {
     pub fn test_run(&self, kind: ProgramKind, frame: &[u8], context: &[u8]) -> Result<(i32, Vec<u8>), BpfError> {
         let program = [&self.ingress, &self.egress, &self.clamp][kind as usize];
         let runnable = &self.runnable[kind as usize];
-        let runnable = match runnable.get() {
-            Some(runnable) => runnable,
-            None => {
-                let new = Runnable::new(program)?;
-                runnable.get_or_init(|| new)
-            }
+        let runnable = if let Some(runnable) = runnable.get() {
+            runnable
+        } else {
+            let new = Runnable::new(program)?;
+            runnable.get_or_init(|| new)
         };
         runnable.run(frame, context)
     }

@@ -13,7 +13,7 @@ pub struct Settings {
     pub program: Option<Arc<Program>>,
     /// Longest inner frame, with its Ethernet header, that fits the underlay; see [`frame_limit`].
     pub frame_limit: Option<u32>,
-    /// Whether GSO packets are linearized before their gso_size is reduced; see
+    /// Whether GSO packets are linearized before their `gso_size` is reduced; see
     /// [`Features::frag_list_safe`](super::Features::frag_list_safe).
     pub linearize: bool,
 }

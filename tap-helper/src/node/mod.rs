@@ -304,7 +304,7 @@ impl Node {
 fn log_missing(features: &Features) {
     let parts = [&features.ebpf, &features.rate_limit, &features.expression, &features.clamp];
     for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {
-        warn!(error, "eBPF feature missing");
+        warn!(%error, "eBPF feature missing");
     }
 }
 

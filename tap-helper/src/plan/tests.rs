@@ -1,4 +1,4 @@
-//! What the planner guarantees, for random scenario in random namespaces.
+//! What the planner guarantees, for random requests in random namespaces.
 
 mod scenario;
 mod world;
@@ -19,7 +19,7 @@ use world::World;
 /// Rounds within which every state becomes the wanted one, the last one of which finds nothing to do.
 const ROUNDS: u32 = 4;
 
-/// A namespace where foreign_states came, an earlier plan was carried out up to some action, and somebody did damage.
+/// A namespace with foreign state, in which an earlier plan was executed up to some action, and something was damaged by hand.
 fn scene(foreign_states: &[Foreign], earlier: &Scenario, stop: u8, harm: &[u8]) -> World {
     let mut world = World::of_pod();
     for foreign_state in foreign_states {

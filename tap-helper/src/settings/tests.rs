@@ -87,20 +87,20 @@ fn the_narrowest_part_of_the_path_counts() {
     ipv6.destinations[0].address = "fd66::2".parse().expect("an address");
     let over_ipv6 = settings(&sender_of(ipv6), Some(1500), &features());
     assert_eq!((over_ipv6.frame_limit, over_ipv6.options.oversize), (Some(1444), Oversize::Truncate));
-    let without_clamp = Features { clamp: Err("old".to_owned()), ..features() };
+    let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
     assert_eq!(settings(&sender(), Some(1500), &without_clamp).frame_limit, None);
 }
 
 #[test]
 fn unsupported_options_are_reported() {
     assert_eq!(degraded(&demanding(), &features()), Vec::<String>::new());
-    let without = Features { ebpf: Err("not permitted".to_owned()), ..features() };
+    let without = Features { ebpf: Err(Unsupported("not permitted".to_owned())), ..features() };
     assert_eq!(degraded(&sender(), &without).len(), 1, "oversize frames are fragmented, whatever the options");
     let all = degraded(&demanding(), &without);
     assert_eq!(all.len(), 6, "{all:?}");
     let ending = "the node's kernel does not support it (not permitted).";
     assert!(all.iter().all(|sentence| sentence.ends_with(ending)), "{all:?}");
-    let without_clamp = Features { clamp: Err("old".to_owned()), ..features() };
+    let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
     assert_eq!(degraded(&demanding(), &without_clamp).len(), 1);
 }
 

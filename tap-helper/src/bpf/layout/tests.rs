@@ -78,7 +78,7 @@ struct Type {
     kind: u32,
     name: String,
     /// Its size in bytes, or the type that it refers to.
-    size_or_type: usize,
+    size_or_reference: usize,
     /// Where its further words begin.
     at: usize,
     /// How many members it has.
@@ -102,7 +102,7 @@ impl Btf {
             let info = btf.word(at + 4);
             let kind = u32::try_from(info >> 24 & 0x1f).expect("5 bits");
             let members = info & 0xffff;
-            let one = Type { kind, name: btf.string(at), size_or_type: btf.word(at + 8), at: at + 12, members };
+            let one = Type { kind, name: btf.string(at), size_or_reference: btf.word(at + 8), at: at + 12, members };
             at += 12
                 + match kind {
                     // INT, VAR, DECL_TAG
@@ -139,8 +139,8 @@ impl Btf {
     fn size(&self, id: usize) -> usize {
         let one = self.get(id);
         match one.kind {
-            INT | STRUCT => one.size_or_type,
-            TYPEDEF => self.size(one.size_or_type),
+            INT | STRUCT => one.size_or_reference,
+            TYPEDEF => self.size(one.size_or_reference),
             ARRAY => self.word(one.at + 8) * self.size(self.word(one.at)),
             other => panic!("a field has a type of kind {other}"),
         }
@@ -158,7 +158,7 @@ impl Btf {
             // Offsets are in bits.
             Field { name: self.string(at), offset: self.word(at + 8) / 8, size: self.size(self.word(at + 4)) }
         };
-        Layout { name, size: one.size_or_type, fields: (0..one.members).map(field).collect() }
+        Layout { name, size: one.size_or_reference, fields: (0..one.members).map(field).collect() }
     }
 }
 

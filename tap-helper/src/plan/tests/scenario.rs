@@ -1,4 +1,4 @@
-//! Random scenario, foreign_states and damage.
+//! Random requests, foreign state and damage.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -119,7 +119,7 @@ fn receiver() -> impl Strategy<Value = Receiver> {
     )
 }
 
-/// What foreign_states put there.
+/// Something that another program configured.
 #[derive(Clone, Debug)]
 pub enum Foreign {
     Clsact(u32),
