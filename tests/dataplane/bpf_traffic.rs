@@ -1,4 +1,4 @@
-//! The programs on a real interface, under load.
+//! The programs on an interface with real traffic.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 
 use podtap_model::{Filter, Instruction, IpNet, Limit, Match, MirrorOptions, PortRange, Protocol, Sample};
 use podtap_tests::{
-    capture::{Capture, Way},
+    capture::{Capture, FrameDirection},
     net::traffic,
     pcap::{File, tcpdump, tshark},
     streams::segment,
@@ -19,19 +19,19 @@ use podtap_tests::{
 use tap_helper::bpf::{Maps, Programs, Settings};
 
 use crate::{
-    bpf_frames::{Chance, DISPLAY, Kinds, PCAP, compile, filter, frame},
+    bpf_frames::{DISPLAY, Kinds, PCAP, Random, compile, filter, frame},
     bpf_scene::{CLIENT, POD, Scene, compiled, filtering, inject, with},
 };
 
-/// Sends numbered datagrams from the client to the pod until told to stop; how many.
+/// Sends numbered datagrams from the client to the pod until `stop` is set. Returns how many.
 fn load(scene: &Scene, stop: &AtomicBool) -> u32 {
-    let socket = scene.client.within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be made");
-    let _sink = scene.pod.within(|| UdpSocket::bind(SocketAddr::from((POD, 9)))).expect("a socket can be made");
+    let socket = scene.client.within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be created");
+    let _sink = scene.pod.within(|| UdpSocket::bind(SocketAddr::from((POD, 9)))).expect("a socket can be created");
     let mut number = 0_u32;
     while !stop.load(Ordering::Relaxed) {
-        socket.send_to(&number.to_be_bytes(), SocketAddr::from((POD, 9))).expect("it can be sent");
+        socket.send_to(&number.to_be_bytes(), SocketAddr::from((POD, 9))).expect("the datagram is sent");
         number += 1;
-        // In bursts, so that the capture and the load share the machine.
+        // Sent in bursts, to leave time for the capture.
         if number.is_multiple_of(16) {
             thread::sleep(Duration::from_micros(200));
         }
@@ -39,7 +39,7 @@ fn load(scene: &Scene, stop: &AtomicBool) -> u32 {
     number
 }
 
-/// Settings that take every datagram, each in another way; all need the same programs.
+/// Different settings that all mirror every datagram and need the same programs.
 fn variants() -> Vec<Settings> {
     let udp = Match { protocol: Some(Protocol::Udp), ..Match::default() };
     let network = IpNet::new(CLIENT.into(), 24).expect("a prefix");
@@ -54,89 +54,89 @@ fn variants() -> Vec<Settings> {
     ]
 }
 
-/// Each number once, and none that was not sent.
+/// Asserts that every datagram was mirrored exactly once.
 #[track_caller]
-fn each_once(capture: Capture, sent: u32) {
+fn assert_each_once(capture: Capture, sent: u32) {
     let numbers = |capture: &Capture| capture.count(|frame| frame.bytes.len() >= 46 && frame.bytes[23] == 17);
-    until("all copies are there", Duration::from_secs(10), || {
-        let there = numbers(&capture);
-        if there >= usize::try_from(sent).expect("it fits") { Ok(()) } else { Err(format!("{there} of {sent}")) }
+    until("all datagrams are mirrored", Duration::from_secs(10), || {
+        let count = numbers(&capture);
+        if count >= usize::try_from(sent).expect("the count fits") { Ok(()) } else { Err(format!("{count} of {sent}")) }
     });
     let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
     for frame in capture.stop().iter().filter(|frame| frame.bytes.len() >= 46 && frame.bytes[23] == 17) {
         *seen.entry(u32::from_be_bytes(*frame.bytes[42..].first_chunk().expect("four bytes"))).or_default() += 1;
     }
-    let doubled: Vec<_> = seen.iter().filter(|(_, times)| **times != 1).take(5).collect();
-    assert!(doubled.is_empty(), "{doubled:?}");
-    assert_eq!(seen.len(), usize::try_from(sent).expect("it fits"));
+    let duplicates: Vec<_> = seen.iter().filter(|(_, times)| **times != 1).take(5).collect();
+    assert!(duplicates.is_empty(), "{duplicates:?}");
+    assert_eq!(seen.len(), usize::try_from(sent).expect("the count fits"));
 }
 
 #[test]
-fn a_change_leaves_no_gap_and_doubles_nothing() {
-    let scene = Scene::with_cable();
+fn changing_settings_loses_and_duplicates_no_frame() {
+    let scene = Scene::with_veth();
     let variants = variants();
-    let mut programs = Programs::load(&variants[0], None).expect("they load");
+    let mut programs = Programs::load(&variants[0], None).expect("the programs load");
     scene.attach(&programs);
-    let capture = Capture::start(scene.far.path(), "copy0");
+    let capture = Capture::start(scene.remote.path(), "mirror0");
     let (stop, changes) = (AtomicBool::new(false), AtomicU32::new(0));
     let sent = thread::scope(|scope| {
         let sending = scope.spawn(|| load(&scene, &stop));
         let start = Instant::now();
         for settings in variants.iter().cycle() {
-            programs.maps_mut().configure(settings).expect("it is written");
+            programs.maps_mut().configure(settings).expect("the maps are written");
             changes.fetch_add(1, Ordering::Relaxed);
             if start.elapsed() > Duration::from_secs(2) {
                 break;
             }
         }
         stop.store(true, Ordering::Relaxed);
-        sending.join().expect("it sends")
+        sending.join().expect("the sender does not panic")
     });
     println!("{} changes during {sent} frames", changes.load(Ordering::Relaxed));
-    each_once(capture, sent);
+    assert_each_once(capture, sent);
 }
 
 #[test]
-fn other_programs_leave_no_gap_and_double_nothing() {
-    let scene = Scene::with_cable();
+fn replacing_programs_loses_and_duplicates_no_frame() {
+    let scene = Scene::with_veth();
     let with = |k| compiled(vec![Instruction { code: 6, jt: 0, jf: 0, k }]);
-    let mut programs = Programs::load(&with(1), None).expect("they load");
+    let mut programs = Programs::load(&with(1), None).expect("the programs load");
     scene.attach(&programs);
-    let capture = Capture::start(scene.far.path(), "copy0");
+    let capture = Capture::start(scene.remote.path(), "mirror0");
     let (stop, mut changes) = (AtomicBool::new(false), 0);
     let sent = thread::scope(|scope| {
         let sending = scope.spawn(|| load(&scene, &stop));
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(2) {
             changes += 1;
-            // The old ones go when their filters have others.
+            // The kernel frees the old programs when their filters have new ones.
             let code = if changes % 2 == 0 { 1 } else { u32::MAX };
-            programs = Programs::load(&with(code), Some(programs.maps())).expect("they load");
+            programs = Programs::load(&with(code), Some(programs.maps())).expect("the programs load");
             scene.attach(&programs);
         }
         stop.store(true, Ordering::Relaxed);
-        sending.join().expect("it sends")
+        sending.join().expect("the sender does not panic")
     });
     println!("{changes} changes during {sent} frames");
-    each_once(capture, sent);
-    // One set of counters through all of it.
-    let seen = programs.maps().counters().expect("they can be read").ingress;
+    assert_each_once(capture, sent);
+    // All programs share one set of counters.
+    let seen = programs.maps().counters().expect("the counters are readable").ingress;
     assert!(seen.mirrored.frames >= sent.into() && seen.filtered.frames == 0, "{seen:?} of {sent}");
 }
 
-/// Frames and bytes that an interface counted: received, sent.
+/// Frames and bytes that the pod's interface counted: received, sent.
 fn interface(scene: &Scene) -> [(u64, u64); 2] {
     let links = scene.pod.json("ip -j -s link show dev eth0");
-    let count = |way: &str| {
-        let field = |name: &str| links[0]["stats64"][way][name].as_u64().expect("a number");
+    let count = |direction: &str| {
+        let field = |name: &str| links[0]["stats64"][direction][name].as_u64().expect("a number");
         (field("packets"), field("bytes"))
     };
     [count("rx"), count("tx")]
 }
 
 #[test]
-fn the_outcomes_add_up_to_what_the_interface_saw() {
-    let scene = Scene::with_cable();
+fn counters_add_up_to_those_of_the_interface() {
+    let scene = Scene::with_veth();
     for network in [&scene.pod, &scene.client] {
         network.as_on_the_wire("eth0");
     }
@@ -147,7 +147,7 @@ fn the_outcomes_add_up_to_what_the_interface_saw() {
         limit: Some(Limit { bits_per_second: Some(2_000_000.into()), packets_per_second: None }),
         ..MirrorOptions::default()
     });
-    let programs = Programs::load(&settings, None).expect("they load");
+    let programs = Programs::load(&settings, None).expect("the programs load");
     scene.attach(&programs);
     let before = interface(&scene);
     for _ in 0..10 {
@@ -156,9 +156,9 @@ fn the_outcomes_add_up_to_what_the_interface_saw() {
         traffic::udp(&scene.client, &scene.pod, POD.into(), &[0, 100, 1472, 1473, 20_000]);
         traffic::ping(&scene.client, POD.into(), 56, 3);
     }
-    // Everything was answered, but the last segments of a connection may still be on their way.
+    // The last segments of a connection may still be in flight.
     let counters = until("the counters add up to the interface's", Duration::from_secs(10), || {
-        let (after, counters) = (interface(&scene), programs.maps().counters().expect("they can be read"));
+        let (after, counters) = (interface(&scene), programs.maps().counters().expect("the counters are readable"));
         let shown: [_; 2] = std::array::from_fn(|at| (after[at].0 - before[at].0, after[at].1 - before[at].1));
         let counted =
             [counters.ingress, counters.egress].map(|direction| (direction.seen().frames, direction.seen().bytes));
@@ -173,61 +173,62 @@ fn the_outcomes_add_up_to_what_the_interface_saw() {
 }
 
 #[test]
-fn a_superframe_counts_as_its_segments() {
-    let scene = Scene::with_cable();
-    let programs = Programs::load(&Settings::default(), None).expect("they load");
+fn a_gso_packet_counts_as_its_segments() {
+    let scene = Scene::with_veth();
+    let programs = Programs::load(&Settings::default(), None).expect("the programs load");
     scene.attach(&programs);
-    // What is sent again counts again.
+    // Retransmissions count again, so the expected bytes come from a capture.
     let capture = Capture::start(scene.pod.path(), "eth0");
     traffic::tcp(&scene.client, &scene.pod, POD.into(), 4_000_000);
     let frames = capture.stop();
-    let entered = frames.iter().filter(|frame| frame.way == Way::In).filter_map(|frame| segment(&frame.bytes));
+    let entered =
+        frames.iter().filter(|frame| frame.direction == FrameDirection::In).filter_map(|frame| segment(&frame.bytes));
     let entered = entered.map(|(_, _, data)| u64::try_from(data.len()).expect("a frame is short")).sum::<u64>();
     let links = scene.pod.json("ip -j -s link show dev eth0");
-    let counters = programs.maps().counters().expect("they can be read");
+    let counters = programs.maps().counters().expect("the counters are readable");
     let shown = links[0]["stats64"]["rx"]["packets"].as_u64().expect("a number");
     let seen = counters.ingress.seen();
-    println!("{} frames where the interface counts {shown}", seen.frames);
-    // 4 MB in segments of 1448 bytes, with their headers, and the answers to as many going back.
+    println!("{} frames; the interface counts {shown}", seen.frames);
+    // 4 MB in segments of 1448 bytes with headers.
     assert!(seen.frames >= 2763 && shown < 2763, "{seen:?} {shown}");
     let payload = seen.bytes - seen.frames * 66;
-    // The first and the last frames have other headers, and so have acknowledgements of frames that came out of order.
+    // Some headers have another length: of the first and last frames, and of selective acknowledgements.
     assert!(entered >= 4_000_000 && payload.abs_diff(entered) < 20_000, "{payload} of {entered}: {seen:?}");
 }
 
 #[test]
-fn a_helper_that_starts_finds_what_runs() {
-    let scene = Scene::with_cable();
+fn the_maps_of_a_running_program_can_be_adopted() {
+    let scene = Scene::with_veth();
     let settings = variants().remove(1);
-    let programs = Programs::load(&settings, None).expect("they load");
+    let programs = Programs::load(&settings, None).expect("the programs load");
     scene.attach(&programs);
-    let ids = programs.ids().expect("they have numbers");
+    let ids = programs.ids().expect("the programs have IDs");
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 5]);
-    // The helper ends; only the filters hold the programs now.
+    // Only the filters reference the programs now.
     drop(programs);
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 7]);
 
-    let mut maps = Maps::adopt(ids[0]).expect("it is found");
-    let mirrored = |maps: &Maps| maps.counters().expect("they can be read").ingress.mirrored.frames;
+    let mut maps = Maps::adopt(ids[0]).expect("the program is adopted");
+    let mirrored = |maps: &Maps| maps.counters().expect("the counters are readable").ingress.mirrored.frames;
     assert!(maps.is_configured(&settings));
     assert_eq!(mirrored(&maps), 12);
-    let nothing = Match { protocol: Some(Protocol::Sctp), ..Match::default() };
-    maps.configure(&filtering(vec![nothing], vec![])).expect("it is written");
+    let sctp = Match { protocol: Some(Protocol::Sctp), ..Match::default() };
+    maps.configure(&filtering(vec![sctp], vec![])).expect("the maps are written");
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 3]);
     assert_eq!(mirrored(&maps), 12);
 
-    // A program of another helper that has one filter to put back.
-    let again = Programs::load(&settings, Some(&maps)).expect("they load");
-    scene.attach(&again);
+    // Programs that continue with the adopted maps.
+    let continued = Programs::load(&settings, Some(&maps)).expect("the programs load");
+    scene.attach(&continued);
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 3]);
     assert_eq!(mirrored(&maps), 15);
-    let ids = again.ids().expect("they have numbers");
-    drop((again, maps));
-    // Nothing holds them when the filters have gone; the kernel takes its time.
+    let ids = continued.ids().expect("the programs have IDs");
+    drop((continued, maps));
+    // Without filters nothing references the programs, and the kernel frees them after a while.
     scene.pod.run("tc qdisc del dev eth0 clsact");
-    until("they are gone", Duration::from_secs(5), || match Maps::adopt(ids[0]) {
+    until("the programs are freed", Duration::from_secs(5), || match Maps::adopt(ids[0]) {
         Err(_) => Ok(()),
-        Ok(_) => Err("there".to_owned()),
+        Ok(_) => Err("the program still exists".to_owned()),
     });
 }
 
@@ -236,39 +237,39 @@ fn number(frame: &[u8]) -> usize {
     frame[8..12].iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
-/// Frames by chance, sent to the pod by a cable; tags are taken off on the way in, and put back by nobody.
+/// Random frames, sent to the pod. The kernel strips their VLAN tags on receive, and mirroring does not restore them.
 #[test]
-fn what_is_copied_is_what_readers_select() {
-    let mut chance = Chance::new(6);
-    let scene = Scene::with_cable();
-    let mut programs = Programs::load(&Settings::default(), None).expect("they load");
+fn filters_mirror_the_frames_that_tcpdump_and_tshark_select() {
+    let mut random = Random::new(6);
+    let scene = Scene::with_veth();
+    let mut programs = Programs::load(&Settings::default(), None).expect("the programs load");
     scene.attach(&programs);
     let (mut pairs, mut matched) = (0, 0);
     for round in 0..12 {
-        // tshark for frames with tags and extension headers; tcpdump for short ones, also those that no IP header fits in.
-        let wrapped = round % 3 == 0;
-        let kinds = Kinds { wrapped, short: !wrapped };
+        // tshark for frames with tags and extension headers; tcpdump for truncated frames, even without a whole IP header.
+        let encapsulated = round % 3 == 0;
+        let kinds = Kinds { encapsulated, truncated: !encapsulated };
         let frames: Vec<_> = (0..200_u32)
             .map(|number| {
-                let mut frame = frame(&mut chance, kinds);
+                let mut frame = frame(&mut random, kinds);
                 frame[8..12].copy_from_slice(&number.to_be_bytes());
-                if kinds.short && chance.one_in(4) {
-                    frame.truncate(14 + chance.below(21));
+                if kinds.truncated && random.one_in(4) {
+                    frame.truncate(14 + random.below(21));
                 }
                 frame
             })
             .collect();
         let file = File::of(&frames);
-        let filter = filter(&mut chance, kinds.short);
+        let filter = filter(&mut random, kinds.truncated);
         let Filter { include, exclude, .. } = filter.clone();
-        programs.maps_mut().configure(&filtering(include, exclude)).expect("it is written");
-        let wanted = if wrapped {
+        programs.maps_mut().configure(&filtering(include, exclude)).expect("the maps are written");
+        let expected = if encapsulated {
             tshark(file.path(), &DISPLAY.write(&filter, "src"))
         } else {
             tcpdump(file.path(), &PCAP.write(&filter, "src"))
         };
-        let capture = Capture::start(scene.far.path(), "copy0");
-        let classified = || programs.maps().counters().expect("they can be read").ingress.seen().frames;
+        let capture = Capture::start(scene.remote.path(), "mirror0");
+        let classified = || programs.maps().counters().expect("the counters are readable").ingress.seen().frames;
         let before = classified();
         inject(&scene.client, "eth0", &frames);
         let ours = || {
@@ -284,25 +285,29 @@ fn what_is_copied_is_what_readers_select() {
         until(&format!("{filter:?} selects them"), Duration::from_secs(5), || {
             let (done, found) = (classified() - before, ours());
             let all = usize::try_from(done).is_ok_and(|done| done >= frames.len());
-            if all && found == wanted { Ok(()) } else { Err(format!("{done} classified; {found:?}, not {wanted:?}")) }
+            if all && found == expected {
+                Ok(())
+            } else {
+                Err(format!("{done} classified; {found:?}, not {expected:?}"))
+            }
         });
-        // The last of those frames may have been mirrored, and not captured, yet.
+        // The last frame may have been mirrored but not captured yet.
         thread::sleep(Duration::from_millis(50));
-        assert_eq!(ours(), wanted, "still");
-        (pairs, matched) = (pairs + frames.len(), matched + wanted.len());
+        assert_eq!(ours(), expected, "unchanged");
+        (pairs, matched) = (pairs + frames.len(), matched + expected.len());
     }
     println!("{matched} of {pairs} pairs match");
     assert!(matched * 20 > pairs && matched * 20 < pairs * 19);
 }
 
 #[test]
-fn a_tag_that_was_taken_off_is_seen_by_expressions() {
-    let mut chance = Chance::new(7);
-    let scene = Scene::with_cable();
+fn expressions_see_a_stripped_tag() {
+    let mut random = Random::new(7);
+    let scene = Scene::with_veth();
     let frames: Vec<_> = (0..300_u32)
         .map(|number| {
-            // Not short: the kernel drops what has half a tag.
-            let mut frame = frame(&mut chance, Kinds { wrapped: true, short: false });
+            // Not truncated: the kernel drops frames with an incomplete tag.
+            let mut frame = frame(&mut random, Kinds { encapsulated: true, truncated: false });
             frame[8..12].copy_from_slice(&number.to_be_bytes());
             frame
         })
@@ -312,18 +317,18 @@ fn a_tag_that_was_taken_off_is_seen_by_expressions() {
         ["vlan 5", "vlan 6 and tcp", "ether[12:2] = 0x88a8 and vlan and vlan", "not vlan", "vlan and len > 70"]
     {
         let settings = compiled(compile(expression));
-        let programs = Programs::load(&settings, None).expect("they load");
+        let programs = Programs::load(&settings, None).expect("the programs load");
         scene.attach(&programs);
-        let capture = Capture::start(scene.far.path(), "copy0");
+        let capture = Capture::start(scene.remote.path(), "mirror0");
         inject(&scene.client, "eth0", &frames);
-        let wanted = tcpdump(file.path(), expression);
-        assert!(!wanted.is_empty(), "{expression}");
+        let expected = tcpdump(file.path(), expression);
+        assert!(!expected.is_empty(), "{expression}");
         until(expression, Duration::from_secs(5), || {
             let found = capture.so_far();
             let mut found: Vec<_> =
                 found.iter().filter(|frame| frame.bytes[6..8] == [2, 0]).map(|frame| number(&frame.bytes)).collect();
             found.sort_unstable();
-            if found == wanted { Ok(()) } else { Err(format!("{found:?}, not {wanted:?}")) }
+            if found == expected { Ok(()) } else { Err(format!("{found:?}, not {expected:?}")) }
         });
     }
 }

@@ -1,4 +1,4 @@
-//! What is wanted of frames, done by the helper's programs: put in place, changed, found again.
+//! Mirror options, as the helper's programs implement them: installed, changed and adopted.
 
 use std::time::Duration;
 
@@ -9,39 +9,39 @@ use podtap_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, options, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, sender};
 
 fn only(protocol: Protocol) -> Option<Filter> {
     Some(Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() })
 }
 
-fn wanted(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
-    let mut sender = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
+fn request(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
+    let mut sender = sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)]);
     change(&mut sender);
     desired(vec![sender], vec![])
 }
 
 fn started(scene: &mut Scene, change: impl FnOnce(&mut Sender)) -> Captures {
-    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-    scene.agent.establish(&wanted(scene, change));
-    Captures::start(&scene.web, scene.far.network(), "mirror0")
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    scene.agent.establish(&request(scene, change));
+    Captures::start(&scene.web, scene.remote.network(), "mirror0")
 }
 
-/// How often a step was done.
-fn done(scene: &Scene, step: &str) -> usize {
+/// The number of times that a step was executed.
+fn executed(scene: &Scene, step: &str) -> usize {
     scene.helper.log().matches(step).count()
 }
 
 fn counters(node: &Node) -> Value {
     let (status, output, error) = Helper::once(node, &["inspect"], "");
     assert!(status.success(), "{error}");
-    let found: Value = serde_json::from_str(&output).expect("it prints JSON");
+    let found: Value = serde_json::from_str(&output).expect("inspect prints JSON");
     assert_eq!(found[0]["drift"], Value::Array(vec![]));
     found[0]["devices"][0]["counters"].clone()
 }
 
 #[test]
-fn a_filter_is_put_in_place_and_changed() {
+fn a_filter_is_installed_and_changed() {
     let mut scene = Scene::new();
     let captures = started(&mut scene, |sender| sender.tap.options.filter = only(Protocol::Udp));
     let address = scene.web.addresses[0];
@@ -58,10 +58,10 @@ fn a_filter_is_put_in_place_and_changed() {
         }
     });
     let programs = scene.web.network().programs("eth0");
-    let all = scene.agent.establish(&wanted(&scene, |sender| sender.tap.options.filter = only(Protocol::Icmp)));
+    let all = scene.agent.establish(&request(&scene, |sender| sender.tap.options.filter = only(Protocol::Icmp)));
     assert_eq!((all.features["ebpf"], all.features["clamp"]), (true, true));
     assert_eq!(all.senders[0].degraded, Vec::<String>::new());
-    assert_eq!((scene.web.network().programs("eth0"), done(&scene, "Configure")), (programs, 1));
+    assert_eq!((scene.web.network().programs("eth0"), executed(&scene, "Configure")), (programs, 1));
     traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
     traffic::ping(&scene.client, address, 200, 3);
     until("the pings arrive", Duration::from_secs(10), || {
@@ -70,42 +70,42 @@ fn a_filter_is_put_in_place_and_changed() {
         if pings == 6 { Ok(()) } else { Err(format!("{found:?}")) }
     });
     let counted = counters(&scene.node);
-    let mirrored = |way: &str| counted[way]["mirrored"]["frames"].as_u64().expect("a number");
+    let mirrored = |direction: &str| counted[direction]["mirrored"]["frames"].as_u64().expect("a number");
     assert_eq!(usize::try_from(mirrored("ingress") + mirrored("egress")), Ok(protocols().len()), "{counted:#}");
     assert!(counted["ingress"]["filtered"]["frames"].as_u64() >= Some(7), "{counted:#}");
 }
 
 #[test]
-fn the_next_helper_goes_on_with_programs_and_counters() {
+fn the_next_helper_keeps_programs_and_counters() {
     let mut scene = Scene::new();
-    let tell = |sender: &mut Sender| {
+    let with_options = |sender: &mut Sender| {
         sender.tap.options = options(json!({"truncate": {"bytes": 64}, "limit": {"bitsPerSecond": "1G"}}));
     };
-    let _captures = started(&mut scene, tell);
+    let _captures = started(&mut scene, with_options);
     traffic::ping(&scene.client, scene.web.addresses[0], 200, 3);
     let before = (scene.web.network().programs("eth0"), counters(&scene.node)["truncated"]["frames"].as_u64());
     assert!(before.1 >= Some(6), "{before:?}");
     scene.helper.kill();
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
-    scene.agent.establish(&wanted(&scene, tell));
+    scene.agent.establish(&request(&scene, with_options));
     assert_eq!((scene.web.network().programs("eth0"), counters(&scene.node)["truncated"]["frames"].as_u64()), before);
-    assert_eq!(done(&scene, "LoadPrograms"), 1);
+    assert_eq!(executed(&scene, "LoadPrograms"), 1);
 
-    // Others take their places, and count on.
-    scene.agent.establish(&wanted(&scene, |sender| {
-        tell(sender);
+    // Other programs replace them, and continue their counters.
+    scene.agent.establish(&request(&scene, |sender| {
+        with_options(sender);
         sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
     }));
-    assert_eq!(done(&scene, "LoadPrograms"), 2);
+    assert_eq!(executed(&scene, "LoadPrograms"), 2);
     let after = scene.web.network().programs("eth0");
     assert!(after.len() == 2 && after.iter().all(|program| !before.0.contains(program)));
     assert!(counters(&scene.node)["truncated"]["frames"].as_u64() >= before.1);
-    // One that is removed by hand comes back, and joins the others.
-    let tunnel = scene.web.network().tunnels()[0].clone();
-    scene.web.network().run(&format!("tc filter del dev {tunnel} egress"));
-    until("it is back", Duration::from_secs(10), || {
-        let found = scene.web.network().programs(&tunnel).len();
+    // One that is removed by hand is loaded again, and shares the maps of the others.
+    let vxlan = scene.web.network().vxlan_devices()[0].clone();
+    scene.web.network().run(&format!("tc filter del dev {vxlan} egress"));
+    until("the clamp is attached again", Duration::from_secs(10), || {
+        let found = scene.web.network().programs(&vxlan).len();
         if found == 1 { Ok(()) } else { Err(format!("{found} programs")) }
     });
     assert_eq!(scene.web.network().programs("eth0"), after);
@@ -113,13 +113,13 @@ fn the_next_helper_goes_on_with_programs_and_counters() {
 }
 
 #[test]
-fn copies_fit_the_route_of_the_moment() {
+fn mirrored_frames_are_clamped_to_the_current_route() {
     let mut scene = Scene::with_underlay(1500);
     let _captures = started(&mut scene, |_| ());
-    assert_eq!(done(&scene, "frame_limit: Some(1464)"), 1);
+    assert_eq!(executed(&scene, "frame_limit: Some(1464)"), 1);
     scene.node.network().run("ip route add 10.66.0.2/32 dev under0 mtu 1400");
-    until("the limit is another one", Duration::from_secs(10), || {
-        if done(&scene, "frame_limit: Some(1364)") == 1 { Ok(()) } else { Err(scene.helper.log()) }
+    until("the limit follows the route", Duration::from_secs(10), || {
+        if executed(&scene, "frame_limit: Some(1364)") == 1 { Ok(()) } else { Err(scene.helper.log()) }
     });
-    assert_eq!((done(&scene, "LoadPrograms"), done(&scene, "Configure")), (1, 1));
+    assert_eq!((executed(&scene, "LoadPrograms"), executed(&scene, "Configure")), (1, 1));
 }

@@ -125,7 +125,7 @@ fn what_is_removed_by_hand_comes_back() {
         let state = state();
         if state.iter().any(|line| line.contains("NO-CARRIER")) { Err(state.join("\n")) } else { Ok(state) }
     });
-    let device = pod.tunnels()[0].clone();
+    let device = pod.vxlan_devices()[0].clone();
     for (network, command) in [
         (&pod, format!("ip link del {device}")),
         (&pod, "tc filter del dev eth0 ingress".to_owned()),

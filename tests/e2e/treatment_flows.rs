@@ -9,7 +9,7 @@ use std::{
 };
 
 use podtap_tests::{
-    capture::{Capture, Difference, Frame, Way},
+    capture::{Capture, Difference, Frame, FrameDirection},
     cluster::{in_network, namespace_of_node, udp_socket},
     namespace::within,
     wait::until,
@@ -27,7 +27,7 @@ fn parsed(address: &str) -> Ipv4Addr {
 
 /// Hardware address of the pod at which the frames were captured.
 fn hardware(frames: &[Frame]) -> Vec<u8> {
-    frames.iter().find(|f| f.way == Way::Out).expect("the pod sent something").bytes[6..12].to_vec()
+    frames.iter().find(|f| f.direction == FrameDirection::Out).expect("the pod sent something").bytes[6..12].to_vec()
 }
 
 /// Those of a pod's interface: pods of two nodes never see each other's hardware address.

@@ -1,4 +1,4 @@
-//! Capture files, and what tcpdump and tshark find in them.
+//! Capture files, and the frames that tcpdump and tshark select from them.
 
 use std::{
     fs,
@@ -7,11 +7,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// A capture file that goes with the test.
+/// A capture file, deleted when dropped.
 pub struct File(PathBuf);
 
 impl File {
-    /// Writes one; a frame's second is its number.
+    /// Writes frames to a file. The timestamp of a frame is its number, in seconds.
     ///
     /// # Panics
     /// When it cannot be written.
@@ -23,7 +23,7 @@ impl File {
         }
         for (number, frame) in frames.iter().enumerate() {
             let length = u32::try_from(frame.len()).expect("frames are short");
-            for word in [u32::try_from(number).expect("they are few"), 0, length, length] {
+            for word in [u32::try_from(number).expect("the frames are few"), 0, length, length] {
                 bytes.extend_from_slice(&word.to_le_bytes());
             }
             bytes.extend_from_slice(frame);
@@ -34,7 +34,7 @@ impl File {
         Self(path)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -46,13 +46,13 @@ impl Drop for File {
     }
 }
 
-/// What a program prints.
+/// The standard output of a program.
 ///
 /// # Panics
-/// When it fails.
+/// When the program fails.
 pub fn output(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // What libpcap's optimiser found out is an answer, too.
+    // libpcap's optimizer found that no frame can match.
     if output.stderr.ends_with(b"expression rejects all packets\n") {
         return Vec::new();
     }
@@ -75,7 +75,7 @@ pub fn tcpdump(path: &Path, expression: &str) -> Vec<usize> {
     found
 }
 
-/// Numbers of those that tshark selects.
+/// Numbers of the frames of a file that tshark selects.
 ///
 /// # Panics
 /// When tshark fails.
@@ -83,6 +83,6 @@ pub fn tshark(path: &Path, filter: &str) -> Vec<usize> {
     let mut command = Command::new("tshark");
     command.arg("-r").arg(path).args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"]);
     let text = output(command.args(["-Y", filter, "-T", "fields", "-e", "frame.number"]));
-    let text = String::from_utf8(text).expect("it is text");
+    let text = String::from_utf8(text).expect("the output is text");
     text.lines().map(|line| line.parse::<usize>().expect("a number") - 1).collect()
 }

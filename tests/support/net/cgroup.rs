@@ -7,10 +7,10 @@ use std::{
 
 use crate::wait::until;
 
-/// What the name of every cgroup of this tier begins with; the process and a number follow.
+/// Prefix of the name of every cgroup of this tier. The PID and a number follow.
 pub(super) const PREFIX: &str = "podtap-dataplane.";
 
-/// A cgroup for a node's pods, removed with all below it when dropped.
+/// A cgroup for a node's pods, removed with all its children when dropped.
 #[derive(Debug)]
 pub(super) struct Cgroup(PathBuf);
 
@@ -23,7 +23,7 @@ impl Cgroup {
         Self(path)
     }
 
-    /// Makes one below it.
+    /// Creates a cgroup below it.
     pub(super) fn below(&self, path: &str) -> PathBuf {
         let path = self.0.join(path);
         fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -36,20 +36,20 @@ impl Drop for Cgroup {
         if !std::thread::panicking() {
             until("the cgroup's processes are gone", Duration::from_secs(10), || remove(&self.0));
         }
-        // After a failure, what can be removed.
+        // After a failed test, removes as much as possible.
         let _ = remove(&self.0);
     }
 }
 
-/// Where cgroups can be made: version 2, or any hierarchy of version 1.
+/// A hierarchy in which cgroups can be created: version 2, or any of version 1.
 pub(super) fn hierarchy() -> PathBuf {
     let top = Path::new("/sys/fs/cgroup");
     let candidates = ["", "pids", "freezer", "systemd", "unified"].map(|name| top.join(name));
     let found = candidates.into_iter().find(|path| path.join("cgroup.procs").exists());
-    found.expect("there is a cgroup hierarchy below /sys/fs/cgroup")
+    found.expect("a cgroup hierarchy is mounted below /sys/fs/cgroup")
 }
 
-/// Removes a cgroup and those below it.
+/// Removes a cgroup and its children.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -14,10 +14,10 @@ use std::{
 use super::{AGENT_UID, Agent, Node};
 use crate::wait::until;
 
-/// The capabilities that the helper's container has, and no others.
+/// Exactly the capabilities of the helper's container.
 const CAPABILITIES: &str = "-all,+net_admin,+sys_admin,+sys_ptrace,+bpf";
 
-/// A running `tap-helper serve`. Ended without a word when dropped.
+/// A running `tap-helper serve`, killed when dropped.
 #[derive(Debug)]
 pub struct Helper {
     process: Child,
@@ -26,19 +26,19 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts one on a node, and waits until it listens.
+    /// Starts a helper on a node, and waits until it listens.
     ///
     /// # Panics
-    /// When it does not.
+    /// After ten seconds.
     #[must_use]
     pub fn start(node: &Node) -> Self {
         Self::serve(node, command)
     }
 
-    /// Starts one that the kernel lets load no program, as where eBPF is locked down.
+    /// Starts a helper that cannot load eBPF programs, as on a locked-down kernel.
     ///
     /// # Panics
-    /// When it does not.
+    /// After ten seconds.
     #[must_use]
     pub fn without_ebpf(node: &Node) -> Self {
         Self::serve(node, |tracer, arguments| {
@@ -50,10 +50,10 @@ impl Helper {
 
     fn serve(node: &Node, command: impl Fn(&[&str], &[&str]) -> Command) -> Self {
         let socket = node.socket_directory().join("tap-helper.sock");
-        // One that was killed leaves its socket, which would look like this one's.
+        // A helper that was killed leaves its socket, which would be mistaken for the one of this helper.
         let _ = fs::remove_file(&socket);
         let log = node.directory().join("tap-helper.log");
-        let output = File::options().create(true).append(true).open(&log).expect("a file can be made");
+        let output = File::options().create(true).append(true).open(&log).expect("a file can be created");
         let uid = AGENT_UID.to_string();
         let path = socket.display().to_string();
         let mut command = command(&[], &["serve", "--socket", &path, "--agent-uid", &uid]);
@@ -65,7 +65,7 @@ impl Helper {
         Self { process, socket, log }
     }
 
-    /// Runs another of its commands on a node, with `input` on its standard input: how it ended, and what it printed.
+    /// Runs another command of tap-helper on a node, with `input` as the content of `FILE`. Returns its exit status, output and errors.
     ///
     /// # Panics
     /// When it cannot be run.
@@ -74,7 +74,7 @@ impl Helper {
         Self::under(node, &[], arguments, input)
     }
 
-    /// Likewise, and kills it when it has sent `requests` messages to the kernel; whether it came that far.
+    /// Runs a command and kills it after it has sent `requests` messages to the kernel. Returns whether it sent that many.
     #[must_use]
     pub fn killed_after(node: &Node, requests: u32, arguments: &[&str], input: &str) -> bool {
         let inject = format!("inject=sendto:signal=SIGKILL:when={}", requests + 1);
@@ -92,7 +92,7 @@ impl Helper {
         let mut command = command(tracer, &arguments);
         let child = node.spawn(None, command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let output = child.wait_with_output().expect("a child can be waited for");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints text");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is text");
         (output.status, text(output.stdout), text(output.stderr))
     }
 
@@ -103,7 +103,7 @@ impl Helper {
         Agent::connect(&self.socket, AGENT_UID).unwrap_or_else(|error| panic!("{}: {error}", self.socket.display()))
     }
 
-    /// Where it listens.
+    /// The path of its socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
@@ -112,9 +112,9 @@ impl Helper {
     /// Kills it, as a crash would.
     ///
     /// # Panics
-    /// When it is not there any more.
+    /// When it is no longer running.
     pub fn kill(&mut self) {
-        assert!(matches!(self.process.try_wait(), Ok(None)), "it ran until now: {}", self.log());
+        assert!(matches!(self.process.try_wait(), Ok(None)), "it is still running: {}", self.log());
         self.process.kill().expect("a child can be ended");
         self.process.wait().expect("a child can be waited for");
     }
@@ -122,18 +122,18 @@ impl Helper {
     /// Asks it to end, as the kubelet does.
     ///
     /// # Panics
-    /// When it does not end well.
+    /// When it fails.
     pub fn terminate(&mut self) {
-        let pid = i32::try_from(self.process.id()).expect("a process number is small");
+        let pid = i32::try_from(self.process.id()).expect("a PID fits");
         #[expect(unsafe_code, reason = "std has no kill")]
-        // SAFETY: no pointers, and a child that was not waited for keeps its number.
+        // SAFETY: no pointers, and a child that was not waited for keeps its PID.
         let done = unsafe { libc::kill(pid, libc::SIGTERM) };
-        assert_eq!(done, 0, "it is there");
+        assert_eq!(done, 0, "it is running");
         let status = self.process.wait().expect("a child can be waited for");
         assert!(status.success(), "{status}: {}", self.log());
     }
 
-    /// What it wrote to standard error, as did its forerunners on the node.
+    /// Its log, which includes those of earlier helpers on the node.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -157,14 +157,14 @@ fn command(tracer: &[&str], arguments: &[&str]) -> Command {
     command
 }
 
-/// Makes bpf(2) fail with EPERM, and nothing else, by a seccomp filter that the program inherits.
+/// Makes bpf(2), and no other system call, fail with EPERM, by a seccomp filter that the program inherits.
 #[expect(unsafe_code, reason = "a filter can be set only between fork and exec")]
 fn refuse_ebpf(command: &mut Command) {
-    // The first word of `struct seccomp_data` is the call's number.
+    // The first word of `struct seccomp_data` is the number of the system call.
     const LOAD_WORD: u16 = 0x20;
     const JUMP_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    let number = u32::try_from(libc::SYS_bpf).expect("numbers of calls are positive");
+    let number = u32::try_from(libc::SYS_bpf).expect("system call numbers are positive");
     let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
     let program = [
         (LOAD_WORD, 0, 0, 0),
@@ -184,13 +184,13 @@ fn refuse_ebpf(command: &mut Command) {
     unsafe { command.pre_exec(set) };
 }
 
-/// The binary under test: `TAP_HELPER`, or the one beside the tests.
+/// The binary under test: `TAP_HELPER`, or the one that was built with the tests.
 fn binary() -> PathBuf {
-    let beside = || {
-        let test = env::current_exe().expect("a process knows its file");
+    let default = || {
+        let test = env::current_exe().expect("a process knows its executable");
         test.ancestors().nth(2).expect("tests are in target/debug/deps").join("tap-helper")
     };
-    let path = env::var_os("TAP_HELPER").map_or_else(beside, PathBuf::from);
-    assert!(path.exists(), "there is no {}: `make dataplane` builds it", path.display());
+    let path = env::var_os("TAP_HELPER").map_or_else(default, PathBuf::from);
+    assert!(path.exists(), "{} does not exist: `make dataplane` builds it", path.display());
     path
 }

@@ -9,7 +9,7 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
 
-/// A network namespace that lives as long as this.
+/// A network namespace that lives as long as this value.
 #[derive(Debug)]
 pub struct Network {
     file: File,
@@ -17,21 +17,21 @@ pub struct Network {
 }
 
 impl Network {
-    /// A new one with nothing but a loopback device, which is up.
+    /// Creates a network namespace with only a loopback device, which is up.
     ///
     /// # Panics
-    /// Without the right to make one.
+    /// When the test may not create one.
     #[must_use]
     pub fn new() -> Self {
         let file = thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made (root only)");
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be created (root only)");
             File::open("/proc/thread-self/ns/net").expect("/proc is mounted")
         });
         let file = file.join().expect("the thread does not panic");
         let path = PathBuf::from(format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd()));
         let network = Self { file, path };
-        // Reports of multicast groups are sent twice within this time, by default a second: tests want silence when
-        // nothing is sent on purpose.
+        // IPv6 repeats multicast listener reports after this interval in milliseconds, by default a second. Shortened so that they do
+        // not interfere with tests.
         for kind in ["default", "all"] {
             network.set(&format!("ipv6/conf/{kind}/mldv2_unsolicited_report_interval"), "1");
         }
@@ -39,10 +39,10 @@ impl Network {
         network
     }
 
-    /// One that exists already, by a path to it. It is kept alive from now on.
+    /// Opens an existing network namespace by its path, and keeps it alive.
     ///
     /// # Panics
-    /// If there is no such file.
+    /// If the file does not exist.
     #[must_use]
     #[track_caller]
     pub fn open(path: &Path) -> Self {
@@ -57,7 +57,7 @@ impl Network {
         &self.path
     }
 
-    /// Runs something on a thread inside of it.
+    /// Runs a function on a thread inside it.
     pub fn within<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -68,7 +68,7 @@ impl Network {
         })
     }
 
-    /// Runs a command inside; what it printed, or what it complained of.
+    /// Runs a command inside, and returns its output.
     ///
     /// # Errors
     /// When it fails, with its standard error.
@@ -81,15 +81,15 @@ impl Network {
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-            // One that has failed already closes the pipe.
-            let _ = std::io::Write::write_all(&mut child.stdin.take().expect("it is a pipe"), input.as_bytes());
+            // A command that has already failed closes the pipe.
+            let _ = std::io::Write::write_all(&mut child.stdin.take().expect("stdin is a pipe"), input.as_bytes());
             let output = child.wait_with_output().expect("a child can be waited for");
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
         })
     }
 
-    /// Runs a command inside, and returns what it printed.
+    /// Runs a command inside, and returns its output.
     ///
     /// # Panics
     /// When it fails.
@@ -99,7 +99,7 @@ impl Network {
         self.try_run(&words, "").unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// Runs lines of `ip`.
+    /// Runs `ip` with a batch of lines.
     ///
     /// # Panics
     /// When one fails.
@@ -108,50 +108,50 @@ impl Network {
         self.try_run(&["ip", "-batch", "-"], lines).unwrap_or_else(|error| panic!("{lines}: {error}"));
     }
 
-    /// Runs `ip`, `tc` or `bridge` with `-j` among its words.
+    /// Runs `ip`, `tc` or `bridge` with `-j` among the arguments.
     ///
     /// # Panics
-    /// When it fails or prints no list.
+    /// When it fails or does not print a list.
     #[must_use]
     #[track_caller]
     pub fn json(&self, command: &str) -> Vec<Value> {
         self.try_json(command).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// Likewise, of something that may just have gone.
+    /// Like [`json`](Self::json), for something that may have been deleted.
     ///
     /// # Errors
     /// When the command fails.
     ///
     /// # Panics
-    /// When it prints no list.
+    /// When it does not print a list.
     #[track_caller]
     pub fn try_json(&self, command: &str) -> Result<Vec<Value>, String> {
         let text = self.try_run(&command.split_whitespace().collect::<Vec<_>>(), "")?;
-        // With nothing to show, some versions print nothing.
+        // Some versions print nothing instead of an empty list.
         if text.trim().is_empty() {
             return Ok(Vec::new());
         }
         let mut list: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}"));
-        // For a filter on the type, an empty object stands for each device that was passed over.
+        // With a filter on the type, `ip` prints an empty object for each device that does not match.
         list.retain(|entry| entry.as_object().is_some_and(|object| !object.is_empty()));
         Ok(list)
     }
 
-    /// Writes a setting below `/proc/sys/net`.
+    /// Writes a sysctl below `/proc/sys/net`.
     ///
     /// # Panics
-    /// When there is none of that name.
+    /// When it does not exist.
     #[track_caller]
     pub fn set(&self, setting: &str, value: &str) {
         let file = format!("/proc/sys/net/{setting}");
         self.within(|| fs::write(&file, value)).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
 
-    /// Makes an interface show frames as they are on the wire: no superframes, checksums filled in.
+    /// Makes an interface show frames as they are on the wire: no GSO packets, and complete checksums.
     pub fn as_on_the_wire(&self, interface: &str) {
         self.run(&format!("ethtool -K {interface} tso off gso off gro off tx off"));
-        // TCP makes superframes even for devices that cannot cut them; this it heeds.
+        // TCP builds GSO packets even for devices that cannot segment them, but it respects this limit.
         self.ip(&format!("link set {interface} gso_max_segs 1\n"));
     }
 }

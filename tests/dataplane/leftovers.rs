@@ -1,4 +1,4 @@
-//! What an earlier helper left and nobody wants any more goes, but only once it is known what is wanted.
+//! Resources of earlier helpers that are no longer requested are removed, but only once the desired state is known.
 
 use std::time::Duration;
 
@@ -8,52 +8,53 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, sender};
 
-/// Two taps, one in each of two pods, both to this node; the helper is killed then.
-struct Left {
+/// Two pods with one tap each, both to this node. The helper was killed and restarted.
+struct Leftovers {
     scene: Scene,
     other: podtap_tests::net::Pod,
     before: [Snapshot; 3],
 }
 
-fn left() -> Left {
+fn leftovers() -> Leftovers {
     let mut scene = Scene::new();
     let other = podtap_tests::net::Pod::start(&scene.node);
     let before = [scene.web.network().snapshot(), other.network().snapshot(), scene.node.network().snapshot()];
     let senders = vec![
-        sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]),
-        sender("tap-b", &other, Direction::Egress, &[near_endpoint(VNI + 1)]),
+        sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)]),
+        sender("tap-b", &other, Direction::Egress, &[local_endpoint(VNI + 1)]),
     ];
     let receivers = vec![receiver(TAP, VNI, "mirror0"), receiver("tap-b", VNI + 1, "mirror1")];
     scene.agent.establish(&desired(senders, receivers));
     scene.helper.kill();
     scene.helper = Helper::start(&scene.node);
-    Left { scene, other, before }
+    Leftovers { scene, other, before }
 }
 
 #[test]
-fn nothing_goes_while_it_is_not_known_what_is_wanted() {
-    let Left { mut scene, other, .. } = left();
+fn nothing_is_removed_before_the_desired_state_is_known() {
+    let Leftovers { mut scene, other, .. } = leftovers();
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.agent = scene.helper.agent();
-    // Neither the start, nor an agent that is there, nor one that talks nonsense is an order.
-    scene.agent.send_bytes(b"{\"apply\":{\"generation\":\"x\"}}\nnonsense\n").expect("it is taken");
+    // Neither the start of the helper, nor a connected agent, nor an invalid message is a desired state.
+    scene.agent.send_bytes(b"{\"apply\":{\"generation\":\"x\"}}\nnonsense\n").expect("the message is sent");
     for _ in 0..2 {
         assert!(matches!(scene.agent.receive(), Ok(Response::Rejected(_))));
     }
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
     captures.same(&scene, |_| true);
-    assert_eq!((scene.web.network().tunnels().len(), other.network().tunnels().len()), (1, 1));
+    assert_eq!((scene.web.network().vxlan_devices().len(), other.network().vxlan_devices().len()), (1, 1));
     assert!(!scene.helper.log().contains("Delete"), "{}", scene.helper.log());
 }
 
 #[test]
-fn empty_is_an_order_to_remove_all() {
-    let Left { mut scene, other, before } = left();
+fn an_empty_desired_state_removes_everything() {
+    let Leftovers { mut scene, other, before } = leftovers();
     scene.agent = scene.helper.agent();
     scene.agent.request(&desired(vec![], vec![]));
-    let clean = scene.agent.until("all is gone", |report| report.senders.is_empty() && report.receivers.is_empty());
+    let clean =
+        scene.agent.until("everything is removed", |report| report.senders.is_empty() && report.receivers.is_empty());
     assert_eq!(clean.observed_generation, Some(1));
     let networks = [scene.web.network(), other.network(), scene.node.network()];
     for (network, before) in networks.into_iter().zip(&before) {
@@ -62,34 +63,34 @@ fn empty_is_an_order_to_remove_all() {
 }
 
 #[test]
-fn what_is_still_wanted_stays() {
-    let Left { mut scene, other, before } = left();
+fn requested_resources_stay() {
+    let Leftovers { mut scene, other, before } = leftovers();
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.agent = scene.helper.agent();
-    let sender = sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]);
+    let sender = sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)]);
     scene.agent.establish(&desired(vec![sender], vec![receiver(TAP, VNI, "mirror0")]));
     assert_eq!(before[1].differences(&other.network().snapshot()), [""; 0]);
-    assert_eq!((scene.node.network().devices_of(TAP).len(), scene.node.network().tunnels().len()), (3, 1));
+    assert_eq!((scene.node.network().devices_of(TAP).len(), scene.node.network().vxlan_devices().len()), (3, 1));
     scene.traffic();
     captures.same(&scene, |_| true);
 }
 
-/// Ends of a helper that died in the middle: a device without its alias, and a filter whose device has gone.
+/// As left by a helper that was killed between two steps: a device without an alias, and a filter whose device was deleted.
 #[test]
-fn halves_go_too() {
+fn incomplete_resources_are_removed() {
     let mut scene = Scene::new();
     let web = scene.web.network();
     let before = web.snapshot();
-    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])], vec![]));
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)])], vec![]));
     scene.helper.kill();
     let web = scene.web.network();
-    web.run(&format!("ip link del {}", web.tunnels()[0]));
+    web.run(&format!("ip link del {}", web.vxlan_devices()[0]));
     assert_eq!(web.mirrors("eth0").iter().map(|mirror| mirror.to.as_str()).collect::<Vec<_>>(), ["*", "*"]);
     web.ip("link add ptap0123456789a type vxlan id 3 dstport 5555\nlink set ptap0123456789a group 1886675312\n");
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
     scene.agent.request(&desired(vec![], vec![]));
-    until("all is gone", Duration::from_secs(5), || {
+    until("everything is removed", Duration::from_secs(5), || {
         let differences = before.differences(&scene.web.network().snapshot());
         if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
     });
