@@ -1,14 +1,14 @@
-//! What to measure, and how long.
+//! Command-line arguments: what to measure, and how long.
 
 use std::time::Duration;
 
 /// Families of rows, in the order in which they run.
 pub const FAMILIES: [&str; 10] =
-    ["establish", "footprint", "cold", "tcp", "held", "latency", "udp", "conntrack", "cpu", "fields"];
+    ["establish", "footprint", "cold", "tcp", "half_rate", "latency", "udp", "conntrack", "cpu", "fields"];
 
 const USAGE: &str = "bench [--rows a,b,..] [--rounds N] [--seconds N] [--minutes N]";
 
-/// What the command line says.
+/// The command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arguments {
     rows: Vec<String>,
@@ -16,16 +16,16 @@ pub struct Arguments {
     pub rounds: usize,
     /// Length of a measurement.
     pub seconds: u32,
-    /// After this time no further comparison begins.
+    /// No comparison starts after this time.
     pub budget: Duration,
 }
 
 impl Arguments {
-    /// Reads the words after the program's name.
+    /// Parses the arguments after the program's name.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut arguments = Self { rows: Vec::new(), rounds: 5, seconds: 1, budget: Duration::from_secs(11 * 60) };
         while let Some(option) = words.next() {
-            let value = words.next().ok_or_else(|| format!("{option}: a value is missing; {USAGE}"))?;
+            let value = words.next().ok_or_else(|| format!("{option}: missing value; {USAGE}"))?;
             let number = |limit: u32| match value.parse() {
                 Ok(number) if (1..=limit).contains(&number) => Ok(number),
                 _ => Err(format!("{option} {value}: not a number between 1 and {limit}")),
@@ -41,8 +41,8 @@ impl Arguments {
         Ok(arguments)
     }
 
-    /// Whether to measure a family; without `--rows`, all.
-    pub fn wants(&self, family: &str) -> bool {
+    /// Whether to measure a family of rows. Without `--rows`, all are measured.
+    pub fn selects(&self, family: &str) -> bool {
         self.rows.is_empty() || self.rows.iter().any(|row| row == family)
     }
 }
@@ -50,7 +50,7 @@ impl Arguments {
 fn rows(value: &str) -> Result<Vec<String>, String> {
     let rows: Vec<String> = value.split(',').map(|row| row.trim().to_owned()).filter(|row| !row.is_empty()).collect();
     match rows.iter().find(|row| !FAMILIES.contains(&row.as_str())) {
-        Some(unknown) => Err(format!("there are no rows {unknown:?}, but {}", FAMILIES.join(","))),
+        Some(unknown) => Err(format!("unknown rows {unknown:?}; known are {}", FAMILIES.join(","))),
         None => Ok(rows),
     }
 }
@@ -64,22 +64,22 @@ mod tests {
     }
 
     #[test]
-    fn without_words_all_rows_are_measured() {
-        let arguments = parse("").expect("nothing is asked for");
-        assert!(FAMILIES.iter().all(|family| arguments.wants(family)));
+    fn all_rows_are_measured_by_default() {
+        let arguments = parse("").expect("no arguments are valid");
+        assert!(FAMILIES.iter().all(|family| arguments.selects(family)));
         assert!(arguments.rounds >= 5);
     }
 
     #[test]
     fn rows_can_be_chosen() {
-        let arguments = parse("--rows tcp,udp --rounds 7 --seconds 2").expect("they are right");
-        let wanted: Vec<_> = FAMILIES.iter().filter(|family| arguments.wants(family)).collect();
-        assert_eq!(wanted, [&"tcp", &"udp"]);
+        let arguments = parse("--rows tcp,udp --rounds 7 --seconds 2").expect("the arguments are valid");
+        let selected: Vec<_> = FAMILIES.iter().filter(|family| arguments.selects(family)).collect();
+        assert_eq!(selected, [&"tcp", &"udp"]);
         assert_eq!((arguments.rounds, arguments.seconds), (7, 2));
     }
 
     #[test]
-    fn what_is_not_understood_is_refused() {
+    fn invalid_arguments_are_refused() {
         for words in ["--rows tpc", "--rounds 0", "--rounds many", "--seconds 61", "--rows", "tcp udp"] {
             assert!(parse(words).is_err(), "{words}");
         }

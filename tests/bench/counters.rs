@@ -1,4 +1,4 @@
-//! What the kernel counts: frames of an interface, and the time of cores.
+//! Counters of the kernel: frames of an interface, and CPU time.
 
 use std::{fs, path::Path};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::programs::bounded;
 
-/// Of an interface, since it was made.
+/// Counters of an interface since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub rx_bytes: u64,
@@ -16,7 +16,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Reads them.
+    /// Reads the counters of an interface.
     pub fn of(network: &Path, interface: &str) -> Result<Self, String> {
         Self::parse(&bounded(network, 5, &["ip", "-j", "-s", "link", "show", "dev", interface])?)
     }
@@ -24,7 +24,9 @@ impl Counters {
     fn parse(text: &str) -> Result<Self, String> {
         let links: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let statistics = &links[0]["stats64"];
-        let number = |way: &str, what: &str| statistics[way][what].as_u64().ok_or(format!("no {way} {what}: {text}"));
+        let number = |direction: &str, name: &str| {
+            statistics[direction][name].as_u64().ok_or(format!("no {direction} {name}: {text}"))
+        };
         Ok(Self {
             rx_bytes: number("rx", "bytes")?,
             rx_packets: number("rx", "packets")?,
@@ -33,7 +35,7 @@ impl Counters {
         })
     }
 
-    /// What was added since.
+    /// The increase since earlier counters.
     pub fn since(self, before: Self) -> Self {
         Self {
             rx_bytes: self.rx_bytes.saturating_sub(before.rx_bytes),
@@ -52,20 +54,20 @@ impl Counters {
     }
 }
 
-/// Seconds that some cores have spent in the kernel, summed, since the machine started.
+/// Total seconds that cores have spent in the kernel since boot.
 pub fn kernel_time(cores: &[usize]) -> Result<f64, String> {
     let text = fs::read_to_string("/proc/stat").map_err(|error| error.to_string())?;
     in_kernel(&text, cores).ok_or_else(|| "/proc/stat lacks a core".to_owned())
 }
 
-/// Seconds that a process has spent outside of the kernel.
+/// Seconds that a process has spent in user space.
 pub fn user_time(process: u32) -> Option<f64> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // Field 14 (proc_pid_stat(5)); the name before it, in parentheses, may contain anything.
     text.rsplit(')').next()?.split_whitespace().nth(11)?.parse().ok().map(seconds)
 }
 
-/// Columns of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, ..
+/// Sums the kernel times of cores. Columns of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, ..
 fn in_kernel(text: &str, cores: &[usize]) -> Option<f64> {
     let mut sum = 0;
     for core in cores {
@@ -76,7 +78,7 @@ fn in_kernel(text: &str, cores: &[usize]) -> Option<f64> {
     Some(seconds(sum))
 }
 
-/// Of hundredths (`USER_HZ`, the same on every kernel).
+/// Converts hundredths (`USER_HZ`, the same on every kernel) to seconds.
 #[expect(clippy::cast_precision_loss, reason = "years are far below the limit")]
 fn seconds(ticks: u64) -> f64 {
     ticks as f64 / 100.0
@@ -87,9 +89,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_read_from_what_ip_prints() {
+    fn counters_are_parsed_from_the_output_of_ip() {
         let text = r#"[{"ifname":"eth0","stats64":{"rx":{"bytes":10,"packets":2},"tx":{"bytes":300,"packets":4}}}]"#;
-        let counters = Counters::parse(text).expect("they are there");
+        let counters = Counters::parse(text).expect("the counters are present");
         assert_eq!(counters, Counters { rx_bytes: 10, rx_packets: 2, tx_bytes: 300, tx_packets: 4 });
         let before = Counters { rx_bytes: 4, ..Counters::default() };
         assert_eq!((counters.since(before).bytes(), counters.packets()), (306, 6));
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_time_is_of_the_cores_asked_for() {
+    fn kernel_time_is_that_of_the_given_cores() {
         let text = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 400 1000 500 80 16 7000 0 0\ncpu1 100 0 4 5 0 0 0 0 0 0\ncpu10 1 1 1 1 1 1 1 1 1 1\n";
         assert_eq!(in_kernel(text, &[0]), Some(4.96));
         assert_eq!(in_kernel(text, &[0, 1]), Some(5.0));

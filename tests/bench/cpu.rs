@@ -1,10 +1,10 @@
-//! What a mirror costs in time of the cores, on the sender's side.
+//! CPU time that a mirror costs on the sender's side.
 //!
-//! Time in the kernel of the two cores that do all of the work (`/proc/stat`: system, irq and softirq), and what tcpdump needs
-//! outside of it, while the pod moves what it also moves untapped: TCP at half of its maximum, datagrams at half of theirs.
-//! What the same work took untapped in the same round is subtracted, and the rest divided by what was mirrored. The
-//! receiver drops on arrival, yet its cable and that rule are on the same cores, as is the TCP stack that takes tcpdump's
-//! capture. Other programs of the machine are left out with their user time, and are noise with the rest.
+//! Measured is the kernel time of the two cores that do all the work (`/proc/stat`: system, irq and softirq), and the user time of
+//! tcpdump, while the pod has the same load as untapped: TCP at half of its maximum rate, and datagrams at half of theirs. The cost is the
+//! difference to the untapped run of the same round, divided by what was mirrored. The receiver drops frames on arrival, but its veth
+//! device and the drop rule run on the same cores, and so does the TCP stack that receives tcpdump's capture. The user time of other
+//! programs is excluded; their kernel time is noise.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     columns::{Column, Receiver, Running},
     counters::{Counters, kernel_time},
     flood::{self, Flood},
-    held,
+    half_rate,
     iperf::Load,
     rounds::Bench,
     statistics::median,
@@ -21,21 +21,21 @@ use crate::{
 
 const PER_GIGABYTE: &str = "CPU seconds per mirrored GB (TCP at half of its maximum)";
 const PER_MILLION: &str = "CPU seconds per million mirrored frames (UDP 64 B at half of its maximum)";
-/// Bytes of a captured datagram: headers of the capture, Ethernet, IPv4 and UDP, and its payload.
+/// Bytes of a captured datagram: headers of pcap, Ethernet, IPv4 and UDP, and the payload.
 const CAPTURED: u64 = 16 + 14 + 20 + 8 + flood::SIZE as u64;
 
-/// What happened while the pod worked.
+/// What was measured during a load.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Work {
-    /// Core seconds.
+    /// CPU seconds.
     busy: f64,
-    /// Bytes or frames of the pod.
+    /// The pod's gigabytes, or million frames.
     moved: f64,
-    /// Those that were mirrored.
+    /// The mirrored part of these.
     mirrored: f64,
 }
 
-/// By row: column, round, work.
+/// Row, column, round and work.
 type Works = Vec<(&'static str, &'static str, usize, Result<Work, String>)>;
 
 pub fn measure(bench: &Bench<'_>) -> Table {
@@ -46,7 +46,7 @@ pub fn measure(bench: &Bench<'_>) -> Table {
     );
     let seconds = bench.seconds * 2;
     let length = Duration::from_secs(seconds.into());
-    let (bits, datagrams) = match (held::half(bench), half_of_the_datagrams(bench)) {
+    let (bits, datagrams) = match (half_rate::half(bench), half_datagram_rate(bench)) {
         (Ok(bits), Ok(datagrams)) => (bits, datagrams),
         (Err(why), _) | (_, Err(why)) => {
             table.record(PER_GIGABYTE, UNTAPPED, 0, Err(why));
@@ -88,14 +88,14 @@ pub fn measure(bench: &Bench<'_>) -> Table {
     table
 }
 
-fn half_of_the_datagrams(bench: &Bench<'_>) -> Result<f64, String> {
+fn half_datagram_rate(bench: &Bench<'_>) -> Result<f64, String> {
     let length = Duration::from_secs(bench.seconds.into());
     let flood = Flood { flows: 1, receive: false, rate: None, length };
     let samples: Vec<f64> = (0..3).filter_map(|_| flood.run(bench.stage).ok()).collect();
     median(&samples).map(|maximum| maximum / 2.0).ok_or_else(|| "no datagrams arrive".to_owned())
 }
 
-/// Core seconds, what the pod's interface has counted, and bytes of a capture, while something is done.
+/// Runs a load. Returns the CPU seconds, the counters of the pod's interface, and the bytes of tcpdump's capture.
 fn during(
     bench: &Bench<'_>,
     running: &Running<'_>,
@@ -111,7 +111,7 @@ fn during(
     Ok((busy, pod()?.since(counted), captured))
 }
 
-/// What was needed beyond the same work untapped, for each unit that was mirrored.
+/// The CPU time beyond that of the same load untapped, per mirrored unit.
 fn cost(work: Work, untapped: Work) -> Result<f64, String> {
     if untapped.moved <= 0.0 || work.mirrored <= 0.0 {
         return Err("nothing was mirrored".to_owned());
@@ -129,10 +129,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cost_is_what_the_same_work_needs_more() {
+    fn the_cost_is_the_difference_to_the_untapped_load() {
         let untapped = Work { busy: 1.0, moved: 2.0, mirrored: 2.0 };
         assert_eq!(cost(Work { busy: 1.5, moved: 2.0, mirrored: 2.0 }, untapped), Ok(0.25));
-        // Half of the work, and half of that was mirrored.
+        // Half of the load, of which half was mirrored.
         assert_eq!(cost(Work { busy: 1.0, moved: 1.0, mirrored: 0.5 }, untapped), Ok(1.0));
         assert!(cost(Work::default(), untapped).is_err());
     }

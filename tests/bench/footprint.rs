@@ -1,4 +1,4 @@
-//! What a helper pod costs while it has ten taps.
+//! Memory of a helper pod with ten taps.
 
 use podtap_tests::cluster::Sandbox;
 
@@ -13,7 +13,7 @@ pub fn memory(sandbox: &Sandbox, report: &mut Report) {
         ));
     }
     let taps: Vec<String> = (0..10).map(|i| format!("ten-{i}")).collect();
-    // Ten taps on one pod are more than the default policy allows: those over it count on n2 alone.
+    // Ten taps on one pod may exceed the policy. Those beyond the limit count only on n2.
     for tap in &taps {
         sandbox.condition(tap, "DestinationsReady", "True", "");
     }

@@ -11,23 +11,23 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub flows: u32,
-    /// To the tapped pod, instead of from it.
+    /// Whether the tapped pod receives instead of sends.
     pub receive: bool,
     /// Bits per second of each flow, at most.
     pub rate: Option<u64>,
     pub seconds: u32,
 }
 
-/// What has arrived.
+/// What arrived.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
-    /// Gbit/s at the one who receives.
+    /// Gbit/s at the receiving pod.
     pub gigabits: f64,
     pub retransmissions: f64,
 }
 
 impl Load {
-    /// Sends it, and waits for the end.
+    /// Runs the load, and waits for its end.
     pub fn run(self, stage: &Stage) -> Result<Outcome, String> {
         let [flows, seconds, port] = [self.flows, self.seconds, u32::from(IPERF_PORT)].map(|n| n.to_string());
         let (address, rate) = (stage.peer_address.to_string(), self.rate.unwrap_or(0).to_string());
@@ -60,13 +60,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_that_of_the_receiver() {
+    fn the_rate_is_that_of_the_receiving_pod() {
         let text = r#"{"end": {"sum_sent": {"bits_per_second": 9e9, "retransmits": 3}, "sum_received": {"bits_per_second": 8e9}}}"#;
         assert_eq!(parse(text), Ok(Outcome { gigabits: 8.0, retransmissions: 3.0 }));
     }
 
     #[test]
-    fn what_iperf3_complains_of_is_no_sample() {
+    fn an_error_of_iperf3_is_no_sample() {
         assert!(parse(r#"{"end": {}, "error": "unable to connect"}"#).is_err_and(|e| e.contains("unable to connect")));
         assert!(parse(r#"{"end": {}}"#).is_err());
         assert!(parse("").is_err());

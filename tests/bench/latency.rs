@@ -1,7 +1,7 @@
 //! Request and response of 1 KiB, one after the other on one connection.
 //!
-//! Who asks and who answers have a core each: else the scheduler has them share one now and then, with a third of the
-//! latency, and the columns differ by its mood.
+//! Client and server are pinned to a core each. Otherwise the scheduler sometimes runs both on one core, which has a third of the latency,
+//! and the columns are not comparable.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -23,12 +23,12 @@ use crate::{
 const P50: &str = "request/response 1 KiB, p50; receiver drops";
 const P99: &str = "request/response 1 KiB, p99; receiver drops";
 const SIZE: usize = 1024;
-/// Of a read: what takes longer is a failure.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Not measured, at the beginning of each run.
+/// Timeout of a read or write.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests at the start of each run that are not measured.
 const WARM_UP: usize = 200;
-/// Bounds the memory of a run.
-const MOST: usize = 1_000_000;
+/// Limits the memory of a run.
+const MAX_SAMPLES: usize = 1_000_000;
 
 pub fn measure(bench: &Bench<'_>) -> Table {
     let mut table = Table::new("latency").row(P50, "us", "<= 1.05 of untapped").row(P99, "us", "<= 1.10 of untapped");
@@ -50,29 +50,30 @@ pub fn measure(bench: &Bench<'_>) -> Table {
     table
 }
 
-/// Microseconds of each request. The tapped pod asks.
+/// Microseconds of each request. The tapped pod is the client.
 fn run(bench: &Bench<'_>, length: Duration) -> io::Result<Vec<f64>> {
     let stage = bench.stage;
     let address = SocketAddr::new(stage.peer_address.into(), 0);
     let listener = within(&stage.peer, move || TcpListener::bind(address))?;
     let address = listener.local_addr()?;
-    let client = within(&stage.web, move || TcpStream::connect_timeout(&address, PATIENCE))?;
+    let client = within(&stage.web, move || TcpStream::connect_timeout(&address, TIMEOUT))?;
     let (server, _) = listener.accept()?;
     for stream in [&client, &server] {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
     }
-    let [asker, answerer] = [bench.cores.first(), bench.cores.last()].map(|core| core.copied().unwrap_or_default());
-    let answering = thread::spawn(move || stay_on(answerer).map(|()| answer(server)));
-    let asking = thread::spawn(move || stay_on(asker).and_then(|()| ask(client, length)));
-    let samples = asking.join().map_err(|_| io::Error::other("the client panicked"))?;
-    // The client's end is closed, so that the server comes to its end too.
-    answering.join().map_err(|_| io::Error::other("the server panicked"))??;
+    let [client_core, server_core] =
+        [bench.cores.first(), bench.cores.last()].map(|core| core.copied().unwrap_or_default());
+    let responding = thread::spawn(move || stay_on(server_core).map(|()| respond(server)));
+    let requesting = thread::spawn(move || stay_on(client_core).and_then(|()| request(client, length)));
+    let samples = requesting.join().map_err(|_| io::Error::other("the client panicked"))?;
+    // The client has closed its end, so the server ends, too.
+    responding.join().map_err(|_| io::Error::other("the server panicked"))??;
     samples
 }
 
-fn ask(mut stream: TcpStream, length: Duration) -> io::Result<Vec<f64>> {
+fn request(mut stream: TcpStream, length: Duration) -> io::Result<Vec<f64>> {
     let mut message = [7_u8; SIZE];
     let mut samples = Vec::with_capacity(100_000);
     for _ in 0..WARM_UP {
@@ -80,7 +81,7 @@ fn ask(mut stream: TcpStream, length: Duration) -> io::Result<Vec<f64>> {
         stream.read_exact(&mut message)?;
     }
     let start = Instant::now();
-    while start.elapsed() < length && samples.len() < MOST {
+    while start.elapsed() < length && samples.len() < MAX_SAMPLES {
         let sent = Instant::now();
         stream.write_all(&message)?;
         stream.read_exact(&mut message)?;
@@ -89,7 +90,7 @@ fn ask(mut stream: TcpStream, length: Duration) -> io::Result<Vec<f64>> {
     Ok(samples)
 }
 
-fn answer(mut stream: TcpStream) {
+fn respond(mut stream: TcpStream) {
     let mut message = [0_u8; SIZE];
     while stream.read_exact(&mut message).and_then(|()| stream.write_all(&message)).is_ok() {}
 }

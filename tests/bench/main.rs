@@ -1,6 +1,6 @@
-//! `make bench`: the figures that PodTap is judged by, measured in the lab, printed and written to `target/bench`.
+//! `make bench`: measures PodTap's performance in the lab, prints the results and writes them to `target/bench`.
 //!
-//! Absolute figures are of one machine on one day. They are shown, and gate nothing.
+//! Absolute results depend on the machine. They are shown, but no check depends on them.
 
 mod arguments;
 mod columns;
@@ -11,7 +11,7 @@ mod establish;
 mod fields;
 mod flood;
 mod footprint;
-mod held;
+mod half_rate;
 mod interrupt;
 mod iperf;
 mod latency;
@@ -40,7 +40,7 @@ type Comparison = fn(&Bench<'_>) -> Table;
 
 const COMPARISONS: [(&str, Comparison); 7] = [
     ("tcp", tcp::measure),
-    ("held", held::measure),
+    ("half_rate", half_rate::measure),
     ("latency", latency::measure),
     ("udp", udp::measure),
     ("conntrack", conntrack::measure),
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     interrupt::watch();
     let start = Instant::now();
     let _alone = Cluster::alone();
-    stage::sweep();
+    stage::clean_up();
     let directory = Cluster::lab().top().join("target/bench");
     compare(&arguments, start, &directory);
     establish(&arguments, &directory);
@@ -68,35 +68,35 @@ fn main() -> ExitCode {
 }
 
 fn compare(arguments: &Arguments, start: Instant, directory: &Path) {
-    let wanted: Vec<_> = COMPARISONS.into_iter().filter(|(family, _)| arguments.wants(family)).collect();
-    if wanted.is_empty() {
+    let selected: Vec<_> = COMPARISONS.into_iter().filter(|(family, _)| arguments.selects(family)).collect();
+    if selected.is_empty() {
         return;
     }
     let stage = Stage::new();
     let two = TwoCores::confine();
     let bench = Bench::new(&stage, arguments, two.cores.clone(), start);
     println!("cores {:?}; {} rounds of {} s; medians [lowest .. highest]", two.cores, bench.rounds, bench.seconds);
-    for (family, measure) in wanted {
+    for (family, measure) in selected {
         bench.announce(family);
         measure(&bench).finish(directory);
     }
 }
 
-/// How fast a tap is there, and what it holds. Not confined to two cores.
+/// Measures how fast a tap is established, and the memory of helper pods. Not confined to two cores.
 fn establish(arguments: &Arguments, directory: &Path) {
-    if !["establish", "footprint", "cold"].iter().any(|family| arguments.wants(family)) {
+    if !["establish", "footprint", "cold"].iter().any(|family| arguments.selects(family)) {
         return;
     }
     let mut report = report::Report::default();
     let sandbox = Sandbox::alone("bench");
     let pods = [("n1", "web"), ("n2", "peer")].map(|(node, name)| sandbox.pod(name, node, name));
-    if arguments.wants("establish") {
+    if arguments.selects("establish") {
         establish::warm(&sandbox, &pods, &mut report);
     }
-    if arguments.wants("footprint") {
+    if arguments.selects("footprint") {
         footprint::memory(&sandbox, &mut report);
     }
-    if arguments.wants("cold") {
+    if arguments.selects("cold") {
         establish::cold(&sandbox, &pods, &mut report);
     }
     drop(sandbox);

@@ -1,4 +1,4 @@
-//! Rows of figures, as a table for people and as JSON for programs.
+//! Rows of results, as a table for people and as JSON for programs.
 
 use std::{fs, path::Path};
 

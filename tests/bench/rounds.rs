@@ -1,4 +1,4 @@
-//! All columns in turn, round after round, so that what else the machine does meets them all alike.
+//! Measures all columns in each round, so that other load on the machine affects them equally.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub struct Bench<'a> {
     pub rounds: usize,
     /// Length of a measurement.
     pub seconds: u32,
-    /// The cores that do all of the work.
+    /// The cores that do all the work.
     pub cores: Vec<usize>,
     start: Instant,
     budget: Duration,
@@ -26,8 +26,8 @@ impl<'a> Bench<'a> {
         Self { stage, rounds: arguments.rounds, seconds: arguments.seconds, cores, start, budget: arguments.budget }
     }
 
-    /// Calls `measure` in each column and round, with the round's number; a column that cannot be set up goes to `failed`.
-    /// Each round begins with another column, since the first and the last are not always equal.
+    /// Calls `measure` for each column in each round, or `failed` if the column cannot be set up. Each round starts with another column,
+    /// since the order affects the results.
     pub fn compare<State>(
         &self,
         columns: &[Column],
@@ -51,12 +51,12 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Whether to begin no further measurement.
+    /// Whether no further measurement should start.
     pub fn over(&self) -> bool {
         interrupt::stopped() || self.start.elapsed() > self.budget
     }
 
-    /// Shows what is going on.
+    /// Prints what is measured next.
     pub fn announce(&self, family: &str) {
         println!("  {:>4} s  {family}", self.start.elapsed().as_secs());
     }

@@ -1,4 +1,4 @@
-//! What all comparisons need: the tapped pod and its peer on one node, the receiver's node, and two cores for all of it.
+//! The setup of all comparisons: a tapped pod and its peer on one node, the receiver's node, and two cores for all of them.
 
 use std::{
     cell::RefCell,
@@ -55,9 +55,9 @@ impl Stage {
         stage
     }
 
-    /// Ends a server that may hang, and starts a new one.
+    /// Replaces the server, which may hang.
     pub fn restart_server(&self) {
-        // The old one has the port until it is gone.
+        // The old server keeps the port until it ends.
         drop(self.server.take());
         *self.server.borrow_mut() =
             Some(Background::start(&self.peer, &["iperf3", "-s", "-p", &IPERF_PORT.to_string()]));
@@ -68,9 +68,9 @@ impl Stage {
     }
 }
 
-/// Takes away what a bench that was killed has left.
-pub fn sweep() {
-    columns::sweep(&namespace_of_node(Cluster::lab(), "n2"));
+/// Removes what a killed bench left.
+pub fn clean_up() {
+    columns::clean_up(&namespace_of_node(Cluster::lab(), "n2"));
     let namespaces: Vec<Namespace> = Cluster::lab().list_all();
     for name in namespaces.into_iter().filter_map(|namespace| namespace.metadata.name) {
         if name.starts_with("t-bench-") {
@@ -87,21 +87,21 @@ fn address(pod: &Pod) -> Ipv4Addr {
 
 fn node_address(name: &str) -> Ipv4Addr {
     let nodes: Vec<Node> = Cluster::lab().list_all();
-    let node = nodes.into_iter().find(|n| n.metadata.name.as_deref() == Some(name)).expect("the node is there");
+    let node = nodes.into_iter().find(|n| n.metadata.name.as_deref() == Some(name)).expect("the node exists");
     let addresses = node.status.and_then(|s| s.addresses).expect("a node has addresses");
     let mut parsed = addresses.iter().filter_map(|a| a.address.parse::<IpAddr>().ok());
     parsed.find_map(|a| if let IpAddr::V4(a) = a { Some(a) } else { None }).expect("the lab is IPv4")
 }
 
-/// Keeps the calling thread on one core.
+/// Pins the calling thread to one core.
 pub fn stay_on(core: usize) -> io::Result<()> {
     let mut one = CpuSet::new();
     one.set(core)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
 }
 
-/// Keeps this thread, and what it starts, on two cores; dropped, it may use all that it could before.
-/// The virtual cables of the lab do their work on the core of whoever sends, so that the mirror is confined as well.
+/// Pins this thread, and what it starts, to two cores until dropped. The lab's veth devices run on the core of the sender, so this confines
+/// the mirror, too.
 pub struct TwoCores {
     before: CpuSet,
     /// Their numbers.

@@ -1,6 +1,6 @@
-//! What is said about a list of samples.
+//! Statistics of samples.
 
-/// The sample below which `share` of all samples lie, or none of no samples (nearest rank).
+/// The percentile by the nearest-rank method; none without samples.
 pub fn percentile(samples: &[f64], share: f64) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -8,13 +8,13 @@ pub fn percentile(samples: &[f64], share: f64) -> Option<f64> {
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
-        reason = "a place in a list"
+        reason = "an index of a list"
     )]
     let rank = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
 }
 
-/// The sample in the middle, or the mean of the two there.
+/// The median; none without samples.
 pub fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -33,7 +33,7 @@ pub fn spread(samples: &[f64]) -> Option<(f64, f64)> {
     Some((low, high))
 }
 
-/// Each sample as a share of the other list's sample of the same round, where both rounds gave one.
+/// The ratio of both samples of each round that has both.
 pub fn ratios(samples: &[Option<f64>], to: &[Option<f64>]) -> Vec<f64> {
     let pairs = samples.iter().zip(to).filter_map(|(sample, to)| (*sample).zip(*to));
     pairs.filter(|(_, to)| *to > 0.0).map(|(sample, to)| sample / to).collect()
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_is_in_the_middle_whatever_the_order() {
+    fn a_median_does_not_depend_on_the_order() {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[7.0]), Some(7.0));
         assert_eq!(median(&[9.0, 1.0, 5.0]), Some(5.0));
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn one_outlier_moves_the_spread_and_not_the_median() {
+    fn an_outlier_changes_the_spread_but_not_the_median() {
         let samples = [10.0, 11.0, 12.0, 11.0, 1000.0];
         assert_eq!(median(&samples), Some(11.0));
         assert_eq!(spread(&samples), Some((10.0, 1000.0)));
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_samples() {
+    fn percentiles_are_samples_themselves() {
         let samples: Vec<f64> = (1..=100).rev().map(f64::from).collect();
         assert_eq!(percentile(&samples, 0.5), Some(50.0));
         assert_eq!(percentile(&samples, 0.99), Some(99.0));
@@ -71,14 +71,14 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_of_one_round() {
+    fn ratios_compare_samples_of_the_same_round() {
         // The machine was half as fast in the second round: the ratio is the same.
         let (untapped, tapped) = ([Some(10.0), Some(5.0)], [Some(8.0), Some(4.0)]);
         assert_eq!(ratios(&tapped, &untapped), [0.8, 0.8]);
     }
 
     #[test]
-    fn a_round_that_failed_on_either_side_gives_no_ratio() {
+    fn a_round_with_a_failure_has_no_ratio() {
         let (untapped, tapped) = ([Some(10.0), None, Some(4.0), Some(0.0)], [None, Some(4.0), Some(2.0), Some(1.0)]);
         assert_eq!(ratios(&tapped, &untapped), [0.5]);
         assert_eq!(ratios(&tapped, &[]), [0.0; 0]);

@@ -6,18 +6,18 @@ use serde_json::{Value, json};
 
 use crate::statistics::{median, ratios, spread};
 
-/// The column that others are compared with.
+/// The column that all others are compared with.
 pub const UNTAPPED: &str = "untapped";
-/// The column that the product is compared with as well.
+/// The column that PodTap is also compared with.
 pub const PLAIN: &str = "plain";
-/// The product's columns begin with it.
+/// Prefix of PodTap's columns.
 pub const PRODUCT: &str = "PodTap";
 
-/// Rows of one subject.
+/// The rows of one family.
 pub struct Table {
     name: &'static str,
     rows: Vec<Row>,
-    /// Of columns in the order in which they first gave a sample.
+    /// Columns in the order of their first sample.
     columns: Vec<String>,
     failures: Vec<String>,
 }
@@ -41,12 +41,12 @@ impl Table {
         self
     }
 
-    /// A sample of a row, or why there is none.
+    /// Records a sample of a row, or why there is none.
     pub fn record(&mut self, what: &str, column: &str, round: usize, sample: Result<f64, String>) {
         if !self.columns.iter().any(|known| known == column) {
             self.columns.push(column.to_owned());
         }
-        let row = self.rows.iter_mut().find(|row| row.what == what).expect("samples are of a row that was added");
+        let row = self.rows.iter_mut().find(|row| row.what == what).expect("the row was added");
         match sample {
             Ok(value) => {
                 row.samples.entry(column.to_owned()).or_default().insert(round, value);
@@ -55,7 +55,7 @@ impl Table {
         }
     }
 
-    /// As text: a line for each row, and one for each of its columns.
+    /// As text: a line per row, and one per column of it.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for row in &self.rows {
@@ -142,7 +142,7 @@ fn summary(samples: &[f64]) -> String {
     }
 }
 
-/// With as many digits as say something.
+/// Formats a value with its significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => format!("{value:.0}"),
@@ -180,22 +180,22 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_shown_and_counts_as_no_sample() {
+    fn a_failure_is_shown_but_is_no_sample() {
         let mut table = table();
-        table.record("TCP", PLAIN, 2, Err("it hung".to_owned()));
+        table.record("TCP", PLAIN, 2, Err("timed out".to_owned()));
         let text = table.text();
-        assert!(text.contains("failed: TCP, plain, round 3: it hung"), "{text}");
+        assert!(text.contains("failed: TCP, plain, round 3: timed out"), "{text}");
         assert_eq!(table.json()["rows"][0]["columns"]["plain"]["samples"], json!([2.0, 1.0]));
         assert_eq!(table.json()["rows"][0]["columns"]["PodTap"]["of_plain"]["median"], json!(8.0));
     }
 
     #[test]
-    fn a_row_without_samples_says_so() {
+    fn a_row_without_samples_is_not_measured() {
         assert!(Table::new("test").row("TCP", "Gbit/s", "").text().contains("not measured"));
     }
 
     #[test]
-    fn small_numbers_do_not_become_zero() {
+    fn small_values_are_not_rounded_to_zero() {
         assert_eq!([0.0, 0.0012, 0.5, 123.45, 12345.6].map(number), ["0.00", "1.2e-3", "0.50", "123.5", "12346"]);
     }
 }

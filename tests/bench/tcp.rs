@@ -1,4 +1,4 @@
-//! TCP as fast as it goes.
+//! TCP at its maximum rate.
 
 use crate::{
     columns::{Column, Receiver},
@@ -7,7 +7,7 @@ use crate::{
     table::Table,
 };
 
-/// Flows, direction, and the names of the row when the receiver drops and when it decapsulates.
+/// Number of flows, whether the pod receives, and the names of the row when the receiver drops and when it decapsulates.
 const ROWS: [(u32, bool, &str, &str); 4] = [
     (1, false, "TCP, 1 flow, pod sends; receiver drops", "TCP, 1 flow, pod sends; receiver decapsulates"),
     (1, true, "TCP, 1 flow, pod receives; receiver drops", "TCP, 1 flow, pod receives; receiver decapsulates"),

@@ -1,4 +1,4 @@
-//! Datagrams of 64 bytes, each of which costs a mirror as much as a superframe does.
+//! Datagrams of 64 bytes, each of which costs a mirror as much as a GSO packet.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ const LOST: &str = "the same: frames that the capture lost";
 
 pub fn measure(bench: &Bench<'_>) -> Table {
     let table = Table::new("udp");
-    let mut table = ROWS
-        .into_iter()
-        .fold(table, |table, (_, name)| table.row(name, "packets/s", ">= 0.70 of untapped, better than both peers"));
+    let mut table = ROWS.into_iter().fold(table, |table, (_, name)| {
+        table.row(name, "packets/s", ">= 0.70 of untapped, better than both alternatives")
+    });
     table = table.row(LOST, "%", "0");
     bench.compare(
         &Column::all(),

@@ -180,7 +180,7 @@ fn tcp_is_clamped_to_a_smaller_path_mtu() {
         transfer(&scene, false, true, 1 << 20);
         settle(&under, 1 << 20, |frame| mirrored(frame).map_or(0, data));
         let frames = under.stop();
-        let longest = usize::try_from(mtu).expect("it is small") + 14;
+        let longest = usize::try_from(mtu).expect("an MTU fits") + 14;
         assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.maps().counters());
         let content = Content::of(&inner(&frames));
         assert!(content.streams.values().all(Stream::is_whole), "{content}");

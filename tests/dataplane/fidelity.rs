@@ -12,7 +12,7 @@ use podtap_tests::{
 
 use crate::scene::{Scene, same_streams};
 
-/// The EtherTypes of the frames, with the IP protocols.
+/// The Ethernet types of the frames, with the IP protocols.
 fn kinds(frames: &[Frame]) -> BTreeSet<(u16, u8)> {
     let kind = |frame: &Frame| {
         let ether_type = u16::from_be_bytes([frame.bytes[12], frame.bytes[13]]);

@@ -94,10 +94,11 @@ fn two_pods_of_one_tap_share_its_receiver() {
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
     let before = captures.receiver.so_far().len();
     traffic::udp(&scene.client, other.network(), other.addresses[0], &[300; 5]);
-    let to_other = |frame: &podtap_tests::capture::Frame| frame.bytes.len() == 342;
+    let of_other = |frame: &podtap_tests::capture::Frame| frame.bytes.len() == 342;
     podtap_tests::wait::until("the other pod's frames arrive once", std::time::Duration::from_secs(5), || {
-        let count = captures.receiver.count(to_other);
-        if count == 5 { Ok(()) } else { Err(format!("{count} frames after {before}")) }
+        // Five datagrams and their echoes.
+        let count = captures.receiver.count(of_other);
+        if count == 10 { Ok(()) } else { Err(format!("{count} frames after {before}")) }
     });
 }
 

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, sender};
 
-fn only(protocol: Protocol) -> Option<Filter> {
-    Some(Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() })
+fn only(protocol: Protocol) -> Filter {
+    Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() }
 }
 
 fn request(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
@@ -43,7 +43,7 @@ fn counters(node: &Node) -> Value {
 #[test]
 fn a_filter_is_installed_and_changed() {
     let mut scene = Scene::new();
-    let captures = started(&mut scene, |sender| sender.tap.options.filter = only(Protocol::Udp));
+    let captures = started(&mut scene, |sender| sender.tap.options.filter = Some(only(Protocol::Udp)));
     let address = scene.web.addresses[0];
     traffic::ping(&scene.client, address, 200, 3);
     traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
@@ -58,7 +58,7 @@ fn a_filter_is_installed_and_changed() {
         }
     });
     let programs = scene.web.network().programs("eth0");
-    let all = scene.agent.establish(&request(&scene, |sender| sender.tap.options.filter = only(Protocol::Icmp)));
+    let all = scene.agent.establish(&request(&scene, |sender| sender.tap.options.filter = Some(only(Protocol::Icmp))));
     assert_eq!((all.features["ebpf"], all.features["clamp"]), (true, true));
     assert_eq!(all.senders[0].degraded, Vec::<String>::new());
     assert_eq!((scene.web.network().programs("eth0"), executed(&scene, "Configure")), (programs, 1));

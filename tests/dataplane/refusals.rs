@@ -160,7 +160,7 @@ fn the_name_of_a_foreign_device_on_the_node_is_refused() {
 fn the_name_of_a_foreign_device_in_a_pod_is_refused() {
     Refusal::new(|_, _| {}).receiver(
         |receiver, other| {
-            (receiver.interface_name, receiver.pod) = ("eth0".parse().expect("a name"), Some(other.model()))
+            (receiver.interface_name, receiver.pod) = ("eth0".parse().expect("a name"), Some(other.model()));
         },
         Reason::InterfaceNameConflict,
         "eth0",

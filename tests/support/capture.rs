@@ -114,7 +114,7 @@ impl<T: Default + Send + 'static> Capture<T> {
             let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
             move || {
                 read(&socket, &stop, |direction, bytes| {
-                    take(&mut state.lock().expect("no thread panics while it holds the lock"), direction, bytes)
+                    take(&mut state.lock().expect("no thread panics while it holds the lock"), direction, bytes);
                 })
             }
         });

@@ -1,4 +1,4 @@
-//! The ways to mirror that are compared: PodTap, and its peers' as their own tools set them up.
+//! The compared methods of mirroring: PodTap, and those of similar tools as these set them up.
 
 mod plain;
 mod podtap;
@@ -21,16 +21,16 @@ use crate::{
     table::{PLAIN, PRODUCT, UNTAPPED},
 };
 
-/// UDP ports that mirrors send to.
+/// UDP destination ports of mirrored frames.
 pub const PODTAP_PORT: u16 = 14789;
 pub const PLAIN_PORT: u16 = 4789;
 
-/// What the receiving node does with what arrives.
+/// What the receiving node does with mirrored frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receiver {
-    /// Throws it away before it has a cost: the figures are those of the pod's node alone.
+    /// Drops them on arrival, so that only the cost on the pod's node is measured.
     Drops,
-    /// Takes it out of the tunnel and hands it to an interface, or to a program's memory.
+    /// Decapsulates them and delivers them to an interface, or to a program's memory.
     Decapsulates,
 }
 
@@ -38,30 +38,30 @@ pub enum Receiver {
 #[derive(Clone, Debug)]
 pub enum Column {
     Untapped,
-    /// With these fields of the tap's `spec`, and of its destination.
+    /// PodTap, with these fields of the tap's `spec` and of its destination.
     PodTap {
         name: &'static str,
         spec: Value,
         destination: Value,
     },
-    /// A VXLAN device in the pod and u32 filters with mirred, kokotap's way.
+    /// A VXLAN device in the pod and u32 filters with mirred, as kokotap sets them up.
     Plain,
-    /// tcpdump in the pod's network namespace, its output sent to another node over TCP, ksniff's way.
+    /// tcpdump in the pod's network namespace, its output sent to another node over TCP, similar to ksniff.
     Tcpdump,
 }
 
 impl Column {
-    /// The product with fields of `spec` beside targets and destinations.
+    /// PodTap with fields of `spec` other than targets and destinations.
     pub fn podtap(name: &'static str, spec: Value) -> Self {
         Self::PodTap { name, spec, destination: json!({}) }
     }
 
-    /// The product with a receiver that shows superframes: what others do to show frames as on the wire is a cost of its own.
+    /// PodTap with raw frames at the receiver, which avoids the cost of segmentation there.
     pub fn raw() -> Self {
         Self::PodTap { name: "PodTap, raw", spec: json!({}), destination: json!({"raw": true}) }
     }
 
-    /// What all comparisons with the peers have.
+    /// The columns of all comparisons with other tools.
     pub fn all() -> Vec<Self> {
         vec![Self::Untapped, Self::podtap(PRODUCT, json!({})), Self::Plain, Self::Tcpdump]
     }
@@ -75,85 +75,85 @@ impl Column {
         }
     }
 
-    /// Taps the pod, and returns when its frames arrive.
+    /// Starts mirroring, and returns when frames arrive.
     pub fn begin<'a>(&self, stage: &'a Stage, receiver: Receiver) -> Result<Running<'a>, String> {
-        let way = match self {
-            Self::Untapped => Way::None,
+        let method = match self {
+            Self::Untapped => Method::None,
             Self::PodTap { spec, destination, .. } => {
-                Way::PodTap { _there: podtap::Tap::begin(stage, spec, destination)? }
+                Method::PodTap { _guard: podtap::Tap::begin(stage, spec, destination)? }
             }
-            Self::Plain => Way::Plain { _there: plain::Mirror::begin(stage)? },
-            Self::Tcpdump => Way::Tcpdump(tcpdump::Sniffer::begin(stage, receiver)?),
+            Self::Plain => Method::Plain { _guard: plain::Mirror::begin(stage)? },
+            Self::Tcpdump => Method::Tcpdump(tcpdump::Sniffer::begin(stage, receiver)?),
         };
         let at_start = Counters::of(&stage.web, "eth0")?;
-        let mut running = Running { dropped: None, way, stage, at_start };
-        // Filters and samples may leave out what would be sent here.
+        let mut running = Running { dropped: None, method, stage, at_start };
+        // With filters or sampling, the probe may not be mirrored.
         if !matches!(self, Self::PodTap { spec, .. } if *spec != json!({})) {
-            running.prove()?;
+            running.verify()?;
         }
-        if receiver == Receiver::Drops && matches!(running.way, Way::PodTap { .. } | Way::Plain { .. }) {
+        if receiver == Receiver::Drops && matches!(running.method, Method::PodTap { .. } | Method::Plain { .. }) {
             running.dropped = Some(receiver::Drop::begin(stage)?);
         }
         Ok(running)
     }
 }
 
-/// A tapped pod (or one that is not, in the column of that name). Taken back when dropped.
+/// A pod that is being mirrored (or not, in the column `untapped`). Ended when dropped.
 pub struct Running<'a> {
     dropped: Option<receiver::Drop>,
-    way: Way<'a>,
+    method: Method<'a>,
     stage: &'a Stage,
-    /// What the pod's interface had counted when it began.
+    /// Counters of the pod's interface at the start.
     at_start: Counters,
 }
 
-enum Way<'a> {
+enum Method<'a> {
     None,
-    PodTap { _there: podtap::Tap<'a> },
-    Plain { _there: plain::Mirror },
+    PodTap { _guard: podtap::Tap<'a> },
+    Plain { _guard: plain::Mirror },
     Tcpdump(tcpdump::Sniffer),
 }
 
 impl Running<'_> {
-    /// Where mirrored frames come out of the tunnel, on n2.
+    /// The interface on n2 that receives mirrored frames.
     fn interface(&self) -> Option<&'static str> {
-        match self.way {
-            Way::PodTap { .. } => Some(podtap::INTERFACE),
-            Way::Plain { .. } => Some(plain::INTERFACE),
-            Way::None | Way::Tcpdump(_) => None,
+        match self.method {
+            Method::PodTap { .. } => Some(podtap::INTERFACE),
+            Method::Plain { .. } => Some(plain::INTERFACE),
+            Method::None | Method::Tcpdump(_) => None,
         }
     }
 
-    /// Counters of the receiver, for the ways that have an interface there.
+    /// Counters of the receiver, for methods with an interface there.
     pub fn at_receiver(&self) -> Option<Result<Counters, String>> {
         self.interface().map(|interface| Counters::of(&self.stage.n2, interface))
     }
 
-    /// Bytes of the capture that have arrived, for the way that sends one.
+    /// Bytes of the capture that arrived, for the method that sends one.
     pub fn capture_bytes(&self) -> Option<u64> {
-        match &self.way {
-            Way::Tcpdump(sniffer) => Some(sniffer.arrived()),
+        match &self.method {
+            Method::Tcpdump(sniffer) => Some(sniffer.arrived()),
             _ => None,
         }
     }
 
-    /// Seconds that the way's own program has spent outside of the kernel.
+    /// Seconds that the method's program has spent in user space.
     pub fn user_time(&self) -> f64 {
-        match &self.way {
-            Way::Tcpdump(sniffer) => sniffer.user_time(),
+        match &self.method {
+            Method::Tcpdump(sniffer) => sniffer.user_time(),
             _ => 0.0,
         }
     }
 
-    /// Ends the capture, and returns how many frames its kernel buffer has lost, for the way that has one.
+    /// Ends the capture, and returns how many frames it lost, for the method that has one.
     pub fn capture_losses(&mut self) -> Option<Result<u64, String>> {
-        match &mut self.way {
-            Way::Tcpdump(sniffer) => Some(sniffer.end()),
+        match &mut self.method {
+            Method::Tcpdump(sniffer) => Some(sniffer.end()),
             _ => None,
         }
     }
 
-    /// The same as a share of the pod's frames, in percent: a capture is fast when it may lose what it likes.
+    /// Ends the capture, and returns the lost frames in percent of the pod's frames: a capture that loses frames is fast.
     pub fn capture_loss(&mut self) -> Option<Result<f64, String>> {
         let lost = self.capture_losses()?;
         let frames = Counters::of(&self.stage.web, "eth0").map(|now| now.since(self.at_start).packets());
@@ -169,9 +169,9 @@ impl Running<'_> {
         }
     }
 
-    /// That both directions arrive: a column that mirrors nothing would look very good.
-    fn prove(&self) -> Result<(), String> {
-        if matches!(self.way, Way::None) {
+    /// Verifies that frames of both directions arrive: a column that mirrors nothing would look very good.
+    fn verify(&self) -> Result<(), String> {
+        if matches!(self.method, Method::None) {
             return Ok(());
         }
         let (before, start) = (self.arrived()?, Instant::now());
@@ -183,16 +183,16 @@ impl Running<'_> {
                 return Ok(());
             }
             if start.elapsed() > Duration::from_secs(5) {
-                return Err(format!("the mirror carries nothing: {arrived} bytes"));
+                return Err(format!("no mirrored frames arrive: {arrived} bytes"));
             }
         }
     }
 }
 
-/// Takes away what a bench that was killed has left on the receivers' node; the rest goes with its pods.
-pub fn sweep(n2: &Path) {
-    receiver::sweep(n2);
-    plain::sweep(n2);
+/// Removes what a killed bench left on the receivers' node; the rest is deleted with its pods.
+pub fn clean_up(n2: &Path) {
+    receiver::clean_up(n2);
+    plain::clean_up(n2);
 }
 
 fn ping(network: &Path, to: Ipv4Addr) -> Result<(), String> {

@@ -1,14 +1,13 @@
-//! kokotap's way: a VXLAN device in the pod, and a u32 filter that matches everything with mirred, in each direction.
+//! Mirroring as kokotap sets it up: a VXLAN device in the pod, and a u32 filter with mirred that matches everything in each direction.
 //!
-//! kokotap hangs the filter for what the pod sends into a `prio` qdisc at the root; the clsact here costs less, and is on
-//! every kernel.
+//! kokotap attaches the egress filter to a `prio` qdisc at the root. The clsact here costs less, and is available on every kernel.
 
 use std::path::PathBuf;
 
 use super::PLAIN_PORT;
 use crate::{programs::bounded, stage::Stage};
 
-/// In the pod and at the receiver.
+/// The VXLAN device in the pod and at the receiver.
 pub const INTERFACE: &str = "bench-plain";
 const VNI: &str = "7777";
 
@@ -64,7 +63,7 @@ impl Mirror {
 
 impl Drop for Mirror {
     fn drop(&mut self) {
-        // Some are not there, when not all could be made.
+        // Some may be missing if the setup failed.
         let _ = bounded(&self.web, 5, &["tc", "qdisc", "del", "dev", "eth0", "clsact"]);
         for network in [&self.web, &self.n1, &self.n2] {
             let _ = bounded(network, 5, &["ip", "link", "del", INTERFACE]);
@@ -72,7 +71,7 @@ impl Drop for Mirror {
     }
 }
 
-/// Removes what a bench that was killed has left on the receiver's node; the rest has gone with its pods.
-pub fn sweep(n2: &std::path::Path) {
+/// Removes what a killed bench left on the receiver's node; the rest is deleted with its pods.
+pub fn clean_up(n2: &std::path::Path) {
     let _ = bounded(n2, 5, &["ip", "link", "del", INTERFACE]);
 }

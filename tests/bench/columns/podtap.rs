@@ -1,15 +1,15 @@
-//! The product, as a user would tap the pod.
+//! PodTap, as users tap a pod.
 
 use podtap_tests::cluster::Sandbox;
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
 
-/// At the receiver.
+/// The interface at the receiver.
 pub const INTERFACE: &str = "bench-podtap";
 const NAME: &str = "bench";
 
-/// A tap of the pod `web`. Deleted, and waited for, when dropped.
+/// A tap of the pod `web`. Deleted when dropped, which waits until that is done.
 pub struct Tap<'a>(&'a Sandbox);
 
 impl<'a> Tap<'a> {
@@ -25,19 +25,19 @@ impl<'a> Tap<'a> {
         let tap = json!({
             "apiVersion": "podtap.dev/v1alpha1", "kind": "PodTap", "metadata": {"name": NAME}, "spec": spec,
         });
-        // Deleted also when it was taken and does not become ready.
-        let made = Self(&stage.sandbox);
+        // Created before the tap, so that it is deleted even if it does not become ready.
+        let tap_guard = Self(&stage.sandbox);
         stage.sandbox.try_apply(&tap.to_string())?;
         stage.sandbox.kubectl(&["wait", "--for=condition=Ready", "--timeout=30s", "podtap", NAME], "")?;
-        Ok(made)
+        Ok(tap_guard)
     }
 }
 
 impl Drop for Tap<'_> {
     fn drop(&mut self) {
-        let gone = self.0.kubectl(&["delete", "podtap", NAME, "--ignore-not-found", "--timeout=30s"], "");
-        if let Err(message) = gone {
-            eprintln!("the tap does not go: {message}");
+        let deleted = self.0.kubectl(&["delete", "podtap", NAME, "--ignore-not-found", "--timeout=30s"], "");
+        if let Err(message) = deleted {
+            eprintln!("the tap cannot be deleted: {message}");
         }
     }
 }

@@ -1,8 +1,7 @@
-//! A receiving node that throws mirrored frames away as soon as they are there.
+//! A receiving node that drops mirrored frames on arrival.
 //!
-//! nftables' `ingress` hook is the first place after the driver where a rule can do so without changing how frames are
-//! sent: XDP on a virtual cable would forbid superframes, and so change what is measured. Later fragments have no
-//! port, and go by being some.
+//! The `ingress` hook of nftables is the first hook after the driver that does not affect the sender: XDP on a veth device would disable
+//! GSO packets, and so change what is measured. Later fragments have no ports, so all of them are dropped.
 
 use std::path::{Path, PathBuf};
 
@@ -30,11 +29,11 @@ impl Drop {
 
 impl std::ops::Drop for Drop {
     fn drop(&mut self) {
-        sweep(&self.0);
+        clean_up(&self.0);
     }
 }
 
-/// Removes the rule, if it is there.
-pub fn sweep(n2: &Path) {
+/// Removes the rule, if it exists.
+pub fn clean_up(n2: &Path) {
     let _ = bounded(n2, 5, &["nft", "delete", "table", "netdev", TABLE]);
 }

@@ -1,7 +1,7 @@
-//! ksniff's way: tcpdump in the pod's network namespace, its capture sent to another node over TCP.
+//! Capturing as ksniff does: tcpdump in the pod's network namespace, its capture sent to another node over TCP.
 //!
-//! ksniff sends it through the container runtime, the kubelet and the API server. Here tcpdump writes straight into a
-//! TCP connection between the nodes, which is the least that this way can cost.
+//! ksniff sends the capture through the container runtime, the kubelet and the API server. Here tcpdump writes directly to a TCP
+//! connection between the nodes, which is the minimum cost of this method.
 
 use std::{
     io::{self, Read as _},
@@ -29,9 +29,9 @@ use crate::{
     stage::Stage,
 };
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A running tcpdump and who reads what it sends. Ended when dropped.
+/// A running tcpdump, and the reader of its capture. Ended when dropped.
 pub struct Sniffer {
     tcpdump: Background,
     arrived: Arc<AtomicU64>,
@@ -40,25 +40,25 @@ pub struct Sniffer {
 
 impl Sniffer {
     pub fn begin(stage: &Stage, receiver: Receiver) -> Result<Self, String> {
-        let says = |error: io::Error| error.to_string();
+        let message = |error: io::Error| error.to_string();
         let address = SocketAddr::new(stage.n2_address.into(), 0);
-        let listener = within(&stage.n2, move || TcpListener::bind(address)).map_err(says)?;
-        let address = listener.local_addr().map_err(says)?;
-        let near = within(&stage.n1, move || TcpStream::connect_timeout(&address, PATIENCE)).map_err(says)?;
-        let (far, _) = listener.accept().map_err(says)?;
+        let listener = within(&stage.n2, move || TcpListener::bind(address)).map_err(message)?;
+        let address = listener.local_addr().map_err(message)?;
+        let sending = within(&stage.n1, move || TcpStream::connect_timeout(&address, TIMEOUT)).map_err(message)?;
+        let (receiving, _) = listener.accept().map_err(message)?;
         let arrived = Arc::new(AtomicU64::new(0));
         let reader = thread::spawn({
             let arrived = Arc::clone(&arrived);
-            move || read(&far, receiver, &arrived)
+            move || read(&receiving, receiver, &arrived)
         });
         let tcpdump = command(&stage.web, &["tcpdump", "-i", "eth0", "-n", "-U", "-w", "-"])
-            .stdout(Stdio::from(OwnedFd::from(near)))
+            .stdout(Stdio::from(OwnedFd::from(sending)))
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(says)?;
+            .map_err(message)?;
         let sniffer = Self { tcpdump: Background(tcpdump), arrived, reader: Some(reader) };
-        // The header of the file comes when the socket is open.
-        until("tcpdump captures", PATIENCE, || if sniffer.arrived() > 0 { Ok(()) } else { Err("nothing") });
+        // tcpdump writes the file's header when its socket is open.
+        until("tcpdump captures", TIMEOUT, || if sniffer.arrived() > 0 { Ok(()) } else { Err("nothing") });
         Ok(sniffer)
     }
 
@@ -70,22 +70,22 @@ impl Sniffer {
         user_time(self.tcpdump.0.id()).unwrap_or_default()
     }
 
-    /// Ends it as Ctrl-C does; how many frames it lost, by its own account.
+    /// Interrupts it. Returns the number of frames that it lost, as it reports.
     pub fn end(&mut self) -> Result<u64, String> {
         let child = &mut self.tcpdump.0;
-        let mut said = child.stderr.take().ok_or("it has ended before")?;
+        let mut stderr = child.stderr.take().ok_or("tcpdump has already ended")?;
         let pid = i32::try_from(child.id()).map_err(|e| e.to_string())?;
         kill(Pid::from_raw(pid), Signal::SIGINT).map_err(|e| e.to_string())?;
         let start = Instant::now();
         while child.try_wait().map_err(|e| e.to_string())?.is_none() {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > TIMEOUT {
                 return Err("tcpdump does not end".to_owned());
             }
             thread::sleep(Duration::from_millis(5));
         }
         let mut text = String::new();
-        said.read_to_string(&mut text).map_err(|e| e.to_string())?;
-        dropped(&text).ok_or_else(|| format!("tcpdump did not say how many it dropped: {text}"))
+        stderr.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        dropped(&text).ok_or_else(|| format!("tcpdump did not report dropped frames: {text}"))
     }
 }
 
@@ -93,20 +93,20 @@ impl Drop for Sniffer {
     fn drop(&mut self) {
         let _ = self.tcpdump.0.kill();
         let _ = self.tcpdump.0.wait();
-        // The last writer is gone, so that the reader comes to the end.
+        // The writer has ended, so the reader reaches the end.
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
     }
 }
 
-/// Reads to the end: into memory, or, when the receiver drops, so that the kernel throws the bytes away itself.
+/// Reads to the end: into memory or, if the receiver drops, with a flag that makes the kernel discard the bytes.
 fn read(stream: &TcpStream, receiver: Receiver, arrived: &AtomicU64) {
     let mut buffer = vec![0_u8; 1 << 18];
     let flags = if receiver == Receiver::Drops { libc::MSG_TRUNC } else { 0 };
     loop {
         #[expect(unsafe_code, reason = "std has no flags for recv")]
-        // SAFETY: the buffer is live and as long as said; with MSG_TRUNC, tcp(7), nothing is written into it.
+        // SAFETY: the buffer is live and has the given length; with MSG_TRUNC, tcp(7), nothing is written to it.
         let read = unsafe { libc::recv(stream.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
         match u64::try_from(read) {
             Ok(0) => return,
@@ -119,7 +119,7 @@ fn read(stream: &TcpStream, receiver: Receiver, arrived: &AtomicU64) {
     }
 }
 
-/// From what tcpdump says at its end.
+/// Parses the number of dropped frames from tcpdump's summary.
 fn dropped(text: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.contains("dropped by kernel"))?;
     line.split_whitespace().next()?.parse().ok()
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tcpdump_says_what_it_lost() {
+    fn the_number_of_dropped_frames_is_parsed() {
         let text = "tcpdump: listening on eth0\n^C10 packets captured\n52 packets received by filter\n42 packets dropped by kernel\n";
         assert_eq!(dropped(text), Some(42));
         assert_eq!(dropped("tcpdump: no suitable device found"), None);

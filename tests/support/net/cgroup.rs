@@ -34,7 +34,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            until("the cgroup's processes are gone", Duration::from_secs(10), || remove(&self.0));
+            until("the cgroup's processes have ended", Duration::from_secs(10), || remove(&self.0));
         }
         // After a failed test, removes as much as possible.
         let _ = remove(&self.0);

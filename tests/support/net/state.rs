@@ -140,9 +140,9 @@ impl Snapshot {
     /// The lines that are only in this one, and those that are only in the other.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<String> {
-        let gone = self.lines.iter().filter(|line| !other.lines.contains(line)).map(|line| format!("- {line}"));
+        let removed = self.lines.iter().filter(|line| !other.lines.contains(line)).map(|line| format!("- {line}"));
         let new = other.lines.iter().filter(|line| !self.lines.contains(line)).map(|line| format!("+ {line}"));
-        gone.chain(new).collect()
+        removed.chain(new).collect()
     }
 }
 
