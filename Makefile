@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test repo dataplane kernels e2e bench lint crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo test repo dataplane kernels e2e bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
 NODES ?= 2
 LAB := target/lab/bin/lab
@@ -47,8 +47,14 @@ lint: build-prerequisites ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+doc: build-prerequisites ## rustdoc of every crate, private items included, without warnings; in target/doc
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+deny: ## licences, sources and banned crates of all dependencies (deny.toml)
+	@tests/deny.sh
+
 crds: build-prerequisites ## crds/ from the Rust types
-	cargo run -q -p podtap-operator --locked -- crds --output crds
+	cargo run -q -p podtap-controller --locked -- crds --output crds
 
 manifests: crds lab ## deploy/install.yaml from the chart
 	$(LAB) binaries

@@ -8,18 +8,19 @@ if [ "${1:-}" = --lab ]; then profile=${PROFILE:-lab-image} archive=target/lab/p
 version=$(sed -n 's/^appVersion: //p' deploy/chart/podtap/Chart.yaml)
 host=$(rustc -vV | sed -n 's/^host: //p')
 # Naming the target, although it is the host's, keeps the flags from build scripts and derive macros.
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile "$profile" --locked --target "$host" -p podtap-operator -p tap-helper
+RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile "$profile" --locked --target "$host" -p podtap-controller -p podtap-agent -p tap-helper
 built=target/$host/$profile
+binaries=(podtap-controller podtap-agent tap-helper)
 if [ "${1:-}" = --lab ]; then
   # A tag of its own for each content, so that pods are replaced exactly when something has changed.
-  version+=-$(cat "$built/podtap-operator" "$built/tap-helper" | sha256sum | cut -c1-12)
+  version+=-$(cat "${binaries[@]/#/$built/}" | sha256sum | cut -c1-12)
   echo "$version" >target/lab/podtap-image.tag
 fi
 name=${IMAGE:-podtap.dev/podtap:$version}
-# The operator contains libpcap, whose licence requires its notice beside the program.
+# libpcap is linked into the controller, and its licence requires the notice to ship with it.
 notice=/usr/share/doc/libpcap-dev/copyright
 target/lab/bin/lab image "$name" "$archive" \
-  --entrypoint '["/podtap-operator"]' --user 65532:65532 \
-  podtap-operator="$built/podtap-operator" tap-helper="$built/tap-helper" \
+  --entrypoint '["/podtap-controller"]' --user 65532:65532 \
+  $(for binary in "${binaries[@]}"; do echo "$binary=$built/$binary"; done) \
   $([ ! -f $notice ] || echo "licenses/libpcap=$notice")
 echo "$archive: $name, $(du -h --apparent-size "$archive" | cut -f1)"

@@ -32,7 +32,9 @@ trap finish EXIT
 
 step prerequisites tests/prerequisites.sh
 machine >target/machine.before
-if [ "${CI:-}" = true ]; then step lint make --no-print-directory lint; fi
+if [ "${CI:-}" = true ]; then
+  for check in lint doc deny; do step $check make --no-print-directory $check; done
+fi
 step repo make --no-print-directory repo
 step dataplane make --no-print-directory dataplane
 # What depends on the kernel most; `make kernels` runs the whole tier there.

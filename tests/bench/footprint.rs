@@ -23,7 +23,7 @@ pub fn memory(sandbox: &Sandbox, report: &mut Report) {
             .on_node(
                 node,
                 "for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' < $p/cmdline 2>/dev/null)\" in \
-                 '/tap-helper serve'*|'/podtap-operator agent'*) sed -n 's/^VmRSS:[ \\t]*\\([0-9]*\\) kB/\\1/p' $p/status;; esac; done",
+                 '/tap-helper serve'*|'/podtap-agent'*) sed -n 's/^VmRSS:[ \\t]*\\([0-9]*\\) kB/\\1/p' $p/status;; esac; done",
             )
             .expect("the node runs");
         let sizes: Vec<f64> = listing.split_whitespace().filter_map(|n| n.parse().ok()).collect();

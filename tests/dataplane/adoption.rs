@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use podtap_model::Direction;
 use podtap_tests::{
-    net::{Helper, Network, traffic},
+    net::{Desired, Helper, Network, traffic},
     wait::until,
 };
-use tap_wire::{Desired, Direction};
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
 
@@ -132,7 +132,7 @@ fn a_filter_without_a_program_gets_one_in_its_place() {
 fn two_helpers_of_one_node_do_not_work_at_once() {
     let mut scene = Scene::new();
     let _captures = scene.tap_to_far(Direction::Both);
-    let (status, _, error) = Helper::once(&scene.node, &["apply", "FILE"], r#"{"generation": 1}"#);
+    let (status, _, error) = Helper::once(&scene.node, &["apply", "FILE"], "{}");
     assert!(!status.success() && error.contains("another tap-helper works on this node"), "{error}");
     assert_eq!(scene.web.network().tunnels().len(), 1);
 }
@@ -151,12 +151,12 @@ fn killed_in_the_middle_again_and_again() {
     );
     let nothing = Desired::default();
     for round in 0..24 {
-        let before_this = scene.helper.log().matches("event=done").count();
-        scene.agent.want(if round % 3 == 2 { &nothing } else { &wanted });
+        let before_this = scene.helper.log().matches(": done step=").count();
+        scene.agent.request(if round % 3 == 2 { &nothing } else { &wanted });
         // Later in each round, as the log tells; at the latest when it has come to its end.
         until("it has come that far", Duration::from_secs(10), || {
-            let done = scene.helper.log().matches("event=done").count() - before_this;
-            if done >= round % 8 || scene.agent.has_spoken() { Ok(()) } else { Err(format!("{done} steps")) }
+            let done = scene.helper.log().matches(": done step=").count() - before_this;
+            if done >= round % 8 || scene.agent.has_message() { Ok(()) } else { Err(format!("{done} steps")) }
         });
         scene.helper.kill();
         scene.helper = Helper::start(&scene.node);
@@ -167,7 +167,7 @@ fn killed_in_the_middle_again_and_again() {
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.traffic();
     captures.same(&scene, |_| true);
-    scene.agent.want(&nothing);
+    scene.agent.request(&nothing);
     scene.agent.until("all is gone", |report| report.senders.is_empty() && report.receivers.is_empty());
     assert_eq!(before.0.differences(&scene.web.network().snapshot()), [""; 0]);
     assert_eq!(before.1.differences(&scene.node.network().snapshot()), [""; 0]);

@@ -7,22 +7,27 @@ use std::{
     time::Duration,
 };
 
+use podtap_model::{MirrorOptions, Oversize, Truncate};
 use podtap_tests::{
     capture::{Capture, Frame},
     emulated,
     streams::{Content, Stream, segment},
     wait::until,
 };
-use tap_helper::bpf::{Oversize, Programs, Settings, Truncate, frame_limit};
+use tap_helper::bpf::{Programs, Settings, frame_limit};
 
 use crate::bpf_scene::{POD, Scene};
 
 fn scene(settings: &Settings) -> (Scene, Programs) {
     let scene = Scene::with_tunnel(1500);
     let programs = Programs::load(settings, None).expect("they load");
-    scene.attach_fit(&programs);
+    scene.attach_clamp(&programs);
     scene.attach(&programs);
     (scene, programs)
+}
+
+fn truncated(truncate: Truncate) -> Settings {
+    Settings { options: MirrorOptions { truncate: Some(truncate), ..MirrorOptions::default() }, ..fitted() }
 }
 
 fn fitted() -> Settings {
@@ -127,7 +132,7 @@ fn fits(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: u
     settle(&under, bytes, |frame| mirrored(frame).map_or(0, data));
     let frames = under.stop();
     let (fragments, longest) = wire(&frames);
-    let counters = programs.running().counters().expect("they can be read");
+    let counters = programs.maps().counters().expect("they can be read");
     println!(
         "IPv6: {ipv6}, from the pod: {from_pod}; {} frames, {fragments} fragments, longest {longest}",
         frames.len()
@@ -176,7 +181,7 @@ fn narrow_paths() {
         settle(&under, 1 << 20, |frame| mirrored(frame).map_or(0, data));
         let frames = under.stop();
         let longest = usize::try_from(mtu).expect("it is small") + 14;
-        assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.running().counters());
+        assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.maps().counters());
         let content = Content::of(&inner(&frames));
         assert!(content.streams.values().all(Stream::is_whole), "{content}");
     }
@@ -186,13 +191,13 @@ fn narrow_paths() {
 #[test]
 fn what_is_short_enough_is_not_cut() {
     for (bytes, whole) in [(1514, true), (4096, true), (65_535, true), (1513, false)] {
-        let (scene, programs) = scene(&Settings { truncate: Some(Truncate::Bytes(bytes)), ..fitted() });
+        let (scene, programs) = scene(&truncated(Truncate { bytes: Some(bytes), headers_only: false }));
         let copies = Capture::start(scene.far.path(), "copy0");
         transfer(&scene, false, true, 1 << 20);
         // A truncated segment carries less than its header says, and so no data that could be summed up.
         settle(&copies, if whole { 1 << 20 } else { 21 }, |frame| if whole { data(&frame.bytes) } else { 1 });
         let content = Content::of(&copies.stop());
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         let arrived = content.streams.values().any(|stream| stream.is_whole() && stream.bytes.len() == 1 << 20);
         assert_eq!((arrived, counters.truncated.frames == 0), (whole, whole), "{bytes}: {counters:?}\n{content}");
         assert_eq!(counters.failed.frames, 0);
@@ -211,7 +216,7 @@ fn segments_that_come_alone_are_split() {
         for from_pod in [true, false] {
             fits(&scene, &programs, ipv6, from_pod, 4 << 20);
         }
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         assert!(counters.egress.mirrored.frames > 2900, "{counters:?}");
     }
 }
@@ -234,17 +239,21 @@ fn what_cannot_be_fitted_is_fragmented_or_cut_and_counted() {
     for (oversize, lengths, fragments) in
         [(Oversize::Fragment, [142, 1464, 1465, 1514], 4), (Oversize::Truncate, [142, 1464, 1464, 1464], 0)]
     {
-        let (scene, programs) = scene(&Settings { oversize, ..fitted() });
+        let (scene, programs) =
+            scene(&Settings { options: MirrorOptions { oversize, ..MirrorOptions::default() }, ..fitted() });
         assert_eq!(datagrams(&scene, &[100, 1422, 1423, 1472]), (lengths.to_vec(), fragments), "{oversize:?}");
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         assert_eq!((counters.oversized.frames, counters.failed.frames), (2, 0));
     }
 }
 
 #[test]
 fn copies_are_cut() {
-    for (truncate, lengths) in [(Truncate::Bytes(64), [60, 64, 64]), (Truncate::Headers, [42, 42, 42])] {
-        let (scene, programs) = scene(&Settings { truncate: Some(truncate), ..fitted() });
+    for (truncate, lengths) in [
+        (Truncate { bytes: Some(64), headers_only: false }, [60, 64, 64]),
+        (Truncate { bytes: None, headers_only: true }, [42, 42, 42]),
+    ] {
+        let (scene, programs) = scene(&truncated(truncate));
         assert_eq!(datagrams(&scene, &[18, 500, 1472]), (lengths.to_vec(), 0), "{truncate:?}");
         let copies = Capture::start(scene.far.path(), "copy0");
         transfer(&scene, false, true, 1 << 20);
@@ -253,15 +262,15 @@ fn copies_are_cut() {
         let tcp: Vec<_> = copies.stop().into_iter().filter(is_tcp).collect();
         let headers = |frame: &Frame| 34 + usize::from(frame.bytes[46] >> 4) * 4;
         let wanted = |frame: &Frame| match truncate {
-            Truncate::Headers => frame.bytes.len() == headers(frame),
+            Truncate { headers_only: true, .. } => frame.bytes.len() == headers(frame),
             // The kernel keeps what it needs for a checksum: here less than that.
-            Truncate::Bytes(_) => frame.bytes.len() <= 66,
+            Truncate { .. } => frame.bytes.len() <= 66,
         };
         let wrong = tcp.iter().find(|frame| !wanted(frame));
         assert!(wrong.is_none() && tcp.len() > 20, "{wrong:?}");
         // The length in the header is that of the whole.
         assert!(tcp.iter().any(|frame| u16::from_be_bytes([frame.bytes[16], frame.bytes[17]]) > 1000));
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         assert!(counters.truncated.frames > 10 && counters.failed.frames == 0, "{counters:?}");
     }
 }

@@ -5,10 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use podtap_model::{Deduplicate, Limit, Match, MirrorOptions, PortRange, Protocol, Sample, Truncate};
 use podtap_tests::wait::until;
-use tap_helper::bpf::{Counters, Filter, Limit, Match, Network, Programs, Protocol, Settings, Truncate, Which};
+use tap_helper::bpf::{Counters, ProgramKind, Programs, Settings};
 
-use crate::bpf_frames::Chance;
+use crate::{
+    bpf_frames::Chance,
+    bpf_scene::{filtering, with},
+};
 
 /// One end of a flow.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -37,23 +41,33 @@ fn frame(protocol: u8, from: End, to: End, flags: u8, ipv6: bool) -> Vec<u8> {
     frame
 }
 
+fn sampling(one_in_flows: u32) -> Settings {
+    with(MirrorOptions { sample: Some(Sample { one_in_flows }), ..MirrorOptions::default() })
+}
+
+fn limited(bits_per_second: u64, packets_per_second: u64) -> Settings {
+    let limit =
+        Limit { bits_per_second: Some(bits_per_second.into()), packets_per_second: Some(packets_per_second.into()) };
+    with(MirrorOptions { limit: Some(limit), ..MirrorOptions::default() })
+}
+
 fn load(settings: &Settings) -> Programs {
     Programs::load(settings, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn copied(programs: &Programs, which: Which, frame: &[u8]) -> bool {
-    programs.try_out(which, frame, &[]).expect("it runs").0 == -1
+fn copied(programs: &Programs, which: ProgramKind, frame: &[u8]) -> bool {
+    programs.test_run(which, frame, &[]).expect("it runs").0 == -1
 }
 
 fn counters(programs: &Programs) -> Counters {
-    programs.running().counters().expect("they can be read")
+    programs.maps().counters().expect("they can be read")
 }
 
 #[test]
 fn a_sample_is_of_whole_flows_and_of_the_right_share() {
     let mut chance = Chance::new(5);
     for (one_in_flows, ipv6) in [(2, false), (10, false), (10, true), (100, true)] {
-        let settings = Settings { one_in_flows, ..Settings::default() };
+        let settings = sampling(one_in_flows);
         // Two nodes.
         let (here, there) = (load(&settings), load(&settings));
         let (mut kept, flows) = (0_u32, 10_000);
@@ -65,10 +79,10 @@ fn a_sample_is_of_whole_flows_and_of_the_right_share() {
             let out = frame(protocol, client, server, 2, ipv6);
             let back = frame(protocol, server, client, 0x12, ipv6);
             let verdicts = [
-                copied(&here, Which::Egress, &out),
-                copied(&here, Which::Ingress, &back),
-                copied(&there, Which::Ingress, &out),
-                copied(&there, Which::Egress, &back),
+                copied(&here, ProgramKind::Egress, &out),
+                copied(&here, ProgramKind::Ingress, &back),
+                copied(&there, ProgramKind::Ingress, &out),
+                copied(&there, ProgramKind::Egress, &back),
             ];
             assert!(verdicts.iter().all(|verdict| *verdict == verdicts[0]), "{client:?} {server:?} {verdicts:?}");
             kept += u32::from(verdicts[0]);
@@ -90,13 +104,13 @@ fn rate(settings: &Settings, frame: &[u8]) -> (f64, f64) {
     // What a bucket holds at first does not count.
     let first = Instant::now();
     while first.elapsed() < Duration::from_millis(100) {
-        copied(&programs, Which::Egress, frame);
+        copied(&programs, ProgramKind::Egress, frame);
     }
     let (before, start) = (counters(&programs), Instant::now());
     let (mut last, mut idle) = (start, Duration::ZERO);
     while start.elapsed() < Duration::from_secs(2) {
-        copied(&programs, Which::Egress, frame);
-        copied(&programs, Which::Ingress, frame);
+        copied(&programs, ProgramKind::Egress, frame);
+        copied(&programs, ProgramKind::Ingress, frame);
         // A bucket makes up for a pause of 50 ms. Longer ones, when the machine does something else, are the test's.
         idle += last.elapsed().saturating_sub(Duration::from_millis(50));
         last = Instant::now();
@@ -120,21 +134,24 @@ fn a_limit_is_kept_by_both_directions_together() {
         println!("{what}: {got:.0} per second of {wanted:.0}");
         assert!((got / wanted - 1.0).abs() < 0.05, "{what}: {got} per second of {wanted}");
     };
-    let limit = |bits_per_second, packets_per_second| Settings {
-        limit: Limit { bits_per_second, packets_per_second },
-        ..Settings::default()
-    };
+    let limit = limited;
     within("bits", rate(&limit(10_000_000, 0), &long).1, 10e6);
     within("few bits", rate(&limit(1_000_000, 0), &long).1, 1e6);
     within("frames", rate(&limit(0, 1000), &long).0, 1000.0);
     within("both, frames count", rate(&limit(100_000_000, 500), &long).0, 500.0);
     // A copy that is cut counts with what is left of it.
-    let cut = Settings { truncate: Some(Truncate::Bytes(100)), ..limit(1_000_000, 0) };
+    let cut = Settings {
+        options: MirrorOptions {
+            truncate: Some(Truncate { bytes: Some(100), headers_only: false }),
+            ..limit(1_000_000, 0).options
+        },
+        ..Settings::default()
+    };
     within("cut frames", rate(&cut, &long).0, 1e6 / 800.0);
     // Where there is no limit, or none that is reached, nothing is held back.
     let programs = load(&limit(100_000_000_000, 100_000_000_000));
-    assert!((0..10_000).all(|_| copied(&programs, Which::Egress, &long)));
-    assert_eq!(counters(&programs).egress.over_limit.frames, 0);
+    assert!((0..10_000).all(|_| copied(&programs, ProgramKind::Egress, &long)));
+    assert_eq!(counters(&programs).egress.rate_limited.frames, 0);
 }
 
 /// Fragments of a datagram, IPv4 or IPv6: the first, and another one.
@@ -164,52 +181,48 @@ fn fragments(id: u8, port: u16, ipv6: bool) -> [Vec<u8>; 2] {
 fn a_low_limit_holds_nothing_back_below_it() {
     let ends = [End { address: [10, 0, 0, 1], port: 1000 }, End { address: [10, 0, 0, 2], port: 2000 }];
     let short = frame(17, ends[0], ends[1], 0, false);
-    let limit = |bits_per_second, packets_per_second| {
-        load(&Settings { limit: Limit { bits_per_second, packets_per_second }, ..Settings::default() })
-    };
+    let limit = |bits_per_second, packets_per_second| load(&limited(bits_per_second, packets_per_second));
     let programs = limit(0, 5);
     for _ in 0..6 {
-        assert!(copied(&programs, Which::Egress, &short));
+        assert!(copied(&programs, ProgramKind::Egress, &short));
         thread::sleep(Duration::from_millis(220));
     }
     // A frame of 12,000 bits at 50,000 per second is paid back after 240 ms.
     let mut long = short.clone();
     long.resize(1500, 0);
     let programs = limit(50_000, 0);
-    assert!(copied(&programs, Which::Egress, &long) && !copied(&programs, Which::Egress, &short));
+    assert!(copied(&programs, ProgramKind::Egress, &long) && !copied(&programs, ProgramKind::Egress, &short));
     until("the debt is paid", Duration::from_secs(5), || {
-        if copied(&programs, Which::Egress, &short) { Ok(()) } else { Err("not yet") }
+        if copied(&programs, ProgramKind::Egress, &short) { Ok(()) } else { Err("not yet") }
     });
     // The highest rate that there may be.
     let programs = limit(100_000_000_000, 100_000_000_000);
     for _ in 0..3 {
-        assert!((0..10).all(|_| copied(&programs, Which::Egress, &long)));
+        assert!((0..10).all(|_| copied(&programs, ProgramKind::Egress, &long)));
         thread::sleep(Duration::from_millis(60));
     }
 }
 
 #[test]
 fn later_fragments_follow_the_first() {
-    let port = |port| Match { ports: vec![(port, port)], ..Match::default() };
-    let wanted = |include: Vec<Match>, exclude: Vec<Match>| {
-        load(&Settings { filter: Filter { include, exclude, expression: vec![] }, ..Settings::default() })
-    };
+    let port = |port| Match { ports: vec![PortRange { port, end_port: None }], ..Match::default() };
+    let wanted = |include: Vec<Match>, exclude: Vec<Match>| load(&filtering(include, exclude));
     for ipv6 in [false, true] {
         let both = |programs: &Programs, fragments: &[Vec<u8>; 2]| {
-            [0, 1].map(|number: usize| copied(programs, Which::Ingress, &fragments[number]))
+            [0, 1].map(|number: usize| copied(programs, ProgramKind::Ingress, &fragments[number]))
         };
         let include = wanted(vec![port(53)], vec![]);
         assert_eq!(both(&include, &fragments(1, 53, ipv6)), [true, true]);
         assert_eq!(both(&include, &fragments(2, 54, ipv6)), [false, false]);
         // Without the first one: copied, as far as the rest of a rule does not speak against it.
-        assert!(copied(&include, Which::Ingress, &fragments(3, 54, ipv6)[1]));
+        assert!(copied(&include, ProgramKind::Ingress, &fragments(3, 54, ipv6)[1]));
         let exclude = wanted(vec![], vec![port(53)]);
         assert_eq!(both(&exclude, &fragments(1, 53, ipv6)), [false, false]);
-        assert!(copied(&exclude, Which::Ingress, &fragments(3, 53, ipv6)[1]));
+        assert!(copied(&exclude, ProgramKind::Ingress, &fragments(3, 53, ipv6)[1]));
         let tcp = Match { protocol: Some(Protocol::Tcp), ..port(53) };
-        assert!(!copied(&wanted(vec![tcp], vec![]), Which::Ingress, &fragments(3, 53, ipv6)[1]));
+        assert!(!copied(&wanted(vec![tcp], vec![]), ProgramKind::Ingress, &fragments(3, 53, ipv6)[1]));
         // A sample takes all of a datagram or nothing.
-        let sample = load(&Settings { one_in_flows: 3, ..Settings::default() });
+        let sample = load(&sampling(3));
         for id in 0..100 {
             let [first, later] = both(&sample, &fragments(id, 1000 + u16::from(id), ipv6));
             assert_eq!(first, later, "{id}");
@@ -219,8 +232,9 @@ fn later_fragments_follow_the_first() {
 
 #[test]
 fn flows_between_tapped_pods_are_copied_where_they_were_accepted() {
-    let pods = Network { address: [10, 0, 0, 0].into(), prefix: 8 };
-    let settings = Settings { deduplicate: Some(vec![pods]), ..Settings::default() };
+    let pods = "10.0.0.0/8".parse().expect("a CIDR");
+    let deduplicate = Deduplicate { pod_cidrs: Some(vec![pods]), service_cidrs: None };
+    let settings = with(MirrorOptions { deduplicate: Some(deduplicate), ..MirrorOptions::default() });
     let pod = |last| [10, 0, 0, last];
     let (mut frames, mut number) = (0, 0);
     let mut check =
@@ -230,8 +244,11 @@ fn flows_between_tapped_pods_are_copied_where_they_were_accepted() {
             for (answer, flags) in script {
                 let (from, to) = if *answer { (server, client) } else { (client, server) };
                 let frame = frame(protocol, from, to, *flags, false);
-                let (client_way, server_way) =
-                    if *answer { (Which::Ingress, Which::Egress) } else { (Which::Egress, Which::Ingress) };
+                let (client_way, server_way) = if *answer {
+                    (ProgramKind::Ingress, ProgramKind::Egress)
+                } else {
+                    (ProgramKind::Egress, ProgramKind::Ingress)
+                };
                 let verdicts = (copied(&there, server_way, &frame), copied(&here, client_way, &frame));
                 assert_eq!(verdicts, (at_server, at_client), "check {number}, {answer} {flags:#x}");
                 frames += 1;

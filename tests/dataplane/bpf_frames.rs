@@ -2,8 +2,8 @@
 
 use std::{net::IpAddr, process::Command};
 
+use podtap_model::{Filter, Instruction, IpNet, Match, PortRange, Protocol};
 use podtap_tests::pcap::output;
-use tap_helper::bpf::{Filter, Instruction, Match, Network, Protocol};
 
 /// xorshift64: the same frames and filters in every run with a seed.
 pub struct Chance(u64);
@@ -138,7 +138,7 @@ fn transport(chance: &mut Chance, ipv6: bool) -> (u8, Vec<u8>) {
     }
 }
 
-/// A filter with rules; with `one`, of a single rule.
+/// Settings with filter rules; with `one`, with a single rule.
 pub fn filter(chance: &mut Chance, one: bool) -> Filter {
     let mut rules = |limit| (0..chance.below(limit)).map(|_| rule(chance)).collect::<Vec<_>>();
     let (mut include, mut exclude) = (rules(4), rules(3));
@@ -148,34 +148,33 @@ pub fn filter(chance: &mut Chance, one: bool) -> Filter {
         rule.ports.truncate(1);
         (include, exclude) = (vec![rule], vec![]);
     }
-    Filter { include, exclude, expression: vec![] }
+    Filter { include, exclude, expression: None }
 }
 
 fn rule(chance: &mut Chance) -> Match {
     use Protocol::{Icmp, Icmpv6, Sctp, Tcp, Udp};
     let protocol = chance.of(&[None, Some(Tcp), Some(Udp), Some(Sctp), Some(Tcp), Some(Icmp), Some(Icmpv6)]);
-    let mut ports: Vec<_> = (0..chance.of(&[0, 1, 2])).map(|_| (chance.of(&PORTS), chance.of(&PORTS))).collect();
-    for (first, last) in &mut ports {
-        if chance.one_in(2) {
-            *last = *first;
-        }
-        (*first, *last) = (*first.min(last), *first.max(last));
+    let port = |chance: &mut Chance| PortRange { port: chance.of(&PORTS), end_port: Some(chance.of(&PORTS)) };
+    let mut ports: Vec<_> = (0..chance.of(&[0, 1, 2])).map(|_| port(chance)).collect();
+    for range in &mut ports {
+        let (first, last) = (range.port, range.last());
+        *range = PortRange { port: first.min(last), end_port: Some(first.max(last)).filter(|_| !chance.one_in(2)) };
     }
-    let networks = (0..chance.of(&[0, 0, 1, 2]))
+    let cidrs = (0..chance.of(&[0, 0, 1, 2]))
         .map(|_| {
             let address: IpAddr = chance.of(&ADDRESSES).parse().expect("an address");
             let prefixes: &[u8] = if address.is_ipv6() { &[0, 1, 16, 47, 48, 64, 128] } else { &[0, 1, 8, 15, 24, 32] };
-            Network { address, prefix: chance.of(prefixes) }
+            IpNet::new(address, chance.of(prefixes)).expect("a prefix of the family")
         })
         .collect();
-    Match { protocol, ports, networks }
+    Match { protocol, ports, cidrs }
 }
 
 /// How a reader writes the parts of a filter.
 pub struct Language {
     protocol: fn(Protocol) -> &'static str,
     ports: fn(u16, u16) -> String,
-    network: fn(&Network, &str) -> String,
+    network: fn(&IpNet, &str) -> String,
     everything: &'static str,
 }
 
@@ -184,8 +183,8 @@ pub const PCAP: Language = Language {
     protocol: name,
     ports: |first, last| format!("portrange {first}-{last}"),
     network: |network, side| {
-        let family = if network.address.is_ipv6() { "ip6" } else { "ip" };
-        format!("{family} {side} net {}/{}", base(network), network.prefix)
+        let family = if network.addr().is_ipv6() { "ip6" } else { "ip" };
+        format!("{family} {side} net {}/{}", network.network(), network.prefix_len())
     },
     everything: "greater 1",
 };
@@ -198,11 +197,11 @@ pub const DISPLAY: Language = Language {
         format!("({} or {} or {})", of("tcp"), of("udp"), of("sctp"))
     },
     network: |network, side| {
-        let family = if network.address.is_ipv6() { "ipv6" } else { "ip" };
+        let family = if network.addr().is_ipv6() { "ipv6" } else { "ip" };
         // A prefix of no bits is no network to it.
-        match network.prefix {
+        match network.prefix_len() {
             0 => family.to_owned(),
-            prefix => format!("{family}.{side} == {}/{prefix}", network.address),
+            prefix => format!("{family}.{side} == {}/{prefix}", network.addr()),
         }
     },
     everything: "frame",
@@ -218,17 +217,6 @@ fn name(protocol: Protocol) -> &'static str {
     }
 }
 
-fn base(network: &Network) -> IpAddr {
-    let host = |bits: u8| u128::MAX.checked_shr(u32::from(128 - bits + network.prefix)).unwrap_or(0);
-    match network.address {
-        IpAddr::V4(address) => {
-            let mask = u32::try_from(host(32)).expect("32 bits");
-            std::net::Ipv4Addr::from_bits(address.to_bits() & !mask).into()
-        }
-        IpAddr::V6(address) => std::net::Ipv6Addr::from_bits(address.to_bits() & !host(128)).into(),
-    }
-}
-
 impl Language {
     /// A filter, with the remote side `src` or `dst`.
     pub fn write(&self, filter: &Filter, side: &str) -> String {
@@ -237,10 +225,10 @@ impl Language {
             let mut parts = vec![self.everything.to_owned()];
             parts.extend(rule.protocol.map(|protocol| (self.protocol)(protocol).to_owned()));
             if !rule.ports.is_empty() {
-                parts.push(any(rule.ports.iter().map(|(first, last)| (self.ports)(*first, *last)).collect()));
+                parts.push(any(rule.ports.iter().map(|range| (self.ports)(range.port, range.last())).collect()));
             }
-            if !rule.networks.is_empty() {
-                parts.push(any(rule.networks.iter().map(|network| (self.network)(network, side)).collect()));
+            if !rule.cidrs.is_empty() {
+                parts.push(any(rule.cidrs.iter().map(|network| (self.network)(network, side)).collect()));
             }
             format!("({})", parts.join(" and "))
         };

@@ -1,10 +1,14 @@
 //! A pod with the programs on its interface, without a helper: filters are put there by messages of this file's own.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::{
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    sync::Arc,
+};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use podtap_model::{Filter, Instruction, Match, MirrorOptions, Program, ProgramId};
 use podtap_tests::net::Network;
-use tap_helper::bpf::Programs;
+use tap_helper::bpf::{Programs, Settings};
 
 const CREATE: u16 = 0x400;
 const REQUEST_WITH_ANSWER: u16 = 0x5;
@@ -92,9 +96,9 @@ impl Scene {
         self.filter(eth, 0xffff_fff3, 101, programs.egress(), Some(copy));
     }
 
-    /// Likewise that which makes copies fit.
-    pub fn attach_fit(&self, programs: &Programs) {
-        self.filter(self.index("copy0"), 0xffff_fff3, 1, programs.fit(), None);
+    /// Likewise the clamp.
+    pub fn attach_clamp(&self, programs: &Programs) {
+        self.filter(self.index("copy0"), 0xffff_fff3, 1, programs.clamp(), None);
     }
 
     /// `tc filter replace dev DEVICE HOOK prio PRIORITY handle 1 protocol all bpf fd PROGRAM`, with `action mirred egress mirror`
@@ -128,6 +132,22 @@ impl Scene {
         let error = answer[16..].first_chunk().map_or(-1, |bytes| i32::from_ne_bytes(*bytes));
         assert_eq!(error, 0, "{}", String::from_utf8_lossy(&answer));
     }
+}
+
+/// Settings with mirror options.
+pub fn with(options: MirrorOptions) -> Settings {
+    Settings { options, ..Settings::default() }
+}
+
+/// Settings with a filter.
+pub fn filtering(include: Vec<Match>, exclude: Vec<Match>) -> Settings {
+    with(MirrorOptions { filter: Some(Filter { include, exclude, expression: None }), ..MirrorOptions::default() })
+}
+
+/// Settings with a compiled expression.
+pub fn compiled(instructions: Vec<Instruction>) -> Settings {
+    let program = Program { id: ProgramId::from_digest([0; 32]), instructions };
+    Settings { program: Some(Arc::new(program)), ..Settings::default() }
 }
 
 /// Sends frames through an interface as they are.

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use podtap_model::{Filter, Instruction, IpNet, Limit, Match, MirrorOptions, PortRange, Protocol, Sample};
 use podtap_tests::{
     capture::{Capture, Way},
     net::traffic,
@@ -15,11 +16,11 @@ use podtap_tests::{
     streams::segment,
     wait::until,
 };
-use tap_helper::bpf::{Filter, Instruction, Match, Network, Programs, Protocol, Running, Settings};
+use tap_helper::bpf::{Maps, Programs, Settings};
 
 use crate::{
     bpf_frames::{Chance, DISPLAY, Kinds, PCAP, compile, filter, frame},
-    bpf_scene::{CLIENT, POD, Scene, inject},
+    bpf_scene::{CLIENT, POD, Scene, compiled, filtering, inject, with},
 };
 
 /// Sends numbered datagrams from the client to the pod until told to stop; how many.
@@ -41,17 +42,16 @@ fn load(scene: &Scene, stop: &AtomicBool) -> u32 {
 /// Settings that take every datagram, each in another way; all need the same programs.
 fn variants() -> Vec<Settings> {
     let udp = Match { protocol: Some(Protocol::Udp), ..Match::default() };
-    let network = Network { address: CLIENT.into(), prefix: 24 };
-    let from = Match { networks: vec![network], ports: vec![(9, 9)], ..Match::default() };
-    let tcp =
-        Match { protocol: Some(Protocol::Tcp), ports: (0..60).map(|port| (port, port)).collect(), ..Match::default() };
-    let filters = [
-        Filter::default(),
-        Filter { include: vec![udp], ..Filter::default() },
-        Filter { include: vec![from], exclude: vec![tcp.clone()], ..Filter::default() },
-        Filter { exclude: vec![tcp], ..Filter::default() },
-    ];
-    filters.into_iter().map(|filter| Settings { filter, ..Settings::default() }).collect()
+    let network = IpNet::new(CLIENT.into(), 24).expect("a prefix");
+    let range = |port| PortRange { port, end_port: None };
+    let from = Match { cidrs: vec![network], ports: vec![range(9)], ..Match::default() };
+    let tcp = Match { protocol: Some(Protocol::Tcp), ports: (0..60).map(range).collect(), ..Match::default() };
+    vec![
+        Settings::default(),
+        filtering(vec![udp], vec![]),
+        filtering(vec![from], vec![tcp.clone()]),
+        filtering(vec![], vec![tcp]),
+    ]
 }
 
 /// Each number once, and none that was not sent.
@@ -75,7 +75,7 @@ fn each_once(capture: Capture, sent: u32) {
 fn a_change_leaves_no_gap_and_doubles_nothing() {
     let scene = Scene::with_cable();
     let variants = variants();
-    let programs = Programs::load(&variants[0], None).expect("they load");
+    let mut programs = Programs::load(&variants[0], None).expect("they load");
     scene.attach(&programs);
     let capture = Capture::start(scene.far.path(), "copy0");
     let (stop, changes) = (AtomicBool::new(false), AtomicU32::new(0));
@@ -83,7 +83,7 @@ fn a_change_leaves_no_gap_and_doubles_nothing() {
         let sending = scope.spawn(|| load(&scene, &stop));
         let start = Instant::now();
         for settings in variants.iter().cycle() {
-            programs.running().configure(settings).expect("it is written");
+            programs.maps_mut().configure(settings).expect("it is written");
             changes.fetch_add(1, Ordering::Relaxed);
             if start.elapsed() > Duration::from_secs(2) {
                 break;
@@ -99,10 +99,7 @@ fn a_change_leaves_no_gap_and_doubles_nothing() {
 #[test]
 fn other_programs_leave_no_gap_and_double_nothing() {
     let scene = Scene::with_cable();
-    let with = |k| {
-        let expression = vec![Instruction { code: 6, jt: 0, jf: 0, k }];
-        Settings { filter: Filter { expression, ..Filter::default() }, ..Settings::default() }
-    };
+    let with = |k| compiled(vec![Instruction { code: 6, jt: 0, jf: 0, k }]);
     let mut programs = Programs::load(&with(1), None).expect("they load");
     scene.attach(&programs);
     let capture = Capture::start(scene.far.path(), "copy0");
@@ -114,7 +111,7 @@ fn other_programs_leave_no_gap_and_double_nothing() {
             changes += 1;
             // The old ones go when their filters have others.
             let code = if changes % 2 == 0 { 1 } else { u32::MAX };
-            programs = Programs::load(&with(code), Some(programs.running())).expect("they load");
+            programs = Programs::load(&with(code), Some(programs.maps())).expect("they load");
             scene.attach(&programs);
         }
         stop.store(true, Ordering::Relaxed);
@@ -123,7 +120,7 @@ fn other_programs_leave_no_gap_and_double_nothing() {
     println!("{changes} changes during {sent} frames");
     each_once(capture, sent);
     // One set of counters through all of it.
-    let seen = programs.running().counters().expect("they can be read").ingress;
+    let seen = programs.maps().counters().expect("they can be read").ingress;
     assert!(seen.mirrored.frames >= sent.into() && seen.filtered.frames == 0, "{seen:?} of {sent}");
 }
 
@@ -144,12 +141,12 @@ fn the_outcomes_add_up_to_what_the_interface_saw() {
         network.as_on_the_wire("eth0");
     }
     let udp = Match { protocol: Some(Protocol::Udp), ..Match::default() };
-    let settings = Settings {
-        filter: Filter { exclude: vec![udp], ..Filter::default() },
-        one_in_flows: 2,
-        limit: tap_helper::bpf::Limit { bits_per_second: 2_000_000, packets_per_second: 0 },
-        ..Settings::default()
-    };
+    let settings = with(MirrorOptions {
+        filter: Some(Filter { exclude: vec![udp], ..Filter::default() }),
+        sample: Some(Sample { one_in_flows: 2 }),
+        limit: Some(Limit { bits_per_second: Some(2_000_000.into()), packets_per_second: None }),
+        ..MirrorOptions::default()
+    });
     let programs = Programs::load(&settings, None).expect("they load");
     scene.attach(&programs);
     let before = interface(&scene);
@@ -161,7 +158,7 @@ fn the_outcomes_add_up_to_what_the_interface_saw() {
     }
     // Everything was answered, but the last segments of a connection may still be on their way.
     let counters = until("the counters add up to the interface's", Duration::from_secs(10), || {
-        let (after, counters) = (interface(&scene), programs.running().counters().expect("they can be read"));
+        let (after, counters) = (interface(&scene), programs.maps().counters().expect("they can be read"));
         let shown: [_; 2] = std::array::from_fn(|at| (after[at].0 - before[at].0, after[at].1 - before[at].1));
         let counted =
             [counters.ingress, counters.egress].map(|direction| (direction.seen().frames, direction.seen().bytes));
@@ -169,7 +166,7 @@ fn the_outcomes_add_up_to_what_the_interface_saw() {
     });
     for direction in [counters.ingress, counters.egress] {
         println!("{direction:?}");
-        for part in [direction.mirrored, direction.filtered, direction.sampled_out, direction.over_limit] {
+        for part in [direction.mirrored, direction.filtered, direction.sampled_out, direction.rate_limited] {
             assert!(part.frames > 0 && part.bytes > 0, "{direction:?}");
         }
     }
@@ -187,7 +184,7 @@ fn a_superframe_counts_as_its_segments() {
     let entered = frames.iter().filter(|frame| frame.way == Way::In).filter_map(|frame| segment(&frame.bytes));
     let entered = entered.map(|(_, _, data)| u64::try_from(data.len()).expect("a frame is short")).sum::<u64>();
     let links = scene.pod.json("ip -j -s link show dev eth0");
-    let counters = programs.running().counters().expect("they can be read");
+    let counters = programs.maps().counters().expect("they can be read");
     let shown = links[0]["stats64"]["rx"]["packets"].as_u64().expect("a number");
     let seen = counters.ingress.seen();
     println!("{} frames where the interface counts {shown}", seen.frames);
@@ -210,26 +207,25 @@ fn a_helper_that_starts_finds_what_runs() {
     drop(programs);
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 7]);
 
-    let running = Running::adopt(ids[0]).expect("it is found");
-    let mirrored = || running.counters().expect("they can be read").ingress.mirrored.frames;
-    assert!(running.has(&settings));
-    assert_eq!(mirrored(), 12);
+    let mut maps = Maps::adopt(ids[0]).expect("it is found");
+    let mirrored = |maps: &Maps| maps.counters().expect("they can be read").ingress.mirrored.frames;
+    assert!(maps.is_configured(&settings));
+    assert_eq!(mirrored(&maps), 12);
     let nothing = Match { protocol: Some(Protocol::Sctp), ..Match::default() };
-    let nothing = Filter { include: vec![nothing], ..Filter::default() };
-    running.configure(&Settings { filter: nothing, ..Settings::default() }).expect("it is written");
+    maps.configure(&filtering(vec![nothing], vec![])).expect("it is written");
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 3]);
-    assert_eq!(mirrored(), 12);
+    assert_eq!(mirrored(&maps), 12);
 
     // A program of another helper that has one filter to put back.
-    let again = Programs::load(&settings, Some(&running)).expect("they load");
+    let again = Programs::load(&settings, Some(&maps)).expect("they load");
     scene.attach(&again);
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 3]);
-    assert_eq!(mirrored(), 15);
+    assert_eq!(mirrored(&maps), 15);
     let ids = again.ids().expect("they have numbers");
-    drop((again, running));
+    drop((again, maps));
     // Nothing holds them when the filters have gone; the kernel takes its time.
     scene.pod.run("tc qdisc del dev eth0 clsact");
-    until("they are gone", Duration::from_secs(5), || match Running::adopt(ids[0]) {
+    until("they are gone", Duration::from_secs(5), || match Maps::adopt(ids[0]) {
         Err(_) => Ok(()),
         Ok(_) => Err("there".to_owned()),
     });
@@ -245,7 +241,7 @@ fn number(frame: &[u8]) -> usize {
 fn what_is_copied_is_what_readers_select() {
     let mut chance = Chance::new(6);
     let scene = Scene::with_cable();
-    let programs = Programs::load(&Settings::default(), None).expect("they load");
+    let mut programs = Programs::load(&Settings::default(), None).expect("they load");
     scene.attach(&programs);
     let (mut pairs, mut matched) = (0, 0);
     for round in 0..12 {
@@ -264,17 +260,15 @@ fn what_is_copied_is_what_readers_select() {
             .collect();
         let file = File::of(&frames);
         let filter = filter(&mut chance, kinds.short);
-        programs
-            .running()
-            .configure(&Settings { filter: filter.clone(), ..Settings::default() })
-            .expect("it is written");
+        let Filter { include, exclude, .. } = filter.clone();
+        programs.maps_mut().configure(&filtering(include, exclude)).expect("it is written");
         let wanted = if wrapped {
             tshark(file.path(), &DISPLAY.write(&filter, "src"))
         } else {
             tcpdump(file.path(), &PCAP.write(&filter, "src"))
         };
         let capture = Capture::start(scene.far.path(), "copy0");
-        let classified = || programs.running().counters().expect("they can be read").ingress.seen().frames;
+        let classified = || programs.maps().counters().expect("they can be read").ingress.seen().frames;
         let before = classified();
         inject(&scene.client, "eth0", &frames);
         let ours = || {
@@ -317,8 +311,8 @@ fn a_tag_that_was_taken_off_is_seen_by_expressions() {
     for expression in
         ["vlan 5", "vlan 6 and tcp", "ether[12:2] = 0x88a8 and vlan and vlan", "not vlan", "vlan and len > 70"]
     {
-        let filter = Filter { expression: compile(expression), ..Filter::default() };
-        let programs = Programs::load(&Settings { filter, ..Settings::default() }, None).expect("they load");
+        let settings = compiled(compile(expression));
+        let programs = Programs::load(&settings, None).expect("they load");
         scene.attach(&programs);
         let capture = Capture::start(scene.far.path(), "copy0");
         inject(&scene.client, "eth0", &frames);

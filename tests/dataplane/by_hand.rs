@@ -1,11 +1,11 @@
 //! `tap-helper apply`, `inspect` and `purge`, by hand on a node.
 
+use podtap_model::Direction;
 use podtap_tests::{
     emulated,
-    net::{Helper, Node, Pod},
+    net::{Desired, Helper, Node, Pod},
 };
 use serde_json::Value;
-use tap_wire::{Desired, Direction};
 
 use crate::scene::{Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
 
@@ -14,7 +14,7 @@ fn json(text: &str) -> Value {
 }
 
 fn apply(node: &Node, desired: &Desired) -> (bool, Value) {
-    let input = serde_json::to_string(desired).expect("it can be written");
+    let input = serde_json::to_string(&desired.state()).expect("JSON");
     let (status, output, _) = Helper::once(node, &["apply", "FILE"], &input);
     (status.success(), json(&output))
 }
@@ -36,7 +36,7 @@ fn apply_inspect_and_purge() {
         desired(vec![sender(TAP, &web, Direction::Both, &[near_endpoint(VNI)])], vec![receiver(TAP, VNI, "mirror0")]);
     let (complete, report) = apply(&node, &wanted);
     assert!(complete, "{report:#}");
-    assert_eq!(report["senders"][0]["status"]["state"], "Active");
+    assert_eq!(report["senders"][0]["state"], "Active");
     let made = web.network().snapshot();
     assert!(apply(&node, &wanted).0, "once more");
     assert_eq!(made.differences(&web.network().snapshot()), [""; 0], "which changes nothing");
@@ -84,7 +84,7 @@ fn apply_says_what_is_not_in_place() {
     let (complete, report) =
         apply(&node, &desired(vec![sender(TAP, &pod, Direction::Both, &[near_endpoint(1)])], vec![]));
     assert!(!complete);
-    assert_eq!(report["senders"][0]["status"]["reason"], "PodNotRunning");
+    assert_eq!(report["senders"][0]["reason"], "PodNotRunning");
     let (status, _, error) = Helper::once(&node, &["apply", "FILE"], "{");
     assert!(!status.success() && error.contains("EOF"), "{error}");
     let (status, _, error) = Helper::once(&node, &["apply", "/nowhere"], "");
@@ -114,7 +114,7 @@ fn killed_anywhere(command: &[&str], start: impl Fn(&Node, &Desired)) {
         ],
         vec![receiver(TAP, VNI, "mirror0")],
     );
-    let input = serde_json::to_string(&wanted).expect("it can be written");
+    let input = serde_json::to_string(&wanted.state()).expect("JSON");
     let before = [web.network().snapshot(), node.network().snapshot()];
     assert!(apply(&node, &wanted).0);
     let lines = web.network().snapshot().lines.len();

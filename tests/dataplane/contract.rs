@@ -2,11 +2,11 @@
 
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
+use podtap_model::{Direction, Request, Response};
 use podtap_tests::{
     net::{AGENT_UID, Agent},
     wait::until,
 };
-use tap_wire::{Direction, FromHelper};
 
 use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, sender};
 
@@ -20,10 +20,10 @@ fn only_the_agent_may_speak() {
     // Root gets through those, and is not heard.
     let mut root = Agent::connect(scene.helper.socket(), 0).expect("root may open the file");
     let wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
-    let line = serde_json::to_string(&tap_wire::ToHelper::Desired(wanted.clone())).expect("it can be written");
+    let line = serde_json::to_string(&Request::Apply(wanted.update())).expect("JSON");
     // Whether the bytes are still taken depends on who is faster.
-    let _ = root.say(format!("{line}\n").as_bytes());
-    assert!(root.hear().is_err(), "the connection is closed without a word");
+    let _ = root.send_bytes(format!("{line}\n").as_bytes());
+    assert!(root.receive().is_err(), "the connection is closed without a word");
     until("it is logged", Duration::from_secs(5), || {
         let log = scene.helper.log();
         if log.contains("peer refused") { Ok(()) } else { Err(log) }
@@ -40,10 +40,10 @@ fn the_newest_agent_is_heard() {
     let wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
     scene.agent.establish(&wanted);
     let mut next = Agent::connect(scene.helper.socket(), AGENT_UID).expect("it listens");
-    let Ok(FromHelper::Report(report)) = next.hear() else { panic!("a report comes first") };
-    assert_eq!((report.generation, report.senders.len()), (1, 1));
-    assert!(scene.agent.hear().is_err(), "the old connection is closed");
-    next.want(&desired(vec![], vec![]));
+    let Ok(Response::Report(report)) = next.receive() else { panic!("a report comes first") };
+    assert_eq!((report.status.observed_generation, report.status.senders.len()), (Some(1), 1));
+    assert!(scene.agent.receive().is_err(), "the old connection is closed");
+    next.request(&desired(vec![], vec![]));
     next.until("it goes", |report| report.senders.is_empty());
 }
 
@@ -56,25 +56,27 @@ fn what_is_not_understood_changes_nothing() {
         "\u{0}",
         "[]",
         "{}",
-        r#"{"desired": {"generation": 2, "senders": [], "command": "rm"}}"#,
-        r#"{"desired": {"generation": 2, "senders": [{"tap": "x"}]}}"#,
+        r#"{"apply": {"generation": 2, "spec": {}, "command": "rm"}}"#,
+        r#"{"apply": {"generation": 2}}"#,
+        r#"{"apply": {"generation": 2, "spec": null}}"#,
+        r#"{"apply": {"generation": 2, "spec": {"senders": "none"}}}"#,
         r#"{"purge": {}}"#,
     ] {
-        scene.agent.say(format!("{line}\n").as_bytes()).expect("it is taken");
-        assert!(matches!(scene.agent.hear(), Ok(FromHelper::Rejected(_))), "{line}");
+        scene.agent.send_bytes(format!("{line}\n").as_bytes()).expect("it is taken");
+        assert!(matches!(scene.agent.receive(), Ok(Response::Rejected(_))), "{line}");
     }
     assert_eq!(scene.web.network().tunnels().len(), 1);
     // A message without end is cut off; one in pieces is not.
-    let line = serde_json::to_string(&tap_wire::ToHelper::Desired(desired(vec![], vec![]))).expect("it can be written");
+    let line = serde_json::to_string(&Request::Apply(desired(vec![], vec![]).update())).expect("JSON");
     let (head, tail) = line.split_at(20);
-    scene.agent.say(head.as_bytes()).expect("it is taken");
-    scene.agent.say(format!("{tail}\n").as_bytes()).expect("it is taken");
+    scene.agent.send_bytes(head.as_bytes()).expect("it is taken");
+    scene.agent.send_bytes(format!("{tail}\n").as_bytes()).expect("it is taken");
     scene.agent.until("it goes", |report| report.senders.is_empty());
     let mut endless = scene.helper.agent();
     let chunk = vec![b' '; 1 << 20];
-    let refused = (0..6).any(|_| endless.say(&chunk).is_err());
-    let answers = [endless.hear(), endless.hear()];
-    assert!(refused || answers.iter().any(|answer| matches!(answer, Ok(FromHelper::Rejected(_)) | Err(_))));
+    let refused = (0..6).any(|_| endless.send_bytes(&chunk).is_err());
+    let answers = [endless.receive(), endless.receive()];
+    assert!(refused || answers.iter().any(|answer| matches!(answer, Ok(Response::Rejected(_)) | Err(_))));
     scene.agent = scene.helper.agent();
     scene.agent.establish(&wanted);
 }

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
+use podtap_model::{Count, Deduplicate, Direction, DirectionCounters, Request, Response, SenderCounters};
 use podtap_tests::{
-    net::{Helper, Network, Pod, traffic},
+    net::{Desired, Helper, Network, Pod, Sender, traffic},
     wait::until,
 };
-use tap_wire::{
-    Count, Desired, Direction, DirectionCounters, Filter, Limit, Match, Protocol, Sender, SenderCounters, Truncate,
-};
+use serde_json::json;
 
-use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, receiver, sender};
+use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, options, receiver, sender};
 
 fn wanted(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
     let mut sender = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
@@ -18,12 +17,13 @@ fn wanted(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
     desired(vec![sender], vec![])
 }
 
-fn treated(sender: &mut Sender) {
-    let udp = Match { protocol: Some(Protocol::Udp), ..Match::default() };
-    sender.filter = Filter { exclude: vec![udp], ..Filter::default() };
-    sender.one_in_flows = 2;
-    sender.limit = Limit { bits_per_second: 8_000_000, packets_per_second: 0 };
-    sender.truncate = Some(Truncate::Bytes(64));
+fn with_options(sender: &mut Sender) {
+    sender.tap.options = options(json!({
+        "filter": {"exclude": [{"protocol": "UDP"}]},
+        "sample": {"oneInFlows": 2},
+        "limit": {"bitsPerSecond": "8M"},
+        "truncate": {"bytes": 64},
+    }));
 }
 
 /// What was counted of the one sender.
@@ -32,13 +32,13 @@ fn counted(scene: &mut Scene, request: u64) -> SenderCounters {
     let mut answer = scene.agent.counters(request);
     assert_eq!(answer.senders.len(), 1, "{answer:?}");
     let sender = answer.senders.remove(0);
-    assert_eq!((&*sender.tap, &*sender.pod, &*sender.interface), (TAP, &*scene.web.uid, "eth0"));
+    assert_eq!((&*sender.tap_uid, &*sender.pod_uid, &*sender.interface), (TAP, &*scene.web.uid, "eth0"));
     sender
 }
 
 fn outcomes(direction: &DirectionCounters) -> Vec<Count> {
-    let DirectionCounters { mirrored, filtered, sampled_out, over_limit, deduplicated, failed: _ } = *direction;
-    [Some(mirrored), filtered, sampled_out, over_limit, deduplicated].into_iter().flatten().collect()
+    let DirectionCounters { mirrored, filtered, sampled_out, rate_limited, deduplicated, failed: _ } = *direction;
+    [Some(mirrored), filtered, sampled_out, rate_limited, deduplicated].into_iter().flatten().collect()
 }
 
 /// Frames and bytes of a direction.
@@ -95,7 +95,7 @@ fn never_less(one: &SenderCounters, other: &SenderCounters) -> bool {
 fn outcomes_add_up_to_the_interface_also_after_a_restart() {
     let mut scene = Scene::new();
     scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-    scene.agent.establish(&wanted(&scene, treated));
+    scene.agent.establish(&wanted(&scene, with_options));
     let zero = counted(&mut scene, 1);
     let before = interface(scene.web.network());
     assert!(zero.ebpf);
@@ -116,13 +116,13 @@ fn outcomes_add_up_to_the_interface_also_after_a_restart() {
     both_ways(&scene);
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
-    scene.agent.establish(&wanted(&scene, treated));
+    scene.agent.establish(&wanted(&scene, with_options));
     let second = equal(&mut scene, 3, before, &zero);
     assert!(never_less(&first, &second) && first != second, "{first:?}\n{second:?}");
     // Another filter, by the same programs or by others, counts on.
     scene.agent.establish(&wanted(&scene, |sender| {
-        treated(sender);
-        sender.deduplicate = Some(tap_wire::Deduplicate::default());
+        with_options(sender);
+        sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
     }));
     both_ways(&scene);
     let third = equal(&mut scene, 4, before, &zero);
@@ -135,17 +135,17 @@ fn a_request_disturbs_no_order_and_no_report() {
     // Nothing is known yet, and nothing is there.
     assert_eq!(scene.agent.counters(1).senders, []);
     // In one go: what the order makes is counted.
-    let line = |message: tap_wire::ToHelper| serde_json::to_string(&message).expect("it can be written") + "\n";
-    let order = line(tap_wire::ToHelper::Desired(wanted(&scene, |_| ())));
-    let both = order + &line(tap_wire::ToHelper::Counters(2)) + &line(tap_wire::ToHelper::Counters(3));
-    scene.agent.say(both.as_bytes()).expect("it is taken");
-    let report = scene.agent.hear().expect("a report");
-    assert!(matches!(report, tap_wire::FromHelper::Report(_)), "{report:?}");
-    let answer = scene.agent.hear().expect("counters");
-    let tap_wire::FromHelper::Counters(answer) = answer else { panic!("{answer:?}") };
+    let line = |message: Request| serde_json::to_string(&message).expect("it can be written") + "\n";
+    let order = line(Request::Apply(wanted(&scene, |_| ()).update()));
+    let both = order + &line(Request::Counters(2)) + &line(Request::Counters(3));
+    scene.agent.send_bytes(both.as_bytes()).expect("it is taken");
+    let report = scene.agent.receive().expect("a report");
+    assert!(matches!(report, Response::Report(_)), "{report:?}");
+    let answer = scene.agent.receive().expect("counters");
+    let Response::Counters(answer) = answer else { panic!("{answer:?}") };
     assert_eq!((answer.request, answer.senders.len()), (3, 1), "the newest of those that wait");
     counted(&mut scene, 4);
-    assert!(!scene.agent.has_spoken(), "no report that nobody needs");
+    assert!(!scene.agent.has_message(), "no report that nobody needs");
 }
 
 /// Only one direction, two taps on a pod, two pods: each sender has its own.
@@ -156,17 +156,17 @@ fn each_sender_has_its_own() {
     let senders = vec![
         sender("tap-a", &scene.web, Direction::Ingress, &[far_endpoint(5001)]),
         sender("tap-b", &scene.web, Direction::Egress, &[far_endpoint(5002)]),
-        sender("tap-b", &other, Direction::Both, &[far_endpoint(5002)]),
+        sender("tap-b", &other, Direction::Egress, &[far_endpoint(5002)]),
     ];
     scene.agent.establish(&desired(senders, vec![]));
     traffic::ping(&scene.client, scene.web.addresses[0], 56, 5);
     let answer = scene.agent.counters(1).senders;
-    let keys: Vec<_> = answer.iter().map(|sender| (&*sender.tap, &*sender.pod)).collect();
+    let keys: Vec<_> = answer.iter().map(|sender| (&*sender.tap_uid, &*sender.pod_uid)).collect();
     assert_eq!(keys, [("tap-a", &*scene.web.uid), ("tap-b", &*scene.web.uid), ("tap-b", &*other.uid)]);
     assert!(answer[0].egress.is_none() && seen(answer[0].ingress).0 >= 5, "{answer:?}");
     assert!(answer[1].ingress.is_none() && seen(answer[1].egress).0 >= 5, "{answer:?}");
     assert!(
-        answer[2].ingress.is_some() && answer[2].egress.is_some_and(|egress| egress.mirrored.frames < 5),
+        answer[2].ingress.is_none() && answer[2].egress.is_some_and(|egress| egress.mirrored.frames < 5),
         "{answer:?}"
     );
 }

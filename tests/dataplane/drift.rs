@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use podtap_model::Direction;
 use podtap_tests::{net::Network, wait::until};
-use tap_wire::Direction;
 
 use crate::receivers::offloads;
 use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use podtap_model::Direction;
 use podtap_tests::{
     capture::{Frame, Way},
     net::traffic,
     streams::{Content, carries_data},
     wait::until,
 };
-use tap_wire::Direction;
 
 use crate::scene::{Scene, same_streams};
 

@@ -9,16 +9,16 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use podtap_model::{Direction, Endpoint, Oversize, Receiver};
 use podtap_tests::{
     capture::{Capture, Frame},
     emulated,
-    net::{Network, traffic},
+    net::{Network, Sender, traffic},
     streams::{Content, segment},
     wait::until,
 };
-use tap_wire::{Direction, Endpoint, Oversize, Receiver, Sender};
 
-use crate::scene::{PORT, Scene, TAP, VNI, desired, far_endpoint, full_size, receiver, same_streams, sender};
+use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, full_size, receiver, same_streams, sender};
 
 const PERIOD: usize = 1_000_003;
 /// No more than this is on its way at once: less than the 1000 frames that a virtual cable holds (`net.core.netdev_max_backlog`),
@@ -190,7 +190,7 @@ fn datagrams_that_do_not_fit_are_fragmented_or_cut() {
     for (oversize, expected, fragments) in [(Oversize::Fragment, 1514, 4), (Oversize::Truncate, 1464, 0)] {
         let mut scene = Scene::with_underlay(1500);
         tap(&mut scene, far_endpoint(VNI), |sender| {
-            (sender.oversize, sender.direction) = (oversize, Direction::Egress);
+            (sender.tap.options.oversize, sender.tap.direction) = (oversize, Direction::Egress);
         });
         let far = scene.far.network().path();
         let wire =
@@ -204,7 +204,7 @@ fn datagrams_that_do_not_fit_are_fragmented_or_cut() {
 #[test]
 fn over_ipv6_nothing_is_lost() {
     let mut scene = Scene::with_underlay(1500).with_offloads();
-    let to = Endpoint { address: "fd66::2".parse().expect("an address"), port: PORT, vni: VNI };
+    let to = Endpoint { address: "fd66::2".parse().expect("an address"), ..far_endpoint(VNI) };
     tap(&mut scene, to, |_| ());
     let far = scene.far.network().path();
     let [at_pod, copies] =
@@ -224,7 +224,7 @@ fn over_ipv6_nothing_is_lost() {
 #[test]
 fn datagrams_that_come_as_one_arrive_each() {
     let mut scene = Scene::with_underlay(1500).with_offloads();
-    tap(&mut scene, far_endpoint(VNI), |sender| sender.direction = Direction::Egress);
+    tap(&mut scene, far_endpoint(VNI), |sender| sender.tap.direction = Direction::Egress);
     let copies = Capture::start(scene.far.network().path(), "mirror0");
     let to = SocketAddr::new(scene.client_addresses()[0], 9);
     let socket = scene.web.network().within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be made");

@@ -1,7 +1,7 @@
 //! What others put into the same namespaces is never touched, and goes on working.
 
+use podtap_model::Direction;
 use podtap_tests::net::{Pod, traffic};
-use tap_wire::Direction;
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
 
@@ -26,7 +26,7 @@ fn comes_and_goes(scene: &mut Scene) {
         let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
         scene.traffic();
         captures.same(scene, |_| true);
-        scene.agent.want(&desired(vec![], vec![]));
+        scene.agent.request(&desired(vec![], vec![]));
         scene.agent.until("all is gone", |report| report.senders.is_empty() && report.receivers.is_empty());
         for (network, before) in [scene.web.network(), scene.node.network()].into_iter().zip(&before) {
             assert_eq!(before.differences(&network.snapshot()), [""; 0]);
@@ -94,7 +94,7 @@ fn a_filter_that_came_later_keeps_the_clsact() {
     scene.agent.establish(&wanted);
     let web = scene.web.network();
     web.run("tc filter add dev eth0 egress protocol ip prio 9 u32 match u32 0 0 classid 1:1");
-    scene.agent.want(&desired(vec![], vec![]));
+    scene.agent.request(&desired(vec![], vec![]));
     scene.agent.until("all is gone", |report| report.senders.is_empty());
     let lines = scene.web.network().snapshot().lines;
     let left: Vec<&String> =
@@ -114,7 +114,7 @@ fn the_other_pods_clsact() {
         sender(TAP, &other, Direction::Both, &[far_endpoint(VNI)]),
     ];
     scene.agent.establish(&desired(both.clone(), vec![]));
-    scene.agent.want(&desired(both[..1].to_vec(), vec![]));
+    scene.agent.request(&desired(both[..1].to_vec(), vec![]));
     scene.agent.until("one is gone", |report| report.senders.len() == 1);
     assert_eq!((scene.web.network().mirrors("eth0").len(), other.network().mirrors("eth0").len()), (2, 0));
     assert!(other.network().tunnels().is_empty());

@@ -2,13 +2,13 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
+use podtap_model::Direction;
 use podtap_tests::{
     capture::{Capture, Difference, Way},
     net::traffic::{self, Connection},
 };
-use tap_wire::Direction;
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, full_size, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, endpoint, far_endpoint, full_size, receiver, sender};
 
 /// Frames for the pod in VXLAN, sent to the sender device's port with its own network identifier.
 #[test]
@@ -71,7 +71,7 @@ fn the_pods_own_traffic_is_untouched() {
         scene.agent.establish(&tapped);
         connection.exchange(100_000);
         traffic::ping(&scene.client, scene.web.addresses[1], full_size(scene.web.addresses[1]), 3);
-        scene.agent.want(&desired(vec![], vec![]));
+        scene.agent.request(&desired(vec![], vec![]));
         scene.agent.until("it goes", |report| report.senders.is_empty());
     }
     connection.close();
@@ -97,7 +97,7 @@ fn the_pods_own_traffic_is_untouched() {
 #[test]
 fn a_mirror_that_fails_does_not_hurt() {
     let mut scene = Scene::new();
-    let to = |address: [u8; 4]| [tap_wire::Endpoint { address: address.into(), port: 14789, vni: VNI }];
+    let to = |address: [u8; 4]| [endpoint(address, VNI)];
     for (generation, address) in [(1, [10, 66, 0, 77]), (2, [198, 51, 100, 1]), (3, [10, 66, 0, 2])] {
         let mut tapped = desired(vec![sender(TAP, &scene.web, Direction::Both, &to(address))], vec![]);
         tapped.generation = generation;

@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use podtap_model::Direction;
 use podtap_tests::net::{Helper, Network};
-use tap_wire::{Direction, Features};
 
 use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, sender};
 
@@ -37,7 +37,7 @@ fn documented() -> (Vec<(Version, Row)>, Row) {
 /// What a tap uses, by what `tc` shows of its filters and by what the helper reports.
 fn used(scene: &mut Scene) -> Row {
     let wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
-    let Features { ebpf, fit } = scene.agent.establish(&wanted).features;
+    let features = scene.agent.establish(&wanted).features;
     let web: &Network = scene.web.network();
     let filters: Vec<_> =
         ["ingress", "egress"].iter().flat_map(|hook| web.json(&format!("tc -j filter show dev eth0 {hook}"))).collect();
@@ -52,7 +52,7 @@ fn used(scene: &mut Scene) -> Row {
         let is_ebpf = filter["options"]["prog"]["id"].is_u64();
         Some(if is_ebpf { "eBPF" } else { "classic" }.to_owned())
     });
-    [classifier, programs, ebpf.to_string(), fit.to_string()]
+    [classifier, programs, features["ebpf"].to_string(), features["clamp"].to_string()]
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn what_is_used_is_what_is_documented() {
     let running = version(&release).expect("it begins with two numbers");
     let mut scene = Scene::new();
     let found = used(&mut scene);
-    println!("kernel {}: classifier, programs, ebpf, fit: {found:?}", release.trim());
+    println!("kernel {}: classifier, programs, ebpf, clamp: {found:?}", release.trim());
     // One that is not in the table can do at least what an older one can.
     let row = kernels.iter().filter(|(version, _)| *version <= running).max_by_key(|(version, _)| *version);
     let (_, row) = row.unwrap_or_else(|| panic!("{} is older than all that docs/install.md knows", release.trim()));

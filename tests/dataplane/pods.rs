@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use podtap_model::{Direction, Reason, Receiver, State};
 use podtap_tests::{
     capture::Capture,
-    net::{Pod, traffic},
+    net::{Pod, Sender, traffic},
     wait::until,
 };
-use tap_wire::{Direction, Reason, Sender, State};
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
 
@@ -22,17 +22,17 @@ fn a_recreated_pod_is_mirrored_from_its_first_frame() {
         announced.pod.addresses.clear();
         let mut wanted = desired(vec![announced.clone()], vec![]);
         wanted.generation = 2 * round + 1;
-        scene.agent.want(&wanted);
-        let report = scene.agent.until("it is awaited", |report| report.generation == wanted.generation);
-        assert_eq!(report.senders[0].status.reason, Reason::PodNotRunning);
+        scene.agent.request(&wanted);
+        let report = scene.agent.until("it is awaited", |report| report.observed_generation == Some(wanted.generation));
+        assert_eq!(report.senders[0].reason, Reason::PodNotRunning);
 
         let captures = Captures::start(&pod, scene.far.network(), "mirror0");
         // The sandbox's process. Containers begin to run when the runtime has prepared them.
         pod.run(&scene.node);
-        scene.agent.until("it is tapped", |report| report.senders[0].status.state == State::Active);
+        scene.agent.until("it is tapped", |report| report.senders[0].state == State::Active);
         traffic::udp(pod.network(), &scene.client, scene.client_addresses()[0], &[40]);
         // Later the kubelet reports its addresses, which changes nothing.
-        wanted.senders[0] = Sender { pod: pod.wire(), ..announced };
+        wanted.senders[0] = Sender { pod: pod.model(), ..announced };
         wanted.generation += 1;
         scene.agent.establish(&wanted);
         traffic::tcp(&scene.client, pod.network(), pod.addresses[1], 20_000);
@@ -50,8 +50,8 @@ fn a_pod_that_ends_is_let_go() {
     let wanted = desired(vec![sender(TAP, &pod, Direction::Both, &[far_endpoint(VNI)])], vec![]);
     scene.agent.establish(&wanted);
     pod.stop();
-    let report = scene.agent.until("it is gone", |report| report.senders[0].status.state == State::Waiting);
-    assert_eq!(report.senders[0].status.reason, Reason::PodNotRunning);
+    let report = scene.agent.until("it is gone", |report| report.senders[0].state == State::Pending);
+    assert_eq!(report.senders[0].reason, Reason::PodNotRunning);
     // A namespace that a runtime still holds, by a mount or a descriptor, is not held by the helper, too.
     let log = scene.helper.log();
     assert!(log.contains("pod ended"), "{log}");
@@ -85,9 +85,9 @@ fn a_pod_on_the_nodes_network_is_refused() {
     let before = scene.node.network().snapshot();
     let mut tapped = sender(TAP, &pod, Direction::Both, &[far_endpoint(VNI)]);
     tapped.pod.addresses = vec![[10, 66, 0, 1].into()];
-    scene.agent.want(&desired(vec![tapped], vec![]));
-    let report = scene.agent.until("it is refused", |report| report.senders[0].status.state == State::Refused);
-    assert_eq!(report.senders[0].status.reason, Reason::HostNetwork);
+    scene.agent.request(&desired(vec![tapped], vec![]));
+    let report = scene.agent.until("it is refused", |report| report.senders[0].state == State::Refused);
+    assert_eq!(report.senders[0].reason, Reason::HostNetwork);
     assert_eq!(before.differences(&scene.node.network().snapshot()), [""; 0]);
 }
 
@@ -97,11 +97,12 @@ fn a_second_interface() {
     let mut scene = Scene::new();
     scene.node.attach(scene.web.network(), "net1");
     let first = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
-    let second =
-        Sender { interface: "net1".to_owned(), ..sender("tap-b", &scene.web, Direction::Both, &[far_endpoint(7)]) };
+    let mut second = sender("tap-b", &scene.web, Direction::Both, &[far_endpoint(7)]);
+    second.tap.interface = Some("net1".parse().expect("a name"));
     scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0"), receiver("tap-b", 7, "mirror1")]));
     let report = scene.agent.establish(&desired(vec![first, second], vec![]));
-    let names: Vec<&str> = report.senders.iter().map(|sender| sender.interface.as_str()).collect();
+    let names: Vec<&str> =
+        report.senders.iter().map(|sender| sender.interface.as_deref().unwrap_or_default()).collect();
     assert_eq!(names, ["eth0", "net1"]);
     let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
     let second = Capture::start(scene.web.network().path(), "net1");
@@ -120,7 +121,7 @@ fn a_consumer_is_recreated() {
     let mut scene = Scene::new();
     for generation in 1..4 {
         let consumer = Pod::start(&scene.node);
-        let inside = tap_wire::Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI, "tap0") };
+        let inside = Receiver { pod: Some(consumer.model()), ..receiver(TAP, VNI, "tap0") };
         let mut wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])], vec![inside]);
         wanted.generation = generation;
         scene.agent.establish(&wanted);
@@ -141,13 +142,13 @@ fn its_interface_is_replaced() {
     scene.agent.establish(&wanted);
     for _ in 0..2 {
         scene.web.network().ip("link del eth0\n");
-        let report = scene.agent.until("it is missed", |report| report.senders[0].status.state == State::Refused);
-        assert_eq!(report.senders[0].status.reason, Reason::InterfaceNotFound);
+        let report = scene.agent.until("it is missed", |report| report.senders[0].state == State::Refused);
+        assert_eq!(report.senders[0].reason, Reason::InterfaceNotFound);
         assert!(scene.web.network().tunnels().is_empty());
         scene.node.attach(scene.web.network(), "eth0");
         let address = scene.web.addresses[0];
         scene.web.network().ip(&format!("addr add {address}/24 dev eth0\n"));
-        scene.agent.until("it is tapped again", |report| report.senders[0].status.state == State::Active);
+        scene.agent.until("it is tapped again", |report| report.senders[0].state == State::Active);
         let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
         // The client remembers the old device's address.
         scene.client.run("ip neigh flush all");

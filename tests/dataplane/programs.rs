@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
+use podtap_model::{Deduplicate, Direction, Filter, Match, Protocol};
 use podtap_tests::{
-    net::{Helper, Node, traffic},
+    net::{Desired, Helper, Node, Sender, traffic},
     wait::until,
 };
-use serde_json::Value;
-use tap_wire::{Desired, Direction, Features, Filter, Limit, Match, Protocol, Sender, Truncate};
+use serde_json::{Value, json};
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, options, receiver, sender};
 
-fn only(protocol: Protocol) -> Filter {
-    Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() }
+fn only(protocol: Protocol) -> Option<Filter> {
+    Some(Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() })
 }
 
 fn wanted(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
@@ -43,7 +43,7 @@ fn counters(node: &Node) -> Value {
 #[test]
 fn a_filter_is_put_in_place_and_changed() {
     let mut scene = Scene::new();
-    let captures = started(&mut scene, |sender| sender.filter = only(Protocol::Udp));
+    let captures = started(&mut scene, |sender| sender.tap.options.filter = only(Protocol::Udp));
     let address = scene.web.addresses[0];
     traffic::ping(&scene.client, address, 200, 3);
     traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
@@ -58,8 +58,8 @@ fn a_filter_is_put_in_place_and_changed() {
         }
     });
     let programs = scene.web.network().programs("eth0");
-    let all = scene.agent.establish(&wanted(&scene, |sender| sender.filter = only(Protocol::Icmp)));
-    assert_eq!(all.features, Features { ebpf: true, fit: true });
+    let all = scene.agent.establish(&wanted(&scene, |sender| sender.tap.options.filter = only(Protocol::Icmp)));
+    assert_eq!((all.features["ebpf"], all.features["clamp"]), (true, true));
     assert_eq!(all.senders[0].degraded, Vec::<String>::new());
     assert_eq!((scene.web.network().programs("eth0"), done(&scene, "Configure")), (programs, 1));
     traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
@@ -79,8 +79,7 @@ fn a_filter_is_put_in_place_and_changed() {
 fn the_next_helper_goes_on_with_programs_and_counters() {
     let mut scene = Scene::new();
     let tell = |sender: &mut Sender| {
-        sender.truncate = Some(Truncate::Bytes(64));
-        sender.limit = Limit { bits_per_second: 1_000_000_000, packets_per_second: 0 };
+        sender.tap.options = options(json!({"truncate": {"bytes": 64}, "limit": {"bitsPerSecond": "1G"}}));
     };
     let _captures = started(&mut scene, tell);
     traffic::ping(&scene.client, scene.web.addresses[0], 200, 3);
@@ -96,7 +95,7 @@ fn the_next_helper_goes_on_with_programs_and_counters() {
     // Others take their places, and count on.
     scene.agent.establish(&wanted(&scene, |sender| {
         tell(sender);
-        sender.deduplicate = Some(tap_wire::Deduplicate::default());
+        sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
     }));
     assert_eq!(done(&scene, "LoadPrograms"), 2);
     let after = scene.web.network().programs("eth0");

@@ -10,12 +10,12 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use podtap_model::{Direction, FrameFormat, Receiver};
 use podtap_tests::{
     capture::{Capture, Way, injector},
     net::{Helper, Network, Node, Pod, Program, traffic},
     wait::until,
 };
-use tap_wire::{Desired, Direction, Receiver};
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, same_streams, sender};
 
@@ -116,7 +116,7 @@ fn tools_see_frames_as_on_the_wire() {
 
 #[test]
 fn a_raw_receiver_shows_superframes() {
-    let scene = tapped(|receiver| Receiver { raw: true, ..receiver });
+    let scene = tapped(|receiver| Receiver { frame_format: FrameFormat::Raw, ..receiver });
     assert_eq!((scene.far.network().tunnels(), scene.far.network().devices_of(TAP).len()), (vec!["mirror0".into()], 1));
     let at_pod = Capture::start(scene.web.network().path(), "eth0");
     let captures = [(&scene.far, "mirror0"), (&scene.node, "mirror1")]
@@ -136,7 +136,8 @@ fn from_raw_to_not_raw_and_back() {
     scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]));
     let pod = scene.web.network().snapshot();
     for raw in [true, false, true, false] {
-        scene.far_agent.establish(&desired(vec![], vec![Receiver { raw, ..receiver(TAP, VNI, "mirror0") }]));
+        let frame_format = if raw { FrameFormat::Raw } else { FrameFormat::Wire };
+        scene.far_agent.establish(&desired(vec![], vec![Receiver { frame_format, ..receiver(TAP, VNI, "mirror0") }]));
         let count = scene.far.network().devices_of(TAP).len();
         assert_eq!((count, scene.far.network().tunnels() == ["mirror0"]), if raw { (1, true) } else { (3, false) });
         if raw {
@@ -147,7 +148,7 @@ fn from_raw_to_not_raw_and_back() {
         captures.same(&scene, |_| true);
     }
     assert_eq!(pod.differences(&scene.web.network().snapshot()), [""; 0]);
-    scene.far_agent.want(&desired(vec![], vec![]));
+    scene.far_agent.request(&desired(vec![], vec![]));
     scene.far_agent.until("all is gone", |report| report.receivers.is_empty());
     assert_eq!(before.differences(&scene.far.network().snapshot()), [""; 0]);
 }
@@ -338,9 +339,8 @@ fn the_interface_appears_when_it_is_complete() {
     let node = Node::new();
     let consumer = Pod::start(&node);
     let network = consumer.network();
-    let inside = Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI, "mirror0") };
-    let input = serde_json::to_string(&Desired { generation: 1, senders: vec![], receivers: vec![inside] });
-    let input = input.expect("it can be written");
+    let inside = Receiver { pod: Some(consumer.model()), ..receiver(TAP, VNI, "mirror0") };
+    let input = serde_json::to_string(&desired(vec![], vec![inside]).state()).expect("JSON");
     let mut complete = 0;
     for requests in 0.. {
         assert!(Helper::once(&node, &["purge"], "").0.success());

@@ -2,13 +2,14 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use podtap_model::{Direction, Endpoint, FrameFormat, MirrorOptions, Receiver, Tap, TapReference};
 use podtap_tests::{
     capture::{Capture, Difference, Frame, Way},
-    net::{Agent, Helper, Network, Node, Pod, traffic},
+    net::{Agent, Desired, Helper, Network, Node, Pod, Sender, traffic},
     streams::Content,
     wait::until,
 };
-use tap_wire::{Desired, Direction, Endpoint, Receiver, Sender};
+use serde_json::Value;
 
 /// UDP port of receivers.
 pub const PORT: u16 = 14789;
@@ -95,26 +96,58 @@ pub fn full_size(address: IpAddr) -> usize {
 }
 
 pub fn desired(senders: Vec<Sender>, receivers: Vec<Receiver>) -> Desired {
-    Desired { generation: 1, senders, receivers }
+    Desired { generation: 1, senders, receivers, underlay_mtu: None }
 }
 
 pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoint]) -> Sender {
-    Sender { direction, ..Sender::of_everything(tap.to_owned(), pod.wire(), destinations.to_vec()) }
+    let TapReference { namespace, name, uid } = tap_reference(tap);
+    let tap = Tap {
+        namespace,
+        name,
+        uid,
+        interface: None,
+        direction,
+        destinations: destinations.to_vec(),
+        options: MirrorOptions::default(),
+        program: None,
+    };
+    Sender { tap, pod: pod.model(), program: None }
 }
 
 pub fn receiver(tap: &str, vni: u32, name: &str) -> Receiver {
-    let (tap, interface_name) = (tap.to_owned(), name.to_owned());
-    Receiver { tap, vni, port: PORT, ipv6: false, interface_name, raw: false, pod: None }
+    Receiver {
+        tap: tap_reference(tap),
+        vni: vni.try_into().expect("a VNI"),
+        port: PORT,
+        ipv6: false,
+        interface_name: name.parse().expect("an interface name"),
+        frame_format: FrameFormat::Wire,
+        pod: None,
+    }
+}
+
+fn tap_reference(uid: &str) -> TapReference {
+    TapReference { namespace: "shop".to_owned(), name: "web".to_owned(), uid: uid.parse().expect("a UID") }
+}
+
+/// Mirror options, as in a `NodeTap`.
+pub fn options(json: Value) -> MirrorOptions {
+    serde_json::from_value(json).expect("mirror options")
 }
 
 /// A receiver of the far node.
 pub fn far_endpoint(vni: u32) -> Endpoint {
-    Endpoint { address: [10, 66, 0, 2].into(), port: PORT, vni }
+    endpoint([10, 66, 0, 2], vni)
 }
 
 /// A receiver of the pod's own node.
 pub fn near_endpoint(vni: u32) -> Endpoint {
-    Endpoint { address: [10, 66, 0, 1].into(), port: PORT, vni }
+    endpoint([10, 66, 0, 1], vni)
+}
+
+/// A receiver at an IPv4 address.
+pub fn endpoint(address: [u8; 4], vni: u32) -> Endpoint {
+    Endpoint { address: address.into(), port: PORT, vni: vni.try_into().expect("a VNI") }
 }
 
 /// Captures at a pod and at a receiver of its traffic.

@@ -1,10 +1,10 @@
 //! Taps do not disturb each other.
 
+use podtap_model::Direction;
 use podtap_tests::{
     capture::Way,
     net::{Pod, traffic},
 };
-use tap_wire::Direction;
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
 
@@ -43,7 +43,7 @@ fn a_tap_that_goes_leaves_the_other_one_without_a_gap() {
     let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
     for senders in [vec![comes.clone(), stays.clone()], vec![stays.clone()], vec![comes, stays.clone()], vec![stays]] {
         let count = senders.len();
-        scene.agent.want(&desired(senders, vec![]));
+        scene.agent.request(&desired(senders, vec![]));
         scene.agent.until("the second tap comes or goes", |report| report.senders.len() == count);
         traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
         assert_eq!(scene.web.network().tunnels().len(), count);
@@ -81,7 +81,7 @@ fn two_pods_of_one_tap_share_its_receiver() {
     let other = Pod::start(&scene.node);
     scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     let to = [far_endpoint(VNI)];
-    let senders = vec![sender(TAP, &scene.web, Direction::Both, &to), sender(TAP, &other, Direction::Ingress, &to)];
+    let senders = vec![sender(TAP, &scene.web, Direction::Both, &to), sender(TAP, &other, Direction::Both, &to)];
     scene.agent.establish(&desired(senders, vec![]));
     let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
@@ -119,7 +119,7 @@ fn twenty_pods_come_and_go_together() {
     let senders = pods.iter().map(|pod| sender(TAP, pod, Direction::Both, &to)).collect();
     scene.agent.establish(&desired(senders, vec![]));
     assert!(pods.iter().all(|pod| pod.network().mirrors("eth0").len() == 2));
-    scene.agent.want(&desired(vec![], vec![]));
+    scene.agent.request(&desired(vec![], vec![]));
     scene.agent.until("all are gone", |report| report.senders.is_empty());
     for (pod, before) in pods.iter().zip(&before) {
         assert_eq!(before.differences(&pod.network().snapshot()), [""; 0]);

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use podtap_model::{Direction, Response};
 use podtap_tests::{
     net::{Helper, Snapshot, traffic},
     wait::until,
 };
-use tap_wire::Direction;
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
 
@@ -38,9 +38,9 @@ fn nothing_goes_while_it_is_not_known_what_is_wanted() {
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.agent = scene.helper.agent();
     // Neither the start, nor an agent that is there, nor one that talks nonsense is an order.
-    scene.agent.say(b"{\"desired\":{\"generation\":\"x\"}}\nnonsense\n").expect("it is taken");
+    scene.agent.send_bytes(b"{\"apply\":{\"generation\":\"x\"}}\nnonsense\n").expect("it is taken");
     for _ in 0..2 {
-        assert!(matches!(scene.agent.hear(), Ok(tap_wire::FromHelper::Rejected(_))));
+        assert!(matches!(scene.agent.receive(), Ok(Response::Rejected(_))));
     }
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
     captures.same(&scene, |_| true);
@@ -52,9 +52,9 @@ fn nothing_goes_while_it_is_not_known_what_is_wanted() {
 fn empty_is_an_order_to_remove_all() {
     let Left { mut scene, other, before } = left();
     scene.agent = scene.helper.agent();
-    scene.agent.want(&desired(vec![], vec![]));
+    scene.agent.request(&desired(vec![], vec![]));
     let clean = scene.agent.until("all is gone", |report| report.senders.is_empty() && report.receivers.is_empty());
-    assert_eq!(clean.generation, 1);
+    assert_eq!(clean.observed_generation, Some(1));
     let networks = [scene.web.network(), other.network(), scene.node.network()];
     for (network, before) in networks.into_iter().zip(&before) {
         assert_eq!(before.differences(&network.snapshot()), [""; 0]);
@@ -88,7 +88,7 @@ fn halves_go_too() {
     web.ip("link add ptap0123456789a type vxlan id 3 dstport 5555\nlink set ptap0123456789a group 1886675312\n");
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
-    scene.agent.want(&desired(vec![], vec![]));
+    scene.agent.request(&desired(vec![], vec![]));
     until("all is gone", Duration::from_secs(5), || {
         let differences = before.differences(&scene.web.network().snapshot());
         if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }

@@ -50,7 +50,7 @@ fn each_container_has_exactly_its_privileges() {
     let scene = Scene::new("privileges");
     tap(&scene.sandbox, "{name: n2, interfaceName: hlp-priv}");
     let helper = status_of("n1", "/tap-helper serve");
-    let agent = status_of("n1", "/podtap-operator agent");
+    let agent = status_of("n1", "/podtap-agent");
     // Bits of include/uapi/linux/capability.h: NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, BPF 39.
     let wanted: u64 = 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
     let field = |status: &str, name: &str| -> String {
@@ -90,7 +90,7 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
     let before = index(&network);
     let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "hlp-kill");
     let pod = Capture::start(&network, "eth0");
-    for program in ["/tap-helper serve", "/podtap-operator agent"] {
+    for program in ["/tap-helper serve", "/podtap-agent"] {
         let status = status_of("n1", program);
         let path = status.lines().find_map(|line| line.strip_prefix("path /proc/")).expect("it runs").to_owned();
         scene.sandbox.lab().on_node("n1", &format!("kill -9 {path}")).expect("it can be killed");

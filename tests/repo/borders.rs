@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
     process::Command,
 };
 
 use serde_json::Value;
 
-/// Names of all packages that `package` is built with (build and normal dependencies, no test ones).
-fn tree_of(package: &str) -> BTreeSet<String> {
+fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--offline", "--locked"])
         // Others may be missing from the cache that a build has filled.
@@ -17,8 +18,12 @@ fn tree_of(package: &str) -> BTreeSet<String> {
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
+    serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON")
+}
 
+/// Names of all packages that `package` is built with (build and normal dependencies, no test ones).
+fn tree_of(package: &str) -> BTreeSet<String> {
+    let metadata = metadata();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let names: BTreeMap<_, _> =
@@ -73,15 +78,56 @@ fn the_contract_needs_serde_only() {
 }
 
 #[test]
-fn the_operator_opens_no_netlink_socket() {
-    assert_eq!(
-        found(&tree_of("podtap-operator"), &["netlink", "rtnetlink", "neli", "aya", "libbpf", "tap-helper"]),
-        [""; 0]
-    );
+fn no_operator_package_opens_a_netlink_socket() {
+    for package in ["podtap-controller", "podtap-agent", "podtap-runtime", "podtap-api"] {
+        assert_eq!(
+            found(&tree_of(package), &["netlink", "rtnetlink", "neli", "aya", "libbpf", "tap-helper"]),
+            [""; 0],
+            "{package}"
+        );
+    }
+}
+
+/// libpcap is a parser in C: what holds a token on every node must not link it. The controller's build script is the only one that
+/// names it, so that not depending on the controller is enough.
+#[test]
+fn the_agent_links_no_libpcap() {
+    let tree = tree_of("podtap-agent");
+    assert_eq!(found(&tree, &["podtap-controller", "pcap", "libpcap"]), [""; 0]);
+    let own: BTreeSet<_> = found(&tree, &["podtap", "tap-"]).into_iter().map(str::to_owned).collect();
+    for package in own {
+        let directory = directory_of(&package);
+        assert!(!names_libpcap(&directory), "{} names libpcap", directory.display());
+    }
+    assert!(names_libpcap(&directory_of("podtap-controller")), "this guard sees what it guards against");
+}
+
+fn directory_of(package: &str) -> PathBuf {
+    let packages = metadata()["packages"].clone();
+    let manifest = packages
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|p| p["name"] == package)
+        .and_then(|p| p["manifest_path"].as_str().map(PathBuf::from));
+    manifest.and_then(|path| path.parent().map(PathBuf::from)).expect("the package has a folder")
+}
+
+/// Whether the package's build script or sources link libpcap.
+fn names_libpcap(directory: &Path) -> bool {
+    let links = |path: &Path| {
+        fs::read_to_string(path).is_ok_and(|text| text.contains("libpcap.a") || text.contains("name = \"pcap\""))
+    };
+    links(&directory.join("build.rs")) || sources(&directory.join("src")).iter().any(|path| links(path))
+}
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
 #[test]
 fn this_guard_sees_what_it_guards_against() {
-    assert!(!found(&tree_of("podtap-operator"), &KUBERNETES_AND_TLS).is_empty());
+    assert!(!found(&tree_of("podtap-controller"), &KUBERNETES_AND_TLS).is_empty());
     assert!(!found(&tree_of("tap-helper"), &["netlink"]).is_empty());
 }

@@ -23,6 +23,10 @@ pub struct Filter {
     /// "tcp[tcpflags] & tcp-syn != 0". Hosts, ports and protocols are numbers; names of hosts and services are not looked up.
     /// One that libpcap does not take makes the tap Ready=False with the reason InvalidSpec and libpcap's message; a tap that
     /// copies already goes on with the expression before.
+    #[allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "`kubectl explain` shows the brackets of the example as they are"
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new(r"self.matches('^[ -~\\t\\n]*[!-~][ -~\\t\\n]*$')")

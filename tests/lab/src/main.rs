@@ -127,7 +127,7 @@ struct ImageArguments {
     /// The program and its arguments as a JSON list.
     #[arg(long)]
     entrypoint: String,
-    /// UID[:GID] to run as.
+    /// UID, or UID:GID, to run as.
     #[arg(long)]
     user: Option<String>,
     /// NAME=value, as often as needed.

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tap_wire::{Counters, Desired, FromHelper, Report, State, ToHelper};
+use podtap_model::{Counters, DesiredUpdate, NodeStatus, Request, Response, State};
+
+use super::Desired;
 
 /// The user that the agent runs as, and its group.
 pub const AGENT_UID: u32 = 65532;
@@ -18,15 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Agent {
     reader: BufReader<UnixStream>,
-    /// The last report that was read.
-    last: Option<Report>,
+    /// The status in the last report.
+    last: Option<NodeStatus>,
 }
 
 impl Agent {
-    /// Knocks as a user, with the group of the same number.
+    /// Connects as a user, with the group of the same number.
     ///
     /// # Errors
-    /// When the file's rights forbid it.
+    /// When the mode of the socket forbids it.
     ///
     /// # Panics
     /// Without the right to change users.
@@ -45,38 +47,47 @@ impl Agent {
     /// Sends bytes.
     ///
     /// # Errors
-    /// When nobody takes them.
-    pub fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// When the connection is closed.
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.reader.get_mut().write_all(bytes)
     }
 
-    /// Sends a desired state.
+    /// Requests a desired state.
     ///
     /// # Panics
-    /// When it is not taken.
+    /// When the connection is closed.
     #[track_caller]
-    pub fn want(&mut self, desired: &Desired) {
-        self.tell(&ToHelper::Desired(desired.clone()));
+    pub fn request(&mut self, desired: &Desired) {
+        self.apply(desired.update());
+    }
+
+    /// Sends an update as it is.
+    ///
+    /// # Panics
+    /// When the connection is closed.
+    #[track_caller]
+    pub fn apply(&mut self, update: DesiredUpdate) {
+        self.send(&Request::Apply(update));
     }
 
     #[track_caller]
-    fn tell(&mut self, message: &ToHelper) {
-        let mut line = serde_json::to_vec(message).expect("it can be written");
+    fn send(&mut self, message: &Request) {
+        let mut line = serde_json::to_vec(message).expect("JSON");
         line.push(b'\n');
-        self.say(&line).expect("the helper listens");
+        self.send_bytes(&line).expect("the helper listens");
     }
 
-    /// Asks for counters, and waits for them. Reports that come first are passed over.
+    /// Requests the counters, and waits for them. Reports that arrive before are skipped.
     ///
     /// # Panics
-    /// When they do not come within ten seconds.
+    /// When they do not arrive within ten seconds.
     #[track_caller]
     pub fn counters(&mut self, request: u64) -> Counters {
-        self.tell(&ToHelper::Counters(request));
+        self.send(&Request::Counters(request));
         loop {
-            match self.hear().expect("the helper answers") {
-                FromHelper::Counters(counters) if counters.request == request => return counters,
-                FromHelper::Report(report) => self.last = Some(report),
+            match self.receive().expect("the helper answers") {
+                Response::Counters(counters) if counters.request == request => return counters,
+                Response::Report(report) => self.last = Some(report.status),
                 other => panic!("to the request {request}: {other:?}"),
             }
         }
@@ -85,8 +96,8 @@ impl Agent {
     /// The next message.
     ///
     /// # Errors
-    /// When there is none for ten seconds, or never again.
-    pub fn hear(&mut self) -> io::Result<FromHelper> {
+    /// When there is none for ten seconds, or the connection is closed.
+    pub fn receive(&mut self) -> io::Result<Response> {
         let mut line = String::new();
         match self.reader.read_line(&mut line)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -94,9 +105,9 @@ impl Agent {
         }
     }
 
-    /// Whether something has come that was not read yet.
+    /// Whether a message has arrived that was not read yet.
     #[must_use]
-    pub fn has_spoken(&self) -> bool {
+    pub fn has_message(&self) -> bool {
         let mut polled = libc::pollfd { fd: self.reader.get_ref().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         #[expect(unsafe_code, reason = "std has no poll")]
         // SAFETY: one live pollfd.
@@ -104,41 +115,42 @@ impl Agent {
         ready > 0 || !self.reader.buffer().is_empty()
     }
 
-    /// Waits for a report of which something holds.
+    /// Waits for a status that meets a condition.
     ///
     /// # Panics
-    /// When none comes within ten seconds.
+    /// When none arrives within ten seconds.
     #[track_caller]
-    pub fn until(&mut self, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
+    pub fn until(&mut self, what: &str, condition: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
         let start = Instant::now();
         loop {
-            match self.hear() {
-                Ok(FromHelper::Report(report)) => {
-                    self.last = Some(report.clone());
-                    if wanted(&report) {
-                        return report;
+            match self.receive() {
+                Ok(Response::Report(report)) => {
+                    self.last = Some(report.status.clone());
+                    if condition(&report.status) {
+                        return report.status;
                     }
                 }
-                // Asked for by somebody who did not wait.
-                Ok(FromHelper::Counters(_)) => {}
-                Ok(FromHelper::Rejected(why)) => panic!("{what}: rejected: {why}"),
-                Err(error) => panic!("{what}: {error}; the last report: {:#?}", self.last),
+                // The answer to a request that did not wait for it.
+                Ok(Response::Counters(_)) => {}
+                Ok(Response::Rejected(why)) => panic!("{what}: rejected: {why}"),
+                Err(error) => panic!("{what}: {error}; the last status: {:#?}", self.last),
             }
-            assert!(start.elapsed() < PATIENCE, "{what}: not in time; the last report: {:#?}", self.last);
+            assert!(start.elapsed() < PATIENCE, "{what}: not in time; the last status: {:#?}", self.last);
         }
     }
 
-    /// Sends a desired state, and waits until all of it is in place, and nothing else.
+    /// Requests a desired state, and waits until all of it is in place, and nothing else.
     ///
     /// # Panics
     /// When it is not within ten seconds.
     #[track_caller]
-    pub fn establish(&mut self, desired: &Desired) -> Report {
-        self.want(desired);
-        self.until("all is active", |report| {
-            let senders = report.senders.iter().map(|sender| sender.status.state);
-            let receivers = report.receivers.iter().map(|receiver| receiver.status.state);
-            report.generation == desired.generation && senders.chain(receivers).all(|state| state == State::Active)
+    pub fn establish(&mut self, desired: &Desired) -> NodeStatus {
+        self.request(desired);
+        self.until("everything is active", |status| {
+            let senders = status.senders.iter().map(|sender| sender.state);
+            let receivers = status.receivers.iter().map(|receiver| receiver.state);
+            status.observed_generation == Some(desired.generation)
+                && senders.chain(receivers).all(|state| state == State::Active)
         })
     }
 }

@@ -6,6 +6,7 @@
 
 mod agent;
 mod cgroup;
+mod desired;
 mod helper;
 mod network;
 mod node;
@@ -16,6 +17,7 @@ mod state;
 pub mod traffic;
 
 pub use agent::{AGENT_UID, Agent};
+pub use desired::{Desired, NODE_TAP, Sender};
 pub use helper::Helper;
 pub use network::Network;
 pub use node::Node;

@@ -106,10 +106,19 @@ impl Pod {
         &self.network
     }
 
-    /// As in the contract.
+    /// As in a `NodeTap`.
+    ///
+    /// # Panics
+    /// When its UID is not one.
     #[must_use]
-    pub fn wire(&self) -> tap_wire::Pod {
-        tap_wire::Pod { uid: self.uid.clone(), cgroup_uid: None, addresses: self.addresses.clone() }
+    pub fn model(&self) -> podtap_model::Pod {
+        podtap_model::Pod {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            uid: self.uid.parse().expect("a UID"),
+            config_hash: None,
+            addresses: self.addresses.clone(),
+        }
     }
 }
 

@@ -1,0 +1,180 @@
+//! An API server for tests: keeps objects by path, with versions, generations and finalizers as the real one has them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use http::{Method, StatusCode};
+use kube::Client;
+use serde_json::{Value, json};
+
+use podtap_runtime::fake_client;
+
+/// Clones share one store.
+#[derive(Clone, Default)]
+pub struct FakeApi(Arc<Mutex<State>>);
+
+type Interference = Box<dyn FnOnce(&mut Value) + Send>;
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Value>,
+    version: u64,
+    /// What was asked for, as `METHOD path`.
+    requests: Vec<String>,
+    /// Requests that contain the text get the reason as their answer.
+    refusals: Vec<(String, StatusCode, &'static str)>,
+    /// Done to the object just before the request that contains the text.
+    interferences: Vec<(String, Interference)>,
+}
+
+impl FakeApi {
+    pub fn client(&self) -> Client {
+        let api = self.clone();
+        fake_client::client(move |method, path, object| api.state().answer(method, path, object))
+    }
+
+    /// Puts an object there, as somebody else would.
+    pub fn put(&self, path: &str, object: &impl serde::Serialize) {
+        let mut state = self.state();
+        let object = serde_json::to_value(object).expect("it can be written");
+        state.store(path, object);
+    }
+
+    pub fn get(&self, path: &str) -> Option<Value> {
+        self.state().objects.get(path).cloned()
+    }
+
+    /// All objects whose path contains `part`.
+    pub fn list(&self, part: &str) -> Vec<(String, Value)> {
+        let state = self.state();
+        state.objects.iter().filter(|(path, _)| path.contains(part)).map(|(p, o)| (p.clone(), o.clone())).collect()
+    }
+
+    pub fn remove(&self, path: &str) {
+        self.state().objects.remove(path);
+    }
+
+    /// What was asked for since the last call.
+    pub fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().requests)
+    }
+
+    /// Requests that contain `text` are refused from now on.
+    pub fn refuse(&self, text: &str, code: StatusCode, reason: &'static str) {
+        self.state().refusals.push((text.to_owned(), code, reason));
+    }
+
+    pub fn refuse_nothing(&self) {
+        self.state().refusals.clear();
+    }
+
+    /// Somebody else does `change` to the object just before the next request that contains `text`.
+    pub fn interfere(&self, text: &str, change: impl FnOnce(&mut Value) + Send + 'static) {
+        self.state().interferences.push((text.to_owned(), Box::new(change)));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no panic before")
+    }
+}
+
+fn failure(code: StatusCode, reason: &str) -> (StatusCode, Value) {
+    let message = format!("refused: {reason}");
+    (code, json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": reason, "message": message}))
+}
+
+impl State {
+    fn answer(&mut self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
+        let request = format!("{method} {path}");
+        let refusal = self.refusals.iter().find(|(text, ..)| request.contains(text)).cloned();
+        self.requests.push(request.clone());
+        if let Some((_, code, reason)) = refusal {
+            return failure(code, reason);
+        }
+        let own = path.trim_end_matches("/status").to_owned();
+        if let Some(index) = self.interferences.iter().position(|(text, _)| request.contains(text)) {
+            let (_, change) = self.interferences.remove(index);
+            let mut object = self.objects.get(&own).cloned().unwrap_or_default();
+            change(&mut object);
+            self.store(&own, object);
+        }
+        match *method {
+            Method::POST => {
+                let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+                let path = format!("{path}/{name}");
+                if self.objects.contains_key(&path) {
+                    return failure(StatusCode::CONFLICT, "AlreadyExists");
+                }
+                (StatusCode::CREATED, self.store(&path, body))
+            }
+            Method::DELETE => match self.objects.remove(&own) {
+                Some(object) => (StatusCode::OK, object),
+                None => failure(StatusCode::NOT_FOUND, "NotFound"),
+            },
+            _ => match self.objects.get(&own).cloned() {
+                None if *method == Method::PATCH && body.get("kind").is_some() => {
+                    (StatusCode::CREATED, self.store(&own, body))
+                }
+                None => failure(StatusCode::NOT_FOUND, "NotFound"),
+                Some(object) if *method == Method::GET => (StatusCode::OK, object),
+                Some(object) => self.change(method, &own, path != own, object, &body),
+            },
+        }
+    }
+
+    fn change(
+        &mut self,
+        method: &Method,
+        path: &str,
+        is_status: bool,
+        mut object: Value,
+        body: &Value,
+    ) -> (StatusCode, Value) {
+        for precondition in ["resourceVersion", "uid"] {
+            let wanted = body["metadata"].get(precondition).filter(|wanted| !wanted.is_null());
+            if wanted.is_some_and(|wanted| *wanted != object["metadata"][precondition]) {
+                return failure(StatusCode::CONFLICT, "Conflict");
+            }
+        }
+        if is_status {
+            object["status"] = body["status"].clone();
+        } else if *method == Method::PUT {
+            object["data"] = body["data"].clone();
+        } else {
+            if let Some(spec) = body.get("spec") {
+                object["spec"] = spec.clone();
+            }
+            if let Some(finalizers) = body["metadata"].get("finalizers") {
+                object["metadata"]["finalizers"] = finalizers.clone();
+            }
+        }
+        let finalizers = object["metadata"]["finalizers"].as_array().map_or(0, Vec::len);
+        if object["metadata"].get("deletionTimestamp").is_some() && finalizers == 0 {
+            self.objects.remove(path);
+            return (StatusCode::OK, object);
+        }
+        (StatusCode::OK, self.store(path, object))
+    }
+
+    /// As it is kept: what changes nothing gets no new version.
+    fn store(&mut self, path: &str, mut object: Value) -> Value {
+        let before = self.objects.get(path);
+        if before == Some(&object) {
+            return object;
+        }
+        self.version += 1;
+        let metadata = &mut object["metadata"];
+        if metadata.get("uid").is_none() {
+            metadata["uid"] = json!(format!("uid-{}", self.version));
+        }
+        metadata["resourceVersion"] = json!(self.version.to_string());
+        let generation = before.and_then(|before| before["metadata"]["generation"].as_i64()).unwrap_or_default();
+        if before.is_none_or(|before| before["spec"] != object["spec"]) {
+            object["metadata"]["generation"] = json!(generation + 1);
+        }
+        self.objects.insert(path.to_owned(), object.clone());
+        object
+    }
+}

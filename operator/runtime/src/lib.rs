@@ -1,0 +1,14 @@
+//! What the PodTap programs that talk to Kubernetes share: the API client, leader election, health and metrics over HTTP, logging,
+//! shutdown and backoff.
+//!
+//! Nothing here knows the PodTap kinds. All of it runs on a tokio runtime, current-thread or multi-thread.
+
+pub mod client;
+#[cfg(feature = "test-util")]
+pub mod fake_client;
+pub mod http;
+pub mod leader;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use podtap_backoff as backoff;
