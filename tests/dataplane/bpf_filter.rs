@@ -1,4 +1,4 @@
-//! Filters in this kernel select what tcpdump and tshark select.
+//! Filters select in this kernel what tcpdump and tshark select.
 
 use podtap_model::Filter;
 use podtap_tests::pcap::{File, tcpdump, tshark};
@@ -19,7 +19,7 @@ fn selected(programs: &Programs, which: ProgramKind, frames: &[Vec<u8>]) -> Vec<
     frames.iter().enumerate().filter(|(_, frame)| matches(frame)).map(|(number, _)| number).collect()
 }
 
-/// Compares as many filters on as many frames; returns how many pairs matched, and how many there were.
+/// Compares filters on frames, as many of each as given. Returns how many pairs matched, and how many there were.
 fn compare(
     chance: &mut Chance,
     (filters, count): (usize, usize),
@@ -114,7 +114,7 @@ fn expressions_select_as_in_tcpdump() {
     some_of((matched, EXPRESSIONS.len() * frames.len()));
 }
 
-/// Long ones, as people paste them: almost as long as they may be.
+/// A long one, as people paste them: almost the limit.
 #[test]
 fn a_long_expression_loads() {
     let hosts: Vec<_> = (0..180).map(|number| format!("host 10.0.0.{number}")).collect();

@@ -1,4 +1,4 @@
-//! Frames and filters by chance, and how tcpdump and tshark would write them.
+//! Random frames and filters, and the filters in the languages of tcpdump and tshark.
 
 use std::{net::IpAddr, process::Command};
 
@@ -37,7 +37,7 @@ impl Chance {
 pub struct Kinds {
     /// Tags and extension headers.
     pub wrapped: bool,
-    /// Cut somewhere.
+    /// Truncated somewhere.
     pub short: bool,
 }
 
@@ -45,7 +45,7 @@ const ADDRESSES: [&str; 8] =
     ["10.1.2.3", "10.1.9.9", "10.200.0.1", "192.168.7.7", "fd00::1", "fd00:0:1::5", "2001:db8::1", "2001:db8:1::1"];
 const PORTS: [u16; 8] = [22, 79, 80, 81, 443, 8443, 40_000, 65_535];
 
-/// A frame. All but the payload is as RFC 791, 8200, 9293, 768, 9260 want it, except for checksums.
+/// A frame. Except for the payload and the checksums, it follows RFC 791, 8200, 9293, 768 and 9260.
 pub fn frame(chance: &mut Chance, kinds: Kinds) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     for _ in 0..if kinds.wrapped { chance.below(3) } else { 0 } {
@@ -62,7 +62,7 @@ pub fn frame(chance: &mut Chance, kinds: Kinds) -> Vec<u8> {
     }
     if kinds.short && chance.one_in(3) {
         let length = frame.len();
-        // Newer kernels take no frame for a trial whose IP header is not whole.
+        // Newer kernels accept no frame for a test run whose IP header is incomplete.
         let least = match frame[12..14] {
             [8, 0] => 34,
             [0x86, 0xdd] => 54,
@@ -143,7 +143,7 @@ pub fn filter(chance: &mut Chance, one: bool) -> Filter {
     let mut rules = |limit| (0..chance.below(limit)).map(|_| rule(chance)).collect::<Vec<_>>();
     let (mut include, mut exclude) = (rules(4), rules(3));
     if one {
-        // With several ranges, tcpdump gives up at the first port that is not there, also where another would have matched.
+        // With several ranges, tcpdump rejects a frame that is too short for the first port compared, even if another would match.
         let mut rule = rule(chance);
         rule.ports.truncate(1);
         (include, exclude) = (vec![rule], vec![]);
@@ -170,7 +170,7 @@ fn rule(chance: &mut Chance) -> Match {
     Match { protocol, ports, cidrs }
 }
 
-/// How a reader writes the parts of a filter.
+/// The syntax of a program's filters.
 pub struct Language {
     protocol: fn(Protocol) -> &'static str,
     ports: fn(u16, u16) -> String,
@@ -178,7 +178,7 @@ pub struct Language {
     everything: &'static str,
 }
 
-/// That of pcap-filter(7). `net` wants no bits behind the prefix.
+/// That of pcap-filter(7). `net` accepts no bits after the prefix.
 pub const PCAP: Language = Language {
     protocol: name,
     ports: |first, last| format!("portrange {first}-{last}"),
@@ -198,7 +198,7 @@ pub const DISPLAY: Language = Language {
     },
     network: |network, side| {
         let family = if network.addr().is_ipv6() { "ipv6" } else { "ip" };
-        // A prefix of no bits is no network to it.
+        // It does not accept a prefix length of 0.
         match network.prefix_len() {
             0 => family.to_owned(),
             prefix => format!("{family}.{side} == {}/{prefix}", network.addr()),
@@ -241,7 +241,7 @@ impl Language {
     }
 }
 
-/// What libpcap makes of an expression for Ethernet.
+/// An expression, compiled by libpcap for Ethernet.
 pub fn compile(expression: &str) -> Vec<Instruction> {
     let text = output(Command::new("tcpdump").args(["-y", "EN10MB", "-ddd", expression]));
     let text = String::from_utf8(text).expect("it is text");

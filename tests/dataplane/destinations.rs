@@ -1,4 +1,4 @@
-//! Wherever the receivers are, and however many: each gets every frame.
+//! Every receiver gets every frame, wherever it is and however many there are.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ fn a_receiver_in_another_pod_of_the_same_node() {
     let sender = sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]);
     let receiver = Receiver { pod: Some(consumer.model()), ..receiver(TAP, VNI, "tap0") };
     scene.agent.establish(&desired(vec![sender], vec![receiver]));
-    assert_eq!(scene.node.network().tunnels(), [""; 0], "nothing on the node itself");
+    assert_eq!(scene.node.network().vxlan_devices(), [""; 0], "no device on the node itself");
     let captures = Captures::start(&scene.web, consumer.network(), "tap0");
     scene.traffic();
     captures.same(&scene, |_| true);
@@ -42,7 +42,7 @@ fn a_receiver_in_a_pod_of_another_node() {
     captures.same(&scene, |_| true);
 }
 
-/// A tap may not copy copies, but the consumer of one tap may well be the target of another.
+/// A tap may not mirror mirrored frames, but the consumer of one tap may be the target of another.
 #[test]
 fn a_consumer_that_is_tapped_by_another_tap() {
     let mut scene = Scene::new();
@@ -101,14 +101,14 @@ fn destinations_come_and_go_without_a_gap_in_the_others() {
         let mut next = desired(vec![sender(TAP, &scene.web, Direction::Both, endpoints)], vec![]);
         next.generation = i64::try_from(endpoints.len()).expect("a count fits");
         scene.agent.establish(&next);
-        let tunnel = &scene.web.network().tunnels()[0];
-        assert_eq!(scene.web.network().destinations(tunnel).len(), endpoints.len());
+        let vxlan = &scene.web.network().vxlan_devices()[0];
+        assert_eq!(scene.web.network().destinations(vxlan).len(), endpoints.len());
     }
     captures.same(&scene, |_| true);
 }
 
-/// With room for whole frames: the kernel does not fragment what goes through an IPv6 tunnel (`ip6_fragment` wants
-/// `ignore_df`, which `udp_tunnel6_xmit_skb` does not set).
+/// With an MTU for whole frames: the kernel does not fragment VXLAN over IPv6 (`ip6_fragment` requires `ignore_df`, which
+/// `udp_tunnel6_xmit_skb` does not set).
 #[test]
 fn an_ipv6_underlay() {
     let mut scene = Scene::new();
@@ -121,7 +121,7 @@ fn an_ipv6_underlay() {
     captures.same(&scene, |_| true);
 }
 
-/// Any VXLAN endpoint: here one that `ip` made, on the port that is registered for it.
+/// Any VXLAN endpoint: here one that `ip` created, on the registered port.
 #[test]
 fn an_external_endpoint() {
     let mut scene = Scene::new();
@@ -129,7 +129,7 @@ fn an_external_endpoint() {
     far.ip("link add outside type vxlan id 77 dstport 4789 local 10.66.0.2\n");
     far.set("ipv6/conf/outside/disable_ipv6", "1");
     far.ip("link set outside up\n");
-    // The kernel joins segments at a bare device otherwise.
+    // Otherwise the kernel joins segments at a plain VXLAN device.
     far.run("ethtool -K outside gro off");
     let to = Endpoint { port: 4789, ..far_endpoint(77) };
     scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[to])], vec![]));
@@ -138,7 +138,7 @@ fn an_external_endpoint() {
     captures.same(&scene, |_| true);
 }
 
-/// Two receivers on one port of a node, one for each family; a device has one socket, and that one family.
+/// Two receivers on one port of a node, one per family: a VXLAN device has one socket, of one family.
 #[test]
 fn both_families_side_by_side() {
     let mut scene = Scene::new();

@@ -1,4 +1,4 @@
-//! What is changed or removed by hand is back within five seconds.
+//! What is changed or removed by hand is repaired within five seconds.
 
 use std::time::{Duration, Instant};
 
@@ -51,20 +51,20 @@ fn repaired(scene: &Scene, network: &Network, change: &str) {
 fn of_the_sender_device() {
     let scene = tapped();
     let web = scene.web.network();
-    let tunnel = web.tunnels()[0].clone();
-    repaired(&scene, web, &format!("ip link set {tunnel} down"));
-    repaired(&scene, web, &format!("ip link set {tunnel} arp on multicast on"));
-    repaired(&scene, web, &format!("tc qdisc del dev {tunnel} clsact"));
-    repaired(&scene, web, &format!("tc filter del dev {tunnel} ingress"));
-    repaired(&scene, web, &format!("ip link del {tunnel}"));
+    let vxlan = web.vxlan_devices()[0].clone();
+    repaired(&scene, web, &format!("ip link set {vxlan} down"));
+    repaired(&scene, web, &format!("ip link set {vxlan} arp on multicast on"));
+    repaired(&scene, web, &format!("tc qdisc del dev {vxlan} clsact"));
+    repaired(&scene, web, &format!("tc filter del dev {vxlan} ingress"));
+    repaired(&scene, web, &format!("ip link del {vxlan}"));
 }
 
 #[test]
 fn of_destinations() {
     let scene = tapped();
     let web = scene.web.network();
-    let tunnel = web.tunnels()[0].clone();
-    let entry = format!("00:00:00:00:00:00 dev {tunnel}");
+    let vxlan = web.vxlan_devices()[0].clone();
+    let entry = format!("00:00:00:00:00:00 dev {vxlan}");
     repaired(&scene, web, &format!("bridge fdb del {entry} dst 10.66.0.2 port 14789 vni {VNI}"));
     repaired(&scene, web, &format!("bridge fdb del {entry} dst 10.66.0.1 port 14789 vni {}", VNI + 1));
     repaired(&scene, web, &format!("bridge fdb append {entry} dst 10.66.0.9 port 14789 vni {VNI}"));
@@ -88,36 +88,36 @@ fn of_the_receiver_device() {
     repaired(&scene, node, "ip link del mirror1");
 }
 
-/// Of a receiver: its VXLAN device, the near end of its pair, and the settings of both ends.
+/// The VXLAN device of a receiver, the peer of its interface, and the settings of both ends of the veth pair.
 #[test]
-fn of_what_leads_to_the_interface() {
+fn of_the_rest_of_a_receiver() {
     let scene = tapped();
     let node = scene.node.network();
-    let tunnel = node.tunnels()[0].clone();
-    let near = node.mirrors(&tunnel)[0].to.clone();
-    repaired(&scene, node, &format!("tc filter del dev {tunnel} ingress pref 1"));
-    repaired(&scene, node, &format!("tc filter del dev {tunnel} ingress pref 2"));
-    repaired(&scene, node, &format!("tc qdisc del dev {tunnel} clsact"));
+    let vxlan = node.vxlan_devices()[0].clone();
+    let near = node.mirrors(&vxlan)[0].to.clone();
+    repaired(&scene, node, &format!("tc filter del dev {vxlan} ingress pref 1"));
+    repaired(&scene, node, &format!("tc filter del dev {vxlan} ingress pref 2"));
+    repaired(&scene, node, &format!("tc qdisc del dev {vxlan} clsact"));
     repaired(&scene, node, &format!("ethtool -K {near} tx on tso on gso on"));
     repaired(&scene, node, "ethtool -K mirror1 gro on");
     repaired(&scene, node, &format!("ip link set {near} down"));
-    repaired(&scene, node, &format!("ip link set {tunnel} down"));
+    repaired(&scene, node, &format!("ip link set {vxlan} down"));
     repaired(&scene, node, &format!("ip link set {near} mtu 1000"));
     repaired(&scene, node, "ip link set mirror1 mtu 1000");
     repaired(&scene, node, &format!("tc qdisc del dev {near} clsact"));
     repaired(&scene, node, &format!("ip link del {near}"));
-    repaired(&scene, node, &format!("ip link del {tunnel}"));
+    repaired(&scene, node, &format!("ip link del {vxlan}"));
     repaired(&scene, node, &format!("ip link set {near} netns {}", scene.client.path().display()));
-    assert_eq!(scene.client.json("ip -j link show").len(), 2, "nothing of it is left there");
+    assert_eq!(scene.client.json("ip -j link show").len(), 2, "the moved peer is removed");
 }
 
-/// The helper goes on with the last order while nobody talks to it.
+/// While no agent is connected, the helper keeps to the last desired state.
 #[test]
 fn without_an_agent() {
     let scene = tapped();
-    // The newest connection is the one; it ends at once.
+    // Only the newest connection is served, and this one is closed at once.
     drop(scene.helper.agent());
     let web = scene.web.network();
-    repaired(&scene, web, &format!("ip link del {}", web.tunnels()[0]));
+    repaired(&scene, web, &format!("ip link del {}", web.vxlan_devices()[0]));
     repaired(&scene, web, "tc qdisc del dev eth0 clsact");
 }

@@ -1,4 +1,4 @@
-//! What is wanted of frames, done by the helper's programs: put in place, changed, found again.
+//! Mirror options, implemented by the helper's programs: installed, changed, adopted.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn only(protocol: Protocol) -> Option<Filter> {
     Some(Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() })
 }
 
-fn wanted(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
+fn requested(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
     let mut sender = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
     change(&mut sender);
     desired(vec![sender], vec![])
@@ -23,11 +23,11 @@ fn wanted(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
 
 fn started(scene: &mut Scene, change: impl FnOnce(&mut Sender)) -> Captures {
     scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-    scene.agent.establish(&wanted(scene, change));
+    scene.agent.establish(&requested(scene, change));
     Captures::start(&scene.web, scene.far.network(), "mirror0")
 }
 
-/// How often a step was done.
+/// How often the log has a step.
 fn done(scene: &Scene, step: &str) -> usize {
     scene.helper.log().matches(step).count()
 }
@@ -41,7 +41,7 @@ fn counters(node: &Node) -> Value {
 }
 
 #[test]
-fn a_filter_is_put_in_place_and_changed() {
+fn a_filter_is_installed_and_changed() {
     let mut scene = Scene::new();
     let captures = started(&mut scene, |sender| sender.tap.options.filter = only(Protocol::Udp));
     let address = scene.web.addresses[0];
@@ -58,7 +58,7 @@ fn a_filter_is_put_in_place_and_changed() {
         }
     });
     let programs = scene.web.network().programs("eth0");
-    let all = scene.agent.establish(&wanted(&scene, |sender| sender.tap.options.filter = only(Protocol::Icmp)));
+    let all = scene.agent.establish(&requested(&scene, |sender| sender.tap.options.filter = only(Protocol::Icmp)));
     assert_eq!((all.features["ebpf"], all.features["clamp"]), (true, true));
     assert_eq!(all.senders[0].degraded, Vec::<String>::new());
     assert_eq!((scene.web.network().programs("eth0"), done(&scene, "Configure")), (programs, 1));
@@ -70,13 +70,13 @@ fn a_filter_is_put_in_place_and_changed() {
         if pings == 6 { Ok(()) } else { Err(format!("{found:?}")) }
     });
     let counted = counters(&scene.node);
-    let mirrored = |way: &str| counted[way]["mirrored"]["frames"].as_u64().expect("a number");
+    let mirrored = |direction: &str| counted[direction]["mirrored"]["frames"].as_u64().expect("a number");
     assert_eq!(usize::try_from(mirrored("ingress") + mirrored("egress")), Ok(protocols().len()), "{counted:#}");
     assert!(counted["ingress"]["filtered"]["frames"].as_u64() >= Some(7), "{counted:#}");
 }
 
 #[test]
-fn the_next_helper_goes_on_with_programs_and_counters() {
+fn the_next_helper_keeps_programs_and_counters() {
     let mut scene = Scene::new();
     let tell = |sender: &mut Sender| {
         sender.tap.options = options(json!({"truncate": {"bytes": 64}, "limit": {"bitsPerSecond": "1G"}}));
@@ -88,12 +88,12 @@ fn the_next_helper_goes_on_with_programs_and_counters() {
     scene.helper.kill();
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
-    scene.agent.establish(&wanted(&scene, tell));
+    scene.agent.establish(&requested(&scene, tell));
     assert_eq!((scene.web.network().programs("eth0"), counters(&scene.node)["truncated"]["frames"].as_u64()), before);
     assert_eq!(done(&scene, "LoadPrograms"), 1);
 
-    // Others take their places, and count on.
-    scene.agent.establish(&wanted(&scene, |sender| {
+    // Other programs replace them, and the counters continue.
+    scene.agent.establish(&requested(&scene, |sender| {
         tell(sender);
         sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
     }));
@@ -101,11 +101,11 @@ fn the_next_helper_goes_on_with_programs_and_counters() {
     let after = scene.web.network().programs("eth0");
     assert!(after.len() == 2 && after.iter().all(|program| !before.0.contains(program)));
     assert!(counters(&scene.node)["truncated"]["frames"].as_u64() >= before.1);
-    // One that is removed by hand comes back, and joins the others.
-    let tunnel = scene.web.network().tunnels()[0].clone();
-    scene.web.network().run(&format!("tc filter del dev {tunnel} egress"));
-    until("it is back", Duration::from_secs(10), || {
-        let found = scene.web.network().programs(&tunnel).len();
+    // One that is removed by hand is loaded again, with the maps of the others.
+    let vxlan = scene.web.network().vxlan_devices()[0].clone();
+    scene.web.network().run(&format!("tc filter del dev {vxlan} egress"));
+    until("it is loaded again", Duration::from_secs(10), || {
+        let found = scene.web.network().programs(&vxlan).len();
         if found == 1 { Ok(()) } else { Err(format!("{found} programs")) }
     });
     assert_eq!(scene.web.network().programs("eth0"), after);
@@ -113,12 +113,12 @@ fn the_next_helper_goes_on_with_programs_and_counters() {
 }
 
 #[test]
-fn copies_fit_the_route_of_the_moment() {
+fn mirrored_frames_fit_the_current_route() {
     let mut scene = Scene::with_underlay(1500);
     let _captures = started(&mut scene, |_| ());
     assert_eq!(done(&scene, "frame_limit: Some(1464)"), 1);
     scene.node.network().run("ip route add 10.66.0.2/32 dev under0 mtu 1400");
-    until("the limit is another one", Duration::from_secs(10), || {
+    until("the limit has changed", Duration::from_secs(10), || {
         if done(&scene, "frame_limit: Some(1364)") == 1 { Ok(()) } else { Err(scene.helper.log()) }
     });
     assert_eq!((done(&scene, "LoadPrograms"), done(&scene, "Configure")), (1, 1));

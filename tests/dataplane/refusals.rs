@@ -1,4 +1,4 @@
-//! What cannot work, or would harm, is refused with its reason before anything is touched; everything else goes on.
+//! What cannot work, or would do harm, is refused with a reason before anything is touched; everything else keeps working.
 
 use std::{net::UdpSocket, time::Duration};
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
 
-/// Wants something beside a tap that works; that one must go on, and this must be refused.
+/// Requests something beside a tap that works. That tap must keep working, and the request must be refused.
 struct Refusal {
     other: Pod,
     scene: Scene,
@@ -19,11 +19,11 @@ struct Refusal {
 }
 
 impl Refusal {
-    /// `harm` prepares the other pod, or the node.
-    fn new(harm: impl FnOnce(&Scene, &Pod)) -> Self {
+    /// `prepare` changes the other pod, or the node.
+    fn new(prepare: impl FnOnce(&Scene, &Pod)) -> Self {
         let scene = Scene::new();
         let other = Pod::start(&scene.node);
-        harm(&scene, &other);
+        prepare(&scene, &other);
         let before = [other.network().snapshot(), scene.node.network().snapshot()];
         Self { other, scene, before }
     }
@@ -43,22 +43,22 @@ impl Refusal {
     }
 
     #[track_caller]
-    fn refused(self, wanted: Desired, reason: Reason, text: &str) -> Self {
-        self.refused_with(wanted, reason, text, |_| ())
+    fn refused(self, requested: Desired, reason: Reason, text: &str) -> Self {
+        self.refused_with(requested, reason, text, |_| ())
     }
 
     /// `change` changes the request after it has become JSON.
     #[track_caller]
     fn refused_with(
         mut self,
-        mut wanted: Desired,
+        mut requested: Desired,
         reason: Reason,
         text: &str,
         change: impl FnOnce(&mut Value),
     ) -> Self {
-        wanted.senders.push(sender(TAP, &self.scene.web, Direction::Both, &[near_endpoint(VNI)]));
-        wanted.receivers.push(receiver(TAP, VNI, "mirror0"));
-        let mut update = wanted.update();
+        requested.senders.push(sender(TAP, &self.scene.web, Direction::Both, &[near_endpoint(VNI)]));
+        requested.receivers.push(receiver(TAP, VNI, "mirror0"));
+        let mut update = requested.update();
         change(&mut update.spec);
         self.scene.agent.apply(update);
         let report = self.scene.agent.until("one works, one is refused", |report| {
@@ -80,13 +80,13 @@ impl Refusal {
         self
     }
 
-    /// Once its cause has gone, what was refused is put in place by itself.
+    /// Once the cause is removed, the refused request is retried automatically and succeeds.
     #[track_caller]
     fn cured(mut self, cure: impl FnOnce(&Scene, &Pod)) {
         cure(&self.scene, &self.other);
         self.scene
             .agent
-            .until("all is active", |report| statuses(report).iter().all(|(state, ..)| *state == State::Active));
+            .until("everything is active", |report| statuses(report).iter().all(|(state, ..)| *state == State::Active));
     }
 }
 
@@ -97,7 +97,7 @@ fn statuses(status: &NodeStatus) -> Vec<(State, Reason, String)> {
 }
 
 #[test]
-fn an_interface_that_is_not_there() {
+fn an_interface_that_does_not_exist() {
     Refusal::new(|_, _| {})
         .sender(
             |sender, _| sender.tap.interface = Some("net1".parse().expect("a name")),
@@ -176,7 +176,7 @@ fn a_udp_port_of_another_program() {
     refusal.receiver(|receiver, _| receiver.port = 14444, Reason::PortInUse, "port").cured(|_, _| drop(taken));
 }
 
-/// The one on which all sender devices of the node listen: no tap can be then.
+/// The port on which all sender devices of the node listen: without it, no tap works.
 #[test]
 fn the_senders_own_udp_port() {
     let mut scene = Scene::new();
@@ -185,7 +185,7 @@ fn the_senders_own_udp_port() {
     scene.agent.request(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])], vec![]));
     let report = scene.agent.until("it fails", |report| report.senders[0].state == State::Failed);
     assert_eq!(report.senders[0].reason, Reason::PortInUse);
-    // Between attempts, nothing of them is left.
+    // Between attempts, nothing is left of them.
     until("the pod is as before", Duration::from_secs(5), || {
         let differences = before.differences(&scene.web.network().snapshot());
         if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
@@ -195,7 +195,7 @@ fn the_senders_own_udp_port() {
 }
 
 #[test]
-fn a_udp_port_of_a_foreign_tunnel() {
+fn a_udp_port_of_a_foreign_vxlan_device() {
     Refusal::new(|scene, _| {
         scene
             .node
@@ -207,7 +207,7 @@ fn a_udp_port_of_a_foreign_tunnel() {
 }
 
 #[test]
-fn a_network_identifier_of_a_foreign_tunnel() {
+fn a_vni_of_a_foreign_vxlan_device() {
     Refusal::new(|scene, _| {
         scene
             .node

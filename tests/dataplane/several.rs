@@ -2,7 +2,7 @@
 
 use podtap_model::Direction;
 use podtap_tests::{
-    capture::Way,
+    capture::FrameDirection,
     net::{Pod, traffic},
 };
 
@@ -23,14 +23,14 @@ fn three_taps_on_one_pod_see_everything_each() {
     assert_eq!(priorities.len(), 5);
     priorities.sort_unstable();
     priorities.dedup();
-    assert_eq!(priorities.len(), 5, "each filter has a priority of its own");
+    assert_eq!(priorities.len(), 5, "each filter has its own priority");
     let one = Captures::start(&scene.web, scene.far.network(), "mirror0");
     let two = Captures::start(&scene.web, scene.node.network(), "mirror1");
     let three = Captures::start(&scene.web, scene.far.network(), "mirror2");
     scene.traffic();
     one.same(&scene, |_| true);
     two.same(&scene, |_| true);
-    three.same(&scene, |frame| frame.way == Way::In);
+    three.same(&scene, |frame| frame.direction == FrameDirection::In);
 }
 
 #[test]
@@ -46,13 +46,13 @@ fn a_tap_that_goes_leaves_the_other_one_without_a_gap() {
         scene.agent.request(&desired(senders, vec![]));
         scene.agent.until("the second tap comes or goes", |report| report.senders.len() == count);
         traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
-        assert_eq!(scene.web.network().tunnels().len(), count);
+        assert_eq!(scene.web.network().vxlan_devices().len(), count);
         assert_eq!(scene.web.network().mirrors("eth0").len(), 2 * count);
     }
     captures.same(&scene, |_| true);
 }
 
-/// Also when they talk to each other: then each frame is one of both pods.
+/// Also when they communicate with each other: each frame then belongs to both pods.
 #[test]
 fn two_tapped_pods_of_one_node() {
     let mut scene = Scene::new();
@@ -94,7 +94,7 @@ fn two_pods_of_one_tap_share_its_receiver() {
     });
 }
 
-/// As many as a pod may have by default.
+/// The default limit of taps per pod.
 #[test]
 fn sixteen_taps_on_one_pod() {
     let mut scene = Scene::new();
@@ -120,7 +120,7 @@ fn twenty_pods_come_and_go_together() {
     scene.agent.establish(&desired(senders, vec![]));
     assert!(pods.iter().all(|pod| pod.network().mirrors("eth0").len() == 2));
     scene.agent.request(&desired(vec![], vec![]));
-    scene.agent.until("all are gone", |report| report.senders.is_empty());
+    scene.agent.until("everything is removed", |report| report.senders.is_empty());
     for (pod, before) in pods.iter().zip(&before) {
         assert_eq!(before.differences(&pod.network().snapshot()), [""; 0]);
     }

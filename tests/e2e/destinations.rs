@@ -1,7 +1,7 @@
 //! All kinds of destination, alone and together.
 
 use podtap_tests::{
-    capture::{Capture, Way},
+    capture::{Capture, FrameDirection},
     cluster::{Cluster, namespace_of_node},
 };
 
@@ -137,8 +137,8 @@ fn one_direction_only() {
     let taps = ["way-ingress", "way-egress"].map(|name| (capture(&n2, name), Capture::start(&web, "eth0")));
     scene.traffic();
     let [(ingress, all_in), (egress, all_out)] = taps;
-    same_traffic(all_in, ingress, |f| f.way == Way::In);
-    same_traffic(all_out, egress, |f| f.way == Way::Out);
+    same_traffic(all_in, ingress, |f| f.direction == FrameDirection::In);
+    same_traffic(all_out, egress, |f| f.direction == FrameDirection::Out);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use podtap_tests::{
 
 use crate::scene::{address, capture};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn tap(sandbox: &Sandbox, interface: &str) {
     sandbox.apply(&format!(
@@ -21,7 +21,7 @@ fn tap(sandbox: &Sandbox, interface: &str) {
 
 #[track_caller]
 fn tapped(sandbox: &Sandbox, matched: i32, tapped: i32) {
-    until(&format!("{tapped} of {matched} tapped"), PATIENCE, || {
+    until(&format!("{tapped} of {matched} tapped"), TIMEOUT, || {
         let status = sandbox.tap("web").status.unwrap_or_default();
         let now = (status.matched_pods, status.tapped_pods);
         if now == (matched, tapped) { Ok(()) } else { Err(format!("{now:?} {:?}", status.failures)) }
@@ -50,7 +50,7 @@ fn pods_that_come_go_and_change_their_labels() {
 
 /// The first thing that the new pod says, a DNS request, is already mirrored; on either node, 20 times of 20.
 #[test]
-fn a_pod_made_anew_is_mirrored_from_its_first_frame() {
+fn a_recreated_pod_is_mirrored_from_its_first_frame() {
     // Alone, since tests that end a helper pod would make it miss the moment.
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("recreate");
@@ -67,7 +67,7 @@ fn a_pod_made_anew_is_mirrored_from_its_first_frame() {
         sandbox.start(name, node, "web", &format!("nslookup first-{round} {}; sleep 3600", address(&peer)));
         let pod = sandbox.running(name);
         let (network, source) = (sandbox.network(&pod), octets(&address(&pod)));
-        until(&format!("round {round}: each datagram that the pod sent is mirrored"), PATIENCE, || {
+        until(&format!("round {round}: each datagram that the pod sent is mirrored"), TIMEOUT, || {
             let sent = datagrams_sent(&network);
             let mirrored = receiver.count(|f| is_request(&f.bytes, source));
             if sent > 0 && mirrored == sent { Ok(()) } else { Err(format!("{sent} sent, {mirrored} mirrored")) }

@@ -13,7 +13,7 @@ use podtap_tests::{
 
 use crate::scene::{Scene, capture, same_traffic};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The helper pod of a node, if it is there.
 fn helper_of(node: &str) -> Option<Pod> {
@@ -95,7 +95,7 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
         let path = status.lines().find_map(|line| line.strip_prefix("path /proc/")).expect("it runs").to_owned();
         scene.sandbox.lab().on_node("n1", &format!("kill -9 {path}")).expect("it can be killed");
         scene.traffic();
-        until("it is started again", PATIENCE, || {
+        until("it is started again", TIMEOUT, || {
             let now = status_of("n1", program);
             if now.contains("path ") && !now.contains(&format!("path /proc/{path}\n")) { Ok(()) } else { Err(now) }
         });
@@ -121,11 +121,11 @@ fn what_is_removed_by_hand_comes_back() {
         let on_node = node.full_state().into_iter().filter(is_own);
         pod.full_state().into_iter().chain(on_node).collect::<Vec<_>>()
     };
-    let before = until("every device has a carrier", PATIENCE, || {
+    let before = until("every device has a carrier", TIMEOUT, || {
         let state = state();
         if state.iter().any(|line| line.contains("NO-CARRIER")) { Err(state.join("\n")) } else { Ok(state) }
     });
-    let device = pod.tunnels()[0].clone();
+    let device = pod.vxlan_devices()[0].clone();
     for (network, command) in [
         (&pod, format!("ip link del {device}")),
         (&pod, "tc filter del dev eth0 ingress".to_owned()),
@@ -162,5 +162,5 @@ fn they_go_a_minute_after_the_last_work() {
         if left == (false, false, 0) { Ok(()) } else { Err(format!("{left:?}")) }
     });
     let uid = pod.metadata.uid.expect("a stored pod has a UID");
-    until("its processes go", PATIENCE, || namespace_of_pod(&uid).err().ok_or("still there"));
+    until("its processes go", TIMEOUT, || namespace_of_pod(&uid).err().ok_or("still there"));
 }

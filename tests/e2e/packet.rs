@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range};
 
-use podtap_tests::capture::{Frame, Way};
+use podtap_tests::capture::{Frame, FrameDirection};
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
@@ -36,8 +36,8 @@ impl Packet {
     }
 
     /// Address of the other side, seen from the pod at which the frame was captured.
-    pub fn remote(&self, way: Way) -> Ipv4Addr {
-        if way == Way::In { self.source } else { self.destination }
+    pub fn remote(&self, way: FrameDirection) -> Ipv4Addr {
+        if way == FrameDirection::In { self.source } else { self.destination }
     }
 }
 

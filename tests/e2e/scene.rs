@@ -93,13 +93,13 @@ pub fn allow_external(address: &str) {
     Cluster::lab().kubectl(&arguments, &policy).expect("a policy can be made");
 }
 
-/// Makes an interface show frames as they are on the wire: no superframes, checksums filled in.
+/// Makes an interface show frames as they are on the wire: no GSO packets, checksums filled in.
 pub fn as_on_the_wire(network: &Path, interface: &str) {
     in_network(
         network,
         &["ethtool", "-K", interface, "tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off"],
     );
-    // TCP makes superframes even for devices that cannot cut them; this it heeds.
+    // TCP builds GSO packets even for devices without segmentation offload; it respects this limit.
     in_network(network, &["ip", "link", "set", interface, "gso_max_segs", "1"]);
 }
 

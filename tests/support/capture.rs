@@ -1,7 +1,7 @@
 //! Frames as an `AF_PACKET` socket sees them (packet(7)), compared as multisets.
 //!
-//! A capture is independent of everything that the product does: it runs in the test's process, in the namespace of
-//! the interface, and fails the test when its own socket lost a frame.
+//! A capture is independent of the product: it runs in the test's process, in the namespace of the interface, and fails the test
+//! if its own socket lost a frame.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,12 @@ use std::{
 
 use crate::namespace::within;
 
-/// Room for what arrives while the reading thread waits for a core.
+/// Buffers what arrives while the reading thread waits for a core.
 const RECEIVE_BUFFER: libc::c_int = 256 << 20;
 
-/// Whether a frame left through the interface or came in.
+/// Whether the interface sent or received a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum FrameDirection {
     /// Sent by the namespace of the interface.
     Out,
     /// Received by it.
@@ -34,17 +34,17 @@ pub enum Way {
 /// A captured frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Which way it went.
-    pub way: Way,
+    /// Sent or received.
+    pub direction: FrameDirection,
     /// From the destination address on, as the kernel had it.
     pub bytes: Vec<u8>,
-    /// When the reading thread got it.
+    /// When the reading thread received it.
     pub at: Instant,
 }
 
 impl Frame {
-    /// Whether it is what a kernel's IPv6 says by itself and at any time: multicast listener reports (RFC 3810, behind a
-    /// hop-by-hop header) and router solicitations (RFC 4861).
+    /// Whether it is one that the kernel's IPv6 stack sends by itself at any time: a multicast listener report (RFC 3810, after a
+    /// hop-by-hop header) or a router solicitation (RFC 4861).
     #[must_use]
     pub fn is_announcement(&self) -> bool {
         let frame = &self.bytes;
@@ -54,7 +54,7 @@ impl Frame {
     }
 }
 
-/// A running capture of one interface: all frames, or what [`fold`](Capture::fold) makes of them.
+/// A running capture of one interface: all frames, or the state that [`fold`](Capture::fold) computes from them.
 pub struct Capture<T = Vec<Frame>> {
     state: Arc<Mutex<T>>,
     stop: Arc<AtomicBool>,
@@ -63,10 +63,10 @@ pub struct Capture<T = Vec<Frame>> {
 }
 
 impl Capture {
-    /// Starts to capture; on return, no later frame is missed.
+    /// Starts to capture. No frame is missed that passes after this returns.
     ///
     /// # Panics
-    /// When the namespace or the interface is not there.
+    /// If the namespace or the interface does not exist.
     #[must_use]
     #[track_caller]
     pub fn start(namespace: &Path, interface: &str) -> Self {
@@ -74,55 +74,56 @@ impl Capture {
             .unwrap_or_else(|e| panic!("capture of {interface} in {}: {e}", namespace.display()))
     }
 
-    /// Like [`start`](Self::start), for an interface that may not be there yet.
+    /// Like [`start`](Self::start), for an interface that may not exist yet.
     pub fn try_start(namespace: &Path, interface: &str) -> io::Result<Self> {
-        Self::fold(namespace, interface, Vec::new(), |frames, way, bytes| {
-            frames.push(Frame { way, bytes: bytes.to_vec(), at: Instant::now() });
+        Self::fold(namespace, interface, Vec::new(), |frames, direction, bytes| {
+            frames.push(Frame { direction, bytes: bytes.to_vec(), at: Instant::now() });
         })
     }
 
-    /// What was captured so far, oldest first.
+    /// The frames captured so far, oldest first.
     #[must_use]
     pub fn so_far(&self) -> Vec<Frame> {
         self.look(Vec::clone)
     }
 
-    /// How many frames were captured so far that `wanted` holds for.
+    /// How many of the frames captured so far `matches` selects.
     #[must_use]
-    pub fn count(&self, wanted: impl Fn(&Frame) -> bool) -> usize {
-        self.look(|frames| frames.iter().filter(|f| wanted(f)).count())
+    pub fn count(&self, matches: impl Fn(&Frame) -> bool) -> usize {
+        self.look(|frames| frames.iter().filter(|f| matches(f)).count())
     }
 }
 
 impl<T: Default + Send + 'static> Capture<T> {
-    /// Starts to capture, and keeps no frame: `take` changes the state with each.
+    /// Starts to capture without keeping frames: `take` updates the state with each.
     ///
     /// # Errors
-    /// When the namespace or the interface is not there.
+    /// If the namespace or the interface does not exist.
     pub fn fold(
         namespace: &Path,
         interface: &str,
         initial: T,
-        take: impl Fn(&mut T, Way, &[u8]) + Send + 'static,
+        take: impl Fn(&mut T, FrameDirection, &[u8]) + Send + 'static,
     ) -> io::Result<Self> {
-        let wanted = interface.to_owned();
-        let socket = within(namespace, move || open(&wanted))?;
+        let name = interface.to_owned();
+        let socket = within(namespace, move || open(&name))?;
 
         let state = Arc::new(Mutex::new(initial));
         let stop = Arc::new(AtomicBool::new(false));
         let reader = thread::spawn({
             let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
             move || {
-                read(&socket, &stop, |way, bytes| take(&mut state.lock().expect("nobody panics with it"), way, bytes))
+                let lock = || state.lock().expect("no holder of the lock panics");
+                read(&socket, &stop, |direction, bytes| take(&mut lock(), direction, bytes))
             }
         });
         Ok(Self { state, stop, reader: Some(reader), name: interface.to_owned() })
     }
 
-    /// Looks at what there is so far.
+    /// Reads the state so far.
     ///
     /// # Panics
-    /// When `take` has panicked.
+    /// If `take` has panicked.
     pub fn look<R>(&self, at: impl FnOnce(&T) -> R) -> R {
         at(&self.state.lock().expect("taking a frame does not panic"))
     }
@@ -130,7 +131,7 @@ impl<T: Default + Send + 'static> Capture<T> {
     /// Ends the capture.
     ///
     /// # Panics
-    /// When the capture itself lost frames: whatever the test concluded from it would be wrong.
+    /// If the capture itself lost frames: whatever the test concluded from it would be wrong.
     #[must_use]
     pub fn stop(mut self) -> T {
         self.stop.store(true, Ordering::Relaxed);
@@ -150,17 +151,17 @@ impl<T> Drop for Capture<T> {
     }
 }
 
-/// Something to write frames to that an interface then sends, each write one frame behind a `struct virtio_net_hdr`, which may ask
-/// for offloads (`PACKET_VNET_HDR` in packet(7)).
+/// A file whose writes an interface sends, each as one frame after a `struct virtio_net_hdr`, which may request offloads
+/// (`PACKET_VNET_HDR` in packet(7)).
 ///
 /// # Panics
-/// When the interface is not there.
+/// If the interface does not exist.
 #[must_use]
 #[track_caller]
 pub fn injector(network: &crate::net::Network, interface: &str) -> File {
     const PACKET_VNET_HDR: libc::c_int = 15;
     let socket = network.within(|| open(interface)).unwrap_or_else(|error| panic!("{interface}: {error}"));
-    set(&socket, libc::SOL_PACKET, PACKET_VNET_HDR, &1).expect("it can be set");
+    set(&socket, libc::SOL_PACKET, PACKET_VNET_HDR, &1).expect("packet sockets have this option");
     File::from(socket)
 }
 
@@ -168,16 +169,16 @@ pub fn injector(network: &crate::net::Network, interface: &str) -> File {
 fn open(interface: &str) -> io::Result<OwnedFd> {
     let index = nix::net::if_::if_nametoindex(interface)?;
     let protocol = u16::try_from(libc::ETH_P_ALL).expect("a protocol has 16 bits").to_be();
-    // SAFETY: no pointers; protocol 0 captures nothing until the bind below says which interface.
+    // SAFETY: no pointers; with protocol 0 it captures nothing until the bind below names the interface.
     let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a descriptor that was just opened and that nobody else has.
+    // SAFETY: a descriptor that was just opened and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)?;
-    let patience = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
-    set(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &patience)?;
+    let timeout = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
+    set(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
     // SAFETY: all-zero is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET).expect("a family has 16 bits");
@@ -199,15 +200,15 @@ fn set<T>(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) 
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Reads until told to stop and nothing is left, and returns how many frames the socket dropped.
+/// Reads until `stop` is set and nothing is left, and returns how many frames the socket dropped.
 #[expect(unsafe_code, reason = "std has no recvfrom for packet sockets")]
-fn read(socket: &OwnedFd, stop: &AtomicBool, mut take: impl FnMut(Way, &[u8])) -> io::Result<u32> {
+fn read(socket: &OwnedFd, stop: &AtomicBool, mut take: impl FnMut(FrameDirection, &[u8])) -> io::Result<u32> {
     let mut buffer = vec![0_u8; 1 << 17];
     loop {
         // SAFETY: all-zero is a valid sockaddr_ll.
         let mut from: libc::sockaddr_ll = unsafe { mem::zeroed() };
         let mut length = u32::try_from(mem::size_of_val(&from)).expect("an address is small");
-        // SAFETY: buffer and address are live and as long as said.
+        // SAFETY: buffer and address are live and have the given lengths.
         let read = unsafe {
             libc::recvfrom(
                 socket.as_raw_fd(),
@@ -219,14 +220,14 @@ fn read(socket: &OwnedFd, stop: &AtomicBool, mut take: impl FnMut(Way, &[u8])) -
             )
         };
         if let Ok(size) = usize::try_from(read) {
-            let way = if from.sll_pkttype == libc::PACKET_OUTGOING { Way::Out } else { Way::In };
-            take(way, &buffer[..size]);
+            let is_sent = from.sll_pkttype == libc::PACKET_OUTGOING;
+            take(if is_sent { FrameDirection::Out } else { FrameDirection::In }, &buffer[..size]);
             continue;
         }
         let error = io::Error::last_os_error();
         match error.kind() {
             io::ErrorKind::WouldBlock if stop.load(Ordering::Relaxed) => return dropped(socket),
-            // NetworkDown: the device is down or was deleted. One that comes up goes on by itself (`packet_notifier`,
+            // NetworkDown: the device is down or was deleted. The socket resumes when the device comes up (`packet_notifier`,
             // net/packet/af_packet.c).
             io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::NetworkDown => {}
             _ => return Err(error),
@@ -251,17 +252,17 @@ fn dropped(socket: &OwnedFd) -> io::Result<u32> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(statistics.tp_drops) }
 }
 
-/// How two sets of frames differ: frames with how often each is in one side more than in the other.
+/// How two multisets of frames differ: frames, and how many more times each occurs on one side.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     /// In the first side, and not in the second.
     pub lost: BTreeMap<Vec<u8>, usize>,
-    /// In the second side, and not in the first: foreign frames, or doubled ones.
+    /// In the second side, and not in the first: foreign frames, or duplicates.
     pub extra: BTreeMap<Vec<u8>, usize>,
 }
 
 impl Difference {
-    /// Compares the frames of both sides, whatever their order and way.
+    /// Compares the frames of both sides, ignoring order and direction.
     pub fn between<'a>(
         sent: impl IntoIterator<Item = &'a Frame>,
         received: impl IntoIterator<Item = &'a Frame>,
@@ -292,7 +293,7 @@ impl Difference {
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (name, side) in [("lost", &self.lost), ("doubled or foreign", &self.extra)] {
+        for (name, side) in [("lost", &self.lost), ("duplicate or foreign", &self.extra)] {
             writeln!(f, "{}: {}", name, side.values().sum::<usize>())?;
             for (bytes, count) in side.iter().take(5) {
                 writeln!(f, "  {count} x {} bytes: {}", bytes.len(), hex(&bytes[..bytes.len().min(64)]))?;
@@ -315,11 +316,11 @@ mod tests {
     use super::*;
 
     fn frame(bytes: &[u8]) -> Frame {
-        Frame { way: Way::In, bytes: bytes.to_vec(), at: Instant::now() }
+        Frame { direction: FrameDirection::In, bytes: bytes.to_vec(), at: Instant::now() }
     }
 
     #[test]
-    fn a_doubled_frame_is_a_difference() {
+    fn a_duplicate_is_a_difference() {
         let (a, b) = (frame(b"a"), frame(b"b"));
         assert!(Difference::between([&a, &b], [&b, &a]).is_none());
         let difference = Difference::between([&a, &b], [&a, &a]);

@@ -1,8 +1,8 @@
-//! Checksums that the kernel leaves to the device. A captured frame can have only the sum of the pseudo-header in the
-//! field (`CHECKSUM_PARTIAL`, include/linux/skbuff.h): what leaves on a wire has the real one.
+//! Checksums that the kernel leaves to the device. The field of a captured frame may hold only the sum of the pseudo-header
+//! (`CHECKSUM_PARTIAL`, include/linux/skbuff.h); what leaves on a wire has the real checksum.
 
-/// Completes the TCP or UDP checksum of an Ethernet frame if it is partial. Any other frame, also one whose checksum is
-/// wrong, stays as it is.
+/// Completes the TCP or UDP checksum of an Ethernet frame if it is partial. Any other frame stays as it is, even one whose
+/// checksum is wrong.
 pub fn complete(frame: &mut [u8]) {
     let Some((source, protocol, segment)) = segment(frame) else { return };
     let field = segment.start + if protocol == 6 { 16 } else { 6 };
@@ -12,7 +12,7 @@ pub fn complete(frame: &mut [u8]) {
     let length = u32::try_from(segment.len()).expect("a frame is short");
     let pseudo_header = sum(&frame[source..segment.start]) + length + u32::from(protocol);
     if u16::from_be_bytes([frame[field], frame[field + 1]]) == fold(pseudo_header) {
-        // The field counts as what is in it, which is the pseudo-header's sum.
+        // The field contributes its content, the pseudo-header's sum.
         let checksum = !fold(sum(&frame[segment]));
         // 0 means "none" in UDP (RFC 768), and the kernel never writes it (`skb_checksum_help`, net/core/dev.c).
         let checksum = if checksum == 0 { 0xffff } else { checksum };
@@ -20,8 +20,8 @@ pub fn complete(frame: &mut [u8]) {
     }
 }
 
-/// Where the addresses begin, the protocol, and where the segment is that ends with the datagram; none for what is no
-/// unfragmented TCP or UDP directly behind the IP header.
+/// Offset of the addresses, the protocol, and the range of the segment, without padding; none unless the frame has unfragmented TCP or
+/// UDP directly after the IP header.
 fn segment(frame: &[u8]) -> Option<(usize, u8, std::ops::Range<usize>)> {
     let ip = frame.get(14..)?;
     let word = |at: usize| Some(usize::from(u16::from_be_bytes([*ip.get(at)?, *ip.get(at + 1)?])));
@@ -30,7 +30,7 @@ fn segment(frame: &[u8]) -> Option<(usize, u8, std::ops::Range<usize>)> {
         [0x86, 0xdd] => (22, *ip.get(6)?, 40, 40 + word(4)?),
         _ => return None,
     };
-    // With options there is more than addresses between them and the segment: nobody sends those here.
+    // IP options would come between the addresses and the segment; no test sends any.
     let fits = end <= ip.len() && begin < end && begin == if source == 26 { 20 } else { 40 };
     ([6, 17].contains(&protocol) && fits).then_some((source, protocol, 14 + begin..14 + end))
 }
@@ -43,12 +43,12 @@ fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    u16::try_from(sum).expect("it was folded")
+    u16::try_from(sum).expect("the sum is folded to 16 bits")
 }
 
 #[cfg(test)]
 mod tests {
-    /// An acknowledgement as a receiver device showed it, and as the pod's wire did.
+    /// An acknowledgement as a receiver's interface showed it, and as the pod's wire did.
     #[test]
     fn a_partial_checksum_becomes_the_real_one() {
         let parse = |hex: &str| -> Vec<u8> {

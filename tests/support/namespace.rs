@@ -4,16 +4,16 @@ use std::{fs, io, path::Path, thread};
 
 use nix::sched::{CloneFlags, setns};
 
-/// Opens something in a network namespace: what is opened there stays there.
+/// Opens something in a network namespace; it stays in that namespace.
 ///
 /// # Errors
-/// When the namespace cannot be entered, or with what `open` says.
+/// If the namespace cannot be entered, or whatever `open` returns.
 pub fn within<T: Send + 'static>(
     network: &Path,
     open: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let network = fs::File::open(network)?;
-    // A thread of its own enters the namespace and is thrown away.
+    // A short-lived thread enters the namespace.
     let inside = move || {
         setns(network, CloneFlags::CLONE_NEWNET)?;
         open()

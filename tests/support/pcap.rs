@@ -7,14 +7,14 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// A capture file that goes with the test.
+/// A capture file, removed when dropped.
 pub struct File(PathBuf);
 
 impl File {
-    /// Writes one; a frame's second is its number.
+    /// Writes one, with the index of each frame as its time in seconds.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn of(frames: &[Vec<u8>]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let mut bytes = Vec::new();
@@ -34,7 +34,7 @@ impl File {
         Self(path)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -46,13 +46,13 @@ impl Drop for File {
     }
 }
 
-/// What a program prints.
+/// The output of a program.
 ///
 /// # Panics
-/// When it fails.
+/// If it fails.
 pub fn output(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // What libpcap's optimiser found out is an answer, too.
+    // libpcap's optimiser has found out that nothing can match.
     if output.stderr.ends_with(b"expression rejects all packets\n") {
         return Vec::new();
     }
@@ -60,10 +60,10 @@ pub fn output(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
-/// Numbers of the frames of a file that tcpdump selects.
+/// Indices of the frames of a file that tcpdump selects.
 ///
 /// # Panics
-/// When tcpdump fails.
+/// If tcpdump fails.
 pub fn tcpdump(path: &Path, expression: &str) -> Vec<usize> {
     let bytes = output(Command::new("tcpdump").arg("-r").arg(path).args(["-w", "-", expression]));
     let word = |at: usize| bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
@@ -75,10 +75,10 @@ pub fn tcpdump(path: &Path, expression: &str) -> Vec<usize> {
     found
 }
 
-/// Numbers of those that tshark selects.
+/// Indices of those that tshark selects.
 ///
 /// # Panics
-/// When tshark fails.
+/// If tshark fails.
 pub fn tshark(path: &Path, filter: &str) -> Vec<usize> {
     let mut command = Command::new("tshark");
     command.arg("-r").arg(path).args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"]);

@@ -1,5 +1,5 @@
-//! What frames carry, whatever the size of the TCP segments: a copy that would not fit the wire carries the pod's bytes
-//! in segments of another size.
+//! What frames carry, whatever the size of the TCP segments: a frame too long to be mirrored as it is arrives as segments of
+//! another size.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -8,12 +8,12 @@ use crate::capture::{Difference, Frame};
 /// Addresses and ports of one direction of a TCP connection, as on the wire.
 type Flow = Vec<u8>;
 
-/// Data of TCP by connection, and every other frame as it is.
+/// TCP data by connection, and every other frame as it is.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
     /// By addresses and ports.
     pub streams: BTreeMap<Flow, Stream>,
-    /// Frames without data of TCP: acknowledgements, datagrams, ARP.
+    /// Frames without TCP data: acknowledgements, datagrams, ARP.
     pub others: Vec<Frame>,
 }
 
@@ -22,7 +22,7 @@ pub struct Content {
 pub struct Stream {
     /// Sequence number of the first byte.
     pub first: u32,
-    /// From which byte on each byte was seen how often; ends with "never".
+    /// Offsets at which the number of times that bytes were seen changes, and the new number; the last is 0.
     times: Vec<(usize, i32)>,
     /// The bytes; 0 where one was not seen.
     pub bytes: Vec<u8>,
@@ -30,7 +30,7 @@ pub struct Stream {
 
 impl Content {
     /// # Panics
-    /// When one byte of a stream was seen with two values.
+    /// If one byte of a stream was seen with two values.
     #[must_use]
     pub fn of(frames: &[Frame]) -> Self {
         let mut content = Self::default();
@@ -47,7 +47,8 @@ impl Content {
         content
     }
 
-    /// How the other side differs, if it does: same bytes of the same streams, each as often, and the same other frames.
+    /// How the received content differs, if it does. Equal content has the same bytes of the same streams and the same other frames,
+    /// each the same number of times.
     #[must_use]
     pub fn difference(&self, received: &Self) -> Option<String> {
         let others = Difference::between(&self.others, &received.others);
@@ -60,7 +61,7 @@ impl Content {
 
 impl Stream {
     fn of(parts: &[(u32, &[u8])]) -> Self {
-        // Sequence numbers wrap around; no test sends as much as half of their range.
+        // Sequence numbers wrap around; no test sends half of their range.
         let place = |sequence: u32| i64::from(sequence.wrapping_sub(parts[0].0).cast_signed());
         let lowest = parts.iter().map(|(sequence, _)| place(*sequence)).min().expect("a stream has a part");
         let mut changes: BTreeMap<usize, i32> = BTreeMap::new();
@@ -96,21 +97,21 @@ impl Stream {
     }
 }
 
-/// Whether a frame carries data of TCP.
+/// Whether a frame carries TCP data.
 #[must_use]
 pub fn carries_data(frame: &[u8]) -> bool {
     segment(frame).is_some_and(|(_, _, data)| !data.is_empty())
 }
 
-/// Addresses and ports, sequence number and data of a TCP segment directly behind an IP header, if the frame is one.
+/// Addresses and ports, sequence number and data of a TCP segment directly after an IP header, if the frame is one.
 #[must_use]
 pub fn segment(frame: &[u8]) -> Option<(Vec<u8>, u32, &[u8])> {
     let word = |at: usize| Some(usize::from(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?])));
     let (addresses, tcp, end) = match frame.get(12..14)? {
-        // The first 13 bits behind the flags: not a later fragment.
+        // A fragment offset of 0: not a later fragment.
         [8, 0] if *frame.get(23)? == 6 && word(20)? % 0x2000 == 0 => {
             let total = word(16)?;
-            // A superframe may say 0 for "more than 16 bits can tell".
+            // A GSO packet may have 0 here, for a length that exceeds 16 bits.
             (26..34, 14 + usize::from(frame[14] & 15) * 4, if total == 0 { frame.len() } else { 14 + total })
         }
         [0x86, 0xdd] if *frame.get(20)? == 6 => {
@@ -141,7 +142,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::capture::Way;
+    use crate::capture::FrameDirection;
 
     /// A segment of 10.0.0.1:1 to 10.0.0.2:2.
     fn frame(sequence: u32, data: &[u8]) -> Frame {
@@ -155,7 +156,7 @@ mod tests {
         bytes[38..42].copy_from_slice(&sequence.to_be_bytes());
         bytes[46] = 5 << 4;
         bytes.extend_from_slice(data);
-        Frame { way: Way::In, bytes, at: Instant::now() }
+        Frame { direction: FrameDirection::In, bytes, at: Instant::now() }
     }
 
     #[test]
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_doubled_or_changed_is_a_difference() {
+    fn lost_duplicate_or_changed_data_is_a_difference() {
         let sent = Content::of(&[frame(10, b"abc"), frame(13, b"def")]);
         for received in [
             vec![frame(10, b"abc")],

@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often a condition is looked at that nothing announces.
+/// Interval between two checks of a condition.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Looks until `condition` gives a value, and returns it.
+/// Calls `condition` until it returns a value, and returns that.
 ///
 /// # Panics
-/// When it has not after `deadline`, with `what` and the last thing that `condition` said instead.
+/// If it has not after `deadline`, with `what` and the last error of `condition`.
 #[track_caller]
 pub fn until<T, E: std::fmt::Display>(
     what: &str,

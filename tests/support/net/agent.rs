@@ -13,8 +13,8 @@ use super::Desired;
 /// The user that the agent runs as, and its group.
 pub const AGENT_UID: u32 = 65532;
 
-/// Longest wait for a report.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for a message.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The other end of the helper's socket.
 #[derive(Debug)]
@@ -28,10 +28,10 @@ impl Agent {
     /// Connects as a user, with the group of the same number.
     ///
     /// # Errors
-    /// When the mode of the socket forbids it.
+    /// If the mode of the socket forbids it.
     ///
     /// # Panics
-    /// Without the right to change users.
+    /// If this process may not change its user.
     pub fn connect(socket: &Path, user: u32) -> io::Result<Self> {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -39,7 +39,7 @@ impl Agent {
                 UnixStream::connect(socket)
             });
             let stream = thread.join().expect("the thread does not panic")?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
             Ok(Self { reader: BufReader::new(stream), last: None })
         })
     }
@@ -47,7 +47,7 @@ impl Agent {
     /// Sends bytes.
     ///
     /// # Errors
-    /// When the connection is closed.
+    /// If the connection is closed.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.reader.get_mut().write_all(bytes)
     }
@@ -55,7 +55,7 @@ impl Agent {
     /// Requests a desired state.
     ///
     /// # Panics
-    /// When the connection is closed.
+    /// If the connection is closed.
     #[track_caller]
     pub fn request(&mut self, desired: &Desired) {
         self.apply(desired.update());
@@ -64,7 +64,7 @@ impl Agent {
     /// Sends an update as it is.
     ///
     /// # Panics
-    /// When the connection is closed.
+    /// If the connection is closed.
     #[track_caller]
     pub fn apply(&mut self, update: DesiredUpdate) {
         self.send(&Request::Apply(update));
@@ -80,7 +80,7 @@ impl Agent {
     /// Requests the counters, and waits for them. Reports that arrive before are skipped.
     ///
     /// # Panics
-    /// When they do not arrive within ten seconds.
+    /// If they do not arrive within ten seconds.
     #[track_caller]
     pub fn counters(&mut self, request: u64) -> Counters {
         self.send(&Request::Counters(request));
@@ -96,7 +96,7 @@ impl Agent {
     /// The next message.
     ///
     /// # Errors
-    /// When there is none for ten seconds, or the connection is closed.
+    /// If there is none for ten seconds, or the connection is closed.
     pub fn receive(&mut self) -> io::Result<Response> {
         let mut line = String::new();
         match self.reader.read_line(&mut line)? {
@@ -118,7 +118,7 @@ impl Agent {
     /// Waits for a status that meets a condition.
     ///
     /// # Panics
-    /// When none arrives within ten seconds.
+    /// If none arrives within ten seconds.
     #[track_caller]
     pub fn until(&mut self, what: &str, condition: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
         let start = Instant::now();
@@ -135,14 +135,14 @@ impl Agent {
                 Ok(Response::Rejected(why)) => panic!("{what}: rejected: {why}"),
                 Err(error) => panic!("{what}: {error}; the last status: {:#?}", self.last),
             }
-            assert!(start.elapsed() < PATIENCE, "{what}: not in time; the last status: {:#?}", self.last);
+            assert!(start.elapsed() < TIMEOUT, "{what}: not in time; the last status: {:#?}", self.last);
         }
     }
 
     /// Requests a desired state, and waits until all of it is in place, and nothing else.
     ///
     /// # Panics
-    /// When it is not within ten seconds.
+    /// If it is not within ten seconds.
     #[track_caller]
     pub fn establish(&mut self, desired: &Desired) -> NodeStatus {
         self.request(desired);

@@ -7,7 +7,7 @@ use std::{
 
 use crate::wait::until;
 
-/// What the name of every cgroup of this tier begins with; the process and a number follow.
+/// Prefix of the names of all cgroups of this tier; the process ID and a number follow.
 pub(super) const PREFIX: &str = "podtap-dataplane.";
 
 /// A cgroup for a node's pods, removed with all below it when dropped.
@@ -23,7 +23,7 @@ impl Cgroup {
         Self(path)
     }
 
-    /// Makes one below it.
+    /// Creates one below it.
     pub(super) fn below(&self, path: &str) -> PathBuf {
         let path = self.0.join(path);
         fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -36,17 +36,17 @@ impl Drop for Cgroup {
         if !std::thread::panicking() {
             until("the cgroup's processes are gone", Duration::from_secs(10), || remove(&self.0));
         }
-        // After a failure, what can be removed.
+        // After a failure, removes what can be removed.
         let _ = remove(&self.0);
     }
 }
 
-/// Where cgroups can be made: version 2, or any hierarchy of version 1.
+/// A hierarchy in which cgroups can be created: version 2, or any of version 1.
 pub(super) fn hierarchy() -> PathBuf {
     let top = Path::new("/sys/fs/cgroup");
     let candidates = ["", "pids", "freezer", "systemd", "unified"].map(|name| top.join(name));
     let found = candidates.into_iter().find(|path| path.join("cgroup.procs").exists());
-    found.expect("there is a cgroup hierarchy below /sys/fs/cgroup")
+    found.expect("a cgroup hierarchy is mounted below /sys/fs/cgroup")
 }
 
 /// Removes a cgroup and those below it.

@@ -1,6 +1,6 @@
 use podtap_model::{DesiredUpdate, NodeState, Pod, Program, Receiver, Tap};
 
-/// The desired state of a node, with what a tap's senders share repeated at each of them: handy to change in tests.
+/// The desired state of a node. Each sender has its own copy of its tap, which is easier to change in tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Generation of the `NodeTap`.
@@ -16,7 +16,7 @@ pub struct Desired {
 /// One pod under one tap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sender {
-    /// The tap. All senders of one tap must have the same one.
+    /// The tap; the same for all senders of a tap.
     pub tap: Tap,
     /// The pod.
     pub pod: Pod,
@@ -31,7 +31,7 @@ impl Desired {
     /// The spec of a `NodeTap`.
     ///
     /// # Panics
-    /// When senders of one tap have it differently.
+    /// If senders of one tap have different copies of it.
     #[must_use]
     pub fn state(&self) -> NodeState {
         let mut state = NodeState { underlay_mtu: self.underlay_mtu, ..NodeState::default() };

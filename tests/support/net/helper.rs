@@ -17,7 +17,7 @@ use crate::wait::until;
 /// The capabilities that the helper's container has, and no others.
 const CAPABILITIES: &str = "-all,+net_admin,+sys_admin,+sys_ptrace,+bpf";
 
-/// A running `tap-helper serve`. Ended without a word when dropped.
+/// A running `tap-helper serve`, killed when dropped.
 #[derive(Debug)]
 pub struct Helper {
     process: Child,
@@ -29,16 +29,16 @@ impl Helper {
     /// Starts one on a node, and waits until it listens.
     ///
     /// # Panics
-    /// When it does not.
+    /// If it does not listen within ten seconds.
     #[must_use]
     pub fn start(node: &Node) -> Self {
         Self::serve(node, command)
     }
 
-    /// Starts one that the kernel lets load no program, as where eBPF is locked down.
+    /// Starts one that may not call bpf(2), as on a kernel where eBPF is locked down.
     ///
     /// # Panics
-    /// When it does not.
+    /// If it does not listen within ten seconds.
     #[must_use]
     pub fn without_ebpf(node: &Node) -> Self {
         Self::serve(node, |tracer, arguments| {
@@ -50,7 +50,7 @@ impl Helper {
 
     fn serve(node: &Node, command: impl Fn(&[&str], &[&str]) -> Command) -> Self {
         let socket = node.socket_directory().join("tap-helper.sock");
-        // One that was killed leaves its socket, which would look like this one's.
+        // A killed helper leaves its socket, which would be taken for the new one's.
         let _ = fs::remove_file(&socket);
         let log = node.directory().join("tap-helper.log");
         let output = File::options().create(true).append(true).open(&log).expect("a file can be made");
@@ -65,16 +65,17 @@ impl Helper {
         Self { process, socket, log }
     }
 
-    /// Runs another of its commands on a node, with `input` on its standard input: how it ended, and what it printed.
+    /// Runs another command of the tap-helper on a node. `FILE` among the arguments stands for a file with `input`. Returns the exit
+    /// status, standard output and standard error.
     ///
     /// # Panics
-    /// When it cannot be run.
+    /// If it cannot be run.
     #[must_use]
     pub fn once(node: &Node, arguments: &[&str], input: &str) -> (ExitStatus, String, String) {
         Self::under(node, &[], arguments, input)
     }
 
-    /// Likewise, and kills it when it has sent `requests` messages to the kernel; whether it came that far.
+    /// Likewise, but kills it once it has sent `requests` messages to the kernel. Returns whether it was killed.
     #[must_use]
     pub fn killed_after(node: &Node, requests: u32, arguments: &[&str], input: &str) -> bool {
         let inject = format!("inject=sendto:signal=SIGKILL:when={}", requests + 1);
@@ -96,14 +97,14 @@ impl Helper {
         (output.status, text(output.stdout), text(output.stderr))
     }
 
-    /// The agent's connection to it.
+    /// Connects to it as the agent.
     #[must_use]
     #[track_caller]
     pub fn agent(&self) -> Agent {
         Agent::connect(&self.socket, AGENT_UID).unwrap_or_else(|error| panic!("{}: {error}", self.socket.display()))
     }
 
-    /// Where it listens.
+    /// Its socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
@@ -112,28 +113,28 @@ impl Helper {
     /// Kills it, as a crash would.
     ///
     /// # Panics
-    /// When it is not there any more.
+    /// If it has ended already.
     pub fn kill(&mut self) {
-        assert!(matches!(self.process.try_wait(), Ok(None)), "it ran until now: {}", self.log());
+        assert!(matches!(self.process.try_wait(), Ok(None)), "it has ended by itself: {}", self.log());
         self.process.kill().expect("a child can be ended");
         self.process.wait().expect("a child can be waited for");
     }
 
-    /// Asks it to end, as the kubelet does.
+    /// Terminates it, as the kubelet does.
     ///
     /// # Panics
-    /// When it does not end well.
+    /// If it fails.
     pub fn terminate(&mut self) {
-        let pid = i32::try_from(self.process.id()).expect("a process number is small");
+        let pid = i32::try_from(self.process.id()).expect("a PID fits");
         #[expect(unsafe_code, reason = "std has no kill")]
-        // SAFETY: no pointers, and a child that was not waited for keeps its number.
+        // SAFETY: no pointers, and a child that was not waited for keeps its PID.
         let done = unsafe { libc::kill(pid, libc::SIGTERM) };
-        assert_eq!(done, 0, "it is there");
+        assert_eq!(done, 0, "a child can be signalled");
         let status = self.process.wait().expect("a child can be waited for");
         assert!(status.success(), "{status}: {}", self.log());
     }
 
-    /// What it wrote to standard error, as did its forerunners on the node.
+    /// What it, and the helpers before it on the node, wrote to standard error.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -160,11 +161,11 @@ fn command(tracer: &[&str], arguments: &[&str]) -> Command {
 /// Makes bpf(2) fail with EPERM, and nothing else, by a seccomp filter that the program inherits.
 #[expect(unsafe_code, reason = "a filter can be set only between fork and exec")]
 fn refuse_ebpf(command: &mut Command) {
-    // The first word of `struct seccomp_data` is the call's number.
+    // The first word of `struct seccomp_data` is the number of the system call.
     const LOAD_WORD: u16 = 0x20;
     const JUMP_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    let number = u32::try_from(libc::SYS_bpf).expect("numbers of calls are positive");
+    let number = u32::try_from(libc::SYS_bpf).expect("system call numbers are positive");
     let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
     let program = [
         (LOAD_WORD, 0, 0, 0),
@@ -191,6 +192,6 @@ fn binary() -> PathBuf {
         test.ancestors().nth(2).expect("tests are in target/debug/deps").join("tap-helper")
     };
     let path = env::var_os("TAP_HELPER").map_or_else(beside, PathBuf::from);
-    assert!(path.exists(), "there is no {}: `make dataplane` builds it", path.display());
+    assert!(path.exists(), "{} does not exist: `make dataplane` builds it", path.display());
     path
 }

@@ -9,7 +9,7 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
 
-/// A network namespace that lives as long as this.
+/// A network namespace, kept alive until this is dropped.
 #[derive(Debug)]
 pub struct Network {
     file: File,
@@ -17,10 +17,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// A new one with nothing but a loopback device, which is up.
+    /// Creates one whose only device, the loopback, is up.
     ///
     /// # Panics
-    /// Without the right to make one.
+    /// If this process may not create one.
     #[must_use]
     pub fn new() -> Self {
         let file = thread::spawn(|| {
@@ -30,8 +30,8 @@ impl Network {
         let file = file.join().expect("the thread does not panic");
         let path = PathBuf::from(format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd()));
         let network = Self { file, path };
-        // Reports of multicast groups are sent twice within this time, by default a second: tests want silence when
-        // nothing is sent on purpose.
+        // Multicast listener reports are repeated within this interval, by default a second. With the least one, all of them are
+        // sent before a test starts to capture.
         for kind in ["default", "all"] {
             network.set(&format!("ipv6/conf/{kind}/mldv2_unsolicited_report_interval"), "1");
         }
@@ -39,7 +39,7 @@ impl Network {
         network
     }
 
-    /// One that exists already, by a path to it. It is kept alive from now on.
+    /// Opens one that exists, by its path.
     ///
     /// # Panics
     /// If there is no such file.
@@ -51,13 +51,13 @@ impl Network {
         Self { file, path }
     }
 
-    /// A path that other processes of the machine can open.
+    /// A path by which other processes of the machine can open it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Runs something on a thread inside of it.
+    /// Runs a closure on a thread inside it.
     pub fn within<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -68,10 +68,10 @@ impl Network {
         })
     }
 
-    /// Runs a command inside; what it printed, or what it complained of.
+    /// Runs a command inside it, and returns its standard output.
     ///
     /// # Errors
-    /// When it fails, with its standard error.
+    /// If it fails, with its standard error.
     pub fn try_run(&self, command: &[&str], input: &str) -> Result<String, String> {
         self.within(|| {
             let mut child = Command::new(command[0])
@@ -81,7 +81,7 @@ impl Network {
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-            // One that has failed already closes the pipe.
+            // A command that has failed already has closed the pipe.
             let _ = std::io::Write::write_all(&mut child.stdin.take().expect("it is a pipe"), input.as_bytes());
             let output = child.wait_with_output().expect("a child can be waited for");
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -89,69 +89,69 @@ impl Network {
         })
     }
 
-    /// Runs a command inside, and returns what it printed.
+    /// Runs a command inside it, and returns its standard output.
     ///
     /// # Panics
-    /// When it fails.
+    /// If it fails.
     #[track_caller]
     pub fn run(&self, command: &str) -> String {
         let words: Vec<&str> = command.split_whitespace().collect();
         self.try_run(&words, "").unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// Runs lines of `ip`.
+    /// Runs a batch of `ip` commands, one per line.
     ///
     /// # Panics
-    /// When one fails.
+    /// If one fails.
     #[track_caller]
     pub fn ip(&self, lines: &str) {
         self.try_run(&["ip", "-batch", "-"], lines).unwrap_or_else(|error| panic!("{lines}: {error}"));
     }
 
-    /// Runs `ip`, `tc` or `bridge` with `-j` among its words.
+    /// Runs `ip`, `tc` or `bridge`, with `-j` among the arguments.
     ///
     /// # Panics
-    /// When it fails or prints no list.
+    /// If it fails or prints no list.
     #[must_use]
     #[track_caller]
     pub fn json(&self, command: &str) -> Vec<Value> {
         self.try_json(command).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// Likewise, of something that may just have gone.
+    /// Likewise, for something that may just have been removed.
     ///
     /// # Errors
-    /// When the command fails.
+    /// If the command fails.
     ///
     /// # Panics
-    /// When it prints no list.
+    /// If it prints no list.
     #[track_caller]
     pub fn try_json(&self, command: &str) -> Result<Vec<Value>, String> {
         let text = self.try_run(&command.split_whitespace().collect::<Vec<_>>(), "")?;
-        // With nothing to show, some versions print nothing.
+        // Some versions print nothing instead of an empty list.
         if text.trim().is_empty() {
             return Ok(Vec::new());
         }
         let mut list: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}"));
-        // For a filter on the type, an empty object stands for each device that was passed over.
+        // With a filter on the type, iproute2 prints an empty object for each other device.
         list.retain(|entry| entry.as_object().is_some_and(|object| !object.is_empty()));
         Ok(list)
     }
 
-    /// Writes a setting below `/proc/sys/net`.
+    /// Writes a sysctl below `/proc/sys/net`.
     ///
     /// # Panics
-    /// When there is none of that name.
+    /// If it does not exist.
     #[track_caller]
     pub fn set(&self, setting: &str, value: &str) {
         let file = format!("/proc/sys/net/{setting}");
         self.within(|| fs::write(&file, value)).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
 
-    /// Makes an interface show frames as they are on the wire: no superframes, checksums filled in.
+    /// Makes an interface show frames as they are on the wire: no GSO packets, checksums filled in.
     pub fn as_on_the_wire(&self, interface: &str) {
         self.run(&format!("ethtool -K {interface} tso off gso off gro off tx off"));
-        // TCP makes superframes even for devices that cannot cut them; this it heeds.
+        // TCP builds GSO packets even for devices without segmentation offload; it respects this limit.
         self.ip(&format!("link set {interface} gso_max_segs 1\n"));
     }
 }

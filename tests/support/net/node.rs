@@ -15,9 +15,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 use super::{AGENT_UID, Network, cgroup::Cgroup, residue};
 use crate::wait::until;
 
-/// What a node of Kubernetes is to the tap-helper: process identifiers, mounts and a network, with a bridge for pods.
+/// A Kubernetes node as the tap-helper sees it: PIDs, mounts and a network, with a bridge for pods.
 ///
-/// Pods are 10.88.0.0/24 and `fd88::/64`; the underlay between nodes is 10.66.0.0/24 and `fd66::/64`.
+/// Pods are in 10.88.0.0/24 and `fd88::/64`; the underlay between nodes is 10.66.0.0/24 and `fd66::/64`.
 #[derive(Debug)]
 pub struct Node {
     pub(super) cgroup: Cgroup,
@@ -33,7 +33,7 @@ impl Node {
     /// A new one, alone on its network.
     ///
     /// # Panics
-    /// Without the right to make one.
+    /// If this process may not create namespaces.
     #[must_use]
     pub fn new() -> Self {
         let number = residue::register();
@@ -61,7 +61,7 @@ impl Node {
             ));
             node.network.run("ethtool -K under0 tso off gso off gro off tx off");
         }
-        // The kernel may take a second to tell IPv6 that a link is up.
+        // It may take a second until IPv6 has noticed that a link is up.
         for address in ["10.66.0.2", "fd66::2"] {
             until("the nodes reach each other", Duration::from_secs(10), || {
                 one.network.try_run(&["ping", "-q", "-c", "1", "-W", "0.2", address], "")
@@ -76,16 +76,16 @@ impl Node {
         &self.network
     }
 
-    /// A directory that goes with it.
+    /// A directory, removed with the node.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Connects a network to the bridge by an interface, with the addresses 10.88.0.N and `fd88::N`, which it returns.
+    /// Connects a network to the bridge by an interface, and returns its addresses, 10.88.0.N and `fd88::N`.
     ///
     /// # Panics
-    /// When there is an interface of that name already.
+    /// If the network has an interface of that name.
     pub fn attach(&self, network: &Network, interface: &str) -> [IpAddr; 2] {
         let number = 10 + self.attached.fetch_add(1, Ordering::Relaxed);
         self.network.ip(&format!(
@@ -102,7 +102,7 @@ impl Node {
         addresses.map(|address| address.parse().expect("these are addresses"))
     }
 
-    /// A network on the bridge that belongs to no pod: something that a pod talks to.
+    /// A network on the bridge that belongs to no pod, for a pod to communicate with.
     #[must_use]
     pub fn client(&self) -> Network {
         let network = Network::new();
@@ -110,7 +110,7 @@ impl Node {
         network
     }
 
-    /// A directory for the helper's socket, as a pod's `emptyDir` with `fsGroup` is: for root and the agent's group.
+    /// A directory for the helper's socket, with the owner and mode of a pod's `emptyDir` with `fsGroup`.
     pub(super) fn socket_directory(&self) -> PathBuf {
         let path = self.directory.join("run");
         if !path.exists() {
@@ -121,8 +121,8 @@ impl Node {
         path
     }
 
-    /// Starts a process that sees only the processes of the node. It has the node's mounts and network, too, unless it is one of a
-    /// pod with another network; its standard input is closed.
+    /// Starts a process that sees only the processes of the node. A process of a pod gets the given network, any other the node's
+    /// mounts and network. Standard input is empty.
     pub(super) fn spawn(&self, pod: Option<&Network>, command: &mut Command) -> Child {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -139,7 +139,7 @@ impl Node {
     }
 }
 
-/// The node's first process. It lives as long as the pipe to it is open, and all others of the node as long as it does.
+/// The node's first process. It ends when the pipe to it is closed, and all other processes of the node end with it.
 fn init(network: &Network) -> Child {
     let mut child = thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -166,12 +166,12 @@ impl Default for Node {
 impl Drop for Node {
     fn drop(&mut self) {
         drop(self.init.stdin.take());
-        // The kernel ends all other processes of the node before this one counts as ended. It also waits until those of them
-        // that the test started are waited for: pods and helpers have to be dropped before their node.
+        // The kernel reports this process as ended after all others of the node, and after the test has waited for those that it
+        // started: pods and helpers have to be dropped before their node.
         let start = Instant::now();
         while matches!(self.init.try_wait(), Ok(None)) {
             if start.elapsed() > Duration::from_secs(10) {
-                eprintln!("a process of a node was not waited for");
+                eprintln!("a process of a node was not waited for: drop pods and helpers first");
                 break;
             }
             thread::sleep(Duration::from_millis(5));

@@ -10,7 +10,7 @@ use std::{
 use super::{Network, Node};
 use crate::wait::until;
 
-/// A pod as the tap-helper sees it: a process in a cgroup with the pod's UID, in a network of its own.
+/// A pod as the tap-helper sees it: a process in a cgroup with the pod's UID, in its own network.
 #[derive(Debug)]
 pub struct Pod {
     /// UID.
@@ -23,7 +23,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// A running one, on the node's bridge with `eth0`.
+    /// A running one, connected to the node's bridge by `eth0`.
     #[must_use]
     pub fn start(node: &Node) -> Self {
         let mut pod = Self::prepared(node);
@@ -31,7 +31,7 @@ impl Pod {
         pod
     }
 
-    /// One without a process: its network is there, as a runtime makes it before the first one.
+    /// One without a process. It has its network, which a runtime creates before the first process.
     #[must_use]
     pub fn prepared(node: &Node) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
@@ -42,7 +42,7 @@ impl Pod {
         Self::with(node, uid, network, addresses)
     }
 
-    /// One that shares the node's network; the network here is another one, and unused.
+    /// One on the host network. [`network`](Self::network) is another one, which nothing uses.
     #[must_use]
     pub fn on_host_network(node: &Node) -> Self {
         let mut pod = Self::with(node, "5f0d6c1e-1111-4000-8000-000000000000".to_owned(), Network::new(), Vec::new());
@@ -59,15 +59,15 @@ impl Pod {
     /// Starts its first process as runtimes do: into the cgroup while still in the node's network, then into the pod's.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If it does not start.
     pub fn run(&mut self, node: &Node) {
         self.process = Some(self.start_process(node));
     }
 
-    /// Starts another process, and ends the one that was there.
+    /// Starts another process, and ends the first one.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If it does not start.
     pub fn replace(&mut self, node: &Node) {
         let next = self.start_process(node);
         self.stop();
@@ -89,10 +89,10 @@ impl Pod {
         process
     }
 
-    /// Ends its process. Its network stays as long as this value, as it does until a runtime has taken a sandbox down.
+    /// Ends its process. Its network stays until this is dropped, as one does until the runtime removes the sandbox.
     ///
     /// # Panics
-    /// When it cannot be ended.
+    /// If it cannot be ended.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("a child can be ended");
@@ -109,7 +109,7 @@ impl Pod {
     /// As in a `NodeTap`.
     ///
     /// # Panics
-    /// When its UID is not one.
+    /// If its UID is not one.
     #[must_use]
     pub fn model(&self) -> podtap_model::Pod {
         podtap_model::Pod {
@@ -128,7 +128,7 @@ impl Drop for Pod {
             let _ = process.kill();
             let _ = process.wait();
         }
-        // As CNI plugins do: the kernel takes its time with the rest, and a dying network still hears broadcasts.
+        // As CNI plugins do: the kernel removes the namespace later, and until then it would receive broadcasts.
         let _ = self.network.try_run(&["ip", "link", "del", "eth0"], "");
     }
 }

@@ -14,7 +14,7 @@ use nix::{
 use super::{Network, Node};
 use crate::wait::until;
 
-/// A program of somebody else that runs in a network until it is told to end.
+/// A third-party program that runs in a network until it is ended.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
@@ -22,10 +22,10 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts one, and waits until it has written `ready` to standard error. Its files are those of the node.
+    /// Starts one, and waits until it has written `ready` to standard error, which goes to a file of the node.
     ///
     /// # Panics
-    /// When it does not within ten seconds.
+    /// If it does not within ten seconds.
     #[must_use]
     #[track_caller]
     pub fn start(node: &Node, network: &Network, command: &[&str], ready: &str) -> Self {
@@ -49,12 +49,12 @@ impl Program {
         fs::read_to_string(&self.errors).unwrap_or_default()
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Interrupts it, and waits until it has ended.
     ///
     /// # Panics
-    /// When it cannot be asked, or does not end within ten seconds.
+    /// If it does not end within ten seconds.
     pub fn end(mut self) {
-        let pid = i32::try_from(self.child.id()).expect("a process number is small");
+        let pid = i32::try_from(self.child.id()).expect("a PID fits");
         kill(Pid::from_raw(pid), Signal::SIGINT).expect("a child can be ended");
         until("the program ends", Duration::from_secs(10), || match self.child.try_wait() {
             Ok(Some(_)) => Ok(()),

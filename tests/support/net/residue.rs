@@ -1,4 +1,4 @@
-//! What a run may not leave behind, checked when the test process ends, after the last test.
+//! Fails the run if it leaves anything behind. The check runs when the test process ends, after the last test.
 
 use std::{
     collections::BTreeSet,
@@ -15,16 +15,16 @@ use super::cgroup;
 
 static BEFORE: OnceLock<BTreeSet<String>> = OnceLock::new();
 
-/// A number that no other node of this run has. The first call looks at the machine, removes what runs that were killed left,
-/// and arranges for the check at the end.
+/// A number for a node, unique in this run. The first call removes what killed runs have left, records the state of the machine
+/// and registers the check.
 pub(super) fn register() -> u32 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     BEFORE.get_or_init(|| {
         remove_old();
-        #[expect(unsafe_code, reason = "std has no hook at the end of a process")]
-        // SAFETY: a function that lives as long as the program.
+        #[expect(unsafe_code, reason = "std has no atexit")]
+        // SAFETY: a static function.
         let done = unsafe { libc::atexit(check) };
-        assert_eq!(done, 0, "the check can be arranged for");
+        assert_eq!(done, 0, "the check can be registered");
         machine()
     });
     COUNT.fetch_add(1, Ordering::Relaxed)
@@ -58,7 +58,7 @@ fn machine() -> BTreeSet<String> {
     for command in [&["ip", "-o", "link"][..], &["tc", "qdisc", "show"], &["ip", "netns", "list"]] {
         let output = Command::new(command[0]).args(&command[1..]).output().map(|output| output.stdout);
         let text = String::from_utf8_lossy(&output.unwrap_or_default()).into_owned();
-        // Of a device only its name: others may set it up or down meanwhile.
+        // Only the name of a device: other programs may set it up or down meanwhile.
         let line = |line: &str| {
             if command[1] == "-o" { line.split(':').nth(1).unwrap_or(line).into() } else { line.to_owned() }
         };
@@ -70,7 +70,7 @@ fn machine() -> BTreeSet<String> {
     found
 }
 
-/// Cgroups and directories that runs of this process made.
+/// Cgroups and directories that this process has created.
 fn ours() -> Vec<PathBuf> {
     let mine = format!("{}{}.", cgroup::PREFIX, std::process::id());
     named(&cgroup::hierarchy(), &mine).chain(named(&std::env::temp_dir(), &mine)).collect()
@@ -82,7 +82,7 @@ fn named(directory: &Path, prefix: &str) -> impl Iterator<Item = PathBuf> + use<
     entries.filter(move |entry| entry.file_name().to_string_lossy().starts_with(&prefix)).map(|entry| entry.path())
 }
 
-/// Removes what belongs to processes that do not run any more.
+/// Removes what belongs to processes that no longer run.
 fn remove_old() {
     let dead = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -90,7 +90,7 @@ fn remove_old() {
         pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
     };
     for path in named(&cgroup::hierarchy(), cgroup::PREFIX).filter(dead) {
-        // What cannot be removed belongs to a run whose processes are just ending; the next one tries again.
+        // If this fails, the processes of that run are just ending; the next run tries again.
         let _ = cgroup::remove(&path);
     }
     for path in named(&std::env::temp_dir(), cgroup::PREFIX).filter(dead) {
@@ -98,7 +98,7 @@ fn remove_old() {
     }
 }
 
-/// Namespaces that this process still holds open.
+/// Namespaces that this process still has open.
 fn namespaces() -> Vec<String> {
     let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().filter_map(Result::ok);
     let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
@@ -110,7 +110,7 @@ fn namespaces() -> Vec<String> {
 
 fn children() -> bool {
     #[expect(unsafe_code, reason = "std waits for known children only")]
-    // SAFETY: no status is wanted.
+    // SAFETY: a null pointer means that no status is requested.
     let waited = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
     waited >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ECHILD)
 }

@@ -2,34 +2,34 @@ use serde_json::Value;
 
 use super::Network;
 
-/// What a network holds, as `ip` and `tc` see it, less counters and times: devices, qdiscs, and the filters at each clsact.
+/// The devices, qdiscs and clsact filters of a network as `ip` and `tc` show them, without counters and times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// A line for each thing, sorted.
+    /// One line per object, sorted.
     pub lines: Vec<String>,
 }
 
-/// A filter that copies frames to a device, as `tc` sees it.
+/// A filter that mirrors frames to a device, as `tc` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mirror {
     /// `ingress` or `egress`.
     pub hook: &'static str,
     /// Its priority.
     pub priority: u64,
-    /// The device that gets the copies.
+    /// The device that the frames are mirrored to.
     pub to: String,
     /// The action's cookie, in hexadecimal.
     pub cookie: String,
     /// What happens to the frame itself: `continue` lets later filters see it.
     pub control: String,
-    /// Frames copied so far.
+    /// Frames mirrored so far.
     pub packets: u64,
 }
 
 const HOOKS: [&str; 2] = ["ingress", "egress"];
 
 impl Network {
-    /// What it holds.
+    /// Its current state.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let mut lines = Vec::new();
@@ -42,7 +42,7 @@ impl Network {
             if qdisc["kind"] == "clsact" {
                 let device = word(&qdisc["dev"]);
                 for hook in HOOKS {
-                    // Devices may go while they are looked at.
+                    // A device may be removed between two commands.
                     for filter in self.try_json(&format!("tc -j filter show dev {device} {hook}")).unwrap_or_default() {
                         let keys = ["protocol", "pref", "kind", "chain"];
                         let handle = &filter["options"]["handle"];
@@ -55,9 +55,9 @@ impl Network {
         Snapshot { lines }
     }
 
-    /// Everything that a repair restores: the snapshot, and with it whether each device is up and has a carrier, how PodTap's devices
-    /// are configured, the destinations of each VXLAN device, and where each filter mirrors to. Each line has the device's name as
-    /// its second word. The MAC address of a device of PodTap is left out, because a recreated one has another.
+    /// Everything that a repair restores: the snapshot, whether each device is up and has a carrier, how PodTap's devices are
+    /// configured, the destinations of each VXLAN device, and where each filter mirrors to. The second word of each line is the name
+    /// of the device. The MAC address of PodTap's devices is left out, because a recreated device has another.
     #[must_use]
     pub fn full_state(&self) -> Vec<String> {
         let mut lines = self.snapshot().lines;
@@ -80,11 +80,11 @@ impl Network {
 
     /// The names of all VXLAN devices.
     #[must_use]
-    pub fn tunnels(&self) -> Vec<String> {
+    pub fn vxlan_devices(&self) -> Vec<String> {
         self.json("ip -j -d link show type vxlan").iter().map(|link| word(&link["ifname"])).collect()
     }
 
-    /// The names of all devices that say to belong to a tap, sorted.
+    /// The names of all devices whose alias names a tap, sorted.
     #[must_use]
     pub fn devices_of(&self, tap: &str) -> Vec<String> {
         let links = self.json("ip -j link show");
@@ -94,7 +94,7 @@ impl Network {
         names
     }
 
-    /// The copying filters of an interface; none also if there is no clsact.
+    /// The filters of an interface that mirror; none if it has no clsact.
     #[must_use]
     pub fn mirrors(&self, interface: &str) -> Vec<Mirror> {
         let mut found = Vec::new();
@@ -116,7 +116,7 @@ impl Network {
         found
     }
 
-    /// The numbers of the eBPF programs in the filters of an interface.
+    /// The IDs of the eBPF programs in the filters of an interface.
     #[must_use]
     pub fn programs(&self, interface: &str) -> Vec<u64> {
         let filters = HOOKS
@@ -125,10 +125,10 @@ impl Network {
         filters.filter_map(|filter| filter["options"]["prog"]["id"].as_u64()).collect()
     }
 
-    /// The default destinations of a tunnel: address, port and network identifier, sorted.
+    /// The default destinations of a VXLAN device: address, port and VNI, sorted.
     #[must_use]
-    pub fn destinations(&self, tunnel: &str) -> Vec<String> {
-        let entries = self.try_json(&format!("bridge -j fdb show dev {tunnel}")).unwrap_or_default();
+    pub fn destinations(&self, vxlan: &str) -> Vec<String> {
+        let entries = self.try_json(&format!("bridge -j fdb show dev {vxlan}")).unwrap_or_default();
         let default = entries.iter().filter(|entry| entry["mac"] == "00:00:00:00:00:00");
         let mut found: Vec<String> = default.map(|entry| picked(entry, &["dst", "port", "vni"])).collect();
         found.sort_unstable();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use podtap_tests::{
-    capture::{Capture, Difference, Frame, Way},
+    capture::{Capture, Difference, Frame, FrameDirection},
     cluster::{Sandbox, in_network, namespace_of_node, udp_socket},
     pcap::{self, File},
     wait::until,
@@ -62,7 +62,7 @@ fn a_filter_selects() {
 
     let wanted = |frame: &Frame| {
         Packet::of(&frame.bytes).is_some_and(|packet| {
-            let remote = packet.remote(frame.way).to_string();
+            let remote = packet.remote(frame.direction).to_string();
             match packet.protocol {
                 TCP => packet.has_port(80..81),
                 UDP => packet.has_port(9000..9010) && !packet.has_port(9005..9006) && remote == at_client,
@@ -71,8 +71,8 @@ fn a_filter_selects() {
             }
         })
     };
-    for way in [Way::In, Way::Out] {
-        assert!(pod.count(|frame| frame.way == way && !wanted(frame)) > 0, "nothing is to be left out");
+    for way in [FrameDirection::In, FrameDirection::Out] {
+        assert!(pod.count(|frame| frame.direction == way && !wanted(frame)) > 0, "nothing is to be left out");
     }
     let frames = same_traffic(pod, receiver, wanted);
     for (protocol, least) in [(TCP, 1000), (UDP, 9), (ICMP, 22)] {
@@ -128,7 +128,7 @@ fn cut(frame: &Frame, length: impl Fn(&[u8], &Packet) -> usize) -> Option<Frame>
 }
 
 #[test]
-fn frames_are_cut() {
+fn frames_are_truncated() {
     let scene = Scene::new("truncate");
     let web = scene.sandbox.network(&scene.web);
     as_on_the_wire(&web, "eth0");

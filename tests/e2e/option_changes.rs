@@ -13,9 +13,9 @@ use podtap_tests::{
 };
 
 use crate::{
+    options::{message, tap},
     packet::numbers,
     scene::{Scene, address, capture},
-    treatment::{message, tap},
 };
 
 const PORT: u16 = 7000;

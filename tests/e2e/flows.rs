@@ -9,16 +9,16 @@ use std::{
 };
 
 use podtap_tests::{
-    capture::{Capture, Difference, Frame, Way},
+    capture::{Capture, Difference, Frame, FrameDirection},
     cluster::{in_network, namespace_of_node, udp_socket},
     namespace::within,
     wait::until,
 };
 
 use crate::{
+    options::tap,
     packet::{ICMP, Packet, TCP, UDP},
     scene::{Scene, address, arrives, as_on_the_wire, capture},
-    treatment::tap,
 };
 
 fn parsed(address: &str) -> Ipv4Addr {
@@ -27,7 +27,7 @@ fn parsed(address: &str) -> Ipv4Addr {
 
 /// Hardware address of the pod at which the frames were captured.
 fn hardware(frames: &[Frame]) -> Vec<u8> {
-    frames.iter().find(|f| f.way == Way::Out).expect("the pod sent something").bytes[6..12].to_vec()
+    frames.iter().find(|f| f.direction == FrameDirection::Out).expect("the pod sent something").bytes[6..12].to_vec()
 }
 
 /// Those of a pod's interface: pods of two nodes never see each other's hardware address.
@@ -161,7 +161,7 @@ fn a_limit_is_kept() {
 }
 
 #[test]
-fn a_flow_between_tapped_pods_is_copied_once() {
+fn a_flow_between_tapped_pods_is_mirrored_once() {
     let scene = Scene::new("once");
     let (web, client) = (scene.sandbox.network(&scene.web), scene.sandbox.network(&scene.client));
     as_on_the_wire(&web, "eth0");
