@@ -12,7 +12,7 @@ use podtap_api::{
 };
 use tracing::debug;
 
-use super::{names, reason};
+use crate::{names, reason};
 use podtap_runtime::client::in_time;
 
 /// Something worth telling.
@@ -40,7 +40,7 @@ pub fn occurrences(old: &PodTapStatus, new: &PodTapStatus) -> Vec<Occurrence> {
             reason::VNI_IN_USE => tell(true, reason::VNI_IN_USE, message),
             reason::VNI_NOT_ALLOWED => tell(true, reason::VNI_NOT_ALLOWED, message),
             reason::VNI_EXHAUSTED => tell(true, reason::VNI_EXHAUSTED, message),
-            reason::TAP_CYCLE => tell(true, reason::TAP_CYCLE, message),
+            reason::MIRRORING_LOOP => tell(true, reason::MIRRORING_LOOP, message),
             reason::INVALID_SPEC => tell(true, reason::INVALID_SPEC, message),
             reason::TOO_MANY_PODS => tell(true, reason::TOO_MANY_PODS, message),
             reason::NAMESPACE_EXCLUDED => tell(true, reason::NAMESPACE_EXCLUDED, message),
@@ -89,7 +89,7 @@ fn is_about_destinations(why: &str) -> bool {
             | reason::VNI_IN_USE
             | reason::VNI_NOT_ALLOWED
             | reason::VNI_EXHAUSTED
-            | reason::TAP_CYCLE
+            | reason::MIRRORING_LOOP
             | reason::INVALID_SPEC
     )
 }

@@ -16,16 +16,7 @@ use podtap_api::{ItemState, NodeTap, NodeTapReceiverStatus, NodeTapSenderStatus,
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{
-    build::{self, Plan},
-    expressions,
-    facts::{NamespaceFact, NodeFact, NodeTapFact, PodFact, TapFact, policy_fact, service_networks},
-    gather::{Snapshot, gather},
-    pass::allocate,
-    validate::{Validated, validate},
-    vni::Claims,
-    watch::Caches,
-};
+use crate::{expression::compiled, plan::{build::{self, Plan}, vni::Claims}, reconcile::allocate, store::{objects::{CachedNamespace, CachedNode, CachedNodeTap, CachedPod, cached_policy, service_networks, CachedTap}, snapshot::{take_snapshot, Snapshot}, watch::Caches}, validate::tap::{validate, Validated}};
 
 /// Namespace of the helper pods.
 pub const OWN_NAMESPACE: &str = "podtap-system";
@@ -122,32 +113,32 @@ impl World {
     pub fn caches(&self) -> Caches {
         let caches = Caches::new();
         if let Some(object) = self.policy.clone() {
-            caches.policies.take(Event::Apply(object), |policy| policy_fact(DeserializeGuard(Ok(policy))));
+            caches.policies.take(Event::Apply(object), |policy| cached_policy(DeserializeGuard(Ok(policy))));
         }
         for object in self.pods.clone() {
-            caches.pods.take(Event::Apply(object), |pod| PodFact::new(pod, OWN_NAMESPACE));
+            caches.pods.take(Event::Apply(object), |pod| CachedPod::new(pod, OWN_NAMESPACE));
         }
         for object in self.nodes.clone() {
-            caches.nodes.take(Event::Apply(object), NodeFact::from);
+            caches.nodes.take(Event::Apply(object), CachedNode::from);
         }
         for object in self.namespaces.clone() {
             let object = object.metadata.into_response_partial::<Namespace>();
-            caches.namespaces.take(Event::Apply(object), NamespaceFact::from);
+            caches.namespaces.take(Event::Apply(object), CachedNamespace::from);
         }
         for object in self.node_taps.clone() {
-            caches.node_taps.take(Event::Apply(object), |tap| NodeTapFact::from(DeserializeGuard(Ok(tap))));
+            caches.node_taps.take(Event::Apply(object), |tap| CachedNodeTap::from(DeserializeGuard(Ok(tap))));
         }
         for object in self.service_cidrs.clone() {
             caches.service_networks.take(Event::Apply(object), service_networks);
         }
         for object in self.taps.clone() {
-            caches.taps.take(Event::Apply(object), |tap| TapFact::from(DeserializeGuard(Ok(tap))));
+            caches.taps.take(Event::Apply(object), |tap| CachedTap::from(DeserializeGuard(Ok(tap))));
         }
         caches
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        let mut snapshot = gather(&self.caches(), at(self.seconds));
+        let mut snapshot = take_snapshot(&self.caches(), at(self.seconds));
         let compiled = |text: &str| (text.to_owned(), crate::expression::compile(text).into());
         snapshot.expressions = expressions::wanted(&snapshot).into_iter().map(compiled).collect();
         snapshot
@@ -177,12 +168,12 @@ impl World {
                     carry_out(node_tap)
                 })
                 .collect();
-            for outcome in &plan.outcomes {
+            for tap in &plan.taps_ {
                 let tap =
-                    world.taps.iter_mut().find(|tap| tap.metadata.uid.as_ref() == Some(&outcome.tap.reference.uid));
+                    world.taps.iter_mut().find(|tap| tap.metadata.uid.as_ref() == Some(&tap.tap.reference.uid));
                 let status = tap.expect("an outcome is about a tap").status.get_or_insert_default();
-                status.vni = outcome.vni;
-                status.destinations = outcome
+                status.vni = tap.vni;
+                status.destinations = tap
                     .destinations
                     .iter()
                     .map(|d| podtap_api::DestinationStatus { vni: d.vni, ..podtap_api::DestinationStatus::default() })

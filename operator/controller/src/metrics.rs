@@ -72,7 +72,7 @@ impl ControllerMetrics {
         }
     }
 
-    pub fn pass(&self, duration: Duration, ready: usize, not_ready: usize, nodes: usize) {
+    pub fn reconcile(&self, duration: Duration, ready: usize, not_ready: usize, nodes: usize) {
         self.passes.inc();
         self.pass_seconds.observe(duration.as_secs_f64());
         for (label, count) in [("true", ready), ("false", not_ready)] {

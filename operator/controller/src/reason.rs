@@ -17,7 +17,7 @@ pub const SUSPENDED: &str = "Suspended";
 /// `durationSeconds` are over.
 pub const EXPIRED: &str = "Expired";
 /// Its copies would go around in a circle.
-pub const TAP_CYCLE: &str = "TapCycle";
+pub const MIRRORING_LOOP: &str = "TapCycle";
 
 /// No pod matches.
 pub const NO_PODS_MATCH: &str = "NoPodsMatch";

@@ -26,18 +26,7 @@ use podtap_runtime::{
     shutdown::Shutdown,
 };
 
-use crate::{
-    apply::Context,
-    claims::Record,
-    events::Publisher,
-    expression::process::Compiler,
-    helper_pod::HelperTemplate,
-    memory::Memory,
-    metrics::ControllerMetrics,
-    names,
-    pass::Leader,
-    watch::{self, Caches},
-};
+use crate::{apply::{helper_pod::HelperTemplate, objects::Context, vni_record::Record}, events::Publisher, expression::process::Compiler, metrics::ControllerMetrics, names, reconcile::Reconciler, state::ControllerState, store::watch::{self, Caches}};
 
 /// How often a sign of life is given when there is nothing else to do.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -125,12 +114,12 @@ pub async fn run(args: Args) -> Result<(), Error> {
     };
     info!(identity = args.identity, "leading");
     metrics.set_leader(true);
-    let mut leader = Leader {
+    let mut leader = Reconciler {
         publisher: Publisher::new(client.clone(), &args.identity),
         record: Record::new(client.clone(), &args.namespace),
         context: Context { client, caches, template: args.into() },
         compiler: Compiler::default(),
-        memory: Memory::default(),
+        state: ControllerState::default(),
         metrics,
     };
     tokio::select! {
@@ -143,14 +132,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
 }
 
 /// Passes: one now, then one whenever something changes or is due, until shutdown is requested. A pass that has begun is finished first.
-async fn lead(leader: &mut Leader, held: &Held, health: &Health, shutdown: &mut Shutdown) -> Result<(), Error> {
+async fn lead(leader: &mut Reconciler, held: &Held, health: &Health, shutdown: &mut Shutdown) -> Result<(), Error> {
     loop {
         health.alive();
         let began = Instant::now();
         let next = tokio::select! {
             biased;
             () = held.lost() => return Err(Error::LeadershipLost),
-            next = leader.pass() => next,
+            next = leader.reconcile() => next,
         };
         tokio::select! {
             biased;

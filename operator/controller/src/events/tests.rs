@@ -46,7 +46,7 @@ fn waiting_is_no_news() {
 
 #[test]
 fn what_stands_against_the_whole_tap() {
-    for reason in [reason::VNI_IN_USE, reason::TAP_CYCLE, reason::INVALID_SPEC] {
+    for reason in [reason::VNI_IN_USE, reason::MIRRORING_LOOP, reason::INVALID_SPEC] {
         let all = [CONDITION_READY, CONDITION_TARGETS_RESOLVED, CONDITION_DESTINATIONS_READY, CONDITION_TAPPED];
         let refused = status(&all.map(|kind| (kind, false, reason)), &[]);
         assert_eq!(told(&PodTapStatus::default(), &refused), [(reason, true)]);

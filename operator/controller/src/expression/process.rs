@@ -18,7 +18,7 @@ use tokio::{
 
 /// Processor time after which the kernel ends it. Expressions of the longest length take a few milliseconds.
 const SECONDS: u64 = 1;
-/// Memory that it may have: several at once fit into the controller's own limit.
+/// ControllerState that it may have: several at once fit into the controller's own limit.
 const BYTES: u64 = 64 << 20;
 /// When nobody waits for it any more.
 const PATIENCE: Duration = Duration::from_secs(10);
