@@ -1,0 +1,52 @@
+//! Every limit, once: the schema, the controller, the tap-helper and the eBPF programs use these.
+
+use std::ops::RangeInclusive;
+
+/// Entries of `include`, and of `exclude`, of a filter. Also port ranges and CIDRs of one entry.
+pub const MAX_MATCHES: usize = 16;
+
+/// Rules of a filter, `include` and `exclude` together. Each combination of a port range and a CIDR is one rule.
+pub const MAX_RULES: usize = 64;
+
+/// Bytes of a filter expression.
+pub const MAX_EXPRESSION: usize = 1024;
+
+/// Instructions of a compiled filter expression. One of [`MAX_EXPRESSION`] bytes compiles to about 400.
+pub const MAX_INSTRUCTIONS: usize = 512;
+
+/// CIDRs of pods and services that `deduplicate` knows, together.
+pub const MAX_DEDUPLICATE_CIDRS: usize = 64;
+
+/// Bytes to which frames can be truncated: at least the Ethernet header.
+pub const TRUNCATE_BYTES: RangeInclusive<u32> = 14..=65_535;
+
+/// `sample.oneInFlows`.
+pub const ONE_IN_FLOWS: RangeInclusive<u32> = 1..=1_000_000;
+
+/// `limit.bitsPerSecond`: 100 Gbit/s.
+pub const MAX_BITS_PER_SECOND: u64 = 100_000_000_000;
+
+/// `limit.packetsPerSecond`.
+pub const MAX_PACKETS_PER_SECOND: u64 = 1_000_000_000;
+
+/// MTU of the path between nodes. The minimum is what every IPv4 host must accept (RFC 791); the maximum is the longest
+/// IPv4 packet.
+pub const UNDERLAY_MTU: RangeInclusive<u32> = 576..=65_535;
+
+/// Destinations of a tap.
+pub const DESTINATIONS: RangeInclusive<usize> = 1..=4;
+
+/// Bytes of an interface name: `IFNAMSIZ` without the terminating zero (include/uapi/linux/if.h).
+pub const MAX_INTERFACE_NAME: usize = 15;
+
+/// Bytes of a UID. Two of them and their separators fit in the alias of a device (`IFALIASZ`, include/uapi/linux/if.h).
+pub const MAX_UID: usize = 64;
+
+/// The largest VXLAN network identifier: 24 bits (RFC 7348).
+pub const MAX_VNI: u32 = (1 << 24) - 1;
+
+/// UDP port at which nodes and pods receive mirrored frames unless the policy says otherwise. Not 4789 or 8472, which CNIs use.
+pub const RECEIVER_PORT: u16 = 14_789;
+
+/// UDP port that the sending side keeps for itself.
+pub const SENDER_PORT: u16 = 14_788;

@@ -1,0 +1,127 @@
+use serde::{Deserialize, Serialize};
+
+/// The counters of all senders, read when they were requested.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Counters {
+    /// Number of the request that this answers.
+    pub request: u64,
+    /// One entry per tap and pod, sorted by both. A sender whose counters cannot be read has none.
+    #[serde(default)]
+    pub senders: Vec<SenderCounters>,
+}
+
+/// The counters of one sender since it was created.
+///
+/// A direction that is not mirrored is absent. Without eBPF programs, everything but `mirrored` and `failed` is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SenderCounters {
+    /// UID of the tap.
+    pub tap_uid: String,
+    /// UID of the pod's API object.
+    pub pod_uid: String,
+    /// Interface of the pod that is tapped.
+    pub interface: String,
+    /// Whether eBPF programs counted. Otherwise the mirred action did.
+    pub ebpf: bool,
+    /// Frames that entered the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<DirectionCounters>,
+    /// Frames that left the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<DirectionCounters>,
+    /// Mirrored frames that were truncated as the tap requests; the bytes are those removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<Count>,
+    /// Mirrored frames that exceeded the path MTU and could not be segmented: fragmented or truncated, as the tap requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oversized: Option<Count>,
+}
+
+/// How the frames of one direction were processed. Each frame is in exactly one of these; `failed` counts some of `mirrored` again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DirectionCounters {
+    /// Mirrored, or handed to the sender device in vain.
+    pub mirrored: Count,
+    /// Not matched by the filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filtered: Option<Count>,
+    /// Of a flow that is not in the sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled_out: Option<Count>,
+    /// Above the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limited: Option<Count>,
+    /// Mirrored by the peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deduplicated: Option<Count>,
+    /// Mirrored frames that the sender device did not accept; a GSO packet counts as one. The kernel counts them in 32 bits, and
+    /// from 0 when the filter is recreated.
+    pub failed: u64,
+}
+
+/// Frames and bytes. eBPF programs count both as on the wire: a GSO packet counts as the frames that it becomes. The mirred action
+/// counts frames that enter the pod without their Ethernet header, and GSO packets with one header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(missing_docs, reason = "the lines above")]
+pub struct Count {
+    pub frames: u64,
+    pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Request, Response};
+
+    fn read_back(message: &Response) -> String {
+        let text = serde_json::to_string(message).expect("JSON");
+        assert_eq!(serde_json::from_str::<Response>(&text).expect("a message"), *message);
+        text
+    }
+
+    #[test]
+    fn a_request_is_short() {
+        let text = serde_json::to_string(&Request::Counters(7)).expect("JSON");
+        assert_eq!(text, r#"{"counters":7}"#);
+        assert_eq!(serde_json::from_str::<Request>(&text).expect("a message"), Request::Counters(7));
+    }
+
+    #[test]
+    fn all_64_bits_are_kept() {
+        let count = Some(Count { frames: u64::MAX, bytes: u64::MAX - 1 });
+        let direction = DirectionCounters {
+            mirrored: Count { frames: u64::MAX, bytes: 1 << 53 | 1 },
+            filtered: count,
+            sampled_out: count,
+            rate_limited: count,
+            deduplicated: count,
+            failed: u64::MAX,
+        };
+        let sender = SenderCounters {
+            tap_uid: "t".to_owned(),
+            pod_uid: "p".to_owned(),
+            interface: "eth0".to_owned(),
+            ebpf: true,
+            ingress: Some(direction),
+            egress: Some(direction),
+            truncated: count,
+            oversized: count,
+        };
+        read_back(&Response::Counters(Counters { request: u64::MAX, senders: vec![sender] }));
+    }
+
+    #[test]
+    fn unknown_counts_are_absent_and_not_zero() {
+        let ingress = DirectionCounters { failed: 2, ..DirectionCounters::default() };
+        let sender = SenderCounters { ingress: Some(ingress), ..SenderCounters::default() };
+        let text = read_back(&Response::Counters(Counters { request: 1, senders: vec![sender] }));
+        for name in ["filtered", "sampledOut", "rateLimited", "deduplicated", "egress", "truncated", "oversized"] {
+            assert!(!text.contains(name), "{name}: {text}");
+        }
+        assert!(text.contains(r#""ingress":{"mirrored":{"frames":0,"bytes":0},"failed":2}"#), "{text}");
+    }
+}

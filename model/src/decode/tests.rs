@@ -1,0 +1,135 @@
+use serde_json::json;
+
+use super::*;
+use crate::{Instruction, bounds};
+
+fn tap(uid: &str) -> Value {
+    json!({
+        "namespace": "shop", "name": "web", "uid": uid, "direction": "Both",
+        "destinations": [{"address": "192.0.2.1", "port": 14789, "vni": 100}],
+    })
+}
+
+fn sender(tap: &str, pod: &str) -> Value {
+    json!({"tap": tap, "pod": {"namespace": "shop", "name": "web-0", "uid": pod, "addresses": ["10.0.0.1"]}})
+}
+
+fn receiver(vni: u32) -> Value {
+    json!({"tap": {"namespace": "shop", "name": "web", "uid": "t1"}, "vni": vni, "port": 14789, "interfaceName": "mirror"})
+}
+
+fn program() -> Program {
+    let instructions = vec![Instruction { code: 0x06, jt: 0, jf: 0, k: 1 }];
+    Program { id: ProgramId::from_digest([1; 32]), instructions }
+}
+
+#[track_caller]
+fn refused(spec: &Value, words: &str) {
+    let state = NodeState::decode(spec);
+    let [status] = state.refused_senders.as_slice() else { panic!("one refused sender: {state:#?}") };
+    assert_eq!((status.state, status.reason), (State::Refused, Reason::InvalidSpec));
+    assert_eq!((status.tap_uid.as_str(), status.pod_uid.as_str()), ("t1", "p1"));
+    assert!(status.message.contains(words), "expected “{words}” in “{}”", status.message);
+}
+
+#[test]
+fn what_the_controller_writes_is_what_the_helper_reads() {
+    let mut with_program = tap("t1");
+    with_program["options"] = json!({"filter": {"expression": "tcp"}});
+    with_program["program"] = json!(program().id);
+    let spec = json!({
+        "taps": [with_program, tap("t2")],
+        "senders": [sender("t1", "p1"), sender("t1", "p2"), sender("t2", "p1")],
+        "receivers": [receiver(100)],
+        "programs": [program()],
+        "underlayMTU": 1400,
+    });
+    let stored: NodeState = serde_json::from_value(spec.clone()).expect("a node state");
+    assert_eq!(serde_json::to_value(&stored).expect("JSON"), spec);
+
+    let state = NodeState::decode(&spec);
+    assert_eq!((state.refused_senders.len(), state.refused_receivers.len()), (0, 0), "{state:#?}");
+    assert_eq!(state.receivers, stored.receivers);
+    let [first, second, third] = state.senders.as_slice() else { panic!("three senders") };
+    assert!(Arc::ptr_eq(&first.tap, &second.tap), "the options of a tap are kept once");
+    assert_eq!(first.program.as_deref(), Some(&program()));
+    assert_eq!((&*third.tap.uid, third.program.as_ref(), third.underlay_mtu), ("t2", None, Some(1400)));
+}
+
+#[test]
+fn an_unreadable_entry_stops_no_other() {
+    let mut newer = sender("t1", "p1");
+    newer["pod"]["colour"] = json!("red");
+    let spec = json!({
+        "taps": [tap("t1")],
+        "senders": [newer, sender("t1", "p2")],
+        "receivers": [{"vni": 7, "tap": {"uid": "t1"}, "port": "none"}, receiver(100)],
+    });
+    refused(&spec, "unknown field `colour`");
+    let state = NodeState::decode(&spec);
+    assert_eq!((state.senders.len(), state.receivers.len()), (1, 1));
+    let [receiver] = state.refused_receivers.as_slice() else { panic!("one refused receiver") };
+    assert_eq!((receiver.vni, receiver.tap_uid.as_str(), receiver.state), (7, "t1", State::Refused));
+}
+
+/// A filter or limit that is ignored would mirror more than was asked for.
+#[test]
+fn unknown_options_refuse_the_senders_of_their_tap_only() {
+    let mut newer = tap("t1");
+    newer["options"] = json!({"limit": {"bytesPerFlow": 1}});
+    let spec = json!({"taps": [newer, tap("t2")], "senders": [sender("t1", "p1"), sender("t2", "p1")]});
+    refused(&spec, "unknown field `bytesPerFlow`");
+    assert_eq!(NodeState::decode(&spec).senders.len(), 1);
+    let mut newer = json!({"taps": [tap("t1")], "senders": [sender("t1", "p1")]});
+    newer["sampleEverything"] = json!(true);
+    refused(&newer, "unknown field `sampleEverything`");
+}
+
+#[test]
+fn references_are_checked() {
+    let sender = || json!([sender("t1", "p1")]);
+    refused(&json!({"senders": sender()}), "the tap t1, which is not in spec.taps");
+    refused(&json!({"taps": [tap("t1"), tap("t1")], "senders": sender()}), "spec.taps has t1 twice");
+    let mut with_expression = tap("t1");
+    with_expression["options"] = json!({"filter": {"expression": "tcp"}});
+    refused(&json!({"taps": [with_expression], "senders": sender()}), "no compiled program");
+    let mut with_program = tap("t1");
+    with_program["program"] = json!(program().id);
+    refused(&json!({"taps": [with_program], "senders": sender()}), "but no expression");
+    with_expression["program"] = json!(program().id);
+    refused(&json!({"taps": [with_expression], "senders": sender()}), "which is not in spec.programs");
+    let mut endless = json!(program());
+    endless["code"] = json!("");
+    refused(
+        &json!({"taps": [with_expression], "senders": sender(), "programs": [endless]}),
+        "the compiled expression cannot run: it has 0 instructions",
+    );
+}
+
+#[test]
+fn identifiers_and_bounds_are_checked() {
+    let with_pod = |field: &str, value: Value| {
+        let mut entry = sender("t1", "p1");
+        entry["pod"][field] = value;
+        json!({"taps": [tap("t1")], "senders": [entry]})
+    };
+    refused(&with_pod("configHash", json!("0b1c2d3e-1111-2222-3333-444455556666")), "config.hash");
+    refused(&with_pod("addresses", json!(["10.0.0.256"])), "IP address");
+    for (field, value, words) in [
+        ("interface", json!("a/b"), "not a valid interface name"),
+        ("destinations", json!([{"address": "192.0.2.1", "port": 1, "vni": 0}]), "not a VXLAN network identifier"),
+        (
+            "destinations",
+            json!([{"address": "192.0.2.1", "port": 1, "vni": 1 << 24}]),
+            "not a VXLAN network identifier",
+        ),
+        ("destinations", json!([{"address": "192.0.2.1", "port": 70000, "vni": 1}]), "70000"),
+    ] {
+        let mut tap = tap("t1");
+        tap[field] = value;
+        refused(&json!({"taps": [tap], "senders": [sender("t1", "p1")]}), words);
+    }
+    let mut small = json!({"taps": [tap("t1")], "senders": [sender("t1", "p1")]});
+    small["underlayMTU"] = json!(bounds::UNDERLAY_MTU.start() - 1);
+    refused(&small, "underlayMTU must be between 576 and 65535");
+}

@@ -1,0 +1,97 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::reason::Reason;
+
+/// The actual state of a node: the status of a `NodeTap`.
+///
+/// It has an entry for everything that is requested, and one in [`State::Removing`] for everything of PodTap that is no longer
+/// requested but still exists. What is gone has no entry: a status without entries is a clean node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct NodeStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// How many senders are Active.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(with = "i32"))]
+    pub active_senders: u32,
+    /// How many receivers are Active.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(with = "i32"))]
+    pub active_receivers: u32,
+    /// One entry per sender that is requested or still exists, sorted by tap and pod.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub senders: Vec<SenderStatus>,
+    /// One entry per receiver that is requested or still exists, sorted by VNI.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub receivers: Vec<ReceiverStatus>,
+    /// What the node's kernel supports, by name, found out by trying.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub features: BTreeMap<String, bool>,
+}
+
+/// State of one sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SenderStatus {
+    /// UID of the tap.
+    pub tap_uid: String,
+    /// UID of the pod.
+    pub pod_uid: String,
+    /// Interface of the pod that is tapped. Unset while it is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Its state.
+    pub state: State,
+    /// Why it is in that state.
+    pub reason: Reason,
+    /// What happened, and what to do about it. Unset when there is nothing to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Which mirror options this node's kernel does not support, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub degraded: Vec<String>,
+}
+
+/// State of one receiver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ReceiverStatus {
+    /// UID of the tap.
+    pub tap_uid: String,
+    /// VXLAN network identifier of the device; 0 if the request has no valid one.
+    #[cfg_attr(feature = "schema", schemars(with = "i64"))]
+    pub vni: u32,
+    /// Its state.
+    pub state: State,
+    /// Why it is in that state.
+    pub reason: Reason,
+    /// What happened, and what to do about it. Unset when there is nothing to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// State of a sender or receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum State {
+    /// In place: frames are mirrored.
+    Active,
+    /// Not in place yet. It is retried automatically when what it waits for arrives.
+    Pending,
+    /// Not attempted, and nothing was touched: it would do harm, or cannot work.
+    Refused,
+    /// The kernel returned an error. It is retried with growing intervals.
+    Failed,
+    /// No longer requested, and still being removed.
+    Removing,
+}

@@ -1,0 +1,275 @@
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bounds::{MAX_BITS_PER_SECOND, MAX_DEDUPLICATE_CIDRS, MAX_PACKETS_PER_SECOND, ONE_IN_FLOWS, TRUNCATE_BYTES},
+    filter::{Filter, FilterError},
+    quantity::Quantity,
+};
+
+/// Which frames of the targets are mirrored, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(kube::KubeSchema))]
+pub struct MirrorOptions {
+    /// Which frames are mirrored. Unset: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+
+    /// How much of each frame is mirrored. Unset: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncate: Option<Truncate>,
+
+    /// Mirrors a sample of the flows. Unset: all flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sample>,
+
+    /// The most that is mirrored per pod. Unset: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+
+    /// Mirrors each flow between two tapped pods once instead of twice; {} uses the networks of this cluster. Unset: each
+    /// tapped pod mirrors all of its flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deduplicate: Option<Deduplicate>,
+
+    /// What happens to mirrored frames that exceed the path MTU to their destination: Fragment sends them in IP fragments,
+    /// Truncate shortens them. TCP segments are always made to fit; this is about full-size frames of other protocols.
+    #[serde(default, skip_serializing_if = "Oversize::is_fragment")]
+    pub oversize: Oversize,
+}
+
+/// How much of each frame is mirrored. The lengths in its headers stay as they are, so that readers show the original ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(
+    feature = "schema",
+    derive(kube::KubeSchema),
+    x_kube(validation = Rule::new("has(self.bytes) != (has(self.headersOnly) && self.headersOnly)")
+        .message("set exactly one of truncate.bytes and truncate.headersOnly: true; leave truncate out to mirror whole frames"))
+)]
+pub struct Truncate {
+    /// Mirrors the first bytes of each frame, counted from the Ethernet header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Option<i32>"),
+        x_kube(validation = Rule::new("self >= 14 && self <= 65535")
+            .message("truncate.bytes must be between 14 (the Ethernet header) and 65535"))
+    )]
+    pub bytes: Option<u32>,
+
+    /// Mirrors all headers up to that of TCP, UDP, SCTP or ICMP, with TCP's options, and no payload.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub headers_only: bool,
+}
+
+/// Mirrors a sample of the flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(kube::KubeSchema))]
+pub struct Sample {
+    /// Mirrors one in this many flows, whole and in both directions. All nodes choose the same flows. 1: all flows.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "i32"),
+        x_kube(validation = Rule::new("self >= 1 && self <= 1000000")
+            .message("sample.oneInFlows must be between 1 (all flows) and 1000000"))
+    )]
+    pub one_in_flows: u32,
+}
+
+/// The most that is mirrored per pod, both directions together. Frames above the limit are counted and not mirrored; the pod's
+/// own frames are not affected. Limits are Kubernetes quantities such as 100M or 64Ki.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(
+    feature = "schema",
+    derive(kube::KubeSchema),
+    x_kube(validation = Rule::new("(has(self.bitsPerSecond) && !(string(self.bitsPerSecond) in ['0'])) || (has(self.packetsPerSecond) && !(string(self.packetsPerSecond) in ['0']))")
+        .message("set limit.bitsPerSecond or limit.packetsPerSecond to more than 0; leave limit out to mirror without a limit"))
+)]
+pub struct Limit {
+    /// Bits of frames per second, at most 100G. Unset or 0: no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_second: Option<Quantity>,
+
+    /// Frames per second, at most 1G. Unset or 0: no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets_per_second: Option<Quantity>,
+}
+
+/// Mirrors a flow between two tapped pods only at the end that accepted it, where Service addresses are already translated. If
+/// that is unknown, both ends mirror it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(kube::KubeSchema))]
+pub struct Deduplicate {
+    /// CIDRs whose pods count as tapped. Unset: spec.podCIDRs of the nodes. CNIs that do not use those, such as many
+    /// set-ups of Calico, Cilium and the clouds, need this field. At most 64, together with serviceCIDRs.
+    #[serde(default, rename = "podCIDRs", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Option<Vec<String>>", length(max = 64), inner(length(max = 64)), extend("x-kubernetes-list-type" = "atomic")),
+        x_kube(validation = Rule::new("self.all(c, isCIDR(c))")
+            .message("each entry of deduplicate.podCIDRs must be a network such as 10.244.0.0/16 or fd00:10:244::/56"))
+    )]
+    pub pod_cidrs: Option<Vec<IpNet>>,
+
+    /// CIDRs of Services. Unset: the ServiceCIDR objects of the cluster (Kubernetes 1.33 and later). At most 64, together with
+    /// podCIDRs.
+    #[serde(default, rename = "serviceCIDRs", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Option<Vec<String>>", length(max = 64), inner(length(max = 64)), extend("x-kubernetes-list-type" = "atomic")),
+        x_kube(validation = Rule::new("self.all(c, isCIDR(c))")
+            .message("each entry of deduplicate.serviceCIDRs must be a network such as 10.96.0.0/12 or fd00:10:96::/112"))
+    )]
+    pub service_cidrs: Option<Vec<IpNet>>,
+}
+
+/// What happens to a mirrored frame that exceeds the path MTU and cannot be segmented.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Oversize {
+    /// Sent in IP fragments.
+    #[default]
+    Fragment,
+    /// Truncated to what fits.
+    Truncate,
+}
+
+/// Why mirror options are invalid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// The filter is invalid.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// Both forms of truncation, or none.
+    #[error("set exactly one of truncate.bytes and truncate.headersOnly: true")]
+    Truncate,
+    /// A number outside of its range.
+    #[error("{field} must be between {min} and {max}, not {number}")]
+    Range {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        number: u64,
+        /// The smallest value.
+        min: u64,
+        /// The largest value.
+        max: u64,
+    },
+    /// Too many CIDRs.
+    #[error("set at most {MAX_DEDUPLICATE_CIDRS} networks in deduplicate.podCIDRs and serviceCIDRs together, not {0}")]
+    TooManyCidrs(usize),
+}
+
+impl MirrorOptions {
+    /// Whether every frame is mirrored as it is.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The expression of the filter.
+    #[must_use]
+    pub fn expression(&self) -> Option<&str> {
+        self.filter.as_ref()?.expression.as_deref()
+    }
+
+    /// One in how many flows is mirrored; 1 without a sample.
+    #[must_use]
+    pub fn one_in_flows(&self) -> u32 {
+        self.sample.map_or(1, |sample| sample.one_in_flows)
+    }
+
+    /// Whether everything is within its bounds and consistent. The API server checks most of it, too.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        // Named one by one, so that a field that is added cannot be forgotten here.
+        let Self { filter, truncate, sample, limit, deduplicate, oversize: _ } = self;
+        if let Some(filter) = filter {
+            filter.check()?;
+        }
+        match truncate {
+            None | Some(Truncate { bytes: None, headers_only: true }) => {}
+            Some(Truncate { bytes: Some(bytes), headers_only: false }) => {
+                let (min, max) = TRUNCATE_BYTES.into_inner();
+                within("truncate.bytes", *bytes, min, max)?;
+            }
+            Some(_) => return Err(OptionsError::Truncate),
+        }
+        if let Some(Sample { one_in_flows }) = sample {
+            let (min, max) = ONE_IN_FLOWS.into_inner();
+            within("sample.oneInFlows", *one_in_flows, min, max)?;
+        }
+        if let Some(Limit { bits_per_second, packets_per_second }) = limit {
+            let number = |quantity: &Option<Quantity>| quantity.unwrap_or_default().get();
+            within("limit.bitsPerSecond", number(bits_per_second), 0, MAX_BITS_PER_SECOND)?;
+            within("limit.packetsPerSecond", number(packets_per_second), 0, MAX_PACKETS_PER_SECOND)?;
+        }
+        let count = deduplicate.as_ref().map_or(0, |deduplicate| deduplicate.cidrs().count());
+        if count > MAX_DEDUPLICATE_CIDRS { Err(OptionsError::TooManyCidrs(count)) } else { Ok(()) }
+    }
+}
+
+impl Deduplicate {
+    /// All CIDRs that are set.
+    pub fn cidrs(&self) -> impl Iterator<Item = &IpNet> {
+        [&self.pod_cidrs, &self.service_cidrs].into_iter().flatten().flatten()
+    }
+}
+
+impl Oversize {
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_fragment(&self) -> bool {
+        *self == Self::Fragment
+    }
+}
+
+fn within<N: Into<u64>>(field: &'static str, number: N, min: N, max: N) -> Result<(), OptionsError> {
+    let (number, min, max) = (number.into(), min.into(), max.into());
+    if (min..=max).contains(&number) { Ok(()) } else { Err(OptionsError::Range { field, number, min, max }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str) -> Result<(), OptionsError> {
+        serde_json::from_str::<MirrorOptions>(json).expect("mirror options").check()
+    }
+
+    #[test]
+    fn bounds() {
+        assert_eq!(check("{}"), Ok(()));
+        assert_eq!(
+            check(
+                r#"{"truncate": {"bytes": 128}, "sample": {"oneInFlows": 10}, "limit": {"bitsPerSecond": "100M"}, "deduplicate": {}}"#
+            ),
+            Ok(())
+        );
+        assert_eq!(check(r#"{"truncate": {}}"#), Err(OptionsError::Truncate));
+        assert_eq!(check(r#"{"truncate": {"bytes": 20, "headersOnly": true}}"#), Err(OptionsError::Truncate));
+        for (json, field) in [
+            (r#"{"truncate": {"bytes": 13}}"#, "truncate.bytes"),
+            (r#"{"sample": {"oneInFlows": 0}}"#, "sample.oneInFlows"),
+            (r#"{"limit": {"bitsPerSecond": "101G"}}"#, "limit.bitsPerSecond"),
+            (r#"{"limit": {"packetsPerSecond": 1000000001}}"#, "limit.packetsPerSecond"),
+        ] {
+            let error = check(json).expect_err(json).to_string();
+            assert!(error.starts_with(&format!("{field} must be between ")), "{error}");
+        }
+        let cidrs: Vec<String> = (0..65).map(|n| format!("\"10.{n}.0.0/16\"")).collect();
+        let json = format!(r#"{{"deduplicate": {{"podCIDRs": [{}]}}}}"#, cidrs.join(","));
+        assert_eq!(check(&json), Err(OptionsError::TooManyCidrs(65)));
+    }
+
+    #[test]
+    fn defaults_are_not_written() {
+        let json = serde_json::to_string(&MirrorOptions::default()).expect("mirror options");
+        assert_eq!(json, "{}");
+        assert!(serde_json::from_str::<MirrorOptions>(r#"{"bytesPerFlow": 1}"#).is_err());
+    }
+}

@@ -1,0 +1,47 @@
+//! JSON schemas of types that are text or numbers in JSON.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use crate::{
+    bounds::{MAX_UID, MAX_VNI},
+    endpoint::Vni,
+    identity::{ConfigHash, InterfaceName, Uid},
+    program::ProgramId,
+    quantity::Quantity,
+    reason::Reason,
+};
+
+macro_rules! schema {
+    ($type:ty, $name:literal, $schema:expr) => {
+        impl JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        }
+    };
+}
+
+schema!(Vni, "Vni", json_schema!({"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_VNI}));
+schema!(Uid, "Uid", json_schema!({"type": "string", "minLength": 1, "maxLength": MAX_UID}));
+// Looser than the type, so that a CEL rule beside the field can say what to write instead.
+schema!(InterfaceName, "InterfaceName", json_schema!({"type": "string", "maxLength": 63}));
+schema!(ConfigHash, "ConfigHash", json_schema!({"type": "string", "minLength": 32, "maxLength": 32}));
+schema!(ProgramId, "ProgramId", json_schema!({"type": "string", "maxLength": 71}));
+// Any reason of any version.
+schema!(Reason, "Reason", json_schema!({"type": "string", "maxLength": 64}));
+// The pattern applies to text only.
+schema!(
+    Quantity,
+    "Quantity",
+    json_schema!({"x-kubernetes-int-or-string": true, "pattern": "^[0-9]{1,20}(\\.[0-9]{1,20})?(k|M|G|T|Ki|Mi|Gi|Ti)?$"})
+);
