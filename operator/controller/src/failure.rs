@@ -1,15 +1,17 @@
-//! Why something is not as the user wants it.
+//! Why a tap is not what its spec requests.
 
-/// A reason of `reason.rs` and a sentence that says what to do.
+use podtap_model::Reason;
+
+/// A reason and a message that says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    pub reason: String,
+    pub reason: Reason,
     pub message: String,
 }
 
 impl Failure {
-    pub fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into() }
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
     }
 }
 

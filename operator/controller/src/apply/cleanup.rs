@@ -1,9 +1,9 @@
-//! The end of a tap: its finalizer goes when every node is clean. Never looks at a spec, so that objects that cannot be
-//! read, or were never carried out, end just the same.
+//! Removes the finalizer of a deleted tap when every node is clean. Never looks at a spec, so that objects that cannot be decoded, or
+//! were never carried out, are deleted in the same way.
 //!
 //! # Guarantees
-//! Deleting always ends: a node that is away blocks nothing, and any other one blocks for [`DEADLINE`] at most. What is left
-//! on a node goes when its helper returns: its `NodeTap` does not list the tap any more.
+//! Deletion always ends: a node that is not ready blocks nothing, and any other node blocks for [`DEADLINE`] at most. What is left on a
+//! node is removed when its helper pod runs again: its `NodeTap` does not list the tap any more.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,25 @@ use futures::{StreamExt as _, stream};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, api::Patch, core::PartialObjectMeta};
 use podtap_api::{FINALIZER, PodTap};
+use podtap_model::Reason;
+use podtap_runtime::client::in_time;
 use serde_json::json;
 
-use crate::{apply::objects::{Applied, CONCURRENCY, Context, is_not_found, parameters}, events::{Occurrence, Publisher}, reason, state::{ControllerState, RetryKey, Generations}, store::{cache::Entry, objects::{CachedNodeTap, CachedTap}, snapshot::Snapshot}, validate::tap::reference};
-use podtap_runtime::client::in_time;
+use crate::{
+    apply::{
+        context::{CONCURRENCY, Context, is_not_found, patch_params},
+        objects::Applied,
+    },
+    events::{Occurrence, Publisher},
+    retries::RetryKey,
+    state::ControllerState,
+    store::{cache::Entry, generations::Generations, node_tap::CachedNodeTap, snapshot::Snapshot, tap::CachedTap},
+};
 
-/// How long nodes have, counted from the deletion.
+/// How long nodes have to clean up, counted from the deletion.
 const DEADLINE: SignedDuration = SignedDuration::from_secs(30);
 
-/// Why the finalizer of a tap could not be removed.
+/// Why a finalizer could not be removed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot remove the finalizer of the PodTap {tap}")]
 pub struct Error {
@@ -27,68 +37,69 @@ pub struct Error {
     source: kube::Error,
 }
 
-/// What is to be of a tap that is being deleted.
+/// What happens to the finalizer.
 #[derive(Clone, Debug, PartialEq)]
-enum Verdict {
-    /// Nothing is left.
-    Release,
-    /// Nodes are at work; at the latest then it is over.
+enum Decision {
+    /// Every node is clean: it is removed.
+    Remove,
+    /// Nodes are cleaning up; it is removed at this time at the latest.
     Wait(Timestamp),
-    /// These nodes have not reported in time.
+    /// These nodes have not reported in time: it is removed.
     Abandon(Vec<String>),
 }
 
 /// The result of this stage.
 #[derive(Debug, Default)]
-pub struct Removed {
+pub struct Cleanup {
     pub errors: Vec<Error>,
-    /// When to look again although nothing changes.
+    /// When to reconcile again even if nothing changes.
     pub next: Option<Timestamp>,
 }
 
-/// Removes our finalizer from the taps whose nodes are clean.
-pub async fn finish(
+/// Removes our finalizer from the deleted taps whose nodes are clean.
+pub async fn remove_finalizers(
     context: &Context,
     publisher: &Publisher,
     snapshot: &Snapshot,
     applied: &Applied,
     deleting: &[Entry<CachedTap>],
     state: &mut ControllerState,
-) -> Removed {
+) -> Cleanup {
     let now = snapshot.now;
-    let mut finished = Removed::default();
+    let mut cleanup = Cleanup::default();
     let mut attempts = Vec::new();
-    for entry in deleting.iter().filter(|entry| entry.fact.finalizers.iter().any(|f| f == FINALIZER)) {
-        let verdict = verdict(&entry.fact, snapshot, applied, &state.generations);
-        if let Verdict::Wait(until) = verdict {
-            finished.next = Some(finished.next.map_or(until, |next| next.min(until)));
-        } else if !state.retries.holds(&RetryKey::Finalizers(entry.fact.uid.clone()), now) {
+    for entry in deleting.iter().filter(|entry| entry.object.finalizers.iter().any(|f| f == FINALIZER)) {
+        let decision = decide(&entry.object, snapshot, applied, &state.generations);
+        if let Decision::Wait(until) = decision {
+            cleanup.next = Some(cleanup.next.map_or(until, |next| next.min(until)));
+        } else if !state.retries.is_paused(&RetryKey::Finalizers(entry.object.uid.clone()), now) {
             attempts.push(async move {
-                if let Verdict::Abandon(nodes) = verdict {
-                    publisher.publish(&reference(&entry.fact), vec![abandoned(&nodes)]).await;
+                if let Decision::Abandon(nodes) = decision {
+                    publisher.publish(&entry.object.reference(), vec![abandoned(&nodes)]).await;
                 }
-                (entry, release(context, entry).await)
+                (entry, remove_finalizer(context, entry).await)
             });
         }
     }
     let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
     while let Some((entry, result)) = attempts.next().await {
-        let key = RetryKey::Finalizers(entry.fact.uid.clone());
+        let tap = &entry.object;
+        let key = RetryKey::Finalizers(tap.uid.clone());
         match result {
             Err(source) if !is_not_found(&source) => {
                 state.retries.failed(key, now);
-                finished.errors.push(Error { tap: format!("{}/{}", entry.fact.namespace, entry.fact.name), source });
+                cleanup.errors.push(Error { tap: format!("{}/{}", tap.namespace, tap.name), source });
             }
             _ => {
                 state.retries.succeeded(&key);
-                state.generations.forget_tap(&entry.fact.uid);
+                state.generations.forget_tap(&tap.uid);
             }
         }
     }
-    finished
+    cleanup
 }
 
-fn verdict(tap: &CachedTap, snapshot: &Snapshot, applied: &Applied, generations: &Generations) -> Verdict {
+fn decide(tap: &CachedTap, snapshot: &Snapshot, applied: &Applied, generations: &Generations) -> Decision {
     let busy: Vec<String> = applied
         .node_taps
         .values()
@@ -98,28 +109,33 @@ fn verdict(tap: &CachedTap, snapshot: &Snapshot, applied: &Applied, generations:
         .collect();
     let deadline = tap.deleting.unwrap_or(snapshot.now) + DEADLINE;
     if busy.is_empty() {
-        Verdict::Release
+        Decision::Remove
     } else if snapshot.now < deadline {
-        Verdict::Wait(deadline)
+        Decision::Wait(deadline)
     } else {
-        Verdict::Abandon(busy)
+        Decision::Abandon(busy)
     }
 }
 
-fn is_clean<T>(node_tap: &CachedNodeTap, tap: &str, generations: &Generations, helper_failures: &BTreeMap<String, T>) -> bool {
+fn is_clean<T>(
+    node_tap: &CachedNodeTap,
+    tap: &str,
+    generations: &Generations,
+    helper_failures: &BTreeMap<String, T>,
+) -> bool {
     if node_tap.status.observed_generation.is_none() && helper_failures.contains_key(&node_tap.name) {
-        // No helper has ever run there.
+        // No helper pod has ever run there.
         return node_tap.spec.is_some() && !node_tap.mentions(tap);
     }
-    let needed = generations.needed(node_tap, tap);
-    // Zero: the object was made by this process, and never had this tap in it.
-    !node_tap.mentions(tap) && (needed == 0 || node_tap.has_observed(needed))
+    let required = generations.required(node_tap, tap);
+    // Zero: this process created the object, and it never had this tap.
+    !node_tap.mentions(tap) && (required == 0 || node_tap.has_observed(required))
 }
 
 fn abandoned(nodes: &[String]) -> Occurrence {
     Occurrence {
         is_warning: true,
-        reason: reason::CLEANUP_ABANDONED,
+        reason: Reason::CleanupAbandoned,
         note: format!(
             "{} did not report within {} s that the tap is gone; its helper pod removes what is left as soon as it can (kubectl get nodetap {})",
             nodes.join(", "),
@@ -129,15 +145,15 @@ fn abandoned(nodes: &[String]) -> Occurrence {
     }
 }
 
-async fn release(context: &Context, entry: &Entry<CachedTap>) -> Result<(), kube::Error> {
-    let tap = &entry.fact;
+async fn remove_finalizer(context: &Context, entry: &Entry<CachedTap>) -> Result<(), kube::Error> {
+    let tap = &entry.object;
     let api: Api<PodTap> = Api::namespaced(context.client.clone(), &tap.namespace);
     let finalizers: Vec<&String> = tap.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
-    // The version makes the API server refuse the list if somebody else has changed it in the meantime.
+    // The API server rejects the list if somebody else has changed the object since it was read.
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": entry.version}});
     let _: PartialObjectMeta<PodTap> =
-        in_time(api.patch_metadata(&tap.name, &parameters(), &Patch::Merge(patch))).await?;
-    // Where somebody else's finalizer keeps it, the watch brings it back.
+        in_time(api.patch_metadata(&tap.name, &patch_params(), &Patch::Merge(patch))).await?;
+    // If another finalizer keeps the object, the watch brings it back.
     context.caches.released_tap(&tap.namespace, &tap.name);
     Ok(())
 }

@@ -1,11 +1,9 @@
-//! The helper pod of a node. Pure.
+//! The helper pod of a node.
 
 use k8s_openapi::{
     api::core::v1::{
-        AppArmorProfile, Capabilities, ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile,
-        EmptyDirVolumeSource, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference, ObjectFieldSelector, Pod,
-        PodSecurityContext, PodSpec, ProjectedVolumeSource, ResourceRequirements, SELinuxOptions, SeccompProfile,
-        SecurityContext, ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
+        AppArmorProfile, Capabilities, Container, EnvVar, EnvVarSource, LocalObjectReference, Pod, PodSecurityContext,
+        PodSpec, ResourceRequirements, SELinuxOptions, SeccompProfile, SecurityContext, Toleration,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -15,20 +13,15 @@ use k8s_openapi::{
 use kube::Resource as _;
 use podtap_api::NodeTap;
 
-use crate::names;
+use crate::{
+    apply::helper_volumes::{SOCKET, field, socket_mount, socket_volume, token_mount, token_volume},
+    names::{self, LABEL_COMPONENT, LABEL_NAME, TEMPLATE_HASH},
+};
 
-pub const LABEL_NAME: &str = "app.kubernetes.io/name";
-pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
-/// Annotation with the hash of the template that the pod was made from.
-pub const TEMPLATE_HASH: &str = "podtap.dev/template-hash";
-
-/// User and group of the agent; the tap-helper accepts this user only.
+/// User and group of the agent, the only user whose connections the tap-helper accepts.
 const AGENT_UID: i64 = 65532;
-const SOCKET_DIRECTORY: &str = "/run/podtap";
-const SOCKET: &str = "/run/podtap/helper.sock";
-const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// What differs between installations.
+/// The settings of helper pods, which differ between installations.
 #[derive(Clone, Debug)]
 pub struct HelperTemplate {
     pub namespace: String,
@@ -38,22 +31,21 @@ pub struct HelperTemplate {
     pub service_account: String,
     pub priority_class: Option<String>,
     pub log_json: bool,
-    /// TCP port of the node at which agents serve their metrics; 0 for none.
+    /// TCP port of the node on which agents serve metrics; 0 for none.
     pub metrics_port: u16,
 }
 
 impl HelperTemplate {
-    /// Changes whenever pods made from it change.
+    /// Changes whenever the pods change.
     pub fn hash(&self) -> String {
-        // The pod of a node that cannot exist: everything but the node is part of it. Serialising cannot fail, and if
-        // it did, no pod would ever be replaced, which is the safe side.
+        // Everything but the node is part of the hash. Serializing cannot fail; if it did, no pod would ever be replaced, which is the
+        // safe side.
         names::short_hash(&serde_json::to_vec(&self.spec("")).unwrap_or_default())
     }
 
     /// The pod of `node`, owned by the node's `NodeTap`.
     ///
-    /// It is bound to its node here: which node it has to be is known, and the scheduler could only say so later. It tolerates every
-    /// taint, since a tap must not end where a node is cordoned off.
+    /// It is bound to its node here, without the scheduler. It tolerates every taint, since cordoning a node must not end a tap.
     pub fn pod(&self, node: &str, node_tap_uid: &str) -> Pod {
         let labels = [
             (LABEL_NAME, names::PRODUCT.to_owned()),
@@ -95,7 +87,7 @@ impl HelperTemplate {
             tolerations: Some(vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }]),
             priority_class_name: self.priority_class.clone(),
             service_account_name: Some(self.service_account.clone()),
-            // Mounted by hand below, into the agent only.
+            // Mounted below, into the agent only.
             automount_service_account_token: Some(false),
             image_pull_secrets: Some(secrets.collect()).filter(|secrets: &Vec<_>| !secrets.is_empty()),
             security_context: Some(PodSecurityContext {
@@ -113,8 +105,8 @@ impl HelperTemplate {
     }
 
     fn agent(&self) -> Container {
-        // Not declared as a port of the container: the kubelet lets no two pods of a node have the same one, and the next helper pod
-        // of the node must not wait for that.
+        // Not declared as a port of the container: the kubelet admits no two pods of a node with the same host port, and the next
+        // helper pod of the node must not wait for that.
         let address = format!("[::]:{}", self.metrics_port);
         let listen = ["--listen", &address].into_iter().filter(|_| self.metrics_port > 0);
         let command = ["/podtap-agent", "--node", "$(NODE_NAME)", "--socket", SOCKET];
@@ -133,7 +125,7 @@ impl HelperTemplate {
                 allow_privilege_escalation: Some(false),
                 ..restricted(&[])
             }),
-            volume_mounts: Some(vec![mount("socket", SOCKET_DIRECTORY, false), mount("token", TOKEN_DIRECTORY, true)]),
+            volume_mounts: Some(vec![socket_mount(), token_mount()]),
             ..self.container(&command)
         }
     }
@@ -147,9 +139,9 @@ impl HelperTemplate {
             security_context: Some(SecurityContext {
                 run_as_user: Some(0),
                 run_as_group: Some(0),
-                // allowPrivilegeEscalation: false is refused together with SYS_ADMIN.
-                // The default profiles of both let no container look at the processes of others (/proc/PID/ns), whatever
-                // its capabilities. Nodes without AppArmor or SELinux do not heed them.
+                // The API server rejects allowPrivilegeEscalation: false together with SYS_ADMIN.
+                // The default profiles of AppArmor and SELinux forbid access to the processes of other containers (/proc/PID/ns),
+                // whatever the capabilities. Nodes without AppArmor or SELinux ignore these fields.
                 app_armor_profile: Some(AppArmorProfile {
                     type_: "Unconfined".to_owned(),
                     ..AppArmorProfile::default()
@@ -157,7 +149,7 @@ impl HelperTemplate {
                 se_linux_options: Some(SELinuxOptions { type_: Some("spc_t".to_owned()), ..SELinuxOptions::default() }),
                 ..restricted(&["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"])
             }),
-            volume_mounts: Some(vec![mount("socket", SOCKET_DIRECTORY, false)]),
+            volume_mounts: Some(vec![socket_mount()]),
             ..self.container(&command)
         }
     }
@@ -176,7 +168,7 @@ impl HelperTemplate {
             command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
             resources: Some(ResourceRequirements {
                 requests: quantities(&[("cpu", "10m"), ("memory", "24Mi")]),
-                // The kernel charges the maps of programs to whoever made them: up to 1 MiB per tapped pod with `deduplicate`.
+                // The kernel charges eBPF maps to the memory cgroup that creates them: up to 1 MiB per tapped pod with `deduplicate`.
                 limits: quantities(&[("memory", "256Mi")]),
                 ..ResourceRequirements::default()
             }),
@@ -196,66 +188,6 @@ fn restricted(capabilities: &[&str]) -> SecurityContext {
         privileged: Some(false),
         read_only_root_filesystem: Some(true),
         ..SecurityContext::default()
-    }
-}
-
-fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
-    VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: Some(read_only).filter(|read_only| *read_only),
-        ..VolumeMount::default()
-    }
-}
-
-fn field(path: &str) -> ObjectFieldSelector {
-    ObjectFieldSelector { field_path: path.to_owned(), api_version: Some("v1".to_owned()) }
-}
-
-fn socket_volume() -> Volume {
-    Volume {
-        name: "socket".to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource {
-            medium: Some("Memory".to_owned()),
-            size_limit: Some(Quantity("1Mi".to_owned())),
-        }),
-        ..Volume::default()
-    }
-}
-
-/// What automounting would have put into every container.
-fn token_volume() -> Volume {
-    let path = |key: &str| KeyToPath { key: key.to_owned(), path: key.to_owned(), mode: None };
-    let token = ServiceAccountTokenProjection {
-        path: "token".to_owned(),
-        // What the kubelet uses itself: an hour, and the few seconds that tell the two apart.
-        expiration_seconds: Some(3607),
-        audience: None,
-    };
-    let namespace = DownwardAPIVolumeFile {
-        path: "namespace".to_owned(),
-        field_ref: Some(field("metadata.namespace")),
-        ..DownwardAPIVolumeFile::default()
-    };
-    let sources = vec![
-        VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() },
-        VolumeProjection {
-            config_map: Some(ConfigMapProjection {
-                name: "kube-root-ca.crt".to_owned(),
-                items: Some(vec![path("ca.crt")]),
-                optional: None,
-            }),
-            ..VolumeProjection::default()
-        },
-        VolumeProjection {
-            downward_api: Some(DownwardAPIProjection { items: Some(vec![namespace]) }),
-            ..VolumeProjection::default()
-        },
-    ];
-    Volume {
-        name: "token".to_owned(),
-        projected: Some(ProjectedVolumeSource { sources: Some(sources), default_mode: None }),
-        ..Volume::default()
     }
 }
 

@@ -1,18 +1,18 @@
-//! The record of VNI claims: one `ConfigMap`, written under an optimistic lock.
+//! The record of VNI claims: one `ConfigMap`, written with optimistic locking.
 //!
 //! # Guarantees
-//! Two controllers cannot record the same VNI for two taps: of two writes that start from the same version, the API
-//! server refuses the second. What this process knows is always what was last written or read.
+//! Two controllers cannot record the same VNI for two taps: of two writes that start from the same version, the API server rejects the
+//! second. What this process knows is always what was last read or written.
 //!
 //! # Caveats
-//! Somebody who deletes the `ConfigMap` loses nothing: it is written anew, at the next change, from the status of the taps
-//! and from what the nodes hold.
+//! If the `ConfigMap` is deleted, nothing is lost: it is recreated at the next change, from the status of the taps and from the
+//! `NodeTap`s.
 
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client, api::PostParams};
+use podtap_runtime::client::in_time;
 
 use crate::{names, plan::vni::Claims};
-use podtap_runtime::client::in_time;
 
 /// Why the record could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -21,26 +21,26 @@ pub enum Error {
     Read(#[source] kube::Error),
     #[error("cannot write the ConfigMap {} of VNI claims", names::CLAIMS)]
     Write(#[source] kube::Error),
-    #[error("somebody else wrote the ConfigMap {} of VNI claims", names::CLAIMS)]
+    #[error("somebody else has written the ConfigMap {} of VNI claims", names::CLAIMS)]
     Conflict,
 }
 
 /// The record, and what is known of it.
 #[derive(Debug)]
-pub struct Record {
+pub struct VniRecord {
     api: Api<ConfigMap>,
     namespace: String,
-    /// `None` until it was read. The version is `None` where there is no `ConfigMap` yet.
+    /// `None` until it is read, and after a failed write. The version is `None` if there is no `ConfigMap` yet.
     known: Option<(Option<String>, Claims)>,
 }
 
-impl Record {
-    /// Contacts nobody yet.
+impl VniRecord {
+    /// Sends no request.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self { api: Api::namespaced(client, namespace), namespace: namespace.to_owned(), known: None }
     }
 
-    /// What is recorded, as far as it is known without asking.
+    /// What is recorded, if that is known without a request.
     pub fn known(&self) -> Option<&Claims> {
         self.known.as_ref().map(|(_, claims)| claims)
     }
@@ -54,7 +54,7 @@ impl Record {
         Ok(self.known.as_ref().map_or(&EMPTY, |(_, claims)| claims))
     }
 
-    /// Records `claims`; nothing is sent where they are already recorded. After an error the record is read anew.
+    /// Records `claims`. Sends no request if they are already recorded. After an error, the record is read again.
     pub async fn write(&mut self, claims: Claims) -> Result<(), Error> {
         self.read().await?;
         let Some((version, _)) = self.known.take_if(|(_, known)| *known != claims) else { return Ok(()) };
@@ -71,17 +71,17 @@ impl Record {
             ..ConfigMap::default()
         };
         let post = PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() };
-        let generations = if exists {
+        let result = if exists {
             in_time(self.api.replace(names::CLAIMS, &post, &object)).await
         } else {
             in_time(self.api.create(&post, &object)).await
         };
-        match generations {
+        match result {
             Ok(object) => {
                 self.known = Some((object.metadata.resource_version, claims));
                 Ok(())
             }
-            // 404: deleted between reading and writing.
+            // Not found: deleted between reading and writing.
             Err(kube::Error::Api(status))
                 if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
             {
@@ -94,10 +94,9 @@ impl Record {
 
 static EMPTY: Claims = Claims::new();
 
-/// Entries that cannot be read are dropped: the statuses still know them.
+/// Entries that cannot be parsed are dropped: the taps' statuses have them.
 fn parse(object: ConfigMap) -> (Option<String>, Claims) {
-    let entries = object.data.unwrap_or_default();
-    let claims =
-        entries.into_iter().filter_map(|(vni, claim)| Some((vni.parse().ok()?, claim.parse().ok()?))).collect();
-    (object.metadata.resource_version, claims)
+    let entries = object.data.unwrap_or_default().into_iter();
+    let entry = |(vni, claim): (String, String)| Some((vni.parse::<u32>().ok()?.try_into().ok()?, claim.parse().ok()?));
+    (object.metadata.resource_version, entries.filter_map(entry).collect())
 }

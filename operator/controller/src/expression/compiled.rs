@@ -1,4 +1,4 @@
-//! Between stages 1 and 2: what `filter.expression` of the taps means. Each text is compiled once.
+//! The compiled expressions of all taps. Each text is compiled once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,24 +7,26 @@ use std::{
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::jiff::Timestamp;
-use tap_wire::Instruction;
+use podtap_model::{Filter, Instruction};
 
+use crate::{
+    expression::{
+        CompileError,
+        process::{self, Compiler},
+    },
+    retries::{Retries, RetryKey},
+};
 
-use crate::{expression::process::{self, Compiler}, state::{Retries, RetryKey}, store::snapshot::Snapshot};
-
-/// Longest text, in bytes.
-pub const LONGEST: usize = 1024;
-
-/// How many are compiled at the same time.
+/// How many processes run at the same time.
 const CONCURRENCY: usize = 4;
 
-/// Instructions, or libpcap's words.
-pub type Compiled = Result<Vec<Instruction>, String>;
+/// Instructions, or libpcap's error.
+pub type Compiled = Result<Vec<Instruction>, CompileError>;
 
-/// What is known, by text.
+/// The compiled expressions by text.
 pub type Expressions = BTreeMap<String, Arc<Compiled>>;
 
-/// Why an expression is not known yet.
+/// Why an expression has no result yet.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot compile the expression {expression:?}")]
 pub struct Error {
@@ -32,54 +34,41 @@ pub struct Error {
     source: std::io::Error,
 }
 
-/// Compiles what is new, and forgets what no tap has any more.
-pub async fn compile_new(
-    known: &mut Expressions,
+/// Compiles the texts that are new, and forgets those that no tap has any more.
+pub async fn compile(
+    expressions: &mut Expressions,
     compiler: &Compiler,
-    snapshot: &Snapshot,
-    retries: &mut Retries,
-) -> Vec<Error> {
-    let wanted = wanted(snapshot);
-    known.retain(|text, _| wanted.contains(text.as_str()));
-    let is_due = |text: &&str| !retries.holds(&RetryKey::Expression((*text).to_owned()), snapshot.now);
-    let new: Vec<&str> = wanted.into_iter().filter(|text| !known.contains_key(*text)).filter(is_due).collect();
-    let results = stream::iter(new).map(|text| async move { (text, compiler.compile(text).await) });
-    let results: Vec<_> = results.buffer_unordered(CONCURRENCY).collect().await;
-    results.into_iter().filter_map(|(text, result)| note(known, retries, snapshot.now, text, result).err()).collect()
-}
-
-fn note(
-    known: &mut Expressions,
+    texts: &BTreeSet<String>,
     retries: &mut Retries,
     now: Timestamp,
-    text: &str,
-    result: Result<Vec<Instruction>, process::Error>,
-) -> Result<(), Error> {
-    let key = RetryKey::Expression(text.to_owned());
-    let compiled = match result {
-        Ok(program) => Ok(program),
-        Err(process::Error::Refused(words)) => Err(words),
-        Err(process::Error::Process(source)) => {
-            retries.failed(key, now);
-            return Err(Error { expression: text.to_owned(), source });
-        }
-    };
-    retries.succeeded(&key);
-    known.insert(text.to_owned(), Arc::new(compiled));
-    Ok(())
+) -> Vec<Error> {
+    expressions.retain(|text, _| texts.contains(text));
+    let is_due = |text: &&String| !retries.is_paused(&RetryKey::Expression((*text).clone()), now);
+    let new: Vec<&String> = texts.iter().filter(|text| !expressions.contains_key(*text)).filter(is_due).collect();
+    let results = stream::iter(new).map(|text| async move { (text, compiler.compile(text).await) });
+    let results: Vec<_> = results.buffer_unordered(CONCURRENCY).collect().await;
+    let mut errors = Vec::new();
+    for (text, result) in results {
+        let key = RetryKey::Expression(text.clone());
+        let outcome = match result {
+            Ok(program) => Ok(program),
+            Err(process::Error::Rejected(error)) => Err(error),
+            Err(process::Error::Process(source)) => {
+                retries.failed(key, now);
+                errors.push(Error { expression: text.clone(), source });
+                continue;
+            }
+        };
+        retries.succeeded(&key);
+        expressions.insert(text.clone(), Arc::new(outcome));
+    }
+    errors
 }
 
-/// Texts that the schema takes; others are refused before anybody asks what they mean.
-pub fn wanted(snapshot: &Snapshot) -> BTreeSet<&str> {
-    let specs = snapshot.taps.iter().filter_map(|entry| Some(&entry.fact.body.as_ref().ok()?.0));
-    let texts = specs.filter_map(|spec| spec.filter.as_ref()?.expression.as_deref());
-    texts.filter(|text| is_text(text)).collect()
-}
-
-/// Whether libpcap is asked what it means.
-pub fn is_text(text: &str) -> bool {
-    let is_printable = |byte: u8| matches!(byte, b' '..=b'~' | b'\t' | b'\n');
-    !text.trim().is_empty() && text.len() <= LONGEST && text.bytes().all(is_printable)
+/// The texts to compile. Validation rejects the others without asking libpcap.
+pub fn compilable<'a>(texts: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let is_valid = |text: &&str| Filter { expression: Some((*text).to_owned()), ..Filter::default() }.check().is_ok();
+    texts.filter(is_valid).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -1,57 +1,103 @@
-//! Part of stage 4: where the copies of a tap go. Pure.
+//! Where the mirrored frames of a tap are sent.
 
 use std::{net::IpAddr, sync::Arc};
 
-use podtap_api::{EXCLUDE, ItemState};
+use podtap_api::EXCLUDE;
+use podtap_model::{InterfaceName, Reason, State};
 
-use crate::{failure::Failure, reason, store::{objects::{CachedNode, CachedPod}, snapshot::Snapshot}, validate::tap::{NoPolicy, Policy, Selection, Tap, RequestedDestination}};
+use crate::{
+    failure::Failure,
+    store::{node::CachedNode, pod::CachedPod, snapshot::Snapshot},
+    validate::{
+        policy::{NoPolicy, Policy},
+        spec::{DestinationKind, RequestedDestination, Selection},
+        tap::Tap,
+    },
+};
 
-/// Where copies can be sent to.
+/// A destination that exists and is allowed. Addresses are in order of preference.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Place {
-    /// The node that receives; none for an external endpoint.
-    pub node: Option<String>,
-    /// The pod that gets the interface; none for a node or an external endpoint.
-    pub pod: Option<Arc<CachedPod>>,
-    /// Addresses that lead there, the preferred one first.
-    pub addresses: Vec<IpAddr>,
-    pub port: u16,
+pub enum ResolvedDestination {
+    /// An interface on a node.
+    Node { name: String, addresses: Vec<IpAddr>, port: u16 },
+    /// An interface in a pod, which mirrored frames reach through the pod's node.
+    Pod { pod: Arc<CachedPod>, node: String, addresses: Vec<IpAddr>, port: u16 },
+    /// A VXLAN endpoint.
+    External { address: [IpAddr; 1], port: u16 },
 }
 
-/// One destination, as far as it is known. Both can be there: a place that was in use stays so while its node is away
-/// for a moment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Resolved {
-    pub place: Option<Place>,
-    pub failure: Option<Failure>,
-}
+impl ResolvedDestination {
+    /// The node that receives the frames; none for an external endpoint.
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Self::Node { name, .. } => Some(name),
+            Self::Pod { node, .. } => Some(node),
+            Self::External { .. } => None,
+        }
+    }
 
-impl From<Result<Place, Failure>> for Resolved {
-    fn from(result: Result<Place, Failure>) -> Self {
-        match result {
-            Ok(place) => Self { place: Some(place), failure: None },
-            Err(failure) => Self { place: None, failure: Some(failure) },
+    /// The pod that gets the interface, if it is one.
+    pub fn pod(&self) -> Option<&CachedPod> {
+        match self {
+            Self::Pod { pod, .. } => Some(pod),
+            Self::Node { .. } | Self::External { .. } => None,
+        }
+    }
+
+    pub fn addresses(&self) -> &[IpAddr] {
+        match self {
+            Self::Node { addresses, .. } | Self::Pod { addresses, .. } => addresses,
+            Self::External { address, .. } => address,
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Node { port, .. } | Self::Pod { port, .. } | Self::External { port, .. } => *port,
         }
     }
 }
 
-/// Finds one destination of a tap.
-pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, index: usize, wanted: &RequestedDestination) -> Resolved {
-    match wanted {
-        RequestedDestination::Node { name, .. } => on_node(snapshot, policy, tap, name, None),
-        RequestedDestination::Pod { selection, .. } => match consumer(snapshot, tap, index, selection) {
-            Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
-            Err(failure) => Err(failure).into(),
-        },
-        RequestedDestination::External { address, port } => external(snapshot, policy, *address, *port).into(),
+/// The result for one destination. Both can be set: a destination that is in use stays so while its node is briefly not ready.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolution {
+    pub resolved: Option<ResolvedDestination>,
+    pub failure: Option<Failure>,
+}
+
+impl From<Result<ResolvedDestination, Failure>> for Resolution {
+    fn from(result: Result<ResolvedDestination, Failure>) -> Self {
+        match result {
+            Ok(resolved) => Self { resolved: Some(resolved), failure: None },
+            Err(failure) => Self { resolved: None, failure: Some(failure) },
+        }
     }
 }
 
-/// The family that all places have, preferring that of the first place's preferred address; `None` if there is none.
-pub fn common_family(places: &[&Place]) -> Option<Family> {
-    let has = |place: &Place, family| place.addresses.iter().any(|address| Family::of(*address) == family);
-    let mut families = places.first()?.addresses.iter().map(|address| Family::of(*address));
-    families.find(|family| places.iter().all(|place| has(place, *family)))
+/// Resolves one destination of a tap.
+pub fn resolve(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    tap: &Tap,
+    RequestedDestination { name, kind }: &RequestedDestination,
+) -> Resolution {
+    match kind {
+        DestinationKind::Node { name, .. } => on_node(snapshot, policy, tap, name, None),
+        DestinationKind::Pod { selection, .. } => match consumer(snapshot, tap, name, selection) {
+            Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
+            Err(failure) => Err(failure).into(),
+        },
+        DestinationKind::External { address, port } => external(snapshot, policy, *address, *port).into(),
+    }
+}
+
+/// The address family that all destinations have; of two, that of the first destination's preferred address.
+pub fn common_family(destinations: &[&ResolvedDestination]) -> Option<Family> {
+    let has = |destination: &ResolvedDestination, family| {
+        destination.addresses().iter().any(|address| Family::of(*address) == family)
+    };
+    let mut families = destinations.first()?.addresses().iter().map(|address| Family::of(*address));
+    families.find(|family| destinations.iter().all(|destination| has(destination, *family)))
 }
 
 /// An address family.
@@ -68,159 +114,175 @@ impl Family {
 }
 
 /// For `kubectl get`, for example `node/worker-3:mirror`.
-pub fn printable(wanted: &RequestedDestination, pod: Option<&CachedPod>, interface: &str) -> String {
-    let at = |place: String| if interface.is_empty() { place } else { format!("{place}:{interface}") };
-    match (wanted, pod) {
-        (RequestedDestination::Node { name, .. }, _) => at(format!("node/{name}")),
-        (RequestedDestination::Pod { .. }, Some(pod)) => at(format!("pod/{}", pod.name)),
-        (RequestedDestination::Pod { selection: Selection::Names(names), .. }, None) => {
-            at(format!("pod/{}", names.iter().cloned().collect::<Vec<_>>().join("|")))
+pub fn printable(kind: &DestinationKind, pod: Option<&CachedPod>, interface: Option<&InterfaceName>) -> String {
+    let with_interface = |text: String| match interface {
+        Some(interface) => format!("{text}:{interface}"),
+        None => text,
+    };
+    match (kind, pod) {
+        (DestinationKind::Node { name, .. }, _) => with_interface(format!("node/{name}")),
+        (DestinationKind::Pod { .. }, Some(pod)) => with_interface(format!("pod/{}", pod.name)),
+        (DestinationKind::Pod { selection: Selection::Names(names), .. }, None) => {
+            with_interface(format!("pod/{}", names.iter().cloned().collect::<Vec<_>>().join("|")))
         }
-        (RequestedDestination::Pod { selection: Selection::Labels(selector), .. }, None) => at(format!("pod/{selector}")),
-        (RequestedDestination::External { address, port }, _) => std::net::SocketAddr::new(*address, *port).to_string(),
+        (DestinationKind::Pod { selection: Selection::Labels(selector), .. }, None) => {
+            with_interface(format!("pod/{selector}"))
+        }
+        (DestinationKind::External { address, port }, _) => std::net::SocketAddr::new(*address, *port).to_string(),
     }
 }
 
-fn external(snapshot: &Snapshot, policy: &Policy, address: IpAddr, port: u16) -> Result<Place, Failure> {
+fn external(snapshot: &Snapshot, policy: &Policy, address: IpAddr, port: u16) -> Result<ResolvedDestination, Failure> {
     let mut pods = snapshot.pods.values().flatten();
     if pods.any(|pod| !pod.host_network && !pod.finished && pod.addresses.contains(&address)) {
         return Err(Failure::new(
-            reason::EXTERNAL_NOT_ALLOWED,
+            Reason::NotAllowedByPolicy,
             format!(
-                "{address} is the address of a pod: copies that arrive at its interface could be copied again, without end. Use a destination with pod, which gets an interface of its own"
+                "{address} is the address of a pod: frames that arrive at its interface could be mirrored again, without end. Use a pod destination, which gets an interface of its own"
             ),
         ));
     }
-    let place = Place { node: None, pod: None, addresses: vec![address], port };
-    let cure = format!(
+    let action = format!(
         "ask the cluster's administrator for one that lists a network with {address} in spec.allowedExternalCIDRs"
     );
     match &policy.external {
-        Ok(networks) if networks.iter().any(|network| network.contains(address)) => Ok(place),
+        Ok(networks) if networks.iter().any(|network| network.contains(&address)) => {
+            Ok(ResolvedDestination::External { address: [address], port })
+        }
         Ok(_) => Err(Failure::new(
-            reason::EXTERNAL_NOT_ALLOWED,
+            Reason::NotAllowedByPolicy,
             format!(
                 "{address} is in none of spec.allowedExternalCIDRs of the PodTapPolicy default: ask the cluster's administrator to add its network"
             ),
         )),
         Err(NoPolicy::Absent) => Err(Failure::new(
-            reason::POLICY_NOT_FOUND,
-            format!("external destinations need a PodTapPolicy named default, and there is none: {cure}"),
+            Reason::PolicyNotFound,
+            format!("external destinations need a PodTapPolicy named default, and there is none: {action}"),
         )),
         Err(NoPolicy::Unreadable(error)) => Err(Failure::new(
-            reason::EXTERNAL_NOT_ALLOWED,
-            format!("the PodTapPolicy default cannot be read ({error}), so no external destination is allowed: {cure}"),
+            Reason::NotAllowedByPolicy,
+            format!(
+                "the PodTapPolicy default cannot be decoded ({error}), so no external destination is allowed: {action}"
+            ),
         )),
     }
 }
 
-/// The pod that gets the interface. One chosen by labels is kept for as long as it is Ready.
-fn consumer(snapshot: &Snapshot, tap: &Tap, index: usize, selection: &Selection) -> Result<Arc<CachedPod>, Failure> {
+/// The pod that gets the interface. A pod that was chosen by labels is kept for as long as it is ready.
+fn consumer(
+    snapshot: &Snapshot,
+    tap: &Tap,
+    destination: &str,
+    selection: &Selection,
+) -> Result<Arc<CachedPod>, Failure> {
     let namespace = &tap.reference.namespace;
     let pod = match selection {
         Selection::Names(names) => {
             let name = names.first().map(String::as_str).unwrap_or_default();
             let pod = snapshot.pod(namespace, name).filter(|pod| !pod.finished).ok_or_else(|| {
                 Failure::new(
-                    reason::POD_NOT_FOUND,
-                    format!("there is no running pod {name} in the namespace {namespace}: it is used as soon as it appears; correct the destination if the name is wrong"),
+                    Reason::PodNotFound,
+                    format!("the namespace {namespace} has no running pod {name}: it is used as soon as it exists; correct the destination if the name is wrong"),
                 )
             })?;
             if pod.node.is_none() {
                 return Err(Failure::new(
-                    reason::POD_NOT_READY,
+                    Reason::PodNotReady,
                     format!(
-                        "the pod {name} is not on a node yet: it is used as soon as the scheduler has found one (kubectl describe pod -n {namespace} {name})"
+                        "the pod {name} is not scheduled yet: it is used as soon as it is on a node (kubectl describe pod -n {namespace} {name})"
                     ),
                 ));
             }
             pod
         }
         Selection::Labels(selector) => {
-            let shown = tap.status.destinations.get(index).map(|shown| shown.pod.as_str()).unwrap_or_default();
+            let shown = tap.status.destination(destination).and_then(|shown| shown.pod.as_deref()).unwrap_or_default();
             let pods = snapshot.pods.get(namespace).into_iter().flatten();
-            let usable = |pod: &&Arc<CachedPod>| {
+            let is_usable = |pod: &&Arc<CachedPod>| {
                 pod.node.is_some() && !pod.finished && !pod.terminating && !pod.excluded && selection.matches(pod)
             };
-            // Ready ones first; of these the present one; then the oldest.
+            // Ready pods first; among these the current one; then the oldest.
             let rank = |pod: &&Arc<CachedPod>| (!pod.ready, pod.name != shown, pod.created, pod.name.clone());
-            let best = pods.filter(usable).min_by_key(rank).filter(|pod| pod.ready || pod.name == shown);
+            let best = pods.filter(is_usable).min_by_key(rank).filter(|pod| pod.ready || pod.name == shown);
             best.ok_or_else(|| {
                 Failure::new(
-                    reason::POD_NOT_READY,
-                    format!("no pod of the namespace {namespace} with the labels {selector} is Ready: the oldest one is used as soon as it is (kubectl get pods -n {namespace} -l '{selector}')"),
+                    Reason::PodNotReady,
+                    format!("no pod of the namespace {namespace} with the labels {selector} is ready: the oldest one is used as soon as it is (kubectl get pods -n {namespace} -l '{selector}')"),
                 )
             })?
         }
     };
+    match unsuitable(snapshot, pod) {
+        Some(failure) => Err(failure),
+        None => Ok(Arc::clone(pod)),
+    }
+}
+
+/// Why the pod cannot be a destination.
+fn unsuitable(snapshot: &Snapshot, pod: &CachedPod) -> Option<Failure> {
     let name = &pod.name;
     if pod.host_network {
-        return Err(Failure::new(
-            reason::HOST_NETWORK,
+        return Some(Failure::new(
+            Reason::HostNetwork,
             format!(
-                "the pod {name} uses the network of its node (hostNetwork: true), and has no place of its own for an interface: use a node destination with the node {}",
+                "the pod {name} shares the network of its node (hostNetwork: true), and cannot have an interface of its own: use a node destination with the node {}",
                 pod.node.as_deref().unwrap_or_default()
             ),
         ));
     }
     if snapshot.is_impostor(pod) {
-        return Err(Failure::new(
-            reason::POD_NOT_READY,
+        return Some(Failure::new(
+            Reason::PodNotReady,
             format!(
-                "the pod {name} says by its annotations that it is a static pod, which is another one: use a pod that is what it says"
+                "the annotations of the pod {name} claim that it is the static pod of another one: choose another pod"
             ),
         ));
     }
-    if pod.excluded {
-        return Err(Failure::new(
-            reason::EXCLUDED,
-            format!("the pod {name} carries {EXCLUDE}=true: choose another one"),
-        ));
-    }
-    Ok(Arc::clone(pod))
+    pod.excluded
+        .then(|| Failure::new(Reason::Excluded, format!("the pod {name} has {EXCLUDE}=true: choose another pod")))
 }
 
-fn on_node(snapshot: &Snapshot, policy: &Policy, tap: &Tap, name: &str, pod: Option<&Arc<CachedPod>>) -> Resolved {
-    let failure = |reason, message: String| Resolved { place: None, failure: Some(Failure::new(reason, message)) };
+fn on_node(snapshot: &Snapshot, policy: &Policy, tap: &Tap, name: &str, pod: Option<&Arc<CachedPod>>) -> Resolution {
+    let failed = |reason, message: String| Resolution { resolved: None, failure: Some(Failure::new(reason, message)) };
     let Some(node) = snapshot.nodes.get(name) else {
-        return failure(
-            reason::NODE_NOT_FOUND,
-            format!("there is no node {name}: use one of those that `kubectl get nodes` shows"),
+        return failed(
+            Reason::NodeNotFound,
+            format!("there is no node {name}: choose one that `kubectl get nodes` shows"),
         );
     };
     if node.excluded {
-        return failure(reason::EXCLUDED, format!("the node {name} carries {EXCLUDE}=true: choose another one"));
+        return failed(Reason::Excluded, format!("the node {name} has {EXCLUDE}=true: choose another one"));
     }
     if node.addresses.is_empty() {
-        return failure(
-            reason::NODE_WITHOUT_ADDRESS,
+        return failed(
+            Reason::NodeWithoutAddress,
             format!(
-                "the node {name} has no address of the type InternalIP (kubectl get node {name} -o wide): its kubelet reports one when it is set up right"
+                "the node {name} has no address of the type InternalIP (kubectl get node {name} -o wide): check its kubelet, which reports one"
             ),
         );
     }
-    let place = Place {
-        node: Some(name.to_owned()),
-        pod: pod.cloned(),
-        addresses: node.addresses.clone(),
-        port: policy.receiver_port,
+    let (name, addresses, port) = (name.to_owned(), node.addresses.clone(), policy.receiver_port);
+    let resolved = match pod {
+        Some(pod) => ResolvedDestination::Pod { pod: Arc::clone(pod), node: name, addresses, port },
+        None => ResolvedDestination::Node { name, addresses, port },
     };
     if node.ready {
-        return Resolved { place: Some(place), failure: None };
+        return Resolution { resolved: Some(resolved), failure: None };
     }
-    // A kubelet that is silent for a moment must not interrupt a mirror that works.
-    let in_use = snapshot.node_taps.get(name).is_some_and(|node_tap| {
-        node_tap.status.receivers.iter().any(|r| r.tap_uid == tap.reference.uid && r.state == ItemState::Active)
+    // A kubelet that does not report for a moment must not interrupt a mirror that works.
+    let is_in_use = snapshot.node_taps.get(&node.name).is_some_and(|node_tap| {
+        let is_active = |r: &podtap_model::ReceiverStatus| r.tap_uid == *tap.reference.uid && r.state == State::Active;
+        node_tap.status.receivers.iter().any(is_active)
     });
-    Resolved { place: in_use.then_some(place), failure: Some(not_ready(node)) }
+    Resolution { resolved: is_in_use.then_some(resolved), failure: Some(not_ready(node)) }
 }
 
-/// Why nothing can be done on a node for the time being.
+/// Why nothing can be done on a node at the moment.
 pub fn not_ready(node: &CachedNode) -> Failure {
     let name = &node.name;
     Failure::new(
-        reason::NODE_NOT_READY,
-        format!("the node {name} is not Ready: goes on by itself when it returns (kubectl describe node {name})"),
+        Reason::NodeNotReady,
+        format!("the node {name} is not ready: the tap resumes when it returns (kubectl describe node {name})"),
     )
 }
 

@@ -1,20 +1,59 @@
-//! Part of stage 4: taps whose copies would go around in a circle. Pure.
+//! Taps whose mirrored frames would be mirrored again, without end.
 //!
-//! A tap leads from each of its targets to each pod that is one of its destinations. A tap that would close a circle of
-//! older ones is refused; its own destinations among its targets are not looked at here. Nodes and external endpoints
-//! are ends: what arrives there is not tapped again.
+//! A tap leads from each of its targets to each pod that is one of its destinations. A tap that would close a loop of older taps is
+//! refused; `targets` handles a tap whose own destination is one of its targets. Nodes and external endpoints end every path: what
+//! arrives there is not mirrored again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A tap: the UIDs of its targets and of the pods that are its destinations.
-#[derive(Debug, Default)]
-pub struct Edge<'a> {
-    pub targets: BTreeSet<&'a str>,
-    pub consumers: BTreeSet<&'a str>,
+use podtap_model::Reason;
+
+use crate::{
+    failure::Failure,
+    plan::tap_plan::{TapPlan, TapState},
+};
+
+/// Refuses the youngest tap of each loop. The plans are to be given oldest tap first.
+pub fn refuse(taps: &mut [TapPlan<'_>]) {
+    let owned: Vec<_> = taps.iter().map(ends).collect();
+    let edges: Vec<Edge<'_>> = owned
+        .iter()
+        .map(|(targets, consumers)| Edge {
+            targets: targets.iter().map(String::as_str).collect(),
+            consumers: consumers.iter().map(String::as_str).collect(),
+        })
+        .collect();
+    for index in closing(&edges) {
+        taps[index].state = TapState::Refused(Failure::new(
+            Reason::MirroringLoop,
+            "older taps mirror the traffic of a destination of this tap to one of its targets, so that mirrored frames would be mirrored again without end: choose another destination, or other targets",
+        ));
+    }
 }
 
-/// The indices of those that close a circle with earlier ones that do not. `edges` are to be given oldest first.
-pub fn closing(edges: &[Edge<'_>]) -> BTreeSet<usize> {
+/// The UIDs of the tapped pods, and of the pods that receive mirrored frames.
+fn ends(tap: &TapPlan<'_>) -> (Vec<String>, Vec<String>) {
+    if !tap.is_executed() {
+        return (Vec::new(), Vec::new());
+    }
+    let used = tap.destinations.iter().filter(|destination| destination.endpoint.is_some());
+    let consumers: Vec<String> =
+        used.filter_map(|d| d.resolved.as_ref()?.pod()).map(|pod| pod.uid.to_string()).collect();
+    // Without a consumer it is no edge, and its targets do not matter.
+    let targets =
+        if consumers.is_empty() { Vec::new() } else { tap.targets.tapped().map(|pod| pod.uid.to_string()).collect() };
+    (targets, consumers)
+}
+
+/// A tap: the UIDs of its targets and of the pods that are its destinations.
+#[derive(Debug, Default)]
+struct Edge<'a> {
+    targets: BTreeSet<&'a str>,
+    consumers: BTreeSet<&'a str>,
+}
+
+/// The indices of the edges that close a loop with earlier edges that do not.
+fn closing(edges: &[Edge<'_>]) -> BTreeSet<usize> {
     let mut leads_to: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let mut closing = BTreeSet::new();
     for (index, edge) in edges.iter().enumerate() {
@@ -34,14 +73,14 @@ pub fn closing(edges: &[Edge<'_>]) -> BTreeSet<usize> {
 
 /// Whether any target can be reached from any consumer.
 fn reaches(leads_to: &BTreeMap<&str, BTreeSet<&str>>, edge: &Edge<'_>) -> bool {
-    let mut seen: BTreeSet<&str> = edge.consumers.clone();
-    let mut open: Vec<&str> = seen.iter().copied().collect();
+    let mut visited: BTreeSet<&str> = edge.consumers.clone();
+    let mut open: Vec<&str> = visited.iter().copied().collect();
     while let Some(pod) = open.pop() {
         if edge.targets.contains(pod) {
             return true;
         }
         for next in leads_to.get(pod).into_iter().flatten() {
-            if seen.insert(next) {
+            if visited.insert(next) {
                 open.push(next);
             }
         }
@@ -58,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_youngest_of_a_circle_is_refused() {
+    fn the_youngest_of_a_loop_is_refused() {
         assert_eq!(closing(&[edge(&["a"], &["b"]), edge(&["b"], &["a"])]), [1].into());
         assert_eq!(closing(&[edge(&["a"], &["b"]), edge(&["b"], &["c"]), edge(&["c", "d"], &["a"])]), [2].into());
         assert_eq!(closing(&[edge(&["a"], &["b"]), edge(&["b"], &["a"]), edge(&["b"], &["c"])]), [1].into());

@@ -1,10 +1,21 @@
-//! Part of stage 4: which pods a tap is about. Pure.
+//! The pods that a tap taps.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use crate::{failure::{count, Failure}, reason, store::{objects::CachedPod, snapshot::Snapshot}, validate::tap::{Policy, Selection, Spec, Tap}};
+use podtap_api::EXCLUDE;
+use podtap_model::Reason;
 
-/// A pod that a tap is about.
+use crate::{
+    failure::{Failure, count},
+    store::{pod::CachedPod, snapshot::Snapshot},
+    validate::{
+        policy::Policy,
+        spec::{Selection, TapSpec},
+        tap::Tap,
+    },
+};
+
+/// A pod that a tap selects.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     pub pod: Arc<CachedPod>,
@@ -12,14 +23,14 @@ pub struct Target {
     pub failure: Option<Failure>,
 }
 
-/// The pods that a tap is about.
+/// The pods that a tap selects.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Targets {
-    /// Oldest first, without those that are too many.
+    /// Oldest first, without those above the limit.
     pub pods: Vec<Target>,
-    /// How many match, with those that are too many.
+    /// How many match, with those above the limit.
     pub matched: usize,
-    /// What is wrong with them as a whole.
+    /// What is wrong with the selection as a whole.
     pub failure: Option<Failure>,
 }
 
@@ -30,11 +41,11 @@ impl Targets {
     }
 }
 
-/// Finds the pods. A pod counts from the moment that it is bound to a node, so that its tap is there before its first
-/// container, until its object is gone: what it sends while it terminates is its traffic too.
+/// Resolves the targets. A pod counts from when it is bound to a node, so that it is tapped before its first container starts, until
+/// its object is gone: what it sends while it terminates is its traffic, too.
 ///
 /// `consumers` are the UIDs of the pods that are destinations of this tap.
-pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &Spec, consumers: &BTreeSet<&str>) -> Targets {
+pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &TapSpec, consumers: &BTreeSet<&str>) -> Targets {
     let namespace = &tap.reference.namespace;
     if let Some(failure) = excluded_namespace(snapshot, policy, namespace) {
         return Targets { failure: Some(failure), ..Targets::default() };
@@ -68,9 +79,9 @@ pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &Spec, con
     } else if !missing.is_empty() {
         let names = missing.join(", ");
         Some(Failure::new(
-            reason::POD_NOT_FOUND,
+            Reason::PodNotFound,
             format!(
-                "there is no pod {names} in the namespace {namespace}: it is tapped as soon as it appears; correct targets.podNames if the name is wrong"
+                "the namespace {namespace} has no pod {names}: it is tapped as soon as it exists; correct targets.podNames if the name is wrong"
             ),
         ))
     } else {
@@ -80,16 +91,16 @@ pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &Spec, con
 }
 
 fn excluded_namespace(snapshot: &Snapshot, policy: &Policy, namespace: &str) -> Option<Failure> {
-    let who = if policy.excluded_namespaces.contains(namespace) {
+    let cause = if policy.excluded_namespaces.contains(namespace) {
         "excludedNamespaces of the PodTapPolicy default lists it".to_owned()
     } else if snapshot.excluded_namespaces.contains(namespace) {
-        format!("it carries {}=true", podtap_api::EXCLUDE)
+        format!("it has {EXCLUDE}=true")
     } else {
         return None;
     };
     Some(Failure::new(
-        reason::NAMESPACE_EXCLUDED,
-        format!("pods of the namespace {namespace} are never tapped, since {who}: ask the cluster's administrator"),
+        Reason::NamespaceExcluded,
+        format!("pods of the namespace {namespace} are never tapped, since {cause}: ask the cluster's administrator"),
     ))
 }
 
@@ -100,28 +111,28 @@ fn missing_names(selection: &Selection, found: &BTreeSet<&str>) -> Vec<String> {
     }
 }
 
-fn no_pods(tap: &Tap, spec: &Spec, unbound: usize, missing: &[String]) -> Failure {
+fn no_pods(tap: &Tap, spec: &TapSpec, unbound: usize, missing: &[String]) -> Failure {
     let namespace = &tap.reference.namespace;
     let message = if unbound > 0 {
         format!(
-            "{} in the namespace {namespace}, but none is on a node yet: tapped as soon as the scheduler has found one",
+            "{} in the namespace {namespace}, but none is scheduled yet: tapped as soon as they are on a node",
             count(unbound, "pod matches", "pods match")
         )
     } else if missing.is_empty() {
         format!(
-            "no pod of the namespace {namespace} matches targets.podSelector{}: compare it with the labels that `kubectl get pods -n {namespace} --show-labels` shows; pods that appear later are tapped by themselves",
+            "no pod of the namespace {namespace} matches targets.podSelector{}: compare it with the labels that `kubectl get pods -n {namespace} --show-labels` shows; matching pods are tapped as they are created",
             labels(&spec.selection)
         )
     } else {
         format!(
-            "there is no pod {} in the namespace {namespace}: compare targets.podNames with `kubectl get pods -n {namespace}`; pods that appear later are tapped by themselves",
+            "the namespace {namespace} has no pod {}: compare targets.podNames with `kubectl get pods -n {namespace}`; matching pods are tapped as they are created",
             missing.join(", ")
         )
     };
-    Failure::new(reason::NO_PODS_MATCH, message)
+    Failure::new(Reason::NoPodsMatch, message)
 }
 
-/// A selector as `kubectl -l` takes it; nothing for one that selects everything.
+/// A selector as `kubectl -l` takes it; empty for one that selects everything.
 fn labels(selection: &Selection) -> String {
     match selection {
         Selection::Labels(selector) if !selector.selects_all() => format!(" ({selector})"),
@@ -129,46 +140,46 @@ fn labels(selection: &Selection) -> String {
     }
 }
 
-fn too_many(tappable: usize, limit: usize, spec: &Spec) -> Failure {
-    let cure = if spec.max_pods <= limit {
+fn too_many(tappable: usize, limit: usize, spec: &TapSpec) -> Failure {
+    let action = if spec.max_pods <= limit {
         "raise targets.maxPods, or select fewer pods"
     } else {
-        "limits.targetsPerTap of the PodTapPolicy default says so: select fewer pods, or make several taps"
+        "limits.targetsPerTap of the PodTapPolicy default allows no more: select fewer pods, or create several taps"
     };
     Failure::new(
-        reason::TOO_MANY_PODS,
-        format!("{tappable} pods match, and the oldest {limit} of them are tapped: {cure}"),
+        Reason::TooManyPods,
+        format!("{tappable} pods match, and the oldest {limit} of them are tapped: {action}"),
     )
 }
 
 fn unsupported(snapshot: &Snapshot, pod: &CachedPod, consumers: &BTreeSet<&str>) -> Option<Failure> {
     if pod.host_network {
         return Some(Failure::new(
-            reason::TARGET_UNSUPPORTED,
-            "the pod uses the node's network (hostNetwork: true): its traffic cannot be told from the node's. Leave it out of the targets",
+            Reason::TargetUnsupported,
+            "the pod shares the node's network (hostNetwork: true), and its traffic cannot be told apart from the node's: leave it out of the targets",
         ));
     }
     if snapshot.is_impostor(pod) {
         return Some(Failure::new(
-            reason::TARGET_UNSUPPORTED,
-            "the pod says by its annotations that it is a static pod, which is another one: leave it out of the targets",
+            Reason::TargetUnsupported,
+            "the annotations of the pod claim that it is the static pod of another one: leave it out of the targets",
         ));
     }
-    if consumers.contains(pod.uid.as_str()) {
+    if consumers.contains(&*pod.uid) {
         return Some(Failure::new(
-            reason::DESTINATION_IS_TARGET,
-            "the pod is a destination of this tap, and a copy of its own copies makes no sense: leave it out of the targets, for example by a label, or choose another destination",
+            Reason::DestinationIsTarget,
+            "the pod is a destination of this tap, and would receive its own mirrored frames: leave it out of the targets, for example by a label, or choose another destination",
         ));
     }
     let name = pod.node.as_deref().unwrap_or_default();
     match snapshot.nodes.get(name) {
         None => Some(Failure::new(
-            reason::NODE_NOT_FOUND,
+            Reason::NodeNotFound,
             format!("the pod is bound to the node {name}, which does not exist"),
         )),
         Some(node) if node.excluded => Some(Failure::new(
-            reason::EXCLUDED,
-            format!("the node {name} carries {}=true: pods on it are not tapped", podtap_api::EXCLUDE),
+            Reason::Excluded,
+            format!("the node {name} has {EXCLUDE}=true: pods on it are not tapped"),
         )),
         Some(_) => None,
     }

@@ -1,9 +1,10 @@
-//! Stage 3: who has which VXLAN network identifier. Pure; `claims.rs` writes it down.
+//! Which destination of which tap has which VXLAN network identifier. Pure; `apply::vni_record` records the result.
 //!
 //! # Guarantees
-//! - No VNI is claimed by two destinations. A tap that has one keeps it for as long as policy and wish allow it.
-//! - A VNI is free again only when no node holds the tap that had it: copies of two taps never mix at a receiver.
-//! - Wishes are served oldest first, and before anything is allocated.
+//! - No VNI is claimed by two taps, nor by two receivers of a tap. A destination keeps its VNI for as long as policy and spec allow,
+//!   wherever it is in the list of destinations.
+//! - A VNI is free again only when no node has anything of the tap that had it: mirrored frames of two taps never mix at a receiver.
+//! - Requested VNIs are assigned oldest tap first, and before any is allocated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,257 +14,306 @@ use std::{
 };
 
 use podtap_api::VniRange;
+use podtap_model::{Uid, Vni};
 
-use crate::{store::objects::CachedNodeTap, validate::tap::{Spec, Tap, RequestedDestination}};
+use crate::{
+    store::node_tap::CachedNodeTap,
+    validate::{
+        spec::{RequestedDestination, TapSpec},
+        tap::Tap,
+    },
+};
 
-/// Which destination of which tap. Slot 0 is the tap's primary VNI, which its external destinations and its first
-/// receiver use; each further receiver has the slot of its index in the spec, since a node cannot have two receivers
-/// of one VNI.
+/// A destination of a tap. The claim of the tap's primary destination is also used by all of its external destinations; each further
+/// receiver has a claim of its own, since a node cannot have two receivers of one VNI.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
-    pub tap: String,
-    pub slot: usize,
+    pub tap: Uid,
+    pub destination: String,
 }
+
+/// Not a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a claim: TAP-UID/DESTINATION")]
+pub struct ParseClaimError;
 
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.tap, self.slot)
+        write!(f, "{}/{}", self.tap, self.destination)
     }
 }
 
 impl FromStr for Claim {
-    type Err = ();
+    type Err = ParseClaimError;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (tap, slot) = text.rsplit_once('/').ok_or(())?;
-        Ok(Self { tap: tap.to_owned(), slot: slot.parse().map_err(|_| ())? })
+    fn from_str(text: &str) -> Result<Self, ParseClaimError> {
+        let (tap, destination) = text.split_once('/').ok_or(ParseClaimError)?;
+        let tap = tap.parse().map_err(|_| ParseClaimError)?;
+        if destination.is_empty() {
+            Err(ParseClaimError)
+        } else {
+            Ok(Self { tap, destination: destination.to_owned() })
+        }
     }
 }
 
 /// The record: VNI to claim.
-pub type Claims = BTreeMap<i64, Claim>;
-
-/// The VNI of a claim, out of those that suit: of several, one is on its way out. What the status shows is preferred.
-pub fn find(claims: &Claims, claim: &Claim, shown: Option<i64>, suits: impl Fn(i64) -> bool) -> Option<i64> {
-    let is_it = |vni: &i64| suits(*vni) && claims.get(vni) == Some(claim);
-    shown
-        .filter(is_it)
-        .or_else(|| claims.iter().find(|(vni, other)| *other == claim && suits(**vni)).map(|(vni, _)| *vni))
-}
+pub type Claims = BTreeMap<Vni, Claim>;
 
 /// Why a tap has no VNI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Another tap, given by its UID, has the wished one.
-    InUse { vni: i64, holder: String },
-    /// The wished one is outside of the range.
-    NotAllowed { vni: i64 },
+    /// Another tap, given by its UID, has the requested one.
+    InUse { vni: Vni, holder: String },
+    /// The requested one is outside of the policy's range.
+    NotAllowed { vni: Vni },
     /// All of the range are taken.
     Exhausted,
 }
 
-/// The slots of a tap's destinations, in the order of the spec.
-pub fn slots(destinations: &[RequestedDestination]) -> Vec<usize> {
-    let mut first = true;
-    let slot = |(index, wanted): (usize, &RequestedDestination)| match wanted {
-        RequestedDestination::External { .. } => 0,
-        RequestedDestination::Node { .. } | RequestedDestination::Pod { .. } => {
-            if std::mem::take(&mut first) {
-                0
-            } else {
-                index
-            }
-        }
-    };
-    destinations.iter().enumerate().map(slot).collect()
+/// The VNIs of all taps, as they are recorded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vnis {
+    pub claims: Claims,
+    /// Taps that do not get all they need.
+    pub refusals: BTreeMap<Uid, Refusal>,
+    /// The destination whose claim is that of the tap.
+    pub primary: BTreeMap<Uid, String>,
 }
 
-/// What nodes hold, by what was written to them and what they say.
-#[derive(Debug, Default)]
-struct Held<'a> {
-    /// Taps by VNI.
-    vnis: BTreeMap<i64, BTreeSet<&'a str>>,
-    /// Taps that any node knows of.
-    taps: BTreeSet<&'a str>,
-    /// Those of them that a node may hold otherwise than written.
-    unsettled: BTreeSet<&'a str>,
-}
+impl Vnis {
+    /// The VNI of the tap.
+    pub fn of_tap(&self, tap: &Tap, spec: &TapSpec, range: &VniRange) -> Option<Vni> {
+        let destination = self.primary.get(&tap.reference.uid)?;
+        let is_suitable = |vni| range.contains(vni) && spec.vni.is_none_or(|requested| requested == vni);
+        self.find(tap, destination, tap.status.vni, is_suitable)
+    }
 
-impl<'a> Held<'a> {
-    fn new(node_taps: &'a BTreeMap<String, Arc<CachedNodeTap>>) -> Self {
-        let mut held = Self::default();
-        for node in node_taps.values() {
-            let spec = node.spec.iter();
-            let senders = spec.clone().flat_map(|spec| &spec.senders);
-            let receivers = spec.flat_map(|spec| &spec.receivers);
-            let sent = senders.flat_map(|s| s.destinations.iter().map(|d| (d.vni, s.tap.uid.as_str())));
-            let received = receivers.map(|r| (r.vni, r.tap.uid.as_str()));
-            let reported = node.status.receivers.iter().map(|r| (r.vni, r.tap_uid.as_str()));
-            let mut taps: BTreeSet<&str> = node.status.senders.iter().map(|s| s.tap_uid.as_str()).collect();
-            for (vni, tap) in sent.chain(received).chain(reported) {
-                held.vnis.entry(vni).or_default().insert(tap);
-                taps.insert(tap);
-            }
-            if !node.has_observed(node.generation) {
-                held.unsettled.extend(&taps);
-            }
-            held.taps.extend(taps);
+    /// The VNI of one of its destinations.
+    pub fn of_destination(
+        &self,
+        tap: &Tap,
+        spec: &TapSpec,
+        destination: &RequestedDestination,
+        range: &VniRange,
+    ) -> Option<Vni> {
+        let primary = self.primary.get(&tap.reference.uid)?;
+        if destination.is_external() || destination.name == *primary {
+            return self.of_tap(tap, spec, range);
         }
-        held
+        let shown = tap.status.destination(&destination.name).and_then(|shown| shown.vni);
+        self.find(tap, &destination.name, shown, |vni| range.contains(vni))
+    }
+
+    /// The suitable VNI of a claim. There can be several: one is being released. The one in the status comes first.
+    fn find(&self, tap: &Tap, destination: &str, shown: Option<Vni>, is_suitable: impl Fn(Vni) -> bool) -> Option<Vni> {
+        let is_claimed = |vni: &Vni| {
+            let claim = self.claims.get(vni);
+            let is_own = |claim: &Claim| claim.tap == tap.reference.uid && claim.destination == destination;
+            is_suitable(*vni) && claim.is_some_and(is_own)
+        };
+        shown.filter(is_claimed).or_else(|| self.claims.keys().copied().find(is_claimed))
     }
 }
 
-/// The result of this stage.
-#[derive(Debug, Default, PartialEq)]
-pub struct Allocation {
-    /// What is to be recorded.
-    pub claims: Claims,
-    /// Taps, by UID, that do not get all they need.
-    pub refusals: BTreeMap<String, Refusal>,
-}
-
-/// Decides anew from what is recorded, wished and held. `taps` are those that are to have VNIs, oldest first.
+/// Allocates VNIs from what is recorded, requested and in use on nodes. `taps` are those that need VNIs, oldest first.
 pub fn allocate(
     recorded: &Claims,
-    taps: &[(&Tap, &Spec)],
+    taps: &[(&Tap, &TapSpec)],
     node_taps: &BTreeMap<String, Arc<CachedNodeTap>>,
     range: &VniRange,
-) -> Allocation {
-    let held = Held::new(node_taps);
-    let mut work = Work { recorded, held: &held, range, claims: Claims::new(), refusals: BTreeMap::new() };
-    let demands: Vec<Demand<'_>> = taps.iter().flat_map(|(tap, spec)| demands(tap, spec)).collect();
-    work.keep(&demands);
-    work.keep_what_nodes_hold(&demands);
-    let open: Vec<&Demand<'_>> = demands.iter().filter(|demand| !work.is_served(demand)).collect();
-    // The record was lost, or is younger than this status: what a tap shows is its own, unless somebody else's by now.
-    let (recalled, open): (Vec<&Demand<'_>>, Vec<&Demand<'_>>) =
-        open.into_iter().partition(|demand| work.recall(demand));
-    drop(recalled);
-    let (wished, open): (Vec<&Demand<'_>>, Vec<&Demand<'_>>) = open.into_iter().partition(|d| d.wish.is_some());
-    for demand in wished {
-        work.wish(demand);
+) -> Vnis {
+    let in_use = InUse::new(node_taps);
+    let demands: Vec<Demand<'_>> = taps.iter().flat_map(|(tap, spec)| demands(recorded, tap, spec)).collect();
+    let mut work = Allocator { recorded, in_use: &in_use, range, vnis: Vnis::default() };
+    for (tap, spec) in taps {
+        work.vnis.primary.insert(tap.reference.uid.clone(), primary(recorded, tap, spec).to_owned());
+    }
+    work.keep_recorded(&demands);
+    work.keep_in_use(&demands);
+    let open: Vec<&Demand<'_>> = demands.iter().filter(|demand| !work.is_satisfied(demand)).collect();
+    // The record was lost, or is older than the status: a tap keeps what its status shows, unless another one has it by now.
+    let open: Vec<&Demand<'_>> = open.into_iter().filter(|demand| !work.restore(demand)).collect();
+    let (requested, open): (Vec<&Demand<'_>>, Vec<&Demand<'_>>) =
+        open.into_iter().partition(|demand| demand.requested.is_some());
+    for demand in requested {
+        work.assign_requested(demand);
     }
     let mut next = range.first;
     for demand in open {
-        work.lowest(demand, &mut next);
+        work.assign_lowest(demand, &mut next);
     }
-    Allocation { claims: work.claims, refusals: work.refusals }
+    work.vnis
+}
+
+/// The name of the destination whose claim is that of the tap: as recorded; else the receiver that has the VNI of the status; else
+/// the first receiver; of external destinations alone the first one. None of this depends on the order once a VNI is assigned.
+fn primary<'a>(recorded: &'a Claims, tap: &Tap, spec: &'a TapSpec) -> &'a str {
+    let receivers = || spec.destinations.iter().filter(|destination| !destination.is_external());
+    let is_used = |name: &str| {
+        spec.destinations.iter().any(RequestedDestination::is_external) || receivers().any(|d| d.name == name)
+    };
+    let claim = tap.status.vni.and_then(|vni| recorded.get(&vni)).filter(|claim| claim.tap == tap.reference.uid);
+    let recorded = claim.map(|claim| claim.destination.as_str()).filter(|name| is_used(name));
+    let shown = |d: &&RequestedDestination| {
+        let vni = tap.status.destination(&d.name).and_then(|shown| shown.vni);
+        vni.is_some() && vni == tap.status.vni
+    };
+    let destination = || receivers().find(shown).or_else(|| receivers().next()).or_else(|| spec.destinations.first());
+    recorded.or_else(|| destination().map(|destination| destination.name.as_str())).unwrap_or_default()
+}
+
+/// Which VNIs and taps nodes have, in their specs or in their statuses.
+#[derive(Debug, Default)]
+struct InUse<'a> {
+    /// Taps by VNI.
+    vnis: BTreeMap<Vni, BTreeSet<&'a str>>,
+    /// Taps that any node has.
+    taps: BTreeSet<&'a str>,
+    /// Those of them that a node may have with other VNIs than its spec says.
+    unobserved: BTreeSet<&'a str>,
+}
+
+impl<'a> InUse<'a> {
+    fn new(node_taps: &'a BTreeMap<String, Arc<CachedNodeTap>>) -> Self {
+        let mut in_use = Self::default();
+        for node in node_taps.values() {
+            let spec = node.spec.iter();
+            let sent = spec.clone().flat_map(|spec| &spec.taps);
+            let sent = sent.flat_map(|tap| tap.destinations.iter().map(|endpoint| (endpoint.vni, &*tap.uid)));
+            let received = spec.flat_map(|spec| &spec.receivers).map(|r| (r.vni, &*r.tap.uid));
+            let reported = node.status.receivers.iter();
+            let reported = reported.filter_map(|r| Some((r.vni.try_into().ok()?, r.tap_uid.as_str())));
+            let mut taps: BTreeSet<&str> = node.status.senders.iter().map(|s| s.tap_uid.as_str()).collect();
+            for (vni, tap) in sent.chain(received).chain(reported) {
+                in_use.vnis.entry(vni).or_default().insert(tap);
+                taps.insert(tap);
+            }
+            if !node.has_observed(node.generation) {
+                in_use.unobserved.extend(&taps);
+            }
+            in_use.taps.extend(taps);
+        }
+        in_use
+    }
 }
 
 /// One VNI that one tap needs.
 #[derive(Debug)]
 struct Demand<'a> {
     claim: Claim,
-    wish: Option<i64>,
+    requested: Option<Vni>,
     /// What the tap's status shows for it.
-    shown: Option<i64>,
+    shown: Option<Vni>,
     tap: &'a Tap,
 }
 
-fn demands<'a>(tap: &'a Tap, spec: &Spec) -> Vec<Demand<'a>> {
-    // The primary one is needed in any case: it is what the status shows.
-    let slots: BTreeSet<usize> = slots(&spec.destinations).into_iter().chain([0]).collect();
-    let demand = |slot: usize| Demand {
-        claim: Claim { tap: tap.reference.uid.clone(), slot },
-        wish: spec.vni.filter(|_| slot == 0),
-        shown: if slot == 0 { tap.status.vni } else { tap.status.destinations.get(slot).and_then(|d| d.vni) },
+fn demands<'a>(recorded: &Claims, tap: &'a Tap, spec: &TapSpec) -> Vec<Demand<'a>> {
+    let primary = primary(recorded, tap, spec);
+    let claim = |name: &str| Claim { tap: tap.reference.uid.clone(), destination: name.to_owned() };
+    let receivers = spec.destinations.iter().filter(|d| !d.is_external() && d.name != primary);
+    let first = Demand { claim: claim(primary), requested: spec.vni, shown: tap.status.vni, tap };
+    let further = receivers.map(|d| Demand {
+        claim: claim(&d.name),
+        requested: None,
+        shown: tap.status.destination(&d.name).and_then(|shown| shown.vni),
         tap,
-    };
-    slots.into_iter().map(demand).collect()
+    });
+    std::iter::once(first).chain(further).collect()
 }
 
-struct Work<'a> {
+struct Allocator<'a> {
     recorded: &'a Claims,
-    held: &'a Held<'a>,
+    in_use: &'a InUse<'a>,
     range: &'a VniRange,
-    claims: Claims,
-    refusals: BTreeMap<String, Refusal>,
+    vnis: Vnis,
 }
 
-impl Work<'_> {
-    fn suits(&self, demand: &Demand<'_>, vni: i64) -> bool {
-        self.range.contains(vni) && demand.wish.is_none_or(|wish| wish == vni)
+impl Allocator<'_> {
+    fn is_suitable(&self, demand: &Demand<'_>, vni: Vni) -> bool {
+        self.range.contains(vni) && demand.requested.is_none_or(|requested| requested == vni)
     }
 
-    fn is_served(&self, demand: &Demand<'_>) -> bool {
-        self.claims.iter().any(|(vni, claim)| *claim == demand.claim && self.suits(demand, *vni))
+    fn is_satisfied(&self, demand: &Demand<'_>) -> bool {
+        self.vnis.claims.iter().any(|(vni, claim)| *claim == demand.claim && self.is_suitable(demand, *vni))
     }
 
-    /// Claims that still suit stay.
-    fn keep(&mut self, demands: &[Demand<'_>]) {
-        let mut by_claim: BTreeMap<&Claim, Vec<i64>> = BTreeMap::new();
+    /// Claims that are still suitable stay.
+    fn keep_recorded(&mut self, demands: &[Demand<'_>]) {
+        let mut by_claim: BTreeMap<&Claim, Vec<Vni>> = BTreeMap::new();
         for (vni, claim) in self.recorded {
             by_claim.entry(claim).or_default().push(*vni);
         }
         for demand in demands {
             let vnis = by_claim.get(&demand.claim).map(Vec::as_slice).unwrap_or_default();
-            let mut suiting = vnis.iter().copied().filter(|vni| self.suits(demand, *vni));
-            let shown = demand.shown.filter(|shown| suiting.clone().any(|vni| vni == *shown));
-            if let Some(vni) = shown.or_else(|| suiting.next()) {
-                self.claims.insert(vni, demand.claim.clone());
+            let mut suitable = vnis.iter().copied().filter(|vni| self.is_suitable(demand, *vni));
+            let shown = demand.shown.filter(|shown| suitable.clone().any(|vni| vni == *shown));
+            if let Some(vni) = shown.or_else(|| suitable.next()) {
+                self.vnis.claims.insert(vni, demand.claim.clone());
             }
         }
     }
 
-    /// Other claims stay while a node may still hold what they were for.
-    fn keep_what_nodes_hold(&mut self, demands: &[Demand<'_>]) {
-        let living: BTreeSet<&str> = demands.iter().map(|demand| demand.claim.tap.as_str()).collect();
+    /// Other claims stay for as long as a node may have what they were for.
+    fn keep_in_use(&mut self, demands: &[Demand<'_>]) {
+        let existing: BTreeSet<&Uid> = demands.iter().map(|demand| &demand.claim.tap).collect();
         for (vni, claim) in self.recorded {
-            let tap = claim.tap.as_str();
-            let is_held = if living.contains(tap) {
-                self.held.unsettled.contains(tap) || self.held.vnis.get(vni).is_some_and(|taps| taps.contains(tap))
+            let tap = &*claim.tap;
+            let is_in_use = if existing.contains(&claim.tap) {
+                self.in_use.unobserved.contains(tap) || self.in_use.vnis.get(vni).is_some_and(|taps| taps.contains(tap))
             } else {
-                self.held.taps.contains(tap)
+                self.in_use.taps.contains(tap)
             };
-            if is_held {
-                self.claims.entry(*vni).or_insert_with(|| claim.clone());
+            if is_in_use {
+                self.vnis.claims.entry(*vni).or_insert_with(|| claim.clone());
             }
         }
     }
 
-    /// Who else has the VNI.
-    fn other_holder(&self, vni: i64, tap: &str) -> Option<String> {
-        let claimed = self.claims.get(&vni).map(|claim| claim.tap.as_str());
-        let held = self.held.vnis.get(&vni).into_iter().flatten().copied();
-        claimed.into_iter().chain(held).find(|holder| *holder != tap).map(str::to_owned)
+    /// Another tap that has the VNI.
+    fn other_holder(&self, vni: Vni, tap: &str) -> Option<String> {
+        let claimed = self.vnis.claims.get(&vni).map(|claim| &*claim.tap);
+        let in_use = self.in_use.vnis.get(&vni).into_iter().flatten().copied();
+        claimed.into_iter().chain(in_use).find(|holder| *holder != tap).map(str::to_owned)
     }
 
-    fn recall(&mut self, demand: &Demand<'_>) -> bool {
-        let free = |vni: &i64| {
-            self.suits(demand, *vni)
-                && !self.claims.contains_key(vni)
+    fn restore(&mut self, demand: &Demand<'_>) -> bool {
+        let is_free = |vni: &Vni| {
+            self.is_suitable(demand, *vni)
+                && !self.vnis.claims.contains_key(vni)
                 && self.other_holder(*vni, &demand.claim.tap).is_none()
         };
-        let Some(vni) = demand.shown.filter(free) else { return false };
-        self.claims.insert(vni, demand.claim.clone());
+        let Some(vni) = demand.shown.filter(is_free) else { return false };
+        self.vnis.claims.insert(vni, demand.claim.clone());
         true
     }
 
-    fn wish(&mut self, demand: &Demand<'_>) {
-        let tap = &demand.claim.tap;
-        let Some(vni) = demand.wish else { return };
+    fn assign_requested(&mut self, demand: &Demand<'_>) {
+        let Some(vni) = demand.requested else { return };
         let refusal = if !self.range.contains(vni) {
             Refusal::NotAllowed { vni }
-        } else if let Some(holder) = self.other_holder(vni, tap) {
+        } else if let Some(holder) = self.other_holder(vni, &demand.claim.tap) {
             Refusal::InUse { vni, holder }
         } else {
-            // Also where another slot of the same tap had it: that one is on its way out.
-            self.claims.insert(vni, demand.claim.clone());
+            // Even if another destination of the same tap had it: that one gets another.
+            self.vnis.claims.insert(vni, demand.claim.clone());
             return;
         };
-        self.refusals.insert(demand.tap.reference.uid.clone(), refusal);
+        self.vnis.refusals.insert(demand.tap.reference.uid.clone(), refusal);
     }
 
-    /// The lowest free one from `next` on; below `next` none is free.
-    fn lowest(&mut self, demand: &Demand<'_>, next: &mut i64) {
-        while self.claims.contains_key(next) || self.held.vnis.contains_key(next) {
-            *next += 1;
+    /// Assigns the lowest free VNI from `next` on; below `next` none is free.
+    fn assign_lowest(&mut self, demand: &Demand<'_>, next: &mut Vni) {
+        while self.vnis.claims.contains_key(next) || self.in_use.vnis.contains_key(next) {
+            match Vni::try_from(next.get() + 1) {
+                Ok(following) if following <= self.range.last => *next = following,
+                _ => {
+                    self.vnis.refusals.entry(demand.claim.tap.clone()).or_insert(Refusal::Exhausted);
+                    return;
+                }
+            }
         }
-        if *next > self.range.last {
-            self.refusals.entry(demand.claim.tap.clone()).or_insert(Refusal::Exhausted);
-            return;
-        }
-        self.claims.insert(*next, demand.claim.clone());
+        self.vnis.claims.insert(*next, demand.claim.clone());
     }
 }
 

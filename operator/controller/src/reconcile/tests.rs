@@ -8,23 +8,35 @@ use kube::{
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::watcher::Event,
 };
-use podtap_api::{FINALIZER, NodeTap, PodTap};
+use podtap_api::{FINALIZER, NodeTap, NodeTapSpec, PodTap};
 use podtap_runtime::http::Metrics;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{apply::helper_pod::HelperTemplate, fake_api::FakeApi, fixtures::{carry_out, object, OWN_NAMESPACE, tap, World}, store::{cache::Cache, objects::{CachedNamespace, CachedNode, CachedNodeTap, CachedPod, CachedTap}, watch::Caches}};
+use crate::{
+    apply::helper_pod::HelperTemplate,
+    fake_api::FakeApi,
+    fixtures::{OWN_NAMESPACE, World, carry_out, object, tap, vni},
+    store::{
+        cache::Cache,
+        caches::Caches,
+        node::{CachedNamespace, CachedNode, service_networks},
+        node_tap::CachedNodeTap,
+        pod::CachedPod,
+        tap::CachedTap,
+    },
+};
 
 const TAP: &str = "/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/t";
 const NODE_TAP: &str = "/apis/podtap.dev/v1alpha1/nodetaps/";
 const PODS: &str = "/api/v1/namespaces/podtap-system/pods";
 const CLAIMS: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-vni-claims";
 
-/// A leader and its API server. What the watches would tell is told by [`Cluster::sync`].
+/// A leader and its API server. [`Cluster::sync`] replaces the watches.
 struct Cluster {
     api: FakeApi,
-    leader: Reconciler,
+    reconciler: Reconciler,
 }
 
 impl Cluster {
@@ -39,7 +51,7 @@ impl Cluster {
         for tap in &world.taps {
             api.put(&format!("/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/{}", tap.name_any()), tap);
         }
-        let cluster = Self { leader: Self::leader(&api), api };
+        let cluster = Self { reconciler: Self::leader(&api), api };
         cluster.sync();
         cluster
     }
@@ -56,7 +68,7 @@ impl Cluster {
         Reconciler {
             publisher: Publisher::new(client.clone(), "test"),
             compiler: Compiler::shell("exit 1"),
-            record: Record::new(client.clone(), OWN_NAMESPACE),
+            vni_record: VniRecord::new(client.clone(), OWN_NAMESPACE),
             context: Context {
                 client,
                 caches: Caches::new(),
@@ -76,45 +88,47 @@ impl Cluster {
         }
     }
 
-    /// The next leader, which knows nothing but what is in the API server.
+    /// The next leader, which knows only what the API server has.
     fn restart(&mut self) {
-        self.leader = Self::leader(&self.api);
+        self.reconciler = Self::leader(&self.api);
         self.sync();
     }
 
-    /// Tells the caches all that is there.
+    /// Fills the caches from the API server.
     fn sync(&self) {
-        fn list<K, T>(cache: &Cache<T>, objects: Vec<(String, Value)>, fact: impl Fn(K) -> T)
+        fn list<K, T>(cache: &Cache<T>, objects: Vec<(String, Value)>, project: impl Fn(K) -> T)
         where
             K: DeserializeOwned + ResourceExt,
             T: PartialEq,
         {
-            cache.take(Event::<K>::Init, &fact);
+            cache.apply(Event::<K>::Init, &project);
             for (_, value) in objects {
-                cache.take(Event::InitApply(object::<K>(value)), &fact);
+                cache.apply(Event::InitApply(object::<K>(value)), &project);
             }
-            cache.take(Event::<K>::InitDone, &fact);
+            cache.apply(Event::<K>::InitDone, &project);
         }
-        let Self { api, leader } = self;
-        let caches = &leader.context.caches;
+        let Self { api, reconciler } = self;
+        let caches = &reconciler.context.caches;
         list(&caches.taps, api.list("/podtaps/"), CachedTap::from as fn(DeserializeGuard<PodTap>) -> CachedTap);
         list(&caches.node_taps, api.list("/nodetaps/"), CachedNodeTap::from as fn(DeserializeGuard<NodeTap>) -> _);
         list(&caches.pods, api.list("/pods/"), |pod: Pod| CachedPod::new(pod, OWN_NAMESPACE));
         list(&caches.nodes, api.list("/nodes/"), |node: Node| CachedNode::from(node));
-        list(&caches.namespaces, Vec::new(), |namespace: PartialObjectMeta<Namespace>| CachedNamespace::from(namespace));
-        list(&caches.service_networks, Vec::new(), crate::store::objects::service_networks);
+        list(&caches.namespaces, Vec::new(), |namespace: PartialObjectMeta<Namespace>| {
+            CachedNamespace::from(namespace)
+        });
+        list(&caches.service_networks, Vec::new(), service_networks);
     }
 
-    /// One pass; what it asked for, without events.
+    /// One reconcile; the requests that it sent, without events.
     async fn reconcile(&mut self) -> Vec<String> {
         self.api.requests();
         self.sync();
-        self.leader.reconcile().await;
+        self.reconciler.reconcile().await;
         self.api.requests().into_iter().filter(|request| !request.contains("/events")).collect()
     }
 
-    /// Every node carries out what it is told, and its helper pod runs.
-    fn nodes_work(&self) {
+    /// Every node applies its spec, and its helper pod runs.
+    fn nodes_apply(&self) {
         for (path, node_tap) in self.api.list("/nodetaps/") {
             self.api.put(&path, &carry_out(object::<NodeTap>(node_tap)));
         }
@@ -126,9 +140,9 @@ impl Cluster {
 
     async fn establish(&mut self) {
         self.reconcile().await;
-        self.nodes_work();
+        self.nodes_apply();
         self.reconcile().await;
-        assert_eq!(self.condition("Ready"), ("True".into(), "Established".into()));
+        assert_eq!(self.condition("Ready"), ("True".into(), "AsExpected".into()));
         self.api.requests();
     }
 
@@ -149,7 +163,7 @@ impl Cluster {
         object(self.api.get(&format!("{NODE_TAP}{node}")).expect("a NodeTap"))
     }
 
-    /// Long enough for the first pause after a failure.
+    /// Longer than the first pause after a failure.
     async fn wait_for_retry(&self) {
         tokio::time::sleep(Duration::from_millis(320)).await;
     }
@@ -168,14 +182,14 @@ async fn an_unchanged_cluster_sends_nothing() {
         *sent.entry(kinds.into_iter().find(|kind| request.contains(kind)).expect(request)).or_default() += 1;
         sent
     });
-    // The record is read and written, the finalizer added, each node told, each helper made, and the user told.
+    // The record is read and written, the finalizer added, each NodeTap and helper pod created, and the status written.
     assert_eq!(sent, [("/pods", 2), ("/status", 1), ("configmaps", 2), ("nodetaps", 2), ("podtaps", 1)].into());
-    assert_eq!(cluster.condition("Ready"), ("False".into(), "Waiting".into()));
+    assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
     assert_eq!(cluster.reconcile().await, none());
 
-    cluster.nodes_work();
+    cluster.nodes_apply();
     assert_eq!(cluster.reconcile().await, [format!("PATCH {TAP}/status")]);
-    assert_eq!(cluster.condition("Ready"), ("True".into(), "Established".into()));
+    assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
     assert_eq!(cluster.reconcile().await, none());
 }
 
@@ -190,7 +204,7 @@ async fn a_new_leader_changes_nothing() {
 
 #[tokio::test]
 async fn a_leader_can_be_replaced_between_any_two_requests() {
-    // The first leader gets so far, and its successor has to come to the same end.
+    // The first leader gets this far, and its successor has to reach the same result.
     for lost_from in ["POST /api/v1/namespaces/podtap-system/configmaps", "PATCH", "nodetaps/n2", "/pods", "/status"] {
         let mut cluster = Cluster::with_one_tap();
         cluster.api.refuse(lost_from, StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
@@ -198,24 +212,24 @@ async fn a_leader_can_be_replaced_between_any_two_requests() {
         cluster.api.refuse_nothing();
         cluster.restart();
         cluster.establish().await;
-        assert_eq!(cluster.node_tap("n1").spec.senders.len(), 1, "{lost_from}");
-        assert_eq!(cluster.node_tap("n2").spec.receivers.len(), 1, "{lost_from}");
+        assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1, "{lost_from}");
+        assert_eq!(cluster.node_tap("n2").spec.0.receivers.len(), 1, "{lost_from}");
     }
 }
 
 #[tokio::test]
-async fn no_node_learns_of_a_tap_without_finalizer_and_the_user_is_told() {
+async fn no_node_learns_of_a_tap_without_finalizer_and_the_status_says_so() {
     let mut cluster = Cluster::with_one_tap();
     cluster.api.refuse(&format!("PATCH {TAP}"), StatusCode::FORBIDDEN, "Forbidden");
     cluster.reconcile().await;
     assert_eq!(cluster.api.list("/nodetaps/"), []);
     cluster.api.refuse_nothing();
     cluster.wait_for_retry().await;
-    // Only the finalizer is refused; the status is another resource.
+    // Only the finalizer is rejected; the status is another resource.
     cluster.api.interfere(&format!("PATCH {TAP}"), |tap| tap["metadata"]["labels"] = json!({"touched": "true"}));
     cluster.reconcile().await;
     assert_eq!(cluster.api.list("/nodetaps/"), []);
-    assert_eq!(cluster.condition("Ready"), ("False".into(), "Waiting".into()));
+    assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
     cluster.wait_for_retry().await;
     cluster.wait_for_retry().await;
     cluster.reconcile().await;
@@ -223,7 +237,7 @@ async fn no_node_learns_of_a_tap_without_finalizer_and_the_user_is_told() {
 }
 
 #[tokio::test]
-async fn a_tap_at_work_goes_on_without_its_finalizer() {
+async fn an_established_tap_keeps_mirroring_without_its_finalizer() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     let mut tap = cluster.api.get(TAP).expect("a tap");
@@ -231,7 +245,7 @@ async fn a_tap_at_work_goes_on_without_its_finalizer() {
     cluster.api.put(TAP, &tap);
     cluster.api.refuse(&format!("PATCH {TAP}"), StatusCode::FORBIDDEN, "Forbidden");
     cluster.reconcile().await;
-    assert_eq!(cluster.node_tap("n1").spec.senders.len(), 1);
+    assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1);
 }
 
 #[tokio::test]
@@ -239,20 +253,20 @@ async fn deleting_ends_when_the_nodes_are_clean() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     cluster.delete_tap();
-    let told = cluster.reconcile().await;
-    assert_eq!(told, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {NODE_TAP}n2")]);
-    assert_eq!(cluster.node_tap("n1").spec, podtap_api::NodeTapSpec::default());
-    assert_eq!(cluster.reconcile().await, none(), "the nodes are at work");
+    let requests = cluster.reconcile().await;
+    assert_eq!(requests, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {NODE_TAP}n2")]);
+    assert_eq!(cluster.node_tap("n1").spec, NodeTapSpec::default());
+    assert_eq!(cluster.reconcile().await, none(), "the nodes are cleaning up");
     let recorded = |cluster: &Cluster| cluster.api.get(CLAIMS).expect("a record")["data"].clone();
-    assert_eq!(recorded(&cluster), json!({"100": "tap-t/0"}), "copies may still be under way");
-    cluster.nodes_work();
+    assert_eq!(recorded(&cluster), json!({"100": "tap-t/main"}), "mirrored frames may still be in flight");
+    cluster.nodes_apply();
     cluster.reconcile().await;
     assert_eq!(cluster.api.get(TAP), None);
     assert_eq!(recorded(&cluster), json!({}));
 }
 
 #[tokio::test]
-async fn somebody_elses_finalizer_stays() {
+async fn finalizers_of_others_stay() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     let mut tap = cluster.api.get(TAP).expect("a tap");
@@ -260,45 +274,45 @@ async fn somebody_elses_finalizer_stays() {
     cluster.api.put(TAP, &tap);
     cluster.delete_tap();
     cluster.reconcile().await;
-    cluster.nodes_work();
+    cluster.nodes_apply();
     cluster.reconcile().await;
     assert_eq!(cluster.api.get(TAP).expect("held")["metadata"]["finalizers"], json!(["example.com/hold"]));
     assert_eq!(cluster.reconcile().await, none());
 }
 
 #[tokio::test]
-async fn nodes_are_given_up_after_their_last_tap_helper_first() {
+async fn nodes_are_retired_after_their_last_tap_helper_pod_first() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     cluster.delete_tap();
     cluster.reconcile().await;
-    cluster.nodes_work();
+    cluster.nodes_apply();
     cluster.reconcile().await;
-    assert_eq!(cluster.api.list(PODS).len(), 2, "the next tap would find them");
+    assert_eq!(cluster.api.list(PODS).len(), 2, "the next tap would use them");
     let long_ago = Timestamp::now() - SignedDuration::from_secs(61);
-    cluster.leader.state.idle_since = ["n1", "n2"].map(|node| (node.to_owned(), long_ago)).into();
+    cluster.reconciler.state.idle_since = ["n1", "n2"].map(|node| (node.to_owned(), long_ago)).into();
     cluster.reconcile().await;
     assert_eq!((cluster.api.list(PODS).len(), cluster.api.list("/nodetaps/").len()), (0, 2));
     cluster.reconcile().await;
     assert_eq!(cluster.api.list("/nodetaps/"), []);
-    // Whoever waited for what these nodes held is looked at again.
-    assert!(cluster.leader.context.caches.changed().now_or_never().is_some());
+    // Taps that waited for what these nodes had are reconciled again.
+    assert!(cluster.reconciler.context.caches.changed().now_or_never().is_some());
 }
 
 #[tokio::test]
-async fn what_somebody_does_to_a_node_tap_is_undone() {
+async fn foreign_changes_of_a_node_tap_are_undone() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     let before = cluster.node_tap("n1").spec;
     let mut edited = cluster.node_tap("n1");
-    edited.spec.senders.clear();
+    edited.spec.0.senders.clear();
     cluster.api.put(&format!("{NODE_TAP}n1"), &edited);
-    // And the tap does not count as being in place before the node has seen the repair.
+    // The tap does not count as tapped before the node has observed the repair.
     assert_eq!(cluster.reconcile().await, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {TAP}/status")]);
     assert_eq!(cluster.node_tap("n1").spec, before);
-    assert_eq!(cluster.condition("Tapped"), ("False".into(), "Waiting".into()));
+    assert_eq!(cluster.condition("Tapped"), ("False".into(), "Pending".into()));
 
-    cluster.nodes_work();
+    cluster.nodes_apply();
     cluster.reconcile().await;
     cluster.api.remove(&format!("{NODE_TAP}n1"));
     cluster.reconcile().await;
@@ -306,23 +320,23 @@ async fn what_somebody_does_to_a_node_tap_is_undone() {
 }
 
 #[tokio::test]
-async fn a_node_tap_that_cannot_be_read_is_written_anew() {
+async fn a_node_tap_that_cannot_be_decoded_is_written_again() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     let mut odd = cluster.api.get(&format!("{NODE_TAP}n1")).expect("a NodeTap");
-    odd["spec"]["senders"][0]["direction"] = json!("Sideways");
+    odd["spec"]["taps"][0]["direction"] = json!("Sideways");
     cluster.api.put(&format!("{NODE_TAP}n1"), &odd);
     cluster.reconcile().await;
-    assert_eq!(cluster.node_tap("n1").spec.senders.len(), 1);
+    assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1);
 }
 
 #[tokio::test]
-async fn a_helper_that_is_refused_is_told_and_holds_nobody_else_up() {
+async fn a_rejected_helper_pod_is_reported_and_blocks_nothing_else() {
     let mut cluster = Cluster::with_one_tap();
     cluster.api.refuse(&format!("POST {PODS}"), StatusCode::FORBIDDEN, "Forbidden");
     cluster.reconcile().await;
     assert_eq!(cluster.api.list("/nodetaps/").len(), 2);
-    assert_eq!(cluster.condition("Tapped"), ("False".into(), "HelperRejected".into()));
+    assert_eq!(cluster.condition("Tapped"), ("False".into(), "HelperPodRejected".into()));
     assert_eq!(cluster.reconcile().await, none(), "not before a pause is over");
     cluster.api.refuse_nothing();
     cluster.wait_for_retry().await;
@@ -334,60 +348,60 @@ async fn a_node_that_cannot_be_written_to_stops_no_other() {
     let mut cluster = Cluster::with_one_tap();
     cluster.api.refuse("nodetaps/n1", StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
     cluster.reconcile().await;
-    assert_eq!(cluster.node_tap("n2").spec.receivers.len(), 1);
-    assert_eq!(cluster.condition("Ready"), ("False".into(), "Waiting".into()));
+    assert_eq!(cluster.node_tap("n2").spec.0.receivers.len(), 1);
+    assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
 }
 
 #[tokio::test]
 async fn of_two_controllers_one_records_a_vni() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
-    // Another controller is faster, and gives the next VNI away.
-    let theirs = json!({"100": "tap-t/0", "101": "tap-t/1"});
+    // Another controller is faster, and assigns the next VNI.
+    let theirs = json!({"100": "tap-t/main", "101": "tap-t/second"});
     let mut newer = cluster.api.get(CLAIMS).expect("a record");
     newer["data"] = theirs.clone();
     cluster.api.put(CLAIMS, &newer);
     cluster.api.put(&TAP.replace("podtaps/t", "podtaps/u"), &tap("u", json!([{"node": {"name": "n2"}}])));
     cluster.reconcile().await;
     let data = || cluster.api.get(CLAIMS).expect("a record")["data"].clone();
-    assert_eq!(data(), theirs, "what is there by now is not overwritten");
+    assert_eq!(data(), theirs, "a newer record is not overwritten");
     assert!(
-        cluster.node_tap("n1").spec.senders.iter().all(|sender| sender.tap.name == "t"),
+        cluster.node_tap("n1").spec.0.senders.iter().all(|sender| *sender.tap == *"tap-t"),
         "not before it is recorded"
     );
     cluster.wait_for_retry().await;
     cluster.reconcile().await;
-    let senders = cluster.node_tap("n1").spec.senders;
-    let vnis: BTreeMap<_, _> = senders.iter().map(|s| (s.tap.name.as_str(), s.destinations[0].vni)).collect();
-    assert_eq!((vnis.len(), vnis["t"]), (2, 100));
-    assert_ne!(vnis["u"], 100);
+    let NodeTapSpec(spec) = cluster.node_tap("n1").spec;
+    let vnis: BTreeMap<_, _> = spec.taps.iter().map(|t| (t.name.as_str(), t.destinations[0].vni)).collect();
+    assert_eq!((vnis.len(), vnis["t"], spec.senders.len()), (2, vni(100), 2));
+    assert_ne!(vnis["u"], vni(100));
 }
 
 #[tokio::test]
-async fn a_record_that_is_deleted_comes_back() {
+async fn a_deleted_record_is_recreated() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     cluster.api.remove(CLAIMS);
     cluster.restart();
     let before = cluster.node_tap("n1").spec;
     cluster.reconcile().await;
-    assert_eq!(cluster.api.get(CLAIMS).expect("a record")["data"], json!({"100": "tap-t/0"}));
+    assert_eq!(cluster.api.get(CLAIMS).expect("a record")["data"], json!({"100": "tap-t/main"}));
     assert_eq!(cluster.node_tap("n1").spec, before);
 }
 
 #[tokio::test]
-async fn nothing_is_taken_down_while_the_record_cannot_be_read() {
+async fn nothing_is_stopped_while_the_record_cannot_be_read() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     cluster.restart();
     cluster.api.refuse("configmaps", StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
     cluster.reconcile().await;
     assert_eq!(cluster.reconcile().await, none(), "not before a pause is over");
-    assert_eq!(cluster.node_tap("n1").spec.senders.len(), 1);
+    assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1);
 }
 
 #[tokio::test]
-async fn an_object_that_is_not_understood_is_told_once_and_can_be_deleted() {
+async fn an_object_that_cannot_be_decoded_is_reported_once_and_can_be_deleted() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     let mut odd = cluster.api.get(TAP).expect("a tap");
@@ -396,9 +410,9 @@ async fn an_object_that_is_not_understood_is_told_once_and_can_be_deleted() {
     cluster.reconcile().await;
     let status = cluster.api.get(TAP).expect("a tap")["status"].clone();
     assert_eq!(status["conditions"][0]["reason"], "InvalidSpec");
-    assert_eq!(cluster.node_tap("n1").spec.senders, [], "nothing is copied by a guess");
+    assert_eq!(cluster.node_tap("n1").spec.0.senders, [], "nothing is mirrored by a guess");
     assert_eq!(cluster.reconcile().await, none());
-    cluster.nodes_work();
+    cluster.nodes_apply();
     cluster.delete_tap();
     cluster.reconcile().await;
     cluster.reconcile().await;
@@ -406,44 +420,44 @@ async fn an_object_that_is_not_understood_is_told_once_and_can_be_deleted() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_only_an_answer_shows_is_heard() {
+async fn a_deletion_that_only_a_response_shows_is_noticed() {
     let mut cluster = Cluster::with_one_tap();
     cluster.reconcile().await;
-    cluster.nodes_work();
-    while cluster.leader.context.caches.changed().now_or_never().is_some() {}
-    // The user deletes the tap in the moment in which its status is written.
+    cluster.nodes_apply();
+    while cluster.reconciler.context.caches.changed().now_or_never().is_some() {}
+    // The user deletes the tap while its status is written.
     cluster.api.interfere(&format!("PATCH {TAP}/status"), |tap| {
         tap["metadata"]["deletionTimestamp"] = json!(Timestamp::now().to_string());
     });
     cluster.reconcile().await;
-    assert!(cluster.leader.context.caches.changed().now_or_never().is_some(), "nobody would look again");
+    assert!(cluster.reconciler.context.caches.changed().now_or_never().is_some(), "no event would wake the leader");
 }
 
 #[tokio::test]
-async fn an_own_write_alone_wakes_nobody() {
+async fn an_own_write_does_not_wake_the_leader() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     let mut tap = cluster.api.get(TAP).expect("a tap");
     tap["spec"]["direction"] = json!("Egress");
     cluster.api.put(TAP, &tap);
-    while cluster.leader.context.caches.changed().now_or_never().is_some() {}
+    while cluster.reconciler.context.caches.changed().now_or_never().is_some() {}
     assert_eq!(cluster.reconcile().await.len(), 2, "the node of the pod, and the status");
-    assert!(cluster.leader.context.caches.changed().now_or_never().is_none());
+    assert!(cluster.reconciler.context.caches.changed().now_or_never().is_none());
 }
 
 #[tokio::test]
 async fn nothing_is_due_at_once_for_ever() {
     let mut suspended = tap("t", json!([{"node": {"name": "n2"}}]));
     suspended.spec.suspend = true;
-    suspended.spec.duration_seconds = Some(1);
+    suspended.spec.duration = Some(Duration::from_secs(1).into());
     suspended.status =
         Some(PodTapStatus { start_time: crate::fixtures::time(-1_000_000_000), ..PodTapStatus::default() });
     let mut cluster = Cluster::new(&World::with(suspended));
     for _ in 0..2 {
         cluster.sync();
-        let next = cluster.leader.reconcile().await;
+        let next = cluster.reconciler.reconcile().await;
         assert!(next.duration_since(Timestamp::now()) > SignedDuration::from_secs(60), "{next}");
     }
     let past = Timestamp::now() - SignedDuration::from_secs(5);
-    assert!(cluster.leader.next(Timestamp::now(), [Some(past)]) > Timestamp::now());
+    assert!(cluster.reconciler.next(Timestamp::now(), [Some(past)]) > Timestamp::now());
 }

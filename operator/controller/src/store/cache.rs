@@ -118,7 +118,12 @@ impl<T: PartialEq> Cache<T> {
 
     /// Records the response to one of our writes. Returns whether it shows more than the write itself, which `is_ours` decides
     /// from the cached and the new object: no watch event will report that difference.
-    pub fn record_write<K: ResourceExt>(&self, object: K, project: impl Fn(K) -> T, is_ours: impl Fn(&T, &T) -> bool) -> bool {
+    pub fn record_write<K: ResourceExt>(
+        &self,
+        object: K,
+        project: impl Fn(K) -> T,
+        is_ours: impl Fn(&T, &T) -> bool,
+    ) -> bool {
         let (key, version) = (key(&object), object.resource_version().unwrap_or_default());
         let mut state = self.write();
         let known = state.entries.get(&key);

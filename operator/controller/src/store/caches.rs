@@ -5,17 +5,15 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DeserializeGuard;
 use podtap_api::{NodeTap, PodTap};
+use podtap_model::IpNet;
 use tokio::sync::Notify;
 
-use crate::{
-    network::Network,
-    store::{
-        cache::Cache,
-        node::{CachedNamespace, CachedNode},
-        node_tap::CachedNodeTap,
-        pod::CachedPod,
-        tap::{CachedPolicy, CachedTap},
-    },
+use crate::store::{
+    cache::Cache,
+    node::{CachedNamespace, CachedNode},
+    node_tap::CachedNodeTap,
+    pod::CachedPod,
+    tap::{CachedPolicy, CachedTap},
 };
 
 /// One cache per watched kind. Clones share the caches.
@@ -28,7 +26,7 @@ pub struct Caches {
     pub pods: Cache<CachedPod>,
     pub nodes: Cache<CachedNode>,
     pub namespaces: Cache<CachedNamespace>,
-    pub service_networks: Cache<Vec<Network>>,
+    pub service_networks: Cache<Vec<IpNet>>,
 }
 
 impl Caches {

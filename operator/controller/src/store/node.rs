@@ -12,7 +12,7 @@ use k8s_openapi::{
 use kube::core::PartialObjectMeta;
 use podtap_api::EXCLUDE;
 
-use crate::network::Network;
+use podtap_model::IpNet;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct CachedNode {
     /// `InternalIP`s in the order of the node's status.
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`: the addresses of its pods, if the CNI uses that field.
-    pub pod_networks: Vec<Network>,
+    pub pod_networks: Vec<IpNet>,
 }
 
 impl From<Node> for CachedNode {
@@ -33,7 +33,7 @@ impl From<Node> for CachedNode {
         let status = node.status.unwrap_or_default();
         let pod_cidrs = node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
         Self {
-            pod_networks: pod_cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
+            pod_networks: networks(&pod_cidrs),
             excluded,
             name: node.metadata.name.unwrap_or_default(),
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
@@ -63,9 +63,14 @@ impl From<PartialObjectMeta<Namespace>> for CachedNamespace {
 }
 
 /// The networks of a `ServiceCIDR`.
-pub fn service_networks(object: ServiceCIDR) -> Vec<Network> {
+pub fn service_networks(object: ServiceCIDR) -> Vec<IpNet> {
     let cidrs = object.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
-    cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect()
+    networks(&cidrs)
+}
+
+/// The CIDRs without host bits; those that cannot be parsed are left out.
+fn networks(cidrs: &[String]) -> Vec<IpNet> {
+    cidrs.iter().filter_map(|cidr| cidr.parse::<IpNet>().ok()).map(|network| network.trunc()).collect()
 }
 
 /// Whether the object's label or annotation opts it out of every tap.

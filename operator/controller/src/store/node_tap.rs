@@ -1,7 +1,8 @@
 //! Projection of a node's `NodeTap`.
 
 use kube::core::DeserializeGuard;
-use podtap_api::{NodeTap, NodeTapSpec, NodeTapStatus};
+use podtap_api::NodeTap;
+use podtap_model::{NodeState, NodeStatus};
 
 /// The desired and the reported state of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,15 +11,15 @@ pub struct CachedNodeTap {
     pub uid: String,
     pub generation: i64,
     /// `None` if it cannot be decoded; the next reconcile then writes it again.
-    pub spec: Option<NodeTapSpec>,
-    pub status: NodeTapStatus,
+    pub spec: Option<NodeState>,
+    pub status: NodeStatus,
 }
 
 impl From<DeserializeGuard<NodeTap>> for CachedNodeTap {
     fn from(guard: DeserializeGuard<NodeTap>) -> Self {
         let (meta, spec, status) = match guard.0 {
-            Ok(object) => (object.metadata, Some(object.spec), object.status.unwrap_or_default()),
-            Err(invalid) => (invalid.metadata, None, NodeTapStatus::default()),
+            Ok(object) => (object.metadata, Some(object.spec.0), object.status.unwrap_or_default()),
+            Err(invalid) => (invalid.metadata, None, NodeStatus::default()),
         };
         Self {
             name: meta.name.unwrap_or_default(),
@@ -39,7 +40,7 @@ impl CachedNodeTap {
     /// Whether spec or status mention the tap.
     pub fn mentions(&self, tap: &str) -> bool {
         self.spec.as_ref().is_some_and(|spec| {
-            spec.senders.iter().any(|s| s.tap.uid == tap) || spec.receivers.iter().any(|r| r.tap.uid == tap)
+            spec.senders.iter().any(|s| *s.tap == *tap) || spec.receivers.iter().any(|r| *r.tap.uid == *tap)
         }) || self.status.senders.iter().any(|s| s.tap_uid == tap)
             || self.status.receivers.iter().any(|r| r.tap_uid == tap)
     }

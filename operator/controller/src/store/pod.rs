@@ -9,6 +9,7 @@ use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
     jiff::Timestamp,
 };
+use podtap_model::{ConfigHash, Uid};
 
 use crate::{names, store::node::is_excluded};
 
@@ -22,7 +23,7 @@ const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 pub struct CachedPod {
     pub namespace: String,
     pub name: String,
-    pub uid: String,
+    pub uid: Uid,
     pub created: Timestamp,
     pub labels: BTreeMap<String, String>,
     /// Opted out by label or annotation.
@@ -36,7 +37,8 @@ pub struct CachedPod {
     pub finished: bool,
     pub ready: bool,
     pub terminating: bool,
-    pub cgroup_uid: Option<String>,
+    /// Names the cgroup of a static pod.
+    pub config_hash: Option<ConfigHash>,
     /// Set for our helper pods.
     pub helper: Option<CachedHelper>,
 }
@@ -76,7 +78,9 @@ impl CachedPod {
             }
         }
         Self {
-            cgroup_uid: annotation(CONFIG_MIRROR).and_then(|_| annotation(CONFIG_HASH)).filter(|hash| is_hash(hash)),
+            // Users can write the annotation; a hash that no kubelet has written is ignored.
+            config_hash: annotation(CONFIG_MIRROR).and_then(|_| annotation(CONFIG_HASH)?.parse().ok()),
+            uid: names::uid(&meta),
             excluded,
             node: spec.node_name.filter(|name| !name.is_empty()),
             host_network: spec.host_network.unwrap_or_default(),
@@ -87,17 +91,10 @@ impl CachedPod {
             created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             namespace: meta.namespace.unwrap_or_default(),
             name: meta.name.unwrap_or_default(),
-            uid: meta.uid.unwrap_or_default(),
             labels: meta.labels.unwrap_or_default(),
             helper,
         }
     }
-}
-
-/// Whether a kubelet can have written it: 128 bits in hexadecimal digits (`applyDefaults`, pkg/kubelet/config/common.go). Users can
-/// write the annotation, too.
-fn is_hash(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn cached_helper(pod: &Pod, own_namespace: &str) -> Option<CachedHelper> {
@@ -143,5 +140,36 @@ fn without_pause(message: &str) -> String {
     match message.strip_prefix("back-off ").and_then(|rest| rest.split_once(' ')) {
         Some((_, rest)) => format!("back-off {rest}"),
         None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::object;
+
+    #[test]
+    fn the_kubelets_message_is_found() {
+        let mut object: Pod = object(serde_json::json!({
+            "metadata": {
+                "namespace": "podtap-system", "name": "h",
+                "labels": {"app.kubernetes.io/name": "podtap", "app.kubernetes.io/component": "helper"},
+            },
+            "status": {"phase": "Running", "containerStatuses": [
+                {"name": "agent", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}},
+                {"name": "tap-helper", "image": "", "imageID": "", "ready": false, "restartCount": 3,
+                 "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}},
+                 "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}}},
+            ]},
+        }));
+        let container_error =
+            |pod: &Pod| CachedPod::new(pod.clone(), "podtap-system").helper.expect("a helper").container_error;
+        let error = container_error(&object).expect("an error");
+        assert_eq!(error.reason, "CrashLoopBackOff");
+        assert_eq!(error.message, "back-off restarting failed container (container tap-helper: Error, exit code 1)");
+        let status = object.status.as_mut().expect("a status").container_statuses.as_mut().expect("some");
+        status[1].state.as_mut().expect("a state").waiting.as_mut().expect("waiting").reason =
+            Some("ContainerCreating".into());
+        assert_eq!(container_error(&object), None);
     }
 }

@@ -2,34 +2,41 @@
 
 use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
-use podtap_api::{FINALIZER, PodTap, PodTapPolicy, PodTapPolicySpec, PodTapSpec, PodTapStatus, TapReference};
+use podtap_api::{FINALIZER, PodTap, PodTapPolicy, PodTapPolicySpec, PodTapSpec, PodTapStatus};
+use podtap_model::{TapReference, Uid};
+
+use crate::names;
+
+/// Why an object cannot be decoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub String);
 
 /// A tap as the API server has it, not validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CachedTap {
     pub namespace: String,
     pub name: String,
-    pub uid: String,
+    pub uid: Uid,
     pub created: Timestamp,
     pub generation: i64,
     /// When its deletion was requested.
     pub deleting: Option<Timestamp>,
     pub finalizers: Vec<String>,
-    /// Spec and status, or why they cannot be decoded.
-    pub body: Result<(PodTapSpec, PodTapStatus), String>,
+    pub body: Result<(PodTapSpec, PodTapStatus), DecodeError>,
 }
 
 impl From<DeserializeGuard<PodTap>> for CachedTap {
     fn from(guard: DeserializeGuard<PodTap>) -> Self {
         let (meta, body) = match guard.0 {
             Ok(tap) => (tap.metadata, Ok((tap.spec, tap.status.unwrap_or_default()))),
-            Err(invalid) => (invalid.metadata, Err(invalid.error)),
+            Err(invalid) => (invalid.metadata, Err(DecodeError(invalid.error))),
         };
         Self {
             created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            uid: names::uid(&meta),
             namespace: meta.namespace.unwrap_or_default(),
             name: meta.name.unwrap_or_default(),
-            uid: meta.uid.unwrap_or_default(),
             generation: meta.generation.unwrap_or_default(),
             deleting: meta.deletion_timestamp.map(|time| time.0),
             finalizers: meta.finalizers.unwrap_or_default(),
@@ -46,7 +53,7 @@ impl CachedTap {
 
     /// The text of `filter.expression`, if the spec can be decoded and has one.
     pub fn expression(&self) -> Option<&str> {
-        self.body.as_ref().ok()?.0.filter.as_ref()?.expression.as_deref()
+        self.body.as_ref().ok()?.0.options.expression()
     }
 
     /// Whether `new` differs from this only in fields that the controller writes: the status and its own finalizer.
@@ -62,9 +69,9 @@ impl CachedTap {
 }
 
 /// The policy named `default`, or why it cannot be decoded.
-pub type CachedPolicy = Result<PodTapPolicySpec, String>;
+pub type CachedPolicy = Result<PodTapPolicySpec, DecodeError>;
 
 /// See [`CachedPolicy`].
 pub fn cached_policy(guard: DeserializeGuard<PodTapPolicy>) -> CachedPolicy {
-    guard.0.map(|policy| policy.spec).map_err(|invalid| invalid.error)
+    guard.0.map(|policy| policy.spec).map_err(|invalid| DecodeError(invalid.error))
 }

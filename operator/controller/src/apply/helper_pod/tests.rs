@@ -35,7 +35,7 @@ fn the_tap_helper_has_exactly_its_privileges() {
     let capabilities = security.capabilities.expect("some");
     assert_eq!(capabilities.add.expect("some"), ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"]);
     assert_eq!(capabilities.drop.expect("some"), ["ALL"]);
-    assert_eq!(security.seccomp_profile, None, "the pod's holds");
+    assert_eq!(security.seccomp_profile, None, "that of the pod applies");
     assert_eq!(security.app_armor_profile.expect("one").type_, "Unconfined");
     assert_eq!(security.se_linux_options.expect("some").type_.as_deref(), Some("spc_t"));
     assert_eq!(mounts(&helper), ["socket"], "no token");
@@ -43,7 +43,7 @@ fn the_tap_helper_has_exactly_its_privileges() {
 }
 
 #[test]
-fn the_agent_has_none() {
+fn the_agent_has_no_privileges() {
     let agent = container(&spec(), "agent");
     let security = agent.security_context.clone().expect("one");
     assert_eq!((security.privileged, security.allow_privilege_escalation), (Some(false), Some(false)));
@@ -76,7 +76,7 @@ fn the_agent_serves_metrics_where_it_is_told() {
 }
 
 #[test]
-fn the_pod_reaches_into_its_node_and_no_further() {
+fn the_pod_shares_the_network_and_processes_of_its_node_only() {
     let spec = spec();
     assert_eq!((spec.host_network, spec.host_pid, spec.host_ipc), (Some(true), Some(true), None));
     assert_eq!(spec.automount_service_account_token, Some(false));
@@ -90,7 +90,7 @@ fn the_pod_reaches_into_its_node_and_no_further() {
 }
 
 #[test]
-fn it_is_bound_to_its_node_and_goes_with_the_node_tap() {
+fn it_is_bound_to_its_node_and_deleted_with_the_node_tap() {
     let pod = template().pod("ip-10-0-0-1.internal", "uid-of-nodetap");
     let owner = &pod.metadata.owner_references.as_ref().expect("one")[0];
     assert_eq!((owner.kind.as_str(), owner.name.as_str()), ("NodeTap", "ip-10-0-0-1.internal"));
@@ -110,12 +110,12 @@ fn a_new_image_makes_a_new_hash_and_another_node_does_not() {
 }
 
 #[test]
-fn the_controller_recognises_its_own_pods() {
-    use crate::store::objects::CachedPod;
-    let fact = |pod: Pod| CachedPod::new(pod, "podtap-system").helper;
+fn the_controller_recognizes_its_own_pods() {
+    use crate::store::pod::CachedPod;
+    let helper = |pod: Pod| CachedPod::new(pod, "podtap-system").helper;
     let pod = template().pod("n1", "uid");
-    assert_eq!(fact(pod.clone()).expect("a helper").template, template().hash());
+    assert_eq!(helper(pod.clone()).expect("a helper").template, template().hash());
     let mut elsewhere = pod;
     elsewhere.metadata.namespace = Some("shop".into());
-    assert_eq!(fact(elsewhere), None, "labels in another namespace mean nothing");
+    assert_eq!(helper(elsewhere), None, "labels in another namespace mean nothing");
 }

@@ -2,7 +2,13 @@ use podtap_api::{DestinationStatus, PodTapStatus};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{fixtures::{lost, node, object, pod, policy, tap, time, World}, plan::vni::Claims, validate::tap::validate};
+use crate::{
+    expression::compiled::Expressions,
+    fixtures::{World, lost, node, object, pod, policy, tap, time},
+    plan::vni::Claims,
+    store::tap::DecodeError,
+    validate::tap::validate,
+};
 
 /// n2 has the pods `ids` and `ids-2` with `app: ids`, of which the first is the older.
 fn world(destination: impl Into<Value>) -> World {
@@ -20,16 +26,16 @@ fn by_labels() -> World {
     world(json!({"pod": {"podSelector": {"matchLabels": {"app": "ids"}}}}))
 }
 
-fn of(world: &World) -> Resolved {
+fn of(world: &World) -> Resolution {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let tap = &validated.taps[0];
-    let wanted = &tap.spec.as_ref().expect("valid").destinations[0];
-    resolve(&snapshot, &validated.policy, tap, 0, wanted)
+    let requested = &tap.spec.as_ref().expect("valid").destinations[0];
+    resolve(&snapshot, &validated.policy, tap, requested)
 }
 
 fn chosen(world: &World) -> String {
-    of(world).place.and_then(|place| place.pod).map(|pod| pod.name.clone()).unwrap_or_default()
+    of(world).resolved.as_ref().and_then(|resolved| resolved.pod()).map(|pod| pod.name.clone()).unwrap_or_default()
 }
 
 fn unready(world: &mut World, index: usize) {
@@ -38,40 +44,41 @@ fn unready(world: &mut World, index: usize) {
 }
 
 #[track_caller]
-fn assert_problem(world: &World, reason: &str, words: &str) {
-    let failure = of(world).failure.expect("a problem");
+fn assert_failure(world: &World, reason: Reason, words: &str) {
+    let failure = of(world).failure.expect("a failure");
     assert_eq!(failure.reason, reason);
-    assert!(failure.message.contains(words), "wanted “{words}” in “{}”", failure.message);
+    assert!(failure.message.contains(words), "expected “{words}” in “{}”", failure.message);
 }
 
 #[test]
 fn a_node() {
     let world = world(json!({"node": {"name": "n2"}}));
-    let place = of(&world).place.expect("a place");
-    assert_eq!((place.node.as_deref(), place.pod, place.port), (Some("n2"), None, 14789));
+    let address = "10.0.0.2".parse().expect("an address");
+    let expected = ResolvedDestination::Node { name: "n2".into(), addresses: vec![address], port: 14789 };
+    assert_eq!(of(&world), Resolution { resolved: Some(expected), failure: None });
 }
 
 #[test]
 fn a_node_that_cannot_receive() {
-    assert_problem(&world(json!({"node": {"name": "n9"}})), reason::NODE_NOT_FOUND, "kubectl get nodes");
+    assert_failure(&world(json!({"node": {"name": "n9"}})), Reason::NodeNotFound, "kubectl get nodes");
     let mut here = world(json!({"node": {"name": "n2"}}));
     here.nodes[1] = node("n2", &[]);
-    assert_problem(&here, reason::NODE_WITHOUT_ADDRESS, "InternalIP");
+    assert_failure(&here, Reason::NodeWithoutAddress, "InternalIP");
     here.nodes[1] = node("n2", &["10.0.0.2"]);
     here.nodes[1].metadata.labels = Some([(EXCLUDE.to_owned(), "true".to_owned())].into());
-    assert_problem(&here, reason::EXCLUDED, "n2");
+    assert_failure(&here, Reason::Excluded, "n2");
 }
 
 #[test]
-fn a_node_that_is_away_keeps_what_it_has_and_gets_nothing_new() {
+fn a_node_that_is_not_ready_keeps_what_it_has_and_gets_nothing_new() {
     let mut world = world(json!({"node": {"name": "n2"}}));
     let (mut settled, _) = world.settled(&Claims::new());
     world.nodes[1] = lost(world.nodes[1].clone());
-    assert_problem(&world, reason::NODE_NOT_READY, "n2");
-    assert_eq!(of(&world).place, None);
+    assert_failure(&world, Reason::NodeNotReady, "n2");
+    assert_eq!(of(&world).resolved, None);
     settled.nodes = world.nodes;
-    assert_problem(&settled, reason::NODE_NOT_READY, "n2");
-    assert!(of(&settled).place.is_some());
+    assert_failure(&settled, Reason::NodeNotReady, "n2");
+    assert!(of(&settled).resolved.is_some());
 }
 
 #[test]
@@ -80,15 +87,15 @@ fn a_pod_by_name() {
     unready(&mut world, 1);
     assert_eq!(chosen(&world), "ids", "ready or not");
     world.pods[1].spec.as_mut().expect("a spec").node_name = None;
-    assert_problem(&world, reason::POD_NOT_READY, "not on a node yet");
+    assert_failure(&world, Reason::PodNotReady, "not scheduled yet");
     world.pods[1] = pod("shop", "ids", "n2");
     world.pods[1].spec.as_mut().expect("a spec").host_network = Some(true);
-    assert_problem(&world, reason::HOST_NETWORK, "use a node destination with the node n2");
+    assert_failure(&world, Reason::HostNetwork, "use a node destination with the node n2");
     world.pods[1] = pod("shop", "ids", "n2");
     world.pods[1].metadata.annotations = Some([(EXCLUDE.to_owned(), "true".to_owned())].into());
-    assert_problem(&world, reason::EXCLUDED, "ids");
+    assert_failure(&world, Reason::Excluded, "ids");
     world.pods.remove(1);
-    assert_problem(&world, reason::POD_NOT_FOUND, "ids");
+    assert_failure(&world, Reason::PodNotFound, "ids");
 }
 
 #[test]
@@ -98,58 +105,56 @@ fn a_pod_by_labels_is_the_oldest_ready_one() {
     unready(&mut world, 1);
     assert_eq!(chosen(&world), "ids-2");
     unready(&mut world, 2);
-    assert_problem(&world, reason::POD_NOT_READY, "app=ids");
+    assert_failure(&world, Reason::PodNotReady, "app=ids");
 }
 
 #[test]
 fn a_pod_by_labels_is_kept_for_as_long_as_it_is_ready() {
     let mut world = by_labels();
-    let shown = DestinationStatus { pod: "ids-2".into(), ..DestinationStatus::default() };
+    let shown = DestinationStatus { name: "main".into(), pod: Some("ids-2".into()), ..DestinationStatus::default() };
     world.taps[0].status = Some(PodTapStatus { destinations: vec![shown], ..PodTapStatus::default() });
     assert_eq!(chosen(&world), "ids-2", "although the other one is older");
     unready(&mut world, 2);
     assert_eq!(chosen(&world), "ids");
     unready(&mut world, 1);
-    assert_eq!(chosen(&world), "ids-2", "nobody is better");
+    assert_eq!(chosen(&world), "ids-2", "no other is ready");
     world.pods[2].metadata.deletion_timestamp = time(0);
-    assert_problem(&world, reason::POD_NOT_READY, "app=ids");
+    assert_failure(&world, Reason::PodNotReady, "app=ids");
 }
 
 #[test]
 fn an_external_endpoint_needs_to_be_allowed() {
     let mut world = world(json!({"external": {"address": "192.0.2.10"}}));
-    assert_problem(&world, reason::POLICY_NOT_FOUND, "PodTapPolicy named default");
+    assert_failure(&world, Reason::PolicyNotFound, "PodTapPolicy named default");
     world.policy = Some(policy(json!({"allowedExternalCIDRs": ["203.0.113.0/24"]})));
-    assert_problem(&world, reason::EXTERNAL_NOT_ALLOWED, "allowedExternalCIDRs");
+    assert_failure(&world, Reason::NotAllowedByPolicy, "allowedExternalCIDRs");
     world.policy = Some(policy(json!({"allowedExternalCIDRs": ["192.0.2.0/24"]})));
-    let place = of(&world).place.expect("a place");
-    assert_eq!((place.node, place.port, place.addresses.len()), (None, 4789, 1));
+    let address = ["192.0.2.10".parse().expect("an address")];
+    assert_eq!(of(&world).resolved, Some(ResolvedDestination::External { address, port: 4789 }));
 }
 
 #[test]
-fn a_policy_that_cannot_be_read_allows_nothing() {
+fn a_policy_that_cannot_be_decoded_allows_nothing() {
     let world = world(json!({"external": {"address": "192.0.2.10"}}));
     let caches = world.caches();
-    caches
-        .policies
-        .take(kube::runtime::watcher::Event::Apply(policy(json!({}))), |_| Err("unknown variant".to_owned()));
-    let snapshot = crate::store::snapshot::take_snapshot(&caches, world.snapshot().now);
+    let error = DecodeError("unknown variant".to_owned());
+    caches.policies.apply(kube::runtime::watcher::Event::Apply(policy(json!({}))), |_| Err(error.clone()));
+    let snapshot = Snapshot::take(&caches, &Expressions::new(), world.snapshot().now);
     let validated = validate(&snapshot);
-    let wanted = &validated.taps[0].spec.as_ref().expect("valid").destinations[0];
-    let failure = resolve(&snapshot, &validated.policy, &validated.taps[0], 0, wanted).failure.expect("a problem");
-    assert_eq!(failure.reason, reason::EXTERNAL_NOT_ALLOWED);
+    let requested = &validated.taps[0].spec.as_ref().expect("valid").destinations[0];
+    let failure = resolve(&snapshot, &validated.policy, &validated.taps[0], requested).failure.expect("a failure");
+    assert_eq!(failure.reason, Reason::NotAllowedByPolicy);
     assert!(failure.message.contains("unknown variant"), "{}", failure.message);
 }
 
 #[test]
-fn the_family_is_one_that_all_places_have() {
-    let place = |addresses: &[&str]| Place {
-        node: None,
-        pod: None,
+fn the_family_is_one_that_all_destinations_have() {
+    let node = |addresses: &[&str]| ResolvedDestination::Node {
+        name: "n".into(),
         addresses: addresses.iter().map(|a| a.parse().expect("an address")).collect(),
         port: 1,
     };
-    let (v4, v6, both) = (place(&["10.0.0.1"]), place(&["fd00::1"]), place(&["fd00::2", "10.0.0.2"]));
+    let (v4, v6, both) = (node(&["10.0.0.1"]), node(&["fd00::1"]), node(&["fd00::2", "10.0.0.2"]));
     assert_eq!(common_family(&[&both, &both]), Some(Family::V6), "the preferred one of the first");
     assert_eq!(common_family(&[&both, &v4]), Some(Family::V4));
     assert_eq!(common_family(&[&v4, &v6]), None);
@@ -158,12 +163,13 @@ fn the_family_is_one_that_all_places_have() {
 
 #[test]
 fn printed() {
-    let text = |wanted: Value, pod: Option<&str>, interface: &str| {
-        let world = world(wanted);
+    let text = |requested: Value, pod: Option<&str>, interface: &str| {
+        let world = world(requested);
         let snapshot = world.snapshot();
         let validated = validate(&snapshot);
         let pod = pod.and_then(|name| snapshot.pod("shop", name)).map(AsRef::as_ref);
-        printable(&validated.taps[0].spec.as_ref().expect("valid").destinations[0], pod, interface)
+        let requested = &validated.taps[0].spec.as_ref().expect("valid").destinations[0];
+        printable(&requested.kind, pod, interface.parse().ok().as_ref())
     };
     assert_eq!(text(json!({"node": {"name": "n2"}}), None, "mirror"), "node/n2:mirror");
     assert_eq!(text(json!({"node": {"name": "n2"}}), None, ""), "node/n2");

@@ -2,7 +2,10 @@ use podtap_api::PodTap;
 use serde_json::json;
 
 use super::*;
-use crate::{fixtures::{at, object, pod, policy, tap, time, World}, validate::tap::validate};
+use crate::{
+    fixtures::{World, at, object, pod, policy, tap, time},
+    validate::tap::validate,
+};
 
 fn web() -> PodTap {
     tap("t", json!([{"node": {"name": "n2"}}]))
@@ -26,10 +29,10 @@ fn names(targets: &Targets) -> Vec<&str> {
 }
 
 #[track_caller]
-fn assert_problem(failure: Option<&Failure>, reason: &str, words: &str) {
-    let failure = failure.expect("a problem");
+fn assert_failure(failure: Option<&Failure>, reason: Reason, words: &str) {
+    let failure = failure.expect("a failure");
     assert_eq!(failure.reason, reason);
-    assert!(failure.message.contains(words), "wanted “{words}” in “{}”", failure.message);
+    assert!(failure.message.contains(words), "expected “{words}” in “{}”", failure.message);
 }
 
 #[test]
@@ -42,21 +45,21 @@ fn by_labels_in_the_own_namespace_only() {
 }
 
 #[test]
-fn nobody_matches() {
+fn no_pod_matches() {
     let mut world = World::with(web());
     world.pods.clear();
-    assert_problem(of(&world).failure.as_ref(), reason::NO_PODS_MATCH, "--show-labels");
+    assert_failure(of(&world).failure.as_ref(), Reason::NoPodsMatch, "--show-labels");
     world.pods = vec![pod("shop", "web", "")];
-    assert_problem(of(&world).failure.as_ref(), reason::NO_PODS_MATCH, "none is on a node yet");
+    assert_failure(of(&world).failure.as_ref(), Reason::NoPodsMatch, "none is scheduled yet");
     world.taps = vec![named(&["api"])];
-    assert_problem(of(&world).failure.as_ref(), reason::NO_PODS_MATCH, "there is no pod api");
+    assert_failure(of(&world).failure.as_ref(), Reason::NoPodsMatch, "has no pod api");
 }
 
 #[test]
 fn one_of_the_named_is_missing() {
     let targets = of(&World::with(named(&["web", "api"])));
-    assert_eq!(names(&targets), ["web"], "the other one is tapped all the same");
-    assert_problem(targets.failure.as_ref(), reason::POD_NOT_FOUND, "api");
+    assert_eq!(names(&targets), ["web"], "the other one is tapped nevertheless");
+    assert_failure(targets.failure.as_ref(), Reason::PodNotFound, "api");
 }
 
 #[test]
@@ -68,13 +71,13 @@ fn too_many() {
     world.pods[1].metadata.creation_timestamp = time(5);
     let targets = of(&world);
     assert_eq!((names(&targets), targets.matched), (vec!["web", "b"], 3), "the oldest ones");
-    assert_problem(targets.failure.as_ref(), reason::TOO_MANY_PODS, "raise targets.maxPods");
+    assert_failure(targets.failure.as_ref(), Reason::TooManyPods, "raise targets.maxPods");
     world.policy = Some(policy(json!({"limits": {"targetsPerTap": 1}})));
-    assert_problem(of(&world).failure.as_ref(), reason::TOO_MANY_PODS, "limits.targetsPerTap");
+    assert_failure(of(&world).failure.as_ref(), Reason::TooManyPods, "limits.targetsPerTap");
 }
 
 #[test]
-fn a_pod_that_cannot_be_tapped_takes_no_place() {
+fn a_pod_that_cannot_be_tapped_does_not_count() {
     let mut world = World::with(web());
     world.taps[0].spec.targets.max_pods = 1;
     let mut on_host = pod("shop", "a-host", "n1");
@@ -82,7 +85,7 @@ fn a_pod_that_cannot_be_tapped_takes_no_place() {
     world.pods.push(on_host);
     let targets = of(&world);
     assert_eq!((names(&targets), targets.failure.clone()), (vec!["web"], None));
-    assert_problem(targets.pods[0].failure.as_ref(), reason::TARGET_UNSUPPORTED, "hostNetwork");
+    assert_failure(targets.pods[0].failure.as_ref(), Reason::TargetUnsupported, "hostNetwork");
 }
 
 #[test]
@@ -95,30 +98,30 @@ fn a_terminating_pod_is_tapped_and_a_finished_one_is_not() {
 }
 
 #[test]
-fn those_who_opted_out() {
+fn what_opted_out() {
     let excluded = || Some([(podtap_api::EXCLUDE.to_owned(), "true".to_owned())].into());
     let mut pod_world = World::with(web());
     pod_world.pods[0].metadata.annotations = excluded();
-    assert_problem(of(&pod_world).failure.as_ref(), reason::NO_PODS_MATCH, "");
+    assert_failure(of(&pod_world).failure.as_ref(), Reason::NoPodsMatch, "");
 
     let mut node_world = World::with(web());
     node_world.nodes[0].metadata.labels = excluded();
-    assert_problem(of(&node_world).pods[0].failure.as_ref(), reason::EXCLUDED, "n1");
+    assert_failure(of(&node_world).pods[0].failure.as_ref(), Reason::Excluded, "n1");
 
     let mut namespace_world = World::with(web());
     namespace_world.namespaces =
         vec![object(json!({"metadata": {"name": "shop", "labels": {podtap_api::EXCLUDE: "true"}}}))];
-    assert_problem(of(&namespace_world).failure.as_ref(), reason::NAMESPACE_EXCLUDED, "podtap.dev/exclude=true");
+    assert_failure(of(&namespace_world).failure.as_ref(), Reason::NamespaceExcluded, "podtap.dev/exclude=true");
 
     let mut policy_world = World::with(web());
     policy_world.policy = Some(policy(json!({"excludedNamespaces": ["shop"]})));
-    assert_problem(of(&policy_world).failure.as_ref(), reason::NAMESPACE_EXCLUDED, "excludedNamespaces");
+    assert_failure(of(&policy_world).failure.as_ref(), Reason::NamespaceExcluded, "excludedNamespaces");
 }
 
 #[test]
-fn a_pod_on_a_node_that_is_not_there() {
+fn a_pod_on_a_node_that_does_not_exist() {
     let mut world = World::with(web());
     world.nodes.remove(0);
-    assert_problem(of(&world).pods[0].failure.as_ref(), reason::NODE_NOT_FOUND, "n1");
+    assert_failure(of(&world).pods[0].failure.as_ref(), Reason::NodeNotFound, "n1");
     assert_eq!(at(0), world.snapshot().now);
 }

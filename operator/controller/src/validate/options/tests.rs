@@ -1,104 +1,91 @@
-use podtap_api::Oversize;
+use podtap_model::{Instruction, Oversize, Reason, bounds::MAX_INSTRUCTIONS};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{fixtures::{object, tap, World}};
+use crate::{
+    fixtures::{World, object, tap},
+    plan::node_options::node_options,
+    validate::expression::ExpressionError,
+};
 
-/// The treatment of a tap with these fields, in a cluster of `world`.
-fn treatment_in(world: World, fields: &Value) -> Result<(Option<NodeTapTreatment>, Option<Failure>), String> {
-    let mut spec = json!({"targets": {"podSelector": {}}, "destinations": [{"node": {"name": "n2"}}]});
-    let fields = fields.as_object().expect("fields").clone();
-    spec.as_object_mut().expect("a spec").extend(fields);
+/// The options of a tap with these fields, as nodes of `world` get them.
+fn options_in(world: World, fields: &Value) -> Result<(MirrorOptions, Option<Program>, Option<Failure>), String> {
     let mut tap = tap("t", json!([]));
-    tap.spec = object(spec);
+    tap.spec.options = serde_json::from_value(fields.clone()).map_err(|error| error.to_string())?;
     let snapshot = World { taps: vec![tap.clone()], ..world }.snapshot();
-    let options = MirrorOptions::new(&tap.spec, &snapshot.expressions, || None).map_err(|invalid| invalid.to_string())?;
-    Ok(options.for_nodes("tap-t", &snapshot))
+    let options = TapOptions::new(&tap.spec.options, &snapshot.expressions, || None);
+    let TapOptions { options, program, rejected_expression } = options.map_err(|failure| failure.message)?;
+    assert_eq!(rejected_expression, None);
+    let (options, failure) = node_options(&options, &snapshot);
+    Ok((options, program, failure))
 }
 
-fn options(fields: &Value) -> Result<Option<NodeTapTreatment>, String> {
-    treatment_in(World::small(), fields).map(|(options, _)| options)
+fn options(fields: &Value) -> Result<(MirrorOptions, Option<Program>), String> {
+    options_in(World::small(), fields).map(|(options, program, _)| (options, program))
 }
 
 #[track_caller]
 fn refused(fields: &Value, words: &str) {
-    let message = options(fields).expect_err("it makes no sense");
-    assert!(message.contains(words), "wanted “{words}”, got {message}");
+    let message = options(fields).expect_err("it is invalid");
+    assert!(message.contains(words), "expected “{words}”, got {message}");
 }
 
 #[test]
-fn what_asks_for_nothing_is_nothing() {
-    for fields in [
-        json!({}),
-        json!({"oversize": "Fragment"}),
-        json!({"sample": {"oneInFlows": 1}}),
-        json!({"limit": {"bitsPerSecond": 0}}),
-    ] {
-        assert_eq!(options(&fields), Ok(None), "{fields}");
+fn what_requests_nothing_is_the_default() {
+    for fields in [json!({}), json!({"oversize": "Fragment"})] {
+        assert_eq!(options(&fields), Ok((MirrorOptions::default(), None)), "{fields}");
     }
 }
 
 #[test]
 fn everything_reaches_the_nodes() {
-    let made = options(&json!({
+    let fields = json!({
         "filter": {
             "include": [{"protocol": "TCP", "ports": [{"port": 443}, {"port": 1000, "endPort": 2000}], "cidrs": ["10.1.2.3/8"]}],
-            "exclude": [{"protocol": "ICMPv6"}, {"cidrs": ["2001:DB8::1/32"]}],
+            "exclude": [{"protocol": "ICMPv6"}, {"cidrs": ["2001:db8::1/32"]}],
             "expression": "arp",
         },
         "truncate": {"bytes": 128}, "sample": {"oneInFlows": 10}, "oversize": "Truncate",
         "limit": {"bitsPerSecond": 100_000_000, "packetsPerSecond": 0},
-    }));
-    let instruction = |code, jt, jf, k| NodeTapInstruction { code, jt, jf, k };
-    let filter = NodeTapFilter {
-        include: vec![NodeTapMatch {
-            protocol: Some(Protocol::Tcp),
-            ports: vec![NodeTapPorts { first: 443, last: 443 }, NodeTapPorts { first: 1000, last: 2000 }],
-            networks: vec!["10.0.0.0/8".into()],
-        }],
-        exclude: vec![
-            NodeTapMatch { protocol: Some(Protocol::Icmpv6), ..NodeTapMatch::default() },
-            NodeTapMatch { networks: vec!["2001:db8::/32".into()], ..NodeTapMatch::default() },
-        ],
-        expression: vec![
-            instruction(0x28, 0, 0, 12),
-            instruction(0x15, 0, 1, 0x806),
-            instruction(6, 0, 0, 262_144),
-            instruction(6, 0, 0, 0),
-        ],
-    };
-    let expected = NodeTapTreatment {
-        tap_uid: "tap-t".into(),
-        filter: Some(filter),
-        truncate_bytes: Some(128),
-        one_in_flows: Some(10),
-        bits_per_second: Some(100_000_000),
-        oversize: Oversize::Truncate,
-        ..NodeTapTreatment::default()
-    };
-    assert_eq!(made, Ok(Some(expected)));
-    let headers = options(&json!({"truncate": {"headersOnly": true}})).expect("valid").expect("something");
-    assert!(headers.headers_only && headers.truncate_bytes.is_none());
+    });
+    let (options, program) = self::options(&fields).expect("valid");
+    assert_eq!(json!(options), fields);
+    assert_eq!(options.oversize, Oversize::Truncate);
+    let instruction = |code, jt, jf, k| Instruction { code, jt, jf, k };
+    let instructions = vec![
+        instruction(0x28, 0, 0, 12),
+        instruction(0x15, 0, 1, 0x806),
+        instruction(6, 0, 0, 262_144),
+        instruction(6, 0, 0, 0),
+    ];
+    let program = program.expect("a program");
+    assert_eq!(program.instructions, instructions);
+    // printf '\0\x28\0\0\0\0\0\x0c\0\x15\0\x01\0\0\x08\x06\0\x06\0\0\0\x04\0\0\0\x06\0\0\0\0\0\0' | sha256sum
+    assert_eq!(program.id.to_string(), "sha256:8a6a670451b3e2ce32434251811fa149ccc1450a407968d979b43146f9e45077");
+    let (headers, _) = self::options(&json!({"truncate": {"headersOnly": true}})).expect("valid");
+    assert!(headers.truncate.is_some_and(|truncate| truncate.headers_only && truncate.bytes.is_none()));
 }
 
 #[test]
-fn a_mistake_in_an_expression_is_told_in_the_words_of_libpcap() {
+fn an_invalid_expression_is_reported_in_the_words_of_libpcap() {
     refused(
         &json!({"filter": {"expression": "tcp prot 443"}}),
-        "filter.expression \"tcp prot 443\" cannot be used; libpcap says: can't parse filter expression: syntax error",
+        "filter.expression \"tcp prot 443\" is invalid; libpcap reports: can't parse filter expression: syntax error",
     );
     for text in ["inbound", "not outbound and tcp", "ifindex 3", "tcp[-20] = 1"] {
-        refused(&json!({"filter": {"expression": text}}), "spec.direction chooses");
+        refused(&json!({"filter": {"expression": text}}), "spec.direction selects");
     }
-    refused(&json!({"filter": {"expression": " "}}), "must be a pcap-filter expression of up to 1024 characters");
+    refused(&json!({"filter": {"expression": " "}}), "must be a pcap-filter expression of 1 to 1024 ASCII characters");
     let long: Vec<String> = (0..58).map(|number| format!("ip host 1.{number}.7.9 and tcp[{number}] = 1")).collect();
     let long = long.join(" or ").chars().take(1021).collect::<String>();
-    let made = options(&json!({"filter": {"expression": long}}));
+    let result = options(&json!({"filter": {"expression": long}}));
     assert!(
-        made.is_ok() || made.is_err_and(|message| message.contains("filter.include") || message.contains("libpcap"))
+        result.is_ok()
+            || result.is_err_and(|message| message.contains("filter.include") || message.contains("libpcap"))
     );
-    assert!(Invalid::Long(600).to_string().contains("600 instructions, and 512 are allowed"));
-    assert_eq!(Invalid::Pending.failure().reason, reason::WAITING);
+    let too_long = ExpressionError::TooLong(600).to_string();
+    assert!(too_long.contains(&format!("600 instructions, and {MAX_INSTRUCTIONS} are allowed")));
+    assert_eq!(ExpressionError::Pending.failure().reason, Reason::Pending);
 }
 
 #[test]
@@ -106,19 +93,22 @@ fn a_loop_is_refused_before_the_nodes_refuse_it() {
     for text in ["ip protochain 6", "ip6 protochain 6", "tcp port 80 or protochain 51"] {
         refused(&json!({"filter": {"expression": text}}), "write proto instead of protochain");
     }
-    assert_eq!(Invalid::Loop(String::new()).failure().reason, reason::INVALID_SPEC);
-    // A tap that stands goes on with what it has.
+    assert_eq!(ExpressionError::Loop(String::new()).failure().reason, Reason::InvalidSpec);
+    // An established tap keeps what it has.
     let mut tap = tap("t", json!([]));
-    tap.spec = object(json!({
-        "targets": {"podSelector": {}}, "destinations": [{"node": {"name": "n2"}}],
-        "filter": {"expression": "ip protochain 6"},
-    }));
+    tap.spec.options = object(json!({"filter": {"expression": "ip protochain 6"}}));
     let snapshot = World { taps: vec![tap.clone()], ..World::small() }.snapshot();
-    let before = vec![NodeTapInstruction { code: 6, jt: 0, jf: 0, k: 1 }];
-    let options =
-        MirrorOptions::new(&tap.spec, &snapshot.expressions, || Some(before.clone())).expect("the expression before");
-    assert_eq!(options.flaw().map(|flaw| flaw.reason.as_str()), Some(reason::INVALID_SPEC));
-    assert_eq!(options.fixed.filter.map(|filter| filter.expression), Some(before));
+    let (_, program) = options(&json!({"filter": {"expression": "arp"}})).expect("valid");
+    let before = CompiledExpression { text: "arp".into(), program: program.clone().expect("a program") };
+    let kept = TapOptions::new(&tap.spec.options, &snapshot.expressions, || Some(Established(Some(before))))
+        .expect("the previous one");
+    assert_eq!(kept.rejected_expression.map(|failure| failure.reason), Some(Reason::InvalidSpec));
+    assert_eq!((kept.options.expression(), kept.program), (Some("arp"), program));
+    // Also if it has none.
+    let kept =
+        TapOptions::new(&tap.spec.options, &snapshot.expressions, || Some(Established(None))).expect("no expression");
+    assert_eq!((kept.options, kept.program), (MirrorOptions::default(), None));
+    assert!(kept.rejected_expression.is_some());
 }
 
 #[test]
@@ -126,10 +116,11 @@ fn what_the_schema_would_refuse_is_refused_here_too() {
     let entry = |entry: Value| json!({"filter": {"include": [entry]}});
     refused(&entry(json!({})), "at least one of protocol, ports and cidrs");
     refused(&entry(json!({"protocol": "ICMP", "ports": [{"port": 1}]})), "have no ports");
-    for (port, end) in [(0, 5), (5, 4), (1, 65_536)] {
-        refused(&entry(json!({"ports": [{"port": port, "endPort": end}]})), "are no ports");
+    for (port, end) in [(0, 5), (5, 4)] {
+        refused(&entry(json!({"ports": [{"port": port, "endPort": end}]})), "is not a port range");
     }
-    refused(&entry(json!({"cidrs": ["10.0.0.0"]})), "\"10.0.0.0\" is not a network");
+    refused(&entry(json!({"ports": [{"port": 1, "endPort": 65_536}]})), "65536");
+    refused(&entry(json!({"cidrs": ["10.0.0.0"]})), "invalid IP address");
     refused(&entry(json!({"cidrs": vec!["10.0.0.0/8"; 17]})), "at most 16 cidrs in an entry of a filter, not 17");
     refused(&entry(json!({"ports": vec![json!({"port": 1}); 17]})), "at most 16 ports");
     refused(&json!({"filter": {"exclude": vec![json!({"protocol": "TCP"}); 17]}}), "16 entries in filter.exclude");
@@ -138,9 +129,9 @@ fn what_the_schema_would_refuse_is_refused_here_too() {
     }
     refused(&json!({"truncate": {"bytes": 13}}), "truncate.bytes must be between 14 and 65535, not 13");
     refused(&json!({"sample": {"oneInFlows": 0}}), "sample.oneInFlows must be between 1 and 1000000, not 0");
-    refused(&json!({"limit": {"bitsPerSecond": -1}}), "limit.bitsPerSecond must be between 0");
+    refused(&json!({"limit": {"bitsPerSecond": -1}}), "is not a whole number, 0 or more");
     refused(&json!({"limit": {"packetsPerSecond": 2_000_000_000}}), "limit.packetsPerSecond must be between 0");
-    refused(&json!({"deduplicate": {"podCIDRs": ["web"]}}), "deduplicate.podCIDRs: \"web\" is not a network");
+    refused(&json!({"deduplicate": {"podCIDRs": ["web"]}}), "invalid IP address");
     let many: Vec<String> = (0..65).map(|number| format!("10.{}.0.0/24", number * 2)).collect();
     refused(
         &json!({"deduplicate": {"podCIDRs": many[..1], "serviceCIDRs": many[1..]}}),
@@ -168,43 +159,47 @@ fn cluster(pods: &[&str], services: &[&str]) -> World {
     world
 }
 
-#[test]
-fn the_networks_of_the_cluster_are_found() {
-    let once = json!({"deduplicate": {}});
-    let world = cluster(&["10.244.1.0/24", "10.244.0.0/24"], &["10.96.0.0/12", "fd00::/108"]);
-    let (options, failure) = treatment_in(world, &once).expect("valid");
-    let found = options.and_then(|options| options.deduplicate).expect("networks");
-    assert_eq!((found.pod_networks, failure), (vec!["10.244.0.0/23".to_owned()], None));
-    assert_eq!(found.service_networks, ["10.96.0.0/12", "fd00::/108"]);
+/// The networks of pods and services that nodes get, and what is unknown.
+fn networks(world: World, fields: &Value) -> (Vec<String>, Vec<String>, Option<Failure>) {
+    let (options, _, failure) = options_in(world, fields).expect("valid");
+    let found = options.deduplicate.expect("networks");
+    let text = |networks: Option<Vec<podtap_model::IpNet>>| {
+        networks.expect("they are resolved").iter().map(ToString::to_string).collect()
+    };
+    (text(found.pod_cidrs), text(found.service_cidrs), failure)
 }
 
 #[test]
-fn networks_that_are_given_count() {
+fn the_networks_of_the_cluster_are_found() {
+    let world = cluster(&["10.244.1.0/24", "10.244.0.0/24"], &["10.96.0.0/12", "fd00::/108"]);
+    let (pods, services, failure) = networks(world, &json!({"deduplicate": {}}));
+    assert_eq!((pods, failure), (vec!["10.244.0.0/23".to_owned()], None));
+    assert_eq!(services, ["10.96.0.0/12", "fd00::/108"]);
+}
+
+#[test]
+fn networks_that_are_given_take_precedence() {
     let given = json!({"deduplicate": {"podCIDRs": ["10.9.0.0/16"], "serviceCIDRs": []}});
-    let world = cluster(&["10.244.1.0/24"], &["10.96.0.0/12"]);
-    let (options, failure) = treatment_in(world, &given).expect("valid");
-    let found = options.and_then(|options| options.deduplicate).expect("networks");
-    assert_eq!((found.pod_networks, found.service_networks), (vec!["10.9.0.0/16".to_owned()], vec![]));
+    let (pods, services, failure) = networks(cluster(&["10.244.1.0/24"], &["10.96.0.0/12"]), &given);
+    assert_eq!((pods, services), (vec!["10.9.0.0/16".to_owned()], vec![]));
     assert_eq!(failure, None);
 }
 
 #[test]
-fn what_is_not_known_is_told() {
-    let once = json!({"deduplicate": {}});
-    let told = |world| {
-        let (options, failure) = treatment_in(world, &once).expect("valid");
-        assert!(options.is_some_and(|options| options.deduplicate.is_some()));
-        let failure = failure.expect("something is not known");
-        assert_eq!(failure.reason, reason::NETWORKS_UNKNOWN);
+fn unknown_networks_are_reported() {
+    let message = |world| {
+        let (_, _, failure) = networks(world, &json!({"deduplicate": {}}));
+        let failure = failure.expect("something is unknown");
+        assert_eq!(failure.reason, Reason::NetworksUnknown);
         failure.message
     };
-    assert!(told(cluster(&[], &["10.96.0.0/12"])).contains("no node has spec.podCIDRs): set deduplicate.podCIDRs"));
+    assert!(message(cluster(&[], &["10.96.0.0/12"])).contains("no node has spec.podCIDRs): set deduplicate.podCIDRs"));
     assert!(
-        told(cluster(&["10.244.1.0/24"], &[]))
+        message(cluster(&["10.244.1.0/24"], &[]))
             .contains("there is no ServiceCIDR object): set deduplicate.serviceCIDRs")
     );
     let mut scattered = cluster(&[], &["10.96.0.0/12"]);
     let cidrs = (0..65).map(|number| format!("10.{number}.7.0/24")).collect();
     scattered.nodes[0].spec.get_or_insert_default().pod_cidrs = Some(cidrs);
-    assert!(told(scattered).contains("this cluster has 65 of them, and there is room for 64"));
+    assert!(message(scattered).contains("this cluster has 65 of them, and there is room for 64"));
 }

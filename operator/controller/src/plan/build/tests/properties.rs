@@ -1,14 +1,15 @@
-//! What holds for any cluster.
+//! Properties of the plan of any cluster.
 
 use std::collections::HashSet;
 
 use k8s_openapi::api::core::v1::Namespace;
 use podtap_api::EXCLUDE;
+use podtap_model::{Endpoint, Tap, Vni};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixtures::object;
+use crate::{fixtures::object, plan::tap_plan::TapPlan};
 
 const NAMESPACES: [&str; 3] = ["shop", "bank", "closed"];
 
@@ -78,7 +79,7 @@ fn tap_of_any_kind(index: usize) -> impl Strategy<Value = podtap_api::PodTap> {
         vec((0..12).prop_map(|index| format!("p{index}")), 1..5).prop_map(|names| json!({"podNames": names})),
     ];
     let destinations = vec(destination_of_any_kind(), 1..4);
-    let rest = (select(NAMESPACES.to_vec()), 0..3_i64, 1..6, option::weighted(0.3, 100..106_i64), rarely(10));
+    let rest = (select(NAMESPACES.to_vec()), 0..3_i64, 1..6, option::weighted(0.3, 100..106_u32), rarely(10));
     (targets, destinations, rest).prop_map(
         move |(mut targets, destinations, (namespace, created, max_pods, vni, suspend))| {
             targets["maxPods"] = json!(max_pods);
@@ -86,7 +87,7 @@ fn tap_of_any_kind(index: usize) -> impl Strategy<Value = podtap_api::PodTap> {
             tap.metadata.namespace = Some(namespace.into());
             tap.metadata.creation_timestamp = time(created);
             tap.spec.targets = object(targets);
-            tap.spec.vxlan = vni.map(|vni| podtap_api::Vxlan { vni: Some(vni) });
+            tap.spec.vxlan = vni.map(|number| podtap_api::Vxlan { vni: Some(super::vni(number)) });
             tap.spec.suspend = suspend;
             tap
         },
@@ -94,7 +95,7 @@ fn tap_of_any_kind(index: usize) -> impl Strategy<Value = podtap_api::PodTap> {
 }
 
 fn worlds() -> impl Strategy<Value = World> {
-    let policy = option::weighted(0.7, (1..4, 1..6, 103..115_i64)).prop_map(|limits| {
+    let policy = option::weighted(0.7, (1..4, 1..6, 103..115_u32)).prop_map(|limits| {
         limits.map(|(taps_per_pod, targets_per_tap, last)| {
             policy(json!({
                 "allowedExternalCIDRs": ["192.0.2.0/24"],
@@ -113,10 +114,11 @@ fn worlds() -> impl Strategy<Value = World> {
     })
 }
 
-/// Who is to be tapped by an outcome, worked out from the objects, and not from what the stages made of them.
-fn expected<'a>(world: &'a World, tap: &TapPlan<'_>) -> BTreeMap<&'a str, &'a str> {
-    let tap = world.taps.iter().find(|tap| tap.metadata.uid.as_ref() == Some(&tap.tap.reference.uid));
-    let tap = tap.expect("an outcome is about a tap");
+/// Who is to be tapped by a plan, derived from the objects, and not from the results of the stages.
+fn expected<'a>(world: &'a World, plan: &TapPlan<'_>) -> BTreeMap<&'a str, &'a str> {
+    let uid = plan.tap.reference.uid.to_string();
+    let tap = world.taps.iter().find(|tap| tap.metadata.uid.as_ref() == Some(&uid));
+    let tap = tap.expect("a plan is about a tap");
     let limits = world.policy.as_ref().map_or(500, |policy| policy.spec.limits.targets_per_tap);
     let limit = usize::try_from(tap.spec.targets.max_pods.min(limits)).expect("a limit");
     let is_available = |node: &str| {
@@ -125,7 +127,8 @@ fn expected<'a>(world: &'a World, tap: &TapPlan<'_>) -> BTreeMap<&'a str, &'a st
                 && n.metadata.labels.as_ref().is_some_and(|l| l[EXCLUDE] == "false")
         })
     };
-    let consumers: Vec<&str> = tap.destinations.iter().filter_map(|d| Some(d.pod.as_ref()?.uid.as_str())).collect();
+    let consumers: Vec<&str> =
+        plan.destinations.iter().filter_map(|d| Some(&*d.resolved.as_ref()?.pod()?.uid)).collect();
     let mut pods: Vec<_> = world
         .pods
         .iter()
@@ -133,9 +136,9 @@ fn expected<'a>(world: &'a World, tap: &TapPlan<'_>) -> BTreeMap<&'a str, &'a st
             let (meta, spec) = (&pod.metadata, pod.spec.as_ref()?);
             let (name, uid, node) = (meta.name.as_deref()?, meta.uid.as_deref()?, spec.node_name.as_deref()?);
             let selected = match (&tap.spec.targets.pod_names, &tap.spec.targets.pod_selector) {
-                (Some(names), _) => names.iter().any(|wanted| wanted == name),
+                (Some(names), _) => names.iter().any(|selected| selected == name),
                 (None, selector) => {
-                    let labels = selector.as_ref().and_then(|selector| selector.match_labels.as_ref());
+                    let labels = selector.as_ref().and_then(|selector| selector.selector.match_labels.as_ref());
                     labels.is_none_or(|labels| meta.labels.as_ref().is_some_and(|l| l["app"] == labels["app"]))
                 }
             };
@@ -160,11 +163,11 @@ proptest! {
     #[test]
     fn every_matched_pod_is_planned_once_per_tap(world in worlds()) {
         world.plan(&Claims::new(), |_, _, plan| {
-            let mut under = BTreeMap::<String, i32>::new();
-            for tap in &plan.taps_ {
+            let mut counts = BTreeMap::<String, u32>::new();
+            for tap in &plan.taps {
                 let uid = &tap.tap.reference.uid;
                 let senders: Vec<(&str, &str)> = plan.nodes.iter().flat_map(|(node, spec)| {
-                    spec.senders.iter().filter(|s| s.tap.uid == *uid).map(|s| (s.pod.uid.as_str(), node.as_str()))
+                    spec.senders.iter().filter(|s| s.tap == *uid).map(|s| (&*s.pod.uid, node.as_str()))
                 }).collect();
                 let planned: BTreeMap<&str, &str> = senders.iter().copied().collect();
                 prop_assert_eq!(senders.len(), planned.len(), "a pod is planned twice");
@@ -175,7 +178,7 @@ proptest! {
                 let mut expected = expected(&world, tap);
                 let limit = world.policy.as_ref().map_or(16, |policy| policy.spec.limits.taps_per_pod);
                 expected.retain(|pod, _| {
-                    let taps = under.entry((*pod).to_owned()).or_default();
+                    let taps = counts.entry((*pod).to_owned()).or_default();
                     *taps += 1;
                     *taps <= limit
                 });
@@ -186,7 +189,7 @@ proptest! {
     }
 
     #[test]
-    fn copies_of_two_taps_never_meet(world in worlds()) {
+    fn mirrored_frames_of_two_taps_never_mix(world in worlds()) {
         world.plan(&Claims::new(), |_, _, plan| {
             let mut vnis = BTreeMap::new();
             for (node, spec) in &plan.nodes {
@@ -194,15 +197,15 @@ proptest! {
                 let mut names = HashSet::new();
                 for receiver in &spec.receivers {
                     prop_assert!(ports.insert((receiver.port, receiver.vni)), "{node} has a VNI twice");
-                    let place = receiver.pod.as_ref().map(|pod| pod.uid.as_str());
-                    prop_assert!(names.insert((place, receiver.interface_name.as_str())), "{node} has a name twice");
-                    let tap = vnis.entry(receiver.vni).or_insert(receiver.tap.uid.as_str());
-                    prop_assert_eq!(*tap, receiver.tap.uid.as_str(), "two taps have the VNI {}", receiver.vni);
+                    let netns = receiver.pod.as_ref().map(|pod| &*pod.uid);
+                    prop_assert!(names.insert((netns, &*receiver.interface_name)), "{node} has a name twice");
+                    let tap = vnis.entry(receiver.vni).or_insert(&receiver.tap.uid);
+                    prop_assert_eq!(*tap, &receiver.tap.uid, "two taps have the VNI {}", receiver.vni);
                 }
-                for sender in &spec.senders {
+                for sender in &spec.taps {
                     for endpoint in &sender.destinations {
-                        let tap = vnis.entry(endpoint.vni).or_insert(sender.tap.uid.as_str());
-                        prop_assert_eq!(*tap, sender.tap.uid.as_str(), "two taps have the VNI {}", endpoint.vni);
+                        let tap = vnis.entry(endpoint.vni).or_insert(&sender.uid);
+                        prop_assert_eq!(*tap, &sender.uid, "two taps have the VNI {}", endpoint.vni);
                     }
                 }
             }
@@ -220,18 +223,24 @@ proptest! {
             for (node, spec) in &plan.nodes {
                 for receiver in &spec.receivers {
                     let address = snapshot.nodes[node].addresses.iter().find(|a| a.is_ipv6() == receiver.ipv6);
-                    receivers.insert((receiver.tap.uid.clone(), address.expect("one of that family").to_string(), receiver.vni));
+                    receivers.insert((receiver.tap.uid.clone(), *address.expect("one of that family"), receiver.vni));
                 }
             }
-            for sender in plan.nodes.values().flat_map(|spec| &spec.senders) {
-                let families: HashSet<bool> = sender.destinations.iter().map(|d| d.address.contains(':')).collect();
+            for spec in plan.nodes.values() {
+                let taps: BTreeMap<_, &Tap> = spec.taps.iter().map(|tap| (&tap.uid, tap)).collect();
+                prop_assert_eq!(taps.len(), spec.taps.len(), "a tap is listed twice");
+                let used: BTreeSet<_> = spec.senders.iter().map(|sender| &sender.tap).collect();
+                prop_assert!(used.iter().copied().eq(taps.keys().copied()), "every listed tap has a sender here");
+            }
+            for tap in plan.nodes.values().flat_map(|spec| &spec.taps) {
+                let families: HashSet<bool> = tap.destinations.iter().map(|d| d.address.is_ipv6()).collect();
                 prop_assert_eq!(families.len(), 1, "no destination, or two families");
-                let different: HashSet<_> = sender.destinations.iter().map(|d| (&d.address, d.port, d.vni)).collect();
-                // The same external address twice is the user's own wish.
-                prop_assert!(different.len() == sender.destinations.len() || sender.destinations.iter().any(|d| d.port == 4789));
-                for endpoint in sender.destinations.iter().filter(|endpoint| endpoint.port == 14789) {
-                    let there = receivers.contains(&(sender.tap.uid.clone(), endpoint.address.clone(), endpoint.vni));
-                    prop_assert!(there, "nobody receives at {endpoint:?}");
+                let different: HashSet<&Endpoint> = tap.destinations.iter().collect();
+                // The schema refuses the same external address twice.
+                prop_assert!(different.len() == tap.destinations.len() || tap.destinations.iter().any(|d| d.port == 4789));
+                for endpoint in tap.destinations.iter().filter(|endpoint| endpoint.port == 14789) {
+                    let exists = receivers.contains(&(tap.uid.clone(), endpoint.address, endpoint.vni));
+                    prop_assert!(exists, "nobody receives at {endpoint:?}");
                 }
             }
             Ok(())
@@ -245,15 +254,16 @@ proptest! {
                 prop_assert!(!snapshot.nodes[node].excluded, "{node} opted out");
                 let senders = spec.senders.iter().map(|sender| &sender.pod);
                 for pod in senders.chain(spec.receivers.iter().filter_map(|receiver| receiver.pod.as_ref())) {
-                    let fact = snapshot.pod(&pod.namespace, &pod.name).expect("it is there");
-                    prop_assert!(!fact.excluded && !fact.host_network && !fact.finished, "{}", pod.name);
-                    prop_assert_eq!(fact.node.as_ref(), Some(node));
+                    let cached = snapshot.pod(&pod.namespace, &pod.name).expect("it exists");
+                    prop_assert!(!cached.excluded && !cached.host_network && !cached.finished, "{}", pod.name);
+                    prop_assert_eq!(cached.node.as_ref(), Some(node));
                 }
-                prop_assert!(spec.senders.iter().all(|s| s.pod.namespace == s.tap.namespace && s.pod.namespace != "closed"));
+                let namespace = |uid: &Uid| spec.taps.iter().find(|tap| tap.uid == *uid).map(|tap| &tap.namespace);
+                prop_assert!(spec.senders.iter().all(|s| Some(&s.pod.namespace) == namespace(&s.tap) && s.pod.namespace != "closed"));
                 prop_assert!(spec.receivers.iter().all(|r| r.pod.as_ref().is_none_or(|p| p.namespace == r.tap.namespace)));
-                for endpoint in spec.senders.iter().flat_map(|sender| &sender.destinations) {
+                for endpoint in spec.taps.iter().flat_map(|tap| &tap.destinations) {
                     prop_assert!(world.policy.is_some() || endpoint.port == 14789, "no policy allows {endpoint:?}");
-                    prop_assert!(!endpoint.address.starts_with("203."), "no policy allows {endpoint:?}");
+                    prop_assert!(!endpoint.address.to_string().starts_with("203."), "no policy allows {endpoint:?}");
                 }
             }
             Ok(())
@@ -270,12 +280,12 @@ proptest! {
             (Just(world), shuffled)
         })
     ) {
-        let look = |world: &World| world.plan(&Claims::new(), |_, claims, plan| {
-            let taps_: Vec<_> = plan.taps_.into_iter().map(|o| (o.tap.reference.clone(), o.standing, o.targets, o.destinations, o.vni)).collect();
-            (claims.clone(), plan.nodes, taps_)
+        let result = |world: &World| world.plan(&Claims::new(), |_, claims, plan| {
+            let taps: Vec<_> = plan.taps.into_iter().map(|t| (t.tap.reference.clone(), t.state, t.targets, t.destinations, t.vni)).collect();
+            (claims.clone(), plan.nodes, taps)
         });
-        prop_assert_eq!(look(&world), look(&world));
-        prop_assert_eq!(look(&world), look(&other));
+        prop_assert_eq!(result(&world), result(&world));
+        prop_assert_eq!(result(&world), result(&other));
     }
 
     #[test]
@@ -288,7 +298,7 @@ proptest! {
 
     #[test]
     fn vnis_stay_when_other_taps_come_and_go(world in worlds(), gone in vec(any::<bool>(), 7), late in 0..7_usize) {
-        // One tap comes only after the others, whatever its age says.
+        // One tap is created after the others, whatever its age.
         let mut first = world.clone();
         let newcomer = first.taps.remove(late);
         let (mut settled, claims) = first.settled(&Claims::new());
@@ -302,16 +312,16 @@ proptest! {
                 prop_assert_eq!(before, vnis);
             }
         }
-        // What somebody held is not given away before the nodes have let go of it.
-        let held: HashSet<i64> = settled.node_taps.iter().flat_map(|n| n.spec.receivers.iter().map(|r| r.vni)).collect();
+        // A VNI is not assigned again before the nodes have released it.
+        let in_use: HashSet<Vni> = settled.node_taps.iter().flat_map(|n| n.spec.0.receivers.iter().map(|r| r.vni)).collect();
         let fresh = after.get(newcomer.metadata.uid.as_deref().unwrap_or_default()).into_iter().flatten().flatten();
         for vni in fresh {
-            prop_assert!(!held.contains(vni), "{vni} is still in use");
+            prop_assert!(!in_use.contains(vni), "{vni} is still in use");
         }
     }
 
     #[test]
-    fn a_lost_record_is_made_anew_from_what_the_taps_show(world in worlds()) {
+    fn a_lost_record_is_recreated_from_the_statuses_of_the_taps(world in worlds()) {
         let (settled, claims) = world.settled(&Claims::new());
         let before = settled.plan(&claims, |_, _, plan| plan.nodes);
         let after = settled.plan(&Claims::new(), |_, _, plan| plan.nodes);
@@ -320,9 +330,8 @@ proptest! {
 }
 
 /// The VNIs of each tap, by its UID.
-fn vnis(plan: &Plan<'_>) -> BTreeMap<String, Vec<Option<i64>>> {
-    let all = |tap: &TapPlan<'_>| {
-        std::iter::once(tap.vni).chain(tap.destinations.iter().map(|d| d.vni)).collect::<Vec<_>>()
-    };
-    plan.taps_.iter().map(|tap| (tap.tap.reference.uid.clone(), all(tap))).collect()
+fn vnis(plan: &Plan<'_>) -> BTreeMap<String, Vec<Option<Vni>>> {
+    let all =
+        |tap: &TapPlan<'_>| std::iter::once(tap.vni).chain(tap.destinations.iter().map(|d| d.vni)).collect::<Vec<_>>();
+    plan.taps.iter().map(|tap| (tap.tap.reference.uid.to_string(), all(tap))).collect()
 }
