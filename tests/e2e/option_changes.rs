@@ -83,7 +83,7 @@ fn changes_leave_no_gap_and_double_nothing() {
     let scene = Scene::new("change");
     let n2 = namespace_of_node(scene.sandbox.lab(), "n2");
     let include = format!("filter: {{include: [{{protocol: UDP, ports: [{{port: {PORT}}}]}}]}}");
-    let treatments = [
+    let variants = [
         String::new(),
         include.clone(),
         format!("filter: {{include: [{{ports: [{{port: 6990, endPort: {PORT}}}]}}], exclude: [{{protocol: ICMP}}]}}"),
@@ -92,29 +92,29 @@ fn changes_leave_no_gap_and_double_nothing() {
         "limit: {packetsPerSecond: 1000000}\n  deduplicate: {podCIDRs: [192.0.2.0/24]}".to_owned(),
         include,
     ];
-    let change = |interfaces: &str, treatment: &str| {
+    let change = |interfaces: &str, variant: &str| {
         scene.sandbox.apply(&format!(
             "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
-             targets: {{podNames: [web]}}\n  destinations: {interfaces}\n  {treatment}\n"
+             targets: {{podNames: [web]}}\n  destinations: {interfaces}\n  {variant}\n"
         ));
         scene.sandbox.ready("web");
     };
     let one = "[{node: {name: n2, interfaceName: trt-change}}]";
     let both = "[{node: {name: n2, interfaceName: trt-change}}, {node: {name: n2, interfaceName: trt-more}}]";
-    change(one, &treatments[0]);
+    change(one, &variants[0]);
     let receiver = capture(&n2, "trt-change");
     let mut more = None;
     let sent = under_load(&scene, |sent| {
-        for treatment in &treatments {
-            change(one, treatment);
+        for variant in &variants {
+            change(one, variant);
             a_while(sent);
         }
-        change(both, &treatments[1]);
+        change(both, &variants[1]);
         more = Some(capture(&n2, "trt-more"));
         a_while(sent);
-        change(both, &treatments[3]);
+        change(both, &variants[3]);
         a_while(sent);
-        change(one, &treatments[3]);
+        change(one, &variants[3]);
         a_while(sent);
     });
     assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
