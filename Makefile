@@ -2,23 +2,28 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test offline dataplane kernels cluster bench lint crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo test repo dataplane kernels e2e bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
+comma := ,
 NODES ?= 2
 LAB := target/lab/bin/lab
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-demo: ## the main job on a real two-node Kubernetes, from nothing to decoded frames (KEEP=1 leaves the lab up)
-	@tests/demo.sh
+demo: ## taps a web server on a two-node Kubernetes made here (KEEP=1 leaves it up), or on yours: CLUSTER=current
+	@case "$(CLUSTER)" in \
+	  "" | lab) tests/demo/lab.sh ;; \
+	  current) tests/demo/current.sh ;; \
+	  *) echo 'CLUSTER is "lab", the default, or "current"' >&2; exit 2 ;; \
+	esac
 
 test: ## every tier
 	@tests/run.sh
 
-offline: build-prerequisites ## tests without privileges
+repo: build-prerequisites ## tests without privileges
 	cargo test --workspace --exclude podtap-tests --locked
-	cargo test -p podtap-tests --lib --bins --test offline --locked
+	cargo test -p podtap-tests --lib --bins --test repo --locked
 
 dataplane: prerequisites ## tests in network namespaces (root)
 	cargo build -p tap-helper --locked
@@ -26,18 +31,29 @@ dataplane: prerequisites ## tests in network namespaces (root)
 
 kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated (TESTS=destinations for a part; `make test` runs a part)
 	cargo build -p tap-helper --locked
-	tests/kernels/run.sh $(TESTS)
+	tests/vm/run.sh $(TESTS)
 
-cluster: install ## tests in the lab, which stays up
-	cargo test -p podtap-tests --test cluster --locked
+# What ships is tested and measured, and not the image that is quicker to build.
+e2e bench: export PROFILE = release
 
-bench: prerequisites install ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more)
+e2e: image install ## tests in the lab, which stays up
+	cargo test -p podtap-tests --test e2e --locked -- --skip residue::
+	cargo test -p podtap-tests --test e2e --locked -- --ignored residue::
+
+bench: prerequisites $(if $(COMPARE),,install) ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more; COMPARE=DIR: this checkout and the one in DIR in turn)
+	$(if $(COMPARE),tests/bench/compare.sh $(COMPARE) $(or $(ROUNDS),5) $(or $(ROWS),tcp$(comma)latency$(comma)udp),\
 	cargo run -p podtap-tests --bin bench --locked -- $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
-	  $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(MINUTES),--minutes $(MINUTES))
+	  $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(MINUTES),--minutes $(MINUTES)))
 
 lint: build-prerequisites ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc: build-prerequisites ## rustdoc of every crate, private items included, without warnings; in target/doc
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+deny: ## licences, sources and banned crates of all dependencies (deny.toml)
+	@tests/deny.sh
 
 crds: build-prerequisites ## crds/ from the Rust types
 	cargo run -q -p podtap-controller --locked -- crds --output crds
@@ -59,15 +75,16 @@ lab:
 lab-up: lab ## a real Kubernetes of NODES nodes on this machine; kubeconfig in target/lab/kubeconfig
 	$(LAB) up --nodes $(NODES)
 
-lab-down: lab ## takes the lab away, and what it changed on the machine
+lab-down: lab ## ends the lab, and restores what it changed on the machine
 	$(LAB) down
 
 image: lab build-prerequisites ## target/podtap-image.tar, loadable by ctr, docker, kind and k3s
 	deploy/image.sh
 
-install: image lab-up ## PodTap in the lab, as a user would install it
+# The demo installs the plain manifest, which Helm takes over.
+install: build-prerequisites lab-up ## PodTap in the lab, as a user would install it
 	deploy/image.sh --lab
 	$(LAB) load target/lab/podtap-image.tar
 	target/lab/bin/kubectl --kubeconfig target/lab/kubeconfig apply -f deploy/namespace.yaml
-	target/lab/bin/helm upgrade --install podtap deploy/chart/podtap --namespace podtap-system \
+	target/lab/bin/helm upgrade --install podtap deploy/chart/podtap --namespace podtap-system --take-ownership \
 	  --kubeconfig target/lab/kubeconfig --set image.pullPolicy=Never,image.tag=$$(cat target/lab/podtap-image.tag) --wait --timeout 120s

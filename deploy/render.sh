@@ -1,11 +1,11 @@
 #!/bin/bash
-# deploy/install.yaml from the chart; with --stdout it is printed instead. HELM names the program.
+# Renders the chart to deploy/install.yaml, or to standard output with --stdout. HELM overrides the helm binary.
 set -euo pipefail
 cd "$(dirname "$0")"
 helm=${HELM:-../target/lab/bin/helm}
 render() {
   cat namespace.yaml
-  # The hook that cleans up before uninstalling is Helm's: docs/install.md says what to do without it.
+  # Only Helm runs the uninstall hook. docs/install.md describes how to uninstall without it.
   "$helm" template podtap chart/podtap --namespace podtap-system --no-hooks --kube-version 1.32.0 \
     | sed -e '/app.kubernetes.io\/managed-by: Helm/d' -e '/app.kubernetes.io\/instance: podtap/d'
 }

@@ -32,13 +32,14 @@ trap finish EXIT
 
 step prerequisites tests/prerequisites.sh
 machine >target/machine.before
-if [ "${CI:-}" = true ]; then step lint make --no-print-directory lint; fi
-step offline make --no-print-directory offline
+if [ "${CI:-}" = true ]; then
+  for check in lint doc deny; do step $check make --no-print-directory $check; done
+fi
+step repo make --no-print-directory repo
 step dataplane make --no-print-directory dataplane
 # What depends on the kernel most; `make kernels` runs the whole tier there.
 step kernels make --no-print-directory kernels TESTS="kernels:: bpf_load programs fidelity::every fitted::over fitted::the_pods"
-step cluster make --no-print-directory cluster
-step residue cargo test -p podtap-tests --test residue --locked
+step e2e make --no-print-directory e2e
 if ! $lab_was_up; then
   step "lab down" make --no-print-directory lab-down
   machine >target/machine.after

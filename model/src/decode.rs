@@ -11,12 +11,17 @@ use crate::{
     node_state::{NodeState, Receiver, Sender, Tap},
     node_status::{ReceiverStatus, SenderStatus, State},
     program::{Program, ProgramId, check_program},
+    protocol::DesiredUpdate,
     reason::Reason,
 };
 
 /// The desired state of a node, decoded and with its references resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredState {
+    /// UID of the `NodeTap` that it comes from; none when there is no such object.
+    pub uid: Option<String>,
+    /// Generation of the `NodeTap`.
+    pub generation: i64,
     /// The senders that this version understands.
     pub senders: Vec<DesiredSender>,
     /// The receivers that this version understands.
@@ -40,6 +45,17 @@ pub struct DesiredSender {
     pub underlay_mtu: Option<u32>,
 }
 
+/// The spec is not one of a `NodeTap`. Without this error it would count as empty, which asks to remove everything.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// It is not an object.
+    #[error("the spec of a NodeTap is a JSON object")]
+    NotAnObject,
+    /// A field has another type.
+    #[error("spec.{0} of a NodeTap is a list")]
+    NotAList(&'static str),
+}
+
 /// What is wrong with an entry.
 struct Unreadable(String);
 
@@ -54,8 +70,14 @@ impl Unreadable {
 impl NodeState {
     /// Decodes each entry by itself, so that one that this version cannot read does not stop the others. It is refused with a
     /// status, like entries that refer to an unreadable tap or program.
-    #[must_use]
-    pub fn decode(spec: &Value) -> DesiredState {
+    pub fn decode(spec: &Value) -> Result<DesiredState, DecodeError> {
+        if !spec.is_object() {
+            return Err(DecodeError::NotAnObject);
+        }
+        let is_list = |field: &&str| spec.get(*field).is_none_or(Value::is_array);
+        if let Some(field) = ["taps", "senders", "receivers", "programs"].into_iter().find(|field| !is_list(field)) {
+            return Err(DecodeError::NotAList(field));
+        }
         let node = NodeFields::read(spec);
         let mut state = DesiredState::default();
         for entry in list(spec, "senders") {
@@ -84,7 +106,15 @@ impl NodeState {
                 }),
             }
         }
-        state
+        Ok(state)
+    }
+}
+
+impl DesiredUpdate {
+    /// Decodes the spec, see [`NodeState::decode`].
+    pub fn decode(&self) -> Result<DesiredState, DecodeError> {
+        let state = NodeState::decode(&self.spec)?;
+        Ok(DesiredState { uid: self.uid.clone(), generation: self.generation, ..state })
     }
 }
 

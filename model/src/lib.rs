@@ -35,7 +35,7 @@ mod reason;
 mod schema;
 
 pub use counters::{Count, Counters, DirectionCounters, SenderCounters};
-pub use decode::{DesiredSender, DesiredState};
+pub use decode::{DecodeError, DesiredSender, DesiredState};
 pub use direction::Direction;
 pub use endpoint::{Endpoint, FrameFormat, Vni, VniError};
 pub use filter::{Filter, FilterError, Match, PortRange, Protocol};

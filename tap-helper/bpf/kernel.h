@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
-/* What the programs need of the kernel's interface (include/uapi/linux/bpf.h), so that clang alone builds them. */
+/* The part of the kernel's interface (include/uapi/linux/bpf.h) that the programs use, so that they build with clang alone. */
 #pragma once
 
 typedef unsigned char __u8;
@@ -8,7 +8,7 @@ typedef unsigned int __u32;
 typedef unsigned long long __u64;
 typedef long long __s64;
 
-/* Up to the last field that is used; all of them are there since 5.7. */
+/* Up to the last field in use; all of them exist since 5.7. */
 struct __sk_buff {
 	__u32 len, pkt_type, mark, queue_mapping, protocol, vlan_present, vlan_tci, vlan_proto, priority;
 	__u32 ingress_ifindex, ifindex, tc_index, cb[5], hash, tc_classid, data, data_end, napi_id;
@@ -23,7 +23,7 @@ struct bpf_spin_lock {
 	__u32 val;
 };
 
-/* As far as it was before 6.0; the kernel takes this size, too. */
+/* As it was before 6.0; newer kernels accept this size too. */
 struct bpf_tunnel_key {
 	__u32 tunnel_id, remote[4];
 	__u8 tos, ttl;
@@ -66,7 +66,7 @@ static long (*const bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94;
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
 
-/* Maps are declared by the types of the members of a struct; the loader reads them from the object's BTF. */
+/* BTF-defined maps: the loader reads type, size and key and value types from the types of these members. */
 #define __uint(name, value) int(*name)[value]
 #define __type(name, value) typeof(value) *name
 

@@ -1,54 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
-/* What the helper and the programs share: one set of maps per tapped pod and tap. src/bpf/layout.rs has the same. */
+/* The maps: one set for each tapped pod of a tap. The layout of config, rule, network and counter is repeated in
+ * src/bpf/layout.rs, where a test compares both. */
 #pragma once
+#include "constants.h"
 #include "kernel.h"
 
-/* A configuration is written to a slot that is not in use, then ACTIVE is set to it. A slot is written again only after
- * three more changes: a program that had read the index before the first one has long ended. */
-#define SLOTS 4
-#define RULES 64
-#define NETWORKS 64
-
-#define HAS_EXPRESSION 1
-#define HAS_INCLUDE 2
-#define NEEDS_PORTS 4
-#define DEDUPLICATES 8
-#define CUTS_OVERSIZE 16
-#define LINEARIZES 32
-
-#define ANY 0
-#define TRUNCATE_HEADERS 0xffffffff
-/* What rules and packets have where there is no port, or no protocol. */
-#define NO_PORT 0x10000
-#define NO_PROTOCOL 0x100
-
-/* Addresses are as on the wire; one of IPv4 is the first word. */
+/* Addresses are in network byte order; an IPv4 address is the first word. */
 struct network {
-	__u32 family; /* ANY: every frame; or 4, 6 */
+	__u32 family; /* ANY, 4 or 6 */
 	__u32 address[4];
 	__u32 mask[4];
 };
 
-/* Protocol, ports and network must hold, all of them. */
+/* Matches if protocol, ports and network all match. */
 struct rule {
-	__u32 protocol; /* ANY, or an IP protocol number */
-	__u32 first_port, last_port; /* 0 to NO_PORT: any, also none */
+	__u32 protocol; /* ANY or an IP protocol number */
+	__u32 first_port, last_port;
 	struct network remote;
 };
 
 struct config {
-	__u64 program; /* which program this is for: the helper's, not ours */
+	__u64 program_hash; /* written and read by the helper only */
 	__u64 bits_per_second, packets_per_second;
 	__u32 flags;
-	__u32 includes; /* rules before this one include, the others exclude */
-	__u32 rules;
+	__u32 include_count; /* the first rules include, the others exclude */
+	__u32 rule_count;
 	__u32 one_in_flows;
-	__u32 truncate;
-	__u32 frame_limit; /* longest inner frame, Ethernet header included, that the wire carries in one piece */
-	__u32 networks; /* whose peers deduplicate themselves */
+	__u32 truncate; /* bytes, 0 or TRUNCATE_HEADERS */
+	__u32 frame_limit; /* longest inner frame that fits the underlay, with its Ethernet header; 0: unknown */
+	__u32 peer_network_count;
 	__u32 reserved;
-	struct rule rule[RULES];
-	struct network network[NETWORKS];
+	struct rule rules[RULES];
+	struct network peer_networks[NETWORKS]; /* pods with these addresses may be tapped by the same tap */
 };
 
 struct {
@@ -65,13 +48,11 @@ struct {
 	__type(value, __u32);
 } active SEC(".maps");
 
-/* Exclusive outcomes of the classifiers, once per direction; then those of `fit`. */
-enum { MIRRORED, FILTERED, SAMPLED_OUT, OVER_LIMIT, DEDUPLICATED, OUTCOMES };
-enum { INGRESS, EGRESS, DIRECTIONS };
-enum { TRUNCATED = OUTCOMES * DIRECTIONS, OVERSIZED, FAILED, COUNTERS };
+_Static_assert(TRUNCATED == OUTCOMES * 2, "the outcomes of both directions come first");
 
+/* As on the wire: a GSO packet counts as the frames that it is segmented into. */
 struct counter {
-	__u64 frames, bytes; /* as on the wire: a superframe is the frames that it becomes */
+	__u64 frames, bytes;
 };
 
 struct {
@@ -81,7 +62,7 @@ struct {
 	__type(value, struct counter);
 } counters SEC(".maps");
 
-/* Tokens are billionths of a bit and of a frame: nanoseconds times a rate, no division. */
+/* Token bucket. Tokens are billionths of a bit and of a frame: nanoseconds times a rate, without a division. */
 struct bucket {
 	struct bpf_spin_lock lock;
 	__u32 reserved;
@@ -96,7 +77,7 @@ struct {
 	__type(value, struct bucket);
 } bucket SEC(".maps");
 
-/* Ports of datagrams in fragments: only the first one has them. */
+/* Ports of fragmented datagrams: only the first fragment carries them. */
 struct datagram {
 	__u32 source[4], destination[4];
 	__u32 id, protocol;
@@ -120,7 +101,7 @@ struct flow {
 	__u32 remote_port, local_port, protocol;
 };
 
-/* Value: whether the pod opened it. The helper makes it of one entry where nothing is deduplicated. */
+/* Value: whether the pod opened the flow. Without deduplication the helper creates the map with one entry. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
@@ -128,18 +109,18 @@ struct {
 	__type(value, __u32);
 } flows SEC(".maps");
 
-/* What is known of a frame. In a map and not on the stack: what the verifier knows of a value there is nothing, so that its
- * states join after the parser, however many ways lead through it. */
+/* The parsed headers of a frame. They are in a map and not on the stack: the verifier tracks the value of each stack slot but
+ * not of map values, so its states join after the parser, however many paths lead through it. */
 struct packet {
-	__u32 family; /* 0: not IP, or too short */
-	__u32 protocol; /* NO_PROTOCOL */
-	__u32 source_known, destination_known;
+	__u32 family; /* 4, 6, or 0: not IP, or too short */
+	__u32 protocol; /* or NO_PROTOCOL */
+	__u32 source_valid, destination_valid;
 	__u32 source[4], destination[4];
-	__u32 source_port, destination_port; /* NO_PORT */
-	__u32 fragment; /* 0, FIRST, LATER */
+	__u32 source_port, destination_port; /* or NO_PORT */
+	__u32 fragment; /* 0, FIRST_FRAGMENT, LATER_FRAGMENT */
 	__u32 id;
-	__u32 l3; /* where the IP header begins */
-	__u32 l4; /* where the transport header begins; where the last known header ends, if there is none */
+	__u32 l3; /* offset of the IP header */
+	__u32 l4; /* offset of the transport header; without one, the end of the last header that was parsed */
 };
 
 struct {

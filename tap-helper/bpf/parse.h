@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/* Parser of Ethernet, VLAN, IP and transport headers. */
 #pragma once
 #include "maps.h"
 
-#define FIRST 1
-#define LATER 2
+#define FIRST_FRAGMENT 1
+#define LATER_FRAGMENT 2
 
 #define TCP 6
 #define UDP 17
@@ -11,8 +12,8 @@
 #define ICMP 1
 #define ICMPV6 58
 
-/* Extension headers that are walked; a frame with more has no protocol. */
-#define EXTENSIONS 8
+/* A packet with more IPv6 extension headers has NO_PROTOCOL. */
+#define EXTENSION_HEADERS 8
 
 struct ipv4 {
 	__u8 version, tos;
@@ -29,26 +30,26 @@ struct ipv6 {
 	__u32 source[4], destination[4];
 };
 
-/* Bytes at an offset, as many as there are; returns how many. The rest of `to` is as it was. */
+/* Loads up to `size` bytes at an offset and returns how many there were. The rest of `to` is unchanged. */
 INLINE __u32 load(const struct __sk_buff *skb, __u32 offset, void *to, __u32 size)
 {
 	if (!bpf_skb_load_bytes(skb, offset, to, size))
 		return size;
 	if (skb->len <= offset)
 		return 0;
-	/* In this form the verifier of 6.1 knows that the size is at least 1: of what is compared with 0 it does not, and of no other
-	 * register than that which was compared. */
-	__u32 more = skb->len - offset - 1;
-	asm volatile("" : "+r"(more));
-	if (more >= size - 1)
+	/* The verifier of 6.1 derives no lower bound from a comparison with 0, and only bounds the register that is compared.
+	 * This form tells it that the size is at least 1. */
+	__u32 last = skb->len - offset - 1;
+	asm volatile("" : "+r"(last));
+	if (last >= size - 1)
 		return 0;
-	asm volatile("" : "+r"(more));
-	if (bpf_skb_load_bytes(skb, offset, to, more + 1))
+	asm volatile("" : "+r"(last));
+	if (bpf_skb_load_bytes(skb, offset, to, last + 1))
 		return 0;
-	return more + 1;
+	return last + 1;
 }
 
-/* Bytes where they are, if they are in the frame's first piece; nearly all headers are. Saves a call for each. */
+/* Direct packet access, without a helper call, to headers in the linear part of the skb; nearly all are there. Or 0. */
 #define direct(skb, offset, type)                                                         \
 	({                                                                                \
 		void *at_ = (void *)(long)(skb)->data + (offset);                         \
@@ -57,74 +58,74 @@ INLINE __u32 load(const struct __sk_buff *skb, __u32 offset, void *to, __u32 siz
 
 INLINE void parse_ipv4(const struct __sk_buff *skb, __u32 offset, struct packet *packet)
 {
-	struct ipv4 ip = {}, *near = direct(skb, offset, struct ipv4);
-	__u32 there = sizeof(ip);
-	if (near)
-		ip = *near;
+	struct ipv4 ip = {}, *header = direct(skb, offset, struct ipv4);
+	__u32 loaded = sizeof(ip);
+	if (header)
+		ip = *header;
 	else
-		there = load(skb, offset, &ip, sizeof(ip));
+		loaded = load(skb, offset, &ip, sizeof(ip));
 	packet->l4 = offset;
-	if (there == 0 || ip.version >> 4 != 4)
+	if (loaded == 0 || ip.version >> 4 != 4)
 		return;
 	packet->family = 4;
-	if (there >= 10)
+	if (loaded >= 10)
 		packet->protocol = ip.protocol;
-	if (there >= 16)
-		packet->source_known = 1;
+	if (loaded >= 16)
+		packet->source_valid = 1;
 	packet->source[0] = ip.source;
-	if (there < sizeof(ip))
+	if (loaded < sizeof(ip))
 		return;
-	packet->destination_known = 1;
+	packet->destination_valid = 1;
 	packet->destination[0] = ip.destination;
 	packet->l4 = offset + (ip.version & 15) * 4;
 	__u16 fragment = from_net16(ip.fragment);
 	packet->id = ip.id;
-	packet->fragment = fragment & 0x1fff ? LATER : fragment & 0x2000 ? FIRST : 0;
+	packet->fragment = fragment & 0x1fff ? LATER_FRAGMENT : fragment & 0x2000 ? FIRST_FRAGMENT : 0;
 }
 
 INLINE void parse_ipv6(const struct __sk_buff *skb, __u32 offset, struct packet *packet)
 {
-	struct ipv6 ip = {}, *near = direct(skb, offset, struct ipv6);
-	__u32 there = sizeof(ip);
-	if (near)
-		ip = *near;
+	struct ipv6 ip = {}, *header = direct(skb, offset, struct ipv6);
+	__u32 loaded = sizeof(ip);
+	if (header)
+		ip = *header;
 	else
-		there = load(skb, offset, &ip, sizeof(ip));
+		loaded = load(skb, offset, &ip, sizeof(ip));
 	packet->l4 = offset;
-	if (there == 0 || (ip.flow & from_net32(0xf0000000)) != from_net32(0x60000000))
+	if (loaded == 0 || (ip.flow & from_net32(0xf0000000)) != from_net32(0x60000000))
 		return;
 	packet->family = 6;
 	for (int i = 0; i < 4; i++) {
 		packet->source[i] = ip.source[i];
 		packet->destination[i] = ip.destination[i];
 	}
-	packet->source_known = there >= 24;
-	packet->destination_known = there >= sizeof(ip);
-	if (there < 7)
+	packet->source_valid = loaded >= 24;
+	packet->destination_valid = loaded >= sizeof(ip);
+	if (loaded < 7)
 		return;
 	__u32 next = ip.next;
 	offset += sizeof(ip);
-	for (int i = 0; i < EXTENSIONS; i++) {
+	for (int i = 0; i < EXTENSION_HEADERS; i++) {
 		/* Hop-by-hop options, routing, destination options, authentication, fragment (RFC 8200, RFC 4302) */
 		if (next != 0 && next != 43 && next != 60 && next != 51 && next != 44) {
 			packet->protocol = next;
 			packet->l4 = offset;
 			return;
 		}
-		__u8 header[8] = {};
-		if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
+		__u8 extension[8] = {};
+		if (bpf_skb_load_bytes(skb, offset, extension, sizeof(extension)))
 			return;
 		if (next == 44) {
-			__u32 begins = header[2] << 8 | header[3];
-			packet->id = *(__u32 *)(header + 4);
-			packet->fragment = begins & 0xfff8 ? LATER : begins & 1 ? FIRST : 0;
+			__u32 offset_and_flags = extension[2] << 8 | extension[3];
+			packet->id = *(__u32 *)(extension + 4);
+			packet->fragment = offset_and_flags & 0xfff8 ? LATER_FRAGMENT : offset_and_flags & 1 ? FIRST_FRAGMENT : 0;
 		}
-		__u32 length = next == 44 ? 8 : next == 51 ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
-		next = header[0];
+		__u32 length = next == 44 ? 8 : next == 51 ? (extension[1] + 2) * 4 : (extension[1] + 1) * 8;
+		next = extension[0];
 		offset += length;
 		packet->l4 = offset;
-		/* What follows is not the header that `next` says. */
-		if (packet->fragment == LATER) {
+		/* Payload follows, not the header that `next` names. */
+		if (packet->fragment == LATER_FRAGMENT) {
 			packet->protocol = next;
 			return;
 		}
@@ -136,11 +137,11 @@ INLINE void parse(const struct __sk_buff *skb, struct packet *packet)
 	__builtin_memset(packet, 0, sizeof(*packet));
 	packet->protocol = NO_PROTOCOL;
 	packet->source_port = packet->destination_port = NO_PORT;
-	/* A tag that the device or the kernel took off is not in the frame: skb->vlan_tci. */
+	/* An offloaded VLAN tag is in skb->vlan_tci, not in the frame. */
 	__u32 offset = 14;
-	__u16 type = 0, *near = direct(skb, 12, __u16);
-	if (near)
-		type = *near;
+	__u16 type = 0, *ethertype = direct(skb, 12, __u16);
+	if (ethertype)
+		type = *ethertype;
 	else if (bpf_skb_load_bytes(skb, 12, &type, sizeof(type)))
 		return;
 	for (int i = 0; i < 2; i++) {
@@ -176,36 +177,36 @@ INLINE void parse_ports(const struct __sk_buff *skb, struct packet *packet)
 		datagram.id = packet->id;
 		datagram.protocol = packet->protocol;
 	}
-	if (packet->fragment == LATER) {
-		struct ports *known = bpf_map_lookup_elem(&fragments, &datagram);
-		if (known) {
-			packet->source_port = known->source;
-			packet->destination_port = known->destination;
+	if (packet->fragment == LATER_FRAGMENT) {
+		struct ports *ports = bpf_map_lookup_elem(&fragments, &datagram);
+		if (ports) {
+			packet->source_port = ports->source;
+			packet->destination_port = ports->destination;
 		}
 		return;
 	}
 	__u16 port[2] = {};
-	__u32 l4 = packet->l4, there = sizeof(port), *near = l4 < 256 ? direct(skb, l4, __u32) : 0;
-	if (near)
-		*(__u32 *)port = *near;
+	__u32 l4 = packet->l4, loaded = sizeof(port), *header = l4 < 256 ? direct(skb, l4, __u32) : 0;
+	if (header)
+		*(__u32 *)port = *header;
 	else
-		there = load(skb, l4, port, sizeof(port));
-	if (there >= 2)
+		loaded = load(skb, l4, port, sizeof(port));
+	if (loaded >= 2)
 		packet->source_port = from_net16(port[0]);
-	if (there < 4)
+	if (loaded < 4)
 		return;
 	packet->destination_port = from_net16(port[1]);
-	if (packet->fragment == FIRST) {
+	if (packet->fragment == FIRST_FRAGMENT) {
 		struct ports ports = { packet->source_port, packet->destination_port };
 		bpf_map_update_elem(&fragments, &datagram, &ports, 0);
 	}
 }
 
-/* Bytes through the transport header; 0 if that is not known. */
-INLINE __u32 headers(const struct __sk_buff *skb, const struct packet *packet)
+/* Length of all headers through the transport header; 0 if the frame was not parsed. */
+INLINE __u32 header_length(const struct __sk_buff *skb, const struct packet *packet)
 {
 	__u32 l4 = packet->l4, protocol = packet->protocol;
-	if (packet->fragment == LATER)
+	if (packet->fragment == LATER_FRAGMENT)
 		return l4;
 	switch (protocol) {
 	case TCP: {

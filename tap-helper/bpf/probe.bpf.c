@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
-/* One small program for each thing that a kernel may lack. */
+/* One small program for each feature that a kernel may lack. */
 #include "kernel.h"
 
 SEC("classifier") int probe_ebpf(struct __sk_buff *skb)
@@ -7,9 +7,9 @@ SEC("classifier") int probe_ebpf(struct __sk_buff *skb)
 	return skb->gso_size ? TC_ACT_SHOT : TC_ACT_OK;
 }
 
-SEC("classifier") int probe_fit(struct __sk_buff *skb)
+SEC("classifier") int probe_clamp(struct __sk_buff *skb)
 {
-	/* Flags are looked at when it runs, and not when it is loaded. */
+	/* The kernel checks the flags at run time, not at load time. */
 	if (bpf_skb_adjust_room(skb, 40, BPF_ADJ_ROOM_MAC, 0))
 		return 1;
 	return bpf_skb_adjust_room(skb, -40, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ? 2 : 0;
@@ -27,7 +27,7 @@ struct {
 	__type(value, struct locked);
 } locked SEC(".maps");
 
-SEC("classifier") int probe_limit(struct __sk_buff *skb)
+SEC("classifier") int probe_rate_limit(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
 	struct locked *value = bpf_map_lookup_elem(&locked, &zero);
@@ -39,7 +39,7 @@ SEC("classifier") int probe_limit(struct __sk_buff *skb)
 	return 0;
 }
 
-/* What an expression becomes: a function of its own, loops and many jumps aside. */
+/* A filter expression is a function of its own (a BPF-to-BPF call). */
 __attribute__((noinline)) static int function(struct __sk_buff *skb)
 {
 	int result = 0;

@@ -1,44 +1,45 @@
 //! `tap-helper apply`: a desired state from a file, once.
 
-use std::time::Instant;
+use std::{io, time::Instant};
 
-use tap_wire::{Desired, Report, State};
+use podtap_model::{DesiredState, NodeStatus, State};
 
 use crate::{
-    lock::{Lock, TAKEN},
-    log::Log,
+    lock::Lock,
     node::{Node, NodeError},
 };
 
 /// Why a command that changes the node did not run.
 #[derive(Debug, thiserror::Error)]
-pub enum OnceError {
-    /// The kernel cannot be asked.
+pub enum ApplyError {
+    /// The node's state cannot be read.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The lock cannot be asked for.
+    /// The lock cannot be requested.
     #[error("cannot take the node's lock: {0}")]
-    Lock(#[source] std::io::Error),
-    /// Somebody else has it.
-    #[error("{}", TAKEN)]
-    Taken,
+    Lock(#[source] io::Error),
+    /// Another helper holds the lock.
+    #[error("another tap-helper works on this node: send the request to its socket, or stop it first")]
+    Locked,
 }
 
-/// Makes the node hold exactly what is desired, as far as that goes at once, and says how far. What waits or failed is not tried
-/// again; a later `serve` or `apply` goes on with it.
-pub fn apply(desired: Desired, log: Log) -> Result<Report, OnceError> {
-    let mut node = Node::open(log)?;
-    let Some(_lock) = Lock::take(node.own()).map_err(OnceError::Lock)? else { return Err(OnceError::Taken) };
+/// Reconciles the node with a desired state once, and reports the result. What is pending or failed is not retried;
+/// a later `serve` or `apply` resumes it.
+pub async fn apply(desired: DesiredState) -> Result<NodeStatus, ApplyError> {
+    let mut node = Node::open()?;
+    let Some(_lock) = Lock::take(node.namespace()).map_err(ApplyError::Lock)? else {
+        return Err(ApplyError::Locked);
+    };
     let now = Instant::now();
-    node.want(desired, now)?;
-    node.turn(now)?;
-    Ok(node.report().unwrap_or_default())
+    node.set_desired(desired, now).await?;
+    node.reconcile(now).await?;
+    Ok(node.report().unwrap_or_default().status)
 }
 
-/// Whether everything that was wanted is in place, and nothing else.
+/// Whether every requested sender and receiver is active, and nothing else is left.
 #[must_use]
-pub fn is_complete(report: &Report) -> bool {
-    let senders = report.senders.iter().map(|sender| sender.status.state);
-    let receivers = report.receivers.iter().map(|receiver| receiver.status.state);
+pub fn is_complete(status: &NodeStatus) -> bool {
+    let senders = status.senders.iter().map(|sender| sender.state);
+    let receivers = status.receivers.iter().map(|receiver| receiver.state);
     senders.chain(receivers).all(|state| state == State::Active)
 }

@@ -1,19 +1,39 @@
-//! Why an item is not in place, in the words of the contract.
+//! Why a resource is not in place, as reports say it.
 
 use nix::errno::Errno;
-use tap_wire::{Reason, State, Status};
+use podtap_model::{Reason, State};
 
 use crate::netlink::NetlinkError;
 
-/// Why an item is not in place.
+/// State, reason and message of a sender or receiver, as in its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its state.
+    pub state: State,
+    /// Why it is in that state.
+    pub reason: Reason,
+    /// What happened, and what to do about it; empty when there is nothing to do.
+    pub message: String,
+}
+
+impl Status {
+    /// In place.
+    pub const ACTIVE: Self = Self { state: State::Active, reason: Reason::AsExpected, message: String::new() };
+    /// About to be put in place.
+    pub const PENDING: Self = Self { state: State::Pending, reason: Reason::Pending, message: String::new() };
+    /// No longer requested.
+    pub const REMOVING: Self = Self { state: State::Removing, reason: Reason::Removing, message: String::new() };
+}
+
+/// Why a resource is not in place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// The state it is in because of that.
+    /// The state that follows from it.
     pub state: State,
     /// Why.
     pub reason: Reason,
-    /// What happened and what to do, a sentence or two.
+    /// What happened and what to do, in a sentence or two.
     pub message: String,
 }
 
@@ -24,32 +44,29 @@ impl Failure {
         Self { state: State::Refused, reason, message }
     }
 
-    /// Attempted in vain; it will be attempted again.
+    /// Attempted and failed; it is retried.
     #[must_use]
     pub fn failed(reason: Reason, message: String) -> Self {
         Self { state: State::Failed, reason, message }
     }
 
-    /// An error of the kernel that means nothing special where it happened.
+    /// An error of the kernel that has no special meaning where it occurred.
     #[must_use]
     pub fn kernel(error: &NetlinkError) -> Self {
         let advice = match error.errno {
             Errno::EPERM | Errno::EACCES => {
                 "The tap-helper needs the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
             }
-            Errno::ENOMEM | Errno::ENOBUFS => "The node lacks memory; this is tried again.",
+            Errno::ENOMEM | Errno::ENOBUFS => "The node is out of memory; this is retried automatically.",
             Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
                 return Self::failed(
-                    Reason::KernelFeature,
-                    sentence(
-                        error,
-                        "The node's kernel lacks a feature that this needs: load its module, or use another kernel.",
-                    ),
+                    Reason::KernelFeatureMissing,
+                    sentence(error, "The node's kernel lacks a feature: load its module, or use another kernel."),
                 );
             }
-            _ => "This is tried again.",
+            _ => "This is retried automatically.",
         };
-        Self::failed(Reason::Kernel, sentence(error, advice))
+        Self::failed(Reason::KernelError, sentence(error, advice))
     }
 
     /// As in a report.

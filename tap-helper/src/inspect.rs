@@ -1,27 +1,27 @@
 //! `tap-helper inspect`: everything on the node that carries PodTap's marks.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, rc::Rc};
 
+use podtap_model::{Direction, Endpoint};
 use serde::Serialize;
-use tap_wire::Direction;
+use tracing::warn;
 
 use crate::{
-    bpf::{Counters, Running},
-    log::Log,
+    bpf::{Counters, Maps},
     marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
-    namespace::{Namespace, NamespaceId, namespaces, pids, within},
-    netlink::{Destination, FIT_PRIORITY, Filter, Hook, Link, RouteSocket},
+    namespace::{Namespace, NamespaceId, namespaces, pids},
+    netlink::{Connection, FIT_PRIORITY, Filter, Hook, Link, NetnsError},
     node::NodeError,
-    observe::{Observed, Program, Scope, observe},
+    observe::{NetnsKind, Observed, Program, observe},
     step::SenderKey,
 };
 
-/// What one namespace holds of PodTap's.
+/// What one namespace contains of PodTap.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceContents {
-    /// Number of the namespace, as `lsns` shows it.
+    /// Inode number of the namespace, as `lsns` shows it.
     pub namespace: u64,
     /// A process in it.
     pub process: u32,
@@ -29,9 +29,9 @@ pub struct NamespaceContents {
     pub devices: Vec<Device>,
     /// Filters on other devices.
     pub filters: Vec<MirrorFilter>,
-    /// Interfaces with a clsact that PodTap made.
+    /// Interfaces whose clsact PodTap created.
     pub clsacts: Vec<String>,
-    /// What is not as PodTap made it; empty when all is well.
+    /// What is not as PodTap configured it; empty if there is no drift.
     pub drift: Vec<String>,
 }
 
@@ -41,9 +41,9 @@ pub struct NamespaceContents {
 pub struct Device {
     /// Its name.
     pub name: String,
-    /// Its number in the namespace.
+    /// Its ifindex.
     pub index: u32,
-    /// `sender`, `receiver`, or `unfinished`. `receiver-tunnel` and `receiver-near` are what frames pass before a receiver that is not raw.
+    /// `sender`, `receiver`, or `unfinished`. `receiver-tunnel` and `receiver-near` are the VXLAN device and the veth peer before the interface of a receiver that is not raw.
     pub role: &'static str,
     /// UID of the tap, empty if not known.
     pub tap: String,
@@ -57,9 +57,9 @@ pub struct Device {
     pub port: u16,
     /// Whether it is up.
     pub up: bool,
-    /// Where a sender's copies go: address, UDP port and VNI.
+    /// Where a sender's mirrored frames go: address, UDP port and VNI.
     pub destinations: Vec<String>,
-    /// What a sender's programs counted; none without programs, and for receivers.
+    /// The counters of a sender's programs; none without programs, and for receivers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
 }
@@ -74,13 +74,13 @@ pub struct MirrorFilter {
     pub direction: &'static str,
     /// Its priority.
     pub priority: u16,
-    /// The device it copies to, empty when that has gone.
+    /// The device it mirrors to, empty if that was deleted.
     pub device: String,
-    /// Frames copied, with those that failed.
+    /// Mirrored frames, including those that failed.
     pub packets: u64,
     /// Bytes of these; of frames that enter the pod, without the 14 of the Ethernet header.
     pub bytes: u64,
-    /// Copies that the device did not take; what its program dropped is among them.
+    /// Mirrored frames that the device did not take, including those that its program dropped.
     pub failed: u32,
 }
 
@@ -92,27 +92,26 @@ impl NamespaceContents {
     }
 }
 
-/// Looks at every namespace that some process is in. Those that hold nothing of PodTap's are left out.
-pub fn inspect(log: Log) -> Result<Vec<NamespaceContents>, NodeError> {
+/// Inspects every namespace that some process is in. Omits those that contain nothing of PodTap.
+pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
     let own = Namespace::node().map_err(NodeError::Namespace)?.id();
     let pids = pids().map_err(NodeError::Processes)?;
     let mut all = Vec::new();
     for (id, pid) in namespaces(&pids) {
-        let scope = if id == own { Scope::Node } else { Scope::Pod };
-        match look(pid, scope) {
+        let kind = if id == own { NetnsKind::Node } else { NetnsKind::Pod };
+        match observe_process(pid, kind).await {
             Ok(observed) => all.push(contents(id, pid, &observed)),
-            Err(error) => log.warn("cannot inspect", &[("process", &pid.to_string()), ("error", &error)]),
+            Err(error) => warn!(process = pid, %error, "cannot inspect"),
         }
     }
     all.retain(|contents| !contents.is_empty());
     Ok(all)
 }
 
-fn look(pid: u32, scope: Scope) -> Result<Observed, String> {
-    let namespace = Namespace::of_process(pid).map_err(|error| error.to_string())?;
-    let mut socket =
-        within(&namespace, RouteSocket::open).map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    observe(&mut socket, scope).map_err(|error| error.to_string())
+/// Observes the namespace of a process.
+async fn observe_process(pid: u32, kind: NetnsKind) -> Result<Observed, NetnsError> {
+    let netlink = Connection::open(&Rc::new(Namespace::of_process(pid)?))?;
+    Ok(observe(&netlink, kind).await?)
 }
 
 fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceContents {
@@ -134,7 +133,7 @@ fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceCont
     let mut drift: Vec<String> = marks.iter().flat_map(|(link, mark)| drift(link, mark, observed)).collect();
     drift.extend(observed.ours().flat_map(|link| device_drift(link, observed)));
     drift.extend(filters.iter().filter(|filter| filter.device.is_empty()).map(|filter| {
-        format!("the {} filter on {} copies to a device that has gone", filter.direction, filter.interface)
+        format!("the {} filter on {} mirrors to a device that was deleted", filter.direction, filter.interface)
     }));
     NamespaceContents { namespace: id.inode(), process, devices, filters, clsacts, drift }
 }
@@ -165,13 +164,13 @@ fn device(link: &Link, observed: &Observed) -> Device {
     }
 }
 
-/// What the programs count whose copies go to a device: all of them in the same place.
+/// The counters of the programs that mirror to a device: all of them count in one place.
 fn counters(link: &Link, observed: &Observed) -> Option<Counters> {
     let program = programs(link, observed).into_iter().flatten().next()?;
-    Running::adopt(program.id).and_then(|running| running.counters()).ok()
+    Maps::adopt(program.id).and_then(|maps| maps.counters()).ok()
 }
 
-/// The programs of a sender, those that are known; none for a filter without one.
+/// The programs of a sender, as far as they are known; none for a filter without one.
 fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<Option<&'a Program>> {
     let of_sender = |filter: &&Filter| {
         let fits =
@@ -203,7 +202,7 @@ fn mirror(filter: &Filter, observed: &Observed) -> Option<MirrorFilter> {
     })
 }
 
-/// What of a sender is not as its own mark says.
+/// How a sender differs from its own mark.
 fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
     let key = SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() };
     let has = |hook: Hook| {
@@ -223,23 +222,23 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
     match direction {
         None => found.push(format!("{} has no filter on {}", link.name, mark.interface)),
         Some(direction) if config_hash(direction, &destinations(link, observed)) != mark.config => {
-            found.push(format!("the filters or destinations of {} are not those it was made with", link.name));
+            found.push(format!("the filters or destinations of {} differ from its mark", link.name));
         }
         Some(direction) => {
             let filters = 1 + usize::from(direction.has_ingress()) + usize::from(direction.has_egress());
             let programs = programs(link, observed);
             let groups: BTreeSet<_> = programs.iter().map(|program| program.map(|program| program.group)).collect();
-            // All of them or, where the kernel cannot, none.
+            // All of them have one or, if the kernel cannot load any, none.
             let without = groups == BTreeSet::from([None]) && programs.len() < filters;
             if !without && (groups.len() != 1 || groups.contains(&None) || programs.len() < filters) {
-                found.push(format!("the programs of {} are not all there, or not of one kind", link.name));
+                found.push(format!("the programs of {} are incomplete, or of different kinds", link.name));
             }
         }
     }
     found
 }
 
-/// What of a device is not as all of them are, or as its role wants it.
+/// How a device differs from its role.
 fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
     let mut found = Vec::new();
     if !link.up {
@@ -252,7 +251,7 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
     };
     let is_tunnel = matches!(Mark::of(link), Some(Mark::Receiver(mark)) if mark.part == Part::Tunnel);
     if is_tunnel && !filters.any(redirects) {
-        found.push(format!("what arrives on {} does not go to the receiver's interface", link.name));
+        found.push(format!("{} does not redirect what it receives to the receiver's interface", link.name));
     }
     let offloads = observed.offloads(link.index);
     if !offloads.is_empty() {
@@ -260,12 +259,12 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
     }
     let drops = observed.filters.iter().any(|filter| filter.id.interface == link.index && filter.drops_all);
     if !drops {
-        found.push(format!("{} lets in what arrives on it", link.name));
+        found.push(format!("{} does not drop what it receives", link.name));
     }
     found
 }
 
-fn destinations(link: &Link, observed: &Observed) -> Vec<Destination> {
+fn destinations(link: &Link, observed: &Observed) -> Vec<Endpoint> {
     observed.destinations.iter().filter(|(index, _)| *index == link.index).map(|(_, to)| *to).collect()
 }
 

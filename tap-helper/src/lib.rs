@@ -1,31 +1,36 @@
-//! The privileged half of PodTap's helper pod: it makes a node hold the mirrors that the agent asks for.
+//! The privileged half of PodTap's helper pod: it reconciles the mirrors of a node with the desired state that the agent sends.
 //!
-//! Everything goes through the same stages: a [`tap_wire::Desired`] is validated ([`validate`]), what is there is observed
-//! ([`observe`]), a pure function says what to do ([`plan`]), which is done ([`execute`]) and observed again, and a
-//! [`tap_wire::Report`] says what came out ([`node`]). The state is in the kernel and nowhere else: a helper that ends, for whatever
+//! Every request goes through the same stages: a [`podtap_model::DesiredState`] is validated ([`validate`]), the namespaces are observed
+//! ([`observe`]), a pure function plans the steps ([`plan`]), which are executed ([`execute`]) and observed again, and a
+//! [`podtap_model::Report`] has the result ([`node`]). The state is in the kernel and nowhere else: a helper that ends, for whatever
 //! reason, leaves its mirrors running, and the next one finds them by their marks ([`marks`]).
-// Only `bpf::sys` has any, with its reasons.
+//!
+//! Everything runs on one thread, on a tokio runtime that sleeps until the agent or the kernel sends something.
+// Only `bpf` has any, with its reasons.
 #![deny(unsafe_code)]
+#![expect(rustdoc::private_intra_doc_links, reason = "the stages are private, and this is their overview")]
 
 pub mod apply;
-pub mod backoff;
 pub mod bpf;
-pub mod contract;
-pub mod execute;
-pub mod failure;
+mod execute;
+mod failure;
 pub mod inspect;
-pub mod lock;
-pub mod log;
-pub mod marks;
-pub mod names;
-pub mod namespace;
-pub mod netlink;
-pub mod node;
-pub mod observe;
-pub mod plan;
+mod listener;
+mod lock;
+mod logs;
+mod marks;
+mod names;
+mod namespace;
+mod netlink;
+mod node;
+mod observe;
+mod plan;
 pub mod purge;
 pub mod serve;
-pub mod settings;
-pub mod step;
-pub mod target;
-pub mod validate;
+mod settings;
+mod step;
+mod target;
+mod validate;
+
+pub use logs::init_logs;
+pub use node::NodeError;

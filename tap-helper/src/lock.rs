@@ -1,4 +1,4 @@
-//! One helper per node at a time.
+//! Allows one helper per node at a time.
 
 use std::{
     io,
@@ -8,8 +8,8 @@ use std::{
 
 use crate::namespace::{Namespace, within};
 
-/// Name in the abstract space of Unix sockets, which each network namespace has for itself, so that the node's is the
-/// place where two helpers of one node meet, whatever files they share.
+/// Name in the abstract space of Unix sockets. Each network namespace has its own, so two helpers of one node meet in the node's,
+/// whatever files they share.
 const NAME: &[u8] = b"podtap.dev/tap-helper";
 
 /// The right to change this node. Ends with the process, however that ends.
@@ -19,7 +19,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes it, or says that another helper has it.
+    /// Takes the lock; none if another helper holds it.
     pub fn take(node: &Namespace) -> io::Result<Option<Self>> {
         let bound = within(node, || UnixListener::bind_addr(&SocketAddr::from_abstract_name(NAME)?))?;
         match bound {
@@ -29,6 +29,3 @@ impl Lock {
         }
     }
 }
-
-/// What to tell when it is taken.
-pub const TAKEN: &str = "another tap-helper works on this node: ask it through its socket, or stop it first";

@@ -1,13 +1,24 @@
 //! The privileged half of PodTap's helper pod.
 #![forbid(unsafe_code)]
 
-use std::{error::Error, fs, io::Read, path::PathBuf, process::ExitCode};
+use std::{
+    fs, io,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
+use podtap_model::{DecodeError, NodeState};
 use serde::Serialize;
-use tap_helper::{apply, inspect, log::Log, purge, serve};
+use tap_helper::{
+    NodeError,
+    apply::{self, ApplyError},
+    init_logs, inspect, purge,
+    serve::{self, ServeError},
+};
 
-/// Makes this node hold the mirrors that PodTap wants, in the network namespaces of its pods.
+/// Reconciles the mirrors of this node with what PodTap requests, in the network namespaces of its pods.
 ///
 /// Needs the node's process identifiers (hostPID), its network (hostNetwork), user 0 and the capabilities NET_ADMIN,
 /// SYS_ADMIN, SYS_PTRACE and BPF. Only one command that changes the node runs at a time.
@@ -24,73 +35,102 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Do what the agent says, until SIGTERM; what is in the kernel stays then
+    /// Serve the agent's requests until SIGTERM, which leaves the kernel's state as it is
     Serve {
         /// Unix socket to listen on
         #[arg(long)]
         socket: PathBuf,
-        /// User that may speak
+        /// User that may connect
         #[arg(long)]
         agent_uid: u32,
     },
-    /// Do once what a file says, and print a report; fails if not all of it is active
+    /// Apply the spec of a NodeTap once, and print its status; fails unless all of it is active
     Apply {
-        /// A desired state in JSON; - for standard input
+        /// The spec in JSON; - for standard input
         #[arg(default_value = "-")]
         file: PathBuf,
     },
-    /// Print everything that carries PodTap's marks, with counters and what drifted
+    /// Print everything that carries PodTap's marks, with counters and drift
     Inspect,
     /// Remove everything that carries PodTap's marks, and print what that was
     Purge,
 }
 
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error(transparent)]
+    Inspect(#[from] NodeError),
+    #[error("cannot read {file}: {error}")]
+    Read { file: String, error: io::Error },
+    #[error("the file is not JSON: {0}")]
+    Parse(#[source] serde_json::Error),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("cannot print the result: {0}")]
+    Print(#[source] serde_json::Error),
+    #[error("cannot start the runtime: {0}")]
+    Runtime(#[source] io::Error),
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let log = Log::new(arguments.log_json);
-    match run(arguments.command, log) {
+    init_logs(arguments.log_json);
+    match run(arguments.command) {
         Ok(code) => code,
         Err(error) => {
-            log.warn("failed", &[("error", &error.to_string())]);
+            tracing::error!(%error, "failed");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(command: Command, log: Log) -> Result<ExitCode, Box<dyn Error>> {
-    let fine = match command {
+/// One thread: nothing here is done twice at once, and the helper shares a node with what it must not disturb.
+fn run(command: Command) -> Result<ExitCode, CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)?;
+    let succeeded = runtime.block_on(execute(command))?;
+    Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn execute(command: Command) -> Result<bool, CommandError> {
+    Ok(match command {
         Command::Serve { socket, agent_uid } => {
-            serve::serve(&socket, agent_uid, log)?;
+            serve::serve(&socket, agent_uid).await?;
             true
         }
         Command::Apply { file } => {
-            let report = apply::apply(serde_json::from_slice(&read(&file)?)?, log)?;
-            print(&report)?;
-            apply::is_complete(&report)
+            let spec = serde_json::from_slice(&read(&file)?).map_err(CommandError::Parse)?;
+            let status = apply::apply(NodeState::decode(&spec)?).await?;
+            print(&status)?;
+            apply::is_complete(&status)
         }
         Command::Inspect => {
-            print(&inspect::inspect(log)?)?;
+            print(&inspect::inspect().await?)?;
             true
         }
         Command::Purge => {
-            let purged = purge::purge(log)?;
+            let purged = purge::purge().await?;
             print(&purged)?;
             purged.remaining.is_empty()
         }
-    };
-    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
-fn read(file: &PathBuf) -> Result<Vec<u8>, Box<dyn Error>> {
+fn read(file: &Path) -> Result<Vec<u8>, CommandError> {
+    let failed = |error| CommandError::Read { file: file.display().to_string(), error };
     if file.as_os_str() != "-" {
-        return Ok(fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?);
+        return fs::read(file).map_err(failed);
     }
     let mut text = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut text)?;
+    io::stdin().lock().read_to_end(&mut text).map_err(failed)?;
     Ok(text)
 }
 
-fn print(value: &impl Serialize) -> Result<(), Box<dyn Error>> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+fn print(value: &impl Serialize) -> Result<(), CommandError> {
+    println!("{}", serde_json::to_string_pretty(value).map_err(CommandError::Print)?);
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! mark; the alias, which says whose it is, follows. Filters carry a cookie in their action. Nothing without such a mark
 //! is ever changed or removed.
 
-use tap_wire::Direction;
+use podtap_model::{Direction, Endpoint};
 
 use crate::{
     names::{Hash, TEMPORARY_PREFIX},
@@ -161,7 +161,7 @@ fn family(ipv6: bool) -> char {
 
 /// The hash that [`SenderMark::config`] holds.
 #[must_use]
-pub fn config_hash(direction: Direction, destinations: &[crate::netlink::Destination]) -> u64 {
+pub fn config_hash(direction: Direction, destinations: &[Endpoint]) -> u64 {
     let mut sorted = destinations.to_vec();
     sorted.sort_unstable();
     let texts = sorted.iter().map(|to| format!("{} {} {}", to.address, to.port, to.vni));

@@ -34,9 +34,11 @@ impl Hash {
     /// Adds a text and its end, so that "ab", "c" and "a", "bc" differ.
     #[must_use]
     pub fn text(self, text: &str) -> Self {
-        text.bytes()
-            .chain([0xff])
-            .fold(self, |hash, byte| Self((hash.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
+        text.bytes().chain([0xff]).fold(self, Self::byte)
+    }
+
+    fn byte(self, byte: u8) -> Self {
+        Self((self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 
     /// The hash.
@@ -45,6 +47,16 @@ impl Hash {
         // FNV's high bits depend little on the last bytes; names and identifiers use a part of the bits.
         let mixed = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         mixed ^ (mixed >> 33)
+    }
+}
+
+impl std::hash::Hasher for Hash {
+    fn write(&mut self, bytes: &[u8]) {
+        *self = bytes.iter().copied().fold(*self, Self::byte);
+    }
+
+    fn finish(&self) -> u64 {
+        self.value()
     }
 }
 

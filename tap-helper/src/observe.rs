@@ -1,28 +1,30 @@
-//! What one network namespace holds, as far as PodTap needs to know it.
+//! The state of one network namespace, as far as PodTap needs it.
+
+use podtap_model::Endpoint;
 
 use crate::{
-    bpf::{BpfError, Fingerprint, Running},
+    bpf::{BpfError, Fingerprint, Maps},
     marks::{Cookie, Mark, is_ours},
     netlink::{
-        DefaultRoute, Destination, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, RouteSocket,
-        addresses, default_routes, destinations, filters, links, offloads, qdiscs,
+        Connection, DefaultRoute, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, addresses,
+        default_routes, destinations, filters, links, offloads, qdiscs,
     },
 };
 
-/// One moment of one network namespace. Not atomic: a change meanwhile shows in the next observation.
+/// A snapshot of one network namespace. Not atomic: a concurrent change shows in the next observation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// All devices.
     pub links: Vec<Link>,
     /// Qdiscs for classification.
     pub qdiscs: Vec<Qdisc>,
-    /// Filters at those, with the limits of the [`Scope`].
+    /// Filters at those, within the limits of the [`NetnsKind`].
     pub filters: Vec<Filter>,
-    /// Programs of ours in these filters. One that cannot be read is missing.
+    /// Our programs in these filters. One that cannot be read is missing.
     pub programs: Vec<Program>,
-    /// Destinations of sender devices, by the device's number.
-    pub destinations: Vec<(u32, Destination)>,
-    /// Offload settings of receivers' pairs that are on and should not be, by the device's number.
+    /// Destinations of sender devices, by the device's ifindex.
+    pub destinations: Vec<(u32, Endpoint)>,
+    /// Offload settings of receivers' veth pairs that are on and should not be, by the device's ifindex.
     pub offloads: Vec<(u32, Vec<String>)>,
     /// Addresses; none in the node's own namespace.
     pub addresses: Vec<InterfaceAddress>,
@@ -30,96 +32,96 @@ pub struct Observed {
     pub default_routes: Vec<DefaultRoute>,
 }
 
-/// A program of ours that runs.
+/// A running program of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Its number.
+    /// Its ID.
     pub id: u32,
-    /// The same for programs that share what they are told and what they count.
+    /// The same for programs that share their configuration and counters.
     pub group: u32,
-    /// What it is, and what it is told.
+    /// Identifies the program and its configuration.
     pub fingerprint: Fingerprint,
 }
 
 impl Program {
     fn of(id: u32) -> Result<Self, BpfError> {
-        let running = Running::adopt(id)?;
-        Ok(Self { id, group: running.group()?, fingerprint: running.fingerprint()? })
+        let maps = Maps::adopt(id)?;
+        Ok(Self { id, group: maps.id()?, fingerprint: maps.fingerprint()? })
     }
 }
 
-/// How much there is to look at.
+/// The kind of a network namespace, which decides how much of it is observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum NetnsKind {
     /// A pod's namespace: everything.
     Pod,
-    /// The node's own: PodTap never puts a filter on a device there that is not its own, and there may be hundreds.
+    /// The node's own: only PodTap's devices, since it never adds a filter to another one there, and there may be hundreds.
     Node,
 }
 
-/// Looks at the namespace of a socket.
-pub fn observe(socket: &mut RouteSocket, scope: Scope) -> Result<Observed, NetlinkError> {
-    let mut observed = Observed { links: links(socket)?, ..Observed::default() };
-    let wanted: Vec<u32> =
-        observed.links.iter().filter(|link| scope == Scope::Pod || is_ours(link)).map(|link| link.index).collect();
-    if wanted.is_empty() {
+/// Observes a network namespace.
+pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, NetlinkError> {
+    let mut observed = Observed { links: links(netlink).await?, ..Observed::default() };
+    let all = kind == NetnsKind::Pod;
+    let relevant: Vec<u32> = observed.links.iter().filter(|link| all || is_ours(link)).map(|link| link.index).collect();
+    if relevant.is_empty() {
         return Ok(observed);
     }
-    observed.qdiscs = qdiscs(socket)?;
-    observed.qdiscs.retain(|qdisc| wanted.contains(&qdisc.interface));
+    observed.qdiscs = qdiscs(netlink).await?;
+    observed.qdiscs.retain(|qdisc| relevant.contains(&qdisc.interface));
     for qdisc in observed.qdiscs.iter().filter(|qdisc| qdisc.kind == QdiscKind::Clsact) {
         for hook in [Hook::Ingress, Hook::Egress] {
-            observed.filters.extend(unless_gone(filters(socket, qdisc.interface, hook))?);
+            observed.filters.extend(unless_gone(filters(netlink, qdisc.interface, hook).await)?);
         }
     }
     let programs = observed
         .filters
         .iter()
         .filter(|filter| Cookie::of(filter).is_some() || observed.link(filter.id.interface).is_some_and(is_ours));
-    // Whatever the reason why one cannot be read: it is not known to be right, and another one takes its place.
+    // Whatever the reason why one cannot be read: it is not known to be right, and another one replaces it.
     observed.programs = programs.filter_map(|filter| filter.program).filter_map(|id| Program::of(id).ok()).collect();
     for link in &observed.links {
         if let (Some(Mark::Sender(_)), Some(vxlan)) = (Mark::of(link), link.vxlan) {
-            let found = unless_gone(destinations(socket, link.index, (vxlan.port, vxlan.vni)))?;
+            let found = unless_gone(destinations(netlink, link.index, (vxlan.port, vxlan.vni)).await)?;
             observed.destinations.extend(found.into_iter().map(|to| (link.index, to)));
         }
     }
     for link in observed.links.iter().filter(|link| is_ours(link) && link.kind == "veth") {
-        let found = unless_gone(offloads(socket, link.index))?;
+        let found = unless_gone(offloads(netlink, link.index).await)?;
         if !found.is_empty() {
             observed.offloads.push((link.index, found));
         }
     }
-    if scope == Scope::Pod {
-        observed.addresses = addresses(socket)?;
-        observed.default_routes = default_routes(socket)?;
+    if all {
+        observed.addresses = addresses(netlink).await?;
+        observed.default_routes = default_routes(netlink).await?;
     }
     Ok(observed)
 }
 
-/// A device that vanishes while it is looked at has nothing.
+/// A device that is deleted while it is observed has nothing.
 pub(crate) fn unless_gone<T>(result: Result<Vec<T>, NetlinkError>) -> Result<Vec<T>, NetlinkError> {
     match result {
-        // EINVAL: the qdisc went, the device did not (`tc_dump_tfilter`, net/sched/cls_api.c).
+        // EINVAL: the qdisc was deleted, the device was not (`tc_dump_tfilter`, net/sched/cls_api.c).
         Err(error) if error.is_gone() || error.errno == nix::errno::Errno::EINVAL => Ok(Vec::new()),
         result => result,
     }
 }
 
 impl Observed {
-    /// The device of a number.
+    /// The device with an ifindex.
     #[must_use]
     pub fn link(&self, index: u32) -> Option<&Link> {
         self.links.iter().find(|link| link.index == index)
     }
 
-    /// What stands at a device's place for classification.
+    /// The qdisc in a device's position for classification.
     #[must_use]
     pub fn qdisc(&self, interface: u32) -> Option<QdiscKind> {
         self.qdiscs.iter().find(|qdisc| qdisc.interface == interface).map(|qdisc| qdisc.kind)
     }
 
-    /// The program of a number, if it is one of ours.
+    /// The program with an ID, if it is one of ours.
     #[must_use]
     pub fn program(&self, id: u32) -> Option<&Program> {
         self.programs.iter().find(|program| program.id == id)
@@ -131,7 +133,7 @@ impl Observed {
         self.offloads.iter().find(|(index, _)| *index == interface).map_or(&[], |(_, names)| names)
     }
 
-    /// Whether the clsact of an interface is PodTap's: any mark that says so was written when it was made, or inherited.
+    /// Whether PodTap created the clsact of an interface: a mark that says so was written when it was created, or inherited.
     #[must_use]
     pub fn clsact_is_ours(&self, interface: u32) -> bool {
         let by_device =
@@ -142,7 +144,7 @@ impl Observed {
         by_device || cookies.any(|cookie| cookie.clsact_ours)
     }
 
-    /// Whether anything here carries PodTap's marks.
+    /// Whether anything carries PodTap's marks.
     #[must_use]
     pub fn has_ours(&self) -> bool {
         self.links.iter().any(is_ours) || self.filters.iter().any(|filter| Cookie::of(filter).is_some())

@@ -1,28 +1,27 @@
 //! `tap-helper purge`: removes everything that carries PodTap's marks.
 
+use podtap_model::DesiredState;
 use serde::Serialize;
-use tap_wire::Desired;
 
 use crate::{
-    apply::{OnceError, apply},
+    apply::{ApplyError, apply},
     inspect::{NamespaceContents, inspect},
-    log::Log,
 };
 
-/// What a purge did.
+/// The result of a purge.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Purged {
-    /// What was there before.
+    /// What existed before.
     pub removed: Vec<NamespaceContents>,
     /// What could not be removed.
     pub remaining: Vec<NamespaceContents>,
 }
 
-/// Removes all of it. On a clean node it does nothing.
-pub fn purge(log: Log) -> Result<Purged, OnceError> {
-    let removed = inspect(log)?;
-    apply(Desired::default(), log)?;
-    let remaining = inspect(log)?;
+/// Removes everything. Changes nothing on a clean node.
+pub async fn purge() -> Result<Purged, ApplyError> {
+    let removed = inspect().await?;
+    apply(DesiredState::default()).await?;
+    let remaining = inspect().await?;
     Ok(Purged { removed, remaining })
 }

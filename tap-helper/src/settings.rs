@@ -1,82 +1,67 @@
-//! What programs are told, from what is wanted of a sender; and what of it cannot be done without them. Pure.
+//! The settings of a sender's programs, and which of its mirror options the kernel does not support. Pure.
 
-use tap_wire::{Filter, Match, Network, Oversize, Sender};
+use std::sync::Arc;
 
-use crate::bpf::{self, BpfError, Features, frame_limit};
+use podtap_model::{DesiredSender, MirrorOptions, Oversize};
 
-/// What programs of a sender are told. `path_mtu` is the least MTU of the routes to the destinations, if any is known.
+use crate::bpf::{self, BpfError, Features, Unsupported, frame_limit};
+
+/// The settings of a sender's programs. `path_mtu` is the lowest MTU of the routes to the destinations, if any is known.
 #[must_use]
-pub fn settings(sender: &Sender, path_mtu: Option<u32>, features: &Features) -> bpf::Settings {
-    let Filter { include, exclude, expression } = &sender.filter;
+pub fn settings(sender: &DesiredSender, path_mtu: Option<u32>, features: &Features) -> bpf::Settings {
+    let options = &sender.tap.options;
     let mtu = path_mtu.into_iter().chain(sender.underlay_mtu).min();
-    let ipv6 = sender.destinations.first().is_some_and(|to| to.address.is_ipv6());
+    let ipv6 = is_ipv6(sender);
+    let oversize = match options.oversize {
+        // The kernel would drop it: it does not fragment VXLAN over IPv6 (`ip6_fragment`, net/ipv6/ip6_output.c).
+        Oversize::Fragment if ipv6 => Oversize::Truncate,
+        oversize => oversize,
+    };
     bpf::Settings {
-        filter: bpf::Filter {
-            include: include.iter().map(match_of).collect(),
-            exclude: exclude.iter().map(match_of).collect(),
-            expression: expression.clone(),
-        },
-        truncate: sender.truncate,
-        one_in_flows: sender.one_in_flows,
-        limit: sender.limit,
-        oversize: match sender.oversize {
-            // The kernel would drop it: it fragments no VXLAN over IPv6 (`ip6_fragment`, net/ipv6/ip6_output.c).
-            Oversize::Fragment if ipv6 => Oversize::Truncate,
-            oversize => oversize,
-        },
-        deduplicate: sender.deduplicate.as_ref().map(|deduplicate| {
-            let all = deduplicate.pod_networks.iter().chain(&deduplicate.service_networks);
-            let mut networks: Vec<Network> = all.copied().collect();
-            networks.sort_unstable_by_key(|network| (network.address, network.prefix));
-            networks.dedup();
-            networks
-        }),
-        linearize: !features.whole_lists,
-        // Where segments cannot be made shorter, trying would lose them.
-        frame_limit: mtu.filter(|_| features.fit.is_ok()).map(|mtu| frame_limit(mtu, ipv6)),
+        options: MirrorOptions { oversize, ..options.clone() },
+        program: sender.program.as_ref().map(Arc::clone),
+        // Without this feature, reducing gso_size would damage frames.
+        frame_limit: mtu.filter(|_| features.clamp.is_ok()).map(|mtu| frame_limit(mtu, ipv6)),
+        linearize: !features.frag_list_safe,
     }
 }
 
-/// Why the programs have no room for what is wanted.
-pub fn check(sender: &Sender) -> Result<(), BpfError> {
-    let all = Features { ebpf: Ok(()), fit: Ok(()), limit: Ok(()), expression: Ok(()), whole_lists: true };
+/// Why the programs have no room for the sender's options.
+pub fn check(sender: &DesiredSender) -> Result<(), BpfError> {
+    let all = Features { ebpf: Ok(()), clamp: Ok(()), rate_limit: Ok(()), expression: Ok(()), frag_list_safe: true };
     settings(sender, None, &all).fingerprint().map(drop)
 }
 
-/// What of a wish this kernel cannot do, a sentence each.
+/// The options of a sender that this kernel does not support, one sentence each.
 #[must_use]
-pub fn degraded(sender: &Sender, features: &Features) -> Vec<String> {
-    let why = |reason: &str| format!("the node's kernel cannot do it ({reason})");
+pub fn degraded(sender: &DesiredSender, features: &Features) -> Vec<String> {
+    let why = |reason: &Unsupported| format!("the node's kernel does not support it ({reason})");
+    let options = &sender.tap.options;
     let usable = features.usable();
     let mut found = Vec::new();
     if let Err(reason) = usable {
-        let wishes = [
-            (!sender.filter.is_empty(), "All frames are copied, not only those that the filter wants"),
-            (sender.truncate.is_some(), "Frames are copied whole and not truncated"),
-            (sender.one_in_flows > 1, "All flows are copied, not only a sample"),
-            (!sender.limit.is_none(), "Copies are not limited"),
-            (sender.deduplicate.is_some(), "Flows between tapped pods are copied at both ends"),
+        let ignored = [
+            (options.filter.is_some(), "All frames are mirrored, not only those that match the filter"),
+            (options.truncate.is_some(), "Frames are mirrored whole, not truncated"),
+            (options.one_in_flows() > 1, "All flows are mirrored, not only a sample"),
+            (options.limit.is_some(), "Mirrored frames are not rate-limited"),
+            (options.deduplicate.is_some(), "Flows between tapped pods are mirrored at both ends"),
         ];
-        let done = wishes.into_iter().filter(|(wanted, _)| *wanted);
-        found.extend(done.map(|(_, what)| format!("{what}: {}.", why(reason))));
+        let requested = ignored.into_iter().filter(|(is_requested, _)| *is_requested);
+        found.extend(requested.map(|(_, effect)| format!("{effect}: {}.", why(reason))));
     }
-    if let Err(reason) = usable.and(features.fit.as_ref().map(drop).map_err(String::as_str)) {
-        // The kernel fragments no VXLAN over IPv6.
-        let ipv6 = sender.destinations.first().is_some_and(|to| to.address.is_ipv6());
-        let instead = if ipv6 { "lost" } else { "fragmented" };
-        found.push(format!("Copies that do not fit the path are not made shorter, but {instead}: {}.", why(reason)));
+    if let Err(reason) = usable.and(features.clamp.as_ref().copied()) {
+        // As above: the kernel does not fragment VXLAN over IPv6.
+        let effect = if is_ipv6(sender) { "lost" } else { "fragmented" };
+        found.push(format!("Mirrored frames that exceed the path MTU are {effect}, not clamped: {}.", why(reason)));
     }
     found
 }
 
-fn match_of(Match { protocol, ports, networks }: &Match) -> bpf::Match {
-    bpf::Match {
-        protocol: *protocol,
-        ports: ports.iter().map(|range| (range.first, range.last)).collect(),
-        networks: networks.clone(),
-    }
+/// Whether mirrored frames are sent over IPv6.
+fn is_ipv6(sender: &DesiredSender) -> bool {
+    sender.tap.destinations.first().is_some_and(|endpoint| endpoint.address.is_ipv6())
 }
 
 #[cfg(test)]
-#[path = "settings_tests.rs"]
 mod tests;

@@ -1,9 +1,11 @@
-//! The vocabulary of plans.
+//! What plans consist of.
+
+use podtap_model::{DesiredSender, Endpoint, Receiver};
 
 use crate::{
     bpf::Settings,
     marks::Cookie,
-    netlink::{Destination, FilterId, Hook, Slot, Vxlan},
+    netlink::{FilterId, FilterTarget, Hook, Vxlan},
 };
 
 /// Identity of a sender.
@@ -16,50 +18,64 @@ pub struct SenderKey {
 }
 
 impl SenderKey {
-    /// That of a wanted sender.
+    /// That of a requested sender.
     #[must_use]
-    pub fn of(sender: &tap_wire::Sender) -> Self {
-        Self { tap: sender.tap.clone(), pod: sender.pod.uid.clone() }
+    pub fn of(sender: &DesiredSender) -> Self {
+        Self { tap: sender.tap.uid.to_string(), pod: sender.pod.uid.to_string() }
     }
 }
 
-/// On whose behalf something is done. Failures of one item do not touch the others.
+/// What an action is for. Failures of one resource do not affect the others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Item {
+pub enum Resource {
     /// A sender.
     Sender(SenderKey),
     /// A receiver: UID of its tap, and its VNI.
     Receiver(String, u32),
-    /// Something of ours that does not say, or no longer, whose it is.
+    /// Something of ours whose mark does not tell what it belongs to.
     Leftover,
+}
+
+impl Resource {
+    /// A requested sender.
+    #[must_use]
+    pub fn sender(sender: &DesiredSender) -> Self {
+        Self::Sender(SenderKey::of(sender))
+    }
+
+    /// A requested receiver.
+    #[must_use]
+    pub fn receiver(receiver: &Receiver) -> Self {
+        Self::Receiver(receiver.tap.uid.to_string(), receiver.vni.get())
+    }
 }
 
 /// One change to one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action {
-    /// On whose behalf.
-    pub item: Item,
-    /// What.
+    /// What it is for.
+    pub resource: Resource,
+    /// What it does.
     pub step: Step,
 }
 
-/// What one action does. Devices are named by their numbers.
+/// What one action does. Devices are given by their ifindex.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Make a VXLAN device: down, marked, silent.
+    /// Create a VXLAN device: down, marked, with autoconfiguration disabled.
     CreateDevice {
         /// Its name.
         name: String,
-        /// Everything but, for a sender, the VNI.
+        /// Its attributes; of a sender device, all but the VNI.
         vxlan: Vxlan,
-        /// Whether its tunnel is of IPv6.
+        /// Whether its socket is IPv6.
         ipv6: bool,
         /// Its alias.
         alias: String,
     },
-    /// Make a pair of `veth` devices: down, marked, silent.
+    /// Create a veth pair: down, marked, with autoconfiguration disabled.
     CreatePair {
-        /// Names of the near and the far end.
+        /// Names of the inner end, which gets the frames from the VXLAN device, and of the end that consumers read.
         names: [String; 2],
         /// Their aliases.
         aliases: [String; 2],
@@ -68,76 +84,76 @@ pub enum Step {
     TurnOff(u32, Vec<String>),
     /// Set a device's alias.
     SetAlias(u32, String),
-    /// Make a device silent and give it the right MTU.
-    Silence(u32),
-    /// Put a clsact on a device of ours.
+    /// Disable autoconfiguration of a device, and set its MTU.
+    DisableAutoconf(u32),
+    /// Add a clsact qdisc to a device of ours.
     AddDeviceClsact(u32),
     /// Drop what arrives on a device of ours.
     AddDrop(u32),
-    /// Send what arrives on a receiver's VXLAN device to the near end of its pair.
+    /// Redirect what arrives on a receiver's VXLAN device to the inner end of its veth pair.
     AddRedirect {
         /// The VXLAN device.
         from: u32,
-        /// The near end.
+        /// The inner end.
         to: u32,
-        /// The mark.
+        /// Marks the filter as ours.
         cookie: Cookie,
     },
-    /// One more destination of a sender device.
-    AddDestination(u32, Destination),
-    /// One less.
-    RemoveDestination(u32, Destination),
+    /// Add a destination to a sender device.
+    AddDestination(u32, Endpoint),
+    /// Remove a destination from a sender device.
+    RemoveDestination(u32, Endpoint),
     /// Give a receiver's interface, which is down, its final name.
     Rename(u32, String),
     /// Set a device up.
     Up(u32),
-    /// Put a clsact on a pod's interface.
+    /// Add a clsact qdisc to a pod's interface.
     AddClsact {
         /// The interface.
         interface: u32,
-        /// The sender device whose alias says that PodTap made the clsact.
+        /// The sender device whose alias records that PodTap added the clsact.
         device: u32,
-        /// The alias it gets if somebody else was faster.
+        /// The alias it gets if another program added one first.
         alias_if_theirs: String,
     },
-    /// Remove the clsact of a pod's interface, if there is still no filter in it.
+    /// Remove the clsact of a pod's interface, if it still has no filter.
     RemoveClsact(u32),
-    /// Copy what passes a hook of an interface.
+    /// Mirror what passes a hook of an interface.
     AddFilter {
         /// The interface.
         interface: u32,
-        /// Where on it.
+        /// The hook.
         hook: Hook,
         /// Priority of the filter.
         priority: u16,
         /// The sender device.
         device: u32,
-        /// The mark.
+        /// Marks the filter as ours.
         cookie: Cookie,
     },
-    /// Load programs for the steps of the same item that follow.
+    /// Load programs for the steps of the same resource that follow.
     LoadPrograms {
-        /// What they are told.
+        /// Their settings.
         settings: Box<Settings>,
-        /// A program whose counters they go on with, and which they join if it is of the same kind.
+        /// A program whose counters they continue, and whose maps they share if it has the same code.
         before: Option<u32>,
     },
-    /// Put the program that makes copies fit the wire on a sender device.
-    PutFit(Slot),
-    /// Copy what passes a hook of an interface, and what a program wants.
-    PutFilter {
-        /// Where, and in whose place.
-        slot: Slot,
+    /// Attach the program that clamps mirrored frames to the path MTU to a sender device.
+    AttachClamp(FilterTarget),
+    /// Mirror what passes a hook of an interface and matches a program.
+    AttachMirror {
+        /// Where, and which filter it replaces.
+        target: FilterTarget,
         /// The sender device.
         device: u32,
-        /// The mark.
+        /// Marks the filter as ours.
         cookie: Cookie,
     },
-    /// Tell running programs something else.
+    /// Change the settings of running programs.
     Configure {
-        /// One of them.
+        /// One of them, by its program ID.
         program: u32,
-        /// What.
+        /// The settings.
         settings: Box<Settings>,
     },
     /// Remove a filter.

@@ -2,36 +2,39 @@
 
 use std::net::IpAddr;
 
-use tap_wire::{Pod, Reason};
+use podtap_model::{Pod, Reason};
 
 use crate::{failure::Failure, marks::is_ours, netlink::Link, observe::Observed};
 
-/// The interface that a sender means.
+/// The interface that a sender taps.
 ///
-/// A named one by its name. Otherwise the device that carries the pod's primary address; while no address is known, the
-/// one that the default route leads to, IPv4 first, or else the only one with a global address.
+/// With a name, the interface of that name. Otherwise the interface with the pod's primary address; while no address is known,
+/// the one that the default route uses, IPv4 first, or else the only one with a global address.
 ///
-/// With known addresses one of them must be on some interface here: otherwise this is not the pod's namespace, or its
+/// If addresses are known, one of them must be on some interface here: otherwise this is not the pod's namespace, or its
 /// network is not ready.
-pub fn interface<'a>(observed: &'a Observed, pod: &'a Pod, name: &str) -> Result<&'a Link, Failure> {
+pub fn interface<'a>(observed: &'a Observed, pod: &'a Pod, name: Option<&str>) -> Result<&'a Link, Failure> {
     if !pod.addresses.is_empty() && carriers(observed, &pod.addresses).next().is_none() {
         let addresses: Vec<String> = pod.addresses.iter().map(IpAddr::to_string).collect();
         return Err(missing(format!(
-            "No interface of the pod has its address ({}). Its network may not be ready yet; this is tried again when an address appears.",
+            "No interface of the pod has its address ({}). Its network may not be ready yet; this is retried when an address appears.",
             addresses.join(", "),
         )));
     }
-    let link = if name.is_empty() { primary(observed, pod)? } else { named(observed, name)? };
+    let link = match name {
+        None => primary(observed, pod)?,
+        Some(name) => named(observed, name)?,
+    };
     if link.loopback {
         return Err(Failure::refused(
-            Reason::Invalid,
-            format!("{} is the loopback interface, which is not tapped. Name another interface.", link.name),
+            Reason::InvalidSpec,
+            format!("{} is the loopback interface, which cannot be tapped. Name another interface.", link.name),
         ));
     }
     if is_ours(link) {
         return Err(Failure::refused(
-            Reason::Invalid,
-            format!("{} is a mirror device of PodTap. Name an interface of the pod itself.", link.name),
+            Reason::InvalidSpec,
+            format!("{} is a device of PodTap. Name an interface of the pod itself.", link.name),
         ));
     }
     Ok(link)
@@ -39,8 +42,8 @@ pub fn interface<'a>(observed: &'a Observed, pod: &'a Pod, name: &str) -> Result
 
 fn named<'a>(observed: &'a Observed, name: &str) -> Result<&'a Link, Failure> {
     observed.links.iter().find(|link| link.name == name).ok_or_else(|| {
-        let there = usable(observed).map(|link| link.name.as_str()).collect::<Vec<_>>().join(", ");
-        missing(format!("The pod has no interface {name}, only: {there}. Correct the tap's interface."))
+        let existing = usable(observed).map(|link| link.name.as_str()).collect::<Vec<_>>().join(", ");
+        missing(format!("The pod has no interface {name}, only: {existing}. Correct the tap's interface."))
     })
 }
 
@@ -58,7 +61,7 @@ fn primary<'a>(observed: &'a Observed, pod: &'a Pod) -> Result<&'a Link, Failure
     match (candidates.next(), candidates.next()) {
         (Some(link), None) => Ok(link),
         (None, _) => {
-            Err(missing("No interface of the pod has an address yet; this is tried again when one appears.".to_owned()))
+            Err(missing("No interface of the pod has an address yet; this is retried when one appears.".to_owned()))
         }
         (Some(first), Some(second)) => Err(missing(format!(
             "The pod has no default route and several interfaces ({}, {}, ..). Name the one to tap.",
@@ -67,10 +70,10 @@ fn primary<'a>(observed: &'a Observed, pod: &'a Pod) -> Result<&'a Link, Failure
     }
 }
 
-/// The devices with the pod's addresses, in the addresses' order.
+/// The devices with the pod's addresses, in the order of the addresses.
 fn carriers<'a>(observed: &'a Observed, addresses: &'a [IpAddr]) -> impl Iterator<Item = &'a Link> {
-    addresses.iter().filter_map(|wanted| {
-        let carrier = observed.addresses.iter().find(|address| address.address == *wanted)?;
+    addresses.iter().filter_map(|expected| {
+        let carrier = observed.addresses.iter().find(|address| address.address == *expected)?;
         observed.link(carrier.interface).filter(|link| !link.loopback)
     })
 }

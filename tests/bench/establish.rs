@@ -20,7 +20,7 @@ use crate::{interrupt, report::Report};
 const ROUNDS: usize = 30;
 /// Each takes the minute after which idle helper pods go.
 const COLD_ROUNDS: usize = 3;
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A frame of the pod every two milliseconds, so that the wait for the next one is no part of the figure.
 struct Pings(Child);
@@ -60,9 +60,9 @@ fn round(sandbox: &Sandbox, node: &Path, interface: &str) -> f64 {
     lab.wait(api.create(&PostParams::default(), &tap)).expect("a tap can be made");
     let first = loop {
         if let Ok(capture) = Capture::try_start(node, interface) {
-            break until("the first frame", PATIENCE, || capture.so_far().first().map(|f| f.at).ok_or("none"));
+            break until("the first frame", TIMEOUT, || capture.so_far().first().map(|f| f.at).ok_or("none"));
         }
-        assert!(start.elapsed() < PATIENCE, "no receiver device");
+        assert!(start.elapsed() < TIMEOUT, "no receiver device");
         std::thread::sleep(Duration::from_millis(1));
     };
     let milliseconds = first.duration_since(start).as_secs_f64() * 1e3;

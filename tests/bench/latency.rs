@@ -24,7 +24,7 @@ const P50: &str = "request/response 1 KiB, p50; receiver drops";
 const P99: &str = "request/response 1 KiB, p99; receiver drops";
 const SIZE: usize = 1024;
 /// Of a read: what takes longer is a failure.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Not measured, at the beginning of each run.
 const WARM_UP: usize = 200;
 /// Bounds the memory of a run.
@@ -56,12 +56,12 @@ fn run(bench: &Bench<'_>, length: Duration) -> io::Result<Vec<f64>> {
     let address = SocketAddr::new(stage.peer_address.into(), 0);
     let listener = within(&stage.peer, move || TcpListener::bind(address))?;
     let address = listener.local_addr()?;
-    let client = within(&stage.web, move || TcpStream::connect_timeout(&address, PATIENCE))?;
+    let client = within(&stage.web, move || TcpStream::connect_timeout(&address, TIMEOUT))?;
     let (server, _) = listener.accept()?;
     for stream in [&client, &server] {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
     }
     let [asker, answerer] = [bench.cores.first(), bench.cores.last()].map(|core| core.copied().unwrap_or_default());
     let answering = thread::spawn(move || stay_on(answerer).map(|()| answer(server)));

@@ -1,21 +1,25 @@
-//! Filters in this kernel select what tcpdump and tshark select.
+//! Filters select in this kernel what tcpdump and tshark select.
 
+use podtap_model::Filter;
 use podtap_tests::pcap::{File, tcpdump, tshark};
-use tap_helper::bpf::{Filter, Programs, Settings, Which};
+use tap_helper::bpf::{ProgramKind, Programs, Settings};
 
-use crate::bpf_frames::{Chance, DISPLAY, Kinds, Language, PCAP, compile, filter, frame};
+use crate::{
+    bpf_frames::{Chance, DISPLAY, Kinds, Language, PCAP, compile, filter, frame},
+    bpf_scene::{compiled, filtering},
+};
 
 const PLAIN: Kinds = Kinds { wrapped: false, short: false };
 const SHORT: Kinds = Kinds { wrapped: false, short: true };
 const WRAPPED: Kinds = Kinds { wrapped: true, short: false };
 const ALL: Kinds = Kinds { wrapped: true, short: true };
 
-fn selected(programs: &Programs, which: Which, frames: &[Vec<u8>]) -> Vec<usize> {
-    let matches = |frame: &Vec<u8>| programs.try_out(which, frame, &[]).expect("it runs").0 == -1;
+fn selected(programs: &Programs, which: ProgramKind, frames: &[Vec<u8>]) -> Vec<usize> {
+    let matches = |frame: &Vec<u8>| programs.test_run(which, frame, &[]).expect("it runs").0 == -1;
     frames.iter().enumerate().filter(|(_, frame)| matches(frame)).map(|(number, _)| number).collect()
 }
 
-/// Compares as many filters on as many frames; returns how many pairs matched, and how many there were.
+/// Compares filters on frames, as many of each as given. Returns how many pairs matched, and how many there were.
 fn compare(
     chance: &mut Chance,
     (filters, count): (usize, usize),
@@ -23,15 +27,15 @@ fn compare(
     language: &Language,
     reader: impl Fn(&std::path::Path, &str) -> Vec<usize>,
 ) -> (usize, usize) {
-    let programs = Programs::load(&Settings::default(), None).expect("they load");
+    let mut programs = Programs::load(&Settings::default(), None).expect("they load");
     let frames: Vec<_> = (0..count).map(|_| frame(chance, kinds)).collect();
     let file = File::of(&frames);
     let mut matched = 0;
     for _ in 0..filters {
         let filter = filter(chance, kinds.short);
-        let (which, side) = chance.of(&[(Which::Ingress, "src"), (Which::Egress, "dst")]);
-        let settings = Settings { filter: filter.clone(), ..Settings::default() };
-        programs.running().configure(&settings).expect("it is written");
+        let (which, side) = chance.of(&[(ProgramKind::Ingress, "src"), (ProgramKind::Egress, "dst")]);
+        let Filter { include, exclude, .. } = filter.clone();
+        programs.maps_mut().configure(&filtering(include, exclude)).expect("it is written");
         let expression = language.write(&filter, side);
         let (ours, theirs) = (selected(&programs, which, &frames), reader(file.path(), &expression));
         if let Some(frame) = (0..count).find(|number| ours.contains(number) != theirs.contains(number)) {
@@ -100,10 +104,9 @@ fn expressions_select_as_in_tcpdump() {
     let file = File::of(&frames);
     let mut matched = 0;
     for expression in EXPRESSIONS {
-        let filter = Filter { expression: compile(expression), ..Filter::default() };
-        let programs = Programs::load(&Settings { filter, ..Settings::default() }, None)
-            .unwrap_or_else(|error| panic!("{expression}: {error}"));
-        let (ours, theirs) = (selected(&programs, Which::Egress, &frames), tcpdump(file.path(), expression));
+        let settings = compiled(compile(expression));
+        let programs = Programs::load(&settings, None).unwrap_or_else(|error| panic!("{expression}: {error}"));
+        let (ours, theirs) = (selected(&programs, ProgramKind::Egress, &frames), tcpdump(file.path(), expression));
         assert_eq!(ours, theirs, "{expression}");
         assert!(!ours.is_empty(), "{expression} selects nothing");
         matched += ours.len();
@@ -111,12 +114,11 @@ fn expressions_select_as_in_tcpdump() {
     some_of((matched, EXPRESSIONS.len() * frames.len()));
 }
 
-/// Long ones, as people paste them: almost as long as they may be.
+/// A long one, as people paste them: almost the limit.
 #[test]
 fn a_long_expression_loads() {
     let hosts: Vec<_> = (0..180).map(|number| format!("host 10.0.0.{number}")).collect();
-    let expression = compile(&format!("tcp and ({})", hosts.join(" or ")));
-    assert!((450..=512).contains(&expression.len()), "{} instructions", expression.len());
-    let filter = Filter { expression, ..Filter::default() };
-    Programs::load(&Settings { filter, ..Settings::default() }, None).expect("it loads");
+    let program = compile(&format!("tcp and ({})", hosts.join(" or ")));
+    assert!((450..=512).contains(&program.len()), "{} instructions", program.len());
+    Programs::load(&compiled(program), None).expect("it loads");
 }

@@ -1,4 +1,4 @@
-//! Copies on an underlay with the MTU of the pod's interface.
+//! Mirrored frames on an underlay with the MTU of the pod's interface.
 
 use std::{
     io::{Read as _, Write as _},
@@ -7,39 +7,44 @@ use std::{
     time::Duration,
 };
 
+use podtap_model::{MirrorOptions, Oversize, Truncate};
 use podtap_tests::{
     capture::{Capture, Frame},
     emulated,
-    streams::{Content, Stream},
+    streams::{Content, Stream, segment},
     wait::until,
 };
-use tap_helper::bpf::{Oversize, Programs, Settings, Truncate, frame_limit};
+use tap_helper::bpf::{Programs, Settings, frame_limit};
 
 use crate::bpf_scene::{POD, Scene};
 
 fn scene(settings: &Settings) -> (Scene, Programs) {
-    let scene = Scene::with_tunnel(1500);
+    let scene = Scene::with_vxlan(1500);
     let programs = Programs::load(settings, None).expect("they load");
-    scene.attach_fit(&programs);
+    scene.attach_clamp(&programs);
     scene.attach(&programs);
     (scene, programs)
+}
+
+fn truncated(truncate: Truncate) -> Settings {
+    Settings { options: MirrorOptions { truncate: Some(truncate), ..MirrorOptions::default() }, ..fitted() }
 }
 
 fn fitted() -> Settings {
     Settings { frame_limit: Some(frame_limit(1500, false)), ..Settings::default() }
 }
 
-/// The byte at a place of the stream.
+/// The byte at an offset of the stream.
 fn pattern(at: usize) -> u8 {
     let mixed = (at as u64 / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed.to_le_bytes()[at % 8]
 }
 
-/// Sends from the pod, or to it, and reads all of it.
+/// Sends bytes from the pod, or to it, and reads all of them.
 fn transfer(scene: &Scene, ipv6: bool, from_pod: bool, bytes: usize) {
     let address: IpAddr = if ipv6 { "fd88::1".parse().expect("an address") } else { POD.into() };
     let target = SocketAddr::new(address, 5000);
-    // The kernel may take a moment to tell IPv6 that a link is up.
+    // It may take a moment until IPv6 has noticed that a link is up.
     let listener = scene.pod.within(|| TcpListener::bind(target)).expect("the port is free");
     let connect = || scene.client.within(|| TcpStream::connect(target)).map_err(|error| error.to_string());
     let near = until("the pod can be reached", Duration::from_secs(5), connect);
@@ -55,20 +60,34 @@ fn transfer(scene: &Scene, ipv6: bool, from_pod: bool, bytes: usize) {
     });
 }
 
-/// Frames of IPv4 on the underlay that are in parts, and the longest frame.
+/// The number of IPv4 fragments on the underlay, and the length of the longest frame.
 fn wire(frames: &[Frame]) -> (usize, usize) {
     let ipv4 = frames.iter().filter(|frame| frame.bytes[12..14] == [8, 0]);
     let fragments = ipv4.filter(|frame| frame.bytes[20] & 0x3f != 0 || frame.bytes[21] != 0).count();
     (fragments, frames.iter().map(|frame| frame.bytes.len()).max().unwrap_or(0))
 }
 
-/// What is in the tunnel of frames of the underlay.
-fn inner(frames: &[Frame]) -> Vec<Frame> {
-    let tunnel = |frame: &&Frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17;
-    frames.iter().filter(tunnel).map(|frame| Frame { bytes: frame.bytes[50..].to_vec(), ..*frame }).collect()
+/// The mirrored frame in a frame of the underlay.
+fn mirrored(frame: &Frame) -> Option<&[u8]> {
+    (frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17).then(|| &frame.bytes[50..])
 }
 
-/// Of a TCP segment, the sums of both headers are right.
+/// The mirrored frames in frames of the underlay.
+fn inner(frames: &[Frame]) -> Vec<Frame> {
+    let inner = |frame: &Frame| Some(Frame { bytes: mirrored(frame)?.to_vec(), ..*frame });
+    frames.iter().filter_map(inner).collect()
+}
+
+/// Bytes of TCP data in a frame.
+fn data(frame: &[u8]) -> usize {
+    segment(frame).map_or(0, |(_, _, data)| data.len())
+}
+
+fn is_udp(frame: &Frame) -> bool {
+    frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17
+}
+
+/// Asserts that the checksums of a TCP segment are right.
 fn assert_sums(frame: &[u8]) {
     let word = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     let sum = |bytes: &[u8]| -> u32 {
@@ -89,7 +108,13 @@ fn assert_sums(frame: &[u8]) {
     assert!(whole % 0xffff == 0, "sum of the TCP header: {frame:02x?}");
 }
 
-fn settle(capture: &Capture) {
+/// Waits until the captured frames sum up to `least`, and then until nothing more comes.
+#[track_caller]
+fn settle(capture: &Capture, least: usize, count: impl Fn(&Frame) -> usize) {
+    until("what was sent arrives", Duration::from_secs(20), || {
+        let now: usize = capture.look(|frames| frames.iter().map(&count).sum());
+        if now >= least { Ok(()) } else { Err(format!("{now} of {least}")) }
+    });
     let mut before = usize::MAX;
     until("nothing more comes", Duration::from_secs(20), || {
         thread::sleep(Duration::from_millis(200));
@@ -100,14 +125,14 @@ fn settle(capture: &Capture) {
     });
 }
 
-/// A transfer of which all copies fit and nothing is lost.
+/// A transfer of which all mirrored frames fit and nothing is lost.
 fn fits(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: usize) {
     let under = Capture::start(scene.far.path(), "under0");
     transfer(scene, ipv6, from_pod, bytes);
-    settle(&under);
+    settle(&under, bytes, |frame| mirrored(frame).map_or(0, data));
     let frames = under.stop();
     let (fragments, longest) = wire(&frames);
-    let counters = programs.running().counters().expect("they can be read");
+    let counters = programs.maps().counters().expect("they can be read");
     println!(
         "IPv6: {ipv6}, from the pod: {from_pod}; {} frames, {fragments} fragments, longest {longest}",
         frames.len()
@@ -132,16 +157,16 @@ fn tcp_fits_the_wire_and_is_the_same() {
     }
 }
 
-/// As on kernels that cannot shorten the segments of lists of frames.
+/// As on kernels that cannot reduce `gso_size` of packets with a fragment list.
 #[test]
-fn superframes_can_be_copied_into_one_piece_before() {
+fn gso_packets_can_be_linearized_before() {
     let (scene, programs) = scene(&Settings { linearize: true, ..fitted() });
     for from_pod in [true, false] {
         fits(&scene, &programs, false, from_pod, 4 << 20);
     }
 }
 
-/// Where the path carries less than the interface of the underlay says.
+/// Where the path MTU is less than the MTU of the underlay's interface.
 #[test]
 fn narrow_paths() {
     for (mtu, offloads) in [(1400, true), (1400, false), (1300, false), (1300, true)] {
@@ -153,32 +178,33 @@ fn narrow_paths() {
         }
         let under = Capture::start(scene.far.path(), "under0");
         transfer(&scene, false, true, 1 << 20);
-        settle(&under);
+        settle(&under, 1 << 20, |frame| mirrored(frame).map_or(0, data));
         let frames = under.stop();
         let longest = usize::try_from(mtu).expect("it is small") + 14;
-        assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.running().counters());
+        assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.maps().counters());
         let content = Content::of(&inner(&frames));
         assert!(content.streams.values().all(Stream::is_whole), "{content}");
     }
 }
 
-/// Segments that are no longer than what is left of a frame stay as they are, also in a superframe.
+/// Segments that are no longer than the truncation stay as they are, even in a GSO packet.
 #[test]
-fn what_is_short_enough_is_not_cut() {
+fn what_is_short_enough_is_not_truncated() {
     for (bytes, whole) in [(1514, true), (4096, true), (65_535, true), (1513, false)] {
-        let (scene, programs) = scene(&Settings { truncate: Some(Truncate::Bytes(bytes)), ..fitted() });
-        let copies = Capture::start(scene.far.path(), "copy0");
+        let (scene, programs) = scene(&truncated(Truncate { bytes: Some(bytes), headers_only: false }));
+        let mirrored = Capture::start(scene.far.path(), "mirror0");
         transfer(&scene, false, true, 1 << 20);
-        settle(&copies);
-        let content = Content::of(&copies.stop());
-        let counters = programs.running().counters().expect("they can be read");
+        // A truncated segment carries less than its header says, and so no data that could be summed up.
+        settle(&mirrored, if whole { 1 << 20 } else { 21 }, |frame| if whole { data(&frame.bytes) } else { 1 });
+        let content = Content::of(&mirrored.stop());
+        let counters = programs.maps().counters().expect("they can be read");
         let arrived = content.streams.values().any(|stream| stream.is_whole() && stream.bytes.len() == 1 << 20);
         assert_eq!((arrived, counters.truncated.frames == 0), (whole, whole), "{bytes}: {counters:?}\n{content}");
         assert_eq!(counters.failed.frames, 0);
     }
 }
 
-/// Without superframes, each full-size segment becomes two; with and without a checksum that the device is to fill in.
+/// Without GSO packets, each full-size segment becomes two, whether or not its checksum is left to the device.
 #[test]
 fn segments_that_come_alone_are_split() {
     for (checksum, ipv6) in [("on", false), ("off", false), ("on", true), ("off", true)] {
@@ -190,56 +216,61 @@ fn segments_that_come_alone_are_split() {
         for from_pod in [true, false] {
             fits(&scene, &programs, ipv6, from_pod, 4 << 20);
         }
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         assert!(counters.egress.mirrored.frames > 2900, "{counters:?}");
     }
 }
 
-/// Datagrams of these sizes from the pod, and what arrived of them: length of each copy.
+/// Sends datagrams of these sizes from the pod; returns the lengths of the mirrored frames and the number of fragments.
 fn datagrams(scene: &Scene, sizes: &[usize]) -> (Vec<usize>, usize) {
-    let (under, copies) = (Capture::start(scene.far.path(), "under0"), Capture::start(scene.far.path(), "copy0"));
+    let (under, mirrored) = (Capture::start(scene.far.path(), "under0"), Capture::start(scene.far.path(), "mirror0"));
     let socket = scene.pod.within(|| UdpSocket::bind(SocketAddr::from((POD, 0)))).expect("a socket can be made");
     for size in sizes {
         socket.send_to(&vec![7; *size], "10.88.0.2:9").expect("it can be sent");
     }
-    settle(&copies);
-    let frames = copies.stop();
-    let udp = frames.iter().filter(|frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17);
+    settle(&mirrored, sizes.len(), |frame| usize::from(is_udp(frame)));
+    let frames = mirrored.stop();
+    let udp = frames.iter().filter(|frame| is_udp(frame));
     (udp.map(|frame| frame.bytes.len()).collect(), wire(&under.stop()).0)
 }
 
 #[test]
-fn what_cannot_be_fitted_is_fragmented_or_cut_and_counted() {
+fn what_cannot_be_segmented_is_fragmented_or_truncated_and_counted() {
     for (oversize, lengths, fragments) in
         [(Oversize::Fragment, [142, 1464, 1465, 1514], 4), (Oversize::Truncate, [142, 1464, 1464, 1464], 0)]
     {
-        let (scene, programs) = scene(&Settings { oversize, ..fitted() });
+        let (scene, programs) =
+            scene(&Settings { options: MirrorOptions { oversize, ..MirrorOptions::default() }, ..fitted() });
         assert_eq!(datagrams(&scene, &[100, 1422, 1423, 1472]), (lengths.to_vec(), fragments), "{oversize:?}");
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         assert_eq!((counters.oversized.frames, counters.failed.frames), (2, 0));
     }
 }
 
 #[test]
-fn copies_are_cut() {
-    for (truncate, lengths) in [(Truncate::Bytes(64), [60, 64, 64]), (Truncate::Headers, [42, 42, 42])] {
-        let (scene, programs) = scene(&Settings { truncate: Some(truncate), ..fitted() });
+fn frames_are_truncated() {
+    for (truncate, lengths) in [
+        (Truncate { bytes: Some(64), headers_only: false }, [60, 64, 64]),
+        (Truncate { bytes: None, headers_only: true }, [42, 42, 42]),
+    ] {
+        let (scene, programs) = scene(&truncated(truncate));
         assert_eq!(datagrams(&scene, &[18, 500, 1472]), (lengths.to_vec(), 0), "{truncate:?}");
-        let copies = Capture::start(scene.far.path(), "copy0");
+        let mirrored = Capture::start(scene.far.path(), "mirror0");
         transfer(&scene, false, true, 1 << 20);
-        settle(&copies);
-        let tcp: Vec<_> = copies.stop().into_iter().filter(|frame| frame.bytes[23] == 6).collect();
+        let is_tcp = |frame: &Frame| frame.bytes[23] == 6;
+        settle(&mirrored, 21, |frame| usize::from(is_tcp(frame)));
+        let tcp: Vec<_> = mirrored.stop().into_iter().filter(is_tcp).collect();
         let headers = |frame: &Frame| 34 + usize::from(frame.bytes[46] >> 4) * 4;
-        let wanted = |frame: &Frame| match truncate {
-            Truncate::Headers => frame.bytes.len() == headers(frame),
-            // The kernel keeps what it needs for a checksum: here less than that.
-            Truncate::Bytes(_) => frame.bytes.len() <= 66,
+        let expected = |frame: &Frame| match truncate {
+            Truncate { headers_only: true, .. } => frame.bytes.len() == headers(frame),
+            // The kernel keeps the headers and the checksum field, here less than 66 bytes.
+            Truncate { .. } => frame.bytes.len() <= 66,
         };
-        let wrong = tcp.iter().find(|frame| !wanted(frame));
+        let wrong = tcp.iter().find(|frame| !expected(frame));
         assert!(wrong.is_none() && tcp.len() > 20, "{wrong:?}");
-        // The length in the header is that of the whole.
+        // The IP header keeps its original length.
         assert!(tcp.iter().any(|frame| u16::from_be_bytes([frame.bytes[16], frame.bytes[17]]) > 1000));
-        let counters = programs.running().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("they can be read");
         assert!(counters.truncated.frames > 10 && counters.failed.frames == 0, "{counters:?}");
     }
 }

@@ -1,14 +1,18 @@
-//! Samples, limits, fragments and deduplication: what depends on more than one frame.
+//! Sampling, rate limits, fragments and deduplication: what depends on more than one frame.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
+use podtap_model::{Deduplicate, Limit, Match, MirrorOptions, PortRange, Protocol, Sample, Truncate};
 use podtap_tests::wait::until;
-use tap_helper::bpf::{Counters, Filter, Limit, Match, Network, Programs, Protocol, Settings, Truncate, Which};
+use tap_helper::bpf::{Counters, ProgramKind, Programs, Settings};
 
-use crate::bpf_frames::Chance;
+use crate::{
+    bpf_frames::Chance,
+    bpf_scene::{filtering, with},
+};
 
 /// One end of a flow.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -17,7 +21,7 @@ struct End {
     port: u16,
 }
 
-/// A datagram, or a segment with the given flags. Of `ipv6`, the address stands at the end of one.
+/// A datagram, or a segment with the given flags. For `ipv6`, the addresses are the last bytes of IPv6 addresses.
 fn frame(protocol: u8, from: End, to: End, flags: u8, ipv6: bool) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     if ipv6 {
@@ -37,38 +41,48 @@ fn frame(protocol: u8, from: End, to: End, flags: u8, ipv6: bool) -> Vec<u8> {
     frame
 }
 
+fn sampling(one_in_flows: u32) -> Settings {
+    with(MirrorOptions { sample: Some(Sample { one_in_flows }), ..MirrorOptions::default() })
+}
+
+fn limited(bits_per_second: u64, packets_per_second: u64) -> Settings {
+    let limit =
+        Limit { bits_per_second: Some(bits_per_second.into()), packets_per_second: Some(packets_per_second.into()) };
+    with(MirrorOptions { limit: Some(limit), ..MirrorOptions::default() })
+}
+
 fn load(settings: &Settings) -> Programs {
     Programs::load(settings, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn copied(programs: &Programs, which: Which, frame: &[u8]) -> bool {
-    programs.try_out(which, frame, &[]).expect("it runs").0 == -1
+fn mirrors(programs: &Programs, which: ProgramKind, frame: &[u8]) -> bool {
+    programs.test_run(which, frame, &[]).expect("it runs").0 == -1
 }
 
 fn counters(programs: &Programs) -> Counters {
-    programs.running().counters().expect("they can be read")
+    programs.maps().counters().expect("they can be read")
 }
 
 #[test]
 fn a_sample_is_of_whole_flows_and_of_the_right_share() {
     let mut chance = Chance::new(5);
     for (one_in_flows, ipv6) in [(2, false), (10, false), (10, true), (100, true)] {
-        let settings = Settings { one_in_flows, ..Settings::default() };
+        let settings = sampling(one_in_flows);
         // Two nodes.
         let (here, there) = (load(&settings), load(&settings));
         let (mut kept, flows) = (0_u32, 10_000);
         for number in 0..flows {
-            // Neighbouring ports of few addresses, as clients have them.
+            // Consecutive ports of few addresses, as clients use them.
             let client = End { address: [10, 0, 0, chance.of(&[1, 2, 3])], port: 32_768 + number };
             let server = End { address: [10, 9, 0, 1], port: chance.of(&[80, 443, 5432]) };
             let protocol = chance.of(&[6, 17]);
             let out = frame(protocol, client, server, 2, ipv6);
             let back = frame(protocol, server, client, 0x12, ipv6);
             let verdicts = [
-                copied(&here, Which::Egress, &out),
-                copied(&here, Which::Ingress, &back),
-                copied(&there, Which::Ingress, &out),
-                copied(&there, Which::Egress, &back),
+                mirrors(&here, ProgramKind::Egress, &out),
+                mirrors(&here, ProgramKind::Ingress, &back),
+                mirrors(&there, ProgramKind::Ingress, &out),
+                mirrors(&there, ProgramKind::Egress, &back),
             ];
             assert!(verdicts.iter().all(|verdict| *verdict == verdicts[0]), "{client:?} {server:?} {verdicts:?}");
             kept += u32::from(verdicts[0]);
@@ -84,20 +98,20 @@ fn a_sample_is_of_whole_flows_and_of_the_right_share() {
     }
 }
 
-/// Offers frames for two seconds, more than the limit lets pass; what was copied per second.
+/// Offers more frames than the limit allows for two seconds. Returns the frames and bits mirrored per second.
 fn rate(settings: &Settings, frame: &[u8]) -> (f64, f64) {
     let programs = load(settings);
-    // What a bucket holds at first does not count.
+    // Uses up the initial tokens of the bucket, which do not count.
     let first = Instant::now();
     while first.elapsed() < Duration::from_millis(100) {
-        copied(&programs, Which::Egress, frame);
+        mirrors(&programs, ProgramKind::Egress, frame);
     }
     let (before, start) = (counters(&programs), Instant::now());
     let (mut last, mut idle) = (start, Duration::ZERO);
     while start.elapsed() < Duration::from_secs(2) {
-        copied(&programs, Which::Egress, frame);
-        copied(&programs, Which::Ingress, frame);
-        // A bucket makes up for a pause of 50 ms. Longer ones, when the machine does something else, are the test's.
+        mirrors(&programs, ProgramKind::Egress, frame);
+        mirrors(&programs, ProgramKind::Ingress, frame);
+        // A bucket makes up for a pause of 50 ms. During longer ones the machine was busy with something else: they do not count.
         idle += last.elapsed().saturating_sub(Duration::from_millis(50));
         last = Instant::now();
     }
@@ -116,25 +130,28 @@ fn a_limit_is_kept_by_both_directions_together() {
     let ends = [End { address: [10, 0, 0, 1], port: 1000 }, End { address: [10, 0, 0, 2], port: 2000 }];
     let mut long = frame(17, ends[0], ends[1], 0, false);
     long.resize(1514, 0);
-    let within = |what: &str, got: f64, wanted: f64| {
-        println!("{what}: {got:.0} per second of {wanted:.0}");
-        assert!((got / wanted - 1.0).abs() < 0.05, "{what}: {got} per second of {wanted}");
+    let within = |what: &str, got: f64, expected: f64| {
+        println!("{what}: {got:.0} per second of {expected:.0}");
+        assert!((got / expected - 1.0).abs() < 0.05, "{what}: {got} per second of {expected}");
     };
-    let limit = |bits_per_second, packets_per_second| Settings {
-        limit: Limit { bits_per_second, packets_per_second },
-        ..Settings::default()
-    };
+    let limit = limited;
     within("bits", rate(&limit(10_000_000, 0), &long).1, 10e6);
     within("few bits", rate(&limit(1_000_000, 0), &long).1, 1e6);
     within("frames", rate(&limit(0, 1000), &long).0, 1000.0);
     within("both, frames count", rate(&limit(100_000_000, 500), &long).0, 500.0);
-    // A copy that is cut counts with what is left of it.
-    let cut = Settings { truncate: Some(Truncate::Bytes(100)), ..limit(1_000_000, 0) };
+    // A truncated frame counts with its truncated length.
+    let cut = Settings {
+        options: MirrorOptions {
+            truncate: Some(Truncate { bytes: Some(100), headers_only: false }),
+            ..limit(1_000_000, 0).options
+        },
+        ..Settings::default()
+    };
     within("cut frames", rate(&cut, &long).0, 1e6 / 800.0);
-    // Where there is no limit, or none that is reached, nothing is held back.
+    // Without a limit, or below it, nothing is dropped.
     let programs = load(&limit(100_000_000_000, 100_000_000_000));
-    assert!((0..10_000).all(|_| copied(&programs, Which::Egress, &long)));
-    assert_eq!(counters(&programs).egress.over_limit.frames, 0);
+    assert!((0..10_000).all(|_| mirrors(&programs, ProgramKind::Egress, &long)));
+    assert_eq!(counters(&programs).egress.rate_limited.frames, 0);
 }
 
 /// Fragments of a datagram, IPv4 or IPv6: the first, and another one.
@@ -151,7 +168,7 @@ fn fragments(id: u8, port: u16, ipv6: bool) -> [Vec<u8>; 2] {
             (frame[19], frame[20], frame[21]) = (id, if later { 0 } else { 0x20 }, if later { 100 } else { 0 });
         }
         if later {
-            // Where ports would be.
+            // In place of the ports.
             let start = if ipv6 { 62 } else { 34 };
             frame[start..].fill(0xaa);
         }
@@ -159,57 +176,53 @@ fn fragments(id: u8, port: u16, ipv6: bool) -> [Vec<u8>; 2] {
     })
 }
 
-/// Traffic below the limit is copied, however long its pauses are, and a debt is paid back in the time that it takes.
+/// Traffic below the limit is mirrored, however long its pauses are, and a frame that exceeds the tokens is paid back over time.
 #[test]
 fn a_low_limit_holds_nothing_back_below_it() {
     let ends = [End { address: [10, 0, 0, 1], port: 1000 }, End { address: [10, 0, 0, 2], port: 2000 }];
     let short = frame(17, ends[0], ends[1], 0, false);
-    let limit = |bits_per_second, packets_per_second| {
-        load(&Settings { limit: Limit { bits_per_second, packets_per_second }, ..Settings::default() })
-    };
+    let limit = |bits_per_second, packets_per_second| load(&limited(bits_per_second, packets_per_second));
     let programs = limit(0, 5);
     for _ in 0..6 {
-        assert!(copied(&programs, Which::Egress, &short));
+        assert!(mirrors(&programs, ProgramKind::Egress, &short));
         thread::sleep(Duration::from_millis(220));
     }
     // A frame of 12,000 bits at 50,000 per second is paid back after 240 ms.
     let mut long = short.clone();
     long.resize(1500, 0);
     let programs = limit(50_000, 0);
-    assert!(copied(&programs, Which::Egress, &long) && !copied(&programs, Which::Egress, &short));
+    assert!(mirrors(&programs, ProgramKind::Egress, &long) && !mirrors(&programs, ProgramKind::Egress, &short));
     until("the debt is paid", Duration::from_secs(5), || {
-        if copied(&programs, Which::Egress, &short) { Ok(()) } else { Err("not yet") }
+        if mirrors(&programs, ProgramKind::Egress, &short) { Ok(()) } else { Err("not yet") }
     });
     // The highest rate that there may be.
     let programs = limit(100_000_000_000, 100_000_000_000);
     for _ in 0..3 {
-        assert!((0..10).all(|_| copied(&programs, Which::Egress, &long)));
+        assert!((0..10).all(|_| mirrors(&programs, ProgramKind::Egress, &long)));
         thread::sleep(Duration::from_millis(60));
     }
 }
 
 #[test]
 fn later_fragments_follow_the_first() {
-    let port = |port| Match { ports: vec![(port, port)], ..Match::default() };
-    let wanted = |include: Vec<Match>, exclude: Vec<Match>| {
-        load(&Settings { filter: Filter { include, exclude, expression: vec![] }, ..Settings::default() })
-    };
+    let port = |port| Match { ports: vec![PortRange { port, end_port: None }], ..Match::default() };
+    let filtered = |include: Vec<Match>, exclude: Vec<Match>| load(&filtering(include, exclude));
     for ipv6 in [false, true] {
         let both = |programs: &Programs, fragments: &[Vec<u8>; 2]| {
-            [0, 1].map(|number: usize| copied(programs, Which::Ingress, &fragments[number]))
+            [0, 1].map(|number: usize| mirrors(programs, ProgramKind::Ingress, &fragments[number]))
         };
-        let include = wanted(vec![port(53)], vec![]);
+        let include = filtered(vec![port(53)], vec![]);
         assert_eq!(both(&include, &fragments(1, 53, ipv6)), [true, true]);
         assert_eq!(both(&include, &fragments(2, 54, ipv6)), [false, false]);
-        // Without the first one: copied, as far as the rest of a rule does not speak against it.
-        assert!(copied(&include, Which::Ingress, &fragments(3, 54, ipv6)[1]));
-        let exclude = wanted(vec![], vec![port(53)]);
+        // Without the first fragment, ports are unknown: the frame is mirrored if the rest of the rule matches.
+        assert!(mirrors(&include, ProgramKind::Ingress, &fragments(3, 54, ipv6)[1]));
+        let exclude = filtered(vec![], vec![port(53)]);
         assert_eq!(both(&exclude, &fragments(1, 53, ipv6)), [false, false]);
-        assert!(copied(&exclude, Which::Ingress, &fragments(3, 53, ipv6)[1]));
+        assert!(mirrors(&exclude, ProgramKind::Ingress, &fragments(3, 53, ipv6)[1]));
         let tcp = Match { protocol: Some(Protocol::Tcp), ..port(53) };
-        assert!(!copied(&wanted(vec![tcp], vec![]), Which::Ingress, &fragments(3, 53, ipv6)[1]));
-        // A sample takes all of a datagram or nothing.
-        let sample = load(&Settings { one_in_flows: 3, ..Settings::default() });
+        assert!(!mirrors(&filtered(vec![tcp], vec![]), ProgramKind::Ingress, &fragments(3, 53, ipv6)[1]));
+        // Sampling selects all fragments of a datagram or none.
+        let sample = load(&sampling(3));
         for id in 0..100 {
             let [first, later] = both(&sample, &fragments(id, 1000 + u16::from(id), ipv6));
             assert_eq!(first, later, "{id}");
@@ -218,9 +231,10 @@ fn later_fragments_follow_the_first() {
 }
 
 #[test]
-fn flows_between_tapped_pods_are_copied_where_they_were_accepted() {
-    let pods = Network { address: [10, 0, 0, 0].into(), prefix: 8 };
-    let settings = Settings { deduplicate: Some(vec![pods]), ..Settings::default() };
+fn flows_between_tapped_pods_are_mirrored_where_they_were_accepted() {
+    let pods = "10.0.0.0/8".parse().expect("a CIDR");
+    let deduplicate = Deduplicate { pod_cidrs: Some(vec![pods]), service_cidrs: None };
+    let settings = with(MirrorOptions { deduplicate: Some(deduplicate), ..MirrorOptions::default() });
     let pod = |last| [10, 0, 0, last];
     let (mut frames, mut number) = (0, 0);
     let mut check =
@@ -230,9 +244,12 @@ fn flows_between_tapped_pods_are_copied_where_they_were_accepted() {
             for (answer, flags) in script {
                 let (from, to) = if *answer { (server, client) } else { (client, server) };
                 let frame = frame(protocol, from, to, *flags, false);
-                let (client_way, server_way) =
-                    if *answer { (Which::Ingress, Which::Egress) } else { (Which::Egress, Which::Ingress) };
-                let verdicts = (copied(&there, server_way, &frame), copied(&here, client_way, &frame));
+                let (client_way, server_way) = if *answer {
+                    (ProgramKind::Ingress, ProgramKind::Egress)
+                } else {
+                    (ProgramKind::Egress, ProgramKind::Ingress)
+                };
+                let verdicts = (mirrors(&there, server_way, &frame), mirrors(&here, client_way, &frame));
                 assert_eq!(verdicts, (at_server, at_client), "check {number}, {answer} {flags:#x}");
                 frames += 1;
             }
@@ -242,16 +259,16 @@ fn flows_between_tapped_pods_are_copied_where_they_were_accepted() {
         };
     let shake: [(bool, u8); 4] = [(false, 2), (true, 0x12), (false, 0x10), (true, 0x18)];
     let (low, high) = (End { address: pod(1), port: 80 }, End { address: pod(2), port: 40_000 });
-    // Whatever the ports say.
+    // Whichever port is lower.
     check(high, low, 6, &shake, true, false);
     check(low, high, 6, &shake, true, false);
     check(high, low, 17, &[(false, 0), (true, 0), (false, 0)], true, false);
-    // Older than the tap: the lower port accepted; also seen from an answer first.
+    // Older than the tap: the end with the lower port is taken to have accepted, also if an answer is seen first.
     check(high, low, 6, &[(false, 0x18), (true, 0x10)], true, false);
     check(high, low, 6, &[(true, 0x18), (false, 0x10)], true, false);
     // The first frame was lost.
     check(low, high, 6, &shake[1..], true, false);
-    // With somebody who is not tapped: each end copies all of it.
+    // With an address that is not tapped: each end mirrors all of it.
     let outside = End { address: [192, 0, 2, 1], port: 443 };
     check(high, outside, 6, &shake, true, true);
     assert!(frames > 20);

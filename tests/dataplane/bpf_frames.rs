@@ -1,9 +1,9 @@
-//! Frames and filters by chance, and how tcpdump and tshark would write them.
+//! Random frames and filters, and the filters in the languages of tcpdump and tshark.
 
 use std::{net::IpAddr, process::Command};
 
+use podtap_model::{Filter, Instruction, IpNet, Match, PortRange, Protocol};
 use podtap_tests::pcap::output;
-use tap_helper::bpf::{Filter, Instruction, Match, Network, Protocol};
 
 /// xorshift64: the same frames and filters in every run with a seed.
 pub struct Chance(u64);
@@ -37,7 +37,7 @@ impl Chance {
 pub struct Kinds {
     /// Tags and extension headers.
     pub wrapped: bool,
-    /// Cut somewhere.
+    /// Truncated somewhere.
     pub short: bool,
 }
 
@@ -45,7 +45,7 @@ const ADDRESSES: [&str; 8] =
     ["10.1.2.3", "10.1.9.9", "10.200.0.1", "192.168.7.7", "fd00::1", "fd00:0:1::5", "2001:db8::1", "2001:db8:1::1"];
 const PORTS: [u16; 8] = [22, 79, 80, 81, 443, 8443, 40_000, 65_535];
 
-/// A frame. All but the payload is as RFC 791, 8200, 9293, 768, 9260 want it, except for checksums.
+/// A frame. Except for the payload and the checksums, it follows RFC 791, 8200, 9293, 768 and 9260.
 pub fn frame(chance: &mut Chance, kinds: Kinds) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     for _ in 0..if kinds.wrapped { chance.below(3) } else { 0 } {
@@ -62,7 +62,7 @@ pub fn frame(chance: &mut Chance, kinds: Kinds) -> Vec<u8> {
     }
     if kinds.short && chance.one_in(3) {
         let length = frame.len();
-        // Newer kernels take no frame for a trial whose IP header is not whole.
+        // Newer kernels accept no frame for a test run whose IP header is incomplete.
         let least = match frame[12..14] {
             [8, 0] => 34,
             [0x86, 0xdd] => 54,
@@ -138,54 +138,53 @@ fn transport(chance: &mut Chance, ipv6: bool) -> (u8, Vec<u8>) {
     }
 }
 
-/// A filter with rules; with `one`, of a single rule.
+/// Settings with filter rules; with `one`, with a single rule.
 pub fn filter(chance: &mut Chance, one: bool) -> Filter {
     let mut rules = |limit| (0..chance.below(limit)).map(|_| rule(chance)).collect::<Vec<_>>();
     let (mut include, mut exclude) = (rules(4), rules(3));
     if one {
-        // With several ranges, tcpdump gives up at the first port that is not there, also where another would have matched.
+        // With several ranges, tcpdump rejects a frame that is too short for the first port compared, even if another would match.
         let mut rule = rule(chance);
         rule.ports.truncate(1);
         (include, exclude) = (vec![rule], vec![]);
     }
-    Filter { include, exclude, expression: vec![] }
+    Filter { include, exclude, expression: None }
 }
 
 fn rule(chance: &mut Chance) -> Match {
     use Protocol::{Icmp, Icmpv6, Sctp, Tcp, Udp};
     let protocol = chance.of(&[None, Some(Tcp), Some(Udp), Some(Sctp), Some(Tcp), Some(Icmp), Some(Icmpv6)]);
-    let mut ports: Vec<_> = (0..chance.of(&[0, 1, 2])).map(|_| (chance.of(&PORTS), chance.of(&PORTS))).collect();
-    for (first, last) in &mut ports {
-        if chance.one_in(2) {
-            *last = *first;
-        }
-        (*first, *last) = (*first.min(last), *first.max(last));
+    let port = |chance: &mut Chance| PortRange { port: chance.of(&PORTS), end_port: Some(chance.of(&PORTS)) };
+    let mut ports: Vec<_> = (0..chance.of(&[0, 1, 2])).map(|_| port(chance)).collect();
+    for range in &mut ports {
+        let (first, last) = (range.port, range.last());
+        *range = PortRange { port: first.min(last), end_port: Some(first.max(last)).filter(|_| !chance.one_in(2)) };
     }
-    let networks = (0..chance.of(&[0, 0, 1, 2]))
+    let cidrs = (0..chance.of(&[0, 0, 1, 2]))
         .map(|_| {
             let address: IpAddr = chance.of(&ADDRESSES).parse().expect("an address");
             let prefixes: &[u8] = if address.is_ipv6() { &[0, 1, 16, 47, 48, 64, 128] } else { &[0, 1, 8, 15, 24, 32] };
-            Network { address, prefix: chance.of(prefixes) }
+            IpNet::new(address, chance.of(prefixes)).expect("a prefix of the family")
         })
         .collect();
-    Match { protocol, ports, networks }
+    Match { protocol, ports, cidrs }
 }
 
-/// How a reader writes the parts of a filter.
+/// The syntax of a program's filters.
 pub struct Language {
     protocol: fn(Protocol) -> &'static str,
     ports: fn(u16, u16) -> String,
-    network: fn(&Network, &str) -> String,
+    network: fn(&IpNet, &str) -> String,
     everything: &'static str,
 }
 
-/// That of pcap-filter(7). `net` wants no bits behind the prefix.
+/// That of pcap-filter(7). `net` accepts no bits after the prefix.
 pub const PCAP: Language = Language {
     protocol: name,
     ports: |first, last| format!("portrange {first}-{last}"),
     network: |network, side| {
-        let family = if network.address.is_ipv6() { "ip6" } else { "ip" };
-        format!("{family} {side} net {}/{}", base(network), network.prefix)
+        let family = if network.addr().is_ipv6() { "ip6" } else { "ip" };
+        format!("{family} {side} net {}/{}", network.network(), network.prefix_len())
     },
     everything: "greater 1",
 };
@@ -198,11 +197,11 @@ pub const DISPLAY: Language = Language {
         format!("({} or {} or {})", of("tcp"), of("udp"), of("sctp"))
     },
     network: |network, side| {
-        let family = if network.address.is_ipv6() { "ipv6" } else { "ip" };
-        // A prefix of no bits is no network to it.
-        match network.prefix {
+        let family = if network.addr().is_ipv6() { "ipv6" } else { "ip" };
+        // It does not accept a prefix length of 0.
+        match network.prefix_len() {
             0 => family.to_owned(),
-            prefix => format!("{family}.{side} == {}/{prefix}", network.address),
+            prefix => format!("{family}.{side} == {}/{prefix}", network.addr()),
         }
     },
     everything: "frame",
@@ -218,17 +217,6 @@ fn name(protocol: Protocol) -> &'static str {
     }
 }
 
-fn base(network: &Network) -> IpAddr {
-    let host = |bits: u8| u128::MAX.checked_shr(u32::from(128 - bits + network.prefix)).unwrap_or(0);
-    match network.address {
-        IpAddr::V4(address) => {
-            let mask = u32::try_from(host(32)).expect("32 bits");
-            std::net::Ipv4Addr::from_bits(address.to_bits() & !mask).into()
-        }
-        IpAddr::V6(address) => std::net::Ipv6Addr::from_bits(address.to_bits() & !host(128)).into(),
-    }
-}
-
 impl Language {
     /// A filter, with the remote side `src` or `dst`.
     pub fn write(&self, filter: &Filter, side: &str) -> String {
@@ -237,10 +225,10 @@ impl Language {
             let mut parts = vec![self.everything.to_owned()];
             parts.extend(rule.protocol.map(|protocol| (self.protocol)(protocol).to_owned()));
             if !rule.ports.is_empty() {
-                parts.push(any(rule.ports.iter().map(|(first, last)| (self.ports)(*first, *last)).collect()));
+                parts.push(any(rule.ports.iter().map(|range| (self.ports)(range.port, range.last())).collect()));
             }
-            if !rule.networks.is_empty() {
-                parts.push(any(rule.networks.iter().map(|network| (self.network)(network, side)).collect()));
+            if !rule.cidrs.is_empty() {
+                parts.push(any(rule.cidrs.iter().map(|network| (self.network)(network, side)).collect()));
             }
             format!("({})", parts.join(" and "))
         };
@@ -253,7 +241,7 @@ impl Language {
     }
 }
 
-/// What libpcap makes of an expression for Ethernet.
+/// An expression, compiled by libpcap for Ethernet.
 pub fn compile(expression: &str) -> Vec<Instruction> {
     let text = output(Command::new("tcpdump").args(["-y", "EN10MB", "-ddd", expression]));
     let text = String::from_utf8(text).expect("it is text");

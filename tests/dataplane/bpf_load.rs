@@ -1,6 +1,11 @@
 //! The eBPF programs in this kernel: loaded, found again, replaced; nothing of them stays.
 
-use tap_helper::bpf::{Features, Filter, Instruction, Match, Programs, Protocol, Running, Settings, Which, probe};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+
+use podtap_model::{Instruction, Match, MirrorOptions, PortRange, Protocol, Sample};
+use tap_helper::bpf::{BpfError, Features, Maps, ProgramKind, Programs, Settings, probe};
+
+use crate::bpf_scene::{compiled, filtering};
 
 /// A frame of TCP over IPv4, from port 1000 to 443.
 fn frame() -> Vec<u8> {
@@ -11,35 +16,40 @@ fn frame() -> Vec<u8> {
 }
 
 fn only(port: u16) -> Settings {
-    let tcp = Match { protocol: Some(Protocol::Tcp), ports: vec![(port, port)], networks: vec![] };
-    Settings { filter: Filter { include: vec![tcp], ..Filter::default() }, ..Settings::default() }
+    let ports = vec![PortRange { port, end_port: None }];
+    let tcp = Match { protocol: Some(Protocol::Tcp), ports, cidrs: vec![] };
+    filtering(vec![tcp], vec![])
 }
 
 /// `ret #1` or `ret #0`.
 fn always(result: u32) -> Settings {
-    let expression = vec![Instruction { code: 6, jt: 0, jf: 0, k: result }];
-    Settings { filter: Filter { expression, ..Filter::default() }, ..Settings::default() }
+    compiled(vec![Instruction { code: 6, jt: 0, jf: 0, k: result }])
 }
 
 #[test]
 fn this_kernel_can_do_all_of_it() {
     let (found, programs) = probe();
     assert!(programs.is_some());
-    let whole_lists = found.whole_lists;
-    assert_eq!(found, Features { ebpf: Ok(()), fit: Ok(()), limit: Ok(()), expression: Ok(()), whole_lists });
+    let frag_list_safe = found.frag_list_safe;
+    let all = Features { ebpf: Ok(()), clamp: Ok(()), rate_limit: Ok(()), expression: Ok(()), frag_list_safe };
+    assert_eq!(found, all);
 }
 
 #[test]
 fn settings_take_effect_and_are_found_again() {
-    let programs = Programs::load(&only(443), None).expect("they load");
-    let matches = |which| programs.try_out(which, &frame(), &[]).expect("it runs").0;
-    assert_eq!([matches(Which::Ingress), matches(Which::Egress)], [-1, -1]);
-    programs.running().configure(&only(80)).expect("it is written");
-    assert_eq!([matches(Which::Ingress), matches(Which::Egress)], [0, 0]);
+    let mut programs = Programs::load(&only(443), None).expect("they load");
+    let matches = |programs: &Programs| {
+        [ProgramKind::Ingress, ProgramKind::Egress]
+            .map(|kind| programs.test_run(kind, &frame(), &[]).expect("it runs").0)
+    };
+    assert_eq!(matches(&programs), [-1, -1]);
+    programs.maps_mut().configure(&only(80)).expect("it is written");
+    assert_eq!(matches(&programs), [0, 0]);
 
     for id in programs.ids().expect("they have numbers") {
-        let found = Running::adopt(id).expect("it is ours");
-        assert!(found.has(&only(80)) && found.runs(&only(443)) && !found.has(&only(443)) && !found.runs(&always(1)));
+        let found = Maps::adopt(id).expect("it is ours");
+        assert!(found.is_configured(&only(80)) && found.supports(&only(443)));
+        assert!(!found.is_configured(&only(443)) && !found.supports(&always(1)));
         let counters = found.counters().expect("they can be read");
         assert_eq!((counters.ingress.mirrored.frames, counters.ingress.filtered.frames), (1, 1));
         assert_eq!((counters.egress.seen().frames, counters.egress.seen().bytes), (2, 108));
@@ -49,18 +59,19 @@ fn settings_take_effect_and_are_found_again() {
 #[test]
 fn another_expression_keeps_the_counters() {
     let first = Programs::load(&Settings::default(), None).expect("they load");
-    let run = |programs: &Programs| programs.try_out(Which::Egress, &frame(), &[]).expect("it runs").0;
+    let run = |programs: &Programs| programs.test_run(ProgramKind::Egress, &frame(), &[]).expect("it runs").0;
     assert_eq!(run(&first), -1);
-    let second = Programs::load(&always(0), Some(first.running())).expect("they load");
+    let second = Programs::load(&always(0), Some(first.maps())).expect("they load");
     // Both are there for a moment, each with its own configuration.
     assert_eq!((run(&first), run(&second)), (-1, 0));
-    let third = Programs::load(&always(1), Some(second.running())).expect("they load");
+    let mut third = Programs::load(&always(1), Some(second.maps())).expect("they load");
     assert_eq!((run(&second), run(&third)), (0, -1));
     // The same settings again: these programs join those that run.
-    let fourth = Programs::load(&always(1), Some(third.running())).expect("they load");
-    third.running().configure(&Settings { one_in_flows: 1 << 30, ..always(1) }).expect("it is written");
+    let fourth = Programs::load(&always(1), Some(third.maps())).expect("they load");
+    let options = MirrorOptions { sample: Some(Sample { one_in_flows: 1 << 30 }), ..MirrorOptions::default() };
+    third.maps_mut().configure(&Settings { options, ..always(1) }).expect("it is written");
     assert_eq!((run(&third), run(&fourth)), (0, 0));
-    let counters = fourth.running().counters().expect("they can be read").egress;
+    let counters = fourth.maps().counters().expect("they can be read").egress;
     assert_eq!(
         [counters.mirrored, counters.filtered, counters.sampled_out, counters.seen()].map(|count| count.frames),
         [3, 2, 2, 7]
@@ -69,13 +80,35 @@ fn another_expression_keeps_the_counters() {
 
 #[test]
 fn what_is_wrong_is_said() {
-    let many = Match { protocol: None, ports: (0..9).map(|port| (port, port)).collect(), networks: vec![] };
-    let filter = Filter { include: vec![many; 8], ..Filter::default() };
-    let error = Programs::load(&Settings { filter, ..Settings::default() }, None).expect_err("72 rules");
+    let ports = (0..9).map(|port| PortRange { port, end_port: None }).collect();
+    let many = Match { protocol: None, ports, cidrs: vec![] };
+    let error = Programs::load(&filtering(vec![many; 8], vec![]), None).expect_err("72 rules");
     assert!(error.to_string().contains("72 rules") && error.to_string().contains("64"), "{error}");
-    let filter = Filter { expression: vec![Instruction { code: 0x28, jt: 0, jf: 0, k: 12 }], ..Filter::default() };
-    let error = Programs::load(&Settings { filter, ..Settings::default() }, None).expect_err("it does not return");
+    let program = vec![Instruction { code: 0x28, jt: 0, jf: 0, k: 12 }];
+    let error = Programs::load(&compiled(program), None).expect_err("it does not return");
     assert!(error.to_string().contains("instruction 0 leads beyond the end"), "{error}");
-    let error = Running::adopt(u32::MAX).expect_err("there is none");
+    let error = Maps::adopt(u32::MAX).expect_err("there is none");
     assert!(error.to_string().contains("ENOENT") || error.to_string().contains("No such file"), "{error}");
+}
+
+/// Loads `return 0`, a classifier without maps, as another tool would. Returns it and its ID.
+#[expect(unsafe_code, reason = "neither std nor nix has bpf(2)")]
+fn foreign() -> (OwnedFd, u32) {
+    // The start of `union bpf_attr` for BPF_PROG_LOAD: type, number of instructions, instructions, license.
+    let instructions: [u64; 2] = [0xb7, 0x95];
+    let attribute: [u64; 3] = [3 | 2 << 32, instructions.as_ptr() as u64, c"GPL".as_ptr() as u64];
+    // SAFETY: the kernel reads the attribute, and the instructions and the license that it points to; all of them are live.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, 5, attribute.as_ptr(), size_of_val(&attribute)) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).expect("it loads");
+    // SAFETY: a new descriptor.
+    let program = unsafe { OwnedFd::from_raw_fd(fd) };
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("it is open");
+    let id = info.lines().find_map(|line| line.strip_prefix("prog_id:")).expect("the kernel shows the ID");
+    (program, id.trim().parse().expect("a number"))
+}
+
+#[test]
+fn a_foreign_program_is_not_adopted() {
+    let (_program, id) = foreign();
+    assert!(matches!(Maps::adopt(id), Err(BpfError::Foreign(found)) if found == id));
 }

@@ -1,16 +1,20 @@
-//! A pod with the programs on its interface, without a helper: filters are put there by messages of this file's own.
+//! A pod with the programs on its interface, without a helper: this file builds the netlink messages for the filters itself.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::{
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    sync::Arc,
+};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use podtap_model::{Filter, Instruction, Match, MirrorOptions, Program, ProgramId};
 use podtap_tests::net::Network;
-use tap_helper::bpf::Programs;
+use tap_helper::bpf::{Programs, Settings};
 
 const CREATE: u16 = 0x400;
 const REQUEST_WITH_ANSWER: u16 = 0x5;
 const RTM_NEWTFILTER: u16 = 44;
 
-/// A pod and a client with a cable between them; `copy0` in the pod is where copies go.
+/// A pod and a client, connected by a veth pair. Frames are mirrored to `mirror0` in the pod.
 pub struct Scene {
     pub pod: Network,
     pub client: Network,
@@ -43,19 +47,19 @@ impl Scene {
         Self { pod, client, node, far, socket }
     }
 
-    /// Copies go through a cable, from `copy0` to `copy0` of the far network.
+    /// `mirror0` is connected to `mirror0` of the far network by a veth pair.
     pub fn with_cable() -> Self {
         let scene = Self::empty();
         let far = scene.far.path().display();
-        scene.pod.ip(&format!("link add copy0 mtu 65000 type veth peer name copy0 mtu 65000 netns {far}\n"));
+        scene.pod.ip(&format!("link add mirror0 mtu 65000 type veth peer name mirror0 mtu 65000 netns {far}\n"));
         for network in [&scene.pod, &scene.far] {
-            network.ip("link set copy0 addrgenmode none\nlink set copy0 arp off multicast off up\n");
+            network.ip("link set mirror0 addrgenmode none\nlink set mirror0 arp off multicast off up\n");
         }
         scene
     }
 
-    /// Copies go through a tunnel, over an underlay of the given MTU that shows frames as they are on the wire.
-    pub fn with_tunnel(mtu: u32) -> Self {
+    /// `mirror0` is a VXLAN device, over an underlay of the given MTU that shows frames as they are on the wire.
+    pub fn with_vxlan(mtu: u32) -> Self {
         let scene = Self::empty();
         let far = scene.far.path().display();
         scene.node.ip(&format!("link add under0 mtu {mtu} type veth peer name under0 mtu {mtu} netns {far}\n"));
@@ -68,14 +72,14 @@ impl Scene {
         // Its UDP socket stays in the node's network.
         let pod = scene.pod.path().display();
         scene.node.ip(&format!(
-            "link add copy0 mtu 65000 type vxlan id 100 dstport 14789 local 10.66.0.1 remote 10.66.0.2 noudpcsum\n\
-             link set copy0 netns {pod}\n"
+            "link add mirror0 mtu 65000 type vxlan id 100 dstport 14789 local 10.66.0.1 remote 10.66.0.2 noudpcsum\n\
+             link set mirror0 netns {pod}\n"
         ));
-        scene.far.ip("link add copy0 mtu 65000 type vxlan id 100 dstport 14789 local 10.66.0.2 nolearning\n");
+        scene.far.ip("link add mirror0 mtu 65000 type vxlan id 100 dstport 14789 local 10.66.0.2 nolearning\n");
         for network in [&scene.pod, &scene.far] {
-            network.ip("link set copy0 addrgenmode none\nlink set copy0 arp off multicast off up\n");
+            network.ip("link set mirror0 addrgenmode none\nlink set mirror0 arp off multicast off up\n");
         }
-        scene.pod.run("tc qdisc add dev copy0 clsact");
+        scene.pod.run("tc qdisc add dev mirror0 clsact");
         scene.node.run("ping -q -c 1 -W 5 10.66.0.2");
         scene
     }
@@ -84,17 +88,17 @@ impl Scene {
         self.pod.within(|| nix::net::if_::if_nametoindex(device)).expect("it is there")
     }
 
-    /// Puts the programs into filters, in place of those that are there.
+    /// Installs filters with the programs, replacing existing ones.
     pub fn attach(&self, programs: &Programs) {
-        let copy = self.index("copy0");
+        let copy = self.index("mirror0");
         let eth = self.index("eth0");
         self.filter(eth, 0xffff_fff2, 100, programs.ingress(), Some(copy));
         self.filter(eth, 0xffff_fff3, 101, programs.egress(), Some(copy));
     }
 
-    /// Likewise that which makes copies fit.
-    pub fn attach_fit(&self, programs: &Programs) {
-        self.filter(self.index("copy0"), 0xffff_fff3, 1, programs.fit(), None);
+    /// Likewise the clamp.
+    pub fn attach_clamp(&self, programs: &Programs) {
+        self.filter(self.index("mirror0"), 0xffff_fff3, 1, programs.clamp(), None);
     }
 
     /// `tc filter replace dev DEVICE HOOK prio PRIORITY handle 1 protocol all bpf fd PROGRAM`, with `action mirred egress mirror`
@@ -130,14 +134,30 @@ impl Scene {
     }
 }
 
-/// Sends frames through an interface as they are.
+/// Settings with mirror options.
+pub fn with(options: MirrorOptions) -> Settings {
+    Settings { options, ..Settings::default() }
+}
+
+/// Settings with a filter.
+pub fn filtering(include: Vec<Match>, exclude: Vec<Match>) -> Settings {
+    with(MirrorOptions { filter: Some(Filter { include, exclude, expression: None }), ..MirrorOptions::default() })
+}
+
+/// Settings with a compiled expression.
+pub fn compiled(instructions: Vec<Instruction>) -> Settings {
+    let program = Program { id: ProgramId::from_digest([0; 32]), instructions };
+    Settings { program: Some(Arc::new(program)), ..Settings::default() }
+}
+
+/// Sends frames through an interface, unchanged.
 #[expect(unsafe_code, reason = "std has no packet sockets")]
 pub fn inject(network: &Network, device: &str, frames: &[Vec<u8>]) {
     network.within(|| {
         // SAFETY: no pointers.
         let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         assert!(socket >= 0, "a packet socket can be made");
-        // SAFETY: a descriptor that was just opened and that nobody else has.
+        // SAFETY: a descriptor that was just opened and has no other owner.
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
         // SAFETY: all-zero is a valid sockaddr_ll.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -147,7 +167,7 @@ pub fn inject(network: &Network, device: &str, frames: &[Vec<u8>]) {
         let length = u32::try_from(size_of_val(&address)).expect("an address is small");
         for frame in frames {
             let to = (&raw const address).cast();
-            // SAFETY: frame and address are live and as long as said.
+            // SAFETY: frame and address are live and have the given lengths.
             let sent = unsafe { libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, to, length) };
             assert_eq!(usize::try_from(sent), Ok(frame.len()), "{}", std::io::Error::last_os_error());
         }

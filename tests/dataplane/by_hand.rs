@@ -1,11 +1,11 @@
-//! `tap-helper apply`, `inspect` and `purge`, by hand on a node.
+//! `tap-helper apply`, `inspect` and `purge`, called by hand on a node.
 
+use podtap_model::Direction;
 use podtap_tests::{
     emulated,
-    net::{Helper, Node, Pod},
+    net::{Desired, Helper, Node, Pod},
 };
 use serde_json::Value;
-use tap_wire::{Desired, Direction};
 
 use crate::scene::{Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
 
@@ -14,7 +14,7 @@ fn json(text: &str) -> Value {
 }
 
 fn apply(node: &Node, desired: &Desired) -> (bool, Value) {
-    let input = serde_json::to_string(desired).expect("it can be written");
+    let input = serde_json::to_string(&desired.state()).expect("JSON");
     let (status, output, _) = Helper::once(node, &["apply", "FILE"], &input);
     (status.success(), json(&output))
 }
@@ -32,13 +32,13 @@ fn apply_inspect_and_purge() {
     let before = [web.network().snapshot(), node.network().snapshot()];
     assert_eq!(inspect(&node), [Value::Null; 0]);
 
-    let wanted =
+    let requested =
         desired(vec![sender(TAP, &web, Direction::Both, &[near_endpoint(VNI)])], vec![receiver(TAP, VNI, "mirror0")]);
-    let (complete, report) = apply(&node, &wanted);
+    let (complete, report) = apply(&node, &requested);
     assert!(complete, "{report:#}");
-    assert_eq!(report["senders"][0]["status"]["state"], "Active");
+    assert_eq!(report["senders"][0]["state"], "Active");
     let made = web.network().snapshot();
-    assert!(apply(&node, &wanted).0, "once more");
+    assert!(apply(&node, &requested).0, "again");
     assert_eq!(made.differences(&web.network().snapshot()), [""; 0], "which changes nothing");
 
     podtap_tests::net::traffic::udp(&client, web.network(), web.addresses[0], &[100; 7]);
@@ -57,13 +57,13 @@ fn apply_inspect_and_purge() {
     assert_eq!(in_pod["devices"][0]["destinations"][0], format!("10.66.0.1 port 14789 vni {VNI}"));
     assert_eq!((&in_pod["devices"][0]["tap"], &in_pod["clsacts"][0]), (&TAP.into(), &"eth0".into()));
     assert_eq!(in_pod["drift"], Value::Array(vec![]));
-    // Its counters are those that `tc` shows.
+    // Its counters are the ones that `tc` shows.
     let shown: Vec<u64> = web.network().mirrors("eth0").iter().map(|mirror| mirror.packets).collect();
-    let told: Vec<u64> =
+    let reported: Vec<u64> =
         in_pod["filters"].as_array().into_iter().flatten().filter_map(|f| f["packets"].as_u64()).collect();
-    assert!(shown == told && told.iter().all(|count| *count >= 7), "{shown:?} {told:?}");
+    assert!(shown == reported && reported.iter().all(|count| *count >= 7), "{shown:?} {reported:?}");
 
-    web.network().run(&format!("ip link set {} down", web.network().tunnels()[0]));
+    web.network().run(&format!("ip link set {} down", web.network().vxlan_devices()[0]));
     let drifts: Vec<Value> = inspect(&node).iter().map(|contents| contents["drift"][0].clone()).collect();
     assert!(drifts.iter().any(|drift| drift.as_str().is_some_and(|text| text.ends_with("is down"))), "{drifts:?}");
 
@@ -74,17 +74,17 @@ fn apply_inspect_and_purge() {
     assert_eq!(before[0].differences(&web.network().snapshot()), [""; 0]);
     assert_eq!(before[1].differences(&node.network().snapshot()), [""; 0]);
     let (status, output, _) = Helper::once(&node, &["purge"], "");
-    assert!(status.success() && json(&output)["removed"] == Value::Array(vec![]), "on a clean node it does nothing");
+    assert!(status.success() && json(&output)["removed"] == Value::Array(vec![]), "it does nothing on a clean node");
 }
 
 #[test]
-fn apply_says_what_is_not_in_place() {
+fn apply_reports_what_is_not_in_place() {
     let node = Node::new();
     let pod = Pod::prepared(&node);
     let (complete, report) =
         apply(&node, &desired(vec![sender(TAP, &pod, Direction::Both, &[near_endpoint(1)])], vec![]));
     assert!(!complete);
-    assert_eq!(report["senders"][0]["status"]["reason"], "PodNotRunning");
+    assert_eq!(report["senders"][0]["reason"], "PodNotRunning");
     let (status, _, error) = Helper::once(&node, &["apply", "FILE"], "{");
     assert!(!status.success() && error.contains("EOF"), "{error}");
     let (status, _, error) = Helper::once(&node, &["apply", "/nowhere"], "");
@@ -102,30 +102,30 @@ fn what_serve_made_is_what_inspect_shows() {
     assert_eq!(found[0]["drift"], Value::Array(vec![]));
 }
 
-/// Kills a command at each of its requests to the kernel, one after the other, each time from `start`; the next command completes
-/// what is wanted, or removes all of it.
+/// Kills a command at each of its requests to the kernel, one after the other, each time from `start`. The next command completes the
+/// desired state, or removes all of it.
 fn killed_anywhere(command: &[&str], start: impl Fn(&Node, &Desired)) {
     let node = Node::new();
     let web = Pod::start(&node);
-    let wanted = desired(
+    let requested = desired(
         vec![
             sender(TAP, &web, Direction::Both, &[near_endpoint(VNI), near_endpoint(VNI + 1)]),
             sender("tap-b", &web, Direction::Egress, &[near_endpoint(VNI + 2)]),
         ],
         vec![receiver(TAP, VNI, "mirror0")],
     );
-    let input = serde_json::to_string(&wanted).expect("it can be written");
+    let input = serde_json::to_string(&requested.state()).expect("JSON");
     let before = [web.network().snapshot(), node.network().snapshot()];
-    assert!(apply(&node, &wanted).0);
+    assert!(apply(&node, &requested).0);
     let lines = web.network().snapshot().lines.len();
     for requests in (0..).step_by(if emulated() { 9 } else { 1 }) {
-        start(&node, &wanted);
+        start(&node, &requested);
         if !Helper::killed_after(&node, requests, command, &input) {
             assert!(requests > 30, "there were only {requests}");
             return;
         }
         if requests % 2 == 0 {
-            let (complete, report) = apply(&node, &wanted);
+            let (complete, report) = apply(&node, &requested);
             assert!(complete, "after {requests} requests: {report:#}");
             assert_eq!(web.network().snapshot().lines.len(), lines, "after {requests} requests");
         } else {
@@ -143,5 +143,5 @@ fn apply_killed_anywhere() {
 
 #[test]
 fn purge_killed_anywhere() {
-    killed_anywhere(&["purge"], |node, wanted| assert!(apply(node, wanted).0));
+    killed_anywhere(&["purge"], |node, requested| assert!(apply(node, requested).0));
 }

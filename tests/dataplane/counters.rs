@@ -1,57 +1,57 @@
-//! What the helper says it counted, when the agent asks.
+//! The counters that the helper reports to the agent.
 
 use std::time::Duration;
 
+use podtap_model::{Count, Deduplicate, Direction, DirectionCounters, Request, Response, SenderCounters};
 use podtap_tests::{
-    net::{Helper, Network, Pod, traffic},
+    net::{Desired, Helper, Network, Pod, Sender, traffic},
     wait::until,
 };
-use tap_wire::{
-    Count, Desired, Direction, DirectionCounters, Filter, Limit, Match, Protocol, Sender, SenderCounters, Truncate,
-};
+use serde_json::json;
 
-use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, receiver, sender};
+use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, options, receiver, sender};
 
-fn wanted(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
+fn requested(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
     let mut sender = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
     change(&mut sender);
     desired(vec![sender], vec![])
 }
 
-fn treated(sender: &mut Sender) {
-    let udp = Match { protocol: Some(Protocol::Udp), ..Match::default() };
-    sender.filter = Filter { exclude: vec![udp], ..Filter::default() };
-    sender.one_in_flows = 2;
-    sender.limit = Limit { bits_per_second: 8_000_000, packets_per_second: 0 };
-    sender.truncate = Some(Truncate::Bytes(64));
+fn with_options(sender: &mut Sender) {
+    sender.tap.options = options(json!({
+        "filter": {"exclude": [{"protocol": "UDP"}]},
+        "sample": {"oneInFlows": 2},
+        "limit": {"bitsPerSecond": "8M"},
+        "truncate": {"bytes": 64},
+    }));
 }
 
-/// What was counted of the one sender.
+/// The counters of the only sender.
 #[track_caller]
 fn counted(scene: &mut Scene, request: u64) -> SenderCounters {
     let mut answer = scene.agent.counters(request);
     assert_eq!(answer.senders.len(), 1, "{answer:?}");
     let sender = answer.senders.remove(0);
-    assert_eq!((&*sender.tap, &*sender.pod, &*sender.interface), (TAP, &*scene.web.uid, "eth0"));
+    assert_eq!((&*sender.tap_uid, &*sender.pod_uid, &*sender.interface), (TAP, &*scene.web.uid, "eth0"));
     sender
 }
 
 fn outcomes(direction: &DirectionCounters) -> Vec<Count> {
-    let DirectionCounters { mirrored, filtered, sampled_out, over_limit, deduplicated, failed: _ } = *direction;
-    [Some(mirrored), filtered, sampled_out, over_limit, deduplicated].into_iter().flatten().collect()
+    let DirectionCounters { mirrored, filtered, sampled_out, rate_limited, deduplicated, failed: _ } = *direction;
+    [Some(mirrored), filtered, sampled_out, rate_limited, deduplicated].into_iter().flatten().collect()
 }
 
 /// Frames and bytes of a direction.
 fn seen(direction: Option<DirectionCounters>) -> (u64, u64) {
-    let all = outcomes(&direction.expect("it is copied"));
+    let all = outcomes(&direction.expect("it is mirrored"));
     (all.iter().map(|count| count.frames).sum(), all.iter().map(|count| count.bytes).sum())
 }
 
-/// Frames and bytes that an interface counted: received, sent.
+/// Frames and bytes that an interface has counted: received, sent.
 fn interface(network: &Network) -> [(u64, u64); 2] {
     let links = network.json("ip -j -s link show dev eth0");
-    let field = |way: &str, name: &str| links[0]["stats64"][way][name].as_u64().expect("a number");
-    ["rx", "tx"].map(|way| (field(way, "packets"), field(way, "bytes")))
+    let field = |side: &str, name: &str| links[0]["stats64"][side][name].as_u64().expect("a number");
+    ["rx", "tx"].map(|side| (field(side, "packets"), field(side, "bytes")))
 }
 
 fn both_ways(scene: &Scene) {
@@ -66,11 +66,11 @@ fn both_ways(scene: &Scene) {
     }
 }
 
-/// Reads the interface and the counters until nothing passes in between: of each direction, what the interface and what the
-/// counters saw since `before`.
+/// Reads the interface and the counters until no frame passes in between, so that both have counted the same since `before` in each
+/// direction.
 #[track_caller]
 fn equal(scene: &mut Scene, request: u64, before: [(u64, u64); 2], zero: &SenderCounters) -> SenderCounters {
-    until("the outcomes are what the interface saw", Duration::from_secs(10), || {
+    until("the outcomes add up to what the interface saw", Duration::from_secs(10), || {
         let now = interface(scene.web.network());
         let counted = counted(scene, request);
         let since = |(now, before): ((u64, u64), (u64, u64))| (now.0 - before.0, now.1 - before.1);
@@ -84,8 +84,8 @@ fn equal(scene: &mut Scene, request: u64, before: [(u64, u64); 2], zero: &Sender
 fn never_less(one: &SenderCounters, other: &SenderCounters) -> bool {
     let all = |sender: &SenderCounters| -> Vec<Count> {
         let directions = [sender.ingress, sender.egress].into_iter().flatten();
-        let copies = [sender.truncated, sender.oversized].into_iter().flatten();
-        directions.flat_map(|direction| outcomes(&direction)).chain(copies).collect()
+        let others = [sender.truncated, sender.oversized].into_iter().flatten();
+        directions.flat_map(|direction| outcomes(&direction)).chain(others).collect()
     };
     let (one, other) = (all(one), all(other));
     one.len() == 12 && one.iter().zip(&other).all(|(a, b)| a.frames <= b.frames && a.bytes <= b.bytes)
@@ -95,7 +95,7 @@ fn never_less(one: &SenderCounters, other: &SenderCounters) -> bool {
 fn outcomes_add_up_to_the_interface_also_after_a_restart() {
     let mut scene = Scene::new();
     scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-    scene.agent.establish(&wanted(&scene, treated));
+    scene.agent.establish(&requested(&scene, with_options));
     let zero = counted(&mut scene, 1);
     let before = interface(scene.web.network());
     assert!(zero.ebpf);
@@ -116,13 +116,13 @@ fn outcomes_add_up_to_the_interface_also_after_a_restart() {
     both_ways(&scene);
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
-    scene.agent.establish(&wanted(&scene, treated));
+    scene.agent.establish(&requested(&scene, with_options));
     let second = equal(&mut scene, 3, before, &zero);
     assert!(never_less(&first, &second) && first != second, "{first:?}\n{second:?}");
-    // Another filter, by the same programs or by others, counts on.
-    scene.agent.establish(&wanted(&scene, |sender| {
-        treated(sender);
-        sender.deduplicate = Some(tap_wire::Deduplicate::default());
+    // With other options, whether by the same programs or by others, the counters continue.
+    scene.agent.establish(&requested(&scene, |sender| {
+        with_options(sender);
+        sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
     }));
     both_ways(&scene);
     let third = equal(&mut scene, 4, before, &zero);
@@ -130,22 +130,22 @@ fn outcomes_add_up_to_the_interface_also_after_a_restart() {
 }
 
 #[test]
-fn a_request_disturbs_no_order_and_no_report() {
+fn a_request_for_counters_disturbs_no_update_and_no_report() {
     let mut scene = Scene::new();
-    // Nothing is known yet, and nothing is there.
+    // No desired state has been sent yet, and no sender exists.
     assert_eq!(scene.agent.counters(1).senders, []);
-    // In one go: what the order makes is counted.
-    let line = |message: tap_wire::ToHelper| serde_json::to_string(&message).expect("it can be written") + "\n";
-    let order = line(tap_wire::ToHelper::Desired(wanted(&scene, |_| ())));
-    let both = order + &line(tap_wire::ToHelper::Counters(2)) + &line(tap_wire::ToHelper::Counters(3));
-    scene.agent.say(both.as_bytes()).expect("it is taken");
-    let report = scene.agent.hear().expect("a report");
-    assert!(matches!(report, tap_wire::FromHelper::Report(_)), "{report:?}");
-    let answer = scene.agent.hear().expect("counters");
-    let tap_wire::FromHelper::Counters(answer) = answer else { panic!("{answer:?}") };
-    assert_eq!((answer.request, answer.senders.len()), (3, 1), "the newest of those that wait");
+    // In one write: the counters include the sender that the update creates.
+    let line = |message: Request| serde_json::to_string(&message).expect("it can be written") + "\n";
+    let order = line(Request::Apply(requested(&scene, |_| ()).update()));
+    let both = order + &line(Request::Counters(2)) + &line(Request::Counters(3));
+    scene.agent.send_bytes(both.as_bytes()).expect("it is taken");
+    let report = scene.agent.receive().expect("a report");
+    assert!(matches!(report, Response::Report(_)), "{report:?}");
+    let answer = scene.agent.receive().expect("counters");
+    let Response::Counters(answer) = answer else { panic!("{answer:?}") };
+    assert_eq!((answer.request, answer.senders.len()), (3, 1), "the newest request");
     counted(&mut scene, 4);
-    assert!(!scene.agent.has_spoken(), "no report that nobody needs");
+    assert!(!scene.agent.has_message(), "no superfluous report");
 }
 
 /// Only one direction, two taps on a pod, two pods: each sender has its own.
@@ -156,35 +156,36 @@ fn each_sender_has_its_own() {
     let senders = vec![
         sender("tap-a", &scene.web, Direction::Ingress, &[far_endpoint(5001)]),
         sender("tap-b", &scene.web, Direction::Egress, &[far_endpoint(5002)]),
-        sender("tap-b", &other, Direction::Both, &[far_endpoint(5002)]),
+        sender("tap-b", &other, Direction::Egress, &[far_endpoint(5002)]),
     ];
     scene.agent.establish(&desired(senders, vec![]));
     traffic::ping(&scene.client, scene.web.addresses[0], 56, 5);
     let answer = scene.agent.counters(1).senders;
-    let keys: Vec<_> = answer.iter().map(|sender| (&*sender.tap, &*sender.pod)).collect();
+    let keys: Vec<_> = answer.iter().map(|sender| (&*sender.tap_uid, &*sender.pod_uid)).collect();
     assert_eq!(keys, [("tap-a", &*scene.web.uid), ("tap-b", &*scene.web.uid), ("tap-b", &*other.uid)]);
     assert!(answer[0].egress.is_none() && seen(answer[0].ingress).0 >= 5, "{answer:?}");
     assert!(answer[1].ingress.is_none() && seen(answer[1].egress).0 >= 5, "{answer:?}");
     assert!(
-        answer[2].ingress.is_some() && answer[2].egress.is_some_and(|egress| egress.mirrored.frames < 5),
+        answer[2].ingress.is_none() && answer[2].egress.is_some_and(|egress| egress.mirrored.frames < 5),
         "{answer:?}"
     );
 }
 
-/// Whatever the sender device does not take has failed, and is among the mirrored frames, once.
+/// A frame that the sender device drops is counted once as failed, and also as mirrored.
 #[test]
-fn copies_that_are_dropped_are_counted_as_failed() {
+fn mirrored_frames_that_are_dropped_are_counted_as_failed() {
     let mut scene = Scene::new();
-    scene.agent.establish(&wanted(&scene, |_| ()));
-    let before = counted(&mut scene, 1);
-    let tunnel = scene.web.network().tunnels()[0].clone();
-    // As the program there does with a copy that it cannot cut.
-    let words = format!("tc filter add dev {tunnel} egress prio 1 bpf da bytecode");
+    scene.agent.establish(&requested(&scene, |_| ()));
+    let vxlan = scene.web.network().vxlan_devices()[0].clone();
+    // As the program there does with a frame that it cannot segment.
+    let words = format!("tc filter add dev {vxlan} egress prio 1 bpf da bytecode");
     let command: Vec<&str> = words.split(' ').chain(["1,6 0 0 2"]).collect();
     scene.web.network().try_run(&command, "").expect("it is taken");
+    // Only now: frames that the pod's kernel sends by itself would have been mirrored and not dropped before.
+    let before = counted(&mut scene, 1);
     traffic::ping(&scene.client, scene.web.addresses[0], 56, 5);
     let after = counted(&mut scene, 2);
-    let [before, after] = [before, after].map(|sender| sender.ingress.expect("it is copied"));
+    let [before, after] = [before, after].map(|sender| sender.ingress.expect("it is mirrored"));
     let failed = after.failed - before.failed;
     assert!(failed >= 5, "{after:?}");
     assert_eq!(after.mirrored.frames - before.mirrored.frames, failed, "{before:?} {after:?}");

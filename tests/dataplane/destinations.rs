@@ -1,11 +1,11 @@
-//! Wherever the receivers are, and however many: each gets every frame.
+//! Every receiver gets every frame, wherever it is and however many there are.
 
 use std::net::IpAddr;
 
+use podtap_model::{Direction, Endpoint, Receiver};
 use podtap_tests::net::{Pod, traffic};
-use tap_wire::{Direction, Endpoint, Receiver};
 
-use crate::scene::{Captures, PORT, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
 
 #[test]
 fn a_receiver_on_the_pods_own_node() {
@@ -22,9 +22,9 @@ fn a_receiver_in_another_pod_of_the_same_node() {
     let mut scene = Scene::new();
     let consumer = Pod::start(&scene.node);
     let sender = sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]);
-    let receiver = Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI, "tap0") };
+    let receiver = Receiver { pod: Some(consumer.model()), ..receiver(TAP, VNI, "tap0") };
     scene.agent.establish(&desired(vec![sender], vec![receiver]));
-    assert_eq!(scene.node.network().tunnels(), [""; 0], "nothing on the node itself");
+    assert_eq!(scene.node.network().vxlan_devices(), [""; 0], "no device on the node itself");
     let captures = Captures::start(&scene.web, consumer.network(), "tap0");
     scene.traffic();
     captures.same(&scene, |_| true);
@@ -34,7 +34,7 @@ fn a_receiver_in_another_pod_of_the_same_node() {
 fn a_receiver_in_a_pod_of_another_node() {
     let mut scene = Scene::new();
     let consumer = Pod::start(&scene.far);
-    let receiver = Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI, "tap0") };
+    let receiver = Receiver { pod: Some(consumer.model()), ..receiver(TAP, VNI, "tap0") };
     scene.far_agent.establish(&desired(vec![], vec![receiver]));
     scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]));
     let captures = Captures::start(&scene.web, consumer.network(), "tap0");
@@ -42,7 +42,7 @@ fn a_receiver_in_a_pod_of_another_node() {
     captures.same(&scene, |_| true);
 }
 
-/// A tap may not copy copies, but the consumer of one tap may well be the target of another.
+/// A tap may not mirror mirrored frames, but the consumer of one tap may be the target of another.
 #[test]
 fn a_consumer_that_is_tapped_by_another_tap() {
     let mut scene = Scene::new();
@@ -51,7 +51,7 @@ fn a_consumer_that_is_tapped_by_another_tap() {
         sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]),
         sender("tap-b", &consumer, Direction::Both, &[far_endpoint(VNI + 1)]),
     ];
-    let inside = Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI, "tap0") };
+    let inside = Receiver { pod: Some(consumer.model()), ..receiver(TAP, VNI, "tap0") };
     scene.far_agent.establish(&desired(vec![], vec![receiver("tap-b", VNI + 1, "mirror0")]));
     scene.agent.establish(&desired(senders, vec![inside]));
     let of_consumer = Captures::start(&consumer, scene.far.network(), "mirror0");
@@ -69,7 +69,7 @@ fn several_destinations_get_all_each() {
     let consumer = Pod::start(&scene.far);
     let far = vec![
         receiver(TAP, VNI, "mirror0"),
-        Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI + 1, "tap0") },
+        Receiver { pod: Some(consumer.model()), ..receiver(TAP, VNI + 1, "tap0") },
         receiver(TAP, VNI + 2, "mirror2"),
     ];
     let endpoints = [far_endpoint(VNI), far_endpoint(VNI + 1), far_endpoint(VNI + 2), near_endpoint(VNI + 3)];
@@ -101,27 +101,27 @@ fn destinations_come_and_go_without_a_gap_in_the_others() {
         let mut next = desired(vec![sender(TAP, &scene.web, Direction::Both, endpoints)], vec![]);
         next.generation = i64::try_from(endpoints.len()).expect("a count fits");
         scene.agent.establish(&next);
-        let tunnel = &scene.web.network().tunnels()[0];
-        assert_eq!(scene.web.network().destinations(tunnel).len(), endpoints.len());
+        let vxlan = &scene.web.network().vxlan_devices()[0];
+        assert_eq!(scene.web.network().destinations(vxlan).len(), endpoints.len());
     }
     captures.same(&scene, |_| true);
 }
 
-/// With room for whole frames: the kernel does not fragment what goes through an IPv6 tunnel (`ip6_fragment` wants
-/// `ignore_df`, which `udp_tunnel6_xmit_skb` does not set).
+/// With an MTU for whole frames: the kernel does not fragment VXLAN over IPv6 (`ip6_fragment` requires `ignore_df`, which
+/// `udp_tunnel6_xmit_skb` does not set).
 #[test]
 fn an_ipv6_underlay() {
     let mut scene = Scene::new();
     let address: IpAddr = "fd66::2".parse().expect("an address");
     scene.far_agent.establish(&desired(vec![], vec![Receiver { ipv6: true, ..receiver(TAP, VNI, "mirror0") }]));
-    let to = Endpoint { address, port: PORT, vni: VNI };
+    let to = Endpoint { address, ..far_endpoint(VNI) };
     scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[to])], vec![]));
     let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
     scene.traffic();
     captures.same(&scene, |_| true);
 }
 
-/// Any VXLAN endpoint: here one that `ip` made, on the port that is registered for it.
+/// Any VXLAN endpoint: here one that `ip` created, on the registered port.
 #[test]
 fn an_external_endpoint() {
     let mut scene = Scene::new();
@@ -129,23 +129,23 @@ fn an_external_endpoint() {
     far.ip("link add outside type vxlan id 77 dstport 4789 local 10.66.0.2\n");
     far.set("ipv6/conf/outside/disable_ipv6", "1");
     far.ip("link set outside up\n");
-    // The kernel joins segments at a bare device otherwise.
+    // Otherwise the kernel joins segments at a plain VXLAN device.
     far.run("ethtool -K outside gro off");
-    let to = Endpoint { address: [10, 66, 0, 2].into(), port: 4789, vni: 77 };
+    let to = Endpoint { port: 4789, ..far_endpoint(77) };
     scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[to])], vec![]));
     let captures = Captures::start(&scene.web, scene.far.network(), "outside");
     scene.traffic();
     captures.same(&scene, |_| true);
 }
 
-/// Two receivers on one port of a node, one for each family; a device has one socket, and that one family.
+/// Two receivers on one port of a node, one per family: a VXLAN device has one socket, of one family.
 #[test]
 fn both_families_side_by_side() {
     let mut scene = Scene::new();
     let receivers =
         vec![receiver(TAP, VNI, "mirror4"), Receiver { ipv6: true, ..receiver("tap-b", VNI + 1, "mirror6") }];
     scene.far_agent.establish(&desired(vec![], receivers));
-    let six = Endpoint { address: "fd66::2".parse().expect("an address"), port: PORT, vni: VNI + 1 };
+    let six = Endpoint { address: "fd66::2".parse().expect("an address"), ..far_endpoint(VNI + 1) };
     let senders = vec![
         sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]),
         sender("tap-b", &scene.web, Direction::Both, &[six]),

@@ -1,18 +1,18 @@
-//! What arrives is what the pod sent and received: nothing lost, doubled, changed or foreign.
+//! What arrives is what the pod sent and received: nothing lost, duplicated, changed or foreign.
 
 use std::{collections::BTreeSet, time::Duration};
 
+use podtap_model::Direction;
 use podtap_tests::{
-    capture::{Frame, Way},
+    capture::{Frame, FrameDirection},
     net::traffic,
     streams::{Content, carries_data},
     wait::until,
 };
-use tap_wire::Direction;
 
 use crate::scene::{Scene, same_streams};
 
-/// The frames' type and, of IP, the protocol.
+/// Ethertypes and, for IP, protocols.
 fn kinds(frames: &[Frame]) -> BTreeSet<(u16, u8)> {
     let kind = |frame: &Frame| {
         let ether_type = u16::from_be_bytes([frame.bytes[12], frame.bytes[13]]);
@@ -40,23 +40,23 @@ fn every_kind_of_frame_in_both_directions() {
 }
 
 #[test]
-fn only_what_enters() {
+fn only_ingress() {
     let mut scene = Scene::new();
     let captures = scene.tap_to_far(Direction::Ingress);
     scene.traffic();
-    captures.same(&scene, |frame| frame.way == Way::In);
+    captures.same(&scene, |frame| frame.direction == FrameDirection::In);
 }
 
 #[test]
-fn only_what_leaves() {
+fn only_egress() {
     let mut scene = Scene::new();
     let captures = scene.tap_to_far(Direction::Egress);
     scene.traffic();
-    captures.same(&scene, |frame| frame.way == Way::Out);
+    captures.same(&scene, |frame| frame.direction == FrameDirection::Out);
 }
 
-/// Full-size frames do not fit into the tunnel: those of TCP become two, and the kernel sends each of the others as two fragments,
-/// which the receiver's joins.
+/// Full-size frames do not fit the path with their VXLAN header. TCP segments are segmented again, and the kernel fragments each of
+/// the others, which the receiver's kernel reassembles.
 #[test]
 fn an_underlay_of_the_pods_own_mtu() {
     let mut scene = Scene::with_underlay(1500);
@@ -74,16 +74,16 @@ fn an_underlay_of_the_pods_own_mtu() {
     assert_eq!(long, 0, "segments that do not fit the underlay");
 }
 
-/// With offloads, the tunnel and the receiver cut the superframes: frames differ, the bytes of each stream must not.
+/// With offloads, the sender's and the receiver's devices segment GSO packets: frames differ, but the bytes of each stream must not.
 ///
-/// Without room for the tunnel's headers each of the cut frames is fragmented, too, and under such a load the receiving kernel now
-/// and then gives up a datagram of which the parts are more than `ipfrag_max_dist` apart (`ip_frag_too_far`).
+/// On an underlay without room for the VXLAN header each of those frames would be fragmented as well, and under this load the
+/// receiving kernel sometimes drops a datagram whose fragments are more than `ipfrag_max_dist` apart (`ip_frag_too_far`).
 #[test]
-fn superframes() {
+fn gso_packets() {
     let mut scene = Scene::new().with_offloads();
     let captures = scene.tap_to_far(Direction::Both);
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 4 << 20);
-    assert!(captures.pod.count(|frame| frame.bytes.len() > 1514) > 0, "there are superframes");
+    assert!(captures.pod.count(|frame| frame.bytes.len() > 1514) > 0, "there are GSO packets");
     same_streams(&captures.pod, &captures.receiver, 2);
 }
 

@@ -1,4 +1,4 @@
-//! Copies on an underlay with the pod's own MTU, as the helper's programs make them fit.
+//! Mirrored frames on an underlay with the pod's own MTU: the helper's programs clamp them to the path MTU.
 
 use std::{
     collections::BTreeMap,
@@ -9,28 +9,28 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use podtap_model::{Direction, Endpoint, Oversize, Receiver};
 use podtap_tests::{
     capture::{Capture, Frame},
     emulated,
-    net::{Network, traffic},
+    net::{Network, Sender, traffic},
     streams::{Content, segment},
     wait::until,
 };
-use tap_wire::{Direction, Endpoint, Oversize, Receiver, Sender};
 
-use crate::scene::{PORT, Scene, TAP, VNI, desired, far_endpoint, full_size, receiver, same_streams, sender};
+use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, full_size, receiver, same_streams, sender};
 
 const PERIOD: usize = 1_000_003;
-/// No more than this is on its way at once: less than the 1000 frames that a virtual cable holds (`net.core.netdev_max_backlog`),
-/// so that nothing is lost to a machine that does something else.
+/// No more than this is in flight at once: less than the 1000 frames that the queue of a veth device holds
+/// (`net.core.netdev_max_backlog`), so that nothing is lost while the machine is busy with something else.
 const WINDOW: usize = 384 << 10;
 
-/// One gigabyte, where there is time for it.
+/// One gigabyte, less on an emulated kernel.
 fn transferred() -> usize {
     if emulated() { 16 << 20 } else { 1 << 30 }
 }
 
-/// The sent bytes repeat with a period that has nothing to do with any segment's size.
+/// The sent bytes repeat with a period that is no multiple of any segment's size.
 fn period() -> Vec<u8> {
     let mut state = 1_u32;
     let mut next = || {
@@ -40,20 +40,20 @@ fn period() -> Vec<u8> {
     (0..PERIOD).map(|_| next()).collect()
 }
 
-/// One stream of a pod, put together from its segments.
+/// One stream of a pod, reassembled from its segments.
 #[derive(Default)]
 struct Reassembly {
     first: Option<u32>,
-    /// Bytes up to here are there.
+    /// All bytes up to here have arrived.
     whole: usize,
-    /// Parts behind a gap: begin and end.
+    /// Parts after a gap: start and end.
     waiting: BTreeMap<usize, usize>,
     wrong: Option<String>,
 }
 
 impl Reassembly {
     fn take(&mut self, sequence: u32, data: &[u8], period: &[u8]) {
-        // Less than 2^31 bytes are sent, and the first segment with data comes first or nearly so.
+        // Less than 2^31 bytes are sent, and the first segment with data arrives first.
         let first = *self.first.get_or_insert(sequence);
         let Ok(at) = usize::try_from(sequence.wrapping_sub(first).cast_signed()) else {
             self.wrong = Some("a segment before the first one".to_owned());
@@ -71,7 +71,7 @@ impl Reassembly {
     }
 }
 
-/// What the underlay carried of the tunnel.
+/// The VXLAN packets on the underlay.
 #[derive(Default)]
 struct Wire {
     frames: usize,
@@ -114,7 +114,7 @@ fn a_gigabyte_arrives_byte_for_byte() {
             let start = Instant::now();
             while mirrored.look(|stream| stream.wrong.is_none() && stream.whole + window < sent) {
                 let state = |stream: &Reassembly| (stream.whole, stream.waiting.first_key_value().map(|(at, _)| *at));
-                assert!(start.elapsed() < Duration::from_secs(60), "{sent} sent, there is {:?}", mirrored.look(state));
+                assert!(start.elapsed() < Duration::from_secs(60), "{sent} sent, arrived: {:?}", mirrored.look(state));
                 thread::yield_now();
             }
         };
@@ -130,7 +130,7 @@ fn a_gigabyte_arrives_byte_for_byte() {
     }
 }
 
-/// Sends so many bytes of the pattern, and reads them; `pause` is called now and then with how much was sent.
+/// Sends `total` bytes of the pattern, and reads them; `pause` is called at intervals with the number of bytes sent so far.
 fn transfer(web: &Network, client: &Network, to: SocketAddr, from_pod: bool, total: usize, pause: impl Fn(usize)) {
     let listener = web.within(|| TcpListener::bind(to)).expect("the port is free");
     let near = client.within(|| TcpStream::connect(to)).expect("the pod answers");
@@ -166,19 +166,19 @@ fn tap(scene: &mut Scene, to: Endpoint, change: impl FnOnce(&mut Sender)) {
     scene.agent.establish(&desired(vec![sender], vec![]));
 }
 
-/// Lengths of what arrives of datagrams from the pod with these payloads.
+/// Sends datagrams with payloads of these lengths from the pod; returns the lengths of the mirrored frames.
 fn lengths(scene: &Scene, payloads: &[usize]) -> Vec<usize> {
-    let copies = Capture::start(scene.far.network().path(), "mirror0");
+    let mirrored = Capture::start(scene.far.network().path(), "mirror0");
     let address = scene.web.addresses[0];
     traffic::udp(scene.web.network(), &scene.client, scene.client_addresses()[0], payloads);
     let of_pod = |frame: &Frame| {
         frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17 && IpAddr::from(source(frame)) == address
     };
-    until("all copies arrive", Duration::from_secs(10), || {
-        let count = copies.count(of_pod);
+    until("all mirrored frames arrive", Duration::from_secs(10), || {
+        let count = mirrored.count(of_pod);
         if count == payloads.len() { Ok(()) } else { Err(format!("{count}")) }
     });
-    copies.stop().iter().filter(|frame| of_pod(frame)).map(|frame| frame.bytes.len()).collect()
+    mirrored.stop().iter().filter(|frame| of_pod(frame)).map(|frame| frame.bytes.len()).collect()
 }
 
 fn source(frame: &Frame) -> [u8; 4] {
@@ -186,11 +186,11 @@ fn source(frame: &Frame) -> [u8; 4] {
 }
 
 #[test]
-fn datagrams_that_do_not_fit_are_fragmented_or_cut() {
+fn datagrams_that_do_not_fit_are_fragmented_or_truncated() {
     for (oversize, expected, fragments) in [(Oversize::Fragment, 1514, 4), (Oversize::Truncate, 1464, 0)] {
         let mut scene = Scene::with_underlay(1500);
         tap(&mut scene, far_endpoint(VNI), |sender| {
-            (sender.oversize, sender.direction) = (oversize, Direction::Egress);
+            (sender.tap.options.oversize, sender.tap.direction) = (oversize, Direction::Egress);
         });
         let far = scene.far.network().path();
         let wire =
@@ -200,67 +200,68 @@ fn datagrams_that_do_not_fit_are_fragmented_or_cut() {
     }
 }
 
-/// The kernel fragments no VXLAN over IPv6: TCP fits all the same, and the rest is cut instead of lost.
+/// The kernel does not fragment VXLAN over IPv6: TCP fits all the same, and the rest is truncated instead of lost.
 #[test]
 fn over_ipv6_nothing_is_lost() {
     let mut scene = Scene::with_underlay(1500).with_offloads();
-    let to = Endpoint { address: "fd66::2".parse().expect("an address"), port: PORT, vni: VNI };
+    let to = Endpoint { address: "fd66::2".parse().expect("an address"), ..far_endpoint(VNI) };
     tap(&mut scene, to, |_| ());
     let far = scene.far.network().path();
-    let [at_pod, copies] =
+    let [at_pod, mirrored] =
         [(scene.web.network().path(), "eth0"), (far, "mirror0")].map(|(path, name)| Capture::start(path, name));
     for address in &scene.web.addresses {
         traffic::tcp(&scene.client, scene.web.network(), *address, 4 << 20);
     }
-    same_streams(&at_pod, &copies, 4);
-    let content = Content::of(&copies.stop());
+    same_streams(&at_pod, &mirrored, 4);
+    let content = Content::of(&mirrored.stop());
     assert!(content.streams.values().all(|stream| stream.is_whole() && stream.bytes.len() == 4 << 20));
     let wire = Capture::start(far, "under0");
     assert_eq!(lengths(&scene, &[100, 1402, 1403, 1472]), [142, 1444, 1444, 1444]);
     assert!(wire.stop().iter().all(|frame| frame.bytes.len() <= 1514));
 }
 
-/// One write of many datagrams, as QUIC servers do: each of them arrives, in fragments.
+/// One write of many datagrams, as QUIC servers do: each of them arrives, fragmented.
 #[test]
 fn datagrams_that_come_as_one_arrive_each() {
     let mut scene = Scene::with_underlay(1500).with_offloads();
-    tap(&mut scene, far_endpoint(VNI), |sender| sender.direction = Direction::Egress);
-    let copies = Capture::start(scene.far.network().path(), "mirror0");
+    tap(&mut scene, far_endpoint(VNI), |sender| sender.tap.direction = Direction::Egress);
+    let mirrored = Capture::start(scene.far.network().path(), "mirror0");
     let to = SocketAddr::new(scene.client_addresses()[0], 9);
     let socket = scene.web.network().within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be made");
     setsockopt(&socket, UdpGsoSegment, &1472).expect("it can be set");
     let payload: Vec<u8> = (0..10 * 1472_usize).map(|at| (at / 1472).to_le_bytes()[0]).collect();
     socket.send_to(&payload, to).expect("it can be sent");
-    until("all of them arrive, whole and once", Duration::from_secs(10), || {
-        let frames = copies.so_far();
+    until("all of them arrive whole, and once", Duration::from_secs(10), || {
+        let frames = mirrored.so_far();
         let udp = frames.iter().filter(|frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17);
         let mut found: Vec<(usize, u8)> = udp.map(|frame| (frame.bytes.len(), frame.bytes[42])).collect();
         found.sort_unstable();
-        let wanted: Vec<(usize, u8)> = (0..10).map(|number| (1514, number)).collect();
-        if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+        let expected: Vec<(usize, u8)> = (0..10).map(|number| (1514, number)).collect();
+        if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
     });
 }
 
-/// A copy that is too long for the tunnel says nothing to the pod's own routes.
+/// A mirrored frame that exceeds the path MTU does not change the pod's own routes.
 #[test]
-fn the_pods_paths_stay_as_wide_as_they_are() {
+fn the_pods_path_mtu_is_unchanged() {
     let mut scene = Scene::with_underlay(1500);
     tap(&mut scene, far_endpoint(VNI), |_| ());
     let web = scene.web.network();
     let routes = || -> Vec<String> {
-        let ways = scene.client_addresses().into_iter().map(|address| web.run(&format!("ip -d route get {address}")));
-        ways.map(|way| way.split_whitespace().filter(|word| !word.ends_with("sec")).collect::<Vec<_>>().join(" "))
+        let routes = scene.client_addresses().into_iter().map(|to| web.run(&format!("ip -d route get {to}")));
+        routes
+            .map(|route| route.split_whitespace().filter(|word| !word.ends_with("sec")).collect::<Vec<_>>().join(" "))
             .collect()
     };
     let before = routes();
-    let copies = Capture::start(scene.far.network().path(), "mirror0");
+    let mirrored = Capture::start(scene.far.network().path(), "mirror0");
     for address in scene.client_addresses() {
         traffic::ping(web, address, full_size(address), 3);
         traffic::udp(web, &scene.client, address, &[full_size(address); 3]);
     }
     let is_long = |frame: &Frame| frame.bytes.len() == 1514;
-    until("the long copies arrive", Duration::from_secs(10), || {
-        let count = copies.count(is_long);
+    until("the long frames arrive", Duration::from_secs(10), || {
+        let count = mirrored.count(is_long);
         if count >= 24 { Ok(()) } else { Err(count.to_string()) }
     });
     assert_eq!(routes(), before);

@@ -1,9 +1,9 @@
-//! What is used on this kernel is what docs/install.md says of it.
+//! A tap uses on this kernel what docs/install.md documents for it.
 
 use std::fs;
 
+use podtap_model::Direction;
 use podtap_tests::net::{Helper, Network};
-use tap_wire::{Direction, Features};
 
 use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, sender};
 
@@ -18,7 +18,7 @@ fn version(text: &str) -> Option<Version> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// The rows of kernels, and the one of those that load no programs.
+/// The rows of kernels, and the row for those that load no programs.
 fn documented() -> (Vec<(Version, Row)>, Row) {
     let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/install.md")).expect("it is there");
     let lines = text.lines().skip_while(|line| !line.starts_with("| kernel |")).skip(2);
@@ -34,10 +34,10 @@ fn documented() -> (Vec<(Version, Row)>, Row) {
     (kernels, locked.expect("a row for kernels without eBPF"))
 }
 
-/// What a tap uses, by what `tc` shows of its filters and by what the helper reports.
+/// What a tap uses, according to `tc` and to the helper's report.
 fn used(scene: &mut Scene) -> Row {
-    let wanted = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
-    let Features { ebpf, fit } = scene.agent.establish(&wanted).features;
+    let requested = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
+    let features = scene.agent.establish(&requested).features;
     let web: &Network = scene.web.network();
     let filters: Vec<_> =
         ["ingress", "egress"].iter().flat_map(|hook| web.json(&format!("tc -j filter show dev eth0 {hook}"))).collect();
@@ -52,7 +52,7 @@ fn used(scene: &mut Scene) -> Row {
         let is_ebpf = filter["options"]["prog"]["id"].is_u64();
         Some(if is_ebpf { "eBPF" } else { "classic" }.to_owned())
     });
-    [classifier, programs, ebpf.to_string(), fit.to_string()]
+    [classifier, programs, features["ebpf"].to_string(), features["clamp"].to_string()]
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn what_is_used_is_what_is_documented() {
     let running = version(&release).expect("it begins with two numbers");
     let mut scene = Scene::new();
     let found = used(&mut scene);
-    println!("kernel {}: classifier, programs, ebpf, fit: {found:?}", release.trim());
-    // One that is not in the table can do at least what an older one can.
+    println!("kernel {}: classifier, programs, ebpf, clamp: {found:?}", release.trim());
+    // A kernel that is not in the table supports at least what an older one does.
     let row = kernels.iter().filter(|(version, _)| *version <= running).max_by_key(|(version, _)| *version);
     let (_, row) = row.unwrap_or_else(|| panic!("{} is older than all that docs/install.md knows", release.trim()));
     assert_eq!(found, *row);

@@ -1,21 +1,21 @@
-//! What is wanted of frames, done by the helper's programs: put in place, changed, found again.
+//! Mirror options, implemented by the helper's programs: installed, changed, adopted.
 
 use std::time::Duration;
 
+use podtap_model::{Deduplicate, Direction, Filter, Match, Protocol};
 use podtap_tests::{
-    net::{Helper, Node, traffic},
+    net::{Desired, Helper, Node, Sender, traffic},
     wait::until,
 };
-use serde_json::Value;
-use tap_wire::{Desired, Direction, Features, Filter, Limit, Match, Protocol, Sender, Truncate};
+use serde_json::{Value, json};
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, options, receiver, sender};
 
-fn only(protocol: Protocol) -> Filter {
-    Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() }
+fn only(protocol: Protocol) -> Option<Filter> {
+    Some(Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() })
 }
 
-fn wanted(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
+fn requested(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
     let mut sender = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
     change(&mut sender);
     desired(vec![sender], vec![])
@@ -23,11 +23,11 @@ fn wanted(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
 
 fn started(scene: &mut Scene, change: impl FnOnce(&mut Sender)) -> Captures {
     scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-    scene.agent.establish(&wanted(scene, change));
+    scene.agent.establish(&requested(scene, change));
     Captures::start(&scene.web, scene.far.network(), "mirror0")
 }
 
-/// How often a step was done.
+/// How often the log has a step.
 fn done(scene: &Scene, step: &str) -> usize {
     scene.helper.log().matches(step).count()
 }
@@ -41,9 +41,9 @@ fn counters(node: &Node) -> Value {
 }
 
 #[test]
-fn a_filter_is_put_in_place_and_changed() {
+fn a_filter_is_installed_and_changed() {
     let mut scene = Scene::new();
-    let captures = started(&mut scene, |sender| sender.filter = only(Protocol::Udp));
+    let captures = started(&mut scene, |sender| sender.tap.options.filter = only(Protocol::Udp));
     let address = scene.web.addresses[0];
     traffic::ping(&scene.client, address, 200, 3);
     traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
@@ -58,8 +58,8 @@ fn a_filter_is_put_in_place_and_changed() {
         }
     });
     let programs = scene.web.network().programs("eth0");
-    let all = scene.agent.establish(&wanted(&scene, |sender| sender.filter = only(Protocol::Icmp)));
-    assert_eq!(all.features, Features { ebpf: true, fit: true });
+    let all = scene.agent.establish(&requested(&scene, |sender| sender.tap.options.filter = only(Protocol::Icmp)));
+    assert_eq!((all.features["ebpf"], all.features["clamp"]), (true, true));
     assert_eq!(all.senders[0].degraded, Vec::<String>::new());
     assert_eq!((scene.web.network().programs("eth0"), done(&scene, "Configure")), (programs, 1));
     traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
@@ -70,17 +70,16 @@ fn a_filter_is_put_in_place_and_changed() {
         if pings == 6 { Ok(()) } else { Err(format!("{found:?}")) }
     });
     let counted = counters(&scene.node);
-    let mirrored = |way: &str| counted[way]["mirrored"]["frames"].as_u64().expect("a number");
+    let mirrored = |direction: &str| counted[direction]["mirrored"]["frames"].as_u64().expect("a number");
     assert_eq!(usize::try_from(mirrored("ingress") + mirrored("egress")), Ok(protocols().len()), "{counted:#}");
     assert!(counted["ingress"]["filtered"]["frames"].as_u64() >= Some(7), "{counted:#}");
 }
 
 #[test]
-fn the_next_helper_goes_on_with_programs_and_counters() {
+fn the_next_helper_keeps_programs_and_counters() {
     let mut scene = Scene::new();
     let tell = |sender: &mut Sender| {
-        sender.truncate = Some(Truncate::Bytes(64));
-        sender.limit = Limit { bits_per_second: 1_000_000_000, packets_per_second: 0 };
+        sender.tap.options = options(json!({"truncate": {"bytes": 64}, "limit": {"bitsPerSecond": "1G"}}));
     };
     let _captures = started(&mut scene, tell);
     traffic::ping(&scene.client, scene.web.addresses[0], 200, 3);
@@ -89,24 +88,24 @@ fn the_next_helper_goes_on_with_programs_and_counters() {
     scene.helper.kill();
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
-    scene.agent.establish(&wanted(&scene, tell));
+    scene.agent.establish(&requested(&scene, tell));
     assert_eq!((scene.web.network().programs("eth0"), counters(&scene.node)["truncated"]["frames"].as_u64()), before);
     assert_eq!(done(&scene, "LoadPrograms"), 1);
 
-    // Others take their places, and count on.
-    scene.agent.establish(&wanted(&scene, |sender| {
+    // Other programs replace them, and the counters continue.
+    scene.agent.establish(&requested(&scene, |sender| {
         tell(sender);
-        sender.deduplicate = Some(tap_wire::Deduplicate::default());
+        sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
     }));
     assert_eq!(done(&scene, "LoadPrograms"), 2);
     let after = scene.web.network().programs("eth0");
     assert!(after.len() == 2 && after.iter().all(|program| !before.0.contains(program)));
     assert!(counters(&scene.node)["truncated"]["frames"].as_u64() >= before.1);
-    // One that is removed by hand comes back, and joins the others.
-    let tunnel = scene.web.network().tunnels()[0].clone();
-    scene.web.network().run(&format!("tc filter del dev {tunnel} egress"));
-    until("it is back", Duration::from_secs(10), || {
-        let found = scene.web.network().programs(&tunnel).len();
+    // One that is removed by hand is loaded again, with the maps of the others.
+    let vxlan = scene.web.network().vxlan_devices()[0].clone();
+    scene.web.network().run(&format!("tc filter del dev {vxlan} egress"));
+    until("it is loaded again", Duration::from_secs(10), || {
+        let found = scene.web.network().programs(&vxlan).len();
         if found == 1 { Ok(()) } else { Err(format!("{found} programs")) }
     });
     assert_eq!(scene.web.network().programs("eth0"), after);
@@ -114,12 +113,12 @@ fn the_next_helper_goes_on_with_programs_and_counters() {
 }
 
 #[test]
-fn copies_fit_the_route_of_the_moment() {
+fn mirrored_frames_fit_the_current_route() {
     let mut scene = Scene::with_underlay(1500);
     let _captures = started(&mut scene, |_| ());
     assert_eq!(done(&scene, "frame_limit: Some(1464)"), 1);
     scene.node.network().run("ip route add 10.66.0.2/32 dev under0 mtu 1400");
-    until("the limit is another one", Duration::from_secs(10), || {
+    until("the limit has changed", Duration::from_secs(10), || {
         if done(&scene, "frame_limit: Some(1364)") == 1 { Ok(()) } else { Err(scene.helper.log()) }
     });
     assert_eq!((done(&scene, "LoadPrograms"), done(&scene, "Configure")), (1, 1));

@@ -1,4 +1,4 @@
-//! What tools read at a receiver: frames as on the wire, or, where it is raw, as the kernel has them.
+//! What tools read at a receiver: frames as on the wire or, if it is raw, as the kernel has them.
 
 use std::{
     collections::BTreeMap,
@@ -10,19 +10,19 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use podtap_model::{Direction, FrameFormat, Receiver};
 use podtap_tests::{
-    capture::{Capture, Way, injector},
+    capture::{Capture, FrameDirection, injector},
     net::{Helper, Network, Node, Pod, Program, traffic},
     wait::until,
 };
-use tap_wire::{Desired, Direction, Receiver};
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, same_streams, sender};
 
 /// A frame of a pod with the usual MTU.
 const LARGEST: usize = 1514;
 
-/// A tap with offloads in the pod, to both nodes.
+/// A tap of a pod with offloads, to both nodes.
 fn tapped(change: impl Fn(Receiver) -> Receiver) -> Scene {
     let mut scene = Scene::new().with_offloads();
     let endpoints = [far_endpoint(VNI), near_endpoint(VNI + 1)];
@@ -32,13 +32,13 @@ fn tapped(change: impl Fn(Receiver) -> Receiver) -> Scene {
     scene
 }
 
-/// `tshark`, writing what it sees at an interface.
+/// `tshark`, capturing an interface to a file.
 fn record(node: &Node, interface: &str, file: &Path) -> Program {
     let file = file.display().to_string();
     Program::start(node, node.network(), &["tshark", "-i", interface, "-B", "64", "-w", &file], "Capture started")
 }
 
-/// What `tshark` thinks of frames: the values of some fields, one line for each frame.
+/// The values of some fields that `tshark` dissects, one line per frame.
 fn dissect(file: &Path, fields: &[&str]) -> Vec<Vec<String>> {
     let file = file.display().to_string();
     let mut command: Vec<&str> =
@@ -51,15 +51,15 @@ fn dissect(file: &Path, fields: &[&str]) -> Vec<Vec<String>> {
     text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
 }
 
-/// Ends a recording once it has all that was captured.
+/// Ends a recording once it has all frames that the capture has.
 fn ended(program: Program, capture: &Capture, file: &Path) {
     until("all frames are written", Duration::from_secs(10), || {
-        let wanted: usize = capture.so_far().iter().map(|frame| frame.bytes.len() + 32).sum();
+        let requested: usize = capture.so_far().iter().map(|frame| frame.bytes.len() + 32).sum();
         let written = fs::metadata(file).map_err(|error| error.to_string())?.len();
-        if usize::try_from(written).is_ok_and(|written| written >= wanted) {
+        if usize::try_from(written).is_ok_and(|written| written >= requested) {
             Ok(())
         } else {
-            Err(format!("{written} of {wanted} bytes; {}", program.errors()))
+            Err(format!("{written} of {requested} bytes; {}", program.errors()))
         }
     });
     program.end();
@@ -73,7 +73,7 @@ const CHECKSUMS: [&str; 5] = [
     "icmpv6.checksum.status",
 ];
 
-/// Asserts that no frame is larger than one of the pod's can be and that every checksum is right; how many there are of each kind.
+/// Asserts that no frame is longer than the pod's can be and that every checksum is right. Returns the number of each kind.
 fn assert_readable(file: &Path) -> [usize; 5] {
     let fields: Vec<&str> = ["frame.len"].into_iter().chain(CHECKSUMS).collect();
     let frames = dissect(file, &fields);
@@ -103,21 +103,24 @@ fn tools_see_frames_as_on_the_wire() {
         traffic::udp(&scene.client, scene.web.network(), *address, &[100, 1400]);
         traffic::tcp(&scene.client, scene.web.network(), *address, 4 << 20);
     }
-    assert!(at_pod.count(|frame| frame.bytes.len() > 10 * LARGEST) > 10, "there are superframes");
+    assert!(at_pod.count(|frame| frame.bytes.len() > 10 * LARGEST) > 10, "there are GSO packets");
     for (program, capture, file) in watched {
         same_streams(&at_pod, &capture, 4);
         ended(program, &capture, &file);
         let frames = capture.stop();
-        assert!(frames.iter().all(|frame| frame.bytes.len() <= LARGEST && frame.way == Way::In));
+        assert!(frames.iter().all(|frame| frame.bytes.len() <= LARGEST && frame.direction == FrameDirection::In));
         let [ip, tcp, udp, icmp, icmpv6] = assert_readable(&file);
         assert!(ip > 5000 && tcp > 10_000 && udp >= 8 && icmp >= 6 && icmpv6 >= 6, "{ip} {tcp} {udp} {icmp} {icmpv6}");
     }
 }
 
 #[test]
-fn a_raw_receiver_shows_superframes() {
-    let scene = tapped(|receiver| Receiver { raw: true, ..receiver });
-    assert_eq!((scene.far.network().tunnels(), scene.far.network().devices_of(TAP).len()), (vec!["mirror0".into()], 1));
+fn a_raw_receiver_shows_gso_packets() {
+    let scene = tapped(|receiver| Receiver { frame_format: FrameFormat::Raw, ..receiver });
+    assert_eq!(
+        (scene.far.network().vxlan_devices(), scene.far.network().devices_of(TAP).len()),
+        (vec!["mirror0".into()], 1)
+    );
     let at_pod = Capture::start(scene.web.network().path(), "eth0");
     let captures = [(&scene.far, "mirror0"), (&scene.node, "mirror1")]
         .map(|(node, interface)| Capture::start(node.network().path(), interface));
@@ -128,7 +131,7 @@ fn a_raw_receiver_shows_superframes() {
     }
 }
 
-/// The sender is not touched, and each time all frames arrive in the new form.
+/// The sender is not touched, and all frames arrive in the new format each time.
 #[test]
 fn from_raw_to_not_raw_and_back() {
     let mut scene = Scene::new();
@@ -136,9 +139,13 @@ fn from_raw_to_not_raw_and_back() {
     scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]));
     let pod = scene.web.network().snapshot();
     for raw in [true, false, true, false] {
-        scene.far_agent.establish(&desired(vec![], vec![Receiver { raw, ..receiver(TAP, VNI, "mirror0") }]));
+        let frame_format = if raw { FrameFormat::Raw } else { FrameFormat::Wire };
+        scene.far_agent.establish(&desired(vec![], vec![Receiver { frame_format, ..receiver(TAP, VNI, "mirror0") }]));
         let count = scene.far.network().devices_of(TAP).len();
-        assert_eq!((count, scene.far.network().tunnels() == ["mirror0"]), if raw { (1, true) } else { (3, false) });
+        assert_eq!(
+            (count, scene.far.network().vxlan_devices() == ["mirror0"]),
+            if raw { (1, true) } else { (3, false) }
+        );
         if raw {
             scene.far.network().run("ethtool -K mirror0 gro off");
         }
@@ -147,15 +154,15 @@ fn from_raw_to_not_raw_and_back() {
         captures.same(&scene, |_| true);
     }
     assert_eq!(pod.differences(&scene.web.network().snapshot()), [""; 0]);
-    scene.far_agent.want(&desired(vec![], vec![]));
-    scene.far_agent.until("all is gone", |report| report.receivers.is_empty());
+    scene.far_agent.request(&desired(vec![], vec![]));
+    scene.far_agent.until("everything is removed", |report| report.receivers.is_empty());
     assert_eq!(before.differences(&scene.far.network().snapshot()), [""; 0]);
 }
 
-/// Superframes of UDP, frames with a VLAN tag, and frames of a pod with a large MTU.
+/// UDP GSO packets, frames with a VLAN tag, and frames of a pod with a large MTU.
 ///
-/// On another node: towards one of its own, the kernel takes what follows a VLAN tag for the tag (`vxlan_encap_bypass`,
-/// `drivers/net/vxlan/vxlan_core.c`), whatever the receiver is.
+/// The receiver is on another node: towards one on the same node, the kernel mistakes what follows a VLAN tag for the tag
+/// (`vxlan_encap_bypass`, `drivers/net/vxlan/vxlan_core.c`), whatever the receiver is.
 #[test]
 fn other_kinds_of_frames() {
     let mut scene = Scene::new().with_offloads();
@@ -165,11 +172,11 @@ fn other_kinds_of_frames() {
     let tshark = record(&scene.far, "mirror0", &file);
     let mut tagged = injector(client, "eth0");
     for number in 0..20 {
-        let frame = tagged_superframe(number);
+        let frame = tagged_gso_packet(number);
         assert_eq!(tagged.write(&frame).expect("it can be sent"), frame.len());
     }
     for address in &scene.web.addresses {
-        superframe(client, *address, web);
+        gso_packet(client, *address, web);
     }
     until("all segments and datagrams arrive", Duration::from_secs(10), || {
         let count = captures.receiver.count(|frame| frame.bytes.ends_with(&[0x5a; 1000]));
@@ -201,15 +208,15 @@ fn other_kinds_of_frames() {
         let pings = captures.receiver.count(|frame| frame.bytes.len() == 8942);
         if pings == 6 { Ok(()) } else { Err(pings.to_string()) }
     });
-    // Made to fit the underlay, 7000 bytes narrower.
+    // Segmented again for the underlay, whose MTU is 7000 bytes less.
     same_streams(&captures.pod, &captures.receiver, 20 + 2);
     assert_eq!(captures.receiver.count(|frame| frame.bytes.len() > 9014), 0);
 }
 
-/// Ten segments of TCP in one frame with a VLAN tag, to everybody, as a device with offloads gets it: their checksums are to be made.
-fn tagged_superframe(number: u8) -> Vec<u8> {
+/// A broadcast GSO packet of ten TCP segments with a VLAN tag, as a device with offloads gets it: without checksums.
+fn tagged_gso_packet(number: u8) -> Vec<u8> {
     let payload = [0x5a; 10_000];
-    // struct virtio_net_hdr: checksum needed, TCP over IPv4, headers, size of a segment, where the checksum begins and is.
+    // struct virtio_net_hdr: flags and GSO type, header length, segment size, start and offset of the checksum.
     let offloads: Vec<u8> = [0x0101_u16, 58, 1000, 38, 16].iter().flat_map(|word: &u16| word.to_ne_bytes()).collect();
     let ethernet = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x81, 0, 0, 7, 8, 0];
     let total: u16 = 40 + 10_000;
@@ -221,15 +228,15 @@ fn tagged_superframe(number: u8) -> Vec<u8> {
     };
     let checksum = !fold(&ip, 0);
     ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-    // The sum of the pseudo-header stands for the checksum.
+    // The checksum field has the sum of the pseudo-header.
     let pseudo_header = fold(&ip[12..20], 6 + 20 + 10_000).to_be_bytes();
     let mut tcp = vec![1, 0, 2, number, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 16, 0, 0, 0, 0, 0];
     tcp[16..18].copy_from_slice(&pseudo_header);
     [offloads.as_slice(), &ethernet, &ip, &tcp, &payload].concat()
 }
 
-/// Sends twenty datagrams of one size with one call.
-fn superframe(client: &Network, to: IpAddr, server: &Network) {
+/// Sends twenty datagrams of one size in one call.
+fn gso_packet(client: &Network, to: IpAddr, server: &Network) {
     let listening = server.within(|| UdpSocket::bind((to, 0))).expect("the address is there");
     let any: IpAddr = if to.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
     let socket = client.within(|| UdpSocket::bind((any, 0))).expect("a socket can be made");
@@ -252,16 +259,16 @@ fn softflowd_reports_the_flow() {
         ["softflowd.ctl", "softflowd.pid"].map(|name| far.directory().join(name).display().to_string());
     let command = ["softflowd", "-i", "mirror0", "-n", &to, "-d", "-c", &control, "-p", &pid];
     let softflowd = Program::start(far, far.network(), &command, "Exporting flows");
-    // Not more than fits into what libpcap reserves by default.
+    // Not more than fits into libpcap's default buffer.
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 100_000);
     let ask = |what: &str| far.network().try_run(&["softflowctl", "-c", &control, what], "");
     let expected = until("it has seen all that arrived", Duration::from_secs(10), || {
-        // libpcap hands out what it has in portions, each when something more comes.
+        // libpcap delivers frames in batches, each when another frame arrives.
         traffic::ping(&scene.client, scene.web.addresses[0], 10, 1);
         let expected = wire(&captures);
         let flows = ask("dump-flows")?;
         let has = |(packets, octets): &(u64, u64)| {
-            [">", "<"].iter().any(|way| flows.contains(&format!("octets{way}:{octets} packets{way}:{packets} ")))
+            [">", "<"].iter().any(|sign| flows.contains(&format!("octets{sign}:{octets} packets{sign}:{packets} ")))
         };
         if expected.len() == 2 && expected.values().all(has) {
             Ok(expected)
@@ -269,8 +276,8 @@ fn softflowd_reports_the_flow() {
             Err(format!("{expected:?}\n{flows}{}", ask("statistics")?))
         }
     });
-    // Both directions of the flow, as NetFlow version 5: a header of 24 bytes, records of 48.
-    ask("expire-all").expect("it is told");
+    // Both directions of the flow in NetFlow version 5: a header of 24 bytes, records of 48.
+    ask("expire-all").expect("softflowctl works");
     let mut buffer = [0; 2000];
     let length = collector.recv(&mut buffer).expect("a report comes");
     let number =
@@ -281,11 +288,11 @@ fn softflowd_reports_the_flow() {
         .map(|record| (record[32..36].to_vec(), (number(record, 16), number(record, 20))))
         .collect();
     assert_eq!(found, expected);
-    // Not asked to end: it may wait for one more packet before it looks whether it was.
+    // Killed, because on an interrupt it waits for one more packet.
     drop(softflowd);
 }
 
-/// For each direction of TCP over IPv4, by its ports, packets and bytes that arrived.
+/// Packets and bytes of TCP over IPv4 that arrived, by the ports of each direction.
 fn wire(captures: &Captures) -> BTreeMap<Vec<u8>, (u64, u64)> {
     let mut found: BTreeMap<Vec<u8>, (u64, u64)> = BTreeMap::new();
     for frame in captures.receiver.so_far().iter().filter(|frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 6)
@@ -297,7 +304,7 @@ fn wire(captures: &Captures) -> BTreeMap<Vec<u8>, (u64, u64)> {
     found
 }
 
-/// Frames to everybody, to the node itself and to the pod, on any of a receiver's devices.
+/// Broadcast frames and frames to the node itself, sent on each of a receiver's devices.
 #[test]
 fn what_a_consumer_sends_goes_nowhere() {
     let mut scene = Scene::new();
@@ -332,15 +339,14 @@ fn what_a_consumer_sends_goes_nowhere() {
     assert_eq!(listening.recv(&mut [0; 100]).map_err(|error| error.kind()), Err(std::io::ErrorKind::WouldBlock));
 }
 
-/// Whenever a helper ends, the name is either not there or leads to a receiver that is complete.
+/// Wherever a helper is killed, an interface with the requested name exists only if its receiver is complete.
 #[test]
 fn the_interface_appears_when_it_is_complete() {
     let node = Node::new();
     let consumer = Pod::start(&node);
     let network = consumer.network();
-    let inside = Receiver { pod: Some(consumer.wire()), ..receiver(TAP, VNI, "mirror0") };
-    let input = serde_json::to_string(&Desired { generation: 1, senders: vec![], receivers: vec![inside] });
-    let input = input.expect("it can be written");
+    let inside = Receiver { pod: Some(consumer.model()), ..receiver(TAP, VNI, "mirror0") };
+    let input = serde_json::to_string(&desired(vec![], vec![inside]).state()).expect("JSON");
     let mut complete = 0;
     for requests in 0.. {
         assert!(Helper::once(&node, &["purge"], "").0.success());
@@ -348,11 +354,11 @@ fn the_interface_appears_when_it_is_complete() {
         let ended = !Helper::killed_after(&node, requests, &["apply", "FILE"], &input);
         let links = network.json("ip -j -d link show");
         if links.iter().any(|link| link["ifname"] == "mirror0") {
-            let tunnel = network.tunnels()[0].clone();
+            let vxlan = network.vxlan_devices()[0].clone();
             let up = |link: &&serde_json::Value| link["flags"].to_string().contains("\"UP\"");
-            let redirects = network.mirrors(&tunnel);
+            let redirects = network.mirrors(&vxlan);
             assert_eq!(redirects.len(), 1, "after {requests} requests");
-            for device in [&tunnel, &redirects[0].to] {
+            for device in [&vxlan, &redirects[0].to] {
                 let link = links.iter().find(|link| link["ifname"] == **device).expect("it is there");
                 assert!(up(&link), "{device} after {requests} requests");
             }
@@ -368,9 +374,9 @@ fn the_interface_appears_when_it_is_complete() {
 
 /// Offloads of a receiver's pair that are on.
 pub fn offloads(network: &Network) -> Vec<String> {
-    let pair = network.devices_of(TAP).into_iter().filter(|device| !network.tunnels().contains(device));
+    let pair = network.devices_of(TAP).into_iter().filter(|device| !network.vxlan_devices().contains(device));
     let on = |device: String| {
-        // It may have gone since it was listed; then it is not as it should be either.
+        // It may have been removed since it was listed, and that is wrong, too.
         let text =
             network.try_run(&["ethtool", "-k", &device], "").unwrap_or_else(|_| "tx-checksumming: on".to_owned());
         let lines: Vec<String> = text.lines().map(|line| format!("{device} {}", line.trim())).collect();

@@ -1,16 +1,17 @@
-//! What cannot work, or would harm, is refused with its reason before anything is touched; everything else goes on.
+//! What cannot work, or would do harm, is refused with a reason before anything is touched; everything else keeps working.
 
 use std::{net::UdpSocket, time::Duration};
 
+use podtap_model::{Direction, Endpoint, NodeStatus, Reason, Receiver, State, Truncate};
 use podtap_tests::{
-    net::{Pod, Snapshot},
+    net::{Desired, Pod, Sender, Snapshot},
     wait::until,
 };
-use tap_wire::{Desired, Direction, Reason, Receiver, Report, Sender, State, Status};
+use serde_json::{Value, json};
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
 
-/// Wants something beside a tap that works; that one must go on, and this must be refused.
+/// Requests something beside a tap that works. That tap must keep working, and the request must be refused.
 struct Refusal {
     other: Pod,
     scene: Scene,
@@ -18,11 +19,11 @@ struct Refusal {
 }
 
 impl Refusal {
-    /// `harm` prepares the other pod, or the node.
-    fn new(harm: impl FnOnce(&Scene, &Pod)) -> Self {
+    /// `prepare` changes the other pod, or the node.
+    fn new(prepare: impl FnOnce(&Scene, &Pod)) -> Self {
         let scene = Scene::new();
         let other = Pod::start(&scene.node);
-        harm(&scene, &other);
+        prepare(&scene, &other);
         let before = [other.network().snapshot(), scene.node.network().snapshot()];
         Self { other, scene, before }
     }
@@ -42,19 +43,33 @@ impl Refusal {
     }
 
     #[track_caller]
-    fn refused(mut self, mut wanted: Desired, reason: Reason, text: &str) -> Self {
-        wanted.senders.push(sender(TAP, &self.scene.web, Direction::Both, &[near_endpoint(VNI)]));
-        wanted.receivers.push(receiver(TAP, VNI, "mirror0"));
-        self.scene.agent.want(&wanted);
+    fn refused(self, requested: Desired, reason: Reason, text: &str) -> Self {
+        self.refused_with(requested, reason, text, |_| ())
+    }
+
+    /// `change` changes the request after it has become JSON.
+    #[track_caller]
+    fn refused_with(
+        mut self,
+        mut requested: Desired,
+        reason: Reason,
+        text: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
+        requested.senders.push(sender(TAP, &self.scene.web, Direction::Both, &[near_endpoint(VNI)]));
+        requested.receivers.push(receiver(TAP, VNI, "mirror0"));
+        let mut update = requested.update();
+        change(&mut update.spec);
+        self.scene.agent.apply(update);
         let report = self.scene.agent.until("one works, one is refused", |report| {
-            let states: Vec<State> = statuses(report).iter().map(|status| status.state).collect();
+            let states: Vec<State> = statuses(report).iter().map(|(state, ..)| *state).collect();
             let done = |state: &State| matches!(state, State::Refused | State::Failed | State::Active);
             states.len() == 3 && states.iter().all(done)
         });
-        let refused: Vec<Status> =
-            statuses(&report).into_iter().filter(|status| status.state != State::Active).collect();
-        assert!(refused.len() == 1 && refused[0].reason == reason, "{refused:?}\n{}", self.scene.helper.log());
-        assert!(refused[0].message.contains(text), "{:?}", refused[0]);
+        let refused: Vec<(State, Reason, String)> =
+            statuses(&report).into_iter().filter(|(state, ..)| *state != State::Active).collect();
+        assert!(refused.len() == 1 && refused[0].1 == reason, "{refused:?}\n{}", self.scene.helper.log());
+        assert!(refused[0].2.contains(text), "{:?}", refused[0]);
         assert_eq!(self.before[0].differences(&self.other.network().snapshot()), [""; 0]);
         let new = self.before[1].differences(&self.scene.node.network().snapshot());
         let accepted = self.scene.node.network().devices_of(TAP);
@@ -65,31 +80,40 @@ impl Refusal {
         self
     }
 
-    /// Once its cause has gone, what was refused is put in place by itself.
+    /// Once the cause is removed, the refused request is retried automatically and succeeds.
     #[track_caller]
     fn cured(mut self, cure: impl FnOnce(&Scene, &Pod)) {
         cure(&self.scene, &self.other);
         self.scene
             .agent
-            .until("all is active", |report| statuses(report).iter().all(|status| status.state == State::Active));
+            .until("everything is active", |report| statuses(report).iter().all(|(state, ..)| *state == State::Active));
     }
 }
 
-fn statuses(report: &Report) -> Vec<Status> {
-    let senders = report.senders.iter().map(|sender| sender.status.clone());
-    senders.chain(report.receivers.iter().map(|receiver| receiver.status.clone())).collect()
+fn statuses(status: &NodeStatus) -> Vec<(State, Reason, String)> {
+    let senders = status.senders.iter().map(|sender| (sender.state, sender.reason, sender.message.clone()));
+    let receivers = status.receivers.iter().map(|receiver| (receiver.state, receiver.reason, receiver.message.clone()));
+    senders.chain(receivers).collect()
 }
 
 #[test]
-fn an_interface_that_is_not_there() {
+fn an_interface_that_does_not_exist() {
     Refusal::new(|_, _| {})
-        .sender(|sender, _| sender.interface = "net1".to_owned(), Reason::InterfaceNotFound, "net1, only: eth0")
+        .sender(
+            |sender, _| sender.tap.interface = Some("net1".parse().expect("a name")),
+            Reason::InterfaceNotFound,
+            "net1, only: eth0",
+        )
         .cured(|_, other| other.network().ip("link add net1 type veth peer name net1-far\nlink set net1 up\n"));
 }
 
 #[test]
 fn the_loopback_interface() {
-    Refusal::new(|_, _| {}).sender(|sender, _| sender.interface = "lo".to_owned(), Reason::Invalid, "loopback");
+    Refusal::new(|_, _| {}).sender(
+        |sender, _| sender.tap.interface = Some("lo".parse().expect("a name")),
+        Reason::InvalidSpec,
+        "loopback",
+    );
 }
 
 #[test]
@@ -106,19 +130,19 @@ fn an_address_that_the_pod_does_not_have() {
 #[test]
 fn an_ingress_qdisc() {
     Refusal::new(|_, other| drop(other.network().run("tc qdisc add dev eth0 ingress")))
-        .sender(|_, _| {}, Reason::IngressQdisc, "eth0")
+        .sender(|_, _| {}, Reason::IngressQdiscConflict, "eth0")
         .cured(|_, other| drop(other.network().run("tc qdisc del dev eth0 ingress")));
 }
 
 #[test]
 fn a_pod_that_receives_its_own_tap() {
     let mut scene = Scene::new();
-    let consumer = Receiver { pod: Some(scene.web.wire()), ..receiver(TAP, VNI, "tap0") };
+    let consumer = Receiver { pod: Some(scene.web.model()), ..receiver(TAP, VNI, "tap0") };
     let before = scene.web.network().snapshot();
     let tapped = sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]);
-    scene.agent.want(&desired(vec![tapped], vec![consumer]));
-    let report = scene.agent.until("it is refused", |report| report.receivers[0].status.state == State::Active);
-    assert_eq!((report.senders[0].status.state, report.senders[0].status.reason), (State::Refused, Reason::Invalid));
+    scene.agent.request(&desired(vec![tapped], vec![consumer]));
+    let report = scene.agent.until("it is refused", |report| report.receivers[0].state == State::Active);
+    assert_eq!((report.senders[0].state, report.senders[0].reason), (State::Refused, Reason::InvalidSpec));
     let new = before.differences(&scene.web.network().snapshot());
     let consumer = scene.web.network().devices_of(TAP);
     assert!(new.iter().all(|line| consumer.iter().any(|device| line.contains(device))), "{new:?}");
@@ -128,15 +152,17 @@ fn a_pod_that_receives_its_own_tap() {
 #[test]
 fn the_name_of_a_foreign_device_on_the_node() {
     Refusal::new(|scene, _| scene.node.network().ip("link add mirror1 type bridge\n"))
-        .receiver(|_, _| {}, Reason::NameTaken, "mirror1")
+        .receiver(|_, _| {}, Reason::InterfaceNameConflict, "mirror1")
         .cured(|scene, _| scene.node.network().ip("link del mirror1\n"));
 }
 
 #[test]
 fn the_name_of_a_foreign_device_in_a_pod() {
     Refusal::new(|_, _| {}).receiver(
-        |receiver, other| (receiver.interface_name, receiver.pod) = ("eth0".to_owned(), Some(other.wire())),
-        Reason::NameTaken,
+        |receiver, other| {
+            (receiver.interface_name, receiver.pod) = ("eth0".parse().expect("a name"), Some(other.model()))
+        },
+        Reason::InterfaceNameConflict,
         "eth0",
     );
 }
@@ -147,64 +173,82 @@ fn a_udp_port_of_another_program() {
     let refusal = Refusal::new(|scene, _| {
         taken = Some(scene.node.network().within(|| UdpSocket::bind("0.0.0.0:14444")).expect("the port is free"));
     });
-    refusal.receiver(|receiver, _| receiver.port = 14444, Reason::PortTaken, "port").cured(|_, _| drop(taken));
+    refusal.receiver(|receiver, _| receiver.port = 14444, Reason::PortInUse, "port").cured(|_, _| drop(taken));
 }
 
-/// The one on which all sender devices of the node listen: no tap can be then.
+/// The port on which all sender devices of the node listen: without it, no tap works.
 #[test]
 fn the_senders_own_udp_port() {
     let mut scene = Scene::new();
     let taken = scene.node.network().within(|| UdpSocket::bind("0.0.0.0:14788")).expect("the port is free");
     let before = scene.web.network().snapshot();
-    scene.agent.want(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])], vec![]));
-    let report = scene.agent.until("it fails", |report| report.senders[0].status.state == State::Failed);
-    assert_eq!(report.senders[0].status.reason, Reason::PortTaken);
-    // Between attempts, nothing of them is left.
+    scene.agent.request(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])], vec![]));
+    let report = scene.agent.until("it fails", |report| report.senders[0].state == State::Failed);
+    assert_eq!(report.senders[0].reason, Reason::PortInUse);
+    // Between attempts, nothing is left of them.
     until("the pod is as before", Duration::from_secs(5), || {
         let differences = before.differences(&scene.web.network().snapshot());
         if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
     });
     drop(taken);
-    scene.agent.until("it works", |report| report.senders[0].status.state == State::Active);
+    scene.agent.until("it works", |report| report.senders[0].state == State::Active);
 }
 
 #[test]
-fn a_udp_port_of_a_foreign_tunnel() {
+fn a_udp_port_of_a_foreign_vxlan_device() {
     Refusal::new(|scene, _| {
         scene
             .node
             .network()
             .ip("link add foreign type vxlan external dstport 14444\nlink set foreign addrgenmode none up\n");
     })
-    .receiver(|receiver, _| receiver.port = 14444, Reason::PortTaken, "")
+    .receiver(|receiver, _| receiver.port = 14444, Reason::PortInUse, "")
     .cured(|scene, _| scene.node.network().ip("link del foreign\n"));
 }
 
 #[test]
-fn a_network_identifier_of_a_foreign_tunnel() {
+fn a_vni_of_a_foreign_vxlan_device() {
     Refusal::new(|scene, _| {
         scene
             .node
             .network()
             .ip("link add foreign type vxlan id 5002 dstport 14789\nlink set foreign addrgenmode none\n");
     })
-    .receiver(|_, _| {}, Reason::PortTaken, "5002");
+    .receiver(|_, _| {}, Reason::PortInUse, "5002");
 }
 
 #[test]
-fn impossible_wishes() {
+fn invalid_requests() {
     type Change = fn(&mut Sender, &Pod);
-    let changes: [(Change, &str); 5] = [
-        (|sender, _| sender.destinations.clear(), "0 destinations"),
-        (|sender, _| sender.destinations[0].vni = 1 << 24, "VNI"),
-        (|sender, _| sender.interface = "0123456789abcdef".to_owned(), "0123456789abcdef"),
-        // Users can write the annotation from which it comes: with another pod's UID they would tap that one.
-        (|sender, pod| sender.pod.cgroup_uid = Some(pod.uid.clone()), "config.hash"),
-        (|sender, _| sender.destinations.push(tap_wire::Endpoint { address: [0u16; 8].into(), port: 1, vni: 1 }), ""),
+    let changes: [(Change, &str); 3] = [
+        (|sender, _| sender.tap.destinations.clear(), "0 destinations"),
+        (|sender, _| sender.tap.destinations.push(Endpoint { address: [0u16; 8].into(), ..near_endpoint(1) }), ""),
+        (|sender, _| sender.tap.options.truncate = Some(Truncate::default()), "truncate"),
     ];
     let mut refusal = Refusal::new(|_, _| {});
     for (change, text) in changes {
-        refusal = refusal.sender(change, Reason::Invalid, text);
+        refusal = refusal.sender(change, Reason::InvalidSpec, text);
+        refusal.before[1] = refusal.scene.node.network().snapshot();
+    }
+}
+
+/// What no type of ours can hold, as JSON.
+#[test]
+fn undecodable_requests() {
+    type Change = fn(&mut Value, &podtap_model::Pod);
+    let changes: [(Change, &str); 4] = [
+        (|spec, _| spec["taps"][0]["destinations"][0]["vni"] = json!(1 << 24), "VXLAN network identifier"),
+        (|spec, _| spec["taps"][0]["interface"] = json!("0123456789abcdef"), "0123456789abcdef"),
+        (|spec, _| spec["taps"][0]["options"] = json!({"limit": {"bytesPerFlow": 1}}), "bytesPerFlow"),
+        // Users can write the annotation that it comes from: the UID of another pod would have that one tapped.
+        (|spec, pod| spec["senders"][0]["pod"]["configHash"] = json!(pod.uid), "config.hash"),
+    ];
+    let mut refusal = Refusal::new(|_, _| {});
+    for (change, text) in changes {
+        let refused = sender("tap-b", &refusal.other, Direction::Both, &[near_endpoint(VNI)]);
+        let other = refusal.other.model();
+        refusal = refusal
+            .refused_with(desired(vec![refused], vec![]), Reason::InvalidSpec, text, |spec| change(spec, &other));
         refusal.before[1] = refusal.scene.node.network().snapshot();
     }
 }

@@ -1,14 +1,15 @@
-//! What most tests need: a node with a tapped pod and something that talks to it, a node that receives, and a comparison.
+//! What most tests need: a node with a tapped pod and its client, a second node that receives, and a comparison of both.
 
 use std::{net::IpAddr, time::Duration};
 
+use podtap_model::{Direction, Endpoint, FrameFormat, MirrorOptions, Receiver, Tap, TapReference};
 use podtap_tests::{
-    capture::{Capture, Difference, Frame, Way},
-    net::{Agent, Helper, Network, Node, Pod, traffic},
+    capture::{Capture, Difference, Frame, FrameDirection},
+    net::{Agent, Desired, Helper, Network, Node, Pod, Sender, traffic},
     streams::Content,
     wait::until,
 };
-use tap_wire::{Desired, Direction, Endpoint, Receiver, Sender};
+use serde_json::Value;
 
 /// UDP port of receivers.
 pub const PORT: u16 = 14789;
@@ -19,7 +20,7 @@ pub const VNI: u32 = 5001;
 
 /// A pod `web` and a client on one bridge of a node with a helper; a second node, with a helper of its own.
 pub struct Scene {
-    // In the order in which they are dropped: what uses a node before the node.
+    // In drop order: what uses a node comes before the node.
     pub agent: Agent,
     pub far_agent: Agent,
     pub helper: Helper,
@@ -31,7 +32,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// One whose underlay carries whole frames with their tunnel headers.
+    /// One whose underlay carries full-size frames with their VXLAN header.
     pub fn new() -> Self {
         Self::with_underlay(2000)
     }
@@ -44,7 +45,7 @@ impl Scene {
         Self { agent, far_agent, helper, far_helper, client, web, node, far }
     }
 
-    /// Gives pod and client the offloads that pods have by default: the kernel hands superframes to the mirror then.
+    /// Gives pod and client the offloads that pods have by default, so that the kernel mirrors GSO packets.
     pub fn with_offloads(self) -> Self {
         for network in [&self.client, self.web.network()] {
             network.run("ethtool -K eth0 tso on gso on tx on");
@@ -53,7 +54,7 @@ impl Scene {
         self
     }
 
-    /// Pod traffic of every kind, small and full-size, over IPv4 and IPv6, begun by both sides.
+    /// Pod traffic of every kind, small and full-size, over IPv4 and IPv6, initiated by both sides.
     pub fn traffic(&self) {
         let web = self.web.network();
         for address in &self.web.addresses {
@@ -95,26 +96,58 @@ pub fn full_size(address: IpAddr) -> usize {
 }
 
 pub fn desired(senders: Vec<Sender>, receivers: Vec<Receiver>) -> Desired {
-    Desired { generation: 1, senders, receivers }
+    Desired { generation: 1, senders, receivers, underlay_mtu: None }
 }
 
 pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoint]) -> Sender {
-    Sender { direction, ..Sender::of_everything(tap.to_owned(), pod.wire(), destinations.to_vec()) }
+    let TapReference { namespace, name, uid } = tap_reference(tap);
+    let tap = Tap {
+        namespace,
+        name,
+        uid,
+        interface: None,
+        direction,
+        destinations: destinations.to_vec(),
+        options: MirrorOptions::default(),
+        program: None,
+    };
+    Sender { tap, pod: pod.model(), program: None }
 }
 
 pub fn receiver(tap: &str, vni: u32, name: &str) -> Receiver {
-    let (tap, interface_name) = (tap.to_owned(), name.to_owned());
-    Receiver { tap, vni, port: PORT, ipv6: false, interface_name, raw: false, pod: None }
+    Receiver {
+        tap: tap_reference(tap),
+        vni: vni.try_into().expect("a VNI"),
+        port: PORT,
+        ipv6: false,
+        interface_name: name.parse().expect("an interface name"),
+        frame_format: FrameFormat::Wire,
+        pod: None,
+    }
+}
+
+fn tap_reference(uid: &str) -> TapReference {
+    TapReference { namespace: "shop".to_owned(), name: "web".to_owned(), uid: uid.parse().expect("a UID") }
+}
+
+/// Mirror options, as in a `NodeTap`.
+pub fn options(json: Value) -> MirrorOptions {
+    serde_json::from_value(json).expect("mirror options")
 }
 
 /// A receiver of the far node.
 pub fn far_endpoint(vni: u32) -> Endpoint {
-    Endpoint { address: [10, 66, 0, 2].into(), port: PORT, vni }
+    endpoint([10, 66, 0, 2], vni)
 }
 
 /// A receiver of the pod's own node.
 pub fn near_endpoint(vni: u32) -> Endpoint {
-    Endpoint { address: [10, 66, 0, 1].into(), port: PORT, vni }
+    endpoint([10, 66, 0, 1], vni)
+}
+
+/// A receiver at an IPv4 address.
+pub fn endpoint(address: [u8; 4], vni: u32) -> Endpoint {
+    Endpoint { address: address.into(), port: PORT, vni: vni.try_into().expect("a VNI") }
 }
 
 /// Captures at a pod and at a receiver of its traffic.
@@ -129,19 +162,19 @@ impl Captures {
         Self { pod: Capture::start(pod.network().path(), "eth0"), receiver }
     }
 
-    /// Waits until the receiver has each of the wanted frames of the pod as often as the pod, and nothing else, and that this
-    /// is still so after one more exchange, which would come behind anything that was late. Returns what was received.
+    /// Waits until the receiver has each of the selected frames of the pod exactly as often as the pod, and nothing else, and checks
+    /// that again after one more exchange, which arrives after anything late. Returns what was received.
     #[track_caller]
-    pub fn same(self, scene: &Scene, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+    pub fn same(self, scene: &Scene, selected: impl Fn(&Frame) -> bool) -> Vec<Frame> {
         let compare = || {
-            let spoken = |frames: Vec<Frame>| -> Vec<Frame> {
+            let without_announcements = |frames: Vec<Frame>| -> Vec<Frame> {
                 frames.into_iter().filter(|frame| !frame.is_announcement()).collect()
             };
-            let mut sent = spoken(self.pod.so_far());
-            sent.retain(&wanted);
-            let received = spoken(self.receiver.so_far());
-            let own = received.iter().find(|frame| frame.way == Way::Out);
-            assert!(own.is_none(), "the receiver device speaks by itself: {own:?}");
+            let mut sent = without_announcements(self.pod.so_far());
+            sent.retain(&selected);
+            let received = without_announcements(self.receiver.so_far());
+            let own = received.iter().find(|frame| frame.direction == FrameDirection::Out);
+            assert!(own.is_none(), "the receiver's interface sends by itself: {own:?}");
             let difference = Difference::between(&sent, &received);
             if difference.is_none() && !received.is_empty() {
                 return Ok(());
@@ -151,13 +184,13 @@ impl Captures {
         until("the receiver has what the pod has", Duration::from_secs(10), compare);
         traffic::ping(&scene.client, scene.web.addresses[0], 77, 2);
         until("still, after one more exchange", Duration::from_secs(10), compare);
-        // Both sockets also say that they themselves lost nothing.
+        // Stopping a capture fails if its own socket lost frames.
         let _ = self.pod.stop();
         self.receiver.stop()
     }
 }
 
-/// Waits until a receiver has each byte of the pod's TCP streams as often as the pod. Other frames are not looked at.
+/// Waits until a receiver has each byte of the pod's TCP streams exactly as often as the pod. Ignores other frames.
 #[track_caller]
 pub fn same_streams(at_pod: &Capture, at_receiver: &Capture, streams: usize) {
     until("every byte of every stream arrives", Duration::from_secs(20), || {

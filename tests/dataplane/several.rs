@@ -1,10 +1,10 @@
 //! Taps do not disturb each other.
 
+use podtap_model::Direction;
 use podtap_tests::{
-    capture::Way,
+    capture::FrameDirection,
     net::{Pod, traffic},
 };
-use tap_wire::Direction;
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
 
@@ -23,14 +23,14 @@ fn three_taps_on_one_pod_see_everything_each() {
     assert_eq!(priorities.len(), 5);
     priorities.sort_unstable();
     priorities.dedup();
-    assert_eq!(priorities.len(), 5, "each filter has a priority of its own");
+    assert_eq!(priorities.len(), 5, "each filter has its own priority");
     let one = Captures::start(&scene.web, scene.far.network(), "mirror0");
     let two = Captures::start(&scene.web, scene.node.network(), "mirror1");
     let three = Captures::start(&scene.web, scene.far.network(), "mirror2");
     scene.traffic();
     one.same(&scene, |_| true);
     two.same(&scene, |_| true);
-    three.same(&scene, |frame| frame.way == Way::In);
+    three.same(&scene, |frame| frame.direction == FrameDirection::In);
 }
 
 #[test]
@@ -43,16 +43,16 @@ fn a_tap_that_goes_leaves_the_other_one_without_a_gap() {
     let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
     for senders in [vec![comes.clone(), stays.clone()], vec![stays.clone()], vec![comes, stays.clone()], vec![stays]] {
         let count = senders.len();
-        scene.agent.want(&desired(senders, vec![]));
+        scene.agent.request(&desired(senders, vec![]));
         scene.agent.until("the second tap comes or goes", |report| report.senders.len() == count);
         traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
-        assert_eq!(scene.web.network().tunnels().len(), count);
+        assert_eq!(scene.web.network().vxlan_devices().len(), count);
         assert_eq!(scene.web.network().mirrors("eth0").len(), 2 * count);
     }
     captures.same(&scene, |_| true);
 }
 
-/// Also when they talk to each other: then each frame is one of both pods.
+/// Also when they communicate with each other: each frame then belongs to both pods.
 #[test]
 fn two_tapped_pods_of_one_node() {
     let mut scene = Scene::new();
@@ -81,7 +81,7 @@ fn two_pods_of_one_tap_share_its_receiver() {
     let other = Pod::start(&scene.node);
     scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     let to = [far_endpoint(VNI)];
-    let senders = vec![sender(TAP, &scene.web, Direction::Both, &to), sender(TAP, &other, Direction::Ingress, &to)];
+    let senders = vec![sender(TAP, &scene.web, Direction::Both, &to), sender(TAP, &other, Direction::Both, &to)];
     scene.agent.establish(&desired(senders, vec![]));
     let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
@@ -94,7 +94,7 @@ fn two_pods_of_one_tap_share_its_receiver() {
     });
 }
 
-/// As many as a pod may have by default.
+/// The default limit of taps per pod.
 #[test]
 fn sixteen_taps_on_one_pod() {
     let mut scene = Scene::new();
@@ -119,8 +119,8 @@ fn twenty_pods_come_and_go_together() {
     let senders = pods.iter().map(|pod| sender(TAP, pod, Direction::Both, &to)).collect();
     scene.agent.establish(&desired(senders, vec![]));
     assert!(pods.iter().all(|pod| pod.network().mirrors("eth0").len() == 2));
-    scene.agent.want(&desired(vec![], vec![]));
-    scene.agent.until("all are gone", |report| report.senders.is_empty());
+    scene.agent.request(&desired(vec![], vec![]));
+    scene.agent.until("everything is removed", |report| report.senders.is_empty());
     for (pod, before) in pods.iter().zip(&before) {
         assert_eq!(before.differences(&pod.network().snapshot()), [""; 0]);
     }

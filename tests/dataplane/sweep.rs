@@ -1,16 +1,16 @@
-//! What an earlier helper left and nobody wants any more goes, but only once it is known what is wanted.
+//! What an earlier helper left behind is removed if it is not part of the desired state, but not before that is known.
 
 use std::time::Duration;
 
+use podtap_model::{Direction, Response};
 use podtap_tests::{
     net::{Helper, Snapshot, traffic},
     wait::until,
 };
-use tap_wire::Direction;
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
 
-/// Two taps, one in each of two pods, both to this node; the helper is killed then.
+/// Two taps, one in each of two pods, both to this node. Their helper has been killed, and the next one runs.
 struct Left {
     scene: Scene,
     other: podtap_tests::net::Pod,
@@ -33,28 +33,29 @@ fn left() -> Left {
 }
 
 #[test]
-fn nothing_goes_while_it_is_not_known_what_is_wanted() {
+fn nothing_is_removed_before_the_desired_state_is_known() {
     let Left { mut scene, other, .. } = left();
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.agent = scene.helper.agent();
-    // Neither the start, nor an agent that is there, nor one that talks nonsense is an order.
-    scene.agent.say(b"{\"desired\":{\"generation\":\"x\"}}\nnonsense\n").expect("it is taken");
+    // Neither a start, nor an agent that connects, nor messages that cannot be decoded are a desired state.
+    scene.agent.send_bytes(b"{\"apply\":{\"generation\":\"x\"}}\nnonsense\n").expect("it is taken");
     for _ in 0..2 {
-        assert!(matches!(scene.agent.hear(), Ok(tap_wire::FromHelper::Rejected(_))));
+        assert!(matches!(scene.agent.receive(), Ok(Response::Rejected(_))));
     }
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 20_000);
     captures.same(&scene, |_| true);
-    assert_eq!((scene.web.network().tunnels().len(), other.network().tunnels().len()), (1, 1));
+    assert_eq!((scene.web.network().vxlan_devices().len(), other.network().vxlan_devices().len()), (1, 1));
     assert!(!scene.helper.log().contains("Delete"), "{}", scene.helper.log());
 }
 
 #[test]
-fn empty_is_an_order_to_remove_all() {
+fn an_empty_desired_state_removes_everything() {
     let Left { mut scene, other, before } = left();
     scene.agent = scene.helper.agent();
-    scene.agent.want(&desired(vec![], vec![]));
-    let clean = scene.agent.until("all is gone", |report| report.senders.is_empty() && report.receivers.is_empty());
-    assert_eq!(clean.generation, 1);
+    scene.agent.request(&desired(vec![], vec![]));
+    let clean =
+        scene.agent.until("everything is removed", |report| report.senders.is_empty() && report.receivers.is_empty());
+    assert_eq!(clean.observed_generation, Some(1));
     let networks = [scene.web.network(), other.network(), scene.node.network()];
     for (network, before) in networks.into_iter().zip(&before) {
         assert_eq!(before.differences(&network.snapshot()), [""; 0]);
@@ -62,34 +63,34 @@ fn empty_is_an_order_to_remove_all() {
 }
 
 #[test]
-fn what_is_still_wanted_stays() {
+fn what_is_still_requested_stays() {
     let Left { mut scene, other, before } = left();
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.agent = scene.helper.agent();
     let sender = sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]);
     scene.agent.establish(&desired(vec![sender], vec![receiver(TAP, VNI, "mirror0")]));
     assert_eq!(before[1].differences(&other.network().snapshot()), [""; 0]);
-    assert_eq!((scene.node.network().devices_of(TAP).len(), scene.node.network().tunnels().len()), (3, 1));
+    assert_eq!((scene.node.network().devices_of(TAP).len(), scene.node.network().vxlan_devices().len()), (3, 1));
     scene.traffic();
     captures.same(&scene, |_| true);
 }
 
-/// Ends of a helper that died in the middle: a device without its alias, and a filter whose device has gone.
+/// What is left of a helper that died in the middle: a device without its alias, and a filter whose device does not exist.
 #[test]
-fn halves_go_too() {
+fn incomplete_parts_are_removed_too() {
     let mut scene = Scene::new();
     let web = scene.web.network();
     let before = web.snapshot();
     scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])], vec![]));
     scene.helper.kill();
     let web = scene.web.network();
-    web.run(&format!("ip link del {}", web.tunnels()[0]));
+    web.run(&format!("ip link del {}", web.vxlan_devices()[0]));
     assert_eq!(web.mirrors("eth0").iter().map(|mirror| mirror.to.as_str()).collect::<Vec<_>>(), ["*", "*"]);
     web.ip("link add ptap0123456789a type vxlan id 3 dstport 5555\nlink set ptap0123456789a group 1886675312\n");
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
-    scene.agent.want(&desired(vec![], vec![]));
-    until("all is gone", Duration::from_secs(5), || {
+    scene.agent.request(&desired(vec![], vec![]));
+    until("everything is removed", Duration::from_secs(5), || {
         let differences = before.differences(&scene.web.network().snapshot());
         if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
     });

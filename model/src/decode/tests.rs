@@ -18,6 +18,11 @@ fn receiver(vni: u32) -> Value {
     json!({"tap": {"namespace": "shop", "name": "web", "uid": "t1"}, "vni": vni, "port": 14789, "interfaceName": "mirror"})
 }
 
+#[track_caller]
+fn decode(spec: &Value) -> DesiredState {
+    NodeState::decode(spec).expect("the spec of a NodeTap")
+}
+
 fn program() -> Program {
     let instructions = vec![Instruction { code: 0x06, jt: 0, jf: 0, k: 1 }];
     Program { id: ProgramId::from_digest([1; 32]), instructions }
@@ -25,7 +30,7 @@ fn program() -> Program {
 
 #[track_caller]
 fn refused(spec: &Value, words: &str) {
-    let state = NodeState::decode(spec);
+    let state = decode(spec);
     let [status] = state.refused_senders.as_slice() else { panic!("one refused sender: {state:#?}") };
     assert_eq!((status.state, status.reason), (State::Refused, Reason::InvalidSpec));
     assert_eq!((status.tap_uid.as_str(), status.pod_uid.as_str()), ("t1", "p1"));
@@ -47,7 +52,7 @@ fn what_the_controller_writes_is_what_the_helper_reads() {
     let stored: NodeState = serde_json::from_value(spec.clone()).expect("a node state");
     assert_eq!(serde_json::to_value(&stored).expect("JSON"), spec);
 
-    let state = NodeState::decode(&spec);
+    let state = decode(&spec);
     assert_eq!((state.refused_senders.len(), state.refused_receivers.len()), (0, 0), "{state:#?}");
     assert_eq!(state.receivers, stored.receivers);
     let [first, second, third] = state.senders.as_slice() else { panic!("three senders") };
@@ -66,7 +71,7 @@ fn an_unreadable_entry_stops_no_other() {
         "receivers": [{"vni": 7, "tap": {"uid": "t1"}, "port": "none"}, receiver(100)],
     });
     refused(&spec, "unknown field `colour`");
-    let state = NodeState::decode(&spec);
+    let state = decode(&spec);
     assert_eq!((state.senders.len(), state.receivers.len()), (1, 1));
     let [receiver] = state.refused_receivers.as_slice() else { panic!("one refused receiver") };
     assert_eq!((receiver.vni, receiver.tap_uid.as_str(), receiver.state), (7, "t1", State::Refused));
@@ -79,7 +84,7 @@ fn unknown_options_refuse_the_senders_of_their_tap_only() {
     newer["options"] = json!({"limit": {"bytesPerFlow": 1}});
     let spec = json!({"taps": [newer, tap("t2")], "senders": [sender("t1", "p1"), sender("t2", "p1")]});
     refused(&spec, "unknown field `bytesPerFlow`");
-    assert_eq!(NodeState::decode(&spec).senders.len(), 1);
+    assert_eq!(decode(&spec).senders.len(), 1);
     let mut newer = json!({"taps": [tap("t1")], "senders": [sender("t1", "p1")]});
     newer["sampleEverything"] = json!(true);
     refused(&newer, "unknown field `sampleEverything`");
@@ -133,3 +138,16 @@ fn identifiers_and_bounds_are_checked() {
     small["underlayMTU"] = json!(bounds::UNDERLAY_MTU.start() - 1);
     refused(&small, "underlayMTU must be between 576 and 65535");
 }
+
+/// An empty state asks to remove everything: nothing else may be taken for one.
+#[test]
+fn what_is_not_a_spec_is_no_state() {
+    assert_eq!(NodeState::decode(&json!({})), Ok(DesiredState::default()));
+    for spec in [json!(null), json!([]), json!("spec")] {
+        assert_eq!(NodeState::decode(&spec), Err(DecodeError::NotAnObject), "{spec}");
+    }
+    assert_eq!(NodeState::decode(&json!({"senders": {}})), Err(DecodeError::NotAList("senders")));
+    assert_eq!(NodeState::decode(&json!({"taps": null})), Err(DecodeError::NotAList("taps")));
+}
+
+mod entries;

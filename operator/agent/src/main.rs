@@ -1,16 +1,13 @@
-//! `podtap-agent`: passes the desired state of a node from its `NodeTap` to the tap-helper, and publishes what the tap-helper reports.
+//! `podtap-agent`: passes the desired state of its node from the `NodeTap` to the tap-helper, and publishes the tap-helper's reports.
 //!
-//! Knows the API server and no kernel. Three loops, joined by channels that hold only the newest value: [`follow`] turns the
-//! node's `NodeTap` into an order, [`link`] carries orders to the tap-helper and reports back, [`publish`] writes the status.
-//! Beside them, [`metrics`] shows what the tap-helper counted, which [`counters`] asks for when somebody wants to know.
-//! None of them ends because of an error; ending the agent leaves every mirror as it is.
+//! It talks to the API server and never to the kernel. Its parts are connected by channels that hold only the newest value:
+//! [`node_tap`] watches the node's `NodeTap` and applies its spec through the [`helper_client`]; [`publish`] writes the reports that
+//! come back into its status; [`metrics`] serves counters, which the client requests for each scrape. No error stops the agent, and
+//! when it stops, every mirror stays as it is.
 
-mod convert;
-mod counters;
-mod follow;
-mod link;
+mod helper_client;
 mod metrics;
-mod order;
+mod node_tap;
 mod publish;
 mod run;
 
@@ -35,7 +32,7 @@ struct Cli {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.logs.init();
-    // One thread: the agent must be small.
+    // One thread, to save memory.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run::run(cli.args)),

@@ -1,76 +1,122 @@
-//! What `/metrics` says of the pods of this node, and the server that says it.
+//! `/metrics`: the counters of this node's tapped pods, and the server for them.
 //!
-//! The tap-helper knows UIDs; the names are those of the newest order. A sender that is not in that, since it is being removed, is
-//! left out.
+//! The tap-helper knows UIDs; the names come from the newest desired update. A sender that is not in it, since it is being removed, has
+//! no series.
 
-use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
+use podtap_model::{Count, Counters};
+use podtap_runtime::{
+    backoff::Backoff,
+    http::{self, EncodeError, Health, MetricsSource, Server},
+    telemetry::with_causes,
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
-use tap_wire::{Count, Counters};
-use tokio::{sync::watch, time::sleep};
+use serde_json::Value;
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::{counters::Desk, order::Order};
-use podtap_runtime::{
-    backoff::Backoff,
-    http::{self, Health, Server},
-    telemetry::with_causes,
-};
+use crate::helper_client::{HelperClient, NoAnswer};
 
-/// During an upgrade the helper pod before this one has the port until it has ended.
+/// During an upgrade, the previous helper pod has the port until it has ended.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// Serves at an address, for ever; nothing without one. A port that is taken is waited for.
-pub async fn serve(address: Option<SocketAddr>, health: Health, page: Page) {
+/// Serves health and metrics at `address` forever, or nothing without an address. While the port is in use, it retries.
+pub async fn serve(address: Option<SocketAddr>, health: Health, source: Source) {
     let Some(address) = address else { return pending().await };
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let mut told = false;
+    let mut logged = false;
     loop {
-        match Server::spawn(address, health.clone(), page.clone()).await {
+        match Server::spawn(address, health.clone(), source.clone()).await {
             Ok(server) => {
                 info!(address = %server.address(), "serving health and metrics");
                 return pending().await;
             }
-            Err(error) if told => debug!(error = %with_causes(&error), "still no metrics"),
+            Err(error) if logged => debug!(error = %with_causes(&error), "still cannot serve metrics"),
             Err(error) => {
-                warn!(error = %with_causes(&error), "no metrics; all else goes on, trying again");
-                told = true;
+                warn!(error = %with_causes(&error), "cannot serve metrics; mirrors are not affected, retrying");
+                logged = true;
             }
         }
         sleep(backoff.pause()).await;
     }
 }
 
-/// `/metrics` of the agent.
+/// The metrics of the senders, read from the tap-helper for each scrape.
 #[derive(Clone, Debug)]
-pub struct Page {
-    pub desk: Desk,
-    pub orders: watch::Receiver<Option<Arc<Order>>>,
+pub struct Source(pub Arc<HelperClient>);
+
+/// Why there are no metrics.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the API server has not sent this node's NodeTap yet, so the tapped pods are unknown")]
+    Unknown,
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
 }
 
-impl http::Page for Page {
-    async fn text(&self) -> Result<String, String> {
-        if self.orders.borrow().is_none() {
-            return Err(
-                "It is not known yet which pods of this node are tapped: the API server has not said so.".into()
-            );
-        }
-        let Some(counters) = self.desk.ask().await else {
-            return Err("The tap-helper does not answer within a second; the log of its container says why.".into());
-        };
-        // The newest one: what was asked for is of this order, or of one before.
-        let order = self.orders.borrow().clone();
-        http::text(&order.map_or_else(Registry::default, |order| registry(&counters, &order)))
+impl MetricsSource for Source {
+    type Error = Error;
+
+    async fn text(&self) -> Result<String, Error> {
+        self.0.read_desired(|_| ()).ok_or(Error::Unknown)?;
+        let counters = self.0.counters().await?;
+        let registry = self.0.read_desired(|update| registry(&counters, &update.spec)).ok_or(Error::Unknown)?;
+        Ok(http::text(&registry)?)
     }
 }
 
+/// Names of taps and pods by UID, from the spec of a `NodeTap`. An entry that the tap-helper cannot decode may have names, too.
+struct Names<'a> {
+    taps: HashMap<&'a str, Name<'a>>,
+    /// By the UIDs of tap and pod.
+    pods: HashMap<(&'a str, &'a str), Name<'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct Name<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl<'a> Names<'a> {
+    fn new(spec: &'a Value) -> Self {
+        let taps = entries(spec, "taps").map(|tap| (text(&tap["uid"]), Name::new(tap)));
+        let pods = entries(spec, "senders").map(|sender| {
+            let pod = &sender["pod"];
+            ((text(&sender["tap"]), text(&pod["uid"])), Name::new(pod))
+        });
+        Self { taps: taps.collect(), pods: pods.collect() }
+    }
+
+    fn of(&self, tap: &str, pod: &str) -> Option<(Name<'a>, Name<'a>)> {
+        Some((*self.taps.get(tap)?, *self.pods.get(&(tap, pod))?))
+    }
+}
+
+impl<'a> Name<'a> {
+    fn new(object: &'a Value) -> Self {
+        Self { namespace: text(&object["namespace"]), name: text(&object["name"]) }
+    }
+}
+
+fn entries<'a>(spec: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
+    spec[list].as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Sender {
+struct SenderLabels {
     tap_namespace: String,
     tap_name: String,
     pod_namespace: String,
@@ -79,74 +125,75 @@ struct Sender {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Way {
+struct DirectionLabels {
     #[prometheus(flatten)]
-    sender: Sender,
+    sender: SenderLabels,
     direction: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabels {
     #[prometheus(flatten)]
-    way: Way,
+    direction: DirectionLabels,
     outcome: &'static str,
 }
 
-/// All metrics. Made anew for each scrape: there is nothing to be kept between two.
-fn registry(counters: &Counters, order: &Order) -> Registry {
-    let [frames, bytes] = [(); 2].map(|()| Family::<Outcome, Counter>::default());
-    let failed = Family::<Way, Counter>::default();
-    let [truncated, cut_off, oversized] = [(); 3].map(|()| Family::<Sender, Counter>::default());
+/// The metrics of one scrape. Nothing is kept between scrapes.
+fn registry(counters: &Counters, spec: &Value) -> Registry {
+    let names = Names::new(spec);
+    let [frames, bytes] = [(); 2].map(|()| Family::<OutcomeLabels, Counter>::default());
+    let failures = Family::<DirectionLabels, Counter>::default();
+    let [truncated_frames, truncated_bytes, oversized_frames] =
+        [(); 3].map(|()| Family::<SenderLabels, Counter>::default());
     for entry in &counters.senders {
-        let Some(names) = order.names.get(&(entry.tap.clone(), entry.pod.clone())) else { continue };
-        let sender = Sender {
-            tap_namespace: names.tap_namespace.clone(),
-            tap_name: names.tap_name.clone(),
-            pod_namespace: names.pod_namespace.clone(),
-            pod_name: names.pod_name.clone(),
+        let Some((tap, pod)) = names.of(&entry.tap_uid, &entry.pod_uid) else { continue };
+        let sender = SenderLabels {
+            tap_namespace: tap.namespace.to_owned(),
+            tap_name: tap.name.to_owned(),
+            pod_namespace: pod.namespace.to_owned(),
+            pod_name: pod.name.to_owned(),
             interface: entry.interface.clone(),
         };
         for (direction, counted) in [("ingress", entry.ingress), ("egress", entry.egress)] {
             let Some(counted) = counted else { continue };
-            let way = Way { sender: sender.clone(), direction };
-            failed.get_or_create(&way).inc_by(counted.failed);
-            // As `tap-helper inspect` calls them.
+            let direction = DirectionLabels { sender: sender.clone(), direction };
+            failures.get_or_create(&direction).inc_by(counted.failed);
             let outcomes = [
                 ("mirrored", Some(counted.mirrored)),
                 ("filtered", counted.filtered),
-                ("sampledOut", counted.sampled_out),
-                ("overLimit", counted.over_limit),
+                ("sampled_out", counted.sampled_out),
+                ("rate_limited", counted.rate_limited),
                 ("deduplicated", counted.deduplicated),
             ];
             for (outcome, count) in outcomes {
-                let Some(Count { frames: seen, bytes: size }) = count else { continue };
-                let labels = Outcome { way: way.clone(), outcome };
-                frames.get_or_create(&labels).inc_by(seen);
-                bytes.get_or_create(&labels).inc_by(size);
+                let Some(count) = count else { continue };
+                let labels = OutcomeLabels { direction: direction.clone(), outcome };
+                frames.get_or_create(&labels).inc_by(count.frames);
+                bytes.get_or_create(&labels).inc_by(count.bytes);
             }
         }
-        if let Some(count) = entry.truncated {
-            truncated.get_or_create(&sender).inc_by(count.frames);
-            cut_off.get_or_create(&sender).inc_by(count.bytes);
+        if let Some(Count { frames, bytes }) = entry.truncated {
+            truncated_frames.get_or_create(&sender).inc_by(frames);
+            truncated_bytes.get_or_create(&sender).inc_by(bytes);
         }
-        if let Some(count) = entry.oversized {
-            oversized.get_or_create(&sender).inc_by(count.frames);
+        if let Some(Count { frames, .. }) = entry.oversized {
+            oversized_frames.get_or_create(&sender).inc_by(frames);
         }
     }
     let mut registry = Registry::with_prefix("podtap");
     registry.register(
         "frames",
-        "Frames that a tapped pod's interface saw, by what became of them; all but those filtered had matched",
+        "Frames on the interfaces of tapped pods by outcome; all but the filtered ones matched the filter",
         frames,
     );
     registry.register("bytes", "Bytes of these frames", bytes);
-    registry.register("failed_copies", "Copies of mirrored frames that the sender device did not take", failed);
-    registry.register("truncated_copies", "Copies that were cut because the tap says so", truncated);
-    registry.register("truncated_bytes", "Bytes that were cut off", cut_off);
+    registry.register("mirror_failures", "Mirrored frames that the sender device did not accept", failures);
+    registry.register("truncated_frames", "Mirrored frames that were truncated as the tap requests", truncated_frames);
+    registry.register("truncated_bytes", "Bytes removed by this truncation", truncated_bytes);
     registry.register(
         "oversized_frames",
-        "Frames of copies that did not fit the wire and could not be divided",
-        oversized,
+        "Mirrored frames that exceeded the path MTU and could not be segmented",
+        oversized_frames,
     );
     registry
 }

@@ -1,8 +1,8 @@
-//! Writes what the tap-helper reports into the `NodeTap`'s status.
+//! Publishes the tap-helper's reports as the status of this node's `NodeTap`.
 //!
 //! # Guarantees
-//! Only a status that differs from what the API server has is written, always the newest, and never into an object other than
-//! the one it is about (the UID goes along). A burst of changes takes at most [`BURST`] writes, then one per second.
+//! A status is written only if it differs from that in the API server, always the newest, and only to the object that it is about (the
+//! UID is a precondition). A burst of changes takes at most [`BURST`] writes, then one per second.
 
 use std::{fmt::Display, time::Duration};
 
@@ -10,118 +10,132 @@ use kube::{
     Api,
     api::{Patch, PatchParams, ResourceExt as _},
 };
-use podtap_api::NodeTapStatus;
-use serde_json::json;
+use podtap_model::{NodeStatus, Report};
+use podtap_runtime::backoff::Backoff;
+use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{debug, warn};
 
-use super::{
-    convert,
-    link::Answer,
-    order::{RawNodeTap, Seen},
-};
-use podtap_runtime::backoff::Backoff;
+use crate::node_tap::{LastStatus, RawNodeTap};
 
 const FIELD_MANAGER: &str = "podtap-agent";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Writes that may follow each other without a pause.
 const BURST: u32 = 10;
 
-/// Publishes the newest answer, for ever.
+/// Publishes the newest report, forever. `last_status` is what the watch shows.
 pub async fn run(
     api: Api<RawNodeTap>,
     node: &str,
-    mut seen: watch::Receiver<Option<Seen>>,
-    mut answers: watch::Receiver<Option<Answer>>,
+    mut last_status: watch::Receiver<Option<LastStatus>>,
+    mut reports: watch::Receiver<Option<Report>>,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
     let mut pace = Pace::new(Instant::now());
-    let mut own = None;
+    let mut written = None;
     loop {
-        let due = due(answers.borrow_and_update().as_ref(), seen.borrow_and_update().as_ref(), own.as_ref());
-        let Some((uid, status)) = due else {
-            let gone = tokio::select! {
-                changed = seen.changed() => changed.is_err(),
-                changed = answers.changed() => changed.is_err(),
+        let due = due(reports.borrow_and_update().as_ref(), last_status.borrow_and_update().as_ref(), written.as_ref());
+        let Some(Due { uid, status, patch }) = due else {
+            let changed = tokio::select! {
+                changed = last_status.changed() => changed,
+                changed = reports.changed() => changed,
             };
-            if gone {
+            if changed.is_err() {
                 return;
             }
             continue;
         };
-        match timeout(REQUEST_TIMEOUT, write(&api, node, &uid, &status)).await {
-            Ok(Ok(written)) => {
+        match timeout(REQUEST_TIMEOUT, write(&api, node, patch)).await {
+            Ok(Ok(object)) => {
                 backoff.reset();
-                debug!(generation = status.observed_generation, "status written");
-                own = Some(Seen { uid, version: written.resource_version().unwrap_or_default(), status: Some(status) });
+                debug!(generation = status.observed_generation, "wrote the status");
+                let resource_version = object.resource_version().unwrap_or_default();
+                written = Some(LastStatus { uid, resource_version, status: Some(status) });
                 sleep_until(pace.next(Instant::now())).await;
             }
             Ok(Err(error)) => pause(&mut backoff, &error).await,
-            Err(late) => pause(&mut backoff, &late).await,
+            Err(elapsed) => pause(&mut backoff, &elapsed).await,
         }
     }
 }
 
 async fn pause(backoff: &mut Backoff, error: &impl Display) {
-    warn!(%error, "cannot write this node's status; trying again");
+    warn!(%error, "cannot write the status of this node's NodeTap; retrying");
     sleep(backoff.pause()).await;
 }
 
-async fn write(
-    api: &Api<RawNodeTap>,
-    node: &str,
-    uid: &str,
-    status: &NodeTapStatus,
-) -> Result<RawNodeTap, kube::Error> {
-    let patch = json!({ "metadata": { "uid": uid }, "status": status });
-    api.patch_status(
-        node,
-        &PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() },
-        &Patch::Merge(patch),
-    )
-    .await
+async fn write(api: &Api<RawNodeTap>, node: &str, patch: Value) -> Result<RawNodeTap, kube::Error> {
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch_status(node, &params, &Patch::Merge(patch)).await
 }
 
-/// What is to be written into the object of which UID; `None` when the API server has it already, or nobody has asked yet.
-fn due(answer: Option<&Answer>, seen: Option<&Seen>, own: Option<&Seen>) -> Option<(String, NodeTapStatus)> {
-    let (answer, seen) = (answer?, seen?);
-    if answer.origin.uid != seen.uid {
+/// A status that has to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Due {
+    /// UID of the object.
+    uid: String,
+    status: NodeStatus,
+    /// The request: a merge patch (RFC 7396).
+    patch: Value,
+}
+
+/// The status that has to be written; `None` if the API server has it already, or if the report is about another object.
+fn due(report: Option<&Report>, last_status: Option<&LastStatus>, written: Option<&LastStatus>) -> Option<Due> {
+    let (report, last_status) = (report?, last_status?);
+    if report.uid.as_ref() != Some(&last_status.uid) {
         return None;
     }
-    let status = convert::status(&answer.report, &answer.origin.refused);
-    let current = newest(seen, own);
-    (current.status.as_ref() != Some(&status)).then(|| (seen.uid.clone(), status))
+    let current = newest(last_status, written).status.as_ref();
+    if current == Some(&report.status) {
+        return None;
+    }
+    Some(Due {
+        uid: last_status.uid.clone(),
+        status: report.status.clone(),
+        patch: patch(&last_status.uid, &report.status, current),
+    })
 }
 
-/// Of what the watch showed and what we wrote, what the API server has. The watch may lag behind an own write; versions of
-/// one kind are numbers that grow (KEP-5504). Were they not, the worst would be a write that changes nothing.
-fn newest<'a>(seen: &'a Seen, own: Option<&'a Seen>) -> &'a Seen {
-    let number = |seen: &Seen| seen.version.parse::<u128>().ok();
-    match own {
-        Some(own) if own.uid == seen.uid && number(own) > number(seen) => own,
-        _ => seen,
+fn patch(uid: &str, status: &NodeStatus, current: Option<&NodeStatus>) -> Value {
+    let mut patch = json!({ "metadata": { "uid": uid }, "status": status });
+    // A merge patch keeps members of a map that it does not mention: those of another version, for example.
+    for feature in current.into_iter().flat_map(|current| current.features.keys()) {
+        if !status.features.contains_key(feature) {
+            patch["status"]["features"][feature] = Value::Null;
+        }
+    }
+    patch
+}
+
+/// The newer one of what the watch shows and what was written: the watch may lag behind. Resource versions of one kind are numbers
+/// that increase (KEP-5504). If they were not, the worst result would be a write that changes nothing.
+fn newest<'a>(last_status: &'a LastStatus, written: Option<&'a LastStatus>) -> &'a LastStatus {
+    let version = |status: &LastStatus| status.resource_version.parse::<u128>().ok();
+    match written {
+        Some(written) if written.uid == last_status.uid && version(written) > version(last_status) => written,
+        _ => last_status,
     }
 }
 
-/// [`BURST`] writes at once, refilled by one per second.
+/// A token bucket: [`BURST`] writes, refilled by one per second.
 #[derive(Debug)]
 struct Pace {
-    /// When all writes that were made are paid for.
-    paid: Instant,
+    /// When the bucket is full again.
+    full: Instant,
 }
 
 impl Pace {
     fn new(now: Instant) -> Self {
-        Self { paid: now }
+        Self { full: now }
     }
 
-    /// Counts a write at `now`; when the next one may follow.
+    /// Takes a token for a write at `now`. Returns when the next write may follow.
     fn next(&mut self, now: Instant) -> Instant {
-        self.paid = self.paid.max(now) + Duration::from_secs(1);
-        now + self.paid.saturating_duration_since(now).saturating_sub(Duration::from_secs(1) * BURST)
+        self.full = self.full.max(now) + Duration::from_secs(1);
+        now + self.full.saturating_duration_since(now).saturating_sub(Duration::from_secs(1) * BURST)
     }
 }
 

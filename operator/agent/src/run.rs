@@ -1,13 +1,13 @@
-//! Starts the loops, and ends them on a signal.
+//! Starts the agent's parts, and stops them on a signal.
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use kube::Api;
 use podtap_runtime::{client, http::Health, shutdown::Shutdown};
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::{counters, follow, link, metrics, publish};
+use crate::{helper_client::HelperClient, metrics, node_tap, publish};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -17,7 +17,7 @@ pub struct Args {
     /// Unix socket on which the tap-helper listens.
     #[arg(long, default_value = "/run/podtap/helper.sock")]
     socket: PathBuf,
-    /// Where /livez, /readyz and /metrics are served, for example `[::]:14790`. Without it, nowhere.
+    /// Address of /livez, /readyz and /metrics, for example `[::]:14790`. Without it, they are not served.
     #[arg(long)]
     listen: Option<SocketAddr>,
 }
@@ -37,31 +37,18 @@ pub enum Error {
 pub async fn run(args: Args) -> Result<(), Error> {
     let mut shutdown = Shutdown::new().map_err(Error::Signal)?;
     let api = Api::all(client::connect().await?);
-    info!(node = args.node, "following the work of this node");
+    info!(node = args.node, "watching this node's NodeTap");
 
-    let outlets = follow::Outlets::new();
-    let (answers, reports) = watch::channel(None);
-    let (requests, requested) = watch::channel(0);
-    let (counted, counters) = watch::channel(None);
-    // Whoever answers `/livez` is alive: all is one thread.
+    // No heartbeat: everything runs on one thread, so an agent that answers `/livez` is alive.
     let health = Health::new(Duration::MAX);
-    let (desk, queue) = counters::desk();
-    let page = metrics::Page { desk, orders: outlets.orders.subscribe() };
-    let ends = link::Ends {
-        orders: outlets.orders.subscribe(),
-        requests: requested,
-        answers,
-        counters: counted,
-        health: health.clone(),
-    };
+    let helper = Arc::new(HelperClient::connect(args.socket, health.clone()));
+    let (last_status_sender, last_status) = watch::channel(None);
     tokio::select! {
-        () = follow::run(api.clone(), &args.node, &outlets) => {}
-        () = link::run(&args.socket, ends) => {}
-        () = publish::run(api, &args.node, outlets.seen.subscribe(), reports) => {}
-        () = counters::run(queue, requests, counters) => {}
-        () = metrics::serve(args.listen, health, page) => {}
+        () = node_tap::watch::run(api.clone(), &args.node, &helper, &last_status_sender) => {}
+        () = publish::run(api, &args.node, last_status, helper.reports()) => {}
+        () = metrics::serve(args.listen, health, metrics::Source(helper.clone())) => {}
         () = shutdown.requested() => {}
     }
-    info!("ending; what is in place stays");
+    info!("stopping; mirrors stay as they are");
     Ok(())
 }

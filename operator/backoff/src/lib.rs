@@ -1,11 +1,12 @@
-//! Growing pauses between attempts. Without dependencies, since the privileged tap-helper uses it, too.
+//! Exponential backoff. It has no dependencies, so that the privileged tap-helper can share it.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
     time::Duration,
 };
 
-/// Pauses that double from `first` up to `cap`, each spread by ±20 % so that many clients do not return in step.
+/// Pauses between attempts: they double from `first` up to `cap`. Each varies by ±20 %, so that many clients do not retry in
+/// step. The longest pause is therefore 1.2 × `cap`.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -14,29 +15,29 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts with a pause of `first`.
+    /// A backoff whose first pause is about `first`.
     #[must_use]
     pub const fn new(first: Duration, cap: Duration) -> Self {
         Self { first, cap, next: first }
     }
 
-    /// The pause before the next attempt.
+    /// The pause before the next attempt. Each call is one failure.
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = self.next.saturating_mul(2).min(self.cap);
         jittered(pause)
     }
 
-    /// To be called when an attempt succeeded.
+    /// Starts over after a success: the next pause is `first` again.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
 }
 
-/// `period`, spread by ±20 %.
+/// `period`, varied by ±20 %.
 #[must_use]
 pub fn jittered(period: Duration) -> Duration {
-    // Each `RandomState` has other keys: random enough to spread requests, without a crate for it.
+    // The keys of each `RandomState` differ: random enough to spread requests, without another dependency.
     let random = u32::try_from(RandomState::new().hash_one(0_u8) >> 32).unwrap_or_default();
     period.mul_f64(0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX))
 }
@@ -50,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn doubles_up_to_the_cap_and_starts_over() {
+    fn doubles_up_to_the_cap_and_resets() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
         for seconds in [1.0, 2.0, 4.0, 5.0, 5.0] {
             assert_about(backoff.pause(), seconds);

@@ -1,39 +1,44 @@
-//! The connection to the API server.
+//! The client of the API server.
+//!
+//! # Guarantees
+//! A connection on which nothing arrives for 100 seconds is closed and replaced. A request that goes through [`in_time`] takes at
+//! most 12 seconds.
 
 use std::time::Duration;
 
 use kube::{Client, Config};
 use tokio::time::timeout;
 
-/// A connection on which nothing arrives for so long is dead, and opened anew. An idle watch gets a bookmark every minute,
-/// so that a node that comes back after a network partition notices the old connection's death by itself.
+/// A connection is dead if nothing arrives on it for this long. Idle watches receive a bookmark every minute, so a node that
+/// comes back after a network partition notices that its old connection is dead.
 const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
-/// Longest wait for one answer. Longer than admission webhooks may take, and short enough that one request which is never
-/// answered does not hold up what has nothing to do with it.
+/// How long a request may take. Longer than the default timeout of admission webhooks (10 s), and short enough that a request
+/// which is never answered does not hold up unrelated work.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// The answer to `request`, or an error when it does not come. What the request asked for may have been done then.
+/// The response to `request`, or an error after 12 seconds. After a timeout, the request may still have been carried out.
 pub async fn in_time<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-    let late = |_| kube::Error::Service(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()).into());
-    timeout(REQUEST_TIMEOUT, request).await.map_err(late)?
+    let timed_out = |_| kube::Error::Service(format!("no response within {} s", REQUEST_TIMEOUT.as_secs()).into());
+    timeout(REQUEST_TIMEOUT, request).await.map_err(timed_out)?
 }
 
-/// Why there is no connection.
+/// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Neither a pod's service account nor a kubeconfig.
+    /// There is neither a pod's service account nor a kubeconfig.
     #[error("found no API server: neither a service account (in a pod) nor a kubeconfig")]
     Config(#[source] kube::config::InferConfigError),
-    /// What was found cannot be used.
+    /// The configuration is unusable.
     #[error("cannot use the configuration of the API server")]
     Client(#[source] kube::Error),
 }
 
-/// Nothing is sent yet: an API server that is down is not an error here.
+/// A client that is configured from the pod's service account or, outside of a pod, from a kubeconfig. It sends nothing yet: an
+/// API server that is down is not an error here.
 ///
-/// In a pod, the address comes from the environment as a number. No name is resolved, which a static binary could not do
-/// with glibc's modules, and which would need DNS in the helper pods.
+/// In a pod, the API server's address comes from the environment as an IP address. No name is resolved: a static binary cannot load
+/// glibc's resolver modules, and helper pods would need DNS.
 pub async fn connect() -> Result<Client, Error> {
     let mut config = match Config::incluster_env() {
         Ok(config) => config,

@@ -1,4 +1,4 @@
-//! A client for tests whose requests are answered by a function.
+//! A client for tests: a function answers its requests.
 
 use std::convert::Infallible;
 
@@ -7,7 +7,8 @@ use http_body_util::BodyExt as _;
 use kube::{Client, client::Body};
 use serde_json::Value;
 
-/// `answer` gets the method, the path, and the object that was sent, null if none was.
+/// A client whose requests go to `answer`: the method, the path, and the object in the body (null if the body is empty or not
+/// JSON). `answer` returns the status and the object of the response.
 pub fn client(answer: impl Fn(&Method, &str, Value) -> (StatusCode, Value) + Clone + Send + 'static) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
         let answer = answer.clone();

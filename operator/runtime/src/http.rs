@@ -1,7 +1,12 @@
-//! `/livez`, `/readyz` and `/metrics`.
+//! An HTTP server for `/livez`, `/readyz` and `/metrics`.
+//!
+//! # Guarantees
+//! Slow or idle clients are disconnected after 20 seconds, and at most 32 are served at the same time, so that nobody who reaches the
+//! port can exhaust memory or file descriptors.
 
 use std::{
     convert::Infallible,
+    fmt,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -28,14 +33,16 @@ use tokio::{
 };
 use tracing::warn;
 
-/// A client that sends its request slower than this is cut off: connections must not pile up.
+use crate::telemetry::with_causes;
+
+/// How long a client may take to send the header of its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Likewise one that reads its answer slower than this.
+/// How long a connection may take from accept to close.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
-/// Connections at the same time; further ones wait in the kernel's queue.
+/// Connections at the same time. More wait in the backlog of the socket.
 const CONNECTIONS: usize = 32;
 
-/// The address cannot be listened on.
+/// The server cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} for /livez, /readyz and /metrics")]
 pub struct Error {
@@ -43,7 +50,7 @@ pub struct Error {
     source: std::io::Error,
 }
 
-/// What the probes are told. Clones share one state.
+/// The state that the probes report. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Health(Arc<HealthState>);
 
@@ -51,45 +58,53 @@ pub struct Health(Arc<HealthState>);
 struct HealthState {
     ready: AtomicBool,
     deadline: Duration,
-    last_beat: Mutex<Option<Instant>>,
+    last_alive: Mutex<Option<Instant>>,
 }
 
 impl Health {
-    /// Not ready, and live. After the first [`Health::alive`], live only as long as the next one comes within `deadline`.
+    /// Not ready, and live. Once [`Health::alive`] has been called, it stays live only if the next call follows within `deadline`.
     #[must_use]
     pub fn new(deadline: Duration) -> Self {
-        Self(Arc::new(HealthState { ready: AtomicBool::new(false), deadline, last_beat: Mutex::new(None) }))
+        Self(Arc::new(HealthState { ready: AtomicBool::new(false), deadline, last_alive: Mutex::new(None) }))
     }
 
-    /// What `/readyz` says from now on.
+    /// Sets what `/readyz` reports.
     pub fn set_ready(&self, ready: bool) {
         self.0.ready.store(ready, Ordering::Relaxed);
     }
 
-    /// A sign of life of whatever must not stand still.
+    /// Heartbeat of the loop that must not hang.
     pub fn alive(&self) {
-        *self.0.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.0.last_alive.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// What `/readyz` says now.
+    /// What `/readyz` reports.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.0.ready.load(Ordering::Relaxed)
     }
 
     fn is_live(&self) -> bool {
-        let last = *self.0.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.0.last_alive.lock().unwrap_or_else(PoisonError::into_inner);
         last.is_none_or(|last| last.elapsed() <= self.0.deadline)
     }
 }
 
-/// What `/metrics` shows. Clones show the same.
-pub trait Page: Clone + Send + Sync + 'static {
-    /// All metrics in the format of `OpenMetrics`; a sentence if there is none to be had, which makes the status 503.
-    fn text(&self) -> impl Future<Output = Result<String, String>> + Send;
+/// Provides the metrics that `/metrics` serves. Clones provide the same.
+pub trait MetricsSource: Clone + Send + Sync + 'static {
+    /// Why there are no metrics.
+    type Error: std::error::Error + Send;
+
+    /// All metrics in the `OpenMetrics` text format, read when this is called. An error becomes status 503 with its message.
+    fn text(&self) -> impl Future<Output = Result<String, Self::Error>> + Send;
 }
 
-/// Metrics under the prefix `podtap_`. Clones share one registry.
+/// A metric cannot be encoded.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot encode the metrics")]
+pub struct EncodeError(#[from] fmt::Error);
+
+/// A registry of metrics with the prefix `podtap_`. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Mutex<Registry>>);
 
@@ -106,29 +121,28 @@ impl Metrics {
         Self::default()
     }
 
-    /// Lets `register` add metrics; it keeps clones of them, and counts on those.
+    /// Lets `register` add metrics to the registry. The registry gets clones: the caller counts on the originals.
     pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
         register(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Page for Metrics {
-    async fn text(&self) -> Result<String, String> {
+impl MetricsSource for Metrics {
+    type Error = EncodeError;
+
+    async fn text(&self) -> Result<String, EncodeError> {
         text(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A registry in the format of `OpenMetrics`.
-///
-/// # Errors
-/// A sentence, when a metric cannot be written.
-pub fn text(registry: &Registry) -> Result<String, String> {
+/// The metrics of `registry` in the `OpenMetrics` text format.
+pub fn text(registry: &Registry) -> Result<String, EncodeError> {
     let mut text = String::new();
-    encode(&mut text, registry).map_err(|error| format!("The metrics cannot be written: {error}."))?;
+    encode(&mut text, registry)?;
     Ok(text)
 }
 
-/// Serves until it is dropped.
+/// A running server. It stops listening when this is dropped; connections that are open may still be answered.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -136,36 +150,38 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens before it returns: a port that is taken is an error of the start.
-    pub async fn spawn(address: SocketAddr, health: Health, page: impl Page) -> Result<Self, Error> {
+    /// Starts a server. It is listening when this returns: a port in use is an error here.
+    ///
+    /// If the kernel has no IPv6, `[::]` means all IPv4 addresses.
+    pub async fn spawn(address: SocketAddr, health: Health, metrics: impl MetricsSource) -> Result<Self, Error> {
         let listen = async { bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener))) };
         let (address, listener) = listen.await.map_err(|source| Error { address, source })?;
         let task = tokio::spawn(async move {
-            let places = Arc::new(Semaphore::new(CONNECTIONS));
+            let permits = Arc::new(Semaphore::new(CONNECTIONS));
             loop {
-                // Nobody closes it.
-                let Ok(place) = places.clone().acquire_owned().await else { return };
+                // The semaphore is never closed.
+                let Ok(permit) = permits.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let (health, page) = (health.clone(), page.clone());
+                        let (health, metrics) = (health.clone(), metrics.clone());
                         let serve = service_fn(move |request: Request<Incoming>| {
-                            let (health, page) = (health.clone(), page.clone());
-                            async move { Ok::<_, Infallible>(respond(&request, &health, &page).await) }
+                            let (health, metrics) = (health.clone(), metrics.clone());
+                            async move { Ok::<_, Infallible>(respond(&request, &health, &metrics).await) }
                         });
                         let connection = http1::Builder::new()
                             .timer(TokioTimer::new())
                             .header_read_timeout(HEADER_TIMEOUT)
                             .keep_alive(false)
                             .serve_connection(TokioIo::new(stream), serve);
-                        // A client that goes away in the middle is its own business.
+                        // Errors concern this client only, such as one that disconnects early.
                         tokio::spawn(async {
                             drop(timeout(CONNECTION_TIMEOUT, connection).await);
-                            drop(place);
+                            drop(permit);
                         });
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept a connection");
-                        // Out of file descriptors, most likely: trying again at once would only burn CPU.
+                        // Most likely out of file descriptors: an immediate retry would only burn CPU.
                         sleep(Duration::from_millis(500)).await;
                     }
                 }
@@ -174,7 +190,7 @@ impl Server {
         Ok(Self { address, task })
     }
 
-    /// Where it listens: with port 0 asked for, the port that was given.
+    /// The address it listens on. If port 0 was requested, it has the port that the kernel chose.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -187,7 +203,7 @@ impl Drop for Server {
     }
 }
 
-/// Listens. All addresses are those of IPv4 where the kernel has no IPv6 at all.
+/// Binds to the address; to all IPv4 addresses instead of `[::]` if the kernel has no IPv6.
 async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Err(error)
@@ -200,25 +216,25 @@ async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     }
 }
 
-async fn respond(request: &Request<Incoming>, health: &Health, page: &impl Page) -> Response<Full<Bytes>> {
+async fn respond(request: &Request<Incoming>, health: &Health, metrics: &impl MetricsSource) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed\n");
     }
     match request.uri().path() {
         "/livez" if health.is_live() => plain(StatusCode::OK, "ok\n"),
-        "/livez" => plain(StatusCode::INTERNAL_SERVER_ERROR, "no sign of life within the deadline\n"),
+        "/livez" => plain(StatusCode::INTERNAL_SERVER_ERROR, "no heartbeat within the deadline\n"),
         "/readyz" if health.is_ready() => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-        "/metrics" => match page.text().await {
+        "/metrics" => match metrics.text().await {
             Ok(text) => {
                 let mut response = plain(StatusCode::OK, text);
                 let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(open_metrics));
                 response
             }
-            Err(sentence) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{sentence}\n")),
+            Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", with_causes(&error))),
         },
-        _ => plain(StatusCode::NOT_FOUND, "/livez, /readyz and /metrics are here\n"),
+        _ => plain(StatusCode::NOT_FOUND, "not found; there are /livez, /readyz and /metrics\n"),
     }
 }
 

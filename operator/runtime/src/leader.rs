@@ -1,16 +1,17 @@
 //! Leader election over a `Lease` object.
 //!
 //! # Guarantees
-//! Of processes that share a lease, at most one holds it: writes carry the resource version that was read, and a holder that
-//! cannot renew stops counting as one ([`Held::lost`]) 5 seconds before any other may take over.
+//! At most one process holds a lease: writes carry the resource version that was read, and a holder that cannot renew has lost the
+//! lease ([`Held::lost`]) 5 seconds before another process may take it. After a crash, another process leads within about
+//! 20 seconds; after [`Held::release`], within 3.
 //!
 //! # Assumptions
-//! Clocks need not agree, but run equally fast within a third. Identities are unique among processes that live at the same
-//! time: a pod's name is.
+//! Clocks need not be synchronised, but their rates differ by less than a third. Processes that run at the same time have different
+//! identities, such as the names of their pods.
 //!
 //! # Caveats
-//! A process that was stopped (`SIGSTOP`, a frozen machine) learns of its loss when it goes on; one request that was under
-//! way then may still be carried out. What a leader writes must bear that: server-side apply of complete objects does.
+//! A process that was stopped (`SIGSTOP`, a paused VM) notices its loss only when it continues, and a request that was in flight may
+//! still be carried out. A leader's writes must tolerate that, as server-side apply of complete objects does.
 
 mod access;
 mod election;
@@ -30,10 +31,10 @@ use crate::backoff::{Backoff, jittered};
 use access::{Access, REQUEST_TIMEOUT, record};
 use election::{Action, Candidate, LEASE_DURATION, RETRY_PERIOD, deadline};
 
-/// Why a lease can never be acquired as things are.
+/// Why the lease cannot be acquired.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API server does not let this process use the lease.
+    /// RBAC does not allow this process to use the lease.
     #[error(
         "not allowed to use the lease {namespace}/{name}: does the service account's Role have get, create and update on leases?"
     )]
@@ -42,18 +43,18 @@ pub enum Error {
         namespace: String,
         /// Name of the lease.
         name: String,
-        /// What the API server said.
+        /// The response of the API server.
         source: kube::Error,
     },
 }
 
-/// A lease that this process wants.
+/// A lease that this process competes for.
 pub struct Lease {
     access: Access,
     candidate: Candidate,
 }
 
-/// Leadership. Renewed in the background; dropping it ends the renewals, and the lease runs out by itself.
+/// Leadership. A background task renews it. Dropping it stops the renewals: the lease expires 15 seconds after the last one.
 #[must_use = "leadership ends when this is dropped"]
 pub struct Held {
     lost: watch::Receiver<bool>,
@@ -62,7 +63,7 @@ pub struct Held {
 }
 
 impl Lease {
-    /// Contacts nobody yet. `identity` is what the lease shows as its holder.
+    /// A candidate for the lease, with `identity` as `spec.holderIdentity`. It sends nothing yet.
     #[must_use]
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
         let access = Access {
@@ -74,7 +75,7 @@ impl Lease {
         Self { access, candidate: Candidate::new(identity) }
     }
 
-    /// Waits until this process is the leader. Errors of the API server that can pass are logged and tried again.
+    /// Waits until this process is the leader. Transient errors of the API server are logged and retried.
     pub async fn acquire(&mut self) -> Result<Held, Error> {
         let mut backoff = Backoff::new(RETRY_PERIOD, LEASE_DURATION);
         let mut holder = None;
@@ -97,11 +98,11 @@ impl Lease {
                     });
                 }
                 Ok(Err(error)) => {
-                    warn!(lease = self.access.name, %error, "cannot read or take the lease; trying again");
+                    warn!(lease = self.access.name, %error, "cannot read or take the lease; retrying");
                     backoff.pause()
                 }
                 Err(_) => {
-                    warn!(lease = self.access.name, "the API server does not answer; trying again");
+                    warn!(lease = self.access.name, "the API server does not respond; retrying");
                     backoff.pause()
                 }
             };
@@ -109,7 +110,7 @@ impl Lease {
         }
     }
 
-    /// One look at the lease; the object if it is ours now.
+    /// Reads the lease, and takes it if possible. Returns the object if this process holds it now.
     async fn attempt(&mut self, holder: &mut Option<String>) -> Result<Option<LeaseObject>, kube::Error> {
         let object = self.access.api.get_opt(&self.access.name).await?;
         let record = object.as_ref().map(record);
@@ -119,7 +120,7 @@ impl Lease {
             Action::Wait => {
                 let current = record.map(|record| record.holder);
                 if *holder != current {
-                    info!(lease = self.access.name, holder = current, "another one leads; standing by");
+                    info!(lease = self.access.name, holder = current, "another process leads; standing by");
                     *holder = current;
                 }
                 return Ok(None);
@@ -127,7 +128,7 @@ impl Lease {
         };
         match written {
             Ok(object) => Ok(Some(object)),
-            // Another candidate was faster: look again.
+            // Another candidate was faster.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
             Err(error) => Err(error),
         }
@@ -136,20 +137,20 @@ impl Lease {
 
 impl Held {
     fn start(access: Access, object: LeaseObject, began: Instant) -> Self {
-        let (losing, lost) = watch::channel(false);
+        let (lost_sender, lost) = watch::channel(false);
         let stop = Arc::new(Notify::new());
-        let renewal = tokio::spawn(renew(access, object, began, losing, stop.clone()));
+        let renewal = tokio::spawn(renew(access, object, began, lost_sender, stop.clone()));
         Self { lost, stop, renewal }
     }
 
-    /// Resolves when leadership is over; whatever only a leader may do must have stopped within the following 5 seconds.
+    /// Waits until leadership is lost. Everything that only a leader may do must stop within 5 seconds after that.
     pub async fn lost(&self) {
-        // An error means that the renewal has ended, and leadership with it.
+        // An error means that the renewals have ended, and leadership with them.
         let _ = self.lost.clone().wait_for(|lost| *lost).await;
     }
 
-    /// Gives the lease up, so that another one can take it at once. To be called when nothing is written any more.
-    /// Best effort, and bounded in time: where it fails, the lease runs out by itself.
+    /// Releases the lease, so that another process can take it at once. Call it after the last write. Best effort and
+    /// bounded in time: if it fails, the lease expires.
     pub async fn release(mut self) {
         self.stop.notify_one();
         let _ = (&mut self.renewal).await;
@@ -162,14 +163,8 @@ impl Drop for Held {
     }
 }
 
-/// Renews until it is told to stop, or until the deadline is over.
-async fn renew(
-    access: Access,
-    mut object: LeaseObject,
-    began: Instant,
-    losing: watch::Sender<bool>,
-    stop: Arc<Notify>,
-) {
+/// Renews until it is stopped, another process takes the lease, or the deadline passes.
+async fn renew(access: Access, mut object: LeaseObject, began: Instant, lost: watch::Sender<bool>, stop: Arc<Notify>) {
     let mut valid_until: Instant = deadline(began.into_std()).into();
     loop {
         let next = Instant::now() + jittered(RETRY_PERIOD);
@@ -180,25 +175,25 @@ async fn renew(
             }
             () = sleep_until(next.min(valid_until)) => {}
         }
-        // An API server that refuses at once must not keep this going.
+        // Otherwise an API server that fails fast would keep this going.
         if Instant::now() >= valid_until {
-            warn!(lease = access.name, "the lease could not be renewed in time");
+            warn!(lease = access.name, "cannot renew the lease in time");
             break;
         }
         match timeout_at(valid_until, access.keep(&mut object)).await {
             Ok(Ok(Some(renewal_began))) => valid_until = deadline(renewal_began.into_std()).into(),
             Ok(Ok(None)) => {
-                warn!(lease = access.name, "another one has taken the lease");
+                warn!(lease = access.name, "another process has taken the lease");
                 break;
             }
-            Ok(Err(error)) => warn!(lease = access.name, %error, "cannot renew the lease; trying again"),
+            Ok(Err(error)) => warn!(lease = access.name, %error, "cannot renew the lease; retrying"),
             Err(_) => {
-                warn!(lease = access.name, "the lease could not be renewed in time");
+                warn!(lease = access.name, "cannot renew the lease in time");
                 break;
             }
         }
     }
-    losing.send_replace(true);
+    lost.send_replace(true);
 }
 
 #[cfg(test)]

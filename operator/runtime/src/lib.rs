@@ -1,5 +1,7 @@
-//! What every program of `PodTap` that talks to Kubernetes shares: the connection to the API server, leader election, health and
-//! metrics over HTTP, logs, and an orderly shutdown.
+//! What the PodTap programs that talk to Kubernetes share: the API client, leader election, health and metrics over HTTP, logging,
+//! shutdown and backoff.
+//!
+//! Nothing here knows the PodTap kinds. All of it runs on a tokio runtime, current-thread or multi-thread.
 
 pub mod client;
 #[cfg(feature = "test-util")]

@@ -1,22 +1,22 @@
-//! The signals that ask a process to end.
+//! The signals that stop a process.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM, which the kubelet sends, and SIGINT, which a terminal does.
+/// Receives SIGTERM, which the kubelet sends, and SIGINT, which a terminal sends.
 pub struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Shutdown {
-    /// From here on, neither ends the process by itself.
+    /// From now on, neither signal kills the process. An error means that the handlers cannot be installed.
     pub fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Returns when one has arrived.
+    /// Waits for one of the signals. One that arrived since [`Shutdown::new`] counts.
     pub async fn requested(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,14 +1,14 @@
-//! Logs.
+//! Logging.
 
 use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-/// What is logged unless `RUST_LOG` says otherwise. kube's own line per failed request says less than ours about it.
+/// The filter without `RUST_LOG`. kube logs a line per failed request that has less context than ours.
 const DEFAULT: &str = "info,kube_client::client::builder=off";
 
-/// Crates that see tokens and keys on their way to the wire, and print at their lowest levels what passes through them.
+/// Crates that handle tokens and keys, and print data that passes through them at their lowest levels.
 const TRANSPORT: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "tower"];
 
-/// The options of every program's logs.
+/// The logging options of every program.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct LogArgs {
     /// Write logs as JSON, one object per line.
@@ -17,10 +17,10 @@ pub struct LogArgs {
 }
 
 impl LogArgs {
-    /// Sends logs to standard error, as lines for people or as JSON.
+    /// Sends logs to standard error, as plain lines or as JSON. Panics if it is called twice.
     ///
-    /// `RUST_LOG` selects targets and levels, as in `info,podtap_controller=debug`. Whatever it selects, no secret is logged: the
-    /// crates that carry them never log below `info`.
+    /// `RUST_LOG` selects targets and levels, for example `info,podtap_controller=debug`; an invalid value is logged and ignored. No
+    /// value exposes secrets: the crates that handle them never log below `info`.
     pub fn init(self) {
         let requested = std::env::var("RUST_LOG").ok().filter(|requested| !requested.trim().is_empty());
         let filter = filter(requested.as_deref().unwrap_or(DEFAULT));
@@ -33,17 +33,17 @@ impl LogArgs {
             tracing_subscriber::registry().with(logs.with_filter(filter)).init();
         }
         if rejected {
-            tracing::warn!(RUST_LOG = requested, "not a list of target=level; using {DEFAULT}");
+            tracing::warn!(RUST_LOG = requested, "RUST_LOG is not a list of target=level; using {DEFAULT}");
         }
     }
 }
 
-fn filter(wanted: &str) -> Option<Targets> {
-    let filter: Targets = wanted.parse().ok()?;
+fn filter(directives: &str) -> Option<Targets> {
+    let filter: Targets = directives.parse().ok()?;
     Some(filter.with_targets(TRANSPORT.map(|target| (target, tracing::Level::INFO))))
 }
 
-/// An error and what caused it, in one line.
+/// An error and its causes in one line, separated by colons.
 pub fn with_causes(error: &dyn std::error::Error) -> impl std::fmt::Display {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -56,9 +56,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_cannot_be_asked_for() {
+    fn no_filter_exposes_secrets() {
         let filter = filter("trace").expect("a level is a filter");
-        assert!(filter.would_enable("podtap_agent::link", &Level::TRACE));
+        assert!(filter.would_enable("podtap_agent::helper_client", &Level::TRACE));
         for target in
             ["hyper::proto::h1::conn", "rustls::client::hs", "tower::buffer::worker", "hyper_util::client::legacy"]
         {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_not_a_filter() {
+    fn an_invalid_filter_is_rejected() {
         assert!(filter("a=b=c").is_none());
     }
 }

@@ -1,8 +1,8 @@
-//! Classic BPF: its codes, and what of a program can be reached.
+//! Classic BPF: opcodes and reachability.
 
-use tap_wire::Instruction;
+use podtap_model::Instruction;
 
-// Codes (include/uapi/linux/bpf_common.h).
+// Opcodes (include/uapi/linux/bpf_common.h).
 pub(super) const LD: u16 = 0;
 pub(super) const LDX: u16 = 1;
 pub(super) const ST: u16 = 2;
@@ -30,8 +30,8 @@ pub(super) const LSH: u16 = 0x60;
 pub(super) const RSH: u16 = 0x70;
 pub(super) const JA: u16 = 0x00;
 
-/// Which instructions can be reached: eBPF refuses a program with others. Jumps only go forward, and
-/// within the program.
+/// Which instructions are reachable: the verifier rejects programs with others. Jumps only go forward, and stay within the
+/// program.
 pub(super) fn reachable(program: &[Instruction]) -> Vec<bool> {
     let mut reached = vec![false; program.len() + 1];
     reached[0] = true;

@@ -1,11 +1,15 @@
+use aya::maps::{MapData, MapError, PerCpuArray};
 use serde::Serialize;
 
-use super::{BpfError, sys::Map};
+use super::{
+    constants::{
+        DEDUPLICATED, EGRESS, FAILED, FILTERED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED, RATE_LIMITED, SAMPLED_OUT,
+        TRUNCATED,
+    },
+    layout::Counter,
+};
 
-/// Size of `struct counter`.
-pub(super) const COUNTER: usize = 16;
-
-/// Frames and bytes, both as on the wire: a superframe of the kernel is the frames that it becomes.
+/// Frames and bytes as on the wire: a GSO packet counts as the frames that it is segmented into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the line above")]
 pub struct Count {
@@ -13,19 +17,19 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// What happened to the frames of one direction: each of them is in one of these.
+/// The frames of one direction, by outcome. Each frame has exactly one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DirectionCounters {
-    /// Copied.
+    /// Mirrored.
     pub mirrored: Count,
-    /// Not what the filter wants.
+    /// Not selected by the filter.
     pub filtered: Count,
-    /// Of a flow that is not in the sample.
+    /// Of a flow outside of the sample.
     pub sampled_out: Count,
-    /// More than the limit allows.
-    pub over_limit: Count,
-    /// Copied at the other end.
+    /// Above the rate limit.
+    pub rate_limited: Count,
+    /// Mirrored by the peer.
     pub deduplicated: Count,
 }
 
@@ -33,20 +37,19 @@ impl DirectionCounters {
     /// All frames that the interface saw in this direction.
     #[must_use]
     pub fn seen(&self) -> Count {
-        self.sum(&[self.mirrored, self.filtered, self.sampled_out, self.over_limit, self.deduplicated])
+        sum(&[self.matched(), self.filtered])
     }
 
-    /// Those that the filter wants.
+    /// The frames that the filter selects.
     #[must_use]
     pub fn matched(&self) -> Count {
-        self.sum(&[self.mirrored, self.sampled_out, self.over_limit, self.deduplicated])
+        sum(&[self.mirrored, self.sampled_out, self.rate_limited, self.deduplicated])
     }
+}
 
-    #[expect(clippy::unused_self, reason = "it reads like what it belongs to")]
-    fn sum(&self, parts: &[Count]) -> Count {
-        let sum = |part: fn(&Count) -> u64| parts.iter().map(part).sum();
-        Count { frames: sum(|count| count.frames), bytes: sum(|count| count.bytes) }
-    }
+fn sum(counts: &[Count]) -> Count {
+    let sum = |part: fn(&Count) -> u64| counts.iter().map(part).sum();
+    Count { frames: sum(|count| count.frames), bytes: sum(|count| count.bytes) }
 }
 
 /// All counters of a tap on a pod.
@@ -57,38 +60,36 @@ pub struct Counters {
     pub ingress: DirectionCounters,
     /// Frames that left the pod.
     pub egress: DirectionCounters,
-    /// Copies that were cut because the tap says so; the bytes are those cut off.
+    /// Mirrored frames that were truncated because the tap says so; the bytes are those removed.
     pub truncated: Count,
-    /// Frames, of copies, that did not fit the wire and could not be made to: fragmented or cut, as the tap says.
+    /// Mirrored frames that did not fit the underlay and could not be segmented: fragmented or truncated, as the tap says.
     pub oversized: Count,
-    /// Copies that were dropped, since they could not be cut.
+    /// Mirrored frames that were dropped because they could not be clamped or truncated.
     pub failed: Count,
 }
 
-/// Reads them all, and adds up what the processors counted.
-pub(super) fn read(map: &Map) -> Result<Counters, BpfError> {
-    // In the order of the enumerations in bpf/maps.h.
-    let mut all = [Count::default(); 13];
-    for (key, count) in (0..).zip(&mut all) {
-        let values = map.get(key).map_err(|errno| BpfError::kernel("read counters", errno))?;
-        for value in values.chunks_exact(COUNTER) {
-            let word = |at: usize| value[at..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-            count.frames += word(0);
-            count.bytes += word(8);
-        }
-    }
-    let direction = |at: usize| DirectionCounters {
-        mirrored: all[at],
-        filtered: all[at + 1],
-        sampled_out: all[at + 2],
-        over_limit: all[at + 3],
-        deduplicated: all[at + 4],
+/// Reads the counters of all CPUs.
+pub(super) fn read(map: &PerCpuArray<MapData, Counter>) -> Result<Counters, MapError> {
+    let count = |key: u32| {
+        let values = map.get(&key, 0)?;
+        let sum = |part: fn(&Counter) -> u64| values.iter().map(part).sum();
+        Ok::<_, MapError>(Count { frames: sum(|value| value.frames), bytes: sum(|value| value.bytes) })
+    };
+    let direction = |direction: u32| {
+        let outcome = |outcome| count(direction * OUTCOMES + outcome);
+        Ok::<_, MapError>(DirectionCounters {
+            mirrored: outcome(MIRRORED)?,
+            filtered: outcome(FILTERED)?,
+            sampled_out: outcome(SAMPLED_OUT)?,
+            rate_limited: outcome(RATE_LIMITED)?,
+            deduplicated: outcome(DEDUPLICATED)?,
+        })
     };
     Ok(Counters {
-        ingress: direction(0),
-        egress: direction(5),
-        truncated: all[10],
-        oversized: all[11],
-        failed: all[12],
+        ingress: direction(INGRESS)?,
+        egress: direction(EGRESS)?,
+        truncated: count(TRUNCATED)?,
+        oversized: count(OVERSIZED)?,
+        failed: count(FAILED)?,
     })
 }

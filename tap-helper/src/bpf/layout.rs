@@ -1,82 +1,177 @@
-//! `struct config` of bpf/maps.h, and the settings in it.
+//! The values of the maps `configs` and `counters`, as bpf/maps.h declares them.
 
-use tap_wire::{MAX_NETWORKS, MAX_RATE, MAX_RULES, Oversize, Truncate};
+use std::net::IpAddr;
 
-use super::{
-    BpfError,
-    settings::{Match, Settings, raw},
+use podtap_model::{
+    IpNet, Match, Oversize, Protocol, Quantity, Truncate,
+    bounds::{MAX_BITS_PER_SECOND, MAX_DEDUPLICATE_CIDRS, MAX_PACKETS_PER_SECOND, MAX_RULES, TRUNCATE_BYTES},
 };
 
-const HAS_EXPRESSION: u32 = 1;
-const HAS_INCLUDE: u32 = 2;
-const NEEDS_PORTS: u32 = 4;
-const DEDUPLICATES: u32 = 8;
-const CUTS_OVERSIZE: u32 = 16;
-const LINEARIZES: u32 = 32;
-const TRUNCATE_HEADERS: u32 = u32::MAX;
-/// Bytes before the rules.
-const FIXED: usize = 56;
-const RULE: usize = 48;
-const NETWORK: usize = 36;
-/// Size of the whole.
-pub(super) const CONFIG: usize = FIXED + RULE * MAX_RULES + NETWORK * MAX_NETWORKS;
+use super::{
+    BpfError, Settings,
+    constants::{
+        ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, NEEDS_PORTS, NETWORKS, NO_PORT, RULES,
+        TRUNCATE_HEADERS, TRUNCATE_OVERSIZE,
+    },
+};
 
-/// The settings as programs of the given identity read them.
-pub(super) fn config(settings: &Settings, identity: u64) -> Result<Vec<u8>, BpfError> {
-    let flat = |matches: &[Match]| matches.iter().flat_map(Match::rules).collect::<Vec<_>>();
-    let (include, exclude) = (flat(&settings.filter.include), flat(&settings.filter.exclude));
-    let rules = include.len() + exclude.len();
-    if rules > MAX_RULES {
-        return Err(BpfError::TooManyRules(rules));
+const _: () = assert!(MAX_RULES == RULES as usize && MAX_DEDUPLICATE_CIDRS == NETWORKS as usize);
+
+/// `struct config`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Config {
+    /// [`program_hash`](super::object::program_hash) of the programs that this is for.
+    pub(super) program_hash: u64,
+    bits_per_second: u64,
+    packets_per_second: u64,
+    flags: u32,
+    include_count: u32,
+    rule_count: u32,
+    one_in_flows: u32,
+    truncate: u32,
+    frame_limit: u32,
+    peer_network_count: u32,
+    reserved: u32,
+    rules: [Rule; MAX_RULES],
+    peer_networks: [Network; MAX_DEDUPLICATE_CIDRS],
+}
+
+/// `struct rule`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Rule {
+    protocol: u32,
+    first_port: u32,
+    last_port: u32,
+    remote: Network,
+}
+
+/// `struct network`. The C side reads the bytes as words.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Network {
+    family: u32,
+    address: [[u8; 4]; 4],
+    mask: [[u8; 4]; 4],
+}
+
+/// `struct counter`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counter {
+    pub(super) frames: u64,
+    pub(super) bytes: u64,
+}
+
+#[expect(unsafe_code, reason = "aya copies map values as bytes")]
+// SAFETY: integers only, repr(C), without padding: the test of the layout adds up the fields.
+unsafe impl aya::Pod for Config {}
+
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: as above.
+unsafe impl aya::Pod for Counter {}
+
+impl Config {
+    /// The settings, for the programs with a hash.
+    pub(super) fn new(settings: &Settings, program_hash: u64) -> Result<Self, BpfError> {
+        let Settings { options, program, frame_limit, linearize } = settings;
+        let flatten = |matches: &[Match]| matches.iter().flat_map(rules).collect::<Vec<_>>();
+        let filter = options.filter.clone().unwrap_or_default();
+        let (include, exclude) = (flatten(&filter.include), flatten(&filter.exclude));
+        let all = [include.as_slice(), &exclude].concat();
+        let peers = settings.peer_networks();
+        let peers: Vec<_> = peers.iter().map(Network::from).collect();
+        let limit = options.limit.unwrap_or_default();
+        let rate = |rate: Option<Quantity>| rate.unwrap_or_default().get();
+        let needs_ports = options.one_in_flows() > 1
+            || options.deduplicate.is_some()
+            || all.iter().any(|rule| (rule.first_port, rule.last_port) != ANY_PORT);
+        let flags = [
+            (HAS_EXPRESSION, program.is_some()),
+            (HAS_INCLUDE, !filter.include.is_empty()),
+            (NEEDS_PORTS, needs_ports),
+            (DEDUPLICATE, options.deduplicate.is_some()),
+            (TRUNCATE_OVERSIZE, options.oversize == Oversize::Truncate),
+            (LINEARIZE, *linearize),
+        ];
+        Ok(Self {
+            program_hash,
+            bits_per_second: rate(limit.bits_per_second).min(MAX_BITS_PER_SECOND),
+            packets_per_second: rate(limit.packets_per_second).min(MAX_PACKETS_PER_SECOND),
+            flags: flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum(),
+            include_count: count(&include),
+            rule_count: count(&all),
+            one_in_flows: options.one_in_flows(),
+            truncate: match options.truncate {
+                None => 0,
+                Some(Truncate { headers_only: true, .. }) => TRUNCATE_HEADERS,
+                Some(Truncate { bytes, .. }) => {
+                    let (min, max) = TRUNCATE_BYTES.into_inner();
+                    bytes.unwrap_or(max).clamp(min, max)
+                }
+            },
+            frame_limit: frame_limit.unwrap_or_default(),
+            peer_network_count: count(&peers),
+            reserved: 0,
+            rules: array(&all).ok_or(BpfError::TooManyRules(all.len()))?,
+            peer_networks: array(&peers).ok_or(BpfError::TooManyNetworks(peers.len()))?,
+        })
     }
-    let peers = settings.deduplicate.as_deref().unwrap_or_default();
-    if peers.len() > MAX_NETWORKS {
-        return Err(BpfError::TooManyNetworks(peers.len()));
-    }
-    let mut flags = 0;
-    for (flag, set) in [
-        (HAS_EXPRESSION, !settings.filter.expression.is_empty()),
-        (HAS_INCLUDE, !settings.filter.include.is_empty()),
-        (
-            NEEDS_PORTS,
-            settings.one_in_flows > 1
-                || settings.deduplicate.is_some()
-                || include.iter().chain(&exclude).any(super::settings::Rule::needs_ports),
-        ),
-        (DEDUPLICATES, settings.deduplicate.is_some()),
-        (CUTS_OVERSIZE, settings.oversize == Oversize::Truncate),
-        (LINEARIZES, settings.linearize),
-    ] {
-        flags |= if set { flag } else { 0 };
-    }
-    let truncate = match settings.truncate {
-        None => 0,
-        // Shorter than an Ethernet header, no frame is.
-        Some(Truncate::Bytes(bytes)) => bytes.clamp(14, TRUNCATE_HEADERS - 1),
-        Some(Truncate::Headers) => TRUNCATE_HEADERS,
+}
+
+fn count<T>(items: &[T]) -> u32 {
+    u32::try_from(items.len()).unwrap_or(u32::MAX)
+}
+
+/// The items, followed by zeroes; none if there are too many.
+fn array<T: Copy + Default, const N: usize>(items: &[T]) -> Option<[T; N]> {
+    let mut array = [T::default(); N];
+    array.get_mut(..items.len())?.copy_from_slice(items);
+    Some(array)
+}
+
+const ANY_PORT: (u32, u32) = (0, NO_PORT);
+
+/// A match as rules: one for each combination of a port range and a network.
+fn rules(one: &Match) -> Vec<Rule> {
+    let protocol = one.protocol.map_or(ANY, |protocol| protocol.number().into());
+    // ICMP exists in one family only.
+    let family = match one.protocol {
+        Some(Protocol::Icmp) => 4,
+        Some(Protocol::Icmpv6) => 6,
+        _ => ANY,
     };
-    let mut bytes = Vec::with_capacity(CONFIG);
-    let limit = settings.limit;
-    for long in [identity, limit.bits_per_second.min(MAX_RATE), limit.packets_per_second.min(MAX_RATE)] {
-        bytes.extend_from_slice(&long.to_ne_bytes());
+    let mut ports: Vec<_> = one.ports.iter().map(|range| (range.port.into(), range.last().into())).collect();
+    if ports.is_empty() {
+        ports.push(ANY_PORT);
     }
-    let counts = [include.len(), rules, peers.len()].map(|count| u32::try_from(count).unwrap_or_default());
-    let frame_limit = settings.frame_limit.unwrap_or_default();
-    for word in [flags, counts[0], counts[1], settings.one_in_flows, truncate, frame_limit, counts[2], 0] {
-        bytes.extend_from_slice(&word.to_ne_bytes());
+    let mut networks: Vec<_> = one.cidrs.iter().map(Network::from).collect();
+    // A combination that matches nothing, such as ICMP from an IPv6 network, needs no rule.
+    networks.retain(|network| family == ANY || family == network.family);
+    if one.cidrs.is_empty() {
+        networks.push(Network { family, ..Network::default() });
     }
-    for rule in include.iter().chain(&exclude) {
-        rule.put(&mut bytes);
-    }
-    bytes.resize(FIXED + RULE * MAX_RULES, 0);
-    for peer in peers {
-        raw(peer).put(&mut bytes);
-    }
-    bytes.resize(CONFIG, 0);
-    Ok(bytes)
+    let rule = |(first_port, last_port), remote| Rule { protocol, first_port, last_port, remote };
+    ports.iter().flat_map(|range| networks.iter().map(|network| rule(*range, *network))).collect()
 }
 
-/// Which programs a configuration is for.
-pub(super) fn identity(config: &[u8]) -> u64 {
-    config.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+impl From<&IpNet> for Network {
+    fn from(cidr: &IpNet) -> Self {
+        let (family, address) = match cidr.addr() {
+            IpAddr::V4(address) => (4, u128::from(address.to_bits()) << 96),
+            IpAddr::V6(address) => (6, address.to_bits()),
+        };
+        let mask = u128::MAX.checked_shl(128 - u32::from(cidr.prefix_len())).unwrap_or_default();
+        Self { family, address: words(address & mask), mask: words(mask) }
+    }
 }
+
+/// In network byte order.
+fn words(value: u128) -> [[u8; 4]; 4] {
+    let bytes = value.to_be_bytes();
+    std::array::from_fn(|word| std::array::from_fn(|byte| bytes[word * 4 + byte]))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,82 +1,91 @@
+use std::os::fd::OwnedFd;
+
+use thiserror::Error;
+
 use super::{
-    BpfError, Programs, Settings,
-    object::{Image, Maps},
-    sys, version,
+    BpfError, Programs, Settings, kernel_version,
+    object::{MapsByName, Object, PROBE},
+    test_run::Runnable,
 };
 
-/// What this kernel can do, each tried; with its reason where it cannot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Features {
-    /// Loading classifiers at all: filters of addresses and ports, samples, truncation, counters.
-    pub ebpf: Result<(), String>,
-    /// Making a superframe's segments shorter.
-    pub fit: Result<(), String>,
-    /// Limits: locks in maps.
-    pub limit: Result<(), String>,
-    /// Expressions: functions of their own.
-    pub expression: Result<(), String>,
-    /// Whether the segments of a superframe that is a list of frames can be made shorter as it is. Else that would end the
-    /// kernel (`BUG_ON` in `skb_segment`), and it is copied into one piece before. Told by the kernel's version: this cannot be
-    /// tried.
-    pub whole_lists: bool,
-}
+/// Why a kernel does not support a feature.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct Unsupported(pub String);
 
-impl Features {
-    /// Whether the programs of a tap can be loaded, or why not: they are of one object with all of this. Only [`fit`](Self::fit)
-    /// may lack, which they need while they run.
-    pub fn usable(&self) -> Result<(), &str> {
-        [&self.ebpf, &self.limit, &self.expression]
-            .into_iter()
-            .try_for_each(|part| part.as_ref().copied())
-            .map_err(String::as_str)
+impl From<BpfError> for Unsupported {
+    fn from(error: BpfError) -> Self {
+        Self(error.to_string())
     }
 }
 
-/// Tries each of them: loads a small program, and runs it where loading does not tell. Then loads the real ones, which are
-/// handed out: a verifier may take small programs and refuse large ones.
+/// Which features this kernel supports, with the reason for each that it lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Classifiers: filters, sampling, truncation, deduplication, counters.
+    pub ebpf: Result<(), Unsupported>,
+    /// Reducing `gso_size`, to clamp mirrored frames to the MTU.
+    pub clamp: Result<(), Unsupported>,
+    /// Rate limits: spin locks in maps.
+    pub rate_limit: Result<(), Unsupported>,
+    /// Filter expressions: BPF-to-BPF calls.
+    pub expression: Result<(), Unsupported>,
+    /// Whether reducing `gso_size` is safe for GSO packets with a `frag_list`. On other kernels they are linearized before, or
+    /// `skb_segment` would hit a `BUG_ON`. Known from the kernel's version, as it cannot be tried.
+    pub frag_list_safe: bool,
+}
+
+impl Features {
+    /// Whether the programs of a tap can be loaded, or why not. They are one object that needs all features except
+    /// [`clamp`](Self::clamp), which matters at run time only.
+    pub fn usable(&self) -> Result<(), &Unsupported> {
+        [&self.ebpf, &self.rate_limit, &self.expression].into_iter().try_for_each(|feature| feature.as_ref().copied())
+    }
+}
+
+/// Probes each feature with a small program. If all are supported, loads and returns the programs of a tap: a verifier may
+/// accept small programs and reject large ones.
 #[must_use]
 pub fn probe() -> (Features, Option<Programs>) {
     let mut features = Features {
-        ebpf: attempt("probe_ebpf"),
-        fit: fits(),
-        limit: attempt("probe_limit"),
-        expression: attempt("probe_expression"),
-        whole_lists: version::shortens_lists(),
+        ebpf: loads("probe_ebpf"),
+        clamp: clamps(),
+        rate_limit: loads("probe_rate_limit"),
+        expression: loads("probe_expression"),
+        frag_list_safe: kernel_version::frag_list_safe(),
     };
     let mut programs = None;
     if features.usable().is_ok() {
         match Programs::load(&Settings::default(), None) {
             Ok(loaded) => programs = Some(loaded),
-            Err(error) => features.ebpf = Err(error.to_string()),
+            Err(error) => features.ebpf = Err(error.into()),
         }
     }
     (features, programs)
 }
 
-fn attempt(name: &str) -> Result<(), String> {
-    load(name).map(drop).map_err(|error| error.to_string())
+fn loads(name: &str) -> Result<(), Unsupported> {
+    Ok(load(name).map(drop)?)
 }
 
-fn load(name: &str) -> Result<std::os::fd::OwnedFd, BpfError> {
-    let mut image = Image::probe()?;
-    image.keep(name);
-    // Only the program that needs the map is to fail with it.
-    let maps = if name == "probe_limit" { image.maps(Maps::new(), &[])? } else { Maps::new() };
-    image.link(&maps)?;
-    image.load(name)
+fn load(name: &str) -> Result<OwnedFd, BpfError> {
+    let mut object = Object::parse(PROBE)?;
+    object.keep_program(name);
+    // A kernel without spin locks rejects the map. Only the program that needs it may fail then.
+    let maps = if name == "probe_rate_limit" { object.maps(MapsByName::new())? } else { MapsByName::new() };
+    object.link(&maps)?;
+    object.load(name)
 }
 
-fn fits() -> Result<(), String> {
-    let program = load("probe_fit").map_err(|error| error.to_string())?;
-    // An IPv4 header is all that the helper looks at.
+fn clamps() -> Result<(), Unsupported> {
+    // bpf_skb_adjust_room looks at the IPv4 header only.
     let mut frame = [0; 64];
     (frame[12], frame[14], frame[17]) = (8, 0x45, 50);
-    match sys::run(&program, &frame, &[]) {
-        Ok((0, _)) => Ok(()),
-        Ok((1, _)) => Err("the kernel does not make room in a frame".to_owned()),
-        Ok(_) => {
-            Err("the kernel does not take room out of a frame with its segments as they are (since 5.1)".to_owned())
-        }
-        Err(errno) => Err(format!("cannot run a program: {} (errno {})", errno.desc(), errno as i32)),
-    }
+    let (result, _) = Runnable::new(load("probe_clamp")?)?.run(&frame, &[])?;
+    let unsupported = match result {
+        0 => return Ok(()),
+        1 => "the kernel cannot add room to a frame",
+        _ => "the kernel cannot remove room from a frame and keep gso_size (Linux 5.1)",
+    };
+    Err(Unsupported(unsupported.to_owned()))
 }

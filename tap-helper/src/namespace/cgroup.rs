@@ -1,15 +1,15 @@
-//! Which pods a process may belong to, from the text of its `/proc/PID/cgroup`. Pure.
+//! The pods that a process may belong to, from the text of its `/proc/PID/cgroup`. Pure.
 //!
 //! The kubelet names a pod's cgroup after its UID, whatever the container runtime:
 //! - driver `cgroupfs`: `/kubepods/burstable/pod0b5c.../<container>`;
 //! - driver `systemd`: `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0b5c_....slice/cri-containerd-<container>.scope`,
-//!   with underscores, since a dash means a parent there (systemd.slice(5));
-//! - both at once, when runtime and kubelet disagree: `/system.slice/containerd.service/kubepods-pod0b5c_....slice:cri-containerd:<container>`.
+//!   with underscores, since systemd reads a dash as the end of the parent's name (systemd.slice(5));
+//! - both at once, if runtime and kubelet disagree: `/system.slice/containerd.service/kubepods-pod0b5c_....slice:cri-containerd:<container>`.
 //!
-//! Before those there may be a prefix (kind, `--cgroup-root`), or `/../..` where the reader is in a cgroup namespace
-//! (`cgroup_namespaces(7)`). Version 1 has a line per hierarchy, version 2 one.
+//! A prefix may precede them (kind, `--cgroup-root`), or `/../..` if the reader is in a cgroup namespace
+//! (`cgroup_namespaces(7)`). Version 1 has a line per hierarchy, version 2 a single one.
 
-/// The UIDs of all pods that the path names, normalised as by [`normal`]; of nested clusters there may be several.
+/// The UIDs of all pods that the paths name, normalised as by [`normal`]: several in nested clusters.
 pub fn pod_uids(cgroup: &str) -> impl Iterator<Item = String> {
     cgroup
         .lines()
@@ -20,7 +20,7 @@ pub fn pod_uids(cgroup: &str) -> impl Iterator<Item = String> {
         .map(normal)
 }
 
-/// A UID as it is compared: systemd's underscores are dashes.
+/// A UID in the form in which UIDs are compared: with dashes for systemd's underscores.
 #[must_use]
 pub fn normal(uid: &str) -> String {
     uid.replace('_', "-")
@@ -37,5 +37,4 @@ fn uid_of_component(component: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-#[path = "cgroup_tests.rs"]
 mod tests;

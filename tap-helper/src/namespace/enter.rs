@@ -4,9 +4,9 @@ use nix::sched::{CloneFlags, setns};
 
 use super::Namespace;
 
-/// Runs something inside a network namespace, on a thread that ends with it; meant to open sockets, which then belong there.
+/// Runs a closure inside a network namespace, on a thread of its own that ends with it. It opens sockets, which stay in that namespace.
 ///
-/// The caller's thread never changes its namespace, so that no path through the program can forget to change back.
+/// The caller's thread never changes its namespace, so no path through the program can forget to change back.
 pub fn within<T: Send>(namespace: &Namespace, inside: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let entered =

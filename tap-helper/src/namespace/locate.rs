@@ -1,51 +1,31 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    fs,
+    rc::Rc,
     time::Duration,
 };
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
-use super::{Namespace, NamespaceId, cgroup, process};
-
-/// A process that stands for a namespace: readable as soon as the process has ended.
-#[derive(Debug)]
-pub struct Anchor(OwnedFd);
-
-impl Anchor {
-    /// Watches a process (Linux 5.3). `ESRCH` if it has ended.
-    pub fn on(pid: u32) -> io::Result<Self> {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
-    }
-}
-
-impl AsFd for Anchor {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+use super::{Namespace, NamespaceId, PidfdRef, cgroup, process};
 
 /// A process in a pod's cgroup, with its namespace held open.
 #[derive(Debug)]
 pub struct Candidate {
     /// How long ago it started.
     pub age: Duration,
-    /// Its network namespace, which is the pod's, or, while the runtime prepares a container, still the node's.
-    pub namespace: Namespace,
-    /// Tells when the process ends.
-    pub anchor: Anchor,
+    /// Its network namespace: the pod's, or still the node's while the runtime prepares a container.
+    pub namespace: Rc<Namespace>,
+    /// Reports the end of the process.
+    pub pidfd: PidfdRef,
 }
 
-/// For each of the wanted pods (by normalised UID) the processes in its cgroup among `pids`, the oldest first.
+/// For each requested pod (by normalised UID) the processes in its cgroup among `pids`, the oldest first.
 ///
-/// A process that ends or moves meanwhile is left out.
+/// A process that ends or moves meanwhile is omitted.
 #[must_use]
-pub fn locate(wanted: &BTreeSet<String>, pids: &[u32]) -> BTreeMap<String, Vec<Candidate>> {
+pub fn locate(requested: &BTreeSet<String>, pids: &[u32]) -> BTreeMap<String, Vec<Candidate>> {
     let mut found: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
     for pid in pids {
-        if let Some((uid, candidate)) = candidate(wanted, *pid) {
+        if let Some((uid, candidate)) = candidate(requested, *pid) {
             found.entry(uid).or_default().push(candidate);
         }
     }
@@ -55,15 +35,15 @@ pub fn locate(wanted: &BTreeSet<String>, pids: &[u32]) -> BTreeMap<String, Vec<C
     found
 }
 
-fn candidate(wanted: &BTreeSet<String>, pid: u32) -> Option<(String, Candidate)> {
+fn candidate(requested: &BTreeSet<String>, pid: u32) -> Option<(String, Candidate)> {
     let before = process::cgroup(pid).ok()?;
-    let uid = cgroup::pod_uids(&before).find(|uid| wanted.contains(uid))?;
-    let anchor = Anchor::on(pid).ok()?;
-    let namespace = Namespace::of_process(pid).ok()?;
+    let uid = cgroup::pod_uids(&before).find(|uid| requested.contains(uid))?;
+    let pidfd = PidfdRef::to(pid).ok()?;
+    let namespace = Rc::new(Namespace::of_process(pid).ok()?);
     let age = process::age(pid).ok()?;
-    // The number may have been given to another process between the first two.
+    // The PID may have been reused between the first two.
     let same = process::cgroup(pid).ok()? == before;
-    same.then_some((uid, Candidate { age, namespace, anchor }))
+    same.then_some((uid, Candidate { age, namespace, pidfd }))
 }
 
 /// One process for each distinct network namespace among `pids`.

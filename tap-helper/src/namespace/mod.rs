@@ -1,8 +1,9 @@
-//! Network namespaces: whose they are, and how to act in them.
+//! Network namespaces: which pod they belong to, and how to enter them.
 
 pub mod cgroup;
 mod enter;
 mod locate;
+mod pidfd;
 mod process;
 
 use std::{
@@ -13,10 +14,11 @@ use std::{
 };
 
 pub use enter::within;
-pub use locate::{Anchor, Candidate, locate, namespaces};
+pub use locate::{Candidate, locate, namespaces};
+pub use pidfd::PidfdRef;
 pub use process::{last_pid, pids};
 
-/// What tells one network namespace from another while either is held open: the kernel uses numbers of dead ones again at once.
+/// Identifies a network namespace while it is held open: the kernel reuses the numbers of deleted ones at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamespaceId {
     device: u64,
@@ -35,7 +37,7 @@ impl NamespaceId {
     }
 }
 
-/// A network namespace, held open: it lives at least as long as this.
+/// A network namespace, held open: it exists at least as long as this.
 #[derive(Debug)]
 pub struct Namespace {
     file: File,
@@ -43,14 +45,14 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// That of a process. Needs `CAP_SYS_PTRACE` for processes of others.
+    /// The namespace of a process. Needs `CAP_SYS_PTRACE` for processes of other users.
     pub fn of_process(pid: u32) -> io::Result<Self> {
         let file = File::open(process::path(pid, "ns/net"))?;
         let id = NamespaceId::of(&file.metadata()?);
         Ok(Self { file, id })
     }
 
-    /// The node's: that of the first process, which the helper sees since its pod shares the node's process identifiers.
+    /// The node's: that of process 1, which the helper sees because its pod has hostPID.
     pub fn node() -> io::Result<Self> {
         Self::of_process(1)
     }

@@ -11,13 +11,13 @@ pub fn pids() -> io::Result<Vec<u32>> {
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// The number that was given last to a process or thread (last field of `/proc/loadavg`, `proc_loadavg(5)`).
+/// The PID that was last given to a process or thread (last field of `/proc/loadavg`, `proc_loadavg(5)`).
 ///
-/// Reading it costs a hundredth of listing all processes, so that a new one is noticed cheaply.
+/// Reading it costs a hundredth of listing all processes, so it is a cheap way to notice a new one.
 pub fn last_pid() -> io::Result<u32> {
     let text = fs::read_to_string("/proc/loadavg")?;
     let last = text.split_ascii_whitespace().next_back().and_then(|field| field.parse().ok());
-    last.ok_or_else(|| odd("/proc/loadavg"))
+    last.ok_or_else(|| malformed("/proc/loadavg"))
 }
 
 /// The cgroups of a process.
@@ -30,16 +30,18 @@ pub(super) fn age(pid: u32) -> io::Result<Duration> {
     let text = fs::read_to_string(path(pid, "stat"))?;
     // The name, in parentheses, may hold anything; the third field follows the last closing one.
     let field = text.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19)?.parse::<u64>().ok());
-    let start = field.map(|ticks| Duration::from_millis(ticks * 1000 / TICKS)).ok_or_else(|| odd("/proc/PID/stat"))?;
+    let start =
+        field.map(|ticks| Duration::from_millis(ticks * 1000 / TICKS)).ok_or_else(|| malformed("/proc/PID/stat"))?;
     let uptime = fs::read_to_string("/proc/uptime")?;
     let seconds = uptime.split_ascii_whitespace().next().and_then(|field| field.parse().ok());
-    let now =
-        seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| odd("/proc/uptime"))?;
+    let now = seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| malformed("/proc/uptime"))?;
     Ok(now.saturating_sub(start))
 }
 
-fn odd(file: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{file} is not of the form that is documented"))
+fn malformed(file: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{file} does not have its documented format"))
 }
 
 /// `USER_HZ`: 100 on every architecture that Kubernetes runs on (include/asm-generic/param.h).

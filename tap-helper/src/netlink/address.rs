@@ -1,27 +1,16 @@
 use std::net::IpAddr;
 
-use super::{
-    error::NetlinkError,
-    message::{Attributes, Message, u32_at},
-    socket::RouteSocket,
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage, AddressScope},
 };
 
-/// `RTM_NEWADDR` and its neighbours.
-pub(super) const RTM_NEWADDR: u16 = 20;
-pub(super) const RTM_DELADDR: u16 = 21;
-const RTM_GETADDR: u16 = 22;
-/// `struct ifaddrmsg`.
-const FIXED: usize = 8;
-// include/uapi/linux/if_addr.h
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-/// `RT_SCOPE_UNIVERSE`.
-const GLOBAL: u8 = 0;
+use super::{connection::Connection, error::NetlinkError};
 
 /// An address on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceAddress {
-    /// The device's number.
+    /// The device's ifindex.
     pub interface: u32,
     /// The address.
     pub address: IpAddr,
@@ -29,14 +18,26 @@ pub struct InterfaceAddress {
     pub global: bool,
 }
 
-/// All addresses of the socket's namespace.
-pub fn addresses(socket: &mut RouteSocket) -> Result<Vec<InterfaceAddress>, NetlinkError> {
-    socket.dump(&Message::new(RTM_GETADDR, 0, &[0; FIXED]), "list addresses", read)
+/// All addresses of the namespace.
+pub async fn addresses(netlink: &Connection) -> Result<Vec<InterfaceAddress>, NetlinkError> {
+    let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let read = |message| match message {
+        RouteNetlinkMessage::NewAddress(message) => read(&message),
+        _ => None,
+    };
+    netlink.dump(query, "list addresses", read).await
 }
 
-fn read(payload: &[u8]) -> Option<InterfaceAddress> {
-    let attributes = Attributes(payload.get(FIXED..)?);
-    // On a point-to-point device ADDRESS is the peer's and LOCAL the own; IPv6 usually has ADDRESS alone.
-    let address = attributes.address(IFA_LOCAL).or_else(|| attributes.address(IFA_ADDRESS))?;
-    Some(InterfaceAddress { interface: u32_at(payload, 4), address, global: payload[3] == GLOBAL })
+fn read(message: &AddressMessage) -> Option<InterfaceAddress> {
+    // On a point-to-point device, Address is the peer's and Local the own; IPv6 usually has Address alone.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    let global = message.header.scope == AddressScope::Universe;
+    Some(InterfaceAddress { interface: message.header.index, address: local.or(address)?, global })
 }

@@ -1,12 +1,17 @@
 //! Offload settings of devices, through ethtool's family of generic netlink (Documentation/networking/ethtool-netlink.rst; since
 //! Linux 5.8). The numbers of features differ between kernels, their names do not.
+//!
+//! The crate `ethtool` is not used: it changes no features, and needs another version of `netlink-proto` than `rtnetlink`.
 
 use nix::errno::Errno;
+use rtnetlink::packet_core::{
+    DecodeError, DefaultNla, Emitable as _, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, parse_u16,
+};
 
 use super::{
+    connection::Connection,
     error::NetlinkError,
-    message::{Attributes, Message},
-    socket::RouteSocket,
+    nla::{child, children, nested, number, string, text},
 };
 
 /// `GENL_ID_CTRL`, the family that knows the numbers of the others (include/uapi/linux/genetlink.h).
@@ -14,8 +19,6 @@ const CONTROLLER: u16 = 0x10;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_FAMILY_NAME: u16 = 2;
-/// `struct genlmsghdr`.
-const FIXED: usize = 4;
 
 // include/uapi/linux/ethtool_netlink.h
 const ETHTOOL_MSG_FEATURES_GET: u8 = 11;
@@ -30,28 +33,68 @@ const ETHTOOL_FLAG_OMIT_REPLY: u32 = 1 << 1;
 const ETHTOOL_A_BITSET_BITS: u16 = 3;
 const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
 const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
-/// `NLA_F_NESTED`, which this family insists on.
-const NESTED: u16 = 1 << 15;
 
-/// The settings by which a device lets superframes pass, makes them, or leaves checksums to whoever comes next: those of them that are
+/// A message of generic netlink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GenericMessage {
+    family: u16,
+    /// `struct genlmsghdr`: command, version, reserved.
+    header: [u8; 4],
+    attributes: Vec<u8>,
+}
+
+impl GenericMessage {
+    fn new(family: u16, command: u8, attributes: &[DefaultNla]) -> Self {
+        let mut bytes = vec![0; attributes.buffer_len()];
+        attributes.emit(&mut bytes);
+        Self { family, header: [command, 1, 0, 0], attributes: bytes }
+    }
+}
+
+impl NetlinkSerializable for GenericMessage {
+    fn message_type(&self) -> u16 {
+        self.family
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.header.len() + self.attributes.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        let (header, attributes) = buffer.split_at_mut(self.header.len());
+        header.copy_from_slice(&self.header);
+        attributes.copy_from_slice(&self.attributes);
+    }
+}
+
+impl NetlinkDeserializable for GenericMessage {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        let (generic, attributes) =
+            payload.split_first_chunk().ok_or_else(|| DecodeError::from("no header of generic netlink"))?;
+        Ok(Self { family: header.message_type, header: *generic, attributes: attributes.to_vec() })
+    }
+}
+
+/// The settings by which a device passes or builds GSO packets, or leaves checksums to the next device: those of them that are
 /// on and can be turned off, by the names that `ethtool -k` shows.
-pub fn offloads(socket: &mut RouteSocket, index: u32) -> Result<Vec<String>, NetlinkError> {
-    let family = family(socket)?;
-    let message = header(family, ETHTOOL_MSG_FEATURES_GET, index, 0);
-    let found = socket.generic.ask(message, &format!("read the offloads of device {index}"), |payload| {
-        let attributes = Attributes(payload.get(FIXED..)?);
-        let changeable = names(attributes, ETHTOOL_A_FEATURES_HW);
-        let active = names(attributes, ETHTOOL_A_FEATURES_ACTIVE).into_iter();
+pub async fn offloads(netlink: &Connection, index: u32) -> Result<Vec<String>, NetlinkError> {
+    let message = GenericMessage::new(family(netlink).await?, ETHTOOL_MSG_FEATURES_GET, &[header(index, 0)]);
+    let read = |reply: GenericMessage| {
+        let changeable = names(&reply.attributes, ETHTOOL_A_FEATURES_HW);
+        let active = names(&reply.attributes, ETHTOOL_A_FEATURES_ACTIVE).into_iter();
         Some(active.filter(|name| is_offload(name) && changeable.contains(name)).collect())
-    })?;
-    Ok(found.into_iter().next().unwrap_or_default())
+    };
+    let operation = format!("read the offloads of device {index}");
+    Ok(netlink.generic(message, &operation, read).await?.unwrap_or_default())
 }
 
 /// Turns settings of a device off.
-pub fn turn_off(socket: &mut RouteSocket, index: u32, names: &[String]) -> Result<(), NetlinkError> {
-    let family = family(socket)?;
+pub async fn turn_off(netlink: &Connection, index: u32, names: &[String]) -> Result<(), NetlinkError> {
+    let message = off_message(family(netlink).await?, index, names);
     let operation = format!("turn off {} of device {index}", names.join(", "));
-    socket.generic.ask(off_message(family, index, names), &operation, |_| None::<()>).map(drop)
+    netlink.generic(message, &operation, |_| None::<()>).await.map(drop)
 }
 
 /// Whether a setting is one of those by which frames differ from those on a wire (net/ethtool/common.c has all names).
@@ -62,46 +105,41 @@ fn is_offload(name: &str) -> bool {
         || name.starts_with("rx-gro")
 }
 
-fn off_message(family: u16, index: u32, names: &[String]) -> Message {
+fn off_message(family: u16, index: u32, names: &[String]) -> GenericMessage {
     // A bit that is listed without a value is turned off; those that are not listed stay.
-    let bit = |bits: Message, name: &String| {
-        bits.nest(ETHTOOL_A_BITSET_BITS_BIT | NESTED, |bit| bit.put_string(ETHTOOL_A_BITSET_BIT_NAME, name))
-    };
-    header(family, ETHTOOL_MSG_FEATURES_SET, index, ETHTOOL_FLAG_OMIT_REPLY)
-        .nest(ETHTOOL_A_FEATURES_WANTED | NESTED, |wanted| {
-            wanted.nest(ETHTOOL_A_BITSET_BITS | NESTED, |bits| names.iter().fold(bits, bit))
-        })
+    let bits: Vec<DefaultNla> = names
+        .iter()
+        .map(|name| nested(ETHTOOL_A_BITSET_BITS_BIT, &[string(ETHTOOL_A_BITSET_BIT_NAME, name)]))
+        .collect();
+    let wanted = nested(ETHTOOL_A_FEATURES_WANTED, &[nested(ETHTOOL_A_BITSET_BITS, &bits)]);
+    GenericMessage::new(family, ETHTOOL_MSG_FEATURES_SET, &[header(index, ETHTOOL_FLAG_OMIT_REPLY), wanted])
 }
 
-fn header(family: u16, command: u8, index: u32, flags: u32) -> Message {
-    Message::new(family, 0, &[command, 1, 0, 0]).nest(ETHTOOL_A_FEATURES_HEADER | NESTED, |header| {
-        header.put_u32(ETHTOOL_A_HEADER_DEV_INDEX, index).put_u32(ETHTOOL_A_HEADER_FLAGS, flags)
-    })
+fn header(index: u32, flags: u32) -> DefaultNla {
+    let device = number(ETHTOOL_A_HEADER_DEV_INDEX, index);
+    nested(ETHTOOL_A_FEATURES_HEADER, &[device, number(ETHTOOL_A_HEADER_FLAGS, flags)])
 }
 
 /// The names in a set of features.
-fn names(attributes: Attributes<'_>, set: u16) -> Vec<String> {
-    let bits = attributes.nested(set).and_then(|set| set.nested(ETHTOOL_A_BITSET_BITS));
-    let bits = bits.into_iter().flat_map(Attributes::iter);
-    bits.filter_map(|(_, bit)| Attributes(bit).string(ETHTOOL_A_BITSET_BIT_NAME)).collect()
+fn names(attributes: &[u8], set: u16) -> Vec<String> {
+    let Some(set) = child(attributes, set) else { return Vec::new() };
+    let Some(bits) = child(set.value(), ETHTOOL_A_BITSET_BITS) else { return Vec::new() };
+    let bits = children(bits.value());
+    bits.filter_map(|bit| Some(text(child(bit.value(), ETHTOOL_A_BITSET_BIT_NAME)?.value()))).collect()
 }
 
 /// The number of ethtool's family. `ENOENT` if the kernel lacks it.
-fn family(socket: &mut RouteSocket) -> Result<u16, NetlinkError> {
-    if let Some(known) = socket.ethtool {
+async fn family(netlink: &Connection) -> Result<u16, NetlinkError> {
+    if let Some(known) = netlink.ethtool.get() {
         return Ok(known);
     }
     let operation = "find ethtool's family of generic netlink";
-    let message =
-        Message::new(CONTROLLER, 0, &[CTRL_CMD_GETFAMILY, 1, 0, 0]).put_string(CTRL_ATTR_FAMILY_NAME, "ethtool");
-    let found = socket.generic.ask(message, operation, |payload| {
-        let number = Attributes(payload.get(FIXED..)?).get(CTRL_ATTR_FAMILY_ID)?;
-        number.try_into().ok().map(u16::from_ne_bytes)
-    })?;
-    socket.ethtool = found.into_iter().next();
-    socket.ethtool.ok_or_else(|| NetlinkError { operation: operation.to_owned(), errno: Errno::ENOENT, text: None })
+    let message = GenericMessage::new(CONTROLLER, CTRL_CMD_GETFAMILY, &[string(CTRL_ATTR_FAMILY_NAME, "ethtool")]);
+    let read = |reply: GenericMessage| parse_u16(child(&reply.attributes, CTRL_ATTR_FAMILY_ID)?.value()).ok();
+    let found = netlink.generic(message, operation, read).await?;
+    netlink.ethtool.set(found);
+    found.ok_or_else(|| NetlinkError::new(operation, Errno::ENOENT))
 }
 
 #[cfg(test)]
-#[path = "ethtool_tests.rs"]
 mod tests;

@@ -1,96 +1,85 @@
 use std::net::IpAddr;
 
-use super::{
-    error::NetlinkError,
-    message::{APPEND, Attributes, CREATE, Message, u32_at},
-    socket::RouteSocket,
+use nix::libc::{NUD_NOARP, NUD_PERMANENT};
+use podtap_model::Endpoint;
+use rtnetlink::{
+    packet_core::{NLM_F_APPEND, NLM_F_CREATE, parse_ip},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    },
 };
 
-/// `RTM_NEWNEIGH` and its neighbours.
-pub(super) const RTM_NEWNEIGH: u16 = 28;
-pub(super) const RTM_DELNEIGH: u16 = 29;
-const RTM_GETNEIGH: u16 = 30;
-/// `struct ndmsg`.
-const FIXED: usize = 12;
-// include/uapi/linux/neighbour.h
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const NDA_PORT: u16 = 6;
-const NDA_VNI: u16 = 7;
-const NTF_SELF: u8 = 1 << 1;
-const NUD_NOARP: u16 = 0x40;
-const NUD_PERMANENT: u16 = 0x80;
-/// Family of forwarding entries.
-pub(super) const PF_BRIDGE: u8 = 7;
+use super::{connection::Connection, error::NetlinkError};
 
-/// A VXLAN endpoint to which a device sends every frame that it has no better entry for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Destination {
-    /// Its address.
-    pub address: IpAddr,
-    /// Its UDP port.
-    pub port: u16,
-    /// Network identifier that it expects.
-    pub vni: u32,
-}
-
-/// The default entries (those of the zero MAC address) of a device; `device` says what the device itself has as
-/// UDP port and VNI, which the kernel leaves out of entries that have the same.
-pub fn destinations(
-    socket: &mut RouteSocket,
-    index: u32,
-    device: (u16, u32),
-) -> Result<Vec<Destination>, NetlinkError> {
-    let message = Message::new(RTM_GETNEIGH, 0, &fixed(index, 0, 0));
+/// The default entries (those of the zero MAC address) of a device: the endpoints that it sends every frame to. `device` is the
+/// UDP port and VNI of the device itself, which the kernel leaves out of entries that have the same.
+pub async fn destinations(netlink: &Connection, index: u32, device: (u16, u32)) -> Result<Vec<Endpoint>, NetlinkError> {
+    let mut query = NeighbourMessage::default();
+    (query.header.family, query.header.ifindex) = (AddressFamily::Bridge, index);
     let operation = format!("list the destinations of device {index}");
-    socket.dump(&message, &operation, |payload| {
-        // The kernel takes the number for that of a bridge port and may list other devices, too.
-        (u32_at(payload, 4) == index).then(|| read(payload, device)).flatten()
-    })
+    let read = |message| match message {
+        // The kernel takes the ifindex for that of a bridge port and may list other devices, too.
+        RouteNetlinkMessage::NewNeighbour(message) if message.header.ifindex == index => read(&message, device),
+        _ => None,
+    };
+    netlink.dump(RouteNetlinkMessage::GetNeighbour(query), &operation, read).await
 }
 
-/// Sends all frames of a device to one more destination. It must be of the address family of the device.
-pub fn add_destination(socket: &mut RouteSocket, index: u32, to: Destination) -> Result<(), NetlinkError> {
+/// Adds a destination to a device. It must be of the address family of the device.
+pub async fn add_destination(netlink: &Connection, index: u32, to: Endpoint) -> Result<(), NetlinkError> {
     // APPEND alone, without CREATE, is refused for the first one (`vxlan_fdb_update`, drivers/net/vxlan/vxlan_core.c).
-    let operation = format!("send the frames of device {index} to {} port {} VNI {}", to.address, to.port, to.vni);
-    socket.request(entry(RTM_NEWNEIGH, CREATE | APPEND, index, to), &operation)
+    let operation = format!("add destination {} port {} VNI {} to device {index}", to.address, to.port, to.vni);
+    let message = RouteNetlinkMessage::NewNeighbour(entry(index, to));
+    netlink.execute(message, NLM_F_CREATE | NLM_F_APPEND, &operation).await
 }
 
-/// Sends no frames of a device to a destination any more.
-pub fn remove_destination(socket: &mut RouteSocket, index: u32, to: Destination) -> Result<(), NetlinkError> {
-    let operation = format!("end sending the frames of device {index} to {} port {}", to.address, to.port);
-    socket.request(entry(RTM_DELNEIGH, 0, index, to), &operation)
+/// Removes a destination from a device.
+pub async fn remove_destination(netlink: &Connection, index: u32, to: Endpoint) -> Result<(), NetlinkError> {
+    let operation = format!("remove destination {} port {} VNI {} from device {index}", to.address, to.port, to.vni);
+    netlink.execute(RouteNetlinkMessage::DelNeighbour(entry(index, to)), 0, &operation).await
 }
 
-fn entry(kind: u16, flags: u16, index: u32, to: Destination) -> Message {
-    Message::new(kind, flags, &fixed(index, NUD_NOARP | NUD_PERMANENT, NTF_SELF))
-        .put(NDA_LLADDR, &[0; 6])
-        .put_address(NDA_DST, to.address)
-        .put_port(NDA_PORT, to.port)
-        .put_u32(NDA_VNI, to.vni)
+fn entry(index: u32, to: Endpoint) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Other(NUD_NOARP | NUD_PERMANENT);
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes = vec![
+        NeighbourAttribute::LinkLayerAddress(vec![0; 6]),
+        NeighbourAttribute::Destination(to.address.into()),
+        NeighbourAttribute::Port(to.port),
+        NeighbourAttribute::Vni(to.vni.get()),
+    ];
+    message
 }
 
-fn fixed(index: u32, state: u16, flags: u8) -> [u8; FIXED] {
-    let mut bytes = [0; FIXED];
-    bytes[0] = PF_BRIDGE;
-    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
-    bytes[8..10].copy_from_slice(&state.to_ne_bytes());
-    bytes[10] = flags;
-    bytes
-}
-
-fn read(payload: &[u8], device: (u16, u32)) -> Option<Destination> {
-    let attributes = Attributes(payload.get(FIXED..)?);
-    if attributes.get(NDA_LLADDR)? != [0; 6] {
-        return None;
+fn read(message: &NeighbourMessage, (port, vni): (u16, u32)) -> Option<Endpoint> {
+    let (mut port, mut vni, mut address, mut is_default) = (port, vni, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(mac) => is_default = *mac == [0; 6],
+            NeighbourAttribute::Destination(to) => address = address_of(to),
+            NeighbourAttribute::Port(other) => port = *other,
+            NeighbourAttribute::Vni(other) => vni = *other,
+            _ => {}
+        }
     }
-    Some(Destination {
-        address: attributes.address(NDA_DST)?,
-        port: attributes.port(NDA_PORT).unwrap_or(device.0),
-        vni: attributes.u32(NDA_VNI).unwrap_or(device.1),
-    })
+    // No receiver has VNI 0, which only an entry made by hand can have.
+    let endpoint = Endpoint { address: address?, port, vni: vni.try_into().ok()? };
+    is_default.then_some(endpoint)
+}
+
+/// The address of an entry: its family is that of bridges, so only the length tells IPv4 from IPv6.
+fn address_of(destination: &NeighbourAddress) -> Option<IpAddr> {
+    match destination {
+        NeighbourAddress::Inet(address) => Some((*address).into()),
+        NeighbourAddress::Inet6(address) => Some((*address).into()),
+        NeighbourAddress::Other(bytes) => parse_ip(bytes).ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
-#[path = "fdb_tests.rs"]
 mod tests;

@@ -1,66 +1,31 @@
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd as _};
 
 use nix::errno::Errno;
-
-use super::{
-    error::NetlinkError,
-    message::{Attributes, CREATE, EXCLUSIVE, Message, u16_at, u32_at},
-    socket::RouteSocket,
+use rtnetlink::{
+    LinkMessageBuilder, LinkUnspec, LinkVxlan,
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL},
+    packet_route::{
+        RouteNetlinkMessage,
+        link::{
+            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask,
+            LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+        },
+    },
 };
 
-/// `RTM_NEWLINK` and its neighbours (include/uapi/linux/rtnetlink.h).
-pub(super) const RTM_NEWLINK: u16 = 16;
-pub(super) const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
+use super::{connection::Connection, error::NetlinkError};
 
-/// `struct ifinfomsg`.
-pub(super) const FIXED: usize = 16;
-
-// include/uapi/linux/if_link.h
-pub(super) const IFLA_IFNAME: u16 = 3;
-pub(super) const IFLA_MTU: u16 = 4;
-const IFLA_LINK: u16 = 5;
-pub(super) const IFLA_LINKINFO: u16 = 18;
-pub(super) const IFLA_INFO_KIND: u16 = 1;
-pub(super) const IFLA_INFO_DATA: u16 = 2;
-const IFLA_IFALIAS: u16 = 20;
-const IFLA_AF_SPEC: u16 = 26;
-pub(super) const IFLA_GROUP: u16 = 27;
-const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_EXT_MASK: u16 = 29;
-const IFLA_LINK_NETNSID: u16 = 37;
-const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
-const IFLA_VXLAN_ID: u16 = 1;
-const IFLA_VXLAN_LEARNING: u16 = 7;
-const IFLA_VXLAN_PORT_RANGE: u16 = 10;
-const IFLA_VXLAN_PORT: u16 = 15;
-const IFLA_VXLAN_GROUP6: u16 = 16;
-
-/// `AF_INET6`, as the type of an attribute.
-const AF_INET6: u16 = 10;
-/// `IN6_ADDR_GEN_MODE_NONE`.
-const NO_ADDRESSES: u8 = 1;
-/// `RTEXT_FILTER_SKIP_STATS`: half of a link's size, and nothing here needs it.
-const SKIP_STATISTICS: u32 = 1 << 3;
-/// `ARPHRD_LOOPBACK`.
-const LOOPBACK: u16 = 772;
-
-// include/uapi/linux/if.h
-const IFF_UP: u32 = 1 << 0;
-pub(super) const IFF_NOARP: u32 = 1 << 7;
-pub(super) const IFF_MULTICAST: u32 = 1 << 12;
-
-/// A network device as it was observed.
+/// A network device as observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// Its number, unique in its namespace for the namespace's life unless somebody asks for a number on purpose.
+    /// Its ifindex, which is unique in its namespace and not reused there unless a program requests one on purpose.
     pub index: u32,
     /// Its name.
     pub name: String,
     /// Whether it is administratively up.
     pub up: bool,
-    /// Whether it says nothing by itself: no ARP, no multicast, no IPv6 address of its own making.
-    pub silent: bool,
+    /// Whether it sends nothing of its own accord: no ARP, no multicast, no generated IPv6 address.
+    pub autoconf_disabled: bool,
     /// Whether it is a loopback device.
     pub loopback: bool,
     /// Largest payload of a frame, in bytes.
@@ -69,17 +34,17 @@ pub struct Link {
     pub group: u32,
     /// Its alias, empty if it has none.
     pub alias: String,
-    /// Its driver's name, empty for physical ones and for loopback.
+    /// Its driver's name, empty for physical devices and for loopback.
     pub kind: String,
-    /// What is special to VXLAN; none for others.
+    /// Settings of a VXLAN device; none for others.
     pub vxlan: Option<Vxlan>,
-    /// Number of the other end of a pair of `veth`, if that is in the same namespace.
+    /// The ifindex of a veth device's peer, if that is in the same namespace.
     pub peer: Option<u32>,
 }
 
-/// What is special to a VXLAN device.
+/// Settings of a VXLAN device.
 ///
-/// Its address family is missing: the kernel does not show it on a device without a default remote.
+/// Its address family is missing: the kernel does not report it for a device without a default remote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vxlan {
     /// Network identifier of frames for the device.
@@ -89,174 +54,205 @@ pub struct Vxlan {
     /// UDP ports it sends from: the first one, and the first one that it does not use
     /// (`udp_flow_src_port`, include/net/udp.h).
     pub source_ports: (u16, u16),
-    /// Whether it learns where hosts are from what it receives.
+    /// Whether it learns the location of hosts from received frames.
     pub learning: bool,
 }
 
-/// A VXLAN device to be made.
+/// A VXLAN device to create.
 #[derive(Clone, Debug)]
 pub struct NewVxlan<'a> {
     /// Its name.
     pub name: &'a str,
-    /// What is special to VXLAN.
+    /// Its settings.
     pub vxlan: Vxlan,
     /// Whether its socket is of IPv6.
     pub ipv6: bool,
     /// Largest payload of a frame, in bytes.
     pub mtu: u32,
-    /// Its device group, in place from the first moment.
+    /// Its device group, set from the first moment.
     pub group: u32,
 }
 
-/// All devices of the socket's namespace.
-pub fn links(socket: &mut RouteSocket) -> Result<Vec<Link>, NetlinkError> {
-    let message = Message::new(RTM_GETLINK, 0, &fixed(0, 0, 0)).put_u32(IFLA_EXT_MASK, SKIP_STATISTICS);
-    socket.dump(&message, "list devices", |payload| Some(read(payload)))
+/// All devices of the namespace.
+pub async fn links(netlink: &Connection) -> Result<Vec<Link>, NetlinkError> {
+    netlink.dump(RouteNetlinkMessage::GetLink(query(0)), "list devices", new_link).await
 }
 
 /// The MTU of a device.
-pub fn link_mtu(socket: &mut RouteSocket, index: u32) -> Result<Option<u32>, NetlinkError> {
-    let message = Message::new(RTM_GETLINK, 0, &fixed(index, 0, 0)).put_u32(IFLA_EXT_MASK, SKIP_STATISTICS);
-    let found = socket.ask(message, &format!("ask for device {index}"), |payload| Some(read(payload).mtu))?;
-    Ok(found.first().copied().filter(|mtu| *mtu > 0))
+pub async fn link_mtu(netlink: &Connection, index: u32) -> Result<Option<u32>, NetlinkError> {
+    let operation = format!("get device {index}");
+    let found = netlink.get(RouteNetlinkMessage::GetLink(query(index)), &operation, new_link).await?;
+    Ok(found.map(|link| link.mtu).filter(|mtu| *mtu > 0))
 }
 
-/// Makes a VXLAN device, down, in the namespace `target`; its UDP socket will be in the namespace of `socket`.
+/// Creates a VXLAN device, down, in the namespace `target`; its UDP socket will be in the namespace of `netlink`.
 ///
-/// It is silent as far as one request can say it; [`silence_link`] does the rest. `EEXIST` means that the name is taken
-/// in `target` (before Linux 6.15: or in the socket's namespace), or that another device of the socket's namespace has
+/// Autoconfiguration is disabled as far as one request can do that; [`disable_autoconf`] does the rest. `EEXIST` means that the name
+/// is taken in `target` (before Linux 6.15: or in the socket's namespace), or that another device of the socket's namespace has
 /// port and VNI.
-pub fn create_vxlan(socket: &mut RouteSocket, target: &impl AsFd, new: &NewVxlan<'_>) -> Result<(), NetlinkError> {
-    let namespace = target.as_fd().as_raw_fd();
-    socket.request(create_message(new, namespace), &format!("create VXLAN device {}", new.name))
+pub async fn create_vxlan(netlink: &Connection, target: &impl AsFd, new: &NewVxlan<'_>) -> Result<(), NetlinkError> {
+    let message = vxlan_message(new, target.as_fd().as_raw_fd());
+    create(netlink, message, &format!("create VXLAN device {}", new.name)).await
 }
 
-fn create_message(new: &NewVxlan<'_>, namespace: i32) -> Message {
+/// Creates a device.
+pub(super) async fn create(netlink: &Connection, message: LinkMessage, operation: &str) -> Result<(), NetlinkError> {
+    netlink.execute(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, operation).await
+}
+
+fn vxlan_message(new: &NewVxlan<'_>, namespace: i32) -> LinkMessage {
     let (low, high) = new.vxlan.source_ports;
-    Message::new(RTM_NEWLINK, CREATE | EXCLUSIVE, &fixed(0, IFF_NOARP, IFF_NOARP | IFF_MULTICAST))
-        .put_u32(IFLA_MTU, new.mtu)
-        .put_u32(IFLA_GROUP, new.group)
-        .put(IFLA_NET_NS_FD, &namespace.to_ne_bytes())
-        .put_string(IFLA_IFNAME, new.name)
-        .nest(IFLA_LINKINFO, |info| {
-            info.put(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |data| {
-                let range = [low.to_be_bytes(), high.to_be_bytes()].concat();
-                let data = data.put(IFLA_VXLAN_PORT_RANGE, &range).put_u32(IFLA_VXLAN_ID, new.vxlan.vni);
-                // The zero address: no default remote, but the family is chosen (`vxlan_nl2conf`,
-                // drivers/net/vxlan/vxlan_core.c).
-                let data = if new.ipv6 { data.put(IFLA_VXLAN_GROUP6, &[0; 16]) } else { data };
-                data.put_u8(IFLA_VXLAN_LEARNING, u8::from(new.vxlan.learning)).put_port(IFLA_VXLAN_PORT, new.vxlan.port)
-            })
-        })
+    let device = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan);
+    let device = without_autoconf(device).mtu(new.mtu).link_group(new.group).setns_by_fd(namespace).name(new.name);
+    let device = device.port_range(low, high).id(new.vxlan.vni);
+    // The zero address: no default remote, but the family is chosen (`vxlan_nl2conf`, drivers/net/vxlan/vxlan_core.c).
+    let device = if new.ipv6 { device.remote6(std::net::Ipv6Addr::UNSPECIFIED) } else { device };
+    device.learning(new.vxlan.learning).port(new.vxlan.port).build()
+}
+
+/// No ARP, and no multicast of its own.
+pub(super) fn without_autoconf<T>(device: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+    device.arp(false).multicast(false)
 }
 
 /// Sets a device's alias, at most 255 bytes.
-pub fn set_alias(socket: &mut RouteSocket, index: u32, alias: &str) -> Result<(), NetlinkError> {
-    socket.request(alias_message(index, alias), &format!("set the alias of device {index}"))
+pub async fn set_alias(netlink: &Connection, index: u32, alias: &str) -> Result<(), NetlinkError> {
+    change(netlink, alias_message(index, alias), &format!("set the alias of device {index}")).await
 }
 
-fn alias_message(index: u32, alias: &str) -> Message {
-    Message::new(RTM_NEWLINK, 0, &fixed(index, 0, 0)).put(IFLA_IFALIAS, alias.as_bytes())
+fn alias_message(index: u32, alias: &str) -> LinkMessage {
+    LinkUnspec::new_with_index(index).alias(alias).build()
 }
 
-/// Makes a device say nothing by itself, and gives it an MTU.
-pub fn silence_link(socket: &mut RouteSocket, index: u32, mtu: u32) -> Result<(), NetlinkError> {
-    let operation = format!("silence device {index}");
-    socket.request(silence_message(index, mtu), &operation)?;
-    match socket.request(no_addresses_message(index), &operation) {
-        // A kernel started with ipv6.disable=1 makes no addresses either.
+/// Disables what a device sends of its own accord, and sets its MTU.
+pub async fn disable_autoconf(netlink: &Connection, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+    let operation = format!("disable autoconfiguration of device {index}");
+    change(netlink, no_autoconf_message(index, mtu), &operation).await?;
+    match change(netlink, no_addresses_message(index), &operation).await {
+        // A kernel started with ipv6.disable=1 generates no addresses either.
         Err(error) if error.errno == Errno::EAFNOSUPPORT => Ok(()),
         result => result,
     }
 }
 
-fn silence_message(index: u32, mtu: u32) -> Message {
-    Message::new(RTM_NEWLINK, 0, &fixed(index, IFF_NOARP, IFF_NOARP | IFF_MULTICAST)).put_u32(IFLA_MTU, mtu)
+fn no_autoconf_message(index: u32, mtu: u32) -> LinkMessage {
+    without_autoconf(LinkUnspec::new_with_index(index)).mtu(mtu).build()
 }
 
-fn no_addresses_message(index: u32) -> Message {
-    Message::new(RTM_NEWLINK, 0, &fixed(index, 0, 0)).nest(IFLA_AF_SPEC, |families| {
-        families.nest(AF_INET6, |inet6| inet6.put_u8(IFLA_INET6_ADDR_GEN_MODE, NO_ADDRESSES))
-    })
+fn no_addresses_message(index: u32) -> LinkMessage {
+    let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let device = LinkUnspec::new_with_index(index);
+    device.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![mode])).build()
 }
 
 /// Renames a device that is down.
-pub fn rename_link(socket: &mut RouteSocket, index: u32, name: &str) -> Result<(), NetlinkError> {
-    socket.request(rename_message(index, name), &format!("rename device {index} to {name}"))
+pub async fn rename_link(netlink: &Connection, index: u32, name: &str) -> Result<(), NetlinkError> {
+    change(netlink, rename_message(index, name), &format!("rename device {index} to {name}")).await
 }
 
-fn rename_message(index: u32, name: &str) -> Message {
-    Message::new(RTM_NEWLINK, 0, &fixed(index, 0, 0)).put_string(IFLA_IFNAME, name)
+fn rename_message(index: u32, name: &str) -> LinkMessage {
+    LinkUnspec::new_with_index(index).name(name).build()
 }
 
 /// Sets a device up. For a VXLAN device this opens its UDP socket: `EADDRINUSE` if another program has the port.
-pub fn up_link(socket: &mut RouteSocket, index: u32) -> Result<(), NetlinkError> {
-    socket.request(up_message(index), &format!("set device {index} up"))
+pub async fn up_link(netlink: &Connection, index: u32) -> Result<(), NetlinkError> {
+    change(netlink, up_message(index), &format!("set device {index} up")).await
 }
 
-fn up_message(index: u32) -> Message {
-    Message::new(RTM_NEWLINK, 0, &fixed(index, IFF_UP, IFF_UP))
+fn up_message(index: u32) -> LinkMessage {
+    LinkUnspec::new_with_index(index).up().build()
 }
 
-/// Removes a device and everything attached to it.
-pub fn delete_link(socket: &mut RouteSocket, index: u32) -> Result<(), NetlinkError> {
-    socket.request(delete_message(index), &format!("delete device {index}"))
+/// `RTM_NEWLINK` without `NLM_F_CREATE`, as `ip` sends it.
+async fn change(netlink: &Connection, message: LinkMessage, operation: &str) -> Result<(), NetlinkError> {
+    netlink.execute(RouteNetlinkMessage::NewLink(message), 0, operation).await
 }
 
-fn delete_message(index: u32) -> Message {
-    Message::new(RTM_DELLINK, 0, &fixed(index, 0, 0))
+/// Deletes a device and everything attached to it.
+pub async fn delete_link(netlink: &Connection, index: u32) -> Result<(), NetlinkError> {
+    let message = RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(index).build());
+    netlink.execute(message, 0, &format!("delete device {index}")).await
 }
 
-/// `struct ifinfomsg` of any family.
-pub(super) fn fixed(index: u32, flags: u32, change: u32) -> [u8; FIXED] {
-    let mut bytes = [0; FIXED];
-    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
-    bytes[12..16].copy_from_slice(&change.to_ne_bytes());
-    bytes
+/// Asks for a device, or with 0 for all, without statistics: they are half of a link's size, and nothing here needs them.
+fn query(index: u32) -> LinkMessage {
+    let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    LinkUnspec::new_with_index(index).append_extra_attribute(mask).build()
 }
 
-/// Reads a link without its statistics.
-pub(super) fn read(payload: &[u8]) -> Link {
-    let flags = u32_at(payload, 8);
-    let attributes = Attributes(payload.get(FIXED..).unwrap_or_default());
-    let info = attributes.nested(IFLA_LINKINFO);
-    let kind = info.and_then(|info| info.string(IFLA_INFO_KIND)).unwrap_or_default();
-    let data = info.and_then(|info| info.nested(IFLA_INFO_DATA));
-    Link {
-        index: u32_at(payload, 4),
-        name: attributes.string(IFLA_IFNAME).unwrap_or_default(),
-        up: flags & IFF_UP != 0,
-        silent: flags & IFF_NOARP != 0 && flags & IFF_MULTICAST == 0 && makes_no_addresses(attributes),
-        loopback: u16_at(payload, 2) == LOOPBACK,
-        mtu: attributes.u32(IFLA_MTU).unwrap_or_default(),
-        group: attributes.u32(IFLA_GROUP).unwrap_or_default(),
-        alias: attributes.string(IFLA_IFALIAS).unwrap_or_default(),
-        vxlan: data.filter(|_| kind == "vxlan").map(read_vxlan),
-        peer: attributes.u32(IFLA_LINK).filter(|_| kind == "veth" && attributes.get(IFLA_LINK_NETNSID).is_none()),
-        kind,
+fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => Some(Link::from(message)),
+        _ => None,
     }
 }
 
-fn makes_no_addresses(attributes: Attributes<'_>) -> bool {
-    let inet6 = attributes.nested(IFLA_AF_SPEC).and_then(|families| families.nested(AF_INET6));
-    // Without the family's part there is no IPv6 on the device at all.
-    inet6.and_then(|inet6| inet6.u8(IFLA_INET6_ADDR_GEN_MODE)).is_none_or(|mode| mode == NO_ADDRESSES)
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let quiet = flags.contains(LinkFlags::Noarp) && !flags.contains(LinkFlags::Multicast);
+        let mut link = Self {
+            index: message.header.index,
+            up: flags.contains(LinkFlags::Up),
+            autoconf_disabled: quiet,
+            loopback: message.header.link_layer_type == LinkLayerType::Loopback,
+            ..Self::default()
+        };
+        let mut in_another_namespace = false;
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::IfAlias(alias) => link.alias = alias,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::Link(peer) => link.peer = Some(peer),
+                LinkAttribute::LinkNetNsId(_) => in_another_namespace = true,
+                LinkAttribute::AfSpecUnspec(families) => link.autoconf_disabled &= generates_no_addresses(&families),
+                LinkAttribute::LinkInfo(info) => (link.kind, link.vxlan) = driver(info),
+                _ => {}
+            }
+        }
+        link.peer = link.peer.filter(|_| link.kind == "veth" && !in_another_namespace);
+        link
+    }
 }
 
-fn read_vxlan(data: Attributes<'_>) -> Vxlan {
-    let range = data.get(IFLA_VXLAN_PORT_RANGE).unwrap_or_default();
-    let port = |offset: usize| {
-        range.get(offset..offset + 2).and_then(|value| value.try_into().ok()).map_or(0, u16::from_be_bytes)
-    };
-    Vxlan {
-        vni: data.u32(IFLA_VXLAN_ID).unwrap_or_default(),
-        port: data.port(IFLA_VXLAN_PORT).unwrap_or_default(),
-        source_ports: (port(0), port(2)),
-        learning: data.u8(IFLA_VXLAN_LEARNING).unwrap_or_default() != 0,
+/// Without the family's part, there is no IPv6 on the device at all.
+fn generates_no_addresses(families: &[AfSpecUnspec]) -> bool {
+    families.iter().all(|family| match family {
+        AfSpecUnspec::Inet6(settings) => settings.iter().all(|setting| match setting {
+            AfSpecInet6::AddrGenMode(mode) => *mode == In6AddrGenMode::None,
+            _ => true,
+        }),
+        _ => true,
+    })
+}
+
+fn driver(info: Vec<LinkInfo>) -> (String, Option<Vxlan>) {
+    let (mut kind, mut vxlan) = (String::new(), None);
+    for part in info {
+        match part {
+            LinkInfo::Kind(driver) => kind = driver.to_string(),
+            LinkInfo::Data(InfoData::Vxlan(settings)) => vxlan = Some(read_vxlan(settings)),
+            _ => {}
+        }
     }
+    (kind, vxlan)
+}
+
+fn read_vxlan(settings: Vec<InfoVxlan>) -> Vxlan {
+    let mut vxlan = Vxlan { vni: 0, port: 0, source_ports: (0, 0), learning: false };
+    for setting in settings {
+        match setting {
+            InfoVxlan::Id(vni) => vxlan.vni = vni,
+            InfoVxlan::Port(port) => vxlan.port = port,
+            InfoVxlan::PortRange(ports) => vxlan.source_ports = ports,
+            InfoVxlan::Learning(learning) => vxlan.learning = learning,
+            _ => {}
+        }
+    }
+    vxlan
 }
 
 #[cfg(test)]
-#[path = "link_tests.rs"]
 mod tests;

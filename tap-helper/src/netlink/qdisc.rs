@@ -1,25 +1,16 @@
-use super::{
-    error::NetlinkError,
-    message::{Attributes, CREATE, EXCLUSIVE, Message, u32_at},
-    socket::RouteSocket,
+use rtnetlink::{
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL},
+    packet_route::{
+        RouteNetlinkMessage,
+        tc::{TcAttribute, TcHandle, TcMessage},
+    },
 };
 
-/// `RTM_NEWQDISC` and its neighbours.
-pub(super) const RTM_NEWQDISC: u16 = 36;
-pub(super) const RTM_DELQDISC: u16 = 37;
-const RTM_GETQDISC: u16 = 38;
-/// `struct tcmsg`.
-pub(super) const TC_FIXED: usize = 20;
-/// `TCA_KIND`.
-pub(super) const TCA_KIND: u16 = 1;
-/// `TCA_OPTIONS`.
-pub(super) const TCA_OPTIONS: u16 = 2;
-/// `TC_H_CLSACT`, which is `TC_H_INGRESS` (`include/uapi/linux/pkt_sched.h`).
-const CLSACT_PARENT: u32 = 0xffff_fff1;
-/// `TC_H_MAKE(TC_H_CLSACT, 0)`.
-const CLSACT_HANDLE: u32 = 0xffff_0000;
+use super::{connection::Connection, error::NetlinkError};
 
-/// What stands at a device's place for ingress classification.
+const CLSACT: &str = "clsact";
+
+/// The qdisc in a device's position for ingress classification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QdiscKind {
     /// `clsact`: classifiers for both directions.
@@ -31,51 +22,64 @@ pub enum QdiscKind {
 /// A qdisc for ingress classification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Qdisc {
-    /// Number of the device.
+    /// The device's ifindex.
     pub interface: u32,
     /// Its kind.
     pub kind: QdiscKind,
 }
 
-/// All qdiscs for ingress classification in the socket's namespace.
-pub fn qdiscs(socket: &mut RouteSocket) -> Result<Vec<Qdisc>, NetlinkError> {
-    let message = Message::new(RTM_GETQDISC, 0, &tc_fixed(0, 0, 0, 0));
-    socket.dump(&message, "list qdiscs", |payload| {
-        let kind = Attributes(payload.get(TC_FIXED..)?).string(TCA_KIND)?;
-        (u32_at(payload, 12) == CLSACT_PARENT).then(|| Qdisc {
-            interface: u32_at(payload, 4),
-            kind: if kind == "clsact" { QdiscKind::Clsact } else { QdiscKind::Ingress },
-        })
-    })
+/// All qdiscs for ingress classification in the namespace.
+pub async fn qdiscs(netlink: &Connection) -> Result<Vec<Qdisc>, NetlinkError> {
+    let query = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    let read = |message| match message {
+        RouteNetlinkMessage::NewQueueDiscipline(message) if message.header.parent == TcHandle::CLSACT => {
+            let kind = kind(&message)?;
+            let kind = if kind == CLSACT { QdiscKind::Clsact } else { QdiscKind::Ingress };
+            Some(Qdisc { interface: ifindex(&message), kind })
+        }
+        _ => None,
+    };
+    netlink.dump(query, "list qdiscs", read).await
 }
 
-/// Puts a `clsact` on a device. `EEXIST` if there is one, or an `ingress` qdisc.
-pub fn add_clsact(socket: &mut RouteSocket, interface: u32) -> Result<(), NetlinkError> {
-    socket.request(
-        clsact_message(RTM_NEWQDISC, CREATE | EXCLUSIVE, interface),
-        &format!("add clsact to device {interface}"),
-    )
+/// Adds a `clsact` to a device. `EEXIST` if it has one, or an `ingress` qdisc.
+pub async fn add_clsact(netlink: &Connection, interface: u32) -> Result<(), NetlinkError> {
+    let message = RouteNetlinkMessage::NewQueueDiscipline(clsact_message(interface));
+    netlink.execute(message, NLM_F_CREATE | NLM_F_EXCL, &format!("add clsact to device {interface}")).await
 }
 
 /// Removes the `clsact` of a device with all filters in it.
-pub fn remove_clsact(socket: &mut RouteSocket, interface: u32) -> Result<(), NetlinkError> {
-    socket.request(clsact_message(RTM_DELQDISC, 0, interface), &format!("remove clsact from device {interface}"))
+pub async fn remove_clsact(netlink: &Connection, interface: u32) -> Result<(), NetlinkError> {
+    let message = RouteNetlinkMessage::DelQueueDiscipline(clsact_message(interface));
+    netlink.execute(message, 0, &format!("remove clsact from device {interface}")).await
 }
 
-fn clsact_message(kind: u16, flags: u16, interface: u32) -> Message {
-    Message::new(kind, flags, &tc_fixed(interface, CLSACT_HANDLE, CLSACT_PARENT, 0)).put_string(TCA_KIND, "clsact")
+fn clsact_message(interface: u32) -> TcMessage {
+    let handle = TcHandle { minor: 0, ..TcHandle::CLSACT };
+    let mut message = tc_message(interface, TcHandle::CLSACT);
+    message.header.handle = handle;
+    message.attributes = vec![TcAttribute::Kind(CLSACT.to_owned())];
+    message
 }
 
-/// `struct tcmsg`.
-pub(super) fn tc_fixed(interface: u32, handle: u32, parent: u32, info: u32) -> [u8; TC_FIXED] {
-    let mut bytes = [0; TC_FIXED];
-    bytes[4..8].copy_from_slice(&interface.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&handle.to_ne_bytes());
-    bytes[12..16].copy_from_slice(&parent.to_ne_bytes());
-    bytes[16..20].copy_from_slice(&info.to_ne_bytes());
-    bytes
+/// A message about something on a device. An ifindex is never negative (`dev_new_index`, net/core/dev.c).
+pub(super) fn tc_message(interface: u32, parent: TcHandle) -> TcMessage {
+    let mut message = TcMessage::with_index(interface.cast_signed());
+    message.header.parent = parent;
+    message
+}
+
+pub(super) fn ifindex(message: &TcMessage) -> u32 {
+    message.header.index.cast_unsigned()
+}
+
+/// The kind of a qdisc or filter.
+pub(super) fn kind(message: &TcMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Kind(kind) => Some(kind.as_str()),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
-#[path = "qdisc_tests.rs"]
 mod tests;

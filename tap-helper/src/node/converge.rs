@@ -3,186 +3,192 @@ use std::{
     time::Instant,
 };
 
-use tap_wire::{Reason, Receiver, Sender, State, Status};
+use podtap_model::{DesiredSender, Reason, Receiver};
+use tracing::{info, warn};
 
-use super::{Node, pods::Place};
+use super::{Node, pods::PodNetns};
 use crate::{
     execute::Executor,
-    failure::Failure,
+    failure::{Failure, Status},
     marks::is_ours,
     namespace::NamespaceId,
-    observe::{Observed, Scope},
-    plan::{Plan, Wanted, plan},
+    observe::{NetnsKind, Observed},
+    plan::{Plan, Requested, plan},
     settings::settings,
-    step::{Action, Item, SenderKey, Step},
+    step::{Action, Resource, SenderKey, Step},
 };
 
-/// Looks at a namespace that are enough for anything: one round makes devices, one completes them, one finds nothing to do; a
+/// Observations that suffice for any change: one round creates devices, one completes them, one finds nothing to do; a
 /// failure adds the round that removes what it left.
 const ROUNDS: u32 = 8;
 
 impl Node {
-    /// Observes a namespace, plans, executes, and again until nothing is left to do: what is reported as active was seen so.
-    pub(super) fn converge(&mut self, id: NamespaceId, now: Instant) {
-        let mut failures: BTreeMap<Item, u32> = BTreeMap::new();
+    /// Observes a namespace, plans, executes, and repeats that until nothing is left to do: what is reported as active was observed.
+    pub(super) async fn converge(&mut self, id: NamespaceId, now: Instant) {
+        let mut failures: BTreeMap<Resource, u32> = BTreeMap::new();
         for _ in 0..ROUNDS {
-            let Some(space) = self.spaces.get_mut(&id) else { return };
-            space.dirty = false;
-            let observed = match space.observe() {
+            let Some(netns) = self.netns.get_mut(&id) else { return };
+            netns.dirty = false;
+            let observed = match netns.observe().await {
                 Ok(observed) => observed,
                 Err(error) => return self.unobservable(id, &Failure::kernel(&error), now),
             };
             let plan = plan(&self.wanted(id, now), &observed);
-            let goes_on =
-                |item: &Item| failures.get(item).is_none_or(|count| *count < 2) && !self.is_held(item, &plan, now);
-            let actions: Vec<Action> = plan.actions.iter().filter(|action| goes_on(&action.item)).cloned().collect();
+            let proceeds = |resource: &Resource| {
+                failures.get(resource).is_none_or(|count| *count < 2) && !self.is_held(resource, &plan, now)
+            };
+            let actions: Vec<Action> =
+                plan.actions.iter().filter(|action| proceeds(&action.resource)).cloned().collect();
             if actions.is_empty() {
                 return self.settle(id, &plan, &observed, now);
             }
-            for item in self.execute(id, &actions, now) {
-                *failures.entry(item).or_default() += 1;
+            for resource in self.execute(id, &actions, now).await {
+                *failures.entry(resource).or_default() += 1;
             }
         }
         let failure = Failure::failed(
-            Reason::Kernel,
-            "What is put in place here is changed again at once: another program manages the same interface. Find out which, and make it leave PodTap's filters alone.".to_owned(),
+            Reason::KernelError,
+            "What PodTap configures here is changed again at once: another program manages the same interface. Find out which, and make it leave PodTap's filters alone.".to_owned(),
         );
         self.unobservable(id, &failure, now);
     }
 
-    /// Whether the steps of an item have to wait: it failed a moment ago. Those that remove what it left do not wait.
-    fn is_held(&self, item: &Item, plan: &Plan, now: Instant) -> bool {
-        let wanted = plan.outcomes.get(item).is_some_and(Result::is_ok);
-        (wanted && self.items.is_pausing(item, now)) || self.leftover_is_pausing(item, now)
+    /// Whether the steps of a resource have to wait because it failed a moment ago. Those that remove what it left do not wait.
+    fn is_held(&self, resource: &Resource, plan: &Plan, now: Instant) -> bool {
+        let wanted = plan.outcomes.get(resource).is_some_and(Result::is_ok);
+        (wanted && self.resources.is_pausing(resource, now)) || self.leftover_is_pausing(resource, now)
     }
 
-    fn leftover_is_pausing(&self, item: &Item, now: Instant) -> bool {
-        !self.is_wanted(item) && self.items.is_pausing(item, now)
+    fn leftover_is_pausing(&self, resource: &Resource, now: Instant) -> bool {
+        !self.is_requested(resource) && self.resources.is_pausing(resource, now)
     }
 
-    fn is_wanted(&self, item: &Item) -> bool {
+    fn is_requested(&self, resource: &Resource) -> bool {
         let Some(desired) = &self.desired else { return false };
-        match item {
-            Item::Sender(key) => desired.senders.iter().any(|sender| SenderKey::of(sender) == *key),
-            Item::Receiver(tap, vni) => {
-                desired.receivers.iter().any(|receiver| receiver.tap == *tap && receiver.vni == *vni)
+        match resource {
+            Resource::Sender(key) => desired.senders.iter().any(|sender| SenderKey::of(sender) == *key),
+            Resource::Receiver(tap, vni) => {
+                desired.receivers.iter().any(|receiver| *receiver.tap.uid == **tap && receiver.vni.get() == *vni)
             }
-            Item::Leftover => false,
+            Resource::Leftover => false,
         }
     }
 
-    /// What a namespace is to hold now.
-    fn wanted(&self, id: NamespaceId, now: Instant) -> Wanted<'_> {
-        let Some(desired) = &self.desired else { return Wanted::default() };
-        let attempted = |item: Item| !self.invalid.contains_key(&item) && !self.items.is_rolled_back(&item, now);
-        let sender = |sender: &&Sender| {
-            self.pods.place_of(&sender.pod.uid) == Place::In(id) && attempted(Item::Sender(SenderKey::of(sender)))
+    /// The desired state of a namespace.
+    fn wanted(&self, id: NamespaceId, now: Instant) -> Requested<'_> {
+        let Some(desired) = &self.desired else { return Requested::default() };
+        let attempted = |resource: Resource| {
+            !self.invalid.contains_key(&resource) && !self.resources.is_rolled_back(&resource, now)
+        };
+        let sender = |sender: &&DesiredSender| {
+            self.pods.netns_of(&sender.pod.uid) == PodNetns::Own(id) && attempted(Resource::sender(sender))
         };
         let receiver = |receiver: &&Receiver| {
             let here = match &receiver.pod {
-                Some(pod) => self.pods.place_of(&pod.uid) == Place::In(id),
-                None => id == self.own.id(),
+                Some(pod) => self.pods.netns_of(&pod.uid) == PodNetns::Own(id),
+                None => id == self.namespace.id(),
             };
-            here && attempted(Item::Receiver(receiver.tap.clone(), receiver.vni))
+            here && attempted(Resource::receiver(receiver))
         };
-        let senders: Vec<&Sender> = desired.senders.iter().filter(sender).collect();
-        let told = |sender: &&Sender| {
-            let settings = settings(sender, self.paths.mtu(sender), &self.features);
+        let senders: Vec<&DesiredSender> = desired.senders.iter().filter(sender).collect();
+        let settings = |sender: &&DesiredSender| {
+            let settings = settings(sender, self.path_mtus.of(sender), &self.features);
             (SenderKey::of(sender), settings)
         };
         let settings = match self.features.usable() {
-            Ok(()) => senders.iter().map(told).collect(),
+            Ok(()) => senders.iter().map(settings).collect(),
             Err(_) => BTreeMap::new(),
         };
-        Wanted { senders, receivers: desired.receivers.iter().filter(receiver).collect(), settings }
+        Requested { senders, receivers: desired.receivers.iter().filter(receiver).collect(), settings }
     }
 
-    /// Does what it can; the items of which something failed.
-    fn execute(&mut self, id: NamespaceId, actions: &[Action], now: Instant) -> BTreeSet<Item> {
-        let Some(space) = self.spaces.get_mut(&id) else { return BTreeSet::new() };
+    /// Executes actions as far as possible; the resources of those that failed.
+    async fn execute(&mut self, id: NamespaceId, actions: &[Action], now: Instant) -> BTreeSet<Resource> {
+        let Some(netns) = self.netns.get(&id) else { return BTreeSet::new() };
         let mut executor = Executor {
-            namespace: &space.namespace,
-            socket: &mut space.socket,
-            node: &mut self.own_socket,
+            namespace: &*netns.namespace,
+            netlink: &netns.netlink,
+            node: &self.netlink,
             clsacts: Vec::new(),
             programs: BTreeMap::new(),
-            spare: &mut self.spare,
+            preloaded: &mut self.preloaded,
         };
-        let mut failed: BTreeSet<Item> = BTreeSet::new();
+        let mut failed: BTreeSet<Resource> = BTreeSet::new();
         for action in actions {
-            if failed.contains(&action.item) {
+            if failed.contains(&action.resource) {
                 continue;
             }
-            let result = executor.run(action);
+            let result = executor.run(action).await;
             if matches!(action.step, Step::CreateDevice { .. } | Step::CreatePair { .. }) {
-                // Also if it failed: it may have made a part.
-                self.items.created(&action.item, id);
+                // Also if it failed: a part may have been created.
+                self.resources.created(&action.resource, id);
             }
             if let Err(failure) = result {
-                self.log.warn("step failed", &[("step", &format!("{:?}", action.step)), ("error", &failure.message)]);
-                failed.insert(action.item.clone());
-                self.items.failed(&action.item, id, &failure, now);
+                warn!(step = ?action.step, error = failure.message, "step failed");
+                failed.insert(action.resource.clone());
+                self.resources.failed(&action.resource, id, &failure, now);
             }
         }
-        for action in actions.iter().filter(|action| !failed.contains(&action.item)) {
-            self.log.info("done", &[("step", &format!("{:?}", action.step))]);
+        for action in actions.iter().filter(|action| !failed.contains(&action.resource)) {
+            info!(step = ?action.step, "done");
         }
         failed
     }
 
-    /// Takes down what a look found that has nothing to be done any more, at least now.
+    /// Records the result of an observation after which nothing can be done, at least now.
     fn settle(&mut self, id: NamespaceId, plan: &Plan, observed: &Observed, now: Instant) {
-        for (item, outcome) in &plan.outcomes {
+        for (resource, outcome) in &plan.outcomes {
             match outcome {
-                Ok(_) if self.items.is_pausing(item, now) => {}
-                Ok(interface) => self.items.active(item, id, interface),
-                Err(failure) => self.items.refused(item, id, failure),
+                Ok(_) if self.resources.is_pausing(resource, now) => {}
+                Ok(interface) => self.resources.active(resource, id, interface),
+                Err(failure) => self.resources.refused(resource, id, failure),
             }
         }
-        let stuck: BTreeSet<Item> =
-            plan.actions.iter().map(|action| action.item.clone()).filter(|item| !self.is_wanted(item)).collect();
-        let wanted: BTreeSet<Item> = plan.outcomes.keys().cloned().collect();
-        let pausing = |item: &Item| self.is_wanted(item) || wanted.contains(item) || stuck.contains(item);
-        let stays: BTreeSet<Item> = self.items.of(id).filter(|item| pausing(item)).cloned().collect();
-        self.items.forget_removed(id, |item| stays.contains(item));
-        let leftovers = stuck.into_iter().map(|item| {
-            let why = self.items.get(&item).map(|state| state.status.message.clone()).unwrap_or_default();
-            (item, Status { state: State::Removing, reason: Reason::NotWanted, message: why })
+        let actions = plan.actions.iter().map(|action| action.resource.clone());
+        let stuck: BTreeSet<Resource> = actions.filter(|resource| !self.is_requested(resource)).collect();
+        let wanted: BTreeSet<Resource> = plan.outcomes.keys().cloned().collect();
+        let exists =
+            |resource: &Resource| self.is_requested(resource) || wanted.contains(resource) || stuck.contains(resource);
+        let stays: BTreeSet<Resource> = self.resources.of(id).filter(|resource| exists(resource)).cloned().collect();
+        self.resources.forget_removed(id, |resource| stays.contains(resource));
+        let leftovers = stuck.into_iter().map(|resource| {
+            let why = self.resources.get(&resource).map(|state| state.status.message.clone()).unwrap_or_default();
+            (resource, Status { message: why, ..Status::REMOVING })
         });
         let leftovers = leftovers.collect();
-        let is_empty = !observed.has_ours() && !self.pods.any_in(id) && !self.own_is_wanted(id);
-        let Some(space) = self.spaces.get_mut(&id) else { return };
-        space.leftovers = leftovers;
-        space.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();
-        space.names = match (space.scope, &self.desired) {
-            (Scope::Node, Some(desired)) => {
-                desired.receivers.iter().map(|receiver| receiver.interface_name.clone()).collect()
+        let is_empty = !observed.has_ours() && !self.pods.any_in(id) && !self.has_node_receiver(id);
+        let Some(netns) = self.netns.get_mut(&id) else { return };
+        netns.leftovers = leftovers;
+        netns.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();
+        netns.names = match (netns.kind, &self.desired) {
+            (NetnsKind::Node, Some(desired)) => {
+                desired.receivers.iter().map(|receiver| receiver.interface_name.to_string()).collect()
             }
             _ => BTreeSet::new(),
         };
         if is_empty {
-            self.spaces.remove(&id);
-            self.items.forget_space(id);
+            self.netns.remove(&id);
+            self.resources.forget_netns(id);
         }
     }
 
-    fn own_is_wanted(&self, id: NamespaceId) -> bool {
+    fn has_node_receiver(&self, id: NamespaceId) -> bool {
         let receivers = self.desired.iter().flat_map(|desired| &desired.receivers);
-        id == self.own.id() && receivers.into_iter().any(|receiver| receiver.pod.is_none())
+        id == self.namespace.id() && receivers.into_iter().any(|receiver| receiver.pod.is_none())
     }
 
-    /// Nothing can be said of anything in a namespace.
+    /// Records that nothing is known of a namespace.
     fn unobservable(&mut self, id: NamespaceId, failure: &Failure, now: Instant) {
         let wanted = self.wanted(id, now);
-        let senders = wanted.senders.iter().map(|sender| Item::Sender(SenderKey::of(sender)));
-        let receivers = wanted.receivers.iter().map(|receiver| Item::Receiver(receiver.tap.clone(), receiver.vni));
-        let mut items: Vec<Item> = senders.chain(receivers).collect();
-        if items.is_empty() {
-            items.push(Item::Leftover);
+        let senders = wanted.senders.iter().map(|sender| Resource::sender(sender));
+        let receivers = wanted.receivers.iter().map(|receiver| Resource::receiver(receiver));
+        let mut resources: Vec<Resource> = senders.chain(receivers).collect();
+        if resources.is_empty() {
+            resources.push(Resource::Leftover);
         }
-        for item in items {
-            self.items.failed(&item, id, failure, now);
+        for resource in resources {
+            self.resources.failed(&resource, id, failure, now);
         }
-        self.log.warn("namespace failed", &[("namespace", &id.inode().to_string()), ("error", &failure.message)]);
+        warn!(namespace = id.inode(), error = failure.message, "namespace failed");
     }
 }

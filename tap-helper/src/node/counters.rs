@@ -1,47 +1,45 @@
-//! What was counted of the senders of a node.
+//! The counters of a node's senders.
 //!
-//! Programs decide what becomes of a frame and count that, all outcomes in one place. What becomes of the copy is counted by the
-//! action that makes it (`tcf_mirred_act` of the kernel's `act_mirred.c`): each frame that comes to it is in its packets, whatever
-//! happens then, and in its overlimits too if there is no copy, or the sender device does not take it. The latter is so also when
-//! the program on that device drops a copy that it cannot cut: `sch_handle_egress` makes `NET_XMIT_DROP` of that. So `failed` is what
-//! the actions say, and what the programs count as failed is a part of it; both are a part of `mirrored`. What the tunnel drops
-//! behind that, for want of a route for example, is no failure to the action.
+//! Programs decide how a frame is processed, and count each result in one place. What happens to the mirrored frame is counted by the
+//! action that mirrors it (`tcf_mirred_act` of the kernel's `act_mirred.c`): every frame that reaches it is in its packets, and
+//! also in its overlimits if it could not be cloned, or the sender device did not take it. The latter includes a mirrored frame
+//! that the program on that device drops because it cannot truncate it: `sch_handle_egress` turns that into `NET_XMIT_DROP`. So `failed`
+//! is what the actions report, which includes what the programs count as failed; both are part of `mirrored`. What the VXLAN device drops
+//! afterwards, for want of a route for example, is no failure to the action.
 
 use std::collections::BTreeSet;
 
-use tap_wire::{Count, Counters, DirectionCounters, SenderCounters};
+use podtap_model::{Count, Counters, DirectionCounters, SenderCounters};
+use tracing::warn;
 
 use super::Node;
 use crate::{
-    bpf::{self, Running},
+    bpf::{self, Maps},
     marks::{Cookie, Mark, SenderMark},
     names::sender_hash,
-    netlink::{Filter, Hook, Link, NetlinkError, RouteSocket, filters, links},
-    observe::{Scope, unless_gone},
+    netlink::{Connection, Filter, Hook, Link, NetlinkError, filters, links},
+    observe::{NetnsKind, unless_gone},
     step::SenderKey,
 };
 
 impl Node {
-    /// Reads the counters of all senders in the namespaces that are known. Those of one that cannot be read are missing.
-    pub fn counters(&mut self, request: u64) -> Counters {
+    /// Reads the counters of all senders in the known namespaces. Senders whose counters cannot be read are missing.
+    pub async fn counters(&self, request: u64) -> Counters {
         let mut senders = Vec::new();
-        for (id, space) in self.spaces.iter_mut().filter(|(_, space)| space.scope == Scope::Pod) {
-            match read(&mut space.socket) {
+        for (id, netns) in self.netns.iter().filter(|(_, netns)| netns.kind == NetnsKind::Pod) {
+            match read(&netns.netlink).await {
                 Ok(found) => senders.extend(found),
-                Err(error) => {
-                    let namespace = id.inode().to_string();
-                    self.log.warn("cannot read counters", &[("namespace", &namespace), ("error", &error.to_string())]);
-                }
+                Err(error) => warn!(namespace = id.inode(), %error, "cannot read counters"),
             }
         }
-        senders.sort_by(|one, other| (&one.tap, &one.pod).cmp(&(&other.tap, &other.pod)));
+        senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));
         Counters { request, senders }
     }
 }
 
-/// Those of the senders in the namespace of a socket.
-fn read(socket: &mut RouteSocket) -> Result<Vec<SenderCounters>, NetlinkError> {
-    let links = links(socket)?;
+/// Those of the senders in one namespace.
+async fn read(netlink: &Connection) -> Result<Vec<SenderCounters>, NetlinkError> {
+    let links = links(netlink).await?;
     let mark = |link| match Mark::of(link) {
         Some(Mark::Sender(mark)) => Some((link, mark)),
         _ => None,
@@ -51,13 +49,13 @@ fn read(socket: &mut RouteSocket) -> Result<Vec<SenderCounters>, NetlinkError> {
     let mut all = Vec::new();
     for interface in interfaces {
         for hook in [Hook::Ingress, Hook::Egress] {
-            all.extend(unless_gone(filters(socket, interface, hook))?);
+            all.extend(unless_gone(filters(netlink, interface, hook).await)?);
         }
     }
     Ok(senders.into_iter().filter_map(|(link, mark)| of_sender(link, mark, &all)).collect())
 }
 
-/// Those of one sender; none if it has programs whose counters cannot be read, since what the actions say is less than these.
+/// Those of one sender; none if it has programs whose counters cannot be read, since the actions count less than these.
 fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<SenderCounters> {
     let owner = sender_hash(&SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() });
     let filter = |hook: Hook| {
@@ -69,12 +67,12 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
     let [ingress, egress] = [Hook::Ingress, Hook::Egress].map(filter);
     let program = [ingress, egress].into_iter().flatten().find_map(|filter| filter.program);
     let programs = match program {
-        Some(id) => Some(Running::adopt(id).and_then(|running| running.counters()).ok()?),
+        Some(id) => Some(Maps::adopt(id).and_then(|maps| maps.counters()).ok()?),
         None => None,
     };
     Some(SenderCounters {
-        tap: mark.tap,
-        pod: mark.pod,
+        tap_uid: mark.tap,
+        pod_uid: mark.pod,
         interface: mark.interface,
         ebpf: programs.is_some(),
         ingress: ingress.map(|filter| direction(filter, programs.map(|counters| counters.ingress))),
@@ -91,7 +89,7 @@ fn direction(filter: &Filter, programs: Option<bpf::DirectionCounters>) -> Direc
             .map_or(Count { frames: action.packets, bytes: action.bytes }, |counters| count(counters.mirrored)),
         filtered: programs.map(|counters| count(counters.filtered)),
         sampled_out: programs.map(|counters| count(counters.sampled_out)),
-        over_limit: programs.map(|counters| count(counters.over_limit)),
+        rate_limited: programs.map(|counters| count(counters.rate_limited)),
         deduplicated: programs.map(|counters| count(counters.deduplicated)),
         failed: action.failed.into(),
     }
@@ -133,15 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn without_programs_it_is_what_the_action_says_and_no_more() {
+    fn without_programs_only_the_action_counts() {
         let link = Link { index: 7, ..Link::default() };
         let others = [filter("t", Hook::Egress, 8, 100, None), filter("other", Hook::Egress, 7, 100, None)];
         let filters = [&others[..], &[filter("t", Hook::Ingress, 7, 5, None)]].concat();
         let counters = of_sender(&link, mark(), &filters).expect("they can be read");
         let mirrored = Count { frames: 5, bytes: 300 };
         let expected = SenderCounters {
-            tap: "t".to_owned(),
-            pod: "p".to_owned(),
+            tap_uid: "t".to_owned(),
+            pod_uid: "p".to_owned(),
             interface: "eth0".to_owned(),
             ebpf: false,
             ingress: Some(DirectionCounters { mirrored, failed: 1, ..DirectionCounters::default() }),
@@ -151,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_cannot_be_read_are_not_replaced_by_less() {
+    fn unreadable_programs_are_not_replaced_by_the_action() {
         let link = Link { index: 7, ..Link::default() };
         // No kernel gives this number so soon.
         assert_eq!(of_sender(&link, mark(), &[filter("t", Hook::Ingress, 7, 5, Some(u32::MAX))]), None);

@@ -1,44 +1,46 @@
-//! One node: what is wanted of it, the namespaces that matter, and the way from one to the other.
+//! One node: its desired state, the namespaces that matter, and how one is reconciled with the other.
 //!
-//! [`Node::want`] takes a new desired state, [`Node::turn`] does whatever is due now, [`Node::deadline`] says when
-//! something will be due without an event, [`Node::descriptors`] what events to wait for. Nothing blocks for longer than the
-//! kernel takes for a request.
+//! [`Node::set_desired`] takes a new desired state, [`Node::changed`] waits for events, [`Node::handle`] records them, and
+//! [`Node::reconcile`] does whatever is due, at the latest at the [`Node::deadline`]. Each runs to its end before the next: nothing else owns
+//! the state, and nothing waits for longer than the kernel takes for a request.
 
 mod converge;
 mod counters;
-mod items;
-mod paths;
+mod netns;
+mod path_mtu;
 mod pods;
 mod report;
-mod space;
+mod resources;
 mod watch;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    future::poll_fn,
     io,
-    os::fd::{AsFd, BorrowedFd},
+    rc::Rc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
-use tap_wire::Desired;
+use podtap_model::DesiredState;
+use tracing::{info, warn};
 
 use crate::{
     bpf::{Features, Programs, Settings, probe},
     failure::Failure,
-    log::Log,
-    namespace::{Namespace, NamespaceId, namespaces, pids, within},
-    netlink::{NetlinkError, RouteSocket},
-    observe::Scope,
-    step::{Item, SenderKey},
+    namespace::{Namespace, NamespaceId, PidfdRef, namespaces, pids},
+    netlink::{Connection, NetlinkError, NetnsError},
+    observe::NetnsKind,
+    step::Resource,
     validate,
 };
-use items::Items;
-use paths::Paths;
-use pods::{Place, Pods};
-use space::Space;
+use netns::Netns;
+use path_mtu::PathMtus;
+use pods::Pods;
+use resources::Resources;
 
-/// How often everything is looked at again though nothing was heard: the safety net for what no event tells.
-const FULL_LOOK: Duration = Duration::from_secs(60);
+/// How often everything is reconciled without an event: the safety net for what no event reports.
+const FULL_RECONCILE: Duration = Duration::from_secs(60);
 
 /// Why the helper cannot work at all.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,7 @@ pub enum NodeError {
         "cannot enter the node's network namespace ({0}): the helper needs hostPID and the capabilities SYS_ADMIN and SYS_PTRACE"
     )]
     Namespace(#[source] io::Error),
-    /// No netlink socket there.
+    /// No netlink socket in it.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// The processes cannot be listed.
@@ -56,256 +58,266 @@ pub enum NodeError {
     Processes(#[source] io::Error),
 }
 
-/// Something that an event was heard of.
+impl From<NetnsError> for NodeError {
+    fn from(error: NetnsError) -> Self {
+        match error {
+            NetnsError::Enter(error) => Self::Namespace(error),
+            NetnsError::Netlink(error) => Self::Netlink(error),
+        }
+    }
+}
+
+/// Something that changed on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Something changed in a namespace.
-    Monitor(NamespaceId),
-    /// The process that stands for a namespace ended.
-    Anchor(NamespaceId),
-    /// A route or a device of the node changed.
+pub enum Change {
+    /// Something in a namespace.
+    Netns(NamespaceId),
+    /// The process by which a namespace was found ended.
+    ProcessEnded(NamespaceId),
+    /// A route or a device of the node.
     Paths,
 }
 
-/// A node and all of its namespaces that are wanted, or hold something of ours.
+/// A node and all of its namespaces that are tapped, or hold something of ours.
 pub struct Node {
-    log: Log,
-    own: Namespace,
-    own_socket: RouteSocket,
-    desired: Option<Desired>,
-    /// What of the desired state is never attempted, from its description alone.
-    invalid: BTreeMap<Item, Failure>,
+    namespace: Rc<Namespace>,
+    netlink: Connection,
+    desired: Option<DesiredState>,
+    /// Resources that are never attempted, by their description alone.
+    invalid: BTreeMap<Resource, Failure>,
     features: Features,
     /// Programs for the next sender.
-    spare: Option<Programs>,
-    paths: Paths,
+    preloaded: Option<Programs>,
+    path_mtus: PathMtus,
     pods: Pods,
-    items: Items,
-    spaces: BTreeMap<NamespaceId, Space>,
-    next_full_look: Option<Instant>,
+    resources: Resources,
+    netns: BTreeMap<NamespaceId, Netns>,
+    next_full_reconcile: Option<Instant>,
 }
 
 impl Node {
-    /// The node that the helper runs on. Touches nothing.
-    pub fn open(log: Log) -> Result<Self, NodeError> {
-        let own = Namespace::node().map_err(NodeError::Namespace)?;
-        let own_socket = within(&own, RouteSocket::open).map_err(NodeError::Namespace)??;
-        let (features, spare) = probe();
-        tell_of_lacks(&features, log);
+    /// The node that the helper runs on. Changes nothing.
+    pub fn open() -> Result<Self, NodeError> {
+        let namespace = Rc::new(Namespace::node().map_err(NodeError::Namespace)?);
+        let netlink = Connection::open(&namespace)?;
+        let (features, preloaded) = probe();
+        log_missing(&features);
         Ok(Self {
-            own,
-            own_socket,
+            namespace,
+            netlink,
             desired: None,
             invalid: BTreeMap::new(),
             features,
-            spare,
-            paths: Paths::default(),
+            preloaded,
+            path_mtus: PathMtus::default(),
             pods: Pods::default(),
-            items: Items::default(),
-            spaces: BTreeMap::new(),
-            next_full_look: None,
-            log,
+            resources: Resources::default(),
+            netns: BTreeMap::new(),
+            next_full_reconcile: None,
         })
     }
 
-    /// Loads programs for the next sender, if there are none. To be called when everything else is done.
-    pub fn prepare(&mut self) {
-        if self.spare.is_none() && self.features.usable().is_ok() {
-            // If they cannot be loaded now, the next sender says why.
-            self.spare = Programs::load(&Settings::default(), None).ok();
+    /// Loads programs for the next sender, if there are none. To be called when nothing else is left to do.
+    pub fn preload(&mut self) {
+        if self.preloaded.is_none() && self.features.usable().is_ok() {
+            // If they cannot be loaded now, the next sender reports why.
+            self.preloaded = Programs::load(&Settings::default(), None).ok();
         }
     }
 
     /// The node's own namespace.
     #[must_use]
-    pub fn own(&self) -> &Namespace {
-        &self.own
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
-    /// Takes a new desired state. The first one also brings what any helper left in whatever namespace.
-    pub fn want(&mut self, desired: Desired, now: Instant) -> Result<(), NodeError> {
-        self.items.forget_changed(self.desired.as_ref(), &desired);
+    /// Takes a new desired state. The first one also adopts what any helper left in whatever namespace.
+    pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
+        self.resources.forget_changed(self.desired.as_ref(), &desired);
         self.invalid = invalid(&desired);
-        self.pods.want(validate::pods(&desired), now);
+        self.pods.set(validate::pods(&desired), now);
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
         if self.features.usable().is_ok() {
-            self.paths.want(desired.senders.iter(), &self.own, &mut self.own_socket).map_err(NodeError::Namespace)?;
+            self.path_mtus.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?;
         }
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
-            self.sweep()?;
+            self.sweep().await?;
         }
         if receives {
-            self.open_own_space()?;
+            self.open_own_netns()?;
         }
-        self.search(now)?;
-        for space in self.spaces.values_mut() {
-            space.dirty = true;
-        }
-        let nothing = self.spaces.is_empty() && desired_is_empty(self.desired.as_ref());
-        self.next_full_look = (!nothing).then_some(now + FULL_LOOK);
+        self.search(now).await?;
+        self.mark_all_dirty();
+        let nothing = self.netns.is_empty() && is_empty(self.desired.as_ref());
+        self.next_full_reconcile = (!nothing).then_some(now + FULL_RECONCILE);
         Ok(())
     }
 
-    /// Does what is due.
-    pub fn turn(&mut self, now: Instant) -> Result<(), NodeError> {
+    /// Reconciles what is due.
+    pub async fn reconcile(&mut self, now: Instant) -> Result<(), NodeError> {
         if self.pods.watch_is_due(now) {
-            self.search(now)?;
+            self.search(now).await?;
         }
-        if self.next_full_look.is_some_and(|moment| moment <= now) {
-            self.next_full_look = (!self.spaces.is_empty()).then_some(now + FULL_LOOK);
-            self.paths.look(&mut self.own_socket);
-            for space in self.spaces.values_mut() {
-                space.dirty = true;
-            }
+        if self.next_full_reconcile.is_some_and(|moment| moment <= now) {
+            self.next_full_reconcile = (!self.netns.is_empty()).then_some(now + FULL_RECONCILE);
+            self.path_mtus.refresh(&self.netlink).await;
+            self.mark_all_dirty();
         }
         let due: Vec<NamespaceId> = self
-            .spaces
+            .netns
             .iter()
-            .filter(|(id, space)| space.is_due(now) || self.items.retry_is_due(**id, now))
+            .filter(|(id, netns)| netns.is_due(now) || self.resources.retry_is_due(**id, now))
             .map(|(id, _)| *id)
             .collect();
         for id in due {
-            self.converge(id, now);
+            self.converge(id, now).await;
         }
         Ok(())
     }
 
-    /// When [`Self::turn`] has something to do even if nothing is heard; none: never.
+    /// When [`Self::reconcile`] has something to do even without an event; none: never.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let spaces = self.spaces.values().filter_map(Space::due_at);
-        let moments = [self.pods.watch_due_at(), self.next_full_look, self.items.next_retry()];
-        moments.into_iter().flatten().chain(spaces).min()
+        let netns = self.netns.values().filter_map(Netns::due_at);
+        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, self.resources.next_retry()];
+        moments.into_iter().flatten().chain(netns).min()
     }
 
-    /// What to wait for.
-    #[must_use]
-    pub fn descriptors(&self) -> Vec<(Source, BorrowedFd<'_>)> {
-        let mut all = Vec::with_capacity(self.spaces.len() * 2 + 1);
-        all.extend(self.paths.descriptor().map(|descriptor| (Source::Paths, descriptor)));
-        for (id, space) in &self.spaces {
-            all.push((Source::Monitor(*id), space.monitor.as_fd()));
-            all.extend(space.anchor.as_ref().map(|anchor| (Source::Anchor(*id), anchor.as_fd())));
+    /// Waits until something changes. Cancel safe: a change that is not handled is reported again.
+    pub async fn changed(&mut self) -> Vec<Change> {
+        poll_fn(|context| {
+            let mut changes = Vec::new();
+            if self.path_mtus.poll_changed(context).is_ready() {
+                changes.push(Change::Paths);
+            }
+            for (id, netns) in &mut self.netns {
+                if let Poll::Ready(change) = netns.poll_changed(*id, context) {
+                    changes.push(change);
+                }
+            }
+            if changes.is_empty() { Poll::Pending } else { Poll::Ready(changes) }
+        })
+        .await
+    }
+
+    /// Records a change.
+    pub async fn handle(&mut self, change: Change, now: Instant) -> Result<(), NodeError> {
+        match change {
+            Change::Netns(id) => {
+                if let Some(netns) = self.netns.get_mut(&id) {
+                    netns.process_events(now);
+                }
+                Ok(())
+            }
+            Change::ProcessEnded(id) => self.process_ended(id, now).await,
+            Change::Paths => {
+                if self.path_mtus.refresh(&self.netlink).await {
+                    self.mark_all_dirty();
+                }
+                Ok(())
+            }
         }
-        all
     }
 
-    /// Takes note of an event.
-    pub fn heard(&mut self, source: Source, now: Instant) -> Result<(), NodeError> {
-        match source {
-            Source::Monitor(id) => {
-                if let Some(space) = self.spaces.get_mut(&id) {
-                    space.listen(now);
-                }
-                Ok(())
-            }
-            Source::Anchor(id) => self.process_ended(id, now),
-            Source::Paths => {
-                if self.paths.look(&mut self.own_socket) {
-                    for space in self.spaces.values_mut() {
-                        space.dirty = true;
-                    }
-                }
-                Ok(())
-            }
+    fn mark_all_dirty(&mut self) {
+        for netns in self.netns.values_mut() {
+            netns.dirty = true;
         }
     }
 
     /// Finds what earlier helpers left, in all namespaces that some process is in.
-    fn sweep(&mut self) -> Result<(), NodeError> {
+    async fn sweep(&mut self) -> Result<(), NodeError> {
         let pids = pids().map_err(NodeError::Processes)?;
         for (id, pid) in namespaces(&pids) {
-            if self.spaces.contains_key(&id) {
+            if self.netns.contains_key(&id) {
                 continue;
             }
-            let scope = if id == self.own.id() { Scope::Node } else { Scope::Pod };
-            // A process that ended, or a namespace that nobody may enter, has nothing that could be removed from here.
-            let Ok(mut space) = Space::of_process(pid, scope) else { continue };
-            if space.observe().is_ok_and(|observed| observed.has_ours()) {
-                let id = space.namespace.id();
-                self.log.info("found", &[("namespace", &id.inode().to_string())]);
-                self.spaces.insert(id, space);
+            let kind = if id == self.namespace.id() { NetnsKind::Node } else { NetnsKind::Pod };
+            // Nothing can be removed where the process has ended, or from a namespace that the helper may not enter.
+            let Ok(mut netns) = Netns::of_process(pid, kind) else { continue };
+            if netns.observe().await.is_ok_and(|observed| observed.has_ours()) {
+                let id = netns.namespace.id();
+                info!(namespace = id.inode(), "found");
+                self.netns.insert(id, netns);
             }
         }
         Ok(())
     }
 
-    fn open_own_space(&mut self) -> Result<(), NodeError> {
-        if !self.spaces.contains_key(&self.own.id()) {
-            let space = Space::of_process(1, Scope::Node).map_err(NodeError::Namespace)?;
-            self.spaces.insert(space.namespace.id(), space);
+    fn open_own_netns(&mut self) -> Result<(), NodeError> {
+        if !self.netns.contains_key(&self.namespace.id()) {
+            let netns = Netns::of_process(1, NetnsKind::Node)?;
+            self.netns.insert(netns.namespace.id(), netns);
         }
         Ok(())
     }
 
-    /// Looks for the pods that have no namespace yet.
-    fn search(&mut self, now: Instant) -> Result<(), NodeError> {
-        for (uid, candidate) in self.pods.search(&self.own, now).map_err(NodeError::Processes)? {
+    /// Looks for the pods whose namespace is unknown.
+    async fn search(&mut self, now: Instant) -> Result<(), NodeError> {
+        for (uid, candidate) in self.pods.search(&self.namespace, now).await.map_err(NodeError::Processes)? {
             let id = candidate.namespace.id();
-            if let Entry::Vacant(place) = self.spaces.entry(id) {
-                match Space::new(candidate.namespace, Some(candidate.anchor), Scope::Pod) {
-                    Ok(space) => {
-                        place.insert(space);
+            if let Entry::Vacant(entry) = self.netns.entry(id) {
+                match Netns::new(candidate.namespace, Some(candidate.pidfd), NetnsKind::Pod) {
+                    Ok(netns) => {
+                        entry.insert(netns);
                     }
-                    // It ended just now, or the helper lacks a right; the search goes on.
+                    // The process ended just now, or the helper lacks a right; the search continues.
                     Err(error) => {
-                        self.log.warn("cannot enter", &[("pod", &uid), ("error", &error.to_string())]);
+                        warn!(pod = uid, %error, "cannot enter");
                         continue;
                     }
                 }
             }
-            self.log.info("pod runs", &[("pod", &uid), ("namespace", &id.inode().to_string())]);
-            self.pods.place(&uid, Place::In(id), now);
-            if let Some(space) = self.spaces.get_mut(&id) {
-                space.dirty = true;
+            info!(pod = uid, namespace = id.inode(), "pod runs");
+            self.pods.found(&uid, id, now);
+            if let Some(netns) = self.netns.get_mut(&id) {
+                netns.dirty = true;
             }
         }
         Ok(())
     }
 
-    /// Finds another process for a namespace, or lets the namespace go, so that the kernel can.
-    fn process_ended(&mut self, id: NamespaceId, now: Instant) -> Result<(), NodeError> {
+    /// Finds another process for a namespace, or releases the namespace, so that the kernel can delete it.
+    async fn process_ended(&mut self, id: NamespaceId, now: Instant) -> Result<(), NodeError> {
         let pids = pids().map_err(NodeError::Processes)?;
-        let anchor = if self.pods.any_in(id) {
+        let process = if self.pods.any_in(id) {
             self.pods.another_process(id, &pids)
         } else {
-            namespaces(&pids).get(&id).and_then(|pid| crate::namespace::Anchor::on(*pid).ok())
+            namespaces(&pids).get(&id).and_then(|pid| PidfdRef::to(*pid).ok())
         };
-        if let (Some(anchor), Some(space)) = (anchor, self.spaces.get_mut(&id)) {
-            space.anchor = Some(anchor);
+        if let (Some(process), Some(netns)) = (process, self.netns.get_mut(&id)) {
+            netns.process = Some(process);
             return Ok(());
         }
-        self.log.info("pod ended", &[("namespace", &id.inode().to_string())]);
-        self.pods.leave(id, now);
-        // The namespace may outlive its processes: CRI-O keeps it by a mount between two runs of a pod's only container. Nobody
-        // would find what is ours in it until then, so it goes now.
-        self.converge(id, now);
-        self.spaces.remove(&id);
-        self.items.forget_space(id);
-        self.search(now)
+        info!(namespace = id.inode(), "pod ended");
+        self.pods.forget(id, now);
+        // The namespace may outlive its processes: CRI-O keeps it by a mount between two runs of a pod's only container. Nothing
+        // would find what is ours in it until then, so it is removed now.
+        self.converge(id, now).await;
+        self.netns.remove(&id);
+        self.resources.forget_netns(id);
+        self.search(now).await
     }
 }
 
-/// A word in the log for each thing that the kernel cannot do.
-fn tell_of_lacks(features: &Features, log: Log) {
-    let parts = [&features.ebpf, &features.limit, &features.expression, &features.fit];
+/// Logs each missing feature of the kernel.
+fn log_missing(features: &Features) {
+    let parts = [&features.ebpf, &features.rate_limit, &features.expression, &features.clamp];
     for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {
-        log.warn("eBPF lacks something", &[("error", error)]);
+        warn!(%error, "eBPF feature missing");
     }
 }
 
-fn desired_is_empty(desired: Option<&Desired>) -> bool {
+fn is_empty(desired: Option<&DesiredState>) -> bool {
     desired.is_none_or(|desired| desired.senders.is_empty() && desired.receivers.is_empty())
 }
 
-/// The items that are refused for what they say.
-fn invalid(desired: &Desired) -> BTreeMap<Item, Failure> {
-    let senders =
-        desired.senders.iter().map(|sender| (Item::Sender(SenderKey::of(sender)), validate::sender(sender, desired)));
-    let receivers = desired
-        .receivers
-        .iter()
-        .map(|receiver| (Item::Receiver(receiver.tap.clone(), receiver.vni), validate::receiver(receiver, desired)));
-    senders.chain(receivers).filter_map(|(item, result)| Some((item, result.err()?))).collect()
+/// The resources that are refused for their description.
+fn invalid(desired: &DesiredState) -> BTreeMap<Resource, Failure> {
+    let senders = desired.senders.iter();
+    let senders = senders.map(|sender| (Resource::sender(sender), validate::sender(sender, desired)));
+    let receivers = desired.receivers.iter();
+    let receivers = receivers.map(|receiver| (Resource::receiver(receiver), validate::receiver(receiver, desired)));
+    senders.chain(receivers).filter_map(|(resource, result)| Some((resource, result.err()?))).collect()
 }

@@ -1,84 +1,88 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
-use tap_wire::Pod;
+use podtap_model::Pod;
 
-use super::watch::Watch;
+use super::watch::ProcessWatch;
 use crate::{
-    namespace::{Anchor, Candidate, Namespace, NamespaceId, cgroup, locate, within},
-    netlink::{RouteSocket, addresses},
+    namespace::{Candidate, Namespace, NamespaceId, PidfdRef, cgroup, locate},
+    netlink::{Connection, addresses},
 };
 
-/// How old a process in the node's namespace must be to prove that the pod belongs there: a container's first process is put into
-/// the pod's cgroup before it enters the pod's namespace.
+/// How old a process in the node's namespace must be to prove that the pod uses the node's network: the runtime puts a container's
+/// first process into the pod's cgroup before it enters the pod's namespace.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Where a pod's network is.
+/// The network namespace of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Nowhere yet.
-    Absent,
-    /// In the node's own namespace.
+pub(super) enum PodNetns {
+    /// Not found yet.
+    Unknown,
+    /// The node's own.
     Host,
-    /// In one of its own.
-    In(NamespaceId),
+    /// One of its own.
+    Own(NamespaceId),
 }
 
 struct Known {
     pod: Pod,
-    place: Place,
+    netns: PodNetns,
     since: Instant,
 }
 
-/// The pods that something is wanted of.
+/// The pods of senders and receivers.
 #[derive(Default)]
 pub(super) struct Pods {
     known: BTreeMap<String, Known>,
-    watch: Watch,
+    watch: ProcessWatch,
 }
 
 impl Pods {
-    /// Takes the pods that something is wanted of now, and forgets the others.
-    pub(super) fn want(&mut self, pods: BTreeMap<String, Pod>, now: Instant) {
+    /// Takes the pods that matter now, and forgets the others.
+    pub(super) fn set(&mut self, pods: BTreeMap<String, Pod>, now: Instant) {
         self.known.retain(|uid, _| pods.contains_key(uid));
         for (uid, pod) in pods {
-            let known =
-                self.known.entry(uid).or_insert_with(|| Known { pod: pod.clone(), place: Place::Absent, since: now });
-            if known.pod.cgroup_uid != pod.cgroup_uid {
-                (known.place, known.since) = (Place::Absent, now);
+            let known = self.known.entry(uid).or_insert_with(|| Known {
+                pod: pod.clone(),
+                netns: PodNetns::Unknown,
+                since: now,
+            });
+            if known.pod.config_hash != pod.config_hash {
+                (known.netns, known.since) = (PodNetns::Unknown, now);
             }
             known.pod = pod;
         }
-        self.rest_or_watch(now);
+        self.watch_if_incomplete(now);
     }
 
-    pub(super) fn place_of(&self, uid: &str) -> Place {
-        self.known.get(uid).map_or(Place::Absent, |known| known.place)
+    pub(super) fn netns_of(&self, uid: &str) -> PodNetns {
+        self.known.get(uid).map_or(PodNetns::Unknown, |known| known.netns)
     }
 
-    /// Takes down where a pod was found.
-    pub(super) fn place(&mut self, uid: &str, place: Place, now: Instant) {
+    /// Records the namespace of a pod.
+    pub(super) fn found(&mut self, uid: &str, id: NamespaceId, now: Instant) {
         if let Some(known) = self.known.get_mut(uid) {
-            (known.place, known.since) = (place, now);
+            (known.netns, known.since) = (PodNetns::Own(id), now);
         }
-        if !self.known.values().any(|known| !matches!(known.place, Place::In(_))) {
+        if !self.is_incomplete() {
             self.watch.stop();
         }
     }
 
-    /// The pods of a namespace are nowhere.
-    pub(super) fn leave(&mut self, id: NamespaceId, now: Instant) {
-        for known in self.known.values_mut().filter(|known| known.place == Place::In(id)) {
-            (known.place, known.since) = (Place::Absent, now);
+    /// Forgets a namespace: its pods have to be found again.
+    pub(super) fn forget(&mut self, id: NamespaceId, now: Instant) {
+        for known in self.known.values_mut().filter(|known| known.netns == PodNetns::Own(id)) {
+            (known.netns, known.since) = (PodNetns::Unknown, now);
         }
-        self.rest_or_watch(now);
+        self.watch_if_incomplete(now);
     }
 
     pub(super) fn any_in(&self, id: NamespaceId) -> bool {
-        self.known.values().any(|known| known.place == Place::In(id))
+        self.known.values().any(|known| known.netns == PodNetns::Own(id))
     }
 
     pub(super) fn watch_due_at(&self) -> Option<Instant> {
@@ -89,49 +93,53 @@ impl Pods {
         self.watch.due_at().is_some_and(|moment| moment <= now)
     }
 
-    /// Looks for pods without a namespace, if it is time to: those found, each with the process it was found by.
-    pub(super) fn search(&mut self, own: &Namespace, now: Instant) -> io::Result<Vec<(String, Candidate)>> {
+    /// Looks for pods without a namespace, if that is due: those found, each with the process by which it was found.
+    pub(super) async fn search(&mut self, own: &Namespace, now: Instant) -> io::Result<Vec<(String, Candidate)>> {
         if !self.watch_is_due(now) {
             return Ok(Vec::new());
         }
-        let began = Instant::now();
-        let absent = self.known.values().filter(|known| known.place == Place::Absent);
-        let waiting = absent.map(|known| now.duration_since(known.since)).min();
+        let start = Instant::now();
+        let unknown = self.known.values().filter(|known| known.netns == PodNetns::Unknown);
+        let waiting = unknown.map(|known| now.duration_since(known.since)).min();
         let pids = self.watch.take(now, waiting)?;
-        let wanted: BTreeMap<String, String> = self
+        let missing: BTreeMap<String, String> = self
             .known
             .iter()
-            .filter(|(_, known)| !matches!(known.place, Place::In(_)))
+            .filter(|(_, known)| !matches!(known.netns, PodNetns::Own(_)))
             .map(|(uid, known)| (cgroup_name(&known.pod), uid.clone()))
             .collect();
-        let names: BTreeSet<String> = wanted.keys().cloned().collect();
+        let names: BTreeSet<String> = missing.keys().cloned().collect();
         let mut found = Vec::new();
         for (name, candidates) in locate(&names, &pids) {
-            let Some((uid, known)) = wanted.get(&name).and_then(|uid| Some((uid, self.known.get_mut(uid)?))) else {
+            let Some((uid, known)) = missing.get(&name).and_then(|uid| Some((uid, self.known.get_mut(uid)?))) else {
                 continue;
             };
             let settled = candidates.iter().any(|candidate| candidate.age >= SETTLED);
             let outside = candidates.into_iter().filter(|candidate| candidate.namespace.id() != own.id()).collect();
-            match choose(outside, &known.pod) {
+            match choose(outside, &known.pod).await {
                 Some(candidate) => found.push((uid.clone(), candidate)),
-                None if settled => known.place = Place::Host,
+                None if settled => known.netns = PodNetns::Host,
                 None => {}
             }
         }
-        self.watch.took(began.elapsed(), now);
+        self.watch.took(start.elapsed(), now);
         Ok(found)
     }
 
     /// Another process of a pod in a namespace.
-    pub(super) fn another_process(&self, id: NamespaceId, pids: &[u32]) -> Option<Anchor> {
-        let here = self.known.values().filter(|known| known.place == Place::In(id));
+    pub(super) fn another_process(&self, id: NamespaceId, pids: &[u32]) -> Option<PidfdRef> {
+        let here = self.known.values().filter(|known| known.netns == PodNetns::Own(id));
         let names: BTreeSet<String> = here.map(|known| cgroup_name(&known.pod)).collect();
         let mut candidates = locate(&names, pids).into_values().flatten();
-        candidates.find(|candidate| candidate.namespace.id() == id).map(|candidate| candidate.anchor)
+        candidates.find(|candidate| candidate.namespace.id() == id).map(|candidate| candidate.pidfd)
     }
 
-    fn rest_or_watch(&mut self, now: Instant) {
-        if self.known.values().any(|known| !matches!(known.place, Place::In(_))) {
+    fn is_incomplete(&self) -> bool {
+        self.known.values().any(|known| !matches!(known.netns, PodNetns::Own(_)))
+    }
+
+    fn watch_if_incomplete(&mut self, now: Instant) {
+        if self.is_incomplete() {
             self.watch.expect(now);
         } else {
             self.watch.stop();
@@ -140,20 +148,27 @@ impl Pods {
 }
 
 fn cgroup_name(pod: &Pod) -> String {
-    cgroup::normal(pod.cgroup_uid.as_ref().unwrap_or(&pod.uid))
+    cgroup::normal(pod.config_hash.as_deref().unwrap_or(&pod.uid))
 }
 
-/// The oldest one; if the pod's processes are in several namespaces, the oldest of one that has an address of the pod.
-fn choose(candidates: Vec<Candidate>, pod: &Pod) -> Option<Candidate> {
+/// The oldest candidate; if the pod's processes are in several namespaces, the oldest in one that has an address of the pod.
+async fn choose(mut candidates: Vec<Candidate>, pod: &Pod) -> Option<Candidate> {
     let first = candidates.first()?.namespace.id();
     let several = candidates.iter().any(|candidate| candidate.namespace.id() != first);
-    let fits = |candidate: &Candidate| !several || pod.addresses.is_empty() || has_address(&candidate.namespace, pod);
-    let position = candidates.iter().position(fits).unwrap_or(0);
-    candidates.into_iter().nth(position)
+    let mut chosen = 0;
+    if several && !pod.addresses.is_empty() {
+        for (position, candidate) in candidates.iter().enumerate() {
+            if has_address(&candidate.namespace, pod).await {
+                chosen = position;
+                break;
+            }
+        }
+    }
+    Some(candidates.swap_remove(chosen))
 }
 
-fn has_address(namespace: &Namespace, pod: &Pod) -> bool {
-    let read = within(namespace, || addresses(&mut RouteSocket::open()?));
-    let found = read.ok().and_then(Result::ok).unwrap_or_default();
+async fn has_address(namespace: &Rc<Namespace>, pod: &Pod) -> bool {
+    let Ok(netlink) = Connection::open(namespace) else { return false };
+    let found = addresses(&netlink).await.unwrap_or_default();
     found.iter().any(|address| pod.addresses.contains(&address.address))
 }

@@ -1,78 +1,85 @@
 use std::collections::BTreeMap;
 
-use tap_wire::{Features, Pod, Reason, ReceiverReport, Report, SenderReport, State, Status};
+use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
 
-use super::{Node, pods::Place};
+use super::{Node, pods::PodNetns};
 use crate::{
+    failure::Status,
     settings::degraded,
-    step::{Item, SenderKey},
+    step::{Resource, SenderKey},
 };
 
 impl Node {
-    /// What the node holds; none before anything was wanted.
+    /// The state of the node, as the status of its `NodeTap`; none before the first desired state.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         let desired = self.desired.as_ref()?;
-        let ebpf = self.features.usable().is_ok();
-        let features = Features { ebpf, fit: ebpf && self.features.fit.is_ok() };
-        let mut report = Report { generation: desired.generation, features, ..Report::default() };
+        let mut senders: Vec<SenderStatus> = Vec::new();
         for sender in &desired.senders {
-            let item = Item::Sender(SenderKey::of(sender));
-            report.senders.push(SenderReport {
-                tap: sender.tap.clone(),
-                pod: sender.pod.uid.clone(),
-                interface: self.items.get(&item).map(|state| state.interface.clone()).unwrap_or_default(),
-                status: self.status(&item, Some(&sender.pod)),
+            let resource = Resource::sender(sender);
+            let interface = self.resources.get(&resource).map(|state| state.interface.clone());
+            senders.push(SenderStatus {
+                interface: interface.filter(|name| !name.is_empty()),
                 degraded: degraded(sender, &self.features),
+                ..sender_status(SenderKey::of(sender), self.status(&resource, Some(&sender.pod)))
             });
         }
+        let mut receivers: Vec<ReceiverStatus> = Vec::new();
         for receiver in &desired.receivers {
-            let item = Item::Receiver(receiver.tap.clone(), receiver.vni);
-            report.receivers.push(ReceiverReport {
-                tap: receiver.tap.clone(),
-                vni: receiver.vni,
-                status: self.status(&item, receiver.pod.as_ref()),
-            });
+            let status = self.status(&Resource::receiver(receiver), receiver.pod.as_ref());
+            receivers.push(receiver_status(receiver.tap.uid.to_string(), receiver.vni.get(), status));
         }
-        // Those that a look has found say why; the others have not been looked for yet.
-        let found: BTreeMap<_, _> = self.spaces.values().flat_map(|space| &space.leftovers).collect();
-        let unseen = self.items.removing().filter(|(item, _)| !found.contains_key(item));
-        for (item, status) in found.iter().map(|(item, status)| (*item, *status)).chain(unseen) {
-            let status = status.clone();
-            match item.clone() {
-                Item::Sender(SenderKey { tap, pod }) => {
-                    let (interface, degraded) = (String::new(), Vec::new());
-                    report.senders.push(SenderReport { tap, pod, interface, status, degraded });
-                }
-                Item::Receiver(tap, vni) => report.receivers.push(ReceiverReport { tap, vni, status }),
-                Item::Leftover => {}
+        // Those that were observed have a reason; the others have not been observed yet.
+        let found: BTreeMap<_, _> = self.netns.values().flat_map(|netns| &netns.leftovers).collect();
+        let unseen = self.resources.removing().filter(|(resource, _)| !found.contains_key(resource));
+        for (resource, status) in found.iter().map(|(resource, status)| (*resource, *status)).chain(unseen) {
+            match resource.clone() {
+                Resource::Sender(key) => senders.push(sender_status(key, status.clone())),
+                Resource::Receiver(tap, vni) => receivers.push(receiver_status(tap, vni, status.clone())),
+                Resource::Leftover => {}
             }
         }
-        report.senders.sort_by(|one, other| (&one.tap, &one.pod).cmp(&(&other.tap, &other.pod)));
-        report.receivers.sort_by(|one, other| (one.vni, &one.tap).cmp(&(other.vni, &other.tap)));
-        Some(report)
+        let status = NodeStatus::new(desired, senders, receivers, self.feature_names());
+        Some(Report { uid: desired.uid.clone(), status })
     }
 
-    fn status(&self, item: &Item, pod: Option<&Pod>) -> Status {
-        if let Some(failure) = self.invalid.get(item) {
+    fn feature_names(&self) -> BTreeMap<String, bool> {
+        let ebpf = self.features.usable().is_ok();
+        [("ebpf", ebpf), ("clamp", ebpf && self.features.clamp.is_ok())]
+            .map(|(name, is_supported)| (name.to_owned(), is_supported))
+            .into()
+    }
+
+    fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {
+        if let Some(failure) = self.invalid.get(resource) {
             return failure.status();
         }
-        match pod.map(|pod| self.pods.place_of(&pod.uid)) {
-            Some(Place::Absent) => Status {
-                state: State::Waiting,
+        match pod.map(|pod| self.pods.netns_of(&pod.uid)) {
+            Some(PodNetns::Unknown) => Status {
+                state: State::Pending,
                 reason: Reason::PodNotRunning,
-                message: "No process of the pod runs on this node yet. The tap is put in place as soon as one does.".to_owned(),
+                message: "No process of the pod runs on this node yet. The tap is established as soon as one does.".to_owned(),
             },
-            Some(Place::Host) => Status {
+            Some(PodNetns::Host) => Status {
                 state: State::Refused,
                 reason: Reason::HostNetwork,
-                message: "The pod uses the node's network: tapping it would copy the traffic of the whole node. Exclude it from the tap."
+                message: "The pod shares the node's network (hostNetwork): tapping it would mirror the traffic of the whole node. Exclude it from the tap."
                     .to_owned(),
             },
-            Some(Place::In(_)) | None => self.items.get(item).map_or_else(
-                || Status { state: State::Waiting, reason: Reason::PodNotRunning, message: String::new() },
+            Some(PodNetns::Own(_)) | None => self.resources.get(resource).map_or_else(
+                || Status { reason: Reason::PodNotRunning, ..Status::PENDING },
                 |state| state.status.clone(),
             ),
         }
     }
+}
+
+fn sender_status(key: SenderKey, status: Status) -> SenderStatus {
+    let Status { state, reason, message } = status;
+    SenderStatus { tap_uid: key.tap, pod_uid: key.pod, interface: None, state, reason, message, degraded: Vec::new() }
+}
+
+fn receiver_status(tap_uid: String, vni: u32, status: Status) -> ReceiverStatus {
+    let Status { state, reason, message } = status;
+    ReceiverStatus { tap_uid, vni, state, reason, message }
 }

@@ -2,7 +2,7 @@ use super::Planner;
 use crate::{
     marks::{Cookie, Mark, is_ours},
     names::{receiver_hash, sender_hash},
-    step::{Action, Item, SenderKey, Step},
+    step::{Action, Resource, SenderKey, Step},
 };
 
 impl Planner<'_> {
@@ -43,35 +43,35 @@ impl Planner<'_> {
         }
     }
 
-    fn push(&mut self, item: Item, step: Step) {
-        self.plan.actions.push(Action { item, step });
+    fn push(&mut self, resource: Resource, step: Step) {
+        self.plan.actions.push(Action { resource, step });
     }
 
     /// What a filter belongs to, if its device still says which one that is, or it is wanted.
-    fn owner(&self, cookie: Cookie) -> Item {
+    fn owner(&self, cookie: Cookie) -> Resource {
         let wanted = self.plan.outcomes.keys().cloned();
         let observed = self.observed.links.iter().map(|link| owner_of(Mark::of(link).as_ref()));
         wanted
             .chain(observed)
-            .find(|item| match item {
-                Item::Sender(key) => sender_hash(key) == cookie.owner,
-                Item::Receiver(_, vni) => receiver_hash(*vni) == cookie.owner,
-                Item::Leftover => false,
+            .find(|resource| match resource {
+                Resource::Sender(key) => sender_hash(key) == cookie.owner,
+                Resource::Receiver(_, vni) => receiver_hash(*vni) == cookie.owner,
+                Resource::Leftover => false,
             })
-            .unwrap_or(Item::Leftover)
+            .unwrap_or(Resource::Leftover)
     }
 
-    fn clsact_owner(&self, interface: u32) -> Item {
+    fn clsact_owner(&self, interface: u32) -> Resource {
         let mut marks = self.observed.links.iter().filter_map(Mark::of);
         let mark = marks.find(|mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface));
         owner_of(mark.as_ref())
     }
 }
 
-fn owner_of(mark: Option<&Mark>) -> Item {
+fn owner_of(mark: Option<&Mark>) -> Resource {
     match mark {
-        Some(Mark::Sender(mark)) => Item::Sender(SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() }),
-        Some(Mark::Receiver(mark)) => Item::Receiver(mark.tap.clone(), mark.vni),
-        None => Item::Leftover,
+        Some(Mark::Sender(mark)) => Resource::Sender(SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() }),
+        Some(Mark::Receiver(mark)) => Resource::Receiver(mark.tap.clone(), mark.vni),
+        None => Resource::Leftover,
     }
 }

@@ -16,7 +16,7 @@ mod sender;
 
 use std::collections::BTreeMap;
 
-use tap_wire::{Receiver, Sender};
+use podtap_model::{DesiredSender, Receiver};
 
 use crate::{
     bpf::Settings,
@@ -25,46 +25,38 @@ use crate::{
     names::DEVICE_MTU,
     netlink::{Filter, Hook, Link, QdiscKind},
     observe::Observed,
-    step::{Action, Item, SenderKey, Step},
+    step::{Action, Resource, SenderKey, Step},
 };
 
 /// What one namespace is to hold.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted<'a> {
+pub struct Requested<'a> {
     /// Senders whose pod has this namespace.
-    pub senders: Vec<&'a Sender>,
+    pub senders: Vec<&'a DesiredSender>,
     /// Receivers whose device stands in it.
     pub receivers: Vec<&'a Receiver>,
     /// What the programs of these senders are told. Senders that are not here have none: all they see is copied as it is.
     pub settings: BTreeMap<SenderKey, Settings>,
 }
 
-impl Wanted<'_> {
-    /// Whether it is to hold nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.senders.is_empty() && self.receivers.is_empty()
-    }
-}
-
-/// What to do, and what will be true of each wanted item then.
+/// What to do, and what will be true of each wanted resource then.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Steps in order. After a failure the item's further ones must not be done.
+    /// Steps in order. After a failure the resource's further ones must not be done.
     pub actions: Vec<Action>,
-    /// For each wanted item the interface that it uses, or why it must not be attempted.
-    pub outcomes: BTreeMap<Item, Result<String, Failure>>,
+    /// For each wanted resource the interface that it uses, or why it must not be attempted.
+    pub outcomes: BTreeMap<Resource, Result<String, Failure>>,
 }
 
 /// The plan.
 #[must_use]
-pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
+pub fn plan(wanted: &Requested<'_>, observed: &Observed) -> Plan {
     let mut planner = Planner { observed, settings: &wanted.settings, plan: Plan::default(), kept: Kept::default() };
     // The same plan in whatever order things are wanted: receivers and senders in the order of their identity.
     let mut receivers = wanted.receivers.clone();
-    receivers.sort_by_key(|receiver| (receiver.vni, &receiver.tap));
+    receivers.sort_by_key(|receiver| (receiver.vni, &receiver.tap.uid));
     let mut senders = wanted.senders.clone();
-    senders.sort_by_key(|sender| (&sender.tap, &sender.pod.uid));
+    senders.sort_by_key(|sender| (&sender.tap.uid, &sender.pod.uid));
 
     let mut building = Vec::new();
     for receiver in receivers {
@@ -100,16 +92,16 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// The steps that make a device of ours what all of them are, short of up: marked, silent, and with nothing coming out of
-    /// it into the namespace.
-    fn furnish(&self, link: &Link, alias: &str) -> Vec<Step> {
+    /// The steps that configure a device of ours as all of them are, except up: marked, with autoconfiguration disabled, and dropping
+    /// what it receives.
+    fn configure_link(&self, link: &Link, alias: &str) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut push = |step| steps.push(step);
         if link.alias != alias {
             push(Step::SetAlias(link.index, alias.to_owned()));
         }
-        if !link.silent || link.mtu != DEVICE_MTU {
-            push(Step::Silence(link.index));
+        if !link.autoconf_disabled || link.mtu != DEVICE_MTU {
+            push(Step::DisableAutoconf(link.index));
         }
         if self.observed.qdisc(link.index).is_none() {
             push(Step::AddDeviceClsact(link.index));
@@ -128,8 +120,11 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Whether an observed device of ours can become what is wanted without being made anew.
-    fn sound(&self, link: &Link) -> bool {
+    /// Whether an observed device of ours can be configured as requested without being recreated.
+    fn reusable(&self, link: &Link) -> bool {
         is_ours(link) && self.observed.qdisc(link.index) != Some(QdiscKind::Ingress)
     }
 }
+
+#[cfg(test)]
+mod tests;

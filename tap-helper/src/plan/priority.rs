@@ -4,7 +4,7 @@
 //! that ends classification hides frames from ours, while ours hide nothing from anybody; not below 32, since programs with
 //! a fixed number of their own use small ones, and would then find ours in their place.
 
-use tap_wire::Reason;
+use podtap_model::Reason;
 
 use crate::{failure::Failure, netlink::Hook};
 
@@ -25,7 +25,7 @@ pub(super) fn lowest_free(hook: Hook, taken: impl Fn(u16) -> bool) -> Option<u16
 /// Why a tap has no place.
 pub(super) fn exhausted() -> Failure {
     Failure::refused(
-        Reason::Invalid,
+        Reason::TooManyTaps,
         format!("{TAPS} taps are on this interface of the pod, and no more fit. Remove one of them."),
     )
 }

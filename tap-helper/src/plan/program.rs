@@ -3,7 +3,7 @@
 use super::Planner;
 use crate::{
     bpf::{BpfError, Settings},
-    netlink::{FIT_PRIORITY, Filter, Hook, Slot},
+    netlink::{FIT_PRIORITY, Filter, FilterTarget, Hook},
     observe::Program,
     step::Step,
 };
@@ -11,7 +11,7 @@ use crate::{
 /// What is to be done about a sender's programs.
 #[derive(Default)]
 pub(super) struct Programming {
-    /// Loads programs, and puts the one that makes copies fit; or only tells the running ones something else.
+    /// Loads programs and attaches the clamp, or only reconfigures the running ones.
     pub(super) steps: Vec<Step>,
     /// Where other programs are to be put then.
     pub(super) renewed: Vec<Hook>,
@@ -29,46 +29,46 @@ impl Planner<'_> {
         device: u32,
         mirrors: &[(Hook, Option<usize>)],
     ) -> Result<Programming, BpfError> {
-        let wished = settings.fingerprint()?;
+        let desired = settings.fingerprint()?;
         let program = |filter: &Filter| filter.program.and_then(|id| self.observed.program(id));
-        let fit_filter = self.fit(device);
+        let clamp_filter = self.clamp(device);
         let classifiers: Vec<(Hook, Option<&Program>)> = mirrors
             .iter()
             .map(|(hook, at)| (*hook, at.and_then(|position| program(&self.observed.filters[position]))))
             .collect();
-        let fit = fit_filter.and_then(program);
+        let clamp = clamp_filter.and_then(program);
         // A classifier's maps are all there are; the other program has only some of them.
-        let known = || classifiers.iter().filter_map(|(_, program)| *program).chain(fit);
-        let joined = known().find(|program| program.fingerprint.same_programs(&wished));
+        let known = || classifiers.iter().filter_map(|(_, program)| *program).chain(clamp);
+        let joined = known().find(|program| program.fingerprint.same_programs(&desired));
         let stays = |program: Option<&Program>| {
             program.is_some_and(|program| joined.is_some_and(|joined| joined.group == program.group))
         };
         let renewed: Vec<Hook> =
             classifiers.iter().filter(|(_, program)| !stays(*program)).map(|(hook, _)| *hook).collect();
-        let fits = stays(fit);
+        let clamp_stays = stays(clamp);
         let settings = || Box::new(settings.clone());
         let mut steps = Vec::new();
         match joined {
-            Some(joined) if fits && renewed.is_empty() => {
-                if joined.fingerprint != wished {
+            Some(joined) if clamp_stays && renewed.is_empty() => {
+                if joined.fingerprint != desired {
                     steps.push(Step::Configure { program: joined.id, settings: settings() });
                 }
             }
             _ => {
                 let before = joined.or_else(|| known().next()).map(|program| program.id);
                 steps.push(Step::LoadPrograms { settings: settings(), before });
-                if !fits {
-                    let handle = fit_filter.map_or(0, |filter| filter.id.handle);
+                if !clamp_stays {
+                    let handle = clamp_filter.map_or(0, |filter| filter.id.handle);
                     let (hook, priority) = (Hook::Egress, FIT_PRIORITY);
-                    steps.push(Step::PutFit(Slot { interface: device, hook, priority, handle }));
+                    steps.push(Step::AttachClamp(FilterTarget { interface: device, hook, priority, handle }));
                 }
             }
         }
         Ok(Programming { steps, renewed })
     }
 
-    /// The filter on a sender device that has the program that makes copies fit.
-    pub(super) fn fit(&self, device: u32) -> Option<&Filter> {
+    /// The filter of the clamp on a sender device.
+    pub(super) fn clamp(&self, device: u32) -> Option<&Filter> {
         let mut filters = self.filters(device, Hook::Egress).map(|(_, filter)| filter);
         filters.find(|filter| (filter.id.chain, filter.id.priority) == (0, FIT_PRIORITY) && filter.id.kind == "bpf")
     }

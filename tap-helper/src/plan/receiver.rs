@@ -1,4 +1,4 @@
-use tap_wire::{Reason, Receiver};
+use podtap_model::{FrameFormat, Reason, Receiver};
 
 use super::Planner;
 use crate::{
@@ -6,21 +6,25 @@ use crate::{
     marks::{Cookie, Mark, Part, ReceiverMark, is_ours},
     names::{SOURCE_PORTS, receiver_device, receiver_hash, receiver_pair},
     netlink::{Filter, Hook, Link, REDIRECT_PRIORITY, Vxlan},
-    step::{Action, Item, Step},
+    step::{Action, Resource, Step},
 };
 
 impl Planner<'_> {
     /// Plans one receiver: keeps what is right of the observed state, and returns the steps for what is not there.
     pub(super) fn receiver(&mut self, receiver: &Receiver) -> Vec<Action> {
-        let item = Item::Receiver(receiver.tap.clone(), receiver.vni);
+        let resource = Resource::receiver(receiver);
         if let Err(failure) = self.name_is_free(receiver) {
-            self.plan.outcomes.insert(item, Err(failure));
+            self.plan.outcomes.insert(resource, Err(failure));
             return Vec::new();
         }
-        self.plan.outcomes.insert(item.clone(), Ok(receiver.interface_name.clone()));
-        self.kept.names.push(receiver.interface_name.clone());
-        let steps = if receiver.raw { self.raw_receiver(receiver) } else { self.receiver_with_pair(receiver) };
-        steps.into_iter().map(|step| Action { item: item.clone(), step }).collect()
+        self.plan.outcomes.insert(resource.clone(), Ok(receiver.interface_name.to_string()));
+        self.kept.names.push(receiver.interface_name.to_string());
+        let steps = if receiver.frame_format == FrameFormat::Raw {
+            self.raw_receiver(receiver)
+        } else {
+            self.receiver_with_pair(receiver)
+        };
+        steps.into_iter().map(|step| Action { resource: resource.clone(), step }).collect()
     }
 
     /// A VXLAN device that consumers read themselves.
@@ -29,7 +33,7 @@ impl Planner<'_> {
             return vec![create_tunnel(receiver, Part::Interface)];
         };
         self.kept.devices.push(device.index);
-        let mut steps = self.furnish(&device, &alias(receiver, Part::Interface));
+        let mut steps = self.configure_link(&device, &alias(receiver, Part::Interface));
         steps.extend(publish(&device, &receiver.interface_name));
         steps
     }
@@ -45,18 +49,18 @@ impl Planner<'_> {
             None => steps.push(create_tunnel(receiver, Part::Tunnel)),
             Some(tunnel) => {
                 self.kept.devices.push(tunnel.index);
-                steps.extend(self.furnish(tunnel, &alias(receiver, Part::Tunnel)));
+                steps.extend(self.configure_link(tunnel, &alias(receiver, Part::Tunnel)));
             }
         }
         match &pair {
             None => steps.push(Step::CreatePair {
-                names: receiver_pair(receiver.vni),
+                names: receiver_pair(receiver.vni.get()),
                 aliases: [Part::Near, Part::Interface].map(|part| alias(receiver, part)),
             }),
             Some(ends) => {
                 for (end, part) in ends.iter().zip([Part::Near, Part::Interface]) {
                     self.kept.devices.push(end.index);
-                    steps.extend(self.furnish(end, &alias(receiver, part)));
+                    steps.extend(self.configure_link(end, &alias(receiver, part)));
                     let offloads = self.observed.offloads(end.index);
                     if !offloads.is_empty() {
                         steps.push(Step::TurnOff(end.index, offloads.to_vec()));
@@ -80,8 +84,8 @@ impl Planner<'_> {
         let mut devices = self.devices(receiver, part).filter(|(_, mark)| mark.ipv6 == receiver.ipv6);
         let found = devices.find(|(link, _)| {
             let name = match part {
-                Part::Interface => may_have_name(link, receiver, &receiver_device(receiver.vni)),
-                _ => link.name == receiver_device(receiver.vni),
+                Part::Interface => may_have_name(link, receiver, &receiver_device(receiver.vni.get())),
+                _ => link.name == receiver_device(receiver.vni.get()),
             };
             let open = part == Part::Interface || !self.filters(link.index, Hook::Ingress).any(drops_first);
             name && open && link.vxlan == Some(vxlan)
@@ -91,7 +95,7 @@ impl Planner<'_> {
 
     /// The ends of the receiver's pair, if it need not be made anew.
     fn receiver_pair(&self, receiver: &Receiver) -> Option<[&Link; 2]> {
-        let [near_name, far_name] = receiver_pair(receiver.vni);
+        let [near_name, far_name] = receiver_pair(receiver.vni.get());
         let (near, _) = self.devices(receiver, Part::Near).find(|(link, _)| link.name == near_name)?;
         let (far, _) = self.devices(receiver, Part::Interface).find(|(link, _)| link.peer == Some(near.index))?;
         (near.peer == Some(far.index) && may_have_name(far, receiver, &far_name)).then_some([near, far])
@@ -99,16 +103,16 @@ impl Planner<'_> {
 
     /// The devices of a receiver that say to be a part of it.
     fn devices(&self, receiver: &Receiver, part: Part) -> impl Iterator<Item = (&Link, ReceiverMark)> {
-        let vni = receiver.vni;
+        let vni = receiver.vni.get();
         self.observed.links.iter().filter_map(move |link| match Mark::of(link)? {
-            Mark::Receiver(mark) if (mark.part, mark.vni) == (part, vni) && self.sound(link) => Some((link, mark)),
+            Mark::Receiver(mark) if (mark.part, mark.vni) == (part, vni) && self.reusable(link) => Some((link, mark)),
             _ => None,
         })
     }
 
     /// Keeps the right filter that leads from the VXLAN device to the pair, or plans one.
     fn redirect(&mut self, receiver: &Receiver, from: u32, to: u32) -> Option<Step> {
-        let cookie = Cookie { owner: receiver_hash(receiver.vni), hook: Hook::Ingress, clsact_ours: false };
+        let cookie = Cookie { owner: receiver_hash(receiver.vni.get()), hook: Hook::Ingress, clsact_ours: false };
         let right = |filter: &Filter| {
             let leads = filter.mirror.as_ref().is_some_and(|mirror| mirror.redirects && mirror.to == to);
             leads
@@ -127,13 +131,13 @@ impl Planner<'_> {
 
     fn name_is_free(&self, receiver: &Receiver) -> Result<(), Failure> {
         let name = &receiver.interface_name;
-        let holder = self.observed.links.iter().find(|link| link.name == *name);
+        let holder = self.observed.links.iter().find(|link| link.name == **name);
         let foreign = holder.is_some_and(|link| !is_ours(link));
-        if !foreign && !self.kept.names.contains(name) {
+        if !foreign && !self.kept.names.iter().any(|kept| *kept == **name) {
             return Ok(());
         }
         Err(Failure::refused(
-            Reason::NameTaken,
+            Reason::InterfaceNameConflict,
             format!(
                 "There is an interface {name} already that belongs to something else. Choose another interfaceName."
             ),
@@ -142,17 +146,17 @@ impl Planner<'_> {
 }
 
 fn wanted_vxlan(receiver: &Receiver) -> Vxlan {
-    Vxlan { vni: receiver.vni, port: receiver.port, source_ports: SOURCE_PORTS, learning: false }
+    Vxlan { vni: receiver.vni.get(), port: receiver.port, source_ports: SOURCE_PORTS, learning: false }
 }
 
 fn alias(receiver: &Receiver, part: Part) -> String {
-    let mark = ReceiverMark { part, tap: receiver.tap.clone(), vni: receiver.vni, ipv6: receiver.ipv6 };
+    let mark = ReceiverMark { part, tap: receiver.tap.uid.to_string(), vni: receiver.vni.get(), ipv6: receiver.ipv6 };
     Mark::Receiver(mark).alias()
 }
 
 fn create_tunnel(receiver: &Receiver, part: Part) -> Step {
     Step::CreateDevice {
-        name: receiver_device(receiver.vni),
+        name: receiver_device(receiver.vni.get()),
         vxlan: wanted_vxlan(receiver),
         ipv6: receiver.ipv6,
         alias: alias(receiver, part),
@@ -161,7 +165,7 @@ fn create_tunnel(receiver: &Receiver, part: Part) -> Step {
 
 /// Whether a device has the wanted name, or may still get it: one that is up may not be renamed by every kernel.
 fn may_have_name(link: &Link, receiver: &Receiver, before: &str) -> bool {
-    link.name == receiver.interface_name || !link.up && link.name == before
+    link.name == *receiver.interface_name || !link.up && link.name == before
 }
 
 /// Gives an interface its name, and then sets it up.

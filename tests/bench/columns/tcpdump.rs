@@ -29,7 +29,7 @@ use crate::{
     stage::Stage,
 };
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running tcpdump and who reads what it sends. Ended when dropped.
 pub struct Sniffer {
@@ -44,7 +44,7 @@ impl Sniffer {
         let address = SocketAddr::new(stage.n2_address.into(), 0);
         let listener = within(&stage.n2, move || TcpListener::bind(address)).map_err(says)?;
         let address = listener.local_addr().map_err(says)?;
-        let near = within(&stage.n1, move || TcpStream::connect_timeout(&address, PATIENCE)).map_err(says)?;
+        let near = within(&stage.n1, move || TcpStream::connect_timeout(&address, TIMEOUT)).map_err(says)?;
         let (far, _) = listener.accept().map_err(says)?;
         let arrived = Arc::new(AtomicU64::new(0));
         let reader = thread::spawn({
@@ -58,7 +58,7 @@ impl Sniffer {
             .map_err(says)?;
         let sniffer = Self { tcpdump: Background(tcpdump), arrived, reader: Some(reader) };
         // The header of the file comes when the socket is open.
-        until("tcpdump captures", PATIENCE, || if sniffer.arrived() > 0 { Ok(()) } else { Err("nothing") });
+        until("tcpdump captures", TIMEOUT, || if sniffer.arrived() > 0 { Ok(()) } else { Err("nothing") });
         Ok(sniffer)
     }
 
@@ -78,7 +78,7 @@ impl Sniffer {
         kill(Pid::from_raw(pid), Signal::SIGINT).map_err(|e| e.to_string())?;
         let start = Instant::now();
         while child.try_wait().map_err(|e| e.to_string())?.is_none() {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > TIMEOUT {
                 return Err("tcpdump does not end".to_owned());
             }
             thread::sleep(Duration::from_millis(5));

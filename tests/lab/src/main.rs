@@ -57,6 +57,9 @@ enum Action {
         /// How many nodes there are to be at least.
         #[arg(long, env = "NODES", default_value_t = 2)]
         nodes: u8,
+        /// Leave Helm out, which takes a minute to build the first time.
+        #[arg(long)]
+        no_helm: bool,
     },
     /// Take the lab down and put the machine back as it was.
     Down,
@@ -98,7 +101,11 @@ enum Action {
         node: String,
     },
     /// Build the programs of Kubernetes, etcd and Helm, and the lab's own images, and nothing more.
-    Binaries,
+    Binaries {
+        /// Leave Helm out.
+        #[arg(long)]
+        no_helm: bool,
+    },
     /// Make a container image from files.
     Image(ImageArguments),
     #[command(hide = true)]
@@ -120,7 +127,7 @@ struct ImageArguments {
     /// The program and its arguments as a JSON list.
     #[arg(long)]
     entrypoint: String,
-    /// UID[:GID] to run as.
+    /// UID, or UID:GID, to run as.
     #[arg(long)]
     user: Option<String>,
     /// NAME=value, as often as needed.
@@ -148,7 +155,7 @@ fn run(action: Action) -> Result<ExitCode> {
         ensure!(nix::unistd::geteuid().is_root(), "the lab makes namespaces, cgroups and mounts: run this as root");
     }
     match action {
-        Action::Up { nodes } => up::up(lab, nodes)?,
+        Action::Up { nodes, no_helm } => up::up(lab, nodes, !no_helm)?,
         Action::Down => down::down(lab)?,
         Action::Status => status::print(lab)?,
         Action::Kubeconfig => println!("{}", lab.path("kubeconfig").display()),
@@ -160,9 +167,12 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::NodeStart { node } => up::start_node(lab, &node)?,
         Action::Partition { node } => set_cable(lab, &node, false)?,
         Action::Heal { node } => set_cable(lab, &node, true)?,
-        Action::Binaries => {
+        Action::Binaries { no_helm } => {
             let _lock = lab.lock()?;
             up::prepare(lab)?;
+            if !no_helm {
+                binaries::ensure_helm(lab)?;
+            }
         }
         Action::Begin { member } => namespaces::begin(lab, &member)?,
         Action::Init { member } => init(lab, &member)?,

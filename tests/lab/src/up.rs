@@ -17,15 +17,15 @@ use crate::{
 /// How long a cold and busy machine may take for one part.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// Makes the programs and images that a lab needs.
+/// Makes the programs and images that a lab needs; Helm separately, since it is for those who use the lab.
 pub fn prepare(lab: &Lab) -> Result<()> {
     prerequisites::ensure()?;
-    binaries::ensure(lab)?;
+    binaries::ensure_kubernetes(lab)?;
     test_images::make(lab)
 }
 
-/// Brings up the control plane and at least `count` nodes.
-pub fn up(lab: &Lab, count: u8) -> Result<()> {
+/// Brings up the control plane and at least `count` nodes, and then builds Helm, if asked to.
+pub fn up(lab: &Lab, count: u8, with_helm: bool) -> Result<()> {
     ensure!((1..=MOST_NODES).contains(&count), "a lab has 1 to {MOST_NODES} nodes");
     let began = Instant::now();
     let _lock = lab.lock()?;
@@ -44,7 +44,7 @@ pub fn up(lab: &Lab, count: u8) -> Result<()> {
     let seconds = began.elapsed().as_secs_f32();
     say(&format!("nodes that are ready: {}, after {seconds:.1} s", nodes.len()));
     println!("export KUBECONFIG={}", lab.path("kubeconfig").display());
-    Ok(())
+    if with_helm { binaries::ensure_helm(lab) } else { Ok(()) }
 }
 
 fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {

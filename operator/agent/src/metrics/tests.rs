@@ -1,21 +1,17 @@
+use podtap_model::{DesiredUpdate, DirectionCounters, SenderCounters};
 use serde_json::json;
-use tap_wire::{DirectionCounters, SenderCounters};
 use tokio::{net::TcpListener, task::yield_now};
 
 use super::*;
-use crate::{counters, order::RawNodeTap};
-use podtap_runtime::http::Page as _;
 
-fn order() -> Order {
+fn update() -> DesiredUpdate {
+    let tap = |number: u32| json!({"namespace": "shop", "name": format!("tap-{number}"), "uid": format!("t{number}")});
     let sender = |number: u32| {
-        json!({
-            "tap": {"namespace": "shop", "name": format!("tap-{number}"), "uid": format!("t{number}")},
-            "pod": {"namespace": "shop", "name": "web-0", "uid": "p"},
-            "direction": "Both", "destinations": [{"address": "192.0.2.1", "port": 4789, "vni": 7}],
-        })
+        let pod = json!({"namespace": "shop", "name": "web-0", "uid": "p"});
+        json!({"tap": format!("t{number}"), "pod": pod})
     };
-    let object = json!({"metadata": {"name": "n1", "generation": 1}, "spec": {"senders": [sender(1), sender(2)]}});
-    Order::new(&serde_json::from_value::<RawNodeTap>(object).expect("a NodeTap"))
+    let spec = json!({"taps": [tap(1), tap(2)], "senders": [sender(1), sender(2)]});
+    DesiredUpdate { uid: Some("n".into()), generation: 1, spec }
 }
 
 fn count(frames: u64) -> Count {
@@ -27,13 +23,13 @@ fn with_programs(tap: &str) -> SenderCounters {
         mirrored: count(first),
         filtered: Some(count(first + 1)),
         sampled_out: Some(count(first + 2)),
-        over_limit: Some(count(first + 3)),
+        rate_limited: Some(count(first + 3)),
         deduplicated: Some(count(u64::MAX / 100)),
         failed: 2,
     };
     SenderCounters {
-        tap: tap.into(),
-        pod: "p".into(),
+        tap_uid: tap.into(),
+        pod_uid: "p".into(),
         interface: "eth0".into(),
         ebpf: true,
         ingress: Some(direction(10)),
@@ -43,8 +39,8 @@ fn with_programs(tap: &str) -> SenderCounters {
     }
 }
 
-fn shown(senders: Vec<SenderCounters>) -> String {
-    http::text(&registry(&Counters { request: 1, senders }, &order())).expect("it can be written")
+fn metrics(senders: Vec<SenderCounters>) -> String {
+    http::text(&registry(&Counters { request: 1, senders }, &update().spec)).expect("it can be encoded")
 }
 
 /// The value of a series of tap `number`.
@@ -58,26 +54,26 @@ fn value(text: &str, name: &str, number: u32, labels: &str) -> Option<u64> {
 
 #[test]
 fn every_counter_has_the_names_of_tap_and_pod() {
-    let text = shown(vec![with_programs("t1"), with_programs("t2")]);
+    let text = metrics(vec![with_programs("t1"), with_programs("t2")]);
     for number in [1, 2] {
         let of = |direction: &str, outcome: &str| {
             value(&text, "frames", number, &format!(",direction=\"{direction}\",outcome=\"{outcome}\""))
         };
-        let all = ["mirrored", "filtered", "sampledOut", "overLimit"];
+        let all = ["mirrored", "filtered", "sampled_out", "rate_limited"];
         assert_eq!(all.map(|outcome| of("ingress", outcome)), [Some(10), Some(11), Some(12), Some(13)], "{text}");
         assert_eq!(all.map(|outcome| of("egress", outcome)), [Some(20), Some(21), Some(22), Some(23)], "{text}");
         assert_eq!(of("egress", "deduplicated"), Some(u64::MAX / 100), "all 64 bits");
         let bytes = value(&text, "bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
         assert_eq!(bytes, Some(2100), "{text}");
-        assert_eq!(value(&text, "failed_copies", number, ",direction=\"ingress\""), Some(2), "{text}");
-        let copies = ["truncated_copies", "truncated_bytes", "oversized_frames"];
-        assert_eq!(copies.map(|name| value(&text, name, number, "")), [Some(5), Some(500), Some(6)], "{text}");
+        assert_eq!(value(&text, "mirror_failures", number, ",direction=\"ingress\""), Some(2), "{text}");
+        let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames"];
+        assert_eq!(of_sender.map(|name| value(&text, name, number, "")), [Some(5), Some(500), Some(6)], "{text}");
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
 
 #[test]
-fn what_is_not_counted_is_not_shown() {
+fn absent_counts_have_no_series() {
     let ingress = DirectionCounters { mirrored: count(3), ..DirectionCounters::default() };
     let bare = SenderCounters {
         ebpf: false,
@@ -87,57 +83,65 @@ fn what_is_not_counted_is_not_shown() {
         oversized: None,
         ..with_programs("t1")
     };
-    let text = shown(vec![bare]);
+    let text = metrics(vec![bare]);
     let series: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(series.len(), 3, "{text}");
     assert_eq!(value(&text, "frames", 1, ",direction=\"ingress\",outcome=\"mirrored\""), Some(3), "{text}");
-    assert_eq!(value(&text, "failed_copies", 1, ",direction=\"ingress\""), Some(0), "{text}");
+    assert_eq!(value(&text, "mirror_failures", 1, ",direction=\"ingress\""), Some(0), "{text}");
 }
 
 #[test]
-fn a_sender_that_is_being_removed_is_left_out() {
-    let text = shown(vec![with_programs("t3"), with_programs("t1")]);
+fn a_sender_that_is_being_removed_has_no_series() {
+    let text = metrics(vec![with_programs("t3"), with_programs("t1")]);
     assert!(text.contains("tap-1") && !text.contains("t3"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_old_is_shown_when_there_is_no_answer() {
-    let (desk, queue) = counters::desk();
-    let orders = watch::Sender::new(None);
-    let page = Page { desk, orders: orders.subscribe() };
-    let sentence = page.text().await.expect_err("nothing is known");
-    assert!(sentence.contains("API server"), "{sentence}");
-    orders.send_replace(Some(Arc::new(order())));
+async fn old_counters_are_not_served_without_an_answer() {
+    let (client, mut channels) = HelperClient::without_connection(Health::new(Duration::MAX));
+    let source = Source(client.into());
+    let error = source.text().await.expect_err("no NodeTap is known").to_string();
+    assert!(error.contains("API server"), "{error}");
+    source.0.apply(update());
 
-    let (asked, mut requests) = watch::channel(0);
-    let answers = watch::Sender::new(None);
-    tokio::spawn(counters::run(queue, asked, answers.subscribe()));
     let scrape = tokio::spawn({
-        let page = page.clone();
-        async move { page.text().await }
+        let source = source.clone();
+        async move { source.text().await }
     });
-    requests.changed().await.expect("it runs");
-    let request = *requests.borrow_and_update();
-    answers.send_replace(Some(Arc::new(Counters { request, senders: vec![with_programs("t1")] })));
+    channels.requests.changed().await.expect("the client exists");
+    let request = *channels.requests.borrow_and_update();
+    channels.counters.send_replace(Some(Arc::new(Counters { request, senders: vec![with_programs("t1")] })));
     assert!(scrape.await.expect("it ends").expect("an answer").contains("tap-1"));
-    let sentence = page.text().await.expect_err("the tap-helper is silent");
-    assert!(sentence.contains("tap-helper"), "{sentence}");
+    let error = source.text().await.expect_err("the tap-helper does not answer").to_string();
+    assert!(error.contains("tap-helper"), "{error}");
+}
+
+/// The names in an entry that only the tap-helper of another version can decode are names, too.
+#[test]
+fn names_are_read_from_entries_that_cannot_be_decoded() {
+    let mut newer = update();
+    newer.spec["taps"][0]["colour"] = json!("red");
+    newer.spec["senders"][0]["pod"]["colour"] = json!("red");
+    newer.spec["senders"][1] = json!("?");
+    let counters = Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")] };
+    let text = http::text(&registry(&counters, &newer.spec)).expect("it can be encoded");
+    assert!(text.contains("tap-1") && !text.contains("tap-2"), "{text}");
 }
 
 #[tokio::test]
-async fn a_taken_port_is_waited_for() {
-    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = taken.local_addr().expect("it is bound");
-    let page = Page { desk: counters::desk().0, orders: watch::Sender::new(None).subscribe() };
-    let serving = tokio::spawn(serve(Some(address), Health::new(Duration::MAX), page));
+async fn a_port_in_use_is_retried() {
+    let other = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = other.local_addr().expect("it is bound");
+    let source = Source(HelperClient::without_connection(Health::new(Duration::MAX)).0.into());
+    let serving = tokio::spawn(serve(Some(address), Health::new(Duration::MAX), source));
     yield_now().await;
-    drop(taken);
+    drop(other);
     let connected = async {
         while tokio::net::TcpStream::connect(address).await.is_err() {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), connected).await.expect("it is served then");
+    tokio::time::timeout(Duration::from_secs(10), connected).await.expect("it is served eventually");
     assert!(!serving.is_finished());
     serving.abort();
 }

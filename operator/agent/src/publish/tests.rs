@@ -1,62 +1,87 @@
-use std::sync::Arc;
-
-use tap_wire::Report;
-
 use super::*;
-use crate::order::Origin;
 
-fn answer(uid: &str, generation: i64) -> Answer {
-    let origin = Arc::new(Origin { uid: uid.into(), generation, ..Origin::default() });
-    Answer { origin, report: Report { generation, ..Report::default() } }
+fn report(uid: Option<&str>, generation: i64) -> Report {
+    Report { uid: uid.map(str::to_owned), status: status(generation) }
 }
 
-fn status(generation: i64) -> NodeTapStatus {
-    let features = [("ebpf".to_owned(), false), ("fit".to_owned(), false)].into();
-    NodeTapStatus { observed_generation: Some(generation), features, ..NodeTapStatus::default() }
+fn status(generation: i64) -> NodeStatus {
+    let features = [("ebpf".to_owned(), false), ("clamp".to_owned(), false)].into();
+    NodeStatus { observed_generation: Some(generation), features, ..NodeStatus::default() }
 }
 
-fn seen(uid: &str, version: &str, status: Option<NodeTapStatus>) -> Seen {
-    Seen { uid: uid.into(), version: version.into(), status }
+fn last(uid: &str, resource_version: &str, status: Option<NodeStatus>) -> LastStatus {
+    LastStatus { uid: uid.into(), resource_version: resource_version.into(), status }
 }
 
-#[test]
-fn nothing_is_due_before_both_sides_are_known() {
-    assert_eq!(due(None, Some(&seen("a", "1", None)), None), None);
-    assert_eq!(due(Some(&answer("a", 1)), None, None), None);
-}
-
-#[test]
-fn what_differs_is_due() {
-    assert_eq!(due(Some(&answer("a", 2)), Some(&seen("a", "5", None)), None), Some(("a".into(), status(2))));
-    assert_eq!(due(Some(&answer("a", 2)), Some(&seen("a", "5", Some(status(1)))), None), Some(("a".into(), status(2))));
+/// UID of the object and status that is due.
+fn due(
+    report: Option<&Report>,
+    last_status: Option<&LastStatus>,
+    written: Option<&LastStatus>,
+) -> Option<(String, NodeStatus)> {
+    super::due(report, last_status, written).map(|due| (due.uid, due.status))
 }
 
 #[test]
-fn what_is_there_is_not_due() {
-    assert_eq!(due(Some(&answer("a", 2)), Some(&seen("a", "5", Some(status(2)))), None), None);
-    let own = seen("a", "7", Some(status(2)));
-    assert_eq!(due(Some(&answer("a", 2)), Some(&seen("a", "5", Some(status(1)))), Some(&own)), None, "the watch lags");
+fn nothing_is_due_before_report_and_object_are_known() {
+    assert_eq!(due(None, Some(&last("a", "1", None)), None), None);
+    assert_eq!(due(Some(&report(Some("a"), 1)), None, None), None);
 }
 
 #[test]
-fn what_somebody_else_wrote_is_put_right() {
-    let own = seen("a", "7", Some(status(2)));
-    let theirs = seen("a", "10", Some(status(9)));
-    assert_eq!(due(Some(&answer("a", 2)), Some(&theirs), Some(&own)), Some(("a".into(), status(2))));
+fn a_status_that_differs_is_due() {
+    let report = report(Some("a"), 2);
+    assert_eq!(due(Some(&report), Some(&last("a", "5", None)), None), Some(("a".into(), status(2))));
+    assert_eq!(due(Some(&report), Some(&last("a", "5", Some(status(1)))), None), Some(("a".into(), status(2))));
 }
 
 #[test]
-fn versions_are_compared_as_numbers() {
-    let own = seen("a", "10", Some(status(2)));
-    assert_eq!(newest(&seen("a", "9", None), Some(&own)), &own);
+fn a_status_that_is_already_written_is_not_due() {
+    let report = report(Some("a"), 2);
+    assert_eq!(due(Some(&report), Some(&last("a", "5", Some(status(2)))), None), None);
+    let written = last("a", "7", Some(status(2)));
+    assert_eq!(due(Some(&report), Some(&last("a", "5", Some(status(1)))), Some(&written)), None, "the watch lags");
 }
 
 #[test]
-fn an_answer_about_another_object_is_not_due() {
-    assert_eq!(due(Some(&answer("a", 2)), Some(&seen("b", "5", None)), None), None);
-    assert_eq!(due(Some(&answer("", 0)), Some(&seen("b", "5", None)), None), None);
-    let own = seen("a", "7", Some(status(2)));
-    assert_eq!(due(Some(&answer("b", 2)), Some(&seen("b", "5", None)), Some(&own)), Some(("b".into(), status(2))));
+fn a_status_that_someone_else_wrote_is_corrected() {
+    let written = last("a", "7", Some(status(2)));
+    let theirs = last("a", "10", Some(status(9)));
+    assert_eq!(due(Some(&report(Some("a"), 2)), Some(&theirs), Some(&written)), Some(("a".into(), status(2))));
+}
+
+#[test]
+fn resource_versions_are_compared_as_numbers() {
+    let written = last("a", "10", Some(status(2)));
+    assert_eq!(newest(&last("a", "9", None), Some(&written)), &written);
+}
+
+#[test]
+fn a_report_about_another_object_is_not_due() {
+    assert_eq!(due(Some(&report(Some("a"), 2)), Some(&last("b", "5", None)), None), None);
+    assert_eq!(due(Some(&report(None, 0)), Some(&last("b", "5", None)), None), None);
+    let written = last("a", "7", Some(status(2)));
+    let due = due(Some(&report(Some("b"), 2)), Some(&last("b", "5", None)), Some(&written));
+    assert_eq!(due, Some(("b".into(), status(2))));
+}
+
+#[test]
+fn the_patch_is_the_status_unchanged() {
+    let due = super::due(Some(&report(Some("a"), 2)), Some(&last("a", "5", None)), None).expect("it is due");
+    assert_eq!(due.patch, json!({"metadata": {"uid": "a"}, "status": status(2)}));
+}
+
+/// A merge patch alone would keep them, and the status would differ forever.
+#[test]
+fn features_of_another_version_are_removed() {
+    let mut old = status(2);
+    old.features.insert("fit".to_owned(), true);
+    let due = super::due(Some(&report(Some("a"), 2)), Some(&last("a", "5", Some(old))), None).expect("it is due");
+    assert_eq!(due.patch["status"]["features"], json!({"ebpf": false, "clamp": false, "fit": null}));
+    let mut bare = report(Some("a"), 2);
+    bare.status.features.clear();
+    let due = super::due(Some(&bare), Some(&last("a", "5", Some(status(2)))), None).expect("it is due");
+    assert_eq!(due.patch["status"]["features"], json!({"ebpf": null, "clamp": null}));
 }
 
 #[test]
@@ -68,7 +93,7 @@ fn a_burst_passes_and_a_flood_does_not() {
     }
     assert_eq!(pace.next(start), start + Duration::from_secs(1));
     assert_eq!(pace.next(start), start + Duration::from_secs(2));
-    // Rest refills it.
+    // An idle minute refills the bucket.
     let later = start + Duration::from_secs(60);
     assert_eq!(pace.next(later), later);
 }

@@ -36,13 +36,13 @@ async fn readiness_is_what_was_set() {
 }
 
 #[tokio::test]
-async fn signs_of_life_are_due_from_the_first_one_on() {
-    // Long enough for a request on a busy machine. That it passes is what is tested, so it is waited for.
+async fn heartbeats_are_required_after_the_first() {
+    // Long enough for a request on a busy machine. The test is about its expiry, so it has to wait.
     let period = Duration::from_millis(500);
     let health = Health::new(period);
     let server = serve(&health, &Metrics::new()).await;
     tokio::time::sleep(period * 2).await;
-    assert_eq!(status(&server, "/livez").await, "200", "none was given yet");
+    assert_eq!(status(&server, "/livez").await, "200", "there was no heartbeat yet");
     health.alive();
     tokio::time::sleep(period * 2).await;
     assert_eq!(status(&server, "/livez").await, "500");
@@ -54,7 +54,7 @@ async fn signs_of_life_are_due_from_the_first_one_on() {
 async fn metrics_are_openmetrics() {
     let metrics = Metrics::new();
     let taps = Counter::<u64>::default();
-    metrics.register(|registry| registry.register("taps", "Taps made", taps.clone()));
+    metrics.register(|registry| registry.register("taps", "Taps created", taps.clone()));
     taps.inc_by(7);
     let answer = request(&serve(&Health::new(Duration::MAX), &metrics).await, "GET /metrics").await;
     assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{answer}");
@@ -62,46 +62,52 @@ async fn metrics_are_openmetrics() {
     assert!(answer.ends_with("# EOF\n"), "{answer}");
 }
 
-/// A page that has nothing to show.
+/// A source without metrics.
 #[derive(Clone)]
-struct Nothing;
+struct Unavailable;
 
-impl Page for Nothing {
-    async fn text(&self) -> Result<String, String> {
-        Err("It is too early.".to_owned())
+#[derive(Debug, thiserror::Error)]
+#[error("it is too early")]
+struct TooEarly;
+
+impl MetricsSource for Unavailable {
+    type Error = TooEarly;
+
+    async fn text(&self) -> Result<String, TooEarly> {
+        Err(TooEarly)
     }
 }
 
 #[tokio::test]
-async fn metrics_that_are_not_there_are_said_to_be_unavailable() {
+async fn missing_metrics_are_status_503() {
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server = Server::spawn(anywhere, Health::new(Duration::MAX), Nothing).await.expect("a free port");
+    let server = Server::spawn(anywhere, Health::new(Duration::MAX), Unavailable).await.expect("a free port");
     let answer = request(&server, "GET /metrics").await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nIt is too early.\n"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nit is too early\n"), "{answer}");
 }
 
 #[tokio::test]
-async fn places_of_clients_that_went_are_free_again() {
+async fn permits_of_disconnected_clients_are_released() {
     let server = serve(&Health::new(Duration::MAX), &Metrics::new()).await;
     let mut silent = Vec::new();
     for _ in 0..2 * CONNECTIONS {
-        silent.push(TcpStream::connect(server.address()).await.expect("the kernel has a queue"));
+        silent.push(TcpStream::connect(server.address()).await.expect("the socket has a backlog"));
     }
     drop(silent);
     assert_eq!(status(&server, "/livez").await, "200");
 }
 
 #[tokio::test]
-async fn other_requests_are_refused() {
+async fn other_requests_are_rejected() {
     let server = serve(&Health::new(Duration::MAX), &Metrics::new()).await;
     assert_eq!(status(&server, "/").await, "404");
     assert!(request(&server, "POST /metrics").await.starts_with("HTTP/1.1 405 "));
 }
 
 #[tokio::test]
-async fn a_taken_port_is_an_error_that_names_it() {
+async fn a_port_in_use_is_an_error_that_names_it() {
     let health = Health::new(Duration::MAX);
     let server = serve(&health, &Metrics::new()).await;
-    let error = Server::spawn(server.address(), health, Metrics::new()).await.expect_err("the port is taken");
+    let error = Server::spawn(server.address(), health, Metrics::new()).await.expect_err("the port is in use");
     assert!(error.to_string().contains(&server.address().to_string()), "{error}");
 }

@@ -1,4 +1,4 @@
-//! The lease in the API.
+//! Reads and writes of the `Lease` object.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use tracing::{info, warn};
 
 use super::election::{LEASE_DURATION, Record};
 
-/// Longest wait for one answer of the API server: two attempts fit before a leader's deadline.
+/// How long a request may take: two fit within a leader's deadline.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Reads and writes one lease on behalf of one identity.
+/// Access to one lease on behalf of one identity.
 #[derive(Clone)]
 pub struct Access {
     pub api: Api<LeaseObject>,
@@ -29,7 +29,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// Renews once: when that began, or `None` if the lease is somebody else's.
+    /// Renews once. Returns when the renewal began, or `None` if another process has the lease.
     pub async fn keep(&self, object: &mut LeaseObject) -> Result<Option<Instant>, kube::Error> {
         let began = Instant::now();
         let transitions = record(object).transitions;
@@ -38,12 +38,12 @@ impl Access {
                 *object = written;
                 return Ok(Some(began));
             }
-            // Somebody wrote it, or our own last write came through although its answer did not: read it anew.
+            // Someone wrote it, or our last write succeeded although its response was lost: read it again.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
-            // Deleted, by an administrator: whoever creates it first leads.
+            // Deleted by an administrator: the first to create it leads.
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Ok(None),
             Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(kube::Error::Service("no answer in time".into())),
+            Err(_) => return Err(kube::Error::Service("no response in time".into())),
         }
         let current = self.api.get(&self.name).await?;
         if record(&current).holder != self.identity {
@@ -60,7 +60,7 @@ impl Access {
         self.api.create(&PostParams::default(), &object).await
     }
 
-    /// Writes us into the lease as it was read: its resource version makes the API server refuse when it has changed.
+    /// Writes our identity into the lease as it was read: if it has changed since, the resource version causes a conflict.
     pub async fn write(&self, mut object: LeaseObject, transitions: i32) -> Result<LeaseObject, kube::Error> {
         object.spec = Some(self.spec(object.spec.as_ref(), transitions));
         self.api.replace(&self.name, &PostParams::default(), &object).await
@@ -68,14 +68,14 @@ impl Access {
 
     pub async fn release(&self, mut object: LeaseObject) {
         let spec = object.spec.get_or_insert_default();
-        // As client-go does it: no holder, and nothing to wait for.
+        // Like client-go: no holder, and a duration that has passed at once.
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
         spec.renew_time = Some(MicroTime(Timestamp::now()));
         match timeout(REQUEST_TIMEOUT, self.api.replace(&self.name, &PostParams::default(), &object)).await {
-            Ok(Ok(_)) => info!(lease = self.name, "gave the lease up"),
-            Ok(Err(error)) => warn!(lease = self.name, %error, "cannot give the lease up; it runs out by itself"),
-            Err(_) => warn!(lease = self.name, "cannot give the lease up in time; it runs out by itself"),
+            Ok(Ok(_)) => info!(lease = self.name, "released the lease"),
+            Ok(Err(error)) => warn!(lease = self.name, %error, "cannot release the lease; it will expire"),
+            Err(_) => warn!(lease = self.name, "cannot release the lease in time; it will expire"),
         }
     }
 
@@ -95,14 +95,14 @@ impl Access {
     }
 }
 
-/// What the election needs to know of an object.
+/// The part of the object that the election depends on.
 pub fn record(object: &LeaseObject) -> Record {
     let spec = object.spec.as_ref();
-    let promised = spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+    let duration = spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
     Record {
         holder: spec.and_then(|spec| spec.holder_identity.clone()).unwrap_or_default(),
         renewed: spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0.to_string()).unwrap_or_default(),
-        duration: promised.map_or(LEASE_DURATION, Duration::from_secs),
+        duration: duration.map_or(LEASE_DURATION, Duration::from_secs),
         transitions: spec.and_then(|spec| spec.lease_transitions).unwrap_or_default(),
     }
 }

@@ -1,38 +1,38 @@
-//! Who leads, as a state machine without I/O.
+//! The election as a state machine without I/O.
 
 use std::time::{Duration, Instant};
 
-/// How long candidates wait for a renewal before they take over.
+/// How long candidates wait for a renewal before they take the lease.
 pub const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// How long a leader that cannot renew goes on. Less than [`LEASE_DURATION`], so that it has stopped before another starts.
+/// How long a leader that cannot renew stays leader. Less than [`LEASE_DURATION`], so that it stops before another starts.
 pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// Pause between renewals, and between looks at somebody else's lease.
+/// Pause between renewals, and between reads of another process's lease.
 pub const RETRY_PERIOD: Duration = Duration::from_secs(2);
 
-/// What a lease says.
+/// The content of a lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Who holds it; empty: nobody.
+    /// Identity of the holder; empty if there is none.
     pub holder: String,
-    /// Changes with each renewal. Never compared with a clock: only whether it changed counts.
+    /// Time of the last renewal. It is only compared with earlier values, never with a clock.
     pub renewed: String,
-    /// How long the holder promised to be gone after its last renewal at the latest.
+    /// How long after its last renewal the holder may still lead.
     pub duration: Duration,
-    /// How often the holder changed.
+    /// How many times the holder has changed.
     pub transitions: i32,
 }
 
-/// What a candidate is to do.
+/// What a candidate has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Create the lease.
     Create,
-    /// Write itself into the lease that was observed, under optimistic lock.
+    /// Write its identity into the observed lease, under an optimistic lock.
     Take {
         /// `leaseTransitions` to write.
         transitions: i32,
     },
-    /// Look again after [`RETRY_PERIOD`].
+    /// Read again after [`RETRY_PERIOD`].
     Wait,
 }
 
@@ -40,32 +40,33 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Candidate {
     identity: String,
-    /// What was seen last, and since when it has not changed.
-    seen: Option<(Record, Instant)>,
+    /// The last observation, and since when it has not changed.
+    observed: Option<(Record, Instant)>,
 }
 
 impl Candidate {
     pub fn new(identity: &str) -> Self {
-        Self { identity: identity.to_owned(), seen: None }
+        Self { identity: identity.to_owned(), observed: None }
     }
 
-    /// Takes in what the lease says at `now`; `None` if there is none.
+    /// Observes the lease at `now`; `None` if it does not exist.
     ///
-    /// Nobody's clock is compared with another's: a lease has run out when it was *seen* unchanged for its duration here.
+    /// Clocks of different machines are never compared: a lease has expired when *this* process has seen it unchanged for its
+    /// duration.
     pub fn observe(&mut self, record: Option<&Record>, now: Instant) -> Action {
         let Some(record) = record else {
-            self.seen = None;
+            self.observed = None;
             return Action::Create;
         };
-        let since = match &self.seen {
-            Some((seen, since)) if seen == record => *since,
+        let since = match &self.observed {
+            Some((observed, since)) if observed == record => *since,
             _ => {
-                self.seen = Some((record.clone(), now));
+                self.observed = Some((record.clone(), now));
                 now
             }
         };
         if record.holder == self.identity {
-            // An earlier process of this pod: it is dead, since the containers of a pod restart one after the other.
+            // Held by a previous process of this pod, which has ended: a container restarts only after it has stopped.
             Action::Take { transitions: record.transitions }
         } else if record.holder.is_empty() || now.saturating_duration_since(since) >= record.duration {
             Action::Take { transitions: record.transitions.saturating_add(1) }
@@ -75,8 +76,8 @@ impl Candidate {
     }
 }
 
-/// Until when a leader may go on: [`RENEW_DEADLINE`] after it *began* its last successful renewal, which is before anybody
-/// else can have seen that one.
+/// When a leader that does not renew has to stop: [`RENEW_DEADLINE`] after it *began* its last successful renewal, which is before
+/// any other process can have seen it.
 pub fn deadline(renewal_began: Instant) -> Instant {
     renewal_began + RENEW_DEADLINE
 }
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_its_own_lease_at_once_without_a_transition() {
+    fn retakes_its_own_lease_at_once_without_a_transition() {
         assert_eq!(
             Candidate::new("a").observe(Some(&record("a", "1")), Instant::now()),
             Action::Take { transitions: 4 }
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_until_a_lease_was_seen_unchanged_for_its_duration() {
+    fn waits_until_the_lease_has_not_changed_for_its_duration() {
         let mut candidate = Candidate::new("a");
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -124,13 +125,13 @@ mod tests {
 
     #[test]
     fn a_time_far_in_the_past_does_not_make_a_lease_old() {
-        // The first look says nothing about age, whatever the holder's clock wrote.
+        // The first observation says nothing about the age, whatever the holder's clock was.
         let first = Candidate::new("a").observe(Some(&record("b", "1970-01-01T00:00:00.000000Z")), Instant::now());
         assert_eq!(first, Action::Wait);
     }
 
     #[test]
-    fn another_holder_starts_the_wait_over() {
+    fn a_new_holder_restarts_the_wait() {
         let mut candidate = Candidate::new("a");
         let start = Instant::now();
         candidate.observe(Some(&record("b", "1")), start);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn honours_the_duration_that_the_holder_promised() {
+    fn honours_the_duration_in_the_lease() {
         let mut candidate = Candidate::new("a");
         let long = Record { duration: Duration::from_secs(60), ..record("b", "1") };
         let start = Instant::now();
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_leader_stops_before_another_can_start() {
-        // Worst case: the other one sees the renewal in the moment in which it was begun.
+        // Worst case: the other process sees the renewal at the moment it begins.
         let began = Instant::now();
         let mut other = Candidate::new("other");
         other.observe(Some(&record("leader", "1")), began);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fake_client;
 
-/// An API server that knows one lease, with the optimistic lock of the real one.
+/// An API server with one lease and the optimistic lock of the real one.
 #[derive(Clone, Default)]
 struct FakeApi(Arc<State>);
 
@@ -31,7 +31,7 @@ impl FakeApi {
     }
 
     fn answer(&self, method: &Method, mut object: Value) -> (StatusCode, Value) {
-        // kube goes by the reason alone.
+        // kube looks at the reason only.
         let failure = |code: StatusCode, reason: &str| {
             (code, json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": reason}))
         };
@@ -68,7 +68,7 @@ impl FakeApi {
     fn write(&self, pointer: &str, value: Value) {
         let mut lease = self.0.lease.lock().expect("no panic before");
         let lease = lease.as_mut().expect("a lease");
-        *lease.pointer_mut(pointer).expect("the field is there") = value;
+        *lease.pointer_mut(pointer).expect("the field exists") = value;
         lease["metadata"]["resourceVersion"] = json!(self.0.version.fetch_add(1, Ordering::Relaxed).to_string());
     }
 }
@@ -78,7 +78,7 @@ async fn within<T>(seconds: u64, future: impl Future<Output = T>) -> Option<T> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_one_leads_and_the_second_waits_while_it_renews() {
+async fn the_second_candidate_waits_while_the_first_renews() {
     let api = FakeApi::default();
     let held = within(1, api.lease("a").acquire()).await.expect("at once").expect("leads");
     assert_eq!(api.holder(), "a");
@@ -88,7 +88,7 @@ async fn the_first_one_leads_and_the_second_waits_while_it_renews() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_released_lease_is_taken_within_a_look() {
+async fn a_released_lease_is_taken_at_the_next_read() {
     let api = FakeApi::default();
     let held = api.lease("a").acquire().await.expect("leads");
     let mut second = api.lease("b");
@@ -115,7 +115,7 @@ async fn a_short_outage_is_survived() {
     let held = api.lease("a").acquire().await.expect("leads");
     for _ in 0..5 {
         api.0.down.store(true, Ordering::Relaxed);
-        // With up to 2.4 s since the last renewal and as much until the next one, less than the 10 s of the deadline.
+        // Plus up to 2.4 s since the last renewal and 2.4 s until the next one: less than the deadline of 10 s.
         sleep(Duration::from_secs(5)).await;
         api.0.down.store(false, Ordering::Relaxed);
         assert!(within(4, held.lost()).await.is_none());
@@ -123,10 +123,10 @@ async fn a_short_outage_is_survived() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_touched_lease_is_kept_and_a_taken_one_is_lost() {
+async fn an_edited_lease_is_kept_and_a_taken_one_is_lost() {
     let api = FakeApi::default();
     let held = api.lease("a").acquire().await.expect("leads");
-    // Somebody edits the object: the next renewal conflicts, and is made anew.
+    // Someone edits the object: the next renewal conflicts and is repeated.
     api.write("/spec/leaseTransitions", json!(0));
     assert!(within(60, held.lost()).await.is_none());
     api.write("/spec/holderIdentity", json!("b"));
@@ -135,7 +135,7 @@ async fn a_touched_lease_is_kept_and_a_taken_one_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_at_the_start_is_waited_for() {
+async fn an_outage_at_the_start_is_retried() {
     let api = FakeApi::default();
     api.0.down.store(true, Ordering::Relaxed);
     let mut lease = api.lease("a");
@@ -145,7 +145,7 @@ async fn an_outage_at_the_start_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn missing_rights_are_an_error_that_says_so() {
+async fn missing_permissions_are_an_error_that_names_the_lease() {
     let api = FakeApi::default();
     api.0.forbidden.store(true, Ordering::Relaxed);
     let error = within(1, api.lease("a").acquire()).await.expect("at once").err().expect("an error");

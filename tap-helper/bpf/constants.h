@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/* Constants that the programs share with the tap-helper: build.rs turns every `#define NAME NUMBER` of this file into a Rust
+ * constant. */
+#pragma once
+
+/* Entries of `configs`. The helper writes an unused slot and then sets `active` to it. It reuses a slot after three more
+ * changes, long after every program that read the old index has returned. */
+#define SLOTS 4
+#define RULES 64
+#define NETWORKS 64
+
+/* config.flags */
+#define HAS_EXPRESSION 1
+#define HAS_INCLUDE 2
+#define NEEDS_PORTS 4
+#define DEDUPLICATE 8
+#define TRUNCATE_OVERSIZE 16
+#define LINEARIZE 32
+
+/* config.truncate: to the headers */
+#define TRUNCATE_HEADERS 0xffffffff
+/* rule.protocol, network.family: matches every packet */
+#define ANY 0
+/* Port and protocol of packets that have none. A rule for ports 0 to NO_PORT matches every packet. */
+#define NO_PORT 0x10000
+#define NO_PROTOCOL 0x100
+
+/* Keys of `counters`. Each frame that a classifier sees has one outcome, counted at direction * OUTCOMES + outcome. */
+#define INGRESS 0
+#define EGRESS 1
+#define MIRRORED 0
+#define FILTERED 1
+#define SAMPLED_OUT 2
+#define RATE_LIMITED 3
+#define DEDUPLICATED 4
+#define OUTCOMES 5
+/* What the clamp did to mirrored frames. */
+#define TRUNCATED 10
+#define OVERSIZED 11
+#define FAILED 12
+#define COUNTERS 13

@@ -1,0 +1,160 @@
+use std::{
+    fmt,
+    hash::{Hash as _, Hasher as _},
+    os::fd::AsFd as _,
+};
+
+use aya::maps::{Array, IterableMap as _, Map, MapData, MapError, PerCpuArray};
+
+use super::{
+    BpfError, Counters, Settings,
+    constants::SLOTS,
+    counters,
+    layout::{Config, Counter},
+    object::{MapsByName, program_hash},
+    syscall,
+};
+use crate::names::Hash;
+
+/// The maps that the programs of one tap on one pod share: their configuration, counters and state.
+pub struct Maps {
+    configs: Array<MapData, Config>,
+    active: Array<MapData, u32>,
+    counters: PerCpuArray<MapData, Counter>,
+    /// The maps that only the programs use.
+    others: MapsByName,
+}
+
+impl fmt::Debug for Maps {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+/// Identifies the programs and the configuration of a set of maps: equal fingerprints, equal behavior.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    programs: u64,
+    config: u64,
+}
+
+impl Fingerprint {
+    fn of(config: &Config) -> Self {
+        let mut hash = Hash::new();
+        config.hash(&mut hash);
+        Self { programs: config.program_hash, config: hash.finish() }
+    }
+
+    /// Whether both are of the same programs, which [`Maps::configure`] can reconfigure.
+    #[must_use]
+    pub fn same_programs(&self, other: &Self) -> bool {
+        self.programs == other.programs
+    }
+}
+
+impl Settings {
+    /// The fingerprint of programs with these settings.
+    pub fn fingerprint(&self) -> Result<Fingerprint, BpfError> {
+        self.config().map(|config| Fingerprint::of(&config))
+    }
+
+    pub(super) fn config(&self) -> Result<Config, BpfError> {
+        Config::new(self, program_hash(&self.expression()?, self.options.deduplicate.is_some()))
+    }
+}
+
+impl Maps {
+    /// The maps of a program in the kernel, whichever process loaded it.
+    pub fn adopt(program: u32) -> Result<Self, BpfError> {
+        let operation = || format!("inspect program {program}");
+        let info = syscall::program_by_id(program).and_then(syscall::program_info);
+        let (_, ids) = info.map_err(|errno| BpfError::kernel(operation(), errno))?;
+        let by_name = |id| {
+            let map = MapData::from_id(id)?;
+            let name = String::from_utf8_lossy(map.info()?.name()).into_owned();
+            Ok((name, map))
+        };
+        let maps: Result<_, MapError> = ids.into_iter().map(by_name).collect();
+        let maps = maps.map_err(|error| BpfError::aya(operation(), &error))?;
+        Self::from_names(maps).ok_or(BpfError::Foreign(program))
+    }
+
+    /// None if a map is missing or has another shape.
+    pub(super) fn from_names(mut maps: MapsByName) -> Option<Self> {
+        let mut take = |name: &str| Map::from_map_data(maps.remove(name)?).ok();
+        Some(Self {
+            configs: take("configs")?.try_into().ok()?,
+            active: take("active")?.try_into().ok()?,
+            counters: take("counters")?.try_into().ok()?,
+            others: maps,
+        })
+    }
+
+    /// New descriptors of the same maps.
+    pub(super) fn by_name(&self) -> Result<MapsByName, BpfError> {
+        let own = [("configs", self.configs.map()), ("active", self.active.map()), ("counters", self.counters.map())];
+        let others = self.others.iter().map(|(name, map)| (name.as_str(), map));
+        let reopen = |(name, map): (&str, &MapData)| {
+            let map = MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?;
+            Ok((name.to_owned(), map))
+        };
+        let maps: Result<_, MapError> = own.into_iter().chain(others).map(reopen).collect();
+        maps.map_err(|error| BpfError::aya("share maps", &error))
+    }
+
+    /// Whether the programs support the settings, so that [`configure`](Self::configure) applies them.
+    #[must_use]
+    pub fn supports(&self, settings: &Settings) -> bool {
+        let desired = settings.fingerprint();
+        self.fingerprint().is_ok_and(|own| desired.is_ok_and(|desired| desired.same_programs(&own)))
+    }
+
+    /// Whether the settings are in effect.
+    #[must_use]
+    pub fn is_configured(&self, settings: &Settings) -> bool {
+        self.active().is_ok_and(|(_, config)| settings.config().is_ok_and(|desired| desired == config))
+    }
+
+    /// Applies settings between two frames. The programs must [support](Self::supports) them.
+    pub fn configure(&mut self, settings: &Settings) -> Result<(), BpfError> {
+        let (_, config) = self.active()?;
+        self.write(&Config::new(settings, config.program_hash)?)
+    }
+
+    pub(super) fn write(&mut self, config: &Config) -> Result<(), BpfError> {
+        let (slot, current) = self.active()?;
+        if current == *config {
+            return Ok(());
+        }
+        let next = (slot + 1) % SLOTS;
+        let written = self.configs.set(next, config, 0);
+        // One aligned word: a program sees either the old or the new configuration.
+        let activated = written.and_then(|()| self.active.set(0, next, 0));
+        activated.map_err(|error| BpfError::aya("write a configuration", &error))
+    }
+
+    /// The fingerprint of the programs, with the configuration that is in effect.
+    pub fn fingerprint(&self) -> Result<Fingerprint, BpfError> {
+        self.active().map(|(_, config)| Fingerprint::of(&config))
+    }
+
+    /// The ID of the map with the configuration: the same for all programs that share these maps.
+    pub fn id(&self) -> Result<u32, BpfError> {
+        let info = self.configs.map().info();
+        info.map(|info| info.id()).map_err(|error| BpfError::aya("inspect a map", &error))
+    }
+
+    /// The counters since the tap was created.
+    pub fn counters(&self) -> Result<Counters, BpfError> {
+        counters::read(&self.counters).map_err(|error| BpfError::aya("read counters", &error))
+    }
+
+    /// The slot that is in effect, and its configuration.
+    fn active(&self) -> Result<(u32, Config), BpfError> {
+        let read = || {
+            let slot = self.active.get(&0, 0)? % SLOTS;
+            Ok((slot, self.configs.get(&slot, 0)?))
+        };
+        read().map_err(|error: MapError| BpfError::aya("read a configuration", &error))
+    }
+}

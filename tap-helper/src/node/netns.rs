@@ -1,0 +1,127 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use super::Change;
+use crate::{
+    failure::Status,
+    namespace::{Namespace, NamespaceId, PidfdRef},
+    netlink::{Connection, Event, NetlinkError, NetnsError, Subscription},
+    observe::{NetnsKind, Observed, observe},
+    step::Resource,
+};
+
+/// Repairs within [`WINDOW`] after which they are slowed down: another program undoes them, and the helper should not spin.
+const REPAIRS: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(10);
+const SLOW: Duration = Duration::from_secs(2);
+
+/// The state of a network namespace that matters: entered once, and subscribed to since.
+pub(super) struct Netns {
+    pub(super) namespace: Rc<Namespace>,
+    pub(super) netlink: Connection,
+    subscription: Subscription,
+    /// Reports the end of the process by which the namespace was found; none for the node's own.
+    pub(super) process: Option<PidfdRef>,
+    pub(super) kind: NetnsKind,
+    /// Something may have changed.
+    pub(super) dirty: bool,
+    /// In the node's own namespace: devices whose events matter.
+    pub(super) watched: BTreeSet<u32>,
+    /// In the node's own namespace: names whose events matter.
+    pub(super) names: BTreeSet<String>,
+    /// Resources that are no longer requested, with why they still exist.
+    pub(super) leftovers: BTreeMap<Resource, Status>,
+    not_before: Option<Instant>,
+    repairs: (Option<Instant>, u32),
+}
+
+impl Netns {
+    /// Enters a namespace.
+    pub(super) fn new(
+        namespace: Rc<Namespace>,
+        process: Option<PidfdRef>,
+        kind: NetnsKind,
+    ) -> Result<Self, NetnsError> {
+        // The subscription comes before the first observation: nothing that happens in between is missed.
+        let subscription = Subscription::open(&namespace, kind == NetnsKind::Pod)?;
+        let netlink = Connection::open(&namespace)?;
+        Ok(Self {
+            namespace,
+            netlink,
+            subscription,
+            process,
+            kind,
+            dirty: true,
+            watched: BTreeSet::new(),
+            names: BTreeSet::new(),
+            leftovers: BTreeMap::new(),
+            not_before: None,
+            repairs: (None, 0),
+        })
+    }
+
+    /// Enters the namespace of a process.
+    pub(super) fn of_process(pid: u32, kind: NetnsKind) -> Result<Self, NetnsError> {
+        let process = match kind {
+            NetnsKind::Pod => Some(PidfdRef::to(pid)?),
+            NetnsKind::Node => None,
+        };
+        Self::new(Rc::new(Namespace::of_process(pid)?), process, kind)
+    }
+
+    /// Ready when something has changed, or the process ended.
+    pub(super) fn poll_changed(&mut self, id: NamespaceId, context: &mut Context<'_>) -> Poll<Change> {
+        if let Some(process) = &self.process
+            && process.poll_ended(context).is_ready()
+        {
+            return Poll::Ready(Change::ProcessEnded(id));
+        }
+        ready!(self.subscription.poll_changed(context));
+        Poll::Ready(Change::Netns(id))
+    }
+
+    /// Observes the namespace; events until now are outdated then.
+    pub(super) async fn observe(&mut self) -> Result<Observed, NetlinkError> {
+        self.subscription.take();
+        observe(&self.netlink, self.kind).await
+    }
+
+    /// Processes the events since the last observation.
+    pub(super) fn process_events(&mut self, now: Instant) {
+        let events = self.subscription.take();
+        let matters = |event: &Event| match (self.kind, event) {
+            (NetnsKind::Pod, _) | (_, Event::Lost) => true,
+            (NetnsKind::Node, Event::Link { index, name }) => self.watched.contains(index) || self.names.contains(name),
+            (NetnsKind::Node, Event::Classifier { interface }) => self.watched.contains(interface),
+            (NetnsKind::Node, Event::Destination | Event::Address | Event::Route) => false,
+        };
+        if events.iter().any(matters) {
+            self.dirty = true;
+            self.slow_down(now);
+        }
+    }
+
+    /// Counts changes, and delays the reaction if there are too many.
+    fn slow_down(&mut self, now: Instant) {
+        let (start, count) = self.repairs;
+        let recent = start.filter(|start| now.duration_since(*start) < WINDOW);
+        self.repairs = (Some(recent.unwrap_or(now)), if recent.is_some() { count + 1 } else { 1 });
+        // The delay is not extended: with a change per second it would never end.
+        if self.repairs.1 > REPAIRS && self.not_before.is_none_or(|moment| moment <= now) {
+            self.not_before = Some(now + SLOW);
+        }
+    }
+
+    /// When it is to be reconciled.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.dirty.then(|| self.not_before.unwrap_or_else(Instant::now))
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.dirty && self.not_before.is_none_or(|moment| moment <= now)
+    }
+}

@@ -1,0 +1,153 @@
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use podtap_backoff::Backoff;
+use podtap_model::{DesiredSender, DesiredState, Receiver, State};
+
+use crate::{
+    failure::{Failure, Status},
+    namespace::NamespaceId,
+    step::Resource,
+};
+
+/// Intervals between attempts: from half a second to half a minute.
+fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(500), Duration::from_secs(30))
+}
+
+/// The state of one resource.
+#[derive(Clone, Debug)]
+pub(super) struct ResourceState {
+    pub(super) status: Status,
+    pub(super) interface: String,
+    pub(super) netns: NamespaceId,
+    backoff: Backoff,
+    retry_at: Option<Instant>,
+    /// A device was created for it since it was last active.
+    created: bool,
+}
+
+/// The desired state of one resource.
+#[derive(PartialEq)]
+enum Spec<'a> {
+    Sender(&'a DesiredSender),
+    Receiver(&'a Receiver),
+}
+
+fn specs(desired: &DesiredState) -> BTreeMap<Resource, Spec<'_>> {
+    let senders = desired.senders.iter().map(|sender| (Resource::sender(sender), Spec::Sender(sender)));
+    let receivers = desired.receivers.iter();
+    let receivers = receivers.map(|receiver| (Resource::receiver(receiver), Spec::Receiver(receiver)));
+    senders.chain(receivers).collect()
+}
+
+/// The state of each resource that has a namespace.
+#[derive(Debug, Default)]
+pub(super) struct Resources(BTreeMap<Resource, ResourceState>);
+
+impl Resources {
+    pub(super) fn get(&self, resource: &Resource) -> Option<&ResourceState> {
+        self.0.get(resource)
+    }
+
+    /// Forgets the failures of resources whose spec has changed. One that is no longer requested is being removed until an observation of
+    /// its namespace shows that it is gone.
+    pub(super) fn forget_changed(&mut self, previous: Option<&DesiredState>, desired: &DesiredState) {
+        let before = previous.map(specs).unwrap_or_default();
+        let now = specs(desired);
+        self.0.retain(|resource, state| match (now.get(resource), before.get(resource)) {
+            (None, _) => {
+                state.status = Status::REMOVING;
+                (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
+                *resource != Resource::Leftover
+            }
+            (spec, previous) => spec == previous,
+        });
+    }
+
+    /// Those that are being removed.
+    pub(super) fn removing(&self) -> impl Iterator<Item = (&Resource, &Status)> {
+        self.0
+            .iter()
+            .map(|(resource, state)| (resource, &state.status))
+            .filter(|(_, status)| status.state == State::Removing)
+    }
+
+    pub(super) fn forget_netns(&mut self, netns: NamespaceId) {
+        self.0.retain(|_, state| state.netns != netns);
+    }
+
+    /// Those of a namespace.
+    pub(super) fn of(&self, netns: NamespaceId) -> impl Iterator<Item = &Resource> {
+        self.0.iter().filter(move |(_, state)| state.netns == netns).map(|(resource, _)| resource)
+    }
+
+    /// Forgets the resources of a namespace, except those for which `stays` holds.
+    pub(super) fn forget_removed(&mut self, netns: NamespaceId, stays: impl Fn(&Resource) -> bool) {
+        self.0.retain(|resource, state| state.netns != netns || stays(resource));
+    }
+
+    fn entry(&mut self, resource: &Resource, netns: NamespaceId) -> &mut ResourceState {
+        let fresh = || ResourceState {
+            status: Status::PENDING,
+            interface: String::new(),
+            netns,
+            backoff: backoff(),
+            retry_at: None,
+            created: false,
+        };
+        let state = self.0.entry(resource.clone()).or_insert_with(fresh);
+        if state.netns != netns {
+            *state = fresh();
+        }
+        state
+    }
+
+    /// It is complete.
+    pub(super) fn active(&mut self, resource: &Resource, netns: NamespaceId, interface: &str) {
+        let state = self.entry(resource, netns);
+        state.status = Status::ACTIVE;
+        interface.clone_into(&mut state.interface);
+        (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
+    }
+
+    /// It is not attempted until something changes in its namespace.
+    pub(super) fn refused(&mut self, resource: &Resource, netns: NamespaceId, failure: &Failure) {
+        let state = self.entry(resource, netns);
+        state.status = failure.status();
+        (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
+    }
+
+    /// A device was created for it.
+    pub(super) fn created(&mut self, resource: &Resource, netns: NamespaceId) {
+        self.entry(resource, netns).created = true;
+    }
+
+    /// It failed, and is retried later.
+    pub(super) fn failed(&mut self, resource: &Resource, netns: NamespaceId, failure: &Failure, now: Instant) {
+        let state = self.entry(resource, netns);
+        state.status = failure.status();
+        state.retry_at = Some(now + state.backoff.pause());
+    }
+
+    /// Whether it waits for its next attempt.
+    pub(super) fn is_pausing(&self, resource: &Resource, now: Instant) -> bool {
+        self.0.get(resource).and_then(|state| state.retry_at).is_some_and(|moment| moment > now)
+    }
+
+    /// Whether what exists of it comes from failed attempts, and is removed until the next one. What was once complete, or was
+    /// found, stays as it is: half a mirror may be worth more than none.
+    pub(super) fn is_rolled_back(&self, resource: &Resource, now: Instant) -> bool {
+        self.is_pausing(resource, now) && self.0.get(resource).is_some_and(|state| state.created)
+    }
+
+    pub(super) fn retry_is_due(&self, netns: NamespaceId, now: Instant) -> bool {
+        self.0.values().any(|state| state.netns == netns && state.retry_at.is_some_and(|moment| moment <= now))
+    }
+
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.0.values().filter_map(|state| state.retry_at).min()
+    }
+}

@@ -1,0 +1,242 @@
+//! Random requests, foreign state and damage.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use podtap_model::{
+    Deduplicate, DesiredSender, Direction, Endpoint, FrameFormat, MirrorOptions, Pod, Receiver, Tap, TapReference, Uid,
+};
+use proptest::{
+    collection::vec,
+    prelude::{Just, Strategy, any},
+    prop_oneof,
+    sample::{select, subsequence},
+};
+
+use crate::{
+    bpf::Settings,
+    marks::GROUP,
+    netlink::{Filter, Hook, Link, Mirror, QdiscKind, Vxlan},
+    plan::Requested,
+    step::SenderKey,
+};
+
+use super::world::World;
+
+/// What is wanted of one namespace, each identity at most once.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub senders: Vec<DesiredSender>,
+    pub receivers: Vec<Receiver>,
+    pub settings: BTreeMap<SenderKey, Settings>,
+}
+
+impl Scenario {
+    pub fn wanted(&self) -> Requested<'_> {
+        Requested {
+            senders: self.senders.iter().collect(),
+            receivers: self.receivers.iter().collect(),
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+pub fn scenario() -> impl Strategy<Value = Scenario> {
+    (vec((sender(), settings()), 0..5), vec(receiver(), 0..3)).prop_map(|(senders, receivers)| {
+        let settings =
+            senders.iter().filter_map(|(sender, settings)| Some((SenderKey::of(sender), settings.clone()?))).collect();
+        let senders = senders.into_iter().map(|(sender, _)| sender);
+        let senders: BTreeMap<_, _> = senders.map(|sender| (SenderKey::of(&sender), sender)).collect();
+        let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
+        Scenario { senders: senders.into_values().collect(), receivers: receivers.into_values().collect(), settings }
+    })
+}
+
+fn sender() -> impl Strategy<Value = DesiredSender> {
+    let endpoints: Vec<Endpoint> =
+        (1..5).map(|number| Endpoint { address: [10, 66, 0, number].into(), port: 14789, vni: vni(7) }).collect();
+    let direction = select(vec![Direction::Ingress, Direction::Egress, Direction::Both]);
+    let interface = select(vec!["", "", "", "eth0", "net1", "none"]);
+    (1..4u8, direction, interface, subsequence(endpoints, 1..=4), any::<bool>()).prop_map(
+        |(tap, direction, interface, destinations, known)| {
+            let pod = Pod {
+                namespace: "shop".to_owned(),
+                name: "web".to_owned(),
+                uid: uid("pod-1"),
+                config_hash: None,
+                addresses: known.then(|| [10, 88, 0, 5].into()).into_iter().collect(),
+            };
+            let TapReference { namespace, name, uid } = tap_reference(tap);
+            let tap = Tap {
+                namespace,
+                name,
+                uid,
+                interface: interface.parse().ok(),
+                direction,
+                destinations,
+                options: MirrorOptions::default(),
+                program: None,
+            };
+            DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
+        },
+    )
+}
+
+fn uid(text: &str) -> Uid {
+    text.parse().expect("a UID")
+}
+
+fn vni(number: u32) -> podtap_model::Vni {
+    number.try_into().expect("a VNI")
+}
+
+fn tap_reference(number: u8) -> TapReference {
+    let name = format!("tap-{number}");
+    TapReference { namespace: "shop".to_owned(), uid: uid(&name), name }
+}
+
+/// What programs are told, if there are any: of two kinds, each with two settings.
+fn settings() -> impl Strategy<Value = Option<Settings>> {
+    (any::<bool>(), any::<bool>(), 0..4u8).prop_map(|(deduplicates, narrow, without)| {
+        (without > 0).then(|| Settings {
+            options: MirrorOptions { deduplicate: deduplicates.then(Deduplicate::default), ..MirrorOptions::default() },
+            frame_limit: narrow.then_some(1364),
+            ..Settings::default()
+        })
+    })
+}
+
+fn receiver() -> impl Strategy<Value = Receiver> {
+    (1..4u32, select(vec!["m0", "m1", "eth0"]), any::<bool>(), any::<bool>(), 1..3u8).prop_map(
+        |(number, name, ipv6, raw, tap)| Receiver {
+            tap: tap_reference(tap),
+            vni: vni(number),
+            port: 14789,
+            ipv6,
+            interface_name: name.parse().expect("an interface name"),
+            frame_format: if raw { FrameFormat::Raw } else { FrameFormat::Wire },
+            pod: None,
+        },
+    )
+}
+
+/// Something that another program configured.
+#[derive(Clone, Debug)]
+pub enum Foreign {
+    Clsact(u32),
+    Ingress(u32),
+    Filter(u32, Hook, u16, Option<Vec<u8>>),
+    Tunnel(String, u32),
+}
+
+pub fn foreign_states() -> impl Strategy<Value = Vec<Foreign>> {
+    let interface = || select(vec![2u32, 3]);
+    let hook = select(vec![Hook::Ingress, Hook::Egress]);
+    let cookie = prop_oneof![Just(None), Just(Some(b"somebody".to_vec())), Just(Some(b"PTap".to_vec()))];
+    let filter = (interface(), hook, 30..40u16, cookie)
+        .prop_map(|(interface, hook, priority, cookie)| Foreign::Filter(interface, hook, priority, cookie));
+    let tunnel = (select(vec!["m0", "vx9", "ptap00000000000"]), select(vec![0, GROUP]));
+    vec(
+        prop_oneof![
+            interface().prop_map(Foreign::Clsact),
+            interface().prop_map(Foreign::Ingress),
+            filter,
+            tunnel.prop_map(|(name, group)| Foreign::Tunnel(name.to_owned(), group)),
+        ],
+        0..6,
+    )
+}
+
+impl Foreign {
+    /// Does it, if there is room for it.
+    pub fn come(&self, world: &mut World) {
+        match self {
+            Self::Clsact(interface) if world.now.qdisc(*interface).is_none() => {
+                world.add_qdisc(*interface, QdiscKind::Clsact);
+            }
+            Self::Ingress(interface) if world.now.qdisc(*interface).is_none() => {
+                world.add_qdisc(*interface, QdiscKind::Ingress);
+            }
+            Self::Filter(interface, hook, priority, cookie)
+                if world.now.qdisc(*interface) == Some(QdiscKind::Clsact) =>
+            {
+                let counters = crate::netlink::Counters::default();
+                let mirror = cookie.as_ref().map(|cookie| Mirror {
+                    to: 1,
+                    as_ours: true,
+                    redirects: false,
+                    cookie: cookie.clone(),
+                    counters,
+                });
+                world.add_filter((*interface, *hook), *priority, "bpf", mirror, false);
+            }
+            Self::Tunnel(name, group) if world.now.links.iter().all(|link| link.name != *name) => {
+                let vxlan = Vxlan { vni: 1, port: 4789, source_ports: (0, 0), learning: true };
+                // With an alias of its own, or no group of ours: one of both would be too little to be ours.
+                world.add_link(Link {
+                    name: name.clone(),
+                    group: *group,
+                    alias: "theirs".to_owned(),
+                    kind: "vxlan".to_owned(),
+                    vxlan: Some(vxlan),
+                    ..Link::default()
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Changes by hand to what is PodTap's: each number picks one of those that are possible.
+pub fn damage(world: &mut World, choices: &[u8]) {
+    for choice in choices {
+        let ours: Vec<u32> = world.now.ours().map(|link| link.index).collect();
+        let Some(index) = ours.get(usize::from(choice / 16) % ours.len().max(1)).copied() else { return };
+        let position = world.now.links.iter().position(|link| link.index == index).expect("it is there");
+        match choice % 16 {
+            0 => world.delete_link(index),
+            1 => world.remove_qdisc(index),
+            2 => world.now.links[position].up = false,
+            3 => (world.now.links[position].autoconf_disabled, world.now.links[position].mtu) = (false, 1500),
+            4 => "podtap.dev/v0 of another".clone_into(&mut world.now.links[position].alias),
+            5 => world.now.destinations.retain(|(device, _)| *device != index),
+            6 => world.now.filters.retain(|filter| filter.mirror.as_ref().is_none_or(|mirror| mirror.to != index)),
+            7 | 8 => {
+                let leads = |filter: &&mut Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index);
+                let Some(filter) = world.now.filters.iter_mut().find(leads) else { continue };
+                let mirror = filter.mirror.as_mut().expect("it leads somewhere");
+                if choice % 16 == 7 {
+                    mirror.to = 1;
+                } else {
+                    (mirror.as_ours, mirror.redirects) = (false, false);
+                }
+            }
+            11 => {
+                let leads = |filter: &&mut Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index);
+                let Some(filter) = world.now.filters.iter_mut().find(leads) else { continue };
+                // Of somebody else, or none.
+                filter.program = filter.program.map(|_| 7).filter(|_| choice / 16 % 2 == 0);
+            }
+            12 => world.now.filters.retain(|filter| (filter.id.interface, filter.id.hook) != (index, Hook::Egress)),
+            9 if world.now.links[position].kind == "veth" => {
+                world.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
+            }
+            // Moved to another namespace, the other end leaves this one, and this one stays.
+            10 if world.now.links[position].kind == "veth" => {
+                let Some(peer) = world.now.links[position].peer.take() else { continue };
+                world.now.links.iter_mut().find(|link| link.index == peer).expect("it is there").peer = None;
+                world.delete_link(peer);
+            }
+            _ => {
+                let mirror = world
+                    .now
+                    .filters
+                    .iter()
+                    .find(|filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index));
+                if let Some(double) = mirror.cloned() {
+                    let at = (double.id.interface, double.id.hook);
+                    world.add_filter(at, double.id.priority + 50, "u32", double.mirror, false);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! A network namespace in memory: what each step of a plan does to it, as the kernel and the executor do it.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    bpf::{Fingerprint, Settings},
+    marks::{Cookie, GROUP},
+    names::{DEVICE_MTU, sender_vnis},
+    netlink::{
+        DROP_PRIORITY, Filter, FilterId, FilterTarget, Hook, InterfaceAddress, Link, Mirror, Qdisc, QdiscKind,
+        REDIRECT_PRIORITY, Vxlan,
+    },
+    observe::{Observed, Program},
+    plan::{Plan, Requested, plan},
+    step::{Action, Resource, Step},
+};
+
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub now: Observed,
+    last_index: u32,
+    last_handle: u32,
+    last_program: u32,
+    /// Group and fingerprint of programs that are loaded in this round.
+    loaded: BTreeMap<Resource, (u32, Fingerprint)>,
+}
+
+impl World {
+    /// A pod's: loopback, `eth0` with an address, `net1` without.
+    pub fn of_pod() -> Self {
+        let mut world = Self::default();
+        for name in ["lo", "eth0", "net1"] {
+            let link = Link { name: name.to_owned(), up: true, mtu: 1500, loopback: name == "lo", ..Link::default() };
+            world.add_link(link);
+        }
+        let address = InterfaceAddress { interface: 2, address: [10, 88, 0, 5].into(), global: true };
+        world.now.addresses.push(address);
+        world
+    }
+
+    pub fn add_link(&mut self, link: Link) -> u32 {
+        self.last_index += 1;
+        self.now.links.push(Link { index: self.last_index, ..link });
+        self.last_index
+    }
+
+    pub fn add_filter(&mut self, at: (u32, Hook), priority: u16, kind: &str, mirror: Option<Mirror>, drops_all: bool) {
+        self.last_handle += 1;
+        let (interface, hook) = at;
+        let kind = kind.to_owned();
+        let id = FilterId { interface, hook, chain: 0, priority, protocol: 3, kind, handle: self.last_handle };
+        self.now.filters.push(Filter { id, drops_all, program: None, mirror });
+    }
+
+    pub fn add_qdisc(&mut self, interface: u32, kind: QdiscKind) {
+        assert_eq!(self.now.qdisc(interface), None, "one place, one qdisc");
+        self.now.qdiscs.push(Qdisc { interface, kind });
+    }
+
+    pub fn remove_qdisc(&mut self, interface: u32) {
+        self.now.qdiscs.retain(|qdisc| qdisc.interface != interface);
+        self.now.filters.retain(|filter| filter.id.interface != interface);
+    }
+
+    pub fn delete_link(&mut self, index: u32) {
+        assert!(index > 3, "interfaces of the pod are not deleted");
+        let Some(link) = self.now.link(index).cloned() else { return };
+        self.remove_qdisc(index);
+        self.now.links.retain(|link| link.index != index);
+        self.now.destinations.retain(|(device, _)| *device != index);
+        // The filters stay, shown with `*` for their device.
+        for mirror in self.now.filters.iter_mut().filter_map(|filter| filter.mirror.as_mut()) {
+            mirror.to = if mirror.to == index { 0 } else { mirror.to };
+        }
+        self.now.offloads.retain(|(device, _)| *device != index);
+        // Both ends of a pair go.
+        if let Some(peer) = link.peer {
+            self.delete_link(peer);
+        }
+    }
+
+    /// Plans and acts until nothing is left to do: the rounds that took, and the last plan.
+    pub fn converge(&mut self, wanted: &Requested<'_>) -> (u32, Plan) {
+        for round in 0.. {
+            self.loaded.clear();
+            let plan = plan(wanted, &self.now);
+            if plan.actions.is_empty() || round > 10 {
+                return (round, plan);
+            }
+            for action in &plan.actions {
+                self.act(action);
+            }
+        }
+        unreachable!("the loop ends by itself")
+    }
+
+    pub fn act(&mut self, action: &Action) {
+        match &action.step {
+            Step::CreateDevice { name, vxlan, alias, .. } => self.create(&action.resource, name, *vxlan, alias),
+            Step::CreatePair { names, aliases } => self.create_pair(names, aliases),
+            Step::TurnOff(device, names) => {
+                self.now.offloads.retain(|(found, on)| found != device || on != names);
+            }
+            Step::AddRedirect { from, to, cookie } => self.add_redirect(*from, *to, *cookie),
+            Step::SetAlias(device, alias) => self.link(*device).alias.clone_from(alias),
+            Step::DisableAutoconf(device) => {
+                (self.link(*device).autoconf_disabled, self.link(*device).mtu) = (true, DEVICE_MTU);
+            }
+            Step::AddDeviceClsact(interface) | Step::AddClsact { interface, .. } => {
+                // The executor takes a second request of one plan for done.
+                if self.now.qdisc(*interface).is_none() {
+                    self.add_qdisc(*interface, QdiscKind::Clsact);
+                }
+            }
+            Step::AddDrop(device) => {
+                assert_eq!(self.now.qdisc(*device), Some(QdiscKind::Clsact));
+                self.add_filter((*device, Hook::Ingress), DROP_PRIORITY, "bpf", None, true);
+            }
+            Step::AddDestination(device, to) => {
+                assert!(!self.now.destinations.contains(&(*device, *to)), "no destination twice");
+                self.now.destinations.push((*device, *to));
+            }
+            Step::RemoveDestination(device, to) => self.now.destinations.retain(|entry| *entry != (*device, *to)),
+            Step::Rename(device, name) => {
+                assert!(!self.link(*device).up, "only a device that is down is renamed");
+                assert!(self.now.links.iter().all(|link| link.name != *name), "no name twice");
+                self.link(*device).name.clone_from(name);
+            }
+            Step::Up(device) => {
+                assert!(self.now.offloads(*device).is_empty(), "frames pass only when they will be as on the wire");
+                self.link(*device).up = true;
+            }
+            Step::RemoveClsact(interface) => {
+                if self.now.filters.iter().all(|filter| filter.id.interface != *interface || filter.id.handle == 0) {
+                    self.remove_qdisc(*interface);
+                }
+            }
+            Step::AddFilter { interface, hook, priority, device, cookie } => {
+                self.add_mirror((*interface, *hook), *priority, *device, *cookie);
+            }
+            Step::LoadPrograms { settings, before } => self.load(&action.resource, settings, *before),
+            Step::AttachClamp(target) => {
+                assert!(self.now.link(target.interface).is_some_and(|link| link.kind == "vxlan"));
+                self.put_program(&action.resource, *target, None);
+            }
+            Step::AttachMirror { target, device, cookie } => {
+                assert!(self.now.link(*device).is_some_and(|link| link.up), "no filter before its device");
+                let fits = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (*device, Hook::Egress);
+                assert!(self.now.filters.iter().any(|filter| fits(&filter)), "the clamp is attached before the mirror");
+                self.put_program(&action.resource, *target, Some((*device, *cookie)));
+            }
+            Step::Configure { program, settings } => {
+                let found = *self.now.program(*program).expect("a plan names only programs that are there");
+                let fingerprint = settings.fingerprint().expect("they are valid");
+                assert!(found.fingerprint.same_programs(&fingerprint));
+                self.configure(found.group, fingerprint);
+            }
+            Step::RemoveFilter(id) => self.now.filters.retain(|filter| filter.id != *id),
+            Step::DeleteDevice(device) => self.delete_link(*device),
+        }
+    }
+
+    fn add_mirror(&mut self, (interface, hook): (u32, Hook), priority: u16, device: u32, cookie: Cookie) {
+        assert_eq!(self.now.qdisc(interface), Some(QdiscKind::Clsact));
+        let at = |filter: &&Filter| filter.id.interface == interface && filter.id.priority == priority;
+        assert_eq!(self.now.filters.iter().find(at), None, "no priority twice");
+        assert!(self.now.link(device).is_some_and(|link| link.up), "no filter before its device");
+        let counters = crate::netlink::Counters::default();
+        let mirror = Mirror { to: device, as_ours: true, redirects: false, cookie: cookie.bytes().to_vec(), counters };
+        self.add_filter((interface, hook), priority, "bpf", Some(mirror), false);
+    }
+
+    fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<u32>) {
+        let fingerprint = settings.fingerprint().expect("they are valid");
+        let before = before.map(|id| *self.now.program(id).expect("a plan names only programs that are there"));
+        let joined = before.filter(|before| before.fingerprint.same_programs(&fingerprint));
+        self.last_program += 1;
+        let group = joined.map_or(self.last_program, |joined| joined.group);
+        self.configure(group, fingerprint);
+        self.loaded.insert(resource.clone(), (group, fingerprint));
+    }
+
+    fn configure(&mut self, group: u32, fingerprint: Fingerprint) {
+        for program in self.now.programs.iter_mut().filter(|program| program.group == group) {
+            program.fingerprint = fingerprint;
+        }
+    }
+
+    fn put_program(&mut self, resource: &Resource, target: FilterTarget, to: Option<(u32, Cookie)>) {
+        assert_eq!(self.now.qdisc(target.interface), Some(QdiscKind::Clsact));
+        let (group, fingerprint) = *self.loaded.get(resource).expect("programs are loaded before they are put");
+        let counters = crate::netlink::Counters::default();
+        let mirror = to.map(|(to, cookie)| Mirror {
+            to,
+            as_ours: true,
+            redirects: false,
+            cookie: cookie.bytes().to_vec(),
+            counters,
+        });
+        let same = |filter: &Filter| {
+            (filter.id.interface, filter.id.priority, filter.id.hook)
+                == (target.interface, target.priority, target.hook)
+        };
+        if target.handle == 0 {
+            assert!(!self.now.filters.iter().any(same), "no priority twice");
+            self.add_filter((target.interface, target.hook), target.priority, "bpf", mirror, false);
+        }
+        self.last_program += 1;
+        let id = 1000 + self.last_program;
+        let mut filters = self.now.filters.iter_mut();
+        let filter = filters.find(|filter| same(filter) && (target.handle == 0 || filter.id.handle == target.handle));
+        let filter = filter.expect("it is there");
+        assert_eq!(filter.id.kind, "bpf");
+        filter.program = Some(id);
+        if target.handle != 0 {
+            filter.mirror = to.map(|(to, cookie)| Mirror {
+                to,
+                as_ours: true,
+                redirects: false,
+                cookie: cookie.bytes().to_vec(),
+                counters,
+            });
+        }
+        self.now.programs.push(Program { id, group, fingerprint });
+    }
+
+    fn add_redirect(&mut self, from: u32, to: u32, cookie: Cookie) {
+        assert_eq!(self.now.qdisc(from), Some(QdiscKind::Clsact));
+        let before = |filter: &&Filter| filter.id.interface == from && filter.id.priority <= REDIRECT_PRIORITY;
+        assert_eq!(self.now.filters.iter().find(before), None, "it is the first");
+        assert_eq!(self.link(to).kind, "veth");
+        let counters = crate::netlink::Counters::default();
+        let mirror = Mirror { to, as_ours: false, redirects: true, cookie: cookie.bytes().to_vec(), counters };
+        self.add_filter((from, Hook::Ingress), REDIRECT_PRIORITY, "bpf", Some(mirror), false);
+    }
+
+    fn create_pair(&mut self, names: &[String; 2], aliases: &[String; 2]) {
+        let ends = names.iter().zip(aliases).zip([2, 1]);
+        for ((name, alias), other) in ends {
+            assert!(self.now.links.iter().all(|link| link.name != *name), "no name twice: {name}");
+            let index = self.add_link(Link {
+                name: name.clone(),
+                autoconf_disabled: true,
+                mtu: DEVICE_MTU,
+                group: GROUP,
+                alias: alias.clone(),
+                kind: "veth".to_owned(),
+                peer: Some(if other == 2 { self.last_index + 2 } else { self.last_index }),
+                ..Link::default()
+            });
+            self.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
+        }
+    }
+
+    fn create(&mut self, resource: &Resource, name: &str, vxlan: Vxlan, alias: &str) {
+        let taken = |vni: u32| self.now.links.iter().filter_map(|link| link.vxlan).any(|other| other.vni == vni);
+        let vni = match resource {
+            Resource::Sender(key) => sender_vnis(key).find(|vni| !taken(*vni)).expect("one is free"),
+            _ => vxlan.vni,
+        };
+        assert!(self.now.links.iter().all(|link| link.name != name), "no name twice: {name}");
+        self.add_link(Link {
+            name: name.to_owned(),
+            autoconf_disabled: true,
+            mtu: DEVICE_MTU,
+            group: GROUP,
+            alias: alias.to_owned(),
+            kind: "vxlan".to_owned(),
+            vxlan: Some(Vxlan { vni, ..vxlan }),
+            ..Link::default()
+        });
+    }
+
+    fn link(&mut self, index: u32) -> &mut Link {
+        self.now.links.iter_mut().find(|link| link.index == index).expect("a plan names only devices that are there")
+    }
+}

@@ -1,0 +1,98 @@
+//! The tap follows its pods.
+
+use std::{path::Path, time::Duration};
+
+use podtap_tests::{
+    cluster::{Cluster, Sandbox, in_network, namespace_of_node},
+    wait::until,
+};
+
+use crate::scene::{address, capture};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+fn tap(sandbox: &Sandbox, interface: &str) {
+    sandbox.apply(&format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
+         targets: {{podSelector: {{matchLabels: {{app: web}}}}}}\n  \
+         destinations: [{{node: {{name: n2, interfaceName: {interface}}}}}]\n"
+    ));
+}
+
+#[track_caller]
+fn tapped(sandbox: &Sandbox, matched: i32, tapped: i32) {
+    until(&format!("{tapped} of {matched} tapped"), TIMEOUT, || {
+        let status = sandbox.tap("web").status.unwrap_or_default();
+        let now = (status.matched_pods, status.tapped_pods);
+        if now == (matched, tapped) { Ok(()) } else { Err(format!("{now:?} {:?}", status.failures)) }
+    });
+}
+
+#[test]
+fn pods_that_come_go_and_change_their_labels() {
+    let sandbox = Sandbox::new("labels");
+    sandbox.pod("a", "n1", "web");
+    tap(&sandbox, "fol-labels");
+    sandbox.ready("web");
+    tapped(&sandbox, 1, 1);
+    sandbox.pod("b", "n2", "web");
+    tapped(&sandbox, 2, 2);
+    sandbox.kubectl(&["label", "pod", "a", "app=other", "--overwrite"], "").expect("a label can be changed");
+    tapped(&sandbox, 1, 1);
+    sandbox.kubectl(&["label", "pod", "a", "app=web", "--overwrite"], "").expect("a label can be changed");
+    tapped(&sandbox, 2, 2);
+    sandbox.kubectl(&["label", "pod", "a", "podtap.dev/exclude=true"], "").expect("a label can be set");
+    tapped(&sandbox, 1, 1);
+    sandbox.kubectl(&["delete", "pod", "b"], "").expect("a pod can be deleted");
+    tapped(&sandbox, 0, 0);
+    sandbox.condition("web", "TargetsResolved", "False", "NoPodsMatch");
+}
+
+/// The first thing that the new pod says, a DNS request, is already mirrored; on either node, 20 times of 20.
+#[test]
+fn a_recreated_pod_is_mirrored_from_its_first_frame() {
+    // Alone, since tests that end a helper pod would make it miss the moment.
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("recreate");
+    let peer = sandbox.pod("peer", "n2", "peer");
+    tap(&sandbox, "fol-first");
+    // A pod on each node first, so that both nodes have their helper pod.
+    sandbox.pod("one", "n1", "web");
+    sandbox.pod("two", "n2", "web");
+    sandbox.ready("web");
+    let receiver = capture(&namespace_of_node(sandbox.lab(), "n2"), "fol-first");
+    for round in 0..20 {
+        let (node, name) = [("n1", "one"), ("n2", "two")][round % 2];
+        sandbox.kubectl(&["delete", "pod", name], "").expect("a pod can be deleted");
+        sandbox.start(name, node, "web", &format!("nslookup first-{round} {}; sleep 3600", address(&peer)));
+        let pod = sandbox.running(name);
+        let (network, source) = (sandbox.network(&pod), octets(&address(&pod)));
+        until(&format!("round {round}: each datagram that the pod sent is mirrored"), TIMEOUT, || {
+            let sent = datagrams_sent(&network);
+            let mirrored = receiver.count(|f| is_request(&f.bytes, source));
+            if sent > 0 && mirrored == sent { Ok(()) } else { Err(format!("{sent} sent, {mirrored} mirrored")) }
+        });
+    }
+}
+
+/// How many datagrams a namespace has sent, by its own count (`Udp: OutDatagrams`, RFC 4113).
+fn datagrams_sent(network: &Path) -> usize {
+    let counters = in_network(network, &["cat", "/proc/self/net/snmp"]);
+    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Udp: ")).map(str::split_whitespace);
+    let (names, mut values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let place = names.into_iter().position(|name| name == "OutDatagrams").expect("the counter is there");
+    values.nth(place).and_then(|v| v.parse().ok()).expect("a number")
+}
+
+/// Whether a frame is a datagram from `source` to the port of the DNS.
+fn is_request(bytes: &[u8], source: [u8; 4]) -> bool {
+    bytes.len() > 42
+        && bytes[12..14] == [8, 0]
+        && bytes[23] == 17
+        && bytes[26..30] == source
+        && bytes[36..38] == [0, 53]
+}
+
+fn octets(address: &str) -> [u8; 4] {
+    address.parse::<std::net::Ipv4Addr>().expect("the lab is IPv4").octets()
+}

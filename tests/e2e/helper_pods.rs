@@ -1,0 +1,166 @@
+//! The helper pods: what they may do, when they are there, and what happens when they fail.
+
+use std::{path::PathBuf, time::Duration};
+
+use k8s_openapi::api::core::v1::Pod;
+use podtap_api::NodeTap;
+use podtap_tests::{
+    capture::Capture,
+    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, in_network, namespace_of_node, namespace_of_pod},
+    net::Network,
+    wait::until,
+};
+
+use crate::scene::{Scene, capture, same_traffic};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The helper pod of a node, if it is there.
+fn helper_of(node: &str) -> Option<Pod> {
+    let pods: Vec<Pod> = Cluster::lab().list(PODTAP_NAMESPACE);
+    pods.into_iter().find(|pod| {
+        let spec = pod.spec.as_ref().expect("a pod has a spec");
+        spec.host_network == Some(true) && spec.node_name.as_deref() == Some(node)
+    })
+}
+
+fn tap(sandbox: &Sandbox, destination: &str) {
+    sandbox.apply(&format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
+         targets: {{podNames: [web]}}\n  destinations: [{{node: {destination}}}]\n"
+    ));
+    sandbox.ready("web");
+}
+
+/// Lines of `/proc/PID/status` of the one process of a node that runs `program`.
+fn status_of(node: &str, program: &str) -> String {
+    Cluster::lab()
+        .on_node(
+            node,
+            &format!(
+                "for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' < $p/cmdline 2>/dev/null)\" in \
+                 \"{program}\"*) echo path $p; cat $p/status; ls -A $p/root/var/run/secrets/kubernetes.io 2>&1 | sed 's/^/token /';; esac; done"
+            ),
+        )
+        .expect("the node runs")
+}
+
+#[test]
+fn each_container_has_exactly_its_privileges() {
+    let scene = Scene::new("privileges");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-priv}");
+    let helper = status_of("n1", "/tap-helper serve");
+    let agent = status_of("n1", "/podtap-agent");
+    // Bits of include/uapi/linux/capability.h: NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, BPF 39.
+    let wanted: u64 = 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
+    let field = |status: &str, name: &str| -> String {
+        let line =
+            status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {status}"));
+        line[name.len()..].trim().to_owned()
+    };
+    assert_eq!(u64::from_str_radix(&field(&helper, "CapEff:"), 16), Ok(wanted));
+    assert_eq!(u64::from_str_radix(&field(&helper, "CapBnd:"), 16), Ok(wanted));
+    assert_eq!(u64::from_str_radix(&field(&agent, "CapEff:"), 16), Ok(0));
+    assert_eq!(u64::from_str_radix(&field(&agent, "CapBnd:"), 16), Ok(0));
+    for status in [&helper, &agent] {
+        assert_eq!(field(status, "Seccomp:"), "2", "a filter is in force");
+    }
+    assert_eq!(field(&agent, "Uid:"), "65532\t65532\t65532\t65532");
+    assert_eq!(field(&agent, "NoNewPrivs:"), "1");
+    assert!(agent.contains("token serviceaccount"), "the agent has the token: {agent}");
+    assert!(!helper.contains("token serviceaccount"), "the tap-helper has no token: {helper}");
+    let pod = helper_of("n1").expect("the node has work").spec.expect("a pod has a spec");
+    assert_eq!(pod.containers.len(), 2);
+    for container in &pod.containers {
+        let security = container.security_context.clone().unwrap_or_default();
+        assert_ne!(security.privileged, Some(true), "{}", container.name);
+        assert_eq!(security.read_only_root_filesystem, Some(true), "{}", container.name);
+    }
+}
+
+#[test]
+fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("killed");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-kill}");
+    let network = scene.sandbox.network(&scene.web);
+    crate::scene::as_on_the_wire(&network, "eth0");
+    crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
+    let index = |network: &PathBuf| in_network(network, &["sh", "-c", "ip -o link show type vxlan | cut -d: -f1"]);
+    let before = index(&network);
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "hlp-kill");
+    let pod = Capture::start(&network, "eth0");
+    for program in ["/tap-helper serve", "/podtap-agent"] {
+        let status = status_of("n1", program);
+        let path = status.lines().find_map(|line| line.strip_prefix("path /proc/")).expect("it runs").to_owned();
+        scene.sandbox.lab().on_node("n1", &format!("kill -9 {path}")).expect("it can be killed");
+        scene.traffic();
+        until("it is started again", TIMEOUT, || {
+            let now = status_of("n1", program);
+            if now.contains("path ") && !now.contains(&format!("path /proc/{path}\n")) { Ok(()) } else { Err(now) }
+        });
+        scene.traffic();
+    }
+    scene.sandbox.ready("web");
+    assert_eq!(index(&network), before, "the device is the same one");
+    same_traffic(pod, receiver, |_| true);
+}
+
+#[test]
+fn what_is_removed_by_hand_comes_back() {
+    let scene = Scene::new("drift");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-drift}");
+    let pod = Network::open(&scene.sandbox.network(&scene.web));
+    let node = Network::open(&namespace_of_node(scene.sandbox.lab(), "n2"));
+    let uid = scene.sandbox.tap("web").metadata.uid.expect("a stored tap has a UID");
+    let own = node.devices_of(&uid);
+    assert!(own.contains(&"hlp-drift".to_owned()), "{own:?}");
+    // Other tests have receivers on that node, too.
+    let is_own = |line: &String| line.split(' ').nth(1).is_some_and(|device| own.iter().any(|name| name == device));
+    let state = || {
+        let on_node = node.full_state().into_iter().filter(is_own);
+        pod.full_state().into_iter().chain(on_node).collect::<Vec<_>>()
+    };
+    let before = until("every device has a carrier", TIMEOUT, || {
+        let state = state();
+        if state.iter().any(|line| line.contains("NO-CARRIER")) { Err(state.join("\n")) } else { Ok(state) }
+    });
+    let device = pod.vxlan_devices()[0].clone();
+    for (network, command) in [
+        (&pod, format!("ip link del {device}")),
+        (&pod, "tc filter del dev eth0 ingress".to_owned()),
+        (&pod, "tc qdisc del dev eth0 clsact".to_owned()),
+        (&node, "ip link del hlp-drift".to_owned()),
+    ] {
+        network.run(&command);
+        until(&format!("the tap is whole again after {command}"), Duration::from_secs(5), || {
+            let now = state();
+            if now == before { Ok(()) } else { Err(format!("{}\ninstead of\n{}", now.join("\n"), before.join("\n"))) }
+        });
+    }
+    let arrives = capture(node.path(), "hlp-drift");
+    let sent = Capture::start(pod.path(), "eth0");
+    crate::scene::as_on_the_wire(pod.path(), "eth0");
+    crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
+    scene.traffic();
+    same_traffic(sent, arrives, |_| true);
+}
+
+#[test]
+fn they_go_a_minute_after_the_last_work() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("minute");
+    sandbox.pod("web", "n1", "web");
+    tap(&sandbox, "{name: n2, interfaceName: hlp-gone}");
+    let pod = helper_of("n1").expect("a node with a target has a helper pod");
+    assert!(helper_of("n2").is_some(), "a node with a receiver has a helper pod");
+    sandbox.kubectl(&["delete", "podtap", "web"], "").expect("a tap can be deleted");
+    assert!(helper_of("n1").is_some(), "it stays for a minute");
+    until("the helper pods and the NodeTaps go", Duration::from_secs(100), || {
+        let nodes: Vec<NodeTap> = Cluster::lab().list_all();
+        let left = (helper_of("n1").is_some(), helper_of("n2").is_some(), nodes.len());
+        if left == (false, false, 0) { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    let uid = pod.metadata.uid.expect("a stored pod has a UID");
+    until("its processes go", TIMEOUT, || namespace_of_pod(&uid).err().ok_or("still there"));
+}

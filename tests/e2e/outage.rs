@@ -1,0 +1,108 @@
+//! Nodes that lose power, and controllers that do.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use podtap_api::PodTap;
+use podtap_tests::{
+    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, namespace_of_node, traces},
+    wait::until,
+};
+
+use crate::scene::capture;
+
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+fn tap(sandbox: &Sandbox, interface: &str) {
+    sandbox.apply(&format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
+         targets: {{podSelector: {{matchLabels: {{app: web}}}}}}\n  \
+         destinations: [{{node: {{name: n1, interfaceName: {interface}}}}}]\n"
+    ));
+    sandbox.ready("web");
+}
+
+#[test]
+fn a_dead_node_does_not_hold_up_a_delete_and_comes_back_clean() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("dead-node");
+    let lab = sandbox.lab();
+    sandbox.pod("web", "n2", "web");
+    tap(&sandbox, "out-dead");
+    lab.tool("lab", &["partition", "n2"]).expect("a node can be cut off");
+    let start = Instant::now();
+    let deleted = sandbox.kubectl(&["delete", "podtap", "web", "--timeout=60s"], "");
+    let healed = lab.tool("lab", &["heal", "n2"]);
+    deleted.expect("the delete ends although the node does not answer");
+    assert!(start.elapsed() < Duration::from_secs(45), "{:?}", start.elapsed());
+    healed.expect("a node can be joined again");
+    // The pod may have been evicted meanwhile; what was made in the node's own namespace must be gone in any case.
+    until("the node cleans itself up", TIMEOUT, || {
+        let mut left = traces(&namespace_of_node(lab, "n2"));
+        if let Some(pod) = lab.get::<Pod>(sandbox.namespace(), "web")
+            && let Ok(network) =
+                podtap_tests::cluster::namespace_of_pod(pod.metadata.uid.as_deref().unwrap_or_default())
+        {
+            left.extend(traces(&network));
+        }
+        if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+    });
+}
+
+#[test]
+fn a_node_that_lost_power_is_tapped_again() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("power");
+    let lab = sandbox.lab();
+    sandbox.pod("web", "n2", "web");
+    tap(&sandbox, "out-power");
+    let receiver = capture(&namespace_of_node(lab, "n1"), "out-power");
+    lab.tool("lab", &["node-kill", "n2"]).expect("a node can lose power");
+    until("the tap says so", TIMEOUT, || {
+        let status = sandbox.tap("web").status.unwrap_or_default();
+        let ready = status.conditions.iter().find(|c| c.type_ == "Ready").map(|c| c.status.clone());
+        if ready.as_deref() == Some("True") { Err("still Ready") } else { Ok(()) }
+    });
+    lab.tool("lab", &["node-start", "n2"]).expect("a node can be started");
+    // The pod is the same object if it was not evicted; a new one takes its place otherwise.
+    until("a pod is there again", TIMEOUT, || match lab.get::<Pod>(sandbox.namespace(), "web") {
+        Some(pod) if pod.metadata.deletion_timestamp.is_none() => Ok(()),
+        Some(_) => Err("still being deleted"),
+        None => {
+            sandbox.start("web", "n2", "web", "sleep 3600");
+            Err("made anew")
+        }
+    });
+    until("it is tapped again", TIMEOUT, || {
+        let status = sandbox.tap("web").status.unwrap_or_default();
+        let conditions: Vec<_> =
+            status.conditions.iter().map(|c| format!("{} {} {}", c.type_, c.status, c.message)).collect();
+        if status.tapped_pods == 1 { Ok(()) } else { Err(conditions.join("; ")) }
+    });
+    let seen = receiver.so_far().len();
+    until("frames arrive", TIMEOUT, || {
+        let _ = sandbox.in_pod("web", "ping -c 1 -W 1 10.96.0.1");
+        if receiver.so_far().len() > seen { Ok(()) } else { Err("none") }
+    });
+}
+
+#[test]
+fn another_controller_takes_over() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("take-over");
+    let lab = sandbox.lab();
+    sandbox.pod("web", "n1", "web");
+    tap(&sandbox, "out-lead");
+    let vni = sandbox.tap("web").status.and_then(|s| s.vni);
+    let leases: Vec<k8s_openapi::api::coordination::v1::Lease> = lab.list(PODTAP_NAMESPACE);
+    let holder = leases.iter().find_map(|l| l.spec.as_ref()?.holder_identity.clone()).expect("somebody leads");
+    lab.kubectl(&["-n", PODTAP_NAMESPACE, "delete", "pod", &holder, "--grace-period=0", "--force"], "")
+        .expect("the leader can be removed");
+    sandbox.pod("web-2", "n2", "web");
+    until("the new pod is tapped by the next leader", TIMEOUT, || {
+        let tap: PodTap = sandbox.tap("web");
+        let status = tap.status.unwrap_or_default();
+        if status.tapped_pods == 2 { Ok(()) } else { Err(format!("{} tapped", status.tapped_pods)) }
+    });
+    assert_eq!(sandbox.tap("web").status.and_then(|s| s.vni), vni, "the VNI is the same one");
+}

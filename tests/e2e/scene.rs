@@ -1,0 +1,151 @@
+//! What most tests need: a web server, a client on the other node, and captures on both sides of a tap.
+
+use std::{path::Path, time::Duration};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use podtap_tests::{
+    capture::{Capture, Frame},
+    checksum,
+    cluster::{Cluster, Sandbox, in_network, namespace_of_node, udp_socket},
+    streams::Content,
+    wait::until,
+};
+
+/// A web server on n1 with the label app=web, and a client on n2.
+pub struct Scene {
+    pub sandbox: Sandbox,
+    pub web: Pod,
+    pub client: Pod,
+}
+
+impl Scene {
+    pub fn new(test: &str) -> Self {
+        Self::of(Sandbox::new(test))
+    }
+
+    /// For a test that holds `Cluster::alone`.
+    pub fn alone(test: &str) -> Self {
+        Self::of(Sandbox::alone(test))
+    }
+
+    fn of(sandbox: Sandbox) -> Self {
+        // Full-size copies are fragmented, and a receiver under load gives up fragments that overtake each other
+        // (`ip_frag_too_far`, net/ipv4/ip_fragment.c): docs/troubleshooting.md. Tests are about the mirror.
+        for node in ["n1", "n2", "cp"] {
+            in_network(&namespace_of_node(sandbox.lab(), node), &["sysctl", "-qw", "net.ipv4.ipfrag_max_dist=0"]);
+        }
+        sandbox.start("web", "n1", "web", "mkdir /w; dd if=/dev/zero of=/w/f bs=1k count=2000; httpd -f -h /w -p 80");
+        sandbox.start("client", "n2", "client", "sleep 3600");
+        let (web, client) = (sandbox.running("web"), sandbox.running("client"));
+        until("the web server answers", Duration::from_secs(20), || {
+            sandbox.in_pod("client", &format!("wget -q -O /dev/null http://{}/f", address(&web)))
+        });
+        Self { sandbox, web, client }
+    }
+
+    /// Requests, pings and datagrams in both directions, small and full-size.
+    pub fn traffic(&self) {
+        let web = address(&self.web);
+        let script = format!(
+            "set -e; ping -q -c 5 -i 0.1 {web} >/dev/null; ping -q -c 3 -i 0.1 -s 1472 {web} >/dev/null; \
+             wget -q -O /dev/null http://{web}/f; for i in 1 2 3; do wget -q -O /dev/null http://{web}/f?$i; done"
+        );
+        self.sandbox.in_pod("client", &script).expect("the client reaches the web server");
+        // Nobody listens there: each datagram is answered with ICMP.
+        let socket = udp_socket(&self.sandbox.network(&self.client), 0).expect("a socket can be made");
+        for length in [10, 500, 1472] {
+            socket.send_to(&vec![b'x'; length], (web.as_str(), 9999)).expect("it can be sent");
+        }
+        self.sandbox
+            .in_pod("web", &format!("ping -q -c 3 -i 0.1 -s 1000 {} >/dev/null", address(&self.client)))
+            .expect("the web server reaches the client");
+    }
+}
+
+/// Primary address of a pod.
+pub fn address(pod: &Pod) -> String {
+    pod.status.as_ref().and_then(|s| s.pod_ip.clone()).expect("a running pod has an address")
+}
+
+/// Internal address of a node.
+pub fn node_address(name: &str) -> String {
+    let nodes: Vec<Node> = Cluster::lab().list_all();
+    let node = nodes.into_iter().find(|n| n.metadata.name.as_deref() == Some(name)).expect("the node is there");
+    let addresses = node.status.and_then(|s| s.addresses).expect("a node has addresses");
+    addresses.into_iter().find(|a| a.type_ == "InternalIP").expect("one of them is internal").address
+}
+
+/// Address of the namespace that joins the nodes.
+pub fn outside() -> String {
+    let address = node_address("n1");
+    let (network, _) = address.rsplit_once('.').expect("the lab is IPv4");
+    format!("{network}.1")
+}
+
+/// Lets taps send to the endpoint of the lab's tests.
+pub fn allow_external(address: &str) {
+    let policy = format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {{name: default}}\n\
+         spec: {{allowedExternalCIDRs: [{address}/32]}}\n"
+    );
+    // Server-side, since several tests do it at the same time.
+    let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    Cluster::lab().kubectl(&arguments, &policy).expect("a policy can be made");
+}
+
+/// Makes an interface show frames as they are on the wire: no GSO packets, checksums filled in.
+pub fn as_on_the_wire(network: &Path, interface: &str) {
+    in_network(
+        network,
+        &["ethtool", "-K", interface, "tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off"],
+    );
+    // TCP builds GSO packets even for devices without segmentation offload; it respects this limit.
+    in_network(network, &["ip", "link", "set", interface, "gso_max_segs", "1"]);
+}
+
+/// Waits until the receiver has what `wanted` selects at the pod, and nothing else; see [`arrives`].
+#[track_caller]
+pub fn same_traffic(pod: Capture, receiver: Capture, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+    arrives(&receiver, || {
+        let mut sent = completed(pod.so_far());
+        sent.retain(&wanted);
+        sent
+    });
+    // Both sockets also say that they themselves lost nothing.
+    let _ = pod.stop();
+    receiver.stop()
+}
+
+/// Waits until the receiver has the frames, each byte of TCP and each other frame exactly as often, and nothing else. Left
+/// out is what kernels say by themselves and at any time, also between the starts of two captures.
+/// Panics if it does not within ten seconds.
+#[track_caller]
+pub fn arrives(receiver: &Capture, frames: impl Fn() -> Vec<Frame>) {
+    // What is still on its way is waited for; what is doubled or foreign would not go away by waiting.
+    until("the receiver has what the pod has", Duration::from_secs(10), || {
+        let (sent, received) = (completed(frames()), completed(receiver.so_far()));
+        if received.is_empty() {
+            return Err(format!("{} frames at the pod, none at the receiver", sent.len()));
+        }
+        Content::of(&sent).difference(&Content::of(&received)).map_or(Ok(()), Err)
+    });
+}
+
+/// Without IPv6's own announcements, and with the checksums that the kernel had left to a device.
+fn completed(mut frames: Vec<Frame>) -> Vec<Frame> {
+    frames.retain(|frame| !frame.is_announcement());
+    for frame in &mut frames {
+        checksum::complete(&mut frame.bytes);
+    }
+    frames
+}
+
+/// Waits until a receiver is there, and captures at it.
+#[track_caller]
+pub fn capture(network: &Path, interface: &str) -> Capture {
+    let capture =
+        until(&format!("a capture at {interface}"), Duration::from_secs(20), || Capture::try_start(network, interface));
+    // Else the kernel joins segments that arrive together.
+    in_network(network, &["ethtool", "-K", interface, "gro", "off"]);
+    capture
+}

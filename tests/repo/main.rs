@@ -1,0 +1,15 @@
+//! Repository tier: checks of the tree itself, without privileges and in seconds.
+
+mod borders;
+mod dependencies;
+mod docs;
+mod examples;
+mod links;
+mod lints;
+
+use std::path::{Path, PathBuf};
+
+/// The top of the checkout.
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_path_buf()
+}

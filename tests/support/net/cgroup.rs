@@ -1,0 +1,64 @@
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use crate::wait::until;
+
+/// Prefix of the names of all cgroups of this tier; the process ID and a number follow.
+pub(super) const PREFIX: &str = "podtap-dataplane.";
+
+/// A cgroup for a node's pods, removed with all below it when dropped.
+#[derive(Debug)]
+pub(super) struct Cgroup(PathBuf);
+
+impl Cgroup {
+    pub(super) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = hierarchy().join(format!("{PREFIX}{}.{number}", std::process::id()));
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self(path)
+    }
+
+    /// Creates one below it.
+    pub(super) fn below(&self, path: &str) -> PathBuf {
+        let path = self.0.join(path);
+        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        path
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            until("the cgroup's processes are gone", Duration::from_secs(10), || remove(&self.0));
+        }
+        // After a failure, removes what can be removed.
+        let _ = remove(&self.0);
+    }
+}
+
+/// A hierarchy in which cgroups can be created: version 2, or any of version 1.
+pub(super) fn hierarchy() -> PathBuf {
+    let top = Path::new("/sys/fs/cgroup");
+    let candidates = ["", "pids", "freezer", "systemd", "unified"].map(|name| top.join(name));
+    let found = candidates.into_iter().find(|path| path.join("cgroup.procs").exists());
+    found.expect("a cgroup hierarchy is mounted below /sys/fs/cgroup")
+}
+
+/// Removes a cgroup and those below it.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries.filter_map(Result::ok) {
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
+}

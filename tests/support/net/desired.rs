@@ -1,0 +1,61 @@
+use podtap_model::{DesiredUpdate, NodeState, Pod, Program, Receiver, Tap};
+
+/// The desired state of a node. Each sender has its own copy of its tap, which is easier to change in tests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Generation of the `NodeTap`.
+    pub generation: i64,
+    /// Tapped pods.
+    pub senders: Vec<Sender>,
+    /// Receivers.
+    pub receivers: Vec<Receiver>,
+    /// MTU between the nodes.
+    pub underlay_mtu: Option<u32>,
+}
+
+/// One pod under one tap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The tap; the same for all senders of a tap.
+    pub tap: Tap,
+    /// The pod.
+    pub pod: Pod,
+    /// The compiled expression of the tap's filter.
+    pub program: Option<Program>,
+}
+
+/// UID of the `NodeTap` of all tests.
+pub const NODE_TAP: &str = "node-tap";
+
+impl Desired {
+    /// The spec of a `NodeTap`.
+    ///
+    /// # Panics
+    /// If senders of one tap have different copies of it.
+    #[must_use]
+    pub fn state(&self) -> NodeState {
+        let mut state = NodeState { underlay_mtu: self.underlay_mtu, ..NodeState::default() };
+        for Sender { tap, pod, program } in &self.senders {
+            let program_id = program.as_ref().map(|program| program.id.clone());
+            let tap = Tap { program: program_id, ..tap.clone() };
+            match state.taps.iter().find(|known| known.uid == tap.uid) {
+                Some(known) => assert_eq!(*known, tap, "all senders of a tap share it"),
+                None => state.taps.push(tap.clone()),
+            }
+            state.programs.extend(program.clone().filter(|program| !state.programs.contains(program)));
+            state.senders.push(podtap_model::Sender { tap: tap.uid, pod: pod.clone() });
+        }
+        state.receivers.clone_from(&self.receivers);
+        state
+    }
+
+    /// As the agent sends it.
+    ///
+    /// # Panics
+    /// See [`Self::state`].
+    #[must_use]
+    pub fn update(&self) -> DesiredUpdate {
+        let spec = serde_json::to_value(self.state()).expect("a node state is JSON");
+        DesiredUpdate { uid: Some(NODE_TAP.to_owned()), generation: self.generation, spec }
+    }
+}

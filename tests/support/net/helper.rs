@@ -1,0 +1,197 @@
+use std::{
+    env,
+    fs::{self, File},
+    io,
+    os::unix::{
+        fs::FileTypeExt as _,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use super::{AGENT_UID, Agent, Node};
+use crate::wait::until;
+
+/// The capabilities that the helper's container has, and no others.
+const CAPABILITIES: &str = "-all,+net_admin,+sys_admin,+sys_ptrace,+bpf";
+
+/// A running `tap-helper serve`, killed when dropped.
+#[derive(Debug)]
+pub struct Helper {
+    process: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Helper {
+    /// Starts one on a node, and waits until it listens.
+    ///
+    /// # Panics
+    /// If it does not listen within ten seconds.
+    #[must_use]
+    pub fn start(node: &Node) -> Self {
+        Self::serve(node, command)
+    }
+
+    /// Starts one that may not call bpf(2), as on a kernel where eBPF is locked down.
+    ///
+    /// # Panics
+    /// If it does not listen within ten seconds.
+    #[must_use]
+    pub fn without_ebpf(node: &Node) -> Self {
+        Self::serve(node, |tracer, arguments| {
+            let mut command = command(tracer, arguments);
+            refuse_ebpf(&mut command);
+            command
+        })
+    }
+
+    fn serve(node: &Node, command: impl Fn(&[&str], &[&str]) -> Command) -> Self {
+        let socket = node.socket_directory().join("tap-helper.sock");
+        // A killed helper leaves its socket, which would be taken for the new one's.
+        let _ = fs::remove_file(&socket);
+        let log = node.directory().join("tap-helper.log");
+        let output = File::options().create(true).append(true).open(&log).expect("a file can be made");
+        let uid = AGENT_UID.to_string();
+        let path = socket.display().to_string();
+        let mut command = command(&[], &["serve", "--socket", &path, "--agent-uid", &uid]);
+        let mut process = node.spawn(None, command.stdout(Stdio::null()).stderr(output));
+        until("tap-helper listens", Duration::from_secs(10), || match process.try_wait() {
+            Ok(Some(status)) => panic!("tap-helper ended ({status}): {}", fs::read_to_string(&log).unwrap_or_default()),
+            _ => fs::symlink_metadata(&socket).map(|file| assert!(file.file_type().is_socket())),
+        });
+        Self { process, socket, log }
+    }
+
+    /// Runs another command of the tap-helper on a node. `FILE` among the arguments stands for a file with `input`. Returns the exit
+    /// status, standard output and standard error.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    #[must_use]
+    pub fn once(node: &Node, arguments: &[&str], input: &str) -> (ExitStatus, String, String) {
+        Self::under(node, &[], arguments, input)
+    }
+
+    /// Likewise, but kills it once it has sent `requests` messages to the kernel. Returns whether it was killed.
+    #[must_use]
+    pub fn killed_after(node: &Node, requests: u32, arguments: &[&str], input: &str) -> bool {
+        let inject = format!("inject=sendto:signal=SIGKILL:when={}", requests + 1);
+        let tracer = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto", "-e", &inject];
+        let (status, _, error) = Self::under(node, &tracer, arguments, input);
+        assert!(status.success() || status.signal().is_some(), "{status}: {error}");
+        status.signal() == Some(libc::SIGKILL)
+    }
+
+    fn under(node: &Node, tracer: &[&str], arguments: &[&str], input: &str) -> (ExitStatus, String, String) {
+        let file = node.directory().join("input.json");
+        fs::write(&file, input).expect("a file can be written");
+        let path = file.display().to_string();
+        let arguments: Vec<&str> = arguments.iter().map(|word| if *word == "FILE" { &path } else { *word }).collect();
+        let mut command = command(tracer, &arguments);
+        let child = node.spawn(None, command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let output = child.wait_with_output().expect("a child can be waited for");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints text");
+        (output.status, text(output.stdout), text(output.stderr))
+    }
+
+    /// Connects to it as the agent.
+    #[must_use]
+    #[track_caller]
+    pub fn agent(&self) -> Agent {
+        Agent::connect(&self.socket, AGENT_UID).unwrap_or_else(|error| panic!("{}: {error}", self.socket.display()))
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Kills it, as a crash would.
+    ///
+    /// # Panics
+    /// If it has ended already.
+    pub fn kill(&mut self) {
+        assert!(matches!(self.process.try_wait(), Ok(None)), "it has ended by itself: {}", self.log());
+        self.process.kill().expect("a child can be ended");
+        self.process.wait().expect("a child can be waited for");
+    }
+
+    /// Terminates it, as the kubelet does.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn terminate(&mut self) {
+        let pid = i32::try_from(self.process.id()).expect("a PID fits");
+        #[expect(unsafe_code, reason = "std has no kill")]
+        // SAFETY: no pointers, and a child that was not waited for keeps its PID.
+        let done = unsafe { libc::kill(pid, libc::SIGTERM) };
+        assert_eq!(done, 0, "a child can be signalled");
+        let status = self.process.wait().expect("a child can be waited for");
+        assert!(status.success(), "{status}: {}", self.log());
+    }
+
+    /// What it, and the helpers before it on the node, wrote to standard error.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- tap-helper\n{}", self.log());
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn command(tracer: &[&str], arguments: &[&str]) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", CAPABILITIES, "--inh-caps", "-all", "--no-new-privs"]);
+    command.args(tracer).arg(binary()).args(arguments);
+    command
+}
+
+/// Makes bpf(2) fail with EPERM, and nothing else, by a seccomp filter that the program inherits.
+#[expect(unsafe_code, reason = "a filter can be set only between fork and exec")]
+fn refuse_ebpf(command: &mut Command) {
+    // The first word of `struct seccomp_data` is the number of the system call.
+    const LOAD_WORD: u16 = 0x20;
+    const JUMP_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let number = u32::try_from(libc::SYS_bpf).expect("system call numbers are positive");
+    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    let program = [
+        (LOAD_WORD, 0, 0, 0),
+        (JUMP_EQUAL, 0, 1, number),
+        (RETURN, 0, 0, refused),
+        (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
+    .map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+    let set = move || {
+        let mut program = program;
+        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+        // SAFETY: a system call that copies the program before it returns.
+        let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: one system call, on the child's own stack.
+    unsafe { command.pre_exec(set) };
+}
+
+/// The binary under test: `TAP_HELPER`, or the one beside the tests.
+fn binary() -> PathBuf {
+    let beside = || {
+        let test = env::current_exe().expect("a process knows its file");
+        test.ancestors().nth(2).expect("tests are in target/debug/deps").join("tap-helper")
+    };
+    let path = env::var_os("TAP_HELPER").map_or_else(beside, PathBuf::from);
+    assert!(path.exists(), "{} does not exist: `make dataplane` builds it", path.display());
+    path
+}

@@ -1,0 +1,26 @@
+//! Nodes and pods made of namespaces, for the dataplane tier: a Kubernetes node as the tap-helper sees it, without Kubernetes.
+//!
+//! A [`Node`] has its own PIDs, mounts and network; its [`Pod`]s are processes in cgroups that carry their UID. Descriptors of the
+//! test's process keep everything alive: however that process ends, the kernel removes all of it, except for cgroup directories,
+//! which the next run removes ([`residue`]).
+
+mod agent;
+mod cgroup;
+mod desired;
+mod helper;
+mod network;
+mod node;
+mod pod;
+mod program;
+pub mod residue;
+mod state;
+pub mod traffic;
+
+pub use agent::{AGENT_UID, Agent};
+pub use desired::{Desired, NODE_TAP, Sender};
+pub use helper::Helper;
+pub use network::Network;
+pub use node::Node;
+pub use pod::Pod;
+pub use program::Program;
+pub use state::{Mirror, Snapshot};

@@ -1,0 +1,71 @@
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{Network, Node};
+use crate::wait::until;
+
+/// A third-party program that runs in a network until it is ended.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    errors: PathBuf,
+}
+
+impl Program {
+    /// Starts one, and waits until it has written `ready` to standard error, which goes to a file of the node.
+    ///
+    /// # Panics
+    /// If it does not within ten seconds.
+    #[must_use]
+    #[track_caller]
+    pub fn start(node: &Node, network: &Network, command: &[&str], ready: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let errors = node.directory().join(format!("program{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let output = File::create(&errors).expect("a file can be made");
+        let mut started = Command::new(command[0]);
+        started.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
+        let child = network.within(|| started.spawn()).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let program = Self { child, errors };
+        until(&format!("{} is ready", command[0]), Duration::from_secs(10), || {
+            let text = program.errors();
+            if text.contains(ready) { Ok(()) } else { Err(text) }
+        });
+        program
+    }
+
+    /// What it wrote to standard error.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    /// Interrupts it, and waits until it has ended.
+    ///
+    /// # Panics
+    /// If it does not end within ten seconds.
+    pub fn end(mut self) {
+        let pid = i32::try_from(self.child.id()).expect("a PID fits");
+        kill(Pid::from_raw(pid), Signal::SIGINT).expect("a child can be ended");
+        until("the program ends", Duration::from_secs(10), || match self.child.try_wait() {
+            Ok(Some(_)) => Ok(()),
+            other => Err(format!("{other:?}: {}", self.errors())),
+        });
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

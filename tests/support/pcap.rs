@@ -1,0 +1,88 @@
+//! Capture files, and what tcpdump and tshark find in them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{self, Command},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// A capture file, removed when dropped.
+pub struct File(PathBuf);
+
+impl File {
+    /// Writes one, with the index of each frame as its time in seconds.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn of(frames: &[Vec<u8>]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let mut bytes = Vec::new();
+        for word in [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 1 << 18, 1] {
+            bytes.extend_from_slice(&u32::to_le_bytes(word));
+        }
+        for (number, frame) in frames.iter().enumerate() {
+            let length = u32::try_from(frame.len()).expect("frames are short");
+            for word in [u32::try_from(number).expect("they are few"), 0, length, length] {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            bytes.extend_from_slice(frame);
+        }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("podtap-{}-{number}.pcap", process::id()));
+        fs::write(&path, bytes).expect("a file can be written");
+        Self(path)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The output of a program.
+///
+/// # Panics
+/// If it fails.
+pub fn output(command: &mut Command) -> Vec<u8> {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // libpcap's optimiser has found out that nothing can match.
+    if output.stderr.ends_with(b"expression rejects all packets\n") {
+        return Vec::new();
+    }
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Indices of the frames of a file that tcpdump selects.
+///
+/// # Panics
+/// If tcpdump fails.
+pub fn tcpdump(path: &Path, expression: &str) -> Vec<usize> {
+    let bytes = output(Command::new("tcpdump").arg("-r").arg(path).args(["-w", "-", expression]));
+    let word = |at: usize| bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
+    let (mut at, mut found) = (24, Vec::new());
+    while at < bytes.len() {
+        found.push(word(at));
+        at += 16 + word(at + 8);
+    }
+    found
+}
+
+/// Indices of those that tshark selects.
+///
+/// # Panics
+/// If tshark fails.
+pub fn tshark(path: &Path, filter: &str) -> Vec<usize> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(path).args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"]);
+    let text = output(command.args(["-Y", filter, "-T", "fields", "-e", "frame.number"]));
+    let text = String::from_utf8(text).expect("it is text");
+    text.lines().map(|line| line.parse::<usize>().expect("a number") - 1).collect()
+}

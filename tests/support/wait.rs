@@ -1,0 +1,31 @@
+//! Waiting on conditions, with a deadline.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Interval between two checks of a condition.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Calls `condition` until it returns a value, and returns that.
+///
+/// # Panics
+/// If it has not after `deadline`, with `what` and the last error of `condition`.
+#[track_caller]
+pub fn until<T, E: std::fmt::Display>(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> Result<T, E>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            Ok(value) => return value,
+            Err(instead) if start.elapsed() > deadline => {
+                panic!("{what}: not within {} s; instead: {instead}", deadline.as_secs_f32())
+            }
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+#!/bin/bash
+# The dataplane tier on the kernel that most users have: Debian's stock one, emulated by qemu without acceleration, so that
+# it runs wherever the other tiers do. Arguments go to the test program, for example: tests/vm/run.sh destinations
+#
+# The machine's own root is the guest's, read-only through 9p with a RAM disk over it: the programs that the tests
+# call are there, and nothing that they do stays.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+state=$PWD/target/kernels
+mkdir -p "$state"
+
+# The kernel is unpacked and not installed.
+if [ ! -e "$state/kernel/boot" ]; then
+  fetch() {
+    package=$(apt-cache depends linux-image-amd64 2>/dev/null | sed -n 's/^ *Depends: //p' | head -1)
+    [ -n "$package" ] && echo "fetching $package" && (cd "$state" && apt-get download -q "$package" 2>/dev/null)
+  }
+  # The lists of packages may be older than the package, or not there.
+  fetch || { apt-get update -q >/dev/null && fetch; }
+  (cd "$state" && dpkg -x "$package"_*.deb kernel)
+  depmod -b "$state/kernel" "$(ls "$state/kernel/lib/modules")"
+fi
+version=$(ls "$state/kernel/lib/modules")
+
+# The newest one that cargo has built: `make kernels` builds it.
+program=$(cargo test -q -p podtap-tests --test dataplane --locked --no-run --message-format json |
+  jq -r 'select(.executable != null and .target.name == "dataplane").executable')
+
+rm -rf "$state/initramfs" && mkdir -p "$state/initramfs"/{bin,modules,proc,sys,dev,machine,ram,root}
+cp "$(command -v busybox)" "$state/initramfs/bin/"
+install -m 755 tests/vm/init "$state/initramfs/init"
+number=100
+for module in virtio_pci 9pnet_virtio 9p overlay; do
+  modprobe -S "$version" -d "$state/kernel" --show-depends "$module"
+done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' | while read -r file; do
+  cp "$file" "$state/initramfs/modules/$((number++)).ko"
+done
+# Words, one to a line: the kernel's command line would not take them all.
+printf '%s\n' "$PWD" "$state/kernel/lib/modules/$version" "$program" --test-threads=2 "$@" >"$state/initramfs/run"
+(cd "$state/initramfs" && find . | busybox cpio -o -H newc 2>/dev/null) >"$state/initramfs.cpio"
+
+log=$state/console.log
+timeout "${KERNELS_TIMEOUT:-1500}" qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -m 2048 -nographic -no-reboot -nic none \
+  -kernel "$state/kernel/boot/vmlinuz-$version" -initrd "$state/initramfs.cpio" -append "console=ttyS0 quiet panic=-1" \
+  -virtfs local,path=/,mount_tag=machine,security_model=none,readonly=on,multidevs=remap </dev/null | sed -u 's/\r//' | tee "$log"
+grep -q '^the tests ended with 0$' "$log" || { echo "the tests failed on $version, or did not end" >&2; exit 1; }
