@@ -37,7 +37,8 @@ fn says(sandbox: &Sandbox, name: &str, condition: &str, reason: &str, words: &st
 fn fails(sandbox: &Sandbox, name: &str, pod: &str, reason: &str, words: &str) {
     until(&format!("{name}: {pod} fails with {reason}"), Duration::from_secs(30), || {
         let status = sandbox.tap(name).status.unwrap_or_default();
-        let found = status.failures.iter().any(|f| f.pod == pod && f.reason == reason && f.message.contains(words));
+        let found =
+            status.failures.iter().any(|f| f.pod == pod && f.reason.as_str() == reason && f.message.contains(words));
         if found { Ok(()) } else { Err(format!("{:?} {:?}", status.failures, status.conditions)) }
     });
 }
@@ -57,6 +58,18 @@ fn at_apply() {
         (WEB, "[{node: {name: n1}}]\n  vxlan: {vni: 0}", "between 1 and 16777215"),
         (WEB, "[{node: {name: n1}}]\n  vxlan: {vni: 16777216}", "between 1 and 16777215"),
         (WEB, "[{node: {name: n1}}]\n  filters: {}", "unknown field"),
+        (WEB, "[{node: {name: n1}}, {node: {name: n2}}]", "Duplicate value"),
+        (WEB, "[{name: a, node: {name: n1}}, {name: b, node: {name: n1}}]", "destinations must differ"),
+        (WEB, "[{name: Main, node: {name: n1}}]", "should match"),
+        (WEB, "[{external: {address: 192.0.2.1}, frameFormat: Raw}]", "leave it out of an external destination"),
+        (WEB, "[{node: {name: n1}}]\n  duration: 1d", "between 1s and 8760h"),
+        (WEB, "[{node: {name: n1}}]\n  duration: 8761h", "between 1s and 8760h"),
+        (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: 101G}", "limit.bitsPerSecond must be between 0"),
+        (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: -1}", "limit.bitsPerSecond must be between 0"),
+        (WEB, "[{node: {name: n1}}]\n  limit: {packetsPerSecond: 1Q}", "should match"),
+        (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: '0'}", "more than 0"),
+        ("{podSelector: {app: web}}", node, "put labels under matchLabels"),
+        (WEB, "[{pod: {podSelector: {app: ids}}}]", "put labels under matchLabels"),
     ] {
         let message = sandbox.try_apply(&tap("bad", targets, destinations)).expect_err("a mistake is refused");
         assert!(message.contains(words), "wanted “{words}”, got {message}");
@@ -68,6 +81,16 @@ fn at_apply() {
 }
 
 #[test]
+fn an_explicit_null_is_unset() {
+    let sandbox = Sandbox::new("null");
+    sandbox.pod("web", "n1", "web");
+    let destination = "[{node: {name: n2, interfaceName: mis-null}, pod: null, external: null}]\n  filter: null\n  \
+                       limit: {bitsPerSecond: 100M, packetsPerSecond: null}";
+    sandbox.apply(&tap("unset", "{podNames: [web], podSelector: null, interface: ''}", destination));
+    sandbox.ready("unset");
+}
+
+#[test]
 fn about_destinations() {
     let sandbox = Sandbox::new("destinations");
     allow_external(&outside());
@@ -75,14 +98,18 @@ fn about_destinations() {
     for (name, destination, reason, words) in [
         ("no-node", "{node: {name: n9}}", "NodeNotFound", "n9"),
         ("no-pod", "{pod: {name: ids}}", "PodNotFound", "ids"),
-        ("no-ready-pod", "{pod: {podSelector: {matchLabels: {app: ids}}}}", "PodNotReady", "app=ids is Ready"),
-        ("not-allowed", "{external: {address: 203.0.113.7}}", "ExternalNotAllowed", "allowedExternalCIDRs"),
+        ("no-ready-pod", "{pod: {podSelector: {matchLabels: {app: ids}}}}", "PodNotReady", "app=ids is ready"),
+        ("not-allowed", "{external: {address: 203.0.113.7}}", "NotAllowedByPolicy", "allowedExternalCIDRs"),
     ] {
         sandbox.apply(&tap(name, WEB, &format!("[{destination}]")));
         says(&sandbox, name, "DestinationsReady", reason, words);
     }
     // The other destination of the same tap gets its frames all the same.
-    sandbox.apply(&tap("half", WEB, "[{node: {name: n9}}, {node: {name: n2, interfaceName: mis-half}}]"));
+    sandbox.apply(&tap(
+        "half",
+        WEB,
+        "[{name: absent, node: {name: n9}}, {name: there, node: {name: n2, interfaceName: mis-half}}]",
+    ));
     says(&sandbox, "half", "DestinationsReady", "NodeNotFound", "n9");
     sandbox.condition("half", "Tapped", "True", "");
 }
@@ -138,7 +165,7 @@ fn about_cycles() {
     sandbox.apply(&tap("there", "{podNames: [a]}", "[{pod: {name: b}}]"));
     sandbox.ready("there");
     sandbox.apply(&tap("back", "{podNames: [b]}", "[{pod: {name: a}}]"));
-    sandbox.condition("back", "Ready", "False", "TapCycle");
+    sandbox.condition("back", "Ready", "False", "MirroringLoop");
     sandbox.ready("there");
 }
 
@@ -165,7 +192,7 @@ fn about_names_and_vnis_that_are_taken() {
     let n2 = namespace_of_node(sandbox.lab(), "n2");
     let device = Foreign::new(&n2, "mis-foreign");
     sandbox.apply(&tap("foreign", WEB, "[{node: {name: n2, interfaceName: mis-foreign}}]"));
-    says(&sandbox, "foreign", "DestinationsReady", "NameTaken", "mis-foreign");
+    says(&sandbox, "foreign", "DestinationsReady", "InterfaceNameConflict", "mis-foreign");
     let foreign = in_network(&n2, &["ip", "-d", "link", "show", "mis-foreign"]);
     assert!(foreign.contains("bridge"), "it is as it was: {foreign}");
     drop(device);
@@ -182,7 +209,7 @@ fn about_names_and_vnis_that_are_taken() {
     sandbox.ready("younger");
 
     sandbox.apply(&tap("same-name", WEB, "[{node: {name: n2, interfaceName: mis-young}}]"));
-    says(&sandbox, "same-name", "DestinationsReady", "InterfaceNameInUse", "mis-young");
+    says(&sandbox, "same-name", "DestinationsReady", "InterfaceNameConflict", "mis-young");
 }
 
 #[test]
@@ -194,7 +221,7 @@ fn a_udp_port_that_is_taken() {
     // The taps of other tests are gone, so that nothing of ours has the port when somebody else takes it.
     let taker = udp_socket(&namespace_of_node(lab, "n2"), 14789).expect("the port is free");
     sandbox.apply(&tap("port", WEB, "[{node: {name: n2, interfaceName: mis-port}}]"));
-    says(&sandbox, "port", "DestinationsReady", "PortTaken", "14789");
+    says(&sandbox, "port", "DestinationsReady", "PortInUse", "14789");
     drop(taker);
     sandbox.ready("port");
 }
@@ -279,7 +306,7 @@ fn a_helper_pod_that_cannot_start() {
     });
     label("baseline");
     sandbox.apply(&tap("rejected", WEB, "[{node: {name: n2, interfaceName: mis-psa}}]"));
-    sandbox.condition("rejected", "Ready", "False", "HelperRejected");
+    sandbox.condition("rejected", "Ready", "False", "HelperPodRejected");
     let status = sandbox.tap("rejected").status.expect("a status");
     assert!(status.conditions.iter().any(|c| c.message.contains("PodSecurity")), "{:?}", status.conditions);
     label("privileged");
@@ -314,7 +341,7 @@ fn a_helper_pod_that_cannot_start() {
         .expect("the controller knows the image");
     image("HELPER_IMAGE=podtap.dev/no-such-image:1");
     sandbox.apply(&tap("no-image", WEB, "[{node: {name: n2, interfaceName: mis-image}}]"));
-    sandbox.condition("no-image", "Ready", "False", "HelperFailed");
+    sandbox.condition("no-image", "Ready", "False", "HelperPodFailed");
     let status = sandbox.tap("no-image").status.expect("a status");
     assert!(status.conditions.iter().any(|c| c.message.contains("no-such-image")), "{:?}", status.conditions);
     image(&format!("HELPER_IMAGE={before}"));

@@ -58,7 +58,7 @@ impl Column {
 
     /// The product with a receiver that shows superframes: what others do to show frames as on the wire is a cost of its own.
     pub fn raw() -> Self {
-        Self::PodTap { name: "PodTap, raw", spec: json!({}), destination: json!({"raw": true}) }
+        Self::PodTap { name: "PodTap, raw", spec: json!({}), destination: json!({"frameFormat": "Raw"}) }
     }
 
     /// What all comparisons with the peers have.
