@@ -104,8 +104,8 @@ fn all_at_once() {
     let (inside, outside_network) = (scene.sandbox.network(&ids), namespace_of_node(lab, "cp"));
     let (n1, n2) = (namespace_of_node(lab, "n1"), namespace_of_node(lab, "n2"));
     let destinations = format!(
-        "[{{node: {{name: n2, interfaceName: all-two}}}}, {{node: {{name: n1, interfaceName: all-one}}}}, \
-         {{pod: {{name: ids, interfaceName: tap0}}}}, {{external: {{address: {}}}}}]",
+        "[{{name: two, node: {{name: n2, interfaceName: all-two}}}}, {{name: one, node: {{name: n1, interfaceName: all-one}}}}, \
+         {{name: ids, pod: {{name: ids, interfaceName: tap0}}}}, {{name: probe, external: {{address: {}}}}}]",
         outside()
     );
     check(&scene, &destinations, 2006, || {

@@ -73,7 +73,7 @@ fn a_baseline_namespace_can_be_tapped() {
 fn kubectl_explains_and_prints() {
     let sandbox = Sandbox::new("columns");
     let text = sandbox.kubectl(&["explain", "podtap.spec.destinations"], "").expect("explain works");
-    for words in ["one to four places", "external", "node", "pod"] {
+    for words in ["one to four destinations", "external", "node", "pod"] {
         assert!(text.contains(words), "{words}: {text}");
     }
     sandbox.pod("web", "n1", "web");
@@ -85,11 +85,11 @@ fn kubectl_explains_and_prints() {
     let table = sandbox.kubectl(&["get", "ptap"], "").expect("the short name works");
     let mut lines = table.lines();
     let header: Vec<_> = lines.next().expect("a header").split_whitespace().collect();
-    assert_eq!(header, ["NAME", "READY", "MATCHED", "TAPPED", "DESTINATION", "VNI", "AGE"]);
+    assert_eq!(header, ["NAME", "READY", "REASON", "MATCHED", "TAPPED", "DESTINATION", "VNI", "EXPIRES", "AGE"]);
     let row: Vec<_> = lines.next().expect("a row").split_whitespace().collect();
-    assert_eq!(row[..5], ["web", "True", "1", "1", "node/n2:ins-columns"]);
+    assert_eq!(row[..6], ["web", "True", "AsExpected", "1", "1", "node/n2:ins-columns"]);
     let wide = sandbox.kubectl(&["get", "ptap", "-o", "wide"], "").expect("wide works");
-    assert!(wide.contains("REASON"), "{wide}");
+    assert!(wide.contains("MESSAGE"), "{wide}");
     sandbox.kubectl(&["wait", "--for=condition=Ready", "podtap/web", "--timeout=10s"], "").expect("kubectl wait works");
 }
 

@@ -58,6 +58,18 @@ fn at_apply() {
         (WEB, "[{node: {name: n1}}]\n  vxlan: {vni: 0}", "between 1 and 16777215"),
         (WEB, "[{node: {name: n1}}]\n  vxlan: {vni: 16777216}", "between 1 and 16777215"),
         (WEB, "[{node: {name: n1}}]\n  filters: {}", "unknown field"),
+        (WEB, "[{node: {name: n1}}, {node: {name: n2}}]", "Duplicate value"),
+        (WEB, "[{name: a, node: {name: n1}}, {name: b, node: {name: n1}}]", "destinations must differ"),
+        (WEB, "[{name: Main, node: {name: n1}}]", "should match"),
+        (WEB, "[{external: {address: 192.0.2.1}, frameFormat: Raw}]", "leave it out of an external destination"),
+        (WEB, "[{node: {name: n1}}]\n  duration: 1d", "between 1s and 8760h"),
+        (WEB, "[{node: {name: n1}}]\n  duration: 8761h", "between 1s and 8760h"),
+        (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: 101G}", "limit.bitsPerSecond must be between 0"),
+        (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: -1}", "limit.bitsPerSecond must be between 0"),
+        (WEB, "[{node: {name: n1}}]\n  limit: {packetsPerSecond: 1Q}", "should match"),
+        (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: '0'}", "more than 0"),
+        ("{podSelector: {app: web}}", node, "put labels under matchLabels"),
+        (WEB, "[{pod: {podSelector: {app: ids}}}]", "put labels under matchLabels"),
     ] {
         let message = sandbox.try_apply(&tap("bad", targets, destinations)).expect_err("a mistake is refused");
         assert!(message.contains(words), "wanted “{words}”, got {message}");
@@ -69,6 +81,16 @@ fn at_apply() {
 }
 
 #[test]
+fn an_explicit_null_is_unset() {
+    let sandbox = Sandbox::new("null");
+    sandbox.pod("web", "n1", "web");
+    let destination = "[{node: {name: n2, interfaceName: mis-null}, pod: null, external: null}]\n  filter: null\n  \
+                       limit: {bitsPerSecond: 100M, packetsPerSecond: null}";
+    sandbox.apply(&tap("unset", "{podNames: [web], podSelector: null, interface: ''}", destination));
+    sandbox.ready("unset");
+}
+
+#[test]
 fn about_destinations() {
     let sandbox = Sandbox::new("destinations");
     allow_external(&outside());
@@ -76,14 +98,18 @@ fn about_destinations() {
     for (name, destination, reason, words) in [
         ("no-node", "{node: {name: n9}}", "NodeNotFound", "n9"),
         ("no-pod", "{pod: {name: ids}}", "PodNotFound", "ids"),
-        ("no-ready-pod", "{pod: {podSelector: {matchLabels: {app: ids}}}}", "PodNotReady", "app=ids is Ready"),
+        ("no-ready-pod", "{pod: {podSelector: {matchLabels: {app: ids}}}}", "PodNotReady", "app=ids is ready"),
         ("not-allowed", "{external: {address: 203.0.113.7}}", "NotAllowedByPolicy", "allowedExternalCIDRs"),
     ] {
         sandbox.apply(&tap(name, WEB, &format!("[{destination}]")));
         says(&sandbox, name, "DestinationsReady", reason, words);
     }
     // The other destination of the same tap gets its frames all the same.
-    sandbox.apply(&tap("half", WEB, "[{node: {name: n9}}, {node: {name: n2, interfaceName: mis-half}}]"));
+    sandbox.apply(&tap(
+        "half",
+        WEB,
+        "[{name: absent, node: {name: n9}}, {name: there, node: {name: n2, interfaceName: mis-half}}]",
+    ));
     says(&sandbox, "half", "DestinationsReady", "NodeNotFound", "n9");
     sandbox.condition("half", "Tapped", "True", "");
 }

@@ -100,7 +100,9 @@ fn changes_leave_no_gap_and_double_nothing() {
         scene.sandbox.ready("web");
     };
     let one = "[{node: {name: n2, interfaceName: trt-change}}]";
-    let both = "[{node: {name: n2, interfaceName: trt-change}}, {node: {name: n2, interfaceName: trt-more}}]";
+    // Reversed: the destination that stays keeps its device and its VNI wherever it is in the list.
+    let both =
+        "[{name: more, node: {name: n2, interfaceName: trt-more}}, {node: {name: n2, interfaceName: trt-change}}]";
     change(one, &variants[0]);
     let receiver = capture(&n2, "trt-change");
     let mut more = None;
@@ -141,7 +143,7 @@ fn a_wrong_expression_changes_nothing() {
     let status = scene.sandbox.condition("web", "Ready", "False", "InvalidSpec").status.expect("a status");
     assert_eq!(status.tapped_pods, 0);
     let words = message(&scene.sandbox, "web", "Ready");
-    assert!(words.contains("libpcap says") && words.contains("syntax error"), "{words}");
+    assert!(words.contains("libpcap reports") && words.contains("syntax error"), "{words}");
 
     apply(&format!("udp port {PORT}"));
     scene.sandbox.ready("web");
