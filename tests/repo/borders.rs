@@ -1,4 +1,4 @@
-//! The borders between the crates: what the privileged half must not bring in, and what the other half must not.
+//! The borders between the crates: dependencies that the privileged half must not have, and those that the other half must not.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use serde_json::Value;
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--offline", "--locked"])
-        // Others may be missing from the cache that a build has filled.
+        // The cache that a build has filled may lack packages for other platforms.
         .args(["--filter-platform", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)])
         .current_dir(super::top())
         .output()
@@ -21,7 +21,7 @@ fn metadata() -> Value {
     serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON")
 }
 
-/// Names of all packages that `package` is built with (build and normal dependencies, no test ones).
+/// Names of all packages that `package` is built with: normal and build dependencies, not development dependencies.
 fn tree_of(package: &str) -> BTreeSet<String> {
     let metadata = metadata();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
@@ -48,7 +48,7 @@ fn tree_of(package: &str) -> BTreeSet<String> {
     seen.iter().map(|id| names[id].clone()).collect()
 }
 
-/// Packages of `tree` that begin with one of `prefixes`.
+/// Packages of `tree` whose names begin with one of `prefixes`.
 fn found<'a>(tree: &'a BTreeSet<String>, prefixes: &[&str]) -> Vec<&'a str> {
     tree.iter().map(String::as_str).filter(|name| prefixes.iter().any(|p| name.starts_with(p))).collect()
 }
