@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .PHONY: help demo test repo dataplane kernels e2e bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
+comma := ,
 NODES ?= 2
 LAB := target/lab/bin/lab
 
@@ -39,9 +40,10 @@ e2e: image install ## end-to-end tests in the lab, which stays up
 	cargo test -p podtap-tests --test e2e --locked -- --skip residue::
 	cargo test -p podtap-tests --test e2e --locked -- --ignored residue::
 
-bench: prerequisites install ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more)
+bench: prerequisites $(if $(COMPARE),,install) ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more; COMPARE=DIR: this checkout and the one in DIR in turn)
+	$(if $(COMPARE),tests/bench/compare.sh $(COMPARE) $(or $(ROUNDS),5) $(or $(ROWS),tcp$(comma)latency$(comma)udp),\
 	cargo run -p podtap-tests --bin bench --locked -- $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
-	  $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(MINUTES),--minutes $(MINUTES))
+	  $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(MINUTES),--minutes $(MINUTES)))
 
 lint: build-prerequisites ## formatting and lints
 	cargo fmt --all --check

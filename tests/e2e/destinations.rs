@@ -170,5 +170,5 @@ fn a_deleted_consumer_is_replaced() {
 
 fn destination_pod(scene: &Scene) -> String {
     let status = scene.sandbox.tap("web").status.expect("a ready tap has a status");
-    status.destinations.first().map(|d| d.pod.clone()).unwrap_or_default()
+    status.destinations.first().and_then(|destination| destination.pod.clone()).unwrap_or_default()
 }

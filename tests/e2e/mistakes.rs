@@ -37,7 +37,8 @@ fn condition_reports(sandbox: &Sandbox, name: &str, condition: &str, reason: &st
 fn fails(sandbox: &Sandbox, name: &str, pod: &str, reason: &str, words: &str) {
     until(&format!("{name}: {pod} fails with {reason}"), Duration::from_secs(30), || {
         let status = sandbox.tap(name).status.unwrap_or_default();
-        let found = status.failures.iter().any(|f| f.pod == pod && f.reason == reason && f.message.contains(words));
+        let found =
+            status.failures.iter().any(|f| f.pod == pod && f.reason.as_str() == reason && f.message.contains(words));
         if found { Ok(()) } else { Err(format!("{:?} {:?}", status.failures, status.conditions)) }
     });
 }
@@ -76,7 +77,7 @@ fn about_destinations() {
         ("no-node", "{node: {name: n9}}", "NodeNotFound", "n9"),
         ("no-pod", "{pod: {name: ids}}", "PodNotFound", "ids"),
         ("no-ready-pod", "{pod: {podSelector: {matchLabels: {app: ids}}}}", "PodNotReady", "app=ids is Ready"),
-        ("not-allowed", "{external: {address: 203.0.113.7}}", "ExternalNotAllowed", "allowedExternalCIDRs"),
+        ("not-allowed", "{external: {address: 203.0.113.7}}", "NotAllowedByPolicy", "allowedExternalCIDRs"),
     ] {
         sandbox.apply(&tap(name, WEB, &format!("[{destination}]")));
         condition_reports(&sandbox, name, "DestinationsReady", reason, words);
@@ -138,7 +139,7 @@ fn about_cycles() {
     sandbox.apply(&tap("there", "{podNames: [a]}", "[{pod: {name: b}}]"));
     sandbox.ready("there");
     sandbox.apply(&tap("back", "{podNames: [b]}", "[{pod: {name: a}}]"));
-    sandbox.condition("back", "Ready", "False", "TapCycle");
+    sandbox.condition("back", "Ready", "False", "MirroringLoop");
     sandbox.ready("there");
 }
 
@@ -165,7 +166,7 @@ fn about_names_and_vnis_in_use() {
     let n2 = namespace_of_node(sandbox.lab(), "n2");
     let device = Foreign::new(&n2, "mis-foreign");
     sandbox.apply(&tap("foreign", WEB, "[{node: {name: n2, interfaceName: mis-foreign}}]"));
-    condition_reports(&sandbox, "foreign", "DestinationsReady", "NameTaken", "mis-foreign");
+    condition_reports(&sandbox, "foreign", "DestinationsReady", "InterfaceNameConflict", "mis-foreign");
     let foreign = in_network(&n2, &["ip", "-d", "link", "show", "mis-foreign"]);
     assert!(foreign.contains("bridge"), "it is unchanged: {foreign}");
     drop(device);
@@ -182,7 +183,7 @@ fn about_names_and_vnis_in_use() {
     sandbox.ready("younger");
 
     sandbox.apply(&tap("same-name", WEB, "[{node: {name: n2, interfaceName: mis-young}}]"));
-    condition_reports(&sandbox, "same-name", "DestinationsReady", "InterfaceNameInUse", "mis-young");
+    condition_reports(&sandbox, "same-name", "DestinationsReady", "InterfaceNameConflict", "mis-young");
 }
 
 #[test]
@@ -194,7 +195,7 @@ fn a_udp_port_in_use() {
     // No other test has a tap now, so that the port is free for another program.
     let other = udp_socket(&namespace_of_node(lab, "n2"), 14789).expect("the port is free");
     sandbox.apply(&tap("port", WEB, "[{node: {name: n2, interfaceName: mis-port}}]"));
-    condition_reports(&sandbox, "port", "DestinationsReady", "PortTaken", "14789");
+    condition_reports(&sandbox, "port", "DestinationsReady", "PortInUse", "14789");
     drop(other);
     sandbox.ready("port");
 }
@@ -279,7 +280,7 @@ fn a_helper_pod_that_cannot_start() {
     });
     label("baseline");
     sandbox.apply(&tap("rejected", WEB, "[{node: {name: n2, interfaceName: mis-psa}}]"));
-    sandbox.condition("rejected", "Ready", "False", "HelperRejected");
+    sandbox.condition("rejected", "Ready", "False", "HelperPodRejected");
     let status = sandbox.tap("rejected").status.expect("a status");
     assert!(status.conditions.iter().any(|c| c.message.contains("PodSecurity")), "{:?}", status.conditions);
     label("privileged");
@@ -314,7 +315,7 @@ fn a_helper_pod_that_cannot_start() {
         .expect("the controller knows the image");
     image("HELPER_IMAGE=podtap.dev/no-such-image:1");
     sandbox.apply(&tap("no-image", WEB, "[{node: {name: n2, interfaceName: mis-image}}]"));
-    sandbox.condition("no-image", "Ready", "False", "HelperFailed");
+    sandbox.condition("no-image", "Ready", "False", "HelperPodFailed");
     let status = sandbox.tap("no-image").status.expect("a status");
     assert!(status.conditions.iter().any(|c| c.message.contains("no-such-image")), "{:?}", status.conditions);
     image(&format!("HELPER_IMAGE={before}"));

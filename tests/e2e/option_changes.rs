@@ -92,10 +92,10 @@ fn changes_leave_no_gap_and_duplicate_nothing() {
         "limit: {packetsPerSecond: 1000000}\n  deduplicate: {podCIDRs: [192.0.2.0/24]}".to_owned(),
         include,
     ];
-    let change = |interfaces: &str, options: &str| {
+    let change = |interfaces: &str, variant: &str| {
         scene.sandbox.apply(&format!(
             "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
-             targets: {{podNames: [web]}}\n  destinations: {interfaces}\n  {options}\n"
+             targets: {{podNames: [web]}}\n  destinations: {interfaces}\n  {variant}\n"
         ));
         scene.sandbox.ready("web");
     };
@@ -105,8 +105,8 @@ fn changes_leave_no_gap_and_duplicate_nothing() {
     let receiver = capture(&n2, "trt-change");
     let mut more = None;
     let sent = under_load(&scene, |sent| {
-        for options in &variants {
-            change(one, options);
+        for variant in &variants {
+            change(one, variant);
             a_while(sent);
         }
         change(both, &variants[1]);

@@ -196,7 +196,7 @@ fn the_kernel_supports_everything() {
     sandbox.pod("web", "n1", "web");
     sandbox.apply(&tap("web", "web", "trt-can", "truncate: {headersOnly: true}\n  sample: {oneInFlows: 2}"));
     sandbox.ready("web");
-    sandbox.condition("web", "Degraded", "False", "NothingMissing");
+    sandbox.condition("web", "Degraded", "False", "AsExpected");
     for node in ["n1", "n2"] {
         let features = sandbox
             .kubectl(&["get", "nodetap", node, "-o", "jsonpath={.status.features}"], "")

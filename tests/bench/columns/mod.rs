@@ -58,7 +58,7 @@ impl Column {
 
     /// The product with a raw receiver, which shows GSO packets: showing frames as on the wire has a cost of its own.
     pub fn raw() -> Self {
-        Self::PodTap { name: "PodTap, raw", spec: json!({}), destination: json!({"raw": true}) }
+        Self::PodTap { name: "PodTap, raw", spec: json!({}), destination: json!({"frameFormat": "Raw"}) }
     }
 
     /// The columns of all comparisons with other tools.
