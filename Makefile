@@ -1,17 +1,22 @@
-# The only door: every command that people and CI use. `make help` lists them.
+# Every command that people and CI use; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .PHONY: help demo test repo dataplane kernels e2e bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
+comma := ,
 NODES ?= 2
 LAB := target/lab/bin/lab
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-demo: ## the main job on a real two-node Kubernetes, from nothing to decoded frames (KEEP=1 leaves the lab up)
-	@tests/demo.sh
+demo: ## taps a web server on a two-node Kubernetes on this machine (KEEP=1 leaves it up), or on your cluster: CLUSTER=current
+	@case "$(CLUSTER)" in \
+	  "" | lab) tests/demo/lab.sh ;; \
+	  current) tests/demo/current.sh ;; \
+	  *) echo 'CLUSTER is "lab", the default, or "current"' >&2; exit 2 ;; \
+	esac
 
 test: ## every tier
 	@tests/run.sh
@@ -28,13 +33,17 @@ kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated 
 	cargo build -p tap-helper --locked
 	tests/vm/run.sh $(TESTS)
 
-e2e: install ## tests in the lab, which stays up
+# These test and measure the release build, not the one that is faster to build.
+e2e bench: export PROFILE = release
+
+e2e: image install ## end-to-end tests in the lab, which stays up
 	cargo test -p podtap-tests --test e2e --locked -- --skip residue::
 	cargo test -p podtap-tests --test e2e --locked -- --ignored residue::
 
-bench: prerequisites install ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more)
+bench: prerequisites $(if $(COMPARE),,install) ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more; COMPARE=DIR: this checkout and the one in DIR in turn)
+	$(if $(COMPARE),tests/bench/compare.sh $(COMPARE) $(or $(ROUNDS),5) $(or $(ROWS),tcp$(comma)latency$(comma)udp),\
 	cargo run -p podtap-tests --bin bench --locked -- $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
-	  $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(MINUTES),--minutes $(MINUTES))
+	  $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(MINUTES),--minutes $(MINUTES)))
 
 lint: build-prerequisites ## formatting and lints
 	cargo fmt --all --check
@@ -66,15 +75,16 @@ lab:
 lab-up: lab ## a real Kubernetes of NODES nodes on this machine; kubeconfig in target/lab/kubeconfig
 	$(LAB) up --nodes $(NODES)
 
-lab-down: lab ## takes the lab away, and what it changed on the machine
+lab-down: lab ## ends the lab, and restores what it changed on the machine
 	$(LAB) down
 
 image: lab build-prerequisites ## target/podtap-image.tar, loadable by ctr, docker, kind and k3s
 	deploy/image.sh
 
-install: image lab-up ## PodTap in the lab, as a user would install it
+# The demo installs the plain manifest, which Helm takes over.
+install: build-prerequisites lab-up ## installs PodTap in the lab, as a user would
 	deploy/image.sh --lab
 	$(LAB) load target/lab/podtap-image.tar
 	target/lab/bin/kubectl --kubeconfig target/lab/kubeconfig apply -f deploy/namespace.yaml
-	target/lab/bin/helm upgrade --install podtap deploy/chart/podtap --namespace podtap-system \
+	target/lab/bin/helm upgrade --install podtap deploy/chart/podtap --namespace podtap-system --take-ownership \
 	  --kubeconfig target/lab/kubeconfig --set image.pullPolicy=Never,image.tag=$$(cat target/lab/podtap-image.tag) --wait --timeout 120s

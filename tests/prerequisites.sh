@@ -1,5 +1,6 @@
 #!/bin/bash
-# Installs the Debian packages whose commands the build and the tests call; with `build`, only what compiling needs. The lab looks after its own.
+# Installs the Debian packages whose commands the build and the tests call: with `build` only what the build needs, with `demo` also what
+# the demo calls. The lab installs its own.
 set -euo pipefail
 
 declare -A package_of=(
@@ -8,9 +9,12 @@ declare -A package_of=(
   [ping]=iputils-ping [strace]=strace [nft]=nftables [clang]=clang [softflowd]=softflowd
   [qemu-system-x86_64]=qemu-system-x86 [depmod]=kmod [busybox]=busybox-static
 )
-[ "${1:-}" = build ] && package_of=([cc]=gcc [clang]=clang)
+case "${1:-}" in
+  build) package_of=([cc]=gcc [clang]=clang) ;;
+  demo) package_of=([cc]=gcc [clang]=clang [tcpdump]=tcpdump [tshark]=tshark [nsenter]=util-linux) ;;
+esac
 missing=()
-# An archive and no command: the operator has libpcap in it.
+# An archive and no command: the operator contains libpcap.
 [ -f "$(cc -print-file-name=libpcap.a 2>/dev/null)" ] || missing+=(libpcap-dev)
 for command in "${!package_of[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package_of[$command]}")

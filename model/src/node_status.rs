@@ -6,7 +6,7 @@ use crate::{decode::DesiredState, reason::Reason};
 
 /// The actual state of a node: the status of a `NodeTap`.
 ///
-/// It has an entry for everything that is requested, and one in [`State::Removing`] for everything of PodTap that is no longer
+/// It has an entry for everything that is requested, and one in the state Removing for everything of PodTap that is no longer
 /// requested but still exists. What is gone has no entry: a status without entries is a clean node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

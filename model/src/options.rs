@@ -86,16 +86,26 @@ pub struct Sample {
 #[cfg_attr(
     feature = "schema",
     derive(kube::KubeSchema),
-    x_kube(validation = Rule::new("(has(self.bitsPerSecond) && !(string(self.bitsPerSecond) in ['0'])) || (has(self.packetsPerSecond) && !(string(self.packetsPerSecond) in ['0']))")
+    x_kube(validation = Rule::new("(has(self.bitsPerSecond) && !string(self.bitsPerSecond).matches('^[0.]+[kMGTi]*$')) || (has(self.packetsPerSecond) && !string(self.packetsPerSecond).matches('^[0.]+[kMGTi]*$'))")
         .message("set limit.bitsPerSecond or limit.packetsPerSecond to more than 0; leave limit out to mirror without a limit"))
 )]
 pub struct Limit {
     /// Bits of frames per second, at most 100G. Unset or 0: no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        x_kube(validation = Rule::new("isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0')) && !quantity(string(self)).isGreaterThan(quantity('100G'))")
+            .message("limit.bitsPerSecond must be between 0 (no limit) and 100G (100 Gbit/s), for example 100M"))
+    )]
     pub bits_per_second: Option<Quantity>,
 
     /// Frames per second, at most 1G. Unset or 0: no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        x_kube(validation = Rule::new("isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0')) && !quantity(string(self)).isGreaterThan(quantity('1G'))")
+            .message("limit.packetsPerSecond must be between 0 (no limit) and 1G, for example 10k"))
+    )]
     pub packets_per_second: Option<Quantity>,
 }
 

@@ -1,6 +1,6 @@
 //! `tap-helper inspect`: everything on the node that carries PodTap's marks.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, rc::Rc};
 
 use podtap_model::{Direction, Endpoint};
 use serde::Serialize;
@@ -111,7 +111,7 @@ pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
 
 /// Observes the namespace of a process.
 async fn observe_process(pid: u32, kind: NetnsKind) -> Result<Observed, NetnsError> {
-    let netlink = Connection::open(&Namespace::of_process(pid)?)?;
+    let netlink = Connection::open(&Rc::new(Namespace::of_process(pid)?))?;
     Ok(observe(&netlink, kind).await?)
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Families of rows, in the order in which they run.
 pub const FAMILIES: [&str; 10] =
-    ["establish", "footprint", "cold", "tcp", "half_rate", "latency", "udp", "conntrack", "cpu", "fields"];
+    ["establish", "footprint", "cold", "tcp", "held", "latency", "udp", "conntrack", "cpu", "fields"];
 
 const USAGE: &str = "bench [--rows a,b,..] [--rounds N] [--seconds N] [--minutes N]";
 

@@ -12,7 +12,7 @@ use crate::{
     columns::{Column, Receiver, Running},
     counters::{Counters, kernel_time},
     flood::{self, Flood},
-    half_rate,
+    held,
     iperf::Load,
     rounds::Bench,
     statistics::median,
@@ -46,7 +46,7 @@ pub fn measure(bench: &Bench<'_>) -> Table {
     );
     let seconds = bench.seconds * 2;
     let length = Duration::from_secs(seconds.into());
-    let (bits, datagrams) = match (half_rate::half(bench), half_datagram_rate(bench)) {
+    let (bits, datagrams) = match (held::half(bench), half_datagram_rate(bench)) {
         (Ok(bits), Ok(datagrams)) => (bits, datagrams),
         (Err(why), _) | (_, Err(why)) => {
             table.record(PER_GIGABYTE, UNTAPPED, 0, Err(why));

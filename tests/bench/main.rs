@@ -11,7 +11,7 @@ mod establish;
 mod fields;
 mod flood;
 mod footprint;
-mod half_rate;
+mod held;
 mod interrupt;
 mod iperf;
 mod latency;
@@ -40,7 +40,7 @@ type Comparison = fn(&Bench<'_>) -> Table;
 
 const COMPARISONS: [(&str, Comparison); 7] = [
     ("tcp", tcp::measure),
-    ("half_rate", half_rate::measure),
+    ("held", held::measure),
     ("latency", latency::measure),
     ("udp", udp::measure),
     ("conntrack", conntrack::measure),

@@ -1,7 +1,9 @@
 //! Loading, adopting and replacing the eBPF programs in this kernel.
 
+use std::os::fd::{FromRawFd as _, OwnedFd};
+
 use podtap_model::{Instruction, Match, MirrorOptions, PortRange, Protocol, Sample};
-use tap_helper::bpf::{Features, Maps, ProgramKind, Programs, Settings, probe};
+use tap_helper::bpf::{BpfError, Features, Maps, ProgramKind, Programs, Settings, probe};
 
 use crate::bpf_scene::{compiled, filtering};
 
@@ -87,4 +89,26 @@ fn errors_are_explained() {
     assert!(error.to_string().contains("instruction 0 leads beyond the end"), "{error}");
     let error = Maps::adopt(u32::MAX).expect_err("no program has this ID");
     assert!(error.to_string().contains("ENOENT") || error.to_string().contains("No such file"), "{error}");
+}
+
+/// Loads `return 0`, a classifier without maps, as another tool would. Returns it and its ID.
+#[expect(unsafe_code, reason = "neither std nor nix has bpf(2)")]
+fn foreign() -> (OwnedFd, u32) {
+    // The start of `union bpf_attr` for BPF_PROG_LOAD: type, number of instructions, instructions, license.
+    let instructions: [u64; 2] = [0xb7, 0x95];
+    let attribute: [u64; 3] = [3 | 2 << 32, instructions.as_ptr() as u64, c"GPL".as_ptr() as u64];
+    // SAFETY: the kernel reads the attribute, and the instructions and the license that it points to; all of them are live.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, 5, attribute.as_ptr(), size_of_val(&attribute)) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).expect("it loads");
+    // SAFETY: a new descriptor.
+    let program = unsafe { OwnedFd::from_raw_fd(fd) };
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("it is open");
+    let id = info.lines().find_map(|line| line.strip_prefix("prog_id:")).expect("the kernel shows the ID");
+    (program, id.trim().parse().expect("a number"))
+}
+
+#[test]
+fn a_foreign_program_is_not_adopted() {
+    let (_program, id) = foreign();
+    assert!(matches!(Maps::adopt(id), Err(BpfError::Foreign(found)) if found == id));
 }

@@ -9,7 +9,7 @@ use podtap_tests::{
 
 use crate::scene::{address, capture};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn tap(sandbox: &Sandbox, interface: &str) {
     sandbox.apply(&format!(
@@ -21,7 +21,7 @@ fn tap(sandbox: &Sandbox, interface: &str) {
 
 #[track_caller]
 fn tapped(sandbox: &Sandbox, matched: i32, tapped: i32) {
-    until(&format!("{tapped} of {matched} tapped"), PATIENCE, || {
+    until(&format!("{tapped} of {matched} tapped"), TIMEOUT, || {
         let status = sandbox.tap("web").status.unwrap_or_default();
         let now = (status.matched_pods, status.tapped_pods);
         if now == (matched, tapped) { Ok(()) } else { Err(format!("{now:?} {:?}", status.failures)) }
@@ -48,15 +48,15 @@ fn pods_that_come_go_and_change_their_labels() {
     sandbox.condition("web", "TargetsResolved", "False", "NoPodsMatch");
 }
 
-/// The first thing that the new pod says, a DNS request, is already mirrored; on either node, 20 times of 20.
+/// The first frames that the new pod sends, a DNS request, are already mirrored: on either node, 20 times of 20.
 #[test]
-fn a_pod_made_anew_is_mirrored_from_its_first_frame() {
-    // Alone, since tests that end a helper pod would make it miss the moment.
+fn a_recreated_pod_is_mirrored_from_its_first_frame() {
+    // Alone, because other tests end helper pods.
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("recreate");
     let peer = sandbox.pod("peer", "n2", "peer");
     tap(&sandbox, "fol-first");
-    // A pod on each node first, so that both nodes have their helper pod.
+    // A pod on each node first, so that both nodes have a helper pod.
     sandbox.pod("one", "n1", "web");
     sandbox.pod("two", "n2", "web");
     sandbox.ready("web");
@@ -67,7 +67,7 @@ fn a_pod_made_anew_is_mirrored_from_its_first_frame() {
         sandbox.start(name, node, "web", &format!("nslookup first-{round} {}; sleep 3600", address(&peer)));
         let pod = sandbox.running(name);
         let (network, source) = (sandbox.network(&pod), octets(&address(&pod)));
-        until(&format!("round {round}: each datagram that the pod sent is mirrored"), PATIENCE, || {
+        until(&format!("round {round}: each datagram that the pod sent is mirrored"), TIMEOUT, || {
             let sent = datagrams_sent(&network);
             let mirrored = receiver.count(|f| is_request(&f.bytes, source));
             if sent > 0 && mirrored == sent { Ok(()) } else { Err(format!("{sent} sent, {mirrored} mirrored")) }
@@ -75,16 +75,16 @@ fn a_pod_made_anew_is_mirrored_from_its_first_frame() {
     }
 }
 
-/// How many datagrams a namespace has sent, by its own count (`Udp: OutDatagrams`, RFC 4113).
+/// The number of datagrams that a namespace has sent, by its own counter (`Udp: OutDatagrams`, RFC 4113).
 fn datagrams_sent(network: &Path) -> usize {
     let counters = in_network(network, &["cat", "/proc/self/net/snmp"]);
     let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Udp: ")).map(str::split_whitespace);
     let (names, mut values) = (lines.next().expect("names"), lines.next().expect("values"));
-    let place = names.into_iter().position(|name| name == "OutDatagrams").expect("the counter is there");
+    let place = names.into_iter().position(|name| name == "OutDatagrams").expect("the counter exists");
     values.nth(place).and_then(|v| v.parse().ok()).expect("a number")
 }
 
-/// Whether a frame is a datagram from `source` to the port of the DNS.
+/// Whether a frame is a datagram from `source` to the DNS port.
 fn is_request(bytes: &[u8], source: [u8; 4]) -> bool {
     bytes.len() > 42
         && bytes[12..14] == [8, 0]

@@ -1,21 +1,21 @@
-//! End-to-end tier: the product in the lab, installed as a user installs it, on real input.
+//! End-to-end tier: the product in the lab, installed as a user installs it.
 
-#![allow(clippy::similar_names, reason = "receiver and received are what the field says")]
+#![allow(clippy::similar_names, reason = "receiver and received are the terms of the field")]
 
 mod delete;
 mod destinations;
 mod examples;
 mod fidelity;
+mod flows;
 mod follow;
 mod helper_pods;
 mod install;
 mod metrics;
 mod mistakes;
+mod option_changes;
+mod options;
 mod outage;
 mod packet;
 mod residue;
 mod scene;
 mod tenancy;
-mod treatment;
-mod treatment_changes;
-mod treatment_flows;

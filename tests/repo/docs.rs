@@ -1,30 +1,20 @@
-//! The documents know every word that users meet: reasons, fields, metrics, settings.
+//! The documents cover every reason, field, metric and setting.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
 };
 
+use podtap_model::Reason;
 use serde_json::Value;
 
 fn read(path: &str) -> String {
     fs::read_to_string(super::top().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// What stands between `before` and the next `after`, wherever `before` stands.
+/// The text between each `before` and the next `after`.
 fn between<'a>(text: &'a str, before: &str, after: &str) -> BTreeSet<&'a str> {
     text.split(before).skip(1).filter_map(|rest| rest.split_once(after)).map(|(found, _)| found).collect()
-}
-
-/// Reasons of the controller: `pub const NAME: &str = "Word";`.
-fn controller_reasons(source: &str) -> BTreeSet<&str> {
-    between(source, ": &str = \"", "\"")
-}
-
-/// Reasons of the contract: the arms of `as_str`, `Self::Word => "Word",`.
-fn contract_reasons(source: &str) -> BTreeSet<&str> {
-    let body = source.split_once("fn as_str").map(|(_, body)| body).unwrap_or_default();
-    between(body, "=> \"", "\"")
 }
 
 fn headings(text: &str) -> BTreeSet<&str> {
@@ -33,20 +23,17 @@ fn headings(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn every_reason_has_a_section() {
-    let controller = read("operator/controller/src/reason.rs");
-    let contract = read("tap-helper/wire/src/report.rs");
     let troubleshooting = read("docs/troubleshooting.md");
     let reference = read("docs/reference.md");
-    let (ours, theirs) = (controller_reasons(&controller), contract_reasons(&contract));
-    assert!(ours.len() > 30 && theirs.len() > 10, "reasons are found: {ours:?} {theirs:?}");
+    let reasons: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
     let headings = headings(&troubleshooting);
-    for reason in ours.union(&theirs) {
+    for reason in &reasons {
         assert!(headings.contains(reason), "docs/troubleshooting.md has no section “## {reason}”");
         assert!(reference.contains(&format!("`{reason}`")), "docs/reference.md does not have the reason `{reason}`");
     }
-    // Sections of one word are reasons, and only those that are still in use: sentences are about something else.
+    // Headings of one word are reasons, and must still exist; longer headings are about something else.
     for heading in headings.iter().filter(|heading| !heading.contains(' ')) {
-        assert!(ours.contains(heading) || theirs.contains(heading), "“## {heading}” is no reason any more");
+        assert!(reasons.contains(heading), "“## {heading}” is no longer a reason");
     }
 }
 
@@ -70,7 +57,7 @@ fn fields(path: &str, schema: &Value, found: &mut Vec<Field>) {
 
 /// Kind and fields of each committed definition.
 fn kinds() -> BTreeMap<String, Vec<Field>> {
-    let files = fs::read_dir(super::top().join("crds")).expect("crds/ is there");
+    let files = fs::read_dir(super::top().join("crds")).expect("crds/ exists");
     let kind = |file: fs::DirEntry| {
         let text = fs::read_to_string(file.path()).expect("a definition is text");
         let definition: Value = serde_saphyr::from_str(&text).expect("a definition is YAML");
@@ -81,7 +68,7 @@ fn kinds() -> BTreeMap<String, Vec<Field>> {
     files.map(|file| kind(file.expect("crds/ is readable"))).collect()
 }
 
-/// Rows of the tables in a kind's section, by what stands in backticks in the first cell.
+/// Rows of the tables in a kind's section, by the text in backticks in the first cell.
 fn rows<'a>(reference: &'a str, kind: &str) -> BTreeMap<&'a str, &'a str> {
     let section = reference.split("\n## ").find(|section| section.lines().next() == Some(kind)).unwrap_or_default();
     let row = |line: &'a str| Some((line.strip_prefix("| `")?.split_once('`')?.0, line));
@@ -113,12 +100,12 @@ fn every_field_is_in_the_reference() {
                 assert_eq!(cells[3].trim(), format!("`{words}`"), "{kind}: the default of {path}");
             }
             for limit in ["maxItems", "maxLength"].into_iter().filter_map(|name| schema[name].as_i64()) {
-                // An interface name's limit in its rule, 15, is the one that counts.
+                // For an interface name, the limit in its rule is the relevant one: 15.
                 assert!(row.contains(&limit.to_string()) || row.contains("15 char"), "{kind}: {path} up to {limit}");
             }
         }
         for path in rows.keys() {
-            assert!(fields.iter().any(|field| field.path == *path), "docs/reference.md, {kind}: there is no {path}");
+            assert!(fields.iter().any(|field| field.path == *path), "docs/reference.md, {kind}: no such field {path}");
         }
     }
 }
@@ -157,7 +144,7 @@ fn metrics_and_environment_are_in_the_reference() {
     }
 }
 
-/// Names of the values that a schema takes, as `image.tag`; an object without properties is a value itself.
+/// Names of the values in a schema, such as `image.tag`; an object without properties is a value itself.
 fn values(path: &str, schema: &Value, found: &mut Vec<String>) {
     match schema["properties"].as_object() {
         Some(properties) => {
@@ -191,11 +178,6 @@ fn every_value_of_the_chart_is_in_the_installation_guide() {
 
 #[test]
 fn these_guards_see_what_they_guard_against() {
-    assert_eq!(
-        controller_reasons("/// A.\npub const A_B: &str = \"AB\";\npub const C: &str = \"C\";"),
-        ["AB", "C"].into()
-    );
-    assert_eq!(contract_reasons("x => \"No\" fn as_str { Self::A => \"A\", Self::B => \"B\" }"), ["A", "B"].into());
     assert_eq!(headings("# No\n## One\ntext\n## Two words\n### No"), ["One", "Two words"].into());
     let mut found = Vec::new();
     let schema = serde_json::json!({"properties": {"a": {"items": {"properties": {"b": {"type": "string"}}}}}});

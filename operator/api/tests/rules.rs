@@ -92,9 +92,17 @@ fn a_destination_is_one_of_three() {
 
 #[test]
 fn destinations_differ() {
-    let (one, other) = (json!({"node": {"name": "n1"}}), json!({"node": {"name": "n2"}}));
-    taken("/spec/destinations", json!([one, other]));
-    refused("/spec/destinations", json!([one, other, one]), "destinations must differ");
+    let one = |name: &str| json!({"name": name, "node": {"name": "n1"}});
+    let other = json!({"name": "b", "node": {"name": "n2"}});
+    taken("/spec/destinations", json!([one("a"), other]));
+    taken("/spec/destinations", json!([one("a"), {"name": "b", "node": {"name": "n1"}, "frameFormat": "Raw"}]));
+    refused("/spec/destinations", json!([one("a"), other, one("c")]), "destinations must differ");
+    let external = |name: &str, port: u16| json!({"name": name, "external": {"address": "192.0.2.10", "port": port}});
+    taken("/spec/destinations", json!([external("a", 4789), external("b", 4790)]));
+    refused("/spec/destinations", json!([external("a", 4789), external("b", 4789)]), "destinations must differ");
+    let pod = |name: &str, of: &str| json!({"name": name, "pod": {"name": of}});
+    taken("/spec/destinations", json!([pod("a", "ids"), pod("b", "other")]));
+    refused("/spec/destinations", json!([pod("a", "ids"), pod("b", "ids")]), "destinations must differ");
 }
 
 #[test]
@@ -126,8 +134,12 @@ fn a_vni_has_24_bits() {
 
 #[test]
 fn a_duration_is_positive() {
-    taken("/spec/durationSeconds", json!(3600));
-    refused("/spec/durationSeconds", json!(0), "durationSeconds must be between 1 and 31536000");
+    for good in ["1s", "90s", "1h30m", "1.5h", "8760h", "3600s"] {
+        taken("/spec/duration", json!(good));
+    }
+    for bad in ["0s", "500ms", "8761h", "-1h", "3600", "1d", "", "h"] {
+        refused("/spec/duration", json!(bad), "duration must be between 1s and 8760h");
+    }
 }
 
 #[test]
@@ -174,7 +186,7 @@ fn an_entry_of_a_filter_can_match() {
 }
 
 #[test]
-fn copies_are_cut_in_one_way() {
+fn frames_are_truncated_in_one_way() {
     for good in [
         json!({"bytes": 14}),
         json!({"bytes": 65_535}),
@@ -201,15 +213,26 @@ fn samples_and_limits_are_numbers_that_mean_something() {
     }
     taken("/spec/limit", json!({"bitsPerSecond": 100_000_000, "packetsPerSecond": 0}));
     taken("/spec/limit", json!({"packetsPerSecond": 1}));
-    for bad in [json!({}), json!({"bitsPerSecond": 0}), json!({"bitsPerSecond": 0, "packetsPerSecond": 0})] {
+    taken("/spec/limit", json!({"bitsPerSecond": "100M", "packetsPerSecond": "64Ki"}));
+    for bad in [
+        json!({}),
+        json!({"bitsPerSecond": 0}),
+        json!({"bitsPerSecond": 0, "packetsPerSecond": 0}),
+        json!({"bitsPerSecond": "0"}),
+        json!({"bitsPerSecond": "0k"}),
+    ] {
         refused("/spec/limit", bad, "set limit.bitsPerSecond or limit.packetsPerSecond to more than 0");
     }
     refused("/spec/limit", json!({"bitsPerSecond": -1}), "limit.bitsPerSecond must be between 0");
     refused("/spec/limit", json!({"packetsPerSecond": 1_000_000_001}), "limit.packetsPerSecond must be between 0");
+    for bad in ["101G", "-1k", "much"] {
+        refused("/spec/limit", json!({"bitsPerSecond": bad}), "limit.bitsPerSecond must be between 0");
+    }
+    refused("/spec/limit", json!({"packetsPerSecond": "2G"}), "limit.packetsPerSecond must be between 0");
 }
 
 #[test]
-fn flows_are_copied_once_between_networks() {
+fn flows_are_mirrored_once_between_networks() {
     taken("/spec/deduplicate", json!({}));
     taken("/spec/deduplicate", json!({"podCIDRs": ["10.244.0.0/16", "fd00:10:244::/56"], "serviceCIDRs": []}));
     refused(
@@ -221,13 +244,14 @@ fn flows_are_copied_once_between_networks() {
 }
 
 #[test]
-fn raw_is_about_an_interface() {
-    for place in [json!({"node": {"name": "n1"}, "raw": true}), json!({"pod": {"name": "ids"}, "raw": true})] {
-        taken("/spec/destinations/0", place);
+fn the_frame_format_is_about_an_interface() {
+    for format in ["Raw", "Wire"] {
+        taken("/spec/destinations/0", json!({"node": {"name": "n1"}, "frameFormat": format}));
+        taken("/spec/destinations/0", json!({"pod": {"name": "ids"}, "frameFormat": format}));
     }
-    let external = |raw: bool| json!({"external": {"address": "192.0.2.10", "port": 4789}, "raw": raw});
-    taken("/spec/destinations/0", external(false));
-    refused("/spec/destinations/0", external(true), "leave it out of an external destination");
+    let external = |format: &str| json!({"external": {"address": "192.0.2.10", "port": 4789}, "frameFormat": format});
+    taken("/spec/destinations/0", external("Wire"));
+    refused("/spec/destinations/0", external("Raw"), "leave it out of an external destination");
 }
 
 #[test]
@@ -255,4 +279,70 @@ fn the_policy_names_networks_and_a_range() {
         let messages = refusals("PodTapPolicy", &policy(name, spec));
         assert!(messages.iter().any(|m| m.contains(words)), "wanted “{words}”, got {messages:?}");
     }
+}
+
+#[test]
+fn an_explicit_null_is_unset() {
+    fn nullable(path: &str, schema: &Value, found: &mut Vec<String>) {
+        match schema {
+            Value::Object(fields) => {
+                if fields.get("nullable").is_some() {
+                    found.push(path.to_owned());
+                }
+                fields.iter().for_each(|(name, value)| nullable(&format!("{path}.{name}"), value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| nullable(path, item, found)),
+            _ => {}
+        }
+    }
+    for (file, definition) in definitions() {
+        let mut found = Vec::new();
+        nullable(file, &serde_json::to_value(definition).expect("a definition is JSON"), &mut found);
+        assert!(found.is_empty(), "the API server would keep null there: {found:?}");
+    }
+}
+
+#[test]
+fn every_list_declares_its_type() {
+    fn lists(path: &str, schema: &Value, untyped: &mut Vec<String>, typed: &mut usize) {
+        if schema["type"] == "array" {
+            match schema["x-kubernetes-list-type"].as_str() {
+                Some(_) => *typed += 1,
+                None => untyped.push(path.to_owned()),
+            }
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            lists(&format!("{path}.{name}"), property, untyped, typed);
+        }
+        if schema["items"].is_object() {
+            lists(&format!("{path}[]"), &schema["items"], untyped, typed);
+        }
+    }
+    let (mut untyped, mut typed) = (Vec::new(), 0);
+    for (_, definition) in definitions() {
+        let schema = definition.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
+        let schema = serde_json::to_value(schema.expect("the kind has a schema")).expect("a schema is JSON");
+        lists(&definition.spec.names.kind, &schema, &mut untyped, &mut typed);
+    }
+    assert_eq!(untyped, [""; 0]);
+    assert!(typed > 10, "lists are found");
+}
+
+#[test]
+fn a_selector_keeps_what_it_does_not_know() {
+    let spec: podtap_api::PodTapSpec = serde_json::from_value(json!({
+        "targets": {"podSelector": {"app": "web"}}, "destinations": [{"node": {"name": "n1", "interfaceName": ""}}],
+        "filter": {"expression": "tcp"}, "oversize": "Truncate", "duration": "1h",
+    }))
+    .expect("a spec");
+    let selector = spec.targets.pod_selector.expect("a selector");
+    assert_eq!(selector.unknown.keys().collect::<Vec<_>>(), ["app"]);
+    assert_eq!(spec.options.expression(), Some("tcp"));
+    assert_eq!(
+        (spec.destinations[0].name.as_str(), &spec.destinations[0].node.as_ref().expect("a node").interface_name),
+        ("main", &None)
+    );
+    let known: podtap_api::PodSelector =
+        serde_json::from_value(json!({"matchLabels": {"app": "web"}})).expect("a selector");
+    assert!(known.unknown.is_empty() && known.selector.match_labels.is_some());
 }

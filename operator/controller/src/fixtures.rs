@@ -1,4 +1,4 @@
-//! What the tests of the stages are made from: objects as the API server has them, taken in as the controller does.
+//! Fixtures of the stages' tests: objects as the API server has them, cached as the controller does.
 
 use k8s_openapi::{
     api::{
@@ -12,19 +12,28 @@ use kube::{
     core::{DeserializeGuard, PartialObjectMetaExt as _},
     runtime::watcher::Event,
 };
-use podtap_api::{ItemState, NodeTap, NodeTapReceiverStatus, NodeTapSenderStatus, NodeTapStatus, PodTap, PodTapPolicy};
+use podtap_api::{DestinationStatus, NodeTap, NodeTapSpec, PodTap, PodTapPolicy};
+use podtap_model::{NodeState, NodeStatus, Reason, ReceiverStatus, SenderStatus, State, Uid, Vni};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{
-    build::{self, Plan},
-    expressions,
-    facts::{NamespaceFact, NodeFact, NodeTapFact, PodFact, TapFact, policy_fact, service_networks},
-    gather::{Snapshot, gather},
-    pass::allocate,
-    validate::{Validated, validate},
-    vni::Claims,
-    watch::Caches,
+use crate::{
+    expression::{self, compiled::compilable},
+    plan::{
+        build::{Plan, build},
+        resolve::resolve,
+        vni::Claims,
+    },
+    reconcile::allocate,
+    store::{
+        caches::Caches,
+        node::{CachedNamespace, CachedNode, service_networks},
+        node_tap::CachedNodeTap,
+        pod::CachedPod,
+        snapshot::Snapshot,
+        tap::{CachedTap, cached_policy},
+    },
+    validate::tap::{Validated, validate},
 };
 
 /// Namespace of the helper pods.
@@ -33,6 +42,16 @@ pub const OWN_NAMESPACE: &str = "podtap-system";
 /// Whatever `value` describes.
 pub fn object<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).expect("a fixture is an object of its kind")
+}
+
+/// A UID.
+pub fn uid(text: &str) -> Uid {
+    text.parse().expect("a UID")
+}
+
+/// A VXLAN network identifier.
+pub fn vni(number: u32) -> Vni {
+    number.try_into().expect("a VNI")
 }
 
 /// The time `seconds` after the beginning of the tests.
@@ -81,8 +100,19 @@ pub fn tap(name: &str, destinations: impl Into<Value>) -> PodTap {
             "namespace": "shop", "name": name, "uid": format!("tap-{name}"), "resourceVersion": "1", "generation": 1,
             "creationTimestamp": at(0).to_string(), "finalizers": [podtap_api::FINALIZER],
         },
-        "spec": {"targets": {"podSelector": {"matchLabels": {"app": "web"}}}, "destinations": destinations.into()},
+        "spec": {"targets": {"podSelector": {"matchLabels": {"app": "web"}}}, "destinations": named(destinations.into())},
     }))
+}
+
+/// The destinations with the names `main`, `second`, `third` and so on, unless they have one.
+fn named(mut destinations: Value) -> Value {
+    const NAMES: [&str; 4] = ["main", "second", "third", "fourth"];
+    for (destination, name) in destinations.as_array_mut().into_iter().flatten().zip(NAMES) {
+        if destination.get("name").is_none() {
+            destination["name"] = json!(name);
+        }
+    }
+    destinations
 }
 
 /// A policy with this spec.
@@ -122,44 +152,46 @@ impl World {
     pub fn caches(&self) -> Caches {
         let caches = Caches::new();
         if let Some(object) = self.policy.clone() {
-            caches.policies.take(Event::Apply(object), |policy| policy_fact(DeserializeGuard(Ok(policy))));
+            caches.policies.apply(Event::Apply(object), |policy| cached_policy(DeserializeGuard(Ok(policy))));
         }
         for object in self.pods.clone() {
-            caches.pods.take(Event::Apply(object), |pod| PodFact::new(pod, OWN_NAMESPACE));
+            caches.pods.apply(Event::Apply(object), |pod| CachedPod::new(pod, OWN_NAMESPACE));
         }
         for object in self.nodes.clone() {
-            caches.nodes.take(Event::Apply(object), NodeFact::from);
+            caches.nodes.apply(Event::Apply(object), CachedNode::from);
         }
         for object in self.namespaces.clone() {
             let object = object.metadata.into_response_partial::<Namespace>();
-            caches.namespaces.take(Event::Apply(object), NamespaceFact::from);
+            caches.namespaces.apply(Event::Apply(object), CachedNamespace::from);
         }
         for object in self.node_taps.clone() {
-            caches.node_taps.take(Event::Apply(object), |tap| NodeTapFact::from(DeserializeGuard(Ok(tap))));
+            caches.node_taps.apply(Event::Apply(object), |tap| CachedNodeTap::from(DeserializeGuard(Ok(tap))));
         }
         for object in self.service_cidrs.clone() {
-            caches.service_networks.take(Event::Apply(object), service_networks);
+            caches.service_networks.apply(Event::Apply(object), service_networks);
         }
         for object in self.taps.clone() {
-            caches.taps.take(Event::Apply(object), |tap| TapFact::from(DeserializeGuard(Ok(tap))));
+            caches.taps.apply(Event::Apply(object), |tap| CachedTap::from(DeserializeGuard(Ok(tap))));
         }
         caches
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        let mut snapshot = gather(&self.caches(), at(self.seconds));
-        let compiled = |text: &str| (text.to_owned(), crate::expression::compile(text).into());
-        snapshot.expressions = expressions::wanted(&snapshot).into_iter().map(compiled).collect();
-        snapshot
+        let caches = self.caches();
+        let taps = caches.taps.list();
+        let compiled = |text: String| (text.clone(), expression::compile(&text).into());
+        let texts = compilable(taps.iter().filter_map(|entry| entry.object.expression()));
+        Snapshot::take(&caches, &texts.into_iter().map(compiled).collect(), at(self.seconds))
     }
 
-    /// Runs `look` on what the pure stages make of it, with every claim recorded.
-    pub fn plan<T>(&self, recorded: &Claims, look: impl FnOnce(&Snapshot, &Claims, Plan<'_>) -> T) -> T {
+    /// Calls `check` with the plan of the cluster, with every claim recorded.
+    pub fn plan<T>(&self, recorded: &Claims, check: impl FnOnce(&Snapshot, &Claims, Plan<'_>) -> T) -> T {
         let snapshot = self.snapshot();
         let validated: Validated = validate(&snapshot);
-        let allocation = allocate(&snapshot, &validated, recorded);
-        let plan = build::build(&snapshot, &validated, &allocation, &allocation.claims);
-        look(&snapshot, &allocation.claims, plan)
+        let vnis = allocate(&snapshot, &validated, recorded);
+        let taps = resolve(&snapshot, &validated, &vnis);
+        let plan = build(taps, &[].into(), &validated.policy);
+        check(&snapshot, &vnis.claims, plan)
     }
 
     /// The same cluster after every node has carried out what is planned, and every tap's status shows its VNIs.
@@ -170,51 +202,63 @@ impl World {
                 .nodes
                 .iter()
                 .map(|(node, spec)| {
-                    let mut node_tap = NodeTap::new(node, spec.clone());
+                    let mut node_tap = NodeTap::new(node, NodeTapSpec(spec.clone()));
                     node_tap.metadata.uid = Some(format!("nodetap-{node}"));
                     node_tap.metadata.resource_version = Some("1".into());
                     node_tap.metadata.generation = Some(1);
                     carry_out(node_tap)
                 })
                 .collect();
-            for outcome in &plan.outcomes {
-                let tap =
-                    world.taps.iter_mut().find(|tap| tap.metadata.uid.as_ref() == Some(&outcome.tap.reference.uid));
-                let status = tap.expect("an outcome is about a tap").status.get_or_insert_default();
-                status.vni = outcome.vni;
-                status.destinations = outcome
-                    .destinations
-                    .iter()
-                    .map(|d| podtap_api::DestinationStatus { vni: d.vni, ..podtap_api::DestinationStatus::default() })
-                    .collect();
+            for plan in &plan.taps {
+                let uid = plan.tap.reference.uid.to_string();
+                let tap = world.taps.iter_mut().find(|tap| tap.metadata.uid.as_ref() == Some(&uid));
+                let status = tap.expect("a plan is about a tap").status.get_or_insert_default();
+                status.vni = plan.vni;
+                let destination = |d: &crate::plan::tap_plan::PlannedDestination| DestinationStatus {
+                    name: d.name.clone(),
+                    vni: d.vni,
+                    ..DestinationStatus::default()
+                };
+                status.destinations = plan.destinations.iter().map(destination).collect();
             }
             (world, claims.clone())
         })
     }
 }
 
-/// The object after its node has carried out everything.
+/// A `NodeTap` with this spec, of generation 1.
+pub fn node_tap(name: &str, spec: NodeState) -> NodeTap {
+    let mut node_tap = NodeTap::new(name, NodeTapSpec(spec));
+    node_tap.metadata.generation = Some(1);
+    node_tap.metadata.resource_version = Some("1".into());
+    node_tap
+}
+
+/// The object after its node has applied everything.
 pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
-    let (state, reason) = (ItemState::Active, "Established".to_owned());
-    let senders = node_tap.spec.senders.iter().map(|sender| NodeTapSenderStatus {
-        tap_uid: sender.tap.uid.clone(),
-        pod_uid: sender.pod.uid.clone(),
+    let NodeState { senders, receivers, .. } = &node_tap.spec.0;
+    let (state, reason) = (State::Active, Reason::AsExpected);
+    let senders = senders.iter().map(|sender| SenderStatus {
+        tap_uid: sender.tap.to_string(),
+        pod_uid: sender.pod.uid.to_string(),
+        interface: None,
         state,
-        reason: reason.clone(),
-        ..NodeTapSenderStatus::default()
+        reason,
+        message: String::new(),
+        degraded: Vec::new(),
     });
-    let receivers = node_tap.spec.receivers.iter().map(|receiver| NodeTapReceiverStatus {
-        tap_uid: receiver.tap.uid.clone(),
-        vni: receiver.vni,
+    let receivers = receivers.iter().map(|receiver| ReceiverStatus {
+        tap_uid: receiver.tap.uid.to_string(),
+        vni: receiver.vni.get(),
         state,
-        reason: reason.clone(),
-        ..NodeTapReceiverStatus::default()
+        reason,
+        message: String::new(),
     });
-    node_tap.status = Some(NodeTapStatus {
+    node_tap.status = Some(NodeStatus {
         observed_generation: node_tap.metadata.generation,
         senders: senders.collect(),
         receivers: receivers.collect(),
-        ..NodeTapStatus::default()
+        ..NodeStatus::default()
     });
     node_tap
 }

@@ -1,42 +1,25 @@
 //! `podtap-controller`: the controller, the uninstaller, and the custom resource definitions.
 
 mod apply;
-mod build;
-mod cache;
-mod claims;
-mod cleanup;
-mod conditions;
 mod crds;
-mod cycles;
-mod degraded;
-mod destinations;
 mod events;
 mod expression;
-mod expressions;
-mod facts;
+mod failure;
 #[cfg(test)]
 mod fake_api;
 #[cfg(test)]
 mod fixtures;
-mod gather;
-mod helper_pod;
-mod limits;
-mod memory;
 mod metrics;
 mod names;
-mod network;
-mod nodes;
-mod pass;
-mod problem;
-mod reason;
+mod plan;
+mod reconcile;
+mod retries;
 mod run;
+mod state;
 mod status;
-mod targets;
-mod treatment;
+mod store;
 mod uninstall;
 mod validate;
-mod vni;
-mod watch;
 
 use std::{error::Error, process::ExitCode};
 
@@ -78,12 +61,12 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<(), Box<dyn Error>> {
-    // Before a runtime has opened anything: it may not.
+    // Without an asynchronous runtime: the process may open no file.
     if let Command::CompileExpression = command {
         return Ok(expression::process::serve()?);
     }
     if let Command::Run(_) = command {
-        expression::process::hide()?;
+        expression::process::disable_tracing()?;
     }
     // One thread: the controller waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

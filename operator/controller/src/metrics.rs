@@ -1,21 +1,36 @@
-//! What `/metrics` says of the controller.
+//! The metrics of the controller.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
+use podtap_runtime::http::Metrics;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
-use podtap_runtime::http::Metrics;
-
-/// Where an error happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+/// The stage of a reconcile in which an error happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    Claims,
+    Expressions,
+    VniRecord,
+    Finalizers,
     Apply,
-    Status,
     Cleanup,
+    Status,
+}
+
+impl EncodeLabelValue for Stage {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        let label = match self {
+            Self::Expressions => "expressions",
+            Self::VniRecord => "vni_record",
+            Self::Finalizers => "finalizers",
+            Self::Apply => "apply",
+            Self::Cleanup => "cleanup",
+            Self::Status => "status",
+        };
+        EncodeLabelValue::encode(&label, encoder)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -28,11 +43,11 @@ struct TapLabels {
     ready: String,
 }
 
-/// Figures of the leader; a standby shows zeroes.
+/// The leader's figures; a standby shows zeros.
 #[derive(Clone, Debug)]
 pub struct ControllerMetrics {
-    passes: Counter,
-    pass_seconds: Histogram,
+    reconciles: Counter,
+    reconcile_seconds: Histogram,
     errors: Family<ErrorLabels, Counter>,
     taps: Family<TapLabels, Gauge>,
     nodes: Gauge,
@@ -42,19 +57,19 @@ pub struct ControllerMetrics {
 impl ControllerMetrics {
     pub fn new(metrics: &Metrics) -> Self {
         let this = Self {
-            passes: Counter::default(),
-            // From a pass that changes nothing to one that writes to every node.
-            pass_seconds: Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]),
+            reconciles: Counter::default(),
+            // From a reconcile that changes nothing to one that writes to every node.
+            reconcile_seconds: Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]),
             errors: Family::default(),
             taps: Family::default(),
             nodes: Gauge::default(),
             leader: Gauge::default(),
         };
         metrics.register(|registry| {
-            let Self { passes, pass_seconds, errors, taps, nodes, leader } = this.clone();
-            registry.register("passes", "Looks at the whole cluster", passes);
-            registry.register("pass_seconds", "Duration of a pass, with its requests", pass_seconds);
-            registry.register("errors", "Requests that failed and are tried again, by stage", errors);
+            let Self { reconciles, reconcile_seconds, errors, taps, nodes, leader } = this.clone();
+            registry.register("reconciles", "Reconciles of the whole cluster", reconciles);
+            registry.register("reconcile_seconds", "Duration of a reconcile, with its requests", reconcile_seconds);
+            registry.register("errors", "Errors that are retried, by stage of the reconcile", errors);
             registry.register("taps", "PodTap objects by readiness", taps);
             registry.register("nodes", "Nodes with a NodeTap", nodes);
             registry.register("leader", "1 if this replica is the leader", leader);
@@ -72,9 +87,9 @@ impl ControllerMetrics {
         }
     }
 
-    pub fn pass(&self, duration: Duration, ready: usize, not_ready: usize, nodes: usize) {
-        self.passes.inc();
-        self.pass_seconds.observe(duration.as_secs_f64());
+    pub fn reconciled(&self, duration: Duration, ready: usize, not_ready: usize, nodes: usize) {
+        self.reconciles.inc();
+        self.reconcile_seconds.observe(duration.as_secs_f64());
         for (label, count) in [("true", ready), ("false", not_ready)] {
             let labels = TapLabels { ready: label.to_owned() };
             self.taps.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));

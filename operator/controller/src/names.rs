@@ -1,25 +1,32 @@
-//! Names of objects that the controller makes.
+//! Names, labels and identifiers of the objects that the controller creates.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use podtap_model::{InterfaceName, Uid, Vni};
 
 /// Value of `app.kubernetes.io/name` on everything of this product.
 pub const PRODUCT: &str = "podtap";
 /// Value of `app.kubernetes.io/component` on helper pods.
 pub const HELPER: &str = "helper";
-/// Who the API server's field managers and events say that writes.
+/// Field manager of our writes, and reporter of our events.
 pub const CONTROLLER: &str = "podtap-controller";
-/// `ConfigMap` of the controller's namespace that records which tap has which VNI.
+/// `ConfigMap` in the controller's namespace that records which destination of which tap has which VNI.
 pub const CLAIMS: &str = "podtap-vni-claims";
-/// Lease of the controller's namespace.
+/// Lease in the controller's namespace.
 pub const LEASE: &str = "podtap-controller";
+pub const LABEL_NAME: &str = "app.kubernetes.io/name";
+pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
+/// Annotation with the hash of the template that a helper pod was created from.
+pub const TEMPLATE_HASH: &str = "podtap.dev/template-hash";
 
-/// Longest name that is a DNS label, and longest label value.
+/// Longest DNS label, and longest label value.
 const MAX_LABEL: usize = 63;
 /// Hexadecimal digits of the hash in a shortened name.
 const DIGITS: usize = 10;
 
-/// The name of the helper pod of `node`: always the same one, a DNS label, and different for different nodes.
+/// The name of the helper pod of `node`: constant, a DNS label, and different for different nodes.
 ///
-/// A hash of the whole name is part of it, since what is readable of the node's name may be cut, and its dots become
-/// dashes (`a.b` and `a-b` are two nodes).
+/// It contains a hash of the whole node name, since the readable part may be shortened, and dots become dashes (`a.b` and `a-b` are
+/// two nodes).
 pub fn helper_pod(node: &str) -> String {
     let prefix = format!("{PRODUCT}-{HELPER}-");
     let room = MAX_LABEL - prefix.len() - 1 - DIGITS;
@@ -28,7 +35,7 @@ pub fn helper_pod(node: &str) -> String {
     format!("{prefix}{}-{}", readable.trim_end_matches('-'), short_hash(node.as_bytes()))
 }
 
-/// A label value that stands for `node`: the name itself where it fits.
+/// A label value that identifies `node`: its name if that fits.
 pub fn node_label(node: &str) -> String {
     if node.len() <= MAX_LABEL {
         return node.to_owned();
@@ -37,19 +44,25 @@ pub fn node_label(node: &str) -> String {
     format!("{}-{}", readable.trim_end_matches(['-', '.', '_']), short_hash(node.as_bytes()))
 }
 
-/// Name of a receiver device for which the user wished none.
-pub fn interface(vni: i64) -> String {
-    format!("ptap{vni}")
+/// Name of a receiver's interface if the spec has none.
+pub fn interface(vni: Vni) -> InterfaceName {
+    format!("ptap{vni}").parse().expect("a VNI has at most eight digits")
 }
 
-/// A hash that stays the same across builds and machines (FNV-1a), as hexadecimal digits.
+/// The UID of an object. The API server gives every object a valid one; anything else becomes one that no object has.
+pub fn uid(meta: &ObjectMeta) -> Uid {
+    let uid = meta.uid.as_deref().and_then(|uid| uid.parse().ok());
+    uid.unwrap_or_else(|| "unknown".parse().expect("the constant is a valid UID"))
+}
+
+/// A hash that is the same in all builds and on all machines (FNV-1a), as hexadecimal digits.
 ///
-/// Not for secrets: whoever may name nodes can make two names collide, and has better ways to do harm.
+/// It resists no attack: whoever may name nodes can make two names collide, and has better ways to do harm.
 pub fn short_hash(bytes: &[u8]) -> String {
     let hash = bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    // The high bits of FNV are the better mixed ones.
+    // The high bits of FNV are mixed better.
     format!("{:0width$x}", hash >> (64 - 4 * DIGITS), width = DIGITS)
 }
 

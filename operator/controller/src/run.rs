@@ -1,88 +1,82 @@
-//! The controller: turns `PodTap` objects into the work of nodes.
-//!
-//! # Expected flow
-//! Watches fill caches and wake the leader; the leader makes a [pass] over everything. One pass for all objects and
-//! not one reconciler per object, because taps depend on each other: VNIs, interface names, circles, one object per node.
+//! Start-up, leadership, and the loop of reconciles.
 //!
 //! # Guarantees
-//! Only the leader writes. No tap is lost, doubled or mixed up by a restart of this process, wherever it happens.
+//! Only the leader writes. No tap is lost, duplicated or mixed up by a restart of this process, at whatever point it happens.
 //!
 //! # Assumptions
-//! The definitions under `crds/` are installed, and the service account has the rights listed in `deploy/`.
+//! The definitions under `crds/` are installed, and the service account has the RBAC rules under `deploy/`.
 
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
+use clap::builder::BoolishValueParser;
 use k8s_openapi::jiff::Timestamp;
-use tokio::time::sleep;
-use tracing::info;
-
 use podtap_runtime::{
     client,
     http::{self, Health, Metrics, Server},
     leader::{self, Held, Lease},
     shutdown::Shutdown,
 };
+use tokio::time::sleep;
+use tracing::info;
 
 use crate::{
-    apply::Context,
-    claims::Record,
+    apply::{context::Context, helper_pod::HelperTemplate, vni_record::VniRecord},
     events::Publisher,
     expression::process::Compiler,
-    helper_pod::HelperTemplate,
-    memory::Memory,
     metrics::ControllerMetrics,
     names,
-    pass::Leader,
-    watch::{self, Caches},
+    reconcile::Reconciler,
+    state::ControllerState,
+    store::{caches::Caches, watch},
 };
 
-/// How often a sign of life is given when there is nothing else to do.
+/// How often the loop reports that it is alive when there is nothing else to do.
 const HEARTBEAT: Duration = Duration::from_secs(60);
-/// After a pass, as long a rest as it took, but no longer than this: a big cluster in which something changes all the time
-/// costs half a core, and a small one waits a few milliseconds.
-const LONGEST_REST: Duration = Duration::from_millis(200);
-/// After how long without a sign of life the kubelet may restart this process. Longer than any request is waited for.
+/// After a reconcile, the loop rests as long as it took, but no longer than this: a big cluster that changes all the time costs half a
+/// core, and a small one waits a few milliseconds.
+const MAX_REST: Duration = Duration::from_millis(200);
+/// How long the loop may be silent before /livez fails. Longer than the timeout of any request.
 const LIVENESS: Duration = Duration::from_secs(360);
 
-/// What the controller is started with.
+/// The arguments of the controller.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Namespace of `PodTap` itself: helper pods, the lease and the record of VNIs are there.
+    /// Namespace of PodTap itself, with the helper pods, the lease and the record of VNIs.
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
-    /// Name of this replica, different from that of any other.
+    /// Name of this replica, unique among all replicas.
     #[arg(long, env = "POD_NAME")]
     identity: String,
-    /// Image of the helper pods; it holds /podtap-agent and /tap-helper.
+    /// Image of the helper pods, with /podtap-agent and /tap-helper.
     #[arg(long, env = "HELPER_IMAGE")]
     helper_image: String,
     /// When nodes pull the image: `Always`, `IfNotPresent` or `Never`.
     #[arg(long, env = "HELPER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     helper_image_pull_policy: String,
-    /// Secrets of the namespace with which nodes pull the image.
+    /// Pull secrets of the image, in that namespace, separated by commas.
     #[arg(long, env = "HELPER_PULL_SECRETS", value_delimiter = ',')]
     helper_pull_secrets: Vec<String>,
     /// Service account of the helper pods.
     #[arg(long, env = "HELPER_SERVICE_ACCOUNT", default_value = "podtap-agent")]
     helper_service_account: String,
-    /// Priority class of the helper pods, for example `system-node-critical` where the namespace may use it.
+    /// Priority class of the helper pods, for example `system-node-critical` if the namespace may use it.
     #[arg(long, env = "HELPER_PRIORITY_CLASS")]
     helper_priority_class: Option<String>,
     /// Helper pods write their logs as JSON.
-    #[arg(long, env = "HELPER_LOG_JSON", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "HELPER_LOG_JSON", value_parser = BoolishValueParser::new())]
     helper_log_json: bool,
-    /// TCP port of the nodes at which helper pods serve /livez, /readyz and /metrics; 0 for none.
+    /// TCP port of the nodes on which helper pods serve /livez, /readyz and /metrics; 0 for none.
     #[arg(long, env = "HELPER_METRICS_PORT", default_value_t = 14790)]
     helper_metrics_port: u16,
-    /// Where /livez, /readyz and /metrics are served.
+    /// Address on which the controller serves /livez, /readyz and /metrics.
     #[arg(long, env = "HTTP_ADDRESS", default_value = "[::]:8080")]
     http_address: SocketAddr,
 }
 
-/// Why the controller ends. Each is cured by starting it again, or by what the message says.
+/// Why the controller exits. It is restarted; the message says if more is needed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -99,7 +93,7 @@ pub enum Error {
     WatchEnded,
 }
 
-/// Runs until a signal asks it to end, or leadership is lost.
+/// Runs until it receives a signal, or loses leadership.
 pub async fn run(args: Args) -> Result<(), Error> {
     let mut shutdown = Shutdown::new().map_err(Error::Signal)?;
     let client = client::connect().await?;
@@ -113,7 +107,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let mut watches = watch::spawn(&client, &caches, &args.namespace);
     let mut lease = Lease::new(client.clone(), &args.namespace, names::LEASE, &args.identity);
     let held = tokio::select! {
-        // A standby that has everything in memory already takes over at once.
+        // A standby with filled caches takes over at once.
         held = async {
             caches.wait_until_synced().await;
             info!("caches are filled");
@@ -125,49 +119,50 @@ pub async fn run(args: Args) -> Result<(), Error> {
     };
     info!(identity = args.identity, "leading");
     metrics.set_leader(true);
-    let mut leader = Leader {
+    let mut reconciler = Reconciler {
         publisher: Publisher::new(client.clone(), &args.identity),
-        record: Record::new(client.clone(), &args.namespace),
+        vni_record: VniRecord::new(client.clone(), &args.namespace),
         context: Context { client, caches, template: args.into() },
         compiler: Compiler::default(),
-        memory: Memory::default(),
+        state: ControllerState::default(),
         metrics,
     };
     tokio::select! {
-        result = lead(&mut leader, &held, &health, &mut shutdown) => result?,
+        result = lead(&mut reconciler, &held, &health, &mut shutdown) => result?,
         _ = watches.join_next() => return Err(Error::WatchEnded),
     }
-    info!("giving leadership up");
+    info!("releasing leadership");
     held.release().await;
     Ok(())
 }
 
-/// Passes: one now, then one whenever something changes or is due, until shutdown is requested. A pass that has begun is finished first.
-async fn lead(leader: &mut Leader, held: &Held, health: &Health, shutdown: &mut Shutdown) -> Result<(), Error> {
+/// Reconciles now, and then whenever something changes or is due, until it receives a signal. A reconcile that has begun is finished
+/// first.
+async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdown: &mut Shutdown) -> Result<(), Error> {
     loop {
         health.alive();
         let began = Instant::now();
         let next = tokio::select! {
             biased;
             () = held.lost() => return Err(Error::LeadershipLost),
-            next = leader.pass() => next,
+            next = reconciler.reconcile() => next,
         };
         tokio::select! {
             biased;
             () = held.lost() => return Err(Error::LeadershipLost),
             () = shutdown.requested() => return Ok(()),
-            () = sleep(began.elapsed().min(LONGEST_REST)) => {}
+            () = sleep(began.elapsed().min(MAX_REST)) => {}
         }
         loop {
             health.alive();
             let pause = next.duration_since(Timestamp::now());
-            // A deadline that is over by the time that the pass ends is due now.
+            // A deadline that passed during the reconcile is due now.
             let pause = Duration::try_from(pause).unwrap_or_default();
             tokio::select! {
                 biased;
                 () = held.lost() => return Err(Error::LeadershipLost),
                 () = shutdown.requested() => return Ok(()),
-                () = leader.context.caches.changed() => break,
+                () = reconciler.context.caches.changed() => break,
                 () = sleep(pause.min(HEARTBEAT)) => if pause <= HEARTBEAT { break },
             }
         }

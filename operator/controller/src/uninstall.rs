@@ -1,4 +1,4 @@
-//! What has to happen before `PodTap` itself is removed: no tap is left, and each node is clean.
+//! Deletes every tap and waits until every node is clean, before PodTap itself is uninstalled.
 
 use std::time::Duration;
 
@@ -8,17 +8,16 @@ use kube::{
     core::PartialObjectMeta,
 };
 use podtap_api::{NodeTap, PodTap};
+use podtap_runtime::client;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use podtap_runtime::client;
-
-/// Longer than the controller takes for a node that does not answer.
+/// Longer than the controller waits for a node that does not respond.
 const DEADLINE: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Why taps are left.
+/// Why taps remain.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -26,12 +25,12 @@ pub enum Error {
     #[error("cannot list or delete taps")]
     Api(#[from] kube::Error),
     #[error(
-        "these are left, though there was time: {0}. Is the controller running, and are these nodes ready? What is left on a node that is away goes only when its helper pod runs again, or when the node is rebooted"
+        "these remain: {0}. Check that the controller is running and that these nodes are ready. What remains on an unreachable node is removed when its helper pod runs again, or when the node is rebooted"
     )]
     Left(String),
 }
 
-/// Deletes every `PodTap` and waits until the controller has seen to it that none has left anything.
+/// Deletes every `PodTap`, and waits until the controller has cleaned up after all of them.
 pub async fn run() -> Result<(), Error> {
     let client = client::connect().await?;
     let deadline = Instant::now() + DEADLINE;
@@ -39,7 +38,7 @@ pub async fn run() -> Result<(), Error> {
         let left = delete_all(&client).await?;
         let busy = busy_nodes(&client).await?;
         if left.is_empty() && busy.is_empty() {
-            info!("no tap is left, and every node is clean");
+            info!("no taps remain, and every node is clean");
             return Ok(());
         }
         if Instant::now() > deadline {
@@ -49,8 +48,8 @@ pub async fn run() -> Result<(), Error> {
     }
 }
 
-/// Asks for the deletion of each tap that is not being deleted; the taps that are still there. Only their metadata is read, so
-/// that one that cannot be understood goes like any other.
+/// Deletes each tap that is not being deleted yet. Returns the taps that still exist. Only their metadata is read, so that a tap that
+/// cannot be decoded is deleted like any other.
 async fn delete_all(client: &Client) -> Result<Vec<String>, kube::Error> {
     let taps: Api<PodTap> = Api::all(client.clone());
     let mut left = Vec::new();
@@ -71,8 +70,8 @@ async fn delete_all(client: &Client) -> Result<Vec<String>, kube::Error> {
     Ok(left)
 }
 
-/// The nodes that have work, or whose helper has not reported yet that it is gone. Only what is needed for that is read of them, so that
-/// objects of another version count, too.
+/// The nodes that have anything to do, or have not reported yet that they are clean. Nothing else is decoded, so that objects of another
+/// version count, too.
 async fn busy_nodes(client: &Client) -> Result<Vec<String>, kube::Error> {
     let nodes: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<NodeTap>(&()));
     let nodes = nodes.list(&ListParams::default()).await?;
@@ -93,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_busy_until_its_helper_has_seen_that_nothing_is_wanted() {
+    fn a_node_is_busy_until_its_helper_has_observed_that_nothing_is_requested() {
         let node = |spec: Value, status: Value| -> DynamicObject {
             let object = json!({"metadata": {"name": "n1", "generation": 3}, "spec": spec, "status": status});
             serde_json::from_value(object).expect("an object")
@@ -101,7 +100,7 @@ mod tests {
         let clean = json!({"observedGeneration": 3, "senders": [], "receivers": []});
         assert!(!is_busy(&node(json!({"senders": []}), clean.clone())));
         assert!(is_busy(&node(json!({"senders": [{}]}), clean)));
-        assert!(is_busy(&node(json!({}), json!({"observedGeneration": 2}))), "not seen yet");
+        assert!(is_busy(&node(json!({}), json!({"observedGeneration": 2}))), "not observed yet");
         assert!(is_busy(&node(json!({}), json!({"observedGeneration": 3, "senders": [{}]}))), "being removed");
         assert!(is_busy(&node(json!({}), Value::Null)));
     }

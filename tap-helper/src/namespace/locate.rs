@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    rc::Rc,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ pub struct Candidate {
     /// How long ago it started.
     pub age: Duration,
     /// Its network namespace: the pod's, or still the node's while the runtime prepares a container.
-    pub namespace: Namespace,
+    pub namespace: Rc<Namespace>,
     /// Reports the end of the process.
     pub pidfd: PidfdRef,
 }
@@ -38,7 +39,7 @@ fn candidate(requested: &BTreeSet<String>, pid: u32) -> Option<(String, Candidat
     let before = process::cgroup(pid).ok()?;
     let uid = cgroup::pod_uids(&before).find(|uid| requested.contains(uid))?;
     let pidfd = PidfdRef::to(pid).ok()?;
-    let namespace = Namespace::of_process(pid).ok()?;
+    let namespace = Rc::new(Namespace::of_process(pid).ok()?);
     let age = process::age(pid).ok()?;
     // The PID may have been reused between the first two.
     let same = process::cgroup(pid).ok()? == before;

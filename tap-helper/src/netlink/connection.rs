@@ -1,9 +1,13 @@
 //! Connections to the kernel in one network namespace.
 //!
-//! `netlink-proto`, on which `rtnetlink` stands, frames, sends and receives in a task of its own. This module adds what it leaves to its users:
-//! the options of the sockets, the text of errors, and the repetition of dumps that were interrupted.
+//! `netlink-proto`, on which `rtnetlink` is built, frames, sends and receives in a task of its own. This module adds what it leaves to
+//! its users: the options of the sockets, the text of errors, another attempt after an interrupted dump, and another socket after an error.
 
-use std::{cell::Cell, fmt::Debug, io};
+use std::{
+    cell::{Cell, RefCell},
+    fmt::Debug,
+    rc::Rc,
+};
 
 use futures_util::StreamExt as _;
 use nix::errno::Errno;
@@ -28,29 +32,30 @@ use super::{
 };
 use crate::namespace::{Namespace, within};
 
+/// The error of a request whose socket failed.
+const CLOSED: Errno = Errno::EPIPE;
 /// How often an interrupted dump is repeated: a namespace in which that is not enough changes without pause.
 const DUMP_ATTEMPTS: u32 = 8;
 
 /// Connections to the routing family and to generic netlink, the latter for ethtool. Their sockets stay in the network namespace in
 /// which they were opened.
 pub struct Connection {
-    route: ConnectionHandle<Message>,
-    pub(super) generic: ConnectionHandle<GenericMessage>,
+    namespace: Rc<Namespace>,
+    route: Socket<Message>,
+    generic: Socket<GenericMessage>,
     /// The number of ethtool's family, once it is known.
     pub(super) ethtool: Cell<Option<u16>>,
 }
 
 impl Connection {
     /// Opens one in a network namespace. The tasks that serve it end when it is dropped.
-    pub fn open(namespace: &Namespace) -> Result<Self, NetnsError> {
-        let runtime = Handle::current();
-        within(namespace, || {
-            let _guard = runtime.enter();
-            let failed = |error| NetlinkError::socket("open a netlink socket", &error);
-            let route = connect(NETLINK_ROUTE).map_err(failed)?;
-            let generic = connect(NETLINK_GENERIC).map_err(failed)?;
-            Ok(Self { route, generic, ethtool: Cell::new(None) })
-        })?
+    pub fn open(namespace: &Rc<Namespace>) -> Result<Self, NetnsError> {
+        Ok(Self {
+            namespace: Rc::clone(namespace),
+            route: Socket::open(namespace, NETLINK_ROUTE)?,
+            generic: Socket::open(namespace, NETLINK_GENERIC)?,
+            ethtool: Cell::new(None),
+        })
     }
 
     /// Sends a request and waits until the kernel has executed it.
@@ -60,7 +65,8 @@ impl Connection {
         flags: u16,
         operation: &str,
     ) -> Result<(), NetlinkError> {
-        exchange(&self.route, Message(message), flags | NLM_F_ACK, operation, |_| None::<()>).await.map(drop)
+        let (message, flags) = (Message(message), flags | NLM_F_ACK);
+        self.route.exchange(&self.namespace, message, flags, operation, |_| None::<()>).await.map(drop)
     }
 
     /// Requests one object.
@@ -70,7 +76,8 @@ impl Connection {
         operation: &str,
         mut read: impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Option<T>, NetlinkError> {
-        let replies = exchange(&self.route, Message(message), NLM_F_ACK, operation, |reply| read(reply.0)).await?;
+        let read = |reply: Message| read(reply.0);
+        let replies = self.route.exchange(&self.namespace, Message(message), NLM_F_ACK, operation, read).await?;
         Ok(replies.found.into_iter().next())
     }
 
@@ -83,13 +90,87 @@ impl Connection {
     ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
             let message = Message(message.clone());
-            let replies = exchange(&self.route, message, NLM_F_DUMP, operation, |reply| read(reply.0)).await?;
+            let read = |reply: Message| read(reply.0);
+            let replies = self.route.exchange(&self.namespace, message, NLM_F_DUMP, operation, read).await?;
             if !replies.interrupted {
                 return Ok(replies.found);
             }
         }
         Err(NetlinkError::new(operation, Errno::EAGAIN))
     }
+
+    /// Sends a request of generic netlink; the first answer that `read` accepts.
+    pub(super) async fn generic<T>(
+        &self,
+        message: GenericMessage,
+        operation: &str,
+        read: impl FnMut(GenericMessage) -> Option<T>,
+    ) -> Result<Option<T>, NetlinkError> {
+        let replies = self.generic.exchange(&self.namespace, message, NLM_F_ACK, operation, read).await?;
+        Ok(replies.found.into_iter().next())
+    }
+}
+
+/// What `netlink-proto` requires of messages.
+trait Family: NetlinkSerializable + NetlinkDeserializable + Clone + Debug + Send + Unpin + 'static {}
+
+impl Family for Message {}
+
+impl Family for GenericMessage {}
+
+/// A socket of one netlink protocol.
+struct Socket<M: Family> {
+    protocol: isize,
+    handle: RefCell<ConnectionHandle<M>>,
+}
+
+impl<M: Family> Socket<M> {
+    fn open(namespace: &Namespace, protocol: isize) -> Result<Self, NetnsError> {
+        Ok(Self { protocol, handle: RefCell::new(connect(namespace, protocol)?) })
+    }
+
+    /// Sends a request and reads the answers to it.
+    async fn exchange<T>(
+        &self,
+        namespace: &Namespace,
+        message: M,
+        flags: u16,
+        operation: &str,
+        read: impl FnMut(M) -> Option<T>,
+    ) -> Result<Replies<T>, NetlinkError> {
+        let handle = self.handle.borrow().clone();
+        let replies = exchange(&handle, message, flags, operation, read).await;
+        // Its task ends with the first error of the socket, such as lack of memory. This request failed; the next one gets another socket.
+        if matches!(&replies, Err(error) if error.errno == CLOSED)
+            && let Ok(handle) = connect(namespace, self.protocol)
+        {
+            self.handle.replace(handle);
+        }
+        replies
+    }
+}
+
+/// Opens a socket in a network namespace, and spawns the task that serves it.
+fn connect<M: Family>(namespace: &Namespace, protocol: isize) -> Result<ConnectionHandle<M>, NetnsError> {
+    let runtime = Handle::current();
+    let opened = within(namespace, || {
+        let _guard = runtime.enter();
+        let (mut connection, handle, _) = new_connection::<M>(protocol)?;
+        // Every exchange ends with one of these: a stream that ends without is one whose socket failed.
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        let socket = connection.socket_mut().socket_mut();
+        // Only the kernel may answer, not a process of the pod.
+        socket.connect(&kernel())?;
+        // Errors with text, and without a copy of the request.
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        // The kernel filters dumps by what the request names (Linux 4.20). Otherwise it dumps the whole namespace.
+        socket.set_netlink_get_strict_chk(true)?;
+        tokio::spawn(connection);
+        Ok(handle)
+    })?;
+    Ok(opened.map_err(|error| NetlinkError::socket("open a netlink socket", &error))?)
 }
 
 /// The kernel's address: port 0.
@@ -97,45 +178,21 @@ fn kernel() -> SocketAddr {
     SocketAddr::new(0, 0)
 }
 
-fn connect<T>(protocol: isize) -> io::Result<ConnectionHandle<T>>
-where
-    T: NetlinkSerializable + NetlinkDeserializable + Debug + Send + Unpin + 'static,
-{
-    let (mut connection, handle, _) = new_connection::<T>(protocol)?;
-    // Every exchange ends with one of these: a stream that ends without is one whose socket failed.
-    connection.set_forward_ack(true);
-    connection.set_forward_done(true);
-    let socket = connection.socket_mut().socket_mut();
-    // Only the kernel may answer, not a process of the pod.
-    socket.connect(&kernel())?;
-    // Errors with text, and without a copy of the request.
-    socket.set_ext_ack(true)?;
-    socket.set_cap_ack(true)?;
-    // The kernel filters dumps by what the request names (Linux 4.20). Otherwise it dumps the whole namespace.
-    socket.set_netlink_get_strict_chk(true)?;
-    tokio::spawn(connection);
-    Ok(handle)
-}
-
 /// The kernel's answers to one request.
-pub(super) struct Replies<T> {
-    pub(super) found: Vec<T>,
+struct Replies<T> {
+    found: Vec<T>,
     /// `NLM_F_DUMP_INTR`: the dumped objects changed meanwhile; some may be missing or doubled.
     interrupted: bool,
 }
 
-/// Sends a request and reads the answers to it.
-pub(super) async fn exchange<M, T>(
+async fn exchange<M: Family, T>(
     handle: &ConnectionHandle<M>,
     message: M,
     flags: u16,
     operation: &str,
     mut read: impl FnMut(M) -> Option<T>,
-) -> Result<Replies<T>, NetlinkError>
-where
-    M: NetlinkSerializable + NetlinkDeserializable + Debug,
-{
-    let closed = || NetlinkError::new(operation, Errno::EPIPE);
+) -> Result<Replies<T>, NetlinkError> {
+    let closed = || NetlinkError::new(operation, CLOSED);
     let mut request = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message));
     request.header.flags = NLM_F_REQUEST | flags;
     let mut stream = handle.request(request, kernel()).map_err(|_| closed())?;

@@ -85,3 +85,41 @@ impl fmt::Display for NetlinkError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::{NLMSG_ERROR, NetlinkMessage, NetlinkPayload};
+
+    use super::*;
+    use crate::netlink::decode::Message;
+
+    /// An acknowledgement by its flags, and by what follows the error number.
+    fn read(flags: u16, rest: &[u8]) -> Option<NetlinkError> {
+        let text = [&11u16.to_ne_bytes()[..], &ACK_TEXT.to_ne_bytes(), b"no way\0\0"].concat();
+        let error = (-(Errno::EBUSY as i32)).to_ne_bytes();
+        let payload = [&error[..], rest, &text].concat();
+        let length = u32::try_from(16 + payload.len()).expect("it is short").to_ne_bytes();
+        let header = [&length[..], &NLMSG_ERROR.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8]].concat();
+        let message = NetlinkMessage::<Message>::deserialize(&[header, payload].concat()).expect("it is a message");
+        let NetlinkPayload::Error(ack) = &message.payload else { panic!("it is an error") };
+        NetlinkError::of_ack("try", &message.header, ack)
+    }
+
+    #[test]
+    fn the_text_of_the_kernel_is_kept() {
+        let request = |length: u8| [&[length, 0, 0, 0][..], &[0; 12]].concat();
+        let expected = "cannot try: Device or resource busy (errno 16)";
+        let with_text = Some(format!("{expected}, the kernel says: no way"));
+        let shown = |error: Option<NetlinkError>| error.map(|error| error.to_string());
+        assert_eq!(shown(read(NLM_F_ACK_TLVS | NLM_F_CAPPED, &request(40))), with_text);
+        assert_eq!(shown(read(NLM_F_ACK_TLVS, &[request(21), vec![0; 8]].concat())), with_text);
+        assert_eq!(shown(read(NLM_F_CAPPED, &request(40))), Some(expected.to_owned()));
+    }
+
+    #[test]
+    fn success_is_no_error() {
+        let header = NetlinkHeader::default();
+        assert_eq!(NetlinkError::of_ack("try", &header, &ErrorMessage::default()), None);
+        assert_eq!(NetlinkError::of_done("try", &header, &DoneMessage::default()), None);
+    }
+}

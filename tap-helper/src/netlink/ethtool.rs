@@ -5,12 +5,11 @@
 
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
-    DecodeError, DefaultNla, Emitable as _, NLM_F_ACK, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
-    parse_u16,
+    DecodeError, DefaultNla, Emitable as _, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, parse_u16,
 };
 
 use super::{
-    connection::{Connection, exchange},
+    connection::Connection,
     error::NetlinkError,
     nla::{child, children, nested, number, string, text},
 };
@@ -88,15 +87,14 @@ pub async fn offloads(netlink: &Connection, index: u32) -> Result<Vec<String>, N
         Some(active.filter(|name| is_offload(name) && changeable.contains(name)).collect())
     };
     let operation = format!("read the offloads of device {index}");
-    let replies = exchange(&netlink.generic, message, NLM_F_ACK, &operation, read).await?;
-    Ok(replies.found.into_iter().next().unwrap_or_default())
+    Ok(netlink.generic(message, &operation, read).await?.unwrap_or_default())
 }
 
 /// Turns settings of a device off.
 pub async fn turn_off(netlink: &Connection, index: u32, names: &[String]) -> Result<(), NetlinkError> {
     let message = off_message(family(netlink).await?, index, names);
     let operation = format!("turn off {} of device {index}", names.join(", "));
-    exchange(&netlink.generic, message, NLM_F_ACK, &operation, |_| None::<()>).await.map(drop)
+    netlink.generic(message, &operation, |_| None::<()>).await.map(drop)
 }
 
 /// Whether a setting is one of those by which frames differ from those on a wire (net/ethtool/common.c has all names).
@@ -138,8 +136,7 @@ async fn family(netlink: &Connection) -> Result<u16, NetlinkError> {
     let operation = "find ethtool's family of generic netlink";
     let message = GenericMessage::new(CONTROLLER, CTRL_CMD_GETFAMILY, &[string(CTRL_ATTR_FAMILY_NAME, "ethtool")]);
     let read = |reply: GenericMessage| parse_u16(child(&reply.attributes, CTRL_ATTR_FAMILY_ID)?.value()).ok();
-    let replies = exchange(&netlink.generic, message, NLM_F_ACK, operation, read).await?;
-    let found = replies.found.into_iter().next();
+    let found = netlink.generic(message, operation, read).await?;
     netlink.ethtool.set(found);
     found.ok_or_else(|| NetlinkError::new(operation, Errno::ENOENT))
 }

@@ -106,7 +106,7 @@ impl Node {
     async fn execute(&mut self, id: NamespaceId, actions: &[Action], now: Instant) -> BTreeSet<Resource> {
         let Some(netns) = self.netns.get(&id) else { return BTreeSet::new() };
         let mut executor = Executor {
-            namespace: &netns.namespace,
+            namespace: &*netns.namespace,
             netlink: &netns.netlink,
             node: &self.netlink,
             clsacts: Vec::new(),

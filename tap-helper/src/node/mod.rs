@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     future::poll_fn,
     io,
+    rc::Rc,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -79,7 +80,7 @@ pub enum Change {
 
 /// A node and those of its namespaces that are tapped or contain resources of ours.
 pub struct Node {
-    namespace: Namespace,
+    namespace: Rc<Namespace>,
     netlink: Connection,
     desired: Option<DesiredState>,
     /// Resources that are refused because of their spec alone.
@@ -97,7 +98,7 @@ pub struct Node {
 impl Node {
     /// The node that the helper runs on. Changes nothing.
     pub fn open() -> Result<Self, NodeError> {
-        let namespace = Namespace::node().map_err(NodeError::Namespace)?;
+        let namespace = Rc::new(Namespace::node().map_err(NodeError::Namespace)?);
         let netlink = Connection::open(&namespace)?;
         let (features, preloaded) = probe();
         log_missing(&features);

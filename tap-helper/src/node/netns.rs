@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ const SLOW: Duration = Duration::from_secs(2);
 
 /// The state of a network namespace that matters: entered once, and subscribed to since.
 pub(super) struct Netns {
-    pub(super) namespace: Namespace,
+    pub(super) namespace: Rc<Namespace>,
     pub(super) netlink: Connection,
     subscription: Subscription,
     /// Reports the end of the process by which the namespace was found; none for the node's own.
@@ -40,7 +41,11 @@ pub(super) struct Netns {
 
 impl Netns {
     /// Enters a namespace.
-    pub(super) fn new(namespace: Namespace, process: Option<PidfdRef>, kind: NetnsKind) -> Result<Self, NetnsError> {
+    pub(super) fn new(
+        namespace: Rc<Namespace>,
+        process: Option<PidfdRef>,
+        kind: NetnsKind,
+    ) -> Result<Self, NetnsError> {
         // The subscription is opened before the first observation, so that no event in between is missed.
         let subscription = Subscription::open(&namespace, kind == NetnsKind::Pod)?;
         let netlink = Connection::open(&namespace)?;
@@ -65,7 +70,7 @@ impl Netns {
             NetnsKind::Pod => Some(PidfdRef::to(pid)?),
             NetnsKind::Node => None,
         };
-        Self::new(Namespace::of_process(pid)?, process, kind)
+        Self::new(Rc::new(Namespace::of_process(pid)?), process, kind)
     }
 
     /// Ready when something has changed, or the process ended.

@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -166,7 +167,7 @@ async fn choose(mut candidates: Vec<Candidate>, pod: &Pod) -> Option<Candidate> 
     Some(candidates.swap_remove(chosen))
 }
 
-async fn has_address(namespace: &Namespace, pod: &Pod) -> bool {
+async fn has_address(namespace: &Rc<Namespace>, pod: &Pod) -> bool {
     let Ok(netlink) = Connection::open(namespace) else { return false };
     let found = addresses(&netlink).await.unwrap_or_default();
     found.iter().any(|address| pod.addresses.contains(&address.address))

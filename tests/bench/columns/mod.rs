@@ -58,7 +58,7 @@ impl Column {
 
     /// PodTap with raw frames at the receiver, which avoids the cost of segmentation there.
     pub fn raw() -> Self {
-        Self::PodTap { name: "PodTap, raw", spec: json!({}), destination: json!({"raw": true}) }
+        Self::PodTap { name: "PodTap, raw", spec: json!({}), destination: json!({"frameFormat": "Raw"}) }
     }
 
     /// The columns of all comparisons with other tools.

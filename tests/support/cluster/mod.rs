@@ -1,4 +1,4 @@
-//! The lab as a test sees it: a client of its API server, and commands on its nodes.
+//! The lab, for tests: a client of its API server, and commands on its nodes.
 
 mod node;
 mod sandbox;
@@ -33,14 +33,14 @@ pub struct Cluster {
     top: PathBuf,
 }
 
-/// Tests that change what all taps share (the policy, the controller, a node's power) are alone while they do.
+/// Held exclusively by tests that change what all taps share: the policy, the controller, a node's power.
 static ALONE: RwLock<()> = RwLock::new(());
 
 impl Cluster {
     /// The lab of this checkout.
     ///
     /// # Panics
-    /// When it is not up: cluster tests that did not run have not passed.
+    /// If it is not up: end-to-end tests that did not run have not passed.
     #[must_use]
     pub fn lab() -> &'static Self {
         static LAB: OnceLock<Cluster> = OnceLock::new();
@@ -59,17 +59,17 @@ impl Cluster {
         })
     }
 
-    /// Waits until no test is [`alone`](Self::alone), and keeps it so until the guard is dropped.
+    /// Waits until no test is [`alone`](Self::alone); none can be until the guard is dropped.
     pub fn beside_others() -> RwLockReadGuard<'static, ()> {
         ALONE.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Waits until no other test runs, and keeps it so until the guard is dropped.
+    /// Waits until no other test runs; none can until the guard is dropped.
     pub fn alone() -> RwLockWriteGuard<'static, ()> {
         ALONE.write().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// A client of the API server, with all rights.
+    /// A client of the API server, as an administrator.
     #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone()
@@ -81,15 +81,15 @@ impl Cluster {
         &self.top
     }
 
-    /// Runs a future of the client to its end.
+    /// Blocks until a future of the client is ready.
     pub fn wait<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
     }
 
-    /// The object, or none if it is not there.
+    /// The object, or none if it does not exist.
     ///
     /// # Panics
-    /// When the API server cannot be asked.
+    /// If the request fails.
     #[must_use]
     pub fn get<K>(&self, namespace: &str, name: &str) -> Option<K>
     where
@@ -102,7 +102,7 @@ impl Cluster {
     /// All objects of a namespace.
     ///
     /// # Panics
-    /// When the API server cannot be asked.
+    /// If the request fails.
     #[must_use]
     pub fn list<K>(&self, namespace: &str) -> Vec<K>
     where
@@ -112,10 +112,10 @@ impl Cluster {
         self.wait(api.list(&ListParams::default())).expect("the API server answers").items
     }
 
-    /// All objects of a kind without namespaces.
+    /// All objects of a kind, of all namespaces if it has any.
     ///
     /// # Panics
-    /// When the API server cannot be asked.
+    /// If the request fails.
     #[must_use]
     pub fn list_all<K>(&self) -> Vec<K>
     where
@@ -128,23 +128,23 @@ impl Cluster {
     /// Runs `kubectl` as a user would, with `input` on its standard input.
     ///
     /// # Errors
-    /// With what it wrote to standard error, if it failed.
+    /// If it fails, with its standard error.
     ///
     /// # Panics
-    /// When it cannot be run.
+    /// If it cannot be run.
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut command = Command::new(self.top.join("target/lab/bin/kubectl"));
         command.arg("--kubeconfig").arg(self.top.join("target/lab/kubeconfig")).args(arguments);
         text_of(&run(command, input))
     }
 
-    /// Runs a program of the lab's own folder (`lab`, `helm`).
+    /// Runs a program from `target/lab/bin` (`lab`, `helm`).
     ///
     /// # Errors
-    /// With what it wrote to standard error, if it failed.
+    /// If it fails, with its standard error.
     ///
     /// # Panics
-    /// When it cannot be run.
+    /// If it cannot be run.
     pub fn tool(&self, name: &str, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(self.top.join("target/lab/bin").join(name));
         command.current_dir(&self.top).args(arguments);
@@ -154,10 +154,10 @@ impl Cluster {
     /// Runs a shell script in all namespaces of a node.
     ///
     /// # Errors
-    /// With what it wrote to standard error, if it failed.
+    /// If it fails, with its standard error.
     ///
     /// # Panics
-    /// When it cannot be run.
+    /// If it cannot be run.
     pub fn on_node(&self, node: &str, script: &str) -> Result<String, String> {
         self.tool("lab", &["exec", node, "--", "sh", "-c", script])
     }
@@ -171,7 +171,7 @@ fn run(mut command: Command, input: &str) -> Output {
         .spawn()
         .unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let mut pipe = child.stdin.take().expect("standard input is a pipe");
-    // A program that has failed already closes the pipe; its own message says more than ours would.
+    // A program that has failed already has closed the pipe; its own message is the better one.
     let _ = pipe.write_all(input.as_bytes());
     drop(pipe);
     child.wait_with_output().expect("a child can be waited for")

@@ -1,4 +1,4 @@
-//! Network namespaces of the lab's nodes and pods, as the test's own process sees them.
+//! Network namespaces of the lab's nodes and pods, entered from the test's own process.
 
 use std::{
     fs, io,
@@ -12,10 +12,10 @@ use serde_json::Value;
 use super::Cluster;
 use crate::namespace::within;
 
-/// Runs a command of this machine in a network namespace, and returns what it printed.
+/// Runs a command of this machine in a network namespace, and returns its standard output.
 ///
 /// # Panics
-/// When it fails.
+/// If it fails.
 #[track_caller]
 pub fn in_network(network: &Path, command: &[&str]) -> String {
     let output = Command::new("nsenter").arg(format!("--net={}", network.display())).args(command).output();
@@ -24,28 +24,28 @@ pub fn in_network(network: &Path, command: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A UDP socket on a port of a network namespace, which it keeps until it is dropped.
+/// A UDP socket on a port of a network namespace.
 ///
 /// # Errors
-/// When the namespace cannot be entered, or the port is taken.
+/// If the namespace cannot be entered, or the port is taken.
 pub fn udp_socket(network: &Path, port: u16) -> io::Result<UdpSocket> {
     within(network, move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
 }
 
-/// Everything in a network namespace that looks like a part of a tap, as `ip` and `tc` see it.
+/// Everything in a network namespace that looks like a part of a tap, as `ip` and `tc` show it.
 ///
 /// # Panics
-/// When they cannot be asked.
+/// If either fails.
 #[must_use]
 pub fn traces(network: &Path) -> Vec<String> {
     let parsed = |command: &[&str]| -> Vec<Value> {
         let text = in_network(network, command);
-        // With nothing to show, some versions print nothing instead of an empty list.
+        // Some versions print nothing instead of an empty list.
         if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).expect("iproute2 prints JSON") }
     };
     let links = parsed(&["ip", "-j", "-d", "link", "show"]);
     let qdiscs = parsed(&["tc", "-j", "qdisc", "show"]);
-    // Any tunnel, and whatever else is in the group of PodTap's devices.
+    // Any VXLAN device, and whatever else is in the group of PodTap's devices.
     let of_tap = |link: &&Value| link["linkinfo"]["info_kind"] == "vxlan" || link["group"] == "1886675312";
     let devices = links.iter().filter(of_tap).map(|link| format!("device {}", link["ifname"]));
     let clsacts = qdiscs.iter().filter(|q| q["kind"] == "clsact").map(|q| format!("clsact on {}", q["dev"]));
@@ -55,7 +55,7 @@ pub fn traces(network: &Path) -> Vec<String> {
 /// Path of the network namespace of a node.
 ///
 /// # Panics
-/// When the node does not run.
+/// If the node does not run.
 #[must_use]
 pub fn namespace_of_node(lab: &Cluster, node: &str) -> PathBuf {
     let name = lab.tool("lab", &["exec", node, "--", "readlink", "/proc/self/ns/net"]).expect("the node runs");
@@ -69,7 +69,7 @@ pub fn namespace_of_node(lab: &Cluster, node: &str) -> PathBuf {
 /// Path of the network namespace of a pod, found by its UID in the cgroups of its processes.
 ///
 /// # Errors
-/// When no process of the pod runs (yet).
+/// If no process of the pod runs, or none yet.
 pub fn namespace_of_pod(uid: &str) -> io::Result<PathBuf> {
     let escaped = uid.replace('-', "_");
     processes()
@@ -82,7 +82,7 @@ pub fn namespace_of_pod(uid: &str) -> io::Result<PathBuf> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no process of the pod {uid}")))
 }
 
-/// When a process began, given a path below its directory: the oldest one is the last to go.
+/// Start time of a process, given a path below its directory. The oldest process of a pod or node is the last to end.
 fn started(path: &Path) -> u64 {
     // Field 22 (proc_pid_stat(5)); the name before it, in parentheses, may contain anything.
     let read = || {

@@ -9,11 +9,10 @@ use podtap_api::PodTap;
 use super::{Cluster, namespace_of_pod};
 use crate::wait::until;
 
-/// How long a pod or a tap may take; generous, since the machine is shared.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a pod or a tap may take; generous, because the machine is shared.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A namespace of the cluster for one test. Deleted with everything in it at the end; a failing test shows first what
-/// was in it.
+/// A namespace of the cluster for one test, deleted with everything in it when dropped. A failing test prints its content first.
 pub struct Sandbox {
     lab: &'static Cluster,
     namespace: String,
@@ -21,7 +20,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// A namespace beside those of other tests.
+    /// A namespace for a test that may run beside others.
     #[must_use]
     pub fn new(test: &str) -> Self {
         let beside = Cluster::beside_others();
@@ -36,9 +35,9 @@ impl Sandbox {
 
     fn made(test: &str, beside: Option<RwLockReadGuard<'static, ()>>) -> Self {
         let lab = Cluster::lab();
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("time goes on");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
         let namespace = format!("t-{test}-{:x}", now.as_millis() % 0x0100_0000);
-        lab.kubectl(&["create", "namespace", &namespace], "").expect("a namespace can be made");
+        lab.kubectl(&["create", "namespace", &namespace], "").expect("a namespace can be created");
         Self { lab, namespace, _beside: beside }
     }
 
@@ -57,7 +56,7 @@ impl Sandbox {
     /// `kubectl` in this namespace.
     ///
     /// # Errors
-    /// With what it wrote to standard error, if it failed.
+    /// If it fails, with its standard error.
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut all = vec!["-n", &self.namespace];
         all.extend(arguments);
@@ -67,12 +66,12 @@ impl Sandbox {
     /// `kubectl apply` of `yaml`.
     ///
     /// # Errors
-    /// With the API server's words, if it refused.
+    /// If the API server refuses it, with its message.
     pub fn try_apply(&self, yaml: &str) -> Result<String, String> {
         self.kubectl(&["apply", "-f", "-"], yaml)
     }
 
-    /// `kubectl apply` of `yaml`, which must be taken.
+    /// `kubectl apply` of `yaml`, which must be accepted.
     #[track_caller]
     pub fn apply(&self, yaml: &str) {
         if let Err(message) = self.try_apply(yaml) {
@@ -87,7 +86,7 @@ impl Sandbox {
         self.running(name)
     }
 
-    /// Makes a pod that runs `script`, without waiting for it.
+    /// Creates a pod that runs `script`, without waiting for it.
     #[track_caller]
     pub fn start(&self, name: &str, node: &str, app: &str, script: &str) {
         self.apply(&format!(
@@ -101,7 +100,7 @@ impl Sandbox {
     /// Waits until a pod runs.
     #[track_caller]
     pub fn running(&self, name: &str) -> Pod {
-        until(&format!("pod {name} runs"), PATIENCE, || {
+        until(&format!("pod {name} runs"), TIMEOUT, || {
             let pod: Pod = self.lab.get(&self.namespace, name).ok_or("no such pod")?;
             let status = pod.status.clone().unwrap_or_default();
             if status.phase.as_deref() == Some("Running") && status.pod_ip.is_some() {
@@ -117,13 +116,13 @@ impl Sandbox {
     #[must_use]
     pub fn network(&self, pod: &Pod) -> PathBuf {
         let uid = pod.uid().expect("a stored pod has a UID");
-        until("the pod has a process", PATIENCE, || namespace_of_pod(&uid))
+        until("the pod has a process", TIMEOUT, || namespace_of_pod(&uid))
     }
 
     /// Runs a script in a pod.
     ///
     /// # Errors
-    /// With what it wrote to standard error, if it failed.
+    /// If it fails, with its standard error.
     pub fn in_pod(&self, pod: &str, script: &str) -> Result<String, String> {
         self.kubectl(&["exec", pod, "--", "sh", "-c", script], "")
     }
@@ -138,7 +137,7 @@ impl Sandbox {
     /// Waits until the tap's condition of type `kind` has the status and, unless empty, the reason.
     #[track_caller]
     pub fn condition(&self, tap: &str, kind: &str, status: &str, reason: &str) -> PodTap {
-        until(&format!("{tap}: {kind}={status} {reason}"), PATIENCE, || {
+        until(&format!("{tap}: {kind}={status} {reason}"), TIMEOUT, || {
             let tap: PodTap = self.lab.get(&self.namespace, tap).ok_or("no such tap")?;
             let conditions = tap.status.clone().unwrap_or_default().conditions;
             let current = conditions.iter().find(|c| {
@@ -157,7 +156,7 @@ impl Sandbox {
         self.condition(tap, "Ready", "True", "")
     }
 
-    /// Everything that helps to understand a failure.
+    /// Everything that helps to diagnose a failure.
     fn dump(&self) -> String {
         let mut text = format!("\n===== {} =====\n", self.namespace);
         for arguments in [
@@ -189,7 +188,7 @@ impl Drop for Sandbox {
         if thread::panicking() {
             eprintln!("{}", self.dump());
         }
-        // Taps first, and waited for: what they leave behind is what the residue check at the end is about.
+        // Taps first, and waiting for them, so that the residue check at the end finds what they have left behind.
         for arguments in [
             &["delete", "podtaps", "--all", "--timeout=60s"][..],
             &["delete", "namespace", &self.namespace, "--wait=false"],

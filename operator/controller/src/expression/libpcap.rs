@@ -1,7 +1,7 @@
-//! The few functions of libpcap that compile an expression, and the only unsafe code of the operator.
+//! The few functions of libpcap that compile an expression, and the only unsafe code of the controller.
 //!
-//! libpcap is linked statically from the distribution's archive. Nothing is captured here, so that of its ways to capture those
-//! which need further libraries are left out: see [`dbus_create`].
+//! libpcap is linked statically from the distribution's archive. Nothing is captured here, so its capture back ends that need further
+//! libraries are left out: see [`dbus_create`].
 //!
 //! # Assumptions
 //! libpcap 1.8 or later: before, `pcap_compile` was not thread-safe. Debian has had it since 2017.
@@ -12,16 +12,16 @@ use std::{
     slice,
 };
 
-use tap_wire::Instruction;
+use podtap_model::Instruction;
 
 /// Ethernet, `DLT_EN10MB` of pcap/dlt.h.
 const ETHERNET: c_int = 1;
-/// More bytes than a frame can have. What it says is only the result of a program that matches.
+/// More bytes than a frame can have. A program that matches returns this number.
 const SNAPSHOT_LENGTH: c_int = 262_144;
-/// `PCAP_NETMASK_UNKNOWN` of pcap/pcap.h: whether an address is a broadcast one cannot be asked.
+/// `PCAP_NETMASK_UNKNOWN` of pcap/pcap.h: expressions cannot test for IPv4 broadcast addresses.
 const NETMASK_UNKNOWN: c_uint = 0xffff_ffff;
 
-/// `pcap_t`, which only libpcap looks into.
+/// `pcap_t`, opaque outside libpcap.
 #[repr(C)]
 struct Handle {
     _private: [u8; 0],
@@ -59,18 +59,18 @@ unsafe extern "C" {
     fn pcap_freecode(program: *mut Program);
 }
 
-/// A handle that stands for no capture, closed when it goes.
+/// A handle without a capture, closed on drop.
 struct Dead(NonNull<Handle>);
 
 impl Dead {
     fn open() -> Option<Self> {
-        // SAFETY: takes two numbers, and returns a new handle, or null without memory.
+        // SAFETY: takes two numbers, and returns a new handle, or null if memory is exhausted.
         NonNull::new(unsafe { pcap_open_dead(ETHERNET, SNAPSHOT_LENGTH) }).map(Self)
     }
 
     fn error(&self) -> String {
-        // SAFETY: the handle is open. What is returned is its own buffer, which ends with a zero, and which nobody changes
-        // while this reads it: `&self` is not shared with other threads, since a raw pointer is not `Sync`.
+        // SAFETY: the handle is open. The result is its own buffer, which ends with a zero byte, and which nobody changes while this
+        // reads it: `&self` is not shared with other threads, since a raw pointer is not `Sync`.
         let text = unsafe { CStr::from_ptr(pcap_geterr(self.0.as_ptr())) };
         text.to_string_lossy().into_owned()
     }
@@ -78,57 +78,62 @@ impl Dead {
 
 impl Drop for Dead {
     fn drop(&mut self) {
-        // SAFETY: the handle is open, and nobody has it any more.
+        // SAFETY: the handle is open, and nobody uses it after this.
         unsafe { pcap_close(self.0.as_ptr()) };
     }
 }
 
-/// Compiles an expression for Ethernet frames; libpcap's own words if it cannot.
+/// libpcap's error message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CompileError(pub String);
+
+/// Compiles an expression for Ethernet frames.
 ///
-/// Not to be called with a user's text in the controller: see [`super::process`].
-pub fn compile(expression: &str) -> Result<Vec<Instruction>, String> {
-    let text = CString::new(expression).map_err(|_| "there is a zero byte in it".to_owned())?;
-    let handle = Dead::open().ok_or("there is not enough memory")?;
+/// The controller must not call this with user text in its own process: see [`super::process`].
+pub fn compile(expression: &str) -> Result<Vec<Instruction>, CompileError> {
+    let text = CString::new(expression).map_err(|_| CompileError("it contains a zero byte".to_owned()))?;
+    let handle = Dead::open().ok_or_else(|| CompileError("out of memory".to_owned()))?;
     let mut program = Program { length: 0, instructions: ptr::null_mut() };
-    // SAFETY: handle, program and text are valid during the call; the text ends with a zero. libpcap keeps none of them.
+    // SAFETY: handle, program and text are valid during the call; the text ends with a zero byte. libpcap keeps none of them.
     let result = unsafe { pcap_compile(handle.0.as_ptr(), &raw mut program, text.as_ptr(), 1, NETMASK_UNKNOWN) };
     if result != 0 {
-        return Err(handle.error());
+        return Err(CompileError(handle.error()));
     }
     let length = usize::try_from(program.length).unwrap_or_default();
     let instructions = if program.instructions.is_null() || length == 0 {
         Vec::new()
     } else {
-        // SAFETY: after success libpcap has put so many instructions there, of this layout, and nobody else knows them.
-        let made = unsafe { slice::from_raw_parts(program.instructions, length) };
-        made.iter().map(|&RawInstruction { code, jt, jf, k }| Instruction { code, jt, jf, k }).collect()
+        // SAFETY: on success libpcap has allocated that many instructions of this layout, and nobody else refers to them.
+        let compiled = unsafe { slice::from_raw_parts(program.instructions, length) };
+        compiled.iter().map(|&RawInstruction { code, jt, jf, k }| Instruction { code, jt, jf, k }).collect()
     };
-    // SAFETY: the program is the one that was made above, and is not used after this.
+    // SAFETY: `pcap_compile` has allocated the program, and it is not used after this.
     unsafe { pcap_freecode(&raw mut program) };
     Ok(instructions)
 }
 
-/// Stands in for libpcap's way to capture from D-Bus, which would want libdbus and libsystemd, of which there is no archive.
-/// The table of ways to capture (`capture_source_types`, pcap.c) names it; the linker takes this one, and leaves the archive's
-/// member with its wishes out. Never called: a handle without a capture is opened without the table.
+/// Replaces libpcap's D-Bus capture back end, which needs libdbus and libsystemd; Debian has no static archives of those. The table
+/// of back ends (`capture_source_types`, pcap.c) refers to this symbol; the linker takes this definition and leaves the archive's
+/// member out. Never called: opening a handle without a capture does not use the table.
 #[unsafe(no_mangle)]
 extern "C" fn dbus_create(_: *const c_char, _: *mut c_char, is_ours: *mut c_int) -> *mut c_void {
     if let Some(is_ours) = NonNull::new(is_ours) {
-        // SAFETY: libpcap's convention (pcap-int.h): a valid place for an integer, 0 for "no device of mine".
+        // SAFETY: libpcap passes a valid pointer to an integer (pcap-int.h); 0 means "not a device of mine".
         unsafe { is_ours.write(0) };
     }
     ptr::null_mut()
 }
 
-/// As [`dbus_create`]: there are no devices. Never called either.
+/// Like [`dbus_create`]: finds no devices, and is never called.
 #[unsafe(no_mangle)]
 extern "C" fn dbus_findalldevs(_: *mut c_void, _: *mut c_char) -> c_int {
     0
 }
 
-/// Stands in for libc's, and knows no protocol by its name. Where libc's own cannot open its list, which is so in the process in
-/// which this runs, it returns an error, and libpcap takes any error for protocol 0 (`pcap_nametoproto`, nametoaddr.c), and the filter would be another one
-/// than was asked for. Nothing else in this program asks.
+/// Replaces libc's function, and finds no protocol. The compiler process cannot open /etc/protocols; libc's function would return an
+/// error, which libpcap takes for protocol 0 (`pcap_nametoproto`, nametoaddr.c), and the filter would be a different one than was
+/// requested. Nothing else in this program calls it.
 #[unsafe(no_mangle)]
 extern "C" fn getprotobyname_r(
     _: *const c_char,
@@ -138,7 +143,7 @@ extern "C" fn getprotobyname_r(
     result: *mut *mut c_void,
 ) -> c_int {
     if let Some(result) = NonNull::new(result) {
-        // SAFETY: the caller's place for a pointer, as getprotobyname_r(3) wants it; null and 0 for "not found".
+        // SAFETY: the caller passes a valid pointer to a pointer (getprotobyname_r(3)); null and 0 mean "not found".
         unsafe { result.write(ptr::null_mut()) };
     }
     0
@@ -149,11 +154,12 @@ mod tests {
     use super::*;
 
     fn numbers(expression: &str) -> Vec<(u16, u8, u8, u32)> {
-        compile(expression).expect("an expression").into_iter().map(Into::into).collect()
+        let program = compile(expression).expect("an expression");
+        program.into_iter().map(|Instruction { code, jt, jf, k }| (code, jt, jf, k)).collect()
     }
 
     #[test]
-    fn what_tcpdump_would_make() {
+    fn the_same_program_as_tcpdump() {
         // tcpdump -dd arp
         assert_eq!(numbers("arp"), [(0x28, 0, 0, 12), (0x15, 0, 1, 0x806), (0x6, 0, 0, 262_144), (0x6, 0, 0, 0)]);
         assert_eq!(numbers("").len(), 1, "everything");
@@ -162,7 +168,7 @@ mod tests {
 
     #[test]
     fn its_own_words() {
-        let error = |expression| compile(expression).expect_err("not an expression");
+        let error = |expression| compile(expression).expect_err("not an expression").to_string();
         assert!(error("tcp prot 443").contains("syntax error"), "{}", error("tcp prot 443"));
         assert!(error("port 70000").contains("70000"), "{}", error("port 70000"));
         assert!(error("ip proto egp").contains("egp"), "{}", error("ip proto egp"));

@@ -1,15 +1,15 @@
-//! `filter.expression`: pcap-filter text becomes instructions of classic BPF.
+//! `filter.expression`: from pcap-filter text to instructions of classic BPF.
 //!
 //! # Expected flow
-//! The controller compiles, so that a user learns at once what is wrong, once per expression and not once per node, and the
-//! nodes get instructions, which they check like everything else. The text is given to libpcap in a [process] of its own: a
-//! parser in C, fed by anybody who may write a tap, must not share memory with what holds the controller's rights, and an
-//! expression on which it would crash or never end must stop no other tap.
+//! The controller compiles each expression once, so that users see errors at once. Nodes get instructions, which they check like
+//! everything else. libpcap reads the text in a separate [process]: a parser in C that is fed by anybody who may write a tap must
+//! not share memory with the controller's token, and an expression that crashes or blocks it must not stop other taps.
 //!
 //! # Guarantees
-//! The same text gives the same result everywhere: nothing is looked up, since the process can open neither file nor socket.
+//! The same text gives the same result everywhere: no name is resolved, since the process can open neither files nor sockets.
 
+pub mod compiled;
 mod libpcap;
 pub mod process;
 
-pub use libpcap::compile;
+pub use libpcap::{CompileError, compile};

@@ -1,4 +1,4 @@
-//! The process in which an expression is compiled: `podtap-controller compile-expression`, text in, JSON out.
+//! The process that compiles an expression: `podtap-controller compile-expression`, text in, JSON out.
 
 use std::{
     io::{self, Read as _},
@@ -7,71 +7,75 @@ use std::{
     time::Duration,
 };
 
+use podtap_model::Instruction;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use serde::{Deserialize, Serialize};
-use tap_wire::Instruction;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::Command,
     time::timeout,
 };
 
-/// Processor time after which the kernel ends it. Expressions of the longest length take a few milliseconds.
+use crate::expression::CompileError;
+
+/// CPU time after which the kernel ends the process. The longest expressions take a few milliseconds.
 const SECONDS: u64 = 1;
-/// Memory that it may have: several at once fit into the controller's own limit.
+/// Memory limit of the process: several of them fit into the memory limit of the controller.
 const BYTES: u64 = 64 << 20;
-/// When nobody waits for it any more.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest text that it reads, and longest answer that is read. The longest program that nodes take is a quarter of it.
-const LONGEST: u64 = 64 << 10;
+/// How long the controller waits for the process.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest text that the process reads, and longest answer that the controller reads: four times the longest valid program.
+const MAX_LENGTH: u64 = 64 << 10;
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// libpcap's own words, or what it did with the text. The same text will have the same result.
-    #[error("{0}")]
-    Refused(String),
-    /// It may go better some other time.
-    #[error("the process for it failed: {0}")]
+    /// libpcap rejects the text or fails on it. The same text has the same result each time.
+    #[error(transparent)]
+    Rejected(CompileError),
+    /// The process did not run properly. Another attempt may succeed.
+    #[error("the compiler process failed: {0}")]
     Process(#[from] io::Error),
 }
 
-/// What the process says.
+/// Output of the process. An instruction is `[code, jt, jf, k]`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 enum Answer {
-    Program(Vec<Instruction>),
+    Program(Vec<(u16, u8, u8, u32)>),
     Error(String),
 }
 
-/// Keeps the memory of this process from others of the same user ID, which could otherwise read and write it
-/// (`ptrace`, `process_vm_writev`): the process that parses text of users is such a one, and the controller has a token for
-/// the API server. The attribute does not outlive an exec, so that each process needs its own.
-pub fn hide() -> io::Result<()> {
+/// Prevents other processes of the same user from reading and writing the memory of this one (`ptrace`, `process_vm_writev`): the
+/// process that parses user text runs as the same user, and the controller holds a token for the API server. An exec resets the
+/// attribute, so each process sets its own.
+pub fn disable_tracing() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// What the process does.
+/// Entry point of the process.
 pub fn serve() -> io::Result<()> {
-    // From the one beside it, which may have somebody else's text.
-    hide()?;
+    // Other compiler processes may have somebody else's text.
+    disable_tracing()?;
     let limit = |resource, amount| setrlimit(resource, Rlimit { current: Some(amount), maximum: Some(amount) });
     limit(Resource::Cpu, SECONDS)?;
     limit(Resource::As, BYTES)?;
     limit(Resource::Core, 0)?;
-    // No further file, and no socket: no name is looked up, and nothing is where a wrong step could lead.
+    // No further file and no socket: names cannot be resolved, and a compromised parser reaches nothing.
     limit(Resource::Nofile, 0)?;
     let mut text = String::new();
-    io::stdin().take(LONGEST).read_to_string(&mut text)?;
+    io::stdin().take(MAX_LENGTH).read_to_string(&mut text)?;
     let answer = match super::compile(&text) {
-        Ok(program) => Answer::Program(program),
-        Err(error) => Answer::Error(error),
+        Ok(program) => {
+            Answer::Program(program.iter().map(|&Instruction { code, jt, jf, k }| (code, jt, jf, k)).collect())
+        }
+        Err(CompileError(error)) => Answer::Error(error),
     };
     serde_json::to_writer(io::stdout(), &answer)?;
     Ok(())
 }
 
-/// Starts such processes.
+/// Starts compiler processes.
 #[derive(Clone, Debug)]
 pub struct Compiler {
     program: PathBuf,
@@ -79,19 +83,20 @@ pub struct Compiler {
 }
 
 impl Default for Compiler {
-    /// This binary, also after somebody has put another one in its place.
+    /// This binary, even if the file has been replaced since.
     fn default() -> Self {
         Self { program: "/proc/self/exe".into(), arguments: vec!["compile-expression".into()] }
     }
 }
 
 impl Compiler {
-    /// Another process that reads and answers in the same way.
+    /// A shell script in place of the compiler.
     #[cfg(test)]
     pub fn shell(script: &str) -> Self {
         Self { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] }
     }
 
+    /// Compiles an expression in a new process.
     pub async fn compile(&self, expression: &str) -> Result<Vec<Instruction>, Error> {
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
@@ -103,31 +108,32 @@ impl Compiler {
             .kill_on_drop(true)
             .spawn()?;
         if let Some(mut input) = child.stdin.take() {
-            // One that does not read has a reason, which its end tells.
+            // A process that does not read it exits, and the exit status says why.
             let _ = input.write_all(expression.as_bytes()).await;
         }
-        let mut output = child.stdout.take().ok_or_else(|| io::Error::other("it has no output"))?.take(LONGEST);
+        let mut output =
+            child.stdout.take().ok_or_else(|| io::Error::other("the process has no standard output"))?.take(MAX_LENGTH);
         let end = async {
             let mut answer = Vec::new();
             output.read_to_end(&mut answer).await?;
-            // It may be blocked: whoever leaves here ends it.
+            // The process may be blocked on its output; dropping it ends it.
             if output.limit() == 0 {
-                return Err(Error::Refused("its program is far too long".to_owned()));
+                return Err(Error::Rejected(CompileError("the compiled program is far too long".to_owned())));
             }
             Ok((child.wait().await?, answer))
         };
-        let (status, answer) = timeout(PATIENCE, end).await.map_err(io::Error::from)??;
+        let (status, answer) = timeout(TIMEOUT, end).await.map_err(io::Error::from)??;
         if !status.success() {
             return Err(ended(status));
         }
         match serde_json::from_slice(&answer).map_err(io::Error::from)? {
-            Answer::Program(program) => Ok(program),
-            Answer::Error(error) => Err(Error::Refused(error)),
+            Answer::Program(program) => Ok(program.into_iter().map(Into::into).collect()),
+            Answer::Error(error) => Err(Error::Rejected(CompileError(error))),
         }
     }
 }
 
-/// What it means that the process ended without an answer.
+/// Why the process ended without an answer.
 fn ended(status: ExitStatus) -> Error {
     use std::os::unix::process::ExitStatusExt as _;
 
@@ -136,13 +142,13 @@ fn ended(status: ExitStatus) -> Error {
     const FLOATING_POINT: i32 = 8;
     const KILL: i32 = 9;
     const SEGMENT: i32 = 11;
-    const PROCESSOR_TIME: i32 = 24;
+    const CPU_TIME: i32 = 24;
     match status.signal() {
         Some(ABORT | BUS | FLOATING_POINT | SEGMENT) => {
-            Error::Refused(format!("libpcap cannot cope with it ({status})"))
+            Error::Rejected(CompileError(format!("libpcap crashes on it ({status})")))
         }
-        // The kernel's second signal for too much processor time is a kill; that of a lack of memory, too.
-        Some(PROCESSOR_TIME | KILL) => Error::Refused(format!("libpcap needs too long for it ({status})")),
+        // Beyond the hard limit of CPU time, and when memory is exhausted, the kernel kills the process.
+        Some(CPU_TIME | KILL) => Error::Rejected(CompileError(format!("libpcap takes too long for it ({status})"))),
         _ => Error::Process(io::Error::other(status.to_string())),
     }
 }
@@ -161,16 +167,19 @@ mod tests {
             ask(r#"read -r text; [ "$text" = "tcp port 443" ] || exit 9; echo '{"program": [[6, 0, 0, 1]]}'"#);
         assert_eq!(program.await.expect("a program"), [Instruction { code: 6, jt: 0, jf: 0, k: 1 }]);
         let error = ask(r#"echo '{"error": "syntax error"}'"#).await.expect_err("an error");
-        assert!(matches!(&error, Error::Refused(words) if words == "syntax error"), "{error}");
+        assert!(matches!(&error, Error::Rejected(CompileError(message)) if message == "syntax error"), "{error}");
     }
 
     #[tokio::test]
     async fn ends_without_an_answer() {
         for (script, words) in
-            [("kill -SEGV $$", "cannot cope"), ("kill -XCPU $$", "too long"), ("kill -KILL $$", "too long")]
+            [("kill -SEGV $$", "crashes"), ("kill -XCPU $$", "too long"), ("kill -KILL $$", "too long")]
         {
             let error = ask(script).await.expect_err("an error");
-            assert!(matches!(&error, Error::Refused(message) if message.contains(words)), "{script}: {error}");
+            assert!(
+                matches!(&error, Error::Rejected(CompileError(message)) if message.contains(words)),
+                "{script}: {error}"
+            );
         }
         for script in ["exit 1", "echo nonsense", "kill -TERM $$"] {
             let error = ask(script).await.expect_err("an error");
@@ -181,14 +190,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn says_too_much() {
+    async fn too_much_output() {
         let error = ask("exec cat /dev/zero").await.expect_err("an error");
-        assert!(matches!(&error, Error::Refused(words) if words.contains("too long")), "{error}");
+        assert!(matches!(&error, Error::Rejected(CompileError(message)) if message.contains("too long")), "{error}");
     }
 
     #[test]
-    fn who_hides_can_still_start_itself() {
-        hide().expect("anybody may");
+    fn a_process_that_cannot_be_traced_can_start_itself() {
+        disable_tracing().expect("no privilege is needed");
         let listed = std::process::Command::new(Compiler::default().program).arg("--list").output();
         assert!(listed.expect("it starts").status.success());
     }

@@ -1,0 +1,162 @@
+//! Removes the finalizer of a deleted tap when every node is clean. Never looks at a spec, so that objects that cannot be decoded, or
+//! were never carried out, are deleted in the same way.
+//!
+//! # Guarantees
+//! Deletion always ends: a node that is not ready blocks nothing, and any other node blocks for [`DEADLINE`] at most. What is left on a
+//! node is removed when its helper pod runs again: its `NodeTap` does not list the tap any more.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt as _, stream};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::{Api, api::Patch, core::PartialObjectMeta};
+use podtap_api::{FINALIZER, PodTap};
+use podtap_model::Reason;
+use podtap_runtime::client::in_time;
+use serde_json::json;
+
+use crate::{
+    apply::{
+        context::{CONCURRENCY, Context, is_not_found, patch_params},
+        objects::Applied,
+    },
+    events::{Occurrence, Publisher},
+    retries::RetryKey,
+    state::ControllerState,
+    store::{cache::Entry, generations::Generations, node_tap::CachedNodeTap, snapshot::Snapshot, tap::CachedTap},
+};
+
+/// How long nodes have to clean up, counted from the deletion.
+const DEADLINE: SignedDuration = SignedDuration::from_secs(30);
+
+/// Why a finalizer could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot remove the finalizer of the PodTap {tap}")]
+pub struct Error {
+    tap: String,
+    source: kube::Error,
+}
+
+/// What happens to the finalizer.
+#[derive(Clone, Debug, PartialEq)]
+enum Decision {
+    /// Every node is clean: it is removed.
+    Remove,
+    /// Nodes are cleaning up; it is removed at this time at the latest.
+    Wait(Timestamp),
+    /// These nodes have not reported in time: it is removed.
+    Abandon(Vec<String>),
+}
+
+/// The result of this stage.
+#[derive(Debug, Default)]
+pub struct Cleanup {
+    pub errors: Vec<Error>,
+    /// When to reconcile again even if nothing changes.
+    pub next: Option<Timestamp>,
+}
+
+/// Removes our finalizer from the deleted taps whose nodes are clean.
+pub async fn remove_finalizers(
+    context: &Context,
+    publisher: &Publisher,
+    snapshot: &Snapshot,
+    applied: &Applied,
+    deleting: &[Entry<CachedTap>],
+    state: &mut ControllerState,
+) -> Cleanup {
+    let now = snapshot.now;
+    let mut cleanup = Cleanup::default();
+    let mut attempts = Vec::new();
+    for entry in deleting.iter().filter(|entry| entry.object.finalizers.iter().any(|f| f == FINALIZER)) {
+        let decision = decide(&entry.object, snapshot, applied, &state.generations);
+        if let Decision::Wait(until) = decision {
+            cleanup.next = Some(cleanup.next.map_or(until, |next| next.min(until)));
+        } else if !state.retries.is_paused(&RetryKey::Finalizers(entry.object.uid.clone()), now) {
+            attempts.push(async move {
+                if let Decision::Abandon(nodes) = decision {
+                    publisher.publish(&entry.object.reference(), vec![abandoned(&nodes)]).await;
+                }
+                (entry, remove_finalizer(context, entry).await)
+            });
+        }
+    }
+    let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
+    while let Some((entry, result)) = attempts.next().await {
+        let tap = &entry.object;
+        let key = RetryKey::Finalizers(tap.uid.clone());
+        match result {
+            Err(source) if !is_not_found(&source) => {
+                state.retries.failed(key, now);
+                cleanup.errors.push(Error { tap: format!("{}/{}", tap.namespace, tap.name), source });
+            }
+            _ => {
+                state.retries.succeeded(&key);
+                state.generations.forget_tap(&tap.uid);
+            }
+        }
+    }
+    cleanup
+}
+
+fn decide(tap: &CachedTap, snapshot: &Snapshot, applied: &Applied, generations: &Generations) -> Decision {
+    let busy: Vec<String> = applied
+        .node_taps
+        .values()
+        .filter(|node_tap| snapshot.nodes.get(&node_tap.name).is_some_and(|node| node.ready))
+        .filter(|node_tap| !is_clean(node_tap, &tap.uid, generations, &applied.helper_failures))
+        .map(|node_tap| node_tap.name.clone())
+        .collect();
+    let deadline = tap.deleting.unwrap_or(snapshot.now) + DEADLINE;
+    if busy.is_empty() {
+        Decision::Remove
+    } else if snapshot.now < deadline {
+        Decision::Wait(deadline)
+    } else {
+        Decision::Abandon(busy)
+    }
+}
+
+fn is_clean<T>(
+    node_tap: &CachedNodeTap,
+    tap: &str,
+    generations: &Generations,
+    helper_failures: &BTreeMap<String, T>,
+) -> bool {
+    if node_tap.status.observed_generation.is_none() && helper_failures.contains_key(&node_tap.name) {
+        // No helper pod has ever run there.
+        return node_tap.spec.is_some() && !node_tap.mentions(tap);
+    }
+    let required = generations.required(node_tap, tap);
+    // Zero: this process created the object, and it never had this tap.
+    !node_tap.mentions(tap) && (required == 0 || node_tap.has_observed(required))
+}
+
+fn abandoned(nodes: &[String]) -> Occurrence {
+    Occurrence {
+        is_warning: true,
+        reason: Reason::CleanupAbandoned,
+        note: format!(
+            "{} did not report within {} s that the tap is gone; its helper pod removes what is left as soon as it can (kubectl get nodetap {})",
+            nodes.join(", "),
+            DEADLINE.as_secs(),
+            nodes.join(" "),
+        ),
+    }
+}
+
+async fn remove_finalizer(context: &Context, entry: &Entry<CachedTap>) -> Result<(), kube::Error> {
+    let tap = &entry.object;
+    let api: Api<PodTap> = Api::namespaced(context.client.clone(), &tap.namespace);
+    let finalizers: Vec<&String> = tap.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
+    // The API server rejects the list if somebody else has changed the object since it was read.
+    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": entry.version}});
+    let _: PartialObjectMeta<PodTap> =
+        in_time(api.patch_metadata(&tap.name, &patch_params(), &Patch::Merge(patch))).await?;
+    // If another finalizer keeps the object, the watch brings it back.
+    context.caches.released_tap(&tap.namespace, &tap.name);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

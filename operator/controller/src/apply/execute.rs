@@ -1,0 +1,116 @@
+//! Sends one request.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{Patch, PostParams},
+    core::DeserializeGuard,
+};
+use podtap_api::{GROUP, NodeTap};
+use podtap_model::NodeState;
+use podtap_runtime::client::in_time;
+use serde_json::json;
+use tracing::info;
+
+use crate::{
+    apply::{
+        actions::Action,
+        context::{Context, delete_params, is_gone, patch_params},
+    },
+    names,
+    store::node_tap::CachedNodeTap,
+};
+
+/// Why an object could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot write the NodeTap {node}")]
+    WriteNodeTap { node: String, source: kube::Error },
+    #[error("cannot delete the NodeTap {node}")]
+    DeleteNodeTap { node: String, source: kube::Error },
+    #[error("cannot create the helper pod of the node {node}")]
+    CreateHelper { node: String, source: kube::Error },
+    #[error("cannot delete the helper pod of the node {node}")]
+    DeleteHelper { node: String, source: kube::Error },
+}
+
+impl Error {
+    pub fn new(action: Action, source: kube::Error) -> Self {
+        match action {
+            Action::WriteNodeTap { node, .. } => Self::WriteNodeTap { node, source },
+            Action::DeleteNodeTap { node, .. } => Self::DeleteNodeTap { node, source },
+            Action::CreateHelper { node, .. } => Self::CreateHelper { node, source },
+            Action::DeleteHelper { node, .. } => Self::DeleteHelper { node, source },
+        }
+    }
+}
+
+/// Sends the request. It is a success if the object is already as requested. Returns the `NodeTap` that was written, if it was one.
+pub async fn execute(context: &Context, action: &Action) -> Result<Option<CachedNodeTap>, kube::Error> {
+    match action {
+        Action::WriteNodeTap { node, spec } => write_node_tap(context, node, spec).await.map(Some),
+        Action::DeleteNodeTap { node, uid } => delete_node_tap(context, node, uid).await.map(|()| None),
+        Action::CreateHelper { node, owner } => create_helper(context, node, owner).await.map(|()| None),
+        Action::DeleteHelper { node, name, uid, immediately } => {
+            delete_helper(context, node, name, uid, *immediately).await.map(|()| None)
+        }
+    }
+}
+
+async fn write_node_tap(context: &Context, node: &str, spec: &NodeState) -> Result<CachedNodeTap, kube::Error> {
+    let api: Api<DeserializeGuard<NodeTap>> = Api::all(context.client.clone());
+    let object = json!({
+        "apiVersion": format!("{GROUP}/v1alpha1"),
+        "kind": "NodeTap",
+        "metadata": {"name": node},
+        "spec": spec,
+    });
+    let response = in_time(api.patch(node, &patch_params().force(), &Patch::Apply(object))).await?;
+    let written = CachedNodeTap::from(response.clone());
+    let (senders, receivers) = (spec.senders.len(), spec.receivers.len());
+    info!(node, generation = written.generation, senders, receivers, "wrote NodeTap");
+    context.caches.wrote_node_tap(response);
+    Ok(written)
+}
+
+async fn delete_node_tap(context: &Context, node: &str, uid: &str) -> Result<(), kube::Error> {
+    let api: Api<DeserializeGuard<NodeTap>> = Api::all(context.client.clone());
+    if is_gone(in_time(api.delete(node, &delete_params(uid))).await)? {
+        context.caches.deleted_node_tap(node);
+    }
+    info!(node, "deleted NodeTap");
+    Ok(())
+}
+
+async fn create_helper(context: &Context, node: &str, owner: &str) -> Result<(), kube::Error> {
+    let Context { client, caches, template } = context;
+    let api: Api<Pod> = Api::namespaced(client.clone(), &template.namespace);
+    let post = PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() };
+    match in_time(api.create(&post, &template.pod(node, owner))).await {
+        Ok(pod) => {
+            caches.created_helper(pod, &template.namespace);
+            info!(node, "created helper pod");
+            Ok(())
+        }
+        // The watch is behind, and will report it.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn delete_helper(
+    context: &Context,
+    node: &str,
+    name: &str,
+    uid: &str,
+    immediately: bool,
+) -> Result<(), kube::Error> {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &context.template.namespace);
+    let mut parameters = delete_params(uid);
+    if immediately {
+        parameters.grace_period_seconds = Some(0);
+    }
+    is_gone(in_time(api.delete(name, &parameters)).await)?;
+    info!(node, "deleted helper pod");
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! Adds the finalizer to taps, before any node learns of them.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt as _, stream};
+use kube::{Api, api::Patch, core::DeserializeGuard};
+use podtap_api::{FINALIZER, PodTap};
+use podtap_model::Uid;
+use podtap_runtime::client::in_time;
+use serde_json::json;
+
+use crate::{
+    apply::context::{CONCURRENCY, Context, is_not_found, patch_params},
+    plan::tap_plan::TapPlan,
+    retries::{Retries, RetryKey},
+    store::snapshot::Snapshot,
+    validate::tap::Tap,
+};
+
+/// Why a finalizer could not be added.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot add the finalizer to the PodTap {tap}")]
+pub struct Error {
+    tap: String,
+    source: kube::Error,
+}
+
+/// The result of this stage.
+#[derive(Debug, Default)]
+pub struct Finalizers {
+    /// Taps that have no finalizer and that no node knows yet.
+    pub missing: BTreeSet<Uid>,
+    pub errors: Vec<Error>,
+}
+
+/// Adds the finalizer to each tap that is to be carried out.
+pub async fn add(context: &Context, taps: &[TapPlan<'_>], snapshot: &Snapshot, retries: &mut Retries) -> Finalizers {
+    let now = snapshot.now;
+    let mut result = Finalizers::default();
+    let mut attempts = Vec::new();
+    for plan in taps.iter().filter(|plan| plan.is_executed() && !plan.tap.finalizers.iter().any(|f| f == FINALIZER)) {
+        let uid = &plan.tap.reference.uid;
+        if retries.is_paused(&RetryKey::Finalizers(uid.clone()), now) {
+            result.missing.insert(uid.clone());
+        } else {
+            attempts.push(async move { (plan.tap, patch(context, plan.tap).await) });
+        }
+    }
+    let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
+    while let Some((tap, attempt)) = attempts.next().await {
+        let uid = &tap.reference.uid;
+        let key = RetryKey::Finalizers(uid.clone());
+        match attempt {
+            Ok(()) => retries.succeeded(&key),
+            Err(source) => {
+                result.missing.insert(uid.clone());
+                // Deleted in the meantime: nothing to retry.
+                if !is_not_found(&source) {
+                    retries.failed(key, now);
+                    let tap = format!("{}/{}", tap.reference.namespace, tap.reference.name);
+                    result.errors.push(Error { tap, source });
+                }
+            }
+        }
+    }
+    // Somebody has removed the finalizer of a tap that is already mirroring: stopping it would help nobody.
+    result.missing.retain(|tap| !snapshot.node_taps.values().any(|node_tap| node_tap.mentions(tap)));
+    result
+}
+
+async fn patch(context: &Context, tap: &Tap) -> Result<(), kube::Error> {
+    let api: Api<DeserializeGuard<PodTap>> = Api::namespaced(context.client.clone(), &tap.reference.namespace);
+    let finalizers: Vec<&str> = tap.finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
+    // The API server rejects the list if somebody else has changed the object since it was read.
+    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": tap.version}});
+    let object = in_time(api.patch(&tap.reference.name, &patch_params(), &Patch::Merge(patch))).await?;
+    context.caches.wrote_tap(object);
+    Ok(())
+}

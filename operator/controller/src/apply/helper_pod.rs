@@ -1,0 +1,195 @@
+//! The helper pod of a node.
+
+use k8s_openapi::{
+    api::core::v1::{
+        AppArmorProfile, Capabilities, Container, EnvVar, EnvVarSource, LocalObjectReference, Pod, PodSecurityContext,
+        PodSpec, ResourceRequirements, SELinuxOptions, SeccompProfile, SecurityContext, Toleration,
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, OwnerReference},
+    },
+};
+use kube::Resource as _;
+use podtap_api::NodeTap;
+
+use crate::{
+    apply::helper_volumes::{SOCKET, field, socket_mount, socket_volume, token_mount, token_volume},
+    names::{self, LABEL_COMPONENT, LABEL_NAME, TEMPLATE_HASH},
+};
+
+/// User and group of the agent, the only user whose connections the tap-helper accepts.
+const AGENT_UID: i64 = 65532;
+
+/// The settings of helper pods, which differ between installations.
+#[derive(Clone, Debug)]
+pub struct HelperTemplate {
+    pub namespace: String,
+    pub image: String,
+    pub pull_policy: String,
+    pub pull_secrets: Vec<String>,
+    pub service_account: String,
+    pub priority_class: Option<String>,
+    pub log_json: bool,
+    /// TCP port of the node on which agents serve metrics; 0 for none.
+    pub metrics_port: u16,
+}
+
+impl HelperTemplate {
+    /// Changes whenever the pods change.
+    pub fn hash(&self) -> String {
+        // Everything but the node is part of the hash. Serializing cannot fail; if it did, no pod would ever be replaced, which is the
+        // safe side.
+        names::short_hash(&serde_json::to_vec(&self.spec("")).unwrap_or_default())
+    }
+
+    /// The pod of `node`, owned by the node's `NodeTap`.
+    ///
+    /// It is bound to its node here, without the scheduler. It tolerates every taint, since cordoning a node must not end a tap.
+    pub fn pod(&self, node: &str, node_tap_uid: &str) -> Pod {
+        let labels = [
+            (LABEL_NAME, names::PRODUCT.to_owned()),
+            (LABEL_COMPONENT, names::HELPER.to_owned()),
+            ("app.kubernetes.io/part-of", names::PRODUCT.to_owned()),
+            ("app.kubernetes.io/managed-by", names::CONTROLLER.to_owned()),
+            ("podtap.dev/node", names::node_label(node)),
+        ];
+        Pod {
+            metadata: ObjectMeta {
+                name: Some(names::helper_pod(node)),
+                namespace: Some(self.namespace.clone()),
+                labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into()),
+                annotations: Some([(TEMPLATE_HASH.to_owned(), self.hash())].into()),
+                owner_references: Some(vec![OwnerReference {
+                    api_version: NodeTap::api_version(&()).into_owned(),
+                    kind: NodeTap::kind(&()).into_owned(),
+                    name: node.to_owned(),
+                    uid: node_tap_uid.to_owned(),
+                    ..OwnerReference::default()
+                }]),
+                ..ObjectMeta::default()
+            },
+            spec: Some(self.spec(node)),
+            status: None,
+        }
+    }
+
+    fn spec(&self, node: &str) -> PodSpec {
+        let secrets = self.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
+        PodSpec {
+            node_name: Some(node.to_owned()),
+            host_network: Some(true),
+            host_pid: Some(true),
+            dns_policy: Some("ClusterFirstWithHostNet".to_owned()),
+            restart_policy: Some("Always".to_owned()),
+            termination_grace_period_seconds: Some(5),
+            enable_service_links: Some(false),
+            tolerations: Some(vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }]),
+            priority_class_name: self.priority_class.clone(),
+            service_account_name: Some(self.service_account.clone()),
+            // Mounted below, into the agent only.
+            automount_service_account_token: Some(false),
+            image_pull_secrets: Some(secrets.collect()).filter(|secrets: &Vec<_>| !secrets.is_empty()),
+            security_context: Some(PodSecurityContext {
+                fs_group: Some(AGENT_UID),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    ..SeccompProfile::default()
+                }),
+                ..PodSecurityContext::default()
+            }),
+            containers: vec![self.agent(), self.tap_helper()],
+            volumes: Some(vec![socket_volume(), token_volume()]),
+            ..PodSpec::default()
+        }
+    }
+
+    fn agent(&self) -> Container {
+        // Not declared as a port of the container: the kubelet admits no two pods of a node with the same host port, and the next
+        // helper pod of the node must not wait for that.
+        let address = format!("[::]:{}", self.metrics_port);
+        let listen = ["--listen", &address].into_iter().filter(|_| self.metrics_port > 0);
+        let command = ["/podtap-agent", "--node", "$(NODE_NAME)", "--socket", SOCKET];
+        let command: Vec<&str> = command.into_iter().chain(listen).chain(self.log_flag()).collect();
+        Container {
+            name: "agent".to_owned(),
+            env: Some(vec![EnvVar {
+                name: "NODE_NAME".to_owned(),
+                value_from: Some(EnvVarSource { field_ref: Some(field("spec.nodeName")), ..EnvVarSource::default() }),
+                ..EnvVar::default()
+            }]),
+            security_context: Some(SecurityContext {
+                run_as_user: Some(AGENT_UID),
+                run_as_group: Some(AGENT_UID),
+                run_as_non_root: Some(true),
+                allow_privilege_escalation: Some(false),
+                ..restricted(&[])
+            }),
+            volume_mounts: Some(vec![socket_mount(), token_mount()]),
+            ..self.container(&command)
+        }
+    }
+
+    fn tap_helper(&self) -> Container {
+        let uid = AGENT_UID.to_string();
+        let command = ["/tap-helper", "serve", "--socket", SOCKET, "--agent-uid", &uid];
+        let command: Vec<&str> = command.into_iter().chain(self.log_flag()).collect();
+        Container {
+            name: "tap-helper".to_owned(),
+            security_context: Some(SecurityContext {
+                run_as_user: Some(0),
+                run_as_group: Some(0),
+                // The API server rejects allowPrivilegeEscalation: false together with SYS_ADMIN.
+                // The default profiles of AppArmor and SELinux forbid access to the processes of other containers (/proc/PID/ns),
+                // whatever the capabilities. Nodes without AppArmor or SELinux ignore these fields.
+                app_armor_profile: Some(AppArmorProfile {
+                    type_: "Unconfined".to_owned(),
+                    ..AppArmorProfile::default()
+                }),
+                se_linux_options: Some(SELinuxOptions { type_: Some("spc_t".to_owned()), ..SELinuxOptions::default() }),
+                ..restricted(&["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"])
+            }),
+            volume_mounts: Some(vec![socket_mount()]),
+            ..self.container(&command)
+        }
+    }
+
+    fn log_flag(&self) -> Option<&'static str> {
+        self.log_json.then_some("--log-json")
+    }
+
+    fn container(&self, command: &[&str]) -> Container {
+        let quantities = |list: &[(&str, &str)]| {
+            Some(list.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect())
+        };
+        Container {
+            image: Some(self.image.clone()),
+            image_pull_policy: Some(self.pull_policy.clone()),
+            command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
+            resources: Some(ResourceRequirements {
+                requests: quantities(&[("cpu", "10m"), ("memory", "24Mi")]),
+                // The kernel charges eBPF maps to the memory cgroup that creates them: up to 1 MiB per tapped pod with `deduplicate`.
+                limits: quantities(&[("memory", "256Mi")]),
+                ..ResourceRequirements::default()
+            }),
+            termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+            ..Container::default()
+        }
+    }
+}
+
+fn restricted(capabilities: &[&str]) -> SecurityContext {
+    let add: Vec<String> = capabilities.iter().map(|name| (*name).to_owned()).collect();
+    SecurityContext {
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: Some(add).filter(|add| !add.is_empty()),
+        }),
+        privileged: Some(false),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,12 @@
+//! Makes the cluster's objects what the plan says. Every error is collected; none stops what does not depend on it.
+
+pub mod actions;
+pub mod cleanup;
+pub mod context;
+pub mod execute;
+pub mod finalizers;
+pub mod helper_failures;
+pub mod helper_pod;
+pub mod helper_volumes;
+pub mod objects;
+pub mod vni_record;

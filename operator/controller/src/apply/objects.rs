@@ -1,0 +1,93 @@
+//! Writes the `NodeTap`s and helper pods of a plan.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::{StreamExt as _, stream};
+
+use crate::{
+    apply::{
+        actions::{Action, helper_action, node_tap_action},
+        context::{CONCURRENCY, Context},
+        execute::{Error, execute},
+        helper_failures,
+    },
+    failure::Failure,
+    plan::nodes::NodePlan,
+    state::ControllerState,
+    store::{
+        node_tap::CachedNodeTap,
+        snapshot::{self, Snapshot},
+    },
+};
+
+/// The objects after this stage. The status stage uses these, and not those of the snapshot.
+#[derive(Debug)]
+pub struct Applied {
+    pub node_taps: BTreeMap<String, Arc<CachedNodeTap>>,
+    /// Nodes whose helper pod does not run, and why.
+    pub helper_failures: BTreeMap<String, Failure>,
+    pub errors: Vec<Error>,
+}
+
+/// Makes the cluster's objects what `plans` say.
+pub async fn apply(
+    context: &Context,
+    snapshot: &Snapshot,
+    plans: &BTreeMap<String, NodePlan>,
+    state: &mut ControllerState,
+) -> Applied {
+    state.generations.observe(&snapshot.node_taps);
+    let node_taps = plans.iter().filter_map(|(node, plan)| node_tap_action(snapshot, node, plan)).collect();
+    let mut errors = run(context, snapshot, node_taps, state).await;
+
+    // A helper pod refers to the UID of its NodeTap, which may have just been created.
+    let node_taps = snapshot::node_taps(&context.caches);
+    let template = context.template.hash();
+    helper_failures::observe(snapshot, &mut state.helper_failures, &mut state.retries, &template);
+    let helpers = plans.iter().filter_map(|(node, plan)| {
+        let owner = node_taps.get(node).map(|node_tap| node_tap.uid.as_str());
+        helper_action(snapshot.helpers.get(node).map(Arc::as_ref), node, plan, owner, &template)
+    });
+    errors.extend(run(context, snapshot, helpers.collect(), state).await);
+    state.helper_failures.retain(|node, _| plans.contains_key(node));
+    let node_taps = snapshot::node_taps(&context.caches);
+    Applied { node_taps, helper_failures: state.helper_failures.clone(), errors }
+}
+
+async fn run(context: &Context, snapshot: &Snapshot, actions: Vec<Action>, state: &mut ControllerState) -> Vec<Error> {
+    let now = snapshot.now;
+    // An ended pod is in the way of the next one: it is deleted at once, and only its successor waits.
+    let is_due = |action: &Action| {
+        matches!(action, Action::DeleteHelper { .. }) || !state.retries.is_paused(&action.retry_key(), now)
+    };
+    let due: Vec<Action> = actions.into_iter().filter(is_due).collect();
+    let attempts: Vec<_> = due
+        .into_iter()
+        .map(|action| async {
+            let result = execute(context, &action).await;
+            (action, result)
+        })
+        .collect();
+    let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
+    let mut errors = Vec::new();
+    while let Some((action, result)) = attempts.next().await {
+        let key = action.retry_key();
+        match (result, action) {
+            (Ok(Some(written)), Action::WriteNodeTap { node, .. }) => {
+                state.generations.record(snapshot.node_taps.get(&node).map(Arc::as_ref), &written);
+                state.retries.succeeded(&key);
+            }
+            // That the pod exists does not mean that it runs: its pauses end when it is ready.
+            (Ok(_), Action::CreateHelper { .. } | Action::DeleteHelper { .. }) => {}
+            (Ok(_), _) => state.retries.succeeded(&key),
+            (Err(source), action) => {
+                if let Some((node, failure)) = helper_failures::rejection(&action, &source) {
+                    state.helper_failures.insert(node, failure);
+                }
+                state.retries.failed(key, now);
+                errors.push(Error::new(action, source));
+            }
+        }
+    }
+    errors
+}

@@ -1,0 +1,49 @@
+//! The plan: what every node is to have, and what that means for each tap.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use podtap_api::FINALIZER;
+use podtap_model::{NodeState, Reason, Uid};
+
+use crate::{
+    failure::Failure,
+    plan::{
+        node_specs,
+        tap_plan::{TapPlan, TapState},
+    },
+    validate::policy::Policy,
+};
+
+/// The plan for the cluster. Nothing changes it once it is built.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// The desired state of each node that has something to do.
+    pub nodes: BTreeMap<String, NodeState>,
+    /// Oldest tap first.
+    pub taps: Vec<TapPlan<'a>>,
+}
+
+/// Builds the plan. No node learns of the taps in `without_finalizer`.
+pub fn build<'a>(taps: Vec<TapPlan<'a>>, without_finalizer: &BTreeSet<Uid>, policy: &Policy) -> Plan<'a> {
+    let exclude = |plan: TapPlan<'a>| {
+        if without_finalizer.contains(&plan.tap.reference.uid) {
+            TapPlan { state: TapState::Refused(missing_finalizer()), ..plan }
+        } else {
+            plan
+        }
+    };
+    let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
+    Plan { nodes: node_specs::node_specs(&taps, policy.underlay_mtu), taps }
+}
+
+fn missing_finalizer() -> Failure {
+    Failure::new(
+        Reason::Pending,
+        format!(
+            "the finalizer {FINALIZER}, without which nothing would be cleaned up in the end, could not be added: it is retried automatically, and the controller's log has the cause"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+use std::collections::BTreeMap;
+
+use podtap_model::{Endpoint, FrameFormat, NodeState};
+use serde_json::json;
+
+use super::*;
+use crate::{
+    fixtures::{World, lost, node, object, pod, policy, tap, time, uid, vni},
+    plan::{
+        resolve::resolve,
+        tap_plan::TapState,
+        vni::{Claims, Vnis},
+    },
+    validate::tap::validate,
+};
+
+mod properties;
+
+fn to_n2() -> serde_json::Value {
+    json!([{"node": {"name": "n2"}}])
+}
+
+/// The state of the first tap, and why its first target and its first destination fail.
+fn results(world: &World) -> (TapState, Option<Reason>, Option<Reason>) {
+    world.plan(&Claims::new(), |_, _, plan| {
+        let tap = &plan.taps[0];
+        let target = tap.targets.pods.first().and_then(|target| target.failure.as_ref());
+        let destination = tap.destinations.first().and_then(|destination| destination.failure.as_ref());
+        (tap.state.clone(), target.map(|failure| failure.reason), destination.map(|failure| failure.reason))
+    })
+}
+
+fn nodes(world: &World) -> BTreeMap<String, NodeState> {
+    world.plan(&Claims::new(), |_, _, plan| plan.nodes)
+}
+
+fn reason_of(state: &TapState) -> Reason {
+    match state {
+        TapState::Refused(failure) => failure.reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn endpoint(address: &str, port: u16, number: u32) -> Endpoint {
+    Endpoint { address: address.parse().expect("an address"), port, vni: vni(number) }
+}
+
+#[test]
+fn one_pod_one_node() {
+    let nodes = nodes(&World::with(tap("t", to_n2())));
+    assert_eq!(nodes.keys().collect::<Vec<_>>(), ["n1", "n2"]);
+    let (tap, sender, receiver) = (&nodes["n1"].taps[0], &nodes["n1"].senders[0], &nodes["n2"].receivers[0]);
+    assert_eq!((sender.pod.name.as_str(), &*sender.tap, &*tap.uid), ("web", "tap-t", "tap-t"));
+    assert_eq!(tap.destinations, [endpoint("10.0.0.2", 14789, 100)]);
+    assert_eq!((receiver.vni, &*receiver.interface_name, receiver.ipv6), (vni(100), "ptap100", false));
+    assert_eq!((nodes["n1"].receivers.len(), nodes["n2"].senders.len()), (0, 0));
+    assert!(nodes["n2"].taps.is_empty(), "options do not concern a node that only receives");
+}
+
+#[test]
+fn options_and_programs_are_on_each_node_once() {
+    let mut with_options = tap("t", json!([{"node": {"name": "n2"}, "frameFormat": "Raw"}, {"node": {"name": "n1"}}]));
+    with_options.spec.options.filter = Some(object(json!({"expression": "arp"})));
+    let mut world = World::with(with_options);
+    world.pods.push(pod("shop", "web-2", "n1"));
+    world.policy = Some(policy(json!({"underlayMTU": 1400})));
+    for (name, created) in [("u", 1), ("v", 2)] {
+        let mut tap = tap(name, to_n2());
+        tap.metadata.creation_timestamp = time(created);
+        tap.spec.options.filter = (name == "v").then(|| object(json!({"expression": "arp"})));
+        world.taps.push(tap);
+    }
+    let specs = nodes(&world);
+    assert_eq!(specs["n1"].senders.len(), 6);
+    let taps: Vec<_> = specs["n1"].taps.iter().map(|t| (t.name.as_str(), t.options.expression())).collect();
+    assert_eq!(taps, [("t", Some("arp")), ("u", None), ("v", Some("arp"))]);
+    let program = &specs["n1"].programs[0];
+    assert_eq!(specs["n1"].programs.len(), 1, "two taps have the same expression");
+    let programs: Vec<_> = specs["n1"].taps.iter().map(|t| t.program.as_ref()).collect();
+    assert_eq!(programs, [Some(&program.id), None, Some(&program.id)]);
+    assert!(specs["n2"].taps.is_empty() && specs["n2"].programs.is_empty());
+    assert_eq!((specs["n1"].underlay_mtu, specs["n2"].underlay_mtu), (Some(1400), None));
+    let format = |node: &str| -> Vec<_> {
+        specs[node].receivers.iter().map(|r| (r.tap.name.as_str(), r.frame_format)).collect()
+    };
+    assert_eq!(format("n1"), [("t", FrameFormat::Wire)]);
+    assert_eq!(format("n2"), [("t", FrameFormat::Raw), ("u", FrameFormat::Wire), ("v", FrameFormat::Wire)]);
+
+    let nodes = plan_without(&world, &["tap-t", "tap-v"], |plan| plan.nodes);
+    assert_eq!(nodes["n1"].taps.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["u"]);
+    assert!(nodes["n1"].programs.is_empty());
+}
+
+#[test]
+fn a_settled_node_can_be_decoded_by_the_tap_helper() {
+    let mut with_options = tap("t", json!([{"node": {"name": "n2"}, "frameFormat": "Raw"}, {"pod": {"name": "ids"}}]));
+    with_options.spec.options = object(json!({
+        "filter": {"expression": "arp", "include": [{"cidrs": ["10.1.2.3/8"]}]}, "deduplicate": {},
+        "limit": {"bitsPerSecond": "100M"}, "truncate": {"headersOnly": true},
+    }));
+    let mut world = World::with(with_options);
+    world.pods.push(pod("shop", "ids", "n2"));
+    for (node, state) in nodes(&world) {
+        let decoded = NodeState::decode(&json!(state)).expect("the spec of a NodeTap");
+        assert_eq!((decoded.senders.len(), decoded.receivers.len()), (state.senders.len(), state.receivers.len()));
+        assert!(decoded.refused_senders.is_empty() && decoded.refused_receivers.is_empty(), "{node}: {decoded:?}");
+        let read: NodeState = serde_json::from_value(json!(state)).expect("it can be read");
+        assert_eq!(read, state, "it would be written at every reconcile");
+    }
+}
+
+/// The plan with these taps excluded.
+fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>) -> T) -> T {
+    let snapshot = world.snapshot();
+    let validated = validate(&snapshot);
+    let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
+    let taps = resolve(&snapshot, &validated, &vnis);
+    check(build(taps, &excluded.iter().map(|tap| uid(tap)).collect(), &validated.policy))
+}
+
+#[test]
+fn an_expression_that_is_not_compiled_yet_keeps_its_tap_pending() {
+    let mut pending = tap("t", to_n2());
+    pending.spec.options.filter = Some(object(json!({"expression": "arp"})));
+    let mut snapshot = World::with(pending).snapshot();
+    snapshot.expressions.clear();
+    let validated = validate(&snapshot);
+    let failure = validated.taps[0].spec.clone().expect_err("nothing can be done yet");
+    assert_eq!(failure.reason, Reason::Pending);
+}
+
+#[test]
+fn an_established_tap_keeps_its_expression_if_the_new_one_is_invalid() {
+    let mut tap = tap("t", to_n2());
+    tap.spec.options.filter = Some(object(json!({"expression": "arp"})));
+    let (mut world, claims) = World::with(tap).settled(&Claims::new());
+    let before = world.plan(&claims, |_, _, plan| plan.nodes);
+    world.taps[0].spec.options.filter = Some(object(json!({"expression": "tcp prot 443"})));
+    assert_eq!(world.plan(&claims, |_, _, plan| plan.nodes), before);
+}
+
+#[test]
+fn a_pod_that_is_bound_is_planned_before_it_runs() {
+    let mut world = World::with(tap("t", to_n2()));
+    world.pods[0].status = None;
+    assert_eq!(nodes(&world)["n1"].senders[0].pod.addresses, [] as [std::net::IpAddr; 0]);
+}
+
+#[test]
+fn several_destinations_get_every_frame() {
+    let destinations =
+        json!([{"node": {"name": "n2"}}, {"pod": {"name": "ids"}}, {"external": {"address": "192.0.2.7"}}]);
+    let mut world = World::with(tap("t", destinations));
+    world.pods.push(pod("shop", "ids", "n2"));
+    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["192.0.2.0/24"]})));
+    let mut ids = world.pods.remove(1);
+    ids.metadata.labels = None;
+    world.pods.push(ids);
+    let nodes = nodes(&world);
+    // Two receivers on one node have two VNIs; an external endpoint gets the tap's VNI at the standard port.
+    let expected =
+        [endpoint("10.0.0.2", 14789, 100), endpoint("10.0.0.2", 14789, 101), endpoint("192.0.2.7", 4789, 100)];
+    assert_eq!(nodes["n1"].taps[0].destinations, expected);
+    let receivers: Vec<_> =
+        nodes["n2"].receivers.iter().map(|r| (r.vni.get(), r.pod.as_ref().map(|p| p.name.as_str()))).collect();
+    assert_eq!(receivers, [(100, None), (101, Some("ids"))]);
+}
+
+#[test]
+fn a_tap_that_is_not_carried_out_is_on_no_node() {
+    let mut suspended = tap("t", to_n2());
+    suspended.spec.suspend = true;
+    assert_eq!(results(&World::with(suspended.clone())).0, TapState::Suspended);
+    assert!(nodes(&World::with(suspended.clone())).is_empty());
+
+    let mut expired = suspended;
+    expired.spec.duration = Some(std::time::Duration::from_secs(60).into());
+    expired.status = Some(podtap_api::PodTapStatus { start_time: time(-60), ..podtap_api::PodTapStatus::default() });
+    assert_eq!(results(&World::with(expired.clone())).0, TapState::Expired, "suspended or not");
+    expired.spec.suspend = false;
+    assert!(nodes(&World::with(expired)).is_empty());
+
+    let invalid = tap("t", json!([{}]));
+    assert_eq!(reason_of(&results(&World::with(invalid)).0), Reason::InvalidSpec);
+}
+
+#[test]
+fn only_recorded_vnis_are_used() {
+    let world = World::with(tap("t", to_n2()));
+    let snapshot = world.snapshot();
+    let validated = validate(&snapshot);
+    let vnis = Vnis { claims: Claims::new(), ..crate::reconcile::allocate(&snapshot, &validated, &Claims::new()) };
+    let plan = build(resolve(&snapshot, &validated, &vnis), &[].into(), &validated.policy);
+    assert_eq!(reason_of(&plan.taps[0].state), Reason::Pending);
+    assert!(plan.nodes.is_empty());
+}
+
+#[test]
+fn another_requested_vni_is_assigned_although_a_dead_node_has_the_old_one() {
+    let (mut world, claims) = World::with(tap("t", to_n2())).settled(&Claims::new());
+    world.nodes[1] = lost(world.nodes[1].clone());
+    world.taps[0].spec.vxlan = Some(podtap_api::Vxlan { vni: Some(vni(500)) });
+    world.plan(&claims, |_, claims, plan| {
+        assert_eq!((plan.taps[0].state.clone(), plan.taps[0].vni), (TapState::Active, Some(vni(500))));
+        assert_eq!(claims.keys().collect::<Vec<_>>(), [&vni(100), &vni(500)], "the old one is not free yet");
+    });
+}
+
+#[test]
+fn a_narrower_range_moves_taps() {
+    let (mut world, claims) = World::with(tap("t", to_n2())).settled(&Claims::new());
+    world.policy = Some(policy(json!({"vniRange": {"first": 200, "last": 300}})));
+    world.plan(&claims, |_, _, plan| assert_eq!(plan.taps[0].vni, Some(vni(200))));
+}
+
+#[test]
+fn a_destination_is_not_tapped_and_does_not_count_as_a_target() {
+    let mut young = tap("t", json!([{"pod": {"name": "web"}}]));
+    young.spec.targets.max_pods = 1;
+    let mut world = World::with(young);
+    let mut second = pod("shop", "web-2", "n2");
+    second.metadata.creation_timestamp = time(1);
+    world.pods.push(second);
+    world.plan(&Claims::new(), |_, _, plan| {
+        let targets = &plan.taps[0].targets;
+        assert_eq!(targets.failure, None, "one pod is to be tapped, which is not too many");
+        assert_eq!(targets.pods[0].failure.as_ref().map(|failure| failure.reason), Some(Reason::DestinationIsTarget));
+        assert_eq!(plan.nodes["n2"].senders[0].pod.name, "web-2");
+    });
+}
+
+#[test]
+fn interface_names_go_to_the_older_tap() {
+    let destination = json!([{"node": {"name": "n2", "interfaceName": "mirror"}}]);
+    let mut world = World::with(tap("a", destination.clone()));
+    world.taps.push(tap("b", destination));
+    world.plan(&Claims::new(), |_, _, plan| {
+        assert_eq!(plan.nodes["n2"].receivers.len(), 1);
+        let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
+        assert_eq!(failure.reason, Reason::InterfaceNameConflict);
+        assert!(failure.message.contains("shop/a"), "{}", failure.message);
+        assert!(plan.nodes["n1"].senders.iter().all(|sender| *sender.tap == *"tap-a"));
+    });
+}
+
+#[test]
+fn a_mirroring_loop_is_refused_at_the_younger_tap() {
+    let to = |name: &str, target: &str, consumer: &str| {
+        let mut tap = tap(name, json!([{"pod": {"name": consumer}}]));
+        tap.spec.targets.pod_selector = None;
+        tap.spec.targets.pod_names = Some(vec![target.into()]);
+        tap
+    };
+    let mut world = World::with(to("there", "web", "ids"));
+    world.pods.push(pod("shop", "ids", "n2"));
+    let mut back = to("back", "ids", "web");
+    back.metadata.creation_timestamp = time(1);
+    world.taps.insert(0, back);
+    world.plan(&Claims::new(), |_, _, plan| {
+        assert_eq!(plan.taps[0].state, TapState::Active);
+        assert_eq!(reason_of(&plan.taps[1].state), Reason::MirroringLoop);
+    });
+}
+
+#[test]
+fn taps_per_pod_are_limited() {
+    let mut world = World::with(tap("a", to_n2()));
+    world.taps.push(tap("b", to_n2()));
+    world.policy = Some(policy(json!({"limits": {"tapsPerPod": 1}})));
+    world.plan(&Claims::new(), |_, _, plan| {
+        assert_eq!(plan.nodes["n1"].senders.len(), 1);
+        let failure = plan.taps[1].targets.pods[0].failure.as_ref().expect("a failure");
+        assert_eq!(failure.reason, Reason::TooManyTaps);
+    });
+}
+
+#[test]
+fn taps_per_namespace_are_limited() {
+    let mut world = World::with(tap("a", to_n2()));
+    world.taps.push(tap("b", to_n2()));
+    world.policy = Some(policy(json!({"limits": {"tapsPerNamespace": 1}})));
+    world.plan(&Claims::new(), |_, _, plan| {
+        assert_eq!((plan.nodes["n1"].senders.len(), plan.nodes["n2"].receivers.len()), (1, 1));
+        assert_eq!(plan.taps[0].state, TapState::Active);
+        assert_eq!(reason_of(&plan.taps[1].state), Reason::TooManyTaps);
+    });
+}
+
+#[test]
+fn a_pod_that_claims_to_be_another_one_is_neither_target_nor_destination() {
+    let claims = |pod: &mut k8s_openapi::api::core::v1::Pod, hash: &str| {
+        let annotations = [("kubernetes.io/config.mirror", hash), ("kubernetes.io/config.hash", hash)];
+        pod.metadata.annotations = Some(annotations.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    };
+    let hash = "0123456789abcdef0123456789abcdef";
+    let mut world = World::with(tap("t", to_n2()));
+    claims(&mut world.pods[0], hash);
+    assert_eq!(nodes(&world)["n1"].senders[0].pod.config_hash.as_deref(), Some(hash), "a static pod");
+    let mut genuine = pod("kube-system", "genuine", "n1");
+    genuine.metadata.creation_timestamp = time(-100);
+    claims(&mut genuine, hash);
+    world.pods.push(genuine);
+    assert_eq!(results(&world).1, Some(Reason::TargetUnsupported));
+    // Another pod's UID is not a hash, and is ignored.
+    claims(&mut world.pods[0], "9ad4fc69-fa8e-4c5e-bf9a-e7f917000dae");
+    assert_eq!(nodes(&world)["n1"].senders[0].pod.config_hash, None);
+}
+
+#[test]
+fn an_external_address_is_not_that_of_a_pod() {
+    let mut world = World::with(tap("t", json!([{"external": {"address": "10.8.0.77"}}])));
+    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["10.0.0.0/8"]})));
+    assert_eq!(results(&world).2, None);
+    let mut other = pod("elsewhere", "other", "n2");
+    other.status.get_or_insert_default().pod_ip = Some("10.8.0.77".to_owned());
+    world.pods.push(other);
+    assert_eq!(results(&world).2, Some(Reason::NotAllowedByPolicy));
+}
+
+#[test]
+fn families_are_not_mixed() {
+    let mut world = World::with(tap("t", json!([{"node": {"name": "n2"}}, {"node": {"name": "n3"}}])));
+    world.nodes.push(node("n3", &["fd00::3"]));
+    assert_eq!(results(&world).2, Some(Reason::AddressFamilyMismatch));
+    assert!(nodes(&world).is_empty());
+    world.nodes[1] = node("n2", &["10.0.0.2", "fd00::2"]);
+    let nodes = nodes(&world);
+    assert!(nodes["n2"].receivers[0].ipv6 && nodes["n3"].receivers[0].ipv6);
+}
+
+#[test]
+fn no_node_learns_of_a_tap_without_finalizer() {
+    let world = World::with(tap("t", to_n2()));
+    let planned =
+        |excluded: &[&str]| plan_without(&world, excluded, |plan| (plan.nodes.len(), plan.taps[0].state.clone()));
+    assert_eq!(planned(&["tap-other"]), (2, TapState::Active));
+    let (nodes, state) = planned(&["tap-t"]);
+    assert_eq!((nodes, reason_of(&state)), (0, Reason::Pending));
+}

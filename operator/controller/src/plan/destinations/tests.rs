@@ -1,0 +1,182 @@
+use podtap_api::{DestinationStatus, PodTapStatus};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    expression::compiled::Expressions,
+    fixtures::{World, lost, node, object, pod, policy, tap, time},
+    plan::vni::Claims,
+    store::tap::DecodeError,
+    validate::tap::validate,
+};
+
+/// n2 has the pods `ids` and `ids-2` with `app: ids`, of which the first is the older.
+fn world(destination: impl Into<Value>) -> World {
+    let mut world = World::with(tap("t", json!([destination.into()])));
+    for (index, name) in ["ids", "ids-2"].into_iter().enumerate() {
+        let mut pod = pod("shop", name, "n2");
+        pod.metadata.labels = Some([("app".to_owned(), "ids".to_owned())].into());
+        pod.metadata.creation_timestamp = time(i64::try_from(index).expect("small"));
+        world.pods.push(pod);
+    }
+    world
+}
+
+fn by_labels() -> World {
+    world(json!({"pod": {"podSelector": {"matchLabels": {"app": "ids"}}}}))
+}
+
+fn of(world: &World) -> Resolution {
+    let snapshot = world.snapshot();
+    let validated = validate(&snapshot);
+    let tap = &validated.taps[0];
+    let requested = &tap.spec.as_ref().expect("valid").destinations[0];
+    resolve(&snapshot, &validated.policy, tap, requested)
+}
+
+fn chosen(world: &World) -> String {
+    of(world).resolved.as_ref().and_then(|resolved| resolved.pod()).map(|pod| pod.name.clone()).unwrap_or_default()
+}
+
+fn unready(world: &mut World, index: usize) {
+    let status = world.pods[index].status.as_mut().expect("a status");
+    status.conditions = None;
+}
+
+#[track_caller]
+fn assert_failure(world: &World, reason: Reason, words: &str) {
+    let failure = of(world).failure.expect("a failure");
+    assert_eq!(failure.reason, reason);
+    assert!(failure.message.contains(words), "expected “{words}” in “{}”", failure.message);
+}
+
+#[test]
+fn a_node() {
+    let world = world(json!({"node": {"name": "n2"}}));
+    let address = "10.0.0.2".parse().expect("an address");
+    let expected = ResolvedDestination::Node { name: "n2".into(), addresses: vec![address], port: 14789 };
+    assert_eq!(of(&world), Resolution { resolved: Some(expected), failure: None });
+}
+
+#[test]
+fn a_node_that_cannot_receive() {
+    assert_failure(&world(json!({"node": {"name": "n9"}})), Reason::NodeNotFound, "kubectl get nodes");
+    let mut here = world(json!({"node": {"name": "n2"}}));
+    here.nodes[1] = node("n2", &[]);
+    assert_failure(&here, Reason::NodeWithoutAddress, "InternalIP");
+    here.nodes[1] = node("n2", &["10.0.0.2"]);
+    here.nodes[1].metadata.labels = Some([(EXCLUDE.to_owned(), "true".to_owned())].into());
+    assert_failure(&here, Reason::Excluded, "n2");
+}
+
+#[test]
+fn a_node_that_is_not_ready_keeps_what_it_has_and_gets_nothing_new() {
+    let mut world = world(json!({"node": {"name": "n2"}}));
+    let (mut settled, _) = world.settled(&Claims::new());
+    world.nodes[1] = lost(world.nodes[1].clone());
+    assert_failure(&world, Reason::NodeNotReady, "n2");
+    assert_eq!(of(&world).resolved, None);
+    settled.nodes = world.nodes;
+    assert_failure(&settled, Reason::NodeNotReady, "n2");
+    assert!(of(&settled).resolved.is_some());
+}
+
+#[test]
+fn a_pod_by_name() {
+    let mut world = world(json!({"pod": {"name": "ids"}}));
+    unready(&mut world, 1);
+    assert_eq!(chosen(&world), "ids", "ready or not");
+    world.pods[1].spec.as_mut().expect("a spec").node_name = None;
+    assert_failure(&world, Reason::PodNotReady, "not scheduled yet");
+    world.pods[1] = pod("shop", "ids", "n2");
+    world.pods[1].spec.as_mut().expect("a spec").host_network = Some(true);
+    assert_failure(&world, Reason::HostNetwork, "use a node destination with the node n2");
+    world.pods[1] = pod("shop", "ids", "n2");
+    world.pods[1].metadata.annotations = Some([(EXCLUDE.to_owned(), "true".to_owned())].into());
+    assert_failure(&world, Reason::Excluded, "ids");
+    world.pods.remove(1);
+    assert_failure(&world, Reason::PodNotFound, "ids");
+}
+
+#[test]
+fn a_pod_by_labels_is_the_oldest_ready_one() {
+    let mut world = by_labels();
+    assert_eq!(chosen(&world), "ids");
+    unready(&mut world, 1);
+    assert_eq!(chosen(&world), "ids-2");
+    unready(&mut world, 2);
+    assert_failure(&world, Reason::PodNotReady, "app=ids");
+}
+
+#[test]
+fn a_pod_by_labels_is_kept_for_as_long_as_it_is_ready() {
+    let mut world = by_labels();
+    let shown = DestinationStatus { name: "main".into(), pod: Some("ids-2".into()), ..DestinationStatus::default() };
+    world.taps[0].status = Some(PodTapStatus { destinations: vec![shown], ..PodTapStatus::default() });
+    assert_eq!(chosen(&world), "ids-2", "although the other one is older");
+    unready(&mut world, 2);
+    assert_eq!(chosen(&world), "ids");
+    unready(&mut world, 1);
+    assert_eq!(chosen(&world), "ids-2", "no other is ready");
+    world.pods[2].metadata.deletion_timestamp = time(0);
+    assert_failure(&world, Reason::PodNotReady, "app=ids");
+}
+
+#[test]
+fn an_external_endpoint_needs_to_be_allowed() {
+    let mut world = world(json!({"external": {"address": "192.0.2.10"}}));
+    assert_failure(&world, Reason::PolicyNotFound, "PodTapPolicy named default");
+    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["203.0.113.0/24"]})));
+    assert_failure(&world, Reason::NotAllowedByPolicy, "allowedExternalCIDRs");
+    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["192.0.2.0/24"]})));
+    let address = ["192.0.2.10".parse().expect("an address")];
+    assert_eq!(of(&world).resolved, Some(ResolvedDestination::External { address, port: 4789 }));
+}
+
+#[test]
+fn a_policy_that_cannot_be_decoded_allows_nothing() {
+    let world = world(json!({"external": {"address": "192.0.2.10"}}));
+    let caches = world.caches();
+    let error = DecodeError("unknown variant".to_owned());
+    caches.policies.apply(kube::runtime::watcher::Event::Apply(policy(json!({}))), |_| Err(error.clone()));
+    let snapshot = Snapshot::take(&caches, &Expressions::new(), world.snapshot().now);
+    let validated = validate(&snapshot);
+    let requested = &validated.taps[0].spec.as_ref().expect("valid").destinations[0];
+    let failure = resolve(&snapshot, &validated.policy, &validated.taps[0], requested).failure.expect("a failure");
+    assert_eq!(failure.reason, Reason::NotAllowedByPolicy);
+    assert!(failure.message.contains("unknown variant"), "{}", failure.message);
+}
+
+#[test]
+fn the_family_is_one_that_all_destinations_have() {
+    let node = |addresses: &[&str]| ResolvedDestination::Node {
+        name: "n".into(),
+        addresses: addresses.iter().map(|a| a.parse().expect("an address")).collect(),
+        port: 1,
+    };
+    let (v4, v6, both) = (node(&["10.0.0.1"]), node(&["fd00::1"]), node(&["fd00::2", "10.0.0.2"]));
+    assert_eq!(common_family(&[&both, &both]), Some(Family::V6), "the preferred one of the first");
+    assert_eq!(common_family(&[&both, &v4]), Some(Family::V4));
+    assert_eq!(common_family(&[&v4, &v6]), None);
+    assert_eq!(common_family(&[]), None);
+}
+
+#[test]
+fn printed() {
+    let text = |requested: Value, pod: Option<&str>, interface: &str| {
+        let world = world(requested);
+        let snapshot = world.snapshot();
+        let validated = validate(&snapshot);
+        let pod = pod.and_then(|name| snapshot.pod("shop", name)).map(AsRef::as_ref);
+        let requested = &validated.taps[0].spec.as_ref().expect("valid").destinations[0];
+        printable(&requested.kind, pod, interface.parse().ok().as_ref())
+    };
+    assert_eq!(text(json!({"node": {"name": "n2"}}), None, "mirror"), "node/n2:mirror");
+    assert_eq!(text(json!({"node": {"name": "n2"}}), None, ""), "node/n2");
+    let labels: Value = object(json!({"pod": {"podSelector": {"matchLabels": {"app": "ids"}}}}));
+    assert_eq!(text(labels.clone(), Some("ids"), "ptap100"), "pod/ids:ptap100");
+    assert_eq!(text(labels, None, ""), "pod/app=ids");
+    assert_eq!(text(json!({"pod": {"name": "ids"}}), None, ""), "pod/ids");
+    assert_eq!(text(json!({"external": {"address": "192.0.2.1"}}), None, ""), "192.0.2.1:4789");
+    assert_eq!(text(json!({"external": {"address": "fd00::1", "port": 9}}), None, ""), "[fd00::1]:9");
+}

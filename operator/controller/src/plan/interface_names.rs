@@ -1,0 +1,32 @@
+//! Names of receiver interfaces, unique in each network namespace.
+
+use std::collections::BTreeMap;
+
+use podtap_model::{InterfaceName, Reason, Uid};
+
+use crate::{failure::Failure, plan::tap_plan::TapPlan};
+
+/// Of two receivers with one name in one network namespace, the older tap's wins.
+pub fn resolve_conflicts(taps: &mut [TapPlan<'_>]) {
+    let mut taken: BTreeMap<(String, Option<Uid>, InterfaceName), String> = BTreeMap::new();
+    for plan in taps.iter_mut().filter(|plan| plan.is_executed()) {
+        let tap = format!("{}/{}", plan.tap.reference.namespace, plan.tap.reference.name);
+        for destination in plan.destinations.iter_mut().filter(|destination| destination.endpoint.is_some()) {
+            let (Some(interface), Some(resolved)) = (&destination.interface, &destination.resolved) else { continue };
+            let Some(node) = resolved.node() else { continue };
+            let netns = (node.to_owned(), resolved.pod().map(|pod| pod.uid.clone()), interface.clone());
+            match taken.get(&netns) {
+                None => drop(taken.insert(netns, tap.clone())),
+                Some(holder) => {
+                    destination.endpoint = None;
+                    destination.failure = Some(Failure::new(
+                        Reason::InterfaceNameConflict,
+                        format!(
+                            "the PodTap {holder} has an interface {interface} there: choose another interfaceName, or leave it out to have it made from the VNI"
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! From valid taps to the desired state of every node. Pure, except that the VNI allocation is recorded between
+//! [`vni::allocate`] and [`resolve::resolve`].
+//!
+//! # Guarantees
+//! - The result depends on the snapshot only, not on the order of events.
+//! - Every pod to tap has exactly one sender per tap, on the node to which it is bound.
+//! - No node gets two receivers with one VNI, nor two with one name in one network namespace.
+//! - Nothing of a refused, suspended or expired tap is on any node.
+
+pub mod build;
+pub mod destinations;
+pub mod expiry;
+pub mod interface_names;
+pub mod limits;
+pub mod mirroring_loops;
+pub mod node_options;
+pub mod node_specs;
+pub mod nodes;
+pub mod resolve;
+pub mod tap_plan;
+pub mod targets;
+pub mod vni;

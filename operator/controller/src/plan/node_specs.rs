@@ -1,0 +1,88 @@
+//! The plans of all taps, node by node.
+
+use std::collections::BTreeMap;
+
+use podtap_model::{Endpoint, NodeState, Pod, Receiver, Sender, Tap};
+
+use crate::{
+    plan::tap_plan::{PlannedDestination, TapPlan},
+    store::pod::CachedPod,
+    validate::spec::TapSpec,
+};
+
+/// The desired state of each node that has something to do.
+pub fn node_specs(taps: &[TapPlan<'_>], underlay_mtu: Option<u32>) -> BTreeMap<String, NodeState> {
+    let mut nodes: BTreeMap<String, NodeState> = BTreeMap::new();
+    for plan in taps.iter().filter(|plan| plan.is_executed()) {
+        let Ok(spec) = &plan.tap.spec else { continue };
+        for (node, receiver) in plan.destinations.iter().filter_map(|destination| receiver(plan, destination)) {
+            nodes.entry(node).or_default().receivers.push(receiver);
+        }
+        for pod in plan.targets.tapped() {
+            let Some(node) = &pod.node else { continue };
+            let node = nodes.entry(node.clone()).or_default();
+            let uid = &plan.tap.reference.uid;
+            if !node.taps.iter().any(|known| known.uid == *uid) {
+                node.taps.push(tap(plan, spec));
+            }
+            if let Some(program) = &plan.program
+                && !node.programs.iter().any(|known| known.id == program.id)
+            {
+                node.programs.push(program.clone());
+            }
+            node.underlay_mtu = underlay_mtu;
+            node.senders.push(Sender { tap: uid.clone(), pod: model_pod(pod) });
+        }
+    }
+    for state in nodes.values_mut() {
+        state.taps.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+        state.senders.sort_by(|a, b| (&a.tap, &a.pod.uid).cmp(&(&b.tap, &b.pod.uid)));
+        state.receivers.sort_by_key(|receiver| receiver.vni);
+        state.programs.sort_by(|a, b| a.id.cmp(&b.id));
+    }
+    nodes
+}
+
+/// What all senders of the tap have in common.
+fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
+    let endpoint = |destination: &PlannedDestination| {
+        let (endpoint, vni) = (destination.endpoint?, destination.vni?);
+        Some(Endpoint { address: endpoint.ip(), port: endpoint.port(), vni })
+    };
+    let reference = &plan.tap.reference;
+    Tap {
+        namespace: reference.namespace.clone(),
+        name: reference.name.clone(),
+        uid: reference.uid.clone(),
+        interface: spec.interface.clone(),
+        direction: spec.direction,
+        destinations: plan.destinations.iter().filter_map(endpoint).collect(),
+        options: plan.options.clone(),
+        program: plan.program.as_ref().map(|program| program.id.clone()),
+    }
+}
+
+/// The receiver of a destination, and its node. None for an external endpoint, nor for a destination to which nothing is sent.
+fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(String, Receiver)> {
+    let (endpoint, resolved) = (destination.endpoint?, destination.resolved.as_ref()?);
+    let receiver = Receiver {
+        tap: plan.tap.reference.clone(),
+        vni: destination.vni?,
+        port: endpoint.port(),
+        ipv6: endpoint.is_ipv6(),
+        interface_name: destination.interface.clone()?,
+        frame_format: destination.frame_format,
+        pod: resolved.pod().map(model_pod),
+    };
+    Some((resolved.node()?.to_owned(), receiver))
+}
+
+fn model_pod(pod: &CachedPod) -> Pod {
+    Pod {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        config_hash: pod.config_hash.clone(),
+        addresses: pod.addresses.clone(),
+    }
+}

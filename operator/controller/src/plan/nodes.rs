@@ -1,0 +1,77 @@
+//! The `NodeTap` and the helper pod of each node: whether it has them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use podtap_model::NodeState;
+
+use crate::store::{node_tap::CachedNodeTap, snapshot::Snapshot};
+
+/// How long a node keeps its helper pod after its last tap, so that the next tap starts at once.
+const LINGER: SignedDuration = SignedDuration::from_secs(60);
+
+/// What a node is to have.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodePlan {
+    /// A `NodeTap` with this spec, and a helper pod. The spec is empty while the node cleans up, and for [`LINGER`] after that.
+    Serve(NodeState),
+    /// Neither. The helper pod is deleted first: it must not see its `NodeTap` disappear.
+    Retire,
+    /// Neither; both are deleted at once, since the node is no longer part of the cluster.
+    Forget,
+}
+
+/// What all nodes are to have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodePlans {
+    pub nodes: BTreeMap<String, NodePlan>,
+    /// Since when a node has had nothing to do and nothing left; an input of the next reconcile.
+    pub idle_since: BTreeMap<String, Timestamp>,
+    /// When to reconcile again even if nothing changes.
+    pub next: Option<Timestamp>,
+}
+
+/// Decides for each node that has work, or a `NodeTap`, or a helper pod.
+pub fn plan(
+    snapshot: &Snapshot,
+    mut work: BTreeMap<String, NodeState>,
+    idle_since: &BTreeMap<String, Timestamp>,
+) -> NodePlans {
+    let known = snapshot.node_taps.keys().chain(snapshot.helpers.keys()).cloned();
+    let names: BTreeSet<String> = known.chain(work.keys().cloned()).collect();
+    let mut plans = NodePlans { nodes: BTreeMap::new(), idle_since: BTreeMap::new(), next: None };
+    for name in names {
+        let node = snapshot.nodes.get(&name);
+        let plan = match (node, work.remove(&name), snapshot.node_taps.get(&name)) {
+            (None, _, _) => NodePlan::Forget,
+            (Some(_), Some(spec), _) => NodePlan::Serve(spec),
+            (Some(_), None, None) => NodePlan::Retire,
+            (Some(_), None, Some(node_tap)) if !is_clean(node_tap) => NodePlan::Serve(NodeState::default()),
+            (Some(_), None, Some(_)) => {
+                let since = idle_since.get(&name).copied().unwrap_or(snapshot.now);
+                plans.idle_since.insert(name.clone(), since);
+                let end = since + LINGER;
+                if snapshot.now >= end {
+                    NodePlan::Retire
+                } else {
+                    plans.next = Some(plans.next.map_or(end, |next| next.min(end)));
+                    NodePlan::Serve(NodeState::default())
+                }
+            }
+        };
+        plans.nodes.insert(name, plan);
+    }
+    plans
+}
+
+/// Whether the node has nothing left and has observed that nothing is requested, or has never had a helper pod.
+fn is_clean(node_tap: &CachedNodeTap) -> bool {
+    let status = &node_tap.status;
+    let is_empty = status.senders.is_empty() && status.receivers.is_empty();
+    let spec_is_empty = node_tap.spec.as_ref().is_some_and(|spec| spec.senders.is_empty() && spec.receivers.is_empty());
+    let never_served = status.observed_generation.is_none();
+    is_empty && spec_is_empty && (never_served || node_tap.has_observed(node_tap.generation))
+}
+
+#[cfg(test)]
+mod tests;

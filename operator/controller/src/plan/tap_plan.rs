@@ -1,0 +1,81 @@
+//! What the plan means for one tap.
+
+use std::net::SocketAddr;
+
+use podtap_model::{FrameFormat, InterfaceName, MirrorOptions, Program, Vni};
+
+use crate::{
+    failure::Failure,
+    plan::{destinations::ResolvedDestination, targets::Targets},
+    validate::tap::Tap,
+};
+
+/// Whether a tap is carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TapState {
+    /// Carried out, as far as its targets and destinations allow.
+    Active,
+    /// `suspend` is set.
+    Suspended,
+    /// Its duration is over.
+    Expired,
+    /// Not carried out at all.
+    Refused(Failure),
+}
+
+/// One destination of a tap.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedDestination {
+    /// Name of the destination in the spec.
+    pub name: String,
+    /// For `kubectl get`.
+    pub text: String,
+    /// Name of the receiver's interface, for a node or a pod, once it is known.
+    pub interface: Option<InterfaceName>,
+    pub frame_format: FrameFormat,
+    pub vni: Option<Vni>,
+    /// Where it is, once that is known.
+    pub resolved: Option<ResolvedDestination>,
+    /// Where mirrored frames are sent. Unset if none are.
+    pub endpoint: Option<SocketAddr>,
+    /// Why the destination is not ready.
+    pub failure: Option<Failure>,
+}
+
+/// The plan for one tap.
+#[derive(Clone, Debug)]
+pub struct TapPlan<'a> {
+    pub tap: &'a Tap,
+    pub state: TapState,
+    pub targets: Targets,
+    /// In the order of the spec.
+    pub destinations: Vec<PlannedDestination>,
+    /// The VNI of the tap.
+    pub vni: Option<Vni>,
+    pub options: MirrorOptions,
+    /// The program of the filter expression.
+    pub program: Option<Program>,
+    /// Which of the options cannot be applied on any node.
+    pub degraded: Option<Failure>,
+}
+
+impl<'a> TapPlan<'a> {
+    /// A tap without anything to carry out.
+    pub fn refused(tap: &'a Tap, failure: Failure) -> Self {
+        Self {
+            tap,
+            state: TapState::Refused(failure),
+            targets: Targets::default(),
+            destinations: Vec::new(),
+            vni: None,
+            options: MirrorOptions::default(),
+            program: None,
+            degraded: None,
+        }
+    }
+
+    /// Whether any node has to do something for it.
+    pub fn is_executed(&self) -> bool {
+        self.state == TapState::Active && self.destinations.iter().any(|destination| destination.endpoint.is_some())
+    }
+}

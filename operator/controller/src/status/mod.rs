@@ -1,0 +1,9 @@
+//! What users see: conditions (pure), statuses and events.
+
+pub mod conditions;
+pub mod degraded;
+pub mod progress;
+pub mod tap_status;
+pub mod transitions;
+pub mod unreadable;
+pub mod write;

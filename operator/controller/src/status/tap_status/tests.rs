@@ -1,0 +1,320 @@
+use std::collections::BTreeMap;
+
+use podtap_api::{
+    CONDITION_DEGRADED, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED,
+    NodeTap, PodTap,
+};
+use podtap_model::{NodeState, Reason, State};
+use serde_json::json;
+
+use super::*;
+use crate::{
+    apply::objects::Applied,
+    fixtures::{World, at, lost, object, pod, tap, time, vni},
+    plan::vni::Claims,
+    status::conditions::{OWN_TYPES, condition},
+    store::generations::Generations,
+};
+
+fn web() -> PodTap {
+    tap("t", json!([{"node": {"name": "n2"}}]))
+}
+
+/// The status of the first tap after `change` was made to what the nodes report, and without the helper pods of these nodes.
+fn status_of(world: &World, change: impl Fn(&mut NodeTap), helpers: &[&str]) -> PodTapStatus {
+    let (mut settled, claims) = world.settled(&Claims::new());
+    settled.node_taps.iter_mut().for_each(change);
+    settled.seconds = 7;
+    settled.plan(&claims, |snapshot, _, plan| {
+        let failure = |node: &&str| ((*node).to_owned(), Failure::new(Reason::HelperPodFailed, "cannot pull"));
+        let applied = Applied {
+            node_taps: snapshot.node_taps.clone(),
+            helper_failures: helpers.iter().map(failure).collect(),
+            errors: Vec::new(),
+        };
+        let mut generations = Generations::default();
+        generations.observe(&snapshot.node_taps);
+        tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &generations })
+    })
+}
+
+fn settled(world: &World) -> PodTapStatus {
+    status_of(world, |_| {}, &[])
+}
+
+fn summary(status: &PodTapStatus) -> BTreeMap<&str, (&str, Reason)> {
+    let reason = |text: &str| *Reason::ALL.iter().find(|reason| reason.as_str() == text).expect("a reason");
+    status.conditions.iter().map(|c| (c.type_.as_str(), (c.status.as_str(), reason(&c.reason)))).collect()
+}
+
+fn message<'a>(status: &'a PodTapStatus, kind: &str) -> &'a str {
+    status.conditions.iter().find(|c| c.type_ == kind).map(|c| c.message.as_str()).unwrap_or_default()
+}
+
+/// `Ready` is True exactly if the next three are, and all five say why, for the generation at hand.
+#[track_caller]
+fn assert_conventions(status: &PodTapStatus) {
+    let kinds: Vec<&str> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
+    assert_eq!(kinds, OWN_TYPES);
+    for condition in &status.conditions {
+        assert!(!condition.reason.is_empty() && !condition.message.is_empty(), "{condition:?}");
+        assert!(condition.message.len() <= 32_768);
+        assert_eq!(condition.observed_generation, status.observed_generation);
+    }
+    let summary = summary(status);
+    let others = OWN_TYPES[1..4].iter().all(|kind| summary[kind].0 == "True");
+    assert_eq!(summary[CONDITION_READY].0 == "True", others, "{summary:?}");
+}
+
+#[test]
+fn everything_in_place() {
+    let status = settled(&World::with(web()));
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_READY], ("True", Reason::AsExpected));
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("False", Reason::AsExpected));
+    assert_eq!((status.matched_pods, status.tapped_pods, status.vni), (1, 1, Some(vni(100))));
+    assert_eq!(status.destination, "node/n2:ptap100");
+    let destination = &status.destinations[0];
+    assert_eq!(
+        (destination.ready, destination.node.as_deref(), destination.address.as_deref()),
+        (true, Some("n2"), Some("10.0.0.2"))
+    );
+    assert_eq!((status.start_time, status.expiration_time), (time(7), None));
+    assert_eq!(status.observed_generation, Some(1));
+}
+
+#[test]
+fn all_conditions_are_present_from_the_first_reconcile() {
+    let world = World::with(web());
+    let status = world.plan(&Claims::new(), |snapshot, _, plan| {
+        let applied = Applied { node_taps: BTreeMap::new(), helper_failures: BTreeMap::new(), errors: Vec::new() };
+        tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &Generations::default() })
+    });
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_TARGETS_RESOLVED].0, "True");
+    assert_eq!(summary(&status)[CONDITION_TAPPED], ("False", Reason::Pending));
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("False", Reason::Pending));
+    assert_eq!((status.tapped_pods, status.start_time), (0, None));
+}
+
+#[test]
+fn a_report_on_an_older_generation_says_nothing() {
+    let status = status_of(&World::with(web()), |node_tap| node_tap.metadata.generation = Some(2), &[]);
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::Pending));
+    assert_eq!(status.tapped_pods, 0);
+}
+
+#[test]
+fn a_pod_that_a_node_refuses() {
+    let refuse = |node_tap: &mut NodeTap| {
+        for sender in node_tap.status.iter_mut().flat_map(|status| &mut status.senders) {
+            (sender.state, sender.reason) = (State::Refused, Reason::InterfaceNotFound);
+            sender.message = "there is no net7".into();
+        }
+    };
+    let mut world = World::with(web());
+    world.pods.push(pod("shop", "web-2", "n2"));
+    let status = status_of(&world, refuse, &[]);
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::InterfaceNotFound));
+    assert!(message(&status, CONDITION_TAPPED).contains("0 of 2 pods tapped; pod web: there is no net7"));
+    let failures: Vec<_> = status.failures.iter().map(|f| (f.pod.as_str(), f.node.as_deref())).collect();
+    assert_eq!(failures, [("web", Some("n1")), ("web-2", Some("n2"))]);
+}
+
+/// Each sender of a node reports these limitations of the kernel.
+fn limited(messages: &[&str]) -> impl Fn(&mut NodeTap) {
+    let messages: Vec<String> = messages.iter().map(|message| (*message).to_owned()).collect();
+    move |node_tap| {
+        for sender in node_tap.status.iter_mut().flat_map(|status| &mut status.senders) {
+            sender.degraded.clone_from(&messages);
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_support_all_options() {
+    let mut world = World::with(web());
+    world.pods.extend([pod("shop", "web-2", "n1"), pod("shop", "web-3", "n2")]);
+    let status = status_of(&world, limited(&["filter.expression needs eBPF."]), &[]);
+    assert_conventions(&status);
+    let words = "nodes n1, n2: filter.expression needs eBPF";
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", Reason::KernelLimited));
+    assert_eq!(message(&status, CONDITION_DEGRADED), words);
+    assert_eq!(summary(&status)[CONDITION_READY].0, "True");
+    assert!(message(&status, CONDITION_READY).contains(&format!("but not as spec requests (Degraded): {words}")));
+
+    let status = status_of(&world, limited(&["a", "b", "c", "d", "e", "f"]), &[]);
+    assert!(
+        message(&status, CONDITION_DEGRADED).ends_with("; nodes n1, n2: d; and 2 more limitations, see the NodeTaps")
+    );
+
+    // A sender that mirrors nothing lacks nothing.
+    let refused = |node_tap: &mut NodeTap| {
+        limited(&["a"])(node_tap);
+        let senders = node_tap.status.iter_mut().flat_map(|status| &mut status.senders);
+        senders.for_each(|sender| sender.state = State::Refused);
+    };
+    let status = status_of(&world, refused, &[]);
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("False", Reason::Pending));
+}
+
+#[test]
+fn many_nodes_that_do_not_support_all_options() {
+    let mut world = World::with(web());
+    for index in 3..10 {
+        world.nodes.push(crate::fixtures::node(&format!("n{index}"), &["10.0.0.9"]));
+        world.pods.push(pod("shop", &format!("web-{index}"), &format!("n{index}")));
+    }
+    let status = status_of(&world, limited(&["a"]), &[]);
+    assert_eq!(message(&status, CONDITION_DEGRADED), "nodes n1, n3, n4, n5, n6 and 3 more: a");
+}
+
+#[test]
+fn an_invalid_expression_changes_nothing_else_of_an_established_tap() {
+    let with = |mut tap: PodTap, expression: &str| {
+        tap.spec.options.filter = Some(object(json!({"expression": expression})));
+        tap
+    };
+    for before in [web(), with(web(), "arp")] {
+        let (mut world, claims) = World::with(before).settled(&Claims::new());
+        let specs: BTreeMap<String, NodeState> =
+            world.node_taps.iter().map(|n| (n.metadata.name.clone().expect("a name"), n.spec.0.clone())).collect();
+        world.taps[0] = with(world.taps[0].clone(), "tcp prot 443");
+        let status = world.plan(&claims, |snapshot, _, plan| {
+            assert_eq!(plan.nodes, specs);
+            let node_taps = snapshot.node_taps.clone();
+            let applied = Applied { node_taps, helper_failures: BTreeMap::new(), errors: Vec::new() };
+            let mut generations = Generations::default();
+            generations.observe(&snapshot.node_taps);
+            tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &generations })
+        });
+        assert_conventions(&status);
+        assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::InvalidSpec));
+        assert_eq!(summary(&status)[CONDITION_DESTINATIONS_READY].0, "True");
+        assert_eq!(status.tapped_pods, 1);
+        let words = message(&status, CONDITION_TAPPED);
+        assert!(
+            words.contains("1 of 1 pod tapped, with the previous expression: filter.expression \"tcp prot 443\""),
+            "{words}"
+        );
+    }
+}
+
+#[test]
+fn unknown_networks() {
+    let mut once = web();
+    once.spec.options.deduplicate = Some(podtap_model::Deduplicate::default());
+    let status = settled(&World::with(once.clone()));
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", Reason::NetworksUnknown));
+    assert!(message(&status, CONDITION_DEGRADED).contains("set deduplicate.podCIDRs"));
+    let status = status_of(&World::with(once), limited(&["a"]), &[]);
+    let words = message(&status, CONDITION_DEGRADED);
+    assert!(words.contains("set deduplicate.podCIDRs; node n1: a"), "{words}");
+}
+
+#[test]
+fn failures_are_bounded() {
+    let mut world = World::with(web());
+    for index in 0..30 {
+        let mut pod = pod("shop", &format!("host-{index}"), "n1");
+        pod.spec.as_mut().expect("a spec").host_network = Some(true);
+        world.pods.push(pod);
+    }
+    let status = settled(&world);
+    assert_conventions(&status);
+    assert_eq!((status.failures.len(), status.matched_pods, status.tapped_pods), (MAX_FAILURES, 31, 1));
+    assert!(message(&status, CONDITION_TARGETS_RESOLVED).contains("29 other pods"));
+}
+
+#[test]
+fn a_receiver_whose_name_is_taken() {
+    let take = |node_tap: &mut NodeTap| {
+        for receiver in node_tap.status.iter_mut().flat_map(|status| &mut status.receivers) {
+            (receiver.state, receiver.reason) = (State::Refused, Reason::InterfaceNameConflict);
+            receiver.message = "mirror is a dummy".into();
+        }
+    };
+    let status = status_of(&World::with(web()), take, &[]);
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_DESTINATIONS_READY], ("False", Reason::InterfaceNameConflict));
+    assert_eq!(summary(&status)[CONDITION_TAPPED].0, "True");
+    assert!(!status.destinations[0].ready);
+}
+
+#[test]
+fn a_helper_that_does_not_run() {
+    let mut world = World::with(web());
+    // Nothing is tapped yet, since there is no helper pod.
+    let forget = |node_tap: &mut NodeTap| node_tap.status = None;
+    let status = status_of(&world, forget, &["n1"]);
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_TAPPED], ("False", Reason::HelperPodFailed));
+    assert_eq!(summary(&status)[CONDITION_DESTINATIONS_READY], ("False", Reason::Pending));
+    // Mirrors keep working, but changes are not applied.
+    let status = status_of(&world, |_| {}, &["n1"]);
+    assert_eq!(status.tapped_pods, 1);
+    assert_eq!(summary(&status)[CONDITION_TAPPED], ("False", Reason::HelperPodFailed));
+    assert!(message(&status, CONDITION_TAPPED).contains("changes are not applied"));
+    // Helper pods of other nodes do not matter.
+    world.nodes.push(crate::fixtures::node("n3", &["10.0.0.3"]));
+    assert_eq!(summary(&status_of(&world, |_| {}, &["n3"]))[CONDITION_READY].0, "True");
+}
+
+#[test]
+fn a_node_that_is_not_ready() {
+    let (mut world, claims) = World::with(web()).settled(&Claims::new());
+    world.nodes[0] = lost(world.nodes[0].clone());
+    let status = world.plan(&claims, |snapshot, _, plan| {
+        let node_taps = snapshot.node_taps.clone();
+        let applied = Applied { node_taps, helper_failures: BTreeMap::new(), errors: Vec::new() };
+        tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &Generations::default() })
+    });
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_TAPPED], ("False", Reason::NodeNotReady));
+}
+
+#[test]
+fn suspended_expired_and_invalid() {
+    let mut suspended = web();
+    suspended.spec.suspend = true;
+    let status = settled(&World::with(suspended));
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::Suspended));
+    assert_eq!(status.failures, []);
+
+    let mut expired = web();
+    expired.spec.duration = Some(std::time::Duration::from_secs(5).into());
+    expired.status = Some(PodTapStatus { start_time: time(0), ..PodTapStatus::default() });
+    let status = settled(&World::with(expired));
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::Expired));
+    assert_eq!((status.vni, status.start_time, status.expiration_time), (None, time(0), time(5)));
+
+    let status = settled(&World::with(tap("t", json!([]))));
+    assert_conventions(&status);
+    assert!(summary(&status).values().all(|condition| *condition == ("False", Reason::InvalidSpec)));
+}
+
+#[test]
+fn time_counts_from_the_first_tapped_pod() {
+    let mut limited = web();
+    limited.spec.duration = Some(std::time::Duration::from_secs(60).into());
+    let status = settled(&World::with(limited.clone()));
+    assert_eq!((status.start_time, status.expiration_time), (time(7), time(67)));
+    limited.status = Some(PodTapStatus { start_time: time(3), ..PodTapStatus::default() });
+    let status = settled(&World::with(limited));
+    assert_eq!((status.start_time, status.expiration_time), (time(3), time(63)));
+}
+
+#[test]
+fn transitions_keep_their_time() {
+    let before = settled(&World::with(web())).conditions;
+    let result = || Ok(Failure::new(Reason::AsExpected, "other words"));
+    let same = condition(CONDITION_READY, result(), 2, &before, at(99));
+    assert_eq!((same.last_transition_time.0, same.observed_generation), (at(7), Some(2)));
+    let other = condition(CONDITION_READY, Err(Failure::new(Reason::Pending, "w")), 2, &before, at(99));
+    assert_eq!(other.last_transition_time.0, at(99));
+}

@@ -1,0 +1,116 @@
+//! Tells the users of objects that cannot be decoded.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, Patch},
+};
+use podtap_api::PodTap;
+use podtap_model::{Reason, Uid};
+use podtap_runtime::client::in_time;
+use serde_json::{Value, json};
+
+use crate::{
+    apply::context::{Context, patch_params},
+    events::{Occurrence, Publisher},
+    failure::Failure,
+    retries::{Retries, RetryKey},
+    status::{
+        conditions::{OWN_TYPES, condition},
+        tap_status::whole_seconds,
+    },
+    store::{
+        cache::Entry,
+        tap::{CachedTap, DecodeError},
+    },
+};
+
+/// Why the status could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot report that the PodTap {tap} cannot be decoded")]
+pub struct Error {
+    tap: String,
+    source: kube::Error,
+}
+
+/// Reports each decoding error once. `reported` has the last one of each tap.
+pub async fn report(
+    context: &Context,
+    publisher: &Publisher,
+    unreadable: &[Entry<CachedTap>],
+    reported: &mut BTreeMap<Uid, DecodeError>,
+    retries: &mut Retries,
+    now: Timestamp,
+) -> Vec<Error> {
+    reported.retain(|uid, _| unreadable.iter().any(|entry| entry.object.uid == *uid));
+    let mut errors = Vec::new();
+    for entry in unreadable {
+        let (tap, Err(error)) = (entry.object.reference(), &entry.object.body) else { continue };
+        let key = RetryKey::Status(tap.uid.clone());
+        if reported.get(&tap.uid) == Some(error) || retries.is_paused(&key, now) {
+            continue;
+        }
+        match write(context, &entry.object, error, now).await {
+            Ok(occurrence) => {
+                publisher.publish(&tap, occurrence.into_iter().collect()).await;
+                retries.succeeded(&key);
+                reported.insert(tap.uid, error.clone());
+            }
+            Err(source) => {
+                retries.failed(key, now);
+                errors.push(Error { tap: format!("{}/{}", tap.namespace, tap.name), source });
+            }
+        }
+    }
+    errors
+}
+
+/// Sends a raw merge patch: server-side apply needs objects that fit the schema, which this one may not.
+async fn write(
+    context: &Context,
+    tap: &CachedTap,
+    error: &DecodeError,
+    now: Timestamp,
+) -> Result<Option<Occurrence>, kube::Error> {
+    let resource = ApiResource::erase::<PodTap>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &tap.namespace, &resource);
+    let object = in_time(api.get(&tap.name)).await?;
+    let old = object.data.pointer("/status/conditions").cloned().unwrap_or_else(|| json!([]));
+    let conditions = conditions(&old, tap.generation, error, now);
+    if conditions == old {
+        return Ok(None);
+    }
+    let patch = json!({
+        "metadata": {"resourceVersion": object.metadata.resource_version},
+        "status": {"observedGeneration": tap.generation, "conditions": conditions},
+    });
+    in_time(api.patch_status(&tap.name, &patch_params(), &Patch::Merge(patch))).await?;
+    Ok(Some(Occurrence { is_warning: true, reason: Reason::InvalidSpec, note: failure(error).message }))
+}
+
+fn failure(error: &DecodeError) -> Failure {
+    Failure::new(
+        Reason::InvalidSpec,
+        format!(
+            "this version of PodTap cannot decode the object, and nothing is mirrored: {error}. Correct the field, or recreate the object"
+        ),
+    )
+}
+
+/// Our conditions replaced, others kept as they are, whatever they are.
+fn conditions(old: &Value, generation: i64, error: &DecodeError, now: Timestamp) -> Value {
+    let list = old.as_array().map(Vec::as_slice).unwrap_or_default();
+    let readable: Vec<Condition> = list.iter().filter_map(|c| serde_json::from_value(c.clone()).ok()).collect();
+    let is_own = |condition: &&Value| {
+        condition.get("type").and_then(Value::as_str).is_some_and(|kind| OWN_TYPES.contains(&kind))
+    };
+    let own = OWN_TYPES
+        .into_iter()
+        .map(|kind| json!(condition(kind, Err(failure(error)), generation, &readable, whole_seconds(now))));
+    own.chain(list.iter().filter(|condition| !is_own(condition)).cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests;

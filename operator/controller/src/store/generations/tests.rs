@@ -1,0 +1,66 @@
+use podtap_model::Sender;
+
+use super::*;
+use crate::fixtures::uid;
+
+fn pod(addresses: &[&str]) -> Pod {
+    Pod {
+        namespace: "shop".into(),
+        name: "web".into(),
+        uid: uid("web"),
+        config_hash: None,
+        addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
+    }
+}
+
+fn spec(taps: &[&str]) -> NodeState {
+    let sender = |tap: &&str| Sender { tap: uid(tap), pod: pod(&[]) };
+    NodeState { senders: taps.iter().map(sender).collect(), ..NodeState::default() }
+}
+
+fn object(uid: &str, generation: i64, taps: &[&str]) -> CachedNodeTap {
+    CachedNodeTap { name: "n1".into(), uid: uid.into(), generation, spec: Some(spec(taps)), ..CachedNodeTap::default() }
+}
+
+fn observe(generations: &mut Generations, object: &CachedNodeTap) {
+    generations.observe(&[("n1".to_owned(), Arc::new(object.clone()))].into());
+}
+
+#[test]
+fn only_the_taps_that_a_write_changed_wait_for_it() {
+    let mut generations = Generations::default();
+    let old = object("u", 3, &["a"]);
+    observe(&mut generations, &old);
+    assert_eq!(generations.required(&old, "a"), 3, "after a restart: what exists has to be observed");
+    let new = object("u", 4, &["a", "b"]);
+    generations.record(Some(&old), &new);
+    assert_eq!((generations.required(&new, "a"), generations.required(&new, "b")), (3, 4));
+    let removed = object("u", 5, &["b"]);
+    generations.record(Some(&new), &removed);
+    assert_eq!((generations.required(&removed, "a"), generations.required(&removed, "b")), (5, 4));
+}
+
+#[test]
+fn addresses_that_become_known_change_nothing() {
+    let mut generations = Generations::default();
+    let old = object("u", 1, &["a"]);
+    observe(&mut generations, &old);
+    let mut new = object("u", 2, &["a"]);
+    new.spec.as_mut().expect("a spec").senders[0].pod = pod(&["10.1.0.1"]);
+    generations.record(Some(&old), &new);
+    assert_eq!(generations.required(&new, "a"), 1);
+}
+
+#[test]
+fn an_object_that_was_recreated_is_another_one() {
+    let mut generations = Generations::default();
+    observe(&mut generations, &object("u", 7, &["a"]));
+    let recreated = object("v", 1, &["a"]);
+    generations.record(None, &recreated);
+    assert_eq!((generations.required(&recreated, "a"), generations.required(&recreated, "never")), (1, 0));
+    // Somebody else created it: all of it has to be observed.
+    let foreign = object("w", 2, &["a"]);
+    assert_eq!(generations.required(&foreign, "a"), 2);
+    observe(&mut generations, &foreign);
+    assert_eq!(generations.required(&foreign, "a"), 2);
+}

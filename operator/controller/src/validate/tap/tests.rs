@@ -1,0 +1,153 @@
+use podtap_api::{PodTap, VniRange, Vxlan};
+use podtap_model::FrameFormat;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    expression::compiled::Expressions,
+    fixtures::{World, object, pod, policy, tap, time, vni},
+    store::tap::DecodeError,
+    validate::{
+        policy::NoPolicy,
+        spec::{DestinationKind, RequestedDestination},
+    },
+};
+
+fn spec_of(change: impl FnOnce(&mut PodTapSpec)) -> Result<TapSpec, String> {
+    let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
+    change(&mut tap.spec);
+    let snapshot = World::with(tap).snapshot();
+    validate(&snapshot).taps.remove(0).spec.map_err(|failure| failure.message)
+}
+
+fn destination(value: Value) -> Result<RequestedDestination, String> {
+    spec_of(|spec| spec.destinations = vec![object(value)]).map(|mut spec| spec.destinations.remove(0))
+}
+
+/// Why the API's types refuse the destination.
+fn undecodable(destination: &Value) -> String {
+    let spec = json!({"targets": {"podSelector": {}}, "destinations": [destination]});
+    serde_json::from_value::<PodTapSpec>(spec).expect_err("it is invalid").to_string()
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, String>, words: &str) {
+    let message = result.expect_err("it is invalid");
+    assert!(message.contains(words), "expected “{words}”, got {message}");
+}
+
+#[test]
+fn targets() {
+    refused(spec_of(|spec| spec.targets.pod_selector = None), "exactly one of targets.podNames");
+    refused(spec_of(|spec| spec.targets.pod_names = Some(vec!["a".into()])), "exactly one of targets.podNames");
+    let odd = json!({"matchExpressions": [{"key": "a", "operator": "Like", "values": ["b"]}]});
+    refused(spec_of(|spec| spec.targets.pod_selector = Some(object(odd))), "In, NotIn, Exists and DoesNotExist");
+    let interface = json!({"targets": {"podSelector": {}, "interface": "a/b"}, "destinations": []});
+    let error = serde_json::from_value::<PodTapSpec>(interface).expect_err("it is invalid").to_string();
+    assert!(error.contains("not a valid interface name"), "{error}");
+    let everything = spec_of(|spec| spec.targets.pod_selector = Some(object(json!({})))).expect("valid");
+    let snapshot = World { pods: vec![pod("shop", "any", "n1")], ..World::small() }.snapshot();
+    assert!(everything.selection.matches(&snapshot.pods["shop"][0]));
+}
+
+#[test]
+fn labels_in_the_wrong_place_do_not_select_everything() {
+    let selector = || object(json!({"app": "web"}));
+    refused(
+        spec_of(|spec| spec.targets.pod_selector = Some(selector())),
+        "the selector in targets has the unknown field app: put labels under matchLabels",
+    );
+    refused(destination(json!({"pod": {"podSelector": {"app": "ids"}}})), "the unknown field app");
+}
+
+#[test]
+fn destinations() {
+    refused(spec_of(|spec| spec.destinations.clear()), "one to four destinations, not 0");
+    refused(destination(json!({})), "exactly one of node, pod and external in the destination main");
+    refused(destination(json!({"node": {"name": "a"}, "pod": {"name": "b"}})), "exactly one of node, pod and external");
+    refused(destination(json!({"pod": {}})), "exactly one of name and podSelector");
+    let raw = json!({"external": {"address": "10.0.0.1"}, "frameFormat": "Raw"});
+    refused(destination(raw), "leave it out of the destination main, which is external");
+    assert!(undecodable(&json!({"external": {"address": "10.0.0.0/8"}})).contains("invalid IP address"));
+    refused(destination(json!({"external": {"address": "10.0.0.1", "port": 0}})), "0 is not a UDP port");
+    for name in ["a-16-chars-name0", "a b", "a:b", ".", ".."] {
+        let error = undecodable(&json!({"node": {"name": "n", "interfaceName": name}}));
+        assert!(error.contains("not a valid interface name"), "{error}");
+    }
+    let external = destination(json!({"external": {"address": "2001:db8::1"}})).expect("valid");
+    let address = "2001:db8::1".parse().expect("an address");
+    assert_eq!(external.kind, DestinationKind::External { address, port: 4789 });
+    let node = destination(json!({"node": {"name": "n", "interfaceName": ""}, "frameFormat": "Raw"})).expect("valid");
+    let kind = DestinationKind::Node { name: "n".into(), interface: None, frame_format: FrameFormat::Raw };
+    assert_eq!(node, RequestedDestination { name: "main".into(), kind });
+    let twice = json!([{"node": {"name": "a"}}, {"node": {"name": "b"}}]);
+    refused(spec_of(|spec| spec.destinations = object(twice)), "two destinations have the name main");
+}
+
+#[test]
+fn numbers() {
+    for number in [0, 1 << 24] {
+        let error = serde_json::from_value::<Vxlan>(json!({"vni": number})).expect_err("it is invalid").to_string();
+        assert!(error.contains("use 1 to 16777215"), "{error}");
+    }
+    let highest = spec_of(|spec| spec.vxlan = Some(Vxlan { vni: Some(vni((1 << 24) - 1)) }));
+    assert_eq!(highest.expect("valid").vni, Some(vni(16_777_215)));
+    for duration in ["0s", "-1s", "8761h", "500ms", "9000000h"] {
+        let result = spec_of(|spec| spec.duration = Some(duration.parse().expect("a duration")));
+        refused(result, "duration must be between 1s and 8760h");
+    }
+    let ninety = spec_of(|spec| spec.duration = Some("1m30s".parse().expect("a duration"))).expect("valid");
+    assert_eq!(ninety.duration.map(|duration| duration.as_secs()), Some(90));
+    assert_eq!(spec_of(|spec| spec.targets.max_pods = 0).expect("valid").max_pods, 1);
+}
+
+#[test]
+fn one_bad_object_stops_no_other() {
+    let mut world = World::with(tap("good", json!([{"node": {"name": "n2"}}])));
+    let mut leaving = tap("leaving", json!([{}]));
+    leaving.metadata.deletion_timestamp = time(0);
+    world.taps.extend([tap("bad", json!([])), leaving]);
+    let caches = world.caches();
+    let odd: kube::core::DeserializeGuard<PodTap> = object(json!({
+        "apiVersion": "podtap.dev/v1alpha1", "kind": "PodTap",
+        "metadata": {"namespace": "shop", "name": "odd", "uid": "tap-odd"},
+        "spec": {"direction": "Sideways"},
+    }));
+    caches.taps.apply(kube::runtime::watcher::Event::Apply(odd), CachedTap::from);
+    let validated = validate(&Snapshot::take(&caches, &Expressions::new(), world.snapshot().now));
+    let names = |taps: &[Entry<CachedTap>]| taps.iter().map(|tap| tap.object.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&validated.unreadable), ["odd"]);
+    assert_eq!(names(&validated.deleting), ["leaving"]);
+    let valid: Vec<_> = validated.taps.iter().map(|tap| (tap.reference.name.as_str(), tap.spec.is_ok())).collect();
+    assert_eq!(valid, [("bad", false), ("good", true)]);
+}
+
+#[test]
+fn older_taps_come_first() {
+    let mut world = World::with(tap("a", json!([{"node": {"name": "n2"}}])));
+    world.taps[0].metadata.creation_timestamp = time(5);
+    world.taps.push(tap("b", json!([{"node": {"name": "n2"}}])));
+    let snapshot = world.snapshot();
+    let order: Vec<_> = validate(&snapshot).taps.iter().map(|tap| tap.reference.name.clone()).collect();
+    assert_eq!(order, ["b", "a"]);
+}
+
+#[test]
+fn without_a_policy_the_defaults_apply_and_nothing_external_is_allowed() {
+    let absent = validate(&World::small().snapshot()).policy;
+    assert_eq!((absent.receiver_port, absent.limits.taps_per_pod), (14789, 16));
+    assert_eq!(absent.vni_range, VniRange { first: vni(100), last: vni(15_999_999) });
+    assert_eq!(absent.external, Err(NoPolicy::Absent));
+    let empty = validate(&World { policy: Some(policy(json!({}))), ..World::small() }.snapshot()).policy;
+    assert_eq!(empty, Policy { external: Ok(Vec::new()), ..absent });
+}
+
+#[test]
+fn a_network_that_is_none_allows_nothing() {
+    let error = Policy::new(Some(&Err(DecodeError("invalid IP address".into())))).external.expect_err("unreadable");
+    assert_eq!(error, NoPolicy::Unreadable(DecodeError("invalid IP address".into())));
+    let spec = json!({"allowedExternalCIDRs": ["x", "192.0.2.0/24"]});
+    serde_json::from_value::<podtap_api::PodTapPolicySpec>(spec).expect_err("x is not a network");
+    let world = World { policy: Some(policy(json!({"allowedExternalCIDRs": ["192.0.2.0/24"]}))), ..World::small() };
+    assert_eq!(validate(&world.snapshot()).policy.external.map(|networks| networks.len()), Ok(1));
+}
