@@ -1,4 +1,4 @@
-# The only door: every command that people and CI use. `make help` lists them.
+# Every command that people and CI use; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,7 +11,7 @@ LAB := target/lab/bin/lab
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-demo: ## taps a web server on a two-node Kubernetes made here (KEEP=1 leaves it up), or on yours: CLUSTER=current
+demo: ## taps a web server on a two-node Kubernetes on this machine (KEEP=1 leaves it up), or on your cluster: CLUSTER=current
 	@case "$(CLUSTER)" in \
 	  "" | lab) tests/demo/lab.sh ;; \
 	  current) tests/demo/current.sh ;; \
@@ -33,10 +33,10 @@ kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated 
 	cargo build -p tap-helper --locked
 	tests/vm/run.sh $(TESTS)
 
-# What ships is tested and measured, and not the image that is quicker to build.
+# These test and measure the release build, not the one that is faster to build.
 e2e bench: export PROFILE = release
 
-e2e: image install ## tests in the lab, which stays up
+e2e: image install ## end-to-end tests in the lab, which stays up
 	cargo test -p podtap-tests --test e2e --locked -- --skip residue::
 	cargo test -p podtap-tests --test e2e --locked -- --ignored residue::
 
@@ -82,7 +82,7 @@ image: lab build-prerequisites ## target/podtap-image.tar, loadable by ctr, dock
 	deploy/image.sh
 
 # The demo installs the plain manifest, which Helm takes over.
-install: build-prerequisites lab-up ## PodTap in the lab, as a user would install it
+install: build-prerequisites lab-up ## installs PodTap in the lab, as a user would
 	deploy/image.sh --lab
 	$(LAB) load target/lab/podtap-image.tar
 	target/lab/bin/kubectl --kubeconfig target/lab/kubeconfig apply -f deploy/namespace.yaml

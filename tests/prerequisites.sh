@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs the Debian packages whose commands the build and the tests call: with `build` only what compiling needs, with `demo` what
-# the demo calls as well. The lab installs its own.
+# Installs the Debian packages whose commands the build and the tests call: with `build` only what the build needs, with `demo` also what
+# the demo calls. The lab installs its own.
 set -euo pipefail
 
 declare -A package_of=(

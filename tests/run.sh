@@ -1,5 +1,5 @@
 #!/bin/bash
-# Every tier, in the order of what it needs; `make test` calls it. A lab that is up already is used and left up.
+# Every tier, those with the fewest requirements first; `make test` calls it. A lab that is up already is used and left up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
@@ -13,12 +13,12 @@ step() { # name, command...
   "$@" 2>&1 | tee -a "$log"
 }
 
-# What a run may not change on the machine; each is checked again at the end.
+# The state of the machine that a run may not change; it is compared at the end.
 machine() {
   ip -o link | cut -d: -f2 | sort
   ip netns list
   for device in $(ls /sys/class/net); do tc qdisc show dev "$device"; done
-  # The mounts of containers and labs of other checkouts come and go: ours carry this checkout's path.
+  # Only mounts with this checkout's path: those of containers and of other checkouts' labs may change meanwhile.
   grep -F "$PWD" /proc/self/mounts || true
   sysctl -n fs.inotify.max_user_instances vm.overcommit_memory kernel.panic kernel.panic_on_oops
 }
@@ -37,13 +37,13 @@ if [ "${CI:-}" = true ]; then
 fi
 step repo make --no-print-directory repo
 step dataplane make --no-print-directory dataplane
-# What depends on the kernel most; `make kernels` runs the whole tier there.
+# The tests that depend most on the kernel; `make kernels` runs the whole tier.
 step kernels make --no-print-directory kernels TESTS="kernels:: bpf_load programs fidelity::every fitted::over fitted::the_pods"
 step e2e make --no-print-directory e2e
 if ! $lab_was_up; then
   step "lab down" make --no-print-directory lab-down
   machine >target/machine.after
-  # Of cgroups, too, only those of this checkout's lab.
+  # Only the cgroups of this checkout's lab.
   name=$(target/lab/bin/lab status | grep -o 'podtap-[0-9a-f]*')
   find /sys/fs/cgroup -maxdepth 2 -type d -name "$name" >>target/machine.after
   diff target/machine.before target/machine.after || { echo "the run changed the machine (above)"; exit 1; }

@@ -8,7 +8,7 @@ pub const FAMILIES: [&str; 10] =
 
 const USAGE: &str = "bench [--rows a,b,..] [--rounds N] [--seconds N] [--minutes N]";
 
-/// What the command line says.
+/// The command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arguments {
     rows: Vec<String>,
@@ -21,7 +21,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Reads the words after the program's name.
+    /// Parses the words after the program's name.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut arguments = Self { rows: Vec::new(), rounds: 5, seconds: 1, budget: Duration::from_secs(11 * 60) };
         while let Some(option) = words.next() {
@@ -42,7 +42,7 @@ impl Arguments {
     }
 
     /// Whether to measure a family; without `--rows`, all.
-    pub fn wants(&self, family: &str) -> bool {
+    pub fn includes(&self, family: &str) -> bool {
         self.rows.is_empty() || self.rows.iter().any(|row| row == family)
     }
 }
@@ -50,7 +50,7 @@ impl Arguments {
 fn rows(value: &str) -> Result<Vec<String>, String> {
     let rows: Vec<String> = value.split(',').map(|row| row.trim().to_owned()).filter(|row| !row.is_empty()).collect();
     match rows.iter().find(|row| !FAMILIES.contains(&row.as_str())) {
-        Some(unknown) => Err(format!("there are no rows {unknown:?}, but {}", FAMILIES.join(","))),
+        Some(unknown) => Err(format!("unknown rows {unknown:?}; there are {}", FAMILIES.join(","))),
         None => Ok(rows),
     }
 }
@@ -66,20 +66,20 @@ mod tests {
     #[test]
     fn without_words_all_rows_are_measured() {
         let arguments = parse("").expect("nothing is asked for");
-        assert!(FAMILIES.iter().all(|family| arguments.wants(family)));
+        assert!(FAMILIES.iter().all(|family| arguments.includes(family)));
         assert!(arguments.rounds >= 5);
     }
 
     #[test]
     fn rows_can_be_chosen() {
         let arguments = parse("--rows tcp,udp --rounds 7 --seconds 2").expect("they are right");
-        let wanted: Vec<_> = FAMILIES.iter().filter(|family| arguments.wants(family)).collect();
-        assert_eq!(wanted, [&"tcp", &"udp"]);
+        let included: Vec<_> = FAMILIES.iter().filter(|family| arguments.includes(family)).collect();
+        assert_eq!(included, [&"tcp", &"udp"]);
         assert_eq!((arguments.rounds, arguments.seconds), (7, 2));
     }
 
     #[test]
-    fn what_is_not_understood_is_refused() {
+    fn invalid_words_are_refused() {
         for words in ["--rows tpc", "--rounds 0", "--rounds many", "--seconds 61", "--rows", "tcp udp"] {
             assert!(parse(words).is_err(), "{words}");
         }

@@ -1,4 +1,4 @@
-//! What a tap adds to the connection table of the pod's node.
+//! The entries that a tap adds to the connection tracking of the pod's node.
 
 use std::{io, net::UdpSocket, time::Duration};
 
@@ -28,18 +28,18 @@ pub fn measure(bench: &Bench<'_>) -> Table {
     table
 }
 
-/// Entries of the tunnel itself, whose inner flows the node may track as well. The bound on the time is that of one run:
-/// an entry lives for 30 seconds.
+/// Entries of the VXLAN packets, not those of inner flows, which the node may track as well. All are created within the lifetime of
+/// an entry, 30 seconds.
 fn run(stage: &Stage) -> Result<f64, String> {
     for port in [PODTAP_PORT, PLAIN_PORT] {
-        // An error when there is none.
+        // Fails if there is none.
         let _ = bounded(&stage.n1, 10, &["conntrack", "-D", "-p", "udp", "--orig-port-dst", &port.to_string()]);
     }
     let peer = stage.peer_address;
     let send = move || -> io::Result<()> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         for flow in 0..FLOWS {
-            // Refused, says the peer, to some; that is the answer to an earlier one.
+            // Some fail with ECONNREFUSED, the peer's answer to an earlier datagram.
             let _ = socket.send_to(&[0; 64], (peer, FIRST_PORT + flow));
             if flow % 100 == 0 {
                 std::thread::sleep(Duration::from_millis(1));

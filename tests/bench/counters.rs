@@ -1,4 +1,4 @@
-//! What the kernel counts: frames of an interface, and the time of cores.
+//! Counters of the kernel: frames of an interface, and the time of cores.
 
 use std::{fs, path::Path};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::programs::bounded;
 
-/// Of an interface, since it was made.
+/// Of an interface, since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub rx_bytes: u64,
@@ -24,7 +24,8 @@ impl Counters {
     fn parse(text: &str) -> Result<Self, String> {
         let links: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let statistics = &links[0]["stats64"];
-        let number = |way: &str, what: &str| statistics[way][what].as_u64().ok_or(format!("no {way} {what}: {text}"));
+        let number =
+            |side: &str, what: &str| statistics[side][what].as_u64().ok_or(format!("no {side} {what}: {text}"));
         Ok(Self {
             rx_bytes: number("rx", "bytes")?,
             rx_packets: number("rx", "packets")?,
@@ -33,7 +34,7 @@ impl Counters {
         })
     }
 
-    /// What was added since.
+    /// The increase since.
     pub fn since(self, before: Self) -> Self {
         Self {
             rx_bytes: self.rx_bytes.saturating_sub(before.rx_bytes),
@@ -52,7 +53,7 @@ impl Counters {
     }
 }
 
-/// Seconds that some cores have spent in the kernel, summed, since the machine started.
+/// Seconds that cores have spent in the kernel since the machine started, summed.
 pub fn kernel_time(cores: &[usize]) -> Result<f64, String> {
     let text = fs::read_to_string("/proc/stat").map_err(|error| error.to_string())?;
     in_kernel(&text, cores).ok_or_else(|| "/proc/stat lacks a core".to_owned())
@@ -76,7 +77,7 @@ fn in_kernel(text: &str, cores: &[usize]) -> Option<f64> {
     Some(seconds(sum))
 }
 
-/// Of hundredths (`USER_HZ`, the same on every kernel).
+/// From ticks of 10 ms (`USER_HZ` is 100 on every kernel).
 #[expect(clippy::cast_precision_loss, reason = "years are far below the limit")]
 fn seconds(ticks: u64) -> f64 {
     ticks as f64 / 100.0

@@ -1,10 +1,10 @@
-//! What a mirror costs in time of the cores, on the sender's side.
+//! The CPU time that a mirror costs on the sender's side.
 //!
-//! Time in the kernel of the two cores that do all of the work (`/proc/stat`: system, irq and softirq), and what tcpdump needs
-//! outside of it, while the pod moves what it also moves untapped: TCP at half of its maximum, datagrams at half of theirs.
-//! What the same work took untapped in the same round is subtracted, and the rest divided by what was mirrored. The
-//! receiver drops on arrival, yet its cable and that rule are on the same cores, as is the TCP stack that takes tcpdump's
-//! capture. Other programs of the machine are left out with their user time, and are noise with the rest.
+//! Measured is the kernel time of the two cores that do all of the work (`/proc/stat`: system, irq and softirq), and the user time of
+//! tcpdump, while the pod sends at a rate that it also reaches untapped: half of its maximum, for TCP and for datagrams. The time of
+//! the same work untapped in the same round is subtracted, and the rest divided by what was mirrored. The receiver drops on arrival,
+//! but its end of the veth pair and that rule run on the same cores, as does the TCP stack that receives tcpdump's capture. The user
+//! time of other programs on the machine is not counted; their kernel time is noise.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
 
 const PER_GIGABYTE: &str = "CPU seconds per mirrored GB (TCP at half of its maximum)";
 const PER_MILLION: &str = "CPU seconds per million mirrored frames (UDP 64 B at half of its maximum)";
-/// Bytes of a captured datagram: headers of the capture, Ethernet, IPv4 and UDP, and its payload.
+/// Bytes of a captured datagram: pcap record header, Ethernet, IPv4 and UDP headers, and payload.
 const CAPTURED: u64 = 16 + 14 + 20 + 8 + flood::SIZE as u64;
 
 /// What happened while the pod worked.
@@ -95,7 +95,7 @@ fn half_of_the_datagrams(bench: &Bench<'_>) -> Result<f64, String> {
     median(&samples).map(|maximum| maximum / 2.0).ok_or_else(|| "no datagrams arrive".to_owned())
 }
 
-/// Core seconds, what the pod's interface has counted, and bytes of a capture, while something is done.
+/// Core seconds, counters of the pod's interface, and bytes of a capture, during some work.
 fn during(
     bench: &Bench<'_>,
     running: &Running<'_>,
@@ -111,7 +111,7 @@ fn during(
     Ok((busy, pod()?.since(counted), captured))
 }
 
-/// What was needed beyond the same work untapped, for each unit that was mirrored.
+/// The cost beyond the same work untapped, per mirrored unit.
 fn cost(work: Work, untapped: Work) -> Result<f64, String> {
     if untapped.moved <= 0.0 || work.mirrored <= 0.0 {
         return Err("nothing was mirrored".to_owned());

@@ -1,4 +1,4 @@
-//! How long after `apply` the first copied frame is at the receiver.
+//! The time from `apply` to the first mirrored frame at the receiver.
 
 use std::{
     path::Path,
@@ -18,11 +18,11 @@ use podtap_tests::{
 use crate::{interrupt, report::Report};
 
 const ROUNDS: usize = 30;
-/// Each takes the minute after which idle helper pods go.
+/// Each takes the minute after which idle helper pods are deleted.
 const COLD_ROUNDS: usize = 3;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A frame of the pod every two milliseconds, so that the wait for the next one is no part of the figure.
+/// A frame of the pod every two milliseconds, so that the wait for the next one does not matter.
 struct Pings(Child);
 
 impl Pings {
@@ -51,7 +51,7 @@ fn tap(sandbox: &Sandbox, interface: &str) -> PodTap {
     serde_json::from_value(tap).expect("a tap")
 }
 
-/// Milliseconds from the moment that the API server has the tap (the request is sent) to the first frame at the receiver.
+/// Milliseconds from sending the request to the API server to the first frame at the receiver.
 fn round(sandbox: &Sandbox, node: &Path, interface: &str) -> f64 {
     let lab = Cluster::lab();
     let api: Api<PodTap> = Api::namespaced(lab.client(), sandbox.namespace());
@@ -81,7 +81,7 @@ pub fn warm(sandbox: &Sandbox, pods: &[Pod; 2], report: &mut Report) {
     report.add("apply -> first mirrored frame, helper pods there", "p50 < 150, p95 < 500 ms", "ms", samples);
 }
 
-/// Without helper pods: they go a minute after the last work.
+/// Without helper pods, which are deleted a minute after the last tap.
 pub fn cold(sandbox: &Sandbox, pods: &[Pod; 2], report: &mut Report) {
     let (pod, node) = (sandbox.network(&pods[0]), namespace_of_node(sandbox.lab(), "n2"));
     let peer = pods[1].status.as_ref().and_then(|s| s.pod_ip.clone()).expect("a running pod has an address");
@@ -89,7 +89,7 @@ pub fn cold(sandbox: &Sandbox, pods: &[Pod; 2], report: &mut Report) {
     let samples = (0..COLD_ROUNDS)
         .take_while(|_| !interrupt::stopped())
         .map(|i| {
-            until("the helper pods go", Duration::from_secs(120), || {
+            until("the helper pods are deleted", Duration::from_secs(120), || {
                 let left: Vec<NodeTap> = sandbox.lab().list_all();
                 let helpers = sandbox.lab().list::<Pod>(podtap_tests::cluster::PODTAP_NAMESPACE);
                 let helpers =

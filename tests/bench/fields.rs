@@ -1,4 +1,4 @@
-//! Taps that mirror a part: filters, headers only, samples.
+//! Taps that mirror less: a filter, headers only, sampling.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ const ROWS: [Row; 6] = [
           traffic: Traffic::Tcp { flows: 1 }, column: HEADERS, spec: headers },
     Row { what: "UDP 64 B, headersOnly", target: "-",
           traffic: Traffic::Udp { flows: 1 }, column: HEADERS, spec: headers },
-    // Many flows, since a single one is in the sample or is not.
+    // Many flows, because a single one is either in the sample or not.
     Row { what: "TCP, 64 flows, 1 in 10 sampled", target: ">= 0.90 of untapped",
           traffic: Traffic::Tcp { flows: 64 }, column: SAMPLE, spec: sample },
     Row { what: "UDP 64 B, 200 flows, 1 in 10 sampled", target: ">= 0.92 of untapped",

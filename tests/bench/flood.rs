@@ -1,7 +1,7 @@
 //! Small datagrams between the pods, as fast as one thread can send them, or at a rate.
 //!
-//! The reader looks at short intervals, as a busy server does. Were it woken for each datagram, as iperf3 is, that would be a
-//! part of each datagram's cost, and hide the mirror's.
+//! The reader polls at short intervals, as a busy server does. If it were woken for each datagram, as iperf3 is, the cost of that would
+//! hide the mirror's.
 
 use std::{
     io,
@@ -21,9 +21,9 @@ use crate::stage::Stage;
 
 /// Payload of a datagram.
 pub const SIZE: usize = 64;
-/// Datagrams between two looks at the clock.
+/// Datagrams between two readings of the clock.
 const BATCH: u64 = 32;
-/// Between two looks of the reader: less than the datagrams that a socket's queue takes, at any rate seen.
+/// Interval of the reader: at any rate seen, fewer datagrams arrive than a socket's queue holds.
 const PAUSE: Duration = Duration::from_micros(100);
 
 /// What to send.
@@ -67,7 +67,7 @@ impl Flood {
             move || count(&receiver, &ended)
         });
         let sent = self.transmit(&senders);
-        // What is still on its way.
+        // For datagrams in flight.
         thread::sleep(Duration::from_millis(20));
         ended.store(true, Ordering::Relaxed);
         let arrived = counting.join().map_err(|_| io::Error::other("the counter panicked"))??;
@@ -76,7 +76,7 @@ impl Flood {
         Ok(arrived as f64 / elapsed.as_secs_f64())
     }
 
-    /// Sends until the time is over; how long it took.
+    /// Sends until the time is over. Returns how long it took.
     fn transmit(self, senders: &[UdpSocket]) -> io::Result<Duration> {
         let message = [0_u8; SIZE];
         let (start, mut sent) = (Instant::now(), 0_u64);
@@ -92,7 +92,7 @@ impl Flood {
             for socket in next.by_ref().take(usize::try_from(BATCH).unwrap_or(1)) {
                 match socket.send(&message) {
                     Ok(_) => {}
-                    // A full queue on the way; nobody listens any more.
+                    // A full queue, or no listener any more.
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                     Err(error) => return Err(error),
                 }
@@ -107,7 +107,7 @@ impl Flood {
 fn count(receiver: &UdpSocket, ended: &AtomicBool) -> io::Result<u64> {
     let (mut buffer, mut arrived) = ([0_u8; 2 * SIZE], 0);
     loop {
-        // Read before the socket is: what was sent until then is found below.
+        // Read before the socket, so that everything sent until then is found below.
         let last = ended.load(Ordering::Relaxed);
         loop {
             match receiver.recv(&mut buffer) {

@@ -13,7 +13,7 @@ pub fn memory(sandbox: &Sandbox, report: &mut Report) {
         ));
     }
     let taps: Vec<String> = (0..10).map(|i| format!("ten-{i}")).collect();
-    // Ten taps on one pod are more than the default policy allows: those over it count on n2 alone.
+    // Ten taps on one pod are more than the default policy allows: those beyond it count only on n2.
     for tap in &taps {
         sandbox.condition(tap, "DestinationsReady", "True", "");
     }

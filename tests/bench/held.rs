@@ -1,4 +1,4 @@
-//! TCP held at half of what the untapped pod can: nothing may be lost then.
+//! TCP held at half of the untapped maximum: nothing may be lost.
 
 use crate::{
     columns::{Column, Receiver, Running},
@@ -15,12 +15,12 @@ const LOST: &str = "the same: mirrored frames missing at the receiver";
 
 /// Ethernet, IPv4 and TCP with timestamps.
 const HEADERS: i64 = 14 + 20 + 32;
-/// A receiver device counts frames after their Ethernet header was taken off.
+/// A receiver's interface counts frames without their Ethernet header.
 const HEADERS_AT_RECEIVER: i64 = HEADERS - 14;
 /// TCP payload of a full frame at MTU 1500.
 const FULL: i64 = 1448;
 
-/// Half of the untapped maximum in bits per second, or why it is not known.
+/// Half of the untapped maximum in bits per second, or why it is unknown.
 pub fn half(bench: &Bench<'_>) -> Result<u64, String> {
     let load = Load { flows: 1, receive: false, rate: None, seconds: bench.seconds };
     let samples: Vec<f64> = (0..3).filter_map(|_| load.run(bench.stage).ok()).map(|o| o.gigabits).collect();
@@ -62,7 +62,7 @@ pub fn measure(bench: &Bench<'_>) -> Table {
     table
 }
 
-/// Counters of the pod's interface, and of the receiver's where there is one.
+/// Counters of the pod's interface, and of the receiver's if there is one.
 type Both = (Counters, Option<Counters>);
 
 struct Sides;
@@ -79,19 +79,19 @@ fn lost(bench: &Bench<'_>, running: &mut Running<'_>, before: Result<Both, Strin
         return frames.map(|frames| Some(frames as f64));
     }
     let (pod_before, receiver_before) = before?;
-    // What is still in the receiver's queues.
+    // For frames in the receiver's queues.
     std::thread::sleep(std::time::Duration::from_millis(100));
     let (pod, receiver) = Sides::now(bench, running)?;
     Ok(receiver.zip(receiver_before).map(|(now, then)| missing(pod.since(pod_before), now.since(then))))
 }
 
-/// Full frames whose TCP payload is at the pod and not at the receiver. Payload, since a superframe of the pod may be cut on
-/// the way, so that neither frames nor bytes are the same on both sides. Frames without payload are not seen by it.
+/// Full-size frames whose TCP payload is at the pod and not at the receiver. Payload, because GSO packets of the pod may be segmented
+/// on their path, so that neither frames nor bytes are the same on both sides. Frames without payload do not count.
 fn missing(pod: Counters, receiver: Counters) -> f64 {
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let at_pod = count(pod.bytes()) - HEADERS * count(pod.packets());
     let arrived = count(receiver.rx_bytes) - HEADERS_AT_RECEIVER * count(receiver.rx_packets);
-    // Probes of a tap are at the receiver only, and less than a frame's worth.
+    // Probes of a tap are only at the receiver, and shorter than a full-size frame.
     let frames = ((at_pod - arrived) + FULL / 2).div_euclid(FULL).max(0);
     #[expect(clippy::cast_precision_loss, reason = "a count of a few seconds")]
     {
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_superframe_that_was_cut_is_not_missing() {
-        // One superframe of ten segments and one acknowledgement at the pod, eleven frames at the receiver.
+        // One GSO packet of ten segments and one acknowledgement at the pod, eleven frames at the receiver.
         let pod = Counters { tx_bytes: 14_480 + 66, tx_packets: 1, rx_bytes: 66, rx_packets: 1 };
         let receiver = Counters { rx_bytes: 10 * (1448 + 52) + 52, rx_packets: 11, ..Counters::default() };
         assert_eq!(missing(pod, receiver).to_bits(), 0_f64.to_bits());

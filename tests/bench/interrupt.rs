@@ -1,4 +1,4 @@
-//! Ctrl-C ends the bench after the measurement that runs, so that it can take back what it made.
+//! Ctrl-C ends the bench after the current measurement, so that it can clean up.
 
 use std::{
     process,
@@ -14,7 +14,7 @@ use tokio::{
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Catches the signals. Not by blocking them: children would inherit that, and nothing could end them but a kill.
+/// Handles the signals. It does not block them: children would inherit that, and only SIGKILL could end them.
 pub fn watch() {
     thread::spawn(|| {
         Cluster::lab().wait(async {
@@ -24,16 +24,16 @@ pub fn watch() {
             loop {
                 select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }
                 if STOPPED.swap(true, Ordering::Relaxed) {
-                    // Asked twice: the next run takes away what is left.
+                    // The second time: the next run cleans up.
                     process::exit(130);
                 }
-                eprintln!("ending after this measurement; once more to end at once");
+                eprintln!("ending after this measurement; press Ctrl-C again to end now");
             }
         });
     });
 }
 
-/// Whether the bench was asked to end.
+/// Whether the bench was interrupted.
 pub fn stopped() -> bool {
     STOPPED.load(Ordering::Relaxed)
 }

@@ -18,16 +18,16 @@ pub struct Load {
     pub seconds: u32,
 }
 
-/// What has arrived.
+/// The result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
-    /// Gbit/s at the one who receives.
+    /// Gbit/s at the receiving end.
     pub gigabits: f64,
     pub retransmissions: f64,
 }
 
 impl Load {
-    /// Sends it, and waits for the end.
+    /// Sends it, and waits until it has ended.
     pub fn run(self, stage: &Stage) -> Result<Outcome, String> {
         let [flows, seconds, port] = [self.flows, self.seconds, u32::from(IPERF_PORT)].map(|n| n.to_string());
         let (address, rate) = (stage.peer_address.to_string(), self.rate.unwrap_or(0).to_string());

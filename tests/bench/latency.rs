@@ -1,7 +1,7 @@
 //! Request and response of 1 KiB, one after the other on one connection.
 //!
-//! Who asks and who answers have a core each: else the scheduler has them share one now and then, with a third of the
-//! latency, and the columns differ by its mood.
+//! Client and server have a core each. Otherwise the scheduler sometimes puts both on one core, with a third of the latency, and columns
+//! would differ by chance.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -23,9 +23,9 @@ use crate::{
 const P50: &str = "request/response 1 KiB, p50; receiver drops";
 const P99: &str = "request/response 1 KiB, p99; receiver drops";
 const SIZE: usize = 1024;
-/// Of a read: what takes longer is a failure.
+/// Timeout of a read.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Not measured, at the beginning of each run.
+/// Requests at the start of each run that are not measured.
 const WARM_UP: usize = 200;
 /// Bounds the memory of a run.
 const MOST: usize = 1_000_000;
@@ -50,7 +50,7 @@ pub fn measure(bench: &Bench<'_>) -> Table {
     table
 }
 
-/// Microseconds of each request. The tapped pod asks.
+/// Microseconds of each request. The tapped pod is the client.
 fn run(bench: &Bench<'_>, length: Duration) -> io::Result<Vec<f64>> {
     let stage = bench.stage;
     let address = SocketAddr::new(stage.peer_address.into(), 0);
@@ -67,7 +67,7 @@ fn run(bench: &Bench<'_>, length: Duration) -> io::Result<Vec<f64>> {
     let answering = thread::spawn(move || stay_on(answerer).map(|()| answer(server)));
     let asking = thread::spawn(move || stay_on(asker).and_then(|()| ask(client, length)));
     let samples = asking.join().map_err(|_| io::Error::other("the client panicked"))?;
-    // The client's end is closed, so that the server comes to its end too.
+    // The client's end is closed, so that the server ends too.
     answering.join().map_err(|_| io::Error::other("the server panicked"))??;
     samples
 }

@@ -1,6 +1,6 @@
-//! `make bench`: the figures that PodTap is judged by, measured in the lab, printed and written to `target/bench`.
+//! `make bench`: PodTap's performance figures, measured in the lab, printed and written to `target/bench`.
 //!
-//! Absolute figures are of one machine on one day. They are shown, and gate nothing.
+//! Absolute figures are those of one machine on one day. They are only shown: no figure fails the bench.
 
 mod arguments;
 mod columns;
@@ -68,35 +68,35 @@ fn main() -> ExitCode {
 }
 
 fn compare(arguments: &Arguments, start: Instant, directory: &Path) {
-    let wanted: Vec<_> = COMPARISONS.into_iter().filter(|(family, _)| arguments.wants(family)).collect();
-    if wanted.is_empty() {
+    let included: Vec<_> = COMPARISONS.into_iter().filter(|(family, _)| arguments.includes(family)).collect();
+    if included.is_empty() {
         return;
     }
     let stage = Stage::new();
     let two = TwoCores::confine();
     let bench = Bench::new(&stage, arguments, two.cores.clone(), start);
     println!("cores {:?}; {} rounds of {} s; medians [lowest .. highest]", two.cores, bench.rounds, bench.seconds);
-    for (family, measure) in wanted {
+    for (family, measure) in included {
         bench.announce(family);
         measure(&bench).finish(directory);
     }
 }
 
-/// How fast a tap is there, and what it holds. Not confined to two cores.
+/// How fast a tap is established, and its memory. Not confined to two cores.
 fn establish(arguments: &Arguments, directory: &Path) {
-    if !["establish", "footprint", "cold"].iter().any(|family| arguments.wants(family)) {
+    if !["establish", "footprint", "cold"].iter().any(|family| arguments.includes(family)) {
         return;
     }
     let mut report = report::Report::default();
     let sandbox = Sandbox::alone("bench");
     let pods = [("n1", "web"), ("n2", "peer")].map(|(node, name)| sandbox.pod(name, node, name));
-    if arguments.wants("establish") {
+    if arguments.includes("establish") {
         establish::warm(&sandbox, &pods, &mut report);
     }
-    if arguments.wants("footprint") {
+    if arguments.includes("footprint") {
         footprint::memory(&sandbox, &mut report);
     }
-    if arguments.wants("cold") {
+    if arguments.includes("cold") {
         establish::cold(&sandbox, &pods, &mut report);
     }
     drop(sandbox);

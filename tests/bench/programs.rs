@@ -1,11 +1,11 @@
-//! Programs of this machine in the network namespaces of the lab, bounded in time and never left behind.
+//! Programs of this machine in the network namespaces of the lab, with a time limit, and never left running.
 
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
 };
 
-/// `command` in a network namespace; the kernel ends it when this process does.
+/// `command` in a network namespace; the kernel kills it when this process ends.
 pub fn command(network: &Path, words: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "nsenter"]).arg(format!("--net={}", network.display())).args(words);
@@ -13,7 +13,7 @@ pub fn command(network: &Path, words: &[&str]) -> Command {
     command
 }
 
-/// What a command prints that may take so many seconds; else what it said, or that it hung.
+/// The output of a command that may take so many seconds. If it fails, the error is its standard error, or that it hung.
 pub fn bounded(network: &Path, seconds: u32, words: &[&str]) -> Result<String, String> {
     let limit = seconds.to_string();
     let bounded: Vec<&str> = ["timeout", "-k", "1", &limit].into_iter().chain(words.iter().copied()).collect();
@@ -29,11 +29,11 @@ pub fn bounded(network: &Path, seconds: u32, words: &[&str]) -> Result<String, S
     }
 }
 
-/// A program in the background; ended when dropped.
+/// A program in the background, killed when dropped.
 pub struct Background(pub Child);
 
 impl Background {
-    /// Starts it without a word from it.
+    /// Starts it, without its output.
     pub fn start(network: &Path, words: &[&str]) -> Self {
         let child = command(network, words).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Self(child.unwrap_or_else(|error| panic!("{words:?}: {error}")))

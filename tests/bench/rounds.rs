@@ -1,4 +1,4 @@
-//! All columns in turn, round after round, so that what else the machine does meets them all alike.
+//! All columns in turn, round after round, so that other load on the machine affects all of them alike.
 
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,8 @@ impl<'a> Bench<'a> {
         Self { stage, rounds: arguments.rounds, seconds: arguments.seconds, cores, start, budget: arguments.budget }
     }
 
-    /// Calls `measure` in each column and round, with the round's number; a column that cannot be set up goes to `failed`.
-    /// Each round begins with another column, since the first and the last are not always equal.
+    /// Calls `measure` in each column and round, with the round's number; a column that cannot be set up is passed to `failed`.
+    /// Each round starts with another column, because the first one of a round may be at an advantage.
     pub fn compare<State>(
         &self,
         columns: &[Column],
@@ -56,7 +56,7 @@ impl<'a> Bench<'a> {
         interrupt::stopped() || self.start.elapsed() > self.budget
     }
 
-    /// Shows what is going on.
+    /// Prints the progress.
     pub fn announce(&self, family: &str) {
         println!("  {:>4} s  {family}", self.start.elapsed().as_secs());
     }

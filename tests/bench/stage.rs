@@ -55,9 +55,9 @@ impl Stage {
         stage
     }
 
-    /// Ends a server that may hang, and starts a new one.
+    /// Kills a server that may hang, and starts a new one.
     pub fn restart_server(&self) {
-        // The old one has the port until it is gone.
+        // The old one has the port until it ends.
         drop(self.server.take());
         *self.server.borrow_mut() =
             Some(Background::start(&self.peer, &["iperf3", "-s", "-p", &IPERF_PORT.to_string()]));
@@ -68,7 +68,7 @@ impl Stage {
     }
 }
 
-/// Takes away what a bench that was killed has left.
+/// Removes what a killed bench has left behind.
 pub fn sweep() {
     columns::sweep(&namespace_of_node(Cluster::lab(), "n2"));
     let namespaces: Vec<Namespace> = Cluster::lab().list_all();
@@ -100,8 +100,8 @@ pub fn stay_on(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
 }
 
-/// Keeps this thread, and what it starts, on two cores; dropped, it may use all that it could before.
-/// The virtual cables of the lab do their work on the core of whoever sends, so that the mirror is confined as well.
+/// Confines this thread, and what it starts, to two cores until dropped. The lab's veth devices process frames on the core of the sender,
+/// so that the mirror is confined as well.
 pub struct TwoCores {
     before: CpuSet,
     /// Their numbers.

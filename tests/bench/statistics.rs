@@ -1,6 +1,6 @@
-//! What is said about a list of samples.
+//! Statistics of a list of samples.
 
-/// The sample below which `share` of all samples lie, or none of no samples (nearest rank).
+/// The percentile by nearest rank: the sample below which `share` of all samples lie. None for an empty list.
 pub fn percentile(samples: &[f64], share: f64) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -14,7 +14,7 @@ pub fn percentile(samples: &[f64], share: f64) -> Option<f64> {
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
 }
 
-/// The sample in the middle, or the mean of the two there.
+/// The median.
 pub fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -33,7 +33,7 @@ pub fn spread(samples: &[f64]) -> Option<(f64, f64)> {
     Some((low, high))
 }
 
-/// Each sample as a share of the other list's sample of the same round, where both rounds gave one.
+/// The ratio of each sample to the other list's sample of the same round, if both exist.
 pub fn ratios(samples: &[Option<f64>], to: &[Option<f64>]) -> Vec<f64> {
     let pairs = samples.iter().zip(to).filter_map(|(sample, to)| (*sample).zip(*to));
     pairs.filter(|(_, to)| *to > 0.0).map(|(sample, to)| sample / to).collect()

@@ -6,18 +6,18 @@ use serde_json::{Value, json};
 
 use crate::statistics::{median, ratios, spread};
 
-/// The column that others are compared with.
+/// The column that all others are compared with.
 pub const UNTAPPED: &str = "untapped";
-/// The column that the product is compared with as well.
+/// The column that the product is also compared with.
 pub const PLAIN: &str = "plain";
 /// The product's columns begin with it.
 pub const PRODUCT: &str = "PodTap";
 
-/// Rows of one subject.
+/// Rows of one family.
 pub struct Table {
     name: &'static str,
     rows: Vec<Row>,
-    /// Of columns in the order in which they first gave a sample.
+    /// Columns in the order of their first samples.
     columns: Vec<String>,
     failures: Vec<String>,
 }
@@ -142,7 +142,7 @@ fn summary(samples: &[f64]) -> String {
     }
 }
 
-/// With as many digits as say something.
+/// With as many digits as are significant.
 fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => format!("{value:.0}"),

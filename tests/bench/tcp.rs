@@ -1,4 +1,4 @@
-//! TCP as fast as it goes.
+//! TCP at full speed.
 
 use crate::{
     columns::{Column, Receiver},

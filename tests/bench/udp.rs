@@ -1,4 +1,4 @@
-//! Datagrams of 64 bytes, each of which costs a mirror as much as a superframe does.
+//! Datagrams of 64 bytes, each of which costs a mirror as much as a GSO packet.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! All kinds of destination, alone and together.
+//! All kinds of destinations, alone and together.
 
 use podtap_tests::{
     capture::{Capture, FrameDirection},
@@ -18,7 +18,7 @@ fn check(scene: &Scene, destinations: &str, vni: u32, receivers: impl Fn() -> Ve
          targets: {{podSelector: {{matchLabels: {{app: web}}}}}}\n  destinations: {destinations}\n  vxlan: {{vni: {vni}}}\n"
     ));
     scene.sandbox.ready("web");
-    // A capture of the pod for each receiver: comparing ends both.
+    // One capture of the pod per receiver, because a comparison ends both.
     let receivers = receivers();
     let pods: Vec<_> = receivers.iter().map(|_| Capture::start(&network, "eth0")).collect();
     scene.traffic();
@@ -60,7 +60,7 @@ fn a_pod_on_the_same_node() {
     });
 }
 
-/// A VXLAN endpoint of our own in the namespace that joins the nodes, made with `ip`, which knows nothing of `PodTap`.
+/// A VXLAN endpoint in the namespace that connects the nodes, created with `ip`, independently of `PodTap`.
 struct Endpoint {
     name: String,
 }
@@ -76,7 +76,7 @@ impl Endpoint {
                  ip link set {name} addrgenmode none arp off && ip link set {name} up"
                 ),
             )
-            .expect("the endpoint can be made");
+            .expect("the endpoint can be created");
         Self { name: name.to_owned() }
     }
 }
@@ -142,7 +142,7 @@ fn one_direction_only() {
 }
 
 #[test]
-fn a_consumer_that_goes_is_replaced() {
+fn a_deleted_consumer_is_replaced() {
     let scene = Scene::new("replace");
     scene.sandbox.pod("ids-a", "n2", "ids");
     scene.sandbox.apply(
@@ -170,5 +170,5 @@ fn a_consumer_that_goes_is_replaced() {
 
 fn destination_pod(scene: &Scene) -> String {
     let status = scene.sandbox.tap("web").status.expect("a ready tap has a status");
-    status.destinations.first().and_then(|d| d.pod.clone()).unwrap_or_default()
+    status.destinations.first().and_then(|destination| destination.pod.clone()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Each example works: applied as it is, but for names of things that a real cluster has and the lab calls otherwise.
+//! Each example works: applied as it is, except for names that are different in the lab.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -8,11 +8,11 @@ use podtap_tests::cluster::{Cluster, Sandbox, in_network};
 const OTHERS: [&str; 3] = ["policy.yaml", "allow-a-team.yaml", "opt-out.yaml"];
 
 fn example(file: &str) -> String {
-    let text = fs::read_to_string(Cluster::lab().top().join("examples").join(file)).expect("the example is there");
+    let text = fs::read_to_string(Cluster::lab().top().join("examples").join(file)).expect("the example exists");
     text.replace("worker-3", "n2").replace("interfaceName: mirror", &format!("interfaceName: x-{}", interface(file)))
 }
 
-/// A name of an interface on n2 that no other example has.
+/// An interface name on n2, unique to each example.
 fn interface(file: &str) -> String {
     file.trim_end_matches(".yaml")
         .trim_start_matches("tap-")
@@ -24,7 +24,7 @@ fn interface(file: &str) -> String {
 
 #[test]
 fn every_tap_becomes_ready() {
-    // Alone, since the policy is everybody's.
+    // Alone, because all taps share the policy.
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("examples");
     sandbox.apply(&example("policy.yaml"));
@@ -37,7 +37,7 @@ fn every_tap_becomes_ready() {
     sandbox.apply(&example("opt-out.yaml"));
 
     let files: BTreeSet<String> = fs::read_dir(sandbox.lab().top().join("examples"))
-        .expect("examples/ is there")
+        .expect("examples/ exists")
         .map(|entry| entry.expect("examples/ is readable").file_name().to_string_lossy().into_owned())
         .filter(|name| {
             Path::new(name).extension().is_some_and(|extension| extension == "yaml") && !OTHERS.contains(&name.as_str())
@@ -51,7 +51,7 @@ fn every_tap_becomes_ready() {
         let tap = sandbox.ready(&name);
         let status = tap.status.expect("a ready tap has a status");
         assert!(status.tapped_pods >= 1, "{file}: {status:?}");
-        // vault has app=web, and nobody may copy it.
+        // vault has app=web, but is excluded from tapping.
         assert!(!status.failures.iter().any(|f| f.pod == "vault"), "{file}: {status:?}");
         sandbox.kubectl(&["delete", "podtap", &name], "").expect("a tap can be deleted");
     }
@@ -59,7 +59,7 @@ fn every_tap_becomes_ready() {
 }
 
 #[test]
-fn the_list_of_other_examples_is_true() {
+fn the_list_of_other_examples_is_current() {
     for file in OTHERS {
         assert!(!example(file).contains("kind: PodTap\n"), "{file} is a tap: take it off the list");
     }

@@ -20,7 +20,7 @@ fn tap_to_n2(scene: &Scene, interface: &str) -> Capture {
     capture(&namespace_of_node(scene.sandbox.lab(), "n2"), interface)
 }
 
-/// IPv6 works between pods of one node by link-local addresses, whatever the CNI assigns.
+/// IPv6 works between pods of one node with link-local addresses, whatever the CNI assigns.
 #[test]
 fn ipv6_and_arp() {
     let scene = Scene::new("ipv6");
@@ -54,13 +54,13 @@ fn small_frames_under_load() {
     as_on_the_wire(&client, "eth0");
     let receiver = tap_to_n2(&scene, "fid-load");
     let pod = Capture::start(&web, "eth0");
-    // 20,000 requests and as many answers, as fast as the client can: bounded in count.
+    // 20,000 requests and as many answers, as fast as the client can.
     in_network(&client, &["ping", "-q", "-l", "50", "-i", "0", "-c", "20000", "-s", "100", &address(&scene.web)]);
     let frames = same_traffic(pod, receiver, |_| true);
     assert!(frames.len() >= 40_000, "{} frames", frames.len());
 }
 
-/// With offloads the kernel hands superframes to the mirror, which the wire cuts: frames differ, bytes must not.
+/// With offloads the kernel mirrors GSO packets, which are segmented later: frames differ, but bytes must not.
 #[test]
 fn a_download_with_offloads_is_complete() {
     let scene = Scene::new("offloads");
@@ -80,7 +80,7 @@ fn a_download_with_offloads_is_complete() {
     });
 }
 
-/// The pod's own traffic is what it was: same frames at the other end of its connection.
+/// The pod's own traffic is unchanged: the other end of its connection has the same frames.
 #[test]
 fn the_pods_own_frames_are_unchanged() {
     let scene = Scene::new("unchanged");
@@ -90,7 +90,7 @@ fn the_pods_own_frames_are_unchanged() {
     let receiver = tap_to_n2(&scene, "fid-own");
     let (sent, received) = (Capture::start(&web, "eth0"), Capture::start(&client, "eth0"));
     scene.traffic();
-    // Addresses and the hop count change on the way between nodes: the payloads behind the IP header do not.
+    // Addresses and the TTL change between nodes; the payload of the IP packet does not.
     let payloads = |frames: &[Frame]| {
         let mut all: Vec<_> =
             frames.iter().filter(|f| f.bytes[12..14] == [8, 0]).map(|f| f.bytes[34..].to_vec()).collect();

@@ -1,4 +1,4 @@
-//! What a tap does over time: which flows it copies, and how many frames.
+//! Options with a state: which flows a tap mirrors, and how many frames.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,25 +25,25 @@ fn parsed(address: &str) -> Ipv4Addr {
     address.parse().expect("the lab's pods have IPv4")
 }
 
-/// Hardware address of the pod at which the frames were captured.
+/// MAC address of the pod at which the frames were captured.
 fn hardware(frames: &[Frame]) -> Vec<u8> {
     frames.iter().find(|f| f.direction == FrameDirection::Out).expect("the pod sent something").bytes[6..12].to_vec()
 }
 
-/// Those of a pod's interface: pods of two nodes never see each other's hardware address.
+/// The frames of the interface with this MAC address. Pods of two nodes never see each other's MAC address.
 fn of_hardware(frames: &[Frame], address: &[u8]) -> Vec<Frame> {
     frames.iter().filter(|f| f.bytes[..6] == *address || f.bytes[6..12] == *address).cloned().collect()
 }
 
 const ECHO: u16 = 7007;
 
-/// As many flows of UDP and TCP as said, each with requests and answers, from `client` to the port `ECHO` of `server`.
+/// The given number of UDP flows and of TCP flows, with requests and answers, from `client` to the port `ECHO` of `server`.
 fn exchanges(client: &Path, server: &Path, to: Ipv4Addr, flows: usize) {
     let to = SocketAddrV4::new(to, ECHO);
     let mut buffer = [0; 64];
     let echo = udp_socket(server, ECHO).expect("the port is free");
     echo.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout can be set");
-    // All at the same time, so that no two get the same port.
+    // All open at the same time, so that no two have the same port.
     let sockets: Vec<_> = (0..flows).map(|_| udp_socket(client, 0).expect("a socket can be made")).collect();
     for socket in sockets {
         socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout can be set");
@@ -68,7 +68,7 @@ fn exchanges(client: &Path, server: &Path, to: Ipv4Addr, flows: usize) {
     }
 }
 
-/// Frames of the flows of [`exchanges`] by what tells the flows apart: protocol and port of the client.
+/// Frames of the flows of [`exchanges`], by protocol and client port.
 fn by_flow(frames: &[Frame]) -> BTreeMap<(u8, u16), Vec<Frame>> {
     let mut flows: BTreeMap<_, Vec<Frame>> = BTreeMap::new();
     for frame in frames {
@@ -92,7 +92,7 @@ fn a_sample_has_whole_flows_and_the_same_on_both_nodes() {
     let pods = [Capture::start(&web, "eth0"), Capture::start(&client, "eth0")];
     exchanges(&client, &web, parsed(&address(&scene.web)), FLOWS);
 
-    let chosen = until("both ends' copies of the same flows are whole", Duration::from_secs(10), || {
+    let chosen = until("both ends' mirrored flows are the same, and complete", Duration::from_secs(10), || {
         let received = receiver.so_far();
         let mut chosen: Vec<BTreeSet<_>> = Vec::new();
         for pod in &pods {
@@ -113,12 +113,12 @@ fn a_sample_has_whole_flows_and_the_same_on_both_nodes() {
         let differ: Vec<_> = chosen[0].symmetric_difference(&chosen[1]).collect();
         if differ.is_empty() { Ok(chosen[0].clone()) } else { Err(format!("only one end chose {differ:?}")) }
     });
-    // 4 standard deviations of a binomial distribution: one run in 16,000 is beyond by chance.
+    // 4 standard deviations of a binomial distribution: by chance, one run in 16,000 fails.
     for (protocol, name) in [(UDP, "UDP"), (TCP, "TCP")] {
         let count = chosen.iter().filter(|(p, _)| *p == protocol).count();
         println!("{name}: {count} of {FLOWS} flows");
         let off = count.abs_diff(FLOWS / 5);
-        assert!(off * off <= 16 * FLOWS * 4 / 25, "{count} of {FLOWS} flows of {name}, wanted one in 5");
+        assert!(off * off <= 16 * FLOWS * 4 / 25, "{count} of {FLOWS} flows of {name}, expected one in 5");
     }
     let _ = (pods.map(Capture::stop), receiver.stop());
 }
@@ -130,9 +130,9 @@ fn a_limit_is_kept() {
     // A ping of 1000 bytes is a frame of 1042.
     let taps = [("frames", "packetsPerSecond: 200", 200.0), ("bits", "bitsPerSecond: 833600", 100.0)];
     for (name, limit, _) in taps {
-        // What is filtered out does not count.
-        let treatment = format!("filter: {{include: [{{protocol: ICMP}}]}}\n  limit: {{{limit}}}");
-        scene.sandbox.apply(&tap(name, "web", &format!("trt-{name}"), &treatment));
+        // Filtered frames do not count.
+        let options = format!("filter: {{include: [{{protocol: ICMP}}]}}\n  limit: {{{limit}}}");
+        scene.sandbox.apply(&tap(name, "web", &format!("trt-{name}"), &options));
         scene.sandbox.ready(name);
     }
     let n2 = namespace_of_node(scene.sandbox.lab(), "n2");
@@ -147,16 +147,16 @@ fn a_limit_is_kept() {
     assert!(frames.len() >= 6000, "{}", frames.len());
     let seconds = frames[frames.len() - 1].at.duration_since(frames[0].at).as_secs_f64();
     for (name, rate, receiver) in receivers {
-        // What was saved up before the first frame, at most 50 ms of the rate, comes on top.
-        let wanted = rate * (seconds + 0.05);
+        // Plus the tokens at the first frame: at most 50 ms of the rate.
+        let expected = rate * (seconds + 0.05);
         let counted = |count: usize| f64::from(u32::try_from(count).expect("they are few"));
-        until(&format!("{name}: about {wanted:.0} copies"), Duration::from_secs(10), || {
+        until(&format!("{name}: about {expected:.0} mirrored frames"), Duration::from_secs(10), || {
             let there = counted(receiver.count(|_| true));
-            if there >= wanted * 0.95 { Ok(()) } else { Err(there) }
+            if there >= expected * 0.95 { Ok(()) } else { Err(there) }
         });
         let there = counted(receiver.stop().len());
-        println!("{name}: {there} copies, wanted {wanted:.1}: {:+.2} %", (there / wanted - 1.0) * 100.0);
-        assert!(there <= wanted * 1.05, "{name}: {there} copies, wanted {wanted:.1}");
+        println!("{name}: {there} mirrored frames, expected {expected:.1}: {:+.2} %", (there / expected - 1.0) * 100.0);
+        assert!(there <= expected * 1.05, "{name}: {there} mirrored frames, expected {expected:.1}");
     }
 }
 
@@ -176,7 +176,7 @@ fn a_flow_between_tapped_pods_is_mirrored_once() {
     let download = format!("timeout 2 wget -q -O /dev/null http://{service}:8080/f");
     until("the service leads to the web server", Duration::from_secs(20), || scene.sandbox.in_pod("client", &download));
     let n2 = namespace_of_node(scene.sandbox.lab(), "n2");
-    // Only IP: ARP is no flow, and each pod has its own.
+    // Only IP: ARP frames belong to no flow, and each pod has its own.
     let filter = "filter: {include: [{cidrs: [0.0.0.0/0]}]}";
     for (name, deduplicate) in [("once", "\n  deduplicate: {}"), ("twice", "")] {
         let interface = format!("trt-{name}");
@@ -194,12 +194,12 @@ fn a_flow_between_tapped_pods_is_mirrored_once() {
         .in_pod("client", &format!("wget -q -O /dev/null http://{}/f", address(&scene.web)))
         .expect("the web server answers");
     in_network(&client, &["ping", "-q", "-c", "5", "-i", "0.1", &address(&scene.web)]);
-    // The other way round.
+    // In the opposite direction.
     exchanges(&web, &client, parsed(&address(&scene.client)), 10);
 
-    let at = |pod: &Capture, wanted: &dyn Fn(&Frame) -> bool| {
+    let at = |pod: &Capture, expected: &dyn Fn(&Frame) -> bool| {
         let mut frames = pod.so_far();
-        frames.retain(|frame| Packet::of(&frame.bytes).is_some() && wanted(frame));
+        frames.retain(|frame| Packet::of(&frame.bytes).is_some() && expected(frame));
         frames
     };
     let served_by_client = (parsed(&address(&scene.client)), ECHO);
@@ -207,12 +207,12 @@ fn a_flow_between_tapped_pods_is_mirrored_once() {
         let ends = Packet::of(&frame.bytes).map(|p| [(p.source, p.ports[0]), (p.destination, p.ports[1])]);
         ends.is_some_and(|ends| ends.contains(&served_by_client))
     };
-    // At the end that accepted the flow.
+    // From the end that accepted the flow.
     arrives(&once, || [at(&pods[0], &|f| !opened_by_web(f)), at(&pods[1], &opened_by_web)].concat());
     arrives(&twice, || [at(&pods[0], &|_| true), at(&pods[1], &|_| true)].concat());
     let by_service =
         |frame: &Frame| Packet::of(&frame.bytes).is_some_and(|p| [p.source, p.destination].contains(&parsed(&service)));
-    assert!(pods[1].count(by_service) > 1000, "the client talked to the service's address");
+    assert!(pods[1].count(by_service) > 1000, "the client has used the service's address");
     assert_eq!(once.count(by_service), 0, "the service's address is translated where the flow was accepted");
     let _ = (pods.map(Capture::stop), once.stop(), twice.stop());
 }

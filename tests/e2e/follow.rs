@@ -48,15 +48,15 @@ fn pods_that_come_go_and_change_their_labels() {
     sandbox.condition("web", "TargetsResolved", "False", "NoPodsMatch");
 }
 
-/// The first thing that the new pod says, a DNS request, is already mirrored; on either node, 20 times of 20.
+/// The first frames that the new pod sends, a DNS request, are already mirrored: on either node, 20 times of 20.
 #[test]
 fn a_recreated_pod_is_mirrored_from_its_first_frame() {
-    // Alone, since tests that end a helper pod would make it miss the moment.
+    // Alone, because other tests end helper pods.
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("recreate");
     let peer = sandbox.pod("peer", "n2", "peer");
     tap(&sandbox, "fol-first");
-    // A pod on each node first, so that both nodes have their helper pod.
+    // A pod on each node first, so that both nodes have a helper pod.
     sandbox.pod("one", "n1", "web");
     sandbox.pod("two", "n2", "web");
     sandbox.ready("web");
@@ -75,16 +75,16 @@ fn a_recreated_pod_is_mirrored_from_its_first_frame() {
     }
 }
 
-/// How many datagrams a namespace has sent, by its own count (`Udp: OutDatagrams`, RFC 4113).
+/// The number of datagrams that a namespace has sent, by its own counter (`Udp: OutDatagrams`, RFC 4113).
 fn datagrams_sent(network: &Path) -> usize {
     let counters = in_network(network, &["cat", "/proc/self/net/snmp"]);
     let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Udp: ")).map(str::split_whitespace);
     let (names, mut values) = (lines.next().expect("names"), lines.next().expect("values"));
-    let place = names.into_iter().position(|name| name == "OutDatagrams").expect("the counter is there");
+    let place = names.into_iter().position(|name| name == "OutDatagrams").expect("the counter exists");
     values.nth(place).and_then(|v| v.parse().ok()).expect("a number")
 }
 
-/// Whether a frame is a datagram from `source` to the port of the DNS.
+/// Whether a frame is a datagram from `source` to the DNS port.
 fn is_request(bytes: &[u8], source: [u8; 4]) -> bool {
     bytes.len() > 42
         && bytes[12..14] == [8, 0]

@@ -1,4 +1,4 @@
-//! The helper pods: what they may do, when they are there, and what happens when they fail.
+//! The helper pods: their privileges, their lifetime, and their failures.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::scene::{Scene, capture, same_traffic};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The helper pod of a node, if it is there.
+/// The helper pod of a node, if it has one.
 fn helper_of(node: &str) -> Option<Pod> {
     let pods: Vec<Pod> = Cluster::lab().list(PODTAP_NAMESPACE);
     pods.into_iter().find(|pod| {
@@ -52,18 +52,18 @@ fn each_container_has_exactly_its_privileges() {
     let helper = status_of("n1", "/tap-helper serve");
     let agent = status_of("n1", "/podtap-agent");
     // Bits of include/uapi/linux/capability.h: NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, BPF 39.
-    let wanted: u64 = 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
+    let expected: u64 = 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
     let field = |status: &str, name: &str| -> String {
         let line =
             status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {status}"));
         line[name.len()..].trim().to_owned()
     };
-    assert_eq!(u64::from_str_radix(&field(&helper, "CapEff:"), 16), Ok(wanted));
-    assert_eq!(u64::from_str_radix(&field(&helper, "CapBnd:"), 16), Ok(wanted));
+    assert_eq!(u64::from_str_radix(&field(&helper, "CapEff:"), 16), Ok(expected));
+    assert_eq!(u64::from_str_radix(&field(&helper, "CapBnd:"), 16), Ok(expected));
     assert_eq!(u64::from_str_radix(&field(&agent, "CapEff:"), 16), Ok(0));
     assert_eq!(u64::from_str_radix(&field(&agent, "CapBnd:"), 16), Ok(0));
     for status in [&helper, &agent] {
-        assert_eq!(field(status, "Seccomp:"), "2", "a filter is in force");
+        assert_eq!(field(status, "Seccomp:"), "2", "a seccomp filter is active");
     }
     assert_eq!(field(&agent, "Uid:"), "65532\t65532\t65532\t65532");
     assert_eq!(field(&agent, "NoNewPrivs:"), "1");
@@ -115,7 +115,7 @@ fn what_is_removed_by_hand_comes_back() {
     let uid = scene.sandbox.tap("web").metadata.uid.expect("a stored tap has a UID");
     let own = node.devices_of(&uid);
     assert!(own.contains(&"hlp-drift".to_owned()), "{own:?}");
-    // Other tests have receivers on that node, too.
+    // Other tests have receivers on that node as well.
     let is_own = |line: &String| line.split(' ').nth(1).is_some_and(|device| own.iter().any(|name| name == device));
     let state = || {
         let on_node = node.full_state().into_iter().filter(is_own);
@@ -133,7 +133,7 @@ fn what_is_removed_by_hand_comes_back() {
         (&node, "ip link del hlp-drift".to_owned()),
     ] {
         network.run(&command);
-        until(&format!("the tap is whole again after {command}"), Duration::from_secs(5), || {
+        until(&format!("the tap is repaired after {command}"), Duration::from_secs(5), || {
             let now = state();
             if now == before { Ok(()) } else { Err(format!("{}\ninstead of\n{}", now.join("\n"), before.join("\n"))) }
         });
@@ -147,7 +147,7 @@ fn what_is_removed_by_hand_comes_back() {
 }
 
 #[test]
-fn they_go_a_minute_after_the_last_work() {
+fn they_are_deleted_a_minute_after_the_last_tap() {
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("minute");
     sandbox.pod("web", "n1", "web");
@@ -156,11 +156,11 @@ fn they_go_a_minute_after_the_last_work() {
     assert!(helper_of("n2").is_some(), "a node with a receiver has a helper pod");
     sandbox.kubectl(&["delete", "podtap", "web"], "").expect("a tap can be deleted");
     assert!(helper_of("n1").is_some(), "it stays for a minute");
-    until("the helper pods and the NodeTaps go", Duration::from_secs(100), || {
+    until("the helper pods and the NodeTaps are deleted", Duration::from_secs(100), || {
         let nodes: Vec<NodeTap> = Cluster::lab().list_all();
         let left = (helper_of("n1").is_some(), helper_of("n2").is_some(), nodes.len());
         if left == (false, false, 0) { Ok(()) } else { Err(format!("{left:?}")) }
     });
     let uid = pod.metadata.uid.expect("a stored pod has a UID");
-    until("its processes go", TIMEOUT, || namespace_of_pod(&uid).err().ok_or("still there"));
+    until("its processes end", TIMEOUT, || namespace_of_pod(&uid).err().ok_or("they run"));
 }

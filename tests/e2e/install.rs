@@ -12,10 +12,10 @@ fn the_rendered_manifest_is_current() {
         .output()
         .expect("the script runs");
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
-    let committed = std::fs::read(lab.top().join("deploy/install.yaml")).expect("deploy/install.yaml is there");
+    let committed = std::fs::read(lab.top().join("deploy/install.yaml")).expect("deploy/install.yaml exists");
     assert!(
         rendered.stdout == committed,
-        "deploy/install.yaml is not what the chart says: run `make manifests` and commit"
+        "deploy/install.yaml is not what the chart renders: run `make manifests` and commit"
     );
 }
 
@@ -31,7 +31,7 @@ fn two_replicas_run_and_meet_the_restricted_standard() {
     let deployments: Vec<Deployment> = lab.list(PODTAP_NAMESPACE);
     let [controller] = &deployments[..] else { panic!("{} deployments", deployments.len()) };
     assert_eq!(controller.status.as_ref().and_then(|s| s.ready_replicas), Some(2));
-    // The API server itself judges: a namespace that enforces `restricted` takes the controller's pods.
+    // The API server itself checks: a namespace that enforces `restricted` accepts the controller's pods.
     let sandbox = Sandbox::new("restricted");
     sandbox
         .kubectl(&["label", "namespace", sandbox.namespace(), "pod-security.kubernetes.io/enforce=restricted"], "")
@@ -40,7 +40,7 @@ fn two_replicas_run_and_meet_the_restricted_standard() {
     let pod =
         serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "controller"}, "spec": template});
     let mut pod = pod;
-    // The account is the other namespace's; it has no part in the standard.
+    // The service account exists only in the other namespace, and is no part of the standard.
     pod["spec"].as_object_mut().expect("an object").retain(|key, _| !key.starts_with("serviceAccount"));
     sandbox.kubectl(&["create", "--dry-run=server", "-f", "-"], &pod.to_string()).expect("the standard is met");
 }
@@ -48,12 +48,12 @@ fn two_replicas_run_and_meet_the_restricted_standard() {
 #[test]
 fn only_the_own_namespace_is_privileged() {
     let namespaces: Vec<Namespace> = Cluster::lab().list_all();
-    let own = namespaces.iter().find(|n| n.metadata.name.as_deref() == Some(PODTAP_NAMESPACE)).expect("it is there");
+    let own = namespaces.iter().find(|n| n.metadata.name.as_deref() == Some(PODTAP_NAMESPACE)).expect("it exists");
     let label = own.metadata.labels.as_ref().and_then(|l| l.get("pod-security.kubernetes.io/enforce"));
     assert_eq!(label.map(String::as_str), Some("privileged"));
 }
 
-/// A tap works in a namespace that enforces `baseline`: the pods there need nothing.
+/// A tap works in a namespace that enforces `baseline`: tapped pods need no privileges.
 #[test]
 fn a_baseline_namespace_can_be_tapped() {
     let sandbox = Sandbox::new("baseline");
@@ -93,7 +93,7 @@ fn kubectl_explains_and_prints() {
     sandbox.kubectl(&["wait", "--for=condition=Ready", "podtap/web", "--timeout=10s"], "").expect("kubectl wait works");
 }
 
-/// Also of a tap that runs, and of the pods that it taps.
+/// Not even of an active tap, nor in the pods that it taps.
 #[test]
 fn uninstalling_leaves_nothing() {
     let _alone = Cluster::alone();
@@ -106,8 +106,8 @@ fn uninstalling_leaves_nothing() {
     );
     sandbox.ready("web");
     let networks = [sandbox.network(&web), namespace_of_node(lab, "n1"), namespace_of_node(lab, "n2")];
-    let left = || networks.iter().flat_map(|network| traces(network)).collect::<Vec<_>>();
-    assert_ne!(left(), [""; 0], "the tap is seen by the same look");
+    let found = || networks.iter().flat_map(|network| traces(network)).collect::<Vec<_>>();
+    assert_ne!(found(), [""; 0], "this check sees the tap");
 
     let kubeconfig = lab.top().join("target/lab/kubeconfig");
     let helm = |arguments: &[&str]| {
@@ -115,7 +115,7 @@ fn uninstalling_leaves_nothing() {
         lab.tool("helm", &[arguments, &connection].concat()).expect("helm works")
     };
     helm(&["uninstall", "podtap", "--wait", "--timeout", "120s"]);
-    assert_eq!(left(), [""; 0], "in the kernel");
+    assert_eq!(found(), [""; 0], "in the kernel");
     for kinds in [
         "customresourcedefinitions",
         "clusterroles",
@@ -127,7 +127,7 @@ fn uninstalling_leaves_nothing() {
         assert!(!all.contains("podtap"), "{all}");
     }
 
-    // As `make install` does it.
+    // As `make install` does.
     let tag = std::fs::read_to_string(lab.top().join("target/lab/podtap-image.tag")).expect("make install ran");
     let values = format!("image.pullPolicy=Never,image.tag={}", tag.trim());
     let chart = lab.top().join("deploy/chart/podtap");

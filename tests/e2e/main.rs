@@ -1,6 +1,6 @@
-//! End-to-end tier: the product in the lab, installed as a user installs it, on real input.
+//! End-to-end tier: the product in the lab, installed as a user installs it.
 
-#![allow(clippy::similar_names, reason = "receiver and received are what the field says")]
+#![allow(clippy::similar_names, reason = "receiver and received are the terms of the field")]
 
 mod delete;
 mod destinations;

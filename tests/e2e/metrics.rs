@@ -1,4 +1,4 @@
-//! What a node says at its helper pod's `/metrics`.
+//! The metrics of a node, at its helper pod's `/metrics`.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,7 +10,7 @@ use podtap_tests::{cluster::namespace_of_node, namespace::within, wait::until};
 
 use crate::scene::{Scene, node_address};
 
-/// `helper.metricsPort` of the chart, unless it says otherwise.
+/// The default of `helper.metricsPort` in the chart.
 const PORT: u16 = 14790;
 
 /// The answer to a GET of `path` at a node's own address, from the node's network: status line, headers and body.
@@ -25,7 +25,7 @@ fn get(scene: &Scene, node: &str, path: &str) -> String {
         stream.read_to_string(&mut answer)?;
         Ok::<_, std::io::Error>(answer)
     };
-    // A helper pod that was there before may still be ending, and have the port.
+    // An earlier helper pod may still be terminating, and have the port.
     until("the helper pod answers", Duration::from_secs(30), || {
         let answer =
             within(&namespace_of_node(scene.sandbox.lab(), node), ask.clone()).map_err(|error| error.to_string())?;

@@ -1,5 +1,5 @@
-//! What each mistake of a user gets: a message at `kubectl apply`, or a condition with a reason and a sentence that
-//! says what to do. Other taps go on.
+//! Users' mistakes: each gets an error at `kubectl apply`, or a condition with a reason and a message that tells what to do. Other taps
+//! keep working.
 
 use std::{path::Path, time::Duration};
 
@@ -22,12 +22,12 @@ const WEB: &str = "{podNames: [web]}";
 
 /// Waits for the condition, and checks that its message has the words.
 #[track_caller]
-fn says(sandbox: &Sandbox, name: &str, condition: &str, reason: &str, words: &str) {
+fn condition_reports(sandbox: &Sandbox, name: &str, condition: &str, reason: &str, words: &str) {
     let tap = sandbox.condition(name, condition, "False", reason);
     let status = tap.status.expect("a condition is part of a status");
     let text =
         |kind: &str| status.conditions.iter().find(|c| c.type_ == kind).map(|c| c.message.clone()).unwrap_or_default();
-    assert!(text(condition).contains(words), "{condition}: wanted “{words}” in “{}”", text(condition));
+    assert!(text(condition).contains(words), "{condition}: expected “{words}” in “{}”", text(condition));
     let ready = status.conditions.iter().find(|c| c.type_ == "Ready").expect("Ready is set from the first visit");
     assert_eq!(ready.status, "False");
 }
@@ -72,7 +72,7 @@ fn at_apply() {
         (WEB, "[{pod: {podSelector: {app: ids}}}]", "put labels under matchLabels"),
     ] {
         let message = sandbox.try_apply(&tap("bad", targets, destinations)).expect_err("a mistake is refused");
-        assert!(message.contains(words), "wanted “{words}”, got {message}");
+        assert!(message.contains(words), "expected “{words}”, got {message}");
     }
     let policy = "apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {name: default}\n\
                   spec: {allowedExternalCIDRs: [10.0.0.0/33]}\n";
@@ -102,15 +102,15 @@ fn about_destinations() {
         ("not-allowed", "{external: {address: 203.0.113.7}}", "NotAllowedByPolicy", "allowedExternalCIDRs"),
     ] {
         sandbox.apply(&tap(name, WEB, &format!("[{destination}]")));
-        says(&sandbox, name, "DestinationsReady", reason, words);
+        condition_reports(&sandbox, name, "DestinationsReady", reason, words);
     }
-    // The other destination of the same tap gets its frames all the same.
+    // The other destination of the same tap still gets its frames.
     sandbox.apply(&tap(
         "half",
         WEB,
         "[{name: absent, node: {name: n9}}, {name: there, node: {name: n2, interfaceName: mis-half}}]",
     ));
-    says(&sandbox, "half", "DestinationsReady", "NodeNotFound", "n9");
+    condition_reports(&sandbox, "half", "DestinationsReady", "NodeNotFound", "n9");
     sandbox.condition("half", "Tapped", "True", "");
 }
 
@@ -119,14 +119,14 @@ fn about_targets() {
     let sandbox = Sandbox::new("targets");
     let node = "[{node: {name: n2, interfaceName: mis-target}}]";
     sandbox.apply(&tap("nobody", "{podSelector: {matchLabels: {app: nobody}}}", node));
-    says(&sandbox, "nobody", "TargetsResolved", "NoPodsMatch", "app=nobody");
+    condition_reports(&sandbox, "nobody", "TargetsResolved", "NoPodsMatch", "app=nobody");
     sandbox.kubectl(&["delete", "podtap", "nobody"], "").expect("a tap can be deleted");
 
     for name in ["web", "web-2", "web-3"] {
         sandbox.pod(name, "n1", "web");
     }
     sandbox.apply(&tap("many", "{podSelector: {matchLabels: {app: web}}, maxPods: 2}", node));
-    says(&sandbox, "many", "TargetsResolved", "TooManyPods", "maxPods");
+    condition_reports(&sandbox, "many", "TargetsResolved", "TooManyPods", "maxPods");
     let status = sandbox.tap("many").status.expect("a status");
     assert_eq!(status.matched_pods, 3);
     until("the oldest two are tapped", Duration::from_secs(20), || {
@@ -147,7 +147,7 @@ fn about_targets() {
     sandbox.running("on-host");
     sandbox.apply(&tap("host", "{podNames: [on-host, web]}", node));
     fails(&sandbox, "host", "on-host", "TargetUnsupported", "network");
-    until("the other pod is tapped all the same", Duration::from_secs(20), || {
+    until("the other pod is still tapped", Duration::from_secs(20), || {
         let tapped = sandbox.tap("host").status.unwrap_or_default().tapped_pods;
         if tapped == 1 { Ok(()) } else { Err(tapped) }
     });
@@ -169,7 +169,7 @@ fn about_cycles() {
     sandbox.ready("there");
 }
 
-/// A device that somebody else made.
+/// A device that is not PodTap's.
 struct Foreign<'a>(&'a Path, &'a str);
 
 impl<'a> Foreign<'a> {
@@ -186,15 +186,15 @@ impl Drop for Foreign<'_> {
 }
 
 #[test]
-fn about_names_and_vnis_that_are_taken() {
+fn about_names_and_vnis_in_use() {
     let sandbox = Sandbox::new("taken");
     sandbox.pod("web", "n1", "web");
     let n2 = namespace_of_node(sandbox.lab(), "n2");
     let device = Foreign::new(&n2, "mis-foreign");
     sandbox.apply(&tap("foreign", WEB, "[{node: {name: n2, interfaceName: mis-foreign}}]"));
-    says(&sandbox, "foreign", "DestinationsReady", "InterfaceNameConflict", "mis-foreign");
+    condition_reports(&sandbox, "foreign", "DestinationsReady", "InterfaceNameConflict", "mis-foreign");
     let foreign = in_network(&n2, &["ip", "-d", "link", "show", "mis-foreign"]);
-    assert!(foreign.contains("bridge"), "it is as it was: {foreign}");
+    assert!(foreign.contains("bridge"), "it is unchanged: {foreign}");
     drop(device);
     sandbox.ready("foreign");
 
@@ -209,20 +209,20 @@ fn about_names_and_vnis_that_are_taken() {
     sandbox.ready("younger");
 
     sandbox.apply(&tap("same-name", WEB, "[{node: {name: n2, interfaceName: mis-young}}]"));
-    says(&sandbox, "same-name", "DestinationsReady", "InterfaceNameConflict", "mis-young");
+    condition_reports(&sandbox, "same-name", "DestinationsReady", "InterfaceNameConflict", "mis-young");
 }
 
 #[test]
-fn a_udp_port_that_is_taken() {
+fn a_udp_port_in_use() {
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("port");
     sandbox.pod("web", "n1", "web");
     let lab = sandbox.lab();
-    // The taps of other tests are gone, so that nothing of ours has the port when somebody else takes it.
-    let taker = udp_socket(&namespace_of_node(lab, "n2"), 14789).expect("the port is free");
+    // No other test has a tap now, so that the port is free for another program.
+    let other = udp_socket(&namespace_of_node(lab, "n2"), 14789).expect("the port is free");
     sandbox.apply(&tap("port", WEB, "[{node: {name: n2, interfaceName: mis-port}}]"));
-    says(&sandbox, "port", "DestinationsReady", "PortInUse", "14789");
-    drop(taker);
+    condition_reports(&sandbox, "port", "DestinationsReady", "PortInUse", "14789");
+    drop(other);
     sandbox.ready("port");
 }
 
@@ -234,7 +234,7 @@ fn without_a_policy() {
     sandbox.kubectl(&["delete", "podtappolicy", "default", "--ignore-not-found"], "").expect("a policy can be deleted");
     sandbox.apply(&tap("outside", WEB, "[{external: {address: 203.0.113.7}}]"));
     sandbox.apply(&tap("inside", WEB, "[{node: {name: n2, interfaceName: mis-policy}}]"));
-    says(&sandbox, "outside", "DestinationsReady", "PolicyNotFound", "PodTapPolicy");
+    condition_reports(&sandbox, "outside", "DestinationsReady", "PolicyNotFound", "PodTapPolicy");
     sandbox.ready("inside");
 }
 
@@ -246,7 +246,7 @@ fn an_object_that_no_longer_parses() {
     sandbox.pod("web", "n1", "web");
     sandbox.apply(&tap("good", WEB, "[{node: {name: n2, interfaceName: mis-parse}}]"));
     sandbox.ready("good");
-    // Stored while the schema knew a direction that this version does not: what an upgrade or downgrade leaves behind.
+    // Stored while the schema had a direction that this version does not have, as after an upgrade or downgrade.
     let definition = lab.kubectl(&["get", "crd", "podtaps.podtap.dev", "-o", "json"], "").expect("it is installed");
     let wider = definition.replace("\"Ingress\",", "\"Ingress\",\"Sideways\",");
     assert_ne!(wider, definition, "the enumeration was found");
@@ -267,14 +267,14 @@ fn an_object_that_no_longer_parses() {
             ],
             "",
         )
-        .expect("it is told that it is not understood");
-    // Others go on, and the odd one can be deleted.
+        .expect("the tap has a condition about it");
+    // Other taps keep working, and this one can be deleted.
     sandbox.apply(&tap("next", WEB, "[{node: {name: n2, interfaceName: mis-next}}]"));
     sandbox.ready("next");
     sandbox.kubectl(&["delete", "podtap", "odd", "--timeout=40s"], "").expect("it can be deleted");
-    let restored = std::fs::read_to_string(lab.top().join("crds/podtaps.yaml")).expect("crds/ is there");
+    let restored = std::fs::read_to_string(lab.top().join("crds/podtaps.yaml")).expect("crds/ exists");
     lab.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &restored)
-        .expect("the definition can be put back");
+        .expect("the definition can be restored");
 }
 
 #[test]
@@ -296,8 +296,8 @@ fn a_helper_pod_that_cannot_start() {
         )
         .expect("a namespace can be labelled")
     };
-    // Helper pods of earlier tests go within a minute or so.
-    until("no helper pod is there", Duration::from_secs(120), || {
+    // Helper pods of earlier tests are deleted after about a minute.
+    until("no helper pod exists", Duration::from_secs(120), || {
         let pods = lab.kubectl(
             &["-n", PODTAP_NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=helper", "-o", "name"],
             "",

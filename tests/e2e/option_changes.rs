@@ -1,4 +1,4 @@
-//! What changes of a running tap leave behind: no gap, and nothing doubled.
+//! Changes of an active tap leave no gap, and duplicate nothing.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
@@ -21,7 +21,7 @@ use crate::{
 const PORT: u16 = 7000;
 const OTHER_PORT: u16 = 7001;
 
-/// Ends the load also where a test fails meanwhile.
+/// Ends the load when dropped, also if the test fails meanwhile.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -30,8 +30,8 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Sends numbered datagrams from the client to two ports of the web server while `meanwhile` runs, which can look at how many
-/// there were; returns how many there were.
+/// Sends numbered datagrams from the client to two ports of the web server while `meanwhile` runs, which can read their number so far.
+/// Returns their number.
 fn under_load(scene: &Scene, meanwhile: impl FnOnce(&AtomicU32)) -> u32 {
     let (web, client) = (scene.sandbox.network(&scene.web), scene.sandbox.network(&scene.client));
     let _sinks = [PORT, OTHER_PORT].map(|port| udp_socket(&web, port).expect("the port is free"));
@@ -55,7 +55,7 @@ fn under_load(scene: &Scene, meanwhile: impl FnOnce(&AtomicU32)) -> u32 {
     sent.into_inner()
 }
 
-/// Waits until some datagrams were sent that had not been sent before.
+/// Waits until more datagrams have been sent.
 fn a_while(sent: &AtomicU32) {
     let before = sent.load(Ordering::Relaxed);
     until("datagrams are sent", Duration::from_secs(10), || {
@@ -67,7 +67,7 @@ fn a_while(sent: &AtomicU32) {
 /// Waits until every number from the first that arrived up to the last that was sent has arrived exactly once; returns the first.
 #[track_caller]
 fn each_once(receiver: &Capture, port: u16, sent: u32) -> u32 {
-    // The last one to be sent need not be the last one to arrive: each core has a queue of its own.
+    // The last one sent need not be the last one to arrive: each core has its own queue.
     until("each datagram arrives once", Duration::from_secs(10), || {
         let seen = numbers(&receiver.so_far(), port);
         let first = *seen.keys().next().ok_or("none has arrived")?;
@@ -79,11 +79,11 @@ fn each_once(receiver: &Capture, port: u16, sent: u32) -> u32 {
 }
 
 #[test]
-fn changes_leave_no_gap_and_double_nothing() {
+fn changes_leave_no_gap_and_duplicate_nothing() {
     let scene = Scene::new("change");
     let n2 = namespace_of_node(scene.sandbox.lab(), "n2");
     let include = format!("filter: {{include: [{{protocol: UDP, ports: [{{port: {PORT}}}]}}]}}");
-    let treatments = [
+    let variants = [
         String::new(),
         include.clone(),
         format!("filter: {{include: [{{ports: [{{port: 6990, endPort: {PORT}}}]}}], exclude: [{{protocol: ICMP}}]}}"),
@@ -92,10 +92,10 @@ fn changes_leave_no_gap_and_double_nothing() {
         "limit: {packetsPerSecond: 1000000}\n  deduplicate: {podCIDRs: [192.0.2.0/24]}".to_owned(),
         include,
     ];
-    let change = |interfaces: &str, treatment: &str| {
+    let change = |interfaces: &str, variant: &str| {
         scene.sandbox.apply(&format!(
             "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
-             targets: {{podNames: [web]}}\n  destinations: {interfaces}\n  {treatment}\n"
+             targets: {{podNames: [web]}}\n  destinations: {interfaces}\n  {variant}\n"
         ));
         scene.sandbox.ready("web");
     };
@@ -103,24 +103,24 @@ fn changes_leave_no_gap_and_double_nothing() {
     // Reversed: the destination that stays keeps its device and its VNI wherever it is in the list.
     let both =
         "[{name: more, node: {name: n2, interfaceName: trt-more}}, {node: {name: n2, interfaceName: trt-change}}]";
-    change(one, &treatments[0]);
+    change(one, &variants[0]);
     let receiver = capture(&n2, "trt-change");
     let mut more = None;
     let sent = under_load(&scene, |sent| {
-        for treatment in &treatments {
-            change(one, treatment);
+        for variant in &variants {
+            change(one, variant);
             a_while(sent);
         }
-        change(both, &treatments[1]);
+        change(both, &variants[1]);
         more = Some(capture(&n2, "trt-more"));
         a_while(sent);
-        change(both, &treatments[3]);
+        change(both, &variants[3]);
         a_while(sent);
-        change(one, &treatments[3]);
+        change(one, &variants[3]);
         a_while(sent);
     });
     assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
-    // The other destination had its share without a gap, from when it was there until it was not.
+    // The other destination received everything from its first to its last datagram.
     let seen = numbers(&more.expect("it was there").so_far(), PORT);
     let (first, last) = (*seen.keys().next().expect("some"), *seen.keys().next_back().expect("some"));
     assert!(
@@ -138,7 +138,7 @@ fn a_wrong_expression_changes_nothing() {
     let apply = |expression: &str| {
         scene.sandbox.apply(&tap("web", "web", "trt-wrong", &format!("filter: {{expression: {expression:?}}}")));
     };
-    // From the start, nothing is copied.
+    // In a new tap: nothing is mirrored.
     apply(&format!("udp prot {PORT}"));
     let status = scene.sandbox.condition("web", "Ready", "False", "InvalidSpec").status.expect("a status");
     assert_eq!(status.tapped_pods, 0);
@@ -150,15 +150,15 @@ fn a_wrong_expression_changes_nothing() {
     let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "trt-wrong");
     let sent = under_load(&scene, |sent| {
         a_while(sent);
-        // Later, the expression before goes on.
+        // In an active tap: the previous expression stays in effect.
         apply("udp port 70000");
         let status = scene.sandbox.condition("web", "Ready", "False", "InvalidSpec").status.expect("a status");
         assert_eq!(status.tapped_pods, 1);
         let words = message(&scene.sandbox, "web", "Ready");
-        // As tcpdump says it.
+        // The message of libpcap, as tcpdump prints it.
         assert!(words.contains("illegal port number 70000 > 65535"), "{words}");
         a_while(sent);
-        assert!(numbers(&receiver.so_far(), OTHER_PORT).is_empty(), "only what the expression before selects");
+        assert!(numbers(&receiver.so_far(), OTHER_PORT).is_empty(), "only what the previous expression selects");
         apply(&format!("udp port {PORT} or udp port {OTHER_PORT}"));
         scene.sandbox.ready("web");
         a_while(sent);

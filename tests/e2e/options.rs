@@ -1,4 +1,4 @@
-//! What a tap does with each frame: whether it is copied, and how much of it.
+//! Options without a state: which frames a tap mirrors, and how much of each.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::{
 };
 
 /// A tap of pods to an interface on n2, with more lines of spec.
-pub fn tap(name: &str, pods: &str, interface: &str, treatment: &str) -> String {
+pub fn tap(name: &str, pods: &str, interface: &str, options: &str) -> String {
     format!(
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: {name}}}\nspec:\n  \
          targets: {{podNames: [{pods}]}}\n  destinations: [{{node: {{name: n2, interfaceName: {interface}}}}}]\n  \
-         {treatment}\n"
+         {options}\n"
     )
 }
 
@@ -53,14 +53,14 @@ fn a_filter_selects() {
     scene.traffic();
     for network in [&client, &other] {
         for port in 8999..9012_u16 {
-            // What nobody listens on is answered with ICMP.
+            // No socket listens on these ports, so that each datagram is answered with ICMP.
             let socket = udp_socket(network, 0).expect("a socket can be made");
             socket.send_to(b"datagram", (address(&scene.web), port)).expect("it can be sent");
         }
     }
     in_network(&other, &["ping", "-q", "-c", "3", "-i", "0.1", &address(&scene.web)]);
 
-    let wanted = |frame: &Frame| {
+    let selected = |frame: &Frame| {
         Packet::of(&frame.bytes).is_some_and(|packet| {
             let remote = packet.remote(frame.direction).to_string();
             match packet.protocol {
@@ -71,10 +71,10 @@ fn a_filter_selects() {
             }
         })
     };
-    for way in [FrameDirection::In, FrameDirection::Out] {
-        assert!(pod.count(|frame| frame.direction == way && !wanted(frame)) > 0, "nothing is to be left out");
+    for direction in [FrameDirection::In, FrameDirection::Out] {
+        assert!(pod.count(|frame| frame.direction == direction && !selected(frame)) > 0, "all frames are selected");
     }
-    let frames = same_traffic(pod, receiver, wanted);
+    let frames = same_traffic(pod, receiver, selected);
     for (protocol, least) in [(TCP, 1000), (UDP, 9), (ICMP, 22)] {
         let count = frames.iter().filter(|f| Packet::of(&f.bytes).is_some_and(|p| p.protocol == protocol)).count();
         assert!(count >= least, "only {count} of protocol {protocol}");
@@ -92,7 +92,7 @@ fn tcpdump(frames: &[Frame], expression: &str) -> Vec<Frame> {
 fn an_expression_means_what_it_means_to_tcpdump() {
     let scene = Scene::new("expression");
     let web = scene.sandbox.network(&scene.web);
-    // Else there are superframes, whose length is that of several frames.
+    // Otherwise there are GSO packets, whose length is that of several frames.
     as_on_the_wire(&web, "eth0");
     as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
     let n2 = namespace_of_node(scene.sandbox.lab(), "n2");
@@ -106,15 +106,20 @@ fn an_expression_means_what_it_means_to_tcpdump() {
         let receiver = capture(&n2, "trt-expr");
         let pod = Capture::start(&web, "eth0");
         scene.traffic();
-        let (all, wanted) = (pod.so_far(), tcpdump(&pod.so_far(), expression));
-        assert!(!wanted.is_empty() && wanted.len() < all.len(), "{expression}: {} of {}", wanted.len(), all.len());
+        let (all, selected) = (pod.so_far(), tcpdump(&pod.so_far(), expression));
+        assert!(
+            !selected.is_empty() && selected.len() < all.len(),
+            "{expression}: {} of {}",
+            selected.len(),
+            all.len()
+        );
         arrives(&receiver, || tcpdump(&pod.so_far(), expression));
         let (_, _) = (pod.stop(), receiver.stop());
     }
 }
 
-/// A frame with as many bytes as a tap leaves of it; what is counted over all bytes is left out.
-fn cut(frame: &Frame, length: impl Fn(&[u8], &Packet) -> usize) -> Option<Frame> {
+/// A frame truncated as a tap truncates it, without the checksum, which covers all bytes.
+fn truncated(frame: &Frame, length: impl Fn(&[u8], &Packet) -> usize) -> Option<Frame> {
     let packet = Packet::of(&frame.bytes)?;
     let mut bytes = frame.bytes.clone();
     bytes.truncate(length(&frame.bytes, &packet));
@@ -134,8 +139,8 @@ fn frames_are_truncated() {
     as_on_the_wire(&web, "eth0");
     as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
     let n2 = namespace_of_node(scene.sandbox.lab(), "n2");
-    // So short that the kernel would have to cut into headers that it still needs.
-    let taps = [("heads", "headersOnly: true"), ("hundred", "bytes: 100"), ("short", "bytes: 20")];
+    // 20 bytes is less than the headers, which the kernel keeps.
+    let taps = [("headers", "headersOnly: true"), ("hundred", "bytes: 100"), ("short", "bytes: 20")];
     let receivers = taps.map(|(name, truncate)| {
         let interface = format!("trt-{name}");
         scene.sandbox.apply(&tap(name, "web", &interface, &format!("truncate: {{{truncate}}}")));
@@ -150,9 +155,10 @@ fn frames_are_truncated() {
     scene.traffic();
     for (name, receiver) in receivers {
         let length = |frame: &[u8], packet: &Packet| if name == "hundred" { 100 } else { headers(frame, packet) };
-        until(&format!("{name}: the copies are cut, and all there"), Duration::from_secs(10), || {
-            let sent: Vec<_> = pod.so_far().iter().filter_map(|frame| cut(frame, length)).collect();
-            let received: Vec<_> = receiver.so_far().iter().filter_map(|f| cut(f, |bytes, _| bytes.len())).collect();
+        until(&format!("{name}: all frames arrive truncated"), Duration::from_secs(10), || {
+            let sent: Vec<_> = pod.so_far().iter().filter_map(|frame| truncated(frame, length)).collect();
+            let received: Vec<_> =
+                receiver.so_far().iter().filter_map(|f| truncated(f, |bytes, _| bytes.len())).collect();
             let difference = Difference::between(&sent, &received);
             if difference.is_none() && sent.len() > 1000 { Ok(()) } else { Err(difference.to_string()) }
         });
@@ -177,15 +183,15 @@ fn too_many_combinations_are_refused() {
     sandbox.condition("many", "Ready", "False", "InvalidSpec");
     let words = message(&sandbox, "many", "Ready");
     for part in ["80 combinations of ports and cidrs", "64 are allowed", "filter.expression"] {
-        assert!(words.contains(part), "wanted “{part}” in “{words}”");
+        assert!(words.contains(part), "expected “{part}” in “{words}”");
     }
     sandbox.apply(&tap("many", "web", "trt-many", &filter(4)));
     sandbox.ready("many");
 }
 
-/// The lab's kernel can do everything; what one that cannot says is a matter of the dataplane tier.
+/// The lab's kernel supports everything; the dataplane tier covers kernels that do not.
 #[test]
-fn the_kernel_can_do_it() {
+fn the_kernel_supports_everything() {
     let sandbox = Sandbox::new("features");
     sandbox.pod("web", "n1", "web");
     sandbox.apply(&tap("web", "web", "trt-can", "truncate: {headersOnly: true}\n  sample: {oneInFlows: 2}"));

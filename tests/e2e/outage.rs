@@ -23,7 +23,7 @@ fn tap(sandbox: &Sandbox, interface: &str) {
 }
 
 #[test]
-fn a_dead_node_does_not_hold_up_a_delete_and_comes_back_clean() {
+fn a_dead_node_does_not_block_a_delete_and_comes_back_clean() {
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("dead-node");
     let lab = sandbox.lab();
@@ -36,7 +36,7 @@ fn a_dead_node_does_not_hold_up_a_delete_and_comes_back_clean() {
     deleted.expect("the delete ends although the node does not answer");
     assert!(start.elapsed() < Duration::from_secs(45), "{:?}", start.elapsed());
     healed.expect("a node can be joined again");
-    // The pod may have been evicted meanwhile; what was made in the node's own namespace must be gone in any case.
+    // The pod may have been evicted meanwhile; the node's own namespace must be clean in any case.
     until("the node cleans itself up", TIMEOUT, || {
         let mut left = traces(&namespace_of_node(lab, "n2"));
         if let Some(pod) = lab.get::<Pod>(sandbox.namespace(), "web")
@@ -58,19 +58,19 @@ fn a_node_that_lost_power_is_tapped_again() {
     tap(&sandbox, "out-power");
     let receiver = capture(&namespace_of_node(lab, "n1"), "out-power");
     lab.tool("lab", &["node-kill", "n2"]).expect("a node can lose power");
-    until("the tap says so", TIMEOUT, || {
+    until("the tap is not Ready", TIMEOUT, || {
         let status = sandbox.tap("web").status.unwrap_or_default();
         let ready = status.conditions.iter().find(|c| c.type_ == "Ready").map(|c| c.status.clone());
         if ready.as_deref() == Some("True") { Err("still Ready") } else { Ok(()) }
     });
     lab.tool("lab", &["node-start", "n2"]).expect("a node can be started");
-    // The pod is the same object if it was not evicted; a new one takes its place otherwise.
-    until("a pod is there again", TIMEOUT, || match lab.get::<Pod>(sandbox.namespace(), "web") {
+    // The pod is the same object, unless it was evicted: then this creates another one.
+    until("the pod exists again", TIMEOUT, || match lab.get::<Pod>(sandbox.namespace(), "web") {
         Some(pod) if pod.metadata.deletion_timestamp.is_none() => Ok(()),
         Some(_) => Err("still being deleted"),
         None => {
             sandbox.start("web", "n2", "web", "sleep 3600");
-            Err("made anew")
+            Err("recreated")
         }
     });
     until("it is tapped again", TIMEOUT, || {
@@ -95,7 +95,7 @@ fn another_controller_takes_over() {
     tap(&sandbox, "out-lead");
     let vni = sandbox.tap("web").status.and_then(|s| s.vni);
     let leases: Vec<k8s_openapi::api::coordination::v1::Lease> = lab.list(PODTAP_NAMESPACE);
-    let holder = leases.iter().find_map(|l| l.spec.as_ref()?.holder_identity.clone()).expect("somebody leads");
+    let holder = leases.iter().find_map(|l| l.spec.as_ref()?.holder_identity.clone()).expect("one of them leads");
     lab.kubectl(&["-n", PODTAP_NAMESPACE, "delete", "pod", &holder, "--grace-period=0", "--force"], "")
         .expect("the leader can be removed");
     sandbox.pod("web-2", "n2", "web");

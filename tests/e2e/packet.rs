@@ -1,4 +1,4 @@
-//! What tests ask about an IPv4 frame.
+//! The headers of an IPv4 frame.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range};
 
@@ -8,7 +8,7 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
-/// An unfragmented IPv4 packet without options, which is all that these tests send.
+/// An unfragmented IPv4 packet without options; these tests send no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Packet {
     pub protocol: u8,
@@ -36,17 +36,17 @@ impl Packet {
     }
 
     /// Address of the other side, seen from the pod at which the frame was captured.
-    pub fn remote(&self, way: FrameDirection) -> Ipv4Addr {
-        if way == FrameDirection::In { self.source } else { self.destination }
+    pub fn remote(&self, direction: FrameDirection) -> Ipv4Addr {
+        if direction == FrameDirection::In { self.source } else { self.destination }
     }
 }
 
-/// How often each number arrived in a datagram to the port that begins with one.
+/// How many times each number arrived at the start of a datagram to the port.
 pub fn numbers(frames: &[Frame], port: u16) -> BTreeMap<u32, usize> {
     let number = |frame: &Frame| {
         let packet = Packet::of(&frame.bytes)?;
-        let is_wanted = packet.protocol == UDP && packet.ports[1] == port;
-        frame.bytes.get(42..)?.first_chunk().filter(|_| is_wanted).map(|bytes| u32::from_be_bytes(*bytes))
+        let is_selected = packet.protocol == UDP && packet.ports[1] == port;
+        frame.bytes.get(42..)?.first_chunk().filter(|_| is_selected).map(|bytes| u32::from_be_bytes(*bytes))
     };
     frames.iter().filter_map(number).fold(BTreeMap::new(), |mut times, number| {
         *times.entry(number).or_default() += 1;

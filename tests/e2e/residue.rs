@@ -1,4 +1,4 @@
-//! After all other tests of this tier: the nodes of the lab are as they were before the first.
+//! After all other tests of this tier, the nodes of the lab are as they were before the first one.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use podtap_tests::{
 };
 
 #[test]
-#[ignore = "runs when all others have ended: `make e2e` does so"]
+#[ignore = "runs when all others have ended; `make e2e` does so"]
 fn no_tap_left_anything_behind() {
     let lab = Cluster::lab();
     let taps: Vec<PodTap> = lab.list_all();
     assert!(taps.is_empty(), "{} taps are left: their tests should have deleted them", taps.len());
-    // Helper pods stay for a minute after the last work.
-    until("the helper pods and NodeTaps go", Duration::from_secs(100), || {
+    // Helper pods stay for a minute after the last tap.
+    until("the helper pods and NodeTaps are deleted", Duration::from_secs(100), || {
         let pods: Vec<Pod> = lab.list(PODTAP_NAMESPACE);
         let helpers = pods.iter().filter(|p| p.spec.as_ref().is_some_and(|s| s.host_network == Some(true))).count();
         let nodes: Vec<NodeTap> = lab.list_all();

@@ -29,8 +29,8 @@ impl Scene {
     }
 
     fn of(sandbox: Sandbox) -> Self {
-        // Full-size copies are fragmented, and a receiver under load gives up fragments that overtake each other
-        // (`ip_frag_too_far`, net/ipv4/ip_fragment.c): docs/troubleshooting.md. Tests are about the mirror.
+        // Full-size mirrored frames may be fragmented, and a receiving kernel under load drops reordered fragments
+        // (`ip_frag_too_far`, net/ipv4/ip_fragment.c): see docs/troubleshooting.md. These tests are about the mirror.
         for node in ["n1", "n2", "cp"] {
             in_network(&namespace_of_node(sandbox.lab(), node), &["sysctl", "-qw", "net.ipv4.ipfrag_max_dist=0"]);
         }
@@ -51,7 +51,7 @@ impl Scene {
              wget -q -O /dev/null http://{web}/f; for i in 1 2 3; do wget -q -O /dev/null http://{web}/f?$i; done"
         );
         self.sandbox.in_pod("client", &script).expect("the client reaches the web server");
-        // Nobody listens there: each datagram is answered with ICMP.
+        // No socket listens on this port, so that each datagram is answered with ICMP.
         let socket = udp_socket(&self.sandbox.network(&self.client), 0).expect("a socket can be made");
         for length in [10, 500, 1472] {
             socket.send_to(&vec![b'x'; length], (web.as_str(), 9999)).expect("it can be sent");
@@ -70,12 +70,12 @@ pub fn address(pod: &Pod) -> String {
 /// Internal address of a node.
 pub fn node_address(name: &str) -> String {
     let nodes: Vec<Node> = Cluster::lab().list_all();
-    let node = nodes.into_iter().find(|n| n.metadata.name.as_deref() == Some(name)).expect("the node is there");
+    let node = nodes.into_iter().find(|n| n.metadata.name.as_deref() == Some(name)).expect("the node exists");
     let addresses = node.status.and_then(|s| s.addresses).expect("a node has addresses");
     addresses.into_iter().find(|a| a.type_ == "InternalIP").expect("one of them is internal").address
 }
 
-/// Address of the namespace that joins the nodes.
+/// Address of the namespace that connects the nodes.
 pub fn outside() -> String {
     let address = node_address("n1");
     let (network, _) = address.rsplit_once('.').expect("the lab is IPv4");
@@ -88,9 +88,9 @@ pub fn allow_external(address: &str) {
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {{name: default}}\n\
          spec: {{allowedExternalCIDRs: [{address}/32]}}\n"
     );
-    // Server-side, since several tests do it at the same time.
+    // Server-side, because several tests do it at the same time.
     let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-    Cluster::lab().kubectl(&arguments, &policy).expect("a policy can be made");
+    Cluster::lab().kubectl(&arguments, &policy).expect("a policy can be created");
 }
 
 /// Makes an interface show frames as they are on the wire: no GSO packets, checksums filled in.
@@ -103,25 +103,25 @@ pub fn as_on_the_wire(network: &Path, interface: &str) {
     in_network(network, &["ip", "link", "set", interface, "gso_max_segs", "1"]);
 }
 
-/// Waits until the receiver has what `wanted` selects at the pod, and nothing else; see [`arrives`].
+/// Waits until the receiver has what `selected` selects at the pod, and nothing else; see [`arrives`].
 #[track_caller]
-pub fn same_traffic(pod: Capture, receiver: Capture, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+pub fn same_traffic(pod: Capture, receiver: Capture, selected: impl Fn(&Frame) -> bool) -> Vec<Frame> {
     arrives(&receiver, || {
         let mut sent = completed(pod.so_far());
-        sent.retain(&wanted);
+        sent.retain(&selected);
         sent
     });
-    // Both sockets also say that they themselves lost nothing.
+    // Stopping a capture fails if its own socket lost frames.
     let _ = pod.stop();
     receiver.stop()
 }
 
-/// Waits until the receiver has the frames, each byte of TCP and each other frame exactly as often, and nothing else. Left
-/// out is what kernels say by themselves and at any time, also between the starts of two captures.
-/// Panics if it does not within ten seconds.
+/// Waits until the receiver has the frames, each byte of TCP and each other frame exactly as often, and nothing else. Ignores what
+/// kernels send by themselves at any time, because it may fall between the starts of two captures.
+/// Panics if this takes longer than ten seconds.
 #[track_caller]
 pub fn arrives(receiver: &Capture, frames: impl Fn() -> Vec<Frame>) {
-    // What is still on its way is waited for; what is doubled or foreign would not go away by waiting.
+    // Frames in flight may still arrive; duplicate or foreign ones do not disappear.
     until("the receiver has what the pod has", Duration::from_secs(10), || {
         let (sent, received) = (completed(frames()), completed(receiver.so_far()));
         if received.is_empty() {
@@ -131,7 +131,7 @@ pub fn arrives(receiver: &Capture, frames: impl Fn() -> Vec<Frame>) {
     });
 }
 
-/// Without IPv6's own announcements, and with the checksums that the kernel had left to a device.
+/// The frames without IPv6 announcements, and with the checksums that the kernel has left to a device.
 fn completed(mut frames: Vec<Frame>) -> Vec<Frame> {
     frames.retain(|frame| !frame.is_announcement());
     for frame in &mut frames {
@@ -140,12 +140,12 @@ fn completed(mut frames: Vec<Frame>) -> Vec<Frame> {
     frames
 }
 
-/// Waits until a receiver is there, and captures at it.
+/// Waits until a receiver exists, and captures its interface.
 #[track_caller]
 pub fn capture(network: &Path, interface: &str) -> Capture {
     let capture =
         until(&format!("a capture at {interface}"), Duration::from_secs(20), || Capture::try_start(network, interface));
-    // Else the kernel joins segments that arrive together.
+    // Otherwise the kernel joins segments that arrive together.
     in_network(network, &["ethtool", "-K", interface, "gro", "off"]);
     capture
 }

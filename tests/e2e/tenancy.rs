@@ -21,15 +21,15 @@ fn as_user(sandbox: &Sandbox, arguments: &[&str], input: &str) -> Result<String,
 #[test]
 fn a_user_needs_the_verb_tap_on_pods() {
     let sandbox = Sandbox::new("tenancy");
-    let refused = as_user(&sandbox, &["create", "-f", "-"], TAP).expect_err("alice has no right at all");
+    let refused = as_user(&sandbox, &["create", "-f", "-"], TAP).expect_err("alice has no permissions");
     assert!(refused.contains("forbidden"), "{refused}");
 
-    // Rights on the kind alone are not enough.
+    // Permissions on the kind alone are not enough.
     sandbox
         .kubectl(&["create", "role", "taps", "--verb=*", "--resource=podtaps.podtap.dev"], "")
         .and_then(|_| sandbox.kubectl(&["create", "rolebinding", "taps", "--role=taps", "--group=shop-team"], ""))
-        .expect("an administrator can give rights");
-    until("the verb is asked for", Duration::from_secs(10), || {
+        .expect("an administrator can grant permissions");
+    until("the verb is required", Duration::from_secs(10), || {
         match as_user(&sandbox, &["create", "--dry-run=server", "-f", "-"], TAP) {
             Err(message) if message.contains("podtap-edit") => Ok(()),
             other => Err(format!("{other:?}")),
@@ -38,7 +38,9 @@ fn a_user_needs_the_verb_tap_on_pods() {
 
     let example = std::fs::read_to_string(sandbox.lab().top().join("examples/allow-a-team.yaml")).expect("an example");
     sandbox.apply(&example);
-    until("the example's binding gives it", Duration::from_secs(10), || as_user(&sandbox, &["create", "-f", "-"], TAP));
+    until("the example's binding grants it", Duration::from_secs(10), || {
+        as_user(&sandbox, &["create", "-f", "-"], TAP)
+    });
     let elsewhere = as_user(&Sandbox::new("tenancy-two"), &["create", "-f", "-"], TAP).expect_err("another namespace");
     assert!(elsewhere.contains("forbidden"), "{elsewhere}");
 }
@@ -81,7 +83,7 @@ fn an_agent_writes_only_its_own_nodes_object() {
             ],
             "",
         )
-        .expect("a token like the agent's can be had");
+        .expect("a token like the agent's can be created");
     // A kubeconfig without the administrator's certificate, so that the token is what counts.
     let server = lab
         .kubectl(&["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"], "")

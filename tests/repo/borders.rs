@@ -1,4 +1,4 @@
-//! The borders between the crates: what the privileged half must not bring in, and what the other half must not.
+//! The borders between the crates: dependencies that the privileged half must not have, and those that the other half must not.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use serde_json::Value;
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--offline", "--locked"])
-        // Others may be missing from the cache that a build has filled.
+        // The cache that a build has filled may lack packages for other platforms.
         .args(["--filter-platform", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)])
         .current_dir(super::top())
         .output()
@@ -21,8 +21,8 @@ fn metadata() -> Value {
     serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON")
 }
 
-/// Names of all packages that `package` is built with alone (normal and build dependencies). Not from `cargo metadata`, which unifies
-/// the features of the whole workspace: there, the kinds turn on the schemas of podtap-model, and with them kube.
+/// Names of all packages that `package` is built with alone: normal and build dependencies. Not from `cargo metadata`, which unifies the
+/// features of the whole workspace: there, the kinds enable the schemas of podtap-model, and with them kube.
 fn tree_of(package: &str) -> BTreeSet<String> {
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(env!("CARGO"))
@@ -38,7 +38,7 @@ fn tree_of(package: &str) -> BTreeSet<String> {
     tree
 }
 
-/// Packages of `tree` that begin with one of `prefixes`.
+/// Packages of `tree` whose names begin with one of `prefixes`.
 fn found<'a>(tree: &'a BTreeSet<String>, prefixes: &[&str]) -> Vec<&'a str> {
     tree.iter().map(String::as_str).filter(|name| prefixes.iter().any(|p| name.starts_with(p))).collect()
 }

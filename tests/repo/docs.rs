@@ -1,4 +1,4 @@
-//! The documents know every word that users meet: reasons, fields, metrics, settings.
+//! The documents cover every reason, field, metric and setting.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(super::top().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// What stands between `before` and the next `after`, wherever `before` stands.
+/// The text between each `before` and the next `after`.
 fn between<'a>(text: &'a str, before: &str, after: &str) -> BTreeSet<&'a str> {
     text.split(before).skip(1).filter_map(|rest| rest.split_once(after)).map(|(found, _)| found).collect()
 }
@@ -31,9 +31,9 @@ fn every_reason_has_a_section() {
         assert!(headings.contains(reason), "docs/troubleshooting.md has no section “## {reason}”");
         assert!(reference.contains(&format!("`{reason}`")), "docs/reference.md does not have the reason `{reason}`");
     }
-    // Sections of one word are reasons, and only those that are still in use: sentences are about something else.
+    // Headings of one word are reasons, and must still exist; longer headings are about something else.
     for heading in headings.iter().filter(|heading| !heading.contains(' ')) {
-        assert!(reasons.contains(heading), "“## {heading}” is no reason any more");
+        assert!(reasons.contains(heading), "“## {heading}” is no longer a reason");
     }
 }
 
@@ -57,7 +57,7 @@ fn fields(path: &str, schema: &Value, found: &mut Vec<Field>) {
 
 /// Kind and fields of each committed definition.
 fn kinds() -> BTreeMap<String, Vec<Field>> {
-    let files = fs::read_dir(super::top().join("crds")).expect("crds/ is there");
+    let files = fs::read_dir(super::top().join("crds")).expect("crds/ exists");
     let kind = |file: fs::DirEntry| {
         let text = fs::read_to_string(file.path()).expect("a definition is text");
         let definition: Value = serde_saphyr::from_str(&text).expect("a definition is YAML");
@@ -68,7 +68,7 @@ fn kinds() -> BTreeMap<String, Vec<Field>> {
     files.map(|file| kind(file.expect("crds/ is readable"))).collect()
 }
 
-/// Rows of the tables in a kind's section, by what stands in backticks in the first cell.
+/// Rows of the tables in a kind's section, by the text in backticks in the first cell.
 fn rows<'a>(reference: &'a str, kind: &str) -> BTreeMap<&'a str, &'a str> {
     let section = reference.split("\n## ").find(|section| section.lines().next() == Some(kind)).unwrap_or_default();
     let row = |line: &'a str| Some((line.strip_prefix("| `")?.split_once('`')?.0, line));
@@ -100,12 +100,12 @@ fn every_field_is_in_the_reference() {
                 assert_eq!(cells[3].trim(), format!("`{words}`"), "{kind}: the default of {path}");
             }
             for limit in ["maxItems", "maxLength"].into_iter().filter_map(|name| schema[name].as_i64()) {
-                // An interface name's limit in its rule, 15, is the one that counts.
+                // For an interface name, the limit in its rule is the relevant one: 15.
                 assert!(row.contains(&limit.to_string()) || row.contains("15 char"), "{kind}: {path} up to {limit}");
             }
         }
         for path in rows.keys() {
-            assert!(fields.iter().any(|field| field.path == *path), "docs/reference.md, {kind}: there is no {path}");
+            assert!(fields.iter().any(|field| field.path == *path), "docs/reference.md, {kind}: no such field {path}");
         }
     }
 }
@@ -144,7 +144,7 @@ fn metrics_and_environment_are_in_the_reference() {
     }
 }
 
-/// Names of the values that a schema takes, as `image.tag`; an object without properties is a value itself.
+/// Names of the values in a schema, such as `image.tag`; an object without properties is a value itself.
 fn values(path: &str, schema: &Value, found: &mut Vec<String>) {
     match schema["properties"].as_object() {
         Some(properties) => {

@@ -1,4 +1,4 @@
-//! Every example is taken by the schema: parsed by the types, and refused by no rule.
+//! The schema accepts every example: the types can decode it, and no rule refuses it.
 
 use std::{collections::BTreeSet, fs};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 /// All documents of all examples, with their file's name.
 fn documents() -> Vec<(String, Value)> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(super::top().join("examples")).expect("examples/ is there") {
+    for entry in fs::read_dir(super::top().join("examples")).expect("examples/ exists") {
         let path = entry.expect("examples/ is readable").path();
         let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
         if path.extension().is_some_and(|extension| extension == "yaml") {
@@ -22,11 +22,11 @@ fn documents() -> Vec<(String, Value)> {
 }
 
 #[test]
-fn every_example_is_taken() {
+fn every_example_is_accepted() {
     let mut kinds = BTreeSet::new();
     for (file, document) in documents() {
         let kind = document["kind"].as_str().unwrap_or_default().to_owned();
-        // Through the type and back: what the API server's defaulting fills in is there, too.
+        // Decoded and encoded again, so that it has the defaults that the API server fills in.
         let object = match kind.as_str() {
             "PodTap" => serde_json::from_value::<PodTap>(document).map(|o| serde_json::to_value(o).expect("JSON")),
             "PodTapPolicy" => {

@@ -1,10 +1,10 @@
-//! Every crate opts into the lints of the workspace; cargo does not say so when one forgets.
+//! Every crate opts into the lints of the workspace; cargo does not report one that does not.
 
 use std::fs;
 
 /// Folders of the workspace's members, as the root `Cargo.toml` lists them.
 fn members() -> Vec<String> {
-    let manifest = fs::read_to_string(super::top().join("Cargo.toml")).expect("Cargo.toml is there");
+    let manifest = fs::read_to_string(super::top().join("Cargo.toml")).expect("Cargo.toml exists");
     let list = manifest
         .split_once("members = [")
         .expect("the workspace has members")

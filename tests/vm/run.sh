@@ -1,28 +1,28 @@
 #!/bin/bash
-# The dataplane tier on the kernel that most users have: Debian's stock one, emulated by qemu without acceleration, so that
-# it runs wherever the other tiers do. Arguments go to the test program, for example: tests/vm/run.sh destinations
+# The dataplane tier on Debian's stock kernel, emulated by qemu without acceleration, so that it runs wherever the other tiers do.
+# Arguments are passed to the test program, for example: tests/vm/run.sh destinations
 #
-# The machine's own root is the guest's, read-only through 9p with a RAM disk over it: the programs that the tests
-# call are there, and nothing that they do stays.
+# The guest's root is the machine's own, read-only through 9p, with a RAM disk over it: it has the programs that the tests call, and
+# keeps no changes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 state=$PWD/target/kernels
 mkdir -p "$state"
 
-# The kernel is unpacked and not installed.
+# The kernel is only unpacked, not installed.
 if [ ! -e "$state/kernel/boot" ]; then
   fetch() {
     package=$(apt-cache depends linux-image-amd64 2>/dev/null | sed -n 's/^ *Depends: //p' | head -1)
     [ -n "$package" ] && echo "fetching $package" && (cd "$state" && apt-get download -q "$package" 2>/dev/null)
   }
-  # The lists of packages may be older than the package, or not there.
+  # The package lists may be outdated or missing.
   fetch || { apt-get update -q >/dev/null && fetch; }
   (cd "$state" && dpkg -x "$package"_*.deb kernel)
   depmod -b "$state/kernel" "$(ls "$state/kernel/lib/modules")"
 fi
 version=$(ls "$state/kernel/lib/modules")
 
-# The newest one that cargo has built: `make kernels` builds it.
+# The test program, built by cargo if necessary.
 program=$(cargo test -q -p podtap-tests --test dataplane --locked --no-run --message-format json |
   jq -r 'select(.executable != null and .target.name == "dataplane").executable')
 
@@ -35,7 +35,7 @@ for module in virtio_pci 9pnet_virtio 9p overlay; do
 done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' | while read -r file; do
   cp "$file" "$state/initramfs/modules/$((number++)).ko"
 done
-# Words, one to a line: the kernel's command line would not take them all.
+# One word per line, because all of them would not fit on the kernel's command line.
 printf '%s\n' "$PWD" "$state/kernel/lib/modules/$version" "$program" --test-threads=2 "$@" >"$state/initramfs/run"
 (cd "$state/initramfs" && find . | busybox cpio -o -H newc 2>/dev/null) >"$state/initramfs.cpio"
 

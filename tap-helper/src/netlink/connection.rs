@@ -1,7 +1,7 @@
 //! Connections to the kernel in one network namespace.
 //!
-//! `netlink-proto`, on which `rtnetlink` stands, frames, sends and receives in a task of its own. This module adds what it leaves to its users:
-//! the options of the sockets, the text of errors, and the repetition of dumps that were interrupted.
+//! `netlink-proto`, on which `rtnetlink` is built, frames, sends and receives in a task of its own. This module adds what it leaves to
+//! its users: the options of the sockets, the text of errors, another attempt after an interrupted dump, and another socket after an error.
 
 use std::{
     cell::{Cell, RefCell},

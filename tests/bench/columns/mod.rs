@@ -1,4 +1,4 @@
-//! The ways to mirror that are compared: PodTap, and its peers' as their own tools set them up.
+//! The mirrors that are compared: PodTap's, and those of other tools as they set them up.
 
 mod plain;
 mod podtap;
@@ -28,9 +28,9 @@ pub const PLAIN_PORT: u16 = 4789;
 /// What the receiving node does with what arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receiver {
-    /// Throws it away before it has a cost: the figures are those of the pod's node alone.
+    /// Drops it as early as possible: the figures are those of the pod's node alone.
     Drops,
-    /// Takes it out of the tunnel and hands it to an interface, or to a program's memory.
+    /// Decapsulates it and delivers it to an interface, or to a program's memory.
     Decapsulates,
 }
 
@@ -44,9 +44,9 @@ pub enum Column {
         spec: Value,
         destination: Value,
     },
-    /// A VXLAN device in the pod and u32 filters with mirred, kokotap's way.
+    /// A VXLAN device in the pod and u32 filters with mirred, like kokotap.
     Plain,
-    /// tcpdump in the pod's network namespace, its output sent to another node over TCP, ksniff's way.
+    /// tcpdump in the pod's network namespace, its output sent to another node over TCP, like ksniff.
     Tcpdump,
 }
 
@@ -56,12 +56,12 @@ impl Column {
         Self::PodTap { name, spec, destination: json!({}) }
     }
 
-    /// The product with a receiver that shows superframes: what others do to show frames as on the wire is a cost of its own.
+    /// The product with a raw receiver, which shows GSO packets: showing frames as on the wire has a cost of its own.
     pub fn raw() -> Self {
         Self::PodTap { name: "PodTap, raw", spec: json!({}), destination: json!({"frameFormat": "Raw"}) }
     }
 
-    /// What all comparisons with the peers have.
+    /// The columns of all comparisons with other tools.
     pub fn all() -> Vec<Self> {
         vec![Self::Untapped, Self::podtap(PRODUCT, json!({})), Self::Plain, Self::Tcpdump]
     }
@@ -77,83 +77,83 @@ impl Column {
 
     /// Taps the pod, and returns when its frames arrive.
     pub fn begin<'a>(&self, stage: &'a Stage, receiver: Receiver) -> Result<Running<'a>, String> {
-        let way = match self {
-            Self::Untapped => Way::None,
+        let mirror = match self {
+            Self::Untapped => Mirror::None,
             Self::PodTap { spec, destination, .. } => {
-                Way::PodTap { _there: podtap::Tap::begin(stage, spec, destination)? }
+                Mirror::PodTap { _tap: podtap::Tap::begin(stage, spec, destination)? }
             }
-            Self::Plain => Way::Plain { _there: plain::Mirror::begin(stage)? },
-            Self::Tcpdump => Way::Tcpdump(tcpdump::Sniffer::begin(stage, receiver)?),
+            Self::Plain => Mirror::Plain { _tap: plain::Mirror::begin(stage)? },
+            Self::Tcpdump => Mirror::Tcpdump(tcpdump::Sniffer::begin(stage, receiver)?),
         };
         let at_start = Counters::of(&stage.web, "eth0")?;
-        let mut running = Running { dropped: None, way, stage, at_start };
-        // Filters and samples may leave out what would be sent here.
+        let mut running = Running { dropped: None, mirror, stage, at_start };
+        // Filters and sampling may exclude what would be sent here.
         if !matches!(self, Self::PodTap { spec, .. } if *spec != json!({})) {
             running.prove()?;
         }
-        if receiver == Receiver::Drops && matches!(running.way, Way::PodTap { .. } | Way::Plain { .. }) {
+        if receiver == Receiver::Drops && matches!(running.mirror, Mirror::PodTap { .. } | Mirror::Plain { .. }) {
             running.dropped = Some(receiver::Drop::begin(stage)?);
         }
         Ok(running)
     }
 }
 
-/// A tapped pod (or one that is not, in the column of that name). Taken back when dropped.
+/// A tapped pod, or an untapped one in the column of that name. The tap is removed when dropped.
 pub struct Running<'a> {
     dropped: Option<receiver::Drop>,
-    way: Way<'a>,
+    mirror: Mirror<'a>,
     stage: &'a Stage,
-    /// What the pod's interface had counted when it began.
+    /// The counters of the pod's interface at the start.
     at_start: Counters,
 }
 
-enum Way<'a> {
+enum Mirror<'a> {
     None,
-    PodTap { _there: podtap::Tap<'a> },
-    Plain { _there: plain::Mirror },
+    PodTap { _tap: podtap::Tap<'a> },
+    Plain { _tap: plain::Mirror },
     Tcpdump(tcpdump::Sniffer),
 }
 
 impl Running<'_> {
-    /// Where mirrored frames come out of the tunnel, on n2.
+    /// The interface on n2 that receives mirrored frames.
     fn interface(&self) -> Option<&'static str> {
-        match self.way {
-            Way::PodTap { .. } => Some(podtap::INTERFACE),
-            Way::Plain { .. } => Some(plain::INTERFACE),
-            Way::None | Way::Tcpdump(_) => None,
+        match self.mirror {
+            Mirror::PodTap { .. } => Some(podtap::INTERFACE),
+            Mirror::Plain { .. } => Some(plain::INTERFACE),
+            Mirror::None | Mirror::Tcpdump(_) => None,
         }
     }
 
-    /// Counters of the receiver, for the ways that have an interface there.
+    /// Counters of the receiver, for mirrors that have an interface there.
     pub fn at_receiver(&self) -> Option<Result<Counters, String>> {
         self.interface().map(|interface| Counters::of(&self.stage.n2, interface))
     }
 
-    /// Bytes of the capture that have arrived, for the way that sends one.
+    /// Bytes of the capture that have arrived, for the mirror that sends one.
     pub fn capture_bytes(&self) -> Option<u64> {
-        match &self.way {
-            Way::Tcpdump(sniffer) => Some(sniffer.arrived()),
+        match &self.mirror {
+            Mirror::Tcpdump(sniffer) => Some(sniffer.arrived()),
             _ => None,
         }
     }
 
-    /// Seconds that the way's own program has spent outside of the kernel.
+    /// Seconds that the mirror's own program has spent outside of the kernel.
     pub fn user_time(&self) -> f64 {
-        match &self.way {
-            Way::Tcpdump(sniffer) => sniffer.user_time(),
+        match &self.mirror {
+            Mirror::Tcpdump(sniffer) => sniffer.user_time(),
             _ => 0.0,
         }
     }
 
-    /// Ends the capture, and returns how many frames its kernel buffer has lost, for the way that has one.
+    /// Ends the capture, and returns how many frames its kernel buffer has lost, for the mirror that has one.
     pub fn capture_losses(&mut self) -> Option<Result<u64, String>> {
-        match &mut self.way {
-            Way::Tcpdump(sniffer) => Some(sniffer.end()),
+        match &mut self.mirror {
+            Mirror::Tcpdump(sniffer) => Some(sniffer.end()),
             _ => None,
         }
     }
 
-    /// The same as a share of the pod's frames, in percent: a capture is fast when it may lose what it likes.
+    /// The same as a percentage of the pod's frames: a capture that loses frames is fast.
     pub fn capture_loss(&mut self) -> Option<Result<f64, String>> {
         let lost = self.capture_losses()?;
         let frames = Counters::of(&self.stage.web, "eth0").map(|now| now.since(self.at_start).packets());
@@ -169,9 +169,9 @@ impl Running<'_> {
         }
     }
 
-    /// That both directions arrive: a column that mirrors nothing would look very good.
+    /// Fails unless both directions arrive: a mirror of nothing would look very good.
     fn prove(&self) -> Result<(), String> {
-        if matches!(self.way, Way::None) {
+        if matches!(self.mirror, Mirror::None) {
             return Ok(());
         }
         let (before, start) = (self.arrived()?, Instant::now());
@@ -189,7 +189,7 @@ impl Running<'_> {
     }
 }
 
-/// Takes away what a bench that was killed has left on the receivers' node; the rest goes with its pods.
+/// Removes what a killed bench has left behind on the receivers' node; the rest is removed with its pods.
 pub fn sweep(n2: &Path) {
     receiver::sweep(n2);
     plain::sweep(n2);

@@ -1,7 +1,6 @@
-//! kokotap's way: a VXLAN device in the pod, and a u32 filter that matches everything with mirred, in each direction.
+//! A mirror like kokotap's: a VXLAN device in the pod, and in each direction a u32 filter that matches everything, with mirred.
 //!
-//! kokotap hangs the filter for what the pod sends into a `prio` qdisc at the root; the clsact here costs less, and is on
-//! every kernel.
+//! kokotap attaches the egress filter to a `prio` root qdisc; the clsact here costs less, and every kernel has it.
 
 use std::path::PathBuf;
 
@@ -64,7 +63,7 @@ impl Mirror {
 
 impl Drop for Mirror {
     fn drop(&mut self) {
-        // Some are not there, when not all could be made.
+        // Some do not exist if not all could be created.
         let _ = bounded(&self.web, 5, &["tc", "qdisc", "del", "dev", "eth0", "clsact"]);
         for network in [&self.web, &self.n1, &self.n2] {
             let _ = bounded(network, 5, &["ip", "link", "del", INTERFACE]);
@@ -72,7 +71,7 @@ impl Drop for Mirror {
     }
 }
 
-/// Removes what a bench that was killed has left on the receiver's node; the rest has gone with its pods.
+/// Removes what a killed bench has left behind on the receiver's node; the rest is removed with its pods.
 pub fn sweep(n2: &std::path::Path) {
     let _ = bounded(n2, 5, &["ip", "link", "del", INTERFACE]);
 }

@@ -9,7 +9,7 @@ use crate::stage::Stage;
 pub const INTERFACE: &str = "bench-podtap";
 const NAME: &str = "bench";
 
-/// A tap of the pod `web`. Deleted, and waited for, when dropped.
+/// A tap of the pod `web`. When dropped, it is deleted, and this is waited for.
 pub struct Tap<'a>(&'a Sandbox);
 
 impl<'a> Tap<'a> {
@@ -25,7 +25,7 @@ impl<'a> Tap<'a> {
         let tap = json!({
             "apiVersion": "podtap.dev/v1alpha1", "kind": "PodTap", "metadata": {"name": NAME}, "spec": spec,
         });
-        // Deleted also when it was taken and does not become ready.
+        // Also deletes one that was accepted and does not become ready.
         let made = Self(&stage.sandbox);
         stage.sandbox.try_apply(&tap.to_string())?;
         stage.sandbox.kubectl(&["wait", "--for=condition=Ready", "--timeout=30s", "podtap", NAME], "")?;
@@ -35,9 +35,9 @@ impl<'a> Tap<'a> {
 
 impl Drop for Tap<'_> {
     fn drop(&mut self) {
-        let gone = self.0.kubectl(&["delete", "podtap", NAME, "--ignore-not-found", "--timeout=30s"], "");
-        if let Err(message) = gone {
-            eprintln!("the tap does not go: {message}");
+        let deleted = self.0.kubectl(&["delete", "podtap", NAME, "--ignore-not-found", "--timeout=30s"], "");
+        if let Err(message) = deleted {
+            eprintln!("the tap is not deleted: {message}");
         }
     }
 }

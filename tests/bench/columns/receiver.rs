@@ -1,8 +1,7 @@
-//! A receiving node that throws mirrored frames away as soon as they are there.
+//! A receiving node that drops mirrored frames as soon as they arrive.
 //!
-//! nftables' `ingress` hook is the first place after the driver where a rule can do so without changing how frames are
-//! sent: XDP on a virtual cable would forbid superframes, and so change what is measured. Later fragments have no
-//! port, and go by being some.
+//! nftables' `ingress` hook is the first one after the driver where a rule can do so without changing how frames are sent: XDP on a veth
+//! device would disable GSO packets, and so change what is measured. Later fragments have no port: all of them are dropped.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +33,7 @@ impl std::ops::Drop for Drop {
     }
 }
 
-/// Removes the rule, if it is there.
+/// Removes the rule, if it exists.
 pub fn sweep(n2: &Path) {
     let _ = bounded(n2, 5, &["nft", "delete", "table", "netdev", TABLE]);
 }

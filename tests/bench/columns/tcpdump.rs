@@ -1,7 +1,7 @@
-//! ksniff's way: tcpdump in the pod's network namespace, its capture sent to another node over TCP.
+//! A mirror like ksniff's: tcpdump in the pod's network namespace, its capture sent to another node over TCP.
 //!
-//! ksniff sends it through the container runtime, the kubelet and the API server. Here tcpdump writes straight into a
-//! TCP connection between the nodes, which is the least that this way can cost.
+//! ksniff sends it through the container runtime, the kubelet and the API server. Here tcpdump writes directly to a TCP connection
+//! between the nodes, the least possible cost.
 
 use std::{
     io::{self, Read as _},
@@ -31,7 +31,7 @@ use crate::{
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A running tcpdump and who reads what it sends. Ended when dropped.
+/// A running tcpdump and the reader of its capture. Killed when dropped.
 pub struct Sniffer {
     tcpdump: Background,
     arrived: Arc<AtomicU64>,
@@ -57,7 +57,7 @@ impl Sniffer {
             .spawn()
             .map_err(says)?;
         let sniffer = Self { tcpdump: Background(tcpdump), arrived, reader: Some(reader) };
-        // The header of the file comes when the socket is open.
+        // tcpdump writes the header of the file once its socket is open.
         until("tcpdump captures", TIMEOUT, || if sniffer.arrived() > 0 { Ok(()) } else { Err("nothing") });
         Ok(sniffer)
     }
@@ -70,10 +70,10 @@ impl Sniffer {
         user_time(self.tcpdump.0.id()).unwrap_or_default()
     }
 
-    /// Ends it as Ctrl-C does; how many frames it lost, by its own account.
+    /// Interrupts it. Returns how many frames it lost, by its own account.
     pub fn end(&mut self) -> Result<u64, String> {
         let child = &mut self.tcpdump.0;
-        let mut said = child.stderr.take().ok_or("it has ended before")?;
+        let mut summary = child.stderr.take().ok_or("it has ended before")?;
         let pid = i32::try_from(child.id()).map_err(|e| e.to_string())?;
         kill(Pid::from_raw(pid), Signal::SIGINT).map_err(|e| e.to_string())?;
         let start = Instant::now();
@@ -84,8 +84,8 @@ impl Sniffer {
             thread::sleep(Duration::from_millis(5));
         }
         let mut text = String::new();
-        said.read_to_string(&mut text).map_err(|e| e.to_string())?;
-        dropped(&text).ok_or_else(|| format!("tcpdump did not say how many it dropped: {text}"))
+        summary.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        dropped(&text).ok_or_else(|| format!("tcpdump did not print how many it dropped: {text}"))
     }
 }
 
@@ -93,20 +93,20 @@ impl Drop for Sniffer {
     fn drop(&mut self) {
         let _ = self.tcpdump.0.kill();
         let _ = self.tcpdump.0.wait();
-        // The last writer is gone, so that the reader comes to the end.
+        // The last writer has ended, so that the reader ends, too.
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
     }
 }
 
-/// Reads to the end: into memory, or, when the receiver drops, so that the kernel throws the bytes away itself.
+/// Reads to the end: into memory or, if the receiver drops, so that the kernel discards the bytes itself.
 fn read(stream: &TcpStream, receiver: Receiver, arrived: &AtomicU64) {
     let mut buffer = vec![0_u8; 1 << 18];
     let flags = if receiver == Receiver::Drops { libc::MSG_TRUNC } else { 0 };
     loop {
         #[expect(unsafe_code, reason = "std has no flags for recv")]
-        // SAFETY: the buffer is live and as long as said; with MSG_TRUNC, tcp(7), nothing is written into it.
+        // SAFETY: the buffer is live and has the given length; with MSG_TRUNC, tcp(7), nothing is written into it.
         let read = unsafe { libc::recv(stream.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
         match u64::try_from(read) {
             Ok(0) => return,
@@ -119,7 +119,7 @@ fn read(stream: &TcpStream, receiver: Receiver, arrived: &AtomicU64) {
     }
 }
 
-/// From what tcpdump says at its end.
+/// From the summary that tcpdump prints when it ends.
 fn dropped(text: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.contains("dropped by kernel"))?;
     line.split_whitespace().next()?.parse().ok()

@@ -1,4 +1,4 @@
-//! The addressing plan: who has which name and address. Fixed, so that a node keeps its own through a power cut.
+//! The addressing plan: names and addresses of all members. It is fixed, so that a node keeps its own after a power cut.
 
 use anyhow::{Context, Result, bail};
 
@@ -12,7 +12,7 @@ pub const API_PORT: u16 = 6443;
 pub const POD_RANGE: &str = "10.244.0.0/16";
 /// All services.
 pub const SERVICE_RANGE: &str = "10.96.0.0/16";
-/// The first service address, which Kubernetes gives to its own API.
+/// The first service address, which Kubernetes assigns to its own API.
 pub const API_SERVICE: &str = "10.96.0.1";
 /// One digit, so that names sort and every address below is formed from it directly.
 pub const MOST_NODES: u8 = 9;
@@ -22,7 +22,7 @@ pub fn name(number: u8) -> String {
     format!("n{number}")
 }
 
-/// Which node a name means.
+/// The number of a node.
 pub fn number(name: &str) -> Result<u8> {
     let number = name.strip_prefix('n').filter(|digits| digits.len() == 1);
     let number: u8 = number
@@ -44,17 +44,17 @@ pub fn pod_subnet(number: u8) -> String {
     format!("10.244.{}.0/24", number - 1)
 }
 
-/// The node's hardware address: fixed, so that the neighbours' caches stay true through a power cut.
+/// The node's MAC address: fixed, so that the neighbours' caches stay valid after a power cut.
 pub fn hardware_address(number: u8) -> String {
     format!("02:00:0a:42:00:1{number}")
 }
 
-/// The end of the node's cable that is plugged into the fabric.
+/// The fabric's end of the node's veth pair.
 pub fn cable(number: u8) -> String {
     format!("v{}", name(number))
 }
 
-/// The machine's identity file; kubelet reports it, and two nodes must not share one.
+/// The node's machine ID: kubelet reports it, and two nodes must not share one.
 pub fn machine_id(number: u8) -> String {
     format!("{number:032x}\n")
 }

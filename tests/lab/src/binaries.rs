@@ -1,7 +1,7 @@
 //! The programs of Kubernetes, etcd and Helm, built from their Go modules.
 //!
-//! They are kept outside of the checkout under a name derived from what they are built from, so that a fresh clone on
-//! the same machine finds them.
+//! They are cached outside of the checkout under a name derived from what they are built from, so that a fresh clone on the same
+//! machine finds them.
 
 use std::env;
 use std::fs::{self, File};
@@ -36,11 +36,11 @@ const KUBERNETES: Module = Module {
 const HELM: Module =
     Module { name: "Helm", directory: "tests/lab/helm", packages: &[("helm", "helm.sh/helm/v3/cmd/helm")] };
 
-/// Programs for people: they get a wrapper that points them at the lab unless `KUBECONFIG` points elsewhere.
+/// Programs for people: a wrapper points them at the lab, unless `KUBECONFIG` points elsewhere.
 const CLIENTS: [&str; 2] = ["kubectl", "helm"];
 
-/// For the compiler: no debugging information, which the linker would drop, and no inlining. Both together save a third of the build's
-/// time; the programs run long enough without.
+/// For the compiler: no debugging information, which the linker would drop anyway, and no inlining. Both together save a third of the
+/// build time; the programs are fast enough without.
 const COMPILER_FLAGS: &str = "all=-dwarf=false -l";
 
 /// Builds the programs that a cluster consists of, unless they are in the cache, and links them into `target/lab/bin`.
@@ -74,10 +74,10 @@ fn ensure_module(lab: &Lab, module: &Module, go: &Path) -> Result<PathBuf> {
     let name = &digest::hex(sources.join("\n").as_bytes())[..16];
 
     let cache = cache()?;
-    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
     let kept = cache.join(name).join("bin");
-    // Two checkouts that build at once would each take all of the machine's memory for the same result.
-    let lock = File::create(cache.join("lock")).context("cannot make the cache's lock")?;
+    // Two checkouts that build at the same time would each use all of the machine's memory for the same result.
+    let lock = File::create(cache.join("lock")).context("cannot create the cache's lock")?;
     if !kept.is_dir() && lock.try_lock().is_err() {
         progress::step("waiting for another lab that is building", || Ok(lock.lock()?))?;
     }
@@ -114,8 +114,7 @@ fn built_name(package: &str) -> &str {
     package.rsplit('/').find(|element| !is_version(element)).unwrap_or(package)
 }
 
-/// Kubernetes asks itself for its version at run time (kubelet refuses an older API server); outside of its own build
-/// scripts nothing would have stamped it.
+/// Kubernetes checks its own version at run time (kubelet refuses an older API server), and only its own build scripts would set it.
 fn stamps(version: &str) -> String {
     let minor = version.split('.').nth(1).unwrap_or_default();
     let values = [
@@ -133,7 +132,7 @@ fn stamps(version: &str) -> String {
     stamps.fold(String::from("-s -w"), |flags, stamp| flags + &stamp)
 }
 
-/// The version of Kubernetes that a `go.mod` asks for; for one without Kubernetes it does not matter.
+/// The version of Kubernetes that a `go.mod` requires; for one without Kubernetes it does not matter.
 fn kubernetes_version(requirements: &str) -> String {
     let version = requirements.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "));
     version.and_then(|rest| rest.split(' ').next()).unwrap_or("v1.0.0").to_owned()
@@ -166,8 +165,7 @@ fn wrapper(program: &Path, kubeconfig: &Path) -> String {
     )
 }
 
-/// Puts a copy of the running program beside the others. A copy, since the next build replaces the original under
-/// processes that run for as long as the lab.
+/// Copies the running program to the others. A copy, because the next build replaces the original while processes of the lab run it.
 fn install_self(lab: &Lab) -> Result<()> {
     let (own, installed) = (env::current_exe()?, lab.bin("lab"));
     if own == installed {

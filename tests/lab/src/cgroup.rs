@@ -1,6 +1,6 @@
 //! The cgroups that hold a node's pods.
 //!
-//! A node shares the machine's cgroup trees with everything else, so each gets a root of its own: `/<lab>/<node>`.
+//! A node shares the machine's cgroup trees with everything else, so each has its own root: `/<lab>/<node>`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,30 +10,30 @@ use anyhow::{Context, Result};
 
 use crate::{machine, progress, state::Lab};
 
-/// Controllers without which kubelet refuses a root on v2 (as far as the machine has them), and `io`, which pods may use.
+/// Controllers that kubelet requires of a root on v2, if the machine has them, and `io`, which pods may use.
 const DELEGATED: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
 
-/// Where everybody looks for cgroups.
+/// Where all programs expect cgroups.
 const TOP: &str = "/sys/fs/cgroup";
 
 /// How the machine's cgroups are laid out.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// A tree per controller. Systemd's own tree and a `unified` one beside them count too: runc leaves directories in each.
+    /// A tree per controller. Systemd's own tree and a `unified` one beside them count, too: runc leaves directories in each.
     V1(Vec<PathBuf>),
     /// One tree.
     V2(PathBuf),
 }
 
 impl Layout {
-    /// Looks at what this machine has mounted.
+    /// Detects what this machine has mounted.
     pub fn of_this_machine() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
         Self::from_mounts(&mounts).context("no cgroups are mounted below /sys/fs/cgroup; containers cannot run here")
     }
 
-    /// Decides from the text of `/proc/mounts` as runc and kubelet do: by what lies on `/sys/fs/cgroup` itself. A v1 tree
-    /// below a unified one is somebody's own (some VPN programs mount `net_cls` there).
+    /// Decides from the text of `/proc/mounts` as runc and kubelet do: by the file system of `/sys/fs/cgroup` itself. A v1 tree below a
+    /// unified one belongs to another program: some VPN programs mount `net_cls` there.
     fn from_mounts(mounts: &str) -> Option<Self> {
         let of_kind = |kind: &'static str| {
             mounts.lines().filter_map(move |line| {
@@ -63,18 +63,18 @@ impl Layout {
     }
 }
 
-/// The root of a node's cgroups as kubelet is told it.
+/// The root of a node's cgroups, as configured in kubelet.
 pub fn root(lab: &Lab, node: &str) -> String {
     format!("/{}/{node}", lab.id)
 }
 
-/// Makes a node's root in every tree.
+/// Creates a node's root in every tree.
 pub fn make(lab: &Lab, node: &str) -> Result<()> {
     let layout = Layout::of_this_machine()?;
     for tree in layout.trees() {
         let above = tree.join(&lab.id);
         let own = above.join(node);
-        fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
+        fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
         if matches!(layout, Layout::V1(_)) {
             // An empty cpuset admits no process, and a new one starts empty.
             fill_cpuset(tree, &above)?;
@@ -96,7 +96,7 @@ fn fill_cpuset(above: &Path, below: &Path) -> Result<()> {
     Ok(())
 }
 
-/// On v2 a group has the controllers that the group above hands down, all the way from the top.
+/// On v2 a group has the controllers that its parent enables for it, and so on up to the root.
 fn delegate(lab: &Lab, tree: &Path, below: &[&Path]) -> Result<()> {
     let read = |file: &str| {
         fs::read_to_string(tree.join(file)).with_context(|| format!("cannot read {file} of {}", tree.display()))
@@ -121,7 +121,7 @@ fn delegate(lab: &Lab, tree: &Path, below: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// What is to be handed down still: wanted, to be had, and not enabled yet.
+/// The controllers to enable: required, available, and not enabled yet.
 fn lacking(available: &str, enabled: &str) -> Vec<String> {
     let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
     DELEGATED.into_iter().filter(|name| has(available, name) && !has(enabled, name)).map(str::to_owned).collect()
@@ -136,22 +136,22 @@ fn hand_down(group: &Path, controllers: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Takes back what [`make`] had handed down from the machine's top group.
+/// Disables the controllers that [`make`] had enabled in the machine's root group.
 pub fn take_back(controllers: &[String]) {
     let Ok(Layout::V2(tree)) = Layout::of_this_machine() else {
         return;
     };
     for controller in controllers {
-        // Refused while somebody else has come to use it, and then it has to stay.
+        // Fails if other programs use it by now, and then it has to stay.
         let _ = fs::write(tree.join("cgroup.subtree_control"), format!("-{controller}"));
     }
 }
 
-/// Removes the cgroups of one node, or all of the lab's, with what runc has left in them. Their processes must have ended.
+/// Removes the cgroups of one node, or of the lab, with what runc has left in them. Their processes must have ended.
 pub fn sweep(lab: &Lab, node: Option<&str>) -> Result<()> {
     for tree in Layout::of_this_machine()?.trees() {
         let top = node.map_or_else(|| tree.join(&lab.id), |node| tree.join(&lab.id).join(node));
-        // A process that has just ended leaves its group a moment later.
+        // A process leaves its group shortly after it has ended.
         let gone = progress::wait_until(Duration::from_secs(10), || {
             remove_groups(&top);
             !top.exists()
@@ -165,7 +165,7 @@ pub fn sweep(lab: &Lab, node: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Deepest first; the files in a group go with it.
+/// Deepest first. The files in a group are removed with it.
 fn remove_groups(group: &Path) {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {

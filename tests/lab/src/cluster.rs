@@ -1,4 +1,4 @@
-//! What the lab asks of Kubernetes and tells it, through kubectl.
+//! The lab's requests to Kubernetes, through kubectl.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,24 +10,24 @@ use serde_json::{Value, json};
 use crate::addresses::{number, pod_subnet};
 use crate::{command, state::Lab};
 
-/// Whether the API server says that it is ready.
+/// Whether the API server is ready.
 pub fn is_ready(lab: &Lab, kubeconfig: &Path) -> bool {
     command::run(kubectl(lab, kubeconfig).args(["get", "--raw", "/readyz"])).is_ok()
 }
 
-/// The nodes that Kubernetes knows, and whether pods can be run on them.
+/// The nodes in Kubernetes, and whether pods can run on them.
 pub fn nodes(lab: &Lab) -> Result<BTreeMap<String, bool>> {
     let answer = command::run(kubectl(lab, &lab.path("kubeconfig")).args(["get", "nodes", "--output=json"]))?;
     Ok(readiness(&serde_json::from_str(&answer)?))
 }
 
-/// Whether pods can be created: their default service account comes a moment after the API server.
+/// Whether pods can be created: their default service account is created shortly after the API server is ready.
 pub fn has_service_account(lab: &Lab) -> bool {
     command::run(kubectl(lab, &lab.path("kubeconfig")).args(["get", "serviceaccount", "default"])).is_ok()
 }
 
-/// Makes a node known before it registers itself: so it has the pod subnet that its bridge has. True if it was known
-/// already; then it gets the subnet if it had none.
+/// Creates a node before it registers itself, so that it has the pod subnet that its bridge has. Returns true if it existed already; then
+/// it gets the subnet if it had none.
 pub fn declare(lab: &Lab, node: &str) -> Result<bool> {
     let object = declaration(node)?;
     let mut create = kubectl(lab, &lab.path("kubeconfig"));
@@ -38,7 +38,7 @@ pub fn declare(lab: &Lab, node: &str) -> Result<bool> {
     patch(lab, node, &[], &json!({ "spec": object["spec"] })).map(|()| true)
 }
 
-/// Says of a node that is about to be started that it is not ready, whatever its object still says from before.
+/// Marks a node that is about to be started as not ready, whatever its last status is.
 pub fn distrust(lab: &Lab, node: &str) -> Result<()> {
     let condition =
         json!({ "type": "Ready", "status": "Unknown", "reason": "PowerCut", "message": "The lab starts this node" });
@@ -66,7 +66,7 @@ fn readiness(list: &Value) -> BTreeMap<String, bool> {
     items.map(|node| (node["metadata"]["name"].as_str().unwrap_or_default().to_owned(), is_usable(node))).collect()
 }
 
-/// Ready, and not kept from pods any more because it was not a moment ago.
+/// Ready, and without the taint from when it was not.
 fn is_usable(node: &Value) -> bool {
     let list = |value: &'static str, of: &'static str| node[value][of].as_array().into_iter().flatten();
     let ready =
@@ -78,7 +78,7 @@ fn is_usable(node: &Value) -> bool {
 
 fn kubectl(lab: &Lab, kubeconfig: &Path) -> Command {
     let mut kubectl = Command::new(lab.bin("kubectl"));
-    // A proxy that the shell uses for the world outside is not for the loopback device.
+    // The shell's HTTP proxy is not for the loopback device.
     kubectl.env("KUBECONFIG", kubeconfig).env("NO_PROXY", "*").arg("--request-timeout=10s");
     kubectl
 }

@@ -1,4 +1,4 @@
-//! Running other programs, with errors that say what was run and what it answered.
+//! Running other programs, with errors that have the command and its output.
 
 use std::env;
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// Runs a program and returns what it wrote; fails with its complaint.
+/// Runs a program and returns its standard output; fails with its standard error.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = prepare(command)
         .stdin(Stdio::null())
@@ -20,20 +20,20 @@ pub fn run_with(command: &mut Command, input: &str) -> Result<String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that ends without reading says why by itself.
+        // A program that ends without reading reports the reason itself.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output()?;
     answer(command, &output)
 }
 
-/// Splits `line` at spaces and runs it: for lines whose parts hold none.
+/// Splits `line` at spaces and runs it: for words without spaces.
 pub fn line(line: &str) -> Result<String> {
     let mut words = line.split(' ');
     run(Command::new(words.next().unwrap_or_default()).args(words))
 }
 
-/// An ordinary user's `PATH` lacks what is called here, also after becoming root.
+/// The `PATH` of an ordinary user lacks directories that are needed here, even after becoming root.
 fn prepare(command: &mut Command) -> &mut Command {
     command.env("PATH", search_path(&env::var("PATH").unwrap_or_default()))
 }
@@ -52,9 +52,9 @@ pub fn search_path(path: &str) -> String {
 fn answer(command: &Command, output: &Output) -> Result<String> {
     if !output.status.success() {
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        let complaint = last_lines(complaint.trim(), 20);
-        bail!("{} {}: {}\n{complaint}", command.get_program().display(), words.join(" "), output.status);
+        let message = String::from_utf8_lossy(&output.stderr);
+        let message = last_lines(message.trim(), 20);
+        bail!("{} {}: {}\n{message}", command.get_program().display(), words.join(" "), output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -70,10 +70,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_and_the_complaint_come_back() {
+    fn the_answer_and_the_message_come_back() {
         assert_eq!(line("echo a b").expect("echo"), "a b\n");
-        let complaint = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).expect_err("fails").to_string();
-        assert!(complaint.contains("why") && complaint.contains('3'), "{complaint}");
+        let message = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).expect_err("fails").to_string();
+        assert!(message.contains("why") && message.contains('3'), "{message}");
         assert_eq!(run_with(&mut Command::new("cat"), "text").expect("cat"), "text");
     }
 

@@ -1,4 +1,4 @@
-//! The member that is no node: etcd, the API server, the controllers and the scheduler, beside the fabric's bridge.
+//! The control plane: etcd, the API server, the controllers and the scheduler, and the fabric's bridge.
 
 use std::fs;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub fn init(lab: &Lab) -> Result<()> {
     let mut supervisor = Supervisor::new(lab, CONTROL_PLANE);
     supervisor.start(etcd(lab))?;
     supervisor.start(api_server(lab))?;
-    // The others end themselves when the API server lets them wait.
+    // The others exit if the API server is not ready soon enough.
     let admin = lab.pki("admin.kubeconfig");
     supervisor.wait_until("the API server", Duration::from_secs(180), || cluster::is_ready(lab, &admin))?;
     supervisor.start(controller_manager(lab))?;
@@ -43,7 +43,7 @@ fn etcd(lab: &Lab) -> Component {
         format!("--listen-client-urls={ETCD}"),
         format!("--advertise-client-urls={ETCD}"),
         "--listen-peer-urls=http://127.0.0.1:2380".into(),
-        // The lab need not outlive the machine's own power cut, and a slow disk would make a slow cluster.
+        // The lab need not survive a power cut of the machine itself, and a slow disk would slow down the cluster.
         "--unsafe-no-fsync".into(),
         "--log-level=warn".into(),
     ];
@@ -70,9 +70,9 @@ fn api_server(lab: &Lab) -> Component {
         format!("--kubelet-client-certificate={}", pki("apiserver-to-kubelet.crt")),
         format!("--kubelet-client-key={}", pki("apiserver-to-kubelet.key")),
         format!("--kubelet-certificate-authority={}", pki("ca.crt")),
-        // There is no DNS; logs and exec would look for the node's name in it.
+        // Without this, logs and exec would resolve the node's name, and there is no DNS.
         "--kubelet-preferred-address-types=InternalIP".into(),
-        // Pods of a lost node are replaced within a test's patience.
+        // Pods of a lost node are replaced before tests time out.
         "--default-not-ready-toleration-seconds=20".into(),
         "--default-unreachable-toleration-seconds=20".into(),
     ];
@@ -83,14 +83,14 @@ fn controller_manager(lab: &Lab) -> Component {
     let mut arguments = kubeconfigs(lab, "controller-manager");
     arguments.extend([
         "--leader-elect=false".into(),
-        // Nodes are declared with the subnet that their bridge has; see cluster.rs.
+        // Nodes are created with the subnet that their bridge has; see cluster.rs.
         "--allocate-node-cidrs=false".into(),
         format!("--cluster-cidr={POD_RANGE}"),
         format!("--service-cluster-ip-range={SERVICE_RANGE}"),
         format!("--root-ca-file={}", lab.pki("ca.crt").display()),
         format!("--service-account-private-key-file={}", lab.pki("service-accounts.key").display()),
         "--use-service-account-credentials".into(),
-        // Each controller asks for an account of its own at the start: at the usual 20 requests a second that takes 4 s.
+        // Each controller requests a token of its own at the start: at the default of 20 requests per second that takes 4 s.
         "--kube-api-qps=500".into(),
         "--kube-api-burst=1000".into(),
         "--node-monitor-period=2s".into(),

@@ -1,4 +1,4 @@
-//! SHA-256, the one digest that the lab needs.
+//! SHA-256.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! Taking the lab down, whatever state it is in.
+//! Taking the lab down, from any state.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,23 +9,23 @@ use crate::addresses::CONTROL_PLANE;
 use crate::progress::{say, step};
 use crate::{cgroup, machine, member, mounts, relay, state::Lab};
 
-/// What a lab that is down does not have. Programs and images stay: the next one needs them again; logs stay to be read.
+/// The state that is removed. Programs and images stay for the next lab; logs stay to be read.
 const REMOVED: [&str; 7] = ["nodes", "etcd", "pki", "pki.partial", "run", "kubeconfig", "images/loaded"];
 
-/// Ends everything that the lab runs and puts the machine back as it was.
+/// Ends everything that the lab runs, and restores the machine.
 pub fn down(lab: &Lab) -> Result<()> {
     let _lock = lab.lock()?;
     if REMOVED.iter().any(|name| lab.path(name).exists()) {
         return step("taking the lab down", || clear(lab));
     }
-    // Also then: the state may have been deleted while the lab was up.
+    // Even without any state: it may have been deleted while the lab was up.
     clear(lab)?;
     say("the lab is down");
     Ok(())
 }
 
 fn clear(lab: &Lab) -> Result<()> {
-    // The nodes first: with the control plane gone, they would log nothing but complaints.
+    // The nodes first: without the control plane, they would log only errors.
     let nodes = lab.nodes();
     for member in nodes.iter().map(String::as_str).chain([CONTROL_PLANE, relay::NAME]) {
         member::kill(lab, member)?;

@@ -1,4 +1,4 @@
-//! The network that connects the nodes: a bridge in the control plane's namespace and a cable from it to each node.
+//! The network that connects the nodes: a bridge in the control plane's namespace, and a veth pair from it to each node.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use crate::addresses::{FABRIC, MOST_NODES, cable, hardware_address, node_address
 use crate::{command, namespaces::within_network, process::Process, progress};
 
 const BRIDGE: &str = "fab0";
-/// The node's end of its cable.
+/// The node's end of its veth pair.
 const PORT: &str = "eth0";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Makes the bridge; from inside of the control plane.
+/// Creates the bridge; called inside the control plane.
 pub fn make() -> Result<()> {
     command::line("ip link set lo up")?;
     command::line(&format!("ip link add {BRIDGE} type bridge"))?;
@@ -22,13 +22,13 @@ pub fn make() -> Result<()> {
     route_to_pods(1..=MOST_NODES)
 }
 
-/// Plugs a node in.
+/// Connects a node.
 pub fn attach(control_plane: &Process, number: u8, node: &Process) -> Result<()> {
     let cable = cable(number);
     within_network(control_plane, || {
         let there = progress::wait_until(PATIENCE, || exists(BRIDGE));
         ensure!(there, "the control plane has made no {BRIDGE}");
-        // The kernel takes a dead node's cable away in its own time.
+        // The kernel removes a dead node's veth pair some time later.
         if exists(&cable) {
             let _ = command::line(&format!("ip link del {cable}"));
         }
@@ -43,14 +43,14 @@ fn plug_in(cable: &str) -> Result<()> {
     command::line(&format!("ip link set {cable} master {BRIDGE} up")).map(drop)
 }
 
-/// Gives a node its address and its routes; from inside of it.
+/// Gives a node its address and its routes; called inside the node.
 pub fn configure_node(number: u8) -> Result<()> {
     command::line("ip link set lo up")?;
-    ensure!(progress::wait_until(PATIENCE, || exists(PORT)), "nobody has plugged this node into the fabric");
+    ensure!(progress::wait_until(PATIENCE, || exists(PORT)), "this node was not connected to the fabric");
     command::line(&format!("ip addr add {}/24 dev {PORT}", node_address(number)))?;
     command::line(&format!("ip link set {PORT} up"))?;
     command::line(&format!("ip route add default via {FABRIC}"))?;
-    // To all that there can be: a node that comes later is then reached by those that are there.
+    // To all possible nodes, so that existing ones reach those that are added later.
     route_to_pods((1..=MOST_NODES).filter(|other| *other != number))
 }
 
@@ -62,7 +62,7 @@ fn route_to_pods(nodes: impl Iterator<Item = u8>) -> Result<()> {
     Ok(())
 }
 
-/// Cuts a node's cable, and the node lives on, alone; or mends it, also one that a broken start has left half plugged in.
+/// Disconnects a node, which keeps running, or connects it again. The latter also repairs what an interrupted start has left.
 pub fn set_cable(control_plane: &Process, number: u8, connected: bool) -> Result<()> {
     let cable = cable(number);
     within_network(control_plane, || {
@@ -70,12 +70,12 @@ pub fn set_cable(control_plane: &Process, number: u8, connected: bool) -> Result
     })
 }
 
-/// Whether a node is plugged in at all.
+/// Whether a node has a veth pair.
 pub fn has_cable(control_plane: &Process, node: &str) -> bool {
     number(node).is_ok_and(|number| within_network(control_plane, || Ok(exists(&cable(number)))).unwrap_or_default())
 }
 
-/// Whether a node's cable is whole.
+/// Whether a node's veth pair is up.
 pub fn is_connected(control_plane: &Process, number: u8) -> bool {
     let flags = within_network(control_plane, || command::line(&format!("ip -oneline link show {}", cable(number))));
     flags.is_ok_and(|line| line.contains(",UP") || line.contains("<UP"))

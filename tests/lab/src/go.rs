@@ -9,13 +9,13 @@ use anyhow::{Context, Result};
 
 use crate::{command, prerequisites::find_program, progress};
 
-/// What our modules ask for at most.
+/// The newest version that our modules require.
 const WANTED: &str = "1.26.0";
-/// The first minor version that fetches by itself what a module asks for.
+/// The first minor version that fetches the version a module requires.
 const FETCHES: u32 = 21;
 
-/// Which Go to build with. One that is too old for our modules can still fetch another: the module proxy serves
-/// toolchains as modules (<https://go.dev/doc/toolchain#select>), with a checksum like all others.
+/// The Go to build with. One that is too old for our modules can still fetch a newer one: the module proxy serves toolchains as modules
+/// (<https://go.dev/doc/toolchain#select>), with a checksum like any other.
 pub fn find() -> Result<PathBuf> {
     let installed = find_program("go").context("go is not installed; see https://go.dev/dl/")?;
     let ask = ["env", "GOVERSION", "GOARCH", "GOMODCACHE"];
@@ -31,7 +31,7 @@ pub fn find() -> Result<PathBuf> {
     if !is_executable(&fetched) {
         progress::step(format!("fetching Go {WANTED}, since {version} is too old"), || {
             command::run(at(&installed).args(["mod", "download", &module]).current_dir("/"))?;
-            // A module carries no permissions. The program that this is about comes last: it tells that all is done.
+            // Modules have no file permissions. `bin/go` is made executable last, as a sign that everything is complete.
             make_executable(&directory.join(format!("pkg/tool/linux_{architecture}")))?;
             make_executable(&directory.join("bin"))
         })
@@ -44,7 +44,7 @@ pub fn find() -> Result<PathBuf> {
 pub fn at(go: &Path) -> Command {
     let mut command = Command::new(go);
     command.env_remove("GOROOT");
-    // Some distributions switch the fetching off.
+    // Some distributions disable fetching.
     if std::env::var_os("GOTOOLCHAIN").is_none() {
         command.env("GOTOOLCHAIN", "auto");
     }

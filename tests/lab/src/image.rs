@@ -1,4 +1,4 @@
-//! Container images, made from files without a container runtime.
+//! Container images, built from files without a container runtime.
 //!
 //! The archive is an OCI layout which also has Docker's `manifest.json`: `ctr`, `k3s ctr` and `kind` read the first,
 //! `docker load` the second. The same input gives the same bytes.
@@ -14,7 +14,7 @@ use tar::{Archive, Builder, EntryType, Header};
 
 use crate::{digest, state::write_whole};
 
-/// What an image shall hold.
+/// The content of an image.
 #[derive(Debug, Default)]
 pub struct Image {
     /// Its full name with registry and tag.
@@ -141,7 +141,7 @@ fn layer(files: &BTreeMap<String, Source>) -> Result<Vec<u8>> {
     Ok(tar.into_inner()?)
 }
 
-/// No times and no owners: they would make each build another image.
+/// No times and no owners, which would make each build a different image.
 fn header(kind: EntryType, mode: u32, size: usize) -> Header {
     let mut header = Header::new_ustar();
     header.set_entry_type(kind);
@@ -175,7 +175,7 @@ fn split_name(name: &str) -> Result<(&str, &str)> {
     }
 }
 
-/// The name that an archive gives to its image.
+/// The name of the image in an archive.
 pub fn name_in(archive: &Path) -> Result<String> {
     let file = File::open(archive).with_context(|| format!("cannot open {}", archive.display()))?;
     let name = indexes(file).ok().and_then(|all| all.iter().find_map(name_in_index));

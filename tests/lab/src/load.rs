@@ -1,4 +1,4 @@
-//! Giving images to the nodes.
+//! Loading images into the nodes.
 
 use std::fs;
 use std::path::Path;
@@ -9,11 +9,11 @@ use anyhow::{Context, Result, ensure};
 use crate::progress::{say, step};
 use crate::{command, image, member, state::Lab};
 
-/// Brings an image into all nodes that are up, and remembers it for those that are started later.
+/// Loads an image into all nodes that are up, and keeps it for those that are started later.
 pub fn load(lab: &Lab, archive: &Path) -> Result<()> {
     let name = image::name_in(archive)?;
     let _lock = lab.lock()?;
-    // A copy, since the original may be gone or half-written when a node is started.
+    // A copy, because the original may be missing or incomplete when a node is started.
     let kept = lab.path("images/loaded").join(format!("{}.tar", file_name(&name)));
     fs::create_dir_all(lab.path("images/loaded"))?;
     let partial = kept.with_extension("partial");

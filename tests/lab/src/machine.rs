@@ -1,7 +1,7 @@
-//! What the lab changes on the machine itself, and how that is put back.
+//! What the lab changes on the machine itself, and how it is restored.
 //!
-//! The record lies in `/run` and is shared by all labs of the machine: the first one in saves, the last one out restores.
-//! It is written before anything is changed, so a crash at any point leaves the true values in it.
+//! The record is in `/run` and shared by all labs of the machine: the first one up saves, the last one down restores. It is written before
+//! anything is changed, so that it has the original values after a crash at any point.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use crate::{cgroup, command, process::boot, state::Lab, state::write_whole};
 
 const RECORD: &str = "/run/podtap-lab/machine.json";
 
-/// Settings that kubelet writes for the whole machine whether it is asked to or not, and those that the lab raises.
+/// Settings that kubelet always writes for the whole machine, and those that the lab raises.
 const SAVED: [&str; 7] = [
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -26,7 +26,7 @@ const SAVED: [&str; 7] = [
     "fs/inotify/max_user_instances",
 ];
 
-/// The usual 128 are too few for two kubelets and two containerds, which all are one user's.
+/// The default of 128 per user is too low for two kubelets and two containerds.
 const INOTIFY_INSTANCES: u32 = 4096;
 
 /// Where a node mounts its own directories; Kubernetes has these paths compiled in or by convention.
@@ -34,23 +34,22 @@ pub const MOUNT_POINTS: [&str; 4] = ["/var/lib/containerd", "/var/lib/kubelet", 
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
-    /// The boot that the record is about.
+    /// The boot that the record belongs to.
     boot: Option<String>,
-    /// The states of the labs that are up.
+    /// The state directories of the labs that are up.
     labs: BTreeSet<PathBuf>,
-    /// Settings as they were before the first of them.
+    /// Settings before the first of them.
     settings: BTreeMap<String, String>,
-    /// Directories that had to be made.
+    /// Directories that had to be created.
     directories: BTreeSet<PathBuf>,
-    /// Controllers that the top cgroup did not hand down before.
+    /// Controllers that were not enabled in the root cgroup before.
     controllers: BTreeSet<String>,
     /// Kernel modules that were not loaded before.
     modules: BTreeSet<String>,
 }
 
 impl Record {
-    /// What is still true in this boot: settings are as the machine sets them, and no lab has survived. Not every
-    /// machine's `/run` is emptied then.
+    /// The record after a reboot: settings are the machine's own, and no lab has survived. Not every machine empties `/run` at boot.
     fn of_boot(self, boot: &str) -> Self {
         if self.boot.as_deref().is_some_and(|recorded| recorded != boot) {
             return Self { boot: Some(boot.to_owned()), directories: self.directories, ..Self::default() };
@@ -58,7 +57,7 @@ impl Record {
         Self { boot: Some(boot.to_owned()), ..self }
     }
 
-    /// Strikes a lab out; true if no other is left. A lab whose directory has been deleted cannot come down any more.
+    /// Removes a lab; true if no other is left. A lab whose directory was deleted can no longer be taken down, and does not count.
     fn leave(&mut self, lab: &Path, exists: impl Fn(&Path) -> bool) -> bool {
         self.labs.retain(|other| other != lab && exists(other));
         self.labs.is_empty()
@@ -70,7 +69,7 @@ pub fn enter(lab: &Lab) -> Result<()> {
     change(|record| {
         record.labs.insert(lab.state.clone());
         for name in SAVED {
-            // Not every kernel has each.
+            // Not every kernel has all of them.
             if let (false, Ok(value)) = (record.settings.contains_key(name), fs::read_to_string(setting(name))) {
                 record.settings.insert(name.to_owned(), value.trim().to_owned());
             }
@@ -83,14 +82,14 @@ pub fn enter(lab: &Lab) -> Result<()> {
         Ok(())
     })?;
     for directory in MOUNT_POINTS {
-        fs::create_dir_all(directory).with_context(|| format!("cannot make {directory}"))?;
+        fs::create_dir_all(directory).with_context(|| format!("cannot create {directory}"))?;
     }
     raise("fs/inotify/max_user_instances", INOTIFY_INSTANCES)?;
     load_bridge_filter();
     Ok(())
 }
 
-/// Writes down that the top cgroup is about to hand down these controllers.
+/// Records that these controllers are about to be enabled in the root cgroup.
 pub fn note_controllers(lab: &Lab, controllers: &[String]) -> Result<()> {
     change(|record| {
         record.labs.insert(lab.state.clone());
@@ -99,7 +98,7 @@ pub fn note_controllers(lab: &Lab, controllers: &[String]) -> Result<()> {
     })
 }
 
-/// The lab is down: puts everything back if no other lab of this machine is up.
+/// The lab is down: restores everything if no other lab of this machine is up.
 pub fn leave(lab: &Lab) -> Result<()> {
     let _alone = lock()?;
     let Some(mut record) = read()? else {
@@ -110,27 +109,27 @@ pub fn leave(lab: &Lab) -> Result<()> {
     }
     for (name, value) in &record.settings {
         let path = setting(name);
-        // Writing what is there already may be refused where the value itself is not writable.
+        // Some settings refuse even a write of their current value.
         if fs::read_to_string(&path).is_ok_and(|now| now.trim() != value) {
             fs::write(&path, value).with_context(|| format!("cannot restore {} to {value}", path.display()))?;
         }
     }
     for directory in record.directories.iter().rev() {
-        // Only an empty one goes: what others have put there meanwhile is theirs.
+        // Only if it is empty: other programs may have used it meanwhile.
         let _ = fs::remove_dir(directory);
     }
     let controllers: Vec<_> = record.controllers.into_iter().collect();
     cgroup::take_back(&controllers);
     for module in &record.modules {
-        // Stays if it has come into use elsewhere.
+        // It stays loaded if another program uses it by now.
         let _ = command::line(&format!("modprobe -r {module}"));
     }
     let directory = Path::new(RECORD).parent().context("a record without a directory")?;
     fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
 }
 
-/// Without it, the answer of a pod to a neighbour on its own bridge that called it by a service address bypasses the
-/// translation back. Loading it switches the filtering on for the machine's own bridges too, so that is switched off again.
+/// Without it, if a pod reaches another one on its bridge by a service address, the answer bypasses the address translation. Loading it
+/// enables filtering for the machine's own bridges as well, so that is disabled again.
 fn load_bridge_filter() {
     let switches = Path::new("/proc/sys/net/bridge");
     if !switches.exists() && command::line("modprobe br_netfilter").is_ok() {
@@ -165,9 +164,9 @@ fn lock() -> Result<File> {
     let path = Path::new(RECORD).with_extension("lock");
     fs::create_dir_all(path.parent().unwrap_or(&path)).context("cannot write to /run; the lab needs root")?;
     loop {
-        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-        // The last one out removes the lock too; whoever waited for it meanwhile holds a file that nobody else will find.
+        // The last lab down also removes the lock: a process that has waited for it holds a deleted file, and tries again.
         if fs::metadata(&path).is_ok_and(|found| file.metadata().is_ok_and(|held| held.ino() == found.ino())) {
             return Ok(file);
         }

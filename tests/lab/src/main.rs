@@ -1,7 +1,7 @@
 //! `lab`: a real Kubernetes on one machine.
 //!
-//! Nodes are sets of namespaces, each with its own kubelet, containerd, kube-proxy and pods; the control plane is one
-//! more. Nothing is downloaded but Go modules and Debian packages. See `tests/lab/README.md`.
+//! Nodes are sets of namespaces, each with its own kubelet, containerd, kube-proxy and pods; the control plane is another one. Only Go
+//! modules and Debian packages are downloaded. See `tests/lab/README.md`.
 
 mod addresses;
 mod binaries;
@@ -42,7 +42,7 @@ use clap::{Args, Parser, Subcommand};
 use addresses::CONTROL_PLANE;
 use state::Lab;
 
-/// A real Kubernetes on one machine: nodes are namespaces, the state lies in target/lab of the checkout.
+/// A real Kubernetes on one machine: nodes are namespaces, the state is in target/lab of the checkout.
 #[derive(Debug, Parser)]
 #[command(name = "lab", version)]
 struct Arguments {
@@ -52,16 +52,16 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Bring the lab up; also completes one that is up partly.
+    /// Bring the lab up, or complete one that is partly up.
     Up {
-        /// How many nodes there are to be at least.
+        /// The least number of nodes.
         #[arg(long, env = "NODES", default_value_t = 2)]
         nodes: u8,
         /// Leave Helm out, which takes a minute to build the first time.
         #[arg(long)]
         no_helm: bool,
     },
-    /// Take the lab down and put the machine back as it was.
+    /// Take the lab down and restore the machine.
     Down,
     /// Show what is up.
     Status,
@@ -95,7 +95,7 @@ enum Action {
         /// n1, n2, ...
         node: String,
     },
-    /// Mend a node's link.
+    /// Restore a node's link.
     Heal {
         /// n1, n2, ...
         node: String,
@@ -152,7 +152,7 @@ fn run(action: Action) -> Result<ExitCode> {
     }
     let lab = &Lab::find()?;
     if !matches!(action, Action::Kubeconfig) {
-        ensure!(nix::unistd::geteuid().is_root(), "the lab makes namespaces, cgroups and mounts: run this as root");
+        ensure!(nix::unistd::geteuid().is_root(), "the lab creates namespaces, cgroups and mounts: run this as root");
     }
     match action {
         Action::Up { nodes, no_helm } => up::up(lab, nodes, !no_helm)?,
@@ -183,7 +183,7 @@ fn run(action: Action) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first process of a member. It writes itself down before anything else, so that no crash can leave it unknown.
+/// The first process of a member. It records itself before anything else, so that it is known even after a crash.
 fn init(lab: &Lab, member: &str) -> Result<()> {
     process::Process::record_own(&member::record(lab, member))?;
     nix::unistd::setsid()?;

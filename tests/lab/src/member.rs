@@ -1,4 +1,4 @@
-//! What the control plane and the nodes have in common: a first process in namespaces of its own.
+//! What the control plane and the nodes share: a first process in its own namespaces.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::addresses::{CONTROL_PLANE, number};
 use crate::{command, process::Process, progress, relay, state::Lab, supervisor};
 
-/// Where a member's first process writes itself down.
+/// The record of a member's first process.
 pub fn record(lab: &Lab, member: &str) -> PathBuf {
     lab.path("run").join(format!("{member}.json"))
 }
@@ -20,7 +20,7 @@ pub fn running(lab: &Lab, member: &str) -> Option<Process> {
     Process::running(&record(lab, member))
 }
 
-/// The first process of a member, or what to do about its absence.
+/// The first process of a member, or an error that tells how to start it.
 pub fn expect(lab: &Lab, member: &str) -> Result<Process> {
     if member != CONTROL_PLANE {
         number(member)?;
@@ -33,7 +33,7 @@ pub fn expect(lab: &Lab, member: &str) -> Result<Process> {
     running(lab, member).with_context(|| format!("{member} is not up; start it with: {advice}"))
 }
 
-/// Begins a member and waits until it has written itself down.
+/// Starts a member and waits until it has recorded itself.
 pub fn begin(lab: &Lab, member: &str) -> Result<Process> {
     supervisor::forget_deaths(lab, member);
     command::run(Command::new(lab.bin("lab")).args(["begin", member]).env("LAB_DIR", &lab.root))?;
@@ -45,7 +45,7 @@ pub fn begin(lab: &Lab, member: &str) -> Result<Process> {
     process.with_context(|| format!("{member} does not start. {}", supervisor::log_end(lab, member, "init")))
 }
 
-/// Fails if a member has ended or one of its components keeps dying, and says why.
+/// Fails with the reason if a member has ended or one of its components keeps failing.
 pub fn check(lab: &Lab, member: &str) -> Result<()> {
     supervisor::check(lab, member)?;
     if running(lab, member).is_none() {
@@ -54,7 +54,7 @@ pub fn check(lab: &Lab, member: &str) -> Result<()> {
     Ok(())
 }
 
-/// Ends what runs for this lab without a record: the state was deleted under it, or the start was broken off just then.
+/// Ends what runs for this lab without a record, because its state was deleted or the start was interrupted.
 pub fn end_strays(lab: &Lab) -> Result<()> {
     let program = lab.bin("lab");
     let records = fs::read_dir(lab.path("run")).into_iter().flatten().flatten();

@@ -1,4 +1,4 @@
-//! What a member sees of the machine's file system, and what it has in its place.
+//! A member's view of the machine's file system.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::state::Lab;
 
-/// Directories of a node that outlive a power cut, below its state and where it sees them.
+/// Directories of a node that survive a power cut: the name below its state, and the path that the node sees.
 pub const DISK: [(&str, &str); 5] = [
     ("containerd", "/var/lib/containerd"),
     ("kubelet", "/var/lib/kubelet"),
@@ -26,7 +26,7 @@ pub fn for_control_plane() -> Result<()> {
     file_system("sysfs", "/sys")
 }
 
-/// For a node: also what a machine has to itself.
+/// For a node: also the directories that each machine has for itself.
 pub fn for_node(lab: &Lab, node: &str) -> Result<()> {
     keep_to_ourselves()?;
     own_proc()?;
@@ -39,11 +39,11 @@ pub fn for_node(lab: &Lab, node: &str) -> Result<()> {
     if Path::new("/etc/machine-id").exists() {
         bind(&state.join("machine-id"), "/etc/machine-id")?;
     }
-    // kubelet and runc rely on what one of them mounts being seen by the other, as on a machine with systemd.
+    // kubelet and runc rely on seeing each other's mounts, as on a machine with systemd.
     change(MsFlags::MS_SHARED)
 }
 
-/// Cuts the ties to the machine's own mounts, or everything mounted here would appear there.
+/// Stops mount propagation to the machine, where everything mounted here would appear otherwise.
 fn keep_to_ourselves() -> Result<()> {
     change(MsFlags::MS_PRIVATE)
 }
@@ -56,23 +56,23 @@ fn own_proc() -> Result<()> {
     file_system("proc", "/proc")
 }
 
-/// A sysfs shows the network devices of the namespace it was mounted in. The cgroup trees on the machine's are needed on ours too.
+/// A sysfs shows the network devices of the namespace that it was mounted in. Ours needs the machine's cgroup trees as well.
 fn own_sys() -> Result<()> {
     let aside = "/run/cgroup";
-    fs::create_dir(aside).with_context(|| format!("cannot make {aside}"))?;
+    fs::create_dir(aside).with_context(|| format!("cannot create {aside}"))?;
     mount(Some("/sys/fs/cgroup"), aside, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)
         .context("cannot set the cgroups aside")?;
     file_system("sysfs", "/sys")?;
     mount(Some(aside), "/sys/fs/cgroup", NOTHING, MsFlags::MS_MOVE, NOTHING).context("cannot put the cgroups back")?;
     fs::remove_dir(aside).with_context(|| format!("cannot remove {aside}"))?;
-    // What a pod pins there is its node's. Not every kernel has it.
+    // What a pod pins there belongs to its node. Not every kernel has it.
     let _ = file_system("bpf", "/sys/fs/bpf");
     Ok(())
 }
 
 fn file_system(kind: &str, target: &str) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    // Programs may be run from /run by what CSI drivers and the like put there.
+    // Executable, because CSI drivers and the like put programs into /run.
     let flags = if kind == "tmpfs" { flags } else { flags | MsFlags::MS_NOEXEC };
     mount(Some(kind), target, Some(kind), flags, NOTHING).with_context(|| format!("cannot mount {kind} on {target}"))
 }
@@ -82,10 +82,10 @@ fn bind(source: &Path, target: &str) -> Result<()> {
         .with_context(|| format!("cannot mount {} on {target}", source.display()))
 }
 
-/// Unmounts what a crash may have left below the state, where the machine itself sees it.
+/// Unmounts what a crash may have left below the state in the machine's own mount namespace.
 pub fn sweep(lab: &Lab) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    // Later mounts lie on or in earlier ones.
+    // Later mounts are on or inside earlier ones.
     for target in below(&mounts, &lab.state).iter().rev() {
         umount2(*target, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", target.display()))?;
     }

@@ -1,4 +1,4 @@
-//! Going into namespaces: to begin a member of the lab in new ones, and to join those of a running member.
+//! Entering namespaces: new ones, to start a member of the lab, or those of a running member.
 
 use std::env;
 use std::fs::{self, File, OpenOptions};
@@ -14,8 +14,7 @@ use crate::process::Process;
 use crate::signals;
 use crate::state::Lab;
 
-/// The namespaces that make a member, as `/proc` names them. The mount namespace comes last: after joining it, the
-/// others could not be found any more.
+/// The namespaces of a member, as named in `/proc`. The mount namespace comes last: after joining it, the others could no longer be found.
 const KINDS: [(&str, CloneFlags); 5] = [
     ("net", CloneFlags::CLONE_NEWNET),
     ("uts", CloneFlags::CLONE_NEWUTS),
@@ -24,9 +23,9 @@ const KINDS: [(&str, CloneFlags); 5] = [
     ("mnt", CloneFlags::CLONE_NEWNS),
 ];
 
-/// Begins a member in new namespaces. Its first process is ended by nothing but the end of the member: killing it is a power cut.
+/// Starts a member in new namespaces. Its first process lives as long as the member: killing it is a power cut.
 ///
-/// Runs in a process of its own, since the new PID namespace is for children only and everything else is for itself too.
+/// Runs in a process of its own, because a new PID namespace affects only children, and every other namespace also the process itself.
 pub fn begin(lab: &Lab, member: &str) -> Result<()> {
     let path = lab.log(member, "init");
     fs::create_dir_all(path.parent().context("a log without a directory")?)?;
@@ -35,13 +34,13 @@ pub fn begin(lab: &Lab, member: &str) -> Result<()> {
         .append(true)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    // Afterwards the kernel would name it by a path that need not exist for us (in a chroot, say).
+    // Afterwards the kernel would report a path that may not exist for us, for example in a chroot.
     let program = env::current_exe()?;
     let all = KINDS.iter().fold(CloneFlags::empty(), |all, (_, kind)| all | *kind);
-    unshare(all).context("cannot make namespaces; the lab needs root")?;
+    unshare(all).context("cannot create namespaces; the lab needs root")?;
     let mut first = Command::new(program);
     first.args(["init", member]).current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    // It has parents no more when this process ends, right after this.
+    // It becomes an orphan when this process ends, right after this.
     first.spawn().context("cannot begin the first process")?;
     Ok(())
 }
@@ -57,7 +56,7 @@ pub fn enter(member: &Process, words: &[String]) -> Result<u8> {
     for (namespace, kind) in namespaces {
         setns(namespace, kind).context("cannot join its namespaces; the lab needs root")?;
     }
-    // A node's own /run, say, is not there; then it is the root.
+    // The root if the node lacks the directory, for example below /run.
     env::set_current_dir(working).or_else(|_| env::set_current_dir("/"))?;
     let mut command = Command::new(program);
     command.args(arguments).env("PATH", search_path(&env::var("PATH").unwrap_or_default()));
@@ -67,10 +66,10 @@ pub fn enter(member: &Process, words: &[String]) -> Result<u8> {
     })
 }
 
-/// Does something in the network of a member, and in nothing else of it. Sockets that are opened there stay there.
+/// Runs a closure in a member's network namespace, and in none of its others. Sockets that it opens stay there.
 pub fn within_network<T: Send>(member: &Process, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let namespace = File::open(member.namespace("net")).context("the member has no network; is it up? (lab status)")?;
-    // A thread of its own ends with the namespace it has joined; the others stay where they are.
+    // A short-lived thread joins the namespace; the others stay in theirs.
     let inside = || {
         setns(&namespace, CloneFlags::CLONE_NEWNET).context("cannot join a network namespace; the lab needs root")?;
         work()

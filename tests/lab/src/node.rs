@@ -1,4 +1,4 @@
-//! A node: kubelet, containerd and kube-proxy in namespaces of their own.
+//! A node: kubelet, containerd and kube-proxy in their own namespaces.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -20,11 +20,11 @@ use crate::{
 
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
-/// Starts it, from outside, and plugs it into the fabric.
+/// Starts it from outside, and connects it to the fabric.
 pub fn start(lab: &Lab, control_plane: &Process, node: &str) -> Result<()> {
     let number = number(node)?;
     configure(lab, node)?;
-    // A power cut leaves the cgroups of the pods that ran then.
+    // A power cut leaves the cgroups of the running pods behind.
     cgroup::sweep(lab, Some(node))?;
     cgroup::make(lab, node)?;
     let first = member::begin(lab, node)?;
@@ -39,7 +39,7 @@ pub fn kill(lab: &Lab, node: &str) -> Result<bool> {
     Ok(was_up)
 }
 
-/// Writes what its components read.
+/// Writes the configuration of its components.
 fn configure(lab: &Lab, node: &str) -> Result<()> {
     let number = number(node)?;
     let state = lab.node(node);
@@ -72,31 +72,31 @@ pub fn init(lab: &Lab, node: &str) -> Result<()> {
     mounts::for_node(lab, node)?;
     fabric::configure_node(number)?;
     set("net/ipv4/ip_forward")?;
-    // Pods of one bridge that call each other by a service address need it; see machine.rs.
+    // Pods of one bridge that reach each other by a service address need it; see machine.rs.
     let _ = set("net/bridge/bridge-nf-call-iptables");
 
     let mut supervisor = Supervisor::new(lab, node);
     supervisor.start(containerd(lab, node)?)?;
     supervisor.wait_until("containerd", Duration::from_secs(60), || UnixStream::connect(CONTAINERD).is_ok())?;
-    // Before kubelet, which would otherwise begin with pods whose images are not there.
+    // Before kubelet, which would otherwise start pods whose images are not loaded.
     for archive in archives(lab) {
         import(lab, node, &archive)?;
     }
-    // Both try again less and less often what they try too early. If it takes this long, they may say what is wrong.
+    // Both back off if they start too early. After this time they may start anyway, and report what is wrong.
     let patience = Duration::from_secs(120);
     let address = SocketAddr::new(FABRIC.parse()?, API_PORT);
     let _ = supervisor.wait_until("the API server", patience, || {
         TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok()
     });
     supervisor.start(kubelet(lab, node)?)?;
-    // Its role is not there before the API server is ready; kubelet needs none.
+    // Its role does not exist before the API server is ready; kubelet needs none.
     let identity = lab.pki("kube-proxy.kubeconfig");
     let _ = supervisor.wait_until("the API server's readiness", patience, || cluster::is_ready(lab, &identity));
     supervisor.start(kube_proxy(lab, node))?;
     supervisor.run()
 }
 
-/// The archives that every node has, in the order in which they were made.
+/// The archives that every node has, in the order of their creation.
 fn archives(lab: &Lab) -> Vec<PathBuf> {
     let tars = |directory: PathBuf| fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     let all = tars(lab.path("images")).chain(tars(lab.path("images/loaded")));
@@ -106,7 +106,7 @@ fn archives(lab: &Lab) -> Vec<PathBuf> {
     archives
 }
 
-/// Brings an image into the node's containerd; from inside of the node.
+/// Imports an image into the node's containerd; called inside the node.
 pub fn import(lab: &Lab, node: &str, archive: &Path) -> Result<()> {
     let snapshotter = look_at_machine(&lab.node(node))?.snapshotter();
     let mut ctr = Command::new("ctr");

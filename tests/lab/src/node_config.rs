@@ -1,21 +1,21 @@
-//! The configuration of what runs on a node.
+//! The configuration of a node's components.
 
 use serde_json::{Value, json};
 
 use crate::addresses::{POD_RANGE, pod_subnet};
 use crate::state::Lab;
 
-/// What has to be known about the machine to configure a node.
+/// The properties of the machine that a node's configuration depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {
     /// Whether processes here may lower their OOM score (`CAP_SYS_RESOURCE`).
     pub may_lower_oom_score: bool,
-    /// Whether the state lies on overlayfs, which cannot carry another one's upper layer.
+    /// Whether the state is on overlayfs, which cannot hold another overlay's upper layer.
     pub on_overlayfs: bool,
 }
 
 impl Machine {
-    /// How containerd stores the layers of images: `overlayfs`, or copies where that cannot be.
+    /// How containerd stores the layers of images: `overlayfs`, or copies if that is impossible.
     pub fn snapshotter(self) -> &'static str {
         if self.on_overlayfs { "native" } else { "overlayfs" }
     }
@@ -94,25 +94,25 @@ pub fn kubelet(lab: &Lab, node: &str, cgroup_root: &str) -> Value {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-        // Both kinds of machine are served; kubelet alone would refuse the older one.
+        // Kubelet refuses cgroups v1 by default.
         "failCgroupV1": false,
-        // There need not be a systemd, and never one that knows of this node.
+        // There may be no systemd, and there is none that manages this node.
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": cgroup_root,
         "cgroupsPerQOS": true,
-        // The node's root is no cgroup of kubelet's own making, and limits on it would limit what others start there.
+        // Kubelet has not created the node's root, and limits on it would also limit what others start there.
         "enforceNodeAllocatable": [],
         "failSwapOn": false,
-        // A lower score needs CAP_SYS_RESOURCE, and the lab is not what should survive on somebody's machine.
+        // A lower score needs CAP_SYS_RESOURCE, and the lab should not survive at the expense of other programs.
         "oomScoreAdj": 0,
-        // Raising the limit beyond the machine's needs CAP_SYS_RESOURCE as well.
+        // Raising the limit above the machine's needs CAP_SYS_RESOURCE as well.
         "maxOpenFiles": 20000,
-        // The disk is shared by all nodes and the rest of the machine: how full it is must not evict pods or images.
+        // All nodes and the rest of the machine share the disk: its use must not evict pods or images.
         "localStorageCapacityIsolation": false,
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "evictionHard": { "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%" },
-        // The machine's resolver cannot be reached from a pod.
+        // Pods cannot reach the machine's resolver.
         "resolvConf": "",
         "clusterDomain": "cluster.local",
         "clusterDNS": ["10.96.0.10"],
@@ -128,7 +128,7 @@ pub fn kubelet(lab: &Lab, node: &str, cgroup_root: &str) -> Value {
         "authorization": { "mode": "Webhook" },
         "staticPodPath": lab.node(node).join("manifests"),
         "fileCheckFrequency": "1s",
-        // A test waits for what is slow here; a lost node is to be noticed within its patience.
+        // Tests wait for this: a lost node has to be noticed before they time out.
         "nodeStatusUpdateFrequency": "4s",
         "nodeLeaseDurationSeconds": 10,
         "syncFrequency": "10s",
@@ -151,7 +151,7 @@ pub fn kube_proxy(lab: &Lab, node: &str) -> Value {
         "hostnameOverride": node,
         "oomScoreAdj": 0,
         "clientConnection": { "kubeconfig": lab.pki("kube-proxy.kubeconfig") },
-        // Zero leaves them as they are: they cannot be written from a network namespace of one's own.
+        // Zero leaves them unchanged: they cannot be written in another network namespace.
         "conntrack": { "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s" },
         "iptables": { "minSyncPeriod": "100ms" },
     })

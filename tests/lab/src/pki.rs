@@ -1,4 +1,4 @@
-//! Who may speak for whom: one authority, a certificate per component, and the kubeconfigs that use them.
+//! Identities: one certificate authority, a certificate per component, and the kubeconfigs that use them.
 
 use std::fs;
 
@@ -42,7 +42,7 @@ fn identities() -> Vec<Identity> {
         client("scheduler", "system:kube-scheduler", None),
         client("kube-proxy", "system:kube-proxy", None),
     ];
-    // All that a lab can have: a node that is added later then needs no access to the authority's key.
+    // For all possible nodes, so that adding one later needs no access to the authority's key.
     identities.extend((1..=MOST_NODES).map(|number| Identity {
         file: name(number),
         user: format!("system:node:{}", name(number)),
@@ -52,12 +52,12 @@ fn identities() -> Vec<Identity> {
     identities
 }
 
-/// Makes everything unless it is there.
+/// Creates everything, unless it exists.
 pub fn ensure(lab: &Lab) -> Result<()> {
     if lab.path("pki").is_dir() {
         return Ok(());
     }
-    // Renamed into place when complete, so that a crash leaves either all or nothing.
+    // Renamed into place when complete, so that a crash leaves all or nothing.
     let partial = lab.path("pki.partial");
     let _ = fs::remove_dir_all(&partial);
     let write = |file: &str, content: String| write_whole(&partial.join(file), content);
@@ -92,7 +92,7 @@ pub fn ensure(lab: &Lab) -> Result<()> {
     fs::rename(&partial, lab.path("pki")).context("cannot put the certificates into place")
 }
 
-/// The kubeconfig of an identity for the API server at `server`. JSON, which every reader of YAML understands.
+/// The kubeconfig of an identity for the API server at `server`, as JSON, which is also YAML.
 pub fn kubeconfig(lab: &Lab, identity: &str, server: &str) -> Value {
     json!({
         "apiVersion": "v1",

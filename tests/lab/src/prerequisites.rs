@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{command, progress};
 
-/// How to see that a package is there. By file and not by package name: a machine may have the same from elsewhere.
+/// The sign that a package is installed: a file and not the package's name, because a machine may have the same from elsewhere.
 #[derive(Debug, Clone, Copy)]
 enum Sign {
     /// A program found by `PATH` or in the directories for administrators.
@@ -35,7 +35,7 @@ const PACKAGES: [(&str, Sign); 11] = [
     ("ca-certificates", Sign::File("/etc/ssl/certs/ca-certificates.crt")),
 ];
 
-/// Installs what is missing if that is possible here, and otherwise says how to.
+/// Installs what is missing if possible, and fails with the command otherwise.
 pub fn ensure() -> Result<()> {
     let missing = missing();
     if missing.is_empty() {
@@ -51,7 +51,7 @@ pub fn ensure() -> Result<()> {
     .with_context(|| format!("install them yourself: {}", installation(&missing)))?;
     let missing = self::missing();
     if !missing.is_empty() {
-        bail!("{} were installed but are not where they are looked for", missing.join(", "));
+        bail!("{} were installed, but are not where they are expected", missing.join(", "));
     }
     Ok(())
 }
@@ -61,7 +61,7 @@ fn installation(packages: &[&str]) -> String {
 }
 
 fn apt(words: &[&str]) -> Result<()> {
-    // Somebody else may be installing just now; waiting is better than failing.
+    // Another process may be installing packages: wait for it.
     let mut apt = Command::new("apt-get");
     apt.args(["-o", "DPkg::Lock::Timeout=300"]).args(words).env("DEBIAN_FRONTEND", "noninteractive");
     command::run(&mut apt).map(drop)
@@ -81,14 +81,13 @@ fn select(is_there: impl Fn(Sign) -> bool) -> Vec<&'static str> {
     PACKAGES.into_iter().filter(|(_, sign)| !is_there(*sign)).map(|(package, _)| package).collect()
 }
 
-/// An ELF program that names no interpreter. The name stands near the beginning, always of this form.
+/// An ELF program without an interpreter, whose path would be near the start and have this form.
 fn is_static(elf: &[u8]) -> bool {
     let head = &elf[..elf.len().min(4096)];
     head.starts_with(b"\x7fELF") && !head.windows(4).any(|bytes| bytes == b"/ld-")
 }
 
-/// Where a program is, also when the caller's `PATH` lacks the directories for administrators or the one where Go's own
-/// archive is unpacked.
+/// The path of a program, even if the caller's `PATH` lacks the directories for administrators or the one for Go's own archive.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let others = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/go/bin"].map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! Which process is ours. A process id alone is not enough: after a crash it may belong to somebody else.
+//! Identifying our processes. A PID alone is not enough: after a crash it may belong to another program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,21 +11,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::progress;
 
-/// A process that cannot be mistaken for another: its id, when it began (in ticks since boot), and which boot that was.
+/// A process, identified by its PID, its start time (in ticks since boot), and the boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// The id in the machine's PID namespace.
+    /// The PID in the machine's PID namespace.
     pub pid: i32,
     started: u64,
     boot: String,
 }
 
 impl Process {
-    /// The calling process, as the mounted `/proc` knows it: for the first process of a PID namespace that has not
-    /// mounted its own yet, that is the id which the machine sees.
+    /// The calling process, by the mounted `/proc`: for the first process of a PID namespace that has not mounted its own yet, that is the
+    /// machine's PID.
     pub fn own() -> Result<Self> {
         let pid = fs::read_link("/proc/self").context("cannot read /proc/self")?;
-        let pid = pid.to_str().and_then(|pid| pid.parse().ok()).context("/proc/self names no process")?;
+        let pid = pid.to_str().and_then(|pid| pid.parse().ok()).context("/proc/self is not a PID")?;
         Self::of(pid).context("cannot read /proc/self/stat")
     }
 
@@ -46,20 +46,19 @@ impl Process {
         pids.filter(is_meant).filter_map(Self::of).collect()
     }
 
-    /// Writes the calling process down as the holder of `record`.
+    /// Records the calling process in `record`.
     pub fn record_own(record: &Path) -> Result<()> {
         crate::state::write_whole(record, serde_json::to_vec(&Self::own()?)?)
     }
 
-    /// The process of a record, if there is anything left of it. A record that cannot be read counts as none: a crash can
-    /// leave anything.
+    /// The process of a record, if it exists in any state. A record that cannot be read counts as none: a crash may leave anything.
     pub fn recorded(record: &Path) -> Option<Self> {
         let process: Self = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
         process.is_alive().then_some(process)
     }
 
-    /// The process of a record, if it runs and is not about to end: then it has left its namespaces already, but still
-    /// waits for all that ran in them.
+    /// The process of a record, if it runs and is not ending. An ending process has left its namespaces, but still waits for all that ran
+    /// in them.
     pub fn running(record: &Path) -> Option<Self> {
         Self::recorded(record).filter(|process| process.namespace("net").exists())
     }
@@ -72,10 +71,10 @@ impl Process {
                 .is_some_and(|stat| stat.started == self.started && stat.state != 'Z' && stat.state != 'X')
     }
 
-    /// Ends it without asking and waits until it is gone; the first process of a PID namespace takes all others with it.
+    /// Kills it and waits until it has ended. All other processes of a PID namespace end with its first one.
     pub fn kill(&self) -> Result<()> {
         if self.is_alive() {
-            // It may end by itself in between; then there is nothing left to do.
+            // It may end by itself in between: nothing is left to do then.
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         }
         if !progress::wait_until(Duration::from_secs(30), || !self.is_alive()) {
@@ -105,7 +104,7 @@ fn read_stat(pid: i32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The second field is the program's name in parentheses and may hold anything, so count from its end.
+/// The second field is the program's name in parentheses, which may contain anything, so count from its end.
 fn parse_stat(line: &str) -> Option<Stat> {
     let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -115,7 +114,7 @@ fn parse_stat(line: &str) -> Option<Stat> {
 
 /// Tells one boot of the machine from another.
 pub fn boot() -> Result<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot tell which boot this is")?;
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot ID")?;
     Ok(id.trim().to_owned())
 }
 
@@ -151,7 +150,7 @@ mod tests {
     #[test]
     fn a_process_is_found_by_its_program_and_first_argument() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
-        // `spawn` returns when the child has a new memory, shortly before its arguments are in it (fs/exec.c).
+        // `spawn` returns when the child has a new address space, shortly before that has its arguments (fs/exec.c).
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while fs::read(format!("/proc/{}/cmdline", child.id())).expect("its command line").is_empty() {
             assert!(std::time::Instant::now() < deadline, "a child without arguments");

@@ -1,4 +1,4 @@
-//! What is being done and how long it takes.
+//! Progress messages with the time that each step takes.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// Does one step of the work: says what begins, that it still goes on, and how long it took.
+/// Runs one step of the work: prints that it is running, and how long it took.
 pub fn step<T>(what: impl Display, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let what = what.to_string();
     let began = Instant::now();
@@ -25,7 +25,7 @@ pub fn step<T>(what: impl Display, work: impl FnOnce() -> Result<T>) -> Result<T
     Ok(result)
 }
 
-/// On a terminal the line counts the seconds; in a log a line now and then shows that nothing hangs.
+/// On a terminal the line counts the seconds; in a log a line every 15 seconds shows that nothing hangs.
 fn show_time(what: &str, began: Instant, until_done: &std::sync::mpsc::Receiver<()>) {
     let terminal = std::io::stderr().is_terminal();
     let pause = Duration::from_secs(if terminal { 1 } else { 15 });
@@ -40,13 +40,13 @@ fn show_time(what: &str, began: Instant, until_done: &std::sync::mpsc::Receiver<
     }
 }
 
-/// One line about what was done.
+/// Prints one line.
 pub fn say(line: &str) {
     let clear = if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
     eprintln!("{clear}lab: {line}");
 }
 
-/// Looks again and again until `is_so`; false if that did not come about in time.
+/// Polls until `is_so`; false if it was not in time.
 pub fn wait_until(patience: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     loop {

@@ -1,7 +1,7 @@
-//! The way from an ordinary shell to the API server: a port on the machine's loopback device.
+//! The path from an ordinary shell to the API server: a port on the machine's loopback device.
 //!
-//! A socket stays in the network namespace it was opened in. So one process can listen in the machine's and connect in
-//! the control plane's.
+//! A socket stays in the network namespace that it was opened in, so that one process can listen in the machine's and connect in the control
+//! plane's.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -20,7 +20,7 @@ use crate::{digest, member, pki, process::Process, progress, state::Lab, state::
 /// The relay's own record.
 pub const NAME: &str = "relay";
 
-/// Ports to choose from: below the range from which the kernel gives ports to clients.
+/// Ports to choose from, below the kernel's range for clients.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 10_000;
 
@@ -29,7 +29,7 @@ pub fn start(lab: &Lab) -> Result<()> {
     member::kill(lab, NAME)?;
     let path = lab.log(CONTROL_PLANE, NAME);
     fs::create_dir_all(path.parent().context("a log without a directory")?)?;
-    let log = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    let log = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut relay = Command::new(lab.bin("lab"));
     relay.arg("relay").env("LAB_DIR", &lab.root).current_dir("/");
     relay.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -39,16 +39,16 @@ pub fn start(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Writes the kubeconfig that goes through the relay that runs.
+/// Writes the kubeconfig for the running relay.
 pub fn publish(lab: &Lab) -> Result<()> {
-    let port = fs::read_to_string(port_file(lab)).context("the relay has not said its port")?;
+    let port = fs::read_to_string(port_file(lab)).context("the relay has not recorded its port")?;
     let config = pki::kubeconfig(lab, "admin", &format!("https://127.0.0.1:{port}"));
     write_whole(&lab.path("kubeconfig"), serde_json::to_vec_pretty(&config)?)
 }
 
-/// What the relay's process does, for ever.
+/// The relay's process; never returns.
 pub fn run(lab: &Lab) -> Result<()> {
-    // The shell that started it may go.
+    // It must survive the shell that started it.
     nix::unistd::setsid()?;
     let control_plane = member::expect(lab, CONTROL_PLANE)?;
     let listener = listen(lab)?;
@@ -66,7 +66,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The same port each time if it is free, so that a kubeconfig somebody has copied stays true.
+/// The same port each time if it is free, so that copies of the kubeconfig stay valid.
 fn listen(lab: &Lab) -> Result<TcpListener> {
     let wished = (0..20).map(|attempt| port(&lab.id, attempt));
     let mut ports = wished.chain(std::iter::once(0));
@@ -90,9 +90,9 @@ fn relay(client: &TcpStream, server: &TcpStream) {
     });
 }
 
-/// An end of one direction is passed on; the other direction may go on.
+/// Forwards the end of one direction; the other may continue.
 fn copy(mut from: &TcpStream, mut to: &TcpStream) {
-    // Either side may hang up at any time; that is the end and no error.
+    // Either side may close the connection at any time; that is no error.
     let _ = io::copy(&mut from, &mut to);
     let _ = to.shutdown(Shutdown::Write);
     let _ = from.shutdown(Shutdown::Read);

@@ -1,4 +1,4 @@
-//! Running a command in one's place: what ends or interrupts this program is meant for the command.
+//! Running a command in this program's place: signals to this program are forwarded to the command.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -15,19 +15,19 @@ use rustix::process::{PidfdFlags, pidfd_open};
 const PASSED_ON: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
-/// `si_code` of a signal that the kernel has sent, as it does for a key.
+/// `si_code` of a signal from the kernel, for example for Ctrl-C.
 const SI_KERNEL: i32 = 0x80;
 
 /// Runs it with this program's standard streams, and returns its exit code as a shell would.
 pub fn run(mut command: Command) -> io::Result<u8> {
     let signals: SigSet = PASSED_ON.into_iter().collect();
-    // A signal waits from here on until there is a command to receive it.
+    // From here on, signals stay pending until the command can receive them.
     signals.thread_block()?;
     let child_signals = signals;
     // SAFETY: prctl and sigprocmask are async-signal-safe and touch no memory of this process but the captured set.
     unsafe {
         command.pre_exec(move || {
-            // A caller that kills this program must not leave the command behind in the node.
+            // If this program is killed, the command must not stay behind in the node.
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             Ok(child_signals.thread_unblock()?)
         });
@@ -37,7 +37,7 @@ pub fn run(mut command: Command) -> io::Result<u8> {
     Ok(exit_code(child.wait()?))
 }
 
-/// No thread does it: after joining a PID namespace a process cannot have another (clone(2), `CLONE_THREAD`).
+/// Without a thread: after joining a PID namespace a process cannot create one (clone(2), `CLONE_THREAD`).
 fn pass_on_until_end(signals: &SigSet, child: &Child) -> io::Result<()> {
     let received = SignalFd::new(signals)?;
     let pid = Pid::from_raw(child.id().cast_signed());
@@ -52,7 +52,7 @@ fn pass_on_until_end(signals: &SigSet, child: &Child) -> io::Result<()> {
         if events[0].any() == Some(true) {
             return Ok(());
         }
-        // A key on the terminal has reached the command already.
+        // The terminal has sent Ctrl-C to the command as well.
         if let Some(signal) = received.read_signal()?
             && signal.ssi_code != SI_KERNEL
             && let Ok(signal) = Signal::try_from(signal.ssi_signo.cast_signed())

@@ -1,26 +1,26 @@
-//! Where a checkout keeps its lab, and the name that keeps it apart from the labs of other checkouts.
+//! The directory of a checkout's lab, and the name that distinguishes it from the labs of other checkouts.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The file by which a directory is recognised as a checkout.
+/// The file that identifies a directory as a checkout.
 const MARK: &str = "tests/lab/go.mod";
 
-/// The lab of one checkout: everything it keeps lies in `target/lab`.
+/// The lab of one checkout: all of its files are in `target/lab`.
 #[derive(Debug, Clone)]
 pub struct Lab {
     /// The checkout.
     pub root: PathBuf,
     /// `target/lab` in it.
     pub state: PathBuf,
-    /// `podtap-` and six digits derived from the state's path: names what lies outside of it (cgroups, the machine record).
+    /// `podtap-` and six digits derived from the state's path: the name of what is outside of it (cgroups, the machine record).
     pub id: String,
 }
 
 impl Lab {
-    /// Finds the checkout: `LAB_DIR`, or the one the program lies in, or the one of the working directory, or the one it was compiled in.
+    /// Finds the checkout: `LAB_DIR`, or the one of the program's file, or of the working directory, or the one it was compiled in.
     pub fn find() -> Result<Self> {
         if let Some(root) = std::env::var_os("LAB_DIR") {
             let root = PathBuf::from(root);
@@ -42,9 +42,9 @@ impl Lab {
     /// The lab of the checkout `root`.
     pub fn at(root: &Path) -> Result<Self> {
         let root = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
-        // A node has a /run of its own, so it would not see its own state there.
+        // A node has its own /run, and would not see its state there.
         if root.starts_with("/run") || root.starts_with("/var/run") {
-            bail!("the checkout lies under /run, which each node of the lab replaces by its own; move it elsewhere");
+            bail!("the checkout is below /run, which each node of the lab replaces by its own; move it elsewhere");
         }
         let state = root.join("target/lab");
         let id = format!("podtap-{}", &crate::digest::hex(state.as_os_str().as_encoded_bytes())[..6]);
@@ -66,7 +66,7 @@ impl Lab {
         self.state.join("pki").join(name)
     }
 
-    /// What a node keeps through a power cut, and its configuration.
+    /// What a node keeps after a power cut, and its configuration.
     pub fn node(&self, node: &str) -> PathBuf {
         self.state.join("nodes").join(node)
     }
@@ -76,7 +76,7 @@ impl Lab {
         self.state.join("log").join(member).join(format!("{component}.log"))
     }
 
-    /// The nodes that were ever started since the lab came up, in order.
+    /// All nodes that have been started since the lab came up, in order.
     pub fn nodes(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path("nodes")).into_iter().flatten().flatten();
         let mut nodes: Vec<String> = entries
@@ -87,11 +87,11 @@ impl Lab {
         nodes
     }
 
-    /// Excludes other commands that change this lab, for as long as the answer lives.
+    /// Excludes other commands that change this lab until the returned value is dropped.
     pub fn lock(&self) -> Result<File> {
-        fs::create_dir_all(&self.state).with_context(|| format!("cannot make {}", self.state.display()))?;
+        fs::create_dir_all(&self.state).with_context(|| format!("cannot create {}", self.state.display()))?;
         let path = self.path("lock");
-        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         if file.try_lock().is_err() {
             eprintln!("lab: another command is changing this lab; waiting for it");
             file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
@@ -108,7 +108,7 @@ fn checkout_above(path: &Path) -> Option<&Path> {
 /// Writes a file in one piece: a reader sees the old content or the new one, also after a crash.
 pub fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let directory = path.parent().context("a file without a directory")?;
-    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}", std::process::id()));
     let partial = path.with_file_name(name);

@@ -1,4 +1,4 @@
-//! The first process of a member: runs its components, restarts those that die, and reaps what is orphaned.
+//! The first process of a member: runs its components, restarts those that fail, and reaps orphans.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -19,13 +19,13 @@ use crate::{command, command::search_path, progress, state::Lab};
 pub struct Component {
     /// Names its log.
     pub name: &'static str,
-    /// Where it is.
+    /// Its path.
     pub program: PathBuf,
-    /// What it is told.
+    /// Its arguments.
     pub arguments: Vec<String>,
 }
 
-/// How often a component may die before the member counts as failed: some give up when what they need is slow to come.
+/// How often a component may fail before the member counts as failed: some exit if what they need is not ready soon enough.
 const TOLERATED_DEATHS: usize = 3;
 
 /// The components of the member whose first process this is.
@@ -47,23 +47,23 @@ impl Supervisor {
         let log = append(&path)?;
         let mut command = Command::new(&component.program);
         command.args(&component.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // What is set in the shell that starts the lab (a proxy, say) must not change how the cluster works.
+        // The environment of the shell that starts the lab, for example an HTTP proxy, must not affect the cluster.
         command.env_clear().env("PATH", search_path("")).env("HOME", "/root");
         let child = command.spawn().with_context(|| format!("cannot run {}", component.program.display()))?;
         self.running.insert(child.id().cast_signed(), component);
         Ok(())
     }
 
-    /// Waits for something that a component is to bring about.
+    /// Waits for an effect of a component.
     pub fn wait_until(&mut self, what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) -> Result<()> {
         let came = progress::wait_until(patience, || {
             while self.reap(Some(WaitPidFlag::WNOHANG)) {}
             is_so()
         });
-        if came { Ok(()) } else { bail!("{what} did not come within {} s", patience.as_secs()) }
+        if came { Ok(()) } else { bail!("timed out waiting for {what} after {} s", patience.as_secs()) }
     }
 
-    /// Keeps the components running, for ever.
+    /// Keeps the components running; never returns.
     pub fn run(mut self) -> ! {
         loop {
             if !self.reap(None) {
@@ -72,7 +72,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes note of one process that has ended; false if there is none.
+    /// Reaps one process that has ended; false if there is none.
     fn reap(&mut self, how: Option<WaitPidFlag>) -> bool {
         let (pid, end) = match waitpid(None, how) {
             Ok(WaitStatus::Exited(pid, code)) => (pid, format!("exit code {code}")),
@@ -86,7 +86,7 @@ impl Supervisor {
         true
     }
 
-    /// As an init system would: after a moment, so that one which dies at once does not take all of the machine's time.
+    /// As an init system would: after a pause, so that one that fails at once does not use all of the machine's time.
     fn restart(&mut self, component: Component, end: &str) {
         let name = component.name;
         println!("{name} has died: {end}");
@@ -98,21 +98,21 @@ impl Supervisor {
     }
 }
 
-/// A member that begins anew has a clean record.
+/// A restarted member has a clean record.
 pub fn forget_deaths(lab: &Lab, member: &str) {
     let _ = fs::remove_file(deaths(lab, member));
 }
 
-/// Says which component of a member keeps dying, with the end of its log.
+/// Fails with the component of a member that keeps failing, if any, and the end of its log.
 pub fn check(lab: &Lab, member: &str) -> Result<()> {
     let text = fs::read_to_string(deaths(lab, member)).unwrap_or_default();
     if let Some((component, end)) = hopeless(&text) {
-        bail!("{component} on {member} keeps dying ({end}). {}", log_end(lab, member, component));
+        bail!("{component} on {member} keeps failing ({end}). {}", log_end(lab, member, component));
     }
     Ok(())
 }
 
-/// The last lines of a component's log and where the rest is.
+/// The last lines of a component's log, and its path.
 pub fn log_end(lab: &Lab, member: &str, component: &str) -> String {
     let path = lab.log(member, component);
     let text = fs::read(&path).unwrap_or_default();
@@ -120,7 +120,7 @@ pub fn log_end(lab: &Lab, member: &str, component: &str) -> String {
     format!("The end of {}:\n{}", path.display(), command::last_lines(&text, 15))
 }
 
-/// The component that has died too often, and how it did last.
+/// The component that has failed too often, and its last exit status.
 fn hopeless(deaths: &str) -> Option<(&str, &str)> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     deaths.lines().filter_map(|line| line.split_once(": ")).find(|(name, _)| {

@@ -1,4 +1,4 @@
-//! The two images that the lab itself has: what holds a pod open, and a shell with tools for tests.
+//! The lab's own two images: the pause container, and a shell with tools for tests.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,14 +10,14 @@ use anyhow::{Context, Result};
 use crate::image::{self, Image, Source};
 use crate::{command, prerequisites::find_program, state::Lab};
 
-/// What tests call in `podtap.dev/busybox:1`.
+/// The commands of `podtap.dev/busybox:1` that tests call.
 const TOOLS: [&str; 33] = [
     "arping", "cat", "cut", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "httpd", "id", "ip",
     "kill", "ls", "mkdir", "nc", "nslookup", "ping", "printf", "ps", "sed", "seq", "sh", "sleep", "sync", "tail",
     "timeout", "top", "true", "wc", "wget",
 ];
 
-/// Makes both archives, unless they are there and newer than what they are made from.
+/// Writes both archives, unless they exist and are newer than their sources.
 pub fn make(lab: &Lab) -> Result<()> {
     let directory = lab.path("images");
     fs::create_dir_all(&directory)?;
@@ -49,7 +49,7 @@ pub fn make(lab: &Lab) -> Result<()> {
 }
 
 fn is_newer(file: &Path, sources: &[&Path]) -> bool {
-    // The time of change and not of modification: a package gives its files the time at which it was built.
+    // The time of the last status change: packages set the modification time to when they were built.
     let time = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.ctime(), metadata.ctime_nsec()));
     time(file).is_some_and(|made| sources.iter().all(|source| time(source).is_some_and(|changed| changed < made)))
 }

@@ -14,10 +14,10 @@ use crate::{
     relay, state::Lab, test_images,
 };
 
-/// How long a cold and busy machine may take for one part.
+/// How long a part may take on a cold and busy machine.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// Makes the programs and images that a lab needs; Helm separately, since it is for those who use the lab.
+/// Builds the programs and images that a lab needs. Helm is separate, because only users of the lab need it.
 pub fn prepare(lab: &Lab) -> Result<()> {
     prerequisites::ensure()?;
     binaries::ensure_kubernetes(lab)?;
@@ -34,12 +34,12 @@ pub fn up(lab: &Lab, count: u8, with_helm: bool) -> Result<()> {
     machine::enter(lab)?;
     pki::ensure(lab)?;
     if !lab.path("nodes").exists() {
-        // The logs of a lab that was taken down are of use until the next one.
+        // The logs of a lab that was taken down are kept until the next one.
         let _ = fs::remove_dir_all(lab.path("log"));
     }
     let nodes: BTreeSet<String> = lab.nodes().into_iter().chain((1..=count).map(name)).collect();
     boot(lab, &nodes).inspect_err(|_| {
-        say("the lab stays as it is, to be looked at; lab down clears it away");
+        say("the lab is left as it is, for inspection; lab down removes it");
     })?;
     let seconds = began.elapsed().as_secs_f32();
     say(&format!("nodes that are ready: {}, after {seconds:.1} s", nodes.len()));
@@ -54,9 +54,9 @@ fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     if member::running(lab, relay::NAME).is_none() {
         relay::start(lab)?;
     }
-    // Also for one that runs: the start may have been broken off right after it.
+    // Also if it runs: an earlier start may have been interrupted right after starting it.
     relay::publish(lab)?;
-    // One without a cable is left from a start that was broken off; it cannot go on.
+    // A node without a veth pair is left from an interrupted start, and has to be started again.
     let is_whole = |node: &&String| member::running(lab, node).is_some() && fabric::has_cable(&control_plane, node);
     let (whole, stopped): (Vec<_>, Vec<_>) = nodes.iter().partition(is_whole);
     for node in &whole {
@@ -68,7 +68,7 @@ fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
             node::start(lab, &control_plane, node)
         })
     };
-    // All that starts starts at once; only what is to be told to a running API server is told before.
+    // Everything starts at the same time, except that a running API server learns of nodes before they start.
     if !api_runs {
         start_stopped()?;
     }
@@ -87,7 +87,7 @@ fn boot(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     wait_for_nodes(lab, nodes)
 }
 
-/// The fabric has gone with the control plane, and the nodes' ends of their cables with the fabric.
+/// The fabric was removed with the control plane, and the nodes' ends of their veth pairs with it.
 fn start_control_plane(lab: &Lab, nodes: &BTreeSet<String>) -> Result<Process> {
     for node in nodes {
         node::kill(lab, node)?;
@@ -109,12 +109,12 @@ pub fn start_node(lab: &Lab, node: &str) -> Result<()> {
     wait_for_nodes(lab, &[node.to_owned()].into())
 }
 
-/// Tells Kubernetes of a node that is started. What is said there of one that has run before is not true any more.
+/// Tells Kubernetes about a node that is started. The status of one that has run before is no longer true.
 fn announce(lab: &Lab, node: &str, has_run: bool) -> Result<()> {
     if cluster::declare(lab, node)? && has_run { cluster::distrust(lab, node) } else { Ok(()) }
 }
 
-/// Waits until pods can be run on these nodes, and reach the API server from there.
+/// Waits until pods can run on these nodes and reach the API server from there.
 fn wait_for_nodes(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     let names: Vec<_> = nodes.iter().map(String::as_str).collect();
     let members = || names.iter().copied().chain([CONTROL_PLANE]);
@@ -129,7 +129,7 @@ fn wait_for_nodes(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     })
 }
 
-/// A node can be ready before its kube-proxy has translated the first service.
+/// A node can be ready before its kube-proxy has set up the first service.
 fn reaches_api_service(lab: &Lab, node: &str) -> bool {
     let connect = || {
         let address = SocketAddr::new(API_SERVICE.parse()?, 443);
@@ -138,7 +138,7 @@ fn reaches_api_service(lab: &Lab, node: &str) -> bool {
     member::expect(lab, node).and_then(|process| namespaces::within_network(&process, connect)).is_ok()
 }
 
-/// Waits, but not for something that is never to come.
+/// Waits, unless a member has failed.
 fn wait_until<'a>(
     lab: &Lab,
     what: &str,
@@ -154,6 +154,6 @@ fn wait_until<'a>(
     match failure {
         Some(failure) => Err(failure),
         None if came => Ok(()),
-        None => bail!("{what} did not come within {} s; see {}", PATIENCE.as_secs(), lab.path("log").display()),
+        None => bail!("timed out waiting for {what} after {} s; see {}", PATIENCE.as_secs(), lab.path("log").display()),
     }
 }

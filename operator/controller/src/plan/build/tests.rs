@@ -101,7 +101,7 @@ fn a_settled_node_can_be_decoded_by_the_tap_helper() {
     let mut world = World::with(with_options);
     world.pods.push(pod("shop", "ids", "n2"));
     for (node, state) in nodes(&world) {
-        let decoded = NodeState::decode(&json!(state)).expect("a state");
+        let decoded = NodeState::decode(&json!(state)).expect("the spec of a NodeTap");
         assert_eq!((decoded.senders.len(), decoded.receivers.len()), (state.senders.len(), state.receivers.len()));
         assert!(decoded.refused_senders.is_empty() && decoded.refused_receivers.is_empty(), "{node}: {decoded:?}");
         let read: NodeState = serde_json::from_value(json!(state)).expect("it can be read");
