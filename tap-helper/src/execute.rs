@@ -38,12 +38,12 @@ pub struct Executor<'a, N> {
     pub clsacts: Vec<u32>,
     /// Programs that this executor loaded, and that may not be in filters yet.
     pub programs: BTreeMap<Resource, Programs>,
-    /// Programs for the next sender: the verifier takes a tenth of a second, in which a pod may send its first frames.
+    /// Programs for the next sender. The verifier takes a tenth of a second, in which a pod may send its first frames.
     pub preloaded: &'a mut Option<Programs>,
 }
 
 impl<N: AsFd> Executor<'_, N> {
-    /// Executes an action. Removing what does not exist is no failure.
+    /// Executes an action. Removing something that does not exist is not a failure.
     pub async fn run(&mut self, action: &Action) -> Result<(), Failure> {
         let netlink = self.netlink;
         match &action.step {
@@ -55,16 +55,16 @@ impl<N: AsFd> Executor<'_, N> {
             Step::TurnOff(device, names) => {
                 turn_off(netlink, *device, names).await.map_err(|error| feature(&error, ETHTOOL))
             }
-            Step::SetAlias(device, alias) => done(set_alias(netlink, *device, alias).await),
-            Step::DisableAutoconf(device) => done(disable_autoconf(netlink, *device, DEVICE_MTU).await),
-            Step::AddDeviceClsact(device) => done(add_clsact(netlink, *device).await),
+            Step::SetAlias(device, alias) => to_failure(set_alias(netlink, *device, alias).await),
+            Step::DisableAutoconf(device) => to_failure(disable_autoconf(netlink, *device, DEVICE_MTU).await),
+            Step::AddDeviceClsact(device) => to_failure(add_clsact(netlink, *device).await),
             Step::AddDrop(device) => add_drop_filter(netlink, *device).await.map_err(|error| feature(&error, CLS_BPF)),
             Step::AddRedirect { from, to, cookie } => {
                 let added = add_redirect_filter(netlink, *from, *to, &cookie.bytes()).await;
                 added.map_err(|error| feature(&error, MIRRED))
             }
-            Step::AddDestination(device, to) => done(add_destination(netlink, *device, *to).await),
-            Step::RemoveDestination(device, to) => removed(remove_destination(netlink, *device, *to).await),
+            Step::AddDestination(device, to) => to_failure(add_destination(netlink, *device, *to).await),
+            Step::RemoveDestination(device, to) => ignore_gone(remove_destination(netlink, *device, *to).await),
             Step::Rename(device, name) => self.rename(*device, name).await,
             Step::Up(device) => self.up(*device).await,
             Step::AddClsact { interface, device, alias_if_theirs } => {
@@ -83,9 +83,9 @@ impl<N: AsFd> Executor<'_, N> {
             }
             Step::Configure { program, settings } => Maps::adopt(*program)
                 .and_then(|mut maps| maps.configure(settings))
-                .map_err(|error| unprogrammed(&error)),
-            Step::RemoveFilter(id) => removed(remove_filter(netlink, id).await),
-            Step::DeleteDevice(device) => removed(delete_link(netlink, *device).await),
+                .map_err(|error| program_failure(&error)),
+            Step::RemoveFilter(id) => ignore_gone(remove_filter(netlink, id).await),
+            Step::DeleteDevice(device) => ignore_gone(delete_link(netlink, *device).await),
         }
     }
 
@@ -107,15 +107,15 @@ impl<N: AsFd> Executor<'_, N> {
         self.mark(new.name, alias).await
     }
 
-    /// Does what a request that creates a device cannot.
+    /// Configures what the request that creates a device cannot.
     async fn mark(&self, name: &str, alias: &str) -> Result<(), Failure> {
         let mut found = links(self.netlink).await.map_err(|error| Failure::kernel(&error))?.into_iter();
         let Some(index) = found.find(|link| link.name == name).map(|link| link.index) else {
             let message = format!("Device {name} vanished right after it was created. This is retried.");
             return Err(Failure::failed(Reason::KernelError, message));
         };
-        done(set_alias(self.netlink, index, alias).await)?;
-        done(disable_autoconf(self.netlink, index, DEVICE_MTU).await)
+        to_failure(set_alias(self.netlink, index, alias).await)?;
+        to_failure(disable_autoconf(self.netlink, index, DEVICE_MTU).await)
     }
 
     async fn create_pair(&self, names: &[String; 2], aliases: &[String; 2]) -> Result<(), Failure> {
@@ -123,8 +123,8 @@ impl<N: AsFd> Executor<'_, N> {
         // would look complete.
         offloads(self.netlink, LOOPBACK).await.map_err(|error| feature(&error, ETHTOOL))?;
         let new = NewPair { names: [&names[0], &names[1]], mtu: DEVICE_MTU, group: GROUP };
-        let lacking = "veth devices (CONFIG_VETH), which every receiver needs that is not raw";
-        create_pair(self.netlink, new).await.map_err(|error| feature(&error, lacking))?;
+        let feature_name = "veth devices (CONFIG_VETH), which every receiver needs that is not raw";
+        create_pair(self.netlink, new).await.map_err(|error| feature(&error, feature_name))?;
         for (name, alias) in names.iter().zip(aliases) {
             self.mark(name, alias).await?;
         }
@@ -166,18 +166,18 @@ impl<N: AsFd> Executor<'_, N> {
                 self.clsacts.push(interface);
                 Ok(())
             }
-            // Another sender of the same plan had the same step.
+            // Another sender of the same plan has the same step.
             Err(error) if error.errno == Errno::EEXIST && self.clsacts.contains(&interface) => Ok(()),
-            // Another program added one since the observation. It is not ours then, whatever it is; plan again.
+            // Another program has added one since the observation, so it is not ours. The error makes the helper plan again.
             Err(error) if error.errno == Errno::EEXIST => {
-                done(set_alias(self.netlink, device, alias_if_theirs).await)?;
+                to_failure(set_alias(self.netlink, device, alias_if_theirs).await)?;
                 Err(Failure::kernel(&error))
             }
             Err(error) => Err(feature(&error, "the clsact qdisc (CONFIG_NET_SCH_INGRESS)")),
         }
     }
 
-    /// Checks once more before it removes a clsact: another program may have added a filter since the observation.
+    /// Checks for filters again before it removes a clsact: another program may have added one since the observation.
     async fn remove_clsact(&self, interface: u32) -> Result<(), Failure> {
         for hook in [Hook::Ingress, Hook::Egress] {
             match filters(self.netlink, interface, hook).await {
@@ -189,7 +189,7 @@ impl<N: AsFd> Executor<'_, N> {
         match remove_clsact(self.netlink, interface).await {
             // "Cannot find specified qdisc on specified device"
             Err(error) if error.errno == Errno::EINVAL && !self.has_qdisc(interface).await => Ok(()),
-            result => removed(result),
+            result => ignore_gone(result),
         }
     }
 
@@ -198,14 +198,14 @@ impl<N: AsFd> Executor<'_, N> {
     }
 
     fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<u32>) -> Result<(), Failure> {
-        // One that was removed meanwhile has no counters to continue.
+        // If that program was removed meanwhile, there are no counters to continue.
         let before = before.and_then(|program| Maps::adopt(program).ok());
-        let fits = |preloaded: &mut Programs| before.is_none() && preloaded.maps().supports(settings);
-        let programs = match self.preloaded.take_if(fits) {
+        let suitable = |preloaded: &mut Programs| before.is_none() && preloaded.maps().supports(settings);
+        let programs = match self.preloaded.take_if(suitable) {
             Some(mut preloaded) => preloaded.maps_mut().configure(settings).map(|()| preloaded),
             None => Programs::load(settings, before.as_ref()),
         };
-        self.programs.insert(resource.clone(), programs.map_err(|error| unprogrammed(&error))?);
+        self.programs.insert(resource.clone(), programs.map_err(|error| program_failure(&error))?);
         Ok(())
     }
 
@@ -232,7 +232,7 @@ impl<N: AsFd> Executor<'_, N> {
     }
 }
 
-fn done(result: Result<(), NetlinkError>) -> Result<(), Failure> {
+fn to_failure(result: Result<(), NetlinkError>) -> Result<(), Failure> {
     result.map_err(|error| Failure::kernel(&error))
 }
 
@@ -240,10 +240,10 @@ fn not_loaded() -> Failure {
     Failure::failed(Reason::KernelError, "The tap's programs are not loaded. This is retried.".to_owned())
 }
 
-fn unprogrammed(error: &BpfError) -> Failure {
+fn program_failure(error: &BpfError) -> Failure {
     match error {
         BpfError::TooManyRules(_) | BpfError::TooManyNetworks(_) | BpfError::Expression(_) => {
-            Failure::refused(Reason::InvalidSpec, format!("The tap asks for too much: {error}."))
+            Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."))
         }
         BpfError::Rejected { .. } => Failure::failed(
             Reason::KernelFeatureMissing,
@@ -256,10 +256,10 @@ fn unprogrammed(error: &BpfError) -> Failure {
     }
 }
 
-fn removed(result: Result<(), NetlinkError>) -> Result<(), Failure> {
+fn ignore_gone(result: Result<(), NetlinkError>) -> Result<(), Failure> {
     match result {
         Err(error) if error.is_gone() => Ok(()),
-        result => done(result),
+        result => to_failure(result),
     }
 }
 

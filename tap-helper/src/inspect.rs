@@ -11,13 +11,13 @@ use crate::{
     marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
     namespace::{Namespace, NamespaceId, namespaces, pids},
-    netlink::{Connection, FIT_PRIORITY, Filter, Hook, Link, NetnsError},
+    netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError},
     node::NodeError,
     observe::{NetnsKind, Observed, Program, observe},
     step::SenderKey,
 };
 
-/// What one namespace contains of PodTap.
+/// PodTap's resources in one namespace.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceContents {
@@ -31,7 +31,7 @@ pub struct NamespaceContents {
     pub filters: Vec<MirrorFilter>,
     /// Interfaces whose clsact PodTap created.
     pub clsacts: Vec<String>,
-    /// What is not as PodTap configured it; empty if there is no drift.
+    /// Differences from what PodTap configured; empty if there is no drift.
     pub drift: Vec<String>,
 }
 
@@ -43,7 +43,8 @@ pub struct Device {
     pub name: String,
     /// Its ifindex.
     pub index: u32,
-    /// `sender`, `receiver`, or `unfinished`. `receiver-tunnel` and `receiver-near` are the VXLAN device and the veth peer before the interface of a receiver that is not raw.
+    /// `sender`, `receiver`, or `unfinished`. `receiver-vxlan` and `receiver-peer` are the VXLAN device and the veth peer behind the
+    /// interface of a receiver that is not raw.
     pub role: &'static str,
     /// UID of the tap, empty if not known.
     pub tap: String,
@@ -51,13 +52,13 @@ pub struct Device {
     pub pod: String,
     /// The interface that is tapped, empty for receivers.
     pub interface: String,
-    /// VXLAN network identifier; of senders, the node-local one.
+    /// VXLAN network identifier; for senders, the node-local one.
     pub vni: u32,
-    /// UDP port on which it listens; 0 for what is not a VXLAN device.
+    /// UDP port on which it listens; 0 if it is not a VXLAN device.
     pub port: u16,
     /// Whether it is up.
     pub up: bool,
-    /// Where a sender's mirrored frames go: address, UDP port and VNI.
+    /// Destinations of a sender's mirrored frames: address, UDP port and VNI.
     pub destinations: Vec<String>,
     /// The counters of a sender's programs; none without programs, and for receivers.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,7 +165,7 @@ fn device(link: &Link, observed: &Observed) -> Device {
     }
 }
 
-/// The counters of the programs that mirror to a device: all of them count in one place.
+/// The counters of the programs that mirror to a device. The programs share them.
 fn counters(link: &Link, observed: &Observed) -> Option<Counters> {
     let program = programs(link, observed).into_iter().flatten().next()?;
     Maps::adopt(program.id).and_then(|maps| maps.counters()).ok()
@@ -173,9 +174,9 @@ fn counters(link: &Link, observed: &Observed) -> Option<Counters> {
 /// The programs of a sender, as far as they are known; none for a filter without one.
 fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<Option<&'a Program>> {
     let of_sender = |filter: &&Filter| {
-        let fits =
-            (filter.id.interface, filter.id.hook, filter.id.priority) == (link.index, Hook::Egress, FIT_PRIORITY);
-        fits || Cookie::of(filter).is_some() && filter.mirror.as_ref().is_some_and(|mirror| mirror.to == link.index)
+        let is_clamp =
+            (filter.id.interface, filter.id.hook, filter.id.priority) == (link.index, Hook::Egress, CLAMP_PRIORITY);
+        is_clamp || Cookie::of(filter).is_some() && filter.mirror.as_ref().is_some_and(|mirror| mirror.to == link.index)
     };
     let is_sender = matches!(Mark::of(link), Some(Mark::Sender(_)));
     let filters = observed.filters.iter().filter(|filter| is_sender && filter.id.handle != 0 && of_sender(filter));
@@ -202,14 +203,14 @@ fn mirror(filter: &Filter, observed: &Observed) -> Option<MirrorFilter> {
     })
 }
 
-/// How a sender differs from its own mark.
+/// Differences between a sender and its mark.
 fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
     let key = SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() };
     let has = |hook: Hook| {
         observed.filters.iter().any(|filter| {
-            let leads = filter.mirror.as_ref().is_some_and(|mirror| mirror.to == link.index && mirror.as_ours);
+            let mirrors = filter.mirror.as_ref().is_some_and(|mirror| mirror.to == link.index && mirror.as_ours);
             let own = Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender_hash(&key) && cookie.hook == hook);
-            leads && own && filter.id.interface == mark.interface_index
+            mirrors && own && filter.id.interface == mark.interface_index
         })
     };
     let direction = match (has(Hook::Ingress), has(Hook::Egress)) {
@@ -228,7 +229,7 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
             let filters = 1 + usize::from(direction.has_ingress()) + usize::from(direction.has_egress());
             let programs = programs(link, observed);
             let groups: BTreeSet<_> = programs.iter().map(|program| program.map(|program| program.group)).collect();
-            // All of them have one or, if the kernel cannot load any, none.
+            // If the kernel cannot load programs, no filter has one.
             let without = groups == BTreeSet::from([None]) && programs.len() < filters;
             if !without && (groups.len() != 1 || groups.contains(&None) || programs.len() < filters) {
                 found.push(format!("the programs of {} are incomplete, or of different kinds", link.name));
@@ -238,7 +239,7 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
     found
 }
 
-/// How a device differs from its role.
+/// Differences between a device and its role.
 fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
     let mut found = Vec::new();
     if !link.up {
@@ -249,8 +250,8 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
         let mirror = filter.mirror.as_ref().filter(|mirror| mirror.redirects);
         mirror.and_then(|mirror| observed.link(mirror.to)).is_some_and(is_ours)
     };
-    let is_tunnel = matches!(Mark::of(link), Some(Mark::Receiver(mark)) if mark.part == Part::Tunnel);
-    if is_tunnel && !filters.any(redirects) {
+    let should_redirect = matches!(Mark::of(link), Some(Mark::Receiver(mark)) if mark.part == Part::Vxlan);
+    if should_redirect && !filters.any(redirects) {
         found.push(format!("{} does not redirect what it receives to the receiver's interface", link.name));
     }
     let offloads = observed.offloads(link.index);

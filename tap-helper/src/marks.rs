@@ -1,8 +1,7 @@
-//! How PodTap recognises what is its own: a device group, aliases, cookies.
+//! The marks by which PodTap recognises its own resources: a device group, aliases and cookies.
 //!
-//! The group is set in the request that makes a device, so that there is no moment at which a device of ours carries no
-//! mark; the alias, which says whose it is, follows. Filters carry a cookie in their action. Nothing without such a mark
-//! is ever changed or removed.
+//! The group is set in the request that creates a device, so that a device of ours is marked at any time; the alias, which names its
+//! owner, follows. Filters carry a cookie in their action. Nothing without such a mark is ever changed or removed.
 
 use podtap_model::{Direction, Endpoint};
 
@@ -11,14 +10,14 @@ use crate::{
     netlink::{Filter, Hook, Link},
 };
 
-/// The device group of all devices of PodTap: "ptap" in ASCII, far from the small numbers that people use.
+/// The device group of all devices of PodTap: "ptap" in ASCII, far from the small numbers that others use.
 pub const GROUP: u32 = 0x7074_6170;
 
-/// What every alias of PodTap begins with, of any version.
+/// Prefix of every alias of PodTap, of any version.
 const ALIAS_PREFIX: &str = "podtap.dev/";
-/// What aliases of this version begin with.
+/// Prefix of the aliases of this version.
 const ALIAS_V1: &str = "podtap.dev/v1";
-/// What every cookie begins with.
+/// Prefix of every cookie.
 const COOKIE_MAGIC: [u8; 4] = *b"PTap";
 /// Version of the cookie's layout.
 const COOKIE_VERSION: u8 = 1;
@@ -26,14 +25,14 @@ const COOKIE_VERSION: u8 = 1;
 /// Whether a device is one of PodTap's.
 #[must_use]
 pub fn is_ours(link: &Link) -> bool {
-    // Without an alias: made by a helper that ended before it could set it.
+    // A device without an alias was created by a helper that ended before it could set one.
     let unfinished = link.alias.is_empty() && link.name.starts_with(TEMPORARY_PREFIX);
     link.group == GROUP
         && ["vxlan", "veth"].contains(&link.kind.as_str())
         && (unfinished || link.alias.starts_with(ALIAS_PREFIX))
 }
 
-/// What a device's alias says.
+/// The content of a device's alias.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// A sender device.
@@ -42,42 +41,42 @@ pub enum Mark {
     Receiver(ReceiverMark),
 }
 
-/// What a sender device's alias says.
+/// The content of a sender device's alias.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SenderMark {
     /// UID of the tap.
     pub tap: String,
     /// UID of the pod.
     pub pod: String,
-    /// Name of the tapped interface when this was written.
+    /// Name of the tapped interface when the alias was set.
     pub interface: String,
-    /// Number of the tapped interface.
+    /// Ifindex of the tapped interface.
     pub interface_index: u32,
-    /// Whether the tunnel's addresses are of IPv6: the kernel does not tell.
+    /// Whether its outer addresses are IPv6. The kernel does not report that.
     pub ipv6: bool,
-    /// Hash of directions and destinations, to tell drift without knowing what is wanted.
+    /// Hash of direction and destinations, to detect drift without the desired state.
     pub config: u64,
-    /// Whether the tapped interface's clsact was made by PodTap.
+    /// Whether PodTap created the tapped interface's clsact.
     pub clsact_ours: bool,
 }
 
-/// Which device of a receiver.
+/// A device of a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The one that consumers read: the far end of the pair, or of a raw receiver the VXLAN device itself.
+    /// The interface that consumers read: one device of the veth pair or, with raw frames, the VXLAN device itself.
     Interface,
-    /// The VXLAN device from which frames go to the pair.
-    Tunnel,
-    /// The near end of the pair, which cuts superframes and fills in checksums when it sends to the far end.
-    Near,
+    /// The VXLAN device that redirects frames to the veth pair.
+    Vxlan,
+    /// The interface's veth peer. It segments GSO packets and computes checksums when it sends to the interface.
+    Peer,
 }
 
 impl Part {
-    /// As in an alias.
+    /// With their roles in an alias.
     const ALL: [(Self, &'static str); 3] =
-        [(Self::Interface, "receiver"), (Self::Tunnel, "receiver-tunnel"), (Self::Near, "receiver-near")];
+        [(Self::Interface, "receiver"), (Self::Vxlan, "receiver-vxlan"), (Self::Peer, "receiver-peer")];
 
-    /// What it is called in an alias.
+    /// Its role, as in an alias.
     #[must_use]
     pub fn role(self) -> &'static str {
         Self::ALL.iter().find(|(part, _)| *part == self).map_or("", |(_, role)| role)
@@ -88,21 +87,21 @@ impl Part {
     }
 }
 
-/// What the alias of a receiver's device says.
+/// The content of the alias of a receiver's device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiverMark {
-    /// Which of its devices this is.
+    /// Which of the receiver's devices it is.
     pub part: Part,
     /// UID of the tap.
     pub tap: String,
     /// VXLAN network identifier.
     pub vni: u32,
-    /// Whether its socket is of IPv6: the kernel does not tell.
+    /// Whether its socket is IPv6. The kernel does not report that.
     pub ipv6: bool,
 }
 
 impl Mark {
-    /// The alias, printable and shorter than the kernel's 256 bytes for UIDs of up to 64.
+    /// The alias: printable, and shorter than the kernel's limit of 256 bytes for UIDs of up to 64.
     #[must_use]
     pub fn alias(&self) -> String {
         match self {
@@ -123,7 +122,7 @@ impl Mark {
         }
     }
 
-    /// Reads an alias; none if it is not one of this version, or is damaged.
+    /// Parses an alias; none if it is damaged or of another version.
     #[must_use]
     pub fn parse(alias: &str) -> Option<Self> {
         let mut words = alias.strip_prefix(ALIAS_V1)?.strip_prefix(' ')?.split(' ');
@@ -148,7 +147,7 @@ impl Mark {
         }
     }
 
-    /// What the alias of a device of ours says; none also if it is not ours.
+    /// The parsed alias of a device; none also if the device is not ours.
     #[must_use]
     pub fn of(link: &Link) -> Option<Self> {
         is_ours(link).then(|| Self::parse(&link.alias)).flatten()
@@ -170,19 +169,19 @@ pub fn config_hash(direction: Direction, destinations: &[Endpoint]) -> u64 {
     texts.fold(hash, |hash, text| hash.text(&text)).value()
 }
 
-/// What a filter's cookie says.
+/// The content of a filter's cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cookie {
-    /// Hash of tap and pod; of a receiver, of its VNI.
+    /// Hash of tap and pod; for a receiver, of its VNI.
     pub owner: u64,
-    /// The hook at which the filter was put. The kernel's answer says the same; with `u32` it may lie.
+    /// The hook at which the filter was attached. The kernel reports it too, but for `u32` its answer may be wrong.
     pub hook: Hook,
-    /// Whether the interface's clsact was made by PodTap: so that this is known when the sender device has gone.
+    /// Whether PodTap created the interface's clsact. Also recorded here because the sender device may be deleted first.
     pub clsact_ours: bool,
 }
 
 impl Cookie {
-    /// The cookie's 16 bytes, which is all there may be (`TC_COOKIE_MAX_SIZE`).
+    /// The cookie's 16 bytes, the most that the kernel allows (`TC_COOKIE_MAX_SIZE`).
     #[must_use]
     pub fn bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
@@ -197,7 +196,7 @@ impl Cookie {
         bytes
     }
 
-    /// Reads a cookie; none if it is not PodTap's. Of other versions all is taken for what it is in this one.
+    /// Parses a cookie; none if it is not PodTap's. One of another version is parsed as one of this version.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let bytes: [u8; 16] = bytes.try_into().ok()?;

@@ -18,9 +18,9 @@ pub struct Observed {
     pub links: Vec<Link>,
     /// Qdiscs for classification.
     pub qdiscs: Vec<Qdisc>,
-    /// Filters at those, within the limits of the [`NetnsKind`].
+    /// Filters of these qdiscs, within the limits of the [`NetnsKind`].
     pub filters: Vec<Filter>,
-    /// Our programs in these filters. One that cannot be read is missing.
+    /// Our programs in these filters. Those that cannot be read are missing.
     pub programs: Vec<Program>,
     /// Destinations of sender devices, by the device's ifindex.
     pub destinations: Vec<(u32, Endpoint)>,
@@ -55,7 +55,8 @@ impl Program {
 pub enum NetnsKind {
     /// A pod's namespace: everything.
     Pod,
-    /// The node's own: only PodTap's devices, since it never adds a filter to another one there, and there may be hundreds.
+    /// The node's own namespace: only PodTap's devices, since PodTap never adds filters to other devices there, and there may be hundreds
+    /// of them.
     Node,
 }
 
@@ -78,7 +79,7 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
         .filters
         .iter()
         .filter(|filter| Cookie::of(filter).is_some() || observed.link(filter.id.interface).is_some_and(is_ours));
-    // Whatever the reason why one cannot be read: it is not known to be right, and another one replaces it.
+    // A program that cannot be read, for whatever reason, is not known to be right, and is replaced.
     observed.programs = programs.filter_map(|filter| filter.program).filter_map(|id| Program::of(id).ok()).collect();
     for link in &observed.links {
         if let (Some(Mark::Sender(_)), Some(vxlan)) = (Mark::of(link), link.vxlan) {
@@ -99,7 +100,7 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
     Ok(observed)
 }
 
-/// A device that is deleted while it is observed has nothing.
+/// Nothing of a device that is deleted while it is observed.
 pub(crate) fn unless_gone<T>(result: Result<Vec<T>, NetlinkError>) -> Result<Vec<T>, NetlinkError> {
     match result {
         // EINVAL: the qdisc was deleted, the device was not (`tc_dump_tfilter`, net/sched/cls_api.c).
@@ -133,7 +134,7 @@ impl Observed {
         self.offloads.iter().find(|(index, _)| *index == interface).map_or(&[], |(_, names)| names)
     }
 
-    /// Whether PodTap created the clsact of an interface: a mark that says so was written when it was created, or inherited.
+    /// Whether PodTap created the clsact of an interface. The marks of the sender that created it record that, and later senders copy it.
     #[must_use]
     pub fn clsact_is_ours(&self, interface: u32) -> bool {
         let by_device =

@@ -1,4 +1,4 @@
-//! What plans consist of.
+//! The actions that a plan consists of.
 
 use podtap_model::{DesiredSender, Endpoint, Receiver};
 
@@ -32,7 +32,7 @@ pub enum Resource {
     Sender(SenderKey),
     /// A receiver: UID of its tap, and its VNI.
     Receiver(String, u32),
-    /// Something of ours whose mark does not tell what it belongs to.
+    /// A resource of ours whose mark does not name its owner.
     Leftover,
 }
 
@@ -66,7 +66,7 @@ pub enum Step {
     CreateDevice {
         /// Its name.
         name: String,
-        /// Its attributes; of a sender device, all but the VNI.
+        /// Its attributes; for a sender device, all but the VNI.
         vxlan: Vxlan,
         /// Whether its socket is IPv6.
         ipv6: bool,
@@ -75,7 +75,7 @@ pub enum Step {
     },
     /// Create a veth pair: down, marked, with autoconfiguration disabled.
     CreatePair {
-        /// Names of the inner end, which gets the frames from the VXLAN device, and of the end that consumers read.
+        /// Names of the peer, which gets the frames from the VXLAN device, and of the interface that consumers read.
         names: [String; 2],
         /// Their aliases.
         aliases: [String; 2],
@@ -90,11 +90,11 @@ pub enum Step {
     AddDeviceClsact(u32),
     /// Drop what arrives on a device of ours.
     AddDrop(u32),
-    /// Redirect what arrives on a receiver's VXLAN device to the inner end of its veth pair.
+    /// Redirect what arrives on a receiver's VXLAN device to its veth peer.
     AddRedirect {
         /// The VXLAN device.
         from: u32,
-        /// The inner end.
+        /// The veth peer.
         to: u32,
         /// Marks the filter as ours.
         cookie: Cookie,
@@ -118,7 +118,7 @@ pub enum Step {
     },
     /// Remove the clsact of a pod's interface, if it still has no filter.
     RemoveClsact(u32),
-    /// Mirror what passes a hook of an interface.
+    /// Mirror the frames at a hook of an interface.
     AddFilter {
         /// The interface.
         interface: u32,
@@ -140,9 +140,9 @@ pub enum Step {
     },
     /// Attach the program that clamps mirrored frames to the path MTU to a sender device.
     AttachClamp(FilterTarget),
-    /// Mirror what passes a hook of an interface and matches a program.
+    /// Mirror the frames at a hook of an interface that match a program.
     AttachMirror {
-        /// Where, and which filter it replaces.
+        /// Where it is attached, and which filter it replaces.
         target: FilterTarget,
         /// The sender device.
         device: u32,

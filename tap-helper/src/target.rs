@@ -11,8 +11,8 @@ use crate::{failure::Failure, marks::is_ours, netlink::Link, observe::Observed};
 /// With a name, the interface of that name. Otherwise the interface with the pod's primary address; while no address is known,
 /// the one that the default route uses, IPv4 first, or else the only one with a global address.
 ///
-/// If addresses are known, one of them must be on some interface here: otherwise this is not the pod's namespace, or its
-/// network is not ready.
+/// If addresses are known, some interface must have one of them: otherwise this is not the pod's namespace, or its network is not
+/// ready.
 pub fn interface<'a>(observed: &'a Observed, pod: &'a Pod, name: Option<&str>) -> Result<&'a Link, Failure> {
     if !pod.addresses.is_empty() && carriers(observed, &pod.addresses).next().is_none() {
         let addresses: Vec<String> = pod.addresses.iter().map(IpAddr::to_string).collect();

@@ -1,6 +1,6 @@
-//! Which of the requested resources contradict themselves, each other, or a limit. Pure, and before anything is touched.
+//! Which requested resources contradict themselves, each other, or a limit. Pure, and done before anything is changed.
 //!
-//! Bounds of single values are in the types of [`podtap_model`]: what violates them is refused when it is decoded.
+//! The types of [`podtap_model`] bound single values: decoding refuses what violates them.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -13,7 +13,7 @@ use crate::{
     step::SenderKey,
 };
 
-/// Why a sender must not be attempted, as far as the request itself tells.
+/// Why a sender is refused because of the request itself.
 pub fn sender(sender: &DesiredSender, desired: &DesiredState) -> Result<(), Failure> {
     let tap = &sender.tap;
     let count = tap.destinations.len();
@@ -52,7 +52,7 @@ pub fn sender(sender: &DesiredSender, desired: &DesiredState) -> Result<(), Fail
     Ok(())
 }
 
-/// Why a receiver must not be attempted, as far as the request itself tells.
+/// Why a receiver is refused because of the request itself.
 pub fn receiver(receiver: &Receiver, desired: &DesiredState) -> Result<(), Failure> {
     if receiver.port == 0 {
         return Err(invalid("The receiver has no UDP port.".to_owned()));
@@ -74,7 +74,7 @@ pub fn receiver(receiver: &Receiver, desired: &DesiredState) -> Result<(), Failu
 
 /// The pods of senders and receivers, by UID.
 ///
-/// Where two entries describe one pod differently, the one with addresses counts: it is newer.
+/// If two entries describe one pod differently, the one with addresses wins: it is newer.
 #[must_use]
 pub fn pods(desired: &DesiredState) -> BTreeMap<String, Pod> {
     let mut pods: BTreeMap<String, Pod> = BTreeMap::new();

@@ -1,45 +1,45 @@
-//! Filters select in this kernel what tcpdump and tshark select.
+//! Filters select the same frames in this kernel as in tcpdump and tshark.
 
 use podtap_model::Filter;
 use podtap_tests::pcap::{File, tcpdump, tshark};
 use tap_helper::bpf::{ProgramKind, Programs, Settings};
 
 use crate::{
-    bpf_frames::{Chance, DISPLAY, Kinds, Language, PCAP, compile, filter, frame},
+    bpf_frames::{DISPLAY, Kinds, Language, PCAP, Random, compile, filter, frame},
     bpf_scene::{compiled, filtering},
 };
 
-const PLAIN: Kinds = Kinds { wrapped: false, short: false };
-const SHORT: Kinds = Kinds { wrapped: false, short: true };
-const WRAPPED: Kinds = Kinds { wrapped: true, short: false };
-const ALL: Kinds = Kinds { wrapped: true, short: true };
+const PLAIN: Kinds = Kinds { encapsulated: false, truncated: false };
+const TRUNCATED: Kinds = Kinds { encapsulated: false, truncated: true };
+const ENCAPSULATED: Kinds = Kinds { encapsulated: true, truncated: false };
+const ALL: Kinds = Kinds { encapsulated: true, truncated: true };
 
-fn selected(programs: &Programs, which: ProgramKind, frames: &[Vec<u8>]) -> Vec<usize> {
-    let matches = |frame: &Vec<u8>| programs.test_run(which, frame, &[]).expect("it runs").0 == -1;
+fn selected(programs: &Programs, kind: ProgramKind, frames: &[Vec<u8>]) -> Vec<usize> {
+    let matches = |frame: &Vec<u8>| programs.test_run(kind, frame, &[]).expect("the program runs").0 == -1;
     frames.iter().enumerate().filter(|(_, frame)| matches(frame)).map(|(number, _)| number).collect()
 }
 
-/// Compares filters on frames, as many of each as given. Returns how many pairs matched, and how many there were.
+/// Compares the given number of filters on the given number of frames. Returns the number of pairs that matched, and of all pairs.
 fn compare(
-    chance: &mut Chance,
+    random: &mut Random,
     (filters, count): (usize, usize),
     kinds: Kinds,
     language: &Language,
     reader: impl Fn(&std::path::Path, &str) -> Vec<usize>,
 ) -> (usize, usize) {
-    let mut programs = Programs::load(&Settings::default(), None).expect("they load");
-    let frames: Vec<_> = (0..count).map(|_| frame(chance, kinds)).collect();
+    let mut programs = Programs::load(&Settings::default(), None).expect("the programs load");
+    let frames: Vec<_> = (0..count).map(|_| frame(random, kinds)).collect();
     let file = File::of(&frames);
     let mut matched = 0;
     for _ in 0..filters {
-        let filter = filter(chance, kinds.short);
-        let (which, side) = chance.of(&[(ProgramKind::Ingress, "src"), (ProgramKind::Egress, "dst")]);
+        let filter = filter(random, kinds.truncated);
+        let (kind, side) = random.of(&[(ProgramKind::Ingress, "src"), (ProgramKind::Egress, "dst")]);
         let Filter { include, exclude, .. } = filter.clone();
-        programs.maps_mut().configure(&filtering(include, exclude)).expect("it is written");
+        programs.maps_mut().configure(&filtering(include, exclude)).expect("the maps are written");
         let expression = language.write(&filter, side);
-        let (ours, theirs) = (selected(&programs, which, &frames), reader(file.path(), &expression));
+        let (ours, theirs) = (selected(&programs, kind, &frames), reader(file.path(), &expression));
         if let Some(frame) = (0..count).find(|number| ours.contains(number) != theirs.contains(number)) {
-            panic!("{expression}\n{filter:?}\n{which:?}, ours {}: {:02x?}", ours.contains(&frame), frames[frame]);
+            panic!("{expression}\n{filter:?}\n{kind:?}, ours {}: {:02x?}", ours.contains(&frame), frames[frame]);
         }
         matched += ours.len();
     }
@@ -47,24 +47,24 @@ fn compare(
 }
 
 #[track_caller]
-fn some_of((matched, pairs): (usize, usize)) {
+fn assert_selective((matched, pairs): (usize, usize)) {
     println!("{matched} of {pairs} pairs match");
-    assert!(matched * 20 > pairs && matched * 20 < pairs * 19, "{matched} of {pairs}");
+    assert!(matched * 20 > pairs && matched * 20 < pairs * 19, "{matched} of {pairs} match");
 }
 
 #[test]
-fn as_tcpdump_selects() {
-    some_of(compare(&mut Chance::new(1), (200, 200), PLAIN, &PCAP, tcpdump));
+fn filters_select_the_same_frames_as_tcpdump() {
+    assert_selective(compare(&mut Random::new(1), (200, 200), PLAIN, &PCAP, tcpdump));
 }
 
 #[test]
-fn as_tcpdump_selects_of_short_frames() {
-    some_of(compare(&mut Chance::new(2), (100, 200), SHORT, &PCAP, tcpdump));
+fn filters_select_the_same_truncated_frames_as_tcpdump() {
+    assert_selective(compare(&mut Random::new(2), (100, 200), TRUNCATED, &PCAP, tcpdump));
 }
 
 #[test]
-fn as_tshark_selects_of_tagged_and_extended_frames() {
-    some_of(compare(&mut Chance::new(3), (12, 300), WRAPPED, &DISPLAY, tshark));
+fn filters_select_the_same_tagged_and_extended_frames_as_tshark() {
+    assert_selective(compare(&mut Random::new(3), (12, 300), ENCAPSULATED, &DISPLAY, tshark));
 }
 
 const EXPRESSIONS: [&str; 27] = [
@@ -98,9 +98,9 @@ const EXPRESSIONS: [&str; 27] = [
 ];
 
 #[test]
-fn expressions_select_as_in_tcpdump() {
-    let mut chance = Chance::new(4);
-    let frames: Vec<_> = (0..1500).map(|_| frame(&mut chance, ALL)).collect();
+fn expressions_select_the_same_frames_as_tcpdump() {
+    let mut random = Random::new(4);
+    let frames: Vec<_> = (0..1500).map(|_| frame(&mut random, ALL)).collect();
     let file = File::of(&frames);
     let mut matched = 0;
     for expression in EXPRESSIONS {
@@ -111,14 +111,14 @@ fn expressions_select_as_in_tcpdump() {
         assert!(!ours.is_empty(), "{expression} selects nothing");
         matched += ours.len();
     }
-    some_of((matched, EXPRESSIONS.len() * frames.len()));
+    assert_selective((matched, EXPRESSIONS.len() * frames.len()));
 }
 
-/// A long one, as people paste them: almost the limit.
+/// Almost as long as allowed, as users paste them.
 #[test]
 fn a_long_expression_loads() {
     let hosts: Vec<_> = (0..180).map(|number| format!("host 10.0.0.{number}")).collect();
     let program = compile(&format!("tcp and ({})", hosts.join(" or ")));
     assert!((450..=512).contains(&program.len()), "{} instructions", program.len());
-    Programs::load(&compiled(program), None).expect("it loads");
+    Programs::load(&compiled(program), None).expect("the programs load");
 }

@@ -10,7 +10,7 @@ use podtap_tests::wait::until;
 use tap_helper::bpf::{Counters, ProgramKind, Programs, Settings};
 
 use crate::{
-    bpf_frames::Chance,
+    bpf_frames::Random,
     bpf_scene::{filtering, with},
 };
 
@@ -21,7 +21,7 @@ struct End {
     port: u16,
 }
 
-/// A datagram, or a segment with the given flags. For `ipv6`, the addresses are the last bytes of IPv6 addresses.
+/// A datagram, or a segment with the given flags. With `ipv6`, the address is the end of an IPv6 address.
 fn frame(protocol: u8, from: End, to: End, flags: u8, ipv6: bool) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     if ipv6 {
@@ -55,37 +55,37 @@ fn load(settings: &Settings) -> Programs {
     Programs::load(settings, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn mirrors(programs: &Programs, which: ProgramKind, frame: &[u8]) -> bool {
-    programs.test_run(which, frame, &[]).expect("it runs").0 == -1
+fn mirrored(programs: &Programs, kind: ProgramKind, frame: &[u8]) -> bool {
+    programs.test_run(kind, frame, &[]).expect("the program runs").0 == -1
 }
 
 fn counters(programs: &Programs) -> Counters {
-    programs.maps().counters().expect("they can be read")
+    programs.maps().counters().expect("the counters are readable")
 }
 
 #[test]
-fn a_sample_is_of_whole_flows_and_of_the_right_share() {
-    let mut chance = Chance::new(5);
+fn sampling_selects_whole_flows_in_the_right_proportion() {
+    let mut random = Random::new(5);
     for (one_in_flows, ipv6) in [(2, false), (10, false), (10, true), (100, true)] {
         let settings = sampling(one_in_flows);
-        // Two nodes.
+        // On two nodes.
         let (here, there) = (load(&settings), load(&settings));
         let (mut kept, flows) = (0_u32, 10_000);
         for number in 0..flows {
             // Consecutive ports of few addresses, as clients use them.
-            let client = End { address: [10, 0, 0, chance.of(&[1, 2, 3])], port: 32_768 + number };
-            let server = End { address: [10, 9, 0, 1], port: chance.of(&[80, 443, 5432]) };
-            let protocol = chance.of(&[6, 17]);
+            let client = End { address: [10, 0, 0, random.of(&[1, 2, 3])], port: 32_768 + number };
+            let server = End { address: [10, 9, 0, 1], port: random.of(&[80, 443, 5432]) };
+            let protocol = random.of(&[6, 17]);
             let out = frame(protocol, client, server, 2, ipv6);
             let back = frame(protocol, server, client, 0x12, ipv6);
-            let verdicts = [
-                mirrors(&here, ProgramKind::Egress, &out),
-                mirrors(&here, ProgramKind::Ingress, &back),
-                mirrors(&there, ProgramKind::Ingress, &out),
-                mirrors(&there, ProgramKind::Egress, &back),
+            let results = [
+                mirrored(&here, ProgramKind::Egress, &out),
+                mirrored(&here, ProgramKind::Ingress, &back),
+                mirrored(&there, ProgramKind::Ingress, &out),
+                mirrored(&there, ProgramKind::Egress, &back),
             ];
-            assert!(verdicts.iter().all(|verdict| *verdict == verdicts[0]), "{client:?} {server:?} {verdicts:?}");
-            kept += u32::from(verdicts[0]);
+            assert!(results.iter().all(|result| *result == results[0]), "{client:?} {server:?} {results:?}");
+            kept += u32::from(results[0]);
         }
         let share = 1.0 / f64::from(one_in_flows);
         let sigma = (f64::from(flows) * share * (1.0 - share)).sqrt();
@@ -98,20 +98,20 @@ fn a_sample_is_of_whole_flows_and_of_the_right_share() {
     }
 }
 
-/// Offers more frames than the limit allows for two seconds. Returns the frames and bits mirrored per second.
+/// Offers more frames than the limit allows for two seconds. Returns the mirrored frames and bits per second.
 fn rate(settings: &Settings, frame: &[u8]) -> (f64, f64) {
     let programs = load(settings);
-    // Uses up the initial tokens of the bucket, which do not count.
+    // The first burst does not count.
     let first = Instant::now();
     while first.elapsed() < Duration::from_millis(100) {
-        mirrors(&programs, ProgramKind::Egress, frame);
+        mirrored(&programs, ProgramKind::Egress, frame);
     }
     let (before, start) = (counters(&programs), Instant::now());
     let (mut last, mut idle) = (start, Duration::ZERO);
     while start.elapsed() < Duration::from_secs(2) {
-        mirrors(&programs, ProgramKind::Egress, frame);
-        mirrors(&programs, ProgramKind::Ingress, frame);
-        // A bucket makes up for a pause of 50 ms. During longer ones the machine was busy with something else: they do not count.
+        mirrored(&programs, ProgramKind::Egress, frame);
+        mirrored(&programs, ProgramKind::Ingress, frame);
+        // A bucket catches up after a pause of up to 50 ms. Longer pauses of the test are subtracted.
         idle += last.elapsed().saturating_sub(Duration::from_millis(50));
         last = Instant::now();
     }
@@ -121,12 +121,12 @@ fn rate(settings: &Settings, frame: &[u8]) -> (f64, f64) {
         (a.frames + b.frames, a.bytes + b.bytes)
     };
     let (before, after) = (mirrored(&before), mirrored(&after));
-    let per_second = |count: u64| f64::from(u32::try_from(count).expect("it is small")) / seconds;
+    let per_second = |count: u64| f64::from(u32::try_from(count).expect("the count is small")) / seconds;
     (per_second(after.0 - before.0), per_second(after.1 - before.1) * 8.0)
 }
 
 #[test]
-fn a_limit_is_kept_by_both_directions_together() {
+fn both_directions_share_a_rate_limit() {
     let ends = [End { address: [10, 0, 0, 1], port: 1000 }, End { address: [10, 0, 0, 2], port: 2000 }];
     let mut long = frame(17, ends[0], ends[1], 0, false);
     long.resize(1514, 0);
@@ -140,21 +140,21 @@ fn a_limit_is_kept_by_both_directions_together() {
     within("frames", rate(&limit(0, 1000), &long).0, 1000.0);
     within("both, frames count", rate(&limit(100_000_000, 500), &long).0, 500.0);
     // A truncated frame counts with its truncated length.
-    let cut = Settings {
+    let truncated = Settings {
         options: MirrorOptions {
             truncate: Some(Truncate { bytes: Some(100), headers_only: false }),
             ..limit(1_000_000, 0).options
         },
         ..Settings::default()
     };
-    within("cut frames", rate(&cut, &long).0, 1e6 / 800.0);
-    // Without a limit, or below it, nothing is dropped.
+    within("truncated frames", rate(&truncated, &long).0, 1e6 / 800.0);
+    // Below the limit, every frame is mirrored.
     let programs = load(&limit(100_000_000_000, 100_000_000_000));
-    assert!((0..10_000).all(|_| mirrors(&programs, ProgramKind::Egress, &long)));
+    assert!((0..10_000).all(|_| mirrored(&programs, ProgramKind::Egress, &long)));
     assert_eq!(counters(&programs).egress.rate_limited.frames, 0);
 }
 
-/// Fragments of a datagram, IPv4 or IPv6: the first, and another one.
+/// Two fragments of an IPv4 or IPv6 datagram: the first, and a later one.
 fn fragments(id: u8, port: u16, ipv6: bool) -> [Vec<u8>; 2] {
     let ends = [End { address: [10, 0, 0, 1], port: 999 }, End { address: [10, 0, 0, 2], port }];
     let whole = frame(17, ends[0], ends[1], 0, ipv6);
@@ -176,29 +176,29 @@ fn fragments(id: u8, port: u16, ipv6: bool) -> [Vec<u8>; 2] {
     })
 }
 
-/// Traffic below the limit is mirrored, however long its pauses are, and a frame that exceeds the tokens is paid back over time.
+/// Traffic below the limit is mirrored, regardless of its pauses. A burst beyond the limit delays the next frame only as long as needed.
 #[test]
-fn a_low_limit_holds_nothing_back_below_it() {
+fn traffic_below_a_low_limit_is_mirrored() {
     let ends = [End { address: [10, 0, 0, 1], port: 1000 }, End { address: [10, 0, 0, 2], port: 2000 }];
     let short = frame(17, ends[0], ends[1], 0, false);
     let limit = |bits_per_second, packets_per_second| load(&limited(bits_per_second, packets_per_second));
     let programs = limit(0, 5);
     for _ in 0..6 {
-        assert!(mirrors(&programs, ProgramKind::Egress, &short));
+        assert!(mirrored(&programs, ProgramKind::Egress, &short));
         thread::sleep(Duration::from_millis(220));
     }
-    // A frame of 12,000 bits at 50,000 per second is paid back after 240 ms.
+    // A frame of 12,000 bits takes 240 ms at 50,000 bits per second.
     let mut long = short.clone();
     long.resize(1500, 0);
     let programs = limit(50_000, 0);
-    assert!(mirrors(&programs, ProgramKind::Egress, &long) && !mirrors(&programs, ProgramKind::Egress, &short));
-    until("the debt is paid", Duration::from_secs(5), || {
-        if mirrors(&programs, ProgramKind::Egress, &short) { Ok(()) } else { Err("not yet") }
+    assert!(mirrored(&programs, ProgramKind::Egress, &long) && !mirrored(&programs, ProgramKind::Egress, &short));
+    until("the bucket has refilled", Duration::from_secs(5), || {
+        if mirrored(&programs, ProgramKind::Egress, &short) { Ok(()) } else { Err("not yet") }
     });
-    // The highest rate that there may be.
+    // The highest allowed rate.
     let programs = limit(100_000_000_000, 100_000_000_000);
     for _ in 0..3 {
-        assert!((0..10).all(|_| mirrors(&programs, ProgramKind::Egress, &long)));
+        assert!((0..10).all(|_| mirrored(&programs, ProgramKind::Egress, &long)));
         thread::sleep(Duration::from_millis(60));
     }
 }
@@ -206,21 +206,21 @@ fn a_low_limit_holds_nothing_back_below_it() {
 #[test]
 fn later_fragments_follow_the_first() {
     let port = |port| Match { ports: vec![PortRange { port, end_port: None }], ..Match::default() };
-    let filtered = |include: Vec<Match>, exclude: Vec<Match>| load(&filtering(include, exclude));
+    let load_filter = |include: Vec<Match>, exclude: Vec<Match>| load(&filtering(include, exclude));
     for ipv6 in [false, true] {
         let both = |programs: &Programs, fragments: &[Vec<u8>; 2]| {
-            [0, 1].map(|number: usize| mirrors(programs, ProgramKind::Ingress, &fragments[number]))
+            [0, 1].map(|number: usize| mirrored(programs, ProgramKind::Ingress, &fragments[number]))
         };
-        let include = filtered(vec![port(53)], vec![]);
+        let include = load_filter(vec![port(53)], vec![]);
         assert_eq!(both(&include, &fragments(1, 53, ipv6)), [true, true]);
         assert_eq!(both(&include, &fragments(2, 54, ipv6)), [false, false]);
-        // Without the first fragment, ports are unknown: the frame is mirrored if the rest of the rule matches.
-        assert!(mirrors(&include, ProgramKind::Ingress, &fragments(3, 54, ipv6)[1]));
-        let exclude = filtered(vec![], vec![port(53)]);
+        // If the first fragment was not seen, a later one is mirrored unless other parts of the rule exclude it.
+        assert!(mirrored(&include, ProgramKind::Ingress, &fragments(3, 54, ipv6)[1]));
+        let exclude = load_filter(vec![], vec![port(53)]);
         assert_eq!(both(&exclude, &fragments(1, 53, ipv6)), [false, false]);
-        assert!(mirrors(&exclude, ProgramKind::Ingress, &fragments(3, 53, ipv6)[1]));
+        assert!(mirrored(&exclude, ProgramKind::Ingress, &fragments(3, 53, ipv6)[1]));
         let tcp = Match { protocol: Some(Protocol::Tcp), ..port(53) };
-        assert!(!mirrors(&filtered(vec![tcp], vec![]), ProgramKind::Ingress, &fragments(3, 53, ipv6)[1]));
+        assert!(!mirrored(&load_filter(vec![tcp], vec![]), ProgramKind::Ingress, &fragments(3, 53, ipv6)[1]));
         // Sampling selects all fragments of a datagram or none.
         let sample = load(&sampling(3));
         for id in 0..100 {
@@ -231,7 +231,7 @@ fn later_fragments_follow_the_first() {
 }
 
 #[test]
-fn flows_between_tapped_pods_are_mirrored_where_they_were_accepted() {
+fn flows_between_tapped_pods_are_mirrored_where_they_are_accepted() {
     let pods = "10.0.0.0/8".parse().expect("a CIDR");
     let deduplicate = Deduplicate { pod_cidrs: Some(vec![pods]), service_cidrs: None };
     let settings = with(MirrorOptions { deduplicate: Some(deduplicate), ..MirrorOptions::default() });
@@ -244,32 +244,32 @@ fn flows_between_tapped_pods_are_mirrored_where_they_were_accepted() {
             for (answer, flags) in script {
                 let (from, to) = if *answer { (server, client) } else { (client, server) };
                 let frame = frame(protocol, from, to, *flags, false);
-                let (client_way, server_way) = if *answer {
+                let (client_side, server_side) = if *answer {
                     (ProgramKind::Ingress, ProgramKind::Egress)
                 } else {
                     (ProgramKind::Egress, ProgramKind::Ingress)
                 };
-                let verdicts = (mirrors(&there, server_way, &frame), mirrors(&here, client_way, &frame));
-                assert_eq!(verdicts, (at_server, at_client), "check {number}, {answer} {flags:#x}");
+                let results = (mirrored(&there, server_side, &frame), mirrored(&here, client_side, &frame));
+                assert_eq!(results, (at_server, at_client), "check {number}, {answer} {flags:#x}");
                 frames += 1;
             }
             let both =
                 [counters(&here), counters(&there)].map(|all| all.ingress.seen().frames + all.egress.seen().frames);
-            assert!(both.iter().all(|seen| *seen == u64::try_from(script.len()).expect("it is short")));
+            assert!(both.iter().all(|seen| *seen == u64::try_from(script.len()).expect("the script is short")));
         };
-    let shake: [(bool, u8); 4] = [(false, 2), (true, 0x12), (false, 0x10), (true, 0x18)];
+    let handshake: [(bool, u8); 4] = [(false, 2), (true, 0x12), (false, 0x10), (true, 0x18)];
     let (low, high) = (End { address: pod(1), port: 80 }, End { address: pod(2), port: 40_000 });
-    // Whichever port is lower.
-    check(high, low, 6, &shake, true, false);
-    check(low, high, 6, &shake, true, false);
+    // The ports do not matter.
+    check(high, low, 6, &handshake, true, false);
+    check(low, high, 6, &handshake, true, false);
     check(high, low, 17, &[(false, 0), (true, 0), (false, 0)], true, false);
-    // Older than the tap: the end with the lower port is taken to have accepted, also if an answer is seen first.
+    // The flow is older than the tap: the lower port accepted. The first frame may be a reply.
     check(high, low, 6, &[(false, 0x18), (true, 0x10)], true, false);
     check(high, low, 6, &[(true, 0x18), (false, 0x10)], true, false);
-    // The first frame was lost.
-    check(low, high, 6, &shake[1..], true, false);
-    // With an address that is not tapped: each end mirrors all of it.
+    // The first frame is lost.
+    check(low, high, 6, &handshake[1..], true, false);
+    // With a peer that is not tapped, each end mirrors every frame.
     let outside = End { address: [192, 0, 2, 1], port: 443 };
-    check(high, outside, 6, &shake, true, true);
+    check(high, outside, 6, &handshake, true, true);
     assert!(frames > 20);
 }

@@ -1,15 +1,15 @@
-//! Random frames and filters, and the filters in the languages of tcpdump and tshark.
+//! Random frames and filters, and the same filters in the languages of tcpdump and tshark.
 
 use std::{net::IpAddr, process::Command};
 
 use podtap_model::{Filter, Instruction, IpNet, Match, PortRange, Protocol};
 use podtap_tests::pcap::output;
 
-/// xorshift64: the same frames and filters in every run with a seed.
-pub struct Chance(u64);
+/// xorshift64: every run with the same seed gets the same frames and filters.
+pub struct Random(u64);
 
-impl Chance {
-    /// The seed is printed, so that a run can be repeated: set `PODTAP_SEED`.
+impl Random {
+    /// Prints the seed. `PODTAP_SEED` sets another one, to repeat a run.
     pub fn new(default: u64) -> Self {
         let seed = std::env::var("PODTAP_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
         println!("seed {seed}");
@@ -32,73 +32,80 @@ impl Chance {
     }
 }
 
-/// What may be in a frame.
+/// The kinds of frames to generate.
 #[derive(Clone, Copy, PartialEq)]
 pub struct Kinds {
-    /// Tags and extension headers.
-    pub wrapped: bool,
-    /// Truncated somewhere.
-    pub short: bool,
+    /// With VLAN tags and extension headers.
+    pub encapsulated: bool,
+    /// Truncated at a random length.
+    pub truncated: bool,
 }
 
 const ADDRESSES: [&str; 8] =
     ["10.1.2.3", "10.1.9.9", "10.200.0.1", "192.168.7.7", "fd00::1", "fd00:0:1::5", "2001:db8::1", "2001:db8:1::1"];
 const PORTS: [u16; 8] = [22, 79, 80, 81, 443, 8443, 40_000, 65_535];
 
-/// A frame. Except for the payload and the checksums, it follows RFC 791, 8200, 9293, 768 and 9260.
-pub fn frame(chance: &mut Chance, kinds: Kinds) -> Vec<u8> {
+/// A random frame. Its headers follow RFC 791, 8200, 9293, 768 and 9260, except for checksums.
+pub fn frame(random: &mut Random, kinds: Kinds) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-    for _ in 0..if kinds.wrapped { chance.below(3) } else { 0 } {
-        let tag = chance.of(&[[0x81, 0x00, 0x00, 0x05], [0x88, 0xa8, 0x20, 0x06]]);
+    for _ in 0..if kinds.encapsulated { random.below(3) } else { 0 } {
+        let tag = random.of(&[[0x81, 0x00, 0x00, 0x05], [0x88, 0xa8, 0x20, 0x06]]);
         frame.extend_from_slice(&tag);
     }
-    match chance.below(12) {
+    match random.below(12) {
         0 => {
             frame.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
             frame.extend_from_slice(&[0; 36]);
         }
-        1..=6 => ipv4(chance, &mut frame),
-        _ => ipv6(chance, kinds, &mut frame),
+        1..=6 => ipv4(random, &mut frame),
+        _ => ipv6(random, kinds, &mut frame),
     }
-    if kinds.short && chance.one_in(3) {
+    if kinds.truncated && random.one_in(3) {
         let length = frame.len();
-        // Newer kernels accept no frame for a test run whose IP header is incomplete.
+        // Newer kernels reject test runs on frames with an incomplete IP header.
         let least = match frame[12..14] {
             [8, 0] => 34,
             [0x86, 0xdd] => 54,
             _ => 14,
         };
-        frame.truncate(least + chance.below(length - least));
+        frame.truncate(least + random.below(length - least));
     }
     frame
 }
 
-fn address(chance: &mut Chance, ipv6: bool) -> Vec<u8> {
-    let text = ADDRESSES[chance.below(4) + if ipv6 { 4 } else { 0 }];
+fn address(random: &mut Random, ipv6: bool) -> Vec<u8> {
+    let text = ADDRESSES[random.below(4) + if ipv6 { 4 } else { 0 }];
     match text.parse().expect("an address") {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
-fn ipv4(chance: &mut Chance, frame: &mut Vec<u8>) {
-    let (protocol, segment) = transport(chance, false);
-    let options = chance.of(&[0, 0, 4, 40]);
-    let length = u16::try_from(20 + options + segment.len()).expect("it is short").to_be_bytes();
-    frame.extend_from_slice(&[8, 0, 0x45 + u8::try_from(options / 4).expect("it is small"), 0, length[0], length[1]]);
-    // A first fragment has its ports.
-    let fragment = if chance.one_in(5) { 0x20 } else { 0x40 };
+fn ipv4(random: &mut Random, frame: &mut Vec<u8>) {
+    let (protocol, segment) = transport(random, false);
+    let options = random.of(&[0, 0, 4, 40]);
+    let length = u16::try_from(20 + options + segment.len()).expect("the frame is short").to_be_bytes();
+    frame.extend_from_slice(&[
+        8,
+        0,
+        0x45 + u8::try_from(options / 4).expect("the options are short"),
+        0,
+        length[0],
+        length[1],
+    ]);
+    // A first fragment contains the ports.
+    let fragment = if random.one_in(5) { 0x20 } else { 0x40 };
     frame.extend_from_slice(&[0x12, 0x34, fragment, 0, 64, protocol, 0, 0]);
-    frame.extend_from_slice(&address(chance, false));
-    frame.extend_from_slice(&address(chance, false));
+    frame.extend_from_slice(&address(random, false));
+    frame.extend_from_slice(&address(random, false));
     frame.extend_from_slice(&vec![1; options]);
     frame.extend_from_slice(&segment);
 }
 
-fn ipv6(chance: &mut Chance, kinds: Kinds, frame: &mut Vec<u8>) {
-    let (mut next, mut payload) = transport(chance, true);
-    for _ in 0..if kinds.wrapped { chance.below(4) } else { 0 } {
-        let (header, mut bytes) = match chance.below(4) {
+fn ipv6(random: &mut Random, kinds: Kinds, frame: &mut Vec<u8>) {
+    let (mut next, mut payload) = transport(random, true);
+    for _ in 0..if kinds.encapsulated { random.below(4) } else { 0 } {
+        let (header, mut bytes) = match random.below(4) {
             // Padding, RFC 8200, 4.2
             0 => (60, vec![next, 0, 1, 4, 0, 0, 0, 0]),
             1 => (60, [vec![next, 1, 1, 12], vec![0; 12]].concat()),
@@ -110,24 +117,24 @@ fn ipv6(chance: &mut Chance, kinds: Kinds, frame: &mut Vec<u8>) {
         bytes.extend_from_slice(&payload);
         (next, payload) = (header, bytes);
     }
-    if kinds.wrapped && chance.one_in(3) {
-        let bytes = if chance.one_in(2) { vec![next, 0, 0, 1, 1, 2, 3, 4] } else { vec![next, 0, 1, 4, 0, 0, 0, 0] };
+    if kinds.encapsulated && random.one_in(3) {
+        let bytes = if random.one_in(2) { vec![next, 0, 0, 1, 1, 2, 3, 4] } else { vec![next, 0, 1, 4, 0, 0, 0, 0] };
         next = if bytes[2] == 0 { 44 } else { 0 };
         payload = [bytes, payload].concat();
     }
-    let length = u16::try_from(payload.len()).expect("it is short").to_be_bytes();
+    let length = u16::try_from(payload.len()).expect("the frame is short").to_be_bytes();
     frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, length[0], length[1], next, 64]);
-    frame.extend_from_slice(&address(chance, true));
-    frame.extend_from_slice(&address(chance, true));
+    frame.extend_from_slice(&address(random, true));
+    frame.extend_from_slice(&address(random, true));
     frame.extend_from_slice(&payload);
 }
 
-/// Number of a transport protocol, and its segment.
-fn transport(chance: &mut Chance, ipv6: bool) -> (u8, Vec<u8>) {
-    let ports = [chance.of(&PORTS).to_be_bytes(), chance.of(&PORTS).to_be_bytes()].concat();
-    match chance.below(6) {
+/// The number of a random transport protocol, and a segment of it.
+fn transport(random: &mut Random, ipv6: bool) -> (u8, Vec<u8>) {
+    let ports = [random.of(&PORTS).to_be_bytes(), random.of(&PORTS).to_be_bytes()].concat();
+    match random.below(6) {
         0 | 1 => {
-            let flags = chance.of(&[0x10, 0x18, 0x02, 0x12, 0x11]);
+            let flags = random.of(&[0x10, 0x18, 0x02, 0x12, 0x11]);
             (6, [ports, vec![0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 1, 0, 0, 0, 0, 0], vec![0; 9]].concat())
         }
         2 | 3 => (17, [ports, vec![0, 12, 0, 0], vec![0; 4]].concat()),
@@ -138,39 +145,39 @@ fn transport(chance: &mut Chance, ipv6: bool) -> (u8, Vec<u8>) {
     }
 }
 
-/// Settings with filter rules; with `one`, with a single rule.
-pub fn filter(chance: &mut Chance, one: bool) -> Filter {
-    let mut rules = |limit| (0..chance.below(limit)).map(|_| rule(chance)).collect::<Vec<_>>();
+/// A random filter; with `one`, a single rule.
+pub fn filter(random: &mut Random, one: bool) -> Filter {
+    let mut rules = |limit| (0..random.below(limit)).map(|_| rule(random)).collect::<Vec<_>>();
     let (mut include, mut exclude) = (rules(4), rules(3));
     if one {
-        // With several ranges, tcpdump rejects a frame that is too short for the first port compared, even if another would match.
-        let mut rule = rule(chance);
+        // With several ranges, tcpdump rejects the frame at the first port beyond its end, even if another range would match.
+        let mut rule = rule(random);
         rule.ports.truncate(1);
         (include, exclude) = (vec![rule], vec![]);
     }
     Filter { include, exclude, expression: None }
 }
 
-fn rule(chance: &mut Chance) -> Match {
+fn rule(random: &mut Random) -> Match {
     use Protocol::{Icmp, Icmpv6, Sctp, Tcp, Udp};
-    let protocol = chance.of(&[None, Some(Tcp), Some(Udp), Some(Sctp), Some(Tcp), Some(Icmp), Some(Icmpv6)]);
-    let port = |chance: &mut Chance| PortRange { port: chance.of(&PORTS), end_port: Some(chance.of(&PORTS)) };
-    let mut ports: Vec<_> = (0..chance.of(&[0, 1, 2])).map(|_| port(chance)).collect();
+    let protocol = random.of(&[None, Some(Tcp), Some(Udp), Some(Sctp), Some(Tcp), Some(Icmp), Some(Icmpv6)]);
+    let port = |random: &mut Random| PortRange { port: random.of(&PORTS), end_port: Some(random.of(&PORTS)) };
+    let mut ports: Vec<_> = (0..random.of(&[0, 1, 2])).map(|_| port(random)).collect();
     for range in &mut ports {
         let (first, last) = (range.port, range.last());
-        *range = PortRange { port: first.min(last), end_port: Some(first.max(last)).filter(|_| !chance.one_in(2)) };
+        *range = PortRange { port: first.min(last), end_port: Some(first.max(last)).filter(|_| !random.one_in(2)) };
     }
-    let cidrs = (0..chance.of(&[0, 0, 1, 2]))
+    let cidrs = (0..random.of(&[0, 0, 1, 2]))
         .map(|_| {
-            let address: IpAddr = chance.of(&ADDRESSES).parse().expect("an address");
+            let address: IpAddr = random.of(&ADDRESSES).parse().expect("an address");
             let prefixes: &[u8] = if address.is_ipv6() { &[0, 1, 16, 47, 48, 64, 128] } else { &[0, 1, 8, 15, 24, 32] };
-            IpNet::new(address, chance.of(prefixes)).expect("a prefix of the family")
+            IpNet::new(address, random.of(prefixes)).expect("a prefix of the family")
         })
         .collect();
     Match { protocol, ports, cidrs }
 }
 
-/// The syntax of a program's filters.
+/// The syntax of a filter language.
 pub struct Language {
     protocol: fn(Protocol) -> &'static str,
     ports: fn(u16, u16) -> String,
@@ -178,7 +185,7 @@ pub struct Language {
     everything: &'static str,
 }
 
-/// That of pcap-filter(7). `net` accepts no bits after the prefix.
+/// pcap-filter(7). `net` allows no host bits.
 pub const PCAP: Language = Language {
     protocol: name,
     ports: |first, last| format!("portrange {first}-{last}"),
@@ -189,7 +196,7 @@ pub const PCAP: Language = Language {
     everything: "greater 1",
 };
 
-/// That of Wireshark's display filters.
+/// Wireshark's display filters.
 pub const DISPLAY: Language = Language {
     protocol: |protocol| if protocol == Protocol::Icmpv6 { "icmpv6" } else { name(protocol) },
     ports: |first, last| {
@@ -198,7 +205,7 @@ pub const DISPLAY: Language = Language {
     },
     network: |network, side| {
         let family = if network.addr().is_ipv6() { "ipv6" } else { "ip" };
-        // It does not accept a prefix length of 0.
+        // Wireshark does not accept a prefix of length 0.
         match network.prefix_len() {
             0 => family.to_owned(),
             prefix => format!("{family}.{side} == {}/{prefix}", network.addr()),
@@ -218,7 +225,7 @@ fn name(protocol: Protocol) -> &'static str {
 }
 
 impl Language {
-    /// A filter, with the remote side `src` or `dst`.
+    /// Writes a filter, with `src` or `dst` for the remote side.
     pub fn write(&self, filter: &Filter, side: &str) -> String {
         let any = |parts: Vec<String>| format!("({})", parts.join(" or "));
         let rule = |rule: &Match| {
@@ -241,10 +248,10 @@ impl Language {
     }
 }
 
-/// An expression, compiled by libpcap for Ethernet.
+/// Compiles an expression for Ethernet with libpcap.
 pub fn compile(expression: &str) -> Vec<Instruction> {
     let text = output(Command::new("tcpdump").args(["-y", "EN10MB", "-ddd", expression]));
-    let text = String::from_utf8(text).expect("it is text");
+    let text = String::from_utf8(text).expect("the output is text");
     let line = |line: &str| {
         let words: Vec<u32> = line.split(' ').map(|word| word.parse().expect("a number")).collect();
         let byte = |word: u32| u8::try_from(word).expect("a byte");

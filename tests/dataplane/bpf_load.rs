@@ -1,4 +1,4 @@
-//! The eBPF programs in this kernel: loaded, found again, replaced; nothing of them stays.
+//! Loading, adopting and replacing the eBPF programs in this kernel.
 
 use std::os::fd::{FromRawFd as _, OwnedFd};
 
@@ -27,7 +27,7 @@ fn always(result: u32) -> Settings {
 }
 
 #[test]
-fn this_kernel_can_do_all_of_it() {
+fn this_kernel_supports_every_feature() {
     let (found, programs) = probe();
     assert!(programs.is_some());
     let frag_list_safe = found.frag_list_safe;
@@ -36,21 +36,21 @@ fn this_kernel_can_do_all_of_it() {
 }
 
 #[test]
-fn settings_take_effect_and_are_found_again() {
-    let mut programs = Programs::load(&only(443), None).expect("they load");
+fn settings_take_effect_and_can_be_read_back() {
+    let mut programs = Programs::load(&only(443), None).expect("the programs load");
     let matches = |programs: &Programs| {
         [ProgramKind::Ingress, ProgramKind::Egress]
-            .map(|kind| programs.test_run(kind, &frame(), &[]).expect("it runs").0)
+            .map(|kind| programs.test_run(kind, &frame(), &[]).expect("the program runs").0)
     };
     assert_eq!(matches(&programs), [-1, -1]);
-    programs.maps_mut().configure(&only(80)).expect("it is written");
+    programs.maps_mut().configure(&only(80)).expect("the maps are written");
     assert_eq!(matches(&programs), [0, 0]);
 
-    for id in programs.ids().expect("they have numbers") {
-        let found = Maps::adopt(id).expect("it is ours");
+    for id in programs.ids().expect("the programs have IDs") {
+        let found = Maps::adopt(id).expect("the program is ours");
         assert!(found.is_configured(&only(80)) && found.supports(&only(443)));
         assert!(!found.is_configured(&only(443)) && !found.supports(&always(1)));
-        let counters = found.counters().expect("they can be read");
+        let counters = found.counters().expect("the counters are readable");
         assert_eq!((counters.ingress.mirrored.frames, counters.ingress.filtered.frames), (1, 1));
         assert_eq!((counters.egress.seen().frames, counters.egress.seen().bytes), (2, 108));
     }
@@ -58,20 +58,20 @@ fn settings_take_effect_and_are_found_again() {
 
 #[test]
 fn another_expression_keeps_the_counters() {
-    let first = Programs::load(&Settings::default(), None).expect("they load");
-    let run = |programs: &Programs| programs.test_run(ProgramKind::Egress, &frame(), &[]).expect("it runs").0;
+    let first = Programs::load(&Settings::default(), None).expect("the programs load");
+    let run = |programs: &Programs| programs.test_run(ProgramKind::Egress, &frame(), &[]).expect("the program runs").0;
     assert_eq!(run(&first), -1);
-    let second = Programs::load(&always(0), Some(first.maps())).expect("they load");
-    // Both are there for a moment, each with its own configuration.
+    let second = Programs::load(&always(0), Some(first.maps())).expect("the programs load");
+    // Both are loaded for a moment, each with its own configuration.
     assert_eq!((run(&first), run(&second)), (-1, 0));
-    let mut third = Programs::load(&always(1), Some(second.maps())).expect("they load");
+    let mut third = Programs::load(&always(1), Some(second.maps())).expect("the programs load");
     assert_eq!((run(&second), run(&third)), (0, -1));
-    // The same settings again: these programs join those that run.
-    let fourth = Programs::load(&always(1), Some(third.maps())).expect("they load");
+    // With the same settings, the new programs share the maps of the running ones.
+    let fourth = Programs::load(&always(1), Some(third.maps())).expect("the programs load");
     let options = MirrorOptions { sample: Some(Sample { one_in_flows: 1 << 30 }), ..MirrorOptions::default() };
-    third.maps_mut().configure(&Settings { options, ..always(1) }).expect("it is written");
+    third.maps_mut().configure(&Settings { options, ..always(1) }).expect("the maps are written");
     assert_eq!((run(&third), run(&fourth)), (0, 0));
-    let counters = fourth.maps().counters().expect("they can be read").egress;
+    let counters = fourth.maps().counters().expect("the counters are readable").egress;
     assert_eq!(
         [counters.mirrored, counters.filtered, counters.sampled_out, counters.seen()].map(|count| count.frames),
         [3, 2, 2, 7]
@@ -79,7 +79,7 @@ fn another_expression_keeps_the_counters() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn errors_are_explained() {
     let ports = (0..9).map(|port| PortRange { port, end_port: None }).collect();
     let many = Match { protocol: None, ports, cidrs: vec![] };
     let error = Programs::load(&filtering(vec![many; 8], vec![]), None).expect_err("72 rules");
@@ -87,7 +87,7 @@ fn what_is_wrong_is_said() {
     let program = vec![Instruction { code: 0x28, jt: 0, jf: 0, k: 12 }];
     let error = Programs::load(&compiled(program), None).expect_err("it does not return");
     assert!(error.to_string().contains("instruction 0 leads beyond the end"), "{error}");
-    let error = Maps::adopt(u32::MAX).expect_err("there is none");
+    let error = Maps::adopt(u32::MAX).expect_err("no program has this ID");
     assert!(error.to_string().contains("ENOENT") || error.to_string().contains("No such file"), "{error}");
 }
 

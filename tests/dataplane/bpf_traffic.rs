@@ -1,4 +1,4 @@
-//! The programs on a real interface, under load.
+//! The programs on an interface with real traffic.
 
 use std::{
     collections::BTreeMap,
@@ -19,19 +19,19 @@ use podtap_tests::{
 use tap_helper::bpf::{Maps, Programs, Settings};
 
 use crate::{
-    bpf_frames::{Chance, DISPLAY, Kinds, PCAP, compile, filter, frame},
+    bpf_frames::{DISPLAY, Kinds, PCAP, Random, compile, filter, frame},
     bpf_scene::{CLIENT, POD, Scene, compiled, filtering, inject, with},
 };
 
-/// Sends numbered datagrams from the client to the pod until `stop` is set; returns how many.
+/// Sends numbered datagrams from the client to the pod until `stop` is set. Returns how many.
 fn load(scene: &Scene, stop: &AtomicBool) -> u32 {
-    let socket = scene.client.within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be made");
-    let _sink = scene.pod.within(|| UdpSocket::bind(SocketAddr::from((POD, 9)))).expect("a socket can be made");
+    let socket = scene.client.within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be created");
+    let _sink = scene.pod.within(|| UdpSocket::bind(SocketAddr::from((POD, 9)))).expect("a socket can be created");
     let mut number = 0_u32;
     while !stop.load(Ordering::Relaxed) {
-        socket.send_to(&number.to_be_bytes(), SocketAddr::from((POD, 9))).expect("it can be sent");
+        socket.send_to(&number.to_be_bytes(), SocketAddr::from((POD, 9))).expect("the datagram is sent");
         number += 1;
-        // In bursts, so that the capture and the load share the machine.
+        // Sent in bursts, to leave time for the capture.
         if number.is_multiple_of(16) {
             thread::sleep(Duration::from_micros(200));
         }
@@ -39,7 +39,7 @@ fn load(scene: &Scene, stop: &AtomicBool) -> u32 {
     number
 }
 
-/// Settings that select every datagram, each differently, and need the same programs.
+/// Different settings that all mirror every datagram and need the same programs.
 fn variants() -> Vec<Settings> {
     let udp = Match { protocol: Some(Protocol::Udp), ..Match::default() };
     let network = IpNet::new(CLIENT.into(), 24).expect("a prefix");
@@ -54,13 +54,13 @@ fn variants() -> Vec<Settings> {
     ]
 }
 
-/// Asserts that each number arrives once, and none that was not sent.
+/// Asserts that every datagram was mirrored exactly once.
 #[track_caller]
-fn each_once(capture: Capture, sent: u32) {
+fn assert_each_once(capture: Capture, sent: u32) {
     let numbers = |capture: &Capture| capture.count(|frame| frame.bytes.len() >= 46 && frame.bytes[23] == 17);
-    until("all mirrored frames arrive", Duration::from_secs(10), || {
-        let there = numbers(&capture);
-        if there >= usize::try_from(sent).expect("it fits") { Ok(()) } else { Err(format!("{there} of {sent}")) }
+    until("all datagrams are mirrored", Duration::from_secs(10), || {
+        let count = numbers(&capture);
+        if count >= usize::try_from(sent).expect("the count fits") { Ok(()) } else { Err(format!("{count} of {sent}")) }
     });
     let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
     for frame in capture.stop().iter().filter(|frame| frame.bytes.len() >= 46 && frame.bytes[23] == 17) {
@@ -68,75 +68,75 @@ fn each_once(capture: Capture, sent: u32) {
     }
     let duplicates: Vec<_> = seen.iter().filter(|(_, times)| **times != 1).take(5).collect();
     assert!(duplicates.is_empty(), "{duplicates:?}");
-    assert_eq!(seen.len(), usize::try_from(sent).expect("it fits"));
+    assert_eq!(seen.len(), usize::try_from(sent).expect("the count fits"));
 }
 
 #[test]
-fn a_change_leaves_no_gap_and_doubles_nothing() {
-    let scene = Scene::with_cable();
+fn changing_settings_loses_and_duplicates_no_frame() {
+    let scene = Scene::with_veth();
     let variants = variants();
-    let mut programs = Programs::load(&variants[0], None).expect("they load");
+    let mut programs = Programs::load(&variants[0], None).expect("the programs load");
     scene.attach(&programs);
-    let capture = Capture::start(scene.far.path(), "mirror0");
+    let capture = Capture::start(scene.remote.path(), "mirror0");
     let (stop, changes) = (AtomicBool::new(false), AtomicU32::new(0));
     let sent = thread::scope(|scope| {
         let sending = scope.spawn(|| load(&scene, &stop));
         let start = Instant::now();
         for settings in variants.iter().cycle() {
-            programs.maps_mut().configure(settings).expect("it is written");
+            programs.maps_mut().configure(settings).expect("the maps are written");
             changes.fetch_add(1, Ordering::Relaxed);
             if start.elapsed() > Duration::from_secs(2) {
                 break;
             }
         }
         stop.store(true, Ordering::Relaxed);
-        sending.join().expect("it sends")
+        sending.join().expect("the sender does not panic")
     });
     println!("{} changes during {sent} frames", changes.load(Ordering::Relaxed));
-    each_once(capture, sent);
+    assert_each_once(capture, sent);
 }
 
 #[test]
-fn other_programs_leave_no_gap_and_double_nothing() {
-    let scene = Scene::with_cable();
+fn replacing_programs_loses_and_duplicates_no_frame() {
+    let scene = Scene::with_veth();
     let with = |k| compiled(vec![Instruction { code: 6, jt: 0, jf: 0, k }]);
-    let mut programs = Programs::load(&with(1), None).expect("they load");
+    let mut programs = Programs::load(&with(1), None).expect("the programs load");
     scene.attach(&programs);
-    let capture = Capture::start(scene.far.path(), "mirror0");
+    let capture = Capture::start(scene.remote.path(), "mirror0");
     let (stop, mut changes) = (AtomicBool::new(false), 0);
     let sent = thread::scope(|scope| {
         let sending = scope.spawn(|| load(&scene, &stop));
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(2) {
             changes += 1;
-            // The kernel frees the old ones when their filters have others.
+            // The kernel frees the old programs when their filters have new ones.
             let code = if changes % 2 == 0 { 1 } else { u32::MAX };
-            programs = Programs::load(&with(code), Some(programs.maps())).expect("they load");
+            programs = Programs::load(&with(code), Some(programs.maps())).expect("the programs load");
             scene.attach(&programs);
         }
         stop.store(true, Ordering::Relaxed);
-        sending.join().expect("it sends")
+        sending.join().expect("the sender does not panic")
     });
     println!("{changes} changes during {sent} frames");
-    each_once(capture, sent);
-    // All of them have counted into the same maps.
-    let seen = programs.maps().counters().expect("they can be read").ingress;
+    assert_each_once(capture, sent);
+    // All programs share one set of counters.
+    let seen = programs.maps().counters().expect("the counters are readable").ingress;
     assert!(seen.mirrored.frames >= sent.into() && seen.filtered.frames == 0, "{seen:?} of {sent}");
 }
 
-/// Frames and bytes that an interface has counted: received, sent.
+/// Frames and bytes that the pod's interface counted: received, sent.
 fn interface(scene: &Scene) -> [(u64, u64); 2] {
     let links = scene.pod.json("ip -j -s link show dev eth0");
-    let count = |side: &str| {
-        let field = |name: &str| links[0]["stats64"][side][name].as_u64().expect("a number");
+    let count = |direction: &str| {
+        let field = |name: &str| links[0]["stats64"][direction][name].as_u64().expect("a number");
         (field("packets"), field("bytes"))
     };
     [count("rx"), count("tx")]
 }
 
 #[test]
-fn the_outcomes_add_up_to_what_the_interface_saw() {
-    let scene = Scene::with_cable();
+fn counters_add_up_to_those_of_the_interface() {
+    let scene = Scene::with_veth();
     for network in [&scene.pod, &scene.client] {
         network.as_on_the_wire("eth0");
     }
@@ -147,7 +147,7 @@ fn the_outcomes_add_up_to_what_the_interface_saw() {
         limit: Some(Limit { bits_per_second: Some(2_000_000.into()), packets_per_second: None }),
         ..MirrorOptions::default()
     });
-    let programs = Programs::load(&settings, None).expect("they load");
+    let programs = Programs::load(&settings, None).expect("the programs load");
     scene.attach(&programs);
     let before = interface(&scene);
     for _ in 0..10 {
@@ -156,9 +156,9 @@ fn the_outcomes_add_up_to_what_the_interface_saw() {
         traffic::udp(&scene.client, &scene.pod, POD.into(), &[0, 100, 1472, 1473, 20_000]);
         traffic::ping(&scene.client, POD.into(), 56, 3);
     }
-    // Everything has been answered, but the last segments of a connection may still be in flight.
+    // The last segments of a connection may still be in flight.
     let counters = until("the counters add up to the interface's", Duration::from_secs(10), || {
-        let (after, counters) = (interface(&scene), programs.maps().counters().expect("they can be read"));
+        let (after, counters) = (interface(&scene), programs.maps().counters().expect("the counters are readable"));
         let shown: [_; 2] = std::array::from_fn(|at| (after[at].0 - before[at].0, after[at].1 - before[at].1));
         let counted =
             [counters.ingress, counters.egress].map(|direction| (direction.seen().frames, direction.seen().bytes));
@@ -174,10 +174,10 @@ fn the_outcomes_add_up_to_what_the_interface_saw() {
 
 #[test]
 fn a_gso_packet_counts_as_its_segments() {
-    let scene = Scene::with_cable();
-    let programs = Programs::load(&Settings::default(), None).expect("they load");
+    let scene = Scene::with_veth();
+    let programs = Programs::load(&Settings::default(), None).expect("the programs load");
     scene.attach(&programs);
-    // Retransmissions count, too.
+    // Retransmissions count again, so the expected bytes come from a capture.
     let capture = Capture::start(scene.pod.path(), "eth0");
     traffic::tcp(&scene.client, &scene.pod, POD.into(), 4_000_000);
     let frames = capture.stop();
@@ -185,50 +185,50 @@ fn a_gso_packet_counts_as_its_segments() {
         frames.iter().filter(|frame| frame.direction == FrameDirection::In).filter_map(|frame| segment(&frame.bytes));
     let entered = entered.map(|(_, _, data)| u64::try_from(data.len()).expect("a frame is short")).sum::<u64>();
     let links = scene.pod.json("ip -j -s link show dev eth0");
-    let counters = programs.maps().counters().expect("they can be read");
+    let counters = programs.maps().counters().expect("the counters are readable");
     let shown = links[0]["stats64"]["rx"]["packets"].as_u64().expect("a number");
     let seen = counters.ingress.seen();
-    println!("{} frames where the interface counts {shown}", seen.frames);
-    // 4 MB in segments of 1448 bytes, with their headers, and acknowledgements of as much in the other direction.
+    println!("{} frames; the interface counts {shown}", seen.frames);
+    // 4 MB in segments of 1448 bytes with headers.
     assert!(seen.frames >= 2763 && shown < 2763, "{seen:?} {shown}");
     let payload = seen.bytes - seen.frames * 66;
-    // The first and the last frames, and selective acknowledgements, have longer headers.
+    // Some headers have another length: of the first and last frames, and of selective acknowledgements.
     assert!(entered >= 4_000_000 && payload.abs_diff(entered) < 20_000, "{payload} of {entered}: {seen:?}");
 }
 
 #[test]
-fn a_helper_that_starts_finds_what_runs() {
-    let scene = Scene::with_cable();
+fn the_maps_of_a_running_program_can_be_adopted() {
+    let scene = Scene::with_veth();
     let settings = variants().remove(1);
-    let programs = Programs::load(&settings, None).expect("they load");
+    let programs = Programs::load(&settings, None).expect("the programs load");
     scene.attach(&programs);
-    let ids = programs.ids().expect("they have numbers");
+    let ids = programs.ids().expect("the programs have IDs");
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 5]);
-    // The helper ends; now only the filters refer to the programs.
+    // Only the filters reference the programs now.
     drop(programs);
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 7]);
 
-    let mut maps = Maps::adopt(ids[0]).expect("it is found");
-    let mirrored = |maps: &Maps| maps.counters().expect("they can be read").ingress.mirrored.frames;
+    let mut maps = Maps::adopt(ids[0]).expect("the program is adopted");
+    let mirrored = |maps: &Maps| maps.counters().expect("the counters are readable").ingress.mirrored.frames;
     assert!(maps.is_configured(&settings));
     assert_eq!(mirrored(&maps), 12);
-    let nothing = Match { protocol: Some(Protocol::Sctp), ..Match::default() };
-    maps.configure(&filtering(vec![nothing], vec![])).expect("it is written");
+    let sctp = Match { protocol: Some(Protocol::Sctp), ..Match::default() };
+    maps.configure(&filtering(vec![sctp], vec![])).expect("the maps are written");
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 3]);
     assert_eq!(mirrored(&maps), 12);
 
-    // A program of the next helper, for a filter that has to be recreated.
-    let again = Programs::load(&settings, Some(&maps)).expect("they load");
-    scene.attach(&again);
+    // Programs that continue with the adopted maps.
+    let continued = Programs::load(&settings, Some(&maps)).expect("the programs load");
+    scene.attach(&continued);
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 3]);
     assert_eq!(mirrored(&maps), 15);
-    let ids = again.ids().expect("they have numbers");
-    drop((again, maps));
-    // Nothing refers to them once the filters are deleted; the kernel frees them some time later.
+    let ids = continued.ids().expect("the programs have IDs");
+    drop((continued, maps));
+    // Without filters nothing references the programs, and the kernel frees them after a while.
     scene.pod.run("tc qdisc del dev eth0 clsact");
-    until("they are gone", Duration::from_secs(5), || match Maps::adopt(ids[0]) {
+    until("the programs are freed", Duration::from_secs(5), || match Maps::adopt(ids[0]) {
         Err(_) => Ok(()),
-        Ok(_) => Err("there".to_owned()),
+        Ok(_) => Err("the program still exists".to_owned()),
     });
 }
 
@@ -237,39 +237,39 @@ fn number(frame: &[u8]) -> usize {
     frame[8..12].iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
-/// Random frames, sent to the pod through a veth pair. The kernel strips tags on receipt, and nothing inserts them again.
+/// Random frames, sent to the pod. The kernel strips their VLAN tags on receive, and mirroring does not restore them.
 #[test]
-fn what_is_mirrored_is_what_readers_select() {
-    let mut chance = Chance::new(6);
-    let scene = Scene::with_cable();
-    let mut programs = Programs::load(&Settings::default(), None).expect("they load");
+fn filters_mirror_the_frames_that_tcpdump_and_tshark_select() {
+    let mut random = Random::new(6);
+    let scene = Scene::with_veth();
+    let mut programs = Programs::load(&Settings::default(), None).expect("the programs load");
     scene.attach(&programs);
     let (mut pairs, mut matched) = (0, 0);
     for round in 0..12 {
-        // tshark for frames with tags and extension headers; tcpdump for short ones, even those too short for an IP header.
-        let wrapped = round % 3 == 0;
-        let kinds = Kinds { wrapped, short: !wrapped };
+        // tshark for frames with tags and extension headers; tcpdump for truncated frames, even without a whole IP header.
+        let encapsulated = round % 3 == 0;
+        let kinds = Kinds { encapsulated, truncated: !encapsulated };
         let frames: Vec<_> = (0..200_u32)
             .map(|number| {
-                let mut frame = frame(&mut chance, kinds);
+                let mut frame = frame(&mut random, kinds);
                 frame[8..12].copy_from_slice(&number.to_be_bytes());
-                if kinds.short && chance.one_in(4) {
-                    frame.truncate(14 + chance.below(21));
+                if kinds.truncated && random.one_in(4) {
+                    frame.truncate(14 + random.below(21));
                 }
                 frame
             })
             .collect();
         let file = File::of(&frames);
-        let filter = filter(&mut chance, kinds.short);
+        let filter = filter(&mut random, kinds.truncated);
         let Filter { include, exclude, .. } = filter.clone();
-        programs.maps_mut().configure(&filtering(include, exclude)).expect("it is written");
-        let expected = if wrapped {
+        programs.maps_mut().configure(&filtering(include, exclude)).expect("the maps are written");
+        let expected = if encapsulated {
             tshark(file.path(), &DISPLAY.write(&filter, "src"))
         } else {
             tcpdump(file.path(), &PCAP.write(&filter, "src"))
         };
-        let capture = Capture::start(scene.far.path(), "mirror0");
-        let classified = || programs.maps().counters().expect("they can be read").ingress.seen().frames;
+        let capture = Capture::start(scene.remote.path(), "mirror0");
+        let classified = || programs.maps().counters().expect("the counters are readable").ingress.seen().frames;
         let before = classified();
         inject(&scene.client, "eth0", &frames);
         let ours = || {
@@ -291,9 +291,9 @@ fn what_is_mirrored_is_what_readers_select() {
                 Err(format!("{done} classified; {found:?}, not {expected:?}"))
             }
         });
-        // The last of those frames may have been mirrored, and not captured, yet.
+        // The last frame may have been mirrored but not captured yet.
         thread::sleep(Duration::from_millis(50));
-        assert_eq!(ours(), expected, "still");
+        assert_eq!(ours(), expected, "unchanged");
         (pairs, matched) = (pairs + frames.len(), matched + expected.len());
     }
     println!("{matched} of {pairs} pairs match");
@@ -301,13 +301,13 @@ fn what_is_mirrored_is_what_readers_select() {
 }
 
 #[test]
-fn a_stripped_tag_is_seen_by_expressions() {
-    let mut chance = Chance::new(7);
-    let scene = Scene::with_cable();
+fn expressions_see_a_stripped_tag() {
+    let mut random = Random::new(7);
+    let scene = Scene::with_veth();
     let frames: Vec<_> = (0..300_u32)
         .map(|number| {
-            // Not short: the kernel drops frames with half a tag.
-            let mut frame = frame(&mut chance, Kinds { wrapped: true, short: false });
+            // Not truncated: the kernel drops frames with an incomplete tag.
+            let mut frame = frame(&mut random, Kinds { encapsulated: true, truncated: false });
             frame[8..12].copy_from_slice(&number.to_be_bytes());
             frame
         })
@@ -317,9 +317,9 @@ fn a_stripped_tag_is_seen_by_expressions() {
         ["vlan 5", "vlan 6 and tcp", "ether[12:2] = 0x88a8 and vlan and vlan", "not vlan", "vlan and len > 70"]
     {
         let settings = compiled(compile(expression));
-        let programs = Programs::load(&settings, None).expect("they load");
+        let programs = Programs::load(&settings, None).expect("the programs load");
         scene.attach(&programs);
-        let capture = Capture::start(scene.far.path(), "mirror0");
+        let capture = Capture::start(scene.remote.path(), "mirror0");
         inject(&scene.client, "eth0", &frames);
         let expected = tcpdump(file.path(), expression);
         assert!(!expected.is_empty(), "{expression}");

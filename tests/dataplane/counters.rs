@@ -1,4 +1,4 @@
-//! The counters that the helper reports to the agent.
+//! Counters that the helper reports to the agent.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use podtap_tests::{
 };
 use serde_json::json;
 
-use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, options, receiver, sender};
+use crate::scene::{Scene, TAP, VNI, desired, options, receiver, remote_endpoint, sender};
 
-fn requested(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
-    let mut sender = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
+fn request(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
+    let mut sender = sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)]);
     change(&mut sender);
     desired(vec![sender], vec![])
 }
@@ -29,32 +29,32 @@ fn with_options(sender: &mut Sender) {
 /// The counters of the only sender.
 #[track_caller]
 fn counted(scene: &mut Scene, request: u64) -> SenderCounters {
-    let mut answer = scene.agent.counters(request);
-    assert_eq!(answer.senders.len(), 1, "{answer:?}");
-    let sender = answer.senders.remove(0);
+    let mut response = scene.agent.counters(request);
+    assert_eq!(response.senders.len(), 1, "{response:?}");
+    let sender = response.senders.remove(0);
     assert_eq!((&*sender.tap_uid, &*sender.pod_uid, &*sender.interface), (TAP, &*scene.web.uid, "eth0"));
     sender
 }
 
-fn outcomes(direction: &DirectionCounters) -> Vec<Count> {
+fn results(direction: &DirectionCounters) -> Vec<Count> {
     let DirectionCounters { mirrored, filtered, sampled_out, rate_limited, deduplicated, failed: _ } = *direction;
     [Some(mirrored), filtered, sampled_out, rate_limited, deduplicated].into_iter().flatten().collect()
 }
 
-/// Frames and bytes of a direction.
+/// All frames and bytes of a direction.
 fn seen(direction: Option<DirectionCounters>) -> (u64, u64) {
-    let all = outcomes(&direction.expect("it is mirrored"));
+    let all = results(&direction.expect("the direction is mirrored"));
     (all.iter().map(|count| count.frames).sum(), all.iter().map(|count| count.bytes).sum())
 }
 
-/// Frames and bytes that an interface has counted: received, sent.
+/// Frames and bytes that the pod's interface counted: received, sent.
 fn interface(network: &Network) -> [(u64, u64); 2] {
     let links = network.json("ip -j -s link show dev eth0");
-    let field = |side: &str, name: &str| links[0]["stats64"][side][name].as_u64().expect("a number");
-    ["rx", "tx"].map(|side| (field(side, "packets"), field(side, "bytes")))
+    let field = |direction: &str, name: &str| links[0]["stats64"][direction][name].as_u64().expect("a number");
+    ["rx", "tx"].map(|direction| (field(direction, "packets"), field(direction, "bytes")))
 }
 
-fn both_ways(scene: &Scene) {
+fn exchange(scene: &Scene) {
     let web = scene.web.network();
     for address in &scene.web.addresses {
         traffic::tcp(&scene.client, web, *address, 100_000);
@@ -66,11 +66,10 @@ fn both_ways(scene: &Scene) {
     }
 }
 
-/// Reads the interface and the counters until no frame passes in between, so that both have counted the same since `before` in each
-/// direction.
+/// Reads the interface and the counters until both increased equally since `before`, in each direction.
 #[track_caller]
-fn equal(scene: &mut Scene, request: u64, before: [(u64, u64); 2], zero: &SenderCounters) -> SenderCounters {
-    until("the outcomes add up to what the interface saw", Duration::from_secs(10), || {
+fn await_equal(scene: &mut Scene, request: u64, before: [(u64, u64); 2], zero: &SenderCounters) -> SenderCounters {
+    until("the counters add up to those of the interface", Duration::from_secs(10), || {
         let now = interface(scene.web.network());
         let counted = counted(scene, request);
         let since = |(now, before): ((u64, u64), (u64, u64))| (now.0 - before.0, now.1 - before.1);
@@ -81,29 +80,29 @@ fn equal(scene: &mut Scene, request: u64, before: [(u64, u64); 2], zero: &Sender
     })
 }
 
-fn never_less(one: &SenderCounters, other: &SenderCounters) -> bool {
+fn monotonic(one: &SenderCounters, other: &SenderCounters) -> bool {
     let all = |sender: &SenderCounters| -> Vec<Count> {
         let directions = [sender.ingress, sender.egress].into_iter().flatten();
-        let others = [sender.truncated, sender.oversized].into_iter().flatten();
-        directions.flat_map(|direction| outcomes(&direction)).chain(others).collect()
+        let shared = [sender.truncated, sender.oversized].into_iter().flatten();
+        directions.flat_map(|direction| results(&direction)).chain(shared).collect()
     };
     let (one, other) = (all(one), all(other));
     one.len() == 12 && one.iter().zip(&other).all(|(a, b)| a.frames <= b.frames && a.bytes <= b.bytes)
 }
 
 #[test]
-fn outcomes_add_up_to_the_interface_also_after_a_restart() {
+fn counters_add_up_to_those_of_the_interface_even_after_a_restart() {
     let mut scene = Scene::new();
-    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-    scene.agent.establish(&requested(&scene, with_options));
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    scene.agent.establish(&request(&scene, with_options));
     let zero = counted(&mut scene, 1);
     let before = interface(scene.web.network());
     assert!(zero.ebpf);
 
-    both_ways(&scene);
-    let first = equal(&mut scene, 2, before, &zero);
+    exchange(&scene);
+    let first = await_equal(&mut scene, 2, before, &zero);
     for direction in [first.ingress, first.egress].into_iter().flatten() {
-        assert_eq!(outcomes(&direction).len(), 5);
+        assert_eq!(results(&direction).len(), 5);
         assert!(
             direction.mirrored.frames > 0 && direction.filtered.is_some_and(|count| count.frames >= 6),
             "{first:?}"
@@ -113,50 +112,50 @@ fn outcomes_add_up_to_the_interface_also_after_a_restart() {
     assert!(first.truncated.is_some_and(|count| count.frames > 0 && count.bytes > 0), "{first:?}");
 
     scene.helper.kill();
-    both_ways(&scene);
+    exchange(&scene);
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
-    scene.agent.establish(&requested(&scene, with_options));
-    let second = equal(&mut scene, 3, before, &zero);
-    assert!(never_less(&first, &second) && first != second, "{first:?}\n{second:?}");
-    // With other options, whether by the same programs or by others, the counters continue.
-    scene.agent.establish(&requested(&scene, |sender| {
+    scene.agent.establish(&request(&scene, with_options));
+    let second = await_equal(&mut scene, 3, before, &zero);
+    assert!(monotonic(&first, &second) && first != second, "{first:?}\n{second:?}");
+    // Other programs continue the counters.
+    scene.agent.establish(&request(&scene, |sender| {
         with_options(sender);
         sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
     }));
-    both_ways(&scene);
-    let third = equal(&mut scene, 4, before, &zero);
-    assert!(never_less(&second, &third), "{second:?}\n{third:?}");
+    exchange(&scene);
+    let third = await_equal(&mut scene, 4, before, &zero);
+    assert!(monotonic(&second, &third), "{second:?}\n{third:?}");
 }
 
 #[test]
-fn a_request_for_counters_disturbs_no_update_and_no_report() {
+fn requests_for_counters_do_not_disturb_updates_and_reports() {
     let mut scene = Scene::new();
-    // No desired state has been sent yet, and no sender exists.
+    // Before the first update, no sender exists.
     assert_eq!(scene.agent.counters(1).senders, []);
-    // In one write: the counters include the sender that the update creates.
-    let line = |message: Request| serde_json::to_string(&message).expect("it can be written") + "\n";
-    let order = line(Request::Apply(requested(&scene, |_| ()).update()));
-    let both = order + &line(Request::Counters(2)) + &line(Request::Counters(3));
-    scene.agent.send_bytes(both.as_bytes()).expect("it is taken");
+    // Sent together: the counters include the sender of the update.
+    let line = |message: Request| serde_json::to_string(&message).expect("JSON") + "\n";
+    let update = line(Request::Apply(request(&scene, |_| ()).update()));
+    let messages = update + &line(Request::Counters(2)) + &line(Request::Counters(3));
+    scene.agent.send_bytes(messages.as_bytes()).expect("the messages are sent");
     let report = scene.agent.receive().expect("a report");
     assert!(matches!(report, Response::Report(_)), "{report:?}");
-    let answer = scene.agent.receive().expect("counters");
-    let Response::Counters(answer) = answer else { panic!("{answer:?}") };
-    assert_eq!((answer.request, answer.senders.len()), (3, 1), "the newest request");
+    let response = scene.agent.receive().expect("counters");
+    let Response::Counters(counters) = response else { panic!("{response:?}") };
+    assert_eq!((counters.request, counters.senders.len()), (3, 1), "only the newest pending request gets a response");
     counted(&mut scene, 4);
-    assert!(!scene.agent.has_message(), "no superfluous report");
+    assert!(!scene.agent.has_message(), "an unchanged status is not reported again");
 }
 
-/// Only one direction, two taps on a pod, two pods: each sender has its own.
+/// One direction, two taps on one pod, and two pods: each sender has its own counters.
 #[test]
 fn each_sender_has_its_own() {
     let mut scene = Scene::new();
     let other = Pod::start(&scene.node);
     let senders = vec![
-        sender("tap-a", &scene.web, Direction::Ingress, &[far_endpoint(5001)]),
-        sender("tap-b", &scene.web, Direction::Egress, &[far_endpoint(5002)]),
-        sender("tap-b", &other, Direction::Egress, &[far_endpoint(5002)]),
+        sender("tap-a", &scene.web, Direction::Ingress, &[remote_endpoint(5001)]),
+        sender("tap-b", &scene.web, Direction::Egress, &[remote_endpoint(5002)]),
+        sender("tap-b", &other, Direction::Egress, &[remote_endpoint(5002)]),
     ];
     scene.agent.establish(&desired(senders, vec![]));
     traffic::ping(&scene.client, scene.web.addresses[0], 56, 5);
@@ -171,21 +170,21 @@ fn each_sender_has_its_own() {
     );
 }
 
-/// A frame that the sender device drops is counted once as failed, and also as mirrored.
+/// A frame that the sender device drops counts once as mirrored, and as failed.
 #[test]
-fn mirrored_frames_that_are_dropped_are_counted_as_failed() {
+fn dropped_mirrored_frames_count_as_failed() {
     let mut scene = Scene::new();
-    scene.agent.establish(&requested(&scene, |_| ()));
+    scene.agent.establish(&request(&scene, |_| ()));
     let vxlan = scene.web.network().vxlan_devices()[0].clone();
-    // As the program there does with a frame that it cannot segment.
+    // Drops frames, as the program there does if it cannot truncate one.
     let words = format!("tc filter add dev {vxlan} egress prio 1 bpf da bytecode");
     let command: Vec<&str> = words.split(' ').chain(["1,6 0 0 2"]).collect();
-    scene.web.network().try_run(&command, "").expect("it is taken");
-    // Only now: frames that the pod's kernel sends by itself would have been mirrored and not dropped before.
+    scene.web.network().try_run(&command, "").expect("tc accepts the filter");
+    // Read only now: frames that the pod's kernel sends by itself would have been mirrored and not dropped before.
     let before = counted(&mut scene, 1);
     traffic::ping(&scene.client, scene.web.addresses[0], 56, 5);
     let after = counted(&mut scene, 2);
-    let [before, after] = [before, after].map(|sender| sender.ingress.expect("it is mirrored"));
+    let [before, after] = [before, after].map(|sender| sender.ingress.expect("the direction is mirrored"));
     let failed = after.failed - before.failed;
     assert!(failed >= 5, "{after:?}");
     assert_eq!(after.mirrored.frames - before.mirrored.frames, failed, "{before:?} {after:?}");

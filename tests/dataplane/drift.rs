@@ -1,4 +1,4 @@
-//! What is changed or removed by hand is repaired within five seconds.
+//! Manual changes are repaired within five seconds.
 
 use std::time::{Duration, Instant};
 
@@ -6,23 +6,23 @@ use podtap_model::Direction;
 use podtap_tests::{net::Network, wait::until};
 
 use crate::receivers::offloads;
-use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// A tap with two destinations, one of them on the pod's own node.
+/// A tap with two destinations, one of them on the pod's node.
 fn tapped() -> Scene {
     let mut scene = Scene::new();
-    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-    let to = [far_endpoint(VNI), near_endpoint(VNI + 1)];
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    let to = [remote_endpoint(VNI), local_endpoint(VNI + 1)];
     let sender = sender(TAP, &scene.web, Direction::Both, &to);
     scene.agent.establish(&desired(vec![sender], vec![receiver(TAP, VNI + 1, "mirror1")]));
     scene
 }
 
-/// Changes something in a network, waits until everything there is as before, and checks that both receivers get every frame.
+/// Changes something in a network, waits until its state is restored, and checks that both receivers get every frame.
 #[track_caller]
-fn repaired(scene: &Scene, network: &Network, change: &str) {
+fn assert_repaired(scene: &Scene, network: &Network, change: &str) {
     let state = || [network.full_state(), offloads(network)].concat();
     // The kernel reports the carrier of a new veth pair a moment after the pair is up (net/core/link_watch.c).
     let before = until("every device has a carrier", DEADLINE, || {
@@ -40,84 +40,84 @@ fn repaired(scene: &Scene, network: &Network, change: &str) {
         if now == before { Ok(()) } else { Err(format!("{}\n{}", differences.join("\n"), scene.helper.log())) }
     });
     assert!(start.elapsed() < DEADLINE, "{change}");
-    let far = Captures::start(&scene.web, scene.far.network(), "mirror0");
-    let near = Captures::start(&scene.web, scene.node.network(), "mirror1");
+    let remote = Captures::start(&scene.web, scene.remote.network(), "mirror0");
+    let local = Captures::start(&scene.web, scene.node.network(), "mirror1");
     scene.traffic();
-    near.same(scene, |_| true);
-    far.same(scene, |_| true);
+    local.same(scene, |_| true);
+    remote.same(scene, |_| true);
 }
 
 #[test]
-fn of_the_sender_device() {
+fn sender_devices_are_repaired() {
     let scene = tapped();
     let web = scene.web.network();
     let vxlan = web.vxlan_devices()[0].clone();
-    repaired(&scene, web, &format!("ip link set {vxlan} down"));
-    repaired(&scene, web, &format!("ip link set {vxlan} arp on multicast on"));
-    repaired(&scene, web, &format!("tc qdisc del dev {vxlan} clsact"));
-    repaired(&scene, web, &format!("tc filter del dev {vxlan} ingress"));
-    repaired(&scene, web, &format!("ip link del {vxlan}"));
+    assert_repaired(&scene, web, &format!("ip link set {vxlan} down"));
+    assert_repaired(&scene, web, &format!("ip link set {vxlan} arp on multicast on"));
+    assert_repaired(&scene, web, &format!("tc qdisc del dev {vxlan} clsact"));
+    assert_repaired(&scene, web, &format!("tc filter del dev {vxlan} ingress"));
+    assert_repaired(&scene, web, &format!("ip link del {vxlan}"));
 }
 
 #[test]
-fn of_destinations() {
+fn destinations_are_repaired() {
     let scene = tapped();
     let web = scene.web.network();
     let vxlan = web.vxlan_devices()[0].clone();
     let entry = format!("00:00:00:00:00:00 dev {vxlan}");
-    repaired(&scene, web, &format!("bridge fdb del {entry} dst 10.66.0.2 port 14789 vni {VNI}"));
-    repaired(&scene, web, &format!("bridge fdb del {entry} dst 10.66.0.1 port 14789 vni {}", VNI + 1));
-    repaired(&scene, web, &format!("bridge fdb append {entry} dst 10.66.0.9 port 14789 vni {VNI}"));
+    assert_repaired(&scene, web, &format!("bridge fdb del {entry} dst 10.66.0.2 port 14789 vni {VNI}"));
+    assert_repaired(&scene, web, &format!("bridge fdb del {entry} dst 10.66.0.1 port 14789 vni {}", VNI + 1));
+    assert_repaired(&scene, web, &format!("bridge fdb append {entry} dst 10.66.0.9 port 14789 vni {VNI}"));
 }
 
 #[test]
-fn of_filters() {
+fn filters_are_repaired() {
     let scene = tapped();
     let web = scene.web.network();
-    repaired(&scene, web, "tc filter del dev eth0 ingress pref 32");
-    repaired(&scene, web, "tc filter del dev eth0 egress");
-    repaired(&scene, web, "tc qdisc del dev eth0 clsact");
+    assert_repaired(&scene, web, "tc filter del dev eth0 ingress pref 32");
+    assert_repaired(&scene, web, "tc filter del dev eth0 egress");
+    assert_repaired(&scene, web, "tc qdisc del dev eth0 clsact");
 }
 
 #[test]
-fn of_the_receiver_device() {
+fn receiver_interfaces_are_repaired() {
     let scene = tapped();
     let node = scene.node.network();
-    repaired(&scene, node, "ip link set mirror1 down");
-    repaired(&scene, node, "tc qdisc del dev mirror1 clsact");
-    repaired(&scene, node, "ip link del mirror1");
+    assert_repaired(&scene, node, "ip link set mirror1 down");
+    assert_repaired(&scene, node, "tc qdisc del dev mirror1 clsact");
+    assert_repaired(&scene, node, "ip link del mirror1");
 }
 
-/// The VXLAN device of a receiver, the peer of its interface, and the settings of both ends of the veth pair.
+/// The VXLAN device of a receiver, the veth peer of its interface, and the settings of all three devices.
 #[test]
-fn of_the_rest_of_a_receiver() {
+fn other_devices_of_a_receiver_are_repaired() {
     let scene = tapped();
     let node = scene.node.network();
     let vxlan = node.vxlan_devices()[0].clone();
-    let near = node.mirrors(&vxlan)[0].to.clone();
-    repaired(&scene, node, &format!("tc filter del dev {vxlan} ingress pref 1"));
-    repaired(&scene, node, &format!("tc filter del dev {vxlan} ingress pref 2"));
-    repaired(&scene, node, &format!("tc qdisc del dev {vxlan} clsact"));
-    repaired(&scene, node, &format!("ethtool -K {near} tx on tso on gso on"));
-    repaired(&scene, node, "ethtool -K mirror1 gro on");
-    repaired(&scene, node, &format!("ip link set {near} down"));
-    repaired(&scene, node, &format!("ip link set {vxlan} down"));
-    repaired(&scene, node, &format!("ip link set {near} mtu 1000"));
-    repaired(&scene, node, "ip link set mirror1 mtu 1000");
-    repaired(&scene, node, &format!("tc qdisc del dev {near} clsact"));
-    repaired(&scene, node, &format!("ip link del {near}"));
-    repaired(&scene, node, &format!("ip link del {vxlan}"));
-    repaired(&scene, node, &format!("ip link set {near} netns {}", scene.client.path().display()));
-    assert_eq!(scene.client.json("ip -j link show").len(), 2, "the moved peer is removed");
+    let peer = node.mirrors(&vxlan)[0].to.clone();
+    assert_repaired(&scene, node, &format!("tc filter del dev {vxlan} ingress pref 1"));
+    assert_repaired(&scene, node, &format!("tc filter del dev {vxlan} ingress pref 2"));
+    assert_repaired(&scene, node, &format!("tc qdisc del dev {vxlan} clsact"));
+    assert_repaired(&scene, node, &format!("ethtool -K {peer} tx on tso on gso on"));
+    assert_repaired(&scene, node, "ethtool -K mirror1 gro on");
+    assert_repaired(&scene, node, &format!("ip link set {peer} down"));
+    assert_repaired(&scene, node, &format!("ip link set {vxlan} down"));
+    assert_repaired(&scene, node, &format!("ip link set {peer} mtu 1000"));
+    assert_repaired(&scene, node, "ip link set mirror1 mtu 1000");
+    assert_repaired(&scene, node, &format!("tc qdisc del dev {peer} clsact"));
+    assert_repaired(&scene, node, &format!("ip link del {peer}"));
+    assert_repaired(&scene, node, &format!("ip link del {vxlan}"));
+    assert_repaired(&scene, node, &format!("ip link set {peer} netns {}", scene.client.path().display()));
+    assert_eq!(scene.client.json("ip -j link show").len(), 2, "the moved device is deleted");
 }
 
-/// While no agent is connected, the helper keeps to the last desired state.
+/// Without an agent, the helper keeps reconciling the last desired state.
 #[test]
-fn without_an_agent() {
+fn drift_is_repaired_without_an_agent() {
     let scene = tapped();
-    // Only the newest connection is served, and this one is closed at once.
+    // A new connection replaces the agent's, and is closed at once.
     drop(scene.helper.agent());
     let web = scene.web.network();
-    repaired(&scene, web, &format!("ip link del {}", web.vxlan_devices()[0]));
-    repaired(&scene, web, "tc qdisc del dev eth0 clsact");
+    assert_repaired(&scene, web, &format!("ip link del {}", web.vxlan_devices()[0]));
+    assert_repaired(&scene, web, "tc qdisc del dev eth0 clsact");
 }

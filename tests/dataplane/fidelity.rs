@@ -1,4 +1,4 @@
-//! What arrives is what the pod sent and received: nothing lost, duplicated, changed or foreign.
+//! The receiver gets what the pod sent and received: no frame is lost, duplicate, changed or foreign.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,7 +12,7 @@ use podtap_tests::{
 
 use crate::scene::{Scene, same_streams};
 
-/// Ethertypes and, for IP, protocols.
+/// The EtherTypes of the frames, with the IP protocols.
 fn kinds(frames: &[Frame]) -> BTreeSet<(u16, u8)> {
     let kind = |frame: &Frame| {
         let ether_type = u16::from_be_bytes([frame.bytes[12], frame.bytes[13]]);
@@ -27,9 +27,9 @@ fn kinds(frames: &[Frame]) -> BTreeSet<(u16, u8)> {
 }
 
 #[test]
-fn every_kind_of_frame_in_both_directions() {
+fn every_kind_of_frame_is_mirrored_in_both_directions() {
     let mut scene = Scene::new();
-    let captures = scene.tap_to_far(Direction::Both);
+    let captures = scene.tap_to_remote(Direction::Both);
     scene.traffic();
     let frames = captures.same(&scene, |_| true);
     let expected = [(0x0800, 1), (0x0800, 6), (0x0800, 17), (0x0806, 0), (0x86dd, 6), (0x86dd, 17), (0x86dd, 58)];
@@ -40,27 +40,27 @@ fn every_kind_of_frame_in_both_directions() {
 }
 
 #[test]
-fn only_ingress() {
+fn ingress_mirrors_only_received_frames() {
     let mut scene = Scene::new();
-    let captures = scene.tap_to_far(Direction::Ingress);
+    let captures = scene.tap_to_remote(Direction::Ingress);
     scene.traffic();
     captures.same(&scene, |frame| frame.direction == FrameDirection::In);
 }
 
 #[test]
-fn only_egress() {
+fn egress_mirrors_only_sent_frames() {
     let mut scene = Scene::new();
-    let captures = scene.tap_to_far(Direction::Egress);
+    let captures = scene.tap_to_remote(Direction::Egress);
     scene.traffic();
     captures.same(&scene, |frame| frame.direction == FrameDirection::Out);
 }
 
-/// Full-size frames do not fit the path with their VXLAN header. TCP segments are segmented again, and the kernel fragments each of
-/// the others, which the receiver's kernel reassembles.
+/// With the VXLAN headers, full-size frames exceed the MTU. TCP segments are segmented again; other frames are sent as two fragments, which
+/// the receiver's kernel reassembles.
 #[test]
-fn an_underlay_of_the_pods_own_mtu() {
+fn nothing_is_lost_on_an_underlay_with_the_pods_mtu() {
     let mut scene = Scene::with_underlay(1500);
-    let captures = scene.tap_to_far(Direction::Both);
+    let captures = scene.tap_to_remote(Direction::Both);
     scene.traffic();
     until("every byte of TCP and every other frame arrives", Duration::from_secs(10), || {
         let received = captures.receiver.so_far();
@@ -71,26 +71,26 @@ fn an_underlay_of_the_pods_own_mtu() {
         sent.difference(&received).map_or(Ok(()), Err)
     });
     let long = captures.receiver.count(|frame| frame.bytes.len() > 1464 && carries_data(&frame.bytes));
-    assert_eq!(long, 0, "segments that do not fit the underlay");
+    assert_eq!(long, 0, "no segment exceeds the MTU of the underlay");
 }
 
-/// With offloads, the sender's and the receiver's devices segment GSO packets: frames differ, but the bytes of each stream must not.
+/// With offloads, GSO packets are segmented on the way: frames differ, but the bytes of each stream must not.
 ///
-/// On an underlay without room for the VXLAN header each of those frames would be fragmented as well, and under this load the
-/// receiving kernel sometimes drops a datagram whose fragments are more than `ipfrag_max_dist` apart (`ip_frag_too_far`).
+/// The underlay carries full-size frames. Otherwise each would be fragmented, and under such a load the receiving kernel drops some
+/// datagrams whose fragments are more than `ipfrag_max_dist` apart (`ip_frag_too_far`).
 #[test]
-fn gso_packets() {
+fn gso_packets_arrive_with_the_same_bytes() {
     let mut scene = Scene::new().with_offloads();
-    let captures = scene.tap_to_far(Direction::Both);
+    let captures = scene.tap_to_remote(Direction::Both);
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 4 << 20);
-    assert!(captures.pod.count(|frame| frame.bytes.len() > 1514) > 0, "there are GSO packets");
+    assert!(captures.pod.count(|frame| frame.bytes.len() > 1514) > 0, "the pod has GSO packets");
     same_streams(&captures.pod, &captures.receiver, 2);
 }
 
 #[test]
-fn under_load() {
+fn no_frame_is_lost_under_load() {
     let mut scene = Scene::new();
-    let captures = scene.tap_to_far(Direction::Both);
+    let captures = scene.tap_to_remote(Direction::Both);
     let (client, web) = (&scene.client, scene.web.network());
     std::thread::scope(|threads| {
         for address in &scene.web.addresses {

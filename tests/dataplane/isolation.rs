@@ -1,4 +1,4 @@
-//! The pod does not notice: nothing enters it through a tap, and its own traffic is unchanged.
+//! A tap does not affect the pod: nothing enters it through a tap, and its own traffic is unchanged.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -8,13 +8,13 @@ use podtap_tests::{
     net::traffic::{self, Connection},
 };
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, endpoint, far_endpoint, full_size, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, endpoint, full_size, receiver, remote_endpoint, sender};
 
-/// VXLAN packets with frames for the pod, sent to the sender device's port with its own VNI.
+/// Frames for the pod in VXLAN, sent to the UDP port of the sender device with its VNI.
 #[test]
-fn what_is_sent_to_the_vxlan_device_does_not_reach_the_pod() {
+fn frames_for_the_sender_device_do_not_reach_the_pod() {
     let mut scene = Scene::new();
-    let captures = scene.tap_to_far(Direction::Both);
+    let captures = scene.tap_to_remote(Direction::Both);
     let web = scene.web.network();
     let vxlan = web.vxlan_devices()[0].clone();
     let link = &web.json(&format!("ip -j -d link show dev {vxlan}"))[0];
@@ -23,23 +23,23 @@ fn what_is_sent_to_the_vxlan_device_does_not_reach_the_pod() {
     let mac = web.json("ip -j link show dev eth0")[0]["address"].as_str().expect("a text").to_owned();
 
     let at_vxlan = Capture::start(web.path(), &vxlan);
-    let listening = web.within(|| UdpSocket::bind("0.0.0.0:7777")).expect("a socket can be made");
-    listening.set_nonblocking(true).expect("it can be set");
+    let listening = web.within(|| UdpSocket::bind("0.0.0.0:7777")).expect("a socket can be created");
+    listening.set_nonblocking(true).expect("the option can be set");
     let inner = datagram(&mac, scene.web.addresses[0]);
     let header = [&[8, 0, 0, 0][..], &u32::try_from(vni << 8).expect("24 bits").to_be_bytes()].concat();
-    let outside = scene.far.network().within(|| UdpSocket::bind("10.66.0.2:0")).expect("a socket can be made");
+    let outside = scene.remote.network().within(|| UdpSocket::bind("10.66.0.2:0")).expect("a socket can be created");
     let to = SocketAddr::new([10, 66, 0, 1].into(), u16::try_from(port).expect("a port"));
     for _ in 0..10 {
-        outside.send_to(&[header.as_slice(), &inner].concat(), to).expect("it can be sent");
+        outside.send_to(&[header.as_slice(), &inner].concat(), to).expect("the datagram is sent");
     }
     podtap_tests::wait::until("the frames arrive at the device", std::time::Duration::from_secs(5), || {
         let count = at_vxlan.count(|frame| frame.direction == FrameDirection::In && frame.bytes == inner);
         if count == 10 { Ok(()) } else { Err(format!("{count} frames")) }
     });
-    // These take the same path after them: whatever would have been delivered has been.
+    // After these datagrams on the same path, everything else would have been delivered, too.
     traffic::udp(&scene.client, web, scene.web.addresses[0], &[10; 20]);
     let got = listening.recv(&mut [0; 100]).map_err(|error| error.kind());
-    assert_eq!(got, Err(std::io::ErrorKind::WouldBlock), "nothing of it is delivered");
+    assert_eq!(got, Err(std::io::ErrorKind::WouldBlock), "none of the frames is delivered");
     captures.same(&scene, |_| true);
 }
 
@@ -56,12 +56,12 @@ fn datagram(mac: &str, to: std::net::IpAddr) -> Vec<u8> {
     [mac.as_slice(), &[2, 0, 0, 0, 0, 1, 8, 0], &ip, &udp].concat()
 }
 
-/// While taps come and go, the frames that one end sends are those that the other receives, and no connection breaks.
+/// While taps are created and removed, the same frames leave one end and reach the other, and no connection is lost.
 #[test]
-fn the_pods_own_traffic_is_untouched() {
+fn the_pods_own_traffic_is_unchanged() {
     let mut scene = Scene::new();
-    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-    let tapped = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    let tapped = desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]);
     let before = scene.web.network().snapshot();
     let (at_pod, at_client) =
         (Capture::start(scene.web.network().path(), "eth0"), Capture::start(scene.client.path(), "eth0"));
@@ -72,17 +72,17 @@ fn the_pods_own_traffic_is_untouched() {
         connection.exchange(100_000);
         traffic::ping(&scene.client, scene.web.addresses[1], full_size(scene.web.addresses[1]), 3);
         scene.agent.request(&desired(vec![], vec![]));
-        scene.agent.until("it is removed", |report| report.senders.is_empty());
+        scene.agent.until("the sender is removed", |report| report.senders.is_empty());
     }
     connection.close();
-    assert_eq!(scene.web.network().snapshot().differences(&before), [""; 0], "the pod is as before");
-    // The bridge floods multicast to all of its ports.
+    assert_eq!(scene.web.network().snapshot().differences(&before), [""; 0], "the pod is in its initial state");
+    // The bridge floods multicast to other ports.
     let unicast = |capture: &Capture, direction: FrameDirection| {
         let mut frames = capture.so_far();
         frames.retain(|frame| frame.direction == direction && frame.bytes[0] & 1 == 0);
         frames
     };
-    podtap_tests::wait::until("both ends saw the same", std::time::Duration::from_secs(5), || {
+    podtap_tests::wait::until("both ends captured the same frames", std::time::Duration::from_secs(5), || {
         for (from, to) in [(&at_pod, &at_client), (&at_client, &at_pod)] {
             let difference = Difference::between(&unicast(from, FrameDirection::Out), &unicast(to, FrameDirection::In));
             if !difference.is_none() {
@@ -93,9 +93,9 @@ fn the_pods_own_traffic_is_untouched() {
     });
 }
 
-/// No route to the receiver, no host at its address, or no receiver there: only mirrored frames are lost.
+/// There is no host at the destination, no route to it, or no receiver on it: only mirrored frames are lost.
 #[test]
-fn a_mirror_that_fails_does_not_hurt() {
+fn an_unreachable_destination_does_not_affect_the_pod() {
     let mut scene = Scene::new();
     let to = |address: [u8; 4]| [endpoint(address, VNI)];
     for (generation, address) in [(1, [10, 66, 0, 77]), (2, [198, 51, 100, 1]), (3, [10, 66, 0, 2])] {
@@ -106,12 +106,12 @@ fn a_mirror_that_fails_does_not_hurt() {
     }
 }
 
-/// Mirrored frames have at most 16 source ports, so that they take at most 16 entries of the node's connection tracking.
+/// At most 16 source ports, and thus at most 16 conntrack entries per destination on the node.
 #[test]
-fn mirrored_frames_come_from_few_ports() {
+fn mirrored_frames_have_few_source_ports() {
     let mut scene = Scene::new();
-    let captures = scene.tap_to_far(Direction::Both);
-    let underlay = Capture::start(scene.far.network().path(), "under0");
+    let captures = scene.tap_to_remote(Direction::Both);
+    let underlay = Capture::start(scene.remote.network().path(), "under0");
     for _ in 0..30 {
         traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[10; 4]);
     }
@@ -126,8 +126,8 @@ fn mirrored_frames_come_from_few_ports() {
     ports.dedup();
     assert!(ports.len() > 4 && ports.len() <= 16, "{ports:?}");
     assert!(ports.iter().all(|port| (50000..50016).contains(port)), "{ports:?}");
-    // The sender device sends nothing by itself. Announcements of the pod's kernel may be mirrored at any time.
-    let mut more = Captures::start(&scene.web, scene.far.network(), "mirror0").receiver.stop();
+    // No more frames arrive: the devices send nothing by themselves. IPv6 announcements of the pod's kernel may be mirrored at any time.
+    let mut more = Captures::start(&scene.web, scene.remote.network(), "mirror0").receiver.stop();
     more.retain(|frame| !frame.is_announcement());
     assert_eq!(more, []);
 }

@@ -1,4 +1,4 @@
-//! Mirror options, implemented by the helper's programs: installed, changed, adopted.
+//! Mirror options, as the helper's programs implement them: installed, changed and adopted.
 
 use std::time::Duration;
 
@@ -9,33 +9,33 @@ use podtap_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, options, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, sender};
 
 fn only(protocol: Protocol) -> Option<Filter> {
     Some(Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() })
 }
 
-fn requested(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
-    let mut sender = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
+fn request(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
+    let mut sender = sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)]);
     change(&mut sender);
     desired(vec![sender], vec![])
 }
 
 fn started(scene: &mut Scene, change: impl FnOnce(&mut Sender)) -> Captures {
-    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-    scene.agent.establish(&requested(scene, change));
-    Captures::start(&scene.web, scene.far.network(), "mirror0")
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    scene.agent.establish(&request(scene, change));
+    Captures::start(&scene.web, scene.remote.network(), "mirror0")
 }
 
-/// How often the log has a step.
-fn done(scene: &Scene, step: &str) -> usize {
+/// The number of times that a step was executed.
+fn executed(scene: &Scene, step: &str) -> usize {
     scene.helper.log().matches(step).count()
 }
 
 fn counters(node: &Node) -> Value {
     let (status, output, error) = Helper::once(node, &["inspect"], "");
     assert!(status.success(), "{error}");
-    let found: Value = serde_json::from_str(&output).expect("it prints JSON");
+    let found: Value = serde_json::from_str(&output).expect("inspect prints JSON");
     assert_eq!(found[0]["drift"], Value::Array(vec![]));
     found[0]["devices"][0]["counters"].clone()
 }
@@ -58,10 +58,10 @@ fn a_filter_is_installed_and_changed() {
         }
     });
     let programs = scene.web.network().programs("eth0");
-    let all = scene.agent.establish(&requested(&scene, |sender| sender.tap.options.filter = only(Protocol::Icmp)));
+    let all = scene.agent.establish(&request(&scene, |sender| sender.tap.options.filter = only(Protocol::Icmp)));
     assert_eq!((all.features["ebpf"], all.features["clamp"]), (true, true));
     assert_eq!(all.senders[0].degraded, Vec::<String>::new());
-    assert_eq!((scene.web.network().programs("eth0"), done(&scene, "Configure")), (programs, 1));
+    assert_eq!((scene.web.network().programs("eth0"), executed(&scene, "Configure")), (programs, 1));
     traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
     traffic::ping(&scene.client, address, 200, 3);
     until("the pings arrive", Duration::from_secs(10), || {
@@ -78,33 +78,33 @@ fn a_filter_is_installed_and_changed() {
 #[test]
 fn the_next_helper_keeps_programs_and_counters() {
     let mut scene = Scene::new();
-    let tell = |sender: &mut Sender| {
+    let with_options = |sender: &mut Sender| {
         sender.tap.options = options(json!({"truncate": {"bytes": 64}, "limit": {"bitsPerSecond": "1G"}}));
     };
-    let _captures = started(&mut scene, tell);
+    let _captures = started(&mut scene, with_options);
     traffic::ping(&scene.client, scene.web.addresses[0], 200, 3);
     let before = (scene.web.network().programs("eth0"), counters(&scene.node)["truncated"]["frames"].as_u64());
     assert!(before.1 >= Some(6), "{before:?}");
     scene.helper.kill();
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
-    scene.agent.establish(&requested(&scene, tell));
+    scene.agent.establish(&request(&scene, with_options));
     assert_eq!((scene.web.network().programs("eth0"), counters(&scene.node)["truncated"]["frames"].as_u64()), before);
-    assert_eq!(done(&scene, "LoadPrograms"), 1);
+    assert_eq!(executed(&scene, "LoadPrograms"), 1);
 
-    // Other programs replace them, and the counters continue.
-    scene.agent.establish(&requested(&scene, |sender| {
-        tell(sender);
+    // Other programs replace them, and continue their counters.
+    scene.agent.establish(&request(&scene, |sender| {
+        with_options(sender);
         sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
     }));
-    assert_eq!(done(&scene, "LoadPrograms"), 2);
+    assert_eq!(executed(&scene, "LoadPrograms"), 2);
     let after = scene.web.network().programs("eth0");
     assert!(after.len() == 2 && after.iter().all(|program| !before.0.contains(program)));
     assert!(counters(&scene.node)["truncated"]["frames"].as_u64() >= before.1);
-    // One that is removed by hand is loaded again, with the maps of the others.
+    // One that is removed by hand is loaded again, and shares the maps of the others.
     let vxlan = scene.web.network().vxlan_devices()[0].clone();
     scene.web.network().run(&format!("tc filter del dev {vxlan} egress"));
-    until("it is loaded again", Duration::from_secs(10), || {
+    until("the clamp is attached again", Duration::from_secs(10), || {
         let found = scene.web.network().programs(&vxlan).len();
         if found == 1 { Ok(()) } else { Err(format!("{found} programs")) }
     });
@@ -113,13 +113,13 @@ fn the_next_helper_keeps_programs_and_counters() {
 }
 
 #[test]
-fn mirrored_frames_fit_the_current_route() {
+fn mirrored_frames_are_clamped_to_the_current_route() {
     let mut scene = Scene::with_underlay(1500);
     let _captures = started(&mut scene, |_| ());
-    assert_eq!(done(&scene, "frame_limit: Some(1464)"), 1);
+    assert_eq!(executed(&scene, "frame_limit: Some(1464)"), 1);
     scene.node.network().run("ip route add 10.66.0.2/32 dev under0 mtu 1400");
-    until("the limit has changed", Duration::from_secs(10), || {
-        if done(&scene, "frame_limit: Some(1364)") == 1 { Ok(()) } else { Err(scene.helper.log()) }
+    until("the limit follows the route", Duration::from_secs(10), || {
+        if executed(&scene, "frame_limit: Some(1364)") == 1 { Ok(()) } else { Err(scene.helper.log()) }
     });
-    assert_eq!((done(&scene, "LoadPrograms"), done(&scene, "Configure")), (1, 1));
+    assert_eq!((executed(&scene, "LoadPrograms"), executed(&scene, "Configure")), (1, 1));
 }

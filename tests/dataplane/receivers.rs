@@ -1,4 +1,4 @@
-//! What tools read at a receiver: frames as on the wire or, if it is raw, as the kernel has them.
+//! What tools capture at a receiver: frames as on the wire or, with raw frames, as the kernel has them.
 
 use std::{
     collections::BTreeMap,
@@ -17,28 +17,30 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, near_endpoint, receiver, same_streams, sender};
+use crate::scene::{
+    Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, same_streams, sender,
+};
 
-/// A frame of a pod with the usual MTU.
+/// The largest frame of a pod with MTU 1500.
 const LARGEST: usize = 1514;
 
-/// A tap of a pod with offloads, to both nodes.
+/// A tap to both nodes, with offloads in the pod.
 fn tapped(change: impl Fn(Receiver) -> Receiver) -> Scene {
     let mut scene = Scene::new().with_offloads();
-    let endpoints = [far_endpoint(VNI), near_endpoint(VNI + 1)];
-    scene.far_agent.establish(&desired(vec![], vec![change(receiver(TAP, VNI, "mirror0"))]));
-    let near = change(receiver(TAP, VNI + 1, "mirror1"));
-    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &endpoints)], vec![near]));
+    let endpoints = [remote_endpoint(VNI), local_endpoint(VNI + 1)];
+    scene.remote_agent.establish(&desired(vec![], vec![change(receiver(TAP, VNI, "mirror0"))]));
+    let local = change(receiver(TAP, VNI + 1, "mirror1"));
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &endpoints)], vec![local]));
     scene
 }
 
-/// `tshark`, capturing an interface to a file.
+/// Starts `tshark`, which writes the frames of an interface to a file.
 fn record(node: &Node, interface: &str, file: &Path) -> Program {
     let file = file.display().to_string();
     Program::start(node, node.network(), &["tshark", "-i", interface, "-B", "64", "-w", &file], "Capture started")
 }
 
-/// The values of some fields that `tshark` dissects, one line per frame.
+/// Fields of the frames in a file as `tshark` dissects them, one line per frame.
 fn dissect(file: &Path, fields: &[&str]) -> Vec<Vec<String>> {
     let file = file.display().to_string();
     let mut command: Vec<&str> =
@@ -51,15 +53,15 @@ fn dissect(file: &Path, fields: &[&str]) -> Vec<Vec<String>> {
     text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
 }
 
-/// Ends a recording once it has all frames that the capture has.
-fn ended(program: Program, capture: &Capture, file: &Path) {
+/// Stops `tshark` after it has written all captured frames.
+fn finish_recording(program: Program, capture: &Capture, file: &Path) {
     until("all frames are written", Duration::from_secs(10), || {
-        let requested: usize = capture.so_far().iter().map(|frame| frame.bytes.len() + 32).sum();
+        let expected: usize = capture.so_far().iter().map(|frame| frame.bytes.len() + 32).sum();
         let written = fs::metadata(file).map_err(|error| error.to_string())?.len();
-        if usize::try_from(written).is_ok_and(|written| written >= requested) {
+        if usize::try_from(written).is_ok_and(|written| written >= expected) {
             Ok(())
         } else {
-            Err(format!("{written} of {requested} bytes; {}", program.errors()))
+            Err(format!("{written} of {expected} bytes; {}", program.errors()))
         }
     });
     program.end();
@@ -73,17 +75,17 @@ const CHECKSUMS: [&str; 5] = [
     "icmpv6.checksum.status",
 ];
 
-/// Asserts that no frame is longer than the pod's can be and that every checksum is right. Returns the number of each kind.
+/// Asserts that no frame exceeds the pod's MTU and that every checksum is right. Returns the number of checksums of each kind.
 fn assert_readable(file: &Path) -> [usize; 5] {
     let fields: Vec<&str> = ["frame.len"].into_iter().chain(CHECKSUMS).collect();
     let frames = dissect(file, &fields);
     let mut counts = [0; 5];
     for frame in &frames {
         assert!(frame[0].parse::<usize>().is_ok_and(|length| length <= LARGEST), "{frame:?}");
-        for (place, status) in frame[1..].iter().enumerate().filter(|(_, status)| !status.is_empty()) {
+        for (index, status) in frame[1..].iter().enumerate().filter(|(_, status)| !status.is_empty()) {
             // 1 is "good".
-            assert_eq!(status, "1", "{}: {frame:?}", CHECKSUMS[place]);
-            counts[place] += 1;
+            assert_eq!(status, "1", "{}: {frame:?}", CHECKSUMS[index]);
+            counts[index] += 1;
         }
     }
     counts
@@ -93,8 +95,8 @@ fn assert_readable(file: &Path) -> [usize; 5] {
 fn tools_see_frames_as_on_the_wire() {
     let scene = tapped(|receiver| receiver);
     let at_pod = Capture::start(scene.web.network().path(), "eth0");
-    let places = [(&scene.far, "mirror0"), (&scene.node, "mirror1")];
-    let watched = places.map(|(node, interface)| {
+    let receivers = [(&scene.remote, "mirror0"), (&scene.node, "mirror1")];
+    let captures = receivers.map(|(node, interface)| {
         let file = node.directory().join("frames.pcapng");
         (record(node, interface, &file), Capture::start(node.network().path(), interface), file)
     });
@@ -103,10 +105,10 @@ fn tools_see_frames_as_on_the_wire() {
         traffic::udp(&scene.client, scene.web.network(), *address, &[100, 1400]);
         traffic::tcp(&scene.client, scene.web.network(), *address, 4 << 20);
     }
-    assert!(at_pod.count(|frame| frame.bytes.len() > 10 * LARGEST) > 10, "there are GSO packets");
-    for (program, capture, file) in watched {
+    assert!(at_pod.count(|frame| frame.bytes.len() > 10 * LARGEST) > 10, "the pod has GSO packets");
+    for (program, capture, file) in captures {
         same_streams(&at_pod, &capture, 4);
-        ended(program, &capture, &file);
+        finish_recording(program, &capture, &file);
         let frames = capture.stop();
         assert!(frames.iter().all(|frame| frame.bytes.len() <= LARGEST && frame.direction == FrameDirection::In));
         let [ip, tcp, udp, icmp, icmpv6] = assert_readable(&file);
@@ -118,11 +120,11 @@ fn tools_see_frames_as_on_the_wire() {
 fn a_raw_receiver_shows_gso_packets() {
     let scene = tapped(|receiver| Receiver { frame_format: FrameFormat::Raw, ..receiver });
     assert_eq!(
-        (scene.far.network().vxlan_devices(), scene.far.network().devices_of(TAP).len()),
+        (scene.remote.network().vxlan_devices(), scene.remote.network().devices_of(TAP).len()),
         (vec!["mirror0".into()], 1)
     );
     let at_pod = Capture::start(scene.web.network().path(), "eth0");
-    let captures = [(&scene.far, "mirror0"), (&scene.node, "mirror1")]
+    let captures = [(&scene.remote, "mirror0"), (&scene.node, "mirror1")]
         .map(|(node, interface)| Capture::start(node.network().path(), interface));
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 4 << 20);
     for capture in captures {
@@ -131,49 +133,51 @@ fn a_raw_receiver_shows_gso_packets() {
     }
 }
 
-/// The sender is not touched, and all frames arrive in the new format each time.
+/// The sender does not change, and all frames arrive in each format.
 #[test]
-fn from_raw_to_not_raw_and_back() {
+fn the_frame_format_can_be_changed() {
     let mut scene = Scene::new();
-    let before = scene.far.network().snapshot();
-    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]));
+    let before = scene.remote.network().snapshot();
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
     let pod = scene.web.network().snapshot();
     for raw in [true, false, true, false] {
         let frame_format = if raw { FrameFormat::Raw } else { FrameFormat::Wire };
-        scene.far_agent.establish(&desired(vec![], vec![Receiver { frame_format, ..receiver(TAP, VNI, "mirror0") }]));
-        let count = scene.far.network().devices_of(TAP).len();
+        scene
+            .remote_agent
+            .establish(&desired(vec![], vec![Receiver { frame_format, ..receiver(TAP, VNI, "mirror0") }]));
+        let count = scene.remote.network().devices_of(TAP).len();
         assert_eq!(
-            (count, scene.far.network().vxlan_devices() == ["mirror0"]),
+            (count, scene.remote.network().vxlan_devices() == ["mirror0"]),
             if raw { (1, true) } else { (3, false) }
         );
         if raw {
-            scene.far.network().run("ethtool -K mirror0 gro off");
+            scene.remote.network().run("ethtool -K mirror0 gro off");
         }
-        let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
+        let captures = Captures::start(&scene.web, scene.remote.network(), "mirror0");
         scene.traffic();
         captures.same(&scene, |_| true);
     }
     assert_eq!(pod.differences(&scene.web.network().snapshot()), [""; 0]);
-    scene.far_agent.request(&desired(vec![], vec![]));
-    scene.far_agent.until("everything is removed", |report| report.receivers.is_empty());
-    assert_eq!(before.differences(&scene.far.network().snapshot()), [""; 0]);
+    scene.remote_agent.request(&desired(vec![], vec![]));
+    scene.remote_agent.until("everything is removed", |report| report.receivers.is_empty());
+    assert_eq!(before.differences(&scene.remote.network().snapshot()), [""; 0]);
 }
 
 /// UDP GSO packets, frames with a VLAN tag, and frames of a pod with a large MTU.
 ///
-/// The receiver is on another node: towards one on the same node, the kernel mistakes what follows a VLAN tag for the tag
-/// (`vxlan_encap_bypass`, `drivers/net/vxlan/vxlan_core.c`), whatever the receiver is.
+/// The receiver is on another node. For one on the same node, the kernel mistakes what follows a VLAN tag for the tag
+/// (`vxlan_encap_bypass`, `drivers/net/vxlan/vxlan_core.c`).
 #[test]
-fn other_kinds_of_frames() {
+fn udp_gso_packets_tagged_frames_and_jumbo_frames_arrive() {
     let mut scene = Scene::new().with_offloads();
-    let captures = scene.tap_to_far(Direction::Both);
+    let captures = scene.tap_to_remote(Direction::Both);
     let (web, client) = (scene.web.network(), &scene.client);
-    let file = scene.far.directory().join("frames.pcapng");
-    let tshark = record(&scene.far, "mirror0", &file);
+    let file = scene.remote.directory().join("frames.pcapng");
+    let tshark = record(&scene.remote, "mirror0", &file);
     let mut tagged = injector(client, "eth0");
     for number in 0..20 {
         let frame = tagged_gso_packet(number);
-        assert_eq!(tagged.write(&frame).expect("it can be sent"), frame.len());
+        assert_eq!(tagged.write(&frame).expect("the frame is sent"), frame.len());
     }
     for address in &scene.web.addresses {
         gso_packet(client, *address, web);
@@ -182,7 +186,7 @@ fn other_kinds_of_frames() {
         let count = captures.receiver.count(|frame| frame.bytes.ends_with(&[0x5a; 1000]));
         if count == 20 * 10 + 2 * 20 { Ok(()) } else { Err(format!("{count}")) }
     });
-    ended(tshark, &captures.receiver, &file);
+    finish_recording(tshark, &captures.receiver, &file);
     let fields = ["frame.len", "vlan.id", "ip.checksum.status", "tcp.checksum.status", "udp.checksum.status"];
     let frames = dissect(&file, &fields);
     let count = |column: usize, value: &str| frames.iter().filter(|frame| frame[column] == value).count();
@@ -208,15 +212,15 @@ fn other_kinds_of_frames() {
         let pings = captures.receiver.count(|frame| frame.bytes.len() == 8942);
         if pings == 6 { Ok(()) } else { Err(pings.to_string()) }
     });
-    // Segmented again for the underlay, whose MTU is 7000 bytes less.
+    // Clamped to the underlay, whose MTU is 7000 bytes smaller.
     same_streams(&captures.pod, &captures.receiver, 20 + 2);
     assert_eq!(captures.receiver.count(|frame| frame.bytes.len() > 9014), 0);
 }
 
-/// A broadcast GSO packet of ten TCP segments with a VLAN tag, as a device with offloads gets it: without checksums.
+/// Ten TCP segments in one broadcast GSO packet with a VLAN tag and a partial checksum, as a device with offloads gets it.
 fn tagged_gso_packet(number: u8) -> Vec<u8> {
     let payload = [0x5a; 10_000];
-    // struct virtio_net_hdr: flags and GSO type, header length, segment size, start and offset of the checksum.
+    // struct virtio_net_hdr: flags and GSO type (checksum needed, TCP over IPv4), header length, GSO size, start and offset of the checksum.
     let offloads: Vec<u8> = [0x0101_u16, 58, 1000, 38, 16].iter().flat_map(|word: &u16| word.to_ne_bytes()).collect();
     let ethernet = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x81, 0, 0, 7, 8, 0];
     let total: u16 = 40 + 10_000;
@@ -228,58 +232,60 @@ fn tagged_gso_packet(number: u8) -> Vec<u8> {
     };
     let checksum = !fold(&ip, 0);
     ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-    // The checksum field has the sum of the pseudo-header.
+    // A partial checksum is the sum of the pseudo-header.
     let pseudo_header = fold(&ip[12..20], 6 + 20 + 10_000).to_be_bytes();
     let mut tcp = vec![1, 0, 2, number, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 16, 0, 0, 0, 0, 0];
     tcp[16..18].copy_from_slice(&pseudo_header);
     [offloads.as_slice(), &ethernet, &ip, &tcp, &payload].concat()
 }
 
-/// Sends twenty datagrams of one size in one call.
+/// Sends twenty datagrams of equal size with one call (UDP GSO).
 fn gso_packet(client: &Network, to: IpAddr, server: &Network) {
-    let listening = server.within(|| UdpSocket::bind((to, 0))).expect("the address is there");
+    let listening = server.within(|| UdpSocket::bind((to, 0))).expect("the address exists");
     let any: IpAddr = if to.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
-    let socket = client.within(|| UdpSocket::bind((any, 0))).expect("a socket can be made");
-    setsockopt(&socket, UdpGsoSegment, &1000).expect("the kernel cuts datagrams (Linux 4.18)");
+    let socket = client.within(|| UdpSocket::bind((any, 0))).expect("a socket can be created");
+    setsockopt(&socket, UdpGsoSegment, &1000).expect("the kernel supports UDP GSO (Linux 4.18)");
     traffic::ping(client, to, 10, 1);
-    let target = listening.local_addr().expect("it is bound");
-    assert_eq!(socket.send_to(&vec![0x5a; 20_000], target).expect("it can be sent"), 20_000);
+    let target = listening.local_addr().expect("the socket is bound");
+    assert_eq!(socket.send_to(&vec![0x5a; 20_000], target).expect("the frame is sent"), 20_000);
 }
 
-/// It counts packets and bytes of each flow as the pod's peer on the wire would.
+/// It counts the packets and bytes of each flow as on the wire.
 #[test]
 fn softflowd_reports_the_flow() {
     let mut scene = Scene::new().with_offloads();
-    let captures = scene.tap_to_far(Direction::Both);
-    let far = &scene.far;
-    let collector = far.network().within(|| UdpSocket::bind("127.0.0.1:0")).expect("a socket can be made");
-    collector.set_read_timeout(Some(Duration::from_secs(10))).expect("it can be set");
-    let to = collector.local_addr().expect("it is bound").to_string();
+    let captures = scene.tap_to_remote(Direction::Both);
+    let remote = &scene.remote;
+    let collector = remote.network().within(|| UdpSocket::bind("127.0.0.1:0")).expect("a socket can be created");
+    collector.set_read_timeout(Some(Duration::from_secs(10))).expect("the option can be set");
+    let to = collector.local_addr().expect("the socket is bound").to_string();
     let [control, pid] =
-        ["softflowd.ctl", "softflowd.pid"].map(|name| far.directory().join(name).display().to_string());
+        ["softflowd.ctl", "softflowd.pid"].map(|name| remote.directory().join(name).display().to_string());
     let command = ["softflowd", "-i", "mirror0", "-n", &to, "-d", "-c", &control, "-p", &pid];
-    let softflowd = Program::start(far, far.network(), &command, "Exporting flows");
+    let softflowd = Program::start(remote, remote.network(), &command, "Exporting flows");
     // Not more than fits into libpcap's default buffer.
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 100_000);
-    let ask = |what: &str| far.network().try_run(&["softflowctl", "-c", &control, what], "");
-    let expected = until("it has seen all that arrived", Duration::from_secs(10), || {
-        // libpcap delivers frames in batches, each when another frame arrives.
+    let softflowctl = |command: &str| remote.network().try_run(&["softflowctl", "-c", &control, command], "");
+    let expected = until("softflowd has seen all frames", Duration::from_secs(10), || {
+        // libpcap delivers frames in batches. More traffic completes the batch.
         traffic::ping(&scene.client, scene.web.addresses[0], 10, 1);
         let expected = wire(&captures);
-        let flows = ask("dump-flows")?;
+        let flows = softflowctl("dump-flows")?;
         let has = |(packets, octets): &(u64, u64)| {
-            [">", "<"].iter().any(|sign| flows.contains(&format!("octets{sign}:{octets} packets{sign}:{packets} ")))
+            [">", "<"]
+                .iter()
+                .any(|direction| flows.contains(&format!("octets{direction}:{octets} packets{direction}:{packets} ")))
         };
         if expected.len() == 2 && expected.values().all(has) {
             Ok(expected)
         } else {
-            Err(format!("{expected:?}\n{flows}{}", ask("statistics")?))
+            Err(format!("{expected:?}\n{flows}{}", softflowctl("statistics")?))
         }
     });
-    // Both directions of the flow in NetFlow version 5: a header of 24 bytes, records of 48.
-    ask("expire-all").expect("softflowctl works");
+    // Both directions of the flow in NetFlow version 5: a header of 24 bytes, and records of 48.
+    softflowctl("expire-all").expect("softflowd accepts the command");
     let mut buffer = [0; 2000];
-    let length = collector.recv(&mut buffer).expect("a report comes");
+    let length = collector.recv(&mut buffer).expect("a report arrives");
     let number =
         |record: &[u8], at: usize| u64::from(u32::from_be_bytes(*record[at..].first_chunk().expect("4 bytes")));
     let found: BTreeMap<Vec<u8>, (u64, u64)> = buffer[24..length]
@@ -288,11 +294,11 @@ fn softflowd_reports_the_flow() {
         .map(|record| (record[32..36].to_vec(), (number(record, 16), number(record, 20))))
         .collect();
     assert_eq!(found, expected);
-    // Killed, because on an interrupt it waits for one more packet.
+    // Killed, because after a signal it may wait for another packet before it ends.
     drop(softflowd);
 }
 
-/// Packets and bytes of TCP over IPv4 that arrived, by the ports of each direction.
+/// Packets and bytes that arrived of each direction of TCP over IPv4, by its ports.
 fn wire(captures: &Captures) -> BTreeMap<Vec<u8>, (u64, u64)> {
     let mut found: BTreeMap<Vec<u8>, (u64, u64)> = BTreeMap::new();
     for frame in captures.receiver.so_far().iter().filter(|frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 6)
@@ -304,20 +310,20 @@ fn wire(captures: &Captures) -> BTreeMap<Vec<u8>, (u64, u64)> {
     found
 }
 
-/// Broadcast frames and frames to the node itself, sent on each of a receiver's devices.
+/// Broadcast frames, and frames to the node and to the receiver's devices, sent on each of these devices.
 #[test]
-fn what_a_consumer_sends_goes_nowhere() {
+fn frames_that_a_consumer_sends_are_dropped() {
     let mut scene = Scene::new();
-    let _captures = scene.tap_to_far(Direction::Both);
-    let far = scene.far.network();
+    let _captures = scene.tap_to_remote(Direction::Both);
+    let remote = scene.remote.network();
     let elsewhere =
-        [(far, "under0"), (far, "cni0"), (far, "lo"), (scene.web.network(), "eth0"), (&scene.client, "eth0")]
+        [(remote, "under0"), (remote, "cni0"), (remote, "lo"), (scene.web.network(), "eth0"), (&scene.client, "eth0")]
             .map(|(network, interface)| Capture::start(network.path(), interface));
-    let listening = far.within(|| UdpSocket::bind("0.0.0.0:7777")).expect("a socket can be made");
-    listening.set_nonblocking(true).expect("it can be set");
-    for device in far.devices_of(TAP) {
+    let listening = remote.within(|| UdpSocket::bind("0.0.0.0:7777")).expect("a socket can be created");
+    listening.set_nonblocking(true).expect("the option can be set");
+    for device in remote.devices_of(TAP) {
         let mac = |name: &str| {
-            let text = far.json(&format!("ip -j link show dev {name}"))[0]["address"].as_str().map(str::to_owned);
+            let text = remote.json(&format!("ip -j link show dev {name}"))[0]["address"].as_str().map(str::to_owned);
             text.expect("a device has an address")
                 .split(':')
                 .map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal"))
@@ -328,7 +334,7 @@ fn what_a_consumer_sends_goes_nowhere() {
             let ip = [0x45, 0, 0, 0x30, 0, 0, 0, 0, 64, 17, 0x66, 0x37, 10, 66, 0, 9, 10, 66, 0, 2];
             let udp = [0x12, 0x34, 0x1e, 0x61, 0, 28, 0, 0];
             let frame = [&[0; 10][..], &to, &[2, 0, 0, 0, 0, 1, 8, 0], &ip, &udp, b"consumer consumer 20"].concat();
-            injector(far, &device).write_all(&frame).expect("a consumer may send");
+            injector(remote, &device).write_all(&frame).expect("a consumer may send");
         }
     }
     traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[10; 20]);
@@ -339,9 +345,9 @@ fn what_a_consumer_sends_goes_nowhere() {
     assert_eq!(listening.recv(&mut [0; 100]).map_err(|error| error.kind()), Err(std::io::ErrorKind::WouldBlock));
 }
 
-/// Wherever a helper is killed, an interface with the requested name exists only if its receiver is complete.
+/// Whenever the helper is killed, an interface with the requested name belongs to a complete receiver.
 #[test]
-fn the_interface_appears_when_it_is_complete() {
+fn the_interface_gets_its_name_last() {
     let node = Node::new();
     let consumer = Pod::start(&node);
     let network = consumer.network();
@@ -359,7 +365,7 @@ fn the_interface_appears_when_it_is_complete() {
             let redirects = network.mirrors(&vxlan);
             assert_eq!(redirects.len(), 1, "after {requests} requests");
             for device in [&vxlan, &redirects[0].to] {
-                let link = links.iter().find(|link| link["ifname"] == **device).expect("it is there");
+                let link = links.iter().find(|link| link["ifname"] == **device).expect("the device exists");
                 assert!(up(&link), "{device} after {requests} requests");
             }
             assert_eq!(offloads(network), [""; 0], "after {requests} requests");
@@ -372,11 +378,11 @@ fn the_interface_appears_when_it_is_complete() {
     }
 }
 
-/// Offloads of a receiver's pair that are on.
+/// Offloads of a receiver's veth pair that are on.
 pub fn offloads(network: &Network) -> Vec<String> {
     let pair = network.devices_of(TAP).into_iter().filter(|device| !network.vxlan_devices().contains(device));
     let on = |device: String| {
-        // It may have been removed since it was listed, and that is wrong, too.
+        // A device that was deleted since it was listed counts as not repaired, too.
         let text =
             network.try_run(&["ethtool", "-k", &device], "").unwrap_or_else(|_| "tx-checksumming: on".to_owned());
         let lines: Vec<String> = text.lines().map(|line| format!("{device} {}", line.trim())).collect();

@@ -1,4 +1,4 @@
-//! What cannot work, or would do harm, is refused with a reason before anything is touched; everything else keeps working.
+//! Requests that cannot work, or would do harm, are refused with a reason before anything is changed. Everything else keeps working.
 
 use std::{net::UdpSocket, time::Duration};
 
@@ -9,9 +9,9 @@ use podtap_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, sender};
 
-/// Requests something beside a tap that works. That tap must keep working, and the request must be refused.
+/// Requests a resource that must be refused, along with a tap that must keep working.
 struct Refusal {
     other: Pod,
     scene: Scene,
@@ -30,7 +30,7 @@ impl Refusal {
 
     #[track_caller]
     fn sender(self, change: impl FnOnce(&mut Sender, &Pod), reason: Reason, text: &str) -> Self {
-        let mut refused = sender("tap-b", &self.other, Direction::Both, &[near_endpoint(VNI)]);
+        let mut refused = sender("tap-b", &self.other, Direction::Both, &[local_endpoint(VNI)]);
         change(&mut refused, &self.other);
         self.refused(desired(vec![refused], vec![]), reason, text)
     }
@@ -43,25 +43,25 @@ impl Refusal {
     }
 
     #[track_caller]
-    fn refused(self, requested: Desired, reason: Reason, text: &str) -> Self {
-        self.refused_with(requested, reason, text, |_| ())
+    fn refused(self, request: Desired, reason: Reason, text: &str) -> Self {
+        self.refused_with(request, reason, text, |_| ())
     }
 
-    /// `change` changes the request after it has become JSON.
+    /// `change` changes the request in JSON.
     #[track_caller]
     fn refused_with(
         mut self,
-        mut requested: Desired,
+        mut request: Desired,
         reason: Reason,
         text: &str,
         change: impl FnOnce(&mut Value),
     ) -> Self {
-        requested.senders.push(sender(TAP, &self.scene.web, Direction::Both, &[near_endpoint(VNI)]));
-        requested.receivers.push(receiver(TAP, VNI, "mirror0"));
-        let mut update = requested.update();
+        request.senders.push(sender(TAP, &self.scene.web, Direction::Both, &[local_endpoint(VNI)]));
+        request.receivers.push(receiver(TAP, VNI, "mirror0"));
+        let mut update = request.update();
         change(&mut update.spec);
         self.scene.agent.apply(update);
-        let report = self.scene.agent.until("one works, one is refused", |report| {
+        let report = self.scene.agent.until("one sender is refused, the others are active", |report| {
             let states: Vec<State> = statuses(report).iter().map(|(state, ..)| *state).collect();
             let done = |state: &State| matches!(state, State::Refused | State::Failed | State::Active);
             states.len() == 3 && states.iter().all(done)
@@ -80,10 +80,10 @@ impl Refusal {
         self
     }
 
-    /// Once the cause is removed, the refused request is retried automatically and succeeds.
+    /// After `fix` removes the cause, the refused resource becomes active without another request.
     #[track_caller]
-    fn cured(mut self, cure: impl FnOnce(&Scene, &Pod)) {
-        cure(&self.scene, &self.other);
+    fn fixed(mut self, fix: impl FnOnce(&Scene, &Pod)) {
+        fix(&self.scene, &self.other);
         self.scene
             .agent
             .until("everything is active", |report| statuses(report).iter().all(|(state, ..)| *state == State::Active));
@@ -97,18 +97,18 @@ fn statuses(status: &NodeStatus) -> Vec<(State, Reason, String)> {
 }
 
 #[test]
-fn an_interface_that_does_not_exist() {
+fn a_missing_interface_is_refused() {
     Refusal::new(|_, _| {})
         .sender(
             |sender, _| sender.tap.interface = Some("net1".parse().expect("a name")),
             Reason::InterfaceNotFound,
             "net1, only: eth0",
         )
-        .cured(|_, other| other.network().ip("link add net1 type veth peer name net1-far\nlink set net1 up\n"));
+        .fixed(|_, other| other.network().ip("link add net1 type veth peer name net1-peer\nlink set net1 up\n"));
 }
 
 #[test]
-fn the_loopback_interface() {
+fn the_loopback_interface_is_refused() {
     Refusal::new(|_, _| {}).sender(
         |sender, _| sender.tap.interface = Some("lo".parse().expect("a name")),
         Reason::InvalidSpec,
@@ -117,31 +117,31 @@ fn the_loopback_interface() {
 }
 
 #[test]
-fn an_address_that_the_pod_does_not_have() {
+fn an_address_that_the_pod_lacks_is_refused() {
     Refusal::new(|_, _| {})
         .sender(
             |sender, _| sender.pod.addresses = vec![[10, 88, 0, 250].into()],
             Reason::InterfaceNotFound,
             "10.88.0.250",
         )
-        .cured(|_, other| other.network().ip("addr add 10.88.0.250/24 dev eth0\n"));
+        .fixed(|_, other| other.network().ip("addr add 10.88.0.250/24 dev eth0\n"));
 }
 
 #[test]
-fn an_ingress_qdisc() {
+fn a_foreign_ingress_qdisc_is_refused() {
     Refusal::new(|_, other| drop(other.network().run("tc qdisc add dev eth0 ingress")))
         .sender(|_, _| {}, Reason::IngressQdiscConflict, "eth0")
-        .cured(|_, other| drop(other.network().run("tc qdisc del dev eth0 ingress")));
+        .fixed(|_, other| drop(other.network().run("tc qdisc del dev eth0 ingress")));
 }
 
 #[test]
-fn a_pod_that_receives_its_own_tap() {
+fn a_pod_that_receives_its_own_tap_is_refused() {
     let mut scene = Scene::new();
     let consumer = Receiver { pod: Some(scene.web.model()), ..receiver(TAP, VNI, "tap0") };
     let before = scene.web.network().snapshot();
-    let tapped = sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]);
+    let tapped = sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)]);
     scene.agent.request(&desired(vec![tapped], vec![consumer]));
-    let report = scene.agent.until("it is refused", |report| report.receivers[0].state == State::Active);
+    let report = scene.agent.until("the receiver is active", |report| report.receivers[0].state == State::Active);
     assert_eq!((report.senders[0].state, report.senders[0].reason), (State::Refused, Reason::InvalidSpec));
     let new = before.differences(&scene.web.network().snapshot());
     let consumer = scene.web.network().devices_of(TAP);
@@ -150,14 +150,14 @@ fn a_pod_that_receives_its_own_tap() {
 }
 
 #[test]
-fn the_name_of_a_foreign_device_on_the_node() {
+fn the_name_of_a_foreign_device_on_the_node_is_refused() {
     Refusal::new(|scene, _| scene.node.network().ip("link add mirror1 type bridge\n"))
         .receiver(|_, _| {}, Reason::InterfaceNameConflict, "mirror1")
-        .cured(|scene, _| scene.node.network().ip("link del mirror1\n"));
+        .fixed(|scene, _| scene.node.network().ip("link del mirror1\n"));
 }
 
 #[test]
-fn the_name_of_a_foreign_device_in_a_pod() {
+fn the_name_of_a_foreign_device_in_a_pod_is_refused() {
     Refusal::new(|_, _| {}).receiver(
         |receiver, other| {
             (receiver.interface_name, receiver.pod) = ("eth0".parse().expect("a name"), Some(other.model()))
@@ -168,34 +168,34 @@ fn the_name_of_a_foreign_device_in_a_pod() {
 }
 
 #[test]
-fn a_udp_port_of_another_program() {
+fn a_udp_port_of_another_program_is_refused() {
     let mut taken = None;
     let refusal = Refusal::new(|scene, _| {
         taken = Some(scene.node.network().within(|| UdpSocket::bind("0.0.0.0:14444")).expect("the port is free"));
     });
-    refusal.receiver(|receiver, _| receiver.port = 14444, Reason::PortInUse, "port").cured(|_, _| drop(taken));
+    refusal.receiver(|receiver, _| receiver.port = 14444, Reason::PortInUse, "port").fixed(|_, _| drop(taken));
 }
 
-/// The port on which all sender devices of the node listen: without it, no tap works.
+/// Another program has the UDP port of all sender devices: the node cannot have a tap.
 #[test]
-fn the_senders_own_udp_port() {
+fn senders_fail_while_their_udp_port_is_in_use() {
     let mut scene = Scene::new();
     let taken = scene.node.network().within(|| UdpSocket::bind("0.0.0.0:14788")).expect("the port is free");
     let before = scene.web.network().snapshot();
-    scene.agent.request(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])], vec![]));
-    let report = scene.agent.until("it fails", |report| report.senders[0].state == State::Failed);
+    scene.agent.request(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)])], vec![]));
+    let report = scene.agent.until("the sender fails", |report| report.senders[0].state == State::Failed);
     assert_eq!(report.senders[0].reason, Reason::PortInUse);
-    // Between attempts, nothing is left of them.
-    until("the pod is as before", Duration::from_secs(5), || {
+    // Failed attempts leave nothing behind.
+    until("the pod is in its initial state", Duration::from_secs(5), || {
         let differences = before.differences(&scene.web.network().snapshot());
         if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
     });
     drop(taken);
-    scene.agent.until("it works", |report| report.senders[0].state == State::Active);
+    scene.agent.until("the sender is active", |report| report.senders[0].state == State::Active);
 }
 
 #[test]
-fn a_udp_port_of_a_foreign_vxlan_device() {
+fn a_udp_port_of_a_foreign_vxlan_device_is_refused() {
     Refusal::new(|scene, _| {
         scene
             .node
@@ -203,11 +203,11 @@ fn a_udp_port_of_a_foreign_vxlan_device() {
             .ip("link add foreign type vxlan external dstport 14444\nlink set foreign addrgenmode none up\n");
     })
     .receiver(|receiver, _| receiver.port = 14444, Reason::PortInUse, "")
-    .cured(|scene, _| scene.node.network().ip("link del foreign\n"));
+    .fixed(|scene, _| scene.node.network().ip("link del foreign\n"));
 }
 
 #[test]
-fn a_vni_of_a_foreign_vxlan_device() {
+fn a_vni_of_a_foreign_vxlan_device_is_refused() {
     Refusal::new(|scene, _| {
         scene
             .node
@@ -218,11 +218,11 @@ fn a_vni_of_a_foreign_vxlan_device() {
 }
 
 #[test]
-fn invalid_requests() {
+fn invalid_requests_are_refused() {
     type Change = fn(&mut Sender, &Pod);
     let changes: [(Change, &str); 3] = [
         (|sender, _| sender.tap.destinations.clear(), "0 destinations"),
-        (|sender, _| sender.tap.destinations.push(Endpoint { address: [0u16; 8].into(), ..near_endpoint(1) }), ""),
+        (|sender, _| sender.tap.destinations.push(Endpoint { address: [0u16; 8].into(), ..local_endpoint(1) }), ""),
         (|sender, _| sender.tap.options.truncate = Some(Truncate::default()), "truncate"),
     ];
     let mut refusal = Refusal::new(|_, _| {});
@@ -232,20 +232,20 @@ fn invalid_requests() {
     }
 }
 
-/// What no type of ours can hold, as JSON.
+/// Written as JSON, because no type can represent them.
 #[test]
-fn undecodable_requests() {
+fn undecodable_requests_are_refused() {
     type Change = fn(&mut Value, &podtap_model::Pod);
     let changes: [(Change, &str); 4] = [
         (|spec, _| spec["taps"][0]["destinations"][0]["vni"] = json!(1 << 24), "VXLAN network identifier"),
         (|spec, _| spec["taps"][0]["interface"] = json!("0123456789abcdef"), "0123456789abcdef"),
         (|spec, _| spec["taps"][0]["options"] = json!({"limit": {"bytesPerFlow": 1}}), "bytesPerFlow"),
-        // Users can write the annotation that it comes from: the UID of another pod would have that one tapped.
+        // Users can write the annotation that it comes from. The UID of another pod there would tap that pod.
         (|spec, pod| spec["senders"][0]["pod"]["configHash"] = json!(pod.uid), "config.hash"),
     ];
     let mut refusal = Refusal::new(|_, _| {});
     for (change, text) in changes {
-        let refused = sender("tap-b", &refusal.other, Direction::Both, &[near_endpoint(VNI)]);
+        let refused = sender("tap-b", &refusal.other, Direction::Both, &[local_endpoint(VNI)]);
         let other = refusal.other.model();
         refusal = refusal
             .refused_with(desired(vec![refused], vec![]), Reason::InvalidSpec, text, |spec| change(spec, &other));

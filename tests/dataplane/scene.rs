@@ -1,4 +1,4 @@
-//! What most tests need: a node with a tapped pod and its client, a second node that receives, and a comparison of both.
+//! The scene of most tests: a node with a pod and a client, a node that receives, and a comparison of captures.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -20,32 +20,32 @@ pub const VNI: u32 = 5001;
 
 /// A pod `web` and a client on one bridge of a node with a helper; a second node, with a helper of its own.
 pub struct Scene {
-    // In drop order: what uses a node comes before the node.
+    // Fields are dropped in this order: what uses a node is dropped before the node.
     pub agent: Agent,
-    pub far_agent: Agent,
+    pub remote_agent: Agent,
     pub helper: Helper,
-    pub far_helper: Helper,
+    pub remote_helper: Helper,
     pub client: Network,
     pub web: Pod,
     pub node: Node,
-    pub far: Node,
+    pub remote: Node,
 }
 
 impl Scene {
-    /// One whose underlay carries full-size frames with their VXLAN header.
+    /// A scene whose underlay carries full-size frames with VXLAN headers.
     pub fn new() -> Self {
         Self::with_underlay(2000)
     }
 
     pub fn with_underlay(mtu: u32) -> Self {
-        let (node, far) = Node::pair(mtu);
-        let (helper, far_helper) = (Helper::start(&node), Helper::start(&far));
+        let (node, remote) = Node::pair(mtu);
+        let (helper, remote_helper) = (Helper::start(&node), Helper::start(&remote));
         let (web, client) = (Pod::start(&node), node.client());
-        let (agent, far_agent) = (helper.agent(), far_helper.agent());
-        Self { agent, far_agent, helper, far_helper, client, web, node, far }
+        let (agent, remote_agent) = (helper.agent(), remote_helper.agent());
+        Self { agent, remote_agent, helper, remote_helper, client, web, node, remote }
     }
 
-    /// Gives pod and client the offloads that pods have by default, so that the kernel mirrors GSO packets.
+    /// Enables the offloads that pods have by default, so that the kernel mirrors GSO packets.
     pub fn with_offloads(self) -> Self {
         for network in [&self.client, self.web.network()] {
             network.run("ethtool -K eth0 tso on gso on tx on");
@@ -54,7 +54,7 @@ impl Scene {
         self
     }
 
-    /// Pod traffic of every kind, small and full-size, over IPv4 and IPv6, initiated by both sides.
+    /// Sends pod traffic of every kind, small and full-size, over IPv4 and IPv6, initiated by both sides.
     pub fn traffic(&self) {
         let web = self.web.network();
         for address in &self.web.addresses {
@@ -75,11 +75,11 @@ impl Scene {
         addresses(&self.client)
     }
 
-    /// Establishes a tap of `web` to `mirror0` on the far node, and captures on both sides.
-    pub fn tap_to_far(&mut self, direction: Direction) -> Captures {
-        self.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-        self.agent.establish(&desired(vec![sender(TAP, &self.web, direction, &[far_endpoint(VNI)])], vec![]));
-        Captures::start(&self.web, self.far.network(), "mirror0")
+    /// Establishes a tap of `web` to `mirror0` on the remote node, and captures on both sides.
+    pub fn tap_to_remote(&mut self, direction: Direction) -> Captures {
+        self.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+        self.agent.establish(&desired(vec![sender(TAP, &self.web, direction, &[remote_endpoint(VNI)])], vec![]));
+        Captures::start(&self.web, self.remote.network(), "mirror0")
     }
 }
 
@@ -90,7 +90,7 @@ pub fn addresses(client: &Network) -> Vec<IpAddr> {
     all.iter().map(|entry| entry["local"].as_str().and_then(|text| text.parse().ok()).expect("an address")).collect()
 }
 
-/// Largest payload of a datagram, or a ping, that fits into a frame of 1500 bytes.
+/// Largest payload of a datagram or a ping at MTU 1500.
 pub fn full_size(address: IpAddr) -> usize {
     if address.is_ipv6() { 1452 } else { 1472 }
 }
@@ -135,13 +135,13 @@ pub fn options(json: Value) -> MirrorOptions {
     serde_json::from_value(json).expect("mirror options")
 }
 
-/// A receiver of the far node.
-pub fn far_endpoint(vni: u32) -> Endpoint {
+/// A receiver on the remote node.
+pub fn remote_endpoint(vni: u32) -> Endpoint {
     endpoint([10, 66, 0, 2], vni)
 }
 
-/// A receiver of the pod's own node.
-pub fn near_endpoint(vni: u32) -> Endpoint {
+/// A receiver on the pod's node.
+pub fn local_endpoint(vni: u32) -> Endpoint {
     endpoint([10, 66, 0, 1], vni)
 }
 
@@ -150,7 +150,7 @@ pub fn endpoint(address: [u8; 4], vni: u32) -> Endpoint {
     Endpoint { address: address.into(), port: PORT, vni: vni.try_into().expect("a VNI") }
 }
 
-/// Captures at a pod and at a receiver of its traffic.
+/// Captures at a pod and at a receiver of its frames.
 pub struct Captures {
     pub pod: Capture,
     pub receiver: Capture,
@@ -162,35 +162,35 @@ impl Captures {
         Self { pod: Capture::start(pod.network().path(), "eth0"), receiver }
     }
 
-    /// Waits until the receiver has each of the selected frames of the pod exactly as often as the pod, and nothing else, and checks
-    /// that again after one more exchange, which arrives after anything late. Returns what was received.
+    /// Waits until the receiver has exactly the expected frames of the pod, each as often as the pod, also after one more exchange, whose
+    /// frames would arrive after any late ones. Returns the received frames.
     #[track_caller]
-    pub fn same(self, scene: &Scene, selected: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+    pub fn same(self, scene: &Scene, expected: impl Fn(&Frame) -> bool) -> Vec<Frame> {
         let compare = || {
             let without_announcements = |frames: Vec<Frame>| -> Vec<Frame> {
                 frames.into_iter().filter(|frame| !frame.is_announcement()).collect()
             };
             let mut sent = without_announcements(self.pod.so_far());
-            sent.retain(&selected);
+            sent.retain(&expected);
             let received = without_announcements(self.receiver.so_far());
             let own = received.iter().find(|frame| frame.direction == FrameDirection::Out);
-            assert!(own.is_none(), "the receiver's interface sends by itself: {own:?}");
+            assert!(own.is_none(), "the receiver device sends a frame by itself: {own:?}");
             let difference = Difference::between(&sent, &received);
             if difference.is_none() && !received.is_empty() {
                 return Ok(());
             }
             Err(format!("{} frames at the pod, {} received\n{difference}", sent.len(), received.len()))
         };
-        until("the receiver has what the pod has", Duration::from_secs(10), compare);
+        until("the receiver has the pod's frames", Duration::from_secs(10), compare);
         traffic::ping(&scene.client, scene.web.addresses[0], 77, 2);
-        until("still, after one more exchange", Duration::from_secs(10), compare);
-        // Stopping a capture fails if its own socket lost frames.
+        until("the receiver has the pod's frames after one more exchange", Duration::from_secs(10), compare);
+        // Panics if a socket itself dropped frames.
         let _ = self.pod.stop();
         self.receiver.stop()
     }
 }
 
-/// Waits until a receiver has each byte of the pod's TCP streams exactly as often as the pod. Ignores other frames.
+/// Waits until a receiver has each byte of the pod's TCP streams as often as the pod. Ignores other frames.
 #[track_caller]
 pub fn same_streams(at_pod: &Capture, at_receiver: &Capture, streams: usize) {
     until("every byte of every stream arrives", Duration::from_secs(20), || {

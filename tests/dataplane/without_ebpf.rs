@@ -1,28 +1,28 @@
-//! A node whose kernel loads no programs: what is possible is done, and what is not is reported.
+//! A node whose kernel loads no programs: missing features are reported, and everything else works.
 
 use podtap_model::Direction;
 use podtap_tests::net::{Desired, Helper, Sender, traffic};
 use serde_json::json;
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, far_endpoint, options, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, sender};
 
-/// A scene with such a node for the tapped pod.
+/// A scene in which the helper of the pod's node cannot load programs.
 fn scene() -> Scene {
     let mut scene = Scene::new();
     scene.helper.kill();
     scene.helper = Helper::without_ebpf(&scene.node);
     scene.agent = scene.helper.agent();
-    scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     scene
 }
 
-fn requested(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
-    let mut sender = sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)]);
+fn request(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
+    let mut sender = sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)]);
     change(&mut sender);
     desired(vec![sender], vec![])
 }
 
-fn demanding(sender: &mut Sender) {
+fn all_options(sender: &mut Sender) {
     sender.tap.options = options(json!({
         "filter": {"include": [{"protocol": "UDP"}]},
         "truncate": {"headersOnly": true},
@@ -34,40 +34,40 @@ fn demanding(sender: &mut Sender) {
 #[test]
 fn every_frame_is_mirrored() {
     let mut scene = scene();
-    let report = scene.agent.establish(&requested(&scene, |_| ()));
+    let report = scene.agent.establish(&request(&scene, |_| ()));
     assert_eq!((report.features["ebpf"], report.features["clamp"]), (false, false));
-    let reported = &report.senders[0].degraded;
-    assert!(reported.len() == 1 && reported[0].contains("are fragmented, not clamped"), "{reported:?}");
+    let degraded = &report.senders[0].degraded;
+    assert!(degraded.len() == 1 && degraded[0].contains("are fragmented, not clamped"), "{degraded:?}");
     let web = scene.web.network();
-    assert_eq!((web.programs("eth0"), web.mirrors("eth0").len()), (vec![], 2), "no eBPF program, and both filters");
-    let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
+    assert_eq!((web.programs("eth0"), web.mirrors("eth0").len()), (vec![], 2), "both filters have no eBPF program");
+    let captures = Captures::start(&scene.web, scene.remote.network(), "mirror0");
     scene.traffic();
     captures.same(&scene, |_| true);
 }
 
 #[test]
-fn what_the_kernel_cannot_do_is_reported_and_the_rest_is_done() {
+fn missing_features_are_reported_and_everything_else_works() {
     let mut scene = scene();
-    let report = scene.agent.establish(&requested(&scene, demanding));
-    let reported = &report.senders[0].degraded;
+    let report = scene.agent.establish(&request(&scene, all_options));
+    let degraded = &report.senders[0].degraded;
     for words in
         ["All frames are mirrored", "mirrored whole", "All flows are mirrored", "not rate-limited", "are fragmented"]
     {
-        assert_eq!(reported.iter().filter(|message| message.contains(words)).count(), 1, "{words}: {reported:?}");
+        assert_eq!(degraded.iter().filter(|message| message.contains(words)).count(), 1, "{words}: {degraded:?}");
     }
     assert!(
-        reported.len() == 5 && reported.iter().all(|message| message.contains("Operation not permitted")),
-        "{reported:?}"
+        degraded.len() == 5 && degraded.iter().all(|message| message.contains("Operation not permitted")),
+        "{degraded:?}"
     );
-    let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
+    let captures = Captures::start(&scene.web, scene.remote.network(), "mirror0");
     traffic::ping(&scene.client, scene.web.addresses[0], 900, 5);
     traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[900; 5]);
     captures.same(&scene, |_| true);
 }
 
-/// The lockdown ends, or begins: the mirror keeps running with what is possible.
+/// Helpers that can and cannot load programs alternate, as when the kernel's lockdown changes.
 #[test]
-fn with_and_without_in_turn() {
+fn mirroring_survives_a_change_of_ebpf_support() {
     let mut scene = scene();
     for ebpf in [false, true, false, true] {
         scene.helper.kill();
@@ -75,10 +75,10 @@ fn with_and_without_in_turn() {
         scene.agent = scene.helper.agent();
         let report = scene
             .agent
-            .establish(&requested(&scene, |sender| sender.tap.options = options(json!({"sample": {"oneInFlows": 1}}))));
+            .establish(&request(&scene, |sender| sender.tap.options = options(json!({"sample": {"oneInFlows": 1}}))));
         assert_eq!(report.features["ebpf"], ebpf);
         assert_eq!(scene.web.network().mirrors("eth0").len(), 2);
-        let captures = Captures::start(&scene.web, scene.far.network(), "mirror0");
+        let captures = Captures::start(&scene.web, scene.remote.network(), "mirror0");
         scene.traffic();
         captures.same(&scene, |_| true);
     }

@@ -1,7 +1,7 @@
-//! Frames as an `AF_PACKET` socket sees them (packet(7)), compared as multisets.
+//! Frames as an `AF_PACKET` socket receives them (packet(7)), compared as multisets.
 //!
-//! A capture is independent of the product: it runs in the test's process, in the namespace of the interface, and fails the test
-//! if its own socket lost a frame.
+//! A capture is independent of the product: it runs in the test's process, in the namespace of the interface, and fails the test when
+//! its own socket drops a frame.
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +19,10 @@ use std::{
 
 use crate::namespace::within;
 
-/// Buffers what arrives while the reading thread waits for a core.
+/// Large enough for the frames that arrive while the reading thread waits for a core.
 const RECEIVE_BUFFER: libc::c_int = 256 << 20;
 
-/// Whether the interface sent or received a frame.
+/// The direction of a captured frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FrameDirection {
     /// Sent by the namespace of the interface.
@@ -34,17 +34,17 @@ pub enum FrameDirection {
 /// A captured frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Sent or received.
+    /// Its direction.
     pub direction: FrameDirection,
-    /// From the destination address on, as the kernel had it.
+    /// The frame from the destination MAC address on, as the kernel has it.
     pub bytes: Vec<u8>,
     /// When the reading thread received it.
     pub at: Instant,
 }
 
 impl Frame {
-    /// Whether it is one that the kernel's IPv6 stack sends by itself at any time: a multicast listener report (RFC 3810, after a
-    /// hop-by-hop header) or a router solicitation (RFC 4861).
+    /// Whether it is one that the kernel's IPv6 sends by itself at any time: a multicast listener report (RFC 3810, after a hop-by-hop
+    /// header) or a router solicitation (RFC 4861).
     #[must_use]
     pub fn is_announcement(&self) -> bool {
         let frame = &self.bytes;
@@ -63,10 +63,10 @@ pub struct Capture<T = Vec<Frame>> {
 }
 
 impl Capture {
-    /// Starts to capture. No frame is missed that passes after this returns.
+    /// Starts to capture. Every frame after it returns is captured.
     ///
     /// # Panics
-    /// If the namespace or the interface does not exist.
+    /// When the namespace or the interface does not exist.
     #[must_use]
     #[track_caller]
     pub fn start(namespace: &Path, interface: &str) -> Self {
@@ -87,18 +87,18 @@ impl Capture {
         self.look(Vec::clone)
     }
 
-    /// How many of the frames captured so far `matches` selects.
+    /// The number of frames captured so far that match.
     #[must_use]
     pub fn count(&self, matches: impl Fn(&Frame) -> bool) -> usize {
-        self.look(|frames| frames.iter().filter(|f| matches(f)).count())
+        self.look(|frames| frames.iter().filter(|frame| matches(frame)).count())
     }
 }
 
 impl<T: Default + Send + 'static> Capture<T> {
-    /// Starts to capture without keeping frames: `take` updates the state with each.
+    /// Starts to capture without keeping the frames: `take` updates the state with each.
     ///
     /// # Errors
-    /// If the namespace or the interface does not exist.
+    /// When the namespace or the interface does not exist.
     pub fn fold(
         namespace: &Path,
         interface: &str,
@@ -113,17 +113,18 @@ impl<T: Default + Send + 'static> Capture<T> {
         let reader = thread::spawn({
             let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
             move || {
-                let lock = || state.lock().expect("no holder of the lock panics");
-                read(&socket, &stop, |direction, bytes| take(&mut lock(), direction, bytes))
+                read(&socket, &stop, |direction, bytes| {
+                    take(&mut state.lock().expect("no thread panics while it holds the lock"), direction, bytes)
+                })
             }
         });
         Ok(Self { state, stop, reader: Some(reader), name: interface.to_owned() })
     }
 
-    /// Reads the state so far.
+    /// Reads the current state.
     ///
     /// # Panics
-    /// If `take` has panicked.
+    /// When `take` has panicked.
     pub fn look<R>(&self, at: impl FnOnce(&T) -> R) -> R {
         at(&self.state.lock().expect("taking a frame does not panic"))
     }
@@ -131,14 +132,14 @@ impl<T: Default + Send + 'static> Capture<T> {
     /// Ends the capture.
     ///
     /// # Panics
-    /// If the capture itself lost frames: whatever the test concluded from it would be wrong.
+    /// When the capture itself dropped frames, which would invalidate the test.
     #[must_use]
     pub fn stop(mut self) -> T {
         self.stop.store(true, Ordering::Relaxed);
         let lost = self.reader.take().expect("a capture is stopped once").join().expect("the reader does not panic");
         match lost {
             Ok(0) => {}
-            Ok(lost) => panic!("the test's own capture of {} lost {lost} frames", self.name),
+            Ok(lost) => panic!("the test's own capture of {} dropped {lost} frames", self.name),
             Err(e) => panic!("capture of {}: {e}", self.name),
         }
         mem::take(&mut *self.state.lock().expect("the reader does not panic"))
@@ -151,17 +152,17 @@ impl<T> Drop for Capture<T> {
     }
 }
 
-/// A file whose writes an interface sends, each as one frame after a `struct virtio_net_hdr`, which may request offloads
+/// A file that sends frames through an interface. Each write is one frame after a `struct virtio_net_hdr`, which may request offloads
 /// (`PACKET_VNET_HDR` in packet(7)).
 ///
 /// # Panics
-/// If the interface does not exist.
+/// When the interface does not exist.
 #[must_use]
 #[track_caller]
 pub fn injector(network: &crate::net::Network, interface: &str) -> File {
     const PACKET_VNET_HDR: libc::c_int = 15;
     let socket = network.within(|| open(interface)).unwrap_or_else(|error| panic!("{interface}: {error}"));
-    set(&socket, libc::SOL_PACKET, PACKET_VNET_HDR, &1).expect("packet sockets have this option");
+    set(&socket, libc::SOL_PACKET, PACKET_VNET_HDR, &1).expect("the option can be set");
     File::from(socket)
 }
 
@@ -169,12 +170,12 @@ pub fn injector(network: &crate::net::Network, interface: &str) -> File {
 fn open(interface: &str) -> io::Result<OwnedFd> {
     let index = nix::net::if_::if_nametoindex(interface)?;
     let protocol = u16::try_from(libc::ETH_P_ALL).expect("a protocol has 16 bits").to_be();
-    // SAFETY: no pointers; with protocol 0 it captures nothing until the bind below names the interface.
+    // SAFETY: no pointers. Protocol 0 captures nothing until the socket is bound to the interface below.
     let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a descriptor that was just opened and has no other owner.
+    // SAFETY: a new descriptor that nothing else owns.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)?;
     let timeout = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
@@ -200,7 +201,7 @@ fn set<T>(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) 
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Reads until `stop` is set and nothing is left, and returns how many frames the socket dropped.
+/// Reads until `stop` is set and no frame is left. Returns the number of frames that the socket dropped.
 #[expect(unsafe_code, reason = "std has no recvfrom for packet sockets")]
 fn read(socket: &OwnedFd, stop: &AtomicBool, mut take: impl FnMut(FrameDirection, &[u8])) -> io::Result<u32> {
     let mut buffer = vec![0_u8; 1 << 17];
@@ -220,14 +221,15 @@ fn read(socket: &OwnedFd, stop: &AtomicBool, mut take: impl FnMut(FrameDirection
             )
         };
         if let Ok(size) = usize::try_from(read) {
-            let is_sent = from.sll_pkttype == libc::PACKET_OUTGOING;
-            take(if is_sent { FrameDirection::Out } else { FrameDirection::In }, &buffer[..size]);
+            let direction =
+                if from.sll_pkttype == libc::PACKET_OUTGOING { FrameDirection::Out } else { FrameDirection::In };
+            take(direction, &buffer[..size]);
             continue;
         }
         let error = io::Error::last_os_error();
         match error.kind() {
             io::ErrorKind::WouldBlock if stop.load(Ordering::Relaxed) => return dropped(socket),
-            // NetworkDown: the device is down or was deleted. The socket resumes when the device comes up (`packet_notifier`,
+            // NetworkDown: the device is down or was deleted. When it comes up again, the socket receives again (`packet_notifier`,
             // net/packet/af_packet.c).
             io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::NetworkDown => {}
             _ => return Err(error),
@@ -252,17 +254,17 @@ fn dropped(socket: &OwnedFd) -> io::Result<u32> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(statistics.tp_drops) }
 }
 
-/// How two multisets of frames differ: frames, and how many more times each occurs on one side.
+/// The difference between two multisets of frames.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// In the first side, and not in the second.
+    /// Frames that are missing in the second multiset, each with how often.
     pub lost: BTreeMap<Vec<u8>, usize>,
-    /// In the second side, and not in the first: foreign frames, or duplicates.
+    /// Additional frames in the second multiset, foreign or duplicate, each with how often.
     pub extra: BTreeMap<Vec<u8>, usize>,
 }
 
 impl Difference {
-    /// Compares the frames of both sides, ignoring order and direction.
+    /// Compares the frames of both sides, regardless of order and direction.
     pub fn between<'a>(
         sent: impl IntoIterator<Item = &'a Frame>,
         received: impl IntoIterator<Item = &'a Frame>,
@@ -284,7 +286,7 @@ impl Difference {
         difference
     }
 
-    /// Whether there is none.
+    /// Whether both sides are equal.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.lost.is_empty() && self.extra.is_empty()
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duplicate_is_a_difference() {
+    fn a_duplicate_frame_is_a_difference() {
         let (a, b) = (frame(b"a"), frame(b"b"));
         assert!(Difference::between([&a, &b], [&b, &a]).is_none());
         let difference = Difference::between([&a, &b], [&a, &a]);

@@ -1,8 +1,8 @@
-//! Checksums that the kernel leaves to the device. The field of a captured frame may hold only the sum of the pseudo-header
-//! (`CHECKSUM_PARTIAL`, include/linux/skbuff.h); what leaves on a wire has the real checksum.
+//! Checksums that the kernel leaves to the device. In a captured frame, the field may contain only the sum of the pseudo-header
+//! (`CHECKSUM_PARTIAL`, include/linux/skbuff.h); on the wire, it contains the real checksum.
 
-/// Completes the TCP or UDP checksum of an Ethernet frame if it is partial. Any other frame stays as it is, even one whose
-/// checksum is wrong.
+/// Completes the TCP or UDP checksum of an Ethernet frame if it is partial. Leaves any other frame unchanged, even if its checksum
+/// is wrong.
 pub fn complete(frame: &mut [u8]) {
     let Some((source, protocol, segment)) = segment(frame) else { return };
     let field = segment.start + if protocol == 6 { 16 } else { 6 };
@@ -12,7 +12,7 @@ pub fn complete(frame: &mut [u8]) {
     let length = u32::try_from(segment.len()).expect("a frame is short");
     let pseudo_header = sum(&frame[source..segment.start]) + length + u32::from(protocol);
     if u16::from_be_bytes([frame[field], frame[field + 1]]) == fold(pseudo_header) {
-        // The field contributes its content, the pseudo-header's sum.
+        // The sum includes the field itself, which contains the sum of the pseudo-header.
         let checksum = !fold(sum(&frame[segment]));
         // 0 means "none" in UDP (RFC 768), and the kernel never writes it (`skb_checksum_help`, net/core/dev.c).
         let checksum = if checksum == 0 { 0xffff } else { checksum };
@@ -20,8 +20,8 @@ pub fn complete(frame: &mut [u8]) {
     }
 }
 
-/// Offset of the addresses, the protocol, and the range of the segment, without padding; none unless the frame has unfragmented TCP or
-/// UDP directly after the IP header.
+/// The offset of the addresses, the protocol, and the range of the segment. None unless it is unfragmented TCP or UDP directly after
+/// the IP header.
 fn segment(frame: &[u8]) -> Option<(usize, u8, std::ops::Range<usize>)> {
     let ip = frame.get(14..)?;
     let word = |at: usize| Some(usize::from(u16::from_be_bytes([*ip.get(at)?, *ip.get(at + 1)?])));
@@ -30,9 +30,9 @@ fn segment(frame: &[u8]) -> Option<(usize, u8, std::ops::Range<usize>)> {
         [0x86, 0xdd] => (22, *ip.get(6)?, 40, 40 + word(4)?),
         _ => return None,
     };
-    // IP options would come between the addresses and the segment; no test sends any.
-    let fits = end <= ip.len() && begin < end && begin == if source == 26 { 20 } else { 40 };
-    ([6, 17].contains(&protocol) && fits).then_some((source, protocol, 14 + begin..14 + end))
+    // IP options would lie between the addresses and the segment; the tests send none.
+    let is_plain = end <= ip.len() && begin < end && begin == if source == 26 { 20 } else { 40 };
+    ([6, 17].contains(&protocol) && is_plain).then_some((source, protocol, 14 + begin..14 + end))
 }
 
 fn sum(bytes: &[u8]) -> u32 {
@@ -43,14 +43,14 @@ fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    u16::try_from(sum).expect("the sum is folded to 16 bits")
+    u16::try_from(sum).expect("it is folded")
 }
 
 #[cfg(test)]
 mod tests {
-    /// An acknowledgement as a receiver's interface showed it, and as the pod's wire did.
+    /// An acknowledgement as captured with a partial checksum.
     #[test]
-    fn a_partial_checksum_becomes_the_real_one() {
+    fn a_partial_checksum_is_completed() {
         let parse = |hex: &str| -> Vec<u8> {
             (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
         };
@@ -61,9 +61,9 @@ mod tests {
         assert_ne!(frame, partial);
         let segment = &frame[34..54];
         let whole = super::sum(&frame[26..34]) + 20 + 6 + super::sum(segment);
-        assert_eq!(super::fold(whole), 0xffff, "a receiver would take it");
+        assert_eq!(super::fold(whole), 0xffff, "a receiver accepts it");
         let again = frame.clone();
         super::complete(&mut frame);
-        assert_eq!(frame, again, "what is complete stays");
+        assert_eq!(frame, again, "a complete checksum stays");
     }
 }

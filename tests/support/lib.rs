@@ -1,5 +1,6 @@
-//! What the tiers share: captures compared as multisets, waiting with a deadline, nodes made of namespaces, and a client of the lab.
-#![allow(clippy::must_use_candidate, reason = "tests call most of these for their effect")]
+//! Shared by the test tiers: captures compared as multisets, waiting with a deadline, nodes made of namespaces, and a client of
+//! the lab.
+#![allow(clippy::must_use_candidate, reason = "tests call most of these for their effects")]
 
 pub mod capture;
 pub mod checksum;
@@ -10,7 +11,7 @@ pub mod pcap;
 pub mod streams;
 pub mod wait;
 
-/// Whether the kernel is emulated (tests/vm). Large tests are smaller then, because everything takes a hundred times as long.
+/// Whether the kernel is emulated (tests/vm). Everything takes a hundred times as long then, so large tests are scaled down.
 pub fn emulated() -> bool {
     std::env::var_os("PODTAP_EMULATED").is_some()
 }

@@ -4,16 +4,16 @@ use std::{fs, io, path::Path, thread};
 
 use nix::sched::{CloneFlags, setns};
 
-/// Opens something in a network namespace; it stays in that namespace.
+/// Opens something in a network namespace, for example a socket, which then belongs to that namespace.
 ///
 /// # Errors
-/// If the namespace cannot be entered, or whatever `open` returns.
+/// When the namespace cannot be entered, or `open` fails.
 pub fn within<T: Send + 'static>(
     network: &Path,
     open: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let network = fs::File::open(network)?;
-    // A short-lived thread enters the namespace.
+    // A new thread enters the namespace, and ends afterwards.
     let inside = move || {
         setns(network, CloneFlags::CLONE_NEWNET)?;
         open()

@@ -1,4 +1,4 @@
-//! Capture files, and what tcpdump and tshark find in them.
+//! Capture files, and the frames that tcpdump and tshark select from them.
 
 use std::{
     fs,
@@ -7,14 +7,14 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// A capture file, removed when dropped.
+/// A capture file, deleted when dropped.
 pub struct File(PathBuf);
 
 impl File {
-    /// Writes one, with the index of each frame as its time in seconds.
+    /// Writes frames to a file. The timestamp of a frame is its number, in seconds.
     ///
     /// # Panics
-    /// If it cannot be written.
+    /// When it cannot be written.
     pub fn of(frames: &[Vec<u8>]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let mut bytes = Vec::new();
@@ -23,7 +23,7 @@ impl File {
         }
         for (number, frame) in frames.iter().enumerate() {
             let length = u32::try_from(frame.len()).expect("frames are short");
-            for word in [u32::try_from(number).expect("they are few"), 0, length, length] {
+            for word in [u32::try_from(number).expect("the frames are few"), 0, length, length] {
                 bytes.extend_from_slice(&word.to_le_bytes());
             }
             bytes.extend_from_slice(frame);
@@ -46,13 +46,13 @@ impl Drop for File {
     }
 }
 
-/// The output of a program.
+/// The standard output of a program.
 ///
 /// # Panics
-/// If it fails.
+/// When the program fails.
 pub fn output(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // libpcap's optimiser has found out that nothing can match.
+    // libpcap's optimizer found that no frame can match.
     if output.stderr.ends_with(b"expression rejects all packets\n") {
         return Vec::new();
     }
@@ -60,10 +60,10 @@ pub fn output(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
-/// Indices of the frames of a file that tcpdump selects.
+/// Numbers of the frames of a file that tcpdump selects.
 ///
 /// # Panics
-/// If tcpdump fails.
+/// When tcpdump fails.
 pub fn tcpdump(path: &Path, expression: &str) -> Vec<usize> {
     let bytes = output(Command::new("tcpdump").arg("-r").arg(path).args(["-w", "-", expression]));
     let word = |at: usize| bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
@@ -75,14 +75,14 @@ pub fn tcpdump(path: &Path, expression: &str) -> Vec<usize> {
     found
 }
 
-/// Indices of those that tshark selects.
+/// Numbers of the frames of a file that tshark selects.
 ///
 /// # Panics
-/// If tshark fails.
+/// When tshark fails.
 pub fn tshark(path: &Path, filter: &str) -> Vec<usize> {
     let mut command = Command::new("tshark");
     command.arg("-r").arg(path).args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"]);
     let text = output(command.args(["-Y", filter, "-T", "fields", "-e", "frame.number"]));
-    let text = String::from_utf8(text).expect("it is text");
+    let text = String::from_utf8(text).expect("the output is text");
     text.lines().map(|line| line.parse::<usize>().expect("a number") - 1).collect()
 }

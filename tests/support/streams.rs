@@ -1,5 +1,5 @@
-//! What frames carry, whatever the size of the TCP segments: a frame too long to be mirrored as it is arrives as segments of
-//! another size.
+//! The content of frames, independent of the size of TCP segments: mirrored frames that would exceed the MTU are segmented again, and
+//! carry the same bytes in segments of another size.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -8,7 +8,7 @@ use crate::capture::{Difference, Frame};
 /// Addresses and ports of one direction of a TCP connection, as on the wire.
 type Flow = Vec<u8>;
 
-/// TCP data by connection, and every other frame as it is.
+/// TCP data by connection, and all other frames unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
     /// By addresses and ports.
@@ -17,20 +17,20 @@ pub struct Content {
     pub others: Vec<Frame>,
 }
 
-/// One direction of a TCP connection, as far as its data was seen.
+/// The captured data of one direction of a TCP connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stream {
     /// Sequence number of the first byte.
     pub first: u32,
-    /// Offsets at which the number of times that bytes were seen changes, and the new number; the last is 0.
+    /// Offsets at which the number of times that a byte was captured changes, and the new number. The last number is 0.
     times: Vec<(usize, i32)>,
-    /// The bytes; 0 where one was not seen.
+    /// The bytes; 0 for those that were not captured.
     pub bytes: Vec<u8>,
 }
 
 impl Content {
     /// # Panics
-    /// If one byte of a stream was seen with two values.
+    /// When one byte of a stream was captured with two values.
     #[must_use]
     pub fn of(frames: &[Frame]) -> Self {
         let mut content = Self::default();
@@ -47,8 +47,8 @@ impl Content {
         content
     }
 
-    /// How the received content differs, if it does. Equal content has the same bytes of the same streams and the same other frames,
-    /// each the same number of times.
+    /// The difference to what was received, if there is one. Equal are the same bytes of the same streams, each as often, and the same other
+    /// frames.
     #[must_use]
     pub fn difference(&self, received: &Self) -> Option<String> {
         let others = Difference::between(&self.others, &received.others);
@@ -61,36 +61,36 @@ impl Content {
 
 impl Stream {
     fn of(parts: &[(u32, &[u8])]) -> Self {
-        // Sequence numbers wrap around; no test sends half of their range.
-        let place = |sequence: u32| i64::from(sequence.wrapping_sub(parts[0].0).cast_signed());
-        let lowest = parts.iter().map(|(sequence, _)| place(*sequence)).min().expect("a stream has a part");
+        // Sequence numbers wrap, but no test sends as much as half of their range.
+        let offset = |sequence: u32| i64::from(sequence.wrapping_sub(parts[0].0).cast_signed());
+        let lowest = parts.iter().map(|(sequence, _)| offset(*sequence)).min().expect("a stream has a part");
         let mut changes: BTreeMap<usize, i32> = BTreeMap::new();
         let mut bytes: Vec<u8> = Vec::new();
         let mut ordered: Vec<(usize, &[u8])> = parts
             .iter()
-            .map(|(sequence, data)| (usize::try_from(place(*sequence) - lowest).expect("not negative"), *data))
+            .map(|(sequence, data)| (usize::try_from(offset(*sequence) - lowest).expect("not negative"), *data))
             .collect();
         ordered.sort_unstable();
         for (at, data) in ordered {
             let end = at + data.len();
             *changes.entry(at).or_default() += 1;
             *changes.entry(end).or_default() -= 1;
-            let known = bytes.len().saturating_sub(at).min(data.len());
-            assert!(bytes.len() < at || bytes[at..at + known] == data[..known], "a byte near {at} has two values");
+            let overlap = bytes.len().saturating_sub(at).min(data.len());
+            assert!(bytes.len() < at || bytes[at..at + overlap] == data[..overlap], "a byte near {at} has two values");
             bytes.resize(bytes.len().max(at), 0);
-            bytes.extend_from_slice(&data[known..]);
+            bytes.extend_from_slice(&data[overlap..]);
         }
-        let mut now = 0;
+        let mut count = 0;
         let mut times = Vec::new();
         for (at, change) in changes.into_iter().filter(|(_, change)| *change != 0) {
-            now += change;
-            times.push((at, now));
+            count += change;
+            times.push((at, count));
         }
         let lowest = u32::try_from(lowest.rem_euclid(1 << 32)).expect("less than 2^32");
         Self { first: parts[0].0.wrapping_add(lowest), times, bytes }
     }
 
-    /// Whether each byte between the first and the last was seen.
+    /// Whether every byte between the first and the last was captured.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.times.iter().filter(|(_, times)| *times == 0).count() == 1
@@ -108,10 +108,10 @@ pub fn carries_data(frame: &[u8]) -> bool {
 pub fn segment(frame: &[u8]) -> Option<(Vec<u8>, u32, &[u8])> {
     let word = |at: usize| Some(usize::from(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?])));
     let (addresses, tcp, end) = match frame.get(12..14)? {
-        // A fragment offset of 0: not a later fragment.
+        // The low 13 bits are the fragment offset: this excludes later fragments.
         [8, 0] if *frame.get(23)? == 6 && word(20)? % 0x2000 == 0 => {
             let total = word(16)?;
-            // A GSO packet may have 0 here, for a length that exceeds 16 bits.
+            // A GSO packet may have the length 0 if it exceeds 16 bits.
             (26..34, 14 + usize::from(frame[14] & 15) * 4, if total == 0 { frame.len() } else { 14 + total })
         }
         [0x86, 0xdd] if *frame.get(20)? == 6 => {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_duplicate_or_changed_data_is_a_difference() {
+    fn lost_duplicate_and_changed_data_is_a_difference() {
         let sent = Content::of(&[frame(10, b"abc"), frame(13, b"def")]);
         for received in [
             vec![frame(10, b"abc")],
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "two values")]
-    fn one_byte_with_two_values_is_an_error() {
+    fn a_byte_with_two_values_panics() {
         let _ = Content::of(&[frame(10, b"abc"), frame(11, b"xx")]);
     }
 }

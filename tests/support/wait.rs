@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Interval between two checks of a condition.
+/// Pause between two checks of a condition.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Calls `condition` until it returns a value, and returns that.
+/// Checks `condition` until it returns a value, and returns that.
 ///
 /// # Panics
-/// If it has not after `deadline`, with `what` and the last error of `condition`.
+/// After `deadline`, with `what` and the last error of `condition`.
 #[track_caller]
 pub fn until<T, E: std::fmt::Display>(
     what: &str,
@@ -22,8 +22,8 @@ pub fn until<T, E: std::fmt::Display>(
     loop {
         match condition() {
             Ok(value) => return value,
-            Err(instead) if start.elapsed() > deadline => {
-                panic!("{what}: not within {} s; instead: {instead}", deadline.as_secs_f32())
+            Err(error) if start.elapsed() > deadline => {
+                panic!("{what}: not within {} s; last: {error}", deadline.as_secs_f32())
             }
             Err(_) => thread::sleep(PAUSE),
         }

@@ -18,7 +18,7 @@ pub const REDIRECT_PRIORITY: u16 = 1;
 /// The priority of the filter that drops what a device receives: behind the redirect, before all others.
 pub const DROP_PRIORITY: u16 = 2;
 /// The priority of the filter at a sender device's egress whose program clamps mirrored frames to the MTU.
-pub const FIT_PRIORITY: u16 = 3;
+pub const CLAMP_PRIORITY: u16 = 3;
 /// Where on a device frames are classified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {

@@ -25,12 +25,12 @@ pub use connection::Connection;
 pub use error::{NetlinkError, NetnsError};
 pub use ethtool::{offloads, turn_off};
 pub use fdb::{add_destination, destinations, remove_destination};
-#[cfg(test)]
-pub use filter::{Counters, DROP_PRIORITY, Mirror};
 pub use filter::{
-    FIT_PRIORITY, Filter, FilterId, FilterTarget, Hook, REDIRECT_PRIORITY, add_drop_filter, add_mirror_filter,
+    CLAMP_PRIORITY, Filter, FilterId, FilterTarget, Hook, REDIRECT_PRIORITY, add_drop_filter, add_mirror_filter,
     add_redirect_filter, attach_mirror_program, attach_verdict_program, filters, remove_filter,
 };
+#[cfg(test)]
+pub use filter::{Counters, DROP_PRIORITY, Mirror};
 pub use link::{
     Link, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, link_mtu, links, rename_link, set_alias,
     up_link,

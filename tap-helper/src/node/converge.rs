@@ -33,7 +33,7 @@ impl Node {
                 Ok(observed) => observed,
                 Err(error) => return self.unobservable(id, &Failure::kernel(&error), now),
             };
-            let plan = plan(&self.wanted(id, now), &observed);
+            let plan = plan(&self.requested(id, now), &observed);
             let proceeds = |resource: &Resource| {
                 failures.get(resource).is_none_or(|count| *count < 2) && !self.is_held(resource, &plan, now)
             };
@@ -48,15 +48,15 @@ impl Node {
         }
         let failure = Failure::failed(
             Reason::KernelError,
-            "What PodTap configures here is changed again at once: another program manages the same interface. Find out which, and make it leave PodTap's filters alone.".to_owned(),
+            "Another program keeps changing what PodTap configures on this interface. Find that program, and make it leave PodTap's filters alone.".to_owned(),
         );
         self.unobservable(id, &failure, now);
     }
 
-    /// Whether the steps of a resource have to wait because it failed a moment ago. Those that remove what it left do not wait.
+    /// Whether the steps of a resource have to wait because it failed recently. Steps that remove its remains do not wait.
     fn is_held(&self, resource: &Resource, plan: &Plan, now: Instant) -> bool {
-        let wanted = plan.outcomes.get(resource).is_some_and(Result::is_ok);
-        (wanted && self.resources.is_pausing(resource, now)) || self.leftover_is_pausing(resource, now)
+        let accepted = plan.results.get(resource).is_some_and(Result::is_ok);
+        (accepted && self.resources.is_pausing(resource, now)) || self.leftover_is_pausing(resource, now)
     }
 
     fn leftover_is_pausing(&self, resource: &Resource, now: Instant) -> bool {
@@ -75,7 +75,7 @@ impl Node {
     }
 
     /// The desired state of a namespace.
-    fn wanted(&self, id: NamespaceId, now: Instant) -> Requested<'_> {
+    fn requested(&self, id: NamespaceId, now: Instant) -> Requested<'_> {
         let Some(desired) = &self.desired else { return Requested::default() };
         let attempted = |resource: Resource| {
             !self.invalid.contains_key(&resource) && !self.resources.is_rolled_back(&resource, now)
@@ -102,7 +102,7 @@ impl Node {
         Requested { senders, receivers: desired.receivers.iter().filter(receiver).collect(), settings }
     }
 
-    /// Executes actions as far as possible; the resources of those that failed.
+    /// Executes all actions, except further ones of resources that failed. Returns these resources.
     async fn execute(&mut self, id: NamespaceId, actions: &[Action], now: Instant) -> BTreeSet<Resource> {
         let Some(netns) = self.netns.get(&id) else { return BTreeSet::new() };
         let mut executor = Executor {
@@ -120,7 +120,7 @@ impl Node {
             }
             let result = executor.run(action).await;
             if matches!(action.step, Step::CreateDevice { .. } | Step::CreatePair { .. }) {
-                // Also if it failed: a part may have been created.
+                // A failed step may have created a device, too.
                 self.resources.created(&action.resource, id);
             }
             if let Err(failure) = result {
@@ -135,10 +135,10 @@ impl Node {
         failed
     }
 
-    /// Records the result of an observation after which nothing can be done, at least now.
+    /// Records the result of an observation after which no step is left to execute now.
     fn settle(&mut self, id: NamespaceId, plan: &Plan, observed: &Observed, now: Instant) {
-        for (resource, outcome) in &plan.outcomes {
-            match outcome {
+        for (resource, result) in &plan.results {
+            match result {
                 Ok(_) if self.resources.is_pausing(resource, now) => {}
                 Ok(interface) => self.resources.active(resource, id, interface),
                 Err(failure) => self.resources.refused(resource, id, failure),
@@ -146,9 +146,9 @@ impl Node {
         }
         let actions = plan.actions.iter().map(|action| action.resource.clone());
         let stuck: BTreeSet<Resource> = actions.filter(|resource| !self.is_requested(resource)).collect();
-        let wanted: BTreeSet<Resource> = plan.outcomes.keys().cloned().collect();
+        let planned: BTreeSet<Resource> = plan.results.keys().cloned().collect();
         let exists =
-            |resource: &Resource| self.is_requested(resource) || wanted.contains(resource) || stuck.contains(resource);
+            |resource: &Resource| self.is_requested(resource) || planned.contains(resource) || stuck.contains(resource);
         let stays: BTreeSet<Resource> = self.resources.of(id).filter(|resource| exists(resource)).cloned().collect();
         self.resources.forget_removed(id, |resource| stays.contains(resource));
         let leftovers = stuck.into_iter().map(|resource| {
@@ -177,11 +177,11 @@ impl Node {
         id == self.namespace.id() && receivers.into_iter().any(|receiver| receiver.pod.is_none())
     }
 
-    /// Records that nothing is known of a namespace.
+    /// Records that the state of a namespace is unknown.
     fn unobservable(&mut self, id: NamespaceId, failure: &Failure, now: Instant) {
-        let wanted = self.wanted(id, now);
-        let senders = wanted.senders.iter().map(|sender| Resource::sender(sender));
-        let receivers = wanted.receivers.iter().map(|receiver| Resource::receiver(receiver));
+        let requested = self.requested(id, now);
+        let senders = requested.senders.iter().map(|sender| Resource::sender(sender));
+        let receivers = requested.receivers.iter().map(|receiver| Resource::receiver(receiver));
         let mut resources: Vec<Resource> = senders.chain(receivers).collect();
         if resources.is_empty() {
             resources.push(Resource::Leftover);

@@ -1,11 +1,11 @@
 //! The counters of a node's senders.
 //!
-//! Programs decide how a frame is processed, and count each result in one place. What happens to the mirrored frame is counted by the
+//! Programs decide how a frame is processed, and count each frame once. What happens to the mirrored frame is counted by the
 //! action that mirrors it (`tcf_mirred_act` of the kernel's `act_mirred.c`): every frame that reaches it is in its packets, and
 //! also in its overlimits if it could not be cloned, or the sender device did not take it. The latter includes a mirrored frame
 //! that the program on that device drops because it cannot truncate it: `sch_handle_egress` turns that into `NET_XMIT_DROP`. So `failed`
 //! is what the actions report, which includes what the programs count as failed; both are part of `mirrored`. What the VXLAN device drops
-//! afterwards, for want of a route for example, is no failure to the action.
+//! afterwards, for example because there is no route, is not a failure of the action.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ impl Node {
     }
 }
 
-/// Those of the senders in one namespace.
+/// Reads the counters of the senders in one namespace.
 async fn read(netlink: &Connection) -> Result<Vec<SenderCounters>, NetlinkError> {
     let links = links(netlink).await?;
     let mark = |link| match Mark::of(link) {
@@ -55,13 +55,13 @@ async fn read(netlink: &Connection) -> Result<Vec<SenderCounters>, NetlinkError>
     Ok(senders.into_iter().filter_map(|(link, mark)| of_sender(link, mark, &all)).collect())
 }
 
-/// Those of one sender; none if it has programs whose counters cannot be read, since the actions count less than these.
+/// The counters of one sender; none if it has programs whose counters cannot be read, since its actions count less than they do.
 fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<SenderCounters> {
     let owner = sender_hash(&SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() });
     let filter = |hook: Hook| {
         filters.iter().find(|filter| {
-            let leads = filter.mirror.as_ref().is_some_and(|mirror| mirror.to == link.index);
-            leads && filter.id.hook == hook && Cookie::of(filter).is_some_and(|cookie| cookie.owner == owner)
+            let mirrors = filter.mirror.as_ref().is_some_and(|mirror| mirror.to == link.index);
+            mirrors && filter.id.hook == hook && Cookie::of(filter).is_some_and(|cookie| cookie.owner == owner)
         })
     };
     let [ingress, egress] = [Hook::Ingress, Hook::Egress].map(filter);
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn unreadable_programs_are_not_replaced_by_the_action() {
         let link = Link { index: 7, ..Link::default() };
-        // No kernel gives this number so soon.
+        // No kernel assigns this program ID so soon.
         assert_eq!(of_sender(&link, mark(), &[filter("t", Hook::Ingress, 7, 5, Some(u32::MAX))]), None);
     }
 }

@@ -78,12 +78,12 @@ pub enum Change {
     Paths,
 }
 
-/// A node and all of its namespaces that are tapped, or hold something of ours.
+/// A node and those of its namespaces that are tapped or contain resources of ours.
 pub struct Node {
     namespace: Rc<Namespace>,
     netlink: Connection,
     desired: Option<DesiredState>,
-    /// Resources that are never attempted, by their description alone.
+    /// Resources that are refused because of their spec alone.
     invalid: BTreeMap<Resource, Failure>,
     features: Features,
     /// Programs for the next sender.
@@ -131,7 +131,7 @@ impl Node {
         &self.namespace
     }
 
-    /// Takes a new desired state. The first one also adopts what any helper left in whatever namespace.
+    /// Takes a new desired state. The first one also adopts what earlier helpers left in any namespace.
     pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
         self.resources.forget_changed(self.desired.as_ref(), &desired);
         self.invalid = invalid(&desired);
@@ -142,15 +142,15 @@ impl Node {
         }
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
-            self.sweep().await?;
+            self.adopt_leftovers().await?;
         }
         if receives {
             self.open_own_netns()?;
         }
         self.search(now).await?;
         self.mark_all_dirty();
-        let nothing = self.netns.is_empty() && is_empty(self.desired.as_ref());
-        self.next_full_reconcile = (!nothing).then_some(now + FULL_RECONCILE);
+        let is_idle = self.netns.is_empty() && is_empty(self.desired.as_ref());
+        self.next_full_reconcile = (!is_idle).then_some(now + FULL_RECONCILE);
         Ok(())
     }
 
@@ -226,8 +226,8 @@ impl Node {
         }
     }
 
-    /// Finds what earlier helpers left, in all namespaces that some process is in.
-    async fn sweep(&mut self) -> Result<(), NodeError> {
+    /// Finds what earlier helpers left, in every namespace with a process.
+    async fn adopt_leftovers(&mut self) -> Result<(), NodeError> {
         let pids = pids().map_err(NodeError::Processes)?;
         for (id, pid) in namespaces(&pids) {
             if self.netns.contains_key(&id) {
@@ -262,7 +262,7 @@ impl Node {
                     Ok(netns) => {
                         entry.insert(netns);
                     }
-                    // The process ended just now, or the helper lacks a right; the search continues.
+                    // The process has just ended, or the helper lacks a capability. The search continues.
                     Err(error) => {
                         warn!(pod = uid, %error, "cannot enter");
                         continue;
@@ -292,8 +292,8 @@ impl Node {
         }
         info!(namespace = id.inode(), "pod ended");
         self.pods.forget(id, now);
-        // The namespace may outlive its processes: CRI-O keeps it by a mount between two runs of a pod's only container. Nothing
-        // would find what is ours in it until then, so it is removed now.
+        // The namespace may outlive its processes: CRI-O keeps it mounted between two runs of a pod's only container. Until then, no
+        // helper could find our resources in it, so they are removed now.
         self.converge(id, now).await;
         self.netns.remove(&id);
         self.resources.forget_netns(id);
@@ -313,7 +313,7 @@ fn is_empty(desired: Option<&DesiredState>) -> bool {
     desired.is_none_or(|desired| desired.senders.is_empty() && desired.receivers.is_empty())
 }
 
-/// The resources that are refused for their description.
+/// The resources that are refused because of their spec.
 fn invalid(desired: &DesiredState) -> BTreeMap<Resource, Failure> {
     let senders = desired.senders.iter();
     let senders = senders.map(|sender| (Resource::sender(sender), validate::sender(sender, desired)));

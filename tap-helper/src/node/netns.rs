@@ -14,7 +14,7 @@ use crate::{
     step::Resource,
 };
 
-/// Repairs within [`WINDOW`] after which they are slowed down: another program undoes them, and the helper should not spin.
+/// Repairs within [`WINDOW`] after which they slow down: another program undoes them, and the helper should not spin.
 const REPAIRS: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ pub(super) struct Netns {
     pub(super) watched: BTreeSet<u32>,
     /// In the node's own namespace: names whose events matter.
     pub(super) names: BTreeSet<String>,
-    /// Resources that are no longer requested, with why they still exist.
+    /// Resources that are no longer requested, and why they still exist.
     pub(super) leftovers: BTreeMap<Resource, Status>,
     not_before: Option<Instant>,
     repairs: (Option<Instant>, u32),
@@ -46,7 +46,7 @@ impl Netns {
         process: Option<PidfdRef>,
         kind: NetnsKind,
     ) -> Result<Self, NetnsError> {
-        // The subscription comes before the first observation: nothing that happens in between is missed.
+        // The subscription is opened before the first observation, so that no event in between is missed.
         let subscription = Subscription::open(&namespace, kind == NetnsKind::Pod)?;
         let netlink = Connection::open(&namespace)?;
         Ok(Self {
@@ -116,7 +116,7 @@ impl Netns {
         }
     }
 
-    /// When it is to be reconciled.
+    /// When it is due to be reconciled.
     pub(super) fn due_at(&self) -> Option<Instant> {
         self.dirty.then(|| self.not_before.unwrap_or_else(Instant::now))
     }

@@ -28,7 +28,7 @@ impl PathMtus {
         netlink: &Connection,
     ) -> Result<(), NetnsError> {
         let destinations = senders.flat_map(|sender| &sender.tap.destinations);
-        // What is known of those that stay is valid until there is an answer.
+        // The MTU of an address that stays is valid until the next answer.
         let before = |address| self.known.get(address).copied().flatten();
         self.known = destinations.map(|to| (to.address, before(&to.address))).collect();
         if self.known.is_empty() {
@@ -43,7 +43,7 @@ impl PathMtus {
         Ok(())
     }
 
-    /// Requests all of them again; whether one has changed. One that cannot be read keeps its value.
+    /// Requests all MTUs again, and returns whether one has changed. One that cannot be read keeps its value.
     pub(super) async fn refresh(&mut self, netlink: &Connection) -> bool {
         if let Some(subscription) = &mut self.subscription {
             subscription.take();

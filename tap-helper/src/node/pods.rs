@@ -24,7 +24,7 @@ pub(super) enum PodNetns {
     Unknown,
     /// The node's own.
     Host,
-    /// One of its own.
+    /// A namespace of its own.
     Own(NamespaceId),
 }
 
@@ -93,7 +93,7 @@ impl Pods {
         self.watch.due_at().is_some_and(|moment| moment <= now)
     }
 
-    /// Looks for pods without a namespace, if that is due: those found, each with the process by which it was found.
+    /// Looks for pods without a namespace, if that is due. Returns the pods found, each with a process of it.
     pub(super) async fn search(&mut self, own: &Namespace, now: Instant) -> io::Result<Vec<(String, Candidate)>> {
         if !self.watch_is_due(now) {
             return Ok(Vec::new());

@@ -29,7 +29,7 @@ impl Node {
             let status = self.status(&Resource::receiver(receiver), receiver.pod.as_ref());
             receivers.push(receiver_status(receiver.tap.uid.to_string(), receiver.vni.get(), status));
         }
-        // Those that were observed have a reason; the others have not been observed yet.
+        // Leftovers that were observed have a message; others have not been observed yet.
         let found: BTreeMap<_, _> = self.netns.values().flat_map(|netns| &netns.leftovers).collect();
         let unseen = self.resources.removing().filter(|(resource, _)| !found.contains_key(resource));
         for (resource, status) in found.iter().map(|(resource, status)| (*resource, *status)).chain(unseen) {

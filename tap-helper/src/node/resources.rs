@@ -52,8 +52,8 @@ impl Resources {
         self.0.get(resource)
     }
 
-    /// Forgets the failures of resources whose spec has changed. One that is no longer requested is being removed until an observation of
-    /// its namespace shows that it is gone.
+    /// Forgets the failures of resources whose spec has changed. A resource that is no longer requested stays in state `Removing` until an
+    /// observation of its namespace shows that it is gone.
     pub(super) fn forget_changed(&mut self, previous: Option<&DesiredState>, desired: &DesiredState) {
         let before = previous.map(specs).unwrap_or_default();
         let now = specs(desired);
@@ -67,7 +67,7 @@ impl Resources {
         });
     }
 
-    /// Those that are being removed.
+    /// Resources that are being removed.
     pub(super) fn removing(&self) -> impl Iterator<Item = (&Resource, &Status)> {
         self.0
             .iter()
@@ -79,7 +79,7 @@ impl Resources {
         self.0.retain(|_, state| state.netns != netns);
     }
 
-    /// Those of a namespace.
+    /// Resources of a namespace.
     pub(super) fn of(&self, netns: NamespaceId) -> impl Iterator<Item = &Resource> {
         self.0.iter().filter(move |(_, state)| state.netns == netns).map(|(resource, _)| resource)
     }
@@ -105,7 +105,7 @@ impl Resources {
         state
     }
 
-    /// It is complete.
+    /// Records that it is complete.
     pub(super) fn active(&mut self, resource: &Resource, netns: NamespaceId, interface: &str) {
         let state = self.entry(resource, netns);
         state.status = Status::ACTIVE;
@@ -113,19 +113,19 @@ impl Resources {
         (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
     }
 
-    /// It is not attempted until something changes in its namespace.
+    /// Records that it is refused until something changes in its namespace.
     pub(super) fn refused(&mut self, resource: &Resource, netns: NamespaceId, failure: &Failure) {
         let state = self.entry(resource, netns);
         state.status = failure.status();
         (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
     }
 
-    /// A device was created for it.
+    /// Records that a device was created for it.
     pub(super) fn created(&mut self, resource: &Resource, netns: NamespaceId) {
         self.entry(resource, netns).created = true;
     }
 
-    /// It failed, and is retried later.
+    /// Records that it failed and is retried later.
     pub(super) fn failed(&mut self, resource: &Resource, netns: NamespaceId, failure: &Failure, now: Instant) {
         let state = self.entry(resource, netns);
         state.status = failure.status();
@@ -137,8 +137,8 @@ impl Resources {
         self.0.get(resource).and_then(|state| state.retry_at).is_some_and(|moment| moment > now)
     }
 
-    /// Whether what exists of it comes from failed attempts, and is removed until the next one. What was once complete, or was
-    /// found, stays as it is: half a mirror may be worth more than none.
+    /// Whether its devices come from failed attempts and are removed until the next attempt. A resource that was once complete, or that an
+    /// earlier helper created, stays: half a mirror may be better than none.
     pub(super) fn is_rolled_back(&self, resource: &Resource, now: Instant) -> bool {
         self.is_pausing(resource, now) && self.0.get(resource).is_some_and(|state| state.created)
     }

@@ -6,16 +6,16 @@ use crate::{
 };
 
 impl Planner<'_> {
-    /// Plans the removal of everything of ours that has no place: filters, then clsacts, then devices. The devices last,
-    /// since they say whose the clsacts are.
+    /// Plans the removal of everything of ours that is not kept: filters, then clsacts, then devices. The devices come last because
+    /// their aliases record which clsacts are ours.
     pub(super) fn cleanup(&mut self) {
         let mut removed = Vec::new();
         for (position, filter) in self.observed.filters.iter().enumerate() {
             let Some(cookie) = Cookie::of(filter) else { continue };
             let interface = filter.id.interface;
-            let goes_anyway =
+            let on_deleted_device =
                 !self.kept.devices.contains(&interface) && self.observed.link(interface).is_some_and(is_ours);
-            if filter.id.handle != 0 && !self.kept.filters.contains(&position) && !goes_anyway {
+            if filter.id.handle != 0 && !self.kept.filters.contains(&position) && !on_deleted_device {
                 removed.push(position);
                 self.push(self.owner(cookie), Step::RemoveFilter(filter.id.clone()));
             }
@@ -28,7 +28,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Removes each clsact of ours on interfaces that are not tapped any more and have no other filter in it.
+    /// Plans the removal of each clsact of ours whose interface is no longer tapped, unless it has filters of others.
     fn clsacts(&mut self, removed: &[usize]) {
         for qdisc in &self.observed.qdiscs {
             let interface = qdisc.interface;
@@ -47,11 +47,11 @@ impl Planner<'_> {
         self.plan.actions.push(Action { resource, step });
     }
 
-    /// What a filter belongs to, if its device still says which one that is, or it is wanted.
+    /// The resource that a filter belongs to, if it is requested or has a device.
     fn owner(&self, cookie: Cookie) -> Resource {
-        let wanted = self.plan.outcomes.keys().cloned();
+        let requested = self.plan.results.keys().cloned();
         let observed = self.observed.links.iter().map(|link| owner_of(Mark::of(link).as_ref()));
-        wanted
+        requested
             .chain(observed)
             .find(|resource| match resource {
                 Resource::Sender(key) => sender_hash(key) == cookie.owner,

@@ -1,12 +1,12 @@
-//! From what is wanted and what was observed in one namespace to the steps that lead there. Pure.
+//! Plans the steps that turn the observed state of one namespace into its desired state. Pure.
 //!
-//! Guarantees, each held by a property test:
-//! - Applied, observed and planned again, a plan comes to no steps within four rounds, whatever was there.
+//! Guarantees, each checked by a property test:
+//! - Planning, executing and observing reach a plan without steps within four rounds, from any initial state.
 //! - Nothing without PodTap's marks is changed or removed.
-//! - The order of what is wanted does not matter.
-//! - Every state between two steps is one from which a new plan finds the way: a helper may end anywhere.
+//! - The order of the requested senders and receivers does not matter.
+//! - A helper may end between any two steps: a new plan converges from there, too.
 //!
-//! A plan never names a device that does not exist yet. One round makes devices, the next one everything on them.
+//! A plan never refers to a device that does not exist yet. One round creates devices, the next one everything on them.
 
 mod cleanup;
 mod priority;
@@ -28,49 +28,49 @@ use crate::{
     step::{Action, Resource, SenderKey, Step},
 };
 
-/// What one namespace is to hold.
+/// The desired state of one namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Requested<'a> {
-    /// Senders whose pod has this namespace.
+    /// Senders of the pods in this namespace.
     pub senders: Vec<&'a DesiredSender>,
-    /// Receivers whose device stands in it.
+    /// Receivers whose interface belongs in it.
     pub receivers: Vec<&'a Receiver>,
-    /// What the programs of these senders are told. Senders that are not here have none: all they see is copied as it is.
+    /// Settings of the senders' programs. A sender without settings has no programs: it mirrors every frame unchanged.
     pub settings: BTreeMap<SenderKey, Settings>,
 }
 
-/// What to do, and what will be true of each wanted resource then.
+/// The steps to execute, and the result for each requested resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Steps in order. After a failure the resource's further ones must not be done.
+    /// Steps in order. After a failure, the further steps of the same resource must not be executed.
     pub actions: Vec<Action>,
-    /// For each wanted resource the interface that it uses, or why it must not be attempted.
-    pub outcomes: BTreeMap<Resource, Result<String, Failure>>,
+    /// For each requested resource the interface that it uses, or why it is refused.
+    pub results: BTreeMap<Resource, Result<String, Failure>>,
 }
 
-/// The plan.
+/// Plans one round.
 #[must_use]
-pub fn plan(wanted: &Requested<'_>, observed: &Observed) -> Plan {
-    let mut planner = Planner { observed, settings: &wanted.settings, plan: Plan::default(), kept: Kept::default() };
-    // The same plan in whatever order things are wanted: receivers and senders in the order of their identity.
-    let mut receivers = wanted.receivers.clone();
+pub fn plan(requested: &Requested<'_>, observed: &Observed) -> Plan {
+    let mut planner = Planner { observed, settings: &requested.settings, plan: Plan::default(), kept: Kept::default() };
+    // Sorted by identity, so that the order of the request does not matter.
+    let mut receivers = requested.receivers.clone();
     receivers.sort_by_key(|receiver| (receiver.vni, &receiver.tap.uid));
-    let mut senders = wanted.senders.clone();
+    let mut senders = requested.senders.clone();
     senders.sort_by_key(|sender| (&sender.tap.uid, &sender.pod.uid));
 
-    let mut building = Vec::new();
+    let mut additions = Vec::new();
     for receiver in receivers {
-        building.extend(planner.receiver(receiver));
+        additions.extend(planner.receiver(receiver));
     }
     for sender in senders {
-        building.extend(planner.sender(sender));
+        additions.extend(planner.sender(sender));
     }
     planner.cleanup();
-    planner.plan.actions.extend(building);
+    planner.plan.actions.extend(additions);
     planner.plan
 }
 
-/// What of the observed state has a place in the wanted one.
+/// What stays of the observed state, and what this plan has assigned.
 #[derive(Default)]
 struct Kept {
     devices: Vec<u32>,
@@ -78,9 +78,9 @@ struct Kept {
     filters: Vec<usize>,
     /// Interfaces that a sender taps.
     interfaces: Vec<u32>,
-    /// Priorities that this plan gave away, by interface and hook.
+    /// Priorities that this plan assigned, by interface and hook.
     priorities: Vec<(u32, Hook, u16)>,
-    /// Names that this plan gave away.
+    /// Names that this plan assigned.
     names: Vec<String>,
 }
 
@@ -92,8 +92,8 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// The steps that configure a device of ours as all of them are, except up: marked, with autoconfiguration disabled, and dropping
-    /// what it receives.
+    /// The steps that every device of ours needs before it is set up: it is marked, has autoconfiguration disabled, and drops what it
+    /// receives.
     fn configure_link(&self, link: &Link, alias: &str) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut push = |step| steps.push(step);

@@ -1,8 +1,8 @@
 //! Priorities of the filters on pods' interfaces.
 //!
-//! 32 to 159: even ones at ingress, odd ones at egress, so that 64 taps fit on one interface. Low, since a filter before ours
-//! that ends classification hides frames from ours, while ours hide nothing from anybody; not below 32, since programs with
-//! a fixed number of their own use small ones, and would then find ours in their place.
+//! 32 to 159: even ones at ingress, odd ones at egress, which allows 64 taps per interface. They are low because an earlier filter that
+//! ends classification hides frames from ours, while ours hide no frame from later filters. They are not below 32 because programs
+//! with a fixed priority use small ones.
 
 use podtap_model::Reason;
 
@@ -11,21 +11,21 @@ use crate::{failure::Failure, netlink::Hook};
 const FIRST: u16 = 32;
 const TAPS: u16 = 64;
 
-/// Whether a priority is one that PodTap gives.
+/// Whether PodTap assigns a priority.
 pub(super) fn is_in_range(priority: u16) -> bool {
     (FIRST..FIRST + 2 * TAPS).contains(&priority)
 }
 
-/// The lowest priority for a hook that is not taken.
+/// The lowest free priority for a hook.
 pub(super) fn lowest_free(hook: Hook, taken: impl Fn(u16) -> bool) -> Option<u16> {
     let offset = u16::from(hook == Hook::Egress);
-    (0..TAPS).map(|pair| FIRST + 2 * pair + offset).find(|priority| !taken(*priority))
+    (0..TAPS).map(|tap| FIRST + 2 * tap + offset).find(|priority| !taken(*priority))
 }
 
-/// Why a tap has no place.
+/// No priority is free.
 pub(super) fn exhausted() -> Failure {
     Failure::refused(
         Reason::TooManyTaps,
-        format!("{TAPS} taps are on this interface of the pod, and no more fit. Remove one of them."),
+        format!("The interface of the pod has {TAPS} taps already, which is the limit. Remove one of them."),
     )
 }

@@ -1,34 +1,34 @@
-//! The programs of a sender: which of them stay, and which are loaded.
+//! The programs of a sender: which of them stay, and which are replaced.
 
 use super::Planner;
 use crate::{
     bpf::{BpfError, Settings},
-    netlink::{FIT_PRIORITY, Filter, FilterTarget, Hook},
+    netlink::{CLAMP_PRIORITY, Filter, FilterTarget, Hook},
     observe::Program,
     step::Step,
 };
 
-/// What is to be done about a sender's programs.
+/// The plan for a sender's programs.
 #[derive(Default)]
-pub(super) struct Programming {
-    /// Loads programs and attaches the clamp, or only reconfigures the running ones.
+pub(super) struct ProgramPlan {
+    /// Load programs and attach the clamp, or only reconfigure the running programs.
     pub(super) steps: Vec<Step>,
-    /// Where other programs are to be put then.
-    pub(super) renewed: Vec<Hook>,
+    /// Hooks whose filters get the loaded programs.
+    pub(super) replaced: Vec<Hook>,
 }
 
 impl Planner<'_> {
-    /// Plans the programs of a sender, whose mirrors are at the given hooks as far as they are there.
+    /// Plans the programs of a sender with mirrors at the given hooks, each with the position of its filter, if that exists.
     ///
-    /// Those that run stay if they are of the right kind and belong together. If one lacks, a set is loaded that joins those that are
-    /// right, or else goes on with the counters of those that are there; the rest take their places in existing filters, so that no
-    /// frame passes unseen.
-    pub(super) fn programming(
+    /// Running programs stay if they have the requested code and share their maps. If one is missing, a set is loaded that shares the
+    /// maps of the programs that stay or, if none stays, continues the counters of an existing one. Replacing the program of an existing
+    /// filter misses no frame.
+    pub(super) fn plan_programs(
         &self,
         settings: &Settings,
         device: u32,
         mirrors: &[(Hook, Option<usize>)],
-    ) -> Result<Programming, BpfError> {
+    ) -> Result<ProgramPlan, BpfError> {
         let desired = settings.fingerprint()?;
         let program = |filter: &Filter| filter.program.and_then(|id| self.observed.program(id));
         let clamp_filter = self.clamp(device);
@@ -37,39 +37,39 @@ impl Planner<'_> {
             .map(|(hook, at)| (*hook, at.and_then(|position| program(&self.observed.filters[position]))))
             .collect();
         let clamp = clamp_filter.and_then(program);
-        // A classifier's maps are all there are; the other program has only some of them.
-        let known = || classifiers.iter().filter_map(|(_, program)| *program).chain(clamp);
-        let joined = known().find(|program| program.fingerprint.same_programs(&desired));
+        // Classifiers first: they have all maps, while the clamp has only some of them.
+        let running = || classifiers.iter().filter_map(|(_, program)| *program).chain(clamp);
+        let reusable = running().find(|program| program.fingerprint.same_programs(&desired));
         let stays = |program: Option<&Program>| {
-            program.is_some_and(|program| joined.is_some_and(|joined| joined.group == program.group))
+            program.is_some_and(|program| reusable.is_some_and(|reusable| reusable.group == program.group))
         };
-        let renewed: Vec<Hook> =
+        let replaced: Vec<Hook> =
             classifiers.iter().filter(|(_, program)| !stays(*program)).map(|(hook, _)| *hook).collect();
         let clamp_stays = stays(clamp);
         let settings = || Box::new(settings.clone());
         let mut steps = Vec::new();
-        match joined {
-            Some(joined) if clamp_stays && renewed.is_empty() => {
-                if joined.fingerprint != desired {
-                    steps.push(Step::Configure { program: joined.id, settings: settings() });
+        match reusable {
+            Some(reusable) if clamp_stays && replaced.is_empty() => {
+                if reusable.fingerprint != desired {
+                    steps.push(Step::Configure { program: reusable.id, settings: settings() });
                 }
             }
             _ => {
-                let before = joined.or_else(|| known().next()).map(|program| program.id);
+                let before = reusable.or_else(|| running().next()).map(|program| program.id);
                 steps.push(Step::LoadPrograms { settings: settings(), before });
                 if !clamp_stays {
                     let handle = clamp_filter.map_or(0, |filter| filter.id.handle);
-                    let (hook, priority) = (Hook::Egress, FIT_PRIORITY);
+                    let (hook, priority) = (Hook::Egress, CLAMP_PRIORITY);
                     steps.push(Step::AttachClamp(FilterTarget { interface: device, hook, priority, handle }));
                 }
             }
         }
-        Ok(Programming { steps, renewed })
+        Ok(ProgramPlan { steps, replaced })
     }
 
-    /// The filter of the clamp on a sender device.
+    /// The filter on a sender device that runs the clamp.
     pub(super) fn clamp(&self, device: u32) -> Option<&Filter> {
         let mut filters = self.filters(device, Hook::Egress).map(|(_, filter)| filter);
-        filters.find(|filter| (filter.id.chain, filter.id.priority) == (0, FIT_PRIORITY) && filter.id.kind == "bpf")
+        filters.find(|filter| (filter.id.chain, filter.id.priority) == (0, CLAMP_PRIORITY) && filter.id.kind == "bpf")
     }
 }

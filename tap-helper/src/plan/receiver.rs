@@ -4,33 +4,33 @@ use super::Planner;
 use crate::{
     failure::Failure,
     marks::{Cookie, Mark, Part, ReceiverMark, is_ours},
-    names::{SOURCE_PORTS, receiver_device, receiver_hash, receiver_pair},
+    names::{SOURCE_PORTS, receiver_device, receiver_hash, receiver_veth_pair},
     netlink::{Filter, Hook, Link, REDIRECT_PRIORITY, Vxlan},
     step::{Action, Resource, Step},
 };
 
 impl Planner<'_> {
-    /// Plans one receiver: keeps what is right of the observed state, and returns the steps for what is not there.
+    /// Plans one receiver: keeps the existing resources that match it, and returns the steps for the missing ones.
     pub(super) fn receiver(&mut self, receiver: &Receiver) -> Vec<Action> {
         let resource = Resource::receiver(receiver);
         if let Err(failure) = self.name_is_free(receiver) {
-            self.plan.outcomes.insert(resource, Err(failure));
+            self.plan.results.insert(resource, Err(failure));
             return Vec::new();
         }
-        self.plan.outcomes.insert(resource.clone(), Ok(receiver.interface_name.to_string()));
+        self.plan.results.insert(resource.clone(), Ok(receiver.interface_name.to_string()));
         self.kept.names.push(receiver.interface_name.to_string());
         let steps = if receiver.frame_format == FrameFormat::Raw {
             self.raw_receiver(receiver)
         } else {
-            self.receiver_with_pair(receiver)
+            self.receiver_with_veth_pair(receiver)
         };
         steps.into_iter().map(|step| Action { resource: resource.clone(), step }).collect()
     }
 
     /// A VXLAN device that consumers read themselves.
     fn raw_receiver(&mut self, receiver: &Receiver) -> Vec<Step> {
-        let Some(device) = self.receiver_tunnel(receiver, Part::Interface).cloned() else {
-            return vec![create_tunnel(receiver, Part::Interface)];
+        let Some(device) = self.vxlan_device(receiver, Part::Interface).cloned() else {
+            return vec![create_vxlan_device(receiver, Part::Interface)];
         };
         self.kept.devices.push(device.index);
         let mut steps = self.configure_link(&device, &alias(receiver, Part::Interface));
@@ -38,48 +38,48 @@ impl Planner<'_> {
         steps
     }
 
-    /// A VXLAN device from which frames go to the near end of a pair, whose far end consumers read.
+    /// A VXLAN device that redirects frames to the peer of the interface that consumers read.
     ///
-    /// The named interface comes last: whoever waits for it finds all of it.
-    fn receiver_with_pair(&mut self, receiver: &Receiver) -> Vec<Step> {
-        let tunnel = self.receiver_tunnel(receiver, Part::Tunnel).cloned();
-        let pair = self.receiver_pair(receiver).map(|pair| pair.map(Clone::clone));
+    /// The interface gets its name last: a consumer that waits for it finds a complete receiver.
+    fn receiver_with_veth_pair(&mut self, receiver: &Receiver) -> Vec<Step> {
+        let vxlan = self.vxlan_device(receiver, Part::Vxlan).cloned();
+        let pair = self.veth_pair(receiver).map(|pair| pair.map(Clone::clone));
         let mut steps = Vec::new();
-        match &tunnel {
-            None => steps.push(create_tunnel(receiver, Part::Tunnel)),
-            Some(tunnel) => {
-                self.kept.devices.push(tunnel.index);
-                steps.extend(self.configure_link(tunnel, &alias(receiver, Part::Tunnel)));
+        match &vxlan {
+            None => steps.push(create_vxlan_device(receiver, Part::Vxlan)),
+            Some(vxlan) => {
+                self.kept.devices.push(vxlan.index);
+                steps.extend(self.configure_link(vxlan, &alias(receiver, Part::Vxlan)));
             }
         }
         match &pair {
             None => steps.push(Step::CreatePair {
-                names: receiver_pair(receiver.vni.get()),
-                aliases: [Part::Near, Part::Interface].map(|part| alias(receiver, part)),
+                names: receiver_veth_pair(receiver.vni.get()),
+                aliases: [Part::Peer, Part::Interface].map(|part| alias(receiver, part)),
             }),
-            Some(ends) => {
-                for (end, part) in ends.iter().zip([Part::Near, Part::Interface]) {
-                    self.kept.devices.push(end.index);
-                    steps.extend(self.configure_link(end, &alias(receiver, part)));
-                    let offloads = self.observed.offloads(end.index);
+            Some(devices) => {
+                for (device, part) in devices.iter().zip([Part::Peer, Part::Interface]) {
+                    self.kept.devices.push(device.index);
+                    steps.extend(self.configure_link(device, &alias(receiver, part)));
+                    let offloads = self.observed.offloads(device.index);
                     if !offloads.is_empty() {
-                        steps.push(Step::TurnOff(end.index, offloads.to_vec()));
+                        steps.push(Step::TurnOff(device.index, offloads.to_vec()));
                     }
                 }
             }
         }
-        if let (Some(tunnel), Some([near, far])) = (tunnel, pair) {
-            steps.extend(self.redirect(receiver, tunnel.index, near.index));
-            steps.extend([&tunnel, &near].into_iter().filter(|link| !link.up).map(|link| Step::Up(link.index)));
-            steps.extend(publish(&far, &receiver.interface_name));
+        if let (Some(vxlan), Some([peer, interface])) = (vxlan, pair) {
+            steps.extend(self.redirect(receiver, vxlan.index, peer.index));
+            steps.extend([&vxlan, &peer].into_iter().filter(|link| !link.up).map(|link| Step::Up(link.index)));
+            steps.extend(publish(&interface, &receiver.interface_name));
         }
         steps
     }
 
-    /// The receiver's VXLAN device, if there is one that need not be made anew. The tap may be another one: then it changes hands.
-    fn receiver_tunnel(&self, receiver: &Receiver, part: Part) -> Option<&Link> {
-        let vxlan = wanted_vxlan(receiver);
-        // As earlier versions did, which would hide frames from the redirect.
+    /// The receiver's VXLAN device, if one exists that need not be recreated. It may belong to another tap, whose alias is then replaced.
+    fn vxlan_device(&self, receiver: &Receiver, part: Part) -> Option<&Link> {
+        let vxlan = vxlan_settings(receiver);
+        // Earlier versions dropped before any other filter, which would hide frames from the redirect.
         let drops_first = |(_, filter): (usize, &Filter)| filter.drops_all && filter.id.priority <= REDIRECT_PRIORITY;
         let mut devices = self.devices(receiver, part).filter(|(_, mark)| mark.ipv6 == receiver.ipv6);
         let found = devices.find(|(link, _)| {
@@ -87,21 +87,22 @@ impl Planner<'_> {
                 Part::Interface => may_have_name(link, receiver, &receiver_device(receiver.vni.get())),
                 _ => link.name == receiver_device(receiver.vni.get()),
             };
-            let open = part == Part::Interface || !self.filters(link.index, Hook::Ingress).any(drops_first);
-            name && open && link.vxlan == Some(vxlan)
+            let can_redirect = part == Part::Interface || !self.filters(link.index, Hook::Ingress).any(drops_first);
+            name && can_redirect && link.vxlan == Some(vxlan)
         });
         found.map(|(link, _)| link)
     }
 
-    /// The ends of the receiver's pair, if it need not be made anew.
-    fn receiver_pair(&self, receiver: &Receiver) -> Option<[&Link; 2]> {
-        let [near_name, far_name] = receiver_pair(receiver.vni.get());
-        let (near, _) = self.devices(receiver, Part::Near).find(|(link, _)| link.name == near_name)?;
-        let (far, _) = self.devices(receiver, Part::Interface).find(|(link, _)| link.peer == Some(near.index))?;
-        (near.peer == Some(far.index) && may_have_name(far, receiver, &far_name)).then_some([near, far])
+    /// The receiver's veth pair, peer and interface, if it need not be recreated.
+    fn veth_pair(&self, receiver: &Receiver) -> Option<[&Link; 2]> {
+        let [peer_name, interface_name] = receiver_veth_pair(receiver.vni.get());
+        let (peer, _) = self.devices(receiver, Part::Peer).find(|(link, _)| link.name == peer_name)?;
+        let (interface, _) = self.devices(receiver, Part::Interface).find(|(link, _)| link.peer == Some(peer.index))?;
+        (peer.peer == Some(interface.index) && may_have_name(interface, receiver, &interface_name))
+            .then_some([peer, interface])
     }
 
-    /// The devices of a receiver that say to be a part of it.
+    /// The reusable devices of a receiver whose alias has the role of a part.
     fn devices(&self, receiver: &Receiver, part: Part) -> impl Iterator<Item = (&Link, ReceiverMark)> {
         let vni = receiver.vni.get();
         self.observed.links.iter().filter_map(move |link| match Mark::of(link)? {
@@ -110,16 +111,16 @@ impl Planner<'_> {
         })
     }
 
-    /// Keeps the right filter that leads from the VXLAN device to the pair, or plans one.
+    /// Keeps the filter that redirects from the VXLAN device to the peer, or plans one.
     fn redirect(&mut self, receiver: &Receiver, from: u32, to: u32) -> Option<Step> {
         let cookie = Cookie { owner: receiver_hash(receiver.vni.get()), hook: Hook::Ingress, clsact_ours: false };
-        let right = |filter: &Filter| {
-            let leads = filter.mirror.as_ref().is_some_and(|mirror| mirror.redirects && mirror.to == to);
-            leads
+        let matches = |filter: &Filter| {
+            let redirects = filter.mirror.as_ref().is_some_and(|mirror| mirror.redirects && mirror.to == to);
+            redirects
                 && Cookie::of(filter) == Some(cookie)
                 && (filter.id.chain, filter.id.priority) == (0, REDIRECT_PRIORITY)
         };
-        let found = self.filters(from, Hook::Ingress).find(|(_, filter)| right(filter));
+        let found = self.filters(from, Hook::Ingress).find(|(_, filter)| matches(filter));
         match found {
             Some((position, _)) => {
                 self.kept.filters.push(position);
@@ -138,14 +139,12 @@ impl Planner<'_> {
         }
         Err(Failure::refused(
             Reason::InterfaceNameConflict,
-            format!(
-                "There is an interface {name} already that belongs to something else. Choose another interfaceName."
-            ),
+            format!("Another interface is already named {name}. Choose another interfaceName."),
         ))
     }
 }
 
-fn wanted_vxlan(receiver: &Receiver) -> Vxlan {
+fn vxlan_settings(receiver: &Receiver) -> Vxlan {
     Vxlan { vni: receiver.vni.get(), port: receiver.port, source_ports: SOURCE_PORTS, learning: false }
 }
 
@@ -154,21 +153,21 @@ fn alias(receiver: &Receiver, part: Part) -> String {
     Mark::Receiver(mark).alias()
 }
 
-fn create_tunnel(receiver: &Receiver, part: Part) -> Step {
+fn create_vxlan_device(receiver: &Receiver, part: Part) -> Step {
     Step::CreateDevice {
         name: receiver_device(receiver.vni.get()),
-        vxlan: wanted_vxlan(receiver),
+        vxlan: vxlan_settings(receiver),
         ipv6: receiver.ipv6,
         alias: alias(receiver, part),
     }
 }
 
-/// Whether a device has the wanted name, or may still get it: one that is up may not be renamed by every kernel.
-fn may_have_name(link: &Link, receiver: &Receiver, before: &str) -> bool {
-    link.name == *receiver.interface_name || !link.up && link.name == before
+/// Whether a device has the requested name, or can still get it: not every kernel renames a device that is up.
+fn may_have_name(link: &Link, receiver: &Receiver, temporary: &str) -> bool {
+    link.name == *receiver.interface_name || !link.up && link.name == temporary
 }
 
-/// Gives an interface its name, and then sets it up.
+/// Steps that give an interface its name and then set it up.
 fn publish(link: &Link, name: &str) -> impl Iterator<Item = Step> {
     let rename = (link.name != name).then(|| Step::Rename(link.index, name.to_owned()));
     rename.into_iter().chain((!link.up).then_some(Step::Up(link.index)))

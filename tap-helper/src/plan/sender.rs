@@ -11,18 +11,18 @@ use crate::{
 };
 
 impl Planner<'_> {
-    /// Plans one sender: keeps what is right of the observed state, and returns the steps for what is not there.
+    /// Plans one sender: keeps the existing resources that match it, and returns the steps for the missing ones.
     pub(super) fn sender(&mut self, sender: &DesiredSender) -> Vec<Action> {
         let key = SenderKey::of(sender);
         let resource = Resource::Sender(key.clone());
         match self.tapped_interface(sender) {
             Ok(interface) => {
-                self.plan.outcomes.insert(resource.clone(), Ok(interface.name.clone()));
+                self.plan.results.insert(resource.clone(), Ok(interface.name.clone()));
                 self.kept.interfaces.push(interface.index);
                 self.sender_on(sender, &key, &resource, &interface)
             }
             Err(failure) => {
-                self.plan.outcomes.insert(resource, Err(failure));
+                self.plan.results.insert(resource, Err(failure));
                 Vec::new()
             }
         }
@@ -34,7 +34,7 @@ impl Planner<'_> {
             return Err(Failure::refused(
                 Reason::IngressQdiscConflict,
                 format!(
-                    "An ingress qdisc of another program stands on {}, where PodTap needs clsact. Let that program use clsact, or remove it.",
+                    "Another program added an ingress qdisc to {}, where PodTap needs clsact. Let that program use clsact, or remove it.",
                     interface.name,
                 ),
             ));
@@ -50,7 +50,7 @@ impl Planner<'_> {
         interface: &Link,
     ) -> Vec<Action> {
         let mut actions = Vec::new();
-        let destinations = wanted_destinations(sender);
+        let destinations = requested_destinations(sender);
         let ipv6 = destinations.first().is_some_and(|to| to.address.is_ipv6());
         let has_clsact = self.observed.qdisc(interface.index) == Some(QdiscKind::Clsact);
         let mark = SenderMark {
@@ -60,48 +60,48 @@ impl Planner<'_> {
             interface_index: interface.index,
             ipv6,
             config: config_hash(sender.tap.direction, &destinations),
-            // One that is missing will be made by us.
+            // If it is missing, PodTap will create it.
             clsact_ours: !has_clsact || self.observed.clsact_is_ours(interface.index),
         };
         let alias = Mark::Sender(mark.clone()).alias();
         let device = self.sender_device(key, ipv6).cloned();
         let Some(device) = device else {
-            // What there is of filters leads nowhere; `cleanup` removes it, and the next round finds the device.
+            // The next round finds the device and plans the rest. `cleanup` removes filters of a previous device.
             let name = sender_device(key);
             actions.push(Action {
                 resource: resource.clone(),
-                step: Step::CreateDevice { name, vxlan: wanted_vxlan(), ipv6, alias },
+                step: Step::CreateDevice { name, vxlan: vxlan_settings(), ipv6, alias },
             });
             return actions;
         };
         self.kept.devices.push(device.index);
         let mirrors = self.mirrors(sender, key, interface.index, device.index);
-        let programming = match self.settings.get(key) {
+        let programs = match self.settings.get(key) {
             None => None,
-            Some(settings) => match self.programming(settings, device.index, &mirrors) {
-                Ok(programming) => Some(programming),
+            Some(settings) => match self.plan_programs(settings, device.index, &mirrors) {
+                Ok(programs) => Some(programs),
                 Err(error) => {
-                    let failure = Failure::refused(Reason::InvalidSpec, format!("The tap asks for too much: {error}."));
-                    self.plan.outcomes.insert(resource.clone(), Err(failure));
+                    let failure = Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."));
+                    self.plan.results.insert(resource.clone(), Err(failure));
                     return actions;
                 }
             },
         };
         let mut push = |step| actions.push(Action { resource: resource.clone(), step });
         self.configure_link(&device, &alias).into_iter().for_each(&mut push);
-        match &programming {
-            Some(programming) => programming.steps.iter().cloned().for_each(&mut push),
-            // Of a helper that could load programs.
+        match &programs {
+            Some(programs) => programs.steps.iter().cloned().for_each(&mut push),
+            // Left by a helper that could load programs.
             None => self.clamp(device.index).into_iter().for_each(|filter| push(Step::RemoveFilter(filter.id.clone()))),
         }
 
-        let there: Vec<Endpoint> =
+        let existing: Vec<Endpoint> =
             self.observed.destinations.iter().filter(|(index, _)| *index == device.index).map(|(_, to)| *to).collect();
-        // First the new ones, so that a change leaves no moment without any.
-        for to in destinations.iter().filter(|to| !there.contains(to)) {
+        // The new ones are added first, so that the device is never without a destination.
+        for to in destinations.iter().filter(|to| !existing.contains(to)) {
             push(Step::AddDestination(device.index, *to));
         }
-        for to in there.iter().filter(|to| !destinations.contains(to)) {
+        for to in existing.iter().filter(|to| !destinations.contains(to)) {
             push(Step::RemoveDestination(device.index, *to));
         }
         if !device.up {
@@ -113,26 +113,26 @@ impl Planner<'_> {
         }
         for (hook, position) in mirrors {
             let cookie = Cookie { owner: sender_hash(key), hook, clsact_ours: mark.clsact_ours };
-            let renewed = programming.as_ref().map(|programming| programming.renewed.contains(&hook));
-            let step = self.mirror(resource, (interface.index, device.index), cookie, position, renewed);
+            let replaced = programs.as_ref().map(|programs| programs.replaced.contains(&hook));
+            let step = self.mirror(resource, (interface.index, device.index), cookie, position, replaced);
             actions.extend(step.map(|step| Action { resource: resource.clone(), step }));
         }
         actions
     }
 
-    /// The sender's device, if there is one that need not be made anew.
+    /// The sender's device, if one exists that need not be recreated.
     fn sender_device(&self, key: &SenderKey, ipv6: bool) -> Option<&Link> {
         self.observed.links.iter().find(|link| {
             let Some(Mark::Sender(mark)) = Mark::of(link) else { return false };
             let same = mark.tap == key.tap && mark.pod == key.pod && mark.ipv6 == ipv6;
             same && self.reusable(link)
                 && link.vxlan.is_some_and(|vxlan| {
-                    SENDER_VNIS.contains(&vxlan.vni) && Vxlan { vni: 0, ..vxlan } == wanted_vxlan()
+                    SENDER_VNIS.contains(&vxlan.vni) && Vxlan { vni: 0, ..vxlan } == vxlan_settings()
                 })
         })
     }
 
-    /// The wanted hooks of a sender, each with the position of the first right filter there.
+    /// The requested hooks of a sender, each with the position of the first matching filter.
     fn mirrors(
         &self,
         sender: &DesiredSender,
@@ -143,53 +143,53 @@ impl Planner<'_> {
         let programmed = self.settings.contains_key(key);
         let hooks =
             [(Hook::Ingress, sender.tap.direction.has_ingress()), (Hook::Egress, sender.tap.direction.has_egress())];
-        let wanted = hooks.into_iter().filter_map(|(hook, wanted)| wanted.then_some(hook));
-        wanted
+        let requested = hooks.into_iter().filter_map(|(hook, requested)| requested.then_some(hook));
+        requested
             .map(|hook| {
-                let right = |filter: &Filter| {
+                let matches = |filter: &Filter| {
                     let same =
                         Cookie::of(filter).is_some_and(|found| found.owner == sender_hash(key) && found.hook == hook);
-                    let leads = filter.mirror.as_ref().is_some_and(|mirror| mirror.as_ours && mirror.to == device);
-                    // Of this kind is every filter that a program can be put into, also in place of a classic one.
+                    let mirrors = filter.mirror.as_ref().is_some_and(|mirror| mirror.as_ours && mirror.to == device);
+                    // A filter of this kind can get a program, even if it has a classic one.
                     let kind = if programmed { filter.id.kind == "bpf" } else { filter.program.is_none() };
-                    same && leads && kind && filter.id.chain == 0 && priority::is_in_range(filter.id.priority)
+                    same && mirrors && kind && filter.id.chain == 0 && priority::is_in_range(filter.id.priority)
                 };
-                (hook, self.filters(interface, hook).find(|(_, filter)| right(filter)).map(|(position, _)| position))
+                (hook, self.filters(interface, hook).find(|(_, filter)| matches(filter)).map(|(position, _)| position))
             })
             .collect()
     }
 
-    /// Keeps the right filter of a sender at a hook, or plans one. `renewed` is whether it gets another program; none if it has none.
+    /// Keeps a sender's filter at a hook, or plans one. `replaced` is whether its program is replaced; none if it has no program.
     fn mirror(
         &mut self,
         resource: &Resource,
         (interface, device): (u32, u32),
         cookie: Cookie,
         position: Option<usize>,
-        renewed: Option<bool>,
+        replaced: Option<bool>,
     ) -> Option<Step> {
         let hook = cookie.hook;
         if let Some(position) = position {
             self.kept.filters.push(position);
             let id = &self.observed.filters[position].id;
             let target = FilterTarget { interface, hook, priority: id.priority, handle: id.handle };
-            return (renewed == Some(true)).then_some(Step::AttachMirror { target, device, cookie });
+            return (replaced == Some(true)).then_some(Step::AttachMirror { target, device, cookie });
         }
         let taken = |priority: u16| {
-            // A classifier without filters holds its priority, too.
+            // A classifier without filters takes a priority, too.
             let observed = self
                 .observed
                 .filters
                 .iter()
                 .any(|filter| filter.id.interface == interface && filter.id.priority == priority);
-            observed || self.kept.priorities.iter().any(|given| given.0 == interface && given.2 == priority)
+            observed || self.kept.priorities.iter().any(|assigned| assigned.0 == interface && assigned.2 == priority)
         };
         let Some(priority) = priority::lowest_free(hook, taken) else {
-            self.plan.outcomes.insert(resource.clone(), Err(priority::exhausted()));
+            self.plan.results.insert(resource.clone(), Err(priority::exhausted()));
             return None;
         };
         self.kept.priorities.push((interface, hook, priority));
-        Some(match renewed {
+        Some(match replaced {
             None => Step::AddFilter { interface, hook, priority, device, cookie },
             Some(_) => {
                 Step::AttachMirror { target: FilterTarget { interface, hook, priority, handle: 0 }, device, cookie }
@@ -198,12 +198,12 @@ impl Planner<'_> {
     }
 }
 
-/// What all sender devices have in common; each finds a VNI of its own.
-fn wanted_vxlan() -> Vxlan {
+/// The settings that all sender devices share. Each has a VNI of its own.
+fn vxlan_settings() -> Vxlan {
     Vxlan { vni: 0, port: SENDER_PORT, source_ports: SOURCE_PORTS, learning: false }
 }
 
-fn wanted_destinations(sender: &DesiredSender) -> Vec<Endpoint> {
+fn requested_destinations(sender: &DesiredSender) -> Vec<Endpoint> {
     let mut found = sender.tap.destinations.clone();
     found.sort_unstable();
     found.dedup();

@@ -13,10 +13,10 @@ use super::Desired;
 /// The user that the agent runs as, and its group.
 pub const AGENT_UID: u32 = 65532;
 
-/// Longest wait for a message.
+/// Timeout for a message.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The other end of the helper's socket.
+/// The agent's connection to the helper's socket.
 #[derive(Debug)]
 pub struct Agent {
     reader: BufReader<UnixStream>,
@@ -25,13 +25,13 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Connects as a user, with the group of the same number.
+    /// Connects as a user, with the group of the same ID.
     ///
     /// # Errors
-    /// If the mode of the socket forbids it.
+    /// When the mode of the socket forbids it.
     ///
     /// # Panics
-    /// If this process may not change its user.
+    /// When the test may not change its user.
     pub fn connect(socket: &Path, user: u32) -> io::Result<Self> {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -47,7 +47,7 @@ impl Agent {
     /// Sends bytes.
     ///
     /// # Errors
-    /// If the connection is closed.
+    /// When the connection is closed.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.reader.get_mut().write_all(bytes)
     }
@@ -55,16 +55,16 @@ impl Agent {
     /// Requests a desired state.
     ///
     /// # Panics
-    /// If the connection is closed.
+    /// When the connection is closed.
     #[track_caller]
     pub fn request(&mut self, desired: &Desired) {
         self.apply(desired.update());
     }
 
-    /// Sends an update as it is.
+    /// Sends an update unchanged.
     ///
     /// # Panics
-    /// If the connection is closed.
+    /// When the connection is closed.
     #[track_caller]
     pub fn apply(&mut self, update: DesiredUpdate) {
         self.send(&Request::Apply(update));
@@ -74,21 +74,21 @@ impl Agent {
     fn send(&mut self, message: &Request) {
         let mut line = serde_json::to_vec(message).expect("JSON");
         line.push(b'\n');
-        self.send_bytes(&line).expect("the helper listens");
+        self.send_bytes(&line).expect("the helper is connected");
     }
 
-    /// Requests the counters, and waits for them. Reports that arrive before are skipped.
+    /// Requests the counters, and waits for them. Skips reports that arrive before.
     ///
     /// # Panics
-    /// If they do not arrive within ten seconds.
+    /// When they do not arrive within ten seconds.
     #[track_caller]
     pub fn counters(&mut self, request: u64) -> Counters {
         self.send(&Request::Counters(request));
         loop {
-            match self.receive().expect("the helper answers") {
+            match self.receive().expect("the helper responds") {
                 Response::Counters(counters) if counters.request == request => return counters,
                 Response::Report(report) => self.last = Some(report.status),
-                other => panic!("to the request {request}: {other:?}"),
+                other => panic!("response to request {request}: {other:?}"),
             }
         }
     }
@@ -96,7 +96,7 @@ impl Agent {
     /// The next message.
     ///
     /// # Errors
-    /// If there is none for ten seconds, or the connection is closed.
+    /// When none arrives for ten seconds, or the connection is closed.
     pub fn receive(&mut self) -> io::Result<Response> {
         let mut line = String::new();
         match self.reader.read_line(&mut line)? {
@@ -118,7 +118,7 @@ impl Agent {
     /// Waits for a status that meets a condition.
     ///
     /// # Panics
-    /// If none arrives within ten seconds.
+    /// When none arrives within ten seconds.
     #[track_caller]
     pub fn until(&mut self, what: &str, condition: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
         let start = Instant::now();
@@ -130,19 +130,19 @@ impl Agent {
                         return report.status;
                     }
                 }
-                // The answer to a request that did not wait for it.
+                // The response to a request whose caller did not wait for it.
                 Ok(Response::Counters(_)) => {}
                 Ok(Response::Rejected(why)) => panic!("{what}: rejected: {why}"),
                 Err(error) => panic!("{what}: {error}; the last status: {:#?}", self.last),
             }
-            assert!(start.elapsed() < TIMEOUT, "{what}: not in time; the last status: {:#?}", self.last);
+            assert!(start.elapsed() < TIMEOUT, "{what}: timed out; the last status: {:#?}", self.last);
         }
     }
 
-    /// Requests a desired state, and waits until all of it is in place, and nothing else.
+    /// Requests a desired state, and waits until every sender and receiver of it is active, and no other is left.
     ///
     /// # Panics
-    /// If it is not within ten seconds.
+    /// After ten seconds.
     #[track_caller]
     pub fn establish(&mut self, desired: &Desired) -> NodeStatus {
         self.request(desired);
@@ -155,14 +155,14 @@ impl Agent {
     }
 }
 
-/// Changes the user of the calling thread, and of no other.
+/// Changes the user of the calling thread only.
 #[expect(unsafe_code, reason = "the C library's functions change all threads")]
 fn become_user(user: u32) {
-    // SAFETY: system calls without pointers but for an empty list.
+    // SAFETY: system calls without pointers, except for an empty list.
     let done = unsafe {
         libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()) == 0
             && libc::syscall(libc::SYS_setresgid, user, user, user) == 0
             && libc::syscall(libc::SYS_setresuid, user, user, user) == 0
     };
-    assert!(done, "root may be anyone: {}", io::Error::last_os_error());
+    assert!(done, "cannot change the user (root only): {}", io::Error::last_os_error());
 }

@@ -7,10 +7,10 @@ use std::{
 
 use crate::wait::until;
 
-/// Prefix of the names of all cgroups of this tier; the process ID and a number follow.
+/// Prefix of the name of every cgroup of this tier. The PID and a number follow.
 pub(super) const PREFIX: &str = "podtap-dataplane.";
 
-/// A cgroup for a node's pods, removed with all below it when dropped.
+/// A cgroup for a node's pods, removed with all its children when dropped.
 #[derive(Debug)]
 pub(super) struct Cgroup(PathBuf);
 
@@ -23,7 +23,7 @@ impl Cgroup {
         Self(path)
     }
 
-    /// Creates one below it.
+    /// Creates a cgroup below it.
     pub(super) fn below(&self, path: &str) -> PathBuf {
         let path = self.0.join(path);
         fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -36,7 +36,7 @@ impl Drop for Cgroup {
         if !std::thread::panicking() {
             until("the cgroup's processes are gone", Duration::from_secs(10), || remove(&self.0));
         }
-        // After a failure, removes what can be removed.
+        // After a failed test, removes as much as possible.
         let _ = remove(&self.0);
     }
 }
@@ -49,7 +49,7 @@ pub(super) fn hierarchy() -> PathBuf {
     found.expect("a cgroup hierarchy is mounted below /sys/fs/cgroup")
 }
 
-/// Removes a cgroup and those below it.
+/// Removes a cgroup and its children.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -1,6 +1,6 @@
 use podtap_model::{DesiredUpdate, NodeState, Pod, Program, Receiver, Tap};
 
-/// The desired state of a node. Each sender has its own copy of its tap, which is easier to change in tests.
+/// The desired state of a node, with the tap repeated in each of its senders, which is easier to modify in tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Generation of the `NodeTap`.
@@ -16,7 +16,7 @@ pub struct Desired {
 /// One pod under one tap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sender {
-    /// The tap; the same for all senders of a tap.
+    /// The tap. It must be equal in all senders of one tap.
     pub tap: Tap,
     /// The pod.
     pub pod: Pod,
@@ -31,7 +31,7 @@ impl Desired {
     /// The spec of a `NodeTap`.
     ///
     /// # Panics
-    /// If senders of one tap have different copies of it.
+    /// When senders of one tap differ in it.
     #[must_use]
     pub fn state(&self) -> NodeState {
         let mut state = NodeState { underlay_mtu: self.underlay_mtu, ..NodeState::default() };
@@ -49,7 +49,7 @@ impl Desired {
         state
     }
 
-    /// As the agent sends it.
+    /// The update that the agent sends.
     ///
     /// # Panics
     /// See [`Self::state`].

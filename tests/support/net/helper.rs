@@ -14,7 +14,7 @@ use std::{
 use super::{AGENT_UID, Agent, Node};
 use crate::wait::until;
 
-/// The capabilities that the helper's container has, and no others.
+/// Exactly the capabilities of the helper's container.
 const CAPABILITIES: &str = "-all,+net_admin,+sys_admin,+sys_ptrace,+bpf";
 
 /// A running `tap-helper serve`, killed when dropped.
@@ -26,19 +26,19 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts one on a node, and waits until it listens.
+    /// Starts a helper on a node, and waits until it listens.
     ///
     /// # Panics
-    /// If it does not listen within ten seconds.
+    /// After ten seconds.
     #[must_use]
     pub fn start(node: &Node) -> Self {
         Self::serve(node, command)
     }
 
-    /// Starts one that may not call bpf(2), as on a kernel where eBPF is locked down.
+    /// Starts a helper that cannot load eBPF programs, as on a locked-down kernel.
     ///
     /// # Panics
-    /// If it does not listen within ten seconds.
+    /// After ten seconds.
     #[must_use]
     pub fn without_ebpf(node: &Node) -> Self {
         Self::serve(node, |tracer, arguments| {
@@ -50,10 +50,10 @@ impl Helper {
 
     fn serve(node: &Node, command: impl Fn(&[&str], &[&str]) -> Command) -> Self {
         let socket = node.socket_directory().join("tap-helper.sock");
-        // A killed helper leaves its socket, which would be taken for the new one's.
+        // A helper that was killed leaves its socket, which would be mistaken for the one of this helper.
         let _ = fs::remove_file(&socket);
         let log = node.directory().join("tap-helper.log");
-        let output = File::options().create(true).append(true).open(&log).expect("a file can be made");
+        let output = File::options().create(true).append(true).open(&log).expect("a file can be created");
         let uid = AGENT_UID.to_string();
         let path = socket.display().to_string();
         let mut command = command(&[], &["serve", "--socket", &path, "--agent-uid", &uid]);
@@ -65,17 +65,16 @@ impl Helper {
         Self { process, socket, log }
     }
 
-    /// Runs another command of the tap-helper on a node. `FILE` among the arguments stands for a file with `input`. Returns the exit
-    /// status, standard output and standard error.
+    /// Runs another command of tap-helper on a node, with `input` as the content of `FILE`. Returns its exit status, output and errors.
     ///
     /// # Panics
-    /// If it cannot be run.
+    /// When it cannot be run.
     #[must_use]
     pub fn once(node: &Node, arguments: &[&str], input: &str) -> (ExitStatus, String, String) {
         Self::under(node, &[], arguments, input)
     }
 
-    /// Likewise, but kills it once it has sent `requests` messages to the kernel. Returns whether it was killed.
+    /// Runs a command and kills it after it has sent `requests` messages to the kernel. Returns whether it sent that many.
     #[must_use]
     pub fn killed_after(node: &Node, requests: u32, arguments: &[&str], input: &str) -> bool {
         let inject = format!("inject=sendto:signal=SIGKILL:when={}", requests + 1);
@@ -93,18 +92,18 @@ impl Helper {
         let mut command = command(tracer, &arguments);
         let child = node.spawn(None, command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let output = child.wait_with_output().expect("a child can be waited for");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints text");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is text");
         (output.status, text(output.stdout), text(output.stderr))
     }
 
-    /// Connects to it as the agent.
+    /// The agent's connection to it.
     #[must_use]
     #[track_caller]
     pub fn agent(&self) -> Agent {
         Agent::connect(&self.socket, AGENT_UID).unwrap_or_else(|error| panic!("{}: {error}", self.socket.display()))
     }
 
-    /// Its socket.
+    /// The path of its socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
@@ -113,28 +112,28 @@ impl Helper {
     /// Kills it, as a crash would.
     ///
     /// # Panics
-    /// If it has ended already.
+    /// When it is no longer running.
     pub fn kill(&mut self) {
-        assert!(matches!(self.process.try_wait(), Ok(None)), "it has ended by itself: {}", self.log());
+        assert!(matches!(self.process.try_wait(), Ok(None)), "it is still running: {}", self.log());
         self.process.kill().expect("a child can be ended");
         self.process.wait().expect("a child can be waited for");
     }
 
-    /// Terminates it, as the kubelet does.
+    /// Asks it to end, as the kubelet does.
     ///
     /// # Panics
-    /// If it fails.
+    /// When it fails.
     pub fn terminate(&mut self) {
         let pid = i32::try_from(self.process.id()).expect("a PID fits");
         #[expect(unsafe_code, reason = "std has no kill")]
         // SAFETY: no pointers, and a child that was not waited for keeps its PID.
         let done = unsafe { libc::kill(pid, libc::SIGTERM) };
-        assert_eq!(done, 0, "a child can be signalled");
+        assert_eq!(done, 0, "it is running");
         let status = self.process.wait().expect("a child can be waited for");
         assert!(status.success(), "{status}: {}", self.log());
     }
 
-    /// What it, and the helpers before it on the node, wrote to standard error.
+    /// Its log, which includes those of earlier helpers on the node.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -158,7 +157,7 @@ fn command(tracer: &[&str], arguments: &[&str]) -> Command {
     command
 }
 
-/// Makes bpf(2) fail with EPERM, and nothing else, by a seccomp filter that the program inherits.
+/// Makes bpf(2), and no other system call, fail with EPERM, by a seccomp filter that the program inherits.
 #[expect(unsafe_code, reason = "a filter can be set only between fork and exec")]
 fn refuse_ebpf(command: &mut Command) {
     // The first word of `struct seccomp_data` is the number of the system call.
@@ -185,13 +184,13 @@ fn refuse_ebpf(command: &mut Command) {
     unsafe { command.pre_exec(set) };
 }
 
-/// The binary under test: `TAP_HELPER`, or the one beside the tests.
+/// The binary under test: `TAP_HELPER`, or the one that was built with the tests.
 fn binary() -> PathBuf {
-    let beside = || {
-        let test = env::current_exe().expect("a process knows its file");
+    let default = || {
+        let test = env::current_exe().expect("a process knows its executable");
         test.ancestors().nth(2).expect("tests are in target/debug/deps").join("tap-helper")
     };
-    let path = env::var_os("TAP_HELPER").map_or_else(beside, PathBuf::from);
+    let path = env::var_os("TAP_HELPER").map_or_else(default, PathBuf::from);
     assert!(path.exists(), "{} does not exist: `make dataplane` builds it", path.display());
     path
 }

@@ -1,8 +1,8 @@
-//! Nodes and pods made of namespaces, for the dataplane tier: a Kubernetes node as the tap-helper sees it, without Kubernetes.
+//! Nodes and pods made of namespaces, for the dataplane tier: what the tap-helper sees of a Kubernetes node, without Kubernetes.
 //!
-//! A [`Node`] has its own PIDs, mounts and network; its [`Pod`]s are processes in cgroups that carry their UID. Descriptors of the
-//! test's process keep everything alive: however that process ends, the kernel removes all of it, except for cgroup directories,
-//! which the next run removes ([`residue`]).
+//! A [`Node`] has its own PID, mount and network namespaces; its [`Pod`]s are processes in cgroups that carry their UID. Descriptors of the
+//! test's process keep everything alive: however that process ends, the kernel removes all of it except cgroup directories, which the
+//! next run removes ([`residue`]).
 
 mod agent;
 mod cgroup;

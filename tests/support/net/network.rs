@@ -9,7 +9,7 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
 
-/// A network namespace, kept alive until this is dropped.
+/// A network namespace that lives as long as this value.
 #[derive(Debug)]
 pub struct Network {
     file: File,
@@ -17,21 +17,21 @@ pub struct Network {
 }
 
 impl Network {
-    /// Creates one whose only device, the loopback, is up.
+    /// Creates a network namespace with only a loopback device, which is up.
     ///
     /// # Panics
-    /// If this process may not create one.
+    /// When the test may not create one.
     #[must_use]
     pub fn new() -> Self {
         let file = thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made (root only)");
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be created (root only)");
             File::open("/proc/thread-self/ns/net").expect("/proc is mounted")
         });
         let file = file.join().expect("the thread does not panic");
         let path = PathBuf::from(format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd()));
         let network = Self { file, path };
-        // Multicast listener reports are repeated within this interval, by default a second. With the least one, all of them are
-        // sent before a test starts to capture.
+        // IPv6 repeats multicast listener reports after this interval in milliseconds, by default a second. Shortened so that they do
+        // not interfere with tests.
         for kind in ["default", "all"] {
             network.set(&format!("ipv6/conf/{kind}/mldv2_unsolicited_report_interval"), "1");
         }
@@ -39,10 +39,10 @@ impl Network {
         network
     }
 
-    /// Opens one that exists, by its path.
+    /// Opens an existing network namespace by its path, and keeps it alive.
     ///
     /// # Panics
-    /// If there is no such file.
+    /// If the file does not exist.
     #[must_use]
     #[track_caller]
     pub fn open(path: &Path) -> Self {
@@ -51,13 +51,13 @@ impl Network {
         Self { file, path }
     }
 
-    /// A path by which other processes of the machine can open it.
+    /// A path that other processes of the machine can open.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Runs a closure on a thread inside it.
+    /// Runs a function on a thread inside it.
     pub fn within<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -68,10 +68,10 @@ impl Network {
         })
     }
 
-    /// Runs a command inside it, and returns its standard output.
+    /// Runs a command inside, and returns its output.
     ///
     /// # Errors
-    /// If it fails, with its standard error.
+    /// When it fails, with its standard error.
     pub fn try_run(&self, command: &[&str], input: &str) -> Result<String, String> {
         self.within(|| {
             let mut child = Command::new(command[0])
@@ -81,50 +81,50 @@ impl Network {
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-            // A command that has failed already has closed the pipe.
-            let _ = std::io::Write::write_all(&mut child.stdin.take().expect("it is a pipe"), input.as_bytes());
+            // A command that has already failed closes the pipe.
+            let _ = std::io::Write::write_all(&mut child.stdin.take().expect("stdin is a pipe"), input.as_bytes());
             let output = child.wait_with_output().expect("a child can be waited for");
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
         })
     }
 
-    /// Runs a command inside it, and returns its standard output.
+    /// Runs a command inside, and returns its output.
     ///
     /// # Panics
-    /// If it fails.
+    /// When it fails.
     #[track_caller]
     pub fn run(&self, command: &str) -> String {
         let words: Vec<&str> = command.split_whitespace().collect();
         self.try_run(&words, "").unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// Runs a batch of `ip` commands, one per line.
+    /// Runs `ip` with a batch of lines.
     ///
     /// # Panics
-    /// If one fails.
+    /// When one fails.
     #[track_caller]
     pub fn ip(&self, lines: &str) {
         self.try_run(&["ip", "-batch", "-"], lines).unwrap_or_else(|error| panic!("{lines}: {error}"));
     }
 
-    /// Runs `ip`, `tc` or `bridge`, with `-j` among the arguments.
+    /// Runs `ip`, `tc` or `bridge` with `-j` among the arguments.
     ///
     /// # Panics
-    /// If it fails or prints no list.
+    /// When it fails or does not print a list.
     #[must_use]
     #[track_caller]
     pub fn json(&self, command: &str) -> Vec<Value> {
         self.try_json(command).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// Likewise, for something that may just have been removed.
+    /// Like [`json`](Self::json), for something that may have been deleted.
     ///
     /// # Errors
-    /// If the command fails.
+    /// When the command fails.
     ///
     /// # Panics
-    /// If it prints no list.
+    /// When it does not print a list.
     #[track_caller]
     pub fn try_json(&self, command: &str) -> Result<Vec<Value>, String> {
         let text = self.try_run(&command.split_whitespace().collect::<Vec<_>>(), "")?;
@@ -133,7 +133,7 @@ impl Network {
             return Ok(Vec::new());
         }
         let mut list: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}"));
-        // With a filter on the type, iproute2 prints an empty object for each other device.
+        // With a filter on the type, `ip` prints an empty object for each device that does not match.
         list.retain(|entry| entry.as_object().is_some_and(|object| !object.is_empty()));
         Ok(list)
     }
@@ -141,17 +141,17 @@ impl Network {
     /// Writes a sysctl below `/proc/sys/net`.
     ///
     /// # Panics
-    /// If it does not exist.
+    /// When it does not exist.
     #[track_caller]
     pub fn set(&self, setting: &str, value: &str) {
         let file = format!("/proc/sys/net/{setting}");
         self.within(|| fs::write(&file, value)).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
 
-    /// Makes an interface show frames as they are on the wire: no GSO packets, checksums filled in.
+    /// Makes an interface show frames as they are on the wire: no GSO packets, and complete checksums.
     pub fn as_on_the_wire(&self, interface: &str) {
         self.run(&format!("ethtool -K {interface} tso off gso off gro off tx off"));
-        // TCP builds GSO packets even for devices without segmentation offload; it respects this limit.
+        // TCP builds GSO packets even for devices that cannot segment them, but it respects this limit.
         self.ip(&format!("link set {interface} gso_max_segs 1\n"));
     }
 }

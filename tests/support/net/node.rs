@@ -15,9 +15,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 use super::{AGENT_UID, Network, cgroup::Cgroup, residue};
 use crate::wait::until;
 
-/// A Kubernetes node as the tap-helper sees it: PIDs, mounts and a network, with a bridge for pods.
+/// What a Kubernetes node is to the tap-helper: PID, mount and network namespaces, with a bridge for pods.
 ///
-/// Pods are in 10.88.0.0/24 and `fd88::/64`; the underlay between nodes is 10.66.0.0/24 and `fd66::/64`.
+/// Pods are 10.88.0.0/24 and `fd88::/64`; the underlay between nodes is 10.66.0.0/24 and `fd66::/64`.
 #[derive(Debug)]
 pub struct Node {
     pub(super) cgroup: Cgroup,
@@ -30,15 +30,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// A new one, alone on its network.
+    /// Creates a node that is connected to no other.
     ///
     /// # Panics
-    /// If this process may not create namespaces.
+    /// When the test may not create namespaces.
     #[must_use]
     pub fn new() -> Self {
         let number = residue::register();
         let directory = std::env::temp_dir().join(format!("podtap-dataplane.{}.{number}", std::process::id()));
-        fs::create_dir(&directory).expect("a directory can be made");
+        fs::create_dir(&directory).expect("a directory can be created");
         let network = Network::new();
         let init = init(&network);
         let namespace = |kind: &str| File::open(format!("/proc/{}/ns/{kind}", init.id())).expect("init runs");
@@ -48,7 +48,7 @@ impl Node {
         Self { cgroup: Cgroup::new(), init, pids, mounts, network, directory, attached: AtomicU32::new(0) }
     }
 
-    /// Two nodes with a cable of the given MTU between them: 10.66.0.1 and `fd66::1`, 10.66.0.2 and `fd66::2`.
+    /// Creates two nodes, connected by a veth pair of the given MTU: 10.66.0.1 and `fd66::1`, 10.66.0.2 and `fd66::2`.
     #[must_use]
     pub fn pair(mtu: u32) -> (Self, Self) {
         let (one, two) = (Self::new(), Self::new());
@@ -61,7 +61,7 @@ impl Node {
             ));
             node.network.run("ethtool -K under0 tso off gso off gro off tx off");
         }
-        // It may take a second until IPv6 has noticed that a link is up.
+        // The kernel may take a second to notify IPv6 that a link is up.
         for address in ["10.66.0.2", "fd66::2"] {
             until("the nodes reach each other", Duration::from_secs(10), || {
                 one.network.try_run(&["ping", "-q", "-c", "1", "-W", "0.2", address], "")
@@ -76,16 +76,16 @@ impl Node {
         &self.network
     }
 
-    /// A directory, removed with the node.
+    /// A directory that is deleted with it.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Connects a network to the bridge by an interface, and returns its addresses, 10.88.0.N and `fd88::N`.
+    /// Connects a network to the bridge by an interface, with the addresses 10.88.0.N and `fd88::N`, which it returns.
     ///
     /// # Panics
-    /// If the network has an interface of that name.
+    /// When an interface of that name exists already.
     pub fn attach(&self, network: &Network, interface: &str) -> [IpAddr; 2] {
         let number = 10 + self.attached.fetch_add(1, Ordering::Relaxed);
         self.network.ip(&format!(
@@ -102,7 +102,7 @@ impl Node {
         addresses.map(|address| address.parse().expect("these are addresses"))
     }
 
-    /// A network on the bridge that belongs to no pod, for a pod to communicate with.
+    /// A network on the bridge that belongs to no pod: a client of pods.
     #[must_use]
     pub fn client(&self) -> Network {
         let network = Network::new();
@@ -110,25 +110,25 @@ impl Node {
         network
     }
 
-    /// A directory for the helper's socket, with the owner and mode of a pod's `emptyDir` with `fsGroup`.
+    /// A directory for the helper's socket, accessible to root and the agent's group, like a pod's `emptyDir` with `fsGroup`.
     pub(super) fn socket_directory(&self) -> PathBuf {
         let path = self.directory.join("run");
         if !path.exists() {
-            fs::create_dir(&path).expect("a directory can be made");
+            fs::create_dir(&path).expect("a directory can be created");
             chown(&path, None, Some(AGENT_UID)).expect("root may");
             fs::set_permissions(&path, fs::Permissions::from_mode(0o2770)).expect("root may");
         }
         path
     }
 
-    /// Starts a process that sees only the processes of the node. A process of a pod gets the given network, any other the node's
-    /// mounts and network. Standard input is empty.
+    /// Starts a process in the node's PID namespace, with an empty standard input. It also gets the node's mounts and network, unless it
+    /// belongs to a pod with another network.
     pub(super) fn spawn(&self, pod: Option<&Network>, command: &mut Command) -> Child {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 unshare(CloneFlags::CLONE_FS).expect("root may");
                 setns(&self.pids, CloneFlags::CLONE_NEWPID).expect("the node runs");
-                setns(pod.unwrap_or(&self.network), CloneFlags::CLONE_NEWNET).expect("the network is there");
+                setns(pod.unwrap_or(&self.network), CloneFlags::CLONE_NEWNET).expect("the network exists");
                 if pod.is_none() {
                     setns(&self.mounts, CloneFlags::CLONE_NEWNS).expect("the node runs");
                 }
@@ -139,11 +139,11 @@ impl Node {
     }
 }
 
-/// The node's first process. It ends when the pipe to it is closed, and all other processes of the node end with it.
+/// Starts the node's first process. It lives until the pipe to it is closed; all other processes of the node end with it.
 fn init(network: &Network) -> Child {
     let mut child = thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            setns(network, CloneFlags::CLONE_NEWNET).expect("the network is there");
+            setns(network, CloneFlags::CLONE_NEWNET).expect("the network exists");
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID).expect("root may");
             let script = "mount --make-rprivate / && mount -t proc proc /proc && echo ready && exec cat >/dev/null";
             Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
@@ -151,7 +151,7 @@ fn init(network: &Network) -> Child {
         thread.join().expect("the thread does not panic").expect("sh runs")
     });
     let mut line = String::new();
-    let output = child.stdout.take().expect("it is a pipe");
+    let output = child.stdout.take().expect("stdout is a pipe");
     BufReader::new(output).read_line(&mut line).expect("a pipe can be read");
     assert_eq!(line, "ready\n", "a node's first process starts");
     child
@@ -166,12 +166,12 @@ impl Default for Node {
 impl Drop for Node {
     fn drop(&mut self) {
         drop(self.init.stdin.take());
-        // The kernel reports this process as ended after all others of the node, and after the test has waited for those that it
-        // started: pods and helpers have to be dropped before their node.
+        // The kernel kills all other processes of the node before this one has ended. It also waits until the test has waited for those that
+        // it started, so pods and helpers have to be dropped before their node.
         let start = Instant::now();
         while matches!(self.init.try_wait(), Ok(None)) {
             if start.elapsed() > Duration::from_secs(10) {
-                eprintln!("a process of a node was not waited for: drop pods and helpers first");
+                eprintln!("a process of a node was not waited for");
                 break;
             }
             thread::sleep(Duration::from_millis(5));

@@ -10,7 +10,7 @@ use std::{
 use super::{Network, Node};
 use crate::wait::until;
 
-/// A pod as the tap-helper sees it: a process in a cgroup with the pod's UID, in its own network.
+/// A pod as the tap-helper sees it: a process in a cgroup with the pod's UID, in its own network namespace.
 #[derive(Debug)]
 pub struct Pod {
     /// UID.
@@ -23,7 +23,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// A running one, connected to the node's bridge by `eth0`.
+    /// Starts a pod with `eth0` on the node's bridge.
     #[must_use]
     pub fn start(node: &Node) -> Self {
         let mut pod = Self::prepared(node);
@@ -31,7 +31,7 @@ impl Pod {
         pod
     }
 
-    /// One without a process. It has its network, which a runtime creates before the first process.
+    /// Creates a pod without a process but with a network, which container runtimes set up before they start the first process.
     #[must_use]
     pub fn prepared(node: &Node) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
@@ -42,7 +42,7 @@ impl Pod {
         Self::with(node, uid, network, addresses)
     }
 
-    /// One on the host network. [`network`](Self::network) is another one, which nothing uses.
+    /// Starts a pod that shares the node's network. [`Self::network`] is then an unrelated network.
     #[must_use]
     pub fn on_host_network(node: &Node) -> Self {
         let mut pod = Self::with(node, "5f0d6c1e-1111-4000-8000-000000000000".to_owned(), Network::new(), Vec::new());
@@ -56,18 +56,19 @@ impl Pod {
         Self { uid, addresses, network, process: None, cgroup }
     }
 
-    /// Starts its first process as runtimes do: into the cgroup while still in the node's network, then into the pod's.
+    /// Starts its first process as container runtimes do: the process enters the cgroup while still in the node's network, and then the
+    /// pod's network.
     ///
     /// # Panics
-    /// If it does not start.
+    /// When it does not start.
     pub fn run(&mut self, node: &Node) {
         self.process = Some(self.start_process(node));
     }
 
-    /// Starts another process, and ends the first one.
+    /// Starts another process, and ends the previous one.
     ///
     /// # Panics
-    /// If it does not start.
+    /// When it does not start.
     pub fn replace(&mut self, node: &Node) {
         let next = self.start_process(node);
         self.stop();
@@ -81,7 +82,7 @@ impl Pod {
             self.network.path().display()
         );
         let process = node.spawn(Some(node.network()), Command::new("sh").args(["-c", &script]));
-        let expected = fs::read_link(self.network.path()).expect("the network is there");
+        let expected = fs::read_link(self.network.path()).expect("the network exists");
         until("the pod's process is in its network", Duration::from_secs(10), || {
             let now = fs::read_link(format!("/proc/{}/ns/net", process.id())).map_err(|error| error.to_string())?;
             if now == expected { Ok(()) } else { Err(format!("{}", now.display())) }
@@ -89,10 +90,10 @@ impl Pod {
         process
     }
 
-    /// Ends its process. Its network stays until this is dropped, as one does until the runtime removes the sandbox.
+    /// Ends its process. Its network stays as long as this value, as it does until a runtime removes the sandbox.
     ///
     /// # Panics
-    /// If it cannot be ended.
+    /// When it cannot be ended.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("a child can be ended");
@@ -106,10 +107,10 @@ impl Pod {
         &self.network
     }
 
-    /// As in a `NodeTap`.
+    /// The pod as in a `NodeTap`.
     ///
     /// # Panics
-    /// If its UID is not one.
+    /// When its UID is invalid.
     #[must_use]
     pub fn model(&self) -> podtap_model::Pod {
         podtap_model::Pod {
@@ -128,7 +129,7 @@ impl Drop for Pod {
             let _ = process.kill();
             let _ = process.wait();
         }
-        // As CNI plugins do: the kernel removes the namespace later, and until then it would receive broadcasts.
+        // As CNI plugins do. The kernel deletes the namespace later, and until then it would still receive broadcasts.
         let _ = self.network.try_run(&["ip", "link", "del", "eth0"], "");
     }
 }

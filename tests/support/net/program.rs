@@ -14,7 +14,7 @@ use nix::{
 use super::{Network, Node};
 use crate::wait::until;
 
-/// A third-party program that runs in a network until it is ended.
+/// A third-party program that runs in a network until it is stopped.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
@@ -22,16 +22,16 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts one, and waits until it has written `ready` to standard error, which goes to a file of the node.
+    /// Starts a program, and waits until it has written `ready` to standard error. Its log is in the node's directory.
     ///
     /// # Panics
-    /// If it does not within ten seconds.
+    /// After ten seconds.
     #[must_use]
     #[track_caller]
     pub fn start(node: &Node, network: &Network, command: &[&str], ready: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let errors = node.directory().join(format!("program{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
-        let output = File::create(&errors).expect("a file can be made");
+        let output = File::create(&errors).expect("a file can be created");
         let mut started = Command::new(command[0]);
         started.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
         let child = network.within(|| started.spawn()).unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -43,7 +43,7 @@ impl Program {
         program
     }
 
-    /// What it wrote to standard error.
+    /// Its standard error so far.
     #[must_use]
     pub fn errors(&self) -> String {
         fs::read_to_string(&self.errors).unwrap_or_default()
@@ -52,7 +52,7 @@ impl Program {
     /// Interrupts it, and waits until it has ended.
     ///
     /// # Panics
-    /// If it does not end within ten seconds.
+    /// When it does not end within ten seconds.
     pub fn end(mut self) {
         let pid = i32::try_from(self.child.id()).expect("a PID fits");
         kill(Pid::from_raw(pid), Signal::SIGINT).expect("a child can be ended");

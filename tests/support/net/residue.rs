@@ -1,4 +1,4 @@
-//! Fails the run if it leaves anything behind. The check runs when the test process ends, after the last test.
+//! Checks when the test process ends, after the last test, that the run left nothing behind.
 
 use std::{
     collections::BTreeSet,
@@ -15,14 +15,14 @@ use super::cgroup;
 
 static BEFORE: OnceLock<BTreeSet<String>> = OnceLock::new();
 
-/// A number for a node, unique in this run. The first call removes what killed runs have left, records the state of the machine
+/// A number that is unique among the nodes of this run. The first call removes what killed runs left, records the state of the machine,
 /// and registers the check.
 pub(super) fn register() -> u32 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     BEFORE.get_or_init(|| {
         remove_old();
-        #[expect(unsafe_code, reason = "std has no atexit")]
-        // SAFETY: a static function.
+        #[expect(unsafe_code, reason = "std has no hook at the end of a process")]
+        // SAFETY: a function that lives as long as the program.
         let done = unsafe { libc::atexit(check) };
         assert_eq!(done, 0, "the check can be registered");
         machine()
@@ -30,15 +30,15 @@ pub(super) fn register() -> u32 {
     COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Ends the process with a failure if something is left.
+/// Fails the process if something is left.
 extern "C" fn check() {
     let now = machine();
     let mut found: Vec<String> = BEFORE.get().map(|before| changes(before, &now)).unwrap_or_default();
     found.extend(namespaces().into_iter().map(|name| format!("a descriptor of {name}")));
     found.extend(children().then(|| "a child process".to_owned()));
     if !found.is_empty() {
-        eprintln!("\nthe tests left something behind:\n  {}", found.join("\n  "));
-        #[expect(unsafe_code, reason = "std's exit runs this function again")]
+        eprintln!("\nthe tests left resources behind:\n  {}", found.join("\n  "));
+        #[expect(unsafe_code, reason = "exit would run this function again")]
         // SAFETY: ends the process.
         unsafe {
             libc::_exit(101)
@@ -48,17 +48,17 @@ extern "C" fn check() {
 
 fn changes(before: &BTreeSet<String>, now: &BTreeSet<String>) -> Vec<String> {
     let new = now.difference(before).map(|line| format!("new: {line}"));
-    let gone = before.difference(now).map(|line| format!("gone: {line}"));
-    new.chain(gone).collect()
+    let removed = before.difference(now).map(|line| format!("removed: {line}"));
+    new.chain(removed).collect()
 }
 
-/// The machine's own devices, qdiscs, filters, named namespaces, our cgroups and directories.
+/// The machine's devices, qdiscs and named namespaces, and our cgroups and directories.
 fn machine() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for command in [&["ip", "-o", "link"][..], &["tc", "qdisc", "show"], &["ip", "netns", "list"]] {
         let output = Command::new(command[0]).args(&command[1..]).output().map(|output| output.stdout);
         let text = String::from_utf8_lossy(&output.unwrap_or_default()).into_owned();
-        // Only the name of a device: other programs may set it up or down meanwhile.
+        // Only the name of a device: others may set it up or down meanwhile.
         let line = |line: &str| {
             if command[1] == "-o" { line.split(':').nth(1).unwrap_or(line).into() } else { line.to_owned() }
         };
@@ -70,7 +70,7 @@ fn machine() -> BTreeSet<String> {
     found
 }
 
-/// Cgroups and directories that this process has created.
+/// Cgroups and directories that this process created.
 fn ours() -> Vec<PathBuf> {
     let mine = format!("{}{}.", cgroup::PREFIX, std::process::id());
     named(&cgroup::hierarchy(), &mine).chain(named(&std::env::temp_dir(), &mine)).collect()
@@ -82,7 +82,7 @@ fn named(directory: &Path, prefix: &str) -> impl Iterator<Item = PathBuf> + use<
     entries.filter(move |entry| entry.file_name().to_string_lossy().starts_with(&prefix)).map(|entry| entry.path())
 }
 
-/// Removes what belongs to processes that no longer run.
+/// Removes the cgroups and directories of processes that have ended.
 fn remove_old() {
     let dead = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -90,7 +90,7 @@ fn remove_old() {
         pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
     };
     for path in named(&cgroup::hierarchy(), cgroup::PREFIX).filter(dead) {
-        // If this fails, the processes of that run are just ending; the next run tries again.
+        // If this fails, processes of that run are still ending; the next run tries again.
         let _ = cgroup::remove(&path);
     }
     for path in named(&std::env::temp_dir(), cgroup::PREFIX).filter(dead) {
@@ -98,7 +98,7 @@ fn remove_old() {
     }
 }
 
-/// Namespaces that this process still has open.
+/// Namespaces of which this process still has open descriptors.
 fn namespaces() -> Vec<String> {
     let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().filter_map(Result::ok);
     let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
@@ -110,7 +110,7 @@ fn namespaces() -> Vec<String> {
 
 fn children() -> bool {
     #[expect(unsafe_code, reason = "std waits for known children only")]
-    // SAFETY: a null pointer means that no status is requested.
+    // SAFETY: the status pointer may be null.
     let waited = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
     waited >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ECHILD)
 }

@@ -2,25 +2,25 @@ use serde_json::Value;
 
 use super::Network;
 
-/// The devices, qdiscs and clsact filters of a network as `ip` and `tc` show them, without counters and times.
+/// The devices, qdiscs and filters of a network, as `ip` and `tc` show them, without counters and times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// One line per object, sorted.
+    /// One line per device, qdisc and filter, sorted.
     pub lines: Vec<String>,
 }
 
-/// A filter that mirrors frames to a device, as `tc` shows it.
+/// A filter that mirrors or redirects frames to a device, as `tc` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mirror {
     /// `ingress` or `egress`.
     pub hook: &'static str,
     /// Its priority.
     pub priority: u64,
-    /// The device that the frames are mirrored to.
+    /// The device that gets the frames.
     pub to: String,
     /// The action's cookie, in hexadecimal.
     pub cookie: String,
-    /// What happens to the frame itself: `continue` lets later filters see it.
+    /// The action's control: with `continue`, later filters see the frame.
     pub control: String,
     /// Frames mirrored so far.
     pub packets: u64,
@@ -29,7 +29,7 @@ pub struct Mirror {
 const HOOKS: [&str; 2] = ["ingress", "egress"];
 
 impl Network {
-    /// Its current state.
+    /// Its devices, qdiscs and filters.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let mut lines = Vec::new();
@@ -42,7 +42,7 @@ impl Network {
             if qdisc["kind"] == "clsact" {
                 let device = word(&qdisc["dev"]);
                 for hook in HOOKS {
-                    // A device may be removed between two commands.
+                    // The device may be deleted meanwhile.
                     for filter in self.try_json(&format!("tc -j filter show dev {device} {hook}")).unwrap_or_default() {
                         let keys = ["protocol", "pref", "kind", "chain"];
                         let handle = &filter["options"]["handle"];
@@ -55,9 +55,9 @@ impl Network {
         Snapshot { lines }
     }
 
-    /// Everything that a repair restores: the snapshot, whether each device is up and has a carrier, how PodTap's devices are
-    /// configured, the destinations of each VXLAN device, and where each filter mirrors to. The second word of each line is the name
-    /// of the device. The MAC address of PodTap's devices is left out, because a recreated device has another.
+    /// Everything that a repair restores: the snapshot, and with it whether each device is up and has a carrier, how PodTap's devices
+    /// are configured, the destinations of each VXLAN device, and where each filter mirrors to. Each line has the device's name as
+    /// its second word. The MAC address of a device of PodTap is left out, because a recreated one has another.
     #[must_use]
     pub fn full_state(&self) -> Vec<String> {
         let mut lines = self.snapshot().lines;
@@ -94,7 +94,7 @@ impl Network {
         names
     }
 
-    /// The filters of an interface that mirror; none if it has no clsact.
+    /// The filters of an interface that mirror or redirect; none also without a clsact.
     #[must_use]
     pub fn mirrors(&self, interface: &str) -> Vec<Mirror> {
         let mut found = Vec::new();

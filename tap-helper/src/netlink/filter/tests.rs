@@ -106,7 +106,7 @@ fn a_program_that_mirrors_in_place_of_another() {
 /// `tc filter add dev mirror0 egress protocol all prio 3 bpf direct-action object-pinned /sys/fs/bpf/podtap`
 #[test]
 fn a_program_that_decides() {
-    let target = target(4, Hook::Egress, FIT_PRIORITY);
+    let target = target(4, Hook::Egress, CLAMP_PRIORITY);
     assert_sends(
         RouteNetlinkMessage::NewTrafficFilter(verdict_program_message(target, 4, "podtap:[*fsobj]")),
         NLM_F_CREATE | NLM_F_EXCL,

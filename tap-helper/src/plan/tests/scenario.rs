@@ -22,7 +22,7 @@ use crate::{
 
 use super::world::World;
 
-/// What is wanted of one namespace, each identity at most once.
+/// The desired state of one namespace, each identity at most once.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub senders: Vec<DesiredSender>,
@@ -31,7 +31,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    pub fn wanted(&self) -> Requested<'_> {
+    pub fn requested(&self) -> Requested<'_> {
         Requested {
             senders: self.senders.iter().collect(),
             receivers: self.receivers.iter().collect(),
@@ -94,10 +94,10 @@ fn tap_reference(number: u8) -> TapReference {
     TapReference { namespace: "shop".to_owned(), uid: uid(&name), name }
 }
 
-/// What programs are told, if there are any: of two kinds, each with two settings.
+/// Settings of programs, if the sender has any: two kinds of programs, each with two settings.
 fn settings() -> impl Strategy<Value = Option<Settings>> {
-    (any::<bool>(), any::<bool>(), 0..4u8).prop_map(|(deduplicates, narrow, without)| {
-        (without > 0).then(|| Settings {
+    (any::<bool>(), any::<bool>(), 0..4u8).prop_map(|(deduplicates, narrow, programmed)| {
+        (programmed > 0).then(|| Settings {
             options: MirrorOptions { deduplicate: deduplicates.then(Deduplicate::default), ..MirrorOptions::default() },
             frame_limit: narrow.then_some(1364),
             ..Settings::default()
@@ -107,9 +107,9 @@ fn settings() -> impl Strategy<Value = Option<Settings>> {
 
 fn receiver() -> impl Strategy<Value = Receiver> {
     (1..4u32, select(vec!["m0", "m1", "eth0"]), any::<bool>(), any::<bool>(), 1..3u8).prop_map(
-        |(number, name, ipv6, raw, tap)| Receiver {
+        |(network, name, ipv6, raw, tap)| Receiver {
             tap: tap_reference(tap),
-            vni: vni(number),
+            vni: vni(network),
             port: 14789,
             ipv6,
             interface_name: name.parse().expect("an interface name"),
@@ -119,36 +119,36 @@ fn receiver() -> impl Strategy<Value = Receiver> {
     )
 }
 
-/// Something that another program configured.
+/// A change by another program.
 #[derive(Clone, Debug)]
 pub enum Foreign {
     Clsact(u32),
     Ingress(u32),
     Filter(u32, Hook, u16, Option<Vec<u8>>),
-    Tunnel(String, u32),
+    Vxlan(String, u32),
 }
 
 pub fn foreign_states() -> impl Strategy<Value = Vec<Foreign>> {
     let interface = || select(vec![2u32, 3]);
     let hook = select(vec![Hook::Ingress, Hook::Egress]);
-    let cookie = prop_oneof![Just(None), Just(Some(b"somebody".to_vec())), Just(Some(b"PTap".to_vec()))];
+    let cookie = prop_oneof![Just(None), Just(Some(b"foreign".to_vec())), Just(Some(b"PTap".to_vec()))];
     let filter = (interface(), hook, 30..40u16, cookie)
         .prop_map(|(interface, hook, priority, cookie)| Foreign::Filter(interface, hook, priority, cookie));
-    let tunnel = (select(vec!["m0", "vx9", "ptap00000000000"]), select(vec![0, GROUP]));
+    let vxlan = (select(vec!["m0", "vx9", "ptap00000000000"]), select(vec![0, GROUP]));
     vec(
         prop_oneof![
             interface().prop_map(Foreign::Clsact),
             interface().prop_map(Foreign::Ingress),
             filter,
-            tunnel.prop_map(|(name, group)| Foreign::Tunnel(name.to_owned(), group)),
+            vxlan.prop_map(|(name, group)| Foreign::Vxlan(name.to_owned(), group)),
         ],
         0..6,
     )
 }
 
 impl Foreign {
-    /// Does it, if there is room for it.
-    pub fn come(&self, world: &mut World) {
+    /// Makes the change, if it is possible.
+    pub fn configure(&self, world: &mut World) {
         match self {
             Self::Clsact(interface) if world.now.qdisc(*interface).is_none() => {
                 world.add_qdisc(*interface, QdiscKind::Clsact);
@@ -169,9 +169,9 @@ impl Foreign {
                 });
                 world.add_filter((*interface, *hook), *priority, "bpf", mirror, false);
             }
-            Self::Tunnel(name, group) if world.now.links.iter().all(|link| link.name != *name) => {
+            Self::Vxlan(name, group) if world.now.links.iter().all(|link| link.name != *name) => {
                 let vxlan = Vxlan { vni: 1, port: 4789, source_ports: (0, 0), learning: true };
-                // With an alias of its own, or no group of ours: one of both would be too little to be ours.
+                // A device is ours only if it has both our group and an alias of ours.
                 world.add_link(Link {
                     name: name.clone(),
                     group: *group,
@@ -186,12 +186,12 @@ impl Foreign {
     }
 }
 
-/// Changes by hand to what is PodTap's: each number picks one of those that are possible.
+/// Damages PodTap's resources. Each number selects a device and a kind of damage.
 pub fn damage(world: &mut World, choices: &[u8]) {
     for choice in choices {
         let ours: Vec<u32> = world.now.ours().map(|link| link.index).collect();
         let Some(index) = ours.get(usize::from(choice / 16) % ours.len().max(1)).copied() else { return };
-        let position = world.now.links.iter().position(|link| link.index == index).expect("it is there");
+        let position = world.now.links.iter().position(|link| link.index == index).expect("the device exists");
         match choice % 16 {
             0 => world.delete_link(index),
             1 => world.remove_qdisc(index),
@@ -201,9 +201,10 @@ pub fn damage(world: &mut World, choices: &[u8]) {
             5 => world.now.destinations.retain(|(device, _)| *device != index),
             6 => world.now.filters.retain(|filter| filter.mirror.as_ref().is_none_or(|mirror| mirror.to != index)),
             7 | 8 => {
-                let leads = |filter: &&mut Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index);
-                let Some(filter) = world.now.filters.iter_mut().find(leads) else { continue };
-                let mirror = filter.mirror.as_mut().expect("it leads somewhere");
+                let mirrors_to_device =
+                    |filter: &&mut Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index);
+                let Some(filter) = world.now.filters.iter_mut().find(mirrors_to_device) else { continue };
+                let mirror = filter.mirror.as_mut().expect("the filter mirrors");
                 if choice % 16 == 7 {
                     mirror.to = 1;
                 } else {
@@ -211,19 +212,20 @@ pub fn damage(world: &mut World, choices: &[u8]) {
                 }
             }
             11 => {
-                let leads = |filter: &&mut Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index);
-                let Some(filter) = world.now.filters.iter_mut().find(leads) else { continue };
-                // Of somebody else, or none.
+                let mirrors_to_device =
+                    |filter: &&mut Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index);
+                let Some(filter) = world.now.filters.iter_mut().find(mirrors_to_device) else { continue };
+                // A foreign program, or none.
                 filter.program = filter.program.map(|_| 7).filter(|_| choice / 16 % 2 == 0);
             }
             12 => world.now.filters.retain(|filter| (filter.id.interface, filter.id.hook) != (index, Hook::Egress)),
             9 if world.now.links[position].kind == "veth" => {
                 world.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
             }
-            // Moved to another namespace, the other end leaves this one, and this one stays.
+            // The peer is moved to another namespace.
             10 if world.now.links[position].kind == "veth" => {
                 let Some(peer) = world.now.links[position].peer.take() else { continue };
-                world.now.links.iter_mut().find(|link| link.index == peer).expect("it is there").peer = None;
+                world.now.links.iter_mut().find(|link| link.index == peer).expect("the peer exists").peer = None;
                 world.delete_link(peer);
             }
             _ => {
@@ -232,9 +234,9 @@ pub fn damage(world: &mut World, choices: &[u8]) {
                     .filters
                     .iter()
                     .find(|filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == index));
-                if let Some(double) = mirror.cloned() {
-                    let at = (double.id.interface, double.id.hook);
-                    world.add_filter(at, double.id.priority + 50, "u32", double.mirror, false);
+                if let Some(duplicate) = mirror.cloned() {
+                    let at = (duplicate.id.interface, duplicate.id.hook);
+                    world.add_filter(at, duplicate.id.priority + 50, "u32", duplicate.mirror, false);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! A network namespace in memory: what each step of a plan does to it, as the kernel and the executor do it.
+//! A network namespace in memory. It changes with each step of a plan as the kernel and the executor would change it.
 
 use std::collections::BTreeMap;
 
@@ -21,12 +21,12 @@ pub struct World {
     last_index: u32,
     last_handle: u32,
     last_program: u32,
-    /// Group and fingerprint of programs that are loaded in this round.
+    /// Group and fingerprint of the programs that this round loaded.
     loaded: BTreeMap<Resource, (u32, Fingerprint)>,
 }
 
 impl World {
-    /// A pod's: loopback, `eth0` with an address, `net1` without.
+    /// A pod's namespace: loopback, `eth0` with an address, and `net1` without one.
     pub fn of_pod() -> Self {
         let mut world = Self::default();
         for name in ["lo", "eth0", "net1"] {
@@ -53,7 +53,7 @@ impl World {
     }
 
     pub fn add_qdisc(&mut self, interface: u32, kind: QdiscKind) {
-        assert_eq!(self.now.qdisc(interface), None, "one place, one qdisc");
+        assert_eq!(self.now.qdisc(interface), None, "an interface has one clsact or ingress qdisc");
         self.now.qdiscs.push(Qdisc { interface, kind });
     }
 
@@ -68,22 +68,22 @@ impl World {
         self.remove_qdisc(index);
         self.now.links.retain(|link| link.index != index);
         self.now.destinations.retain(|(device, _)| *device != index);
-        // The filters stay, shown with `*` for their device.
+        // Filters that mirror to it stay; `tc` shows `*` for their device.
         for mirror in self.now.filters.iter_mut().filter_map(|filter| filter.mirror.as_mut()) {
             mirror.to = if mirror.to == index { 0 } else { mirror.to };
         }
         self.now.offloads.retain(|(device, _)| *device != index);
-        // Both ends of a pair go.
+        // Deleting a veth device deletes its peer.
         if let Some(peer) = link.peer {
             self.delete_link(peer);
         }
     }
 
-    /// Plans and acts until nothing is left to do: the rounds that took, and the last plan.
-    pub fn converge(&mut self, wanted: &Requested<'_>) -> (u32, Plan) {
+    /// Plans and executes until nothing is left to do. Returns the number of rounds and the last plan.
+    pub fn converge(&mut self, requested: &Requested<'_>) -> (u32, Plan) {
         for round in 0.. {
             self.loaded.clear();
-            let plan = plan(wanted, &self.now);
+            let plan = plan(requested, &self.now);
             if plan.actions.is_empty() || round > 10 {
                 return (round, plan);
             }
@@ -107,7 +107,7 @@ impl World {
                 (self.link(*device).autoconf_disabled, self.link(*device).mtu) = (true, DEVICE_MTU);
             }
             Step::AddDeviceClsact(interface) | Step::AddClsact { interface, .. } => {
-                // The executor takes a second request of one plan for done.
+                // The executor accepts a second request in the same plan.
                 if self.now.qdisc(*interface).is_none() {
                     self.add_qdisc(*interface, QdiscKind::Clsact);
                 }
@@ -117,17 +117,17 @@ impl World {
                 self.add_filter((*device, Hook::Ingress), DROP_PRIORITY, "bpf", None, true);
             }
             Step::AddDestination(device, to) => {
-                assert!(!self.now.destinations.contains(&(*device, *to)), "no destination twice");
+                assert!(!self.now.destinations.contains(&(*device, *to)), "the destination is new");
                 self.now.destinations.push((*device, *to));
             }
             Step::RemoveDestination(device, to) => self.now.destinations.retain(|entry| *entry != (*device, *to)),
             Step::Rename(device, name) => {
-                assert!(!self.link(*device).up, "only a device that is down is renamed");
-                assert!(self.now.links.iter().all(|link| link.name != *name), "no name twice");
+                assert!(!self.link(*device).up, "a device that is renamed is down");
+                assert!(self.now.links.iter().all(|link| link.name != *name), "the name is free");
                 self.link(*device).name.clone_from(name);
             }
             Step::Up(device) => {
-                assert!(self.now.offloads(*device).is_empty(), "frames pass only when they will be as on the wire");
+                assert!(self.now.offloads(*device).is_empty(), "offloads are off before frames arrive");
                 self.link(*device).up = true;
             }
             Step::RemoveClsact(interface) => {
@@ -141,17 +141,23 @@ impl World {
             Step::LoadPrograms { settings, before } => self.load(&action.resource, settings, *before),
             Step::AttachClamp(target) => {
                 assert!(self.now.link(target.interface).is_some_and(|link| link.kind == "vxlan"));
-                self.put_program(&action.resource, *target, None);
+                self.attach_program(&action.resource, *target, None);
             }
             Step::AttachMirror { target, device, cookie } => {
-                assert!(self.now.link(*device).is_some_and(|link| link.up), "no filter before its device");
-                let fits = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (*device, Hook::Egress);
-                assert!(self.now.filters.iter().any(|filter| fits(&filter)), "the clamp is attached before the mirror");
-                self.put_program(&action.resource, *target, Some((*device, *cookie)));
+                assert!(
+                    self.now.link(*device).is_some_and(|link| link.up),
+                    "the device is up before a filter mirrors to it"
+                );
+                let is_clamp = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (*device, Hook::Egress);
+                assert!(
+                    self.now.filters.iter().any(|filter| is_clamp(&filter)),
+                    "the clamp is attached before the mirror"
+                );
+                self.attach_program(&action.resource, *target, Some((*device, *cookie)));
             }
             Step::Configure { program, settings } => {
-                let found = *self.now.program(*program).expect("a plan names only programs that are there");
-                let fingerprint = settings.fingerprint().expect("they are valid");
+                let found = *self.now.program(*program).expect("a plan refers only to existing programs");
+                let fingerprint = settings.fingerprint().expect("the settings are valid");
                 assert!(found.fingerprint.same_programs(&fingerprint));
                 self.configure(found.group, fingerprint);
             }
@@ -163,19 +169,19 @@ impl World {
     fn add_mirror(&mut self, (interface, hook): (u32, Hook), priority: u16, device: u32, cookie: Cookie) {
         assert_eq!(self.now.qdisc(interface), Some(QdiscKind::Clsact));
         let at = |filter: &&Filter| filter.id.interface == interface && filter.id.priority == priority;
-        assert_eq!(self.now.filters.iter().find(at), None, "no priority twice");
-        assert!(self.now.link(device).is_some_and(|link| link.up), "no filter before its device");
+        assert_eq!(self.now.filters.iter().find(at), None, "the priority is free");
+        assert!(self.now.link(device).is_some_and(|link| link.up), "the device is up before a filter mirrors to it");
         let counters = crate::netlink::Counters::default();
         let mirror = Mirror { to: device, as_ours: true, redirects: false, cookie: cookie.bytes().to_vec(), counters };
         self.add_filter((interface, hook), priority, "bpf", Some(mirror), false);
     }
 
     fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<u32>) {
-        let fingerprint = settings.fingerprint().expect("they are valid");
-        let before = before.map(|id| *self.now.program(id).expect("a plan names only programs that are there"));
-        let joined = before.filter(|before| before.fingerprint.same_programs(&fingerprint));
+        let fingerprint = settings.fingerprint().expect("the settings are valid");
+        let before = before.map(|id| *self.now.program(id).expect("a plan refers only to existing programs"));
+        let shared = before.filter(|before| before.fingerprint.same_programs(&fingerprint));
         self.last_program += 1;
-        let group = joined.map_or(self.last_program, |joined| joined.group);
+        let group = shared.map_or(self.last_program, |shared| shared.group);
         self.configure(group, fingerprint);
         self.loaded.insert(resource.clone(), (group, fingerprint));
     }
@@ -186,9 +192,9 @@ impl World {
         }
     }
 
-    fn put_program(&mut self, resource: &Resource, target: FilterTarget, to: Option<(u32, Cookie)>) {
+    fn attach_program(&mut self, resource: &Resource, target: FilterTarget, to: Option<(u32, Cookie)>) {
         assert_eq!(self.now.qdisc(target.interface), Some(QdiscKind::Clsact));
-        let (group, fingerprint) = *self.loaded.get(resource).expect("programs are loaded before they are put");
+        let (group, fingerprint) = *self.loaded.get(resource).expect("programs are loaded before they are attached");
         let counters = crate::netlink::Counters::default();
         let mirror = to.map(|(to, cookie)| Mirror {
             to,
@@ -202,14 +208,14 @@ impl World {
                 == (target.interface, target.priority, target.hook)
         };
         if target.handle == 0 {
-            assert!(!self.now.filters.iter().any(same), "no priority twice");
+            assert!(!self.now.filters.iter().any(same), "the priority is free");
             self.add_filter((target.interface, target.hook), target.priority, "bpf", mirror, false);
         }
         self.last_program += 1;
         let id = 1000 + self.last_program;
         let mut filters = self.now.filters.iter_mut();
         let filter = filters.find(|filter| same(filter) && (target.handle == 0 || filter.id.handle == target.handle));
-        let filter = filter.expect("it is there");
+        let filter = filter.expect("the filter exists");
         assert_eq!(filter.id.kind, "bpf");
         filter.program = Some(id);
         if target.handle != 0 {
@@ -227,7 +233,7 @@ impl World {
     fn add_redirect(&mut self, from: u32, to: u32, cookie: Cookie) {
         assert_eq!(self.now.qdisc(from), Some(QdiscKind::Clsact));
         let before = |filter: &&Filter| filter.id.interface == from && filter.id.priority <= REDIRECT_PRIORITY;
-        assert_eq!(self.now.filters.iter().find(before), None, "it is the first");
+        assert_eq!(self.now.filters.iter().find(before), None, "no filter precedes the redirect");
         assert_eq!(self.link(to).kind, "veth");
         let counters = crate::netlink::Counters::default();
         let mirror = Mirror { to, as_ours: false, redirects: true, cookie: cookie.bytes().to_vec(), counters };
@@ -235,9 +241,9 @@ impl World {
     }
 
     fn create_pair(&mut self, names: &[String; 2], aliases: &[String; 2]) {
-        let ends = names.iter().zip(aliases).zip([2, 1]);
-        for ((name, alias), other) in ends {
-            assert!(self.now.links.iter().all(|link| link.name != *name), "no name twice: {name}");
+        let devices = names.iter().zip(aliases).zip([2, 1]);
+        for ((name, alias), peer) in devices {
+            assert!(self.now.links.iter().all(|link| link.name != *name), "the name {name} is free");
             let index = self.add_link(Link {
                 name: name.clone(),
                 autoconf_disabled: true,
@@ -245,7 +251,7 @@ impl World {
                 group: GROUP,
                 alias: alias.clone(),
                 kind: "veth".to_owned(),
-                peer: Some(if other == 2 { self.last_index + 2 } else { self.last_index }),
+                peer: Some(if peer == 2 { self.last_index + 2 } else { self.last_index }),
                 ..Link::default()
             });
             self.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
@@ -255,10 +261,10 @@ impl World {
     fn create(&mut self, resource: &Resource, name: &str, vxlan: Vxlan, alias: &str) {
         let taken = |vni: u32| self.now.links.iter().filter_map(|link| link.vxlan).any(|other| other.vni == vni);
         let vni = match resource {
-            Resource::Sender(key) => sender_vnis(key).find(|vni| !taken(*vni)).expect("one is free"),
+            Resource::Sender(key) => sender_vnis(key).find(|vni| !taken(*vni)).expect("a VNI is free"),
             _ => vxlan.vni,
         };
-        assert!(self.now.links.iter().all(|link| link.name != name), "no name twice: {name}");
+        assert!(self.now.links.iter().all(|link| link.name != name), "the name {name} is free");
         self.add_link(Link {
             name: name.to_owned(),
             autoconf_disabled: true,
@@ -272,6 +278,6 @@ impl World {
     }
 
     fn link(&mut self, index: u32) -> &mut Link {
-        self.now.links.iter_mut().find(|link| link.index == index).expect("a plan names only devices that are there")
+        self.now.links.iter_mut().find(|link| link.index == index).expect("a plan refers only to existing devices")
     }
 }

@@ -1,4 +1,4 @@
-//! Mirrored frames on an underlay with the pod's own MTU: the helper's programs clamp them to the path MTU.
+//! Mirrored frames on an underlay with the pod's MTU, to which the helper's programs clamp them.
 
 use std::{
     collections::BTreeMap,
@@ -18,19 +18,19 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, full_size, receiver, same_streams, sender};
+use crate::scene::{Scene, TAP, VNI, desired, full_size, receiver, remote_endpoint, same_streams, sender};
 
 const PERIOD: usize = 1_000_003;
-/// No more than this is in flight at once: less than the 1000 frames that the queue of a veth device holds
-/// (`net.core.netdev_max_backlog`), so that nothing is lost while the machine is busy with something else.
+/// Bytes in flight: fewer than the 1000 frames that a veth device queues (`net.core.netdev_max_backlog`), so that nothing is lost on a busy
+/// machine.
 const WINDOW: usize = 384 << 10;
 
-/// One gigabyte, less on an emulated kernel.
+/// One gigabyte, unless the kernel is emulated.
 fn transferred() -> usize {
     if emulated() { 16 << 20 } else { 1 << 30 }
 }
 
-/// The sent bytes repeat with a period that is no multiple of any segment's size.
+/// The sent bytes, which repeat with a period that is unrelated to any segment size.
 fn period() -> Vec<u8> {
     let mut state = 1_u32;
     let mut next = || {
@@ -40,38 +40,38 @@ fn period() -> Vec<u8> {
     (0..PERIOD).map(|_| next()).collect()
 }
 
-/// One stream of a pod, reassembled from its segments.
+/// A stream that is reassembled from its segments.
 #[derive(Default)]
 struct Reassembly {
     first: Option<u32>,
-    /// All bytes up to here have arrived.
-    whole: usize,
+    /// Length of the part without gaps.
+    contiguous: usize,
     /// Parts after a gap: start and end.
     waiting: BTreeMap<usize, usize>,
-    wrong: Option<String>,
+    error: Option<String>,
 }
 
 impl Reassembly {
     fn take(&mut self, sequence: u32, data: &[u8], period: &[u8]) {
-        // Less than 2^31 bytes are sent, and the first segment with data arrives first.
+        // Fewer than 2^31 bytes are sent, and the segment with the first byte arrives first.
         let first = *self.first.get_or_insert(sequence);
         let Ok(at) = usize::try_from(sequence.wrapping_sub(first).cast_signed()) else {
-            self.wrong = Some("a segment before the first one".to_owned());
+            self.error = Some("a segment before the first one".to_owned());
             return;
         };
         let offset = at % PERIOD;
         let (head, tail) = data.split_at(data.len().min(PERIOD - offset));
         if period[offset..offset + head.len()] != *head || period[..tail.len()] != *tail {
-            self.wrong = Some(format!("other bytes in the segment at {at}"));
+            self.error = Some(format!("other bytes in the segment at {at}"));
         }
         self.waiting.entry(at).and_modify(|end| *end = (*end).max(at + data.len())).or_insert(at + data.len());
-        while let Some(next) = self.waiting.first_entry().filter(|next| *next.key() <= self.whole) {
-            self.whole = self.whole.max(next.remove());
+        while let Some(next) = self.waiting.first_entry().filter(|next| *next.key() <= self.contiguous) {
+            self.contiguous = self.contiguous.max(next.remove());
         }
     }
 }
 
-/// The VXLAN packets on the underlay.
+/// Frames of VXLAN on the underlay.
 #[derive(Default)]
 struct Wire {
     frames: usize,
@@ -89,31 +89,34 @@ impl Wire {
     }
 }
 
-/// The mirrored stream of a large transfer is what was sent, and fits the wire.
+/// No frame on the underlay is fragmented or exceeds the MTU.
 #[test]
 fn a_gigabyte_arrives_byte_for_byte() {
     for from_pod in [true, false] {
         let mut scene = Scene::with_underlay(1500).with_offloads();
-        scene.far_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-        scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]));
+        scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+        scene
+            .agent
+            .establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
         let address = SocketAddr::new(scene.web.addresses[0], 5000);
-        let far = scene.far.network().path();
-        let wire =
-            Capture::fold(far, "under0", Wire::default(), |wire, _, bytes| wire.take(bytes)).expect("it is there");
+        let remote = scene.remote.network().path();
+        let wire = Capture::fold(remote, "under0", Wire::default(), |wire, _, bytes| wire.take(bytes))
+            .expect("the interface exists");
         let pattern = period();
-        let mirrored = Capture::fold(far, "mirror0", Reassembly::default(), move |stream, _, bytes| {
+        let mirrored = Capture::fold(remote, "mirror0", Reassembly::default(), move |stream, _, bytes| {
             let from = |flow: &[u8]| (flow[8..10] == 5000_u16.to_be_bytes()) == from_pod;
             if let Some((_, sequence, data)) = segment(bytes).filter(|(flow, _, data)| from(flow) && !data.is_empty()) {
                 stream.take(sequence, data, &pattern);
             }
         })
-        .expect("it is there");
+        .expect("the interface exists");
 
         let total = transferred();
         let arrived = |sent: usize, window: usize| {
             let start = Instant::now();
-            while mirrored.look(|stream| stream.wrong.is_none() && stream.whole + window < sent) {
-                let state = |stream: &Reassembly| (stream.whole, stream.waiting.first_key_value().map(|(at, _)| *at));
+            while mirrored.look(|stream| stream.error.is_none() && stream.contiguous + window < sent) {
+                let state =
+                    |stream: &Reassembly| (stream.contiguous, stream.waiting.first_key_value().map(|(at, _)| *at));
                 assert!(start.elapsed() < Duration::from_secs(60), "{sent} sent, arrived: {:?}", mirrored.look(state));
                 thread::yield_now();
             }
@@ -125,17 +128,17 @@ fn a_gigabyte_arrives_byte_for_byte() {
             "{total} bytes, from the pod: {from_pod}; {} frames on the underlay, {} fragments, longest {}",
             wire.frames, wire.fragments, wire.longest
         );
-        assert_eq!((stream.whole, stream.waiting.len(), stream.wrong), (total, 0, None));
+        assert_eq!((stream.contiguous, stream.waiting.len(), stream.error), (total, 0, None));
         assert_eq!((wire.fragments, wire.longest), (0, 1514));
     }
 }
 
-/// Sends `total` bytes of the pattern, and reads them; `pause` is called at intervals with the number of bytes sent so far.
+/// Transfers bytes of the pattern. Calls `pause` at intervals with the number of bytes sent.
 fn transfer(web: &Network, client: &Network, to: SocketAddr, from_pod: bool, total: usize, pause: impl Fn(usize)) {
     let listener = web.within(|| TcpListener::bind(to)).expect("the port is free");
-    let near = client.within(|| TcpStream::connect(to)).expect("the pod answers");
-    let (far, _) = listener.accept().expect("it is connected");
-    let (mut from, mut into) = if from_pod { (far, near) } else { (near, far) };
+    let connected = client.within(|| TcpStream::connect(to)).expect("the pod answers");
+    let (accepted, _) = listener.accept().expect("the client is connected");
+    let (mut from, mut into) = if from_pod { (accepted, connected) } else { (connected, accepted) };
     thread::scope(|scope| {
         let reader = scope.spawn(move || {
             let (mut buffer, mut read) = (vec![0; 1 << 20], 0);
@@ -149,36 +152,36 @@ fn transfer(web: &Network, client: &Network, to: SocketAddr, from_pod: bool, tot
         while sent < total {
             let offset = sent % PERIOD;
             let size = step.min(total - sent).min(PERIOD - offset);
-            from.write_all(&pattern[offset..offset + size]).expect("the other end reads");
+            from.write_all(&pattern[offset..offset + size]).expect("the receiver reads");
             sent += size;
             pause(sent);
         }
         drop(from);
-        assert_eq!(reader.join().expect("it does not panic"), total, "the pod's own transfer");
+        assert_eq!(reader.join().expect("the reader does not panic"), total, "the pod's own transfer is complete");
     });
 }
 
 fn tap(scene: &mut Scene, to: Endpoint, change: impl FnOnce(&mut Sender)) {
     let ipv6 = to.address.is_ipv6();
-    scene.far_agent.establish(&desired(vec![], vec![Receiver { ipv6, ..receiver(TAP, VNI, "mirror0") }]));
+    scene.remote_agent.establish(&desired(vec![], vec![Receiver { ipv6, ..receiver(TAP, VNI, "mirror0") }]));
     let mut sender = sender(TAP, &scene.web, Direction::Both, &[to]);
     change(&mut sender);
     scene.agent.establish(&desired(vec![sender], vec![]));
 }
 
-/// Sends datagrams with payloads of these lengths from the pod; returns the lengths of the mirrored frames.
+/// Sends datagrams with these payloads from the pod. Returns the lengths of the mirrored frames.
 fn lengths(scene: &Scene, payloads: &[usize]) -> Vec<usize> {
-    let mirrored = Capture::start(scene.far.network().path(), "mirror0");
+    let mirror = Capture::start(scene.remote.network().path(), "mirror0");
     let address = scene.web.addresses[0];
     traffic::udp(scene.web.network(), &scene.client, scene.client_addresses()[0], payloads);
     let of_pod = |frame: &Frame| {
         frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17 && IpAddr::from(source(frame)) == address
     };
     until("all mirrored frames arrive", Duration::from_secs(10), || {
-        let count = mirrored.count(of_pod);
+        let count = mirror.count(of_pod);
         if count == payloads.len() { Ok(()) } else { Err(format!("{count}")) }
     });
-    mirrored.stop().iter().filter(|frame| of_pod(frame)).map(|frame| frame.bytes.len()).collect()
+    mirror.stop().iter().filter(|frame| of_pod(frame)).map(|frame| frame.bytes.len()).collect()
 }
 
 fn source(frame: &Frame) -> [u8; 4] {
@@ -189,50 +192,50 @@ fn source(frame: &Frame) -> [u8; 4] {
 fn datagrams_that_do_not_fit_are_fragmented_or_truncated() {
     for (oversize, expected, fragments) in [(Oversize::Fragment, 1514, 4), (Oversize::Truncate, 1464, 0)] {
         let mut scene = Scene::with_underlay(1500);
-        tap(&mut scene, far_endpoint(VNI), |sender| {
+        tap(&mut scene, remote_endpoint(VNI), |sender| {
             (sender.tap.options.oversize, sender.tap.direction) = (oversize, Direction::Egress);
         });
-        let far = scene.far.network().path();
-        let wire =
-            Capture::fold(far, "under0", Wire::default(), |wire, _, bytes| wire.take(bytes)).expect("it is there");
+        let remote = scene.remote.network().path();
+        let wire = Capture::fold(remote, "under0", Wire::default(), |wire, _, bytes| wire.take(bytes))
+            .expect("the interface exists");
         assert_eq!(lengths(&scene, &[100, 1422, 1472, 1472]), [142, 1464, expected, expected], "{oversize:?}");
         assert_eq!(wire.stop().fragments, fragments, "{oversize:?}");
     }
 }
 
-/// The kernel does not fragment VXLAN over IPv6: TCP fits all the same, and the rest is truncated instead of lost.
+/// The kernel does not fragment VXLAN over IPv6: TCP is clamped as usual, and other frames are truncated instead of lost.
 #[test]
-fn over_ipv6_nothing_is_lost() {
+fn nothing_is_lost_over_an_ipv6_underlay() {
     let mut scene = Scene::with_underlay(1500).with_offloads();
-    let to = Endpoint { address: "fd66::2".parse().expect("an address"), ..far_endpoint(VNI) };
+    let to = Endpoint { address: "fd66::2".parse().expect("an address"), ..remote_endpoint(VNI) };
     tap(&mut scene, to, |_| ());
-    let far = scene.far.network().path();
-    let [at_pod, mirrored] =
-        [(scene.web.network().path(), "eth0"), (far, "mirror0")].map(|(path, name)| Capture::start(path, name));
+    let remote = scene.remote.network().path();
+    let [at_pod, mirror] =
+        [(scene.web.network().path(), "eth0"), (remote, "mirror0")].map(|(path, name)| Capture::start(path, name));
     for address in &scene.web.addresses {
         traffic::tcp(&scene.client, scene.web.network(), *address, 4 << 20);
     }
-    same_streams(&at_pod, &mirrored, 4);
-    let content = Content::of(&mirrored.stop());
+    same_streams(&at_pod, &mirror, 4);
+    let content = Content::of(&mirror.stop());
     assert!(content.streams.values().all(|stream| stream.is_whole() && stream.bytes.len() == 4 << 20));
-    let wire = Capture::start(far, "under0");
+    let wire = Capture::start(remote, "under0");
     assert_eq!(lengths(&scene, &[100, 1402, 1403, 1472]), [142, 1444, 1444, 1444]);
     assert!(wire.stop().iter().all(|frame| frame.bytes.len() <= 1514));
 }
 
-/// One write of many datagrams, as QUIC servers do: each of them arrives, fragmented.
+/// One write of many datagrams (UDP GSO), as QUIC servers do. Each is mirrored in fragments.
 #[test]
-fn datagrams_that_come_as_one_arrive_each() {
+fn every_datagram_of_a_udp_gso_packet_arrives() {
     let mut scene = Scene::with_underlay(1500).with_offloads();
-    tap(&mut scene, far_endpoint(VNI), |sender| sender.tap.direction = Direction::Egress);
-    let mirrored = Capture::start(scene.far.network().path(), "mirror0");
+    tap(&mut scene, remote_endpoint(VNI), |sender| sender.tap.direction = Direction::Egress);
+    let mirror = Capture::start(scene.remote.network().path(), "mirror0");
     let to = SocketAddr::new(scene.client_addresses()[0], 9);
-    let socket = scene.web.network().within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be made");
-    setsockopt(&socket, UdpGsoSegment, &1472).expect("it can be set");
+    let socket = scene.web.network().within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be created");
+    setsockopt(&socket, UdpGsoSegment, &1472).expect("the option can be set");
     let payload: Vec<u8> = (0..10 * 1472_usize).map(|at| (at / 1472).to_le_bytes()[0]).collect();
-    socket.send_to(&payload, to).expect("it can be sent");
-    until("all of them arrive whole, and once", Duration::from_secs(10), || {
-        let frames = mirrored.so_far();
+    socket.send_to(&payload, to).expect("the datagrams are sent");
+    until("each arrives once, reassembled", Duration::from_secs(10), || {
+        let frames = mirror.so_far();
         let udp = frames.iter().filter(|frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17);
         let mut found: Vec<(usize, u8)> = udp.map(|frame| (frame.bytes.len(), frame.bytes[42])).collect();
         found.sort_unstable();
@@ -241,27 +244,27 @@ fn datagrams_that_come_as_one_arrive_each() {
     });
 }
 
-/// A mirrored frame that exceeds the path MTU does not change the pod's own routes.
+/// Mirrored frames that exceed the MTU of the underlay do not affect the pod's routes.
 #[test]
-fn the_pods_path_mtu_is_unchanged() {
+fn the_pods_path_mtu_does_not_change() {
     let mut scene = Scene::with_underlay(1500);
-    tap(&mut scene, far_endpoint(VNI), |_| ());
+    tap(&mut scene, remote_endpoint(VNI), |_| ());
     let web = scene.web.network();
     let routes = || -> Vec<String> {
-        let routes = scene.client_addresses().into_iter().map(|to| web.run(&format!("ip -d route get {to}")));
-        routes
+        let shown = scene.client_addresses().into_iter().map(|address| web.run(&format!("ip -d route get {address}")));
+        shown
             .map(|route| route.split_whitespace().filter(|word| !word.ends_with("sec")).collect::<Vec<_>>().join(" "))
             .collect()
     };
     let before = routes();
-    let mirrored = Capture::start(scene.far.network().path(), "mirror0");
+    let mirror = Capture::start(scene.remote.network().path(), "mirror0");
     for address in scene.client_addresses() {
         traffic::ping(web, address, full_size(address), 3);
         traffic::udp(web, &scene.client, address, &[full_size(address); 3]);
     }
     let is_long = |frame: &Frame| frame.bytes.len() == 1514;
-    until("the long frames arrive", Duration::from_secs(10), || {
-        let count = mirrored.count(is_long);
+    until("the full-size frames arrive", Duration::from_secs(10), || {
+        let count = mirror.count(is_long);
         if count >= 24 { Ok(()) } else { Err(count.to_string()) }
     });
     assert_eq!(routes(), before);

@@ -1,4 +1,4 @@
-//! What an earlier helper left behind is removed if it is not part of the desired state, but not before that is known.
+//! Resources of earlier helpers that are no longer requested are removed, but only once the desired state is known.
 
 use std::time::Duration;
 
@@ -8,37 +8,37 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, sender};
 
-/// Two taps, one in each of two pods, both to this node. Their helper has been killed, and the next one runs.
-struct Left {
+/// Two pods with one tap each, both to this node. The helper was killed and restarted.
+struct Leftovers {
     scene: Scene,
     other: podtap_tests::net::Pod,
     before: [Snapshot; 3],
 }
 
-fn left() -> Left {
+fn leftovers() -> Leftovers {
     let mut scene = Scene::new();
     let other = podtap_tests::net::Pod::start(&scene.node);
     let before = [scene.web.network().snapshot(), other.network().snapshot(), scene.node.network().snapshot()];
     let senders = vec![
-        sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]),
-        sender("tap-b", &other, Direction::Egress, &[near_endpoint(VNI + 1)]),
+        sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)]),
+        sender("tap-b", &other, Direction::Egress, &[local_endpoint(VNI + 1)]),
     ];
     let receivers = vec![receiver(TAP, VNI, "mirror0"), receiver("tap-b", VNI + 1, "mirror1")];
     scene.agent.establish(&desired(senders, receivers));
     scene.helper.kill();
     scene.helper = Helper::start(&scene.node);
-    Left { scene, other, before }
+    Leftovers { scene, other, before }
 }
 
 #[test]
 fn nothing_is_removed_before_the_desired_state_is_known() {
-    let Left { mut scene, other, .. } = left();
+    let Leftovers { mut scene, other, .. } = leftovers();
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.agent = scene.helper.agent();
-    // Neither a start, nor an agent that connects, nor messages that cannot be decoded are a desired state.
-    scene.agent.send_bytes(b"{\"apply\":{\"generation\":\"x\"}}\nnonsense\n").expect("it is taken");
+    // Neither the start of the helper, nor a connected agent, nor an invalid message is a desired state.
+    scene.agent.send_bytes(b"{\"apply\":{\"generation\":\"x\"}}\nnonsense\n").expect("the message is sent");
     for _ in 0..2 {
         assert!(matches!(scene.agent.receive(), Ok(Response::Rejected(_))));
     }
@@ -50,7 +50,7 @@ fn nothing_is_removed_before_the_desired_state_is_known() {
 
 #[test]
 fn an_empty_desired_state_removes_everything() {
-    let Left { mut scene, other, before } = left();
+    let Leftovers { mut scene, other, before } = leftovers();
     scene.agent = scene.helper.agent();
     scene.agent.request(&desired(vec![], vec![]));
     let clean =
@@ -63,11 +63,11 @@ fn an_empty_desired_state_removes_everything() {
 }
 
 #[test]
-fn what_is_still_requested_stays() {
-    let Left { mut scene, other, before } = left();
+fn requested_resources_stay() {
+    let Leftovers { mut scene, other, before } = leftovers();
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.agent = scene.helper.agent();
-    let sender = sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)]);
+    let sender = sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)]);
     scene.agent.establish(&desired(vec![sender], vec![receiver(TAP, VNI, "mirror0")]));
     assert_eq!(before[1].differences(&other.network().snapshot()), [""; 0]);
     assert_eq!((scene.node.network().devices_of(TAP).len(), scene.node.network().vxlan_devices().len()), (3, 1));
@@ -75,13 +75,13 @@ fn what_is_still_requested_stays() {
     captures.same(&scene, |_| true);
 }
 
-/// What is left of a helper that died in the middle: a device without its alias, and a filter whose device does not exist.
+/// As left by a helper that was killed between two steps: a device without an alias, and a filter whose device was deleted.
 #[test]
-fn incomplete_parts_are_removed_too() {
+fn incomplete_resources_are_removed() {
     let mut scene = Scene::new();
     let web = scene.web.network();
     let before = web.snapshot();
-    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[near_endpoint(VNI)])], vec![]));
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)])], vec![]));
     scene.helper.kill();
     let web = scene.web.network();
     web.run(&format!("ip link del {}", web.vxlan_devices()[0]));

@@ -1,4 +1,4 @@
-//! The helper's socket: who may connect, and which messages are accepted.
+//! The helper's socket: who may connect, and which messages it accepts.
 
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
@@ -8,50 +8,50 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Scene, TAP, VNI, desired, far_endpoint, sender};
+use crate::scene::{Scene, TAP, VNI, desired, remote_endpoint, sender};
 
 #[test]
 fn only_the_agent_may_connect() {
     let mut scene = Scene::new();
-    let mode = std::fs::metadata(scene.helper.socket()).expect("it is there").permissions().mode();
+    let mode = std::fs::metadata(scene.helper.socket()).expect("the socket exists").permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
-    // Neither owner nor group: the mode of the socket refuses it.
+    // Neither owner nor group: the mode of the file forbids it.
     assert!(Agent::connect(scene.helper.socket(), 1000).is_err());
-    // Root may open the socket, but the helper refuses it.
+    // Root may open the file, but the helper closes the connection.
     let mut root = Agent::connect(scene.helper.socket(), 0).expect("root may open the file");
-    let requested = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
-    let line = serde_json::to_string(&Request::Apply(requested.update())).expect("JSON");
-    // The write may succeed or fail, depending on when the helper closes the connection.
+    let request = desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]);
+    let line = serde_json::to_string(&Request::Apply(request.update())).expect("JSON");
+    // Whether this fails depends on timing.
     let _ = root.send_bytes(format!("{line}\n").as_bytes());
-    assert!(root.receive().is_err(), "the connection is closed without an answer");
-    until("it is logged", Duration::from_secs(5), || {
+    assert!(root.receive().is_err(), "the connection is closed without a response");
+    until("the refused peer is logged", Duration::from_secs(5), || {
         let log = scene.helper.log();
         if log.contains("peer refused") { Ok(()) } else { Err(log) }
     });
     assert!(scene.web.network().vxlan_devices().is_empty());
-    // The agent is still connected.
-    scene.agent.establish(&requested);
+    // The previous connection still works.
+    scene.agent.establish(&request);
 }
 
-/// A restarted agent replaces the one before it, and receives a report at once.
+/// An agent that restarts replaces its previous connection, and gets a report at once.
 #[test]
 fn the_newest_agent_is_served() {
     let mut scene = Scene::new();
-    let requested = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
-    scene.agent.establish(&requested);
-    let mut next = Agent::connect(scene.helper.socket(), AGENT_UID).expect("it listens");
+    let request = desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]);
+    scene.agent.establish(&request);
+    let mut next = Agent::connect(scene.helper.socket(), AGENT_UID).expect("the helper listens");
     let Ok(Response::Report(report)) = next.receive() else { panic!("a report comes first") };
     assert_eq!((report.status.observed_generation, report.status.senders.len()), (Some(1), 1));
     assert!(scene.agent.receive().is_err(), "the old connection is closed");
     next.request(&desired(vec![], vec![]));
-    next.until("it is removed", |report| report.senders.is_empty());
+    next.until("the sender is removed", |report| report.senders.is_empty());
 }
 
 #[test]
 fn messages_that_cannot_be_decoded_change_nothing() {
     let mut scene = Scene::new();
-    let requested = desired(vec![sender(TAP, &scene.web, Direction::Both, &[far_endpoint(VNI)])], vec![]);
-    scene.agent.establish(&requested);
+    let request = desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]);
+    scene.agent.establish(&request);
     for line in [
         "\u{0}",
         "[]",
@@ -62,21 +62,21 @@ fn messages_that_cannot_be_decoded_change_nothing() {
         r#"{"apply": {"generation": 2, "spec": {"senders": "none"}}}"#,
         r#"{"purge": {}}"#,
     ] {
-        scene.agent.send_bytes(format!("{line}\n").as_bytes()).expect("it is taken");
+        scene.agent.send_bytes(format!("{line}\n").as_bytes()).expect("the message is sent");
         assert!(matches!(scene.agent.receive(), Ok(Response::Rejected(_))), "{line}");
     }
     assert_eq!(scene.web.network().vxlan_devices().len(), 1);
-    // A message that arrives in pieces is accepted, one without end is not.
+    // An endless message is rejected; one in several parts is not.
     let line = serde_json::to_string(&Request::Apply(desired(vec![], vec![]).update())).expect("JSON");
     let (head, tail) = line.split_at(20);
-    scene.agent.send_bytes(head.as_bytes()).expect("it is taken");
-    scene.agent.send_bytes(format!("{tail}\n").as_bytes()).expect("it is taken");
-    scene.agent.until("it is removed", |report| report.senders.is_empty());
+    scene.agent.send_bytes(head.as_bytes()).expect("the message is sent");
+    scene.agent.send_bytes(format!("{tail}\n").as_bytes()).expect("the message is sent");
+    scene.agent.until("the sender is removed", |report| report.senders.is_empty());
     let mut endless = scene.helper.agent();
     let chunk = vec![b' '; 1 << 20];
     let refused = (0..6).any(|_| endless.send_bytes(&chunk).is_err());
     let answers = [endless.receive(), endless.receive()];
     assert!(refused || answers.iter().any(|answer| matches!(answer, Ok(Response::Rejected(_)) | Err(_))));
     scene.agent = scene.helper.agent();
-    scene.agent.establish(&requested);
+    scene.agent.establish(&request);
 }

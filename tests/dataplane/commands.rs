@@ -1,4 +1,4 @@
-//! `tap-helper apply`, `inspect` and `purge`, called by hand on a node.
+//! The commands `tap-helper apply`, `inspect` and `purge`, run by hand on a node.
 
 use podtap_model::Direction;
 use podtap_tests::{
@@ -7,7 +7,7 @@ use podtap_tests::{
 };
 use serde_json::Value;
 
-use crate::scene::{Scene, TAP, VNI, desired, near_endpoint, receiver, sender};
+use crate::scene::{Scene, TAP, VNI, desired, local_endpoint, receiver, sender};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -32,14 +32,14 @@ fn apply_inspect_and_purge() {
     let before = [web.network().snapshot(), node.network().snapshot()];
     assert_eq!(inspect(&node), [Value::Null; 0]);
 
-    let requested =
-        desired(vec![sender(TAP, &web, Direction::Both, &[near_endpoint(VNI)])], vec![receiver(TAP, VNI, "mirror0")]);
-    let (complete, report) = apply(&node, &requested);
+    let request =
+        desired(vec![sender(TAP, &web, Direction::Both, &[local_endpoint(VNI)])], vec![receiver(TAP, VNI, "mirror0")]);
+    let (complete, report) = apply(&node, &request);
     assert!(complete, "{report:#}");
     assert_eq!(report["senders"][0]["state"], "Active");
-    let made = web.network().snapshot();
-    assert!(apply(&node, &requested).0, "again");
-    assert_eq!(made.differences(&web.network().snapshot()), [""; 0], "which changes nothing");
+    let applied = web.network().snapshot();
+    assert!(apply(&node, &request).0, "applying again succeeds");
+    assert_eq!(applied.differences(&web.network().snapshot()), [""; 0], "applying again changes nothing");
 
     podtap_tests::net::traffic::udp(&client, web.network(), web.addresses[0], &[100; 7]);
     let found = inspect(&node);
@@ -47,21 +47,21 @@ fn apply_inspect_and_purge() {
     let devices = |contents: &Value| contents["devices"].as_array().expect("a list").clone();
     let of = |role: &str| {
         let has = |contents: &&Value| devices(contents).iter().any(|device| device["role"] == role);
-        found.iter().find(has).expect("it is listed")
+        found.iter().find(has).expect("the role is listed")
     };
     let (on_node, in_pod) = (of("receiver"), of("sender"));
     let on_node: Vec<(Value, Value)> =
         devices(on_node).iter().map(|device| (device["role"].clone(), device["vni"].clone())).collect();
-    let roles = ["receiver-tunnel", "receiver", "receiver-near"].map(|role| (role.into(), VNI.into()));
+    let roles = ["receiver-vxlan", "receiver", "receiver-peer"].map(|role| (role.into(), VNI.into()));
     assert!(on_node.len() == 3 && roles.iter().all(|role| on_node.contains(role)), "{on_node:?}");
     assert_eq!(in_pod["devices"][0]["destinations"][0], format!("10.66.0.1 port 14789 vni {VNI}"));
     assert_eq!((&in_pod["devices"][0]["tap"], &in_pod["clsacts"][0]), (&TAP.into(), &"eth0".into()));
     assert_eq!(in_pod["drift"], Value::Array(vec![]));
-    // Its counters are the ones that `tc` shows.
+    // Its counters equal those of `tc`.
     let shown: Vec<u64> = web.network().mirrors("eth0").iter().map(|mirror| mirror.packets).collect();
-    let reported: Vec<u64> =
+    let inspected: Vec<u64> =
         in_pod["filters"].as_array().into_iter().flatten().filter_map(|f| f["packets"].as_u64()).collect();
-    assert!(shown == reported && reported.iter().all(|count| *count >= 7), "{shown:?} {reported:?}");
+    assert!(shown == inspected && inspected.iter().all(|count| *count >= 7), "{shown:?} {inspected:?}");
 
     web.network().run(&format!("ip link set {} down", web.network().vxlan_devices()[0]));
     let drifts: Vec<Value> = inspect(&node).iter().map(|contents| contents["drift"][0].clone()).collect();
@@ -74,15 +74,15 @@ fn apply_inspect_and_purge() {
     assert_eq!(before[0].differences(&web.network().snapshot()), [""; 0]);
     assert_eq!(before[1].differences(&node.network().snapshot()), [""; 0]);
     let (status, output, _) = Helper::once(&node, &["purge"], "");
-    assert!(status.success() && json(&output)["removed"] == Value::Array(vec![]), "it does nothing on a clean node");
+    assert!(status.success() && json(&output)["removed"] == Value::Array(vec![]), "purging a clean node does nothing");
 }
 
 #[test]
-fn apply_reports_what_is_not_in_place() {
+fn apply_reports_incomplete_senders() {
     let node = Node::new();
     let pod = Pod::prepared(&node);
     let (complete, report) =
-        apply(&node, &desired(vec![sender(TAP, &pod, Direction::Both, &[near_endpoint(1)])], vec![]));
+        apply(&node, &desired(vec![sender(TAP, &pod, Direction::Both, &[local_endpoint(1)])], vec![]));
     assert!(!complete);
     assert_eq!(report["senders"][0]["reason"], "PodNotRunning");
     let (status, _, error) = Helper::once(&node, &["apply", "FILE"], "{");
@@ -92,9 +92,9 @@ fn apply_reports_what_is_not_in_place() {
 }
 
 #[test]
-fn what_serve_made_is_what_inspect_shows() {
+fn inspect_shows_what_serve_created() {
     let mut scene = Scene::new();
-    let _captures = scene.tap_to_far(Direction::Egress);
+    let _captures = scene.tap_to_remote(Direction::Egress);
     let found = inspect(&scene.node);
     assert_eq!(found.len(), 1, "{found:#?}");
     assert_eq!(found[0]["filters"].as_array().map(Vec::len), Some(1));
@@ -102,30 +102,30 @@ fn what_serve_made_is_what_inspect_shows() {
     assert_eq!(found[0]["drift"], Value::Array(vec![]));
 }
 
-/// Kills a command at each of its requests to the kernel, one after the other, each time from `start`. The next command completes the
-/// desired state, or removes all of it.
-fn killed_anywhere(command: &[&str], start: impl Fn(&Node, &Desired)) {
+/// Kills a command after each number of requests to the kernel, each time from the state that `start` sets up. The next command completes
+/// the request, or removes all of it.
+fn assert_survives_kills(command: &[&str], start: impl Fn(&Node, &Desired)) {
     let node = Node::new();
     let web = Pod::start(&node);
-    let requested = desired(
+    let request = desired(
         vec![
-            sender(TAP, &web, Direction::Both, &[near_endpoint(VNI), near_endpoint(VNI + 1)]),
-            sender("tap-b", &web, Direction::Egress, &[near_endpoint(VNI + 2)]),
+            sender(TAP, &web, Direction::Both, &[local_endpoint(VNI), local_endpoint(VNI + 1)]),
+            sender("tap-b", &web, Direction::Egress, &[local_endpoint(VNI + 2)]),
         ],
         vec![receiver(TAP, VNI, "mirror0")],
     );
-    let input = serde_json::to_string(&requested.state()).expect("JSON");
+    let input = serde_json::to_string(&request.state()).expect("JSON");
     let before = [web.network().snapshot(), node.network().snapshot()];
-    assert!(apply(&node, &requested).0);
+    assert!(apply(&node, &request).0);
     let lines = web.network().snapshot().lines.len();
     for requests in (0..).step_by(if emulated() { 9 } else { 1 }) {
-        start(&node, &requested);
+        start(&node, &request);
         if !Helper::killed_after(&node, requests, command, &input) {
-            assert!(requests > 30, "there were only {requests}");
+            assert!(requests > 30, "only {requests} requests");
             return;
         }
         if requests % 2 == 0 {
-            let (complete, report) = apply(&node, &requested);
+            let (complete, report) = apply(&node, &request);
             assert!(complete, "after {requests} requests: {report:#}");
             assert_eq!(web.network().snapshot().lines.len(), lines, "after {requests} requests");
         } else {
@@ -137,11 +137,11 @@ fn killed_anywhere(command: &[&str], start: impl Fn(&Node, &Desired)) {
 }
 
 #[test]
-fn apply_killed_anywhere() {
-    killed_anywhere(&["apply", "FILE"], |node, _| assert!(Helper::once(node, &["purge"], "").0.success()));
+fn apply_can_be_killed_at_any_request() {
+    assert_survives_kills(&["apply", "FILE"], |node, _| assert!(Helper::once(node, &["purge"], "").0.success()));
 }
 
 #[test]
-fn purge_killed_anywhere() {
-    killed_anywhere(&["purge"], |node, requested| assert!(apply(node, requested).0));
+fn purge_can_be_killed_at_any_request() {
+    assert_survives_kills(&["purge"], |node, request| assert!(apply(node, request).0));
 }

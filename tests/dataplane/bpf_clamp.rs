@@ -1,4 +1,4 @@
-//! Mirrored frames on an underlay with the MTU of the pod's interface.
+//! Clamping of mirrored frames on an underlay with the MTU of the pod's interface.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,17 +20,17 @@ use crate::bpf_scene::{POD, Scene};
 
 fn scene(settings: &Settings) -> (Scene, Programs) {
     let scene = Scene::with_vxlan(1500);
-    let programs = Programs::load(settings, None).expect("they load");
+    let programs = Programs::load(settings, None).expect("the programs load");
     scene.attach_clamp(&programs);
     scene.attach(&programs);
     (scene, programs)
 }
 
 fn truncated(truncate: Truncate) -> Settings {
-    Settings { options: MirrorOptions { truncate: Some(truncate), ..MirrorOptions::default() }, ..fitted() }
+    Settings { options: MirrorOptions { truncate: Some(truncate), ..MirrorOptions::default() }, ..clamped() }
 }
 
-fn fitted() -> Settings {
+fn clamped() -> Settings {
     Settings { frame_limit: Some(frame_limit(1500, false)), ..Settings::default() }
 }
 
@@ -40,23 +40,23 @@ fn pattern(at: usize) -> u8 {
     mixed.to_le_bytes()[at % 8]
 }
 
-/// Sends bytes from the pod, or to it, and reads all of them.
+/// Sends from the pod, or to it, and reads all of it.
 fn transfer(scene: &Scene, ipv6: bool, from_pod: bool, bytes: usize) {
     let address: IpAddr = if ipv6 { "fd88::1".parse().expect("an address") } else { POD.into() };
     let target = SocketAddr::new(address, 5000);
-    // It may take a moment until IPv6 has noticed that a link is up.
+    // The kernel may take a moment to notify IPv6 that a link is up.
     let listener = scene.pod.within(|| TcpListener::bind(target)).expect("the port is free");
     let connect = || scene.client.within(|| TcpStream::connect(target)).map_err(|error| error.to_string());
-    let near = until("the pod can be reached", Duration::from_secs(5), connect);
-    let (far, _) = listener.accept().expect("it is connected");
-    let (mut from, mut to) = if from_pod { (far, near) } else { (near, far) };
+    let connected = until("the pod is reachable", Duration::from_secs(5), connect);
+    let (accepted, _) = listener.accept().expect("the client is connected");
+    let (mut from, mut to) = if from_pod { (accepted, connected) } else { (connected, accepted) };
     thread::scope(|scope| {
         scope.spawn(move || {
             let data: Vec<u8> = (0..bytes).map(pattern).collect();
-            from.write_all(&data).expect("the other end reads");
+            from.write_all(&data).expect("the receiver reads");
         });
         let mut buffer = vec![0; 1 << 20];
-        while to.read(&mut buffer).expect("it can be read") > 0 {}
+        while to.read(&mut buffer).expect("the stream is readable") > 0 {}
     });
 }
 
@@ -67,12 +67,12 @@ fn wire(frames: &[Frame]) -> (usize, usize) {
     (fragments, frames.iter().map(|frame| frame.bytes.len()).max().unwrap_or(0))
 }
 
-/// The mirrored frame in a frame of the underlay.
+/// The mirrored frame inside a frame of the underlay.
 fn mirrored(frame: &Frame) -> Option<&[u8]> {
     (frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 17).then(|| &frame.bytes[50..])
 }
 
-/// The mirrored frames in frames of the underlay.
+/// The mirrored frames inside frames of the underlay.
 fn inner(frames: &[Frame]) -> Vec<Frame> {
     let inner = |frame: &Frame| Some(Frame { bytes: mirrored(frame)?.to_vec(), ..*frame });
     frames.iter().filter_map(inner).collect()
@@ -88,7 +88,7 @@ fn is_udp(frame: &Frame) -> bool {
 }
 
 /// Asserts that the checksums of a TCP segment are right.
-fn assert_sums(frame: &[u8]) {
+fn assert_checksums(frame: &[u8]) {
     let word = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     let sum = |bytes: &[u8]| -> u32 {
         let all: u32 =
@@ -97,26 +97,26 @@ fn assert_sums(frame: &[u8]) {
     };
     let (addresses, begin, end) = match frame[12..14] {
         [8, 0] if frame[23] == 6 => {
-            assert!(sum(&frame[14..34]) % 0xffff == 0, "sum of the IP header: {frame:02x?}");
+            assert!(sum(&frame[14..34]) % 0xffff == 0, "checksum of the IP header: {frame:02x?}");
             (26, 34, 14 + word(16))
         }
         [0x86, 0xdd] if frame[20] == 6 => (22, 54, 54 + word(18)),
         _ => return,
     };
-    let length = u32::try_from(end - begin).expect("it is short");
+    let length = u32::try_from(end - begin).expect("the segment is short");
     let whole = sum(&frame[addresses..begin]) + 6 + length + sum(&frame[begin..end]);
-    assert!(whole % 0xffff == 0, "sum of the TCP header: {frame:02x?}");
+    assert!(whole % 0xffff == 0, "checksum of the TCP header: {frame:02x?}");
 }
 
-/// Waits until the captured frames sum up to `least`, and then until nothing more comes.
+/// Waits until the sum over the captured frames reaches `least`, and then until no more frames arrive.
 #[track_caller]
 fn settle(capture: &Capture, least: usize, count: impl Fn(&Frame) -> usize) {
-    until("what was sent arrives", Duration::from_secs(20), || {
+    until("everything arrives", Duration::from_secs(20), || {
         let now: usize = capture.look(|frames| frames.iter().map(&count).sum());
         if now >= least { Ok(()) } else { Err(format!("{now} of {least}")) }
     });
     let mut before = usize::MAX;
-    until("nothing more comes", Duration::from_secs(20), || {
+    until("no more frames arrive", Duration::from_secs(20), || {
         thread::sleep(Duration::from_millis(200));
         let now = capture.count(|_| true);
         let same = now == before;
@@ -125,14 +125,14 @@ fn settle(capture: &Capture, least: usize, count: impl Fn(&Frame) -> usize) {
     });
 }
 
-/// A transfer of which all mirrored frames fit and nothing is lost.
-fn fits(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: usize) {
-    let under = Capture::start(scene.far.path(), "under0");
+/// Transfers data, and asserts that no mirrored frame exceeds the MTU and nothing is lost.
+fn assert_clamped(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: usize) {
+    let under = Capture::start(scene.remote.path(), "under0");
     transfer(scene, ipv6, from_pod, bytes);
     settle(&under, bytes, |frame| mirrored(frame).map_or(0, data));
     let frames = under.stop();
     let (fragments, longest) = wire(&frames);
-    let counters = programs.maps().counters().expect("they can be read");
+    let counters = programs.maps().counters().expect("the counters are readable");
     println!(
         "IPv6: {ipv6}, from the pod: {from_pod}; {} frames, {fragments} fragments, longest {longest}",
         frames.len()
@@ -141,7 +141,7 @@ fn fits(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: u
     assert_eq!((counters.oversized.frames, counters.failed.frames), (0, 0));
     let inner = inner(&frames);
     for frame in &inner {
-        assert_sums(&frame.bytes);
+        assert_checksums(&frame.bytes);
     }
     let content = Content::of(&inner);
     let [stream] = content.streams.values().collect::<Vec<_>>()[..] else { panic!("not one stream:\n{content}") };
@@ -150,25 +150,25 @@ fn fits(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: u
 }
 
 #[test]
-fn tcp_fits_the_wire_and_is_the_same() {
+fn tcp_is_clamped_and_unchanged() {
     for (ipv6, from_pod) in [(false, true), (false, false), (true, true), (true, false)] {
-        let (scene, programs) = scene(&fitted());
-        fits(&scene, &programs, ipv6, from_pod, if emulated() { 4 << 20 } else { 64 << 20 });
+        let (scene, programs) = scene(&clamped());
+        assert_clamped(&scene, &programs, ipv6, from_pod, if emulated() { 4 << 20 } else { 64 << 20 });
     }
 }
 
-/// As on kernels that cannot reduce `gso_size` of packets with a fragment list.
+/// As on kernels that cannot reduce `gso_size` of GSO packets with a frag list.
 #[test]
-fn gso_packets_can_be_linearized_before() {
-    let (scene, programs) = scene(&Settings { linearize: true, ..fitted() });
+fn gso_packets_can_be_linearized_first() {
+    let (scene, programs) = scene(&Settings { linearize: true, ..clamped() });
     for from_pod in [true, false] {
-        fits(&scene, &programs, false, from_pod, 4 << 20);
+        assert_clamped(&scene, &programs, false, from_pod, 4 << 20);
     }
 }
 
-/// Where the path MTU is less than the MTU of the underlay's interface.
+/// With a path MTU below the MTU of the underlay's interface.
 #[test]
-fn narrow_paths() {
+fn tcp_is_clamped_to_a_smaller_path_mtu() {
     for (mtu, offloads) in [(1400, true), (1400, false), (1300, false), (1300, true)] {
         let settings = Settings { frame_limit: Some(frame_limit(mtu, false)), ..Settings::default() };
         let (scene, programs) = scene(&settings);
@@ -176,7 +176,7 @@ fn narrow_paths() {
             scene.pod.as_on_the_wire("eth0");
             scene.client.as_on_the_wire("eth0");
         }
-        let under = Capture::start(scene.far.path(), "under0");
+        let under = Capture::start(scene.remote.path(), "under0");
         transfer(&scene, false, true, 1 << 20);
         settle(&under, 1 << 20, |frame| mirrored(frame).map_or(0, data));
         let frames = under.stop();
@@ -187,62 +187,63 @@ fn narrow_paths() {
     }
 }
 
-/// Segments that are no longer than the truncation stay as they are, even in a GSO packet.
+/// Segments that do not exceed the truncated length stay unchanged, even in a GSO packet.
 #[test]
-fn what_is_short_enough_is_not_truncated() {
+fn short_segments_are_not_truncated() {
     for (bytes, whole) in [(1514, true), (4096, true), (65_535, true), (1513, false)] {
         let (scene, programs) = scene(&truncated(Truncate { bytes: Some(bytes), headers_only: false }));
-        let mirrored = Capture::start(scene.far.path(), "mirror0");
+        let mirror = Capture::start(scene.remote.path(), "mirror0");
         transfer(&scene, false, true, 1 << 20);
-        // A truncated segment carries less than its header says, and so no data that could be summed up.
-        settle(&mirrored, if whole { 1 << 20 } else { 21 }, |frame| if whole { data(&frame.bytes) } else { 1 });
-        let content = Content::of(&mirrored.stop());
-        let counters = programs.maps().counters().expect("they can be read");
+        // A truncated segment is shorter than its header says, so its data does not count.
+        settle(&mirror, if whole { 1 << 20 } else { 21 }, |frame| if whole { data(&frame.bytes) } else { 1 });
+        let content = Content::of(&mirror.stop());
+        let counters = programs.maps().counters().expect("the counters are readable");
         let arrived = content.streams.values().any(|stream| stream.is_whole() && stream.bytes.len() == 1 << 20);
         assert_eq!((arrived, counters.truncated.frames == 0), (whole, whole), "{bytes}: {counters:?}\n{content}");
         assert_eq!(counters.failed.frames, 0);
     }
 }
 
-/// Without GSO packets, each full-size segment becomes two, whether or not its checksum is left to the device.
+/// Without GSO, each full-size segment becomes two, with and without checksum offload.
 #[test]
-fn segments_that_come_alone_are_split() {
+fn full_size_segments_are_segmented() {
     for (checksum, ipv6) in [("on", false), ("off", false), ("on", true), ("off", true)] {
-        let (scene, programs) = scene(&fitted());
+        let (scene, programs) = scene(&clamped());
         for network in [&scene.pod, &scene.client] {
             network.as_on_the_wire("eth0");
             network.run(&format!("ethtool -K eth0 tx {checksum}"));
         }
         for from_pod in [true, false] {
-            fits(&scene, &programs, ipv6, from_pod, 4 << 20);
+            assert_clamped(&scene, &programs, ipv6, from_pod, 4 << 20);
         }
-        let counters = programs.maps().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("the counters are readable");
         assert!(counters.egress.mirrored.frames > 2900, "{counters:?}");
     }
 }
 
-/// Sends datagrams of these sizes from the pod; returns the lengths of the mirrored frames and the number of fragments.
+/// Sends datagrams of these sizes from the pod. Returns the length of each mirrored frame, and the number of fragments on the underlay.
 fn datagrams(scene: &Scene, sizes: &[usize]) -> (Vec<usize>, usize) {
-    let (under, mirrored) = (Capture::start(scene.far.path(), "under0"), Capture::start(scene.far.path(), "mirror0"));
-    let socket = scene.pod.within(|| UdpSocket::bind(SocketAddr::from((POD, 0)))).expect("a socket can be made");
+    let (under, mirror) =
+        (Capture::start(scene.remote.path(), "under0"), Capture::start(scene.remote.path(), "mirror0"));
+    let socket = scene.pod.within(|| UdpSocket::bind(SocketAddr::from((POD, 0)))).expect("a socket can be created");
     for size in sizes {
-        socket.send_to(&vec![7; *size], "10.88.0.2:9").expect("it can be sent");
+        socket.send_to(&vec![7; *size], "10.88.0.2:9").expect("the datagram is sent");
     }
-    settle(&mirrored, sizes.len(), |frame| usize::from(is_udp(frame)));
-    let frames = mirrored.stop();
+    settle(&mirror, sizes.len(), |frame| usize::from(is_udp(frame)));
+    let frames = mirror.stop();
     let udp = frames.iter().filter(|frame| is_udp(frame));
     (udp.map(|frame| frame.bytes.len()).collect(), wire(&under.stop()).0)
 }
 
 #[test]
-fn what_cannot_be_segmented_is_fragmented_or_truncated_and_counted() {
+fn long_datagrams_are_fragmented_or_truncated_and_counted() {
     for (oversize, lengths, fragments) in
         [(Oversize::Fragment, [142, 1464, 1465, 1514], 4), (Oversize::Truncate, [142, 1464, 1464, 1464], 0)]
     {
         let (scene, programs) =
-            scene(&Settings { options: MirrorOptions { oversize, ..MirrorOptions::default() }, ..fitted() });
+            scene(&Settings { options: MirrorOptions { oversize, ..MirrorOptions::default() }, ..clamped() });
         assert_eq!(datagrams(&scene, &[100, 1422, 1423, 1472]), (lengths.to_vec(), fragments), "{oversize:?}");
-        let counters = programs.maps().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("the counters are readable");
         assert_eq!((counters.oversized.frames, counters.failed.frames), (2, 0));
     }
 }
@@ -255,22 +256,22 @@ fn frames_are_truncated() {
     ] {
         let (scene, programs) = scene(&truncated(truncate));
         assert_eq!(datagrams(&scene, &[18, 500, 1472]), (lengths.to_vec(), 0), "{truncate:?}");
-        let mirrored = Capture::start(scene.far.path(), "mirror0");
+        let mirror = Capture::start(scene.remote.path(), "mirror0");
         transfer(&scene, false, true, 1 << 20);
         let is_tcp = |frame: &Frame| frame.bytes[23] == 6;
-        settle(&mirrored, 21, |frame| usize::from(is_tcp(frame)));
-        let tcp: Vec<_> = mirrored.stop().into_iter().filter(is_tcp).collect();
+        settle(&mirror, 21, |frame| usize::from(is_tcp(frame)));
+        let tcp: Vec<_> = mirror.stop().into_iter().filter(is_tcp).collect();
         let headers = |frame: &Frame| 34 + usize::from(frame.bytes[46] >> 4) * 4;
         let expected = |frame: &Frame| match truncate {
             Truncate { headers_only: true, .. } => frame.bytes.len() == headers(frame),
-            // The kernel keeps the headers and the checksum field, here less than 66 bytes.
+            // The kernel keeps the headers that it needs for the checksum.
             Truncate { .. } => frame.bytes.len() <= 66,
         };
         let wrong = tcp.iter().find(|frame| !expected(frame));
         assert!(wrong.is_none() && tcp.len() > 20, "{wrong:?}");
-        // The IP header keeps its original length.
+        // The length in the header is that of the original frame.
         assert!(tcp.iter().any(|frame| u16::from_be_bytes([frame.bytes[16], frame.bytes[17]]) > 1000));
-        let counters = programs.maps().counters().expect("they can be read");
+        let counters = programs.maps().counters().expect("the counters are readable");
         assert!(counters.truncated.frames > 10 && counters.failed.frames == 0, "{counters:?}");
     }
 }
