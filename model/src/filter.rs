@@ -28,6 +28,10 @@ pub struct Filter {
     /// "tcp[tcpflags] & tcp-syn != 0". Hosts, ports and protocols are numbers; names are not resolved. If libpcap rejects the
     /// expression, the tap is Ready=False with the reason InvalidSpec and libpcap's message; a tap that is already mirroring
     /// keeps its previous expression.
+    #[allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "`kubectl explain` shows the brackets of the example as they are"
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",

@@ -40,7 +40,7 @@ fn tap_with(path: &str, value: Value) -> Value {
 #[track_caller]
 fn refused(path: &str, value: Value, words: &str) {
     let messages = refusals("PodTap", &tap_with(path, value));
-    assert!(messages.iter().any(|m| m.contains(words)), "wanted a refusal with “{words}”, got {messages:?}");
+    assert!(messages.iter().any(|m| m.contains(words)), "expected a refusal with “{words}”, got {messages:?}");
 }
 
 #[track_caller]
@@ -277,7 +277,7 @@ fn the_policy_names_networks_and_a_range() {
         let mut spec = full.clone();
         spec[&path[1..]] = value;
         let messages = refusals("PodTapPolicy", &policy(name, spec));
-        assert!(messages.iter().any(|m| m.contains(words)), "wanted “{words}”, got {messages:?}");
+        assert!(messages.iter().any(|m| m.contains(words)), "expected “{words}”, got {messages:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! An API server for tests: keeps objects by path, with versions, generations and finalizers as the real one has them.
+//! An API server for tests: stores objects by path, with versions, generations and finalizers like the real one.
 
 use std::{
     collections::BTreeMap,
@@ -21,11 +21,11 @@ type Interference = Box<dyn FnOnce(&mut Value) + Send>;
 struct State {
     objects: BTreeMap<String, Value>,
     version: u64,
-    /// What was asked for, as `METHOD path`.
+    /// The requests, as `METHOD path`.
     requests: Vec<String>,
-    /// Requests that contain the text get the reason as their answer.
+    /// Requests that contain the text are answered with this error.
     refusals: Vec<(String, StatusCode, &'static str)>,
-    /// Done to the object just before the request that contains the text.
+    /// Applied to the object just before the next request that contains the text.
     interferences: Vec<(String, Interference)>,
 }
 
@@ -35,7 +35,7 @@ impl FakeApi {
         fake_client::client(move |method, path, object| api.state().answer(method, path, object))
     }
 
-    /// Puts an object there, as somebody else would.
+    /// Stores an object, as another client would.
     pub fn put(&self, path: &str, object: &impl serde::Serialize) {
         let mut state = self.state();
         let object = serde_json::to_value(object).expect("it can be written");
@@ -56,7 +56,7 @@ impl FakeApi {
         self.state().objects.remove(path);
     }
 
-    /// What was asked for since the last call.
+    /// The requests since the last call.
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state().requests)
     }
@@ -70,7 +70,7 @@ impl FakeApi {
         self.state().refusals.clear();
     }
 
-    /// Somebody else does `change` to the object just before the next request that contains `text`.
+    /// Another client applies `change` to the object just before the next request that contains `text`.
     pub fn interfere(&self, text: &str, change: impl FnOnce(&mut Value) + Send + 'static) {
         self.state().interferences.push((text.to_owned(), Box::new(change)));
     }
@@ -133,8 +133,8 @@ impl State {
         body: &Value,
     ) -> (StatusCode, Value) {
         for precondition in ["resourceVersion", "uid"] {
-            let wanted = body["metadata"].get(precondition).filter(|wanted| !wanted.is_null());
-            if wanted.is_some_and(|wanted| *wanted != object["metadata"][precondition]) {
+            let expected = body["metadata"].get(precondition).filter(|expected| !expected.is_null());
+            if expected.is_some_and(|expected| *expected != object["metadata"][precondition]) {
                 return failure(StatusCode::CONFLICT, "Conflict");
             }
         }
@@ -158,7 +158,7 @@ impl State {
         (StatusCode::OK, self.store(path, object))
     }
 
-    /// As it is kept: what changes nothing gets no new version.
+    /// Stores an object. A write that changes nothing gets no new version.
     fn store(&mut self, path: &str, mut object: Value) -> Value {
         let before = self.objects.get(path);
         if before == Some(&object) {

@@ -45,7 +45,7 @@ use crate::{
     },
 };
 
-/// How often to reconcile even if nothing changes. Watches miss nothing, so this only covers what nobody has thought of.
+/// How often to reconcile even if nothing changes. Watches miss nothing; this is a safety net.
 const RESYNC: SignedDuration = SignedDuration::from_mins(10);
 
 /// Shortest time from the start of one reconcile to the next: a deadline in the past, whatever its cause, must not keep the leader

@@ -1,4 +1,4 @@
-//! `podtap-controller compile-expression`: what the controller hands user text to.
+//! `podtap-controller compile-expression`, which parses user text.
 
 use std::{
     io::Write as _,
@@ -37,13 +37,13 @@ fn an_expression_becomes_a_program() {
 }
 
 #[test]
-fn a_mistake_is_told_in_the_words_of_libpcap() {
+fn an_error_is_reported_in_the_words_of_libpcap() {
     let error = answer("tcp prot 443")["error"].as_str().expect("an error").to_owned();
     assert!(error.contains("syntax error"), "{error}");
 }
 
 #[test]
-fn no_name_is_looked_up() {
+fn no_name_is_resolved() {
     // All of these are known to a process that may read /etc.
     let started = Instant::now();
     for text in [
@@ -57,11 +57,11 @@ fn no_name_is_looked_up() {
     ] {
         assert!(answer(text)["error"].is_string(), "{text}");
     }
-    assert!(started.elapsed() < Duration::from_secs(10), "and nothing is waited for");
+    assert!(started.elapsed() < Duration::from_secs(10), "and nothing blocks");
 }
 
 #[test]
-fn what_is_long_ends_soon() {
+fn long_expressions_compile_quickly() {
     let hosts = (0..55).map(|number| format!("host 10.1.{number}.7")).collect::<Vec<_>>().join(" or ");
     let nested = format!("{}arp{}", "not (".repeat(165), ")".repeat(165));
     let ports =
@@ -82,7 +82,7 @@ fn what_is_long_ends_soon() {
 }
 
 #[test]
-fn nonsense_never_ends_it_badly() {
+fn nonsense_never_crashes_it() {
     // A simple generator is enough: the words of the language in any order.
     const WORDS: [&str; 32] = [
         "tcp",

@@ -63,7 +63,7 @@ pub async fn add(context: &Context, taps: &[TapPlan<'_>], snapshot: &Snapshot, r
             }
         }
     }
-    // Somebody has removed the finalizer of a tap that is already mirroring: stopping it would help nobody.
+    // Somebody else has removed the finalizer of a tap that is already mirroring. Stopping the tap would help nobody.
     result.missing.retain(|tap| !snapshot.node_taps.values().any(|node_tap| node_tap.mentions(tap)));
     result
 }

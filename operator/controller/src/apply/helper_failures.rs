@@ -12,7 +12,7 @@ use crate::{
     store::{pod::ContainerError, snapshot::Snapshot},
 };
 
-/// Records the state of the helper pods. A pod of an outdated template is about to be replaced, and says nothing.
+/// Records the state of the helper pods. A pod of an outdated template is about to be replaced, and is ignored.
 pub fn observe(
     snapshot: &Snapshot,
     helper_failures: &mut BTreeMap<String, Failure>,

@@ -1,4 +1,4 @@
-//! Makes the cluster's objects what the plan says. Every error is collected; none stops what does not depend on it.
+//! Creates, updates and deletes the cluster's objects according to the plan. Every error is collected; none stops what does not depend on it.
 
 pub mod actions;
 pub mod cleanup;

@@ -29,7 +29,7 @@ pub struct Applied {
     pub errors: Vec<Error>,
 }
 
-/// Makes the cluster's objects what `plans` say.
+/// Creates, updates and deletes the cluster's objects according to `plans`.
 pub async fn apply(
     context: &Context,
     snapshot: &Snapshot,

@@ -4,7 +4,7 @@ use podtap_model::{Deduplicate, IpNet, MirrorOptions, Reason, bounds::MAX_DEDUPL
 
 use crate::{failure::Failure, store::snapshot::Snapshot};
 
-/// The options, and what of them cannot be applied since the cluster does not say enough.
+/// The options, and why not all of them can be applied if the cluster does not provide enough information.
 pub fn node_options(options: &MirrorOptions, snapshot: &Snapshot) -> (MirrorOptions, Option<Failure>) {
     let Some(Deduplicate { pod_cidrs, service_cidrs }) = &options.deduplicate else { return (options.clone(), None) };
     let pods = choose(

@@ -1,4 +1,4 @@
-//! Tells the users of objects that cannot be decoded.
+//! Reports objects that cannot be decoded, in their own status.
 
 use std::collections::BTreeMap;
 

@@ -49,7 +49,7 @@ fn why_a_helper_does_not_run_is_kept_until_one_does() {
     assert!(failure.message.contains("no such image") && failure.message.contains("imagePullSecrets"));
     assert_eq!(observed(&mut state, helper(unready)), Some(failure.clone()), "the next attempt is no success");
     let outdated = |object: &mut CachedPod| object.helper.as_mut().expect("a helper").template = "old".into();
-    assert_eq!(observed(&mut state, helper(outdated)), Some(failure), "that one says nothing");
+    assert_eq!(observed(&mut state, helper(outdated)), Some(failure), "that one is ignored");
     assert_eq!(observed(&mut state, helper(|_| {})), None);
 }
 

@@ -18,7 +18,7 @@ fn spec() -> PodSpec {
 }
 
 fn container(spec: &PodSpec, name: &str) -> Container {
-    spec.containers.iter().find(|container| container.name == name).expect("it is there").clone()
+    spec.containers.iter().find(|container| container.name == name).expect("it exists").clone()
 }
 
 fn mounts(container: &Container) -> Vec<&str> {

@@ -81,7 +81,7 @@ fn a_list_replaces_everything() {
     for event in [Event::<Namespace>::Init, Event::InitApply(namespace("shop", 2, false))] {
         assert!(!cache.apply(event, CachedNamespace::from));
     }
-    assert_eq!(excluded(&cache), [("gone".to_owned(), false)], "the old state holds until the list is complete");
+    assert_eq!(excluded(&cache), [("gone".to_owned(), false)], "the old state applies until the list is complete");
     assert!(cache.apply(Event::<Namespace>::InitDone, CachedNamespace::from));
     assert_eq!(excluded(&cache), [("shop".to_owned(), false)]);
     cache.apply(Event::<Namespace>::Init, CachedNamespace::from);
