@@ -24,8 +24,8 @@ pub fn bounded(network: &Path, seconds: u32, words: &[&str]) -> Result<String, S
     } else if output.status.code() == Some(124) {
         Err(format!("{words:?}: not within {seconds} s"))
     } else {
-        let said = text(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
-        Err(format!("{words:?}: {}", said.trim().chars().take(300).collect::<String>()))
+        let message = text(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
+        Err(format!("{words:?}: {}", message.trim().chars().take(300).collect::<String>()))
     }
 }
 

@@ -40,12 +40,12 @@ pub struct Sniffer {
 
 impl Sniffer {
     pub fn begin(stage: &Stage, receiver: Receiver) -> Result<Self, String> {
-        let says = |error: io::Error| error.to_string();
+        let message = |error: io::Error| error.to_string();
         let address = SocketAddr::new(stage.n2_address.into(), 0);
-        let listener = within(&stage.n2, move || TcpListener::bind(address)).map_err(says)?;
-        let address = listener.local_addr().map_err(says)?;
-        let near = within(&stage.n1, move || TcpStream::connect_timeout(&address, TIMEOUT)).map_err(says)?;
-        let (far, _) = listener.accept().map_err(says)?;
+        let listener = within(&stage.n2, move || TcpListener::bind(address)).map_err(message)?;
+        let address = listener.local_addr().map_err(message)?;
+        let near = within(&stage.n1, move || TcpStream::connect_timeout(&address, TIMEOUT)).map_err(message)?;
+        let (far, _) = listener.accept().map_err(message)?;
         let arrived = Arc::new(AtomicU64::new(0));
         let reader = thread::spawn({
             let arrived = Arc::clone(&arrived);
@@ -55,7 +55,7 @@ impl Sniffer {
             .stdout(Stdio::from(OwnedFd::from(near)))
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(says)?;
+            .map_err(message)?;
         let sniffer = Self { tcpdump: Background(tcpdump), arrived, reader: Some(reader) };
         // tcpdump writes the header of the file once its socket is open.
         until("tcpdump captures", TIMEOUT, || if sniffer.arrived() > 0 { Ok(()) } else { Err("nothing") });
