@@ -1,10 +1,10 @@
 #!/bin/bash
-# Taps a web server on the cluster of the current kubeconfig context: asks first (YES=1 answers), installs PodTap if it is not there,
-# and removes what it made. KEEP=1 leaves an installed PodTap there.
+# Taps a web server on the cluster of the current kubeconfig context. Asks first (YES=1 agrees), installs PodTap if it is missing, and
+# removes what it created. With KEEP=1, a PodTap that it has installed stays.
 #
-# IMAGE         PodTap's image, if nodes can pull it or have it. Otherwise it is built and loaded, where this script knows how to.
-# DEMO_IMAGE    for the web server and its client: a shell, httpd and wget
-# SENSOR_IMAGE  for the pod that receives the frames: a shell and tcpdump
+# IMAGE         PodTap's image, if nodes have it or can pull it. Otherwise it is built, and loaded if this script knows how to.
+# DEMO_IMAGE    the image of the web server and its client, with a shell, httpd and wget
+# SENSOR_IMAGE  the image of the pod that receives the frames, with a shell and tcpdump
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p target/lab
@@ -17,7 +17,7 @@ demo_image=${DEMO_IMAGE:-docker.io/library/busybox:1.37}
 sensor_image=${SENSOR_IMAGE:-docker.io/nicolaka/netshoot:v0.13}
 command -v kubectl >/dev/null || { echo "kubectl is not installed." >&2; exit 1; }
 context=$(kubectl config current-context 2>/dev/null) || { echo "kubectl has no current context: kubectl config use-context NAME sets one." >&2; exit 1; }
-# All commands are for the context that was named, also if somebody switches meanwhile.
+# All commands use the context that was shown, even if the current context changes meanwhile.
 kubectl() { command kubectl --context "$context" "$@"; }
 server=$(kubectl config view --minify -o jsonpath='{.clusters[0].cluster.server}')
 kubectl version --request-timeout=10s >/dev/null || { echo "The cluster of the context $context ($server) does not answer." >&2; exit 1; }
@@ -30,13 +30,13 @@ finish() {
   exit $status
 }
 
-# Taps before PodTap: the controller is what removes them.
+# Taps before PodTap, because the controller removes them.
 clean_up() {
   if $made; then
     kubectl delete namespace $namespace --timeout=120s
   fi
   if $installed && { [ "${KEEP:-}" = 1 ] || [ -n "$(kubectl get podtaps --all-namespaces -o name 2>/dev/null)" ]; }; then
-    say "PodTap stays installed, for you or for the taps that there are: docs/install.md says how to uninstall it."
+    say "PodTap stays installed, because of KEEP=1 or because there are taps. See docs/install.md for how to uninstall it."
   elif $installed; then
     say "Uninstall PodTap, once its nodes are clean (about a minute)"
     for _ in {1..120}; do
@@ -50,7 +50,7 @@ clean_up() {
 version=$(sed -n 's/^appVersion: //p' deploy/chart/podtap/Chart.yaml)
 manifest() { sed "s|podtap.dev/podtap:$version|${IMAGE:-podtap.dev/podtap:$version}|" deploy/install.yaml; }
 
-# Makes a local image known to the nodes of clusters that are made for that.
+# Loads a local image into the nodes, if the cluster is of a kind that supports it.
 load() { # archive
   local nodes
   case $context in
@@ -74,7 +74,7 @@ install_podtap() {
     make --no-print-directory image
     load target/podtap-image.tar || {
       cat >&2 <<END
-This is no cluster of kind, k3d, minikube, or k3s on this machine, and so the nodes do not have PodTap's image yet. Either
+This cluster is not one of kind, k3d, minikube, or k3s on this machine, so its nodes do not have PodTap's image yet. Either
   load target/podtap-image.tar into every node (docs/install.md), and then: IMAGE=podtap.dev/podtap:$version make demo CLUSTER=current
   or push it to a registry that the nodes can pull from, and then:         IMAGE=REGISTRY/podtap:$version make demo CLUSTER=current
 END
@@ -87,7 +87,7 @@ END
   kubectl rollout status -n podtap-system deployment/podtap-controller --timeout=180s
 }
 
-# No node is named: the scheduler places the pods, the client and the sensor on other nodes than the web server if there are any.
+# The scheduler chooses the nodes: for the client and the sensor others than the web server's, if there are any.
 pods() {
   local apart='affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, podAffinityTerm: {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: web}}}}]}}'
   cat <<END
@@ -118,7 +118,7 @@ spec:
   terminationGracePeriodSeconds: 0
   $apart
   containers:
-    # Some runtimes leave out the capability that capturing needs.
+    # Some runtimes do not grant the capability that capturing needs.
     - { name: sensor, image: "$sensor_image", command: [sleep, "3600"], securityContext: { capabilities: { add: [NET_RAW] } } }
 END
 }
@@ -133,7 +133,7 @@ request() { show kubectl exec -n $namespace client -- wget -q -O - "http://$addr
 
 tap_web_server() {
   local address before
-  say "2. A web server, a client, and a sensor that is to see what the web server sends and receives"
+  say "2. A web server, a client, and a sensor for the mirrored frames"
   made=true
   kubectl create namespace $namespace >/dev/null
   kubectl label namespace $namespace pod-security.kubernetes.io/enforce=privileged >/dev/null
@@ -142,7 +142,7 @@ tap_web_server() {
     { kubectl get pods -n $namespace -o wide >&2; echo "DEMO_IMAGE and SENSOR_IMAGE set other images, if nodes cannot pull these." >&2; return 1; }
   kubectl get pods -n $namespace -o wide
   address=$(kubectl get pod -n $namespace web -o jsonpath='{.status.podIP}')
-  # An IPv6 address stands in brackets in a URL.
+  # A URL has an IPv6 address in brackets.
   [[ $address != *:* ]] || address="[$address]"
 
   say '3. Tap it: mirror every frame of app=web to the interface "tap0" in the sensor'
@@ -164,12 +164,12 @@ tap_web_server() {
     grep -q 'HTTP: GET / ' target/demo-frames.txt && grep -q 'HTTP: HTTP/1.* 200 OK' target/demo-frames.txt ||
       { echo "the request or its response is missing" >&2; return 1; }
   else
-    echo "The image $sensor_image has no tcpdump to decode frames with. The interface's own counter shows that they arrive:"
+    echo "The image $sensor_image has no tcpdump to decode frames. The counter of the interface shows that they arrive:"
     before=$(frames_received)
     request
     wait_for "the frames of a connection arrive" has_received_a_connection
     show kubectl exec -n $namespace sensor -- cat /sys/class/net/tap0/statistics/rx_packets
-    echo "$(($(frames_received) - before)) of them since before the request."
+    echo "$(($(frames_received) - before)) of these frames arrived since the request."
   fi
 
   say "5. Delete the tap"
@@ -182,25 +182,25 @@ tap_web_server() {
 }
 
 has_podtap=$(kubectl get deployments --all-namespaces -l app.kubernetes.io/name=podtap,app.kubernetes.io/component=controller -o name)
-say "A tap of a web server on the cluster of the context \"$context\" ($server)"
+say "Tap a web server on the cluster of the context \"$context\" ($server)"
 if [ -n "$has_podtap" ]; then
-  at_the_end="The PodTap that is installed stays."
+  at_the_end="The installed PodTap is not changed."
 else
-  at_the_end="PodTap is uninstalled, too, unless KEEP=1."
+  at_the_end="PodTap is uninstalled as well, unless KEEP=1 is set."
   plan install "$([ -n "${IMAGE:-}" ] && echo "installs PodTap from $IMAGE" || echo "builds PodTap's image and installs PodTap")"
   if kubectl get namespace podtap-system >/dev/null 2>&1; then
-    echo "The namespace podtap-system exists, and no controller: what is left of an earlier installation has to be removed first." >&2
+    echo "The namespace podtap-system exists, but has no controller: remove what an earlier installation has left behind first." >&2
     exit 1
   fi
 fi
 plan tap "creates the namespace $namespace with three pods, and taps one"
 echo "At the end the namespace is deleted. $at_the_end"
 if [ "${YES:-}" != 1 ]; then
-  [ -t 0 ] || { echo "There is no terminal to ask at; YES=1 agrees." >&2; exit 1; }
-  read -r -p "Go on with \"$context\"? [y/N] " answer
+  [ -t 0 ] || { echo "There is no terminal to ask on. Set YES=1 to agree." >&2; exit 1; }
+  read -r -p "Continue with \"$context\"? [y/N] " answer
   [[ $answer == [yY]* ]] || exit 1
 fi
-kubectl get namespace $namespace >/dev/null 2>&1 && { echo "The namespace $namespace exists: kubectl delete namespace $namespace, if it is left from an earlier run." >&2; exit 1; }
+kubectl get namespace $namespace >/dev/null 2>&1 && { echo "The namespace $namespace exists. If an earlier run has left it behind: kubectl delete namespace $namespace" >&2; exit 1; }
 trap finish EXIT
 if [ -z "$has_podtap" ]; then
   say "1. Install PodTap"

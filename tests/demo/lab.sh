@@ -28,7 +28,7 @@ programs() {
   deploy/image.sh --lab
 }
 
-# The manifest that docs/install.md has for those without Helm, whose build takes a minute that the demo can do without.
+# The plain manifest (docs/install.md), because building Helm takes a minute that the demo can do without.
 install_podtap() {
   local version
   version=$(sed -n 's/^appVersion: //p' deploy/chart/podtap/Chart.yaml)
@@ -82,7 +82,7 @@ tap_web_server() {
   kubectl delete namespace shop --wait=false >/dev/null
 }
 
-say "A real Kubernetes of two nodes on this machine, PodTap in it, and a tap of a web server"
+say "Tap a web server on a real two-node Kubernetes on this machine"
 plan packages "installs the Debian packages that are missing" \
   programs "builds PodTap and the lab from source" \
   kubernetes "builds Kubernetes and etcd from their Go modules" \
@@ -91,7 +91,7 @@ plan packages "installs the Debian packages that are missing" \
   tap "taps a web server, shows one request, deletes the tap"
 echo "The first run builds everything and takes some minutes; later runs take seconds."
 
-say "1. A real two-node Kubernetes, and PodTap installed in it"
+say "1. A real two-node Kubernetes with PodTap"
 step packages tests/prerequisites.sh demo
 step programs programs
 step kubernetes lab binaries --no-helm

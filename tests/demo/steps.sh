@@ -1,4 +1,4 @@
-# Sourced by both demos: what they print, how they wait, and how long each step takes.
+# Sourced by both demos: printing, waiting, and recording how long each step takes.
 times=target/demo-times # one line for each step: its name, and the seconds that it took last time
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }

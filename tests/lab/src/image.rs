@@ -179,8 +179,8 @@ fn split_name(name: &str) -> Result<(&str, &str)> {
 pub fn name_in(archive: &Path) -> Result<String> {
     let file = File::open(archive).with_context(|| format!("cannot open {}", archive.display()))?;
     let name = indexes(file).ok().and_then(|all| all.iter().find_map(name_in_index));
-    let wanted = "neither an OCI layout with a name nor an archive of docker save";
-    name.with_context(|| format!("{} holds no image: it is {wanted}", archive.display()))
+    let kind = "neither an OCI layout with a name nor an archive of docker save";
+    name.with_context(|| format!("{} holds no image: it is {kind}", archive.display()))
 }
 
 fn indexes(archive: File) -> Result<Vec<Value>> {
