@@ -17,7 +17,7 @@ fn nothing_is_left_when_kubectl_delete_returns() {
         sandbox.apply(
             "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  \
              targets: {podSelector: {matchLabels: {app: web}}}\n  destinations:\n  \
-             - node: {name: n1, interfaceName: del-node}\n  - pod: {name: ids, interfaceName: del-pod}\n",
+             - node: {name: n1, interfaceName: del-node}\n  - name: ids\n    pod: {name: ids, interfaceName: del-pod}\n",
         );
         sandbox.ready("web");
         // Two sender devices, two receiver devices, clsact on two pods' interfaces and on four devices of ours.
