@@ -94,10 +94,7 @@ impl Wire {
 fn a_gigabyte_arrives_byte_for_byte() {
     for from_pod in [true, false] {
         let mut scene = Scene::with_underlay(1500).with_offloads();
-        scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-        scene
-            .agent
-            .establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
+        tap(&mut scene, remote_endpoint(VNI), |_| ());
         let address = SocketAddr::new(scene.web.addresses[0], 5000);
         let remote = scene.remote.network().path();
         let wire = Capture::fold(remote, "under0", Wire::default(), |wire, _, bytes| wire.take(bytes))
@@ -167,6 +164,7 @@ fn tap(scene: &mut Scene, to: Endpoint, change: impl FnOnce(&mut Sender)) {
     let mut sender = sender(TAP, &scene.web, Direction::Both, &[to]);
     change(&mut sender);
     scene.agent.establish(&desired(vec![sender], vec![]));
+    scene.remote.network().wait_for_carrier();
 }
 
 /// Sends datagrams with these payloads from the pod. Returns the lengths of the mirrored frames.

@@ -24,11 +24,8 @@ fn tapped() -> Scene {
 #[track_caller]
 fn assert_repaired(scene: &Scene, network: &Network, change: &str) {
     let state = || [network.full_state(), offloads(network)].concat();
-    // The kernel reports the carrier of a new veth pair a moment after the pair is up (net/core/link_watch.c).
-    let before = until("every device has a carrier", DEADLINE, || {
-        let state = state();
-        if state.iter().any(|line| line.contains("NO-CARRIER")) { Err(state.join("\n")) } else { Ok(state) }
-    });
+    network.wait_for_carrier();
+    let before = state();
     network.run(change);
     let start = Instant::now();
     until(&format!("repair after: {change}"), DEADLINE, || {

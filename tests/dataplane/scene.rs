@@ -158,6 +158,7 @@ pub struct Captures {
 
 impl Captures {
     pub fn start(pod: &Pod, network: &Network, receiver: &str) -> Self {
+        network.wait_for_carrier();
         let receiver = Capture::start(network.path(), receiver);
         Self { pod: Capture::start(pod.network().path(), "eth0"), receiver }
     }

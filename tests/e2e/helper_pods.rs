@@ -121,10 +121,9 @@ fn what_is_removed_by_hand_comes_back() {
         let on_node = node.full_state().into_iter().filter(is_own);
         pod.full_state().into_iter().chain(on_node).collect::<Vec<_>>()
     };
-    let before = until("every device has a carrier", TIMEOUT, || {
-        let state = state();
-        if state.iter().any(|line| line.contains("NO-CARRIER")) { Err(state.join("\n")) } else { Ok(state) }
-    });
+    pod.wait_for_carrier();
+    node.wait_for_carrier();
+    let before = state();
     let device = pod.vxlan_devices()[0].clone();
     for (network, command) in [
         (&pod, format!("ip link del {device}")),

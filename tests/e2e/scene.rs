@@ -7,6 +7,7 @@ use podtap_tests::{
     capture::{Capture, Frame},
     checksum,
     cluster::{Cluster, Sandbox, in_network, namespace_of_node, udp_socket},
+    net::Network,
     streams::Content,
     wait::until,
 };
@@ -145,6 +146,7 @@ fn completed(mut frames: Vec<Frame>) -> Vec<Frame> {
 pub fn capture(network: &Path, interface: &str) -> Capture {
     let capture =
         until(&format!("a capture at {interface}"), Duration::from_secs(20), || Capture::try_start(network, interface));
+    Network::open(network).wait_for_carrier();
     // Otherwise the kernel joins segments that arrive together.
     in_network(network, &["ethtool", "-K", interface, "gro", "off"]);
     capture

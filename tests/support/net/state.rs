@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::Network;
+use crate::wait::until;
 
 /// The devices, qdiscs and filters of a network, as `ip` and `tc` show them, without counters and times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +56,24 @@ impl Network {
         }
         lines.sort_unstable();
         Snapshot { lines }
+    }
+
+    /// Waits until each of PodTap's devices that is up has a carrier. When a veth device comes up, the kernel activates the queue of its
+    /// peer asynchronously, and drops frames until then (`linkwatch_do_dev`, net/core/link_watch.c).
+    ///
+    /// # Panics
+    /// If this takes longer than ten seconds.
+    #[track_caller]
+    pub fn wait_for_carrier(&self) {
+        until("every device has a carrier", Duration::from_secs(10), || {
+            let links = self.json("ip -j link show");
+            let own = links.iter().filter(|link| word(&link["ifalias"]).starts_with("podtap.dev/"));
+            let waiting: Vec<String> = own
+                .filter(|link| link["flags"].to_string().contains("NO-CARRIER"))
+                .map(|link| word(&link["ifname"]))
+                .collect();
+            if waiting.is_empty() { Ok(()) } else { Err(waiting.join(", ")) }
+        });
     }
 
     /// Everything that a repair restores: the snapshot, and with it whether each device is up and has a carrier, how PodTap's devices
