@@ -1,49 +1,20 @@
 //! From the spec of a `NodeTap`, as JSON, to the desired state with its references resolved.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize as _, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
     bounds::UNDERLAY_MTU,
-    identity::{Pod, Uid},
+    desired::{DesiredSender, DesiredState},
+    identity::Uid,
     node_state::{NodeState, Receiver, Sender, Tap},
     node_status::{ReceiverStatus, SenderStatus, State},
-    program::{Program, ProgramId, check_program},
+    program::{Program, ProgramError, ProgramId, check_program},
     protocol::DesiredUpdate,
     reason::Reason,
 };
-
-/// The desired state of a node, decoded and with its references resolved.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DesiredState {
-    /// UID of the `NodeTap` that it comes from; none when there is no such object.
-    pub uid: Option<String>,
-    /// Generation of the `NodeTap`.
-    pub generation: i64,
-    /// The senders that this version understands.
-    pub senders: Vec<DesiredSender>,
-    /// The receivers that this version understands.
-    pub receivers: Vec<Receiver>,
-    /// A status for each of the other senders.
-    pub refused_senders: Vec<SenderStatus>,
-    /// A status for each of the other receivers.
-    pub refused_receivers: Vec<ReceiverStatus>,
-}
-
-/// One pod under one tap, with all that it needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DesiredSender {
-    /// The tap, shared by all of its senders.
-    pub tap: Arc<Tap>,
-    /// The tapped pod.
-    pub pod: Pod,
-    /// The compiled filter expression, shared by all senders that have it.
-    pub program: Option<Arc<Program>>,
-    /// Largest IP packet that the network between the nodes carries; the MTU of the route applies if it is smaller.
-    pub underlay_mtu: Option<u32>,
-}
 
 /// The spec is not one of a `NodeTap`. Without this error it would count as empty, which asks to remove everything.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,15 +27,36 @@ pub enum DecodeError {
     NotAList(&'static str),
 }
 
-/// What is wrong with an entry.
-struct Unreadable(String);
+/// Why a part of the spec cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("the compiled expression cannot run: {0}")]
+    Program(#[from] ProgramError),
+    #[error("spec.{field} has {key} twice")]
+    Duplicate { field: &'static str, key: String },
+    #[error("unknown field `{0}` in spec")]
+    UnknownField(String),
+    #[error("underlayMTU must be between {min} and {max}, not {0}", min = UNDERLAY_MTU.start(), max = UNDERLAY_MTU.end())]
+    UnderlayMtu(u32),
+}
 
-impl Unreadable {
-    fn entry(error: &impl fmt::Display) -> Self {
-        Self(format!(
-            "This version of the helper cannot read the entry ({error}). If the controller is newer, the helper pod is about to be replaced."
-        ))
-    }
+/// Why a sender or receiver is refused, as its status says it.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(
+        "This version of the helper cannot read the entry ({0}). If the controller is newer, the helper pod is about to be replaced."
+    )]
+    Unreadable(Arc<ReadError>),
+    #[error("The entry refers to the tap {0}, which is not in spec.taps.")]
+    NoTap(Uid),
+    #[error("The tap refers to the program {0}, which is not in spec.programs.")]
+    NoProgram(ProgramId),
+    #[error("The filter has an expression, but no compiled program.")]
+    NotCompiled,
+    #[error("There is a compiled program, but no expression.")]
+    NoExpression,
 }
 
 impl NodeState {
@@ -83,13 +75,13 @@ impl NodeState {
         for entry in list(spec, "senders") {
             match node.sender(entry) {
                 Ok(sender) => state.senders.push(sender),
-                Err(Unreadable(message)) => state.refused_senders.push(SenderStatus {
+                Err(refusal) => state.refused_senders.push(SenderStatus {
                     tap_uid: text(entry, "/tap"),
                     pod_uid: text(entry, "/pod/uid"),
                     interface: None,
                     state: State::Refused,
                     reason: Reason::InvalidSpec,
-                    message,
+                    message: refusal.to_string(),
                     degraded: Vec::new(),
                 }),
             }
@@ -97,12 +89,12 @@ impl NodeState {
         for entry in list(spec, "receivers") {
             match read::<Receiver>(entry) {
                 Ok(receiver) => state.receivers.push(receiver),
-                Err(Unreadable(message)) => state.refused_receivers.push(ReceiverStatus {
+                Err(refusal) => state.refused_receivers.push(ReceiverStatus {
                     tap_uid: text(entry, "/tap/uid"),
                     vni: entry["vni"].as_u64().and_then(|vni| vni.try_into().ok()).unwrap_or_default(),
                     state: State::Refused,
                     reason: Reason::InvalidSpec,
-                    message,
+                    message: refusal.to_string(),
                 }),
             }
         }
@@ -120,91 +112,84 @@ impl DesiredUpdate {
 
 /// What entries refer to, and what applies to all of them.
 struct NodeFields {
-    taps: BTreeMap<String, Result<Arc<Tap>, String>>,
-    programs: BTreeMap<String, Result<Arc<Program>, String>>,
-    underlay_mtu: Result<Option<u32>, String>,
+    taps: BTreeMap<String, Shared<Tap>>,
+    programs: BTreeMap<String, Shared<Program>>,
+    underlay_mtu: Shared<Option<u32>>,
 }
+
+/// What several senders refer to, or why it cannot be read.
+type Shared<T> = Result<Arc<T>, Arc<ReadError>>;
 
 impl NodeFields {
     fn read(spec: &Value) -> Self {
         Self {
             taps: shared(spec, "taps", "uid", |_: &Tap| Ok(())),
-            programs: shared(spec, "programs", "id", |program: &Program| {
-                check_program(&program.instructions)
-                    .map_err(|error| format!("the compiled expression cannot run: {error}"))
-            }),
-            underlay_mtu: underlay_mtu(spec),
+            programs: shared(spec, "programs", "id", |program: &Program| Ok(check_program(&program.instructions)?)),
+            underlay_mtu: underlay_mtu(spec).map(Arc::new).map_err(Arc::new),
         }
     }
 
-    fn sender(&self, entry: &Value) -> Result<DesiredSender, Unreadable> {
+    fn sender(&self, entry: &Value) -> Result<DesiredSender, Refusal> {
         let Sender { tap, pod } = read(entry)?;
-        let tap = self.tap(&tap)?;
+        let tap = self.tap(tap)?;
         let program = match (&tap.program, tap.options.expression()) {
             (None, None) => None,
             (Some(id), Some(_)) => Some(self.program(id)?),
-            (None, Some(_)) => {
-                return Err(Unreadable("The filter has an expression, but no compiled program.".to_owned()));
-            }
-            (Some(_), None) => return Err(Unreadable("There is a compiled program, but no expression.".to_owned())),
+            (None, Some(_)) => return Err(Refusal::NotCompiled),
+            (Some(_), None) => return Err(Refusal::NoExpression),
         };
-        let underlay_mtu = self.underlay_mtu.clone().map_err(|error| Unreadable::entry(&error))?;
+        let underlay_mtu = *self.underlay_mtu.clone().map_err(Refusal::Unreadable)?;
         Ok(DesiredSender { tap, pod, program, underlay_mtu })
     }
 
-    fn tap(&self, uid: &Uid) -> Result<Arc<Tap>, Unreadable> {
-        match self.taps.get(&**uid) {
-            Some(Ok(tap)) => Ok(Arc::clone(tap)),
-            Some(Err(error)) => Err(Unreadable::entry(error)),
-            None => Err(Unreadable(format!("The entry refers to the tap {uid}, which is not in spec.taps."))),
+    fn tap(&self, uid: Uid) -> Result<Arc<Tap>, Refusal> {
+        match self.taps.get(&*uid) {
+            Some(tap) => tap.clone().map_err(Refusal::Unreadable),
+            None => Err(Refusal::NoTap(uid)),
         }
     }
 
-    fn program(&self, id: &ProgramId) -> Result<Arc<Program>, Unreadable> {
+    fn program(&self, id: &ProgramId) -> Result<Arc<Program>, Refusal> {
         match self.programs.get(&id.to_string()) {
-            Some(Ok(program)) => Ok(Arc::clone(program)),
-            Some(Err(error)) => Err(Unreadable::entry(error)),
-            None => Err(Unreadable(format!("The tap refers to the program {id}, which is not in spec.programs."))),
+            Some(program) => program.clone().map_err(Refusal::Unreadable),
+            None => Err(Refusal::NoProgram(id.clone())),
         }
     }
 }
 
-/// Entries that others refer to, by their key. Two of one key are an error: nobody could say which is meant.
+/// Entries that others refer to, by their key. Two entries of one key are an error, since a reference to them is ambiguous.
 fn shared<T: DeserializeOwned>(
     spec: &Value,
-    field: &str,
+    field: &'static str,
     key: &str,
-    check: impl Fn(&T) -> Result<(), String>,
-) -> BTreeMap<String, Result<Arc<T>, String>> {
+    check: impl Fn(&T) -> Result<(), ReadError>,
+) -> BTreeMap<String, Shared<T>> {
     let mut entries = BTreeMap::new();
     for entry in list(spec, field) {
-        let value = T::deserialize(entry).map_err(|error| error.to_string());
-        let value = value.and_then(|value| check(&value).map(|()| Arc::new(value)));
+        let value = T::deserialize(entry).map_err(ReadError::from);
+        let value = value.and_then(|value| check(&value).map(|()| value)).map(Arc::new).map_err(Arc::new);
         let key = entry[key].as_str().unwrap_or_default().to_owned();
-        let duplicate = format!("spec.{field} has {key} twice");
-        entries.entry(key).and_modify(|known| *known = Err(duplicate)).or_insert(value);
+        let duplicate = ReadError::Duplicate { field, key: key.clone() };
+        entries.entry(key).and_modify(|known| *known = Err(Arc::new(duplicate))).or_insert(value);
     }
     entries
 }
 
 /// The MTU; an error also for fields of the node that this version does not know: they could restrict what is mirrored.
-fn underlay_mtu(spec: &Value) -> Result<Option<u32>, String> {
+fn underlay_mtu(spec: &Value) -> Result<Option<u32>, ReadError> {
     const KNOWN: [&str; 5] = ["taps", "senders", "receivers", "programs", "underlayMTU"];
     let mut fields = spec.as_object().into_iter().flat_map(serde_json::Map::keys);
     if let Some(unknown) = fields.find(|field| !KNOWN.contains(&field.as_str())) {
-        return Err(format!("unknown field `{unknown}` in spec"));
+        return Err(ReadError::UnknownField(unknown.clone()));
     }
-    let mtu = Option::<u32>::deserialize(&spec["underlayMTU"]).map_err(|error| error.to_string())?;
-    match mtu {
-        Some(mtu) if !UNDERLAY_MTU.contains(&mtu) => {
-            Err(format!("underlayMTU must be between {} and {}, not {mtu}", UNDERLAY_MTU.start(), UNDERLAY_MTU.end()))
-        }
+    match Option::<u32>::deserialize(&spec["underlayMTU"])? {
+        Some(mtu) if !UNDERLAY_MTU.contains(&mtu) => Err(ReadError::UnderlayMtu(mtu)),
         mtu => Ok(mtu),
     }
 }
 
-fn read<T: DeserializeOwned>(entry: &Value) -> Result<T, Unreadable> {
-    T::deserialize(entry).map_err(|error| Unreadable::entry(&error))
+fn read<T: DeserializeOwned>(entry: &Value) -> Result<T, Refusal> {
+    T::deserialize(entry).map_err(|error| Refusal::Unreadable(Arc::new(error.into())))
 }
 
 fn list<'a>(spec: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {

@@ -20,6 +20,7 @@
 pub mod bounds;
 mod counters;
 mod decode;
+mod desired;
 mod direction;
 mod endpoint;
 mod filter;
@@ -35,7 +36,8 @@ mod reason;
 mod schema;
 
 pub use counters::{Count, Counters, DirectionCounters, SenderCounters};
-pub use decode::{DecodeError, DesiredSender, DesiredState};
+pub use decode::DecodeError;
+pub use desired::{DesiredSender, DesiredState};
 pub use direction::Direction;
 pub use endpoint::{Endpoint, FrameFormat, Vni, VniError};
 pub use filter::{Filter, FilterError, Match, PortRange, Protocol};

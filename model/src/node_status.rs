@@ -1,8 +1,8 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{decode::DesiredState, reason::Reason};
+use crate::reason::Reason;
 
 /// The actual state of a node: the status of a `NodeTap`.
 ///
@@ -96,45 +96,8 @@ pub enum State {
     Removing,
 }
 
-impl NodeStatus {
-    /// The status of a node from what it has, and from the entries of `desired` that were refused without being attempted.
-    ///
-    /// An entry that was readable before and is refused now may still exist: then its removal is reported, and not the refusal.
-    #[must_use]
-    pub fn new(
-        desired: &DesiredState,
-        mut senders: Vec<SenderStatus>,
-        mut receivers: Vec<ReceiverStatus>,
-        features: BTreeMap<String, bool>,
-    ) -> Self {
-        let known: BTreeSet<_> = senders.iter().map(SenderStatus::key).collect();
-        let refused = desired.refused_senders.iter().filter(|sender| !known.contains(&sender.key()));
-        let refused: Vec<_> = refused.cloned().collect();
-        senders.extend(refused);
-        senders.sort_by(|one, other| one.key().cmp(&other.key()));
-        let known: BTreeSet<_> = receivers.iter().map(|receiver| receiver.vni).collect();
-        receivers.extend(desired.refused_receivers.iter().filter(|receiver| !known.contains(&receiver.vni)).cloned());
-        receivers.sort_by(|one, other| (one.vni, &one.tap_uid).cmp(&(other.vni, &other.tap_uid)));
-        Self {
-            observed_generation: Some(desired.generation),
-            active_senders: active(senders.iter().map(|sender| sender.state)),
-            active_receivers: active(receivers.iter().map(|receiver| receiver.state)),
-            senders,
-            receivers,
-            features,
-        }
-    }
-}
-
 impl SenderStatus {
-    fn key(&self) -> (&str, &str) {
+    pub(crate) fn key(&self) -> (&str, &str) {
         (&self.tap_uid, &self.pod_uid)
     }
 }
-
-fn active(states: impl Iterator<Item = State>) -> u32 {
-    u32::try_from(states.filter(|state| *state == State::Active).count()).unwrap_or(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests;

@@ -16,7 +16,8 @@ use crate::{
         create_pair, create_vxlan, delete_link, disable_autoconf, filters, links, offloads, qdiscs, remove_clsact,
         remove_destination, remove_filter, rename_link, set_alias, turn_off, up_link,
     },
-    step::{Action, Resource, Step},
+    resource::Resource,
+    step::{Action, Step},
 };
 
 /// `LOOPBACK_IFINDEX` (include/net/flow.h): the ifindex of that device in every namespace.

@@ -14,7 +14,7 @@ use crate::{
     netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError},
     node::NodeError,
     observe::{NetnsKind, Observed, Program, observe},
-    step::SenderKey,
+    resource::SenderKey,
 };
 
 /// PodTap's resources in one namespace.

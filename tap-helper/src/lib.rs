@@ -26,6 +26,7 @@ mod node;
 mod observe;
 mod plan;
 pub mod purge;
+mod resource;
 pub mod serve;
 mod settings;
 mod step;

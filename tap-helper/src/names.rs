@@ -1,6 +1,6 @@
 //! Names, VNIs and ports of PodTap's devices. They are derived, so that every run of the helper derives the same ones.
 
-use crate::step::SenderKey;
+use crate::resource::SenderKey;
 
 /// Prefix of every device name that PodTap chooses.
 pub const TEMPORARY_PREFIX: &str = "ptap";

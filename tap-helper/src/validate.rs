@@ -9,8 +9,8 @@ use podtap_model::{DesiredSender, DesiredState, Pod, Reason, Receiver, bounds};
 use crate::{
     failure::Failure,
     names::{SENDER_PORT, SENDER_VNIS},
+    resource::SenderKey,
     settings,
-    step::SenderKey,
 };
 
 /// Why a sender is refused because of the request itself.

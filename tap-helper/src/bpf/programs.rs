@@ -3,7 +3,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::{
     BpfError, Maps, ObjectError, Settings,
     object::{Object, TAP},
-    syscall,
+    syscall::program_id,
 };
 #[cfg(feature = "test-run")]
 use super::{ProgramKind, test_run::Runnable};
@@ -71,7 +71,7 @@ impl Programs {
 
     /// The program IDs: ingress, egress, clamp.
     pub fn ids(&self) -> Result<[u32; 3], BpfError> {
-        Ok([id(&self.ingress)?, id(&self.egress)?, id(&self.clamp)?])
+        Ok([program_id(&self.ingress)?, program_id(&self.egress)?, program_id(&self.clamp)?])
     }
 
     /// The maps that the programs share.
@@ -99,8 +99,4 @@ impl Programs {
         };
         runnable.run(frame, context)
     }
-}
-
-pub(super) fn id(program: impl AsFd) -> Result<u32, BpfError> {
-    syscall::program_info(program).map(|(id, _)| id).map_err(|errno| BpfError::kernel("inspect a program", errno))
 }

@@ -16,6 +16,8 @@ use std::{
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type};
 use nix::{errno::Errno, libc};
 
+use super::BpfError;
+
 /// The verifier gives up with EAGAIN when a signal is pending (`do_check`, kernel/bpf/verifier.c).
 const ATTEMPTS: u32 = 5;
 /// Size of the buffer for the verifier's log, which is requested only after the kernel rejected a program.
@@ -107,4 +109,9 @@ pub(super) fn program_info(program: impl AsFd) -> Result<(u32, Vec<u32>), Errno>
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attribute)?;
     let known = usize::try_from(info.nr_map_ids).unwrap_or(MAX_MAPS).min(MAX_MAPS);
     Ok((info.id, maps[..known].to_vec()))
+}
+
+/// The ID of a program.
+pub(super) fn program_id(program: impl AsFd) -> Result<u32, BpfError> {
+    program_info(program).map(|(id, _)| id).map_err(|errno| BpfError::kernel("inspect a program", errno))
 }

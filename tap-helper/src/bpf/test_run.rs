@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, loaded_programs};
 
-use super::{BpfError, programs::id};
+use super::{BpfError, syscall::program_id};
 
 /// Longest by which a program may extend a frame.
 const ROOM: usize = 4096;
@@ -15,7 +15,7 @@ pub(super) struct Runnable(SchedClassifier);
 
 impl Runnable {
     pub(super) fn new(program: impl AsFd) -> Result<Self, BpfError> {
-        let id = id(&program)?;
+        let id = program_id(&program)?;
         let info = loaded_programs().flatten().find(|program| program.id() == id);
         let info = info.ok_or_else(|| BpfError::kernel("find a program", nix::errno::Errno::ENOENT))?;
         SchedClassifier::from_program_info(info, "".into()).map(Self).map_err(|error| failed(&error))

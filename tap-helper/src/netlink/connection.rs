@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 use super::{
     decode::Message,
     error::{NetlinkError, NetnsError},
-    ethtool::GenericMessage,
+    generic::GenericMessage,
 };
 use crate::namespace::{Namespace, within};
 

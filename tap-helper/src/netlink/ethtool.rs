@@ -4,13 +4,12 @@
 //! The crate `ethtool` is not used: it changes no features, and needs another version of `netlink-proto` than `rtnetlink`.
 
 use nix::errno::Errno;
-use rtnetlink::packet_core::{
-    DecodeError, DefaultNla, Emitable as _, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, parse_u16,
-};
+use rtnetlink::packet_core::{DefaultNla, parse_u16};
 
 use super::{
     connection::Connection,
     error::NetlinkError,
+    generic::GenericMessage,
     nla::{child, children, nested, number, string, text},
 };
 
@@ -33,49 +32,6 @@ const ETHTOOL_FLAG_OMIT_REPLY: u32 = 1 << 1;
 const ETHTOOL_A_BITSET_BITS: u16 = 3;
 const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
 const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
-
-/// A message of generic netlink.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct GenericMessage {
-    family: u16,
-    /// `struct genlmsghdr`: command, version, reserved.
-    header: [u8; 4],
-    attributes: Vec<u8>,
-}
-
-impl GenericMessage {
-    fn new(family: u16, command: u8, attributes: &[DefaultNla]) -> Self {
-        let mut bytes = vec![0; attributes.buffer_len()];
-        attributes.emit(&mut bytes);
-        Self { family, header: [command, 1, 0, 0], attributes: bytes }
-    }
-}
-
-impl NetlinkSerializable for GenericMessage {
-    fn message_type(&self) -> u16 {
-        self.family
-    }
-
-    fn buffer_len(&self) -> usize {
-        self.header.len() + self.attributes.len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        let (header, attributes) = buffer.split_at_mut(self.header.len());
-        header.copy_from_slice(&self.header);
-        attributes.copy_from_slice(&self.attributes);
-    }
-}
-
-impl NetlinkDeserializable for GenericMessage {
-    type Error = DecodeError;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        let (generic, attributes) =
-            payload.split_first_chunk().ok_or_else(|| DecodeError::from("no header of generic netlink"))?;
-        Ok(Self { family: header.message_type, header: *generic, attributes: attributes.to_vec() })
-    }
-}
 
 /// The settings by which a device passes or builds GSO packets, or leaves checksums to the next device: those of them that are
 /// on and can be turned off, by the names that `ethtool -k` shows.

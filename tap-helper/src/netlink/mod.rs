@@ -13,6 +13,7 @@ mod error;
 mod ethtool;
 mod fdb;
 mod filter;
+mod generic;
 mod link;
 mod nla;
 mod qdisc;

@@ -14,8 +14,9 @@ use crate::{
     namespace::NamespaceId,
     observe::{NetnsKind, Observed},
     plan::{Plan, Requested, plan},
+    resource::{Resource, SenderKey},
     settings::settings,
-    step::{Action, Resource, SenderKey, Step},
+    step::{Action, Step},
 };
 
 /// Observations that suffice for any change: one round creates devices, one completes them, one finds nothing to do; a

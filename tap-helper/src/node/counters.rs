@@ -19,7 +19,7 @@ use crate::{
     names::sender_hash,
     netlink::{Connection, Filter, Hook, Link, NetlinkError, filters, links},
     observe::{NetnsKind, unless_gone},
-    step::SenderKey,
+    resource::SenderKey,
 };
 
 impl Node {

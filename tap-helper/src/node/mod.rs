@@ -31,7 +31,7 @@ use crate::{
     namespace::{Namespace, NamespaceId, PidfdRef, namespaces, pids},
     netlink::{Connection, NetlinkError, NetnsError},
     observe::NetnsKind,
-    step::Resource,
+    resource::Resource,
     validate,
 };
 use netns::Netns;

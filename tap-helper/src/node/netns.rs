@@ -11,7 +11,7 @@ use crate::{
     namespace::{Namespace, NamespaceId, PidfdRef},
     netlink::{Connection, Event, NetlinkError, NetnsError, Subscription},
     observe::{NetnsKind, Observed, observe},
-    step::Resource,
+    resource::Resource,
 };
 
 /// Repairs within [`WINDOW`] after which they slow down: another program undoes them, and the helper should not spin.

@@ -1,12 +1,12 @@
 use std::collections::BTreeMap;
 
-use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
+use podtap_model::{Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
 
 use super::{Node, pods::PodNetns};
 use crate::{
     failure::Status,
+    resource::{Resource, SenderKey},
     settings::degraded,
-    step::{Resource, SenderKey},
 };
 
 impl Node {
@@ -39,7 +39,7 @@ impl Node {
                 Resource::Leftover => {}
             }
         }
-        let status = NodeStatus::new(desired, senders, receivers, self.feature_names());
+        let status = desired.status(senders, receivers, self.feature_names());
         Some(Report { uid: desired.uid.clone(), status })
     }
 

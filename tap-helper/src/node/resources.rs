@@ -9,7 +9,7 @@ use podtap_model::{DesiredSender, DesiredState, Receiver, State};
 use crate::{
     failure::{Failure, Status},
     namespace::NamespaceId,
-    step::Resource,
+    resource::Resource,
 };
 
 /// Intervals between attempts: from half a second to half a minute.

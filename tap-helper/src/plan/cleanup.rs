@@ -2,7 +2,8 @@ use super::Planner;
 use crate::{
     marks::{Cookie, Mark, is_ours},
     names::{receiver_hash, sender_hash},
-    step::{Action, Resource, SenderKey, Step},
+    resource::{Resource, SenderKey},
+    step::{Action, Step},
 };
 
 impl Planner<'_> {

@@ -25,7 +25,8 @@ use crate::{
     names::DEVICE_MTU,
     netlink::{Filter, Hook, Link, QdiscKind},
     observe::Observed,
-    step::{Action, Resource, SenderKey, Step},
+    resource::{Resource, SenderKey},
+    step::{Action, Step},
 };
 
 /// The desired state of one namespace.

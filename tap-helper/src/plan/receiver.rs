@@ -6,7 +6,8 @@ use crate::{
     marks::{Cookie, Mark, Part, ReceiverMark, is_ours},
     names::{SOURCE_PORTS, receiver_device, receiver_hash, receiver_veth_pair},
     netlink::{Filter, Hook, Link, REDIRECT_PRIORITY, Vxlan},
-    step::{Action, Resource, Step},
+    resource::Resource,
+    step::{Action, Step},
 };
 
 impl Planner<'_> {

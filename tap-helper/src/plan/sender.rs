@@ -6,7 +6,8 @@ use crate::{
     marks::{Cookie, Mark, SenderMark, config_hash},
     names::{SENDER_PORT, SENDER_VNIS, SOURCE_PORTS, sender_device, sender_hash},
     netlink::{Filter, FilterTarget, Hook, Link, QdiscKind, Vxlan},
-    step::{Action, Resource, SenderKey, Step},
+    resource::{Resource, SenderKey},
+    step::{Action, Step},
     target,
 };
 

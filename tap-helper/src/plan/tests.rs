@@ -8,7 +8,7 @@ use crate::{
     names::{receiver_device, receiver_hash, receiver_veth_pair, sender_hash},
     netlink::{CLAMP_PRIORITY, Filter, Hook, Link, Qdisc},
     plan::{Plan, Requested, plan},
-    step::{Resource, SenderKey},
+    resource::{Resource, SenderKey},
 };
 use podtap_model::FrameFormat;
 use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};

@@ -59,7 +59,7 @@ impl Network {
     }
 
     /// Waits until each of PodTap's devices that is up has a carrier. When a veth device comes up, the kernel activates the queue of its
-    /// peer asynchronously, and drops frames until then (`linkwatch_do_dev`, net/core/link_watch.c).
+    /// peer asynchronously, and drops frames until then (`linkwatch_do_dev`, `net/core/link_watch.c`).
     ///
     /// # Panics
     /// If this takes longer than ten seconds.

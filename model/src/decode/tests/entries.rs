@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     ConfigHash, Deduplicate, Direction, Endpoint, Filter, FrameFormat, IpNet, Limit, Match, MirrorOptions, Oversize,
-    PortRange, Protocol, Sample, TapReference, Truncate, Vni,
+    Pod, PortRange, Protocol, Sample, TapReference, Truncate, Vni,
 };
 
 fn uid(text: &str) -> Uid {

@@ -17,7 +17,7 @@ use crate::{
     marks::GROUP,
     netlink::{Filter, Hook, Link, Mirror, QdiscKind, Vxlan},
     plan::Requested,
-    step::SenderKey,
+    resource::SenderKey,
 };
 
 use super::world::World;

@@ -12,7 +12,8 @@ use crate::{
     },
     observe::{Observed, Program},
     plan::{Plan, Requested, plan},
-    step::{Action, Resource, Step},
+    resource::Resource,
+    step::{Action, Step},
 };
 
 #[derive(Clone, Debug, Default)]

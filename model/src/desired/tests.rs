@@ -1,4 +1,5 @@
 use super::*;
+use crate::Reason;
 
 fn sender(tap: &str, pod: &str, state: State, reason: Reason) -> SenderStatus {
     SenderStatus {
@@ -25,7 +26,7 @@ fn status(desired: &DesiredState) -> NodeStatus {
     };
     let pending = sender("tap-3", "pod-3", State::Pending, Reason::PodNotRunning);
     let features = [("ebpf".to_owned(), true), ("clamp".to_owned(), false)].into();
-    NodeStatus::new(desired, vec![pending, active], vec![receiver(78, State::Failed, Reason::PortInUse)], features)
+    desired.status(vec![pending, active], vec![receiver(78, State::Failed, Reason::PortInUse)], features)
 }
 
 fn refused_sender(tap: &str, pod: &str) -> SenderStatus {

@@ -1,0 +1,78 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    identity::Pod,
+    node_state::{Receiver, Tap},
+    node_status::{NodeStatus, ReceiverStatus, SenderStatus, State},
+    program::Program,
+};
+
+/// The desired state of a node, decoded and with its references resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredState {
+    /// UID of the `NodeTap` that it comes from; none when there is no such object.
+    pub uid: Option<String>,
+    /// Generation of the `NodeTap`.
+    pub generation: i64,
+    /// The senders that this version understands.
+    pub senders: Vec<DesiredSender>,
+    /// The receivers that this version understands.
+    pub receivers: Vec<Receiver>,
+    /// A status for each of the other senders.
+    pub refused_senders: Vec<SenderStatus>,
+    /// A status for each of the other receivers.
+    pub refused_receivers: Vec<ReceiverStatus>,
+}
+
+/// One pod under one tap, with all that it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredSender {
+    /// The tap, shared by all of its senders.
+    pub tap: Arc<Tap>,
+    /// The tapped pod.
+    pub pod: Pod,
+    /// The compiled filter expression, shared by all senders that have it.
+    pub program: Option<Arc<Program>>,
+    /// Largest IP packet that the network between the nodes carries; the MTU of the route applies if it is smaller.
+    pub underlay_mtu: Option<u32>,
+}
+
+impl DesiredState {
+    /// The status of the node from what it has, and from the entries that were refused without being attempted.
+    ///
+    /// An entry that was readable before and is refused now may still exist: then its removal is reported, and not the refusal.
+    #[must_use]
+    pub fn status(
+        &self,
+        mut senders: Vec<SenderStatus>,
+        mut receivers: Vec<ReceiverStatus>,
+        features: BTreeMap<String, bool>,
+    ) -> NodeStatus {
+        let known: BTreeSet<_> = senders.iter().map(SenderStatus::key).collect();
+        let refused = self.refused_senders.iter().filter(|sender| !known.contains(&sender.key()));
+        let refused: Vec<_> = refused.cloned().collect();
+        senders.extend(refused);
+        senders.sort_by(|one, other| one.key().cmp(&other.key()));
+        let known: BTreeSet<_> = receivers.iter().map(|receiver| receiver.vni).collect();
+        receivers.extend(self.refused_receivers.iter().filter(|receiver| !known.contains(&receiver.vni)).cloned());
+        receivers.sort_by(|one, other| (one.vni, &one.tap_uid).cmp(&(other.vni, &other.tap_uid)));
+        NodeStatus {
+            observed_generation: Some(self.generation),
+            active_senders: active(senders.iter().map(|sender| sender.state)),
+            active_receivers: active(receivers.iter().map(|receiver| receiver.state)),
+            senders,
+            receivers,
+            features,
+        }
+    }
+}
+
+fn active(states: impl Iterator<Item = State>) -> u32 {
+    u32::try_from(states.filter(|state| *state == State::Active).count()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;
