@@ -8,8 +8,8 @@
 //! - [`Request`] and [`Response`] are the protocol between agent and tap-helper.
 //! - [`Reason`] has every reason of conditions, failures, events and node reports, [`bounds`] every limit.
 //!
-//! No message has a field that is a path, a command or an image: whoever takes over the agent can ask for mirrors, and for
-//! nothing else.
+//! No message has a field that is a path, a command or an image: an attacker who takes over the agent can ask for mirrors, and
+//! for nothing else.
 //!
 //! # Guarantees
 //! Decoding is strict. A field that this version does not know makes its entry unreadable, since ignoring a filter or a limit

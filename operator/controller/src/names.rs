@@ -57,7 +57,7 @@ pub fn uid(meta: &ObjectMeta) -> Uid {
 
 /// A hash that is the same in all builds and on all machines (FNV-1a), as hexadecimal digits.
 ///
-/// Not collision-resistant: whoever may name nodes can make two names collide, and has better ways to do harm.
+/// Not collision-resistant: a user who may name nodes can make two names collide, and has better ways to do harm.
 pub fn short_hash(bytes: &[u8]) -> String {
     let hash = bytes
         .iter()

@@ -49,7 +49,7 @@ pub enum Event {
 
 /// A subscription to changes in one network namespace. Keeps that namespace alive.
 ///
-/// Unlike a connection it has no task that reads ahead: what nobody has taken yet waits in the socket's buffer, whose size the kernel bounds.
+/// Unlike a connection it has no task that reads ahead: what has not been taken yet waits in the socket's buffer, whose size the kernel bounds.
 pub struct Subscription {
     socket: NetlinkFramed<Message, TokioSocket, NetlinkCodec>,
     events: Vec<Event>,

@@ -149,7 +149,7 @@ async fn remove_finalizer(context: &Context, entry: &Entry<CachedTap>) -> Result
     let tap = &entry.object;
     let api: Api<PodTap> = Api::namespaced(context.client.clone(), &tap.namespace);
     let finalizers: Vec<&String> = tap.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
-    // The API server rejects the list if somebody else has changed the object since it was read.
+    // The API server rejects the list if the object was changed since it was read.
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": entry.version}});
     let _: PartialObjectMeta<PodTap> =
         in_time(api.patch_metadata(&tap.name, &patch_params(), &Patch::Merge(patch))).await?;

@@ -63,7 +63,7 @@ pub async fn add(context: &Context, taps: &[TapPlan<'_>], snapshot: &Snapshot, r
             }
         }
     }
-    // Somebody else has removed the finalizer of a tap that is already mirroring. Stopping the tap would help nobody.
+    // Another client has removed the finalizer of a tap that is already mirroring. Stopping the tap would not help.
     result.missing.retain(|tap| !snapshot.node_taps.values().any(|node_tap| node_tap.mentions(tap)));
     result
 }
@@ -71,7 +71,7 @@ pub async fn add(context: &Context, taps: &[TapPlan<'_>], snapshot: &Snapshot, r
 async fn patch(context: &Context, tap: &Tap) -> Result<(), kube::Error> {
     let api: Api<DeserializeGuard<PodTap>> = Api::namespaced(context.client.clone(), &tap.reference.namespace);
     let finalizers: Vec<&str> = tap.finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
-    // The API server rejects the list if somebody else has changed the object since it was read.
+    // The API server rejects the list if the object was changed since it was read.
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": tap.version}});
     let object = in_time(api.patch(&tap.reference.name, &patch_params(), &Patch::Merge(patch))).await?;
     context.caches.wrote_tap(object);

@@ -21,7 +21,7 @@ pub enum Error {
     Read(#[source] kube::Error),
     #[error("cannot write the ConfigMap {} of VNI claims", names::CLAIMS)]
     Write(#[source] kube::Error),
-    #[error("somebody else has written the ConfigMap {} of VNI claims", names::CLAIMS)]
+    #[error("another client has written the ConfigMap {} of VNI claims", names::CLAIMS)]
     Conflict,
 }
 

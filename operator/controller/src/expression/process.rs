@@ -55,7 +55,7 @@ pub fn disable_tracing() -> io::Result<()> {
 
 /// Entry point of the process.
 pub fn serve() -> io::Result<()> {
-    // Other compiler processes may have somebody else's text.
+    // Other compiler processes may have another tenant's text.
     disable_tracing()?;
     let limit = |resource, amount| setrlimit(resource, Rlimit { current: Some(amount), maximum: Some(amount) });
     limit(Resource::Cpu, SECONDS)?;

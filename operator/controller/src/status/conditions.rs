@@ -24,7 +24,7 @@ use crate::{
     store::pod::CachedPod,
 };
 
-/// Our conditions; others in the list belong to somebody else.
+/// Our conditions; others in the list belong to other controllers.
 pub const OWN_TYPES: [&str; 5] =
     [CONDITION_READY, CONDITION_TARGETS_RESOLVED, CONDITION_DESTINATIONS_READY, CONDITION_TAPPED, CONDITION_DEGRADED];
 

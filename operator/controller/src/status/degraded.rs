@@ -1,7 +1,7 @@
 //! Which mirror options of a tap are not applied although its frames are mirrored. Pure.
 //!
 //! A mirror is useful even if a kernel does not support all options. The tap stays Ready, and this says what is missing and where, so
-//! that nobody takes what arrives for what the spec requests.
+//! that what arrives is not mistaken for what the spec requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -42,8 +42,8 @@ struct State<T> {
 ///
 /// # Guarantees
 /// - A write recorded by [`Cache::record_write`] is not undone by an older watch event, nor does it undo a newer one.
-/// - Each change is reported once: by [`Cache::apply`], or by [`Cache::record_write`] if the response to a write shows somebody
-///   else's change, since the watch event for it then changes nothing.
+/// - Each change is reported once: by [`Cache::apply`], or by [`Cache::record_write`] if the response to a write shows a
+///   change by another client, since the watch event for it then changes nothing.
 #[derive(Debug)]
 pub struct Cache<T> {
     state: Arc<RwLock<State<T>>>,

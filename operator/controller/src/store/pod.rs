@@ -1,6 +1,6 @@
 //! Projection of pods: the fields that affect reconciliation, as plain data.
 //!
-//! Two versions of a pod that differ in nothing relevant are equal here, so that kubelet heartbeats wake nobody and ten thousand pods
+//! Two versions of a pod that differ in nothing relevant are equal here, so that kubelet heartbeats do not wake the leader and ten thousand pods
 //! fit into a few megabytes.
 
 use std::{collections::BTreeMap, net::IpAddr};

@@ -18,7 +18,7 @@ pub(super) const ETH_P_ALL: u16 = 0x0003;
 /// `TCA_STATS_PKT64` (`include/uapi/linux/gen_stats.h`).
 const TCA_STATS_PKT64: u16 = 8;
 
-/// Mirrors a frame. `TC_ACT_UNSPEC`, which `tc` calls "continue": classification goes on with the next filter.
+/// Mirrors a frame. `TC_ACT_UNSPEC`, which `tc` calls "continue": classification continues with the next filter.
 pub(super) const MIRROR: (TcActionType, TcMirrorActionType) = (TcActionType::Unspec, TcMirrorActionType::EgressMirror);
 /// Redirects a frame.
 pub(super) const REDIRECT: (TcActionType, TcMirrorActionType) = (TcActionType::Stolen, TcMirrorActionType::EgressRedir);

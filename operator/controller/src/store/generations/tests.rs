@@ -58,7 +58,7 @@ fn an_object_that_was_recreated_is_another_one() {
     let recreated = object("v", 1, &["a"]);
     generations.record(None, &recreated);
     assert_eq!((generations.required(&recreated, "a"), generations.required(&recreated, "never")), (1, 0));
-    // Somebody else created it: all of it has to be observed.
+    // Another client created it: all of it has to be observed.
     let foreign = object("w", 2, &["a"]);
     assert_eq!(generations.required(&foreign, "a"), 2);
     observe(&mut generations, &foreign);
