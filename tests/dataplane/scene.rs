@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use podtap_model::{Direction, Endpoint, FrameFormat, MirrorOptions, Receiver, Tap, TapReference};
 use podtap_tests::{
     capture::{Capture, Difference, Frame, FrameDirection},
+    checksum,
     net::{Agent, Desired, Helper, Network, Node, Pod, Sender, traffic},
     streams::Content,
     wait::until,
@@ -168,19 +169,25 @@ impl Captures {
     #[track_caller]
     pub fn same(self, scene: &Scene, expected: impl Fn(&Frame) -> bool) -> Vec<Frame> {
         let compare = || {
-            let without_announcements = |frames: Vec<Frame>| -> Vec<Frame> {
-                frames.into_iter().filter(|frame| !frame.is_announcement()).collect()
+            let comparable = |mut frames: Vec<Frame>| -> Vec<Frame> {
+                frames.retain(|frame| !frame.is_announcement());
+                frames.iter_mut().for_each(|frame| checksum::unify_zero(&mut frame.bytes));
+                frames
             };
-            let mut sent = without_announcements(self.pod.so_far());
+            let mut sent = comparable(self.pod.so_far());
             sent.retain(&expected);
-            let received = without_announcements(self.receiver.so_far());
+            let received = comparable(self.receiver.so_far());
             let own = received.iter().find(|frame| frame.direction == FrameDirection::Out);
             assert!(own.is_none(), "the receiver device sends a frame by itself: {own:?}");
             let difference = Difference::between(&sent, &received);
             if difference.is_none() && !received.is_empty() {
                 return Ok(());
             }
-            Err(format!("{} frames at the pod, {} received\n{difference}", sent.len(), received.len()))
+            // Where in the traffic the lost frames are tells much about why.
+            let is_lost = |frame: &Frame| difference.lost.contains_key(&frame.bytes);
+            let (first, last) = (sent.iter().position(is_lost), sent.iter().rposition(is_lost));
+            let numbers = format!("lost frames are number {first:?} to {last:?}");
+            Err(format!("{} frames at the pod, {} received\n{difference}{numbers}", sent.len(), received.len()))
         };
         until("the receiver has the pod's frames", Duration::from_secs(10), compare);
         traffic::ping(&scene.client, scene.web.addresses[0], 77, 2);

@@ -137,6 +137,7 @@ fn completed(mut frames: Vec<Frame>) -> Vec<Frame> {
     frames.retain(|frame| !frame.is_announcement());
     for frame in &mut frames {
         checksum::complete(&mut frame.bytes);
+        checksum::unify_zero(&mut frame.bytes);
     }
     frames
 }

@@ -20,6 +20,16 @@ pub fn complete(frame: &mut [u8]) {
     }
 }
 
+/// Replaces a TCP checksum of 0 by 0xffff, the same number in ones' complement. The kernel writes 0xffff when it completes a checksum
+/// (`skb_checksum_help`, net/core/dev.c) and 0 when it segments a GSO packet (`tcp_gso_segment`, net/ipv4/tcp_offload.c): one frame in
+/// 65,536 whose segments were joined and segmented again differs in that.
+pub fn unify_zero(frame: &mut [u8]) {
+    let Some((_, 6, segment)) = segment(frame) else { return };
+    if let Some(field @ [0, 0]) = frame[segment].get_mut(16..18) {
+        field.fill(0xff);
+    }
+}
+
 /// The offset of the addresses, the protocol, and the range of the segment. None unless it is unfragmented TCP or UDP directly after
 /// the IP header.
 fn segment(frame: &[u8]) -> Option<(usize, u8, std::ops::Range<usize>)> {
@@ -48,6 +58,24 @@ fn fold(mut sum: u32) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn both_zeros_of_a_tcp_checksum_are_the_same() {
+        // 10.0.0.1:1 to 10.0.0.2:2, without data.
+        let mut frame = vec![0; 54];
+        (frame[12], frame[14], frame[17], frame[23], frame[46]) = (8, 0x45, 40, 6, 0x50);
+        let mut other = frame.clone();
+        other[50..52].fill(0xff);
+        super::unify_zero(&mut frame);
+        assert_eq!(frame, other);
+        super::unify_zero(&mut frame);
+        assert_eq!(frame, other, "any other checksum stays");
+        let mut datagram = frame.clone();
+        (datagram[23], datagram[50], datagram[51]) = (17, 0, 0);
+        let before = datagram.clone();
+        super::unify_zero(&mut datagram);
+        assert_eq!(datagram, before, "UDP has no such rule");
+    }
+
     /// An acknowledgement as captured with a partial checksum.
     #[test]
     fn a_partial_checksum_is_completed() {

@@ -58,19 +58,20 @@ impl Network {
         Snapshot { lines }
     }
 
-    /// Waits until each of PodTap's devices that is up has a carrier. When a veth device comes up, the kernel activates the queue of its
-    /// peer asynchronously, and drops frames until then (`linkwatch_do_dev`, `net/core/link_watch.c`).
+    /// Waits until each of PodTap's veth devices that is up has a carrier. When a veth device comes up, the kernel activates the queues of
+    /// both ends asynchronously, and drops frames until then (`linkwatch_do_dev`, net/core/link_watch.c). `NO-CARRIER` does not show
+    /// that: a new device is in the state `UNKNOWN` first, which counts as running (`netif_oper_up`, include/linux/netdevice.h).
     ///
     /// # Panics
     /// If this takes longer than ten seconds.
     #[track_caller]
     pub fn wait_for_carrier(&self) {
-        until("every device has a carrier", Duration::from_secs(10), || {
-            let links = self.json("ip -j link show");
+        until("every veth device has a carrier", Duration::from_secs(10), || {
+            let links = self.json("ip -j link show type veth");
             let own = links.iter().filter(|link| word(&link["ifalias"]).starts_with("podtap.dev/"));
             let waiting: Vec<String> = own
-                .filter(|link| link["flags"].to_string().contains("NO-CARRIER"))
-                .map(|link| word(&link["ifname"]))
+                .filter(|link| link["flags"].to_string().contains("\"UP\"") && link["operstate"] != "UP")
+                .map(|link| format!("{}: {}", word(&link["ifname"]), word(&link["operstate"])))
                 .collect();
             if waiting.is_empty() { Ok(()) } else { Err(waiting.join(", ")) }
         });
