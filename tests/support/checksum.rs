@@ -21,7 +21,7 @@ pub fn complete(frame: &mut [u8]) {
 }
 
 /// Replaces a TCP checksum of 0 by 0xffff, the same number in ones' complement. The kernel writes 0xffff when it completes a checksum
-/// (`skb_checksum_help`, net/core/dev.c) and 0 when it segments a GSO packet (`tcp_gso_segment`, net/ipv4/tcp_offload.c): one frame in
+/// (`skb_checksum_help`, `net/core/dev.c`) and 0 when it segments a GSO packet (`tcp_gso_segment`, `net/ipv4/tcp_offload.c`): one frame in
 /// 65,536 whose segments were joined and segmented again differs in that.
 pub fn unify_zero(frame: &mut [u8]) {
     let Some((_, 6, segment)) = segment(frame) else { return };

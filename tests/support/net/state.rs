@@ -59,8 +59,8 @@ impl Network {
     }
 
     /// Waits until each of PodTap's veth devices that is up has a carrier. When a veth device comes up, the kernel activates the queues of
-    /// both ends asynchronously, and drops frames until then (`linkwatch_do_dev`, net/core/link_watch.c). `NO-CARRIER` does not show
-    /// that: a new device is in the state `UNKNOWN` first, which counts as running (`netif_oper_up`, include/linux/netdevice.h).
+    /// both ends asynchronously, and drops frames until then (`linkwatch_do_dev`, `net/core/link_watch.c`). `NO-CARRIER` does not show
+    /// that: a new device is in the state `UNKNOWN` first, which counts as running (`netif_oper_up`, `include/linux/netdevice.h`).
     ///
     /// # Panics
     /// If this takes longer than ten seconds.
