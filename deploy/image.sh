@@ -9,9 +9,14 @@ version=$(sed -n 's/^appVersion: //p' deploy/chart/podtap/Chart.yaml)
 host=$(rustc -vV | sed -n 's/^host: //p')
 # Naming the target, although it is the host's, keeps the flags from build scripts and derive macros.
 build() { RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile "$profile" --locked --target "$host" "$@"; }
-build -p podtap-controller -p podtap-agent
-# By itself: together with the others, features would be unified, and the privileged program would be built with theirs.
-build -p tap-helper
+if [ "$profile" = lab-image ]; then
+  # Together, which compiles what they share once.
+  build -p podtap-controller -p podtap-agent -p tap-helper
+else
+  build -p podtap-controller -p podtap-agent
+  # By itself: together with the others, features would be unified, and the privileged program would be built with theirs.
+  build -p tap-helper
+fi
 built=target/$host/$profile
 binaries=(podtap-controller podtap-agent tap-helper)
 if [ "${1:-}" = --lab ]; then
