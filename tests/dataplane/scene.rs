@@ -171,7 +171,9 @@ impl Captures {
         let compare = || {
             let comparable = |mut frames: Vec<Frame>| -> Vec<Frame> {
                 frames.retain(|frame| !frame.is_announcement());
-                frames.iter_mut().for_each(|frame| checksum::unify_zero(&mut frame.bytes));
+                for frame in &mut frames {
+                    checksum::unify_zero(&mut frame.bytes);
+                }
                 frames
             };
             let mut sent = comparable(self.pod.so_far());
