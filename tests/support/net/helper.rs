@@ -100,7 +100,8 @@ impl Helper {
     #[must_use]
     #[track_caller]
     pub fn agent(&self) -> Agent {
-        Agent::connect(&self.socket, AGENT_UID).unwrap_or_else(|error| panic!("{}: {error}", self.socket.display()))
+        // The socket exists a moment before the helper listens on it.
+        until("the helper listens", Duration::from_secs(5), || Agent::connect(&self.socket, AGENT_UID))
     }
 
     /// The path of its socket.
