@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use podtap_model::{Direction, Endpoint, Instruction, IpNet, Pod, Program, ProgramId, Tap};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -19,6 +21,7 @@ fn tap(options: &Value) -> Tap {
         destinations: vec![Endpoint { address: [10, 66, 0, 2].into(), port: 14789, vni }],
         options: MirrorOptions::deserialize(options).expect("mirror options"),
         program: None,
+        expiration_time: None,
     }
 }
 
@@ -30,7 +33,8 @@ fn sender_of(tap: Tap) -> DesiredSender {
         config_hash: None,
         addresses: vec![],
     };
-    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
+    let orphan_timeout = Duration::from_secs(3600);
+    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None, orphan_timeout }
 }
 
 fn sender() -> DesiredSender {

@@ -11,7 +11,7 @@ fn update() -> DesiredUpdate {
         json!({"tap": format!("t{number}"), "pod": pod})
     };
     let spec = json!({"taps": [tap(1), tap(2)], "senders": [sender(1), sender(2)]});
-    DesiredUpdate { uid: Some("n".into()), generation: 1, spec }
+    DesiredUpdate { uid: Some("n".into()), generation: 1, now: None, spec }
 }
 
 fn count(frames: u64) -> Count {

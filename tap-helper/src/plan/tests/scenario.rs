@@ -1,6 +1,6 @@
 //! Random requests, foreign state and damage.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use podtap_model::{
     Deduplicate, DesiredSender, Direction, Endpoint, FrameFormat, MirrorOptions, Pod, Receiver, Tap, TapReference, Uid,
@@ -75,8 +75,10 @@ fn sender() -> impl Strategy<Value = DesiredSender> {
                 destinations,
                 options: MirrorOptions::default(),
                 program: None,
+                expiration_time: None,
             };
-            DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
+            let (program, underlay_mtu, orphan_timeout) = (None, None, Duration::from_secs(3600));
+            DesiredSender { tap: Arc::new(tap), pod, program, underlay_mtu, orphan_timeout }
         },
     )
 }
