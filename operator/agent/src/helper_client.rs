@@ -70,7 +70,7 @@ impl HelperClient {
     pub fn read_desired<T>(&self, read: impl FnOnce(&DesiredUpdate) -> T) -> Option<T> {
         match &*self.desired.borrow() {
             Some(Request::Apply(update)) => Some(read(update)),
-            Some(Request::Counters(_)) | None => None,
+            Some(Request::Renew(_) | Request::Counters(_)) | None => None,
         }
     }
 

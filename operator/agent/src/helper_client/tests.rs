@@ -11,7 +11,7 @@ use tokio::{
 use super::*;
 
 fn update(generation: i64) -> DesiredUpdate {
-    DesiredUpdate { uid: Some("a".into()), generation, spec: json!({"senders": []}) }
+    DesiredUpdate { uid: Some("a".into()), generation, now: None, spec: json!({"senders": []}) }
 }
 
 fn listen(name: &str) -> (UnixListener, PathBuf) {

@@ -59,6 +59,7 @@ fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
         destinations: plan.destinations.iter().filter_map(endpoint).collect(),
         options: plan.options.clone(),
         program: plan.program.as_ref().map(|program| program.id.clone()),
+        expiration_time: None,
     }
 }
 

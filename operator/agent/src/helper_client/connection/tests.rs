@@ -29,7 +29,7 @@ fn update(uid: &str, generation: i64) -> Request {
 }
 
 fn with_spec(uid: &str, generation: i64, spec: serde_json::Value) -> Request {
-    Request::Apply(DesiredUpdate { uid: Some(uid.into()), generation, spec })
+    Request::Apply(DesiredUpdate { uid: Some(uid.into()), generation, now: None, spec })
 }
 
 fn report(uid: &str, generation: i64) -> Report {
@@ -93,7 +93,7 @@ impl Helper {
     async fn update(&mut self) -> i64 {
         match self.request().await {
             Request::Apply(update) => update.generation,
-            other @ Request::Counters(_) => panic!("an update: {other:?}"),
+            other @ (Request::Renew(_) | Request::Counters(_)) => panic!("an update: {other:?}"),
         }
     }
 
