@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_api::{CONDITION_READY, PodTapStatus};
-use podtap_runtime::telemetry::with_causes;
+use podtap_runtime::{clock::ServerClock, telemetry::with_causes};
 use tracing::warn;
 
 use crate::{
@@ -58,6 +58,8 @@ pub struct Reconciler {
     pub compiler: Compiler,
     pub publisher: Publisher,
     pub vni_record: VniRecord,
+    /// The only clock: no decision depends on that of the controller's node.
+    pub clock: ServerClock,
     pub state: ControllerState,
     pub metrics: ControllerMetrics,
 }
@@ -65,7 +67,7 @@ pub struct Reconciler {
 impl Reconciler {
     /// Reconciles everything. Returns when to do so again even if nothing changes.
     pub async fn reconcile(&mut self) -> Timestamp {
-        let (started, now) = (Instant::now(), Timestamp::now());
+        let (started, now) = (Instant::now(), self.clock.now());
         // Compiler processes, no requests.
         self.compile_expressions(now).await;
         // No requests.

@@ -12,7 +12,6 @@ use std::{
 };
 
 use clap::builder::BoolishValueParser;
-use k8s_openapi::jiff::Timestamp;
 use podtap_runtime::{
     client,
     http::{self, Health, Metrics, Server},
@@ -96,7 +95,7 @@ pub enum Error {
 /// Runs until it receives a signal, or loses leadership.
 pub async fn run(args: Args) -> Result<(), Error> {
     let mut shutdown = Shutdown::new().map_err(Error::Signal)?;
-    let client = client::connect().await?;
+    let (client, clock) = client::connect().await?;
     let health = Health::new(LIVENESS);
     let metrics = Metrics::new();
     let server = Server::spawn(args.http_address, health.clone(), metrics.clone()).await?;
@@ -124,6 +123,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         vni_record: VniRecord::new(client.clone(), &args.namespace),
         context: Context { client, caches, template: args.into() },
         compiler: Compiler::default(),
+        clock,
         state: ControllerState::default(),
         metrics,
     };
@@ -155,7 +155,7 @@ async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdow
         }
         loop {
             health.alive();
-            let pause = next.duration_since(Timestamp::now());
+            let pause = next.duration_since(reconciler.clock.now());
             // A deadline that passed during the reconcile is due now.
             let pause = Duration::try_from(pause).unwrap_or_default();
             tokio::select! {

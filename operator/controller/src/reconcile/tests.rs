@@ -68,6 +68,7 @@ impl Cluster {
         Reconciler {
             publisher: Publisher::new(client.clone(), "test"),
             compiler: Compiler::shell("exit 1"),
+            clock: ServerClock::default(),
             vni_record: VniRecord::new(client.clone(), OWN_NAMESPACE),
             context: Context {
                 client,
@@ -460,4 +461,36 @@ async fn nothing_is_due_at_once_for_ever() {
     }
     let past = Timestamp::now() - SignedDuration::from_secs(5);
     assert!(cluster.reconciler.next(Timestamp::now(), [Some(past)]) > Timestamp::now());
+}
+
+/// The API server's clock is ahead of that of the controller's node by these seconds, or behind.
+#[tokio::test]
+async fn the_clock_of_the_controllers_node_has_no_effect() {
+    for off in [-3600, 3600].map(SignedDuration::from_secs) {
+        let server_time = Timestamp::now() + off;
+        let mut limited = tap("t", json!([{"node": {"name": "n2"}}]));
+        limited.spec.duration = Some(Duration::from_secs(600).into());
+        let mut cluster = Cluster::new(&World::with(limited));
+        cluster.reconciler.clock.observe(tokio::time::Instant::now(), server_time);
+        cluster.establish().await;
+        let tap: PodTap = object(cluster.api.get(TAP).expect("a tap"));
+        let started = tap.status.and_then(|status| status.start_time).expect("it has started").0;
+        assert!(started.duration_since(server_time).abs() < SignedDuration::from_secs(60), "{started}");
+
+        // Another replica, on a node with the right time, takes over.
+        cluster.restart();
+        cluster.reconciler.clock.observe(tokio::time::Instant::now(), server_time);
+        cluster.reconcile().await;
+        assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()), "not expired");
+
+        let mut deleted = cluster.api.get(TAP).expect("a tap");
+        deleted["metadata"]["deletionTimestamp"] = json!(server_time.to_string());
+        cluster.api.put(TAP, &deleted);
+        cluster.reconcile().await;
+        cluster.reconcile().await;
+        assert!(cluster.api.get(TAP).is_some(), "the nodes have not had their time");
+        cluster.nodes_apply();
+        cluster.reconcile().await;
+        assert_eq!(cluster.api.get(TAP), None);
+    }
 }
