@@ -14,6 +14,7 @@ use std::{
 use clap::builder::BoolishValueParser;
 use podtap_runtime::{
     client,
+    clock::ServerClock,
     http::{self, Health, Metrics, Server},
     leader::{self, Held, Lease},
     shutdown::Shutdown,
@@ -22,7 +23,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::{
-    apply::{context::Context, helper_pod::HelperTemplate, vni_record::VniRecord},
+    apply::{context::Context, helper_pod::HelperTemplate, sweep_record::SweepRecord, vni_record::VniRecord},
     events::Publisher,
     expression::process::Compiler,
     metrics::ControllerMetrics,
@@ -121,14 +122,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let mut reconciler = Reconciler {
         publisher: Publisher::new(client.clone(), &args.identity),
         vni_record: VniRecord::new(client.clone(), &args.namespace),
+        sweep_record: SweepRecord::new(client.clone(), &args.namespace),
         context: Context { client, caches, template: args.into() },
         compiler: Compiler::default(),
-        clock,
         state: ControllerState::default(),
         metrics,
     };
     tokio::select! {
-        result = lead(&mut reconciler, &held, &health, &mut shutdown) => result?,
+        result = lead(&mut reconciler, &clock, &held, &health, &mut shutdown) => result?,
         _ = watches.join_next() => return Err(Error::WatchEnded),
     }
     info!("releasing leadership");
@@ -138,14 +139,20 @@ pub async fn run(args: Args) -> Result<(), Error> {
 
 /// Reconciles now, and then whenever something changes or is due, until it receives a signal. A reconcile that has begun is finished
 /// first.
-async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdown: &mut Shutdown) -> Result<(), Error> {
+async fn lead(
+    reconciler: &mut Reconciler,
+    clock: &ServerClock,
+    held: &Held,
+    health: &Health,
+    shutdown: &mut Shutdown,
+) -> Result<(), Error> {
     loop {
         health.alive();
         let began = Instant::now();
         let next = tokio::select! {
             biased;
             () = held.lost() => return Err(Error::LeadershipLost),
-            next = reconciler.reconcile() => next,
+            next = reconciler.reconcile(clock.now()) => next,
         };
         tokio::select! {
             biased;
@@ -155,7 +162,7 @@ async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdow
         }
         loop {
             health.alive();
-            let pause = next.duration_since(reconciler.clock.now());
+            let pause = next.duration_since(clock.now());
             // A deadline that passed during the reconcile is due now.
             let pause = Duration::try_from(pause).unwrap_or_default();
             tokio::select! {

@@ -18,6 +18,8 @@ use crate::{
 pub struct ControllerState {
     /// Since when a node has had nothing to do and nothing left.
     pub idle_since: BTreeMap<String, Timestamp>,
+    /// Since when each node has been swept that has not reported yet.
+    pub sweep_begun: BTreeMap<String, Timestamp>,
     /// The generation of each `NodeTap` with which each tap's part of it was last written.
     pub generations: Generations,
     pub retries: Retries,
