@@ -1,4 +1,5 @@
 use podtap_model::{Count, DesiredUpdate, DirectionCounters, SenderCounters};
+use podtap_runtime::clock::ServerClock;
 use serde_json::json;
 use tokio::{net::TcpListener, task::yield_now};
 
@@ -88,7 +89,7 @@ fn a_sender_that_is_being_removed_has_no_series() {
 
 #[tokio::test(start_paused = true)]
 async fn old_counters_are_not_served_without_an_answer() {
-    let (client, mut channels) = HelperClient::without_connection(Health::new(Duration::MAX));
+    let (client, mut channels) = HelperClient::without_connection(ServerClock::default(), Health::new(Duration::MAX));
     let source = Source(client.into());
     let error = source.text().await.expect_err("no NodeTap is known").to_string();
     assert!(error.contains("API server"), "{error}");
@@ -122,7 +123,7 @@ fn names_are_read_from_entries_that_cannot_be_decoded() {
 async fn a_port_in_use_is_retried() {
     let other = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = other.local_addr().expect("it is bound");
-    let source = Source(HelperClient::without_connection(Health::new(Duration::MAX)).0.into());
+    let source = Source(HelperClient::without_connection(ServerClock::default(), Health::new(Duration::MAX)).0.into());
     let serving = tokio::spawn(serve(Some(address), Health::new(Duration::MAX), source));
     yield_now().await;
     drop(other);

@@ -9,4 +9,5 @@ pub mod helper_failures;
 pub mod helper_pod;
 pub mod helper_volumes;
 pub mod objects;
+pub mod sweep_record;
 pub mod vni_record;

@@ -1,6 +1,6 @@
 use futures::channel::mpsc;
 use podtap_model::{DesiredUpdate, Request};
-use podtap_runtime::http::Health;
+use podtap_runtime::{clock::ServerClock, http::Health};
 use serde_json::json;
 use tokio::time::{advance, sleep};
 
@@ -16,7 +16,7 @@ struct Fixture {
 
 fn fixture() -> Fixture {
     let (events, stream) = mpsc::unbounded();
-    let (client, channels) = HelperClient::without_connection(Health::new(Duration::MAX));
+    let (client, channels) = HelperClient::without_connection(ServerClock::default(), Health::new(Duration::MAX));
     let (sender, last_status) = watch::channel(None);
     tokio::spawn(async move { process(stream, "n1", &client, &sender).await });
     Fixture { events, channels, last_status }
