@@ -163,6 +163,7 @@ async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdow
                 () = held.lost() => return Err(Error::LeadershipLost),
                 () = shutdown.requested() => return Ok(()),
                 () = reconciler.context.caches.changed() => break,
+                () = reconciler.state.helper_requests.answer() => break,
                 () = sleep(pause.min(HEARTBEAT)) => if pause <= HEARTBEAT { break },
             }
         }

@@ -6,6 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use podtap_model::Uid;
 
 use crate::{
+    apply::helper_requests::HelperRequests,
     expression::compiled::Expressions,
     failure::Failure,
     retries::Retries,
@@ -22,6 +23,8 @@ pub struct ControllerState {
     pub retries: Retries,
     /// Why a node's helper pod does not run. Kept until one does, so that the pause between two attempts does not look like success.
     pub helper_failures: BTreeMap<String, Failure>,
+    /// The requests for helper pods that have not been answered yet.
+    pub helper_requests: HelperRequests,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
     /// The compiled filter expressions.

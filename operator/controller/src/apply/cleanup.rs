@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, api::Patch, core::PartialObjectMeta};
 use podtap_api::{FINALIZER, PodTap};
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     apply::{
-        context::{CONCURRENCY, Context, is_not_found, patch_params},
+        context::{Context, in_budget, is_not_found, patch_params},
         objects::Applied,
     },
     events::{Occurrence, Publisher},
@@ -75,19 +75,19 @@ pub async fn remove_finalizers(
         } else if !state.retries.is_paused(&RetryKey::Finalizers(entry.object.uid.clone()), now) {
             attempts.push(async move {
                 if let Decision::Abandon(nodes) = decision {
-                    publisher.publish(&entry.object.reference(), vec![abandoned(&nodes)]).await;
+                    publisher.publish(&entry.object.reference(), [abandoned(&nodes)]);
                 }
                 (entry, remove_finalizer(context, entry).await)
             });
         }
     }
-    let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
+    let mut attempts = in_budget(attempts);
     while let Some((entry, result)) = attempts.next().await {
         let tap = &entry.object;
         let key = RetryKey::Finalizers(tap.uid.clone());
         match result {
             Err(source) if !is_not_found(&source) => {
-                state.retries.failed(key, now);
+                state.retries.failed(key, Timestamp::now());
                 cleanup.errors.push(Error { tap: format!("{}/{}", tap.namespace, tap.name), source });
             }
             _ => {

@@ -54,12 +54,12 @@ pub async fn report(
         }
         match write(context, &entry.object, error, now).await {
             Ok(occurrence) => {
-                publisher.publish(&tap, occurrence.into_iter().collect()).await;
+                publisher.publish(&tap, occurrence);
                 retries.succeeded(&key);
                 reported.insert(tap.uid, error.clone());
             }
             Err(source) => {
-                retries.failed(key, now);
+                retries.failed(key, Timestamp::now());
                 errors.push(Error { tap: format!("{}/{}", tap.namespace, tap.name), source });
             }
         }

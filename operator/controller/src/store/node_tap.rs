@@ -9,6 +9,8 @@ use podtap_model::{NodeState, NodeStatus};
 pub struct CachedNodeTap {
     pub name: String,
     pub uid: String,
+    /// `metadata.resourceVersion`: a leader that was replaced without noticing cannot overwrite a newer object.
+    pub version: String,
     pub generation: i64,
     /// `None` if it cannot be decoded; the next reconcile then writes it again.
     pub spec: Option<NodeState>,
@@ -24,6 +26,7 @@ impl From<DeserializeGuard<NodeTap>> for CachedNodeTap {
         Self {
             name: meta.name.unwrap_or_default(),
             uid: meta.uid.unwrap_or_default(),
+            version: meta.resource_version.unwrap_or_default(),
             generation: meta.generation.unwrap_or_default(),
             spec,
             status,
