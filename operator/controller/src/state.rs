@@ -7,7 +7,7 @@ use podtap_model::Uid;
 
 use crate::{
     apply::helper_requests::HelperRequests,
-    expression::compiled::Expressions,
+    expression::compiled::Compilations,
     failure::Failure,
     retries::Retries,
     store::{generations::Generations, tap::DecodeError},
@@ -27,6 +27,6 @@ pub struct ControllerState {
     pub helper_requests: HelperRequests,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
-    /// The compiled filter expressions.
-    pub expressions: Expressions,
+    /// The filter expressions, compiled or being compiled.
+    pub expressions: Compilations,
 }

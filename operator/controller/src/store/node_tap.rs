@@ -2,7 +2,7 @@
 
 use kube::core::DeserializeGuard;
 use podtap_api::NodeTap;
-use podtap_model::{NodeState, NodeStatus};
+use podtap_model::{Instruction, NodeState, NodeStatus, Tap};
 
 /// The desired and the reported state of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,16 @@ impl CachedNodeTap {
     /// Whether the node has applied the spec of `generation`.
     pub fn has_observed(&self, generation: i64) -> bool {
         self.status.observed_generation.is_some_and(|observed| observed >= generation)
+    }
+
+    /// The filter expressions of the spec, with their programs.
+    pub fn compiled(&self) -> Vec<(String, Vec<Instruction>)> {
+        let Some(spec) = &self.spec else { return Vec::new() };
+        let compiled = |tap: &Tap| {
+            let program = spec.programs.iter().find(|program| Some(&program.id) == tap.program.as_ref())?;
+            Some((tap.options.expression()?.to_owned(), program.instructions.clone()))
+        };
+        spec.taps.iter().filter_map(compiled).collect()
     }
 
     /// Whether spec or status mention the tap.
