@@ -7,7 +7,8 @@ use podtap_model::Uid;
 use tokio::time::Instant;
 
 use crate::{
-    expression::compiled::Expressions,
+    apply::helper_requests::HelperRequests,
+    expression::compiled::Compilations,
     failure::Failure,
     retries::Retries,
     store::{generations::Generations, tap::DecodeError},
@@ -27,8 +28,10 @@ pub struct ControllerState {
     pub deleting_since: BTreeMap<Uid, Instant>,
     /// Why a node's helper pod does not run. Kept until one does, so that the pause between two attempts does not look like success.
     pub helper_failures: BTreeMap<String, Failure>,
+    /// The requests for helper pods that have not been answered yet.
+    pub helper_requests: HelperRequests,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
-    /// The compiled filter expressions.
-    pub expressions: Expressions,
+    /// The filter expressions, compiled or being compiled.
+    pub expressions: Compilations,
 }
