@@ -10,7 +10,7 @@ use crate::{
     plan::{
         destinations::{self, Family, Resolution},
         expiry::{OnNodes, is_expired},
-        interface_names, limits, mirroring_loops,
+        interface_names, limits, mirroring_loops, node_budget,
         node_options::node_options,
         tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
         targets,
@@ -37,6 +37,7 @@ pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, vnis: &Vnis) -
     mirroring_loops::refuse(&mut taps);
     interface_names::resolve_conflicts(&mut taps);
     limits::taps_per_pod(&mut taps, policy);
+    node_budget::refuse(&mut taps);
     taps
 }
 
