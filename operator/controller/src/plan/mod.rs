@@ -18,6 +18,7 @@ pub mod node_budget;
 pub mod node_options;
 pub mod node_specs;
 pub mod nodes;
+pub mod pod_index;
 pub mod resolve;
 pub mod sweep;
 pub mod tap_plan;

@@ -7,6 +7,7 @@ use podtap_model::Reason;
 
 use crate::{
     failure::{Failure, count},
+    plan::pod_index::PodIndex,
     store::{pod::CachedPod, snapshot::Snapshot},
     validate::{
         policy::Policy,
@@ -45,20 +46,25 @@ impl Targets {
 /// its object is gone: what it sends while it terminates is its traffic, too.
 ///
 /// `consumers` are the UIDs of the pods that are destinations of this tap.
-pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &TapSpec, consumers: &BTreeSet<&str>) -> Targets {
+pub fn resolve(
+    snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
+    policy: &Policy,
+    tap: &Tap,
+    spec: &TapSpec,
+    consumers: &BTreeSet<&str>,
+) -> Targets {
     let namespace = &tap.reference.namespace;
     if let Some(failure) = excluded_namespace(snapshot, policy, namespace) {
         return Targets { failure: Some(failure), ..Targets::default() };
     }
-    let pods = snapshot.pods.get(namespace).map(Vec::as_slice).unwrap_or_default();
-    let mut candidates: Vec<&Arc<CachedPod>> =
-        pods.iter().filter(|pod| !pod.excluded && !pod.finished && spec.selection.matches(pod)).collect();
+    let matching = pods.matching(namespace, &spec.selection);
+    let mut candidates: Vec<&Arc<CachedPod>> = matching.filter(|pod| !pod.excluded && !pod.finished).collect();
     let found: BTreeSet<&str> = candidates.iter().map(|pod| pod.name.as_str()).collect();
     let missing = missing_names(&spec.selection, &found);
     let before = candidates.len();
     candidates.retain(|pod| pod.node.is_some());
     let unbound = before - candidates.len();
-    candidates.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
 
     let matched = candidates.len();
     let limit = spec.max_pods.min(usize::try_from(policy.limits.targets_per_tap).unwrap_or(usize::MAX));

@@ -21,7 +21,8 @@ fn of(world: &World) -> Targets {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let tap = &validated.taps[0];
-    resolve(&snapshot, &validated.policy, tap, tap.spec.as_ref().expect("valid"), &BTreeSet::new())
+    let pods = PodIndex::new(&snapshot, &validated.taps);
+    resolve(&snapshot, &pods, &validated.policy, tap, tap.spec.as_ref().expect("valid"), &BTreeSet::new())
 }
 
 fn names(targets: &Targets) -> Vec<&str> {
