@@ -186,28 +186,23 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
         }
         oversized_frames.get_or_create(&sender).inc_by(entry.oversized.frames);
     }
-    // A prefix could not become `podtap_bytes`: a name and its unit follow it.
-    let mut registry = Registry::default();
+    let mut registry = Registry::with_prefix("podtap");
     registry.register(
-        "podtap_frames",
+        "frames",
         "Frames on the interfaces of tapped pods by outcome; all but the filtered ones matched the filter",
         frames,
     );
-    registry.register_with_unit("podtap", "Bytes of the frames of podtap_frames", Unit::Bytes, bytes);
-    registry.register("podtap_mirror_failures", "Mirrored frames that the sender device did not accept", failures);
-    registry.register(
-        "podtap_truncated_frames",
-        "Mirrored frames that were truncated as the tap requests",
-        truncated_frames,
-    );
+    registry.register_with_unit("frame", "Bytes of the frames of podtap_frames", Unit::Bytes, bytes);
+    registry.register("mirror_failures", "Mirrored frames that the sender device did not accept", failures);
+    registry.register("truncated_frames", "Mirrored frames that were truncated as the tap requests", truncated_frames);
     registry.register_with_unit(
-        "podtap_truncated",
+        "truncated",
         "Bytes that were removed from mirrored frames as the tap requests",
         Unit::Bytes,
         truncated_bytes,
     );
     registry.register(
-        "podtap_oversized_frames",
+        "oversized_frames",
         "Mirrored frames that exceeded the path MTU and could not be segmented",
         oversized_frames,
     );

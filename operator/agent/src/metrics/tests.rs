@@ -67,7 +67,7 @@ fn every_counter_has_the_names_of_tap_and_pod() {
             assert_eq!(counts, [0, 1, 2, 3, 4].map(|number| Some(first + number)), "{text}");
         }
         assert_eq!(of("egress", "deduplicated"), Some(u64::MAX / 100), "all 64 bits");
-        let bytes = value(&text, "bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
+        let bytes = value(&text, "frame_bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
         assert_eq!(bytes, Some(2100), "{text}");
         assert_eq!(value(&text, "mirror_failures", number, ",direction=\"ingress\""), Some(2), "{text}");
         let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames"];
@@ -101,7 +101,7 @@ fn what_a_tap_cannot_count_has_no_series() {
 #[test]
 fn families_have_their_unit() {
     let text = metrics(vec![with_programs("t1")]);
-    for family in ["podtap_bytes", "podtap_truncated_bytes"] {
+    for family in ["podtap_frame_bytes", "podtap_truncated_bytes"] {
         assert!(text.contains(&format!("# UNIT {family} bytes\n")), "{text}");
     }
     for line in text.lines().filter(|line| line.starts_with("# HELP")) {
