@@ -15,13 +15,19 @@ use crate::scene::{Scene, capture, same_traffic};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The helper pod of a node, if it has one.
-fn helper_of(node: &str) -> Option<Pod> {
+/// The helper pod of a node, if it has one. One that is being deleted does not count.
+pub fn helper_of(node: &str) -> Option<Pod> {
     let pods: Vec<Pod> = Cluster::lab().list(PODTAP_NAMESPACE);
     pods.into_iter().find(|pod| {
         let spec = pod.spec.as_ref().expect("a pod has a spec");
-        spec.host_network == Some(true) && spec.node_name.as_deref() == Some(node)
+        let is_helper = spec.host_network == Some(true) && spec.node_name.as_deref() == Some(node);
+        is_helper && pod.metadata.deletion_timestamp.is_none()
     })
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn tap(sandbox: &Sandbox, destination: &str) {
@@ -104,6 +110,36 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
     scene.sandbox.ready("web");
     assert_eq!(index(&network), before, "the device is the same one");
     same_traffic(pod, receiver, |_| true);
+}
+
+/// `kubectl delete` waits for the pod that it deletes. A successor of the same name would keep it waiting.
+#[test]
+fn all_helper_pods_can_be_deleted_at_once_and_others_take_over() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("deleted");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-del}");
+    let pod_network = scene.sandbox.network(&scene.web);
+    crate::scene::as_on_the_wire(&pod_network, "eth0");
+    crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "hlp-del");
+    let sent = Capture::start(&pod_network, "eth0");
+    for _ in 0..3 {
+        let before = ["n1", "n2"].map(|node| helper_of(node).expect("the node has work").metadata);
+        let all = ["-n", PODTAP_NAMESPACE, "delete", "pod", "-l", "app.kubernetes.io/component=helper"];
+        let now = [&all[..], &["--now", "--timeout=60s"]].concat();
+        scene.sandbox.lab().kubectl(&now, "").expect("it returns when the pods have ended");
+        scene.traffic();
+        for (node, before) in ["n1", "n2"].into_iter().zip(before) {
+            let next = until("the node has a helper pod that is Ready", TIMEOUT, || {
+                helper_of(node).filter(is_ready).ok_or("none")
+            });
+            assert!(next.metadata.uid != before.uid, "another pod");
+            assert_ne!(next.metadata.name, before.name, "a name of its own");
+        }
+    }
+    scene.sandbox.ready("web");
+    scene.traffic();
+    same_traffic(sent, receiver, |_| true);
 }
 
 #[test]

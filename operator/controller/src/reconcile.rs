@@ -104,7 +104,8 @@ impl Reconciler {
         self.count_errors(Stage::Status, &status_errors);
         self.count_errors(Stage::Status, &unreadable_errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
-        self.next(now, [nodes.next, cleanup.next, expiration])
+        self.metrics.rolled_out(&applied.rollout);
+        self.next(now, [nodes.next, applied.next, cleanup.next, expiration])
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {

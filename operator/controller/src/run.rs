@@ -28,6 +28,7 @@ use crate::{
     expression::process::Compiler,
     metrics::ControllerMetrics,
     names,
+    plan::rollout::MaxUnavailable,
     reconcile::Reconciler,
     state::ControllerState,
     store::{caches::Caches, watch},
@@ -71,6 +72,10 @@ pub struct Args {
     /// TCP port of the nodes on which helper pods serve /livez, /readyz and /metrics; 0 for none.
     #[arg(long, env = "HELPER_METRICS_PORT", default_value_t = 14790)]
     helper_metrics_port: u16,
+    /// How many helper pods are replaced at a time when their template changes, once the first new one is Ready: a number, or a
+    /// percentage of the nodes that have helper pods.
+    #[arg(long, env = "HELPER_MAX_UNAVAILABLE", default_value = "10%")]
+    helper_max_unavailable: MaxUnavailable,
     /// Address on which the controller serves /livez, /readyz and /metrics.
     #[arg(long, env = "HTTP_ADDRESS", default_value = "[::]:8080")]
     http_address: SocketAddr,
@@ -122,7 +127,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let mut reconciler = Reconciler {
         publisher: Publisher::new(client.clone(), &args.identity),
         vni_record: VniRecord::new(client.clone(), &args.namespace),
-        context: Context { client, caches, template: args.into() },
+        context: Context { client, caches, max_unavailable: args.helper_max_unavailable, template: args.into() },
         compiler: Compiler::default(),
         state: ControllerState::default(),
         metrics,

@@ -8,6 +8,7 @@ use podtap_model::Uid;
 use crate::{
     expression::compiled::Expressions,
     failure::Failure,
+    plan::helper_pods::Unready,
     retries::Retries,
     store::{generations::Generations, tap::DecodeError},
 };
@@ -20,8 +21,12 @@ pub struct ControllerState {
     /// The generation of each `NodeTap` with which each tap's part of it was last written.
     pub generations: Generations,
     pub retries: Retries,
-    /// Why a node's helper pod does not run. Kept until one does, so that the pause between two attempts does not look like success.
+    /// The nodes whose helper pod is not Ready, and since when.
+    pub unready: BTreeMap<String, Unready>,
+    /// Why a node's helper pod does not work. Kept until one does, so that the pause between two attempts does not look like success.
     pub helper_failures: BTreeMap<String, Failure>,
+    /// Whether the last rollout of helper pods has stopped; logged once.
+    pub rollout_stopped: bool,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
     /// The compiled filter expressions.

@@ -43,9 +43,13 @@ impl HelperTemplate {
         names::short_hash(&serde_json::to_vec(&self.spec("")).unwrap_or_default())
     }
 
-    /// The pod of `node`, owned by the node's `NodeTap`.
+    /// A pod of `node`, owned by the node's `NodeTap`.
     ///
     /// It is bound to its node here, without the scheduler. It tolerates every taint, since cordoning a node must not end a tap.
+    ///
+    /// What drains nodes has to know that it returns elsewhere, or not at all: kubectl refuses to delete a pod without a controller
+    /// (`unreplicatedFilter` in k8s.io/kubectl, `pkg/drain/filters.go`), whatever the controller's kind. The cluster autoscaler treats
+    /// pods with the annotation like those of a `DaemonSet`, and Cluster API leaves pods with the label alone.
     pub fn pod(&self, node: &str, node_tap_uid: &str) -> Pod {
         let labels = [
             (LABEL_NAME, names::PRODUCT.to_owned()),
@@ -53,18 +57,22 @@ impl HelperTemplate {
             ("app.kubernetes.io/part-of", names::PRODUCT.to_owned()),
             ("app.kubernetes.io/managed-by", names::CONTROLLER.to_owned()),
             ("podtap.dev/node", names::node_label(node)),
+            ("cluster.x-k8s.io/drain", "skip".to_owned()),
         ];
+        let annotations =
+            [(TEMPLATE_HASH, self.hash()), ("cluster-autoscaler.kubernetes.io/daemonset-pod", "true".to_owned())];
         Pod {
             metadata: ObjectMeta {
-                name: Some(names::helper_pod(node)),
+                generate_name: Some(names::helper_pod_prefix(node)),
                 namespace: Some(self.namespace.clone()),
                 labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into()),
-                annotations: Some([(TEMPLATE_HASH.to_owned(), self.hash())].into()),
+                annotations: Some(annotations.map(|(name, value)| (name.to_owned(), value)).into()),
                 owner_references: Some(vec![OwnerReference {
                     api_version: NodeTap::api_version(&()).into_owned(),
                     kind: NodeTap::kind(&()).into_owned(),
                     name: node.to_owned(),
                     uid: node_tap_uid.to_owned(),
+                    controller: Some(true),
                     ..OwnerReference::default()
                 }]),
                 ..ObjectMeta::default()

@@ -18,6 +18,7 @@ use crate::{
     apply::helper_pod::HelperTemplate,
     fake_api::FakeApi,
     fixtures::{OWN_NAMESPACE, World, carry_out, object, tap, vni},
+    plan::rollout::MaxUnavailable,
     store::{
         cache::Cache,
         caches::Caches,
@@ -82,6 +83,7 @@ impl Cluster {
                     log_json: false,
                     metrics_port: 14790,
                 },
+                max_unavailable: MaxUnavailable::Nodes(1),
             },
             state: ControllerState::default(),
             metrics: ControllerMetrics::new(&Metrics::new()),
@@ -341,6 +343,43 @@ async fn a_rejected_helper_pod_is_reported_and_blocks_nothing_else() {
     cluster.api.refuse_nothing();
     cluster.wait_for_retry().await;
     cluster.establish().await;
+}
+
+#[tokio::test]
+async fn helper_pods_are_replaced_one_after_the_other_and_none_after_one_that_fails() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let deleted = |requests: Vec<String>| requests.iter().filter(|request| request.starts_with("DELETE")).count();
+    cluster.reconciler.context.template.image = "podtap:2".into();
+    assert_eq!(deleted(cluster.reconcile().await), 1);
+    assert_eq!(cluster.reconcile().await, none(), "the first new pod is not Ready yet");
+    let outdated = |cluster: &Cluster| {
+        let pods = cluster.api.list(PODS).into_iter();
+        pods.filter(|(_, pod)| pod["spec"]["containers"][0]["image"] == "podtap:1").count()
+    };
+    assert_eq!((cluster.api.list(PODS).len(), outdated(&cluster)), (2, 1));
+    for (path, mut pod) in cluster.api.list(PODS) {
+        if pod["spec"]["containers"][0]["image"] == "podtap:2" {
+            let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}});
+            let status = json!({"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": waiting});
+            pod["status"] = json!({"phase": "Pending", "containerStatuses": [status]});
+            cluster.api.put(&path, &pod);
+        }
+    }
+    assert_eq!(deleted(cluster.reconcile().await), 0, "the other node keeps what works");
+    assert!(cluster.reconciler.state.rollout_stopped);
+    assert_eq!(cluster.condition("Tapped"), ("False".into(), "HelperPodFailed".into()));
+
+    cluster.reconciler.context.template.image = "podtap:3".into();
+    assert_eq!(deleted(cluster.reconcile().await), 1, "the pod that fails");
+    cluster.nodes_apply();
+    assert_eq!(deleted(cluster.reconcile().await), 1, "the next");
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    let images = cluster.api.list(PODS).into_iter().map(|(_, pod)| pod["spec"]["containers"][0]["image"].clone());
+    assert_eq!(images.collect::<Vec<_>>(), ["podtap:3", "podtap:3"]);
+    assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
 }
 
 #[tokio::test]

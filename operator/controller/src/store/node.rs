@@ -19,6 +19,8 @@ use podtap_model::IpNet;
 pub struct CachedNode {
     pub name: String,
     pub ready: bool,
+    /// Cordoned: about to be drained, as a rule.
+    pub unschedulable: bool,
     /// Opted out by label or annotation.
     pub excluded: bool,
     /// `InternalIP`s in the order of the node's status.
@@ -31,10 +33,12 @@ impl From<Node> for CachedNode {
     fn from(node: Node) -> Self {
         let excluded = is_excluded(&node.metadata);
         let status = node.status.unwrap_or_default();
-        let pod_cidrs = node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
+        let spec = node.spec.unwrap_or_default();
+        let pod_cidrs = spec.pod_cidrs.unwrap_or_default();
         Self {
             pod_networks: networks(&pod_cidrs),
             excluded,
+            unschedulable: spec.unschedulable.unwrap_or_default(),
             name: node.metadata.name.unwrap_or_default(),
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
             addresses: status

@@ -94,11 +94,26 @@ fn it_is_bound_to_its_node_and_deleted_with_the_node_tap() {
     let pod = template().pod("ip-10-0-0-1.internal", "uid-of-nodetap");
     let owner = &pod.metadata.owner_references.as_ref().expect("one")[0];
     assert_eq!((owner.kind.as_str(), owner.name.as_str()), ("NodeTap", "ip-10-0-0-1.internal"));
-    assert_eq!(owner.uid, "uid-of-nodetap");
+    assert_eq!((owner.uid.as_str(), owner.controller), ("uid-of-nodetap", Some(true)));
     let spec = pod.spec.expect("a spec");
     assert_eq!(spec.node_name.as_deref(), Some("ip-10-0-0-1.internal"));
     let toleration = &spec.tolerations.expect("one")[0];
     assert_eq!((toleration.operator.as_deref(), &toleration.key, &toleration.effect), (Some("Exists"), &None, &None));
+}
+
+#[test]
+fn what_drains_nodes_may_delete_it_or_leave_it_alone() {
+    let metadata = template().pod("n1", "uid").metadata;
+    let value = |map: Option<std::collections::BTreeMap<String, String>>, name: &str| map.expect("some").remove(name);
+    let autoscaler = value(metadata.annotations, "cluster-autoscaler.kubernetes.io/daemonset-pod");
+    assert_eq!(autoscaler.as_deref(), Some("true"));
+    assert_eq!(value(metadata.labels, "cluster.x-k8s.io/drain").as_deref(), Some("skip"));
+}
+
+#[test]
+fn every_pod_has_a_name_of_its_own() {
+    let metadata = template().pod("n1", "uid").metadata;
+    assert_eq!((metadata.name, metadata.generate_name.as_deref()), (None, Some("podtap-helper-n1-")));
 }
 
 #[test]
