@@ -25,6 +25,7 @@ mod netlink;
 mod node;
 mod observe;
 mod plan;
+pub mod probe;
 pub mod purge;
 mod resource;
 pub mod serve;

@@ -56,7 +56,7 @@ fn each_container_has_exactly_its_privileges() {
     let scene = Scene::new("privileges");
     tap(&scene.sandbox, "{name: n2, interfaceName: hlp-priv}");
     let helper = status_of("n1", "/tap-helper serve");
-    let agent = status_of("n1", "/podtap-agent");
+    let agent = status_of("n1", "/podtap-agent run");
     // Bits of include/uapi/linux/capability.h: NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, BPF 39.
     let expected: u64 = 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
     let field = |status: &str, name: &str| -> String {
@@ -96,7 +96,7 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
     let before = index(&network);
     let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "hlp-kill");
     let pod = Capture::start(&network, "eth0");
-    for program in ["/tap-helper serve", "/podtap-agent"] {
+    for program in ["/tap-helper serve", "/podtap-agent run"] {
         let status = status_of("n1", program);
         let path = status.lines().find_map(|line| line.strip_prefix("path /proc/")).expect("it runs").to_owned();
         scene.sandbox.lab().on_node("n1", &format!("kill -9 {path}")).expect("it can be killed");
@@ -109,6 +109,48 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
     }
     scene.sandbox.ready("web");
     assert_eq!(index(&network), before, "the device is the same one");
+    same_traffic(pod, receiver, |_| true);
+}
+
+/// Processes that are stopped look alive, but answer nobody who asks them. The kubelet does, and restarts their containers.
+#[test]
+fn programs_that_hang_are_restarted_and_the_mirror_keeps_running() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("hung");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-hung}");
+    let network = scene.sandbox.network(&scene.web);
+    crate::scene::as_on_the_wire(&network, "eth0");
+    crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "hlp-hung");
+    let pod = Capture::start(&network, "eth0");
+    until("the helper pod is Ready", TIMEOUT, || helper_of("n1").filter(is_ready).ok_or("not yet"));
+    let before = helper_of("n1").and_then(|pod| pod.metadata.uid);
+    let pids = |program: &str| -> Vec<String> {
+        let status = status_of("n1", program);
+        status.lines().filter_map(|line| line.strip_prefix("path /proc/")).map(str::to_owned).collect()
+    };
+    let programs = ["/tap-helper serve", "/podtap-agent run"];
+    let stopped = programs.map(&pids);
+    assert!(stopped.iter().all(|pids| !pids.is_empty()), "{stopped:?}");
+    scene.sandbox.lab().on_node("n1", &format!("kill -STOP {}", stopped.concat().join(" "))).expect("they run");
+    scene.traffic();
+    // Three probes of the tap-helper go without an answer, and its container has five seconds to end.
+    for (program, stopped) in programs.into_iter().zip(&stopped) {
+        until(&format!("{program} is restarted"), Duration::from_secs(120), || {
+            let now = pids(program);
+            let restarted = !now.is_empty() && now.iter().all(|pid| !stopped.contains(pid));
+            if restarted { Ok(()) } else { Err(format!("{now:?}")) }
+        });
+    }
+    until("the helper pod is Ready again", TIMEOUT, || helper_of("n1").filter(is_ready).ok_or("not yet"));
+    assert_eq!(helper_of("n1").and_then(|pod| pod.metadata.uid), before, "the same pod");
+    // What it applies now, it applies itself.
+    scene
+        .sandbox
+        .kubectl(&["patch", "podtap", "web", "--type=merge", "-p", r#"{"spec":{"direction":"Both"}}"#], "")
+        .expect("a tap can be changed");
+    scene.sandbox.ready("web");
+    scene.traffic();
     same_traffic(pod, receiver, |_| true);
 }
 

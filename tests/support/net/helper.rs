@@ -120,16 +120,36 @@ impl Helper {
         self.process.wait().expect("a child can be waited for");
     }
 
+    /// Stops it, so that it does not answer.
+    ///
+    /// # Panics
+    /// When it is no longer running.
+    pub fn stop(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it run again.
+    ///
+    /// # Panics
+    /// When it is no longer running.
+    pub fn resume(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: libc::c_int) {
+        let pid = i32::try_from(self.process.id()).expect("a PID fits");
+        #[expect(unsafe_code, reason = "std has no kill")]
+        // SAFETY: no pointers, and a child that was not waited for keeps its PID.
+        let done = unsafe { libc::kill(pid, signal) };
+        assert_eq!(done, 0, "it is running");
+    }
+
     /// Asks it to end, as the kubelet does.
     ///
     /// # Panics
     /// When it fails.
     pub fn terminate(&mut self) {
-        let pid = i32::try_from(self.process.id()).expect("a PID fits");
-        #[expect(unsafe_code, reason = "std has no kill")]
-        // SAFETY: no pointers, and a child that was not waited for keeps its PID.
-        let done = unsafe { libc::kill(pid, libc::SIGTERM) };
-        assert_eq!(done, 0, "it is running");
+        self.signal(libc::SIGTERM);
         let status = self.process.wait().expect("a child can be waited for");
         assert!(status.success(), "{status}: {}", self.log());
     }

@@ -14,7 +14,10 @@ use kube::Resource as _;
 use podtap_api::NodeTap;
 
 use crate::{
-    apply::helper_volumes::{SOCKET, field, socket_mount, socket_volume, token_mount, token_volume},
+    apply::{
+        helper_probes,
+        helper_volumes::{PROBE_SOCKET, SOCKET, field, socket_mount, socket_volume, token_mount, token_volume},
+    },
     names::{self, LABEL_COMPONENT, LABEL_NAME, TEMPLATE_HASH},
 };
 
@@ -117,8 +120,10 @@ impl HelperTemplate {
         // helper pod of the node must not wait for that.
         let address = format!("[::]:{}", self.metrics_port);
         let listen = ["--listen", &address].into_iter().filter(|_| self.metrics_port > 0);
-        let command = ["/podtap-agent", "--node", "$(NODE_NAME)", "--socket", SOCKET];
+        let command =
+            ["/podtap-agent", "run", "--node", "$(NODE_NAME)", "--socket", SOCKET, "--probe-socket", PROBE_SOCKET];
         let command: Vec<&str> = command.into_iter().chain(listen).chain(self.log_flag()).collect();
+        let (ready, live) = helper_probes::agent();
         Container {
             name: "agent".to_owned(),
             env: Some(vec![EnvVar {
@@ -134,6 +139,9 @@ impl HelperTemplate {
                 ..restricted(&[])
             }),
             volume_mounts: Some(vec![socket_mount(), token_mount()]),
+            startup_probe: Some(helper_probes::startup(&ready)),
+            readiness_probe: Some(ready),
+            liveness_probe: Some(live),
             ..self.container(&command)
         }
     }
@@ -142,6 +150,7 @@ impl HelperTemplate {
         let uid = AGENT_UID.to_string();
         let command = ["/tap-helper", "serve", "--socket", SOCKET, "--agent-uid", &uid];
         let command: Vec<&str> = command.into_iter().chain(self.log_flag()).collect();
+        let live = helper_probes::tap_helper();
         Container {
             name: "tap-helper".to_owned(),
             security_context: Some(SecurityContext {
@@ -158,6 +167,8 @@ impl HelperTemplate {
                 ..restricted(&["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"])
             }),
             volume_mounts: Some(vec![socket_mount()]),
+            startup_probe: Some(helper_probes::startup(&live)),
+            liveness_probe: Some(live),
             ..self.container(&command)
         }
     }

@@ -7,6 +7,7 @@ pub mod execute;
 pub mod finalizers;
 pub mod helper_failures;
 pub mod helper_pod;
+pub mod helper_probes;
 pub mod helper_volumes;
 pub mod objects;
 pub mod vni_record;

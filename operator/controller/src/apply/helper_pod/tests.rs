@@ -76,6 +76,20 @@ fn the_agent_serves_metrics_where_it_is_told() {
 }
 
 #[test]
+fn the_kubelet_asks_both_containers_whether_they_work() {
+    let spec = spec();
+    for (name, program) in [("agent", "/podtap-agent"), ("tap-helper", "/tap-helper")] {
+        let container = container(&spec, name);
+        let probes = [container.startup_probe, container.liveness_probe];
+        for probe in probes.into_iter().chain([container.readiness_probe].into_iter().filter(|_| name == "agent")) {
+            // A port could be in use on the node, or answered by the pod that this one replaces.
+            let command = probe.expect("one").exec.expect("a command").command.expect("words");
+            assert_eq!(&command[..3], [program, "probe", "--socket"]);
+        }
+    }
+}
+
+#[test]
 fn the_pod_shares_the_network_and_processes_of_its_node_only() {
     let spec = spec();
     assert_eq!((spec.host_network, spec.host_pid, spec.host_ipc), (Some(true), Some(true), None));
