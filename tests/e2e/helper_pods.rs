@@ -15,6 +15,9 @@ use crate::scene::{Scene, capture, same_traffic};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// User and group of the agent.
+const AGENT_UID: &str = "2000014789";
+
 /// The helper pod of a node, if it has one. One that is being deleted does not count.
 pub fn helper_of(node: &str) -> Option<Pod> {
     let pods: Vec<Pod> = Cluster::lab().list(PODTAP_NAMESPACE);
@@ -71,7 +74,7 @@ fn each_container_has_exactly_its_privileges() {
     for status in [&helper, &agent] {
         assert_eq!(field(status, "Seccomp:"), "2", "a seccomp filter is active");
     }
-    assert_eq!(field(&agent, "Uid:"), "65532\t65532\t65532\t65532");
+    assert_eq!(field(&agent, "Uid:"), [AGENT_UID; 4].join("\t"));
     assert_eq!(field(&agent, "NoNewPrivs:"), "1");
     assert!(agent.contains("token serviceaccount"), "the agent has the token: {agent}");
     assert!(!helper.contains("token serviceaccount"), "the tap-helper has no token: {helper}");
@@ -81,6 +84,35 @@ fn each_container_has_exactly_its_privileges() {
         let security = container.security_context.clone().unwrap_or_default();
         assert_ne!(security.privileged, Some(true), "{}", container.name);
         assert_eq!(security.read_only_root_filesystem, Some(true), "{}", container.name);
+    }
+}
+
+/// The agent sees the processes of its node. A user may read the files of its own processes through `/proc`, tokens included.
+#[test]
+fn the_agents_user_reads_no_tokens_and_no_other_user_reads_the_agents() {
+    let scene = Scene::new("agent-uid");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-uid}");
+    // The user of distroless' images, and a token as most pods have one.
+    scene.sandbox.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: nonroot}\nspec:\n  nodeName: n1\n  \
+         terminationGracePeriodSeconds: 0\n  securityContext: {runAsUser: 65532}\n  containers:\n  - {name: main, \
+         image: 'podtap.dev/busybox:1', imagePullPolicy: Never, command: [sleep, '65532']}\n",
+    );
+    scene.sandbox.running("nonroot");
+    let process = |program: &str| {
+        let status = status_of("n1", program);
+        status.lines().find_map(|line| line.strip_prefix("path ")).map(str::to_owned).expect("it runs")
+    };
+    let (pod, agent) = (process("sleep 65532"), process("/podtap-agent run"));
+    let read = |user: &str, process: &str| {
+        let token = format!("{process}/root/var/run/secrets/kubernetes.io/serviceaccount/token");
+        let user = format!("setpriv --reuid={user} --regid={user} --clear-groups --bounding-set=-all --inh-caps=-all");
+        scene.sandbox.lab().on_node("n1", &format!("{user} cat {token}"))
+    };
+    assert!(read("65532", &pod).is_ok_and(|token| token.starts_with("ey")), "the check sees a token");
+    for (user, process) in [(AGENT_UID, &pod), ("65532", &agent), (AGENT_UID, &agent)] {
+        let denied = read(user, process).expect_err("the kernel denies it");
+        assert!(denied.contains("Permission denied"), "{denied}");
     }
 }
 

@@ -15,7 +15,10 @@ mod run;
 use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use podtap_runtime::telemetry::{LogArgs, with_causes};
+use podtap_runtime::{
+    memory::disable_tracing,
+    telemetry::{LogArgs, with_causes},
+};
 
 #[derive(Parser)]
 #[command(
@@ -54,7 +57,10 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
     // One thread, to save memory.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {
-        Command::Run(args) => runtime.block_on(run::run(args))?,
+        Command::Run(args) => {
+            disable_tracing()?;
+            runtime.block_on(run::run(args))?;
+        }
         Command::Probe(args) => runtime.block_on(probe::run(args))?,
     }
     Ok(())

@@ -22,7 +22,11 @@ use crate::{
 };
 
 /// User and group of the agent, the only user whose connections the tap-helper accepts.
-const AGENT_UID: i64 = 65532;
+///
+/// It shares the PID namespace of the node, where a user may read the files of its other processes, tokens included. So it must be the
+/// user of no other program: it is above what images, `/etc/subuid`, the kubelet's user namespaces and `OpenShift` (from
+/// 1,000,000,000 on) usually assign, and in a range that systemd leaves free (`docs/UIDS-GIDS.md` there).
+const AGENT_UID: i64 = 2_000_014_789;
 
 /// The settings of helper pods, which differ between installations.
 #[derive(Clone, Debug)]
