@@ -1,7 +1,12 @@
 //! What an administrator finds after installing.
 
+use std::time::Duration;
+
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Namespace};
-use podtap_tests::cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, namespace_of_node, traces};
+use podtap_tests::{
+    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, namespace_of_node, traces},
+    wait::until,
+};
 
 #[test]
 fn the_rendered_manifest_is_current() {
@@ -123,8 +128,11 @@ fn uninstalling_leaves_nothing() {
         "validatingadmissionpolicies",
         "validatingadmissionpolicybindings",
     ] {
-        let all = lab.kubectl(&["get", kinds, "-o", "name"], "").expect("they can be listed");
-        assert!(!all.contains("podtap"), "{all}");
+        // The garbage collector deletes what belongs to the agents.
+        until(&format!("there are no {kinds} of PodTap"), Duration::from_secs(30), || {
+            let all = lab.kubectl(&["get", kinds, "-o", "name"], "").expect("they can be listed");
+            if all.contains("podtap") { Err(all) } else { Ok(()) }
+        });
     }
 
     // As `make install` does.

@@ -35,6 +35,12 @@ pub fn helper_pod_prefix(node: &str) -> String {
     format!("{prefix}{}-", readable.trim_end_matches('-'))
 }
 
+/// The name of the account and of the role of the agent of `node`, as long as it has the `NodeTap` with this UID.
+pub fn agent_account(node: &str, node_tap_uid: &str) -> String {
+    let readable: String = node.chars().take(MAX_LABEL).collect();
+    format!("{PRODUCT}-agent-{}-{}", readable.trim_end_matches(['-', '.']), short_hash(node_tap_uid.as_bytes()))
+}
+
 /// A label value that identifies `node`: its name if that fits.
 pub fn node_label(node: &str) -> String {
     if node.len() <= MAX_LABEL {

@@ -60,9 +60,6 @@ pub struct Args {
     /// Pull secrets of the image, in that namespace, separated by commas.
     #[arg(long, env = "HELPER_PULL_SECRETS", value_delimiter = ',')]
     helper_pull_secrets: Vec<String>,
-    /// Service account of the helper pods.
-    #[arg(long, env = "HELPER_SERVICE_ACCOUNT", default_value = "podtap-agent")]
-    helper_service_account: String,
     /// Priority class of the helper pods, for example `system-node-critical` if the namespace may use it.
     #[arg(long, env = "HELPER_PRIORITY_CLASS")]
     helper_priority_class: Option<String>,
@@ -70,7 +67,7 @@ pub struct Args {
     #[arg(long, env = "HELPER_LOG_JSON", value_parser = BoolishValueParser::new())]
     helper_log_json: bool,
     /// TCP port of the nodes on which helper pods serve /livez, /readyz and /metrics; 0 for none.
-    #[arg(long, env = "HELPER_METRICS_PORT", default_value_t = 14790)]
+    #[arg(long, env = "HELPER_METRICS_PORT", default_value_t = 0)]
     helper_metrics_port: u16,
     /// How many helper pods are replaced at a time when their template changes, once the first new one is Ready: a number, or a
     /// percentage of the nodes that have helper pods.
@@ -181,7 +178,6 @@ impl From<Args> for HelperTemplate {
             image: args.helper_image,
             pull_policy: args.helper_image_pull_policy,
             pull_secrets: args.helper_pull_secrets.into_iter().filter(|name| !name.is_empty()).collect(),
-            service_account: args.helper_service_account,
             log_json: args.helper_log_json,
             metrics_port: args.helper_metrics_port,
             priority_class: args.helper_priority_class.filter(|name| !name.is_empty()),

@@ -15,6 +15,7 @@ use tracing::info;
 use crate::{
     apply::{
         actions::Action,
+        agent_account::AgentAccount,
         context::{Context, delete_params, is_gone, patch_params},
     },
     names,
@@ -85,6 +86,7 @@ async fn delete_node_tap(context: &Context, node: &str, uid: &str) -> Result<(),
 async fn create_helper(context: &Context, node: &str, owner: &str) -> Result<(), kube::Error> {
     let Context { client, caches, template, .. } = context;
     let api: Api<Pod> = Api::namespaced(client.clone(), &template.namespace);
+    AgentAccount::new(&template.namespace, node, owner).create(client).await?;
     let post = PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() };
     let pod = in_time(api.create(&post, &template.pod(node, owner))).await?;
     info!(node, pod = pod.metadata.name, "created helper pod");

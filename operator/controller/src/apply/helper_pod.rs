@@ -10,11 +10,10 @@ use k8s_openapi::{
         apis::meta::v1::{ObjectMeta, OwnerReference},
     },
 };
-use kube::Resource as _;
-use podtap_api::NodeTap;
 
 use crate::{
     apply::{
+        agent_account::owner,
         helper_probes,
         helper_volumes::{PROBE_SOCKET, SOCKET, field, socket_mount, socket_volume, token_mount, token_volume},
     },
@@ -35,7 +34,6 @@ pub struct HelperTemplate {
     pub image: String,
     pub pull_policy: String,
     pub pull_secrets: Vec<String>,
-    pub service_account: String,
     pub priority_class: Option<String>,
     pub log_json: bool,
     /// TCP port of the node on which agents serve metrics; 0 for none.
@@ -45,9 +43,9 @@ pub struct HelperTemplate {
 impl HelperTemplate {
     /// Changes whenever the pods change.
     pub fn hash(&self) -> String {
-        // Everything but the node is part of the hash. Serializing cannot fail; if it did, no pod would ever be replaced, which is the
+        // Everything but the node and its account is part of the hash. Serializing cannot fail; if it did, no pod would ever be replaced, which is the
         // safe side.
-        names::short_hash(&serde_json::to_vec(&self.spec("")).unwrap_or_default())
+        names::short_hash(&serde_json::to_vec(&self.spec("", "")).unwrap_or_default())
     }
 
     /// A pod of `node`, owned by the node's `NodeTap`.
@@ -74,22 +72,15 @@ impl HelperTemplate {
                 namespace: Some(self.namespace.clone()),
                 labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into()),
                 annotations: Some(annotations.map(|(name, value)| (name.to_owned(), value)).into()),
-                owner_references: Some(vec![OwnerReference {
-                    api_version: NodeTap::api_version(&()).into_owned(),
-                    kind: NodeTap::kind(&()).into_owned(),
-                    name: node.to_owned(),
-                    uid: node_tap_uid.to_owned(),
-                    controller: Some(true),
-                    ..OwnerReference::default()
-                }]),
+                owner_references: Some(vec![OwnerReference { controller: Some(true), ..owner(node, node_tap_uid) }]),
                 ..ObjectMeta::default()
             },
-            spec: Some(self.spec(node)),
+            spec: Some(self.spec(node, &names::agent_account(node, node_tap_uid))),
             status: None,
         }
     }
 
-    fn spec(&self, node: &str) -> PodSpec {
+    fn spec(&self, node: &str, account: &str) -> PodSpec {
         let secrets = self.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
         PodSpec {
             node_name: Some(node.to_owned()),
@@ -101,7 +92,7 @@ impl HelperTemplate {
             enable_service_links: Some(false),
             tolerations: Some(vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }]),
             priority_class_name: self.priority_class.clone(),
-            service_account_name: Some(self.service_account.clone()),
+            service_account_name: Some(account.to_owned()),
             // Mounted below, into the agent only.
             automount_service_account_token: Some(false),
             image_pull_secrets: Some(secrets.collect()).filter(|secrets: &Vec<_>| !secrets.is_empty()),

@@ -1,6 +1,7 @@
 //! Creates, updates and deletes the cluster's objects according to the plan. Every error is collected; none stops what does not depend on it.
 
 pub mod actions;
+pub mod agent_account;
 pub mod cleanup;
 pub mod context;
 pub mod execute;

@@ -78,7 +78,6 @@ impl Cluster {
                     image: "podtap:1".into(),
                     pull_policy: "Never".into(),
                     pull_secrets: Vec::new(),
-                    service_account: "podtap-agent".into(),
                     priority_class: None,
                     log_json: false,
                     metrics_port: 14790,
@@ -180,12 +179,23 @@ async fn an_unchanged_cluster_sends_nothing() {
     let mut cluster = Cluster::with_one_tap();
     let first = cluster.reconcile().await;
     let sent: BTreeMap<&str, usize> = first.iter().fold(BTreeMap::new(), |mut sent, request| {
-        let kinds = ["configmaps", "nodetaps", "/pods", "/status", "podtaps"];
+        let kinds = [
+            "configmaps",
+            "nodetaps",
+            "/pods",
+            "/status",
+            "podtaps",
+            "serviceaccounts",
+            "clusterroles",
+            "clusterrolebindings",
+        ];
         *sent.entry(kinds.into_iter().find(|kind| request.contains(kind)).expect(request)).or_default() += 1;
         sent
     });
-    // The record is read and written, the finalizer added, each NodeTap and helper pod created, and the status written.
-    assert_eq!(sent, [("/pods", 2), ("/status", 1), ("configmaps", 2), ("nodetaps", 2), ("podtaps", 1)].into());
+    // The record is read and written, the finalizer added, each NodeTap, agent's account and helper pod created, and the status written.
+    let account = [("serviceaccounts", 2), ("clusterroles", 2), ("clusterrolebindings", 2)];
+    let others = [("/pods", 2), ("/status", 1), ("configmaps", 2), ("nodetaps", 2), ("podtaps", 1)];
+    assert_eq!(sent, account.into_iter().chain(others).collect());
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
     assert_eq!(cluster.reconcile().await, none());
 

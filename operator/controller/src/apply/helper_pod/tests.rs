@@ -6,7 +6,6 @@ fn template() -> HelperTemplate {
         image: "podtap:1".into(),
         pull_policy: "IfNotPresent".into(),
         pull_secrets: vec![],
-        service_account: "podtap-agent".into(),
         priority_class: None,
         log_json: false,
         metrics_port: 14790,
