@@ -11,6 +11,7 @@ mod bpf_traffic;
 mod clamped;
 mod commands;
 mod counters;
+mod deadline;
 mod destinations;
 mod drift;
 mod fidelity;

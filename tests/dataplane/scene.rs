@@ -97,7 +97,7 @@ pub fn full_size(address: IpAddr) -> usize {
 }
 
 pub fn desired(senders: Vec<Sender>, receivers: Vec<Receiver>) -> Desired {
-    Desired { generation: 1, senders, receivers, underlay_mtu: None }
+    Desired { generation: 1, senders, receivers, ..Desired::default() }
 }
 
 pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoint]) -> Sender {
@@ -111,6 +111,7 @@ pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoi
         destinations: destinations.to_vec(),
         options: MirrorOptions::default(),
         program: None,
+        expiration_time: None,
     };
     Sender { tap, pod: pod.model(), program: None }
 }

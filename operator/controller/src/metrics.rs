@@ -15,6 +15,7 @@ use crate::plan::rollout::Rollout;
 pub enum Stage {
     Expressions,
     VniRecord,
+    Sweep,
     Finalizers,
     Apply,
     Cleanup,
@@ -26,6 +27,7 @@ impl EncodeLabelValue for Stage {
         let label = match self {
             Self::Expressions => "expressions",
             Self::VniRecord => "vni_record",
+            Self::Sweep => "sweep",
             Self::Finalizers => "finalizers",
             Self::Apply => "apply",
             Self::Cleanup => "cleanup",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 use podtap_model::Uid;
+use tokio::time::Instant;
 
 use crate::{
     expression::compiled::Expressions,
@@ -18,9 +19,13 @@ use crate::{
 pub struct ControllerState {
     /// Since when a node has had nothing to do and nothing left.
     pub idle_since: BTreeMap<String, Timestamp>,
+    /// Since when each node has been swept that has not reported yet.
+    pub sweep_begun: BTreeMap<String, Timestamp>,
     /// The generation of each `NodeTap` with which each tap's part of it was last written.
     pub generations: Generations,
     pub retries: Retries,
+    /// Since when each tap is known to be deleted.
+    pub deleting_since: BTreeMap<Uid, Instant>,
     /// The nodes whose helper pod is not Ready, and since when.
     pub unready: BTreeMap<String, Unready>,
     /// Why a node's helper pod does not work. Kept until one does, so that the pause between two attempts does not look like success.

@@ -6,7 +6,6 @@ use super::{Node, pods::PodNetns};
 use crate::{
     failure::Status,
     resource::{Resource, SenderKey},
-    settings::degraded,
 };
 
 impl Node {
@@ -18,11 +17,12 @@ impl Node {
         for sender in &desired.senders {
             let resource = Resource::sender(sender);
             let interface = self.resources.get(&resource).map(|state| state.interface.clone());
-            senders.push(SenderStatus {
-                interface: interface.filter(|name| !name.is_empty()),
-                degraded: degraded(sender, &self.features),
-                ..sender_status(SenderKey::of(sender), self.status(&resource, Some(&sender.pod)))
-            });
+            let mut status = self.status(&resource, Some(&sender.pod));
+            if status == Status::ACTIVE {
+                status = self.stopped(sender).unwrap_or(status);
+            }
+            let interface = interface.filter(|name| !name.is_empty());
+            senders.push(SenderStatus { interface, ..sender_status(SenderKey::of(sender), status) });
         }
         let mut receivers: Vec<ReceiverStatus> = Vec::new();
         for receiver in &desired.receivers {
@@ -39,15 +39,9 @@ impl Node {
                 Resource::Leftover => {}
             }
         }
-        let status = desired.status(senders, receivers, self.feature_names());
+        let features = [("ebpf".to_owned(), self.preloaded.failure().is_none())].into();
+        let status = desired.status(senders, receivers, features);
         Some(Report { uid: desired.uid.clone(), status })
-    }
-
-    fn feature_names(&self) -> BTreeMap<String, bool> {
-        let ebpf = self.features.usable().is_ok();
-        [("ebpf", ebpf), ("clamp", ebpf && self.features.clamp.is_ok())]
-            .map(|(name, is_supported)| (name.to_owned(), is_supported))
-            .into()
     }
 
     fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {

@@ -83,6 +83,8 @@ pub fn rejection(action: &Action, error: &kube::Error) -> Option<(String, Failur
     }
     let action = if status.message.contains("PodSecurity") {
         "label the namespace of PodTap with pod-security.kubernetes.io/enforce=privileged (other namespaces need nothing)"
+    } else if ["podtap-helper-pods", "podtap-agent-accounts"].iter().any(|policy| status.message.contains(policy)) {
+        "install PodTap's manifest or chart of this version, with the name of this image: its policies contain that, too"
     } else if status.message.contains("quota") {
         "raise the ResourceQuota of the namespace of PodTap"
     } else {

@@ -11,4 +11,5 @@ pub mod helper_pod;
 pub mod helper_probes;
 pub mod helper_volumes;
 pub mod objects;
+pub mod sweep_record;
 pub mod vni_record;

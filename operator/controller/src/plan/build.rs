@@ -33,7 +33,7 @@ pub fn build<'a>(taps: Vec<TapPlan<'a>>, without_finalizer: &BTreeSet<Uid>, poli
         }
     };
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
-    Plan { nodes: node_specs::node_specs(&taps, policy.underlay_mtu), taps }
+    Plan { nodes: node_specs::node_specs(&taps, policy), taps }
 }
 
 fn missing_finalizer() -> Failure {

@@ -7,11 +7,11 @@ use podtap_model::{Endpoint, NodeState, Pod, Receiver, Sender, Tap};
 use crate::{
     plan::tap_plan::{PlannedDestination, TapPlan},
     store::pod::CachedPod,
-    validate::spec::TapSpec,
+    validate::{policy::Policy, spec::TapSpec},
 };
 
 /// The desired state of each node that has something to do.
-pub fn node_specs(taps: &[TapPlan<'_>], underlay_mtu: Option<u32>) -> BTreeMap<String, NodeState> {
+pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy) -> BTreeMap<String, NodeState> {
     let mut nodes: BTreeMap<String, NodeState> = BTreeMap::new();
     for plan in taps.iter().filter(|plan| plan.is_executed()) {
         let Ok(spec) = &plan.tap.spec else { continue };
@@ -30,7 +30,8 @@ pub fn node_specs(taps: &[TapPlan<'_>], underlay_mtu: Option<u32>) -> BTreeMap<S
             {
                 node.programs.push(program.clone());
             }
-            node.underlay_mtu = underlay_mtu;
+            node.underlay_mtu = policy.underlay_mtu;
+            node.orphan_timeout_seconds = Some(policy.orphan_timeout_seconds);
             node.senders.push(Sender { tap: uid.clone(), pod: model_pod(pod) });
         }
     }
@@ -59,6 +60,7 @@ fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
         destinations: plan.destinations.iter().filter_map(endpoint).collect(),
         options: plan.options.clone(),
         program: plan.program.as_ref().map(|program| program.id.clone()),
+        expiration_time: plan.expiration,
     }
 }
 

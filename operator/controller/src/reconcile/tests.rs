@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, time::Duration};
 
 use futures::FutureExt as _;
 use http::StatusCode;
@@ -32,12 +32,16 @@ use crate::{
 const TAP: &str = "/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/t";
 const NODE_TAP: &str = "/apis/podtap.dev/v1alpha1/nodetaps/";
 const PODS: &str = "/api/v1/namespaces/podtap-system/pods";
+const SWEEP: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-sweep";
+const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const CLAIMS: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-vni-claims";
 
 /// A leader and its API server. [`Cluster::sync`] replaces the watches.
 struct Cluster {
     api: FakeApi,
     reconciler: Reconciler,
+    /// How far the reconciles' clock is ahead.
+    ahead: Cell<SignedDuration>,
 }
 
 impl Cluster {
@@ -52,7 +56,9 @@ impl Cluster {
         for tap in &world.taps {
             api.put(&format!("/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/{}", tap.name_any()), tap);
         }
-        let cluster = Self { reconciler: Self::leader(&api), api };
+        // A new installation would sweep all nodes first.
+        api.put(SWEEP, &json!({"metadata": {}, "data": {"installation": "installation-1", "nodes": ""}}));
+        let cluster = Self { reconciler: Self::leader(&api), api, ahead: Cell::default() };
         cluster.sync();
         cluster
     }
@@ -70,6 +76,7 @@ impl Cluster {
             publisher: Publisher::new(client.clone(), "test"),
             compiler: Compiler::shell("exit 1"),
             vni_record: VniRecord::new(client.clone(), OWN_NAMESPACE),
+            sweep_record: SweepRecord::new(client.clone(), OWN_NAMESPACE),
             context: Context {
                 client,
                 caches: Caches::new(),
@@ -108,7 +115,7 @@ impl Cluster {
             }
             cache.apply(Event::<K>::InitDone, &project);
         }
-        let Self { api, reconciler } = self;
+        let Self { api, reconciler, .. } = self;
         let caches = &reconciler.context.caches;
         list(&caches.taps, api.list("/podtaps/"), CachedTap::from as fn(DeserializeGuard<PodTap>) -> CachedTap);
         list(&caches.node_taps, api.list("/nodetaps/"), CachedNodeTap::from as fn(DeserializeGuard<NodeTap>) -> _);
@@ -124,8 +131,12 @@ impl Cluster {
     async fn reconcile(&mut self) -> Vec<String> {
         self.api.requests();
         self.sync();
-        self.reconciler.reconcile().await;
+        self.reconciler.reconcile(self.now()).await;
         self.api.requests().into_iter().filter(|request| !request.contains("/events")).collect()
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + self.ahead.get()
     }
 
     /// Every node applies its spec, and its helper pod runs.
@@ -181,6 +192,7 @@ async fn an_unchanged_cluster_sends_nothing() {
     let sent: BTreeMap<&str, usize> = first.iter().fold(BTreeMap::new(), |mut sent, request| {
         let kinds = [
             "configmaps",
+            "selfsubjectreviews",
             "nodetaps",
             "/pods",
             "/status",
@@ -192,9 +204,11 @@ async fn an_unchanged_cluster_sends_nothing() {
         *sent.entry(kinds.into_iter().find(|kind| request.contains(kind)).expect(request)).or_default() += 1;
         sent
     });
-    // The record is read and written, the finalizer added, each NodeTap, agent's account and helper pod created, and the status written.
+    // The record of VNIs is read and written, that of nodes to sweep is read, the finalizer added, each NodeTap, agent's account and helper
+    // pod created, and the status written.
     let account = [("serviceaccounts", 2), ("clusterroles", 2), ("clusterrolebindings", 2)];
-    let others = [("/pods", 2), ("/status", 1), ("configmaps", 2), ("nodetaps", 2), ("podtaps", 1)];
+    let others =
+        [("/pods", 2), ("/status", 1), ("configmaps", 3), ("nodetaps", 2), ("podtaps", 1), ("selfsubjectreviews", 1)];
     assert_eq!(sent, account.into_iter().chain(others).collect());
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
     assert_eq!(cluster.reconcile().await, none());
@@ -210,7 +224,10 @@ async fn a_new_leader_changes_nothing() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
     cluster.restart();
-    assert_eq!(cluster.reconcile().await, [format!("GET {CLAIMS}")]);
+    assert_eq!(
+        cluster.reconcile().await,
+        [format!("GET {CLAIMS}"), format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]
+    );
     assert_eq!(cluster.api.list("/events/").len(), 1, "TapEstablished, once");
 }
 
@@ -504,9 +521,93 @@ async fn nothing_is_due_at_once_for_ever() {
     let mut cluster = Cluster::new(&World::with(suspended));
     for _ in 0..2 {
         cluster.sync();
-        let next = cluster.reconciler.reconcile().await;
+        let next = cluster.reconciler.reconcile(Timestamp::now()).await;
         assert!(next.duration_since(Timestamp::now()) > SignedDuration::from_secs(60), "{next}");
     }
     let past = Timestamp::now() - SignedDuration::from_secs(5);
     assert!(cluster.reconciler.next(Timestamp::now(), [Some(past)]) > Timestamp::now());
+}
+
+/// The API server's clock is ahead of that of the controller's node, or behind.
+#[tokio::test]
+async fn the_clock_of_the_controllers_node_has_no_effect() {
+    for off in [-3600, 3600].map(SignedDuration::from_secs) {
+        let mut limited = tap("t", json!([{"node": {"name": "n2"}}]));
+        limited.spec.duration = Some(Duration::from_secs(600).into());
+        let mut cluster = Cluster::new(&World::with(limited));
+        cluster.ahead.set(off);
+        cluster.establish().await;
+        let tap: PodTap = object(cluster.api.get(TAP).expect("a tap"));
+        let started = tap.status.and_then(|status| status.start_time).expect("it has started").0;
+        assert!(started.duration_since(cluster.now()).abs() < SignedDuration::from_secs(60), "{started}");
+
+        // Another replica, on a node with another time, takes over.
+        cluster.nodes_apply();
+        cluster.restart();
+        cluster.reconcile().await;
+        assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()), "not expired, {off}");
+
+        let mut deleted = cluster.api.get(TAP).expect("a tap");
+        deleted["metadata"]["deletionTimestamp"] = json!(cluster.now().to_string());
+        cluster.api.put(TAP, &deleted);
+        cluster.reconcile().await;
+        cluster.reconcile().await;
+        assert!(cluster.api.get(TAP).is_some(), "the nodes have not had their time");
+        cluster.nodes_apply();
+        cluster.reconcile().await;
+        assert_eq!(cluster.api.get(TAP), None);
+    }
+}
+
+#[tokio::test]
+async fn nodes_learn_when_a_tap_ends_before_its_status_says_so() {
+    let mut limited = tap("t", json!([{"node": {"name": "n2"}}]));
+    limited.spec.duration = Some(Duration::from_secs(60).into());
+    let mut cluster = Cluster::new(&World::with(limited));
+    cluster.reconcile().await;
+    cluster.nodes_apply();
+    assert_eq!(cluster.reconcile().await, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {TAP}/status")]);
+    assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()), "although n1 has not observed it");
+    let tap: PodTap = object(cluster.api.get(TAP).expect("a tap"));
+    let expiration = tap.status.and_then(|status| status.expiration_time).expect("it has started").0;
+    let on_node = cluster.node_tap("n1").spec.0.taps[0].expiration_time.expect("it has a duration");
+    assert_eq!(on_node.to_string(), expiration.to_string());
+    assert_eq!(cluster.reconcile().await, none());
+}
+
+#[tokio::test]
+async fn a_new_installation_sweeps_every_node_once() {
+    let mut cluster = Cluster::new(&World::small());
+    cluster.api.remove(SWEEP);
+    cluster.reconcile().await;
+    let unswept = |cluster: &Cluster| cluster.api.get(SWEEP).expect("a record")["data"]["nodes"].clone();
+    assert_eq!(unswept(&cluster), json!("n1 n2"));
+    assert_eq!((cluster.api.list("/nodetaps/").len(), cluster.api.list(PODS).len()), (2, 2));
+    assert_eq!(cluster.node_tap("n1").spec, NodeTapSpec::default());
+    assert_eq!(cluster.reconcile().await, none(), "the helper pods are starting");
+
+    cluster.restart();
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    assert_eq!(unswept(&cluster), json!(""));
+    for minute in 0..3 {
+        cluster.ahead.set(SignedDuration::from_secs(61 * minute));
+        cluster.reconcile().await;
+    }
+    assert_eq!((cluster.api.list("/nodetaps/").len(), cluster.api.list(PODS).len()), (0, 0));
+
+    cluster.api.put("/api/v1/nodes/n3", &crate::fixtures::node("n3", &["10.0.0.3"]));
+    cluster.restart();
+    cluster.reconcile().await;
+    assert_eq!(cluster.api.list("/nodetaps/"), [], "no earlier installation has mirrored there");
+}
+
+#[tokio::test]
+async fn taps_do_not_wait_for_the_record_of_nodes_to_sweep() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.api.refuse("podtap-sweep", StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+    cluster.establish().await;
+    cluster.api.refuse_nothing();
+    cluster.wait_for_retry().await;
+    assert_eq!(cluster.reconcile().await, [format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]);
 }

@@ -23,6 +23,8 @@ pub struct CachedNode {
     pub unschedulable: bool,
     /// Opted out by label or annotation.
     pub excluded: bool,
+    /// Whether it can run a helper pod.
+    pub linux: bool,
     /// `InternalIP`s in the order of the node's status.
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`: the addresses of its pods, if the CNI uses that field.
@@ -32,6 +34,8 @@ pub struct CachedNode {
 impl From<Node> for CachedNode {
     fn from(node: Node) -> Self {
         let excluded = is_excluded(&node.metadata);
+        let os = node.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
+        let linux = os.is_none_or(|os| os == "linux");
         let status = node.status.unwrap_or_default();
         let spec = node.spec.unwrap_or_default();
         let pod_cidrs = spec.pod_cidrs.unwrap_or_default();
@@ -39,6 +43,7 @@ impl From<Node> for CachedNode {
             pod_networks: networks(&pod_cidrs),
             excluded,
             unschedulable: spec.unschedulable.unwrap_or_default(),
+            linux,
             name: node.metadata.name.unwrap_or_default(),
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
             addresses: status

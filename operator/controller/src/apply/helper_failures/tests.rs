@@ -86,6 +86,8 @@ fn a_rejection_says_what_to_do() {
     let security = rejected(403, "Forbidden", "violates PodSecurity \"baseline:latest\"").expect("a failure");
     assert!(security.contains("pod-security.kubernetes.io/enforce=privileged"), "{security}");
     assert!(rejected(403, "Forbidden", "exceeded quota: pods").expect("a failure").contains("ResourceQuota"));
+    let policy = "ValidatingAdmissionPolicy 'podtap-helper-pods' with binding 'podtap-helper-pods' denied request";
+    assert!(rejected(403, "Forbidden", policy).expect("a failure").contains("manifest or chart"));
     assert!(rejected(422, "Invalid", "no").expect("a failure").contains("admission rule"));
     assert_eq!(rejected(500, "InternalError", "etcd"), None, "that is temporary");
 }
