@@ -10,6 +10,7 @@
 pub mod build;
 pub mod destinations;
 pub mod expiry;
+pub mod helper_pods;
 pub mod interface_names;
 pub mod limits;
 pub mod mirroring_loops;
@@ -17,6 +18,7 @@ pub mod node_options;
 pub mod node_specs;
 pub mod nodes;
 pub mod resolve;
+pub mod rollout;
 pub mod sweep;
 pub mod tap_plan;
 pub mod targets;
