@@ -87,7 +87,10 @@ fn shorten(texts: Vec<&mut String>) {
     let texts: Vec<_> = texts.into_iter().filter(|text| !text.is_empty()).collect();
     if texts.iter().map(|text| text.len()).sum::<usize>() > MAX_STATUS_TEXT {
         let share = MAX_STATUS_TEXT / texts.len();
-        texts.into_iter().for_each(|text| text.truncate(text.floor_char_boundary(share)));
+        for text in texts {
+            let end = (0..=share.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+            text.truncate(end.unwrap_or_default());
+        }
     }
 }
 

@@ -96,7 +96,7 @@ reasons! {
     /// The cluster does not say which networks its pods or Services have.
     NetworksUnknown = "NetworksUnknown",
 
-    /// The helper pod of a node does not run.
+    /// The helper pod of a node does not run, or is not Ready in time.
     HelperPodFailed = "HelperPodFailed",
     /// The API server rejects the helper pod of a node.
     HelperPodRejected = "HelperPodRejected",

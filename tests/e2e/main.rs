@@ -2,8 +2,10 @@
 
 #![allow(clippy::similar_names, reason = "receiver and received are the terms of the field")]
 
+mod controller;
 mod delete;
 mod destinations;
+mod drain;
 mod examples;
 mod fidelity;
 mod flows;
@@ -18,6 +20,7 @@ mod orphans;
 mod outage;
 mod packet;
 mod residue;
+mod rollout;
 mod scene;
 mod tenancy;
 mod uninstall;

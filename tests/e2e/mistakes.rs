@@ -8,7 +8,10 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{allow_external, outside};
+use crate::{
+    controller::Setting,
+    scene::{allow_external, outside},
+};
 
 /// A tap with these targets and destinations.
 fn tap(name: &str, targets: &str, destinations: &str) -> String {
@@ -313,37 +316,11 @@ fn a_helper_pod_that_cannot_start() {
     sandbox.ready("rejected");
     sandbox.kubectl(&["delete", "podtap", "rejected"], "").expect("a tap can be deleted");
 
-    let deployment = lab
-        .kubectl(&["-n", PODTAP_NAMESPACE, "get", "deployment", "-o", "jsonpath={.items[0].metadata.name}"], "")
-        .expect("the controller is deployed");
-    let image = |value: &str| {
-        lab.kubectl(&["-n", PODTAP_NAMESPACE, "set", "env", &format!("deployment/{deployment}"), value], "")
-            .expect("the environment can be set");
-        lab.kubectl(
-            &["-n", PODTAP_NAMESPACE, "rollout", "status", &format!("deployment/{deployment}"), "--timeout=90s"],
-            "",
-        )
-        .expect("the controller restarts")
-    };
-    let before = lab
-        .kubectl(
-            &[
-                "-n",
-                PODTAP_NAMESPACE,
-                "get",
-                "deployment",
-                &deployment,
-                "-o",
-                "jsonpath={.spec.template.spec.containers[0].env[?(@.name==\"HELPER_IMAGE\")].value}",
-            ],
-            "",
-        )
-        .expect("the controller knows the image");
-    image("HELPER_IMAGE=podtap.dev/no-such-image:1");
+    let setting = Setting::set("HELPER_IMAGE", "podtap.dev/podtap:no-such-image");
     sandbox.apply(&tap("no-image", WEB, "[{node: {name: n2, interfaceName: mis-image}}]"));
     sandbox.condition("no-image", "Ready", "False", "HelperPodFailed");
     let status = sandbox.tap("no-image").status.expect("a status");
     assert!(status.conditions.iter().any(|c| c.message.contains("no-such-image")), "{:?}", status.conditions);
-    image(&format!("HELPER_IMAGE={before}"));
+    setting.restore();
     sandbox.ready("no-image");
 }

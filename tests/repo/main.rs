@@ -1,6 +1,7 @@
 //! Repository tier: checks of the tree itself, without privileges and in seconds.
 
 mod borders;
+mod chart;
 mod dependencies;
 mod docs;
 mod examples;

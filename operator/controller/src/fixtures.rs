@@ -29,7 +29,7 @@ use crate::{
         caches::Caches,
         node::{CachedNamespace, CachedNode, service_networks},
         node_tap::CachedNodeTap,
-        pod::CachedPod,
+        pod::{CachedHelper, CachedPod},
         snapshot::Snapshot,
         tap::{CachedTap, cached_policy},
     },
@@ -75,6 +75,15 @@ pub fn pod(namespace: &str, name: &str, node: &str) -> Pod {
         "spec": {"nodeName": node, "containers": []},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
     }))
+}
+
+/// A helper pod on `node` that is Ready and of this template, as `change` makes it. Its name is its UID.
+pub fn helper(name: &str, node: &str, template: &str, change: impl FnOnce(&mut CachedPod)) -> CachedPod {
+    let mut cached = CachedPod::new(pod(OWN_NAMESPACE, name, node), OWN_NAMESPACE);
+    cached.uid = uid(name);
+    cached.helper = Some(CachedHelper { template: template.into(), ended: None, container_error: None });
+    change(&mut cached);
+    cached
 }
 
 /// A node that is Ready.

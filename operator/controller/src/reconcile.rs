@@ -109,9 +109,10 @@ impl Reconciler {
         self.count_errors(Stage::Status, &status_errors);
         self.count_errors(Stage::Status, &unreadable_errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
+        self.metrics.rolled_out(&applied.rollout);
         // Requests: the record of nodes to sweep.
         self.record_swept(&snapshot, &applied).await;
-        self.next(now, [nodes.next, cleanup.next, expiration, sweep_end])
+        self.next(now, [nodes.next, applied.next, cleanup.next, expiration, sweep_end])
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {

@@ -10,6 +10,7 @@ use crate::{
     apply::helper_requests::HelperRequests,
     expression::compiled::Compilations,
     failure::Failure,
+    plan::helper_pods::Unready,
     retries::Retries,
     store::{generations::Generations, tap::DecodeError},
 };
@@ -26,10 +27,14 @@ pub struct ControllerState {
     pub retries: Retries,
     /// Since when each tap is known to be deleted.
     pub deleting_since: BTreeMap<Uid, Instant>,
-    /// Why a node's helper pod does not run. Kept until one does, so that the pause between two attempts does not look like success.
+    /// The nodes whose helper pod is not Ready, and since when.
+    pub unready: BTreeMap<String, Unready>,
+    /// Why a node's helper pod does not work. Kept until one does, so that the pause between two attempts does not look like success.
     pub helper_failures: BTreeMap<String, Failure>,
     /// The requests for helper pods that have not been answered yet.
     pub helper_requests: HelperRequests,
+    /// Whether the last rollout of helper pods has stopped; logged once.
+    pub rollout_stopped: bool,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
     /// The filter expressions, compiled or being compiled.

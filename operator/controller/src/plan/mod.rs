@@ -11,6 +11,7 @@
 pub mod build;
 pub mod destinations;
 pub mod expiry;
+pub mod helper_pods;
 pub mod interface_names;
 pub mod limits;
 pub mod mirroring_loops;
@@ -20,6 +21,7 @@ pub mod node_specs;
 pub mod nodes;
 pub mod pod_index;
 pub mod resolve;
+pub mod rollout;
 pub mod sweep;
 pub mod tap_plan;
 pub mod targets;

@@ -18,6 +18,7 @@ use crate::{
     apply::helper_pod::HelperTemplate,
     fake_api::FakeApi,
     fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, tap, vni},
+    plan::rollout::MaxUnavailable,
     store::{
         cache::Cache,
         caches::Caches,
@@ -84,11 +85,11 @@ impl Cluster {
                     image: "podtap:1".into(),
                     pull_policy: "Never".into(),
                     pull_secrets: Vec::new(),
-                    service_account: "podtap-agent".into(),
                     priority_class: None,
                     log_json: false,
                     metrics_port: 14790,
                 },
+                max_unavailable: MaxUnavailable::Nodes(1),
             },
             state: ControllerState::default(),
             metrics: ControllerMetrics::new(&Metrics::new()),
@@ -189,14 +190,26 @@ async fn an_unchanged_cluster_sends_nothing() {
     let mut cluster = Cluster::with_one_tap();
     let first = cluster.reconcile().await;
     let sent: BTreeMap<&str, usize> = first.iter().fold(BTreeMap::new(), |mut sent, request| {
-        let kinds = ["configmaps", "selfsubjectreviews", "nodetaps", "/pods", "/status", "podtaps"];
+        let kinds = [
+            "configmaps",
+            "selfsubjectreviews",
+            "nodetaps",
+            "/pods",
+            "/status",
+            "podtaps",
+            "serviceaccounts",
+            "clusterroles",
+            "clusterrolebindings",
+        ];
         *sent.entry(kinds.into_iter().find(|kind| request.contains(kind)).expect(request)).or_default() += 1;
         sent
     });
-    // The record of VNIs is read and written, that of nodes to sweep is read, the finalizer added, each NodeTap and helper pod created,
-    // and the status written.
-    let expected = [("/pods", 2), ("/status", 1), ("configmaps", 3), ("nodetaps", 2), ("podtaps", 1)];
-    assert_eq!(sent, expected.into_iter().chain([("selfsubjectreviews", 1)]).collect());
+    // The record of VNIs is read and written, that of nodes to sweep is read, the finalizer added, each NodeTap, agent's account and helper
+    // pod created, and the status written.
+    let account = [("serviceaccounts", 2), ("clusterroles", 2), ("clusterrolebindings", 2)];
+    let others =
+        [("/pods", 2), ("/status", 1), ("configmaps", 3), ("nodetaps", 2), ("podtaps", 1), ("selfsubjectreviews", 1)];
+    assert_eq!(sent, account.into_iter().chain(others).collect());
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
     assert_eq!(cluster.reconcile().await, none());
 
@@ -364,6 +377,43 @@ async fn a_rejected_helper_pod_is_reported_and_blocks_nothing_else() {
     cluster.api.refuse_nothing();
     cluster.wait_for_retry().await;
     cluster.establish().await;
+}
+
+#[tokio::test]
+async fn helper_pods_are_replaced_one_after_the_other_and_none_after_one_that_fails() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let deleted = |requests: Vec<String>| requests.iter().filter(|request| request.starts_with("DELETE")).count();
+    cluster.reconciler.context.template.image = "podtap:2".into();
+    assert_eq!(deleted(cluster.reconcile().await), 1);
+    assert_eq!(cluster.reconcile().await, none(), "the first new pod is not Ready yet");
+    let outdated = |cluster: &Cluster| {
+        let pods = cluster.api.list(PODS).into_iter();
+        pods.filter(|(_, pod)| pod["spec"]["containers"][0]["image"] == "podtap:1").count()
+    };
+    assert_eq!((cluster.api.list(PODS).len(), outdated(&cluster)), (2, 1));
+    for (path, mut pod) in cluster.api.list(PODS) {
+        if pod["spec"]["containers"][0]["image"] == "podtap:2" {
+            let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}});
+            let status = json!({"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": waiting});
+            pod["status"] = json!({"phase": "Pending", "containerStatuses": [status]});
+            cluster.api.put(&path, &pod);
+        }
+    }
+    assert_eq!(deleted(cluster.reconcile().await), 0, "the other node keeps what works");
+    assert!(cluster.reconciler.state.rollout_stopped);
+    assert_eq!(cluster.condition("Tapped"), ("False".into(), "HelperPodFailed".into()));
+
+    cluster.reconciler.context.template.image = "podtap:3".into();
+    assert_eq!(deleted(cluster.reconcile().await), 1, "the pod that fails");
+    cluster.nodes_apply();
+    assert_eq!(deleted(cluster.reconcile().await), 1, "the next");
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    let images = cluster.api.list(PODS).into_iter().map(|(_, pod)| pod["spec"]["containers"][0]["image"].clone());
+    assert_eq!(images.collect::<Vec<_>>(), ["podtap:3", "podtap:3"]);
+    assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ use podtap_model::IpNet;
 pub struct CachedNode {
     pub name: String,
     pub ready: bool,
+    /// Cordoned: about to be drained, as a rule.
+    pub unschedulable: bool,
     /// Opted out by label or annotation.
     pub excluded: bool,
     /// Whether it can run a helper pod.
@@ -35,10 +37,12 @@ impl From<Node> for CachedNode {
         let os = node.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
         let linux = os.is_none_or(|os| os == "linux");
         let status = node.status.unwrap_or_default();
-        let pod_cidrs = node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
+        let spec = node.spec.unwrap_or_default();
+        let pod_cidrs = spec.pod_cidrs.unwrap_or_default();
         Self {
             pod_networks: networks(&pod_cidrs),
             excluded,
+            unschedulable: spec.unschedulable.unwrap_or_default(),
             linux,
             name: node.metadata.name.unwrap_or_default(),
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),

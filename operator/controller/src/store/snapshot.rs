@@ -27,8 +27,8 @@ pub struct Snapshot {
     pub policy: Option<Arc<CachedPolicy>>,
     /// By namespace, sorted by name.
     pub pods: BTreeMap<String, Vec<Arc<CachedPod>>>,
-    /// Helper pods by node; `pods` has them, too.
-    pub helpers: BTreeMap<String, Arc<CachedPod>>,
+    /// Helper pods by node; `pods` has them, too. See [`Snapshot::helpers_of`].
+    pub helpers: BTreeMap<String, Vec<Arc<CachedPod>>>,
     pub nodes: BTreeMap<String, Arc<CachedNode>>,
     pub node_taps: BTreeMap<String, Arc<CachedNodeTap>>,
     /// Namespaces that have opted out.
@@ -47,10 +47,10 @@ impl Snapshot {
     /// Reads the caches. Sends no request.
     pub fn take(caches: &Caches, expressions: &Expressions, now: Timestamp) -> Self {
         let mut pods: BTreeMap<String, Vec<Arc<CachedPod>>> = BTreeMap::new();
-        let mut helpers = BTreeMap::new();
+        let mut helpers: BTreeMap<String, Vec<Arc<CachedPod>>> = BTreeMap::new();
         for entry in caches.pods.list() {
             if let (Some(_), Some(node)) = (&entry.object.helper, &entry.object.node) {
-                helpers.insert(node.clone(), Arc::clone(&entry.object));
+                helpers.entry(node.clone()).or_default().push(Arc::clone(&entry.object));
             }
             match pods.get_mut(&entry.object.namespace) {
                 Some(list) => list.push(entry.object),
@@ -76,6 +76,11 @@ impl Snapshot {
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Arc<CachedPod>> {
         let pods = self.pods.get(namespace)?;
         pods.binary_search_by(|pod| pod.name.as_str().cmp(name)).ok().map(|index| &pods[index])
+    }
+
+    /// The helper pods of a node, those that end included.
+    pub fn helpers_of(&self, node: &str) -> &[Arc<CachedPod>] {
+        self.helpers.get(node).map_or(&[], Vec::as_slice)
     }
 
     /// Whether an older pod on the node has the static-pod hash that this pod claims. Anybody who may create pods can write the

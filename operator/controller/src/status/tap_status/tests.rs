@@ -30,7 +30,7 @@ fn status_of(world: &World, change: impl Fn(&mut NodeTap), helpers: &[&str]) -> 
         let applied = Applied {
             node_taps: snapshot.node_taps.clone(),
             helper_failures: helpers.iter().map(failure).collect(),
-            errors: Vec::new(),
+            ..Applied::default()
         };
         let mut generations = Generations::default();
         generations.observe(&snapshot.node_taps);
@@ -87,7 +87,7 @@ fn everything_in_place() {
 fn all_conditions_are_present_from_the_first_reconcile() {
     let world = World::with(web());
     let status = world.plan(&Claims::new(), |snapshot, _, plan| {
-        let applied = Applied { node_taps: BTreeMap::new(), helper_failures: BTreeMap::new(), errors: Vec::new() };
+        let applied = Applied::default();
         tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &Generations::default() })
     });
     assert_conventions(&status);
@@ -185,7 +185,7 @@ fn an_invalid_expression_changes_nothing_else_of_an_established_tap() {
         let status = world.plan(&claims, |snapshot, _, plan| {
             assert_eq!(plan.nodes, specs);
             let node_taps = snapshot.node_taps.clone();
-            let applied = Applied { node_taps, helper_failures: BTreeMap::new(), errors: Vec::new() };
+            let applied = Applied { node_taps, ..Applied::default() };
             let mut generations = Generations::default();
             generations.observe(&snapshot.node_taps);
             tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &generations })
@@ -269,7 +269,7 @@ fn a_node_that_is_not_ready() {
     world.nodes[0] = lost(world.nodes[0].clone());
     let status = world.plan(&claims, |snapshot, _, plan| {
         let node_taps = snapshot.node_taps.clone();
-        let applied = Applied { node_taps, helper_failures: BTreeMap::new(), errors: Vec::new() };
+        let applied = Applied { node_taps, ..Applied::default() };
         tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &Generations::default() })
     });
     assert_conventions(&status);
