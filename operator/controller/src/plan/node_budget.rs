@@ -50,7 +50,9 @@ type NodeUsage<'a> = BTreeMap<&'a str, BTreeMap<usize, Usage<'a>>>;
 pub fn refuse(taps: &mut [TapPlan<'_>]) {
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
     for (node, mut usage) in usage(taps) {
-        usage.values_mut().for_each(|taps| taps.retain(|index, _| !refused.contains_key(index)));
+        for taps in usage.values_mut() {
+            taps.retain(|index, _| !refused.contains_key(index));
+        }
         refused.extend(excess(usage).into_iter().map(|index| (index, node.clone())));
     }
     for (index, node) in refused {
