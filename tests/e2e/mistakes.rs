@@ -146,7 +146,7 @@ fn about_targets() {
     );
     sandbox.running("on-host");
     sandbox.apply(&tap("host", "{podNames: [on-host, web]}", node));
-    fails(&sandbox, "host", "on-host", "TargetUnsupported", "network");
+    fails(&sandbox, "host", "on-host", "HostNetwork", "network");
     until("the other pod is still tapped", Duration::from_secs(20), || {
         let tapped = sandbox.tap("host").status.unwrap_or_default().tapped_pods;
         if tapped == 1 { Ok(()) } else { Err(tapped) }

@@ -26,7 +26,7 @@ pub use node_tap::{NodeTap, NodeTapSpec};
 pub use pod_tap::{PodTap, PodTapSpec, Targets, Vxlan};
 pub use policy::{Limits, PodTapPolicy, PodTapPolicySpec, VniRange};
 pub use selector::PodSelector;
-pub use status::{DestinationStatus, PodTapStatus, TapFailure};
+pub use status::{DestinationStatus, PodTapStatus, SkippedPods, TapFailure};
 
 /// API group of all kinds.
 pub const GROUP: &str = "podtap.dev";

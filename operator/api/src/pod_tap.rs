@@ -23,6 +23,9 @@ use crate::{Destination, PodSelector, PodTapStatus, destination::empty_is_unset}
     printcolumn(name = "Destination", type_ = "string", json_path = ".status.destination"),
     printcolumn(name = "VNI", type_ = "integer", json_path = ".status.vni"),
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expirationTime"),
+    printcolumn(name = "Pending", type_ = "integer", json_path = ".status.pendingPods", priority = 1),
+    printcolumn(name = "Skipped", type_ = "integer", json_path = ".status.skippedPods", priority = 1),
+    printcolumn(name = "Excluded", type_ = "integer", json_path = ".status.excludedPods", priority = 1),
     printcolumn(
         name = "Message",
         type_ = "string",

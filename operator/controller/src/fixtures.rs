@@ -77,6 +77,12 @@ pub fn pod(namespace: &str, name: &str, node: &str) -> Pod {
     }))
 }
 
+/// The pod with an address.
+pub fn started(mut pod: Pod) -> Pod {
+    pod.status.get_or_insert_default().pod_ip = Some("10.244.0.9".into());
+    pod
+}
+
 /// A node that is Ready.
 pub fn node(name: &str, addresses: &[&str]) -> Node {
     let addresses: Vec<Value> = addresses.iter().map(|a| json!({"type": "InternalIP", "address": a})).collect();

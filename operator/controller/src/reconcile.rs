@@ -7,7 +7,7 @@
 //!   no request.
 //! - No stage changes the result of an earlier one. An error about one object leaves the others alone.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_api::{CONDITION_READY, PodTapStatus};
@@ -18,7 +18,8 @@ use crate::{
     apply::{
         cleanup,
         context::Context,
-        finalizers, objects,
+        finalizers,
+        objects::{self, Applied},
         vni_record::{self, VniRecord},
     },
     events::Publisher,
@@ -37,7 +38,13 @@ use crate::{
     },
     retries::RetryKey,
     state::ControllerState,
-    status::{progress::StatusInputs, tap_status::tap_status, unreadable, write},
+    status::{
+        progress::{Reports, StatusInputs},
+        tap_status::tap_status,
+        unreadable,
+        waits::Waits,
+        write,
+    },
     store::snapshot::Snapshot,
     validate::{
         spec::TapSpec,
@@ -63,9 +70,9 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Reconciles everything. Returns when to do so again even if nothing changes.
-    pub async fn reconcile(&mut self) -> Timestamp {
-        let (started, now) = (Instant::now(), Timestamp::now());
+    /// Reconciles everything as of `now`. Returns when to do so again even if nothing changes.
+    pub async fn reconcile(&mut self, now: Timestamp) -> Timestamp {
+        let started = Instant::now();
         // Compiler processes, no requests.
         self.compile_expressions(now).await;
         // No requests.
@@ -87,24 +94,26 @@ impl Reconciler {
         let deleting = &validated.deleting;
         let cleanup = cleanup::remove_finalizers(context, publisher, &snapshot, &applied, deleting, state).await;
         // No requests.
-        let inputs = StatusInputs { snapshot: &snapshot, applied: &applied, generations: &state.generations };
-        let statuses: Vec<(&Tap, PodTapStatus)> =
-            taps.iter().map(|plan| (plan.tap, tap_status(plan, inputs))).collect();
+        let reports = Reports::new(&applied);
+        let statuses = statuses(&taps, &snapshot, &applied, &reports, state);
+        let waits = state.waits.values().filter_map(|waits| waits.next(now)).min();
         let (total, ready) = (statuses.len(), statuses.iter().filter(|(_, status)| is_ready(status)).count());
         let expiration = next_expiration(&taps, &statuses);
         // Requests: statuses and events.
-        let ControllerState { retries, unreadable, .. } = state;
-        let status_errors = write::write(context, publisher, statuses, retries, now).await;
+        let ControllerState { retries, unreadable, last_writes, .. } = state;
+        // The requests so far may have taken longer than the interval between two writes.
+        let write_time = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
+        let written = write::write(context, publisher, statuses, last_writes, retries, write_time).await;
         let unreadable_errors =
             unreadable::report(context, publisher, &validated.unreadable, unreadable, retries, now).await;
 
         self.count_errors(Stage::Finalizers, &finalizers.errors);
         self.count_errors(Stage::Apply, &applied.errors);
         self.count_errors(Stage::Cleanup, &cleanup.errors);
-        self.count_errors(Stage::Status, &status_errors);
+        self.count_errors(Stage::Status, &written.errors);
         self.count_errors(Stage::Status, &unreadable_errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
-        self.next(now, [nodes.next, cleanup.next, expiration])
+        self.next(now, [nodes.next, cleanup.next, expiration, waits, written.next])
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {
@@ -179,6 +188,28 @@ pub fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -
         .filter(|(tap, spec)| !is_expired(tap, spec, snapshot.now))
         .collect();
     vni::allocate(recorded, &taps, &snapshot.node_taps, &validated.policy.vni_range)
+}
+
+/// The status that each tap is to have. Updates what the taps lack.
+fn statuses<'a>(
+    taps: &'a [TapPlan<'a>],
+    snapshot: &Snapshot,
+    applied: &Applied,
+    reports: &Reports<'_>,
+    state: &mut ControllerState,
+) -> Vec<(&'a Tap, PodTapStatus)> {
+    let inputs = StatusInputs { snapshot, applied, reports, generations: &state.generations };
+    let before = std::mem::take(&mut state.waits);
+    let (nothing, mut waits) = (Waits::default(), BTreeMap::new());
+    let statuses = taps.iter().map(|plan| {
+        let uid = &plan.tap.reference.uid;
+        let (status, now_waits) = tap_status(plan, inputs, before.get(uid).unwrap_or(&nothing));
+        waits.insert(uid.clone(), now_waits);
+        (plan.tap, status)
+    });
+    let statuses = statuses.collect();
+    state.waits = waits;
+    statuses
 }
 
 fn is_ready(status: &PodTapStatus) -> bool {

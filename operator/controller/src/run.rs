@@ -145,7 +145,7 @@ async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdow
         let next = tokio::select! {
             biased;
             () = held.lost() => return Err(Error::LeadershipLost),
-            next = reconciler.reconcile() => next,
+            next = reconciler.reconcile(Timestamp::now()) => next,
         };
         tokio::select! {
             biased;

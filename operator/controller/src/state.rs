@@ -9,6 +9,7 @@ use crate::{
     expression::compiled::Expressions,
     failure::Failure,
     retries::Retries,
+    status::{waits::Waits, write::LastWrites},
     store::{generations::Generations, tap::DecodeError},
 };
 
@@ -22,6 +23,10 @@ pub struct ControllerState {
     pub retries: Retries,
     /// Why a node's helper pod does not run. Kept until one does, so that the pause between two attempts does not look like success.
     pub helper_failures: BTreeMap<String, Failure>,
+    /// What each tap lacks, and since when.
+    pub waits: BTreeMap<Uid, Waits>,
+    /// When statuses were last written.
+    pub last_writes: LastWrites,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
     /// The compiled filter expressions.

@@ -6,4 +6,5 @@ pub mod progress;
 pub mod tap_status;
 pub mod transitions;
 pub mod unreadable;
+pub mod waits;
 pub mod write;

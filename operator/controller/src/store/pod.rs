@@ -62,6 +62,11 @@ pub struct ContainerError {
 }
 
 impl CachedPod {
+    /// Whether the pod has, or had, a network. Until then it sends nothing, and nothing of it is missed.
+    pub fn has_started(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
     /// `own_namespace` is the namespace of the helper pods: their labels mean nothing on pods of other namespaces.
     pub fn new(pod: Pod, own_namespace: &str) -> Self {
         let helper = cached_helper(&pod, own_namespace);
