@@ -126,6 +126,8 @@ reasons! {
     DestinationUnavailable = "DestinationUnavailable",
     /// Event: part of the spec is not carried out.
     Degraded = "Degraded",
+    /// Event: an object has a label or an annotation under `podtap.dev/` that means nothing.
+    UnknownKey = "UnknownKey",
     /// Event: a node cannot tap a pod.
     TapFailed = "TapFailed",
     /// Event: the object is gone although a node has not reported that it is clean.

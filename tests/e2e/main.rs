@@ -13,6 +13,7 @@ mod helper_pods;
 mod install;
 mod metrics;
 mod mistakes;
+mod opt_out;
 mod option_changes;
 mod options;
 mod outage;

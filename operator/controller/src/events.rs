@@ -34,7 +34,7 @@ impl Publisher {
         Self(Recorder::new(client, reporter))
     }
 
-    /// Best effort: an event that cannot be published is only logged.
+    /// Publishes what happened to a tap.
     pub async fn publish(&self, tap: &TapReference, occurrences: Vec<Occurrence>) {
         let regarding = ObjectReference {
             api_version: Some(PodTap::api_version(&()).into_owned()),
@@ -44,6 +44,11 @@ impl Publisher {
             uid: Some(tap.uid.to_string()),
             ..ObjectReference::default()
         };
+        self.publish_about(&regarding, occurrences).await;
+    }
+
+    /// Best effort: an event that cannot be published is only logged.
+    pub async fn publish_about(&self, regarding: &ObjectReference, occurrences: Vec<Occurrence>) {
         for Occurrence { is_warning, reason, note } in occurrences {
             let event = Event {
                 type_: if is_warning { EventType::Warning } else { EventType::Normal },
@@ -52,7 +57,7 @@ impl Publisher {
                 action: "Reconcile".to_owned(),
                 secondary: None,
             };
-            if let Err(error) = in_time(self.0.publish(&event, &regarding)).await {
+            if let Err(error) = in_time(self.0.publish(&event, regarding)).await {
                 debug!(%error, %reason, "cannot publish an event");
             }
         }

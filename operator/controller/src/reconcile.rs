@@ -41,7 +41,7 @@ use crate::{
     status::{
         progress::{Reports, StatusInputs},
         tap_status::tap_status,
-        unreadable,
+        unknown_keys, unreadable,
         waits::Waits,
         write,
     },
@@ -100,12 +100,13 @@ impl Reconciler {
         let (total, ready) = (statuses.len(), statuses.iter().filter(|(_, status)| is_ready(status)).count());
         let expiration = next_expiration(&taps, &statuses);
         // Requests: statuses and events.
-        let ControllerState { retries, unreadable, last_writes, .. } = state;
+        let ControllerState { retries, unreadable, last_writes, unknown_keys: reported, .. } = state;
         // The requests so far may have taken longer than the interval between two writes.
         let write_time = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
         let written = write::write(context, publisher, statuses, last_writes, retries, write_time).await;
         let unreadable_errors =
             unreadable::report(context, publisher, &validated.unreadable, unreadable, retries, now).await;
+        let warnings = unknown_keys::report(publisher, &snapshot, reported).await;
 
         self.count_errors(Stage::Finalizers, &finalizers.errors);
         self.count_errors(Stage::Apply, &applied.errors);
@@ -113,7 +114,7 @@ impl Reconciler {
         self.count_errors(Stage::Status, &written.errors);
         self.count_errors(Stage::Status, &unreadable_errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
-        self.next(now, [nodes.next, cleanup.next, expiration, waits, written.next])
+        self.next(now, [nodes.next, cleanup.next, expiration, waits, written.next, warnings])
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {

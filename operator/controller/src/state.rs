@@ -9,7 +9,7 @@ use crate::{
     expression::compiled::Expressions,
     failure::Failure,
     retries::Retries,
-    status::{waits::Waits, write::LastWrites},
+    status::{unknown_keys, waits::Waits, write::LastWrites},
     store::{generations::Generations, tap::DecodeError},
 };
 
@@ -27,6 +27,8 @@ pub struct ControllerState {
     pub waits: BTreeMap<Uid, Waits>,
     /// When statuses were last written.
     pub last_writes: LastWrites,
+    /// The unknown labels and annotations that were reported.
+    pub unknown_keys: unknown_keys::Reported,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
     /// The compiled filter expressions.

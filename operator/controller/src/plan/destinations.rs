@@ -238,8 +238,9 @@ fn unsuitable(snapshot: &Snapshot, pod: &CachedPod) -> Option<Failure> {
             ),
         ));
     }
-    pod.excluded
-        .then(|| Failure::new(Reason::Excluded, format!("the pod {name} has {EXCLUDE}=true: choose another pod")))
+    pod.excluded.then(|| {
+        Failure::new(Reason::Excluded, format!("the pod {name} has opted out with {EXCLUDE}: choose another pod"))
+    })
 }
 
 fn on_node(snapshot: &Snapshot, policy: &Policy, tap: &Tap, name: &str, pod: Option<&Arc<CachedPod>>) -> Resolution {
@@ -251,7 +252,7 @@ fn on_node(snapshot: &Snapshot, policy: &Policy, tap: &Tap, name: &str, pod: Opt
         );
     };
     if node.excluded {
-        return failed(Reason::Excluded, format!("the node {name} has {EXCLUDE}=true: choose another one"));
+        return failed(Reason::Excluded, format!("the node {name} has opted out with {EXCLUDE}: choose another one"));
     }
     if node.addresses.is_empty() {
         return failed(

@@ -152,7 +152,7 @@ fn excluded_namespace(snapshot: &Snapshot, policy: &Policy, namespace: &str) -> 
     let cause = if policy.excluded_namespaces.contains(namespace) {
         "excludedNamespaces of the PodTapPolicy default lists it".to_owned()
     } else if snapshot.excluded_namespaces.contains(namespace) {
-        format!("it has {EXCLUDE}=true")
+        format!("it has opted out with {EXCLUDE}")
     } else {
         return None;
     };

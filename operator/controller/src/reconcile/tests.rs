@@ -265,6 +265,23 @@ async fn a_status_is_written_once_per_second_and_the_last_one_always() {
 }
 
 #[tokio::test]
+async fn a_mistyped_opt_out_is_reported_once() {
+    let mut cluster = Cluster::with_one_tap();
+    let mut typo = pod("shop", "typo", "n1");
+    typo.metadata.labels.get_or_insert_default().insert("podtap.dev/exlude".into(), "true".into());
+    cluster.api.put("/api/v1/namespaces/shop/pods/typo", &typo);
+    cluster.establish().await;
+    cluster.reconcile().await;
+    let events = cluster.api.list("/namespaces/shop/events/");
+    let warnings: Vec<&Value> =
+        events.iter().map(|(_, event)| event).filter(|event| event["reason"] == "UnknownKey").collect();
+    assert_eq!(warnings.len(), 1, "{events:?}");
+    assert_eq!((&warnings[0]["regarding"]["kind"], &warnings[0]["regarding"]["name"]), (&json!("Pod"), &json!("typo")));
+    let note = warnings[0]["note"].as_str().expect("a note");
+    assert!(note.contains("label podtap.dev/exlude") && note.contains("podtap.dev/exclude opts out"), "{note}");
+}
+
+#[tokio::test]
 async fn a_leader_can_be_replaced_between_any_two_requests() {
     // The first leader gets this far, and its successor has to reach the same result.
     for lost_from in ["POST /api/v1/namespaces/podtap-system/configmaps", "PATCH", "nodetaps/n2", "/pods", "/status"] {

@@ -166,7 +166,11 @@ fn what_opted_out() {
     let mut namespace_world = World::with(web());
     namespace_world.namespaces =
         vec![object(json!({"metadata": {"name": "shop", "labels": {podtap_api::EXCLUDE: "true"}}}))];
-    assert_failure(of(&namespace_world).failure.as_ref(), Reason::NamespaceExcluded, "podtap.dev/exclude=true");
+    assert_failure(
+        of(&namespace_world).failure.as_ref(),
+        Reason::NamespaceExcluded,
+        "opted out with podtap.dev/exclude",
+    );
 
     let mut policy_world = World::with(web());
     policy_world.policy = Some(policy(json!({"excludedNamespaces": ["shop"]})));
