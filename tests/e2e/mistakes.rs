@@ -192,7 +192,8 @@ fn about_names_and_vnis_in_use() {
     let n2 = namespace_of_node(sandbox.lab(), "n2");
     let device = Foreign::new(&n2, "mis-foreign");
     sandbox.apply(&tap("foreign", WEB, "[{node: {name: n2, interfaceName: mis-foreign}}]"));
-    condition_reports(&sandbox, "foreign", "DestinationsReady", "InterfaceNameConflict", "mis-foreign");
+    let words = "node n2: Another interface is already named mis-foreign";
+    condition_reports(&sandbox, "foreign", "DestinationsReady", "InterfaceNameConflict", words);
     let foreign = in_network(&n2, &["ip", "-d", "link", "show", "mis-foreign"]);
     assert!(foreign.contains("bridge"), "it is unchanged: {foreign}");
     drop(device);
@@ -209,7 +210,16 @@ fn about_names_and_vnis_in_use() {
     sandbox.ready("younger");
 
     sandbox.apply(&tap("same-name", WEB, "[{node: {name: n2, interfaceName: mis-young}}]"));
-    condition_reports(&sandbox, "same-name", "DestinationsReady", "InterfaceNameConflict", "mis-young");
+    let words = "the interface mis-young on node n2 belongs to the PodTap younger";
+    condition_reports(&sandbox, "same-name", "DestinationsReady", "InterfaceNameConflict", words);
+    // Another tenant learns what is taken, and where, but not by whom.
+    let other = Sandbox::alone("taken-two");
+    other.pod("web", "n1", "web");
+    other.apply(&tap("same-name", WEB, "[{node: {name: n2, interfaceName: mis-young}}]"));
+    let words = "the interface mis-young on node n2 belongs to an older tap of another namespace";
+    condition_reports(&other, "same-name", "DestinationsReady", "InterfaceNameConflict", words);
+    let text = serde_json::to_string(&other.tap("same-name").status).expect("a status is JSON");
+    assert!(!text.contains(sandbox.namespace()) && !text.contains("younger"), "{text}");
 }
 
 #[test]

@@ -238,8 +238,25 @@ fn interface_names_go_to_the_older_tap() {
         assert_eq!(plan.nodes["n2"].receivers.len(), 1);
         let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
         assert_eq!(failure.reason, Reason::InterfaceNameConflict);
-        assert!(failure.message.contains("shop/a"), "{}", failure.message);
+        let words = "the interface mirror on node n2 belongs to the PodTap a:";
+        assert!(failure.message.contains(words), "{}", failure.message);
         assert!(plan.nodes["n1"].senders.iter().all(|sender| *sender.tap == *"tap-a"));
+    });
+}
+
+#[test]
+fn taps_of_other_namespaces_are_not_named() {
+    let destination = json!([{"node": {"name": "n2", "interfaceName": "mirror"}}]);
+    let mut world = World::with(tap("a", destination.clone()));
+    let mut other = tap("b", destination);
+    other.metadata.namespace = Some("bank".into());
+    other.metadata.creation_timestamp = time(1);
+    world.taps.push(other);
+    world.pods.push(pod("bank", "vault", "n1"));
+    world.plan(&Claims::new(), |_, _, plan| {
+        let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
+        assert!(failure.message.contains("mirror on node n2 belongs to an older tap of another namespace"));
+        assert!(!failure.message.contains("shop"), "{}", failure.message);
     });
 }
 
