@@ -43,12 +43,15 @@ fn pod_failure(node: &str, ContainerError { reason, message }: &ContainerError) 
             "check that the node can pull PodTap's image (image, pullPolicy and imagePullSecrets of the chart)"
         }
         "OutOfcpu" | "OutOfmemory" | "OutOfpods" | "Evicted" => "make room on the node",
-        _ => "look at the pod with kubectl describe and kubectl logs",
+        _ => "look at the pod's events and logs",
     };
     let cause = if message.is_empty() { reason.clone() } else { format!("{reason}: {message}") };
     Failure::new(
         Reason::HelperPodFailed,
-        format!("the helper pod {} of the node {node} does not run ({cause}): {action}", names::helper_pod(node)),
+        format!(
+            "the helper pod {} of the node {node} does not run ({cause}): ask the cluster's administrator to {action}",
+            names::helper_pod(node)
+        ),
     )
 }
 
@@ -65,7 +68,10 @@ pub fn rejection(action: &Action, error: &kube::Error) -> Option<(String, Failur
     } else {
         "make an exception for the namespace of PodTap in the admission rule that rejects it"
     };
-    let message = format!("the API server rejects the helper pod of the node {node} ({}): {action}", status.message);
+    let message = format!(
+        "the API server rejects the helper pod of the node {node} ({}): ask the cluster's administrator to {action}",
+        status.message
+    );
     Some((node.clone(), Failure::new(Reason::HelperPodRejected, message)))
 }
 

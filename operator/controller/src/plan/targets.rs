@@ -220,7 +220,7 @@ fn too_many(tappable: usize, limit: usize, spec: &TapSpec) -> Failure {
     let action = if spec.max_pods <= limit {
         "raise targets.maxPods, or select fewer pods"
     } else {
-        "limits.targetsPerTap of the PodTapPolicy default allows no more: select fewer pods, or create several taps"
+        "limits.targetsPerTap of the PodTapPolicy default allows no more: select fewer pods, create several taps, or ask the cluster's administrator"
     };
     Failure::new(
         Reason::TooManyPods,
@@ -250,7 +250,10 @@ fn unsupported(snapshot: &Snapshot, pod: &CachedPod, consumers: &BTreeSet<&str>)
             "the pod is a destination of this tap, and would receive its own mirrored frames: remove it from targets.podNames, or choose another destination",
         )
     } else if let Some((name, None)) = node {
-        failure(Reason::NodeNotFound, &format!("the pod is bound to the node {name}, which does not exist"))
+        failure(
+            Reason::NodeNotFound,
+            &format!("the pod is bound to the node {name}, which does not exist any more: recreate the pod"),
+        )
     } else if let Some((name, Some(node))) = node
         && node.excluded
     {

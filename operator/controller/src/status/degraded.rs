@@ -43,7 +43,7 @@ pub fn degraded_options<'a>(
     let mut parts: Vec<String> =
         everywhere.map(|failure| failure.message.clone()).into_iter().chain(messages).collect();
     if more > 0 {
-        parts.push(format!("and {}, see the NodeTaps", count(more, "more limitation", "more limitations")));
+        parts.push(format!("and {}", count(more, "more limitation", "more limitations")));
     }
     Some(Failure::new(Reason::KernelLimited, parts.join("; ")))
 }
