@@ -60,19 +60,21 @@ fn at_apply() {
         (WEB, "[{node: {name: n1}}]\n  filters: {}", "unknown field"),
         (WEB, "[{node: {name: n1}}, {node: {name: n2}}]", "Duplicate value"),
         (WEB, "[{name: a, node: {name: n1}}, {name: b, node: {name: n1}}]", "destinations must differ"),
-        (WEB, "[{name: Main, node: {name: n1}}]", "should match"),
+        (WEB, "[{name: Main, node: {name: n1}}]", "must consist of lower-case letters"),
         (WEB, "[{external: {address: 192.0.2.1}, frameFormat: Raw}]", "leave it out of an external destination"),
         (WEB, "[{node: {name: n1}}]\n  duration: 1d", "between 1s and 8760h"),
         (WEB, "[{node: {name: n1}}]\n  duration: 8761h", "between 1s and 8760h"),
         (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: 101G}", "limit.bitsPerSecond must be between 0"),
         (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: -1}", "limit.bitsPerSecond must be between 0"),
-        (WEB, "[{node: {name: n1}}]\n  limit: {packetsPerSecond: 1Q}", "should match"),
+        (WEB, "[{node: {name: n1}}]\n  limit: {packetsPerSecond: 1Q}", "limit.packetsPerSecond must be between 0"),
         (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: '0'}", "more than 0"),
         ("{podSelector: {app: web}}", node, "put labels under matchLabels"),
         (WEB, "[{pod: {podSelector: {app: ids}}}]", "put labels under matchLabels"),
     ] {
         let message = sandbox.try_apply(&tap("bad", targets, destinations)).expect_err("a mistake is refused");
         assert!(message.contains(words), "expected “{words}”, got {message}");
+        // One mistake, one message, and nothing about rules that were not checked.
+        assert!(!message.contains("<nil>") && !message.contains("\n* "), "{message}");
     }
     let policy = "apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {name: default}\n\
                   spec: {allowedExternalCIDRs: [10.0.0.0/33]}\n";

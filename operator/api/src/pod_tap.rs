@@ -52,7 +52,7 @@ pub struct PodTapSpec {
         length(min = 1, max = 4),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
-    #[x_kube(validation = Rule::new("self.all(d, self.exists_one(e, (has(e.frameFormat) ? e.frameFormat : 'Wire') == (has(d.frameFormat) ? d.frameFormat : 'Wire') && (has(d.node) ? has(e.node) && e.node == d.node : has(d.pod) ? has(e.pod) && e.pod == d.pod : has(d.external) && has(e.external) && e.external == d.external)))")
+    #[x_kube(validation = Rule::new("self.all(d, self.exists_one(e, (has(e.frameFormat) ? e.frameFormat : 'Wire') == (has(d.frameFormat) ? d.frameFormat : 'Wire') && (has(d.node) ? has(e.node) && e.node == d.node : has(d.pod) ? has(e.pod) && e.pod == d.pod : has(d.external) ? has(e.external) && e.external == d.external : e.name == d.name)))")
         .message("destinations must differ from each other in more than their names: remove the repeated one"))]
     pub destinations: Vec<Destination>,
 
