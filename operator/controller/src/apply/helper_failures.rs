@@ -52,12 +52,15 @@ fn does_not_run(node: &str, pod: &CachedPod, ContainerError { reason, message }:
             "check that the node can pull PodTap's image (image, pullPolicy and imagePullSecrets of the chart)"
         }
         "OutOfcpu" | "OutOfmemory" | "OutOfpods" | "Evicted" => "make room on the node",
-        _ => "look at the pod with kubectl describe and kubectl logs",
+        _ => "look at the pod's events and logs",
     };
     let cause = if message.is_empty() { reason.clone() } else { format!("{reason}: {message}") };
     Failure::new(
         Reason::HelperPodFailed,
-        format!("the helper pod {} of the node {node} does not run ({cause}): {action}", pod.name),
+        format!(
+            "the helper pod {} of the node {node} does not run ({cause}): ask the cluster's administrator to {action}",
+            pod.name
+        ),
     )
 }
 
@@ -90,7 +93,10 @@ pub fn rejection(action: &Action, error: &kube::Error) -> Option<(String, Failur
     } else {
         "make an exception for the namespace of PodTap in the admission rule that rejects it"
     };
-    let message = format!("the API server rejects the helper pod of the node {node} ({}): {action}", status.message);
+    let message = format!(
+        "the API server rejects the helper pod of the node {node} ({}): ask the cluster's administrator to {action}",
+        status.message
+    );
     Some((node.clone(), Failure::new(Reason::HelperPodRejected, message)))
 }
 
