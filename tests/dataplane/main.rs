@@ -22,6 +22,7 @@ mod multiple_taps;
 mod pods;
 mod programs;
 mod receivers;
+mod recipes;
 mod refusals;
 mod scene;
 mod socket;

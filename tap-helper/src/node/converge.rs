@@ -93,7 +93,7 @@ impl Node {
         };
         let senders: Vec<&DesiredSender> = desired.senders.iter().filter(sender).collect();
         let settings = |sender: &&DesiredSender| {
-            let settings = settings(sender, self.path_mtus.of(sender), &self.features);
+            let settings = settings(sender, self.paths.mtu(sender), &self.features);
             (SenderKey::of(sender), settings)
         };
         let settings = match self.features.usable() {

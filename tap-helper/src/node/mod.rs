@@ -7,7 +7,7 @@
 mod converge;
 mod counters;
 mod netns;
-mod path_mtu;
+mod paths;
 mod pods;
 mod report;
 mod resources;
@@ -35,7 +35,7 @@ use crate::{
     validate,
 };
 use netns::Netns;
-use path_mtu::PathMtus;
+use paths::Paths;
 use pods::Pods;
 use resources::Resources;
 
@@ -83,12 +83,12 @@ pub struct Node {
     namespace: Rc<Namespace>,
     netlink: Connection,
     desired: Option<DesiredState>,
-    /// Resources that are refused because of their spec alone.
+    /// Resources that are refused before any of their namespace is observed.
     invalid: BTreeMap<Resource, Failure>,
     features: Features,
     /// Programs for the next sender.
     preloaded: Option<Programs>,
-    path_mtus: PathMtus,
+    paths: Paths,
     pods: Pods,
     resources: Resources,
     netns: BTreeMap<NamespaceId, Netns>,
@@ -109,7 +109,7 @@ impl Node {
             invalid: BTreeMap::new(),
             features,
             preloaded,
-            path_mtus: PathMtus::default(),
+            paths: Paths::default(),
             pods: Pods::default(),
             resources: Resources::default(),
             netns: BTreeMap::new(),
@@ -134,12 +134,10 @@ impl Node {
     /// Takes a new desired state. The first one also adopts what earlier helpers left in any namespace.
     pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
         self.resources.forget_changed(self.desired.as_ref(), &desired);
-        self.invalid = invalid(&desired);
         self.pods.set(validate::pods(&desired), now);
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
-        if self.features.usable().is_ok() {
-            self.path_mtus.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?;
-        }
+        self.paths.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?;
+        self.invalid = invalid(&desired, &self.paths);
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
             self.adopt_leftovers().await?;
@@ -161,7 +159,7 @@ impl Node {
         }
         if self.next_full_reconcile.is_some_and(|moment| moment <= now) {
             self.next_full_reconcile = (!self.netns.is_empty()).then_some(now + FULL_RECONCILE);
-            self.path_mtus.refresh(&self.netlink).await;
+            self.refresh_paths().await;
             self.mark_all_dirty();
         }
         let due: Vec<NamespaceId> = self
@@ -188,7 +186,7 @@ impl Node {
     pub async fn changed(&mut self) -> Vec<Change> {
         poll_fn(|context| {
             let mut changes = Vec::new();
-            if self.path_mtus.poll_changed(context).is_ready() {
+            if self.paths.poll_changed(context).is_ready() {
                 changes.push(Change::Paths);
             }
             for (id, netns) in &mut self.netns {
@@ -212,11 +210,16 @@ impl Node {
             }
             Change::ProcessEnded(id) => self.process_ended(id, now).await,
             Change::Paths => {
-                if self.path_mtus.refresh(&self.netlink).await {
-                    self.mark_all_dirty();
-                }
+                self.refresh_paths().await;
                 Ok(())
             }
+        }
+    }
+
+    async fn refresh_paths(&mut self) {
+        if self.paths.refresh(&self.netlink).await {
+            self.invalid = self.desired.as_ref().map(|desired| invalid(desired, &self.paths)).unwrap_or_default();
+            self.mark_all_dirty();
         }
     }
 
@@ -313,10 +316,11 @@ fn is_empty(desired: Option<&DesiredState>) -> bool {
     desired.is_none_or(|desired| desired.senders.is_empty() && desired.receivers.is_empty())
 }
 
-/// The resources that are refused because of their spec.
-fn invalid(desired: &DesiredState) -> BTreeMap<Resource, Failure> {
+/// The resources that are refused because of their spec, or because a destination is an address of the node.
+fn invalid(desired: &DesiredState, paths: &Paths) -> BTreeMap<Resource, Failure> {
+    let is_local = |address| paths.is_local(address);
     let senders = desired.senders.iter();
-    let senders = senders.map(|sender| (Resource::sender(sender), validate::sender(sender, desired)));
+    let senders = senders.map(|sender| (Resource::sender(sender), validate::sender(sender, desired, is_local)));
     let receivers = desired.receivers.iter();
     let receivers = receivers.map(|receiver| (Resource::receiver(receiver), validate::receiver(receiver, desired)));
     senders.chain(receivers).filter_map(|(resource, result)| Some((resource, result.err()?))).collect()

@@ -307,17 +307,6 @@ fn a_pod_that_claims_to_be_another_one_is_neither_target_nor_destination() {
 }
 
 #[test]
-fn an_external_address_is_not_that_of_a_pod() {
-    let mut world = World::with(tap("t", json!([{"external": {"address": "10.8.0.77"}}])));
-    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["10.0.0.0/8"]})));
-    assert_eq!(results(&world).2, None);
-    let mut other = pod("elsewhere", "other", "n2");
-    other.status.get_or_insert_default().pod_ip = Some("10.8.0.77".to_owned());
-    world.pods.push(other);
-    assert_eq!(results(&world).2, Some(Reason::NotAllowedByPolicy));
-}
-
-#[test]
 fn families_are_not_mixed() {
     let mut world = World::with(tap("t", json!([{"node": {"name": "n2"}}, {"node": {"name": "n3"}}])));
     world.nodes.push(node("n3", &["fd00::3"]));
