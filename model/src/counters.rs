@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// The counters of all senders, read when they were requested.
+/// The counters of a node, read when they were requested.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Counters {
@@ -9,6 +9,10 @@ pub struct Counters {
     /// One entry per tap and pod, sorted by both. A sender whose counters cannot be read has none.
     #[serde(default)]
     pub senders: Vec<SenderCounters>,
+    /// Packets to the ports of receivers that were dropped because of their source address. Absent without receivers, or if they
+    /// cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Count>,
 }
 
 /// The counters of one sender since it was created.
@@ -111,15 +115,17 @@ mod tests {
             truncated: count,
             oversized: count,
         };
-        read_back(&Response::Counters(Counters { request: u64::MAX, senders: vec![sender] }));
+        read_back(&Response::Counters(Counters { request: u64::MAX, senders: vec![sender], rejected: count }));
     }
 
     #[test]
     fn unknown_counts_are_absent_and_not_zero() {
         let ingress = DirectionCounters { failed: 2, ..DirectionCounters::default() };
         let sender = SenderCounters { ingress: Some(ingress), ..SenderCounters::default() };
-        let text = read_back(&Response::Counters(Counters { request: 1, senders: vec![sender] }));
-        for name in ["filtered", "sampledOut", "rateLimited", "deduplicated", "egress", "truncated", "oversized"] {
+        let text = read_back(&Response::Counters(Counters { request: 1, senders: vec![sender], rejected: None }));
+        for name in
+            ["filtered", "sampledOut", "rateLimited", "deduplicated", "egress", "truncated", "oversized", "rejected"]
+        {
             assert!(!text.contains(name), "{name}: {text}");
         }
         assert!(text.contains(r#""ingress":{"mirrored":{"frames":0,"bytes":0},"failed":2}"#), "{text}");

@@ -58,7 +58,7 @@ impl Failure {
                 "The tap-helper needs the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
             }
             Errno::ENOMEM | Errno::ENOBUFS => "The node is out of memory; this is retried automatically.",
-            Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
+            _ if error.is_unsupported() => {
                 return Self::failed(
                     Reason::KernelFeatureMissing,
                     sentence(error, "The node's kernel lacks a feature: load its module, or use another kernel."),

@@ -26,4 +26,5 @@ mod recipes;
 mod refusals;
 mod scene;
 mod socket;
+mod sources;
 mod without_ebpf;

@@ -9,7 +9,7 @@ use podtap_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, endpoint, local_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, endpoint, local_endpoint, receiver, remote_endpoint, sender};
 
 /// Requests a resource that must be refused, along with a tap that must keep working.
 struct Refusal {
@@ -207,7 +207,7 @@ fn senders_fail_while_their_udp_port_is_in_use() {
     let mut scene = Scene::new();
     let taken = scene.node.network().within(|| UdpSocket::bind("0.0.0.0:14788")).expect("the port is free");
     let before = scene.web.network().snapshot();
-    scene.agent.request(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)])], vec![]));
+    scene.agent.request(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
     let report = scene.agent.until("the sender fails", |report| report.senders[0].state == State::Failed);
     assert_eq!(report.senders[0].reason, Reason::PortInUse);
     // Failed attempts leave nothing behind.

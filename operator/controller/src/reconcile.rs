@@ -78,7 +78,7 @@ impl Reconciler {
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
-        let Plan { nodes, taps } = build(taps, &finalizers.missing, &validated.policy);
+        let Plan { nodes, taps } = build(&snapshot, taps, &finalizers.missing, &validated.policy);
         let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since);
         self.state.idle_since = nodes.idle_since;
         // Requests: NodeTaps, helper pods, finalizers.

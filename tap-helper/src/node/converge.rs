@@ -89,7 +89,7 @@ impl Node {
                 Some(pod) => self.pods.netns_of(&pod.uid) == PodNetns::Own(id),
                 None => id == self.namespace.id(),
             };
-            here && attempted(Resource::receiver(receiver))
+            here && attempted(Resource::receiver(receiver)) && self.sources.failure(receiver).is_none()
         };
         let senders: Vec<&DesiredSender> = desired.senders.iter().filter(sender).collect();
         let settings = |sender: &&DesiredSender| {

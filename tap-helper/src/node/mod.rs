@@ -11,6 +11,7 @@ mod paths;
 mod pods;
 mod report;
 mod resources;
+mod sources;
 mod watch;
 
 use std::{
@@ -38,6 +39,7 @@ use netns::Netns;
 use paths::Paths;
 use pods::Pods;
 use resources::Resources;
+use sources::Sources;
 
 /// How often everything is reconciled without an event: the safety net for what no event reports.
 const FULL_RECONCILE: Duration = Duration::from_secs(60);
@@ -89,6 +91,7 @@ pub struct Node {
     /// Programs for the next sender.
     preloaded: Option<Programs>,
     paths: Paths,
+    sources: Sources,
     pods: Pods,
     resources: Resources,
     netns: BTreeMap<NamespaceId, Netns>,
@@ -110,6 +113,7 @@ impl Node {
             features,
             preloaded,
             paths: Paths::default(),
+            sources: Sources::default(),
             pods: Pods::default(),
             resources: Resources::default(),
             netns: BTreeMap::new(),
@@ -138,6 +142,7 @@ impl Node {
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
         self.paths.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?;
         self.invalid = invalid(&desired, &self.paths);
+        self.sources.set(&desired, now);
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
             self.adopt_leftovers().await?;
@@ -160,6 +165,11 @@ impl Node {
         if self.next_full_reconcile.is_some_and(|moment| moment <= now) {
             self.next_full_reconcile = (!self.netns.is_empty()).then_some(now + FULL_RECONCILE);
             self.refresh_paths().await;
+            self.sources.check_at(now);
+            self.mark_all_dirty();
+        }
+        // Before any receiver is created.
+        if self.sources.install(&self.namespace, now) {
             self.mark_all_dirty();
         }
         let due: Vec<NamespaceId> = self
@@ -171,6 +181,7 @@ impl Node {
         for id in due {
             self.converge(id, now).await;
         }
+        self.sources.remove(&self.namespace, now);
         Ok(())
     }
 
@@ -178,7 +189,8 @@ impl Node {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let netns = self.netns.values().filter_map(Netns::due_at);
-        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, self.resources.next_retry()];
+        let moments =
+            [self.pods.watch_due_at(), self.next_full_reconcile, self.resources.next_retry(), self.sources.due_at()];
         moments.into_iter().flatten().chain(netns).min()
     }
 

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     task::{Context, Poll},
 };
@@ -25,6 +25,7 @@ struct Path {
     mtu: Option<u32>,
     /// The address is one of the node.
     local: bool,
+    source: Option<IpAddr>,
 }
 
 impl Paths {
@@ -75,6 +76,12 @@ impl Paths {
         self.known.get(&address).is_some_and(|path| path.local)
     }
 
+    /// The source addresses of packets to the destinations on other hosts, sorted.
+    pub(super) fn sources(&self) -> Vec<IpAddr> {
+        let remote = self.known.values().filter(|path| !path.local);
+        remote.filter_map(|path| path.source).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     /// Ready when a route or device has changed.
     pub(super) fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.subscription.as_mut().map_or(Poll::Pending, |subscription| subscription.poll_changed(context))
@@ -88,5 +95,5 @@ async fn path(netlink: &Connection, address: IpAddr) -> Result<Path, NetlinkErro
         Err(error) if error.is_gone() => None,
         Err(error) => return Err(error),
     };
-    Ok(Path { mtu: route.mtu.into_iter().chain(device).min(), local: route.local })
+    Ok(Path { mtu: route.mtu.into_iter().chain(device).min(), local: route.local, source: route.source })
 }

@@ -17,6 +17,7 @@ pub mod node_options;
 pub mod node_specs;
 pub mod nodes;
 pub mod resolve;
+pub mod sources;
 pub mod tap_plan;
 pub mod targets;
 pub mod vni;

@@ -115,7 +115,7 @@ fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>
     let validated = validate(&snapshot);
     let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
     let taps = resolve(&snapshot, &validated, &vnis);
-    check(build(taps, &excluded.iter().map(|tap| uid(tap)).collect(), &validated.policy))
+    check(build(&snapshot, taps, &excluded.iter().map(|tap| uid(tap)).collect(), &validated.policy))
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn only_recorded_vnis_are_used() {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let vnis = Vnis { claims: Claims::new(), ..crate::reconcile::allocate(&snapshot, &validated, &Claims::new()) };
-    let plan = build(resolve(&snapshot, &validated, &vnis), &[].into(), &validated.policy);
+    let plan = build(&snapshot, resolve(&snapshot, &validated, &vnis), &[].into(), &validated.policy);
     assert_eq!(reason_of(&plan.taps[0].state), Reason::Pending);
     assert!(plan.nodes.is_empty());
 }
