@@ -19,6 +19,7 @@ pub mod node_specs;
 pub mod nodes;
 pub mod resolve;
 pub mod rollout;
+pub mod sources;
 pub mod sweep;
 pub mod tap_plan;
 pub mod targets;
