@@ -4,6 +4,8 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
+
 use crate::{
     bounds::MAX_STATUS_TEXT,
     identity::Pod,
@@ -26,6 +28,8 @@ pub struct DesiredState {
     pub senders: Vec<DesiredSender>,
     /// The receivers that this version understands.
     pub receivers: Vec<Receiver>,
+    /// Networks from which they accept mirrored frames.
+    pub sources: Vec<IpNet>,
     /// A status for each of the other senders.
     pub refused_senders: Vec<SenderStatus>,
     /// A status for each of the other receivers.
@@ -77,6 +81,7 @@ impl DesiredState {
             active_receivers: active(receivers.iter().map(|receiver| receiver.state)),
             senders,
             receivers,
+            source_addresses: Vec::new(),
             features,
         }
     }

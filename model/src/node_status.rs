@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,10 @@ pub struct NodeStatus {
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub receivers: Vec<ReceiverStatus>,
+    /// Source addresses of the mirrored frames that the node sends, by its routes, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub source_addresses: Vec<IpAddr>,
     /// What the node's kernel supports, by name, found out by trying.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<String, bool>,

@@ -86,6 +86,8 @@ reasons! {
     NotAllowedByPolicy = "NotAllowedByPolicy",
     /// There is no policy, which external destinations need.
     PolicyNotFound = "PolicyNotFound",
+    /// The external address is one of a node or pod of the cluster.
+    ClusterAddress = "ClusterAddress",
     /// The destinations have no address family in common.
     AddressFamilyMismatch = "AddressFamilyMismatch",
     /// The name of the interface is taken.

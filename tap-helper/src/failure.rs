@@ -58,7 +58,7 @@ impl Failure {
                 "Ask the cluster's administrator to check that the tap-helper has the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
             }
             Errno::ENOMEM | Errno::ENOBUFS => "The node is out of memory; this is retried automatically.",
-            Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
+            _ if error.is_unsupported() => {
                 return Self::failed(
                     Reason::KernelFeatureMissing,
                     sentence(

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, rc::Rc};
 
-use podtap_model::{Direction, Endpoint};
+use podtap_model::{Count, Direction, Endpoint};
 use serde::Serialize;
 use tracing::warn;
 
@@ -11,7 +11,7 @@ use crate::{
     marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
     namespace::{Namespace, NamespaceId, namespaces, pids},
-    netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError},
+    netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError, SourceFilter},
     node::NodeError,
     observe::{NetnsKind, Observed, Program, observe},
     resource::SenderKey,
@@ -31,6 +31,9 @@ pub struct NamespaceContents {
     pub filters: Vec<MirrorFilter>,
     /// Interfaces whose clsact PodTap created.
     pub clsacts: Vec<String>,
+    /// In the node's own namespace with receivers: what the table `podtap` of nftables, which filters by source, has dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Count>,
     /// Differences from what PodTap configured; empty if there is no drift.
     pub drift: Vec<String>,
 }
@@ -92,7 +95,7 @@ impl NamespaceContents {
     /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.filters.is_empty() && self.clsacts.is_empty()
+        self.devices.is_empty() && self.filters.is_empty() && self.clsacts.is_empty() && self.rejected.is_none()
     }
 }
 
@@ -103,8 +106,8 @@ pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
     let mut all = Vec::new();
     for (id, pid) in namespaces(&pids) {
         let kind = if id == own { NetnsKind::Node } else { NetnsKind::Pod };
-        match observe_process(pid, kind).await {
-            Ok(observed) => all.push(contents(id, pid, &observed)),
+        match inspect_process(id, pid, kind).await {
+            Ok(contents) => all.push(contents),
             Err(error) => warn!(process = pid, %error, "cannot inspect"),
         }
     }
@@ -112,10 +115,15 @@ pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
     Ok(all)
 }
 
-/// Observes the namespace of a process.
-async fn observe_process(pid: u32, kind: NetnsKind) -> Result<Observed, NetnsError> {
-    let netlink = Connection::open(&Rc::new(Namespace::of_process(pid)?))?;
-    Ok(observe(&netlink, kind).await?)
+/// Inspects the namespace of a process.
+async fn inspect_process(id: NamespaceId, pid: u32, kind: NetnsKind) -> Result<NamespaceContents, NetnsError> {
+    let namespace = Rc::new(Namespace::of_process(pid)?);
+    let observed = observe(&Connection::open(&namespace)?, kind).await?;
+    let rejected = match kind {
+        NetnsKind::Node => SourceFilter::read(&namespace)?.map(|table| table.dropped()),
+        NetnsKind::Pod => None,
+    };
+    Ok(NamespaceContents { rejected, ..contents(id, pid, &observed) })
 }
 
 fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceContents {
@@ -139,7 +147,7 @@ fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceCont
     drift.extend(filters.iter().filter(|filter| filter.device.is_empty()).map(|filter| {
         format!("the {} filter on {} mirrors to a device that was deleted", filter.direction, filter.interface)
     }));
-    NamespaceContents { namespace: id.inode(), process, devices, filters, clsacts, drift }
+    NamespaceContents { namespace: id.inode(), process, devices, filters, clsacts, rejected: None, drift }
 }
 
 fn device(link: &Link, observed: &Observed) -> Device {

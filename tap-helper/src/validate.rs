@@ -2,9 +2,9 @@
 //!
 //! The types of [`podtap_model`] bound single values: decoding refuses what violates them.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
-use podtap_model::{DesiredSender, DesiredState, Pod, Reason, Receiver, bounds};
+use podtap_model::{DesiredSender, DesiredState, Endpoint, Pod, Reason, Receiver, bounds};
 
 use crate::{
     failure::Failure,
@@ -13,8 +13,12 @@ use crate::{
     settings,
 };
 
-/// Why a sender is refused because of the request itself.
-pub fn sender(sender: &DesiredSender, desired: &DesiredState) -> Result<(), Failure> {
+/// Why a sender is refused because of the request itself. `is_local` tells whether an address is one of the node.
+pub fn sender(
+    sender: &DesiredSender,
+    desired: &DesiredState,
+    is_local: impl Fn(IpAddr) -> bool,
+) -> Result<(), Failure> {
     let tap = &sender.tap;
     let count = tap.destinations.len();
     if !bounds::DESTINATIONS.contains(&count) {
@@ -34,6 +38,18 @@ pub fn sender(sender: &DesiredSender, desired: &DesiredState) -> Result<(), Fail
                     .to_owned(),
             ));
         }
+    }
+    let is_receiver = |to: &Endpoint| {
+        desired.receivers.iter().any(|r| (r.port, r.vni, r.ipv6) == (to.port, to.vni, to.address.is_ipv6()))
+    };
+    if let Some(to) = tap.destinations.iter().find(|to| is_local(to.address) && !is_receiver(to)) {
+        return Err(Failure::refused(
+            Reason::ClusterAddress,
+            format!(
+                "{} is an address of this node, where PodTap has no receiver for the tap: the node would route or answer the mirrored frames as if they were sent to it. Use a node destination.",
+                to.address
+            ),
+        ));
     }
     tap.options.check().map_err(|error| invalid(format!("The mirror options are invalid: {error}.")))?;
     settings::check(sender).map_err(|error| invalid(format!("The mirror options exceed a limit: {error}.")))?;

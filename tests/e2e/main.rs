@@ -11,6 +11,7 @@ mod examples;
 mod fidelity;
 mod flows;
 mod follow;
+mod forged;
 mod helper_pods;
 mod install;
 mod metrics;

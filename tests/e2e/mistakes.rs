@@ -10,7 +10,7 @@ use podtap_tests::{
 
 use crate::{
     controller::Setting,
-    scene::{allow_external, outside},
+    scene::{allow_external, node_address, outside},
 };
 
 /// A tap with these targets and destinations.
@@ -100,7 +100,9 @@ fn about_destinations() {
     let sandbox = Sandbox::new("destinations");
     allow_external(&outside());
     sandbox.pod("web", "n1", "web");
+    let at_node = format!("{{external: {{address: {}}}}}", node_address("n2"));
     for (name, destination, reason, words) in [
+        ("at-a-node", at_node.as_str(), "ClusterAddress", "set `node: {name: n2}` instead"),
         ("no-node", "{node: {name: n9}}", "NodeNotFound", "n9"),
         ("no-pod", "{pod: {name: ids}}", "PodNotFound", "ids"),
         ("no-ready-pod", "{pod: {podSelector: {matchLabels: {app: ids}}}}", "PodNotReady", "app=ids is ready"),

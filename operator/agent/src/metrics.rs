@@ -1,4 +1,4 @@
-//! `/metrics`: the counters of this node's tapped pods, and the server for them.
+//! `/metrics`: the counters of this node's tapped pods and receivers, and the server for them.
 //!
 //! The tap-helper knows UIDs; the names come from the newest desired update. A sender that is not in it, since it is being removed, has
 //! no series.
@@ -187,6 +187,19 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
         oversized_frames.get_or_create(&sender).inc_by(entry.oversized.frames);
     }
     let mut registry = Registry::with_prefix("podtap");
+    if let Some(Count { frames: packets, bytes }) = counters.rejected {
+        let [counted_packets, counted_bytes] = [packets, bytes].map(|count| {
+            let counter = Counter::<u64>::default();
+            counter.inc_by(count);
+            counter
+        });
+        registry.register(
+            "receiver_rejected_packets",
+            "Packets to the UDP port of this node's receivers from addresses that may not send to them",
+            counted_packets,
+        );
+        registry.register("receiver_rejected_bytes", "Bytes of these packets", counted_bytes);
+    }
     registry.register(
         "frames",
         "Frames on the interfaces of tapped pods by outcome; all but the filtered ones matched the filter",

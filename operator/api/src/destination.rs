@@ -86,7 +86,7 @@ pub struct PodDestination {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalDestination {
-    /// IPv4 or IPv6 address.
+    /// IPv4 or IPv6 address of one host, which is no node or pod of the cluster.
     #[schemars(with = "String", length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new("isIP(self) && ip(self).isGlobalUnicast()")
         .message("external.address must be the IPv4 or IPv6 address of one host, for example 192.0.2.10 (a host name is not resolved)"))]

@@ -205,7 +205,7 @@ impl World {
         let validated: Validated = validate(&snapshot);
         let vnis = allocate(&snapshot, &validated, recorded);
         let taps = resolve(&snapshot, &validated, &vnis);
-        let plan = build(taps, &[].into(), &validated.policy);
+        let plan = build(&snapshot, taps, &[].into(), &validated.policy);
         check(&snapshot, &vnis.claims, plan)
     }
 

@@ -87,7 +87,7 @@ impl Reconciler {
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
-        let Plan { mut nodes, taps } = build(taps, &finalizers.missing, &validated.policy);
+        let Plan { mut nodes, taps } = build(&snapshot, taps, &finalizers.missing, &validated.policy);
         // Requests: the record of nodes to sweep, once per leader.
         let sweep_end = self.sweep(&snapshot, &mut nodes).await;
         let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since);

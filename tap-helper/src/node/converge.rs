@@ -90,9 +90,9 @@ impl Node {
                 Some(pod) => self.pods.netns_of(&pod.uid) == PodNetns::Own(id),
                 None => id == self.namespace.id(),
             };
-            here && attempted(Resource::receiver(receiver))
+            here && attempted(Resource::receiver(receiver)) && self.sources.failure(receiver).is_none()
         };
-        let with_settings = |sender| (sender, settings(sender, self.path_mtus.of(sender), self.frag_list_safe));
+        let with_settings = |sender| (sender, settings(sender, self.paths.mtu(sender), self.frag_list_safe));
         Requested {
             senders: desired.senders.iter().filter(sender).map(with_settings).collect(),
             receivers: desired.receivers.iter().filter(receiver).collect(),

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use podtap_model::{Count, Counters, DirectionCounters, SenderCounters};
 use tracing::warn;
 
-use super::Node;
+use super::{Node, sources};
 use crate::{
     bpf::{self, Maps},
     marks::{Cookie, Mark, SenderMark},
@@ -33,7 +33,11 @@ impl Node {
             }
         }
         senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));
-        Counters { request, senders }
+        let rejected = sources::dropped(&self.namespace).unwrap_or_else(|error| {
+            warn!(%error, "cannot read how many packets the receivers rejected");
+            None
+        });
+        Counters { request, senders, rejected }
     }
 }
 

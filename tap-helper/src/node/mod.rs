@@ -8,12 +8,13 @@ mod converge;
 mod counters;
 mod names;
 mod netns;
-mod path_mtu;
+mod paths;
 mod pods;
 mod preloaded;
 mod renewal;
 mod report;
 mod resources;
+mod sources;
 mod watch;
 
 use std::{
@@ -39,10 +40,11 @@ use crate::{
     validate,
 };
 use netns::Netns;
-use path_mtu::PathMtus;
+use paths::Paths;
 use pods::Pods;
 use preloaded::Preloaded;
 use resources::Resources;
+use sources::Sources;
 
 /// How often everything is reconciled without an event: the safety net for what no event reports.
 const FULL_RECONCILE: Duration = Duration::from_secs(60);
@@ -88,12 +90,13 @@ pub struct Node {
     namespace: Rc<Namespace>,
     netlink: Connection,
     desired: Option<DesiredState>,
-    /// Resources that are refused because of their spec alone.
+    /// Resources that are refused before any of their namespace is observed.
     invalid: BTreeMap<Resource, Failure>,
     renewals: Renewals,
     frag_list_safe: bool,
     preloaded: Preloaded,
-    path_mtus: PathMtus,
+    paths: Paths,
+    sources: Sources,
     pods: Pods,
     resources: Resources,
     netns: BTreeMap<NamespaceId, Netns>,
@@ -113,7 +116,8 @@ impl Node {
             renewals: Renewals::new(node_clock()),
             frag_list_safe: frag_list_safe(),
             preloaded: Preloaded::new(Instant::now()),
-            path_mtus: PathMtus::default(),
+            paths: Paths::default(),
+            sources: Sources::default(),
             pods: Pods::default(),
             resources: Resources::default(),
             netns: BTreeMap::new(),
@@ -146,10 +150,11 @@ impl Node {
 
     async fn request(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
         self.resources.forget_changed(self.desired.as_ref(), &desired);
-        self.invalid = invalid(&desired);
         self.pods.set(validate::pods(&desired), now);
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
-        self.path_mtus.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?;
+        self.paths.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?;
+        self.invalid = invalid(&desired, &self.paths);
+        self.sources.set(&desired, now);
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
             self.adopt_leftovers().await?;
@@ -175,7 +180,12 @@ impl Node {
         }
         if self.next_full_reconcile.is_some_and(|moment| moment <= now) {
             self.next_full_reconcile = (!self.netns.is_empty()).then_some(now + FULL_RECONCILE);
-            self.path_mtus.refresh(&self.netlink).await;
+            self.refresh_paths().await;
+            self.sources.check_at(now);
+            self.mark_all_dirty();
+        }
+        // Before any receiver is created.
+        if self.sources.install(&self.namespace, now) {
             self.mark_all_dirty();
         }
         let due: Vec<NamespaceId> = self
@@ -187,6 +197,7 @@ impl Node {
         for id in due {
             self.converge(id, now).await;
         }
+        self.sources.remove(&self.namespace, now);
         self.write_deadlines();
         Ok(())
     }
@@ -199,7 +210,8 @@ impl Node {
         let has_senders = self.desired.as_ref().is_some_and(|desired| !desired.senders.is_empty());
         let load = self.preloaded.retry_at().filter(|_| has_senders);
         let retry = self.resources.next_retry();
-        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load, self.next_deadline()];
+        let (deadline, sources) = (self.next_deadline(), self.sources.due_at());
+        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load, deadline, sources];
         moments.into_iter().flatten().chain(netns).min()
     }
 
@@ -207,7 +219,7 @@ impl Node {
     pub async fn changed(&mut self) -> Vec<Change> {
         poll_fn(|context| {
             let mut changes = Vec::new();
-            if self.path_mtus.poll_changed(context).is_ready() {
+            if self.paths.poll_changed(context).is_ready() {
                 changes.push(Change::Paths);
             }
             for (id, netns) in &mut self.netns {
@@ -231,11 +243,16 @@ impl Node {
             }
             Change::ProcessEnded(id) => self.process_ended(id, now).await,
             Change::Paths => {
-                if self.path_mtus.refresh(&self.netlink).await {
-                    self.mark_all_dirty();
-                }
+                self.refresh_paths().await;
                 Ok(())
             }
+        }
+    }
+
+    async fn refresh_paths(&mut self) {
+        if self.paths.refresh(&self.netlink).await {
+            self.invalid = self.desired.as_ref().map(|desired| invalid(desired, &self.paths)).unwrap_or_default();
+            self.mark_all_dirty();
         }
     }
 
@@ -329,10 +346,11 @@ fn is_empty(desired: Option<&DesiredState>) -> bool {
     desired.is_none_or(|desired| desired.senders.is_empty() && desired.receivers.is_empty())
 }
 
-/// The resources that are refused because of their spec.
-fn invalid(desired: &DesiredState) -> BTreeMap<Resource, Failure> {
+/// The resources that are refused because of their spec, or because a destination is an address of the node.
+fn invalid(desired: &DesiredState, paths: &Paths) -> BTreeMap<Resource, Failure> {
+    let is_local = |address| paths.is_local(address);
     let senders = desired.senders.iter();
-    let senders = senders.map(|sender| (Resource::sender(sender), validate::sender(sender, desired)));
+    let senders = senders.map(|sender| (Resource::sender(sender), validate::sender(sender, desired, is_local)));
     let receivers = desired.receivers.iter();
     let receivers = receivers.map(|receiver| (Resource::receiver(receiver), validate::receiver(receiver, desired)));
     senders.chain(receivers).filter_map(|(resource, result)| Some((resource, result.err()?))).collect()

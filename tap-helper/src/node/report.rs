@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use podtap_model::{Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
+use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
 
 use super::{Node, pods::PodNetns};
 use crate::{
@@ -26,7 +26,10 @@ impl Node {
         }
         let mut receivers: Vec<ReceiverStatus> = Vec::new();
         for receiver in &desired.receivers {
-            let status = self.status(&Resource::receiver(receiver), receiver.pod.as_ref());
+            let status = match self.sources.failure(receiver) {
+                Some(failure) => failure.status(),
+                None => self.status(&Resource::receiver(receiver), receiver.pod.as_ref()),
+            };
             receivers.push(receiver_status(receiver.tap.uid.to_string(), receiver.vni.get(), status));
         }
         // Leftovers that were observed have a message; others have not been observed yet.
@@ -41,7 +44,8 @@ impl Node {
         }
         let features = [("ebpf".to_owned(), self.preloaded.failure().is_none())].into();
         let status = desired.status(senders, receivers, features);
-        Some(Report { uid: desired.uid.clone(), status })
+        let source_addresses = self.paths.sources();
+        Some(Report { uid: desired.uid.clone(), status: NodeStatus { source_addresses, ..status } })
     }
 
     fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {

@@ -42,7 +42,7 @@ fn with_programs(tap: &str) -> SenderCounters {
 }
 
 fn metrics(senders: Vec<SenderCounters>) -> String {
-    http::text(&registry(&Counters { request: 1, senders }, &update().spec)).expect("it can be encoded")
+    http::text(&registry(&Counters { request: 1, senders, rejected: None }, &update().spec)).expect("it can be encoded")
 }
 
 /// The value of a series of tap `number`.
@@ -135,7 +135,11 @@ async fn old_counters_are_not_served_without_an_answer() {
     });
     channels.requests.changed().await.expect("the client exists");
     let request = *channels.requests.borrow_and_update();
-    channels.counters.send_replace(Some(Arc::new(Counters { request, senders: vec![with_programs("t1")] })));
+    channels.counters.send_replace(Some(Arc::new(Counters {
+        request,
+        senders: vec![with_programs("t1")],
+        rejected: None,
+    })));
     assert!(scrape.await.expect("it ends").expect("an answer").contains("tap-1"));
     let error = source.text().await.expect_err("the tap-helper does not answer").to_string();
     assert!(error.contains("tap-helper"), "{error}");
@@ -148,7 +152,7 @@ fn names_are_read_from_entries_that_cannot_be_decoded() {
     newer.spec["taps"][0]["colour"] = json!("red");
     newer.spec["senders"][0]["pod"]["colour"] = json!("red");
     newer.spec["senders"][1] = json!("?");
-    let counters = Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")] };
+    let counters = Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")], rejected: None };
     let text = http::text(&registry(&counters, &newer.spec)).expect("it can be encoded");
     assert!(text.contains("tap-1") && !text.contains("tap-2"), "{text}");
 }
@@ -169,4 +173,16 @@ async fn a_port_in_use_is_retried() {
     tokio::time::timeout(Duration::from_secs(10), connected).await.expect("it is served eventually");
     assert!(!serving.is_finished());
     serving.abort();
+}
+
+#[test]
+fn rejected_packets_are_counted_per_node() {
+    let counters = Counters { request: 1, senders: vec![], rejected: Some(count(7)) };
+    let text = http::text(&registry(&counters, &update().spec)).expect("it can be encoded");
+    let has = |line: &str| text.lines().any(|found| found == line);
+    assert!(
+        has("podtap_receiver_rejected_packets_total 7") && has("podtap_receiver_rejected_bytes_total 700"),
+        "{text}"
+    );
+    assert!(!metrics(vec![]).contains("rejected"), "a node without receivers");
 }

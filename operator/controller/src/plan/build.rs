@@ -8,9 +8,10 @@ use podtap_model::{NodeState, Reason, Uid};
 use crate::{
     failure::Failure,
     plan::{
-        node_specs,
+        node_specs, sources,
         tap_plan::{TapPlan, TapState},
     },
+    store::snapshot::Snapshot,
     validate::policy::Policy,
 };
 
@@ -24,7 +25,12 @@ pub struct Plan<'a> {
 }
 
 /// Builds the plan. No node learns of the taps in `without_finalizer`.
-pub fn build<'a>(taps: Vec<TapPlan<'a>>, without_finalizer: &BTreeSet<Uid>, policy: &Policy) -> Plan<'a> {
+pub fn build<'a>(
+    snapshot: &Snapshot,
+    taps: Vec<TapPlan<'a>>,
+    without_finalizer: &BTreeSet<Uid>,
+    policy: &Policy,
+) -> Plan<'a> {
     let exclude = |plan: TapPlan<'a>| {
         if without_finalizer.contains(&plan.tap.reference.uid) {
             TapPlan { state: TapState::Refused(missing_finalizer()), ..plan }
@@ -33,7 +39,9 @@ pub fn build<'a>(taps: Vec<TapPlan<'a>>, without_finalizer: &BTreeSet<Uid>, poli
         }
     };
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
-    Plan { nodes: node_specs::node_specs(&taps, policy), taps }
+    let mut nodes = node_specs::node_specs(&taps, policy);
+    sources::allow(&mut nodes, snapshot, &policy.receiver_sources);
+    Plan { nodes, taps }
 }
 
 fn missing_finalizer() -> Failure {

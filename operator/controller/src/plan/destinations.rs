@@ -8,7 +8,11 @@ use podtap_model::{InterfaceName, Reason, State};
 use crate::{
     failure::Failure,
     plan::pod_index::PodIndex,
-    store::{node::CachedNode, pod::CachedPod, snapshot::Snapshot},
+    store::{
+        node::CachedNode,
+        pod::CachedPod,
+        snapshot::{AddressHolder, Snapshot},
+    },
     validate::{
         policy::{NoPolicy, Policy},
         spec::{DestinationKind, RequestedDestination, Selection},
@@ -135,14 +139,8 @@ pub fn printable(kind: &DestinationKind, pod: Option<&CachedPod>, interface: Opt
 }
 
 fn external(snapshot: &Snapshot, policy: &Policy, address: IpAddr, port: u16) -> Result<ResolvedDestination, Failure> {
-    let mut pods = snapshot.pods.values().flatten();
-    if pods.any(|pod| !pod.host_network && !pod.finished && pod.addresses.contains(&address)) {
-        return Err(Failure::new(
-            Reason::NotAllowedByPolicy,
-            format!(
-                "{address} is the address of a pod: frames that arrive at its interface could be mirrored again, without end. Use a pod destination, which gets an interface of its own"
-            ),
-        ));
+    if let Some(failure) = in_cluster(snapshot, address) {
+        return Err(failure);
     }
     let action = format!(
         "ask the cluster's administrator for one that lists a network with {address} in spec.allowedExternalCIDRs"
@@ -168,6 +166,28 @@ fn external(snapshot: &Snapshot, policy: &Policy, address: IpAddr, port: u16) ->
             ),
         )),
     }
+}
+
+/// Why an external endpoint may not have the address: nodes and pods have receivers of their own, behind which frames are dropped. At
+/// any other VXLAN device of a node, the network stack gets the frames, and routes or answers them.
+fn in_cluster(snapshot: &Snapshot, address: IpAddr) -> Option<Failure> {
+    let address = address.to_canonical();
+    let (holder, instead) = match snapshot.addresses.get(&address) {
+        Some(AddressHolder::Pod) => ("of a pod".to_owned(), "set `pod` instead of `external`".to_owned()),
+        Some(AddressHolder::Node(node)) => {
+            (format!("of the node {node}"), format!("set `node: {{name: {node}}}` instead of `external`"))
+        }
+        None if address.is_loopback() => {
+            ("that every node has for itself".to_owned(), "set `node` instead of `external`".to_owned())
+        }
+        None => return None,
+    };
+    Some(Failure::new(
+        Reason::ClusterAddress,
+        format!(
+            "{address} is an address {holder}, where mirrored frames could be routed or mirrored again, without end: {instead}, which creates an interface that only shows them"
+        ),
+    ))
 }
 
 /// The pod that gets the interface. A pod that was chosen by labels is kept for as long as it is ready.

@@ -22,6 +22,7 @@ pub mod nodes;
 pub mod pod_index;
 pub mod resolve;
 pub mod rollout;
+pub mod sources;
 pub mod sweep;
 pub mod tap_plan;
 pub mod targets;

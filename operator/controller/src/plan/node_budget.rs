@@ -23,7 +23,8 @@ use crate::{
 /// Bytes for the spec and status of one node: enough for 16 taps of each of 110 pods, the kubelet's default maximum. The other 704 KiB
 /// of etcd's limit are for what is not planned: senders that are no longer requested and still being removed (two thirds of the budget
 /// at most, since that is the most an entry of the status is of both entries), the texts of the status
-/// ([`MAX_STATUS_TEXT`](podtap_model::bounds::MAX_STATUS_TEXT)) and the metadata.
+/// ([`MAX_STATUS_TEXT`](podtap_model::bounds::MAX_STATUS_TEXT)), and what no tenant chooses: the metadata, and the addresses of the nodes
+/// that may send here.
 const NODE_BUDGET: usize = 832 << 10;
 
 /// An entry of the status without its texts, with the longest values: two UIDs of 36 bytes, a state, a reason, an interface.

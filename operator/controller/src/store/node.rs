@@ -1,6 +1,6 @@
 //! Projections of nodes, namespaces and service networks.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use k8s_openapi::api::{
     core::v1::{Namespace, Node},
@@ -30,6 +30,8 @@ pub struct CachedNode {
     pub unknown_keys: Vec<String>,
     /// `InternalIP`s in the order of the node's status.
     pub addresses: Vec<IpAddr>,
+    /// The addresses of every type, sorted.
+    pub all_addresses: BTreeSet<IpAddr>,
     /// `spec.podCIDRs`: the addresses of its pods, if the CNI uses that field.
     pub pod_networks: Vec<IpNet>,
 }
@@ -41,6 +43,10 @@ impl From<Node> for CachedNode {
         let os = node.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
         let linux = os.is_none_or(|os| os == "linux");
         let status = node.status.unwrap_or_default();
+        // One of the type Hostname may be an IP address, too.
+        let addresses = status.addresses.unwrap_or_default().into_iter();
+        let addresses: Vec<(String, IpAddr)> =
+            addresses.filter_map(|address| Some((address.type_, address.address.parse().ok()?))).collect();
         let spec = node.spec.unwrap_or_default();
         let pod_cidrs = spec.pod_cidrs.unwrap_or_default();
         Self {
@@ -52,13 +58,8 @@ impl From<Node> for CachedNode {
             unknown_keys,
             name: node.metadata.name.unwrap_or_default(),
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
-            addresses: status
-                .addresses
-                .into_iter()
-                .flatten()
-                .filter(|a| a.type_ == "InternalIP")
-                .filter_map(|a| a.address.parse().ok())
-                .collect(),
+            addresses: addresses.iter().filter(|(kind, _)| kind == "InternalIP").map(|(_, address)| *address).collect(),
+            all_addresses: addresses.into_iter().map(|(_, address)| address).collect(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -53,6 +54,8 @@ pub struct Snapshot {
     pub helpers: BTreeMap<String, Vec<Arc<CachedPod>>>,
     pub nodes: BTreeMap<String, Arc<CachedNode>>,
     pub node_taps: BTreeMap<String, Arc<CachedNodeTap>>,
+    /// The addresses of nodes and of pods with a network of their own.
+    pub addresses: BTreeMap<IpAddr, AddressHolder>,
     /// Namespaces that have opted out.
     pub excluded_namespaces: BTreeSet<String>,
     /// The objects with labels or annotations under `podtap.dev/` that mean nothing.
@@ -65,6 +68,14 @@ pub struct Snapshot {
     pub service_networks: Vec<IpNet>,
     /// The compiled filter expressions.
     pub expressions: Expressions,
+}
+
+/// What has an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressHolder {
+    /// The node of this name.
+    Node(String),
+    Pod,
 }
 
 impl Snapshot {
@@ -84,12 +95,14 @@ impl Snapshot {
                 None => drop(pods.insert(entry.object.namespace.clone(), vec![entry.object])),
             }
         }
+        let nodes = by_name(&caches.nodes, |node: &CachedNode| &node.name);
         Self {
             now,
+            addresses: addresses(&pods, &nodes),
             policy: caches.policies.list().into_iter().next().map(|entry| entry.object),
             pods,
             helpers,
-            nodes: by_name(&caches.nodes, |node: &CachedNode| &node.name),
+            nodes,
             node_taps: node_taps(caches),
             excluded_namespaces: excluded(&caches.namespaces),
             unknown_keys,
@@ -123,6 +136,17 @@ impl Snapshot {
         };
         pod.config_hash.is_some() && self.pods.values().flatten().any(|other| is_older(other))
     }
+}
+
+fn addresses(
+    pods: &BTreeMap<String, Vec<Arc<CachedPod>>>,
+    nodes: &BTreeMap<String, Arc<CachedNode>>,
+) -> BTreeMap<IpAddr, AddressHolder> {
+    let pods = pods.values().flatten().filter(|pod| !pod.host_network && !pod.finished);
+    let pods = pods.flat_map(|pod| pod.addresses.iter().map(|address| (*address, AddressHolder::Pod)));
+    let holder = |node: &CachedNode| AddressHolder::Node(node.name.clone());
+    let nodes = nodes.values().flat_map(|node| node.all_addresses.iter().map(|address| (*address, holder(node))));
+    pods.chain(nodes).collect()
 }
 
 /// The cached `NodeTap`s; the apply stage reads them again after its writes.

@@ -116,7 +116,7 @@ fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>
     let validated = validate(&snapshot);
     let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
     let taps = resolve(&snapshot, &validated, &vnis);
-    check(build(taps, &excluded.iter().map(|tap| uid(tap)).collect(), &validated.policy))
+    check(build(&snapshot, taps, &excluded.iter().map(|tap| uid(tap)).collect(), &validated.policy))
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn only_recorded_vnis_are_used() {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let vnis = Vnis { claims: Claims::new(), ..crate::reconcile::allocate(&snapshot, &validated, &Claims::new()) };
-    let plan = build(resolve(&snapshot, &validated, &vnis), &[].into(), &validated.policy);
+    let plan = build(&snapshot, resolve(&snapshot, &validated, &vnis), &[].into(), &validated.policy);
     assert_eq!(reason_of(&plan.taps[0].state), Reason::Pending);
     assert!(plan.nodes.is_empty());
 }
@@ -331,17 +331,6 @@ fn a_pod_that_claims_to_be_another_one_is_neither_target_nor_destination() {
     // Another pod's UID is not a hash, and is ignored.
     claims(&mut world.pods[0], "9ad4fc69-fa8e-4c5e-bf9a-e7f917000dae");
     assert_eq!(nodes(&world)["n1"].senders[0].pod.config_hash, None);
-}
-
-#[test]
-fn an_external_address_is_not_that_of_a_pod() {
-    let mut world = World::with(tap("t", json!([{"external": {"address": "10.8.0.77"}}])));
-    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["10.0.0.0/8"]})));
-    assert_eq!(results(&world).2, None);
-    let mut other = pod("elsewhere", "other", "n2");
-    other.status.get_or_insert_default().pod_ip = Some("10.8.0.77".to_owned());
-    world.pods.push(other);
-    assert_eq!(results(&world).2, Some(Reason::NotAllowedByPolicy));
 }
 
 #[test]

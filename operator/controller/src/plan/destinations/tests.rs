@@ -133,6 +133,38 @@ fn an_external_endpoint_needs_to_be_allowed() {
     assert_eq!(of(&world).resolved, Some(ResolvedDestination::External { address, port: 4789 }));
 }
 
+fn external(address: &str) -> World {
+    let mut world = world(json!({"external": {"address": address}}));
+    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["0.0.0.0/0", "::/0"]})));
+    world
+}
+
+#[test]
+fn an_external_address_is_not_that_of_a_pod() {
+    let mut world = external("10.8.0.77");
+    assert_eq!(of(&world).failure, None);
+    let mut other = pod("elsewhere", "other", "n2");
+    other.status.get_or_insert_default().pod_ip = Some("10.8.0.77".to_owned());
+    world.pods.push(other);
+    assert_failure(&world, Reason::ClusterAddress, "set `pod` instead");
+    assert!(!of(&world).failure.expect("a failure").message.contains("other"), "another tenant's pod is not named");
+}
+
+#[test]
+fn an_external_address_is_not_that_of_a_node() {
+    for address in ["10.0.0.2", "::ffff:10.0.0.2"] {
+        assert_failure(&external(address), Reason::ClusterAddress, "set `node: {name: n2}` instead");
+    }
+    for address in ["127.0.0.1", "::1"] {
+        assert_failure(&external(address), Reason::ClusterAddress, "set `node` instead");
+    }
+    let mut world = external("203.0.113.9");
+    assert_eq!(of(&world).failure, None);
+    let public = json!({"type": "ExternalIP", "address": "203.0.113.9"});
+    world.nodes[0].status.get_or_insert_default().addresses.get_or_insert_default().push(object(public));
+    assert_failure(&world, Reason::ClusterAddress, "set `node: {name: n1}` instead");
+}
+
 #[test]
 fn a_policy_that_cannot_be_decoded_allows_nothing() {
     let world = world(json!({"external": {"address": "192.0.2.10"}}));

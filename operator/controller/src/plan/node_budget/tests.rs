@@ -57,7 +57,7 @@ fn planned<T>(world: &World, instructions: usize, check: impl FnOnce(&[TapPlan<'
         }
         refuse(&mut taps);
     }
-    let plan = build(taps, &BTreeSet::new(), &validated.policy);
+    let plan = build(&snapshot, taps, &BTreeSet::new(), &validated.policy);
     check(&plan.taps, &plan.nodes["n1"])
 }
 
