@@ -16,6 +16,7 @@ use podtap_model::IpNet;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each mirrors an independent field of the object")]
 pub struct CachedNode {
     pub name: String,
     pub ready: bool,
