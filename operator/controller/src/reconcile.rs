@@ -25,10 +25,7 @@ use crate::{
         vni_record::{self, VniRecord},
     },
     events::Publisher,
-    expression::{
-        compiled::{compilable, compile},
-        process::Compiler,
-    },
+    expression::{compiled::compilable, process::Compiler},
     metrics::{ControllerMetrics, Stage},
     plan::{
         build::{Plan, build},
@@ -75,7 +72,7 @@ impl Reconciler {
         // Compiler processes, no requests.
         self.compile_expressions(now).await;
         // No requests.
-        let snapshot = Snapshot::take(&self.context.caches, &self.state.expressions, now);
+        let snapshot = Snapshot::take(&self.context.caches, self.state.expressions.known(), now);
         let validated = validate(&snapshot);
         // Requests: the record of VNIs.
         let Some(vnis) = self.allocate_vnis(&snapshot, &validated).await else { return self.next(now, []) };
@@ -120,9 +117,12 @@ impl Reconciler {
 
     async fn compile_expressions(&mut self, now: Timestamp) {
         let taps = self.context.caches.taps.list();
-        let texts = compilable(taps.iter().filter_map(|entry| entry.object.expression()));
+        let texts = compilable(taps.iter().filter_map(|entry| {
+            let tap = &entry.object;
+            Some((tap.namespace.as_str(), tap.expression()?))
+        }));
         let ControllerState { expressions, retries, .. } = &mut self.state;
-        let errors = compile(expressions, &self.compiler, &texts, retries, now).await;
+        let errors = expressions.compile(&self.compiler, &texts, retries, now).await;
         self.count_errors(Stage::Expressions, &errors);
     }
 

@@ -130,6 +130,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
         state: ControllerState::default(),
         metrics,
     };
+    let node_taps = reconciler.context.caches.node_taps.list();
+    reconciler.state.expressions.adopt(node_taps.iter().flat_map(|entry| entry.object.compiled()));
     tokio::select! {
         result = lead(&mut reconciler, &clock, &held, &health, &mut shutdown) => result?,
         _ = watches.join_next() => return Err(Error::WatchEnded),
@@ -172,6 +174,8 @@ async fn lead(
                 () = held.lost() => return Err(Error::LeadershipLost),
                 () = shutdown.requested() => return Ok(()),
                 () = reconciler.context.caches.changed() => break,
+                () = reconciler.state.helper_requests.answer() => break,
+                () = reconciler.state.expressions.answer() => break,
                 () = sleep(pause.min(HEARTBEAT)) => if pause <= HEARTBEAT { break },
             }
         }

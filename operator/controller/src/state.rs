@@ -7,7 +7,8 @@ use podtap_model::Uid;
 use tokio::time::Instant;
 
 use crate::{
-    expression::compiled::Expressions,
+    apply::helper_requests::HelperRequests,
+    expression::compiled::Compilations,
     failure::Failure,
     plan::helper_pods::Unready,
     retries::Retries,
@@ -30,10 +31,12 @@ pub struct ControllerState {
     pub unready: BTreeMap<String, Unready>,
     /// Why a node's helper pod does not work. Kept until one does, so that the pause between two attempts does not look like success.
     pub helper_failures: BTreeMap<String, Failure>,
+    /// The requests for helper pods that have not been answered yet.
+    pub helper_requests: HelperRequests,
     /// Whether the last rollout of helper pods has stopped; logged once.
     pub rollout_stopped: bool,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
-    /// The compiled filter expressions.
-    pub expressions: Expressions,
+    /// The filter expressions, compiled or being compiled.
+    pub expressions: Compilations,
 }

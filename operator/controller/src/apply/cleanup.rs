@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, api::Patch, core::PartialObjectMeta};
 use podtap_api::{FINALIZER, PodTap};
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     apply::{
-        context::{CONCURRENCY, Context, is_not_found, patch_params},
+        context::{Context, in_budget, is_not_found, patch_params},
         objects::Applied,
     },
     events::{Occurrence, Publisher},
@@ -84,19 +84,19 @@ pub async fn remove_finalizers(
         } else if !state.retries.is_paused(&RetryKey::Finalizers(entry.object.uid.clone()), now) {
             attempts.push(async move {
                 if let Decision::Abandon(nodes) = decision {
-                    publisher.publish(&entry.object.reference(), vec![abandoned(&nodes)]).await;
+                    publisher.publish(&entry.object.reference(), [abandoned(&nodes)]);
                 }
                 (entry, remove_finalizer(context, entry).await)
             });
         }
     }
-    let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
+    let mut attempts = in_budget(attempts);
     while let Some((entry, result)) = attempts.next().await {
         let tap = &entry.object;
         let key = RetryKey::Finalizers(tap.uid.clone());
         match result {
             Err(source) if !is_not_found(&source) => {
-                state.retries.failed(key, now);
+                state.retries.failed(key, snapshot.now);
                 cleanup.errors.push(Error { tap: format!("{}/{}", tap.namespace, tap.name), source });
             }
             _ => {

@@ -9,6 +9,7 @@ pub mod finalizers;
 pub mod helper_failures;
 pub mod helper_pod;
 pub mod helper_probes;
+pub mod helper_requests;
 pub mod helper_volumes;
 pub mod objects;
 pub mod sweep_record;

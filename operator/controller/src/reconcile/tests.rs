@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     apply::helper_pod::HelperTemplate,
     fake_api::FakeApi,
-    fixtures::{OWN_NAMESPACE, World, carry_out, object, tap, vni},
+    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, tap, vni},
     plan::rollout::MaxUnavailable,
     store::{
         cache::Cache,
@@ -223,11 +223,18 @@ async fn an_unchanged_cluster_sends_nothing() {
 async fn a_new_leader_changes_nothing() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
+    let published = async {
+        while cluster.api.list("/events/").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), published).await.expect("TapEstablished is published");
     cluster.restart();
     assert_eq!(
         cluster.reconcile().await,
         [format!("GET {CLAIMS}"), format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]
     );
+    tokio::task::yield_now().await;
     assert_eq!(cluster.api.list("/events/").len(), 1, "TapEstablished, once");
 }
 
@@ -610,4 +617,47 @@ async fn taps_do_not_wait_for_the_record_of_nodes_to_sweep() {
     cluster.api.refuse_nothing();
     cluster.wait_for_retry().await;
     assert_eq!(cluster.reconcile().await, [format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]);
+}
+
+/// An admission webhook takes ten seconds for each helper pod; the API server has more to create than it takes at once.
+#[tokio::test(start_paused = true)]
+async fn slow_admission_of_helper_pods_delays_nothing_else() {
+    let mut world = World::with(tap("t", json!([{"node": {"name": "n2"}}])));
+    for number in 3..40 {
+        let name = format!("n{number}");
+        world.nodes.push(node(&name, &[&format!("10.66.1.{number}")]));
+        world.pods.push(pod("shop", &format!("web-{number}"), &name));
+    }
+    let mut cluster = Cluster::new(&world);
+    cluster.api.delay(&format!("POST {PODS}"), Duration::from_secs(10));
+    let began = tokio::time::Instant::now();
+    let requests = cluster.reconcile().await;
+    assert!(requests.contains(&format!("PATCH {TAP}/status")), "{requests:?}");
+    cluster.delete_tap();
+    cluster.reconcile().await;
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    assert_eq!(cluster.api.get(TAP), None, "deleted while helper pods are being created");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(cluster.api.list(PODS), []);
+    // The requests in flight are neither lost nor repeated.
+    cluster.reconciler.state.helper_requests.answer().await;
+    assert!(!cluster.api.list(PODS).is_empty());
+}
+
+/// A leader that was stopped, replaced and continued sends what it had planned before.
+#[tokio::test]
+async fn an_old_leader_overwrites_nothing() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let mut tap = cluster.api.get(TAP).expect("a tap");
+    tap["spec"]["direction"] = json!("Ingress");
+    tap["metadata"]["generation"] = json!(2);
+    cluster.api.put(TAP, &tap);
+    // The new leader has removed the sender between the old leader's snapshot and its request.
+    cluster.api.interfere(&format!("PATCH {NODE_TAP}n1"), |node_tap| node_tap["spec"] = json!({}));
+    cluster.reconcile().await;
+    assert_eq!(cluster.node_tap("n1").spec, NodeTapSpec::default());
+    cluster.reconcile().await;
+    assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1, "with the new state, it is written at once");
 }
