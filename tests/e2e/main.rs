@@ -2,6 +2,7 @@
 
 #![allow(clippy::similar_names, reason = "receiver and received are the terms of the field")]
 
+mod churn;
 mod controller;
 mod delete;
 mod destinations;
@@ -14,6 +15,7 @@ mod helper_pods;
 mod install;
 mod metrics;
 mod mistakes;
+mod opt_out;
 mod option_changes;
 mod options;
 mod orphans;

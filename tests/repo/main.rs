@@ -7,6 +7,7 @@ mod docs;
 mod examples;
 mod links;
 mod lints;
+mod messages;
 
 use std::path::{Path, PathBuf};
 

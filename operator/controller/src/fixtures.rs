@@ -86,6 +86,12 @@ pub fn helper(name: &str, node: &str, template: &str, change: impl FnOnce(&mut C
     cached
 }
 
+/// The pod with an address.
+pub fn started(mut pod: Pod) -> Pod {
+    pod.status.get_or_insert_default().pod_ip = Some("10.244.0.9".into());
+    pod
+}
+
 /// A node that is Ready.
 pub fn node(name: &str, addresses: &[&str]) -> Node {
     let addresses: Vec<Value> = addresses.iter().map(|a| json!({"type": "InternalIP", "address": a})).collect();

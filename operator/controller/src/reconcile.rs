@@ -38,7 +38,13 @@ use crate::{
     },
     retries::RetryKey,
     state::ControllerState,
-    status::{progress::StatusInputs, tap_status::tap_status, unreadable, write},
+    status::{
+        progress::{Reports, StatusInputs},
+        tap_status::tap_status,
+        unknown_keys, unreadable,
+        waits::Waits,
+        write,
+    },
     store::snapshot::Snapshot,
     validate::{
         spec::TapSpec,
@@ -92,27 +98,30 @@ impl Reconciler {
         let deleting = &validated.deleting;
         let cleanup = cleanup::remove_finalizers(context, publisher, &snapshot, &applied, deleting, state).await;
         // No requests.
-        let inputs = StatusInputs { snapshot: &snapshot, applied: &applied, generations: &state.generations };
-        let statuses: Vec<(&Tap, PodTapStatus)> =
-            taps.iter().map(|plan| (plan.tap, tap_status(plan, inputs))).collect();
+        let reports = Reports::new(&applied);
+        let statuses = statuses(&taps, &snapshot, &applied, &reports, state);
+        let waits = state.waits.values().filter_map(|waits| waits.next(now)).min();
         let (total, ready) = (statuses.len(), statuses.iter().filter(|(_, status)| is_ready(status)).count());
         let expiration = next_expiration(&taps, &statuses);
         // Requests: statuses and events.
-        let ControllerState { retries, unreadable, .. } = state;
-        let status_errors = write::write(context, publisher, statuses, retries, now).await;
+        let ControllerState { retries, unreadable, last_writes, unknown_keys: reported, .. } = state;
+        // The requests so far may have taken longer than the interval between two writes.
+        let write_time = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
+        let written = write::write(context, publisher, statuses, last_writes, retries, write_time).await;
         let unreadable_errors =
             unreadable::report(context, publisher, &validated.unreadable, unreadable, retries, now).await;
+        let warnings = unknown_keys::report(publisher, &snapshot, reported);
 
         self.count_errors(Stage::Finalizers, &finalizers.errors);
         self.count_errors(Stage::Apply, &applied.errors);
         self.count_errors(Stage::Cleanup, &cleanup.errors);
-        self.count_errors(Stage::Status, &status_errors);
+        self.count_errors(Stage::Status, &written.errors);
         self.count_errors(Stage::Status, &unreadable_errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
         self.metrics.rolled_out(&applied.rollout);
         // Requests: the record of nodes to sweep.
         self.record_swept(&snapshot, &applied).await;
-        self.next(now, [nodes.next, applied.next, cleanup.next, expiration, sweep_end])
+        self.next(now, [nodes.next, applied.next, cleanup.next, expiration, sweep_end, waits, written.next, warnings])
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {
@@ -223,6 +232,28 @@ pub fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -
         .filter(|(tap, spec)| !is_expired(tap, spec, snapshot.now))
         .collect();
     vni::allocate(recorded, &taps, &snapshot.node_taps, &validated.policy.vni_range)
+}
+
+/// The status that each tap is to have. Updates what the taps lack.
+fn statuses<'a>(
+    taps: &'a [TapPlan<'a>],
+    snapshot: &Snapshot,
+    applied: &Applied,
+    reports: &Reports<'_>,
+    state: &mut ControllerState,
+) -> Vec<(&'a Tap, PodTapStatus)> {
+    let inputs = StatusInputs { snapshot, applied, reports, generations: &state.generations };
+    let before = std::mem::take(&mut state.waits);
+    let (nothing, mut waits) = (Waits::default(), BTreeMap::new());
+    let statuses = taps.iter().map(|plan| {
+        let uid = &plan.tap.reference.uid;
+        let (status, now_waits) = tap_status(plan, inputs, before.get(uid).unwrap_or(&nothing));
+        waits.insert(uid.clone(), now_waits);
+        (plan.tap, status)
+    });
+    let statuses = statuses.collect();
+    state.waits = waits;
+    statuses
 }
 
 fn is_ready(status: &PodTapStatus) -> bool {

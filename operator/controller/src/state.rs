@@ -12,6 +12,7 @@ use crate::{
     failure::Failure,
     plan::helper_pods::Unready,
     retries::Retries,
+    status::{unknown_keys, waits::Waits, write::LastWrites},
     store::{generations::Generations, tap::DecodeError},
 };
 
@@ -35,6 +36,12 @@ pub struct ControllerState {
     pub helper_requests: HelperRequests,
     /// Whether the last rollout of helper pods has stopped; logged once.
     pub rollout_stopped: bool,
+    /// What each tap lacks, and since when.
+    pub waits: BTreeMap<Uid, Waits>,
+    /// When statuses were last written.
+    pub last_writes: LastWrites,
+    /// The unknown labels and annotations that were reported.
+    pub unknown_keys: unknown_keys::Reported,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
     /// The filter expressions, compiled or being compiled.

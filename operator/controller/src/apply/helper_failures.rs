@@ -53,12 +53,15 @@ fn does_not_run(node: &str, pod: &CachedPod, ContainerError { reason, message }:
             "check that the node can pull PodTap's image (image, pullPolicy and imagePullSecrets of the chart)"
         }
         "OutOfcpu" | "OutOfmemory" | "OutOfpods" | "Evicted" => "make room on the node",
-        _ => "look at the pod with kubectl describe and kubectl logs",
+        _ => "look at the pod's events and logs",
     };
     let cause = if message.is_empty() { reason.clone() } else { format!("{reason}: {message}") };
     Failure::new(
         Reason::HelperPodFailed,
-        format!("the helper pod {} of the node {node} does not run ({cause}): {action}", pod.name),
+        format!(
+            "the helper pod {} of the node {node} does not run ({cause}): ask the cluster's administrator to {action}",
+            pod.name
+        ),
     )
 }
 
@@ -66,12 +69,12 @@ fn is_not_ready(node: &str, pod: Option<&CachedPod>) -> Failure {
     let minutes = READY_DEADLINE.as_mins();
     let message = match pod {
         Some(pod) => format!(
-            "the helper pod {} of the node {node} has not been Ready for {minutes} minutes: look at it with kubectl describe and kubectl logs",
+            "the helper pod {} of the node {node} has not been Ready for {minutes} minutes: ask the cluster's administrator to look at the pod's events and logs",
             pod.name
         ),
-        None => {
-            format!("the node {node} has had no helper pod for {minutes} minutes: the controller's log has the cause")
-        }
+        None => format!(
+            "the node {node} has had no helper pod for {minutes} minutes: ask the cluster's administrator to look at the controller's log"
+        ),
     };
     Failure::new(Reason::HelperPodFailed, message)
 }
@@ -91,7 +94,10 @@ pub fn rejection(action: &Action, error: &kube::Error) -> Option<(String, Failur
     } else {
         "make an exception for the namespace of PodTap in the admission rule that rejects it"
     };
-    let message = format!("the API server rejects the helper pod of the node {node} ({}): {action}", status.message);
+    let message = format!(
+        "the API server rejects the helper pod of the node {node} ({}): ask the cluster's administrator to {action}",
+        status.message
+    );
     Some((node.clone(), Failure::new(Reason::HelperPodRejected, message)))
 }
 

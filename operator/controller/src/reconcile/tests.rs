@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     apply::helper_pod::HelperTemplate,
     fake_api::FakeApi,
-    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, tap, vni},
+    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, started, tap, vni},
     plan::rollout::MaxUnavailable,
     store::{
         cache::Cache,
@@ -139,8 +139,13 @@ impl Cluster {
         Timestamp::now() + self.ahead.get()
     }
 
-    /// Every node applies its spec, and its helper pod runs.
+    fn advance(&self, seconds: i64) {
+        self.ahead.set(self.ahead.get() + SignedDuration::from_secs(seconds));
+    }
+
+    /// Every node applies its spec, and its helper pod runs. That takes a second.
     fn nodes_apply(&self) {
+        self.advance(1);
         for (path, node_tap) in self.api.list("/nodetaps/") {
             self.api.put(&path, &carry_out(object::<NodeTap>(node_tap)));
         }
@@ -155,7 +160,17 @@ impl Cluster {
         self.nodes_apply();
         self.reconcile().await;
         assert_eq!(self.condition("Ready"), ("True".into(), "AsExpected".into()));
+        self.advance(1);
         self.api.requests();
+    }
+
+    /// Creates a pod that has started on n1.
+    fn add_pod(&self, name: &str) {
+        self.api.put(&format!("/api/v1/namespaces/shop/pods/{name}"), &started(pod("shop", name, "n1")));
+    }
+
+    fn status(&self) -> PodTapStatus {
+        object::<PodTap>(self.api.get(TAP).expect("a tap")).status.expect("a status")
     }
 
     fn delete_tap(&self) {
@@ -165,8 +180,7 @@ impl Cluster {
     }
 
     fn condition(&self, kind: &str) -> (String, String) {
-        let tap: PodTap = object(self.api.get(TAP).expect("a tap"));
-        let conditions = tap.status.expect("a status").conditions;
+        let conditions = self.status().conditions;
         let condition = conditions.into_iter().find(|c| c.type_ == kind).expect("all are there");
         (condition.status, condition.reason)
     }
@@ -236,6 +250,65 @@ async fn a_new_leader_changes_nothing() {
     );
     tokio::task::yield_now().await;
     assert_eq!(cluster.api.list("/events/").len(), 1, "TapEstablished, once");
+}
+
+#[tokio::test]
+async fn a_new_pod_of_an_established_tap_leaves_the_others_tapped() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    cluster.add_pod("new");
+    assert_eq!(cluster.reconcile().await, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {TAP}/status")]);
+    // The node has not observed the change yet, neither for the next leader.
+    for _ in 0..2 {
+        let status = cluster.status();
+        assert_eq!((status.matched_pods, status.tapped_pods, status.pending_pods), (2, 1, 1));
+        assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
+        cluster.restart();
+        cluster.reconcile().await;
+    }
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    assert_eq!((cluster.status().tapped_pods, cluster.status().pending_pods), (2, 0));
+    assert_eq!(cluster.api.list("/events/").len(), 1, "TapEstablished, once");
+}
+
+#[tokio::test]
+async fn a_status_is_written_once_per_second_and_the_last_one_always() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let status = format!("PATCH {TAP}/status");
+    let mut written = 0;
+    let mut next = cluster.now();
+    for index in 0..8 {
+        cluster.add_pod(&format!("new-{index}"));
+        cluster.sync();
+        next = cluster.reconciler.reconcile(cluster.now()).await;
+        written += cluster.api.requests().iter().filter(|request| **request == status).count();
+    }
+    assert_eq!((written, cluster.status().matched_pods), (1, 2), "within one second");
+    assert!(next.duration_since(cluster.now()) <= SignedDuration::from_secs(1), "nothing else would wake the leader");
+    cluster.advance(1);
+    assert_eq!(cluster.reconcile().await, [status]);
+    assert_eq!(cluster.status().matched_pods, 9);
+    cluster.advance(1);
+    assert_eq!(cluster.reconcile().await, none());
+}
+
+#[tokio::test]
+async fn a_mistyped_opt_out_is_reported_once() {
+    let mut cluster = Cluster::with_one_tap();
+    let mut typo = pod("shop", "typo", "n1");
+    typo.metadata.labels.get_or_insert_default().insert("podtap.dev/exlude".into(), "true".into());
+    cluster.api.put("/api/v1/namespaces/shop/pods/typo", &typo);
+    cluster.establish().await;
+    cluster.reconcile().await;
+    let events = cluster.api.list("/namespaces/shop/events/");
+    let warnings: Vec<&Value> =
+        events.iter().map(|(_, event)| event).filter(|event| event["reason"] == "UnknownKey").collect();
+    assert_eq!(warnings.len(), 1, "{events:?}");
+    assert_eq!((&warnings[0]["regarding"]["kind"], &warnings[0]["regarding"]["name"]), (&json!("Pod"), &json!("typo")));
+    let note = warnings[0]["note"].as_str().expect("a note");
+    assert!(note.contains("label podtap.dev/exlude") && note.contains("podtap.dev/exclude opts out"), "{note}");
 }
 
 #[tokio::test]
@@ -343,10 +416,10 @@ async fn foreign_changes_of_a_node_tap_are_undone() {
     let mut edited = cluster.node_tap("n1");
     edited.spec.0.senders.clear();
     cluster.api.put(&format!("{NODE_TAP}n1"), &edited);
-    // The tap does not count as tapped before the node has observed the repair.
+    // The pod does not count as tapped before the node has observed the repair.
     assert_eq!(cluster.reconcile().await, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {TAP}/status")]);
     assert_eq!(cluster.node_tap("n1").spec, before);
-    assert_eq!(cluster.condition("Tapped"), ("False".into(), "Pending".into()));
+    assert_eq!((cluster.status().tapped_pods, cluster.status().pending_pods), (0, 1));
 
     cluster.nodes_apply();
     cluster.reconcile().await;

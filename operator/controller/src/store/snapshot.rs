@@ -5,8 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::jiff::Timestamp;
-use podtap_model::IpNet;
+use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
+use podtap_model::{IpNet, Uid};
 
 use crate::{
     expression::compiled::Expressions,
@@ -19,6 +19,28 @@ use crate::{
         tap::{CachedPolicy, CachedTap},
     },
 };
+
+/// An object, and its labels and annotations under `podtap.dev/` that mean nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnknownKeys {
+    pub regarding: ObjectReference,
+    pub keys: Vec<String>,
+}
+
+impl UnknownKeys {
+    /// `None` if the object has no such key.
+    fn of(kind: &str, namespace: Option<&str>, name: &str, uid: &Uid, keys: &[String]) -> Option<Self> {
+        let regarding = || ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some(kind.to_owned()),
+            namespace: namespace.map(str::to_owned),
+            name: Some(name.to_owned()),
+            uid: Some(uid.to_string()),
+            ..ObjectReference::default()
+        };
+        (!keys.is_empty()).then(|| Self { regarding: regarding(), keys: keys.to_vec() })
+    }
+}
 
 /// The cluster as one reconcile sees it: plain, sorted data, so that the pure stages give the same result for the same cluster.
 #[derive(Clone, Debug)]
@@ -33,6 +55,8 @@ pub struct Snapshot {
     pub node_taps: BTreeMap<String, Arc<CachedNodeTap>>,
     /// Namespaces that have opted out.
     pub excluded_namespaces: BTreeSet<String>,
+    /// The objects with labels or annotations under `podtap.dev/` that mean nothing.
+    pub unknown_keys: Vec<UnknownKeys>,
     /// Sorted by namespace and name.
     pub taps: Vec<Entry<CachedTap>>,
     /// Networks of pods, from the nodes' `spec.podCIDRs`.
@@ -48,7 +72,10 @@ impl Snapshot {
     pub fn take(caches: &Caches, expressions: &Expressions, now: Timestamp) -> Self {
         let mut pods: BTreeMap<String, Vec<Arc<CachedPod>>> = BTreeMap::new();
         let mut helpers: BTreeMap<String, Vec<Arc<CachedPod>>> = BTreeMap::new();
+        let mut unknown_keys = unknown_keys(caches);
         for entry in caches.pods.list() {
+            let CachedPod { namespace, name, uid, unknown_keys: keys, .. } = &*entry.object;
+            unknown_keys.extend(UnknownKeys::of("Pod", Some(namespace), name, uid, keys));
             if let (Some(_), Some(node)) = (&entry.object.helper, &entry.object.node) {
                 helpers.entry(node.clone()).or_default().push(Arc::clone(&entry.object));
             }
@@ -65,6 +92,7 @@ impl Snapshot {
             nodes: by_name(&caches.nodes, |node: &CachedNode| &node.name),
             node_taps: node_taps(caches),
             excluded_namespaces: excluded(&caches.namespaces),
+            unknown_keys,
             taps: caches.taps.list(),
             pod_networks: networks(&caches.nodes, |node| &node.pod_networks),
             service_networks: networks(&caches.service_networks, |networks| networks),
@@ -113,6 +141,20 @@ fn networks<T: PartialEq>(cache: &Cache<T>, networks: impl Fn(&T) -> &Vec<IpNet>
 fn excluded(namespaces: &Cache<CachedNamespace>) -> BTreeSet<String> {
     let excluded = namespaces.list().into_iter().filter(|entry| entry.object.excluded);
     excluded.map(|entry| entry.object.name.clone()).collect()
+}
+
+/// Those of namespaces and nodes.
+fn unknown_keys(caches: &Caches) -> Vec<UnknownKeys> {
+    let namespaces = caches.namespaces.list().into_iter().filter_map(|entry| {
+        let CachedNamespace { name, uid, unknown_keys, .. } = &*entry.object;
+        // The event belongs into the namespace itself, where its users see it.
+        UnknownKeys::of("Namespace", Some(name), name, uid, unknown_keys)
+    });
+    let nodes = caches.nodes.list().into_iter().filter_map(|entry| {
+        let CachedNode { name, uid, unknown_keys, .. } = &*entry.object;
+        UnknownKeys::of("Node", None, name, uid, unknown_keys)
+    });
+    namespaces.chain(nodes).collect()
 }
 
 #[cfg(test)]
