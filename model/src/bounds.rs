@@ -14,8 +14,8 @@ pub const MAX_EXPRESSION: usize = 1024;
 /// Instructions of a compiled filter expression. One of [`MAX_EXPRESSION`] bytes compiles to about 400.
 pub const MAX_INSTRUCTIONS: usize = 512;
 
-/// CIDRs of pods and services that `deduplicate` knows, together.
-pub const MAX_DEDUPLICATE_CIDRS: usize = 64;
+/// Peers of a tap with `deduplicate`: two addresses of each pod that a tap may have.
+pub const MAX_PEERS: usize = 1024;
 
 /// Bytes to which frames can be truncated: at least the Ethernet header.
 pub const TRUNCATE_BYTES: RangeInclusive<u32> = 14..=65_535;

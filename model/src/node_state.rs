@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -64,6 +66,11 @@ pub struct Tap {
     /// The compiled filter expression, if the filter has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramId>,
+    /// With deduplicate: addresses of the pods whose senders of this tap are Active, on any node, sorted. A flow with one of them
+    /// may be left to its sender.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub peers: Vec<IpAddr>,
 }
 
 /// One pod under one tap: a sender device in the pod's network namespace, and a filter for each direction.

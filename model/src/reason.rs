@@ -91,8 +91,6 @@ reasons! {
 
     /// A node's kernel lacks a feature that part of the spec needs.
     KernelLimited = "KernelLimited",
-    /// The cluster does not say which networks its pods or Services have.
-    NetworksUnknown = "NetworksUnknown",
 
     /// The helper pod of a node does not run.
     HelperPodFailed = "HelperPodFailed",

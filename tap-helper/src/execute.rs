@@ -243,7 +243,7 @@ fn not_loaded() -> Failure {
 
 fn program_failure(error: &BpfError) -> Failure {
     match error {
-        BpfError::TooManyRules(_) | BpfError::TooManyNetworks(_) | BpfError::Expression(_) => {
+        BpfError::TooManyRules(_) | BpfError::Expression(_) => {
             Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."))
         }
         BpfError::Rejected { .. } => Failure::failed(

@@ -2,6 +2,7 @@
 
 mod adoption;
 mod bpf_clamp;
+mod bpf_deduplicate;
 mod bpf_filter;
 mod bpf_flows;
 mod bpf_frames;

@@ -29,6 +29,7 @@ use crate::{
     metrics::{ControllerMetrics, Stage},
     plan::{
         build::{Plan, build},
+        deduplication::deduplication,
         expiry::is_expired,
         nodes,
         resolve::resolve,
@@ -78,7 +79,9 @@ impl Reconciler {
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
-        let Plan { nodes, taps } = build(taps, &finalizers.missing, &validated.policy);
+        let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.waits);
+        let Plan { nodes, taps } = build(taps, &finalizers.missing, &validated.policy, &deduplication);
+        self.state.waits = deduplication.waits;
         let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since);
         self.state.idle_since = nodes.idle_since;
         // Requests: NodeTaps, helper pods, finalizers.
@@ -104,7 +107,7 @@ impl Reconciler {
         self.count_errors(Stage::Status, &status_errors);
         self.count_errors(Stage::Status, &unreadable_errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
-        self.next(now, [nodes.next, cleanup.next, expiration])
+        self.next(now, [nodes.next, cleanup.next, expiration, deduplication.next])
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {

@@ -8,6 +8,7 @@ use podtap_model::Uid;
 use crate::{
     expression::compiled::Expressions,
     failure::Failure,
+    plan::deduplication::Waits,
     retries::Retries,
     store::{generations::Generations, tap::DecodeError},
 };
@@ -19,6 +20,8 @@ pub struct ControllerState {
     pub idle_since: BTreeMap<String, Timestamp>,
     /// The generation of each `NodeTap` with which each tap's part of it was last written.
     pub generations: Generations,
+    /// What `deduplicate` waits for, and since when.
+    pub waits: Waits,
     pub retries: Retries,
     /// Why a node's helper pod does not run. Kept until one does, so that the pause between two attempts does not look like success.
     pub helper_failures: BTreeMap<String, Failure>,

@@ -6,9 +6,9 @@
 //! programs, and programs hold the maps. A helper that starts adopts them by the program ID that the kernel reports for each
 //! filter (`TCA_BPF_ID`).
 //!
-//! [`Maps::configure`] changes the [`Settings`] of running programs between two frames. Only another expression, or turning
-//! deduplication on or off, needs other programs ([`Maps::supports`]): [`Programs::load`] loads them with the counters of their
-//! predecessor, and they take its place when its filters are replaced.
+//! [`Maps::configure`] changes the [`Settings`] of running programs between two frames. Only another expression needs other programs
+//! ([`Maps::supports`]): [`Programs::load`] loads them with the counters of their predecessor, and they take its place when its
+//! filters are replaced.
 //!
 //! Fragments after the first have no ports: they take those of the first one. If that was not seen, a fragment is mirrored if an
 //! include rule could match it, and no exclude rule without ports does. An expression sees each frame on its own, as in tcpdump.

@@ -11,13 +11,13 @@ use crate::{
         destinations::{self, Family, Resolution},
         expiry::is_expired,
         interface_names, limits, mirroring_loops,
-        node_options::node_options,
         tap_plan::{PlannedDestination, TapPlan, TapState},
         targets,
         vni::{Refusal, Vnis},
     },
     store::snapshot::Snapshot,
     validate::{
+        options::TapOptions,
         policy::Policy,
         spec::{DestinationKind, RequestedDestination, TapSpec},
         tap::{Tap, Validated},
@@ -59,8 +59,8 @@ fn resolve_tap<'a>(snapshot: &Snapshot, policy: &Policy, tap: &'a Tap, spec: &Ta
     } else {
         TapState::Active
     };
-    let (options, degraded) = node_options(&spec.options.options, snapshot);
-    TapPlan { tap, state, targets, destinations, vni, options, program: spec.options.program.clone(), degraded }
+    let TapOptions { options, program, .. } = spec.options.clone();
+    TapPlan { tap, state, targets, destinations, vni, options, program }
 }
 
 fn planned_destinations(

@@ -55,8 +55,6 @@ pub struct TapPlan<'a> {
     pub options: MirrorOptions,
     /// The program of the filter expression.
     pub program: Option<Program>,
-    /// Which of the options cannot be applied on any node.
-    pub degraded: Option<Failure>,
 }
 
 impl<'a> TapPlan<'a> {
@@ -70,7 +68,6 @@ impl<'a> TapPlan<'a> {
             vni: None,
             options: MirrorOptions::default(),
             program: None,
-            degraded: None,
         }
     }
 

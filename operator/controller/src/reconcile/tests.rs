@@ -21,7 +21,7 @@ use crate::{
     store::{
         cache::Cache,
         caches::Caches,
-        node::{CachedNamespace, CachedNode, service_networks},
+        node::{CachedNamespace, CachedNode},
         node_tap::CachedNodeTap,
         pod::CachedPod,
         tap::CachedTap,
@@ -116,7 +116,6 @@ impl Cluster {
         list(&caches.namespaces, Vec::new(), |namespace: PartialObjectMeta<Namespace>| {
             CachedNamespace::from(namespace)
         });
-        list(&caches.service_networks, Vec::new(), service_networks);
     }
 
     /// One reconcile; the requests that it sent, without events.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use podtap_model::{NodeState, Pod, Receiver, Uid};
+use podtap_model::{NodeState, Pod, Receiver, Tap, Uid};
 
 use crate::store::node_tap::CachedNodeTap;
 
@@ -70,6 +70,7 @@ impl Generations {
 }
 
 /// The taps whose part of the spec differs. The underlay MTU does not count: a node that learns of it late mirrors the right frames.
+/// Nor do peers, which come and go with the pods of other nodes.
 fn changed_taps(old: &NodeState, new: &NodeState) -> BTreeSet<Uid> {
     let taps = [old, new].into_iter().flat_map(|state| {
         let receivers = state.receivers.iter().map(|receiver| receiver.tap.uid.clone());
@@ -77,7 +78,10 @@ fn changed_taps(old: &NodeState, new: &NodeState) -> BTreeSet<Uid> {
     });
     let taps: BTreeSet<Uid> = taps.collect();
     let differs = |tap: &Uid| {
-        let settings = |state: &NodeState| state.taps.iter().find(|entry| entry.uid == *tap).cloned();
+        let settings = |state: &NodeState| {
+            let entry = state.taps.iter().find(|entry| entry.uid == *tap)?;
+            Some(Tap { peers: Vec::new(), ..entry.clone() })
+        };
         senders(old, tap) != senders(new, tap)
             || receivers(old, tap) != receivers(new, tap)
             || settings(old) != settings(new)

@@ -1,18 +1,13 @@
-//! Projections of nodes, namespaces and service networks.
+//! Projections of nodes and namespaces.
 
 use std::net::IpAddr;
 
 use k8s_openapi::{
-    api::{
-        core::v1::{Namespace, Node},
-        networking::v1::ServiceCIDR,
-    },
+    api::core::v1::{Namespace, Node},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::core::PartialObjectMeta;
 use podtap_api::EXCLUDE;
-
-use podtap_model::IpNet;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,17 +18,13 @@ pub struct CachedNode {
     pub excluded: bool,
     /// `InternalIP`s in the order of the node's status.
     pub addresses: Vec<IpAddr>,
-    /// `spec.podCIDRs`: the addresses of its pods, if the CNI uses that field.
-    pub pod_networks: Vec<IpNet>,
 }
 
 impl From<Node> for CachedNode {
     fn from(node: Node) -> Self {
         let excluded = is_excluded(&node.metadata);
         let status = node.status.unwrap_or_default();
-        let pod_cidrs = node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
         Self {
-            pod_networks: networks(&pod_cidrs),
             excluded,
             name: node.metadata.name.unwrap_or_default(),
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
@@ -60,17 +51,6 @@ impl From<PartialObjectMeta<Namespace>> for CachedNamespace {
     fn from(PartialObjectMeta { metadata, .. }: PartialObjectMeta<Namespace>) -> Self {
         Self { excluded: is_excluded(&metadata), name: metadata.name.unwrap_or_default() }
     }
-}
-
-/// The networks of a `ServiceCIDR`.
-pub fn service_networks(object: ServiceCIDR) -> Vec<IpNet> {
-    let cidrs = object.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
-    networks(&cidrs)
-}
-
-/// The CIDRs without host bits; those that cannot be parsed are left out.
-fn networks(cidrs: &[String]) -> Vec<IpNet> {
-    cidrs.iter().filter_map(|cidr| cidr.parse::<IpNet>().ok()).map(|network| network.trunc()).collect()
 }
 
 /// Whether the object's label or annotation opts it out of every tap.

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use podtap_model::{
-    Deduplicate, DesiredSender, Direction, Endpoint, FrameFormat, MirrorOptions, Pod, Receiver, Tap, TapReference, Uid,
+    DesiredSender, Direction, Endpoint, FrameFormat, Instruction, MirrorOptions, Pod, Program, ProgramId, Receiver,
+    Tap, TapReference, Uid,
 };
 use proptest::{
     collection::vec,
@@ -75,6 +76,7 @@ fn sender() -> impl Strategy<Value = DesiredSender> {
                 destinations,
                 options: MirrorOptions::default(),
                 program: None,
+                peers: Vec::new(),
             };
             DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
         },
@@ -96,9 +98,14 @@ fn tap_reference(number: u8) -> TapReference {
 
 /// Settings of programs, if the sender has any: two kinds of programs, each with two settings.
 fn settings() -> impl Strategy<Value = Option<Settings>> {
-    (any::<bool>(), any::<bool>(), 0..4u8).prop_map(|(deduplicates, narrow, programmed)| {
+    // `ret #1`
+    let always = || Program {
+        id: ProgramId::from_digest([0; 32]),
+        instructions: vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }],
+    };
+    (any::<bool>(), any::<bool>(), 0..4u8).prop_map(move |(has_expression, narrow, programmed)| {
         (programmed > 0).then(|| Settings {
-            options: MirrorOptions { deduplicate: deduplicates.then(Deduplicate::default), ..MirrorOptions::default() },
+            program: has_expression.then(|| Arc::new(always())),
             frame_limit: narrow.then_some(1364),
             ..Settings::default()
         })
