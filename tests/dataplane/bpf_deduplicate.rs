@@ -185,8 +185,7 @@ fn a_later_fragment_without_its_first_is_mirrored_at_both_ends() {
         assert_eq!(count(both(&later)), 2, "neither knows its ports");
         let chosen = both(&first);
         assert_eq!((count(chosen), both(&later)), (1, chosen), "the same end mirrors both");
-        let (server, _) = (load(&tapping), ());
-        assert!(mirrored(&server, ProgramKind::Ingress, &later), "only the other end has seen the first");
+        assert!(mirrored(&load(&tapping), ProgramKind::Ingress, &later), "only the other end has seen the first");
     }
 }
 

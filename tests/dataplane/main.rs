@@ -12,6 +12,7 @@ mod bpf_traffic;
 mod clamped;
 mod commands;
 mod counters;
+mod deduplicated;
 mod destinations;
 mod drift;
 mod fidelity;
