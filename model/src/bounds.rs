@@ -36,6 +36,13 @@ pub const UNDERLAY_MTU: RangeInclusive<u32> = 576..=65_535;
 /// Destinations of a tap.
 pub const DESTINATIONS: RangeInclusive<usize> = 1..=4;
 
+/// Senders of a node: as many as the memory of its tap-helper suffices for.
+pub const MAX_SENDERS: usize = 1000;
+
+/// Most that one sender takes of that memory, in bytes: its device, its programs and their maps, with [`MAX_PEERS`] peers, on a node
+/// with 256 CPUs. The kernel charges them to the memory cgroup of the tap-helper. A test of the dataplane tier measures it.
+pub const SENDER_MEMORY: u64 = 512 << 10;
+
 /// Bytes of an interface name: `IFNAMSIZ` without the terminating zero (include/uapi/linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 15;
 

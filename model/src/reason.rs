@@ -63,7 +63,7 @@ reasons! {
     TargetUnsupported = "TargetUnsupported",
     /// The pod is a destination of the tap.
     DestinationIsTarget = "DestinationIsTarget",
-    /// The limit of taps per pod or per namespace is reached.
+    /// The limit of taps per pod, per namespace or per node is reached.
     TooManyTaps = "TooManyTaps",
 
     /// The node does not exist.

@@ -20,6 +20,7 @@ mod foreign;
 mod isolation;
 mod kernels;
 mod leftovers;
+mod memory;
 mod multiple_taps;
 mod pods;
 mod programs;
