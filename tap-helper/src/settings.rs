@@ -17,13 +17,15 @@ pub fn settings(sender: &DesiredSender, path_mtu: Option<u32>, features: &Featur
         Oversize::Fragment if ipv6 => Oversize::Truncate,
         oversize => oversize,
     };
+    let peers = peers(sender);
     bpf::Settings {
         options: MirrorOptions { oversize, ..options.clone() },
         program: sender.program.as_ref().map(Arc::clone),
         // Without this feature, reducing gso_size would damage frames.
         frame_limit: mtu.filter(|_| features.clamp.is_ok()).map(|mtu| frame_limit(mtu, ipv6)),
         linearize: !features.frag_list_safe,
-        peers: peers(sender),
+        addresses: if peers.is_empty() { Vec::new() } else { sender.pod.addresses.clone() },
+        peers,
     }
 }
 
