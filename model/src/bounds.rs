@@ -33,6 +33,12 @@ pub const MAX_PACKETS_PER_SECOND: u64 = 1_000_000_000;
 /// IPv4 packet.
 pub const UNDERLAY_MTU: RangeInclusive<u32> = 576..=65_535;
 
+/// Seconds after which a mirror stops that is not renewed: a minute to 30 days.
+pub const ORPHAN_TIMEOUT_SECONDS: RangeInclusive<u32> = 60..=2_592_000;
+
+/// The orphan timeout unless the policy says otherwise: an hour.
+pub const DEFAULT_ORPHAN_TIMEOUT_SECONDS: u32 = 3600;
+
 /// Destinations of a tap.
 pub const DESTINATIONS: RangeInclusive<usize> = 1..=4;
 

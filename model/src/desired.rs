@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
@@ -8,6 +9,7 @@ use crate::{
     node_state::{Receiver, Tap},
     node_status::{NodeStatus, ReceiverStatus, SenderStatus, State},
     program::Program,
+    unix_time::UnixTime,
 };
 
 /// The desired state of a node, decoded and with its references resolved.
@@ -17,6 +19,8 @@ pub struct DesiredState {
     pub uid: Option<String>,
     /// Generation of the `NodeTap`.
     pub generation: i64,
+    /// [`DesiredUpdate::now`](crate::DesiredUpdate::now).
+    pub now: Option<UnixTime>,
     /// The senders that this version understands.
     pub senders: Vec<DesiredSender>,
     /// The receivers that this version understands.
@@ -38,6 +42,8 @@ pub struct DesiredSender {
     pub program: Option<Arc<Program>>,
     /// Largest IP packet that the network between the nodes carries; the MTU of the route applies if it is smaller.
     pub underlay_mtu: Option<u32>,
+    /// How long it mirrors after it was renewed.
+    pub orphan_timeout: Duration,
 }
 
 impl DesiredState {

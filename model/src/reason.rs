@@ -109,6 +109,8 @@ reasons! {
     KernelFeatureMissing = "KernelFeatureMissing",
     /// The kernel returned an error.
     KernelError = "KernelError",
+    /// The mirror has stopped, since the API server has not confirmed it for the orphan timeout.
+    NotRenewed = "NotRenewed",
     /// No longer requested, and being removed.
     Removing = "Removing",
 

@@ -11,6 +11,7 @@ use crate::{
     program::ProgramId,
     quantity::Quantity,
     reason::Reason,
+    unix_time::UnixTime,
 };
 
 /// For an object without fields. The API server prunes unknown fields, and accepts no `additionalProperties: false`.
@@ -42,6 +43,7 @@ schema!(Uid, "Uid", json_schema!({"type": "string", "minLength": 1, "maxLength":
 schema!(InterfaceName, "InterfaceName", json_schema!({"type": "string", "maxLength": 63}));
 schema!(ConfigHash, "ConfigHash", json_schema!({"type": "string", "minLength": 32, "maxLength": 32}));
 schema!(ProgramId, "ProgramId", json_schema!({"type": "string", "maxLength": 71}));
+schema!(UnixTime, "UnixTime", json_schema!({"type": "string", "format": "date-time"}));
 // Any reason of any version.
 schema!(Reason, "Reason", json_schema!({"type": "string", "maxLength": 64}));
 // The pattern applies to text only.

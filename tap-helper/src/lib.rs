@@ -12,6 +12,7 @@
 
 pub mod apply;
 pub mod bpf;
+mod deadline;
 mod execute;
 mod failure;
 pub mod inspect;

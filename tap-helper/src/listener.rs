@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::stat::{Mode, umask};
-use podtap_model::{DesiredState, MAX_MESSAGE, Request, Response};
+use podtap_model::{DesiredState, MAX_MESSAGE, Renewal, Request, Response};
 use tokio::{
     io::Interest,
     net::{UnixListener, UnixStream},
@@ -51,6 +51,8 @@ pub enum Incoming {
 pub struct Requests {
     /// A new desired state.
     pub desired: Option<DesiredState>,
+    /// A renewal.
+    pub renewal: Option<Renewal>,
     /// The number of a request for counters.
     pub counters: Option<u64>,
 }
@@ -114,6 +116,7 @@ impl Listener {
                     Ok(desired) => requests.desired = Some(desired),
                     Err(error) => rejections.push(error.to_string()),
                 },
+                Ok(Request::Renew(renewal)) => requests.renewal = Some(renewal),
                 Ok(Request::Counters(number)) => requests.counters = Some(number),
                 Err(error) => rejections.push(format!("not a message that the tap-helper knows: {error}")),
             }

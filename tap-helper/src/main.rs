@@ -44,7 +44,8 @@ enum Command {
         #[arg(long)]
         agent_uid: u32,
     },
-    /// Apply the spec of a NodeTap once, and print its status; fails unless all of it is active
+    /// Apply the spec of a NodeTap once, and print its status; fails unless all of it is active. Its mirrors stop after the spec's
+    /// orphan timeout unless this is repeated
     Apply {
         /// The spec in JSON; - for standard input
         #[arg(default_value = "-")]

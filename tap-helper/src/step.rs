@@ -5,7 +5,7 @@ use podtap_model::Endpoint;
 use crate::{
     bpf::Settings,
     marks::Cookie,
-    netlink::{FilterId, FilterTarget, Hook, Vxlan},
+    netlink::{FilterId, FilterTarget, Vxlan},
     resource::Resource,
 };
 
@@ -77,19 +77,6 @@ pub enum Step {
     },
     /// Remove the clsact of a pod's interface, if it still has no filter.
     RemoveClsact(u32),
-    /// Mirror the frames at a hook of an interface.
-    AddFilter {
-        /// The interface.
-        interface: u32,
-        /// The hook.
-        hook: Hook,
-        /// Priority of the filter.
-        priority: u16,
-        /// The sender device.
-        device: u32,
-        /// Marks the filter as ours.
-        cookie: Cookie,
-    },
     /// Load programs for the steps of the same resource that follow.
     LoadPrograms {
         /// Their settings.

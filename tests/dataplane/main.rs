@@ -12,6 +12,7 @@ mod bpf_traffic;
 mod clamped;
 mod commands;
 mod counters;
+mod deadline;
 mod deduplicated;
 mod destinations;
 mod drift;

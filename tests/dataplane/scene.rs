@@ -99,7 +99,7 @@ pub fn full_size(address: IpAddr) -> usize {
 }
 
 pub fn desired(senders: Vec<Sender>, receivers: Vec<Receiver>) -> Desired {
-    Desired { generation: 1, senders, receivers, underlay_mtu: None }
+    Desired { generation: 1, senders, receivers, ..Desired::default() }
 }
 
 pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoint]) -> Sender {
@@ -114,6 +114,7 @@ pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoi
         options: MirrorOptions::default(),
         program: None,
         peers: Vec::new(),
+        expiration_time: None,
     };
     Sender { tap, pod: pod.model(), program: None }
 }

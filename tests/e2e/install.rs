@@ -1,7 +1,7 @@
 //! What an administrator finds after installing.
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Namespace};
-use podtap_tests::cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, namespace_of_node, traces};
+use podtap_tests::cluster::{Cluster, PODTAP_NAMESPACE, Sandbox};
 
 #[test]
 fn the_rendered_manifest_is_current() {
@@ -91,45 +91,4 @@ fn kubectl_explains_and_prints() {
     let wide = sandbox.kubectl(&["get", "ptap", "-o", "wide"], "").expect("wide works");
     assert!(wide.contains("MESSAGE"), "{wide}");
     sandbox.kubectl(&["wait", "--for=condition=Ready", "podtap/web", "--timeout=10s"], "").expect("kubectl wait works");
-}
-
-/// Not even of an active tap, nor in the pods that it taps.
-#[test]
-fn uninstalling_leaves_nothing() {
-    let _alone = Cluster::alone();
-    let sandbox = Sandbox::alone("uninstall");
-    let lab = sandbox.lab();
-    let web = sandbox.pod("web", "n1", "web");
-    sandbox.apply(
-        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
-         destinations: [{node: {name: n2, interfaceName: ins-gone}}]\n",
-    );
-    sandbox.ready("web");
-    let networks = [sandbox.network(&web), namespace_of_node(lab, "n1"), namespace_of_node(lab, "n2")];
-    let found = || networks.iter().flat_map(|network| traces(network)).collect::<Vec<_>>();
-    assert_ne!(found(), [""; 0], "this check sees the tap");
-
-    let kubeconfig = lab.top().join("target/lab/kubeconfig");
-    let helm = |arguments: &[&str]| {
-        let connection = ["--namespace", PODTAP_NAMESPACE, "--kubeconfig", kubeconfig.to_str().expect("UTF-8")];
-        lab.tool("helm", &[arguments, &connection].concat()).expect("helm works")
-    };
-    helm(&["uninstall", "podtap", "--wait", "--timeout", "120s"]);
-    assert_eq!(found(), [""; 0], "in the kernel");
-    for kinds in [
-        "customresourcedefinitions",
-        "clusterroles",
-        "clusterrolebindings",
-        "validatingadmissionpolicies",
-        "validatingadmissionpolicybindings",
-    ] {
-        let all = lab.kubectl(&["get", kinds, "-o", "name"], "").expect("they can be listed");
-        assert!(!all.contains("podtap"), "{all}");
-    }
-
-    // As `make install` does.
-    let tag = std::fs::read_to_string(lab.top().join("target/lab/podtap-image.tag")).expect("make install ran");
-    let values = format!("image.pullPolicy=Never,image.tag={}", tag.trim());
-    let chart = lab.top().join("deploy/chart/podtap");
-    helm(&["install", "podtap", chart.to_str().expect("UTF-8"), "--set", &values, "--wait", "--timeout", "120s"]);
 }

@@ -26,7 +26,7 @@ fn status(desired: &DesiredState) -> NodeStatus {
         ..sender("tap-1", "pod-1", State::Active, Reason::AsExpected)
     };
     let pending = sender("tap-3", "pod-3", State::Pending, Reason::PodNotRunning);
-    let features = [("ebpf".to_owned(), true), ("clamp".to_owned(), false)].into();
+    let features = [("ebpf".to_owned(), true)].into();
     desired.status(vec![pending, active], vec![receiver(78, State::Failed, Reason::PortInUse)], features)
 }
 
@@ -49,7 +49,7 @@ fn the_status_of_a_node_in_json() {
         "receivers": [
             {"tapUid": "tap-2", "vni": 78, "state": "Failed", "reason": "PortInUse", "message": "port 14790 is in use"},
         ],
-        "features": {"ebpf": true, "clamp": false},
+        "features": {"ebpf": true},
     });
     assert_eq!(serde_json::to_value(&status).expect("JSON"), json);
     assert_eq!(serde_json::from_value::<NodeStatus>(json).expect("a status"), status);

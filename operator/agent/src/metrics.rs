@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
-use podtap_model::{Count, Counters};
+use podtap_model::Counters;
 use podtap_runtime::{
     backoff::Backoff,
     http::{self, EncodeError, Health, MetricsSource, Server},
@@ -159,26 +159,22 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
             let direction = DirectionLabels { sender: sender.clone(), direction };
             failures.get_or_create(&direction).inc_by(counted.failed);
             let outcomes = [
-                ("mirrored", Some(counted.mirrored)),
+                ("mirrored", counted.mirrored),
                 ("filtered", counted.filtered),
                 ("sampled_out", counted.sampled_out),
                 ("rate_limited", counted.rate_limited),
                 ("deduplicated", counted.deduplicated),
+                ("expired", counted.expired),
             ];
             for (outcome, count) in outcomes {
-                let Some(count) = count else { continue };
                 let labels = OutcomeLabels { direction: direction.clone(), outcome };
                 frames.get_or_create(&labels).inc_by(count.frames);
                 bytes.get_or_create(&labels).inc_by(count.bytes);
             }
         }
-        if let Some(Count { frames, bytes }) = entry.truncated {
-            truncated_frames.get_or_create(&sender).inc_by(frames);
-            truncated_bytes.get_or_create(&sender).inc_by(bytes);
-        }
-        if let Some(Count { frames, .. }) = entry.oversized {
-            oversized_frames.get_or_create(&sender).inc_by(frames);
-        }
+        truncated_frames.get_or_create(&sender).inc_by(entry.truncated.frames);
+        truncated_bytes.get_or_create(&sender).inc_by(entry.truncated.bytes);
+        oversized_frames.get_or_create(&sender).inc_by(entry.oversized.frames);
     }
     let mut registry = Registry::with_prefix("podtap");
     registry.register(

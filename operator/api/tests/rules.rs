@@ -252,7 +252,8 @@ fn the_policy_names_networks_and_a_range() {
     let policy = |name: &str, spec: Value| json!({"apiVersion": "podtap.dev/v1alpha1", "kind": "PodTapPolicy", "metadata": {"name": name}, "spec": spec});
     let full = json!({
         "allowedExternalCIDRs": ["192.0.2.0/24", "2001:db8::/32"], "vniRange": {"first": 1, "last": 16_777_215},
-        "receiverPort": 14_789, "underlayMTU": 1400, "limits": {"tapsPerPod": 8, "targetsPerTap": 500}
+        "receiverPort": 14_789, "underlayMTU": 1400, "limits": {"tapsPerPod": 8, "targetsPerTap": 500},
+        "orphanTimeout": "1h30m", "suspendAll": true
     });
     assert_eq!(refusals("PodTapPolicy", &policy("default", full.clone())), Vec::<String>::new());
     for (name, path, value, words) in [
@@ -264,6 +265,10 @@ fn the_policy_names_networks_and_a_range() {
         ("default", "/receiverPort", json!(14_788), "not 14788"),
         ("default", "/underlayMTU", json!(575), "underlayMTU must be between 576 and 65535"),
         ("default", "/underlayMTU", json!(65_536), "underlayMTU must be between 576 and 65535"),
+        ("default", "/orphanTimeout", json!("59s"), "orphanTimeout must be between 1m and 720h"),
+        ("default", "/orphanTimeout", json!("721h"), "orphanTimeout must be between 1m and 720h"),
+        ("default", "/orphanTimeout", json!("-1h"), "orphanTimeout must be between 1m and 720h"),
+        ("default", "/orphanTimeout", json!("an hour"), "orphanTimeout must be between 1m and 720h"),
         ("default", "/limits", json!({"tapsPerPod": 0, "targetsPerTap": 500}), "limits.tapsPerPod"),
         ("default", "/limits", json!({"tapsPerPod": 8, "targetsPerTap": 0}), "limits.targetsPerTap"),
     ] {

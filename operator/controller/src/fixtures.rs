@@ -175,8 +175,8 @@ impl World {
         let caches = self.caches();
         let taps = caches.taps.list();
         let compiled = |text: String| (text.clone(), expression::compile(&text).into());
-        let texts = compilable(taps.iter().filter_map(|entry| entry.object.expression()));
-        Snapshot::take(&caches, &texts.into_iter().map(compiled).collect(), at(self.seconds))
+        let texts = compilable(taps.iter().filter_map(|entry| Some(("", entry.object.expression()?))));
+        Snapshot::take(&caches, &texts.into_values().flatten().map(compiled).collect(), at(self.seconds))
     }
 
     /// Calls `check` with the plan of the cluster, with every claim recorded.

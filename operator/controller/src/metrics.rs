@@ -13,6 +13,7 @@ use prometheus_client::{
 pub enum Stage {
     Expressions,
     VniRecord,
+    Sweep,
     Finalizers,
     Apply,
     Cleanup,
@@ -24,6 +25,7 @@ impl EncodeLabelValue for Stage {
         let label = match self {
             Self::Expressions => "expressions",
             Self::VniRecord => "vni_record",
+            Self::Sweep => "sweep",
             Self::Finalizers => "finalizers",
             Self::Apply => "apply",
             Self::Cleanup => "cleanup",

@@ -11,6 +11,8 @@ pub const HELPER: &str = "helper";
 pub const CONTROLLER: &str = "podtap-controller";
 /// `ConfigMap` in the controller's namespace that records which destination of which tap has which VNI.
 pub const CLAIMS: &str = "podtap-vni-claims";
+/// `ConfigMap` in the controller's namespace that records which nodes are still to be swept.
+pub const SWEEP: &str = "podtap-sweep";
 /// Lease in the controller's namespace.
 pub const LEASE: &str = "podtap-controller";
 pub const LABEL_NAME: &str = "app.kubernetes.io/name";

@@ -7,10 +7,11 @@
 //!   no request.
 //! - No stage changes the result of an earlier one. An error about one object leaves the others alone.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_api::{CONDITION_READY, PodTapStatus};
+use podtap_model::NodeState;
 use podtap_runtime::telemetry::with_causes;
 use tracing::warn;
 
@@ -18,14 +19,13 @@ use crate::{
     apply::{
         cleanup,
         context::Context,
-        finalizers, objects,
+        finalizers,
+        objects::{self, Applied},
+        sweep_record::{self, SweepRecord},
         vni_record::{self, VniRecord},
     },
     events::Publisher,
-    expression::{
-        compiled::{compilable, compile},
-        process::Compiler,
-    },
+    expression::{compiled::compilable, process::Compiler},
     metrics::{ControllerMetrics, Stage},
     plan::{
         build::{Plan, build},
@@ -33,6 +33,7 @@ use crate::{
         expiry::is_expired,
         nodes,
         resolve::resolve,
+        sweep::{self, Sweep},
         tap_plan::{TapPlan, TapState},
         vni::{self, Claims, Vnis},
     },
@@ -59,18 +60,20 @@ pub struct Reconciler {
     pub compiler: Compiler,
     pub publisher: Publisher,
     pub vni_record: VniRecord,
+    pub sweep_record: SweepRecord,
     pub state: ControllerState,
     pub metrics: ControllerMetrics,
 }
 
 impl Reconciler {
-    /// Reconciles everything. Returns when to do so again even if nothing changes.
-    pub async fn reconcile(&mut self) -> Timestamp {
-        let (started, now) = (Instant::now(), Timestamp::now());
+    /// Reconciles everything as of `now`, by the API server's clock: no decision depends on that of the controller's node. Returns when
+    /// to do so again even if nothing changes.
+    pub async fn reconcile(&mut self, now: Timestamp) -> Timestamp {
+        let started = Instant::now();
         // Compiler processes, no requests.
         self.compile_expressions(now).await;
         // No requests.
-        let snapshot = Snapshot::take(&self.context.caches, &self.state.expressions, now);
+        let snapshot = Snapshot::take(&self.context.caches, self.state.expressions.known(), now);
         let validated = validate(&snapshot);
         // Requests: the record of VNIs.
         let Some(vnis) = self.allocate_vnis(&snapshot, &validated).await else { return self.next(now, []) };
@@ -80,8 +83,10 @@ impl Reconciler {
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
         let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.waits);
-        let Plan { nodes, taps } = build(taps, &finalizers.missing, &validated.policy, &deduplication);
+        let Plan { mut nodes, taps } = build(taps, &finalizers.missing, &validated.policy, &deduplication);
         self.state.waits = deduplication.waits;
+        // Requests: the record of nodes to sweep, once per leader.
+        let sweep_end = self.sweep(&snapshot, &mut nodes).await;
         let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since);
         self.state.idle_since = nodes.idle_since;
         // Requests: NodeTaps, helper pods, finalizers.
@@ -107,14 +112,19 @@ impl Reconciler {
         self.count_errors(Stage::Status, &status_errors);
         self.count_errors(Stage::Status, &unreadable_errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
-        self.next(now, [nodes.next, cleanup.next, expiration, deduplication.next])
+        // Requests: the record of nodes to sweep.
+        self.record_swept(&snapshot, &applied).await;
+        self.next(now, [nodes.next, cleanup.next, expiration, deduplication.next, sweep_end])
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {
         let taps = self.context.caches.taps.list();
-        let texts = compilable(taps.iter().filter_map(|entry| entry.object.expression()));
+        let texts = compilable(taps.iter().filter_map(|entry| {
+            let tap = &entry.object;
+            Some((tap.namespace.as_str(), tap.expression()?))
+        }));
         let ControllerState { expressions, retries, .. } = &mut self.state;
-        let errors = compile(expressions, &self.compiler, &texts, retries, now).await;
+        let errors = expressions.compile(&self.compiler, &texts, retries, now).await;
         self.count_errors(Stage::Expressions, &errors);
     }
 
@@ -156,6 +166,39 @@ impl Reconciler {
         };
         let result = self.vni_record.write(vnis.claims.clone()).await;
         (Some(vnis), result)
+    }
+
+    /// Adds the nodes that are to be swept now; none if it is unknown what was swept already. Returns when to choose others.
+    async fn sweep(&mut self, snapshot: &Snapshot, nodes: &mut BTreeMap<String, NodeState>) -> Option<Timestamp> {
+        let Self { sweep_record, state, .. } = self;
+        let is_paused = state.retries.is_paused(&RetryKey::SweepRecord, snapshot.now);
+        if sweep_record.known().is_none() && !is_paused {
+            let result = sweep_record.begin(|| snapshot.nodes.keys().cloned().collect()).await;
+            self.sweep_recorded(result, snapshot.now);
+        }
+        let Sweep { nodes: chosen, next } =
+            sweep::choose(self.sweep_record.known()?, snapshot, &mut self.state.sweep_begun);
+        for node in chosen {
+            nodes.entry(node).or_default();
+        }
+        next
+    }
+
+    async fn record_swept(&mut self, snapshot: &Snapshot, applied: &Applied) {
+        let Some(unswept) = self.sweep_record.known() else { return };
+        let remaining = sweep::remaining(unswept, snapshot, &applied.node_taps);
+        let result = self.sweep_record.write(remaining).await;
+        self.sweep_recorded(result, snapshot.now);
+    }
+
+    fn sweep_recorded(&mut self, result: Result<(), sweep_record::Error>, now: Timestamp) {
+        match result {
+            Ok(()) => self.state.retries.succeeded(&RetryKey::SweepRecord),
+            Err(error) => {
+                self.count_errors(Stage::Sweep, &[error]);
+                self.state.retries.failed(RetryKey::SweepRecord, now);
+            }
+        }
     }
 
     fn next<const N: usize>(&mut self, now: Timestamp, others: [Option<Timestamp>; N]) -> Timestamp {

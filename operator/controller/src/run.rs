@@ -12,9 +12,9 @@ use std::{
 };
 
 use clap::builder::BoolishValueParser;
-use k8s_openapi::jiff::Timestamp;
 use podtap_runtime::{
     client,
+    clock::ServerClock,
     http::{self, Health, Metrics, Server},
     leader::{self, Held, Lease},
     shutdown::Shutdown,
@@ -23,7 +23,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::{
-    apply::{context::Context, helper_pod::HelperTemplate, vni_record::VniRecord},
+    apply::{context::Context, helper_pod::HelperTemplate, sweep_record::SweepRecord, vni_record::VniRecord},
     events::Publisher,
     expression::process::Compiler,
     metrics::ControllerMetrics,
@@ -96,7 +96,7 @@ pub enum Error {
 /// Runs until it receives a signal, or loses leadership.
 pub async fn run(args: Args) -> Result<(), Error> {
     let mut shutdown = Shutdown::new().map_err(Error::Signal)?;
-    let client = client::connect().await?;
+    let (client, clock) = client::connect().await?;
     let health = Health::new(LIVENESS);
     let metrics = Metrics::new();
     let server = Server::spawn(args.http_address, health.clone(), metrics.clone()).await?;
@@ -122,13 +122,16 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let mut reconciler = Reconciler {
         publisher: Publisher::new(client.clone(), &args.identity),
         vni_record: VniRecord::new(client.clone(), &args.namespace),
+        sweep_record: SweepRecord::new(client.clone(), &args.namespace),
         context: Context { client, caches, template: args.into() },
         compiler: Compiler::default(),
         state: ControllerState::default(),
         metrics,
     };
+    let node_taps = reconciler.context.caches.node_taps.list();
+    reconciler.state.expressions.adopt(node_taps.iter().flat_map(|entry| entry.object.compiled()));
     tokio::select! {
-        result = lead(&mut reconciler, &held, &health, &mut shutdown) => result?,
+        result = lead(&mut reconciler, &clock, &held, &health, &mut shutdown) => result?,
         _ = watches.join_next() => return Err(Error::WatchEnded),
     }
     info!("releasing leadership");
@@ -138,14 +141,20 @@ pub async fn run(args: Args) -> Result<(), Error> {
 
 /// Reconciles now, and then whenever something changes or is due, until it receives a signal. A reconcile that has begun is finished
 /// first.
-async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdown: &mut Shutdown) -> Result<(), Error> {
+async fn lead(
+    reconciler: &mut Reconciler,
+    clock: &ServerClock,
+    held: &Held,
+    health: &Health,
+    shutdown: &mut Shutdown,
+) -> Result<(), Error> {
     loop {
         health.alive();
         let began = Instant::now();
         let next = tokio::select! {
             biased;
             () = held.lost() => return Err(Error::LeadershipLost),
-            next = reconciler.reconcile() => next,
+            next = reconciler.reconcile(clock.now()) => next,
         };
         tokio::select! {
             biased;
@@ -155,7 +164,7 @@ async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdow
         }
         loop {
             health.alive();
-            let pause = next.duration_since(Timestamp::now());
+            let pause = next.duration_since(clock.now());
             // A deadline that passed during the reconcile is due now.
             let pause = Duration::try_from(pause).unwrap_or_default();
             tokio::select! {
@@ -163,6 +172,8 @@ async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdow
                 () = held.lost() => return Err(Error::LeadershipLost),
                 () = shutdown.requested() => return Ok(()),
                 () = reconciler.context.caches.changed() => break,
+                () = reconciler.state.helper_requests.answer() => break,
+                () = reconciler.state.expressions.answer() => break,
                 () = sleep(pause.min(HEARTBEAT)) => if pause <= HEARTBEAT { break },
             }
         }

@@ -1,9 +1,10 @@
-//! What the PodTap programs that talk to Kubernetes share: the API client, leader election, health and metrics over HTTP, logging,
-//! shutdown and backoff.
+//! What the PodTap programs that talk to Kubernetes share: the API client and the API server's clock, leader election, health and
+//! metrics over HTTP, logging, shutdown and backoff.
 //!
 //! Nothing here knows the PodTap kinds. All of it runs on a tokio runtime, current-thread or multi-thread.
 
 pub mod client;
+pub mod clock;
 #[cfg(feature = "test-util")]
 pub mod fake_client;
 pub mod http;

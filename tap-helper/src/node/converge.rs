@@ -7,11 +7,12 @@ use std::{
 use podtap_model::{DesiredSender, Reason, Receiver};
 use tracing::{info, warn};
 
-use super::{Node, pods::PodNetns};
+use super::{Node, pods::PodNetns, resources::Running};
 use crate::{
     execute::Executor,
     failure::{Failure, Status},
     marks::is_ours,
+    names::sender_hash,
     namespace::NamespaceId,
     observe::{NetnsKind, Observed},
     plan::{Plan, Requested, plan},
@@ -93,28 +94,27 @@ impl Node {
             };
             here && attempted(Resource::receiver(receiver))
         };
-        let senders: Vec<&DesiredSender> = desired.senders.iter().filter(sender).collect();
-        let settings = |sender: &&DesiredSender| {
-            let settings = settings(sender, self.path_mtus.of(sender), &self.features);
-            (SenderKey::of(sender), settings)
-        };
-        let settings = match self.features.usable() {
-            Ok(()) => senders.iter().map(settings).collect(),
-            Err(_) => BTreeMap::new(),
-        };
-        Requested { senders, receivers: desired.receivers.iter().filter(receiver).collect(), settings }
+        let with_settings = |sender| (sender, settings(sender, self.path_mtus.of(sender), self.frag_list_safe));
+        Requested {
+            senders: desired.senders.iter().filter(sender).map(with_settings).collect(),
+            receivers: desired.receivers.iter().filter(receiver).collect(),
+            unloadable: self.preloaded.failure().cloned(),
+        }
     }
 
     /// Executes all actions, except further ones of resources that failed. Returns these resources.
     async fn execute(&mut self, id: NamespaceId, actions: &[Action], now: Instant) -> BTreeSet<Resource> {
         let Some(netns) = self.netns.get(&id) else { return BTreeSet::new() };
+        let senders = self.desired.iter().flat_map(|desired| &desired.senders);
+        let deadlines = senders.map(|sender| (Resource::sender(sender), self.renewals.deadline(sender))).collect();
         let mut executor = Executor {
             namespace: &*netns.namespace,
             netlink: &netns.netlink,
             node: &self.netlink,
             clsacts: Vec::new(),
             programs: BTreeMap::new(),
-            preloaded: &mut self.preloaded,
+            preloaded: &mut self.preloaded.programs,
+            deadlines,
         };
         let mut failed: BTreeSet<Resource> = BTreeSet::new();
         for action in actions {
@@ -148,6 +148,10 @@ impl Node {
                     self.resources.active(resource, id, interface, addresses);
                 }
                 Err(failure) => self.resources.refused(resource, id, failure),
+            }
+            if let (Resource::Sender(key), Some(running)) = (resource, self.resources.running_mut(resource)) {
+                let classifier = observed.classifier(sender_hash(key));
+                *running = classifier.map(|program| Running { id: program.id, deadline: program.deadline });
             }
         }
         let actions = plan.actions.iter().map(|action| action.resource.clone());
@@ -195,7 +199,7 @@ impl Node {
     /// Records that the state of a namespace is unknown.
     fn unobservable(&mut self, id: NamespaceId, failure: &Failure, now: Instant) {
         let requested = self.requested(id, now);
-        let senders = requested.senders.iter().map(|sender| Resource::sender(sender));
+        let senders = requested.senders.iter().map(|(sender, _)| Resource::sender(sender));
         let receivers = requested.receivers.iter().map(|receiver| Resource::receiver(receiver));
         let mut resources: Vec<Resource> = senders.chain(receivers).collect();
         if resources.is_empty() {

@@ -9,6 +9,8 @@ mod counters;
 mod netns;
 mod path_mtu;
 mod pods;
+mod preloaded;
+mod renewal;
 mod report;
 mod resources;
 mod watch;
@@ -19,14 +21,15 @@ use std::{
     io,
     rc::Rc,
     task::Poll,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use podtap_model::DesiredState;
+use podtap_model::{DesiredState, UnixTime};
 use tracing::{info, warn};
 
 use crate::{
-    bpf::{Features, Programs, Settings, probe},
+    bpf::{Monotonic, frag_list_safe},
+    deadline::{ClockReading, Renewals},
     failure::Failure,
     namespace::{Namespace, NamespaceId, PidfdRef, namespaces, pids},
     netlink::{Connection, NetlinkError, NetnsError},
@@ -37,6 +40,7 @@ use crate::{
 use netns::Netns;
 use path_mtu::PathMtus;
 use pods::Pods;
+use preloaded::Preloaded;
 use resources::Resources;
 
 /// How often everything is reconciled without an event: the safety net for what no event reports.
@@ -85,9 +89,9 @@ pub struct Node {
     desired: Option<DesiredState>,
     /// Resources that are refused because of their spec alone.
     invalid: BTreeMap<Resource, Failure>,
-    features: Features,
-    /// Programs for the next sender.
-    preloaded: Option<Programs>,
+    renewals: Renewals,
+    frag_list_safe: bool,
+    preloaded: Preloaded,
     path_mtus: PathMtus,
     pods: Pods,
     resources: Resources,
@@ -100,15 +104,14 @@ impl Node {
     pub fn open() -> Result<Self, NodeError> {
         let namespace = Rc::new(Namespace::node().map_err(NodeError::Namespace)?);
         let netlink = Connection::open(&namespace)?;
-        let (features, preloaded) = probe();
-        log_missing(&features);
         Ok(Self {
             namespace,
             netlink,
             desired: None,
             invalid: BTreeMap::new(),
-            features,
-            preloaded,
+            renewals: Renewals::new(node_clock()),
+            frag_list_safe: frag_list_safe(),
+            preloaded: Preloaded::new(Instant::now()),
             path_mtus: PathMtus::default(),
             pods: Pods::default(),
             resources: Resources::default(),
@@ -118,11 +121,8 @@ impl Node {
     }
 
     /// Loads programs for the next sender, if there are none. To be called when nothing else is left to do.
-    pub fn preload(&mut self) {
-        if self.preloaded.is_none() && self.features.usable().is_ok() {
-            // If they cannot be loaded now, the next sender reports why.
-            self.preloaded = Programs::load(&Settings::default(), None).ok();
-        }
+    pub fn preload(&mut self, now: Instant) {
+        self.preloaded.load(now);
     }
 
     /// The node's own namespace.
@@ -133,13 +133,22 @@ impl Node {
 
     /// Takes a new desired state. The first one also adopts what earlier helpers left in any namespace.
     pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
+        if self.desired.is_none() {
+            self.renewals = Renewals::new(node_clock());
+        }
+        if let Some(time) = desired.now {
+            self.renewals.confirm(ClockReading { at: Monotonic::now(), time });
+        }
+        let desired = self.renewals.without_expired(&desired, Monotonic::now()).unwrap_or(desired);
+        self.request(desired, now).await
+    }
+
+    async fn request(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
         self.resources.forget_changed(self.desired.as_ref(), &desired);
         self.invalid = invalid(&desired);
         self.pods.set(validate::pods(&desired), now);
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
-        if self.features.usable().is_ok() {
-            self.path_mtus.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?;
-        }
+        self.path_mtus.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?;
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
             self.adopt_leftovers().await?;
@@ -156,6 +165,10 @@ impl Node {
 
     /// Reconciles what is due.
     pub async fn reconcile(&mut self, now: Instant) -> Result<(), NodeError> {
+        self.expire(now).await?;
+        if self.preloaded.load_again(now) {
+            self.mark_all_dirty();
+        }
         if self.pods.watch_is_due(now) {
             self.search(now).await?;
         }
@@ -173,6 +186,7 @@ impl Node {
         for id in due {
             self.converge(id, now).await;
         }
+        self.write_deadlines();
         Ok(())
     }
 
@@ -180,7 +194,11 @@ impl Node {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let netns = self.netns.values().filter_map(Netns::due_at);
-        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, self.resources.next_retry()];
+        // A node without senders needs no programs.
+        let has_senders = self.desired.as_ref().is_some_and(|desired| !desired.senders.is_empty());
+        let load = self.preloaded.retry_at().filter(|_| has_senders);
+        let retry = self.resources.next_retry();
+        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load, self.next_deadline()];
         moments.into_iter().flatten().chain(netns).min()
     }
 
@@ -301,12 +319,9 @@ impl Node {
     }
 }
 
-/// Logs each missing feature of the kernel.
-fn log_missing(features: &Features) {
-    let parts = [&features.ebpf, &features.rate_limit, &features.expression, &features.clamp];
-    for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {
-        warn!(%error, "eBPF feature missing");
-    }
+/// The node's own clock, for what the API server's is not known for.
+fn node_clock() -> ClockReading {
+    ClockReading { at: Monotonic::now(), time: UnixTime::from(SystemTime::now()) }
 }
 
 fn is_empty(desired: Option<&DesiredState>) -> bool {

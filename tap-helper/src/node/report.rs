@@ -6,7 +6,6 @@ use super::{Node, pods::PodNetns};
 use crate::{
     failure::Status,
     resource::{Resource, SenderKey},
-    settings::degraded,
 };
 
 impl Node {
@@ -18,11 +17,14 @@ impl Node {
         for sender in &desired.senders {
             let resource = Resource::sender(sender);
             let state = self.resources.get(&resource);
+            let mut status = self.status(&resource, Some(&sender.pod));
+            if status == Status::ACTIVE {
+                status = self.stopped(sender).unwrap_or(status);
+            }
             senders.push(SenderStatus {
                 interface: state.map(|state| state.interface.clone()).filter(|name| !name.is_empty()),
                 addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),
-                degraded: degraded(sender, &self.features),
-                ..sender_status(SenderKey::of(sender), self.status(&resource, Some(&sender.pod)))
+                ..sender_status(SenderKey::of(sender), status)
             });
         }
         let mut receivers: Vec<ReceiverStatus> = Vec::new();
@@ -40,15 +42,9 @@ impl Node {
                 Resource::Leftover => {}
             }
         }
-        let status = desired.status(senders, receivers, self.feature_names());
+        let features = [("ebpf".to_owned(), self.preloaded.failure().is_none())].into();
+        let status = desired.status(senders, receivers, features);
         Some(Report { uid: desired.uid.clone(), status })
-    }
-
-    fn feature_names(&self) -> BTreeMap<String, bool> {
-        let ebpf = self.features.usable().is_ok();
-        [("ebpf", ebpf), ("clamp", ebpf && self.features.clamp.is_ok())]
-            .map(|(name, is_supported)| (name.to_owned(), is_supported))
-            .into()
     }
 
     fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {

@@ -1,12 +1,10 @@
+use std::time::Duration;
+
 use podtap_model::{Endpoint, Instruction, Pod, Program, ProgramId};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::*;
-
-fn features() -> Features {
-    Features { ebpf: Ok(()), clamp: Ok(()), rate_limit: Ok(()), expression: Ok(()), frag_list_safe: true }
-}
 
 fn tap(options: &Value) -> Tap {
     let vni = 7.try_into().expect("a VNI");
@@ -20,6 +18,7 @@ fn tap(options: &Value) -> Tap {
         options: MirrorOptions::deserialize(options).expect("mirror options"),
         program: None,
         peers: Vec::new(),
+        expiration_time: None,
     }
 }
 
@@ -31,7 +30,8 @@ fn sender_of(tap: Tap) -> DesiredSender {
         config_hash: None,
         addresses: vec![[10, 244, 0, 5].into()],
     };
-    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
+    let orphan_timeout = Duration::from_secs(3600);
+    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None, orphan_timeout }
 }
 
 fn sender() -> DesiredSender {
@@ -67,7 +67,7 @@ fn demanding() -> DesiredSender {
 #[test]
 fn all_options_reach_the_programs() {
     let demanding = demanding();
-    let settings = settings(&demanding, Some(1500), &features());
+    let settings = settings(&demanding, Some(1500), true);
     let expected = bpf::Settings {
         options: demanding.tap.options.clone(),
         program: Some(program()),
@@ -77,13 +77,14 @@ fn all_options_reach_the_programs() {
         addresses: demanding.pod.addresses.clone(),
     };
     assert_eq!(settings, expected);
+    assert!(super::settings(&demanding, None, false).linearize);
 }
 
 #[test]
 fn peers_matter_only_where_a_frame_would_be_mirrored_twice() {
     let with = |options: Value, direction, peers: Vec<IpAddr>| {
         let tap = Tap { direction, peers, ..tap(&options) };
-        settings(&sender_of(tap), None, &features()).peers
+        settings(&sender_of(tap), None, true).peers
     };
     let peers: Vec<IpAddr> = PEERS.map(|text| text.parse().expect("an address")).to_vec();
     let reversed = peers.iter().rev().chain(&peers).copied().collect();
@@ -99,7 +100,7 @@ fn peers_matter_only_where_a_frame_would_be_mirrored_twice() {
 #[test]
 fn the_narrowest_part_of_the_path_counts() {
     let limit = |route: Option<u32>, underlay: Option<u32>| {
-        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, route, &features()).frame_limit
+        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, route, true).frame_limit
     };
     assert_eq!(limit(Some(1500), None), Some(1464));
     assert_eq!(limit(Some(1300), Some(1400)), Some(1264));
@@ -107,23 +108,8 @@ fn the_narrowest_part_of_the_path_counts() {
     assert_eq!(limit(None, None), None);
     let mut ipv6 = tap(&json!({}));
     ipv6.destinations[0].address = "fd66::2".parse().expect("an address");
-    let over_ipv6 = settings(&sender_of(ipv6), Some(1500), &features());
+    let over_ipv6 = settings(&sender_of(ipv6), Some(1500), true);
     assert_eq!((over_ipv6.frame_limit, over_ipv6.options.oversize), (Some(1444), Oversize::Truncate));
-    let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
-    assert_eq!(settings(&sender(), Some(1500), &without_clamp).frame_limit, None);
-}
-
-#[test]
-fn unsupported_options_are_reported() {
-    assert_eq!(degraded(&demanding(), &features()), Vec::<String>::new());
-    let without = Features { ebpf: Err(Unsupported("not permitted".to_owned())), ..features() };
-    assert_eq!(degraded(&sender(), &without).len(), 1, "oversize frames are fragmented, whatever the options");
-    let all = degraded(&demanding(), &without);
-    assert_eq!(all.len(), 6, "{all:?}");
-    let ending = "the node's kernel does not support it (not permitted).";
-    assert!(all.iter().all(|sentence| sentence.ends_with(ending)), "{all:?}");
-    let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
-    assert_eq!(degraded(&demanding(), &without_clamp).len(), 1);
 }
 
 #[test]

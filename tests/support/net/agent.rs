@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_model::{Counters, DesiredUpdate, NodeStatus, Request, Response, State};
+use podtap_model::{Counters, DesiredUpdate, NodeStatus, Renewal, Request, Response, State};
 
 use super::Desired;
 
@@ -68,6 +68,15 @@ impl Agent {
     #[track_caller]
     pub fn apply(&mut self, update: DesiredUpdate) {
         self.send(&Request::Apply(update));
+    }
+
+    /// Renews the mirrors of a `NodeTap`.
+    ///
+    /// # Panics
+    /// When the connection is closed.
+    #[track_caller]
+    pub fn renew(&mut self, renewal: Renewal) {
+        self.send(&Request::Renew(renewal));
     }
 
     #[track_caller]

@@ -18,7 +18,7 @@ pub mod traffic;
 
 pub use agent::{AGENT_UID, Agent};
 pub use cgroup::MemoryCgroup;
-pub use desired::{Desired, NODE_TAP, Sender};
+pub use desired::{Desired, NODE_TAP, Sender, now};
 pub use helper::Helper;
 pub use network::Network;
 pub use node::Node;

@@ -2,8 +2,8 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use podtap_model::{Counters, MAX_MESSAGE, Report, Request, Response};
-use podtap_runtime::{backoff::Backoff, http::Health};
+use podtap_model::{Counters, DesiredUpdate, MAX_MESSAGE, Renewal, Report, Request, Response, UnixTime};
+use podtap_runtime::{backoff::Backoff, clock::ServerClock, http::Health};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
@@ -44,6 +44,11 @@ enum Disconnected {
 pub struct Channels {
     /// The newest [`Request::Apply`].
     pub desired: watch::Receiver<Option<Request>>,
+    /// The newest renewal.
+    pub renewals: watch::Receiver<Option<Renewal>>,
+    pub clock: ServerClock,
+    /// How many connections there were.
+    pub connections: watch::Sender<u64>,
     /// Number of the newest request for counters.
     pub requests: watch::Receiver<u64>,
     /// The newest report.
@@ -89,11 +94,14 @@ pub async fn run(socket: &Path, mut channels: Channels) {
 
 /// Sends and receives over one connection, until it ends.
 async fn exchange(stream: UnixStream, channels: &mut Channels, backoff: &mut Backoff) -> Disconnected {
-    let Channels { desired, requests, reports, counters, .. } = channels;
+    let Channels { desired, renewals, clock, connections, requests, reports, counters, .. } = channels;
     let (reader, writer) = stream.into_split();
+    // The API server's confirmation is not of this moment.
+    renewals.mark_unchanged();
+    connections.send_modify(|number| *number += 1);
     // Concurrently: two processes that both write and do not read would deadlock.
     tokio::select! {
-        reason = send(writer, desired, requests) => reason,
+        reason = send(writer, desired, renewals, clock, requests) => reason,
         reason = receive(reader, reports, counters, backoff) => reason,
     }
 }
@@ -101,23 +109,40 @@ async fn exchange(stream: UnixStream, channels: &mut Channels, backoff: &mut Bac
 async fn send(
     mut writer: OwnedWriteHalf,
     desired: &mut watch::Receiver<Option<Request>>,
+    renewals: &mut watch::Receiver<Option<Renewal>>,
+    clock: &ServerClock,
     requests: &mut watch::Receiver<u64>,
 ) -> Disconnected {
-    desired.mark_changed();
+    let mut next = desired.borrow_and_update().clone();
     loop {
-        let line = tokio::select! {
-            // Updates first, so that counters are those of the newest update.
+        if let Some(line) = next.as_ref().and_then(encode) {
+            if let Err(error) = writer.write_all(&line).await {
+                return Disconnected::Io(error);
+            }
+            debug!(bytes = line.len(), "sent a request");
+        }
+        next = tokio::select! {
+            // Updates first: renewals and counters are about the newest one.
             biased;
-            Ok(()) = desired.changed() => desired.borrow_and_update().as_ref().and_then(encode),
-            Ok(()) = requests.changed() => encode(&Request::Counters(*requests.borrow_and_update())),
+            Ok(()) = desired.changed() => desired.borrow_and_update().clone().map(|request| confirmed(request, clock)),
+            Ok(()) = renewals.changed() => renewals.borrow_and_update().clone().map(Request::Renew),
+            Ok(()) = requests.changed() => Some(Request::Counters(*requests.borrow_and_update())),
             else => return Disconnected::ClientDropped,
         };
-        let Some(line) = line else { continue };
-        if let Err(error) = writer.write_all(&line).await {
-            return Disconnected::Io(error);
-        }
-        debug!(bytes = line.len(), "sent a request");
     }
+}
+
+/// The request if it has just arrived from the API server.
+fn confirmed(request: Request, clock: &ServerClock) -> Request {
+    match request {
+        Request::Apply(update) => Request::Apply(DesiredUpdate { now: Some(unix_time(clock)), ..update }),
+        request => request,
+    }
+}
+
+/// The API server's clock, in the protocol's type.
+pub fn unix_time(clock: &ServerClock) -> UnixTime {
+    UnixTime::from_seconds(clock.now().as_second())
 }
 
 /// The line of a request, unless the tap-helper would reject it.

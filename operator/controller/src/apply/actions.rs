@@ -11,10 +11,26 @@ use crate::{
 /// One request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    WriteNodeTap { node: String, spec: NodeState },
-    DeleteNodeTap { node: String, uid: String },
-    CreateHelper { node: String, owner: String },
-    DeleteHelper { node: String, name: String, uid: String, immediately: bool },
+    /// `version` is the resource version of the object that the plan is based on; none: there is none yet.
+    WriteNodeTap {
+        node: String,
+        version: Option<String>,
+        spec: NodeState,
+    },
+    DeleteNodeTap {
+        node: String,
+        uid: String,
+    },
+    CreateHelper {
+        node: String,
+        owner: String,
+    },
+    DeleteHelper {
+        node: String,
+        name: String,
+        uid: String,
+        immediately: bool,
+    },
 }
 
 impl Action {
@@ -30,8 +46,13 @@ impl Action {
 pub fn node_tap_action(snapshot: &Snapshot, node: &str, plan: &NodePlan) -> Option<Action> {
     let current = snapshot.node_taps.get(node);
     match plan {
-        NodePlan::Serve(spec) => (current.and_then(|object| object.spec.as_ref()) != Some(spec))
-            .then(|| Action::WriteNodeTap { node: node.to_owned(), spec: spec.clone() }),
+        NodePlan::Serve(spec) => {
+            (current.and_then(|object| object.spec.as_ref()) != Some(spec)).then(|| Action::WriteNodeTap {
+                node: node.to_owned(),
+                version: current.map(|object| object.version.clone()),
+                spec: spec.clone(),
+            })
+        }
         // Its helper pod is deleted first.
         NodePlan::Retire if snapshot.helpers.contains_key(node) => None,
         NodePlan::Retire | NodePlan::Forget => {

@@ -1,5 +1,8 @@
 //! What all requests of the leader share.
 
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt as _, future::ready, stream};
 use kube::{
     Client,
     api::{DeleteParams, PatchParams, Preconditions},
@@ -9,6 +12,16 @@ use crate::{apply::helper_pod::HelperTemplate, names, store::caches::Caches};
 
 /// How many requests are in flight at the same time.
 pub const CONCURRENCY: usize = 8;
+
+/// How long a stage starts new requests. What is left waits for the next reconcile, so that slow requests of one kind, an admission
+/// webhook for example, do not keep the other stages waiting.
+const BUDGET: Duration = Duration::from_secs(5);
+
+/// Sends requests, a few at a time, and starts no more of them when the budget of the stage is spent.
+pub fn in_budget<F: Future>(requests: impl IntoIterator<Item = F>) -> impl Stream<Item = F::Output> {
+    let end = Instant::now() + BUDGET;
+    stream::iter(requests).take_while(move |_| ready(Instant::now() < end)).buffer_unordered(CONCURRENCY)
+}
 
 /// The API server, the caches that learn of each write, and the template of helper pods.
 #[derive(Clone)]

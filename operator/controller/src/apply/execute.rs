@@ -48,7 +48,9 @@ impl Error {
 /// Sends the request. It is a success if the object is already as requested. Returns the `NodeTap` that was written, if it was one.
 pub async fn execute(context: &Context, action: &Action) -> Result<Option<CachedNodeTap>, kube::Error> {
     match action {
-        Action::WriteNodeTap { node, spec } => write_node_tap(context, node, spec).await.map(Some),
+        Action::WriteNodeTap { node, version, spec } => {
+            write_node_tap(context, node, version.as_deref(), spec).await.map(Some)
+        }
         Action::DeleteNodeTap { node, uid } => delete_node_tap(context, node, uid).await.map(|()| None),
         Action::CreateHelper { node, owner } => create_helper(context, node, owner).await.map(|()| None),
         Action::DeleteHelper { node, name, uid, immediately } => {
@@ -57,14 +59,23 @@ pub async fn execute(context: &Context, action: &Action) -> Result<Option<Cached
     }
 }
 
-async fn write_node_tap(context: &Context, node: &str, spec: &NodeState) -> Result<CachedNodeTap, kube::Error> {
+/// Server-side apply, with an optimistic lock.
+async fn write_node_tap(
+    context: &Context,
+    node: &str,
+    version: Option<&str>,
+    spec: &NodeState,
+) -> Result<CachedNodeTap, kube::Error> {
     let api: Api<DeserializeGuard<NodeTap>> = Api::all(context.client.clone());
-    let object = json!({
+    let mut object = json!({
         "apiVersion": format!("{GROUP}/v1alpha1"),
         "kind": "NodeTap",
         "metadata": {"name": node},
         "spec": spec,
     });
+    if let Some(version) = version {
+        object["metadata"]["resourceVersion"] = version.into();
+    }
     let response = in_time(api.patch(node, &patch_params().force(), &Patch::Apply(object))).await?;
     let written = CachedNodeTap::from(response.clone());
     let (senders, receivers) = (spec.senders.len(), spec.receivers.len());

@@ -7,6 +7,8 @@ pub mod execute;
 pub mod finalizers;
 pub mod helper_failures;
 pub mod helper_pod;
+pub mod helper_requests;
 pub mod helper_volumes;
 pub mod objects;
+pub mod sweep_record;
 pub mod vni_record;

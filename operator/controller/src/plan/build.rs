@@ -39,7 +39,7 @@ pub fn build<'a>(
         }
     };
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
-    Plan { nodes: node_specs::node_specs(&taps, policy.underlay_mtu, deduplication), taps }
+    Plan { nodes: node_specs::node_specs(&taps, policy, deduplication), taps }
 }
 
 fn missing_finalizer() -> Failure {

@@ -17,6 +17,7 @@ pub mod mirroring_loops;
 pub mod node_specs;
 pub mod nodes;
 pub mod resolve;
+pub mod sweep;
 pub mod tap_plan;
 pub mod targets;
 pub mod vni;

@@ -10,15 +10,11 @@ use crate::{
         tap_plan::{PlannedDestination, TapPlan},
     },
     store::pod::CachedPod,
-    validate::spec::TapSpec,
+    validate::{policy::Policy, spec::TapSpec},
 };
 
 /// The desired state of each node that has something to do.
-pub fn node_specs(
-    taps: &[TapPlan<'_>],
-    underlay_mtu: Option<u32>,
-    deduplication: &Deduplication,
-) -> BTreeMap<String, NodeState> {
+pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy, deduplication: &Deduplication) -> BTreeMap<String, NodeState> {
     let mut nodes: BTreeMap<String, NodeState> = BTreeMap::new();
     for plan in taps.iter().filter(|plan| plan.is_executed()) {
         let Ok(spec) = &plan.tap.spec else { continue };
@@ -37,7 +33,8 @@ pub fn node_specs(
             {
                 node.programs.push(program.clone());
             }
-            node.underlay_mtu = underlay_mtu;
+            node.underlay_mtu = policy.underlay_mtu;
+            node.orphan_timeout_seconds = Some(policy.orphan_timeout_seconds);
             node.senders.push(Sender { tap: uid.clone(), pod });
         }
     }
@@ -67,6 +64,7 @@ fn tap(plan: &TapPlan<'_>, spec: &TapSpec, peers: Vec<IpAddr>) -> Tap {
         options: plan.options.clone(),
         program: plan.program.as_ref().map(|program| program.id.clone()),
         peers,
+        expiration_time: plan.expiration,
     }
 }
 

@@ -9,9 +9,9 @@ use crate::{
     names,
     plan::{
         destinations::{self, Family, Resolution},
-        expiry::is_expired,
+        expiry::{OnNodes, is_expired},
         interface_names, limits, mirroring_loops,
-        tap_plan::{PlannedDestination, TapPlan, TapState},
+        tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
         targets,
         vni::{Refusal, Vnis},
     },
@@ -27,8 +27,9 @@ use crate::{
 /// Resolves all taps, oldest first. Only recorded VNIs are used.
 pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, vnis: &Vnis) -> Vec<TapPlan<'a>> {
     let policy = &validated.policy;
+    let on_nodes = OnNodes::of(snapshot);
     let plan = |tap: &'a Tap| match &tap.spec {
-        Ok(spec) => resolve_tap(snapshot, policy, tap, spec, vnis),
+        Ok(spec) => resolve_tap(snapshot, policy, tap, spec, vnis, &on_nodes),
         Err(failure) => TapPlan::refused(tap, failure.clone()),
     };
     let mut taps: Vec<TapPlan<'a>> = validated.taps.iter().map(plan).collect();
@@ -40,7 +41,14 @@ pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, vnis: &Vnis) -
     taps
 }
 
-fn resolve_tap<'a>(snapshot: &Snapshot, policy: &Policy, tap: &'a Tap, spec: &TapSpec, vnis: &Vnis) -> TapPlan<'a> {
+fn resolve_tap<'a>(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    tap: &'a Tap,
+    spec: &TapSpec,
+    vnis: &Vnis,
+    on_nodes: &OnNodes<'_>,
+) -> TapPlan<'a> {
     let vni = vnis.of_tap(tap, spec, &policy.vni_range);
     let destinations = planned_destinations(snapshot, policy, tap, spec, vnis);
     let pods = destinations.iter().filter_map(|destination| destination.resolved.as_ref()?.pod());
@@ -48,8 +56,10 @@ fn resolve_tap<'a>(snapshot: &Snapshot, policy: &Policy, tap: &'a Tap, spec: &Ta
     let targets = targets::resolve(snapshot, policy, tap, spec, &consumers);
     let state = if is_expired(tap, spec, snapshot.now) {
         TapState::Expired
+    } else if policy.suspend_all {
+        TapState::Suspended(SuspendedBy::Policy)
     } else if spec.suspend {
-        TapState::Suspended
+        TapState::Suspended(SuspendedBy::Tap)
     } else if let Some(refusal) = vnis.refusals.get(&tap.reference.uid) {
         TapState::Refused(vni_failure(snapshot, refusal))
     } else if vni.is_none() || destinations.iter().any(|destination| destination.vni.is_none()) {
@@ -61,7 +71,8 @@ fn resolve_tap<'a>(snapshot: &Snapshot, policy: &Policy, tap: &'a Tap, spec: &Ta
         TapState::Active
     };
     let TapOptions { options, program, .. } = spec.options.clone();
-    TapPlan { tap, state, targets, destinations, vni, options, program }
+    let (start, expiration) = (on_nodes.start(tap), on_nodes.expiration(tap, spec));
+    TapPlan { tap, state, targets, destinations, vni, options, program, start, expiration }
 }
 
 fn planned_destinations(

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, time::Duration};
 
 use futures::FutureExt as _;
 use http::StatusCode;
@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     apply::helper_pod::HelperTemplate,
     fake_api::FakeApi,
-    fixtures::{OWN_NAMESPACE, World, carry_out, object, pod, tap, vni},
+    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, tap, vni},
     store::{
         cache::Cache,
         caches::Caches,
@@ -31,12 +31,16 @@ use crate::{
 const TAP: &str = "/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/t";
 const NODE_TAP: &str = "/apis/podtap.dev/v1alpha1/nodetaps/";
 const PODS: &str = "/api/v1/namespaces/podtap-system/pods";
+const SWEEP: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-sweep";
+const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const CLAIMS: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-vni-claims";
 
 /// A leader and its API server. [`Cluster::sync`] replaces the watches.
 struct Cluster {
     api: FakeApi,
     reconciler: Reconciler,
+    /// How far the reconciles' clock is ahead.
+    ahead: Cell<SignedDuration>,
 }
 
 impl Cluster {
@@ -51,7 +55,9 @@ impl Cluster {
         for tap in &world.taps {
             api.put(&format!("/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/{}", tap.name_any()), tap);
         }
-        let cluster = Self { reconciler: Self::leader(&api), api };
+        // A new installation would sweep all nodes first.
+        api.put(SWEEP, &json!({"metadata": {}, "data": {"installation": "installation-1", "nodes": ""}}));
+        let cluster = Self { reconciler: Self::leader(&api), api, ahead: Cell::default() };
         cluster.sync();
         cluster
     }
@@ -69,6 +75,7 @@ impl Cluster {
             publisher: Publisher::new(client.clone(), "test"),
             compiler: Compiler::shell("exit 1"),
             vni_record: VniRecord::new(client.clone(), OWN_NAMESPACE),
+            sweep_record: SweepRecord::new(client.clone(), OWN_NAMESPACE),
             context: Context {
                 client,
                 caches: Caches::new(),
@@ -107,7 +114,7 @@ impl Cluster {
             }
             cache.apply(Event::<K>::InitDone, &project);
         }
-        let Self { api, reconciler } = self;
+        let Self { api, reconciler, .. } = self;
         let caches = &reconciler.context.caches;
         list(&caches.taps, api.list("/podtaps/"), CachedTap::from as fn(DeserializeGuard<PodTap>) -> CachedTap);
         list(&caches.node_taps, api.list("/nodetaps/"), CachedNodeTap::from as fn(DeserializeGuard<NodeTap>) -> _);
@@ -122,8 +129,12 @@ impl Cluster {
     async fn reconcile(&mut self) -> Vec<String> {
         self.api.requests();
         self.sync();
-        self.reconciler.reconcile().await;
+        self.reconciler.reconcile(self.now()).await;
         self.api.requests().into_iter().filter(|request| !request.contains("/events")).collect()
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + self.ahead.get()
     }
 
     /// Every node applies its spec, and its helper pod runs.
@@ -177,12 +188,14 @@ async fn an_unchanged_cluster_sends_nothing() {
     let mut cluster = Cluster::with_one_tap();
     let first = cluster.reconcile().await;
     let sent: BTreeMap<&str, usize> = first.iter().fold(BTreeMap::new(), |mut sent, request| {
-        let kinds = ["configmaps", "nodetaps", "/pods", "/status", "podtaps"];
+        let kinds = ["configmaps", "selfsubjectreviews", "nodetaps", "/pods", "/status", "podtaps"];
         *sent.entry(kinds.into_iter().find(|kind| request.contains(kind)).expect(request)).or_default() += 1;
         sent
     });
-    // The record is read and written, the finalizer added, each NodeTap and helper pod created, and the status written.
-    assert_eq!(sent, [("/pods", 2), ("/status", 1), ("configmaps", 2), ("nodetaps", 2), ("podtaps", 1)].into());
+    // The record of VNIs is read and written, that of nodes to sweep is read, the finalizer added, each NodeTap and helper pod created,
+    // and the status written.
+    let expected = [("/pods", 2), ("/status", 1), ("configmaps", 3), ("nodetaps", 2), ("podtaps", 1)];
+    assert_eq!(sent, expected.into_iter().chain([("selfsubjectreviews", 1)]).collect());
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
     assert_eq!(cluster.reconcile().await, none());
 
@@ -217,15 +230,26 @@ async fn deduplication_settles() {
         assert_eq!(cluster.reconcile().await, none());
     }
     cluster.restart();
-    assert_eq!(cluster.reconcile().await, [format!("GET {CLAIMS}")], "nor does a new leader change anything");
+    let sent = cluster.reconcile().await;
+    assert!(!sent.iter().any(|request| request.contains("nodetaps")), "a new leader changes nothing: {sent:?}");
 }
 
 #[tokio::test]
 async fn a_new_leader_changes_nothing() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
+    let published = async {
+        while cluster.api.list("/events/").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), published).await.expect("TapEstablished is published");
     cluster.restart();
-    assert_eq!(cluster.reconcile().await, [format!("GET {CLAIMS}")]);
+    assert_eq!(
+        cluster.reconcile().await,
+        [format!("GET {CLAIMS}"), format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]
+    );
+    tokio::task::yield_now().await;
     assert_eq!(cluster.api.list("/events/").len(), 1, "TapEstablished, once");
 }
 
@@ -482,9 +506,136 @@ async fn nothing_is_due_at_once_for_ever() {
     let mut cluster = Cluster::new(&World::with(suspended));
     for _ in 0..2 {
         cluster.sync();
-        let next = cluster.reconciler.reconcile().await;
+        let next = cluster.reconciler.reconcile(Timestamp::now()).await;
         assert!(next.duration_since(Timestamp::now()) > SignedDuration::from_secs(60), "{next}");
     }
     let past = Timestamp::now() - SignedDuration::from_secs(5);
     assert!(cluster.reconciler.next(Timestamp::now(), [Some(past)]) > Timestamp::now());
+}
+
+/// The API server's clock is ahead of that of the controller's node, or behind.
+#[tokio::test]
+async fn the_clock_of_the_controllers_node_has_no_effect() {
+    for off in [-3600, 3600].map(SignedDuration::from_secs) {
+        let mut limited = tap("t", json!([{"node": {"name": "n2"}}]));
+        limited.spec.duration = Some(Duration::from_secs(600).into());
+        let mut cluster = Cluster::new(&World::with(limited));
+        cluster.ahead.set(off);
+        cluster.establish().await;
+        let tap: PodTap = object(cluster.api.get(TAP).expect("a tap"));
+        let started = tap.status.and_then(|status| status.start_time).expect("it has started").0;
+        assert!(started.duration_since(cluster.now()).abs() < SignedDuration::from_secs(60), "{started}");
+
+        // Another replica, on a node with another time, takes over.
+        cluster.nodes_apply();
+        cluster.restart();
+        cluster.reconcile().await;
+        assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()), "not expired, {off}");
+
+        let mut deleted = cluster.api.get(TAP).expect("a tap");
+        deleted["metadata"]["deletionTimestamp"] = json!(cluster.now().to_string());
+        cluster.api.put(TAP, &deleted);
+        cluster.reconcile().await;
+        cluster.reconcile().await;
+        assert!(cluster.api.get(TAP).is_some(), "the nodes have not had their time");
+        cluster.nodes_apply();
+        cluster.reconcile().await;
+        assert_eq!(cluster.api.get(TAP), None);
+    }
+}
+
+#[tokio::test]
+async fn nodes_learn_when_a_tap_ends_before_its_status_says_so() {
+    let mut limited = tap("t", json!([{"node": {"name": "n2"}}]));
+    limited.spec.duration = Some(Duration::from_secs(60).into());
+    let mut cluster = Cluster::new(&World::with(limited));
+    cluster.reconcile().await;
+    cluster.nodes_apply();
+    assert_eq!(cluster.reconcile().await, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {TAP}/status")]);
+    assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()), "although n1 has not observed it");
+    let tap: PodTap = object(cluster.api.get(TAP).expect("a tap"));
+    let expiration = tap.status.and_then(|status| status.expiration_time).expect("it has started").0;
+    let on_node = cluster.node_tap("n1").spec.0.taps[0].expiration_time.expect("it has a duration");
+    assert_eq!(on_node.to_string(), expiration.to_string());
+    assert_eq!(cluster.reconcile().await, none());
+}
+
+#[tokio::test]
+async fn a_new_installation_sweeps_every_node_once() {
+    let mut cluster = Cluster::new(&World::small());
+    cluster.api.remove(SWEEP);
+    cluster.reconcile().await;
+    let unswept = |cluster: &Cluster| cluster.api.get(SWEEP).expect("a record")["data"]["nodes"].clone();
+    assert_eq!(unswept(&cluster), json!("n1 n2"));
+    assert_eq!((cluster.api.list("/nodetaps/").len(), cluster.api.list(PODS).len()), (2, 2));
+    assert_eq!(cluster.node_tap("n1").spec, NodeTapSpec::default());
+    assert_eq!(cluster.reconcile().await, none(), "the helper pods are starting");
+
+    cluster.restart();
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    assert_eq!(unswept(&cluster), json!(""));
+    for minute in 0..3 {
+        cluster.ahead.set(SignedDuration::from_secs(61 * minute));
+        cluster.reconcile().await;
+    }
+    assert_eq!((cluster.api.list("/nodetaps/").len(), cluster.api.list(PODS).len()), (0, 0));
+
+    cluster.api.put("/api/v1/nodes/n3", &crate::fixtures::node("n3", &["10.0.0.3"]));
+    cluster.restart();
+    cluster.reconcile().await;
+    assert_eq!(cluster.api.list("/nodetaps/"), [], "no earlier installation has mirrored there");
+}
+
+#[tokio::test]
+async fn taps_do_not_wait_for_the_record_of_nodes_to_sweep() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.api.refuse("podtap-sweep", StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+    cluster.establish().await;
+    cluster.api.refuse_nothing();
+    cluster.wait_for_retry().await;
+    assert_eq!(cluster.reconcile().await, [format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]);
+}
+
+/// An admission webhook takes ten seconds for each helper pod; the API server has more to create than it takes at once.
+#[tokio::test(start_paused = true)]
+async fn slow_admission_of_helper_pods_delays_nothing_else() {
+    let mut world = World::with(tap("t", json!([{"node": {"name": "n2"}}])));
+    for number in 3..40 {
+        let name = format!("n{number}");
+        world.nodes.push(node(&name, &[&format!("10.66.1.{number}")]));
+        world.pods.push(pod("shop", &format!("web-{number}"), &name));
+    }
+    let mut cluster = Cluster::new(&world);
+    cluster.api.delay(&format!("POST {PODS}"), Duration::from_secs(10));
+    let began = tokio::time::Instant::now();
+    let requests = cluster.reconcile().await;
+    assert!(requests.contains(&format!("PATCH {TAP}/status")), "{requests:?}");
+    cluster.delete_tap();
+    cluster.reconcile().await;
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    assert_eq!(cluster.api.get(TAP), None, "deleted while helper pods are being created");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(cluster.api.list(PODS), []);
+    // The requests in flight are neither lost nor repeated.
+    cluster.reconciler.state.helper_requests.answer().await;
+    assert!(!cluster.api.list(PODS).is_empty());
+}
+
+/// A leader that was stopped, replaced and continued sends what it had planned before.
+#[tokio::test]
+async fn an_old_leader_overwrites_nothing() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let mut tap = cluster.api.get(TAP).expect("a tap");
+    tap["spec"]["direction"] = json!("Ingress");
+    tap["metadata"]["generation"] = json!(2);
+    cluster.api.put(TAP, &tap);
+    // The new leader has removed the sender between the old leader's snapshot and its request.
+    cluster.api.interfere(&format!("PATCH {NODE_TAP}n1"), |node_tap| node_tap["spec"] = json!({}));
+    cluster.reconcile().await;
+    assert_eq!(cluster.node_tap("n1").spec, NodeTapSpec::default());
+    cluster.reconcile().await;
+    assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1, "with the new state, it is written at once");
 }

@@ -17,7 +17,7 @@ use crate::{
     apply::objects::Applied,
     failure::{Failure, count},
     plan::{
-        tap_plan::{TapPlan, TapState},
+        tap_plan::{SuspendedBy, TapPlan, TapState},
         targets::Target,
     },
     status::{degraded::degraded_options, progress::Progress},
@@ -210,7 +210,11 @@ fn ready(
 fn inactive(plan: &TapPlan<'_>) -> Option<Failure> {
     match &plan.state {
         TapState::Active => None,
-        TapState::Suspended => {
+        TapState::Suspended(SuspendedBy::Policy) => Some(Failure::new(
+            Reason::Suspended,
+            "the PodTapPolicy default suspends all taps (spec.suspendAll is true): mirroring resumes when an administrator sets it to false",
+        )),
+        TapState::Suspended(SuspendedBy::Tap) => {
             Some(Failure::new(Reason::Suspended, "spec.suspend is true: set it to false to resume mirroring"))
         }
         TapState::Expired => Some(Failure::new(

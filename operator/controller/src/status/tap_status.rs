@@ -21,17 +21,14 @@ pub const MAX_FAILURES: usize = 16;
 
 /// The status that the tap is to have.
 pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>) -> PodTapStatus {
-    let previous = &plan.tap.status;
     let senders = progress::senders(plan, inputs);
     let receivers: Vec<Progress> =
         plan.destinations.iter().map(|destination| progress::receiver(plan, destination, inputs)).collect();
 
     let now = whole_seconds(inputs.snapshot.now);
     let tapped_pods = senders.iter().filter(|(_, progress)| *progress == Progress::Active).count();
-    let start_time = previous.start_time.clone().or_else(|| (tapped_pods > 0).then_some(Time(now)));
     let duration = plan.tap.spec.as_ref().ok().and_then(|spec| spec.duration);
-    let expiration_time =
-        start_time.as_ref().zip(duration).map(|(start, duration)| Time(expiration(start.0, duration)));
+    let expiration_time = plan.start.zip(duration).map(|(start, duration)| Time(expiration(start, duration)));
     let destinations = plan.destinations.iter().zip(&receivers);
     PodTapStatus {
         observed_generation: Some(plan.tap.generation),
@@ -41,7 +38,7 @@ pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>) -> PodTapStatus 
         matched_pods: number(plan.targets.matched),
         tapped_pods: number(tapped_pods),
         failures: failures(plan, &senders),
-        start_time,
+        start_time: plan.start.map(Time),
         expiration_time,
         conditions: conditions::conditions(plan, &senders, &receivers, inputs.applied, now),
     }

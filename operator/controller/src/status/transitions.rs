@@ -6,7 +6,7 @@ use podtap_api::{
 };
 use podtap_model::Reason;
 
-use crate::events::Occurrence;
+use crate::{events::Occurrence, failure::count};
 
 /// What to report about the change from one status to the next.
 pub fn occurrences(old: &PodTapStatus, new: &PodTapStatus) -> Vec<Occurrence> {
@@ -39,10 +39,10 @@ pub fn occurrences(old: &PodTapStatus, new: &PodTapStatus) -> Vec<Occurrence> {
     if let Some((true, _, message)) = changed(old, new, CONDITION_DEGRADED) {
         add(true, Reason::Degraded, message);
     }
-    let is_known =
-        |failure: &TapFailure| old.failures.iter().any(|f| f.pod == failure.pod && f.reason == failure.reason);
-    for failure in new.failures.iter().filter(|failure| !is_known(failure)) {
-        let note = format!("pod {}: {}", failure.pod, failure.message);
+    for (failure, others) in failures_by_node(old, new) {
+        let others =
+            if others == 0 { String::new() } else { format!(", and {}", count(others, "other pod", "other pods")) };
+        let note = format!("pod {}{others}: {}", failure.pod, failure.message);
         match failure.reason {
             // Reported once for the node, not once for each pod.
             Reason::HelperPodFailed | Reason::HelperPodRejected => {}
@@ -53,6 +53,21 @@ pub fn occurrences(old: &PodTapStatus, new: &PodTapStatus) -> Vec<Occurrence> {
         }
     }
     occurrences
+}
+
+/// The first new failure of each node and reason, and how many more there are: when a node goes, all of its pods fail for the same
+/// reason.
+fn failures_by_node<'a>(old: &PodTapStatus, new: &'a PodTapStatus) -> Vec<(&'a TapFailure, usize)> {
+    let is_known =
+        |failure: &TapFailure| old.failures.iter().any(|f| f.pod == failure.pod && f.reason == failure.reason);
+    let mut found: Vec<(&TapFailure, usize)> = Vec::new();
+    for failure in new.failures.iter().filter(|failure| !is_known(failure)) {
+        match found.iter_mut().find(|(first, _)| first.node == failure.node && first.reason == failure.reason) {
+            Some((_, others)) => *others += 1,
+            None => found.push((failure, 0)),
+        }
+    }
+    found
 }
 
 /// Whether the tap as a whole is not carried out.

@@ -1,6 +1,6 @@
 //! Writes the statuses that differ from what the API server has.
 
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{Api, api::Patch, core::DeserializeGuard};
 use podtap_api::{GROUP, PodTap, PodTapStatus};
@@ -9,7 +9,7 @@ use podtap_runtime::client::in_time;
 use serde_json::json;
 
 use crate::{
-    apply::context::{CONCURRENCY, Context, is_not_found, patch_params},
+    apply::context::{Context, in_budget, is_not_found, patch_params},
     events::Publisher,
     retries::{Retries, RetryKey},
     status::{conditions::OWN_TYPES, transitions::occurrences},
@@ -38,12 +38,12 @@ pub async fn write(
     let attempts = changed.into_iter().map(|(tap, status)| async move {
         let result = write_status(context, &tap.reference, &status).await;
         if result.is_ok() {
-            publisher.publish(&tap.reference, occurrences(&tap.status, &status)).await;
+            publisher.publish(&tap.reference, occurrences(&tap.status, &status));
         }
         (tap, result)
     });
     let attempts: Vec<_> = attempts.collect();
-    let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
+    let mut attempts = in_budget(attempts);
     let mut errors = Vec::new();
     while let Some((tap, result)) = attempts.next().await {
         let key = RetryKey::Status(tap.reference.uid.clone());

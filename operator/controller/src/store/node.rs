@@ -16,6 +16,8 @@ pub struct CachedNode {
     pub ready: bool,
     /// Opted out by label or annotation.
     pub excluded: bool,
+    /// Whether it can run a helper pod.
+    pub linux: bool,
     /// `InternalIP`s in the order of the node's status.
     pub addresses: Vec<IpAddr>,
 }
@@ -23,9 +25,12 @@ pub struct CachedNode {
 impl From<Node> for CachedNode {
     fn from(node: Node) -> Self {
         let excluded = is_excluded(&node.metadata);
+        let os = node.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
+        let linux = os.is_none_or(|os| os == "linux");
         let status = node.status.unwrap_or_default();
         Self {
             excluded,
+            linux,
             name: node.metadata.name.unwrap_or_default(),
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
             addresses: status

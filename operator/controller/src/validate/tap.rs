@@ -55,7 +55,7 @@ pub fn validate(snapshot: &Snapshot) -> Validated {
     };
     for entry in &snapshot.taps {
         match &entry.object.body {
-            _ if entry.object.deleting.is_some() => validated.deleting.push(entry.clone()),
+            _ if entry.object.deleting => validated.deleting.push(entry.clone()),
             Err(_) => validated.unreadable.push(entry.clone()),
             Ok((spec, status)) => validated.taps.push(Tap {
                 reference: entry.object.reference(),

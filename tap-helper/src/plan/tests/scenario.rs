@@ -1,6 +1,6 @@
 //! Random requests, foreign state and damage.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use podtap_model::{
     DesiredSender, Direction, Endpoint, FrameFormat, Instruction, MirrorOptions, Pod, Program, ProgramId, Receiver,
@@ -26,29 +26,26 @@ use super::world::World;
 /// The desired state of one namespace, each identity at most once.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    pub senders: Vec<DesiredSender>,
+    pub senders: Vec<(DesiredSender, Settings)>,
     pub receivers: Vec<Receiver>,
-    pub settings: BTreeMap<SenderKey, Settings>,
 }
 
 impl Scenario {
     pub fn requested(&self) -> Requested<'_> {
         Requested {
-            senders: self.senders.iter().collect(),
+            senders: self.senders.iter().map(|(sender, settings)| (sender, settings.clone())).collect(),
             receivers: self.receivers.iter().collect(),
-            settings: self.settings.clone(),
+            unloadable: None,
         }
     }
 }
 
 pub fn scenario() -> impl Strategy<Value = Scenario> {
     (vec((sender(), settings()), 0..5), vec(receiver(), 0..3)).prop_map(|(senders, receivers)| {
-        let settings =
-            senders.iter().filter_map(|(sender, settings)| Some((SenderKey::of(sender), settings.clone()?))).collect();
-        let senders = senders.into_iter().map(|(sender, _)| sender);
-        let senders: BTreeMap<_, _> = senders.map(|sender| (SenderKey::of(&sender), sender)).collect();
+        let senders = senders.into_iter().map(|sender| (SenderKey::of(&sender.0), sender));
+        let senders: BTreeMap<_, _> = senders.collect();
         let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
-        Scenario { senders: senders.into_values().collect(), receivers: receivers.into_values().collect(), settings }
+        Scenario { senders: senders.into_values().collect(), receivers: receivers.into_values().collect() }
     })
 }
 
@@ -77,8 +74,10 @@ fn sender() -> impl Strategy<Value = DesiredSender> {
                 options: MirrorOptions::default(),
                 program: None,
                 peers: Vec::new(),
+                expiration_time: None,
             };
-            DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
+            let (program, underlay_mtu, orphan_timeout) = (None, None, Duration::from_secs(3600));
+            DesiredSender { tap: Arc::new(tap), pod, program, underlay_mtu, orphan_timeout }
         },
     )
 }
@@ -96,19 +95,17 @@ fn tap_reference(number: u8) -> TapReference {
     TapReference { namespace: "shop".to_owned(), uid: uid(&name), name }
 }
 
-/// Settings of programs, if the sender has any: two kinds of programs, each with two settings.
-fn settings() -> impl Strategy<Value = Option<Settings>> {
+/// Settings of two kinds of programs, two of each.
+fn settings() -> impl Strategy<Value = Settings> {
     // `ret #1`
     let always = || Program {
         id: ProgramId::from_digest([0; 32]),
         instructions: vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }],
     };
-    (any::<bool>(), any::<bool>(), 0..4u8).prop_map(move |(has_expression, narrow, programmed)| {
-        (programmed > 0).then(|| Settings {
-            program: has_expression.then(|| Arc::new(always())),
-            frame_limit: narrow.then_some(1364),
-            ..Settings::default()
-        })
+    (any::<bool>(), any::<bool>()).prop_map(move |(has_expression, narrow)| Settings {
+        program: has_expression.then(|| Arc::new(always())),
+        frame_limit: narrow.then_some(1364),
+        ..Settings::default()
     })
 }
 

@@ -9,7 +9,7 @@ use crate::{
     plan::{
         deduplication::Deduplication,
         resolve::resolve,
-        tap_plan::TapState,
+        tap_plan::{SuspendedBy, TapState},
         vni::{Claims, Vnis},
     },
     validate::tap::validate,
@@ -64,7 +64,7 @@ fn options_and_programs_are_on_each_node_once() {
     with_options.spec.options.filter = Some(object(json!({"expression": "arp"})));
     let mut world = World::with(with_options);
     world.pods.push(pod("shop", "web-2", "n1"));
-    world.policy = Some(policy(json!({"underlayMTU": 1400})));
+    world.policy = Some(policy(json!({"underlayMTU": 1400, "orphanTimeout": "10m"})));
     for (name, created) in [("u", 1), ("v", 2)] {
         let mut tap = tap(name, to_n2());
         tap.metadata.creation_timestamp = time(created);
@@ -81,6 +81,7 @@ fn options_and_programs_are_on_each_node_once() {
     assert_eq!(programs, [Some(&program.id), None, Some(&program.id)]);
     assert!(specs["n2"].taps.is_empty() && specs["n2"].programs.is_empty());
     assert_eq!((specs["n1"].underlay_mtu, specs["n2"].underlay_mtu), (Some(1400), None));
+    assert_eq!((specs["n1"].orphan_timeout_seconds, specs["n2"].orphan_timeout_seconds), (Some(600), None));
     let format = |node: &str| -> Vec<_> {
         specs[node].receivers.iter().map(|r| (r.tap.name.as_str(), r.frame_format)).collect()
     };
@@ -172,7 +173,7 @@ fn several_destinations_get_every_frame() {
 fn a_tap_that_is_not_carried_out_is_on_no_node() {
     let mut suspended = tap("t", to_n2());
     suspended.spec.suspend = true;
-    assert_eq!(results(&World::with(suspended.clone())).0, TapState::Suspended);
+    assert_eq!(results(&World::with(suspended.clone())).0, TapState::Suspended(SuspendedBy::Tap));
     assert!(nodes(&World::with(suspended.clone())).is_empty());
 
     let mut expired = suspended;
@@ -181,6 +182,13 @@ fn a_tap_that_is_not_carried_out_is_on_no_node() {
     assert_eq!(results(&World::with(expired.clone())).0, TapState::Expired, "suspended or not");
     expired.spec.suspend = false;
     assert!(nodes(&World::with(expired)).is_empty());
+
+    let mut world = World::with(tap("t", to_n2()));
+    world.policy = Some(policy(json!({"suspendAll": true})));
+    assert_eq!(results(&world).0, TapState::Suspended(SuspendedBy::Policy));
+    assert!(nodes(&world).is_empty());
+    world.policy = Some(policy(json!({"suspendAll": false})));
+    assert_eq!((results(&world).0, nodes(&world).len()), (TapState::Active, 2));
 
     let invalid = tap("t", json!([{}]));
     assert_eq!(reason_of(&results(&World::with(invalid)).0), Reason::InvalidSpec);

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     apply::objects::Applied,
-    fixtures::{World, at, lost, object, pod, tap, time, vni},
+    fixtures::{World, at, lost, object, pod, policy, tap, time, vni},
     plan::vni::Claims,
     status::conditions::{OWN_TYPES, condition},
     store::generations::Generations,
@@ -271,6 +271,12 @@ fn suspended_expired_and_invalid() {
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::Suspended));
     assert_eq!(status.failures, []);
+
+    let suspend_all = policy(json!({"suspendAll": true}));
+    let status = settled(&World { policy: Some(suspend_all), ..World::with(web()) });
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::Suspended));
+    assert!(message(&status, CONDITION_READY).contains("PodTapPolicy default suspends all taps"));
 
     let mut expired = web();
     expired.spec.duration = Some(std::time::Duration::from_secs(5).into());

@@ -86,6 +86,16 @@ fn each_pod_that_fails_is_reported_once() {
 }
 
 #[test]
+fn a_node_that_goes_is_reported_once_for_each_tap() {
+    let failures: Vec<(String, Reason)> = (0..16).map(|pod| (format!("p{pod}"), Reason::NodeNotReady)).collect();
+    let failures: Vec<(&str, Reason)> = failures.iter().map(|(pod, reason)| (pod.as_str(), *reason)).collect();
+    let new = status(&[], &failures);
+    let reported = occurrences(&PodTapStatus::default(), &new);
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert!(reported[0].note.starts_with("pod p0, and 15 other pods: "), "{}", reported[0].note);
+}
+
+#[test]
 fn the_policy_can_forbid_a_vni_or_a_destination() {
     let all = [CONDITION_READY, CONDITION_DESTINATIONS_READY, CONDITION_TAPPED];
     let mut refused = status(&all.map(|kind| (kind, false, Reason::NotAllowedByPolicy)), &[]);

@@ -52,6 +52,25 @@ fn addresses_that_become_known_change_nothing() {
 }
 
 #[test]
+fn a_tap_that_has_started_does_not_wait_until_its_nodes_know_when_it_ends() {
+    let mut generations = Generations::default();
+    let with_expiration = |generation: i64, expiration: Option<u32>| {
+        let mut object = object("u", generation, &["a"]);
+        let tap = serde_json::json!({
+            "namespace": "shop", "name": "a", "uid": "a", "direction": "Both", "destinations": [],
+            "expirationTime": expiration.map(|minute| format!("2027-01-15T08:{minute:02}:00Z")),
+        });
+        object.spec.as_mut().expect("a spec").taps = vec![serde_json::from_value(tap).expect("a tap")];
+        object
+    };
+    let old = with_expiration(1, Some(21));
+    observe(&mut generations, &old);
+    let new = with_expiration(2, Some(1));
+    generations.record(Some(&old), &new);
+    assert_eq!(generations.required(&new, "a"), 1);
+}
+
+#[test]
 fn an_object_that_was_recreated_is_another_one() {
     let mut generations = Generations::default();
     observe(&mut generations, &object("u", 7, &["a"]));
