@@ -51,8 +51,12 @@ reasons! {
 
     /// No pod matches.
     NoPodsMatch = "NoPodsMatch",
+    /// Pods match, but none of them can be tapped.
+    AllPodsSkipped = "AllPodsSkipped",
     /// A named pod does not exist.
     PodNotFound = "PodNotFound",
+    /// The pod has ended.
+    PodFinished = "PodFinished",
     /// More pods match than are allowed.
     TooManyPods = "TooManyPods",
     /// The policy excludes the namespace.
@@ -92,11 +96,13 @@ reasons! {
     /// A node's kernel lacks a feature that part of the spec needs.
     KernelLimited = "KernelLimited",
 
-    /// The helper pod of a node does not run.
+    /// The helper pod of a node does not run, or is not Ready in time.
     HelperPodFailed = "HelperPodFailed",
     /// The API server rejects the helper pod of a node.
     HelperPodRejected = "HelperPodRejected",
 
+    /// The pod has not been tapped in time.
+    PodNotTapped = "PodNotTapped",
     /// No process of the pod runs on the node yet.
     PodNotRunning = "PodNotRunning",
     /// The pod has no such interface, or none with its address.
@@ -120,6 +126,8 @@ reasons! {
     DestinationUnavailable = "DestinationUnavailable",
     /// Event: part of the spec is not carried out.
     Degraded = "Degraded",
+    /// Event: an object has a label or an annotation under `podtap.dev/` that means nothing.
+    UnknownKey = "UnknownKey",
     /// Event: a node cannot tap a pod.
     TapFailed = "TapFailed",
     /// Event: the object is gone although a node has not reported that it is clean.

@@ -26,6 +26,7 @@ mod netlink;
 mod node;
 mod observe;
 mod plan;
+pub mod probe;
 pub mod purge;
 mod resource;
 pub mod serve;

@@ -28,7 +28,7 @@ use crate::{
         generations::Generations,
         node::{CachedNamespace, CachedNode},
         node_tap::CachedNodeTap,
-        pod::CachedPod,
+        pod::{CachedHelper, CachedPod},
         snapshot::Snapshot,
         tap::{CachedTap, cached_policy},
     },
@@ -74,6 +74,21 @@ pub fn pod(namespace: &str, name: &str, node: &str) -> Pod {
         "spec": {"nodeName": node, "containers": []},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
     }))
+}
+
+/// A helper pod on `node` that is Ready and of this template, as `change` makes it. Its name is its UID.
+pub fn helper(name: &str, node: &str, template: &str, change: impl FnOnce(&mut CachedPod)) -> CachedPod {
+    let mut cached = CachedPod::new(pod(OWN_NAMESPACE, name, node), OWN_NAMESPACE);
+    cached.uid = uid(name);
+    cached.helper = Some(CachedHelper { template: template.into(), ended: None, container_error: None });
+    change(&mut cached);
+    cached
+}
+
+/// The pod with an address.
+pub fn started(mut pod: Pod) -> Pod {
+    pod.status.get_or_insert_default().pod_ip = Some("10.244.0.9".into());
+    pod
 }
 
 /// A node that is Ready.

@@ -39,7 +39,13 @@ use crate::{
     },
     retries::RetryKey,
     state::ControllerState,
-    status::{progress::StatusInputs, tap_status::tap_status, unreadable, write},
+    status::{
+        progress::{Reports, StatusInputs},
+        tap_status::tap_status,
+        unknown_keys, unreadable,
+        waits::Waits,
+        write,
+    },
     store::snapshot::Snapshot,
     validate::{
         spec::TapSpec,
@@ -82,9 +88,9 @@ impl Reconciler {
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
-        let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.waits);
+        let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.deduplication);
         let Plan { mut nodes, taps } = build(taps, &finalizers.missing, &validated.policy, &deduplication);
-        self.state.waits = deduplication.waits;
+        self.state.deduplication = deduplication.waits;
         // Requests: the record of nodes to sweep, once per leader.
         let sweep_end = self.sweep(&snapshot, &mut nodes).await;
         let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since);
@@ -95,26 +101,32 @@ impl Reconciler {
         let deleting = &validated.deleting;
         let cleanup = cleanup::remove_finalizers(context, publisher, &snapshot, &applied, deleting, state).await;
         // No requests.
-        let inputs = StatusInputs { snapshot: &snapshot, applied: &applied, generations: &state.generations };
-        let statuses: Vec<(&Tap, PodTapStatus)> =
-            taps.iter().map(|plan| (plan.tap, tap_status(plan, inputs))).collect();
+        let reports = Reports::new(&applied);
+        let statuses = statuses(&taps, &snapshot, &applied, &reports, state);
+        let waits = state.waits.values().filter_map(|waits| waits.next(now)).min();
         let (total, ready) = (statuses.len(), statuses.iter().filter(|(_, status)| is_ready(status)).count());
         let expiration = next_expiration(&taps, &statuses);
         // Requests: statuses and events.
-        let ControllerState { retries, unreadable, .. } = state;
-        let status_errors = write::write(context, publisher, statuses, retries, now).await;
+        let ControllerState { retries, unreadable, last_writes, unknown_keys: reported, .. } = state;
+        // The requests so far may have taken longer than the interval between two writes.
+        let write_time = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
+        let written = write::write(context, publisher, statuses, last_writes, retries, write_time).await;
         let unreadable_errors =
             unreadable::report(context, publisher, &validated.unreadable, unreadable, retries, now).await;
+        let warnings = unknown_keys::report(publisher, &snapshot, reported);
 
         self.count_errors(Stage::Finalizers, &finalizers.errors);
         self.count_errors(Stage::Apply, &applied.errors);
         self.count_errors(Stage::Cleanup, &cleanup.errors);
-        self.count_errors(Stage::Status, &status_errors);
+        self.count_errors(Stage::Status, &written.errors);
         self.count_errors(Stage::Status, &unreadable_errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
+        self.metrics.rolled_out(&applied.rollout);
         // Requests: the record of nodes to sweep.
         self.record_swept(&snapshot, &applied).await;
-        self.next(now, [nodes.next, cleanup.next, expiration, deduplication.next, sweep_end])
+        let plans = [nodes.next, deduplication.next, expiration, sweep_end, waits];
+        let requests = [applied.next, cleanup.next, written.next, warnings];
+        self.next(now, plans.into_iter().chain(requests))
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {
@@ -201,7 +213,7 @@ impl Reconciler {
         }
     }
 
-    fn next<const N: usize>(&mut self, now: Timestamp, others: [Option<Timestamp>; N]) -> Timestamp {
+    fn next(&mut self, now: Timestamp, others: impl IntoIterator<Item = Option<Timestamp>>) -> Timestamp {
         self.state.retries.forget_old(now);
         let retry = self.state.retries.next(now);
         let next = others.into_iter().flatten().chain(retry).fold(now + RESYNC, Timestamp::min);
@@ -225,6 +237,28 @@ pub fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -
         .filter(|(tap, spec)| !is_expired(tap, spec, snapshot.now))
         .collect();
     vni::allocate(recorded, &taps, &snapshot.node_taps, &validated.policy.vni_range)
+}
+
+/// The status that each tap is to have. Updates what the taps lack.
+fn statuses<'a>(
+    taps: &'a [TapPlan<'a>],
+    snapshot: &Snapshot,
+    applied: &Applied,
+    reports: &Reports<'_>,
+    state: &mut ControllerState,
+) -> Vec<(&'a Tap, PodTapStatus)> {
+    let inputs = StatusInputs { snapshot, applied, reports, generations: &state.generations };
+    let before = std::mem::take(&mut state.waits);
+    let (nothing, mut waits) = (Waits::default(), BTreeMap::new());
+    let statuses = taps.iter().map(|plan| {
+        let uid = &plan.tap.reference.uid;
+        let (status, now_waits) = tap_status(plan, inputs, before.get(uid).unwrap_or(&nothing));
+        waits.insert(uid.clone(), now_waits);
+        (plan.tap, status)
+    });
+    let statuses = statuses.collect();
+    state.waits = waits;
+    statuses
 }
 
 fn is_ready(status: &PodTapStatus) -> bool {

@@ -52,7 +52,7 @@ impl Node {
         }
         let failure = Failure::failed(
             Reason::KernelError,
-            "Another program keeps changing what PodTap configures on this interface. Find that program, and make it leave PodTap's filters alone.".to_owned(),
+            "Another program keeps changing what PodTap configures on this interface. If it is not in the pod, ask the cluster's administrator to find it, and to make it leave PodTap's filters alone.".to_owned(),
         );
         self.unobservable(id, &failure, now);
     }

@@ -152,11 +152,31 @@ impl Helper {
         self.process.wait().expect("a child can be waited for");
     }
 
+    /// Stops it, so that it does not answer.
+    ///
+    /// # Panics
+    /// When it is no longer running.
+    pub fn stop(&self) {
+        self.signal_group(libc::SIGSTOP);
+    }
+
+    /// Lets it run again.
+    ///
+    /// # Panics
+    /// When it is no longer running.
+    pub fn resume(&self) {
+        self.signal_group(libc::SIGCONT);
+    }
+
     fn kill_group(&self) {
+        self.signal_group(libc::SIGKILL);
+    }
+
+    fn signal_group(&self, signal: libc::c_int) {
         let group = i32::try_from(self.process.id()).expect("a PID fits");
         #[expect(unsafe_code, reason = "std kills no groups")]
         // SAFETY: no pointers, and a child that was not waited for keeps its PID.
-        let _ = unsafe { libc::kill(-group, libc::SIGKILL) };
+        let _ = unsafe { libc::kill(-group, signal) };
     }
 
     /// Asks it to end, as the kubelet does.

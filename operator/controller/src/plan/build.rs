@@ -46,7 +46,7 @@ fn missing_finalizer() -> Failure {
     Failure::new(
         Reason::Pending,
         format!(
-            "the finalizer {FINALIZER}, without which nothing would be cleaned up in the end, could not be added: it is retried automatically, and the controller's log has the cause"
+            "the finalizer {FINALIZER}, without which nothing would be cleaned up in the end, could not be added: it is retried automatically; if this persists, ask the cluster's administrator, who finds the cause in the controller's log"
         ),
     )
 }

@@ -20,7 +20,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_model::{Direction, Pod, Tap, Uid};
 
 use crate::{
-    plan::tap_plan::TapPlan,
+    plan::{helper_pods::serving, tap_plan::TapPlan},
     store::{generations::Generations, node_tap::CachedNodeTap, snapshot::Snapshot},
     validate::spec::TapSpec,
 };
@@ -78,7 +78,7 @@ pub fn deduplication(
     }
     let is_unattended = |node: &&String| {
         let is_ready = snapshot.nodes.get(*node).is_some_and(|node| node.ready);
-        !(is_ready && snapshot.helpers.get(*node).is_some_and(|helper| helper.ready))
+        !(is_ready && serving(snapshot.helpers_of(node)).is_some_and(|helper| helper.ready))
     };
     let unattended = snapshot.node_taps.keys().filter(is_unattended).cloned();
     let unattended = result.wait(&before.unattended, unattended, UNATTENDED, snapshot.now);

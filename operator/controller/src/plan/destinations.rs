@@ -238,8 +238,9 @@ fn unsuitable(snapshot: &Snapshot, pod: &CachedPod) -> Option<Failure> {
             ),
         ));
     }
-    pod.excluded
-        .then(|| Failure::new(Reason::Excluded, format!("the pod {name} has {EXCLUDE}=true: choose another pod")))
+    pod.excluded.then(|| {
+        Failure::new(Reason::Excluded, format!("the pod {name} has opted out with {EXCLUDE}: choose another pod"))
+    })
 }
 
 fn on_node(snapshot: &Snapshot, policy: &Policy, tap: &Tap, name: &str, pod: Option<&Arc<CachedPod>>) -> Resolution {
@@ -247,17 +248,19 @@ fn on_node(snapshot: &Snapshot, policy: &Policy, tap: &Tap, name: &str, pod: Opt
     let Some(node) = snapshot.nodes.get(name) else {
         return failed(
             Reason::NodeNotFound,
-            format!("there is no node {name}: choose one that `kubectl get nodes` shows"),
+            format!(
+                "there is no node {name}: correct the name, or ask the cluster's administrator for the names of the nodes"
+            ),
         );
     };
     if node.excluded {
-        return failed(Reason::Excluded, format!("the node {name} has {EXCLUDE}=true: choose another one"));
+        return failed(Reason::Excluded, format!("the node {name} has opted out with {EXCLUDE}: choose another one"));
     }
     if node.addresses.is_empty() {
         return failed(
             Reason::NodeWithoutAddress,
             format!(
-                "the node {name} has no address of the type InternalIP (kubectl get node {name} -o wide): check its kubelet, which reports one"
+                "the node {name} has no address of the type InternalIP: choose another one, or ask the cluster's administrator to check its kubelet, which reports one"
             ),
         );
     }
@@ -282,7 +285,9 @@ pub fn not_ready(node: &CachedNode) -> Failure {
     let name = &node.name;
     Failure::new(
         Reason::NodeNotReady,
-        format!("the node {name} is not ready: the tap resumes when it returns (kubectl describe node {name})"),
+        format!(
+            "the node {name} is not ready: the tap resumes when it is; if it stays so, ask the cluster's administrator"
+        ),
     )
 }
 

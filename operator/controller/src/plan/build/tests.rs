@@ -235,7 +235,7 @@ fn a_destination_is_not_tapped_and_does_not_count_as_a_target() {
     world.plan(&Claims::new(), |_, _, plan| {
         let targets = &plan.taps[0].targets;
         assert_eq!(targets.failure, None, "one pod is to be tapped, which is not too many");
-        assert_eq!(targets.pods[0].failure.as_ref().map(|failure| failure.reason), Some(Reason::DestinationIsTarget));
+        assert_eq!(targets.skipped[0].reason, Reason::DestinationIsTarget);
         assert_eq!(plan.nodes["n2"].senders[0].pod.name, "web-2");
     });
 }
@@ -249,8 +249,25 @@ fn interface_names_go_to_the_older_tap() {
         assert_eq!(plan.nodes["n2"].receivers.len(), 1);
         let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
         assert_eq!(failure.reason, Reason::InterfaceNameConflict);
-        assert!(failure.message.contains("shop/a"), "{}", failure.message);
+        let words = "the interface mirror on node n2 belongs to the PodTap a:";
+        assert!(failure.message.contains(words), "{}", failure.message);
         assert!(plan.nodes["n1"].senders.iter().all(|sender| *sender.tap == *"tap-a"));
+    });
+}
+
+#[test]
+fn taps_of_other_namespaces_are_not_named() {
+    let destination = json!([{"node": {"name": "n2", "interfaceName": "mirror"}}]);
+    let mut world = World::with(tap("a", destination.clone()));
+    let mut other = tap("b", destination);
+    other.metadata.namespace = Some("bank".into());
+    other.metadata.creation_timestamp = time(1);
+    world.taps.push(other);
+    world.pods.push(pod("bank", "vault", "n1"));
+    world.plan(&Claims::new(), |_, _, plan| {
+        let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
+        assert!(failure.message.contains("mirror on node n2 belongs to an older tap of another namespace"));
+        assert!(!failure.message.contains("shop"), "{}", failure.message);
     });
 }
 
@@ -331,6 +348,8 @@ fn a_pod_that_claims_to_be_another_one_is_neither_target_nor_destination() {
     genuine.metadata.creation_timestamp = time(-100);
     claims(&mut genuine, hash);
     world.pods.push(genuine);
+    assert!(!nodes(&world).contains_key("n1"), "it is skipped");
+    world.taps[0].spec.targets = object(json!({"podNames": ["web"]}));
     assert_eq!(results(&world).1, Some(Reason::TargetUnsupported));
     // Another pod's UID is not a hash, and is ignored.
     claims(&mut world.pods[0], "9ad4fc69-fa8e-4c5e-bf9a-e7f917000dae");

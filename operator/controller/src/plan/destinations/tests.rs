@@ -60,7 +60,7 @@ fn a_node() {
 
 #[test]
 fn a_node_that_cannot_receive() {
-    assert_failure(&world(json!({"node": {"name": "n9"}})), Reason::NodeNotFound, "kubectl get nodes");
+    assert_failure(&world(json!({"node": {"name": "n9"}})), Reason::NodeNotFound, "ask the cluster's administrator");
     let mut here = world(json!({"node": {"name": "n2"}}));
     here.nodes[1] = node("n2", &[]);
     assert_failure(&here, Reason::NodeWithoutAddress, "InternalIP");
