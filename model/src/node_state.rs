@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +78,11 @@ pub struct Tap {
     /// The compiled filter expression, if the filter has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramId>,
+    /// With deduplicate: addresses of the pods whose senders of this tap are Active, on any node, sorted. A flow with one of them
+    /// may be left to its sender.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub peers: Vec<IpAddr>,
     /// When its senders stop mirroring, by the API server's clock. Unset: when they are no longer requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_time: Option<UnixTime>,

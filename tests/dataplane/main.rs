@@ -2,6 +2,7 @@
 
 mod adoption;
 mod bpf_clamp;
+mod bpf_deduplicate;
 mod bpf_filter;
 mod bpf_flows;
 mod bpf_frames;
@@ -12,6 +13,7 @@ mod clamped;
 mod commands;
 mod counters;
 mod deadline;
+mod deduplicated;
 mod destinations;
 mod drift;
 mod fidelity;
@@ -20,6 +22,7 @@ mod isolation;
 mod kernels;
 mod leftovers;
 mod logs;
+mod memory;
 mod multiple_taps;
 mod pods;
 mod programs;

@@ -3,6 +3,7 @@
 use std::mem::offset_of;
 
 use aya_obj::Object;
+use serde_json::json;
 
 use super::*;
 use crate::bpf::{
@@ -41,12 +42,13 @@ fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
     size_of::<F>()
 }
 
-fn rust() -> [Layout; 4] {
+fn rust() -> [Layout; 5] {
     [
         layout!(
             "config",
             Config {
                 program_hash,
+                peers_hash,
                 bits_per_second,
                 packets_per_second,
                 flags,
@@ -55,15 +57,13 @@ fn rust() -> [Layout; 4] {
                 one_in_flows,
                 truncate,
                 frame_limit,
-                peer_network_count,
-                reserved,
                 rules,
-                peer_networks,
             }
         ),
-        layout!("rule", Rule { protocol, first_port, last_port, remote }),
+        layout!("rule", Rule { protocol, first_port, last_port, remote, contains_pod }),
         layout!("network", Network { family, address, mask }),
         layout!("counter", Counter { frames, bytes }),
+        layout!("peer", Peer { family, address }),
     ]
 }
 
@@ -230,6 +230,51 @@ fn maps_have_these_values() {
     assert_eq!(shape("active"), (4, 4, 1));
     assert_eq!(shape("counters"), (4, size_of::<Counter>(), COUNTERS));
     assert_eq!(shape("deadline"), (4, size_of::<u64>(), 1));
+    assert_eq!(shape("peers"), (u32::try_from(size_of::<Peer>()).expect("20 bytes"), 4, PEERS));
+}
+
+/// A filter that may select a flow at one end of a Service and not at the other reverses which end mirrors.
+#[test]
+fn the_filter_decides_which_end_mirrors() {
+    let flags = |filter: serde_json::Value, peers: &[&str]| {
+        let filter: podtap_model::Filter = serde_json::from_value(filter).expect("a filter");
+        let program = filter.expression.as_ref().map(|_| {
+            std::sync::Arc::new(podtap_model::Program {
+                id: podtap_model::ProgramId::from_digest([0; 32]),
+                instructions: vec![],
+            })
+        });
+        let options = podtap_model::MirrorOptions { filter: Some(filter), ..podtap_model::MirrorOptions::default() };
+        let peers = peers.iter().map(|peer| peer.parse().expect("an address")).collect();
+        let settings = Settings { options, program, peers, ..Settings::default() };
+        let config = Config::new(&settings, 0).expect("valid");
+        config.flags & (DEDUPLICATE | LOWER_PORT_MIRRORS)
+    };
+    for same in [json!({}), json!({"include": [{"protocol": "TCP"}, {"cidrs": ["0.0.0.0/0", "::/0"]}]})] {
+        assert_eq!(flags(same.clone(), &["10.0.0.1"]), DEDUPLICATE);
+        assert_eq!(flags(same, &[]), 0, "without peers, nothing is deduplicated");
+    }
+    for different in [
+        json!({"include": [{"ports": [{"port": 80}]}]}),
+        json!({"exclude": [{"protocol": "TCP", "ports": [{"port": 80}]}]}),
+        json!({"exclude": [{"cidrs": ["10.0.0.0/8"]}]}),
+        json!({"expression": "tcp"}),
+    ] {
+        assert_eq!(flags(different, &["10.0.0.1"]), DEDUPLICATE | LOWER_PORT_MIRRORS);
+    }
+}
+
+#[test]
+fn addresses_become_peers() {
+    let peer = |text: &str| Peer::from(text.parse::<IpAddr>().expect("an address"));
+    assert_eq!(peer("10.1.2.3"), Peer { family: 4, address: [[10, 1, 2, 3], [0; 4], [0; 4], [0; 4]] });
+    assert_eq!(peer("fd00::1"), Peer { family: 6, address: [[0xfd, 0, 0, 0], [0; 4], [0; 4], [0, 0, 0, 1]] });
+    let hash = |peers: &[&str]| {
+        let peers: Vec<IpAddr> = peers.iter().map(|text| text.parse().expect("an address")).collect();
+        hash_peers(&peers)
+    };
+    assert_eq!(hash(&[]), 0);
+    assert_ne!(hash(&["10.1.2.3"]), hash(&["10.1.2.4"]));
 }
 
 #[test]
@@ -245,14 +290,19 @@ fn matches_become_rules() {
     assert_eq!((ipv4.family, ipv4.address[0], ipv4.mask[0]), (4, [10, 0, 0, 0], [255, 240, 0, 0]));
     let ipv6 = Network::from(&one.cidrs[1]);
     assert_eq!((ipv6.address, ipv6.mask[2]), ([[0xfd, 0, 0, 0], [0; 4], [0; 4], [0; 4]], [128, 0, 0, 0]));
-    let rule = |first_port, last_port, remote| Rule { protocol: 6, first_port, last_port, remote };
-    assert_eq!(rules(&one), [rule(80, 80, ipv4), rule(80, 80, ipv6), rule(443, 450, ipv4), rule(443, 450, ipv6)]);
+    // The pod's own address is in the first of both networks.
+    let rule = |first_port, last_port, remote: Network| {
+        let contains_pod = u32::from(remote.family == 4);
+        Rule { protocol: 6, first_port, last_port, remote, contains_pod }
+    };
+    let pod: [IpAddr; 2] = [[10, 1, 0, 1].into(), "fd01::1".parse().expect("an address")];
+    assert_eq!(rules(&one, &pod), [rule(80, 80, ipv4), rule(80, 80, ipv6), rule(443, 450, ipv4), rule(443, 450, ipv6)]);
 
     let icmp = Match { protocol: Some(Protocol::Icmp), ports: vec![], ..one };
-    let rule = |remote| Rule { protocol: 1, first_port: 0, last_port: NO_PORT, remote };
-    assert_eq!(rules(&icmp), [rule(ipv4)]);
+    let rule = |remote, contains_pod| Rule { protocol: 1, first_port: 0, last_port: NO_PORT, remote, contains_pod };
+    assert_eq!(rules(&icmp, &[]), [rule(ipv4, 0)]);
     let everywhere = Network { family: 4, ..Network::default() };
-    assert_eq!(rules(&Match { cidrs: vec![], ..icmp }), [rule(everywhere)]);
+    assert_eq!(rules(&Match { cidrs: vec![], ..icmp }, &[]), [rule(everywhere, 1)]);
     let all = Network::from(&cidr("::/0"));
     assert_eq!((all.family, all.mask), (6, [[0; 4]; 4]));
 }

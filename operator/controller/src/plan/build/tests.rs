@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     fixtures::{World, lost, node, object, pod, policy, tap, time, uid, vni},
     plan::{
+        deduplication::Deduplication,
         resolve::resolve,
         tap_plan::{SuspendedBy, TapState},
         vni::{Claims, Vnis},
@@ -116,7 +117,8 @@ fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>
     let validated = validate(&snapshot);
     let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
     let taps = resolve(&snapshot, &validated, &vnis);
-    check(build(&snapshot, taps, &excluded.iter().map(|tap| uid(tap)).collect(), &validated.policy))
+    let excluded = excluded.iter().map(|tap| uid(tap)).collect();
+    check(build(&snapshot, taps, &excluded, &validated.policy, &Deduplication::default()))
 }
 
 #[test]
@@ -198,7 +200,8 @@ fn only_recorded_vnis_are_used() {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let vnis = Vnis { claims: Claims::new(), ..crate::reconcile::allocate(&snapshot, &validated, &Claims::new()) };
-    let plan = build(&snapshot, resolve(&snapshot, &validated, &vnis), &[].into(), &validated.policy);
+    let taps = resolve(&snapshot, &validated, &vnis);
+    let plan = build(&snapshot, taps, &[].into(), &validated.policy, &Deduplication::default());
     assert_eq!(reason_of(&plan.taps[0].state), Reason::Pending);
     assert!(plan.nodes.is_empty());
 }
