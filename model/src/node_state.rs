@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -73,6 +75,11 @@ pub struct Tap {
     /// When its senders stop mirroring, by the API server's clock. Unset: when they are no longer requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_time: Option<UnixTime>,
+    /// With deduplicate: addresses of the pods whose senders of this tap are Active, on any node, sorted. A flow with one of them
+    /// may be left to its sender.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub peers: Vec<IpAddr>,
 }
 
 /// One pod under one tap: a sender device in the pod's network namespace, and a filter for each direction.

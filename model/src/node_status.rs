@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,10 @@ pub struct SenderStatus {
     /// Interface of the pod that is tapped. Unset while it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// With deduplicate: the addresses of the pod that this interface has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub addresses: Vec<IpAddr>,
     /// Its state.
     pub state: State,
     /// Why it is in that state.

@@ -63,7 +63,7 @@ reasons! {
     TargetUnsupported = "TargetUnsupported",
     /// The pod is a destination of the tap.
     DestinationIsTarget = "DestinationIsTarget",
-    /// The limit of taps per pod or per namespace is reached.
+    /// The limit of taps per pod, per namespace or per node is reached.
     TooManyTaps = "TooManyTaps",
 
     /// The node does not exist.
@@ -91,8 +91,6 @@ reasons! {
 
     /// A node's kernel lacks a feature that part of the spec needs.
     KernelLimited = "KernelLimited",
-    /// The cluster does not say which networks its pods or Services have.
-    NetworksUnknown = "NetworksUnknown",
 
     /// The helper pod of a node does not run.
     HelperPodFailed = "HelperPodFailed",

@@ -7,7 +7,7 @@
  * changes, long after every program that read the old index has returned. */
 #define SLOTS 4
 #define RULES 64
-#define NETWORKS 64
+#define PEERS 1024
 
 /* config.flags */
 #define HAS_EXPRESSION 1
@@ -16,6 +16,7 @@
 #define DEDUPLICATE 8
 #define TRUNCATE_OVERSIZE 16
 #define LINEARIZE 32
+#define LOWER_PORT_MIRRORS 64
 
 /* config.truncate: to the headers */
 #define TRUNCATE_HEADERS 0xffffffff

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
-/* The maps: one set for each tapped pod of a tap. The layout of config, rule, network and counter is repeated in
+/* The maps: one set for each tapped pod of a tap. The layout of config, rule, network, counter and peer is repeated in
  * src/bpf/layout.rs, where a test compares both. */
 #pragma once
 #include "constants.h"
@@ -21,6 +21,7 @@ struct rule {
 
 struct config {
 	__u64 program_hash; /* written and read by the helper only */
+	__u64 peers_hash; /* likewise: of the keys of `peers` */
 	__u64 bits_per_second, packets_per_second;
 	__u32 flags;
 	__u32 include_count; /* the first rules include, the others exclude */
@@ -28,10 +29,7 @@ struct config {
 	__u32 one_in_flows;
 	__u32 truncate; /* bytes, 0 or TRUNCATE_HEADERS */
 	__u32 frame_limit; /* longest inner frame that fits the underlay, with its Ethernet header; 0: unknown */
-	__u32 peer_network_count;
-	__u32 reserved;
 	struct rule rules[RULES];
-	struct network peer_networks[NETWORKS]; /* pods with these addresses may be tapped by the same tap */
 };
 
 struct {
@@ -103,20 +101,19 @@ struct {
 	__type(value, struct ports);
 } fragments SEC(".maps");
 
-/* A flow as seen from the pod. */
-struct flow {
-	__u32 remote[4];
-	__u32 local[4];
-	__u32 remote_port, local_port, protocol;
+struct peer {
+	__u32 family; /* 4 or 6 */
+	__u32 address[4];
 };
 
-/* Value: whether the pod opened the flow. Without deduplication the helper creates the map with one entry. */
+/* The addresses of the pods that the same tap mirrors now. The values mean nothing. An entry takes memory only while it exists. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
-	__type(key, struct flow);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PEERS);
+	__type(key, struct peer);
 	__type(value, __u32);
-} flows SEC(".maps");
+} peers SEC(".maps");
 
 /* The parsed headers of a frame. They are in a map and not on the stack: the verifier tracks the value of each stack slot but
  * not of map values, so its states join after the parser, however many paths lead through it. */

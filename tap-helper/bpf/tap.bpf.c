@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
 /* The programs of a tap: two classifiers select the frames of a pod that are mirrored, and the clamp makes mirrored frames fit
  * the underlay. */
+#include "deduplicate.h"
 #include "filter.h"
 #include "rate_limit.h"
 #include "segment.h"
@@ -44,70 +45,6 @@ INLINE void count(__u32 key, __u64 frames, __u64 bytes)
 	}
 }
 
-INLINE int is_peer(const struct config *config, const struct packet *packet, const __u32 *remote)
-{
-	__u64 found = 0;
-	__u32 family = packet->family;
-	for (__u32 i = 0; i < NETWORKS; i++) {
-		if (i >= config->peer_network_count)
-			break;
-		found |= contains(&config->peer_networks[i], family, 1, remote);
-	}
-	return found != 0;
-}
-
-#define SYN 2
-#define ACK 16
-
-/* Whether the local port is higher; if both are equal, whether the local address is. */
-INLINE __u32 local_is_higher(const struct flow *flow)
-{
-	if (flow->local_port != flow->remote_port)
-		return flow->local_port > flow->remote_port;
-	for (int i = 0; i < 4; i++) {
-		__u32 local = from_net32(flow->local[i]), remote = from_net32(flow->remote[i]);
-		if (local != remote)
-			return local > remote;
-	}
-	return 0;
-}
-
-/* Whether the peer mirrors this flow: the pod opened it, and the peer may be tapped too. */
-INLINE int mirrored_by_peer(const struct config *config, const struct __sk_buff *skb, const struct packet *packet,
-			    __u32 direction)
-{
-	const __u32 *remote = direction == INGRESS ? packet->source : packet->destination;
-	const __u32 *local = direction == INGRESS ? packet->destination : packet->source;
-	if (!packet->family || !packet->destination_valid || !is_peer(config, packet, remote))
-		return 0;
-	struct flow flow = {};
-	for (int i = 0; i < 4; i++) {
-		flow.remote[i] = remote[i];
-		flow.local[i] = local[i];
-	}
-	flow.remote_port = direction == INGRESS ? packet->source_port : packet->destination_port;
-	flow.local_port = direction == INGRESS ? packet->destination_port : packet->source_port;
-	flow.protocol = packet->protocol;
-	__u8 tcp_flags = 0;
-	if (packet->protocol == TCP && packet->fragment != LATER_FRAGMENT)
-		bpf_skb_load_bytes(skb, packet->l4 + 13, &tcp_flags, 1);
-	__u32 opened;
-	if (tcp_flags & SYN) {
-		/* SYN-ACK is the reply. This replaces what an earlier connection with the same addresses and ports left. */
-		opened = (direction == EGRESS) ^ !!(tcp_flags & ACK);
-	} else {
-		__u32 *entry = bpf_map_lookup_elem(&flows, &flow);
-		if (entry)
-			return *entry;
-		/* The flow may be older than the tap: the end with the lower port probably accepted it. The port behind a
-		 * Service address may differ, so without a handshake the pod must also have been seen to send first: if
-		 * that is unknown, both ends mirror the flow. */
-		opened = local_is_higher(&flow) && (packet->protocol == TCP || direction == EGRESS);
-	}
-	bpf_map_update_elem(&flows, &flow, &opened, 0);
-	return opened;
-}
-
 INLINE int classify(struct __sk_buff *skb, __u32 direction)
 {
 	__u32 zero = 0;
@@ -141,14 +78,12 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	if (outcome != MIRRORED)
 		goto done;
 
-	const __u32 *remote = direction == INGRESS ? packet->source : packet->destination;
-	__u32 remote_valid = direction == INGRESS ? packet->source_valid : packet->destination_valid;
-	__u32 ports_missing = packet->fragment == LATER_FRAGMENT && has_ports(packet) && packet->destination_port == NO_PORT;
-	if (!selected(config, packet, remote, remote_valid, ports_missing)) {
+	__u64 selected_by = selected(config, packet, direction);
+	if (!(selected_by & SELECTED_HERE)) {
 		outcome = FILTERED;
 		goto done;
 	}
-	if (config->flags & DEDUPLICATE && mirrored_by_peer(config, skb, packet, direction)) {
+	if (config->flags & DEDUPLICATE && selected_by & SELECTED_BY_PEER && mirrored_by_peer(config, packet, direction)) {
 		outcome = DEDUPLICATED;
 		goto done;
 	}

@@ -80,7 +80,7 @@ impl Failure {
 #[must_use]
 pub fn program_failure(error: &BpfError) -> Failure {
     match error {
-        BpfError::TooManyRules(_) | BpfError::TooManyNetworks(_) | BpfError::Expression(_) => {
+        BpfError::TooManyRules(_) | BpfError::Expression(_) => {
             Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."))
         }
         BpfError::Rejected { .. } => Failure::failed(

@@ -1,8 +1,8 @@
 //! The settings of a sender's programs. Pure.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use podtap_model::{DesiredSender, MirrorOptions, Oversize};
+use podtap_model::{DesiredSender, Direction, MirrorOptions, Oversize, Tap, bounds::MAX_PEERS};
 
 use crate::bpf::{self, BpfError, frame_limit};
 
@@ -23,7 +23,20 @@ pub fn settings(sender: &DesiredSender, path_mtu: Option<u32>, frag_list_safe: b
         program: sender.program.as_ref().map(Arc::clone),
         frame_limit: mtu.map(|mtu| frame_limit(mtu, ipv6)),
         linearize: !frag_list_safe,
+        peers: peers(sender),
     }
+}
+
+/// The pods that share flows with this one. In one direction only, each frame is mirrored once anyway: where it is sent, or where it is
+/// received.
+fn peers(sender: &DesiredSender) -> Vec<IpAddr> {
+    let Tap { options, direction, peers, .. } = &*sender.tap;
+    if options.deduplicate.is_none() || *direction != Direction::Both {
+        return Vec::new();
+    }
+    // Flows with those above the limit are mirrored at both ends.
+    let peers: BTreeSet<IpAddr> = peers.iter().copied().collect();
+    peers.into_iter().take(MAX_PEERS).collect()
 }
 
 /// Why the programs have no room for the sender's options.

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use podtap_model::{Count, Deduplicate, Direction, DirectionCounters, Request, Response, SenderCounters};
+use podtap_model::{Count, Direction, DirectionCounters, Request, Response, SenderCounters};
 use podtap_tests::{
     net::{Desired, Helper, Network, Pod, Sender, traffic},
     wait::until,
 };
 use serde_json::json;
 
-use crate::scene::{Scene, TAP, VNI, desired, options, receiver, remote_endpoint, sender};
+use crate::scene::{Scene, TAP, VNI, desired, options, receiver, remote_endpoint, select_all, sender};
 
 fn request(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
     let mut sender = sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)]);
@@ -116,7 +116,7 @@ fn counters_add_up_to_those_of_the_interface_even_after_a_restart() {
     // Other programs continue the counters.
     scene.agent.establish(&request(&scene, |sender| {
         with_options(sender);
-        sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
+        select_all(sender);
     }));
     exchange(&scene);
     let third = await_equal(&mut scene, 4, before, &zero);

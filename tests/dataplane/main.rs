@@ -2,6 +2,7 @@
 
 mod adoption;
 mod bpf_clamp;
+mod bpf_deduplicate;
 mod bpf_filter;
 mod bpf_flows;
 mod bpf_frames;
@@ -12,6 +13,7 @@ mod clamped;
 mod commands;
 mod counters;
 mod deadline;
+mod deduplicated;
 mod destinations;
 mod drift;
 mod fidelity;
@@ -19,6 +21,7 @@ mod foreign;
 mod isolation;
 mod kernels;
 mod leftovers;
+mod memory;
 mod multiple_taps;
 mod pods;
 mod programs;

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use podtap_model::{Deduplicate, Direction, Filter, Match, Protocol};
+use podtap_model::{Direction, Filter, Match, Protocol};
 use podtap_tests::{
     net::{Desired, Helper, Node, Sender, traffic},
     wait::until,
 };
 use serde_json::{Value, json};
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, select_all, sender};
 
 fn only(protocol: Protocol) -> Filter {
     Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() }
@@ -95,7 +95,7 @@ fn the_next_helper_keeps_programs_and_counters() {
     // Other programs replace them, and continue their counters.
     scene.agent.establish(&request(&scene, |sender| {
         with_options(sender);
-        sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
+        select_all(sender);
     }));
     assert_eq!(executed(&scene, "LoadPrograms"), 2);
     let after = scene.web.network().programs("eth0");

@@ -29,6 +29,7 @@ use crate::{
     metrics::{ControllerMetrics, Stage},
     plan::{
         build::{Plan, build},
+        deduplication::deduplication,
         expiry::is_expired,
         nodes,
         resolve::resolve,
@@ -81,7 +82,9 @@ impl Reconciler {
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
-        let Plan { mut nodes, taps } = build(taps, &finalizers.missing, &validated.policy);
+        let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.waits);
+        let Plan { mut nodes, taps } = build(taps, &finalizers.missing, &validated.policy, &deduplication);
+        self.state.waits = deduplication.waits;
         // Requests: the record of nodes to sweep, once per leader.
         let sweep_end = self.sweep(&snapshot, &mut nodes).await;
         let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since);
@@ -111,7 +114,7 @@ impl Reconciler {
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
         // Requests: the record of nodes to sweep.
         self.record_swept(&snapshot, &applied).await;
-        self.next(now, [nodes.next, cleanup.next, expiration, sweep_end])
+        self.next(now, [nodes.next, cleanup.next, expiration, sweep_end, deduplication.next])
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {

@@ -10,6 +10,7 @@ use crate::{
     apply::helper_requests::HelperRequests,
     expression::compiled::Compilations,
     failure::Failure,
+    plan::deduplication::Waits,
     retries::Retries,
     store::{generations::Generations, tap::DecodeError},
 };
@@ -23,6 +24,8 @@ pub struct ControllerState {
     pub sweep_begun: BTreeMap<String, Timestamp>,
     /// The generation of each `NodeTap` with which each tap's part of it was last written.
     pub generations: Generations,
+    /// What `deduplicate` waits for, and since when.
+    pub waits: Waits,
     pub retries: Retries,
     /// Since when each tap is known to be deleted.
     pub deleting_since: BTreeMap<Uid, Instant>,

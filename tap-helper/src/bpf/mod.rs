@@ -6,9 +6,9 @@
 //! programs, and programs hold the maps. A helper that starts adopts them by the program ID that the kernel reports for each
 //! filter (`TCA_BPF_ID`).
 //!
-//! [`Maps::configure`] changes the [`Settings`] of running programs between two frames. Only another expression, or turning
-//! deduplication on or off, needs other programs ([`Maps::supports`]): [`Programs::load`] loads them with the counters of their
-//! predecessor, and they take its place when its filters are replaced.
+//! [`Maps::configure`] changes the [`Settings`] of running programs between two frames. Only another expression needs other programs
+//! ([`Maps::supports`]): [`Programs::load`] loads them with the counters of their predecessor, and they take its place when its
+//! filters are replaced.
 //!
 //! Every set of programs has a deadline ([`Maps::set_deadline`]), after which it mirrors nothing. A new set has none, and mirrors nothing
 //! until it gets one.

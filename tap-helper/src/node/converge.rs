@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Instant,
 };
 
@@ -18,6 +19,7 @@ use crate::{
     resource::{Resource, SenderKey},
     settings::settings,
     step::{Action, Step},
+    target,
 };
 
 /// Observations that suffice for any change: one round creates devices, one completes them, one finds nothing to do; a
@@ -141,7 +143,10 @@ impl Node {
         for (resource, result) in &plan.results {
             match result {
                 Ok(_) if self.resources.is_pausing(resource, now) => {}
-                Ok(interface) => self.resources.active(resource, id, interface),
+                Ok(interface) => {
+                    let addresses = self.addresses(resource, interface, observed);
+                    self.resources.active(resource, id, interface, addresses);
+                }
                 Err(failure) => self.resources.refused(resource, id, failure),
             }
             if let (Resource::Sender(key), Some(running)) = (resource, self.resources.running_mut(resource)) {
@@ -175,6 +180,15 @@ impl Node {
             self.netns.remove(&id);
             self.resources.forget_netns(id);
         }
+    }
+
+    /// What a report says about the addresses of a sender's interface: peers need it.
+    fn addresses(&self, resource: &Resource, interface: &str, observed: &Observed) -> Vec<IpAddr> {
+        let Resource::Sender(key) = resource else { return Vec::new() };
+        let mut senders = self.desired.iter().flat_map(|desired| &desired.senders);
+        let sender = senders.find(|sender| SenderKey::of(sender) == *key);
+        let sender = sender.filter(|sender| sender.tap.options.deduplicate.is_some());
+        sender.map_or_else(Vec::new, |sender| target::addresses(observed, &sender.pod, interface))
     }
 
     fn has_node_receiver(&self, id: NamespaceId) -> bool {

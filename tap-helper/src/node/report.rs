@@ -16,13 +16,16 @@ impl Node {
         let mut senders: Vec<SenderStatus> = Vec::new();
         for sender in &desired.senders {
             let resource = Resource::sender(sender);
-            let interface = self.resources.get(&resource).map(|state| state.interface.clone());
+            let state = self.resources.get(&resource);
             let mut status = self.status(&resource, Some(&sender.pod));
             if status == Status::ACTIVE {
                 status = self.stopped(sender).unwrap_or(status);
             }
-            let interface = interface.filter(|name| !name.is_empty());
-            senders.push(SenderStatus { interface, ..sender_status(SenderKey::of(sender), status) });
+            senders.push(SenderStatus {
+                interface: state.map(|state| state.interface.clone()).filter(|name| !name.is_empty()),
+                addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),
+                ..sender_status(SenderKey::of(sender), status)
+            });
         }
         let mut receivers: Vec<ReceiverStatus> = Vec::new();
         for receiver in &desired.receivers {
@@ -70,7 +73,16 @@ impl Node {
 
 fn sender_status(key: SenderKey, status: Status) -> SenderStatus {
     let Status { state, reason, message } = status;
-    SenderStatus { tap_uid: key.tap, pod_uid: key.pod, interface: None, state, reason, message, degraded: Vec::new() }
+    SenderStatus {
+        tap_uid: key.tap,
+        pod_uid: key.pod,
+        interface: None,
+        addresses: Vec::new(),
+        state,
+        reason,
+        message,
+        degraded: Vec::new(),
+    }
 }
 
 fn receiver_status(tap_uid: String, vni: u32, status: Status) -> ReceiverStatus {

@@ -1,10 +1,13 @@
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use podtap_backoff::Backoff;
-use podtap_model::{DesiredSender, DesiredState, Receiver, State};
+use podtap_model::{DesiredSender, DesiredState, Receiver, State, Tap};
 
 use crate::{
     bpf::Monotonic,
@@ -23,6 +26,8 @@ fn backoff() -> Backoff {
 pub(super) struct ResourceState {
     pub(super) status: Status,
     pub(super) interface: String,
+    /// The addresses of the pod that the interface has, for senders with deduplication.
+    pub(super) addresses: Vec<IpAddr>,
     pub(super) netns: NamespaceId,
     backoff: Backoff,
     retry_at: Option<Instant>,
@@ -44,15 +49,24 @@ pub(super) struct Running {
 /// The desired state of one resource.
 #[derive(PartialEq)]
 enum Spec<'a> {
-    Sender(&'a DesiredSender),
+    Sender(Cow<'a, DesiredSender>),
     Receiver(&'a Receiver),
 }
 
 fn specs(desired: &DesiredState) -> BTreeMap<Resource, Spec<'_>> {
-    let senders = desired.senders.iter().map(|sender| (Resource::sender(sender), Spec::Sender(sender)));
+    let senders = desired.senders.iter().map(|sender| (Resource::sender(sender), Spec::Sender(without_peers(sender))));
     let receivers = desired.receivers.iter();
     let receivers = receivers.map(|receiver| (Resource::receiver(receiver), Spec::Receiver(receiver)));
     senders.chain(receivers).collect()
+}
+
+/// Peers come and go with other pods: that is no reason to report the sender as pending, or to forget why it failed.
+fn without_peers(sender: &DesiredSender) -> Cow<'_, DesiredSender> {
+    if sender.tap.peers.is_empty() {
+        return Cow::Borrowed(sender);
+    }
+    let tap = Tap { peers: Vec::new(), ..Tap::clone(&sender.tap) };
+    Cow::Owned(DesiredSender { tap: Arc::new(tap), ..sender.clone() })
 }
 
 /// The state of each resource that has a namespace.
@@ -105,6 +119,7 @@ impl Resources {
         let fresh = || ResourceState {
             status: Status::PENDING,
             interface: String::new(),
+            addresses: Vec::new(),
             netns,
             backoff: backoff(),
             retry_at: None,
@@ -124,10 +139,11 @@ impl Resources {
     }
 
     /// Records that it is complete.
-    pub(super) fn active(&mut self, resource: &Resource, netns: NamespaceId, interface: &str) {
+    pub(super) fn active(&mut self, resource: &Resource, netns: NamespaceId, interface: &str, addresses: Vec<IpAddr>) {
         let state = self.entry(resource, netns);
         state.status = Status::ACTIVE;
         interface.clone_into(&mut state.interface);
+        state.addresses = addresses;
         (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
     }
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use podtap_model::{Direction, Endpoint, Instruction, IpNet, Pod, Program, ProgramId, Tap};
+use podtap_model::{Endpoint, Instruction, Pod, Program, ProgramId};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -18,6 +18,7 @@ fn tap(options: &Value) -> Tap {
         options: MirrorOptions::deserialize(options).expect("mirror options"),
         program: None,
         expiration_time: None,
+        peers: Vec::new(),
     }
 }
 
@@ -42,6 +43,8 @@ fn program() -> Arc<Program> {
     Arc::new(Program { id: ProgramId::from_digest([0; 32]), instructions })
 }
 
+const PEERS: [&str; 2] = ["10.244.0.7", "fd00:10:244::7"];
+
 /// All options at once.
 fn demanding() -> DesiredSender {
     let options = json!({
@@ -54,9 +57,11 @@ fn demanding() -> DesiredSender {
         "sample": {"oneInFlows": 10},
         "limit": {"bitsPerSecond": 5, "packetsPerSecond": 6},
         "oversize": "Truncate",
-        "deduplicate": {"podCIDRs": ["10.244.0.0/16", "10.96.0.0/12"], "serviceCIDRs": ["10.96.0.0/12"]},
+        "deduplicate": {},
     });
-    DesiredSender { program: Some(program()), underlay_mtu: Some(1400), ..sender_of(tap(&options)) }
+    let peers = PEERS.map(|text| text.parse().expect("an address")).to_vec();
+    let tap = Tap { peers, ..tap(&options) };
+    DesiredSender { program: Some(program()), underlay_mtu: Some(1400), ..sender_of(tap) }
 }
 
 #[test]
@@ -68,11 +73,27 @@ fn all_options_reach_the_programs() {
         program: Some(program()),
         frame_limit: Some(1364),
         linearize: false,
+        peers: demanding.tap.peers.clone(),
     };
     assert_eq!(settings, expected);
     assert!(super::settings(&demanding, None, false).linearize);
-    let networks = ["10.96.0.0/12", "10.244.0.0/16"].map(|text| text.parse::<IpNet>().expect("a CIDR"));
-    assert_eq!(settings.peer_networks(), networks, "each network once");
+}
+
+#[test]
+fn peers_matter_only_where_a_frame_would_be_mirrored_twice() {
+    let with = |options: Value, direction, peers: Vec<IpAddr>| {
+        let tap = Tap { direction, peers, ..tap(&options) };
+        super::settings(&sender_of(tap), None, true).peers
+    };
+    let peers: Vec<IpAddr> = PEERS.map(|text| text.parse().expect("an address")).to_vec();
+    let reversed = peers.iter().rev().chain(&peers).copied().collect();
+    assert_eq!(with(json!({"deduplicate": {}}), Direction::Both, reversed), peers, "sorted, each once");
+    assert_eq!(with(json!({}), Direction::Both, peers.clone()), [] as [IpAddr; 0]);
+    for direction in [Direction::Ingress, Direction::Egress] {
+        assert_eq!(with(json!({"deduplicate": {}}), direction, peers.clone()), [] as [IpAddr; 0]);
+    }
+    let many = (0..2000_u32).map(|number| std::net::Ipv4Addr::from_bits(number).into()).collect();
+    assert_eq!(with(json!({"deduplicate": {}}), Direction::Both, many).len(), MAX_PEERS);
 }
 
 #[test]

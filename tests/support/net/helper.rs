@@ -130,6 +130,12 @@ impl Helper {
         until("the helper listens", Duration::from_secs(5), || Agent::connect(&self.socket, AGENT_UID))
     }
 
+    /// Its process ID.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The path of its socket.
     #[must_use]
     pub fn socket(&self) -> &Path {

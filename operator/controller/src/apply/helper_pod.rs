@@ -12,6 +12,7 @@ use k8s_openapi::{
 };
 use kube::Resource as _;
 use podtap_api::NodeTap;
+use podtap_model::bounds::{MAX_SENDERS, SENDER_MEMORY};
 
 use crate::{
     apply::helper_volumes::{SOCKET, field, socket_mount, socket_volume, token_mount, token_volume},
@@ -20,6 +21,12 @@ use crate::{
 
 /// User and group of the agent, the only user whose connections the tap-helper accepts.
 const AGENT_UID: i64 = 65532;
+
+/// Memory limit of the agent.
+const AGENT_MEMORY: u64 = 256 << 20;
+
+/// Memory limit of the tap-helper: for itself, and for all senders that a node may have.
+const TAP_HELPER_MEMORY: u64 = (64 << 20) + MAX_SENDERS as u64 * SENDER_MEMORY;
 
 /// The settings of helper pods, which differ between installations.
 #[derive(Clone, Debug)]
@@ -126,7 +133,7 @@ impl HelperTemplate {
                 ..restricted(&[])
             }),
             volume_mounts: Some(vec![socket_mount(), token_mount()]),
-            ..self.container(&command)
+            ..self.container(&command, AGENT_MEMORY)
         }
     }
 
@@ -150,7 +157,7 @@ impl HelperTemplate {
                 ..restricted(&["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"])
             }),
             volume_mounts: Some(vec![socket_mount()]),
-            ..self.container(&command)
+            ..self.container(&command, TAP_HELPER_MEMORY)
         }
     }
 
@@ -158,18 +165,19 @@ impl HelperTemplate {
         self.log_json.then_some("--log-json")
     }
 
-    fn container(&self, command: &[&str]) -> Container {
+    /// `memory` is its limit, in bytes.
+    fn container(&self, command: &[&str], memory: u64) -> Container {
         let quantities = |list: &[(&str, &str)]| {
             Some(list.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect())
         };
+        let memory = format!("{}Mi", memory >> 20);
         Container {
             image: Some(self.image.clone()),
             image_pull_policy: Some(self.pull_policy.clone()),
             command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
             resources: Some(ResourceRequirements {
                 requests: quantities(&[("cpu", "10m"), ("memory", "24Mi")]),
-                // The kernel charges eBPF maps to the memory cgroup that creates them: up to 1 MiB per tapped pod with `deduplicate`.
-                limits: quantities(&[("memory", "256Mi")]),
+                limits: quantities(&[("memory", &memory)]),
                 ..ResourceRequirements::default()
             }),
             termination_message_policy: Some("FallbackToLogsOnError".to_owned()),

@@ -8,6 +8,7 @@ use podtap_model::{NodeState, Reason, Uid};
 use crate::{
     failure::Failure,
     plan::{
+        deduplication::Deduplication,
         node_specs,
         tap_plan::{TapPlan, TapState},
     },
@@ -24,7 +25,12 @@ pub struct Plan<'a> {
 }
 
 /// Builds the plan. No node learns of the taps in `without_finalizer`.
-pub fn build<'a>(taps: Vec<TapPlan<'a>>, without_finalizer: &BTreeSet<Uid>, policy: &Policy) -> Plan<'a> {
+pub fn build<'a>(
+    taps: Vec<TapPlan<'a>>,
+    without_finalizer: &BTreeSet<Uid>,
+    policy: &Policy,
+    deduplication: &Deduplication,
+) -> Plan<'a> {
     let exclude = |plan: TapPlan<'a>| {
         if without_finalizer.contains(&plan.tap.reference.uid) {
             TapPlan { state: TapState::Refused(missing_finalizer()), ..plan }
@@ -33,7 +39,7 @@ pub fn build<'a>(taps: Vec<TapPlan<'a>>, without_finalizer: &BTreeSet<Uid>, poli
         }
     };
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
-    Plan { nodes: node_specs::node_specs(&taps, policy), taps }
+    Plan { nodes: node_specs::node_specs(&taps, policy, deduplication), taps }
 }
 
 fn missing_finalizer() -> Failure {

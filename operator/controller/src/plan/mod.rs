@@ -8,12 +8,12 @@
 //! - Nothing of a refused, suspended or expired tap is on any node.
 
 pub mod build;
+pub mod deduplication;
 pub mod destinations;
 pub mod expiry;
 pub mod interface_names;
 pub mod limits;
 pub mod mirroring_loops;
-pub mod node_options;
 pub mod node_specs;
 pub mod nodes;
 pub mod resolve;

@@ -11,13 +11,13 @@ use crate::{
         destinations::{self, Family, Resolution},
         expiry::{OnNodes, is_expired},
         interface_names, limits, mirroring_loops,
-        node_options::node_options,
         tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
         targets,
         vni::{Refusal, Vnis},
     },
     store::snapshot::Snapshot,
     validate::{
+        options::TapOptions,
         policy::Policy,
         spec::{DestinationKind, RequestedDestination, TapSpec},
         tap::{Tap, Validated},
@@ -37,6 +37,7 @@ pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, vnis: &Vnis) -
     mirroring_loops::refuse(&mut taps);
     interface_names::resolve_conflicts(&mut taps);
     limits::taps_per_pod(&mut taps, policy);
+    limits::senders_per_node(&mut taps);
     taps
 }
 
@@ -69,10 +70,9 @@ fn resolve_tap<'a>(
     } else {
         TapState::Active
     };
-    let (options, degraded) = node_options(&spec.options.options, snapshot);
-    let program = spec.options.program.clone();
+    let TapOptions { options, program, .. } = spec.options.clone();
     let (start, expiration) = (on_nodes.start(tap), on_nodes.expiration(tap, spec));
-    TapPlan { tap, state, targets, destinations, vni, options, program, degraded, start, expiration }
+    TapPlan { tap, state, targets, destinations, vni, options, program, start, expiration }
 }
 
 fn planned_destinations(

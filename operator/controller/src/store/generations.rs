@@ -70,7 +70,7 @@ impl Generations {
 }
 
 /// The taps whose part of the spec differs. What says how long a mirror goes on does not count, nor does the underlay MTU: a node that
-/// learns of it late mirrors the right frames.
+/// learns of it late mirrors the right frames. Nor do peers, which come and go with the pods of other nodes.
 fn changed_taps(old: &NodeState, new: &NodeState) -> BTreeSet<Uid> {
     let taps = [old, new].into_iter().flat_map(|state| {
         let receivers = state.receivers.iter().map(|receiver| receiver.tap.uid.clone());
@@ -79,8 +79,8 @@ fn changed_taps(old: &NodeState, new: &NodeState) -> BTreeSet<Uid> {
     let taps: BTreeSet<Uid> = taps.collect();
     let differs = |tap: &Uid| {
         let settings = |state: &NodeState| {
-            let settings = state.taps.iter().find(|entry| entry.uid == *tap).cloned();
-            settings.map(|settings| Tap { expiration_time: None, ..settings })
+            let entry = state.taps.iter().find(|entry| entry.uid == *tap)?;
+            Some(Tap { expiration_time: None, peers: Vec::new(), ..entry.clone() })
         };
         senders(old, tap) != senders(new, tap)
             || receivers(old, tap) != receivers(new, tap)

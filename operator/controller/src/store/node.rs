@@ -1,18 +1,13 @@
-//! Projections of nodes, namespaces and service networks.
+//! Projections of nodes and namespaces.
 
 use std::net::IpAddr;
 
 use k8s_openapi::{
-    api::{
-        core::v1::{Namespace, Node},
-        networking::v1::ServiceCIDR,
-    },
+    api::core::v1::{Namespace, Node},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::core::PartialObjectMeta;
 use podtap_api::EXCLUDE;
-
-use podtap_model::IpNet;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +20,6 @@ pub struct CachedNode {
     pub linux: bool,
     /// `InternalIP`s in the order of the node's status.
     pub addresses: Vec<IpAddr>,
-    /// `spec.podCIDRs`: the addresses of its pods, if the CNI uses that field.
-    pub pod_networks: Vec<IpNet>,
 }
 
 impl From<Node> for CachedNode {
@@ -35,9 +28,7 @@ impl From<Node> for CachedNode {
         let os = node.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
         let linux = os.is_none_or(|os| os == "linux");
         let status = node.status.unwrap_or_default();
-        let pod_cidrs = node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
         Self {
-            pod_networks: networks(&pod_cidrs),
             excluded,
             linux,
             name: node.metadata.name.unwrap_or_default(),
@@ -65,17 +56,6 @@ impl From<PartialObjectMeta<Namespace>> for CachedNamespace {
     fn from(PartialObjectMeta { metadata, .. }: PartialObjectMeta<Namespace>) -> Self {
         Self { excluded: is_excluded(&metadata), name: metadata.name.unwrap_or_default() }
     }
-}
-
-/// The networks of a `ServiceCIDR`.
-pub fn service_networks(object: ServiceCIDR) -> Vec<IpNet> {
-    let cidrs = object.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
-    networks(&cidrs)
-}
-
-/// The CIDRs without host bits; those that cannot be parsed are left out.
-fn networks(cidrs: &[String]) -> Vec<IpNet> {
-    cidrs.iter().filter_map(|cidr| cidr.parse::<IpNet>().ok()).map(|network| network.trunc()).collect()
 }
 
 /// Whether the object's label or annotation opts it out of every tap.

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use podtap_model::{
-    Deduplicate, DesiredSender, Direction, Endpoint, FrameFormat, MirrorOptions, Pod, Receiver, Tap, TapReference, Uid,
+    DesiredSender, Direction, Endpoint, FrameFormat, Instruction, MirrorOptions, Pod, Program, ProgramId, Receiver,
+    Tap, TapReference, Uid,
 };
 use proptest::{
     collection::vec,
@@ -73,6 +74,7 @@ fn sender() -> impl Strategy<Value = DesiredSender> {
                 options: MirrorOptions::default(),
                 program: None,
                 expiration_time: None,
+                peers: Vec::new(),
             };
             let (program, underlay_mtu, orphan_timeout) = (None, None, Duration::from_secs(3600));
             DesiredSender { tap: Arc::new(tap), pod, program, underlay_mtu, orphan_timeout }
@@ -95,8 +97,13 @@ fn tap_reference(number: u8) -> TapReference {
 
 /// Settings of two kinds of programs, two of each.
 fn settings() -> impl Strategy<Value = Settings> {
-    (any::<bool>(), any::<bool>()).prop_map(|(deduplicates, narrow)| Settings {
-        options: MirrorOptions { deduplicate: deduplicates.then(Deduplicate::default), ..MirrorOptions::default() },
+    // `ret #1`
+    let always = || Program {
+        id: ProgramId::from_digest([0; 32]),
+        instructions: vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }],
+    };
+    (any::<bool>(), any::<bool>()).prop_map(move |(has_expression, narrow)| Settings {
+        program: has_expression.then(|| Arc::new(always())),
         frame_limit: narrow.then_some(1364),
         ..Settings::default()
     })

@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 
-use podtap_model::{Endpoint, FrameFormat, NodeState};
+use podtap_model::{Endpoint, FrameFormat, NodeState, bounds::MAX_SENDERS};
 use serde_json::json;
 
 use super::*;
 use crate::{
     fixtures::{World, lost, node, object, pod, policy, tap, time, uid, vni},
     plan::{
+        deduplication::Deduplication,
         resolve::resolve,
         tap_plan::{SuspendedBy, TapState},
         vni::{Claims, Vnis},
@@ -116,7 +117,8 @@ fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>
     let validated = validate(&snapshot);
     let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
     let taps = resolve(&snapshot, &validated, &vnis);
-    check(build(taps, &excluded.iter().map(|tap| uid(tap)).collect(), &validated.policy))
+    let excluded = excluded.iter().map(|tap| uid(tap)).collect();
+    check(build(taps, &excluded, &validated.policy, &Deduplication::default()))
 }
 
 #[test]
@@ -198,7 +200,8 @@ fn only_recorded_vnis_are_used() {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let vnis = Vnis { claims: Claims::new(), ..crate::reconcile::allocate(&snapshot, &validated, &Claims::new()) };
-    let plan = build(resolve(&snapshot, &validated, &vnis), &[].into(), &validated.policy);
+    let taps = resolve(&snapshot, &validated, &vnis);
+    let plan = build(taps, &[].into(), &validated.policy, &Deduplication::default());
     assert_eq!(reason_of(&plan.taps[0].state), Reason::Pending);
     assert!(plan.nodes.is_empty());
 }
@@ -267,6 +270,26 @@ fn a_mirroring_loop_is_refused_at_the_younger_tap() {
     world.plan(&Claims::new(), |_, _, plan| {
         assert_eq!(plan.taps[0].state, TapState::Active);
         assert_eq!(reason_of(&plan.taps[1].state), Reason::MirroringLoop);
+    });
+}
+
+#[test]
+fn a_node_has_no_more_senders_than_memory_for_them() {
+    let taps = ["a", "b", "c"].map(|name| {
+        let mut tap = tap(name, to_n2());
+        tap.metadata.creation_timestamp = time(0);
+        tap.spec.targets.max_pods = 500;
+        tap
+    });
+    let mut world = World { taps: taps.into(), ..World::small() };
+    world.pods = (0..400).map(|number| pod("shop", &format!("web-{number}"), "n1")).collect();
+    world.plan(&Claims::new(), |_, _, plan| {
+        let tapped: Vec<usize> = plan.taps.iter().map(|plan| plan.targets.tapped().count()).collect();
+        assert_eq!((tapped, plan.nodes["n1"].senders.len()), (vec![400, 400, 200], MAX_SENDERS));
+        let failures = plan.taps[2].targets.pods.iter().filter_map(|target| target.failure.as_ref());
+        assert!(
+            failures.clone().all(|failure| failure.reason == Reason::TooManyTaps && failure.message.contains("n1"))
+        );
     });
 }
 
