@@ -1,4 +1,7 @@
-use std::sync::{Arc, Mutex};
+use std::{
+    future::ready,
+    sync::{Arc, Mutex},
+};
 
 use http::StatusCode;
 use podtap_model::Renewal;
@@ -27,12 +30,12 @@ fn fixture() -> Fixture {
     let (answers, counter) = (Arc::clone(&server), Arc::clone(&requests));
     let api = fake_client::client(move |method, path, _| {
         *counter.lock().expect("no panic before") += 1;
-        assert_eq!((method.as_str(), path), ("GET", "/apis/podtap.dev/v1alpha1/nodetaps/n1"));
-        match *answers.lock().expect("no panic before") {
+        assert_eq!((method.as_str(), path.as_str()), ("GET", "/apis/podtap.dev/v1alpha1/nodetaps/n1"));
+        ready(match *answers.lock().expect("no panic before") {
             Ok(Some(uid)) => (StatusCode::OK, json!({"metadata": {"name": "n1", "uid": uid}})),
             Ok(None) => failure(StatusCode::NOT_FOUND, "NotFound"),
             Err(()) => failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
-        }
+        })
     });
     let (client, channels) = HelperClient::without_connection(ServerClock::default(), Health::new(Duration::MAX));
     let client = Arc::new(client);
