@@ -17,6 +17,7 @@ struct rule {
 	__u32 protocol; /* ANY or an IP protocol number */
 	__u32 first_port, last_port;
 	struct network remote;
+	__u32 contains_pod; /* whether `remote` contains the pod's own address, which is the remote one at the other end */
 };
 
 struct config {
@@ -125,6 +126,7 @@ struct packet {
 	__u32 source_port, destination_port; /* or NO_PORT */
 	__u32 fragment; /* 0, FIRST_FRAGMENT, LATER_FRAGMENT */
 	__u32 id;
+	__u32 selected_by; /* SELECTED_HERE, SELECTED_BY_PEER */
 	__u32 l3; /* offset of the IP header */
 	__u32 l4; /* offset of the transport header; without one, the end of the last header that was parsed */
 };

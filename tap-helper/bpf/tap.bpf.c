@@ -2,7 +2,6 @@
 /* The programs of a tap: two classifiers select the frames of a pod that are mirrored, and the clamp makes mirrored frames fit
  * the underlay. */
 #include "deduplicate.h"
-#include "filter.h"
 #include "rate_limit.h"
 #include "segment.h"
 
@@ -78,7 +77,9 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	if (outcome != MIRRORED)
 		goto done;
 
-	__u64 selected_by = selected(config, packet, direction);
+	/* Through the map, as after the parser. */
+	*(volatile __u32 *)&packet->selected_by = selected(config, packet, direction);
+	__u32 selected_by = *(volatile __u32 *)&packet->selected_by;
 	if (!(selected_by & SELECTED_HERE)) {
 		outcome = FILTERED;
 		goto done;

@@ -18,12 +18,14 @@ pub fn settings(sender: &DesiredSender, path_mtu: Option<u32>, frag_list_safe: b
         Oversize::Fragment if ipv6 => Oversize::Truncate,
         oversize => oversize,
     };
+    let peers = peers(sender);
     bpf::Settings {
         options: MirrorOptions { oversize, ..options.clone() },
         program: sender.program.as_ref().map(Arc::clone),
         frame_limit: mtu.map(|mtu| frame_limit(mtu, ipv6)),
         linearize: !frag_list_safe,
-        peers: peers(sender),
+        addresses: if peers.is_empty() { Vec::new() } else { sender.pod.addresses.clone() },
+        peers,
     }
 }
 

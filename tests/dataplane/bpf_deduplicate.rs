@@ -22,11 +22,17 @@ fn address(address: [u8; 4], ipv6: bool) -> IpAddr {
     if ipv6 { Ipv6Addr::from_bits(0x2001_0db8 << 96 | low).into() } else { Ipv4Addr::from(address).into() }
 }
 
-/// The settings of a tap that mirrors these pods.
-fn tapping(settings: &Settings, pods: &[[u8; 4]]) -> Settings {
-    let mut peers: Vec<IpAddr> = pods.iter().flat_map(|pod| [address(*pod, false), address(*pod, true)]).collect();
+/// The settings of a tap at `pod`, while it mirrors these pods.
+fn tapping(settings: &Settings, pod: [u8; 4], pods: &[[u8; 4]]) -> Settings {
+    let both = |pod: &[u8; 4]| [address(*pod, false), address(*pod, true)];
+    let mut peers: Vec<IpAddr> = pods.iter().flat_map(both).collect();
     peers.sort_unstable();
-    Settings { peers, ..settings.clone() }
+    Settings { peers, addresses: both(&pod).to_vec(), ..settings.clone() }
+}
+
+/// The programs of client and server, each a peer of the other.
+fn both(settings: &Settings) -> [Programs; 2] {
+    [CLIENT, SERVER].map(|pod| load(&tapping(settings, pod, &[CLIENT, SERVER])))
 }
 
 /// A flow as its two ends see it: behind a Service, the server has another address and port than the client uses.
@@ -45,13 +51,14 @@ impl Flow {
     }
 
     /// Whether client and server mirror a request, or a reply.
-    fn mirrored(&self, [client, server]: [&Programs; 2], reply: bool, flags: u8) -> [bool; 2] {
-        let at = |programs: &Programs, sends: bool, remote: End| {
+    fn mirrored(&self, pods: &[Programs; 2], reply: bool, flags: u8) -> [bool; 2] {
+        let at = |end: End, sends: bool, remote: End| {
+            let programs = &pods[usize::from(end.address == SERVER)];
             let (from, to) = if reply { (remote, self.client) } else { (self.client, remote) };
             let kind = if sends { ProgramKind::Egress } else { ProgramKind::Ingress };
             mirrored(programs, kind, &frame(self.protocol, from, to, flags, self.ipv6))
         };
-        [at(client, !reply, self.used), at(server, reply, self.server)]
+        [at(self.client, !reply, self.used), at(self.server, reply, self.server)]
     }
 }
 
@@ -115,13 +122,11 @@ fn every_frame_between_two_tapped_pods_is_mirrored_and_none_twice() {
     let mut random = Random::new(6);
     let (mut once, mut twice) = (0, 0);
     for (settings, protocols_only) in filters() {
-        let plain = [load(&settings), load(&settings)];
-        let tapping = tapping(&settings, &[CLIENT, SERVER]);
-        let ends = [load(&tapping), load(&tapping)];
+        let (plain, ends) = ([load(&settings), load(&settings)], both(&settings));
         for flow in flows(&mut random, 400) {
             for (reply, flags) in [(false, 0x10), (true, 0x18), (false, 2), (true, 0x12), (false, 0x10)] {
-                let without = count(flow.mirrored([&plain[0], &plain[1]], reply, flags));
-                let with = count(flow.mirrored([&ends[0], &ends[1]], reply, flags));
+                let without = count(flow.mirrored(&plain, reply, flags));
+                let with = count(flow.mirrored(&ends, reply, flags));
                 // Behind a Service, a port above the client's looks like that of a client.
                 let is_typical = flow.is_direct() || flow.server.port < flow.client.port;
                 let is_lost = with == 0 && without > 0;
@@ -139,21 +144,20 @@ fn every_frame_between_two_tapped_pods_is_mirrored_and_none_twice() {
 /// A server on a port above the client's, reached through a Service: the connection is older than the tap.
 #[test]
 fn an_old_flow_through_a_service_is_not_left_by_both_ends() {
-    let tapping = tapping(&Settings::default(), &[CLIENT, SERVER]);
-    let ends = [load(&tapping), load(&tapping)];
+    let ends = both(&Settings::default());
     let client = End { address: CLIENT, port: 40_000 };
     let (used, server) = (End { address: SERVICE, port: 80 }, End { address: SERVER, port: 50_000 });
     for protocol in [6, 17] {
         let flow = Flow { protocol, ipv6: false, client, used, server };
         for reply in [false, true, false] {
-            assert!(count(flow.mirrored([&ends[0], &ends[1]], reply, 0x18)) > 0, "{protocol} {reply}");
+            assert!(count(flow.mirrored(&ends, reply, 0x18)) > 0, "{protocol} {reply}");
         }
     }
 }
 
 #[test]
 fn flows_with_others_are_mirrored_in_full() {
-    let programs = load(&tapping(&Settings::default(), &[CLIENT, SERVER]));
+    let programs = load(&tapping(&Settings::default(), CLIENT, &[CLIENT, SERVER]));
     // A pod that is not tapped, a Service, a node, and a peer's IPv4 address as the beginning of an IPv6 address.
     for other in [[10, 0, 0, 3], SERVICE, [192, 168, 0, 1]] {
         for (own, port) in [(80, 40_000), (40_000, 80), (53, 53)] {
@@ -166,6 +170,9 @@ fn flows_with_others_are_mirrored_in_full() {
             }
         }
     }
+    // A group is not the pod's own address.
+    let group = frame(17, End { address: SERVER, port: 5353 }, End { address: [224, 0, 0, 251], port: 80 }, 0, false);
+    assert!(mirrored(&programs, ProgramKind::Ingress, &group));
     let mut similar = frame(17, End { address: CLIENT, port: 80 }, End { address: SERVER, port: 9000 }, 0, true);
     similar[38..54].copy_from_slice(&[10, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert!(mirrored(&programs, ProgramKind::Egress, &similar));
@@ -176,16 +183,19 @@ fn flows_with_others_are_mirrored_in_full() {
 /// An end that does not know the ports of a later fragment does not leave it to the other one, which may know them.
 #[test]
 fn a_later_fragment_without_its_first_is_mirrored_at_both_ends() {
-    let tapping = tapping(&Settings::default(), &[CLIENT, SERVER]);
     for (ipv6, port) in [(false, 80), (false, 4000), (true, 80), (true, 4000)] {
         // From port 999 of the client.
         let [first, later] = fragments(7, port, ipv6);
-        let ends = [(load(&tapping), ProgramKind::Egress), (load(&tapping), ProgramKind::Ingress)];
-        let both = |frame: &[u8]| ends.each_ref().map(|(programs, kind)| mirrored(programs, *kind, frame));
-        assert_eq!(count(both(&later)), 2, "neither knows its ports");
-        let chosen = both(&first);
-        assert_eq!((count(chosen), both(&later)), (1, chosen), "the same end mirrors both");
-        assert!(mirrored(&load(&tapping), ProgramKind::Ingress, &later), "only the other end has seen the first");
+        let [client, server] = both(&Settings::default());
+        let ends = [(client, ProgramKind::Egress), (server, ProgramKind::Ingress)];
+        let at_ends = |frame: &[u8]| ends.each_ref().map(|(programs, kind)| mirrored(programs, *kind, frame));
+        assert_eq!(count(at_ends(&later)), 2, "neither knows its ports");
+        let chosen = at_ends(&first);
+        assert_eq!((count(chosen), at_ends(&later)), (1, chosen), "the same end mirrors both");
+        assert!(
+            mirrored(&both(&Settings::default())[1], ProgramKind::Ingress, &later),
+            "only the other end has seen the first"
+        );
     }
 }
 
@@ -195,7 +205,7 @@ fn peers_are_changed_in_place() {
     let (client, server) = (End { address: CLIENT, port: 40_000 }, End { address: SERVER, port: 80 });
     let request = frame(6, client, server, 2, false);
     let at_server = |programs: &Programs| mirrored(programs, ProgramKind::Ingress, &request);
-    let with = |pods: &[[u8; 4]]| tapping(&Settings::default(), pods);
+    let with = |pods: &[[u8; 4]]| tapping(&Settings::default(), SERVER, &[pods, &[SERVER]].concat());
     let mut programs = load(&Settings::default());
     assert!(at_server(&programs));
     let many: Vec<[u8; 4]> =

@@ -28,7 +28,7 @@ fn sender_of(tap: Tap) -> DesiredSender {
         name: "web-0".to_owned(),
         uid: "p".parse().expect("a UID"),
         config_hash: None,
-        addresses: vec![],
+        addresses: vec![[10, 244, 0, 5].into()],
     };
     let orphan_timeout = Duration::from_secs(3600);
     DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None, orphan_timeout }
@@ -74,6 +74,7 @@ fn all_options_reach_the_programs() {
         frame_limit: Some(1364),
         linearize: false,
         peers: demanding.tap.peers.clone(),
+        addresses: demanding.pod.addresses.clone(),
     };
     assert_eq!(settings, expected);
     assert!(super::settings(&demanding, None, false).linearize);
