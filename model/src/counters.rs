@@ -37,6 +37,9 @@ pub struct SenderCounters {
     /// Mirrored frames that exceeded the path MTU and could not be segmented: fragmented or truncated, as the tap requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oversized: Option<Count>,
+    /// Frames that reached the sender device without being mirrored, and were dropped there: a process in the pod sent them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forged: Option<Count>,
 }
 
 /// How the frames of one direction were processed. Each frame is in exactly one of these; `failed` counts some of `mirrored` again.
@@ -110,6 +113,7 @@ mod tests {
             egress: Some(direction),
             truncated: count,
             oversized: count,
+            forged: count,
         };
         read_back(&Response::Counters(Counters { request: u64::MAX, senders: vec![sender] }));
     }
@@ -119,7 +123,9 @@ mod tests {
         let ingress = DirectionCounters { failed: 2, ..DirectionCounters::default() };
         let sender = SenderCounters { ingress: Some(ingress), ..SenderCounters::default() };
         let text = read_back(&Response::Counters(Counters { request: 1, senders: vec![sender] }));
-        for name in ["filtered", "sampledOut", "rateLimited", "deduplicated", "egress", "truncated", "oversized"] {
+        let absent =
+            ["filtered", "sampledOut", "rateLimited", "deduplicated", "egress", "truncated", "oversized", "forged"];
+        for name in absent {
             assert!(!text.contains(name), "{name}: {text}");
         }
         assert!(text.contains(r#""ingress":{"mirrored":{"frames":0,"bytes":0},"failed":2}"#), "{text}");

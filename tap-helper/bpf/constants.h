@@ -34,8 +34,9 @@
 #define RATE_LIMITED 3
 #define DEDUPLICATED 4
 #define OUTCOMES 5
-/* What the clamp did to mirrored frames. */
+/* What the clamp did to mirrored frames, and the frames that it dropped because no classifier selected them. */
 #define TRUNCATED 10
 #define OVERSIZED 11
 #define FAILED 12
-#define COUNTERS 13
+#define FORGED 13
+#define COUNTERS 14

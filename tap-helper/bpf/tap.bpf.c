@@ -106,7 +106,8 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	__u32 zero = 0;
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
-	if (!config || !packet)
+	__u32 *selected_from = bpf_map_lookup_elem(&selection, &zero);
+	if (!config || !packet || !selected_from)
 		return NO_MATCH;
 	__u32 frames = 1, tag = skb->vlan_present ? 4 : 0, gso = skb->gso_size;
 	__u64 bytes = skb->len + tag;
@@ -158,6 +159,8 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 		outcome = RATE_LIMITED;
 done:
 	count(direction * OUTCOMES + outcome, frames, bytes);
+	/* Also cleared, in case mirred did not pass on the last frame. */
+	*selected_from = outcome == MIRRORED ? FROM(direction) : 0;
 	return outcome == MIRRORED ? MATCH : NO_MATCH;
 }
 
@@ -223,8 +226,17 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	__u32 zero = 0;
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
-	if (!config || !packet)
-		return TC_ACT_OK;
+	__u32 *selected_from = bpf_map_lookup_elem(&selection, &zero);
+	if (!config || !packet || !selected_from)
+		return TC_ACT_SHOT;
+	/* Only what a classifier selected leaves: the pod can send frames to the device, too. mirred sets skb_iif to the interface that
+	 * it mirrors from (tcf_mirred_to_dev, net/sched/act_mirred.c); frames of sockets have none. */
+	__u32 from = *selected_from;
+	if (!from || !skb->ingress_ifindex) {
+		count(FORGED, 1, skb->len);
+		return TC_ACT_SHOT;
+	}
+	*selected_from = 0;
 	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = config->truncate;
 	__u32 gso = skb->gso_size, length = skb->len;
 	if (!config->frame_limit)
@@ -267,7 +279,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	} else {
 		if (length <= limit)
 			return TC_ACT_OK;
-		int result = segment(skb, packet, hdr_len, limit);
+		int result = segment(skb, packet, hdr_len, limit, selected_from, from);
 		if (result == 0)
 			return TC_ACT_OK;
 		if (result < 0) {

@@ -15,6 +15,7 @@ mod destinations;
 mod drift;
 mod fidelity;
 mod foreign;
+mod forged;
 mod isolation;
 mod kernels;
 mod leftovers;

@@ -79,6 +79,7 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
         egress: egress.map(|filter| direction(filter, programs.map(|counters| counters.egress))),
         truncated: programs.map(|counters| count(counters.truncated)),
         oversized: programs.map(|counters| count(counters.oversized)),
+        forged: programs.map(|counters| count(counters.forged)),
     })
 }
 

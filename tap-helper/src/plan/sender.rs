@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use podtap_model::{DesiredSender, Endpoint, Reason};
 
 use super::{Planner, priority};
@@ -5,7 +7,7 @@ use crate::{
     failure::Failure,
     marks::{Cookie, Mark, SenderMark, config_hash},
     names::{SENDER_PORT, SENDER_VNIS, SOURCE_PORTS, sender_device, sender_hash},
-    netlink::{Filter, FilterTarget, Hook, Link, QdiscKind, Vxlan},
+    netlink::{Filter, FilterId, FilterTarget, Hook, Link, QdiscKind, Vxlan},
     resource::{Resource, SenderKey},
     step::{Action, Step},
     target,
@@ -89,6 +91,8 @@ impl Planner<'_> {
             },
         };
         let mut push = |step| actions.push(Action { resource: resource.clone(), step });
+        let closed = if programs.is_some() { self.close(&device) } else { Vec::new() };
+        closed.iter().cloned().for_each(&mut push);
         self.configure_link(&device, &alias).into_iter().for_each(&mut push);
         match &programs {
             Some(programs) => programs.steps.iter().cloned().for_each(&mut push),
@@ -105,7 +109,7 @@ impl Planner<'_> {
         for to in existing.iter().filter(|to| !destinations.contains(to)) {
             push(Step::RemoveDestination(device.index, *to));
         }
-        if !device.up {
+        if !device.up || closed.contains(&Step::Down(device.index)) {
             push(Step::Up(device.index));
         }
         if !has_clsact {
@@ -119,6 +123,23 @@ impl Planner<'_> {
             actions.extend(step.map(|step| Action { resource: resource.clone(), step }));
         }
         actions
+    }
+
+    /// The steps after which no frame leaves a device past the clamp: without the clamp it is set down, and filters of others at its
+    /// egress, which could precede the clamp, are removed.
+    fn close(&self, device: &Link) -> Vec<Step> {
+        let clamp = self.clamp(device.index);
+        // An eBPF program is ours: a pod cannot load one. It may be one of another version, which checks as well.
+        let open = device.up && clamp.is_none_or(|filter| filter.program.is_none());
+        let others = self.filters(device.index, Hook::Egress).map(|(_, filter)| &filter.id);
+        let others: BTreeSet<FilterId> = others
+            .filter(|id| clamp.is_none_or(|clamp| clamp.id != **id))
+            .map(|id| match clamp {
+                Some(clamp) if clamp.id.same_classifier(id) => id.clone(),
+                _ => id.classifier(),
+            })
+            .collect();
+        open.then_some(Step::Down(device.index)).into_iter().chain(others.into_iter().map(Step::RemoveFilter)).collect()
     }
 
     /// The sender's device, if one exists that need not be recreated.
