@@ -16,6 +16,9 @@
 #define DEDUPLICATE 8
 #define TRUNCATE_OVERSIZE 16
 #define LINEARIZE 32
+/* Destinations on this node, and elsewhere. */
+#define LOCAL 64
+#define REMOTE 128
 
 /* config.truncate: to the headers */
 #define TRUNCATE_HEADERS 0xffffffff

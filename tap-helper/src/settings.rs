@@ -4,13 +4,22 @@ use std::sync::Arc;
 
 use podtap_model::{DesiredSender, MirrorOptions, Oversize};
 
-use crate::bpf::{self, BpfError, Features, Unsupported, frame_limit};
+use crate::bpf::{self, BpfError, Features, Reach, Unsupported, frame_limit};
 
-/// The settings of a sender's programs. `path_mtu` is the lowest MTU of the routes to the destinations, if any is known.
+/// What the node's routes tell about the paths to a sender's destinations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// The lowest MTU, if any is known.
+    pub mtu: Option<u32>,
+    /// Where they lead.
+    pub reach: Reach,
+}
+
+/// The settings of a sender's programs.
 #[must_use]
-pub fn settings(sender: &DesiredSender, path_mtu: Option<u32>, features: &Features) -> bpf::Settings {
+pub fn settings(sender: &DesiredSender, paths: Paths, features: &Features) -> bpf::Settings {
     let options = &sender.tap.options;
-    let mtu = path_mtu.into_iter().chain(sender.underlay_mtu).min();
+    let mtu = paths.mtu.into_iter().chain(sender.underlay_mtu).min();
     let ipv6 = is_ipv6(sender);
     let oversize = match options.oversize {
         // The kernel would drop it: it does not fragment VXLAN over IPv6 (`ip6_fragment`, net/ipv6/ip6_output.c).
@@ -22,6 +31,7 @@ pub fn settings(sender: &DesiredSender, path_mtu: Option<u32>, features: &Featur
         program: sender.program.as_ref().map(Arc::clone),
         // Without this feature, reducing gso_size would damage frames.
         frame_limit: mtu.filter(|_| features.clamp.is_ok()).map(|mtu| frame_limit(mtu, ipv6)),
+        reach: paths.reach,
         linearize: !features.frag_list_safe,
     }
 }
@@ -29,7 +39,7 @@ pub fn settings(sender: &DesiredSender, path_mtu: Option<u32>, features: &Featur
 /// Why the programs have no room for the sender's options.
 pub fn check(sender: &DesiredSender) -> Result<(), BpfError> {
     let all = Features { ebpf: Ok(()), clamp: Ok(()), rate_limit: Ok(()), expression: Ok(()), frag_list_safe: true };
-    settings(sender, None, &all).fingerprint().map(drop)
+    settings(sender, Paths::default(), &all).fingerprint().map(drop)
 }
 
 /// The options of a sender that this kernel does not support, one sentence each.

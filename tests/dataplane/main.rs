@@ -16,6 +16,7 @@ mod drift;
 mod fidelity;
 mod foreign;
 mod forged;
+mod fragments;
 mod isolation;
 mod kernels;
 mod leftovers;

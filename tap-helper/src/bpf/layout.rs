@@ -8,9 +8,9 @@ use podtap_model::{
 };
 
 use super::{
-    BpfError, Settings,
+    BpfError, Reach, Settings,
     constants::{
-        ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, NEEDS_PORTS, NETWORKS, NO_PORT, RULES,
+        ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, LOCAL, NEEDS_PORTS, NETWORKS, NO_PORT, REMOTE, RULES,
         TRUNCATE_HEADERS, TRUNCATE_OVERSIZE,
     },
 };
@@ -75,7 +75,7 @@ unsafe impl aya::Pod for Counter {}
 impl Config {
     /// The settings, for the programs with a hash.
     pub(super) fn new(settings: &Settings, program_hash: u64) -> Result<Self, BpfError> {
-        let Settings { options, program, frame_limit, linearize } = settings;
+        let Settings { options, program, frame_limit, reach, linearize } = settings;
         let flatten = |matches: &[Match]| matches.iter().flat_map(rules).collect::<Vec<_>>();
         let filter = options.filter.clone().unwrap_or_default();
         let (include, exclude) = (flatten(&filter.include), flatten(&filter.exclude));
@@ -94,6 +94,8 @@ impl Config {
             (DEDUPLICATE, options.deduplicate.is_some()),
             (TRUNCATE_OVERSIZE, options.oversize == Oversize::Truncate),
             (LINEARIZE, *linearize),
+            (LOCAL, *reach != Reach::Remote),
+            (REMOTE, *reach != Reach::Local),
         ];
         Ok(Self {
             program_hash,

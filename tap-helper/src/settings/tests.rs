@@ -62,11 +62,13 @@ fn demanding() -> DesiredSender {
 #[test]
 fn all_options_reach_the_programs() {
     let demanding = demanding();
-    let settings = settings(&demanding, Some(1500), &features());
+    let paths = Paths { mtu: Some(1500), reach: Reach::Mixed };
+    let settings = settings(&demanding, paths, &features());
     let expected = bpf::Settings {
         options: demanding.tap.options.clone(),
         program: Some(program()),
         frame_limit: Some(1364),
+        reach: Reach::Mixed,
         linearize: false,
     };
     assert_eq!(settings, expected);
@@ -76,8 +78,9 @@ fn all_options_reach_the_programs() {
 
 #[test]
 fn the_narrowest_part_of_the_path_counts() {
+    let paths = |mtu| Paths { mtu, ..Paths::default() };
     let limit = |route: Option<u32>, underlay: Option<u32>| {
-        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, route, &features()).frame_limit
+        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, paths(route), &features()).frame_limit
     };
     assert_eq!(limit(Some(1500), None), Some(1464));
     assert_eq!(limit(Some(1300), Some(1400)), Some(1264));
@@ -85,10 +88,10 @@ fn the_narrowest_part_of_the_path_counts() {
     assert_eq!(limit(None, None), None);
     let mut ipv6 = tap(&json!({}));
     ipv6.destinations[0].address = "fd66::2".parse().expect("an address");
-    let over_ipv6 = settings(&sender_of(ipv6), Some(1500), &features());
+    let over_ipv6 = settings(&sender_of(ipv6), paths(Some(1500)), &features());
     assert_eq!((over_ipv6.frame_limit, over_ipv6.options.oversize), (Some(1444), Oversize::Truncate));
     let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
-    assert_eq!(settings(&sender(), Some(1500), &without_clamp).frame_limit, None);
+    assert_eq!(settings(&sender(), paths(Some(1500)), &without_clamp).frame_limit, None);
 }
 
 #[test]
