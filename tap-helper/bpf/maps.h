@@ -70,6 +70,17 @@ struct {
 	__type(value, struct counter);
 } counters SEC(".maps");
 
+/* Whether the frame that mirred passes on next was selected: 0, or FROM the direction. mirred sends the clone within the call that
+ * ran the classifier, on the same CPU and with bottom halves disabled, so the clamp sees it next. Programs that take the place of
+ * others share this map with those that still run: its shape must not change. */
+#define FROM(direction) ((direction) + 1)
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} selection SEC(".maps");
+
 /* Token bucket. Tokens are billionths of a bit and of a frame: nanoseconds times a rate, without a division. */
 struct bucket {
 	struct bpf_spin_lock lock;

@@ -49,7 +49,8 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	__u32 zero = 0;
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
-	if (!config || !packet)
+	__u32 *selected_from = bpf_map_lookup_elem(&selection, &zero);
+	if (!config || !packet || !selected_from)
 		return NO_MATCH;
 	__u32 frames = 1, tag = skb->vlan_present ? 4 : 0, gso = skb->gso_size;
 	__u64 bytes = skb->len + tag;
@@ -104,6 +105,8 @@ done:
 	if (outcome == MIRRORED && deadline_has_passed())
 		outcome = EXPIRED;
 	count(direction * OUTCOMES + outcome, frames, bytes);
+	/* Also cleared, in case mirred did not pass on the last frame. */
+	*selected_from = outcome == MIRRORED ? FROM(direction) : 0;
 	return outcome == MIRRORED ? MATCH : NO_MATCH;
 }
 
@@ -155,13 +158,34 @@ INLINE int reduce_gso_size(struct __sk_buff *skb, const struct config *config, _
 	return 0;
 }
 
-/* A mirrored frame still carries the dst entry of the pod's route. The VXLAN device would lower the path MTU of that route, and
- * so of the pod's own traffic (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). A metadata dst, which ignores that, replaces
- * it; the device does not use it for anything else. */
+/* A frame that leaves the pod carries the dst entry of the pod's route. The VXLAN device would lower the path MTU of that route, and
+ * so of the pod's own traffic (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). A metadata dst, which ignores that, replaces it.
+ * Of it, the device only uses that it exists: it encapsulates the frame even for a receiver on this node. */
 INLINE void detach_route(struct __sk_buff *skb)
 {
 	struct bpf_tunnel_key key = { .tunnel_id = 1 };
 	bpf_skb_set_tunnel_key(skb, &key, sizeof(key), 0);
+}
+
+/* Frames of this length fit every path: path MTU discovery finds at least 552 bytes (ip_rt_min_pmtu, net/ipv4/route.c), or 1280
+ * with IPv6, and the helper knows the MTU that a route sets. */
+#define FITS_ANY_PATH 512
+
+/* Separates a mirrored frame from the pod's own, with which it shares its route and its data. 0, or -1: out of memory. */
+INLINE int separate(struct __sk_buff *skb, const struct config *config, __u32 from, __u32 limit)
+{
+	/* The device does not look at the route before it delivers to this node (encap_bypass_if_local). But the frame then waits in a
+	 * queue, and some code changes the headers of the pod's frame in place: when a node tracks connections, ip_do_fragment and
+	 * ip6_fragment put new ones before each fragment. */
+	if (!(config->flags & REMOTE))
+		return bpf_skb_pull_data(skb, 0) ? -1 : 0;
+	/* Encapsulation makes the headers private. If there is a local destination, too, all frames are encapsulated for it: otherwise
+	 * some would overtake others. */
+	__u32 length = skb->len;
+	int fits = !skb->gso_size && length <= FITS_ANY_PATH && length <= limit;
+	if (config->flags & LOCAL || (from == FROM(EGRESS) && !fits))
+		detach_route(skb);
+	return 0;
 }
 
 SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
@@ -169,12 +193,25 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	__u32 zero = 0;
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
-	if (!config || !packet)
-		return TC_ACT_OK;
+	__u32 *selected_from = bpf_map_lookup_elem(&selection, &zero);
+	if (!config || !packet || !selected_from)
+		return TC_ACT_SHOT;
+	/* Only what a classifier selected leaves: the pod can send frames to the device, too. mirred sets skb_iif to the interface that
+	 * it mirrors from (tcf_mirred_to_dev, net/sched/act_mirred.c); frames of sockets have none. */
+	__u32 from = *selected_from;
+	if (!from || !skb->ingress_ifindex) {
+		count(FORGED, 1, skb->len);
+		return TC_ACT_SHOT;
+	}
+	*selected_from = 0;
 	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = config->truncate;
 	__u32 gso = skb->gso_size, length = skb->len;
 	if (!config->frame_limit)
 		limit = 0xffffffff;
+	if (separate(skb, config, from, limit)) {
+		count(FAILED, 1, length);
+		return TC_ACT_SHOT;
+	}
 	if (!size && !gso && length <= limit)
 		return TC_ACT_OK;
 
@@ -213,7 +250,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	} else {
 		if (length <= limit)
 			return TC_ACT_OK;
-		int result = segment(skb, packet, hdr_len, limit);
+		int result = segment(skb, packet, hdr_len, limit, selected_from, from);
 		if (result == 0)
 			return TC_ACT_OK;
 		if (result < 0) {
@@ -222,10 +259,8 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		}
 		count(OVERSIZED, 1, length);
 	}
-	if (!(config->flags & TRUNCATE_OVERSIZE)) {
-		detach_route(skb);
+	if (!(config->flags & TRUNCATE_OVERSIZE))
 		return TC_ACT_OK;
-	}
 	if (truncate(skb, limit, hdr_len)) {
 		count(FAILED, 1, length);
 		return TC_ACT_SHOT;

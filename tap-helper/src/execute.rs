@@ -14,7 +14,7 @@ use crate::{
     netlink::{
         Connection, FilterTarget, Hook, NetlinkError, NewPair, NewVxlan, Vxlan, add_clsact, add_destination,
         add_drop_filter, add_redirect_filter, attach_mirror_program, attach_verdict_program, create_pair, create_vxlan,
-        delete_link, disable_autoconf, filters, links, offloads, qdiscs, remove_clsact, remove_destination,
+        delete_link, disable_autoconf, down_link, filters, links, offloads, qdiscs, remove_clsact, remove_destination,
         remove_filter, rename_link, set_alias, turn_off, up_link,
     },
     resource::Resource,
@@ -71,6 +71,7 @@ impl<N: AsFd> Executor<'_, N> {
             Step::RemoveDestination(device, to) => ignore_gone(remove_destination(netlink, *device, *to).await),
             Step::Rename(device, name) => self.rename(*device, name).await,
             Step::Up(device) => self.up(*device).await,
+            Step::Down(device) => to_failure(down_link(netlink, *device).await),
             Step::AddClsact { interface, device, alias_if_theirs } => {
                 self.add_clsact(*interface, *device, alias_if_theirs).await
             }

@@ -66,6 +66,8 @@ pub enum Step {
     Rename(u32, String),
     /// Set a device up.
     Up(u32),
+    /// Set a device down.
+    Down(u32),
     /// Add a clsact qdisc to a pod's interface.
     AddClsact {
         /// The interface.
@@ -102,7 +104,7 @@ pub enum Step {
         /// The settings.
         settings: Box<Settings>,
     },
-    /// Remove a filter.
+    /// Remove a filter, or a classifier with all its filters.
     RemoveFilter(FilterId),
     /// Remove a device.
     DeleteDevice(u32),

@@ -18,6 +18,8 @@ mod destinations;
 mod drift;
 mod fidelity;
 mod foreign;
+mod forged;
+mod fragments;
 mod isolation;
 mod kernels;
 mod leftovers;

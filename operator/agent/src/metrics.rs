@@ -143,8 +143,8 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
     let names = Names::new(spec);
     let [frames, bytes] = [(); 2].map(|()| Family::<OutcomeLabels, Counter>::default());
     let failures = Family::<DirectionLabels, Counter>::default();
-    let [truncated_frames, truncated_bytes, oversized_frames] =
-        [(); 3].map(|()| Family::<SenderLabels, Counter>::default());
+    let [truncated_frames, truncated_bytes, oversized_frames, forged_frames] =
+        [(); 4].map(|()| Family::<SenderLabels, Counter>::default());
     for entry in &counters.senders {
         let Some((tap, pod)) = names.of(&entry.tap_uid, &entry.pod_uid) else { continue };
         let sender = SenderLabels {
@@ -175,6 +175,7 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
         truncated_frames.get_or_create(&sender).inc_by(entry.truncated.frames);
         truncated_bytes.get_or_create(&sender).inc_by(entry.truncated.bytes);
         oversized_frames.get_or_create(&sender).inc_by(entry.oversized.frames);
+        forged_frames.get_or_create(&sender).inc_by(entry.forged.frames);
     }
     let mut registry = Registry::with_prefix("podtap");
     registry.register(
@@ -190,6 +191,11 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
         "oversized_frames",
         "Mirrored frames that exceeded the path MTU and could not be segmented",
         oversized_frames,
+    );
+    registry.register(
+        "forged_frames",
+        "Frames that the pod sent to its sender device itself, which were dropped there",
+        forged_frames,
     );
     registry
 }

@@ -3,7 +3,7 @@ use serde::Serialize;
 
 use super::{
     constants::{
-        DEDUPLICATED, EGRESS, EXPIRED, FAILED, FILTERED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED, RATE_LIMITED,
+        DEDUPLICATED, EGRESS, EXPIRED, FAILED, FILTERED, FORGED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED, RATE_LIMITED,
         SAMPLED_OUT, TRUNCATED,
     },
     layout::Counter,
@@ -68,6 +68,8 @@ pub struct Counters {
     pub oversized: Count,
     /// Mirrored frames that were dropped because they could not be clamped or truncated.
     pub failed: Count,
+    /// Frames that reached the sender device although no classifier selected them, and were dropped there.
+    pub forged: Count,
 }
 
 /// Reads the counters of all CPUs.
@@ -94,5 +96,6 @@ pub(super) fn read(map: &PerCpuArray<MapData, Counter>) -> Result<Counters, MapE
         truncated: count(TRUNCATED)?,
         oversized: count(OVERSIZED)?,
         failed: count(FAILED)?,
+        forged: count(FORGED)?,
     })
 }

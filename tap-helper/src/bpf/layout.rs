@@ -11,10 +11,10 @@ use podtap_model::{
 };
 
 use super::{
-    BpfError, Settings,
+    BpfError, Reach, Settings,
     constants::{
-        ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, LOWER_PORT_MIRRORS, NEEDS_PORTS, NO_PORT, PEERS,
-        RULES, TRUNCATE_HEADERS, TRUNCATE_OVERSIZE,
+        ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, LOCAL, LOWER_PORT_MIRRORS, NEEDS_PORTS, NO_PORT,
+        PEERS, REMOTE, RULES, TRUNCATE_HEADERS, TRUNCATE_OVERSIZE,
     },
 };
 use crate::names;
@@ -91,7 +91,7 @@ unsafe impl aya::Pod for Peer {}
 impl Config {
     /// The settings, for the programs with a hash.
     pub(super) fn new(settings: &Settings, program_hash: u64) -> Result<Self, BpfError> {
-        let Settings { options, program, frame_limit, linearize, peers, addresses } = settings;
+        let Settings { options, program, frame_limit, reach, linearize, peers, addresses } = settings;
         let flatten = |matches: &[Match]| matches.iter().flat_map(|one| rules(one, addresses)).collect::<Vec<_>>();
         let filter = options.filter.clone().unwrap_or_default();
         let (include, exclude) = (flatten(&filter.include), flatten(&filter.exclude));
@@ -110,6 +110,8 @@ impl Config {
             (LOWER_PORT_MIRRORS, is_deduplicated && (has_ports || has_addresses || program.is_some())),
             (TRUNCATE_OVERSIZE, options.oversize == Oversize::Truncate),
             (LINEARIZE, *linearize),
+            (LOCAL, *reach != Reach::Remote),
+            (REMOTE, *reach != Reach::Local),
         ];
         Ok(Self {
             program_hash,

@@ -41,7 +41,7 @@ pub use kernel_version::frag_list_safe;
 pub use maps::{Fingerprint, Maps};
 pub use monotonic::Monotonic;
 pub use programs::Programs;
-pub use settings::{Settings, frame_limit};
+pub use settings::{Reach, Settings, frame_limit};
 
 /// bpf/constants.h.
 #[expect(dead_code, clippy::unreadable_literal, reason = "some are for the C side only, and all are written as in C")]

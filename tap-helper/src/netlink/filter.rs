@@ -46,6 +46,21 @@ pub struct FilterId {
     pub handle: u32,
 }
 
+impl FilterId {
+    /// The classifier that holds the filter. To remove it removes all filters of its priority: those of some kinds cannot be removed
+    /// one by one.
+    #[must_use]
+    pub fn classifier(&self) -> Self {
+        Self { handle: 0, ..self.clone() }
+    }
+
+    /// Whether one classifier holds both filters.
+    #[must_use]
+    pub fn same_classifier(&self, other: &Self) -> bool {
+        self.classifier() == other.classifier()
+    }
+}
+
 /// A filter as observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
@@ -164,7 +179,7 @@ async fn add(
     netlink.execute(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | exclusive, operation).await
 }
 
-/// Removes one filter; others of the same priority stay.
+/// Removes one filter, or a classifier with all its filters.
 pub async fn remove_filter(netlink: &Connection, id: &FilterId) -> Result<(), NetlinkError> {
     let operation = format!("remove the filter of priority {} from device {}", id.priority, id.interface);
     netlink.execute(RouteNetlinkMessage::DelTrafficFilter(remove_message(id)), 0, &operation).await

@@ -163,6 +163,15 @@ fn up_message(index: u32) -> LinkMessage {
     LinkUnspec::new_with_index(index).up().build()
 }
 
+/// Sets a device down. A VXLAN device keeps its permanent forwarding entries, and closes its UDP socket.
+pub async fn down_link(netlink: &Connection, index: u32) -> Result<(), NetlinkError> {
+    change(netlink, down_message(index), &format!("set device {index} down")).await
+}
+
+fn down_message(index: u32) -> LinkMessage {
+    LinkUnspec::new_with_index(index).down().build()
+}
+
 /// `RTM_NEWLINK` without `NLM_F_CREATE`, as `ip` sends it.
 async fn change(netlink: &Connection, message: LinkMessage, operation: &str) -> Result<(), NetlinkError> {
     netlink.execute(RouteNetlinkMessage::NewLink(message), 0, operation).await

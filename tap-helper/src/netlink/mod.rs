@@ -33,8 +33,8 @@ pub use filter::{
 #[cfg(test)]
 pub use filter::{Counters, DROP_PRIORITY, Mirror};
 pub use link::{
-    Link, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, link_mtu, links, rename_link, set_alias,
-    up_link,
+    Link, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, down_link, link_mtu, links, rename_link,
+    set_alias, up_link,
 };
 pub use qdisc::{Qdisc, QdiscKind, add_clsact, qdiscs, remove_clsact};
 pub use route::{DefaultRoute, default_routes, route_to};

@@ -72,6 +72,8 @@ fn output(attribute: &RouteAttribute) -> Option<u32> {
 pub struct Route {
     /// Ifindex of the device.
     pub interface: u32,
+    /// Whether the address is one of the node itself.
+    pub local: bool,
     /// Largest packet, if the route sets it, or path MTU discovery found a narrower path to this address.
     pub mtu: Option<u32>,
 }
@@ -112,6 +114,7 @@ fn read_route(message: RouteNetlinkMessage) -> Option<Route> {
     };
     Some(Route {
         interface: message.attributes.iter().find_map(output)?,
+        local: message.header.kind == RouteType::Local,
         mtu: message.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Metrics(metrics) => metrics.iter().find_map(mtu),
             _ => None,
@@ -123,14 +126,15 @@ fn read_route(message: RouteNetlinkMessage) -> Option<Route> {
 mod tests {
     use super::*;
 
-    /// What the kernel reports of a route by `ip route add 10.0.0.2/32 dev eth0 mtu 1400`.
+    /// What the kernel reports of a route by `ip route add 10.0.0.2/32 dev eth0 mtu 1400`, and of one of the type `local`.
     #[test]
     fn a_route_is_read() {
         let mut message = RouteMessage::default();
         message.attributes = vec![RouteAttribute::Oif(3)];
         let read = |message: &RouteMessage| read_route(RouteNetlinkMessage::NewRoute(message.clone()));
-        assert_eq!(read(&message), Some(Route { interface: 3, mtu: None }));
+        assert_eq!(read(&message), Some(Route { interface: 3, local: false, mtu: None }));
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]));
-        assert_eq!(read(&message), Some(Route { interface: 3, mtu: Some(1400) }));
+        message.header.kind = RouteType::Local;
+        assert_eq!(read(&message), Some(Route { interface: 3, local: true, mtu: Some(1400) }));
     }
 }

@@ -75,6 +75,7 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
         egress: egress.map(|filter| direction(filter, counters.egress)),
         truncated: count(counters.truncated),
         oversized: count(counters.oversized),
+        forged: count(counters.forged),
     })
 }
 

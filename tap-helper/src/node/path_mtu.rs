@@ -7,14 +7,23 @@ use std::{
 use podtap_model::DesiredSender;
 
 use crate::{
+    bpf::Reach,
     namespace::Namespace,
     netlink::{Connection, NetlinkError, NetnsError, Subscription, link_mtu, route_to},
+    settings::Paths,
 };
 
-/// The path MTU to each destination, by the node's routes and devices.
+/// What the node's routes and devices tell about the path to an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Path {
+    mtu: Option<u32>,
+    local: bool,
+}
+
+/// The path to each destination, by the node's routes and devices.
 #[derive(Default)]
 pub(super) struct PathMtus {
-    known: BTreeMap<IpAddr, Option<u32>>,
+    known: BTreeMap<IpAddr, Path>,
     /// Reports changes of routes and devices while there are destinations.
     subscription: Option<Subscription>,
 }
@@ -28,8 +37,8 @@ impl PathMtus {
         netlink: &Connection,
     ) -> Result<(), NetnsError> {
         let destinations = senders.flat_map(|sender| &sender.tap.destinations);
-        // The MTU of an address that stays is valid until the next answer.
-        let before = |address| self.known.get(address).copied().flatten();
+        // The path to an address that stays is valid until the next answer.
+        let before = |address| self.known.get(address).copied().unwrap_or_default();
         self.known = destinations.map(|to| (to.address, before(&to.address))).collect();
         if self.known.is_empty() {
             self.subscription = None;
@@ -43,23 +52,29 @@ impl PathMtus {
         Ok(())
     }
 
-    /// Requests all MTUs again, and returns whether one has changed. One that cannot be read keeps its value.
+    /// Requests all paths again, and returns whether one has changed. One that cannot be read keeps its value.
     pub(super) async fn refresh(&mut self, netlink: &Connection) -> bool {
         if let Some(subscription) = &mut self.subscription {
             subscription.take();
         }
         let mut changed = false;
         for (address, known) in &mut self.known {
-            let Ok(mtu) = mtu(netlink, *address).await else { continue };
-            changed |= *known != mtu;
-            *known = mtu;
+            let Ok(path) = path(netlink, *address).await else { continue };
+            changed |= *known != path;
+            *known = path;
         }
         changed
     }
 
-    /// The least MTU to a sender's destinations, if any is known.
-    pub(super) fn of(&self, sender: &DesiredSender) -> Option<u32> {
-        sender.tap.destinations.iter().filter_map(|to| self.known.get(&to.address).copied().flatten()).min()
+    /// The paths to a sender's destinations.
+    pub(super) fn of(&self, sender: &DesiredSender) -> Paths {
+        let paths = || sender.tap.destinations.iter().filter_map(|to| self.known.get(&to.address));
+        let reach = match (paths().any(|path| path.local), paths().any(|path| !path.local)) {
+            (true, true) => Reach::Mixed,
+            (true, false) => Reach::Local,
+            (false, _) => Reach::Remote,
+        };
+        Paths { mtu: paths().filter_map(|path| path.mtu).min(), reach }
     }
 
     /// Ready when a route or device has changed.
@@ -68,12 +83,12 @@ impl PathMtus {
     }
 }
 
-async fn mtu(netlink: &Connection, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
-    let Some(route) = route_to(netlink, address).await? else { return Ok(None) };
+async fn path(netlink: &Connection, address: IpAddr) -> Result<Path, NetlinkError> {
+    let Some(route) = route_to(netlink, address).await? else { return Ok(Path::default()) };
     let device = match link_mtu(netlink, route.interface).await {
         Ok(mtu) => mtu,
         Err(error) if error.is_gone() => None,
         Err(error) => return Err(error),
     };
-    Ok(route.mtu.into_iter().chain(device).min())
+    Ok(Path { mtu: route.mtu.into_iter().chain(device).min(), local: route.local })
 }

@@ -11,6 +11,7 @@ use crate::{
     observe::Observed,
     plan::{Plan, Requested, plan},
     resource::{Resource, SenderKey},
+    step::Step,
 };
 use podtap_model::{FrameFormat, Reason};
 use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
@@ -149,6 +150,18 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
     }
 }
 
+/// Nothing but the clamp is attached to the egress of a sender device with programs.
+fn assert_only_clamps_at_egress(world: &World, scenario: &Scenario) {
+    for key in scenario.settings.keys() {
+        let name = crate::names::sender_device(key);
+        let Some(device) = world.now.ours().find(|link| link.name == name) else { continue };
+        let at_egress = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (device.index, Hook::Egress);
+        let priorities: Vec<u16> =
+            world.now.filters.iter().filter(at_egress).map(|filter| filter.id.priority).collect();
+        assert_eq!(priorities, [CLAMP_PRIORITY]);
+    }
+}
+
 proptest! {
     #[test]
     fn every_state_converges_to_the_desired_one(
@@ -160,8 +173,26 @@ proptest! {
         prop_assert!(rounds <= ROUNDS, "{rounds} rounds; remaining actions: {:?}", last.actions);
         assert_in_place(&world, &requested, &last);
         prop_assert_eq!(foreign(&world), before, "foreign state is unchanged");
+        assert_only_clamps_at_egress(&world, &requested);
         // The result needs no further change.
         prop_assert_eq!(plan(&requested.requested(), &world.now).actions, vec![]);
+    }
+
+    #[test]
+    fn a_device_without_its_clamp_goes_down_before_anything_else(requested in scenario()) {
+        let mut world = World::of_pod();
+        world.converge(&requested.requested());
+        let devices: Vec<u32> = world.now.ours().map(|link| link.index).collect();
+        let is_clamp = |filter: &Filter| devices.contains(&filter.id.interface) && filter.id.hook == Hook::Egress;
+        world.now.filters.retain(|filter| !is_clamp(filter));
+        let again = plan(&requested.requested(), &world.now);
+        for key in requested.settings.keys() {
+            let resource = Resource::Sender(key.clone());
+            if matches!(again.results.get(&resource), Some(Ok(_))) {
+                let first = again.actions.iter().find(|action| action.resource == resource);
+                prop_assert!(matches!(first.map(|action| &action.step), Some(Step::Down(_))), "{first:?}");
+            }
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ fn with_programs(tap: &str) -> SenderCounters {
         egress: Some(direction(20)),
         truncated: count(5),
         oversized: count(6),
+        forged: count(7),
     }
 }
 
@@ -69,8 +70,9 @@ fn every_counter_has_the_names_of_tap_and_pod() {
         let bytes = value(&text, "bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
         assert_eq!(bytes, Some(2100), "{text}");
         assert_eq!(value(&text, "mirror_failures", number, ",direction=\"ingress\""), Some(2), "{text}");
-        let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames"];
-        assert_eq!(of_sender.map(|name| value(&text, name, number, "")), [Some(5), Some(500), Some(6)], "{text}");
+        let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames", "forged_frames"];
+        let values = of_sender.map(|name| value(&text, name, number, ""));
+        assert_eq!(values, [Some(5), Some(500), Some(6), Some(7)], "{text}");
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
 }

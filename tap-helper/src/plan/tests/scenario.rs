@@ -223,6 +223,9 @@ pub fn damage(world: &mut World, choices: &[u8]) {
                 filter.program = filter.program.map(|_| 7).filter(|_| choice / 16 % 2 == 0);
             }
             12 => world.now.filters.retain(|filter| (filter.id.interface, filter.id.hook) != (index, Hook::Egress)),
+            13 if world.now.qdisc(index) == Some(QdiscKind::Clsact) => {
+                world.add_filter((index, Hook::Egress), 1, "bpf", None, false);
+            }
             9 if world.now.links[position].kind == "veth" => {
                 world.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
             }

@@ -129,8 +129,13 @@ impl World {
             }
             Step::Up(device) => {
                 assert!(self.now.offloads(*device).is_empty(), "offloads are off before frames arrive");
+                let programmed = self.loaded.contains_key(&action.resource);
+                let filters = || self.now.filters.iter().filter(|filter| filter.id.interface == *device);
+                let clamps = filters().filter(|filter| filter.id.hook == Hook::Egress).count();
+                assert!(!programmed || clamps == 1, "only the clamp decides what leaves");
                 self.link(*device).up = true;
             }
+            Step::Down(device) => self.link(*device).up = false,
             Step::RemoveClsact(interface) => {
                 if self.now.filters.iter().all(|filter| filter.id.interface != *interface || filter.id.handle == 0) {
                     self.remove_qdisc(*interface);
@@ -159,7 +164,10 @@ impl World {
                 assert!(found.fingerprint.same_programs(&fingerprint));
                 self.configure(found.group, fingerprint);
             }
-            Step::RemoveFilter(id) => self.now.filters.retain(|filter| filter.id != *id),
+            Step::RemoveFilter(id) => {
+                let removes = |filter: &Filter| *id == filter.id || *id == filter.id.classifier();
+                self.now.filters.retain(|filter| !removes(filter));
+            }
             Step::DeleteDevice(device) => self.delete_link(*device),
         }
     }
