@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
-/* The maps: one set for each tapped pod of a tap. The layout of config, rule, network and counter is repeated in
+/* The maps: one set for up to SENDERS pods of a tap on a node. The layout of config, rule, network and counter is repeated in
  * src/bpf/layout.rs, where a test compares both. */
 #pragma once
 #include "constants.h"
@@ -57,7 +57,7 @@ struct counter {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
+	__uint(max_entries, SENDERS * COUNTERS);
 	__type(key, __u32);
 	__type(value, struct counter);
 } counters SEC(".maps");
@@ -72,12 +72,12 @@ struct bucket {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SENDERS);
 	__type(key, __u32);
 	__type(value, struct bucket);
-} bucket SEC(".maps");
+} buckets SEC(".maps");
 
-/* Ports of fragmented datagrams: only the first fragment carries them. */
+/* Ports of fragmented datagrams: only the first fragment carries them. They are the same whichever pod sees the datagram. */
 struct datagram {
 	__u32 source[4], destination[4];
 	__u32 id, protocol;
@@ -89,22 +89,22 @@ struct ports {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 4096);
 	__type(key, struct datagram);
 	__type(value, struct ports);
 } fragments SEC(".maps");
 
-/* A flow as seen from the pod. */
+/* A flow as seen from the pod. With its class ID, since a later pod may get the address of an earlier one. */
 struct flow {
 	__u32 remote[4];
 	__u32 local[4];
-	__u32 remote_port, local_port, protocol;
+	__u32 remote_port, local_port, protocol, classid;
 };
 
 /* Value: whether the pod opened the flow. Without deduplication the helper creates the map with one entry. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 32768);
 	__type(key, struct flow);
 	__type(value, __u32);
 } flows SEC(".maps");

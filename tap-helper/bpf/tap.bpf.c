@@ -28,8 +28,15 @@ INLINE struct config *active_config(void)
 	return bpf_map_lookup_elem(&configs, &index);
 }
 
-INLINE void count(__u32 key, __u64 frames, __u64 bytes)
+/* The sender to which a frame belongs: cls_bpf passes on the class ID of the filter (cls_bpf_classify, net/sched/cls_bpf.c). */
+INLINE __u32 sender(const struct __sk_buff *skb)
 {
+	return skb->tc_classid % SENDERS;
+}
+
+INLINE void count(__u32 classid, __u32 key, __u64 frames, __u64 bytes)
+{
+	key += classid * COUNTERS;
 	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
 	if (counter) {
 		counter->frames += frames;
@@ -81,6 +88,7 @@ INLINE int mirrored_by_peer(const struct config *config, const struct __sk_buff 
 	flow.remote_port = direction == INGRESS ? packet->source_port : packet->destination_port;
 	flow.local_port = direction == INGRESS ? packet->destination_port : packet->source_port;
 	flow.protocol = packet->protocol;
+	flow.classid = sender(skb);
 	__u8 tcp_flags = 0;
 	if (packet->protocol == TCP && packet->fragment != LATER_FRAGMENT)
 		bpf_skb_load_bytes(skb, packet->l4 + 13, &tcp_flags, 1);
@@ -103,7 +111,7 @@ INLINE int mirrored_by_peer(const struct config *config, const struct __sk_buff 
 
 INLINE int classify(struct __sk_buff *skb, __u32 direction)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, classid = sender(skb);
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
 	if (!config || !packet)
@@ -117,7 +125,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	if (!gso && !config->rule_count && !(config->flags & (HAS_INCLUDE | DEDUPLICATE)) && config->one_in_flows < 2 &&
 	    config->truncate != TRUNCATE_HEADERS) {
 		__u64 mirrored = config->truncate && config->truncate < skb->len ? config->truncate + tag : bytes;
-		if (outcome == MIRRORED && rate_limited(config, 1, mirrored))
+		if (outcome == MIRRORED && rate_limited(config, classid, 1, mirrored))
 			outcome = RATE_LIMITED;
 		goto done;
 	}
@@ -154,10 +162,10 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	/* A truncated GSO packet is a single short frame. */
 	__u32 length = config->truncate == TRUNCATE_HEADERS ? hdr_len : config->truncate;
 	int truncated = length && length < (gso ? hdr_len + gso : skb->len);
-	if (rate_limited(config, truncated ? 1 : frames, truncated ? length + tag : bytes))
+	if (rate_limited(config, classid, truncated ? 1 : frames, truncated ? length + tag : bytes))
 		outcome = RATE_LIMITED;
 done:
-	count(direction * OUTCOMES + outcome, frames, bytes);
+	count(classid, direction * OUTCOMES + outcome, frames, bytes);
 	return outcome == MIRRORED ? MATCH : NO_MATCH;
 }
 
@@ -220,9 +228,11 @@ INLINE void detach_route(struct __sk_buff *skb)
 
 SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, classid = sender(skb);
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
+	/* It would be left in tc_index of the mirrored frame (tc_run, net/core/dev.c). */
+	skb->tc_classid = 0;
 	if (!config || !packet)
 		return TC_ACT_OK;
 	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = config->truncate;
@@ -240,11 +250,11 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		/* A GSO packet whose segments are short enough is not truncated. */
 		if (size < (gso ? hdr_len + gso : length) && size < length) {
 			if (truncate(skb, size, hdr_len)) {
-				count(FAILED, 1, length);
+				count(classid, FAILED, 1, length);
 				return TC_ACT_SHOT;
 			}
 			if (skb->len < length) {
-				count(TRUNCATED, 1, length - skb->len);
+				count(classid, TRUNCATED, 1, length - skb->len);
 				gso = 0;
 			}
 			length = skb->len;
@@ -258,12 +268,12 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 			if (result == 0)
 				return TC_ACT_OK;
 			if (result < 0) {
-				count(FAILED, 1, length);
+				count(classid, FAILED, 1, length);
 				return TC_ACT_SHOT;
 			}
 		}
 		/* Each segment becomes a frame that is too long. */
-		count(OVERSIZED, hdr_len < length ? (length - hdr_len + gso - 1) / gso : 1, length);
+		count(classid, OVERSIZED, hdr_len < length ? (length - hdr_len + gso - 1) / gso : 1, length);
 	} else {
 		if (length <= limit)
 			return TC_ACT_OK;
@@ -271,17 +281,17 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		if (result == 0)
 			return TC_ACT_OK;
 		if (result < 0) {
-			count(FAILED, 1, length);
+			count(classid, FAILED, 1, length);
 			return TC_ACT_SHOT;
 		}
-		count(OVERSIZED, 1, length);
+		count(classid, OVERSIZED, 1, length);
 	}
 	if (!(config->flags & TRUNCATE_OVERSIZE)) {
 		detach_route(skb);
 		return TC_ACT_OK;
 	}
 	if (truncate(skb, limit, hdr_len)) {
-		count(FAILED, 1, length);
+		count(classid, FAILED, 1, length);
 		return TC_ACT_SHOT;
 	}
 	return TC_ACT_OK;

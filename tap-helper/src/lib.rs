@@ -25,6 +25,7 @@ mod netlink;
 mod node;
 mod observe;
 mod plan;
+mod program_sets;
 pub mod purge;
 mod resource;
 pub mod serve;

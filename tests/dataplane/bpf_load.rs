@@ -50,7 +50,7 @@ fn settings_take_effect_and_can_be_read_back() {
         let found = Maps::adopt(id).expect("the program is ours");
         assert!(found.is_configured(&only(80)) && found.supports(&only(443)));
         assert!(!found.is_configured(&only(443)) && !found.supports(&always(1)));
-        let counters = found.counters().expect("the counters are readable");
+        let counters = found.counters(0).expect("the counters are readable");
         assert_eq!((counters.ingress.mirrored.frames, counters.ingress.filtered.frames), (1, 1));
         assert_eq!((counters.egress.seen().frames, counters.egress.seen().bytes), (2, 108));
     }
@@ -71,7 +71,7 @@ fn another_expression_keeps_the_counters() {
     let options = MirrorOptions { sample: Some(Sample { one_in_flows: 1 << 30 }), ..MirrorOptions::default() };
     third.maps_mut().configure(&Settings { options, ..always(1) }).expect("the maps are written");
     assert_eq!((run(&third), run(&fourth)), (0, 0));
-    let counters = fourth.maps().counters().expect("the counters are readable").egress;
+    let counters = fourth.maps().counters(0).expect("the counters are readable").egress;
     assert_eq!(
         [counters.mirrored, counters.filtered, counters.sampled_out, counters.seen()].map(|count| count.frames),
         [3, 2, 2, 7]

@@ -14,6 +14,7 @@ mod counters;
 mod destinations;
 mod drift;
 mod fidelity;
+mod first_frames;
 mod foreign;
 mod isolation;
 mod kernels;

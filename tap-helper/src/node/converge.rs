@@ -111,8 +111,8 @@ impl Node {
             netlink: &netns.netlink,
             node: &self.netlink,
             clsacts: Vec::new(),
-            programs: BTreeMap::new(),
-            preloaded: &mut self.preloaded,
+            program_sets: &mut self.program_sets,
+            places: BTreeMap::new(),
         };
         let mut failed: BTreeSet<Resource> = BTreeSet::new();
         for action in actions {
@@ -120,6 +120,8 @@ impl Node {
                 continue;
             }
             let result = executor.run(action).await;
+            // The spare set, or room in one.
+            self.preload_is_due |= matches!(action.step, Step::LoadPrograms { .. });
             if matches!(action.step, Step::CreateDevice { .. } | Step::CreatePair { .. }) {
                 // A failed step may have created a device, too.
                 self.resources.created(&action.resource, id);

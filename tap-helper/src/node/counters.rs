@@ -65,9 +65,9 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
         })
     };
     let [ingress, egress] = [Hook::Ingress, Hook::Egress].map(filter);
-    let program = [ingress, egress].into_iter().flatten().find_map(|filter| filter.program);
+    let program = [ingress, egress].into_iter().flatten().find_map(|filter| Some((filter.program?, filter.classid)));
     let programs = match program {
-        Some(id) => Some(Maps::adopt(id).and_then(|maps| maps.counters()).ok()?),
+        Some((id, classid)) => Some(Maps::adopt(id).and_then(|maps| maps.counters(classid)).ok()?),
         None => None,
     };
     Some(SenderCounters {
@@ -127,7 +127,7 @@ mod tests {
         };
         let kind = "bpf".to_owned();
         let id = FilterId { interface: 2, hook, chain: 0, priority: 32, protocol: 3, kind, handle: 1 };
-        Filter { id, drops_all: false, program, mirror: Some(mirror) }
+        Filter { id, drops_all: false, program, classid: 0, mirror: Some(mirror) }
     }
 
     #[test]

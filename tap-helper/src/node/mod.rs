@@ -6,15 +6,17 @@
 
 mod converge;
 mod counters;
+mod find;
 mod netns;
 mod path_mtu;
 mod pods;
+mod preload;
 mod report;
 mod resources;
 mod watch;
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     io,
     rc::Rc,
@@ -23,21 +25,21 @@ use std::{
 };
 
 use podtap_model::DesiredState;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
-    bpf::{Features, Programs, Settings, probe},
+    bpf::{Features, probe},
     failure::Failure,
-    namespace::{Namespace, NamespaceId, PidfdRef, namespaces, pids},
+    namespace::{Namespace, NamespaceId},
     netlink::{Connection, NetlinkError, NetnsError},
-    observe::NetnsKind,
+    program_sets::ProgramSets,
     resource::Resource,
     validate,
 };
 use netns::Netns;
 use path_mtu::PathMtus;
-use pods::Pods;
-use resources::Resources;
+use pods::{PodNetns, Pods};
+use resources::{Resources, changed};
 
 /// How often everything is reconciled without an event: the safety net for what no event reports.
 const FULL_RECONCILE: Duration = Duration::from_secs(60);
@@ -76,6 +78,8 @@ pub enum Change {
     ProcessEnded(NamespaceId),
     /// A route or a device of the node.
     Paths,
+    /// Programs were loaded ahead.
+    ProgramsLoaded,
 }
 
 /// A node and those of its namespaces that are tapped or contain resources of ours.
@@ -86,8 +90,9 @@ pub struct Node {
     /// Resources that are refused because of their spec alone.
     invalid: BTreeMap<Resource, Failure>,
     features: Features,
-    /// Programs for the next sender.
-    preloaded: Option<Programs>,
+    program_sets: ProgramSets,
+    /// Whether programs may have to be loaded ahead.
+    preload_is_due: bool,
     path_mtus: PathMtus,
     pods: Pods,
     resources: Resources,
@@ -100,7 +105,7 @@ impl Node {
     pub fn open() -> Result<Self, NodeError> {
         let namespace = Rc::new(Namespace::node().map_err(NodeError::Namespace)?);
         let netlink = Connection::open(&namespace)?;
-        let (features, preloaded) = probe();
+        let (features, programs) = probe();
         log_missing(&features);
         Ok(Self {
             namespace,
@@ -108,21 +113,14 @@ impl Node {
             desired: None,
             invalid: BTreeMap::new(),
             features,
-            preloaded,
+            program_sets: ProgramSets::with_spare(programs),
+            preload_is_due: false,
             path_mtus: PathMtus::default(),
             pods: Pods::default(),
             resources: Resources::default(),
             netns: BTreeMap::new(),
             next_full_reconcile: None,
         })
-    }
-
-    /// Loads programs for the next sender, if there are none. To be called when nothing else is left to do.
-    pub fn preload(&mut self) {
-        if self.preloaded.is_none() && self.features.usable().is_ok() {
-            // If they cannot be loaded now, the next sender reports why.
-            self.preloaded = Programs::load(&Settings::default(), None).ok();
-        }
     }
 
     /// The node's own namespace.
@@ -133,13 +131,20 @@ impl Node {
 
     /// Takes a new desired state. The first one also adopts what earlier helpers left in any namespace.
     pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
-        self.resources.forget_changed(self.desired.as_ref(), &desired);
-        self.invalid = invalid(&desired);
+        let mut changed = changed(self.desired.as_ref().unwrap_or(&DesiredState::default()), &desired);
+        let refused = validate::refused(&desired);
+        // Whether a resource is refused depends on others, too.
+        let verdict = |resource: &&Resource| refused.get(*resource) != self.invalid.get(*resource);
+        changed.extend(refused.keys().chain(self.invalid.keys()).filter(verdict).cloned().collect::<Vec<_>>());
+        self.invalid = refused;
+        self.resources.forget_changed(&changed, &desired);
         self.pods.set(validate::pods(&desired), now);
-        let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
-        if self.features.usable().is_ok() {
-            self.path_mtus.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?;
+        if self.features.usable().is_ok()
+            && self.path_mtus.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?
+        {
+            self.mark_all_dirty();
         }
+        let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
             self.adopt_leftovers().await?;
@@ -148,9 +153,14 @@ impl Node {
             self.open_own_netns()?;
         }
         self.search(now).await?;
-        self.mark_all_dirty();
+        self.mark_dirty(&changed);
+        self.forget_programs();
         let is_idle = self.netns.is_empty() && is_empty(self.desired.as_ref());
-        self.next_full_reconcile = (!is_idle).then_some(now + FULL_RECONCILE);
+        self.next_full_reconcile = match self.next_full_reconcile {
+            _ if is_idle => None,
+            // Updates do not postpone it.
+            moment => moment.or(Some(now + FULL_RECONCILE)),
+        };
         Ok(())
     }
 
@@ -191,6 +201,9 @@ impl Node {
             if self.path_mtus.poll_changed(context).is_ready() {
                 changes.push(Change::Paths);
             }
+            if self.program_sets.poll_loaded(context).is_ready() {
+                changes.push(Change::ProgramsLoaded);
+            }
             for (id, netns) in &mut self.netns {
                 if let Poll::Ready(change) = netns.poll_changed(*id, context) {
                     changes.push(change);
@@ -217,6 +230,10 @@ impl Node {
                 }
                 Ok(())
             }
+            Change::ProgramsLoaded => {
+                self.preload_is_due = true;
+                Ok(())
+            }
         }
     }
 
@@ -226,78 +243,31 @@ impl Node {
         }
     }
 
-    /// Finds what earlier helpers left, in every namespace with a process.
-    async fn adopt_leftovers(&mut self) -> Result<(), NodeError> {
-        let pids = pids().map_err(NodeError::Processes)?;
-        for (id, pid) in namespaces(&pids) {
-            if self.netns.contains_key(&id) {
-                continue;
-            }
-            let kind = if id == self.namespace.id() { NetnsKind::Node } else { NetnsKind::Pod };
-            // Nothing can be removed where the process has ended, or from a namespace that the helper may not enter.
-            let Ok(mut netns) = Netns::of_process(pid, kind) else { continue };
-            if netns.observe().await.is_ok_and(|observed| observed.has_ours()) {
-                let id = netns.namespace.id();
-                info!(namespace = id.inode(), "found");
-                self.netns.insert(id, netns);
+    /// Marks the namespaces in which these resources are, or should be.
+    fn mark_dirty(&mut self, resources: &BTreeSet<Resource>) {
+        let mut ids: BTreeSet<NamespaceId> =
+            resources.iter().filter_map(|resource| Some(self.resources.get(resource)?.netns)).collect();
+        for sender in self.desired.iter().flat_map(|desired| &desired.senders) {
+            if let PodNetns::Own(id) = self.pods.netns_of(&sender.pod.uid)
+                && resources.contains(&Resource::sender(sender))
+            {
+                ids.insert(id);
             }
         }
-        Ok(())
-    }
-
-    fn open_own_netns(&mut self) -> Result<(), NodeError> {
-        if !self.netns.contains_key(&self.namespace.id()) {
-            let netns = Netns::of_process(1, NetnsKind::Node)?;
-            self.netns.insert(netns.namespace.id(), netns);
-        }
-        Ok(())
-    }
-
-    /// Looks for the pods whose namespace is unknown.
-    async fn search(&mut self, now: Instant) -> Result<(), NodeError> {
-        for (uid, candidate) in self.pods.search(&self.namespace, now).await.map_err(NodeError::Processes)? {
-            let id = candidate.namespace.id();
-            if let Entry::Vacant(entry) = self.netns.entry(id) {
-                match Netns::new(candidate.namespace, Some(candidate.pidfd), NetnsKind::Pod) {
-                    Ok(netns) => {
-                        entry.insert(netns);
-                    }
-                    // The process has just ended, or the helper lacks a capability. The search continues.
-                    Err(error) => {
-                        warn!(pod = uid, %error, "cannot enter");
-                        continue;
-                    }
-                }
-            }
-            info!(pod = uid, namespace = id.inode(), "pod runs");
-            self.pods.found(&uid, id, now);
-            if let Some(netns) = self.netns.get_mut(&id) {
-                netns.dirty = true;
+        for receiver in self.desired.iter().flat_map(|desired| &desired.receivers) {
+            let netns = match &receiver.pod {
+                Some(pod) => self.pods.netns_of(&pod.uid),
+                None => PodNetns::Own(self.namespace.id()),
+            };
+            if let PodNetns::Own(id) = netns
+                && resources.contains(&Resource::receiver(receiver))
+            {
+                ids.insert(id);
             }
         }
-        Ok(())
-    }
-
-    /// Finds another process for a namespace, or releases the namespace, so that the kernel can delete it.
-    async fn process_ended(&mut self, id: NamespaceId, now: Instant) -> Result<(), NodeError> {
-        let pids = pids().map_err(NodeError::Processes)?;
-        let process = if self.pods.any_in(id) {
-            self.pods.another_process(id, &pids)
-        } else {
-            namespaces(&pids).get(&id).and_then(|pid| PidfdRef::to(*pid).ok())
-        };
-        if let (Some(process), Some(netns)) = (process, self.netns.get_mut(&id)) {
-            netns.process = Some(process);
-            return Ok(());
+        for (_, netns) in self.netns.iter_mut().filter(|(id, _)| ids.contains(id)) {
+            netns.dirty = true;
         }
-        info!(namespace = id.inode(), "pod ended");
-        self.pods.forget(id, now);
-        // The namespace may outlive its processes: CRI-O keeps it mounted between two runs of a pod's only container. Until then, no
-        // helper could find our resources in it, so they are removed now.
-        self.converge(id, now).await;
-        self.netns.remove(&id);
-        self.resources.forget_netns(id);
-        self.search(now).await
     }
 }
 
@@ -311,13 +281,4 @@ fn log_missing(features: &Features) {
 
 fn is_empty(desired: Option<&DesiredState>) -> bool {
     desired.is_none_or(|desired| desired.senders.is_empty() && desired.receivers.is_empty())
-}
-
-/// The resources that are refused because of their spec.
-fn invalid(desired: &DesiredState) -> BTreeMap<Resource, Failure> {
-    let senders = desired.senders.iter();
-    let senders = senders.map(|sender| (Resource::sender(sender), validate::sender(sender, desired)));
-    let receivers = desired.receivers.iter();
-    let receivers = receivers.map(|receiver| (Resource::receiver(receiver), validate::receiver(receiver, desired)));
-    senders.chain(receivers).filter_map(|(resource, result)| Some((resource, result.err()?))).collect()
 }

@@ -168,7 +168,8 @@ impl HelperTemplate {
             command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
             resources: Some(ResourceRequirements {
                 requests: quantities(&[("cpu", "10m"), ("memory", "24Mi")]),
-                // The kernel charges eBPF maps to the memory cgroup that creates them: up to 1 MiB per tapped pod with `deduplicate`.
+                // The kernel charges eBPF maps to the memory cgroup that creates them: up to 4 MiB with
+                // `deduplicate` for 32 pods of a tap.
                 limits: quantities(&[("memory", "256Mi")]),
                 ..ResourceRequirements::default()
             }),

@@ -6,7 +6,7 @@ use aya_obj::Object;
 
 use super::*;
 use crate::bpf::{
-    constants::{COUNTERS, SLOTS},
+    constants::{COUNTERS, SENDERS, SLOTS},
     object::TAP,
 };
 
@@ -228,7 +228,7 @@ fn maps_have_these_values() {
     };
     assert_eq!(shape("configs"), (4, size_of::<Config>(), SLOTS));
     assert_eq!(shape("active"), (4, 4, 1));
-    assert_eq!(shape("counters"), (4, size_of::<Counter>(), COUNTERS));
+    assert_eq!(shape("counters"), (4, size_of::<Counter>(), SENDERS * COUNTERS));
 }
 
 #[test]
