@@ -10,7 +10,7 @@ use std::{
 use podtap_model::{Deduplicate, Direction, Filter, Instruction, Program, ProgramId, Reason, State};
 use podtap_tests::{
     capture::{Capture, Frame},
-    net::{Desired, Network, Pod, Sender},
+    net::{Background, Desired, Network, Pod, Sender},
     wait::until,
 };
 
@@ -136,4 +136,25 @@ fn of_a_burst_of_pods_under_an_expression() {
 fn of_a_burst_of_pods_under_deduplication() {
     let nowhere = Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) };
     burst(|sender| sender.tap.options.deduplicate = Some(nowhere.clone()));
+}
+
+/// Node with two thousand new processes per second and more, most of which end at once.
+#[test]
+fn of_pods_that_start_during_a_fork_storm() {
+    let mut scene = Scene::new();
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    scene.remote.network().wait_for_carrier();
+    let (mut running, mut senders) = (Vec::new(), Vec::new());
+    let single = single(&mut scene, &mut running, &mut senders);
+    let mut pods: Vec<Pod> = (0..6).map(|_| Pod::prepared(&scene.node)).collect();
+    senders.extend(pods.iter().map(|pod| announced(TAP, pod)));
+    scene.agent.request(&Desired { generation: 9, ..desired(senders, vec![]) });
+    scene.agent.until("the pods are awaited", |report| report.observed_generation == Some(9));
+
+    let mut storm = Background::start(&scene.node, "while :; do (:); (:); (:); (:); sleep 0.3 & done");
+    storm.until_forked(8000);
+    for pod in pods.chunks_mut(1) {
+        // The storm takes a core, of two.
+        assert_first_frames(&scene, pod, UNTIL_CONTAINER.max(3 * single));
+    }
 }
