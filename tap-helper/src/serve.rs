@@ -88,7 +88,6 @@ async fn process(
     sent: &mut Option<Report>,
 ) -> Result<(), ServeError> {
     let now = Instant::now();
-    let mut counters = None;
     match event {
         // A new agent gets a report at once.
         Event::Incoming(Incoming::Connection(true)) => *sent = None,
@@ -98,7 +97,9 @@ async fn process(
                 node.set_desired(desired, now).await?;
                 *sent = None;
             }
-            counters = requests.counters;
+            if let Some(request) = requests.counters {
+                node.request_counters(request);
+            }
         }
         Event::Changes(changes) => {
             for change in changes {
@@ -113,8 +114,8 @@ async fn process(
         *sent = Some(report);
     }
     // Last, so that they cover what a desired state in the same message creates or finds.
-    if let Some(request) = counters {
-        listener.send(&Response::Counters(node.counters(request).await));
+    if let Some(counters) = node.read_counters(now).await {
+        listener.send(&Response::Counters(counters));
     }
     node.preload();
     Ok(())

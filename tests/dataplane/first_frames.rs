@@ -3,14 +3,16 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use podtap_model::{Deduplicate, Direction, Filter, Instruction, Program, ProgramId, Reason, State};
+use podtap_model::{Deduplicate, Direction, Filter, Instruction, Program, ProgramId, Reason, SenderStatus, State};
 use podtap_tests::{
     capture::{Capture, Frame},
-    net::{Background, Desired, Network, Pod, Sender},
+    net::{Background, Desired, Network, Node, Pod, Sender},
     wait::until,
 };
 
@@ -42,13 +44,13 @@ fn server(client: &Network, connections: usize) -> (SocketAddr, thread::JoinHand
 
 /// Starts the pods at once, each of which connects as soon as its container could, and expects the SYN of each at the receiver.
 #[track_caller]
-fn assert_first_frames(scene: &Scene, pods: &mut [Pod], until_container: Duration) {
-    let capture = Capture::start(scene.remote.network().path(), "mirror0");
-    let (address, server) = server(&scene.client, pods.len());
+fn assert_first_frames((node, client, remote): (&Node, &Network, &Node), pods: &mut [Pod], until_container: Duration) {
+    let capture = Capture::start(remote.network().path(), "mirror0");
+    let (address, server) = server(client, pods.len());
     thread::scope(|scope| {
         for pod in &mut *pods {
             scope.spawn(|| {
-                pod.run(&scene.node);
+                pod.run(node);
                 // Not a wait for a condition: this is when a container that is ready at once sends its first frame.
                 thread::sleep(until_container);
                 pod.network().within(|| TcpStream::connect(address)).expect("the server accepts");
@@ -112,7 +114,7 @@ fn burst(change: impl Fn(&mut Sender)) {
     let status = scene.agent.until("the pods are awaited", |report| report.observed_generation == Some(9));
     let waiting = status.senders.iter().filter(|sender| sender.reason == Reason::PodNotRunning).count();
     assert_eq!(waiting, pods.len(), "{status:?}");
-    assert_first_frames(&scene, &mut pods, UNTIL_CONTAINER.max(PODS * single));
+    assert_first_frames((&scene.node, &scene.client, &scene.remote), &mut pods, UNTIL_CONTAINER.max(PODS * single));
 }
 
 #[test]
@@ -155,6 +157,47 @@ fn of_pods_that_start_during_a_fork_storm() {
     storm.until_forked(8000);
     for pod in pods.chunks_mut(1) {
         // The storm takes a core, of two.
-        assert_first_frames(&scene, pod, UNTIL_CONTAINER.max(3 * single));
+        assert_first_frames((&scene.node, &scene.client, &scene.remote), pod, UNTIL_CONTAINER.max(3 * single));
     }
+}
+
+/// As when a scraper, or anyone who reaches the metrics port, requests counters without pause.
+#[test]
+fn of_pods_that_start_while_counters_are_requested() {
+    const TAPS: usize = 3;
+    let mut scene = Scene::new();
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    scene.remote.network().wait_for_carrier();
+    let (mut running, mut senders) = (Vec::new(), Vec::new());
+    let single = single(&mut scene, &mut running, &mut senders);
+    // Counters that take a while.
+    let many: Vec<Pod> = (0..10).map(|_| Pod::start(&scene.node)).collect();
+    for (number, pod) in many.iter().flat_map(|pod| (0..TAPS).map(move |number| (number, pod))) {
+        senders.push(sender(&format!("tap-{number}"), pod, Direction::Both, &[remote_endpoint(VNI + 1)]));
+    }
+    let mut pods: Vec<Pod> = (0..6).map(|_| Pod::prepared(&scene.node)).collect();
+    let active = senders.len();
+    senders.extend(pods.iter().map(|pod| announced(TAP, pod)));
+    scene.agent.request(&Desired { generation: 9, ..desired(senders, vec![]) });
+    let is_active = |sender: &&SenderStatus| sender.state == State::Active;
+    scene.agent.until("the others are tapped", |report| report.senders.iter().filter(is_active).count() == active);
+
+    let Scene { agent, node, client, remote, .. } = &mut scene;
+    let done = AtomicBool::new(false);
+    let read = thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            let requests = (1..).take_while(|_| !done.load(Ordering::Relaxed));
+            requests.map(|request| agent.counters(request).senders.len()).max()
+        });
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            for pod in pods.chunks_mut(1) {
+                assert_first_frames((node, client, remote), pod, UNTIL_CONTAINER.max(3 * single));
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        let read = scraper.join().expect("the helper answers");
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+        read
+    });
+    assert!(read >= Some(active), "{read:?} of {active} senders");
 }

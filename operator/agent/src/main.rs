@@ -2,7 +2,7 @@
 //!
 //! It talks to the API server and never to the kernel. Its parts are connected by channels that hold only the newest value:
 //! [`node_tap`] watches the node's `NodeTap` and applies its spec through the [`helper_client`]; [`publish`] writes the reports that
-//! come back into its status; [`metrics`] serves counters, which the client requests for each scrape. No error stops the agent, and
+//! come back into its status; [`metrics`] serves counters, which the client requests for scrapes. No error stops the agent, and
 //! when it stops, every mirror stays as it is.
 
 mod helper_client;

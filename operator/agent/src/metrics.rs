@@ -47,7 +47,7 @@ pub async fn serve(address: Option<SocketAddr>, health: Health, source: Source) 
     }
 }
 
-/// The metrics of the senders, read from the tap-helper for each scrape.
+/// The metrics of the senders, requested from the tap-helper for scrapes.
 #[derive(Clone, Debug)]
 pub struct Source(pub Arc<HelperClient>);
 

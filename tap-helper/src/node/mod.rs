@@ -36,6 +36,7 @@ use crate::{
     resource::Resource,
     validate,
 };
+use counters::CounterRequests;
 use netns::Netns;
 use path_mtu::PathMtus;
 use pods::{PodNetns, Pods};
@@ -97,6 +98,7 @@ pub struct Node {
     pods: Pods,
     resources: Resources,
     netns: BTreeMap<NamespaceId, Netns>,
+    counter_requests: CounterRequests,
     next_full_reconcile: Option<Instant>,
 }
 
@@ -119,6 +121,7 @@ impl Node {
             pods: Pods::default(),
             resources: Resources::default(),
             netns: BTreeMap::new(),
+            counter_requests: CounterRequests::default(),
             next_full_reconcile: None,
         })
     }
@@ -186,11 +189,12 @@ impl Node {
         Ok(())
     }
 
-    /// When [`Self::reconcile`] has something to do even without an event; none: never.
+    /// When [`Self::reconcile`] or [`Self::read_counters`] have something to do even without an event; none: never.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let netns = self.netns.values().filter_map(Netns::due_at);
-        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, self.resources.next_retry()];
+        let retry = self.resources.next_retry();
+        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, retry, self.counter_requests.due_at()];
         moments.into_iter().flatten().chain(netns).min()
     }
 
