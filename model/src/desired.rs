@@ -66,6 +66,7 @@ impl DesiredState {
             senders,
             receivers,
             features,
+            helper_restarts: 0,
         }
     }
 }

@@ -30,7 +30,9 @@ pub mod purge;
 mod resource;
 pub mod serve;
 mod settings;
+mod shutdown;
 mod step;
+pub mod supervise;
 mod target;
 mod validate;
 

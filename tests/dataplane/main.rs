@@ -26,4 +26,5 @@ mod receivers;
 mod refusals;
 mod scene;
 mod socket;
+mod supervision;
 mod without_ebpf;

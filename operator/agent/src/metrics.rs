@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
-use podtap_model::{Count, Counters};
+use podtap_model::{Count, Counters, Report};
 use podtap_runtime::{
     backoff::Backoff,
     http::{self, EncodeError, Health, MetricsSource, Server},
@@ -68,7 +68,9 @@ impl MetricsSource for Source {
     async fn text(&self) -> Result<String, Error> {
         self.0.read_desired(|_| ()).ok_or(Error::Unknown)?;
         let counters = self.0.counters().await?;
-        let registry = self.0.read_desired(|update| registry(&counters, &update.spec)).ok_or(Error::Unknown)?;
+        let registry = self.0.read_desired(|update| registry(&counters, &update.spec));
+        let mut registry = registry.ok_or(Error::Unknown)?;
+        register_restarts(&mut registry, self.0.reports().borrow().as_ref());
         Ok(http::text(&registry)?)
     }
 }
@@ -196,6 +198,17 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
         oversized_frames,
     );
     registry
+}
+
+/// The restarts of the tap-helper, by its newest report.
+fn register_restarts(registry: &mut Registry, report: Option<&Report>) {
+    let restarts = Counter::<u64>::default();
+    restarts.inc_by(report.map_or(0, |report| report.status.helper_restarts.into()));
+    registry.register(
+        "tap_helper_restarts",
+        "Times that the tap-helper was killed and restarted in its container",
+        restarts,
+    );
 }
 
 #[cfg(test)]

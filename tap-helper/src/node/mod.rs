@@ -100,6 +100,7 @@ pub struct Node {
     netns: BTreeMap<NamespaceId, Netns>,
     counter_requests: CounterRequests,
     next_full_reconcile: Option<Instant>,
+    restarts: u32,
 }
 
 impl Node {
@@ -123,7 +124,14 @@ impl Node {
             netns: BTreeMap::new(),
             counter_requests: CounterRequests::default(),
             next_full_reconcile: None,
+            restarts: 0,
         })
+    }
+
+    /// With the number of times that the helper was restarted in its container, for reports.
+    #[must_use]
+    pub fn restarted(self, restarts: u32) -> Self {
+        Self { restarts, ..self }
     }
 
     /// The node's own namespace.

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use podtap_model::{Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
+use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
 
 use super::{Node, pods::PodNetns};
 use crate::{
@@ -40,6 +40,7 @@ impl Node {
             }
         }
         let status = desired.status(senders, receivers, self.feature_names());
+        let status = NodeStatus { helper_restarts: self.restarts, ..status };
         Some(Report { uid: desired.uid.clone(), status })
     }
 
