@@ -72,6 +72,7 @@ impl DesiredState {
             senders,
             receivers,
             features,
+            helper_restarts: 0,
         }
     }
 }

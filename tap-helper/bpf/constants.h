@@ -6,6 +6,8 @@
 /* Entries of `configs`. The helper writes an unused slot and then sets `active` to it. It reuses a slot after three more
  * changes, long after every program that read the old index has returned. */
 #define SLOTS 4
+/* Senders that share the programs and the maps of a tap. A power of two. The state of each is at its class ID. */
+#define SENDERS 32
 #define RULES 64
 #define PEERS 1024
 

@@ -175,12 +175,13 @@ fn device(link: &Link, observed: &Observed) -> Device {
 
 /// The counters of the programs that mirror to a device. The programs share them.
 fn counters(link: &Link, observed: &Observed) -> Option<Counters> {
-    let program = programs(link, observed).into_iter().flatten().next()?;
-    Maps::adopt(program.id).and_then(|maps| maps.counters()).ok()
+    let (program, classid) =
+        programs(link, observed).into_iter().find_map(|(program, classid)| Some((program?, classid)))?;
+    Maps::adopt(program.id).and_then(|maps| maps.counters(classid)).ok()
 }
 
-/// The programs of a sender, as far as they are known; none for a filter without one.
-fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<Option<&'a Program>> {
+/// The programs of a sender, as far as they are known, each with its class ID; none for a filter without one.
+fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<(Option<&'a Program>, u32)> {
     let of_sender = |filter: &&Filter| {
         let is_clamp =
             (filter.id.interface, filter.id.hook, filter.id.priority) == (link.index, Hook::Egress, CLAMP_PRIORITY);
@@ -188,7 +189,7 @@ fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<Option<&'a Program>>
     };
     let is_sender = matches!(Mark::of(link), Some(Mark::Sender(_)));
     let filters = observed.filters.iter().filter(|filter| is_sender && filter.id.handle != 0 && of_sender(filter));
-    filters.map(|filter| filter.program.and_then(|id| observed.program(id))).collect()
+    filters.map(|filter| (filter.program.and_then(|id| observed.program(id)), filter.classid)).collect()
 }
 
 fn mirror(filter: &Filter, observed: &Observed) -> Option<MirrorFilter> {
@@ -236,7 +237,8 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
         Some(direction) => {
             let filters = 1 + usize::from(direction.has_ingress()) + usize::from(direction.has_egress());
             let programs = programs(link, observed);
-            let groups: BTreeSet<_> = programs.iter().map(|program| program.map(|program| program.group)).collect();
+            let group = |(program, classid): &(Option<&Program>, u32)| program.map(|program| (program.group, *classid));
+            let groups: BTreeSet<_> = programs.iter().map(group).collect();
             if groups.len() != 1 || groups.contains(&None) || programs.len() < filters {
                 found.push(format!("the programs of {} are incomplete, or of different kinds", link.name));
             }

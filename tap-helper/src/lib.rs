@@ -26,11 +26,14 @@ mod netlink;
 mod node;
 mod observe;
 mod plan;
+mod program_sets;
 pub mod purge;
 mod resource;
 pub mod serve;
 mod settings;
+mod shutdown;
 mod step;
+pub mod supervise;
 mod target;
 mod validate;
 

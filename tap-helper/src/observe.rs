@@ -37,7 +37,7 @@ pub struct Observed {
 pub struct Program {
     /// Its ID.
     pub id: u32,
-    /// The same for programs that share their configuration and counters.
+    /// The same for programs that share their configuration and maps: those of one set.
     pub group: u32,
     /// Identifies the program and its configuration.
     pub fingerprint: Fingerprint,

@@ -26,15 +26,13 @@ pub fn settings(sender: &DesiredSender, paths: Paths, frag_list_safe: bool) -> b
         Oversize::Fragment if ipv6 => Oversize::Truncate,
         oversize => oversize,
     };
-    let peers = peers(sender);
     bpf::Settings {
         options: MirrorOptions { oversize, ..options.clone() },
         program: sender.program.as_ref().map(Arc::clone),
         frame_limit: mtu.map(|mtu| frame_limit(mtu, ipv6)),
         reach: paths.reach,
         linearize: !frag_list_safe,
-        addresses: if peers.is_empty() { Vec::new() } else { sender.pod.addresses.clone() },
-        peers,
+        peers: peers(sender),
     }
 }
 

@@ -79,12 +79,12 @@ pub enum Step {
     },
     /// Remove the clsact of a pod's interface, if it still has no filter.
     RemoveClsact(u32),
-    /// Load programs for the steps of the same resource that follow.
+    /// Get programs for the steps of the same resource that follow: those of a set of its tap, which is loaded if necessary.
     LoadPrograms {
         /// Their settings.
         settings: Box<Settings>,
         /// A program whose counters they continue, and whose maps they share if it has the same code.
-        before: Option<u32>,
+        before: Option<Predecessor>,
     },
     /// Attach the program that clamps mirrored frames to the path MTU to a sender device.
     AttachClamp(FilterTarget),
@@ -108,4 +108,13 @@ pub enum Step {
     RemoveFilter(FilterId),
     /// Remove a device.
     DeleteDevice(u32),
+}
+
+/// A running program of a sender, and the sender's class ID in its maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Its program ID.
+    pub program: u32,
+    /// The class ID.
+    pub classid: u32,
 }

@@ -3,8 +3,8 @@ use serde::Serialize;
 
 use super::{
     constants::{
-        DEDUPLICATED, EGRESS, EXPIRED, FAILED, FILTERED, FORGED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED, RATE_LIMITED,
-        SAMPLED_OUT, TRUNCATED,
+        COUNTERS, DEDUPLICATED, EGRESS, EXPIRED, FAILED, FILTERED, FORGED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED,
+        RATE_LIMITED, SAMPLED_OUT, SENDERS, TRUNCATED,
     },
     layout::Counter,
 };
@@ -72,10 +72,10 @@ pub struct Counters {
     pub forged: Count,
 }
 
-/// Reads the counters of all CPUs.
-pub(super) fn read(map: &PerCpuArray<MapData, Counter>) -> Result<Counters, MapError> {
+/// Reads a sender's counters of all CPUs.
+pub(super) fn read(map: &PerCpuArray<MapData, Counter>, classid: u32) -> Result<Counters, MapError> {
     let count = |key: u32| {
-        let values = map.get(&key, 0)?;
+        let values = map.get(&(classid % SENDERS * COUNTERS + key), 0)?;
         let sum = |part: fn(&Counter) -> u64| values.iter().map(part).sum();
         Ok::<_, MapError>(Count { frames: sum(|value| value.frames), bytes: sum(|value| value.bytes) })
     };

@@ -21,7 +21,7 @@ use crate::names::Hash;
 /// [`Config::peers_hash`] while the peers are changed.
 const UNKNOWN_PEERS: u64 = 1;
 
-/// The maps that the programs of one tap on one pod share: their configuration, counters and state.
+/// The maps that the programs of a set share: their configuration, and counters and state of each sender.
 pub struct Maps {
     configs: Array<MapData, Config>,
     active: Array<MapData, u32>,
@@ -177,8 +177,12 @@ impl Maps {
 
     /// The ID of the map with the configuration: the same for all programs that share these maps.
     pub fn id(&self) -> Result<u32, BpfError> {
-        let info = self.configs.map().info();
-        info.map(|info| info.id()).map_err(|error| BpfError::aya("inspect a map", &error))
+        map_id(self.configs.map())
+    }
+
+    /// The ID of the map with the counters: the same for these programs and for those that continue their counters.
+    pub fn counters_id(&self) -> Result<u32, BpfError> {
+        map_id(self.counters.map())
     }
 
     /// When the classifiers stop mirroring; none if that was not set yet, or if the maps are those of a clamp.
@@ -195,9 +199,9 @@ impl Maps {
         set.map_err(|error| BpfError::aya("write a deadline", &error))
     }
 
-    /// The counters since the tap was created.
-    pub fn counters(&self) -> Result<Counters, BpfError> {
-        counters::read(&self.counters).map_err(|error| BpfError::aya("read counters", &error))
+    /// The counters of the sender with a class ID, since it was created.
+    pub fn counters(&self, classid: u32) -> Result<Counters, BpfError> {
+        counters::read(&self.counters, classid).map_err(|error| BpfError::aya("read counters", &error))
     }
 
     /// The slot that is in effect, and its configuration.
@@ -208,4 +212,8 @@ impl Maps {
         };
         read().map_err(|error: MapError| BpfError::aya("read a configuration", &error))
     }
+}
+
+fn map_id(map: &MapData) -> Result<u32, BpfError> {
+    map.info().map(|info| info.id()).map_err(|error| BpfError::aya("inspect a map", &error))
 }

@@ -20,8 +20,6 @@ pub struct Settings {
     /// Addresses of pods that the same tap mirrors: a flow with one of them is mirrored at one end only. Sorted, each once, at most
     /// [`MAX_PEERS`](podtap_model::bounds::MAX_PEERS).
     pub peers: Vec<IpAddr>,
-    /// The pod's own addresses, if it has peers: what their filters see as the remote ones.
-    pub addresses: Vec<IpAddr>,
 }
 
 /// Where the destinations of a sender are.
@@ -52,7 +50,7 @@ pub fn frame_limit(underlay_mtu: u32, ipv6: bool) -> u32 {
 /// For logs: without the instructions and the peers, of which there may be hundreds.
 impl fmt::Debug for Settings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { options, program, frame_limit, reach, linearize, peers, addresses } = self;
+        let Self { options, program, frame_limit, reach, linearize, peers } = self;
         formatter
             .debug_struct("Settings")
             .field("options", options)
@@ -61,7 +59,6 @@ impl fmt::Debug for Settings {
             .field("reach", reach)
             .field("linearize", linearize)
             .field("peers", &peers.len())
-            .field("addresses", addresses)
             .finish()
     }
 }

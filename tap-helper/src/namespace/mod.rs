@@ -16,7 +16,7 @@ use std::{
 pub use enter::within;
 pub use locate::{Candidate, locate, namespaces};
 pub use pidfd::PidfdRef;
-pub use process::{last_pid, pids};
+pub use process::{is_process, last_pid, max_pid, pids};
 
 /// Identifies a network namespace while it is held open: the kernel reuses the numbers of deleted ones at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,12 +4,16 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
-    packet_route::{RouteNetlinkMessage, tc::TcMessage},
+    packet_route::{
+        RouteNetlinkMessage,
+        tc::{TcMessage, TcOption},
+    },
 };
 
 use super::{connection::Connection, error::NetlinkError, qdisc::tc_message};
 use message::{
-    PROGRAM_NAME, drop_message, mirror_program_message, read, redirect_message, remove_message, verdict_program_message,
+    PROGRAM_NAME, drop_message, loaded, mirror_program_message, read, redirect_message, remove_message,
+    verdict_program_message,
 };
 
 /// The priority of a filter that redirects what a device receives to another one.
@@ -70,6 +74,8 @@ pub struct Filter {
     pub drops_all: bool,
     /// ID of its eBPF program, if it has one.
     pub program: Option<u32>,
+    /// The class ID that it passes to its program.
+    pub classid: u32,
     /// Its first action, if that mirrors or redirects.
     pub mirror: Option<Mirror>,
 }
@@ -85,6 +91,21 @@ pub struct FilterTarget {
     pub priority: u16,
     /// The `cls_bpf` filter of this priority that it replaces, between two frames; 0 for a new one.
     pub handle: u32,
+}
+
+/// A program of a filter.
+#[derive(Clone, Copy, Debug)]
+pub struct Classifier<'a> {
+    /// The program.
+    pub program: BorrowedFd<'a>,
+    /// The class ID that the filter passes to it, in `tc_classid`: 16 bits.
+    pub classid: u32,
+}
+
+impl Classifier<'_> {
+    fn loaded(self) -> Vec<TcOption> {
+        loaded(self.program.as_raw_fd(), self.classid, PROGRAM_NAME)
+    }
 }
 
 /// An action that mirrors or redirects frames to a device.
@@ -142,12 +163,12 @@ pub async fn add_redirect_filter(
 pub async fn attach_mirror_program(
     netlink: &Connection,
     target: FilterTarget,
-    program: BorrowedFd<'_>,
+    classifier: Classifier<'_>,
     to: u32,
     cookie: &[u8],
 ) -> Result<(), NetlinkError> {
     let operation = format!("attach a program with mirred to device {}", target.interface);
-    let message = mirror_program_message(target, program.as_raw_fd(), PROGRAM_NAME, to, cookie);
+    let message = mirror_program_message(target, classifier.loaded(), to, cookie);
     add(netlink, target, message, &operation).await
 }
 
@@ -155,10 +176,10 @@ pub async fn attach_mirror_program(
 pub async fn attach_verdict_program(
     netlink: &Connection,
     target: FilterTarget,
-    program: BorrowedFd<'_>,
+    classifier: Classifier<'_>,
 ) -> Result<(), NetlinkError> {
     let operation = format!("attach a program to device {}", target.interface);
-    let message = verdict_program_message(target, program.as_raw_fd(), PROGRAM_NAME);
+    let message = verdict_program_message(target, classifier.loaded());
     add(netlink, target, message, &operation).await
 }
 

@@ -98,7 +98,7 @@ impl Node {
         Requested {
             senders: desired.senders.iter().filter(sender).map(with_settings).collect(),
             receivers: desired.receivers.iter().filter(receiver).collect(),
-            unloadable: self.preloaded.failure().cloned(),
+            unloadable: self.program_sets.spare().failure().cloned(),
         }
     }
 
@@ -112,8 +112,8 @@ impl Node {
             netlink: &netns.netlink,
             node: &self.netlink,
             clsacts: Vec::new(),
-            programs: BTreeMap::new(),
-            preloaded: &mut self.preloaded.programs,
+            program_sets: &mut self.program_sets,
+            places: BTreeMap::new(),
             deadlines,
         };
         let mut failed: BTreeSet<Resource> = BTreeSet::new();
@@ -122,6 +122,8 @@ impl Node {
                 continue;
             }
             let result = executor.run(action).await;
+            // The spare set, or room in one.
+            self.preload_is_due |= matches!(action.step, Step::LoadPrograms { .. });
             if matches!(action.step, Step::CreateDevice { .. } | Step::CreatePair { .. }) {
                 // A failed step may have created a device, too.
                 self.resources.created(&action.resource, id);

@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeMap,
+    mem,
     net::IpAddr,
     task::{Context, Poll},
 };
@@ -29,27 +30,28 @@ pub(super) struct PathMtus {
 }
 
 impl PathMtus {
-    /// Takes the addresses that matter now, and requests the MTU of each.
+    /// Takes the addresses that matter now, requests the path to each, and returns whether one has changed that mattered before.
     pub(super) async fn set_destinations<'a>(
         &mut self,
         senders: impl Iterator<Item = &'a DesiredSender>,
         node: &Namespace,
         netlink: &Connection,
-    ) -> Result<(), NetnsError> {
+    ) -> Result<bool, NetnsError> {
         let destinations = senders.flat_map(|sender| &sender.tap.destinations);
         // The path to an address that stays is valid until the next answer.
-        let before = |address| self.known.get(address).copied().unwrap_or_default();
-        self.known = destinations.map(|to| (to.address, before(&to.address))).collect();
+        let before = mem::take(&mut self.known);
+        let known = |address| before.get(address).copied().unwrap_or_default();
+        self.known = destinations.map(|to| (to.address, known(&to.address))).collect();
         if self.known.is_empty() {
             self.subscription = None;
-            return Ok(());
+            return Ok(false);
         }
         if self.subscription.is_none() {
             // Before the first request, so that no change is missed.
             self.subscription = Some(Subscription::open_for_routes(node)?);
         }
         self.refresh(netlink).await;
-        Ok(())
+        Ok(before.iter().any(|(address, path)| self.known.get(address).is_some_and(|now| now != path)))
     }
 
     /// Requests all paths again, and returns whether one has changed. One that cannot be read keeps its value.

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use podtap_model::{Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
+use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
 
 use super::{Node, pods::PodNetns};
 use crate::{
@@ -42,8 +42,9 @@ impl Node {
                 Resource::Leftover => {}
             }
         }
-        let features = [("ebpf".to_owned(), self.preloaded.failure().is_none())].into();
+        let features = [("ebpf".to_owned(), self.program_sets.spare().failure().is_none())].into();
         let status = desired.status(senders, receivers, features);
+        let status = NodeStatus { helper_restarts: self.restarts, ..status };
         Some(Report { uid: desired.uid.clone(), status })
     }
 

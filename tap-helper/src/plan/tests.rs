@@ -114,6 +114,7 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
         let programs: Vec<_> = programs.map(|program| program.expect("the program was loaded")).collect();
         assert!(programs.iter().all(|program| program.fingerprint == expected), "{programs:?}");
         assert!(programs.iter().all(|program| program.group == programs[0].group), "{programs:?}");
+        assert!(filters.iter().all(|filter| filter.classid == filters[0].classid), "{filters:?}");
         assert_eq!(filters.iter().filter(|filter| is_clamp(filter)).count(), 1);
     }
     for receiver in &scenario.receivers {

@@ -76,7 +76,6 @@ fn all_options_reach_the_programs() {
         reach: Reach::Mixed,
         linearize: false,
         peers: demanding.tap.peers.clone(),
-        addresses: demanding.pod.addresses.clone(),
     };
     assert_eq!(settings, expected);
     assert!(super::settings(&demanding, Paths::default(), false).linearize);

@@ -1,4 +1,4 @@
-use podtap_model::{Count, DesiredUpdate, DirectionCounters, SenderCounters};
+use podtap_model::{Count, DesiredUpdate, DirectionCounters, NodeStatus, SenderCounters};
 use podtap_runtime::clock::ServerClock;
 use serde_json::json;
 use tokio::{net::TcpListener, task::yield_now};
@@ -119,6 +119,17 @@ fn names_are_read_from_entries_that_cannot_be_decoded() {
     let counters = Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")] };
     let text = http::text(&registry(&counters, &newer.spec)).expect("it can be encoded");
     assert!(text.contains("tap-1") && !text.contains("tap-2"), "{text}");
+}
+
+#[test]
+fn restarts_of_the_tap_helper_are_those_of_its_report() {
+    let status = NodeStatus { helper_restarts: 3, ..NodeStatus::default() };
+    for (report, expected) in [(None, 0), (Some(Report { uid: None, status }), 3)] {
+        let mut registry = Registry::with_prefix("podtap");
+        register_restarts(&mut registry, report.as_ref());
+        let text = http::text(&registry).expect("it can be encoded");
+        assert!(text.contains(&format!("podtap_tap_helper_restarts_total {expected}\n")), "{text}");
+    }
 }
 
 #[tokio::test]

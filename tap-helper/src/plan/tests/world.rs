@@ -13,7 +13,7 @@ use crate::{
     observe::{Observed, Program},
     plan::{Plan, Requested, plan},
     resource::Resource,
-    step::{Action, Step},
+    step::{Action, Predecessor, Step},
 };
 
 #[derive(Clone, Debug, Default)]
@@ -22,8 +22,9 @@ pub struct World {
     last_index: u32,
     last_handle: u32,
     last_program: u32,
-    /// Group and fingerprint of the programs that this round loaded.
-    loaded: BTreeMap<Resource, (u32, Fingerprint)>,
+    /// Group and fingerprint of the programs that this round loaded, and the sender's class ID.
+    loaded: BTreeMap<Resource, (u32, Fingerprint, u32)>,
+    last_classid: u32,
 }
 
 impl World {
@@ -50,7 +51,7 @@ impl World {
         let (interface, hook) = at;
         let kind = kind.to_owned();
         let id = FilterId { interface, hook, chain: 0, priority, protocol: 3, kind, handle: self.last_handle };
-        self.now.filters.push(Filter { id, drops_all, program: None, mirror });
+        self.now.filters.push(Filter { id, drops_all, program: None, classid: 0, mirror });
     }
 
     pub fn add_qdisc(&mut self, interface: u32, kind: QdiscKind) {
@@ -172,14 +173,17 @@ impl World {
         }
     }
 
-    fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<u32>) {
+    fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<Predecessor>) {
         let fingerprint = settings.fingerprint().expect("the settings are valid");
-        let before = before.map(|id| *self.now.program(id).expect("a plan refers only to existing programs"));
-        let shared = before.filter(|before| before.fingerprint.same_programs(&fingerprint));
+        self.last_classid += 1;
+        let classid = before.map_or(self.last_classid, |before| before.classid);
+        let running =
+            |before: Predecessor| *self.now.program(before.program).expect("a plan refers only to existing programs");
+        let shared = before.map(running).filter(|before| before.fingerprint.same_programs(&fingerprint));
         self.last_program += 1;
         let group = shared.map_or(self.last_program, |shared| shared.group);
         self.configure(group, fingerprint);
-        self.loaded.insert(resource.clone(), (group, fingerprint));
+        self.loaded.insert(resource.clone(), (group, fingerprint, classid));
     }
 
     fn configure(&mut self, group: u32, fingerprint: Fingerprint) {
@@ -190,7 +194,8 @@ impl World {
 
     fn attach_program(&mut self, resource: &Resource, target: FilterTarget, to: Option<(u32, Cookie)>) {
         assert_eq!(self.now.qdisc(target.interface), Some(QdiscKind::Clsact));
-        let (group, fingerprint) = *self.loaded.get(resource).expect("programs are loaded before they are attached");
+        let (group, fingerprint, classid) =
+            *self.loaded.get(resource).expect("programs are loaded before they are attached");
         let counters = crate::netlink::Counters::default();
         let mirror = to.map(|(to, cookie)| Mirror {
             to,
@@ -213,7 +218,7 @@ impl World {
         let filter = filters.find(|filter| same(filter) && (target.handle == 0 || filter.id.handle == target.handle));
         let filter = filter.expect("the filter exists");
         assert_eq!(filter.id.kind, "bpf");
-        filter.program = Some(id);
+        (filter.program, filter.classid) = (Some(id), classid);
         if target.handle != 0 {
             filter.mirror = to.map(|(to, cookie)| Mirror {
                 to,
