@@ -157,8 +157,7 @@ fn device(link: &Link, observed: &Observed) -> Device {
         counters: counters(link, observed),
         seconds_left: programs(link, observed)
             .into_iter()
-            .flatten()
-            .find_map(|program| program.deadline)
+            .find_map(|(program, _)| program?.deadline)
             .map(|deadline| deadline.left(Monotonic::now()).as_secs()),
         name: link.name.clone(),
         index: link.index,

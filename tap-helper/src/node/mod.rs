@@ -26,7 +26,7 @@ use std::{
 };
 
 use podtap_model::{DesiredState, UnixTime};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     bpf::{Monotonic, frag_list_safe},

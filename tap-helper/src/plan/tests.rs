@@ -153,8 +153,8 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
 
 /// Nothing but the clamp is attached to the egress of a sender device with programs.
 fn assert_only_clamps_at_egress(world: &World, scenario: &Scenario) {
-    for key in scenario.settings.keys() {
-        let name = crate::names::sender_device(key);
+    for (sender, _) in &scenario.senders {
+        let name = crate::names::sender_device(&SenderKey::of(sender));
         let Some(device) = world.now.ours().find(|link| link.name == name) else { continue };
         let at_egress = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (device.index, Hook::Egress);
         let priorities: Vec<u16> =
@@ -187,8 +187,8 @@ proptest! {
         let is_clamp = |filter: &Filter| devices.contains(&filter.id.interface) && filter.id.hook == Hook::Egress;
         world.now.filters.retain(|filter| !is_clamp(filter));
         let again = plan(&requested.requested(), &world.now);
-        for key in requested.settings.keys() {
-            let resource = Resource::Sender(key.clone());
+        for (sender, _) in &requested.senders {
+            let resource = Resource::sender(sender);
             if matches!(again.results.get(&resource), Some(Ok(_))) {
                 let first = again.actions.iter().find(|action| action.resource == resource);
                 prop_assert!(matches!(first.map(|action| &action.step), Some(Step::Down(_))), "{first:?}");

@@ -151,7 +151,7 @@ fn removal() {
 #[test]
 fn what_was_sent_is_read_back() {
     let at = target(3, Hook::Egress, 35);
-    let filter = read_filter(mirror_program_message(at, 4, PROGRAM_NAME, 4, &COOKIE), at);
+    let filter = read_filter(mirror_program_message(at, loaded(4, 0, PROGRAM_NAME), 4, &COOKIE), at);
     let counters = Counters::default();
     assert_eq!(
         filter.mirror,
