@@ -12,6 +12,7 @@ mod clamped;
 mod commands;
 mod counters;
 mod destinations;
+mod diverted;
 mod drift;
 mod fidelity;
 mod foreign;

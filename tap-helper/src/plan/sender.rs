@@ -7,7 +7,7 @@ use crate::{
     failure::Failure,
     marks::{Cookie, Mark, SenderMark, config_hash},
     names::{SENDER_PORT, SENDER_VNIS, SOURCE_PORTS, sender_device, sender_hash},
-    netlink::{Filter, FilterId, FilterTarget, Hook, Link, QdiscKind, Vxlan},
+    netlink::{Filter, FilterId, FilterTarget, Hook, Link, QdiscKind, Vxlan, ZERO},
     resource::{Resource, SenderKey},
     step::{Action, Step},
     target,
@@ -91,7 +91,8 @@ impl Planner<'_> {
             },
         };
         let mut push = |step| actions.push(Action { resource: resource.clone(), step });
-        let closed = if programs.is_some() { self.close(&device) } else { Vec::new() };
+        let mut closed = if programs.is_some() { self.close(&device) } else { Vec::new() };
+        closed.extend(self.undivert(device.index));
         closed.iter().cloned().for_each(&mut push);
         self.configure_link(&device, &alias).into_iter().for_each(&mut push);
         match &programs {
@@ -100,8 +101,8 @@ impl Planner<'_> {
             None => self.clamp(device.index).into_iter().for_each(|filter| push(Step::RemoveFilter(filter.id.clone()))),
         }
 
-        let existing: Vec<Endpoint> =
-            self.observed.destinations.iter().filter(|(index, _)| *index == device.index).map(|(_, to)| *to).collect();
+        let removed = closed.contains(&Step::RemoveEntries(device.index, ZERO));
+        let existing = if removed { Vec::new() } else { self.observed.destinations(device.index) };
         // The new ones are added first, so that the device is never without a destination.
         for to in destinations.iter().filter(|to| !existing.contains(to)) {
             push(Step::AddDestination(device.index, *to));
@@ -125,8 +126,8 @@ impl Planner<'_> {
         actions
     }
 
-    /// The steps after which no frame leaves a device past the clamp: without the clamp it is set down, and filters of others at its
-    /// egress, which could precede the clamp, are removed.
+    /// The steps after which frames leave a device only through the clamp: without the clamp it is set down, and filters of others at
+    /// its egress, which could precede the clamp, are removed.
     fn close(&self, device: &Link) -> Vec<Step> {
         let clamp = self.clamp(device.index);
         // An eBPF program is ours: a pod cannot load one. It may be one of another version, which checks as well.
@@ -139,7 +140,8 @@ impl Planner<'_> {
                 _ => id.classifier(),
             })
             .collect();
-        open.then_some(Step::Down(device.index)).into_iter().chain(others.into_iter().map(Step::RemoveFilter)).collect()
+        let removals = others.into_iter().map(Step::RemoveFilter);
+        open.then_some(Step::Down(device.index)).into_iter().chain(removals).collect()
     }
 
     /// The sender's device, if one exists that need not be recreated.
@@ -222,7 +224,8 @@ impl Planner<'_> {
 
 /// The settings that all sender devices share. Each has a VNI of its own.
 fn vxlan_settings() -> Vxlan {
-    Vxlan { vni: 0, port: SENDER_PORT, source_ports: SOURCE_PORTS, learning: false }
+    // One address, the zero address of the destinations: the kernel refuses entries for others.
+    Vxlan { vni: 0, port: SENDER_PORT, source_ports: SOURCE_PORTS, learning: false, addresses: 1 }
 }
 
 fn requested_destinations(sender: &DesiredSender) -> Vec<Endpoint> {
