@@ -15,7 +15,7 @@ use crate::{
         Classifier, Connection, FilterTarget, Hook, NetlinkError, NewPair, NewVxlan, Vxlan, add_clsact,
         add_destination, add_drop_filter, add_redirect_filter, attach_mirror_program, attach_verdict_program,
         create_pair, create_vxlan, delete_link, disable_autoconf, down_link, filters, links, offloads, qdiscs,
-        remove_clsact, remove_destination, remove_filter, rename_link, set_alias, turn_off, up_link,
+        remove_clsact, remove_destination, remove_entries, remove_filter, rename_link, set_alias, turn_off, up_link,
     },
     program_sets::{Before, Place, ProgramSets},
     resource::Resource,
@@ -70,6 +70,7 @@ impl<N: AsFd> Executor<'_, N> {
             }
             Step::AddDestination(device, to) => to_failure(add_destination(netlink, *device, *to).await),
             Step::RemoveDestination(device, to) => ignore_gone(remove_destination(netlink, *device, *to).await),
+            Step::RemoveEntries(device, mac) => ignore_gone(remove_entries(netlink, *device, *mac).await),
             Step::Rename(device, name) => self.rename(*device, name).await,
             Step::Up(device) => self.up(*device).await,
             Step::Down(device) => to_failure(down_link(netlink, *device).await),

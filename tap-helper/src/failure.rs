@@ -50,6 +50,14 @@ impl Failure {
         Self { state: State::Failed, reason, message }
     }
 
+    /// Restored, and changed by another program again and again.
+    #[must_use]
+    pub fn contested() -> Self {
+        let message = "Another program in the pod or on the node keeps changing PodTap's devices, filters or forwarding entries. \
+                       Find that program, and make it leave them alone.";
+        Self::failed(Reason::KernelError, message.to_owned())
+    }
+
     /// An error of the kernel that has no special meaning where it occurred.
     #[must_use]
     pub fn kernel(error: &NetlinkError) -> Self {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, rc::Rc};
 
-use podtap_model::{Direction, Endpoint};
+use podtap_model::Direction;
 use serde::Serialize;
 use tracing::warn;
 
@@ -148,7 +148,7 @@ fn device(link: &Link, observed: &Observed) -> Device {
         Some(Mark::Receiver(mark)) => (mark.part.role(), mark.tap, String::new(), String::new()),
         None => ("unfinished", String::new(), String::new(), String::new()),
     };
-    let destinations = destinations(link, observed).into_iter();
+    let destinations = observed.destinations(link.index).into_iter();
     let of_mark = match Mark::of(link) {
         Some(Mark::Receiver(mark)) => mark.vni,
         _ => 0,
@@ -230,7 +230,7 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
     let mut found = Vec::new();
     match direction {
         None => found.push(format!("{} has no filter on {}", link.name, mark.interface)),
-        Some(direction) if config_hash(direction, &destinations(link, observed)) != mark.config => {
+        Some(direction) if config_hash(direction, &observed.destinations(link.index)) != mark.config => {
             found.push(format!("the filters or destinations of {} differ from its mark", link.name));
         }
         Some(direction) => {
@@ -261,6 +261,9 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
     if should_redirect && !filters.any(redirects) {
         found.push(format!("{} does not redirect what it receives to the receiver's interface", link.name));
     }
+    for mac in observed.diverted(link.index) {
+        found.push(format!("{} has forwarding entries of another program for the address {mac:02x?}", link.name));
+    }
     let offloads = observed.offloads(link.index);
     if !offloads.is_empty() {
         found.push(format!("offloads of {} are on: {}", link.name, offloads.join(", ")));
@@ -270,10 +273,6 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
         found.push(format!("{} does not drop what it receives", link.name));
     }
     found
-}
-
-fn destinations(link: &Link, observed: &Observed) -> Vec<Endpoint> {
-    observed.destinations.iter().filter(|(index, _)| *index == link.index).map(|(_, to)| *to).collect()
 }
 
 fn name(observed: &Observed, index: u32) -> String {

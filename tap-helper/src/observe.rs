@@ -1,13 +1,15 @@
 //! The state of one network namespace, as far as PodTap needs it.
 
+use std::collections::BTreeSet;
+
 use podtap_model::Endpoint;
 
 use crate::{
     bpf::{BpfError, Fingerprint, Maps, Monotonic},
     marks::{Cookie, Mark, is_ours},
     netlink::{
-        Connection, DefaultRoute, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, addresses,
-        default_routes, destinations, filters, links, offloads, qdiscs,
+        Connection, DefaultRoute, Filter, ForwardingEntry, Hook, InterfaceAddress, Link, Mac, NetlinkError, Qdisc,
+        QdiscKind, addresses, default_routes, filters, forwarding, links, offloads, qdiscs,
     },
 };
 
@@ -22,8 +24,8 @@ pub struct Observed {
     pub filters: Vec<Filter>,
     /// Our programs in these filters. Those that cannot be read are missing.
     pub programs: Vec<Program>,
-    /// Destinations of sender devices, by the device's ifindex.
-    pub destinations: Vec<(u32, Endpoint)>,
+    /// Forwarding entries of our VXLAN devices, by the device's ifindex.
+    pub forwarding: Vec<(u32, ForwardingEntry)>,
     /// Offload settings of receivers' veth pairs that are on and should not be, by the device's ifindex.
     pub offloads: Vec<(u32, Vec<String>)>,
     /// Addresses; none in the node's own namespace.
@@ -84,9 +86,9 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
     // A program that cannot be read, for whatever reason, is not known to be right, and is replaced.
     observed.programs = programs.filter_map(|filter| filter.program).filter_map(|id| Program::of(id).ok()).collect();
     for link in &observed.links {
-        if let (Some(Mark::Sender(_)), Some(vxlan)) = (Mark::of(link), link.vxlan) {
-            let found = unless_gone(destinations(netlink, link.index, (vxlan.port, vxlan.vni)).await)?;
-            observed.destinations.extend(found.into_iter().map(|to| (link.index, to)));
+        if let Some(vxlan) = link.vxlan.filter(|_| is_ours(link)) {
+            let found = unless_gone(forwarding(netlink, link.index, (vxlan.port, vxlan.vni)).await)?;
+            observed.forwarding.extend(found.into_iter().map(|entry| (link.index, entry)));
         }
     }
     for link in observed.links.iter().filter(|link| is_ours(link) && link.kind == "veth") {
@@ -135,6 +137,30 @@ impl Observed {
     pub fn classifier(&self, sender: u64) -> Option<&Program> {
         let of_sender = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender);
         self.filters.iter().filter(of_sender).find_map(|filter| self.program(filter.program?))
+    }
+
+    /// The destinations of a device.
+    #[must_use]
+    pub fn destinations(&self, device: u32) -> Vec<Endpoint> {
+        let entries = self.forwarding.iter().filter(|(index, _)| *index == device);
+        entries
+            .filter_map(|(_, entry)| match entry {
+                ForwardingEntry::Destination(to) => Some(*to),
+                ForwardingEntry::Other(_) => None,
+            })
+            .collect()
+    }
+
+    /// The MAC addresses with forwarding entries of a device that are no destinations.
+    #[must_use]
+    pub fn diverted(&self, device: u32) -> BTreeSet<Mac> {
+        let entries = self.forwarding.iter().filter(|(index, _)| *index == device);
+        entries
+            .filter_map(|(_, entry)| match entry {
+                ForwardingEntry::Destination(_) => None,
+                ForwardingEntry::Other(mac) => Some(*mac),
+            })
+            .collect()
     }
 
     /// The offload settings of a device that are on and should not be.

@@ -5,7 +5,7 @@ use podtap_model::Endpoint;
 use crate::{
     bpf::Settings,
     marks::Cookie,
-    netlink::{FilterId, FilterTarget, Vxlan},
+    netlink::{FilterId, FilterTarget, Mac, Vxlan},
     resource::Resource,
 };
 
@@ -62,6 +62,8 @@ pub enum Step {
     AddDestination(u32, Endpoint),
     /// Remove a destination from a sender device.
     RemoveDestination(u32, Endpoint),
+    /// Remove all forwarding entries of a MAC address from a VXLAN device of ours; with the zero address, all destinations.
+    RemoveEntries(u32, Mac),
     /// Give a receiver's interface, which is down, its final name.
     Rename(u32, String),
     /// Set a device up.

@@ -15,6 +15,7 @@ mod counters;
 mod deadline;
 mod deduplicated;
 mod destinations;
+mod diverted;
 mod drift;
 mod fidelity;
 mod first_frames;

@@ -9,8 +9,8 @@
 
 use nix::libc::{
     AF_INET6, IFA_ADDRESS, IFA_LOCAL, IFLA_AF_SPEC, IFLA_GROUP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_DATA,
-    IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MTU, NDA_DST, NDA_LLADDR, NDA_PORT, NDA_VNI,
-    RTA_METRICS, RTA_MULTIPATH, RTA_OIF, RTA_PRIORITY, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELQDISC,
+    IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MTU, NDA_DST, NDA_IFINDEX, NDA_LLADDR, NDA_PORT,
+    NDA_VNI, RTA_METRICS, RTA_MULTIPATH, RTA_OIF, RTA_PRIORITY, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELQDISC,
     RTM_DELROUTE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWQDISC, RTM_NEWROUTE, RTM_NEWTFILTER,
     TCA_CHAIN, TCA_KIND, TCA_OPTIONS,
 };
@@ -152,7 +152,8 @@ fn neighbour(payload: &[u8]) -> Result<NeighbourMessage, DecodeError> {
     message.header = NeighbourHeader::parse(payload)?;
     let family = message.header.family;
     let attributes = children(behind(payload, &message.header));
-    let wanted = attributes.filter(|attribute| [NDA_DST, NDA_LLADDR, NDA_PORT, NDA_VNI].contains(&attribute.kind()));
+    let wanted = [NDA_DST, NDA_LLADDR, NDA_PORT, NDA_VNI, NDA_IFINDEX];
+    let wanted = attributes.filter(|attribute| wanted.contains(&attribute.kind()));
     message.attributes =
         wanted.filter_map(|attribute| NeighbourAttribute::parse_with_param(&attribute, family).ok()).collect();
     Ok(message)

@@ -56,6 +56,8 @@ pub struct Vxlan {
     pub source_ports: (u16, u16),
     /// Whether it learns the location of hosts from received frames.
     pub learning: bool,
+    /// How many MAC addresses can have forwarding entries at the same time; 0 for any number.
+    pub addresses: u32,
 }
 
 /// A VXLAN device to create.
@@ -104,7 +106,7 @@ fn vxlan_message(new: &NewVxlan<'_>, namespace: i32) -> LinkMessage {
     let (low, high) = new.vxlan.source_ports;
     let device = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan);
     let device = without_autoconf(device).mtu(new.mtu).link_group(new.group).setns_by_fd(namespace).name(new.name);
-    let device = device.port_range(low, high).id(new.vxlan.vni);
+    let device = device.port_range(low, high).limit(new.vxlan.addresses).id(new.vxlan.vni);
     // The zero address: no default remote, but the family is chosen (`vxlan_nl2conf`, drivers/net/vxlan/vxlan_core.c).
     let device = if new.ipv6 { device.remote6(std::net::Ipv6Addr::UNSPECIFIED) } else { device };
     device.learning(new.vxlan.learning).port(new.vxlan.port).build()
@@ -250,13 +252,14 @@ fn driver(info: Vec<LinkInfo>) -> (String, Option<Vxlan>) {
 }
 
 fn read_vxlan(settings: Vec<InfoVxlan>) -> Vxlan {
-    let mut vxlan = Vxlan { vni: 0, port: 0, source_ports: (0, 0), learning: false };
+    let mut vxlan = Vxlan { vni: 0, port: 0, source_ports: (0, 0), learning: false, addresses: 0 };
     for setting in settings {
         match setting {
             InfoVxlan::Id(vni) => vxlan.vni = vni,
             InfoVxlan::Port(port) => vxlan.port = port,
             InfoVxlan::PortRange(ports) => vxlan.source_ports = ports,
             InfoVxlan::Learning(learning) => vxlan.learning = learning,
+            InfoVxlan::Limit(addresses) => vxlan.addresses = addresses,
             _ => {}
         }
     }

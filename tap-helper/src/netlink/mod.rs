@@ -25,7 +25,7 @@ pub use address::{InterfaceAddress, addresses};
 pub use connection::Connection;
 pub use error::{NetlinkError, NetnsError};
 pub use ethtool::{offloads, turn_off};
-pub use fdb::{add_destination, destinations, remove_destination};
+pub use fdb::{ForwardingEntry, Mac, ZERO, add_destination, forwarding, remove_destination, remove_entries};
 pub use filter::{
     CLAMP_PRIORITY, Classifier, Filter, FilterId, FilterTarget, Hook, REDIRECT_PRIORITY, add_drop_filter,
     add_redirect_filter, attach_mirror_program, attach_verdict_program, filters, remove_filter,

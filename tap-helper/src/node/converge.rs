@@ -4,7 +4,7 @@ use std::{
     time::Instant,
 };
 
-use podtap_model::{DesiredSender, Reason, Receiver};
+use podtap_model::{DesiredSender, Receiver};
 use tracing::{info, warn};
 
 use super::{Node, pods::PodNetns, resources::Running};
@@ -30,6 +30,7 @@ impl Node {
     /// Observes a namespace, plans, executes, and repeats that until nothing is left to do: what is reported as active was observed.
     pub(super) async fn converge(&mut self, id: NamespaceId, now: Instant) {
         let mut failures: BTreeMap<Resource, u32> = BTreeMap::new();
+        let mut restored = false;
         for _ in 0..ROUNDS {
             let Some(netns) = self.netns.get_mut(&id) else { return };
             netns.dirty = false;
@@ -44,17 +45,23 @@ impl Node {
             let actions: Vec<Action> =
                 plan.actions.iter().filter(|action| proceeds(&action.resource)).cloned().collect();
             if actions.is_empty() {
+                if let Some(netns) = self.netns.get_mut(&id) {
+                    netns.restored = restored;
+                }
                 return self.settle(id, &plan, &observed, now);
             }
+            restored |= actions.iter().any(|action| self.restores(action));
             for resource in self.execute(id, &actions, now).await {
                 *failures.entry(resource).or_default() += 1;
             }
         }
-        let failure = Failure::failed(
-            Reason::KernelError,
-            "Another program keeps changing what PodTap configures on this interface. Find that program, and make it leave PodTap's filters alone.".to_owned(),
-        );
-        self.unobservable(id, &failure, now);
+        self.unobservable(id, &Failure::contested(), now);
+    }
+
+    /// Whether an action restores what was in place. Other settings are no reason to suspect another program.
+    fn restores(&self, action: &Action) -> bool {
+        let was_active = self.resources.get(&action.resource).is_some_and(|state| state.status == Status::ACTIVE);
+        was_active && !matches!(action.step, Step::Configure { .. })
     }
 
     /// Whether the steps of a resource have to wait because it failed recently. Steps that remove its remains do not wait.

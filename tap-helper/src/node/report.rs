@@ -4,7 +4,7 @@ use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus
 
 use super::{Node, pods::PodNetns};
 use crate::{
-    failure::Status,
+    failure::{Failure, Status},
     resource::{Resource, SenderKey},
 };
 
@@ -66,7 +66,12 @@ impl Node {
             },
             Some(PodNetns::Own(_)) | None => self.resources.get(resource).map_or_else(
                 || Status { reason: Reason::PodNotRunning, ..Status::PENDING },
-                |state| state.status.clone(),
+                |state| match self.netns.get(&state.netns) {
+                    Some(netns) if state.status == Status::ACTIVE && netns.is_contested() => {
+                        Failure::contested().status()
+                    }
+                    _ => state.status.clone(),
+                },
             ),
         }
     }

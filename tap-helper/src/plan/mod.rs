@@ -2,7 +2,7 @@
 //!
 //! Guarantees, each checked by a property test:
 //! - Planning, executing and observing reach a plan without steps within four rounds, from any initial state.
-//! - Nothing without PodTap's marks is changed or removed.
+//! - Nothing without PodTap's marks is changed or removed, except what others add to PodTap's devices.
 //! - The order of the requested senders and receivers does not matter.
 //! - A helper may end between any two steps: a new plan converges from there, too.
 //! - While no programs can be loaded, a sender that needs them is refused, and what exists of it is not changed.
@@ -113,6 +113,11 @@ impl<'a> Planner<'a> {
             push(Step::AddDrop(link.index));
         }
         steps
+    }
+
+    /// The steps that remove the forwarding entries of a VXLAN device that are no destinations.
+    fn undivert(&self, device: u32) -> impl Iterator<Item = Step> + use<> {
+        self.observed.diverted(device).into_iter().map(move |mac| Step::RemoveEntries(device, mac))
     }
 
     /// Filters at a hook, with their positions.

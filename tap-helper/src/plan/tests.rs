@@ -97,9 +97,13 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
         assert_eq!(device.is_some(), expected, "{sender:?}");
         let Some(device) = device else { continue };
         devices += 1;
-        let mut to: Vec<_> = world.now.destinations.iter().filter(|entry| entry.0 == device.index).collect();
+        let mut expected = sender.tap.destinations.clone();
+        expected.sort_unstable();
+        expected.dedup();
+        let mut to = world.now.destinations(device.index);
         to.sort_unstable();
-        assert_eq!(to.len(), sender.tap.destinations.len());
+        assert_eq!(to, expected);
+        assert!(world.now.diverted(device.index).is_empty());
         assert!(device.up && device.autoconf_disabled);
         let mirrors_to_device =
             |filter: &Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == device.index && mirror.as_ours);

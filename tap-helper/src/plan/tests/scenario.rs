@@ -16,7 +16,7 @@ use proptest::{
 use crate::{
     bpf::Settings,
     marks::GROUP,
-    netlink::{Filter, Hook, Link, Mirror, QdiscKind, Vxlan},
+    netlink::{Filter, ForwardingEntry, Hook, Link, Mirror, QdiscKind, Vxlan},
     plan::Requested,
     resource::SenderKey,
 };
@@ -174,7 +174,7 @@ impl Foreign {
                 world.add_filter((*interface, *hook), *priority, "bpf", mirror, false);
             }
             Self::Vxlan(name, group) if world.now.links.iter().all(|link| link.name != *name) => {
-                let vxlan = Vxlan { vni: 1, port: 4789, source_ports: (0, 0), learning: true };
+                let vxlan = Vxlan { vni: 1, port: 4789, source_ports: (0, 0), learning: true, addresses: 0 };
                 // A device is ours only if it has both our group and an alias of ours.
                 world.add_link(Link {
                     name: name.clone(),
@@ -202,7 +202,13 @@ pub fn damage(world: &mut World, choices: &[u8]) {
             2 => world.now.links[position].up = false,
             3 => (world.now.links[position].autoconf_disabled, world.now.links[position].mtu) = (false, 1500),
             4 => "podtap.dev/v0 of another".clone_into(&mut world.now.links[position].alias),
-            5 => world.now.destinations.retain(|(device, _)| *device != index),
+            5 => world.now.forwarding.retain(|(device, _)| *device != index),
+            14 if world.now.links[position].vxlan.is_some() => {
+                world.now.forwarding.push((index, ForwardingEntry::Other([0; 6])));
+            }
+            15 if world.now.links[position].vxlan.is_some() => {
+                world.now.forwarding.push((index, ForwardingEntry::Other([2, 0, 0, 0, 0, 0x77])));
+            }
             6 => world.now.filters.retain(|filter| filter.mirror.as_ref().is_none_or(|mirror| mirror.to != index)),
             7 | 8 => {
                 let mirrors_to_device =

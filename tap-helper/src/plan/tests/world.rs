@@ -7,8 +7,8 @@ use crate::{
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
-        DROP_PRIORITY, Filter, FilterId, FilterTarget, Hook, InterfaceAddress, Link, Mirror, Qdisc, QdiscKind,
-        REDIRECT_PRIORITY, Vxlan,
+        DROP_PRIORITY, Filter, FilterId, FilterTarget, ForwardingEntry, Hook, InterfaceAddress, Link, Mirror, Qdisc,
+        QdiscKind, REDIRECT_PRIORITY, Vxlan, ZERO,
     },
     observe::{Observed, Program},
     plan::{Plan, Requested, plan},
@@ -69,7 +69,7 @@ impl World {
         let Some(link) = self.now.link(index).cloned() else { return };
         self.remove_qdisc(index);
         self.now.links.retain(|link| link.index != index);
-        self.now.destinations.retain(|(device, _)| *device != index);
+        self.now.forwarding.retain(|(device, _)| *device != index);
         // Filters that mirror to it stay; `tc` shows `*` for their device.
         for mirror in self.now.filters.iter_mut().filter_map(|filter| filter.mirror.as_mut()) {
             mirror.to = if mirror.to == index { 0 } else { mirror.to };
@@ -119,10 +119,18 @@ impl World {
                 self.add_filter((*device, Hook::Ingress), DROP_PRIORITY, "bpf", None, true);
             }
             Step::AddDestination(device, to) => {
-                assert!(!self.now.destinations.contains(&(*device, *to)), "the destination is new");
-                self.now.destinations.push((*device, *to));
+                assert!(!self.now.destinations(*device).contains(to), "the destination is new");
+                assert!(self.now.diverted(*device).is_empty(), "the kernel has room for one address");
+                self.now.forwarding.push((*device, ForwardingEntry::Destination(*to)));
             }
-            Step::RemoveDestination(device, to) => self.now.destinations.retain(|entry| *entry != (*device, *to)),
+            Step::RemoveDestination(device, to) => {
+                self.now.forwarding.retain(|entry| *entry != (*device, ForwardingEntry::Destination(*to)));
+            }
+            Step::RemoveEntries(device, mac) => self.now.forwarding.retain(|(index, entry)| match entry {
+                _ if index != device => true,
+                ForwardingEntry::Destination(_) => *mac != ZERO,
+                ForwardingEntry::Other(other) => mac != other,
+            }),
             Step::Rename(device, name) => {
                 assert!(!self.link(*device).up, "a device that is renamed is down");
                 assert!(self.now.links.iter().all(|link| link.name != *name), "the name is free");
