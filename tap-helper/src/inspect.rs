@@ -112,6 +112,7 @@ pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
 /// Observes the namespace of a process.
 async fn observe_process(pid: u32, kind: NetnsKind) -> Result<Observed, NetnsError> {
     let netlink = Connection::open(&Rc::new(Namespace::of_process(pid)?))?;
+    let netlink = if kind == NetnsKind::Node { netlink.unlimited() } else { netlink };
     Ok(observe(&netlink, kind).await?)
 }
 

@@ -15,6 +15,7 @@ mod destinations;
 mod drift;
 mod fidelity;
 mod first_frames;
+mod floods;
 mod foreign;
 mod isolation;
 mod kernels;
