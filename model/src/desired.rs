@@ -67,6 +67,7 @@ impl DesiredState {
             receivers,
             features,
             helper_restarts: 0,
+            unsearched: Vec::new(),
         }
     }
 }

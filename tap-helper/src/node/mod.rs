@@ -13,6 +13,7 @@ mod pods;
 mod preload;
 mod report;
 mod resources;
+mod sweep;
 mod watch;
 
 use std::{
@@ -41,6 +42,7 @@ use netns::Netns;
 use path_mtu::PathMtus;
 use pods::{PodNetns, Pods};
 use resources::{Resources, changed};
+use sweep::Sweep;
 
 /// How often everything is reconciled without an event: the safety net for what no event reports.
 const FULL_RECONCILE: Duration = Duration::from_secs(60);
@@ -99,6 +101,7 @@ pub struct Node {
     resources: Resources,
     netns: BTreeMap<NamespaceId, Netns>,
     counter_requests: CounterRequests,
+    sweep: Sweep,
     next_full_reconcile: Option<Instant>,
     restarts: u32,
 }
@@ -123,6 +126,7 @@ impl Node {
             resources: Resources::default(),
             netns: BTreeMap::new(),
             counter_requests: CounterRequests::default(),
+            sweep: Sweep::default(),
             next_full_reconcile: None,
             restarts: 0,
         })
@@ -158,7 +162,7 @@ impl Node {
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
-            self.adopt_leftovers().await?;
+            self.sweep_all().await?;
         }
         if receives {
             self.open_own_netns()?;
@@ -166,12 +170,8 @@ impl Node {
         self.search(now).await?;
         self.mark_dirty(&changed);
         self.forget_programs();
-        let is_idle = self.netns.is_empty() && is_empty(self.desired.as_ref());
-        self.next_full_reconcile = match self.next_full_reconcile {
-            _ if is_idle => None,
-            // Updates do not postpone it.
-            moment => moment.or(Some(now + FULL_RECONCILE)),
-        };
+        // Updates do not postpone it.
+        self.next_full_reconcile.get_or_insert(now + FULL_RECONCILE);
         Ok(())
     }
 
@@ -181,9 +181,13 @@ impl Node {
             self.search(now).await?;
         }
         if self.next_full_reconcile.is_some_and(|moment| moment <= now) {
-            self.next_full_reconcile = (!self.netns.is_empty()).then_some(now + FULL_RECONCILE);
+            self.next_full_reconcile = Some(now + FULL_RECONCILE);
             self.path_mtus.refresh(&self.netlink).await;
             self.mark_all_dirty();
+            self.start_sweep()?;
+        }
+        if self.sweep.is_due(now) {
+            self.sweep_step().await;
         }
         let due: Vec<NamespaceId> = self
             .netns
@@ -202,7 +206,8 @@ impl Node {
     pub fn deadline(&self) -> Option<Instant> {
         let netns = self.netns.values().filter_map(Netns::due_at);
         let retry = self.resources.next_retry();
-        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, retry, self.counter_requests.due_at()];
+        let (counters, sweep) = (self.counter_requests.due_at(), self.sweep.due_at());
+        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, retry, counters, sweep];
         moments.into_iter().flatten().chain(netns).min()
     }
 
@@ -289,8 +294,4 @@ fn log_missing(features: &Features) {
     for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {
         warn!(%error, "eBPF feature missing");
     }
-}
-
-fn is_empty(desired: Option<&DesiredState>) -> bool {
-    desired.is_none_or(|desired| desired.senders.is_empty() && desired.receivers.is_empty())
 }

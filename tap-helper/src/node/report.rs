@@ -40,7 +40,7 @@ impl Node {
             }
         }
         let status = desired.status(senders, receivers, self.feature_names());
-        let status = NodeStatus { helper_restarts: self.restarts, ..status };
+        let status = NodeStatus { helper_restarts: self.restarts, unsearched: self.sweep.failures(), ..status };
         Some(Report { uid: desired.uid.clone(), status })
     }
 
