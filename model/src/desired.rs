@@ -73,6 +73,7 @@ impl DesiredState {
             receivers,
             features,
             helper_restarts: 0,
+            unsearched: Vec::new(),
         }
     }
 }

@@ -35,6 +35,10 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[cfg_attr(feature = "schema", schemars(with = "i32"))]
     pub helper_restarts: u32,
+    /// Network namespaces that could not be searched for what an earlier tap-helper left, and why: one sentence each, up to 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub unsearched: Vec<String>,
     /// What the node's kernel supports, by name, found out by trying.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<String, bool>,

@@ -61,6 +61,16 @@ impl Failure {
     /// An error of the kernel that has no special meaning where it occurred.
     #[must_use]
     pub fn kernel(error: &NetlinkError) -> Self {
+        if error.too_much {
+            return Self::refused(
+                Reason::PodNetworkTooLarge,
+                sentence(
+                    error,
+                    "PodTap examines up to 4096 devices, addresses, routes, qdiscs and filters in the network namespace of a pod: \
+                     find out what adds so many, or exclude the pod from the tap.",
+                ),
+            );
+        }
         let advice = match error.errno {
             Errno::EPERM | Errno::EACCES => {
                 "The tap-helper needs the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."

@@ -1,6 +1,6 @@
 //! `tap-helper inspect`: everything on the node that carries PodTap's marks.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::{collections::BTreeSet, path::PathBuf, rc::Rc};
 
 use podtap_model::Direction;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::{
     bpf::{Counters, Maps, Monotonic},
     marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
-    namespace::{Namespace, NamespaceId, namespaces, pids},
+    namespace::{Namespace, NamespaceId, Source, sources},
     netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError},
     node::NodeError,
     observe::{NetnsKind, Observed, Program, observe},
@@ -23,8 +23,12 @@ use crate::{
 pub struct NamespaceContents {
     /// Inode number of the namespace, as `lsns` shows it.
     pub namespace: u64,
-    /// A process in it.
-    pub process: u32,
+    /// A process in it, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<u32>,
+    /// Where it is mounted, if no process is in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount: Option<PathBuf>,
     /// Devices.
     pub devices: Vec<Device>,
     /// Filters on other devices.
@@ -96,29 +100,41 @@ impl NamespaceContents {
     }
 }
 
-/// Inspects every namespace that some process is in. Omits those that contain nothing of PodTap.
+/// Inspects every namespace that some process is in, or that is mounted. Omits those that contain nothing of PodTap.
 pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
     let own = Namespace::node().map_err(NodeError::Namespace)?.id();
-    let pids = pids().map_err(NodeError::Processes)?;
-    let mut all = Vec::new();
-    for (id, pid) in namespaces(&pids) {
+    let (mut seen, mut all) = (BTreeSet::new(), Vec::new());
+    for source in sources().map_err(NodeError::Processes)? {
+        let namespace = match source.open() {
+            Ok(Some(namespace)) => namespace,
+            Ok(None) => continue,
+            Err(error) => {
+                warn!(?source, %error, "cannot open");
+                continue;
+            }
+        };
+        let id = namespace.id();
+        if !seen.insert(id) {
+            continue;
+        }
         let kind = if id == own { NetnsKind::Node } else { NetnsKind::Pod };
-        match observe_process(pid, kind).await {
-            Ok(observed) => all.push(contents(id, pid, &observed)),
-            Err(error) => warn!(process = pid, %error, "cannot inspect"),
+        match observe_in(namespace, kind).await {
+            Ok(observed) => all.push(contents(id, &source, &observed)),
+            Err(error) => warn!(?source, %error, "cannot inspect"),
         }
     }
+    all.sort_by_key(|contents| contents.namespace);
     all.retain(|contents| !contents.is_empty());
     Ok(all)
 }
 
-/// Observes the namespace of a process.
-async fn observe_process(pid: u32, kind: NetnsKind) -> Result<Observed, NetnsError> {
-    let netlink = Connection::open(&Rc::new(Namespace::of_process(pid)?))?;
+async fn observe_in(namespace: Namespace, kind: NetnsKind) -> Result<Observed, NetnsError> {
+    let netlink = Connection::open(&Rc::new(namespace))?;
+    let netlink = if kind == NetnsKind::Node { netlink.unlimited() } else { netlink };
     Ok(observe(&netlink, kind).await?)
 }
 
-fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceContents {
+fn contents(id: NamespaceId, source: &Source, observed: &Observed) -> NamespaceContents {
     let devices: Vec<Device> = observed.ours().map(|link| device(link, observed)).collect();
     let filters: Vec<MirrorFilter> = observed.filters.iter().filter_map(|filter| mirror(filter, observed)).collect();
     let marks: Vec<(&Link, SenderMark)> = observed
@@ -139,7 +155,11 @@ fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceCont
     drift.extend(filters.iter().filter(|filter| filter.device.is_empty()).map(|filter| {
         format!("the {} filter on {} mirrors to a device that was deleted", filter.direction, filter.interface)
     }));
-    NamespaceContents { namespace: id.inode(), process, devices, filters, clsacts, drift }
+    let (process, mount) = match source {
+        Source::Process(pid) => (Some(*pid), None),
+        Source::Mount(path) => (None, Some(path.clone())),
+    };
+    NamespaceContents { namespace: id.inode(), process, mount, devices, filters, clsacts, drift }
 }
 
 fn device(link: &Link, observed: &Observed) -> Device {

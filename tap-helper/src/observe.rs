@@ -66,6 +66,7 @@ pub enum NetnsKind {
 
 /// Observes a network namespace.
 pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, NetlinkError> {
+    let _shared = netlink.share_allowance();
     let mut observed = Observed { links: links(netlink).await?, ..Observed::default() };
     let all = kind == NetnsKind::Pod;
     let relevant: Vec<u32> = observed.links.iter().filter(|link| all || is_ours(link)).map(|link| link.index).collect();

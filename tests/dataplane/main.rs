@@ -19,6 +19,7 @@ mod diverted;
 mod drift;
 mod fidelity;
 mod first_frames;
+mod floods;
 mod foreign;
 mod forged;
 mod fragments;

@@ -4,7 +4,7 @@ use std::{
     time::Instant,
 };
 
-use podtap_model::{DesiredSender, Receiver};
+use podtap_model::{DesiredSender, Receiver, State};
 use tracing::{info, warn};
 
 use super::{Node, pods::PodNetns, resources::Running};
@@ -215,7 +215,11 @@ impl Node {
             resources.push(Resource::Leftover);
         }
         for resource in resources {
-            self.resources.failed(&resource, id, failure, now);
+            match failure.state {
+                // Until something changes in it.
+                State::Refused => self.resources.refused(&resource, id, failure),
+                _ => self.resources.failed(&resource, id, failure, now),
+            }
         }
         warn!(namespace = id.inode(), error = failure.message, "namespace failed");
     }

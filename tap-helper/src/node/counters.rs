@@ -99,6 +99,7 @@ impl Node {
 
 /// Reads the counters of the senders in one namespace.
 async fn read(netlink: &Connection) -> Result<Vec<SenderCounters>, NetlinkError> {
+    let _shared = netlink.share_allowance();
     let links = links(netlink).await?;
     let mark = |link| match Mark::of(link) {
         Some(Mark::Sender(mark)) => Some((link, mark)),

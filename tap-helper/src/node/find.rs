@@ -11,25 +11,6 @@ use crate::{
 };
 
 impl Node {
-    /// Finds what earlier helpers left, in every namespace with a process.
-    pub(super) async fn adopt_leftovers(&mut self) -> Result<(), NodeError> {
-        let pids = pids().map_err(NodeError::Processes)?;
-        for (id, pid) in namespaces(&pids) {
-            if self.netns.contains_key(&id) {
-                continue;
-            }
-            let kind = if id == self.namespace.id() { NetnsKind::Node } else { NetnsKind::Pod };
-            // Nothing can be removed where the process has ended, or from a namespace that the helper may not enter.
-            let Ok(mut netns) = Netns::of_process(pid, kind) else { continue };
-            if netns.observe().await.is_ok_and(|observed| observed.has_ours()) {
-                let id = netns.namespace.id();
-                info!(namespace = id.inode(), "found");
-                self.netns.insert(id, netns);
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn open_own_netns(&mut self) -> Result<(), NodeError> {
         if !self.netns.contains_key(&self.namespace.id()) {
             let netns = Netns::of_process(1, NetnsKind::Node)?;
@@ -42,8 +23,8 @@ impl Node {
     pub(super) async fn search(&mut self, now: Instant) -> Result<(), NodeError> {
         for (uid, candidate) in self.pods.search(&self.namespace, now).await.map_err(NodeError::Processes)? {
             let id = candidate.namespace.id();
-            if let Entry::Vacant(entry) = self.netns.entry(id) {
-                match Netns::new(candidate.namespace, Some(candidate.pidfd), NetnsKind::Pod) {
+            match self.netns.entry(id) {
+                Entry::Vacant(entry) => match Netns::new(candidate.namespace, Some(candidate.pidfd), NetnsKind::Pod) {
                     Ok(netns) => {
                         entry.insert(netns);
                     }
@@ -52,6 +33,10 @@ impl Node {
                         warn!(pod = uid, %error, "cannot enter");
                         continue;
                     }
+                },
+                Entry::Occupied(mut entry) => {
+                    // It was found by its mount.
+                    entry.get_mut().process.get_or_insert(candidate.pidfd);
                 }
             }
             info!(pod = uid, namespace = id.inode(), "pod runs");

@@ -14,6 +14,7 @@ mod preload;
 mod renewal;
 mod report;
 mod resources;
+mod sweep;
 mod watch;
 
 use std::{
@@ -43,6 +44,7 @@ use netns::Netns;
 use path_mtu::PathMtus;
 use pods::{PodNetns, Pods};
 use resources::{Resources, changed, with_other_peers};
+use sweep::Sweep;
 
 /// How often everything is reconciled without an event: the safety net for what no event reports.
 const FULL_RECONCILE: Duration = Duration::from_secs(60);
@@ -102,6 +104,7 @@ pub struct Node {
     resources: Resources,
     netns: BTreeMap<NamespaceId, Netns>,
     counter_requests: CounterRequests,
+    sweep: Sweep,
     next_full_reconcile: Option<Instant>,
     restarts: u32,
 }
@@ -125,6 +128,7 @@ impl Node {
             resources: Resources::default(),
             netns: BTreeMap::new(),
             counter_requests: CounterRequests::default(),
+            sweep: Sweep::default(),
             next_full_reconcile: None,
             restarts: 0,
         })
@@ -173,7 +177,7 @@ impl Node {
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
-            self.adopt_leftovers().await?;
+            self.sweep_all().await?;
         }
         if receives {
             self.open_own_netns()?;
@@ -181,12 +185,8 @@ impl Node {
         self.search(now).await?;
         self.mark_dirty(&changed);
         self.forget_programs();
-        let is_idle = self.netns.is_empty() && is_empty(self.desired.as_ref());
-        self.next_full_reconcile = match self.next_full_reconcile {
-            _ if is_idle => None,
-            // Updates do not postpone it.
-            moment => moment.or(Some(now + FULL_RECONCILE)),
-        };
+        // Updates do not postpone it.
+        self.next_full_reconcile.get_or_insert(now + FULL_RECONCILE);
         Ok(())
     }
 
@@ -200,9 +200,13 @@ impl Node {
             self.search(now).await?;
         }
         if self.next_full_reconcile.is_some_and(|moment| moment <= now) {
-            self.next_full_reconcile = (!self.netns.is_empty()).then_some(now + FULL_RECONCILE);
+            self.next_full_reconcile = Some(now + FULL_RECONCILE);
             self.path_mtus.refresh(&self.netlink).await;
             self.mark_all_dirty();
+            self.start_sweep()?;
+        }
+        if self.sweep.is_due(now) {
+            self.sweep_step().await;
         }
         let due: Vec<NamespaceId> = self
             .netns
@@ -225,9 +229,10 @@ impl Node {
         let has_senders = self.desired.as_ref().is_some_and(|desired| !desired.senders.is_empty());
         let load = self.program_sets.retry_at().filter(|_| has_senders && !self.preload_is_due);
         let retry = self.resources.next_retry();
-        let counters = self.counter_requests.due_at();
-        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load, self.next_deadline(), counters];
-        moments.into_iter().flatten().chain(netns).min()
+        let (counters, sweep) = (self.counter_requests.due_at(), self.sweep.due_at());
+        let own = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load];
+        let moments = own.into_iter().chain([self.next_deadline(), counters, sweep]);
+        moments.flatten().chain(netns).min()
     }
 
     /// Waits until something changes. Cancel safe: a change that is not handled is reported again.
@@ -314,8 +319,4 @@ impl Node {
 /// The node's own clock, for what the API server's is not known for.
 fn node_clock() -> ClockReading {
     ClockReading { at: Monotonic::now(), time: UnixTime::from(SystemTime::now()) }
-}
-
-fn is_empty(desired: Option<&DesiredState>) -> bool {
-    desired.is_none_or(|desired| desired.senders.is_empty() && desired.receivers.is_empty())
 }

@@ -51,6 +51,7 @@ impl Netns {
         // The subscription is opened before the first observation, so that no event in between is missed.
         let subscription = Subscription::open(&namespace, kind == NetnsKind::Pod)?;
         let netlink = Connection::open(&namespace)?;
+        let netlink = if kind == NetnsKind::Node { netlink.unlimited() } else { netlink };
         Ok(Self {
             namespace,
             netlink,
@@ -82,6 +83,10 @@ impl Netns {
             && process.poll_ended(context).is_ready()
         {
             return Poll::Ready(Change::ProcessEnded(id));
+        }
+        // Further events tell nothing new until it is observed: a flood of them is left to the kernel, which drops what nobody reads.
+        if self.dirty {
+            return Poll::Pending;
         }
         ready!(self.subscription.poll_changed(context));
         Poll::Ready(Change::Netns(id))

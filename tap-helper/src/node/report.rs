@@ -44,7 +44,7 @@ impl Node {
         }
         let features = [("ebpf".to_owned(), self.program_sets.spare().failure().is_none())].into();
         let status = desired.status(senders, receivers, features);
-        let status = NodeStatus { helper_restarts: self.restarts, ..status };
+        let status = NodeStatus { helper_restarts: self.restarts, unsearched: self.sweep.failures(), ..status };
         Some(Report { uid: desired.uid.clone(), status })
     }
 
