@@ -230,7 +230,8 @@ async fn deduplication_settles() {
         assert_eq!(cluster.reconcile().await, none());
     }
     cluster.restart();
-    assert_eq!(cluster.reconcile().await, [format!("GET {CLAIMS}")], "nor does a new leader change anything");
+    let sent = cluster.reconcile().await;
+    assert!(!sent.iter().any(|request| request.contains("nodetaps")), "a new leader changes nothing: {sent:?}");
 }
 
 #[tokio::test]
