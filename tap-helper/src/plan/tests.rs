@@ -69,9 +69,9 @@ fn of_sender(world: &World, key: &SenderKey) -> Observed {
     let owned = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender_hash(key));
     let filters = world.now.filters.iter().filter(|filter| owned(filter) || has(filter.id.interface));
     let filters: Vec<Filter> = filters.cloned().collect();
-    let destinations = world.now.destinations.iter().filter(|(index, _)| has(*index)).copied().collect();
+    let forwarding = world.now.forwarding.iter().filter(|(index, _)| has(*index)).copied().collect();
     let programs = filters.iter().filter_map(|filter| world.now.program(filter.program?)).copied().collect();
-    Observed { links, filters, programs, destinations, ..Observed::default() }
+    Observed { links, filters, programs, forwarding, ..Observed::default() }
 }
 
 /// How many filters of a sender mirror everything.
