@@ -36,6 +36,7 @@ impl World {
         }
         let address = InterfaceAddress { interface: 2, address: [10, 88, 0, 5].into(), global: true };
         world.now.addresses.push(address);
+        world.now.node_netns = Some(0);
         world
     }
 
@@ -290,6 +291,7 @@ impl World {
             alias: alias.to_owned(),
             kind: "vxlan".to_owned(),
             vxlan: Some(Vxlan { vni, ..vxlan }),
+            link_netns: self.now.node_netns,
             ..Link::default()
         });
     }
