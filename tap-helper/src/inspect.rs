@@ -281,6 +281,9 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
     if should_redirect && !filters.any(redirects) {
         found.push(format!("{} does not redirect what it receives to the receiver's interface", link.name));
     }
+    if !observed.is_genuine(link) {
+        found.push(format!("{} was created by another program", link.name));
+    }
     for mac in observed.diverted(link.index) {
         found.push(format!("{} has forwarding entries of another program for the address {mac:02x?}", link.name));
     }

@@ -9,7 +9,7 @@ use crate::{
     marks::{Cookie, Mark, is_ours},
     netlink::{
         Connection, DefaultRoute, Filter, ForwardingEntry, Hook, InterfaceAddress, Link, Mac, NetlinkError, Qdisc,
-        QdiscKind, addresses, default_routes, filters, forwarding, links, offloads, qdiscs,
+        QdiscKind, addresses, default_routes, filters, forwarding, links, node_nsid, offloads, qdiscs,
     },
 };
 
@@ -18,6 +18,8 @@ use crate::{
 pub struct Observed {
     /// All devices.
     pub links: Vec<Link>,
+    /// The number by which this namespace refers to the node's; none in the node's own. Not looked up without devices of ours.
+    pub node_netns: Option<i32>,
     /// Qdiscs for classification.
     pub qdiscs: Vec<Qdisc>,
     /// Filters of these qdiscs, within the limits of the [`NetnsKind`].
@@ -73,6 +75,10 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
     if relevant.is_empty() {
         return Ok(observed);
     }
+    // After the list of devices, for which the kernel assigns the numbers.
+    if all && observed.ours().next().is_some() {
+        observed.node_netns = Some(node_nsid(netlink).await?);
+    }
     observed.qdiscs = qdiscs(netlink).await?;
     observed.qdiscs.retain(|qdisc| relevant.contains(&qdisc.interface));
     for qdisc in observed.qdiscs.iter().filter(|qdisc| qdisc.kind == QdiscKind::Clsact) {
@@ -119,6 +125,13 @@ impl Observed {
     #[must_use]
     pub fn link(&self, index: u32) -> Option<&Link> {
         self.links.iter().find(|link| link.index == index)
+    }
+
+    /// Whether a VXLAN device was created from the node's namespace, so that its socket is there. One that a pod creates for itself may have
+    /// every other mark.
+    #[must_use]
+    pub fn is_genuine(&self, link: &Link) -> bool {
+        link.vxlan.is_none() || link.link_netns == self.node_netns
     }
 
     /// The qdisc in a device's position for classification.
@@ -173,10 +186,10 @@ impl Observed {
     /// Whether PodTap created the clsact of an interface. The marks of the sender that created it record that, and later senders copy it.
     #[must_use]
     pub fn clsact_is_ours(&self, interface: u32) -> bool {
-        let by_device =
-            self.links.iter().filter_map(Mark::of).any(
-                |mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface && mark.clsact_ours),
-            );
+        let genuine = self.links.iter().filter(|link| self.is_genuine(link));
+        let by_device = genuine
+            .filter_map(Mark::of)
+            .any(|mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface && mark.clsact_ours));
         let mut cookies = self.filters.iter().filter(|filter| filter.id.interface == interface).filter_map(Cookie::of);
         by_device || cookies.any(|cookie| cookie.clsact_ours)
     }

@@ -16,6 +16,7 @@ mod filter;
 mod generic;
 mod link;
 mod nla;
+mod nsid;
 mod qdisc;
 mod route;
 mod subscription;
@@ -36,6 +37,7 @@ pub use link::{
     Link, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, down_link, link_mtu, links, rename_link,
     set_alias, up_link,
 };
+pub use nsid::node_nsid;
 pub use qdisc::{Qdisc, QdiscKind, add_clsact, qdiscs, remove_clsact};
 pub use route::{DefaultRoute, default_routes, route_to};
 pub use subscription::{Event, Subscription};

@@ -130,7 +130,7 @@ impl<'a> Planner<'a> {
 
     /// Whether an observed device of ours can be configured as requested without being recreated.
     fn reusable(&self, link: &Link) -> bool {
-        is_ours(link) && self.observed.qdisc(link.index) != Some(QdiscKind::Ingress)
+        is_ours(link) && self.observed.is_genuine(link) && self.observed.qdisc(link.index) != Some(QdiscKind::Ingress)
     }
 }
 

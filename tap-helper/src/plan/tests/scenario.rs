@@ -235,6 +235,8 @@ pub fn damage(world: &mut World, choices: &[u8]) {
             9 if world.now.links[position].kind == "veth" => {
                 world.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
             }
+            // The pod replaces it with one of its own.
+            9 => world.now.links[position].link_netns = None,
             // The peer is moved to another namespace.
             10 if world.now.links[position].kind == "veth" => {
                 let Some(peer) = world.now.links[position].peer.take() else { continue };

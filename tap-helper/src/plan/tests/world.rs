@@ -37,6 +37,7 @@ impl World {
         }
         let address = InterfaceAddress { interface: 2, address: [10, 88, 0, 5].into(), global: true };
         world.now.addresses.push(address);
+        world.now.node_netns = Some(0);
         world
     }
 
@@ -282,6 +283,7 @@ impl World {
             alias: alias.to_owned(),
             kind: "vxlan".to_owned(),
             vxlan: Some(Vxlan { vni, ..vxlan }),
+            link_netns: self.now.node_netns,
             ..Link::default()
         });
     }
