@@ -242,7 +242,9 @@ impl World {
 
     fn add_redirect(&mut self, from: u32, to: u32, cookie: Cookie) {
         assert_eq!(self.now.qdisc(from), Some(QdiscKind::Clsact));
-        let before = |filter: &&Filter| filter.id.interface == from && filter.id.priority <= REDIRECT_PRIORITY;
+        let before = |filter: &&Filter| {
+            (filter.id.interface, filter.id.hook) == (from, Hook::Ingress) && filter.id.priority <= REDIRECT_PRIORITY
+        };
         assert_eq!(self.now.filters.iter().find(before), None, "no filter precedes the redirect");
         assert_eq!(self.link(to).kind, "veth");
         let counters = crate::netlink::Counters::default();
