@@ -83,6 +83,8 @@ impl DesiredState {
             receivers,
             source_addresses: Vec::new(),
             features,
+            helper_restarts: 0,
+            unsearched: Vec::new(),
         }
     }
 }

@@ -113,6 +113,8 @@ reasons! {
     InterfaceNotFound = "InterfaceNotFound",
     /// The interface has an `ingress` qdisc, which rules clsact out.
     IngressQdiscConflict = "IngressQdiscConflict",
+    /// The pod's network namespace has more devices, filters and the like than are examined.
+    PodNetworkTooLarge = "PodNetworkTooLarge",
     /// Another socket has the UDP port.
     PortInUse = "PortInUse",
     /// The kernel lacks a kind of device, qdisc, filter or action.

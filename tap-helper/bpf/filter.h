@@ -34,13 +34,15 @@ INLINE __u64 port_matches(const struct rule *rule, __u64 port)
 #define SELECTED_BY_PEER 2
 
 /* Which ends' rules select a packet: this one's, and those of the same tap at the other end. Where the ports are missing, in a fragment
- * whose first one was not seen, include rules for ports match and exclude rules for ports do not: the fragment is mirrored. */
+ * whose first one was not seen, include rules for ports match and exclude rules for ports do not: the fragment is mirrored. Without the
+ * address of this pod, the frame is never left to the other end. */
 INLINE __u32 selected(const struct config *config, const struct packet *packet, __u32 direction)
 {
 	__u64 included = 0, excluded = 0;
 	__u32 family = packet->family, protocol = packet->protocol;
 	__u64 source = packet->source_port, destination = packet->destination_port;
 	const __u32 *remote = direction == INGRESS ? packet->source : packet->destination;
+	const __u32 *local = direction == INGRESS ? packet->destination : packet->source;
 	__u64 remote_valid = direction == INGRESS ? packet->source_valid : packet->destination_valid;
 	__u64 ports_missing = packet->fragment == LATER_FRAGMENT && ports_unknown(packet);
 	for (__u32 i = 0; i < RULES; i++) {
@@ -48,9 +50,8 @@ INLINE __u32 selected(const struct config *config, const struct packet *packet, 
 			break;
 		const struct rule *rule = &config->rules[i];
 		__u64 hit = is_zero(rule->protocol) | is_zero(rule->protocol ^ protocol);
-		hit &= is_zero(rule->remote.family) | is_zero(rule->remote.family ^ family);
 		__u64 ends = contains(&rule->remote, family, remote_valid, remote) * SELECTED_HERE;
-		ends |= (rule->contains_pod & 1) * SELECTED_BY_PEER;
+		ends |= contains(&rule->remote, family, 1, local) * SELECTED_BY_PEER;
 		__u64 includes = is_below(i, config->include_count);
 		__u64 ports = port_matches(rule, source) | port_matches(rule, destination);
 		included |= ends * (hit & includes & (ports | ports_missing));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
-/* The maps: one set for each tapped pod of a tap. The layout of config, rule, network, counter and peer is repeated in
+/* The maps: one set for up to SENDERS pods of a tap on a node. The layout of config, rule, network, counter and peer is repeated in
  * src/bpf/layout.rs, where a test compares both. */
 #pragma once
 #include "constants.h"
@@ -17,7 +17,6 @@ struct rule {
 	__u32 protocol; /* ANY or an IP protocol number */
 	__u32 first_port, last_port;
 	struct network remote;
-	__u32 contains_pod; /* whether `remote` contains the pod's own address, which is the remote one at the other end */
 };
 
 struct config {
@@ -65,10 +64,21 @@ struct counter {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
+	__uint(max_entries, SENDERS * COUNTERS);
 	__type(key, __u32);
 	__type(value, struct counter);
 } counters SEC(".maps");
+
+/* Whether the frame of a sender that mirred passes on next was selected: 0, or FROM the direction. mirred sends the clone within the call that
+ * ran the classifier, on the same CPU and with bottom halves disabled, so the clamp sees it next. Programs that take the place of
+ * others share this map with those that still run: its shape must not change. */
+#define FROM(direction) ((direction) + 1)
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SENDERS);
+	__type(key, __u32);
+	__type(value, __u32);
+} selection SEC(".maps");
 
 /* Token bucket. Tokens are billionths of a bit and of a frame: nanoseconds times a rate, without a division. */
 struct bucket {
@@ -80,12 +90,12 @@ struct bucket {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SENDERS);
 	__type(key, __u32);
 	__type(value, struct bucket);
-} bucket SEC(".maps");
+} buckets SEC(".maps");
 
-/* Ports of fragmented datagrams: only the first fragment carries them. */
+/* Ports of fragmented datagrams: only the first fragment carries them. They are the same whichever pod sees the datagram. */
 struct datagram {
 	__u32 source[4], destination[4];
 	__u32 id, protocol;
@@ -97,7 +107,7 @@ struct ports {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 4096);
 	__type(key, struct datagram);
 	__type(value, struct ports);
 } fragments SEC(".maps");

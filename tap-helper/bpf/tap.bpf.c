@@ -35,8 +35,15 @@ INLINE int deadline_has_passed(void)
 	return !moment || bpf_ktime_get_coarse_ns() >= *(volatile __u64 *)moment;
 }
 
-INLINE void count(__u32 key, __u64 frames, __u64 bytes)
+/* The sender to which a frame belongs: cls_bpf passes on the class ID of the filter (cls_bpf_classify, net/sched/cls_bpf.c). */
+INLINE __u32 sender(const struct __sk_buff *skb)
 {
+	return skb->tc_classid % SENDERS;
+}
+
+INLINE void count(__u32 classid, __u32 key, __u64 frames, __u64 bytes)
+{
+	key += classid * COUNTERS;
 	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
 	if (counter) {
 		counter->frames += frames;
@@ -46,10 +53,11 @@ INLINE void count(__u32 key, __u64 frames, __u64 bytes)
 
 INLINE int classify(struct __sk_buff *skb, __u32 direction)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, classid = sender(skb);
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
-	if (!config || !packet)
+	__u32 *selected_from = bpf_map_lookup_elem(&selection, &classid);
+	if (!config || !packet || !selected_from)
 		return NO_MATCH;
 	__u32 frames = 1, tag = skb->vlan_present ? 4 : 0, gso = skb->gso_size;
 	__u64 bytes = skb->len + tag;
@@ -60,7 +68,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	if (!gso && !config->rule_count && !(config->flags & (HAS_INCLUDE | DEDUPLICATE)) && config->one_in_flows < 2 &&
 	    config->truncate != TRUNCATE_HEADERS) {
 		__u64 mirrored = config->truncate && config->truncate < skb->len ? config->truncate + tag : bytes;
-		if (outcome == MIRRORED && rate_limited(config, 1, mirrored))
+		if (outcome == MIRRORED && rate_limited(config, classid, 1, mirrored))
 			outcome = RATE_LIMITED;
 		goto done;
 	}
@@ -97,13 +105,15 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	/* A truncated GSO packet is a single short frame. */
 	__u32 length = config->truncate == TRUNCATE_HEADERS ? hdr_len : config->truncate;
 	int truncated = length && length < (gso ? hdr_len + gso : skb->len);
-	if (rate_limited(config, truncated ? 1 : frames, truncated ? length + tag : bytes))
+	if (rate_limited(config, classid, truncated ? 1 : frames, truncated ? length + tag : bytes))
 		outcome = RATE_LIMITED;
 done:
 	/* Last, so that only frames that would be mirrored count as expired. */
 	if (outcome == MIRRORED && deadline_has_passed())
 		outcome = EXPIRED;
-	count(direction * OUTCOMES + outcome, frames, bytes);
+	count(classid, direction * OUTCOMES + outcome, frames, bytes);
+	/* Also cleared, in case mirred did not pass on the last frame. */
+	*selected_from = outcome == MIRRORED ? FROM(direction) : 0;
 	return outcome == MIRRORED ? MATCH : NO_MATCH;
 }
 
@@ -155,26 +165,62 @@ INLINE int reduce_gso_size(struct __sk_buff *skb, const struct config *config, _
 	return 0;
 }
 
-/* A mirrored frame still carries the dst entry of the pod's route. The VXLAN device would lower the path MTU of that route, and
- * so of the pod's own traffic (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). A metadata dst, which ignores that, replaces
- * it; the device does not use it for anything else. */
+/* A frame that leaves the pod carries the dst entry of the pod's route. The VXLAN device would lower the path MTU of that route, and
+ * so of the pod's own traffic (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). A metadata dst, which ignores that, replaces it.
+ * Of it, the device only uses that it exists: it encapsulates the frame even for a receiver on this node. */
 INLINE void detach_route(struct __sk_buff *skb)
 {
 	struct bpf_tunnel_key key = { .tunnel_id = 1 };
 	bpf_skb_set_tunnel_key(skb, &key, sizeof(key), 0);
 }
 
+/* Frames of this length fit every path: path MTU discovery finds at least 552 bytes (ip_rt_min_pmtu, net/ipv4/route.c), or 1280
+ * with IPv6, and the helper knows the MTU that a route sets. */
+#define FITS_ANY_PATH 512
+
+/* Separates a mirrored frame from the pod's own, with which it shares its route and its data. 0, or -1: out of memory. */
+INLINE int separate(struct __sk_buff *skb, const struct config *config, __u32 from, __u32 limit)
+{
+	/* The device does not look at the route before it delivers to this node (encap_bypass_if_local). But the frame then waits in a
+	 * queue, and some code changes the headers of the pod's frame in place: when a node tracks connections, ip_do_fragment and
+	 * ip6_fragment put new ones before each fragment. */
+	if (!(config->flags & REMOTE))
+		return bpf_skb_pull_data(skb, 0) ? -1 : 0;
+	/* Encapsulation makes the headers private. If there is a local destination, too, all frames are encapsulated for it: otherwise
+	 * some would overtake others. */
+	__u32 length = skb->len;
+	int fits = !skb->gso_size && length <= FITS_ANY_PATH && length <= limit;
+	if (config->flags & LOCAL || (from == FROM(EGRESS) && !fits))
+		detach_route(skb);
+	return 0;
+}
+
 SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, classid = sender(skb);
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
-	if (!config || !packet)
-		return TC_ACT_OK;
+	__u32 *selected_from = bpf_map_lookup_elem(&selection, &classid);
+	/* It would be left in tc_index of the mirrored frame (tc_run, net/core/dev.c). */
+	skb->tc_classid = 0;
+	if (!config || !packet || !selected_from)
+		return TC_ACT_SHOT;
+	/* Only what a classifier selected leaves: the pod can send frames to the device, too. mirred sets skb_iif to the interface that
+	 * it mirrors from (tcf_mirred_to_dev, net/sched/act_mirred.c); frames of sockets have none. */
+	__u32 from = *selected_from;
+	if (!from || !skb->ingress_ifindex) {
+		count(classid, FORGED, 1, skb->len);
+		return TC_ACT_SHOT;
+	}
+	*selected_from = 0;
 	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = config->truncate;
 	__u32 gso = skb->gso_size, length = skb->len;
 	if (!config->frame_limit)
 		limit = 0xffffffff;
+	if (separate(skb, config, from, limit)) {
+		count(classid, FAILED, 1, length);
+		return TC_ACT_SHOT;
+	}
 	if (!size && !gso && length <= limit)
 		return TC_ACT_OK;
 
@@ -186,11 +232,11 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		/* A GSO packet whose segments are short enough is not truncated. */
 		if (size < (gso ? hdr_len + gso : length) && size < length) {
 			if (truncate(skb, size, hdr_len)) {
-				count(FAILED, 1, length);
+				count(classid, FAILED, 1, length);
 				return TC_ACT_SHOT;
 			}
 			if (skb->len < length) {
-				count(TRUNCATED, 1, length - skb->len);
+				count(classid, TRUNCATED, 1, length - skb->len);
 				gso = 0;
 			}
 			length = skb->len;
@@ -204,30 +250,28 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 			if (result == 0)
 				return TC_ACT_OK;
 			if (result < 0) {
-				count(FAILED, 1, length);
+				count(classid, FAILED, 1, length);
 				return TC_ACT_SHOT;
 			}
 		}
 		/* Each segment becomes a frame that is too long. */
-		count(OVERSIZED, hdr_len < length ? (length - hdr_len + gso - 1) / gso : 1, length);
+		count(classid, OVERSIZED, hdr_len < length ? (length - hdr_len + gso - 1) / gso : 1, length);
 	} else {
 		if (length <= limit)
 			return TC_ACT_OK;
-		int result = segment(skb, packet, hdr_len, limit);
+		int result = segment(skb, packet, hdr_len, limit, selected_from, from);
 		if (result == 0)
 			return TC_ACT_OK;
 		if (result < 0) {
-			count(FAILED, 1, length);
+			count(classid, FAILED, 1, length);
 			return TC_ACT_SHOT;
 		}
-		count(OVERSIZED, 1, length);
+		count(classid, OVERSIZED, 1, length);
 	}
-	if (!(config->flags & TRUNCATE_OVERSIZE)) {
-		detach_route(skb);
+	if (!(config->flags & TRUNCATE_OVERSIZE))
 		return TC_ACT_OK;
-	}
 	if (truncate(skb, limit, hdr_len)) {
-		count(FAILED, 1, length);
+		count(classid, FAILED, 1, length);
 		return TC_ACT_SHOT;
 	}
 	return TC_ACT_OK;

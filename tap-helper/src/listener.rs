@@ -43,7 +43,7 @@ pub enum Incoming {
     /// A process connected; whether it is the agent.
     Connection(bool),
     /// The peer sent something, or took some output.
-    Requests(Requests),
+    Requests(Box<Requests>),
 }
 
 /// What the agent sent: of each kind, the newest.
@@ -86,7 +86,7 @@ impl Listener {
             Some(Err(_)) => Incoming::Connection(false),
             None => {
                 self.flush();
-                Incoming::Requests(self.read())
+                Incoming::Requests(Box::new(self.read()))
             }
         }
     }

@@ -4,28 +4,35 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use podtap_model::{DesiredSender, Direction, MirrorOptions, Oversize, Tap, bounds::MAX_PEERS};
 
-use crate::bpf::{self, BpfError, frame_limit};
+use crate::bpf::{self, BpfError, Reach, frame_limit};
 
-/// The settings of a sender's programs. `path_mtu` is the lowest MTU of the routes to the destinations, if any is known;
-/// `frag_list_safe` is [`bpf::frag_list_safe`].
+/// What the node's routes tell about the paths to a sender's destinations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// The lowest MTU, if any is known.
+    pub mtu: Option<u32>,
+    /// Where they lead.
+    pub reach: Reach,
+}
+
+/// The settings of a sender's programs. `frag_list_safe` is [`bpf::frag_list_safe`].
 #[must_use]
-pub fn settings(sender: &DesiredSender, path_mtu: Option<u32>, frag_list_safe: bool) -> bpf::Settings {
+pub fn settings(sender: &DesiredSender, paths: Paths, frag_list_safe: bool) -> bpf::Settings {
     let options = &sender.tap.options;
-    let mtu = path_mtu.into_iter().chain(sender.underlay_mtu).min();
+    let mtu = paths.mtu.into_iter().chain(sender.underlay_mtu).min();
     let ipv6 = is_ipv6(sender);
     let oversize = match options.oversize {
         // The kernel would drop it: it does not fragment VXLAN over IPv6 (`ip6_fragment`, net/ipv6/ip6_output.c).
         Oversize::Fragment if ipv6 => Oversize::Truncate,
         oversize => oversize,
     };
-    let peers = peers(sender);
     bpf::Settings {
         options: MirrorOptions { oversize, ..options.clone() },
         program: sender.program.as_ref().map(Arc::clone),
         frame_limit: mtu.map(|mtu| frame_limit(mtu, ipv6)),
+        reach: paths.reach,
         linearize: !frag_list_safe,
-        addresses: if peers.is_empty() { Vec::new() } else { sender.pod.addresses.clone() },
-        peers,
+        peers: peers(sender),
     }
 }
 
@@ -43,7 +50,7 @@ fn peers(sender: &DesiredSender) -> Vec<IpAddr> {
 
 /// Why the programs have no room for the sender's options.
 pub fn check(sender: &DesiredSender) -> Result<(), BpfError> {
-    settings(sender, None, true).fingerprint().map(drop)
+    settings(sender, Paths::default(), true).fingerprint().map(drop)
 }
 
 /// Whether mirrored frames are sent over IPv6.

@@ -22,17 +22,17 @@ fn address(address: [u8; 4], ipv6: bool) -> IpAddr {
     if ipv6 { Ipv6Addr::from_bits(0x2001_0db8 << 96 | low).into() } else { Ipv4Addr::from(address).into() }
 }
 
-/// The settings of a tap at `pod`, while it mirrors these pods.
-fn tapping(settings: &Settings, pod: [u8; 4], pods: &[[u8; 4]]) -> Settings {
+/// The settings of a tap while it mirrors these pods.
+fn tapping(settings: &Settings, pods: &[[u8; 4]]) -> Settings {
     let both = |pod: &[u8; 4]| [address(*pod, false), address(*pod, true)];
     let mut peers: Vec<IpAddr> = pods.iter().flat_map(both).collect();
     peers.sort_unstable();
-    Settings { peers, addresses: both(&pod).to_vec(), ..settings.clone() }
+    Settings { peers, ..settings.clone() }
 }
 
 /// The programs of client and server, each a peer of the other.
 fn both(settings: &Settings) -> [Programs; 2] {
-    [CLIENT, SERVER].map(|pod| load(&tapping(settings, pod, &[CLIENT, SERVER])))
+    [CLIENT, SERVER].map(|_| load(&tapping(settings, &[CLIENT, SERVER])))
 }
 
 /// A flow as its two ends see it: behind a Service, the server has another address and port than the client uses.
@@ -157,7 +157,7 @@ fn an_old_flow_through_a_service_is_not_left_by_both_ends() {
 
 #[test]
 fn flows_with_others_are_mirrored_in_full() {
-    let programs = load(&tapping(&Settings::default(), CLIENT, &[CLIENT, SERVER]));
+    let programs = load(&tapping(&Settings::default(), &[CLIENT, SERVER]));
     // A pod that is not tapped, a Service, a node, and a peer's IPv4 address as the beginning of an IPv6 address.
     for other in [[10, 0, 0, 3], SERVICE, [192, 168, 0, 1]] {
         for (own, port) in [(80, 40_000), (40_000, 80), (53, 53)] {
@@ -176,7 +176,7 @@ fn flows_with_others_are_mirrored_in_full() {
     let mut similar = frame(17, End { address: CLIENT, port: 80 }, End { address: SERVER, port: 9000 }, 0, true);
     similar[38..54].copy_from_slice(&[10, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert!(mirrored(&programs, ProgramKind::Egress, &similar));
-    let counted = programs.maps().counters().expect("the counters are readable");
+    let counted = programs.maps().counters(0).expect("the counters are readable");
     assert_eq!((counted.ingress.deduplicated.frames, counted.egress.deduplicated.frames), (0, 0));
 }
 
@@ -205,7 +205,7 @@ fn peers_are_changed_in_place() {
     let (client, server) = (End { address: CLIENT, port: 40_000 }, End { address: SERVER, port: 80 });
     let request = frame(6, client, server, 2, false);
     let at_server = |programs: &Programs| mirrored(programs, ProgramKind::Ingress, &request);
-    let with = |pods: &[[u8; 4]]| tapping(&Settings::default(), SERVER, &[pods, &[SERVER]].concat());
+    let with = |pods: &[[u8; 4]]| tapping(&Settings::default(), &[pods, &[SERVER]].concat());
     let mut programs = load(&Settings::default());
     assert!(at_server(&programs));
     let many: Vec<[u8; 4]> =

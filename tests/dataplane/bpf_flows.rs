@@ -60,7 +60,7 @@ pub fn mirrored(programs: &Programs, kind: ProgramKind, frame: &[u8]) -> bool {
 }
 
 fn counters(programs: &Programs) -> Counters {
-    programs.maps().counters().expect("the counters are readable")
+    programs.maps().counters(0).expect("the counters are readable")
 }
 
 #[test]

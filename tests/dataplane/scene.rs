@@ -115,8 +115,8 @@ pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoi
         destinations: destinations.to_vec(),
         options: MirrorOptions::default(),
         program: None,
-        peers: Vec::new(),
         expiration_time: None,
+        peers: Vec::new(),
     };
     Sender { tap, pod: pod.model(), program: None }
 }

@@ -42,7 +42,7 @@ pub enum BpfError {
 }
 
 impl BpfError {
-    pub(super) fn kernel(operation: impl Into<String>, errno: Errno) -> Self {
+    pub(crate) fn kernel(operation: impl Into<String>, errno: Errno) -> Self {
         Self::Kernel { operation: operation.into(), errno }
     }
 

@@ -11,10 +11,10 @@ use podtap_model::{
 };
 
 use super::{
-    BpfError, Settings,
+    BpfError, Reach, Settings,
     constants::{
-        ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, LOWER_PORT_MIRRORS, NEEDS_PORTS, NO_PORT, PEERS,
-        RULES, TRUNCATE_HEADERS, TRUNCATE_OVERSIZE,
+        ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, LOCAL, LOWER_PORT_MIRRORS, NEEDS_PORTS, NO_PORT,
+        PEERS, REMOTE, RULES, TRUNCATE_HEADERS, TRUNCATE_OVERSIZE,
     },
 };
 use crate::names;
@@ -56,7 +56,6 @@ struct Rule {
     first_port: u32,
     last_port: u32,
     remote: Network,
-    contains_pod: u32,
 }
 
 /// `struct network`. The C side reads the bytes as words.
@@ -91,8 +90,8 @@ unsafe impl aya::Pod for Peer {}
 impl Config {
     /// The settings, for the programs with a hash.
     pub(super) fn new(settings: &Settings, program_hash: u64) -> Result<Self, BpfError> {
-        let Settings { options, program, frame_limit, linearize, peers, addresses } = settings;
-        let flatten = |matches: &[Match]| matches.iter().flat_map(|one| rules(one, addresses)).collect::<Vec<_>>();
+        let Settings { options, program, frame_limit, reach, linearize, peers } = settings;
+        let flatten = |matches: &[Match]| matches.iter().flat_map(rules).collect::<Vec<_>>();
         let filter = options.filter.clone().unwrap_or_default();
         let (include, exclude) = (flatten(&filter.include), flatten(&filter.exclude));
         let all = [include.as_slice(), &exclude].concat();
@@ -110,6 +109,8 @@ impl Config {
             (LOWER_PORT_MIRRORS, is_deduplicated && (has_ports || has_addresses || program.is_some())),
             (TRUNCATE_OVERSIZE, options.oversize == Oversize::Truncate),
             (LINEARIZE, *linearize),
+            (LOCAL, *reach != Reach::Remote),
+            (REMOTE, *reach != Reach::Local),
         ];
         Ok(Self {
             program_hash,
@@ -147,8 +148,8 @@ fn array<T: Copy + Default, const N: usize>(items: &[T]) -> Option<[T; N]> {
 
 const ANY_PORT: (u32, u32) = (0, NO_PORT);
 
-/// A match as rules: one for each combination of a port range and a network. `pod` has the pod's own addresses.
-fn rules(one: &Match, pod: &[IpAddr]) -> Vec<Rule> {
+/// A match as rules: one for each combination of a port range and a network.
+fn rules(one: &Match) -> Vec<Rule> {
     let protocol = one.protocol.map_or(ANY, |protocol| protocol.number().into());
     // ICMP exists in one family only.
     let family = match one.protocol {
@@ -160,20 +161,13 @@ fn rules(one: &Match, pod: &[IpAddr]) -> Vec<Rule> {
     if ports.is_empty() {
         ports.push(ANY_PORT);
     }
-    let contains_pod = |cidr: &IpNet| cidr.prefix_len() == 0 || pod.iter().any(|address| cidr.contains(address));
-    let mut networks: Vec<_> = one.cidrs.iter().map(|cidr| (Network::from(cidr), contains_pod(cidr))).collect();
+    let mut networks: Vec<_> = one.cidrs.iter().map(Network::from).collect();
     // A combination that matches nothing, such as ICMP from an IPv6 network, needs no rule.
-    networks.retain(|(network, _)| family == ANY || family == network.family);
+    networks.retain(|network| family == ANY || family == network.family);
     if one.cidrs.is_empty() {
-        networks.push((Network { family, ..Network::default() }, true));
+        networks.push(Network { family, ..Network::default() });
     }
-    let rule = |(first_port, last_port), (remote, contains_pod): (Network, bool)| Rule {
-        protocol,
-        first_port,
-        last_port,
-        remote,
-        contains_pod: contains_pod.into(),
-    };
+    let rule = |(first_port, last_port), remote| Rule { protocol, first_port, last_port, remote };
     ports.iter().flat_map(|range| networks.iter().map(|network| rule(*range, *network))).collect()
 }
 

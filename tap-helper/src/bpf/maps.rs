@@ -21,15 +21,15 @@ use crate::names::Hash;
 /// [`Config::peers_hash`] while the peers are changed.
 const UNKNOWN_PEERS: u64 = 1;
 
-/// The maps that the programs of one tap on one pod share: their configuration, counters and state.
+/// The maps that the programs of a set share: their configuration, and counters and state of each sender.
 pub struct Maps {
     configs: Array<MapData, Config>,
     active: Array<MapData, u32>,
     counters: PerCpuArray<MapData, Counter>,
-    /// None in the maps of a clamp, which does not use it.
-    peers: Option<HashMap<MapData, Peer, u32>>,
     /// Only the classifiers have it: missing if the maps are those of a clamp.
     deadline: Option<Array<MapData, u64>>,
+    /// None in the maps of a clamp, which does not use it.
+    peers: Option<HashMap<MapData, Peer, u32>>,
     /// The maps that only the programs use.
     others: MapsByName,
 }
@@ -95,8 +95,8 @@ impl Maps {
             configs: take("configs")?.try_into().ok()?,
             active: take("active")?.try_into().ok()?,
             counters: take("counters")?.try_into().ok()?,
-            peers: take("peers").map(TryInto::try_into).transpose().ok()?,
             deadline: take("deadline").and_then(|map| map.try_into().ok()),
+            peers: take("peers").map(TryInto::try_into).transpose().ok()?,
             others: maps,
         })
     }
@@ -105,8 +105,8 @@ impl Maps {
     pub(super) fn by_name(&self) -> Result<MapsByName, BpfError> {
         let own = [("configs", self.configs.map()), ("active", self.active.map()), ("counters", self.counters.map())];
         let own = own.into_iter().chain(self.deadline.iter().map(|map| ("deadline", map.map())));
-        let own = own.chain(self.peers.iter().map(|map| ("peers", map.map())));
-        let others = self.others.iter().map(|(name, map)| (name.as_str(), map));
+        let peers = self.peers.iter().map(|peers| ("peers", peers.map()));
+        let others = self.others.iter().map(|(name, map)| (name.as_str(), map)).chain(peers);
         let reopen = |(name, map): (&str, &MapData)| {
             let map = MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?;
             Ok((name.to_owned(), map))
@@ -177,8 +177,12 @@ impl Maps {
 
     /// The ID of the map with the configuration: the same for all programs that share these maps.
     pub fn id(&self) -> Result<u32, BpfError> {
-        let info = self.configs.map().info();
-        info.map(|info| info.id()).map_err(|error| BpfError::aya("inspect a map", &error))
+        map_id(self.configs.map())
+    }
+
+    /// The ID of the map with the counters: the same for these programs and for those that continue their counters.
+    pub fn counters_id(&self) -> Result<u32, BpfError> {
+        map_id(self.counters.map())
     }
 
     /// When the classifiers stop mirroring; none if that was not set yet, or if the maps are those of a clamp.
@@ -195,9 +199,9 @@ impl Maps {
         set.map_err(|error| BpfError::aya("write a deadline", &error))
     }
 
-    /// The counters since the tap was created.
-    pub fn counters(&self) -> Result<Counters, BpfError> {
-        counters::read(&self.counters).map_err(|error| BpfError::aya("read counters", &error))
+    /// The counters of the sender with a class ID, since it was created.
+    pub fn counters(&self, classid: u32) -> Result<Counters, BpfError> {
+        counters::read(&self.counters, classid).map_err(|error| BpfError::aya("read counters", &error))
     }
 
     /// The slot that is in effect, and its configuration.
@@ -208,4 +212,8 @@ impl Maps {
         };
         read().map_err(|error: MapError| BpfError::aya("read a configuration", &error))
     }
+}
+
+fn map_id(map: &MapData) -> Result<u32, BpfError> {
+    map.info().map(|info| info.id()).map_err(|error| BpfError::aya("inspect a map", &error))
 }

@@ -13,13 +13,25 @@ pub struct Settings {
     pub program: Option<Arc<Program>>,
     /// Longest inner frame, with its Ethernet header, that fits the underlay; see [`frame_limit`].
     pub frame_limit: Option<u32>,
+    /// Where mirrored frames are sent.
+    pub reach: Reach,
     /// Whether GSO packets are linearized before their `gso_size` is reduced; see [`frag_list_safe`](super::frag_list_safe).
     pub linearize: bool,
     /// Addresses of pods that the same tap mirrors: a flow with one of them is mirrored at one end only. Sorted, each once, at most
     /// [`MAX_PEERS`](podtap_model::bounds::MAX_PEERS).
     pub peers: Vec<IpAddr>,
-    /// The pod's own addresses, if it has peers: what their filters see as the remote ones.
-    pub addresses: Vec<IpAddr>,
+}
+
+/// Where the destinations of a sender are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// All on other nodes, or outside of the cluster.
+    #[default]
+    Remote,
+    /// All on the pod's own node.
+    Local,
+    /// Some on the pod's own node.
+    Mixed,
 }
 
 impl Settings {
@@ -38,15 +50,15 @@ pub fn frame_limit(underlay_mtu: u32, ipv6: bool) -> u32 {
 /// For logs: without the instructions and the peers, of which there may be hundreds.
 impl fmt::Debug for Settings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { options, program, frame_limit, linearize, peers, addresses } = self;
+        let Self { options, program, frame_limit, reach, linearize, peers } = self;
         formatter
             .debug_struct("Settings")
             .field("options", options)
             .field("program", &program.as_ref().map(|program| &program.id))
             .field("frame_limit", frame_limit)
+            .field("reach", reach)
             .field("linearize", linearize)
             .field("peers", &peers.len())
-            .field("addresses", addresses)
             .finish()
     }
 }

@@ -4,7 +4,7 @@ use std::{
     time::Instant,
 };
 
-use podtap_model::{DesiredSender, Reason, Receiver};
+use podtap_model::{DesiredSender, Receiver, State};
 use tracing::{debug, info, warn};
 
 use super::{Node, names::owners, pods::PodNetns, resources::Running};
@@ -30,6 +30,7 @@ impl Node {
     /// Observes a namespace, plans, executes, and repeats that until nothing is left to do: what is reported as active was observed.
     pub(super) async fn converge(&mut self, id: NamespaceId, now: Instant) {
         let mut failures: BTreeMap<Resource, u32> = BTreeMap::new();
+        let mut restored = false;
         for _ in 0..ROUNDS {
             let Some(netns) = self.netns.get_mut(&id) else { return };
             netns.dirty = false;
@@ -44,17 +45,23 @@ impl Node {
             let actions: Vec<Action> =
                 plan.actions.iter().filter(|action| proceeds(&action.resource)).cloned().collect();
             if actions.is_empty() {
+                if let Some(netns) = self.netns.get_mut(&id) {
+                    netns.restored = restored;
+                }
                 return self.settle(id, &plan, &observed, now);
             }
+            restored |= actions.iter().any(|action| self.restores(action));
             for resource in self.execute(id, &actions, now).await {
                 *failures.entry(resource).or_default() += 1;
             }
         }
-        let failure = Failure::failed(
-            Reason::KernelError,
-            "Another program keeps changing what PodTap configures on this interface. If it is not in the pod, ask the cluster's administrator to find it, and to make it leave PodTap's filters alone.".to_owned(),
-        );
-        self.unobservable(id, &failure, now);
+        self.unobservable(id, &Failure::contested(), now);
+    }
+
+    /// Whether an action restores what was in place. Other settings are no reason to suspect another program.
+    fn restores(&self, action: &Action) -> bool {
+        let was_active = self.resources.get(&action.resource).is_some_and(|state| state.status == Status::ACTIVE);
+        was_active && !matches!(action.step, Step::Configure { .. })
     }
 
     /// Whether the steps of a resource have to wait because it failed recently. Steps that remove its remains do not wait.
@@ -94,11 +101,11 @@ impl Node {
             };
             here && attempted(Resource::receiver(receiver)) && self.sources.failure(receiver).is_none()
         };
-        let with_settings = |sender| (sender, settings(sender, self.paths.mtu(sender), self.frag_list_safe));
+        let with_settings = |sender| (sender, settings(sender, self.paths.of(sender), self.frag_list_safe));
         Requested {
             senders: desired.senders.iter().filter(sender).map(with_settings).collect(),
             receivers: desired.receivers.iter().filter(receiver).collect(),
-            unloadable: self.preloaded.failure().cloned(),
+            unloadable: self.program_sets.spare().failure().cloned(),
         }
     }
 
@@ -112,8 +119,8 @@ impl Node {
             netlink: &netns.netlink,
             node: &self.netlink,
             clsacts: Vec::new(),
-            programs: BTreeMap::new(),
-            preloaded: &mut self.preloaded.programs,
+            program_sets: &mut self.program_sets,
+            places: BTreeMap::new(),
             deadlines,
         };
         let owners = owners(self.desired.as_ref(), actions);
@@ -123,6 +130,8 @@ impl Node {
                 continue;
             }
             let result = executor.run(action).await;
+            // The spare set, or room in one.
+            self.preload_is_due |= matches!(action.step, Step::LoadPrograms { .. });
             if matches!(action.step, Step::CreateDevice { .. } | Step::CreatePair { .. }) {
                 // A failed step may have created a device, too.
                 self.resources.created(&action.resource, id);
@@ -208,7 +217,11 @@ impl Node {
             resources.push(Resource::Leftover);
         }
         for resource in resources {
-            self.resources.failed(&resource, id, failure, now);
+            match failure.state {
+                // Until something changes in it.
+                State::Refused => self.resources.refused(&resource, id, failure),
+                _ => self.resources.failed(&resource, id, failure, now),
+            }
         }
         warn!(place = self.place(id), error = failure.message, "cannot read the state");
     }

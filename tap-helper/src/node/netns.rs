@@ -35,6 +35,8 @@ pub(super) struct Netns {
     pub(super) names: BTreeSet<String>,
     /// Resources that are no longer requested, and why they still exist.
     pub(super) leftovers: BTreeMap<Resource, Status>,
+    /// Whether the last reconciliation had to restore something that was in place before.
+    pub(super) restored: bool,
     not_before: Option<Instant>,
     repairs: (Option<Instant>, u32),
 }
@@ -49,6 +51,7 @@ impl Netns {
         // The subscription is opened before the first observation, so that no event in between is missed.
         let subscription = Subscription::open(&namespace, kind == NetnsKind::Pod)?;
         let netlink = Connection::open(&namespace)?;
+        let netlink = if kind == NetnsKind::Node { netlink.unlimited() } else { netlink };
         Ok(Self {
             namespace,
             netlink,
@@ -59,6 +62,7 @@ impl Netns {
             watched: BTreeSet::new(),
             names: BTreeSet::new(),
             leftovers: BTreeMap::new(),
+            restored: false,
             not_before: None,
             repairs: (None, 0),
         })
@@ -79,6 +83,10 @@ impl Netns {
             && process.poll_ended(context).is_ready()
         {
             return Poll::Ready(Change::ProcessEnded(id));
+        }
+        // Further events tell nothing new until it is observed: a flood of them is left to the kernel, which drops what nobody reads.
+        if self.dirty {
+            return Poll::Pending;
         }
         ready!(self.subscription.poll_changed(context));
         Poll::Ready(Change::Netns(id))
@@ -114,6 +122,13 @@ impl Netns {
         if self.repairs.1 > REPAIRS && self.not_before.is_none_or(|moment| moment <= now) {
             self.not_before = Some(now + SLOW);
         }
+    }
+
+    /// Whether another program keeps changing what is restored here, and the next reconciliation waits: what was observed last may not
+    /// be true any more.
+    pub(super) fn is_contested(&self) -> bool {
+        // Without a pause, a dirty namespace is reconciled before anything is reported.
+        self.dirty && self.restored
     }
 
     /// When it is due to be reconciled.

@@ -4,7 +4,7 @@ use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus
 
 use super::{Node, pods::PodNetns};
 use crate::{
-    failure::Status,
+    failure::{Failure, Status},
     resource::{Resource, SenderKey},
 };
 
@@ -45,10 +45,15 @@ impl Node {
                 Resource::Leftover => {}
             }
         }
-        let features = [("ebpf".to_owned(), self.preloaded.failure().is_none())].into();
+        let features = [("ebpf".to_owned(), self.program_sets.spare().failure().is_none())].into();
         let status = desired.status(senders, receivers, features);
-        let source_addresses = self.paths.sources();
-        Some(Report { uid: desired.uid.clone(), status: NodeStatus { source_addresses, ..status } })
+        let status = NodeStatus {
+            source_addresses: self.paths.sources(),
+            helper_restarts: self.restarts,
+            unsearched: self.sweep.failures(),
+            ..status
+        };
+        Some(Report { uid: desired.uid.clone(), status })
     }
 
     fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {
@@ -69,7 +74,12 @@ impl Node {
             },
             Some(PodNetns::Own(_)) | None => self.resources.get(resource).map_or_else(
                 || Status { reason: Reason::PodNotRunning, ..Status::PENDING },
-                |state| state.status.clone(),
+                |state| match self.netns.get(&state.netns) {
+                    Some(netns) if state.status == Status::ACTIVE && netns.is_contested() => {
+                        Failure::contested().status()
+                    }
+                    _ => state.status.clone(),
+                },
             ),
         }
     }

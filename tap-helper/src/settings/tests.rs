@@ -17,8 +17,8 @@ fn tap(options: &Value) -> Tap {
         destinations: vec![Endpoint { address: [10, 66, 0, 2].into(), port: 14789, vni }],
         options: MirrorOptions::deserialize(options).expect("mirror options"),
         program: None,
-        peers: Vec::new(),
         expiration_time: None,
+        peers: Vec::new(),
     }
 }
 
@@ -67,24 +67,25 @@ fn demanding() -> DesiredSender {
 #[test]
 fn all_options_reach_the_programs() {
     let demanding = demanding();
-    let settings = settings(&demanding, Some(1500), true);
+    let paths = Paths { mtu: Some(1500), reach: Reach::Mixed };
+    let settings = settings(&demanding, paths, true);
     let expected = bpf::Settings {
         options: demanding.tap.options.clone(),
         program: Some(program()),
         frame_limit: Some(1364),
+        reach: Reach::Mixed,
         linearize: false,
         peers: demanding.tap.peers.clone(),
-        addresses: demanding.pod.addresses.clone(),
     };
     assert_eq!(settings, expected);
-    assert!(super::settings(&demanding, None, false).linearize);
+    assert!(super::settings(&demanding, Paths::default(), false).linearize);
 }
 
 #[test]
 fn peers_matter_only_where_a_frame_would_be_mirrored_twice() {
     let with = |options: Value, direction, peers: Vec<IpAddr>| {
         let tap = Tap { direction, peers, ..tap(&options) };
-        settings(&sender_of(tap), None, true).peers
+        super::settings(&sender_of(tap), Paths::default(), true).peers
     };
     let peers: Vec<IpAddr> = PEERS.map(|text| text.parse().expect("an address")).to_vec();
     let reversed = peers.iter().rev().chain(&peers).copied().collect();
@@ -99,8 +100,9 @@ fn peers_matter_only_where_a_frame_would_be_mirrored_twice() {
 
 #[test]
 fn the_narrowest_part_of_the_path_counts() {
+    let paths = |mtu| Paths { mtu, ..Paths::default() };
     let limit = |route: Option<u32>, underlay: Option<u32>| {
-        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, route, true).frame_limit
+        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, paths(route), true).frame_limit
     };
     assert_eq!(limit(Some(1500), None), Some(1464));
     assert_eq!(limit(Some(1300), Some(1400)), Some(1264));
@@ -108,7 +110,7 @@ fn the_narrowest_part_of_the_path_counts() {
     assert_eq!(limit(None, None), None);
     let mut ipv6 = tap(&json!({}));
     ipv6.destinations[0].address = "fd66::2".parse().expect("an address");
-    let over_ipv6 = settings(&sender_of(ipv6), Some(1500), true);
+    let over_ipv6 = settings(&sender_of(ipv6), paths(Some(1500)), true);
     assert_eq!((over_ipv6.frame_limit, over_ipv6.options.oversize), (Some(1444), Oversize::Truncate));
 }
 

@@ -43,8 +43,8 @@ fn full_spec() -> Value {
                 "deduplicate": {},
             },
             "program": program().id,
-            "peers": ["10.8.0.5", "fd00:8::5"],
             "expirationTime": "2027-01-15T08:00:00Z",
+            "peers": ["10.8.0.5", "fd00:8::5"],
         }],
         "senders": [{
             "tap": "t1",
@@ -115,8 +115,8 @@ fn every_field_keeps_its_meaning() {
         ],
         options,
         program: Some(program().id),
-        peers: vec![[10, 8, 0, 5].into(), "fd00:8::5".parse().expect("an address")],
         expiration_time: Some(UnixTime::from_seconds(1_800_000_000)),
+        peers: vec![[10, 8, 0, 5].into(), "fd00:8::5".parse().expect("an address")],
     };
     let config_hash: ConfigHash = "0123456789abcdef0123456789abcdef".parse().expect("a hash");
     let pod = Pod {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::bpf::{
-    constants::{COUNTERS, SLOTS},
+    constants::{COUNTERS, SENDERS, SLOTS},
     object::TAP,
 };
 
@@ -60,7 +60,7 @@ fn rust() -> [Layout; 5] {
                 rules,
             }
         ),
-        layout!("rule", Rule { protocol, first_port, last_port, remote, contains_pod }),
+        layout!("rule", Rule { protocol, first_port, last_port, remote }),
         layout!("network", Network { family, address, mask }),
         layout!("counter", Counter { frames, bytes }),
         layout!("peer", Peer { family, address }),
@@ -228,7 +228,7 @@ fn maps_have_these_values() {
     };
     assert_eq!(shape("configs"), (4, size_of::<Config>(), SLOTS));
     assert_eq!(shape("active"), (4, 4, 1));
-    assert_eq!(shape("counters"), (4, size_of::<Counter>(), COUNTERS));
+    assert_eq!(shape("counters"), (4, size_of::<Counter>(), SENDERS * COUNTERS));
     assert_eq!(shape("deadline"), (4, size_of::<u64>(), 1));
     assert_eq!(shape("peers"), (u32::try_from(size_of::<Peer>()).expect("20 bytes"), 4, PEERS));
 }
@@ -290,19 +290,14 @@ fn matches_become_rules() {
     assert_eq!((ipv4.family, ipv4.address[0], ipv4.mask[0]), (4, [10, 0, 0, 0], [255, 240, 0, 0]));
     let ipv6 = Network::from(&one.cidrs[1]);
     assert_eq!((ipv6.address, ipv6.mask[2]), ([[0xfd, 0, 0, 0], [0; 4], [0; 4], [0; 4]], [128, 0, 0, 0]));
-    // The pod's own address is in the first of both networks.
-    let rule = |first_port, last_port, remote: Network| {
-        let contains_pod = u32::from(remote.family == 4);
-        Rule { protocol: 6, first_port, last_port, remote, contains_pod }
-    };
-    let pod: [IpAddr; 2] = [[10, 1, 0, 1].into(), "fd01::1".parse().expect("an address")];
-    assert_eq!(rules(&one, &pod), [rule(80, 80, ipv4), rule(80, 80, ipv6), rule(443, 450, ipv4), rule(443, 450, ipv6)]);
+    let rule = |first_port, last_port, remote| Rule { protocol: 6, first_port, last_port, remote };
+    assert_eq!(rules(&one), [rule(80, 80, ipv4), rule(80, 80, ipv6), rule(443, 450, ipv4), rule(443, 450, ipv6)]);
 
     let icmp = Match { protocol: Some(Protocol::Icmp), ports: vec![], ..one };
-    let rule = |remote, contains_pod| Rule { protocol: 1, first_port: 0, last_port: NO_PORT, remote, contains_pod };
-    assert_eq!(rules(&icmp, &[]), [rule(ipv4, 0)]);
+    let rule = |remote| Rule { protocol: 1, first_port: 0, last_port: NO_PORT, remote };
+    assert_eq!(rules(&icmp), [rule(ipv4)]);
     let everywhere = Network { family: 4, ..Network::default() };
-    assert_eq!(rules(&Match { cidrs: vec![], ..icmp }, &[]), [rule(everywhere, 1)]);
+    assert_eq!(rules(&Match { cidrs: vec![], ..icmp }), [rule(everywhere)]);
     let all = Network::from(&cidr("::/0"));
     assert_eq!((all.family, all.mask), (6, [[0; 4]; 4]));
 }
