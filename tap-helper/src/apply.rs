@@ -27,7 +27,7 @@ pub enum ApplyError {
 /// a later `serve` or `apply` resumes it.
 pub async fn apply(desired: DesiredState) -> Result<NodeStatus, ApplyError> {
     let mut node = Node::open()?;
-    let Some(_lock) = Lock::take(node.namespace()).map_err(ApplyError::Lock)? else {
+    let Some(_lock) = Lock::take().map_err(ApplyError::Lock)? else {
         return Err(ApplyError::Locked);
     };
     let now = Instant::now();

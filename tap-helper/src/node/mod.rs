@@ -138,12 +138,6 @@ impl Node {
         Self { restarts, ..self }
     }
 
-    /// The node's own namespace.
-    #[must_use]
-    pub fn namespace(&self) -> &Namespace {
-        &self.namespace
-    }
-
     /// Takes a new desired state. The first one also adopts what earlier helpers left in any namespace.
     pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
         let mut changed = changed(self.desired.as_ref().unwrap_or(&DesiredState::default()), &desired);
