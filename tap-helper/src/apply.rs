@@ -32,6 +32,7 @@ pub async fn apply(desired: DesiredState) -> Result<NodeStatus, ApplyError> {
     };
     let now = Instant::now();
     node.set_desired(desired, now).await?;
+    node.sweep_all().await?;
     node.reconcile(now).await?;
     Ok(node.report().unwrap_or_default().status)
 }

@@ -138,7 +138,7 @@ impl Node {
         Self { restarts, ..self }
     }
 
-    /// Takes a new desired state. The first one also adopts what earlier helpers left in any namespace.
+    /// Takes a new desired state. With the first one, the search begins for what earlier helpers left in any namespace.
     pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
         let mut changed = changed(self.desired.as_ref().unwrap_or(&DesiredState::default()), &desired);
         let refused = validate::refused(&desired);
@@ -156,7 +156,7 @@ impl Node {
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
-            self.sweep_all().await?;
+            self.start_sweep()?;
         }
         if receives {
             self.open_own_netns()?;
