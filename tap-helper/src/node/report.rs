@@ -9,10 +9,11 @@ use crate::{
 };
 
 impl Node {
-    /// The state of the node, as the status of its `NodeTap`; none before the first desired state.
+    /// The state of the node, as the status of its `NodeTap`; none before the first desired state, and before all namespaces were searched
+    /// for what is left of others.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
-        let desired = self.desired.as_ref()?;
+        let desired = self.desired.as_ref().filter(|_| self.sweep.is_complete())?;
         let mut senders: Vec<SenderStatus> = Vec::new();
         for sender in &desired.senders {
             let resource = Resource::sender(sender);
