@@ -131,7 +131,7 @@ impl Observed {
     /// every other mark.
     #[must_use]
     pub fn is_genuine(&self, link: &Link) -> bool {
-        link.vxlan.is_none() || link.link_netns == self.node_netns
+        link.vxlan.is_none() || link.lower_netns == self.node_netns
     }
 
     /// The qdisc in a device's position for classification.
