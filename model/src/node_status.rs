@@ -76,7 +76,7 @@ pub struct SenderStatus {
     /// What happened, and what to do about it. Unset when there is nothing to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Which mirror options this node's kernel does not support, one sentence each.
+    /// What may be missing from what is mirrored, one sentence each. Programs of others may hide frames from the tap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub degraded: Vec<String>,

@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{Node, names::owners, pods::PodNetns, resources::Running};
 use crate::{
+    ahead,
     execute::Executor,
     failure::{Failure, Status},
     marks::is_ours,
@@ -159,6 +160,9 @@ impl Node {
                     self.resources.active(resource, id, interface, addresses);
                 }
                 Err(failure) => self.resources.refused(resource, id, failure),
+            }
+            if let Resource::Sender(key) = resource {
+                self.resources.set_degraded(resource, ahead::hidden(observed, sender_hash(key)));
             }
             if let (Resource::Sender(key), Some(running)) = (resource, self.resources.running_mut(resource)) {
                 let classifier = observed.classifier(sender_hash(key));

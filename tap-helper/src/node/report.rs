@@ -25,6 +25,7 @@ impl Node {
             senders.push(SenderStatus {
                 interface: state.map(|state| state.interface.clone()).filter(|name| !name.is_empty()),
                 addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),
+                degraded: state.and_then(|state| state.degraded.clone()).into_iter().collect(),
                 ..sender_status(SenderKey::of(sender), status)
             });
         }
