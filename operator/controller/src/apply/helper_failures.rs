@@ -68,7 +68,7 @@ fn is_not_ready(node: &str, pod: Option<&CachedPod>) -> Failure {
     let minutes = READY_DEADLINE.as_mins();
     let message = match pod {
         Some(pod) => format!(
-            "the helper pod {} of the node {node} has not been Ready for {minutes} minutes: look at it with kubectl describe and kubectl logs",
+            "the helper pod {} of the node {node} has not been Ready for {minutes} minutes: ask the cluster's administrator to look at its events and logs",
             pod.name
         ),
         None => {

@@ -16,6 +16,7 @@ use crate::{
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each mirrors an independent field of the object")]
 pub struct CachedNode {
     pub name: String,
     pub uid: Uid,
