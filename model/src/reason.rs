@@ -69,6 +69,8 @@ reasons! {
     DestinationIsTarget = "DestinationIsTarget",
     /// The limit of taps per pod or per namespace is reached.
     TooManyTaps = "TooManyTaps",
+    /// The node's `NodeTap` has no room for the tap.
+    NodeFull = "NodeFull",
 
     /// The node does not exist.
     NodeNotFound = "NodeNotFound",

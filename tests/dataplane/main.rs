@@ -19,6 +19,7 @@ mod foreign;
 mod isolation;
 mod kernels;
 mod leftovers;
+mod logs;
 mod multiple_taps;
 mod pods;
 mod programs;

@@ -6,6 +6,7 @@ use podtap_runtime::http::Metrics;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Unit,
 };
 
 use crate::plan::rollout::Rollout;
@@ -82,7 +83,8 @@ impl ControllerMetrics {
             let Self { reconciles, reconcile_seconds, errors, taps, nodes, helpers, rollout_stopped, leader } =
                 this.clone();
             registry.register("reconciles", "Reconciles of the whole cluster", reconciles);
-            registry.register("reconcile_seconds", "Duration of a reconcile, with its requests", reconcile_seconds);
+            let help = "Duration of a reconcile, with its requests";
+            registry.register_with_unit("reconcile", help, Unit::Seconds, reconcile_seconds);
             registry.register("errors", "Errors that are retried, by stage of the reconcile", errors);
             registry.register("taps", "PodTap objects by readiness", taps);
             registry.register("nodes", "Nodes with a NodeTap", nodes);
@@ -133,4 +135,20 @@ impl ControllerMetrics {
 
 fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn families_have_their_unit_and_a_sentence() {
+        let metrics = Metrics::new();
+        let _registered = ControllerMetrics::new(&metrics);
+        let text = podtap_runtime::http::MetricsSource::text(&metrics).await.expect("they can be encoded");
+        assert!(text.contains("# UNIT podtap_reconcile_seconds seconds\n"), "{text}");
+        let help: Vec<&str> = text.lines().filter(|line| line.starts_with("# HELP podtap_")).collect();
+        // A family without a series yet is not shown.
+        assert!(help.len() >= 4 && help.iter().all(|line| line.ends_with('.')), "{text}");
+    }
 }

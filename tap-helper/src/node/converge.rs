@@ -4,9 +4,9 @@ use std::{
 };
 
 use podtap_model::{DesiredSender, Reason, Receiver};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::{Node, pods::PodNetns, resources::Running};
+use super::{Node, names::owners, pods::PodNetns, resources::Running};
 use crate::{
     execute::Executor,
     failure::{Failure, Status},
@@ -114,6 +114,7 @@ impl Node {
             preloaded: &mut self.preloaded.programs,
             deadlines,
         };
+        let owners = owners(self.desired.as_ref(), actions);
         let mut failed: BTreeSet<Resource> = BTreeSet::new();
         for action in actions {
             if failed.contains(&action.resource) {
@@ -125,13 +126,14 @@ impl Node {
                 self.resources.created(&action.resource, id);
             }
             if let Err(failure) = result {
-                warn!(step = ?action.step, error = failure.message, "step failed");
+                warn!(step = %action.step, of = owners[&action.resource], error = failure.message, "step failed");
                 failed.insert(action.resource.clone());
                 self.resources.failed(&action.resource, id, &failure, now);
             }
         }
         for action in actions.iter().filter(|action| !failed.contains(&action.resource)) {
-            info!(step = ?action.step, "done");
+            info!(step = %action.step, of = owners[&action.resource], "done");
+            debug!(step = ?action.step, "details");
         }
         failed
     }
@@ -194,6 +196,6 @@ impl Node {
         for resource in resources {
             self.resources.failed(&resource, id, failure, now);
         }
-        warn!(namespace = id.inode(), error = failure.message, "namespace failed");
+        warn!(place = self.place(id), error = failure.message, "cannot read the state");
     }
 }

@@ -29,7 +29,7 @@ impl Node {
         for (id, netns) in self.netns.iter().filter(|(_, netns)| netns.kind == NetnsKind::Pod) {
             match read(&netns.netlink).await {
                 Ok(found) => senders.extend(found),
-                Err(error) => warn!(namespace = id.inode(), %error, "cannot read counters"),
+                Err(error) => warn!(pod = self.place(*id), %error, "cannot read counters"),
             }
         }
         senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));

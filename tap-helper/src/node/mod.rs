@@ -6,6 +6,7 @@
 
 mod converge;
 mod counters;
+mod names;
 mod netns;
 mod paths;
 mod pods;
@@ -273,7 +274,7 @@ impl Node {
             let Ok(mut netns) = Netns::of_process(pid, kind) else { continue };
             if netns.observe().await.is_ok_and(|observed| observed.has_ours()) {
                 let id = netns.namespace.id();
-                info!(namespace = id.inode(), "found");
+                info!(process = pid, "found what an earlier tap-helper left in the namespace of this process");
                 self.netns.insert(id, netns);
             }
         }
@@ -299,13 +300,13 @@ impl Node {
                     }
                     // The process has just ended, or the helper lacks a capability. The search continues.
                     Err(error) => {
-                        warn!(pod = uid, %error, "cannot enter");
+                        warn!(pod = uid, %error, "cannot enter the pod's network namespace; retrying");
                         continue;
                     }
                 }
             }
-            info!(pod = uid, namespace = id.inode(), "pod runs");
             self.pods.found(&uid, id, now);
+            info!(pod = self.place(id), "pod runs");
             if let Some(netns) = self.netns.get_mut(&id) {
                 netns.dirty = true;
             }
@@ -325,7 +326,7 @@ impl Node {
             netns.process = Some(process);
             return Ok(());
         }
-        info!(namespace = id.inode(), "pod ended");
+        info!(pod = self.place(id), "pod ended");
         self.pods.forget(id, now);
         // The namespace may outlive its processes: CRI-O keeps it mounted between two runs of a pod's only container. Until then, no
         // helper could find our resources in it, so they are removed now.

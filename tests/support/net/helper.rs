@@ -210,6 +210,8 @@ fn command(tracer: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", CAPABILITIES, "--inh-caps", "-all", "--no-new-privs"]);
     command.args(tracer).arg(binary()).args(arguments);
+    // With the details of each step, which tests count.
+    command.env("RUST_LOG", "info,tap_helper=debug");
     command
 }
 

@@ -6,7 +6,8 @@ use tokio::{net::TcpListener, task::yield_now};
 use super::*;
 
 fn update() -> DesiredUpdate {
-    let tap = |number: u32| json!({"namespace": "shop", "name": format!("tap-{number}"), "uid": format!("t{number}")});
+    let options = json!({"filter": {}, "sample": {}, "limit": {}, "deduplicate": {}, "truncate": {}});
+    let tap = |number: u32| json!({"namespace": "shop", "name": format!("tap-{number}"), "uid": format!("t{number}"), "options": options});
     let sender = |number: u32| {
         let pod = json!({"namespace": "shop", "name": "web-0", "uid": "p"});
         json!({"tap": format!("t{number}"), "pod": pod})
@@ -66,13 +67,46 @@ fn every_counter_has_the_names_of_tap_and_pod() {
             assert_eq!(counts, [0, 1, 2, 3, 4].map(|number| Some(first + number)), "{text}");
         }
         assert_eq!(of("egress", "deduplicated"), Some(u64::MAX / 100), "all 64 bits");
-        let bytes = value(&text, "bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
+        let bytes = value(&text, "frame_bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
         assert_eq!(bytes, Some(2100), "{text}");
         assert_eq!(value(&text, "mirror_failures", number, ",direction=\"ingress\""), Some(2), "{text}");
         let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames"];
         assert_eq!(of_sender.map(|name| value(&text, name, number, "")), [Some(5), Some(500), Some(6)], "{text}");
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+#[test]
+fn what_a_tap_cannot_count_has_no_series() {
+    let series = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    let idle = SenderCounters {
+        ingress: Some(DirectionCounters::default()),
+        egress: Some(DirectionCounters::default()),
+        truncated: Count::default(),
+        oversized: Count::default(),
+        ..with_programs("t1")
+    };
+    assert_eq!(series(&metrics(vec![idle.clone()])), 29, "with every option");
+
+    let mut without_options = update();
+    without_options.spec["taps"][0]["options"] = json!(null);
+    let text = |sender: SenderCounters| {
+        let counters = Counters { request: 1, senders: vec![sender] };
+        http::text(&registry(&counters, &without_options.spec)).expect("it can be encoded")
+    };
+    assert_eq!(series(&text(idle)), 11, "mirrored, expired, failed and oversized frames");
+    assert_eq!(series(&text(with_programs("t1"))), 29, "what was counted before the tap was changed is not lost");
+}
+
+#[test]
+fn families_have_their_unit() {
+    let text = metrics(vec![with_programs("t1")]);
+    for family in ["podtap_frame_bytes", "podtap_truncated_bytes"] {
+        assert!(text.contains(&format!("# UNIT {family} bytes\n")), "{text}");
+    }
+    for line in text.lines().filter(|line| line.starts_with("# HELP")) {
+        assert!(line.starts_with("# HELP podtap_") && line.ends_with('.'), "{line}");
+    }
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use podtap_model::NodeState;
 
 use crate::{
-    plan::{helper_pods::serving, nodes::NodePlan, rollout::is_outdated},
+    plan::{
+        helper_pods::{is_outdated, serving},
+        nodes::NodePlan,
+    },
     retries::RetryKey,
     store::{pod::CachedPod, snapshot::Snapshot},
 };
@@ -85,7 +88,7 @@ pub fn helper_actions(
         // No kubelet would confirm that they have stopped.
         NodePlan::Forget => return pods.iter().map(|pod| delete(pod, true)).collect(),
         NodePlan::Retire => None,
-        NodePlan::Serve(_) => serving(pods).filter(|pod| !(replace && is_outdated(pod, template))),
+        NodePlan::Serve(_) => serving(pods, template).filter(|pod| !(replace && is_outdated(pod, template))),
     };
     let is_kept = |pod: &Arc<CachedPod>| kept.is_some_and(|kept| kept.uid == pod.uid);
     let superfluous = pods.iter().filter(|pod| !pod.terminating && !is_kept(pod)).map(|pod| delete(pod, false));

@@ -117,7 +117,11 @@ async fn delete_helper(
     if immediately {
         parameters.grace_period_seconds = Some(0);
     }
-    is_gone(in_time(api.delete(name, &parameters)).await)?;
+    let deleted = in_time(api.delete(name, &parameters)).await;
+    if let Some(pod) = deleted.as_ref().ok().and_then(|response| response.as_ref().left()) {
+        context.caches.deleting_helper(pod.clone(), &context.template.namespace);
+    }
+    is_gone(deleted)?;
     info!(node, pod = name, "deleted helper pod");
     Ok(())
 }

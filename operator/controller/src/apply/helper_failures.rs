@@ -19,6 +19,7 @@ use crate::{
 pub fn observe(
     snapshot: &Snapshot,
     unready: &BTreeMap<String, Unready>,
+    template: &str,
     helper_failures: &mut BTreeMap<String, Failure>,
     retries: &mut Retries,
 ) {
@@ -32,7 +33,7 @@ pub fn observe(
             }
             helper_failures.insert(node.clone(), does_not_run(node, pod, error));
         }
-        let Some(pod) = serving(pods) else { continue };
+        let Some(pod) = serving(pods, template) else { continue };
         if let Some(error) = pod.helper.as_ref().and_then(|helper| helper.container_error.as_ref()) {
             helper_failures.insert(node.clone(), does_not_run(node, pod, error));
         } else if pod.ready {
@@ -41,7 +42,7 @@ pub fn observe(
         }
     }
     for (node, _) in unready.iter().filter(|(_, unready)| unready.deadline() <= snapshot.now) {
-        let pod = serving(snapshot.helpers_of(node));
+        let pod = serving(snapshot.helpers_of(node), template);
         helper_failures.entry(node.clone()).or_insert_with(|| is_not_ready(node, pod.map(AsRef::as_ref)));
     }
 }
@@ -68,12 +69,12 @@ fn is_not_ready(node: &str, pod: Option<&CachedPod>) -> Failure {
     let minutes = READY_DEADLINE.as_mins();
     let message = match pod {
         Some(pod) => format!(
-            "the helper pod {} of the node {node} has not been Ready for {minutes} minutes: ask the cluster's administrator to look at its events and logs",
+            "the helper pod {} of the node {node} has not been Ready for {minutes} minutes: ask the cluster's administrator to look at the pod's events and logs",
             pod.name
         ),
-        None => {
-            format!("the node {node} has had no helper pod for {minutes} minutes: the controller's log has the cause")
-        }
+        None => format!(
+            "the node {node} has had no helper pod for {minutes} minutes: ask the cluster's administrator to look at the controller's log"
+        ),
     };
     Failure::new(Reason::HelperPodFailed, message)
 }

@@ -52,8 +52,8 @@ pub async fn apply(
     // A helper pod refers to the UID of its NodeTap, which may have just been created.
     let node_taps = snapshot::node_taps(&context.caches);
     let template = context.template.hash();
-    state.unready = helper_pods::unready(snapshot, plans, &state.unready);
-    helper_failures::observe(snapshot, &state.unready, &mut state.helper_failures, &mut state.retries);
+    state.unready = helper_pods::unready(snapshot, plans, &template, &state.unready);
+    helper_failures::observe(snapshot, &state.unready, &template, &mut state.helper_failures, &mut state.retries);
     let rollout = rollout::plan(snapshot, plans, &template, &state.unready, context.max_unavailable);
     let helpers = plans.iter().flat_map(|(node, plan)| {
         let owner = node_taps.get(node).map(|node_tap| node_tap.uid.as_str());

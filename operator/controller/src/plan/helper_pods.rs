@@ -13,11 +13,18 @@ use crate::{
 /// How long a helper pod may take to become Ready, or Ready again. Until then, the status of its node counts as current.
 pub const READY_DEADLINE: SignedDuration = SignedDuration::from_mins(2);
 
-/// The pod that serves the node, of all its helper pods: one that is Ready if possible, otherwise the oldest. There are others only
-/// while they end, if the response to a request was lost, or if two controllers led for a moment.
-pub fn serving(pods: &[Arc<CachedPod>]) -> Option<&Arc<CachedPod>> {
+/// The pod that serves the node, of all its helper pods: one of the current template if possible, then one that is Ready, then the
+/// oldest. There are others only while they end, if the response to a request was lost, or if two controllers led for a moment.
+pub fn serving<'a>(pods: &'a [Arc<CachedPod>], template: &str) -> Option<&'a Arc<CachedPod>> {
     let is_alive = |pod: &&Arc<CachedPod>| !pod.terminating && pod.helper.as_ref().is_some_and(|h| h.ended.is_none());
-    pods.iter().filter(is_alive).min_by_key(|pod| (!pod.ready, pod.created, pod.uid.clone()))
+    // The successor of an outdated pod is known as soon as it is created, and that the outdated one is being deleted a little later.
+    let rank = |pod: &&Arc<CachedPod>| (is_outdated(pod, template), !pod.ready, pod.created, pod.uid.clone());
+    pods.iter().filter(is_alive).min_by_key(rank)
+}
+
+/// Whether a helper pod is of another template.
+pub fn is_outdated(pod: &CachedPod, template: &str) -> bool {
+    pod.helper.as_ref().is_none_or(|helper| helper.template != template)
 }
 
 /// A node to be served whose helper pod is not Ready.
@@ -40,10 +47,11 @@ impl Unready {
 pub fn unready(
     snapshot: &Snapshot,
     plans: &BTreeMap<String, NodePlan>,
+    template: &str,
     previous: &BTreeMap<String, Unready>,
 ) -> BTreeMap<String, Unready> {
     let unready = |node: &String| {
-        let pod = serving(snapshot.helpers_of(node));
+        let pod = serving(snapshot.helpers_of(node), template);
         if pod.is_some_and(|pod| pod.ready) {
             return None;
         }

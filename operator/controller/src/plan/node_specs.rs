@@ -32,7 +32,7 @@ pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy) -> BTreeMap<String, Nod
             }
             node.underlay_mtu = policy.underlay_mtu;
             node.orphan_timeout_seconds = Some(policy.orphan_timeout_seconds);
-            node.senders.push(Sender { tap: uid.clone(), pod: model_pod(pod) });
+            node.senders.push(sender(plan, pod));
         }
     }
     for state in nodes.values_mut() {
@@ -45,7 +45,7 @@ pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy) -> BTreeMap<String, Nod
 }
 
 /// What all senders of the tap have in common.
-fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
+pub fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
     let endpoint = |destination: &PlannedDestination| {
         let (endpoint, vni) = (destination.endpoint?, destination.vni?);
         Some(Endpoint { address: endpoint.ip(), port: endpoint.port(), vni })
@@ -64,8 +64,13 @@ fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
     }
 }
 
+/// The sender of a pod.
+pub fn sender(plan: &TapPlan<'_>, pod: &CachedPod) -> Sender {
+    Sender { tap: plan.tap.reference.uid.clone(), pod: model_pod(pod) }
+}
+
 /// The receiver of a destination, and its node. None for an external endpoint, nor for a destination to which nothing is sent.
-fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(String, Receiver)> {
+pub fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(String, Receiver)> {
     let (endpoint, resolved) = (destination.endpoint?, destination.resolved.as_ref()?);
     let receiver = Receiver {
         tap: plan.tap.reference.clone(),

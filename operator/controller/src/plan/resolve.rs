@@ -10,8 +10,9 @@ use crate::{
     plan::{
         destinations::{self, Family, Resolution},
         expiry::{OnNodes, is_expired},
-        interface_names, limits, mirroring_loops,
+        interface_names, limits, mirroring_loops, node_budget,
         node_options::node_options,
+        pod_index::PodIndex,
         tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
         targets,
         vni::{Refusal, Vnis},
@@ -28,8 +29,9 @@ use crate::{
 pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, vnis: &Vnis) -> Vec<TapPlan<'a>> {
     let policy = &validated.policy;
     let on_nodes = OnNodes::of(snapshot);
+    let pods = PodIndex::new(snapshot, &validated.taps);
     let plan = |tap: &'a Tap| match &tap.spec {
-        Ok(spec) => resolve_tap(snapshot, policy, tap, spec, vnis, &on_nodes),
+        Ok(spec) => resolve_tap(snapshot, &pods, policy, tap, spec, vnis, &on_nodes),
         Err(failure) => TapPlan::refused(tap, failure.clone()),
     };
     let mut taps: Vec<TapPlan<'a>> = validated.taps.iter().map(plan).collect();
@@ -37,11 +39,13 @@ pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, vnis: &Vnis) -
     mirroring_loops::refuse(&mut taps);
     interface_names::resolve_conflicts(&mut taps);
     limits::taps_per_pod(&mut taps, policy);
+    node_budget::refuse(&mut taps);
     taps
 }
 
 fn resolve_tap<'a>(
     snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
     policy: &Policy,
     tap: &'a Tap,
     spec: &TapSpec,
@@ -49,10 +53,10 @@ fn resolve_tap<'a>(
     on_nodes: &OnNodes<'_>,
 ) -> TapPlan<'a> {
     let vni = vnis.of_tap(tap, spec, &policy.vni_range);
-    let destinations = planned_destinations(snapshot, policy, tap, spec, vnis);
-    let pods = destinations.iter().filter_map(|destination| destination.resolved.as_ref()?.pod());
-    let consumers = pods.map(|pod| &*pod.uid).collect();
-    let targets = targets::resolve(snapshot, policy, tap, spec, &consumers);
+    let destinations = planned_destinations(snapshot, pods, policy, tap, spec, vnis);
+    let consumers = destinations.iter().filter_map(|destination| destination.resolved.as_ref()?.pod());
+    let consumers = consumers.map(|pod| &*pod.uid).collect();
+    let targets = targets::resolve(snapshot, pods, policy, tap, spec, &consumers);
     let state = if is_expired(tap, spec, snapshot.now) {
         TapState::Expired
     } else if policy.suspend_all {
@@ -77,12 +81,13 @@ fn resolve_tap<'a>(
 
 fn planned_destinations(
     snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
     policy: &Policy,
     tap: &Tap,
     spec: &TapSpec,
     vnis: &Vnis,
 ) -> Vec<PlannedDestination> {
-    let resolve = |requested| destinations::resolve(snapshot, policy, tap, requested);
+    let resolve = |requested| destinations::resolve(snapshot, pods, policy, tap, requested);
     let resolutions: Vec<_> = spec.destinations.iter().map(resolve).collect();
     let resolved: Vec<_> = resolutions.iter().filter_map(|resolution| resolution.resolved.as_ref()).collect();
     let family = destinations::common_family(&resolved);

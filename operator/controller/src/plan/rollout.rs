@@ -15,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     plan::{
-        helper_pods::{Unready, served, serving},
+        helper_pods::{Unready, is_outdated, served, serving},
         nodes::NodePlan,
     },
     store::{pod::CachedPod, snapshot::Snapshot},
@@ -90,7 +90,7 @@ pub fn plan(
     let mut nodes = 0;
     for node in served(snapshot, plans) {
         nodes += 1;
-        match serving(snapshot.helpers_of(node)) {
+        match serving(snapshot.helpers_of(node), template) {
             Some(pod) if is_outdated(pod, template) => {
                 // What does not work comes first: there is nothing to lose, and the template may be its repair.
                 candidates.insert((pod.ready, node));
@@ -107,11 +107,6 @@ pub fn plan(
     let budget = if rollout.failing.is_empty() { limit.saturating_sub(rollout.starting) } else { 0 };
     rollout.replace = candidates.into_iter().take(budget).map(|(_, node)| node.clone()).collect();
     rollout
-}
-
-/// Whether a helper pod is of another template.
-pub fn is_outdated(pod: &CachedPod, template: &str) -> bool {
-    pod.helper.as_ref().is_none_or(|helper| helper.template != template)
 }
 
 fn fails(pod: Option<&CachedPod>, unready: Option<&Unready>, now: Timestamp) -> bool {

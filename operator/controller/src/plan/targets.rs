@@ -10,6 +10,7 @@ use podtap_model::Reason;
 
 use crate::{
     failure::{Failure, count},
+    plan::pod_index::PodIndex,
     store::{pod::CachedPod, snapshot::Snapshot},
     validate::{
         policy::Policy,
@@ -63,18 +64,23 @@ impl Targets {
 /// tapped, that is a failure.
 ///
 /// `consumers` are the UIDs of the pods that are destinations of this tap.
-pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &TapSpec, consumers: &BTreeSet<&str>) -> Targets {
+pub fn resolve(
+    snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
+    policy: &Policy,
+    tap: &Tap,
+    spec: &TapSpec,
+    consumers: &BTreeSet<&str>,
+) -> Targets {
     let namespace = &tap.reference.namespace;
     if let Some(failure) = excluded_namespace(snapshot, policy, namespace) {
         return Targets { failure: Some(failure), ..Targets::default() };
     }
-    let pods = snapshot.pods.get(namespace).map(Vec::as_slice).unwrap_or_default();
     let mut selected = Selected::new(&spec.selection);
-    for pod in pods.iter().filter(|pod| spec.selection.matches(pod)) {
+    for pod in pods.matching(namespace, &spec.selection) {
         selected.add(pod, unsupported(snapshot, pod, consumers));
     }
     let Selected { mut pods, skipped, excluded, unbound, missing, .. } = selected;
-    pods.sort_by(|a, b| (a.pod.created, &a.pod.name).cmp(&(b.pod.created, &b.pod.name)));
 
     let matched = pods.len();
     let limit = spec.max_pods.min(usize::try_from(policy.limits.targets_per_tap).unwrap_or(usize::MAX));

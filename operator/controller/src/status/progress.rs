@@ -9,7 +9,6 @@ use crate::{
     failure::Failure,
     plan::{
         destinations::not_ready,
-        helper_pods,
         tap_plan::{PlannedDestination, TapPlan},
     },
     store::{
@@ -156,9 +155,10 @@ fn on_node(
 
 /// What a node has to do before it can report.
 fn awaited(name: &str, snapshot: &Snapshot) -> String {
-    match helper_pods::serving(snapshot.helpers_of(name)) {
-        Some(pod) if pod.ready => format!("node {name} has not reported on it yet"),
-        Some(_) => format!("the helper pod of node {name} is starting"),
+    let pods = snapshot.helpers_of(name).iter().filter(|pod| !pod.terminating);
+    match pods.map(|pod| pod.ready).max() {
+        Some(true) => format!("node {name} has not reported on it yet"),
+        Some(false) => format!("the helper pod of node {name} is starting"),
         None => format!("the helper pod of node {name} is being created"),
     }
 }

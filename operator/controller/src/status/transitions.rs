@@ -82,6 +82,7 @@ fn is_about_tap(reason: Reason, status: &PodTapStatus) -> bool {
         | Reason::VniExhausted
         | Reason::MirroringLoop
         | Reason::InvalidSpec
+        | Reason::NodeFull
         | Reason::TooManyPods
         | Reason::NamespaceExcluded => true,
         _ => false,
@@ -96,6 +97,7 @@ fn is_about_destination(reason: Reason, status: &PodTapStatus) -> bool {
         | Reason::VniInUse
         | Reason::VniExhausted
         | Reason::MirroringLoop
+        | Reason::NodeFull
         | Reason::InvalidSpec => false,
         reason => reason != Reason::NotAllowedByPolicy || !is_about_tap(reason, status),
     }

@@ -57,6 +57,17 @@ fn an_outdated_pod_is_kept_until_it_is_its_turn() {
     assert_eq!(act(&serve, &[&current], Some("uid"), true), [""; 0]);
 }
 
+/// The response to the creation of the next one arrives before the deletion of the outdated one is known.
+#[test]
+fn the_successor_of_an_outdated_pod_is_kept() {
+    let serve = NodePlan::Serve(NodeState::default());
+    let outdated = helper("a", "n1", "old", |_| {});
+    let next = helper("b", "n1", "new", |pod| pod.ready = false);
+    for replace in [true, false] {
+        assert_eq!(act(&serve, &[&outdated, &next], Some("uid"), replace), ["delete a"]);
+    }
+}
+
 /// As after the response to a request was lost, or while two controllers lead.
 #[test]
 fn of_several_pods_one_is_kept_and_every_controller_chooses_the_same() {

@@ -30,7 +30,7 @@ fn observed_at(seconds: i64, state: &mut ControllerState, change: impl FnOnce(&m
     let unready = (!pod.ready).then(|| ("n1".to_owned(), unready)).into_iter().collect();
     snapshot.helpers.insert("n1".into(), vec![Arc::new(pod)]);
     let ControllerState { helper_failures, retries, .. } = state;
-    observe(&snapshot, &unready, helper_failures, retries);
+    observe(&snapshot, &unready, "new", helper_failures, retries);
     state.helper_failures.get("n1").cloned()
 }
 

@@ -8,7 +8,7 @@ fn serve(nodes: &[&str]) -> BTreeMap<String, NodePlan> {
 fn of_n1(seconds: i64, pods: Vec<CachedPod>, previous: &BTreeMap<String, Unready>) -> BTreeMap<String, Unready> {
     let mut snapshot = World { seconds, ..World::small() }.snapshot();
     snapshot.helpers.insert("n1".to_owned(), pods.into_iter().map(Arc::new).collect());
-    unready(&snapshot, &serve(&["n1"]), previous)
+    unready(&snapshot, &serve(&["n1"]), "new", previous)
 }
 
 #[test]
@@ -30,8 +30,8 @@ fn of_nodes_that_are_lost_or_need_no_helper_nothing_is_expected() {
     let mut world = World::small();
     world.nodes[0] = lost(world.nodes[0].clone());
     let snapshot = world.snapshot();
-    let found = unready(&snapshot, &serve(&["n1", "n2", "n3"]), &BTreeMap::new());
+    let found = unready(&snapshot, &serve(&["n1", "n2", "n3"]), "new", &BTreeMap::new());
     assert_eq!(found.into_keys().collect::<Vec<_>>(), ["n2"]);
     let retired = [("n2".to_owned(), NodePlan::Retire)].into();
-    assert_eq!(unready(&snapshot, &retired, &BTreeMap::new()), BTreeMap::new());
+    assert_eq!(unready(&snapshot, &retired, "new", &BTreeMap::new()), BTreeMap::new());
 }

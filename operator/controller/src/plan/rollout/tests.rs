@@ -68,7 +68,7 @@ impl Nodes {
     /// One reconcile towards `template`: pods that are to be replaced start to be, and missing ones are created.
     fn reconcile(&mut self, template: u32, max_unavailable: MaxUnavailable) -> Rollout {
         let (snapshot, plans) = (self.snapshot(), self.plans());
-        self.unready = helper_pods::unready(&snapshot, &plans, &self.unready);
+        self.unready = helper_pods::unready(&snapshot, &plans, &template.to_string(), &self.unready);
         let rollout = plan(&snapshot, &plans, &template.to_string(), &self.unready, max_unavailable);
         for (index, pod) in self.pods.iter_mut().enumerate() {
             if *pod == Pod::Missing || rollout.replace.contains(&format!("n{index}")) {
@@ -147,6 +147,18 @@ fn a_new_pod_that_is_not_ready_in_time_stops_it() {
     nodes.seconds += 1;
     let rollout = nodes.reconcile(2, MaxUnavailable::Nodes(3));
     assert!(rollout.is_stopped() && rollout.replace.is_empty(), "{rollout:?}");
+}
+
+/// Its predecessor is being deleted, which the cache does not show yet.
+#[test]
+fn a_node_with_a_new_pod_is_not_replaced_again() {
+    let mut nodes = Nodes::new(vec![Pod::Ready(1); 3]);
+    let mut snapshot = nodes.snapshot();
+    let new = helper("new", "n1", "2", |pod| pod.ready = false);
+    snapshot.helpers.get_mut("n1").expect("it has one").push(Arc::new(new));
+    let rollout = plan(&snapshot, &nodes.plans(), "2", &BTreeMap::new(), MaxUnavailable::Nodes(1));
+    assert_eq!((rollout.starting, replaced(&rollout)), (1, vec![]));
+    assert_eq!(replaced(&nodes.reconcile(2, MaxUnavailable::Nodes(1))), ["n0"], "without it");
 }
 
 #[test]

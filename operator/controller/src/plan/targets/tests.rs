@@ -21,7 +21,8 @@ fn of(world: &World) -> Targets {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let tap = &validated.taps[0];
-    resolve(&snapshot, &validated.policy, tap, tap.spec.as_ref().expect("valid"), &BTreeSet::new())
+    let pods = PodIndex::new(&snapshot, &validated.taps);
+    resolve(&snapshot, &pods, &validated.policy, tap, tap.spec.as_ref().expect("valid"), &BTreeSet::new())
 }
 
 fn names(targets: &Targets) -> Vec<&str> {
@@ -111,7 +112,8 @@ fn what_a_selector_skips_is_counted() {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let tap = &validated.taps[0];
-    let targets = resolve(&snapshot, &validated.policy, tap, tap.spec.as_ref().expect("valid"), &consumers);
+    let pods = PodIndex::new(&snapshot, &validated.taps);
+    let targets = resolve(&snapshot, &pods, &validated.policy, tap, tap.spec.as_ref().expect("valid"), &consumers);
     assert_eq!((names(&targets), targets.failure.clone()), (vec!["static", "web"], None));
     let mut finished = skipped(Reason::PodFinished, &["job-0", "job-1", "job-2", "job-3"]);
     finished.count = 6;
