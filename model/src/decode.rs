@@ -83,6 +83,7 @@ impl NodeState {
                     state: State::Refused,
                     reason: Reason::InvalidSpec,
                     message: refusal.to_string(),
+                    vnis: Vec::new(),
                     degraded: Vec::new(),
                 }),
             }

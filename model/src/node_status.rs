@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::reason::Reason;
+use crate::{endpoint::Vni, reason::Reason};
 
 /// The actual state of a node: the status of a `NodeTap`.
 ///
@@ -59,6 +59,10 @@ pub struct SenderStatus {
     /// What happened, and what to do about it. Unset when there is nothing to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// The VNIs with which its frames are sent. Unset until they are known, and none once it is gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub vnis: Vec<Vni>,
     /// Which mirror options this node's kernel does not support, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]

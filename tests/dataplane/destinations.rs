@@ -88,6 +88,19 @@ fn each_of_several_destinations_gets_every_frame() {
     }
 }
 
+/// The controller assigns a VNI to no other tap as long as a sender reports it.
+#[test]
+fn a_sender_reports_its_vnis() {
+    let mut scene = Scene::new();
+    for vnis in [vec![VNI, VNI + 1], vec![VNI + 1], vec![VNI + 2]] {
+        let endpoints: Vec<Endpoint> = vnis.iter().map(|vni| remote_endpoint(*vni)).collect();
+        scene.agent.request(&desired(vec![sender(TAP, &scene.web, Direction::Both, &endpoints)], vec![]));
+        scene.agent.until("the VNIs are reported", |status| {
+            status.senders[0].vnis.iter().map(|vni| vni.get()).collect::<Vec<_>>() == vnis
+        });
+    }
+}
+
 #[test]
 fn changing_destinations_loses_no_frame_at_the_others() {
     let mut scene = Scene::new();

@@ -9,6 +9,7 @@ fn sender(tap: &str, pod: &str, state: State, reason: Reason) -> SenderStatus {
         state,
         reason,
         message: String::new(),
+        vnis: Vec::new(),
         degraded: Vec::new(),
     }
 }

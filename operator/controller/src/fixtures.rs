@@ -22,9 +22,8 @@ use crate::{
     plan::{
         build::{Plan, build},
         resolve::resolve,
-        vni::Claims,
+        vni::{self, Vnis},
     },
-    reconcile::allocate,
     store::{
         caches::Caches,
         node::{CachedNamespace, CachedNode, service_networks},
@@ -52,6 +51,11 @@ pub fn uid(text: &str) -> Uid {
 /// A VXLAN network identifier.
 pub fn vni(number: u32) -> Vni {
     number.try_into().expect("a VNI")
+}
+
+/// The VNI that is derived for a tap by its UID, or for one of its receivers, in the default range.
+pub fn derived(tap: &str, key: &str) -> Vni {
+    vni::derived(&podtap_api::VniRange::default(), &uid(tap), key, 0)
 }
 
 /// The time `seconds` after the beginning of the tests.
@@ -184,19 +188,18 @@ impl World {
         Snapshot::take(&caches, &texts.into_iter().map(compiled).collect(), at(self.seconds))
     }
 
-    /// Calls `check` with the plan of the cluster, with every claim recorded.
-    pub fn plan<T>(&self, recorded: &Claims, check: impl FnOnce(&Snapshot, &Claims, Plan<'_>) -> T) -> T {
+    /// Calls `check` with the plan of the cluster and its VNIs. `previous` are those of the last reconcile.
+    pub fn plan<T>(&self, previous: &Vnis, check: impl FnOnce(&Snapshot, &Vnis, Plan<'_>) -> T) -> T {
         let snapshot = self.snapshot();
         let validated: Validated = validate(&snapshot);
-        let vnis = allocate(&snapshot, &validated, recorded);
-        let taps = resolve(&snapshot, &validated, &vnis);
+        let (taps, vnis) = resolve(&snapshot, &validated, previous);
         let plan = build(&snapshot, taps, &[].into(), &validated.policy);
-        check(&snapshot, &vnis.claims, plan)
+        check(&snapshot, &vnis, plan)
     }
 
     /// The same cluster after every node has carried out what is planned, and every tap's status shows its VNIs.
-    pub fn settled(&self, recorded: &Claims) -> (Self, Claims) {
-        self.plan(recorded, |_, claims, plan| {
+    pub fn settled(&self, previous: &Vnis) -> (Self, Vnis) {
+        self.plan(previous, |_, vnis, plan| {
             let mut world = self.clone();
             world.node_taps = plan
                 .nodes
@@ -221,7 +224,7 @@ impl World {
                 };
                 status.destinations = plan.destinations.iter().map(destination).collect();
             }
-            (world, claims.clone())
+            (world, vnis.clone())
         })
     }
 }
@@ -236,7 +239,11 @@ pub fn node_tap(name: &str, spec: NodeState) -> NodeTap {
 
 /// The object after its node has applied everything.
 pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
-    let NodeState { senders, receivers, .. } = &node_tap.spec.0;
+    let NodeState { taps, senders, receivers, .. } = &node_tap.spec.0;
+    let vnis = |uid: &Uid| {
+        let tap = taps.iter().find(|tap| tap.uid == *uid);
+        tap.into_iter().flat_map(|tap| tap.destinations.iter().map(|endpoint| endpoint.vni)).collect()
+    };
     let (state, reason) = (State::Active, Reason::AsExpected);
     let senders = senders.iter().map(|sender| SenderStatus {
         tap_uid: sender.tap.to_string(),
@@ -245,6 +252,7 @@ pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
         state,
         reason,
         message: String::new(),
+        vnis: vnis(&sender.tap),
         degraded: Vec::new(),
     });
     let receivers = receivers.iter().map(|receiver| ReceiverStatus {

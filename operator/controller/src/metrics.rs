@@ -12,7 +12,6 @@ use prometheus_client::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     Expressions,
-    VniRecord,
     Finalizers,
     Apply,
     Cleanup,
@@ -23,7 +22,6 @@ impl EncodeLabelValue for Stage {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         let label = match self {
             Self::Expressions => "expressions",
-            Self::VniRecord => "vni_record",
             Self::Finalizers => "finalizers",
             Self::Apply => "apply",
             Self::Cleanup => "cleanup",

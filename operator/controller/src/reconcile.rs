@@ -15,12 +15,7 @@ use podtap_runtime::telemetry::with_causes;
 use tracing::warn;
 
 use crate::{
-    apply::{
-        cleanup,
-        context::Context,
-        finalizers, objects,
-        vni_record::{self, VniRecord},
-    },
+    apply::{cleanup, context::Context, finalizers, objects},
     events::Publisher,
     expression::{
         compiled::{compilable, compile},
@@ -29,20 +24,14 @@ use crate::{
     metrics::{ControllerMetrics, Stage},
     plan::{
         build::{Plan, build},
-        expiry::is_expired,
         nodes,
         resolve::resolve,
         tap_plan::{TapPlan, TapState},
-        vni::{self, Claims, Vnis},
     },
-    retries::RetryKey,
     state::ControllerState,
     status::{progress::StatusInputs, tap_status::tap_status, unreadable, write},
     store::snapshot::Snapshot,
-    validate::{
-        spec::TapSpec,
-        tap::{Tap, Validated, validate},
-    },
+    validate::tap::{Tap, validate},
 };
 
 /// How often to reconcile even if nothing changes. Watches miss nothing; this is a safety net.
@@ -57,7 +46,6 @@ pub struct Reconciler {
     pub context: Context,
     pub compiler: Compiler,
     pub publisher: Publisher,
-    pub vni_record: VniRecord,
     pub state: ControllerState,
     pub metrics: ControllerMetrics,
 }
@@ -71,10 +59,8 @@ impl Reconciler {
         // No requests.
         let snapshot = Snapshot::take(&self.context.caches, &self.state.expressions, now);
         let validated = validate(&snapshot);
-        // Requests: the record of VNIs.
-        let Some(vnis) = self.allocate_vnis(&snapshot, &validated).await else { return self.next(now, []) };
-        // No requests.
-        let taps = resolve(&snapshot, &validated, &vnis);
+        let (taps, vnis) = resolve(&snapshot, &validated, &self.state.vnis);
+        self.state.vnis = vnis;
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
@@ -115,46 +101,6 @@ impl Reconciler {
         self.count_errors(Stage::Expressions, &errors);
     }
 
-    /// Allocates VNIs and records them. `None` if it is unknown which VNIs are recorded.
-    async fn allocate_vnis(&mut self, snapshot: &Snapshot, validated: &Validated) -> Option<Vnis> {
-        let now = snapshot.now;
-        let mut is_recorded = false;
-        let mut vnis = None;
-        if !self.state.retries.is_paused(&RetryKey::VniRecord, now) {
-            match self.record_vnis(snapshot, validated).await {
-                (allocated, Ok(())) => {
-                    self.state.retries.succeeded(&RetryKey::VniRecord);
-                    (vnis, is_recorded) = (allocated, true);
-                }
-                (allocated, Err(error)) => {
-                    self.count_errors(Stage::VniRecord, &[error]);
-                    self.state.retries.failed(RetryKey::VniRecord, now);
-                    vnis = allocated;
-                    // After a failed write, what is recorded is unknown. Until the next attempt, that is used.
-                    self.vni_record.read().await.ok()?;
-                }
-            }
-        }
-        let claims = self.vni_record.known()?.clone();
-        let vnis = vnis.unwrap_or_else(|| allocate(snapshot, validated, &claims));
-        // With an empty record that could not be written, every tap would be stopped: better do nothing.
-        let is_usable = is_recorded || !claims.is_empty() || snapshot.node_taps.is_empty();
-        is_usable.then_some(Vnis { claims, ..vnis })
-    }
-
-    async fn record_vnis(
-        &mut self,
-        snapshot: &Snapshot,
-        validated: &Validated,
-    ) -> (Option<Vnis>, Result<(), vni_record::Error>) {
-        let vnis = match self.vni_record.read().await {
-            Ok(recorded) => allocate(snapshot, validated, recorded),
-            Err(error) => return (None, Err(error)),
-        };
-        let result = self.vni_record.write(vnis.claims.clone()).await;
-        (Some(vnis), result)
-    }
-
     fn next<const N: usize>(&mut self, now: Timestamp, others: [Option<Timestamp>; N]) -> Timestamp {
         self.state.retries.forget_old(now);
         let retry = self.state.retries.next(now);
@@ -168,17 +114,6 @@ impl Reconciler {
         }
         self.metrics.count_errors(stage, errors.len());
     }
-}
-
-/// Allocates VNIs from what is recorded. Expired taps need none.
-pub fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -> Vnis {
-    let taps: Vec<(&Tap, &TapSpec)> = validated
-        .taps
-        .iter()
-        .filter_map(|tap| Some((tap, tap.spec.as_ref().ok()?)))
-        .filter(|(tap, spec)| !is_expired(tap, spec, snapshot.now))
-        .collect();
-    vni::allocate(recorded, &taps, &snapshot.node_taps, &validated.policy.vni_range)
 }
 
 fn is_ready(status: &PodTapStatus) -> bool {

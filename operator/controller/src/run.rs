@@ -23,7 +23,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::{
-    apply::{context::Context, helper_pod::HelperTemplate, vni_record::VniRecord},
+    apply::{context::Context, helper_pod::HelperTemplate},
     events::Publisher,
     expression::process::Compiler,
     metrics::ControllerMetrics,
@@ -121,7 +121,6 @@ pub async fn run(args: Args) -> Result<(), Error> {
     metrics.set_leader(true);
     let mut reconciler = Reconciler {
         publisher: Publisher::new(client.clone(), &args.identity),
-        vni_record: VniRecord::new(client.clone(), &args.namespace),
         context: Context { client, caches, template: args.into() },
         compiler: Compiler::default(),
         state: ControllerState::default(),

@@ -8,6 +8,7 @@ use podtap_model::Uid;
 use crate::{
     expression::compiled::Expressions,
     failure::Failure,
+    plan::vni::Vnis,
     retries::Retries,
     store::{generations::Generations, tap::DecodeError},
 };
@@ -24,6 +25,8 @@ pub struct ControllerState {
     pub helper_failures: BTreeMap<String, Failure>,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
+    /// The VNIs of the last reconcile. The next leader finds them in the statuses of the taps and on the nodes.
+    pub vnis: Vnis,
     /// The compiled filter expressions.
     pub expressions: Expressions,
 }

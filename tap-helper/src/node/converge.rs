@@ -3,14 +3,14 @@ use std::{
     time::Instant,
 };
 
-use podtap_model::{DesiredSender, Reason, Receiver};
+use podtap_model::{DesiredSender, Reason, Receiver, Vni};
 use tracing::{info, warn};
 
 use super::{Node, pods::PodNetns};
 use crate::{
     execute::Executor,
     failure::{Failure, Status},
-    marks::is_ours,
+    marks::{Mark, is_ours},
     namespace::NamespaceId,
     observe::{NetnsKind, Observed},
     plan::{Plan, Requested, plan},
@@ -160,6 +160,7 @@ impl Node {
         let is_empty = !observed.has_ours() && !self.pods.any_in(id) && !self.has_node_receiver(id);
         let Some(netns) = self.netns.get_mut(&id) else { return };
         netns.leftovers = leftovers;
+        netns.vnis = vnis(observed);
         netns.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();
         netns.names = match (netns.kind, &self.desired) {
             (NetnsKind::Node, Some(desired)) => {
@@ -192,4 +193,16 @@ impl Node {
         }
         warn!(namespace = id.inode(), error = failure.message, "namespace failed");
     }
+}
+
+/// The VNIs of the destinations of each sender.
+fn vnis(observed: &Observed) -> BTreeMap<SenderKey, BTreeSet<Vni>> {
+    let mut found: BTreeMap<SenderKey, BTreeSet<Vni>> = BTreeMap::new();
+    for (device, destination) in &observed.destinations {
+        if let Some(Mark::Sender(mark)) = observed.link(*device).and_then(Mark::of) {
+            let key = SenderKey { tap: mark.tap, pod: mark.pod };
+            found.entry(key).or_default().insert(destination.vni);
+        }
+    }
+    found
 }

@@ -5,13 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use podtap_model::Vni;
+
 use super::Change;
 use crate::{
     failure::Status,
     namespace::{Namespace, NamespaceId, PidfdRef},
     netlink::{Connection, Event, NetlinkError, NetnsError, Subscription},
     observe::{NetnsKind, Observed, observe},
-    resource::Resource,
+    resource::{Resource, SenderKey},
 };
 
 /// Repairs within [`WINDOW`] after which they slow down: another program undoes them, and the helper should not spin.
@@ -35,6 +37,8 @@ pub(super) struct Netns {
     pub(super) names: BTreeSet<String>,
     /// Resources that are no longer requested, and why they still exist.
     pub(super) leftovers: BTreeMap<Resource, Status>,
+    /// The VNIs with which each sender sends.
+    pub(super) vnis: BTreeMap<SenderKey, BTreeSet<Vni>>,
     not_before: Option<Instant>,
     repairs: (Option<Instant>, u32),
 }
@@ -59,6 +63,7 @@ impl Netns {
             watched: BTreeSet::new(),
             names: BTreeSet::new(),
             leftovers: BTreeMap::new(),
+            vnis: BTreeMap::new(),
             not_before: None,
             repairs: (None, 0),
         })

@@ -14,6 +14,11 @@ impl Node {
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         let desired = self.desired.as_ref()?;
+        let vnis: BTreeMap<_, _> = self.netns.values().flat_map(|netns| &netns.vnis).collect();
+        let sender_status = |key: SenderKey, status| {
+            let vnis = vnis.get(&key).into_iter().copied().flatten().copied().collect();
+            SenderStatus { vnis, ..sender_status(key, status) }
+        };
         let mut senders: Vec<SenderStatus> = Vec::new();
         for sender in &desired.senders {
             let resource = Resource::sender(sender);
@@ -80,7 +85,16 @@ impl Node {
 
 fn sender_status(key: SenderKey, status: Status) -> SenderStatus {
     let Status { state, reason, message } = status;
-    SenderStatus { tap_uid: key.tap, pod_uid: key.pod, interface: None, state, reason, message, degraded: Vec::new() }
+    SenderStatus {
+        tap_uid: key.tap,
+        pod_uid: key.pod,
+        interface: None,
+        state,
+        reason,
+        message,
+        vnis: Vec::new(),
+        degraded: Vec::new(),
+    }
 }
 
 fn receiver_status(tap_uid: String, vni: u32, status: Status) -> ReceiverStatus {

@@ -9,4 +9,3 @@ pub mod helper_failures;
 pub mod helper_pod;
 pub mod helper_volumes;
 pub mod objects;
-pub mod vni_record;

@@ -10,8 +10,8 @@ use serde_json::json;
 use super::*;
 use crate::{
     apply::objects::Applied,
-    fixtures::{World, at, lost, object, pod, tap, time, vni},
-    plan::vni::Claims,
+    fixtures::{World, at, derived, lost, object, pod, tap, time},
+    plan::vni::Vnis,
     status::conditions::{OWN_TYPES, condition},
     store::generations::Generations,
 };
@@ -22,7 +22,7 @@ fn web() -> PodTap {
 
 /// The status of the first tap after `change` was made to what the nodes report, and without the helper pods of these nodes.
 fn status_of(world: &World, change: impl Fn(&mut NodeTap), helpers: &[&str]) -> PodTapStatus {
-    let (mut settled, claims) = world.settled(&Claims::new());
+    let (mut settled, claims) = world.settled(&Vnis::default());
     settled.node_taps.iter_mut().for_each(change);
     settled.seconds = 7;
     settled.plan(&claims, |snapshot, _, plan| {
@@ -72,8 +72,9 @@ fn everything_in_place() {
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_READY], ("True", Reason::AsExpected));
     assert_eq!(summary(&status)[CONDITION_DEGRADED], ("False", Reason::AsExpected));
-    assert_eq!((status.matched_pods, status.tapped_pods, status.vni), (1, 1, Some(vni(100))));
-    assert_eq!(status.destination, "node/n2:ptap100");
+    let vni = derived("tap-t", "");
+    assert_eq!((status.matched_pods, status.tapped_pods, status.vni), (1, 1, Some(vni)));
+    assert_eq!(status.destination, format!("node/n2:ptap{vni}"));
     let destination = &status.destinations[0];
     assert_eq!(
         (destination.ready, destination.node.as_deref(), destination.address.as_deref()),
@@ -86,7 +87,7 @@ fn everything_in_place() {
 #[test]
 fn all_conditions_are_present_from_the_first_reconcile() {
     let world = World::with(web());
-    let status = world.plan(&Claims::new(), |snapshot, _, plan| {
+    let status = world.plan(&Vnis::default(), |snapshot, _, plan| {
         let applied = Applied { node_taps: BTreeMap::new(), helper_failures: BTreeMap::new(), errors: Vec::new() };
         tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &Generations::default() })
     });
@@ -178,7 +179,7 @@ fn an_invalid_expression_changes_nothing_else_of_an_established_tap() {
         tap
     };
     for before in [web(), with(web(), "arp")] {
-        let (mut world, claims) = World::with(before).settled(&Claims::new());
+        let (mut world, claims) = World::with(before).settled(&Vnis::default());
         let specs: BTreeMap<String, NodeState> =
             world.node_taps.iter().map(|n| (n.metadata.name.clone().expect("a name"), n.spec.0.clone())).collect();
         world.taps[0] = with(world.taps[0].clone(), "tcp prot 443");
@@ -265,7 +266,7 @@ fn a_helper_that_does_not_run() {
 
 #[test]
 fn a_node_that_is_not_ready() {
-    let (mut world, claims) = World::with(web()).settled(&Claims::new());
+    let (mut world, claims) = World::with(web()).settled(&Vnis::default());
     world.nodes[0] = lost(world.nodes[0].clone());
     let status = world.plan(&claims, |snapshot, _, plan| {
         let node_taps = snapshot.node_taps.clone();
