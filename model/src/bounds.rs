@@ -33,6 +33,12 @@ pub const MAX_PACKETS_PER_SECOND: u64 = 1_000_000_000;
 /// IPv4 packet.
 pub const UNDERLAY_MTU: RangeInclusive<u32> = 576..=65_535;
 
+/// Seconds after which a mirror stops that is not renewed: a minute to 30 days.
+pub const ORPHAN_TIMEOUT_SECONDS: RangeInclusive<u32> = 60..=2_592_000;
+
+/// The orphan timeout unless the policy says otherwise: an hour.
+pub const DEFAULT_ORPHAN_TIMEOUT_SECONDS: u32 = 3600;
+
 /// Destinations of a tap.
 pub const DESTINATIONS: RangeInclusive<usize> = 1..=4;
 
@@ -41,6 +47,10 @@ pub const MAX_INTERFACE_NAME: usize = 15;
 
 /// Bytes of a UID. Two of them and their separators fit in the alias of a device (`IFALIASZ`, include/uapi/linux/if.h).
 pub const MAX_UID: usize = 64;
+
+/// Bytes of all messages in the status of a node. Those of a node on which everything fails are shortened to it: the status shares an
+/// object with the spec.
+pub const MAX_STATUS_TEXT: usize = 64 << 10;
 
 /// The largest VXLAN network identifier: 24 bits (RFC 7348).
 pub const MAX_VNI: u32 = (1 << 24) - 1;

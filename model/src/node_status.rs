@@ -31,6 +31,10 @@ pub struct NodeStatus {
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub receivers: Vec<ReceiverStatus>,
+    /// The VNIs with which the node sends, sorted by tap: those of every sender that exists, also while it is being removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub sent_vnis: Vec<SentVnis>,
     /// Source addresses of the mirrored frames that the node sends, by its routes, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
@@ -38,6 +42,18 @@ pub struct NodeStatus {
     /// What the node's kernel supports, by name, found out by trying.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<String, bool>,
+}
+
+/// The VNIs with which the senders of a tap send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SentVnis {
+    /// UID of the tap.
+    pub tap_uid: String,
+    /// The VNIs, sorted.
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub vnis: Vec<Vni>,
 }
 
 /// State of one sender.
@@ -59,10 +75,6 @@ pub struct SenderStatus {
     /// What happened, and what to do about it. Unset when there is nothing to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// The VNIs with which its frames are sent. Unset until they are known, and none once it is gone.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
-    pub vnis: Vec<Vni>,
     /// Which mirror options this node's kernel does not support, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]

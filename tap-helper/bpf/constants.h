@@ -33,9 +33,10 @@
 #define SAMPLED_OUT 2
 #define RATE_LIMITED 3
 #define DEDUPLICATED 4
-#define OUTCOMES 5
+#define EXPIRED 5
+#define OUTCOMES 6
 /* What the clamp did to mirrored frames. */
-#define TRUNCATED 10
-#define OVERSIZED 11
-#define FAILED 12
-#define COUNTERS 13
+#define TRUNCATED 12
+#define OVERSIZED 13
+#define FAILED 14
+#define COUNTERS 15

@@ -62,6 +62,8 @@ static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 size) = (voi
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, int difference, __u32 mode, __u64 flags) = (void *)50;
 static long (*const bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;
 static long (*const bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94;
+/* CLOCK_MONOTONIC as of the last tick, without a read of the clock source; since 5.11. */
+static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;
 
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))

@@ -48,6 +48,15 @@ struct {
 	__type(value, __u32);
 } active SEC(".maps");
 
+/* When the classifiers stop mirroring, in nanoseconds of CLOCK_MONOTONIC. The helper sets it before it attaches them, and moves it
+ * for as long as the API server confirms the tap: without a helper, an agent or an API server, the mirror stops by itself. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} deadline SEC(".maps");
+
 _Static_assert(TRUNCATED == OUTCOMES * 2, "the outcomes of both directions come first");
 
 /* As on the wire: a GSO packet counts as the frames that it is segmented into. */

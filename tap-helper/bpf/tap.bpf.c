@@ -28,6 +28,13 @@ INLINE struct config *active_config(void)
 	return bpf_map_lookup_elem(&configs, &index);
 }
 
+INLINE int deadline_has_passed(void)
+{
+	__u32 zero = 0;
+	__u64 *moment = bpf_map_lookup_elem(&deadline, &zero);
+	return !moment || bpf_ktime_get_coarse_ns() >= *(volatile __u64 *)moment;
+}
+
 INLINE void count(__u32 key, __u64 frames, __u64 bytes)
 {
 	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
@@ -157,6 +164,9 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	if (rate_limited(config, truncated ? 1 : frames, truncated ? length + tag : bytes))
 		outcome = RATE_LIMITED;
 done:
+	/* Last, so that only frames that would be mirrored count as expired. */
+	if (outcome == MIRRORED && deadline_has_passed())
+		outcome = EXPIRED;
 	count(direction * OUTCOMES + outcome, frames, bytes);
 	return outcome == MIRRORED ? MATCH : NO_MATCH;
 }

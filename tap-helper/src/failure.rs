@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use podtap_model::{Reason, State};
 
-use crate::netlink::NetlinkError;
+use crate::{bpf::BpfError, netlink::NetlinkError};
 
 /// State, reason and message of a sender or receiver, as in its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,13 +55,16 @@ impl Failure {
     pub fn kernel(error: &NetlinkError) -> Self {
         let advice = match error.errno {
             Errno::EPERM | Errno::EACCES => {
-                "The tap-helper needs the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
+                "Ask the cluster's administrator to check that the tap-helper has the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
             }
             Errno::ENOMEM | Errno::ENOBUFS => "The node is out of memory; this is retried automatically.",
             _ if error.is_unsupported() => {
                 return Self::failed(
                     Reason::KernelFeatureMissing,
-                    sentence(error, "The node's kernel lacks a feature: load its module, or use another kernel."),
+                    sentence(
+                        error,
+                        "The node's kernel lacks a feature: ask the cluster's administrator to load its module.",
+                    ),
                 );
             }
             _ => "This is retried automatically.",
@@ -73,6 +76,45 @@ impl Failure {
     #[must_use]
     pub fn status(&self) -> Status {
         Status { state: self.state, reason: self.reason, message: self.message.clone() }
+    }
+}
+
+/// Why a sender's programs cannot be loaded or configured.
+#[must_use]
+pub fn program_failure(error: &BpfError) -> Failure {
+    match error {
+        BpfError::TooManyRules(_) | BpfError::TooManyNetworks(_) | BpfError::Expression(_) => {
+            Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."))
+        }
+        BpfError::Rejected { .. } => Failure::failed(
+            Reason::KernelFeatureMissing,
+            format!("The node's kernel does not accept the tap's programs: {error}. A simpler filter may help."),
+        ),
+        _ => Failure::failed(
+            Reason::KernelError,
+            format!("The tap's programs are not attached: {error}. This is retried."),
+        ),
+    }
+}
+
+/// Why no programs can be loaded at all, as found with those of a tap without options.
+#[must_use]
+pub fn unloadable(error: &BpfError) -> Failure {
+    let what = "The node cannot load the eBPF programs that select the frames to mirror";
+    let then = "Taps that mirror already are not changed; this is retried automatically.";
+    match error {
+        // Out of memory or descriptors: not for long.
+        BpfError::Kernel { errno, .. } | BpfError::Rejected { errno, .. }
+            if matches!(errno, Errno::ENOMEM | Errno::EAGAIN | Errno::EINTR | Errno::EMFILE | Errno::ENFILE) =>
+        {
+            Failure::failed(Reason::KernelError, format!("{what}: {error}. {then}"))
+        }
+        _ => Failure::refused(
+            Reason::KernelFeatureMissing,
+            format!(
+                "{what}: {error}. PodTap needs Linux 5.11 with CONFIG_BPF_SYSCALL, not locked down, and the capability BPF. {then}"
+            ),
+        ),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::{
-    bpf::{Counters, Maps},
+    bpf::{Counters, Maps, Monotonic},
     marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
     namespace::{Namespace, NamespaceId, namespaces, pids},
@@ -63,9 +63,12 @@ pub struct Device {
     pub up: bool,
     /// Destinations of a sender's mirrored frames: address, UDP port and VNI.
     pub destinations: Vec<String>,
-    /// The counters of a sender's programs; none without programs, and for receivers.
+    /// The counters of a sender's programs; none if they cannot be read, and for receivers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
+    /// Seconds until a sender stops mirroring unless it is renewed; 0 if it has stopped. None for receivers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
 }
 
 /// A filter of PodTap.
@@ -160,6 +163,11 @@ fn device(link: &Link, observed: &Observed) -> Device {
     };
     Device {
         counters: counters(link, observed),
+        seconds_left: programs(link, observed)
+            .into_iter()
+            .flatten()
+            .find_map(|program| program.deadline)
+            .map(|deadline| deadline.left(Monotonic::now()).as_secs()),
         name: link.name.clone(),
         index: link.index,
         role,
@@ -237,9 +245,7 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
             let filters = 1 + usize::from(direction.has_ingress()) + usize::from(direction.has_egress());
             let programs = programs(link, observed);
             let groups: BTreeSet<_> = programs.iter().map(|program| program.map(|program| program.group)).collect();
-            // If the kernel cannot load programs, no filter has one.
-            let without = groups == BTreeSet::from([None]) && programs.len() < filters;
-            if !without && (groups.len() != 1 || groups.contains(&None) || programs.len() < filters) {
+            if groups.len() != 1 || groups.contains(&None) || programs.len() < filters {
                 found.push(format!("the programs of {} are incomplete, or of different kinds", link.name));
             }
         }

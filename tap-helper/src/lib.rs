@@ -12,6 +12,7 @@
 
 pub mod apply;
 pub mod bpf;
+mod deadline;
 mod execute;
 mod failure;
 pub mod inspect;
@@ -25,6 +26,7 @@ mod netlink;
 mod node;
 mod observe;
 mod plan;
+pub mod probe;
 pub mod purge;
 mod resource;
 pub mod serve;

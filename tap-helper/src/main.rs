@@ -14,7 +14,9 @@ use serde::Serialize;
 use tap_helper::{
     NodeError,
     apply::{self, ApplyError},
-    init_logs, inspect, purge,
+    init_logs, inspect,
+    probe::{self, ProbeError},
+    purge,
     serve::{self, ServeError},
 };
 
@@ -44,7 +46,14 @@ enum Command {
         #[arg(long)]
         agent_uid: u32,
     },
-    /// Apply the spec of a NodeTap once, and print its status; fails unless all of it is active
+    /// Exit with 0 if the tap-helper that serves on this socket answers; the kubelet runs this
+    Probe {
+        /// Its Unix socket
+        #[arg(long)]
+        socket: PathBuf,
+    },
+    /// Apply the spec of a NodeTap once, and print its status; fails unless all of it is active. Its mirrors stop after the spec's
+    /// orphan timeout unless this is repeated
     Apply {
         /// The spec in JSON; - for standard input
         #[arg(default_value = "-")]
@@ -61,6 +70,8 @@ enum Command {
 enum CommandError {
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
     #[error(transparent)]
@@ -100,6 +111,10 @@ async fn execute(command: Command) -> Result<bool, CommandError> {
     Ok(match command {
         Command::Serve { socket, agent_uid } => {
             serve::serve(&socket, agent_uid).await?;
+            true
+        }
+        Command::Probe { socket } => {
+            probe::probe(&socket)?;
             true
         }
         Command::Apply { file } => {

@@ -3,7 +3,7 @@
 use podtap_model::Endpoint;
 
 use crate::{
-    bpf::{BpfError, Fingerprint, Maps},
+    bpf::{BpfError, Fingerprint, Maps, Monotonic},
     marks::{Cookie, Mark, is_ours},
     netlink::{
         Connection, DefaultRoute, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, addresses,
@@ -41,12 +41,14 @@ pub struct Program {
     pub group: u32,
     /// Identifies the program and its configuration.
     pub fingerprint: Fingerprint,
+    /// When it stops mirroring; none for a clamp.
+    pub deadline: Option<Monotonic>,
 }
 
 impl Program {
     fn of(id: u32) -> Result<Self, BpfError> {
         let maps = Maps::adopt(id)?;
-        Ok(Self { id, group: maps.id()?, fingerprint: maps.fingerprint()? })
+        Ok(Self { id, group: maps.id()?, fingerprint: maps.fingerprint()?, deadline: maps.deadline()? })
     }
 }
 
@@ -126,6 +128,13 @@ impl Observed {
     #[must_use]
     pub fn program(&self, id: u32) -> Option<&Program> {
         self.programs.iter().find(|program| program.id == id)
+    }
+
+    /// A classifier of the sender with a hash, if it has one.
+    #[must_use]
+    pub fn classifier(&self, sender: u64) -> Option<&Program> {
+        let of_sender = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender);
+        self.filters.iter().filter(of_sender).find_map(|filter| self.program(filter.program?))
     }
 
     /// The offload settings of a device that are on and should not be.

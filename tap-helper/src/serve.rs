@@ -98,6 +98,9 @@ async fn process(
                 node.set_desired(desired, now).await?;
                 *sent = None;
             }
+            if let Some(renewal) = requests.renewal {
+                node.renew(&renewal);
+            }
             counters = requests.counters;
         }
         Event::Changes(changes) => {
@@ -116,7 +119,7 @@ async fn process(
     if let Some(request) = counters {
         listener.send(&Response::Counters(node.counters(request).await));
     }
-    node.preload();
+    node.preload(now);
     Ok(())
 }
 

@@ -97,7 +97,7 @@ fn a_new_helper_repairs_a_damaged_tap() {
     }
 }
 
-/// Such filters come from helpers that could not load programs.
+/// Another program has replaced the tap's programs with one that matches everything.
 #[test]
 fn a_filter_without_a_program_gets_one() {
     let mut scene = Scene::new();

@@ -11,7 +11,7 @@ use tap_helper::bpf::{Counters, ProgramKind, Programs, Settings};
 
 use crate::{
     bpf_frames::Random,
-    bpf_scene::{filtering, with},
+    bpf_scene::{filtering, loaded, with},
 };
 
 /// One end of a flow.
@@ -52,7 +52,7 @@ fn limited(bits_per_second: u64, packets_per_second: u64) -> Settings {
 }
 
 fn load(settings: &Settings) -> Programs {
-    Programs::load(settings, None).unwrap_or_else(|error| panic!("{error}"))
+    loaded(settings, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn mirrored(programs: &Programs, kind: ProgramKind, frame: &[u8]) -> bool {

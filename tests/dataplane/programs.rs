@@ -1,6 +1,6 @@
 //! Mirror options, as the helper's programs implement them: installed, changed and adopted.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podtap_model::{Deduplicate, Direction, Filter, Match, Protocol};
 use podtap_tests::{
@@ -59,7 +59,7 @@ fn a_filter_is_installed_and_changed() {
     });
     let programs = scene.web.network().programs("eth0");
     let all = scene.agent.establish(&request(&scene, |sender| sender.tap.options.filter = Some(only(Protocol::Icmp))));
-    assert_eq!((all.features["ebpf"], all.features["clamp"]), (true, true));
+    assert_eq!(all.features, [("ebpf".to_owned(), true)].into());
     assert_eq!(all.senders[0].degraded, Vec::<String>::new());
     assert_eq!((scene.web.network().programs("eth0"), executed(&scene, "Configure")), (programs, 1));
     traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
@@ -122,4 +122,30 @@ fn mirrored_frames_are_clamped_to_the_current_route() {
         if executed(&scene, "frame_limit: Some(1364)") == 1 { Ok(()) } else { Err(scene.helper.log()) }
     });
     assert_eq!((executed(&scene, "LoadPrograms"), executed(&scene, "Configure")), (1, 1));
+}
+
+/// The tokens that a higher limit left are worth nothing under a lower one.
+#[test]
+fn a_lowered_limit_holds_at_once() {
+    let mut scene = Scene::new();
+    let limited =
+        |sender: &mut Sender, rate: u32| sender.tap.options = options(json!({"limit": {"packetsPerSecond": rate}}));
+    let _captures = started(&mut scene, |sender| limited(sender, 1_000_000));
+    let send = |scene: &Scene| traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[100; 2000]);
+    send(&scene);
+    let mirrored = |scene: &mut Scene, request: u64| -> u64 {
+        let sender = scene.agent.counters(request).senders.remove(0);
+        [sender.ingress, sender.egress].into_iter().flatten().map(|direction| direction.mirrored.frames).sum()
+    };
+    let before = mirrored(&mut scene, 1);
+    assert!(before >= 4000, "{before} frames mirrored below the limit");
+    let start = Instant::now();
+    let lowered = request(&scene, |sender| limited(sender, 10));
+    scene.agent.establish(&Desired { generation: 2, ..lowered });
+    let before = mirrored(&mut scene, 2);
+    send(&scene);
+    let passed = mirrored(&mut scene, 3) - before;
+    // Ten per second, and one in advance.
+    let allowed = start.elapsed().as_secs() * 10 + 12;
+    assert!(passed > 0 && passed <= allowed, "{passed} of 4000 frames, {allowed} allowed");
 }

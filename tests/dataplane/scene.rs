@@ -99,7 +99,7 @@ pub fn full_size(address: IpAddr) -> usize {
 /// Receivers accept frames from the underlay.
 pub fn desired(senders: Vec<Sender>, receivers: Vec<Receiver>) -> Desired {
     let sources = ["10.66.0.0/24", "fd66::/64"].map(|network| network.parse().expect("a network"));
-    Desired { generation: 1, senders, receivers, sources: sources.into(), underlay_mtu: None }
+    Desired { generation: 1, senders, receivers, sources: sources.into(), ..Desired::default() }
 }
 
 pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoint]) -> Sender {
@@ -113,6 +113,7 @@ pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoi
         destinations: destinations.to_vec(),
         options: MirrorOptions::default(),
         program: None,
+        expiration_time: None,
     };
     Sender { tap, pod: pod.model(), program: None }
 }

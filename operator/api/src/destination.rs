@@ -18,7 +18,9 @@ use crate::PodSelector;
 pub struct Destination {
     /// Name of the destination, unique within the tap. A single destination does not need one.
     #[serde(default = "default_name")]
-    #[schemars(default = "default_name", length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(default = "default_name", length(max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the name of a destination must consist of lower-case letters, digits and hyphens, and begin and end with a letter or a digit"))]
     pub name: String,
 
     /// A network interface on a node of the cluster.

@@ -13,7 +13,7 @@ use kube::{
     runtime::watcher::Event,
 };
 use podtap_api::{DestinationStatus, NodeTap, NodeTapSpec, PodTap, PodTapPolicy};
-use podtap_model::{NodeState, NodeStatus, Reason, ReceiverStatus, SenderStatus, State, Uid, Vni};
+use podtap_model::{NodeState, NodeStatus, Reason, ReceiverStatus, SenderStatus, SentVnis, State, Uid, Vni};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ use crate::{
         caches::Caches,
         node::{CachedNamespace, CachedNode, service_networks},
         node_tap::CachedNodeTap,
-        pod::CachedPod,
+        pod::{CachedHelper, CachedPod},
         snapshot::Snapshot,
         tap::{CachedTap, cached_policy},
     },
@@ -79,6 +79,21 @@ pub fn pod(namespace: &str, name: &str, node: &str) -> Pod {
         "spec": {"nodeName": node, "containers": []},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
     }))
+}
+
+/// A helper pod on `node` that is Ready and of this template, as `change` makes it. Its name is its UID.
+pub fn helper(name: &str, node: &str, template: &str, change: impl FnOnce(&mut CachedPod)) -> CachedPod {
+    let mut cached = CachedPod::new(pod(OWN_NAMESPACE, name, node), OWN_NAMESPACE);
+    cached.uid = uid(name);
+    cached.helper = Some(CachedHelper { template: template.into(), ended: None, container_error: None });
+    change(&mut cached);
+    cached
+}
+
+/// The pod with an address.
+pub fn started(mut pod: Pod) -> Pod {
+    pod.status.get_or_insert_default().pod_ip = Some("10.244.0.9".into());
+    pod
 }
 
 /// A node that is Ready.
@@ -184,8 +199,8 @@ impl World {
         let caches = self.caches();
         let taps = caches.taps.list();
         let compiled = |text: String| (text.clone(), expression::compile(&text).into());
-        let texts = compilable(taps.iter().filter_map(|entry| entry.object.expression()));
-        Snapshot::take(&caches, &texts.into_iter().map(compiled).collect(), at(self.seconds))
+        let texts = compilable(taps.iter().filter_map(|entry| Some(("", entry.object.expression()?))));
+        Snapshot::take(&caches, &texts.into_values().flatten().map(compiled).collect(), at(self.seconds))
     }
 
     /// Calls `check` with the plan of the cluster and its VNIs. `previous` are those of the last reconcile.
@@ -240,10 +255,11 @@ pub fn node_tap(name: &str, spec: NodeState) -> NodeTap {
 /// The object after its node has applied everything.
 pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
     let NodeState { taps, senders, receivers, .. } = &node_tap.spec.0;
-    let vnis = |uid: &Uid| {
-        let tap = taps.iter().find(|tap| tap.uid == *uid);
-        tap.into_iter().flat_map(|tap| tap.destinations.iter().map(|endpoint| endpoint.vni)).collect()
+    let sent = |tap: &podtap_model::Tap| SentVnis {
+        tap_uid: tap.uid.to_string(),
+        vnis: tap.destinations.iter().map(|endpoint| endpoint.vni).collect(),
     };
+    let sent_vnis = taps.iter().map(sent).collect();
     let (state, reason) = (State::Active, Reason::AsExpected);
     let senders = senders.iter().map(|sender| SenderStatus {
         tap_uid: sender.tap.to_string(),
@@ -252,7 +268,6 @@ pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
         state,
         reason,
         message: String::new(),
-        vnis: vnis(&sender.tap),
         degraded: Vec::new(),
     });
     let receivers = receivers.iter().map(|receiver| ReceiverStatus {
@@ -266,6 +281,7 @@ pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
         observed_generation: node_tap.metadata.generation,
         senders: senders.collect(),
         receivers: receivers.collect(),
+        sent_vnis,
         ..NodeStatus::default()
     });
     node_tap

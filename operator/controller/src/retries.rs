@@ -9,6 +9,8 @@ use podtap_runtime::backoff::Backoff;
 /// What a retry is about. Each has a backoff of its own, so that one request that is refused delays no other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RetryKey {
+    /// The record of nodes to sweep.
+    SweepRecord,
     /// Finalizers of a tap, by its UID.
     Finalizers(Uid),
     /// Status of a tap, by its UID.

@@ -3,8 +3,8 @@ use serde::Serialize;
 
 use super::{
     constants::{
-        DEDUPLICATED, EGRESS, FAILED, FILTERED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED, RATE_LIMITED, SAMPLED_OUT,
-        TRUNCATED,
+        DEDUPLICATED, EGRESS, EXPIRED, FAILED, FILTERED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED, RATE_LIMITED,
+        SAMPLED_OUT, TRUNCATED,
     },
     layout::Counter,
 };
@@ -31,6 +31,8 @@ pub struct DirectionCounters {
     pub rate_limited: Count,
     /// Mirrored by the peer.
     pub deduplicated: Count,
+    /// After the deadline, but otherwise mirrored.
+    pub expired: Count,
 }
 
 impl DirectionCounters {
@@ -43,7 +45,7 @@ impl DirectionCounters {
     /// The frames that the filter selects.
     #[must_use]
     pub fn matched(&self) -> Count {
-        sum(&[self.mirrored, self.sampled_out, self.rate_limited, self.deduplicated])
+        sum(&[self.mirrored, self.sampled_out, self.rate_limited, self.deduplicated, self.expired])
     }
 }
 
@@ -83,6 +85,7 @@ pub(super) fn read(map: &PerCpuArray<MapData, Counter>) -> Result<Counters, MapE
             sampled_out: outcome(SAMPLED_OUT)?,
             rate_limited: outcome(RATE_LIMITED)?,
             deduplicated: outcome(DEDUPLICATED)?,
+            expired: outcome(EXPIRED)?,
         })
     };
     Ok(Counters {

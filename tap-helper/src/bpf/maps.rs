@@ -7,7 +7,7 @@ use std::{
 use aya::maps::{Array, IterableMap as _, Map, MapData, MapError, PerCpuArray};
 
 use super::{
-    BpfError, Counters, Settings,
+    BpfError, Counters, Monotonic, ObjectError, Settings,
     constants::SLOTS,
     counters,
     layout::{Config, Counter},
@@ -21,6 +21,8 @@ pub struct Maps {
     configs: Array<MapData, Config>,
     active: Array<MapData, u32>,
     counters: PerCpuArray<MapData, Counter>,
+    /// Only the classifiers have it: missing if the maps are those of a clamp.
+    deadline: Option<Array<MapData, u64>>,
     /// The maps that only the programs use.
     others: MapsByName,
 }
@@ -86,6 +88,7 @@ impl Maps {
             configs: take("configs")?.try_into().ok()?,
             active: take("active")?.try_into().ok()?,
             counters: take("counters")?.try_into().ok()?,
+            deadline: take("deadline").and_then(|map| map.try_into().ok()),
             others: maps,
         })
     }
@@ -93,12 +96,13 @@ impl Maps {
     /// New descriptors of the same maps.
     pub(super) fn by_name(&self) -> Result<MapsByName, BpfError> {
         let own = [("configs", self.configs.map()), ("active", self.active.map()), ("counters", self.counters.map())];
+        let own = own.into_iter().chain(self.deadline.iter().map(|map| ("deadline", map.map())));
         let others = self.others.iter().map(|(name, map)| (name.as_str(), map));
         let reopen = |(name, map): (&str, &MapData)| {
             let map = MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?;
             Ok((name.to_owned(), map))
         };
-        let maps: Result<_, MapError> = own.into_iter().chain(others).map(reopen).collect();
+        let maps: Result<_, MapError> = own.chain(others).map(reopen).collect();
         maps.map_err(|error| BpfError::aya("share maps", &error))
     }
 
@@ -142,6 +146,20 @@ impl Maps {
     pub fn id(&self) -> Result<u32, BpfError> {
         let info = self.configs.map().info();
         info.map(|info| info.id()).map_err(|error| BpfError::aya("inspect a map", &error))
+    }
+
+    /// When the classifiers stop mirroring; none if that was not set yet, or if the maps are those of a clamp.
+    pub fn deadline(&self) -> Result<Option<Monotonic>, BpfError> {
+        let Some(deadline) = &self.deadline else { return Ok(None) };
+        let nanoseconds = deadline.get(&0, 0).map_err(|error| BpfError::aya("read a deadline", &error))?;
+        Ok((nanoseconds != 0).then_some(Monotonic::from_nanoseconds(nanoseconds)))
+    }
+
+    /// Sets when the classifiers stop mirroring. If they have stopped, a later moment makes them mirror again.
+    pub fn set_deadline(&mut self, moment: Monotonic) -> Result<(), BpfError> {
+        let deadline = self.deadline.as_mut().ok_or(ObjectError::Maps)?;
+        let set = deadline.set(0, moment.nanoseconds(), 0);
+        set.map_err(|error| BpfError::aya("write a deadline", &error))
     }
 
     /// The counters since the tap was created.

@@ -18,11 +18,8 @@ use crate::names::Hash;
 struct Aligned<T: ?Sized>(T);
 
 static TAP_ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/tap.bpf.o")));
-static PROBE_ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/probe.bpf.o")));
 /// The programs of a tap.
 pub(super) static TAP: &[u8] = &TAP_ALIGNED.0;
-/// The programs that probe the kernel's features.
-pub(super) static PROBE: &[u8] = &PROBE_ALIGNED.0;
 
 /// Maps by name.
 pub(super) type MapsByName = BTreeMap<String, MapData>;
@@ -81,13 +78,6 @@ impl Object {
         });
         self.0.relocate_maps(fds, &text).map_err(ObjectError::from)?;
         Ok(self.0.relocate_calls(&text).map_err(ObjectError::from)?)
-    }
-
-    /// Removes all programs but one.
-    pub(super) fn keep_program(&mut self, name: &str) {
-        self.0.programs.retain(|candidate, _| candidate == name);
-        let programs: Vec<_> = self.0.programs.values().map(aya_obj::Program::function_key).collect();
-        self.0.functions.retain(|key, function| programs.contains(key) || !function.name.starts_with("probe_"));
     }
 
     /// Loads a program into the kernel.

@@ -13,8 +13,7 @@ pub struct Settings {
     pub program: Option<Arc<Program>>,
     /// Longest inner frame, with its Ethernet header, that fits the underlay; see [`frame_limit`].
     pub frame_limit: Option<u32>,
-    /// Whether GSO packets are linearized before their `gso_size` is reduced; see
-    /// [`Features::frag_list_safe`](super::Features::frag_list_safe).
+    /// Whether GSO packets are linearized before their `gso_size` is reduced; see [`frag_list_safe`](super::frag_list_safe).
     pub linearize: bool,
 }
 

@@ -28,8 +28,8 @@ pub use error::{NetlinkError, NetnsError};
 pub use ethtool::{offloads, turn_off};
 pub use fdb::{add_destination, destinations, remove_destination};
 pub use filter::{
-    CLAMP_PRIORITY, Filter, FilterId, FilterTarget, Hook, REDIRECT_PRIORITY, add_drop_filter, add_mirror_filter,
-    add_redirect_filter, attach_mirror_program, attach_verdict_program, filters, remove_filter,
+    CLAMP_PRIORITY, Filter, FilterId, FilterTarget, Hook, REDIRECT_PRIORITY, add_drop_filter, add_redirect_filter,
+    attach_mirror_program, attach_verdict_program, filters, remove_filter,
 };
 #[cfg(test)]
 pub use filter::{Counters, DROP_PRIORITY, Mirror};

@@ -4,13 +4,14 @@ use std::{
 };
 
 use podtap_model::{DesiredSender, Reason, Receiver, Vni};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::{Node, pods::PodNetns};
+use super::{Node, names::owners, pods::PodNetns, resources::Running};
 use crate::{
     execute::Executor,
     failure::{Failure, Status},
     marks::{Mark, is_ours},
+    names::sender_hash,
     namespace::NamespaceId,
     observe::{NetnsKind, Observed},
     plan::{Plan, Requested, plan},
@@ -49,7 +50,7 @@ impl Node {
         }
         let failure = Failure::failed(
             Reason::KernelError,
-            "Another program keeps changing what PodTap configures on this interface. Find that program, and make it leave PodTap's filters alone.".to_owned(),
+            "Another program keeps changing what PodTap configures on this interface. If it is not in the pod, ask the cluster's administrator to find it, and to make it leave PodTap's filters alone.".to_owned(),
         );
         self.unobservable(id, &failure, now);
     }
@@ -91,29 +92,29 @@ impl Node {
             };
             here && attempted(Resource::receiver(receiver)) && self.sources.failure(receiver).is_none()
         };
-        let senders: Vec<&DesiredSender> = desired.senders.iter().filter(sender).collect();
-        let settings = |sender: &&DesiredSender| {
-            let settings = settings(sender, self.paths.mtu(sender), &self.features);
-            (SenderKey::of(sender), settings)
-        };
-        let settings = match self.features.usable() {
-            Ok(()) => senders.iter().map(settings).collect(),
-            Err(_) => BTreeMap::new(),
-        };
-        Requested { senders, receivers: desired.receivers.iter().filter(receiver).collect(), settings }
+        let with_settings = |sender| (sender, settings(sender, self.paths.mtu(sender), self.frag_list_safe));
+        Requested {
+            senders: desired.senders.iter().filter(sender).map(with_settings).collect(),
+            receivers: desired.receivers.iter().filter(receiver).collect(),
+            unloadable: self.preloaded.failure().cloned(),
+        }
     }
 
     /// Executes all actions, except further ones of resources that failed. Returns these resources.
     async fn execute(&mut self, id: NamespaceId, actions: &[Action], now: Instant) -> BTreeSet<Resource> {
         let Some(netns) = self.netns.get(&id) else { return BTreeSet::new() };
+        let senders = self.desired.iter().flat_map(|desired| &desired.senders);
+        let deadlines = senders.map(|sender| (Resource::sender(sender), self.renewals.deadline(sender))).collect();
         let mut executor = Executor {
             namespace: &*netns.namespace,
             netlink: &netns.netlink,
             node: &self.netlink,
             clsacts: Vec::new(),
             programs: BTreeMap::new(),
-            preloaded: &mut self.preloaded,
+            preloaded: &mut self.preloaded.programs,
+            deadlines,
         };
+        let owners = owners(self.desired.as_ref(), actions);
         let mut failed: BTreeSet<Resource> = BTreeSet::new();
         for action in actions {
             if failed.contains(&action.resource) {
@@ -125,13 +126,14 @@ impl Node {
                 self.resources.created(&action.resource, id);
             }
             if let Err(failure) = result {
-                warn!(step = ?action.step, error = failure.message, "step failed");
+                warn!(step = %action.step, of = owners[&action.resource], error = failure.message, "step failed");
                 failed.insert(action.resource.clone());
                 self.resources.failed(&action.resource, id, &failure, now);
             }
         }
         for action in actions.iter().filter(|action| !failed.contains(&action.resource)) {
-            info!(step = ?action.step, "done");
+            info!(step = %action.step, of = owners[&action.resource], "done");
+            debug!(step = ?action.step, "details");
         }
         failed
     }
@@ -143,6 +145,10 @@ impl Node {
                 Ok(_) if self.resources.is_pausing(resource, now) => {}
                 Ok(interface) => self.resources.active(resource, id, interface),
                 Err(failure) => self.resources.refused(resource, id, failure),
+            }
+            if let (Resource::Sender(key), Some(running)) = (resource, self.resources.running_mut(resource)) {
+                let classifier = observed.classifier(sender_hash(key));
+                *running = classifier.map(|program| Running { id: program.id, deadline: program.deadline });
             }
         }
         let actions = plan.actions.iter().map(|action| action.resource.clone());
@@ -160,7 +166,7 @@ impl Node {
         let is_empty = !observed.has_ours() && !self.pods.any_in(id) && !self.has_node_receiver(id);
         let Some(netns) = self.netns.get_mut(&id) else { return };
         netns.leftovers = leftovers;
-        netns.vnis = vnis(observed);
+        netns.sent_vnis = sent_vnis(observed);
         netns.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();
         netns.names = match (netns.kind, &self.desired) {
             (NetnsKind::Node, Some(desired)) => {
@@ -182,7 +188,7 @@ impl Node {
     /// Records that the state of a namespace is unknown.
     fn unobservable(&mut self, id: NamespaceId, failure: &Failure, now: Instant) {
         let requested = self.requested(id, now);
-        let senders = requested.senders.iter().map(|sender| Resource::sender(sender));
+        let senders = requested.senders.iter().map(|(sender, _)| Resource::sender(sender));
         let receivers = requested.receivers.iter().map(|receiver| Resource::receiver(receiver));
         let mut resources: Vec<Resource> = senders.chain(receivers).collect();
         if resources.is_empty() {
@@ -191,17 +197,16 @@ impl Node {
         for resource in resources {
             self.resources.failed(&resource, id, failure, now);
         }
-        warn!(namespace = id.inode(), error = failure.message, "namespace failed");
+        warn!(place = self.place(id), error = failure.message, "cannot read the state");
     }
 }
 
-/// The VNIs of the destinations of each sender.
-fn vnis(observed: &Observed) -> BTreeMap<SenderKey, BTreeSet<Vni>> {
-    let mut found: BTreeMap<SenderKey, BTreeSet<Vni>> = BTreeMap::new();
+/// The VNIs of the destinations of each tap's senders.
+fn sent_vnis(observed: &Observed) -> BTreeMap<String, BTreeSet<Vni>> {
+    let mut found: BTreeMap<String, BTreeSet<Vni>> = BTreeMap::new();
     for (device, destination) in &observed.destinations {
         if let Some(Mark::Sender(mark)) = observed.link(*device).and_then(Mark::of) {
-            let key = SenderKey { tap: mark.tap, pod: mark.pod };
-            found.entry(key).or_default().insert(destination.vni);
+            found.entry(mark.tap).or_default().insert(destination.vni);
         }
     }
     found

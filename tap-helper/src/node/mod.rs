@@ -6,9 +6,12 @@
 
 mod converge;
 mod counters;
+mod names;
 mod netns;
 mod paths;
 mod pods;
+mod preloaded;
+mod renewal;
 mod report;
 mod resources;
 mod sources;
@@ -20,14 +23,15 @@ use std::{
     io,
     rc::Rc,
     task::Poll,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use podtap_model::DesiredState;
+use podtap_model::{DesiredState, UnixTime};
 use tracing::{info, warn};
 
 use crate::{
-    bpf::{Features, Programs, Settings, probe},
+    bpf::{Monotonic, frag_list_safe},
+    deadline::{ClockReading, Renewals},
     failure::Failure,
     namespace::{Namespace, NamespaceId, PidfdRef, namespaces, pids},
     netlink::{Connection, NetlinkError, NetnsError},
@@ -38,6 +42,7 @@ use crate::{
 use netns::Netns;
 use paths::Paths;
 use pods::Pods;
+use preloaded::Preloaded;
 use resources::Resources;
 use sources::Sources;
 
@@ -87,9 +92,9 @@ pub struct Node {
     desired: Option<DesiredState>,
     /// Resources that are refused before any of their namespace is observed.
     invalid: BTreeMap<Resource, Failure>,
-    features: Features,
-    /// Programs for the next sender.
-    preloaded: Option<Programs>,
+    renewals: Renewals,
+    frag_list_safe: bool,
+    preloaded: Preloaded,
     paths: Paths,
     sources: Sources,
     pods: Pods,
@@ -103,15 +108,14 @@ impl Node {
     pub fn open() -> Result<Self, NodeError> {
         let namespace = Rc::new(Namespace::node().map_err(NodeError::Namespace)?);
         let netlink = Connection::open(&namespace)?;
-        let (features, preloaded) = probe();
-        log_missing(&features);
         Ok(Self {
             namespace,
             netlink,
             desired: None,
             invalid: BTreeMap::new(),
-            features,
-            preloaded,
+            renewals: Renewals::new(node_clock()),
+            frag_list_safe: frag_list_safe(),
+            preloaded: Preloaded::new(Instant::now()),
             paths: Paths::default(),
             sources: Sources::default(),
             pods: Pods::default(),
@@ -122,11 +126,8 @@ impl Node {
     }
 
     /// Loads programs for the next sender, if there are none. To be called when nothing else is left to do.
-    pub fn preload(&mut self) {
-        if self.preloaded.is_none() && self.features.usable().is_ok() {
-            // If they cannot be loaded now, the next sender reports why.
-            self.preloaded = Programs::load(&Settings::default(), None).ok();
-        }
+    pub fn preload(&mut self, now: Instant) {
+        self.preloaded.load(now);
     }
 
     /// The node's own namespace.
@@ -137,6 +138,17 @@ impl Node {
 
     /// Takes a new desired state. The first one also adopts what earlier helpers left in any namespace.
     pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
+        if self.desired.is_none() {
+            self.renewals = Renewals::new(node_clock());
+        }
+        if let Some(time) = desired.now {
+            self.renewals.confirm(ClockReading { at: Monotonic::now(), time });
+        }
+        let desired = self.renewals.without_expired(&desired, Monotonic::now()).unwrap_or(desired);
+        self.request(desired, now).await
+    }
+
+    async fn request(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
         self.resources.forget_changed(self.desired.as_ref(), &desired);
         self.pods.set(validate::pods(&desired), now);
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
@@ -159,6 +171,10 @@ impl Node {
 
     /// Reconciles what is due.
     pub async fn reconcile(&mut self, now: Instant) -> Result<(), NodeError> {
+        self.expire(now).await?;
+        if self.preloaded.load_again(now) {
+            self.mark_all_dirty();
+        }
         if self.pods.watch_is_due(now) {
             self.search(now).await?;
         }
@@ -182,6 +198,7 @@ impl Node {
             self.converge(id, now).await;
         }
         self.sources.remove(&self.namespace, now);
+        self.write_deadlines();
         Ok(())
     }
 
@@ -189,8 +206,12 @@ impl Node {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let netns = self.netns.values().filter_map(Netns::due_at);
-        let moments =
-            [self.pods.watch_due_at(), self.next_full_reconcile, self.resources.next_retry(), self.sources.due_at()];
+        // A node without senders needs no programs.
+        let has_senders = self.desired.as_ref().is_some_and(|desired| !desired.senders.is_empty());
+        let load = self.preloaded.retry_at().filter(|_| has_senders);
+        let retry = self.resources.next_retry();
+        let (deadline, sources) = (self.next_deadline(), self.sources.due_at());
+        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load, deadline, sources];
         moments.into_iter().flatten().chain(netns).min()
     }
 
@@ -253,7 +274,7 @@ impl Node {
             let Ok(mut netns) = Netns::of_process(pid, kind) else { continue };
             if netns.observe().await.is_ok_and(|observed| observed.has_ours()) {
                 let id = netns.namespace.id();
-                info!(namespace = id.inode(), "found");
+                info!(process = pid, "found what an earlier tap-helper left in the namespace of this process");
                 self.netns.insert(id, netns);
             }
         }
@@ -279,13 +300,13 @@ impl Node {
                     }
                     // The process has just ended, or the helper lacks a capability. The search continues.
                     Err(error) => {
-                        warn!(pod = uid, %error, "cannot enter");
+                        warn!(pod = uid, %error, "cannot enter the pod's network namespace; retrying");
                         continue;
                     }
                 }
             }
-            info!(pod = uid, namespace = id.inode(), "pod runs");
             self.pods.found(&uid, id, now);
+            info!(pod = self.place(id), "pod runs");
             if let Some(netns) = self.netns.get_mut(&id) {
                 netns.dirty = true;
             }
@@ -305,7 +326,7 @@ impl Node {
             netns.process = Some(process);
             return Ok(());
         }
-        info!(namespace = id.inode(), "pod ended");
+        info!(pod = self.place(id), "pod ended");
         self.pods.forget(id, now);
         // The namespace may outlive its processes: CRI-O keeps it mounted between two runs of a pod's only container. Until then, no
         // helper could find our resources in it, so they are removed now.
@@ -316,12 +337,9 @@ impl Node {
     }
 }
 
-/// Logs each missing feature of the kernel.
-fn log_missing(features: &Features) {
-    let parts = [&features.ebpf, &features.rate_limit, &features.expression, &features.clamp];
-    for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {
-        warn!(%error, "eBPF feature missing");
-    }
+/// The node's own clock, for what the API server's is not known for.
+fn node_clock() -> ClockReading {
+    ClockReading { at: Monotonic::now(), time: UnixTime::from(SystemTime::now()) }
 }
 
 fn is_empty(desired: Option<&DesiredState>) -> bool {

@@ -13,7 +13,7 @@ use crate::{
     namespace::{Namespace, NamespaceId, PidfdRef},
     netlink::{Connection, Event, NetlinkError, NetnsError, Subscription},
     observe::{NetnsKind, Observed, observe},
-    resource::{Resource, SenderKey},
+    resource::Resource,
 };
 
 /// Repairs within [`WINDOW`] after which they slow down: another program undoes them, and the helper should not spin.
@@ -37,8 +37,8 @@ pub(super) struct Netns {
     pub(super) names: BTreeSet<String>,
     /// Resources that are no longer requested, and why they still exist.
     pub(super) leftovers: BTreeMap<Resource, Status>,
-    /// The VNIs with which each sender sends.
-    pub(super) vnis: BTreeMap<SenderKey, BTreeSet<Vni>>,
+    /// The VNIs with which the senders of each tap send, by its UID.
+    pub(super) sent_vnis: BTreeMap<String, BTreeSet<Vni>>,
     not_before: Option<Instant>,
     repairs: (Option<Instant>, u32),
 }
@@ -63,7 +63,7 @@ impl Netns {
             watched: BTreeSet::new(),
             names: BTreeSet::new(),
             leftovers: BTreeMap::new(),
-            vnis: BTreeMap::new(),
+            sent_vnis: BTreeMap::new(),
             not_before: None,
             repairs: (None, 0),
         })

@@ -1,12 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
+use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, SentVnis, State, Vni};
 
 use super::{Node, pods::PodNetns};
 use crate::{
     failure::Status,
     resource::{Resource, SenderKey},
-    settings::degraded,
 };
 
 impl Node {
@@ -14,20 +13,16 @@ impl Node {
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         let desired = self.desired.as_ref()?;
-        let vnis: BTreeMap<_, _> = self.netns.values().flat_map(|netns| &netns.vnis).collect();
-        let sender_status = |key: SenderKey, status| {
-            let vnis = vnis.get(&key).into_iter().copied().flatten().copied().collect();
-            SenderStatus { vnis, ..sender_status(key, status) }
-        };
         let mut senders: Vec<SenderStatus> = Vec::new();
         for sender in &desired.senders {
             let resource = Resource::sender(sender);
             let interface = self.resources.get(&resource).map(|state| state.interface.clone());
-            senders.push(SenderStatus {
-                interface: interface.filter(|name| !name.is_empty()),
-                degraded: degraded(sender, &self.features),
-                ..sender_status(SenderKey::of(sender), self.status(&resource, Some(&sender.pod)))
-            });
+            let mut status = self.status(&resource, Some(&sender.pod));
+            if status == Status::ACTIVE {
+                status = self.stopped(sender).unwrap_or(status);
+            }
+            let interface = interface.filter(|name| !name.is_empty());
+            senders.push(SenderStatus { interface, ..sender_status(SenderKey::of(sender), status) });
         }
         let mut receivers: Vec<ReceiverStatus> = Vec::new();
         for receiver in &desired.receivers {
@@ -47,16 +42,20 @@ impl Node {
                 Resource::Leftover => {}
             }
         }
-        let status = desired.status(senders, receivers, self.feature_names());
-        let source_addresses = self.paths.sources();
-        Some(Report { uid: desired.uid.clone(), status: NodeStatus { source_addresses, ..status } })
+        let features = [("ebpf".to_owned(), self.preloaded.failure().is_none())].into();
+        let status = desired.status(senders, receivers, features);
+        let (sent_vnis, source_addresses) = (self.sent_vnis(), self.paths.sources());
+        Some(Report { uid: desired.uid.clone(), status: NodeStatus { sent_vnis, source_addresses, ..status } })
     }
 
-    fn feature_names(&self) -> BTreeMap<String, bool> {
-        let ebpf = self.features.usable().is_ok();
-        [("ebpf", ebpf), ("clamp", ebpf && self.features.clamp.is_ok())]
-            .map(|(name, is_supported)| (name.to_owned(), is_supported))
-            .into()
+    fn sent_vnis(&self) -> Vec<SentVnis> {
+        let mut taps: BTreeMap<&str, BTreeSet<Vni>> = BTreeMap::new();
+        for (tap, vnis) in self.netns.values().flat_map(|netns| &netns.sent_vnis) {
+            taps.entry(tap).or_default().extend(vnis);
+        }
+        let sent =
+            |(tap, vnis): (&str, BTreeSet<Vni>)| SentVnis { tap_uid: tap.to_owned(), vnis: vnis.into_iter().collect() };
+        taps.into_iter().map(sent).collect()
     }
 
     fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {
@@ -85,16 +84,7 @@ impl Node {
 
 fn sender_status(key: SenderKey, status: Status) -> SenderStatus {
     let Status { state, reason, message } = status;
-    SenderStatus {
-        tap_uid: key.tap,
-        pod_uid: key.pod,
-        interface: None,
-        state,
-        reason,
-        message,
-        vnis: Vec::new(),
-        degraded: Vec::new(),
-    }
+    SenderStatus { tap_uid: key.tap, pod_uid: key.pod, interface: None, state, reason, message, degraded: Vec::new() }
 }
 
 fn receiver_status(tap_uid: String, vni: u32, status: Status) -> ReceiverStatus {

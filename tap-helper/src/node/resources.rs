@@ -7,6 +7,7 @@ use podtap_backoff::Backoff;
 use podtap_model::{DesiredSender, DesiredState, Receiver, State};
 
 use crate::{
+    bpf::Monotonic,
     failure::{Failure, Status},
     namespace::NamespaceId,
     resource::Resource,
@@ -27,6 +28,17 @@ pub(super) struct ResourceState {
     retry_at: Option<Instant>,
     /// A device was created for it since it was last active.
     created: bool,
+    /// The programs of a sender, as last observed.
+    pub(super) running: Option<Running>,
+}
+
+/// Running programs of a sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    /// The ID of one of its classifiers.
+    pub(super) id: u32,
+    /// When they stop mirroring.
+    pub(super) deadline: Option<Monotonic>,
 }
 
 /// The desired state of one resource.
@@ -97,12 +109,18 @@ impl Resources {
             backoff: backoff(),
             retry_at: None,
             created: false,
+            running: None,
         };
         let state = self.0.entry(resource.clone()).or_insert_with(fresh);
         if state.netns != netns {
             *state = fresh();
         }
         state
+    }
+
+    /// The programs of a sender; none if its namespace was not observed yet.
+    pub(super) fn running_mut(&mut self, resource: &Resource) -> Option<&mut Option<Running>> {
+        self.0.get_mut(resource).map(|state| &mut state.running)
     }
 
     /// Records that it is complete.

@@ -17,6 +17,13 @@ pub(super) struct ProgramPlan {
     pub(super) replaced: Vec<Hook>,
 }
 
+impl ProgramPlan {
+    /// Whether programs have to be loaded.
+    pub(super) fn loads(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::LoadPrograms { .. }))
+    }
+}
+
 impl Planner<'_> {
     /// Plans the programs of a sender with mirrors at the given hooks, each with the position of its filter, if that exists.
     ///

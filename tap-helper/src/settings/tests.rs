@@ -1,12 +1,10 @@
+use std::time::Duration;
+
 use podtap_model::{Direction, Endpoint, Instruction, IpNet, Pod, Program, ProgramId, Tap};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::*;
-
-fn features() -> Features {
-    Features { ebpf: Ok(()), clamp: Ok(()), rate_limit: Ok(()), expression: Ok(()), frag_list_safe: true }
-}
 
 fn tap(options: &Value) -> Tap {
     let vni = 7.try_into().expect("a VNI");
@@ -19,6 +17,7 @@ fn tap(options: &Value) -> Tap {
         destinations: vec![Endpoint { address: [10, 66, 0, 2].into(), port: 14789, vni }],
         options: MirrorOptions::deserialize(options).expect("mirror options"),
         program: None,
+        expiration_time: None,
     }
 }
 
@@ -30,7 +29,8 @@ fn sender_of(tap: Tap) -> DesiredSender {
         config_hash: None,
         addresses: vec![],
     };
-    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
+    let orphan_timeout = Duration::from_secs(3600);
+    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None, orphan_timeout }
 }
 
 fn sender() -> DesiredSender {
@@ -62,7 +62,7 @@ fn demanding() -> DesiredSender {
 #[test]
 fn all_options_reach_the_programs() {
     let demanding = demanding();
-    let settings = settings(&demanding, Some(1500), &features());
+    let settings = settings(&demanding, Some(1500), true);
     let expected = bpf::Settings {
         options: demanding.tap.options.clone(),
         program: Some(program()),
@@ -70,6 +70,7 @@ fn all_options_reach_the_programs() {
         linearize: false,
     };
     assert_eq!(settings, expected);
+    assert!(super::settings(&demanding, None, false).linearize);
     let networks = ["10.96.0.0/12", "10.244.0.0/16"].map(|text| text.parse::<IpNet>().expect("a CIDR"));
     assert_eq!(settings.peer_networks(), networks, "each network once");
 }
@@ -77,7 +78,7 @@ fn all_options_reach_the_programs() {
 #[test]
 fn the_narrowest_part_of_the_path_counts() {
     let limit = |route: Option<u32>, underlay: Option<u32>| {
-        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, route, &features()).frame_limit
+        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, route, true).frame_limit
     };
     assert_eq!(limit(Some(1500), None), Some(1464));
     assert_eq!(limit(Some(1300), Some(1400)), Some(1264));
@@ -85,23 +86,8 @@ fn the_narrowest_part_of_the_path_counts() {
     assert_eq!(limit(None, None), None);
     let mut ipv6 = tap(&json!({}));
     ipv6.destinations[0].address = "fd66::2".parse().expect("an address");
-    let over_ipv6 = settings(&sender_of(ipv6), Some(1500), &features());
+    let over_ipv6 = settings(&sender_of(ipv6), Some(1500), true);
     assert_eq!((over_ipv6.frame_limit, over_ipv6.options.oversize), (Some(1444), Oversize::Truncate));
-    let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
-    assert_eq!(settings(&sender(), Some(1500), &without_clamp).frame_limit, None);
-}
-
-#[test]
-fn unsupported_options_are_reported() {
-    assert_eq!(degraded(&demanding(), &features()), Vec::<String>::new());
-    let without = Features { ebpf: Err(Unsupported("not permitted".to_owned())), ..features() };
-    assert_eq!(degraded(&sender(), &without).len(), 1, "oversize frames are fragmented, whatever the options");
-    let all = degraded(&demanding(), &without);
-    assert_eq!(all.len(), 6, "{all:?}");
-    let ending = "the node's kernel does not support it (not permitted).";
-    assert!(all.iter().all(|sentence| sentence.ends_with(ending)), "{all:?}");
-    let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
-    assert_eq!(degraded(&demanding(), &without_clamp).len(), 1);
 }
 
 #[test]

@@ -17,7 +17,7 @@ mod state;
 pub mod traffic;
 
 pub use agent::{AGENT_UID, Agent};
-pub use desired::{Desired, NODE_TAP, Sender};
+pub use desired::{Desired, NODE_TAP, Sender, now};
 pub use helper::Helper;
 pub use network::Network;
 pub use node::Node;

@@ -39,7 +39,7 @@ pub fn build<'a>(
         }
     };
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
-    let mut nodes = node_specs::node_specs(&taps, policy.underlay_mtu);
+    let mut nodes = node_specs::node_specs(&taps, policy);
     sources::allow(&mut nodes, snapshot, &policy.receiver_sources);
     Plan { nodes, taps }
 }
@@ -48,7 +48,7 @@ fn missing_finalizer() -> Failure {
     Failure::new(
         Reason::Pending,
         format!(
-            "the finalizer {FINALIZER}, without which nothing would be cleaned up in the end, could not be added: it is retried automatically, and the controller's log has the cause"
+            "the finalizer {FINALIZER}, without which nothing would be cleaned up in the end, could not be added: it is retried automatically; if this persists, ask the cluster's administrator, who finds the cause in the controller's log"
         ),
     )
 }

@@ -7,6 +7,7 @@ use podtap_model::{InterfaceName, Reason, State};
 
 use crate::{
     failure::Failure,
+    plan::pod_index::PodIndex,
     store::{
         node::CachedNode,
         pod::CachedPod,
@@ -81,13 +82,14 @@ impl From<Result<ResolvedDestination, Failure>> for Resolution {
 /// Resolves one destination of a tap.
 pub fn resolve(
     snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
     policy: &Policy,
     tap: &Tap,
     RequestedDestination { name, kind }: &RequestedDestination,
 ) -> Resolution {
     match kind {
         DestinationKind::Node { name, .. } => on_node(snapshot, policy, tap, name, None),
-        DestinationKind::Pod { selection, .. } => match consumer(snapshot, tap, name, selection) {
+        DestinationKind::Pod { selection, .. } => match consumer(snapshot, pods, tap, name, selection) {
             Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
             Err(failure) => Err(failure).into(),
         },
@@ -191,6 +193,7 @@ fn in_cluster(snapshot: &Snapshot, address: IpAddr) -> Option<Failure> {
 /// The pod that gets the interface. A pod that was chosen by labels is kept for as long as it is ready.
 fn consumer(
     snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
     tap: &Tap,
     destination: &str,
     selection: &Selection,
@@ -217,13 +220,15 @@ fn consumer(
         }
         Selection::Labels(selector) => {
             let shown = tap.status.destination(destination).and_then(|shown| shown.pod.as_deref()).unwrap_or_default();
-            let pods = snapshot.pods.get(namespace).into_iter().flatten();
-            let is_usable = |pod: &&Arc<CachedPod>| {
-                pod.node.is_some() && !pod.finished && !pod.terminating && !pod.excluded && selection.matches(pod)
-            };
+            let is_usable =
+                |pod: &&Arc<CachedPod>| pod.node.is_some() && !pod.finished && !pod.terminating && !pod.excluded;
             // Ready pods first; among these the current one; then the oldest.
             let rank = |pod: &&Arc<CachedPod>| (!pod.ready, pod.name != shown, pod.created, pod.name.clone());
-            let best = pods.filter(is_usable).min_by_key(rank).filter(|pod| pod.ready || pod.name == shown);
+            let best = pods
+                .matching(namespace, selection)
+                .filter(is_usable)
+                .min_by_key(rank)
+                .filter(|pod| pod.ready || pod.name == shown);
             best.ok_or_else(|| {
                 Failure::new(
                     Reason::PodNotReady,
@@ -258,8 +263,9 @@ fn unsuitable(snapshot: &Snapshot, pod: &CachedPod) -> Option<Failure> {
             ),
         ));
     }
-    pod.excluded
-        .then(|| Failure::new(Reason::Excluded, format!("the pod {name} has {EXCLUDE}=true: choose another pod")))
+    pod.excluded.then(|| {
+        Failure::new(Reason::Excluded, format!("the pod {name} has opted out with {EXCLUDE}: choose another pod"))
+    })
 }
 
 fn on_node(snapshot: &Snapshot, policy: &Policy, tap: &Tap, name: &str, pod: Option<&Arc<CachedPod>>) -> Resolution {
@@ -267,17 +273,19 @@ fn on_node(snapshot: &Snapshot, policy: &Policy, tap: &Tap, name: &str, pod: Opt
     let Some(node) = snapshot.nodes.get(name) else {
         return failed(
             Reason::NodeNotFound,
-            format!("there is no node {name}: choose one that `kubectl get nodes` shows"),
+            format!(
+                "there is no node {name}: correct the name, or ask the cluster's administrator for the names of the nodes"
+            ),
         );
     };
     if node.excluded {
-        return failed(Reason::Excluded, format!("the node {name} has {EXCLUDE}=true: choose another one"));
+        return failed(Reason::Excluded, format!("the node {name} has opted out with {EXCLUDE}: choose another one"));
     }
     if node.addresses.is_empty() {
         return failed(
             Reason::NodeWithoutAddress,
             format!(
-                "the node {name} has no address of the type InternalIP (kubectl get node {name} -o wide): check its kubelet, which reports one"
+                "the node {name} has no address of the type InternalIP: choose another one, or ask the cluster's administrator to check its kubelet, which reports one"
             ),
         );
     }
@@ -302,7 +310,9 @@ pub fn not_ready(node: &CachedNode) -> Failure {
     let name = &node.name;
     Failure::new(
         Reason::NodeNotReady,
-        format!("the node {name} is not ready: the tap resumes when it returns (kubectl describe node {name})"),
+        format!(
+            "the node {name} is not ready: the tap resumes when it is; if it stays so, ask the cluster's administrator"
+        ),
     )
 }
 

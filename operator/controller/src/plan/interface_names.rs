@@ -10,7 +10,7 @@ use crate::{failure::Failure, plan::tap_plan::TapPlan};
 pub fn resolve_conflicts(taps: &mut [TapPlan<'_>]) {
     let mut taken: BTreeMap<(String, Option<Uid>, InterfaceName), TapReference> = BTreeMap::new();
     for plan in taps.iter_mut().filter(|plan| plan.is_executed()) {
-        let tap = &plan.tap.reference;
+        let tap = plan.tap.reference.clone();
         for destination in plan.destinations.iter_mut().filter(|destination| destination.endpoint.is_some()) {
             let (Some(interface), Some(resolved)) = (&destination.interface, &destination.resolved) else { continue };
             let Some(node) = resolved.node() else { continue };
@@ -18,21 +18,27 @@ pub fn resolve_conflicts(taps: &mut [TapPlan<'_>]) {
             match taken.get(&netns) {
                 None => drop(taken.insert(netns, tap.clone())),
                 Some(holder) => {
-                    // A tenant learns of no other tenant's taps.
-                    let holder = if holder.namespace == tap.namespace {
-                        format!("the PodTap {}", holder.name)
-                    } else {
-                        "another tap".to_owned()
-                    };
                     destination.endpoint = None;
                     destination.failure = Some(Failure::new(
                         Reason::InterfaceNameConflict,
                         format!(
-                            "{holder} has an interface {interface} on the node {node} already: choose another interfaceName, or leave it out to have it made from the VNI"
+                            "the interface {interface} on node {node} belongs to {}: choose another interfaceName, or leave it out to have it made from the VNI",
+                            shown_to(&tap, holder)
                         ),
                     ));
                 }
             }
         }
+    }
+}
+
+/// The holder as the users of `tap` may see it: who taps in other namespaces is not their business.
+fn shown_to(tap: &TapReference, holder: &TapReference) -> String {
+    if tap.uid == holder.uid {
+        "another destination of this tap".to_owned()
+    } else if tap.namespace == holder.namespace {
+        format!("the PodTap {}", holder.name)
+    } else {
+        "an older tap of another namespace".to_owned()
     }
 }

@@ -7,11 +7,11 @@ use podtap_model::{Endpoint, NodeState, Pod, Receiver, Sender, Tap};
 use crate::{
     plan::tap_plan::{PlannedDestination, TapPlan},
     store::pod::CachedPod,
-    validate::spec::TapSpec,
+    validate::{policy::Policy, spec::TapSpec},
 };
 
 /// The desired state of each node that has something to do.
-pub fn node_specs(taps: &[TapPlan<'_>], underlay_mtu: Option<u32>) -> BTreeMap<String, NodeState> {
+pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy) -> BTreeMap<String, NodeState> {
     let mut nodes: BTreeMap<String, NodeState> = BTreeMap::new();
     for plan in taps.iter().filter(|plan| plan.is_executed()) {
         let Ok(spec) = &plan.tap.spec else { continue };
@@ -30,8 +30,9 @@ pub fn node_specs(taps: &[TapPlan<'_>], underlay_mtu: Option<u32>) -> BTreeMap<S
             {
                 node.programs.push(program.clone());
             }
-            node.underlay_mtu = underlay_mtu;
-            node.senders.push(Sender { tap: uid.clone(), pod: model_pod(pod) });
+            node.underlay_mtu = policy.underlay_mtu;
+            node.orphan_timeout_seconds = Some(policy.orphan_timeout_seconds);
+            node.senders.push(sender(plan, pod));
         }
     }
     for state in nodes.values_mut() {
@@ -44,7 +45,7 @@ pub fn node_specs(taps: &[TapPlan<'_>], underlay_mtu: Option<u32>) -> BTreeMap<S
 }
 
 /// What all senders of the tap have in common.
-fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
+pub fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
     let endpoint = |destination: &PlannedDestination| {
         let (endpoint, vni) = (destination.endpoint?, destination.vni?);
         Some(Endpoint { address: endpoint.ip(), port: endpoint.port(), vni })
@@ -59,11 +60,17 @@ fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
         destinations: plan.destinations.iter().filter_map(endpoint).collect(),
         options: plan.options.clone(),
         program: plan.program.as_ref().map(|program| program.id.clone()),
+        expiration_time: plan.expiration,
     }
 }
 
+/// The sender of a pod.
+pub fn sender(plan: &TapPlan<'_>, pod: &CachedPod) -> Sender {
+    Sender { tap: plan.tap.reference.uid.clone(), pod: model_pod(pod) }
+}
+
 /// The receiver of a destination, and its node. None for an external endpoint, nor for a destination to which nothing is sent.
-fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(String, Receiver)> {
+pub fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(String, Receiver)> {
     let (endpoint, resolved) = (destination.endpoint?, destination.resolved.as_ref()?);
     let receiver = Receiver {
         tap: plan.tap.reference.clone(),

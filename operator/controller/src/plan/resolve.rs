@@ -9,10 +9,11 @@ use crate::{
     names,
     plan::{
         destinations::{self, Family, Resolution},
-        expiry::is_expired,
-        interface_names, limits, mirroring_loops,
+        expiry::{OnNodes, is_expired},
+        interface_names, limits, mirroring_loops, node_budget,
         node_options::node_options,
-        tap_plan::{PlannedDestination, TapPlan, TapState},
+        pod_index::PodIndex,
+        tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
         targets,
         vni::{self, Refusal, Vnis},
     },
@@ -27,8 +28,10 @@ use crate::{
 /// Resolves all taps, oldest first. `previous` are the VNIs of the last reconcile of this leader.
 pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, previous: &Vnis) -> (Vec<TapPlan<'a>>, Vnis) {
     let policy = &validated.policy;
+    let on_nodes = OnNodes::of(snapshot);
+    let pods = PodIndex::new(snapshot, &validated.taps);
     let plan = |tap: &'a Tap| match &tap.spec {
-        Ok(spec) => resolve_tap(snapshot, policy, tap, spec),
+        Ok(spec) => resolve_tap(snapshot, &pods, policy, tap, spec, &on_nodes),
         Err(failure) => TapPlan::refused(tap, failure.clone()),
     };
     let mut taps: Vec<TapPlan<'a>> = validated.taps.iter().map(plan).collect();
@@ -38,24 +41,36 @@ pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, previous: &Vni
     mirroring_loops::refuse(&mut taps);
     interface_names::resolve_conflicts(&mut taps);
     limits::taps_per_pod(&mut taps, policy);
+    node_budget::refuse(&mut taps);
     (taps, vnis)
 }
 
 /// The plan of one tap without VNIs.
-fn resolve_tap<'a>(snapshot: &Snapshot, policy: &Policy, tap: &'a Tap, spec: &TapSpec) -> TapPlan<'a> {
-    let destinations = planned_destinations(snapshot, policy, tap, spec);
-    let pods = destinations.iter().filter_map(|destination| destination.resolved.as_ref()?.pod());
-    let consumers = pods.map(|pod| &*pod.uid).collect();
-    let targets = targets::resolve(snapshot, policy, tap, spec, &consumers);
+fn resolve_tap<'a>(
+    snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
+    policy: &Policy,
+    tap: &'a Tap,
+    spec: &TapSpec,
+    on_nodes: &OnNodes<'_>,
+) -> TapPlan<'a> {
+    let destinations = planned_destinations(snapshot, pods, policy, tap, spec);
+    let consumers = destinations.iter().filter_map(|destination| destination.resolved.as_ref()?.pod());
+    let consumers = consumers.map(|pod| &*pod.uid).collect();
+    let targets = targets::resolve(snapshot, pods, policy, tap, spec, &consumers);
     let state = if is_expired(tap, spec, snapshot.now) {
         TapState::Expired
+    } else if policy.suspend_all {
+        TapState::Suspended(SuspendedBy::Policy)
     } else if spec.suspend {
-        TapState::Suspended
+        TapState::Suspended(SuspendedBy::Tap)
     } else {
         TapState::Active
     };
     let (options, degraded) = node_options(&spec.options.options, snapshot);
-    TapPlan { tap, state, targets, destinations, vni: None, options, program: spec.options.program.clone(), degraded }
+    let program = spec.options.program.clone();
+    let (start, expiration) = (on_nodes.start(tap), on_nodes.expiration(tap, spec));
+    TapPlan { tap, state, targets, destinations, vni: None, options, program, degraded, start, expiration }
 }
 
 fn assign_vnis(taps: &mut [TapPlan<'_>], snapshot: &Snapshot, policy: &Policy, previous: &Vnis) -> Vnis {
@@ -81,8 +96,14 @@ fn assign_vnis(taps: &mut [TapPlan<'_>], snapshot: &Snapshot, policy: &Policy, p
     vnis
 }
 
-fn planned_destinations(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &TapSpec) -> Vec<PlannedDestination> {
-    let resolve = |requested| destinations::resolve(snapshot, policy, tap, requested);
+fn planned_destinations(
+    snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
+    policy: &Policy,
+    tap: &Tap,
+    spec: &TapSpec,
+) -> Vec<PlannedDestination> {
+    let resolve = |requested| destinations::resolve(snapshot, pods, policy, tap, requested);
     let resolutions: Vec<_> = spec.destinations.iter().map(resolve).collect();
     let resolved: Vec<_> = resolutions.iter().filter_map(|resolution| resolution.resolved.as_ref()).collect();
     let family = destinations::common_family(&resolved);

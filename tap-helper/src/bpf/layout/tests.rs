@@ -229,6 +229,7 @@ fn maps_have_these_values() {
     assert_eq!(shape("configs"), (4, size_of::<Config>(), SLOTS));
     assert_eq!(shape("active"), (4, 4, 1));
     assert_eq!(shape("counters"), (4, size_of::<Counter>(), COUNTERS));
+    assert_eq!(shape("deadline"), (4, size_of::<u64>(), 1));
 }
 
 #[test]

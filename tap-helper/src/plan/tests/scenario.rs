@@ -1,6 +1,6 @@
 //! Random requests, foreign state and damage.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use podtap_model::{
     Deduplicate, DesiredSender, Direction, Endpoint, FrameFormat, MirrorOptions, Pod, Receiver, Tap, TapReference, Uid,
@@ -25,29 +25,26 @@ use super::world::World;
 /// The desired state of one namespace, each identity at most once.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    pub senders: Vec<DesiredSender>,
+    pub senders: Vec<(DesiredSender, Settings)>,
     pub receivers: Vec<Receiver>,
-    pub settings: BTreeMap<SenderKey, Settings>,
 }
 
 impl Scenario {
     pub fn requested(&self) -> Requested<'_> {
         Requested {
-            senders: self.senders.iter().collect(),
+            senders: self.senders.iter().map(|(sender, settings)| (sender, settings.clone())).collect(),
             receivers: self.receivers.iter().collect(),
-            settings: self.settings.clone(),
+            unloadable: None,
         }
     }
 }
 
 pub fn scenario() -> impl Strategy<Value = Scenario> {
     (vec((sender(), settings()), 0..5), vec(receiver(), 0..3)).prop_map(|(senders, receivers)| {
-        let settings =
-            senders.iter().filter_map(|(sender, settings)| Some((SenderKey::of(sender), settings.clone()?))).collect();
-        let senders = senders.into_iter().map(|(sender, _)| sender);
-        let senders: BTreeMap<_, _> = senders.map(|sender| (SenderKey::of(&sender), sender)).collect();
+        let senders = senders.into_iter().map(|sender| (SenderKey::of(&sender.0), sender));
+        let senders: BTreeMap<_, _> = senders.collect();
         let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
-        Scenario { senders: senders.into_values().collect(), receivers: receivers.into_values().collect(), settings }
+        Scenario { senders: senders.into_values().collect(), receivers: receivers.into_values().collect() }
     })
 }
 
@@ -75,8 +72,10 @@ fn sender() -> impl Strategy<Value = DesiredSender> {
                 destinations,
                 options: MirrorOptions::default(),
                 program: None,
+                expiration_time: None,
             };
-            DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
+            let (program, underlay_mtu, orphan_timeout) = (None, None, Duration::from_secs(3600));
+            DesiredSender { tap: Arc::new(tap), pod, program, underlay_mtu, orphan_timeout }
         },
     )
 }
@@ -94,14 +93,12 @@ fn tap_reference(number: u8) -> TapReference {
     TapReference { namespace: "shop".to_owned(), uid: uid(&name), name }
 }
 
-/// Settings of programs, if the sender has any: two kinds of programs, each with two settings.
-fn settings() -> impl Strategy<Value = Option<Settings>> {
-    (any::<bool>(), any::<bool>(), 0..4u8).prop_map(|(deduplicates, narrow, programmed)| {
-        (programmed > 0).then(|| Settings {
-            options: MirrorOptions { deduplicate: deduplicates.then(Deduplicate::default), ..MirrorOptions::default() },
-            frame_limit: narrow.then_some(1364),
-            ..Settings::default()
-        })
+/// Settings of two kinds of programs, two of each.
+fn settings() -> impl Strategy<Value = Settings> {
+    (any::<bool>(), any::<bool>()).prop_map(|(deduplicates, narrow)| Settings {
+        options: MirrorOptions { deduplicate: deduplicates.then(Deduplicate::default), ..MirrorOptions::default() },
+        frame_limit: narrow.then_some(1364),
+        ..Settings::default()
     })
 }
 

@@ -136,9 +136,6 @@ impl World {
                     self.remove_qdisc(*interface);
                 }
             }
-            Step::AddFilter { interface, hook, priority, device, cookie } => {
-                self.add_mirror((*interface, *hook), *priority, *device, *cookie);
-            }
             Step::LoadPrograms { settings, before } => self.load(&action.resource, settings, *before),
             Step::AttachClamp(target) => {
                 assert!(self.now.link(target.interface).is_some_and(|link| link.kind == "vxlan"));
@@ -165,16 +162,6 @@ impl World {
             Step::RemoveFilter(id) => self.now.filters.retain(|filter| filter.id != *id),
             Step::DeleteDevice(device) => self.delete_link(*device),
         }
-    }
-
-    fn add_mirror(&mut self, (interface, hook): (u32, Hook), priority: u16, device: u32, cookie: Cookie) {
-        assert_eq!(self.now.qdisc(interface), Some(QdiscKind::Clsact));
-        let at = |filter: &&Filter| filter.id.interface == interface && filter.id.priority == priority;
-        assert_eq!(self.now.filters.iter().find(at), None, "the priority is free");
-        assert!(self.now.link(device).is_some_and(|link| link.up), "the device is up before a filter mirrors to it");
-        let counters = crate::netlink::Counters::default();
-        let mirror = Mirror { to: device, as_ours: true, redirects: false, cookie: cookie.bytes().to_vec(), counters };
-        self.add_filter((interface, hook), priority, "bpf", Some(mirror), false);
     }
 
     fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<u32>) {
@@ -228,7 +215,7 @@ impl World {
                 counters,
             });
         }
-        self.now.programs.push(Program { id, group, fingerprint });
+        self.now.programs.push(Program { id, group, fingerprint, deadline: None });
     }
 
     fn add_redirect(&mut self, from: u32, to: u32, cookie: Cookie) {

@@ -6,7 +6,11 @@ use serde_json::json;
 use super::*;
 use crate::{
     fixtures::{World, derived, lost, node, object, pod, policy, tap, time, uid, vni},
-    plan::{resolve::resolve, tap_plan::TapState, vni::Vnis},
+    plan::{
+        resolve::resolve,
+        tap_plan::{SuspendedBy, TapState},
+        vni::Vnis,
+    },
     validate::tap::validate,
 };
 
@@ -61,7 +65,7 @@ fn options_and_programs_are_on_each_node_once() {
     with_options.spec.options.filter = Some(object(json!({"expression": "arp"})));
     let mut world = World::with(with_options);
     world.pods.push(pod("shop", "web-2", "n1"));
-    world.policy = Some(policy(json!({"underlayMTU": 1400})));
+    world.policy = Some(policy(json!({"underlayMTU": 1400, "orphanTimeout": "10m"})));
     for (name, created) in [("u", 1), ("v", 2)] {
         let mut tap = tap(name, to_n2());
         tap.metadata.creation_timestamp = time(created);
@@ -78,6 +82,7 @@ fn options_and_programs_are_on_each_node_once() {
     assert_eq!(programs, [Some(&program.id), None, Some(&program.id)]);
     assert!(specs["n2"].taps.is_empty() && specs["n2"].programs.is_empty());
     assert_eq!((specs["n1"].underlay_mtu, specs["n2"].underlay_mtu), (Some(1400), None));
+    assert_eq!((specs["n1"].orphan_timeout_seconds, specs["n2"].orphan_timeout_seconds), (Some(600), None));
     let format = |node: &str| -> BTreeMap<_, _> {
         specs[node].receivers.iter().map(|r| (r.tap.name.as_str(), r.frame_format)).collect()
     };
@@ -168,7 +173,7 @@ fn several_destinations_get_every_frame() {
 fn a_tap_that_is_not_carried_out_is_on_no_node() {
     let mut suspended = tap("t", to_n2());
     suspended.spec.suspend = true;
-    assert_eq!(results(&World::with(suspended.clone())).0, TapState::Suspended);
+    assert_eq!(results(&World::with(suspended.clone())).0, TapState::Suspended(SuspendedBy::Tap));
     assert!(nodes(&World::with(suspended.clone())).is_empty());
 
     let mut expired = suspended;
@@ -177,6 +182,13 @@ fn a_tap_that_is_not_carried_out_is_on_no_node() {
     assert_eq!(results(&World::with(expired.clone())).0, TapState::Expired, "suspended or not");
     expired.spec.suspend = false;
     assert!(nodes(&World::with(expired)).is_empty());
+
+    let mut world = World::with(tap("t", to_n2()));
+    world.policy = Some(policy(json!({"suspendAll": true})));
+    assert_eq!(results(&world).0, TapState::Suspended(SuspendedBy::Policy));
+    assert!(nodes(&world).is_empty());
+    world.policy = Some(policy(json!({"suspendAll": false})));
+    assert_eq!((results(&world).0, nodes(&world).len()), (TapState::Active, 2));
 
     let invalid = tap("t", json!([{}]));
     assert_eq!(reason_of(&results(&World::with(invalid)).0), Reason::InvalidSpec);
@@ -213,7 +225,7 @@ fn a_destination_is_not_tapped_and_does_not_count_as_a_target() {
     world.plan(&Vnis::default(), |_, _, plan| {
         let targets = &plan.taps[0].targets;
         assert_eq!(targets.failure, None, "one pod is to be tapped, which is not too many");
-        assert_eq!(targets.pods[0].failure.as_ref().map(|failure| failure.reason), Some(Reason::DestinationIsTarget));
+        assert_eq!(targets.skipped[0].reason, Reason::DestinationIsTarget);
         assert_eq!(plan.nodes["n2"].senders[0].pod.name, "web-2");
     });
 }
@@ -227,8 +239,8 @@ fn interface_names_go_to_the_older_tap() {
         assert_eq!(plan.nodes["n2"].receivers.len(), 1);
         let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
         assert_eq!(failure.reason, Reason::InterfaceNameConflict);
-        assert!(failure.message.contains("the PodTap a has"), "{}", failure.message);
-        assert!(failure.message.contains("on the node n2"), "{}", failure.message);
+        let words = "the interface mirror on node n2 belongs to the PodTap a:";
+        assert!(failure.message.contains(words), "{}", failure.message);
         assert!(plan.nodes["n1"].senders.iter().all(|sender| *sender.tap == *"tap-a"));
     });
     // A tap of another namespace is not named.
@@ -236,10 +248,26 @@ fn interface_names_go_to_the_older_tap() {
     world.plan(&Vnis::default(), |_, _, plan| {
         let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
         assert!(
-            failure.message.starts_with("another tap has") && !failure.message.contains("shop"),
+            failure.message.contains("an older tap of another namespace") && !failure.message.contains("shop"),
             "{}",
             failure.message
         );
+    });
+}
+
+#[test]
+fn taps_of_other_namespaces_are_not_named() {
+    let destination = json!([{"node": {"name": "n2", "interfaceName": "mirror"}}]);
+    let mut world = World::with(tap("a", destination.clone()));
+    let mut other = tap("b", destination);
+    other.metadata.namespace = Some("bank".into());
+    other.metadata.creation_timestamp = time(1);
+    world.taps.push(other);
+    world.pods.push(pod("bank", "vault", "n1"));
+    world.plan(&Vnis::default(), |_, _, plan| {
+        let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
+        assert!(failure.message.contains("mirror on node n2 belongs to an older tap of another namespace"));
+        assert!(!failure.message.contains("shop"), "{}", failure.message);
     });
 }
 
@@ -300,6 +328,8 @@ fn a_pod_that_claims_to_be_another_one_is_neither_target_nor_destination() {
     genuine.metadata.creation_timestamp = time(-100);
     claims(&mut genuine, hash);
     world.pods.push(genuine);
+    assert!(!nodes(&world).contains_key("n1"), "it is skipped");
+    world.taps[0].spec.targets = object(json!({"podNames": ["web"]}));
     assert_eq!(results(&world).1, Some(Reason::TargetUnsupported));
     // Another pod's UID is not a hash, and is ignored.
     claims(&mut world.pods[0], "9ad4fc69-fa8e-4c5e-bf9a-e7f917000dae");

@@ -31,7 +31,7 @@ fn of(world: &World) -> Resolution {
     let validated = validate(&snapshot);
     let tap = &validated.taps[0];
     let requested = &tap.spec.as_ref().expect("valid").destinations[0];
-    resolve(&snapshot, &validated.policy, tap, requested)
+    resolve(&snapshot, &PodIndex::new(&snapshot, &validated.taps), &validated.policy, tap, requested)
 }
 
 fn chosen(world: &World) -> String {
@@ -60,7 +60,7 @@ fn a_node() {
 
 #[test]
 fn a_node_that_cannot_receive() {
-    assert_failure(&world(json!({"node": {"name": "n9"}})), Reason::NodeNotFound, "kubectl get nodes");
+    assert_failure(&world(json!({"node": {"name": "n9"}})), Reason::NodeNotFound, "ask the cluster's administrator");
     let mut here = world(json!({"node": {"name": "n2"}}));
     here.nodes[1] = node("n2", &[]);
     assert_failure(&here, Reason::NodeWithoutAddress, "InternalIP");
@@ -174,7 +174,9 @@ fn a_policy_that_cannot_be_decoded_allows_nothing() {
     let snapshot = Snapshot::take(&caches, &Expressions::new(), world.snapshot().now);
     let validated = validate(&snapshot);
     let requested = &validated.taps[0].spec.as_ref().expect("valid").destinations[0];
-    let failure = resolve(&snapshot, &validated.policy, &validated.taps[0], requested).failure.expect("a failure");
+    let pods = PodIndex::new(&snapshot, &validated.taps);
+    let tap = &validated.taps[0];
+    let failure = resolve(&snapshot, &pods, &validated.policy, tap, requested).failure.expect("a failure");
     assert_eq!(failure.reason, Reason::NotAllowedByPolicy);
     assert!(failure.message.contains("unknown variant"), "{}", failure.message);
 }

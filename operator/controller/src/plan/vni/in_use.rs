@@ -26,11 +26,11 @@ impl<'a> InUse<'a> {
             let sent = spec.clone().flat_map(|spec| &spec.taps);
             let sent = sent.flat_map(|tap| tap.destinations.iter().map(|endpoint| (endpoint.vni, &*tap.uid)));
             let received = spec.flat_map(|spec| &spec.receivers).map(|r| (r.vni, &*r.tap.uid));
-            let senders = node.status.senders.iter();
-            let sending = senders.clone().flat_map(|s| s.vnis.iter().map(|vni| (*vni, s.tap_uid.as_str())));
+            let sending = node.status.sent_vnis.iter();
+            let sending = sending.flat_map(|sent| sent.vnis.iter().map(|vni| (*vni, sent.tap_uid.as_str())));
             let receiving = node.status.receivers.iter();
             let receiving = receiving.filter_map(|r| Some((r.vni.try_into().ok()?, r.tap_uid.as_str())));
-            let mut taps: BTreeSet<&str> = senders.map(|s| s.tap_uid.as_str()).collect();
+            let mut taps: BTreeSet<&str> = node.status.senders.iter().map(|s| s.tap_uid.as_str()).collect();
             for (vni, tap) in sent.chain(received).chain(sending).chain(receiving) {
                 in_use.taps.entry(vni).or_default().insert(tap);
                 taps.insert(tap);

@@ -1,9 +1,7 @@
 use std::collections::BTreeSet;
 
 use podtap_api::{DestinationStatus, NodeTap, PodTap, PodTapStatus, Vxlan};
-use podtap_model::{
-    FrameFormat, InterfaceName, NodeState, NodeStatus, Reason, Receiver, SenderStatus, State, TapReference,
-};
+use podtap_model::{FrameFormat, InterfaceName, NodeState, NodeStatus, Reason, Receiver, SentVnis, TapReference};
 use serde_json::{Value, json};
 
 use super::*;
@@ -66,17 +64,8 @@ fn holding(tap: &str, number: u32) -> NodeTap {
 /// The `NodeTap` of n1 with a sender of a tap that is no longer requested.
 fn sending(tap: &str, number: u32) -> NodeTap {
     let mut node = node_tap("n1", NodeState::default());
-    let sender = SenderStatus {
-        tap_uid: tap.to_owned(),
-        pod_uid: "pod".to_owned(),
-        interface: None,
-        state: State::Removing,
-        reason: Reason::Removing,
-        message: String::new(),
-        vnis: vec![vni(number)],
-        degraded: vec![],
-    };
-    node.status = Some(NodeStatus { observed_generation: Some(1), senders: vec![sender], ..NodeStatus::default() });
+    let sent_vnis = vec![SentVnis { tap_uid: tap.to_owned(), vnis: vec![vni(number)] }];
+    node.status = Some(NodeStatus { observed_generation: Some(1), sent_vnis, ..NodeStatus::default() });
     node
 }
 
