@@ -28,6 +28,8 @@ pub struct Link {
     pub autoconf_disabled: bool,
     /// Whether it is a loopback device.
     pub loopback: bool,
+    /// Whether its frames have Ethernet headers (`ARPHRD_ETHER`).
+    pub ethernet: bool,
     /// Largest payload of a frame, in bytes.
     pub mtu: u32,
     /// Its device group.
@@ -209,6 +211,7 @@ impl From<LinkMessage> for Link {
             up: flags.contains(LinkFlags::Up),
             autoconf_disabled: quiet,
             loopback: message.header.link_layer_type == LinkLayerType::Loopback,
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             ..Self::default()
         };
         for attribute in message.attributes {

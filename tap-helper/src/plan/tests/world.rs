@@ -32,7 +32,9 @@ impl World {
     pub fn of_pod() -> Self {
         let mut world = Self::default();
         for name in ["lo", "eth0", "net1"] {
-            let link = Link { name: name.to_owned(), up: true, mtu: 1500, loopback: name == "lo", ..Link::default() };
+            let loopback = name == "lo";
+            let (name, ethernet) = (name.to_owned(), !loopback);
+            let link = Link { name, up: true, mtu: 1500, loopback, ethernet, ..Link::default() };
             world.add_link(link);
         }
         let address = InterfaceAddress { interface: 2, address: [10, 88, 0, 5].into(), global: true };
