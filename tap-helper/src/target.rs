@@ -4,7 +4,12 @@ use std::net::IpAddr;
 
 use podtap_model::{Pod, Reason};
 
-use crate::{failure::Failure, marks::is_ours, netlink::Link, observe::Observed};
+use crate::{
+    failure::Failure,
+    marks::is_ours,
+    netlink::{Link, LinkLayer},
+    observe::Observed,
+};
 
 /// The interface that a sender taps.
 ///
@@ -27,13 +32,13 @@ pub fn interface<'a>(observed: &'a Observed, pod: &'a Pod, name: Option<&str>) -
         None => primary(observed, pod)?,
         Some(name) => named(observed, name)?,
     };
-    if link.loopback {
+    if link.layer == LinkLayer::Loopback {
         return Err(Failure::refused(
             Reason::InvalidSpec,
             format!("{} is the loopback interface, which cannot be tapped. Name another interface.", link.name),
         ));
     }
-    if !link.ethernet {
+    if link.layer != LinkLayer::Ethernet {
         return Err(Failure::refused(
             Reason::InvalidSpec,
             format!(
@@ -87,7 +92,8 @@ fn carriers<'a>(observed: &'a Observed, addresses: &'a [IpAddr]) -> impl Iterato
     addresses.iter().filter_map(|expected| {
         let here = observed.addresses.iter().filter(|address| address.address == *expected);
         let links = here.filter_map(|address| observed.link(address.interface));
-        links.filter(|link| !link.loopback && !is_ours(link)).min_by_key(|link| (!link.ethernet, link.index))
+        let links = links.filter(|link| link.layer != LinkLayer::Loopback && !is_ours(link));
+        links.min_by_key(|link| (link.layer != LinkLayer::Ethernet, link.index))
     })
 }
 
@@ -101,7 +107,7 @@ pub fn addresses(observed: &Observed, pod: &Pod, interface: &str) -> Vec<IpAddr>
 }
 
 fn usable(observed: &Observed) -> impl Iterator<Item = &Link> {
-    observed.links.iter().filter(|link| link.ethernet && !is_ours(link))
+    observed.links.iter().filter(|link| link.layer == LinkLayer::Ethernet && !is_ours(link))
 }
 
 fn missing(message: String) -> Failure {

@@ -12,6 +12,7 @@ pub struct TcxProgram {
 }
 
 /// The programs at both hooks of an interface of the current network namespace; none if the kernel has no such hooks.
+#[must_use]
 pub fn tcx_programs(interface: &str) -> Vec<TcxProgram> {
     let hooks = [(Hook::Ingress, TcAttachType::Ingress), (Hook::Egress, TcAttachType::Egress)];
     let mut found = Vec::new();
