@@ -37,6 +37,8 @@ pub struct SenderCounters {
     pub truncated: Count,
     /// Mirrored frames that exceeded the path MTU and could not be segmented: fragmented or truncated, as the tap requests.
     pub oversized: Count,
+    /// Frames that reached the sender device without being mirrored, and were dropped there: a process in the pod sent them.
+    pub forged: Count,
 }
 
 /// How the frames of one direction were processed. Each frame is in exactly one of these; `failed` counts some of `mirrored` again.
@@ -107,6 +109,7 @@ mod tests {
             egress: Some(direction),
             truncated: count,
             oversized: count,
+            forged: count,
         };
         read_back(&Response::Counters(Counters { request: u64::MAX, senders: vec![sender], rejected: Some(count) }));
     }

@@ -80,6 +80,7 @@ impl NodeState {
                     tap_uid: text(entry, "/tap"),
                     pod_uid: text(entry, "/pod/uid"),
                     interface: None,
+                    addresses: Vec::new(),
                     state: State::Refused,
                     reason: Reason::InvalidSpec,
                     message: refusal.to_string(),

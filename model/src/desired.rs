@@ -84,6 +84,8 @@ impl DesiredState {
             sent_vnis: Vec::new(),
             source_addresses: Vec::new(),
             features,
+            helper_restarts: 0,
+            unsearched: Vec::new(),
         }
     }
 }

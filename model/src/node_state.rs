@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +34,7 @@ pub struct NodeState {
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["vni"])))]
     pub receivers: Vec<Receiver>,
     /// Networks from which the receivers accept mirrored frames: the addresses of the nodes that may send to them. Packets from other
-    /// addresses to their UDP ports are dropped.
+    /// addresses to their UDP ports are dropped. What the node itself sends is always accepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
     pub sources: Vec<IpNet>,
@@ -79,6 +81,11 @@ pub struct Tap {
     /// When its senders stop mirroring, by the API server's clock. Unset: when they are no longer requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_time: Option<UnixTime>,
+    /// With deduplicate: addresses of the pods whose senders of this tap are Active, on any node, sorted. A flow with one of them
+    /// may be left to its sender.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub peers: Vec<IpAddr>,
 }
 
 /// One pod under one tap: a sender device in the pod's network namespace, and a filter for each direction.

@@ -39,6 +39,14 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
     pub source_addresses: Vec<IpAddr>,
+    /// How often the tap-helper was killed and restarted since its container started.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[cfg_attr(feature = "schema", schemars(with = "i32"))]
+    pub helper_restarts: u32,
+    /// Network namespaces that could not be searched for what an earlier tap-helper left, and why: one sentence each, up to 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub unsearched: Vec<String>,
     /// What the node's kernel supports, by name, found out by trying.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<String, bool>,
@@ -56,6 +64,11 @@ pub struct SentVnis {
     pub vnis: Vec<Vni>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 /// State of one sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,6 +81,10 @@ pub struct SenderStatus {
     /// Interface of the pod that is tapped. Unset while it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// With deduplicate: the addresses of the pod that this interface has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub addresses: Vec<IpAddr>,
     /// Its state.
     pub state: State,
     /// Why it is in that state.

@@ -67,7 +67,7 @@ reasons! {
     TargetUnsupported = "TargetUnsupported",
     /// The pod is a destination of the tap.
     DestinationIsTarget = "DestinationIsTarget",
-    /// The limit of taps per pod or per namespace is reached.
+    /// The limit of taps per pod, per namespace or per node is reached.
     TooManyTaps = "TooManyTaps",
     /// The node's `NodeTap` has no room for the tap.
     NodeFull = "NodeFull",
@@ -99,8 +99,6 @@ reasons! {
 
     /// A node's kernel lacks a feature that part of the spec needs.
     KernelLimited = "KernelLimited",
-    /// The cluster does not say which networks its pods or Services have.
-    NetworksUnknown = "NetworksUnknown",
 
     /// The helper pod of a node does not run, or is not Ready in time.
     HelperPodFailed = "HelperPodFailed",
@@ -115,6 +113,8 @@ reasons! {
     InterfaceNotFound = "InterfaceNotFound",
     /// The interface has an `ingress` qdisc, which rules clsact out.
     IngressQdiscConflict = "IngressQdiscConflict",
+    /// The pod's network namespace has more devices, filters and the like than are examined.
+    PodNetworkTooLarge = "PodNetworkTooLarge",
     /// Another socket has the UDP port.
     PortInUse = "PortInUse",
     /// The kernel lacks a kind of device, qdisc, filter or action.

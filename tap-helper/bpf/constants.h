@@ -6,8 +6,10 @@
 /* Entries of `configs`. The helper writes an unused slot and then sets `active` to it. It reuses a slot after three more
  * changes, long after every program that read the old index has returned. */
 #define SLOTS 4
+/* Senders that share the programs and the maps of a tap. A power of two. The state of each is at its class ID. */
+#define SENDERS 32
 #define RULES 64
-#define NETWORKS 64
+#define PEERS 1024
 
 /* config.flags */
 #define HAS_EXPRESSION 1
@@ -16,6 +18,10 @@
 #define DEDUPLICATE 8
 #define TRUNCATE_OVERSIZE 16
 #define LINEARIZE 32
+#define LOWER_PORT_MIRRORS 64
+/* Destinations on this node, and elsewhere. */
+#define LOCAL 128
+#define REMOTE 256
 
 /* config.truncate: to the headers */
 #define TRUNCATE_HEADERS 0xffffffff
@@ -35,8 +41,9 @@
 #define DEDUPLICATED 4
 #define EXPIRED 5
 #define OUTCOMES 6
-/* What the clamp did to mirrored frames. */
+/* What the clamp did to mirrored frames, and the frames that it dropped because no classifier selected them. */
 #define TRUNCATED 12
 #define OVERSIZED 13
 #define FAILED 14
-#define COUNTERS 15
+#define FORGED 15
+#define COUNTERS 16

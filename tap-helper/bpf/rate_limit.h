@@ -20,13 +20,12 @@ INLINE __s64 refill(__s64 tokens, __u64 rate, __u64 elapsed)
 
 /* Whether to drop a mirrored frame. A bucket with tokens passes a frame of any size and may go into debt, so the long-term rate
  * is exact even where a single GSO packet exceeds the burst. */
-INLINE int rate_limited(const struct config *config, __u32 frames, __u64 bytes)
+INLINE int rate_limited(const struct config *config, __u32 classid, __u32 frames, __u64 bytes)
 {
 	__u64 bits_rate = config->bits_per_second, packets_rate = config->packets_per_second;
 	if (!bits_rate && !packets_rate)
 		return 0;
-	__u32 zero = 0;
-	struct bucket *state = bpf_map_lookup_elem(&bucket, &zero);
+	struct bucket *state = bpf_map_lookup_elem(&buckets, &classid);
 	if (!state)
 		return 0;
 	__u64 now = bpf_ktime_get_ns();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
 /* The programs of a tap: two classifiers select the frames of a pod that are mirrored, and the clamp makes mirrored frames fit
  * the underlay. */
-#include "filter.h"
+#include "deduplicate.h"
 #include "rate_limit.h"
 #include "segment.h"
 
@@ -35,8 +35,15 @@ INLINE int deadline_has_passed(void)
 	return !moment || bpf_ktime_get_coarse_ns() >= *(volatile __u64 *)moment;
 }
 
-INLINE void count(__u32 key, __u64 frames, __u64 bytes)
+/* The sender to which a frame belongs: cls_bpf passes on the class ID of the filter (cls_bpf_classify, net/sched/cls_bpf.c). */
+INLINE __u32 sender(const struct __sk_buff *skb)
 {
+	return skb->tc_classid % SENDERS;
+}
+
+INLINE void count(__u32 classid, __u32 key, __u64 frames, __u64 bytes)
+{
+	key += classid * COUNTERS;
 	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
 	if (counter) {
 		counter->frames += frames;
@@ -44,76 +51,13 @@ INLINE void count(__u32 key, __u64 frames, __u64 bytes)
 	}
 }
 
-INLINE int is_peer(const struct config *config, const struct packet *packet, const __u32 *remote)
-{
-	__u64 found = 0;
-	__u32 family = packet->family;
-	for (__u32 i = 0; i < NETWORKS; i++) {
-		if (i >= config->peer_network_count)
-			break;
-		found |= contains(&config->peer_networks[i], family, 1, remote);
-	}
-	return found != 0;
-}
-
-#define SYN 2
-#define ACK 16
-
-/* Whether the local port is higher; if both are equal, whether the local address is. */
-INLINE __u32 local_is_higher(const struct flow *flow)
-{
-	if (flow->local_port != flow->remote_port)
-		return flow->local_port > flow->remote_port;
-	for (int i = 0; i < 4; i++) {
-		__u32 local = from_net32(flow->local[i]), remote = from_net32(flow->remote[i]);
-		if (local != remote)
-			return local > remote;
-	}
-	return 0;
-}
-
-/* Whether the peer mirrors this flow: the pod opened it, and the peer may be tapped too. */
-INLINE int mirrored_by_peer(const struct config *config, const struct __sk_buff *skb, const struct packet *packet,
-			    __u32 direction)
-{
-	const __u32 *remote = direction == INGRESS ? packet->source : packet->destination;
-	const __u32 *local = direction == INGRESS ? packet->destination : packet->source;
-	if (!packet->family || !packet->destination_valid || !is_peer(config, packet, remote))
-		return 0;
-	struct flow flow = {};
-	for (int i = 0; i < 4; i++) {
-		flow.remote[i] = remote[i];
-		flow.local[i] = local[i];
-	}
-	flow.remote_port = direction == INGRESS ? packet->source_port : packet->destination_port;
-	flow.local_port = direction == INGRESS ? packet->destination_port : packet->source_port;
-	flow.protocol = packet->protocol;
-	__u8 tcp_flags = 0;
-	if (packet->protocol == TCP && packet->fragment != LATER_FRAGMENT)
-		bpf_skb_load_bytes(skb, packet->l4 + 13, &tcp_flags, 1);
-	__u32 opened;
-	if (tcp_flags & SYN) {
-		/* SYN-ACK is the reply. This replaces what an earlier connection with the same addresses and ports left. */
-		opened = (direction == EGRESS) ^ !!(tcp_flags & ACK);
-	} else {
-		__u32 *entry = bpf_map_lookup_elem(&flows, &flow);
-		if (entry)
-			return *entry;
-		/* The flow may be older than the tap: the end with the lower port probably accepted it. The port behind a
-		 * Service address may differ, so without a handshake the pod must also have been seen to send first: if
-		 * that is unknown, both ends mirror the flow. */
-		opened = local_is_higher(&flow) && (packet->protocol == TCP || direction == EGRESS);
-	}
-	bpf_map_update_elem(&flows, &flow, &opened, 0);
-	return opened;
-}
-
 INLINE int classify(struct __sk_buff *skb, __u32 direction)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, classid = sender(skb);
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
-	if (!config || !packet)
+	__u32 *selected_from = bpf_map_lookup_elem(&selection, &classid);
+	if (!config || !packet || !selected_from)
 		return NO_MATCH;
 	__u32 frames = 1, tag = skb->vlan_present ? 4 : 0, gso = skb->gso_size;
 	__u64 bytes = skb->len + tag;
@@ -124,7 +68,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	if (!gso && !config->rule_count && !(config->flags & (HAS_INCLUDE | DEDUPLICATE)) && config->one_in_flows < 2 &&
 	    config->truncate != TRUNCATE_HEADERS) {
 		__u64 mirrored = config->truncate && config->truncate < skb->len ? config->truncate + tag : bytes;
-		if (outcome == MIRRORED && rate_limited(config, 1, mirrored))
+		if (outcome == MIRRORED && rate_limited(config, classid, 1, mirrored))
 			outcome = RATE_LIMITED;
 		goto done;
 	}
@@ -141,14 +85,14 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	if (outcome != MIRRORED)
 		goto done;
 
-	const __u32 *remote = direction == INGRESS ? packet->source : packet->destination;
-	__u32 remote_valid = direction == INGRESS ? packet->source_valid : packet->destination_valid;
-	__u32 ports_missing = packet->fragment == LATER_FRAGMENT && has_ports(packet) && packet->destination_port == NO_PORT;
-	if (!selected(config, packet, remote, remote_valid, ports_missing)) {
+	/* Through the map, as after the parser. */
+	*(volatile __u32 *)&packet->selected_by = selected(config, packet, direction);
+	__u32 selected_by = *(volatile __u32 *)&packet->selected_by;
+	if (!(selected_by & SELECTED_HERE)) {
 		outcome = FILTERED;
 		goto done;
 	}
-	if (config->flags & DEDUPLICATE && mirrored_by_peer(config, skb, packet, direction)) {
+	if (config->flags & DEDUPLICATE && selected_by & SELECTED_BY_PEER && mirrored_by_peer(config, packet, direction)) {
 		outcome = DEDUPLICATED;
 		goto done;
 	}
@@ -161,13 +105,15 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	/* A truncated GSO packet is a single short frame. */
 	__u32 length = config->truncate == TRUNCATE_HEADERS ? hdr_len : config->truncate;
 	int truncated = length && length < (gso ? hdr_len + gso : skb->len);
-	if (rate_limited(config, truncated ? 1 : frames, truncated ? length + tag : bytes))
+	if (rate_limited(config, classid, truncated ? 1 : frames, truncated ? length + tag : bytes))
 		outcome = RATE_LIMITED;
 done:
 	/* Last, so that only frames that would be mirrored count as expired. */
 	if (outcome == MIRRORED && deadline_has_passed())
 		outcome = EXPIRED;
-	count(direction * OUTCOMES + outcome, frames, bytes);
+	count(classid, direction * OUTCOMES + outcome, frames, bytes);
+	/* Also cleared, in case mirred did not pass on the last frame. */
+	*selected_from = outcome == MIRRORED ? FROM(direction) : 0;
 	return outcome == MIRRORED ? MATCH : NO_MATCH;
 }
 
@@ -219,26 +165,62 @@ INLINE int reduce_gso_size(struct __sk_buff *skb, const struct config *config, _
 	return 0;
 }
 
-/* A mirrored frame still carries the dst entry of the pod's route. The VXLAN device would lower the path MTU of that route, and
- * so of the pod's own traffic (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). A metadata dst, which ignores that, replaces
- * it; the device does not use it for anything else. */
+/* A frame that leaves the pod carries the dst entry of the pod's route. The VXLAN device would lower the path MTU of that route, and
+ * so of the pod's own traffic (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). A metadata dst, which ignores that, replaces it.
+ * Of it, the device only uses that it exists: it encapsulates the frame even for a receiver on this node. */
 INLINE void detach_route(struct __sk_buff *skb)
 {
 	struct bpf_tunnel_key key = { .tunnel_id = 1 };
 	bpf_skb_set_tunnel_key(skb, &key, sizeof(key), 0);
 }
 
+/* Frames of this length fit every path: path MTU discovery finds at least 552 bytes (ip_rt_min_pmtu, net/ipv4/route.c), or 1280
+ * with IPv6, and the helper knows the MTU that a route sets. */
+#define FITS_ANY_PATH 512
+
+/* Separates a mirrored frame from the pod's own, with which it shares its route and its data. 0, or -1: out of memory. */
+INLINE int separate(struct __sk_buff *skb, const struct config *config, __u32 from, __u32 limit)
+{
+	/* The device does not look at the route before it delivers to this node (encap_bypass_if_local). But the frame then waits in a
+	 * queue, and some code changes the headers of the pod's frame in place: when a node tracks connections, ip_do_fragment and
+	 * ip6_fragment put new ones before each fragment. */
+	if (!(config->flags & REMOTE))
+		return bpf_skb_pull_data(skb, 0) ? -1 : 0;
+	/* Encapsulation makes the headers private. If there is a local destination, too, all frames are encapsulated for it: otherwise
+	 * some would overtake others. */
+	__u32 length = skb->len;
+	int fits = !skb->gso_size && length <= FITS_ANY_PATH && length <= limit;
+	if (config->flags & LOCAL || (from == FROM(EGRESS) && !fits))
+		detach_route(skb);
+	return 0;
+}
+
 SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, classid = sender(skb);
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
-	if (!config || !packet)
-		return TC_ACT_OK;
+	__u32 *selected_from = bpf_map_lookup_elem(&selection, &classid);
+	/* It would be left in tc_index of the mirrored frame (tc_run, net/core/dev.c). */
+	skb->tc_classid = 0;
+	if (!config || !packet || !selected_from)
+		return TC_ACT_SHOT;
+	/* Only what a classifier selected leaves: the pod can send frames to the device, too. mirred sets skb_iif to the interface that
+	 * it mirrors from (tcf_mirred_to_dev, net/sched/act_mirred.c); frames of sockets have none. */
+	__u32 from = *selected_from;
+	if (!from || !skb->ingress_ifindex) {
+		count(classid, FORGED, 1, skb->len);
+		return TC_ACT_SHOT;
+	}
+	*selected_from = 0;
 	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = config->truncate;
 	__u32 gso = skb->gso_size, length = skb->len;
 	if (!config->frame_limit)
 		limit = 0xffffffff;
+	if (separate(skb, config, from, limit)) {
+		count(classid, FAILED, 1, length);
+		return TC_ACT_SHOT;
+	}
 	if (!size && !gso && length <= limit)
 		return TC_ACT_OK;
 
@@ -250,11 +232,11 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		/* A GSO packet whose segments are short enough is not truncated. */
 		if (size < (gso ? hdr_len + gso : length) && size < length) {
 			if (truncate(skb, size, hdr_len)) {
-				count(FAILED, 1, length);
+				count(classid, FAILED, 1, length);
 				return TC_ACT_SHOT;
 			}
 			if (skb->len < length) {
-				count(TRUNCATED, 1, length - skb->len);
+				count(classid, TRUNCATED, 1, length - skb->len);
 				gso = 0;
 			}
 			length = skb->len;
@@ -268,30 +250,28 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 			if (result == 0)
 				return TC_ACT_OK;
 			if (result < 0) {
-				count(FAILED, 1, length);
+				count(classid, FAILED, 1, length);
 				return TC_ACT_SHOT;
 			}
 		}
 		/* Each segment becomes a frame that is too long. */
-		count(OVERSIZED, hdr_len < length ? (length - hdr_len + gso - 1) / gso : 1, length);
+		count(classid, OVERSIZED, hdr_len < length ? (length - hdr_len + gso - 1) / gso : 1, length);
 	} else {
 		if (length <= limit)
 			return TC_ACT_OK;
-		int result = segment(skb, packet, hdr_len, limit);
+		int result = segment(skb, packet, hdr_len, limit, selected_from, from);
 		if (result == 0)
 			return TC_ACT_OK;
 		if (result < 0) {
-			count(FAILED, 1, length);
+			count(classid, FAILED, 1, length);
 			return TC_ACT_SHOT;
 		}
-		count(OVERSIZED, 1, length);
+		count(classid, OVERSIZED, 1, length);
 	}
-	if (!(config->flags & TRUNCATE_OVERSIZE)) {
-		detach_route(skb);
+	if (!(config->flags & TRUNCATE_OVERSIZE))
 		return TC_ACT_OK;
-	}
 	if (truncate(skb, limit, hdr_len)) {
-		count(FAILED, 1, length);
+		count(classid, FAILED, 1, length);
 		return TC_ACT_SHOT;
 	}
 	return TC_ACT_OK;

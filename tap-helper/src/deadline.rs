@@ -111,6 +111,7 @@ fn expired_status(sender: &DesiredSender) -> SenderStatus {
         tap_uid: tap,
         pod_uid: pod,
         interface: None,
+        addresses: Vec::new(),
         state: State::Refused,
         reason: Reason::Expired,
         message: format!("The tap expired at {time}."),

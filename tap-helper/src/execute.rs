@@ -12,13 +12,14 @@ use crate::{
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
-        Connection, FilterTarget, Hook, NetlinkError, NewPair, NewVxlan, Vxlan, add_clsact, add_destination,
-        add_drop_filter, add_redirect_filter, attach_mirror_program, attach_verdict_program, create_pair, create_vxlan,
-        delete_link, disable_autoconf, filters, links, offloads, qdiscs, remove_clsact, remove_destination,
-        remove_filter, rename_link, set_alias, turn_off, up_link,
+        Classifier, Connection, FilterTarget, Hook, NetlinkError, NewPair, NewVxlan, Vxlan, add_clsact,
+        add_destination, add_drop_filter, add_redirect_filter, attach_mirror_program, attach_verdict_program,
+        create_pair, create_vxlan, delete_link, disable_autoconf, down_link, filters, links, offloads, qdiscs,
+        remove_clsact, remove_destination, remove_entries, remove_filter, rename_link, set_alias, turn_off, up_link,
     },
+    program_sets::{Before, Place, ProgramSets},
     resource::Resource,
-    step::{Action, Step},
+    step::{Action, Predecessor, Step},
 };
 
 /// `LOOPBACK_IFINDEX` (include/net/flow.h): the ifindex of that device in every namespace.
@@ -38,10 +39,10 @@ pub struct Executor<'a, N> {
     pub node: &'a Connection,
     /// Interfaces to which this executor added a clsact.
     pub clsacts: Vec<u32>,
-    /// Programs that this executor loaded, and that may not be in filters yet.
-    pub programs: BTreeMap<Resource, Programs>,
-    /// Programs for the next sender.
-    pub preloaded: &'a mut Option<Programs>,
+    /// The program sets of this node's taps.
+    pub program_sets: &'a mut ProgramSets,
+    /// Where in them the senders are whose programs this executor attaches.
+    pub places: BTreeMap<Resource, Place>,
     /// When the senders stop mirroring.
     pub deadlines: BTreeMap<Resource, Deadline>,
 }
@@ -69,13 +70,15 @@ impl<N: AsFd> Executor<'_, N> {
             }
             Step::AddDestination(device, to) => to_failure(add_destination(netlink, *device, *to).await),
             Step::RemoveDestination(device, to) => ignore_gone(remove_destination(netlink, *device, *to).await),
+            Step::RemoveEntries(device, mac) => ignore_gone(remove_entries(netlink, *device, *mac).await),
             Step::Rename(device, name) => self.rename(*device, name).await,
             Step::Up(device) => self.up(*device).await,
+            Step::Down(device) => to_failure(down_link(netlink, *device).await),
             Step::AddClsact { interface, device, alias_if_theirs } => {
                 self.add_clsact(*interface, *device, alias_if_theirs).await
             }
             Step::RemoveClsact(interface) => self.remove_clsact(*interface).await,
-            Step::LoadPrograms { settings, before } => self.load(&action.resource, settings, *before),
+            Step::LoadPrograms { settings, before } => self.load(&action.resource, settings, *before).await,
             Step::AttachClamp(target) => self.attach_clamp(&action.resource, *target).await,
             Step::AttachMirror { target, device, cookie } => {
                 self.attach_mirror(&action.resource, *target, *device, *cookie).await
@@ -196,28 +199,42 @@ impl<N: AsFd> Executor<'_, N> {
         qdiscs(self.netlink).await.is_ok_and(|found| found.iter().any(|qdisc| qdisc.interface == interface))
     }
 
-    fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<u32>) -> Result<(), Failure> {
+    async fn load(
+        &mut self,
+        resource: &Resource,
+        settings: &Settings,
+        before: Option<Predecessor>,
+    ) -> Result<(), Failure> {
+        let Resource::Sender(sender) = resource else { return Err(not_loaded()) };
         // If that program was removed meanwhile, there are no counters to continue.
-        let before = before.and_then(|program| Maps::adopt(program).ok());
-        let suitable = |preloaded: &mut Programs| before.is_none() && preloaded.maps().supports(settings);
-        let programs = match self.preloaded.take_if(suitable) {
-            Some(mut preloaded) => preloaded.maps_mut().configure(settings).map(|()| preloaded),
-            None => Programs::load(settings, before.as_ref()),
-        };
-        let mut programs = programs.map_err(|error| program_failure(&error))?;
-        // Before a filter has them: programs without a deadline mirror nothing.
-        if let Some(deadline) = self.deadlines.get(resource) {
+        let before = before.and_then(|Predecessor { program, classid }| {
+            let maps = Maps::adopt(program).ok()?;
+            Some(Before { maps, classid })
+        });
+        let place = self.program_sets.place(sender, settings, before).await;
+        let place = place.map_err(|error| program_failure(&error))?;
+        // Before a filter has them: programs without a deadline mirror nothing. All senders of a set have the same one.
+        if let (Some(deadline), Some(programs)) = (self.deadlines.get(resource), self.program_sets.programs_mut(&place))
+        {
             let maps = programs.maps_mut();
             let set = maps.deadline().and_then(|current| maps.set_deadline(deadline.after(current)));
             set.map_err(|error| program_failure(&error))?;
         }
-        self.programs.insert(resource.clone(), programs);
+        self.places.insert(resource.clone(), place);
         Ok(())
     }
 
+    /// The programs of a sender, and its class ID.
+    fn programs(&self, resource: &Resource) -> Result<(&Programs, u32), Failure> {
+        let found =
+            self.places.get(resource).and_then(|place| Some((self.program_sets.programs(place)?, place.classid)));
+        found.ok_or_else(not_loaded)
+    }
+
     async fn attach_clamp(&self, resource: &Resource, target: FilterTarget) -> Result<(), Failure> {
-        let programs = self.programs.get(resource).ok_or_else(not_loaded)?;
-        let attached = attach_verdict_program(self.netlink, target, programs.clamp()).await;
+        let (programs, classid) = self.programs(resource)?;
+        let classifier = Classifier { program: programs.clamp(), classid };
+        let attached = attach_verdict_program(self.netlink, target, classifier).await;
         attached.map_err(|error| feature(&error, CLS_BPF))
     }
 
@@ -228,12 +245,13 @@ impl<N: AsFd> Executor<'_, N> {
         device: u32,
         cookie: Cookie,
     ) -> Result<(), Failure> {
-        let programs = self.programs.get(resource).ok_or_else(not_loaded)?;
+        let (programs, classid) = self.programs(resource)?;
         let program = match target.hook {
             Hook::Ingress => programs.ingress(),
             Hook::Egress => programs.egress(),
         };
-        let attached = attach_mirror_program(self.netlink, target, program, device, &cookie.bytes()).await;
+        let classifier = Classifier { program, classid };
+        let attached = attach_mirror_program(self.netlink, target, classifier, device, &cookie.bytes()).await;
         attached.map_err(|error| feature(&error, MIRRED))
     }
 }

@@ -50,9 +50,27 @@ impl Failure {
         Self { state: State::Failed, reason, message }
     }
 
+    /// Restored, and changed by another program again and again.
+    #[must_use]
+    pub fn contested() -> Self {
+        let message = "Another program in the pod or on the node keeps changing PodTap's devices, filters or forwarding entries. \
+                       Find that program, and make it leave them alone.";
+        Self::failed(Reason::KernelError, message.to_owned())
+    }
+
     /// An error of the kernel that has no special meaning where it occurred.
     #[must_use]
     pub fn kernel(error: &NetlinkError) -> Self {
+        if error.too_much {
+            return Self::refused(
+                Reason::PodNetworkTooLarge,
+                sentence(
+                    error,
+                    "PodTap examines up to 4096 devices, addresses, routes, qdiscs and filters in the network namespace of a pod: \
+                     find out what adds so many, or exclude the pod from the tap.",
+                ),
+            );
+        }
         let advice = match error.errno {
             Errno::EPERM | Errno::EACCES => {
                 "Ask the cluster's administrator to check that the tap-helper has the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
@@ -83,7 +101,7 @@ impl Failure {
 #[must_use]
 pub fn program_failure(error: &BpfError) -> Failure {
     match error {
-        BpfError::TooManyRules(_) | BpfError::TooManyNetworks(_) | BpfError::Expression(_) => {
+        BpfError::TooManyRules(_) | BpfError::Expression(_) => {
             Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."))
         }
         BpfError::Rejected { .. } => Failure::failed(

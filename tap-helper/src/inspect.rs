@@ -1,8 +1,8 @@
 //! `tap-helper inspect`: everything on the node that carries PodTap's marks.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::{collections::BTreeSet, path::PathBuf, rc::Rc};
 
-use podtap_model::{Count, Direction, Endpoint};
+use podtap_model::{Count, Direction};
 use serde::Serialize;
 use tracing::warn;
 
@@ -10,7 +10,7 @@ use crate::{
     bpf::{Counters, Maps, Monotonic},
     marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
-    namespace::{Namespace, NamespaceId, namespaces, pids},
+    namespace::{Namespace, NamespaceId, Source, sources},
     netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError, SourceFilter},
     node::NodeError,
     observe::{NetnsKind, Observed, Program, observe},
@@ -23,8 +23,12 @@ use crate::{
 pub struct NamespaceContents {
     /// Inode number of the namespace, as `lsns` shows it.
     pub namespace: u64,
-    /// A process in it.
-    pub process: u32,
+    /// A process in it, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<u32>,
+    /// Where it is mounted, if no process is in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount: Option<PathBuf>,
     /// Devices.
     pub devices: Vec<Device>,
     /// Filters on other devices.
@@ -99,34 +103,51 @@ impl NamespaceContents {
     }
 }
 
-/// Inspects every namespace that some process is in. Omits those that contain nothing of PodTap.
+/// Inspects every namespace that some process is in, or that is mounted. Omits those that contain nothing of PodTap.
 pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
     let own = Namespace::node().map_err(NodeError::Namespace)?.id();
-    let pids = pids().map_err(NodeError::Processes)?;
-    let mut all = Vec::new();
-    for (id, pid) in namespaces(&pids) {
+    let (mut seen, mut all) = (BTreeSet::new(), Vec::new());
+    for source in sources().map_err(NodeError::Processes)? {
+        let namespace = match source.open() {
+            Ok(Some(namespace)) => namespace,
+            Ok(None) => continue,
+            Err(error) => {
+                warn!(?source, %error, "cannot open");
+                continue;
+            }
+        };
+        let id = namespace.id();
+        if !seen.insert(id) {
+            continue;
+        }
         let kind = if id == own { NetnsKind::Node } else { NetnsKind::Pod };
-        match inspect_process(id, pid, kind).await {
+        match inspect_namespace(namespace, &source, kind).await {
             Ok(contents) => all.push(contents),
-            Err(error) => warn!(process = pid, %error, "cannot inspect"),
+            Err(error) => warn!(?source, %error, "cannot inspect"),
         }
     }
+    all.sort_by_key(|contents| contents.namespace);
     all.retain(|contents| !contents.is_empty());
     Ok(all)
 }
 
-/// Inspects the namespace of a process.
-async fn inspect_process(id: NamespaceId, pid: u32, kind: NetnsKind) -> Result<NamespaceContents, NetnsError> {
-    let namespace = Rc::new(Namespace::of_process(pid)?);
-    let observed = observe(&Connection::open(&namespace)?, kind).await?;
+async fn inspect_namespace(
+    namespace: Namespace,
+    source: &Source,
+    kind: NetnsKind,
+) -> Result<NamespaceContents, NetnsError> {
+    let namespace = Rc::new(namespace);
+    let netlink = Connection::open(&namespace)?;
+    let netlink = if kind == NetnsKind::Node { netlink.unlimited() } else { netlink };
+    let observed = observe(&netlink, kind).await?;
     let rejected = match kind {
         NetnsKind::Node => SourceFilter::read(&namespace)?.map(|table| table.dropped()),
         NetnsKind::Pod => None,
     };
-    Ok(NamespaceContents { rejected, ..contents(id, pid, &observed) })
+    Ok(NamespaceContents { rejected, ..contents(namespace.id(), source, &observed) })
 }
 
-fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceContents {
+fn contents(id: NamespaceId, source: &Source, observed: &Observed) -> NamespaceContents {
     let devices: Vec<Device> = observed.ours().map(|link| device(link, observed)).collect();
     let filters: Vec<MirrorFilter> = observed.filters.iter().filter_map(|filter| mirror(filter, observed)).collect();
     let marks: Vec<(&Link, SenderMark)> = observed
@@ -147,7 +168,11 @@ fn contents(id: NamespaceId, process: u32, observed: &Observed) -> NamespaceCont
     drift.extend(filters.iter().filter(|filter| filter.device.is_empty()).map(|filter| {
         format!("the {} filter on {} mirrors to a device that was deleted", filter.direction, filter.interface)
     }));
-    NamespaceContents { namespace: id.inode(), process, devices, filters, clsacts, rejected: None, drift }
+    let (process, mount) = match source {
+        Source::Process(pid) => (Some(*pid), None),
+        Source::Mount(path) => (None, Some(path.clone())),
+    };
+    NamespaceContents { namespace: id.inode(), process, mount, devices, filters, clsacts, rejected: None, drift }
 }
 
 fn device(link: &Link, observed: &Observed) -> Device {
@@ -156,7 +181,7 @@ fn device(link: &Link, observed: &Observed) -> Device {
         Some(Mark::Receiver(mark)) => (mark.part.role(), mark.tap, String::new(), String::new()),
         None => ("unfinished", String::new(), String::new(), String::new()),
     };
-    let destinations = destinations(link, observed).into_iter();
+    let destinations = observed.destinations(link.index).into_iter();
     let of_mark = match Mark::of(link) {
         Some(Mark::Receiver(mark)) => mark.vni,
         _ => 0,
@@ -165,8 +190,7 @@ fn device(link: &Link, observed: &Observed) -> Device {
         counters: counters(link, observed),
         seconds_left: programs(link, observed)
             .into_iter()
-            .flatten()
-            .find_map(|program| program.deadline)
+            .find_map(|(program, _)| program?.deadline)
             .map(|deadline| deadline.left(Monotonic::now()).as_secs()),
         name: link.name.clone(),
         index: link.index,
@@ -183,12 +207,13 @@ fn device(link: &Link, observed: &Observed) -> Device {
 
 /// The counters of the programs that mirror to a device. The programs share them.
 fn counters(link: &Link, observed: &Observed) -> Option<Counters> {
-    let program = programs(link, observed).into_iter().flatten().next()?;
-    Maps::adopt(program.id).and_then(|maps| maps.counters()).ok()
+    let (program, classid) =
+        programs(link, observed).into_iter().find_map(|(program, classid)| Some((program?, classid)))?;
+    Maps::adopt(program.id).and_then(|maps| maps.counters(classid)).ok()
 }
 
-/// The programs of a sender, as far as they are known; none for a filter without one.
-fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<Option<&'a Program>> {
+/// The programs of a sender, as far as they are known, each with its class ID; none for a filter without one.
+fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<(Option<&'a Program>, u32)> {
     let of_sender = |filter: &&Filter| {
         let is_clamp =
             (filter.id.interface, filter.id.hook, filter.id.priority) == (link.index, Hook::Egress, CLAMP_PRIORITY);
@@ -196,7 +221,7 @@ fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<Option<&'a Program>>
     };
     let is_sender = matches!(Mark::of(link), Some(Mark::Sender(_)));
     let filters = observed.filters.iter().filter(|filter| is_sender && filter.id.handle != 0 && of_sender(filter));
-    filters.map(|filter| filter.program.and_then(|id| observed.program(id))).collect()
+    filters.map(|filter| (filter.program.and_then(|id| observed.program(id)), filter.classid)).collect()
 }
 
 fn mirror(filter: &Filter, observed: &Observed) -> Option<MirrorFilter> {
@@ -238,13 +263,14 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
     let mut found = Vec::new();
     match direction {
         None => found.push(format!("{} has no filter on {}", link.name, mark.interface)),
-        Some(direction) if config_hash(direction, &destinations(link, observed)) != mark.config => {
+        Some(direction) if config_hash(direction, &observed.destinations(link.index)) != mark.config => {
             found.push(format!("the filters or destinations of {} differ from its mark", link.name));
         }
         Some(direction) => {
             let filters = 1 + usize::from(direction.has_ingress()) + usize::from(direction.has_egress());
             let programs = programs(link, observed);
-            let groups: BTreeSet<_> = programs.iter().map(|program| program.map(|program| program.group)).collect();
+            let group = |(program, classid): &(Option<&Program>, u32)| program.map(|program| (program.group, *classid));
+            let groups: BTreeSet<_> = programs.iter().map(group).collect();
             if groups.len() != 1 || groups.contains(&None) || programs.len() < filters {
                 found.push(format!("the programs of {} are incomplete, or of different kinds", link.name));
             }
@@ -268,6 +294,12 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
     if should_redirect && !filters.any(redirects) {
         found.push(format!("{} does not redirect what it receives to the receiver's interface", link.name));
     }
+    if !observed.is_genuine(link) {
+        found.push(format!("{} was created by another program", link.name));
+    }
+    for mac in observed.diverted(link.index) {
+        found.push(format!("{} has forwarding entries of another program for the address {mac:02x?}", link.name));
+    }
     let offloads = observed.offloads(link.index);
     if !offloads.is_empty() {
         found.push(format!("offloads of {} are on: {}", link.name, offloads.join(", ")));
@@ -277,10 +309,6 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
         found.push(format!("{} does not drop what it receives", link.name));
     }
     found
-}
-
-fn destinations(link: &Link, observed: &Observed) -> Vec<Endpoint> {
-    observed.destinations.iter().filter(|(index, _)| *index == link.index).map(|(_, to)| *to).collect()
 }
 
 fn name(observed: &Observed, index: u32) -> String {

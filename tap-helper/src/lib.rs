@@ -27,11 +27,14 @@ mod node;
 mod observe;
 mod plan;
 pub mod probe;
+mod program_sets;
 pub mod purge;
 mod resource;
 pub mod serve;
 mod settings;
+mod shutdown;
 mod step;
+pub mod supervise;
 mod target;
 mod validate;
 

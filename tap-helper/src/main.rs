@@ -2,13 +2,15 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    env,
+    ffi::OsString,
     fs, io,
     io::Read as _,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use podtap_model::{DecodeError, NodeState};
 use serde::Serialize;
 use tap_helper::{
@@ -18,6 +20,7 @@ use tap_helper::{
     probe::{self, ProbeError},
     purge,
     serve::{self, ServeError},
+    supervise::{SuperviseError, end_with_parent, supervise},
 };
 
 /// Reconciles the mirrors of this node with what PodTap requests, in the network namespaces of its pods.
@@ -37,7 +40,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the agent's requests until SIGTERM, which leaves the kernel's state as it is
+    /// Serve the agent's requests until SIGTERM, which leaves the kernel's state as it is; in a child, restarted when it dies
     Serve {
         /// Unix socket to listen on
         #[arg(long)]
@@ -45,6 +48,8 @@ enum Command {
         /// User that may connect
         #[arg(long)]
         agent_uid: u32,
+        #[command(flatten)]
+        child: Child,
     },
     /// Exit with 0 if the tap-helper that serves on this socket answers; the kubelet runs this
     Probe {
@@ -63,6 +68,17 @@ enum Command {
     Inspect,
     /// Remove everything that carries PodTap's marks, and print what that was
     Purge,
+}
+
+/// What `serve` passes to the child that does the work.
+#[derive(Args)]
+struct Child {
+    /// Serve in this process, and end with the one that has this PID
+    #[arg(long, hide = true)]
+    parent: Option<u32>,
+    /// How often the child was restarted
+    #[arg(long, hide = true, default_value_t = 0)]
+    restarts: u32,
 }
 
 /// Why a command failed.
@@ -84,6 +100,10 @@ enum CommandError {
     Decode(#[from] DecodeError),
     #[error("cannot print the result: {0}")]
     Print(#[source] serde_json::Error),
+    #[error(transparent)]
+    Supervise(#[from] SuperviseError),
+    #[error("cannot end with the parent process: {0}")]
+    Parent(#[source] io::Error),
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
 }
@@ -103,14 +123,17 @@ fn main() -> ExitCode {
 /// One thread: nothing here is done twice at once, and the helper shares a node with what it must not disturb.
 fn run(command: Command) -> Result<ExitCode, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)?;
-    let succeeded = runtime.block_on(execute(command))?;
-    Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    runtime.block_on(execute(command))
 }
 
-async fn execute(command: Command) -> Result<bool, CommandError> {
-    Ok(match command {
-        Command::Serve { socket, agent_uid } => {
-            serve::serve(&socket, agent_uid).await?;
+async fn execute(command: Command) -> Result<ExitCode, CommandError> {
+    let succeeded = match command {
+        Command::Serve { child: Child { parent: None, .. }, .. } => {
+            return Ok(supervise(child_arguments).await?.into());
+        }
+        Command::Serve { socket, agent_uid, child: Child { parent: Some(parent), restarts } } => {
+            end_with_parent(parent).map_err(CommandError::Parent)?;
+            serve::serve(&socket, agent_uid, restarts).await?;
             true
         }
         Command::Probe { socket } => {
@@ -132,7 +155,14 @@ async fn execute(command: Command) -> Result<bool, CommandError> {
             print(&purged)?;
             purged.remaining.is_empty()
         }
-    })
+    };
+    Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The arguments of the child that serves: those of this process, and its own.
+fn child_arguments(restarts: u32) -> Vec<OsString> {
+    let own = ["--parent".to_owned(), process::id().to_string(), "--restarts".to_owned(), restarts.to_string()];
+    env::args_os().skip(1).chain(own.map(OsString::from)).collect()
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, CommandError> {

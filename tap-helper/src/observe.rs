@@ -1,13 +1,15 @@
 //! The state of one network namespace, as far as PodTap needs it.
 
+use std::collections::BTreeSet;
+
 use podtap_model::Endpoint;
 
 use crate::{
     bpf::{BpfError, Fingerprint, Maps, Monotonic},
     marks::{Cookie, Mark, is_ours},
     netlink::{
-        Connection, DefaultRoute, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, addresses,
-        default_routes, destinations, filters, links, offloads, qdiscs,
+        Connection, DefaultRoute, Filter, ForwardingEntry, Hook, InterfaceAddress, Link, Mac, NetlinkError, Qdisc,
+        QdiscKind, addresses, default_routes, filters, forwarding, links, node_nsid, offloads, qdiscs,
     },
 };
 
@@ -16,14 +18,16 @@ use crate::{
 pub struct Observed {
     /// All devices.
     pub links: Vec<Link>,
+    /// The number by which this namespace refers to the node's; none in the node's own. Not looked up without devices of ours.
+    pub node_netns: Option<i32>,
     /// Qdiscs for classification.
     pub qdiscs: Vec<Qdisc>,
     /// Filters of these qdiscs, within the limits of the [`NetnsKind`].
     pub filters: Vec<Filter>,
     /// Our programs in these filters. Those that cannot be read are missing.
     pub programs: Vec<Program>,
-    /// Destinations of sender devices, by the device's ifindex.
-    pub destinations: Vec<(u32, Endpoint)>,
+    /// Forwarding entries of our VXLAN devices, by the device's ifindex.
+    pub forwarding: Vec<(u32, ForwardingEntry)>,
     /// Offload settings of receivers' veth pairs that are on and should not be, by the device's ifindex.
     pub offloads: Vec<(u32, Vec<String>)>,
     /// Addresses; none in the node's own namespace.
@@ -37,7 +41,7 @@ pub struct Observed {
 pub struct Program {
     /// Its ID.
     pub id: u32,
-    /// The same for programs that share their configuration and counters.
+    /// The same for programs that share their configuration and maps: those of one set.
     pub group: u32,
     /// Identifies the program and its configuration.
     pub fingerprint: Fingerprint,
@@ -64,11 +68,16 @@ pub enum NetnsKind {
 
 /// Observes a network namespace.
 pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, NetlinkError> {
+    let _shared = netlink.share_allowance();
     let mut observed = Observed { links: links(netlink).await?, ..Observed::default() };
     let all = kind == NetnsKind::Pod;
     let relevant: Vec<u32> = observed.links.iter().filter(|link| all || is_ours(link)).map(|link| link.index).collect();
     if relevant.is_empty() {
         return Ok(observed);
+    }
+    // After the list of devices, for which the kernel assigns the numbers.
+    if all && observed.ours().next().is_some() {
+        observed.node_netns = Some(node_nsid(netlink).await?);
     }
     observed.qdiscs = qdiscs(netlink).await?;
     observed.qdiscs.retain(|qdisc| relevant.contains(&qdisc.interface));
@@ -84,9 +93,9 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
     // A program that cannot be read, for whatever reason, is not known to be right, and is replaced.
     observed.programs = programs.filter_map(|filter| filter.program).filter_map(|id| Program::of(id).ok()).collect();
     for link in &observed.links {
-        if let (Some(Mark::Sender(_)), Some(vxlan)) = (Mark::of(link), link.vxlan) {
-            let found = unless_gone(destinations(netlink, link.index, (vxlan.port, vxlan.vni)).await)?;
-            observed.destinations.extend(found.into_iter().map(|to| (link.index, to)));
+        if let Some(vxlan) = link.vxlan.filter(|_| is_ours(link)) {
+            let found = unless_gone(forwarding(netlink, link.index, (vxlan.port, vxlan.vni)).await)?;
+            observed.forwarding.extend(found.into_iter().map(|entry| (link.index, entry)));
         }
     }
     for link in observed.links.iter().filter(|link| is_ours(link) && link.kind == "veth") {
@@ -118,6 +127,13 @@ impl Observed {
         self.links.iter().find(|link| link.index == index)
     }
 
+    /// Whether a VXLAN device was created from the node's namespace, so that its socket is there. One that a pod creates for itself may have
+    /// every other mark.
+    #[must_use]
+    pub fn is_genuine(&self, link: &Link) -> bool {
+        link.vxlan.is_none() || link.other_netns == self.node_netns
+    }
+
     /// The qdisc in a device's position for classification.
     #[must_use]
     pub fn qdisc(&self, interface: u32) -> Option<QdiscKind> {
@@ -137,6 +153,30 @@ impl Observed {
         self.filters.iter().filter(of_sender).find_map(|filter| self.program(filter.program?))
     }
 
+    /// The destinations of a device.
+    #[must_use]
+    pub fn destinations(&self, device: u32) -> Vec<Endpoint> {
+        let entries = self.forwarding.iter().filter(|(index, _)| *index == device);
+        entries
+            .filter_map(|(_, entry)| match entry {
+                ForwardingEntry::Destination(to) => Some(*to),
+                ForwardingEntry::Other(_) => None,
+            })
+            .collect()
+    }
+
+    /// The MAC addresses with forwarding entries of a device that are no destinations.
+    #[must_use]
+    pub fn diverted(&self, device: u32) -> BTreeSet<Mac> {
+        let entries = self.forwarding.iter().filter(|(index, _)| *index == device);
+        entries
+            .filter_map(|(_, entry)| match entry {
+                ForwardingEntry::Destination(_) => None,
+                ForwardingEntry::Other(mac) => Some(*mac),
+            })
+            .collect()
+    }
+
     /// The offload settings of a device that are on and should not be.
     #[must_use]
     pub fn offloads(&self, interface: u32) -> &[String] {
@@ -146,10 +186,10 @@ impl Observed {
     /// Whether PodTap created the clsact of an interface. The marks of the sender that created it record that, and later senders copy it.
     #[must_use]
     pub fn clsact_is_ours(&self, interface: u32) -> bool {
-        let by_device =
-            self.links.iter().filter_map(Mark::of).any(
-                |mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface && mark.clsact_ours),
-            );
+        let genuine = self.links.iter().filter(|link| self.is_genuine(link));
+        let by_device = genuine
+            .filter_map(Mark::of)
+            .any(|mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface && mark.clsact_ours));
         let mut cookies = self.filters.iter().filter(|filter| filter.id.interface == interface).filter_map(Cookie::of);
         by_device || cookies.any(|cookie| cookie.clsact_ours)
     }

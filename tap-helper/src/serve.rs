@@ -10,7 +10,6 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use podtap_model::{Report, Response};
 use tokio::{
     select,
-    signal::unix::{Signal, SignalKind, signal},
     time::{sleep, sleep_until},
 };
 use tracing::info;
@@ -19,6 +18,7 @@ use crate::{
     listener::{Incoming, Listener},
     lock::Lock,
     node::{Change, Node, NodeError},
+    shutdown::Shutdown,
 };
 
 /// How often a helper that found another one at work checks whether that has ended.
@@ -43,11 +43,12 @@ pub enum ServeError {
     System(&'static str, #[source] io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT. Leaves the kernel's state as it is then: the next helper takes it over.
-pub async fn serve(path: &Path, agent: u32) -> Result<(), ServeError> {
+/// Serves until SIGTERM or SIGINT. Leaves the kernel's state as it is then: the next helper takes it over. Reports show `restarts`, how
+/// often the helper was restarted in this container.
+pub async fn serve(path: &Path, agent: u32, restarts: u32) -> Result<(), ServeError> {
     let mut shutdown = Shutdown::new().map_err(|error| ServeError::System("receive signals", error))?;
     raise_descriptor_limit();
-    let mut node = Node::open()?;
+    let mut node = Node::open()?.restarted(restarts);
     let Some(_lock) = wait_for_lock(&node, &mut shutdown).await? else { return Ok(()) };
     let listen = |error| ServeError::Listen { path: path.display().to_string(), error };
     let mut listener = Listener::open(path, agent).map_err(listen)?;
@@ -88,7 +89,6 @@ async fn process(
     sent: &mut Option<Report>,
 ) -> Result<(), ServeError> {
     let now = Instant::now();
-    let mut counters = None;
     match event {
         // A new agent gets a report at once.
         Event::Incoming(Incoming::Connection(true)) => *sent = None,
@@ -101,7 +101,9 @@ async fn process(
             if let Some(renewal) = requests.renewal {
                 node.renew(&renewal);
             }
-            counters = requests.counters;
+            if let Some(request) = requests.counters {
+                node.request_counters(request);
+            }
         }
         Event::Changes(changes) => {
             for change in changes {
@@ -116,8 +118,8 @@ async fn process(
         *sent = Some(report);
     }
     // Last, so that they cover what a desired state in the same message creates or finds.
-    if let Some(request) = counters {
-        listener.send(&Response::Counters(node.counters(request).await));
+    if let Some(counters) = node.read_counters(now).await {
+        listener.send(&Response::Counters(counters));
     }
     node.preload(now);
     Ok(())
@@ -127,25 +129,6 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => future::pending().await,
-    }
-}
-
-/// SIGTERM and SIGINT, which the first process of a container ignores unless it handles them.
-struct Shutdown {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Shutdown {
-    fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn requested(&mut self) {
-        select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 

@@ -1,17 +1,25 @@
 //! The settings of a sender's programs. Pure.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use podtap_model::{DesiredSender, MirrorOptions, Oversize};
+use podtap_model::{DesiredSender, Direction, MirrorOptions, Oversize, Tap, bounds::MAX_PEERS};
 
-use crate::bpf::{self, BpfError, frame_limit};
+use crate::bpf::{self, BpfError, Reach, frame_limit};
 
-/// The settings of a sender's programs. `path_mtu` is the lowest MTU of the routes to the destinations, if any is known;
-/// `frag_list_safe` is [`bpf::frag_list_safe`].
+/// What the node's routes tell about the paths to a sender's destinations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// The lowest MTU, if any is known.
+    pub mtu: Option<u32>,
+    /// Where they lead.
+    pub reach: Reach,
+}
+
+/// The settings of a sender's programs. `frag_list_safe` is [`bpf::frag_list_safe`].
 #[must_use]
-pub fn settings(sender: &DesiredSender, path_mtu: Option<u32>, frag_list_safe: bool) -> bpf::Settings {
+pub fn settings(sender: &DesiredSender, paths: Paths, frag_list_safe: bool) -> bpf::Settings {
     let options = &sender.tap.options;
-    let mtu = path_mtu.into_iter().chain(sender.underlay_mtu).min();
+    let mtu = paths.mtu.into_iter().chain(sender.underlay_mtu).min();
     let ipv6 = is_ipv6(sender);
     let oversize = match options.oversize {
         // The kernel would drop it: it does not fragment VXLAN over IPv6 (`ip6_fragment`, net/ipv6/ip6_output.c).
@@ -22,13 +30,27 @@ pub fn settings(sender: &DesiredSender, path_mtu: Option<u32>, frag_list_safe: b
         options: MirrorOptions { oversize, ..options.clone() },
         program: sender.program.as_ref().map(Arc::clone),
         frame_limit: mtu.map(|mtu| frame_limit(mtu, ipv6)),
+        reach: paths.reach,
         linearize: !frag_list_safe,
+        peers: peers(sender),
     }
+}
+
+/// The pods that share flows with this one. In one direction only, each frame is mirrored once anyway: where it is sent, or where it is
+/// received.
+fn peers(sender: &DesiredSender) -> Vec<IpAddr> {
+    let Tap { options, direction, peers, .. } = &*sender.tap;
+    if options.deduplicate.is_none() || *direction != Direction::Both {
+        return Vec::new();
+    }
+    // Flows with those above the limit are mirrored at both ends.
+    let peers: BTreeSet<IpAddr> = peers.iter().copied().collect();
+    peers.into_iter().take(MAX_PEERS).collect()
 }
 
 /// Why the programs have no room for the sender's options.
 pub fn check(sender: &DesiredSender) -> Result<(), BpfError> {
-    settings(sender, None, true).fingerprint().map(drop)
+    settings(sender, Paths::default(), true).fingerprint().map(drop)
 }
 
 /// Whether mirrored frames are sent over IPv6.

@@ -7,7 +7,7 @@ use podtap_model::Endpoint;
 use crate::{
     bpf::Settings,
     marks::Cookie,
-    netlink::{FilterId, FilterTarget, Hook, Vxlan},
+    netlink::{FilterId, FilterTarget, Hook, Mac, Vxlan},
     resource::Resource,
 };
 
@@ -64,10 +64,14 @@ pub enum Step {
     AddDestination(u32, Endpoint),
     /// Remove a destination from a sender device.
     RemoveDestination(u32, Endpoint),
+    /// Remove all forwarding entries of a MAC address from a VXLAN device of ours; with the zero address, all destinations.
+    RemoveEntries(u32, Mac),
     /// Give a receiver's interface, which is down, its final name.
     Rename(u32, String),
     /// Set a device up.
     Up(u32),
+    /// Set a device down.
+    Down(u32),
     /// Add a clsact qdisc to a pod's interface.
     AddClsact {
         /// The interface.
@@ -79,12 +83,12 @@ pub enum Step {
     },
     /// Remove the clsact of a pod's interface, if it still has no filter.
     RemoveClsact(u32),
-    /// Load programs for the steps of the same resource that follow.
+    /// Get programs for the steps of the same resource that follow: those of a set of its tap, which is loaded if necessary.
     LoadPrograms {
         /// Their settings.
         settings: Box<Settings>,
         /// A program whose counters they continue, and whose maps they share if it has the same code.
-        before: Option<u32>,
+        before: Option<Predecessor>,
     },
     /// Attach the program that clamps mirrored frames to the path MTU to a sender device.
     AttachClamp(FilterTarget),
@@ -104,10 +108,19 @@ pub enum Step {
         /// The settings.
         settings: Box<Settings>,
     },
-    /// Remove a filter.
+    /// Remove a filter, or a classifier with all its filters.
     RemoveFilter(FilterId),
     /// Remove a device.
     DeleteDevice(u32),
+}
+
+/// A running program of a sender, and the sender's class ID in its maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Its program ID.
+    pub program: u32,
+    /// The class ID.
+    pub classid: u32,
 }
 
 /// For logs: what it does, without every detail.
@@ -124,11 +137,13 @@ impl fmt::Display for Step {
             Self::AddRedirect { from, to, .. } => write!(formatter, "redirect device {from} to device {to}"),
             Self::AddDestination(_, to) => write!(formatter, "add the destination {}", destination(to)),
             Self::RemoveDestination(_, to) => write!(formatter, "remove the destination {}", destination(to)),
+            Self::RemoveEntries(device, _) => write!(formatter, "remove forwarding entries of device {device}"),
             Self::Rename(device, name) => write!(formatter, "rename device {device} to {name}"),
             Self::Up(device) => write!(formatter, "set device {device} up"),
+            Self::Down(device) => write!(formatter, "set device {device} down"),
             Self::AddClsact { interface, .. } => write!(formatter, "add a clsact to interface {interface}"),
             Self::RemoveClsact(interface) => write!(formatter, "remove the clsact of interface {interface}"),
-            Self::LoadPrograms { .. } => formatter.write_str("load the eBPF programs"),
+            Self::LoadPrograms { .. } => formatter.write_str("get eBPF programs"),
             Self::AttachClamp(_) => formatter.write_str("make mirrored frames fit the path MTU"),
             Self::AttachMirror { target: FilterTarget { interface, hook, .. }, .. } => {
                 write!(formatter, "mirror the {} of interface {interface}", direction(*hook))

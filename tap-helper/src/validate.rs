@@ -2,23 +2,61 @@
 //!
 //! The types of [`podtap_model`] bound single values: decoding refuses what violates them.
 
-use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::RangeInclusive,
+};
 
-use podtap_model::{DesiredSender, DesiredState, Endpoint, Pod, Reason, Receiver, bounds};
+use podtap_model::{DesiredSender, DesiredState, Endpoint, Pod, Reason, Receiver, Vni, bounds};
 
 use crate::{
     failure::Failure,
     names::{SENDER_PORT, SENDER_VNIS},
-    resource::SenderKey,
+    resource::{Resource, SenderKey},
     settings,
 };
 
-/// Why a sender is refused because of the request itself. `is_local` tells whether an address is one of the node.
-pub fn sender(
-    sender: &DesiredSender,
-    desired: &DesiredState,
-    is_local: impl Fn(IpAddr) -> bool,
-) -> Result<(), Failure> {
+/// The resources that are refused because of the request itself, and why. `is_local` tells whether an address is one of the node.
+pub fn refused(desired: &DesiredState, is_local: impl Fn(IpAddr) -> bool) -> BTreeMap<Resource, Failure> {
+    let others = Others::of(desired);
+    let senders = desired.senders.iter().map(|one| (Resource::sender(one), sender(one, &others, &is_local)));
+    let receivers = desired.receivers.iter().map(|one| (Resource::receiver(one), receiver(one, &others)));
+    senders.chain(receivers).filter_map(|(resource, result)| Some((resource, result.err()?))).collect()
+}
+
+/// What a resource may contradict.
+#[derive(Default)]
+struct Others {
+    /// How often each sender is requested.
+    senders: BTreeMap<SenderKey, u32>,
+    /// Pods that receive the mirrored frames of a tap.
+    consumers: BTreeSet<SenderKey>,
+    /// How many receivers have each VNI.
+    vnis: BTreeMap<u32, u32>,
+    /// Port and VNI of each receiver, and whether its socket is IPv6.
+    endpoints: BTreeSet<(u16, Vni, bool)>,
+}
+
+impl Others {
+    fn of(desired: &DesiredState) -> Self {
+        let mut others = Self::default();
+        for sender in &desired.senders {
+            *others.senders.entry(SenderKey::of(sender)).or_default() += 1;
+        }
+        for receiver in &desired.receivers {
+            *others.vnis.entry(receiver.vni.get()).or_default() += 1;
+            others.endpoints.insert((receiver.port, receiver.vni, receiver.ipv6));
+            let consumer = receiver.pod.as_ref();
+            let consumer =
+                consumer.map(|pod| SenderKey { tap: receiver.tap.uid.to_string(), pod: pod.uid.to_string() });
+            others.consumers.extend(consumer);
+        }
+        others
+    }
+}
+
+fn sender(sender: &DesiredSender, others: &Others, is_local: impl Fn(IpAddr) -> bool) -> Result<(), Failure> {
     let tap = &sender.tap;
     let count = tap.destinations.len();
     if !bounds::DESTINATIONS.contains(&count) {
@@ -39,9 +77,7 @@ pub fn sender(
             ));
         }
     }
-    let is_receiver = |to: &Endpoint| {
-        desired.receivers.iter().any(|r| (r.port, r.vni, r.ipv6) == (to.port, to.vni, to.address.is_ipv6()))
-    };
+    let is_receiver = |to: &Endpoint| others.endpoints.contains(&(to.port, to.vni, to.address.is_ipv6()));
     if let Some(to) = tap.destinations.iter().find(|to| is_local(to.address) && !is_receiver(to)) {
         return Err(Failure::refused(
             Reason::ClusterAddress,
@@ -53,13 +89,11 @@ pub fn sender(
     }
     tap.options.check().map_err(|error| invalid(format!("The mirror options are invalid: {error}.")))?;
     settings::check(sender).map_err(|error| invalid(format!("The mirror options exceed a limit: {error}.")))?;
-    if desired.senders.iter().filter(|other| SenderKey::of(other) == SenderKey::of(sender)).count() > 1 {
+    let key = SenderKey::of(sender);
+    if others.senders.get(&key).is_some_and(|count| *count > 1) {
         return Err(invalid("The same pod is requested twice under the same tap.".to_owned()));
     }
-    let is_consumer = |receiver: &&Receiver| {
-        receiver.tap.uid == tap.uid && receiver.pod.as_ref().is_some_and(|pod| pod.uid == sender.pod.uid)
-    };
-    if desired.receivers.iter().any(|receiver| is_consumer(&receiver)) {
+    if others.consumers.contains(&key) {
         return Err(invalid(
             "The pod receives the mirrored frames of this tap: tapping it would mirror them again. Exclude it from the targets."
                 .to_owned(),
@@ -68,8 +102,7 @@ pub fn sender(
     Ok(())
 }
 
-/// Why a receiver is refused because of the request itself.
-pub fn receiver(receiver: &Receiver, desired: &DesiredState) -> Result<(), Failure> {
+fn receiver(receiver: &Receiver, others: &Others) -> Result<(), Failure> {
     if receiver.port == 0 {
         return Err(invalid("The receiver has no UDP port.".to_owned()));
     }
@@ -79,7 +112,7 @@ pub fn receiver(receiver: &Receiver, desired: &DesiredState) -> Result<(), Failu
             receiver.vni
         )));
     }
-    if desired.receivers.iter().filter(|other| other.vni == receiver.vni).count() > 1 {
+    if others.vnis.get(&receiver.vni.get()).is_some_and(|count| *count > 1) {
         return Err(invalid(format!(
             "Two receivers of this node have VNI {}: choose another one for one of them.",
             receiver.vni

@@ -132,7 +132,7 @@ fn assert_clamped(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool
     settle(&under, bytes, |frame| mirrored(frame).map_or(0, data));
     let frames = under.stop();
     let (fragments, longest) = wire(&frames);
-    let counters = programs.maps().counters().expect("the counters are readable");
+    let counters = programs.maps().counters(0).expect("the counters are readable");
     println!(
         "IPv6: {ipv6}, from the pod: {from_pod}; {} frames, {fragments} fragments, longest {longest}",
         frames.len()
@@ -181,7 +181,7 @@ fn tcp_is_clamped_to_a_smaller_path_mtu() {
         settle(&under, 1 << 20, |frame| mirrored(frame).map_or(0, data));
         let frames = under.stop();
         let longest = usize::try_from(mtu).expect("an MTU fits") + 14;
-        assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.maps().counters());
+        assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.maps().counters(0));
         let content = Content::of(&inner(&frames));
         assert!(content.streams.values().all(Stream::is_whole), "{content}");
     }
@@ -197,7 +197,7 @@ fn short_segments_are_not_truncated() {
         // A truncated segment is shorter than its header says, so its data does not count.
         settle(&mirror, if whole { 1 << 20 } else { 21 }, |frame| if whole { data(&frame.bytes) } else { 1 });
         let content = Content::of(&mirror.stop());
-        let counters = programs.maps().counters().expect("the counters are readable");
+        let counters = programs.maps().counters(0).expect("the counters are readable");
         let arrived = content.streams.values().any(|stream| stream.is_whole() && stream.bytes.len() == 1 << 20);
         assert_eq!((arrived, counters.truncated.frames == 0), (whole, whole), "{bytes}: {counters:?}\n{content}");
         assert_eq!(counters.failed.frames, 0);
@@ -216,7 +216,7 @@ fn full_size_segments_are_segmented() {
         for from_pod in [true, false] {
             assert_clamped(&scene, &programs, ipv6, from_pod, 4 << 20);
         }
-        let counters = programs.maps().counters().expect("the counters are readable");
+        let counters = programs.maps().counters(0).expect("the counters are readable");
         assert!(counters.egress.mirrored.frames > 2900, "{counters:?}");
     }
 }
@@ -243,7 +243,7 @@ fn long_datagrams_are_fragmented_or_truncated_and_counted() {
         let (scene, programs) =
             scene(&Settings { options: MirrorOptions { oversize, ..MirrorOptions::default() }, ..clamped() });
         assert_eq!(datagrams(&scene, &[100, 1422, 1423, 1472]), (lengths.to_vec(), fragments), "{oversize:?}");
-        let counters = programs.maps().counters().expect("the counters are readable");
+        let counters = programs.maps().counters(0).expect("the counters are readable");
         assert_eq!((counters.oversized.frames, counters.failed.frames), (2, 0));
     }
 }
@@ -271,7 +271,7 @@ fn frames_are_truncated() {
         assert!(wrong.is_none() && tcp.len() > 20, "{wrong:?}");
         // The length in the header is that of the original frame.
         assert!(tcp.iter().any(|frame| u16::from_be_bytes([frame.bytes[16], frame.bytes[17]]) > 1000));
-        let counters = programs.maps().counters().expect("the counters are readable");
+        let counters = programs.maps().counters(0).expect("the counters are readable");
         assert!(counters.truncated.frames > 10 && counters.failed.frames == 0, "{counters:?}");
     }
 }

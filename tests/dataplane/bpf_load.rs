@@ -44,7 +44,7 @@ fn programs_mirror_until_their_deadline() {
     let ids = programs.ids().expect("the programs have IDs");
     let found = ids.map(|id| Maps::adopt(id).and_then(|maps| maps.deadline()).expect("the map is readable"));
     assert_eq!(found, [Some(Monotonic::MAX), Some(Monotonic::MAX), None], "the clamp has none");
-    let counters = programs.maps().counters().expect("the counters are readable").ingress;
+    let counters = programs.maps().counters(0).expect("the counters are readable").ingress;
     assert_eq!([counters.mirrored, counters.expired, counters.seen()].map(|count| count.frames), [2, 2, 4]);
     // Its successor has the same one.
     let next = Programs::load(&always(1), Some(programs.maps())).expect("the programs load");
@@ -67,7 +67,7 @@ fn settings_take_effect_and_can_be_read_back() {
         let found = Maps::adopt(id).expect("the program is ours");
         assert!(found.is_configured(&only(80)) && found.supports(&only(443)));
         assert!(!found.is_configured(&only(443)) && !found.supports(&always(1)));
-        let counters = found.counters().expect("the counters are readable");
+        let counters = found.counters(0).expect("the counters are readable");
         assert_eq!((counters.ingress.mirrored.frames, counters.ingress.filtered.frames), (1, 1));
         assert_eq!((counters.egress.seen().frames, counters.egress.seen().bytes), (2, 108));
     }
@@ -88,7 +88,7 @@ fn another_expression_keeps_the_counters() {
     let options = MirrorOptions { sample: Some(Sample { one_in_flows: 1 << 30 }), ..MirrorOptions::default() };
     third.maps_mut().configure(&Settings { options, ..always(1) }).expect("the maps are written");
     assert_eq!((run(&third), run(&fourth)), (0, 0));
-    let counters = fourth.maps().counters().expect("the counters are readable").egress;
+    let counters = fourth.maps().counters(0).expect("the counters are readable").egress;
     assert_eq!(
         [counters.mirrored, counters.filtered, counters.sampled_out, counters.seen()].map(|count| count.frames),
         [3, 2, 2, 7]

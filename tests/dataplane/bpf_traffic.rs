@@ -120,7 +120,7 @@ fn replacing_programs_loses_and_duplicates_no_frame() {
     println!("{changes} changes during {sent} frames");
     assert_each_once(capture, sent);
     // All programs share one set of counters.
-    let seen = programs.maps().counters().expect("the counters are readable").ingress;
+    let seen = programs.maps().counters(0).expect("the counters are readable").ingress;
     assert!(seen.mirrored.frames >= sent.into() && seen.filtered.frames == 0, "{seen:?} of {sent}");
 }
 
@@ -158,7 +158,7 @@ fn counters_add_up_to_those_of_the_interface() {
     }
     // The last segments of a connection may still be in flight.
     let counters = until("the counters add up to the interface's", Duration::from_secs(10), || {
-        let (after, counters) = (interface(&scene), programs.maps().counters().expect("the counters are readable"));
+        let (after, counters) = (interface(&scene), programs.maps().counters(0).expect("the counters are readable"));
         let shown: [_; 2] = std::array::from_fn(|at| (after[at].0 - before[at].0, after[at].1 - before[at].1));
         let counted =
             [counters.ingress, counters.egress].map(|direction| (direction.seen().frames, direction.seen().bytes));
@@ -185,7 +185,7 @@ fn a_gso_packet_counts_as_its_segments() {
         frames.iter().filter(|frame| frame.direction == FrameDirection::In).filter_map(|frame| segment(&frame.bytes));
     let entered = entered.map(|(_, _, data)| u64::try_from(data.len()).expect("a frame is short")).sum::<u64>();
     let links = scene.pod.json("ip -j -s link show dev eth0");
-    let counters = programs.maps().counters().expect("the counters are readable");
+    let counters = programs.maps().counters(0).expect("the counters are readable");
     let shown = links[0]["stats64"]["rx"]["packets"].as_u64().expect("a number");
     let seen = counters.ingress.seen();
     println!("{} frames; the interface counts {shown}", seen.frames);
@@ -209,7 +209,7 @@ fn the_maps_of_a_running_program_can_be_adopted() {
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 7]);
 
     let mut maps = Maps::adopt(ids[0]).expect("the program is adopted");
-    let mirrored = |maps: &Maps| maps.counters().expect("the counters are readable").ingress.mirrored.frames;
+    let mirrored = |maps: &Maps| maps.counters(0).expect("the counters are readable").ingress.mirrored.frames;
     assert!(maps.is_configured(&settings));
     assert_eq!(mirrored(&maps), 12);
     let sctp = Match { protocol: Some(Protocol::Sctp), ..Match::default() };
@@ -269,7 +269,7 @@ fn filters_mirror_the_frames_that_tcpdump_and_tshark_select() {
             tcpdump(file.path(), &PCAP.write(&filter, "src"))
         };
         let capture = Capture::start(scene.remote.path(), "mirror0");
-        let classified = || programs.maps().counters().expect("the counters are readable").ingress.seen().frames;
+        let classified = || programs.maps().counters(0).expect("the counters are readable").ingress.seen().frames;
         let before = classified();
         inject(&scene.client, "eth0", &frames);
         let ours = || {

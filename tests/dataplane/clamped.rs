@@ -18,7 +18,7 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Scene, TAP, VNI, desired, full_size, receiver, remote_endpoint, same_streams, sender};
+use crate::scene::{Scene, TAP, VNI, desired, endpoint, full_size, receiver, remote_endpoint, same_streams, sender};
 
 const PERIOD: usize = 1_000_003;
 /// Bytes in flight: fewer than the 1000 frames that a veth device queues (`net.core.netdev_max_backlog`), so that nothing is lost on a busy
@@ -239,6 +239,46 @@ fn every_datagram_of_a_udp_gso_packet_arrives() {
         found.sort_unstable();
         let expected: Vec<(usize, u8)> = (0..10).map(|number| (1514, number)).collect();
         if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+}
+
+/// A path of which the node just learned that it is narrower than its interface says: no event reports that. Mirrored frames that
+/// fit the interface do not affect the pod's routes.
+#[test]
+fn a_path_mtu_that_the_node_learned_does_not_affect_the_pod() {
+    let mut scene = Scene::with_underlay(1500);
+    let (remote, behind) = (scene.remote.network(), Network::new());
+    let path = behind.path().display();
+    remote.ip(&format!("link add narrow0 mtu 1400 type veth peer name narrow0 mtu 1400 netns {path}\n"));
+    for (network, number) in [(remote, 1), (&behind, 2)] {
+        network.ip(&format!(
+            "link set narrow0 addrgenmode none\naddr add 10.67.0.{number}/24 dev narrow0\nlink set narrow0 up\n"
+        ));
+    }
+    remote.set("ipv4/ip_forward", "1");
+    behind.ip("route add default via 10.67.0.1\n");
+    scene.node.network().ip("route add 10.67.0.0/24 via 10.66.0.2\n");
+    let to = [endpoint([10, 67, 0, 2], VNI)];
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &to)], vec![]));
+    let node = scene.node.network();
+    until("the node learns the path MTU", Duration::from_secs(10), || {
+        let _ = node.try_run(&["ping", "-q", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", "10.67.0.2"], "");
+        let route = node.run("ip route get 10.67.0.2");
+        if route.contains("mtu 1400") { Ok(()) } else { Err(route) }
+    });
+
+    let web = scene.web.network();
+    let wire = Capture::start(behind.path(), "narrow0");
+    for (address, size) in scene.client_addresses().into_iter().zip([1400, 1380]) {
+        // Mirrored, these frames have 1442 bytes: with the headers of VXLAN they fit 1500 bytes, but not 1400.
+        let output = web.run(&format!("ping -c 5 -i 0.01 -W 10 -M do -s {size} {address}"));
+        assert!(output.contains("5 received"), "{output}");
+        let route = web.run(&format!("ip route get {address}"));
+        assert!(!route.contains("mtu"), "{route}");
+    }
+    until("the frames were mirrored on that path", Duration::from_secs(10), || match wire.count(|_| true) {
+        count if count >= 40 => Ok(()),
+        count => Err(count.to_string()),
     });
 }
 

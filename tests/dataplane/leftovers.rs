@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use podtap_model::{Direction, Response};
 use podtap_tests::{
-    net::{Helper, Snapshot, traffic},
+    net::{Helper, Pod, Snapshot, traffic},
     wait::until,
 };
 
@@ -94,4 +94,51 @@ fn incomplete_resources_are_removed() {
         let differences = before.differences(&scene.web.network().snapshot());
         if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
     });
+}
+
+/// As CRI-O and `ip netns` keep one: mounted, without a process.
+#[test]
+fn in_a_namespace_without_a_process_are_removed() {
+    let mut scene = Scene::new();
+    let mut other = Pod::start(&scene.node);
+    let before = other.network().snapshot();
+    scene.agent.establish(&desired(vec![sender(TAP, &other, Direction::Both, &[local_endpoint(VNI)])], vec![]));
+    scene.helper.kill();
+    scene.node.mount(other.network());
+    other.stop();
+    assert_ne!(other.network().snapshot(), before);
+
+    scene.helper = Helper::start(&scene.node);
+    let (_, inspected, _) = Helper::once(&scene.node, &["inspect"], "");
+    assert!(inspected.contains("\"mount\"") && !inspected.contains("\"process\""), "{inspected}");
+    scene.agent = scene.helper.agent();
+    scene.agent.request(&desired(vec![], vec![]));
+    scene.agent.until("everything is removed", |report| report.senders.is_empty());
+    assert_eq!(before.differences(&other.network().snapshot()), [""; 0]);
+}
+
+/// The search is repeated, and what it cannot search is reported.
+#[test]
+fn in_a_namespace_that_could_not_be_searched_are_removed_later() {
+    let mut scene = Scene::new();
+    let other = Pod::start(&scene.node);
+    let before = other.network().snapshot();
+    scene.agent.establish(&desired(vec![sender(TAP, &other, Direction::Both, &[local_endpoint(VNI)])], vec![]));
+    scene.helper.kill();
+    let other = other.network();
+    let line = "filter add dev eth0 ingress protocol ip prio 7 bpf bytecode \"1,6 0 0 0\"\n";
+    other.try_run(&["tc", "-batch", "-"], &line.repeat(5000)).expect("tc adds the filters");
+
+    scene.helper = Helper::start(&scene.node);
+    scene.agent = scene.helper.agent();
+    scene.agent.request(&desired(vec![], vec![]));
+    let report = scene.agent.until("the request is processed", |report| report.observed_generation == Some(1));
+    assert!(report.unsearched.len() == 1 && report.unsearched[0].contains("too many objects"), "{report:?}");
+    other.run("tc filter del dev eth0 ingress prio 7");
+    // Nothing reports that change to the helper: it searches again after a minute.
+    until("everything is removed", Duration::from_secs(100), || {
+        let differences = before.differences(&other.snapshot());
+        if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
+    });
+    scene.agent.until("the search is complete", |report| report.unsearched.is_empty());
 }

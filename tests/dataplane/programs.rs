@@ -1,15 +1,19 @@
 //! Mirror options, as the helper's programs implement them: installed, changed and adopted.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use podtap_model::{Deduplicate, Direction, Filter, Match, Protocol};
+use podtap_model::{Direction, Filter, Match, Protocol};
 use podtap_tests::{
-    net::{Desired, Helper, Node, Sender, traffic},
+    net::{Desired, Helper, Node, Pod, Sender, traffic},
     wait::until,
 };
 use serde_json::{Value, json};
+use tap_helper::bpf::SENDERS;
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, select_all, sender};
 
 fn only(protocol: Protocol) -> Filter {
     Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() }
@@ -95,7 +99,7 @@ fn the_next_helper_keeps_programs_and_counters() {
     // Other programs replace them, and continue their counters.
     scene.agent.establish(&request(&scene, |sender| {
         with_options(sender);
-        sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
+        select_all(sender);
     }));
     assert_eq!(executed(&scene, "LoadPrograms"), 2);
     let after = scene.web.network().programs("eth0");
@@ -148,4 +152,70 @@ fn a_lowered_limit_holds_at_once() {
     // Ten per second, and one in advance.
     let allowed = start.elapsed().as_secs() * 10 + 12;
     assert!(passed > 0 && passed <= allowed, "{passed} of 4000 frames, {allowed} allowed");
+}
+
+/// The programs of a pod's filters, with the class IDs that they get: an entry for each of both directions.
+fn programs(pod: &Pod) -> Vec<(u64, String)> {
+    let of = |hook: &str| {
+        let filters = pod.network().json(&format!("tc -j filter show dev eth0 {hook}"));
+        let options = filters.into_iter().map(|filter| filter["options"].clone());
+        let ours = options.filter(|options| options["bpf_name"] == "podtap");
+        ours.map(|options| {
+            let class = options["flowid"].as_str().unwrap_or(":0").to_owned();
+            (options["prog"]["id"].as_u64().expect("the program has an ID"), class)
+        })
+        .collect::<Vec<_>>()
+    };
+    [of("ingress"), of("egress")].concat()
+}
+
+/// The kernel verifies the programs of a tap once. Its senders differ by their class ID, and so do their counters and limits.
+#[test]
+fn the_senders_of_a_tap_share_programs() {
+    let mut scene = Scene::new();
+    let other = Pod::start(&scene.node);
+    let limited = |pod: &Pod| {
+        let mut sender = sender(TAP, pod, Direction::Both, &[remote_endpoint(VNI)]);
+        sender.tap.options.limit = Some(serde_json::from_value(json!({"packetsPerSecond": 200})).expect("a limit"));
+        sender
+    };
+    let request = desired(vec![limited(&scene.web), limited(&other)], vec![]);
+    scene.agent.establish(&request);
+    let (web, others) = (programs(&scene.web), programs(&other));
+    assert_eq!(web.len(), 2);
+    for (one, another) in web.iter().zip(&others) {
+        assert_eq!(one.0, another.0, "one program");
+        assert_ne!(one.1, another.1, "two class IDs");
+    }
+    // The limit of one pod is not used up by another.
+    traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[100; 200]);
+    traffic::ping(&scene.client, other.addresses[0], 56, 1);
+    let counters = scene.agent.counters(1).senders;
+    let dropped = |pod: &Pod| {
+        let sender = counters.iter().find(|sender| *sender.pod_uid == *pod.uid).expect("the pod is tapped");
+        let both = [sender.ingress, sender.egress].into_iter().flatten();
+        both.map(|direction| direction.rate_limited.frames).sum::<u64>()
+    };
+    assert!(dropped(&scene.web) > 0 && dropped(&other) == 0, "{counters:?}");
+
+    // A sender that takes the place of another one does not continue its counters.
+    let next = Pod::start(&scene.node);
+    let request = Desired { generation: 2, ..desired(vec![limited(&next), limited(&other)], vec![]) };
+    scene.agent.establish(&request);
+    assert_eq!(programs(&other), others);
+    assert!(programs(&next).iter().all(|program| !web.contains(program) && !others.contains(program)));
+    assert_eq!(programs(&next)[0].0, others[0].0, "still one program");
+}
+
+#[test]
+fn a_tap_may_have_more_senders_than_a_program_set() {
+    let mut scene = Scene::new();
+    let pods: Vec<Pod> = (0..=SENDERS).map(|_| Pod::start(&scene.node)).collect();
+    let tapped = |pod: &Pod| sender(TAP, pod, Direction::Ingress, &[remote_endpoint(VNI)]);
+    scene.agent.establish(&desired(pods.iter().map(tapped).collect(), vec![]));
+    let all: Vec<(u64, String)> = pods.iter().flat_map(programs).collect();
+    let distinct: BTreeSet<&(u64, String)> = all.iter().collect();
+    assert_eq!((all.len(), distinct.len()), (pods.len(), pods.len()));
+    let programs: BTreeSet<u64> = all.iter().map(|(program, _)| *program).collect();
+    assert_eq!(programs.len(), 2);
 }

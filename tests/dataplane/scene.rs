@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use podtap_model::{Direction, Endpoint, FrameFormat, MirrorOptions, Receiver, Tap, TapReference};
+use podtap_model::{
+    Direction, Endpoint, FrameFormat, Instruction, MirrorOptions, Program, ProgramId, Receiver, Tap, TapReference,
+};
 use podtap_tests::{
     capture::{Capture, Difference, Frame, FrameDirection},
     checksum,
@@ -114,6 +116,7 @@ pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoi
         options: MirrorOptions::default(),
         program: None,
         expiration_time: None,
+        peers: Vec::new(),
     };
     Sender { tap, pod: pod.model(), program: None }
 }
@@ -137,6 +140,15 @@ fn tap_reference(uid: &str) -> TapReference {
 /// Mirror options, as in a `NodeTap`.
 pub fn options(json: Value) -> MirrorOptions {
     serde_json::from_value(json).expect("mirror options")
+}
+
+/// Adds an expression that selects every frame: it needs other programs.
+pub fn select_all(sender: &mut Sender) {
+    let filter = sender.tap.options.filter.get_or_insert_default();
+    filter.expression = Some("greater 0".to_owned());
+    // `ret #1`
+    let instructions = vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }];
+    sender.program = Some(Program { id: ProgramId::from_digest([0; 32]), instructions });
 }
 
 /// A receiver on the remote node.

@@ -5,7 +5,7 @@ use podtap_model::{Direction, Reason, State};
 use podtap_tests::net::{Desired, Helper, Network, Sender, traffic};
 use serde_json::json;
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, select_all, sender};
 
 fn request(scene: &Scene, change: impl FnOnce(&mut Sender)) -> Desired {
     let mut sender = sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)]);
@@ -96,9 +96,7 @@ fn a_running_mirror_is_not_changed() {
     assert_eq!(identities(scene.web.network()), before);
     // Another expression would need other programs: the tap keeps those that it has.
     replace(&mut scene, |scene| Helper::without_new_maps(&scene.node));
-    let mut other = request(&scene, |sender| {
-        sender.tap.options = options(json!({"deduplicate": {"podCIDRs": [], "serviceCIDRs": []}}));
-    });
+    let mut other = request(&scene, select_all);
     other.generation += 1;
     scene.agent.request(&other);
     let (reason, message) = refused(&mut scene, State::Failed);

@@ -89,7 +89,7 @@ fn changes_leave_no_gap_and_duplicate_nothing() {
         format!("filter: {{include: [{{ports: [{{port: 6990, endPort: {PORT}}}]}}], exclude: [{{protocol: ICMP}}]}}"),
         format!("filter: {{expression: udp dst port {PORT}}}"),
         "truncate: {bytes: 60}\n  oversize: Truncate".to_owned(),
-        "limit: {packetsPerSecond: 1000000}\n  deduplicate: {podCIDRs: [192.0.2.0/24]}".to_owned(),
+        "limit: {packetsPerSecond: 1000000}\n  deduplicate: {}".to_owned(),
         include,
     ];
     let change = |interfaces: &str, variant: &str| {

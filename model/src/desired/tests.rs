@@ -6,6 +6,7 @@ fn sender(tap: &str, pod: &str, state: State, reason: Reason) -> SenderStatus {
         tap_uid: tap.to_owned(),
         pod_uid: pod.to_owned(),
         interface: None,
+        addresses: Vec::new(),
         state,
         reason,
         message: String::new(),

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
-use podtap_model::{Count, Counters};
+use podtap_model::{Count, Counters, Report};
 use podtap_runtime::{
     backoff::Backoff,
     http::{self, EncodeError, Health, MetricsSource, Server},
@@ -47,7 +47,7 @@ pub async fn serve(address: Option<SocketAddr>, health: Health, source: Source) 
     }
 }
 
-/// The metrics of the senders, read from the tap-helper for each scrape.
+/// The metrics of the senders, requested from the tap-helper for scrapes.
 #[derive(Clone, Debug)]
 pub struct Source(pub Arc<HelperClient>);
 
@@ -68,7 +68,9 @@ impl MetricsSource for Source {
     async fn text(&self) -> Result<String, Error> {
         self.0.read_desired(|_| ()).ok_or(Error::Unknown)?;
         let counters = self.0.counters().await?;
-        let registry = self.0.read_desired(|update| registry(&counters, &update.spec)).ok_or(Error::Unknown)?;
+        let registry = self.0.read_desired(|update| registry(&counters, &update.spec));
+        let mut registry = registry.ok_or(Error::Unknown)?;
+        register_restarts(&mut registry, self.0.reports().borrow().as_ref());
         Ok(http::text(&registry)?)
     }
 }
@@ -146,8 +148,8 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
     let names = Names::new(spec);
     let [frames, bytes] = [(); 2].map(|()| Family::<OutcomeLabels, Counter>::default());
     let failures = Family::<DirectionLabels, Counter>::default();
-    let [truncated_frames, truncated_bytes, oversized_frames] =
-        [(); 3].map(|()| Family::<SenderLabels, Counter>::default());
+    let [truncated_frames, truncated_bytes, oversized_frames, forged_frames] =
+        [(); 4].map(|()| Family::<SenderLabels, Counter>::default());
     for entry in &counters.senders {
         let Some((tap, options, pod)) = names.of(&entry.tap_uid, &entry.pod_uid) else { continue };
         let sender = SenderLabels {
@@ -185,6 +187,7 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
             truncated_bytes.get_or_create(&sender).inc_by(entry.truncated.bytes);
         }
         oversized_frames.get_or_create(&sender).inc_by(entry.oversized.frames);
+        forged_frames.get_or_create(&sender).inc_by(entry.forged.frames);
     }
     let mut registry = Registry::with_prefix("podtap");
     if let Some(Count { frames: packets, bytes }) = counters.rejected {
@@ -219,7 +222,23 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
         "Mirrored frames that exceeded the path MTU and could not be segmented",
         oversized_frames,
     );
+    registry.register(
+        "forged_frames",
+        "Frames that the pod sent to its sender device itself, which were dropped there",
+        forged_frames,
+    );
     registry
+}
+
+/// The restarts of the tap-helper, by its newest report.
+fn register_restarts(registry: &mut Registry, report: Option<&Report>) {
+    let restarts = Counter::<u64>::default();
+    restarts.inc_by(report.map_or(0, |report| report.status.helper_restarts.into()));
+    registry.register(
+        "tap_helper_restarts",
+        "Times that the tap-helper was killed and restarted in its container",
+        restarts,
+    );
 }
 
 #[cfg(test)]

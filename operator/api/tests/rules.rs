@@ -234,15 +234,8 @@ fn samples_and_limits_are_numbers_that_mean_something() {
 }
 
 #[test]
-fn flows_are_mirrored_once_between_networks() {
+fn deduplication_has_no_fields() {
     taken("/spec/deduplicate", json!({}));
-    taken("/spec/deduplicate", json!({"podCIDRs": ["10.244.0.0/16", "fd00:10:244::/56"], "serviceCIDRs": []}));
-    refused(
-        "/spec/deduplicate",
-        json!({"podCIDRs": ["10.244.0.0"]}),
-        "entry of deduplicate.podCIDRs must be a network",
-    );
-    refused("/spec/deduplicate", json!({"serviceCIDRs": ["x"]}), "entry of deduplicate.serviceCIDRs must be a network");
 }
 
 #[test]

@@ -1,10 +1,7 @@
 //! Fixtures of the stages' tests: objects as the API server has them, cached as the controller does.
 
 use k8s_openapi::{
-    api::{
-        core::v1::{Namespace, Node, Pod},
-        networking::v1::ServiceCIDR,
-    },
+    api::core::v1::{Namespace, Node, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
@@ -21,12 +18,14 @@ use crate::{
     expression::{self, compiled::compilable},
     plan::{
         build::{Plan, build},
+        deduplication::{Waits, deduplication},
         resolve::resolve,
         vni::{self, Vnis},
     },
     store::{
         caches::Caches,
-        node::{CachedNamespace, CachedNode, service_networks},
+        generations::Generations,
+        node::{CachedNamespace, CachedNode},
         node_tap::CachedNodeTap,
         pod::{CachedHelper, CachedPod},
         snapshot::Snapshot,
@@ -149,7 +148,6 @@ pub struct World {
     pub node_taps: Vec<NodeTap>,
     pub namespaces: Vec<Namespace>,
     pub taps: Vec<PodTap>,
-    pub service_cidrs: Vec<ServiceCIDR>,
 }
 
 impl World {
@@ -186,9 +184,6 @@ impl World {
         for object in self.node_taps.clone() {
             caches.node_taps.apply(Event::Apply(object), |tap| CachedNodeTap::from(DeserializeGuard(Ok(tap))));
         }
-        for object in self.service_cidrs.clone() {
-            caches.service_networks.apply(Event::Apply(object), service_networks);
-        }
         for object in self.taps.clone() {
             caches.taps.apply(Event::Apply(object), |tap| CachedTap::from(DeserializeGuard(Ok(tap))));
         }
@@ -208,7 +203,8 @@ impl World {
         let snapshot = self.snapshot();
         let validated: Validated = validate(&snapshot);
         let (taps, vnis) = resolve(&snapshot, &validated, previous);
-        let plan = build(&snapshot, taps, &[].into(), &validated.policy);
+        let deduplication = deduplication(&taps, &snapshot, &Generations::default(), &Waits::default());
+        let plan = build(&snapshot, taps, &[].into(), &validated.policy, &deduplication);
         check(&snapshot, &vnis, plan)
     }
 
@@ -265,6 +261,7 @@ pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
         tap_uid: sender.tap.to_string(),
         pod_uid: sender.pod.uid.to_string(),
         interface: None,
+        addresses: sender.pod.addresses.clone(),
         state,
         reason,
         message: String::new(),

@@ -28,6 +28,7 @@ use crate::{
     metrics::{ControllerMetrics, Stage},
     plan::{
         build::{Plan, build},
+        deduplication::deduplication,
         nodes,
         resolve::resolve,
         sweep::{self, Sweep},
@@ -78,7 +79,9 @@ impl Reconciler {
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
-        let Plan { mut nodes, taps } = build(&snapshot, taps, &finalizers.missing, &validated.policy);
+        let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.deduplication);
+        let Plan { mut nodes, taps } = build(&snapshot, taps, &finalizers.missing, &validated.policy, &deduplication);
+        self.state.deduplication = deduplication.waits;
         // Requests: the record of nodes to sweep, once per leader.
         let sweep_end = self.sweep(&snapshot, &mut nodes).await;
         let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since);
@@ -112,7 +115,9 @@ impl Reconciler {
         self.metrics.rolled_out(&applied.rollout);
         // Requests: the record of nodes to sweep.
         self.record_swept(&snapshot, &applied).await;
-        self.next(now, [nodes.next, applied.next, cleanup.next, expiration, sweep_end, waits, written.next, warnings])
+        let plans = [nodes.next, deduplication.next, expiration, sweep_end, waits];
+        let requests = [applied.next, cleanup.next, written.next, warnings];
+        self.next(now, plans.into_iter().chain(requests))
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {
@@ -159,7 +164,7 @@ impl Reconciler {
         }
     }
 
-    fn next<const N: usize>(&mut self, now: Timestamp, others: [Option<Timestamp>; N]) -> Timestamp {
+    fn next(&mut self, now: Timestamp, others: impl IntoIterator<Item = Option<Timestamp>>) -> Timestamp {
         self.state.retries.forget_old(now);
         let retry = self.state.retries.next(now);
         let next = others.into_iter().flatten().chain(retry).fold(now + RESYNC, Timestamp::min);

@@ -10,7 +10,7 @@ use crate::{
     apply::helper_requests::HelperRequests,
     expression::compiled::Compilations,
     failure::Failure,
-    plan::{helper_pods::Unready, vni::Vnis},
+    plan::{deduplication, helper_pods::Unready, vni::Vnis},
     retries::Retries,
     status::{unknown_keys, waits::Waits, write::LastWrites},
     store::{generations::Generations, tap::DecodeError},
@@ -25,6 +25,8 @@ pub struct ControllerState {
     pub sweep_begun: BTreeMap<String, Timestamp>,
     /// The generation of each `NodeTap` with which each tap's part of it was last written.
     pub generations: Generations,
+    /// What `deduplicate` waits for, and since when.
+    pub deduplication: deduplication::Waits,
     pub retries: Retries,
     /// Since when each tap is known to be deleted.
     pub deleting_since: BTreeMap<Uid, Instant>,

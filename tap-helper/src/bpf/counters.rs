@@ -3,8 +3,8 @@ use serde::Serialize;
 
 use super::{
     constants::{
-        DEDUPLICATED, EGRESS, EXPIRED, FAILED, FILTERED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED, RATE_LIMITED,
-        SAMPLED_OUT, TRUNCATED,
+        COUNTERS, DEDUPLICATED, EGRESS, EXPIRED, FAILED, FILTERED, FORGED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED,
+        RATE_LIMITED, SAMPLED_OUT, SENDERS, TRUNCATED,
     },
     layout::Counter,
 };
@@ -68,12 +68,14 @@ pub struct Counters {
     pub oversized: Count,
     /// Mirrored frames that were dropped because they could not be clamped or truncated.
     pub failed: Count,
+    /// Frames that reached the sender device although no classifier selected them, and were dropped there.
+    pub forged: Count,
 }
 
-/// Reads the counters of all CPUs.
-pub(super) fn read(map: &PerCpuArray<MapData, Counter>) -> Result<Counters, MapError> {
+/// Reads a sender's counters of all CPUs.
+pub(super) fn read(map: &PerCpuArray<MapData, Counter>, classid: u32) -> Result<Counters, MapError> {
     let count = |key: u32| {
-        let values = map.get(&key, 0)?;
+        let values = map.get(&(classid % SENDERS * COUNTERS + key), 0)?;
         let sum = |part: fn(&Counter) -> u64| values.iter().map(part).sum();
         Ok::<_, MapError>(Count { frames: sum(|value| value.frames), bytes: sum(|value| value.bytes) })
     };
@@ -94,5 +96,6 @@ pub(super) fn read(map: &PerCpuArray<MapData, Counter>) -> Result<Counters, MapE
         truncated: count(TRUNCATED)?,
         oversized: count(OVERSIZED)?,
         failed: count(FAILED)?,
+        forged: count(FORGED)?,
     })
 }

@@ -1,14 +1,18 @@
 //! The eBPF programs of a tap on a pod, which select, truncate, sample, rate-limit and clamp mirrored frames in the kernel.
 //!
-//! There are three [`Programs`]: one for each direction of the pod's interface, whose result decides whether the filter's mirred
+//! A set has three [`Programs`]: one for each direction of the pod's interface, whose result decides whether the filter's mirred
 //! action runs (`cls_bpf` without direct-action), and one for the egress of the sender device, which only mirrored frames pass
 //! (with direct-action). They share [`Maps`] with the configuration and the counters. Nothing is pinned: filters hold the
 //! programs, and programs hold the maps. A helper that starts adopts them by the program ID that the kernel reports for each
 //! filter (`TCA_BPF_ID`).
 //!
-//! [`Maps::configure`] changes the [`Settings`] of running programs between two frames. Only another expression, or turning
-//! deduplication on or off, needs other programs ([`Maps::supports`]): [`Programs::load`] loads them with the counters of their
-//! predecessor, and they take its place when its filters are replaced.
+//! The kernel's verifier takes up to a tenth of a second for a set, so up to [`SENDERS`] senders of a tap share one: their
+//! settings are the same. What differs, counters and state, is in the maps at the sender's class ID, a number below [`SENDERS`] in
+//! each of its filters (`TCA_BPF_CLASSID`), which `cls_bpf` passes to the program in `tc_classid`.
+//!
+//! [`Maps::configure`] changes the [`Settings`] of running programs between two frames. Only another expression needs other programs
+//! ([`Maps::supports`]): [`Programs::load`] loads them with the counters of their predecessor, and they take its place when its
+//! filters are replaced.
 //!
 //! Every set of programs has a deadline ([`Maps::set_deadline`]), after which it mirrors nothing. A new set has none, and mirrors nothing
 //! until it gets one.
@@ -41,7 +45,10 @@ pub use kernel_version::frag_list_safe;
 pub use maps::{Fingerprint, Maps};
 pub use monotonic::Monotonic;
 pub use programs::Programs;
-pub use settings::{Settings, frame_limit};
+pub use settings::{Reach, Settings, frame_limit};
+
+/// The number of senders that share a set: their class IDs are below it.
+pub const SENDERS: u32 = constants::SENDERS;
 
 /// bpf/constants.h.
 #[expect(dead_code, clippy::unreadable_literal, reason = "some are for the C side only, and all are written as in C")]

@@ -43,13 +43,6 @@ impl Object {
         Ok(())
     }
 
-    /// Sets the number of entries of a map, before it is created.
-    pub(super) fn set_max_entries(&mut self, map: &str, entries: u32) {
-        if let Some(definition) = self.0.maps.get_mut(map) {
-            definition.set_max_entries(entries);
-        }
-    }
-
     /// The object's maps: those of `existing` with the same name and shape, and new ones.
     pub(super) fn maps(&mut self, mut existing: MapsByName) -> Result<MapsByName, BpfError> {
         // The features of BTF that clang emits for C, which all kernels with BTF maps and spin locks accept.
@@ -98,14 +91,13 @@ fn has_shape(map: &MapData, definition: &Definition) -> Result<bool, BpfError> {
 }
 
 /// Identifies programs: those with the same hash differ in their configuration at most. The kernel keeps it, in `configs`.
-pub(super) fn program_hash(expression: &[Insn], deduplicate: bool) -> u64 {
+pub(super) fn program_hash(expression: &[Insn]) -> u64 {
     static OBJECT: LazyLock<Hash> = LazyLock::new(|| {
         let mut hash = Hash::new();
         hash.write(TAP);
         hash
     });
     let mut hash = *OBJECT;
-    hash.write(&[u8::from(deduplicate)]);
     for Insn { code, dst, src, off, imm } in expression {
         hash.write(&[*code, *dst, *src]);
         hash.write(&off.to_le_bytes());

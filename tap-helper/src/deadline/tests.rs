@@ -25,6 +25,7 @@ fn sender(tap: &str, expiration: Option<i64>) -> DesiredSender {
         options: MirrorOptions::default(),
         program: None,
         expiration_time: expiration.map(UnixTime::from_seconds),
+        peers: Vec::new(),
     };
     let pod = Pod {
         namespace: "shop".to_owned(),

@@ -3,8 +3,10 @@
 pub mod cgroup;
 mod enter;
 mod locate;
+mod mounts;
 mod pidfd;
 mod process;
+mod source;
 
 use std::{
     fs::File,
@@ -16,7 +18,8 @@ use std::{
 pub use enter::within;
 pub use locate::{Candidate, locate, namespaces};
 pub use pidfd::PidfdRef;
-pub use process::{last_pid, pids};
+pub use process::{is_process, last_pid, max_pid, pids};
+pub use source::{Source, sources};
 
 /// Identifies a network namespace while it is held open: the kernel reuses the numbers of deleted ones at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +50,10 @@ pub struct Namespace {
 impl Namespace {
     /// The namespace of a process. Needs `CAP_SYS_PTRACE` for processes of other users.
     pub fn of_process(pid: u32) -> io::Result<Self> {
-        let file = File::open(process::path(pid, "ns/net"))?;
+        Self::from_file(File::open(process::path(pid, "ns/net"))?)
+    }
+
+    fn from_file(file: File) -> io::Result<Self> {
         let id = NamespaceId::of(&file.metadata()?);
         Ok(Self { file, id })
     }

@@ -1,5 +1,10 @@
 use std::{fs, io, time::Duration};
 
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
 /// A file of a process.
 pub(super) fn path(pid: u32, file: &str) -> String {
     format!("/proc/{pid}/{file}")
@@ -18,6 +23,22 @@ pub fn last_pid() -> io::Result<u32> {
     let text = fs::read_to_string("/proc/loadavg")?;
     let last = text.split_ascii_whitespace().next_back().and_then(|field| field.parse().ok());
     last.ok_or_else(|| malformed("/proc/loadavg"))
+}
+
+/// The highest PID (`proc_sys_kernel(5)`). If it cannot be read, PIDs near the end of the range are only found in lists of all.
+pub fn max_pid() -> u32 {
+    let text = fs::read_to_string("/proc/sys/kernel/pid_max");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
+}
+
+/// Whether a PID is that of a process, and not of a thread or of a process that has ended. Costs a tenth of reading a file of it.
+pub fn is_process(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(_) => true,
+        // EINVAL, or ENOENT since Linux 6.9: a thread (`pidfd_prepare`, kernel/fork.c).
+        Err(error) => !matches!(error, Errno::SRCH | Errno::INVAL | Errno::NOENT),
+    })
 }
 
 /// The cgroups of a process.

@@ -16,6 +16,8 @@ pub struct NetlinkError {
     pub errno: Errno,
     /// The text of the extended acknowledgement (`NLMSGERR_ATTR_MSG`), if there was one.
     pub text: Option<String>,
+    /// Whether it is no error of the kernel, which has more to say than the helper is willing to read.
+    pub too_much: bool,
 }
 
 /// Why a network namespace cannot be used.
@@ -31,7 +33,12 @@ pub enum NetnsError {
 
 impl NetlinkError {
     pub(super) fn new(operation: &str, errno: Errno) -> Self {
-        Self { operation: operation.to_owned(), errno, text: None }
+        Self { operation: operation.to_owned(), errno, text: None, too_much: false }
+    }
+
+    /// There are more objects than may be read.
+    pub(super) fn too_much(operation: &str) -> Self {
+        Self { too_much: true, ..Self::new(operation, Errno::E2BIG) }
     }
 
     /// An error of the socket itself.
@@ -64,7 +71,7 @@ impl NetlinkError {
         let attributes = (header.flags & NLM_F_ACK_TLVS != 0).then(attributes).flatten().unwrap_or_default();
         let message = child(attributes, ACK_TEXT);
         let text = message.map(|message| text(message.value())).filter(|text| !text.is_empty());
-        (code != 0).then(|| Self { operation: operation.to_owned(), errno: Errno::from_raw(-code), text })
+        (code != 0).then(|| Self { text, ..Self::new(operation, Errno::from_raw(-code)) })
     }
 
     /// Whether the kernel lacks what the request is about.
@@ -84,6 +91,9 @@ impl std::error::Error for NetlinkError {}
 
 impl fmt::Display for NetlinkError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.too_much {
+            return write!(formatter, "cannot {}: there are too many objects", self.operation);
+        }
         write!(formatter, "cannot {}: {} (errno {})", self.operation, self.errno.desc(), self.errno as i32)?;
         match &self.text {
             Some(text) => write!(formatter, ", the kernel says: {text}"),

@@ -4,12 +4,16 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
-    packet_route::{RouteNetlinkMessage, tc::TcMessage},
+    packet_route::{
+        RouteNetlinkMessage,
+        tc::{TcMessage, TcOption},
+    },
 };
 
 use super::{connection::Connection, error::NetlinkError, qdisc::tc_message};
 use message::{
-    PROGRAM_NAME, drop_message, mirror_program_message, read, redirect_message, remove_message, verdict_program_message,
+    PROGRAM_NAME, drop_message, loaded, mirror_program_message, read, redirect_message, remove_message,
+    verdict_program_message,
 };
 
 /// The priority of a filter that redirects what a device receives to another one.
@@ -46,6 +50,21 @@ pub struct FilterId {
     pub handle: u32,
 }
 
+impl FilterId {
+    /// The classifier that holds the filter. To remove it removes all filters of its priority: those of some kinds cannot be removed
+    /// one by one.
+    #[must_use]
+    pub fn classifier(&self) -> Self {
+        Self { handle: 0, ..self.clone() }
+    }
+
+    /// Whether one classifier holds both filters.
+    #[must_use]
+    pub fn same_classifier(&self, other: &Self) -> bool {
+        self.classifier() == other.classifier()
+    }
+}
+
 /// A filter as observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
@@ -55,6 +74,8 @@ pub struct Filter {
     pub drops_all: bool,
     /// ID of its eBPF program, if it has one.
     pub program: Option<u32>,
+    /// The class ID that it passes to its program.
+    pub classid: u32,
     /// Its first action, if that mirrors or redirects.
     pub mirror: Option<Mirror>,
 }
@@ -70,6 +91,21 @@ pub struct FilterTarget {
     pub priority: u16,
     /// The `cls_bpf` filter of this priority that it replaces, between two frames; 0 for a new one.
     pub handle: u32,
+}
+
+/// A program of a filter.
+#[derive(Clone, Copy, Debug)]
+pub struct Classifier<'a> {
+    /// The program.
+    pub program: BorrowedFd<'a>,
+    /// The class ID that the filter passes to it, in `tc_classid`: 16 bits.
+    pub classid: u32,
+}
+
+impl Classifier<'_> {
+    fn loaded(self) -> Vec<TcOption> {
+        loaded(self.program.as_raw_fd(), self.classid, PROGRAM_NAME)
+    }
 }
 
 /// An action that mirrors or redirects frames to a device.
@@ -127,12 +163,12 @@ pub async fn add_redirect_filter(
 pub async fn attach_mirror_program(
     netlink: &Connection,
     target: FilterTarget,
-    program: BorrowedFd<'_>,
+    classifier: Classifier<'_>,
     to: u32,
     cookie: &[u8],
 ) -> Result<(), NetlinkError> {
     let operation = format!("attach a program with mirred to device {}", target.interface);
-    let message = mirror_program_message(target, program.as_raw_fd(), PROGRAM_NAME, to, cookie);
+    let message = mirror_program_message(target, classifier.loaded(), to, cookie);
     add(netlink, target, message, &operation).await
 }
 
@@ -140,10 +176,10 @@ pub async fn attach_mirror_program(
 pub async fn attach_verdict_program(
     netlink: &Connection,
     target: FilterTarget,
-    program: BorrowedFd<'_>,
+    classifier: Classifier<'_>,
 ) -> Result<(), NetlinkError> {
     let operation = format!("attach a program to device {}", target.interface);
-    let message = verdict_program_message(target, program.as_raw_fd(), PROGRAM_NAME);
+    let message = verdict_program_message(target, classifier.loaded());
     add(netlink, target, message, &operation).await
 }
 
@@ -164,7 +200,7 @@ async fn add(
     netlink.execute(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | exclusive, operation).await
 }
 
-/// Removes one filter; others of the same priority stay.
+/// Removes one filter, or a classifier with all its filters.
 pub async fn remove_filter(netlink: &Connection, id: &FilterId) -> Result<(), NetlinkError> {
     let operation = format!("remove the filter of priority {} from device {}", id.priority, id.interface);
     netlink.execute(RouteNetlinkMessage::DelTrafficFilter(remove_message(id)), 0, &operation).await

@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// What the kernel reports of a route by `ip route add 10.0.0.2/32 dev eth0 mtu 1400`.
+    /// What the kernel reports of a route by `ip route add 10.0.0.2/32 dev eth0 mtu 1400`, and of one of the type `local`.
     #[test]
     fn a_route_is_read() {
         let mut message = RouteMessage::default();

@@ -1,9 +1,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Instant,
 };
 
-use podtap_model::{DesiredSender, Reason, Receiver, Vni};
+use podtap_model::{DesiredSender, Receiver, State, Vni};
 use tracing::{debug, info, warn};
 
 use super::{Node, names::owners, pods::PodNetns, resources::Running};
@@ -18,6 +19,7 @@ use crate::{
     resource::{Resource, SenderKey},
     settings::settings,
     step::{Action, Step},
+    target,
 };
 
 /// Observations that suffice for any change: one round creates devices, one completes them, one finds nothing to do; a
@@ -28,6 +30,7 @@ impl Node {
     /// Observes a namespace, plans, executes, and repeats that until nothing is left to do: what is reported as active was observed.
     pub(super) async fn converge(&mut self, id: NamespaceId, now: Instant) {
         let mut failures: BTreeMap<Resource, u32> = BTreeMap::new();
+        let mut restored = false;
         for _ in 0..ROUNDS {
             let Some(netns) = self.netns.get_mut(&id) else { return };
             netns.dirty = false;
@@ -42,17 +45,23 @@ impl Node {
             let actions: Vec<Action> =
                 plan.actions.iter().filter(|action| proceeds(&action.resource)).cloned().collect();
             if actions.is_empty() {
+                if let Some(netns) = self.netns.get_mut(&id) {
+                    netns.restored = restored;
+                }
                 return self.settle(id, &plan, &observed, now);
             }
+            restored |= actions.iter().any(|action| self.restores(action));
             for resource in self.execute(id, &actions, now).await {
                 *failures.entry(resource).or_default() += 1;
             }
         }
-        let failure = Failure::failed(
-            Reason::KernelError,
-            "Another program keeps changing what PodTap configures on this interface. If it is not in the pod, ask the cluster's administrator to find it, and to make it leave PodTap's filters alone.".to_owned(),
-        );
-        self.unobservable(id, &failure, now);
+        self.unobservable(id, &Failure::contested(), now);
+    }
+
+    /// Whether an action restores what was in place. Other settings are no reason to suspect another program.
+    fn restores(&self, action: &Action) -> bool {
+        let was_active = self.resources.get(&action.resource).is_some_and(|state| state.status == Status::ACTIVE);
+        was_active && !matches!(action.step, Step::Configure { .. })
     }
 
     /// Whether the steps of a resource have to wait because it failed recently. Steps that remove its remains do not wait.
@@ -92,11 +101,11 @@ impl Node {
             };
             here && attempted(Resource::receiver(receiver)) && self.sources.failure(receiver).is_none()
         };
-        let with_settings = |sender| (sender, settings(sender, self.paths.mtu(sender), self.frag_list_safe));
+        let with_settings = |sender| (sender, settings(sender, self.paths.of(sender), self.frag_list_safe));
         Requested {
             senders: desired.senders.iter().filter(sender).map(with_settings).collect(),
             receivers: desired.receivers.iter().filter(receiver).collect(),
-            unloadable: self.preloaded.failure().cloned(),
+            unloadable: self.program_sets.spare().failure().cloned(),
         }
     }
 
@@ -110,8 +119,8 @@ impl Node {
             netlink: &netns.netlink,
             node: &self.netlink,
             clsacts: Vec::new(),
-            programs: BTreeMap::new(),
-            preloaded: &mut self.preloaded.programs,
+            program_sets: &mut self.program_sets,
+            places: BTreeMap::new(),
             deadlines,
         };
         let owners = owners(self.desired.as_ref(), actions);
@@ -121,6 +130,8 @@ impl Node {
                 continue;
             }
             let result = executor.run(action).await;
+            // The spare set, or room in one.
+            self.preload_is_due |= matches!(action.step, Step::LoadPrograms { .. });
             if matches!(action.step, Step::CreateDevice { .. } | Step::CreatePair { .. }) {
                 // A failed step may have created a device, too.
                 self.resources.created(&action.resource, id);
@@ -143,7 +154,10 @@ impl Node {
         for (resource, result) in &plan.results {
             match result {
                 Ok(_) if self.resources.is_pausing(resource, now) => {}
-                Ok(interface) => self.resources.active(resource, id, interface),
+                Ok(interface) => {
+                    let addresses = self.addresses(resource, interface, observed);
+                    self.resources.active(resource, id, interface, addresses);
+                }
                 Err(failure) => self.resources.refused(resource, id, failure),
             }
             if let (Resource::Sender(key), Some(running)) = (resource, self.resources.running_mut(resource)) {
@@ -180,6 +194,15 @@ impl Node {
         }
     }
 
+    /// What a report says about the addresses of a sender's interface: peers need it.
+    fn addresses(&self, resource: &Resource, interface: &str, observed: &Observed) -> Vec<IpAddr> {
+        let Resource::Sender(key) = resource else { return Vec::new() };
+        let mut senders = self.desired.iter().flat_map(|desired| &desired.senders);
+        let sender = senders.find(|sender| SenderKey::of(sender) == *key);
+        let sender = sender.filter(|sender| sender.tap.options.deduplicate.is_some());
+        sender.map_or_else(Vec::new, |sender| target::addresses(observed, &sender.pod, interface))
+    }
+
     fn has_node_receiver(&self, id: NamespaceId) -> bool {
         let receivers = self.desired.iter().flat_map(|desired| &desired.receivers);
         id == self.namespace.id() && receivers.into_iter().any(|receiver| receiver.pod.is_none())
@@ -195,7 +218,11 @@ impl Node {
             resources.push(Resource::Leftover);
         }
         for resource in resources {
-            self.resources.failed(&resource, id, failure, now);
+            match failure.state {
+                // Until something changes in it.
+                State::Refused => self.resources.refused(&resource, id, failure),
+                _ => self.resources.failed(&resource, id, failure, now),
+            }
         }
         warn!(place = self.place(id), error = failure.message, "cannot read the state");
     }
@@ -204,9 +231,12 @@ impl Node {
 /// The VNIs of the destinations of each tap's senders.
 fn sent_vnis(observed: &Observed) -> BTreeMap<String, BTreeSet<Vni>> {
     let mut found: BTreeMap<String, BTreeSet<Vni>> = BTreeMap::new();
-    for (device, destination) in &observed.destinations {
-        if let Some(Mark::Sender(mark)) = observed.link(*device).and_then(Mark::of) {
-            found.entry(mark.tap).or_default().insert(destination.vni);
+    for link in observed.ours() {
+        if let Some(Mark::Sender(mark)) = Mark::of(link) {
+            let destinations = observed.destinations(link.index);
+            if !destinations.is_empty() {
+                found.entry(mark.tap).or_default().extend(destinations.iter().map(|destination| destination.vni));
+            }
         }
     }
     found

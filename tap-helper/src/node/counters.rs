@@ -7,7 +7,10 @@
 //! is what the actions report, which includes what the programs count as failed; both are part of `mirrored`. What the VXLAN device drops
 //! afterwards, for example because there is no route, is not a failure of the action.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use podtap_model::{Count, Counters, DirectionCounters, SenderCounters};
 use tracing::warn;
@@ -17,32 +20,90 @@ use crate::{
     bpf::{self, Maps},
     marks::{Cookie, Mark, SenderMark},
     names::sender_hash,
+    namespace::NamespaceId,
     netlink::{Connection, Filter, Hook, Link, NetlinkError, filters, links},
     observe::{NetnsKind, unless_gone},
     resource::SenderKey,
 };
 
+/// The pause after a reading, as a multiple of what the reading took: requests for counters take a quarter of the helper's time at most.
+const PAUSE: u32 = 3;
+
+/// The requests for counters that are not answered yet. The namespaces are read one by one, so that nothing else has to wait for longer
+/// than one of them takes.
+#[derive(Default)]
+pub(super) struct CounterRequests {
+    /// The newest request that waits until the current one is answered.
+    waiting: Option<u64>,
+    current: Option<Reading>,
+    /// When the next namespace may be read.
+    not_before: Option<Instant>,
+}
+
+/// The answer to a request, and the namespaces that it still lacks.
+struct Reading {
+    answer: Counters,
+    left: Vec<NamespaceId>,
+}
+
+impl CounterRequests {
+    /// When the next namespace is to be read.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let is_requested = self.waiting.is_some() || self.current.is_some();
+        is_requested.then(|| self.not_before.unwrap_or_else(Instant::now))
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due_at().is_some_and(|_| self.not_before.is_none_or(|moment| moment <= now))
+    }
+
+    fn pause(&mut self, cost: Duration) {
+        self.not_before = Some(Instant::now() + PAUSE * cost);
+    }
+}
+
 impl Node {
-    /// Reads the counters of all senders in the known namespaces. Senders whose counters cannot be read are missing.
-    pub async fn counters(&self, request: u64) -> Counters {
-        let mut senders = Vec::new();
-        for (id, netns) in self.netns.iter().filter(|(_, netns)| netns.kind == NetnsKind::Pod) {
-            match read(&netns.netlink).await {
-                Ok(found) => senders.extend(found),
-                Err(error) => warn!(pod = self.place(*id), %error, "cannot read counters"),
-            }
+    /// Takes a request for the counters of all senders in the known namespaces. Of those that wait, only the newest is answered.
+    pub fn request_counters(&mut self, request: u64) {
+        self.counter_requests.waiting = Some(request);
+    }
+
+    /// Reads the counters of one namespace, if that is due. Returns the answer to the current request when it is complete; senders whose
+    /// counters cannot be read are missing.
+    pub async fn read_counters(&mut self, now: Instant) -> Option<Counters> {
+        if !self.counter_requests.is_due(now) {
+            return None;
         }
-        senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));
-        let rejected = sources::dropped(&self.namespace).unwrap_or_else(|error| {
+        if let (None, Some(request)) = (&self.counter_requests.current, self.counter_requests.waiting.take()) {
+            let pods = self.netns.iter().filter(|(_, netns)| netns.kind == NetnsKind::Pod);
+            let answer = Counters { request, senders: Vec::new(), rejected: None };
+            self.counter_requests.current = Some(Reading { answer, left: pods.map(|(id, _)| *id).collect() });
+        }
+        let reading = self.counter_requests.current.as_mut()?;
+        if let Some(id) = reading.left.pop()
+            && let Some(netns) = self.netns.get(&id)
+        {
+            let start = Instant::now();
+            match read(&netns.netlink).await {
+                Ok(found) => reading.answer.senders.extend(found),
+                Err(error) => warn!(pod = self.place(id), %error, "cannot read counters"),
+            }
+            self.counter_requests.pause(start.elapsed());
+        }
+        let reading = self.counter_requests.current.take_if(|reading| reading.left.is_empty())?;
+        let mut answer = reading.answer;
+        answer.senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));
+        answer.rejected = sources::dropped(&self.namespace).unwrap_or_else(|error| {
             warn!(%error, "cannot read how many packets the receivers rejected");
             None
         });
-        Counters { request, senders, rejected }
+        Some(answer)
     }
 }
 
 /// Reads the counters of the senders in one namespace.
 async fn read(netlink: &Connection) -> Result<Vec<SenderCounters>, NetlinkError> {
+    let _shared = netlink.share_allowance();
     let links = links(netlink).await?;
     let mark = |link| match Mark::of(link) {
         Some(Mark::Sender(mark)) => Some((link, mark)),
@@ -69,8 +130,9 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
         })
     };
     let [ingress, egress] = [Hook::Ingress, Hook::Egress].map(filter);
-    let program = [ingress, egress].into_iter().flatten().find_map(|filter| filter.program);
-    let counters = Maps::adopt(program?).and_then(|maps| maps.counters()).ok()?;
+    let program = [ingress, egress].into_iter().flatten().find_map(|filter| Some((filter.program?, filter.classid)));
+    let (id, classid) = program?;
+    let counters = Maps::adopt(id).and_then(|maps| maps.counters(classid)).ok()?;
     Some(SenderCounters {
         tap_uid: mark.tap,
         pod_uid: mark.pod,
@@ -79,6 +141,7 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
         egress: egress.map(|filter| direction(filter, counters.egress)),
         truncated: count(counters.truncated),
         oversized: count(counters.oversized),
+        forged: count(counters.forged),
     })
 }
 
@@ -127,7 +190,7 @@ mod tests {
         };
         let kind = "bpf".to_owned();
         let id = FilterId { interface: 2, hook, chain: 0, priority: 32, protocol: 3, kind, handle: 1 };
-        Filter { id, drops_all: false, program, mirror: Some(mirror) }
+        Filter { id, drops_all: false, program, classid: 0, mirror: Some(mirror) }
     }
 
     #[test]

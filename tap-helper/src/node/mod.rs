@@ -6,19 +6,21 @@
 
 mod converge;
 mod counters;
+mod find;
 mod names;
 mod netns;
 mod paths;
 mod pods;
-mod preloaded;
+mod preload;
 mod renewal;
 mod report;
 mod resources;
 mod sources;
+mod sweep;
 mod watch;
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     io,
     rc::Rc,
@@ -27,24 +29,25 @@ use std::{
 };
 
 use podtap_model::{DesiredState, UnixTime};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     bpf::{Monotonic, frag_list_safe},
     deadline::{ClockReading, Renewals},
     failure::Failure,
-    namespace::{Namespace, NamespaceId, PidfdRef, namespaces, pids},
+    namespace::{Namespace, NamespaceId},
     netlink::{Connection, NetlinkError, NetnsError},
-    observe::NetnsKind,
+    program_sets::ProgramSets,
     resource::Resource,
     validate,
 };
+use counters::CounterRequests;
 use netns::Netns;
 use paths::Paths;
-use pods::Pods;
-use preloaded::Preloaded;
-use resources::Resources;
+use pods::{PodNetns, Pods};
+use resources::{Resources, changed, with_other_peers};
 use sources::Sources;
+use sweep::Sweep;
 
 /// How often everything is reconciled without an event: the safety net for what no event reports.
 const FULL_RECONCILE: Duration = Duration::from_secs(60);
@@ -83,6 +86,8 @@ pub enum Change {
     ProcessEnded(NamespaceId),
     /// A route or a device of the node.
     Paths,
+    /// Programs were loaded ahead.
+    ProgramsLoaded,
 }
 
 /// A node and those of its namespaces that are tapped or contain resources of ours.
@@ -94,13 +99,18 @@ pub struct Node {
     invalid: BTreeMap<Resource, Failure>,
     renewals: Renewals,
     frag_list_safe: bool,
-    preloaded: Preloaded,
+    program_sets: ProgramSets,
+    /// Whether programs may have to be loaded ahead.
+    preload_is_due: bool,
     paths: Paths,
     sources: Sources,
     pods: Pods,
     resources: Resources,
     netns: BTreeMap<NamespaceId, Netns>,
+    counter_requests: CounterRequests,
+    sweep: Sweep,
     next_full_reconcile: Option<Instant>,
+    restarts: u32,
 }
 
 impl Node {
@@ -115,19 +125,24 @@ impl Node {
             invalid: BTreeMap::new(),
             renewals: Renewals::new(node_clock()),
             frag_list_safe: frag_list_safe(),
-            preloaded: Preloaded::new(Instant::now()),
+            program_sets: ProgramSets::new(Instant::now()),
+            preload_is_due: false,
             paths: Paths::default(),
             sources: Sources::default(),
             pods: Pods::default(),
             resources: Resources::default(),
             netns: BTreeMap::new(),
+            counter_requests: CounterRequests::default(),
+            sweep: Sweep::default(),
             next_full_reconcile: None,
+            restarts: 0,
         })
     }
 
-    /// Loads programs for the next sender, if there are none. To be called when nothing else is left to do.
-    pub fn preload(&mut self, now: Instant) {
-        self.preloaded.load(now);
+    /// With the number of times that the helper was restarted in its container, for reports.
+    #[must_use]
+    pub fn restarted(self, restarts: u32) -> Self {
+        Self { restarts, ..self }
     }
 
     /// The node's own namespace.
@@ -149,44 +164,60 @@ impl Node {
     }
 
     async fn request(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
-        self.resources.forget_changed(self.desired.as_ref(), &desired);
+        if self.paths.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await? {
+            self.mark_all_dirty();
+        }
+        let none = DesiredState::default();
+        let previous = self.desired.as_ref().unwrap_or(&none);
+        let mut changed = changed(previous, &desired);
+        let other_peers = with_other_peers(previous, &desired);
+        let refused = validate::refused(&desired, |address| self.paths.is_local(address));
+        // Whether a resource is refused depends on others, too.
+        let verdict = |resource: &&Resource| refused.get(*resource) != self.invalid.get(*resource);
+        changed.extend(refused.keys().chain(self.invalid.keys()).filter(verdict).cloned().collect::<Vec<_>>());
+        self.invalid = refused;
+        self.resources.forget_changed(&changed, &desired);
+        changed.extend(other_peers);
         self.pods.set(validate::pods(&desired), now);
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
-        self.paths.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?;
-        self.invalid = invalid(&desired, &self.paths);
         self.sources.set(&desired, now);
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
-            self.adopt_leftovers().await?;
+            self.sweep_all().await?;
         }
         if receives {
             self.open_own_netns()?;
         }
         self.search(now).await?;
-        self.mark_all_dirty();
-        let is_idle = self.netns.is_empty() && is_empty(self.desired.as_ref());
-        self.next_full_reconcile = (!is_idle).then_some(now + FULL_RECONCILE);
+        self.mark_dirty(&changed);
+        self.forget_programs();
+        // Updates do not postpone it.
+        self.next_full_reconcile.get_or_insert(now + FULL_RECONCILE);
         Ok(())
     }
 
     /// Reconciles what is due.
     pub async fn reconcile(&mut self, now: Instant) -> Result<(), NodeError> {
         self.expire(now).await?;
-        if self.preloaded.load_again(now) {
-            self.mark_all_dirty();
+        if self.program_sets.retry_at().is_some_and(|moment| moment <= now) {
+            self.preload_is_due = true;
         }
         if self.pods.watch_is_due(now) {
             self.search(now).await?;
         }
         if self.next_full_reconcile.is_some_and(|moment| moment <= now) {
-            self.next_full_reconcile = (!self.netns.is_empty()).then_some(now + FULL_RECONCILE);
+            self.next_full_reconcile = Some(now + FULL_RECONCILE);
             self.refresh_paths().await;
             self.sources.check_at(now);
             self.mark_all_dirty();
+            self.start_sweep()?;
         }
         // Before any receiver is created.
         if self.sources.install(&self.namespace, now) {
             self.mark_all_dirty();
+        }
+        if self.sweep.is_due(now) {
+            self.sweep_step().await;
         }
         let due: Vec<NamespaceId> = self
             .netns
@@ -202,17 +233,18 @@ impl Node {
         Ok(())
     }
 
-    /// When [`Self::reconcile`] has something to do even without an event; none: never.
+    /// When [`Self::reconcile`] or [`Self::read_counters`] have something to do even without an event; none: never.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let netns = self.netns.values().filter_map(Netns::due_at);
         // A node without senders needs no programs.
         let has_senders = self.desired.as_ref().is_some_and(|desired| !desired.senders.is_empty());
-        let load = self.preloaded.retry_at().filter(|_| has_senders);
+        let load = self.program_sets.retry_at().filter(|_| has_senders && !self.preload_is_due);
         let retry = self.resources.next_retry();
-        let (deadline, sources) = (self.next_deadline(), self.sources.due_at());
-        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load, deadline, sources];
-        moments.into_iter().flatten().chain(netns).min()
+        let (counters, sweep, sources) = (self.counter_requests.due_at(), self.sweep.due_at(), self.sources.due_at());
+        let own = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load];
+        let moments = own.into_iter().chain([self.next_deadline(), counters, sweep, sources]);
+        moments.flatten().chain(netns).min()
     }
 
     /// Waits until something changes. Cancel safe: a change that is not handled is reported again.
@@ -221,6 +253,9 @@ impl Node {
             let mut changes = Vec::new();
             if self.paths.poll_changed(context).is_ready() {
                 changes.push(Change::Paths);
+            }
+            if self.program_sets.poll_loaded(context).is_ready() {
+                changes.push(Change::ProgramsLoaded);
             }
             for (id, netns) in &mut self.netns {
                 if let Poll::Ready(change) = netns.poll_changed(*id, context) {
@@ -246,12 +281,22 @@ impl Node {
                 self.refresh_paths().await;
                 Ok(())
             }
+            Change::ProgramsLoaded => {
+                self.preload_is_due = true;
+                if self.program_sets.recovered() {
+                    info!("eBPF programs can be loaded again");
+                    self.mark_all_dirty();
+                }
+                Ok(())
+            }
         }
     }
 
     async fn refresh_paths(&mut self) {
         if self.paths.refresh(&self.netlink).await {
-            self.invalid = self.desired.as_ref().map(|desired| invalid(desired, &self.paths)).unwrap_or_default();
+            let is_local = |address| self.paths.is_local(address);
+            self.invalid =
+                self.desired.as_ref().map(|desired| validate::refused(desired, is_local)).unwrap_or_default();
             self.mark_all_dirty();
         }
     }
@@ -262,96 +307,35 @@ impl Node {
         }
     }
 
-    /// Finds what earlier helpers left, in every namespace with a process.
-    async fn adopt_leftovers(&mut self) -> Result<(), NodeError> {
-        let pids = pids().map_err(NodeError::Processes)?;
-        for (id, pid) in namespaces(&pids) {
-            if self.netns.contains_key(&id) {
-                continue;
-            }
-            let kind = if id == self.namespace.id() { NetnsKind::Node } else { NetnsKind::Pod };
-            // Nothing can be removed where the process has ended, or from a namespace that the helper may not enter.
-            let Ok(mut netns) = Netns::of_process(pid, kind) else { continue };
-            if netns.observe().await.is_ok_and(|observed| observed.has_ours()) {
-                let id = netns.namespace.id();
-                info!(process = pid, "found what an earlier tap-helper left in the namespace of this process");
-                self.netns.insert(id, netns);
+    /// Marks the namespaces in which these resources are, or should be.
+    fn mark_dirty(&mut self, resources: &BTreeSet<Resource>) {
+        let mut ids: BTreeSet<NamespaceId> =
+            resources.iter().filter_map(|resource| Some(self.resources.get(resource)?.netns)).collect();
+        for sender in self.desired.iter().flat_map(|desired| &desired.senders) {
+            if let PodNetns::Own(id) = self.pods.netns_of(&sender.pod.uid)
+                && resources.contains(&Resource::sender(sender))
+            {
+                ids.insert(id);
             }
         }
-        Ok(())
-    }
-
-    fn open_own_netns(&mut self) -> Result<(), NodeError> {
-        if !self.netns.contains_key(&self.namespace.id()) {
-            let netns = Netns::of_process(1, NetnsKind::Node)?;
-            self.netns.insert(netns.namespace.id(), netns);
-        }
-        Ok(())
-    }
-
-    /// Looks for the pods whose namespace is unknown.
-    async fn search(&mut self, now: Instant) -> Result<(), NodeError> {
-        for (uid, candidate) in self.pods.search(&self.namespace, now).await.map_err(NodeError::Processes)? {
-            let id = candidate.namespace.id();
-            if let Entry::Vacant(entry) = self.netns.entry(id) {
-                match Netns::new(candidate.namespace, Some(candidate.pidfd), NetnsKind::Pod) {
-                    Ok(netns) => {
-                        entry.insert(netns);
-                    }
-                    // The process has just ended, or the helper lacks a capability. The search continues.
-                    Err(error) => {
-                        warn!(pod = uid, %error, "cannot enter the pod's network namespace; retrying");
-                        continue;
-                    }
-                }
-            }
-            self.pods.found(&uid, id, now);
-            info!(pod = self.place(id), "pod runs");
-            if let Some(netns) = self.netns.get_mut(&id) {
-                netns.dirty = true;
+        for receiver in self.desired.iter().flat_map(|desired| &desired.receivers) {
+            let netns = match &receiver.pod {
+                Some(pod) => self.pods.netns_of(&pod.uid),
+                None => PodNetns::Own(self.namespace.id()),
+            };
+            if let PodNetns::Own(id) = netns
+                && resources.contains(&Resource::receiver(receiver))
+            {
+                ids.insert(id);
             }
         }
-        Ok(())
-    }
-
-    /// Finds another process for a namespace, or releases the namespace, so that the kernel can delete it.
-    async fn process_ended(&mut self, id: NamespaceId, now: Instant) -> Result<(), NodeError> {
-        let pids = pids().map_err(NodeError::Processes)?;
-        let process = if self.pods.any_in(id) {
-            self.pods.another_process(id, &pids)
-        } else {
-            namespaces(&pids).get(&id).and_then(|pid| PidfdRef::to(*pid).ok())
-        };
-        if let (Some(process), Some(netns)) = (process, self.netns.get_mut(&id)) {
-            netns.process = Some(process);
-            return Ok(());
+        for (_, netns) in self.netns.iter_mut().filter(|(id, _)| ids.contains(id)) {
+            netns.dirty = true;
         }
-        info!(pod = self.place(id), "pod ended");
-        self.pods.forget(id, now);
-        // The namespace may outlive its processes: CRI-O keeps it mounted between two runs of a pod's only container. Until then, no
-        // helper could find our resources in it, so they are removed now.
-        self.converge(id, now).await;
-        self.netns.remove(&id);
-        self.resources.forget_netns(id);
-        self.search(now).await
     }
 }
 
 /// The node's own clock, for what the API server's is not known for.
 fn node_clock() -> ClockReading {
     ClockReading { at: Monotonic::now(), time: UnixTime::from(SystemTime::now()) }
-}
-
-fn is_empty(desired: Option<&DesiredState>) -> bool {
-    desired.is_none_or(|desired| desired.senders.is_empty() && desired.receivers.is_empty())
-}
-
-/// The resources that are refused because of their spec, or because a destination is an address of the node.
-fn invalid(desired: &DesiredState, paths: &Paths) -> BTreeMap<Resource, Failure> {
-    let is_local = |address| paths.is_local(address);
-    let senders = desired.senders.iter();
-    let senders = senders.map(|sender| (Resource::sender(sender), validate::sender(sender, desired, is_local)));
-    let receivers = desired.receivers.iter();
-    let receivers = receivers.map(|receiver| (Resource::receiver(receiver), validate::receiver(receiver, desired)));
-    senders.chain(receivers).filter_map(|(resource, result)| Some((resource, result.err()?))).collect()
 }

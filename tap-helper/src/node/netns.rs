@@ -39,6 +39,8 @@ pub(super) struct Netns {
     pub(super) leftovers: BTreeMap<Resource, Status>,
     /// The VNIs with which the senders of each tap send, by its UID.
     pub(super) sent_vnis: BTreeMap<String, BTreeSet<Vni>>,
+    /// Whether the last reconciliation had to restore something that was in place before.
+    pub(super) restored: bool,
     not_before: Option<Instant>,
     repairs: (Option<Instant>, u32),
 }
@@ -53,6 +55,7 @@ impl Netns {
         // The subscription is opened before the first observation, so that no event in between is missed.
         let subscription = Subscription::open(&namespace, kind == NetnsKind::Pod)?;
         let netlink = Connection::open(&namespace)?;
+        let netlink = if kind == NetnsKind::Node { netlink.unlimited() } else { netlink };
         Ok(Self {
             namespace,
             netlink,
@@ -64,6 +67,7 @@ impl Netns {
             names: BTreeSet::new(),
             leftovers: BTreeMap::new(),
             sent_vnis: BTreeMap::new(),
+            restored: false,
             not_before: None,
             repairs: (None, 0),
         })
@@ -84,6 +88,10 @@ impl Netns {
             && process.poll_ended(context).is_ready()
         {
             return Poll::Ready(Change::ProcessEnded(id));
+        }
+        // Further events tell nothing new until it is observed: a flood of them is left to the kernel, which drops what nobody reads.
+        if self.dirty {
+            return Poll::Pending;
         }
         ready!(self.subscription.poll_changed(context));
         Poll::Ready(Change::Netns(id))
@@ -119,6 +127,13 @@ impl Netns {
         if self.repairs.1 > REPAIRS && self.not_before.is_none_or(|moment| moment <= now) {
             self.not_before = Some(now + SLOW);
         }
+    }
+
+    /// Whether another program keeps changing what is restored here, and the next reconciliation waits: what was observed last may not
+    /// be true any more.
+    pub(super) fn is_contested(&self) -> bool {
+        // Without a pause, a dirty namespace is reconciled before anything is reported.
+        self.dirty && self.restored
     }
 
     /// When it is due to be reconciled.

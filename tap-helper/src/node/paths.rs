@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
     task::{Context, Poll},
 };
@@ -7,8 +8,10 @@ use std::{
 use podtap_model::DesiredSender;
 
 use crate::{
+    bpf::Reach,
     namespace::Namespace,
     netlink::{Connection, NetlinkError, NetnsError, Subscription, link_mtu, route_to},
+    settings,
 };
 
 /// The paths to the destinations, by the node's routes and devices.
@@ -20,7 +23,7 @@ pub(super) struct Paths {
 }
 
 /// The path to one address.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Path {
     mtu: Option<u32>,
     /// The address is one of the node.
@@ -29,30 +32,31 @@ struct Path {
 }
 
 impl Paths {
-    /// Takes the addresses that matter now, and requests the route to each.
+    /// Takes the addresses that matter now, requests the path to each, and returns whether one has changed that mattered before.
     pub(super) async fn set_destinations<'a>(
         &mut self,
         senders: impl Iterator<Item = &'a DesiredSender>,
         node: &Namespace,
         netlink: &Connection,
-    ) -> Result<(), NetnsError> {
+    ) -> Result<bool, NetnsError> {
         let destinations = senders.flat_map(|sender| &sender.tap.destinations);
-        // What is known of an address that stays is valid until the next answer.
-        let before = |address| self.known.get(address).copied().unwrap_or_default();
-        self.known = destinations.map(|to| (to.address, before(&to.address))).collect();
+        // The path to an address that stays is valid until the next answer.
+        let before = mem::take(&mut self.known);
+        let known = |address| before.get(address).copied().unwrap_or_default();
+        self.known = destinations.map(|to| (to.address, known(&to.address))).collect();
         if self.known.is_empty() {
             self.subscription = None;
-            return Ok(());
+            return Ok(false);
         }
         if self.subscription.is_none() {
             // Before the first request, so that no change is missed.
             self.subscription = Some(Subscription::open_for_routes(node)?);
         }
         self.refresh(netlink).await;
-        Ok(())
+        Ok(before.iter().any(|(address, path)| self.known.get(address).is_some_and(|now| now != path)))
     }
 
-    /// Requests all routes again, and returns whether a path has changed. One that cannot be read stays as it was.
+    /// Requests all paths again, and returns whether one has changed. One that cannot be read stays as it was.
     pub(super) async fn refresh(&mut self, netlink: &Connection) -> bool {
         if let Some(subscription) = &mut self.subscription {
             subscription.take();
@@ -66,9 +70,15 @@ impl Paths {
         changed
     }
 
-    /// The least MTU to a sender's destinations, if any is known.
-    pub(super) fn mtu(&self, sender: &DesiredSender) -> Option<u32> {
-        sender.tap.destinations.iter().filter_map(|to| self.known.get(&to.address)?.mtu).min()
+    /// What matters of the paths to a sender's destinations.
+    pub(super) fn of(&self, sender: &DesiredSender) -> settings::Paths {
+        let paths = || sender.tap.destinations.iter().filter_map(|to| self.known.get(&to.address));
+        let reach = match (paths().any(|path| path.local), paths().any(|path| !path.local)) {
+            (true, true) => Reach::Mixed,
+            (true, false) => Reach::Local,
+            (false, _) => Reach::Remote,
+        };
+        settings::Paths { mtu: paths().filter_map(|path| path.mtu).min(), reach }
     }
 
     /// Whether an address is one of the node.

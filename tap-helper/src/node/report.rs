@@ -4,7 +4,7 @@ use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus
 
 use super::{Node, pods::PodNetns};
 use crate::{
-    failure::Status,
+    failure::{Failure, Status},
     resource::{Resource, SenderKey},
 };
 
@@ -16,13 +16,16 @@ impl Node {
         let mut senders: Vec<SenderStatus> = Vec::new();
         for sender in &desired.senders {
             let resource = Resource::sender(sender);
-            let interface = self.resources.get(&resource).map(|state| state.interface.clone());
+            let state = self.resources.get(&resource);
             let mut status = self.status(&resource, Some(&sender.pod));
             if status == Status::ACTIVE {
                 status = self.stopped(sender).unwrap_or(status);
             }
-            let interface = interface.filter(|name| !name.is_empty());
-            senders.push(SenderStatus { interface, ..sender_status(SenderKey::of(sender), status) });
+            senders.push(SenderStatus {
+                interface: state.map(|state| state.interface.clone()).filter(|name| !name.is_empty()),
+                addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),
+                ..sender_status(SenderKey::of(sender), status)
+            });
         }
         let mut receivers: Vec<ReceiverStatus> = Vec::new();
         for receiver in &desired.receivers {
@@ -42,10 +45,16 @@ impl Node {
                 Resource::Leftover => {}
             }
         }
-        let features = [("ebpf".to_owned(), self.preloaded.failure().is_none())].into();
+        let features = [("ebpf".to_owned(), self.program_sets.spare().failure().is_none())].into();
         let status = desired.status(senders, receivers, features);
-        let (sent_vnis, source_addresses) = (self.sent_vnis(), self.paths.sources());
-        Some(Report { uid: desired.uid.clone(), status: NodeStatus { sent_vnis, source_addresses, ..status } })
+        let status = NodeStatus {
+            sent_vnis: self.sent_vnis(),
+            source_addresses: self.paths.sources(),
+            helper_restarts: self.restarts,
+            unsearched: self.sweep.failures(),
+            ..status
+        };
+        Some(Report { uid: desired.uid.clone(), status })
     }
 
     fn sent_vnis(&self) -> Vec<SentVnis> {
@@ -76,7 +85,12 @@ impl Node {
             },
             Some(PodNetns::Own(_)) | None => self.resources.get(resource).map_or_else(
                 || Status { reason: Reason::PodNotRunning, ..Status::PENDING },
-                |state| state.status.clone(),
+                |state| match self.netns.get(&state.netns) {
+                    Some(netns) if state.status == Status::ACTIVE && netns.is_contested() => {
+                        Failure::contested().status()
+                    }
+                    _ => state.status.clone(),
+                },
             ),
         }
     }
@@ -84,7 +98,16 @@ impl Node {
 
 fn sender_status(key: SenderKey, status: Status) -> SenderStatus {
     let Status { state, reason, message } = status;
-    SenderStatus { tap_uid: key.tap, pod_uid: key.pod, interface: None, state, reason, message, degraded: Vec::new() }
+    SenderStatus {
+        tap_uid: key.tap,
+        pod_uid: key.pod,
+        interface: None,
+        addresses: Vec::new(),
+        state,
+        reason,
+        message,
+        degraded: Vec::new(),
+    }
 }
 
 fn receiver_status(tap_uid: String, vni: u32, status: Status) -> ReceiverStatus {

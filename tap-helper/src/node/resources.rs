@@ -1,10 +1,13 @@
 use std::{
-    collections::BTreeMap,
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use podtap_backoff::Backoff;
-use podtap_model::{DesiredSender, DesiredState, Receiver, State};
+use podtap_model::{DesiredSender, DesiredState, Receiver, State, Tap};
 
 use crate::{
     bpf::Monotonic,
@@ -23,6 +26,8 @@ fn backoff() -> Backoff {
 pub(super) struct ResourceState {
     pub(super) status: Status,
     pub(super) interface: String,
+    /// The addresses of the pod that the interface has, for senders with deduplication.
+    pub(super) addresses: Vec<IpAddr>,
     pub(super) netns: NamespaceId,
     backoff: Backoff,
     retry_at: Option<Instant>,
@@ -44,15 +49,40 @@ pub(super) struct Running {
 /// The desired state of one resource.
 #[derive(PartialEq)]
 enum Spec<'a> {
-    Sender(&'a DesiredSender),
+    Sender(Cow<'a, DesiredSender>),
     Receiver(&'a Receiver),
 }
 
 fn specs(desired: &DesiredState) -> BTreeMap<Resource, Spec<'_>> {
-    let senders = desired.senders.iter().map(|sender| (Resource::sender(sender), Spec::Sender(sender)));
+    let senders = desired.senders.iter().map(|sender| (Resource::sender(sender), Spec::Sender(without_peers(sender))));
     let receivers = desired.receivers.iter();
     let receivers = receivers.map(|receiver| (Resource::receiver(receiver), Spec::Receiver(receiver)));
     senders.chain(receivers).collect()
+}
+
+/// Peers come and go with other pods: that is no reason to report the sender as pending, or to forget why it failed.
+fn without_peers(sender: &DesiredSender) -> Cow<'_, DesiredSender> {
+    if sender.tap.peers.is_empty() {
+        return Cow::Borrowed(sender);
+    }
+    let tap = Tap { peers: Vec::new(), ..Tap::clone(&sender.tap) };
+    Cow::Owned(DesiredSender { tap: Arc::new(tap), ..sender.clone() })
+}
+
+/// The resources whose spec differs between two desired states, apart from peers, including those that only one of them has.
+pub(super) fn changed(previous: &DesiredState, desired: &DesiredState) -> BTreeSet<Resource> {
+    let (before, now) = (specs(previous), specs(desired));
+    let removed = before.keys().filter(|resource| !now.contains_key(resource));
+    let other = now.iter().filter(|(resource, spec)| before.get(resource) != Some(spec)).map(|(resource, _)| resource);
+    removed.chain(other).cloned().collect()
+}
+
+/// The senders whose tap has other peers than before.
+pub(super) fn with_other_peers(previous: &DesiredState, desired: &DesiredState) -> BTreeSet<Resource> {
+    let peers = |sender: &DesiredSender| (sender.tap.uid.clone(), sender.tap.peers.clone());
+    let before: BTreeMap<_, _> = previous.senders.iter().map(peers).collect();
+    let differ = |sender: &&DesiredSender| before.get(&sender.tap.uid).is_some_and(|peers| *peers != sender.tap.peers);
+    desired.senders.iter().filter(differ).map(Resource::sender).collect()
 }
 
 /// The state of each resource that has a namespace.
@@ -66,16 +96,15 @@ impl Resources {
 
     /// Forgets the failures of resources whose spec has changed. A resource that is no longer requested stays in state `Removing` until an
     /// observation of its namespace shows that it is gone.
-    pub(super) fn forget_changed(&mut self, previous: Option<&DesiredState>, desired: &DesiredState) {
-        let before = previous.map(specs).unwrap_or_default();
+    pub(super) fn forget_changed(&mut self, changed: &BTreeSet<Resource>, desired: &DesiredState) {
         let now = specs(desired);
-        self.0.retain(|resource, state| match (now.get(resource), before.get(resource)) {
-            (None, _) => {
-                state.status = Status::REMOVING;
-                (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
-                *resource != Resource::Leftover
+        self.0.retain(|resource, state| {
+            if now.contains_key(resource) {
+                return !changed.contains(resource);
             }
-            (spec, previous) => spec == previous,
+            state.status = Status::REMOVING;
+            (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
+            *resource != Resource::Leftover
         });
     }
 
@@ -105,6 +134,7 @@ impl Resources {
         let fresh = || ResourceState {
             status: Status::PENDING,
             interface: String::new(),
+            addresses: Vec::new(),
             netns,
             backoff: backoff(),
             retry_at: None,
@@ -124,10 +154,11 @@ impl Resources {
     }
 
     /// Records that it is complete.
-    pub(super) fn active(&mut self, resource: &Resource, netns: NamespaceId, interface: &str) {
+    pub(super) fn active(&mut self, resource: &Resource, netns: NamespaceId, interface: &str, addresses: Vec<IpAddr>) {
         let state = self.entry(resource, netns);
         state.status = Status::ACTIVE;
         interface.clone_into(&mut state.interface);
+        state.addresses = addresses;
         (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
     }
 
@@ -167,5 +198,43 @@ impl Resources {
 
     pub(super) fn next_retry(&self) -> Option<Instant> {
         self.0.values().filter_map(|state| state.retry_at).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podtap_model::NodeState;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::resource::SenderKey;
+
+    fn desired(direction: &str, pods: &[&str]) -> DesiredState {
+        let tap = |uid: &str, direction: &str| {
+            json!({
+                "namespace": "shop", "name": uid, "uid": uid, "direction": direction,
+                "destinations": [{"address": "10.66.0.2", "port": 14789, "vni": 100}]
+            })
+        };
+        let senders: Vec<Value> = pods
+            .iter()
+            .flat_map(|pod| {
+                ["a", "b"].map(|tap| json!({"tap": tap, "pod": {"namespace": "shop", "name": pod, "uid": pod}}))
+            })
+            .collect();
+        let spec = json!({"taps": [tap("a", "Both"), tap("b", direction)], "senders": senders, "receivers": []});
+        NodeState::decode(&spec).expect("a node state")
+    }
+
+    #[test]
+    fn only_what_differs_has_changed() {
+        let sender = |tap: &str, pod: &str| Resource::Sender(SenderKey { tap: tap.to_owned(), pod: pod.to_owned() });
+        let before = desired("Both", &["web", "db"]);
+        assert_eq!(changed(&before, &desired("Both", &["db", "web"])), BTreeSet::new());
+        let tap = changed(&before, &desired("Egress", &["web", "db"]));
+        assert_eq!(tap, BTreeSet::from([sender("b", "db"), sender("b", "web")]));
+        let pods = changed(&before, &desired("Both", &["web", "next"]));
+        let expected = ["db", "next"].iter().flat_map(|pod| ["a", "b"].map(|tap| sender(tap, pod)));
+        assert_eq!(pods, expected.collect());
     }
 }

@@ -1,9 +1,17 @@
+//! Which processes are examined for pods that are awaited, and when: cheap enough for two hundred polls per second, whatever else starts
+//! on the node.
+//!
+//! New processes are noticed by the PID that the kernel gave last. The proc connector (`drivers/connector/cn_proc.c`) reports them without
+//! polls, but only to the initial PID namespace, and one by one: a node that starts thousands of processes per second would wake the helper
+//! as often.
+
 use std::{
+    collections::VecDeque,
     io,
     time::{Duration, Instant},
 };
 
-use crate::namespace::{last_pid, pids};
+use crate::namespace::{is_process, last_pid, max_pid, pids};
 
 /// How long after its announcement a pod is polled for at the shortest interval: the kubelet usually takes one second.
 const ATTENTIVE: Duration = Duration::from_secs(30);
@@ -15,17 +23,39 @@ const LONGEST: Duration = Duration::from_secs(1);
 const SETTLING: Duration = Duration::from_secs(2);
 /// How often all processes are listed, for one that moved later.
 const ALL: Duration = Duration::from_secs(2);
-/// With more new processes at once than this, all are listed.
-const MANY: u32 = 4096;
+/// Processes that one poll examines, in a few milliseconds.
+const BATCH: usize = 256;
+/// New processes that may wait to be examined. With more, all are listed.
+const MANY: usize = 8192;
 
-/// Notices new processes: cheap enough for two hundred polls per second.
+/// Notices new processes.
 #[derive(Debug, Default)]
 pub(super) struct ProcessWatch {
-    /// The last PID that was examined.
+    /// The last PID that was noticed.
     cursor: u32,
-    settling: Vec<(u32, Instant)>,
+    /// PIDs that were not examined yet.
+    new: VecDeque<u32>,
+    /// Young processes, which are examined again.
+    young: Vec<Young>,
+    /// The rest of the last list of all processes.
+    all: Vec<u32>,
     last_all: Option<Instant>,
     next: Option<Instant>,
+}
+
+/// A process that may still move.
+#[derive(Clone, Copy, Debug)]
+struct Young {
+    pid: u32,
+    since: Instant,
+    next: Instant,
+}
+
+impl Young {
+    /// The older a process is, the less likely it still moves: it is examined again when it is half as old again.
+    fn examined(self, now: Instant) -> Self {
+        Self { next: now + (now.duration_since(self.since) / 2).max(SHORTEST), ..self }
+    }
 }
 
 impl ProcessWatch {
@@ -50,27 +80,91 @@ impl ProcessWatch {
         self.next = Some(now + waiting.map_or(ATTENTIVE, pause));
         // Before the list, so that a process that starts meanwhile is examined next time.
         let last = last_pid()?;
-        let new = self.cursor + 1..=last;
-        let all = self.last_all.is_none_or(|moment| now.duration_since(moment) >= ALL);
-        // PIDs wrap at the end of their range.
-        let jumped = last < self.cursor || last - self.cursor > MANY;
-        self.cursor = last;
-        self.settling.retain(|(_, start)| now.duration_since(*start) < SETTLING);
-        if all || jumped {
-            self.last_all = Some(now);
-            return pids();
+        if self.cursor != 0 {
+            self.new.extend(since(self.cursor, last, max_pid));
         }
-        self.settling.extend(new.map(|pid| (pid, now)));
-        Ok(self.settling.iter().map(|(pid, _)| *pid).collect())
+        self.cursor = last;
+        if self.new.len() > MANY {
+            self.new.clear();
+            self.last_all = None;
+        }
+        if self.last_all.is_none_or(|moment| now.duration_since(moment) >= ALL) {
+            self.last_all = Some(now);
+            self.all = pids()?;
+            // The newest first.
+            self.all.sort_unstable();
+        }
+        Ok(self.batch(now))
+    }
+
+    /// The next processes to examine, without threads and those that have ended: first the new ones, then the young ones that are due.
+    fn batch(&mut self, now: Instant) -> Vec<u32> {
+        let new: Vec<u32> = self.new.drain(..self.new.len().min(BATCH)).filter(|pid| is_process(*pid)).collect();
+        let mut batch = new.clone();
+        self.young.retain_mut(|young| {
+            if young.next > now || batch.len() >= BATCH {
+                return true;
+            }
+            let stays = is_process(young.pid) && now.duration_since(young.since) < SETTLING;
+            if stays {
+                batch.push(young.pid);
+                *young = young.examined(now);
+            }
+            stays
+        });
+        self.young.extend(new.into_iter().map(|pid| Young { pid, since: now, next: now + SHORTEST }));
+        let rest = self.all.len().min(BATCH.saturating_sub(batch.len()));
+        batch.extend(self.all.drain(self.all.len() - rest..));
+        batch
     }
 
     /// Delays the next poll by what this one took, so that polls cost a quarter of a core at most, whatever starts on the node.
     pub(super) fn took(&mut self, poll: Duration, now: Instant) {
         self.next = self.next.map(|next| next.max(now + 3 * poll));
+        if !self.all.is_empty() {
+            // The list is not finished.
+            self.next = self.next.map(|next| next.min(now + (3 * poll).max(SHORTEST)));
+        }
     }
+}
+
+/// The PIDs that the kernel gave between two. After the highest one it starts again from the lowest.
+fn since(before: u32, last: u32, max: impl FnOnce() -> u32) -> impl Iterator<Item = u32> {
+    let (end, wrapped) = if last >= before { (last, 0) } else { (max(), last) };
+    (before + 1..=end).chain(1..=wrapped)
 }
 
 fn pause(waiting: Duration) -> Duration {
     // A hundredth of the time by which the pod is overdue.
     (waiting.saturating_sub(ATTENTIVE) / 100).clamp(SHORTEST, LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pids_start_again_from_the_lowest() {
+        let between = |before, last| since(before, last, || 10).collect::<Vec<_>>();
+        assert_eq!(between(4, 4), [0; 0]);
+        assert_eq!(between(4, 7), [5, 6, 7]);
+        assert_eq!(between(8, 2), [9, 10, 1, 2]);
+    }
+
+    #[test]
+    fn processes_are_examined_less_often_as_they_grow_old() {
+        let mut watch = ProcessWatch::default();
+        let (start, own) = (Instant::now(), std::process::id());
+        watch.new.push_back(own);
+        // A thread and a PID that no process has are not examined at all.
+        watch.new.extend([max_pid(), max_pid()]);
+        let mut examined = Vec::new();
+        for milliseconds in 0..3000 {
+            if watch.batch(start + Duration::from_millis(milliseconds)).contains(&own) {
+                examined.push(milliseconds);
+            }
+        }
+        assert_eq!(examined[..8], [0, 5, 10, 15, 23, 35, 53, 80], "{examined:?}");
+        assert!(examined.len() < 20 && watch.young.is_empty(), "{examined:?}");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Guarantees, each checked by a property test:
 //! - Planning, executing and observing reach a plan without steps within four rounds, from any initial state.
-//! - Nothing without PodTap's marks is changed or removed.
+//! - Nothing without PodTap's marks is changed or removed, except what others add to PodTap's devices.
 //! - The order of the requested senders and receivers does not matter.
 //! - A helper may end between any two steps: a new plan converges from there, too.
 //! - While no programs can be loaded, a sender that needs them is refused, and what exists of it is not changed.
@@ -115,6 +115,11 @@ impl<'a> Planner<'a> {
         steps
     }
 
+    /// The steps that remove the forwarding entries of a VXLAN device that are no destinations.
+    fn undivert(&self, device: u32) -> impl Iterator<Item = Step> + use<> {
+        self.observed.diverted(device).into_iter().map(move |mac| Step::RemoveEntries(device, mac))
+    }
+
     /// Filters at a hook, with their positions.
     fn filters(&self, interface: u32, hook: Hook) -> impl Iterator<Item = (usize, &'a Filter)> {
         let all = self.observed.filters.iter().enumerate();
@@ -125,7 +130,7 @@ impl<'a> Planner<'a> {
 
     /// Whether an observed device of ours can be configured as requested without being recreated.
     fn reusable(&self, link: &Link) -> bool {
-        is_ours(link) && self.observed.qdisc(link.index) != Some(QdiscKind::Ingress)
+        is_ours(link) && self.observed.is_genuine(link) && self.observed.qdisc(link.index) != Some(QdiscKind::Ingress)
     }
 }
 

@@ -5,15 +5,15 @@ use crate::{
     bpf::{BpfError, Settings},
     netlink::{CLAMP_PRIORITY, Filter, FilterTarget, Hook},
     observe::Program,
-    step::Step,
+    step::{Predecessor, Step},
 };
 
 /// The plan for a sender's programs.
 #[derive(Default)]
 pub(super) struct ProgramPlan {
-    /// Load programs and attach the clamp, or only reconfigure the running programs.
+    /// Get programs and attach the clamp, or only reconfigure the running programs.
     pub(super) steps: Vec<Step>,
-    /// Hooks whose filters get the loaded programs.
+    /// Hooks whose filters get these programs.
     pub(super) replaced: Vec<Hook>,
 }
 
@@ -24,12 +24,26 @@ impl ProgramPlan {
     }
 }
 
+/// A program in a filter.
+#[derive(Clone, Copy)]
+struct Running<'a> {
+    program: &'a Program,
+    classid: u32,
+}
+
+impl Running<'_> {
+    /// Whether both have the same configuration, counters and state.
+    fn shares_with(self, other: Self) -> bool {
+        (self.program.group, self.classid) == (other.program.group, other.classid)
+    }
+}
+
 impl Planner<'_> {
     /// Plans the programs of a sender with mirrors at the given hooks, each with the position of its filter, if that exists.
     ///
-    /// Running programs stay if they have the requested code and share their maps. If one is missing, a set is loaded that shares the
-    /// maps of the programs that stay or, if none stays, continues the counters of an existing one. Replacing the program of an existing
-    /// filter misses no frame.
+    /// Running programs stay if they have the requested code and share their maps and class ID. If one is missing, the sender gets
+    /// programs that share the maps of those that stay or, if none stays, continue the counters of an existing one. Replacing the
+    /// program of an existing filter misses no frame.
     pub(super) fn plan_programs(
         &self,
         settings: &Settings,
@@ -37,32 +51,36 @@ impl Planner<'_> {
         mirrors: &[(Hook, Option<usize>)],
     ) -> Result<ProgramPlan, BpfError> {
         let desired = settings.fingerprint()?;
-        let program = |filter: &Filter| filter.program.and_then(|id| self.observed.program(id));
+        let running = |filter: &Filter| {
+            let program = filter.program.and_then(|id| self.observed.program(id))?;
+            Some(Running { program, classid: filter.classid })
+        };
         let clamp_filter = self.clamp(device);
-        let classifiers: Vec<(Hook, Option<&Program>)> = mirrors
+        let classifiers: Vec<(Hook, Option<Running<'_>>)> = mirrors
             .iter()
-            .map(|(hook, at)| (*hook, at.and_then(|position| program(&self.observed.filters[position]))))
+            .map(|(hook, at)| (*hook, at.and_then(|position| running(&self.observed.filters[position]))))
             .collect();
-        let clamp = clamp_filter.and_then(program);
+        let clamp = clamp_filter.and_then(running);
         // Classifiers first: they have all maps, while the clamp has only some of them.
-        let running = || classifiers.iter().filter_map(|(_, program)| *program).chain(clamp);
-        let reusable = running().find(|program| program.fingerprint.same_programs(&desired));
-        let stays = |program: Option<&Program>| {
-            program.is_some_and(|program| reusable.is_some_and(|reusable| reusable.group == program.group))
+        let all = || classifiers.iter().filter_map(|(_, running)| *running).chain(clamp);
+        let reusable = all().find(|running| running.program.fingerprint.same_programs(&desired));
+        let stays = |running: Option<Running<'_>>| {
+            running.is_some_and(|running| reusable.is_some_and(|reusable| reusable.shares_with(running)))
         };
         let replaced: Vec<Hook> =
-            classifiers.iter().filter(|(_, program)| !stays(*program)).map(|(hook, _)| *hook).collect();
+            classifiers.iter().filter(|(_, running)| !stays(*running)).map(|(hook, _)| *hook).collect();
         let clamp_stays = stays(clamp);
         let settings = || Box::new(settings.clone());
         let mut steps = Vec::new();
         match reusable {
-            Some(reusable) if clamp_stays && replaced.is_empty() => {
-                if reusable.fingerprint != desired {
-                    steps.push(Step::Configure { program: reusable.id, settings: settings() });
+            Some(Running { program, .. }) if clamp_stays && replaced.is_empty() => {
+                if program.fingerprint != desired {
+                    steps.push(Step::Configure { program: program.id, settings: settings() });
                 }
             }
             _ => {
-                let before = reusable.or_else(|| running().next()).map(|program| program.id);
+                let before = reusable.or_else(|| all().next());
+                let before = before.map(|Running { program, classid }| Predecessor { program: program.id, classid });
                 steps.push(Step::LoadPrograms { settings: settings(), before });
                 if !clamp_stays {
                     let handle = clamp_filter.map_or(0, |filter| filter.id.handle);

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use podtap_model::{DesiredSender, Endpoint, Reason};
 
 use super::{Planner, priority, program::ProgramPlan};
@@ -6,7 +8,7 @@ use crate::{
     failure::Failure,
     marks::{Cookie, Mark, SenderMark, config_hash},
     names::{SENDER_PORT, SENDER_VNIS, SOURCE_PORTS, sender_device, sender_hash},
-    netlink::{Filter, FilterTarget, Hook, Link, QdiscKind, Vxlan},
+    netlink::{Filter, FilterId, FilterTarget, Hook, Link, QdiscKind, Vxlan, ZERO},
     resource::{Resource, SenderKey},
     step::{Action, Step},
     target,
@@ -79,17 +81,19 @@ impl Planner<'_> {
         self.kept.devices.push(device.index);
         let exceeds = |error| Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."));
         let programs = programs.map_err(exceeds)?;
-        let mut steps = self.configure_link(&device, &alias);
+        let mut steps = self.close(&device);
+        steps.extend(self.undivert(device.index));
+        steps.extend(self.configure_link(&device, &alias));
         steps.extend(programs.steps);
 
-        let existing: Vec<Endpoint> =
-            self.observed.destinations.iter().filter(|(index, _)| *index == device.index).map(|(_, to)| *to).collect();
+        let removed = steps.contains(&Step::RemoveEntries(device.index, ZERO));
+        let existing = if removed { Vec::new() } else { self.observed.destinations(device.index) };
         // The new ones are added first, so that the device is never without a destination.
         let added = destinations.iter().filter(|to| !existing.contains(to));
         steps.extend(added.map(|to| Step::AddDestination(device.index, *to)));
         let removed = existing.iter().filter(|to| !destinations.contains(to));
         steps.extend(removed.map(|to| Step::RemoveDestination(device.index, *to)));
-        if !device.up {
+        if !device.up || steps.contains(&Step::Down(device.index)) {
             steps.push(Step::Up(device.index));
         }
         if !has_clsact {
@@ -127,6 +131,24 @@ impl Planner<'_> {
             }
         }
         Err(failure.clone())
+    }
+
+    /// The steps after which frames leave a device only through the clamp: without the clamp it is set down, and filters of others at
+    /// its egress, which could precede the clamp, are removed.
+    fn close(&self, device: &Link) -> Vec<Step> {
+        let clamp = self.clamp(device.index);
+        // An eBPF program is ours: a pod cannot load one. It may be one of another version, which checks as well.
+        let open = device.up && clamp.is_none_or(|filter| filter.program.is_none());
+        let others = self.filters(device.index, Hook::Egress).map(|(_, filter)| &filter.id);
+        let others: BTreeSet<FilterId> = others
+            .filter(|id| clamp.is_none_or(|clamp| clamp.id != **id))
+            .map(|id| match clamp {
+                Some(clamp) if clamp.id.same_classifier(id) => id.clone(),
+                _ => id.classifier(),
+            })
+            .collect();
+        let removals = others.into_iter().map(Step::RemoveFilter);
+        open.then_some(Step::Down(device.index)).into_iter().chain(removals).collect()
     }
 
     /// The sender's device, if one exists that need not be recreated.
@@ -200,7 +222,8 @@ impl Planner<'_> {
 
 /// The settings that all sender devices share. Each has a VNI of its own.
 fn vxlan_settings() -> Vxlan {
-    Vxlan { vni: 0, port: SENDER_PORT, source_ports: SOURCE_PORTS, learning: false }
+    // One address, the zero address of the destinations: the kernel refuses entries for others.
+    Vxlan { vni: 0, port: SENDER_PORT, source_ports: SOURCE_PORTS, learning: false, addresses: 1 }
 }
 
 fn requested_destinations(sender: &DesiredSender) -> Vec<Endpoint> {

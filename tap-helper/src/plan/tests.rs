@@ -11,6 +11,7 @@ use crate::{
     observe::Observed,
     plan::{Plan, Requested, plan},
     resource::{Resource, SenderKey},
+    step::Step,
 };
 use podtap_model::{FrameFormat, Reason};
 use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
@@ -68,9 +69,9 @@ fn of_sender(world: &World, key: &SenderKey) -> Observed {
     let owned = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender_hash(key));
     let filters = world.now.filters.iter().filter(|filter| owned(filter) || has(filter.id.interface));
     let filters: Vec<Filter> = filters.cloned().collect();
-    let destinations = world.now.destinations.iter().filter(|(index, _)| has(*index)).copied().collect();
+    let forwarding = world.now.forwarding.iter().filter(|(index, _)| has(*index)).copied().collect();
     let programs = filters.iter().filter_map(|filter| world.now.program(filter.program?)).copied().collect();
-    Observed { links, filters, programs, destinations, ..Observed::default() }
+    Observed { links, filters, programs, forwarding, ..Observed::default() }
 }
 
 /// How many filters of a sender mirror everything.
@@ -96,9 +97,13 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
         assert_eq!(device.is_some(), expected, "{sender:?}");
         let Some(device) = device else { continue };
         devices += 1;
-        let mut to: Vec<_> = world.now.destinations.iter().filter(|entry| entry.0 == device.index).collect();
+        let mut expected = sender.tap.destinations.clone();
+        expected.sort_unstable();
+        expected.dedup();
+        let mut to = world.now.destinations(device.index);
         to.sort_unstable();
-        assert_eq!(to.len(), sender.tap.destinations.len());
+        assert_eq!(to, expected);
+        assert!(world.now.diverted(device.index).is_empty());
         assert!(device.up && device.autoconf_disabled);
         let mirrors_to_device =
             |filter: &Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == device.index && mirror.as_ours);
@@ -113,6 +118,7 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
         let programs: Vec<_> = programs.map(|program| program.expect("the program was loaded")).collect();
         assert!(programs.iter().all(|program| program.fingerprint == expected), "{programs:?}");
         assert!(programs.iter().all(|program| program.group == programs[0].group), "{programs:?}");
+        assert!(filters.iter().all(|filter| filter.classid == filters[0].classid), "{filters:?}");
         assert_eq!(filters.iter().filter(|filter| is_clamp(filter)).count(), 1);
     }
     for receiver in &scenario.receivers {
@@ -149,6 +155,18 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
     }
 }
 
+/// Nothing but the clamp is attached to the egress of a sender device with programs.
+fn assert_only_clamps_at_egress(world: &World, scenario: &Scenario) {
+    for (sender, _) in &scenario.senders {
+        let name = crate::names::sender_device(&SenderKey::of(sender));
+        let Some(device) = world.now.ours().find(|link| link.name == name) else { continue };
+        let at_egress = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (device.index, Hook::Egress);
+        let priorities: Vec<u16> =
+            world.now.filters.iter().filter(at_egress).map(|filter| filter.id.priority).collect();
+        assert_eq!(priorities, [CLAMP_PRIORITY]);
+    }
+}
+
 proptest! {
     #[test]
     fn every_state_converges_to_the_desired_one(
@@ -160,8 +178,26 @@ proptest! {
         prop_assert!(rounds <= ROUNDS, "{rounds} rounds; remaining actions: {:?}", last.actions);
         assert_in_place(&world, &requested, &last);
         prop_assert_eq!(foreign(&world), before, "foreign state is unchanged");
+        assert_only_clamps_at_egress(&world, &requested);
         // The result needs no further change.
         prop_assert_eq!(plan(&requested.requested(), &world.now).actions, vec![]);
+    }
+
+    #[test]
+    fn a_device_without_its_clamp_goes_down_before_anything_else(requested in scenario()) {
+        let mut world = World::of_pod();
+        world.converge(&requested.requested());
+        let devices: Vec<u32> = world.now.ours().map(|link| link.index).collect();
+        let is_clamp = |filter: &Filter| devices.contains(&filter.id.interface) && filter.id.hook == Hook::Egress;
+        world.now.filters.retain(|filter| !is_clamp(filter));
+        let again = plan(&requested.requested(), &world.now);
+        for (sender, _) in &requested.senders {
+            let resource = Resource::sender(sender);
+            if matches!(again.results.get(&resource), Some(Ok(_))) {
+                let first = again.actions.iter().find(|action| action.resource == resource);
+                prop_assert!(matches!(first.map(|action| &action.step), Some(Step::Down(_))), "{first:?}");
+            }
+        }
     }
 
     #[test]

@@ -11,6 +11,11 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use super::{AGENT_UID, Agent, Node};
 use crate::wait::until;
 
@@ -127,7 +132,21 @@ impl Helper {
     #[track_caller]
     pub fn agent(&self) -> Agent {
         // The socket exists a moment before the helper listens on it.
-        until("the helper listens", Duration::from_secs(5), || Agent::connect(&self.socket, AGENT_UID))
+        until("the helper listens", Duration::from_secs(5), || self.try_agent())
+    }
+
+    /// The agent's connection to it, if it listens.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn try_agent(&self) -> io::Result<Agent> {
+        Agent::connect(&self.socket, AGENT_UID)
+    }
+
+    /// Its process ID.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// The path of its socket.
@@ -171,6 +190,30 @@ impl Helper {
         #[expect(unsafe_code, reason = "std kills no groups")]
         // SAFETY: no pointers, and a child that was not waited for keeps its PID.
         let _ = unsafe { libc::kill(-group, signal) };
+    }
+
+    /// Kills only the process that does the work, as the kernel does when memory is short.
+    ///
+    /// # Panics
+    /// When there is none within ten seconds.
+    #[track_caller]
+    pub fn kill_child(&self) {
+        let pid = until("the helper has a child", Duration::from_secs(10), || self.child().ok_or("it has none"));
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is running");
+        until(
+            "it has ended",
+            Duration::from_secs(10),
+            || if self.child() == Some(pid) { Err("not yet") } else { Ok(()) },
+        );
+    }
+
+    /// The process that does the work, if it is running.
+    #[must_use]
+    pub fn child(&self) -> Option<i32> {
+        let parent = self.process.id();
+        let path = format!("/proc/{parent}/task/{parent}/children");
+        let children = fs::read_to_string(path).expect("a child that was not waited for exists");
+        children.split_ascii_whitespace().next().and_then(|pid| pid.parse().ok())
     }
 
     /// Asks it to end, as the kubelet does.

@@ -5,6 +5,7 @@
 //! next run removes ([`residue`]).
 
 mod agent;
+mod background;
 mod cgroup;
 mod desired;
 mod helper;
@@ -17,6 +18,8 @@ mod state;
 pub mod traffic;
 
 pub use agent::{AGENT_UID, Agent};
+pub use background::Background;
+pub use cgroup::MemoryCgroup;
 pub use desired::{Desired, NODE_TAP, Sender, now};
 pub use helper::Helper;
 pub use network::Network;

@@ -110,6 +110,21 @@ impl Node {
         network
     }
 
+    /// Mounts a network namespace on the node, as container runtimes and `ip netns` do, so that it needs no process.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn mount(&self, network: &Network) {
+        let target = self.directory.join(format!("netns{}", self.attached.fetch_add(1, Ordering::Relaxed)));
+        File::create(&target).expect("a file can be created");
+        let mounts = format!("--mount=/proc/{}/ns/mnt", self.init.id());
+        let target = target.display().to_string();
+        let mut command = Command::new("nsenter");
+        command.args([&*mounts, "mount", "--bind", "/proc/self/ns/net", &target]);
+        let status = self.spawn(Some(network), &mut command).wait().expect("a child can be waited for");
+        assert!(status.success(), "{command:?}: {status}");
+    }
+
     /// A directory for the helper's socket, accessible to root and the agent's group, like a pod's `emptyDir` with `fsGroup`.
     pub(super) fn socket_directory(&self) -> PathBuf {
         let path = self.directory.join("run");
@@ -167,7 +182,9 @@ fn init(network: &Network) -> Child {
         let thread = scope.spawn(|| {
             setns(network, CloneFlags::CLONE_NEWNET).expect("the network exists");
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID).expect("root may");
-            let script = "mount --make-rprivate / && mount -t proc proc /proc && echo ready && exec cat >/dev/null";
+            // Without the machine's own namespaces, which are none of the node's.
+            let script = "mount --make-rprivate / && mount -t proc proc /proc && { umount -a -t nsfs || true; } \
+                          && echo ready && exec cat >/dev/null";
             Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
         });
         thread.join().expect("the thread does not panic").expect("sh runs")

@@ -40,10 +40,11 @@ fn full_spec() -> Value {
                 "sample": {"oneInFlows": 10},
                 "limit": {"bitsPerSecond": 100_000_000, "packetsPerSecond": 5000},
                 "oversize": "Truncate",
-                "deduplicate": {"podCIDRs": ["10.244.0.0/16"], "serviceCIDRs": ["10.96.0.0/12"]},
+                "deduplicate": {},
             },
             "program": program().id,
             "expirationTime": "2027-01-15T08:00:00Z",
+            "peers": ["10.8.0.5", "fd00:8::5"],
         }],
         "senders": [{
             "tap": "t1",
@@ -98,10 +99,7 @@ fn every_field_keeps_its_meaning() {
         truncate: Some(Truncate { bytes: Some(128), headers_only: false }),
         sample: Some(Sample { one_in_flows: 10 }),
         limit: Some(Limit { bits_per_second: Some(100_000_000.into()), packets_per_second: Some(5000.into()) }),
-        deduplicate: Some(Deduplicate {
-            pod_cidrs: Some(networks(&["10.244.0.0/16"])),
-            service_cidrs: Some(networks(&["10.96.0.0/12"])),
-        }),
+        deduplicate: Some(Deduplicate {}),
         oversize: Oversize::Truncate,
     };
     assert_eq!(options.check(), Ok(()));
@@ -118,6 +116,7 @@ fn every_field_keeps_its_meaning() {
         options,
         program: Some(program().id),
         expiration_time: Some(UnixTime::from_seconds(1_800_000_000)),
+        peers: vec![[10, 8, 0, 5].into(), "fd00:8::5".parse().expect("an address")],
     };
     let config_hash: ConfigHash = "0123456789abcdef0123456789abcdef".parse().expect("a hash");
     let pod = Pod {

@@ -1,4 +1,4 @@
-use podtap_model::{Count, DesiredUpdate, DirectionCounters, SenderCounters};
+use podtap_model::{Count, DesiredUpdate, DirectionCounters, NodeStatus, SenderCounters};
 use podtap_runtime::clock::ServerClock;
 use serde_json::json;
 use tokio::{net::TcpListener, task::yield_now};
@@ -38,6 +38,7 @@ fn with_programs(tap: &str) -> SenderCounters {
         egress: Some(direction(20)),
         truncated: count(5),
         oversized: count(6),
+        forged: count(7),
     }
 }
 
@@ -70,8 +71,9 @@ fn every_counter_has_the_names_of_tap_and_pod() {
         let bytes = value(&text, "frame_bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
         assert_eq!(bytes, Some(2100), "{text}");
         assert_eq!(value(&text, "mirror_failures", number, ",direction=\"ingress\""), Some(2), "{text}");
-        let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames"];
-        assert_eq!(of_sender.map(|name| value(&text, name, number, "")), [Some(5), Some(500), Some(6)], "{text}");
+        let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames", "forged_frames"];
+        let values = of_sender.map(|name| value(&text, name, number, ""));
+        assert_eq!(values, [Some(5), Some(500), Some(6), Some(7)], "{text}");
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
@@ -86,7 +88,7 @@ fn what_a_tap_cannot_count_has_no_series() {
         oversized: Count::default(),
         ..with_programs("t1")
     };
-    assert_eq!(series(&metrics(vec![idle.clone()])), 29, "with every option");
+    assert_eq!(series(&metrics(vec![idle.clone()])), 30, "with every option");
 
     let mut without_options = update();
     without_options.spec["taps"][0]["options"] = json!(null);
@@ -94,8 +96,8 @@ fn what_a_tap_cannot_count_has_no_series() {
         let counters = Counters { request: 1, senders: vec![sender], rejected: None };
         http::text(&registry(&counters, &without_options.spec)).expect("it can be encoded")
     };
-    assert_eq!(series(&text(idle)), 11, "mirrored, expired, failed and oversized frames");
-    assert_eq!(series(&text(with_programs("t1"))), 29, "what was counted before the tap was changed is not lost");
+    assert_eq!(series(&text(idle)), 12, "mirrored, expired, failed, oversized and forged frames");
+    assert_eq!(series(&text(with_programs("t1"))), 30, "what was counted before the tap was changed is not lost");
 }
 
 #[test]
@@ -155,6 +157,17 @@ fn names_are_read_from_entries_that_cannot_be_decoded() {
     let counters = Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")], rejected: None };
     let text = http::text(&registry(&counters, &newer.spec)).expect("it can be encoded");
     assert!(text.contains("tap-1") && !text.contains("tap-2"), "{text}");
+}
+
+#[test]
+fn restarts_of_the_tap_helper_are_those_of_its_report() {
+    let status = NodeStatus { helper_restarts: 3, ..NodeStatus::default() };
+    for (report, expected) in [(None, 0), (Some(Report { uid: None, status }), 3)] {
+        let mut registry = Registry::with_prefix("podtap");
+        register_restarts(&mut registry, report.as_ref());
+        let text = http::text(&registry).expect("it can be encoded");
+        assert!(text.contains(&format!("podtap_tap_helper_restarts_total {expected}\n")), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use k8s_openapi::{
         apis::meta::v1::{ObjectMeta, OwnerReference},
     },
 };
+use podtap_model::bounds::{MAX_SENDERS, SENDER_MEMORY};
 
 use crate::{
     apply::{
@@ -26,6 +27,12 @@ use crate::{
 /// user of no other program: it is above what images, `/etc/subuid`, the kubelet's user namespaces and `OpenShift` (from
 /// 1,000,000,000 on) usually assign, and in a range that systemd leaves free (`docs/UIDS-GIDS.md` there).
 const AGENT_UID: i64 = 2_000_014_789;
+
+/// Memory limit of the agent.
+const AGENT_MEMORY: u64 = 256 << 20;
+
+/// Memory limit of the tap-helper: for itself, and for all senders that a node may have.
+const TAP_HELPER_MEMORY: u64 = (64 << 20) + MAX_SENDERS as u64 * SENDER_MEMORY;
 
 /// The settings of helper pods, which differ between installations.
 #[derive(Clone, Debug)]
@@ -137,7 +144,7 @@ impl HelperTemplate {
             startup_probe: Some(helper_probes::startup(&ready)),
             readiness_probe: Some(ready),
             liveness_probe: Some(live),
-            ..self.container(&command)
+            ..self.container(&command, AGENT_MEMORY)
         }
     }
 
@@ -164,7 +171,7 @@ impl HelperTemplate {
             volume_mounts: Some(vec![socket_mount()]),
             startup_probe: Some(helper_probes::startup(&live)),
             liveness_probe: Some(live),
-            ..self.container(&command)
+            ..self.container(&command, TAP_HELPER_MEMORY)
         }
     }
 
@@ -172,18 +179,19 @@ impl HelperTemplate {
         self.log_json.then_some("--log-json")
     }
 
-    fn container(&self, command: &[&str]) -> Container {
+    /// `memory` is its limit, in bytes.
+    fn container(&self, command: &[&str], memory: u64) -> Container {
         let quantities = |list: &[(&str, &str)]| {
             Some(list.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect())
         };
+        let memory = format!("{}Mi", memory >> 20);
         Container {
             image: Some(self.image.clone()),
             image_pull_policy: Some(self.pull_policy.clone()),
             command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
             resources: Some(ResourceRequirements {
                 requests: quantities(&[("cpu", "10m"), ("memory", "24Mi")]),
-                // The kernel charges eBPF maps to the memory cgroup that creates them: up to 1 MiB per tapped pod with `deduplicate`.
-                limits: quantities(&[("memory", "256Mi")]),
+                limits: quantities(&[("memory", &memory)]),
                 ..ResourceRequirements::default()
             }),
             termination_message_policy: Some("FallbackToLogsOnError".to_owned()),

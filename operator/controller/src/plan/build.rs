@@ -8,6 +8,7 @@ use podtap_model::{NodeState, Reason, Uid};
 use crate::{
     failure::Failure,
     plan::{
+        deduplication::Deduplication,
         node_specs, sources,
         tap_plan::{TapPlan, TapState},
     },
@@ -30,6 +31,7 @@ pub fn build<'a>(
     taps: Vec<TapPlan<'a>>,
     without_finalizer: &BTreeSet<Uid>,
     policy: &Policy,
+    deduplication: &Deduplication,
 ) -> Plan<'a> {
     let exclude = |plan: TapPlan<'a>| {
         if without_finalizer.contains(&plan.tap.reference.uid) {
@@ -39,7 +41,7 @@ pub fn build<'a>(
         }
     };
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
-    let mut nodes = node_specs::node_specs(&taps, policy);
+    let mut nodes = node_specs::node_specs(&taps, policy, deduplication);
     sources::allow(&mut nodes, snapshot, &policy.receiver_sources);
     Plan { nodes, taps }
 }

@@ -8,6 +8,7 @@
 //! - Nothing of a refused, suspended or expired tap is on any node.
 
 pub mod build;
+pub mod deduplication;
 pub mod destinations;
 pub mod expiry;
 pub mod helper_pods;
@@ -15,7 +16,6 @@ pub mod interface_names;
 pub mod limits;
 pub mod mirroring_loops;
 pub mod node_budget;
-pub mod node_options;
 pub mod node_specs;
 pub mod nodes;
 pub mod pod_index;

@@ -1,15 +1,22 @@
-//! The size of each node's `NodeTap`.
+//! The size of each node's `NodeTap`, and how many senders a node has.
 //!
 //! One object carries the taps of all namespaces on a node. etcd refuses a request of more than 1.5 MiB (`--max-request-bytes`), and from
-//! then on every write of that object would fail, for all of them. So each node has a budget, and what exceeds it is refused here.
+//! then on every write of that object would fail, for all of them. One tap-helper runs their senders: with more than its memory limit
+//! allows for, the kernel would end it. So each node has a budget, and what exceeds it is refused here.
 //!
 //! # Guarantees
 //! - A namespace that uses no more than its share of a node's budget (the budget divided by the namespaces on the node) loses nothing.
 //! - The result depends only on the taps, so that a deleted tap always makes room.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use podtap_model::{ProgramId, Reason};
+use podtap_model::{
+    ProgramId, Reason,
+    bounds::{MAX_PEERS, MAX_SENDERS},
+};
 use serde::Serialize;
 
 use crate::{
@@ -20,7 +27,7 @@ use crate::{
     },
 };
 
-/// Bytes for the spec and status of one node: enough for 16 taps of each of 110 pods, the kubelet's default maximum. The other 704 KiB
+/// Bytes for the spec and status of one node: enough for eight taps of each of 110 pods, the kubelet's default maximum. The other 704 KiB
 /// of etcd's limit are for what is not planned: senders that are no longer requested and still being removed (two thirds of the budget
 /// at most, since that is the most an entry of the status is of both entries), the texts of the status
 /// ([`MAX_STATUS_TEXT`](podtap_model::bounds::MAX_STATUS_TEXT)), and what no tenant chooses: the metadata, and the addresses of the nodes
@@ -36,6 +43,9 @@ const STATUS_VNIS: usize = 104;
 /// `metadata.managedFields` about an entry of a list that is merged by key, as taps, receivers and programs are: the key, and the name of
 /// every field that a tap can have.
 const MANAGED_FIELDS: usize = 640;
+
+/// What a sender takes of the budget at least, so that [`MAX_SENDERS`] of them use it up.
+const MIN_SENDER: usize = NODE_BUDGET.div_ceil(MAX_SENDERS);
 
 /// What one tap uses of one node.
 #[derive(Clone, Debug, Default)]
@@ -62,8 +72,7 @@ pub fn refuse(taps: &mut [TapPlan<'_>]) {
     for (index, node) in refused {
         let namespace = &taps[index].tap.reference.namespace;
         let message = format!(
-            "the node {node} has no room for this tap: the taps and tapped pods of a node take at most {} KiB together, {namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace, or select fewer pods on that node",
-            NODE_BUDGET >> 10
+            "the node {node} has no room for this tap: a node has room for at most {MAX_SENDERS} tapped pods, each counted once per tap, and for fewer if filters are long, {namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace, or select fewer pods on that node"
         );
         taps[index].state = TapState::Refused(Failure::new(Reason::NodeFull, message));
     }
@@ -81,9 +90,12 @@ fn usage<'a>(taps: &'a [TapPlan<'_>]) -> BTreeMap<String, NodeUsage<'a>> {
         let mut senders: BTreeMap<&str, usize> = BTreeMap::new();
         for pod in plan.targets.tapped() {
             let Some(node) = &pod.node else { continue };
-            *senders.entry(node).or_default() += size(&node_specs::sender(plan, pod)) + STATUS_ENTRY;
+            // The status repeats the addresses.
+            let status = STATUS_ENTRY + size(&pod.addresses);
+            let sender = size(&node_specs::sender(plan, node_specs::model_pod(pod)));
+            *senders.entry(node).or_default() += (sender + status).max(MIN_SENDER);
         }
-        let tap = size(&node_specs::tap(plan, spec)) + STATUS_VNIS + MANAGED_FIELDS;
+        let tap = size(&node_specs::tap(plan, spec, possible_peers(plan))) + STATUS_VNIS + MANAGED_FIELDS;
         let program = plan.program.as_ref().map(|program| (&program.id, size(program) + MANAGED_FIELDS));
         for (node, bytes) in senders {
             let usage = by_node.entry(node.to_owned()).or_default();
@@ -96,6 +108,14 @@ fn usage<'a>(taps: &'a [TapPlan<'_>]) -> BTreeMap<String, NodeUsage<'a>> {
         }
     }
     nodes
+}
+
+/// The peers that the tap has once all its pods are mirrored.
+fn possible_peers(plan: &TapPlan<'_>) -> Vec<IpAddr> {
+    if plan.options.deduplicate.is_none() {
+        return Vec::new();
+    }
+    plan.targets.tapped().flat_map(|pod| &pod.addresses).copied().take(MAX_PEERS).collect()
 }
 
 /// The taps that have to go from a node, so that the others fit.

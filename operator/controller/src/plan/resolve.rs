@@ -11,7 +11,6 @@ use crate::{
         destinations::{self, Family, Resolution},
         expiry::{OnNodes, is_expired},
         interface_names, limits, mirroring_loops, node_budget,
-        node_options::node_options,
         pod_index::PodIndex,
         tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
         targets,
@@ -19,6 +18,7 @@ use crate::{
     },
     store::snapshot::Snapshot,
     validate::{
+        options::TapOptions,
         policy::Policy,
         spec::{DestinationKind, RequestedDestination, TapSpec},
         tap::{Tap, Validated},
@@ -67,10 +67,9 @@ fn resolve_tap<'a>(
     } else {
         TapState::Active
     };
-    let (options, degraded) = node_options(&spec.options.options, snapshot);
-    let program = spec.options.program.clone();
+    let TapOptions { options, program, .. } = spec.options.clone();
     let (start, expiration) = (on_nodes.start(tap), on_nodes.expiration(tap, spec));
-    TapPlan { tap, state, targets, destinations, vni: None, options, program, degraded, start, expiration }
+    TapPlan { tap, state, targets, destinations, vni: None, options, program, start, expiration }
 }
 
 fn assign_vnis(taps: &mut [TapPlan<'_>], snapshot: &Snapshot, policy: &Policy, previous: &Vnis) -> Vnis {

@@ -65,8 +65,6 @@ pub struct TapPlan<'a> {
     pub options: MirrorOptions,
     /// The program of the filter expression.
     pub program: Option<Program>,
-    /// Which of the options cannot be applied on any node.
-    pub degraded: Option<Failure>,
     /// When its first pod was tapped.
     pub start: Option<Timestamp>,
     /// When the nodes stop mirroring even if no controller runs.
@@ -84,7 +82,6 @@ impl<'a> TapPlan<'a> {
             vni: None,
             options: MirrorOptions::default(),
             program: None,
-            degraded: None,
             start: recorded_start(tap),
             expiration: None,
         }

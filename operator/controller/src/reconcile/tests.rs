@@ -22,7 +22,7 @@ use crate::{
     store::{
         cache::Cache,
         caches::Caches,
-        node::{CachedNamespace, CachedNode, service_networks},
+        node::{CachedNamespace, CachedNode},
         node_tap::CachedNodeTap,
         pod::CachedPod,
         tap::CachedTap,
@@ -122,7 +122,6 @@ impl Cluster {
         list(&caches.namespaces, Vec::new(), |namespace: PartialObjectMeta<Namespace>| {
             CachedNamespace::from(namespace)
         });
-        list(&caches.service_networks, Vec::new(), service_networks);
     }
 
     /// One reconcile; the requests that it sent, without events.
@@ -229,6 +228,35 @@ async fn an_unchanged_cluster_sends_nothing() {
     assert_eq!(cluster.reconcile().await, [format!("PATCH {TAP}/status")]);
     assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
     assert_eq!(cluster.reconcile().await, none());
+}
+
+/// Peers follow from reports, and nothing in a report follows from peers.
+#[tokio::test]
+async fn deduplication_settles() {
+    let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
+    tap.spec.options.deduplicate = Some(podtap_model::Deduplicate {});
+    let mut world = World { pods: vec![pod("shop", "a", "n1"), pod("shop", "b", "n2")], ..World::with(tap) };
+    for (pod, address) in world.pods.iter_mut().zip(["10.1.0.1", "10.1.0.2"]) {
+        pod.status.get_or_insert_default().pod_ip = Some(address.to_owned());
+    }
+    let mut cluster = Cluster::new(&world);
+    cluster.reconcile().await;
+    cluster.nodes_apply();
+    // The peers are written before the tap is Ready.
+    let written = ["n1", "n2"].map(|node| format!("PATCH {NODE_TAP}{node}"));
+    let mut sent = cluster.reconcile().await;
+    assert_eq!(sent.pop(), Some(format!("PATCH {TAP}/status")));
+    sent.sort_unstable();
+    assert_eq!(sent, written);
+    assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
+    assert_eq!(cluster.node_tap("n1").spec.0.taps[0].peers.len(), 2);
+    for _ in 0..2 {
+        cluster.nodes_apply();
+        assert_eq!(cluster.reconcile().await, none());
+    }
+    cluster.restart();
+    let sent = cluster.reconcile().await;
+    assert!(!sent.iter().any(|request| request.contains("nodetaps")), "a new leader changes nothing: {sent:?}");
 }
 
 #[tokio::test]

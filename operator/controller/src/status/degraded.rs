@@ -31,17 +31,15 @@ pub fn degraded_options<'a>(
             nodes_by_message.entry(message).or_default().extend(pod.node.as_deref());
         }
     }
-    let everywhere = plan.degraded.as_ref();
     if nodes_by_message.is_empty() {
-        return everywhere.cloned();
+        return None;
     }
     let more = nodes_by_message.len().saturating_sub(MAX_MESSAGES);
     let messages = nodes_by_message
         .iter()
         .take(MAX_MESSAGES)
         .map(|(message, nodes)| format!("{}: {}", node_list(nodes), message.trim_end_matches('.')));
-    let mut parts: Vec<String> =
-        everywhere.map(|failure| failure.message.clone()).into_iter().chain(messages).collect();
+    let mut parts: Vec<String> = messages.collect();
     if more > 0 {
         parts.push(format!("and {}", count(more, "more limitation", "more limitations")));
     }

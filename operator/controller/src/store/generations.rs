@@ -135,8 +135,9 @@ enum Content<'a> {
     Receiver(Receiver),
 }
 
-/// Which frames of a tap are mirrored, and where to. The rest of a [`Tap`] says who it is and when it ends, and the underlay MTU of the
-/// node may change at any time: a node that learns of those late mirrors the right frames.
+/// Which frames of a tap are mirrored, and where to. The rest of a [`Tap`] says who it is and when it ends, peers come and go with
+/// the pods of other nodes, and the underlay MTU of the node may change at any time: a node that learns of those late mirrors the right
+/// frames.
 type Settings<'a> = (Option<&'a InterfaceName>, Direction, &'a [Endpoint], &'a MirrorOptions, Option<&'a ProgramId>);
 
 fn settings(tap: &Tap) -> Settings<'_> {

@@ -1,13 +1,10 @@
-//! Projections of nodes, namespaces and service networks.
+//! Projections of nodes and namespaces.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use k8s_openapi::api::{
-    core::v1::{Namespace, Node},
-    networking::v1::ServiceCIDR,
-};
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::core::PartialObjectMeta;
-use podtap_model::{IpNet, Uid};
+use podtap_model::Uid;
 
 use crate::{
     names,
@@ -33,8 +30,6 @@ pub struct CachedNode {
     pub addresses: Vec<IpAddr>,
     /// The addresses of every type, sorted.
     pub all_addresses: BTreeSet<IpAddr>,
-    /// `spec.podCIDRs`: the addresses of its pods, if the CNI uses that field.
-    pub pod_networks: Vec<IpNet>,
 }
 
 impl From<Node> for CachedNode {
@@ -49,9 +44,7 @@ impl From<Node> for CachedNode {
         let addresses: Vec<(String, IpAddr)> =
             addresses.filter_map(|address| Some((address.type_, address.address.parse().ok()?))).collect();
         let spec = node.spec.unwrap_or_default();
-        let pod_cidrs = spec.pod_cidrs.unwrap_or_default();
         Self {
-            pod_networks: networks(&pod_cidrs),
             uid,
             excluded,
             unschedulable: spec.unschedulable.unwrap_or_default(),
@@ -85,15 +78,4 @@ impl From<PartialObjectMeta<Namespace>> for CachedNamespace {
             name: metadata.name.unwrap_or_default(),
         }
     }
-}
-
-/// The networks of a `ServiceCIDR`.
-pub fn service_networks(object: ServiceCIDR) -> Vec<IpNet> {
-    let cidrs = object.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
-    networks(&cidrs)
-}
-
-/// The CIDRs without host bits; those that cannot be parsed are left out.
-fn networks(cidrs: &[String]) -> Vec<IpNet> {
-    cidrs.iter().filter_map(|cidr| cidr.parse::<IpNet>().ok()).map(|network| network.trunc()).collect()
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
-use podtap_model::{IpNet, Uid};
+use podtap_model::Uid;
 
 use crate::{
     expression::compiled::Expressions,
@@ -62,10 +62,6 @@ pub struct Snapshot {
     pub unknown_keys: Vec<UnknownKeys>,
     /// Sorted by namespace and name.
     pub taps: Vec<Entry<CachedTap>>,
-    /// Networks of pods, from the nodes' `spec.podCIDRs`.
-    pub pod_networks: Vec<IpNet>,
-    /// Networks of services, from the `ServiceCIDR` objects.
-    pub service_networks: Vec<IpNet>,
     /// The compiled filter expressions.
     pub expressions: Expressions,
 }
@@ -107,8 +103,6 @@ impl Snapshot {
             excluded_namespaces: excluded(&caches.namespaces),
             unknown_keys,
             taps: caches.taps.list(),
-            pod_networks: networks(&caches.nodes, |node| &node.pod_networks),
-            service_networks: networks(&caches.service_networks, |networks| networks),
             expressions: expressions.clone(),
         }
     }
@@ -158,10 +152,6 @@ fn by_name<T: PartialEq>(cache: &Cache<T>, name: impl Fn(&T) -> &String) -> BTre
     cache.list().into_iter().map(|entry| (name(&entry.object).clone(), entry.object)).collect()
 }
 
-fn networks<T: PartialEq>(cache: &Cache<T>, networks: impl Fn(&T) -> &Vec<IpNet>) -> Vec<IpNet> {
-    IpNet::aggregate(&cache.list().iter().flat_map(|entry| networks(&entry.object).clone()).collect())
-}
-
 fn excluded(namespaces: &Cache<CachedNamespace>) -> BTreeSet<String> {
     let excluded = namespaces.list().into_iter().filter(|entry| entry.object.excluded);
     excluded.map(|entry| entry.object.name.clone()).collect()
@@ -179,28 +169,4 @@ fn unknown_keys(caches: &Caches) -> Vec<UnknownKeys> {
         UnknownKeys::of("Node", None, name, uid, unknown_keys)
     });
     namespaces.chain(nodes).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn aggregate(networks: &[&str]) -> Vec<String> {
-        let networks = networks.iter().map(|text| text.parse::<IpNet>().expect("a network").trunc()).collect();
-        IpNet::aggregate(&networks).iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn few_networks_instead_of_many() {
-        let nodes: Vec<String> = (0..256).rev().map(|node| format!("10.244.{node}.0/24")).collect();
-        let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-        assert_eq!(aggregate(&nodes), ["10.244.0.0/16"]);
-        assert_eq!(aggregate(&nodes[..255]).len(), 8, "one is missing, and not claimed");
-        assert_eq!(aggregate(&["10.1.2.3/8", "10.9.0.0/16", "10.0.0.0/8"]), ["10.0.0.0/8"]);
-        assert_eq!(aggregate(&["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"]), ["0.0.0.0/0", "::/0"]);
-        assert_eq!(aggregate(&["10.0.1.0/24", "10.0.2.0/24"]), ["10.0.1.0/24", "10.0.2.0/24"]);
-        assert_eq!(aggregate(&["fd00:10:244:1::/64", "fd00:10:244::/64"]), ["fd00:10:244::/63"]);
-        assert_eq!(aggregate(&["10.0.0.0/32", "10.0.0.1/32", "10.0.0.1/32"]), ["10.0.0.0/31"]);
-        assert_eq!(aggregate(&[]), [""; 0]);
-    }
 }

@@ -60,23 +60,27 @@ pub(super) fn drop_message(target: FilterTarget) -> TcMessage {
 
 pub(super) fn mirror_program_message(
     target: FilterTarget,
-    program: i32,
-    name: &str,
+    program: Vec<TcOption>,
     to: u32,
     cookie: &[u8],
 ) -> TcMessage {
-    let [descriptor, name] = loaded(program, name);
-    bpf_message(target, vec![actions(&[mirred(MIRROR, to, cookie)]), descriptor, name])
+    let mut options = program;
+    options.insert(0, actions(&[mirred(MIRROR, to, cookie)]));
+    bpf_message(target, options)
 }
 
-pub(super) fn verdict_program_message(target: FilterTarget, program: i32, name: &str) -> TcMessage {
-    let [descriptor, name] = loaded(program, name);
-    bpf_message(target, vec![descriptor, name, direct_action()])
+pub(super) fn verdict_program_message(target: FilterTarget, program: Vec<TcOption>) -> TcMessage {
+    let mut options = program;
+    options.push(direct_action());
+    bpf_message(target, options)
 }
 
-fn loaded(program: i32, name: &str) -> [TcOption; 2] {
+/// A program, its name, and the class ID that it gets. Class ID 0 is what no attribute means.
+pub(super) fn loaded(program: i32, classid: u32, name: &str) -> Vec<TcOption> {
     let descriptor = TcFilterBpfOption::ProgFd(program.cast_unsigned());
-    [descriptor, TcFilterBpfOption::ProgName(name.to_owned())].map(TcOption::Bpf)
+    let classid = (classid != 0).then(|| TcFilterBpfOption::ClassId(classid.into()));
+    let name = TcFilterBpfOption::ProgName(name.to_owned());
+    classid.into_iter().chain([descriptor, name]).map(TcOption::Bpf).collect()
 }
 
 /// The result of the program is the verdict.
@@ -132,10 +136,11 @@ pub(super) fn read(message: &TcMessage, interface: u32, hook: Hook) -> Option<Fi
             _ => {}
         }
     }
-    let (mut program, mut mirror, mut drops, mut direct) = (None, None, false, false);
+    let (mut program, mut classid, mut mirror, mut drops, mut direct) = (None, 0, None, false, false);
     for option in options {
         match option {
             TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => program = Some(*id),
+            TcOption::Bpf(TcFilterBpfOption::ClassId(id)) => classid = (*id).into(),
             TcOption::Bpf(TcFilterBpfOption::Flags(flags)) => direct = flags.contains(TcBpfFlags::DirectAction),
             TcOption::Bpf(TcFilterBpfOption::Other(other)) => match other.kind() {
                 TCA_BPF_ACT => mirror = read_mirror(first_action(&value(other))),
@@ -148,6 +153,7 @@ pub(super) fn read(message: &TcMessage, interface: u32, hook: Hook) -> Option<Fi
     Some(Filter {
         drops_all: drops && direct,
         program,
+        classid,
         mirror,
         id: FilterId {
             interface,

@@ -68,7 +68,12 @@ fn drop_everything() {
 fn a_program_that_mirrors_in_place_of_another() {
     let target = FilterTarget { handle: 1, ..target(3, Hook::Ingress, 32) };
     assert_sends(
-        RouteNetlinkMessage::NewTrafficFilter(mirror_program_message(target, 4, "podtap:[*fsobj]", 4, &COOKIE)),
+        RouteNetlinkMessage::NewTrafficFilter(mirror_program_message(
+            target,
+            loaded(4, 0, "podtap:[*fsobj]"),
+            4,
+            &COOKIE,
+        )),
         NLM_F_CREATE,
         "98 00 00 00 2c 00 05 04  4b 5c 01 6b 00 00 00 00
          00 00 00 00 03 00 00 00  01 00 00 00 f2 ff ff ff
@@ -88,7 +93,7 @@ fn a_program_that_mirrors_in_place_of_another() {
 fn a_program_that_decides() {
     let target = target(4, Hook::Egress, CLAMP_PRIORITY);
     assert_sends(
-        RouteNetlinkMessage::NewTrafficFilter(verdict_program_message(target, 4, "podtap:[*fsobj]")),
+        RouteNetlinkMessage::NewTrafficFilter(verdict_program_message(target, loaded(4, 0, "podtap:[*fsobj]"))),
         NLM_F_CREATE | NLM_F_EXCL,
         "54 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
          00 00 00 00 04 00 00 00  00 00 00 00 f3 ff ff ff
@@ -106,7 +111,9 @@ fn a_program_is_read() {
     let unknown = TcFilterBpfOption::Other(DefaultNla::new(10, vec![0x7c; 8]));
     let options = [TcFilterBpfOption::ProgName("podtap".to_owned()), TcFilterBpfOption::ProgId(3100), unknown];
     let filter = read_filter(bpf_message(target, options.map(TcOption::Bpf).to_vec()), target);
-    assert_eq!((filter.program, filter.drops_all, filter.id.handle), (Some(3100), false, 1));
+    assert_eq!((filter.program, filter.classid, filter.drops_all, filter.id.handle), (Some(3100), 0, false, 1));
+    let filter = read_filter(verdict_program_message(target, loaded(4, 31, "podtap")), target);
+    assert_eq!(filter.classid, 31);
 }
 
 /// `tc filter del dev eth0 ingress protocol all prio 32 handle 1 bpf`,
@@ -144,7 +151,7 @@ fn removal() {
 #[test]
 fn what_was_sent_is_read_back() {
     let at = target(3, Hook::Egress, 35);
-    let filter = read_filter(mirror_program_message(at, 4, PROGRAM_NAME, 4, &COOKIE), at);
+    let filter = read_filter(mirror_program_message(at, loaded(4, 0, PROGRAM_NAME), 4, &COOKIE), at);
     let counters = Counters::default();
     assert_eq!(
         filter.mirror,

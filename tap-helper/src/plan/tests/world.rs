@@ -7,13 +7,13 @@ use crate::{
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
-        DROP_PRIORITY, Filter, FilterId, FilterTarget, Hook, InterfaceAddress, Link, Mirror, Qdisc, QdiscKind,
-        REDIRECT_PRIORITY, Vxlan,
+        DROP_PRIORITY, Filter, FilterId, FilterTarget, ForwardingEntry, Hook, InterfaceAddress, Link, Mirror, Qdisc,
+        QdiscKind, REDIRECT_PRIORITY, Vxlan, ZERO,
     },
     observe::{Observed, Program},
     plan::{Plan, Requested, plan},
     resource::Resource,
-    step::{Action, Step},
+    step::{Action, Predecessor, Step},
 };
 
 #[derive(Clone, Debug, Default)]
@@ -22,8 +22,9 @@ pub struct World {
     last_index: u32,
     last_handle: u32,
     last_program: u32,
-    /// Group and fingerprint of the programs that this round loaded.
-    loaded: BTreeMap<Resource, (u32, Fingerprint)>,
+    /// Group and fingerprint of the programs that this round loaded, and the sender's class ID.
+    loaded: BTreeMap<Resource, (u32, Fingerprint, u32)>,
+    last_classid: u32,
 }
 
 impl World {
@@ -36,6 +37,7 @@ impl World {
         }
         let address = InterfaceAddress { interface: 2, address: [10, 88, 0, 5].into(), global: true };
         world.now.addresses.push(address);
+        world.now.node_netns = Some(0);
         world
     }
 
@@ -50,7 +52,7 @@ impl World {
         let (interface, hook) = at;
         let kind = kind.to_owned();
         let id = FilterId { interface, hook, chain: 0, priority, protocol: 3, kind, handle: self.last_handle };
-        self.now.filters.push(Filter { id, drops_all, program: None, mirror });
+        self.now.filters.push(Filter { id, drops_all, program: None, classid: 0, mirror });
     }
 
     pub fn add_qdisc(&mut self, interface: u32, kind: QdiscKind) {
@@ -68,7 +70,7 @@ impl World {
         let Some(link) = self.now.link(index).cloned() else { return };
         self.remove_qdisc(index);
         self.now.links.retain(|link| link.index != index);
-        self.now.destinations.retain(|(device, _)| *device != index);
+        self.now.forwarding.retain(|(device, _)| *device != index);
         // Filters that mirror to it stay; `tc` shows `*` for their device.
         for mirror in self.now.filters.iter_mut().filter_map(|filter| filter.mirror.as_mut()) {
             mirror.to = if mirror.to == index { 0 } else { mirror.to };
@@ -118,10 +120,18 @@ impl World {
                 self.add_filter((*device, Hook::Ingress), DROP_PRIORITY, "bpf", None, true);
             }
             Step::AddDestination(device, to) => {
-                assert!(!self.now.destinations.contains(&(*device, *to)), "the destination is new");
-                self.now.destinations.push((*device, *to));
+                assert!(!self.now.destinations(*device).contains(to), "the destination is new");
+                assert!(self.now.diverted(*device).is_empty(), "the kernel has room for one address");
+                self.now.forwarding.push((*device, ForwardingEntry::Destination(*to)));
             }
-            Step::RemoveDestination(device, to) => self.now.destinations.retain(|entry| *entry != (*device, *to)),
+            Step::RemoveDestination(device, to) => {
+                self.now.forwarding.retain(|entry| *entry != (*device, ForwardingEntry::Destination(*to)));
+            }
+            Step::RemoveEntries(device, mac) => self.now.forwarding.retain(|(index, entry)| match entry {
+                _ if index != device => true,
+                ForwardingEntry::Destination(_) => *mac != ZERO,
+                ForwardingEntry::Other(other) => mac != other,
+            }),
             Step::Rename(device, name) => {
                 assert!(!self.link(*device).up, "a device that is renamed is down");
                 assert!(self.now.links.iter().all(|link| link.name != *name), "the name is free");
@@ -129,8 +139,13 @@ impl World {
             }
             Step::Up(device) => {
                 assert!(self.now.offloads(*device).is_empty(), "offloads are off before frames arrive");
+                let is_sender = matches!(action.resource, Resource::Sender(_));
+                let filters = || self.now.filters.iter().filter(|filter| filter.id.interface == *device);
+                let clamps = filters().filter(|filter| filter.id.hook == Hook::Egress).count();
+                assert!(!is_sender || clamps == 1, "only the clamp decides what leaves");
                 self.link(*device).up = true;
             }
+            Step::Down(device) => self.link(*device).up = false,
             Step::RemoveClsact(interface) => {
                 if self.now.filters.iter().all(|filter| filter.id.interface != *interface || filter.id.handle == 0) {
                     self.remove_qdisc(*interface);
@@ -159,19 +174,25 @@ impl World {
                 assert!(found.fingerprint.same_programs(&fingerprint));
                 self.configure(found.group, fingerprint);
             }
-            Step::RemoveFilter(id) => self.now.filters.retain(|filter| filter.id != *id),
+            Step::RemoveFilter(id) => {
+                let removes = |filter: &Filter| *id == filter.id || *id == filter.id.classifier();
+                self.now.filters.retain(|filter| !removes(filter));
+            }
             Step::DeleteDevice(device) => self.delete_link(*device),
         }
     }
 
-    fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<u32>) {
+    fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<Predecessor>) {
         let fingerprint = settings.fingerprint().expect("the settings are valid");
-        let before = before.map(|id| *self.now.program(id).expect("a plan refers only to existing programs"));
-        let shared = before.filter(|before| before.fingerprint.same_programs(&fingerprint));
+        self.last_classid += 1;
+        let classid = before.map_or(self.last_classid, |before| before.classid);
+        let running =
+            |before: Predecessor| *self.now.program(before.program).expect("a plan refers only to existing programs");
+        let shared = before.map(running).filter(|before| before.fingerprint.same_programs(&fingerprint));
         self.last_program += 1;
         let group = shared.map_or(self.last_program, |shared| shared.group);
         self.configure(group, fingerprint);
-        self.loaded.insert(resource.clone(), (group, fingerprint));
+        self.loaded.insert(resource.clone(), (group, fingerprint, classid));
     }
 
     fn configure(&mut self, group: u32, fingerprint: Fingerprint) {
@@ -182,7 +203,8 @@ impl World {
 
     fn attach_program(&mut self, resource: &Resource, target: FilterTarget, to: Option<(u32, Cookie)>) {
         assert_eq!(self.now.qdisc(target.interface), Some(QdiscKind::Clsact));
-        let (group, fingerprint) = *self.loaded.get(resource).expect("programs are loaded before they are attached");
+        let (group, fingerprint, classid) =
+            *self.loaded.get(resource).expect("programs are loaded before they are attached");
         let counters = crate::netlink::Counters::default();
         let mirror = to.map(|(to, cookie)| Mirror {
             to,
@@ -205,7 +227,7 @@ impl World {
         let filter = filters.find(|filter| same(filter) && (target.handle == 0 || filter.id.handle == target.handle));
         let filter = filter.expect("the filter exists");
         assert_eq!(filter.id.kind, "bpf");
-        filter.program = Some(id);
+        (filter.program, filter.classid) = (Some(id), classid);
         if target.handle != 0 {
             filter.mirror = to.map(|(to, cookie)| Mirror {
                 to,
@@ -220,7 +242,9 @@ impl World {
 
     fn add_redirect(&mut self, from: u32, to: u32, cookie: Cookie) {
         assert_eq!(self.now.qdisc(from), Some(QdiscKind::Clsact));
-        let before = |filter: &&Filter| filter.id.interface == from && filter.id.priority <= REDIRECT_PRIORITY;
+        let before = |filter: &&Filter| {
+            (filter.id.interface, filter.id.hook) == (from, Hook::Ingress) && filter.id.priority <= REDIRECT_PRIORITY
+        };
         assert_eq!(self.now.filters.iter().find(before), None, "no filter precedes the redirect");
         assert_eq!(self.link(to).kind, "veth");
         let counters = crate::netlink::Counters::default();
@@ -261,6 +285,7 @@ impl World {
             alias: alias.to_owned(),
             kind: "vxlan".to_owned(),
             vxlan: Some(Vxlan { vni, ..vxlan }),
+            other_netns: self.now.node_netns,
             ..Link::default()
         });
     }

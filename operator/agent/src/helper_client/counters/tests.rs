@@ -93,3 +93,28 @@ async fn requests_are_limited() {
     }
     assert!(began.elapsed() >= PAUSE * 19, "{:?}", began.elapsed());
 }
+
+/// A scrape loop does not keep the tap-helper busy.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_took_long_is_given_to_later_waiters() {
+    let mut fixture = Fixture::new();
+    let wait = |fixture: &Fixture| {
+        let queue = fixture.queue.clone();
+        tokio::spawn(async move { queue.wait().await.map(|answer| answer.request) })
+    };
+    for (took, kept) in [(2, 5), (7, 9)] {
+        let early = wait(&fixture);
+        let request = fixture.request().await;
+        sleep(Duration::from_secs(took)).await;
+        fixture.answer(request);
+        assert_eq!(early.await.expect("it ends"), Ok(request));
+        sleep(Duration::from_secs(kept)).await;
+        assert_eq!(wait(&fixture).await.expect("it ends"), Ok(request));
+        assert!(!fixture.requests.has_changed().expect("it runs"), "not requested again");
+        sleep(Duration::from_secs(2)).await;
+    }
+    let late = wait(&fixture);
+    let request = fixture.request().await;
+    fixture.answer(request);
+    assert_eq!(late.await.expect("it ends"), Ok(request));
+}

@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     fixtures::{World, derived, lost, node, object, pod, policy, tap, time, uid, vni},
     plan::{
+        deduplication::Deduplication,
         resolve::resolve,
         tap_plan::{SuspendedBy, TapState},
         vni::Vnis,
@@ -117,7 +118,8 @@ fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let (taps, _) = resolve(&snapshot, &validated, &Vnis::default());
-    check(build(&snapshot, taps, &excluded.iter().map(|tap| uid(tap)).collect(), &validated.policy))
+    let excluded = excluded.iter().map(|tap| uid(tap)).collect();
+    check(build(&snapshot, taps, &excluded, &validated.policy, &Deduplication::default()))
 }
 
 #[test]

@@ -212,19 +212,6 @@ fn an_invalid_expression_changes_nothing_else_of_an_established_tap() {
 }
 
 #[test]
-fn unknown_networks() {
-    let mut once = web();
-    once.spec.options.deduplicate = Some(podtap_model::Deduplicate::default());
-    let status = settled(&World::with(once.clone()));
-    assert_conventions(&status);
-    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", Reason::NetworksUnknown));
-    assert!(message(&status, CONDITION_DEGRADED).contains("set deduplicate.podCIDRs"));
-    let status = status_of(&World::with(once), limited(&["a"]), &[]);
-    let words = message(&status, CONDITION_DEGRADED);
-    assert!(words.contains("set deduplicate.podCIDRs; node n1: a"), "{words}");
-}
-
-#[test]
 fn failures_are_bounded() {
     let names: Vec<String> = (0..30).map(|index| format!("host-{index}")).chain(["web".to_owned()]).collect();
     let mut tap = web();

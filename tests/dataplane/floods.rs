@@ -1,0 +1,73 @@
+//! A pod that fills its own network namespace costs itself its tap, and nobody else anything.
+
+use podtap_model::{Direction, NodeStatus, Reason, SenderStatus, State};
+use podtap_tests::net::{Network, Pod};
+
+use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, sender};
+
+/// More than the helper reads of a namespace. A million would be refused in the same way, but the kernel takes minutes to add them.
+const FILTERS: usize = 5000;
+
+fn flood(network: &Network) {
+    network.run("tc qdisc add dev eth0 clsact");
+    let line = "filter add dev eth0 ingress protocol ip prio 7 bpf bytecode \"1,6 0 0 0\"\n";
+    network.try_run(&["tc", "-batch", "-"], &line.repeat(FILTERS)).expect("tc adds the filters");
+}
+
+fn of<'a>(report: &'a NodeStatus, pod: &Pod) -> &'a SenderStatus {
+    report.senders.iter().find(|sender| *sender.pod_uid == *pod.uid).expect("the pod is requested")
+}
+
+#[test]
+fn of_filters_refuse_one_pod() {
+    let mut scene = Scene::new();
+    let flooded = Pod::start(&scene.node);
+    flood(flooded.network());
+    let senders = [&scene.web, &flooded].map(|pod| sender(TAP, pod, Direction::Both, &[local_endpoint(VNI)]));
+    scene.agent.request(&desired(senders.to_vec(), vec![receiver(TAP, VNI, "mirror0")]));
+    let report = scene.agent.until("the other pod is tapped", |report| {
+        let states = [of(report, &scene.web).state, of(report, &flooded).state];
+        states == [State::Active, State::Refused] && report.active_receivers == 1
+    });
+    let refused = of(&report, &flooded);
+    assert_eq!(refused.reason, Reason::PodNetworkTooLarge);
+    assert!(refused.message.contains("too many objects"), "{}", refused.message);
+    assert!(flooded.network().vxlan_devices().is_empty());
+    assert_eq!(scene.agent.counters(1).senders.len(), 1);
+    let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
+    scene.traffic();
+    captures.same(&scene, |_| true);
+
+    flooded.network().run("tc filter del dev eth0 ingress prio 7");
+    scene.agent.until("the pod is tapped", |report| of(report, &flooded).state == State::Active);
+}
+
+/// The mirror stays. A helper that starts finds the other pods.
+#[test]
+fn of_filters_do_not_end_an_established_tap() {
+    let mut scene = Scene::new();
+    let request = desired(
+        vec![sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)])],
+        vec![receiver(TAP, VNI, "mirror0")],
+    );
+    scene.agent.establish(&request);
+    let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
+    let line = "filter add dev eth0 ingress protocol ip prio 7 bpf bytecode \"1,6 0 0 0\"\n";
+    let added = scene.web.network().try_run(&["tc", "-batch", "-"], &line.repeat(FILTERS));
+    added.expect("tc adds the filters");
+    scene.agent.until("the tap is refused", |report| report.senders[0].reason == Reason::PodNetworkTooLarge);
+    scene.traffic();
+    let other = Pod::start(&scene.node);
+    let mut both = request.clone();
+    both.generation = 2;
+    both.senders.push(sender("tap-b", &other, Direction::Both, &[local_endpoint(VNI + 1)]));
+    for _ in 0..2 {
+        scene.agent.request(&both);
+        scene.agent.until("another pod is tapped", |report| {
+            report.observed_generation == Some(2) && of(report, &other).state == State::Active
+        });
+        scene.helper.kill_child();
+        scene.agent = scene.helper.agent();
+    }
+    captures.same(&scene, |_| true);
+}
