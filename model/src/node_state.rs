@@ -34,7 +34,7 @@ pub struct NodeState {
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["vni"])))]
     pub receivers: Vec<Receiver>,
     /// Networks from which the receivers accept mirrored frames: the addresses of the nodes that may send to them. Packets from other
-    /// addresses to their UDP ports are dropped. What the node itself sends is always accepted.
+    /// addresses to their UDP ports are dropped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
     pub sources: Vec<IpNet>,

@@ -52,6 +52,11 @@ pub struct NodeStatus {
     pub features: BTreeMap<String, bool>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 /// The VNIs with which the senders of a tap send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -62,11 +67,6 @@ pub struct SentVnis {
     /// The VNIs, sorted.
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub vnis: Vec<Vni>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(count: &u32) -> bool {
-    *count == 0
 }
 
 /// State of one sender.
@@ -92,7 +92,7 @@ pub struct SenderStatus {
     /// What happened, and what to do about it. Unset when there is nothing to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Which mirror options this node's kernel does not support, one sentence each.
+    /// What may be missing from what is mirrored, one sentence each. Programs of others may hide frames from the tap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub degraded: Vec<String>,

@@ -97,8 +97,8 @@ reasons! {
     /// No VXLAN network identifier is free.
     VniExhausted = "VNIExhausted",
 
-    /// A node's kernel lacks a feature that part of the spec needs.
-    KernelLimited = "KernelLimited",
+    /// Programs of others may hide frames from a tap.
+    FramesHidden = "FramesHidden",
 
     /// The helper pod of a node does not run, or is not Ready in time.
     HelperPodFailed = "HelperPodFailed",

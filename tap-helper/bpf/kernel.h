@@ -23,12 +23,9 @@ struct bpf_spin_lock {
 	__u32 val;
 };
 
-/* As it was before 6.0; newer kernels accept this size too. */
+/* As it was in 4.3; newer kernels accept this size too. */
 struct bpf_tunnel_key {
-	__u32 tunnel_id, remote[4];
-	__u8 tos, ttl;
-	__u16 ext;
-	__u32 label;
+	__u32 tunnel_id, remote;
 };
 
 #define BPF_MAP_TYPE_HASH 1

@@ -137,6 +137,7 @@ struct packet {
 	__u32 fragment; /* 0, FIRST_FRAGMENT, LATER_FRAGMENT */
 	__u32 id;
 	__u32 selected_by; /* SELECTED_HERE, SELECTED_BY_PEER */
+	__u32 from; /* as in `selection`; set by the clamp */
 	__u32 l3; /* offset of the IP header */
 	__u32 l4; /* offset of the transport header; without one, the end of the last header that was parsed */
 };

@@ -165,33 +165,33 @@ INLINE int reduce_gso_size(struct __sk_buff *skb, const struct config *config, _
 	return 0;
 }
 
-/* A frame that leaves the pod carries the dst entry of the pod's route. The VXLAN device would lower the path MTU of that route, and
- * so of the pod's own traffic (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). A metadata dst, which ignores that, replaces it.
- * Of it, the device only uses that it exists: it encapsulates the frame even for a receiver on this node. */
-INLINE void detach_route(struct __sk_buff *skb)
-{
-	struct bpf_tunnel_key key = { .tunnel_id = 1 };
-	bpf_skb_set_tunnel_key(skb, &key, sizeof(key), 0);
-}
-
-/* Frames of this length fit every path: path MTU discovery finds at least 552 bytes (ip_rt_min_pmtu, net/ipv4/route.c), or 1280
- * with IPv6, and the helper knows the MTU that a route sets. */
+/* Path MTU discovery finds at least 552 bytes (ip_rt_min_pmtu, net/ipv4/route.c), or 1280 with IPv6, and the helper knows the MTU that
+ * a route sets. So frames of this length fit every path. */
 #define FITS_ANY_PATH 512
 
-/* Separates a mirrored frame from the pod's own, with which it shares its route and its data. 0, or -1: out of memory. */
+/* Whether a frame carries an IPv6 route of the pod. If it is too long for the underlay, the VXLAN device lowers the path MTU of that
+ * route, and so of the pod's own traffic (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). With IPv4 it does not find the route: it
+ * looks for one over itself (ip_rt_build_flow_key, net/ipv4/route.c). */
+INLINE int has_ipv6_route(const struct __sk_buff *skb, __u32 from)
+{
+	return from == FROM(EGRESS) && skb->protocol == from_net16(0x86dd);
+}
+
+/* Separates a mirrored frame from the pod's own, with which it shares its data and its route. 0, or -1: out of memory. */
 INLINE int separate(struct __sk_buff *skb, const struct config *config, __u32 from, __u32 limit)
 {
-	/* The device does not look at the route before it delivers to this node (encap_bypass_if_local). But the frame then waits in a
-	 * queue, and some code changes the headers of the pod's frame in place: when a node tracks connections, ip_do_fragment and
-	 * ip6_fragment put new ones before each fragment. */
-	if (!(config->flags & REMOTE))
+	/* For a receiver on this node, the frame waits in a queue as it is (encap_bypass_if_local, drivers/net/vxlan/vxlan_core.c). Until
+	 * it is read, some code changes the headers of the pod's frame in place: where connections are tracked, ip_do_fragment and
+	 * ip6_fragment put new ones before each fragment. For others, encapsulation makes the headers private. */
+	if (config->flags & LOCAL)
 		return bpf_skb_pull_data(skb, 0) ? -1 : 0;
-	/* Encapsulation makes the headers private. If there is a local destination, too, all frames are encapsulated for it: otherwise
-	 * some would overtake others. */
 	__u32 length = skb->len;
-	int fits = !skb->gso_size && length <= FITS_ANY_PATH && length <= limit;
-	if (config->flags & LOCAL || (from == FROM(EGRESS) && !fits))
-		detach_route(skb);
+	if (has_ipv6_route(skb, from) && (skb->gso_size || length > FITS_ANY_PATH || length > limit)) {
+		/* A metadata dst, which ignores an MTU, takes the place of the route. Of it, the device only uses that it exists: it does
+		 * not take the short cut to receivers on this node then, of which there are none. */
+		struct bpf_tunnel_key key = { .tunnel_id = 1 };
+		bpf_skb_set_tunnel_key(skb, &key, sizeof(key), 0);
+	}
 	return 0;
 }
 
@@ -225,6 +225,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		return TC_ACT_OK;
 
 	parse(skb, packet);
+	packet->from = from;
 	__u32 hdr_len = header_length(skb, packet);
 	if (size) {
 		if (size == TRUNCATE_HEADERS)
@@ -259,7 +260,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	} else {
 		if (length <= limit)
 			return TC_ACT_OK;
-		int result = segment(skb, packet, hdr_len, limit, selected_from, from);
+		int result = segment(skb, packet, hdr_len, limit, selected_from);
 		if (result == 0)
 			return TC_ACT_OK;
 		if (result < 0) {
@@ -268,7 +269,9 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		}
 		count(classid, OVERSIZED, 1, length);
 	}
-	if (!(config->flags & TRUNCATE_OVERSIZE))
+	/* With destinations here and elsewhere, the route stays, and the frame must not exceed the MTU. */
+	int keeps_route = config->flags & LOCAL && config->flags & REMOTE && packet->family == 6 && packet->from == FROM(EGRESS);
+	if (!(config->flags & TRUNCATE_OVERSIZE) && !keeps_route)
 		return TC_ACT_OK;
 	if (truncate(skb, limit, hdr_len)) {
 		count(classid, FAILED, 1, length);

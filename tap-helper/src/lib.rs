@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 #![expect(rustdoc::private_intra_doc_links, reason = "the stages are private, and this is their overview")]
 
+mod ahead;
 pub mod apply;
 pub mod bpf;
 mod deadline;

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use podtap_model::Endpoint;
 
 use crate::{
-    bpf::{BpfError, Fingerprint, Maps, Monotonic},
+    bpf::{BpfError, Fingerprint, Maps, Monotonic, TcxProgram, tcx_programs},
     marks::{Cookie, Mark, is_ours},
+    namespace::{Namespace, within},
     netlink::{
         Connection, DefaultRoute, Filter, ForwardingEntry, Hook, InterfaceAddress, Link, Mac, NetlinkError, Qdisc,
         QdiscKind, addresses, default_routes, filters, forwarding, links, node_nsid, offloads, qdiscs,
@@ -26,6 +27,8 @@ pub struct Observed {
     pub filters: Vec<Filter>,
     /// Our programs in these filters. Those that cannot be read are missing.
     pub programs: Vec<Program>,
+    /// Programs that run before the filters of interfaces with filters of ours, by their ifindex.
+    pub tcx: Vec<(u32, TcxProgram)>,
     /// Forwarding entries of our VXLAN devices, by the device's ifindex.
     pub forwarding: Vec<(u32, ForwardingEntry)>,
     /// Offload settings of receivers' veth pairs that are on and should not be, by the device's ifindex.
@@ -92,6 +95,7 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
         .filter(|filter| Cookie::of(filter).is_some() || observed.link(filter.id.interface).is_some_and(is_ours));
     // A program that cannot be read, for whatever reason, is not known to be right, and is replaced.
     observed.programs = programs.filter_map(|filter| filter.program).filter_map(|id| Program::of(id).ok()).collect();
+    observed.tcx = tcx(netlink.namespace(), &observed);
     for link in &observed.links {
         if let Some(vxlan) = link.vxlan.filter(|_| is_ours(link)) {
             let found = unless_gone(forwarding(netlink, link.index, (vxlan.port, vxlan.vni)).await)?;
@@ -109,6 +113,24 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
         observed.default_routes = default_routes(netlink).await?;
     }
     Ok(observed)
+}
+
+/// Programs of others at the interfaces with filters of ours.
+fn tcx(namespace: &Namespace, observed: &Observed) -> Vec<(u32, TcxProgram)> {
+    let interfaces = observed.filters.iter().filter(|filter| Cookie::of(filter).is_some());
+    let interfaces: BTreeSet<u32> = interfaces.map(|filter| filter.id.interface).collect();
+    let foreign = |index: u32| observed.link(index).filter(|link| !is_ours(link));
+    let names: Vec<(u32, &str)> =
+        interfaces.into_iter().filter_map(|index| Some((index, foreign(index)?.name.as_str()))).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let query = || {
+        let programs = |(index, name)| tcx_programs(name).into_iter().map(move |program| (index, program));
+        names.into_iter().flat_map(programs).collect()
+    };
+    // bpf(2) looks for the interface in the namespace of the caller. Nothing is known if it cannot be entered.
+    within(namespace, query).unwrap_or_default()
 }
 
 /// Nothing of a device that is deleted while it is observed.
@@ -131,7 +153,7 @@ impl Observed {
     /// every other mark.
     #[must_use]
     pub fn is_genuine(&self, link: &Link) -> bool {
-        link.vxlan.is_none() || link.other_netns == self.node_netns
+        link.vxlan.is_none() || link.lower_netns == self.node_netns
     }
 
     /// The qdisc in a device's position for classification.

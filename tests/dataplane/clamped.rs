@@ -18,7 +18,9 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Scene, TAP, VNI, desired, endpoint, full_size, receiver, remote_endpoint, same_streams, sender};
+use crate::scene::{
+    Scene, TAP, VNI, desired, endpoint, full_size, local_endpoint, receiver, remote_endpoint, same_streams, sender,
+};
 
 const PERIOD: usize = 1_000_003;
 /// Bytes in flight: fewer than the 1000 frames that a veth device queues (`net.core.netdev_max_backlog`), so that nothing is lost on a busy
@@ -282,29 +284,64 @@ fn a_path_mtu_that_the_node_learned_does_not_affect_the_pod() {
     });
 }
 
+/// The routes from the pod to the client, without the age of what was learned.
+fn routes(scene: &Scene) -> Vec<String> {
+    let web = scene.web.network();
+    let shown = scene.client_addresses().into_iter().map(|address| web.run(&format!("ip -d route get {address}")));
+    shown
+        .map(|route| route.split_whitespace().filter(|word| !word.ends_with("sec")).collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+/// Full-size pings and datagrams over IPv4 and IPv6, 12 frames of each from the pod and to it.
+fn full_size_traffic(scene: &Scene) {
+    for address in scene.client_addresses() {
+        traffic::ping(scene.web.network(), address, full_size(address), 3);
+        traffic::udp(scene.web.network(), &scene.client, address, &[full_size(address); 3]);
+    }
+}
+
+#[track_caller]
+fn await_frames(capture: &Capture, length: usize, expected: usize) {
+    until("the full-size frames arrive", Duration::from_secs(10), || {
+        match capture.count(|frame| frame.bytes.len() == length) {
+            count if count == expected => Ok(()),
+            count => Err(format!("{count} of {expected} frames of {length} bytes")),
+        }
+    });
+}
+
 /// Mirrored frames that exceed the MTU of the underlay do not affect the pod's routes.
 #[test]
 fn the_pods_path_mtu_does_not_change() {
     let mut scene = Scene::with_underlay(1500);
     tap(&mut scene, remote_endpoint(VNI), |_| ());
-    let web = scene.web.network();
-    let routes = || -> Vec<String> {
-        let shown = scene.client_addresses().into_iter().map(|address| web.run(&format!("ip -d route get {address}")));
-        shown
-            .map(|route| route.split_whitespace().filter(|word| !word.ends_with("sec")).collect::<Vec<_>>().join(" "))
-            .collect()
-    };
-    let before = routes();
+    let before = routes(&scene);
     let mirror = Capture::start(scene.remote.network().path(), "mirror0");
-    for address in scene.client_addresses() {
-        traffic::ping(web, address, full_size(address), 3);
-        traffic::udp(web, &scene.client, address, &[full_size(address); 3]);
-    }
-    let is_long = |frame: &Frame| frame.bytes.len() == 1514;
-    until("the full-size frames arrive", Duration::from_secs(10), || {
-        let count = mirror.count(is_long);
-        if count >= 24 { Ok(()) } else { Err(count.to_string()) }
+    full_size_traffic(&scene);
+    await_frames(&mirror, 1514, 24);
+    assert_eq!(routes(&scene), before);
+    assert!(!routes(&scene).iter().any(|route| route.contains("mtu")), "{:?}", routes(&scene));
+}
+
+/// With a receiver on the pod's node as well, IPv6 frames that leave the pod are truncated, and all others arrive whole at both.
+#[test]
+fn the_pods_path_mtu_does_not_change_with_destinations_here_and_elsewhere() {
+    let mut scene = Scene::with_underlay(1500);
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    let to = [remote_endpoint(VNI), local_endpoint(VNI + 1)];
+    let tapped = sender(TAP, &scene.web, Direction::Both, &to);
+    scene.agent.establish(&desired(vec![tapped], vec![receiver(TAP, VNI + 1, "mirror1")]));
+    let networks = [(scene.remote.network(), "mirror0"), (scene.node.network(), "mirror1")];
+    let mirrors = networks.map(|(network, name)| {
+        network.wait_for_carrier();
+        Capture::start(network.path(), name)
     });
-    assert_eq!(routes(), before);
-    assert!(!routes().iter().any(|route| route.contains("mtu")), "{:?}", routes());
+    let before = routes(&scene);
+    full_size_traffic(&scene);
+    for mirror in &mirrors {
+        await_frames(mirror, 1514, 18);
+        await_frames(mirror, 1464, 6);
+    }
+    assert_eq!(routes(&scene), before);
 }

@@ -1,6 +1,7 @@
 //! Dataplane tier: the real `tap-helper` and real packets, on nodes and pods made of namespaces.
 
 mod adoption;
+mod ahead;
 mod bpf_clamp;
 mod bpf_deduplicate;
 mod bpf_filter;

@@ -82,9 +82,8 @@ fn tapped() -> (Scene, Desired) {
     (scene, local)
 }
 
-/// From a pod of the receiver's node by unicast, broadcast and multicast. Mirrored frames of the same node and of the other one arrive at
-/// the same time. Those of the same node are encapsulated, too, because the tap also has a destination on the other node: the node accepts
-/// what it sends itself.
+/// From a pod of the receiver's node by unicast, broadcast and multicast, and from the node itself. Mirrored frames of the same node and
+/// of the other one arrive at the same time.
 #[test]
 fn forged_frames_do_not_reach_a_receiver() {
     let (mut scene, _) = tapped();
@@ -105,8 +104,10 @@ fn forged_frames_do_not_reach_a_receiver() {
     ] {
         forge(other.network(), &to, vni);
     }
+    forge(scene.node.network(), &format!("10.66.0.1:{PORT}"), four);
+    forge(scene.node.network(), &format!("[fd66::1]:{PORT}"), six);
     let rejected = scene.agent.counters(1).rejected.expect("there are receivers");
-    assert_eq!(rejected.frames, 8 * 5, "{}", rules(scene.node.network()));
+    assert_eq!(rejected.frames, 10 * 5, "{}", rules(scene.node.network()));
     scene.traffic();
     for captures in at_node.into_iter().chain(at_remote) {
         assert_eq!(forged(&captures.receiver), 0);

@@ -64,7 +64,7 @@ pub struct PodTapStatus {
     pub failures: Vec<TapFailure>,
 
     /// The last generation of the spec for which the tap has been Ready. From then on, pods that come and go do not make it not
-    /// Ready.
+    /// Ready. Unset while nothing is mirrored, for example while the tap is suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub established_generation: Option<i64>,
 

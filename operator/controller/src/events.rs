@@ -1,4 +1,4 @@
-//! Kubernetes events about a tap.
+//! Kubernetes events, most of them about a tap.
 //!
 //! # Guarantees
 //! Events never delay a reconcile: they wait in a queue of [`QUEUE`], and a task of its own sends one at a time, at most

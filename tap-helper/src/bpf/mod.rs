@@ -35,6 +35,7 @@ mod object;
 mod programs;
 mod settings;
 mod syscall;
+mod tcx;
 #[cfg(feature = "test-run")]
 mod test_run;
 mod translate;
@@ -46,6 +47,7 @@ pub use maps::{Fingerprint, Maps};
 pub use monotonic::Monotonic;
 pub use programs::Programs;
 pub use settings::{Reach, Settings, frame_limit};
+pub use tcx::{TcxProgram, tcx_programs};
 
 /// The number of senders that share a set: their class IDs are below it.
 pub const SENDERS: u32 = constants::SENDERS;

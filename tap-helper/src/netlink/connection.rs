@@ -105,6 +105,11 @@ impl Connection {
         SharedAllowance(self)
     }
 
+    /// The namespace of its sockets.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Sends a request and waits until the kernel has executed it.
     pub(super) async fn execute(
         &self,
@@ -141,10 +146,10 @@ impl Connection {
             let allowance = self.limited.then(|| self.shared.get().unwrap_or(ALLOWANCE));
             let replies =
                 self.route.exchange_within(allowance, &self.namespace, message, NLM_F_DUMP, operation, read).await?;
-            if self.shared.get().is_some() {
-                self.shared.set(replies.allowance);
-            }
             if !replies.interrupted {
+                if self.shared.get().is_some() {
+                    self.shared.set(replies.allowance);
+                }
                 return Ok(replies.found);
             }
         }

@@ -41,7 +41,7 @@ pub struct Link {
     /// The ifindex of a veth device's peer, if that is in the same namespace.
     pub peer: Option<u32>,
     /// The number of the namespace that a VXLAN device's socket or a veth device's peer is in, if that is another one than its own.
-    pub other_netns: Option<i32>,
+    pub lower_netns: Option<i32>,
 }
 
 /// Settings of a VXLAN device.
@@ -218,13 +218,13 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
-                LinkAttribute::LinkNetNsId(id) => link.other_netns = Some(id),
+                LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(id),
                 LinkAttribute::AfSpecUnspec(families) => link.autoconf_disabled &= generates_no_addresses(&families),
                 LinkAttribute::LinkInfo(info) => (link.kind, link.vxlan) = driver(info),
                 _ => {}
             }
         }
-        link.peer = link.peer.filter(|_| link.kind == "veth" && link.other_netns.is_none());
+        link.peer = link.peer.filter(|_| link.kind == "veth" && link.lower_netns.is_none());
         link
     }
 }

@@ -8,7 +8,7 @@ use super::{connection::Connection, error::NetlinkError};
 /// The process whose network namespace is the node's: the helper's pod has hostPID.
 const INIT: u32 = 1;
 
-/// The number by which the namespace of the connection refers to the node's: [`Link::other_netns`](super::Link::other_netns) of the
+/// The number by which the namespace of the connection refers to the node's: [`Link::lower_netns`](super::Link::lower_netns) of the
 /// devices whose socket is there. Negative if no device refers to it.
 pub async fn node_nsid(netlink: &Connection) -> Result<i32, NetlinkError> {
     let mut query = NsidMessage::default();

@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{Node, names::owners, pods::PodNetns, resources::Running};
 use crate::{
+    ahead,
     execute::Executor,
     failure::{Failure, Status},
     marks::{Mark, is_ours},
@@ -160,6 +161,9 @@ impl Node {
                 }
                 Err(failure) => self.resources.refused(resource, id, failure),
             }
+            if let Resource::Sender(key) = resource {
+                self.resources.set_degraded(resource, ahead::hidden(observed, sender_hash(key)));
+            }
             if let (Resource::Sender(key), Some(running)) = (resource, self.resources.running_mut(resource)) {
                 let classifier = observed.classifier(sender_hash(key));
                 *running = classifier.map(|program| Running { id: program.id, deadline: program.deadline });
@@ -231,13 +235,12 @@ impl Node {
 /// The VNIs of the destinations of each tap's senders.
 fn sent_vnis(observed: &Observed) -> BTreeMap<String, BTreeSet<Vni>> {
     let mut found: BTreeMap<String, BTreeSet<Vni>> = BTreeMap::new();
-    for link in observed.ours() {
-        if let Some(Mark::Sender(mark)) = Mark::of(link) {
-            let destinations = observed.destinations(link.index);
-            if !destinations.is_empty() {
-                found.entry(mark.tap).or_default().extend(destinations.iter().map(|destination| destination.vni));
-            }
+    for device in observed.ours() {
+        if let Some(Mark::Sender(mark)) = Mark::of(device) {
+            let vnis = observed.destinations(device.index).into_iter().map(|destination| destination.vni);
+            found.entry(mark.tap).or_default().extend(vnis);
         }
     }
+    found.retain(|_, vnis| !vnis.is_empty());
     found
 }

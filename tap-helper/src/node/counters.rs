@@ -71,7 +71,9 @@ impl Node {
     /// Reads the counters of one namespace, if that is due. Returns the answer to the current request when it is complete; senders whose
     /// counters cannot be read are missing.
     pub async fn read_counters(&mut self, now: Instant) -> Option<Counters> {
-        if !self.counter_requests.is_due(now) {
+        // Not before the first report of an update that came with the request.
+        let is_known = self.desired.is_none() || self.sweep.is_complete();
+        if !is_known || !self.counter_requests.is_due(now) {
             return None;
         }
         if let (None, Some(request)) = (&self.counter_requests.current, self.counter_requests.waiting.take()) {

@@ -145,13 +145,7 @@ impl Node {
         Self { restarts, ..self }
     }
 
-    /// The node's own namespace.
-    #[must_use]
-    pub fn namespace(&self) -> &Namespace {
-        &self.namespace
-    }
-
-    /// Takes a new desired state. The first one also adopts what earlier helpers left in any namespace.
+    /// Takes a new desired state. With the first one, the search begins for what earlier helpers left in any namespace.
     pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
         if self.desired.is_none() {
             self.renewals = Renewals::new(node_clock());
@@ -183,7 +177,7 @@ impl Node {
         self.sources.set(&desired, now);
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
-            self.sweep_all().await?;
+            self.start_sweep()?;
         }
         if receives {
             self.open_own_netns()?;

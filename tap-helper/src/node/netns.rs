@@ -37,10 +37,10 @@ pub(super) struct Netns {
     pub(super) names: BTreeSet<String>,
     /// Resources that are no longer requested, and why they still exist.
     pub(super) leftovers: BTreeMap<Resource, Status>,
-    /// The VNIs with which the senders of each tap send, by its UID.
-    pub(super) sent_vnis: BTreeMap<String, BTreeSet<Vni>>,
     /// Whether the last reconciliation had to restore something that was in place before.
     pub(super) restored: bool,
+    /// The VNIs with which the senders of each tap send, by its UID.
+    pub(super) sent_vnis: BTreeMap<String, BTreeSet<Vni>>,
     not_before: Option<Instant>,
     repairs: (Option<Instant>, u32),
 }
@@ -66,8 +66,8 @@ impl Netns {
             watched: BTreeSet::new(),
             names: BTreeSet::new(),
             leftovers: BTreeMap::new(),
-            sent_vnis: BTreeMap::new(),
             restored: false,
+            sent_vnis: BTreeMap::new(),
             not_before: None,
             repairs: (None, 0),
         })

@@ -9,10 +9,11 @@ use crate::{
 };
 
 impl Node {
-    /// The state of the node, as the status of its `NodeTap`; none before the first desired state.
+    /// The state of the node, as the status of its `NodeTap`; none before the first desired state, and before all namespaces were searched
+    /// for what is left of others.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
-        let desired = self.desired.as_ref()?;
+        let desired = self.desired.as_ref().filter(|_| self.sweep.is_complete())?;
         let mut senders: Vec<SenderStatus> = Vec::new();
         for sender in &desired.senders {
             let resource = Resource::sender(sender);
@@ -24,6 +25,7 @@ impl Node {
             senders.push(SenderStatus {
                 interface: state.map(|state| state.interface.clone()).filter(|name| !name.is_empty()),
                 addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),
+                degraded: state.and_then(|state| state.degraded.clone()).into_iter().collect(),
                 ..sender_status(SenderKey::of(sender), status)
             });
         }

@@ -28,6 +28,8 @@ pub(super) struct ResourceState {
     pub(super) interface: String,
     /// The addresses of the pod that the interface has, for senders with deduplication.
     pub(super) addresses: Vec<IpAddr>,
+    /// What may be missing from what a sender mirrors.
+    pub(super) degraded: Option<String>,
     pub(super) netns: NamespaceId,
     backoff: Backoff,
     retry_at: Option<Instant>,
@@ -135,6 +137,7 @@ impl Resources {
             status: Status::PENDING,
             interface: String::new(),
             addresses: Vec::new(),
+            degraded: None,
             netns,
             backoff: backoff(),
             retry_at: None,
@@ -146,6 +149,13 @@ impl Resources {
             *state = fresh();
         }
         state
+    }
+
+    /// Records what may be missing from what a sender mirrors.
+    pub(super) fn set_degraded(&mut self, resource: &Resource, degraded: Option<String>) {
+        if let Some(state) = self.0.get_mut(resource) {
+            state.degraded = degraded;
+        }
     }
 
     /// The programs of a sender; none if its namespace was not observed yet.

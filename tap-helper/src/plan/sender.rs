@@ -114,12 +114,17 @@ impl Planner<'_> {
     }
 
     /// Why a sender that needs other programs has to be refused for now. Then everything that exists of it is kept as it is: what
-    /// mirrors on mirrors what was once requested, while anything else could be more than that.
+    /// mirrors on mirrors what was once requested, while anything else could be more than that. Only a device without its clamp is set
+    /// down.
     fn check_loadable(&mut self, key: &SenderKey) -> Result<(), Failure> {
         let Some(failure) = self.unloadable else { return Ok(()) };
         for link in self.observed.ours() {
             if matches!(Mark::of(link), Some(Mark::Sender(mark)) if mark.tap == key.tap && mark.pod == key.pod) {
                 self.kept.devices.push(link.index);
+                if self.is_open(link) {
+                    let action = Action { resource: Resource::Sender(key.clone()), step: Step::Down(link.index) };
+                    self.plan.actions.push(action);
+                }
             }
         }
         for (position, filter) in self.observed.filters.iter().enumerate() {
@@ -137,8 +142,6 @@ impl Planner<'_> {
     /// its egress, which could precede the clamp, are removed.
     fn close(&self, device: &Link) -> Vec<Step> {
         let clamp = self.clamp(device.index);
-        // An eBPF program is ours: a pod cannot load one. It may be one of another version, which checks as well.
-        let open = device.up && clamp.is_none_or(|filter| filter.program.is_none());
         let others = self.filters(device.index, Hook::Egress).map(|(_, filter)| &filter.id);
         let others: BTreeSet<FilterId> = others
             .filter(|id| clamp.is_none_or(|clamp| clamp.id != **id))
@@ -148,7 +151,13 @@ impl Planner<'_> {
             })
             .collect();
         let removals = others.into_iter().map(Step::RemoveFilter);
-        open.then_some(Step::Down(device.index)).into_iter().chain(removals).collect()
+        self.is_open(device).then_some(Step::Down(device.index)).into_iter().chain(removals).collect()
+    }
+
+    /// Whether frames can leave a device without passing a clamp.
+    fn is_open(&self, device: &Link) -> bool {
+        // An eBPF program is ours: a pod cannot load one. It may be one of another version, which checks as well.
+        device.up && self.clamp(device.index).is_none_or(|filter| filter.program.is_none())
     }
 
     /// The sender's device, if one exists that need not be recreated.

@@ -64,13 +64,21 @@ fn mirrors(world: &World, key: &SenderKey, hook: Hook) -> usize {
 fn of_sender(world: &World, key: &SenderKey) -> Observed {
     let is_mine =
         |link: &&Link| matches!(Mark::of(link), Some(Mark::Sender(mark)) if mark.tap == key.tap && mark.pod == key.pod);
-    let links: Vec<Link> = world.now.ours().filter(is_mine).cloned().collect();
+    let mut links: Vec<Link> = world.now.ours().filter(is_mine).cloned().collect();
     let has = |index: u32| links.iter().any(|link| link.index == index);
     let owned = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender_hash(key));
     let filters = world.now.filters.iter().filter(|filter| owned(filter) || has(filter.id.interface));
     let filters: Vec<Filter> = filters.cloned().collect();
     let forwarding = world.now.forwarding.iter().filter(|(index, _)| has(*index)).copied().collect();
     let programs = filters.iter().filter_map(|filter| world.now.program(filter.program?)).copied().collect();
+    // A device without its clamp may go down at any time.
+    for link in &mut links {
+        let clamps = |filter: &Filter| {
+            let at = (filter.id.interface, filter.id.hook, filter.id.priority);
+            at == (link.index, Hook::Egress, CLAMP_PRIORITY) && filter.program.is_some()
+        };
+        link.up &= filters.iter().any(clamps);
+    }
     Observed { links, filters, programs, forwarding, ..Observed::default() }
 }
 

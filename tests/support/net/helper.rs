@@ -105,6 +105,15 @@ impl Helper {
         Self::under(node, &[], arguments, input)
     }
 
+    /// Likewise, with a mount of `/proc` of its own, as each container has one.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn once_in_container(node: &Node, arguments: &[&str], input: &str) -> (ExitStatus, String, String) {
+        Self::under(node, &["unshare", "--mount-proc"], arguments, input)
+    }
+
     /// Runs a command and kills it after it has sent `requests` messages to the kernel. Returns whether it sent that many.
     #[must_use]
     pub fn killed_after(node: &Node, requests: u32, arguments: &[&str], input: &str) -> bool {

@@ -15,7 +15,7 @@ pub fn allow(nodes: &mut BTreeMap<String, NodeState>, snapshot: &Snapshot, netwo
     let sources: Vec<(String, BTreeSet<IpNet>)> =
         senders.into_iter().map(|node| (node.clone(), addresses(snapshot, node))).collect();
     for (name, node) in nodes.iter_mut().filter(|(_, node)| !node.receivers.is_empty()) {
-        // A receiver always accepts what its own node sends.
+        // The kernel delivers what the node itself sends without a UDP packet.
         let others = sources.iter().filter(|(sender, _)| sender != name).flat_map(|(_, addresses)| addresses);
         node.sources = others.chain(networks).copied().collect::<BTreeSet<_>>().into_iter().collect();
     }

@@ -1,7 +1,7 @@
-//! Which mirror options of a tap are not applied although its frames are mirrored. Pure.
+//! What may be missing although a tap's frames are mirrored. Pure.
 //!
-//! A mirror is useful even if a kernel does not support all options. The tap stays Ready, and this says what is missing and where, so
-//! that what arrives is not mistaken for what the spec requests.
+//! A mirror is useful even if programs of others hide some frames from it. The tap stays Ready, and this says what may be missing and
+//! where, so that what arrives is not mistaken for what the spec requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +43,7 @@ pub fn degraded_options<'a>(
     if more > 0 {
         parts.push(format!("and {}", count(more, "more limitation", "more limitations")));
     }
-    Some(Failure::new(Reason::KernelLimited, parts.join("; ")))
+    Some(Failure::new(Reason::FramesHidden, parts.join("; ")))
 }
 
 fn node_list(nodes: &BTreeSet<&str>) -> String {

@@ -73,12 +73,18 @@ pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>, waits: &Waits) -
         skipped: plan.targets.skipped.clone(),
         excluded_pods: number(plan.targets.excluded),
         failures: failures(plan, &senders),
-        established_generation: if is_ready { Some(plan.tap.generation) } else { previous.established_generation },
+        established_generation: established_generation(plan, is_ready),
         start_time: plan.start.map(Time),
         expiration_time,
         conditions,
     };
     (status, waits)
+}
+
+/// A tap that was not carried out in between is established again.
+fn established_generation(plan: &TapPlan<'_>, is_ready: bool) -> Option<i64> {
+    let before = plan.tap.status.established_generation.filter(|_| plan.is_executed());
+    if is_ready { Some(plan.tap.generation) } else { before }
 }
 
 /// Why a pod keeps the tap from being Tapped.

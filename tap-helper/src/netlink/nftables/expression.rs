@@ -14,14 +14,12 @@ const NFTA_VERDICT_CODE: u16 = 1;
 const NF_DROP: u32 = 0;
 const NFTA_META_DREG: u16 = 1;
 const NFTA_META_KEY: u16 = 2;
-const NFT_META_IIF: u32 = 4;
 const NFT_META_NFPROTO: u32 = 15;
 const NFT_META_L4PROTO: u32 = 16;
 const NFTA_CMP_SREG: u16 = 1;
 const NFTA_CMP_OP: u16 = 2;
 const NFTA_CMP_DATA: u16 = 3;
 const NFT_CMP_EQ: u32 = 0;
-const NFT_CMP_NEQ: u32 = 1;
 const NFTA_PAYLOAD_DREG: u16 = 1;
 const NFTA_PAYLOAD_BASE: u16 = 2;
 const NFTA_PAYLOAD_OFFSET: u16 = 3;
@@ -41,8 +39,6 @@ const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
 
 const UDP: u8 = 17;
-/// `LOOPBACK_IFINDEX`, include/net/flow.h.
-const LOOPBACK_IFINDEX: u32 = 1;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +47,7 @@ pub(super) enum Family {
     V6,
 }
 
-/// `iif != lo meta nfproto FAMILY udp dport @PORTS ip saddr != @ADDRESSES counter drop`, with sets by their IDs.
+/// `meta nfproto FAMILY udp dport @PORTS ip saddr != @ADDRESSES counter drop`, with sets by their IDs.
 pub(super) fn rule(family: Family, ports: u32, addresses: u32, counted: Count) -> Vec<DefaultNla> {
     // NFPROTO_IPV4 and NFPROTO_IPV6; offset and length of the source address.
     let (protocol, offset, length) = match family {
@@ -59,9 +55,6 @@ pub(super) fn rule(family: Family, ports: u32, addresses: u32, counted: Count) -
         Family::V6 => (10, 8, 16),
     };
     vec![
-        // What the node sends to itself, for a sender that has destinations here and elsewhere.
-        meta(NFT_META_IIF),
-        compare(NFT_CMP_NEQ, &LOOPBACK_IFINDEX.to_ne_bytes()),
         meta(NFT_META_NFPROTO),
         equals(&[protocol]),
         meta(NFT_META_L4PROTO),
@@ -97,11 +90,7 @@ fn meta(key: u32) -> DefaultNla {
 }
 
 fn equals(bytes: &[u8]) -> DefaultNla {
-    compare(NFT_CMP_EQ, bytes)
-}
-
-fn compare(operation: u32, bytes: &[u8]) -> DefaultNla {
-    let operation = number(NFTA_CMP_OP, operation);
+    let operation = number(NFTA_CMP_OP, NFT_CMP_EQ);
     expression("cmp", &[number(NFTA_CMP_SREG, NFT_REG_1), operation, data(NFTA_CMP_DATA, bytes)])
 }
 

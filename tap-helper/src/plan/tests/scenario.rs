@@ -236,7 +236,7 @@ pub fn damage(world: &mut World, choices: &[u8]) {
                 world.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
             }
             // The pod replaces it with one of its own.
-            9 => world.now.links[position].other_netns = None,
+            9 => world.now.links[position].lower_netns = None,
             // The peer is moved to another namespace.
             10 if world.now.links[position].kind == "veth" => {
                 let Some(peer) = world.now.links[position].peer.take() else { continue };

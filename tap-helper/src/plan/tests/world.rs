@@ -285,7 +285,7 @@ impl World {
             alias: alias.to_owned(),
             kind: "vxlan".to_owned(),
             vxlan: Some(Vxlan { vni, ..vxlan }),
-            other_netns: self.now.node_netns,
+            lower_netns: self.now.node_netns,
             ..Link::default()
         });
     }

@@ -138,7 +138,7 @@ fn a_pod_that_a_node_refuses() {
     assert_eq!(failures, [("web", Some("n1")), ("web-2", Some("n2"))]);
 }
 
-/// Each sender of a node reports these limitations of the kernel.
+/// Each sender of a node reports these limitations.
 fn limited(messages: &[&str]) -> impl Fn(&mut NodeTap) {
     let messages: Vec<String> = messages.iter().map(|message| (*message).to_owned()).collect();
     move |node_tap| {
@@ -149,13 +149,13 @@ fn limited(messages: &[&str]) -> impl Fn(&mut NodeTap) {
 }
 
 #[test]
-fn a_kernel_that_does_not_support_all_options() {
+fn limitations_of_senders_are_reported_with_their_nodes() {
     let mut world = World::with(web());
     world.pods.extend([pod("shop", "web-2", "n1"), pod("shop", "web-3", "n2")]);
-    let status = status_of(&world, limited(&["filter.expression needs eBPF."]), &[]);
+    let status = status_of(&world, limited(&["Frames may be missing."]), &[]);
     assert_conventions(&status);
-    let words = "nodes n1, n2: filter.expression needs eBPF";
-    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", Reason::KernelLimited));
+    let words = "nodes n1, n2: Frames may be missing";
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", Reason::FramesHidden));
     assert_eq!(message(&status, CONDITION_DEGRADED), words);
     assert_eq!(summary(&status)[CONDITION_READY].0, "True");
     let ready = message(&status, CONDITION_READY);

@@ -111,27 +111,24 @@ fn a_pod_that_is_added_changes_no_other() {
 #[test]
 fn another_destination_changes_every_sender_and_another_end_none() {
     let mut generations = Generations::default();
-    let entry = |port: u16, expiration: Option<&str>| -> Tap {
-        let mut value = serde_json::json!({
+    let entry = |port: u16, expiration: i64| -> Tap {
+        crate::fixtures::object(serde_json::json!({
             "namespace": "shop", "name": "a", "uid": "a", "direction": "Both", "options": {},
             "destinations": [{"address": "10.0.0.2", "port": port, "vni": 100}],
-        });
-        if let Some(expiration) = expiration {
-            value["name"] = serde_json::json!(expiration);
-        }
-        crate::fixtures::object(value)
+            "expirationTime": crate::fixtures::at(expiration).to_string(),
+        }))
     };
     let with = |generation: i64, tap: Tap| {
         let mut object = object("u", generation, &["a"]);
         object.spec.as_mut().expect("a spec").taps.push(tap);
         object
     };
-    let first = with(1, entry(14789, None));
+    let first = with(1, entry(14789, 60));
     observe(&mut generations, &first);
-    let renamed = with(2, entry(14789, Some("b")));
-    generations.record(Some(&first), &renamed);
-    assert_eq!(sender(&generations, &renamed, "a", "web"), Change::Before(1));
-    let moved = with(3, entry(14790, Some("b")));
-    generations.record(Some(&renamed), &moved);
+    let prolonged = with(2, entry(14789, 120));
+    generations.record(Some(&first), &prolonged);
+    assert_eq!(sender(&generations, &prolonged, "a", "web"), Change::Before(1));
+    let moved = with(3, entry(14790, 120));
+    generations.record(Some(&prolonged), &moved);
     assert_eq!(sender(&generations, &moved, "a", "web"), Change::Modified(3));
 }

@@ -157,6 +157,19 @@ fn a_changed_spec_is_established_again() {
 }
 
 #[test]
+fn a_tap_that_was_suspended_is_established_again() {
+    let mut watch = Watch::established(World::with(web()));
+    watch.world.policy = Some(policy(json!({"suspendAll": true})));
+    let status = watch.status(10);
+    assert_eq!((ready(&status), status.established_generation), (("False", Reason::Suspended), None));
+    watch.settle();
+    watch.world.policy = None;
+    assert_eq!(ready(&watch.status(20)), ("False", Reason::Pending), "nothing is mirrored yet");
+    watch.settle();
+    assert_eq!(ready(&watch.status(21)).0, "True");
+}
+
+#[test]
 fn a_named_pod_may_be_recreated() {
     let mut named = web();
     named.spec.targets = object(json!({"podNames": ["web"]}));
