@@ -55,6 +55,10 @@ pub const MAX_INTERFACE_NAME: usize = 15;
 /// Bytes of a UID. Two of them and their separators fit in the alias of a device (`IFALIASZ`, include/uapi/linux/if.h).
 pub const MAX_UID: usize = 64;
 
+/// Bytes of all messages in the status of a node. Those of a node on which everything fails are shortened to it: the status shares an
+/// object with the spec.
+pub const MAX_STATUS_TEXT: usize = 64 << 10;
+
 /// The largest VXLAN network identifier: 24 bits (RFC 7348).
 pub const MAX_VNI: u32 = (1 << 24) - 1;
 

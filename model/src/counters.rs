@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// The counters of all senders, read when they were requested.
+/// The counters of a node, read when they were requested.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Counters {
@@ -9,6 +9,10 @@ pub struct Counters {
     /// One entry per tap and pod, sorted by both. A sender whose counters cannot be read has none.
     #[serde(default)]
     pub senders: Vec<SenderCounters>,
+    /// Packets to the ports of receivers that were dropped because of their source address. Absent without receivers, or if they
+    /// cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Count>,
 }
 
 /// The counters of one sender since it was created.
@@ -107,15 +111,15 @@ mod tests {
             oversized: count,
             forged: count,
         };
-        read_back(&Response::Counters(Counters { request: u64::MAX, senders: vec![sender] }));
+        read_back(&Response::Counters(Counters { request: u64::MAX, senders: vec![sender], rejected: Some(count) }));
     }
 
     #[test]
     fn a_direction_that_is_not_mirrored_is_absent() {
         let ingress = DirectionCounters { failed: 2, ..DirectionCounters::default() };
         let sender = SenderCounters { ingress: Some(ingress), ..SenderCounters::default() };
-        let text = read_back(&Response::Counters(Counters { request: 1, senders: vec![sender] }));
-        assert!(!text.contains("egress"), "{text}");
+        let text = read_back(&Response::Counters(Counters { request: 1, senders: vec![sender], rejected: None }));
+        assert!(!text.contains("egress") && !text.contains("rejected"), "{text}");
         assert!(text.contains(r#""ingress":{"mirrored":{"frames":0,"bytes":0},"filtered":"#), "{text}");
     }
 }

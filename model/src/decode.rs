@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use serde::{Deserialize as _, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -43,7 +44,7 @@ enum ReadError {
 }
 
 /// Why a sender or receiver is refused, as its status says it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 enum Refusal {
     #[error(
         "This version of the helper cannot read the entry ({0}). If the controller is newer, the helper pod is about to be replaced."
@@ -87,8 +88,12 @@ impl NodeState {
                 }),
             }
         }
+        let sources = read::<Vec<IpNet>>(spec.get("sources").unwrap_or(&Value::Array(Vec::new())));
+        state.sources = sources.as_ref().cloned().unwrap_or_default();
         for entry in list(spec, "receivers") {
-            match read::<Receiver>(entry) {
+            // Without the sources, they would accept nothing.
+            let receiver = sources.as_ref().map_err(Clone::clone).and_then(|_| read::<Receiver>(entry));
+            match receiver {
                 Ok(receiver) => state.receivers.push(receiver),
                 Err(refusal) => state.refused_receivers.push(ReceiverStatus {
                     tap_uid: text(entry, "/tap/uid"),
@@ -186,7 +191,8 @@ fn shared<T: DeserializeOwned>(
 impl CommonFields {
     /// An error also for fields of the node that this version does not know: they could restrict what is mirrored.
     fn read(spec: &Value) -> Result<Self, ReadError> {
-        const KNOWN: [&str; 6] = ["taps", "senders", "receivers", "programs", "underlayMTU", "orphanTimeoutSeconds"];
+        const KNOWN: [&str; 7] =
+            ["taps", "senders", "receivers", "sources", "programs", "underlayMTU", "orphanTimeoutSeconds"];
         let mut fields = spec.as_object().into_iter().flat_map(serde_json::Map::keys);
         if let Some(unknown) = fields.find(|field| !KNOWN.contains(&field.as_str())) {
             return Err(ReadError::UnknownField(unknown.clone()));

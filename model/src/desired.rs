@@ -4,7 +4,10 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
+
 use crate::{
+    bounds::MAX_STATUS_TEXT,
     identity::Pod,
     node_state::{Receiver, Tap},
     node_status::{NodeStatus, ReceiverStatus, SenderStatus, State},
@@ -25,6 +28,8 @@ pub struct DesiredState {
     pub senders: Vec<DesiredSender>,
     /// The receivers that this version understands.
     pub receivers: Vec<Receiver>,
+    /// Networks from which they accept mirrored frames.
+    pub sources: Vec<IpNet>,
     /// A status for each of the other senders.
     pub refused_senders: Vec<SenderStatus>,
     /// A status for each of the other receivers.
@@ -49,6 +54,8 @@ pub struct DesiredSender {
 impl DesiredState {
     /// The status of the node from what it has, and from the entries that were refused without being attempted.
     ///
+    /// Texts are shortened if they are too long for an object of the API.
+    ///
     /// An entry that was readable before and is refused now may still exist: then its removal is reported, and not the refusal.
     #[must_use]
     pub fn status(
@@ -65,15 +72,32 @@ impl DesiredState {
         let known: BTreeSet<_> = receivers.iter().map(|receiver| receiver.vni).collect();
         receivers.extend(self.refused_receivers.iter().filter(|receiver| !known.contains(&receiver.vni)).cloned());
         receivers.sort_by(|one, other| (one.vni, &one.tap_uid).cmp(&(other.vni, &other.tap_uid)));
+        let of_senders =
+            senders.iter_mut().flat_map(|sender| std::iter::once(&mut sender.message).chain(&mut sender.degraded));
+        shorten(of_senders.chain(receivers.iter_mut().map(|receiver| &mut receiver.message)).collect());
         NodeStatus {
             observed_generation: Some(self.generation),
             active_senders: active(senders.iter().map(|sender| sender.state)),
             active_receivers: active(receivers.iter().map(|receiver| receiver.state)),
             senders,
             receivers,
+            sent_vnis: Vec::new(),
+            source_addresses: Vec::new(),
             features,
             helper_restarts: 0,
             unsearched: Vec::new(),
+        }
+    }
+}
+
+/// Shortens texts that are more than [`MAX_STATUS_TEXT`] together, each to an equal share.
+fn shorten(texts: Vec<&mut String>) {
+    let texts: Vec<_> = texts.into_iter().filter(|text| !text.is_empty()).collect();
+    if texts.iter().map(|text| text.len()).sum::<usize>() > MAX_STATUS_TEXT {
+        let share = MAX_STATUS_TEXT / texts.len();
+        for text in texts {
+            let end = (0..=share.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+            text.truncate(end.unwrap_or_default());
         }
     }
 }

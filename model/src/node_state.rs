@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -32,6 +33,11 @@ pub struct NodeState {
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["vni"])))]
     pub receivers: Vec<Receiver>,
+    /// Networks from which the receivers accept mirrored frames: the addresses of the nodes that may send to them. Packets from other
+    /// addresses to their UDP ports are dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub sources: Vec<IpNet>,
     /// The compiled filter expressions of the taps, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"])))]

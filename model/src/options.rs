@@ -92,7 +92,7 @@ pub struct Limit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
-        x_kube(validation = Rule::new("isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0')) && !quantity(string(self)).isGreaterThan(quantity('100G'))")
+        x_kube(validation = Rule::new("string(self).matches('^[0-9]{1,20}([.][0-9]{1,20})?(k|M|G|T|Ki|Mi|Gi|Ti)?$') && !quantity(string(self)).isGreaterThan(quantity('100G'))")
             .message("limit.bitsPerSecond must be between 0 (no limit) and 100G (100 Gbit/s), for example 100M"))
     )]
     pub bits_per_second: Option<Quantity>,
@@ -101,7 +101,7 @@ pub struct Limit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
-        x_kube(validation = Rule::new("isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0')) && !quantity(string(self)).isGreaterThan(quantity('1G'))")
+        x_kube(validation = Rule::new("string(self).matches('^[0-9]{1,20}([.][0-9]{1,20})?(k|M|G|T|Ki|Mi|Gi|Ti)?$') && !quantity(string(self)).isGreaterThan(quantity('1G'))")
             .message("limit.packetsPerSecond must be between 0 (no limit) and 1G, for example 10k"))
     )]
     pub packets_per_second: Option<Quantity>,

@@ -33,12 +33,13 @@ pub enum ApplyError {
 /// deadline unless this is repeated before.
 pub async fn apply(desired: DesiredState) -> Result<NodeStatus, ApplyError> {
     let mut node = Node::open()?;
-    let Some(_lock) = Lock::take(node.namespace()).map_err(ApplyError::Lock)? else {
+    let Some(_lock) = Lock::take().map_err(ApplyError::Lock)? else {
         return Err(ApplyError::Locked);
     };
     let now = Instant::now();
     let desired = DesiredState { now: Some(SystemTime::now().into()), ..desired };
     node.set_desired(desired, now).await?;
+    node.sweep_all().await?;
     node.reconcile(now).await?;
     Ok(node.report().unwrap_or_default().status)
 }

@@ -156,7 +156,7 @@ impl<N: AsFd> Executor<'_, N> {
                 &error,
                 &format!(
                     "Another program of the node, or a VXLAN device with other settings, uses UDP port {port}: \
-                     free it, or set another receiverPort in the PodTapPolicy."
+                     ask the cluster's administrator to free it, or to set another receiverPort in the PodTapPolicy."
                 ),
             ),
         ))
@@ -275,7 +275,10 @@ fn feature(error: &NetlinkError, what: &str) -> Failure {
     match error.errno {
         Errno::ENOENT | Errno::EOPNOTSUPP => Failure::failed(
             Reason::KernelFeatureMissing,
-            sentence(error, &format!("The node's kernel lacks {what}: load its module, or use another kernel.")),
+            sentence(
+                error,
+                &format!("The node's kernel lacks {what}: ask the cluster's administrator to load its module."),
+            ),
         ),
         _ => Failure::kernel(error),
     }
@@ -288,7 +291,7 @@ fn receiver_refused(error: &NetlinkError, new: &NewVxlan<'_>) -> Failure {
             sentence(
                 error,
                 &format!(
-                    "Another VXLAN device of this node has VNI {} on UDP port {}: choose another VNI, or another port.",
+                    "Another VXLAN device of this node has VNI {} on UDP port {}: set another vxlan.vni, or ask the cluster's administrator.",
                     new.vxlan.vni, new.vxlan.port,
                 ),
             ),

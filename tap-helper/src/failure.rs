@@ -73,13 +73,16 @@ impl Failure {
         }
         let advice = match error.errno {
             Errno::EPERM | Errno::EACCES => {
-                "The tap-helper needs the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
+                "Ask the cluster's administrator to check that the tap-helper has the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
             }
             Errno::ENOMEM | Errno::ENOBUFS => "The node is out of memory; this is retried automatically.",
-            Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
+            _ if error.is_unsupported() => {
                 return Self::failed(
                     Reason::KernelFeatureMissing,
-                    sentence(error, "The node's kernel lacks a feature: load its module, or use another kernel."),
+                    sentence(
+                        error,
+                        "The node's kernel lacks a feature: ask the cluster's administrator to load its module.",
+                    ),
                 );
             }
             _ => "This is retried automatically.",

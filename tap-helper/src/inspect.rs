@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, rc::Rc};
 
-use podtap_model::Direction;
+use podtap_model::{Count, Direction};
 use serde::Serialize;
 use tracing::warn;
 
@@ -11,7 +11,7 @@ use crate::{
     marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
     namespace::{Namespace, NamespaceId, Source, sources},
-    netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError},
+    netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError, SourceFilter},
     node::NodeError,
     observe::{NetnsKind, Observed, Program, observe},
     resource::SenderKey,
@@ -35,6 +35,9 @@ pub struct NamespaceContents {
     pub filters: Vec<MirrorFilter>,
     /// Interfaces whose clsact PodTap created.
     pub clsacts: Vec<String>,
+    /// In the node's own namespace with receivers: what the table `podtap` of nftables, which filters by source, has dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Count>,
     /// Differences from what PodTap configured; empty if there is no drift.
     pub drift: Vec<String>,
 }
@@ -96,7 +99,7 @@ impl NamespaceContents {
     /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.filters.is_empty() && self.clsacts.is_empty()
+        self.devices.is_empty() && self.filters.is_empty() && self.clsacts.is_empty() && self.rejected.is_none()
     }
 }
 
@@ -118,8 +121,8 @@ pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
             continue;
         }
         let kind = if id == own { NetnsKind::Node } else { NetnsKind::Pod };
-        match observe_in(namespace, kind).await {
-            Ok(observed) => all.push(contents(id, &source, &observed)),
+        match inspect_namespace(namespace, &source, kind).await {
+            Ok(contents) => all.push(contents),
             Err(error) => warn!(?source, %error, "cannot inspect"),
         }
     }
@@ -128,10 +131,20 @@ pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
     Ok(all)
 }
 
-async fn observe_in(namespace: Namespace, kind: NetnsKind) -> Result<Observed, NetnsError> {
-    let netlink = Connection::open(&Rc::new(namespace))?;
+async fn inspect_namespace(
+    namespace: Namespace,
+    source: &Source,
+    kind: NetnsKind,
+) -> Result<NamespaceContents, NetnsError> {
+    let namespace = Rc::new(namespace);
+    let netlink = Connection::open(&namespace)?;
     let netlink = if kind == NetnsKind::Node { netlink.unlimited() } else { netlink };
-    Ok(observe(&netlink, kind).await?)
+    let observed = observe(&netlink, kind).await?;
+    let rejected = match kind {
+        NetnsKind::Node => SourceFilter::read(&namespace)?.map(|table| table.dropped()),
+        NetnsKind::Pod => None,
+    };
+    Ok(NamespaceContents { rejected, ..contents(namespace.id(), source, &observed) })
 }
 
 fn contents(id: NamespaceId, source: &Source, observed: &Observed) -> NamespaceContents {
@@ -159,7 +172,7 @@ fn contents(id: NamespaceId, source: &Source, observed: &Observed) -> NamespaceC
         Source::Process(pid) => (Some(*pid), None),
         Source::Mount(path) => (None, Some(path.clone())),
     };
-    NamespaceContents { namespace: id.inode(), process, mount, devices, filters, clsacts, drift }
+    NamespaceContents { namespace: id.inode(), process, mount, devices, filters, clsacts, rejected: None, drift }
 }
 
 fn device(link: &Link, observed: &Observed) -> Device {

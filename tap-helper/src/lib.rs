@@ -27,6 +27,7 @@ mod netlink;
 mod node;
 mod observe;
 mod plan;
+pub mod probe;
 mod program_sets;
 pub mod purge;
 mod resource;

@@ -49,7 +49,7 @@ pub async fn serve(path: &Path, agent: u32, restarts: u32) -> Result<(), ServeEr
     let mut shutdown = Shutdown::new().map_err(|error| ServeError::System("receive signals", error))?;
     raise_descriptor_limit();
     let mut node = Node::open()?.restarted(restarts);
-    let Some(_lock) = wait_for_lock(&node, &mut shutdown).await? else { return Ok(()) };
+    let Some(_lock) = wait_for_lock(&mut shutdown).await? else { return Ok(()) };
     let listen = |error| ServeError::Listen { path: path.display().to_string(), error };
     let mut listener = Listener::open(path, agent).map_err(listen)?;
     info!(socket = %path.display(), agent, "serving");
@@ -141,11 +141,10 @@ fn raise_descriptor_limit() {
 }
 
 /// During an upgrade the old helper may still be ending. None if a signal came first.
-async fn wait_for_lock(node: &Node, shutdown: &mut Shutdown) -> Result<Option<Lock>, ServeError> {
+async fn wait_for_lock(shutdown: &mut Shutdown) -> Result<Option<Lock>, ServeError> {
     let mut logged = false;
     loop {
-        let lock = Lock::take(node.namespace());
-        if let Some(lock) = lock.map_err(|error| ServeError::System("take the node's lock", error))? {
+        if let Some(lock) = Lock::take().map_err(|error| ServeError::System("take the node's lock", error))? {
             return Ok(Some(lock));
         }
         if !logged {

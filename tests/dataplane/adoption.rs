@@ -1,10 +1,18 @@
 //! Mirrors keep running without the helper, and the next helper adopts them.
 
-use std::time::Duration;
+use std::{
+    fs,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener},
+    },
+    path::PathBuf,
+    time::Duration,
+};
 
 use podtap_model::Direction;
 use podtap_tests::{
-    net::{Desired, Helper, Network, traffic},
+    net::{Background, Desired, Helper, Network, Node, traffic},
     wait::until,
 };
 
@@ -135,9 +143,29 @@ fn a_filter_without_a_program_gets_one() {
 fn only_one_helper_runs_on_a_node() {
     let mut scene = Scene::new();
     let _captures = scene.tap_to_remote(Direction::Both);
-    let (status, _, error) = Helper::once(&scene.node, &["apply", "FILE"], "{}");
-    assert!(!status.success() && error.contains("another tap-helper works on this node"), "{error}");
+    for run in [Helper::once, Helper::once_in_container] {
+        let (status, _, error) = run(&scene.node, &["apply", "FILE"], "{}");
+        assert!(!status.success() && error.contains("another tap-helper works on this node"), "{error}");
+    }
     assert_eq!(scene.web.network().vxlan_devices().len(), 1);
+}
+
+/// Any process of the node's network could take a lock that is a name there, and any process of the node one that is a file it may open.
+#[test]
+fn nothing_unprivileged_can_keep_a_helper_from_starting() {
+    let node = Node::new();
+    let name = SocketAddr::from_abstract_name(b"podtap.dev/tap-helper").expect("a name");
+    let _socket = node.network().within(|| UnixListener::bind_addr(&name)).expect("the name is free");
+    let helper = Helper::start(&node);
+    // The file that a helper locks.
+    let file = format!("/proc/{}/fd", helper.child().expect("the helper has a child"));
+    let targets = fs::read_dir(file).expect("it is running").filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let locked: Vec<PathBuf> = targets.filter(|target| target.ends_with("1/environ")).collect();
+    assert_eq!(locked, [PathBuf::from("/proc/1/environ")]);
+    let lock = "setpriv --reuid 65534 --regid 65534 --clear-groups flock --nonblock";
+    let mut others =
+        Background::start(&node, &format!("{lock} /proc/1/environ true || {lock} /proc/1/root/proc/1/environ true"));
+    assert!(!others.wait().success(), "an unprivileged process may not open it");
 }
 
 /// The helper is killed after a request, at different steps: the next helper converges from any of them.

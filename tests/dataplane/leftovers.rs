@@ -8,7 +8,7 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
 
 /// Two pods with one tap each, both to this node. The helper was killed and restarted.
 struct Leftovers {
@@ -81,7 +81,7 @@ fn incomplete_resources_are_removed() {
     let mut scene = Scene::new();
     let web = scene.web.network();
     let before = web.snapshot();
-    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)])], vec![]));
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
     scene.helper.kill();
     let web = scene.web.network();
     web.run(&format!("ip link del {}", web.vxlan_devices()[0]));

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_model::{Direction, Filter, Match, Protocol};
+use podtap_model::{Direction, Filter, Instruction, Match, Program, ProgramId, Protocol};
 use podtap_tests::{
     net::{Desired, Helper, Node, Pod, Sender, traffic},
     wait::until,
@@ -190,21 +190,43 @@ fn the_senders_of_a_tap_share_programs() {
     // The limit of one pod is not used up by another.
     traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[100; 200]);
     traffic::ping(&scene.client, other.addresses[0], 56, 1);
-    let counters = scene.agent.counters(1).senders;
-    let dropped = |pod: &Pod| {
-        let sender = counters.iter().find(|sender| *sender.pod_uid == *pod.uid).expect("the pod is tapped");
+    let dropped = |scene: &mut Scene, pod: &str| {
+        let counters = scene.agent.counters(1).senders;
+        let sender = counters.iter().find(|sender| *sender.pod_uid == *pod).expect("the pod is tapped");
         let both = [sender.ingress, sender.egress].into_iter().flatten();
         both.map(|direction| direction.rate_limited.frames).sum::<u64>()
     };
-    assert!(dropped(&scene.web) > 0 && dropped(&other) == 0, "{counters:?}");
+    let web_uid = scene.web.uid.clone();
+    let lost = dropped(&mut scene, &web_uid);
+    assert!(lost > 0 && dropped(&mut scene, &other.uid) == 0, "{lost}");
+
+    // Other programs for one are other programs for all. Each continues its own counters.
+    let mut compiled = Desired { generation: 2, ..request };
+    for sender in &mut compiled.senders {
+        let everything = Filter { expression: Some("less 262144".to_owned()), ..Filter::default() };
+        sender.tap.options.filter = Some(everything);
+        let instructions = vec![Instruction { code: 6, jt: 0, jf: 0, k: 262_144 }];
+        sender.program = Some(Program { id: ProgramId::from_digest([7; 32]), instructions });
+    }
+    scene.agent.establish(&compiled);
+    for (pod, before) in [(&scene.web, &web), (&other, &others)] {
+        for (now, before) in programs(pod).iter().zip(before) {
+            assert!(now.0 != before.0 && now.1 == before.1, "{now:?} after {before:?}");
+        }
+    }
+    assert_eq!(programs(&scene.web)[0].0, programs(&other)[0].0);
+    assert!(dropped(&mut scene, &web_uid) >= lost);
+    let (web, others) = (programs(&scene.web), programs(&other));
 
     // A sender that takes the place of another one does not continue its counters.
     let next = Pod::start(&scene.node);
-    let request = Desired { generation: 2, ..desired(vec![limited(&next), limited(&other)], vec![]) };
-    scene.agent.establish(&request);
+    compiled.senders[0].pod = next.model();
+    compiled.generation = 3;
+    scene.agent.establish(&compiled);
     assert_eq!(programs(&other), others);
     assert!(programs(&next).iter().all(|program| !web.contains(program) && !others.contains(program)));
     assert_eq!(programs(&next)[0].0, others[0].0, "still one program");
+    assert_eq!(dropped(&mut scene, &next.uid), 0);
 }
 
 #[test]

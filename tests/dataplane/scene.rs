@@ -98,8 +98,10 @@ pub fn full_size(address: IpAddr) -> usize {
     if address.is_ipv6() { 1452 } else { 1472 }
 }
 
+/// Receivers accept frames from the underlay.
 pub fn desired(senders: Vec<Sender>, receivers: Vec<Receiver>) -> Desired {
-    Desired { generation: 1, senders, receivers, ..Desired::default() }
+    let sources = ["10.66.0.0/24", "fd66::/64"].map(|network| network.parse().expect("a network"));
+    Desired { generation: 1, senders, receivers, sources: sources.into(), ..Desired::default() }
 }
 
 pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoint]) -> Sender {

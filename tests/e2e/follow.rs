@@ -45,7 +45,10 @@ fn pods_that_come_go_and_change_their_labels() {
     tapped(&sandbox, 1, 1);
     sandbox.kubectl(&["delete", "pod", "b"], "").expect("a pod can be deleted");
     tapped(&sandbox, 0, 0);
-    sandbox.condition("web", "TargetsResolved", "False", "NoPodsMatch");
+    // The tap is established, and pods that end do not change that.
+    let status = sandbox.condition("web", "TargetsResolved", "True", "AllPodsSkipped").status.expect("a status");
+    assert_eq!(status.excluded_pods, 1);
+    sandbox.condition("web", "Ready", "True", "AllPodsSkipped");
 }
 
 /// The first frames that the new pod sends, a DNS request, are already mirrored: on either node, 20 times of 20.
@@ -71,6 +74,55 @@ fn a_recreated_pod_is_mirrored_from_its_first_frame() {
             let sent = datagrams_sent(&network);
             let mirrored = receiver.count(|f| is_request(&f.bytes, source));
             if sent > 0 && mirrored == sent { Ok(()) } else { Err(format!("{sent} sent, {mirrored} mirrored")) }
+        });
+    }
+}
+
+/// Twenty pods that start at once on one node, under taps whose programs the kernel takes a tenth of a second to verify. Each sends its
+/// first frame, a DNS request, as soon as its container runs.
+#[test]
+fn a_burst_of_pods_is_mirrored_from_the_first_frame() {
+    // Alone, because other tests end helper pods.
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("burst");
+    let peer = sandbox.pod("peer", "n2", "peer");
+    for (name, interface, options) in
+        [("expression", "fol-expr", "filter: {expression: udp or tcp}"), ("once", "fol-once", "deduplicate: {}")]
+    {
+        sandbox.apply(&format!(
+            "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: {name}}}\nspec:\n  \
+             targets: {{podSelector: {{matchLabels: {{app: web}}}}}}\n  {options}\n  \
+             destinations: [{{node: {{name: n2, interfaceName: {interface}}}}}]\n"
+        ));
+    }
+    // A pod first, so that the node has a helper pod.
+    sandbox.pod("first", "n1", "web");
+    let receivers = [("expression", "fol-expr"), ("once", "fol-once")].map(|(name, interface)| {
+        sandbox.ready(name);
+        capture(&namespace_of_node(sandbox.lab(), "n2"), interface)
+    });
+    let names: Vec<String> = (0..20).map(|number| format!("burst-{number}")).collect();
+    let pods = names.iter().map(|name| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: web}}}}\nspec:\n  \
+             nodeName: n1\n  terminationGracePeriodSeconds: 0\n  automountServiceAccountToken: false\n  \
+             containers:\n  - name: main\n    image: podtap.dev/busybox:1\n    imagePullPolicy: Never\n    \
+             command: [sh, -c, \"nslookup {name} {}; sleep 3600\"]\n",
+            address(&peer)
+        )
+    });
+    sandbox.apply(&pods.collect::<String>());
+    for name in &names {
+        let pod = sandbox.running(name);
+        let (network, source) = (sandbox.network(&pod), octets(&address(&pod)));
+        until(&format!("{name}: each datagram that the pod sent is mirrored"), TIMEOUT, || {
+            let sent = datagrams_sent(&network);
+            let mirrored = [0, 1].map(|tap: usize| receivers[tap].count(|f| is_request(&f.bytes, source)));
+            if sent > 0 && mirrored == [sent, sent] {
+                Ok(())
+            } else {
+                Err(format!("{sent} sent, {mirrored:?} mirrored"))
+            }
         });
     }
 }

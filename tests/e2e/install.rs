@@ -1,5 +1,7 @@
 //! What an administrator finds after installing.
 
+use std::path::Path;
+
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Namespace};
 use podtap_tests::cluster::{Cluster, PODTAP_NAMESPACE, Sandbox};
 
@@ -17,6 +19,35 @@ fn the_rendered_manifest_is_current() {
         rendered.stdout == committed,
         "deploy/install.yaml is not what the chart renders: run `make manifests` and commit"
     );
+}
+
+/// An upgrade with a chart that renders no definitions would delete them, and every tap with them.
+#[test]
+fn the_chart_contains_the_definitions_or_is_told_not_to() {
+    let lab = Cluster::lab();
+    let chart = lab.top().join("deploy/chart/podtap");
+    let render = |chart: &Path, settings: &str| {
+        let chart = chart.to_str().expect("UTF-8");
+        let names = ["template", "podtap", chart, "--namespace", PODTAP_NAMESPACE];
+        lab.tool("helm", &[&names[..], &["--kube-version", "1.33.0", "--set", settings]].concat())
+    };
+    let definitions = |text: &str| text.matches("\nkind: CustomResourceDefinition\n").count();
+    let kept = |text: &str| text.matches("\n    helm.sh/resource-policy: keep\n").count();
+    let text = render(&chart, "logJSON=false").expect("the chart can be rendered");
+    assert_eq!((definitions(&text), kept(&text)), (3, 0));
+    let text = render(&chart, "crds.keep=true").expect("the chart can be rendered");
+    assert_eq!((definitions(&text), kept(&text)), (3, 3));
+    let text = render(&chart, "crds.enabled=false").expect("the chart can be rendered");
+    assert_eq!(definitions(&text), 0);
+
+    let copy = std::env::temp_dir().join(format!("podtap-chart-{}", std::process::id()));
+    let copied = std::process::Command::new("cp").arg("-r").arg(&chart).arg(&copy).status().expect("cp runs");
+    assert!(copied.success());
+    std::fs::remove_dir_all(copy.join("definitions")).expect("the chart has definitions");
+    let error = render(&copy, "logJSON=false").expect_err("a chart without definitions");
+    assert!(error.contains("definitions/*.yaml"), "{error}");
+    assert_eq!(render(&copy, "crds.enabled=false").map(|text| definitions(&text)), Ok(0));
+    std::fs::remove_dir_all(&copy).expect("a copy can be removed");
 }
 
 #[test]

@@ -143,7 +143,10 @@ fn a_wrong_expression_changes_nothing() {
     let status = scene.sandbox.condition("web", "Ready", "False", "InvalidSpec").status.expect("a status");
     assert_eq!(status.tapped_pods, 0);
     let words = message(&scene.sandbox, "web", "Ready");
-    assert!(words.contains("libpcap reports") && words.contains("syntax error"), "{words}");
+    assert!(
+        words.contains(r#"libpcap reports: can't parse filter expression: syntax error at "prot", after "udp""#),
+        "{words}"
+    );
 
     apply(&format!("udp port {PORT}"));
     scene.sandbox.ready("web");

@@ -78,3 +78,19 @@ fn a_refused_entry_that_still_exists_is_reported_as_what_exists() {
     };
     assert_eq!(status(&desired), status(&DesiredState::default()));
 }
+
+#[test]
+fn the_texts_of_a_node_on_which_everything_fails_are_bounded() {
+    let length = |status: &NodeStatus| status.senders.iter().map(|sender| sender.message.len()).sum::<usize>();
+    let failed = |number: usize| SenderStatus {
+        message: "„Netlink“ ".repeat(100),
+        ..sender("tap-1", &format!("pod-{number:04}"), State::Failed, Reason::KernelError)
+    };
+    let status =
+        |count: usize| DesiredState::default().status((0..count).map(failed).collect(), Vec::new(), BTreeMap::new());
+    assert_eq!(status(10).senders[9], failed(9), "few are reported as they are");
+    let many = status(2000);
+    assert!(length(&many) <= MAX_STATUS_TEXT, "{}", length(&many));
+    assert!(many.senders.iter().all(|sender| sender.message.starts_with("„Netlink“ „Netlink“ ")));
+    assert!(length(&status(200_000)) <= MAX_STATUS_TEXT, "less than a byte each");
+}

@@ -7,7 +7,7 @@ use podtap_runtime::{client, http::Health, shutdown::Shutdown};
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::{helper_client::HelperClient, metrics, node_tap, publish, renewal};
+use crate::{helper_client::HelperClient, metrics, node_tap, probe, publish, renewal};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -17,6 +17,9 @@ pub struct Args {
     /// Unix socket on which the tap-helper listens.
     #[arg(long, default_value = "/run/podtap/helper.sock")]
     socket: PathBuf,
+    /// Unix socket on which `podtap-agent probe` is answered.
+    #[arg(long, default_value = "/run/podtap/agent.sock")]
+    probe_socket: PathBuf,
     /// Address of /livez, /readyz and /metrics, for example `[::]:14790`. Without it, they are not served.
     #[arg(long)]
     listen: Option<SocketAddr>,
@@ -29,8 +32,6 @@ pub enum Error {
     Client(#[from] client::Error),
     #[error("cannot wait for signals")]
     Signal(#[source] io::Error),
-    #[error("cannot start the asynchronous runtime")]
-    Runtime(#[source] io::Error),
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -48,7 +49,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
         () = node_tap::watch::run(api.clone(), &args.node, &helper, &last_status_sender) => {}
         () = publish::run(api.clone(), &args.node, last_status, helper.reports()) => {}
         () = renewal::run(api, &args.node, &helper) => {}
-        () = metrics::serve(args.listen, health, metrics::Source(helper.clone())) => {}
+        () = probe::serve(&args.probe_socket, &health) => {}
+        () = metrics::serve(args.listen, health.clone(), metrics::Source(helper.clone())) => {}
         () = shutdown.requested() => {}
     }
     info!("stopping; mirrors stay as they are");

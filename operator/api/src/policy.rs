@@ -36,7 +36,7 @@ pub struct PodTapPolicySpec {
         .message("each entry of allowedExternalCIDRs must be a network such as 192.0.2.0/24 or 2001:db8::/32; a single host is 192.0.2.10/32"))]
     pub allowed_external_cidrs: Vec<IpNet>,
 
-    /// VXLAN network identifiers that taps may use.
+    /// VXLAN network identifiers that taps may use. Those that no tap requests are chosen by a hash.
     #[serde(default)]
     pub vni_range: VniRange,
 
@@ -47,6 +47,19 @@ pub struct PodTapPolicySpec {
     #[x_kube(validation = Rule::new("self >= 1024 && self <= 65535 && self != 14788")
         .message("receiverPort must be between 1024 and 65535, and not 14788, which the sending side uses"))]
     pub receiver_port: u16,
+
+    /// Networks from which receivers accept mirrored frames in addition to the nodes of the cluster that have taps. Everything else to
+    /// their port is dropped. Needed only if the network between the nodes changes the source addresses of packets (NAT).
+    #[serde(default, rename = "receiverSourceCIDRs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        with = "Vec<String>",
+        length(max = 256),
+        inner(length(max = 64)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))")
+        .message("each entry of receiverSourceCIDRs must be a network such as 192.0.2.0/24 or 2001:db8::/32; a single host is 192.0.2.10/32"))]
+    pub receiver_source_cidrs: Vec<IpNet>,
 
     /// Largest IP packet, in bytes, that the network between the nodes carries, for clouds where it is smaller than the MTU of the
     /// nodes' interfaces, for example 1400 on Azure. Mirrored frames are made to fit it. Unset: the MTU of the nodes' routes.
@@ -93,6 +106,7 @@ impl Default for PodTapPolicySpec {
             excluded_namespaces: Vec::new(),
             limits: Limits::default(),
             orphan_timeout: default_orphan_timeout(),
+            receiver_source_cidrs: Vec::new(),
             suspend_all: false,
         }
     }
@@ -117,7 +131,7 @@ fn default_receiver_port() -> u16 {
 #[x_kube(validation = Rule::new("self.first >= 1 && self.first <= self.last && self.last <= 16777215")
     .message("vniRange must have 1 <= first <= last <= 16777215"))]
 pub struct VniRange {
-    /// The lowest identifier; free ones are allocated from here upwards.
+    /// The lowest identifier. The default leaves out the low ones, which other programs and their examples use.
     #[serde(default = "default_first")]
     #[schemars(with = "i64", default = "default_first")]
     pub first: Vni,
@@ -128,7 +142,7 @@ pub struct VniRange {
 }
 
 fn default_first() -> Vni {
-    vni(100)
+    vni(4096)
 }
 
 fn default_last() -> Vni {

@@ -84,7 +84,9 @@ fn a_destination_is_one_of_three() {
     taken("/spec/destinations/0", json!({"external": {"address": "192.0.2.10", "port": 4789}}));
     let words = "exactly one of node, pod and external";
     refused("/spec/destinations/0", json!({}), words);
+    assert_eq!(refusals("PodTap", &tap_with("/spec/destinations/0", json!({"name": "main"}))).len(), 1, "{words}");
     refused("/spec/destinations/0", json!({"node": {"name": "n1"}, "pod": {"name": "ids"}}), words);
+    refused("/spec/destinations/0", json!({"name": "Main", "node": {"name": "n1"}}), "must consist of lower-case");
     let words = "exactly one of name and podSelector";
     refused("/spec/destinations/0", json!({"pod": {}}), words);
     refused("/spec/destinations/0", json!({"pod": {"name": "ids", "podSelector": {}}}), words);
@@ -225,7 +227,7 @@ fn samples_and_limits_are_numbers_that_mean_something() {
     }
     refused("/spec/limit", json!({"bitsPerSecond": -1}), "limit.bitsPerSecond must be between 0");
     refused("/spec/limit", json!({"packetsPerSecond": 1_000_000_001}), "limit.packetsPerSecond must be between 0");
-    for bad in ["101G", "-1k", "much"] {
+    for bad in ["101G", "-1k", "much", "1Q", "1e3", "100m", "+1", ""] {
         refused("/spec/limit", json!({"bitsPerSecond": bad}), "limit.bitsPerSecond must be between 0");
     }
     refused("/spec/limit", json!({"packetsPerSecond": "2G"}), "limit.packetsPerSecond must be between 0");

@@ -1,4 +1,4 @@
-//! Kubernetes events about a tap.
+//! Kubernetes events, most of them about a tap.
 //!
 //! # Guarantees
 //! Events never delay a reconcile: they wait in a queue of [`QUEUE`], and a task of its own sends one at a time, at most
@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Publishes events. They are sent until it is dropped.
 pub struct Publisher {
-    queue: mpsc::Sender<(TapReference, Occurrence)>,
+    queue: mpsc::Sender<(ObjectReference, Occurrence)>,
     task: AbortHandle,
 }
 
@@ -50,11 +50,16 @@ impl Publisher {
         Self { queue, task }
     }
 
-    /// Best effort: an event that cannot be published is only logged.
+    /// Publishes what happened to a tap.
     pub fn publish(&self, tap: &TapReference, occurrences: impl IntoIterator<Item = Occurrence>) {
+        self.publish_about(&object_reference(tap), occurrences);
+    }
+
+    /// Best effort: an event that cannot be published is only logged.
+    pub fn publish_about(&self, regarding: &ObjectReference, occurrences: impl IntoIterator<Item = Occurrence>) {
         for occurrence in occurrences {
-            if let Err(error) = self.queue.try_send((tap.clone(), occurrence)) {
-                debug!(%error, namespace = tap.namespace, tap = tap.name, "cannot queue an event");
+            if let Err(error) = self.queue.try_send((regarding.clone(), occurrence)) {
+                debug!(%error, namespace = regarding.namespace, name = regarding.name, "cannot queue an event");
             }
         }
     }
@@ -67,10 +72,10 @@ impl Drop for Publisher {
     }
 }
 
-async fn send_all(recorder: Recorder, mut waiting: mpsc::Receiver<(TapReference, Occurrence)>) {
-    while let Some((tap, occurrence)) = waiting.recv().await {
-        if let Err(error) = in_time(recorder.publish(&event(occurrence), &object_reference(&tap))).await {
-            debug!(%error, namespace = tap.namespace, tap = tap.name, "cannot publish an event");
+async fn send_all(recorder: Recorder, mut waiting: mpsc::Receiver<(ObjectReference, Occurrence)>) {
+    while let Some((regarding, occurrence)) = waiting.recv().await {
+        if let Err(error) = in_time(recorder.publish(&event(occurrence), &regarding)).await {
+            debug!(%error, namespace = regarding.namespace, name = regarding.name, "cannot publish an event");
         }
         sleep(PAUSE).await;
     }

@@ -129,6 +129,10 @@ impl State {
                 (StatusCode::CREATED, json!({"metadata": {}, "status": {"userInfo": {"uid": "installation-1"}}}))
             }
             Method::POST => {
+                let mut body = body;
+                if let Some(prefix) = body["metadata"]["generateName"].as_str() {
+                    body["metadata"]["name"] = json!(format!("{prefix}{}", self.version));
+                }
                 let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
                 let path = format!("{path}/{name}");
                 if self.objects.contains_key(&path) {

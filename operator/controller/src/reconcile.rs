@@ -22,7 +22,6 @@ use crate::{
         finalizers,
         objects::{self, Applied},
         sweep_record::{self, SweepRecord},
-        vni_record::{self, VniRecord},
     },
     events::Publisher,
     expression::{compiled::compilable, process::Compiler},
@@ -30,21 +29,22 @@ use crate::{
     plan::{
         build::{Plan, build},
         deduplication::deduplication,
-        expiry::is_expired,
         nodes,
         resolve::resolve,
         sweep::{self, Sweep},
         tap_plan::{TapPlan, TapState},
-        vni::{self, Claims, Vnis},
     },
     retries::RetryKey,
     state::ControllerState,
-    status::{progress::StatusInputs, tap_status::tap_status, unreadable, write},
-    store::snapshot::Snapshot,
-    validate::{
-        spec::TapSpec,
-        tap::{Tap, Validated, validate},
+    status::{
+        progress::{Reports, StatusInputs},
+        tap_status::tap_status,
+        unknown_keys, unreadable,
+        waits::Waits,
+        write,
     },
+    store::snapshot::Snapshot,
+    validate::tap::{Tap, validate},
 };
 
 /// How often to reconcile even if nothing changes. Watches miss nothing; this is a safety net.
@@ -59,7 +59,6 @@ pub struct Reconciler {
     pub context: Context,
     pub compiler: Compiler,
     pub publisher: Publisher,
-    pub vni_record: VniRecord,
     pub sweep_record: SweepRecord,
     pub state: ControllerState,
     pub metrics: ControllerMetrics,
@@ -75,16 +74,14 @@ impl Reconciler {
         // No requests.
         let snapshot = Snapshot::take(&self.context.caches, self.state.expressions.known(), now);
         let validated = validate(&snapshot);
-        // Requests: the record of VNIs.
-        let Some(vnis) = self.allocate_vnis(&snapshot, &validated).await else { return self.next(now, []) };
-        // No requests.
-        let taps = resolve(&snapshot, &validated, &vnis);
+        let (taps, vnis) = resolve(&snapshot, &validated, &self.state.vnis);
+        self.state.vnis = vnis;
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
-        let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.waits);
-        let Plan { mut nodes, taps } = build(taps, &finalizers.missing, &validated.policy, &deduplication);
-        self.state.waits = deduplication.waits;
+        let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.deduplication);
+        let Plan { mut nodes, taps } = build(&snapshot, taps, &finalizers.missing, &validated.policy, &deduplication);
+        self.state.deduplication = deduplication.waits;
         // Requests: the record of nodes to sweep, once per leader.
         let sweep_end = self.sweep(&snapshot, &mut nodes).await;
         let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since);
@@ -95,26 +92,32 @@ impl Reconciler {
         let deleting = &validated.deleting;
         let cleanup = cleanup::remove_finalizers(context, publisher, &snapshot, &applied, deleting, state).await;
         // No requests.
-        let inputs = StatusInputs { snapshot: &snapshot, applied: &applied, generations: &state.generations };
-        let statuses: Vec<(&Tap, PodTapStatus)> =
-            taps.iter().map(|plan| (plan.tap, tap_status(plan, inputs))).collect();
+        let reports = Reports::new(&applied);
+        let statuses = statuses(&taps, &snapshot, &applied, &reports, state);
+        let waits = state.waits.values().filter_map(|waits| waits.next(now)).min();
         let (total, ready) = (statuses.len(), statuses.iter().filter(|(_, status)| is_ready(status)).count());
         let expiration = next_expiration(&taps, &statuses);
         // Requests: statuses and events.
-        let ControllerState { retries, unreadable, .. } = state;
-        let status_errors = write::write(context, publisher, statuses, retries, now).await;
+        let ControllerState { retries, unreadable, last_writes, unknown_keys: reported, .. } = state;
+        // The requests so far may have taken longer than the interval between two writes.
+        let write_time = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
+        let written = write::write(context, publisher, statuses, last_writes, retries, write_time).await;
         let unreadable_errors =
             unreadable::report(context, publisher, &validated.unreadable, unreadable, retries, now).await;
+        let warnings = unknown_keys::report(publisher, &snapshot, reported);
 
         self.count_errors(Stage::Finalizers, &finalizers.errors);
         self.count_errors(Stage::Apply, &applied.errors);
         self.count_errors(Stage::Cleanup, &cleanup.errors);
-        self.count_errors(Stage::Status, &status_errors);
+        self.count_errors(Stage::Status, &written.errors);
         self.count_errors(Stage::Status, &unreadable_errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
+        self.metrics.rolled_out(&applied.rollout);
         // Requests: the record of nodes to sweep.
         self.record_swept(&snapshot, &applied).await;
-        self.next(now, [nodes.next, cleanup.next, expiration, sweep_end, deduplication.next])
+        let plans = [nodes.next, deduplication.next, expiration, sweep_end, waits];
+        let requests = [applied.next, cleanup.next, written.next, warnings];
+        self.next(now, plans.into_iter().chain(requests))
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {
@@ -126,46 +129,6 @@ impl Reconciler {
         let ControllerState { expressions, retries, .. } = &mut self.state;
         let errors = expressions.compile(&self.compiler, &texts, retries, now).await;
         self.count_errors(Stage::Expressions, &errors);
-    }
-
-    /// Allocates VNIs and records them. `None` if it is unknown which VNIs are recorded.
-    async fn allocate_vnis(&mut self, snapshot: &Snapshot, validated: &Validated) -> Option<Vnis> {
-        let now = snapshot.now;
-        let mut is_recorded = false;
-        let mut vnis = None;
-        if !self.state.retries.is_paused(&RetryKey::VniRecord, now) {
-            match self.record_vnis(snapshot, validated).await {
-                (allocated, Ok(())) => {
-                    self.state.retries.succeeded(&RetryKey::VniRecord);
-                    (vnis, is_recorded) = (allocated, true);
-                }
-                (allocated, Err(error)) => {
-                    self.count_errors(Stage::VniRecord, &[error]);
-                    self.state.retries.failed(RetryKey::VniRecord, now);
-                    vnis = allocated;
-                    // After a failed write, what is recorded is unknown. Until the next attempt, that is used.
-                    self.vni_record.read().await.ok()?;
-                }
-            }
-        }
-        let claims = self.vni_record.known()?.clone();
-        let vnis = vnis.unwrap_or_else(|| allocate(snapshot, validated, &claims));
-        // With an empty record that could not be written, every tap would be stopped: better do nothing.
-        let is_usable = is_recorded || !claims.is_empty() || snapshot.node_taps.is_empty();
-        is_usable.then_some(Vnis { claims, ..vnis })
-    }
-
-    async fn record_vnis(
-        &mut self,
-        snapshot: &Snapshot,
-        validated: &Validated,
-    ) -> (Option<Vnis>, Result<(), vni_record::Error>) {
-        let vnis = match self.vni_record.read().await {
-            Ok(recorded) => allocate(snapshot, validated, recorded),
-            Err(error) => return (None, Err(error)),
-        };
-        let result = self.vni_record.write(vnis.claims.clone()).await;
-        (Some(vnis), result)
     }
 
     /// Adds the nodes that are to be swept now; none if it is unknown what was swept already. Returns when to choose others.
@@ -201,7 +164,7 @@ impl Reconciler {
         }
     }
 
-    fn next<const N: usize>(&mut self, now: Timestamp, others: [Option<Timestamp>; N]) -> Timestamp {
+    fn next(&mut self, now: Timestamp, others: impl IntoIterator<Item = Option<Timestamp>>) -> Timestamp {
         self.state.retries.forget_old(now);
         let retry = self.state.retries.next(now);
         let next = others.into_iter().flatten().chain(retry).fold(now + RESYNC, Timestamp::min);
@@ -216,15 +179,26 @@ impl Reconciler {
     }
 }
 
-/// Allocates VNIs from what is recorded. Expired taps need none.
-pub fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -> Vnis {
-    let taps: Vec<(&Tap, &TapSpec)> = validated
-        .taps
-        .iter()
-        .filter_map(|tap| Some((tap, tap.spec.as_ref().ok()?)))
-        .filter(|(tap, spec)| !is_expired(tap, spec, snapshot.now))
-        .collect();
-    vni::allocate(recorded, &taps, &snapshot.node_taps, &validated.policy.vni_range)
+/// The status that each tap is to have. Updates what the taps lack.
+fn statuses<'a>(
+    taps: &'a [TapPlan<'a>],
+    snapshot: &Snapshot,
+    applied: &Applied,
+    reports: &Reports<'_>,
+    state: &mut ControllerState,
+) -> Vec<(&'a Tap, PodTapStatus)> {
+    let inputs = StatusInputs { snapshot, applied, reports, generations: &state.generations };
+    let before = std::mem::take(&mut state.waits);
+    let (nothing, mut waits) = (Waits::default(), BTreeMap::new());
+    let statuses = taps.iter().map(|plan| {
+        let uid = &plan.tap.reference.uid;
+        let (status, now_waits) = tap_status(plan, inputs, before.get(uid).unwrap_or(&nothing));
+        waits.insert(uid.clone(), now_waits);
+        (plan.tap, status)
+    });
+    let statuses = statuses.collect();
+    state.waits = waits;
+    statuses
 }
 
 fn is_ready(status: &PodTapStatus) -> bool {

@@ -23,11 +23,12 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::{
-    apply::{context::Context, helper_pod::HelperTemplate, sweep_record::SweepRecord, vni_record::VniRecord},
+    apply::{context::Context, helper_pod::HelperTemplate, sweep_record::SweepRecord},
     events::Publisher,
     expression::process::Compiler,
     metrics::ControllerMetrics,
     names,
+    plan::rollout::MaxUnavailable,
     reconcile::Reconciler,
     state::ControllerState,
     store::{caches::Caches, watch},
@@ -59,9 +60,6 @@ pub struct Args {
     /// Pull secrets of the image, in that namespace, separated by commas.
     #[arg(long, env = "HELPER_PULL_SECRETS", value_delimiter = ',')]
     helper_pull_secrets: Vec<String>,
-    /// Service account of the helper pods.
-    #[arg(long, env = "HELPER_SERVICE_ACCOUNT", default_value = "podtap-agent")]
-    helper_service_account: String,
     /// Priority class of the helper pods, for example `system-node-critical` if the namespace may use it.
     #[arg(long, env = "HELPER_PRIORITY_CLASS")]
     helper_priority_class: Option<String>,
@@ -69,8 +67,12 @@ pub struct Args {
     #[arg(long, env = "HELPER_LOG_JSON", value_parser = BoolishValueParser::new())]
     helper_log_json: bool,
     /// TCP port of the nodes on which helper pods serve /livez, /readyz and /metrics; 0 for none.
-    #[arg(long, env = "HELPER_METRICS_PORT", default_value_t = 14790)]
+    #[arg(long, env = "HELPER_METRICS_PORT", default_value_t = 0)]
     helper_metrics_port: u16,
+    /// How many helper pods are replaced at a time when their template changes, once the first new one is Ready: a number, or a
+    /// percentage of the nodes that have helper pods.
+    #[arg(long, env = "HELPER_MAX_UNAVAILABLE", default_value = "10%")]
+    helper_max_unavailable: MaxUnavailable,
     /// Address on which the controller serves /livez, /readyz and /metrics.
     #[arg(long, env = "HTTP_ADDRESS", default_value = "[::]:8080")]
     http_address: SocketAddr,
@@ -121,9 +123,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
     metrics.set_leader(true);
     let mut reconciler = Reconciler {
         publisher: Publisher::new(client.clone(), &args.identity),
-        vni_record: VniRecord::new(client.clone(), &args.namespace),
         sweep_record: SweepRecord::new(client.clone(), &args.namespace),
-        context: Context { client, caches, template: args.into() },
+        context: Context { client, caches, max_unavailable: args.helper_max_unavailable, template: args.into() },
         compiler: Compiler::default(),
         state: ControllerState::default(),
         metrics,
@@ -187,7 +188,6 @@ impl From<Args> for HelperTemplate {
             image: args.helper_image,
             pull_policy: args.helper_image_pull_policy,
             pull_secrets: args.helper_pull_secrets.into_iter().filter(|name| !name.is_empty()).collect(),
-            service_account: args.helper_service_account,
             log_json: args.helper_log_json,
             metrics_port: args.helper_metrics_port,
             priority_class: args.helper_priority_class.filter(|name| !name.is_empty()),

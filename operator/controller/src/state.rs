@@ -10,8 +10,9 @@ use crate::{
     apply::helper_requests::HelperRequests,
     expression::compiled::Compilations,
     failure::Failure,
-    plan::deduplication::Waits,
+    plan::{deduplication, helper_pods::Unready, vni::Vnis},
     retries::Retries,
+    status::{unknown_keys, waits::Waits, write::LastWrites},
     store::{generations::Generations, tap::DecodeError},
 };
 
@@ -25,16 +26,28 @@ pub struct ControllerState {
     /// The generation of each `NodeTap` with which each tap's part of it was last written.
     pub generations: Generations,
     /// What `deduplicate` waits for, and since when.
-    pub waits: Waits,
+    pub deduplication: deduplication::Waits,
     pub retries: Retries,
     /// Since when each tap is known to be deleted.
     pub deleting_since: BTreeMap<Uid, Instant>,
-    /// Why a node's helper pod does not run. Kept until one does, so that the pause between two attempts does not look like success.
+    /// The nodes whose helper pod is not Ready, and since when.
+    pub unready: BTreeMap<String, Unready>,
+    /// Why a node's helper pod does not work. Kept until one does, so that the pause between two attempts does not look like success.
     pub helper_failures: BTreeMap<String, Failure>,
     /// The requests for helper pods that have not been answered yet.
     pub helper_requests: HelperRequests,
+    /// Whether the last rollout of helper pods has stopped; logged once.
+    pub rollout_stopped: bool,
+    /// What each tap lacks, and since when.
+    pub waits: BTreeMap<Uid, Waits>,
+    /// When statuses were last written.
+    pub last_writes: LastWrites,
+    /// The unknown labels and annotations that were reported.
+    pub unknown_keys: unknown_keys::Reported,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
+    /// The VNIs of the last reconcile. The next leader finds them in the statuses of the taps and on the nodes.
+    pub vnis: Vnis,
     /// The filter expressions, compiled or being compiled.
     pub expressions: Compilations,
 }

@@ -146,10 +146,10 @@ impl Connection {
             let allowance = self.limited.then(|| self.shared.get().unwrap_or(ALLOWANCE));
             let replies =
                 self.route.exchange_within(allowance, &self.namespace, message, NLM_F_DUMP, operation, read).await?;
-            if self.shared.get().is_some() {
-                self.shared.set(replies.allowance);
-            }
             if !replies.interrupted {
+                if self.shared.get().is_some() {
+                    self.shared.set(replies.allowance);
+                }
                 return Ok(replies.found);
             }
         }

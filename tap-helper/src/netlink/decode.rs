@@ -10,9 +10,9 @@
 use nix::libc::{
     AF_INET6, IFA_ADDRESS, IFA_LOCAL, IFLA_AF_SPEC, IFLA_GROUP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_DATA,
     IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MTU, NDA_DST, NDA_IFINDEX, NDA_LLADDR, NDA_PORT,
-    NDA_VNI, RTA_METRICS, RTA_MULTIPATH, RTA_OIF, RTA_PRIORITY, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELQDISC,
-    RTM_DELROUTE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNSID, RTM_NEWQDISC, RTM_NEWROUTE,
-    RTM_NEWTFILTER, TCA_CHAIN, TCA_KIND, TCA_OPTIONS,
+    NDA_VNI, RTA_METRICS, RTA_MULTIPATH, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH,
+    RTM_DELQDISC, RTM_DELROUTE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNSID, RTM_NEWQDISC,
+    RTM_NEWROUTE, RTM_NEWTFILTER, TCA_CHAIN, TCA_KIND, TCA_OPTIONS,
 };
 use rtnetlink::{
     packet_core::{
@@ -135,7 +135,7 @@ fn route(payload: &[u8]) -> Result<RouteMessage, DecodeError> {
     let read = |attribute: NlaBuffer<&[u8]>| match attribute.kind() {
         RTA_METRICS => Some(RouteAttribute::Metrics(readable(attribute.value()))),
         RTA_MULTIPATH => first_hop(attribute.value()).map(|hop| RouteAttribute::MultiPath(vec![hop])),
-        RTA_OIF | RTA_PRIORITY => RouteAttribute::parse_with_param(&attribute, parameters).ok(),
+        RTA_OIF | RTA_PREFSRC | RTA_PRIORITY => RouteAttribute::parse_with_param(&attribute, parameters).ok(),
         _ => None,
     };
     message.attributes = children(behind(payload, &message.header)).filter_map(read).collect();

@@ -1,4 +1,4 @@
-//! Requests to the kernel's routing netlink family, and to ethtool's, behind types of this crate.
+//! Requests to the kernel's routing netlink family, to ethtool's and to nftables, behind types of this crate.
 //!
 //! Messages and their builders are those of `rtnetlink` and `netlink-packet-route`; no other module names these crates, since their API
 //! changes every few months. [`nla`] adds what they lack, [`decode`] says why replies are parsed attribute by attribute. Unit
@@ -15,6 +15,7 @@ mod fdb;
 mod filter;
 mod generic;
 mod link;
+mod nftables;
 mod nla;
 mod nsid;
 mod qdisc;
@@ -37,6 +38,7 @@ pub use link::{
     Link, LinkLayer, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, down_link, link_mtu, links,
     rename_link, set_alias, up_link,
 };
+pub use nftables::SourceFilter;
 pub use nsid::node_nsid;
 pub use qdisc::{Qdisc, QdiscKind, add_clsact, qdiscs, remove_clsact};
 pub use route::{DefaultRoute, default_routes, route_to};

@@ -4,15 +4,15 @@ use std::{
     time::Instant,
 };
 
-use podtap_model::{DesiredSender, Receiver, State};
-use tracing::{info, warn};
+use podtap_model::{DesiredSender, Receiver, State, Vni};
+use tracing::{debug, info, warn};
 
-use super::{Node, pods::PodNetns, resources::Running};
+use super::{Node, names::owners, pods::PodNetns, resources::Running};
 use crate::{
     ahead,
     execute::Executor,
     failure::{Failure, Status},
-    marks::is_ours,
+    marks::{Mark, is_ours},
     names::sender_hash,
     namespace::NamespaceId,
     observe::{NetnsKind, Observed},
@@ -100,9 +100,9 @@ impl Node {
                 Some(pod) => self.pods.netns_of(&pod.uid) == PodNetns::Own(id),
                 None => id == self.namespace.id(),
             };
-            here && attempted(Resource::receiver(receiver))
+            here && attempted(Resource::receiver(receiver)) && self.sources.failure(receiver).is_none()
         };
-        let with_settings = |sender| (sender, settings(sender, self.path_mtus.of(sender), self.frag_list_safe));
+        let with_settings = |sender| (sender, settings(sender, self.paths.of(sender), self.frag_list_safe));
         Requested {
             senders: desired.senders.iter().filter(sender).map(with_settings).collect(),
             receivers: desired.receivers.iter().filter(receiver).collect(),
@@ -124,6 +124,7 @@ impl Node {
             places: BTreeMap::new(),
             deadlines,
         };
+        let owners = owners(self.desired.as_ref(), actions);
         let mut failed: BTreeSet<Resource> = BTreeSet::new();
         for action in actions {
             if failed.contains(&action.resource) {
@@ -137,13 +138,14 @@ impl Node {
                 self.resources.created(&action.resource, id);
             }
             if let Err(failure) = result {
-                warn!(step = ?action.step, error = failure.message, "step failed");
+                warn!(step = %action.step, of = owners[&action.resource], error = failure.message, "step failed");
                 failed.insert(action.resource.clone());
                 self.resources.failed(&action.resource, id, &failure, now);
             }
         }
         for action in actions.iter().filter(|action| !failed.contains(&action.resource)) {
-            info!(step = ?action.step, "done");
+            info!(step = %action.step, of = owners[&action.resource], "done");
+            debug!(step = ?action.step, "details");
         }
         failed
     }
@@ -182,6 +184,7 @@ impl Node {
         let is_empty = !observed.has_ours() && !self.pods.any_in(id) && !self.has_node_receiver(id);
         let Some(netns) = self.netns.get_mut(&id) else { return };
         netns.leftovers = leftovers;
+        netns.sent_vnis = sent_vnis(observed);
         netns.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();
         netns.names = match (netns.kind, &self.desired) {
             (NetnsKind::Node, Some(desired)) => {
@@ -225,6 +228,19 @@ impl Node {
                 _ => self.resources.failed(&resource, id, failure, now),
             }
         }
-        warn!(namespace = id.inode(), error = failure.message, "namespace failed");
+        warn!(place = self.place(id), error = failure.message, "cannot read the state");
     }
+}
+
+/// The VNIs of the destinations of each tap's senders.
+fn sent_vnis(observed: &Observed) -> BTreeMap<String, BTreeSet<Vni>> {
+    let mut found: BTreeMap<String, BTreeSet<Vni>> = BTreeMap::new();
+    for device in observed.ours() {
+        if let Some(Mark::Sender(mark)) = Mark::of(device) {
+            let vnis = observed.destinations(device.index).into_iter().map(|destination| destination.vni);
+            found.entry(mark.tap).or_default().extend(vnis);
+        }
+    }
+    found.retain(|_, vnis| !vnis.is_empty());
+    found
 }

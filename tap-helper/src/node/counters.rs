@@ -15,7 +15,7 @@ use std::{
 use podtap_model::{Count, Counters, DirectionCounters, SenderCounters};
 use tracing::warn;
 
-use super::Node;
+use super::{Node, sources};
 use crate::{
     bpf::{self, Maps},
     marks::{Cookie, Mark, SenderMark},
@@ -71,12 +71,14 @@ impl Node {
     /// Reads the counters of one namespace, if that is due. Returns the answer to the current request when it is complete; senders whose
     /// counters cannot be read are missing.
     pub async fn read_counters(&mut self, now: Instant) -> Option<Counters> {
-        if !self.counter_requests.is_due(now) {
+        // Not before the first report of an update that came with the request.
+        let is_known = self.desired.is_none() || self.sweep.is_complete();
+        if !is_known || !self.counter_requests.is_due(now) {
             return None;
         }
         if let (None, Some(request)) = (&self.counter_requests.current, self.counter_requests.waiting.take()) {
             let pods = self.netns.iter().filter(|(_, netns)| netns.kind == NetnsKind::Pod);
-            let answer = Counters { request, senders: Vec::new() };
+            let answer = Counters { request, senders: Vec::new(), rejected: None };
             self.counter_requests.current = Some(Reading { answer, left: pods.map(|(id, _)| *id).collect() });
         }
         let reading = self.counter_requests.current.as_mut()?;
@@ -86,13 +88,17 @@ impl Node {
             let start = Instant::now();
             match read(&netns.netlink).await {
                 Ok(found) => reading.answer.senders.extend(found),
-                Err(error) => warn!(namespace = id.inode(), %error, "cannot read counters"),
+                Err(error) => warn!(pod = self.place(id), %error, "cannot read counters"),
             }
             self.counter_requests.pause(start.elapsed());
         }
         let reading = self.counter_requests.current.take_if(|reading| reading.left.is_empty())?;
         let mut answer = reading.answer;
         answer.senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));
+        answer.rejected = sources::dropped(&self.namespace).unwrap_or_else(|error| {
+            warn!(%error, "cannot read how many packets the receivers rejected");
+            None
+        });
         Some(answer)
     }
 }

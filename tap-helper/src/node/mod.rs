@@ -7,13 +7,15 @@
 mod converge;
 mod counters;
 mod find;
+mod names;
 mod netns;
-mod path_mtu;
+mod paths;
 mod pods;
 mod preload;
 mod renewal;
 mod report;
 mod resources;
+mod sources;
 mod sweep;
 mod watch;
 
@@ -41,9 +43,10 @@ use crate::{
 };
 use counters::CounterRequests;
 use netns::Netns;
-use path_mtu::PathMtus;
+use paths::Paths;
 use pods::{PodNetns, Pods};
 use resources::{Resources, changed, with_other_peers};
+use sources::Sources;
 use sweep::Sweep;
 
 /// How often everything is reconciled without an event: the safety net for what no event reports.
@@ -92,14 +95,15 @@ pub struct Node {
     namespace: Rc<Namespace>,
     netlink: Connection,
     desired: Option<DesiredState>,
-    /// Resources that are refused because of their spec alone.
+    /// Resources that are refused before any of their namespace is observed.
     invalid: BTreeMap<Resource, Failure>,
     renewals: Renewals,
     frag_list_safe: bool,
     program_sets: ProgramSets,
     /// Whether programs may have to be loaded ahead.
     preload_is_due: bool,
-    path_mtus: PathMtus,
+    paths: Paths,
+    sources: Sources,
     pods: Pods,
     resources: Resources,
     netns: BTreeMap<NamespaceId, Netns>,
@@ -123,7 +127,8 @@ impl Node {
             frag_list_safe: frag_list_safe(),
             program_sets: ProgramSets::new(Instant::now()),
             preload_is_due: false,
-            path_mtus: PathMtus::default(),
+            paths: Paths::default(),
+            sources: Sources::default(),
             pods: Pods::default(),
             resources: Resources::default(),
             netns: BTreeMap::new(),
@@ -140,13 +145,7 @@ impl Node {
         Self { restarts, ..self }
     }
 
-    /// The node's own namespace.
-    #[must_use]
-    pub fn namespace(&self) -> &Namespace {
-        &self.namespace
-    }
-
-    /// Takes a new desired state. The first one also adopts what earlier helpers left in any namespace.
+    /// Takes a new desired state. With the first one, the search begins for what earlier helpers left in any namespace.
     pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
         if self.desired.is_none() {
             self.renewals = Renewals::new(node_clock());
@@ -159,11 +158,14 @@ impl Node {
     }
 
     async fn request(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
+        if self.paths.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await? {
+            self.mark_all_dirty();
+        }
         let none = DesiredState::default();
         let previous = self.desired.as_ref().unwrap_or(&none);
         let mut changed = changed(previous, &desired);
         let other_peers = with_other_peers(previous, &desired);
-        let refused = validate::refused(&desired);
+        let refused = validate::refused(&desired, |address| self.paths.is_local(address));
         // Whether a resource is refused depends on others, too.
         let verdict = |resource: &&Resource| refused.get(*resource) != self.invalid.get(*resource);
         changed.extend(refused.keys().chain(self.invalid.keys()).filter(verdict).cloned().collect::<Vec<_>>());
@@ -171,13 +173,11 @@ impl Node {
         self.resources.forget_changed(&changed, &desired);
         changed.extend(other_peers);
         self.pods.set(validate::pods(&desired), now);
-        if self.path_mtus.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await? {
-            self.mark_all_dirty();
-        }
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
+        self.sources.set(&desired, now);
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
-            self.sweep_all().await?;
+            self.start_sweep()?;
         }
         if receives {
             self.open_own_netns()?;
@@ -201,9 +201,14 @@ impl Node {
         }
         if self.next_full_reconcile.is_some_and(|moment| moment <= now) {
             self.next_full_reconcile = Some(now + FULL_RECONCILE);
-            self.path_mtus.refresh(&self.netlink).await;
+            self.refresh_paths().await;
+            self.sources.check_at(now);
             self.mark_all_dirty();
             self.start_sweep()?;
+        }
+        // Before any receiver is created.
+        if self.sources.install(&self.namespace, now) {
+            self.mark_all_dirty();
         }
         if self.sweep.is_due(now) {
             self.sweep_step().await;
@@ -217,6 +222,7 @@ impl Node {
         for id in due {
             self.converge(id, now).await;
         }
+        self.sources.remove(&self.namespace, now);
         self.write_deadlines();
         Ok(())
     }
@@ -229,9 +235,9 @@ impl Node {
         let has_senders = self.desired.as_ref().is_some_and(|desired| !desired.senders.is_empty());
         let load = self.program_sets.retry_at().filter(|_| has_senders && !self.preload_is_due);
         let retry = self.resources.next_retry();
-        let (counters, sweep) = (self.counter_requests.due_at(), self.sweep.due_at());
+        let (counters, sweep, sources) = (self.counter_requests.due_at(), self.sweep.due_at(), self.sources.due_at());
         let own = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load];
-        let moments = own.into_iter().chain([self.next_deadline(), counters, sweep]);
+        let moments = own.into_iter().chain([self.next_deadline(), counters, sweep, sources]);
         moments.flatten().chain(netns).min()
     }
 
@@ -239,7 +245,7 @@ impl Node {
     pub async fn changed(&mut self) -> Vec<Change> {
         poll_fn(|context| {
             let mut changes = Vec::new();
-            if self.path_mtus.poll_changed(context).is_ready() {
+            if self.paths.poll_changed(context).is_ready() {
                 changes.push(Change::Paths);
             }
             if self.program_sets.poll_loaded(context).is_ready() {
@@ -266,9 +272,7 @@ impl Node {
             }
             Change::ProcessEnded(id) => self.process_ended(id, now).await,
             Change::Paths => {
-                if self.path_mtus.refresh(&self.netlink).await {
-                    self.mark_all_dirty();
-                }
+                self.refresh_paths().await;
                 Ok(())
             }
             Change::ProgramsLoaded => {
@@ -279,6 +283,15 @@ impl Node {
                 }
                 Ok(())
             }
+        }
+    }
+
+    async fn refresh_paths(&mut self) {
+        if self.paths.refresh(&self.netlink).await {
+            let is_local = |address| self.paths.is_local(address);
+            self.invalid =
+                self.desired.as_ref().map(|desired| validate::refused(desired, is_local)).unwrap_or_default();
+            self.mark_all_dirty();
         }
     }
 

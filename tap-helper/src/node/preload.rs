@@ -22,7 +22,7 @@ impl Node {
         // All senders of a tap have the same settings.
         let mut by_tap: BTreeMap<&str, Settings> = BTreeMap::new();
         for sender in &waiting {
-            let of_sender = || settings(sender, self.path_mtus.of(sender), self.frag_list_safe);
+            let of_sender = || settings(sender, self.paths.of(sender), self.frag_list_safe);
             by_tap.entry(&sender.tap.uid).or_insert_with(of_sender);
         }
         let settings = |sender: &DesiredSender| Some((SenderKey::of(sender), by_tap.get(&*sender.tap.uid)?));

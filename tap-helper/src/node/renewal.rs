@@ -10,7 +10,7 @@ use crate::{
     bpf::{Maps, Monotonic},
     deadline::{ClockReading, not_renewed},
     failure::Status,
-    resource::{Resource, SenderKey},
+    resource::Resource,
 };
 
 impl Node {
@@ -46,8 +46,9 @@ impl Node {
             match Maps::adopt(program.id).and_then(|mut maps| maps.set_deadline(deadline)) {
                 Ok(()) => program.deadline = Some(deadline),
                 Err(error) => {
-                    let SenderKey { tap, pod } = SenderKey::of(sender);
-                    warn!(tap, pod, %error, "cannot renew a mirror");
+                    let (pod, tap) = (&sender.pod, &sender.tap);
+                    let pod = format!("{}/{}", pod.namespace, pod.name);
+                    warn!(pod, tap = %tap.name, %error, "cannot renew a mirror");
                     // Until the next observation finds the program again.
                     *running = None;
                 }

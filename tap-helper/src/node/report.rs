@@ -1,6 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
+use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, SentVnis, State, Vni};
 
 use super::{Node, pods::PodNetns};
 use crate::{
@@ -9,10 +9,11 @@ use crate::{
 };
 
 impl Node {
-    /// The state of the node, as the status of its `NodeTap`; none before the first desired state.
+    /// The state of the node, as the status of its `NodeTap`; none before the first desired state, and before all namespaces were searched
+    /// for what is left of others.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
-        let desired = self.desired.as_ref()?;
+        let desired = self.desired.as_ref().filter(|_| self.sweep.is_complete())?;
         let mut senders: Vec<SenderStatus> = Vec::new();
         for sender in &desired.senders {
             let resource = Resource::sender(sender);
@@ -30,7 +31,10 @@ impl Node {
         }
         let mut receivers: Vec<ReceiverStatus> = Vec::new();
         for receiver in &desired.receivers {
-            let status = self.status(&Resource::receiver(receiver), receiver.pod.as_ref());
+            let status = match self.sources.failure(receiver) {
+                Some(failure) => failure.status(),
+                None => self.status(&Resource::receiver(receiver), receiver.pod.as_ref()),
+            };
             receivers.push(receiver_status(receiver.tap.uid.to_string(), receiver.vni.get(), status));
         }
         // Leftovers that were observed have a message; others have not been observed yet.
@@ -45,8 +49,24 @@ impl Node {
         }
         let features = [("ebpf".to_owned(), self.program_sets.spare().failure().is_none())].into();
         let status = desired.status(senders, receivers, features);
-        let status = NodeStatus { helper_restarts: self.restarts, unsearched: self.sweep.failures(), ..status };
+        let status = NodeStatus {
+            sent_vnis: self.sent_vnis(),
+            source_addresses: self.paths.sources(),
+            helper_restarts: self.restarts,
+            unsearched: self.sweep.failures(),
+            ..status
+        };
         Some(Report { uid: desired.uid.clone(), status })
+    }
+
+    fn sent_vnis(&self) -> Vec<SentVnis> {
+        let mut taps: BTreeMap<&str, BTreeSet<Vni>> = BTreeMap::new();
+        for (tap, vnis) in self.netns.values().flat_map(|netns| &netns.sent_vnis) {
+            taps.entry(tap).or_default().extend(vnis);
+        }
+        let sent =
+            |(tap, vnis): (&str, BTreeSet<Vni>)| SentVnis { tap_uid: tap.to_owned(), vnis: vnis.into_iter().collect() };
+        taps.into_iter().map(sent).collect()
     }
 
     fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {

@@ -1,7 +1,8 @@
 //! The search for what earlier helpers left, in every network namespace that a process is in or that is mounted.
 //!
-//! It is repeated: a namespace may not be readable now, and a helper may have died while it removed something. Apart from the first
-//! time, namespaces are visited one by one, with pauses.
+//! It is repeated: a namespace may not be readable now, and a helper may have died while it removed something. Namespaces are visited one
+//! by one, between which pods are tapped. Nothing is reported before the first round is complete: a report without an entry says that
+//! nothing is left.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,6 +38,8 @@ pub(super) struct Sweep {
     failures: BTreeMap<String, String>,
     /// The same for the last complete round.
     last_failures: BTreeMap<String, String>,
+    /// Whether a round is complete. The first one has no pauses.
+    complete: bool,
     not_before: Option<Instant>,
 }
 
@@ -62,6 +65,11 @@ impl Sweep {
         Ok(())
     }
 
+    /// Whether every namespace was searched.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     fn failed(&mut self, what: String, error: &dyn std::error::Error) {
         if !self.last_failures.contains_key(&what) {
             warn!(namespace = what, %error, "cannot search");
@@ -77,8 +85,8 @@ impl Sweep {
 }
 
 impl Node {
-    /// Searches all namespaces.
-    pub(super) async fn sweep_all(&mut self) -> Result<(), NodeError> {
+    /// Searches all namespaces at once.
+    pub async fn sweep_all(&mut self) -> Result<(), NodeError> {
         self.sweep.start()?;
         while !self.sweep.left.is_empty() {
             self.sweep_step().await;
@@ -113,8 +121,9 @@ impl Node {
             }
             break;
         }
-        self.sweep.not_before = Some(Instant::now() + PAUSE * start.elapsed());
+        self.sweep.not_before = self.sweep.complete.then(|| Instant::now() + PAUSE * start.elapsed());
         if self.sweep.left.is_empty() {
+            self.sweep.complete = true;
             self.sweep.last_failures = mem::take(&mut self.sweep.failures);
         }
     }

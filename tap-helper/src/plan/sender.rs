@@ -39,7 +39,7 @@ impl Planner<'_> {
             return Err(Failure::refused(
                 Reason::IngressQdiscConflict,
                 format!(
-                    "Another program added an ingress qdisc to {}, where PodTap needs clsact. Let that program use clsact, or remove it.",
+                    "Another program added an ingress qdisc to {}, where PodTap needs clsact. Make that program use clsact; if it is not in the pod, ask the cluster's administrator.",
                     interface.name,
                 ),
             ));

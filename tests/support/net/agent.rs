@@ -11,7 +11,7 @@ use podtap_model::{Counters, DesiredUpdate, NodeStatus, Renewal, Request, Respon
 use super::Desired;
 
 /// The user that the agent runs as, and its group.
-pub const AGENT_UID: u32 = 65532;
+pub const AGENT_UID: u32 = 2_000_014_789;
 
 /// Timeout for a message.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 use std::{
     fs::File,
     io::Read as _,
-    process::{Child, Command},
+    process::{Child, Command, ExitStatus},
     time::Duration,
 };
 
@@ -19,6 +19,14 @@ impl Background {
     #[must_use]
     pub fn start(node: &Node, script: &str) -> Self {
         Self { child: node.spawn(None, Command::new("sh").args(["-c", script])) }
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("a child can be waited for")
     }
 
     /// Waits until the machine has started this many further processes.

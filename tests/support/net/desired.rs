@@ -1,6 +1,6 @@
 use std::time::SystemTime;
 
-use podtap_model::{DesiredUpdate, NodeState, Pod, Program, Receiver, Tap, UnixTime};
+use podtap_model::{DesiredUpdate, IpNet, NodeState, Pod, Program, Receiver, Tap, UnixTime};
 
 /// The desired state of a node, with the tap repeated in each of its senders, which is easier to modify in tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Desired {
     pub senders: Vec<Sender>,
     /// Receivers.
     pub receivers: Vec<Receiver>,
+    /// Networks from which they accept mirrored frames.
+    pub sources: Vec<IpNet>,
     /// MTU between the nodes.
     pub underlay_mtu: Option<u32>,
     /// How long senders mirror without being renewed.
@@ -51,6 +53,7 @@ impl Desired {
             state.senders.push(podtap_model::Sender { tap: tap.uid, pod: pod.clone() });
         }
         state.receivers.clone_from(&self.receivers);
+        state.sources.clone_from(&self.sources);
         state
     }
 

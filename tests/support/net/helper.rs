@@ -105,6 +105,15 @@ impl Helper {
         Self::under(node, &[], arguments, input)
     }
 
+    /// Likewise, with a mount of `/proc` of its own, as each container has one.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn once_in_container(node: &Node, arguments: &[&str], input: &str) -> (ExitStatus, String, String) {
+        Self::under(node, &["unshare", "--mount-proc"], arguments, input)
+    }
+
     /// Runs a command and kills it after it has sent `requests` messages to the kernel. Returns whether it sent that many.
     #[must_use]
     pub fn killed_after(node: &Node, requests: u32, arguments: &[&str], input: &str) -> bool {
@@ -165,11 +174,31 @@ impl Helper {
         self.process.wait().expect("a child can be waited for");
     }
 
+    /// Stops it, so that it does not answer.
+    ///
+    /// # Panics
+    /// When it is no longer running.
+    pub fn stop(&self) {
+        self.signal_group(libc::SIGSTOP);
+    }
+
+    /// Lets it run again.
+    ///
+    /// # Panics
+    /// When it is no longer running.
+    pub fn resume(&self) {
+        self.signal_group(libc::SIGCONT);
+    }
+
     fn kill_group(&self) {
+        self.signal_group(libc::SIGKILL);
+    }
+
+    fn signal_group(&self, signal: libc::c_int) {
         let group = i32::try_from(self.process.id()).expect("a PID fits");
         #[expect(unsafe_code, reason = "std kills no groups")]
         // SAFETY: no pointers, and a child that was not waited for keeps its PID.
-        let _ = unsafe { libc::kill(-group, libc::SIGKILL) };
+        let _ = unsafe { libc::kill(-group, signal) };
     }
 
     /// Kills only the process that does the work, as the kernel does when memory is short.
@@ -233,6 +262,8 @@ fn command(tracer: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", CAPABILITIES, "--inh-caps", "-all", "--no-new-privs"]);
     command.args(tracer).arg(binary()).args(arguments);
+    // With the details of each step, which tests count.
+    command.env("RUST_LOG", "info,tap_helper=debug");
     command
 }
 

@@ -11,13 +11,15 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tracing::{debug, info, warn};
 
 /// The containers of the helper pod start together: the socket exists within milliseconds, or something is wrong.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long the tap-helper may take to listen before that is worth a warning.
+const START: Duration = Duration::from_secs(5);
 
 /// How much of the receive buffer is kept between two messages.
 const KEPT_BUFFER: usize = 16 << 10;
@@ -62,12 +64,13 @@ pub struct Channels {
 /// Keeps up a connection to the tap-helper at `socket` until the client is dropped.
 pub async fn run(socket: &Path, mut channels: Channels) {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let mut logged = false;
+    // When to warn that there is no connection; none after that.
+    let mut warn_at = Some(Instant::now() + START);
     loop {
         let reason = match UnixStream::connect(socket).await {
             Ok(stream) => {
                 info!("connected to the tap-helper");
-                logged = false;
+                warn_at = Some(Instant::now());
                 channels.health.set_ready(true);
                 let reason = exchange(stream, &mut channels, &mut backoff).await;
                 channels.health.set_ready(false);
@@ -79,15 +82,15 @@ pub async fn run(socket: &Path, mut channels: Channels) {
             return;
         }
         // Once per disconnection: further attempts are not news.
-        if logged {
-            debug!(error = %reason, "still not connected to the tap-helper");
-        } else {
+        if warn_at.is_some_and(|at| at <= Instant::now()) {
+            warn_at = None;
             warn!(
                 error = %reason, socket = %socket.display(),
                 "not connected to the tap-helper; mirrors stay as they are, retrying"
             );
+        } else {
+            debug!(error = %reason, "not connected to the tap-helper");
         }
-        logged = true;
         sleep(backoff.pause()).await;
     }
 }

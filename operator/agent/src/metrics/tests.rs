@@ -6,7 +6,8 @@ use tokio::{net::TcpListener, task::yield_now};
 use super::*;
 
 fn update() -> DesiredUpdate {
-    let tap = |number: u32| json!({"namespace": "shop", "name": format!("tap-{number}"), "uid": format!("t{number}")});
+    let options = json!({"filter": {}, "sample": {}, "limit": {}, "deduplicate": {}, "truncate": {}});
+    let tap = |number: u32| json!({"namespace": "shop", "name": format!("tap-{number}"), "uid": format!("t{number}"), "options": options});
     let sender = |number: u32| {
         let pod = json!({"namespace": "shop", "name": "web-0", "uid": "p"});
         json!({"tap": format!("t{number}"), "pod": pod})
@@ -42,7 +43,7 @@ fn with_programs(tap: &str) -> SenderCounters {
 }
 
 fn metrics(senders: Vec<SenderCounters>) -> String {
-    http::text(&registry(&Counters { request: 1, senders }, &update().spec)).expect("it can be encoded")
+    http::text(&registry(&Counters { request: 1, senders, rejected: None }, &update().spec)).expect("it can be encoded")
 }
 
 /// The value of a series of tap `number`.
@@ -67,7 +68,7 @@ fn every_counter_has_the_names_of_tap_and_pod() {
             assert_eq!(counts, [0, 1, 2, 3, 4].map(|number| Some(first + number)), "{text}");
         }
         assert_eq!(of("egress", "deduplicated"), Some(u64::MAX / 100), "all 64 bits");
-        let bytes = value(&text, "bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
+        let bytes = value(&text, "frame_bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
         assert_eq!(bytes, Some(2100), "{text}");
         assert_eq!(value(&text, "mirror_failures", number, ",direction=\"ingress\""), Some(2), "{text}");
         let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames", "forged_frames"];
@@ -75,6 +76,39 @@ fn every_counter_has_the_names_of_tap_and_pod() {
         assert_eq!(values, [Some(5), Some(500), Some(6), Some(7)], "{text}");
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+#[test]
+fn what_a_tap_cannot_count_has_no_series() {
+    let series = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    let idle = SenderCounters {
+        ingress: Some(DirectionCounters::default()),
+        egress: Some(DirectionCounters::default()),
+        truncated: Count::default(),
+        oversized: Count::default(),
+        ..with_programs("t1")
+    };
+    assert_eq!(series(&metrics(vec![idle.clone()])), 30, "with every option");
+
+    let mut without_options = update();
+    without_options.spec["taps"][0]["options"] = json!(null);
+    let text = |sender: SenderCounters| {
+        let counters = Counters { request: 1, senders: vec![sender], rejected: None };
+        http::text(&registry(&counters, &without_options.spec)).expect("it can be encoded")
+    };
+    assert_eq!(series(&text(idle)), 12, "mirrored, expired, failed, oversized and forged frames");
+    assert_eq!(series(&text(with_programs("t1"))), 30, "what was counted before the tap was changed is not lost");
+}
+
+#[test]
+fn families_have_their_unit() {
+    let text = metrics(vec![with_programs("t1")]);
+    for family in ["podtap_frame_bytes", "podtap_truncated_bytes"] {
+        assert!(text.contains(&format!("# UNIT {family} bytes\n")), "{text}");
+    }
+    for line in text.lines().filter(|line| line.starts_with("# HELP")) {
+        assert!(line.starts_with("# HELP podtap_") && line.ends_with('.'), "{line}");
+    }
 }
 
 #[test]
@@ -103,7 +137,11 @@ async fn old_counters_are_not_served_without_an_answer() {
     });
     channels.requests.changed().await.expect("the client exists");
     let request = *channels.requests.borrow_and_update();
-    channels.counters.send_replace(Some(Arc::new(Counters { request, senders: vec![with_programs("t1")] })));
+    channels.counters.send_replace(Some(Arc::new(Counters {
+        request,
+        senders: vec![with_programs("t1")],
+        rejected: None,
+    })));
     assert!(scrape.await.expect("it ends").expect("an answer").contains("tap-1"));
     let error = source.text().await.expect_err("the tap-helper does not answer").to_string();
     assert!(error.contains("tap-helper"), "{error}");
@@ -116,7 +154,7 @@ fn names_are_read_from_entries_that_cannot_be_decoded() {
     newer.spec["taps"][0]["colour"] = json!("red");
     newer.spec["senders"][0]["pod"]["colour"] = json!("red");
     newer.spec["senders"][1] = json!("?");
-    let counters = Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")] };
+    let counters = Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")], rejected: None };
     let text = http::text(&registry(&counters, &newer.spec)).expect("it can be encoded");
     assert!(text.contains("tap-1") && !text.contains("tap-2"), "{text}");
 }
@@ -148,4 +186,16 @@ async fn a_port_in_use_is_retried() {
     tokio::time::timeout(Duration::from_secs(10), connected).await.expect("it is served eventually");
     assert!(!serving.is_finished());
     serving.abort();
+}
+
+#[test]
+fn rejected_packets_are_counted_per_node() {
+    let counters = Counters { request: 1, senders: vec![], rejected: Some(count(7)) };
+    let text = http::text(&registry(&counters, &update().spec)).expect("it can be encoded");
+    let has = |line: &str| text.lines().any(|found| found == line);
+    assert!(
+        has("podtap_receiver_rejected_packets_total 7") && has("podtap_receiver_rejected_bytes_total 700"),
+        "{text}"
+    );
+    assert!(!metrics(vec![]).contains("rejected"), "a node without receivers");
 }

@@ -153,10 +153,9 @@ fn abandoned(nodes: &[String]) -> Occurrence {
         is_warning: true,
         reason: Reason::CleanupAbandoned,
         note: format!(
-            "{} did not report within {} s that the tap is gone; its helper pod removes what is left as soon as it can (kubectl get nodetap {})",
+            "{} did not report within {} s that the tap is gone; its helper pod removes what is left as soon as it can. Ask the cluster's administrator what is wrong with it",
             nodes.join(", "),
             DEADLINE.as_secs(),
-            nodes.join(" "),
         ),
     }
 }

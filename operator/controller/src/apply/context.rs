@@ -8,7 +8,7 @@ use kube::{
     api::{DeleteParams, PatchParams, Preconditions},
 };
 
-use crate::{apply::helper_pod::HelperTemplate, names, store::caches::Caches};
+use crate::{apply::helper_pod::HelperTemplate, names, plan::rollout::MaxUnavailable, store::caches::Caches};
 
 /// How many requests are in flight at the same time.
 pub const CONCURRENCY: usize = 8;
@@ -23,12 +23,13 @@ pub fn in_budget<F: Future>(requests: impl IntoIterator<Item = F>) -> impl Strea
     stream::iter(requests).take_while(move |_| ready(Instant::now() < end)).buffer_unordered(CONCURRENCY)
 }
 
-/// The API server, the caches that learn of each write, and the template of helper pods.
+/// The API server, the caches that learn of each write, the template of helper pods, and how fast it is rolled out.
 #[derive(Clone)]
 pub struct Context {
     pub client: Client,
     pub caches: Caches,
     pub template: HelperTemplate,
+    pub max_unavailable: MaxUnavailable,
 }
 
 /// Parameters of every patch.

@@ -15,6 +15,7 @@ use tracing::info;
 use crate::{
     apply::{
         actions::Action,
+        agent_account::AgentAccount,
         context::{Context, delete_params, is_gone, patch_params},
     },
     names,
@@ -94,19 +95,14 @@ async fn delete_node_tap(context: &Context, node: &str, uid: &str) -> Result<(),
 }
 
 async fn create_helper(context: &Context, node: &str, owner: &str) -> Result<(), kube::Error> {
-    let Context { client, caches, template } = context;
+    let Context { client, caches, template, .. } = context;
     let api: Api<Pod> = Api::namespaced(client.clone(), &template.namespace);
+    AgentAccount::new(&template.namespace, node, owner).create(client).await?;
     let post = PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() };
-    match in_time(api.create(&post, &template.pod(node, owner))).await {
-        Ok(pod) => {
-            caches.created_helper(pod, &template.namespace);
-            info!(node, "created helper pod");
-            Ok(())
-        }
-        // The watch is behind, and will report it.
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        Err(error) => Err(error),
-    }
+    let pod = in_time(api.create(&post, &template.pod(node, owner))).await?;
+    info!(node, pod = pod.metadata.name, "created helper pod");
+    caches.created_helper(pod, &template.namespace);
+    Ok(())
 }
 
 async fn delete_helper(
@@ -121,7 +117,11 @@ async fn delete_helper(
     if immediately {
         parameters.grace_period_seconds = Some(0);
     }
-    is_gone(in_time(api.delete(name, &parameters)).await)?;
-    info!(node, "deleted helper pod");
+    let deleted = in_time(api.delete(name, &parameters)).await;
+    if let Some(pod) = deleted.as_ref().ok().and_then(|response| response.as_ref().left()) {
+        context.caches.deleting_helper(pod.clone(), &context.template.namespace);
+    }
+    is_gone(deleted)?;
+    info!(node, pod = name, "deleted helper pod");
     Ok(())
 }

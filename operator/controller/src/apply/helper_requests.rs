@@ -13,13 +13,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{
-    apply::{
-        actions::Action,
-        context::{CONCURRENCY, Context},
-        execute::execute,
-    },
-    retries::RetryKey,
+use crate::apply::{
+    actions::Action,
+    context::{CONCURRENCY, Context},
+    execute::execute,
 };
 
 /// How long a reconcile waits for the answers. Without slow webhooks, a request takes milliseconds.
@@ -28,11 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A request and the answer to it.
 pub type Answered = (Action, Result<(), kube::Error>);
 
-/// Requests in flight, at most one for each node. Dropping it cancels them.
+/// Requests in flight, at most one creation for each node and one deletion for each pod. Dropping it cancels them.
 #[derive(Debug, Default)]
 pub struct HelperRequests {
     tasks: JoinSet<Answered>,
-    busy: BTreeSet<RetryKey>,
+    /// The pods to delete, and the nodes to create one on.
+    busy: BTreeSet<(bool, String)>,
     answered: VecDeque<Answered>,
 }
 
@@ -44,7 +42,7 @@ impl HelperRequests {
         loop {
             while self.tasks.len() < CONCURRENCY {
                 let Some(action) = waiting.next() else { break };
-                if self.busy.insert(action.retry_key()) {
+                if self.busy.insert(subject(&action)) {
                     let context = context.clone();
                     self.tasks.spawn(async move {
                         let result = execute(&context, &action).await.map(drop);
@@ -55,7 +53,7 @@ impl HelperRequests {
             if self.tasks.is_empty() || timeout_at(deadline, self.answer()).await.is_err() {
                 let answered = std::mem::take(&mut self.answered);
                 for (action, _) in &answered {
-                    self.busy.remove(&action.retry_key());
+                    self.busy.remove(&subject(action));
                 }
                 return answered.into();
             }
@@ -69,6 +67,15 @@ impl HelperRequests {
             // It panicked; nothing cancels it.
             Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             None => std::future::pending().await,
+        }
+    }
+}
+
+fn subject(action: &Action) -> (bool, String) {
+    match action {
+        Action::DeleteHelper { name, .. } => (true, name.clone()),
+        Action::CreateHelper { node, .. } | Action::WriteNodeTap { node, .. } | Action::DeleteNodeTap { node, .. } => {
+            (false, node.clone())
         }
     }
 }

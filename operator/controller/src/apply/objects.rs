@@ -3,16 +3,22 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::StreamExt as _;
+use k8s_openapi::jiff::Timestamp;
+use tracing::warn;
 
 use crate::{
     apply::{
-        actions::{Action, helper_action, node_tap_action},
+        actions::{Action, helper_actions, node_tap_action},
         context::{Context, in_budget},
         execute::{Error, execute},
         helper_failures,
     },
     failure::Failure,
-    plan::nodes::NodePlan,
+    plan::{
+        helper_pods::{self, Unready},
+        nodes::NodePlan,
+        rollout::{self, Rollout},
+    },
     state::ControllerState,
     store::{
         node_tap::CachedNodeTap,
@@ -21,11 +27,14 @@ use crate::{
 };
 
 /// The objects after this stage. The status stage uses these, and not those of the snapshot.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Applied {
     pub node_taps: BTreeMap<String, Arc<CachedNodeTap>>,
     /// Nodes whose helper pod does not run, and why.
     pub helper_failures: BTreeMap<String, Failure>,
+    pub rollout: Rollout,
+    /// When to reconcile again even if nothing changes.
+    pub next: Option<Timestamp>,
     pub errors: Vec<Error>,
 }
 
@@ -43,15 +52,27 @@ pub async fn apply(
     // A helper pod refers to the UID of its NodeTap, which may have just been created.
     let node_taps = snapshot::node_taps(&context.caches);
     let template = context.template.hash();
-    helper_failures::observe(snapshot, &mut state.helper_failures, &mut state.retries, &template);
-    let helpers = plans.iter().filter_map(|(node, plan)| {
+    state.unready = helper_pods::unready(snapshot, plans, &template, &state.unready);
+    helper_failures::observe(snapshot, &state.unready, &template, &mut state.helper_failures, &mut state.retries);
+    let rollout = rollout::plan(snapshot, plans, &template, &state.unready, context.max_unavailable);
+    let helpers = plans.iter().flat_map(|(node, plan)| {
         let owner = node_taps.get(node).map(|node_tap| node_tap.uid.as_str());
-        helper_action(snapshot.helpers.get(node).map(Arc::as_ref), node, plan, owner, &template)
+        helper_actions(snapshot.helpers_of(node), node, plan, owner, &template, rollout.replace.contains(node))
     });
     errors.extend(write_helpers(context, snapshot, helpers.collect(), state).await);
+    if rollout.is_stopped() && !state.rollout_stopped {
+        warn!(nodes = ?rollout.failing, waiting = rollout.outdated.len(), "new helper pods fail; the other nodes keep theirs");
+    }
+    state.rollout_stopped = rollout.is_stopped();
     state.helper_failures.retain(|node, _| plans.contains_key(node));
-    let node_taps = snapshot::node_taps(&context.caches);
-    Applied { node_taps, helper_failures: state.helper_failures.clone(), errors }
+    let deadlines = state.unready.values().map(Unready::deadline);
+    Applied {
+        node_taps: snapshot::node_taps(&context.caches),
+        helper_failures: state.helper_failures.clone(),
+        rollout,
+        next: deadlines.filter(|deadline| *deadline > snapshot.now).min(),
+        errors,
+    }
 }
 
 async fn write_node_taps(
@@ -96,7 +117,7 @@ async fn write_helpers(
     actions: Vec<Action>,
     state: &mut ControllerState,
 ) -> Vec<Error> {
-    // An ended pod is in the way of the next one: it is deleted at once, and only its successor waits.
+    // Only the successor of a pod that ended waits, and not the deletion of the pod.
     let is_due = |action: &Action| {
         matches!(action, Action::DeleteHelper { .. }) || !state.retries.is_paused(&action.retry_key(), snapshot.now)
     };

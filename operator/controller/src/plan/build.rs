@@ -9,9 +9,10 @@ use crate::{
     failure::Failure,
     plan::{
         deduplication::Deduplication,
-        node_specs,
+        node_specs, sources,
         tap_plan::{TapPlan, TapState},
     },
+    store::snapshot::Snapshot,
     validate::policy::Policy,
 };
 
@@ -26,6 +27,7 @@ pub struct Plan<'a> {
 
 /// Builds the plan. No node learns of the taps in `without_finalizer`.
 pub fn build<'a>(
+    snapshot: &Snapshot,
     taps: Vec<TapPlan<'a>>,
     without_finalizer: &BTreeSet<Uid>,
     policy: &Policy,
@@ -39,14 +41,16 @@ pub fn build<'a>(
         }
     };
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
-    Plan { nodes: node_specs::node_specs(&taps, policy, deduplication), taps }
+    let mut nodes = node_specs::node_specs(&taps, policy, deduplication);
+    sources::allow(&mut nodes, snapshot, &policy.receiver_sources);
+    Plan { nodes, taps }
 }
 
 fn missing_finalizer() -> Failure {
     Failure::new(
         Reason::Pending,
         format!(
-            "the finalizer {FINALIZER}, without which nothing would be cleaned up in the end, could not be added: it is retried automatically, and the controller's log has the cause"
+            "the finalizer {FINALIZER}, without which nothing would be cleaned up in the end, could not be added: it is retried automatically; if this persists, ask the cluster's administrator, who finds the cause in the controller's log"
         ),
     )
 }

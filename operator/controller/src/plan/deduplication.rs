@@ -78,7 +78,7 @@ pub fn deduplication(
     }
     let is_unattended = |node: &&String| {
         let is_ready = snapshot.nodes.get(*node).is_some_and(|node| node.ready);
-        !(is_ready && snapshot.helpers.get(*node).is_some_and(|helper| helper.ready))
+        !(is_ready && snapshot.helpers_of(node).iter().any(|helper| helper.ready && !helper.terminating))
     };
     let unattended = snapshot.node_taps.keys().filter(is_unattended).cloned();
     let unattended = result.wait(&before.unattended, unattended, UNATTENDED, snapshot.now);

@@ -35,7 +35,7 @@ pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy, deduplication: &Dedupli
             }
             node.underlay_mtu = policy.underlay_mtu;
             node.orphan_timeout_seconds = Some(policy.orphan_timeout_seconds);
-            node.senders.push(Sender { tap: uid.clone(), pod });
+            node.senders.push(sender(plan, pod));
         }
     }
     for state in nodes.values_mut() {
@@ -48,7 +48,7 @@ pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy, deduplication: &Dedupli
 }
 
 /// What all senders of the tap have in common.
-fn tap(plan: &TapPlan<'_>, spec: &TapSpec, peers: Vec<IpAddr>) -> Tap {
+pub fn tap(plan: &TapPlan<'_>, spec: &TapSpec, peers: Vec<IpAddr>) -> Tap {
     let endpoint = |destination: &PlannedDestination| {
         let (endpoint, vni) = (destination.endpoint?, destination.vni?);
         Some(Endpoint { address: endpoint.ip(), port: endpoint.port(), vni })
@@ -68,8 +68,13 @@ fn tap(plan: &TapPlan<'_>, spec: &TapSpec, peers: Vec<IpAddr>) -> Tap {
     }
 }
 
+/// The sender of a pod.
+pub fn sender(plan: &TapPlan<'_>, pod: Pod) -> Sender {
+    Sender { tap: plan.tap.reference.uid.clone(), pod }
+}
+
 /// The receiver of a destination, and its node. None for an external endpoint, nor for a destination to which nothing is sent.
-fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(String, Receiver)> {
+pub fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(String, Receiver)> {
     let (endpoint, resolved) = (destination.endpoint?, destination.resolved.as_ref()?);
     let receiver = Receiver {
         tap: plan.tap.reference.clone(),
@@ -83,7 +88,8 @@ fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(Str
     Some((resolved.node()?.to_owned(), receiver))
 }
 
-fn model_pod(pod: &CachedPod) -> Pod {
+/// A pod as a node knows it.
+pub fn model_pod(pod: &CachedPod) -> Pod {
     Pod {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),

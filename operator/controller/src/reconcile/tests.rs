@@ -17,7 +17,8 @@ use super::*;
 use crate::{
     apply::helper_pod::HelperTemplate,
     fake_api::FakeApi,
-    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, tap, vni},
+    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, started, tap},
+    plan::rollout::MaxUnavailable,
     store::{
         cache::Cache,
         caches::Caches,
@@ -33,7 +34,6 @@ const NODE_TAP: &str = "/apis/podtap.dev/v1alpha1/nodetaps/";
 const PODS: &str = "/api/v1/namespaces/podtap-system/pods";
 const SWEEP: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-sweep";
 const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
-const CLAIMS: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-vni-claims";
 
 /// A leader and its API server. [`Cluster::sync`] replaces the watches.
 struct Cluster {
@@ -74,7 +74,6 @@ impl Cluster {
         Reconciler {
             publisher: Publisher::new(client.clone(), "test"),
             compiler: Compiler::shell("exit 1"),
-            vni_record: VniRecord::new(client.clone(), OWN_NAMESPACE),
             sweep_record: SweepRecord::new(client.clone(), OWN_NAMESPACE),
             context: Context {
                 client,
@@ -84,11 +83,11 @@ impl Cluster {
                     image: "podtap:1".into(),
                     pull_policy: "Never".into(),
                     pull_secrets: Vec::new(),
-                    service_account: "podtap-agent".into(),
                     priority_class: None,
                     log_json: false,
                     metrics_port: 14790,
                 },
+                max_unavailable: MaxUnavailable::Nodes(1),
             },
             state: ControllerState::default(),
             metrics: ControllerMetrics::new(&Metrics::new()),
@@ -137,8 +136,13 @@ impl Cluster {
         Timestamp::now() + self.ahead.get()
     }
 
-    /// Every node applies its spec, and its helper pod runs.
+    fn advance(&self, seconds: i64) {
+        self.ahead.set(self.ahead.get() + SignedDuration::from_secs(seconds));
+    }
+
+    /// Every node applies its spec, and its helper pod runs. That takes a second.
     fn nodes_apply(&self) {
+        self.advance(1);
         for (path, node_tap) in self.api.list("/nodetaps/") {
             self.api.put(&path, &carry_out(object::<NodeTap>(node_tap)));
         }
@@ -153,7 +157,17 @@ impl Cluster {
         self.nodes_apply();
         self.reconcile().await;
         assert_eq!(self.condition("Ready"), ("True".into(), "AsExpected".into()));
+        self.advance(1);
         self.api.requests();
+    }
+
+    /// Creates a pod that has started on n1.
+    fn add_pod(&self, name: &str) {
+        self.api.put(&format!("/api/v1/namespaces/shop/pods/{name}"), &started(pod("shop", name, "n1")));
+    }
+
+    fn status(&self) -> PodTapStatus {
+        object::<PodTap>(self.api.get(TAP).expect("a tap")).status.expect("a status")
     }
 
     fn delete_tap(&self) {
@@ -163,8 +177,7 @@ impl Cluster {
     }
 
     fn condition(&self, kind: &str) -> (String, String) {
-        let tap: PodTap = object(self.api.get(TAP).expect("a tap"));
-        let conditions = tap.status.expect("a status").conditions;
+        let conditions = self.status().conditions;
         let condition = conditions.into_iter().find(|c| c.type_ == kind).expect("all are there");
         (condition.status, condition.reason)
     }
@@ -188,14 +201,26 @@ async fn an_unchanged_cluster_sends_nothing() {
     let mut cluster = Cluster::with_one_tap();
     let first = cluster.reconcile().await;
     let sent: BTreeMap<&str, usize> = first.iter().fold(BTreeMap::new(), |mut sent, request| {
-        let kinds = ["configmaps", "selfsubjectreviews", "nodetaps", "/pods", "/status", "podtaps"];
+        let kinds = [
+            "configmaps",
+            "selfsubjectreviews",
+            "nodetaps",
+            "/pods",
+            "/status",
+            "podtaps",
+            "serviceaccounts",
+            "clusterroles",
+            "clusterrolebindings",
+        ];
         *sent.entry(kinds.into_iter().find(|kind| request.contains(kind)).expect(request)).or_default() += 1;
         sent
     });
-    // The record of VNIs is read and written, that of nodes to sweep is read, the finalizer added, each NodeTap and helper pod created,
-    // and the status written.
-    let expected = [("/pods", 2), ("/status", 1), ("configmaps", 3), ("nodetaps", 2), ("podtaps", 1)];
-    assert_eq!(sent, expected.into_iter().chain([("selfsubjectreviews", 1)]).collect());
+    // The record of nodes to sweep is read, the finalizer added, each NodeTap, agent's account and helper pod created, and the status
+    // written.
+    let account = [("serviceaccounts", 2), ("clusterroles", 2), ("clusterrolebindings", 2)];
+    let others =
+        [("/pods", 2), ("/status", 1), ("configmaps", 1), ("nodetaps", 2), ("podtaps", 1), ("selfsubjectreviews", 1)];
+    assert_eq!(sent, account.into_iter().chain(others).collect());
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
     assert_eq!(cluster.reconcile().await, none());
 
@@ -245,18 +270,74 @@ async fn a_new_leader_changes_nothing() {
     };
     tokio::time::timeout(Duration::from_secs(10), published).await.expect("TapEstablished is published");
     cluster.restart();
-    assert_eq!(
-        cluster.reconcile().await,
-        [format!("GET {CLAIMS}"), format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]
-    );
+    assert_eq!(cluster.reconcile().await, [format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]);
     tokio::task::yield_now().await;
     assert_eq!(cluster.api.list("/events/").len(), 1, "TapEstablished, once");
 }
 
 #[tokio::test]
+async fn a_new_pod_of_an_established_tap_leaves_the_others_tapped() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    cluster.add_pod("new");
+    assert_eq!(cluster.reconcile().await, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {TAP}/status")]);
+    // The node has not observed the change yet, neither for the next leader.
+    for _ in 0..2 {
+        let status = cluster.status();
+        assert_eq!((status.matched_pods, status.tapped_pods, status.pending_pods), (2, 1, 1));
+        assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
+        cluster.restart();
+        cluster.reconcile().await;
+    }
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    assert_eq!((cluster.status().tapped_pods, cluster.status().pending_pods), (2, 0));
+    assert_eq!(cluster.api.list("/events/").len(), 1, "TapEstablished, once");
+}
+
+#[tokio::test]
+async fn a_status_is_written_once_per_second_and_the_last_one_always() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let status = format!("PATCH {TAP}/status");
+    let mut written = 0;
+    let mut next = cluster.now();
+    for index in 0..8 {
+        cluster.add_pod(&format!("new-{index}"));
+        cluster.sync();
+        next = cluster.reconciler.reconcile(cluster.now()).await;
+        written += cluster.api.requests().iter().filter(|request| **request == status).count();
+    }
+    assert_eq!((written, cluster.status().matched_pods), (1, 2), "within one second");
+    assert!(next.duration_since(cluster.now()) <= SignedDuration::from_secs(1), "nothing else would wake the leader");
+    cluster.advance(1);
+    assert_eq!(cluster.reconcile().await, [status]);
+    assert_eq!(cluster.status().matched_pods, 9);
+    cluster.advance(1);
+    assert_eq!(cluster.reconcile().await, none());
+}
+
+#[tokio::test]
+async fn a_mistyped_opt_out_is_reported_once() {
+    let mut cluster = Cluster::with_one_tap();
+    let mut typo = pod("shop", "typo", "n1");
+    typo.metadata.labels.get_or_insert_default().insert("podtap.dev/exlude".into(), "true".into());
+    cluster.api.put("/api/v1/namespaces/shop/pods/typo", &typo);
+    cluster.establish().await;
+    cluster.reconcile().await;
+    let events = cluster.api.list("/namespaces/shop/events/");
+    let warnings: Vec<&Value> =
+        events.iter().map(|(_, event)| event).filter(|event| event["reason"] == "UnknownKey").collect();
+    assert_eq!(warnings.len(), 1, "{events:?}");
+    assert_eq!((&warnings[0]["regarding"]["kind"], &warnings[0]["regarding"]["name"]), (&json!("Pod"), &json!("typo")));
+    let note = warnings[0]["note"].as_str().expect("a note");
+    assert!(note.contains("label podtap.dev/exlude") && note.contains("podtap.dev/exclude opts out"), "{note}");
+}
+
+#[tokio::test]
 async fn a_leader_can_be_replaced_between_any_two_requests() {
     // The first leader gets this far, and its successor has to reach the same result.
-    for lost_from in ["POST /api/v1/namespaces/podtap-system/configmaps", "PATCH", "nodetaps/n2", "/pods", "/status"] {
+    for lost_from in ["PATCH", "nodetaps/n2", "/pods", "/status"] {
         let mut cluster = Cluster::with_one_tap();
         cluster.api.refuse(lost_from, StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
         cluster.reconcile().await;
@@ -308,12 +389,13 @@ async fn deleting_ends_when_the_nodes_are_clean() {
     assert_eq!(requests, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {NODE_TAP}n2")]);
     assert_eq!(cluster.node_tap("n1").spec, NodeTapSpec::default());
     assert_eq!(cluster.reconcile().await, none(), "the nodes are cleaning up");
-    let recorded = |cluster: &Cluster| cluster.api.get(CLAIMS).expect("a record")["data"].clone();
-    assert_eq!(recorded(&cluster), json!({"100": "tap-t/main"}), "mirrored frames may still be in flight");
+    let released = |cluster: &Cluster| cluster.reconciler.state.vnis.released.len();
+    assert_eq!(released(&cluster), 1, "mirrored frames may still be in flight");
     cluster.nodes_apply();
     cluster.reconcile().await;
     assert_eq!(cluster.api.get(TAP), None);
-    assert_eq!(recorded(&cluster), json!({}));
+    cluster.reconcile().await;
+    assert_eq!(released(&cluster), 0);
 }
 
 #[tokio::test]
@@ -358,10 +440,10 @@ async fn foreign_changes_of_a_node_tap_are_undone() {
     let mut edited = cluster.node_tap("n1");
     edited.spec.0.senders.clear();
     cluster.api.put(&format!("{NODE_TAP}n1"), &edited);
-    // The tap does not count as tapped before the node has observed the repair.
+    // The pod does not count as tapped before the node has observed the repair.
     assert_eq!(cluster.reconcile().await, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {TAP}/status")]);
     assert_eq!(cluster.node_tap("n1").spec, before);
-    assert_eq!(cluster.condition("Tapped"), ("False".into(), "Pending".into()));
+    assert_eq!((cluster.status().tapped_pods, cluster.status().pending_pods), (0, 1));
 
     cluster.nodes_apply();
     cluster.reconcile().await;
@@ -395,6 +477,43 @@ async fn a_rejected_helper_pod_is_reported_and_blocks_nothing_else() {
 }
 
 #[tokio::test]
+async fn helper_pods_are_replaced_one_after_the_other_and_none_after_one_that_fails() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let deleted = |requests: Vec<String>| requests.iter().filter(|request| request.starts_with("DELETE")).count();
+    cluster.reconciler.context.template.image = "podtap:2".into();
+    assert_eq!(deleted(cluster.reconcile().await), 1);
+    assert_eq!(cluster.reconcile().await, none(), "the first new pod is not Ready yet");
+    let outdated = |cluster: &Cluster| {
+        let pods = cluster.api.list(PODS).into_iter();
+        pods.filter(|(_, pod)| pod["spec"]["containers"][0]["image"] == "podtap:1").count()
+    };
+    assert_eq!((cluster.api.list(PODS).len(), outdated(&cluster)), (2, 1));
+    for (path, mut pod) in cluster.api.list(PODS) {
+        if pod["spec"]["containers"][0]["image"] == "podtap:2" {
+            let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}});
+            let status = json!({"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": waiting});
+            pod["status"] = json!({"phase": "Pending", "containerStatuses": [status]});
+            cluster.api.put(&path, &pod);
+        }
+    }
+    assert_eq!(deleted(cluster.reconcile().await), 0, "the other node keeps what works");
+    assert!(cluster.reconciler.state.rollout_stopped);
+    assert_eq!(cluster.condition("Tapped"), ("False".into(), "HelperPodFailed".into()));
+
+    cluster.reconciler.context.template.image = "podtap:3".into();
+    assert_eq!(deleted(cluster.reconcile().await), 1, "the pod that fails");
+    cluster.nodes_apply();
+    assert_eq!(deleted(cluster.reconcile().await), 1, "the next");
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    let images = cluster.api.list(PODS).into_iter().map(|(_, pod)| pod["spec"]["containers"][0]["image"].clone());
+    assert_eq!(images.collect::<Vec<_>>(), ["podtap:3", "podtap:3"]);
+    assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
+}
+
+#[tokio::test]
 async fn a_node_that_cannot_be_written_to_stops_no_other() {
     let mut cluster = Cluster::with_one_tap();
     cluster.api.refuse("nodetaps/n1", StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
@@ -403,52 +522,23 @@ async fn a_node_that_cannot_be_written_to_stops_no_other() {
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
 }
 
+/// One has not heard of the other's writes, nor of a younger tap that requests a VNI.
 #[tokio::test]
-async fn of_two_controllers_one_records_a_vni() {
-    let mut cluster = Cluster::with_one_tap();
-    cluster.establish().await;
-    // Another controller is faster, and assigns the next VNI.
-    let theirs = json!({"100": "tap-t/main", "101": "tap-t/second"});
-    let mut newer = cluster.api.get(CLAIMS).expect("a record");
-    newer["data"] = theirs.clone();
-    cluster.api.put(CLAIMS, &newer);
-    cluster.api.put(&TAP.replace("podtaps/t", "podtaps/u"), &tap("u", json!([{"node": {"name": "n2"}}])));
-    cluster.reconcile().await;
-    let data = || cluster.api.get(CLAIMS).expect("a record")["data"].clone();
-    assert_eq!(data(), theirs, "a newer record is not overwritten");
-    assert!(
-        cluster.node_tap("n1").spec.0.senders.iter().all(|sender| *sender.tap == *"tap-t"),
-        "not before it is recorded"
-    );
-    cluster.wait_for_retry().await;
-    cluster.reconcile().await;
-    let NodeTapSpec(spec) = cluster.node_tap("n1").spec;
-    let vnis: BTreeMap<_, _> = spec.taps.iter().map(|t| (t.name.as_str(), t.destinations[0].vni)).collect();
-    assert_eq!((vnis.len(), vnis["t"], spec.senders.len()), (2, vni(100), 2));
-    assert_ne!(vnis["u"], vni(100));
-}
-
-#[tokio::test]
-async fn a_deleted_record_is_recreated() {
-    let mut cluster = Cluster::with_one_tap();
-    cluster.establish().await;
-    cluster.api.remove(CLAIMS);
-    cluster.restart();
-    let before = cluster.node_tap("n1").spec;
-    cluster.reconcile().await;
-    assert_eq!(cluster.api.get(CLAIMS).expect("a record")["data"], json!({"100": "tap-t/main"}));
-    assert_eq!(cluster.node_tap("n1").spec, before);
-}
-
-#[tokio::test]
-async fn nothing_is_stopped_while_the_record_cannot_be_read() {
-    let mut cluster = Cluster::with_one_tap();
-    cluster.establish().await;
-    cluster.restart();
-    cluster.api.refuse("configmaps", StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
-    cluster.reconcile().await;
-    assert_eq!(cluster.reconcile().await, none(), "not before a pause is over");
-    assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1);
+async fn two_controllers_assign_the_same_vnis() {
+    let vni_of = |cluster: &Cluster, tap: &str| {
+        let NodeTapSpec(spec) = cluster.node_tap("n1").spec;
+        spec.taps.iter().find(|found| found.name == tap).map(|found| found.destinations[0].vni)
+    };
+    let mut first = Cluster::with_one_tap();
+    first.reconcile().await;
+    let vni = vni_of(&first, "t").expect("a VNI");
+    let mut second = Cluster::with_one_tap();
+    let mut younger = tap("u", json!([{"node": {"name": "n2"}}]));
+    younger.metadata.creation_timestamp = crate::fixtures::time(1);
+    younger.spec.vxlan = Some(podtap_api::Vxlan { vni: Some(vni) });
+    second.api.put(&TAP.replace("podtaps/t", "podtaps/u"), &younger);
+    second.reconcile().await;
+    assert_eq!((vni_of(&second, "t"), vni_of(&second, "u")), (Some(vni), None));
 }
 
 #[tokio::test]

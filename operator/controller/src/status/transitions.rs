@@ -46,9 +46,12 @@ pub fn occurrences(old: &PodTapStatus, new: &PodTapStatus) -> Vec<Occurrence> {
         match failure.reason {
             // Reported once for the node, not once for each pod.
             Reason::HelperPodFailed | Reason::HelperPodRejected => {}
-            Reason::TargetUnsupported | Reason::DestinationIsTarget | Reason::Excluded | Reason::TooManyTaps => {
-                add(true, Reason::TargetUnsupported, &note);
-            }
+            Reason::TargetUnsupported
+            | Reason::HostNetwork
+            | Reason::PodFinished
+            | Reason::DestinationIsTarget
+            | Reason::Excluded
+            | Reason::TooManyTaps => add(true, Reason::TargetUnsupported, &note),
             _ => add(true, Reason::TapFailed, &note),
         }
     }
@@ -73,12 +76,13 @@ fn failures_by_node<'a>(old: &PodTapStatus, new: &'a PodTapStatus) -> Vec<(&'a T
 /// Whether the tap as a whole is not carried out.
 fn is_about_tap(reason: Reason, status: &PodTapStatus) -> bool {
     match reason {
-        // A destination can be the reason, too. Then Tapped has another message than Ready.
-        Reason::NotAllowedByPolicy => message(status, CONDITION_READY) == message(status, CONDITION_TAPPED),
+        // A destination can be the reason, too. Then DestinationsReady has the message.
+        Reason::NotAllowedByPolicy => message(status, CONDITION_READY) != message(status, CONDITION_DESTINATIONS_READY),
         Reason::VniInUse
         | Reason::VniExhausted
         | Reason::MirroringLoop
         | Reason::InvalidSpec
+        | Reason::NodeFull
         | Reason::TooManyPods
         | Reason::NamespaceExcluded => true,
         _ => false,
@@ -93,17 +97,19 @@ fn is_about_destination(reason: Reason, status: &PodTapStatus) -> bool {
         | Reason::VniInUse
         | Reason::VniExhausted
         | Reason::MirroringLoop
+        | Reason::NodeFull
         | Reason::InvalidSpec => false,
         reason => reason != Reason::NotAllowedByPolicy || !is_about_tap(reason, status),
     }
 }
 
-/// Status, reason and message of a condition whose status or reason is new.
+/// Status, reason and message of a condition whose status is new, or that is False for a new reason.
 fn changed<'a>(old: &PodTapStatus, new: &'a PodTapStatus, kind: &str) -> Option<(bool, Reason, &'a str)> {
     let new = new.conditions.iter().find(|condition| condition.type_ == kind)?;
     let old = old.conditions.iter().find(|condition| condition.type_ == kind);
-    let is_new = old.is_none_or(|old| old.status != new.status || old.reason != new.reason);
-    is_new.then_some((new.status == "True", reason(&new.reason), new.message.as_str()))
+    let is_true = new.status == "True";
+    let is_new = old.is_none_or(|old| old.status != new.status || (!is_true && old.reason != new.reason));
+    is_new.then_some((is_true, reason(&new.reason), new.message.as_str()))
 }
 
 fn message<'a>(status: &'a PodTapStatus, kind: &str) -> Option<&'a str> {

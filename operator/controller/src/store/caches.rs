@@ -72,6 +72,13 @@ impl Caches {
         self.pods.record_write(pod, |pod| CachedPod::new(pod, own_namespace), |_, _| true);
     }
 
+    /// Records that a helper pod is being deleted, by the response to the deletion. The watch reports when it is gone.
+    pub fn deleting_helper(&self, pod: Pod, own_namespace: &str) {
+        if pod.metadata.deletion_timestamp.is_some() {
+            self.created_helper(pod, own_namespace);
+        }
+    }
+
     /// Records that our finalizer was removed from a tap.
     pub fn released_tap(&self, namespace: &str, name: &str) {
         // No reconcile waits for this: the tap's resources were free before.

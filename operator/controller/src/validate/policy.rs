@@ -17,6 +17,8 @@ pub struct Policy {
     pub external: Result<Vec<IpNet>, NoPolicy>,
     pub vni_range: VniRange,
     pub receiver_port: u16,
+    /// Networks from which receivers accept mirrored frames besides the nodes.
+    pub receiver_sources: Vec<IpNet>,
     pub underlay_mtu: Option<u32>,
     pub excluded_namespaces: BTreeSet<String>,
     pub limits: Limits,
@@ -45,6 +47,7 @@ impl Policy {
             external: no_policy.map_or(Ok(spec.allowed_external_cidrs), Err),
             vni_range: spec.vni_range,
             receiver_port: spec.receiver_port,
+            receiver_sources: spec.receiver_source_cidrs,
             // An impossible MTU counts as unset.
             underlay_mtu: spec.underlay_mtu.filter(|mtu| UNDERLAY_MTU.contains(mtu)),
             excluded_namespaces: spec.excluded_namespaces.into_iter().collect(),

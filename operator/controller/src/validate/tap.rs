@@ -31,6 +31,11 @@ impl Tap {
     pub fn age(&self) -> (Timestamp, bool, &Uid) {
         (self.created, self.status.start_time.is_none(), &self.reference.uid)
     }
+
+    /// Whether it has been Ready for this generation of its spec.
+    pub fn is_established(&self) -> bool {
+        self.status.established_generation == Some(self.generation)
+    }
 }
 
 /// The result of this stage.

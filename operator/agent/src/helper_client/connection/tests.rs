@@ -1,9 +1,13 @@
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_model::{NodeStatus, SenderCounters};
 use serde_json::json;
 use tokio::{net::UnixListener, time::timeout};
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 use super::*;
 
@@ -308,7 +312,7 @@ async fn requests_for_counters_follow_updates() {
     // Whichever came first: a request never overtakes an update.
     assert_eq!(helper.update().await, 1);
     assert_eq!(helper.request().await, Request::Counters(1));
-    let counters = Counters { request: 1, senders: vec![SenderCounters::default()] };
+    let counters = Counters { request: 1, senders: vec![SenderCounters::default()], rejected: None };
     helper.send(&Response::Counters(counters.clone())).await;
     soon(fixture.counters.changed()).await.expect("the agent runs");
     assert_eq!(fixture.counters.borrow_and_update().as_deref(), Some(&counters));
@@ -382,4 +386,39 @@ async fn a_renewal_follows_its_update_and_is_not_kept_for_the_next_helper() {
     assert_eq!(helper.update().await, 1);
     fixture.renewals.send_replace(Some(renewal("c")));
     assert_eq!(helper.request().await, Request::Renew(renewal("c")));
+}
+
+/// Counts warnings.
+struct Warnings(Arc<AtomicUsize>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_helper_that_starts_later_is_not_worth_a_warning() {
+    let warnings = Arc::new(AtomicUsize::new(0));
+    let _subscriber = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+    let mut fixture = Fixture::new("start");
+    fixture.listener = None;
+    std::fs::remove_file(&fixture.socket).expect("the socket exists");
+    for (seconds, expected) in [(4, 0), (10, 1), (60, 1)] {
+        sleep(Duration::from_secs(seconds)).await;
+        assert_eq!(warnings.load(Ordering::Relaxed), expected, "after {seconds} more seconds");
+    }
 }

@@ -44,7 +44,7 @@ fn decision_after(waited: Duration, world: &World, has_helper_failure: bool) -> 
     let snapshot = Snapshot::take(&world.caches(), &Expressions::new(), at(world.seconds));
     let failure = ("n1".to_owned(), Failure::new(Reason::HelperPodFailed, ""));
     let helper_failures = has_helper_failure.then_some(failure).into_iter().collect();
-    let applied = Applied { node_taps: snapshot.node_taps.clone(), helper_failures, errors: Vec::new() };
+    let applied = Applied { node_taps: snapshot.node_taps.clone(), helper_failures, ..Applied::default() };
     let mut generations = Generations::default();
     generations.observe(&snapshot.node_taps);
     decide(&snapshot.taps[0].object, waited, &snapshot, &applied, &generations)

@@ -6,7 +6,11 @@ use std::{
 use podtap_model::{SenderStatus, State, bounds::MAX_PEERS};
 
 use super::DeduplicatedTap;
-use crate::store::{generations::Generations, node_tap::CachedNodeTap, snapshot::Snapshot};
+use crate::store::{
+    generations::{Generations, Part},
+    node_tap::CachedNodeTap,
+    snapshot::Snapshot,
+};
 
 /// How many pods have each address. The status of a pod that has ended names an address that another one may have by now.
 pub(super) fn owners(snapshot: &Snapshot) -> HashMap<IpAddr, usize> {
@@ -40,7 +44,8 @@ pub(super) fn peers(
         let Some(sender) = node_tap.status.senders.iter().find(is_it).filter(|sender| mirrors(sender)) else {
             continue;
         };
-        let has_applied = node_tap.has_observed(generations.required(node_tap, tap.uid()));
+        let part = Part::Sender { tap: tap.uid().clone(), pod: pod.uid.clone() };
+        let has_applied = node_tap.has_observed(generations.change(node_tap, &part).generation());
         let is_peer = |address: &&IpAddr| {
             sender.addresses.contains(address)
                 && owners.get(*address) == Some(&1)

@@ -37,6 +37,10 @@ fn established_is_reported_once() {
     let mut reworded = ready.clone();
     reworded.conditions[0].message = "3 pods are mirrored".into();
     assert_eq!(reported(&ready, &reworded), []);
+    // Ready for another reason is still Ready.
+    reworded.conditions[0].reason = Reason::NoPodsMatch.to_string();
+    assert_eq!(reported(&ready, &reworded), []);
+    assert_eq!(reported(&reworded, &ready), []);
 }
 
 #[test]
@@ -99,11 +103,12 @@ fn a_node_that_goes_is_reported_once_for_each_tap() {
 fn the_policy_can_forbid_a_vni_or_a_destination() {
     let all = [CONDITION_READY, CONDITION_DESTINATIONS_READY, CONDITION_TAPPED];
     let mut refused = status(&all.map(|kind| (kind, false, Reason::NotAllowedByPolicy)), &[]);
-    for condition in &mut refused.conditions {
-        condition.message = "the VXLAN network identifier 7 is outside of spec.vniRange".to_owned();
+    refused.conditions[0].message = "the VXLAN network identifier 7 is outside of spec.vniRange".to_owned();
+    for condition in &mut refused.conditions[1..] {
+        condition.message = "see Ready".to_owned();
     }
     assert_eq!(reported(&PodTapStatus::default(), &refused), [(Reason::NotAllowedByPolicy, true)]);
     // An external address: the tap as a whole could be carried out.
-    refused.conditions[2].message = format!("nothing is mirrored: {}", refused.conditions[0].message);
+    refused.conditions[1].message = refused.conditions[0].message.clone();
     assert_eq!(reported(&PodTapStatus::default(), &refused), [(Reason::DestinationUnavailable, true)]);
 }

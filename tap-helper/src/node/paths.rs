@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     mem,
     net::IpAddr,
     task::{Context, Poll},
@@ -11,25 +11,27 @@ use crate::{
     bpf::Reach,
     namespace::Namespace,
     netlink::{Connection, NetlinkError, NetnsError, Subscription, link_mtu, route_to},
-    settings::Paths,
+    settings,
 };
 
-/// What the node's routes and devices tell about the path to an address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Path {
-    mtu: Option<u32>,
-    local: bool,
-}
-
-/// The path to each destination, by the node's routes and devices.
+/// The paths to the destinations, by the node's routes and devices.
 #[derive(Default)]
-pub(super) struct PathMtus {
+pub(super) struct Paths {
     known: BTreeMap<IpAddr, Path>,
     /// Reports changes of routes and devices while there are destinations.
     subscription: Option<Subscription>,
 }
 
-impl PathMtus {
+/// The path to one address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Path {
+    mtu: Option<u32>,
+    /// The address is one of the node.
+    local: bool,
+    source: Option<IpAddr>,
+}
+
+impl Paths {
     /// Takes the addresses that matter now, requests the path to each, and returns whether one has changed that mattered before.
     pub(super) async fn set_destinations<'a>(
         &mut self,
@@ -54,7 +56,7 @@ impl PathMtus {
         Ok(before.iter().any(|(address, path)| self.known.get(address).is_some_and(|now| now != path)))
     }
 
-    /// Requests all paths again, and returns whether one has changed. One that cannot be read keeps its value.
+    /// Requests all paths again, and returns whether one has changed. One that cannot be read stays as it was.
     pub(super) async fn refresh(&mut self, netlink: &Connection) -> bool {
         if let Some(subscription) = &mut self.subscription {
             subscription.take();
@@ -68,15 +70,26 @@ impl PathMtus {
         changed
     }
 
-    /// The paths to a sender's destinations.
-    pub(super) fn of(&self, sender: &DesiredSender) -> Paths {
+    /// What matters of the paths to a sender's destinations.
+    pub(super) fn of(&self, sender: &DesiredSender) -> settings::Paths {
         let paths = || sender.tap.destinations.iter().filter_map(|to| self.known.get(&to.address));
         let reach = match (paths().any(|path| path.local), paths().any(|path| !path.local)) {
             (true, true) => Reach::Mixed,
             (true, false) => Reach::Local,
             (false, _) => Reach::Remote,
         };
-        Paths { mtu: paths().filter_map(|path| path.mtu).min(), reach }
+        settings::Paths { mtu: paths().filter_map(|path| path.mtu).min(), reach }
+    }
+
+    /// Whether an address is one of the node.
+    pub(super) fn is_local(&self, address: IpAddr) -> bool {
+        self.known.get(&address).is_some_and(|path| path.local)
+    }
+
+    /// The source addresses of packets to the destinations on other hosts, sorted.
+    pub(super) fn sources(&self) -> Vec<IpAddr> {
+        let remote = self.known.values().filter(|path| !path.local);
+        remote.filter_map(|path| path.source).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Ready when a route or device has changed.
@@ -92,5 +105,5 @@ async fn path(netlink: &Connection, address: IpAddr) -> Result<Path, NetlinkErro
         Err(error) if error.is_gone() => None,
         Err(error) => return Err(error),
     };
-    Ok(Path { mtu: route.mtu.into_iter().chain(device).min(), local: route.local })
+    Ok(Path { mtu: route.mtu.into_iter().chain(device).min(), local: route.local, source: route.source })
 }
