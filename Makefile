@@ -58,7 +58,7 @@ deny: ## licences, sources and banned crates of all dependencies (deny.toml)
 crds: build-prerequisites ## crds/ from the Rust types
 	cargo run -q -p podtap-controller --locked -- crds --output crds
 
-manifests: crds lab ## deploy/install.yaml from the chart
+manifests: crds lab ## the chart's copy of crds/, and deploy/install.yaml from the chart
 	$(LAB) binaries
 	deploy/render.sh
 

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Renders the chart to deploy/install.yaml, or to standard output with --stdout. HELM overrides the helm binary.
+# Copies crds/ into the chart, and renders the chart to deploy/install.yaml; with --stdout, renders it as it is to standard output. HELM
+# overrides the helm binary.
 set -euo pipefail
 cd "$(dirname "$0")"
 helm=${HELM:-../target/lab/bin/helm}
@@ -9,4 +10,8 @@ render() {
   "$helm" template podtap chart/podtap --namespace podtap-system --no-hooks --kube-version 1.32.0 \
     | sed -e '/app.kubernetes.io\/managed-by: Helm/d' -e '/app.kubernetes.io\/instance: podtap/d'
 }
-if [ "${1:-}" = --stdout ]; then render; else render >install.yaml; fi
+if [ "${1:-}" = --stdout ]; then render; exit; fi
+# Copies, because tools that package or fetch charts drop symbolic links.
+rm -f chart/podtap/definitions/*.yaml
+cp ../crds/*.yaml chart/podtap/definitions/
+render >install.yaml

@@ -12,9 +12,7 @@ fn main() {
     println!("cargo::rerun-if-changed=bpf");
     println!("cargo::rerun-if-env-changed=CLANG");
     let output = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
-    for program in ["tap", "probe"] {
-        compile(&format!("bpf/{program}.bpf.c"), &output.join(format!("{program}.bpf.o")));
-    }
+    compile("bpf/tap.bpf.c", &output.join("tap.bpf.o"));
     let header = fs::read_to_string("bpf/constants.h").expect("bpf/constants.h is readable");
     fs::write(output.join("constants.rs"), constants(&header)).expect("OUT_DIR is writable");
 }

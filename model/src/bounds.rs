@@ -14,8 +14,8 @@ pub const MAX_EXPRESSION: usize = 1024;
 /// Instructions of a compiled filter expression. One of [`MAX_EXPRESSION`] bytes compiles to about 400.
 pub const MAX_INSTRUCTIONS: usize = 512;
 
-/// CIDRs of pods and services that `deduplicate` knows, together.
-pub const MAX_DEDUPLICATE_CIDRS: usize = 64;
+/// Peers of a tap with `deduplicate`: two addresses of each pod that a tap may have.
+pub const MAX_PEERS: usize = 1024;
 
 /// Bytes to which frames can be truncated: at least the Ethernet header.
 pub const TRUNCATE_BYTES: RangeInclusive<u32> = 14..=65_535;
@@ -33,14 +33,31 @@ pub const MAX_PACKETS_PER_SECOND: u64 = 1_000_000_000;
 /// IPv4 packet.
 pub const UNDERLAY_MTU: RangeInclusive<u32> = 576..=65_535;
 
+/// Seconds after which a mirror stops that is not renewed: a minute to 30 days.
+pub const ORPHAN_TIMEOUT_SECONDS: RangeInclusive<u32> = 60..=2_592_000;
+
+/// The orphan timeout unless the policy says otherwise: an hour.
+pub const DEFAULT_ORPHAN_TIMEOUT_SECONDS: u32 = 3600;
+
 /// Destinations of a tap.
 pub const DESTINATIONS: RangeInclusive<usize> = 1..=4;
+
+/// Senders of a node: as many as the memory of its tap-helper suffices for.
+pub const MAX_SENDERS: usize = 1000;
+
+/// Most that one sender takes of that memory, in bytes: its device, its programs and their maps, with [`MAX_PEERS`] peers, on a node
+/// with 256 CPUs. That is if it shares the programs, which have room for 32 senders of its tap, with no other. The kernel charges them to the memory cgroup of the tap-helper. A test of the dataplane tier measures it.
+pub const SENDER_MEMORY: u64 = 3 << 20;
 
 /// Bytes of an interface name: `IFNAMSIZ` without the terminating zero (include/uapi/linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 15;
 
 /// Bytes of a UID. Two of them and their separators fit in the alias of a device (`IFALIASZ`, include/uapi/linux/if.h).
 pub const MAX_UID: usize = 64;
+
+/// Bytes of all messages in the status of a node. Those of a node on which everything fails are shortened to it: the status shares an
+/// object with the spec.
+pub const MAX_STATUS_TEXT: usize = 64 << 10;
 
 /// The largest VXLAN network identifier: 24 bits (RFC 7348).
 pub const MAX_VNI: u32 = (1 << 24) - 1;

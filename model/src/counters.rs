@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// The counters of all senders, read when they were requested.
+/// The counters of a node, read when they were requested.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Counters {
@@ -9,11 +9,15 @@ pub struct Counters {
     /// One entry per tap and pod, sorted by both. A sender whose counters cannot be read has none.
     #[serde(default)]
     pub senders: Vec<SenderCounters>,
+    /// Packets to the ports of receivers that were dropped because of their source address. Absent without receivers, or if they
+    /// cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Count>,
 }
 
 /// The counters of one sender since it was created.
 ///
-/// A direction that is not mirrored is absent. Without eBPF programs, everything but `mirrored` and `failed` is absent.
+/// A direction that is not mirrored is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SenderCounters {
@@ -23,8 +27,6 @@ pub struct SenderCounters {
     pub pod_uid: String,
     /// Interface of the pod that is tapped.
     pub interface: String,
-    /// Whether eBPF programs counted. Otherwise the mirred action did.
-    pub ebpf: bool,
     /// Frames that entered the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<DirectionCounters>,
@@ -32,11 +34,11 @@ pub struct SenderCounters {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<DirectionCounters>,
     /// Mirrored frames that were truncated as the tap requests; the bytes are those removed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub truncated: Option<Count>,
+    pub truncated: Count,
     /// Mirrored frames that exceeded the path MTU and could not be segmented: fragmented or truncated, as the tap requests.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oversized: Option<Count>,
+    pub oversized: Count,
+    /// Frames that reached the sender device without being mirrored, and were dropped there: a process in the pod sent them.
+    pub forged: Count,
 }
 
 /// How the frames of one direction were processed. Each frame is in exactly one of these; `failed` counts some of `mirrored` again.
@@ -46,24 +48,21 @@ pub struct DirectionCounters {
     /// Mirrored, or handed to the sender device in vain.
     pub mirrored: Count,
     /// Not matched by the filter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filtered: Option<Count>,
+    pub filtered: Count,
     /// Of a flow that is not in the sample.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sampled_out: Option<Count>,
+    pub sampled_out: Count,
     /// Above the limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate_limited: Option<Count>,
+    pub rate_limited: Count,
     /// Mirrored by the peer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deduplicated: Option<Count>,
+    pub deduplicated: Count,
+    /// After the deadline of the mirror, which was not renewed in time; otherwise they would be mirrored.
+    pub expired: Count,
     /// Mirrored frames that the sender device did not accept; a GSO packet counts as one. The kernel counts them in 32 bits, and
     /// from 0 when the filter is recreated.
     pub failed: u64,
 }
 
-/// Frames and bytes. eBPF programs count both as on the wire: a GSO packet counts as the frames that it becomes. The mirred action
-/// counts frames that enter the pod without their Ethernet header, and GSO packets with one header.
+/// Frames and bytes as on the wire: a GSO packet counts as the frames that it becomes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(missing_docs, reason = "the lines above")]
@@ -92,36 +91,35 @@ mod tests {
 
     #[test]
     fn all_64_bits_are_kept() {
-        let count = Some(Count { frames: u64::MAX, bytes: u64::MAX - 1 });
+        let count = Count { frames: u64::MAX, bytes: u64::MAX - 1 };
         let direction = DirectionCounters {
             mirrored: Count { frames: u64::MAX, bytes: 1 << 53 | 1 },
             filtered: count,
             sampled_out: count,
             rate_limited: count,
             deduplicated: count,
+            expired: count,
             failed: u64::MAX,
         };
         let sender = SenderCounters {
             tap_uid: "t".to_owned(),
             pod_uid: "p".to_owned(),
             interface: "eth0".to_owned(),
-            ebpf: true,
             ingress: Some(direction),
             egress: Some(direction),
             truncated: count,
             oversized: count,
+            forged: count,
         };
-        read_back(&Response::Counters(Counters { request: u64::MAX, senders: vec![sender] }));
+        read_back(&Response::Counters(Counters { request: u64::MAX, senders: vec![sender], rejected: Some(count) }));
     }
 
     #[test]
-    fn unknown_counts_are_absent_and_not_zero() {
+    fn a_direction_that_is_not_mirrored_is_absent() {
         let ingress = DirectionCounters { failed: 2, ..DirectionCounters::default() };
         let sender = SenderCounters { ingress: Some(ingress), ..SenderCounters::default() };
-        let text = read_back(&Response::Counters(Counters { request: 1, senders: vec![sender] }));
-        for name in ["filtered", "sampledOut", "rateLimited", "deduplicated", "egress", "truncated", "oversized"] {
-            assert!(!text.contains(name), "{name}: {text}");
-        }
-        assert!(text.contains(r#""ingress":{"mirrored":{"frames":0,"bytes":0},"failed":2}"#), "{text}");
+        let text = read_back(&Response::Counters(Counters { request: 1, senders: vec![sender], rejected: None }));
+        assert!(!text.contains("egress") && !text.contains("rejected"), "{text}");
+        assert!(text.contains(r#""ingress":{"mirrored":{"frames":0,"bytes":0},"filtered":"#), "{text}");
     }
 }

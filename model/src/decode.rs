@@ -1,12 +1,13 @@
 //! From the spec of a `NodeTap`, as JSON, to the desired state with its references resolved.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use serde::{Deserialize as _, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    bounds::UNDERLAY_MTU,
+    bounds::{DEFAULT_ORPHAN_TIMEOUT_SECONDS, UNDERLAY_MTU},
     desired::{DesiredSender, DesiredState},
     identity::Uid,
     node_state::{NodeState, Receiver, Sender, Tap},
@@ -43,7 +44,7 @@ enum ReadError {
 }
 
 /// Why a sender or receiver is refused, as its status says it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 enum Refusal {
     #[error(
         "This version of the helper cannot read the entry ({0}). If the controller is newer, the helper pod is about to be replaced."
@@ -79,6 +80,7 @@ impl NodeState {
                     tap_uid: text(entry, "/tap"),
                     pod_uid: text(entry, "/pod/uid"),
                     interface: None,
+                    addresses: Vec::new(),
                     state: State::Refused,
                     reason: Reason::InvalidSpec,
                     message: refusal.to_string(),
@@ -86,8 +88,12 @@ impl NodeState {
                 }),
             }
         }
+        let sources = read::<Vec<IpNet>>(spec.get("sources").unwrap_or(&Value::Array(Vec::new())));
+        state.sources = sources.as_ref().cloned().unwrap_or_default();
         for entry in list(spec, "receivers") {
-            match read::<Receiver>(entry) {
+            // Without the sources, they would accept nothing.
+            let receiver = sources.as_ref().map_err(Clone::clone).and_then(|_| read::<Receiver>(entry));
+            match receiver {
                 Ok(receiver) => state.receivers.push(receiver),
                 Err(refusal) => state.refused_receivers.push(ReceiverStatus {
                     tap_uid: text(entry, "/tap/uid"),
@@ -106,7 +112,7 @@ impl DesiredUpdate {
     /// Decodes the spec, see [`NodeState::decode`].
     pub fn decode(&self) -> Result<DesiredState, DecodeError> {
         let state = NodeState::decode(&self.spec)?;
-        Ok(DesiredState { uid: self.uid.clone(), generation: self.generation, ..state })
+        Ok(DesiredState { uid: self.uid.clone(), generation: self.generation, now: self.now, ..state })
     }
 }
 
@@ -114,7 +120,13 @@ impl DesiredUpdate {
 struct NodeFields {
     taps: BTreeMap<String, Shared<Tap>>,
     programs: BTreeMap<String, Shared<Program>>,
-    underlay_mtu: Shared<Option<u32>>,
+    common: Shared<CommonFields>,
+}
+
+/// What all senders of the node have in common.
+struct CommonFields {
+    underlay_mtu: Option<u32>,
+    orphan_timeout: Duration,
 }
 
 /// What several senders refer to, or why it cannot be read.
@@ -125,7 +137,7 @@ impl NodeFields {
         Self {
             taps: shared(spec, "taps", "uid", |_: &Tap| Ok(())),
             programs: shared(spec, "programs", "id", |program: &Program| Ok(check_program(&program.instructions)?)),
-            underlay_mtu: underlay_mtu(spec).map(Arc::new).map_err(Arc::new),
+            common: CommonFields::read(spec).map(Arc::new).map_err(Arc::new),
         }
     }
 
@@ -138,8 +150,9 @@ impl NodeFields {
             (None, Some(_)) => return Err(Refusal::NotCompiled),
             (Some(_), None) => return Err(Refusal::NoExpression),
         };
-        let underlay_mtu = *self.underlay_mtu.clone().map_err(Refusal::Unreadable)?;
-        Ok(DesiredSender { tap, pod, program, underlay_mtu })
+        let common = self.common.clone().map_err(Refusal::Unreadable)?;
+        let CommonFields { underlay_mtu, orphan_timeout } = *common;
+        Ok(DesiredSender { tap, pod, program, underlay_mtu, orphan_timeout })
     }
 
     fn tap(&self, uid: Uid) -> Result<Arc<Tap>, Refusal> {
@@ -175,16 +188,22 @@ fn shared<T: DeserializeOwned>(
     entries
 }
 
-/// The MTU; an error also for fields of the node that this version does not know: they could restrict what is mirrored.
-fn underlay_mtu(spec: &Value) -> Result<Option<u32>, ReadError> {
-    const KNOWN: [&str; 5] = ["taps", "senders", "receivers", "programs", "underlayMTU"];
-    let mut fields = spec.as_object().into_iter().flat_map(serde_json::Map::keys);
-    if let Some(unknown) = fields.find(|field| !KNOWN.contains(&field.as_str())) {
-        return Err(ReadError::UnknownField(unknown.clone()));
-    }
-    match Option::<u32>::deserialize(&spec["underlayMTU"])? {
-        Some(mtu) if !UNDERLAY_MTU.contains(&mtu) => Err(ReadError::UnderlayMtu(mtu)),
-        mtu => Ok(mtu),
+impl CommonFields {
+    /// An error also for fields of the node that this version does not know: they could restrict what is mirrored.
+    fn read(spec: &Value) -> Result<Self, ReadError> {
+        const KNOWN: [&str; 7] =
+            ["taps", "senders", "receivers", "sources", "programs", "underlayMTU", "orphanTimeoutSeconds"];
+        let mut fields = spec.as_object().into_iter().flat_map(serde_json::Map::keys);
+        if let Some(unknown) = fields.find(|field| !KNOWN.contains(&field.as_str())) {
+            return Err(ReadError::UnknownField(unknown.clone()));
+        }
+        let underlay_mtu = Option::<u32>::deserialize(&spec["underlayMTU"])?;
+        if let Some(mtu) = underlay_mtu.filter(|mtu| !UNDERLAY_MTU.contains(mtu)) {
+            return Err(ReadError::UnderlayMtu(mtu));
+        }
+        let orphan_timeout = Option::<u32>::deserialize(&spec["orphanTimeoutSeconds"])?;
+        let orphan_timeout = orphan_timeout.unwrap_or(DEFAULT_ORPHAN_TIMEOUT_SECONDS);
+        Ok(Self { underlay_mtu, orphan_timeout: Duration::from_secs(orphan_timeout.into()) })
     }
 }
 

@@ -1,13 +1,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
+use ipnet::IpNet;
+
 use crate::{
+    bounds::MAX_STATUS_TEXT,
     identity::Pod,
     node_state::{Receiver, Tap},
     node_status::{NodeStatus, ReceiverStatus, SenderStatus, State},
     program::Program,
+    unix_time::UnixTime,
 };
 
 /// The desired state of a node, decoded and with its references resolved.
@@ -17,10 +22,14 @@ pub struct DesiredState {
     pub uid: Option<String>,
     /// Generation of the `NodeTap`.
     pub generation: i64,
+    /// [`DesiredUpdate::now`](crate::DesiredUpdate::now).
+    pub now: Option<UnixTime>,
     /// The senders that this version understands.
     pub senders: Vec<DesiredSender>,
     /// The receivers that this version understands.
     pub receivers: Vec<Receiver>,
+    /// Networks from which they accept mirrored frames.
+    pub sources: Vec<IpNet>,
     /// A status for each of the other senders.
     pub refused_senders: Vec<SenderStatus>,
     /// A status for each of the other receivers.
@@ -38,10 +47,14 @@ pub struct DesiredSender {
     pub program: Option<Arc<Program>>,
     /// Largest IP packet that the network between the nodes carries; the MTU of the route applies if it is smaller.
     pub underlay_mtu: Option<u32>,
+    /// How long it mirrors after it was renewed.
+    pub orphan_timeout: Duration,
 }
 
 impl DesiredState {
     /// The status of the node from what it has, and from the entries that were refused without being attempted.
+    ///
+    /// Texts are shortened if they are too long for an object of the API.
     ///
     /// An entry that was readable before and is refused now may still exist: then its removal is reported, and not the refusal.
     #[must_use]
@@ -59,15 +72,31 @@ impl DesiredState {
         let known: BTreeSet<_> = receivers.iter().map(|receiver| receiver.vni).collect();
         receivers.extend(self.refused_receivers.iter().filter(|receiver| !known.contains(&receiver.vni)).cloned());
         receivers.sort_by(|one, other| (one.vni, &one.tap_uid).cmp(&(other.vni, &other.tap_uid)));
+        let of_senders =
+            senders.iter_mut().flat_map(|sender| std::iter::once(&mut sender.message).chain(&mut sender.degraded));
+        shorten(of_senders.chain(receivers.iter_mut().map(|receiver| &mut receiver.message)).collect());
         NodeStatus {
             observed_generation: Some(self.generation),
             active_senders: active(senders.iter().map(|sender| sender.state)),
             active_receivers: active(receivers.iter().map(|receiver| receiver.state)),
             senders,
             receivers,
+            source_addresses: Vec::new(),
             features,
             helper_restarts: 0,
             unsearched: Vec::new(),
+        }
+    }
+}
+
+/// Shortens texts that are more than [`MAX_STATUS_TEXT`] together, each to an equal share.
+fn shorten(texts: Vec<&mut String>) {
+    let texts: Vec<_> = texts.into_iter().filter(|text| !text.is_empty()).collect();
+    if texts.iter().map(|text| text.len()).sum::<usize>() > MAX_STATUS_TEXT {
+        let share = MAX_STATUS_TEXT / texts.len();
+        for text in texts {
+            let end = (0..=share.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+            text.truncate(end.unwrap_or_default());
         }
     }
 }

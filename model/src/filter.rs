@@ -35,7 +35,7 @@ pub struct Filter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
-        schemars(length(min = 1, max = 1024)),
+        schemars(length(max = 1024)),
         x_kube(validation = Rule::new(r"self.matches('^[ -~\\t\\n]*[!-~][ -~\\t\\n]*$')")
             .message("filter.expression must be a pcap-filter expression in ASCII, for example: tcp port 443 and not host 192.0.2.1; leave it out to match every frame"))
     )]

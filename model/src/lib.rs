@@ -34,6 +34,7 @@ mod quantity;
 mod reason;
 #[cfg(feature = "schema")]
 mod schema;
+mod unix_time;
 
 pub use counters::{Count, Counters, DirectionCounters, SenderCounters};
 pub use decode::DecodeError;
@@ -47,6 +48,7 @@ pub use node_state::{NodeState, Receiver, Sender, Tap};
 pub use node_status::{NodeStatus, ReceiverStatus, SenderStatus, State};
 pub use options::{Deduplicate, Limit, MirrorOptions, OptionsError, Oversize, Sample, Truncate};
 pub use program::{Instruction, Program, ProgramError, ProgramId, check_program};
-pub use protocol::{DesiredUpdate, MAX_MESSAGE, Report, Request, Response};
+pub use protocol::{DesiredUpdate, MAX_MESSAGE, Renewal, Report, Request, Response};
 pub use quantity::{Quantity, QuantityError};
 pub use reason::Reason;
+pub use unix_time::{UnixTime, UnixTimeError};

@@ -1,3 +1,6 @@
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -6,6 +9,7 @@ use crate::{
     identity::{InterfaceName, Pod, TapReference, Uid},
     options::MirrorOptions,
     program::{Program, ProgramId},
+    unix_time::UnixTime,
 };
 
 /// The desired state of a node: what a `NodeTap` asks for. An empty one asks to remove everything; no message at all asks for
@@ -29,6 +33,11 @@ pub struct NodeState {
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["vni"])))]
     pub receivers: Vec<Receiver>,
+    /// Networks from which the receivers accept mirrored frames: the addresses of the nodes that may send to them. Packets from other
+    /// addresses to their UDP ports are dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub sources: Vec<IpNet>,
     /// The compiled filter expressions of the taps, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"])))]
@@ -37,6 +46,11 @@ pub struct NodeState {
     #[serde(default, rename = "underlayMTU", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<i32>"))]
     pub underlay_mtu: Option<u32>,
+    /// Seconds after which a sender stops mirroring, in the kernel, unless the agent renews it with the API server's confirmation.
+    /// Unset: 3600. The API allows no less than 60; the tap-helper applies any value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<i32>", range(min = 60, max = 2_592_000)))]
+    pub orphan_timeout_seconds: Option<u32>,
 }
 
 /// What all senders of a tap have in common.
@@ -64,6 +78,14 @@ pub struct Tap {
     /// The compiled filter expression, if the filter has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramId>,
+    /// When its senders stop mirroring, by the API server's clock. Unset: when they are no longer requested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiration_time: Option<UnixTime>,
+    /// With deduplicate: addresses of the pods whose senders of this tap are Active, on any node, sorted. A flow with one of them
+    /// may be left to its sender.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub peers: Vec<IpAddr>,
 }
 
 /// One pod under one tap: a sender device in the pod's network namespace, and a filter for each direction.

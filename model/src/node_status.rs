@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,10 @@ pub struct NodeStatus {
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub receivers: Vec<ReceiverStatus>,
+    /// Source addresses of the mirrored frames that the node sends, by its routes, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub source_addresses: Vec<IpAddr>,
     /// How often the tap-helper was killed and restarted since its container started.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[cfg_attr(feature = "schema", schemars(with = "i32"))]
@@ -61,6 +65,10 @@ pub struct SenderStatus {
     /// Interface of the pod that is tapped. Unset while it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// With deduplicate: the addresses of the pod that this interface has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    pub addresses: Vec<IpAddr>,
     /// Its state.
     pub state: State,
     /// Why it is in that state.
@@ -68,7 +76,7 @@ pub struct SenderStatus {
     /// What happened, and what to do about it. Unset when there is nothing to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Which mirror options this node's kernel does not support, one sentence each.
+    /// What may be missing from what is mirrored, one sentence each. Programs of others may hide frames from the tap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub degraded: Vec<String>,

@@ -1,8 +1,7 @@
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    bounds::{MAX_BITS_PER_SECOND, MAX_DEDUPLICATE_CIDRS, MAX_PACKETS_PER_SECOND, ONE_IN_FLOWS, TRUNCATE_BYTES},
+    bounds::{MAX_BITS_PER_SECOND, MAX_PACKETS_PER_SECOND, ONE_IN_FLOWS, TRUNCATE_BYTES},
     filter::{Filter, FilterError},
     quantity::Quantity,
 };
@@ -28,8 +27,7 @@ pub struct MirrorOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,
 
-    /// Mirrors each flow between two tapped pods once instead of twice; {} uses the networks of this cluster. Unset: each
-    /// tapped pod mirrors all of its flows.
+    /// Mirrors each flow between two tapped pods once instead of twice: {}. Unset: each tapped pod mirrors all of its flows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deduplicate: Option<Deduplicate>,
 
@@ -94,7 +92,7 @@ pub struct Limit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
-        x_kube(validation = Rule::new("isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0')) && !quantity(string(self)).isGreaterThan(quantity('100G'))")
+        x_kube(validation = Rule::new("string(self).matches('^[0-9]{1,20}([.][0-9]{1,20})?(k|M|G|T|Ki|Mi|Gi|Ti)?$') && !quantity(string(self)).isGreaterThan(quantity('100G'))")
             .message("limit.bitsPerSecond must be between 0 (no limit) and 100G (100 Gbit/s), for example 100M"))
     )]
     pub bits_per_second: Option<Quantity>,
@@ -103,40 +101,18 @@ pub struct Limit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
-        x_kube(validation = Rule::new("isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0')) && !quantity(string(self)).isGreaterThan(quantity('1G'))")
+        x_kube(validation = Rule::new("string(self).matches('^[0-9]{1,20}([.][0-9]{1,20})?(k|M|G|T|Ki|Mi|Gi|Ti)?$') && !quantity(string(self)).isGreaterThan(quantity('1G'))")
             .message("limit.packetsPerSecond must be between 0 (no limit) and 1G, for example 10k"))
     )]
     pub packets_per_second: Option<Quantity>,
 }
 
-/// Mirrors a flow between two tapped pods only at the end that accepted it, where Service addresses are already translated. If
-/// that is unknown, both ends mirror it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[cfg_attr(feature = "schema", derive(kube::KubeSchema))]
-pub struct Deduplicate {
-    /// CIDRs whose pods count as tapped. Unset: spec.podCIDRs of the nodes. CNIs that do not use those, such as many
-    /// set-ups of Calico, Cilium and the clouds, need this field. At most 64, together with serviceCIDRs.
-    #[serde(default, rename = "podCIDRs", skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(
-        feature = "schema",
-        schemars(with = "Option<Vec<String>>", length(max = 64), inner(length(max = 64)), extend("x-kubernetes-list-type" = "atomic")),
-        x_kube(validation = Rule::new("self.all(c, isCIDR(c))")
-            .message("each entry of deduplicate.podCIDRs must be a network such as 10.244.0.0/16 or fd00:10:244::/56"))
-    )]
-    pub pod_cidrs: Option<Vec<IpNet>>,
-
-    /// CIDRs of Services. Unset: the ServiceCIDR objects of the cluster (Kubernetes 1.33 and later). At most 64, together with
-    /// podCIDRs.
-    #[serde(default, rename = "serviceCIDRs", skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(
-        feature = "schema",
-        schemars(with = "Option<Vec<String>>", length(max = 64), inner(length(max = 64)), extend("x-kubernetes-list-type" = "atomic")),
-        x_kube(validation = Rule::new("self.all(c, isCIDR(c))")
-            .message("each entry of deduplicate.serviceCIDRs must be a network such as 10.96.0.0/12 or fd00:10:96::/112"))
-    )]
-    pub service_cidrs: Option<Vec<IpNet>>,
-}
+/// Mirrors each flow between two pods that this tap mirrors at one end only: that with the higher port, which is usually the
+/// client's. All other flows are mirrored in full. With direction Ingress or Egress, each frame is mirrored once anyway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transform = crate::schema::allow_additional_properties))]
+pub struct Deduplicate {}
 
 /// What happens to a mirrored frame that exceeds the path MTU and cannot be segmented.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -170,9 +146,6 @@ pub enum OptionsError {
         /// The largest value.
         max: u64,
     },
-    /// Too many CIDRs.
-    #[error("set at most {MAX_DEDUPLICATE_CIDRS} networks in deduplicate.podCIDRs and serviceCIDRs together, not {0}")]
-    TooManyCidrs(usize),
 }
 
 impl MirrorOptions {
@@ -197,7 +170,7 @@ impl MirrorOptions {
     /// Whether everything is within its bounds and consistent. The API server checks most of it, too.
     pub fn check(&self) -> Result<(), OptionsError> {
         // Named one by one, so that a field that is added cannot be forgotten here.
-        let Self { filter, truncate, sample, limit, deduplicate, oversize: _ } = self;
+        let Self { filter, truncate, sample, limit, deduplicate: _, oversize: _ } = self;
         if let Some(filter) = filter {
             filter.check()?;
         }
@@ -218,15 +191,7 @@ impl MirrorOptions {
             within("limit.bitsPerSecond", number(bits_per_second), 0, MAX_BITS_PER_SECOND)?;
             within("limit.packetsPerSecond", number(packets_per_second), 0, MAX_PACKETS_PER_SECOND)?;
         }
-        let count = deduplicate.as_ref().map_or(0, |deduplicate| deduplicate.cidrs().count());
-        if count > MAX_DEDUPLICATE_CIDRS { Err(OptionsError::TooManyCidrs(count)) } else { Ok(()) }
-    }
-}
-
-impl Deduplicate {
-    /// All CIDRs that are set.
-    pub fn cidrs(&self) -> impl Iterator<Item = &IpNet> {
-        [&self.pod_cidrs, &self.service_cidrs].into_iter().flatten().flatten()
+        Ok(())
     }
 }
 
@@ -271,9 +236,6 @@ mod tests {
             let error = check(json).expect_err(json).to_string();
             assert!(error.starts_with(&format!("{field} must be between ")), "{error}");
         }
-        let cidrs: Vec<String> = (0..65).map(|n| format!("\"10.{n}.0.0/16\"")).collect();
-        let json = format!(r#"{{"deduplicate": {{"podCIDRs": [{}]}}}}"#, cidrs.join(","));
-        assert_eq!(check(&json), Err(OptionsError::TooManyCidrs(65)));
     }
 
     #[test]

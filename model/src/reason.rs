@@ -51,8 +51,12 @@ reasons! {
 
     /// No pod matches.
     NoPodsMatch = "NoPodsMatch",
+    /// Pods match, but none of them can be tapped.
+    AllPodsSkipped = "AllPodsSkipped",
     /// A named pod does not exist.
     PodNotFound = "PodNotFound",
+    /// The pod has ended.
+    PodFinished = "PodFinished",
     /// More pods match than are allowed.
     TooManyPods = "TooManyPods",
     /// The policy excludes the namespace.
@@ -63,8 +67,10 @@ reasons! {
     TargetUnsupported = "TargetUnsupported",
     /// The pod is a destination of the tap.
     DestinationIsTarget = "DestinationIsTarget",
-    /// The limit of taps per pod or per namespace is reached.
+    /// The limit of taps per pod, per namespace or per node is reached.
     TooManyTaps = "TooManyTaps",
+    /// The node's `NodeTap` has no room for the tap.
+    NodeFull = "NodeFull",
 
     /// The node does not exist.
     NodeNotFound = "NodeNotFound",
@@ -80,6 +86,8 @@ reasons! {
     NotAllowedByPolicy = "NotAllowedByPolicy",
     /// There is no policy, which external destinations need.
     PolicyNotFound = "PolicyNotFound",
+    /// The external address is one of a node or pod of the cluster.
+    ClusterAddress = "ClusterAddress",
     /// The destinations have no address family in common.
     AddressFamilyMismatch = "AddressFamilyMismatch",
     /// The name of the interface is taken.
@@ -89,16 +97,16 @@ reasons! {
     /// No VXLAN network identifier is free.
     VniExhausted = "VNIExhausted",
 
-    /// A node's kernel lacks a feature that part of the spec needs.
-    KernelLimited = "KernelLimited",
-    /// The cluster does not say which networks its pods or Services have.
-    NetworksUnknown = "NetworksUnknown",
+    /// Programs of others may hide frames from a tap.
+    FramesHidden = "FramesHidden",
 
-    /// The helper pod of a node does not run.
+    /// The helper pod of a node does not run, or is not Ready in time.
     HelperPodFailed = "HelperPodFailed",
     /// The API server rejects the helper pod of a node.
     HelperPodRejected = "HelperPodRejected",
 
+    /// The pod has not been tapped in time.
+    PodNotTapped = "PodNotTapped",
     /// No process of the pod runs on the node yet.
     PodNotRunning = "PodNotRunning",
     /// The pod has no such interface, or none with its address.
@@ -113,6 +121,8 @@ reasons! {
     KernelFeatureMissing = "KernelFeatureMissing",
     /// The kernel returned an error.
     KernelError = "KernelError",
+    /// The mirror has stopped, since the API server has not confirmed it for the orphan timeout.
+    NotRenewed = "NotRenewed",
     /// No longer requested, and being removed.
     Removing = "Removing",
 
@@ -122,6 +132,8 @@ reasons! {
     DestinationUnavailable = "DestinationUnavailable",
     /// Event: part of the spec is not carried out.
     Degraded = "Degraded",
+    /// Event: an object has a label or an annotation under `podtap.dev/` that means nothing.
+    UnknownKey = "UnknownKey",
     /// Event: a node cannot tap a pod.
     TapFailed = "TapFailed",
     /// Event: the object is gone although a node has not reported that it is clean.

@@ -9,7 +9,7 @@
 /* Senders that share the programs and the maps of a tap. A power of two. The state of each is at its class ID. */
 #define SENDERS 32
 #define RULES 64
-#define NETWORKS 64
+#define PEERS 1024
 
 /* config.flags */
 #define HAS_EXPRESSION 1
@@ -18,6 +18,10 @@
 #define DEDUPLICATE 8
 #define TRUNCATE_OVERSIZE 16
 #define LINEARIZE 32
+#define LOWER_PORT_MIRRORS 64
+/* Destinations on this node, and elsewhere. */
+#define LOCAL 128
+#define REMOTE 256
 
 /* config.truncate: to the headers */
 #define TRUNCATE_HEADERS 0xffffffff
@@ -35,9 +39,11 @@
 #define SAMPLED_OUT 2
 #define RATE_LIMITED 3
 #define DEDUPLICATED 4
-#define OUTCOMES 5
-/* What the clamp did to mirrored frames. */
-#define TRUNCATED 10
-#define OVERSIZED 11
-#define FAILED 12
-#define COUNTERS 13
+#define EXPIRED 5
+#define OUTCOMES 6
+/* What the clamp did to mirrored frames, and the frames that it dropped because no classifier selected them. */
+#define TRUNCATED 12
+#define OVERSIZED 13
+#define FAILED 14
+#define FORGED 15
+#define COUNTERS 16

@@ -30,26 +30,35 @@ INLINE __u64 port_matches(const struct rule *rule, __u64 port)
 	return 1 ^ (is_below(port, rule->first_port) | is_below(rule->last_port, port));
 }
 
-/* Whether the rules select a packet. Where the ports are missing, in a fragment whose first one was not seen, include rules for
- * ports match and exclude rules for ports do not: the fragment is mirrored. */
-INLINE __u64 selected(const struct config *config, const struct packet *packet, const __u32 *remote, __u64 remote_valid,
-		      __u64 ports_missing)
+#define SELECTED_HERE 1
+#define SELECTED_BY_PEER 2
+
+/* Which ends' rules select a packet: this one's, and those of the same tap at the other end. Where the ports are missing, in a fragment
+ * whose first one was not seen, include rules for ports match and exclude rules for ports do not: the fragment is mirrored. Without the
+ * address of this pod, the frame is never left to the other end. */
+INLINE __u32 selected(const struct config *config, const struct packet *packet, __u32 direction)
 {
 	__u64 included = 0, excluded = 0;
 	__u32 family = packet->family, protocol = packet->protocol;
 	__u64 source = packet->source_port, destination = packet->destination_port;
+	const __u32 *remote = direction == INGRESS ? packet->source : packet->destination;
+	const __u32 *local = direction == INGRESS ? packet->destination : packet->source;
+	__u64 remote_valid = direction == INGRESS ? packet->source_valid : packet->destination_valid;
+	__u64 ports_missing = packet->fragment == LATER_FRAGMENT && ports_unknown(packet);
 	for (__u32 i = 0; i < RULES; i++) {
 		if (i >= config->rule_count)
 			break;
 		const struct rule *rule = &config->rules[i];
 		__u64 hit = is_zero(rule->protocol) | is_zero(rule->protocol ^ protocol);
-		hit &= contains(&rule->remote, family, remote_valid, remote);
+		__u64 ends = contains(&rule->remote, family, remote_valid, remote) * SELECTED_HERE;
+		ends |= contains(&rule->remote, family, 1, local) * SELECTED_BY_PEER;
 		__u64 includes = is_below(i, config->include_count);
 		__u64 ports = port_matches(rule, source) | port_matches(rule, destination);
-		included |= hit & includes & (ports | ports_missing);
-		excluded |= hit & (includes ^ 1) & ports;
+		included |= ends * (hit & includes & (ports | ports_missing));
+		excluded |= ends * (hit & (includes ^ 1) & ports);
 	}
-	return (included | is_zero(config->flags & HAS_INCLUDE)) & (excluded ^ 1);
+	__u64 both = SELECTED_HERE | SELECTED_BY_PEER;
+	return (included | (is_zero(config->flags & HAS_INCLUDE) * both)) & (excluded ^ both);
 }
 
 INLINE __u64 mix(__u64 x)

@@ -23,17 +23,17 @@ struct bpf_spin_lock {
 	__u32 val;
 };
 
-/* As it was before 6.0; newer kernels accept this size too. */
+/* As it was in 4.3; newer kernels accept this size too. */
 struct bpf_tunnel_key {
-	__u32 tunnel_id, remote[4];
-	__u8 tos, ttl;
-	__u16 ext;
-	__u32 label;
+	__u32 tunnel_id, remote;
 };
 
+#define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_PERCPU_ARRAY 6
 #define BPF_MAP_TYPE_LRU_HASH 9
+
+#define BPF_F_NO_PREALLOC 1
 
 #define BPF_ADJ_ROOM_MAC 1
 #define BPF_F_ADJ_ROOM_FIXED_GSO 1
@@ -62,6 +62,8 @@ static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 size) = (voi
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, int difference, __u32 mode, __u64 flags) = (void *)50;
 static long (*const bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;
 static long (*const bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94;
+/* CLOCK_MONOTONIC as of the last tick, without a read of the clock source; since 5.11. */
+static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;
 
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
-/* The maps: one set for up to SENDERS pods of a tap on a node. The layout of config, rule, network and counter is repeated in
+/* The maps: one set for up to SENDERS pods of a tap on a node. The layout of config, rule, network, counter and peer is repeated in
  * src/bpf/layout.rs, where a test compares both. */
 #pragma once
 #include "constants.h"
@@ -21,6 +21,7 @@ struct rule {
 
 struct config {
 	__u64 program_hash; /* written and read by the helper only */
+	__u64 peers_hash; /* likewise: of the keys of `peers` */
 	__u64 bits_per_second, packets_per_second;
 	__u32 flags;
 	__u32 include_count; /* the first rules include, the others exclude */
@@ -28,10 +29,7 @@ struct config {
 	__u32 one_in_flows;
 	__u32 truncate; /* bytes, 0 or TRUNCATE_HEADERS */
 	__u32 frame_limit; /* longest inner frame that fits the underlay, with its Ethernet header; 0: unknown */
-	__u32 peer_network_count;
-	__u32 reserved;
 	struct rule rules[RULES];
-	struct network peer_networks[NETWORKS]; /* pods with these addresses may be tapped by the same tap */
 };
 
 struct {
@@ -48,6 +46,15 @@ struct {
 	__type(value, __u32);
 } active SEC(".maps");
 
+/* When the classifiers stop mirroring, in nanoseconds of CLOCK_MONOTONIC. The helper sets it before it attaches them, and moves it
+ * for as long as the API server confirms the tap: without a helper, an agent or an API server, the mirror stops by itself. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} deadline SEC(".maps");
+
 _Static_assert(TRUNCATED == OUTCOMES * 2, "the outcomes of both directions come first");
 
 /* As on the wire: a GSO packet counts as the frames that it is segmented into. */
@@ -61,6 +68,17 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counter);
 } counters SEC(".maps");
+
+/* Whether the frame of a sender that mirred passes on next was selected: 0, or FROM the direction. mirred sends the clone within the call that
+ * ran the classifier, on the same CPU and with bottom halves disabled, so the clamp sees it next. Programs that take the place of
+ * others share this map with those that still run: its shape must not change. */
+#define FROM(direction) ((direction) + 1)
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SENDERS);
+	__type(key, __u32);
+	__type(value, __u32);
+} selection SEC(".maps");
 
 /* Token bucket. Tokens are billionths of a bit and of a frame: nanoseconds times a rate, without a division. */
 struct bucket {
@@ -94,20 +112,19 @@ struct {
 	__type(value, struct ports);
 } fragments SEC(".maps");
 
-/* A flow as seen from the pod. With its class ID, since a later pod may get the address of an earlier one. */
-struct flow {
-	__u32 remote[4];
-	__u32 local[4];
-	__u32 remote_port, local_port, protocol, classid;
+struct peer {
+	__u32 family; /* 4 or 6 */
+	__u32 address[4];
 };
 
-/* Value: whether the pod opened the flow. Without deduplication the helper creates the map with one entry. */
+/* The addresses of the pods that the same tap mirrors now. The values mean nothing. An entry takes memory only while it exists. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
-	__type(key, struct flow);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PEERS);
+	__type(key, struct peer);
 	__type(value, __u32);
-} flows SEC(".maps");
+} peers SEC(".maps");
 
 /* The parsed headers of a frame. They are in a map and not on the stack: the verifier tracks the value of each stack slot but
  * not of map values, so its states join after the parser, however many paths lead through it. */
@@ -119,6 +136,8 @@ struct packet {
 	__u32 source_port, destination_port; /* or NO_PORT */
 	__u32 fragment; /* 0, FIRST_FRAGMENT, LATER_FRAGMENT */
 	__u32 id;
+	__u32 selected_by; /* SELECTED_HERE, SELECTED_BY_PEER */
+	__u32 from; /* as in `selection`; set by the clamp */
 	__u32 l3; /* offset of the IP header */
 	__u32 l4; /* offset of the transport header; without one, the end of the last header that was parsed */
 };

@@ -202,6 +202,12 @@ INLINE void parse_ports(const struct __sk_buff *skb, struct packet *packet)
 	}
 }
 
+/* Whether the ports of a protocol that has them are unknown: in a fragment whose first one was not seen, or in one that is cut off. */
+INLINE int ports_unknown(const struct packet *packet)
+{
+	return has_ports(packet) && packet->destination_port == NO_PORT;
+}
+
 /* Length of all headers through the transport header; 0 if the frame was not parsed. */
 INLINE __u32 header_length(const struct __sk_buff *skb, const struct packet *packet)
 {

@@ -11,6 +11,9 @@
 INLINE __s64 refill(__s64 tokens, __u64 rate, __u64 elapsed)
 {
 	__s64 full = rate * BURST_NANOSECONDS;
+	/* What a higher rate left. */
+	if (tokens > full)
+		tokens = full;
 	__u64 missing = full - tokens;
 	return !rate || elapsed > missing / rate ? full : tokens + (__s64)(rate * elapsed);
 }

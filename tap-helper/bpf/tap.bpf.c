@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
 /* The programs of a tap: two classifiers select the frames of a pod that are mirrored, and the clamp makes mirrored frames fit
  * the underlay. */
-#include "filter.h"
+#include "deduplicate.h"
 #include "rate_limit.h"
 #include "segment.h"
 
@@ -28,6 +28,13 @@ INLINE struct config *active_config(void)
 	return bpf_map_lookup_elem(&configs, &index);
 }
 
+INLINE int deadline_has_passed(void)
+{
+	__u32 zero = 0;
+	__u64 *moment = bpf_map_lookup_elem(&deadline, &zero);
+	return !moment || bpf_ktime_get_coarse_ns() >= *(volatile __u64 *)moment;
+}
+
 /* The sender to which a frame belongs: cls_bpf passes on the class ID of the filter (cls_bpf_classify, net/sched/cls_bpf.c). */
 INLINE __u32 sender(const struct __sk_buff *skb)
 {
@@ -44,77 +51,13 @@ INLINE void count(__u32 classid, __u32 key, __u64 frames, __u64 bytes)
 	}
 }
 
-INLINE int is_peer(const struct config *config, const struct packet *packet, const __u32 *remote)
-{
-	__u64 found = 0;
-	__u32 family = packet->family;
-	for (__u32 i = 0; i < NETWORKS; i++) {
-		if (i >= config->peer_network_count)
-			break;
-		found |= contains(&config->peer_networks[i], family, 1, remote);
-	}
-	return found != 0;
-}
-
-#define SYN 2
-#define ACK 16
-
-/* Whether the local port is higher; if both are equal, whether the local address is. */
-INLINE __u32 local_is_higher(const struct flow *flow)
-{
-	if (flow->local_port != flow->remote_port)
-		return flow->local_port > flow->remote_port;
-	for (int i = 0; i < 4; i++) {
-		__u32 local = from_net32(flow->local[i]), remote = from_net32(flow->remote[i]);
-		if (local != remote)
-			return local > remote;
-	}
-	return 0;
-}
-
-/* Whether the peer mirrors this flow: the pod opened it, and the peer may be tapped too. */
-INLINE int mirrored_by_peer(const struct config *config, const struct __sk_buff *skb, const struct packet *packet,
-			    __u32 direction)
-{
-	const __u32 *remote = direction == INGRESS ? packet->source : packet->destination;
-	const __u32 *local = direction == INGRESS ? packet->destination : packet->source;
-	if (!packet->family || !packet->destination_valid || !is_peer(config, packet, remote))
-		return 0;
-	struct flow flow = {};
-	for (int i = 0; i < 4; i++) {
-		flow.remote[i] = remote[i];
-		flow.local[i] = local[i];
-	}
-	flow.remote_port = direction == INGRESS ? packet->source_port : packet->destination_port;
-	flow.local_port = direction == INGRESS ? packet->destination_port : packet->source_port;
-	flow.protocol = packet->protocol;
-	flow.classid = sender(skb);
-	__u8 tcp_flags = 0;
-	if (packet->protocol == TCP && packet->fragment != LATER_FRAGMENT)
-		bpf_skb_load_bytes(skb, packet->l4 + 13, &tcp_flags, 1);
-	__u32 opened;
-	if (tcp_flags & SYN) {
-		/* SYN-ACK is the reply. This replaces what an earlier connection with the same addresses and ports left. */
-		opened = (direction == EGRESS) ^ !!(tcp_flags & ACK);
-	} else {
-		__u32 *entry = bpf_map_lookup_elem(&flows, &flow);
-		if (entry)
-			return *entry;
-		/* The flow may be older than the tap: the end with the lower port probably accepted it. The port behind a
-		 * Service address may differ, so without a handshake the pod must also have been seen to send first: if
-		 * that is unknown, both ends mirror the flow. */
-		opened = local_is_higher(&flow) && (packet->protocol == TCP || direction == EGRESS);
-	}
-	bpf_map_update_elem(&flows, &flow, &opened, 0);
-	return opened;
-}
-
 INLINE int classify(struct __sk_buff *skb, __u32 direction)
 {
 	__u32 zero = 0, classid = sender(skb);
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
-	if (!config || !packet)
+	__u32 *selected_from = bpf_map_lookup_elem(&selection, &classid);
+	if (!config || !packet || !selected_from)
 		return NO_MATCH;
 	__u32 frames = 1, tag = skb->vlan_present ? 4 : 0, gso = skb->gso_size;
 	__u64 bytes = skb->len + tag;
@@ -142,14 +85,14 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	if (outcome != MIRRORED)
 		goto done;
 
-	const __u32 *remote = direction == INGRESS ? packet->source : packet->destination;
-	__u32 remote_valid = direction == INGRESS ? packet->source_valid : packet->destination_valid;
-	__u32 ports_missing = packet->fragment == LATER_FRAGMENT && has_ports(packet) && packet->destination_port == NO_PORT;
-	if (!selected(config, packet, remote, remote_valid, ports_missing)) {
+	/* Through the map, as after the parser. */
+	*(volatile __u32 *)&packet->selected_by = selected(config, packet, direction);
+	__u32 selected_by = *(volatile __u32 *)&packet->selected_by;
+	if (!(selected_by & SELECTED_HERE)) {
 		outcome = FILTERED;
 		goto done;
 	}
-	if (config->flags & DEDUPLICATE && mirrored_by_peer(config, skb, packet, direction)) {
+	if (config->flags & DEDUPLICATE && selected_by & SELECTED_BY_PEER && mirrored_by_peer(config, packet, direction)) {
 		outcome = DEDUPLICATED;
 		goto done;
 	}
@@ -165,7 +108,12 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	if (rate_limited(config, classid, truncated ? 1 : frames, truncated ? length + tag : bytes))
 		outcome = RATE_LIMITED;
 done:
+	/* Last, so that only frames that would be mirrored count as expired. */
+	if (outcome == MIRRORED && deadline_has_passed())
+		outcome = EXPIRED;
 	count(classid, direction * OUTCOMES + outcome, frames, bytes);
+	/* Also cleared, in case mirred did not pass on the last frame. */
+	*selected_from = outcome == MIRRORED ? FROM(direction) : 0;
 	return outcome == MIRRORED ? MATCH : NO_MATCH;
 }
 
@@ -217,13 +165,34 @@ INLINE int reduce_gso_size(struct __sk_buff *skb, const struct config *config, _
 	return 0;
 }
 
-/* A mirrored frame still carries the dst entry of the pod's route. The VXLAN device would lower the path MTU of that route, and
- * so of the pod's own traffic (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). A metadata dst, which ignores that, replaces
- * it; the device does not use it for anything else. */
-INLINE void detach_route(struct __sk_buff *skb)
+/* Path MTU discovery finds at least 552 bytes (ip_rt_min_pmtu, net/ipv4/route.c), or 1280 with IPv6, and the helper knows the MTU that
+ * a route sets. So frames of this length fit every path. */
+#define FITS_ANY_PATH 512
+
+/* Whether a frame carries an IPv6 route of the pod. If it is too long for the underlay, the VXLAN device lowers the path MTU of that
+ * route, and so of the pod's own traffic (skb_tunnel_check_pmtu, net/ipv4/ip_tunnel_core.c). With IPv4 it does not find the route: it
+ * looks for one over itself (ip_rt_build_flow_key, net/ipv4/route.c). */
+INLINE int has_ipv6_route(const struct __sk_buff *skb, __u32 from)
 {
-	struct bpf_tunnel_key key = { .tunnel_id = 1 };
-	bpf_skb_set_tunnel_key(skb, &key, sizeof(key), 0);
+	return from == FROM(EGRESS) && skb->protocol == from_net16(0x86dd);
+}
+
+/* Separates a mirrored frame from the pod's own, with which it shares its data and its route. 0, or -1: out of memory. */
+INLINE int separate(struct __sk_buff *skb, const struct config *config, __u32 from, __u32 limit)
+{
+	/* For a receiver on this node, the frame waits in a queue as it is (encap_bypass_if_local, drivers/net/vxlan/vxlan_core.c). Until
+	 * it is read, some code changes the headers of the pod's frame in place: where connections are tracked, ip_do_fragment and
+	 * ip6_fragment put new ones before each fragment. For others, encapsulation makes the headers private. */
+	if (config->flags & LOCAL)
+		return bpf_skb_pull_data(skb, 0) ? -1 : 0;
+	__u32 length = skb->len;
+	if (has_ipv6_route(skb, from) && (skb->gso_size || length > FITS_ANY_PATH || length > limit)) {
+		/* A metadata dst, which ignores an MTU, takes the place of the route. Of it, the device only uses that it exists: it does
+		 * not take the short cut to receivers on this node then, of which there are none. */
+		struct bpf_tunnel_key key = { .tunnel_id = 1 };
+		bpf_skb_set_tunnel_key(skb, &key, sizeof(key), 0);
+	}
+	return 0;
 }
 
 SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
@@ -231,18 +200,32 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	__u32 zero = 0, classid = sender(skb);
 	struct config *config = active_config();
 	struct packet *packet = bpf_map_lookup_elem(&scratch, &zero);
+	__u32 *selected_from = bpf_map_lookup_elem(&selection, &classid);
 	/* It would be left in tc_index of the mirrored frame (tc_run, net/core/dev.c). */
 	skb->tc_classid = 0;
-	if (!config || !packet)
-		return TC_ACT_OK;
+	if (!config || !packet || !selected_from)
+		return TC_ACT_SHOT;
+	/* Only what a classifier selected leaves: the pod can send frames to the device, too. mirred sets skb_iif to the interface that
+	 * it mirrors from (tcf_mirred_to_dev, net/sched/act_mirred.c); frames of sockets have none. */
+	__u32 from = *selected_from;
+	if (!from || !skb->ingress_ifindex) {
+		count(classid, FORGED, 1, skb->len);
+		return TC_ACT_SHOT;
+	}
+	*selected_from = 0;
 	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = config->truncate;
 	__u32 gso = skb->gso_size, length = skb->len;
 	if (!config->frame_limit)
 		limit = 0xffffffff;
+	if (separate(skb, config, from, limit)) {
+		count(classid, FAILED, 1, length);
+		return TC_ACT_SHOT;
+	}
 	if (!size && !gso && length <= limit)
 		return TC_ACT_OK;
 
 	parse(skb, packet);
+	packet->from = from;
 	__u32 hdr_len = header_length(skb, packet);
 	if (size) {
 		if (size == TRUNCATE_HEADERS)
@@ -277,7 +260,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	} else {
 		if (length <= limit)
 			return TC_ACT_OK;
-		int result = segment(skb, packet, hdr_len, limit);
+		int result = segment(skb, packet, hdr_len, limit, selected_from);
 		if (result == 0)
 			return TC_ACT_OK;
 		if (result < 0) {
@@ -286,10 +269,10 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		}
 		count(classid, OVERSIZED, 1, length);
 	}
-	if (!(config->flags & TRUNCATE_OVERSIZE)) {
-		detach_route(skb);
+	/* With destinations here and elsewhere, the route stays, and the frame must not exceed the MTU. */
+	int keeps_route = config->flags & LOCAL && config->flags & REMOTE && packet->family == 6 && packet->from == FROM(EGRESS);
+	if (!(config->flags & TRUNCATE_OVERSIZE) && !keeps_route)
 		return TC_ACT_OK;
-	}
 	if (truncate(skb, limit, hdr_len)) {
 		count(classid, FAILED, 1, length);
 		return TC_ACT_SHOT;

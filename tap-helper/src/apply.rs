@@ -1,6 +1,9 @@
 //! `tap-helper apply`: a desired state from a file, once.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    time::{Instant, SystemTime},
+};
 
 use podtap_model::{DesiredState, NodeStatus, State};
 
@@ -25,12 +28,16 @@ pub enum ApplyError {
 
 /// Reconciles the node with a desired state once, and reports the result. What is pending or failed is not retried;
 /// a later `serve` or `apply` resumes it.
+///
+/// There is no API server that confirms the desired state: the caller does, and the clock is the node's. The mirrors stop at their
+/// deadline unless this is repeated before.
 pub async fn apply(desired: DesiredState) -> Result<NodeStatus, ApplyError> {
     let mut node = Node::open()?;
     let Some(_lock) = Lock::take().map_err(ApplyError::Lock)? else {
         return Err(ApplyError::Locked);
     };
     let now = Instant::now();
+    let desired = DesiredState { now: Some(SystemTime::now().into()), ..desired };
     node.set_desired(desired, now).await?;
     node.sweep_all().await?;
     node.reconcile(now).await?;

@@ -6,15 +6,16 @@ use nix::errno::Errno;
 use podtap_model::Reason;
 
 use crate::{
-    bpf::{BpfError, Maps, Programs, Settings},
-    failure::{Failure, sentence},
+    bpf::{Maps, Programs, Settings},
+    deadline::Deadline,
+    failure::{Failure, program_failure, sentence},
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
         Classifier, Connection, FilterTarget, Hook, NetlinkError, NewPair, NewVxlan, Vxlan, add_clsact,
-        add_destination, add_drop_filter, add_mirror_filter, add_redirect_filter, attach_mirror_program,
-        attach_verdict_program, create_pair, create_vxlan, delete_link, disable_autoconf, filters, links, offloads,
-        qdiscs, remove_clsact, remove_destination, remove_filter, rename_link, set_alias, turn_off, up_link,
+        add_destination, add_drop_filter, add_redirect_filter, attach_mirror_program, attach_verdict_program,
+        create_pair, create_vxlan, delete_link, disable_autoconf, down_link, filters, links, offloads, qdiscs,
+        remove_clsact, remove_destination, remove_entries, remove_filter, rename_link, set_alias, turn_off, up_link,
     },
     program_sets::{Before, Place, ProgramSets},
     resource::Resource,
@@ -42,6 +43,8 @@ pub struct Executor<'a, N> {
     pub program_sets: &'a mut ProgramSets,
     /// Where in them the senders are whose programs this executor attaches.
     pub places: BTreeMap<Resource, Place>,
+    /// When the senders stop mirroring.
+    pub deadlines: BTreeMap<Resource, Deadline>,
 }
 
 impl<N: AsFd> Executor<'_, N> {
@@ -67,17 +70,14 @@ impl<N: AsFd> Executor<'_, N> {
             }
             Step::AddDestination(device, to) => to_failure(add_destination(netlink, *device, *to).await),
             Step::RemoveDestination(device, to) => ignore_gone(remove_destination(netlink, *device, *to).await),
+            Step::RemoveEntries(device, mac) => ignore_gone(remove_entries(netlink, *device, *mac).await),
             Step::Rename(device, name) => self.rename(*device, name).await,
             Step::Up(device) => self.up(*device).await,
+            Step::Down(device) => to_failure(down_link(netlink, *device).await),
             Step::AddClsact { interface, device, alias_if_theirs } => {
                 self.add_clsact(*interface, *device, alias_if_theirs).await
             }
             Step::RemoveClsact(interface) => self.remove_clsact(*interface).await,
-            Step::AddFilter { interface, hook, priority, device, cookie } => {
-                let at = (*interface, *hook);
-                let added = add_mirror_filter(netlink, at, *priority, *device, &cookie.bytes()).await;
-                added.map_err(|error| feature(&error, MIRRED))
-            }
             Step::LoadPrograms { settings, before } => self.load(&action.resource, settings, *before).await,
             Step::AttachClamp(target) => self.attach_clamp(&action.resource, *target).await,
             Step::AttachMirror { target, device, cookie } => {
@@ -156,7 +156,7 @@ impl<N: AsFd> Executor<'_, N> {
                 &error,
                 &format!(
                     "Another program of the node, or a VXLAN device with other settings, uses UDP port {port}: \
-                     free it, or set another receiverPort in the PodTapPolicy."
+                     ask the cluster's administrator to free it, or to set another receiverPort in the PodTapPolicy."
                 ),
             ),
         ))
@@ -212,7 +212,15 @@ impl<N: AsFd> Executor<'_, N> {
             Some(Before { maps, classid })
         });
         let place = self.program_sets.place(sender, settings, before).await;
-        self.places.insert(resource.clone(), place.map_err(|error| program_failure(&error))?);
+        let place = place.map_err(|error| program_failure(&error))?;
+        // Before a filter has them: programs without a deadline mirror nothing. All senders of a set have the same one.
+        if let (Some(deadline), Some(programs)) = (self.deadlines.get(resource), self.program_sets.programs_mut(&place))
+        {
+            let maps = programs.maps_mut();
+            let set = maps.deadline().and_then(|current| maps.set_deadline(deadline.after(current)));
+            set.map_err(|error| program_failure(&error))?;
+        }
+        self.places.insert(resource.clone(), place);
         Ok(())
     }
 
@@ -256,22 +264,6 @@ fn not_loaded() -> Failure {
     Failure::failed(Reason::KernelError, "The tap's programs are not loaded. This is retried.".to_owned())
 }
 
-fn program_failure(error: &BpfError) -> Failure {
-    match error {
-        BpfError::TooManyRules(_) | BpfError::TooManyNetworks(_) | BpfError::Expression(_) => {
-            Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."))
-        }
-        BpfError::Rejected { .. } => Failure::failed(
-            Reason::KernelFeatureMissing,
-            format!("The node's kernel does not accept the tap's programs: {error}. A simpler filter may help."),
-        ),
-        _ => Failure::failed(
-            Reason::KernelError,
-            format!("The tap's programs are not attached: {error}. This is retried."),
-        ),
-    }
-}
-
 fn ignore_gone(result: Result<(), NetlinkError>) -> Result<(), Failure> {
     match result {
         Err(error) if error.is_gone() => Ok(()),
@@ -283,7 +275,10 @@ fn feature(error: &NetlinkError, what: &str) -> Failure {
     match error.errno {
         Errno::ENOENT | Errno::EOPNOTSUPP => Failure::failed(
             Reason::KernelFeatureMissing,
-            sentence(error, &format!("The node's kernel lacks {what}: load its module, or use another kernel.")),
+            sentence(
+                error,
+                &format!("The node's kernel lacks {what}: ask the cluster's administrator to load its module."),
+            ),
         ),
         _ => Failure::kernel(error),
     }
@@ -296,7 +291,7 @@ fn receiver_refused(error: &NetlinkError, new: &NewVxlan<'_>) -> Failure {
             sentence(
                 error,
                 &format!(
-                    "Another VXLAN device of this node has VNI {} on UDP port {}: choose another VNI, or another port.",
+                    "Another VXLAN device of this node has VNI {} on UDP port {}: set another vxlan.vni, or ask the cluster's administrator.",
                     new.vxlan.vni, new.vxlan.port,
                 ),
             ),

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use podtap_model::{Reason, State};
 
-use crate::netlink::NetlinkError;
+use crate::{bpf::BpfError, netlink::NetlinkError};
 
 /// State, reason and message of a sender or receiver, as in its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,14 @@ impl Failure {
         Self { state: State::Failed, reason, message }
     }
 
+    /// Restored, and changed by another program again and again.
+    #[must_use]
+    pub fn contested() -> Self {
+        let message = "Another program in the pod or on the node keeps changing PodTap's devices, filters or forwarding entries. \
+                       Find that program, and make it leave them alone.";
+        Self::failed(Reason::KernelError, message.to_owned())
+    }
+
     /// An error of the kernel that has no special meaning where it occurred.
     #[must_use]
     pub fn kernel(error: &NetlinkError) -> Self {
@@ -65,13 +73,16 @@ impl Failure {
         }
         let advice = match error.errno {
             Errno::EPERM | Errno::EACCES => {
-                "The tap-helper needs the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
+                "Ask the cluster's administrator to check that the tap-helper has the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
             }
             Errno::ENOMEM | Errno::ENOBUFS => "The node is out of memory; this is retried automatically.",
-            Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
+            _ if error.is_unsupported() => {
                 return Self::failed(
                     Reason::KernelFeatureMissing,
-                    sentence(error, "The node's kernel lacks a feature: load its module, or use another kernel."),
+                    sentence(
+                        error,
+                        "The node's kernel lacks a feature: ask the cluster's administrator to load its module.",
+                    ),
                 );
             }
             _ => "This is retried automatically.",
@@ -83,6 +94,45 @@ impl Failure {
     #[must_use]
     pub fn status(&self) -> Status {
         Status { state: self.state, reason: self.reason, message: self.message.clone() }
+    }
+}
+
+/// Why a sender's programs cannot be loaded or configured.
+#[must_use]
+pub fn program_failure(error: &BpfError) -> Failure {
+    match error {
+        BpfError::TooManyRules(_) | BpfError::Expression(_) => {
+            Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."))
+        }
+        BpfError::Rejected { .. } => Failure::failed(
+            Reason::KernelFeatureMissing,
+            format!("The node's kernel does not accept the tap's programs: {error}. A simpler filter may help."),
+        ),
+        _ => Failure::failed(
+            Reason::KernelError,
+            format!("The tap's programs are not attached: {error}. This is retried."),
+        ),
+    }
+}
+
+/// Why no programs can be loaded at all, as found with those of a tap without options.
+#[must_use]
+pub fn unloadable(error: &BpfError) -> Failure {
+    let what = "The node cannot load the eBPF programs that select the frames to mirror";
+    let then = "Taps that mirror already are not changed; this is retried automatically.";
+    match error {
+        // Out of memory or descriptors: not for long.
+        BpfError::Kernel { errno, .. } | BpfError::Rejected { errno, .. }
+            if matches!(errno, Errno::ENOMEM | Errno::EAGAIN | Errno::EINTR | Errno::EMFILE | Errno::ENFILE) =>
+        {
+            Failure::failed(Reason::KernelError, format!("{what}: {error}. {then}"))
+        }
+        _ => Failure::refused(
+            Reason::KernelFeatureMissing,
+            format!(
+                "{what}: {error}. PodTap needs Linux 5.11 with CONFIG_BPF_SYSCALL, not locked down, and the capability BPF. {then}"
+            ),
+        ),
     }
 }
 

@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeSet, path::PathBuf, rc::Rc};
 
-use podtap_model::{Direction, Endpoint};
+use podtap_model::{Count, Direction};
 use serde::Serialize;
 use tracing::warn;
 
 use crate::{
-    bpf::{Counters, Maps},
+    bpf::{Counters, Maps, Monotonic},
     marks::{Cookie, Mark, Part, SenderMark, config_hash, is_ours},
     names::sender_hash,
     namespace::{Namespace, NamespaceId, Source, sources},
-    netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError},
+    netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError, SourceFilter},
     node::NodeError,
     observe::{NetnsKind, Observed, Program, observe},
     resource::SenderKey,
@@ -35,6 +35,9 @@ pub struct NamespaceContents {
     pub filters: Vec<MirrorFilter>,
     /// Interfaces whose clsact PodTap created.
     pub clsacts: Vec<String>,
+    /// In the node's own namespace with receivers: what the table `podtap` of nftables, which filters by source, has dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Count>,
     /// Differences from what PodTap configured; empty if there is no drift.
     pub drift: Vec<String>,
 }
@@ -64,9 +67,12 @@ pub struct Device {
     pub up: bool,
     /// Destinations of a sender's mirrored frames: address, UDP port and VNI.
     pub destinations: Vec<String>,
-    /// The counters of a sender's programs; none without programs, and for receivers.
+    /// The counters of a sender's programs; none if they cannot be read, and for receivers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
+    /// Seconds until a sender stops mirroring unless it is renewed; 0 if it has stopped. None for receivers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
 }
 
 /// A filter of PodTap.
@@ -93,7 +99,7 @@ impl NamespaceContents {
     /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.filters.is_empty() && self.clsacts.is_empty()
+        self.devices.is_empty() && self.filters.is_empty() && self.clsacts.is_empty() && self.rejected.is_none()
     }
 }
 
@@ -115,8 +121,8 @@ pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
             continue;
         }
         let kind = if id == own { NetnsKind::Node } else { NetnsKind::Pod };
-        match observe_in(namespace, kind).await {
-            Ok(observed) => all.push(contents(id, &source, &observed)),
+        match inspect_namespace(namespace, &source, kind).await {
+            Ok(contents) => all.push(contents),
             Err(error) => warn!(?source, %error, "cannot inspect"),
         }
     }
@@ -125,10 +131,20 @@ pub async fn inspect() -> Result<Vec<NamespaceContents>, NodeError> {
     Ok(all)
 }
 
-async fn observe_in(namespace: Namespace, kind: NetnsKind) -> Result<Observed, NetnsError> {
-    let netlink = Connection::open(&Rc::new(namespace))?;
+async fn inspect_namespace(
+    namespace: Namespace,
+    source: &Source,
+    kind: NetnsKind,
+) -> Result<NamespaceContents, NetnsError> {
+    let namespace = Rc::new(namespace);
+    let netlink = Connection::open(&namespace)?;
     let netlink = if kind == NetnsKind::Node { netlink.unlimited() } else { netlink };
-    Ok(observe(&netlink, kind).await?)
+    let observed = observe(&netlink, kind).await?;
+    let rejected = match kind {
+        NetnsKind::Node => SourceFilter::read(&namespace)?.map(|table| table.dropped()),
+        NetnsKind::Pod => None,
+    };
+    Ok(NamespaceContents { rejected, ..contents(namespace.id(), source, &observed) })
 }
 
 fn contents(id: NamespaceId, source: &Source, observed: &Observed) -> NamespaceContents {
@@ -156,7 +172,7 @@ fn contents(id: NamespaceId, source: &Source, observed: &Observed) -> NamespaceC
         Source::Process(pid) => (Some(*pid), None),
         Source::Mount(path) => (None, Some(path.clone())),
     };
-    NamespaceContents { namespace: id.inode(), process, mount, devices, filters, clsacts, drift }
+    NamespaceContents { namespace: id.inode(), process, mount, devices, filters, clsacts, rejected: None, drift }
 }
 
 fn device(link: &Link, observed: &Observed) -> Device {
@@ -165,13 +181,17 @@ fn device(link: &Link, observed: &Observed) -> Device {
         Some(Mark::Receiver(mark)) => (mark.part.role(), mark.tap, String::new(), String::new()),
         None => ("unfinished", String::new(), String::new(), String::new()),
     };
-    let destinations = destinations(link, observed).into_iter();
+    let destinations = observed.destinations(link.index).into_iter();
     let of_mark = match Mark::of(link) {
         Some(Mark::Receiver(mark)) => mark.vni,
         _ => 0,
     };
     Device {
         counters: counters(link, observed),
+        seconds_left: programs(link, observed)
+            .into_iter()
+            .find_map(|(program, _)| program?.deadline)
+            .map(|deadline| deadline.left(Monotonic::now()).as_secs()),
         name: link.name.clone(),
         index: link.index,
         role,
@@ -243,7 +263,7 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
     let mut found = Vec::new();
     match direction {
         None => found.push(format!("{} has no filter on {}", link.name, mark.interface)),
-        Some(direction) if config_hash(direction, &destinations(link, observed)) != mark.config => {
+        Some(direction) if config_hash(direction, &observed.destinations(link.index)) != mark.config => {
             found.push(format!("the filters or destinations of {} differ from its mark", link.name));
         }
         Some(direction) => {
@@ -251,9 +271,7 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
             let programs = programs(link, observed);
             let group = |(program, classid): &(Option<&Program>, u32)| program.map(|program| (program.group, *classid));
             let groups: BTreeSet<_> = programs.iter().map(group).collect();
-            // If the kernel cannot load programs, no filter has one.
-            let without = groups == BTreeSet::from([None]) && programs.len() < filters;
-            if !without && (groups.len() != 1 || groups.contains(&None) || programs.len() < filters) {
+            if groups.len() != 1 || groups.contains(&None) || programs.len() < filters {
                 found.push(format!("the programs of {} are incomplete, or of different kinds", link.name));
             }
         }
@@ -276,6 +294,12 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
     if should_redirect && !filters.any(redirects) {
         found.push(format!("{} does not redirect what it receives to the receiver's interface", link.name));
     }
+    if !observed.is_genuine(link) {
+        found.push(format!("{} was created by another program", link.name));
+    }
+    for mac in observed.diverted(link.index) {
+        found.push(format!("{} has forwarding entries of another program for the address {mac:02x?}", link.name));
+    }
     let offloads = observed.offloads(link.index);
     if !offloads.is_empty() {
         found.push(format!("offloads of {} are on: {}", link.name, offloads.join(", ")));
@@ -285,10 +309,6 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
         found.push(format!("{} does not drop what it receives", link.name));
     }
     found
-}
-
-fn destinations(link: &Link, observed: &Observed) -> Vec<Endpoint> {
-    observed.destinations.iter().filter(|(index, _)| *index == link.index).map(|(_, to)| *to).collect()
 }
 
 fn name(observed: &Observed, index: u32) -> String {

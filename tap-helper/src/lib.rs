@@ -10,8 +10,10 @@
 #![deny(unsafe_code)]
 #![expect(rustdoc::private_intra_doc_links, reason = "the stages are private, and this is their overview")]
 
+mod ahead;
 pub mod apply;
 pub mod bpf;
+mod deadline;
 mod execute;
 mod failure;
 pub mod inspect;
@@ -25,6 +27,7 @@ mod netlink;
 mod node;
 mod observe;
 mod plan;
+pub mod probe;
 mod program_sets;
 pub mod purge;
 mod resource;

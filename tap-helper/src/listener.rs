@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::stat::{Mode, umask};
-use podtap_model::{DesiredState, MAX_MESSAGE, Request, Response};
+use podtap_model::{DesiredState, MAX_MESSAGE, Renewal, Request, Response};
 use tokio::{
     io::Interest,
     net::{UnixListener, UnixStream},
@@ -43,7 +43,7 @@ pub enum Incoming {
     /// A process connected; whether it is the agent.
     Connection(bool),
     /// The peer sent something, or took some output.
-    Requests(Requests),
+    Requests(Box<Requests>),
 }
 
 /// What the agent sent: of each kind, the newest.
@@ -51,6 +51,8 @@ pub enum Incoming {
 pub struct Requests {
     /// A new desired state.
     pub desired: Option<DesiredState>,
+    /// A renewal.
+    pub renewal: Option<Renewal>,
     /// The number of a request for counters.
     pub counters: Option<u64>,
 }
@@ -84,18 +86,22 @@ impl Listener {
             Some(Err(_)) => Incoming::Connection(false),
             None => {
                 self.flush();
-                Incoming::Requests(self.read())
+                Incoming::Requests(Box::new(self.read()))
             }
         }
     }
 
-    /// Makes a connection the peer if it is the agent's: whether it is.
+    /// Makes a connection the peer if it is the agent's: whether it is. One of this process's own user is a [`probe`](crate::probe),
+    /// which waits for the connection to be closed.
     fn admit(&mut self, stream: UnixStream) -> bool {
         let user = stream.peer_cred().map(|credentials| credentials.uid());
         if user.as_ref().is_ok_and(|user| *user == self.agent) {
             let (input, output) = (Vec::new(), Vec::new());
             self.peer = Some(Peer { stream, input, unfinished: 0, output, report: None, counters: None });
             return true;
+        }
+        if user.as_ref().is_ok_and(|user| *user == rustix::process::geteuid().as_raw()) {
+            return false;
         }
         let user = user.map_or_else(|error| error.to_string(), |user| user.to_string());
         warn!(user, agent = self.agent, "peer refused");
@@ -114,6 +120,7 @@ impl Listener {
                     Ok(desired) => requests.desired = Some(desired),
                     Err(error) => rejections.push(error.to_string()),
                 },
+                Ok(Request::Renew(renewal)) => requests.renewal = Some(renewal),
                 Ok(Request::Counters(number)) => requests.counters = Some(number),
                 Err(error) => rejections.push(format!("not a message that the tap-helper knows: {error}")),
             }

@@ -16,7 +16,9 @@ use serde::Serialize;
 use tap_helper::{
     NodeError,
     apply::{self, ApplyError},
-    init_logs, inspect, purge,
+    init_logs, inspect,
+    probe::{self, ProbeError},
+    purge,
     serve::{self, ServeError},
     supervise::{SuperviseError, end_with_parent, supervise},
 };
@@ -49,7 +51,14 @@ enum Command {
         #[command(flatten)]
         child: Child,
     },
-    /// Apply the spec of a NodeTap once, and print its status; fails unless all of it is active
+    /// Exit with 0 if the tap-helper that serves on this socket answers; the kubelet runs this
+    Probe {
+        /// Its Unix socket
+        #[arg(long)]
+        socket: PathBuf,
+    },
+    /// Apply the spec of a NodeTap once, and print its status; fails unless all of it is active. Its mirrors stop after the spec's
+    /// orphan timeout unless this is repeated
     Apply {
         /// The spec in JSON; - for standard input
         #[arg(default_value = "-")]
@@ -77,6 +86,8 @@ struct Child {
 enum CommandError {
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
     #[error(transparent)]
@@ -123,6 +134,10 @@ async fn execute(command: Command) -> Result<ExitCode, CommandError> {
         Command::Serve { socket, agent_uid, child: Child { parent: Some(parent), restarts } } => {
             end_with_parent(parent).map_err(CommandError::Parent)?;
             serve::serve(&socket, agent_uid, restarts).await?;
+            true
+        }
+        Command::Probe { socket } => {
+            probe::probe(&socket)?;
             true
         }
         Command::Apply { file } => {

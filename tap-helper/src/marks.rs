@@ -1,7 +1,8 @@
 //! The marks by which PodTap recognises its own resources: a device group, aliases and cookies.
 //!
 //! The group is set in the request that creates a device, so that a device of ours is marked at any time; the alias, which names its
-//! owner, follows. Filters carry a cookie in their action. Nothing without such a mark is ever changed or removed.
+//! owner, follows. Filters carry a cookie in their action. Nothing without such a mark is ever
+//! changed or removed, except on these devices.
 
 use podtap_model::{Direction, Endpoint};
 

@@ -1,13 +1,16 @@
 //! The state of one network namespace, as far as PodTap needs it.
 
+use std::collections::BTreeSet;
+
 use podtap_model::Endpoint;
 
 use crate::{
-    bpf::{BpfError, Fingerprint, Maps},
+    bpf::{BpfError, Fingerprint, Maps, Monotonic, TcxProgram, tcx_programs},
     marks::{Cookie, Mark, is_ours},
+    namespace::{Namespace, within},
     netlink::{
-        Connection, DefaultRoute, Filter, Hook, InterfaceAddress, Link, NetlinkError, Qdisc, QdiscKind, addresses,
-        default_routes, destinations, filters, links, offloads, qdiscs,
+        Connection, DefaultRoute, Filter, ForwardingEntry, Hook, InterfaceAddress, Link, Mac, NetlinkError, Qdisc,
+        QdiscKind, addresses, default_routes, filters, forwarding, links, node_nsid, offloads, qdiscs,
     },
 };
 
@@ -16,14 +19,18 @@ use crate::{
 pub struct Observed {
     /// All devices.
     pub links: Vec<Link>,
+    /// The number by which this namespace refers to the node's; none in the node's own. Not looked up without devices of ours.
+    pub node_netns: Option<i32>,
     /// Qdiscs for classification.
     pub qdiscs: Vec<Qdisc>,
     /// Filters of these qdiscs, within the limits of the [`NetnsKind`].
     pub filters: Vec<Filter>,
     /// Our programs in these filters. Those that cannot be read are missing.
     pub programs: Vec<Program>,
-    /// Destinations of sender devices, by the device's ifindex.
-    pub destinations: Vec<(u32, Endpoint)>,
+    /// Programs that run before the filters of interfaces with filters of ours, by their ifindex.
+    pub tcx: Vec<(u32, TcxProgram)>,
+    /// Forwarding entries of our VXLAN devices, by the device's ifindex.
+    pub forwarding: Vec<(u32, ForwardingEntry)>,
     /// Offload settings of receivers' veth pairs that are on and should not be, by the device's ifindex.
     pub offloads: Vec<(u32, Vec<String>)>,
     /// Addresses; none in the node's own namespace.
@@ -41,12 +48,14 @@ pub struct Program {
     pub group: u32,
     /// Identifies the program and its configuration.
     pub fingerprint: Fingerprint,
+    /// When it stops mirroring; none for a clamp.
+    pub deadline: Option<Monotonic>,
 }
 
 impl Program {
     fn of(id: u32) -> Result<Self, BpfError> {
         let maps = Maps::adopt(id)?;
-        Ok(Self { id, group: maps.id()?, fingerprint: maps.fingerprint()? })
+        Ok(Self { id, group: maps.id()?, fingerprint: maps.fingerprint()?, deadline: maps.deadline()? })
     }
 }
 
@@ -69,6 +78,10 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
     if relevant.is_empty() {
         return Ok(observed);
     }
+    // After the list of devices, for which the kernel assigns the numbers.
+    if all && observed.ours().next().is_some() {
+        observed.node_netns = Some(node_nsid(netlink).await?);
+    }
     observed.qdiscs = qdiscs(netlink).await?;
     observed.qdiscs.retain(|qdisc| relevant.contains(&qdisc.interface));
     for qdisc in observed.qdiscs.iter().filter(|qdisc| qdisc.kind == QdiscKind::Clsact) {
@@ -82,10 +95,11 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
         .filter(|filter| Cookie::of(filter).is_some() || observed.link(filter.id.interface).is_some_and(is_ours));
     // A program that cannot be read, for whatever reason, is not known to be right, and is replaced.
     observed.programs = programs.filter_map(|filter| filter.program).filter_map(|id| Program::of(id).ok()).collect();
+    observed.tcx = tcx(netlink.namespace(), &observed);
     for link in &observed.links {
-        if let (Some(Mark::Sender(_)), Some(vxlan)) = (Mark::of(link), link.vxlan) {
-            let found = unless_gone(destinations(netlink, link.index, (vxlan.port, vxlan.vni)).await)?;
-            observed.destinations.extend(found.into_iter().map(|to| (link.index, to)));
+        if let Some(vxlan) = link.vxlan.filter(|_| is_ours(link)) {
+            let found = unless_gone(forwarding(netlink, link.index, (vxlan.port, vxlan.vni)).await)?;
+            observed.forwarding.extend(found.into_iter().map(|entry| (link.index, entry)));
         }
     }
     for link in observed.links.iter().filter(|link| is_ours(link) && link.kind == "veth") {
@@ -99,6 +113,24 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
         observed.default_routes = default_routes(netlink).await?;
     }
     Ok(observed)
+}
+
+/// Programs of others at the interfaces with filters of ours.
+fn tcx(namespace: &Namespace, observed: &Observed) -> Vec<(u32, TcxProgram)> {
+    let interfaces = observed.filters.iter().filter(|filter| Cookie::of(filter).is_some());
+    let interfaces: BTreeSet<u32> = interfaces.map(|filter| filter.id.interface).collect();
+    let foreign = |index: u32| observed.link(index).filter(|link| !is_ours(link));
+    let names: Vec<(u32, &str)> =
+        interfaces.into_iter().filter_map(|index| Some((index, foreign(index)?.name.as_str()))).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let query = || {
+        let programs = |(index, name)| tcx_programs(name).into_iter().map(move |program| (index, program));
+        names.into_iter().flat_map(programs).collect()
+    };
+    // bpf(2) looks for the interface in the namespace of the caller. Nothing is known if it cannot be entered.
+    within(namespace, query).unwrap_or_default()
 }
 
 /// Nothing of a device that is deleted while it is observed.
@@ -117,6 +149,13 @@ impl Observed {
         self.links.iter().find(|link| link.index == index)
     }
 
+    /// Whether a VXLAN device was created from the node's namespace, so that its socket is there. One that a pod creates for itself may have
+    /// every other mark.
+    #[must_use]
+    pub fn is_genuine(&self, link: &Link) -> bool {
+        link.vxlan.is_none() || link.lower_netns == self.node_netns
+    }
+
     /// The qdisc in a device's position for classification.
     #[must_use]
     pub fn qdisc(&self, interface: u32) -> Option<QdiscKind> {
@@ -129,6 +168,37 @@ impl Observed {
         self.programs.iter().find(|program| program.id == id)
     }
 
+    /// A classifier of the sender with a hash, if it has one.
+    #[must_use]
+    pub fn classifier(&self, sender: u64) -> Option<&Program> {
+        let of_sender = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender);
+        self.filters.iter().filter(of_sender).find_map(|filter| self.program(filter.program?))
+    }
+
+    /// The destinations of a device.
+    #[must_use]
+    pub fn destinations(&self, device: u32) -> Vec<Endpoint> {
+        let entries = self.forwarding.iter().filter(|(index, _)| *index == device);
+        entries
+            .filter_map(|(_, entry)| match entry {
+                ForwardingEntry::Destination(to) => Some(*to),
+                ForwardingEntry::Other(_) => None,
+            })
+            .collect()
+    }
+
+    /// The MAC addresses with forwarding entries of a device that are no destinations.
+    #[must_use]
+    pub fn diverted(&self, device: u32) -> BTreeSet<Mac> {
+        let entries = self.forwarding.iter().filter(|(index, _)| *index == device);
+        entries
+            .filter_map(|(_, entry)| match entry {
+                ForwardingEntry::Destination(_) => None,
+                ForwardingEntry::Other(mac) => Some(*mac),
+            })
+            .collect()
+    }
+
     /// The offload settings of a device that are on and should not be.
     #[must_use]
     pub fn offloads(&self, interface: u32) -> &[String] {
@@ -138,10 +208,10 @@ impl Observed {
     /// Whether PodTap created the clsact of an interface. The marks of the sender that created it record that, and later senders copy it.
     #[must_use]
     pub fn clsact_is_ours(&self, interface: u32) -> bool {
-        let by_device =
-            self.links.iter().filter_map(Mark::of).any(
-                |mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface && mark.clsact_ours),
-            );
+        let genuine = self.links.iter().filter(|link| self.is_genuine(link));
+        let by_device = genuine
+            .filter_map(Mark::of)
+            .any(|mark| matches!(mark, Mark::Sender(mark) if mark.interface_index == interface && mark.clsact_ours));
         let mut cookies = self.filters.iter().filter(|filter| filter.id.interface == interface).filter_map(Cookie::of);
         by_device || cookies.any(|cookie| cookie.clsact_ours)
     }

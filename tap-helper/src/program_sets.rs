@@ -3,16 +3,21 @@
 //! The kernel's verifier takes up to a tenth of a second for a set, and a pod may send its first frames within that. So the senders of
 //! a tap share sets, and sets are loaded ahead, on a thread of their own, for senders whose pod does not run yet.
 
+mod spare;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future as _,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use nix::errno::Errno;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tracing::warn;
+
+pub use spare::Spare;
 
 use crate::{
     bpf::{BpfError, Maps, Programs, SENDERS, Settings},
@@ -20,15 +25,14 @@ use crate::{
 };
 
 /// The loaded sets.
-#[derive(Default)]
 pub struct ProgramSets {
     /// By the UID of the tap whose senders share them.
     taps: BTreeMap<String, Vec<ProgramSet>>,
-    /// A set for the first senders of the next tap whose options need no code of its own.
-    spare: Option<Programs>,
+    spare: Spare,
     loading: Option<Loading>,
-    /// Settings of a tap, or of the spare set, that could not be loaded ahead. The sender that needs them reports why.
-    failed: BTreeMap<Option<String>, Settings>,
+    /// Settings of a tap that could not be loaded ahead. The sender that needs them reports why.
+    failed: BTreeMap<String, Settings>,
+    recovered: bool,
 }
 
 /// A loaded set, with all that a sender needs to be added to it.
@@ -88,9 +92,25 @@ impl ProgramSet {
 }
 
 impl ProgramSets {
-    /// Sets of which one is known already.
-    pub fn with_spare(spare: Option<Programs>) -> Self {
-        Self { spare, ..Self::default() }
+    /// Only the spare set, which is loaded at once.
+    pub fn new(now: Instant) -> Self {
+        let spare = Spare::new(now);
+        Self { taps: BTreeMap::new(), spare, loading: None, failed: BTreeMap::new(), recovered: false }
+    }
+
+    /// The spare set.
+    pub fn spare(&self) -> &Spare {
+        &self.spare
+    }
+
+    /// When to [`preload`](Self::preload) again, after the spare set could not be loaded. None while a set is being loaded.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.spare.retry_at().filter(|_| self.loading.is_none())
+    }
+
+    /// Whether programs can be loaded again since the last call.
+    pub fn recovered(&mut self) -> bool {
+        std::mem::take(&mut self.recovered)
     }
 
     /// Forgets the senders that are no longer requested, and sets that no sender can need.
@@ -130,6 +150,12 @@ impl ProgramSets {
     pub fn programs(&self, place: &Place) -> Option<&Programs> {
         let mut sets = self.taps.get(&place.tap)?.iter();
         sets.find(|set| set.configs == place.configs).map(|set| &set.programs)
+    }
+
+    /// Likewise, to configure them.
+    pub fn programs_mut(&mut self, place: &Place) -> Option<&mut Programs> {
+        let mut sets = self.taps.get_mut(&place.tap)?.iter_mut();
+        sets.find(|set| set.configs == place.configs).map(|set| &mut set.programs)
     }
 
     fn sets(&mut self, tap: &str) -> &mut Vec<ProgramSet> {
@@ -194,8 +220,14 @@ impl ProgramSets {
     }
 
     /// Starts to load a set, if one is missing and none is being loaded: for the waiting senders of each tap, or the spare one.
-    pub fn preload<'a>(&mut self, waiting: impl Iterator<Item = (SenderKey, &'a Settings)>) {
+    pub fn preload<'a>(&mut self, waiting: impl Iterator<Item = (SenderKey, &'a Settings)>, now: Instant) {
         if self.loading.is_some() {
+            return;
+        }
+        if self.spare.failure().is_some() {
+            if self.spare.is_due(now) {
+                self.start(None, &Settings::default());
+            }
             return;
         }
         let mut needs: BTreeMap<String, (&Settings, usize)> = BTreeMap::new();
@@ -208,16 +240,20 @@ impl ProgramSets {
             let sets = self.taps.get(tap).into_iter().flatten();
             sets.filter(|set| set.supports(settings)).map(|set| SENDERS as usize - set.pods.len()).sum()
         };
-        let spare = Settings::default();
         let missing = needs.into_iter().filter(|(tap, (settings, count))| *count > room(tap, settings));
-        let missing = missing.map(|(tap, (settings, _))| (Some(tap), settings));
-        let mut missing = missing.chain(self.spare.is_none().then_some((None, &spare)));
+        let mut missing = missing.map(|(tap, (settings, _))| (tap, settings));
         let next = missing.find(|(tap, settings)| self.failed.get(tap) != Some(*settings));
-        if let Some((tap, settings)) = next {
-            let owned = settings.clone();
-            let task = spawn_blocking(move || Programs::load(&owned, None));
-            self.loading = Some(Loading { tap, settings: settings.clone(), task });
+        match next {
+            Some((tap, settings)) => self.start(Some(tap), settings),
+            None if self.spare.is_due(now) => self.start(None, &Settings::default()),
+            None => {}
         }
+    }
+
+    fn start(&mut self, tap: Option<String>, settings: &Settings) {
+        let owned = settings.clone();
+        let task = spawn_blocking(move || Programs::load(&owned, None));
+        self.loading = Some(Loading { tap, settings: settings.clone(), task });
     }
 
     /// Ready when a set has been loaded, once.
@@ -225,17 +261,14 @@ impl ProgramSets {
         let Some(loading) = &mut self.loading else { return Poll::Pending };
         let result = finished(ready!(Pin::new(&mut loading.task).poll(context)));
         if let Some(Loading { tap, settings, .. }) = self.loading.take() {
-            let kept = match (result, &tap) {
-                (Ok(programs), Some(tap)) => self.add(tap, programs),
-                (Ok(programs), None) => {
-                    self.spare = Some(programs);
-                    Ok(())
+            match tap {
+                Some(tap) => {
+                    if let Err(error) = result.and_then(|programs| self.add(&tap, programs)) {
+                        warn!(%error, "cannot load programs ahead");
+                        self.failed.insert(tap, settings);
+                    }
                 }
-                (Err(error), _) => Err(error),
-            };
-            if let Err(error) = kept {
-                warn!(%error, "cannot load programs ahead");
-                self.failed.insert(tap, settings);
+                None => self.recovered |= self.spare.loaded(result, Instant::now()),
             }
         }
         Poll::Ready(())

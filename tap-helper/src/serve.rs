@@ -101,6 +101,9 @@ async fn process(
                 node.set_desired(desired, now).await?;
                 reports.sent = None;
             }
+            if let Some(renewal) = requests.renewal {
+                node.renew(&renewal);
+            }
             if let Some(request) = requests.counters {
                 node.request_counters(request);
             }
@@ -112,33 +115,38 @@ async fn process(
         }
     }
     node.reconcile(now).await?;
-    if node.is_settled(now) || reports.is_overdue(now) {
-        reports.send(node, listener, now);
+    if reports.are_due(node, now) {
+        reports.send(node, listener);
         // Last, so that they cover what a desired state in the same message creates or finds.
         if let Some(counters) = node.read_counters(now).await {
             listener.send(&Response::Counters(counters));
         }
     }
-    node.preload();
+    node.preload(now);
     Ok(())
 }
 
-/// The reports to the agent: one when nothing is left to do, instead of one for each step on the way.
+/// The reports to the agent: one when nothing is left to do, instead of one for each turn on the way.
 #[derive(Default)]
 struct Reports {
     sent: Option<Report>,
-    last: Option<Instant>,
+    /// Since when something is left to do.
+    busy_since: Option<Instant>,
 }
 
 impl Reports {
-    /// Whether the next report no longer waits until nothing is left to do.
-    fn is_overdue(&self, now: Instant) -> bool {
-        self.last.is_some_and(|last| now.duration_since(last) >= LONGEST_SILENCE)
+    /// Whether nothing is left to do, or the next report has waited for that for too long.
+    fn are_due(&mut self, node: &Node, now: Instant) -> bool {
+        let since = *self.busy_since.get_or_insert(now);
+        let due = node.is_settled(now) || now.duration_since(since) >= LONGEST_SILENCE;
+        if due {
+            self.busy_since = None;
+        }
+        due
     }
 
     /// Sends a report, if it differs from the last one.
-    fn send(&mut self, node: &Node, listener: &mut Listener, now: Instant) {
-        self.last = Some(now);
+    fn send(&mut self, node: &Node, listener: &mut Listener) {
         if let Some(report) = node.report().filter(|report| self.sent.as_ref() != Some(report)) {
             listener.send(&Response::Report(report.clone()));
             self.sent = Some(report);

@@ -1,11 +1,13 @@
 //! The actions that a plan consists of.
 
+use std::{fmt, net::SocketAddr};
+
 use podtap_model::Endpoint;
 
 use crate::{
     bpf::Settings,
     marks::Cookie,
-    netlink::{FilterId, FilterTarget, Hook, Vxlan},
+    netlink::{FilterId, FilterTarget, Hook, Mac, Vxlan},
     resource::Resource,
 };
 
@@ -62,10 +64,14 @@ pub enum Step {
     AddDestination(u32, Endpoint),
     /// Remove a destination from a sender device.
     RemoveDestination(u32, Endpoint),
+    /// Remove all forwarding entries of a MAC address from a VXLAN device of ours; with the zero address, all destinations.
+    RemoveEntries(u32, Mac),
     /// Give a receiver's interface, which is down, its final name.
     Rename(u32, String),
     /// Set a device up.
     Up(u32),
+    /// Set a device down.
+    Down(u32),
     /// Add a clsact qdisc to a pod's interface.
     AddClsact {
         /// The interface.
@@ -77,19 +83,6 @@ pub enum Step {
     },
     /// Remove the clsact of a pod's interface, if it still has no filter.
     RemoveClsact(u32),
-    /// Mirror the frames at a hook of an interface.
-    AddFilter {
-        /// The interface.
-        interface: u32,
-        /// The hook.
-        hook: Hook,
-        /// Priority of the filter.
-        priority: u16,
-        /// The sender device.
-        device: u32,
-        /// Marks the filter as ours.
-        cookie: Cookie,
-    },
     /// Get programs for the steps of the same resource that follow: those of a set of its tap, which is loaded if necessary.
     LoadPrograms {
         /// Their settings.
@@ -115,7 +108,7 @@ pub enum Step {
         /// The settings.
         settings: Box<Settings>,
     },
-    /// Remove a filter.
+    /// Remove a filter, or a classifier with all its filters.
     RemoveFilter(FilterId),
     /// Remove a device.
     DeleteDevice(u32),
@@ -128,4 +121,69 @@ pub struct Predecessor {
     pub program: u32,
     /// The class ID.
     pub classid: u32,
+}
+
+/// For logs: what it does, without every detail.
+impl fmt::Display for Step {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateDevice { name, .. } => write!(formatter, "create the device {name}"),
+            Self::CreatePair { names: [_, name], .. } => write!(formatter, "create the interface {name}"),
+            Self::TurnOff(device, _) => write!(formatter, "turn offloads of device {device} off"),
+            Self::SetAlias(device, _) => write!(formatter, "mark device {device} as PodTap's"),
+            Self::DisableAutoconf(device) => write!(formatter, "disable autoconfiguration of device {device}"),
+            Self::AddDeviceClsact(device) => write!(formatter, "add a clsact to device {device}"),
+            Self::AddDrop(device) => write!(formatter, "drop what arrives on device {device}"),
+            Self::AddRedirect { from, to, .. } => write!(formatter, "redirect device {from} to device {to}"),
+            Self::AddDestination(_, to) => write!(formatter, "add the destination {}", destination(to)),
+            Self::RemoveDestination(_, to) => write!(formatter, "remove the destination {}", destination(to)),
+            Self::RemoveEntries(device, _) => write!(formatter, "remove forwarding entries of device {device}"),
+            Self::Rename(device, name) => write!(formatter, "rename device {device} to {name}"),
+            Self::Up(device) => write!(formatter, "set device {device} up"),
+            Self::Down(device) => write!(formatter, "set device {device} down"),
+            Self::AddClsact { interface, .. } => write!(formatter, "add a clsact to interface {interface}"),
+            Self::RemoveClsact(interface) => write!(formatter, "remove the clsact of interface {interface}"),
+            Self::LoadPrograms { .. } => formatter.write_str("get eBPF programs"),
+            Self::AttachClamp(_) => formatter.write_str("make mirrored frames fit the path MTU"),
+            Self::AttachMirror { target: FilterTarget { interface, hook, .. }, .. } => {
+                write!(formatter, "mirror the {} of interface {interface}", direction(*hook))
+            }
+            Self::Configure { .. } => formatter.write_str("change the options of the running programs"),
+            Self::RemoveFilter(FilterId { interface, hook, .. }) => {
+                write!(formatter, "remove the {} filter of interface {interface}", direction(*hook))
+            }
+            Self::DeleteDevice(device) => write!(formatter, "delete device {device}"),
+        }
+    }
+}
+
+fn destination(Endpoint { address, port, vni }: &Endpoint) -> String {
+    format!("{} with VNI {vni}", SocketAddr::new(*address, *port))
+}
+
+fn direction(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Ingress => "ingress",
+        Hook::Egress => "egress",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_short_in_logs() {
+        let to = Endpoint {
+            address: "fd00::2".parse().expect("an address"),
+            port: 14789,
+            vni: 7.try_into().expect("a VNI"),
+        };
+        assert_eq!(Step::AddDestination(3, to).to_string(), "add the destination [fd00::2]:14789 with VNI 7");
+        let names = ["ptap-7".to_owned(), "mirror".to_owned()];
+        let pair = Step::CreatePair { names, aliases: ["…".repeat(200), "…".repeat(200)] };
+        assert_eq!(pair.to_string(), "create the interface mirror");
+        let target = FilterTarget { interface: 2, hook: Hook::Egress, priority: 1, handle: 0 };
+        assert_eq!(Step::AttachClamp(target).to_string(), "make mirrored frames fit the path MTU");
+    }
 }

@@ -78,6 +78,15 @@ fn carriers<'a>(observed: &'a Observed, addresses: &'a [IpAddr]) -> impl Iterato
     })
 }
 
+/// The addresses of a pod that its interface of this name has.
+pub fn addresses(observed: &Observed, pod: &Pod, interface: &str) -> Vec<IpAddr> {
+    let Some(link) = observed.links.iter().find(|link| link.name == interface) else { return Vec::new() };
+    let is_here = |expected: &&IpAddr| {
+        observed.addresses.iter().any(|address| address.address == **expected && address.interface == link.index)
+    };
+    pod.addresses.iter().filter(is_here).copied().collect()
+}
+
 fn usable(observed: &Observed) -> impl Iterator<Item = &Link> {
     observed.links.iter().filter(|link| !link.loopback && !is_ours(link))
 }

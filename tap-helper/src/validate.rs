@@ -4,10 +4,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     ops::RangeInclusive,
 };
 
-use podtap_model::{DesiredSender, DesiredState, Pod, Reason, Receiver, bounds};
+use podtap_model::{DesiredSender, DesiredState, Endpoint, Pod, Reason, Receiver, Vni, bounds};
 
 use crate::{
     failure::Failure,
@@ -16,10 +17,10 @@ use crate::{
     settings,
 };
 
-/// The resources that are refused because of the request itself, and why.
-pub fn refused(desired: &DesiredState) -> BTreeMap<Resource, Failure> {
+/// The resources that are refused because of the request itself, and why. `is_local` tells whether an address is one of the node.
+pub fn refused(desired: &DesiredState, is_local: impl Fn(IpAddr) -> bool) -> BTreeMap<Resource, Failure> {
     let others = Others::of(desired);
-    let senders = desired.senders.iter().map(|one| (Resource::sender(one), sender(one, &others)));
+    let senders = desired.senders.iter().map(|one| (Resource::sender(one), sender(one, &others, &is_local)));
     let receivers = desired.receivers.iter().map(|one| (Resource::receiver(one), receiver(one, &others)));
     senders.chain(receivers).filter_map(|(resource, result)| Some((resource, result.err()?))).collect()
 }
@@ -33,6 +34,8 @@ struct Others {
     consumers: BTreeSet<SenderKey>,
     /// How many receivers have each VNI.
     vnis: BTreeMap<u32, u32>,
+    /// Port and VNI of each receiver, and whether its socket is IPv6.
+    endpoints: BTreeSet<(u16, Vni, bool)>,
 }
 
 impl Others {
@@ -43,6 +46,7 @@ impl Others {
         }
         for receiver in &desired.receivers {
             *others.vnis.entry(receiver.vni.get()).or_default() += 1;
+            others.endpoints.insert((receiver.port, receiver.vni, receiver.ipv6));
             let consumer = receiver.pod.as_ref();
             let consumer =
                 consumer.map(|pod| SenderKey { tap: receiver.tap.uid.to_string(), pod: pod.uid.to_string() });
@@ -52,7 +56,7 @@ impl Others {
     }
 }
 
-fn sender(sender: &DesiredSender, others: &Others) -> Result<(), Failure> {
+fn sender(sender: &DesiredSender, others: &Others, is_local: impl Fn(IpAddr) -> bool) -> Result<(), Failure> {
     let tap = &sender.tap;
     let count = tap.destinations.len();
     if !bounds::DESTINATIONS.contains(&count) {
@@ -72,6 +76,16 @@ fn sender(sender: &DesiredSender, others: &Others) -> Result<(), Failure> {
                     .to_owned(),
             ));
         }
+    }
+    let is_receiver = |to: &Endpoint| others.endpoints.contains(&(to.port, to.vni, to.address.is_ipv6()));
+    if let Some(to) = tap.destinations.iter().find(|to| is_local(to.address) && !is_receiver(to)) {
+        return Err(Failure::refused(
+            Reason::ClusterAddress,
+            format!(
+                "{} is an address of this node, where PodTap has no receiver for the tap: the node would route or answer the mirrored frames as if they were sent to it. Use a node destination.",
+                to.address
+            ),
+        ));
     }
     tap.options.check().map_err(|error| invalid(format!("The mirror options are invalid: {error}.")))?;
     settings::check(sender).map_err(|error| invalid(format!("The mirror options exceed a limit: {error}.")))?;

@@ -18,6 +18,9 @@ use podtap_tests::{
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
 
+/// The device group of PodTap.
+const GROUP: u32 = 0x7074_6170;
+
 /// Ifindexes of all devices, and all filters with their handles: they change when one is recreated.
 fn identities(network: &Network) -> Vec<String> {
     let links = network.json("ip -j link show");
@@ -105,7 +108,7 @@ fn a_new_helper_repairs_a_damaged_tap() {
     }
 }
 
-/// Such filters come from helpers that could not load programs.
+/// Another program has replaced the tap's programs with one that matches everything.
 #[test]
 fn a_filter_without_a_program_gets_one() {
     let mut scene = Scene::new();
@@ -199,4 +202,35 @@ fn a_helper_can_be_killed_at_any_step() {
     scene.agent.until("everything is removed", |report| report.senders.is_empty() && report.receivers.is_empty());
     assert_eq!(before.0.differences(&scene.web.network().snapshot()), [""; 0]);
     assert_eq!(before.1.differences(&scene.node.network().snapshot()), [""; 0]);
+}
+
+/// While no helper runs, the pod replaces its sender device by one of its own with the same name, settings and marks. The socket of such a
+/// device is in the pod: mirrored frames would leave through the pod's own interface, and be mirrored again.
+#[test]
+fn a_device_that_the_pod_created_is_not_adopted() {
+    let mut scene = Scene::new();
+    let captures = scene.tap_to_remote(Direction::Both);
+    drop(captures);
+    scene.helper.kill();
+    let web = scene.web.network();
+    let device = web.vxlan_devices()[0].clone();
+    let link = |network: &Network| network.json(&format!("ip -j -d link show dev {device}"))[0].clone();
+    let genuine = link(web);
+    let (vni, alias) = (&genuine["linkinfo"]["info_data"]["id"], genuine["ifalias"].as_str().expect("an alias"));
+    assert_eq!(genuine["link_netnsid"], 0, "the socket is in another namespace");
+    web.ip(&format!(
+        "link del {device}\n\
+         link add {device} mtu 65000 group {GROUP} arp off multicast off type vxlan id {vni} srcport 50000 50016 maxaddress 1 \
+         dstport 14788 nolearning\n\
+         link set {device} alias \"{alias}\"\nlink set {device} addrgenmode none up\n"
+    ));
+    let forged = link(web)["ifindex"].clone();
+    scene.helper = Helper::start(&scene.node);
+    scene.agent = scene.helper.agent();
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
+    let now = link(scene.web.network());
+    assert_eq!((&now["link_netnsid"], now["ifindex"] != forged), (&genuine["link_netnsid"], true), "{now}");
+    let captures = Captures::start(&scene.web, scene.remote.network(), "mirror0");
+    scene.traffic();
+    captures.same(&scene, |_| true);
 }

@@ -16,11 +16,11 @@ use podtap_tests::{
 };
 use tap_helper::bpf::{Programs, Settings, frame_limit};
 
-use crate::bpf_scene::{POD, Scene};
+use crate::bpf_scene::{POD, Scene, loaded};
 
 fn scene(settings: &Settings) -> (Scene, Programs) {
     let scene = Scene::with_vxlan(1500);
-    let programs = Programs::load(settings, None).expect("the programs load");
+    let programs = loaded(settings, None).expect("the programs load");
     scene.attach_clamp(&programs);
     scene.attach(&programs);
     (scene, programs)

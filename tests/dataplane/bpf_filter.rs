@@ -6,7 +6,7 @@ use tap_helper::bpf::{ProgramKind, Programs, Settings};
 
 use crate::{
     bpf_frames::{DISPLAY, Kinds, Language, PCAP, Random, compile, filter, frame},
-    bpf_scene::{compiled, filtering},
+    bpf_scene::{compiled, filtering, loaded},
 };
 
 const PLAIN: Kinds = Kinds { encapsulated: false, truncated: false };
@@ -27,7 +27,7 @@ fn compare(
     language: &Language,
     reader: impl Fn(&std::path::Path, &str) -> Vec<usize>,
 ) -> (usize, usize) {
-    let mut programs = Programs::load(&Settings::default(), None).expect("the programs load");
+    let mut programs = loaded(&Settings::default(), None).expect("the programs load");
     let frames: Vec<_> = (0..count).map(|_| frame(random, kinds)).collect();
     let file = File::of(&frames);
     let mut matched = 0;
@@ -105,7 +105,7 @@ fn expressions_select_the_same_frames_as_tcpdump() {
     let mut matched = 0;
     for expression in EXPRESSIONS {
         let settings = compiled(compile(expression));
-        let programs = Programs::load(&settings, None).unwrap_or_else(|error| panic!("{expression}: {error}"));
+        let programs = loaded(&settings, None).unwrap_or_else(|error| panic!("{expression}: {error}"));
         let (ours, theirs) = (selected(&programs, ProgramKind::Egress, &frames), tcpdump(file.path(), expression));
         assert_eq!(ours, theirs, "{expression}");
         assert!(!ours.is_empty(), "{expression} selects nothing");
@@ -120,5 +120,5 @@ fn a_long_expression_loads() {
     let hosts: Vec<_> = (0..180).map(|number| format!("host 10.0.0.{number}")).collect();
     let program = compile(&format!("tcp and ({})", hosts.join(" or ")));
     assert!((450..=512).contains(&program.len()), "{} instructions", program.len());
-    Programs::load(&compiled(program), None).expect("the programs load");
+    loaded(&compiled(program), None).expect("the programs load");
 }

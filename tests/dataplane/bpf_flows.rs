@@ -1,28 +1,28 @@
-//! Sampling, rate limits, fragments and deduplication: what depends on more than one frame.
+//! Sampling, rate limits and fragments: what depends on more than one frame.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-use podtap_model::{Deduplicate, Limit, Match, MirrorOptions, PortRange, Protocol, Sample, Truncate};
+use podtap_model::{Limit, Match, MirrorOptions, PortRange, Protocol, Sample, Truncate};
 use podtap_tests::wait::until;
 use tap_helper::bpf::{Counters, ProgramKind, Programs, Settings};
 
 use crate::{
     bpf_frames::Random,
-    bpf_scene::{filtering, with},
+    bpf_scene::{filtering, loaded, with},
 };
 
 /// One end of a flow.
 #[derive(Clone, Copy, PartialEq, Debug)]
-struct End {
-    address: [u8; 4],
-    port: u16,
+pub struct End {
+    pub address: [u8; 4],
+    pub port: u16,
 }
 
 /// A datagram, or a segment with the given flags. With `ipv6`, the address is the end of an IPv6 address.
-fn frame(protocol: u8, from: End, to: End, flags: u8, ipv6: bool) -> Vec<u8> {
+pub fn frame(protocol: u8, from: End, to: End, flags: u8, ipv6: bool) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     if ipv6 {
         frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, protocol, 64]);
@@ -51,11 +51,11 @@ fn limited(bits_per_second: u64, packets_per_second: u64) -> Settings {
     with(MirrorOptions { limit: Some(limit), ..MirrorOptions::default() })
 }
 
-fn load(settings: &Settings) -> Programs {
-    Programs::load(settings, None).unwrap_or_else(|error| panic!("{error}"))
+pub fn load(settings: &Settings) -> Programs {
+    loaded(settings, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn mirrored(programs: &Programs, kind: ProgramKind, frame: &[u8]) -> bool {
+pub fn mirrored(programs: &Programs, kind: ProgramKind, frame: &[u8]) -> bool {
     programs.test_run(kind, frame, &[]).expect("the program runs").0 == -1
 }
 
@@ -155,7 +155,7 @@ fn both_directions_share_a_rate_limit() {
 }
 
 /// Two fragments of an IPv4 or IPv6 datagram: the first, and a later one.
-fn fragments(id: u8, port: u16, ipv6: bool) -> [Vec<u8>; 2] {
+pub fn fragments(id: u8, port: u16, ipv6: bool) -> [Vec<u8>; 2] {
     let ends = [End { address: [10, 0, 0, 1], port: 999 }, End { address: [10, 0, 0, 2], port }];
     let whole = frame(17, ends[0], ends[1], 0, ipv6);
     [false, true].map(|later| {
@@ -228,48 +228,4 @@ fn later_fragments_follow_the_first() {
             assert_eq!(first, later, "{id}");
         }
     }
-}
-
-#[test]
-fn flows_between_tapped_pods_are_mirrored_where_they_are_accepted() {
-    let pods = "10.0.0.0/8".parse().expect("a CIDR");
-    let deduplicate = Deduplicate { pod_cidrs: Some(vec![pods]), service_cidrs: None };
-    let settings = with(MirrorOptions { deduplicate: Some(deduplicate), ..MirrorOptions::default() });
-    let pod = |last| [10, 0, 0, last];
-    let (mut frames, mut number) = (0, 0);
-    let mut check =
-        |client: End, server: End, protocol: u8, script: &[(bool, u8)], at_server: bool, at_client: bool| {
-            number += 1;
-            let (here, there) = (load(&settings), load(&settings));
-            for (answer, flags) in script {
-                let (from, to) = if *answer { (server, client) } else { (client, server) };
-                let frame = frame(protocol, from, to, *flags, false);
-                let (client_side, server_side) = if *answer {
-                    (ProgramKind::Ingress, ProgramKind::Egress)
-                } else {
-                    (ProgramKind::Egress, ProgramKind::Ingress)
-                };
-                let results = (mirrored(&there, server_side, &frame), mirrored(&here, client_side, &frame));
-                assert_eq!(results, (at_server, at_client), "check {number}, {answer} {flags:#x}");
-                frames += 1;
-            }
-            let both =
-                [counters(&here), counters(&there)].map(|all| all.ingress.seen().frames + all.egress.seen().frames);
-            assert!(both.iter().all(|seen| *seen == u64::try_from(script.len()).expect("the script is short")));
-        };
-    let handshake: [(bool, u8); 4] = [(false, 2), (true, 0x12), (false, 0x10), (true, 0x18)];
-    let (low, high) = (End { address: pod(1), port: 80 }, End { address: pod(2), port: 40_000 });
-    // The ports do not matter.
-    check(high, low, 6, &handshake, true, false);
-    check(low, high, 6, &handshake, true, false);
-    check(high, low, 17, &[(false, 0), (true, 0), (false, 0)], true, false);
-    // The flow is older than the tap: the lower port accepted. The first frame may be a reply.
-    check(high, low, 6, &[(false, 0x18), (true, 0x10)], true, false);
-    check(high, low, 6, &[(true, 0x18), (false, 0x10)], true, false);
-    // The first frame is lost.
-    check(low, high, 6, &handshake[1..], true, false);
-    // With a peer that is not tapped, each end mirrors every frame.
-    let outside = End { address: [192, 0, 2, 1], port: 443 };
-    check(high, outside, 6, &handshake, true, true);
-    assert!(frames > 20);
 }

@@ -1,11 +1,14 @@
 //! Loading, adopting and replacing the eBPF programs in this kernel.
 
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::{
+    os::fd::{FromRawFd as _, OwnedFd},
+    time::Duration,
+};
 
 use podtap_model::{Instruction, Match, MirrorOptions, PortRange, Protocol, Sample};
-use tap_helper::bpf::{BpfError, Features, Maps, ProgramKind, Programs, Settings, probe};
+use tap_helper::bpf::{BpfError, Maps, Monotonic, ProgramKind, Programs, Settings};
 
-use crate::bpf_scene::{compiled, filtering};
+use crate::bpf_scene::{compiled, filtering, loaded};
 
 /// A frame of TCP over IPv4, from port 1000 to 443.
 fn frame() -> Vec<u8> {
@@ -27,17 +30,31 @@ fn always(result: u32) -> Settings {
 }
 
 #[test]
-fn this_kernel_supports_every_feature() {
-    let (found, programs) = probe();
-    assert!(programs.is_some());
-    let frag_list_safe = found.frag_list_safe;
-    let all = Features { ebpf: Ok(()), clamp: Ok(()), rate_limit: Ok(()), expression: Ok(()), frag_list_safe };
-    assert_eq!(found, all);
+fn programs_mirror_until_their_deadline() {
+    // The programs' clock is behind by up to a tick: less than what it takes to load them.
+    let past = Monotonic::now();
+    let mut programs = Programs::load(&Settings::default(), None).expect("the programs load");
+    let run = |programs: &Programs| programs.test_run(ProgramKind::Ingress, &frame(), &[]).expect("the program runs").0;
+    assert_eq!(programs.maps().deadline().expect("the map is readable"), None);
+    assert_eq!(run(&programs), 0, "new programs have no deadline, and mirror nothing");
+    for (deadline, result) in [(past.after(Duration::from_secs(60)), -1), (past, 0), (Monotonic::MAX, -1)] {
+        programs.maps_mut().set_deadline(deadline).expect("the map is written");
+        assert_eq!(run(&programs), result, "{deadline:?}");
+    }
+    let ids = programs.ids().expect("the programs have IDs");
+    let found = ids.map(|id| Maps::adopt(id).and_then(|maps| maps.deadline()).expect("the map is readable"));
+    assert_eq!(found, [Some(Monotonic::MAX), Some(Monotonic::MAX), None], "the clamp has none");
+    let counters = programs.maps().counters(0).expect("the counters are readable").ingress;
+    assert_eq!([counters.mirrored, counters.expired, counters.seen()].map(|count| count.frames), [2, 2, 4]);
+    // Its successor has the same one.
+    let next = Programs::load(&always(1), Some(programs.maps())).expect("the programs load");
+    assert_eq!(next.maps().deadline().expect("the map is readable"), Some(Monotonic::MAX));
+    assert_eq!(run(&next), -1);
 }
 
 #[test]
 fn settings_take_effect_and_can_be_read_back() {
-    let mut programs = Programs::load(&only(443), None).expect("the programs load");
+    let mut programs = loaded(&only(443), None).expect("the programs load");
     let matches = |programs: &Programs| {
         [ProgramKind::Ingress, ProgramKind::Egress]
             .map(|kind| programs.test_run(kind, &frame(), &[]).expect("the program runs").0)
@@ -58,16 +75,16 @@ fn settings_take_effect_and_can_be_read_back() {
 
 #[test]
 fn another_expression_keeps_the_counters() {
-    let first = Programs::load(&Settings::default(), None).expect("the programs load");
+    let first = loaded(&Settings::default(), None).expect("the programs load");
     let run = |programs: &Programs| programs.test_run(ProgramKind::Egress, &frame(), &[]).expect("the program runs").0;
     assert_eq!(run(&first), -1);
-    let second = Programs::load(&always(0), Some(first.maps())).expect("the programs load");
+    let second = loaded(&always(0), Some(first.maps())).expect("the programs load");
     // Both are loaded for a moment, each with its own configuration.
     assert_eq!((run(&first), run(&second)), (-1, 0));
-    let mut third = Programs::load(&always(1), Some(second.maps())).expect("the programs load");
+    let mut third = loaded(&always(1), Some(second.maps())).expect("the programs load");
     assert_eq!((run(&second), run(&third)), (0, -1));
     // With the same settings, the new programs share the maps of the running ones.
-    let fourth = Programs::load(&always(1), Some(third.maps())).expect("the programs load");
+    let fourth = loaded(&always(1), Some(third.maps())).expect("the programs load");
     let options = MirrorOptions { sample: Some(Sample { one_in_flows: 1 << 30 }), ..MirrorOptions::default() };
     third.maps_mut().configure(&Settings { options, ..always(1) }).expect("the maps are written");
     assert_eq!((run(&third), run(&fourth)), (0, 0));
@@ -82,10 +99,10 @@ fn another_expression_keeps_the_counters() {
 fn errors_are_explained() {
     let ports = (0..9).map(|port| PortRange { port, end_port: None }).collect();
     let many = Match { protocol: None, ports, cidrs: vec![] };
-    let error = Programs::load(&filtering(vec![many; 8], vec![]), None).expect_err("72 rules");
+    let error = loaded(&filtering(vec![many; 8], vec![]), None).expect_err("72 rules");
     assert!(error.to_string().contains("72 rules") && error.to_string().contains("64"), "{error}");
     let program = vec![Instruction { code: 0x28, jt: 0, jf: 0, k: 12 }];
-    let error = Programs::load(&compiled(program), None).expect_err("it does not return");
+    let error = loaded(&compiled(program), None).expect_err("it does not return");
     assert!(error.to_string().contains("instruction 0 leads beyond the end"), "{error}");
     let error = Maps::adopt(u32::MAX).expect_err("no program has this ID");
     assert!(error.to_string().contains("ENOENT") || error.to_string().contains("No such file"), "{error}");

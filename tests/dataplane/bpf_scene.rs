@@ -8,7 +8,7 @@ use std::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use podtap_model::{Filter, Instruction, Match, MirrorOptions, Program, ProgramId};
 use podtap_tests::net::Network;
-use tap_helper::bpf::{Programs, Settings};
+use tap_helper::bpf::{BpfError, Maps, Monotonic, Programs, Settings};
 
 const CREATE: u16 = 0x400;
 const REQUEST_WITH_ACK: u16 = 0x5;
@@ -132,6 +132,13 @@ impl Scene {
         let error = response[16..].first_chunk().map_or(-1, |bytes| i32::from_ne_bytes(*bytes));
         assert_eq!(error, 0, "{}", String::from_utf8_lossy(&response));
     }
+}
+
+/// Loads programs that never stop mirroring.
+pub fn loaded(settings: &Settings, predecessor: Option<&Maps>) -> Result<Programs, BpfError> {
+    let mut programs = Programs::load(settings, predecessor)?;
+    programs.maps_mut().set_deadline(Monotonic::MAX)?;
+    Ok(programs)
 }
 
 /// Settings with mirror options.

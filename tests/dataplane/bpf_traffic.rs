@@ -16,11 +16,11 @@ use podtap_tests::{
     streams::segment,
     wait::until,
 };
-use tap_helper::bpf::{Maps, Programs, Settings};
+use tap_helper::bpf::{Maps, Settings};
 
 use crate::{
     bpf_frames::{DISPLAY, Kinds, PCAP, Random, compile, filter, frame},
-    bpf_scene::{CLIENT, POD, Scene, compiled, filtering, inject, with},
+    bpf_scene::{CLIENT, POD, Scene, compiled, filtering, inject, loaded, with},
 };
 
 /// Sends numbered datagrams from the client to the pod until `stop` is set. Returns how many.
@@ -75,7 +75,7 @@ fn assert_each_once(capture: Capture, sent: u32) {
 fn changing_settings_loses_and_duplicates_no_frame() {
     let scene = Scene::with_veth();
     let variants = variants();
-    let mut programs = Programs::load(&variants[0], None).expect("the programs load");
+    let mut programs = loaded(&variants[0], None).expect("the programs load");
     scene.attach(&programs);
     let capture = Capture::start(scene.remote.path(), "mirror0");
     let (stop, changes) = (AtomicBool::new(false), AtomicU32::new(0));
@@ -100,7 +100,7 @@ fn changing_settings_loses_and_duplicates_no_frame() {
 fn replacing_programs_loses_and_duplicates_no_frame() {
     let scene = Scene::with_veth();
     let with = |k| compiled(vec![Instruction { code: 6, jt: 0, jf: 0, k }]);
-    let mut programs = Programs::load(&with(1), None).expect("the programs load");
+    let mut programs = loaded(&with(1), None).expect("the programs load");
     scene.attach(&programs);
     let capture = Capture::start(scene.remote.path(), "mirror0");
     let (stop, mut changes) = (AtomicBool::new(false), 0);
@@ -111,7 +111,7 @@ fn replacing_programs_loses_and_duplicates_no_frame() {
             changes += 1;
             // The kernel frees the old programs when their filters have new ones.
             let code = if changes % 2 == 0 { 1 } else { u32::MAX };
-            programs = Programs::load(&with(code), Some(programs.maps())).expect("the programs load");
+            programs = loaded(&with(code), Some(programs.maps())).expect("the programs load");
             scene.attach(&programs);
         }
         stop.store(true, Ordering::Relaxed);
@@ -147,7 +147,7 @@ fn counters_add_up_to_those_of_the_interface() {
         limit: Some(Limit { bits_per_second: Some(2_000_000.into()), packets_per_second: None }),
         ..MirrorOptions::default()
     });
-    let programs = Programs::load(&settings, None).expect("the programs load");
+    let programs = loaded(&settings, None).expect("the programs load");
     scene.attach(&programs);
     let before = interface(&scene);
     for _ in 0..10 {
@@ -175,7 +175,7 @@ fn counters_add_up_to_those_of_the_interface() {
 #[test]
 fn a_gso_packet_counts_as_its_segments() {
     let scene = Scene::with_veth();
-    let programs = Programs::load(&Settings::default(), None).expect("the programs load");
+    let programs = loaded(&Settings::default(), None).expect("the programs load");
     scene.attach(&programs);
     // Retransmissions count again, so the expected bytes come from a capture.
     let capture = Capture::start(scene.pod.path(), "eth0");
@@ -200,7 +200,7 @@ fn a_gso_packet_counts_as_its_segments() {
 fn the_maps_of_a_running_program_can_be_adopted() {
     let scene = Scene::with_veth();
     let settings = variants().remove(1);
-    let programs = Programs::load(&settings, None).expect("the programs load");
+    let programs = loaded(&settings, None).expect("the programs load");
     scene.attach(&programs);
     let ids = programs.ids().expect("the programs have IDs");
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 5]);
@@ -218,7 +218,7 @@ fn the_maps_of_a_running_program_can_be_adopted() {
     assert_eq!(mirrored(&maps), 12);
 
     // Programs that continue with the adopted maps.
-    let continued = Programs::load(&settings, Some(&maps)).expect("the programs load");
+    let continued = loaded(&settings, Some(&maps)).expect("the programs load");
     scene.attach(&continued);
     traffic::udp(&scene.client, &scene.pod, POD.into(), &[10; 3]);
     assert_eq!(mirrored(&maps), 15);
@@ -242,7 +242,7 @@ fn number(frame: &[u8]) -> usize {
 fn filters_mirror_the_frames_that_tcpdump_and_tshark_select() {
     let mut random = Random::new(6);
     let scene = Scene::with_veth();
-    let mut programs = Programs::load(&Settings::default(), None).expect("the programs load");
+    let mut programs = loaded(&Settings::default(), None).expect("the programs load");
     scene.attach(&programs);
     let (mut pairs, mut matched) = (0, 0);
     for round in 0..12 {
@@ -317,7 +317,7 @@ fn expressions_see_a_stripped_tag() {
         ["vlan 5", "vlan 6 and tcp", "ether[12:2] = 0x88a8 and vlan and vlan", "not vlan", "vlan and len > 70"]
     {
         let settings = compiled(compile(expression));
-        let programs = Programs::load(&settings, None).expect("the programs load");
+        let programs = loaded(&settings, None).expect("the programs load");
         scene.attach(&programs);
         let capture = Capture::start(scene.remote.path(), "mirror0");
         inject(&scene.client, "eth0", &frames);

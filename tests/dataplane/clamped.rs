@@ -18,7 +18,9 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Scene, TAP, VNI, desired, full_size, receiver, remote_endpoint, same_streams, sender};
+use crate::scene::{
+    Scene, TAP, VNI, desired, endpoint, full_size, local_endpoint, receiver, remote_endpoint, same_streams, sender,
+};
 
 const PERIOD: usize = 1_000_003;
 /// Bytes in flight: fewer than the 1000 frames that a veth device queues (`net.core.netdev_max_backlog`), so that nothing is lost on a busy
@@ -242,29 +244,104 @@ fn every_datagram_of_a_udp_gso_packet_arrives() {
     });
 }
 
+/// A path of which the node just learned that it is narrower than its interface says: no event reports that. Mirrored frames that
+/// fit the interface do not affect the pod's routes.
+#[test]
+fn a_path_mtu_that_the_node_learned_does_not_affect_the_pod() {
+    let mut scene = Scene::with_underlay(1500);
+    let (remote, behind) = (scene.remote.network(), Network::new());
+    let path = behind.path().display();
+    remote.ip(&format!("link add narrow0 mtu 1400 type veth peer name narrow0 mtu 1400 netns {path}\n"));
+    for (network, number) in [(remote, 1), (&behind, 2)] {
+        network.ip(&format!(
+            "link set narrow0 addrgenmode none\naddr add 10.67.0.{number}/24 dev narrow0\nlink set narrow0 up\n"
+        ));
+    }
+    remote.set("ipv4/ip_forward", "1");
+    behind.ip("route add default via 10.67.0.1\n");
+    scene.node.network().ip("route add 10.67.0.0/24 via 10.66.0.2\n");
+    let to = [endpoint([10, 67, 0, 2], VNI)];
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &to)], vec![]));
+    let node = scene.node.network();
+    until("the node learns the path MTU", Duration::from_secs(10), || {
+        let _ = node.try_run(&["ping", "-q", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", "10.67.0.2"], "");
+        let route = node.run("ip route get 10.67.0.2");
+        if route.contains("mtu 1400") { Ok(()) } else { Err(route) }
+    });
+
+    let web = scene.web.network();
+    let wire = Capture::start(behind.path(), "narrow0");
+    for (address, size) in scene.client_addresses().into_iter().zip([1400, 1380]) {
+        // Mirrored, these frames have 1442 bytes: with the headers of VXLAN they fit 1500 bytes, but not 1400.
+        let output = web.run(&format!("ping -c 5 -i 0.01 -W 10 -M do -s {size} {address}"));
+        assert!(output.contains("5 received"), "{output}");
+        let route = web.run(&format!("ip route get {address}"));
+        assert!(!route.contains("mtu"), "{route}");
+    }
+    until("the frames were mirrored on that path", Duration::from_secs(10), || match wire.count(|_| true) {
+        count if count >= 40 => Ok(()),
+        count => Err(count.to_string()),
+    });
+}
+
+/// The routes from the pod to the client, without the age of what was learned.
+fn routes(scene: &Scene) -> Vec<String> {
+    let web = scene.web.network();
+    let shown = scene.client_addresses().into_iter().map(|address| web.run(&format!("ip -d route get {address}")));
+    shown
+        .map(|route| route.split_whitespace().filter(|word| !word.ends_with("sec")).collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+/// Full-size pings and datagrams over IPv4 and IPv6, 12 frames of each from the pod and to it.
+fn full_size_traffic(scene: &Scene) {
+    for address in scene.client_addresses() {
+        traffic::ping(scene.web.network(), address, full_size(address), 3);
+        traffic::udp(scene.web.network(), &scene.client, address, &[full_size(address); 3]);
+    }
+}
+
+#[track_caller]
+fn await_frames(capture: &Capture, length: usize, expected: usize) {
+    until("the full-size frames arrive", Duration::from_secs(10), || {
+        match capture.count(|frame| frame.bytes.len() == length) {
+            count if count == expected => Ok(()),
+            count => Err(format!("{count} of {expected} frames of {length} bytes")),
+        }
+    });
+}
+
 /// Mirrored frames that exceed the MTU of the underlay do not affect the pod's routes.
 #[test]
 fn the_pods_path_mtu_does_not_change() {
     let mut scene = Scene::with_underlay(1500);
     tap(&mut scene, remote_endpoint(VNI), |_| ());
-    let web = scene.web.network();
-    let routes = || -> Vec<String> {
-        let shown = scene.client_addresses().into_iter().map(|address| web.run(&format!("ip -d route get {address}")));
-        shown
-            .map(|route| route.split_whitespace().filter(|word| !word.ends_with("sec")).collect::<Vec<_>>().join(" "))
-            .collect()
-    };
-    let before = routes();
+    let before = routes(&scene);
     let mirror = Capture::start(scene.remote.network().path(), "mirror0");
-    for address in scene.client_addresses() {
-        traffic::ping(web, address, full_size(address), 3);
-        traffic::udp(web, &scene.client, address, &[full_size(address); 3]);
-    }
-    let is_long = |frame: &Frame| frame.bytes.len() == 1514;
-    until("the full-size frames arrive", Duration::from_secs(10), || {
-        let count = mirror.count(is_long);
-        if count >= 24 { Ok(()) } else { Err(count.to_string()) }
+    full_size_traffic(&scene);
+    await_frames(&mirror, 1514, 24);
+    assert_eq!(routes(&scene), before);
+    assert!(!routes(&scene).iter().any(|route| route.contains("mtu")), "{:?}", routes(&scene));
+}
+
+/// With a receiver on the pod's node as well, IPv6 frames that leave the pod are truncated, and all others arrive whole at both.
+#[test]
+fn the_pods_path_mtu_does_not_change_with_destinations_here_and_elsewhere() {
+    let mut scene = Scene::with_underlay(1500);
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    let to = [remote_endpoint(VNI), local_endpoint(VNI + 1)];
+    let tapped = sender(TAP, &scene.web, Direction::Both, &to);
+    scene.agent.establish(&desired(vec![tapped], vec![receiver(TAP, VNI + 1, "mirror1")]));
+    let networks = [(scene.remote.network(), "mirror0"), (scene.node.network(), "mirror1")];
+    let mirrors = networks.map(|(network, name)| {
+        network.wait_for_carrier();
+        Capture::start(network.path(), name)
     });
-    assert_eq!(routes(), before);
-    assert!(!routes().iter().any(|route| route.contains("mtu")), "{:?}", routes());
+    let before = routes(&scene);
+    full_size_traffic(&scene);
+    for mirror in &mirrors {
+        await_frames(mirror, 1514, 18);
+        await_frames(mirror, 1464, 6);
+    }
+    assert_eq!(routes(&scene), before);
 }

@@ -57,6 +57,9 @@ fn apply_inspect_and_purge() {
     assert_eq!(in_pod["devices"][0]["destinations"][0], format!("10.66.0.1 port 14789 vni {VNI}"));
     assert_eq!((&in_pod["devices"][0]["tap"], &in_pod["clsacts"][0]), (&TAP.into(), &"eth0".into()));
     assert_eq!(in_pod["drift"], Value::Array(vec![]));
+    // Nothing renews it, so it stops within the default of an hour.
+    let left = in_pod["devices"][0]["secondsLeft"].as_u64();
+    assert!(left.is_some_and(|seconds| (1800..=3600).contains(&seconds)), "{left:?}");
     // Its counters equal those of `tc`.
     let shown: Vec<u64> = web.network().mirrors("eth0").iter().map(|mirror| mirror.packets).collect();
     let inspected: Vec<u64> =

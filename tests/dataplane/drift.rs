@@ -53,6 +53,9 @@ fn sender_devices_are_repaired() {
     assert_repaired(&scene, web, &format!("ip link set {vxlan} arp on multicast on"));
     assert_repaired(&scene, web, &format!("tc qdisc del dev {vxlan} clsact"));
     assert_repaired(&scene, web, &format!("tc filter del dev {vxlan} ingress"));
+    assert_repaired(&scene, web, &format!("tc filter del dev {vxlan} egress"));
+    let accept = "u32 match u32 0 0 classid 1:1";
+    assert_repaired(&scene, web, &format!("tc filter add dev {vxlan} egress protocol all prio 1 {accept}"));
     assert_repaired(&scene, web, &format!("ip link del {vxlan}"));
 }
 

@@ -136,8 +136,11 @@ fn of_a_burst_of_pods_under_an_expression() {
 
 #[test]
 fn of_a_burst_of_pods_under_deduplication() {
-    let nowhere = Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) };
-    burst(|sender| sender.tap.options.deduplicate = Some(nowhere.clone()));
+    burst(|sender| {
+        sender.tap.options.deduplicate = Some(Deduplicate {});
+        // No pod of this node.
+        sender.tap.peers = vec![[192, 0, 2, 1].into()];
+    });
 }
 
 /// Node with two thousand new processes per second and more, most of which end at once.

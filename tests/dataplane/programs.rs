@@ -1,8 +1,11 @@
 //! Mirror options, as the helper's programs implement them: installed, changed and adopted.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use podtap_model::{Deduplicate, Direction, Filter, Instruction, Match, Program, ProgramId, Protocol};
+use podtap_model::{Direction, Filter, Instruction, Match, Program, ProgramId, Protocol};
 use podtap_tests::{
     net::{Desired, Helper, Node, Pod, Sender, traffic},
     wait::until,
@@ -10,7 +13,7 @@ use podtap_tests::{
 use serde_json::{Value, json};
 use tap_helper::bpf::SENDERS;
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, options, receiver, remote_endpoint, select_all, sender};
 
 fn only(protocol: Protocol) -> Filter {
     Filter { include: vec![Match { protocol: Some(protocol), ..Match::default() }], ..Filter::default() }
@@ -60,7 +63,7 @@ fn a_filter_is_installed_and_changed() {
     });
     let programs = scene.web.network().programs("eth0");
     let all = scene.agent.establish(&request(&scene, |sender| sender.tap.options.filter = Some(only(Protocol::Icmp))));
-    assert_eq!((all.features["ebpf"], all.features["clamp"]), (true, true));
+    assert_eq!(all.features, [("ebpf".to_owned(), true)].into());
     assert_eq!(all.senders[0].degraded, Vec::<String>::new());
     assert_eq!((scene.web.network().programs("eth0"), executed(&scene, "Configure")), (programs, 1));
     traffic::udp(&scene.client, scene.web.network(), address, &[300; 4]);
@@ -96,7 +99,7 @@ fn the_next_helper_keeps_programs_and_counters() {
     // Other programs replace them, and continue their counters.
     scene.agent.establish(&request(&scene, |sender| {
         with_options(sender);
-        sender.tap.options.deduplicate = Some(Deduplicate { pod_cidrs: Some(vec![]), service_cidrs: Some(vec![]) });
+        select_all(sender);
     }));
     assert_eq!(executed(&scene, "LoadPrograms"), 2);
     let after = scene.web.network().programs("eth0");
@@ -123,6 +126,32 @@ fn mirrored_frames_are_clamped_to_the_current_route() {
         if executed(&scene, "frame_limit: Some(1364)") == 1 { Ok(()) } else { Err(scene.helper.log()) }
     });
     assert_eq!((executed(&scene, "LoadPrograms"), executed(&scene, "Configure")), (1, 1));
+}
+
+/// The tokens that a higher limit left are worth nothing under a lower one.
+#[test]
+fn a_lowered_limit_holds_at_once() {
+    let mut scene = Scene::new();
+    let limited =
+        |sender: &mut Sender, rate: u32| sender.tap.options = options(json!({"limit": {"packetsPerSecond": rate}}));
+    let _captures = started(&mut scene, |sender| limited(sender, 1_000_000));
+    let send = |scene: &Scene| traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[100; 2000]);
+    send(&scene);
+    let mirrored = |scene: &mut Scene, request: u64| -> u64 {
+        let sender = scene.agent.counters(request).senders.remove(0);
+        [sender.ingress, sender.egress].into_iter().flatten().map(|direction| direction.mirrored.frames).sum()
+    };
+    let before = mirrored(&mut scene, 1);
+    assert!(before >= 4000, "{before} frames mirrored below the limit");
+    let start = Instant::now();
+    let lowered = request(&scene, |sender| limited(sender, 10));
+    scene.agent.establish(&Desired { generation: 2, ..lowered });
+    let before = mirrored(&mut scene, 2);
+    send(&scene);
+    let passed = mirrored(&mut scene, 3) - before;
+    // Ten per second, and one in advance.
+    let allowed = start.elapsed().as_secs() * 10 + 12;
+    assert!(passed > 0 && passed <= allowed, "{passed} of 4000 frames, {allowed} allowed");
 }
 
 /// The programs of a pod's filters, with the class IDs that they get: an entry for each of both directions.
@@ -165,7 +194,7 @@ fn the_senders_of_a_tap_share_programs() {
         let counters = scene.agent.counters(1).senders;
         let sender = counters.iter().find(|sender| *sender.pod_uid == *pod).expect("the pod is tapped");
         let both = [sender.ingress, sender.egress].into_iter().flatten();
-        both.filter_map(|direction| direction.rate_limited).map(|count| count.frames).sum::<u64>()
+        both.map(|direction| direction.rate_limited.frames).sum::<u64>()
     };
     let web_uid = scene.web.uid.clone();
     let lost = dropped(&mut scene, &web_uid);

@@ -269,7 +269,7 @@ fn softflowd_reports_the_flow() {
     // Not more than fits into libpcap's default buffer.
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 100_000);
     let softflowctl = |command: &str| remote.network().try_run(&["softflowctl", "-c", &control, command], "");
-    let expected = until("softflowd has seen all frames", Duration::from_secs(10), || {
+    let expected = until("softflowd has seen all frames", Duration::from_secs(60), || {
         // libpcap delivers frames in batches. More traffic completes the batch.
         traffic::ping(&scene.client, scene.web.addresses[0], 10, 1);
         let expected = wire(&captures);

@@ -9,7 +9,7 @@ use podtap_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, endpoint, local_endpoint, receiver, remote_endpoint, sender};
 
 /// Requests a resource that must be refused, along with a tap that must keep working.
 struct Refusal {
@@ -128,6 +128,31 @@ fn an_address_that_the_pod_lacks_is_refused() {
 }
 
 #[test]
+fn an_external_endpoint_at_the_node_itself_is_refused() {
+    let outside = Endpoint { port: 4789, ..endpoint([10, 99, 0, 1], 77) };
+    Refusal::new(|scene, _| scene.node.network().ip("addr add 10.99.0.1/32 dev lo\n"))
+        .sender(
+            |sender, _| sender.tap.destinations = vec![outside],
+            Reason::ClusterAddress,
+            "10.99.0.1 is an address of",
+        )
+        .fixed(|scene, _| scene.node.network().ip("addr del 10.99.0.1/32 dev lo\n"));
+}
+
+#[test]
+fn an_external_endpoint_whose_address_moves_to_the_node_is_refused() {
+    let mut scene = Scene::new();
+    let outside = Endpoint { port: 4789, ..endpoint([10, 99, 0, 1], 77) };
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[outside])], vec![]));
+    scene.node.network().ip("addr add 10.99.0.1/32 dev lo\n");
+    scene.agent.until("the sender is refused", |status| {
+        let sender = &status.senders[0];
+        (sender.state, sender.reason) == (State::Refused, Reason::ClusterAddress)
+    });
+    assert_eq!(scene.web.network().devices_of(TAP), [""; 0]);
+}
+
+#[test]
 fn a_foreign_ingress_qdisc_is_refused() {
     Refusal::new(|_, other| drop(other.network().run("tc qdisc add dev eth0 ingress")))
         .sender(|_, _| {}, Reason::IngressQdiscConflict, "eth0")
@@ -182,7 +207,7 @@ fn senders_fail_while_their_udp_port_is_in_use() {
     let mut scene = Scene::new();
     let taken = scene.node.network().within(|| UdpSocket::bind("0.0.0.0:14788")).expect("the port is free");
     let before = scene.web.network().snapshot();
-    scene.agent.request(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)])], vec![]));
+    scene.agent.request(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
     let report = scene.agent.until("the sender fails", |report| report.senders[0].state == State::Failed);
     assert_eq!(report.senders[0].reason, Reason::PortInUse);
     // Failed attempts leave nothing behind.

@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use podtap_model::{Direction, Endpoint, FrameFormat, MirrorOptions, Receiver, Tap, TapReference};
+use podtap_model::{
+    Direction, Endpoint, FrameFormat, Instruction, MirrorOptions, Program, ProgramId, Receiver, Tap, TapReference,
+};
 use podtap_tests::{
     capture::{Capture, Difference, Frame, FrameDirection},
     checksum,
@@ -96,8 +98,10 @@ pub fn full_size(address: IpAddr) -> usize {
     if address.is_ipv6() { 1452 } else { 1472 }
 }
 
+/// Receivers accept frames from the underlay.
 pub fn desired(senders: Vec<Sender>, receivers: Vec<Receiver>) -> Desired {
-    Desired { generation: 1, senders, receivers, underlay_mtu: None }
+    let sources = ["10.66.0.0/24", "fd66::/64"].map(|network| network.parse().expect("a network"));
+    Desired { generation: 1, senders, receivers, sources: sources.into(), ..Desired::default() }
 }
 
 pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoint]) -> Sender {
@@ -111,6 +115,8 @@ pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoi
         destinations: destinations.to_vec(),
         options: MirrorOptions::default(),
         program: None,
+        expiration_time: None,
+        peers: Vec::new(),
     };
     Sender { tap, pod: pod.model(), program: None }
 }
@@ -134,6 +140,15 @@ fn tap_reference(uid: &str) -> TapReference {
 /// Mirror options, as in a `NodeTap`.
 pub fn options(json: Value) -> MirrorOptions {
     serde_json::from_value(json).expect("mirror options")
+}
+
+/// Adds an expression that selects every frame: it needs other programs.
+pub fn select_all(sender: &mut Sender) {
+    let filter = sender.tap.options.filter.get_or_insert_default();
+    filter.expression = Some("greater 0".to_owned());
+    // `ret #1`
+    let instructions = vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }];
+    sender.program = Some(Program { id: ProgramId::from_digest([0; 32]), instructions });
 }
 
 /// A receiver on the remote node.

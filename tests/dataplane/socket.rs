@@ -1,10 +1,10 @@
 //! The helper's socket: who may connect, and which messages it accepts.
 
-use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use podtap_model::{Direction, Request, Response};
 use podtap_tests::{
-    net::{AGENT_UID, Agent},
+    net::{AGENT_UID, Agent, Helper},
     wait::until,
 };
 
@@ -24,6 +24,14 @@ fn only_the_agent_may_connect() {
     // Whether this fails depends on timing.
     let _ = root.send_bytes(format!("{line}\n").as_bytes());
     assert!(root.receive().is_err(), "the connection is closed without a response");
+    // Nor does the user of another program, whatever the mode of the file.
+    let directory = scene.helper.socket().parent().expect("a socket is in a directory");
+    for path in [directory, scene.helper.socket()] {
+        std::fs::set_permissions(path, Permissions::from_mode(0o777)).expect("root may change it");
+    }
+    let mut other = Agent::connect(scene.helper.socket(), 1000).expect("everyone may open the file now");
+    let _ = other.send_bytes(format!("{line}\n").as_bytes());
+    assert!(other.receive().is_err(), "the connection is closed without a response");
     until("the refused peer is logged", Duration::from_secs(5), || {
         let log = scene.helper.log();
         if log.contains("peer refused") { Ok(()) } else { Err(log) }
@@ -31,6 +39,34 @@ fn only_the_agent_may_connect() {
     assert!(scene.web.network().vxlan_devices().is_empty());
     // The previous connection still works.
     scene.agent.establish(&request);
+}
+
+/// The kubelet restarts a helper that does not answer.
+#[test]
+fn a_helper_that_hangs_does_not_answer_a_probe() {
+    let mut scene = Scene::new();
+    let request = desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]);
+    scene.agent.establish(&request);
+    let socket = scene.helper.socket().display().to_string();
+    let probe = || {
+        let (status, _, log) = Helper::once(&scene.node, &["probe", "--socket", &socket], "");
+        (status.success(), log)
+    };
+    for _ in 0..3 {
+        assert_eq!(probe(), (true, String::new()));
+    }
+    scene.helper.stop();
+    let (alive, log) = probe();
+    assert!(!alive && log.contains("has not answered"), "{log}");
+    scene.helper.resume();
+    assert_eq!(probe(), (true, String::new()));
+    assert!(!scene.helper.log().contains("peer refused"), "a probe is no news");
+    // The agent's connection is the same one.
+    scene.agent.request(&desired(vec![], vec![]));
+    scene.agent.until("the sender is removed", |report| report.senders.is_empty());
+    scene.helper.kill();
+    let (status, _, log) = Helper::once(&scene.node, &["probe", "--socket", &socket], "");
+    assert!(!status.success() && log.contains("cannot connect"), "{log}");
 }
 
 /// An agent that restarts replaces its previous connection, and gets a report at once.

@@ -43,11 +43,14 @@ read_frames() { tshark -r target/demo.pcap -n "$@" 2>/dev/null; }
 is_listening() { grep -q 'listening on' target/demo-tcpdump.log; }
 both_ends_closed() { [ "$(read_frames -Y 'tcp.flags.fin == 1' | wc -l)" -ge 2 ]; }
 
-tap_web_server() {
-  local address requests responses uid pid left
-  say "2. A web server on n1 and a client on n2"
+# Before PodTap, so that the pods start while it is installed.
+create_web_server() {
   kubectl create namespace shop --dry-run=client -o yaml | kubectl apply -f - >/dev/null
   show kubectl apply -n shop -f tests/demo/shop.yaml
+}
+
+tap_web_server() {
+  local address requests responses uid pid left
   kubectl wait -n shop --for=condition=Ready pod --all --timeout=60s >/dev/null
   address=$(kubectl get pod -n shop web -o jsonpath='{.status.podIP}')
 
@@ -91,11 +94,13 @@ plan packages "installs the Debian packages that are missing" \
   tap "taps a web server, shows one request, deletes the tap"
 echo "The first run builds everything and takes some minutes; later runs take seconds."
 
-say "1. A real two-node Kubernetes with PodTap"
+say "1. A real two-node Kubernetes"
 step packages tests/prerequisites.sh demo
 step programs programs
 step kubernetes lab binaries --no-helm
 step boot lab up --nodes 2 --no-helm
+say "2. A web server on n1 and a client on n2, and PodTap"
+create_web_server
 step install install_podtap
 step tap tap_web_server
 say "Done: the web server was tapped, one request was read, and the tap is gone (${SECONDS} s)."

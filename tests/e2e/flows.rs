@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     path::Path,
@@ -18,7 +19,7 @@ use podtap_tests::{
 use crate::{
     options::tap,
     packet::{ICMP, Packet, TCP, UDP},
-    scene::{Scene, address, arrives, as_on_the_wire, capture},
+    scene::{Scene, address, arrives, arrives_among, as_on_the_wire, capture, deduplicates},
 };
 
 fn parsed(address: &str) -> Ipv4Addr {
@@ -183,6 +184,7 @@ fn a_flow_between_tapped_pods_is_mirrored_once() {
         scene.sandbox.apply(&tap(name, "web, client", &interface, &format!("{filter}{deduplicate}")));
         scene.sandbox.ready(name);
     }
+    deduplicates(&scene.sandbox, "once", 2);
     let [once, twice] = ["trt-once", "trt-twice"].map(|interface| capture(&n2, interface));
     let pods = [Capture::start(&web, "eth0"), Capture::start(&client, "eth0")];
     for to in [parsed(&address(&scene.web)), parsed(&service)] {
@@ -203,16 +205,76 @@ fn a_flow_between_tapped_pods_is_mirrored_once() {
         frames
     };
     let served_by_client = (parsed(&address(&scene.client)), ECHO);
-    let opened_by_web = |frame: &Frame| {
-        let ends = Packet::of(&frame.bytes).map(|p| [(p.source, p.ports[0]), (p.destination, p.ports[1])]);
-        ends.is_some_and(|ends| ends.contains(&served_by_client))
+    let web_is_higher = parsed(&address(&scene.web)) > parsed(&address(&scene.client));
+    let at_web = |frame: &Frame| {
+        let Some(packet) = Packet::of(&frame.bytes) else { return false };
+        let ends = [(packet.source, packet.ports[0]), (packet.destination, packet.ports[1])];
+        ends.contains(&served_by_client) || packet.protocol == ICMP && web_is_higher
     };
-    // From the end that accepted the flow.
-    arrives(&once, || [at(&pods[0], &|f| !opened_by_web(f)), at(&pods[1], &opened_by_web)].concat());
+    // From the end with the higher port, or without ports, the higher address.
+    arrives(&once, || [at(&pods[0], &at_web), at(&pods[1], &|f| !at_web(f))].concat());
     arrives(&twice, || [at(&pods[0], &|_| true), at(&pods[1], &|_| true)].concat());
     let by_service =
         |frame: &Frame| Packet::of(&frame.bytes).is_some_and(|p| [p.source, p.destination].contains(&parsed(&service)));
     assert!(pods[1].count(by_service) > 1000, "the client has used the service's address");
-    assert_eq!(once.count(by_service), 0, "the service's address is translated where the flow was accepted");
     let _ = (pods.map(Capture::stop), once.stop(), twice.stop());
+}
+
+/// The example, in a namespace with a pod that is not tapped, behind a Service of its own.
+#[test]
+fn whatever_leaves_a_deduplicated_namespace_is_mirrored_in_full() {
+    let scene = Scene::new("all-once");
+    let dns = scene.sandbox.pod("dns", "n1", "dns");
+    scene.sandbox.kubectl(&["label", "pod", "dns", "podtap.dev/exclude=true"], "").expect("a pod can be labelled");
+    scene.sandbox.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: dns}\nspec:\n  selector: {app: dns}\n  ports:\n  \
+         - {port: 53, targetPort: 5353, protocol: UDP}\n",
+    );
+    let service = ["get", "service", "dns", "-o", "jsonpath={.spec.clusterIP}"];
+    let service = parsed(&scene.sandbox.kubectl(&service, "").expect("an address"));
+    let client = scene.sandbox.network(&scene.client);
+    as_on_the_wire(&client, "eth0");
+    as_on_the_wire(&scene.sandbox.network(&scene.web), "eth0");
+    let example = fs::read_to_string(scene.sandbox.lab().top().join("examples/tap-namespace-once.yaml"));
+    let example = example.expect("the example exists").replace("worker-3", "n2\n        interfaceName: trt-all-once");
+    scene.sandbox.apply(&example);
+    scene.sandbox.ready("all-once");
+    deduplicates(&scene.sandbox, "all-once", 2);
+
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "trt-all-once");
+    let pod = Capture::start(&client, "eth0");
+    // The lab has no DNS server: only the requests matter.
+    let _ = scene.sandbox.in_pod("client", "timeout 5 nslookup web");
+    let server = udp_socket(&scene.sandbox.network(&dns), 5353).expect("the port is free");
+    server.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout can be set");
+    let socket = udp_socket(&client, 0).expect("a socket can be made");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout can be set");
+    let mut buffer = [0; 64];
+    // kube-proxy learns of the endpoint a moment after the pod runs.
+    until("the service leads to the pod", Duration::from_secs(20), || {
+        socket.send_to(b"question", (service, 53)).map_err(|error| error.to_string())?;
+        server.set_read_timeout(Some(Duration::from_millis(200))).map_err(|error| error.to_string())?;
+        let (_, from) = server.recv_from(&mut buffer).map_err(|error| error.to_string())?;
+        server.send_to(b"answer", from).map_err(|error| error.to_string())?;
+        socket.recv(&mut buffer).map_err(|error| error.to_string())
+    });
+    // And a flow between two tapped pods, in the same capture.
+    let web = format!("wget -q -O /dev/null http://{}/f", address(&scene.web));
+    scene.sandbox.in_pod("client", &web).expect("the web server answers");
+
+    // Without ARP, which belongs to no flow.
+    let is_ip = |frame: &Frame| Packet::of(&frame.bytes).is_some();
+    arrives_among(&receiver, is_ip, || {
+        let mut frames = pod.so_far();
+        frames.retain(is_ip);
+        frames
+    });
+    let to_port_53 = |to: &dyn Fn(Ipv4Addr) -> bool| {
+        receiver.count(|frame| {
+            Packet::of(&frame.bytes).is_some_and(|p| p.protocol == UDP && p.ports[1] == 53 && to(p.destination))
+        })
+    };
+    assert!(to_port_53(&|address| address != service) > 0, "the requests of nslookup");
+    assert!(to_port_53(&|address| address == service) > 0, "the request to the service");
+    let _ = (pod.stop(), receiver.stop());
 }

@@ -45,7 +45,10 @@ fn pods_that_come_go_and_change_their_labels() {
     tapped(&sandbox, 1, 1);
     sandbox.kubectl(&["delete", "pod", "b"], "").expect("a pod can be deleted");
     tapped(&sandbox, 0, 0);
-    sandbox.condition("web", "TargetsResolved", "False", "NoPodsMatch");
+    // The tap is established, and pods that end do not change that.
+    let status = sandbox.condition("web", "TargetsResolved", "True", "AllPodsSkipped").status.expect("a status");
+    assert_eq!(status.excluded_pods, 1);
+    sandbox.condition("web", "Ready", "True", "AllPodsSkipped");
 }
 
 /// The first frames that the new pod sends, a DNS request, are already mirrored: on either node, 20 times of 20.

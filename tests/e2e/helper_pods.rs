@@ -15,13 +15,22 @@ use crate::scene::{Scene, capture, same_traffic};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The helper pod of a node, if it has one.
-fn helper_of(node: &str) -> Option<Pod> {
+/// User and group of the agent.
+const AGENT_UID: &str = "2000014789";
+
+/// The helper pod of a node, if it has one. One that is being deleted does not count.
+pub fn helper_of(node: &str) -> Option<Pod> {
     let pods: Vec<Pod> = Cluster::lab().list(PODTAP_NAMESPACE);
     pods.into_iter().find(|pod| {
         let spec = pod.spec.as_ref().expect("a pod has a spec");
-        spec.host_network == Some(true) && spec.node_name.as_deref() == Some(node)
+        let is_helper = spec.host_network == Some(true) && spec.node_name.as_deref() == Some(node);
+        is_helper && pod.metadata.deletion_timestamp.is_none()
     })
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn tap(sandbox: &Sandbox, destination: &str) {
@@ -50,7 +59,7 @@ fn each_container_has_exactly_its_privileges() {
     let scene = Scene::new("privileges");
     tap(&scene.sandbox, "{name: n2, interfaceName: hlp-priv}");
     let helper = status_of("n1", "/tap-helper serve");
-    let agent = status_of("n1", "/podtap-agent");
+    let agent = status_of("n1", "/podtap-agent run");
     // Bits of include/uapi/linux/capability.h: NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, BPF 39.
     let expected: u64 = 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
     let field = |status: &str, name: &str| -> String {
@@ -65,7 +74,7 @@ fn each_container_has_exactly_its_privileges() {
     for status in [&helper, &agent] {
         assert_eq!(field(status, "Seccomp:"), "2", "a seccomp filter is active");
     }
-    assert_eq!(field(&agent, "Uid:"), "65532\t65532\t65532\t65532");
+    assert_eq!(field(&agent, "Uid:"), [AGENT_UID; 4].join("\t"));
     assert_eq!(field(&agent, "NoNewPrivs:"), "1");
     assert!(agent.contains("token serviceaccount"), "the agent has the token: {agent}");
     assert!(!helper.contains("token serviceaccount"), "the tap-helper has no token: {helper}");
@@ -75,6 +84,35 @@ fn each_container_has_exactly_its_privileges() {
         let security = container.security_context.clone().unwrap_or_default();
         assert_ne!(security.privileged, Some(true), "{}", container.name);
         assert_eq!(security.read_only_root_filesystem, Some(true), "{}", container.name);
+    }
+}
+
+/// The agent sees the processes of its node. A user may read the files of its own processes through `/proc`, tokens included.
+#[test]
+fn the_agents_user_reads_no_tokens_and_no_other_user_reads_the_agents() {
+    let scene = Scene::new("agent-uid");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-uid}");
+    // The user of distroless' images, and a token as most pods have one.
+    scene.sandbox.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: nonroot}\nspec:\n  nodeName: n1\n  \
+         terminationGracePeriodSeconds: 0\n  securityContext: {runAsUser: 65532}\n  containers:\n  - {name: main, \
+         image: 'podtap.dev/busybox:1', imagePullPolicy: Never, command: [sleep, '65532']}\n",
+    );
+    scene.sandbox.running("nonroot");
+    let process = |program: &str| {
+        let status = status_of("n1", program);
+        status.lines().find_map(|line| line.strip_prefix("path ")).map(str::to_owned).expect("it runs")
+    };
+    let (pod, agent) = (process("sleep 65532"), process("/podtap-agent run"));
+    let read = |user: &str, process: &str| {
+        let token = format!("{process}/root/var/run/secrets/kubernetes.io/serviceaccount/token");
+        let user = format!("setpriv --reuid={user} --regid={user} --clear-groups --bounding-set=-all --inh-caps=-all");
+        scene.sandbox.lab().on_node("n1", &format!("{user} cat {token}"))
+    };
+    assert!(read("65532", &pod).is_ok_and(|token| token.starts_with("ey")), "the check sees a token");
+    for (user, process) in [(AGENT_UID, &pod), ("65532", &agent), (AGENT_UID, &agent)] {
+        let denied = read(user, process).expect_err("the kernel denies it");
+        assert!(denied.contains("Permission denied"), "{denied}");
     }
 }
 
@@ -90,7 +128,7 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
     let before = index(&network);
     let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "hlp-kill");
     let pod = Capture::start(&network, "eth0");
-    for program in ["/tap-helper serve", "/podtap-agent"] {
+    for program in ["/tap-helper serve", "/podtap-agent run"] {
         let status = status_of("n1", program);
         let path = status.lines().find_map(|line| line.strip_prefix("path /proc/")).expect("it runs").to_owned();
         scene.sandbox.lab().on_node("n1", &format!("kill -9 {path}")).expect("it can be killed");
@@ -104,6 +142,78 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
     scene.sandbox.ready("web");
     assert_eq!(index(&network), before, "the device is the same one");
     same_traffic(pod, receiver, |_| true);
+}
+
+/// Processes that are stopped look alive, but answer nobody who asks them. The kubelet does, and restarts their containers.
+#[test]
+fn programs_that_hang_are_restarted_and_the_mirror_keeps_running() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("hung");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-hung}");
+    let network = scene.sandbox.network(&scene.web);
+    crate::scene::as_on_the_wire(&network, "eth0");
+    crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "hlp-hung");
+    let pod = Capture::start(&network, "eth0");
+    until("the helper pod is Ready", TIMEOUT, || helper_of("n1").filter(is_ready).ok_or("not yet"));
+    let before = helper_of("n1").and_then(|pod| pod.metadata.uid);
+    let pids = |program: &str| -> Vec<String> {
+        let status = status_of("n1", program);
+        status.lines().filter_map(|line| line.strip_prefix("path /proc/")).map(str::to_owned).collect()
+    };
+    let programs = ["/tap-helper serve", "/podtap-agent run"];
+    let stopped = programs.map(&pids);
+    assert!(stopped.iter().all(|pids| !pids.is_empty()), "{stopped:?}");
+    scene.sandbox.lab().on_node("n1", &format!("kill -STOP {}", stopped.concat().join(" "))).expect("they run");
+    scene.traffic();
+    // Three probes of the tap-helper go without an answer, and its container has five seconds to end.
+    for (program, stopped) in programs.into_iter().zip(&stopped) {
+        until(&format!("{program} is restarted"), Duration::from_secs(120), || {
+            let now = pids(program);
+            let restarted = !now.is_empty() && now.iter().all(|pid| !stopped.contains(pid));
+            if restarted { Ok(()) } else { Err(format!("{now:?}")) }
+        });
+    }
+    until("the helper pod is Ready again", TIMEOUT, || helper_of("n1").filter(is_ready).ok_or("not yet"));
+    assert_eq!(helper_of("n1").and_then(|pod| pod.metadata.uid), before, "the same pod");
+    // What it applies now, it applies itself.
+    scene
+        .sandbox
+        .kubectl(&["patch", "podtap", "web", "--type=merge", "-p", r#"{"spec":{"direction":"Both"}}"#], "")
+        .expect("a tap can be changed");
+    scene.sandbox.ready("web");
+    scene.traffic();
+    same_traffic(pod, receiver, |_| true);
+}
+
+/// `kubectl delete` waits for the pod that it deletes. A successor of the same name would keep it waiting.
+#[test]
+fn all_helper_pods_can_be_deleted_at_once_and_others_take_over() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("deleted");
+    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-del}");
+    let pod_network = scene.sandbox.network(&scene.web);
+    crate::scene::as_on_the_wire(&pod_network, "eth0");
+    crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "hlp-del");
+    let sent = Capture::start(&pod_network, "eth0");
+    for _ in 0..3 {
+        let before = ["n1", "n2"].map(|node| helper_of(node).expect("the node has work").metadata);
+        let all = ["-n", PODTAP_NAMESPACE, "delete", "pod", "-l", "app.kubernetes.io/component=helper"];
+        let now = [&all[..], &["--now", "--timeout=60s"]].concat();
+        scene.sandbox.lab().kubectl(&now, "").expect("it returns when the pods have ended");
+        scene.traffic();
+        for (node, before) in ["n1", "n2"].into_iter().zip(before) {
+            let next = until("the node has a helper pod that is Ready", TIMEOUT, || {
+                helper_of(node).filter(is_ready).ok_or("none")
+            });
+            assert!(next.metadata.uid != before.uid, "another pod");
+            assert_ne!(next.metadata.name, before.name, "a name of its own");
+        }
+    }
+    scene.sandbox.ready("web");
+    scene.traffic();
+    same_traffic(sent, receiver, |_| true);
 }
 
 #[test]

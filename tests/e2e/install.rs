@@ -1,7 +1,9 @@
 //! What an administrator finds after installing.
 
+use std::path::Path;
+
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Namespace};
-use podtap_tests::cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, namespace_of_node, traces};
+use podtap_tests::cluster::{Cluster, PODTAP_NAMESPACE, Sandbox};
 
 #[test]
 fn the_rendered_manifest_is_current() {
@@ -17,6 +19,35 @@ fn the_rendered_manifest_is_current() {
         rendered.stdout == committed,
         "deploy/install.yaml is not what the chart renders: run `make manifests` and commit"
     );
+}
+
+/// An upgrade with a chart that renders no definitions would delete them, and every tap with them.
+#[test]
+fn the_chart_contains_the_definitions_or_is_told_not_to() {
+    let lab = Cluster::lab();
+    let chart = lab.top().join("deploy/chart/podtap");
+    let render = |chart: &Path, settings: &str| {
+        let chart = chart.to_str().expect("UTF-8");
+        let names = ["template", "podtap", chart, "--namespace", PODTAP_NAMESPACE];
+        lab.tool("helm", &[&names[..], &["--kube-version", "1.33.0", "--set", settings]].concat())
+    };
+    let definitions = |text: &str| text.matches("\nkind: CustomResourceDefinition\n").count();
+    let kept = |text: &str| text.matches("\n    helm.sh/resource-policy: keep\n").count();
+    let text = render(&chart, "logJSON=false").expect("the chart can be rendered");
+    assert_eq!((definitions(&text), kept(&text)), (3, 0));
+    let text = render(&chart, "crds.keep=true").expect("the chart can be rendered");
+    assert_eq!((definitions(&text), kept(&text)), (3, 3));
+    let text = render(&chart, "crds.enabled=false").expect("the chart can be rendered");
+    assert_eq!(definitions(&text), 0);
+
+    let copy = std::env::temp_dir().join(format!("podtap-chart-{}", std::process::id()));
+    let copied = std::process::Command::new("cp").arg("-r").arg(&chart).arg(&copy).status().expect("cp runs");
+    assert!(copied.success());
+    std::fs::remove_dir_all(copy.join("definitions")).expect("the chart has definitions");
+    let error = render(&copy, "logJSON=false").expect_err("a chart without definitions");
+    assert!(error.contains("definitions/*.yaml"), "{error}");
+    assert_eq!(render(&copy, "crds.enabled=false").map(|text| definitions(&text)), Ok(0));
+    std::fs::remove_dir_all(&copy).expect("a copy can be removed");
 }
 
 #[test]
@@ -91,45 +122,4 @@ fn kubectl_explains_and_prints() {
     let wide = sandbox.kubectl(&["get", "ptap", "-o", "wide"], "").expect("wide works");
     assert!(wide.contains("MESSAGE"), "{wide}");
     sandbox.kubectl(&["wait", "--for=condition=Ready", "podtap/web", "--timeout=10s"], "").expect("kubectl wait works");
-}
-
-/// Not even of an active tap, nor in the pods that it taps.
-#[test]
-fn uninstalling_leaves_nothing() {
-    let _alone = Cluster::alone();
-    let sandbox = Sandbox::alone("uninstall");
-    let lab = sandbox.lab();
-    let web = sandbox.pod("web", "n1", "web");
-    sandbox.apply(
-        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
-         destinations: [{node: {name: n2, interfaceName: ins-gone}}]\n",
-    );
-    sandbox.ready("web");
-    let networks = [sandbox.network(&web), namespace_of_node(lab, "n1"), namespace_of_node(lab, "n2")];
-    let found = || networks.iter().flat_map(|network| traces(network)).collect::<Vec<_>>();
-    assert_ne!(found(), [""; 0], "this check sees the tap");
-
-    let kubeconfig = lab.top().join("target/lab/kubeconfig");
-    let helm = |arguments: &[&str]| {
-        let connection = ["--namespace", PODTAP_NAMESPACE, "--kubeconfig", kubeconfig.to_str().expect("UTF-8")];
-        lab.tool("helm", &[arguments, &connection].concat()).expect("helm works")
-    };
-    helm(&["uninstall", "podtap", "--wait", "--timeout", "120s"]);
-    assert_eq!(found(), [""; 0], "in the kernel");
-    for kinds in [
-        "customresourcedefinitions",
-        "clusterroles",
-        "clusterrolebindings",
-        "validatingadmissionpolicies",
-        "validatingadmissionpolicybindings",
-    ] {
-        let all = lab.kubectl(&["get", kinds, "-o", "name"], "").expect("they can be listed");
-        assert!(!all.contains("podtap"), "{all}");
-    }
-
-    // As `make install` does.
-    let tag = std::fs::read_to_string(lab.top().join("target/lab/podtap-image.tag")).expect("make install ran");
-    let values = format!("image.pullPolicy=Never,image.tag={}", tag.trim());
-    let chart = lab.top().join("deploy/chart/podtap");
-    helm(&["install", "podtap", chart.to_str().expect("UTF-8"), "--set", &values, "--wait", "--timeout", "120s"]);
 }

@@ -2,20 +2,28 @@
 
 #![allow(clippy::similar_names, reason = "receiver and received are the terms of the field")]
 
+mod churn;
+mod controller;
 mod delete;
 mod destinations;
+mod drain;
 mod examples;
 mod fidelity;
 mod flows;
 mod follow;
+mod forged;
 mod helper_pods;
 mod install;
 mod metrics;
 mod mistakes;
+mod opt_out;
 mod option_changes;
 mod options;
+mod orphans;
 mod outage;
 mod packet;
 mod residue;
+mod rollout;
 mod scene;
 mod tenancy;
+mod uninstall;

@@ -1,16 +1,23 @@
 //! The metrics of a node, at its helper pod's `/metrics`.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
 
-use podtap_tests::{cluster::namespace_of_node, namespace::within, wait::until};
+use podtap_tests::{
+    cluster::{Cluster, namespace_of_node},
+    namespace::within,
+    wait::until,
+};
 
-use crate::scene::{Scene, node_address};
+use crate::{
+    controller::Setting,
+    scene::{Scene, node_address},
+};
 
-/// The default of `helper.metricsPort` in the chart.
+/// The port that the test sets; by default, there is none.
 const PORT: u16 = 14790;
 
 /// The answer to a GET of `path` at a node's own address, from the node's network: status line, headers and body.
@@ -26,7 +33,7 @@ fn get(scene: &Scene, node: &str, path: &str) -> String {
         Ok::<_, std::io::Error>(answer)
     };
     // An earlier helper pod may still be terminating, and have the port.
-    until("the helper pod answers", Duration::from_secs(30), || {
+    until("the helper pod answers", Duration::from_secs(60), || {
         let answer =
             within(&namespace_of_node(scene.sandbox.lab(), node), ask.clone()).map_err(|error| error.to_string())?;
         if answer.starts_with("HTTP/1.1 200 ") { Ok(answer) } else { Err(answer) }
@@ -45,14 +52,28 @@ fn frames(scene: &Scene, direction: &str, outcome: &str) -> u64 {
     value.unwrap_or_else(|| panic!("no {series}in {answer}")).parse().expect("a counter is a number")
 }
 
+/// A port that answers would tell a tapped pod that it is tapped.
+fn nothing_listens_on(node: &str) {
+    let address: IpAddr = node_address(node).parse().expect("a node's address is one");
+    let connect = move || match TcpStream::connect_timeout(&SocketAddr::new(address, PORT), Duration::from_secs(5)) {
+        Ok(_) => Err(io::Error::other("something listens")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(error),
+    };
+    within(&namespace_of_node(Cluster::lab(), node), connect).expect("the connection is refused");
+}
+
 #[test]
 fn frames_of_a_tap_are_counted_under_its_name() {
-    let scene = Scene::new("metrics");
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("metrics");
     scene.sandbox.apply(
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
          filter: {exclude: [{protocol: ICMP}]}\n  destinations: [{node: {name: n2, interfaceName: met-frames}}]\n",
     );
     scene.sandbox.ready("web");
+    nothing_listens_on("n1");
+    let _setting = Setting::set("HELPER_METRICS_PORT", &PORT.to_string());
     let all = [("ingress", "mirrored"), ("egress", "mirrored"), ("ingress", "filtered"), ("egress", "filtered")];
     let before = all.map(|(direction, outcome)| frames(&scene, direction, outcome));
     scene.traffic();

@@ -8,7 +8,10 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{allow_external, outside};
+use crate::{
+    controller::Setting,
+    scene::{allow_external, node_address, outside},
+};
 
 /// A tap with these targets and destinations.
 fn tap(name: &str, targets: &str, destinations: &str) -> String {
@@ -60,19 +63,21 @@ fn at_apply() {
         (WEB, "[{node: {name: n1}}]\n  filters: {}", "unknown field"),
         (WEB, "[{node: {name: n1}}, {node: {name: n2}}]", "Duplicate value"),
         (WEB, "[{name: a, node: {name: n1}}, {name: b, node: {name: n1}}]", "destinations must differ"),
-        (WEB, "[{name: Main, node: {name: n1}}]", "should match"),
+        (WEB, "[{name: Main, node: {name: n1}}]", "must consist of lower-case letters"),
         (WEB, "[{external: {address: 192.0.2.1}, frameFormat: Raw}]", "leave it out of an external destination"),
         (WEB, "[{node: {name: n1}}]\n  duration: 1d", "between 1s and 8760h"),
         (WEB, "[{node: {name: n1}}]\n  duration: 8761h", "between 1s and 8760h"),
         (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: 101G}", "limit.bitsPerSecond must be between 0"),
         (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: -1}", "limit.bitsPerSecond must be between 0"),
-        (WEB, "[{node: {name: n1}}]\n  limit: {packetsPerSecond: 1Q}", "should match"),
+        (WEB, "[{node: {name: n1}}]\n  limit: {packetsPerSecond: 1Q}", "limit.packetsPerSecond must be between 0"),
         (WEB, "[{node: {name: n1}}]\n  limit: {bitsPerSecond: '0'}", "more than 0"),
         ("{podSelector: {app: web}}", node, "put labels under matchLabels"),
         (WEB, "[{pod: {podSelector: {app: ids}}}]", "put labels under matchLabels"),
     ] {
         let message = sandbox.try_apply(&tap("bad", targets, destinations)).expect_err("a mistake is refused");
         assert!(message.contains(words), "expected “{words}”, got {message}");
+        // One mistake, one message, and nothing about rules that were not checked.
+        assert!(!message.contains("<nil>") && !message.contains("\n* "), "{message}");
     }
     let policy = "apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {name: default}\n\
                   spec: {allowedExternalCIDRs: [10.0.0.0/33]}\n";
@@ -95,7 +100,9 @@ fn about_destinations() {
     let sandbox = Sandbox::new("destinations");
     allow_external(&outside());
     sandbox.pod("web", "n1", "web");
+    let at_node = format!("{{external: {{address: {}}}}}", node_address("n2"));
     for (name, destination, reason, words) in [
+        ("at-a-node", at_node.as_str(), "ClusterAddress", "set `node: {name: n2}` instead"),
         ("no-node", "{node: {name: n9}}", "NodeNotFound", "n9"),
         ("no-pod", "{pod: {name: ids}}", "PodNotFound", "ids"),
         ("no-ready-pod", "{pod: {podSelector: {matchLabels: {app: ids}}}}", "PodNotReady", "app=ids is ready"),
@@ -146,7 +153,7 @@ fn about_targets() {
     );
     sandbox.running("on-host");
     sandbox.apply(&tap("host", "{podNames: [on-host, web]}", node));
-    fails(&sandbox, "host", "on-host", "TargetUnsupported", "network");
+    fails(&sandbox, "host", "on-host", "HostNetwork", "network");
     until("the other pod is still tapped", Duration::from_secs(20), || {
         let tapped = sandbox.tap("host").status.unwrap_or_default().tapped_pods;
         if tapped == 1 { Ok(()) } else { Err(tapped) }
@@ -192,7 +199,8 @@ fn about_names_and_vnis_in_use() {
     let n2 = namespace_of_node(sandbox.lab(), "n2");
     let device = Foreign::new(&n2, "mis-foreign");
     sandbox.apply(&tap("foreign", WEB, "[{node: {name: n2, interfaceName: mis-foreign}}]"));
-    condition_reports(&sandbox, "foreign", "DestinationsReady", "InterfaceNameConflict", "mis-foreign");
+    let words = "node n2: Another interface is already named mis-foreign";
+    condition_reports(&sandbox, "foreign", "DestinationsReady", "InterfaceNameConflict", words);
     let foreign = in_network(&n2, &["ip", "-d", "link", "show", "mis-foreign"]);
     assert!(foreign.contains("bridge"), "it is unchanged: {foreign}");
     drop(device);
@@ -209,7 +217,16 @@ fn about_names_and_vnis_in_use() {
     sandbox.ready("younger");
 
     sandbox.apply(&tap("same-name", WEB, "[{node: {name: n2, interfaceName: mis-young}}]"));
-    condition_reports(&sandbox, "same-name", "DestinationsReady", "InterfaceNameConflict", "mis-young");
+    let words = "the interface mis-young on node n2 belongs to the PodTap younger";
+    condition_reports(&sandbox, "same-name", "DestinationsReady", "InterfaceNameConflict", words);
+    // Another tenant learns what is taken, and where, but not by whom.
+    let other = Sandbox::alone("taken-two");
+    other.pod("web", "n1", "web");
+    other.apply(&tap("same-name", WEB, "[{node: {name: n2, interfaceName: mis-young}}]"));
+    let words = "the interface mis-young on node n2 belongs to an older tap of another namespace";
+    condition_reports(&other, "same-name", "DestinationsReady", "InterfaceNameConflict", words);
+    let text = serde_json::to_string(&other.tap("same-name").status).expect("a status is JSON");
+    assert!(!text.contains(sandbox.namespace()) && !text.contains("younger"), "{text}");
 }
 
 #[test]
@@ -313,37 +330,11 @@ fn a_helper_pod_that_cannot_start() {
     sandbox.ready("rejected");
     sandbox.kubectl(&["delete", "podtap", "rejected"], "").expect("a tap can be deleted");
 
-    let deployment = lab
-        .kubectl(&["-n", PODTAP_NAMESPACE, "get", "deployment", "-o", "jsonpath={.items[0].metadata.name}"], "")
-        .expect("the controller is deployed");
-    let image = |value: &str| {
-        lab.kubectl(&["-n", PODTAP_NAMESPACE, "set", "env", &format!("deployment/{deployment}"), value], "")
-            .expect("the environment can be set");
-        lab.kubectl(
-            &["-n", PODTAP_NAMESPACE, "rollout", "status", &format!("deployment/{deployment}"), "--timeout=90s"],
-            "",
-        )
-        .expect("the controller restarts")
-    };
-    let before = lab
-        .kubectl(
-            &[
-                "-n",
-                PODTAP_NAMESPACE,
-                "get",
-                "deployment",
-                &deployment,
-                "-o",
-                "jsonpath={.spec.template.spec.containers[0].env[?(@.name==\"HELPER_IMAGE\")].value}",
-            ],
-            "",
-        )
-        .expect("the controller knows the image");
-    image("HELPER_IMAGE=podtap.dev/no-such-image:1");
+    let setting = Setting::set("HELPER_IMAGE", "podtap.dev/podtap:no-such-image");
     sandbox.apply(&tap("no-image", WEB, "[{node: {name: n2, interfaceName: mis-image}}]"));
     sandbox.condition("no-image", "Ready", "False", "HelperPodFailed");
     let status = sandbox.tap("no-image").status.expect("a status");
     assert!(status.conditions.iter().any(|c| c.message.contains("no-such-image")), "{:?}", status.conditions);
-    image(&format!("HELPER_IMAGE={before}"));
+    setting.restore();
     sandbox.ready("no-image");
 }

@@ -201,6 +201,6 @@ fn the_kernel_supports_everything() {
         let features = sandbox
             .kubectl(&["get", "nodetap", node, "-o", "jsonpath={.status.features}"], "")
             .expect("a node with work has a NodeTap");
-        assert_eq!(features, r#"{"clamp":true,"ebpf":true}"#, "{node}");
+        assert_eq!(features, r#"{"ebpf":true}"#, "{node}");
     }
 }

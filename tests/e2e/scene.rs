@@ -3,6 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use podtap_api::NodeTap;
+use podtap_model::Tap;
 use podtap_tests::{
     capture::{Capture, Frame},
     checksum,
@@ -61,6 +63,25 @@ impl Scene {
             .in_pod("web", &format!("ping -q -c 3 -i 0.1 -s 1000 {} >/dev/null", address(&self.client)))
             .expect("the web server reaches the client");
     }
+}
+
+/// Waits until every node with a pod of the tap knows the addresses of that many pods as peers, and has applied it.
+#[track_caller]
+pub fn deduplicates(sandbox: &Sandbox, tap: &str, pods: usize) {
+    until(&format!("{tap}: {pods} peers"), Duration::from_secs(20), || {
+        let nodes: Vec<NodeTap> = sandbox.lab().list_all();
+        let is_it = |entry: &&Tap| entry.name == tap && entry.namespace == sandbox.namespace();
+        let entries: Vec<(usize, bool)> = nodes
+            .iter()
+            .filter_map(|node| {
+                let observed = node.status.as_ref().and_then(|status| status.observed_generation);
+                let entry = node.spec.0.taps.iter().find(is_it)?;
+                Some((entry.peers.len(), observed == node.metadata.generation))
+            })
+            .collect();
+        let is_known = !entries.is_empty() && entries.iter().all(|entry| *entry == (pods, true));
+        if is_known { Ok(()) } else { Err(format!("{entries:?}")) }
+    });
 }
 
 /// Primary address of a pod.
@@ -122,9 +143,17 @@ pub fn same_traffic(pod: Capture, receiver: Capture, selected: impl Fn(&Frame) -
 /// Panics if this takes longer than ten seconds.
 #[track_caller]
 pub fn arrives(receiver: &Capture, frames: impl Fn() -> Vec<Frame>) {
+    arrives_among(receiver, |_| true, frames);
+}
+
+/// The same among the received frames that `selected` selects.
+#[track_caller]
+pub fn arrives_among(receiver: &Capture, selected: impl Fn(&Frame) -> bool, frames: impl Fn() -> Vec<Frame>) {
     // Frames in flight may still arrive; duplicate or foreign ones do not disappear.
     until("the receiver has what the pod has", Duration::from_secs(10), || {
-        let (sent, received) = (completed(frames()), completed(receiver.so_far()));
+        let mut received = receiver.so_far();
+        received.retain(&selected);
+        let (sent, received) = (completed(frames()), completed(received));
         if received.is_empty() {
             return Err(format!("{} frames at the pod, none at the receiver", sent.len()));
         }

@@ -131,8 +131,16 @@ fn metrics_and_environment_are_in_the_reference() {
         read("docs/reference.md"),
         ["controller", "agent", "runtime"].map(|package| sources(&format!("operator/{package}/src"))).concat(),
     );
-    let metrics = between(&operator, "registry.register(\"", "\"");
-    assert!(metrics.len() >= 6, "metrics are found: {metrics:?}");
+    let one_line: String = operator.split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(");
+    let mut metrics: BTreeSet<String> =
+        between(&one_line, "registry.register(\"", "\"").into_iter().map(str::to_owned).collect();
+    for call in between(&one_line, "registry.register_with_unit(\"", ");") {
+        let name = call.split_once('"').map(|(name, _)| name);
+        let unit = call.split_once("Unit::").and_then(|(_, rest)| rest.split_once(','));
+        let (name, (unit, _)) = name.zip(unit).expect("a name and a unit");
+        metrics.insert(format!("{name}_{}", unit.to_lowercase()));
+    }
+    assert!(metrics.len() >= 12, "metrics are found: {metrics:?}");
     for metric in metrics {
         let [plain, counter] = [format!("`podtap_{metric}`"), format!("`podtap_{metric}_total`")];
         assert!(reference.contains(&plain) || reference.contains(&counter), "docs/reference.md has no metric {plain}");

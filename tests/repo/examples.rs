@@ -1,6 +1,10 @@
-//! The schema accepts every example: the types can decode it, and no rule refuses it.
+//! Every example is accepted by the schema (the types can decode it, and no rule refuses it), says what to expect, and leaves room for
+//! the others.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use kube::core::cel::Validator;
 use podtap_api::{PodTap, PodTapPolicy, definitions};
@@ -45,4 +49,63 @@ fn every_example_is_accepted() {
         kinds.insert(kind);
     }
     assert!(kinds.contains("PodTap"), "examples/ has no PodTap at all");
+}
+
+/// The taps of all examples.
+fn taps() -> Vec<(String, PodTap)> {
+    let is_tap = |(_, document): &(String, Value)| document["kind"] == "PodTap";
+    let decode = |(file, document)| (file, serde_json::from_value(document).expect("a PodTap"));
+    documents().into_iter().filter(is_tap).map(decode).collect()
+}
+
+#[test]
+fn every_example_says_what_to_expect() {
+    for (file, document) in documents() {
+        let text = fs::read_to_string(super::top().join("examples").join(&file)).expect("an example is text");
+        let comment: Vec<&str> = text.lines().take_while(|line| line.starts_with("# ")).collect();
+        assert!(comment.iter().any(|line| line.starts_with("# Expect")), "{file}: {comment:?}");
+        if document["kind"] == "PodTap" {
+            let name = document["metadata"]["name"].as_str().expect("a name");
+            let columns =
+                |start: &str| comment.iter().filter(|line| line.starts_with(&format!("#   {start} "))).count();
+            assert_eq!((columns("NAME"), columns(name)), (1, 1), "{file}: {comment:?}");
+            assert!(comment.iter().any(|line| line.starts_with("# Needs: ")), "{file}: {comment:?}");
+        }
+    }
+}
+
+#[test]
+fn all_examples_fit_under_the_example_policy() {
+    let policy = documents().into_iter().find(|(file, _)| file == "policy.yaml").expect("there is a policy").1;
+    let policy: PodTapPolicy = serde_json::from_value(policy).expect("a PodTapPolicy");
+    let limits = &policy.spec.limits;
+    let taps = taps();
+    let mut names = BTreeSet::new();
+    let mut vnis = BTreeSet::new();
+    let mut interfaces: BTreeMap<(String, String), &str> = BTreeMap::new();
+    let mut of_web = 0;
+    for (file, tap) in &taps {
+        assert!(names.insert(tap.metadata.name.clone()), "{file}: another example has the name");
+        let vni = tap.spec.vxlan.as_ref().and_then(|vxlan| vxlan.vni);
+        if let Some(vni) = vni {
+            // The first ones are those that taps without a VNI of their own get.
+            assert!(vnis.insert(vni) && vni.get() > policy.spec.vni_range.first.get() + 100, "{file}: {vni} is taken");
+        }
+        of_web += u32::from(tap.spec.targets.pod_selector.is_some());
+        for destination in &tap.spec.destinations {
+            if let Some(external) = &destination.external {
+                let allowed = &policy.spec.allowed_external_cidrs;
+                assert!(allowed.iter().any(|cidr| cidr.contains(&external.address)), "{file}");
+            }
+            let node = destination.node.iter().map(|node| (node.name.clone(), node.interface_name.clone()));
+            // The selector of the examples selects ids-0.
+            let pod = destination.pod.iter().map(|pod| ("ids-0".to_owned(), pod.interface_name.clone()));
+            for (place, interface) in node.chain(pod).filter_map(|(place, interface)| Some((place, interface?))) {
+                let other = interfaces.insert((place.clone(), interface.to_string()), file);
+                assert_eq!(other, None, "{file}: {interface} on {place}");
+            }
+        }
+    }
+    assert!(of_web <= limits.taps_per_pod, "{of_web} taps select a pod with app=web");
+    assert!(taps.len() <= usize::try_from(limits.taps_per_namespace).expect("a number"));
 }

@@ -1,11 +1,13 @@
 //! Repository tier: checks of the tree itself, without privileges and in seconds.
 
 mod borders;
+mod chart;
 mod dependencies;
 mod docs;
 mod examples;
 mod links;
 mod lints;
+mod messages;
 
 use std::path::{Path, PathBuf};
 

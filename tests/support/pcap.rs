@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
+    time::Instant,
 };
+
+use crate::capture::{Frame, FrameDirection};
 
 /// A capture file, deleted when dropped.
 pub struct File(PathBuf);
@@ -44,6 +47,22 @@ impl Drop for File {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
+}
+
+/// The frames of a capture file in this machine's byte order, as frames that were sent.
+///
+/// # Panics
+/// When the file is incomplete.
+#[must_use]
+pub fn frames(file: &[u8]) -> Vec<Frame> {
+    let (mut rest, mut found) = (file.get(24..).unwrap_or_default(), Vec::new());
+    while !rest.is_empty() {
+        let length = rest[8..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes)) as usize;
+        let (frame, behind) = rest[16..].split_at(length);
+        found.push(Frame { direction: FrameDirection::Out, bytes: frame.to_vec(), at: Instant::now() });
+        rest = behind;
+    }
+    found
 }
 
 /// The standard output of a program.

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::{Instruction, bounds};
+use crate::{Instruction, UnixTime, bounds};
 
 fn tap(uid: &str) -> Value {
     json!({
@@ -48,6 +48,7 @@ fn what_the_controller_writes_is_what_the_helper_reads() {
         "receivers": [receiver(100)],
         "programs": [program()],
         "underlayMTU": 1400,
+        "orphanTimeoutSeconds": 7200,
     });
     let stored: NodeState = serde_json::from_value(spec.clone()).expect("a node state");
     assert_eq!(serde_json::to_value(&stored).expect("JSON"), spec);
@@ -137,6 +138,29 @@ fn identifiers_and_bounds_are_checked() {
     let mut small = json!({"taps": [tap("t1")], "senders": [sender("t1", "p1")]});
     small["underlayMTU"] = json!(bounds::UNDERLAY_MTU.start() - 1);
     refused(&small, "underlayMTU must be between 576 and 65535");
+    let mut text = json!({"taps": [tap("t1")], "senders": [sender("t1", "p1")]});
+    text["orphanTimeoutSeconds"] = json!("1h");
+    refused(&text, "invalid type");
+}
+
+#[test]
+fn an_update_without_orphan_timeout_has_the_default() {
+    let mut spec = json!({"taps": [tap("t1")], "senders": [sender("t1", "p1")]});
+    let timeout = |spec: &Value| decode(spec).senders[0].orphan_timeout;
+    assert_eq!(timeout(&spec), Duration::from_secs(3600));
+    // Less than the API allows, as tests have it.
+    spec["orphanTimeoutSeconds"] = json!(2);
+    assert_eq!(timeout(&spec), Duration::from_secs(2));
+}
+
+#[test]
+fn the_clock_of_an_update_is_kept() {
+    let now = UnixTime::from_seconds(1_800_000_000);
+    let update = DesiredUpdate { now: Some(now), spec: json!({}), ..DesiredUpdate::default() };
+    let text = serde_json::to_string(&update).expect("JSON");
+    assert_eq!(text, r#"{"generation":0,"now":"2027-01-15T08:00:00Z","spec":{}}"#);
+    let update: DesiredUpdate = serde_json::from_str(&text).expect("an update");
+    assert_eq!(update.decode().expect("a state").now, Some(now));
 }
 
 /// An empty state asks to remove everything: nothing else may be taken for one.

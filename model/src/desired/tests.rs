@@ -6,6 +6,7 @@ fn sender(tap: &str, pod: &str, state: State, reason: Reason) -> SenderStatus {
         tap_uid: tap.to_owned(),
         pod_uid: pod.to_owned(),
         interface: None,
+        addresses: Vec::new(),
         state,
         reason,
         message: String::new(),
@@ -25,7 +26,7 @@ fn status(desired: &DesiredState) -> NodeStatus {
         ..sender("tap-1", "pod-1", State::Active, Reason::AsExpected)
     };
     let pending = sender("tap-3", "pod-3", State::Pending, Reason::PodNotRunning);
-    let features = [("ebpf".to_owned(), true), ("clamp".to_owned(), false)].into();
+    let features = [("ebpf".to_owned(), true)].into();
     desired.status(vec![pending, active], vec![receiver(78, State::Failed, Reason::PortInUse)], features)
 }
 
@@ -48,7 +49,7 @@ fn the_status_of_a_node_in_json() {
         "receivers": [
             {"tapUid": "tap-2", "vni": 78, "state": "Failed", "reason": "PortInUse", "message": "port 14790 is in use"},
         ],
-        "features": {"ebpf": true, "clamp": false},
+        "features": {"ebpf": true},
     });
     assert_eq!(serde_json::to_value(&status).expect("JSON"), json);
     assert_eq!(serde_json::from_value::<NodeStatus>(json).expect("a status"), status);
@@ -76,4 +77,20 @@ fn a_refused_entry_that_still_exists_is_reported_as_what_exists() {
         ..DesiredState::default()
     };
     assert_eq!(status(&desired), status(&DesiredState::default()));
+}
+
+#[test]
+fn the_texts_of_a_node_on_which_everything_fails_are_bounded() {
+    let length = |status: &NodeStatus| status.senders.iter().map(|sender| sender.message.len()).sum::<usize>();
+    let failed = |number: usize| SenderStatus {
+        message: "„Netlink“ ".repeat(100),
+        ..sender("tap-1", &format!("pod-{number:04}"), State::Failed, Reason::KernelError)
+    };
+    let status =
+        |count: usize| DesiredState::default().status((0..count).map(failed).collect(), Vec::new(), BTreeMap::new());
+    assert_eq!(status(10).senders[9], failed(9), "few are reported as they are");
+    let many = status(2000);
+    assert!(length(&many) <= MAX_STATUS_TEXT, "{}", length(&many));
+    assert!(many.senders.iter().all(|sender| sender.message.starts_with("„Netlink“ „Netlink“ ")));
+    assert!(length(&status(200_000)) <= MAX_STATUS_TEXT, "less than a byte each");
 }

@@ -2,19 +2,25 @@
 //!
 //! It talks to the API server and never to the kernel. Its parts are connected by channels that hold only the newest value:
 //! [`node_tap`] watches the node's `NodeTap` and applies its spec through the [`helper_client`]; [`publish`] writes the reports that
-//! come back into its status; [`metrics`] serves counters, which the client requests for scrapes. No error stops the agent, and
-//! when it stops, every mirror stays as it is.
+//! come back into its status; [`renewal`] lets the mirrors run on, as long as the API server confirms that the `NodeTap` exists;
+//! [`metrics`] serves counters, which the client requests for scrapes. No error stops the agent, and when it stops, every mirror
+//! stays as it is until its orphan timeout is over.
 
 mod helper_client;
 mod metrics;
 mod node_tap;
+mod probe;
 mod publish;
+mod renewal;
 mod run;
 
-use std::process::ExitCode;
+use std::{error::Error, process::ExitCode};
 
-use clap::Parser;
-use podtap_runtime::telemetry::{LogArgs, with_causes};
+use clap::{Parser, Subcommand};
+use podtap_runtime::{
+    memory::disable_tracing,
+    telemetry::{LogArgs, with_causes},
+};
 
 #[derive(Parser)]
 #[command(
@@ -25,24 +31,39 @@ use podtap_runtime::telemetry::{LogArgs, with_causes};
 struct Cli {
     #[command(flatten)]
     logs: LogArgs,
-    #[command(flatten)]
-    args: run::Args,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Pass on the desired state and publish the result, until SIGTERM or SIGINT.
+    Run(run::Args),
+    /// Exit with 0 if the agent is connected to its tap-helper; the kubelet runs this.
+    Probe(probe::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.logs.init();
-    // One thread, to save memory.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(run::run(cli.args)),
-        Err(error) => Err(run::Error::Runtime(error)),
-    };
-    match result {
+    match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("podtap-agent: {}", with_causes(&error));
+            eprintln!("podtap-agent: {}", with_causes(&*error));
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(command: Command) -> Result<(), Box<dyn Error>> {
+    // One thread, to save memory.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match command {
+        Command::Run(args) => {
+            disable_tracing()?;
+            runtime.block_on(run::run(args))?;
+        }
+        Command::Probe(args) => runtime.block_on(probe::run(args))?,
+    }
+    Ok(())
 }

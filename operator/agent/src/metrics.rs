@@ -1,4 +1,4 @@
-//! `/metrics`: the counters of this node's tapped pods, and the server for them.
+//! `/metrics`: the counters of this node's tapped pods and receivers, and the server for them.
 //!
 //! The tap-helper knows UIDs; the names come from the newest desired update. A sender that is not in it, since it is being removed, has
 //! no series.
@@ -14,7 +14,7 @@ use podtap_runtime::{
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 use serde_json::Value;
 use tokio::time::sleep;
@@ -77,7 +77,8 @@ impl MetricsSource for Source {
 
 /// Names of taps and pods by UID, from the spec of a `NodeTap`. An entry that the tap-helper cannot decode may have names, too.
 struct Names<'a> {
-    taps: HashMap<&'a str, Name<'a>>,
+    /// With the tap itself.
+    taps: HashMap<&'a str, (Name<'a>, &'a Value)>,
     /// By the UIDs of tap and pod.
     pods: HashMap<(&'a str, &'a str), Name<'a>>,
 }
@@ -90,7 +91,7 @@ struct Name<'a> {
 
 impl<'a> Names<'a> {
     fn new(spec: &'a Value) -> Self {
-        let taps = entries(spec, "taps").map(|tap| (text(&tap["uid"]), Name::new(tap)));
+        let taps = entries(spec, "taps").map(|tap| (text(&tap["uid"]), (Name::new(tap), tap)));
         let pods = entries(spec, "senders").map(|sender| {
             let pod = &sender["pod"];
             ((text(&sender["tap"]), text(&pod["uid"])), Name::new(pod))
@@ -98,8 +99,10 @@ impl<'a> Names<'a> {
         Self { taps: taps.collect(), pods: pods.collect() }
     }
 
-    fn of(&self, tap: &str, pod: &str) -> Option<(Name<'a>, Name<'a>)> {
-        Some((*self.taps.get(tap)?, *self.pods.get(&(tap, pod))?))
+    /// The name of the tap, its options, and the name of the pod.
+    fn of(&self, tap: &str, pod: &str) -> Option<(Name<'a>, &'a Value, Name<'a>)> {
+        let (name, tap_object) = *self.taps.get(tap)?;
+        Some((name, &tap_object["options"], *self.pods.get(&(tap, pod))?))
     }
 }
 
@@ -145,10 +148,10 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
     let names = Names::new(spec);
     let [frames, bytes] = [(); 2].map(|()| Family::<OutcomeLabels, Counter>::default());
     let failures = Family::<DirectionLabels, Counter>::default();
-    let [truncated_frames, truncated_bytes, oversized_frames] =
-        [(); 3].map(|()| Family::<SenderLabels, Counter>::default());
+    let [truncated_frames, truncated_bytes, oversized_frames, forged_frames] =
+        [(); 4].map(|()| Family::<SenderLabels, Counter>::default());
     for entry in &counters.senders {
-        let Some((tap, pod)) = names.of(&entry.tap_uid, &entry.pod_uid) else { continue };
+        let Some((tap, options, pod)) = names.of(&entry.tap_uid, &entry.pod_uid) else { continue };
         let sender = SenderLabels {
             tap_namespace: tap.namespace.to_owned(),
             tap_name: tap.name.to_owned(),
@@ -160,42 +163,69 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
             let Some(counted) = counted else { continue };
             let direction = DirectionLabels { sender: sender.clone(), direction };
             failures.get_or_create(&direction).inc_by(counted.failed);
+            // With the option without which it cannot happen.
             let outcomes = [
-                ("mirrored", Some(counted.mirrored)),
-                ("filtered", counted.filtered),
-                ("sampled_out", counted.sampled_out),
-                ("rate_limited", counted.rate_limited),
-                ("deduplicated", counted.deduplicated),
+                ("mirrored", None, counted.mirrored),
+                ("filtered", Some("filter"), counted.filtered),
+                ("sampled_out", Some("sample"), counted.sampled_out),
+                ("rate_limited", Some("limit"), counted.rate_limited),
+                ("deduplicated", Some("deduplicate"), counted.deduplicated),
+                ("expired", None, counted.expired),
             ];
-            for (outcome, count) in outcomes {
-                let Some(count) = count else { continue };
+            for (outcome, option, count) in outcomes {
+                // Without a series from the start, the first frames would be missing in every rate.
+                if count == Count::default() && option.is_some_and(|option| options[option].is_null()) {
+                    continue;
+                }
                 let labels = OutcomeLabels { direction: direction.clone(), outcome };
                 frames.get_or_create(&labels).inc_by(count.frames);
                 bytes.get_or_create(&labels).inc_by(count.bytes);
             }
         }
-        if let Some(Count { frames, bytes }) = entry.truncated {
-            truncated_frames.get_or_create(&sender).inc_by(frames);
-            truncated_bytes.get_or_create(&sender).inc_by(bytes);
+        if entry.truncated != Count::default() || !options["truncate"].is_null() {
+            truncated_frames.get_or_create(&sender).inc_by(entry.truncated.frames);
+            truncated_bytes.get_or_create(&sender).inc_by(entry.truncated.bytes);
         }
-        if let Some(Count { frames, .. }) = entry.oversized {
-            oversized_frames.get_or_create(&sender).inc_by(frames);
-        }
+        oversized_frames.get_or_create(&sender).inc_by(entry.oversized.frames);
+        forged_frames.get_or_create(&sender).inc_by(entry.forged.frames);
     }
     let mut registry = Registry::with_prefix("podtap");
+    if let Some(Count { frames: packets, bytes }) = counters.rejected {
+        let [counted_packets, counted_bytes] = [packets, bytes].map(|count| {
+            let counter = Counter::<u64>::default();
+            counter.inc_by(count);
+            counter
+        });
+        registry.register(
+            "receiver_rejected_packets",
+            "Packets to the UDP port of this node's receivers from addresses that may not send to them",
+            counted_packets,
+        );
+        registry.register("receiver_rejected_bytes", "Bytes of these packets", counted_bytes);
+    }
     registry.register(
         "frames",
         "Frames on the interfaces of tapped pods by outcome; all but the filtered ones matched the filter",
         frames,
     );
-    registry.register("bytes", "Bytes of these frames", bytes);
+    registry.register_with_unit("frame", "Bytes of the frames of podtap_frames", Unit::Bytes, bytes);
     registry.register("mirror_failures", "Mirrored frames that the sender device did not accept", failures);
     registry.register("truncated_frames", "Mirrored frames that were truncated as the tap requests", truncated_frames);
-    registry.register("truncated_bytes", "Bytes removed by this truncation", truncated_bytes);
+    registry.register_with_unit(
+        "truncated",
+        "Bytes that were removed from mirrored frames as the tap requests",
+        Unit::Bytes,
+        truncated_bytes,
+    );
     registry.register(
         "oversized_frames",
         "Mirrored frames that exceeded the path MTU and could not be segmented",
         oversized_frames,
+    );
+    registry.register(
+        "forged_frames",
+        "Frames that the pod sent to its sender device itself, which were dropped there",
+        forged_frames,
     );
     registry
 }

@@ -50,13 +50,13 @@ impl RawNodeTap {
         };
         let status = self.status.and_then(|status| NodeStatus::deserialize(status).ok());
         let last_status = LastStatus { uid: uid.clone(), resource_version, status };
-        Ok((DesiredUpdate { uid: Some(uid), generation, spec: self.spec }, last_status))
+        Ok((DesiredUpdate { uid: Some(uid), generation, now: None, spec: self.spec }, last_status))
     }
 }
 
 /// The update for a node without a `NodeTap`: remove everything.
 pub fn remove_everything() -> DesiredUpdate {
-    DesiredUpdate { uid: None, generation: 0, spec: Value::Object(serde_json::Map::new()) }
+    DesiredUpdate { uid: None, generation: 0, now: None, spec: Value::Object(serde_json::Map::new()) }
 }
 
 /// The status of this node's `NodeTap` in the API server.

@@ -7,7 +7,7 @@ use podtap_runtime::{client, http::Health, shutdown::Shutdown};
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::{helper_client::HelperClient, metrics, node_tap, publish};
+use crate::{helper_client::HelperClient, metrics, node_tap, probe, publish, renewal};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -17,6 +17,9 @@ pub struct Args {
     /// Unix socket on which the tap-helper listens.
     #[arg(long, default_value = "/run/podtap/helper.sock")]
     socket: PathBuf,
+    /// Unix socket on which `podtap-agent probe` is answered.
+    #[arg(long, default_value = "/run/podtap/agent.sock")]
+    probe_socket: PathBuf,
     /// Address of /livez, /readyz and /metrics, for example `[::]:14790`. Without it, they are not served.
     #[arg(long)]
     listen: Option<SocketAddr>,
@@ -29,24 +32,25 @@ pub enum Error {
     Client(#[from] client::Error),
     #[error("cannot wait for signals")]
     Signal(#[source] io::Error),
-    #[error("cannot start the asynchronous runtime")]
-    Runtime(#[source] io::Error),
 }
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> Result<(), Error> {
     let mut shutdown = Shutdown::new().map_err(Error::Signal)?;
-    let api = Api::all(client::connect().await?);
+    let (client, clock) = client::connect().await?;
+    let api = Api::all(client);
     info!(node = args.node, "watching this node's NodeTap");
 
     // No heartbeat: everything runs on one thread, so an agent that answers `/livez` is alive.
     let health = Health::new(Duration::MAX);
-    let helper = Arc::new(HelperClient::connect(args.socket, health.clone()));
+    let helper = Arc::new(HelperClient::connect(args.socket, clock, health.clone()));
     let (last_status_sender, last_status) = watch::channel(None);
     tokio::select! {
         () = node_tap::watch::run(api.clone(), &args.node, &helper, &last_status_sender) => {}
-        () = publish::run(api, &args.node, last_status, helper.reports()) => {}
-        () = metrics::serve(args.listen, health, metrics::Source(helper.clone())) => {}
+        () = publish::run(api.clone(), &args.node, last_status, helper.reports()) => {}
+        () = renewal::run(api, &args.node, &helper) => {}
+        () = probe::serve(&args.probe_socket, &health) => {}
+        () = metrics::serve(args.listen, health.clone(), metrics::Source(helper.clone())) => {}
         () = shutdown.requested() => {}
     }
     info!("stopping; mirrors stay as they are");

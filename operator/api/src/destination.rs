@@ -18,7 +18,9 @@ use crate::PodSelector;
 pub struct Destination {
     /// Name of the destination, unique within the tap. A single destination does not need one.
     #[serde(default = "default_name")]
-    #[schemars(default = "default_name", length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(default = "default_name", length(max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the name of a destination must consist of lower-case letters, digits and hyphens, and begin and end with a letter or a digit"))]
     pub name: String,
 
     /// A network interface on a node of the cluster.
@@ -84,7 +86,7 @@ pub struct PodDestination {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalDestination {
-    /// IPv4 or IPv6 address.
+    /// IPv4 or IPv6 address of one host, which is no node or pod of the cluster.
     #[schemars(with = "String", length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new("isIP(self) && ip(self).isGlobalUnicast()")
         .message("external.address must be the IPv4 or IPv6 address of one host, for example 192.0.2.10 (a host name is not resolved)"))]

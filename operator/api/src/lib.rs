@@ -26,12 +26,12 @@ pub use node_tap::{NodeTap, NodeTapSpec};
 pub use pod_tap::{PodTap, PodTapSpec, Targets, Vxlan};
 pub use policy::{Limits, PodTapPolicy, PodTapPolicySpec, VniRange};
 pub use selector::PodSelector;
-pub use status::{DestinationStatus, PodTapStatus, TapFailure};
+pub use status::{DestinationStatus, PodTapStatus, SkippedPods, TapFailure};
 
 /// API group of all kinds.
 pub const GROUP: &str = "podtap.dev";
 
-/// Label or annotation that opts a pod, a namespace or a node out of every tap if its value is `"true"`.
+/// Label or annotation that opts a pod, a namespace or a node out of every tap, unless its value is `"false"`.
 pub const EXCLUDE: &str = "podtap.dev/exclude";
 
 /// Finalizer of a [`PodTap`]: kept until every node has reported that its part of the tap is gone.

@@ -23,6 +23,9 @@ use crate::{Destination, PodSelector, PodTapStatus, destination::empty_is_unset}
     printcolumn(name = "Destination", type_ = "string", json_path = ".status.destination"),
     printcolumn(name = "VNI", type_ = "integer", json_path = ".status.vni"),
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expirationTime"),
+    printcolumn(name = "Pending", type_ = "integer", json_path = ".status.pendingPods", priority = 1),
+    printcolumn(name = "Skipped", type_ = "integer", json_path = ".status.skippedPods", priority = 1),
+    printcolumn(name = "Excluded", type_ = "integer", json_path = ".status.excludedPods", priority = 1),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -49,7 +52,7 @@ pub struct PodTapSpec {
         length(min = 1, max = 4),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
-    #[x_kube(validation = Rule::new("self.all(d, self.exists_one(e, (has(e.frameFormat) ? e.frameFormat : 'Wire') == (has(d.frameFormat) ? d.frameFormat : 'Wire') && (has(d.node) ? has(e.node) && e.node == d.node : has(d.pod) ? has(e.pod) && e.pod == d.pod : has(d.external) && has(e.external) && e.external == d.external)))")
+    #[x_kube(validation = Rule::new("self.all(d, self.exists_one(e, (has(e.frameFormat) ? e.frameFormat : 'Wire') == (has(d.frameFormat) ? d.frameFormat : 'Wire') && (has(d.node) ? has(e.node) && e.node == d.node : has(d.pod) ? has(e.pod) && e.pod == d.pod : has(d.external) ? has(e.external) && e.external == d.external : e.name == d.name)))")
         .message("destinations must differ from each other in more than their names: remove the repeated one"))]
     pub destinations: Vec<Destination>,
 

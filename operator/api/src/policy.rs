@@ -1,9 +1,14 @@
-use kube::{CustomResource, KubeSchema};
-use podtap_model::{IpNet, Vni, bounds::RECEIVER_PORT};
+use std::time::Duration as StdDuration;
+
+use kube::{CustomResource, KubeSchema, core::Duration};
+use podtap_model::{
+    IpNet, Vni,
+    bounds::{DEFAULT_ORPHAN_TIMEOUT_SECONDS, RECEIVER_PORT},
+};
 use serde::{Deserialize, Serialize};
 
 /// What taps may do in this cluster.
-#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "podtap.dev",
     version = "v1alpha1",
@@ -14,6 +19,7 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("self.metadata.name == 'default'").message("only the PodTapPolicy named default is read: use that name"),
     printcolumn(name = "External", type_ = "string", json_path = ".spec.allowedExternalCIDRs"),
     printcolumn(name = "Port", type_ = "integer", json_path = ".spec.receiverPort"),
+    printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspendAll"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -42,6 +48,19 @@ pub struct PodTapPolicySpec {
         .message("receiverPort must be between 1024 and 65535, and not 14788, which the sending side uses"))]
     pub receiver_port: u16,
 
+    /// Networks from which receivers accept mirrored frames in addition to the nodes of the cluster that have taps. Everything else to
+    /// their port is dropped. Needed only if the network between the nodes changes the source addresses of packets (NAT).
+    #[serde(default, rename = "receiverSourceCIDRs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        with = "Vec<String>",
+        length(max = 256),
+        inner(length(max = 64)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))")
+        .message("each entry of receiverSourceCIDRs must be a network such as 192.0.2.0/24 or 2001:db8::/32; a single host is 192.0.2.10/32"))]
+    pub receiver_source_cidrs: Vec<IpNet>,
+
     /// Largest IP packet, in bytes, that the network between the nodes carries, for clouds where it is smaller than the MTU of the
     /// nodes' interfaces, for example 1400 on Azure. Mirrored frames are made to fit it. Unset: the MTU of the nodes' routes.
     #[serde(default, rename = "underlayMTU", skip_serializing_if = "Option::is_none")]
@@ -62,6 +81,44 @@ pub struct PodTapPolicySpec {
     /// Quotas.
     #[serde(default)]
     pub limits: Limits,
+
+    /// How long mirrors go on when nothing confirms them any more: between 1m and 720h (30 days), for example 10m or 1h30m. The
+    /// kernel stops a mirror by itself if its node could not reach the API server for that long, or if the agent or PodTap itself
+    /// is gone. It goes on as soon as it is confirmed again.
+    #[serde(default = "default_orphan_timeout")]
+    #[schemars(default = "default_orphan_timeout_text", length(max = 32))]
+    #[x_kube(validation = Rule::new(r"self.matches('^([0-9]+([.][0-9]+)?(h|m|s|ms))+$') && duration(self) >= duration('1m') && duration(self) <= duration('720h')")
+        .message("orphanTimeout must be between 1m and 720h (30 days), for example 10m or 1h30m; leave it out for 1h"))]
+    pub orphan_timeout: Duration,
+
+    /// Stops all taps while it is true, and keeps the objects.
+    #[serde(default)]
+    pub suspend_all: bool,
+}
+
+impl Default for PodTapPolicySpec {
+    fn default() -> Self {
+        Self {
+            allowed_external_cidrs: Vec::new(),
+            vni_range: VniRange::default(),
+            receiver_port: default_receiver_port(),
+            underlay_mtu: None,
+            excluded_namespaces: Vec::new(),
+            limits: Limits::default(),
+            orphan_timeout: default_orphan_timeout(),
+            receiver_source_cidrs: Vec::new(),
+            suspend_all: false,
+        }
+    }
+}
+
+fn default_orphan_timeout() -> Duration {
+    StdDuration::from_secs(DEFAULT_ORPHAN_TIMEOUT_SECONDS.into()).into()
+}
+
+/// The same as a user would write it.
+fn default_orphan_timeout_text() -> &'static str {
+    "1h"
 }
 
 fn default_receiver_port() -> u16 {

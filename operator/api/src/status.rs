@@ -29,7 +29,7 @@ pub struct PodTapStatus {
     )]
     pub destinations: Vec<DestinationStatus>,
 
-    /// How many pods match.
+    /// How many pods on nodes are to be tapped: those that match, without those that are skipped or excluded.
     #[serde(default)]
     pub matched_pods: i32,
 
@@ -37,10 +37,36 @@ pub struct PodTapStatus {
     #[serde(default)]
     pub tapped_pods: i32,
 
+    /// How many of them are about to be tapped: they have not started yet, or have been waiting for less than 30 seconds. They do
+    /// not make an established tap not Ready.
+    #[serde(default)]
+    pub pending_pods: i32,
+
+    /// How many pods match podSelector, but cannot be tapped. They are left out, and do not make the tap not Ready.
+    #[serde(default)]
+    pub skipped_pods: i32,
+
+    /// Why pods are skipped: one entry per reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["reason"])
+    )]
+    pub skipped: Vec<SkippedPods>,
+
+    /// How many pods match, but have opted out of every tap with podtap.dev/exclude, by themselves or with their node.
+    #[serde(default)]
+    pub excluded_pods: i32,
+
     /// The first 16 pods that cannot be tapped, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub failures: Vec<TapFailure>,
+
+    /// The last generation of the spec for which the tap has been Ready. From then on, pods that come and go do not make it not
+    /// Ready. Unset while nothing is mirrored, for example while the tap is suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub established_generation: Option<i64>,
 
     /// When the first pod was tapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +116,19 @@ pub struct DestinationStatus {
     /// Whether the destination can receive frames.
     #[serde(default)]
     pub ready: bool,
+}
+
+/// Pods that match, but cannot be tapped for the same reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SkippedPods {
+    /// Why, as one word.
+    pub reason: Reason,
+    /// How many.
+    pub count: i32,
+    /// Names of the first four.
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
+    pub pods: Vec<String>,
 }
 
 /// A pod that cannot be tapped.

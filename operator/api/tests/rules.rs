@@ -84,7 +84,9 @@ fn a_destination_is_one_of_three() {
     taken("/spec/destinations/0", json!({"external": {"address": "192.0.2.10", "port": 4789}}));
     let words = "exactly one of node, pod and external";
     refused("/spec/destinations/0", json!({}), words);
+    assert_eq!(refusals("PodTap", &tap_with("/spec/destinations/0", json!({"name": "main"}))).len(), 1, "{words}");
     refused("/spec/destinations/0", json!({"node": {"name": "n1"}, "pod": {"name": "ids"}}), words);
+    refused("/spec/destinations/0", json!({"name": "Main", "node": {"name": "n1"}}), "must consist of lower-case");
     let words = "exactly one of name and podSelector";
     refused("/spec/destinations/0", json!({"pod": {}}), words);
     refused("/spec/destinations/0", json!({"pod": {"name": "ids", "podSelector": {}}}), words);
@@ -225,22 +227,15 @@ fn samples_and_limits_are_numbers_that_mean_something() {
     }
     refused("/spec/limit", json!({"bitsPerSecond": -1}), "limit.bitsPerSecond must be between 0");
     refused("/spec/limit", json!({"packetsPerSecond": 1_000_000_001}), "limit.packetsPerSecond must be between 0");
-    for bad in ["101G", "-1k", "much"] {
+    for bad in ["101G", "-1k", "much", "1Q", "1e3", "100m", "+1", ""] {
         refused("/spec/limit", json!({"bitsPerSecond": bad}), "limit.bitsPerSecond must be between 0");
     }
     refused("/spec/limit", json!({"packetsPerSecond": "2G"}), "limit.packetsPerSecond must be between 0");
 }
 
 #[test]
-fn flows_are_mirrored_once_between_networks() {
+fn deduplication_has_no_fields() {
     taken("/spec/deduplicate", json!({}));
-    taken("/spec/deduplicate", json!({"podCIDRs": ["10.244.0.0/16", "fd00:10:244::/56"], "serviceCIDRs": []}));
-    refused(
-        "/spec/deduplicate",
-        json!({"podCIDRs": ["10.244.0.0"]}),
-        "entry of deduplicate.podCIDRs must be a network",
-    );
-    refused("/spec/deduplicate", json!({"serviceCIDRs": ["x"]}), "entry of deduplicate.serviceCIDRs must be a network");
 }
 
 #[test]
@@ -259,7 +254,8 @@ fn the_policy_names_networks_and_a_range() {
     let policy = |name: &str, spec: Value| json!({"apiVersion": "podtap.dev/v1alpha1", "kind": "PodTapPolicy", "metadata": {"name": name}, "spec": spec});
     let full = json!({
         "allowedExternalCIDRs": ["192.0.2.0/24", "2001:db8::/32"], "vniRange": {"first": 1, "last": 16_777_215},
-        "receiverPort": 14_789, "underlayMTU": 1400, "limits": {"tapsPerPod": 8, "targetsPerTap": 500}
+        "receiverPort": 14_789, "underlayMTU": 1400, "limits": {"tapsPerPod": 8, "targetsPerTap": 500},
+        "orphanTimeout": "1h30m", "suspendAll": true
     });
     assert_eq!(refusals("PodTapPolicy", &policy("default", full.clone())), Vec::<String>::new());
     for (name, path, value, words) in [
@@ -271,6 +267,10 @@ fn the_policy_names_networks_and_a_range() {
         ("default", "/receiverPort", json!(14_788), "not 14788"),
         ("default", "/underlayMTU", json!(575), "underlayMTU must be between 576 and 65535"),
         ("default", "/underlayMTU", json!(65_536), "underlayMTU must be between 576 and 65535"),
+        ("default", "/orphanTimeout", json!("59s"), "orphanTimeout must be between 1m and 720h"),
+        ("default", "/orphanTimeout", json!("721h"), "orphanTimeout must be between 1m and 720h"),
+        ("default", "/orphanTimeout", json!("-1h"), "orphanTimeout must be between 1m and 720h"),
+        ("default", "/orphanTimeout", json!("an hour"), "orphanTimeout must be between 1m and 720h"),
         ("default", "/limits", json!({"tapsPerPod": 0, "targetsPerTap": 500}), "limits.tapsPerPod"),
         ("default", "/limits", json!({"tapsPerPod": 8, "targetsPerTap": 0}), "limits.targetsPerTap"),
     ] {

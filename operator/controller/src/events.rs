@@ -1,4 +1,10 @@
-//! Kubernetes events about a tap.
+//! Kubernetes events, most of them about a tap.
+//!
+//! # Guarantees
+//! Events never delay a reconcile: they wait in a queue of [`QUEUE`], and a task of its own sends one at a time, at most
+//! twenty per second. An event that finds the queue full is only logged.
+
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -8,6 +14,7 @@ use kube::{
 use podtap_api::PodTap;
 use podtap_model::{Reason, TapReference};
 use podtap_runtime::client::in_time;
+use tokio::{sync::mpsc, task::AbortHandle, time::sleep};
 use tracing::debug;
 
 use crate::names;
@@ -23,39 +30,75 @@ pub struct Occurrence {
 /// Longest note that the API server accepts (`events.k8s.io/v1`).
 const MAX_NOTE: usize = 1024;
 
-/// Publishes events.
-#[derive(Clone)]
-pub struct Publisher(Recorder);
+/// How many events wait at most. When a node goes, each of its taps has one or two.
+const QUEUE: usize = 1024;
+/// The pause after each event.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Publishes events. They are sent until it is dropped.
+pub struct Publisher {
+    queue: mpsc::Sender<(ObjectReference, Occurrence)>,
+    task: AbortHandle,
+}
 
 impl Publisher {
-    /// `instance` tells replicas apart.
+    /// `instance` tells replicas apart. Must be called on a tokio runtime.
     pub fn new(client: Client, instance: &str) -> Self {
         let reporter = Reporter { controller: names::CONTROLLER.to_owned(), instance: Some(instance.to_owned()) };
-        Self(Recorder::new(client, reporter))
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let task = tokio::spawn(send_all(Recorder::new(client, reporter), waiting)).abort_handle();
+        Self { queue, task }
+    }
+
+    /// Publishes what happened to a tap.
+    pub fn publish(&self, tap: &TapReference, occurrences: impl IntoIterator<Item = Occurrence>) {
+        self.publish_about(&object_reference(tap), occurrences);
     }
 
     /// Best effort: an event that cannot be published is only logged.
-    pub async fn publish(&self, tap: &TapReference, occurrences: Vec<Occurrence>) {
-        let regarding = ObjectReference {
-            api_version: Some(PodTap::api_version(&()).into_owned()),
-            kind: Some(PodTap::kind(&()).into_owned()),
-            namespace: Some(tap.namespace.clone()),
-            name: Some(tap.name.clone()),
-            uid: Some(tap.uid.to_string()),
-            ..ObjectReference::default()
-        };
-        for Occurrence { is_warning, reason, note } in occurrences {
-            let event = Event {
-                type_: if is_warning { EventType::Warning } else { EventType::Normal },
-                reason: reason.to_string(),
-                note: Some(shortened(note)),
-                action: "Reconcile".to_owned(),
-                secondary: None,
-            };
-            if let Err(error) = in_time(self.0.publish(&event, &regarding)).await {
-                debug!(%error, %reason, "cannot publish an event");
+    pub fn publish_about(&self, regarding: &ObjectReference, occurrences: impl IntoIterator<Item = Occurrence>) {
+        for occurrence in occurrences {
+            if let Err(error) = self.queue.try_send((regarding.clone(), occurrence)) {
+                debug!(%error, namespace = regarding.namespace, name = regarding.name, "cannot queue an event");
             }
         }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        // A replica that does not lead any more reports nothing.
+        self.task.abort();
+    }
+}
+
+async fn send_all(recorder: Recorder, mut waiting: mpsc::Receiver<(ObjectReference, Occurrence)>) {
+    while let Some((regarding, occurrence)) = waiting.recv().await {
+        if let Err(error) = in_time(recorder.publish(&event(occurrence), &regarding)).await {
+            debug!(%error, namespace = regarding.namespace, name = regarding.name, "cannot publish an event");
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn event(Occurrence { is_warning, reason, note }: Occurrence) -> Event {
+    Event {
+        type_: if is_warning { EventType::Warning } else { EventType::Normal },
+        reason: reason.to_string(),
+        note: Some(shortened(note)),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    }
+}
+
+fn object_reference(tap: &TapReference) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(PodTap::api_version(&()).into_owned()),
+        kind: Some(PodTap::kind(&()).into_owned()),
+        namespace: Some(tap.namespace.clone()),
+        name: Some(tap.name.clone()),
+        uid: Some(tap.uid.to_string()),
+        ..ObjectReference::default()
     }
 }
 

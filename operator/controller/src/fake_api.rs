@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use http::{Method, StatusCode};
@@ -10,6 +11,7 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use podtap_runtime::fake_client;
+use tokio::time::sleep;
 
 /// Clones share one store.
 #[derive(Clone, Default)]
@@ -27,12 +29,23 @@ struct State {
     refusals: Vec<(String, StatusCode, &'static str)>,
     /// Applied to the object just before the next request that contains the text.
     interferences: Vec<(String, Interference)>,
+    /// Requests that contain the text take this long.
+    delays: Vec<(String, Duration)>,
 }
 
 impl FakeApi {
     pub fn client(&self) -> Client {
         let api = self.clone();
-        fake_client::client(move |method, path, object| api.state().answer(method, path, object))
+        fake_client::client(move |method, path, object| {
+            let api = api.clone();
+            async move {
+                let delay = api.state().delay(&method, &path);
+                if !delay.is_zero() {
+                    sleep(delay).await;
+                }
+                api.state().answer(&method, &path, object)
+            }
+        })
     }
 
     /// Stores an object, as another client would.
@@ -70,6 +83,11 @@ impl FakeApi {
         self.state().refusals.clear();
     }
 
+    /// Requests that contain `text` take this long from now on, as with an admission webhook that is slow.
+    pub fn delay(&self, text: &str, delay: Duration) {
+        self.state().delays.push((text.to_owned(), delay));
+    }
+
     /// Another client applies `change` to the object just before the next request that contains `text`.
     pub fn interfere(&self, text: &str, change: impl FnOnce(&mut Value) + Send + 'static) {
         self.state().interferences.push((text.to_owned(), Box::new(change)));
@@ -86,6 +104,11 @@ fn failure(code: StatusCode, reason: &str) -> (StatusCode, Value) {
 }
 
 impl State {
+    fn delay(&self, method: &Method, path: &str) -> Duration {
+        let request = format!("{method} {path}");
+        self.delays.iter().find(|(text, _)| request.contains(text)).map_or(Duration::ZERO, |(_, delay)| *delay)
+    }
+
     fn answer(&mut self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
         let request = format!("{method} {path}");
         let refusal = self.refusals.iter().find(|(text, ..)| request.contains(text)).cloned();
@@ -101,7 +124,15 @@ impl State {
             self.store(&own, object);
         }
         match *method {
+            // The API server answers, and stores nothing.
+            Method::POST if path.ends_with("/selfsubjectreviews") => {
+                (StatusCode::CREATED, json!({"metadata": {}, "status": {"userInfo": {"uid": "installation-1"}}}))
+            }
             Method::POST => {
+                let mut body = body;
+                if let Some(prefix) = body["metadata"]["generateName"].as_str() {
+                    body["metadata"]["name"] = json!(format!("{prefix}{}", self.version));
+                }
                 let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
                 let path = format!("{path}/{name}");
                 if self.objects.contains_key(&path) {

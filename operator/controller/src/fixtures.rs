@@ -1,10 +1,7 @@
 //! Fixtures of the stages' tests: objects as the API server has them, cached as the controller does.
 
 use k8s_openapi::{
-    api::{
-        core::v1::{Namespace, Node, Pod},
-        networking::v1::ServiceCIDR,
-    },
+    api::core::v1::{Namespace, Node, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
@@ -21,15 +18,17 @@ use crate::{
     expression::{self, compiled::compilable},
     plan::{
         build::{Plan, build},
+        deduplication::{Waits, deduplication},
         resolve::resolve,
         vni::Claims,
     },
     reconcile::allocate,
     store::{
         caches::Caches,
-        node::{CachedNamespace, CachedNode, service_networks},
+        generations::Generations,
+        node::{CachedNamespace, CachedNode},
         node_tap::CachedNodeTap,
-        pod::CachedPod,
+        pod::{CachedHelper, CachedPod},
         snapshot::Snapshot,
         tap::{CachedTap, cached_policy},
     },
@@ -75,6 +74,21 @@ pub fn pod(namespace: &str, name: &str, node: &str) -> Pod {
         "spec": {"nodeName": node, "containers": []},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
     }))
+}
+
+/// A helper pod on `node` that is Ready and of this template, as `change` makes it. Its name is its UID.
+pub fn helper(name: &str, node: &str, template: &str, change: impl FnOnce(&mut CachedPod)) -> CachedPod {
+    let mut cached = CachedPod::new(pod(OWN_NAMESPACE, name, node), OWN_NAMESPACE);
+    cached.uid = uid(name);
+    cached.helper = Some(CachedHelper { template: template.into(), ended: None, container_error: None });
+    change(&mut cached);
+    cached
+}
+
+/// The pod with an address.
+pub fn started(mut pod: Pod) -> Pod {
+    pod.status.get_or_insert_default().pod_ip = Some("10.244.0.9".into());
+    pod
 }
 
 /// A node that is Ready.
@@ -130,7 +144,6 @@ pub struct World {
     pub node_taps: Vec<NodeTap>,
     pub namespaces: Vec<Namespace>,
     pub taps: Vec<PodTap>,
-    pub service_cidrs: Vec<ServiceCIDR>,
 }
 
 impl World {
@@ -167,9 +180,6 @@ impl World {
         for object in self.node_taps.clone() {
             caches.node_taps.apply(Event::Apply(object), |tap| CachedNodeTap::from(DeserializeGuard(Ok(tap))));
         }
-        for object in self.service_cidrs.clone() {
-            caches.service_networks.apply(Event::Apply(object), service_networks);
-        }
         for object in self.taps.clone() {
             caches.taps.apply(Event::Apply(object), |tap| CachedTap::from(DeserializeGuard(Ok(tap))));
         }
@@ -180,8 +190,8 @@ impl World {
         let caches = self.caches();
         let taps = caches.taps.list();
         let compiled = |text: String| (text.clone(), expression::compile(&text).into());
-        let texts = compilable(taps.iter().filter_map(|entry| entry.object.expression()));
-        Snapshot::take(&caches, &texts.into_iter().map(compiled).collect(), at(self.seconds))
+        let texts = compilable(taps.iter().filter_map(|entry| Some(("", entry.object.expression()?))));
+        Snapshot::take(&caches, &texts.into_values().flatten().map(compiled).collect(), at(self.seconds))
     }
 
     /// Calls `check` with the plan of the cluster, with every claim recorded.
@@ -190,7 +200,8 @@ impl World {
         let validated: Validated = validate(&snapshot);
         let vnis = allocate(&snapshot, &validated, recorded);
         let taps = resolve(&snapshot, &validated, &vnis);
-        let plan = build(taps, &[].into(), &validated.policy);
+        let deduplication = deduplication(&taps, &snapshot, &Generations::default(), &Waits::default());
+        let plan = build(&snapshot, taps, &[].into(), &validated.policy, &deduplication);
         check(&snapshot, &vnis.claims, plan)
     }
 
@@ -242,6 +253,7 @@ pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
         tap_uid: sender.tap.to_string(),
         pod_uid: sender.pod.uid.to_string(),
         interface: None,
+        addresses: sender.pod.addresses.clone(),
         state,
         reason,
         message: String::new(),

@@ -24,7 +24,10 @@ mod validate;
 use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use podtap_runtime::telemetry::{LogArgs, with_causes};
+use podtap_runtime::{
+    memory::disable_tracing,
+    telemetry::{LogArgs, with_causes},
+};
 
 #[derive(Parser)]
 #[command(name = "podtap-controller", version, about = "Mirrors pod traffic to a node, a pod or any VXLAN endpoint")]
@@ -66,7 +69,8 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
         return Ok(expression::process::serve()?);
     }
     if let Command::Run(_) = command {
-        expression::process::disable_tracing()?;
+        // The process that parses user text runs as the same user.
+        disable_tracing()?;
     }
     // One thread: the controller waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

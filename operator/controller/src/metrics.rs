@@ -6,13 +6,17 @@ use podtap_runtime::http::Metrics;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Unit,
 };
+
+use crate::plan::rollout::Rollout;
 
 /// The stage of a reconcile in which an error happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     Expressions,
     VniRecord,
+    Sweep,
     Finalizers,
     Apply,
     Cleanup,
@@ -24,6 +28,7 @@ impl EncodeLabelValue for Stage {
         let label = match self {
             Self::Expressions => "expressions",
             Self::VniRecord => "vni_record",
+            Self::Sweep => "sweep",
             Self::Finalizers => "finalizers",
             Self::Apply => "apply",
             Self::Cleanup => "cleanup",
@@ -43,6 +48,11 @@ struct TapLabels {
     ready: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HelperLabels {
+    state: &'static str,
+}
+
 /// The leader's figures; a standby shows zeros.
 #[derive(Clone, Debug)]
 pub struct ControllerMetrics {
@@ -51,6 +61,8 @@ pub struct ControllerMetrics {
     errors: Family<ErrorLabels, Counter>,
     taps: Family<TapLabels, Gauge>,
     nodes: Gauge,
+    helpers: Family<HelperLabels, Gauge>,
+    rollout_stopped: Gauge,
     leader: Gauge,
 }
 
@@ -63,15 +75,25 @@ impl ControllerMetrics {
             errors: Family::default(),
             taps: Family::default(),
             nodes: Gauge::default(),
+            helpers: Family::default(),
+            rollout_stopped: Gauge::default(),
             leader: Gauge::default(),
         };
         metrics.register(|registry| {
-            let Self { reconciles, reconcile_seconds, errors, taps, nodes, leader } = this.clone();
+            let Self { reconciles, reconcile_seconds, errors, taps, nodes, helpers, rollout_stopped, leader } =
+                this.clone();
             registry.register("reconciles", "Reconciles of the whole cluster", reconciles);
-            registry.register("reconcile_seconds", "Duration of a reconcile, with its requests", reconcile_seconds);
+            let help = "Duration of a reconcile, with its requests";
+            registry.register_with_unit("reconcile", help, Unit::Seconds, reconcile_seconds);
             registry.register("errors", "Errors that are retried, by stage of the reconcile", errors);
             registry.register("taps", "PodTap objects by readiness", taps);
             registry.register("nodes", "Nodes with a NodeTap", nodes);
+            registry.register("helpers", "Nodes that are to have a helper pod, by the state of the pod", helpers);
+            registry.register(
+                "helper_rollout_stopped",
+                "1 if nodes keep helper pods of an outdated template because a new one fails",
+                rollout_stopped,
+            );
             registry.register("leader", "1 if this replica is the leader", leader);
         });
         this
@@ -92,8 +114,41 @@ impl ControllerMetrics {
         self.reconcile_seconds.observe(duration.as_secs_f64());
         for (label, count) in [("true", ready), ("false", not_ready)] {
             let labels = TapLabels { ready: label.to_owned() };
-            self.taps.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.taps.get_or_create(&labels).set(gauge(count));
         }
-        self.nodes.set(i64::try_from(nodes).unwrap_or(i64::MAX));
+        self.nodes.set(gauge(nodes));
+    }
+
+    pub fn rolled_out(&self, rollout: &Rollout) {
+        let counts = [
+            ("current", rollout.current),
+            ("starting", rollout.starting),
+            ("failing", rollout.failing.len()),
+            ("outdated", rollout.outdated.len()),
+        ];
+        for (state, count) in counts {
+            self.helpers.get_or_create(&HelperLabels { state }).set(gauge(count));
+        }
+        self.rollout_stopped.set(i64::from(rollout.is_stopped()));
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn families_have_their_unit_and_a_sentence() {
+        let metrics = Metrics::new();
+        let _registered = ControllerMetrics::new(&metrics);
+        let text = podtap_runtime::http::MetricsSource::text(&metrics).await.expect("they can be encoded");
+        assert!(text.contains("# UNIT podtap_reconcile_seconds seconds\n"), "{text}");
+        let help: Vec<&str> = text.lines().filter(|line| line.starts_with("# HELP podtap_")).collect();
+        // A family without a series yet is not shown.
+        assert!(help.len() >= 4 && help.iter().all(|line| line.ends_with('.')), "{text}");
     }
 }

@@ -11,6 +11,8 @@ pub const HELPER: &str = "helper";
 pub const CONTROLLER: &str = "podtap-controller";
 /// `ConfigMap` in the controller's namespace that records which destination of which tap has which VNI.
 pub const CLAIMS: &str = "podtap-vni-claims";
+/// `ConfigMap` in the controller's namespace that records which nodes are still to be swept.
+pub const SWEEP: &str = "podtap-sweep";
 /// Lease in the controller's namespace.
 pub const LEASE: &str = "podtap-controller";
 pub const LABEL_NAME: &str = "app.kubernetes.io/name";
@@ -22,17 +24,23 @@ pub const TEMPLATE_HASH: &str = "podtap.dev/template-hash";
 const MAX_LABEL: usize = 63;
 /// Hexadecimal digits of the hash in a shortened name.
 const DIGITS: usize = 10;
+/// Characters that the API server appends to `metadata.generateName` (k8s.io/apiserver, `pkg/storage/names`).
+const GENERATED: usize = 5;
 
-/// The name of the helper pod of `node`: constant, a DNS label, and different for different nodes.
-///
-/// It contains a hash of the whole node name, since the readable part may be shortened, and dots become dashes (`a.b` and `a-b` are
-/// two nodes).
-pub fn helper_pod(node: &str) -> String {
+/// The beginning of the names of the helper pods of `node`, for people. The API server appends random characters: a pod with the name
+/// of its predecessor would keep those waiting who wait for that one to be deleted.
+pub fn helper_pod_prefix(node: &str) -> String {
     let prefix = format!("{PRODUCT}-{HELPER}-");
-    let room = MAX_LABEL - prefix.len() - 1 - DIGITS;
+    let room = MAX_LABEL - prefix.len() - 1 - GENERATED;
     let readable: String =
         node.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).take(room).collect();
-    format!("{prefix}{}-{}", readable.trim_end_matches('-'), short_hash(node.as_bytes()))
+    format!("{prefix}{}-", readable.trim_end_matches('-'))
+}
+
+/// The name of the account and of the role of the agent of `node`, as long as it has the `NodeTap` with this UID.
+pub fn agent_account(node: &str, node_tap_uid: &str) -> String {
+    let readable: String = node.chars().take(MAX_LABEL).collect();
+    format!("{PRODUCT}-agent-{}-{}", readable.trim_end_matches(['-', '.']), short_hash(node_tap_uid.as_bytes()))
 }
 
 /// A label value that identifies `node`: its name if that fits.
@@ -72,20 +80,18 @@ mod tests {
 
     #[test]
     fn names_are_stable_labels() {
-        assert_eq!(helper_pod("n1"), "podtap-helper-n1-08b37b07b5");
+        assert_eq!(helper_pod_prefix("n1"), "podtap-helper-n1-");
         for node in ["n1", "ip-10-0-0-1.eu-central-1.compute.internal", &"very-long.".repeat(25), "a.", "-"] {
-            let name = helper_pod(node);
-            assert!(name.len() <= 63 && !name.ends_with('-'), "{name}");
+            let name = format!("{}x7x7x", helper_pod_prefix(node));
+            assert!(name.len() <= 63, "the API server would shorten it: {name}");
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{name}");
             assert!(node_label(node).len() <= 63);
         }
     }
 
     #[test]
-    fn nodes_that_look_alike_have_different_pods() {
-        assert_ne!(helper_pod("a.b"), helper_pod("a-b"));
+    fn nodes_that_look_alike_have_different_labels() {
         let long = "x".repeat(200);
-        assert_ne!(helper_pod(&format!("{long}1")), helper_pod(&format!("{long}2")));
         assert_ne!(node_label(&format!("{long}1")), node_label(&format!("{long}2")));
     }
 }

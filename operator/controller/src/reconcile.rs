@@ -7,10 +7,11 @@
 //!   no request.
 //! - No stage changes the result of an earlier one. An error about one object leaves the others alone.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_api::{CONDITION_READY, PodTapStatus};
+use podtap_model::NodeState;
 use podtap_runtime::telemetry::with_causes;
 use tracing::warn;
 
@@ -18,26 +19,33 @@ use crate::{
     apply::{
         cleanup,
         context::Context,
-        finalizers, objects,
+        finalizers,
+        objects::{self, Applied},
+        sweep_record::{self, SweepRecord},
         vni_record::{self, VniRecord},
     },
     events::Publisher,
-    expression::{
-        compiled::{compilable, compile},
-        process::Compiler,
-    },
+    expression::{compiled::compilable, process::Compiler},
     metrics::{ControllerMetrics, Stage},
     plan::{
         build::{Plan, build},
+        deduplication::deduplication,
         expiry::is_expired,
         nodes,
         resolve::resolve,
+        sweep::{self, Sweep},
         tap_plan::{TapPlan, TapState},
         vni::{self, Claims, Vnis},
     },
     retries::RetryKey,
     state::ControllerState,
-    status::{progress::StatusInputs, tap_status::tap_status, unreadable, write},
+    status::{
+        progress::{Reports, StatusInputs},
+        tap_status::tap_status,
+        unknown_keys, unreadable,
+        waits::Waits,
+        write,
+    },
     store::snapshot::Snapshot,
     validate::{
         spec::TapSpec,
@@ -58,18 +66,20 @@ pub struct Reconciler {
     pub compiler: Compiler,
     pub publisher: Publisher,
     pub vni_record: VniRecord,
+    pub sweep_record: SweepRecord,
     pub state: ControllerState,
     pub metrics: ControllerMetrics,
 }
 
 impl Reconciler {
-    /// Reconciles everything. Returns when to do so again even if nothing changes.
-    pub async fn reconcile(&mut self) -> Timestamp {
-        let (started, now) = (Instant::now(), Timestamp::now());
+    /// Reconciles everything as of `now`, by the API server's clock: no decision depends on that of the controller's node. Returns when
+    /// to do so again even if nothing changes.
+    pub async fn reconcile(&mut self, now: Timestamp) -> Timestamp {
+        let started = Instant::now();
         // Compiler processes, no requests.
         self.compile_expressions(now).await;
         // No requests.
-        let snapshot = Snapshot::take(&self.context.caches, &self.state.expressions, now);
+        let snapshot = Snapshot::take(&self.context.caches, self.state.expressions.known(), now);
         let validated = validate(&snapshot);
         // Requests: the record of VNIs.
         let Some(vnis) = self.allocate_vnis(&snapshot, &validated).await else { return self.next(now, []) };
@@ -78,7 +88,11 @@ impl Reconciler {
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
-        let Plan { nodes, taps } = build(taps, &finalizers.missing, &validated.policy);
+        let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.deduplication);
+        let Plan { mut nodes, taps } = build(&snapshot, taps, &finalizers.missing, &validated.policy, &deduplication);
+        self.state.deduplication = deduplication.waits;
+        // Requests: the record of nodes to sweep, once per leader.
+        let sweep_end = self.sweep(&snapshot, &mut nodes).await;
         let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since);
         self.state.idle_since = nodes.idle_since;
         // Requests: NodeTaps, helper pods, finalizers.
@@ -87,31 +101,42 @@ impl Reconciler {
         let deleting = &validated.deleting;
         let cleanup = cleanup::remove_finalizers(context, publisher, &snapshot, &applied, deleting, state).await;
         // No requests.
-        let inputs = StatusInputs { snapshot: &snapshot, applied: &applied, generations: &state.generations };
-        let statuses: Vec<(&Tap, PodTapStatus)> =
-            taps.iter().map(|plan| (plan.tap, tap_status(plan, inputs))).collect();
+        let reports = Reports::new(&applied);
+        let statuses = statuses(&taps, &snapshot, &applied, &reports, state);
+        let waits = state.waits.values().filter_map(|waits| waits.next(now)).min();
         let (total, ready) = (statuses.len(), statuses.iter().filter(|(_, status)| is_ready(status)).count());
         let expiration = next_expiration(&taps, &statuses);
         // Requests: statuses and events.
-        let ControllerState { retries, unreadable, .. } = state;
-        let status_errors = write::write(context, publisher, statuses, retries, now).await;
+        let ControllerState { retries, unreadable, last_writes, unknown_keys: reported, .. } = state;
+        // The requests so far may have taken longer than the interval between two writes.
+        let write_time = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
+        let written = write::write(context, publisher, statuses, last_writes, retries, write_time).await;
         let unreadable_errors =
             unreadable::report(context, publisher, &validated.unreadable, unreadable, retries, now).await;
+        let warnings = unknown_keys::report(publisher, &snapshot, reported);
 
         self.count_errors(Stage::Finalizers, &finalizers.errors);
         self.count_errors(Stage::Apply, &applied.errors);
         self.count_errors(Stage::Cleanup, &cleanup.errors);
-        self.count_errors(Stage::Status, &status_errors);
+        self.count_errors(Stage::Status, &written.errors);
         self.count_errors(Stage::Status, &unreadable_errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
-        self.next(now, [nodes.next, cleanup.next, expiration])
+        self.metrics.rolled_out(&applied.rollout);
+        // Requests: the record of nodes to sweep.
+        self.record_swept(&snapshot, &applied).await;
+        let plans = [nodes.next, deduplication.next, expiration, sweep_end, waits];
+        let requests = [applied.next, cleanup.next, written.next, warnings];
+        self.next(now, plans.into_iter().chain(requests))
     }
 
     async fn compile_expressions(&mut self, now: Timestamp) {
         let taps = self.context.caches.taps.list();
-        let texts = compilable(taps.iter().filter_map(|entry| entry.object.expression()));
+        let texts = compilable(taps.iter().filter_map(|entry| {
+            let tap = &entry.object;
+            Some((tap.namespace.as_str(), tap.expression()?))
+        }));
         let ControllerState { expressions, retries, .. } = &mut self.state;
-        let errors = compile(expressions, &self.compiler, &texts, retries, now).await;
+        let errors = expressions.compile(&self.compiler, &texts, retries, now).await;
         self.count_errors(Stage::Expressions, &errors);
     }
 
@@ -155,7 +180,40 @@ impl Reconciler {
         (Some(vnis), result)
     }
 
-    fn next<const N: usize>(&mut self, now: Timestamp, others: [Option<Timestamp>; N]) -> Timestamp {
+    /// Adds the nodes that are to be swept now; none if it is unknown what was swept already. Returns when to choose others.
+    async fn sweep(&mut self, snapshot: &Snapshot, nodes: &mut BTreeMap<String, NodeState>) -> Option<Timestamp> {
+        let Self { sweep_record, state, .. } = self;
+        let is_paused = state.retries.is_paused(&RetryKey::SweepRecord, snapshot.now);
+        if sweep_record.known().is_none() && !is_paused {
+            let result = sweep_record.begin(|| snapshot.nodes.keys().cloned().collect()).await;
+            self.sweep_recorded(result, snapshot.now);
+        }
+        let Sweep { nodes: chosen, next } =
+            sweep::choose(self.sweep_record.known()?, snapshot, &mut self.state.sweep_begun);
+        for node in chosen {
+            nodes.entry(node).or_default();
+        }
+        next
+    }
+
+    async fn record_swept(&mut self, snapshot: &Snapshot, applied: &Applied) {
+        let Some(unswept) = self.sweep_record.known() else { return };
+        let remaining = sweep::remaining(unswept, snapshot, &applied.node_taps);
+        let result = self.sweep_record.write(remaining).await;
+        self.sweep_recorded(result, snapshot.now);
+    }
+
+    fn sweep_recorded(&mut self, result: Result<(), sweep_record::Error>, now: Timestamp) {
+        match result {
+            Ok(()) => self.state.retries.succeeded(&RetryKey::SweepRecord),
+            Err(error) => {
+                self.count_errors(Stage::Sweep, &[error]);
+                self.state.retries.failed(RetryKey::SweepRecord, now);
+            }
+        }
+    }
+
+    fn next(&mut self, now: Timestamp, others: impl IntoIterator<Item = Option<Timestamp>>) -> Timestamp {
         self.state.retries.forget_old(now);
         let retry = self.state.retries.next(now);
         let next = others.into_iter().flatten().chain(retry).fold(now + RESYNC, Timestamp::min);
@@ -179,6 +237,28 @@ pub fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -
         .filter(|(tap, spec)| !is_expired(tap, spec, snapshot.now))
         .collect();
     vni::allocate(recorded, &taps, &snapshot.node_taps, &validated.policy.vni_range)
+}
+
+/// The status that each tap is to have. Updates what the taps lack.
+fn statuses<'a>(
+    taps: &'a [TapPlan<'a>],
+    snapshot: &Snapshot,
+    applied: &Applied,
+    reports: &Reports<'_>,
+    state: &mut ControllerState,
+) -> Vec<(&'a Tap, PodTapStatus)> {
+    let inputs = StatusInputs { snapshot, applied, reports, generations: &state.generations };
+    let before = std::mem::take(&mut state.waits);
+    let (nothing, mut waits) = (Waits::default(), BTreeMap::new());
+    let statuses = taps.iter().map(|plan| {
+        let uid = &plan.tap.reference.uid;
+        let (status, now_waits) = tap_status(plan, inputs, before.get(uid).unwrap_or(&nothing));
+        waits.insert(uid.clone(), now_waits);
+        (plan.tap, status)
+    });
+    let statuses = statuses.collect();
+    state.waits = waits;
+    statuses
 }
 
 fn is_ready(status: &PodTapStatus) -> bool {

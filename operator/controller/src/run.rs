@@ -12,9 +12,9 @@ use std::{
 };
 
 use clap::builder::BoolishValueParser;
-use k8s_openapi::jiff::Timestamp;
 use podtap_runtime::{
     client,
+    clock::ServerClock,
     http::{self, Health, Metrics, Server},
     leader::{self, Held, Lease},
     shutdown::Shutdown,
@@ -23,11 +23,12 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::{
-    apply::{context::Context, helper_pod::HelperTemplate, vni_record::VniRecord},
+    apply::{context::Context, helper_pod::HelperTemplate, sweep_record::SweepRecord, vni_record::VniRecord},
     events::Publisher,
     expression::process::Compiler,
     metrics::ControllerMetrics,
     names,
+    plan::rollout::MaxUnavailable,
     reconcile::Reconciler,
     state::ControllerState,
     store::{caches::Caches, watch},
@@ -59,9 +60,6 @@ pub struct Args {
     /// Pull secrets of the image, in that namespace, separated by commas.
     #[arg(long, env = "HELPER_PULL_SECRETS", value_delimiter = ',')]
     helper_pull_secrets: Vec<String>,
-    /// Service account of the helper pods.
-    #[arg(long, env = "HELPER_SERVICE_ACCOUNT", default_value = "podtap-agent")]
-    helper_service_account: String,
     /// Priority class of the helper pods, for example `system-node-critical` if the namespace may use it.
     #[arg(long, env = "HELPER_PRIORITY_CLASS")]
     helper_priority_class: Option<String>,
@@ -69,8 +67,12 @@ pub struct Args {
     #[arg(long, env = "HELPER_LOG_JSON", value_parser = BoolishValueParser::new())]
     helper_log_json: bool,
     /// TCP port of the nodes on which helper pods serve /livez, /readyz and /metrics; 0 for none.
-    #[arg(long, env = "HELPER_METRICS_PORT", default_value_t = 14790)]
+    #[arg(long, env = "HELPER_METRICS_PORT", default_value_t = 0)]
     helper_metrics_port: u16,
+    /// How many helper pods are replaced at a time when their template changes, once the first new one is Ready: a number, or a
+    /// percentage of the nodes that have helper pods.
+    #[arg(long, env = "HELPER_MAX_UNAVAILABLE", default_value = "10%")]
+    helper_max_unavailable: MaxUnavailable,
     /// Address on which the controller serves /livez, /readyz and /metrics.
     #[arg(long, env = "HTTP_ADDRESS", default_value = "[::]:8080")]
     http_address: SocketAddr,
@@ -96,7 +98,7 @@ pub enum Error {
 /// Runs until it receives a signal, or loses leadership.
 pub async fn run(args: Args) -> Result<(), Error> {
     let mut shutdown = Shutdown::new().map_err(Error::Signal)?;
-    let client = client::connect().await?;
+    let (client, clock) = client::connect().await?;
     let health = Health::new(LIVENESS);
     let metrics = Metrics::new();
     let server = Server::spawn(args.http_address, health.clone(), metrics.clone()).await?;
@@ -122,13 +124,16 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let mut reconciler = Reconciler {
         publisher: Publisher::new(client.clone(), &args.identity),
         vni_record: VniRecord::new(client.clone(), &args.namespace),
-        context: Context { client, caches, template: args.into() },
+        sweep_record: SweepRecord::new(client.clone(), &args.namespace),
+        context: Context { client, caches, max_unavailable: args.helper_max_unavailable, template: args.into() },
         compiler: Compiler::default(),
         state: ControllerState::default(),
         metrics,
     };
+    let node_taps = reconciler.context.caches.node_taps.list();
+    reconciler.state.expressions.adopt(node_taps.iter().flat_map(|entry| entry.object.compiled()));
     tokio::select! {
-        result = lead(&mut reconciler, &held, &health, &mut shutdown) => result?,
+        result = lead(&mut reconciler, &clock, &held, &health, &mut shutdown) => result?,
         _ = watches.join_next() => return Err(Error::WatchEnded),
     }
     info!("releasing leadership");
@@ -138,14 +143,20 @@ pub async fn run(args: Args) -> Result<(), Error> {
 
 /// Reconciles now, and then whenever something changes or is due, until it receives a signal. A reconcile that has begun is finished
 /// first.
-async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdown: &mut Shutdown) -> Result<(), Error> {
+async fn lead(
+    reconciler: &mut Reconciler,
+    clock: &ServerClock,
+    held: &Held,
+    health: &Health,
+    shutdown: &mut Shutdown,
+) -> Result<(), Error> {
     loop {
         health.alive();
         let began = Instant::now();
         let next = tokio::select! {
             biased;
             () = held.lost() => return Err(Error::LeadershipLost),
-            next = reconciler.reconcile() => next,
+            next = reconciler.reconcile(clock.now()) => next,
         };
         tokio::select! {
             biased;
@@ -155,7 +166,7 @@ async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdow
         }
         loop {
             health.alive();
-            let pause = next.duration_since(Timestamp::now());
+            let pause = next.duration_since(clock.now());
             // A deadline that passed during the reconcile is due now.
             let pause = Duration::try_from(pause).unwrap_or_default();
             tokio::select! {
@@ -163,6 +174,8 @@ async fn lead(reconciler: &mut Reconciler, held: &Held, health: &Health, shutdow
                 () = held.lost() => return Err(Error::LeadershipLost),
                 () = shutdown.requested() => return Ok(()),
                 () = reconciler.context.caches.changed() => break,
+                () = reconciler.state.helper_requests.answer() => break,
+                () = reconciler.state.expressions.answer() => break,
                 () = sleep(pause.min(HEARTBEAT)) => if pause <= HEARTBEAT { break },
             }
         }
@@ -176,7 +189,6 @@ impl From<Args> for HelperTemplate {
             image: args.helper_image,
             pull_policy: args.helper_image_pull_policy,
             pull_secrets: args.helper_pull_secrets.into_iter().filter(|name| !name.is_empty()).collect(),
-            service_account: args.helper_service_account,
             log_json: args.helper_log_json,
             metrics_port: args.helper_metrics_port,
             priority_class: args.helper_priority_class.filter(|name| !name.is_empty()),

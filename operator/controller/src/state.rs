@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 use podtap_model::Uid;
+use tokio::time::Instant;
 
 use crate::{
-    expression::compiled::Expressions,
+    apply::helper_requests::HelperRequests,
+    expression::compiled::Compilations,
     failure::Failure,
+    plan::{deduplication, helper_pods::Unready},
     retries::Retries,
+    status::{unknown_keys, waits::Waits, write::LastWrites},
     store::{generations::Generations, tap::DecodeError},
 };
 
@@ -17,13 +21,31 @@ use crate::{
 pub struct ControllerState {
     /// Since when a node has had nothing to do and nothing left.
     pub idle_since: BTreeMap<String, Timestamp>,
+    /// Since when each node has been swept that has not reported yet.
+    pub sweep_begun: BTreeMap<String, Timestamp>,
     /// The generation of each `NodeTap` with which each tap's part of it was last written.
     pub generations: Generations,
+    /// What `deduplicate` waits for, and since when.
+    pub deduplication: deduplication::Waits,
     pub retries: Retries,
-    /// Why a node's helper pod does not run. Kept until one does, so that the pause between two attempts does not look like success.
+    /// Since when each tap is known to be deleted.
+    pub deleting_since: BTreeMap<Uid, Instant>,
+    /// The nodes whose helper pod is not Ready, and since when.
+    pub unready: BTreeMap<String, Unready>,
+    /// Why a node's helper pod does not work. Kept until one does, so that the pause between two attempts does not look like success.
     pub helper_failures: BTreeMap<String, Failure>,
+    /// The requests for helper pods that have not been answered yet.
+    pub helper_requests: HelperRequests,
+    /// Whether the last rollout of helper pods has stopped; logged once.
+    pub rollout_stopped: bool,
+    /// What each tap lacks, and since when.
+    pub waits: BTreeMap<Uid, Waits>,
+    /// When statuses were last written.
+    pub last_writes: LastWrites,
+    /// The unknown labels and annotations that were reported.
+    pub unknown_keys: unknown_keys::Reported,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
-    /// The compiled filter expressions.
-    pub expressions: Expressions,
+    /// The filter expressions, compiled or being compiled.
+    pub expressions: Compilations,
 }

@@ -32,7 +32,7 @@ pub enum Error {
 
 /// Deletes every `PodTap`, and waits until the controller has cleaned up after all of them.
 pub async fn run() -> Result<(), Error> {
-    let client = client::connect().await?;
+    let (client, _) = client::connect().await?;
     let deadline = Instant::now() + DEADLINE;
     loop {
         let left = delete_all(&client).await?;

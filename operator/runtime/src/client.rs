@@ -6,8 +6,11 @@
 
 use std::time::Duration;
 
-use kube::{Client, Config};
+use kube::{Client, Config, client::ClientBuilder};
 use tokio::time::timeout;
+use tower::util::MapFutureLayer;
+
+use crate::clock::ServerClock;
 
 /// A connection is dead if nothing arrives on it for this long. Idle watches receive a bookmark every minute, so a node that
 /// comes back after a network partition notices that its old connection is dead.
@@ -34,17 +37,21 @@ pub enum Error {
     Client(#[source] kube::Error),
 }
 
-/// A client that is configured from the pod's service account or, outside of a pod, from a kubeconfig. It sends nothing yet: an
-/// API server that is down is not an error here.
+/// A client, and the API server's clock, which each of its responses corrects. The client is configured from the pod's service account
+/// or, outside of a pod, from a kubeconfig. It sends nothing yet: an API server that is down is not an error here.
 ///
 /// In a pod, the API server's address comes from the environment as an IP address. No name is resolved: a static binary cannot load
 /// glibc's resolver modules, and helper pods would need DNS.
-pub async fn connect() -> Result<Client, Error> {
+pub async fn connect() -> Result<(Client, ServerClock), Error> {
     let mut config = match Config::incluster_env() {
         Ok(config) => config,
         Err(_) => Config::infer().await.map_err(Error::Config)?,
     };
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
-    Client::try_from(config).map_err(Error::Client)
+    let clock = ServerClock::default();
+    let builder = ClientBuilder::try_from(config).map_err(Error::Client)?;
+    let observed = clock.clone();
+    let layer = MapFutureLayer::new(move |response| observed.clone().observe_response(response));
+    Ok((builder.with_layer(&layer).build(), clock))
 }

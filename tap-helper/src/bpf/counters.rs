@@ -3,8 +3,8 @@ use serde::Serialize;
 
 use super::{
     constants::{
-        COUNTERS, DEDUPLICATED, EGRESS, FAILED, FILTERED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED, RATE_LIMITED,
-        SAMPLED_OUT, SENDERS, TRUNCATED,
+        COUNTERS, DEDUPLICATED, EGRESS, EXPIRED, FAILED, FILTERED, FORGED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED,
+        RATE_LIMITED, SAMPLED_OUT, SENDERS, TRUNCATED,
     },
     layout::Counter,
 };
@@ -31,6 +31,8 @@ pub struct DirectionCounters {
     pub rate_limited: Count,
     /// Mirrored by the peer.
     pub deduplicated: Count,
+    /// After the deadline, but otherwise mirrored.
+    pub expired: Count,
 }
 
 impl DirectionCounters {
@@ -43,7 +45,7 @@ impl DirectionCounters {
     /// The frames that the filter selects.
     #[must_use]
     pub fn matched(&self) -> Count {
-        sum(&[self.mirrored, self.sampled_out, self.rate_limited, self.deduplicated])
+        sum(&[self.mirrored, self.sampled_out, self.rate_limited, self.deduplicated, self.expired])
     }
 }
 
@@ -66,6 +68,8 @@ pub struct Counters {
     pub oversized: Count,
     /// Mirrored frames that were dropped because they could not be clamped or truncated.
     pub failed: Count,
+    /// Frames that reached the sender device although no classifier selected them, and were dropped there.
+    pub forged: Count,
 }
 
 /// Reads a sender's counters of all CPUs.
@@ -83,6 +87,7 @@ pub(super) fn read(map: &PerCpuArray<MapData, Counter>, classid: u32) -> Result<
             sampled_out: outcome(SAMPLED_OUT)?,
             rate_limited: outcome(RATE_LIMITED)?,
             deduplicated: outcome(DEDUPLICATED)?,
+            expired: outcome(EXPIRED)?,
         })
     };
     Ok(Counters {
@@ -91,5 +96,6 @@ pub(super) fn read(map: &PerCpuArray<MapData, Counter>, classid: u32) -> Result<
         truncated: count(TRUNCATED)?,
         oversized: count(OVERSIZED)?,
         failed: count(FAILED)?,
+        forged: count(FORGED)?,
     })
 }

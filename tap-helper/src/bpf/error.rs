@@ -1,10 +1,7 @@
 use std::{error::Error, io};
 
 use nix::errno::Errno;
-use podtap_model::{
-    ProgramError,
-    bounds::{MAX_DEDUPLICATE_CIDRS, MAX_RULES},
-};
+use podtap_model::{ProgramError, bounds::MAX_RULES};
 use thiserror::Error;
 
 /// Why programs cannot be loaded, configured or read.
@@ -15,9 +12,6 @@ pub enum BpfError {
         "the filter has {0} rules, counting each combination of a port range and a CIDR; at most {MAX_RULES} are possible"
     )]
     TooManyRules(usize),
-    /// There are more networks to deduplicate than the programs have room for.
-    #[error("{0} networks to deduplicate; at most {MAX_DEDUPLICATE_CIDRS} are possible")]
-    TooManyNetworks(usize),
     /// The cBPF program of the filter expression is invalid.
     #[error("the filter expression cannot be used: {0}")]
     Expression(#[from] ProgramError),

@@ -6,10 +6,12 @@ use std::fs;
 type Version = (u32, u32, u32);
 
 /// Releases of stable series with `bpf: Fix a segment issue when downgrading gso_size` (fa5ef655615a, in 6.11).
-const FIXED: [Version; 6] = [(6, 10, 5), (6, 6, 46), (6, 1, 105), (5, 15, 166), (5, 10, 225), (5, 4, 283)];
+const FIXED: [Version; 4] = [(6, 10, 5), (6, 6, 46), (6, 1, 105), (5, 15, 166)];
 
-/// Whether `bpf_skb_adjust_room` linearizes GSO packets with a `frag_list` before it reduces `gso_size`. False if unknown.
-pub(super) fn frag_list_safe() -> bool {
+/// Whether `bpf_skb_adjust_room` linearizes GSO packets with a `frag_list` before it reduces `gso_size`. On other kernels the programs do,
+/// or `skb_segment` would hit a `BUG_ON`. False if unknown.
+#[must_use]
+pub fn frag_list_safe() -> bool {
     let read = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
     version(&read("osrelease"), &read("version")).is_some_and(is_fixed)
 }
@@ -60,7 +62,7 @@ mod tests {
             ((6, 1, 0), false),
             ((5, 15, 165), false),
             ((5, 14, 999), false),
-            ((5, 10, 230), true),
+            ((5, 15, 166), true),
         ] {
             assert_eq!(is_fixed(version), fixed, "{version:?}");
         }

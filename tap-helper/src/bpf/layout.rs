@@ -1,21 +1,25 @@
-//! The values of the maps `configs` and `counters`, as bpf/maps.h declares them.
+//! The values of the maps `configs` and `counters` and the keys of `peers`, as bpf/maps.h declares them.
 
-use std::net::IpAddr;
+use std::{
+    hash::{Hash as _, Hasher as _},
+    net::IpAddr,
+};
 
 use podtap_model::{
     IpNet, Match, Oversize, Protocol, Quantity, Truncate,
-    bounds::{MAX_BITS_PER_SECOND, MAX_DEDUPLICATE_CIDRS, MAX_PACKETS_PER_SECOND, MAX_RULES, TRUNCATE_BYTES},
+    bounds::{MAX_BITS_PER_SECOND, MAX_PACKETS_PER_SECOND, MAX_PEERS, MAX_RULES, TRUNCATE_BYTES},
 };
 
 use super::{
-    BpfError, Settings,
+    BpfError, Reach, Settings,
     constants::{
-        ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, NEEDS_PORTS, NETWORKS, NO_PORT, RULES,
-        TRUNCATE_HEADERS, TRUNCATE_OVERSIZE,
+        ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, LOCAL, LOWER_PORT_MIRRORS, NEEDS_PORTS, NO_PORT,
+        PEERS, REMOTE, RULES, TRUNCATE_HEADERS, TRUNCATE_OVERSIZE,
     },
 };
+use crate::names;
 
-const _: () = assert!(MAX_RULES == RULES as usize && MAX_DEDUPLICATE_CIDRS == NETWORKS as usize);
+const _: () = assert!(MAX_RULES == RULES as usize && MAX_PEERS == PEERS as usize);
 
 /// `struct config`.
 #[repr(C)]
@@ -23,6 +27,8 @@ const _: () = assert!(MAX_RULES == RULES as usize && MAX_DEDUPLICATE_CIDRS == NE
 pub(super) struct Config {
     /// [`program_hash`](super::object::program_hash) of the programs that this is for.
     pub(super) program_hash: u64,
+    /// Of the keys of the map `peers`.
+    pub(super) peers_hash: u64,
     bits_per_second: u64,
     packets_per_second: u64,
     flags: u32,
@@ -31,10 +37,15 @@ pub(super) struct Config {
     one_in_flows: u32,
     truncate: u32,
     frame_limit: u32,
-    peer_network_count: u32,
-    reserved: u32,
     rules: [Rule; MAX_RULES],
-    peer_networks: [Network; MAX_DEDUPLICATE_CIDRS],
+}
+
+/// `struct peer`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Peer {
+    family: u32,
+    address: [[u8; 4]; 4],
 }
 
 /// `struct rule`.
@@ -72,31 +83,38 @@ unsafe impl aya::Pod for Config {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Counter {}
 
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: as above.
+unsafe impl aya::Pod for Peer {}
+
 impl Config {
     /// The settings, for the programs with a hash.
     pub(super) fn new(settings: &Settings, program_hash: u64) -> Result<Self, BpfError> {
-        let Settings { options, program, frame_limit, linearize } = settings;
+        let Settings { options, program, frame_limit, reach, linearize, peers } = settings;
         let flatten = |matches: &[Match]| matches.iter().flat_map(rules).collect::<Vec<_>>();
         let filter = options.filter.clone().unwrap_or_default();
         let (include, exclude) = (flatten(&filter.include), flatten(&filter.exclude));
         let all = [include.as_slice(), &exclude].concat();
-        let peers = settings.peer_networks();
-        let peers: Vec<_> = peers.iter().map(Network::from).collect();
+        let is_deduplicated = !peers.is_empty();
+        let has_ports = all.iter().any(|rule| (rule.first_port, rule.last_port) != ANY_PORT);
+        let has_addresses = all.iter().any(|rule| rule.remote.mask != [[0; 4]; 4]);
         let limit = options.limit.unwrap_or_default();
         let rate = |rate: Option<Quantity>| rate.unwrap_or_default().get();
-        let needs_ports = options.one_in_flows() > 1
-            || options.deduplicate.is_some()
-            || all.iter().any(|rule| (rule.first_port, rule.last_port) != ANY_PORT);
         let flags = [
             (HAS_EXPRESSION, program.is_some()),
             (HAS_INCLUDE, !filter.include.is_empty()),
-            (NEEDS_PORTS, needs_ports),
-            (DEDUPLICATE, options.deduplicate.is_some()),
+            (NEEDS_PORTS, options.one_in_flows() > 1 || is_deduplicated || has_ports),
+            (DEDUPLICATE, is_deduplicated),
+            // An expression may look at both.
+            (LOWER_PORT_MIRRORS, is_deduplicated && (has_ports || has_addresses || program.is_some())),
             (TRUNCATE_OVERSIZE, options.oversize == Oversize::Truncate),
             (LINEARIZE, *linearize),
+            (LOCAL, *reach != Reach::Remote),
+            (REMOTE, *reach != Reach::Local),
         ];
         Ok(Self {
             program_hash,
+            peers_hash: hash_peers(peers),
             bits_per_second: rate(limit.bits_per_second).min(MAX_BITS_PER_SECOND),
             packets_per_second: rate(limit.packets_per_second).min(MAX_PACKETS_PER_SECOND),
             flags: flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum(),
@@ -112,10 +130,7 @@ impl Config {
                 }
             },
             frame_limit: frame_limit.unwrap_or_default(),
-            peer_network_count: count(&peers),
-            reserved: 0,
             rules: array(&all).ok_or(BpfError::TooManyRules(all.len()))?,
-            peer_networks: array(&peers).ok_or(BpfError::TooManyNetworks(peers.len()))?,
         })
     }
 }
@@ -156,12 +171,34 @@ fn rules(one: &Match) -> Vec<Rule> {
     ports.iter().flat_map(|range| networks.iter().map(|network| rule(*range, *network))).collect()
 }
 
+/// Equal for equal sets of peers, and 0 for none.
+fn hash_peers(peers: &[IpAddr]) -> u64 {
+    if peers.is_empty() {
+        return 0;
+    }
+    let mut hash = names::Hash::new();
+    peers.hash(&mut hash);
+    hash.finish()
+}
+
+/// The family, and the address in the most significant bits.
+fn bits(address: IpAddr) -> (u32, u128) {
+    match address {
+        IpAddr::V4(address) => (4, u128::from(address.to_bits()) << 96),
+        IpAddr::V6(address) => (6, address.to_bits()),
+    }
+}
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Self {
+        let (family, address) = bits(address);
+        Self { family, address: words(address) }
+    }
+}
+
 impl From<&IpNet> for Network {
     fn from(cidr: &IpNet) -> Self {
-        let (family, address) = match cidr.addr() {
-            IpAddr::V4(address) => (4, u128::from(address.to_bits()) << 96),
-            IpAddr::V6(address) => (6, address.to_bits()),
-        };
+        let (family, address) = bits(cidr.addr());
         let mask = u128::MAX.checked_shl(128 - u32::from(cidr.prefix_len())).unwrap_or_default();
         Self { family, address: words(address & mask), mask: words(mask) }
     }

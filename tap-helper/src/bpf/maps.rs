@@ -1,26 +1,35 @@
 use std::{
+    collections::BTreeSet,
     fmt,
     hash::{Hash as _, Hasher as _},
+    net::IpAddr,
     os::fd::AsFd as _,
 };
 
-use aya::maps::{Array, IterableMap as _, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray};
 
 use super::{
-    BpfError, Counters, Settings,
+    BpfError, Counters, Monotonic, ObjectError, Settings,
     constants::SLOTS,
     counters,
-    layout::{Config, Counter},
+    layout::{Config, Counter, Peer},
     object::{MapsByName, program_hash},
     syscall,
 };
 use crate::names::Hash;
+
+/// [`Config::peers_hash`] while the peers are changed.
+const UNKNOWN_PEERS: u64 = 1;
 
 /// The maps that the programs of a set share: their configuration, and counters and state of each sender.
 pub struct Maps {
     configs: Array<MapData, Config>,
     active: Array<MapData, u32>,
     counters: PerCpuArray<MapData, Counter>,
+    /// Only the classifiers have it: missing if the maps are those of a clamp.
+    deadline: Option<Array<MapData, u64>>,
+    /// None in the maps of a clamp, which does not use it.
+    peers: Option<HashMap<MapData, Peer, u32>>,
     /// The maps that only the programs use.
     others: MapsByName,
 }
@@ -59,7 +68,7 @@ impl Settings {
     }
 
     pub(super) fn config(&self) -> Result<Config, BpfError> {
-        Config::new(self, program_hash(&self.expression()?, self.options.deduplicate.is_some()))
+        Config::new(self, program_hash(&self.expression()?))
     }
 }
 
@@ -86,6 +95,8 @@ impl Maps {
             configs: take("configs")?.try_into().ok()?,
             active: take("active")?.try_into().ok()?,
             counters: take("counters")?.try_into().ok()?,
+            deadline: take("deadline").and_then(|map| map.try_into().ok()),
+            peers: take("peers").map(TryInto::try_into).transpose().ok()?,
             others: maps,
         })
     }
@@ -93,12 +104,14 @@ impl Maps {
     /// New descriptors of the same maps.
     pub(super) fn by_name(&self) -> Result<MapsByName, BpfError> {
         let own = [("configs", self.configs.map()), ("active", self.active.map()), ("counters", self.counters.map())];
-        let others = self.others.iter().map(|(name, map)| (name.as_str(), map));
+        let own = own.into_iter().chain(self.deadline.iter().map(|map| ("deadline", map.map())));
+        let peers = self.peers.iter().map(|peers| ("peers", peers.map()));
+        let others = self.others.iter().map(|(name, map)| (name.as_str(), map)).chain(peers);
         let reopen = |(name, map): (&str, &MapData)| {
             let map = MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?;
             Ok((name.to_owned(), map))
         };
-        let maps: Result<_, MapError> = own.into_iter().chain(others).map(reopen).collect();
+        let maps: Result<_, MapError> = own.chain(others).map(reopen).collect();
         maps.map_err(|error| BpfError::aya("share maps", &error))
     }
 
@@ -117,8 +130,32 @@ impl Maps {
 
     /// Applies settings between two frames. The programs must [support](Self::supports) them.
     pub fn configure(&mut self, settings: &Settings) -> Result<(), BpfError> {
-        let (_, config) = self.active()?;
-        self.write(&Config::new(settings, config.program_hash)?)
+        let (_, current) = self.active()?;
+        let config = Config::new(settings, current.program_hash)?;
+        if config.peers_hash != current.peers_hash {
+            self.set_peers(&settings.peers)?;
+        }
+        self.write(&config)
+    }
+
+    /// Adds and removes peers, one by one, without an effect on flows with other addresses.
+    pub(super) fn set_peers(&mut self, peers: &[IpAddr]) -> Result<(), BpfError> {
+        let failed = |error: &MapError| BpfError::aya("write the peers", error);
+        let map = self.peers.as_ref().ok_or(ObjectError::Maps)?;
+        let desired: BTreeSet<Peer> = peers.iter().copied().map(Peer::from).collect();
+        let present: BTreeSet<Peer> = map.keys().collect::<Result<_, _>>().map_err(|error| failed(&error))?;
+        if present == desired {
+            return Ok(());
+        }
+        // If this is interrupted, the hash differs from that of any peers, and the next attempt completes it.
+        let (_, mut config) = self.active()?;
+        config.peers_hash = UNKNOWN_PEERS;
+        self.write(&config)?;
+        let map = self.peers.as_mut().ok_or(ObjectError::Maps)?;
+        // Removed first: what is left to them may be mirrored nowhere.
+        let removed = present.difference(&desired).try_for_each(|peer| map.remove(peer));
+        let added = removed.and_then(|()| desired.difference(&present).try_for_each(|peer| map.insert(*peer, 0, 0)));
+        added.map_err(|error| failed(&error))
     }
 
     pub(super) fn write(&mut self, config: &Config) -> Result<(), BpfError> {
@@ -146,6 +183,20 @@ impl Maps {
     /// The ID of the map with the counters: the same for these programs and for those that continue their counters.
     pub fn counters_id(&self) -> Result<u32, BpfError> {
         map_id(self.counters.map())
+    }
+
+    /// When the classifiers stop mirroring; none if that was not set yet, or if the maps are those of a clamp.
+    pub fn deadline(&self) -> Result<Option<Monotonic>, BpfError> {
+        let Some(deadline) = &self.deadline else { return Ok(None) };
+        let nanoseconds = deadline.get(&0, 0).map_err(|error| BpfError::aya("read a deadline", &error))?;
+        Ok((nanoseconds != 0).then_some(Monotonic::from_nanoseconds(nanoseconds)))
+    }
+
+    /// Sets when the classifiers stop mirroring. If they have stopped, a later moment makes them mirror again.
+    pub fn set_deadline(&mut self, moment: Monotonic) -> Result<(), BpfError> {
+        let deadline = self.deadline.as_mut().ok_or(ObjectError::Maps)?;
+        let set = deadline.set(0, moment.nanoseconds(), 0);
+        set.map_err(|error| BpfError::aya("write a deadline", &error))
     }
 
     /// The counters of the sender with a class ID, since it was created.

@@ -10,9 +10,16 @@
 //! settings are the same. What differs, counters and state, is in the maps at the sender's class ID, a number below [`SENDERS`] in
 //! each of its filters (`TCA_BPF_CLASSID`), which `cls_bpf` passes to the program in `tc_classid`.
 //!
-//! [`Maps::configure`] changes the [`Settings`] of running programs between two frames. Only another expression, or turning
-//! deduplication on or off, needs other programs ([`Maps::supports`]): [`Programs::load`] loads them with the counters of their
-//! predecessor, and they take its place when its filters are replaced.
+//! [`Maps::configure`] changes the [`Settings`] of running programs between two frames. Only another expression needs other programs
+//! ([`Maps::supports`]): [`Programs::load`] loads them with the counters of their predecessor, and they take its place when its
+//! filters are replaced.
+//!
+//! Every set of programs has a deadline ([`Maps::set_deadline`]), after which it mirrors nothing. A new set has none, and mirrors nothing
+//! until it gets one.
+//!
+//! Whether a kernel supports the programs shows when it loads them: they are one object, and use nothing whose absence would show only
+//! when they run. The last feature that they need is in Linux 5.11 (`bpf_ktime_get_coarse_ns`); those that the kernel checks at run time,
+//! such as the flags of `bpf_skb_adjust_room`, are older.
 //!
 //! Fragments after the first have no ports: they take those of the first one. If that was not seen, a fragment is mirrored if an
 //! include rule could match it, and no exclude rule without ports does. An expression sees each frame on its own, as in tcpdump.
@@ -23,20 +30,24 @@ mod error;
 mod kernel_version;
 mod layout;
 mod maps;
+mod monotonic;
 mod object;
-mod probe;
 mod programs;
 mod settings;
 mod syscall;
+mod tcx;
+#[cfg(feature = "test-run")]
 mod test_run;
 mod translate;
 
 pub use counters::{Count, Counters, DirectionCounters};
 pub use error::{BpfError, ObjectError};
+pub use kernel_version::frag_list_safe;
 pub use maps::{Fingerprint, Maps};
-pub use probe::{Features, Unsupported, probe};
+pub use monotonic::Monotonic;
 pub use programs::Programs;
-pub use settings::{Settings, frame_limit};
+pub use settings::{Reach, Settings, frame_limit};
+pub use tcx::{TcxProgram, tcx_programs};
 
 /// The number of senders that share a set: their class IDs are below it.
 pub const SENDERS: u32 = constants::SENDERS;

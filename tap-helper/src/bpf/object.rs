@@ -18,11 +18,8 @@ use crate::names::Hash;
 struct Aligned<T: ?Sized>(T);
 
 static TAP_ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/tap.bpf.o")));
-static PROBE_ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/probe.bpf.o")));
 /// The programs of a tap.
 pub(super) static TAP: &[u8] = &TAP_ALIGNED.0;
-/// The programs that probe the kernel's features.
-pub(super) static PROBE: &[u8] = &PROBE_ALIGNED.0;
 
 /// Maps by name.
 pub(super) type MapsByName = BTreeMap<String, MapData>;
@@ -44,13 +41,6 @@ impl Object {
         let function = function.ok_or_else(|| ObjectError::NoFunction("expression".to_owned()))?;
         function.instructions = expression.iter().copied().map(bpf_insn::from).collect();
         Ok(())
-    }
-
-    /// Sets the number of entries of a map, before it is created.
-    pub(super) fn set_max_entries(&mut self, map: &str, entries: u32) {
-        if let Some(definition) = self.0.maps.get_mut(map) {
-            definition.set_max_entries(entries);
-        }
     }
 
     /// The object's maps: those of `existing` with the same name and shape, and new ones.
@@ -83,13 +73,6 @@ impl Object {
         Ok(self.0.relocate_calls(&text).map_err(ObjectError::from)?)
     }
 
-    /// Removes all programs but one.
-    pub(super) fn keep_program(&mut self, name: &str) {
-        self.0.programs.retain(|candidate, _| candidate == name);
-        let programs: Vec<_> = self.0.programs.values().map(aya_obj::Program::function_key).collect();
-        self.0.functions.retain(|key, function| programs.contains(key) || !function.name.starts_with("probe_"));
-    }
-
     /// Loads a program into the kernel.
     pub(super) fn load(&self, name: &str) -> Result<OwnedFd, BpfError> {
         let program = self.0.programs.get(name);
@@ -108,14 +91,13 @@ fn has_shape(map: &MapData, definition: &Definition) -> Result<bool, BpfError> {
 }
 
 /// Identifies programs: those with the same hash differ in their configuration at most. The kernel keeps it, in `configs`.
-pub(super) fn program_hash(expression: &[Insn], deduplicate: bool) -> u64 {
+pub(super) fn program_hash(expression: &[Insn]) -> u64 {
     static OBJECT: LazyLock<Hash> = LazyLock::new(|| {
         let mut hash = Hash::new();
         hash.write(TAP);
         hash
     });
     let mut hash = *OBJECT;
-    hash.write(&[u8::from(deduplicate)]);
     for Insn { code, dst, src, off, imm } in expression {
         hash.write(&[*code, *dst, *src]);
         hash.write(&off.to_le_bytes());

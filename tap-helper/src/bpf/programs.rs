@@ -28,18 +28,17 @@ impl Programs {
         let mut existing = predecessor.map(Maps::by_name).transpose()?.unwrap_or_default();
         if predecessor.is_some_and(|maps| !maps.supports(settings)) {
             // The predecessor keeps its configuration until it is replaced.
-            existing.retain(|name, _| !matches!(name.as_str(), "configs" | "active"));
+            existing.retain(|name, _| !matches!(name.as_str(), "configs" | "active" | "peers"));
         }
         let mut object = Object::parse(TAP)?;
         if settings.program.is_some() {
             object.set_expression(&settings.expression()?)?;
         }
-        if settings.options.deduplicate.is_none() {
-            object.set_max_entries("flows", 1);
-        }
         let maps = object.maps(existing)?;
         object.link(&maps)?;
         let mut maps = Maps::from_names(maps).ok_or(ObjectError::Maps)?;
+        // If the predecessor is a clamp, which has no peers, the map is new although the configuration is not.
+        maps.set_peers(&settings.peers)?;
         maps.write(&config)?;
         Ok(Self {
             ingress: object.load("podtap_ingress")?,

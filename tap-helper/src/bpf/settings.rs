@@ -1,6 +1,6 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
-use podtap_model::{IpNet, MirrorOptions, Program, ProgramError};
+use podtap_model::{MirrorOptions, Program, ProgramError};
 
 use super::translate::{Insn, translate};
 
@@ -13,24 +13,31 @@ pub struct Settings {
     pub program: Option<Arc<Program>>,
     /// Longest inner frame, with its Ethernet header, that fits the underlay; see [`frame_limit`].
     pub frame_limit: Option<u32>,
-    /// Whether GSO packets are linearized before their `gso_size` is reduced; see
-    /// [`Features::frag_list_safe`](super::Features::frag_list_safe).
+    /// Where mirrored frames are sent.
+    pub reach: Reach,
+    /// Whether GSO packets are linearized before their `gso_size` is reduced; see [`frag_list_safe`](super::frag_list_safe).
     pub linearize: bool,
+    /// Addresses of pods that the same tap mirrors: a flow with one of them is mirrored at one end only. Sorted, each once, at most
+    /// [`MAX_PEERS`](podtap_model::bounds::MAX_PEERS).
+    pub peers: Vec<IpAddr>,
+}
+
+/// Where the destinations of a sender are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// All on other nodes, or outside of the cluster.
+    #[default]
+    Remote,
+    /// All on the pod's own node.
+    Local,
+    /// Some on the pod's own node.
+    Mixed,
 }
 
 impl Settings {
     /// The filter expression as eBPF; empty if there is none.
     pub(super) fn expression(&self) -> Result<Vec<Insn>, ProgramError> {
         self.program.as_ref().map_or_else(|| Ok(Vec::new()), |program| translate(&program.instructions))
-    }
-
-    /// Where the other pods of the tap are, if each flow between two of them is mirrored once: sorted, each network once.
-    pub(crate) fn peer_networks(&self) -> Vec<IpNet> {
-        let cidrs = self.options.deduplicate.iter().flat_map(|deduplicate| deduplicate.cidrs().map(IpNet::trunc));
-        let mut networks: Vec<IpNet> = cidrs.collect();
-        networks.sort_unstable();
-        networks.dedup();
-        networks
     }
 }
 
@@ -40,16 +47,18 @@ pub fn frame_limit(underlay_mtu: u32, ipv6: bool) -> u32 {
     underlay_mtu.saturating_sub(if ipv6 { 56 } else { 36 })
 }
 
-/// For logs: without the instructions, of which there may be hundreds.
+/// For logs: without the instructions and the peers, of which there may be hundreds.
 impl fmt::Debug for Settings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { options, program, frame_limit, linearize } = self;
+        let Self { options, program, frame_limit, reach, linearize, peers } = self;
         formatter
             .debug_struct("Settings")
             .field("options", options)
             .field("program", &program.as_ref().map(|program| &program.id))
             .field("frame_limit", frame_limit)
+            .field("reach", reach)
             .field("linearize", linearize)
+            .field("peers", &peers.len())
             .finish()
     }
 }

@@ -1,6 +1,6 @@
 //! The bpf(2) commands for which aya has no public function.
 //!
-//! aya handles the maps and runs programs for probes. It cannot load the programs: `EbpfLoader` takes a whole object, puts maps
+//! aya handles the maps, and runs programs in tests. It cannot load the programs: `EbpfLoader` takes a whole object, puts maps
 //! that exist already under its programs only if they are pinned, and leaves no room for the translated expression. It also
 //! parses the kernel's BTF for each load (aya 0.14: 40 ms and 19 MiB of memory with the 5.5 MB of Linux 6.18; later releases,
 //! which do that on demand only, need Rust 1.98). And aya finds a program by its ID only by looking at all programs of the node.

@@ -105,6 +105,11 @@ impl Connection {
         SharedAllowance(self)
     }
 
+    /// The namespace of its sockets.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Sends a request and waits until the kernel has executed it.
     pub(super) async fn execute(
         &self,

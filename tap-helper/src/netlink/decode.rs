@@ -9,10 +9,10 @@
 
 use nix::libc::{
     AF_INET6, IFA_ADDRESS, IFA_LOCAL, IFLA_AF_SPEC, IFLA_GROUP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_DATA,
-    IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MTU, NDA_DST, NDA_LLADDR, NDA_PORT, NDA_VNI,
-    RTA_METRICS, RTA_MULTIPATH, RTA_OIF, RTA_PRIORITY, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELQDISC,
-    RTM_DELROUTE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWQDISC, RTM_NEWROUTE, RTM_NEWTFILTER,
-    TCA_CHAIN, TCA_KIND, TCA_OPTIONS,
+    IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MTU, NDA_DST, NDA_IFINDEX, NDA_LLADDR, NDA_PORT,
+    NDA_VNI, RTA_METRICS, RTA_MULTIPATH, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH,
+    RTM_DELQDISC, RTM_DELROUTE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNSID, RTM_NEWQDISC,
+    RTM_NEWROUTE, RTM_NEWTFILTER, TCA_CHAIN, TCA_KIND, TCA_OPTIONS,
 };
 use rtnetlink::{
     packet_core::{
@@ -24,6 +24,7 @@ use rtnetlink::{
         address::{AddressAttribute, AddressHeader, AddressMessage},
         link::{AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, LinkAttribute, LinkHeader, LinkInfo, LinkMessage},
         neighbour::{NeighbourAttribute, NeighbourHeader, NeighbourMessage},
+        nsid::NsidMessage,
         route::{RouteAttribute, RouteHeader, RouteLwEnCapType, RouteMessage, RouteNextHop},
         tc::{TcAttribute, TcFilterBpf, TcFilterBpfOption, TcHeader, TcMessage, TcOption},
     },
@@ -65,6 +66,7 @@ impl NetlinkDeserializable for Message {
             RTM_DELROUTE => RouteNetlinkMessage::DelRoute(route(payload)?),
             RTM_NEWNEIGH => RouteNetlinkMessage::NewNeighbour(neighbour(payload)?),
             RTM_DELNEIGH => RouteNetlinkMessage::DelNeighbour(neighbour(payload)?),
+            RTM_NEWNSID => RouteNetlinkMessage::NewNsId(NsidMessage::parse(payload)?),
             RTM_NEWQDISC => RouteNetlinkMessage::NewQueueDiscipline(traffic_control(payload)?),
             RTM_DELQDISC => RouteNetlinkMessage::DelQueueDiscipline(traffic_control(payload)?),
             RTM_NEWTFILTER => RouteNetlinkMessage::NewTrafficFilter(traffic_control(payload)?),
@@ -133,7 +135,7 @@ fn route(payload: &[u8]) -> Result<RouteMessage, DecodeError> {
     let read = |attribute: NlaBuffer<&[u8]>| match attribute.kind() {
         RTA_METRICS => Some(RouteAttribute::Metrics(readable(attribute.value()))),
         RTA_MULTIPATH => first_hop(attribute.value()).map(|hop| RouteAttribute::MultiPath(vec![hop])),
-        RTA_OIF | RTA_PRIORITY => RouteAttribute::parse_with_param(&attribute, parameters).ok(),
+        RTA_OIF | RTA_PREFSRC | RTA_PRIORITY => RouteAttribute::parse_with_param(&attribute, parameters).ok(),
         _ => None,
     };
     message.attributes = children(behind(payload, &message.header)).filter_map(read).collect();
@@ -152,7 +154,8 @@ fn neighbour(payload: &[u8]) -> Result<NeighbourMessage, DecodeError> {
     message.header = NeighbourHeader::parse(payload)?;
     let family = message.header.family;
     let attributes = children(behind(payload, &message.header));
-    let wanted = attributes.filter(|attribute| [NDA_DST, NDA_LLADDR, NDA_PORT, NDA_VNI].contains(&attribute.kind()));
+    let wanted = [NDA_DST, NDA_LLADDR, NDA_PORT, NDA_VNI, NDA_IFINDEX];
+    let wanted = attributes.filter(|attribute| wanted.contains(&attribute.kind()));
     message.attributes =
         wanted.filter_map(|attribute| NeighbourAttribute::parse_with_param(&attribute, family).ok()).collect();
     Ok(message)

@@ -74,6 +74,12 @@ impl NetlinkError {
         (code != 0).then(|| Self { text, ..Self::new(operation, Errno::from_raw(-code)) })
     }
 
+    /// Whether the kernel lacks what the request is about.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT)
+    }
+
     /// Whether the object to remove or to read does not exist: removal treats this as success.
     #[must_use]
     pub fn is_gone(&self) -> bool {

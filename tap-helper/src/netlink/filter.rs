@@ -12,7 +12,7 @@ use rtnetlink::{
 
 use super::{connection::Connection, error::NetlinkError, qdisc::tc_message};
 use message::{
-    MIRROR, PROGRAM_NAME, REDIRECT, drop_message, loaded, mirred_message, mirror_program_message, read, remove_message,
+    PROGRAM_NAME, drop_message, loaded, mirror_program_message, read, redirect_message, remove_message,
     verdict_program_message,
 };
 
@@ -48,6 +48,21 @@ pub struct FilterId {
     pub kind: String,
     /// The classifier's own number; 0 for the classifier itself, which may hold no filter at all.
     pub handle: u32,
+}
+
+impl FilterId {
+    /// The classifier that holds the filter. To remove it removes all filters of its priority: those of some kinds cannot be removed
+    /// one by one.
+    #[must_use]
+    pub fn classifier(&self) -> Self {
+        Self { handle: 0, ..self.clone() }
+    }
+
+    /// Whether one classifier holds both filters.
+    #[must_use]
+    pub fn same_classifier(&self, other: &Self) -> bool {
+        self.classifier() == other.classifier()
+    }
 }
 
 /// A filter as observed.
@@ -129,22 +144,9 @@ pub async fn filters(netlink: &Connection, interface: u32, hook: Hook) -> Result
     netlink.dump(query, &format!("list filters of device {interface}"), read).await
 }
 
-/// Mirrors every frame at a hook to the device `to`, and lets classification continue.
+/// Redirects every frame that a device receives to the egress of the device `to`.
 ///
 /// The cookie has at most 16 bytes (`TC_COOKIE_MAX_SIZE`). `ENOENT` if the kernel lacks the classifier or `mirred`.
-pub async fn add_mirror_filter(
-    netlink: &Connection,
-    (interface, hook): (u32, Hook),
-    priority: u16,
-    to: u32,
-    cookie: &[u8],
-) -> Result<(), NetlinkError> {
-    let operation = format!("add a filter with mirred to device {interface}");
-    let target = FilterTarget { interface, hook, priority, handle: 0 };
-    add(netlink, target, mirred_message(target, MIRROR, to, cookie), &operation).await
-}
-
-/// Redirects every frame that a device receives to the egress of the device `to`. Cookie and errors as for a mirror.
 pub async fn add_redirect_filter(
     netlink: &Connection,
     interface: u32,
@@ -153,10 +155,11 @@ pub async fn add_redirect_filter(
 ) -> Result<(), NetlinkError> {
     let operation = format!("redirect what arrives on device {interface}");
     let target = FilterTarget { interface, hook: Hook::Ingress, priority: REDIRECT_PRIORITY, handle: 0 };
-    add(netlink, target, mirred_message(target, REDIRECT, to, cookie), &operation).await
+    add(netlink, target, redirect_message(target, to, cookie), &operation).await
 }
 
-/// Mirrors the frames for which a program returns -1 to the device `to`, and lets classification continue. Cookie as for a mirror.
+/// Mirrors the frames for which a program returns -1 to the device `to`, and lets classification continue. Cookie and
+/// errors as for a redirect.
 pub async fn attach_mirror_program(
     netlink: &Connection,
     target: FilterTarget,
@@ -197,7 +200,7 @@ async fn add(
     netlink.execute(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | exclusive, operation).await
 }
 
-/// Removes one filter; others of the same priority stay.
+/// Removes one filter, or a classifier with all its filters.
 pub async fn remove_filter(netlink: &Connection, id: &FilterId) -> Result<(), NetlinkError> {
     let operation = format!("remove the filter of priority {} from device {}", id.priority, id.interface);
     netlink.execute(RouteNetlinkMessage::DelTrafficFilter(remove_message(id)), 0, &operation).await

@@ -40,6 +40,8 @@ pub struct Link {
     pub vxlan: Option<Vxlan>,
     /// The ifindex of a veth device's peer, if that is in the same namespace.
     pub peer: Option<u32>,
+    /// The number of the namespace that a VXLAN device's socket or a veth device's peer is in, if that is another one than its own.
+    pub lower_netns: Option<i32>,
 }
 
 /// Settings of a VXLAN device.
@@ -56,6 +58,8 @@ pub struct Vxlan {
     pub source_ports: (u16, u16),
     /// Whether it learns the location of hosts from received frames.
     pub learning: bool,
+    /// How many MAC addresses can have forwarding entries at the same time; 0 for any number.
+    pub addresses: u32,
 }
 
 /// A VXLAN device to create.
@@ -104,7 +108,7 @@ fn vxlan_message(new: &NewVxlan<'_>, namespace: i32) -> LinkMessage {
     let (low, high) = new.vxlan.source_ports;
     let device = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan);
     let device = without_autoconf(device).mtu(new.mtu).link_group(new.group).setns_by_fd(namespace).name(new.name);
-    let device = device.port_range(low, high).id(new.vxlan.vni);
+    let device = device.port_range(low, high).limit(new.vxlan.addresses).id(new.vxlan.vni);
     // The zero address: no default remote, but the family is chosen (`vxlan_nl2conf`, drivers/net/vxlan/vxlan_core.c).
     let device = if new.ipv6 { device.remote6(std::net::Ipv6Addr::UNSPECIFIED) } else { device };
     device.learning(new.vxlan.learning).port(new.vxlan.port).build()
@@ -163,6 +167,15 @@ fn up_message(index: u32) -> LinkMessage {
     LinkUnspec::new_with_index(index).up().build()
 }
 
+/// Sets a device down. A VXLAN device keeps its permanent forwarding entries, and closes its UDP socket.
+pub async fn down_link(netlink: &Connection, index: u32) -> Result<(), NetlinkError> {
+    change(netlink, down_message(index), &format!("set device {index} down")).await
+}
+
+fn down_message(index: u32) -> LinkMessage {
+    LinkUnspec::new_with_index(index).down().build()
+}
+
 /// `RTM_NEWLINK` without `NLM_F_CREATE`, as `ip` sends it.
 async fn change(netlink: &Connection, message: LinkMessage, operation: &str) -> Result<(), NetlinkError> {
     netlink.execute(RouteNetlinkMessage::NewLink(message), 0, operation).await
@@ -198,7 +211,6 @@ impl From<LinkMessage> for Link {
             loopback: message.header.link_layer_type == LinkLayerType::Loopback,
             ..Self::default()
         };
-        let mut in_another_namespace = false;
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
@@ -206,13 +218,13 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
-                LinkAttribute::LinkNetNsId(_) => in_another_namespace = true,
+                LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(id),
                 LinkAttribute::AfSpecUnspec(families) => link.autoconf_disabled &= generates_no_addresses(&families),
                 LinkAttribute::LinkInfo(info) => (link.kind, link.vxlan) = driver(info),
                 _ => {}
             }
         }
-        link.peer = link.peer.filter(|_| link.kind == "veth" && !in_another_namespace);
+        link.peer = link.peer.filter(|_| link.kind == "veth" && link.lower_netns.is_none());
         link
     }
 }
@@ -241,13 +253,14 @@ fn driver(info: Vec<LinkInfo>) -> (String, Option<Vxlan>) {
 }
 
 fn read_vxlan(settings: Vec<InfoVxlan>) -> Vxlan {
-    let mut vxlan = Vxlan { vni: 0, port: 0, source_ports: (0, 0), learning: false };
+    let mut vxlan = Vxlan { vni: 0, port: 0, source_ports: (0, 0), learning: false, addresses: 0 };
     for setting in settings {
         match setting {
             InfoVxlan::Id(vni) => vxlan.vni = vni,
             InfoVxlan::Port(port) => vxlan.port = port,
             InfoVxlan::PortRange(ports) => vxlan.source_ports = ports,
             InfoVxlan::Learning(learning) => vxlan.learning = learning,
+            InfoVxlan::Limit(addresses) => vxlan.addresses = addresses,
             _ => {}
         }
     }

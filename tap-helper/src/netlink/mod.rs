@@ -1,4 +1,4 @@
-//! Requests to the kernel's routing netlink family, and to ethtool's, behind types of this crate.
+//! Requests to the kernel's routing netlink family, to ethtool's and to nftables, behind types of this crate.
 //!
 //! Messages and their builders are those of `rtnetlink` and `netlink-packet-route`; no other module names these crates, since their API
 //! changes every few months. [`nla`] adds what they lack, [`decode`] says why replies are parsed attribute by attribute. Unit
@@ -15,7 +15,9 @@ mod fdb;
 mod filter;
 mod generic;
 mod link;
+mod nftables;
 mod nla;
+mod nsid;
 mod qdisc;
 mod route;
 mod subscription;
@@ -25,17 +27,19 @@ pub use address::{InterfaceAddress, addresses};
 pub use connection::Connection;
 pub use error::{NetlinkError, NetnsError};
 pub use ethtool::{offloads, turn_off};
-pub use fdb::{add_destination, destinations, remove_destination};
+pub use fdb::{ForwardingEntry, Mac, ZERO, add_destination, forwarding, remove_destination, remove_entries};
 pub use filter::{
     CLAMP_PRIORITY, Classifier, Filter, FilterId, FilterTarget, Hook, REDIRECT_PRIORITY, add_drop_filter,
-    add_mirror_filter, add_redirect_filter, attach_mirror_program, attach_verdict_program, filters, remove_filter,
+    add_redirect_filter, attach_mirror_program, attach_verdict_program, filters, remove_filter,
 };
 #[cfg(test)]
 pub use filter::{Counters, DROP_PRIORITY, Mirror};
 pub use link::{
-    Link, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, link_mtu, links, rename_link, set_alias,
-    up_link,
+    Link, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, down_link, link_mtu, links, rename_link,
+    set_alias, up_link,
 };
+pub use nftables::SourceFilter;
+pub use nsid::node_nsid;
 pub use qdisc::{Qdisc, QdiscKind, add_clsact, qdiscs, remove_clsact};
 pub use route::{DefaultRoute, default_routes, route_to};
 pub use subscription::{Event, Subscription};

@@ -72,6 +72,10 @@ fn output(attribute: &RouteAttribute) -> Option<u32> {
 pub struct Route {
     /// Ifindex of the device.
     pub interface: u32,
+    /// Whether the address is one of this namespace.
+    pub local: bool,
+    /// The source address of packets that are not bound to one.
+    pub source: Option<IpAddr>,
     /// Largest packet, if the route sets it, or path MTU discovery found a narrower path to this address.
     pub mtu: Option<u32>,
 }
@@ -112,6 +116,12 @@ fn read_route(message: RouteNetlinkMessage) -> Option<Route> {
     };
     Some(Route {
         interface: message.attributes.iter().find_map(output)?,
+        local: message.header.kind == RouteType::Local,
+        source: message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+            _ => None,
+        }),
         mtu: message.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Metrics(metrics) => metrics.iter().find_map(mtu),
             _ => None,
@@ -121,16 +131,25 @@ fn read_route(message: RouteNetlinkMessage) -> Option<Route> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    /// What the kernel reports of a route by `ip route add 10.0.0.2/32 dev eth0 mtu 1400`.
+    /// What the kernel reports of a route by `ip route add 10.0.0.2/32 dev eth0 mtu 1400`, and of one of the type `local`.
     #[test]
     fn a_route_is_read() {
         let mut message = RouteMessage::default();
         message.attributes = vec![RouteAttribute::Oif(3)];
         let read = |message: &RouteMessage| read_route(RouteNetlinkMessage::NewRoute(message.clone()));
-        assert_eq!(read(&message), Some(Route { interface: 3, mtu: None }));
+        message.header.kind = RouteType::Unicast;
+        assert_eq!(read(&message), Some(Route { interface: 3, local: false, source: None, mtu: None }));
+        let source = Ipv4Addr::new(10, 0, 0, 1);
+        message.attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]));
-        assert_eq!(read(&message), Some(Route { interface: 3, mtu: Some(1400) }));
+        message.header.kind = RouteType::Local;
+        assert_eq!(
+            read(&message),
+            Some(Route { interface: 3, local: true, source: Some(source.into()), mtu: Some(1400) })
+        );
     }
 }

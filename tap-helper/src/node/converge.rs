@@ -1,22 +1,26 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use podtap_model::{DesiredSender, Reason, Receiver, State};
-use tracing::{info, warn};
+use podtap_model::{DesiredSender, Receiver, State};
+use tracing::{debug, info, warn};
 
-use super::{Node, netns::Netns, pods::PodNetns};
+use super::{Node, names::owners, netns::Netns, pods::PodNetns, resources::Running};
 use crate::{
+    ahead,
     execute::Executor,
     failure::{Failure, Status},
     marks::is_ours,
+    names::sender_hash,
     namespace::NamespaceId,
     observe::{NetnsKind, Observed},
     plan::{Plan, Requested, plan},
     resource::{Resource, SenderKey},
     settings::settings,
     step::{Action, Step},
+    target,
 };
 
 /// Observations that suffice for any change: one round creates devices, one completes them, one finds nothing to do; a
@@ -58,6 +62,7 @@ impl Node {
     /// first time, returns when everything was executed, and the namespace remains due.
     pub(super) async fn converge(&mut self, id: NamespaceId, now: Instant) {
         let mut failures: BTreeMap<Resource, u32> = BTreeMap::new();
+        let mut restored = false;
         for _ in 0..ROUNDS {
             let Some(netns) = self.netns.get_mut(&id) else { return };
             netns.dirty = false;
@@ -72,8 +77,12 @@ impl Node {
             let actions: Vec<Action> =
                 plan.actions.iter().filter(|action| proceeds(&action.resource)).cloned().collect();
             if actions.is_empty() {
+                if let Some(netns) = self.netns.get_mut(&id) {
+                    netns.restored = restored;
+                }
                 return self.settle(id, &plan, &observed, now);
             }
+            restored |= actions.iter().any(|action| self.restores(action));
             for resource in self.execute(id, &actions, now).await {
                 *failures.entry(resource).or_default() += 1;
             }
@@ -86,11 +95,13 @@ impl Node {
                 return;
             }
         }
-        let failure = Failure::failed(
-            Reason::KernelError,
-            "Another program keeps changing what PodTap configures on this interface. Find that program, and make it leave PodTap's filters alone.".to_owned(),
-        );
-        self.unobservable(id, &failure, now);
+        self.unobservable(id, &Failure::contested(), now);
+    }
+
+    /// Whether an action restores what was in place. Other settings are no reason to suspect another program.
+    fn restores(&self, action: &Action) -> bool {
+        let was_active = self.resources.get(&action.resource).is_some_and(|state| state.status == Status::ACTIVE);
+        was_active && !matches!(action.step, Step::Configure { .. })
     }
 
     /// Whether the steps of a resource have to wait because it failed recently. Steps that remove its remains do not wait.
@@ -128,23 +139,21 @@ impl Node {
                 Some(pod) => self.pods.netns_of(&pod.uid) == PodNetns::Own(id),
                 None => id == self.namespace.id(),
             };
-            here && attempted(Resource::receiver(receiver))
+            here && attempted(Resource::receiver(receiver)) && self.sources.failure(receiver).is_none()
         };
-        let senders: Vec<&DesiredSender> = desired.senders.iter().filter(sender).collect();
-        let settings = |sender: &&DesiredSender| {
-            let settings = settings(sender, self.path_mtus.of(sender), &self.features);
-            (SenderKey::of(sender), settings)
-        };
-        let settings = match self.features.usable() {
-            Ok(()) => senders.iter().map(settings).collect(),
-            Err(_) => BTreeMap::new(),
-        };
-        Requested { senders, receivers: desired.receivers.iter().filter(receiver).collect(), settings }
+        let with_settings = |sender| (sender, settings(sender, self.paths.of(sender), self.frag_list_safe));
+        Requested {
+            senders: desired.senders.iter().filter(sender).map(with_settings).collect(),
+            receivers: desired.receivers.iter().filter(receiver).collect(),
+            unloadable: self.program_sets.spare().failure().cloned(),
+        }
     }
 
     /// Executes all actions, except further ones of resources that failed. Returns these resources.
     async fn execute(&mut self, id: NamespaceId, actions: &[Action], now: Instant) -> BTreeSet<Resource> {
         let Some(netns) = self.netns.get(&id) else { return BTreeSet::new() };
+        let senders = self.desired.iter().flat_map(|desired| &desired.senders);
+        let deadlines = senders.map(|sender| (Resource::sender(sender), self.renewals.deadline(sender))).collect();
         let mut executor = Executor {
             namespace: &*netns.namespace,
             netlink: &netns.netlink,
@@ -152,7 +161,9 @@ impl Node {
             clsacts: Vec::new(),
             program_sets: &mut self.program_sets,
             places: BTreeMap::new(),
+            deadlines,
         };
+        let owners = owners(self.desired.as_ref(), actions);
         let mut failed: BTreeSet<Resource> = BTreeSet::new();
         for action in actions {
             if failed.contains(&action.resource) {
@@ -166,13 +177,14 @@ impl Node {
                 self.resources.created(&action.resource, id);
             }
             if let Err(failure) = result {
-                warn!(step = ?action.step, error = failure.message, "step failed");
+                warn!(step = %action.step, of = owners[&action.resource], error = failure.message, "step failed");
                 failed.insert(action.resource.clone());
                 self.resources.failed(&action.resource, id, &failure, now);
             }
         }
         for action in actions.iter().filter(|action| !failed.contains(&action.resource)) {
-            info!(step = ?action.step, "done");
+            info!(step = %action.step, of = owners[&action.resource], "done");
+            debug!(step = ?action.step, "details");
         }
         failed
     }
@@ -182,8 +194,18 @@ impl Node {
         for (resource, result) in &plan.results {
             match result {
                 Ok(_) if self.resources.is_pausing(resource, now) => {}
-                Ok(interface) => self.resources.active(resource, id, interface),
+                Ok(interface) => {
+                    let addresses = self.addresses(resource, interface, observed);
+                    self.resources.active(resource, id, interface, addresses);
+                }
                 Err(failure) => self.resources.refused(resource, id, failure),
+            }
+            if let Resource::Sender(key) = resource {
+                self.resources.set_degraded(resource, ahead::hidden(observed, sender_hash(key)));
+            }
+            if let (Resource::Sender(key), Some(running)) = (resource, self.resources.running_mut(resource)) {
+                let classifier = observed.classifier(sender_hash(key));
+                *running = classifier.map(|program| Running { id: program.id, deadline: program.deadline });
             }
         }
         let actions = plan.actions.iter().map(|action| action.resource.clone());
@@ -215,6 +237,15 @@ impl Node {
         }
     }
 
+    /// What a report says about the addresses of a sender's interface: peers need it.
+    fn addresses(&self, resource: &Resource, interface: &str, observed: &Observed) -> Vec<IpAddr> {
+        let Resource::Sender(key) = resource else { return Vec::new() };
+        let mut senders = self.desired.iter().flat_map(|desired| &desired.senders);
+        let sender = senders.find(|sender| SenderKey::of(sender) == *key);
+        let sender = sender.filter(|sender| sender.tap.options.deduplicate.is_some());
+        sender.map_or_else(Vec::new, |sender| target::addresses(observed, &sender.pod, interface))
+    }
+
     fn has_node_receiver(&self, id: NamespaceId) -> bool {
         let receivers = self.desired.iter().flat_map(|desired| &desired.receivers);
         id == self.namespace.id() && receivers.into_iter().any(|receiver| receiver.pod.is_none())
@@ -223,7 +254,7 @@ impl Node {
     /// Records that the state of a namespace is unknown.
     fn unobservable(&mut self, id: NamespaceId, failure: &Failure, now: Instant) {
         let requested = self.requested(id, now);
-        let senders = requested.senders.iter().map(|sender| Resource::sender(sender));
+        let senders = requested.senders.iter().map(|(sender, _)| Resource::sender(sender));
         let receivers = requested.receivers.iter().map(|receiver| Resource::receiver(receiver));
         let mut resources: Vec<Resource> = senders.chain(receivers).collect();
         if resources.is_empty() {
@@ -236,6 +267,6 @@ impl Node {
                 _ => self.resources.failed(&resource, id, failure, now),
             }
         }
-        warn!(namespace = id.inode(), error = failure.message, "namespace failed");
+        warn!(place = self.place(id), error = failure.message, "cannot read the state");
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use podtap_model::{Count, Counters, DirectionCounters, SenderCounters};
 use tracing::warn;
 
-use super::Node;
+use super::{Node, sources};
 use crate::{
     bpf::{self, Maps},
     marks::{Cookie, Mark, SenderMark},
@@ -78,7 +78,7 @@ impl Node {
         }
         if let (None, Some(request)) = (&self.counter_requests.current, self.counter_requests.waiting.take()) {
             let pods = self.netns.iter().filter(|(_, netns)| netns.kind == NetnsKind::Pod);
-            let answer = Counters { request, senders: Vec::new() };
+            let answer = Counters { request, senders: Vec::new(), rejected: None };
             self.counter_requests.current = Some(Reading { answer, left: pods.map(|(id, _)| *id).collect() });
         }
         let reading = self.counter_requests.current.as_mut()?;
@@ -88,13 +88,17 @@ impl Node {
             let start = Instant::now();
             match read(&netns.netlink).await {
                 Ok(found) => reading.answer.senders.extend(found),
-                Err(error) => warn!(namespace = id.inode(), %error, "cannot read counters"),
+                Err(error) => warn!(pod = self.place(id), %error, "cannot read counters"),
             }
             self.counter_requests.pause(start.elapsed());
         }
         let reading = self.counter_requests.current.take_if(|reading| reading.left.is_empty())?;
         let mut answer = reading.answer;
         answer.senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));
+        answer.rejected = sources::dropped(&self.namespace).unwrap_or_else(|error| {
+            warn!(%error, "cannot read how many packets the receivers rejected");
+            None
+        });
         Some(answer)
     }
 }
@@ -118,7 +122,7 @@ async fn read(netlink: &Connection) -> Result<Vec<SenderCounters>, NetlinkError>
     Ok(senders.into_iter().filter_map(|(link, mark)| of_sender(link, mark, &all)).collect())
 }
 
-/// The counters of one sender; none if it has programs whose counters cannot be read, since its actions count less than they do.
+/// The counters of one sender; none if those of its programs cannot be read.
 fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<SenderCounters> {
     let owner = sender_hash(&SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() });
     let filter = |hook: Hook| {
@@ -129,31 +133,29 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
     };
     let [ingress, egress] = [Hook::Ingress, Hook::Egress].map(filter);
     let program = [ingress, egress].into_iter().flatten().find_map(|filter| Some((filter.program?, filter.classid)));
-    let programs = match program {
-        Some((id, classid)) => Some(Maps::adopt(id).and_then(|maps| maps.counters(classid)).ok()?),
-        None => None,
-    };
+    let (id, classid) = program?;
+    let counters = Maps::adopt(id).and_then(|maps| maps.counters(classid)).ok()?;
     Some(SenderCounters {
         tap_uid: mark.tap,
         pod_uid: mark.pod,
         interface: mark.interface,
-        ebpf: programs.is_some(),
-        ingress: ingress.map(|filter| direction(filter, programs.map(|counters| counters.ingress))),
-        egress: egress.map(|filter| direction(filter, programs.map(|counters| counters.egress))),
-        truncated: programs.map(|counters| count(counters.truncated)),
-        oversized: programs.map(|counters| count(counters.oversized)),
+        ingress: ingress.map(|filter| direction(filter, counters.ingress)),
+        egress: egress.map(|filter| direction(filter, counters.egress)),
+        truncated: count(counters.truncated),
+        oversized: count(counters.oversized),
+        forged: count(counters.forged),
     })
 }
 
-fn direction(filter: &Filter, programs: Option<bpf::DirectionCounters>) -> DirectionCounters {
+fn direction(filter: &Filter, counters: bpf::DirectionCounters) -> DirectionCounters {
     let action = filter.mirror.as_ref().map(|mirror| mirror.counters).unwrap_or_default();
     DirectionCounters {
-        mirrored: programs
-            .map_or(Count { frames: action.packets, bytes: action.bytes }, |counters| count(counters.mirrored)),
-        filtered: programs.map(|counters| count(counters.filtered)),
-        sampled_out: programs.map(|counters| count(counters.sampled_out)),
-        rate_limited: programs.map(|counters| count(counters.rate_limited)),
-        deduplicated: programs.map(|counters| count(counters.deduplicated)),
+        mirrored: count(counters.mirrored),
+        filtered: count(counters.filtered),
+        sampled_out: count(counters.sampled_out),
+        rate_limited: count(counters.rate_limited),
+        deduplicated: count(counters.deduplicated),
+        expired: count(counters.expired),
         failed: action.failed.into(),
     }
 }
@@ -194,27 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn without_programs_only_the_action_counts() {
-        let link = Link { index: 7, ..Link::default() };
-        let others = [filter("t", Hook::Egress, 8, 100, None), filter("other", Hook::Egress, 7, 100, None)];
-        let filters = [&others[..], &[filter("t", Hook::Ingress, 7, 5, None)]].concat();
-        let counters = of_sender(&link, mark(), &filters).expect("they can be read");
-        let mirrored = Count { frames: 5, bytes: 300 };
-        let expected = SenderCounters {
-            tap_uid: "t".to_owned(),
-            pod_uid: "p".to_owned(),
-            interface: "eth0".to_owned(),
-            ebpf: false,
-            ingress: Some(DirectionCounters { mirrored, failed: 1, ..DirectionCounters::default() }),
-            ..SenderCounters::default()
-        };
-        assert_eq!(counters, expected);
-    }
-
-    #[test]
-    fn unreadable_programs_are_not_replaced_by_the_action() {
+    fn a_sender_without_readable_programs_has_no_counters() {
         let link = Link { index: 7, ..Link::default() };
         // No kernel assigns this program ID so soon.
-        assert_eq!(of_sender(&link, mark(), &[filter("t", Hook::Ingress, 7, 5, Some(u32::MAX))]), None);
+        for program in [None, Some(u32::MAX)] {
+            assert_eq!(of_sender(&link, mark(), &[filter("t", Hook::Ingress, 7, 5, program)]), None);
+        }
     }
 }

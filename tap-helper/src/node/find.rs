@@ -30,7 +30,7 @@ impl Node {
                     }
                     // The process has just ended, or the helper lacks a capability. The search continues.
                     Err(error) => {
-                        warn!(pod = uid, %error, "cannot enter");
+                        warn!(pod = uid, %error, "cannot enter the pod's network namespace; retrying");
                         continue;
                     }
                 },
@@ -39,8 +39,8 @@ impl Node {
                     entry.get_mut().process.get_or_insert(candidate.pidfd);
                 }
             }
-            info!(pod = uid, namespace = id.inode(), "pod runs");
             self.pods.found(&uid, id, now);
+            info!(pod = self.place(id), "pod runs");
             if let Some(netns) = self.netns.get_mut(&id) {
                 netns.dirty = true;
             }
@@ -60,7 +60,7 @@ impl Node {
             netns.process = Some(process);
             return Ok(());
         }
-        info!(namespace = id.inode(), "pod ended");
+        info!(pod = self.place(id), "pod ended");
         self.pods.forget(id, now);
         self.preload_is_due = true;
         // The namespace may outlive its processes: CRI-O keeps it mounted between two runs of a pod's only container. Until then, no

@@ -7,12 +7,15 @@
 mod converge;
 mod counters;
 mod find;
+mod names;
 mod netns;
-mod path_mtu;
+mod paths;
 mod pods;
 mod preload;
+mod renewal;
 mod report;
 mod resources;
+mod sources;
 mod sweep;
 mod watch;
 
@@ -22,14 +25,15 @@ use std::{
     io,
     rc::Rc,
     task::Poll,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use podtap_model::DesiredState;
-use tracing::warn;
+use podtap_model::{DesiredState, UnixTime};
+use tracing::info;
 
 use crate::{
-    bpf::{Features, probe},
+    bpf::{Monotonic, frag_list_safe},
+    deadline::{ClockReading, Renewals},
     failure::Failure,
     namespace::{Namespace, NamespaceId},
     netlink::{Connection, NetlinkError, NetnsError},
@@ -39,9 +43,10 @@ use crate::{
 };
 use counters::CounterRequests;
 use netns::Netns;
-use path_mtu::PathMtus;
+use paths::Paths;
 use pods::{PodNetns, Pods};
-use resources::{Resources, changed};
+use resources::{Resources, changed, with_other_peers};
+use sources::Sources;
 use sweep::Sweep;
 
 /// How often everything is reconciled without an event: the safety net for what no event reports.
@@ -90,13 +95,15 @@ pub struct Node {
     namespace: Rc<Namespace>,
     netlink: Connection,
     desired: Option<DesiredState>,
-    /// Resources that are refused because of their spec alone.
+    /// Resources that are refused before any of their namespace is observed.
     invalid: BTreeMap<Resource, Failure>,
-    features: Features,
+    renewals: Renewals,
+    frag_list_safe: bool,
     program_sets: ProgramSets,
     /// Whether programs may have to be loaded ahead.
     preload_is_due: bool,
-    path_mtus: PathMtus,
+    paths: Paths,
+    sources: Sources,
     pods: Pods,
     resources: Resources,
     netns: BTreeMap<NamespaceId, Netns>,
@@ -111,17 +118,17 @@ impl Node {
     pub fn open() -> Result<Self, NodeError> {
         let namespace = Rc::new(Namespace::node().map_err(NodeError::Namespace)?);
         let netlink = Connection::open(&namespace)?;
-        let (features, programs) = probe();
-        log_missing(&features);
         Ok(Self {
             namespace,
             netlink,
             desired: None,
             invalid: BTreeMap::new(),
-            features,
-            program_sets: ProgramSets::with_spare(programs),
+            renewals: Renewals::new(node_clock()),
+            frag_list_safe: frag_list_safe(),
+            program_sets: ProgramSets::new(Instant::now()),
             preload_is_due: false,
-            path_mtus: PathMtus::default(),
+            paths: Paths::default(),
+            sources: Sources::default(),
             pods: Pods::default(),
             resources: Resources::default(),
             netns: BTreeMap::new(),
@@ -140,20 +147,34 @@ impl Node {
 
     /// Takes a new desired state. With the first one, the search begins for what earlier helpers left in any namespace.
     pub async fn set_desired(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
-        let mut changed = changed(self.desired.as_ref().unwrap_or(&DesiredState::default()), &desired);
-        let refused = validate::refused(&desired);
+        if self.desired.is_none() {
+            self.renewals = Renewals::new(node_clock());
+        }
+        if let Some(time) = desired.now {
+            self.renewals.confirm(ClockReading { at: Monotonic::now(), time });
+        }
+        let desired = self.renewals.without_expired(&desired, Monotonic::now()).unwrap_or(desired);
+        self.request(desired, now).await
+    }
+
+    async fn request(&mut self, desired: DesiredState, now: Instant) -> Result<(), NodeError> {
+        if self.paths.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await? {
+            self.mark_all_dirty();
+        }
+        let none = DesiredState::default();
+        let previous = self.desired.as_ref().unwrap_or(&none);
+        let mut changed = changed(previous, &desired);
+        let other_peers = with_other_peers(previous, &desired);
+        let refused = validate::refused(&desired, |address| self.paths.is_local(address));
         // Whether a resource is refused depends on others, too.
         let verdict = |resource: &&Resource| refused.get(*resource) != self.invalid.get(*resource);
         changed.extend(refused.keys().chain(self.invalid.keys()).filter(verdict).cloned().collect::<Vec<_>>());
         self.invalid = refused;
         self.resources.forget_changed(&changed, &desired);
+        changed.extend(other_peers);
         self.pods.set(validate::pods(&desired), now);
-        if self.features.usable().is_ok()
-            && self.path_mtus.set_destinations(desired.senders.iter(), &self.namespace, &self.netlink).await?
-        {
-            self.mark_all_dirty();
-        }
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
+        self.sources.set(&desired, now);
         let is_first = self.desired.replace(desired).is_none();
         if is_first {
             self.start_sweep()?;
@@ -171,19 +192,30 @@ impl Node {
 
     /// Reconciles what is due.
     pub async fn reconcile(&mut self, now: Instant) -> Result<(), NodeError> {
+        self.expire(now).await?;
+        if self.program_sets.retry_at().is_some_and(|moment| moment <= now) {
+            self.preload_is_due = true;
+        }
         if self.pods.watch_is_due(now) {
             self.search(now).await?;
         }
         if self.next_full_reconcile.is_some_and(|moment| moment <= now) {
             self.next_full_reconcile = Some(now + FULL_RECONCILE);
-            self.path_mtus.refresh(&self.netlink).await;
+            self.refresh_paths().await;
+            self.sources.check_at(now);
             self.mark_all_dirty();
             self.start_sweep()?;
+        }
+        // Before any receiver is created.
+        if self.sources.install(&self.namespace, now) {
+            self.mark_all_dirty();
         }
         if self.sweep.is_due(now) {
             self.sweep_step().await;
         }
         self.converge_due(now).await;
+        self.sources.remove(&self.namespace, now);
+        self.write_deadlines();
         Ok(())
     }
 
@@ -191,17 +223,21 @@ impl Node {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let netns = self.netns.values().filter_map(Netns::due_at);
+        // A node without senders needs no programs.
+        let has_senders = self.desired.as_ref().is_some_and(|desired| !desired.senders.is_empty());
+        let load = self.program_sets.retry_at().filter(|_| has_senders && !self.preload_is_due);
         let retry = self.resources.next_retry();
-        let (counters, sweep) = (self.counter_requests.due_at(), self.sweep.due_at());
-        let moments = [self.pods.watch_due_at(), self.next_full_reconcile, retry, counters, sweep];
-        moments.into_iter().flatten().chain(netns).min()
+        let (counters, sweep, sources) = (self.counter_requests.due_at(), self.sweep.due_at(), self.sources.due_at());
+        let own = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load];
+        let moments = own.into_iter().chain([self.next_deadline(), counters, sweep, sources]);
+        moments.flatten().chain(netns).min()
     }
 
     /// Waits until something changes. Cancel safe: a change that is not handled is reported again.
     pub async fn changed(&mut self) -> Vec<Change> {
         poll_fn(|context| {
             let mut changes = Vec::new();
-            if self.path_mtus.poll_changed(context).is_ready() {
+            if self.paths.poll_changed(context).is_ready() {
                 changes.push(Change::Paths);
             }
             if self.program_sets.poll_loaded(context).is_ready() {
@@ -228,15 +264,26 @@ impl Node {
             }
             Change::ProcessEnded(id) => self.process_ended(id, now).await,
             Change::Paths => {
-                if self.path_mtus.refresh(&self.netlink).await {
-                    self.mark_all_dirty();
-                }
+                self.refresh_paths().await;
                 Ok(())
             }
             Change::ProgramsLoaded => {
                 self.preload_is_due = true;
+                if self.program_sets.recovered() {
+                    info!("eBPF programs can be loaded again");
+                    self.mark_all_dirty();
+                }
                 Ok(())
             }
+        }
+    }
+
+    async fn refresh_paths(&mut self) {
+        if self.paths.refresh(&self.netlink).await {
+            let is_local = |address| self.paths.is_local(address);
+            self.invalid =
+                self.desired.as_ref().map(|desired| validate::refused(desired, is_local)).unwrap_or_default();
+            self.mark_all_dirty();
         }
     }
 
@@ -274,10 +321,7 @@ impl Node {
     }
 }
 
-/// Logs each missing feature of the kernel.
-fn log_missing(features: &Features) {
-    let parts = [&features.ebpf, &features.rate_limit, &features.expression, &features.clamp];
-    for error in parts.into_iter().filter_map(|part| part.as_ref().err()) {
-        warn!(%error, "eBPF feature missing");
-    }
+/// The node's own clock, for what the API server's is not known for.
+fn node_clock() -> ClockReading {
+    ClockReading { at: Monotonic::now(), time: UnixTime::from(SystemTime::now()) }
 }

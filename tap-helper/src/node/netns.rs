@@ -37,6 +37,8 @@ pub(super) struct Netns {
     pub(super) names: BTreeSet<String>,
     /// Resources that are no longer requested, and why they still exist.
     pub(super) leftovers: BTreeMap<Resource, Status>,
+    /// Whether the last reconciliation had to restore something that was in place before.
+    pub(super) restored: bool,
     not_before: Option<Instant>,
     repairs: (Option<Instant>, u32),
 }
@@ -63,6 +65,7 @@ impl Netns {
             watched: BTreeSet::new(),
             names: BTreeSet::new(),
             leftovers: BTreeMap::new(),
+            restored: false,
             not_before: None,
             repairs: (None, 0),
         })
@@ -122,6 +125,13 @@ impl Netns {
         if self.repairs.1 > REPAIRS && self.not_before.is_none_or(|moment| moment <= now) {
             self.not_before = Some(now + SLOW);
         }
+    }
+
+    /// Whether another program keeps changing what is restored here, and the next reconciliation waits: what was observed last may not
+    /// be true any more.
+    pub(super) fn is_contested(&self) -> bool {
+        // Without a pause, a dirty namespace is reconciled before anything is reported.
+        self.dirty && self.restored
     }
 
     /// When it is due to be reconciled.

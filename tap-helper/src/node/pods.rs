@@ -81,6 +81,11 @@ impl Pods {
         self.watch_if_incomplete(now);
     }
 
+    /// The pods of a namespace.
+    pub(super) fn in_netns(&self, id: NamespaceId) -> impl Iterator<Item = &Pod> {
+        self.known.values().filter(move |known| known.netns == PodNetns::Own(id)).map(|known| &known.pod)
+    }
+
     pub(super) fn any_in(&self, id: NamespaceId) -> bool {
         self.known.values().any(|known| known.netns == PodNetns::Own(id))
     }

@@ -1,6 +1,9 @@
 //! Which programs are loaded ahead: those of senders whose pod does not run yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use podtap_model::DesiredSender;
 
@@ -9,8 +12,8 @@ use crate::{bpf::Settings, resource::SenderKey, settings::settings};
 
 impl Node {
     /// Starts to load programs that the next pods will need, if any are missing. To be called when nothing else is left to do.
-    pub fn preload(&mut self) {
-        if !std::mem::take(&mut self.preload_is_due) || self.features.usable().is_err() {
+    pub fn preload(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.preload_is_due) {
             return;
         }
         let senders = self.desired.iter().flat_map(|desired| &desired.senders);
@@ -19,11 +22,11 @@ impl Node {
         // All senders of a tap have the same settings.
         let mut by_tap: BTreeMap<&str, Settings> = BTreeMap::new();
         for sender in &waiting {
-            let of_sender = || settings(sender, self.path_mtus.of(sender), &self.features);
+            let of_sender = || settings(sender, self.paths.of(sender), self.frag_list_safe);
             by_tap.entry(&sender.tap.uid).or_insert_with(of_sender);
         }
         let settings = |sender: &DesiredSender| Some((SenderKey::of(sender), by_tap.get(&*sender.tap.uid)?));
-        self.program_sets.preload(waiting.into_iter().filter_map(settings));
+        self.program_sets.preload(waiting.into_iter().filter_map(settings), now);
     }
 
     /// Forgets the programs of senders that are no longer requested.

@@ -4,9 +4,8 @@ use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus
 
 use super::{Node, pods::PodNetns};
 use crate::{
-    failure::Status,
+    failure::{Failure, Status},
     resource::{Resource, SenderKey},
-    settings::degraded,
 };
 
 impl Node {
@@ -18,16 +17,24 @@ impl Node {
         let mut senders: Vec<SenderStatus> = Vec::new();
         for sender in &desired.senders {
             let resource = Resource::sender(sender);
-            let interface = self.resources.get(&resource).map(|state| state.interface.clone());
+            let state = self.resources.get(&resource);
+            let mut status = self.status(&resource, Some(&sender.pod));
+            if status == Status::ACTIVE {
+                status = self.stopped(sender).unwrap_or(status);
+            }
             senders.push(SenderStatus {
-                interface: interface.filter(|name| !name.is_empty()),
-                degraded: degraded(sender, &self.features),
-                ..sender_status(SenderKey::of(sender), self.status(&resource, Some(&sender.pod)))
+                interface: state.map(|state| state.interface.clone()).filter(|name| !name.is_empty()),
+                addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),
+                degraded: state.and_then(|state| state.degraded.clone()).into_iter().collect(),
+                ..sender_status(SenderKey::of(sender), status)
             });
         }
         let mut receivers: Vec<ReceiverStatus> = Vec::new();
         for receiver in &desired.receivers {
-            let status = self.status(&Resource::receiver(receiver), receiver.pod.as_ref());
+            let status = match self.sources.failure(receiver) {
+                Some(failure) => failure.status(),
+                None => self.status(&Resource::receiver(receiver), receiver.pod.as_ref()),
+            };
             receivers.push(receiver_status(receiver.tap.uid.to_string(), receiver.vni.get(), status));
         }
         // Leftovers that were observed have a message; others have not been observed yet.
@@ -40,16 +47,15 @@ impl Node {
                 Resource::Leftover => {}
             }
         }
-        let status = desired.status(senders, receivers, self.feature_names());
-        let status = NodeStatus { helper_restarts: self.restarts, unsearched: self.sweep.failures(), ..status };
+        let features = [("ebpf".to_owned(), self.program_sets.spare().failure().is_none())].into();
+        let status = desired.status(senders, receivers, features);
+        let status = NodeStatus {
+            source_addresses: self.paths.sources(),
+            helper_restarts: self.restarts,
+            unsearched: self.sweep.failures(),
+            ..status
+        };
         Some(Report { uid: desired.uid.clone(), status })
-    }
-
-    fn feature_names(&self) -> BTreeMap<String, bool> {
-        let ebpf = self.features.usable().is_ok();
-        [("ebpf", ebpf), ("clamp", ebpf && self.features.clamp.is_ok())]
-            .map(|(name, is_supported)| (name.to_owned(), is_supported))
-            .into()
     }
 
     fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {
@@ -70,7 +76,12 @@ impl Node {
             },
             Some(PodNetns::Own(_)) | None => self.resources.get(resource).map_or_else(
                 || Status { reason: Reason::PodNotRunning, ..Status::PENDING },
-                |state| state.status.clone(),
+                |state| match self.netns.get(&state.netns) {
+                    Some(netns) if state.status == Status::ACTIVE && netns.is_contested() => {
+                        Failure::contested().status()
+                    }
+                    _ => state.status.clone(),
+                },
             ),
         }
     }
@@ -78,7 +89,16 @@ impl Node {
 
 fn sender_status(key: SenderKey, status: Status) -> SenderStatus {
     let Status { state, reason, message } = status;
-    SenderStatus { tap_uid: key.tap, pod_uid: key.pod, interface: None, state, reason, message, degraded: Vec::new() }
+    SenderStatus {
+        tap_uid: key.tap,
+        pod_uid: key.pod,
+        interface: None,
+        addresses: Vec::new(),
+        state,
+        reason,
+        message,
+        degraded: Vec::new(),
+    }
 }
 
 fn receiver_status(tap_uid: String, vni: u32, status: Status) -> ReceiverStatus {

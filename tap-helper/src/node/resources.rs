@@ -1,12 +1,16 @@
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use podtap_backoff::Backoff;
-use podtap_model::{DesiredSender, DesiredState, Receiver, State};
+use podtap_model::{DesiredSender, DesiredState, Receiver, State, Tap};
 
 use crate::{
+    bpf::Monotonic,
     failure::{Failure, Status},
     namespace::NamespaceId,
     resource::Resource,
@@ -22,33 +26,65 @@ fn backoff() -> Backoff {
 pub(super) struct ResourceState {
     pub(super) status: Status,
     pub(super) interface: String,
+    /// The addresses of the pod that the interface has, for senders with deduplication.
+    pub(super) addresses: Vec<IpAddr>,
+    /// What may be missing from what a sender mirrors.
+    pub(super) degraded: Option<String>,
     pub(super) netns: NamespaceId,
     backoff: Backoff,
     retry_at: Option<Instant>,
     /// A device was created for it since it was last active.
     created: bool,
+    /// The programs of a sender, as last observed.
+    pub(super) running: Option<Running>,
+}
+
+/// Running programs of a sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    /// The ID of one of its classifiers.
+    pub(super) id: u32,
+    /// When they stop mirroring.
+    pub(super) deadline: Option<Monotonic>,
 }
 
 /// The desired state of one resource.
 #[derive(PartialEq)]
 enum Spec<'a> {
-    Sender(&'a DesiredSender),
+    Sender(Cow<'a, DesiredSender>),
     Receiver(&'a Receiver),
 }
 
 fn specs(desired: &DesiredState) -> BTreeMap<Resource, Spec<'_>> {
-    let senders = desired.senders.iter().map(|sender| (Resource::sender(sender), Spec::Sender(sender)));
+    let senders = desired.senders.iter().map(|sender| (Resource::sender(sender), Spec::Sender(without_peers(sender))));
     let receivers = desired.receivers.iter();
     let receivers = receivers.map(|receiver| (Resource::receiver(receiver), Spec::Receiver(receiver)));
     senders.chain(receivers).collect()
 }
 
-/// The resources whose spec differs between two desired states, including those that only one of them has.
+/// Peers come and go with other pods: that is no reason to report the sender as pending, or to forget why it failed.
+fn without_peers(sender: &DesiredSender) -> Cow<'_, DesiredSender> {
+    if sender.tap.peers.is_empty() {
+        return Cow::Borrowed(sender);
+    }
+    let tap = Tap { peers: Vec::new(), ..Tap::clone(&sender.tap) };
+    Cow::Owned(DesiredSender { tap: Arc::new(tap), ..sender.clone() })
+}
+
+/// The resources whose spec differs between two desired states, apart from peers, including those that only one of them has.
 pub(super) fn changed(previous: &DesiredState, desired: &DesiredState) -> BTreeSet<Resource> {
     let (before, now) = (specs(previous), specs(desired));
     let removed = before.keys().filter(|resource| !now.contains_key(resource));
     let other = now.iter().filter(|(resource, spec)| before.get(resource) != Some(spec)).map(|(resource, _)| resource);
     removed.chain(other).cloned().collect()
+}
+
+/// The senders whose tap has other peers than before.
+pub(super) fn with_other_peers(previous: &DesiredState, desired: &DesiredState) -> BTreeSet<Resource> {
+    let peers = |sender: &DesiredSender| (sender.tap.uid.clone(), sender.tap.peers.clone());
+    let before: BTreeMap<_, _> = previous.senders.iter().map(peers).collect();
+    let differ = |sender: &&DesiredSender| before.get(&sender.tap.uid).is_some_and(|peers| *peers != sender.tap.peers);
+    desired.senders.iter().filter(differ).map(Resource::sender).collect()
 }
 
 /// The state of each resource that has a namespace.
@@ -100,10 +136,13 @@ impl Resources {
         let fresh = || ResourceState {
             status: Status::PENDING,
             interface: String::new(),
+            addresses: Vec::new(),
+            degraded: None,
             netns,
             backoff: backoff(),
             retry_at: None,
             created: false,
+            running: None,
         };
         let state = self.0.entry(resource.clone()).or_insert_with(fresh);
         if state.netns != netns {
@@ -112,11 +151,24 @@ impl Resources {
         state
     }
 
+    /// Records what may be missing from what a sender mirrors.
+    pub(super) fn set_degraded(&mut self, resource: &Resource, degraded: Option<String>) {
+        if let Some(state) = self.0.get_mut(resource) {
+            state.degraded = degraded;
+        }
+    }
+
+    /// The programs of a sender; none if its namespace was not observed yet.
+    pub(super) fn running_mut(&mut self, resource: &Resource) -> Option<&mut Option<Running>> {
+        self.0.get_mut(resource).map(|state| &mut state.running)
+    }
+
     /// Records that it is complete.
-    pub(super) fn active(&mut self, resource: &Resource, netns: NamespaceId, interface: &str) {
+    pub(super) fn active(&mut self, resource: &Resource, netns: NamespaceId, interface: &str, addresses: Vec<IpAddr>) {
         let state = self.entry(resource, netns);
         state.status = Status::ACTIVE;
         interface.clone_into(&mut state.interface);
+        state.addresses = addresses;
         (state.backoff, state.retry_at, state.created) = (backoff(), None, false);
     }
 

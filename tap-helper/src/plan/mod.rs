@@ -2,9 +2,10 @@
 //!
 //! Guarantees, each checked by a property test:
 //! - Planning, executing and observing reach a plan without steps within four rounds, from any initial state.
-//! - Nothing without PodTap's marks is changed or removed.
+//! - Nothing without PodTap's marks is changed or removed, except what others add to PodTap's devices.
 //! - The order of the requested senders and receivers does not matter.
 //! - A helper may end between any two steps: a new plan converges from there, too.
+//! - While no programs can be loaded, a sender that needs them is refused, and what exists of it is not changed.
 //!
 //! A plan never refers to a device that does not exist yet. One round creates devices, the next one everything on them.
 
@@ -25,19 +26,19 @@ use crate::{
     names::DEVICE_MTU,
     netlink::{Filter, Hook, Link, QdiscKind},
     observe::Observed,
-    resource::{Resource, SenderKey},
+    resource::Resource,
     step::{Action, Step},
 };
 
 /// The desired state of one namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Requested<'a> {
-    /// Senders of the pods in this namespace.
-    pub senders: Vec<&'a DesiredSender>,
+    /// Senders of the pods in this namespace, with the settings of their programs.
+    pub senders: Vec<(&'a DesiredSender, Settings)>,
     /// Receivers whose interface belongs in it.
     pub receivers: Vec<&'a Receiver>,
-    /// Settings of the senders' programs. A sender without settings has no programs: it mirrors every frame unchanged.
-    pub settings: BTreeMap<SenderKey, Settings>,
+    /// Why no programs can be loaded, if that is so.
+    pub unloadable: Option<Failure>,
 }
 
 /// The steps to execute, and the result for each requested resource.
@@ -52,19 +53,20 @@ pub struct Plan {
 /// Plans one round.
 #[must_use]
 pub fn plan(requested: &Requested<'_>, observed: &Observed) -> Plan {
-    let mut planner = Planner { observed, settings: &requested.settings, plan: Plan::default(), kept: Kept::default() };
+    let unloadable = requested.unloadable.as_ref();
+    let mut planner = Planner { observed, unloadable, plan: Plan::default(), kept: Kept::default() };
     // Sorted by identity, so that the order of the request does not matter.
     let mut receivers = requested.receivers.clone();
     receivers.sort_by_key(|receiver| (receiver.vni, &receiver.tap.uid));
-    let mut senders = requested.senders.clone();
-    senders.sort_by_key(|sender| (&sender.tap.uid, &sender.pod.uid));
+    let mut senders: Vec<_> = requested.senders.iter().collect();
+    senders.sort_by_key(|(sender, _)| (&sender.tap.uid, &sender.pod.uid));
 
     let mut additions = Vec::new();
     for receiver in receivers {
         additions.extend(planner.receiver(receiver));
     }
-    for sender in senders {
-        additions.extend(planner.sender(sender));
+    for (sender, settings) in senders {
+        additions.extend(planner.sender(sender, settings));
     }
     planner.cleanup();
     planner.plan.actions.extend(additions);
@@ -87,7 +89,7 @@ struct Kept {
 
 struct Planner<'a> {
     observed: &'a Observed,
-    settings: &'a BTreeMap<SenderKey, Settings>,
+    unloadable: Option<&'a Failure>,
     plan: Plan,
     kept: Kept,
 }
@@ -113,6 +115,11 @@ impl<'a> Planner<'a> {
         steps
     }
 
+    /// The steps that remove the forwarding entries of a VXLAN device that are no destinations.
+    fn undivert(&self, device: u32) -> impl Iterator<Item = Step> + use<> {
+        self.observed.diverted(device).into_iter().map(move |mac| Step::RemoveEntries(device, mac))
+    }
+
     /// Filters at a hook, with their positions.
     fn filters(&self, interface: u32, hook: Hook) -> impl Iterator<Item = (usize, &'a Filter)> {
         let all = self.observed.filters.iter().enumerate();
@@ -123,7 +130,7 @@ impl<'a> Planner<'a> {
 
     /// Whether an observed device of ours can be configured as requested without being recreated.
     fn reusable(&self, link: &Link) -> bool {
-        is_ours(link) && self.observed.qdisc(link.index) != Some(QdiscKind::Ingress)
+        is_ours(link) && self.observed.is_genuine(link) && self.observed.qdisc(link.index) != Some(QdiscKind::Ingress)
     }
 }
 

@@ -17,6 +17,13 @@ pub(super) struct ProgramPlan {
     pub(super) replaced: Vec<Hook>,
 }
 
+impl ProgramPlan {
+    /// Whether programs have to be loaded.
+    pub(super) fn loads(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::LoadPrograms { .. }))
+    }
+}
+
 /// A program in a filter.
 #[derive(Clone, Copy)]
 struct Running<'a> {

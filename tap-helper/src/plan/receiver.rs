@@ -34,7 +34,8 @@ impl Planner<'_> {
             return vec![create_vxlan_device(receiver, Part::Interface)];
         };
         self.kept.devices.push(device.index);
-        let mut steps = self.configure_link(&device, &alias(receiver, Part::Interface));
+        let mut steps = self.remove_forwarding(device.index);
+        steps.extend(self.configure_link(&device, &alias(receiver, Part::Interface)));
         steps.extend(publish(&device, &receiver.interface_name));
         steps
     }
@@ -50,6 +51,7 @@ impl Planner<'_> {
             None => steps.push(create_vxlan_device(receiver, Part::Vxlan)),
             Some(vxlan) => {
                 self.kept.devices.push(vxlan.index);
+                steps.extend(self.remove_forwarding(vxlan.index));
                 steps.extend(self.configure_link(vxlan, &alias(receiver, Part::Vxlan)));
             }
         }
@@ -75,6 +77,12 @@ impl Planner<'_> {
             steps.extend(publish(&interface, &receiver.interface_name));
         }
         steps
+    }
+
+    /// The steps that remove all forwarding entries of a receiver's device: nothing is to leave it.
+    fn remove_forwarding(&self, device: u32) -> Vec<Step> {
+        let destinations = self.observed.destinations(device).into_iter().map(|to| Step::RemoveDestination(device, to));
+        self.undivert(device).chain(destinations).collect()
     }
 
     /// The receiver's VXLAN device, if one exists that need not be recreated. It may belong to another tap, whose alias is then replaced.
@@ -146,7 +154,7 @@ impl Planner<'_> {
 }
 
 fn vxlan_settings(receiver: &Receiver) -> Vxlan {
-    Vxlan { vni: receiver.vni.get(), port: receiver.port, source_ports: SOURCE_PORTS, learning: false }
+    Vxlan { vni: receiver.vni.get(), port: receiver.port, source_ports: SOURCE_PORTS, learning: false, addresses: 1 }
 }
 
 fn alias(receiver: &Receiver, part: Part) -> String {

@@ -1,11 +1,14 @@
+use std::collections::BTreeSet;
+
 use podtap_model::{DesiredSender, Endpoint, Reason};
 
-use super::{Planner, priority};
+use super::{Planner, priority, program::ProgramPlan};
 use crate::{
+    bpf::Settings,
     failure::Failure,
     marks::{Cookie, Mark, SenderMark, config_hash},
     names::{SENDER_PORT, SENDER_VNIS, SOURCE_PORTS, sender_device, sender_hash},
-    netlink::{Filter, FilterTarget, Hook, Link, QdiscKind, Vxlan},
+    netlink::{Filter, FilterId, FilterTarget, Hook, Link, QdiscKind, Vxlan, ZERO},
     resource::{Resource, SenderKey},
     step::{Action, Step},
     target,
@@ -13,15 +16,16 @@ use crate::{
 
 impl Planner<'_> {
     /// Plans one sender: keeps the existing resources that match it, and returns the steps for the missing ones.
-    pub(super) fn sender(&mut self, sender: &DesiredSender) -> Vec<Action> {
+    pub(super) fn sender(&mut self, sender: &DesiredSender, settings: &Settings) -> Vec<Action> {
         let key = SenderKey::of(sender);
         let resource = Resource::Sender(key.clone());
-        match self.tapped_interface(sender) {
-            Ok(interface) => {
-                self.plan.results.insert(resource.clone(), Ok(interface.name.clone()));
-                self.kept.interfaces.push(interface.index);
-                self.sender_on(sender, &key, &resource, &interface)
-            }
+        let steps = self.tapped_interface(sender).and_then(|interface| {
+            self.plan.results.insert(resource.clone(), Ok(interface.name.clone()));
+            self.kept.interfaces.push(interface.index);
+            self.sender_on(sender, settings, &key, &interface)
+        });
+        match steps {
+            Ok(steps) => steps.into_iter().map(|step| Action { resource: resource.clone(), step }).collect(),
             Err(failure) => {
                 self.plan.results.insert(resource, Err(failure));
                 Vec::new()
@@ -35,7 +39,7 @@ impl Planner<'_> {
             return Err(Failure::refused(
                 Reason::IngressQdiscConflict,
                 format!(
-                    "Another program added an ingress qdisc to {}, where PodTap needs clsact. Let that program use clsact, or remove it.",
+                    "Another program added an ingress qdisc to {}, where PodTap needs clsact. Make that program use clsact; if it is not in the pod, ask the cluster's administrator.",
                     interface.name,
                 ),
             ));
@@ -46,11 +50,10 @@ impl Planner<'_> {
     fn sender_on(
         &mut self,
         sender: &DesiredSender,
+        settings: &Settings,
         key: &SenderKey,
-        resource: &Resource,
         interface: &Link,
-    ) -> Vec<Action> {
-        let mut actions = Vec::new();
+    ) -> Result<Vec<Step>, Failure> {
         let destinations = requested_destinations(sender);
         let ipv6 = destinations.first().is_some_and(|to| to.address.is_ipv6());
         let has_clsact = self.observed.qdisc(interface.index) == Some(QdiscKind::Clsact);
@@ -65,60 +68,96 @@ impl Planner<'_> {
             clsact_ours: !has_clsact || self.observed.clsact_is_ours(interface.index),
         };
         let alias = Mark::Sender(mark.clone()).alias();
-        let device = self.sender_device(key, ipv6).cloned();
-        let Some(device) = device else {
+        let Some(device) = self.sender_device(key, ipv6).cloned() else {
+            self.check_loadable(key)?;
             // The next round finds the device and plans the rest. `cleanup` removes filters of a previous device.
-            let name = sender_device(key);
-            actions.push(Action {
-                resource: resource.clone(),
-                step: Step::CreateDevice { name, vxlan: vxlan_settings(), ipv6, alias },
-            });
-            return actions;
+            return Ok(vec![Step::CreateDevice { name: sender_device(key), vxlan: vxlan_settings(), ipv6, alias }]);
         };
-        self.kept.devices.push(device.index);
         let mirrors = self.mirrors(sender, key, interface.index, device.index);
-        let programs = match self.settings.get(key) {
-            None => None,
-            Some(settings) => match self.plan_programs(settings, device.index, &mirrors) {
-                Ok(programs) => Some(programs),
-                Err(error) => {
-                    let failure = Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."));
-                    self.plan.results.insert(resource.clone(), Err(failure));
-                    return actions;
-                }
-            },
-        };
-        let mut push = |step| actions.push(Action { resource: resource.clone(), step });
-        self.configure_link(&device, &alias).into_iter().for_each(&mut push);
-        match &programs {
-            Some(programs) => programs.steps.iter().cloned().for_each(&mut push),
-            // Left by a helper that could load programs.
-            None => self.clamp(device.index).into_iter().for_each(|filter| push(Step::RemoveFilter(filter.id.clone()))),
+        let programs = self.plan_programs(settings, device.index, &mirrors);
+        if programs.as_ref().is_ok_and(ProgramPlan::loads) {
+            self.check_loadable(key)?;
         }
+        self.kept.devices.push(device.index);
+        let exceeds = |error| Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."));
+        let programs = programs.map_err(exceeds)?;
+        let mut steps = self.close(&device);
+        steps.extend(self.undivert(device.index));
+        steps.extend(self.configure_link(&device, &alias));
+        steps.extend(programs.steps);
 
-        let existing: Vec<Endpoint> =
-            self.observed.destinations.iter().filter(|(index, _)| *index == device.index).map(|(_, to)| *to).collect();
+        let removed = steps.contains(&Step::RemoveEntries(device.index, ZERO));
+        let existing = if removed { Vec::new() } else { self.observed.destinations(device.index) };
         // The new ones are added first, so that the device is never without a destination.
-        for to in destinations.iter().filter(|to| !existing.contains(to)) {
-            push(Step::AddDestination(device.index, *to));
-        }
-        for to in existing.iter().filter(|to| !destinations.contains(to)) {
-            push(Step::RemoveDestination(device.index, *to));
-        }
-        if !device.up {
-            push(Step::Up(device.index));
+        let added = destinations.iter().filter(|to| !existing.contains(to));
+        steps.extend(added.map(|to| Step::AddDestination(device.index, *to)));
+        let removed = existing.iter().filter(|to| !destinations.contains(to));
+        steps.extend(removed.map(|to| Step::RemoveDestination(device.index, *to)));
+        if !device.up || steps.contains(&Step::Down(device.index)) {
+            steps.push(Step::Up(device.index));
         }
         if !has_clsact {
             let alias_if_theirs = Mark::Sender(SenderMark { clsact_ours: false, ..mark.clone() }).alias();
-            push(Step::AddClsact { interface: interface.index, device: device.index, alias_if_theirs });
+            steps.push(Step::AddClsact { interface: interface.index, device: device.index, alias_if_theirs });
         }
         for (hook, position) in mirrors {
             let cookie = Cookie { owner: sender_hash(key), hook, clsact_ours: mark.clsact_ours };
-            let replaced = programs.as_ref().map(|programs| programs.replaced.contains(&hook));
-            let step = self.mirror(resource, (interface.index, device.index), cookie, position, replaced);
-            actions.extend(step.map(|step| Action { resource: resource.clone(), step }));
+            let replaced = programs.replaced.contains(&hook);
+            match self.mirror((interface.index, device.index), cookie, position, replaced) {
+                Ok(step) => steps.extend(step),
+                Err(failure) => {
+                    self.plan.results.insert(Resource::Sender(key.clone()), Err(failure));
+                }
+            }
         }
-        actions
+        Ok(steps)
+    }
+
+    /// Why a sender that needs other programs has to be refused for now. Then everything that exists of it is kept as it is: what
+    /// mirrors on mirrors what was once requested, while anything else could be more than that. Only a device without its clamp is set
+    /// down.
+    fn check_loadable(&mut self, key: &SenderKey) -> Result<(), Failure> {
+        let Some(failure) = self.unloadable else { return Ok(()) };
+        for link in self.observed.ours() {
+            if matches!(Mark::of(link), Some(Mark::Sender(mark)) if mark.tap == key.tap && mark.pod == key.pod) {
+                self.kept.devices.push(link.index);
+                if self.is_open(link) {
+                    let action = Action { resource: Resource::Sender(key.clone()), step: Step::Down(link.index) };
+                    self.plan.actions.push(action);
+                }
+            }
+        }
+        for (position, filter) in self.observed.filters.iter().enumerate() {
+            if Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender_hash(key)) {
+                self.kept.filters.push(position);
+                self.kept.interfaces.push(filter.id.interface);
+                // Also where it mirrors to, if the mark on that device is one of another version.
+                self.kept.devices.extend(filter.mirror.as_ref().map(|mirror| mirror.to));
+            }
+        }
+        Err(failure.clone())
+    }
+
+    /// The steps after which frames leave a device only through the clamp: without the clamp it is set down, and filters of others at
+    /// its egress, which could precede the clamp, are removed.
+    fn close(&self, device: &Link) -> Vec<Step> {
+        let clamp = self.clamp(device.index);
+        let others = self.filters(device.index, Hook::Egress).map(|(_, filter)| &filter.id);
+        let others: BTreeSet<FilterId> = others
+            .filter(|id| clamp.is_none_or(|clamp| clamp.id != **id))
+            .map(|id| match clamp {
+                Some(clamp) if clamp.id.same_classifier(id) => id.clone(),
+                _ => id.classifier(),
+            })
+            .collect();
+        let removals = others.into_iter().map(Step::RemoveFilter);
+        self.is_open(device).then_some(Step::Down(device.index)).into_iter().chain(removals).collect()
+    }
+
+    /// Whether frames can leave a device without passing a clamp.
+    fn is_open(&self, device: &Link) -> bool {
+        // An eBPF program is ours: a pod cannot load one. It may be one of another version, which checks as well.
+        device.up && self.clamp(device.index).is_none_or(|filter| filter.program.is_none())
     }
 
     /// The sender's device, if one exists that need not be recreated.
@@ -141,7 +180,6 @@ impl Planner<'_> {
         interface: u32,
         device: u32,
     ) -> Vec<(Hook, Option<usize>)> {
-        let programmed = self.settings.contains_key(key);
         let hooks =
             [(Hook::Ingress, sender.tap.direction.has_ingress()), (Hook::Egress, sender.tap.direction.has_egress())];
         let requested = hooks.into_iter().filter_map(|(hook, requested)| requested.then_some(hook));
@@ -151,8 +189,8 @@ impl Planner<'_> {
                     let same =
                         Cookie::of(filter).is_some_and(|found| found.owner == sender_hash(key) && found.hook == hook);
                     let mirrors = filter.mirror.as_ref().is_some_and(|mirror| mirror.as_ours && mirror.to == device);
-                    // A filter of this kind can get a program, even if it has a classic one.
-                    let kind = if programmed { filter.id.kind == "bpf" } else { filter.program.is_none() };
+                    // A filter of this kind can get another program.
+                    let kind = filter.id.kind == "bpf";
                     same && mirrors && kind && filter.id.chain == 0 && priority::is_in_range(filter.id.priority)
                 };
                 (hook, self.filters(interface, hook).find(|(_, filter)| matches(filter)).map(|(position, _)| position))
@@ -160,21 +198,20 @@ impl Planner<'_> {
             .collect()
     }
 
-    /// Keeps a sender's filter at a hook, or plans one. `replaced` is whether its program is replaced; none if it has no program.
+    /// Keeps a sender's filter at a hook, or plans one. `replaced` is whether the program of an existing one is replaced.
     fn mirror(
         &mut self,
-        resource: &Resource,
         (interface, device): (u32, u32),
         cookie: Cookie,
         position: Option<usize>,
-        replaced: Option<bool>,
-    ) -> Option<Step> {
+        replaced: bool,
+    ) -> Result<Option<Step>, Failure> {
         let hook = cookie.hook;
         if let Some(position) = position {
             self.kept.filters.push(position);
             let id = &self.observed.filters[position].id;
             let target = FilterTarget { interface, hook, priority: id.priority, handle: id.handle };
-            return (replaced == Some(true)).then_some(Step::AttachMirror { target, device, cookie });
+            return Ok(replaced.then_some(Step::AttachMirror { target, device, cookie }));
         }
         let taken = |priority: u16| {
             // A classifier without filters takes a priority, too.
@@ -185,23 +222,17 @@ impl Planner<'_> {
                 .any(|filter| filter.id.interface == interface && filter.id.priority == priority);
             observed || self.kept.priorities.iter().any(|assigned| assigned.0 == interface && assigned.2 == priority)
         };
-        let Some(priority) = priority::lowest_free(hook, taken) else {
-            self.plan.results.insert(resource.clone(), Err(priority::exhausted()));
-            return None;
-        };
+        let priority = priority::lowest_free(hook, taken).ok_or_else(priority::exhausted)?;
         self.kept.priorities.push((interface, hook, priority));
-        Some(match replaced {
-            None => Step::AddFilter { interface, hook, priority, device, cookie },
-            Some(_) => {
-                Step::AttachMirror { target: FilterTarget { interface, hook, priority, handle: 0 }, device, cookie }
-            }
-        })
+        let target = FilterTarget { interface, hook, priority, handle: 0 };
+        Ok(Some(Step::AttachMirror { target, device, cookie }))
     }
 }
 
 /// The settings that all sender devices share. Each has a VNI of its own.
 fn vxlan_settings() -> Vxlan {
-    Vxlan { vni: 0, port: SENDER_PORT, source_ports: SOURCE_PORTS, learning: false }
+    // One address, the zero address of the destinations: the kernel refuses entries for others.
+    Vxlan { vni: 0, port: SENDER_PORT, source_ports: SOURCE_PORTS, learning: false, addresses: 1 }
 }
 
 fn requested_destinations(sender: &DesiredSender) -> Vec<Endpoint> {

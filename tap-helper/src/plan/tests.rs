@@ -4,13 +4,16 @@ mod scenario;
 mod world;
 
 use crate::{
-    marks::{Cookie, is_ours},
+    failure::Failure,
+    marks::{Cookie, Mark, is_ours},
     names::{receiver_device, receiver_hash, receiver_veth_pair, sender_hash},
     netlink::{CLAMP_PRIORITY, Filter, Hook, Link, Qdisc},
+    observe::Observed,
     plan::{Plan, Requested, plan},
     resource::{Resource, SenderKey},
+    step::Step,
 };
-use podtap_model::FrameFormat;
+use podtap_model::{FrameFormat, Reason};
 use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
 
 use scenario::{Foreign, Scenario, damage, foreign_states, scenario};
@@ -57,11 +60,39 @@ fn mirrors(world: &World, key: &SenderKey, hook: Hook) -> usize {
     world.now.filters.iter().filter(of).count()
 }
 
+/// Everything that belongs to a sender, and nothing else.
+fn of_sender(world: &World, key: &SenderKey) -> Observed {
+    let is_mine =
+        |link: &&Link| matches!(Mark::of(link), Some(Mark::Sender(mark)) if mark.tap == key.tap && mark.pod == key.pod);
+    let mut links: Vec<Link> = world.now.ours().filter(is_mine).cloned().collect();
+    let has = |index: u32| links.iter().any(|link| link.index == index);
+    let owned = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender_hash(key));
+    let filters = world.now.filters.iter().filter(|filter| owned(filter) || has(filter.id.interface));
+    let filters: Vec<Filter> = filters.cloned().collect();
+    let forwarding = world.now.forwarding.iter().filter(|(index, _)| has(*index)).copied().collect();
+    let programs = filters.iter().filter_map(|filter| world.now.program(filter.program?)).copied().collect();
+    // A device without its clamp may go down at any time.
+    for link in &mut links {
+        let clamps = |filter: &Filter| {
+            let at = (filter.id.interface, filter.id.hook, filter.id.priority);
+            at == (link.index, Hook::Egress, CLAMP_PRIORITY) && filter.program.is_some()
+        };
+        link.up &= filters.iter().any(clamps);
+    }
+    Observed { links, filters, programs, forwarding, ..Observed::default() }
+}
+
+/// How many filters of a sender mirror everything.
+fn mirrors_without_program(world: &World, key: &SenderKey) -> usize {
+    let filters = of_sender(world, key).filters;
+    filters.iter().filter(|filter| filter.mirror.is_some() && filter.program.is_none()).count()
+}
+
 /// Each accepted sender has its device, its destinations and one filter per direction; nothing else carries marks.
 fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
     let accepted = |resource: &Resource| matches!(plan.results.get(resource), Some(Ok(_)));
     let mut devices = 0;
-    for sender in &scenario.senders {
+    for (sender, settings) in &scenario.senders {
         let key = SenderKey::of(sender);
         let expected = accepted(&Resource::Sender(key.clone()));
         for (hook, requested) in
@@ -74,9 +105,13 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
         assert_eq!(device.is_some(), expected, "{sender:?}");
         let Some(device) = device else { continue };
         devices += 1;
-        let mut to: Vec<_> = world.now.destinations.iter().filter(|entry| entry.0 == device.index).collect();
+        let mut expected = sender.tap.destinations.clone();
+        expected.sort_unstable();
+        expected.dedup();
+        let mut to = world.now.destinations(device.index);
         to.sort_unstable();
-        assert_eq!(to.len(), sender.tap.destinations.len());
+        assert_eq!(to, expected);
+        assert!(world.now.diverted(device.index).is_empty());
         assert!(device.up && device.autoconf_disabled);
         let mirrors_to_device =
             |filter: &Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.to == device.index && mirror.as_ours);
@@ -86,18 +121,13 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
             (filter.id.interface, filter.id.hook, filter.id.priority) == (device.index, Hook::Egress, CLAMP_PRIORITY)
         };
         let filters: Vec<&Filter> = world.now.filters.iter().filter(|filter| own(filter) || is_clamp(filter)).collect();
-        match scenario.settings.get(&key) {
-            None => assert!(filters.iter().all(|filter| filter.program.is_none() && own(filter)), "{filters:?}"),
-            Some(settings) => {
-                let expected = settings.fingerprint().expect("the settings are valid");
-                let programs = filters.iter().map(|filter| filter.program.and_then(|id| world.now.program(id)));
-                let programs: Vec<_> = programs.map(|program| program.expect("the program was loaded")).collect();
-                assert!(programs.iter().all(|program| program.fingerprint == expected), "{programs:?}");
-                assert!(programs.iter().all(|program| program.group == programs[0].group), "{programs:?}");
-                assert!(filters.iter().all(|filter| filter.classid == filters[0].classid), "{filters:?}");
-                assert_eq!(filters.iter().filter(|filter| is_clamp(filter)).count(), 1);
-            }
-        }
+        let expected = settings.fingerprint().expect("the settings are valid");
+        let programs = filters.iter().map(|filter| filter.program.and_then(|id| world.now.program(id)));
+        let programs: Vec<_> = programs.map(|program| program.expect("the program was loaded")).collect();
+        assert!(programs.iter().all(|program| program.fingerprint == expected), "{programs:?}");
+        assert!(programs.iter().all(|program| program.group == programs[0].group), "{programs:?}");
+        assert!(filters.iter().all(|filter| filter.classid == filters[0].classid), "{filters:?}");
+        assert_eq!(filters.iter().filter(|filter| is_clamp(filter)).count(), 1);
     }
     for receiver in &scenario.receivers {
         let expected = accepted(&Resource::receiver(receiver));
@@ -123,13 +153,25 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
     }
     assert!(world.now.ours().all(|link| link.up) && world.now.offloads.is_empty());
     assert_eq!(world.now.ours().count(), devices);
-    let senders = scenario.senders.iter().map(|sender| sender_hash(&SenderKey::of(sender)));
+    let senders = scenario.senders.iter().map(|(sender, _)| sender_hash(&SenderKey::of(sender)));
     let owners: Vec<u64> =
         senders.chain(scenario.receivers.iter().map(|receiver| receiver_hash(receiver.vni.get()))).collect();
     assert!(world.now.filters.iter().filter_map(Cookie::of).all(|cookie| owners.contains(&cookie.owner)));
     for link in world.now.ours() {
         let drops = |filter: &&Filter| filter.id.interface == link.index && filter.drops_all;
         assert_eq!(world.now.filters.iter().filter(drops).count(), 1, "{} drops what it receives", link.name);
+    }
+}
+
+/// Nothing but the clamp is attached to the egress of a sender device with programs.
+fn assert_only_clamps_at_egress(world: &World, scenario: &Scenario) {
+    for (sender, _) in &scenario.senders {
+        let name = crate::names::sender_device(&SenderKey::of(sender));
+        let Some(device) = world.now.ours().find(|link| link.name == name) else { continue };
+        let at_egress = |filter: &&Filter| (filter.id.interface, filter.id.hook) == (device.index, Hook::Egress);
+        let priorities: Vec<u16> =
+            world.now.filters.iter().filter(at_egress).map(|filter| filter.id.priority).collect();
+        assert_eq!(priorities, [CLAMP_PRIORITY]);
     }
 }
 
@@ -144,8 +186,26 @@ proptest! {
         prop_assert!(rounds <= ROUNDS, "{rounds} rounds; remaining actions: {:?}", last.actions);
         assert_in_place(&world, &requested, &last);
         prop_assert_eq!(foreign(&world), before, "foreign state is unchanged");
+        assert_only_clamps_at_egress(&world, &requested);
         // The result needs no further change.
         prop_assert_eq!(plan(&requested.requested(), &world.now).actions, vec![]);
+    }
+
+    #[test]
+    fn a_device_without_its_clamp_goes_down_before_anything_else(requested in scenario()) {
+        let mut world = World::of_pod();
+        world.converge(&requested.requested());
+        let devices: Vec<u32> = world.now.ours().map(|link| link.index).collect();
+        let is_clamp = |filter: &Filter| devices.contains(&filter.id.interface) && filter.id.hook == Hook::Egress;
+        world.now.filters.retain(|filter| !is_clamp(filter));
+        let again = plan(&requested.requested(), &world.now);
+        for (sender, _) in &requested.senders {
+            let resource = Resource::sender(sender);
+            if matches!(again.results.get(&resource), Some(Ok(_))) {
+                let first = again.actions.iter().find(|action| action.resource == resource);
+                prop_assert!(matches!(first.map(|action| &action.step), Some(Step::Down(_))), "{first:?}");
+            }
+        }
     }
 
     #[test]
@@ -163,6 +223,29 @@ proptest! {
             (world.now.links.clone(), qdiscs, world.now.filters.clone())
         };
         prop_assert_eq!(sorted(&world), sorted(&before));
+    }
+
+    #[test]
+    fn while_no_programs_can_be_loaded_refused_senders_are_not_changed(
+        foreign_states in foreign_states(), earlier in scenario(), requested in scenario(), stop in any::<u8>(), damages in vec(any::<u8>(), 0..4)
+    ) {
+        let mut world = scene(&foreign_states, &earlier, stop, &damages);
+        let before = world.clone();
+        let refusal = Failure::failed(Reason::KernelError, "out of memory".to_owned());
+        let request = Requested { unloadable: Some(refusal.clone()), ..requested.requested() };
+        let (rounds, last) = world.converge(&request);
+        prop_assert!(rounds <= ROUNDS, "{rounds} rounds; remaining actions: {:?}", last.actions);
+        for (sender, _) in &requested.senders {
+            let key = SenderKey::of(sender);
+            if last.results[&Resource::sender(sender)] == Err(refusal.clone()) {
+                prop_assert_eq!(of_sender(&world, &key), of_sender(&before, &key));
+            }
+            prop_assert!(mirrors_without_program(&world, &key) <= mirrors_without_program(&before, &key));
+        }
+        // As soon as they can, everything is put in place.
+        let (rounds, last) = world.converge(&requested.requested());
+        prop_assert!(rounds <= ROUNDS, "{rounds} rounds; remaining actions: {:?}", last.actions);
+        assert_in_place(&world, &requested, &last);
     }
 
     #[test]

@@ -1,12 +1,10 @@
-use podtap_model::{Direction, Endpoint, Instruction, IpNet, Pod, Program, ProgramId, Tap};
+use std::time::Duration;
+
+use podtap_model::{Endpoint, Instruction, Pod, Program, ProgramId};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::*;
-
-fn features() -> Features {
-    Features { ebpf: Ok(()), clamp: Ok(()), rate_limit: Ok(()), expression: Ok(()), frag_list_safe: true }
-}
 
 fn tap(options: &Value) -> Tap {
     let vni = 7.try_into().expect("a VNI");
@@ -19,6 +17,8 @@ fn tap(options: &Value) -> Tap {
         destinations: vec![Endpoint { address: [10, 66, 0, 2].into(), port: 14789, vni }],
         options: MirrorOptions::deserialize(options).expect("mirror options"),
         program: None,
+        expiration_time: None,
+        peers: Vec::new(),
     }
 }
 
@@ -28,9 +28,10 @@ fn sender_of(tap: Tap) -> DesiredSender {
         name: "web-0".to_owned(),
         uid: "p".parse().expect("a UID"),
         config_hash: None,
-        addresses: vec![],
+        addresses: vec![[10, 244, 0, 5].into()],
     };
-    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
+    let orphan_timeout = Duration::from_secs(3600);
+    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None, orphan_timeout }
 }
 
 fn sender() -> DesiredSender {
@@ -41,6 +42,8 @@ fn program() -> Arc<Program> {
     let instructions = vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }];
     Arc::new(Program { id: ProgramId::from_digest([0; 32]), instructions })
 }
+
+const PEERS: [&str; 2] = ["10.244.0.7", "fd00:10:244::7"];
 
 /// All options at once.
 fn demanding() -> DesiredSender {
@@ -54,30 +57,52 @@ fn demanding() -> DesiredSender {
         "sample": {"oneInFlows": 10},
         "limit": {"bitsPerSecond": 5, "packetsPerSecond": 6},
         "oversize": "Truncate",
-        "deduplicate": {"podCIDRs": ["10.244.0.0/16", "10.96.0.0/12"], "serviceCIDRs": ["10.96.0.0/12"]},
+        "deduplicate": {},
     });
-    DesiredSender { program: Some(program()), underlay_mtu: Some(1400), ..sender_of(tap(&options)) }
+    let peers = PEERS.map(|text| text.parse().expect("an address")).to_vec();
+    let tap = Tap { peers, ..tap(&options) };
+    DesiredSender { program: Some(program()), underlay_mtu: Some(1400), ..sender_of(tap) }
 }
 
 #[test]
 fn all_options_reach_the_programs() {
     let demanding = demanding();
-    let settings = settings(&demanding, Some(1500), &features());
+    let paths = Paths { mtu: Some(1500), reach: Reach::Mixed };
+    let settings = settings(&demanding, paths, true);
     let expected = bpf::Settings {
         options: demanding.tap.options.clone(),
         program: Some(program()),
         frame_limit: Some(1364),
+        reach: Reach::Mixed,
         linearize: false,
+        peers: demanding.tap.peers.clone(),
     };
     assert_eq!(settings, expected);
-    let networks = ["10.96.0.0/12", "10.244.0.0/16"].map(|text| text.parse::<IpNet>().expect("a CIDR"));
-    assert_eq!(settings.peer_networks(), networks, "each network once");
+    assert!(super::settings(&demanding, Paths::default(), false).linearize);
+}
+
+#[test]
+fn peers_matter_only_where_a_frame_would_be_mirrored_twice() {
+    let with = |options: Value, direction, peers: Vec<IpAddr>| {
+        let tap = Tap { direction, peers, ..tap(&options) };
+        super::settings(&sender_of(tap), Paths::default(), true).peers
+    };
+    let peers: Vec<IpAddr> = PEERS.map(|text| text.parse().expect("an address")).to_vec();
+    let reversed = peers.iter().rev().chain(&peers).copied().collect();
+    assert_eq!(with(json!({"deduplicate": {}}), Direction::Both, reversed), peers, "sorted, each once");
+    assert_eq!(with(json!({}), Direction::Both, peers.clone()), [] as [IpAddr; 0]);
+    for direction in [Direction::Ingress, Direction::Egress] {
+        assert_eq!(with(json!({"deduplicate": {}}), direction, peers.clone()), [] as [IpAddr; 0]);
+    }
+    let many = (0..2000_u32).map(|number| std::net::Ipv4Addr::from_bits(number).into()).collect();
+    assert_eq!(with(json!({"deduplicate": {}}), Direction::Both, many).len(), MAX_PEERS);
 }
 
 #[test]
 fn the_narrowest_part_of_the_path_counts() {
+    let paths = |mtu| Paths { mtu, ..Paths::default() };
     let limit = |route: Option<u32>, underlay: Option<u32>| {
-        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, route, &features()).frame_limit
+        settings(&DesiredSender { underlay_mtu: underlay, ..sender() }, paths(route), true).frame_limit
     };
     assert_eq!(limit(Some(1500), None), Some(1464));
     assert_eq!(limit(Some(1300), Some(1400)), Some(1264));
@@ -85,23 +110,8 @@ fn the_narrowest_part_of_the_path_counts() {
     assert_eq!(limit(None, None), None);
     let mut ipv6 = tap(&json!({}));
     ipv6.destinations[0].address = "fd66::2".parse().expect("an address");
-    let over_ipv6 = settings(&sender_of(ipv6), Some(1500), &features());
+    let over_ipv6 = settings(&sender_of(ipv6), paths(Some(1500)), true);
     assert_eq!((over_ipv6.frame_limit, over_ipv6.options.oversize), (Some(1444), Oversize::Truncate));
-    let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
-    assert_eq!(settings(&sender(), Some(1500), &without_clamp).frame_limit, None);
-}
-
-#[test]
-fn unsupported_options_are_reported() {
-    assert_eq!(degraded(&demanding(), &features()), Vec::<String>::new());
-    let without = Features { ebpf: Err(Unsupported("not permitted".to_owned())), ..features() };
-    assert_eq!(degraded(&sender(), &without).len(), 1, "oversize frames are fragmented, whatever the options");
-    let all = degraded(&demanding(), &without);
-    assert_eq!(all.len(), 6, "{all:?}");
-    let ending = "the node's kernel does not support it (not permitted).";
-    assert!(all.iter().all(|sentence| sentence.ends_with(ending)), "{all:?}");
-    let without_clamp = Features { clamp: Err(Unsupported("old".to_owned())), ..features() };
-    assert_eq!(degraded(&demanding(), &without_clamp).len(), 1);
 }
 
 #[test]

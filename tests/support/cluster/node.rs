@@ -32,10 +32,10 @@ pub fn udp_socket(network: &Path, port: u16) -> io::Result<UdpSocket> {
     within(network, move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
 }
 
-/// Everything in a network namespace that looks like a part of a tap, as `ip` and `tc` show it.
+/// Everything in a network namespace that looks like a part of a tap, as `ip`, `tc` and `nft` show it.
 ///
 /// # Panics
-/// If either fails.
+/// If one of them fails.
 #[must_use]
 pub fn traces(network: &Path) -> Vec<String> {
     let parsed = |command: &[&str]| -> Vec<Value> {
@@ -49,7 +49,9 @@ pub fn traces(network: &Path) -> Vec<String> {
     let of_tap = |link: &&Value| link["linkinfo"]["info_kind"] == "vxlan" || link["group"] == "1886675312";
     let devices = links.iter().filter(of_tap).map(|link| format!("device {}", link["ifname"]));
     let clsacts = qdiscs.iter().filter(|q| q["kind"] == "clsact").map(|q| format!("clsact on {}", q["dev"]));
-    devices.chain(clsacts).collect()
+    let tables = in_network(network, &["nft", "list", "tables"]);
+    let tables = tables.lines().filter(|table| table.contains("podtap")).map(str::to_owned);
+    devices.chain(clsacts).chain(tables).collect()
 }
 
 /// Path of the network namespace of a node.

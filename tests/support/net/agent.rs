@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_model::{Counters, DesiredUpdate, NodeStatus, Request, Response, State};
+use podtap_model::{Counters, DesiredUpdate, NodeStatus, Renewal, Request, Response, State};
 
 use super::Desired;
 
 /// The user that the agent runs as, and its group.
-pub const AGENT_UID: u32 = 65532;
+pub const AGENT_UID: u32 = 2_000_014_789;
 
 /// Timeout for a message.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,6 +68,15 @@ impl Agent {
     #[track_caller]
     pub fn apply(&mut self, update: DesiredUpdate) {
         self.send(&Request::Apply(update));
+    }
+
+    /// Renews the mirrors of a `NodeTap`.
+    ///
+    /// # Panics
+    /// When the connection is closed.
+    #[track_caller]
+    pub fn renew(&mut self, renewal: Renewal) {
+        self.send(&Request::Renew(renewal));
     }
 
     #[track_caller]

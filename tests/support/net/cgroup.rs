@@ -41,6 +41,57 @@ impl Drop for Cgroup {
     }
 }
 
+/// A cgroup that counts the memory of a process and of what it creates in the kernel, removed when dropped.
+#[derive(Debug)]
+pub struct MemoryCgroup(PathBuf);
+
+impl MemoryCgroup {
+    /// Creates one. It can be removed only after its processes have ended.
+    ///
+    /// # Panics
+    /// When no hierarchy is mounted below `/sys/fs/cgroup`.
+    #[must_use]
+    pub fn new() -> Self {
+        let version_1 = Path::new("/sys/fs/cgroup/memory");
+        let top = if version_1.exists() { version_1 } else { Path::new("/sys/fs/cgroup") };
+        let path = top.join(format!("{PREFIX}{}.memory", std::process::id()));
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self(path)
+    }
+
+    /// Adds a process. What it has allocated before does not count.
+    ///
+    /// # Panics
+    /// When the process has ended.
+    pub fn add(&self, process: u32) {
+        fs::write(self.0.join("cgroup.procs"), process.to_string()).expect("a process can be moved");
+    }
+
+    /// Bytes that are charged to it.
+    ///
+    /// # Panics
+    /// When the hierarchy has no memory controller.
+    #[must_use]
+    pub fn usage(&self) -> u64 {
+        let files = ["memory.current", "memory.usage_in_bytes"].map(|name| self.0.join(name));
+        let text = files.iter().find_map(|file| fs::read_to_string(file).ok()).expect("a memory controller");
+        text.trim().parse().expect("a number")
+    }
+}
+
+impl Default for MemoryCgroup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for MemoryCgroup {
+    fn drop(&mut self) {
+        let removed = remove(&self.0);
+        assert!(removed.is_ok() || std::thread::panicking(), "{}: {removed:?}", self.0.display());
+    }
+}
+
 /// A hierarchy in which cgroups can be created: version 2, or any of version 1.
 pub(super) fn hierarchy() -> PathBuf {
     let top = Path::new("/sys/fs/cgroup");

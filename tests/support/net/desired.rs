@@ -1,4 +1,6 @@
-use podtap_model::{DesiredUpdate, NodeState, Pod, Program, Receiver, Tap};
+use std::time::SystemTime;
+
+use podtap_model::{DesiredUpdate, IpNet, NodeState, Pod, Program, Receiver, Tap, UnixTime};
 
 /// The desired state of a node, with the tap repeated in each of its senders, which is easier to modify in tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,8 +11,12 @@ pub struct Desired {
     pub senders: Vec<Sender>,
     /// Receivers.
     pub receivers: Vec<Receiver>,
+    /// Networks from which they accept mirrored frames.
+    pub sources: Vec<IpNet>,
     /// MTU between the nodes.
     pub underlay_mtu: Option<u32>,
+    /// How long senders mirror without being renewed.
+    pub orphan_timeout_seconds: Option<u32>,
 }
 
 /// One pod under one tap.
@@ -34,7 +40,8 @@ impl Desired {
     /// When senders of one tap differ in it.
     #[must_use]
     pub fn state(&self) -> NodeState {
-        let mut state = NodeState { underlay_mtu: self.underlay_mtu, ..NodeState::default() };
+        let Self { underlay_mtu, orphan_timeout_seconds, .. } = *self;
+        let mut state = NodeState { underlay_mtu, orphan_timeout_seconds, ..NodeState::default() };
         for Sender { tap, pod, program } in &self.senders {
             let program_id = program.as_ref().map(|program| program.id.clone());
             let tap = Tap { program: program_id, ..tap.clone() };
@@ -46,16 +53,23 @@ impl Desired {
             state.senders.push(podtap_model::Sender { tap: tap.uid, pod: pod.clone() });
         }
         state.receivers.clone_from(&self.receivers);
+        state.sources.clone_from(&self.sources);
         state
     }
 
-    /// The update that the agent sends.
+    /// The update that the agent sends when the API server has confirmed the desired state.
     ///
     /// # Panics
     /// See [`Self::state`].
     #[must_use]
     pub fn update(&self) -> DesiredUpdate {
         let spec = serde_json::to_value(self.state()).expect("a node state is JSON");
-        DesiredUpdate { uid: Some(NODE_TAP.to_owned()), generation: self.generation, spec }
+        DesiredUpdate { uid: Some(NODE_TAP.to_owned()), generation: self.generation, now: Some(now()), spec }
     }
+}
+
+/// The API server's clock: that of this machine.
+#[must_use]
+pub fn now() -> UnixTime {
+    SystemTime::now().into()
 }

@@ -37,23 +37,47 @@ impl Helper {
     /// After ten seconds.
     #[must_use]
     pub fn start(node: &Node) -> Self {
-        Self::serve(node, command)
+        Self::serve(node, |arguments| command(&[], arguments))
     }
 
-    /// Starts a helper that cannot load eBPF programs, as on a locked-down kernel.
+    /// Starts a helper that cannot use eBPF at all, as on a locked-down kernel.
     ///
     /// # Panics
     /// After ten seconds.
     #[must_use]
     pub fn without_ebpf(node: &Node) -> Self {
-        Self::serve(node, |tracer, arguments| {
-            let mut command = command(tracer, arguments);
-            refuse_ebpf(&mut command);
+        Self::serve(node, |arguments| {
+            let mut command = command(&[], arguments);
+            refuse_bpf(&mut command, None, libc::EPERM);
             command
         })
     }
 
-    fn serve(node: &Node, command: impl Fn(&[&str], &[&str]) -> Command) -> Self {
+    /// Starts a helper that can read and write the maps that exist, but create none, as if the kernel had no memory left for them.
+    ///
+    /// # Panics
+    /// After ten seconds.
+    #[must_use]
+    pub fn without_new_maps(node: &Node) -> Self {
+        Self::serve(node, |arguments| {
+            let mut command = command(&[], arguments);
+            refuse_bpf(&mut command, Some(BPF_MAP_CREATE), libc::ENOMEM);
+            command
+        })
+    }
+
+    /// Starts a helper whose first `count` calls of bpf(2) fail as if the kernel had no memory left.
+    ///
+    /// # Panics
+    /// After ten seconds.
+    #[must_use]
+    pub fn short_of_memory(node: &Node, count: u32) -> Self {
+        let inject = format!("inject=bpf:error=ENOMEM:when=1..{count}");
+        let tracer = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=bpf", "-e", &inject];
+        Self::serve(node, |arguments| command(&tracer, arguments))
+    }
+
+    fn serve(node: &Node, command: impl Fn(&[&str]) -> Command) -> Self {
         let socket = node.socket_directory().join("tap-helper.sock");
         // A helper that was killed leaves its socket, which would be mistaken for the one of this helper.
         let _ = fs::remove_file(&socket);
@@ -61,7 +85,9 @@ impl Helper {
         let output = File::options().create(true).append(true).open(&log).expect("a file can be created");
         let uid = AGENT_UID.to_string();
         let path = socket.display().to_string();
-        let mut command = command(&[], &["serve", "--socket", &path, "--agent-uid", &uid]);
+        let mut command = command(&["serve", "--socket", &path, "--agent-uid", &uid]);
+        // A group of its own: with a tracer, both are killed.
+        command.process_group(0);
         let mut process = node.spawn(None, command.stdout(Stdio::null()).stderr(output));
         until("tap-helper listens", Duration::from_secs(10), || match process.try_wait() {
             Ok(Some(status)) => panic!("tap-helper ended ({status}): {}", fs::read_to_string(&log).unwrap_or_default()),
@@ -126,6 +152,12 @@ impl Helper {
         Agent::connect(&self.socket, AGENT_UID)
     }
 
+    /// Its process ID.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The path of its socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
@@ -138,8 +170,35 @@ impl Helper {
     /// When it is no longer running.
     pub fn kill(&mut self) {
         assert!(matches!(self.process.try_wait(), Ok(None)), "it is still running: {}", self.log());
-        self.process.kill().expect("a child can be ended");
+        self.kill_group();
         self.process.wait().expect("a child can be waited for");
+    }
+
+    /// Stops it, so that it does not answer.
+    ///
+    /// # Panics
+    /// When it is no longer running.
+    pub fn stop(&self) {
+        self.signal_group(libc::SIGSTOP);
+    }
+
+    /// Lets it run again.
+    ///
+    /// # Panics
+    /// When it is no longer running.
+    pub fn resume(&self) {
+        self.signal_group(libc::SIGCONT);
+    }
+
+    fn kill_group(&self) {
+        self.signal_group(libc::SIGKILL);
+    }
+
+    fn signal_group(&self, signal: libc::c_int) {
+        let group = i32::try_from(self.process.id()).expect("a PID fits");
+        #[expect(unsafe_code, reason = "std kills no groups")]
+        // SAFETY: no pointers, and a child that was not waited for keeps its PID.
+        let _ = unsafe { libc::kill(-group, signal) };
     }
 
     /// Kills only the process that does the work, as the kernel does when memory is short.
@@ -192,8 +251,10 @@ impl Drop for Helper {
         if std::thread::panicking() {
             eprintln!("--- tap-helper\n{}", self.log());
         }
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        if matches!(self.process.try_wait(), Ok(None)) {
+            self.kill_group();
+            let _ = self.process.wait();
+        }
     }
 }
 
@@ -201,28 +262,36 @@ fn command(tracer: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", CAPABILITIES, "--inh-caps", "-all", "--no-new-privs"]);
     command.args(tracer).arg(binary()).args(arguments);
+    // With the details of each step, which tests count.
+    command.env("RUST_LOG", "info,tap_helper=debug");
     command
 }
 
-/// Makes bpf(2), and no other system call, fail with EPERM, by a seccomp filter that the program inherits.
+/// A command of bpf(2) (include/uapi/linux/bpf.h).
+const BPF_MAP_CREATE: u32 = 0;
+
+/// Makes bpf(2), or one command of it, fail, and no other system call, by a seccomp filter that the program inherits.
 #[expect(unsafe_code, reason = "a filter can be set only between fork and exec")]
-fn refuse_ebpf(command: &mut Command) {
-    // The first word of `struct seccomp_data` is the number of the system call.
+fn refuse_bpf(command: &mut Command, only: Option<u32>, errno: i32) {
     const LOAD_WORD: u16 = 0x20;
     const JUMP_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
+    // `struct seccomp_data` (include/uapi/linux/seccomp.h): the number of the system call, and the low word of its first argument.
     let number = u32::try_from(libc::SYS_bpf).expect("system call numbers are positive");
-    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    let argument = if cfg!(target_endian = "big") { 20 } else { 16 };
+    let refused = libc::SECCOMP_RET_ERRNO | errno.cast_unsigned();
     let program = [
         (LOAD_WORD, 0, 0, 0),
-        (JUMP_EQUAL, 0, 1, number),
+        (JUMP_EQUAL, 0, 3, number),
+        (LOAD_WORD, 0, 0, argument),
+        (JUMP_EQUAL, 0, u8::from(only.is_some()), only.unwrap_or_default()),
         (RETURN, 0, 0, refused),
         (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ]
     .map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
     let set = move || {
         let mut program = program;
-        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+        let filter = libc::sock_fprog { len: 6, filter: program.as_mut_ptr() };
         // SAFETY: a system call that copies the program before it returns.
         let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

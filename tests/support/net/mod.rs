@@ -19,7 +19,8 @@ pub mod traffic;
 
 pub use agent::{AGENT_UID, Agent};
 pub use background::Background;
-pub use desired::{Desired, NODE_TAP, Sender};
+pub use cgroup::MemoryCgroup;
+pub use desired::{Desired, NODE_TAP, Sender, now};
 pub use helper::Helper;
 pub use network::Network;
 pub use node::Node;

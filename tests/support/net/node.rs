@@ -136,6 +136,28 @@ impl Node {
         path
     }
 
+    /// Runs a shell script in the node's namespaces, and returns its output. Network namespaces that it names live as long as the node.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn shell(&self, script: &str) -> String {
+        // `ip netns` writes below /run, and other nodes share that directory.
+        let script = format!("set -e\nmountpoint -q /run || mount -t tmpfs none /run\n{script}");
+        let mut shell = Command::new("sh");
+        let child = self.spawn(None, shell.args(["-c", &script]).stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let output = child.wait_with_output().expect("a child can be waited for");
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("the output is text")
+    }
+
+    /// A network namespace that [`shell`](Self::shell) created by `ip netns add`.
+    #[must_use]
+    #[track_caller]
+    pub fn named_network(&self, name: &str) -> Network {
+        Network::open(&PathBuf::from(format!("/proc/{}/root/run/netns/{name}", self.init.id())))
+    }
+
     /// Starts a process in the node's PID namespace, with an empty standard input. It also gets the node's mounts and network, unless it
     /// belongs to a pod with another network.
     pub(super) fn spawn(&self, pod: Option<&Network>, command: &mut Command) -> Child {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     ConfigHash, Deduplicate, Direction, Endpoint, Filter, FrameFormat, IpNet, Limit, Match, MirrorOptions, Oversize,
-    Pod, PortRange, Protocol, Sample, TapReference, Truncate, Vni,
+    Pod, PortRange, Protocol, Sample, TapReference, Truncate, UnixTime, Vni,
 };
 
 fn uid(text: &str) -> Uid {
@@ -40,9 +40,11 @@ fn full_spec() -> Value {
                 "sample": {"oneInFlows": 10},
                 "limit": {"bitsPerSecond": 100_000_000, "packetsPerSecond": 5000},
                 "oversize": "Truncate",
-                "deduplicate": {"podCIDRs": ["10.244.0.0/16"], "serviceCIDRs": ["10.96.0.0/12"]},
+                "deduplicate": {},
             },
             "program": program().id,
+            "expirationTime": "2027-01-15T08:00:00Z",
+            "peers": ["10.8.0.5", "fd00:8::5"],
         }],
         "senders": [{
             "tap": "t1",
@@ -97,10 +99,7 @@ fn every_field_keeps_its_meaning() {
         truncate: Some(Truncate { bytes: Some(128), headers_only: false }),
         sample: Some(Sample { one_in_flows: 10 }),
         limit: Some(Limit { bits_per_second: Some(100_000_000.into()), packets_per_second: Some(5000.into()) }),
-        deduplicate: Some(Deduplicate {
-            pod_cidrs: Some(networks(&["10.244.0.0/16"])),
-            service_cidrs: Some(networks(&["10.96.0.0/12"])),
-        }),
+        deduplicate: Some(Deduplicate {}),
         oversize: Oversize::Truncate,
     };
     assert_eq!(options.check(), Ok(()));
@@ -116,6 +115,8 @@ fn every_field_keeps_its_meaning() {
         ],
         options,
         program: Some(program().id),
+        expiration_time: Some(UnixTime::from_seconds(1_800_000_000)),
+        peers: vec![[10, 8, 0, 5].into(), "fd00:8::5".parse().expect("an address")],
     };
     let config_hash: ConfigHash = "0123456789abcdef0123456789abcdef".parse().expect("a hash");
     let pod = Pod {
@@ -140,7 +141,8 @@ fn every_field_keeps_its_meaning() {
             addresses: vec![],
         }),
     };
-    let sender = DesiredSender { tap: tap.into(), pod, program: Some(program().into()), underlay_mtu: None };
+    let (program, orphan_timeout) = (Some(program().into()), Duration::from_secs(3600));
+    let sender = DesiredSender { tap: tap.into(), pod, program, underlay_mtu: None, orphan_timeout };
     let all = DesiredState { senders: vec![sender], receivers: vec![receiver], ..DesiredState::default() };
     assert_eq!(decode(&full_spec()), all);
 }
@@ -190,6 +192,7 @@ fn a_sender_that_cannot_be_decoded_stops_no_other() {
     sender_refused("/taps/0/destinations/0/vni", json!(16_777_216), "16777216 is not a VXLAN network identifier");
     sender_refused("/taps/0/direction", json!("Sideways"), "unknown variant `Sideways`");
     sender_refused("/taps/0/destinations", json!("nowhere"), "cannot read the entry");
+    sender_refused("/taps/0/expirationTime", json!("tomorrow"), "is not a time such as");
 }
 
 #[test]

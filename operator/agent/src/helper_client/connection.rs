@@ -2,8 +2,8 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use podtap_model::{Counters, MAX_MESSAGE, Report, Request, Response};
-use podtap_runtime::{backoff::Backoff, http::Health};
+use podtap_model::{Counters, DesiredUpdate, MAX_MESSAGE, Renewal, Report, Request, Response, UnixTime};
+use podtap_runtime::{backoff::Backoff, clock::ServerClock, http::Health};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
@@ -11,13 +11,15 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tracing::{debug, info, warn};
 
 /// The containers of the helper pod start together: the socket exists within milliseconds, or something is wrong.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long the tap-helper may take to listen before that is worth a warning.
+const START: Duration = Duration::from_secs(5);
 
 /// How much of the receive buffer is kept between two messages.
 const KEPT_BUFFER: usize = 16 << 10;
@@ -44,6 +46,11 @@ enum Disconnected {
 pub struct Channels {
     /// The newest [`Request::Apply`].
     pub desired: watch::Receiver<Option<Request>>,
+    /// The newest renewal.
+    pub renewals: watch::Receiver<Option<Renewal>>,
+    pub clock: ServerClock,
+    /// How many connections there were.
+    pub connections: watch::Sender<u64>,
     /// Number of the newest request for counters.
     pub requests: watch::Receiver<u64>,
     /// The newest report.
@@ -57,12 +64,13 @@ pub struct Channels {
 /// Keeps up a connection to the tap-helper at `socket` until the client is dropped.
 pub async fn run(socket: &Path, mut channels: Channels) {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let mut logged = false;
+    // When to warn that there is no connection; none after that.
+    let mut warn_at = Some(Instant::now() + START);
     loop {
         let reason = match UnixStream::connect(socket).await {
             Ok(stream) => {
                 info!("connected to the tap-helper");
-                logged = false;
+                warn_at = Some(Instant::now());
                 channels.health.set_ready(true);
                 let reason = exchange(stream, &mut channels, &mut backoff).await;
                 channels.health.set_ready(false);
@@ -74,26 +82,29 @@ pub async fn run(socket: &Path, mut channels: Channels) {
             return;
         }
         // Once per disconnection: further attempts are not news.
-        if logged {
-            debug!(error = %reason, "still not connected to the tap-helper");
-        } else {
+        if warn_at.is_some_and(|at| at <= Instant::now()) {
+            warn_at = None;
             warn!(
                 error = %reason, socket = %socket.display(),
                 "not connected to the tap-helper; mirrors stay as they are, retrying"
             );
+        } else {
+            debug!(error = %reason, "not connected to the tap-helper");
         }
-        logged = true;
         sleep(backoff.pause()).await;
     }
 }
 
 /// Sends and receives over one connection, until it ends.
 async fn exchange(stream: UnixStream, channels: &mut Channels, backoff: &mut Backoff) -> Disconnected {
-    let Channels { desired, requests, reports, counters, .. } = channels;
+    let Channels { desired, renewals, clock, connections, requests, reports, counters, .. } = channels;
     let (reader, writer) = stream.into_split();
+    // The API server's confirmation is not of this moment.
+    renewals.mark_unchanged();
+    connections.send_modify(|number| *number += 1);
     // Concurrently: two processes that both write and do not read would deadlock.
     tokio::select! {
-        reason = send(writer, desired, requests) => reason,
+        reason = send(writer, desired, renewals, clock, requests) => reason,
         reason = receive(reader, reports, counters, backoff) => reason,
     }
 }
@@ -101,23 +112,40 @@ async fn exchange(stream: UnixStream, channels: &mut Channels, backoff: &mut Bac
 async fn send(
     mut writer: OwnedWriteHalf,
     desired: &mut watch::Receiver<Option<Request>>,
+    renewals: &mut watch::Receiver<Option<Renewal>>,
+    clock: &ServerClock,
     requests: &mut watch::Receiver<u64>,
 ) -> Disconnected {
-    desired.mark_changed();
+    let mut next = desired.borrow_and_update().clone();
     loop {
-        let line = tokio::select! {
-            // Updates first, so that counters are those of the newest update.
+        if let Some(line) = next.as_ref().and_then(encode) {
+            if let Err(error) = writer.write_all(&line).await {
+                return Disconnected::Io(error);
+            }
+            debug!(bytes = line.len(), "sent a request");
+        }
+        next = tokio::select! {
+            // Updates first: renewals and counters are about the newest one.
             biased;
-            Ok(()) = desired.changed() => desired.borrow_and_update().as_ref().and_then(encode),
-            Ok(()) = requests.changed() => encode(&Request::Counters(*requests.borrow_and_update())),
+            Ok(()) = desired.changed() => desired.borrow_and_update().clone().map(|request| confirmed(request, clock)),
+            Ok(()) = renewals.changed() => renewals.borrow_and_update().clone().map(Request::Renew),
+            Ok(()) = requests.changed() => Some(Request::Counters(*requests.borrow_and_update())),
             else => return Disconnected::ClientDropped,
         };
-        let Some(line) = line else { continue };
-        if let Err(error) = writer.write_all(&line).await {
-            return Disconnected::Io(error);
-        }
-        debug!(bytes = line.len(), "sent a request");
     }
+}
+
+/// The request if it has just arrived from the API server.
+fn confirmed(request: Request, clock: &ServerClock) -> Request {
+    match request {
+        Request::Apply(update) => Request::Apply(DesiredUpdate { now: Some(unix_time(clock)), ..update }),
+        request => request,
+    }
+}
+
+/// The API server's clock, in the protocol's type.
+pub fn unix_time(clock: &ServerClock) -> UnixTime {
+    UnixTime::from_seconds(clock.now().as_second())
 }
 
 /// The line of a request, unless the tap-helper would reject it.

@@ -11,7 +11,7 @@ use tokio::{
 use super::*;
 
 fn update(generation: i64) -> DesiredUpdate {
-    DesiredUpdate { uid: Some("a".into()), generation, spec: json!({"senders": []}) }
+    DesiredUpdate { uid: Some("a".into()), generation, now: None, spec: json!({"senders": []}) }
 }
 
 fn listen(name: &str) -> (UnixListener, PathBuf) {
@@ -33,7 +33,11 @@ async fn accept(listener: UnixListener, socket: &Path) -> BufReader<UnixStream> 
 async fn request(stream: &mut BufReader<UnixStream>) -> Option<Request> {
     let mut line = String::new();
     let length = soon(stream.read_line(&mut line)).await.expect("a line");
-    (length > 0).then(|| serde_json::from_str(&line).expect("a request"))
+    (length > 0).then(|| match serde_json::from_str(&line).expect("a request") {
+        // Tests of the connection are about the clock.
+        Request::Apply(update) => Request::Apply(DesiredUpdate { now: None, ..update }),
+        request => request,
+    })
 }
 
 async fn respond(stream: &mut BufReader<UnixStream>, response: &Response) {
@@ -44,7 +48,7 @@ async fn respond(stream: &mut BufReader<UnixStream>, response: &Response) {
 #[tokio::test]
 async fn updates_reports_and_counters() {
     let (listener, socket) = listen("all");
-    let client = HelperClient::connect(socket.clone(), Health::new(Duration::MAX));
+    let client = HelperClient::connect(socket.clone(), ServerClock::default(), Health::new(Duration::MAX));
     assert_eq!(client.read_desired(|update| update.generation), None);
     let mut stream = accept(listener, &socket).await;
     client.apply(update(3));
@@ -60,7 +64,7 @@ async fn updates_reports_and_counters() {
 
     let serve = async {
         let Some(Request::Counters(request)) = request(&mut stream).await else { panic!("a request for counters") };
-        respond(&mut stream, &Response::Counters(Counters { request, senders: vec![] })).await;
+        respond(&mut stream, &Response::Counters(Counters { request, senders: vec![], rejected: None })).await;
         request
     };
     let (counters, request) = tokio::join!(client.counters(), serve);
@@ -70,7 +74,7 @@ async fn updates_reports_and_counters() {
 #[tokio::test]
 async fn the_same_update_is_sent_once() {
     let (listener, socket) = listen("once");
-    let client = HelperClient::connect(socket.clone(), Health::new(Duration::MAX));
+    let client = HelperClient::connect(socket.clone(), ServerClock::default(), Health::new(Duration::MAX));
     let mut stream = accept(listener, &socket).await;
     client.apply(update(1));
     assert_eq!(request(&mut stream).await, Some(Request::Apply(update(1))));
@@ -82,7 +86,7 @@ async fn the_same_update_is_sent_once() {
 #[tokio::test]
 async fn a_dropped_client_disconnects() {
     let (listener, socket) = listen("drop");
-    let client = HelperClient::connect(socket.clone(), Health::new(Duration::MAX));
+    let client = HelperClient::connect(socket.clone(), ServerClock::default(), Health::new(Duration::MAX));
     let mut stream = accept(listener, &socket).await;
     drop(client);
     assert_eq!(request(&mut stream).await, None);

@@ -1,17 +1,19 @@
-use podtap_model::{DesiredUpdate, DirectionCounters, NodeStatus, SenderCounters};
+use podtap_model::{Count, DesiredUpdate, DirectionCounters, NodeStatus, SenderCounters};
+use podtap_runtime::clock::ServerClock;
 use serde_json::json;
 use tokio::{net::TcpListener, task::yield_now};
 
 use super::*;
 
 fn update() -> DesiredUpdate {
-    let tap = |number: u32| json!({"namespace": "shop", "name": format!("tap-{number}"), "uid": format!("t{number}")});
+    let options = json!({"filter": {}, "sample": {}, "limit": {}, "deduplicate": {}, "truncate": {}});
+    let tap = |number: u32| json!({"namespace": "shop", "name": format!("tap-{number}"), "uid": format!("t{number}"), "options": options});
     let sender = |number: u32| {
         let pod = json!({"namespace": "shop", "name": "web-0", "uid": "p"});
         json!({"tap": format!("t{number}"), "pod": pod})
     };
     let spec = json!({"taps": [tap(1), tap(2)], "senders": [sender(1), sender(2)]});
-    DesiredUpdate { uid: Some("n".into()), generation: 1, spec }
+    DesiredUpdate { uid: Some("n".into()), generation: 1, now: None, spec }
 }
 
 fn count(frames: u64) -> Count {
@@ -21,26 +23,27 @@ fn count(frames: u64) -> Count {
 fn with_programs(tap: &str) -> SenderCounters {
     let direction = |first: u64| DirectionCounters {
         mirrored: count(first),
-        filtered: Some(count(first + 1)),
-        sampled_out: Some(count(first + 2)),
-        rate_limited: Some(count(first + 3)),
-        deduplicated: Some(count(u64::MAX / 100)),
+        filtered: count(first + 1),
+        sampled_out: count(first + 2),
+        rate_limited: count(first + 3),
+        deduplicated: count(u64::MAX / 100),
+        expired: count(first + 4),
         failed: 2,
     };
     SenderCounters {
         tap_uid: tap.into(),
         pod_uid: "p".into(),
         interface: "eth0".into(),
-        ebpf: true,
         ingress: Some(direction(10)),
         egress: Some(direction(20)),
-        truncated: Some(count(5)),
-        oversized: Some(count(6)),
+        truncated: count(5),
+        oversized: count(6),
+        forged: count(7),
     }
 }
 
 fn metrics(senders: Vec<SenderCounters>) -> String {
-    http::text(&registry(&Counters { request: 1, senders }, &update().spec)).expect("it can be encoded")
+    http::text(&registry(&Counters { request: 1, senders, rejected: None }, &update().spec)).expect("it can be encoded")
 }
 
 /// The value of a series of tap `number`.
@@ -59,35 +62,59 @@ fn every_counter_has_the_names_of_tap_and_pod() {
         let of = |direction: &str, outcome: &str| {
             value(&text, "frames", number, &format!(",direction=\"{direction}\",outcome=\"{outcome}\""))
         };
-        let all = ["mirrored", "filtered", "sampled_out", "rate_limited"];
-        assert_eq!(all.map(|outcome| of("ingress", outcome)), [Some(10), Some(11), Some(12), Some(13)], "{text}");
-        assert_eq!(all.map(|outcome| of("egress", outcome)), [Some(20), Some(21), Some(22), Some(23)], "{text}");
+        let all = ["mirrored", "filtered", "sampled_out", "rate_limited", "expired"];
+        for (direction, first) in [("ingress", 10), ("egress", 20)] {
+            let counts = all.map(|outcome| of(direction, outcome));
+            assert_eq!(counts, [0, 1, 2, 3, 4].map(|number| Some(first + number)), "{text}");
+        }
         assert_eq!(of("egress", "deduplicated"), Some(u64::MAX / 100), "all 64 bits");
-        let bytes = value(&text, "bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
+        let bytes = value(&text, "frame_bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
         assert_eq!(bytes, Some(2100), "{text}");
         assert_eq!(value(&text, "mirror_failures", number, ",direction=\"ingress\""), Some(2), "{text}");
-        let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames"];
-        assert_eq!(of_sender.map(|name| value(&text, name, number, "")), [Some(5), Some(500), Some(6)], "{text}");
+        let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames", "forged_frames"];
+        let values = of_sender.map(|name| value(&text, name, number, ""));
+        assert_eq!(values, [Some(5), Some(500), Some(6), Some(7)], "{text}");
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
 
 #[test]
-fn absent_counts_have_no_series() {
-    let ingress = DirectionCounters { mirrored: count(3), ..DirectionCounters::default() };
-    let bare = SenderCounters {
-        ebpf: false,
-        ingress: Some(ingress),
-        egress: None,
-        truncated: None,
-        oversized: None,
+fn what_a_tap_cannot_count_has_no_series() {
+    let series = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    let idle = SenderCounters {
+        ingress: Some(DirectionCounters::default()),
+        egress: Some(DirectionCounters::default()),
+        truncated: Count::default(),
+        oversized: Count::default(),
         ..with_programs("t1")
     };
-    let text = metrics(vec![bare]);
-    let series: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
-    assert_eq!(series.len(), 3, "{text}");
-    assert_eq!(value(&text, "frames", 1, ",direction=\"ingress\",outcome=\"mirrored\""), Some(3), "{text}");
-    assert_eq!(value(&text, "mirror_failures", 1, ",direction=\"ingress\""), Some(0), "{text}");
+    assert_eq!(series(&metrics(vec![idle.clone()])), 30, "with every option");
+
+    let mut without_options = update();
+    without_options.spec["taps"][0]["options"] = json!(null);
+    let text = |sender: SenderCounters| {
+        let counters = Counters { request: 1, senders: vec![sender], rejected: None };
+        http::text(&registry(&counters, &without_options.spec)).expect("it can be encoded")
+    };
+    assert_eq!(series(&text(idle)), 12, "mirrored, expired, failed, oversized and forged frames");
+    assert_eq!(series(&text(with_programs("t1"))), 30, "what was counted before the tap was changed is not lost");
+}
+
+#[test]
+fn families_have_their_unit() {
+    let text = metrics(vec![with_programs("t1")]);
+    for family in ["podtap_frame_bytes", "podtap_truncated_bytes"] {
+        assert!(text.contains(&format!("# UNIT {family} bytes\n")), "{text}");
+    }
+    for line in text.lines().filter(|line| line.starts_with("# HELP")) {
+        assert!(line.starts_with("# HELP podtap_") && line.ends_with('.'), "{line}");
+    }
+}
+
+#[test]
+fn a_direction_that_is_not_mirrored_has_no_series() {
+    let text = metrics(vec![SenderCounters { egress: None, ..with_programs("t1") }]);
+    assert!(text.contains("direction=\"ingress\"") && !text.contains("direction=\"egress\""), "{text}");
 }
 
 #[test]
@@ -98,7 +125,7 @@ fn a_sender_that_is_being_removed_has_no_series() {
 
 #[tokio::test(start_paused = true)]
 async fn old_counters_are_not_served_without_an_answer() {
-    let (client, mut channels) = HelperClient::without_connection(Health::new(Duration::MAX));
+    let (client, mut channels) = HelperClient::without_connection(ServerClock::default(), Health::new(Duration::MAX));
     let source = Source(client.into());
     let error = source.text().await.expect_err("no NodeTap is known").to_string();
     assert!(error.contains("API server"), "{error}");
@@ -110,7 +137,11 @@ async fn old_counters_are_not_served_without_an_answer() {
     });
     channels.requests.changed().await.expect("the client exists");
     let request = *channels.requests.borrow_and_update();
-    channels.counters.send_replace(Some(Arc::new(Counters { request, senders: vec![with_programs("t1")] })));
+    channels.counters.send_replace(Some(Arc::new(Counters {
+        request,
+        senders: vec![with_programs("t1")],
+        rejected: None,
+    })));
     assert!(scrape.await.expect("it ends").expect("an answer").contains("tap-1"));
     let error = source.text().await.expect_err("the tap-helper does not answer").to_string();
     assert!(error.contains("tap-helper"), "{error}");
@@ -123,7 +154,7 @@ fn names_are_read_from_entries_that_cannot_be_decoded() {
     newer.spec["taps"][0]["colour"] = json!("red");
     newer.spec["senders"][0]["pod"]["colour"] = json!("red");
     newer.spec["senders"][1] = json!("?");
-    let counters = Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")] };
+    let counters = Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")], rejected: None };
     let text = http::text(&registry(&counters, &newer.spec)).expect("it can be encoded");
     assert!(text.contains("tap-1") && !text.contains("tap-2"), "{text}");
 }
@@ -143,7 +174,7 @@ fn restarts_of_the_tap_helper_are_those_of_its_report() {
 async fn a_port_in_use_is_retried() {
     let other = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = other.local_addr().expect("it is bound");
-    let source = Source(HelperClient::without_connection(Health::new(Duration::MAX)).0.into());
+    let source = Source(HelperClient::without_connection(ServerClock::default(), Health::new(Duration::MAX)).0.into());
     let serving = tokio::spawn(serve(Some(address), Health::new(Duration::MAX), source));
     yield_now().await;
     drop(other);
@@ -155,4 +186,16 @@ async fn a_port_in_use_is_retried() {
     tokio::time::timeout(Duration::from_secs(10), connected).await.expect("it is served eventually");
     assert!(!serving.is_finished());
     serving.abort();
+}
+
+#[test]
+fn rejected_packets_are_counted_per_node() {
+    let counters = Counters { request: 1, senders: vec![], rejected: Some(count(7)) };
+    let text = http::text(&registry(&counters, &update().spec)).expect("it can be encoded");
+    let has = |line: &str| text.lines().any(|found| found == line);
+    assert!(
+        has("podtap_receiver_rejected_packets_total 7") && has("podtap_receiver_rejected_bytes_total 700"),
+        "{text}"
+    );
+    assert!(!metrics(vec![]).contains("rejected"), "a node without receivers");
 }

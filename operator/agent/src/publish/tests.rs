@@ -5,7 +5,7 @@ fn report(uid: Option<&str>, generation: i64) -> Report {
 }
 
 fn status(generation: i64) -> NodeStatus {
-    let features = [("ebpf".to_owned(), false), ("clamp".to_owned(), false)].into();
+    let features = [("ebpf".to_owned(), false)].into();
     NodeStatus { observed_generation: Some(generation), features, ..NodeStatus::default() }
 }
 
@@ -77,11 +77,11 @@ fn features_of_another_version_are_removed() {
     let mut old = status(2);
     old.features.insert("fit".to_owned(), true);
     let due = super::due(Some(&report(Some("a"), 2)), Some(&last("a", "5", Some(old))), None).expect("it is due");
-    assert_eq!(due.patch["status"]["features"], json!({"ebpf": false, "clamp": false, "fit": null}));
+    assert_eq!(due.patch["status"]["features"], json!({"ebpf": false, "fit": null}));
     let mut bare = report(Some("a"), 2);
     bare.status.features.clear();
     let due = super::due(Some(&bare), Some(&last("a", "5", Some(status(2)))), None).expect("it is due");
-    assert_eq!(due.patch["status"]["features"], json!({"ebpf": null, "clamp": null}));
+    assert_eq!(due.patch["status"]["features"], json!({"ebpf": null}));
 }
 
 #[test]

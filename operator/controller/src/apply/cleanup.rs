@@ -2,22 +2,27 @@
 //! were never carried out, are deleted in the same way.
 //!
 //! # Guarantees
-//! Deletion always ends: a node that is not ready blocks nothing, and any other node blocks for [`DEADLINE`] at most. What is left on a
-//! node is removed when its helper pod runs again: its `NodeTap` does not list the tap any more.
+//! Deletion always ends: a node that is not ready blocks nothing, and any other node blocks for [`DEADLINE`] at most. No clock affects
+//! that: the leader counts from when it first sees the deletion, so that nodes have the whole time also if no controller ran for a while.
+//! What is left on a node is removed when its helper pod runs again: its `NodeTap` does not list the tap any more.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use futures::{StreamExt as _, stream};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use futures::StreamExt as _;
+use k8s_openapi::jiff::Timestamp;
 use kube::{Api, api::Patch, core::PartialObjectMeta};
 use podtap_api::{FINALIZER, PodTap};
-use podtap_model::Reason;
+use podtap_model::{Reason, Uid};
 use podtap_runtime::client::in_time;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     apply::{
-        context::{CONCURRENCY, Context, is_not_found, patch_params},
+        context::{Context, in_budget, is_not_found, patch_params},
         objects::Applied,
     },
     events::{Occurrence, Publisher},
@@ -26,8 +31,8 @@ use crate::{
     store::{cache::Entry, generations::Generations, node_tap::CachedNodeTap, snapshot::Snapshot, tap::CachedTap},
 };
 
-/// How long nodes have to clean up, counted from the deletion.
-const DEADLINE: SignedDuration = SignedDuration::from_secs(30);
+/// How long nodes have to clean up.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why a finalizer could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +47,8 @@ pub struct Error {
 enum Decision {
     /// Every node is clean: it is removed.
     Remove,
-    /// Nodes are cleaning up; it is removed at this time at the latest.
-    Wait(Timestamp),
+    /// Nodes are cleaning up; it is removed after this time at the latest.
+    Wait(Duration),
     /// These nodes have not reported in time: it is removed.
     Abandon(Vec<String>),
 }
@@ -68,26 +73,30 @@ pub async fn remove_finalizers(
     let now = snapshot.now;
     let mut cleanup = Cleanup::default();
     let mut attempts = Vec::new();
+    let uids: BTreeSet<&Uid> = deleting.iter().map(|entry| &entry.object.uid).collect();
+    state.deleting_since.retain(|tap, _| uids.contains(tap));
     for entry in deleting.iter().filter(|entry| entry.object.finalizers.iter().any(|f| f == FINALIZER)) {
-        let decision = decide(&entry.object, snapshot, applied, &state.generations);
-        if let Decision::Wait(until) = decision {
+        let since = *state.deleting_since.entry(entry.object.uid.clone()).or_insert_with(Instant::now);
+        let decision = decide(&entry.object, since.elapsed(), snapshot, applied, &state.generations);
+        if let Decision::Wait(rest) = decision {
+            let until = now.checked_add(rest).unwrap_or(Timestamp::MAX);
             cleanup.next = Some(cleanup.next.map_or(until, |next| next.min(until)));
         } else if !state.retries.is_paused(&RetryKey::Finalizers(entry.object.uid.clone()), now) {
             attempts.push(async move {
                 if let Decision::Abandon(nodes) = decision {
-                    publisher.publish(&entry.object.reference(), vec![abandoned(&nodes)]).await;
+                    publisher.publish(&entry.object.reference(), [abandoned(&nodes)]);
                 }
                 (entry, remove_finalizer(context, entry).await)
             });
         }
     }
-    let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
+    let mut attempts = in_budget(attempts);
     while let Some((entry, result)) = attempts.next().await {
         let tap = &entry.object;
         let key = RetryKey::Finalizers(tap.uid.clone());
         match result {
             Err(source) if !is_not_found(&source) => {
-                state.retries.failed(key, now);
+                state.retries.failed(key, snapshot.now);
                 cleanup.errors.push(Error { tap: format!("{}/{}", tap.namespace, tap.name), source });
             }
             _ => {
@@ -99,7 +108,14 @@ pub async fn remove_finalizers(
     cleanup
 }
 
-fn decide(tap: &CachedTap, snapshot: &Snapshot, applied: &Applied, generations: &Generations) -> Decision {
+/// `waited` is for how long the tap is known to be deleted.
+fn decide(
+    tap: &CachedTap,
+    waited: Duration,
+    snapshot: &Snapshot,
+    applied: &Applied,
+    generations: &Generations,
+) -> Decision {
     let busy: Vec<String> = applied
         .node_taps
         .values()
@@ -107,13 +123,13 @@ fn decide(tap: &CachedTap, snapshot: &Snapshot, applied: &Applied, generations: 
         .filter(|node_tap| !is_clean(node_tap, &tap.uid, generations, &applied.helper_failures))
         .map(|node_tap| node_tap.name.clone())
         .collect();
-    let deadline = tap.deleting.unwrap_or(snapshot.now) + DEADLINE;
+    let rest = DEADLINE.saturating_sub(waited);
     if busy.is_empty() {
         Decision::Remove
-    } else if snapshot.now < deadline {
-        Decision::Wait(deadline)
-    } else {
+    } else if rest.is_zero() {
         Decision::Abandon(busy)
+    } else {
+        Decision::Wait(rest)
     }
 }
 
@@ -137,10 +153,9 @@ fn abandoned(nodes: &[String]) -> Occurrence {
         is_warning: true,
         reason: Reason::CleanupAbandoned,
         note: format!(
-            "{} did not report within {} s that the tap is gone; its helper pod removes what is left as soon as it can (kubectl get nodetap {})",
+            "{} did not report within {} s that the tap is gone; its helper pod removes what is left as soon as it can. Ask the cluster's administrator what is wrong with it",
             nodes.join(", "),
             DEADLINE.as_secs(),
-            nodes.join(" "),
         ),
     }
 }

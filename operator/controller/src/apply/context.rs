@@ -1,21 +1,35 @@
 //! What all requests of the leader share.
 
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt as _, future::ready, stream};
 use kube::{
     Client,
     api::{DeleteParams, PatchParams, Preconditions},
 };
 
-use crate::{apply::helper_pod::HelperTemplate, names, store::caches::Caches};
+use crate::{apply::helper_pod::HelperTemplate, names, plan::rollout::MaxUnavailable, store::caches::Caches};
 
 /// How many requests are in flight at the same time.
 pub const CONCURRENCY: usize = 8;
 
-/// The API server, the caches that learn of each write, and the template of helper pods.
+/// How long a stage starts new requests. What is left waits for the next reconcile, so that slow requests of one kind, an admission
+/// webhook for example, do not keep the other stages waiting.
+const BUDGET: Duration = Duration::from_secs(5);
+
+/// Sends requests, a few at a time, and starts no more of them when the budget of the stage is spent.
+pub fn in_budget<F: Future>(requests: impl IntoIterator<Item = F>) -> impl Stream<Item = F::Output> {
+    let end = Instant::now() + BUDGET;
+    stream::iter(requests).take_while(move |_| ready(Instant::now() < end)).buffer_unordered(CONCURRENCY)
+}
+
+/// The API server, the caches that learn of each write, the template of helper pods, and how fast it is rolled out.
 #[derive(Clone)]
 pub struct Context {
     pub client: Client,
     pub caches: Caches,
     pub template: HelperTemplate,
+    pub max_unavailable: MaxUnavailable,
 }
 
 /// Parameters of every patch.

@@ -15,6 +15,7 @@ use tracing::info;
 use crate::{
     apply::{
         actions::Action,
+        agent_account::AgentAccount,
         context::{Context, delete_params, is_gone, patch_params},
     },
     names,
@@ -48,7 +49,9 @@ impl Error {
 /// Sends the request. It is a success if the object is already as requested. Returns the `NodeTap` that was written, if it was one.
 pub async fn execute(context: &Context, action: &Action) -> Result<Option<CachedNodeTap>, kube::Error> {
     match action {
-        Action::WriteNodeTap { node, spec } => write_node_tap(context, node, spec).await.map(Some),
+        Action::WriteNodeTap { node, version, spec } => {
+            write_node_tap(context, node, version.as_deref(), spec).await.map(Some)
+        }
         Action::DeleteNodeTap { node, uid } => delete_node_tap(context, node, uid).await.map(|()| None),
         Action::CreateHelper { node, owner } => create_helper(context, node, owner).await.map(|()| None),
         Action::DeleteHelper { node, name, uid, immediately } => {
@@ -57,14 +60,23 @@ pub async fn execute(context: &Context, action: &Action) -> Result<Option<Cached
     }
 }
 
-async fn write_node_tap(context: &Context, node: &str, spec: &NodeState) -> Result<CachedNodeTap, kube::Error> {
+/// Server-side apply, with an optimistic lock.
+async fn write_node_tap(
+    context: &Context,
+    node: &str,
+    version: Option<&str>,
+    spec: &NodeState,
+) -> Result<CachedNodeTap, kube::Error> {
     let api: Api<DeserializeGuard<NodeTap>> = Api::all(context.client.clone());
-    let object = json!({
+    let mut object = json!({
         "apiVersion": format!("{GROUP}/v1alpha1"),
         "kind": "NodeTap",
         "metadata": {"name": node},
         "spec": spec,
     });
+    if let Some(version) = version {
+        object["metadata"]["resourceVersion"] = version.into();
+    }
     let response = in_time(api.patch(node, &patch_params().force(), &Patch::Apply(object))).await?;
     let written = CachedNodeTap::from(response.clone());
     let (senders, receivers) = (spec.senders.len(), spec.receivers.len());
@@ -83,19 +95,14 @@ async fn delete_node_tap(context: &Context, node: &str, uid: &str) -> Result<(),
 }
 
 async fn create_helper(context: &Context, node: &str, owner: &str) -> Result<(), kube::Error> {
-    let Context { client, caches, template } = context;
+    let Context { client, caches, template, .. } = context;
     let api: Api<Pod> = Api::namespaced(client.clone(), &template.namespace);
+    AgentAccount::new(&template.namespace, node, owner).create(client).await?;
     let post = PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() };
-    match in_time(api.create(&post, &template.pod(node, owner))).await {
-        Ok(pod) => {
-            caches.created_helper(pod, &template.namespace);
-            info!(node, "created helper pod");
-            Ok(())
-        }
-        // The watch is behind, and will report it.
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        Err(error) => Err(error),
-    }
+    let pod = in_time(api.create(&post, &template.pod(node, owner))).await?;
+    info!(node, pod = pod.metadata.name, "created helper pod");
+    caches.created_helper(pod, &template.namespace);
+    Ok(())
 }
 
 async fn delete_helper(
@@ -110,7 +117,11 @@ async fn delete_helper(
     if immediately {
         parameters.grace_period_seconds = Some(0);
     }
-    is_gone(in_time(api.delete(name, &parameters)).await)?;
-    info!(node, "deleted helper pod");
+    let deleted = in_time(api.delete(name, &parameters)).await;
+    if let Some(pod) = deleted.as_ref().ok().and_then(|response| response.as_ref().left()) {
+        context.caches.deleting_helper(pod.clone(), &context.template.namespace);
+    }
+    is_gone(deleted)?;
+    info!(node, pod = name, "deleted helper pod");
     Ok(())
 }

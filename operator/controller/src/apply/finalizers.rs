@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use kube::{Api, api::Patch, core::DeserializeGuard};
 use podtap_api::{FINALIZER, PodTap};
 use podtap_model::Uid;
@@ -10,7 +10,7 @@ use podtap_runtime::client::in_time;
 use serde_json::json;
 
 use crate::{
-    apply::context::{CONCURRENCY, Context, is_not_found, patch_params},
+    apply::context::{Context, in_budget, is_not_found, patch_params},
     plan::tap_plan::TapPlan,
     retries::{Retries, RetryKey},
     store::snapshot::Snapshot,
@@ -40,20 +40,21 @@ pub async fn add(context: &Context, taps: &[TapPlan<'_>], snapshot: &Snapshot, r
     let mut attempts = Vec::new();
     for plan in taps.iter().filter(|plan| plan.is_executed() && !plan.tap.finalizers.iter().any(|f| f == FINALIZER)) {
         let uid = &plan.tap.reference.uid;
-        if retries.is_paused(&RetryKey::Finalizers(uid.clone()), now) {
-            result.missing.insert(uid.clone());
-        } else {
+        result.missing.insert(uid.clone());
+        if !retries.is_paused(&RetryKey::Finalizers(uid.clone()), now) {
             attempts.push(async move { (plan.tap, patch(context, plan.tap).await) });
         }
     }
-    let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
+    let mut attempts = in_budget(attempts);
     while let Some((tap, attempt)) = attempts.next().await {
         let uid = &tap.reference.uid;
         let key = RetryKey::Finalizers(uid.clone());
         match attempt {
-            Ok(()) => retries.succeeded(&key),
+            Ok(()) => {
+                result.missing.remove(uid);
+                retries.succeeded(&key);
+            }
             Err(source) => {
-                result.missing.insert(uid.clone());
                 // Deleted in the meantime: nothing to retry.
                 if !is_not_found(&source) {
                     retries.failed(key, now);

@@ -10,16 +10,29 @@ use k8s_openapi::{
         apis::meta::v1::{ObjectMeta, OwnerReference},
     },
 };
-use kube::Resource as _;
-use podtap_api::NodeTap;
+use podtap_model::bounds::{MAX_SENDERS, SENDER_MEMORY};
 
 use crate::{
-    apply::helper_volumes::{SOCKET, field, socket_mount, socket_volume, token_mount, token_volume},
+    apply::{
+        agent_account::owner,
+        helper_probes,
+        helper_volumes::{PROBE_SOCKET, SOCKET, field, socket_mount, socket_volume, token_mount, token_volume},
+    },
     names::{self, LABEL_COMPONENT, LABEL_NAME, TEMPLATE_HASH},
 };
 
 /// User and group of the agent, the only user whose connections the tap-helper accepts.
-const AGENT_UID: i64 = 65532;
+///
+/// It shares the PID namespace of the node, where a user may read the files of its other processes, tokens included. So it must be the
+/// user of no other program: it is above what images, `/etc/subuid`, the kubelet's user namespaces and `OpenShift` (from
+/// 1,000,000,000 on) usually assign, and in a range that systemd leaves free (`docs/UIDS-GIDS.md` there).
+const AGENT_UID: i64 = 2_000_014_789;
+
+/// Memory limit of the agent.
+const AGENT_MEMORY: u64 = 256 << 20;
+
+/// Memory limit of the tap-helper: for itself, and for all senders that a node may have.
+const TAP_HELPER_MEMORY: u64 = (64 << 20) + MAX_SENDERS as u64 * SENDER_MEMORY;
 
 /// The settings of helper pods, which differ between installations.
 #[derive(Clone, Debug)]
@@ -28,7 +41,6 @@ pub struct HelperTemplate {
     pub image: String,
     pub pull_policy: String,
     pub pull_secrets: Vec<String>,
-    pub service_account: String,
     pub priority_class: Option<String>,
     pub log_json: bool,
     /// TCP port of the node on which agents serve metrics; 0 for none.
@@ -38,14 +50,18 @@ pub struct HelperTemplate {
 impl HelperTemplate {
     /// Changes whenever the pods change.
     pub fn hash(&self) -> String {
-        // Everything but the node is part of the hash. Serializing cannot fail; if it did, no pod would ever be replaced, which is the
+        // Everything but the node and its account is part of the hash. Serializing cannot fail; if it did, no pod would ever be replaced, which is the
         // safe side.
-        names::short_hash(&serde_json::to_vec(&self.spec("")).unwrap_or_default())
+        names::short_hash(&serde_json::to_vec(&self.spec("", "")).unwrap_or_default())
     }
 
-    /// The pod of `node`, owned by the node's `NodeTap`.
+    /// A pod of `node`, owned by the node's `NodeTap`.
     ///
     /// It is bound to its node here, without the scheduler. It tolerates every taint, since cordoning a node must not end a tap.
+    ///
+    /// What drains nodes has to know that it returns elsewhere, or not at all: kubectl refuses to delete a pod without a controller
+    /// (`unreplicatedFilter` in k8s.io/kubectl, `pkg/drain/filters.go`), whatever the controller's kind. The cluster autoscaler treats
+    /// pods with the annotation like those of a `DaemonSet`, and Cluster API leaves pods with the label alone.
     pub fn pod(&self, node: &str, node_tap_uid: &str) -> Pod {
         let labels = [
             (LABEL_NAME, names::PRODUCT.to_owned()),
@@ -53,28 +69,25 @@ impl HelperTemplate {
             ("app.kubernetes.io/part-of", names::PRODUCT.to_owned()),
             ("app.kubernetes.io/managed-by", names::CONTROLLER.to_owned()),
             ("podtap.dev/node", names::node_label(node)),
+            ("cluster.x-k8s.io/drain", "skip".to_owned()),
         ];
+        let annotations =
+            [(TEMPLATE_HASH, self.hash()), ("cluster-autoscaler.kubernetes.io/daemonset-pod", "true".to_owned())];
         Pod {
             metadata: ObjectMeta {
-                name: Some(names::helper_pod(node)),
+                generate_name: Some(names::helper_pod_prefix(node)),
                 namespace: Some(self.namespace.clone()),
                 labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into()),
-                annotations: Some([(TEMPLATE_HASH.to_owned(), self.hash())].into()),
-                owner_references: Some(vec![OwnerReference {
-                    api_version: NodeTap::api_version(&()).into_owned(),
-                    kind: NodeTap::kind(&()).into_owned(),
-                    name: node.to_owned(),
-                    uid: node_tap_uid.to_owned(),
-                    ..OwnerReference::default()
-                }]),
+                annotations: Some(annotations.map(|(name, value)| (name.to_owned(), value)).into()),
+                owner_references: Some(vec![OwnerReference { controller: Some(true), ..owner(node, node_tap_uid) }]),
                 ..ObjectMeta::default()
             },
-            spec: Some(self.spec(node)),
+            spec: Some(self.spec(node, &names::agent_account(node, node_tap_uid))),
             status: None,
         }
     }
 
-    fn spec(&self, node: &str) -> PodSpec {
+    fn spec(&self, node: &str, account: &str) -> PodSpec {
         let secrets = self.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
         PodSpec {
             node_name: Some(node.to_owned()),
@@ -86,7 +99,7 @@ impl HelperTemplate {
             enable_service_links: Some(false),
             tolerations: Some(vec![Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }]),
             priority_class_name: self.priority_class.clone(),
-            service_account_name: Some(self.service_account.clone()),
+            service_account_name: Some(account.to_owned()),
             // Mounted below, into the agent only.
             automount_service_account_token: Some(false),
             image_pull_secrets: Some(secrets.collect()).filter(|secrets: &Vec<_>| !secrets.is_empty()),
@@ -109,8 +122,10 @@ impl HelperTemplate {
         // helper pod of the node must not wait for that.
         let address = format!("[::]:{}", self.metrics_port);
         let listen = ["--listen", &address].into_iter().filter(|_| self.metrics_port > 0);
-        let command = ["/podtap-agent", "--node", "$(NODE_NAME)", "--socket", SOCKET];
+        let command =
+            ["/podtap-agent", "run", "--node", "$(NODE_NAME)", "--socket", SOCKET, "--probe-socket", PROBE_SOCKET];
         let command: Vec<&str> = command.into_iter().chain(listen).chain(self.log_flag()).collect();
+        let (ready, live) = helper_probes::agent();
         Container {
             name: "agent".to_owned(),
             env: Some(vec![EnvVar {
@@ -126,7 +141,10 @@ impl HelperTemplate {
                 ..restricted(&[])
             }),
             volume_mounts: Some(vec![socket_mount(), token_mount()]),
-            ..self.container(&command)
+            startup_probe: Some(helper_probes::startup(&ready)),
+            readiness_probe: Some(ready),
+            liveness_probe: Some(live),
+            ..self.container(&command, AGENT_MEMORY)
         }
     }
 
@@ -134,6 +152,7 @@ impl HelperTemplate {
         let uid = AGENT_UID.to_string();
         let command = ["/tap-helper", "serve", "--socket", SOCKET, "--agent-uid", &uid];
         let command: Vec<&str> = command.into_iter().chain(self.log_flag()).collect();
+        let live = helper_probes::tap_helper();
         Container {
             name: "tap-helper".to_owned(),
             security_context: Some(SecurityContext {
@@ -150,7 +169,9 @@ impl HelperTemplate {
                 ..restricted(&["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"])
             }),
             volume_mounts: Some(vec![socket_mount()]),
-            ..self.container(&command)
+            startup_probe: Some(helper_probes::startup(&live)),
+            liveness_probe: Some(live),
+            ..self.container(&command, TAP_HELPER_MEMORY)
         }
     }
 
@@ -158,19 +179,19 @@ impl HelperTemplate {
         self.log_json.then_some("--log-json")
     }
 
-    fn container(&self, command: &[&str]) -> Container {
+    /// `memory` is its limit, in bytes.
+    fn container(&self, command: &[&str], memory: u64) -> Container {
         let quantities = |list: &[(&str, &str)]| {
             Some(list.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect())
         };
+        let memory = format!("{}Mi", memory >> 20);
         Container {
             image: Some(self.image.clone()),
             image_pull_policy: Some(self.pull_policy.clone()),
             command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
             resources: Some(ResourceRequirements {
                 requests: quantities(&[("cpu", "10m"), ("memory", "24Mi")]),
-                // The kernel charges eBPF maps to the memory cgroup that creates them: up to 4 MiB with
-                // `deduplicate` for 32 pods of a tap.
-                limits: quantities(&[("memory", "256Mi")]),
+                limits: quantities(&[("memory", &memory)]),
                 ..ResourceRequirements::default()
             }),
             termination_message_policy: Some("FallbackToLogsOnError".to_owned()),

@@ -11,8 +11,10 @@ use k8s_openapi::{
 
 /// Directory of the socket between agent and tap-helper.
 const SOCKET_DIRECTORY: &str = "/run/podtap";
-/// The socket.
+/// The socket of the tap-helper.
 pub const SOCKET: &str = "/run/podtap/helper.sock";
+/// The socket on which the agent answers probes.
+pub const PROBE_SOCKET: &str = "/run/podtap/agent.sock";
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 pub fn socket_mount() -> VolumeMount {

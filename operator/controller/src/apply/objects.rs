@@ -2,17 +2,23 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
+use k8s_openapi::jiff::Timestamp;
+use tracing::warn;
 
 use crate::{
     apply::{
-        actions::{Action, helper_action, node_tap_action},
-        context::{CONCURRENCY, Context},
+        actions::{Action, helper_actions, node_tap_action},
+        context::{Context, in_budget},
         execute::{Error, execute},
         helper_failures,
     },
     failure::Failure,
-    plan::nodes::NodePlan,
+    plan::{
+        helper_pods::{self, Unready},
+        nodes::NodePlan,
+        rollout::{self, Rollout},
+    },
     state::ControllerState,
     store::{
         node_tap::CachedNodeTap,
@@ -21,11 +27,14 @@ use crate::{
 };
 
 /// The objects after this stage. The status stage uses these, and not those of the snapshot.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Applied {
     pub node_taps: BTreeMap<String, Arc<CachedNodeTap>>,
     /// Nodes whose helper pod does not run, and why.
     pub helper_failures: BTreeMap<String, Failure>,
+    pub rollout: Rollout,
+    /// When to reconcile again even if nothing changes.
+    pub next: Option<Timestamp>,
     pub errors: Vec<Error>,
 }
 
@@ -38,56 +47,90 @@ pub async fn apply(
 ) -> Applied {
     state.generations.observe(&snapshot.node_taps);
     let node_taps = plans.iter().filter_map(|(node, plan)| node_tap_action(snapshot, node, plan)).collect();
-    let mut errors = run(context, snapshot, node_taps, state).await;
+    let mut errors = write_node_taps(context, snapshot, node_taps, state).await;
 
     // A helper pod refers to the UID of its NodeTap, which may have just been created.
     let node_taps = snapshot::node_taps(&context.caches);
     let template = context.template.hash();
-    helper_failures::observe(snapshot, &mut state.helper_failures, &mut state.retries, &template);
-    let helpers = plans.iter().filter_map(|(node, plan)| {
+    state.unready = helper_pods::unready(snapshot, plans, &template, &state.unready);
+    helper_failures::observe(snapshot, &state.unready, &template, &mut state.helper_failures, &mut state.retries);
+    let rollout = rollout::plan(snapshot, plans, &template, &state.unready, context.max_unavailable);
+    let helpers = plans.iter().flat_map(|(node, plan)| {
         let owner = node_taps.get(node).map(|node_tap| node_tap.uid.as_str());
-        helper_action(snapshot.helpers.get(node).map(Arc::as_ref), node, plan, owner, &template)
+        helper_actions(snapshot.helpers_of(node), node, plan, owner, &template, rollout.replace.contains(node))
     });
-    errors.extend(run(context, snapshot, helpers.collect(), state).await);
+    errors.extend(write_helpers(context, snapshot, helpers.collect(), state).await);
+    if rollout.is_stopped() && !state.rollout_stopped {
+        warn!(nodes = ?rollout.failing, waiting = rollout.outdated.len(), "new helper pods fail; the other nodes keep theirs");
+    }
+    state.rollout_stopped = rollout.is_stopped();
     state.helper_failures.retain(|node, _| plans.contains_key(node));
-    let node_taps = snapshot::node_taps(&context.caches);
-    Applied { node_taps, helper_failures: state.helper_failures.clone(), errors }
+    let deadlines = state.unready.values().map(Unready::deadline);
+    Applied {
+        node_taps: snapshot::node_taps(&context.caches),
+        helper_failures: state.helper_failures.clone(),
+        rollout,
+        next: deadlines.filter(|deadline| *deadline > snapshot.now).min(),
+        errors,
+    }
 }
 
-async fn run(context: &Context, snapshot: &Snapshot, actions: Vec<Action>, state: &mut ControllerState) -> Vec<Error> {
-    let now = snapshot.now;
-    // An ended pod is in the way of the next one: it is deleted at once, and only its successor waits.
-    let is_due = |action: &Action| {
-        matches!(action, Action::DeleteHelper { .. }) || !state.retries.is_paused(&action.retry_key(), now)
-    };
-    let due: Vec<Action> = actions.into_iter().filter(is_due).collect();
+async fn write_node_taps(
+    context: &Context,
+    snapshot: &Snapshot,
+    actions: Vec<Action>,
+    state: &mut ControllerState,
+) -> Vec<Error> {
+    let due = actions.into_iter().filter(|action| !state.retries.is_paused(&action.retry_key(), snapshot.now));
     let attempts: Vec<_> = due
-        .into_iter()
         .map(|action| async {
             let result = execute(context, &action).await;
             (action, result)
         })
         .collect();
-    let mut attempts = stream::iter(attempts).buffer_unordered(CONCURRENCY);
+    let mut attempts = in_budget(attempts);
     let mut errors = Vec::new();
     while let Some((action, result)) = attempts.next().await {
         let key = action.retry_key();
-        match (result, action) {
-            (Ok(Some(written)), Action::WriteNodeTap { node, .. }) => {
-                state.generations.record(snapshot.node_taps.get(&node).map(Arc::as_ref), &written);
+        match result {
+            Ok(written) => {
+                if let Some(written) = written {
+                    state.generations.record(snapshot.node_taps.get(&written.name).map(Arc::as_ref), &written);
+                }
                 state.retries.succeeded(&key);
             }
-            // That the pod exists does not mean that it runs: its pauses end when it is ready.
-            (Ok(_), Action::CreateHelper { .. } | Action::DeleteHelper { .. }) => {}
-            (Ok(_), _) => state.retries.succeeded(&key),
-            (Err(source), action) => {
-                if let Some((node, failure)) = helper_failures::rejection(&action, &source) {
-                    state.helper_failures.insert(node, failure);
-                }
-                state.retries.failed(key, now);
+            // The cache is behind: the watch reports the newer object, and wakes the next reconcile.
+            Err(kube::Error::Api(status)) if status.is_conflict() => {}
+            Err(source) => {
+                state.retries.failed(key, snapshot.now);
                 errors.push(Error::new(action, source));
             }
         }
+    }
+    errors
+}
+
+/// Sends what is due, and records what has been answered. Requests that take long go on while the next reconciles run.
+async fn write_helpers(
+    context: &Context,
+    snapshot: &Snapshot,
+    actions: Vec<Action>,
+    state: &mut ControllerState,
+) -> Vec<Error> {
+    // Only the successor of a pod that ended waits, and not the deletion of the pod.
+    let is_due = |action: &Action| {
+        matches!(action, Action::DeleteHelper { .. }) || !state.retries.is_paused(&action.retry_key(), snapshot.now)
+    };
+    let due = actions.into_iter().filter(is_due);
+    let mut errors = Vec::new();
+    for (action, result) in state.helper_requests.send(context, due).await {
+        // That the pod exists does not mean that it runs: its pauses end when it is ready.
+        let Err(source) = result else { continue };
+        if let Some((node, failure)) = helper_failures::rejection(&action, &source) {
+            state.helper_failures.insert(node, failure);
+        }
+        state.retries.failed(action.retry_key(), snapshot.now);
+        errors.push(Error::new(action, source));
     }
     errors
 }

@@ -1,13 +1,21 @@
 //! The compiled expressions of all taps. Each text is compiled once.
+//!
+//! # Guarantees
+//! Compiling never holds up a reconcile for long, and no namespace holds up the others: of those that wait, the one with the fewest
+//! compilations so far is next.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
-use futures::{StreamExt as _, stream};
 use k8s_openapi::jiff::Timestamp;
 use podtap_model::{Filter, Instruction};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     expression::{
@@ -19,12 +27,18 @@ use crate::{
 
 /// How many processes run at the same time.
 const CONCURRENCY: usize = 4;
+/// How long a reconcile waits for results. Most expressions take a few milliseconds; one with a thousand ports takes a third of a
+/// second.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Instructions, or libpcap's error.
 pub type Compiled = Result<Vec<Instruction>, CompileError>;
 
 /// The compiled expressions by text.
 pub type Expressions = BTreeMap<String, Arc<Compiled>>;
+
+/// The texts to compile, by namespace.
+pub type Texts = BTreeMap<String, BTreeSet<String>>;
 
 /// Why an expression has no result yet.
 #[derive(Debug, thiserror::Error)]
@@ -34,41 +48,118 @@ pub struct Error {
     source: std::io::Error,
 }
 
-/// Compiles the texts that are new, and forgets those that no tap has any more.
-pub async fn compile(
-    expressions: &mut Expressions,
-    compiler: &Compiler,
-    texts: &BTreeSet<String>,
-    retries: &mut Retries,
-    now: Timestamp,
-) -> Vec<Error> {
-    expressions.retain(|text, _| texts.contains(text));
-    let is_due = |text: &&String| !retries.is_paused(&RetryKey::Expression((*text).clone()), now);
-    let new: Vec<&String> = texts.iter().filter(|text| !expressions.contains_key(*text)).filter(is_due).collect();
-    let results = stream::iter(new).map(|text| async move { (text, compiler.compile(text).await) });
-    let results: Vec<_> = results.buffer_unordered(CONCURRENCY).collect().await;
-    let mut errors = Vec::new();
-    for (text, result) in results {
-        let key = RetryKey::Expression(text.clone());
-        let outcome = match result {
-            Ok(program) => Ok(program),
-            Err(process::Error::Rejected(error)) => Err(error),
-            Err(process::Error::Process(source)) => {
-                retries.failed(key, now);
-                errors.push(Error { expression: text.clone(), source });
-                continue;
-            }
-        };
-        retries.succeeded(&key);
-        expressions.insert(text.clone(), Arc::new(outcome));
-    }
-    errors
+type Answered = (String, Result<Vec<Instruction>, process::Error>);
+
+/// What is compiled, and what is being compiled.
+#[derive(Debug, Default)]
+pub struct Compilations {
+    known: Expressions,
+    tasks: JoinSet<Answered>,
+    /// The texts of `tasks` and `answered`.
+    busy: BTreeSet<String>,
+    answered: VecDeque<Answered>,
+    /// How many were started for each namespace.
+    started: BTreeMap<String, u64>,
 }
 
-/// The texts to compile. Validation rejects the others without asking libpcap.
-pub fn compilable<'a>(texts: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
-    let is_valid = |text: &&str| Filter { expression: Some((*text).to_owned()), ..Filter::default() }.check().is_ok();
-    texts.filter(is_valid).map(str::to_owned).collect()
+impl Compilations {
+    /// The results.
+    pub fn known(&self) -> &Expressions {
+        &self.known
+    }
+
+    /// Takes over what an earlier leader compiled.
+    pub fn adopt(&mut self, compiled: impl IntoIterator<Item = (String, Vec<Instruction>)>) {
+        for (text, program) in compiled {
+            self.known.entry(text).or_insert_with(|| Arc::new(Ok(program)));
+        }
+    }
+
+    /// Compiles the texts that are new, as far as there is time, and forgets those that no tap has any more.
+    pub async fn compile(
+        &mut self,
+        compiler: &Compiler,
+        texts: &Texts,
+        retries: &mut Retries,
+        now: Timestamp,
+    ) -> Vec<Error> {
+        let requested: BTreeSet<&String> = texts.values().flatten().collect();
+        self.known.retain(|text, _| requested.contains(text));
+        self.started.retain(|namespace, _| texts.contains_key(namespace));
+        let deadline = Instant::now() + PATIENCE;
+        let mut errors = Vec::new();
+        loop {
+            errors.extend(self.record(retries, now));
+            while self.tasks.len() < CONCURRENCY {
+                let Some(text) = self.next(texts, retries, now) else { break };
+                self.busy.insert(text.clone());
+                let compiler = compiler.clone();
+                self.tasks.spawn(async move {
+                    let result = compiler.compile(&text).await;
+                    (text, result)
+                });
+            }
+            if self.tasks.is_empty() || timeout_at(deadline, self.answer()).await.is_err() {
+                return errors;
+            }
+        }
+    }
+
+    /// Returns when a process has ended; never if none runs. Cancel safe.
+    pub async fn answer(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Ok(answered)) => self.answered.push_back(answered),
+            // It panicked; nothing cancels it.
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The text to compile next.
+    fn next(&mut self, texts: &Texts, retries: &Retries, now: Timestamp) -> Option<String> {
+        let is_new = |text: &&String| {
+            let is_paused = || retries.is_paused(&RetryKey::Expression((*text).clone()), now);
+            !self.known.contains_key(*text) && !self.busy.contains(*text) && !is_paused()
+        };
+        let first = |(namespace, texts): (&String, &BTreeSet<String>)| {
+            let text = texts.iter().find(is_new)?;
+            Some((self.started.get(namespace).copied().unwrap_or_default(), namespace.clone(), text.clone()))
+        };
+        let (_, namespace, text) = texts.iter().filter_map(first).min()?;
+        *self.started.entry(namespace).or_default() += 1;
+        Some(text)
+    }
+
+    fn record(&mut self, retries: &mut Retries, now: Timestamp) -> Vec<Error> {
+        let mut errors = Vec::new();
+        for (text, result) in std::mem::take(&mut self.answered) {
+            self.busy.remove(&text);
+            let key = RetryKey::Expression(text.clone());
+            let outcome = match result {
+                Ok(program) => Ok(program),
+                Err(process::Error::Rejected(error)) => Err(error),
+                Err(process::Error::Process(source)) => {
+                    retries.failed(key, now);
+                    errors.push(Error { expression: text, source });
+                    continue;
+                }
+            };
+            retries.succeeded(&key);
+            self.known.insert(text, Arc::new(outcome));
+        }
+        errors
+    }
+}
+
+/// The texts to compile, from namespaces and texts. Validation rejects the others without asking libpcap.
+pub fn compilable<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> Texts {
+    let mut found = Texts::new();
+    for (namespace, text) in texts {
+        if (Filter { expression: Some(text.to_owned()), ..Filter::default() }).check().is_ok() {
+            found.entry(namespace.to_owned()).or_default().insert(text.to_owned());
+        }
+    }
+    found
 }
 
 #[cfg(test)]

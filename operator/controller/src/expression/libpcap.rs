@@ -1,4 +1,4 @@
-//! The few functions of libpcap that compile an expression, and the only unsafe code of the controller.
+//! The few functions of libpcap that compile an expression. With [`position`], the only unsafe code of the controller.
 //!
 //! libpcap is linked statically from the distribution's archive. Nothing is captured here, so its capture back ends that need further
 //! libraries are left out: see [`dbus_create`].
@@ -13,6 +13,8 @@ use std::{
 };
 
 use podtap_model::Instruction;
+
+use super::position;
 
 /// Ethernet, `DLT_EN10MB` of pcap/dlt.h.
 const ETHERNET: c_int = 1;
@@ -95,10 +97,15 @@ pub fn compile(expression: &str) -> Result<Vec<Instruction>, CompileError> {
     let text = CString::new(expression).map_err(|_| CompileError("it contains a zero byte".to_owned()))?;
     let handle = Dead::open().ok_or_else(|| CompileError("out of memory".to_owned()))?;
     let mut program = Program { length: 0, instructions: ptr::null_mut() };
+    position::take();
     // SAFETY: handle, program and text are valid during the call; the text ends with a zero byte. libpcap keeps none of them.
     let result = unsafe { pcap_compile(handle.0.as_ptr(), &raw mut program, text.as_ptr(), 1, NETMASK_UNKNOWN) };
+    let last_token = position::take();
     if result != 0 {
-        return Err(CompileError(handle.error()));
+        let message = handle.error();
+        let place = last_token.filter(|_| message.ends_with("syntax error"));
+        let place = place.and_then(|token| position::describe(expression, &token));
+        return Err(CompileError(message + &place.unwrap_or_default()));
     }
     let length = usize::try_from(program.length).unwrap_or_default();
     let instructions = if program.instructions.is_null() || length == 0 {
@@ -169,7 +176,7 @@ mod tests {
     #[test]
     fn its_own_words() {
         let error = |expression| compile(expression).expect_err("not an expression").to_string();
-        assert!(error("tcp prot 443").contains("syntax error"), "{}", error("tcp prot 443"));
+        assert!(error("tcp prot 443").ends_with(r#"syntax error at "prot", after "tcp""#), "{}", error("tcp prot 443"));
         assert!(error("port 70000").contains("70000"), "{}", error("port 70000"));
         assert!(error("ip proto egp").contains("egp"), "{}", error("ip proto egp"));
         assert!(error("arp and tcp port 5 and ip6 and ip").contains("reject"), "it can never match");

@@ -10,6 +10,7 @@
 
 pub mod compiled;
 mod libpcap;
+mod position;
 pub mod process;
 
 pub use libpcap::{CompileError, compile};

@@ -8,7 +8,8 @@ use std::{
 };
 
 use podtap_model::Instruction;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use podtap_runtime::memory::disable_tracing;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -44,13 +45,6 @@ pub enum Error {
 enum Answer {
     Program(Vec<(u16, u8, u8, u32)>),
     Error(String),
-}
-
-/// Prevents other processes of the same user from reading and writing the memory of this one (`ptrace`, `process_vm_writev`): the
-/// process that parses user text runs as the same user, and the controller holds a token for the API server. An exec resets the
-/// attribute, so each process sets its own.
-pub fn disable_tracing() -> io::Result<()> {
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Entry point of the process.

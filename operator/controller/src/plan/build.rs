@@ -8,9 +8,11 @@ use podtap_model::{NodeState, Reason, Uid};
 use crate::{
     failure::Failure,
     plan::{
-        node_specs,
+        deduplication::Deduplication,
+        node_specs, sources,
         tap_plan::{TapPlan, TapState},
     },
+    store::snapshot::Snapshot,
     validate::policy::Policy,
 };
 
@@ -24,7 +26,13 @@ pub struct Plan<'a> {
 }
 
 /// Builds the plan. No node learns of the taps in `without_finalizer`.
-pub fn build<'a>(taps: Vec<TapPlan<'a>>, without_finalizer: &BTreeSet<Uid>, policy: &Policy) -> Plan<'a> {
+pub fn build<'a>(
+    snapshot: &Snapshot,
+    taps: Vec<TapPlan<'a>>,
+    without_finalizer: &BTreeSet<Uid>,
+    policy: &Policy,
+    deduplication: &Deduplication,
+) -> Plan<'a> {
     let exclude = |plan: TapPlan<'a>| {
         if without_finalizer.contains(&plan.tap.reference.uid) {
             TapPlan { state: TapState::Refused(missing_finalizer()), ..plan }
@@ -33,14 +41,16 @@ pub fn build<'a>(taps: Vec<TapPlan<'a>>, without_finalizer: &BTreeSet<Uid>, poli
         }
     };
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
-    Plan { nodes: node_specs::node_specs(&taps, policy.underlay_mtu), taps }
+    let mut nodes = node_specs::node_specs(&taps, policy, deduplication);
+    sources::allow(&mut nodes, snapshot, &policy.receiver_sources);
+    Plan { nodes, taps }
 }
 
 fn missing_finalizer() -> Failure {
     Failure::new(
         Reason::Pending,
         format!(
-            "the finalizer {FINALIZER}, without which nothing would be cleaned up in the end, could not be added: it is retried automatically, and the controller's log has the cause"
+            "the finalizer {FINALIZER}, without which nothing would be cleaned up in the end, could not be added: it is retried automatically; if this persists, ask the cluster's administrator, who finds the cause in the controller's log"
         ),
     )
 }

@@ -7,7 +7,12 @@ use podtap_model::{InterfaceName, Reason, State};
 
 use crate::{
     failure::Failure,
-    store::{node::CachedNode, pod::CachedPod, snapshot::Snapshot},
+    plan::pod_index::PodIndex,
+    store::{
+        node::CachedNode,
+        pod::CachedPod,
+        snapshot::{AddressHolder, Snapshot},
+    },
     validate::{
         policy::{NoPolicy, Policy},
         spec::{DestinationKind, RequestedDestination, Selection},
@@ -77,13 +82,14 @@ impl From<Result<ResolvedDestination, Failure>> for Resolution {
 /// Resolves one destination of a tap.
 pub fn resolve(
     snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
     policy: &Policy,
     tap: &Tap,
     RequestedDestination { name, kind }: &RequestedDestination,
 ) -> Resolution {
     match kind {
         DestinationKind::Node { name, .. } => on_node(snapshot, policy, tap, name, None),
-        DestinationKind::Pod { selection, .. } => match consumer(snapshot, tap, name, selection) {
+        DestinationKind::Pod { selection, .. } => match consumer(snapshot, pods, tap, name, selection) {
             Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
             Err(failure) => Err(failure).into(),
         },
@@ -133,14 +139,8 @@ pub fn printable(kind: &DestinationKind, pod: Option<&CachedPod>, interface: Opt
 }
 
 fn external(snapshot: &Snapshot, policy: &Policy, address: IpAddr, port: u16) -> Result<ResolvedDestination, Failure> {
-    let mut pods = snapshot.pods.values().flatten();
-    if pods.any(|pod| !pod.host_network && !pod.finished && pod.addresses.contains(&address)) {
-        return Err(Failure::new(
-            Reason::NotAllowedByPolicy,
-            format!(
-                "{address} is the address of a pod: frames that arrive at its interface could be mirrored again, without end. Use a pod destination, which gets an interface of its own"
-            ),
-        ));
+    if let Some(failure) = in_cluster(snapshot, address) {
+        return Err(failure);
     }
     let action = format!(
         "ask the cluster's administrator for one that lists a network with {address} in spec.allowedExternalCIDRs"
@@ -168,9 +168,32 @@ fn external(snapshot: &Snapshot, policy: &Policy, address: IpAddr, port: u16) ->
     }
 }
 
+/// Why an external endpoint may not have the address: nodes and pods have receivers of their own, behind which frames are dropped. At
+/// any other VXLAN device of a node, the network stack gets the frames, and routes or answers them.
+fn in_cluster(snapshot: &Snapshot, address: IpAddr) -> Option<Failure> {
+    let address = address.to_canonical();
+    let (holder, instead) = match snapshot.addresses.get(&address) {
+        Some(AddressHolder::Pod) => ("of a pod".to_owned(), "set `pod` instead of `external`".to_owned()),
+        Some(AddressHolder::Node(node)) => {
+            (format!("of the node {node}"), format!("set `node: {{name: {node}}}` instead of `external`"))
+        }
+        None if address.is_loopback() => {
+            ("that every node has for itself".to_owned(), "set `node` instead of `external`".to_owned())
+        }
+        None => return None,
+    };
+    Some(Failure::new(
+        Reason::ClusterAddress,
+        format!(
+            "{address} is an address {holder}, where mirrored frames could be routed or mirrored again, without end: {instead}, which creates an interface that only shows them"
+        ),
+    ))
+}
+
 /// The pod that gets the interface. A pod that was chosen by labels is kept for as long as it is ready.
 fn consumer(
     snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
     tap: &Tap,
     destination: &str,
     selection: &Selection,
@@ -197,13 +220,15 @@ fn consumer(
         }
         Selection::Labels(selector) => {
             let shown = tap.status.destination(destination).and_then(|shown| shown.pod.as_deref()).unwrap_or_default();
-            let pods = snapshot.pods.get(namespace).into_iter().flatten();
-            let is_usable = |pod: &&Arc<CachedPod>| {
-                pod.node.is_some() && !pod.finished && !pod.terminating && !pod.excluded && selection.matches(pod)
-            };
+            let is_usable =
+                |pod: &&Arc<CachedPod>| pod.node.is_some() && !pod.finished && !pod.terminating && !pod.excluded;
             // Ready pods first; among these the current one; then the oldest.
             let rank = |pod: &&Arc<CachedPod>| (!pod.ready, pod.name != shown, pod.created, pod.name.clone());
-            let best = pods.filter(is_usable).min_by_key(rank).filter(|pod| pod.ready || pod.name == shown);
+            let best = pods
+                .matching(namespace, selection)
+                .filter(is_usable)
+                .min_by_key(rank)
+                .filter(|pod| pod.ready || pod.name == shown);
             best.ok_or_else(|| {
                 Failure::new(
                     Reason::PodNotReady,
@@ -238,8 +263,9 @@ fn unsuitable(snapshot: &Snapshot, pod: &CachedPod) -> Option<Failure> {
             ),
         ));
     }
-    pod.excluded
-        .then(|| Failure::new(Reason::Excluded, format!("the pod {name} has {EXCLUDE}=true: choose another pod")))
+    pod.excluded.then(|| {
+        Failure::new(Reason::Excluded, format!("the pod {name} has opted out with {EXCLUDE}: choose another pod"))
+    })
 }
 
 fn on_node(snapshot: &Snapshot, policy: &Policy, tap: &Tap, name: &str, pod: Option<&Arc<CachedPod>>) -> Resolution {
@@ -247,17 +273,19 @@ fn on_node(snapshot: &Snapshot, policy: &Policy, tap: &Tap, name: &str, pod: Opt
     let Some(node) = snapshot.nodes.get(name) else {
         return failed(
             Reason::NodeNotFound,
-            format!("there is no node {name}: choose one that `kubectl get nodes` shows"),
+            format!(
+                "there is no node {name}: correct the name, or ask the cluster's administrator for the names of the nodes"
+            ),
         );
     };
     if node.excluded {
-        return failed(Reason::Excluded, format!("the node {name} has {EXCLUDE}=true: choose another one"));
+        return failed(Reason::Excluded, format!("the node {name} has opted out with {EXCLUDE}: choose another one"));
     }
     if node.addresses.is_empty() {
         return failed(
             Reason::NodeWithoutAddress,
             format!(
-                "the node {name} has no address of the type InternalIP (kubectl get node {name} -o wide): check its kubelet, which reports one"
+                "the node {name} has no address of the type InternalIP: choose another one, or ask the cluster's administrator to check its kubelet, which reports one"
             ),
         );
     }
@@ -282,7 +310,9 @@ pub fn not_ready(node: &CachedNode) -> Failure {
     let name = &node.name;
     Failure::new(
         Reason::NodeNotReady,
-        format!("the node {name} is not ready: the tap resumes when it returns (kubectl describe node {name})"),
+        format!(
+            "the node {name} is not ready: the tap resumes when it is; if it stays so, ask the cluster's administrator"
+        ),
     )
 }
 

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use podtap_model::{InterfaceName, Reason, Uid};
+use podtap_model::{InterfaceName, Reason, TapReference, Uid};
 
 use crate::{failure::Failure, plan::tap_plan::TapPlan};
 
 /// Of two receivers with one name in one network namespace, the older tap's wins.
 pub fn resolve_conflicts(taps: &mut [TapPlan<'_>]) {
-    let mut taken: BTreeMap<(String, Option<Uid>, InterfaceName), String> = BTreeMap::new();
+    let mut taken: BTreeMap<(String, Option<Uid>, InterfaceName), TapReference> = BTreeMap::new();
     for plan in taps.iter_mut().filter(|plan| plan.is_executed()) {
-        let tap = format!("{}/{}", plan.tap.reference.namespace, plan.tap.reference.name);
+        let tap = plan.tap.reference.clone();
         for destination in plan.destinations.iter_mut().filter(|destination| destination.endpoint.is_some()) {
             let (Some(interface), Some(resolved)) = (&destination.interface, &destination.resolved) else { continue };
             let Some(node) = resolved.node() else { continue };
@@ -22,11 +22,23 @@ pub fn resolve_conflicts(taps: &mut [TapPlan<'_>]) {
                     destination.failure = Some(Failure::new(
                         Reason::InterfaceNameConflict,
                         format!(
-                            "the PodTap {holder} has an interface {interface} there: choose another interfaceName, or leave it out to have it made from the VNI"
+                            "the interface {interface} on node {node} belongs to {}: choose another interfaceName, or leave it out to have it made from the VNI",
+                            shown_to(&tap, holder)
                         ),
                     ));
                 }
             }
         }
+    }
+}
+
+/// The holder as the users of `tap` may see it: who taps in other namespaces is not their business.
+fn shown_to(tap: &TapReference, holder: &TapReference) -> String {
+    if tap.uid == holder.uid {
+        "another destination of this tap".to_owned()
+    } else if tap.namespace == holder.namespace {
+        format!("the PodTap {}", holder.name)
+    } else {
+        "an older tap of another namespace".to_owned()
     }
 }

@@ -5,18 +5,25 @@
 //! - The result depends on the snapshot only, not on the order of events.
 //! - Every pod to tap has exactly one sender per tap, on the node to which it is bound.
 //! - No node gets two receivers with one VNI, nor two with one name in one network namespace.
+//! - Every node's part fits in its `NodeTap`.
 //! - Nothing of a refused, suspended or expired tap is on any node.
 
 pub mod build;
+pub mod deduplication;
 pub mod destinations;
 pub mod expiry;
+pub mod helper_pods;
 pub mod interface_names;
 pub mod limits;
 pub mod mirroring_loops;
-pub mod node_options;
+pub mod node_budget;
 pub mod node_specs;
 pub mod nodes;
+pub mod pod_index;
 pub mod resolve;
+pub mod rollout;
+pub mod sources;
+pub mod sweep;
 pub mod tap_plan;
 pub mod targets;
 pub mod vni;

@@ -1,37 +1,41 @@
 //! The plans of all taps, node by node.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use podtap_model::{Endpoint, NodeState, Pod, Receiver, Sender, Tap};
 
 use crate::{
-    plan::tap_plan::{PlannedDestination, TapPlan},
+    plan::{
+        deduplication::Deduplication,
+        tap_plan::{PlannedDestination, TapPlan},
+    },
     store::pod::CachedPod,
-    validate::spec::TapSpec,
+    validate::{policy::Policy, spec::TapSpec},
 };
 
 /// The desired state of each node that has something to do.
-pub fn node_specs(taps: &[TapPlan<'_>], underlay_mtu: Option<u32>) -> BTreeMap<String, NodeState> {
+pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy, deduplication: &Deduplication) -> BTreeMap<String, NodeState> {
     let mut nodes: BTreeMap<String, NodeState> = BTreeMap::new();
     for plan in taps.iter().filter(|plan| plan.is_executed()) {
         let Ok(spec) = &plan.tap.spec else { continue };
         for (node, receiver) in plan.destinations.iter().filter_map(|destination| receiver(plan, destination)) {
             nodes.entry(node).or_default().receivers.push(receiver);
         }
-        for pod in plan.targets.tapped() {
-            let Some(node) = &pod.node else { continue };
-            let node = nodes.entry(node.clone()).or_default();
-            let uid = &plan.tap.reference.uid;
+        let uid = &plan.tap.reference.uid;
+        let tapped = plan.targets.tapped().filter_map(|pod| Some((pod.node.clone()?, model_pod(pod))));
+        for (node, pod) in tapped.chain(deduplication.leaving_of(uid)) {
+            let node = nodes.entry(node).or_default();
             if !node.taps.iter().any(|known| known.uid == *uid) {
-                node.taps.push(tap(plan, spec));
+                node.taps.push(tap(plan, spec, deduplication.peers_of(uid)));
             }
             if let Some(program) = &plan.program
                 && !node.programs.iter().any(|known| known.id == program.id)
             {
                 node.programs.push(program.clone());
             }
-            node.underlay_mtu = underlay_mtu;
-            node.senders.push(Sender { tap: uid.clone(), pod: model_pod(pod) });
+            node.underlay_mtu = policy.underlay_mtu;
+            node.orphan_timeout_seconds = Some(policy.orphan_timeout_seconds);
+            node.senders.push(sender(plan, pod));
         }
     }
     for state in nodes.values_mut() {
@@ -44,7 +48,7 @@ pub fn node_specs(taps: &[TapPlan<'_>], underlay_mtu: Option<u32>) -> BTreeMap<S
 }
 
 /// What all senders of the tap have in common.
-fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
+pub fn tap(plan: &TapPlan<'_>, spec: &TapSpec, peers: Vec<IpAddr>) -> Tap {
     let endpoint = |destination: &PlannedDestination| {
         let (endpoint, vni) = (destination.endpoint?, destination.vni?);
         Some(Endpoint { address: endpoint.ip(), port: endpoint.port(), vni })
@@ -59,11 +63,18 @@ fn tap(plan: &TapPlan<'_>, spec: &TapSpec) -> Tap {
         destinations: plan.destinations.iter().filter_map(endpoint).collect(),
         options: plan.options.clone(),
         program: plan.program.as_ref().map(|program| program.id.clone()),
+        expiration_time: plan.expiration,
+        peers,
     }
 }
 
+/// The sender of a pod.
+pub fn sender(plan: &TapPlan<'_>, pod: Pod) -> Sender {
+    Sender { tap: plan.tap.reference.uid.clone(), pod }
+}
+
 /// The receiver of a destination, and its node. None for an external endpoint, nor for a destination to which nothing is sent.
-fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(String, Receiver)> {
+pub fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(String, Receiver)> {
     let (endpoint, resolved) = (destination.endpoint?, destination.resolved.as_ref()?);
     let receiver = Receiver {
         tap: plan.tap.reference.clone(),
@@ -77,7 +88,8 @@ fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<(Str
     Some((resolved.node()?.to_owned(), receiver))
 }
 
-fn model_pod(pod: &CachedPod) -> Pod {
+/// A pod as a node knows it.
+pub fn model_pod(pod: &CachedPod) -> Pod {
     Pod {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),

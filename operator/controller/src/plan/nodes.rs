@@ -13,7 +13,8 @@ const LINGER: SignedDuration = SignedDuration::from_secs(60);
 /// What a node is to have.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NodePlan {
-    /// A `NodeTap` with this spec, and a helper pod. The spec is empty while the node cleans up, and for [`LINGER`] after that.
+    /// A `NodeTap` with this spec, and a helper pod. The spec is empty while the node cleans up, and for [`LINGER`] after that unless
+    /// the node is cordoned.
     Serve(NodeState),
     /// Neither. The helper pod is deleted first: it must not see its `NodeTap` disappear.
     Retire,
@@ -47,10 +48,11 @@ pub fn plan(
             (Some(_), Some(spec), _) => NodePlan::Serve(spec),
             (Some(_), None, None) => NodePlan::Retire,
             (Some(_), None, Some(node_tap)) if !is_clean(node_tap) => NodePlan::Serve(NodeState::default()),
-            (Some(_), None, Some(_)) => {
+            (Some(node), None, Some(_)) => {
                 let since = idle_since.get(&name).copied().unwrap_or(snapshot.now);
                 plans.idle_since.insert(name.clone(), since);
-                let end = since + LINGER;
+                // A node that is drained is to become empty, and gets no further taps.
+                let end = if node.unschedulable { since } else { since + LINGER };
                 if snapshot.now >= end {
                     NodePlan::Retire
                 } else {

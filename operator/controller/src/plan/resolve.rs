@@ -9,15 +9,16 @@ use crate::{
     names,
     plan::{
         destinations::{self, Family, Resolution},
-        expiry::is_expired,
-        interface_names, limits, mirroring_loops,
-        node_options::node_options,
-        tap_plan::{PlannedDestination, TapPlan, TapState},
+        expiry::{OnNodes, is_expired},
+        interface_names, limits, mirroring_loops, node_budget,
+        pod_index::PodIndex,
+        tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
         targets,
         vni::{Refusal, Vnis},
     },
     store::snapshot::Snapshot,
     validate::{
+        options::TapOptions,
         policy::Policy,
         spec::{DestinationKind, RequestedDestination, TapSpec},
         tap::{Tap, Validated},
@@ -27,8 +28,10 @@ use crate::{
 /// Resolves all taps, oldest first. Only recorded VNIs are used.
 pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, vnis: &Vnis) -> Vec<TapPlan<'a>> {
     let policy = &validated.policy;
+    let on_nodes = OnNodes::of(snapshot);
+    let pods = PodIndex::new(snapshot, &validated.taps);
     let plan = |tap: &'a Tap| match &tap.spec {
-        Ok(spec) => resolve_tap(snapshot, policy, tap, spec, vnis),
+        Ok(spec) => resolve_tap(snapshot, &pods, policy, tap, spec, vnis, &on_nodes),
         Err(failure) => TapPlan::refused(tap, failure.clone()),
     };
     let mut taps: Vec<TapPlan<'a>> = validated.taps.iter().map(plan).collect();
@@ -36,19 +39,30 @@ pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, vnis: &Vnis) -
     mirroring_loops::refuse(&mut taps);
     interface_names::resolve_conflicts(&mut taps);
     limits::taps_per_pod(&mut taps, policy);
+    node_budget::refuse(&mut taps);
     taps
 }
 
-fn resolve_tap<'a>(snapshot: &Snapshot, policy: &Policy, tap: &'a Tap, spec: &TapSpec, vnis: &Vnis) -> TapPlan<'a> {
+fn resolve_tap<'a>(
+    snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
+    policy: &Policy,
+    tap: &'a Tap,
+    spec: &TapSpec,
+    vnis: &Vnis,
+    on_nodes: &OnNodes<'_>,
+) -> TapPlan<'a> {
     let vni = vnis.of_tap(tap, spec, &policy.vni_range);
-    let destinations = planned_destinations(snapshot, policy, tap, spec, vnis);
-    let pods = destinations.iter().filter_map(|destination| destination.resolved.as_ref()?.pod());
-    let consumers = pods.map(|pod| &*pod.uid).collect();
-    let targets = targets::resolve(snapshot, policy, tap, spec, &consumers);
+    let destinations = planned_destinations(snapshot, pods, policy, tap, spec, vnis);
+    let consumers = destinations.iter().filter_map(|destination| destination.resolved.as_ref()?.pod());
+    let consumers = consumers.map(|pod| &*pod.uid).collect();
+    let targets = targets::resolve(snapshot, pods, policy, tap, spec, &consumers);
     let state = if is_expired(tap, spec, snapshot.now) {
         TapState::Expired
+    } else if policy.suspend_all {
+        TapState::Suspended(SuspendedBy::Policy)
     } else if spec.suspend {
-        TapState::Suspended
+        TapState::Suspended(SuspendedBy::Tap)
     } else if let Some(refusal) = vnis.refusals.get(&tap.reference.uid) {
         TapState::Refused(vni_failure(snapshot, refusal))
     } else if vni.is_none() || destinations.iter().any(|destination| destination.vni.is_none()) {
@@ -59,18 +73,20 @@ fn resolve_tap<'a>(snapshot: &Snapshot, policy: &Policy, tap: &'a Tap, spec: &Ta
     } else {
         TapState::Active
     };
-    let (options, degraded) = node_options(&spec.options.options, snapshot);
-    TapPlan { tap, state, targets, destinations, vni, options, program: spec.options.program.clone(), degraded }
+    let TapOptions { options, program, .. } = spec.options.clone();
+    let (start, expiration) = (on_nodes.start(tap), on_nodes.expiration(tap, spec));
+    TapPlan { tap, state, targets, destinations, vni, options, program, start, expiration }
 }
 
 fn planned_destinations(
     snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
     policy: &Policy,
     tap: &Tap,
     spec: &TapSpec,
     vnis: &Vnis,
 ) -> Vec<PlannedDestination> {
-    let resolve = |requested| destinations::resolve(snapshot, policy, tap, requested);
+    let resolve = |requested| destinations::resolve(snapshot, pods, policy, tap, requested);
     let resolutions: Vec<_> = spec.destinations.iter().map(resolve).collect();
     let resolved: Vec<_> = resolutions.iter().filter_map(|resolution| resolution.resolved.as_ref()).collect();
     let family = destinations::common_family(&resolved);

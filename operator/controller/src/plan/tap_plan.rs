@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use podtap_model::{FrameFormat, InterfaceName, MirrorOptions, Program, Vni};
+use k8s_openapi::jiff::Timestamp;
+use podtap_model::{FrameFormat, InterfaceName, MirrorOptions, Program, UnixTime, Vni};
 
 use crate::{
     failure::Failure,
-    plan::{destinations::ResolvedDestination, targets::Targets},
+    plan::{destinations::ResolvedDestination, expiry::recorded_start, targets::Targets},
     validate::tap::Tap,
 };
 
@@ -15,12 +16,21 @@ use crate::{
 pub enum TapState {
     /// Carried out, as far as its targets and destinations allow.
     Active,
-    /// `suspend` is set.
-    Suspended,
+    /// Suspended.
+    Suspended(SuspendedBy),
     /// Its duration is over.
     Expired,
     /// Not carried out at all.
     Refused(Failure),
+}
+
+/// What suspends a tap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuspendedBy {
+    /// `suspendAll` of the policy, whatever the tap has.
+    Policy,
+    /// `suspend` of the tap.
+    Tap,
 }
 
 /// One destination of a tap.
@@ -55,8 +65,10 @@ pub struct TapPlan<'a> {
     pub options: MirrorOptions,
     /// The program of the filter expression.
     pub program: Option<Program>,
-    /// Which of the options cannot be applied on any node.
-    pub degraded: Option<Failure>,
+    /// When its first pod was tapped.
+    pub start: Option<Timestamp>,
+    /// When the nodes stop mirroring even if no controller runs.
+    pub expiration: Option<UnixTime>,
 }
 
 impl<'a> TapPlan<'a> {
@@ -70,7 +82,8 @@ impl<'a> TapPlan<'a> {
             vni: None,
             options: MirrorOptions::default(),
             program: None,
-            degraded: None,
+            start: recorded_start(tap),
+            expiration: None,
         }
     }
 

@@ -1,12 +1,16 @@
 //! The pods that a tap taps.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use podtap_api::EXCLUDE;
+use podtap_api::{EXCLUDE, SkippedPods};
 use podtap_model::Reason;
 
 use crate::{
     failure::{Failure, count},
+    plan::pod_index::PodIndex,
     store::{pod::CachedPod, snapshot::Snapshot},
     validate::{
         policy::Policy,
@@ -14,6 +18,9 @@ use crate::{
         tap::Tap,
     },
 };
+
+/// How many of the pods that are skipped for one reason are named.
+const MAX_SKIPPED_NAMES: usize = 4;
 
 /// A pod that a tap selects.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +35,12 @@ pub struct Target {
 pub struct Targets {
     /// Oldest first, without those above the limit.
     pub pods: Vec<Target>,
-    /// How many match, with those above the limit.
+    /// How many there are, with those above the limit.
     pub matched: usize,
+    /// The pods that a selector matches, but that cannot be tapped, by reason.
+    pub skipped: Vec<SkippedPods>,
+    /// How many pods match that have opted out, or whose node has.
+    pub excluded: usize,
     /// What is wrong with the selection as a whole.
     pub failure: Option<Failure>,
 }
@@ -39,45 +50,57 @@ impl Targets {
     pub fn tapped(&self) -> impl Iterator<Item = &Arc<CachedPod>> {
         self.pods.iter().filter(|target| target.failure.is_none()).map(|target| &target.pod)
     }
+
+    /// How many pods are skipped.
+    pub fn skipped_pods(&self) -> i32 {
+        self.skipped.iter().map(|skipped| skipped.count).sum()
+    }
 }
 
 /// Resolves the targets. A pod counts from when it is bound to a node, so that it is tapped before its first container starts, until
 /// its object is gone: what it sends while it terminates is its traffic, too.
 ///
+/// A selector means "whatever can be tapped": a pod that cannot be is skipped and counted. A name means this pod: if it cannot be
+/// tapped, that is a failure.
+///
 /// `consumers` are the UIDs of the pods that are destinations of this tap.
-pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &TapSpec, consumers: &BTreeSet<&str>) -> Targets {
+pub fn resolve(
+    snapshot: &Snapshot,
+    pods: &PodIndex<'_>,
+    policy: &Policy,
+    tap: &Tap,
+    spec: &TapSpec,
+    consumers: &BTreeSet<&str>,
+) -> Targets {
     let namespace = &tap.reference.namespace;
     if let Some(failure) = excluded_namespace(snapshot, policy, namespace) {
         return Targets { failure: Some(failure), ..Targets::default() };
     }
-    let pods = snapshot.pods.get(namespace).map(Vec::as_slice).unwrap_or_default();
-    let mut candidates: Vec<&Arc<CachedPod>> =
-        pods.iter().filter(|pod| !pod.excluded && !pod.finished && spec.selection.matches(pod)).collect();
-    let found: BTreeSet<&str> = candidates.iter().map(|pod| pod.name.as_str()).collect();
-    let missing = missing_names(&spec.selection, &found);
-    let before = candidates.len();
-    candidates.retain(|pod| pod.node.is_some());
-    let unbound = before - candidates.len();
-    candidates.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+    let mut selected = Selected::new(&spec.selection);
+    for pod in pods.matching(namespace, &spec.selection) {
+        selected.add(pod, unsupported(snapshot, pod, consumers));
+    }
+    let Selected { mut pods, skipped, excluded, unbound, missing, .. } = selected;
 
-    let matched = candidates.len();
+    let matched = pods.len();
     let limit = spec.max_pods.min(usize::try_from(policy.limits.targets_per_tap).unwrap_or(usize::MAX));
     let mut tappable = 0;
-    let mut targets: Vec<Target> = candidates
-        .into_iter()
-        .map(|pod| Target { failure: unsupported(snapshot, pod, consumers), pod: Arc::clone(pod) })
-        .filter(|target| {
-            tappable += usize::from(target.failure.is_none());
-            target.failure.is_some() || tappable <= limit
-        })
-        .collect();
-    targets.shrink_to_fit();
+    pods.retain(|target| {
+        tappable += usize::from(target.failure.is_none());
+        target.failure.is_some() || tappable <= limit
+    });
+    pods.shrink_to_fit();
+    let skipped: Vec<SkippedPods> = skipped.into_values().collect();
     let failure = if matched == 0 {
-        Some(no_pods(tap, spec, unbound, &missing))
+        Some(if unbound == 0 && !(skipped.is_empty() && excluded == 0) {
+            all_skipped(tap, spec, &skipped, excluded)
+        } else {
+            no_pods(tap, spec, unbound, &missing)
+        })
     } else if tappable > limit {
         Some(too_many(tappable, limit, spec))
     } else if !missing.is_empty() {
-        let names = missing.join(", ");
+        let names = missing.into_iter().collect::<Vec<_>>().join(", ");
         Some(Failure::new(
             Reason::PodNotFound,
             format!(
@@ -87,14 +110,55 @@ pub fn resolve(snapshot: &Snapshot, policy: &Policy, tap: &Tap, spec: &TapSpec, 
     } else {
         None
     };
-    Targets { pods: targets, matched, failure }
+    Targets { pods, matched, skipped, excluded, failure }
+}
+
+/// The pods that match, sorted by what becomes of them.
+struct Selected<'a> {
+    /// Whether the tap names its pods.
+    by_name: bool,
+    pods: Vec<Target>,
+    skipped: BTreeMap<Reason, SkippedPods>,
+    excluded: usize,
+    /// How many are not bound to a node yet.
+    unbound: usize,
+    /// The names that no pod has.
+    missing: BTreeSet<&'a str>,
+}
+
+impl<'a> Selected<'a> {
+    fn new(selection: &'a Selection) -> Self {
+        let missing = match selection {
+            Selection::Names(names) => names.iter().map(String::as_str).collect(),
+            Selection::Labels(_) => BTreeSet::new(),
+        };
+        let by_name = matches!(selection, Selection::Names(_));
+        Self { by_name, pods: Vec::new(), skipped: BTreeMap::new(), excluded: 0, unbound: 0, missing }
+    }
+
+    fn add(&mut self, pod: &Arc<CachedPod>, failure: Option<Failure>) {
+        self.missing.remove(pod.name.as_str());
+        match failure {
+            None if pod.node.is_none() => self.unbound += 1,
+            Some(Failure { reason: Reason::Excluded, .. }) if !self.by_name => self.excluded += 1,
+            Some(Failure { reason, .. }) if !self.by_name => {
+                let new = || SkippedPods { reason, count: 0, pods: Vec::new() };
+                let skipped = self.skipped.entry(reason).or_insert_with(new);
+                skipped.count += 1;
+                if skipped.pods.len() < MAX_SKIPPED_NAMES {
+                    skipped.pods.push(pod.name.clone());
+                }
+            }
+            failure => self.pods.push(Target { pod: Arc::clone(pod), failure }),
+        }
+    }
 }
 
 fn excluded_namespace(snapshot: &Snapshot, policy: &Policy, namespace: &str) -> Option<Failure> {
     let cause = if policy.excluded_namespaces.contains(namespace) {
         "excludedNamespaces of the PodTapPolicy default lists it".to_owned()
     } else if snapshot.excluded_namespaces.contains(namespace) {
-        format!("it has {EXCLUDE}=true")
+        format!("it has opted out with {EXCLUDE}")
     } else {
         return None;
     };
@@ -104,14 +168,7 @@ fn excluded_namespace(snapshot: &Snapshot, policy: &Policy, namespace: &str) -> 
     ))
 }
 
-fn missing_names(selection: &Selection, found: &BTreeSet<&str>) -> Vec<String> {
-    match selection {
-        Selection::Names(names) => names.iter().filter(|name| !found.contains(name.as_str())).cloned().collect(),
-        Selection::Labels(_) => Vec::new(),
-    }
-}
-
-fn no_pods(tap: &Tap, spec: &TapSpec, unbound: usize, missing: &[String]) -> Failure {
+fn no_pods(tap: &Tap, spec: &TapSpec, unbound: usize, missing: &BTreeSet<&str>) -> Failure {
     let namespace = &tap.reference.namespace;
     let message = if unbound > 0 {
         format!(
@@ -126,10 +183,35 @@ fn no_pods(tap: &Tap, spec: &TapSpec, unbound: usize, missing: &[String]) -> Fai
     } else {
         format!(
             "the namespace {namespace} has no pod {}: compare targets.podNames with `kubectl get pods -n {namespace}`; matching pods are tapped as they are created",
-            missing.join(", ")
+            missing.iter().copied().collect::<Vec<_>>().join(", ")
         )
     };
     Failure::new(Reason::NoPodsMatch, message)
+}
+
+fn all_skipped(tap: &Tap, spec: &TapSpec, skipped: &[SkippedPods], excluded: usize) -> Failure {
+    let by_reason = skipped.iter().map(|skipped| format!("{} ({})", skipped_because(skipped.reason), skipped.count));
+    let excluded = (excluded > 0).then(|| format!("opted out with {EXCLUDE} ({excluded})"));
+    Failure::new(
+        Reason::AllPodsSkipped,
+        format!(
+            "every pod of the namespace {} that matches targets.podSelector{} is skipped: {}. Other pods are tapped as they are created",
+            tap.reference.namespace,
+            labels(&spec.selection),
+            by_reason.chain(excluded).collect::<Vec<_>>().join(", ")
+        ),
+    )
+}
+
+/// Why pods are skipped, in a few words.
+fn skipped_because(reason: Reason) -> &'static str {
+    match reason {
+        Reason::HostNetwork => "uses the network of its node",
+        Reason::DestinationIsTarget => "is a destination of this tap",
+        Reason::PodFinished => "has ended",
+        Reason::NodeNotFound => "its node does not exist",
+        _ => "cannot be tapped",
+    }
 }
 
 /// A selector as `kubectl -l` takes it; empty for one that selects everything.
@@ -144,7 +226,7 @@ fn too_many(tappable: usize, limit: usize, spec: &TapSpec) -> Failure {
     let action = if spec.max_pods <= limit {
         "raise targets.maxPods, or select fewer pods"
     } else {
-        "limits.targetsPerTap of the PodTapPolicy default allows no more: select fewer pods, or create several taps"
+        "limits.targetsPerTap of the PodTapPolicy default allows no more: select fewer pods, create several taps, or ask the cluster's administrator"
     };
     Failure::new(
         Reason::TooManyPods,
@@ -152,36 +234,46 @@ fn too_many(tappable: usize, limit: usize, spec: &TapSpec) -> Failure {
     )
 }
 
+/// Why a pod cannot be tapped. The messages are for pods that a tap names.
 fn unsupported(snapshot: &Snapshot, pod: &CachedPod, consumers: &BTreeSet<&str>) -> Option<Failure> {
-    if pod.host_network {
-        return Some(Failure::new(
-            Reason::TargetUnsupported,
-            "the pod shares the node's network (hostNetwork: true), and its traffic cannot be told apart from the node's: leave it out of the targets",
-        ));
-    }
-    if snapshot.is_impostor(pod) {
-        return Some(Failure::new(
-            Reason::TargetUnsupported,
-            "the annotations of the pod claim that it is the static pod of another one: leave it out of the targets",
-        ));
-    }
-    if consumers.contains(&*pod.uid) {
-        return Some(Failure::new(
+    let failure = |reason, message: &str| Some(Failure::new(reason, message));
+    let node = pod.node.as_ref().map(|name| (name, snapshot.nodes.get(name)));
+    if pod.excluded {
+        failure(Reason::Excluded, "the pod has opted out with podtap.dev/exclude: remove it from targets.podNames")
+    } else if pod.finished {
+        failure(
+            Reason::PodFinished,
+            "the pod has ended, and sends nothing any more: remove it from targets.podNames, or recreate it",
+        )
+    } else if pod.host_network {
+        failure(
+            Reason::HostNetwork,
+            "the pod uses the network of its node (hostNetwork: true), and its traffic cannot be told apart from the node's: remove it from targets.podNames",
+        )
+    } else if consumers.contains(&*pod.uid) {
+        failure(
             Reason::DestinationIsTarget,
-            "the pod is a destination of this tap, and would receive its own mirrored frames: leave it out of the targets, for example by a label, or choose another destination",
-        ));
-    }
-    let name = pod.node.as_deref().unwrap_or_default();
-    match snapshot.nodes.get(name) {
-        None => Some(Failure::new(
+            "the pod is a destination of this tap, and would receive its own mirrored frames: remove it from targets.podNames, or choose another destination",
+        )
+    } else if let Some((name, None)) = node {
+        failure(
             Reason::NodeNotFound,
-            format!("the pod is bound to the node {name}, which does not exist"),
-        )),
-        Some(node) if node.excluded => Some(Failure::new(
+            &format!("the pod is bound to the node {name}, which does not exist any more: recreate the pod"),
+        )
+    } else if let Some((name, Some(node))) = node
+        && node.excluded
+    {
+        failure(
             Reason::Excluded,
-            format!("the node {name} has {EXCLUDE}=true: pods on it are not tapped"),
-        )),
-        Some(_) => None,
+            &format!("the node {name} of the pod has opted out with {EXCLUDE}: remove the pod from targets.podNames"),
+        )
+    } else if snapshot.is_impostor(pod) {
+        failure(
+            Reason::TargetUnsupported,
+            "the annotations of the pod claim that it is the static pod of another one: remove it from targets.podNames",
+        )
+    } else {
+        None
     }
 }
 

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, time::Duration};
 
 use futures::FutureExt as _;
 use http::StatusCode;
@@ -17,11 +17,12 @@ use super::*;
 use crate::{
     apply::helper_pod::HelperTemplate,
     fake_api::FakeApi,
-    fixtures::{OWN_NAMESPACE, World, carry_out, object, tap, vni},
+    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, started, tap, vni},
+    plan::rollout::MaxUnavailable,
     store::{
         cache::Cache,
         caches::Caches,
-        node::{CachedNamespace, CachedNode, service_networks},
+        node::{CachedNamespace, CachedNode},
         node_tap::CachedNodeTap,
         pod::CachedPod,
         tap::CachedTap,
@@ -31,12 +32,16 @@ use crate::{
 const TAP: &str = "/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/t";
 const NODE_TAP: &str = "/apis/podtap.dev/v1alpha1/nodetaps/";
 const PODS: &str = "/api/v1/namespaces/podtap-system/pods";
+const SWEEP: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-sweep";
+const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const CLAIMS: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-vni-claims";
 
 /// A leader and its API server. [`Cluster::sync`] replaces the watches.
 struct Cluster {
     api: FakeApi,
     reconciler: Reconciler,
+    /// How far the reconciles' clock is ahead.
+    ahead: Cell<SignedDuration>,
 }
 
 impl Cluster {
@@ -51,7 +56,9 @@ impl Cluster {
         for tap in &world.taps {
             api.put(&format!("/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/{}", tap.name_any()), tap);
         }
-        let cluster = Self { reconciler: Self::leader(&api), api };
+        // A new installation would sweep all nodes first.
+        api.put(SWEEP, &json!({"metadata": {}, "data": {"installation": "installation-1", "nodes": ""}}));
+        let cluster = Self { reconciler: Self::leader(&api), api, ahead: Cell::default() };
         cluster.sync();
         cluster
     }
@@ -69,6 +76,7 @@ impl Cluster {
             publisher: Publisher::new(client.clone(), "test"),
             compiler: Compiler::shell("exit 1"),
             vni_record: VniRecord::new(client.clone(), OWN_NAMESPACE),
+            sweep_record: SweepRecord::new(client.clone(), OWN_NAMESPACE),
             context: Context {
                 client,
                 caches: Caches::new(),
@@ -77,11 +85,11 @@ impl Cluster {
                     image: "podtap:1".into(),
                     pull_policy: "Never".into(),
                     pull_secrets: Vec::new(),
-                    service_account: "podtap-agent".into(),
                     priority_class: None,
                     log_json: false,
                     metrics_port: 14790,
                 },
+                max_unavailable: MaxUnavailable::Nodes(1),
             },
             state: ControllerState::default(),
             metrics: ControllerMetrics::new(&Metrics::new()),
@@ -107,7 +115,7 @@ impl Cluster {
             }
             cache.apply(Event::<K>::InitDone, &project);
         }
-        let Self { api, reconciler } = self;
+        let Self { api, reconciler, .. } = self;
         let caches = &reconciler.context.caches;
         list(&caches.taps, api.list("/podtaps/"), CachedTap::from as fn(DeserializeGuard<PodTap>) -> CachedTap);
         list(&caches.node_taps, api.list("/nodetaps/"), CachedNodeTap::from as fn(DeserializeGuard<NodeTap>) -> _);
@@ -116,19 +124,27 @@ impl Cluster {
         list(&caches.namespaces, Vec::new(), |namespace: PartialObjectMeta<Namespace>| {
             CachedNamespace::from(namespace)
         });
-        list(&caches.service_networks, Vec::new(), service_networks);
     }
 
     /// One reconcile; the requests that it sent, without events.
     async fn reconcile(&mut self) -> Vec<String> {
         self.api.requests();
         self.sync();
-        self.reconciler.reconcile().await;
+        self.reconciler.reconcile(self.now()).await;
         self.api.requests().into_iter().filter(|request| !request.contains("/events")).collect()
     }
 
-    /// Every node applies its spec, and its helper pod runs.
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + self.ahead.get()
+    }
+
+    fn advance(&self, seconds: i64) {
+        self.ahead.set(self.ahead.get() + SignedDuration::from_secs(seconds));
+    }
+
+    /// Every node applies its spec, and its helper pod runs. That takes a second.
     fn nodes_apply(&self) {
+        self.advance(1);
         for (path, node_tap) in self.api.list("/nodetaps/") {
             self.api.put(&path, &carry_out(object::<NodeTap>(node_tap)));
         }
@@ -143,7 +159,17 @@ impl Cluster {
         self.nodes_apply();
         self.reconcile().await;
         assert_eq!(self.condition("Ready"), ("True".into(), "AsExpected".into()));
+        self.advance(1);
         self.api.requests();
+    }
+
+    /// Creates a pod that has started on n1.
+    fn add_pod(&self, name: &str) {
+        self.api.put(&format!("/api/v1/namespaces/shop/pods/{name}"), &started(pod("shop", name, "n1")));
+    }
+
+    fn status(&self) -> PodTapStatus {
+        object::<PodTap>(self.api.get(TAP).expect("a tap")).status.expect("a status")
     }
 
     fn delete_tap(&self) {
@@ -153,8 +179,7 @@ impl Cluster {
     }
 
     fn condition(&self, kind: &str) -> (String, String) {
-        let tap: PodTap = object(self.api.get(TAP).expect("a tap"));
-        let conditions = tap.status.expect("a status").conditions;
+        let conditions = self.status().conditions;
         let condition = conditions.into_iter().find(|c| c.type_ == kind).expect("all are there");
         (condition.status, condition.reason)
     }
@@ -178,12 +203,26 @@ async fn an_unchanged_cluster_sends_nothing() {
     let mut cluster = Cluster::with_one_tap();
     let first = cluster.reconcile().await;
     let sent: BTreeMap<&str, usize> = first.iter().fold(BTreeMap::new(), |mut sent, request| {
-        let kinds = ["configmaps", "nodetaps", "/pods", "/status", "podtaps"];
+        let kinds = [
+            "configmaps",
+            "selfsubjectreviews",
+            "nodetaps",
+            "/pods",
+            "/status",
+            "podtaps",
+            "serviceaccounts",
+            "clusterroles",
+            "clusterrolebindings",
+        ];
         *sent.entry(kinds.into_iter().find(|kind| request.contains(kind)).expect(request)).or_default() += 1;
         sent
     });
-    // The record is read and written, the finalizer added, each NodeTap and helper pod created, and the status written.
-    assert_eq!(sent, [("/pods", 2), ("/status", 1), ("configmaps", 2), ("nodetaps", 2), ("podtaps", 1)].into());
+    // The record of VNIs is read and written, that of nodes to sweep is read, the finalizer added, each NodeTap, agent's account and helper
+    // pod created, and the status written.
+    let account = [("serviceaccounts", 2), ("clusterroles", 2), ("clusterrolebindings", 2)];
+    let others =
+        [("/pods", 2), ("/status", 1), ("configmaps", 3), ("nodetaps", 2), ("podtaps", 1), ("selfsubjectreviews", 1)];
+    assert_eq!(sent, account.into_iter().chain(others).collect());
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
     assert_eq!(cluster.reconcile().await, none());
 
@@ -193,13 +232,111 @@ async fn an_unchanged_cluster_sends_nothing() {
     assert_eq!(cluster.reconcile().await, none());
 }
 
+/// Peers follow from reports, and nothing in a report follows from peers.
+#[tokio::test]
+async fn deduplication_settles() {
+    let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
+    tap.spec.options.deduplicate = Some(podtap_model::Deduplicate {});
+    let mut world = World { pods: vec![pod("shop", "a", "n1"), pod("shop", "b", "n2")], ..World::with(tap) };
+    for (pod, address) in world.pods.iter_mut().zip(["10.1.0.1", "10.1.0.2"]) {
+        pod.status.get_or_insert_default().pod_ip = Some(address.to_owned());
+    }
+    let mut cluster = Cluster::new(&world);
+    cluster.reconcile().await;
+    cluster.nodes_apply();
+    // The peers are written before the tap is Ready.
+    let written = ["n1", "n2"].map(|node| format!("PATCH {NODE_TAP}{node}"));
+    let mut sent = cluster.reconcile().await;
+    assert_eq!(sent.pop(), Some(format!("PATCH {TAP}/status")));
+    sent.sort_unstable();
+    assert_eq!(sent, written);
+    assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
+    assert_eq!(cluster.node_tap("n1").spec.0.taps[0].peers.len(), 2);
+    for _ in 0..2 {
+        cluster.nodes_apply();
+        assert_eq!(cluster.reconcile().await, none());
+    }
+    cluster.restart();
+    let sent = cluster.reconcile().await;
+    assert!(!sent.iter().any(|request| request.contains("nodetaps")), "a new leader changes nothing: {sent:?}");
+}
+
 #[tokio::test]
 async fn a_new_leader_changes_nothing() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
+    let published = async {
+        while cluster.api.list("/events/").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), published).await.expect("TapEstablished is published");
     cluster.restart();
-    assert_eq!(cluster.reconcile().await, [format!("GET {CLAIMS}")]);
+    assert_eq!(
+        cluster.reconcile().await,
+        [format!("GET {CLAIMS}"), format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]
+    );
+    tokio::task::yield_now().await;
     assert_eq!(cluster.api.list("/events/").len(), 1, "TapEstablished, once");
+}
+
+#[tokio::test]
+async fn a_new_pod_of_an_established_tap_leaves_the_others_tapped() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    cluster.add_pod("new");
+    assert_eq!(cluster.reconcile().await, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {TAP}/status")]);
+    // The node has not observed the change yet, neither for the next leader.
+    for _ in 0..2 {
+        let status = cluster.status();
+        assert_eq!((status.matched_pods, status.tapped_pods, status.pending_pods), (2, 1, 1));
+        assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
+        cluster.restart();
+        cluster.reconcile().await;
+    }
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    assert_eq!((cluster.status().tapped_pods, cluster.status().pending_pods), (2, 0));
+    assert_eq!(cluster.api.list("/events/").len(), 1, "TapEstablished, once");
+}
+
+#[tokio::test]
+async fn a_status_is_written_once_per_second_and_the_last_one_always() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let status = format!("PATCH {TAP}/status");
+    let mut written = 0;
+    let mut next = cluster.now();
+    for index in 0..8 {
+        cluster.add_pod(&format!("new-{index}"));
+        cluster.sync();
+        next = cluster.reconciler.reconcile(cluster.now()).await;
+        written += cluster.api.requests().iter().filter(|request| **request == status).count();
+    }
+    assert_eq!((written, cluster.status().matched_pods), (1, 2), "within one second");
+    assert!(next.duration_since(cluster.now()) <= SignedDuration::from_secs(1), "nothing else would wake the leader");
+    cluster.advance(1);
+    assert_eq!(cluster.reconcile().await, [status]);
+    assert_eq!(cluster.status().matched_pods, 9);
+    cluster.advance(1);
+    assert_eq!(cluster.reconcile().await, none());
+}
+
+#[tokio::test]
+async fn a_mistyped_opt_out_is_reported_once() {
+    let mut cluster = Cluster::with_one_tap();
+    let mut typo = pod("shop", "typo", "n1");
+    typo.metadata.labels.get_or_insert_default().insert("podtap.dev/exlude".into(), "true".into());
+    cluster.api.put("/api/v1/namespaces/shop/pods/typo", &typo);
+    cluster.establish().await;
+    cluster.reconcile().await;
+    let events = cluster.api.list("/namespaces/shop/events/");
+    let warnings: Vec<&Value> =
+        events.iter().map(|(_, event)| event).filter(|event| event["reason"] == "UnknownKey").collect();
+    assert_eq!(warnings.len(), 1, "{events:?}");
+    assert_eq!((&warnings[0]["regarding"]["kind"], &warnings[0]["regarding"]["name"]), (&json!("Pod"), &json!("typo")));
+    let note = warnings[0]["note"].as_str().expect("a note");
+    assert!(note.contains("label podtap.dev/exlude") && note.contains("podtap.dev/exclude opts out"), "{note}");
 }
 
 #[tokio::test]
@@ -307,10 +444,10 @@ async fn foreign_changes_of_a_node_tap_are_undone() {
     let mut edited = cluster.node_tap("n1");
     edited.spec.0.senders.clear();
     cluster.api.put(&format!("{NODE_TAP}n1"), &edited);
-    // The tap does not count as tapped before the node has observed the repair.
+    // The pod does not count as tapped before the node has observed the repair.
     assert_eq!(cluster.reconcile().await, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {TAP}/status")]);
     assert_eq!(cluster.node_tap("n1").spec, before);
-    assert_eq!(cluster.condition("Tapped"), ("False".into(), "Pending".into()));
+    assert_eq!((cluster.status().tapped_pods, cluster.status().pending_pods), (0, 1));
 
     cluster.nodes_apply();
     cluster.reconcile().await;
@@ -341,6 +478,43 @@ async fn a_rejected_helper_pod_is_reported_and_blocks_nothing_else() {
     cluster.api.refuse_nothing();
     cluster.wait_for_retry().await;
     cluster.establish().await;
+}
+
+#[tokio::test]
+async fn helper_pods_are_replaced_one_after_the_other_and_none_after_one_that_fails() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let deleted = |requests: Vec<String>| requests.iter().filter(|request| request.starts_with("DELETE")).count();
+    cluster.reconciler.context.template.image = "podtap:2".into();
+    assert_eq!(deleted(cluster.reconcile().await), 1);
+    assert_eq!(cluster.reconcile().await, none(), "the first new pod is not Ready yet");
+    let outdated = |cluster: &Cluster| {
+        let pods = cluster.api.list(PODS).into_iter();
+        pods.filter(|(_, pod)| pod["spec"]["containers"][0]["image"] == "podtap:1").count()
+    };
+    assert_eq!((cluster.api.list(PODS).len(), outdated(&cluster)), (2, 1));
+    for (path, mut pod) in cluster.api.list(PODS) {
+        if pod["spec"]["containers"][0]["image"] == "podtap:2" {
+            let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}});
+            let status = json!({"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": waiting});
+            pod["status"] = json!({"phase": "Pending", "containerStatuses": [status]});
+            cluster.api.put(&path, &pod);
+        }
+    }
+    assert_eq!(deleted(cluster.reconcile().await), 0, "the other node keeps what works");
+    assert!(cluster.reconciler.state.rollout_stopped);
+    assert_eq!(cluster.condition("Tapped"), ("False".into(), "HelperPodFailed".into()));
+
+    cluster.reconciler.context.template.image = "podtap:3".into();
+    assert_eq!(deleted(cluster.reconcile().await), 1, "the pod that fails");
+    cluster.nodes_apply();
+    assert_eq!(deleted(cluster.reconcile().await), 1, "the next");
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    let images = cluster.api.list(PODS).into_iter().map(|(_, pod)| pod["spec"]["containers"][0]["image"].clone());
+    assert_eq!(images.collect::<Vec<_>>(), ["podtap:3", "podtap:3"]);
+    assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
 }
 
 #[tokio::test]
@@ -455,9 +629,136 @@ async fn nothing_is_due_at_once_for_ever() {
     let mut cluster = Cluster::new(&World::with(suspended));
     for _ in 0..2 {
         cluster.sync();
-        let next = cluster.reconciler.reconcile().await;
+        let next = cluster.reconciler.reconcile(Timestamp::now()).await;
         assert!(next.duration_since(Timestamp::now()) > SignedDuration::from_secs(60), "{next}");
     }
     let past = Timestamp::now() - SignedDuration::from_secs(5);
     assert!(cluster.reconciler.next(Timestamp::now(), [Some(past)]) > Timestamp::now());
+}
+
+/// The API server's clock is ahead of that of the controller's node, or behind.
+#[tokio::test]
+async fn the_clock_of_the_controllers_node_has_no_effect() {
+    for off in [-3600, 3600].map(SignedDuration::from_secs) {
+        let mut limited = tap("t", json!([{"node": {"name": "n2"}}]));
+        limited.spec.duration = Some(Duration::from_secs(600).into());
+        let mut cluster = Cluster::new(&World::with(limited));
+        cluster.ahead.set(off);
+        cluster.establish().await;
+        let tap: PodTap = object(cluster.api.get(TAP).expect("a tap"));
+        let started = tap.status.and_then(|status| status.start_time).expect("it has started").0;
+        assert!(started.duration_since(cluster.now()).abs() < SignedDuration::from_secs(60), "{started}");
+
+        // Another replica, on a node with another time, takes over.
+        cluster.nodes_apply();
+        cluster.restart();
+        cluster.reconcile().await;
+        assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()), "not expired, {off}");
+
+        let mut deleted = cluster.api.get(TAP).expect("a tap");
+        deleted["metadata"]["deletionTimestamp"] = json!(cluster.now().to_string());
+        cluster.api.put(TAP, &deleted);
+        cluster.reconcile().await;
+        cluster.reconcile().await;
+        assert!(cluster.api.get(TAP).is_some(), "the nodes have not had their time");
+        cluster.nodes_apply();
+        cluster.reconcile().await;
+        assert_eq!(cluster.api.get(TAP), None);
+    }
+}
+
+#[tokio::test]
+async fn nodes_learn_when_a_tap_ends_before_its_status_says_so() {
+    let mut limited = tap("t", json!([{"node": {"name": "n2"}}]));
+    limited.spec.duration = Some(Duration::from_secs(60).into());
+    let mut cluster = Cluster::new(&World::with(limited));
+    cluster.reconcile().await;
+    cluster.nodes_apply();
+    assert_eq!(cluster.reconcile().await, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {TAP}/status")]);
+    assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()), "although n1 has not observed it");
+    let tap: PodTap = object(cluster.api.get(TAP).expect("a tap"));
+    let expiration = tap.status.and_then(|status| status.expiration_time).expect("it has started").0;
+    let on_node = cluster.node_tap("n1").spec.0.taps[0].expiration_time.expect("it has a duration");
+    assert_eq!(on_node.to_string(), expiration.to_string());
+    assert_eq!(cluster.reconcile().await, none());
+}
+
+#[tokio::test]
+async fn a_new_installation_sweeps_every_node_once() {
+    let mut cluster = Cluster::new(&World::small());
+    cluster.api.remove(SWEEP);
+    cluster.reconcile().await;
+    let unswept = |cluster: &Cluster| cluster.api.get(SWEEP).expect("a record")["data"]["nodes"].clone();
+    assert_eq!(unswept(&cluster), json!("n1 n2"));
+    assert_eq!((cluster.api.list("/nodetaps/").len(), cluster.api.list(PODS).len()), (2, 2));
+    assert_eq!(cluster.node_tap("n1").spec, NodeTapSpec::default());
+    assert_eq!(cluster.reconcile().await, none(), "the helper pods are starting");
+
+    cluster.restart();
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    assert_eq!(unswept(&cluster), json!(""));
+    for minute in 0..3 {
+        cluster.ahead.set(SignedDuration::from_secs(61 * minute));
+        cluster.reconcile().await;
+    }
+    assert_eq!((cluster.api.list("/nodetaps/").len(), cluster.api.list(PODS).len()), (0, 0));
+
+    cluster.api.put("/api/v1/nodes/n3", &crate::fixtures::node("n3", &["10.0.0.3"]));
+    cluster.restart();
+    cluster.reconcile().await;
+    assert_eq!(cluster.api.list("/nodetaps/"), [], "no earlier installation has mirrored there");
+}
+
+#[tokio::test]
+async fn taps_do_not_wait_for_the_record_of_nodes_to_sweep() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.api.refuse("podtap-sweep", StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+    cluster.establish().await;
+    cluster.api.refuse_nothing();
+    cluster.wait_for_retry().await;
+    assert_eq!(cluster.reconcile().await, [format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]);
+}
+
+/// An admission webhook takes ten seconds for each helper pod; the API server has more to create than it takes at once.
+#[tokio::test(start_paused = true)]
+async fn slow_admission_of_helper_pods_delays_nothing_else() {
+    let mut world = World::with(tap("t", json!([{"node": {"name": "n2"}}])));
+    for number in 3..40 {
+        let name = format!("n{number}");
+        world.nodes.push(node(&name, &[&format!("10.66.1.{number}")]));
+        world.pods.push(pod("shop", &format!("web-{number}"), &name));
+    }
+    let mut cluster = Cluster::new(&world);
+    cluster.api.delay(&format!("POST {PODS}"), Duration::from_secs(10));
+    let began = tokio::time::Instant::now();
+    let requests = cluster.reconcile().await;
+    assert!(requests.contains(&format!("PATCH {TAP}/status")), "{requests:?}");
+    cluster.delete_tap();
+    cluster.reconcile().await;
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    assert_eq!(cluster.api.get(TAP), None, "deleted while helper pods are being created");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(cluster.api.list(PODS), []);
+    // The requests in flight are neither lost nor repeated.
+    cluster.reconciler.state.helper_requests.answer().await;
+    assert!(!cluster.api.list(PODS).is_empty());
+}
+
+/// A leader that was stopped, replaced and continued sends what it had planned before.
+#[tokio::test]
+async fn an_old_leader_overwrites_nothing() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let mut tap = cluster.api.get(TAP).expect("a tap");
+    tap["spec"]["direction"] = json!("Ingress");
+    tap["metadata"]["generation"] = json!(2);
+    cluster.api.put(TAP, &tap);
+    // The new leader has removed the sender between the old leader's snapshot and its request.
+    cluster.api.interfere(&format!("PATCH {NODE_TAP}n1"), |node_tap| node_tap["spec"] = json!({}));
+    cluster.reconcile().await;
+    assert_eq!(cluster.node_tap("n1").spec, NodeTapSpec::default());
+    cluster.reconcile().await;
+    assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1, "with the new state, it is written at once");
 }

@@ -1,8 +1,11 @@
 //! The conditions of a tap. Pure.
 //!
 //! # Guarantees
-//! All five conditions are present from the first reconcile, each with a reason, a message and the generation it is about. `Ready` is
-//! True exactly if the next three are. `Degraded` is True if frames are mirrored, but not all as the spec requests.
+//! - All five conditions are present from the first reconcile, each with a reason, a message and the generation it is about. `Ready` is
+//!   True exactly if the next three are. `Degraded` is True if frames are mirrored, but not all as the spec requests.
+//! - A failure has its full message in the condition that owns it, and in `Ready`, which is what `kubectl get` shows. The others refer
+//!   to it.
+//! - Pods that come and go do not make an established tap not Ready, see [`waits`](crate::status::waits).
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -17,11 +20,15 @@ use crate::{
     apply::objects::Applied,
     failure::{Failure, count},
     plan::{
-        tap_plan::{TapPlan, TapState},
+        tap_plan::{SuspendedBy, TapPlan, TapState},
         targets::Target,
     },
-    status::{degraded::degraded_options, progress::Progress},
+    status::{
+        degraded::degraded_options,
+        progress::{Progress, Reports},
+    },
     store::pod::CachedPod,
+    validate::spec::Selection,
 };
 
 /// Our conditions; others in the list belong to other controllers.
@@ -31,22 +38,52 @@ pub const OWN_TYPES: [&str; 5] =
 /// Reason and message of a condition that is True (`Ok`) or False (`Err`).
 pub type ConditionResult = Result<Failure, Failure>;
 
+/// A pod to tap, and whether it is.
+#[derive(Clone, Debug)]
+pub struct Sender<'a> {
+    pub pod: &'a CachedPod,
+    pub progress: Progress,
+    /// Why the tap is not [`Tapped`](CONDITION_TAPPED), if this pod is a cause of that.
+    pub failure: Option<Failure>,
+}
+
+impl Sender<'_> {
+    pub fn is_tapped(&self) -> bool {
+        self.progress == Progress::Active
+    }
+
+    /// Not tapped yet, without being a failure.
+    pub fn is_pending(&self) -> bool {
+        !self.is_tapped() && self.failure.as_ref().is_none_or(|failure| failure.reason == Reason::Pending)
+    }
+}
+
+/// What the conditions are derived from, beside the plan.
+pub struct Observations<'a> {
+    pub senders: &'a [Sender<'a>],
+    /// By destination.
+    pub receivers: &'a [Progress],
+    pub applied: &'a Applied,
+    pub reports: &'a Reports<'a>,
+    /// Whether the tap has been Ready for this generation of its spec.
+    pub is_established: bool,
+    /// Whether the targets as a whole have been incomplete for too long.
+    pub is_late_for_targets: bool,
+    pub now: Timestamp,
+}
+
 /// The conditions of the tap, in the order of [`OWN_TYPES`].
-pub fn conditions(
-    plan: &TapPlan<'_>,
-    senders: &[(&CachedPod, Progress)],
-    receivers: &[Progress],
-    applied: &Applied,
-    now: Timestamp,
-) -> Vec<Condition> {
-    let targets_resolved = targets_resolved(plan);
-    let destinations_ready = destinations_ready(plan, receivers);
-    let tapped = tapped(plan, senders, applied, &targets_resolved, &destinations_ready);
-    let degraded = degraded(plan, senders, applied);
-    let ready = ready(plan, [&targets_resolved, &destinations_ready, &tapped], senders, &degraded);
+pub fn conditions(plan: &TapPlan<'_>, observations: &Observations<'_>) -> Vec<Condition> {
+    let targets_resolved = targets_resolved(plan, observations);
+    let destinations_ready = destinations_ready(plan, observations.receivers);
+    let tapped = tapped(plan, observations, &targets_resolved, &destinations_ready);
+    let limitation = limitation(plan, observations);
+    let others = [&targets_resolved, &destinations_ready, &tapped];
+    let ready = ready(plan, observations, others, limitation.is_some());
+    let degraded = degraded(plan, observations, limitation, &ready);
     let results = [ready, targets_resolved, destinations_ready, tapped, degraded];
     let previous = &plan.tap.status.conditions;
-    let condition = |(kind, result)| condition(kind, result, plan.tap.generation, previous, now);
+    let condition = |(kind, result)| condition(kind, result, plan.tap.generation, previous, observations.now);
     OWN_TYPES.into_iter().zip(results).map(condition).collect()
 }
 
@@ -73,24 +110,53 @@ pub fn condition(
     }
 }
 
-fn targets_resolved(plan: &TapPlan<'_>) -> ConditionResult {
-    if let Err(failure) = &plan.tap.spec {
-        return Err(failure.clone());
-    }
+fn see(kind: &str) -> String {
+    format!("see {kind}")
+}
+
+/// A failure that another condition owns.
+fn refer(failure: &Failure, owner: &str) -> Failure {
+    Failure::new(failure.reason, see(owner))
+}
+
+/// What is wrong with the targets.
+pub fn targets_failure(plan: &TapPlan<'_>) -> Option<Failure> {
     if let Some(failure) = &plan.targets.failure {
-        return Err(failure.clone());
+        return Some(failure.clone());
     }
     let mut untappable = plan.targets.pods.iter().filter(|target| target.failure.is_some());
-    if let Some(Target { pod, failure: Some(failure) }) = untappable.next() {
-        let rest = untappable.count();
-        let others = if rest == 0 {
-            String::new()
-        } else {
-            format!("; and {}, see status.failures", count(rest, "other pod", "other pods"))
-        };
-        return Err(Failure::new(failure.reason, format!("pod {}: {}{others}", pod.name, failure.message)));
-    }
-    Ok(Failure::new(Reason::Resolved, format!("{} to tap", count(plan.targets.pods.len(), "pod", "pods"))))
+    let Some(Target { pod, failure: Some(failure) }) = untappable.next() else { return None };
+    let rest = untappable.count();
+    let others = if rest == 0 {
+        String::new()
+    } else {
+        format!("; and {}, see status.failures", count(rest, "other pod", "other pods"))
+    };
+    Some(Failure::new(failure.reason, format!("pod {}: {}{others}", pod.name, failure.message)))
+}
+
+/// Whether pods that come and go can be the cause.
+pub fn comes_and_goes(failure: &Failure) -> bool {
+    matches!(
+        failure.reason,
+        Reason::NoPodsMatch
+            | Reason::AllPodsSkipped
+            | Reason::PodNotFound
+            | Reason::PodFinished
+            | Reason::NodeNotFound
+            | Reason::TooManyPods
+    )
+}
+
+fn targets_resolved(plan: &TapPlan<'_>, observations: &Observations<'_>) -> ConditionResult {
+    let spec = plan.tap.spec.as_ref().map_err(|failure| refer(failure, CONDITION_READY))?;
+    let Some(failure) = targets_failure(plan) else {
+        return Ok(Failure::new(Reason::Resolved, format!("{} to tap", count(plan.targets.matched, "pod", "pods"))));
+    };
+    // A selector may match nothing for a while, for example between two runs of a CronJob; a name is expected to exist.
+    let is_patient = matches!(spec.selection, Selection::Labels(_)) && plan.targets.matched == 0;
+    let is_excused = comes_and_goes(&failure) && (is_patient || !observations.is_late_for_targets);
+    if observations.is_established && is_excused { Ok(failure) } else { Err(failure) }
 }
 
 fn destinations_ready(plan: &TapPlan<'_>, receivers: &[Progress]) -> ConditionResult {
@@ -106,10 +172,10 @@ fn destinations_ready(plan: &TapPlan<'_>, receivers: &[Progress]) -> ConditionRe
         return Err(failure);
     }
     if let Some(failure) = inactive(plan) {
-        return Err(failure);
+        return Err(refer(&failure, CONDITION_READY));
     }
     let pending = receivers.iter().enumerate().find_map(|(index, receiver)| match receiver {
-        Progress::Pending(message) => Some(format!("waiting {}", named(index, message))),
+        Progress::Pending(message) | Progress::Updating(message) => Some(named(index, message)),
         _ => None,
     });
     match pending {
@@ -123,46 +189,39 @@ fn destinations_ready(plan: &TapPlan<'_>, receivers: &[Progress]) -> ConditionRe
 
 fn tapped(
     plan: &TapPlan<'_>,
-    senders: &[(&CachedPod, Progress)],
-    applied: &Applied,
+    observations: &Observations<'_>,
     targets_resolved: &ConditionResult,
     destinations_ready: &ConditionResult,
 ) -> ConditionResult {
+    let Observations { senders, applied, .. } = observations;
     if let Some(failure) = inactive(plan) {
-        return Err(failure);
+        return Err(refer(&failure, CONDITION_READY));
     }
     if senders.is_empty() {
-        let cause = targets_resolved.as_ref().err();
-        return Err(cause.cloned().unwrap_or_else(|| Failure::new(Reason::NoPodsMatch, "there is no pod to tap")));
+        return match targets_resolved {
+            Err(failure) => Err(refer(failure, CONDITION_TARGETS_RESOLVED)),
+            Ok(_) if observations.is_established => Ok(Failure::new(Reason::AsExpected, "there is no pod to tap now")),
+            Ok(_) => Err(Failure::new(Reason::Pending, "the pods that match are being deleted")),
+        };
     }
     if let (false, Err(failure)) = (plan.is_executed(), destinations_ready) {
         return Err(Failure::new(
             failure.reason,
-            format!("nothing is mirrored until a destination is available: {}", failure.message),
+            format!("nothing is mirrored until a destination is available: {}", see(CONDITION_DESTINATIONS_READY)),
         ));
     }
-    let active = senders.iter().filter(|(_, progress)| *progress == Progress::Active).count();
-    let progress = format!("{active} of {} tapped", count(senders.len(), "pod", "pods"));
-    let failed = senders.iter().find_map(|(pod, progress)| match progress {
-        Progress::Failed(failure) => Some((pod, failure)),
-        _ => None,
-    });
+    let progress = progress(senders);
+    let failures = || senders.iter().filter_map(|sender| Some((sender.pod, sender.failure.as_ref()?)));
+    let failed = failures().find(|(_, failure)| failure.reason != Reason::Pending).or_else(|| failures().next());
     if let Some((pod, failure)) = failed {
         return Err(Failure::new(failure.reason, format!("{progress}; pod {}: {}", pod.name, failure.message)));
-    }
-    let pending = senders.iter().find_map(|(pod, sender)| match sender {
-        Progress::Pending(message) => Some(format!("{progress}; pod {} waits {message}", pod.name)),
-        _ => None,
-    });
-    if let Some(message) = pending {
-        return Err(Failure::new(Reason::Pending, message));
     }
     if let Some(failure) = plan.tap.spec.as_ref().ok().and_then(|spec| spec.options.rejected_expression.as_ref()) {
         let message = format!("{progress}, with the previous expression: {}", failure.message);
         return Err(Failure::new(failure.reason, message));
     }
     // Mirrors keep working without the helper pod, but changes are not applied.
-    let unattended = senders.iter().find_map(|(pod, _)| applied.helper_failures.get(pod.node.as_ref()?));
+    let unattended = senders.iter().find_map(|sender| applied.helper_failures.get(sender.pod.node.as_ref()?));
     if let Some(failure) = unattended {
         let message = format!("{progress}, but changes are not applied: {}", failure.message);
         return Err(Failure::new(failure.reason, message));
@@ -170,26 +229,44 @@ fn tapped(
     Ok(Failure::new(Reason::AsExpected, progress))
 }
 
+fn progress(senders: &[Sender<'_>]) -> String {
+    let tapped = senders.iter().filter(|sender| sender.is_tapped()).count();
+    let pending = senders.iter().filter(|sender| sender.is_pending()).count();
+    let progress = format!("{tapped} of {} tapped", count(senders.len(), "pod", "pods"));
+    if pending == 0 { progress } else { format!("{progress}, {pending} pending") }
+}
+
+/// Which options are not applied to the tapped pods.
+fn limitation(plan: &TapPlan<'_>, observations: &Observations<'_>) -> Option<Failure> {
+    let tapped = observations.senders.iter().filter(|sender| sender.is_tapped()).map(|sender| sender.pod);
+    degraded_options(plan, tapped, observations.reports)
+}
+
 /// True if something is missing, unlike the other conditions.
-fn degraded(plan: &TapPlan<'_>, senders: &[(&CachedPod, Progress)], applied: &Applied) -> ConditionResult {
+fn degraded(
+    plan: &TapPlan<'_>,
+    observations: &Observations<'_>,
+    limitation: Option<Failure>,
+    ready: &ConditionResult,
+) -> ConditionResult {
     if let Some(failure) = inactive(plan) {
-        return Err(failure);
+        return Err(refer(&failure, CONDITION_READY));
     }
-    let active = || senders.iter().filter(|(_, progress)| *progress == Progress::Active).map(|(pod, _)| *pod);
-    match degraded_options(plan, active(), applied) {
-        Some(failure) => Ok(failure),
-        None if active().next().is_none() => {
-            Err(Failure::new(Reason::Pending, "unknown until the first pod is tapped"))
+    match (limitation, ready) {
+        (Some(failure), _) => Ok(failure),
+        (None, Err(failure)) => Err(refer(failure, CONDITION_READY)),
+        (None, Ok(_)) if !observations.senders.iter().any(Sender::is_tapped) => {
+            Err(Failure::new(Reason::Pending, "unknown until a pod is tapped"))
         }
-        None => Err(Failure::new(Reason::AsExpected, "frames are mirrored as spec requests")),
+        (None, Ok(_)) => Err(Failure::new(Reason::AsExpected, "frames are mirrored as the spec requests")),
     }
 }
 
 fn ready(
     plan: &TapPlan<'_>,
+    observations: &Observations<'_>,
     others: [&ConditionResult; 3],
-    senders: &[(&CachedPod, Progress)],
-    degraded: &ConditionResult,
+    is_degraded: bool,
 ) -> ConditionResult {
     if let Some(failure) = inactive(plan) {
         return Err(failure);
@@ -197,12 +274,13 @@ fn ready(
     if let Some(failure) = others.into_iter().find_map(|result| result.as_ref().err()) {
         return Err(failure.clone());
     }
+    if let (true, Ok(nothing)) = (plan.targets.matched == 0, others[0]) {
+        return Ok(nothing.clone());
+    }
     let destinations: Vec<&str> = plan.destinations.iter().map(|d| d.text.as_str()).collect();
-    let pods = count(senders.len(), "pod is", "pods are");
-    let limitation = match degraded {
-        Ok(failure) => format!(", but not as spec requests ({CONDITION_DEGRADED}): {}", failure.message),
-        Err(_) => String::new(),
-    };
+    let tapped = observations.senders.iter().filter(|sender| sender.is_tapped()).count();
+    let pods = count(tapped, "pod is", "pods are");
+    let limitation = if is_degraded { ", but not as the spec requests: see Degraded" } else { "" };
     Ok(Failure::new(Reason::AsExpected, format!("{pods} mirrored to {}{limitation}", destinations.join(", "))))
 }
 
@@ -210,7 +288,11 @@ fn ready(
 fn inactive(plan: &TapPlan<'_>) -> Option<Failure> {
     match &plan.state {
         TapState::Active => None,
-        TapState::Suspended => {
+        TapState::Suspended(SuspendedBy::Policy) => Some(Failure::new(
+            Reason::Suspended,
+            "the PodTapPolicy default suspends all taps (spec.suspendAll is true): mirroring resumes when an administrator sets it to false",
+        )),
+        TapState::Suspended(SuspendedBy::Tap) => {
             Some(Failure::new(Reason::Suspended, "spec.suspend is true: set it to false to resume mirroring"))
         }
         TapState::Expired => Some(Failure::new(

@@ -1,16 +1,16 @@
-//! Which mirror options of a tap are not applied although its frames are mirrored. Pure.
+//! What may be missing although a tap's frames are mirrored. Pure.
 //!
-//! A mirror is useful even if a kernel does not support all options. The tap stays Ready, and this says what is missing and where, so
-//! that what arrives is not mistaken for what the spec requests.
+//! A mirror is useful even if programs of others hide some frames from it. The tap stays Ready, and this says what may be missing and
+//! where, so that what arrives is not mistaken for what the spec requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use podtap_model::Reason;
 
 use crate::{
-    apply::objects::Applied,
     failure::{Failure, count},
     plan::tap_plan::TapPlan,
+    status::progress::Reports,
     store::pod::CachedPod,
 };
 
@@ -22,35 +22,28 @@ const MAX_NODES: usize = 5;
 pub fn degraded_options<'a>(
     plan: &TapPlan<'_>,
     active: impl Iterator<Item = &'a CachedPod>,
-    applied: &Applied,
+    reports: &Reports<'_>,
 ) -> Option<Failure> {
-    let tap = &*plan.tap.reference.uid;
     let mut nodes_by_message: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for pod in active {
-        let Some((name, node_tap)) = pod.node.as_deref().and_then(|name| Some((name, applied.node_taps.get(name)?)))
-        else {
-            continue;
-        };
-        let sender = node_tap.status.senders.iter().find(|s| s.tap_uid == *tap && s.pod_uid == *pod.uid);
+        let sender = reports.sender(&plan.tap.reference.uid, pod);
         for message in sender.into_iter().flat_map(|sender| &sender.degraded) {
-            nodes_by_message.entry(message).or_default().insert(name);
+            nodes_by_message.entry(message).or_default().extend(pod.node.as_deref());
         }
     }
-    let everywhere = plan.degraded.as_ref();
     if nodes_by_message.is_empty() {
-        return everywhere.cloned();
+        return None;
     }
     let more = nodes_by_message.len().saturating_sub(MAX_MESSAGES);
     let messages = nodes_by_message
         .iter()
         .take(MAX_MESSAGES)
         .map(|(message, nodes)| format!("{}: {}", node_list(nodes), message.trim_end_matches('.')));
-    let mut parts: Vec<String> =
-        everywhere.map(|failure| failure.message.clone()).into_iter().chain(messages).collect();
+    let mut parts: Vec<String> = messages.collect();
     if more > 0 {
-        parts.push(format!("and {}, see the NodeTaps", count(more, "more limitation", "more limitations")));
+        parts.push(format!("and {}", count(more, "more limitation", "more limitations")));
     }
-    Some(Failure::new(Reason::KernelLimited, parts.join("; ")))
+    Some(Failure::new(Reason::FramesHidden, parts.join("; ")))
 }
 
 fn node_list(nodes: &BTreeSet<&str>) -> String {

@@ -5,5 +5,7 @@ pub mod degraded;
 pub mod progress;
 pub mod tap_status;
 pub mod transitions;
+pub mod unknown_keys;
 pub mod unreadable;
+pub mod waits;
 pub mod write;

@@ -1,6 +1,8 @@
 //! How far the senders and receivers of a tap are, by what their nodes report.
 
-use podtap_model::{Reason, State};
+use std::{collections::HashMap, sync::Arc};
+
+use podtap_model::{Reason, ReceiverStatus, SenderStatus, State, Uid};
 
 use crate::{
     apply::objects::Applied,
@@ -9,7 +11,12 @@ use crate::{
         destinations::not_ready,
         tap_plan::{PlannedDestination, TapPlan},
     },
-    store::{generations::Generations, node_tap::CachedNodeTap, pod::CachedPod, snapshot::Snapshot},
+    store::{
+        generations::{Change, Generations, Part},
+        node_tap::CachedNodeTap,
+        pod::CachedPod,
+        snapshot::Snapshot,
+    },
 };
 
 /// What a status is derived from, beside the plan.
@@ -17,31 +24,73 @@ use crate::{
 pub struct StatusInputs<'a> {
     pub snapshot: &'a Snapshot,
     pub applied: &'a Applied,
+    pub reports: &'a Reports<'a>,
     pub generations: &'a Generations,
 }
 
-/// How far one sender or receiver is.
+/// What all nodes report, by node, tap and pod or VNI. Searching the lists of each node for each pod of each tap would take a time that
+/// grows with the square of the number of pods.
+#[derive(Debug, Default)]
+pub struct Reports<'a> {
+    senders: HashMap<(&'a str, &'a str, &'a str), &'a SenderStatus>,
+    receivers: HashMap<(&'a str, &'a str, u32), &'a ReceiverStatus>,
+}
+
+impl<'a> Reports<'a> {
+    pub fn new(applied: &'a Applied) -> Self {
+        let mut reports = Self::default();
+        for (node, node_tap) in &applied.node_taps {
+            let CachedNodeTap { status, .. } = Arc::as_ref(node_tap);
+            let senders = status.senders.iter();
+            reports.senders.extend(senders.map(|s| ((node.as_str(), s.tap_uid.as_str(), s.pod_uid.as_str()), s)));
+            let receivers = status.receivers.iter();
+            reports.receivers.extend(receivers.map(|r| ((node.as_str(), r.tap_uid.as_str(), r.vni), r)));
+        }
+        reports
+    }
+
+    /// What the pod's node reports of its sender for the tap.
+    pub fn sender(&self, tap: &Uid, pod: &CachedPod) -> Option<&'a SenderStatus> {
+        self.senders.get(&(pod.node.as_deref()?, tap, &pod.uid)).copied()
+    }
+
+    fn receiver(&self, node: &str, tap: &Uid, vni: u32) -> Option<&'a ReceiverStatus> {
+        self.receivers.get(&(node, tap, vni)).copied()
+    }
+}
+
+/// How far one sender or receiver is. The texts are clauses, such as "node n1: there is no process of the pod yet".
 #[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
     Active,
-    /// Not yet, and what it waits for.
+    /// In place, but its node has not applied the latest change yet.
+    Updating(String),
+    /// Not in place yet.
     Pending(String),
     Failed(Failure),
 }
 
-/// Each pod to tap, and its sender.
+/// Each pod to tap, and its sender. A pod that is being deleted counts for as long as its sender is in place: what it still sends is
+/// mirrored, and its end is not a failure.
 pub fn senders<'a>(plan: &'a TapPlan<'_>, inputs: StatusInputs<'_>) -> Vec<(&'a CachedPod, Progress)> {
-    let tap = &*plan.tap.reference.uid;
-    let sender = |pod: &CachedPod| {
-        if !plan.is_executed() {
-            return Progress::Pending(String::new());
-        }
-        on_node(pod.node.as_deref().unwrap_or_default(), tap, inputs, |node_tap| {
-            let sender = node_tap.status.senders.iter().find(|s| s.tap_uid == *tap && s.pod_uid == *pod.uid);
-            sender.map(|s| (s.state, s.reason, s.message.as_str()))
-        })
+    let senders = plan.targets.tapped().map(|pod| (pod.as_ref(), sender(plan, pod, inputs)));
+    senders.filter(|(pod, progress)| !pod.terminating || *progress == Progress::Active).collect()
+}
+
+fn sender(plan: &TapPlan<'_>, pod: &CachedPod, inputs: StatusInputs<'_>) -> Progress {
+    let Some(node) = pod.node.as_deref().filter(|_| plan.is_executed()) else {
+        return Progress::Pending(String::new());
     };
-    plan.targets.tapped().map(|pod| (pod.as_ref(), sender(pod))).collect()
+    let tap = &plan.tap.reference.uid;
+    let part = Part::Sender { tap: tap.clone(), pod: pod.uid.clone() };
+    let report = inputs.reports.sender(tap, pod).map(|s| (s.state, s.reason, s.message.as_str()));
+    match on_node(plan, node, &part, report, inputs) {
+        // Pods of a DaemonSet are bound to nodes that are not ready yet.
+        Progress::Failed(Failure { reason: Reason::NodeNotReady, message }) if !pod.has_started() => {
+            Progress::Pending(message)
+        }
+        progress => progress,
+    }
 }
 
 /// The receiver of a destination. An external endpoint needs none.
@@ -53,41 +102,63 @@ pub fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination, inputs: St
     else {
         return Progress::Pending(String::new());
     };
-    let Some(node) = resolved.node() else { return Progress::Active };
-    let tap = &*plan.tap.reference.uid;
-    on_node(node, tap, inputs, |node_tap| {
-        let is_it = |r: &&podtap_model::ReceiverStatus| {
-            r.tap_uid == *tap && destination.vni.is_some_and(|vni| vni.get() == r.vni)
-        };
-        node_tap.status.receivers.iter().find(is_it).map(|r| (r.state, r.reason, r.message.as_str()))
-    })
+    let (Some(node), Some(vni)) = (resolved.node(), destination.vni) else { return Progress::Active };
+    let tap = &plan.tap.reference.uid;
+    let part = Part::Receiver { tap: tap.clone(), vni: vni.get() };
+    let report = inputs.reports.receiver(node, tap, vni.get()).map(|r| (r.state, r.reason, r.message.as_str()));
+    match (on_node(plan, node, &part, report, inputs), resolved.pod()) {
+        (Progress::Failed(failure), Some(pod)) => {
+            Progress::Failed(Failure::new(failure.reason, format!("pod {}: {}", pod.name, failure.message)))
+        }
+        (progress, _) => progress,
+    }
 }
 
-/// What a node reports of one sender or receiver, which `find` looks up.
-fn on_node<'a>(
+/// How far a sender or receiver is on its node, by the node's `report`.
+fn on_node(
+    plan: &TapPlan<'_>,
     name: &str,
-    tap: &str,
-    inputs: StatusInputs<'a>,
-    find: impl Fn(&'a CachedNodeTap) -> Option<(State, Reason, &'a str)>,
+    part: &Part,
+    report: Option<(State, Reason, &str)>,
+    inputs: StatusInputs<'_>,
 ) -> Progress {
     if let Some(node) = inputs.snapshot.nodes.get(name).filter(|node| !node.ready) {
         return Progress::Failed(not_ready(node));
     }
-    let pending = |message: String| match inputs.applied.helper_failures.get(name) {
+    let waiting = |progress: fn(String) -> Progress, message: String| match inputs.applied.helper_failures.get(name) {
         Some(failure) => Progress::Failed(failure.clone()),
-        None => Progress::Pending(message),
+        None => progress(message),
     };
     let Some(node_tap) = inputs.applied.node_taps.get(name) else {
-        return pending(format!("for the NodeTap of the node {name}, which is being written"));
+        return waiting(Progress::Pending, format!("node {name} is about to learn of it"));
     };
-    let reported = find(node_tap).filter(|_| node_tap.has_observed(inputs.generations.required(node_tap, tap)));
-    match reported {
-        Some((State::Active, _, _)) => Progress::Active,
-        Some((State::Refused | State::Failed, reason, message)) => Progress::Failed(Failure::new(reason, message)),
-        Some((State::Pending | State::Removing, reason, message)) => {
-            let message = if message.is_empty() { reason.as_str() } else { message };
-            pending(format!("on the node {name}: {message}"))
-        }
-        None => pending(format!("for the helper pod of the node {name}")),
+    let change = inputs.generations.change(node_tap, part);
+    let is_observed = node_tap.has_observed(change.generation());
+    match report {
+        Some((State::Active, _, _)) if is_observed => Progress::Active,
+        Some((State::Active, _, _)) => match change {
+            // A new leader does not know which part has changed. A new spec would have to be established.
+            Change::Before(_) if plan.tap.is_established() => Progress::Active,
+            Change::Modified(_) => {
+                waiting(Progress::Updating, format!("node {name} has not applied the latest change yet"))
+            }
+            Change::Before(_) | Change::Added(_) => waiting(Progress::Pending, awaited(name, inputs.snapshot)),
+        },
+        Some((state, reason, message)) if is_observed => match state {
+            State::Refused | State::Failed => Progress::Failed(Failure::new(reason, format!("node {name}: {message}"))),
+            State::Pending if !message.is_empty() => waiting(Progress::Pending, format!("node {name}: {message}")),
+            _ => waiting(Progress::Pending, format!("node {name} is configuring it")),
+        },
+        _ => waiting(Progress::Pending, awaited(name, inputs.snapshot)),
+    }
+}
+
+/// What a node has to do before it can report.
+fn awaited(name: &str, snapshot: &Snapshot) -> String {
+    let pods = snapshot.helpers_of(name).iter().filter(|pod| !pod.terminating);
+    match pods.map(|pod| pod.ready).max() {
+        Some(true) => format!("node {name} has not reported on it yet"),
+        Some(false) => format!("the helper pod of node {name} is starting"),
+        None => format!("the helper pod of node {name} is being created"),
     }
 }

@@ -1,7 +1,8 @@
 //! The status of a tap, derived from its plan and from what nodes report. Pure.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
-use podtap_api::{DestinationStatus, PodTapStatus, TapFailure};
+use podtap_api::{CONDITION_READY, DestinationStatus, PodTapStatus, TapFailure};
+use podtap_model::Reason;
 
 use crate::{
     failure::Failure,
@@ -10,8 +11,9 @@ use crate::{
         tap_plan::{PlannedDestination, TapPlan, TapState},
     },
     status::{
-        conditions,
+        conditions::{self, Observations, Sender, comes_and_goes, targets_failure},
         progress::{self, Progress, StatusInputs},
+        waits::{GRACE, Waits},
     },
     store::pod::CachedPod,
 };
@@ -19,32 +21,96 @@ use crate::{
 /// How many failures a status lists.
 pub const MAX_FAILURES: usize = 16;
 
-/// The status that the tap is to have.
-pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>) -> PodTapStatus {
+/// The status that the tap is to have, and what it lacks. `waits` is what it lacked in the previous reconcile.
+pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>, waits: &Waits) -> (PodTapStatus, Waits) {
     let previous = &plan.tap.status;
-    let senders = progress::senders(plan, inputs);
+    let exact_now = inputs.snapshot.now;
+    let is_established = plan.tap.is_established();
+    let progress = progress::senders(plan, inputs);
+    let waits = if plan.is_executed() {
+        let lacks_targets = targets_failure(plan).as_ref().is_some_and(comes_and_goes);
+        waits.observe(previous, lacks_targets, &progress, exact_now)
+    } else {
+        Waits::default()
+    };
+    let senders: Vec<Sender<'_>> = progress
+        .into_iter()
+        .map(|(pod, progress)| {
+            let failure = sender_failure(pod, &progress, is_established, waits.is_late_for(pod, exact_now));
+            Sender { pod, progress, failure }
+        })
+        .collect();
     let receivers: Vec<Progress> =
         plan.destinations.iter().map(|destination| progress::receiver(plan, destination, inputs)).collect();
 
-    let now = whole_seconds(inputs.snapshot.now);
-    let tapped_pods = senders.iter().filter(|(_, progress)| *progress == Progress::Active).count();
-    let start_time = previous.start_time.clone().or_else(|| (tapped_pods > 0).then_some(Time(now)));
+    let now = whole_seconds(exact_now);
+    let conditions = conditions::conditions(
+        plan,
+        &Observations {
+            senders: &senders,
+            receivers: &receivers,
+            applied: inputs.applied,
+            reports: inputs.reports,
+            is_established,
+            is_late_for_targets: waits.is_late_for_targets(exact_now),
+            now,
+        },
+    );
+    let is_ready = conditions.iter().any(|c| c.type_ == CONDITION_READY && c.status == "True");
+    let tapped_pods = senders.iter().filter(|sender| sender.is_tapped()).count();
     let duration = plan.tap.spec.as_ref().ok().and_then(|spec| spec.duration);
-    let expiration_time =
-        start_time.as_ref().zip(duration).map(|(start, duration)| Time(expiration(start.0, duration)));
+    let expiration_time = plan.start.zip(duration).map(|(start, duration)| Time(expiration(start, duration)));
     let destinations = plan.destinations.iter().zip(&receivers);
-    PodTapStatus {
+    let status = PodTapStatus {
         observed_generation: Some(plan.tap.generation),
         vni: plan.vni.filter(|_| plan.state != TapState::Expired),
         destination: plan.destinations.iter().map(|d| d.text.as_str()).collect::<Vec<_>>().join(","),
         destinations: destinations.map(|(destination, receiver)| destination_status(destination, receiver)).collect(),
         matched_pods: number(plan.targets.matched),
         tapped_pods: number(tapped_pods),
+        pending_pods: number(senders.iter().filter(|sender| sender.is_pending()).count()),
+        skipped_pods: plan.targets.skipped_pods(),
+        skipped: plan.targets.skipped.clone(),
+        excluded_pods: number(plan.targets.excluded),
         failures: failures(plan, &senders),
-        start_time,
+        established_generation: established_generation(plan, is_ready),
+        start_time: plan.start.map(Time),
         expiration_time,
-        conditions: conditions::conditions(plan, &senders, &receivers, inputs.applied, now),
+        conditions,
+    };
+    (status, waits)
+}
+
+/// A tap that was not carried out in between is established again.
+fn established_generation(plan: &TapPlan<'_>, is_ready: bool) -> Option<i64> {
+    let before = plan.tap.status.established_generation.filter(|_| plan.is_executed());
+    if is_ready { Some(plan.tap.generation) } else { before }
+}
+
+/// Why a pod keeps the tap from being Tapped.
+///
+/// Before a tap is established, each pod that has started does, and one that has not does for [`GRACE`]: it may never start. After
+/// that, none does for [`GRACE`], unless the cause is its node, or it is mirrored in an outdated way.
+fn sender_failure(pod: &CachedPod, progress: &Progress, is_established: bool, is_late: bool) -> Option<Failure> {
+    let overdue = |message: &String| {
+        let seconds = GRACE.as_secs();
+        Failure::new(Reason::PodNotTapped, format!("not tapped for {seconds} s; {message}"))
+    };
+    let pending = |message: &String| Failure::new(Reason::Pending, message);
+    match progress {
+        Progress::Active => None,
+        Progress::Updating(message) => Some(pending(message)),
+        Progress::Pending(message) if is_late && pod.has_started() => Some(overdue(message)),
+        Progress::Pending(message) => (!is_established && !is_late).then(|| pending(message)),
+        Progress::Failed(failure) => {
+            let is_due = !is_established || is_late || is_about_node(failure);
+            is_due.then(|| failure.clone())
+        }
     }
+}
+
+fn is_about_node(failure: &Failure) -> bool {
+    matches!(failure.reason, Reason::NodeNotReady | Reason::HelperPodFailed | Reason::HelperPodRejected)
 }
 
 /// The precision that the API server keeps of the times in a condition.
@@ -56,7 +122,7 @@ fn number(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-fn failures(plan: &TapPlan<'_>, senders: &[(&CachedPod, Progress)]) -> Vec<TapFailure> {
+fn failures(plan: &TapPlan<'_>, senders: &[Sender<'_>]) -> Vec<TapFailure> {
     let failure = |pod: &CachedPod, failure: &Failure| TapFailure {
         pod: pod.name.clone(),
         node: pod.node.clone(),
@@ -67,10 +133,8 @@ fn failures(plan: &TapPlan<'_>, senders: &[(&CachedPod, Progress)]) -> Vec<TapFa
         return Vec::new();
     }
     let untappable = plan.targets.pods.iter().filter_map(|target| Some(failure(&target.pod, target.failure.as_ref()?)));
-    let failed = senders.iter().filter_map(|(pod, progress)| match progress {
-        Progress::Failed(cause) => Some(failure(pod, cause)),
-        Progress::Active | Progress::Pending(_) => None,
-    });
+    let failed = senders.iter().filter(|sender| !sender.is_pending());
+    let failed = failed.filter_map(|sender| Some(failure(sender.pod, sender.failure.as_ref()?)));
     untappable.chain(failed).take(MAX_FAILURES).collect()
 }
 

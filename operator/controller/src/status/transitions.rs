@@ -6,7 +6,7 @@ use podtap_api::{
 };
 use podtap_model::Reason;
 
-use crate::events::Occurrence;
+use crate::{events::Occurrence, failure::count};
 
 /// What to report about the change from one status to the next.
 pub fn occurrences(old: &PodTapStatus, new: &PodTapStatus) -> Vec<Occurrence> {
@@ -39,31 +39,50 @@ pub fn occurrences(old: &PodTapStatus, new: &PodTapStatus) -> Vec<Occurrence> {
     if let Some((true, _, message)) = changed(old, new, CONDITION_DEGRADED) {
         add(true, Reason::Degraded, message);
     }
-    let is_known =
-        |failure: &TapFailure| old.failures.iter().any(|f| f.pod == failure.pod && f.reason == failure.reason);
-    for failure in new.failures.iter().filter(|failure| !is_known(failure)) {
-        let note = format!("pod {}: {}", failure.pod, failure.message);
+    for (failure, others) in failures_by_node(old, new) {
+        let others =
+            if others == 0 { String::new() } else { format!(", and {}", count(others, "other pod", "other pods")) };
+        let note = format!("pod {}{others}: {}", failure.pod, failure.message);
         match failure.reason {
             // Reported once for the node, not once for each pod.
             Reason::HelperPodFailed | Reason::HelperPodRejected => {}
-            Reason::TargetUnsupported | Reason::DestinationIsTarget | Reason::Excluded | Reason::TooManyTaps => {
-                add(true, Reason::TargetUnsupported, &note);
-            }
+            Reason::TargetUnsupported
+            | Reason::HostNetwork
+            | Reason::PodFinished
+            | Reason::DestinationIsTarget
+            | Reason::Excluded
+            | Reason::TooManyTaps => add(true, Reason::TargetUnsupported, &note),
             _ => add(true, Reason::TapFailed, &note),
         }
     }
     occurrences
 }
 
+/// The first new failure of each node and reason, and how many more there are: when a node goes, all of its pods fail for the same
+/// reason.
+fn failures_by_node<'a>(old: &PodTapStatus, new: &'a PodTapStatus) -> Vec<(&'a TapFailure, usize)> {
+    let is_known =
+        |failure: &TapFailure| old.failures.iter().any(|f| f.pod == failure.pod && f.reason == failure.reason);
+    let mut found: Vec<(&TapFailure, usize)> = Vec::new();
+    for failure in new.failures.iter().filter(|failure| !is_known(failure)) {
+        match found.iter_mut().find(|(first, _)| first.node == failure.node && first.reason == failure.reason) {
+            Some((_, others)) => *others += 1,
+            None => found.push((failure, 0)),
+        }
+    }
+    found
+}
+
 /// Whether the tap as a whole is not carried out.
 fn is_about_tap(reason: Reason, status: &PodTapStatus) -> bool {
     match reason {
-        // A destination can be the reason, too. Then Tapped has another message than Ready.
-        Reason::NotAllowedByPolicy => message(status, CONDITION_READY) == message(status, CONDITION_TAPPED),
+        // A destination can be the reason, too. Then DestinationsReady has the message.
+        Reason::NotAllowedByPolicy => message(status, CONDITION_READY) != message(status, CONDITION_DESTINATIONS_READY),
         Reason::VniInUse
         | Reason::VniExhausted
         | Reason::MirroringLoop
         | Reason::InvalidSpec
+        | Reason::NodeFull
         | Reason::TooManyPods
         | Reason::NamespaceExcluded => true,
         _ => false,
@@ -78,17 +97,19 @@ fn is_about_destination(reason: Reason, status: &PodTapStatus) -> bool {
         | Reason::VniInUse
         | Reason::VniExhausted
         | Reason::MirroringLoop
+        | Reason::NodeFull
         | Reason::InvalidSpec => false,
         reason => reason != Reason::NotAllowedByPolicy || !is_about_tap(reason, status),
     }
 }
 
-/// Status, reason and message of a condition whose status or reason is new.
+/// Status, reason and message of a condition whose status is new, or that is False for a new reason.
 fn changed<'a>(old: &PodTapStatus, new: &'a PodTapStatus, kind: &str) -> Option<(bool, Reason, &'a str)> {
     let new = new.conditions.iter().find(|condition| condition.type_ == kind)?;
     let old = old.conditions.iter().find(|condition| condition.type_ == kind);
-    let is_new = old.is_none_or(|old| old.status != new.status || old.reason != new.reason);
-    is_new.then_some((new.status == "True", reason(&new.reason), new.message.as_str()))
+    let is_true = new.status == "True";
+    let is_new = old.is_none_or(|old| old.status != new.status || (!is_true && old.reason != new.reason));
+    is_new.then_some((is_true, reason(&new.reason), new.message.as_str()))
 }
 
 fn message<'a>(status: &'a PodTapStatus, kind: &str) -> Option<&'a str> {

@@ -54,7 +54,7 @@ pub async fn report(
         }
         match write(context, &entry.object, error, now).await {
             Ok(occurrence) => {
-                publisher.publish(&tap, occurrence.into_iter().collect()).await;
+                publisher.publish(&tap, occurrence);
                 retries.succeeded(&key);
                 reported.insert(tap.uid, error.clone());
             }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DeserializeGuard;
 use podtap_api::{NodeTap, PodTap};
-use podtap_model::IpNet;
 use tokio::sync::Notify;
 
 use crate::store::{
@@ -26,7 +25,6 @@ pub struct Caches {
     pub pods: Cache<CachedPod>,
     pub nodes: Cache<CachedNode>,
     pub namespaces: Cache<CachedNamespace>,
-    pub service_networks: Cache<Vec<IpNet>>,
 }
 
 impl Caches {
@@ -39,20 +37,18 @@ impl Caches {
             pods: Cache::new(),
             nodes: Cache::new(),
             namespaces: Cache::new(),
-            service_networks: Cache::new(),
         }
     }
 
     /// Returns once every kind has been listed. Until then, an object that is not cached may exist.
     pub async fn wait_until_synced(&self) {
-        let Self { changed: _, taps, node_taps, policies, pods, nodes, namespaces, service_networks } = self;
+        let Self { changed: _, taps, node_taps, policies, pods, nodes, namespaces } = self;
         taps.wait_until_synced().await;
         node_taps.wait_until_synced().await;
         policies.wait_until_synced().await;
         pods.wait_until_synced().await;
         nodes.wait_until_synced().await;
         namespaces.wait_until_synced().await;
-        service_networks.wait_until_synced().await;
     }
 
     /// Returns as soon as a cached object has changed since the last call returned.
@@ -74,6 +70,13 @@ impl Caches {
     /// Records that a helper pod was created.
     pub fn created_helper(&self, pod: Pod, own_namespace: &str) {
         self.pods.record_write(pod, |pod| CachedPod::new(pod, own_namespace), |_, _| true);
+    }
+
+    /// Records that a helper pod is being deleted, by the response to the deletion. The watch reports when it is gone.
+    pub fn deleting_helper(&self, pod: Pod, own_namespace: &str) {
+        if pod.metadata.deletion_timestamp.is_some() {
+            self.created_helper(pod, own_namespace);
+        }
     }
 
     /// Records that our finalizer was removed from a tap.

@@ -5,6 +5,7 @@ pub mod caches;
 pub mod generations;
 pub mod node;
 pub mod node_tap;
+pub mod opt_out;
 pub mod pod;
 pub mod snapshot;
 pub mod tap;

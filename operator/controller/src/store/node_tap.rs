@@ -2,13 +2,15 @@
 
 use kube::core::DeserializeGuard;
 use podtap_api::NodeTap;
-use podtap_model::{NodeState, NodeStatus};
+use podtap_model::{Instruction, NodeState, NodeStatus, Tap};
 
 /// The desired and the reported state of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CachedNodeTap {
     pub name: String,
     pub uid: String,
+    /// `metadata.resourceVersion`: a leader that was replaced without noticing cannot overwrite a newer object.
+    pub version: String,
     pub generation: i64,
     /// `None` if it cannot be decoded; the next reconcile then writes it again.
     pub spec: Option<NodeState>,
@@ -24,6 +26,7 @@ impl From<DeserializeGuard<NodeTap>> for CachedNodeTap {
         Self {
             name: meta.name.unwrap_or_default(),
             uid: meta.uid.unwrap_or_default(),
+            version: meta.resource_version.unwrap_or_default(),
             generation: meta.generation.unwrap_or_default(),
             spec,
             status,
@@ -35,6 +38,16 @@ impl CachedNodeTap {
     /// Whether the node has applied the spec of `generation`.
     pub fn has_observed(&self, generation: i64) -> bool {
         self.status.observed_generation.is_some_and(|observed| observed >= generation)
+    }
+
+    /// The filter expressions of the spec, with their programs.
+    pub fn compiled(&self) -> Vec<(String, Vec<Instruction>)> {
+        let Some(spec) = &self.spec else { return Vec::new() };
+        let compiled = |tap: &Tap| {
+            let program = spec.programs.iter().find(|program| Some(&program.id) == tap.program.as_ref())?;
+            Some((tap.options.expression()?.to_owned(), program.instructions.clone()))
+        };
+        spec.taps.iter().filter_map(compiled).collect()
     }
 
     /// Whether spec or status mention the tap.

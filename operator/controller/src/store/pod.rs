@@ -11,7 +11,10 @@ use k8s_openapi::{
 };
 use podtap_model::{ConfigHash, Uid};
 
-use crate::{names, store::node::is_excluded};
+use crate::{
+    names,
+    store::opt_out::{is_excluded, unknown_keys},
+};
 
 /// Annotation of a static pod's mirror pod: the UID in the name of its cgroup (kubelet, `pkg/kubelet/types`).
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
@@ -28,6 +31,8 @@ pub struct CachedPod {
     pub labels: BTreeMap<String, String>,
     /// Opted out by label or annotation.
     pub excluded: bool,
+    /// See [`unknown_keys`]; empty for pods of PodTap itself.
+    pub unknown_keys: Vec<String>,
     /// Set as soon as the pod is bound to a node.
     pub node: Option<String>,
     pub host_network: bool,
@@ -62,10 +67,17 @@ pub struct ContainerError {
 }
 
 impl CachedPod {
+    /// Whether the pod has, or had, a network. Until then it sends nothing, and nothing of it is missed.
+    pub fn has_started(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
     /// `own_namespace` is the namespace of the helper pods: their labels mean nothing on pods of other namespaces.
     pub fn new(pod: Pod, own_namespace: &str) -> Self {
         let helper = cached_helper(&pod, own_namespace);
         let excluded = is_excluded(&pod.metadata);
+        let is_own = pod.metadata.namespace.as_deref() == Some(own_namespace);
+        let unknown_keys = if is_own { Vec::new() } else { unknown_keys(&pod.metadata) };
         let meta = pod.metadata;
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
@@ -82,6 +94,7 @@ impl CachedPod {
             config_hash: annotation(CONFIG_MIRROR).and_then(|_| annotation(CONFIG_HASH)?.parse().ok()),
             uid: names::uid(&meta),
             excluded,
+            unknown_keys,
             node: spec.node_name.filter(|name| !name.is_empty()),
             host_network: spec.host_network.unwrap_or_default(),
             addresses,

@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
-use k8s_openapi::jiff::Timestamp;
-use podtap_model::IpNet;
+use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
+use podtap_model::Uid;
 
 use crate::{
     expression::compiled::Expressions,
@@ -20,6 +21,28 @@ use crate::{
     },
 };
 
+/// An object, and its labels and annotations under `podtap.dev/` that mean nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnknownKeys {
+    pub regarding: ObjectReference,
+    pub keys: Vec<String>,
+}
+
+impl UnknownKeys {
+    /// `None` if the object has no such key.
+    fn of(kind: &str, namespace: Option<&str>, name: &str, uid: &Uid, keys: &[String]) -> Option<Self> {
+        let regarding = || ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some(kind.to_owned()),
+            namespace: namespace.map(str::to_owned),
+            name: Some(name.to_owned()),
+            uid: Some(uid.to_string()),
+            ..ObjectReference::default()
+        };
+        (!keys.is_empty()).then(|| Self { regarding: regarding(), keys: keys.to_vec() })
+    }
+}
+
 /// The cluster as one reconcile sees it: plain, sorted data, so that the pure stages give the same result for the same cluster.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -27,47 +50,59 @@ pub struct Snapshot {
     pub policy: Option<Arc<CachedPolicy>>,
     /// By namespace, sorted by name.
     pub pods: BTreeMap<String, Vec<Arc<CachedPod>>>,
-    /// Helper pods by node; `pods` has them, too.
-    pub helpers: BTreeMap<String, Arc<CachedPod>>,
+    /// Helper pods by node; `pods` has them, too. See [`Snapshot::helpers_of`].
+    pub helpers: BTreeMap<String, Vec<Arc<CachedPod>>>,
     pub nodes: BTreeMap<String, Arc<CachedNode>>,
     pub node_taps: BTreeMap<String, Arc<CachedNodeTap>>,
+    /// The addresses of nodes and of pods with a network of their own.
+    pub addresses: BTreeMap<IpAddr, AddressHolder>,
     /// Namespaces that have opted out.
     pub excluded_namespaces: BTreeSet<String>,
+    /// The objects with labels or annotations under `podtap.dev/` that mean nothing.
+    pub unknown_keys: Vec<UnknownKeys>,
     /// Sorted by namespace and name.
     pub taps: Vec<Entry<CachedTap>>,
-    /// Networks of pods, from the nodes' `spec.podCIDRs`.
-    pub pod_networks: Vec<IpNet>,
-    /// Networks of services, from the `ServiceCIDR` objects.
-    pub service_networks: Vec<IpNet>,
     /// The compiled filter expressions.
     pub expressions: Expressions,
+}
+
+/// What has an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressHolder {
+    /// The node of this name.
+    Node(String),
+    Pod,
 }
 
 impl Snapshot {
     /// Reads the caches. Sends no request.
     pub fn take(caches: &Caches, expressions: &Expressions, now: Timestamp) -> Self {
         let mut pods: BTreeMap<String, Vec<Arc<CachedPod>>> = BTreeMap::new();
-        let mut helpers = BTreeMap::new();
+        let mut helpers: BTreeMap<String, Vec<Arc<CachedPod>>> = BTreeMap::new();
+        let mut unknown_keys = unknown_keys(caches);
         for entry in caches.pods.list() {
+            let CachedPod { namespace, name, uid, unknown_keys: keys, .. } = &*entry.object;
+            unknown_keys.extend(UnknownKeys::of("Pod", Some(namespace), name, uid, keys));
             if let (Some(_), Some(node)) = (&entry.object.helper, &entry.object.node) {
-                helpers.insert(node.clone(), Arc::clone(&entry.object));
+                helpers.entry(node.clone()).or_default().push(Arc::clone(&entry.object));
             }
             match pods.get_mut(&entry.object.namespace) {
                 Some(list) => list.push(entry.object),
                 None => drop(pods.insert(entry.object.namespace.clone(), vec![entry.object])),
             }
         }
+        let nodes = by_name(&caches.nodes, |node: &CachedNode| &node.name);
         Self {
             now,
+            addresses: addresses(&pods, &nodes),
             policy: caches.policies.list().into_iter().next().map(|entry| entry.object),
             pods,
             helpers,
-            nodes: by_name(&caches.nodes, |node: &CachedNode| &node.name),
+            nodes,
             node_taps: node_taps(caches),
             excluded_namespaces: excluded(&caches.namespaces),
+            unknown_keys,
             taps: caches.taps.list(),
-            pod_networks: networks(&caches.nodes, |node| &node.pod_networks),
-            service_networks: networks(&caches.service_networks, |networks| networks),
             expressions: expressions.clone(),
         }
     }
@@ -76,6 +111,11 @@ impl Snapshot {
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Arc<CachedPod>> {
         let pods = self.pods.get(namespace)?;
         pods.binary_search_by(|pod| pod.name.as_str().cmp(name)).ok().map(|index| &pods[index])
+    }
+
+    /// The helper pods of a node, those that end included.
+    pub fn helpers_of(&self, node: &str) -> &[Arc<CachedPod>] {
+        self.helpers.get(node).map_or(&[], Vec::as_slice)
     }
 
     /// Whether an older pod on the node has the static-pod hash that this pod claims. Anybody who may create pods can write the
@@ -92,6 +132,17 @@ impl Snapshot {
     }
 }
 
+fn addresses(
+    pods: &BTreeMap<String, Vec<Arc<CachedPod>>>,
+    nodes: &BTreeMap<String, Arc<CachedNode>>,
+) -> BTreeMap<IpAddr, AddressHolder> {
+    let pods = pods.values().flatten().filter(|pod| !pod.host_network && !pod.finished);
+    let pods = pods.flat_map(|pod| pod.addresses.iter().map(|address| (*address, AddressHolder::Pod)));
+    let holder = |node: &CachedNode| AddressHolder::Node(node.name.clone());
+    let nodes = nodes.values().flat_map(|node| node.all_addresses.iter().map(|address| (*address, holder(node))));
+    pods.chain(nodes).collect()
+}
+
 /// The cached `NodeTap`s; the apply stage reads them again after its writes.
 pub fn node_taps(caches: &Caches) -> BTreeMap<String, Arc<CachedNodeTap>> {
     by_name(&caches.node_taps, |node_tap| &node_tap.name)
@@ -101,35 +152,21 @@ fn by_name<T: PartialEq>(cache: &Cache<T>, name: impl Fn(&T) -> &String) -> BTre
     cache.list().into_iter().map(|entry| (name(&entry.object).clone(), entry.object)).collect()
 }
 
-fn networks<T: PartialEq>(cache: &Cache<T>, networks: impl Fn(&T) -> &Vec<IpNet>) -> Vec<IpNet> {
-    IpNet::aggregate(&cache.list().iter().flat_map(|entry| networks(&entry.object).clone()).collect())
-}
-
 fn excluded(namespaces: &Cache<CachedNamespace>) -> BTreeSet<String> {
     let excluded = namespaces.list().into_iter().filter(|entry| entry.object.excluded);
     excluded.map(|entry| entry.object.name.clone()).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn aggregate(networks: &[&str]) -> Vec<String> {
-        let networks = networks.iter().map(|text| text.parse::<IpNet>().expect("a network").trunc()).collect();
-        IpNet::aggregate(&networks).iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn few_networks_instead_of_many() {
-        let nodes: Vec<String> = (0..256).rev().map(|node| format!("10.244.{node}.0/24")).collect();
-        let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-        assert_eq!(aggregate(&nodes), ["10.244.0.0/16"]);
-        assert_eq!(aggregate(&nodes[..255]).len(), 8, "one is missing, and not claimed");
-        assert_eq!(aggregate(&["10.1.2.3/8", "10.9.0.0/16", "10.0.0.0/8"]), ["10.0.0.0/8"]);
-        assert_eq!(aggregate(&["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"]), ["0.0.0.0/0", "::/0"]);
-        assert_eq!(aggregate(&["10.0.1.0/24", "10.0.2.0/24"]), ["10.0.1.0/24", "10.0.2.0/24"]);
-        assert_eq!(aggregate(&["fd00:10:244:1::/64", "fd00:10:244::/64"]), ["fd00:10:244::/63"]);
-        assert_eq!(aggregate(&["10.0.0.0/32", "10.0.0.1/32", "10.0.0.1/32"]), ["10.0.0.0/31"]);
-        assert_eq!(aggregate(&[]), [""; 0]);
-    }
+/// Those of namespaces and nodes.
+fn unknown_keys(caches: &Caches) -> Vec<UnknownKeys> {
+    let namespaces = caches.namespaces.list().into_iter().filter_map(|entry| {
+        let CachedNamespace { name, uid, unknown_keys, .. } = &*entry.object;
+        // The event belongs into the namespace itself, where its users see it.
+        UnknownKeys::of("Namespace", Some(name), name, uid, unknown_keys)
+    });
+    let nodes = caches.nodes.list().into_iter().filter_map(|entry| {
+        let CachedNode { name, uid, unknown_keys, .. } = &*entry.object;
+        UnknownKeys::of("Node", None, name, uid, unknown_keys)
+    });
+    namespaces.chain(nodes).collect()
 }

@@ -20,8 +20,8 @@ pub struct CachedTap {
     pub uid: Uid,
     pub created: Timestamp,
     pub generation: i64,
-    /// When its deletion was requested.
-    pub deleting: Option<Timestamp>,
+    /// Whether its deletion was requested.
+    pub deleting: bool,
     pub finalizers: Vec<String>,
     pub body: Result<(PodTapSpec, PodTapStatus), DecodeError>,
 }
@@ -38,7 +38,7 @@ impl From<DeserializeGuard<PodTap>> for CachedTap {
             namespace: meta.namespace.unwrap_or_default(),
             name: meta.name.unwrap_or_default(),
             generation: meta.generation.unwrap_or_default(),
-            deleting: meta.deletion_timestamp.map(|time| time.0),
+            deleting: meta.deletion_timestamp.is_some(),
             finalizers: meta.finalizers.unwrap_or_default(),
             body,
         }

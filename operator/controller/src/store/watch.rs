@@ -1,12 +1,9 @@
 //! Watches: they fill the caches from the API server and wake the leader when a cached object changes.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc};
 
 use futures::{Stream, StreamExt as _};
-use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Pod},
-    networking::v1::ServiceCIDR,
-};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{
     Api, Client, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -16,26 +13,23 @@ use kube::{
     },
 };
 use podtap_api::{NodeTap, POLICY_NAME, PodTap, PodTapPolicy};
-use tokio::{sync::Notify, task::JoinSet, time::sleep};
-use tracing::{info, warn};
+use tokio::{sync::Notify, task::JoinSet};
+use tracing::warn;
 
 use crate::store::{
     cache::Cache,
     caches::Caches,
-    node::{CachedNamespace, CachedNode, service_networks as project_service_networks},
+    node::{CachedNamespace, CachedNode},
     node_tap::CachedNodeTap,
     pod::CachedPod,
     tap::{CachedTap, cached_policy},
 };
 
-/// When a kind that the API server does not serve is listed again: it may have been upgraded.
-const UNSERVED_PAUSE: Duration = Duration::from_secs(1800);
-
 /// Keeps `caches` up to date for as long as the returned set lives.
 pub fn spawn(client: &Client, caches: &Caches, own_namespace: &str) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let all = watcher::Config::default;
-    let Caches { changed, taps, node_taps, policies, pods, nodes, namespaces, service_networks } = caches.clone();
+    let Caches { changed, taps, node_taps, policies, pods, nodes, namespaces } = caches.clone();
     let notify = || Arc::clone(&changed);
 
     let api: Api<DeserializeGuard<PodTap>> = Api::all(client.clone());
@@ -58,46 +52,7 @@ pub fn spawn(client: &Client, caches: &Caches, own_namespace: &str) -> JoinSet<(
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
     tasks.spawn(follow(watcher(api, all()), namespaces, CachedNamespace::from, notify()));
 
-    let api: Api<ServiceCIDR> = Api::all(client.clone());
-    tasks.spawn(follow_if_served(watcher(api, all()), service_networks, project_service_networks, notify()));
-
     tasks
-}
-
-/// Like [`follow`], for a kind that this API server may not serve. Until it does, the cache is empty and counts as synced.
-async fn follow_if_served<K, T>(
-    stream: impl Stream<Item = watcher::Result<Event<K>>>,
-    cache: Cache<T>,
-    project: impl Fn(K) -> T + Copy,
-    changed: Arc<Notify>,
-) where
-    K: ResourceExt + Debug,
-    T: PartialEq,
-{
-    let mut stream = std::pin::pin!(stream);
-    loop {
-        let mut is_served = true;
-        let served = stream.as_mut().take_while(|event| {
-            is_served = !event.as_ref().is_err_and(is_not_served);
-            std::future::ready(is_served)
-        });
-        follow(served, cache.clone(), project, Arc::clone(&changed)).await;
-        if is_served {
-            // A watcher never ends; a test's stream does.
-            return;
-        }
-        info!(kind = std::any::type_name::<K>(), "the API server does not serve this kind; continuing without it");
-        cache.apply(Event::<K>::Init, project);
-        if cache.apply(Event::<K>::InitDone, project) {
-            changed.notify_one();
-        }
-        sleep(UNSERVED_PAUSE).await;
-    }
-}
-
-/// Whether the API server does not know the kind, or the installed RBAC rules are older than this program.
-fn is_not_served(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403 | 404))
 }
 
 async fn follow<K, T>(
@@ -124,6 +79,3 @@ async fn follow<K, T>(
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -36,7 +36,7 @@ pub enum ExpressionError {
     #[error("filter.expression {0:?} cannot run on nodes: {1}; write it in another way")]
     Program(String, ProgramError),
     #[error(
-        "filter.expression is not compiled yet: it is retried automatically, and the controller's log has the cause"
+        "filter.expression is not compiled yet: it is retried automatically; if this persists, ask the cluster's administrator, who finds the cause in the controller's log"
     )]
     Pending,
 }

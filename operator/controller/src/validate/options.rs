@@ -11,7 +11,7 @@ use crate::{
 /// Valid mirror options.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TapOptions {
-    /// What nodes apply, except that the networks of `deduplicate` may still be those of the cluster.
+    /// What nodes apply.
     pub options: MirrorOptions,
     /// The program of the filter expression.
     pub program: Option<Program>,

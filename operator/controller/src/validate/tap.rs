@@ -31,6 +31,11 @@ impl Tap {
     pub fn age(&self) -> (Timestamp, bool, &Uid) {
         (self.created, self.status.start_time.is_none(), &self.reference.uid)
     }
+
+    /// Whether it has been Ready for this generation of its spec.
+    pub fn is_established(&self) -> bool {
+        self.status.established_generation == Some(self.generation)
+    }
 }
 
 /// The result of this stage.
@@ -55,7 +60,7 @@ pub fn validate(snapshot: &Snapshot) -> Validated {
     };
     for entry in &snapshot.taps {
         match &entry.object.body {
-            _ if entry.object.deleting.is_some() => validated.deleting.push(entry.clone()),
+            _ if entry.object.deleting => validated.deleting.push(entry.clone()),
             Err(_) => validated.unreadable.push(entry.clone()),
             Ok((spec, status)) => validated.taps.push(Tap {
                 reference: entry.object.reference(),

@@ -1,4 +1,5 @@
 use std::{
+    future::ready,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -27,7 +28,7 @@ struct State {
 impl FakeApi {
     fn client(&self) -> Client {
         let api = self.clone();
-        fake_client::client(move |method, _, object| api.answer(method, object))
+        fake_client::client(move |method, _, object| ready(api.answer(&method, object)))
     }
 
     fn answer(&self, method: &Method, mut object: Value) -> (StatusCode, Value) {

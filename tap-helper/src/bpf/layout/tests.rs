@@ -3,6 +3,7 @@
 use std::mem::offset_of;
 
 use aya_obj::Object;
+use serde_json::json;
 
 use super::*;
 use crate::bpf::{
@@ -41,12 +42,13 @@ fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
     size_of::<F>()
 }
 
-fn rust() -> [Layout; 4] {
+fn rust() -> [Layout; 5] {
     [
         layout!(
             "config",
             Config {
                 program_hash,
+                peers_hash,
                 bits_per_second,
                 packets_per_second,
                 flags,
@@ -55,15 +57,13 @@ fn rust() -> [Layout; 4] {
                 one_in_flows,
                 truncate,
                 frame_limit,
-                peer_network_count,
-                reserved,
                 rules,
-                peer_networks,
             }
         ),
         layout!("rule", Rule { protocol, first_port, last_port, remote }),
         layout!("network", Network { family, address, mask }),
         layout!("counter", Counter { frames, bytes }),
+        layout!("peer", Peer { family, address }),
     ]
 }
 
@@ -229,6 +229,52 @@ fn maps_have_these_values() {
     assert_eq!(shape("configs"), (4, size_of::<Config>(), SLOTS));
     assert_eq!(shape("active"), (4, 4, 1));
     assert_eq!(shape("counters"), (4, size_of::<Counter>(), SENDERS * COUNTERS));
+    assert_eq!(shape("deadline"), (4, size_of::<u64>(), 1));
+    assert_eq!(shape("peers"), (u32::try_from(size_of::<Peer>()).expect("20 bytes"), 4, PEERS));
+}
+
+/// A filter that may select a flow at one end of a Service and not at the other reverses which end mirrors.
+#[test]
+fn the_filter_decides_which_end_mirrors() {
+    let flags = |filter: serde_json::Value, peers: &[&str]| {
+        let filter: podtap_model::Filter = serde_json::from_value(filter).expect("a filter");
+        let program = filter.expression.as_ref().map(|_| {
+            std::sync::Arc::new(podtap_model::Program {
+                id: podtap_model::ProgramId::from_digest([0; 32]),
+                instructions: vec![],
+            })
+        });
+        let options = podtap_model::MirrorOptions { filter: Some(filter), ..podtap_model::MirrorOptions::default() };
+        let peers = peers.iter().map(|peer| peer.parse().expect("an address")).collect();
+        let settings = Settings { options, program, peers, ..Settings::default() };
+        let config = Config::new(&settings, 0).expect("valid");
+        config.flags & (DEDUPLICATE | LOWER_PORT_MIRRORS)
+    };
+    for same in [json!({}), json!({"include": [{"protocol": "TCP"}, {"cidrs": ["0.0.0.0/0", "::/0"]}]})] {
+        assert_eq!(flags(same.clone(), &["10.0.0.1"]), DEDUPLICATE);
+        assert_eq!(flags(same, &[]), 0, "without peers, nothing is deduplicated");
+    }
+    for different in [
+        json!({"include": [{"ports": [{"port": 80}]}]}),
+        json!({"exclude": [{"protocol": "TCP", "ports": [{"port": 80}]}]}),
+        json!({"exclude": [{"cidrs": ["10.0.0.0/8"]}]}),
+        json!({"expression": "tcp"}),
+    ] {
+        assert_eq!(flags(different, &["10.0.0.1"]), DEDUPLICATE | LOWER_PORT_MIRRORS);
+    }
+}
+
+#[test]
+fn addresses_become_peers() {
+    let peer = |text: &str| Peer::from(text.parse::<IpAddr>().expect("an address"));
+    assert_eq!(peer("10.1.2.3"), Peer { family: 4, address: [[10, 1, 2, 3], [0; 4], [0; 4], [0; 4]] });
+    assert_eq!(peer("fd00::1"), Peer { family: 6, address: [[0xfd, 0, 0, 0], [0; 4], [0; 4], [0, 0, 0, 1]] });
+    let hash = |peers: &[&str]| {
+        let peers: Vec<IpAddr> = peers.iter().map(|text| text.parse().expect("an address")).collect();
+        hash_peers(&peers)
+    };
+    assert_eq!(hash(&[]), 0);
+    assert_ne!(hash(&["10.1.2.3"]), hash(&["10.1.2.4"]));
 }
 
 #[test]

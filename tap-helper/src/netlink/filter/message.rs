@@ -19,9 +19,9 @@ pub(super) const ETH_P_ALL: u16 = 0x0003;
 const TCA_STATS_PKT64: u16 = 8;
 
 /// Mirrors a frame. `TC_ACT_UNSPEC`, which `tc` calls "continue": classification continues with the next filter.
-pub(super) const MIRROR: (TcActionType, TcMirrorActionType) = (TcActionType::Unspec, TcMirrorActionType::EgressMirror);
+const MIRROR: (TcActionType, TcMirrorActionType) = (TcActionType::Unspec, TcMirrorActionType::EgressMirror);
 /// Redirects a frame.
-pub(super) const REDIRECT: (TcActionType, TcMirrorActionType) = (TcActionType::Stolen, TcMirrorActionType::EgressRedir);
+const REDIRECT: (TcActionType, TcMirrorActionType) = (TcActionType::Stolen, TcMirrorActionType::EgressRedir);
 
 /// `BPF_RET | BPF_K`, as `struct sock_filter` with its result: the only instruction of the classic programs here.
 fn result(result: u32) -> [u8; 8] {
@@ -48,14 +48,9 @@ impl Hook {
     }
 }
 
-pub(super) fn mirred_message(
-    target: FilterTarget,
-    how: (TcActionType, TcMirrorActionType),
-    to: u32,
-    cookie: &[u8],
-) -> TcMessage {
+pub(super) fn redirect_message(target: FilterTarget, to: u32, cookie: &[u8]) -> TcMessage {
     let [length, program] = classic_program([result(MATCH_ALL)]);
-    bpf_message(target, vec![actions(&[mirred(how, to, cookie)]), length, program])
+    bpf_message(target, vec![actions(&[mirred(REDIRECT, to, cookie)]), length, program])
 }
 
 pub(super) fn drop_message(target: FilterTarget) -> TcMessage {

@@ -25,33 +25,13 @@ fn read_filter(message: TcMessage, target: FilterTarget) -> Filter {
     read(&message, target.interface, target.hook).expect("it can be read")
 }
 
-/// `tc filter add dev eth0 ingress protocol all prio 32 bpf bytecode "1,6 0 0 4294967295"
-/// action mirred egress mirror dev mirror0 continue cookie 505461700169006f0011223344556677`
-#[test]
-fn a_mirror() {
-    assert_sends(
-        RouteNetlinkMessage::NewTrafficFilter(mirred_message(target(3, Hook::Ingress, 32), MIRROR, 4, &COOKIE)),
-        NLM_F_CREATE | NLM_F_EXCL,
-        "90 00 00 00 2c 00 05 06  4b 5c 01 6b 00 00 00 00
-         00 00 00 00 03 00 00 00  00 00 00 00 f2 ff ff ff
-         00 03 20 00 08 00 01 00  62 70 66 00 64 00 02 00
-         4c 00 01 00 48 00 01 00  0b 00 01 00 6d 69 72 72
-         65 64 00 00 24 00 02 80  20 00 02 00 00 00 00 00
-         00 00 00 00 ff ff ff ff  00 00 00 00 00 00 00 00
-         02 00 00 00 04 00 00 00  14 00 06 00 50 54 61 70
-         01 69 00 6f 00 11 22 33  44 55 66 77 06 00 04 00
-         01 00 00 00 0c 00 05 00  06 00 00 00 ff ff ff ff",
-    );
-}
-
 /// `tc filter add dev mirror0 ingress protocol all prio 1 bpf bytecode "1,6 0 0 4294967295" action mirred egress redirect dev near
 /// cookie 505461700169006f0011223344556677`, where `near` is device 3
 #[test]
 fn a_redirect() {
     assert_sends(
-        RouteNetlinkMessage::NewTrafficFilter(mirred_message(
+        RouteNetlinkMessage::NewTrafficFilter(redirect_message(
             target(33, Hook::Ingress, REDIRECT_PRIORITY),
-            REDIRECT,
             3,
             &COOKIE,
         )),
@@ -171,7 +151,7 @@ fn removal() {
 #[test]
 fn what_was_sent_is_read_back() {
     let at = target(3, Hook::Egress, 35);
-    let filter = read_filter(mirred_message(at, MIRROR, 4, &COOKIE), at);
+    let filter = read_filter(mirror_program_message(at, loaded(4, 0, PROGRAM_NAME), 4, &COOKIE), at);
     let counters = Counters::default();
     assert_eq!(
         filter.mirror,

@@ -2,25 +2,25 @@ use super::*;
 use crate::netlink::captured::{assert_sends, read_back};
 
 fn new(name: &str, vni: u32, ipv6: bool) -> NewVxlan<'_> {
-    let vxlan = Vxlan { vni, port: 14788, source_ports: (50000, 50016), learning: false };
+    let vxlan = Vxlan { vni, port: 14788, source_ports: (50000, 50016), learning: false, addresses: 1 };
     NewVxlan { name, vxlan, ipv6, mtu: 65000, group: 7 }
 }
 
 /// `ip link add ptap0 mtu 65000 group 7 arp off multicast off netns /run/netns/x type vxlan id 16000001 srcport 50000 50016
-/// dstport 14788 nolearning`, whose kind of 9 bytes has no terminating zero
+/// maxaddress 1 dstport 14788 nolearning`, whose kind of 9 bytes has no terminating zero
 #[test]
 fn a_vxlan_device() {
     assert_sends(
         RouteNetlinkMessage::NewLink(vxlan_message(&new("ptap0", 16_000_001, false), 4)),
         NLM_F_CREATE | NLM_F_EXCL,
-        "78 00 00 00 10 00 05 06  4a 5c 01 6b 00 00 00 00
+        "80 00 00 00 10 00 05 06  4a 5c 01 6b 00 00 00 00
          00 00 00 00 00 00 00 00  80 00 00 00 80 10 00 00
          08 00 04 00 e8 fd 00 00  08 00 1b 00 07 00 00 00
          08 00 1c 00 04 00 00 00  0a 00 03 00 70 74 61 70
-         30 00 00 00 34 00 12 00  0a 00 01 00 76 78 6c 61
-         6e 00 00 00 24 00 02 00  08 00 0a 00 c3 50 c3 60
-         08 00 01 00 01 24 f4 00  05 00 07 00 00 00 00 00
-         06 00 0f 00 39 c4 00 00",
+         30 00 00 00 3c 00 12 00  0a 00 01 00 76 78 6c 61
+         6e 00 00 00 2c 00 02 00  08 00 0a 00 c3 50 c3 60
+         08 00 09 00 01 00 00 00  08 00 01 00 01 24 f4 00
+         05 00 07 00 00 00 00 00  06 00 0f 00 39 c4 00 00",
     );
 }
 
@@ -30,15 +30,16 @@ fn a_vxlan_device_over_ipv6() {
     assert_sends(
         RouteNetlinkMessage::NewLink(vxlan_message(&new("ptap6", 16_000_002, true), 4)),
         NLM_F_CREATE | NLM_F_EXCL,
-        "8c 00 00 00 10 00 05 06  72 5c 01 6b 00 00 00 00
+        "94 00 00 00 10 00 05 06  72 5c 01 6b 00 00 00 00
          00 00 00 00 00 00 00 00  80 00 00 00 80 10 00 00
          08 00 04 00 e8 fd 00 00  08 00 1b 00 07 00 00 00
          08 00 1c 00 04 00 00 00  0a 00 03 00 70 74 61 70
-         36 00 00 00 48 00 12 00  0a 00 01 00 76 78 6c 61
-         6e 00 00 00 38 00 02 00  08 00 0a 00 c3 50 c3 60
-         08 00 01 00 02 24 f4 00  14 00 10 00 00 00 00 00
-         00 00 00 00 00 00 00 00  00 00 00 00 05 00 07 00
-         00 00 00 00 06 00 0f 00  39 c4 00 00",
+         36 00 00 00 50 00 12 00  0a 00 01 00 76 78 6c 61
+         6e 00 00 00 40 00 02 00  08 00 0a 00 c3 50 c3 60
+         08 00 09 00 01 00 00 00  08 00 01 00 02 24 f4 00
+         14 00 10 00 00 00 00 00  00 00 00 00 00 00 00 00
+         00 00 00 00 05 00 07 00  00 00 00 00 06 00 0f 00
+         39 c4 00 00",
     );
 }
 

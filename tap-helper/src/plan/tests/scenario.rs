@@ -1,9 +1,10 @@
 //! Random requests, foreign state and damage.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use podtap_model::{
-    Deduplicate, DesiredSender, Direction, Endpoint, FrameFormat, MirrorOptions, Pod, Receiver, Tap, TapReference, Uid,
+    DesiredSender, Direction, Endpoint, FrameFormat, Instruction, MirrorOptions, Pod, Program, ProgramId, Receiver,
+    Tap, TapReference, Uid,
 };
 use proptest::{
     collection::vec,
@@ -15,7 +16,7 @@ use proptest::{
 use crate::{
     bpf::Settings,
     marks::GROUP,
-    netlink::{Filter, Hook, Link, Mirror, QdiscKind, Vxlan},
+    netlink::{Filter, ForwardingEntry, Hook, Link, Mirror, QdiscKind, Vxlan},
     plan::Requested,
     resource::SenderKey,
 };
@@ -25,29 +26,26 @@ use super::world::World;
 /// The desired state of one namespace, each identity at most once.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    pub senders: Vec<DesiredSender>,
+    pub senders: Vec<(DesiredSender, Settings)>,
     pub receivers: Vec<Receiver>,
-    pub settings: BTreeMap<SenderKey, Settings>,
 }
 
 impl Scenario {
     pub fn requested(&self) -> Requested<'_> {
         Requested {
-            senders: self.senders.iter().collect(),
+            senders: self.senders.iter().map(|(sender, settings)| (sender, settings.clone())).collect(),
             receivers: self.receivers.iter().collect(),
-            settings: self.settings.clone(),
+            unloadable: None,
         }
     }
 }
 
 pub fn scenario() -> impl Strategy<Value = Scenario> {
     (vec((sender(), settings()), 0..5), vec(receiver(), 0..3)).prop_map(|(senders, receivers)| {
-        let settings =
-            senders.iter().filter_map(|(sender, settings)| Some((SenderKey::of(sender), settings.clone()?))).collect();
-        let senders = senders.into_iter().map(|(sender, _)| sender);
-        let senders: BTreeMap<_, _> = senders.map(|sender| (SenderKey::of(&sender), sender)).collect();
+        let senders = senders.into_iter().map(|sender| (SenderKey::of(&sender.0), sender));
+        let senders: BTreeMap<_, _> = senders.collect();
         let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
-        Scenario { senders: senders.into_values().collect(), receivers: receivers.into_values().collect(), settings }
+        Scenario { senders: senders.into_values().collect(), receivers: receivers.into_values().collect() }
     })
 }
 
@@ -75,8 +73,11 @@ fn sender() -> impl Strategy<Value = DesiredSender> {
                 destinations,
                 options: MirrorOptions::default(),
                 program: None,
+                expiration_time: None,
+                peers: Vec::new(),
             };
-            DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None }
+            let (program, underlay_mtu, orphan_timeout) = (None, None, Duration::from_secs(3600));
+            DesiredSender { tap: Arc::new(tap), pod, program, underlay_mtu, orphan_timeout }
         },
     )
 }
@@ -94,14 +95,17 @@ fn tap_reference(number: u8) -> TapReference {
     TapReference { namespace: "shop".to_owned(), uid: uid(&name), name }
 }
 
-/// Settings of programs, if the sender has any: two kinds of programs, each with two settings.
-fn settings() -> impl Strategy<Value = Option<Settings>> {
-    (any::<bool>(), any::<bool>(), 0..4u8).prop_map(|(deduplicates, narrow, programmed)| {
-        (programmed > 0).then(|| Settings {
-            options: MirrorOptions { deduplicate: deduplicates.then(Deduplicate::default), ..MirrorOptions::default() },
-            frame_limit: narrow.then_some(1364),
-            ..Settings::default()
-        })
+/// Settings of two kinds of programs, two of each.
+fn settings() -> impl Strategy<Value = Settings> {
+    // `ret #1`
+    let always = || Program {
+        id: ProgramId::from_digest([0; 32]),
+        instructions: vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }],
+    };
+    (any::<bool>(), any::<bool>()).prop_map(move |(has_expression, narrow)| Settings {
+        program: has_expression.then(|| Arc::new(always())),
+        frame_limit: narrow.then_some(1364),
+        ..Settings::default()
     })
 }
 
@@ -170,7 +174,7 @@ impl Foreign {
                 world.add_filter((*interface, *hook), *priority, "bpf", mirror, false);
             }
             Self::Vxlan(name, group) if world.now.links.iter().all(|link| link.name != *name) => {
-                let vxlan = Vxlan { vni: 1, port: 4789, source_ports: (0, 0), learning: true };
+                let vxlan = Vxlan { vni: 1, port: 4789, source_ports: (0, 0), learning: true, addresses: 0 };
                 // A device is ours only if it has both our group and an alias of ours.
                 world.add_link(Link {
                     name: name.clone(),
@@ -198,7 +202,13 @@ pub fn damage(world: &mut World, choices: &[u8]) {
             2 => world.now.links[position].up = false,
             3 => (world.now.links[position].autoconf_disabled, world.now.links[position].mtu) = (false, 1500),
             4 => "podtap.dev/v0 of another".clone_into(&mut world.now.links[position].alias),
-            5 => world.now.destinations.retain(|(device, _)| *device != index),
+            5 => world.now.forwarding.retain(|(device, _)| *device != index),
+            14 if world.now.links[position].vxlan.is_some() => {
+                world.now.forwarding.push((index, ForwardingEntry::Other([0; 6])));
+            }
+            15 if world.now.links[position].vxlan.is_some() => {
+                world.now.forwarding.push((index, ForwardingEntry::Other([2, 0, 0, 0, 0, 0x77])));
+            }
             6 => world.now.filters.retain(|filter| filter.mirror.as_ref().is_none_or(|mirror| mirror.to != index)),
             7 | 8 => {
                 let mirrors_to_device =
@@ -219,9 +229,14 @@ pub fn damage(world: &mut World, choices: &[u8]) {
                 filter.program = filter.program.map(|_| 7).filter(|_| choice / 16 % 2 == 0);
             }
             12 => world.now.filters.retain(|filter| (filter.id.interface, filter.id.hook) != (index, Hook::Egress)),
+            13 if world.now.qdisc(index) == Some(QdiscKind::Clsact) => {
+                world.add_filter((index, Hook::Egress), 1, "bpf", None, false);
+            }
             9 if world.now.links[position].kind == "veth" => {
                 world.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
             }
+            // The pod replaces it with one of its own.
+            9 => world.now.links[position].lower_netns = None,
             // The peer is moved to another namespace.
             10 if world.now.links[position].kind == "veth" => {
                 let Some(peer) = world.now.links[position].peer.take() else { continue };

@@ -7,8 +7,8 @@ use crate::{
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
-        DROP_PRIORITY, Filter, FilterId, FilterTarget, Hook, InterfaceAddress, Link, Mirror, Qdisc, QdiscKind,
-        REDIRECT_PRIORITY, Vxlan,
+        DROP_PRIORITY, Filter, FilterId, FilterTarget, ForwardingEntry, Hook, InterfaceAddress, Link, Mirror, Qdisc,
+        QdiscKind, REDIRECT_PRIORITY, Vxlan, ZERO,
     },
     observe::{Observed, Program},
     plan::{Plan, Requested, plan},
@@ -37,6 +37,7 @@ impl World {
         }
         let address = InterfaceAddress { interface: 2, address: [10, 88, 0, 5].into(), global: true };
         world.now.addresses.push(address);
+        world.now.node_netns = Some(0);
         world
     }
 
@@ -69,7 +70,7 @@ impl World {
         let Some(link) = self.now.link(index).cloned() else { return };
         self.remove_qdisc(index);
         self.now.links.retain(|link| link.index != index);
-        self.now.destinations.retain(|(device, _)| *device != index);
+        self.now.forwarding.retain(|(device, _)| *device != index);
         // Filters that mirror to it stay; `tc` shows `*` for their device.
         for mirror in self.now.filters.iter_mut().filter_map(|filter| filter.mirror.as_mut()) {
             mirror.to = if mirror.to == index { 0 } else { mirror.to };
@@ -119,10 +120,18 @@ impl World {
                 self.add_filter((*device, Hook::Ingress), DROP_PRIORITY, "bpf", None, true);
             }
             Step::AddDestination(device, to) => {
-                assert!(!self.now.destinations.contains(&(*device, *to)), "the destination is new");
-                self.now.destinations.push((*device, *to));
+                assert!(!self.now.destinations(*device).contains(to), "the destination is new");
+                assert!(self.now.diverted(*device).is_empty(), "the kernel has room for one address");
+                self.now.forwarding.push((*device, ForwardingEntry::Destination(*to)));
             }
-            Step::RemoveDestination(device, to) => self.now.destinations.retain(|entry| *entry != (*device, *to)),
+            Step::RemoveDestination(device, to) => {
+                self.now.forwarding.retain(|entry| *entry != (*device, ForwardingEntry::Destination(*to)));
+            }
+            Step::RemoveEntries(device, mac) => self.now.forwarding.retain(|(index, entry)| match entry {
+                _ if index != device => true,
+                ForwardingEntry::Destination(_) => *mac != ZERO,
+                ForwardingEntry::Other(other) => mac != other,
+            }),
             Step::Rename(device, name) => {
                 assert!(!self.link(*device).up, "a device that is renamed is down");
                 assert!(self.now.links.iter().all(|link| link.name != *name), "the name is free");
@@ -130,15 +139,17 @@ impl World {
             }
             Step::Up(device) => {
                 assert!(self.now.offloads(*device).is_empty(), "offloads are off before frames arrive");
+                let is_sender = matches!(action.resource, Resource::Sender(_));
+                let filters = || self.now.filters.iter().filter(|filter| filter.id.interface == *device);
+                let clamps = filters().filter(|filter| filter.id.hook == Hook::Egress).count();
+                assert!(!is_sender || clamps == 1, "only the clamp decides what leaves");
                 self.link(*device).up = true;
             }
+            Step::Down(device) => self.link(*device).up = false,
             Step::RemoveClsact(interface) => {
                 if self.now.filters.iter().all(|filter| filter.id.interface != *interface || filter.id.handle == 0) {
                     self.remove_qdisc(*interface);
                 }
-            }
-            Step::AddFilter { interface, hook, priority, device, cookie } => {
-                self.add_mirror((*interface, *hook), *priority, *device, *cookie);
             }
             Step::LoadPrograms { settings, before } => self.load(&action.resource, settings, *before),
             Step::AttachClamp(target) => {
@@ -163,19 +174,12 @@ impl World {
                 assert!(found.fingerprint.same_programs(&fingerprint));
                 self.configure(found.group, fingerprint);
             }
-            Step::RemoveFilter(id) => self.now.filters.retain(|filter| filter.id != *id),
+            Step::RemoveFilter(id) => {
+                let removes = |filter: &Filter| *id == filter.id || *id == filter.id.classifier();
+                self.now.filters.retain(|filter| !removes(filter));
+            }
             Step::DeleteDevice(device) => self.delete_link(*device),
         }
-    }
-
-    fn add_mirror(&mut self, (interface, hook): (u32, Hook), priority: u16, device: u32, cookie: Cookie) {
-        assert_eq!(self.now.qdisc(interface), Some(QdiscKind::Clsact));
-        let at = |filter: &&Filter| filter.id.interface == interface && filter.id.priority == priority;
-        assert_eq!(self.now.filters.iter().find(at), None, "the priority is free");
-        assert!(self.now.link(device).is_some_and(|link| link.up), "the device is up before a filter mirrors to it");
-        let counters = crate::netlink::Counters::default();
-        let mirror = Mirror { to: device, as_ours: true, redirects: false, cookie: cookie.bytes().to_vec(), counters };
-        self.add_filter((interface, hook), priority, "bpf", Some(mirror), false);
     }
 
     fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<Predecessor>) {
@@ -233,12 +237,14 @@ impl World {
                 counters,
             });
         }
-        self.now.programs.push(Program { id, group, fingerprint });
+        self.now.programs.push(Program { id, group, fingerprint, deadline: None });
     }
 
     fn add_redirect(&mut self, from: u32, to: u32, cookie: Cookie) {
         assert_eq!(self.now.qdisc(from), Some(QdiscKind::Clsact));
-        let before = |filter: &&Filter| filter.id.interface == from && filter.id.priority <= REDIRECT_PRIORITY;
+        let before = |filter: &&Filter| {
+            (filter.id.interface, filter.id.hook) == (from, Hook::Ingress) && filter.id.priority <= REDIRECT_PRIORITY
+        };
         assert_eq!(self.now.filters.iter().find(before), None, "no filter precedes the redirect");
         assert_eq!(self.link(to).kind, "veth");
         let counters = crate::netlink::Counters::default();
@@ -279,6 +285,7 @@ impl World {
             alias: alias.to_owned(),
             kind: "vxlan".to_owned(),
             vxlan: Some(Vxlan { vni, ..vxlan }),
+            lower_netns: self.now.node_netns,
             ..Link::default()
         });
     }

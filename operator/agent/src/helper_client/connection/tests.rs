@@ -1,8 +1,13 @@
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
-use podtap_model::{DesiredUpdate, NodeStatus, SenderCounters};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use podtap_model::{NodeStatus, SenderCounters};
 use serde_json::json;
 use tokio::{net::UnixListener, time::timeout};
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 use super::*;
 
@@ -11,6 +16,8 @@ struct Fixture {
     listener: Option<UnixListener>,
     socket: PathBuf,
     desired: watch::Sender<Option<Request>>,
+    renewals: watch::Sender<Option<Renewal>>,
+    connections: watch::Receiver<u64>,
     requests: watch::Sender<u64>,
     reports: watch::Receiver<Option<Report>>,
     counters: watch::Receiver<Option<Arc<Counters>>>,
@@ -29,12 +36,19 @@ fn update(uid: &str, generation: i64) -> Request {
 }
 
 fn with_spec(uid: &str, generation: i64, spec: serde_json::Value) -> Request {
-    Request::Apply(DesiredUpdate { uid: Some(uid.into()), generation, spec })
+    Request::Apply(DesiredUpdate { uid: Some(uid.into()), generation, now: None, spec })
 }
 
 fn report(uid: &str, generation: i64) -> Report {
     let status = NodeStatus { observed_generation: Some(generation), ..NodeStatus::default() };
     Report { uid: Some(uid.into()), status }
+}
+
+/// The API server's clock, an hour ahead of that of this machine.
+fn server_clock() -> ServerClock {
+    let clock = ServerClock::default();
+    clock.observe(tokio::time::Instant::now(), Timestamp::now() + SignedDuration::from_hours(1));
+    clock
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -46,12 +60,17 @@ impl Fixture {
         let socket = std::env::temp_dir().join(format!("podtap-connection-{name}-{}.sock", std::process::id()));
         let listener = UnixListener::bind(&socket).expect("a socket in the temporary directory");
         let (desired, desired_receiver) = watch::channel(None);
+        let (renewals, renewed) = watch::channel(None);
+        let (connected, connections) = watch::channel(0);
         let (requests, requested) = watch::channel(0);
         let (reported, reports) = watch::channel(None);
         let (answered, counters) = watch::channel(None);
         let health = Health::new(Duration::MAX);
         let channels = Channels {
             desired: desired_receiver,
+            renewals: renewed,
+            clock: server_clock(),
+            connections: connected,
             requests: requested,
             reports: reported,
             counters: answered,
@@ -59,12 +78,26 @@ impl Fixture {
         };
         let path = socket.clone();
         let agent = tokio::spawn(async move { run(&path, channels).await });
-        Self { listener: Some(listener), socket, desired, requests, reports, counters, health, agent }
+        Self {
+            listener: Some(listener),
+            socket,
+            desired,
+            renewals,
+            connections,
+            requests,
+            reports,
+            counters,
+            health,
+            agent,
+        }
     }
 
     async fn accept(&self) -> Helper {
         let listener = self.listener.as_ref().expect("listening");
+        let before = *self.connections.borrow();
         let (stream, _) = soon(listener.accept()).await.expect("a connection");
+        let mut connections = self.connections.clone();
+        soon(connections.wait_for(|number| *number > before)).await.expect("the agent runs");
         let (reader, writer) = stream.into_split();
         Helper { reader: BufReader::new(reader), writer }
     }
@@ -93,7 +126,7 @@ impl Helper {
     async fn update(&mut self) -> i64 {
         match self.request().await {
             Request::Apply(update) => update.generation,
-            other @ Request::Counters(_) => panic!("an update: {other:?}"),
+            other @ (Request::Renew(_) | Request::Counters(_)) => panic!("an update: {other:?}"),
         }
     }
 
@@ -279,7 +312,7 @@ async fn requests_for_counters_follow_updates() {
     // Whichever came first: a request never overtakes an update.
     assert_eq!(helper.update().await, 1);
     assert_eq!(helper.request().await, Request::Counters(1));
-    let counters = Counters { request: 1, senders: vec![SenderCounters::default()] };
+    let counters = Counters { request: 1, senders: vec![SenderCounters::default()], rejected: None };
     helper.send(&Response::Counters(counters.clone())).await;
     soon(fixture.counters.changed()).await.expect("the agent runs");
     assert_eq!(fixture.counters.borrow_and_update().as_deref(), Some(&counters));
@@ -321,4 +354,71 @@ async fn ready_while_connected() {
     std::fs::remove_file(&fixture.socket).expect("the socket exists");
     drop(helper);
     soon(becomes(false)).await;
+}
+
+#[tokio::test]
+async fn only_an_update_that_has_just_arrived_has_the_clock_of_the_api_server() {
+    let fixture = Fixture::new("clock");
+    fixture.desired.send_replace(Some(update("a", 1)));
+    let mut helper = fixture.accept().await;
+    assert_eq!(helper.request().await, update("a", 1), "it may have arrived long before the connection");
+    fixture.desired.send_replace(Some(update("a", 2)));
+    let Request::Apply(DesiredUpdate { now: Some(now), .. }) = helper.request().await else { panic!("no clock") };
+    let ahead = now.seconds() - UnixTime::from(std::time::SystemTime::now()).seconds();
+    assert!((3500..3700).contains(&ahead), "{ahead} s");
+    drop(helper);
+    let mut helper = fixture.accept().await;
+    assert_eq!(helper.request().await, update("a", 2), "nothing has confirmed it since");
+}
+
+#[tokio::test]
+async fn a_renewal_follows_its_update_and_is_not_kept_for_the_next_helper() {
+    let fixture = Fixture::new("renewal");
+    let renewal = |uid: &str| Renewal { uid: uid.to_owned(), ..Renewal::default() };
+    let mut helper = fixture.accept().await;
+    fixture.renewals.send_replace(Some(renewal("a")));
+    fixture.desired.send_replace(Some(update("a", 1)));
+    assert_eq!(helper.update().await, 1);
+    assert_eq!(helper.request().await, Request::Renew(renewal("a")));
+    drop(helper);
+    fixture.renewals.send_replace(Some(renewal("b")));
+    let mut helper = fixture.accept().await;
+    assert_eq!(helper.update().await, 1);
+    fixture.renewals.send_replace(Some(renewal("c")));
+    assert_eq!(helper.request().await, Request::Renew(renewal("c")));
+}
+
+/// Counts warnings.
+struct Warnings(Arc<AtomicUsize>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_helper_that_starts_later_is_not_worth_a_warning() {
+    let warnings = Arc::new(AtomicUsize::new(0));
+    let _subscriber = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+    let mut fixture = Fixture::new("start");
+    fixture.listener = None;
+    std::fs::remove_file(&fixture.socket).expect("the socket exists");
+    for (seconds, expected) in [(4, 0), (10, 1), (60, 1)] {
+        sleep(Duration::from_secs(seconds)).await;
+        assert_eq!(warnings.load(Ordering::Relaxed), expected, "after {seconds} more seconds");
+    }
 }

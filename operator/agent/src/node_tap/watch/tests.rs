@@ -1,6 +1,6 @@
 use futures::channel::mpsc;
 use podtap_model::{DesiredUpdate, Request};
-use podtap_runtime::http::Health;
+use podtap_runtime::{clock::ServerClock, http::Health};
 use serde_json::json;
 use tokio::time::{advance, sleep};
 
@@ -16,7 +16,7 @@ struct Fixture {
 
 fn fixture() -> Fixture {
     let (events, stream) = mpsc::unbounded();
-    let (client, channels) = HelperClient::without_connection(Health::new(Duration::MAX));
+    let (client, channels) = HelperClient::without_connection(ServerClock::default(), Health::new(Duration::MAX));
     let (sender, last_status) = watch::channel(None);
     tokio::spawn(async move { process(stream, "n1", &client, &sender).await });
     Fixture { events, channels, last_status }
@@ -36,7 +36,7 @@ impl Fixture {
         let is_new = self.channels.desired.has_changed().expect("the client exists");
         let generation = self.channels.desired.borrow_and_update().as_ref().map(|request| match request {
             Request::Apply(update) => update.generation,
-            Request::Counters(_) => panic!("an update: {request:?}"),
+            Request::Renew(_) | Request::Counters(_) => panic!("an update: {request:?}"),
         });
         (generation, is_new)
     }
@@ -92,7 +92,7 @@ async fn a_missing_object_removes_everything_after_the_grace_period() {
     assert_eq!(fixture.update(), (None, false), "not at once");
     sleep(GRACE).await;
     assert_eq!(fixture.update(), (Some(0), true));
-    let removal = DesiredUpdate { uid: None, generation: 0, spec: json!({}) };
+    let removal = DesiredUpdate { uid: None, generation: 0, now: None, spec: json!({}) };
     assert_eq!(*fixture.channels.desired.borrow(), Some(Request::Apply(removal)));
 }
 
@@ -138,7 +138,7 @@ async fn the_spec_is_passed_on_as_it_is() {
     let mut fixture = fixture();
     let mut node_tap = object("a", 4, "10");
     node_tap.spec = json!({"taps": [{"uid": "t1", "colour": "red"}], "senders": ["?"], "sampleEverything": true});
-    let update = DesiredUpdate { uid: Some("a".into()), generation: 4, spec: node_tap.spec.clone() };
+    let update = DesiredUpdate { uid: Some("a".into()), generation: 4, now: None, spec: node_tap.spec.clone() };
     fixture.events([Event::Init, Event::InitApply(node_tap)]).await;
     assert_eq!(*fixture.channels.desired.borrow_and_update(), Some(Request::Apply(update)));
 }

@@ -37,13 +37,17 @@ fn world(in_spec: bool, in_status: bool, observed: i64) -> World {
 }
 
 fn decision(world: &World, has_helper_failure: bool) -> Decision {
+    decision_after(Duration::ZERO, world, has_helper_failure)
+}
+
+fn decision_after(waited: Duration, world: &World, has_helper_failure: bool) -> Decision {
     let snapshot = Snapshot::take(&world.caches(), &Expressions::new(), at(world.seconds));
     let failure = ("n1".to_owned(), Failure::new(Reason::HelperPodFailed, ""));
     let helper_failures = has_helper_failure.then_some(failure).into_iter().collect();
-    let applied = Applied { node_taps: snapshot.node_taps.clone(), helper_failures, errors: Vec::new() };
+    let applied = Applied { node_taps: snapshot.node_taps.clone(), helper_failures, ..Applied::default() };
     let mut generations = Generations::default();
     generations.observe(&snapshot.node_taps);
-    decide(&snapshot.taps[0].object, &snapshot, &applied, &generations)
+    decide(&snapshot.taps[0].object, waited, &snapshot, &applied, &generations)
 }
 
 #[test]
@@ -53,7 +57,7 @@ fn removed_when_every_node_has_reported() {
 
 #[test]
 fn waits_for_spec_status_and_the_newest_generation() {
-    let wait = Decision::Wait(at(30));
+    let wait = Decision::Wait(DEADLINE);
     assert_eq!(decision(&world(true, true, OBSERVED), false), wait);
     assert_eq!(decision(&world(false, true, 2), false), wait, "still being removed");
     assert_eq!(decision(&world(false, false, 1), false), wait, "the node has not observed it yet");
@@ -61,13 +65,21 @@ fn waits_for_spec_status_and_the_newest_generation() {
 
 #[test]
 fn a_node_has_thirty_seconds() {
-    let mut slow = world(false, true, 2);
-    slow.seconds = 29;
-    assert_eq!(decision(&slow, false), Decision::Wait(at(30)));
-    slow.seconds = 30;
-    assert_eq!(decision(&slow, false), Decision::Abandon(vec!["n1".into()]));
+    let slow = world(false, true, 2);
+    let after = |seconds| decision_after(Duration::from_secs(seconds), &slow, false);
+    assert_eq!(after(29), Decision::Wait(Duration::from_secs(1)));
+    assert_eq!(after(30), Decision::Abandon(vec!["n1".into()]));
     let note = abandoned(&["n1".into()]).note;
     assert!(note.contains("n1") && note.contains("30 s"), "{note}");
+}
+
+/// Of the controller, or of the API server that wrote the time of the deletion.
+#[test]
+fn a_clock_that_is_off_has_no_effect() {
+    for off in [-3600, 3600] {
+        let slow = World { seconds: off, ..world(false, true, 2) };
+        assert_eq!(decision(&slow, false), Decision::Wait(DEADLINE), "{off} s");
+    }
 }
 
 #[test]
@@ -83,8 +95,8 @@ fn a_node_that_is_not_ready_or_gone_blocks_nothing() {
 fn a_helper_that_never_ran_has_nothing_to_clean() {
     let mut never = world(false, false, 2);
     never.node_taps[0].status = None;
-    assert_eq!(decision(&never, false), Decision::Wait(at(30)), "it may be starting");
+    assert_eq!(decision(&never, false), Decision::Wait(DEADLINE), "it may be starting");
     assert_eq!(decision(&never, true), Decision::Remove);
     // One that ran and fails now may have left something.
-    assert_eq!(decision(&world(false, true, 2), true), Decision::Wait(at(30)));
+    assert_eq!(decision(&world(false, true, 2), true), Decision::Wait(DEADLINE));
 }

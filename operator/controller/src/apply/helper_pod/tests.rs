@@ -6,7 +6,6 @@ fn template() -> HelperTemplate {
         image: "podtap:1".into(),
         pull_policy: "IfNotPresent".into(),
         pull_secrets: vec![],
-        service_account: "podtap-agent".into(),
         priority_class: None,
         log_json: false,
         metrics_port: 14790,
@@ -76,6 +75,20 @@ fn the_agent_serves_metrics_where_it_is_told() {
 }
 
 #[test]
+fn the_kubelet_asks_both_containers_whether_they_work() {
+    let spec = spec();
+    for (name, program) in [("agent", "/podtap-agent"), ("tap-helper", "/tap-helper")] {
+        let container = container(&spec, name);
+        let probes = [container.startup_probe, container.liveness_probe];
+        for probe in probes.into_iter().chain([container.readiness_probe].into_iter().filter(|_| name == "agent")) {
+            // A port could be in use on the node, or answered by the pod that this one replaces.
+            let command = probe.expect("one").exec.expect("a command").command.expect("words");
+            assert_eq!(&command[..3], [program, "probe", "--socket"]);
+        }
+    }
+}
+
+#[test]
 fn the_pod_shares_the_network_and_processes_of_its_node_only() {
     let spec = spec();
     assert_eq!((spec.host_network, spec.host_pid, spec.host_ipc), (Some(true), Some(true), None));
@@ -94,11 +107,26 @@ fn it_is_bound_to_its_node_and_deleted_with_the_node_tap() {
     let pod = template().pod("ip-10-0-0-1.internal", "uid-of-nodetap");
     let owner = &pod.metadata.owner_references.as_ref().expect("one")[0];
     assert_eq!((owner.kind.as_str(), owner.name.as_str()), ("NodeTap", "ip-10-0-0-1.internal"));
-    assert_eq!(owner.uid, "uid-of-nodetap");
+    assert_eq!((owner.uid.as_str(), owner.controller), ("uid-of-nodetap", Some(true)));
     let spec = pod.spec.expect("a spec");
     assert_eq!(spec.node_name.as_deref(), Some("ip-10-0-0-1.internal"));
     let toleration = &spec.tolerations.expect("one")[0];
     assert_eq!((toleration.operator.as_deref(), &toleration.key, &toleration.effect), (Some("Exists"), &None, &None));
+}
+
+#[test]
+fn what_drains_nodes_may_delete_it_or_leave_it_alone() {
+    let metadata = template().pod("n1", "uid").metadata;
+    let value = |map: Option<std::collections::BTreeMap<String, String>>, name: &str| map.expect("some").remove(name);
+    let autoscaler = value(metadata.annotations, "cluster-autoscaler.kubernetes.io/daemonset-pod");
+    assert_eq!(autoscaler.as_deref(), Some("true"));
+    assert_eq!(value(metadata.labels, "cluster.x-k8s.io/drain").as_deref(), Some("skip"));
+}
+
+#[test]
+fn every_pod_has_a_name_of_its_own() {
+    let metadata = template().pod("n1", "uid").metadata;
+    assert_eq!((metadata.name, metadata.generate_name.as_deref()), (None, Some("podtap-helper-n1-")));
 }
 
 #[test]

@@ -7,8 +7,9 @@ use super::*;
 use crate::{
     fixtures::{World, lost, node, object, pod, policy, tap, time, uid, vni},
     plan::{
+        deduplication::Deduplication,
         resolve::resolve,
-        tap_plan::TapState,
+        tap_plan::{SuspendedBy, TapState},
         vni::{Claims, Vnis},
     },
     validate::tap::validate,
@@ -63,7 +64,7 @@ fn options_and_programs_are_on_each_node_once() {
     with_options.spec.options.filter = Some(object(json!({"expression": "arp"})));
     let mut world = World::with(with_options);
     world.pods.push(pod("shop", "web-2", "n1"));
-    world.policy = Some(policy(json!({"underlayMTU": 1400})));
+    world.policy = Some(policy(json!({"underlayMTU": 1400, "orphanTimeout": "10m"})));
     for (name, created) in [("u", 1), ("v", 2)] {
         let mut tap = tap(name, to_n2());
         tap.metadata.creation_timestamp = time(created);
@@ -80,6 +81,7 @@ fn options_and_programs_are_on_each_node_once() {
     assert_eq!(programs, [Some(&program.id), None, Some(&program.id)]);
     assert!(specs["n2"].taps.is_empty() && specs["n2"].programs.is_empty());
     assert_eq!((specs["n1"].underlay_mtu, specs["n2"].underlay_mtu), (Some(1400), None));
+    assert_eq!((specs["n1"].orphan_timeout_seconds, specs["n2"].orphan_timeout_seconds), (Some(600), None));
     let format = |node: &str| -> Vec<_> {
         specs[node].receivers.iter().map(|r| (r.tap.name.as_str(), r.frame_format)).collect()
     };
@@ -115,7 +117,8 @@ fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>
     let validated = validate(&snapshot);
     let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
     let taps = resolve(&snapshot, &validated, &vnis);
-    check(build(taps, &excluded.iter().map(|tap| uid(tap)).collect(), &validated.policy))
+    let excluded = excluded.iter().map(|tap| uid(tap)).collect();
+    check(build(&snapshot, taps, &excluded, &validated.policy, &Deduplication::default()))
 }
 
 #[test]
@@ -170,7 +173,7 @@ fn several_destinations_get_every_frame() {
 fn a_tap_that_is_not_carried_out_is_on_no_node() {
     let mut suspended = tap("t", to_n2());
     suspended.spec.suspend = true;
-    assert_eq!(results(&World::with(suspended.clone())).0, TapState::Suspended);
+    assert_eq!(results(&World::with(suspended.clone())).0, TapState::Suspended(SuspendedBy::Tap));
     assert!(nodes(&World::with(suspended.clone())).is_empty());
 
     let mut expired = suspended;
@@ -179,6 +182,13 @@ fn a_tap_that_is_not_carried_out_is_on_no_node() {
     assert_eq!(results(&World::with(expired.clone())).0, TapState::Expired, "suspended or not");
     expired.spec.suspend = false;
     assert!(nodes(&World::with(expired)).is_empty());
+
+    let mut world = World::with(tap("t", to_n2()));
+    world.policy = Some(policy(json!({"suspendAll": true})));
+    assert_eq!(results(&world).0, TapState::Suspended(SuspendedBy::Policy));
+    assert!(nodes(&world).is_empty());
+    world.policy = Some(policy(json!({"suspendAll": false})));
+    assert_eq!((results(&world).0, nodes(&world).len()), (TapState::Active, 2));
 
     let invalid = tap("t", json!([{}]));
     assert_eq!(reason_of(&results(&World::with(invalid)).0), Reason::InvalidSpec);
@@ -190,7 +200,8 @@ fn only_recorded_vnis_are_used() {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let vnis = Vnis { claims: Claims::new(), ..crate::reconcile::allocate(&snapshot, &validated, &Claims::new()) };
-    let plan = build(resolve(&snapshot, &validated, &vnis), &[].into(), &validated.policy);
+    let taps = resolve(&snapshot, &validated, &vnis);
+    let plan = build(&snapshot, taps, &[].into(), &validated.policy, &Deduplication::default());
     assert_eq!(reason_of(&plan.taps[0].state), Reason::Pending);
     assert!(plan.nodes.is_empty());
 }
@@ -224,7 +235,7 @@ fn a_destination_is_not_tapped_and_does_not_count_as_a_target() {
     world.plan(&Claims::new(), |_, _, plan| {
         let targets = &plan.taps[0].targets;
         assert_eq!(targets.failure, None, "one pod is to be tapped, which is not too many");
-        assert_eq!(targets.pods[0].failure.as_ref().map(|failure| failure.reason), Some(Reason::DestinationIsTarget));
+        assert_eq!(targets.skipped[0].reason, Reason::DestinationIsTarget);
         assert_eq!(plan.nodes["n2"].senders[0].pod.name, "web-2");
     });
 }
@@ -238,8 +249,25 @@ fn interface_names_go_to_the_older_tap() {
         assert_eq!(plan.nodes["n2"].receivers.len(), 1);
         let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
         assert_eq!(failure.reason, Reason::InterfaceNameConflict);
-        assert!(failure.message.contains("shop/a"), "{}", failure.message);
+        let words = "the interface mirror on node n2 belongs to the PodTap a:";
+        assert!(failure.message.contains(words), "{}", failure.message);
         assert!(plan.nodes["n1"].senders.iter().all(|sender| *sender.tap == *"tap-a"));
+    });
+}
+
+#[test]
+fn taps_of_other_namespaces_are_not_named() {
+    let destination = json!([{"node": {"name": "n2", "interfaceName": "mirror"}}]);
+    let mut world = World::with(tap("a", destination.clone()));
+    let mut other = tap("b", destination);
+    other.metadata.namespace = Some("bank".into());
+    other.metadata.creation_timestamp = time(1);
+    world.taps.push(other);
+    world.pods.push(pod("bank", "vault", "n1"));
+    world.plan(&Claims::new(), |_, _, plan| {
+        let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
+        assert!(failure.message.contains("mirror on node n2 belongs to an older tap of another namespace"));
+        assert!(!failure.message.contains("shop"), "{}", failure.message);
     });
 }
 
@@ -300,21 +328,12 @@ fn a_pod_that_claims_to_be_another_one_is_neither_target_nor_destination() {
     genuine.metadata.creation_timestamp = time(-100);
     claims(&mut genuine, hash);
     world.pods.push(genuine);
+    assert!(!nodes(&world).contains_key("n1"), "it is skipped");
+    world.taps[0].spec.targets = object(json!({"podNames": ["web"]}));
     assert_eq!(results(&world).1, Some(Reason::TargetUnsupported));
     // Another pod's UID is not a hash, and is ignored.
     claims(&mut world.pods[0], "9ad4fc69-fa8e-4c5e-bf9a-e7f917000dae");
     assert_eq!(nodes(&world)["n1"].senders[0].pod.config_hash, None);
-}
-
-#[test]
-fn an_external_address_is_not_that_of_a_pod() {
-    let mut world = World::with(tap("t", json!([{"external": {"address": "10.8.0.77"}}])));
-    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["10.0.0.0/8"]})));
-    assert_eq!(results(&world).2, None);
-    let mut other = pod("elsewhere", "other", "n2");
-    other.status.get_or_insert_default().pod_ip = Some("10.8.0.77".to_owned());
-    world.pods.push(other);
-    assert_eq!(results(&world).2, Some(Reason::NotAllowedByPolicy));
 }
 
 #[test]

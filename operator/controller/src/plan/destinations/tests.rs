@@ -31,7 +31,7 @@ fn of(world: &World) -> Resolution {
     let validated = validate(&snapshot);
     let tap = &validated.taps[0];
     let requested = &tap.spec.as_ref().expect("valid").destinations[0];
-    resolve(&snapshot, &validated.policy, tap, requested)
+    resolve(&snapshot, &PodIndex::new(&snapshot, &validated.taps), &validated.policy, tap, requested)
 }
 
 fn chosen(world: &World) -> String {
@@ -60,7 +60,7 @@ fn a_node() {
 
 #[test]
 fn a_node_that_cannot_receive() {
-    assert_failure(&world(json!({"node": {"name": "n9"}})), Reason::NodeNotFound, "kubectl get nodes");
+    assert_failure(&world(json!({"node": {"name": "n9"}})), Reason::NodeNotFound, "ask the cluster's administrator");
     let mut here = world(json!({"node": {"name": "n2"}}));
     here.nodes[1] = node("n2", &[]);
     assert_failure(&here, Reason::NodeWithoutAddress, "InternalIP");
@@ -133,6 +133,38 @@ fn an_external_endpoint_needs_to_be_allowed() {
     assert_eq!(of(&world).resolved, Some(ResolvedDestination::External { address, port: 4789 }));
 }
 
+fn external(address: &str) -> World {
+    let mut world = world(json!({"external": {"address": address}}));
+    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["0.0.0.0/0", "::/0"]})));
+    world
+}
+
+#[test]
+fn an_external_address_is_not_that_of_a_pod() {
+    let mut world = external("10.8.0.77");
+    assert_eq!(of(&world).failure, None);
+    let mut other = pod("elsewhere", "other", "n2");
+    other.status.get_or_insert_default().pod_ip = Some("10.8.0.77".to_owned());
+    world.pods.push(other);
+    assert_failure(&world, Reason::ClusterAddress, "set `pod` instead");
+    assert!(!of(&world).failure.expect("a failure").message.contains("other"), "another tenant's pod is not named");
+}
+
+#[test]
+fn an_external_address_is_not_that_of_a_node() {
+    for address in ["10.0.0.2", "::ffff:10.0.0.2"] {
+        assert_failure(&external(address), Reason::ClusterAddress, "set `node: {name: n2}` instead");
+    }
+    for address in ["127.0.0.1", "::1"] {
+        assert_failure(&external(address), Reason::ClusterAddress, "set `node` instead");
+    }
+    let mut world = external("203.0.113.9");
+    assert_eq!(of(&world).failure, None);
+    let public = json!({"type": "ExternalIP", "address": "203.0.113.9"});
+    world.nodes[0].status.get_or_insert_default().addresses.get_or_insert_default().push(object(public));
+    assert_failure(&world, Reason::ClusterAddress, "set `node: {name: n1}` instead");
+}
+
 #[test]
 fn a_policy_that_cannot_be_decoded_allows_nothing() {
     let world = world(json!({"external": {"address": "192.0.2.10"}}));
@@ -142,7 +174,9 @@ fn a_policy_that_cannot_be_decoded_allows_nothing() {
     let snapshot = Snapshot::take(&caches, &Expressions::new(), world.snapshot().now);
     let validated = validate(&snapshot);
     let requested = &validated.taps[0].spec.as_ref().expect("valid").destinations[0];
-    let failure = resolve(&snapshot, &validated.policy, &validated.taps[0], requested).failure.expect("a failure");
+    let pods = PodIndex::new(&snapshot, &validated.taps);
+    let tap = &validated.taps[0];
+    let failure = resolve(&snapshot, &pods, &validated.policy, tap, requested).failure.expect("a failure");
     assert_eq!(failure.reason, Reason::NotAllowedByPolicy);
     assert!(failure.message.contains("unknown variant"), "{}", failure.message);
 }

@@ -55,6 +55,20 @@ fn a_clean_node_keeps_its_helper_for_a_minute() {
 }
 
 #[test]
+fn a_cordoned_node_keeps_its_helper_only_while_there_is_work() {
+    let cordoned = |node_tap: NodeTap| {
+        let mut world = world(node_tap);
+        world.nodes[0].spec.get_or_insert_default().unschedulable = Some(true);
+        world
+    };
+    let clean = cordoned(carry_out(node_tap("n1", NodeState::default())));
+    assert_eq!(plan_of_n1(&clean), NodePlan::Retire, "at once");
+    assert_eq!(plan_of(&clean, Some(work()), &BTreeMap::new()).nodes["n1"], NodePlan::Serve(work()));
+    let leftover = cordoned(carry_out(node_tap("n1", work())));
+    assert_eq!(plan_of_n1(&leftover), NodePlan::Serve(NodeState::default()), "it cleans up");
+}
+
+#[test]
 fn a_node_that_still_has_something_is_waited_for() {
     let serve = NodePlan::Serve(NodeState::default());
     // Its spec has not been changed yet.

@@ -10,14 +10,41 @@ use serde_json::json;
 use super::*;
 use crate::{
     apply::objects::Applied,
-    fixtures::{World, at, lost, object, pod, tap, time, vni},
+    fixtures::{World, at, lost, object, pod, policy, started, tap, time, vni},
     plan::vni::Claims,
-    status::conditions::{OWN_TYPES, condition},
+    status::{
+        conditions::{OWN_TYPES, condition},
+        progress::Reports,
+    },
     store::generations::Generations,
 };
 
+mod churn;
+
 fn web() -> PodTap {
     tap("t", json!([{"node": {"name": "n2"}}]))
+}
+
+/// The status of the first tap, and what it lacks, if `waits` is what it lacked before.
+fn status_and_waits(world: &World, claims: &Claims, helpers: &[&str], waits: &Waits) -> (PodTapStatus, Waits) {
+    world.plan(claims, |snapshot, _, plan| {
+        let failure = |node: &&str| ((*node).to_owned(), Failure::new(Reason::HelperPodFailed, "cannot pull"));
+        let applied = Applied {
+            node_taps: snapshot.node_taps.clone(),
+            helper_failures: helpers.iter().map(failure).collect(),
+            ..Applied::default()
+        };
+        let mut generations = Generations::default();
+        generations.observe(&snapshot.node_taps);
+        let reports = Reports::new(&applied);
+        let inputs = StatusInputs { snapshot, applied: &applied, reports: &reports, generations: &generations };
+        tap_status(&plan.taps[0], inputs, waits)
+    })
+}
+
+/// The status of the first tap.
+fn current(world: &World, claims: &Claims) -> PodTapStatus {
+    status_and_waits(world, claims, &[], &Waits::default()).0
 }
 
 /// The status of the first tap after `change` was made to what the nodes report, and without the helper pods of these nodes.
@@ -25,17 +52,7 @@ fn status_of(world: &World, change: impl Fn(&mut NodeTap), helpers: &[&str]) -> 
     let (mut settled, claims) = world.settled(&Claims::new());
     settled.node_taps.iter_mut().for_each(change);
     settled.seconds = 7;
-    settled.plan(&claims, |snapshot, _, plan| {
-        let failure = |node: &&str| ((*node).to_owned(), Failure::new(Reason::HelperPodFailed, "cannot pull"));
-        let applied = Applied {
-            node_taps: snapshot.node_taps.clone(),
-            helper_failures: helpers.iter().map(failure).collect(),
-            errors: Vec::new(),
-        };
-        let mut generations = Generations::default();
-        generations.observe(&snapshot.node_taps);
-        tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &generations })
-    })
+    status_and_waits(&settled, &claims, helpers, &Waits::default()).0
 }
 
 fn settled(world: &World) -> PodTapStatus {
@@ -85,11 +102,7 @@ fn everything_in_place() {
 
 #[test]
 fn all_conditions_are_present_from_the_first_reconcile() {
-    let world = World::with(web());
-    let status = world.plan(&Claims::new(), |snapshot, _, plan| {
-        let applied = Applied { node_taps: BTreeMap::new(), helper_failures: BTreeMap::new(), errors: Vec::new() };
-        tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &Generations::default() })
-    });
+    let status = current(&World::with(web()), &Claims::new());
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_TARGETS_RESOLVED].0, "True");
     assert_eq!(summary(&status)[CONDITION_TAPPED], ("False", Reason::Pending));
@@ -118,12 +131,13 @@ fn a_pod_that_a_node_refuses() {
     let status = status_of(&world, refuse, &[]);
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::InterfaceNotFound));
-    assert!(message(&status, CONDITION_TAPPED).contains("0 of 2 pods tapped; pod web: there is no net7"));
+    assert_eq!(message(&status, CONDITION_TAPPED), "0 of 2 pods tapped; pod web: node n1: there is no net7");
+    assert_eq!(message(&status, CONDITION_DEGRADED), "see Ready", "frames are not mirrored as the spec requests");
     let failures: Vec<_> = status.failures.iter().map(|f| (f.pod.as_str(), f.node.as_deref())).collect();
     assert_eq!(failures, [("web", Some("n1")), ("web-2", Some("n2"))]);
 }
 
-/// Each sender of a node reports these limitations of the kernel.
+/// Each sender of a node reports these limitations.
 fn limited(messages: &[&str]) -> impl Fn(&mut NodeTap) {
     let messages: Vec<String> = messages.iter().map(|message| (*message).to_owned()).collect();
     move |node_tap| {
@@ -134,21 +148,20 @@ fn limited(messages: &[&str]) -> impl Fn(&mut NodeTap) {
 }
 
 #[test]
-fn a_kernel_that_does_not_support_all_options() {
+fn limitations_of_senders_are_reported_with_their_nodes() {
     let mut world = World::with(web());
     world.pods.extend([pod("shop", "web-2", "n1"), pod("shop", "web-3", "n2")]);
-    let status = status_of(&world, limited(&["filter.expression needs eBPF."]), &[]);
+    let status = status_of(&world, limited(&["Frames may be missing."]), &[]);
     assert_conventions(&status);
-    let words = "nodes n1, n2: filter.expression needs eBPF";
-    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", Reason::KernelLimited));
+    let words = "nodes n1, n2: Frames may be missing";
+    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", Reason::FramesHidden));
     assert_eq!(message(&status, CONDITION_DEGRADED), words);
     assert_eq!(summary(&status)[CONDITION_READY].0, "True");
-    assert!(message(&status, CONDITION_READY).contains(&format!("but not as spec requests (Degraded): {words}")));
+    let ready = message(&status, CONDITION_READY);
+    assert!(ready.ends_with("mirrored to node/n2:ptap100, but not as the spec requests: see Degraded"), "{ready}");
 
     let status = status_of(&world, limited(&["a", "b", "c", "d", "e", "f"]), &[]);
-    assert!(
-        message(&status, CONDITION_DEGRADED).ends_with("; nodes n1, n2: d; and 2 more limitations, see the NodeTaps")
-    );
+    assert!(message(&status, CONDITION_DEGRADED).ends_with("; nodes n1, n2: d; and 2 more limitations"));
 
     // A sender that mirrors nothing lacks nothing.
     let refused = |node_tap: &mut NodeTap| {
@@ -157,7 +170,7 @@ fn a_kernel_that_does_not_support_all_options() {
         senders.for_each(|sender| sender.state = State::Refused);
     };
     let status = status_of(&world, refused, &[]);
-    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("False", Reason::Pending));
+    assert_eq!(summary(&status)[CONDITION_DEGRADED].0, "False");
 }
 
 #[test]
@@ -182,14 +195,8 @@ fn an_invalid_expression_changes_nothing_else_of_an_established_tap() {
         let specs: BTreeMap<String, NodeState> =
             world.node_taps.iter().map(|n| (n.metadata.name.clone().expect("a name"), n.spec.0.clone())).collect();
         world.taps[0] = with(world.taps[0].clone(), "tcp prot 443");
-        let status = world.plan(&claims, |snapshot, _, plan| {
-            assert_eq!(plan.nodes, specs);
-            let node_taps = snapshot.node_taps.clone();
-            let applied = Applied { node_taps, helper_failures: BTreeMap::new(), errors: Vec::new() };
-            let mut generations = Generations::default();
-            generations.observe(&snapshot.node_taps);
-            tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &generations })
-        });
+        world.plan(&claims, |_, _, plan| assert_eq!(plan.nodes, specs));
+        let status = current(&world, &claims);
         assert_conventions(&status);
         assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::InvalidSpec));
         assert_eq!(summary(&status)[CONDITION_DESTINATIONS_READY].0, "True");
@@ -203,21 +210,11 @@ fn an_invalid_expression_changes_nothing_else_of_an_established_tap() {
 }
 
 #[test]
-fn unknown_networks() {
-    let mut once = web();
-    once.spec.options.deduplicate = Some(podtap_model::Deduplicate::default());
-    let status = settled(&World::with(once.clone()));
-    assert_conventions(&status);
-    assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", Reason::NetworksUnknown));
-    assert!(message(&status, CONDITION_DEGRADED).contains("set deduplicate.podCIDRs"));
-    let status = status_of(&World::with(once), limited(&["a"]), &[]);
-    let words = message(&status, CONDITION_DEGRADED);
-    assert!(words.contains("set deduplicate.podCIDRs; node n1: a"), "{words}");
-}
-
-#[test]
 fn failures_are_bounded() {
-    let mut world = World::with(web());
+    let names: Vec<String> = (0..30).map(|index| format!("host-{index}")).chain(["web".to_owned()]).collect();
+    let mut tap = web();
+    tap.spec.targets = object(json!({"podNames": names}));
+    let mut world = World::with(tap);
     for index in 0..30 {
         let mut pod = pod("shop", &format!("host-{index}"), "n1");
         pod.spec.as_mut().expect("a spec").host_network = Some(true);
@@ -240,6 +237,7 @@ fn a_receiver_whose_name_is_taken() {
     let status = status_of(&World::with(web()), take, &[]);
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_DESTINATIONS_READY], ("False", Reason::InterfaceNameConflict));
+    assert_eq!(message(&status, CONDITION_DESTINATIONS_READY), "node n2: mirror is a dummy");
     assert_eq!(summary(&status)[CONDITION_TAPPED].0, "True");
     assert!(!status.destinations[0].ready);
 }
@@ -267,11 +265,8 @@ fn a_helper_that_does_not_run() {
 fn a_node_that_is_not_ready() {
     let (mut world, claims) = World::with(web()).settled(&Claims::new());
     world.nodes[0] = lost(world.nodes[0].clone());
-    let status = world.plan(&claims, |snapshot, _, plan| {
-        let node_taps = snapshot.node_taps.clone();
-        let applied = Applied { node_taps, helper_failures: BTreeMap::new(), errors: Vec::new() };
-        tap_status(&plan.taps[0], StatusInputs { snapshot, applied: &applied, generations: &Generations::default() })
-    });
+    world.pods[0] = started(world.pods[0].clone());
+    let status = current(&world, &claims);
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_TAPPED], ("False", Reason::NodeNotReady));
 }
@@ -285,6 +280,12 @@ fn suspended_expired_and_invalid() {
     assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::Suspended));
     assert_eq!(status.failures, []);
 
+    let suspend_all = policy(json!({"suspendAll": true}));
+    let status = settled(&World { policy: Some(suspend_all), ..World::with(web()) });
+    assert_conventions(&status);
+    assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::Suspended));
+    assert!(message(&status, CONDITION_READY).contains("PodTapPolicy default suspends all taps"));
+
     let mut expired = web();
     expired.spec.duration = Some(std::time::Duration::from_secs(5).into());
     expired.status = Some(PodTapStatus { start_time: time(0), ..PodTapStatus::default() });
@@ -296,6 +297,58 @@ fn suspended_expired_and_invalid() {
     let status = settled(&World::with(tap("t", json!([]))));
     assert_conventions(&status);
     assert!(summary(&status).values().all(|condition| *condition == ("False", Reason::InvalidSpec)));
+}
+
+/// How many conditions have a message with these words.
+fn mentions(status: &PodTapStatus, words: &str) -> Vec<String> {
+    let with = status.conditions.iter().filter(|condition| condition.message.contains(words));
+    with.map(|condition| condition.type_.clone()).collect()
+}
+
+#[test]
+fn a_failure_is_told_by_its_owner_and_by_ready() {
+    let status = settled(&World::with(tap("t", json!([]))));
+    assert_eq!(mentions(&status, "one to four destinations"), [CONDITION_READY]);
+    assert_eq!(mentions(&status, "see Ready").len(), 4);
+
+    let mut world = World::with(web());
+    world.pods.clear();
+    let status = settled(&world);
+    assert_eq!(mentions(&status, "no pod of the namespace"), [CONDITION_READY, CONDITION_TARGETS_RESOLVED]);
+    assert_eq!(message(&status, CONDITION_TAPPED), "see TargetsResolved");
+
+    let status = settled(&World::with(tap("t", json!([{"node": {"name": "n9"}}]))));
+    assert_eq!(mentions(&status, "no node n9"), [CONDITION_READY, CONDITION_DESTINATIONS_READY]);
+    assert!(message(&status, CONDITION_TAPPED).ends_with("see DestinationsReady"));
+}
+
+#[test]
+fn messages_name_what_is_awaited() {
+    let awaited = |world: &World| {
+        let status = current(world, &Claims::new());
+        (status.conditions[2].message.clone(), status.conditions[3].message.clone())
+    };
+    let mut world = World::with(web());
+    assert_eq!(
+        awaited(&world),
+        (
+            "node n2 is about to learn of it".into(),
+            "0 of 1 pod tapped, 1 pending; pod web: node n1 is about to learn of it".into()
+        )
+    );
+    world = world.settled(&Claims::new()).0;
+    world.node_taps.iter_mut().for_each(|node_tap| node_tap.status = None);
+    assert!(awaited(&world).0.contains("the helper pod of node n2 is being created"), "{:?}", awaited(&world));
+    let mut helper = pod(crate::fixtures::OWN_NAMESPACE, "podtap-helper-n2", "n2");
+    helper.metadata.labels = Some(
+        [("app.kubernetes.io/name", "podtap"), ("app.kubernetes.io/component", "helper")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+    );
+    world.pods.push(helper);
+    assert!(awaited(&world).0.contains("node n2 has not reported on it yet"), "{:?}", awaited(&world));
+    world.pods[1].status = None;
+    assert!(awaited(&world).0.contains("the helper pod of node n2 is starting"), "{:?}", awaited(&world));
 }
 
 #[test]

@@ -37,6 +37,10 @@ fn established_is_reported_once() {
     let mut reworded = ready.clone();
     reworded.conditions[0].message = "3 pods are mirrored".into();
     assert_eq!(reported(&ready, &reworded), []);
+    // Ready for another reason is still Ready.
+    reworded.conditions[0].reason = Reason::NoPodsMatch.to_string();
+    assert_eq!(reported(&ready, &reworded), []);
+    assert_eq!(reported(&reworded, &ready), []);
 }
 
 #[test]
@@ -86,14 +90,25 @@ fn each_pod_that_fails_is_reported_once() {
 }
 
 #[test]
+fn a_node_that_goes_is_reported_once_for_each_tap() {
+    let failures: Vec<(String, Reason)> = (0..16).map(|pod| (format!("p{pod}"), Reason::NodeNotReady)).collect();
+    let failures: Vec<(&str, Reason)> = failures.iter().map(|(pod, reason)| (pod.as_str(), *reason)).collect();
+    let new = status(&[], &failures);
+    let reported = occurrences(&PodTapStatus::default(), &new);
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert!(reported[0].note.starts_with("pod p0, and 15 other pods: "), "{}", reported[0].note);
+}
+
+#[test]
 fn the_policy_can_forbid_a_vni_or_a_destination() {
     let all = [CONDITION_READY, CONDITION_DESTINATIONS_READY, CONDITION_TAPPED];
     let mut refused = status(&all.map(|kind| (kind, false, Reason::NotAllowedByPolicy)), &[]);
-    for condition in &mut refused.conditions {
-        condition.message = "the VXLAN network identifier 7 is outside of spec.vniRange".to_owned();
+    refused.conditions[0].message = "the VXLAN network identifier 7 is outside of spec.vniRange".to_owned();
+    for condition in &mut refused.conditions[1..] {
+        condition.message = "see Ready".to_owned();
     }
     assert_eq!(reported(&PodTapStatus::default(), &refused), [(Reason::NotAllowedByPolicy, true)]);
     // An external address: the tap as a whole could be carried out.
-    refused.conditions[2].message = format!("nothing is mirrored: {}", refused.conditions[0].message);
+    refused.conditions[1].message = refused.conditions[0].message.clone();
     assert_eq!(reported(&PodTapStatus::default(), &refused), [(Reason::DestinationUnavailable, true)]);
 }

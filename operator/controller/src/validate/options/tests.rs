@@ -4,24 +4,18 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     fixtures::{World, object, tap},
-    plan::node_options::node_options,
     validate::expression::ExpressionError,
 };
 
-/// The options of a tap with these fields, as nodes of `world` get them.
-fn options_in(world: World, fields: &Value) -> Result<(MirrorOptions, Option<Program>, Option<Failure>), String> {
+/// The options of a tap with these fields, as nodes get them.
+fn options(fields: &Value) -> Result<(MirrorOptions, Option<Program>), String> {
     let mut tap = tap("t", json!([]));
     tap.spec.options = serde_json::from_value(fields.clone()).map_err(|error| error.to_string())?;
-    let snapshot = World { taps: vec![tap.clone()], ..world }.snapshot();
+    let snapshot = World { taps: vec![tap.clone()], ..World::small() }.snapshot();
     let options = TapOptions::new(&tap.spec.options, &snapshot.expressions, || None);
     let TapOptions { options, program, rejected_expression } = options.map_err(|failure| failure.message)?;
     assert_eq!(rejected_expression, None);
-    let (options, failure) = node_options(&options, &snapshot);
-    Ok((options, program, failure))
-}
-
-fn options(fields: &Value) -> Result<(MirrorOptions, Option<Program>), String> {
-    options_in(World::small(), fields).map(|(options, program, _)| (options, program))
+    Ok((options, program))
 }
 
 #[track_caller]
@@ -131,75 +125,13 @@ fn what_the_schema_would_refuse_is_refused_here_too() {
     refused(&json!({"sample": {"oneInFlows": 0}}), "sample.oneInFlows must be between 1 and 1000000, not 0");
     refused(&json!({"limit": {"bitsPerSecond": -1}}), "is not a whole number, 0 or more");
     refused(&json!({"limit": {"packetsPerSecond": 2_000_000_000}}), "limit.packetsPerSecond must be between 0");
-    refused(&json!({"deduplicate": {"podCIDRs": ["web"]}}), "invalid IP address");
-    let many: Vec<String> = (0..65).map(|number| format!("10.{}.0.0/24", number * 2)).collect();
-    refused(
-        &json!({"deduplicate": {"podCIDRs": many[..1], "serviceCIDRs": many[1..]}}),
-        "at most 64 networks in deduplicate.podCIDRs and serviceCIDRs together, not 65",
-    );
+    refused(&json!({"deduplicate": {"podCIDRs": ["10.244.0.0/16"]}}), "unknown field");
+    let many: Vec<String> = (0..5).map(|number| format!("10.{}.0.0/24", number * 2)).collect();
     let ports: Vec<Value> = (1..14).map(|port| json!({"port": port * 10})).collect();
-    let full = json!({"ports": ports, "cidrs": many[..5]});
+    let full = json!({"ports": ports, "cidrs": many});
     refused(
         &json!({"filter": {"include": [full]}}),
         "the filter has 65 combinations of ports and cidrs, and 64 are allowed",
     );
     refused(&json!({"limit": {"bitsPerSecond": 1_000_000_000_000_i64}}), "between 0 and 100000000000");
-}
-
-fn cluster(pods: &[&str], services: &[&str]) -> World {
-    let mut world = World::small();
-    for (node, cidr) in world.nodes.iter_mut().zip(pods) {
-        node.spec.get_or_insert_default().pod_cidrs = Some(vec![(*cidr).to_owned()]);
-    }
-    if !services.is_empty() {
-        let spec = json!({"cidrs": services});
-        world.service_cidrs =
-            vec![object(json!({"metadata": {"name": "kubernetes", "resourceVersion": "1"}, "spec": spec}))];
-    }
-    world
-}
-
-/// The networks of pods and services that nodes get, and what is unknown.
-fn networks(world: World, fields: &Value) -> (Vec<String>, Vec<String>, Option<Failure>) {
-    let (options, _, failure) = options_in(world, fields).expect("valid");
-    let found = options.deduplicate.expect("networks");
-    let text = |networks: Option<Vec<podtap_model::IpNet>>| {
-        networks.expect("they are resolved").iter().map(ToString::to_string).collect()
-    };
-    (text(found.pod_cidrs), text(found.service_cidrs), failure)
-}
-
-#[test]
-fn the_networks_of_the_cluster_are_found() {
-    let world = cluster(&["10.244.1.0/24", "10.244.0.0/24"], &["10.96.0.0/12", "fd00::/108"]);
-    let (pods, services, failure) = networks(world, &json!({"deduplicate": {}}));
-    assert_eq!((pods, failure), (vec!["10.244.0.0/23".to_owned()], None));
-    assert_eq!(services, ["10.96.0.0/12", "fd00::/108"]);
-}
-
-#[test]
-fn networks_that_are_given_take_precedence() {
-    let given = json!({"deduplicate": {"podCIDRs": ["10.9.0.0/16"], "serviceCIDRs": []}});
-    let (pods, services, failure) = networks(cluster(&["10.244.1.0/24"], &["10.96.0.0/12"]), &given);
-    assert_eq!((pods, services), (vec!["10.9.0.0/16".to_owned()], vec![]));
-    assert_eq!(failure, None);
-}
-
-#[test]
-fn unknown_networks_are_reported() {
-    let message = |world| {
-        let (_, _, failure) = networks(world, &json!({"deduplicate": {}}));
-        let failure = failure.expect("something is unknown");
-        assert_eq!(failure.reason, Reason::NetworksUnknown);
-        failure.message
-    };
-    assert!(message(cluster(&[], &["10.96.0.0/12"])).contains("no node has spec.podCIDRs): set deduplicate.podCIDRs"));
-    assert!(
-        message(cluster(&["10.244.1.0/24"], &[]))
-            .contains("there is no ServiceCIDR object): set deduplicate.serviceCIDRs")
-    );
-    let mut scattered = cluster(&[], &["10.96.0.0/12"]);
-    let cidrs = (0..65).map(|number| format!("10.{number}.7.0/24")).collect();
-    scattered.nodes[0].spec.get_or_insert_default().pod_cidrs = Some(cidrs);
-    assert!(message(scattered).contains("this cluster has 65 of them, and there is room for 64"));
 }

@@ -140,6 +140,15 @@ fn without_a_policy_the_defaults_apply_and_nothing_external_is_allowed() {
     assert_eq!(absent.external, Err(NoPolicy::Absent));
     let empty = validate(&World { policy: Some(policy(json!({}))), ..World::small() }.snapshot()).policy;
     assert_eq!(empty, Policy { external: Ok(Vec::new()), ..absent });
+    assert_eq!((empty.orphan_timeout_seconds, empty.suspend_all), (3600, false));
+}
+
+#[test]
+fn the_orphan_timeout_is_one_that_nodes_accept() {
+    for (text, seconds) in [("1h30m", 5400), ("1m", 60), ("1s", 60), ("90.5s", 90), ("9000h", 30 * 24 * 3600)] {
+        let world = World { policy: Some(policy(json!({"orphanTimeout": text}))), ..World::small() };
+        assert_eq!(validate(&world.snapshot()).policy.orphan_timeout_seconds, seconds, "{text}");
+    }
 }
 
 #[test]

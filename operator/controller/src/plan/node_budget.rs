@@ -1,0 +1,156 @@
+//! The size of each node's `NodeTap`, and how many senders a node has.
+//!
+//! One object carries the taps of all namespaces on a node. etcd refuses a request of more than 1.5 MiB (`--max-request-bytes`), and from
+//! then on every write of that object would fail, for all of them. One tap-helper runs their senders: with more than its memory limit
+//! allows for, the kernel would end it. So each node has a budget, and what exceeds it is refused here.
+//!
+//! # Guarantees
+//! - A namespace that uses no more than its share of a node's budget (the budget divided by the namespaces on the node) loses nothing.
+//! - The result depends only on the taps, so that a deleted tap always makes room.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use podtap_model::{
+    ProgramId, Reason,
+    bounds::{MAX_PEERS, MAX_SENDERS},
+};
+use serde::Serialize;
+
+use crate::{
+    failure::Failure,
+    plan::{
+        node_specs,
+        tap_plan::{TapPlan, TapState},
+    },
+};
+
+/// Bytes for the spec and status of one node: enough for eight taps of each of 110 pods, the kubelet's default maximum. The other 704 KiB
+/// of etcd's limit are for what is not planned: senders that are no longer requested and still being removed (two thirds of the budget
+/// at most, since that is the most an entry of the status is of both entries), the texts of the status
+/// ([`MAX_STATUS_TEXT`](podtap_model::bounds::MAX_STATUS_TEXT)), and what no tenant chooses: the metadata, and the addresses of the nodes
+/// that may send here.
+const NODE_BUDGET: usize = 832 << 10;
+
+/// An entry of the status without its texts, with the longest values: two UIDs of 36 bytes, a state, a reason, an interface.
+const STATUS_ENTRY: usize = 208;
+
+/// `metadata.managedFields` about an entry of a list that is merged by key, as taps, receivers and programs are: the key, and the name of
+/// every field that a tap can have.
+const MANAGED_FIELDS: usize = 640;
+
+/// What a sender takes of the budget at least, so that [`MAX_SENDERS`] of them use it up.
+const MIN_SENDER: usize = NODE_BUDGET.div_ceil(MAX_SENDERS);
+
+/// What one tap uses of one node.
+#[derive(Clone, Debug, Default)]
+struct Usage<'a> {
+    /// Without the program.
+    bytes: usize,
+    /// The program and its bytes. The taps of a node share it.
+    program: Option<(&'a ProgramId, usize)>,
+}
+
+/// What a node is used for: by namespace and, oldest first, by the index of the tap.
+type NodeUsage<'a> = BTreeMap<&'a str, BTreeMap<usize, Usage<'a>>>;
+
+/// Refuses taps until every node's part fits: the youngest of the namespace that uses most of the node, again and again. The plans are
+/// to be given oldest tap first.
+pub fn refuse(taps: &mut [TapPlan<'_>]) {
+    let mut refused: BTreeMap<usize, String> = BTreeMap::new();
+    for (node, mut usage) in usage(taps) {
+        for taps in usage.values_mut() {
+            taps.retain(|index, _| !refused.contains_key(index));
+        }
+        refused.extend(excess(usage).into_iter().map(|index| (index, node.clone())));
+    }
+    for (index, node) in refused {
+        let namespace = &taps[index].tap.reference.namespace;
+        let message = format!(
+            "the node {node} has no room for this tap: a node has room for at most {MAX_SENDERS} tapped pods, each counted once per tap, and for fewer if filters are long, {namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace, or select fewer pods on that node"
+        );
+        taps[index].state = TapState::Refused(Failure::new(Reason::NodeFull, message));
+    }
+}
+
+/// What is planned for each node.
+fn usage<'a>(taps: &'a [TapPlan<'_>]) -> BTreeMap<String, NodeUsage<'a>> {
+    let mut nodes: BTreeMap<String, NodeUsage<'a>> = BTreeMap::new();
+    for (index, plan) in taps.iter().enumerate().filter(|(_, plan)| plan.is_executed()) {
+        let Ok(spec) = &plan.tap.spec else { continue };
+        let mut by_node: BTreeMap<String, Usage<'a>> = BTreeMap::new();
+        for (node, receiver) in plan.destinations.iter().filter_map(|d| node_specs::receiver(plan, d)) {
+            by_node.entry(node).or_default().bytes += size(&receiver) + STATUS_ENTRY + MANAGED_FIELDS;
+        }
+        let mut senders: BTreeMap<&str, usize> = BTreeMap::new();
+        for pod in plan.targets.tapped() {
+            let Some(node) = &pod.node else { continue };
+            // The status repeats the addresses.
+            let status = STATUS_ENTRY + size(&pod.addresses);
+            let sender = size(&node_specs::sender(plan, node_specs::model_pod(pod)));
+            *senders.entry(node).or_default() += (sender + status).max(MIN_SENDER);
+        }
+        let tap = size(&node_specs::tap(plan, spec, possible_peers(plan))) + MANAGED_FIELDS;
+        let program = plan.program.as_ref().map(|program| (&program.id, size(program) + MANAGED_FIELDS));
+        for (node, bytes) in senders {
+            let usage = by_node.entry(node.to_owned()).or_default();
+            usage.bytes += tap + bytes;
+            usage.program = program;
+        }
+        for (node, usage) in by_node {
+            let namespaces = nodes.entry(node).or_default();
+            namespaces.entry(&plan.tap.reference.namespace).or_default().insert(index, usage);
+        }
+    }
+    nodes
+}
+
+/// The peers that the tap has once all its pods are mirrored.
+fn possible_peers(plan: &TapPlan<'_>) -> Vec<IpAddr> {
+    if plan.options.deduplicate.is_none() {
+        return Vec::new();
+    }
+    plan.targets.tapped().flat_map(|pod| &pod.addresses).copied().take(MAX_PEERS).collect()
+}
+
+/// The taps that have to go from a node, so that the others fit.
+fn excess(usage: NodeUsage<'_>) -> Vec<usize> {
+    let mut shares = BTreeSet::new();
+    let mut total = 0;
+    let mut charged: Vec<Vec<(usize, usize)>> = Vec::new();
+    for taps in usage.into_values() {
+        // A namespace pays once for a program, with the oldest tap that has it: the one that goes last.
+        let mut programs = BTreeSet::new();
+        let taps: Vec<(usize, usize)> = taps
+            .into_iter()
+            .map(|(index, Usage { bytes, program })| {
+                let program = program.filter(|(id, _)| programs.insert(*id)).map_or(0, |(_, bytes)| bytes);
+                (index, bytes + program)
+            })
+            .collect();
+        let share: usize = taps.iter().map(|(_, bytes)| bytes).sum();
+        total += share;
+        shares.insert((share, charged.len()));
+        charged.push(taps);
+    }
+    let mut excess = Vec::new();
+    while total > NODE_BUDGET {
+        let Some((share, namespace)) = shares.pop_last() else { break };
+        let Some((index, bytes)) = charged[namespace].pop() else { continue };
+        excess.push(index);
+        total -= bytes;
+        shares.insert((share - bytes, namespace));
+    }
+    excess
+}
+
+/// Bytes of the object as JSON.
+fn size(object: &impl Serialize) -> usize {
+    // Types of the model always can be encoded. One that could not be would not fit.
+    serde_json::to_vec(object).map_or(NODE_BUDGET, |json| json.len())
+}
+
+#[cfg(test)]
+mod tests;

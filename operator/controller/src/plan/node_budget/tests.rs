@@ -1,0 +1,245 @@
+use podtap_model::{Instruction, NodeState, Program, ProgramId, SenderStatus, State};
+use serde_json::json;
+
+use super::*;
+use crate::{
+    fixtures::{World, carry_out, node_tap, pod, policy, tap, time},
+    plan::{build::build, deduplication::Deduplication, resolve::resolve, tap_plan::TapPlan, vni::Claims},
+    validate::tap::validate,
+};
+
+const UID: &str = "0b1c2d3e-1111-2222-3333-444455556666";
+/// `--max-request-bytes` of etcd.
+const ETCD_LIMIT: usize = 3 << 19;
+
+/// A UID as the API server makes them.
+fn uid(kind: u32, number: usize) -> String {
+    format!("{kind:08x}-1111-2222-3333-{number:012x}")
+}
+
+/// A cluster of two namespaces: `pods` pods on n1 under each of `taps` taps in `shop`; one pod and one tap in `bank`, the youngest of all.
+fn world(pods: usize, taps: usize) -> World {
+    let to_n2 = || json!([{"node": {"name": "n2"}}]);
+    let mut world = World::small();
+    world.policy = Some(policy(json!({"limits": {"tapsPerPod": 64, "tapsPerNamespace": 1000}})));
+    world.pods.clear();
+    for number in 0..pods {
+        let mut pod = pod("shop", &format!("web-7d4b9c5f6d-{number:05}"), "n1");
+        pod.metadata.uid = Some(uid(1, number));
+        pod.status.get_or_insert_default().pod_ip = Some(format!("10.244.1.{}", number % 256));
+        world.pods.push(pod);
+    }
+    for number in 0..taps {
+        let mut tap = tap(&format!("t{number:03}"), to_n2());
+        tap.metadata.uid = Some(uid(2, number));
+        tap.metadata.creation_timestamp = time(i64::try_from(number).expect("few"));
+        tap.spec.targets.max_pods = 500;
+        world.taps.push(tap);
+    }
+    let mut small = tap("small", to_n2());
+    small.metadata.namespace = Some("bank".into());
+    small.metadata.creation_timestamp = time(10_000);
+    world.taps.push(small);
+    world.pods.push(pod("bank", "web", "n1"));
+    world
+}
+
+/// The plan, and what n1 is to have of it, if each tap has a program of its own with that many instructions.
+fn planned<T>(world: &World, instructions: usize, check: impl FnOnce(&[TapPlan<'_>], &NodeState) -> T) -> T {
+    let snapshot = world.snapshot();
+    let validated = validate(&snapshot);
+    let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
+    let mut taps = resolve(&snapshot, &validated, &vnis);
+    if instructions > 0 {
+        for (number, plan) in taps.iter_mut().enumerate() {
+            let id = ProgramId::from_digest([u8::try_from(number).expect("few"); 32]);
+            plan.program = Some(Program { id, instructions: vec![Instruction::from((6, 0, 0, 0)); instructions] });
+        }
+        refuse(&mut taps);
+    }
+    let plan = build(&snapshot, taps, &BTreeSet::new(), &validated.policy, &Deduplication::default());
+    check(&plan.taps, &plan.nodes["n1"])
+}
+
+/// The names of refused taps.
+fn refused<'a>(taps: &'a [TapPlan<'_>]) -> Vec<&'a str> {
+    let refused = taps.iter().filter(|plan| match &plan.state {
+        TapState::Refused(failure) => {
+            assert_eq!(failure.reason, Reason::NodeFull);
+            assert!(failure.message.contains("n1") && !failure.message.contains("bank"), "{}", failure.message);
+            true
+        }
+        _ => false,
+    });
+    refused.map(|plan| plan.tap.reference.name.as_str()).collect()
+}
+
+/// The size of the object with a status of the longest entries, and without `managedFields`.
+fn object_size(state: &NodeState) -> usize {
+    let mut object = carry_out(node_tap("n1", state.clone()));
+    for sender in &mut object.status.as_mut().expect("a status").senders {
+        sender.interface = Some("fifteen-letters".into());
+        (sender.state, sender.reason) = (State::Removing, Reason::KernelFeatureMissing);
+    }
+    size(&object)
+}
+
+#[test]
+fn the_most_pods_that_a_kubelet_runs_fit() {
+    planned(&world(110, 8), 0, |taps, n1| {
+        assert_eq!((refused(taps), n1.senders.len()), (vec![], 110 * 8 + 1));
+        assert!(object_size(n1) < NODE_BUDGET, "{}", object_size(n1));
+    });
+}
+
+#[test]
+fn many_senders_are_cut_to_the_budget() {
+    let world = world(250, 16);
+    planned(&world, 0, |taps, n1| {
+        let gone = refused(taps);
+        let youngest: Vec<String> = (16 - gone.len()..16).map(|number| format!("t{number:03}")).collect();
+        assert_eq!(gone, youngest, "the youngest of shop, and not the one of bank, which is younger");
+        assert!((1..15).contains(&gone.len()), "{gone:?}");
+        assert!(object_size(n1) <= NODE_BUDGET, "{}", object_size(n1));
+        // It is not refused too early: the memory of the tap-helper would not suffice for a tap more.
+        assert!((MAX_SENDERS - 250..=MAX_SENDERS).contains(&n1.senders.len()), "{}", n1.senders.len());
+        // The senders of the removed taps still exist, and the others come and go once more.
+        let leftover = n1.senders.len() * STATUS_ENTRY;
+        assert!(NODE_BUDGET + leftover + podtap_model::bounds::MAX_STATUS_TEXT < ETCD_LIMIT);
+    });
+}
+
+#[test]
+fn peers_count_before_they_are_known() {
+    let mut world = world(400, 2);
+    for (number, pod) in world.pods.iter_mut().enumerate() {
+        let status = pod.status.get_or_insert_default();
+        let address = |number| json!({"ip": format!("fd00:aaaa:bbbb:cccc:dddd:eeee:{number:x}:ffff")});
+        status.pod_ips = serde_json::from_value(json!([address(number), address(number + 1000)])).expect("addresses");
+    }
+    let bytes = |world: &World| {
+        let snapshot = world.snapshot();
+        let validated = validate(&snapshot);
+        let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
+        let taps = resolve(&snapshot, &validated, &vnis);
+        usage(&taps)["n1"]["shop"].values().map(|usage| usage.bytes).sum::<usize>()
+    };
+    let without = bytes(&world);
+    for tap in &mut world.taps {
+        tap.spec.options.deduplicate = Some(podtap_model::Deduplicate {});
+    }
+    assert!(bytes(&world) > without + 2 * 800 * 39, "{} {without}", bytes(&world));
+}
+
+#[test]
+fn many_programs_are_cut_to_the_budget() {
+    let world = world(20, 64);
+    planned(&world, podtap_model::bounds::MAX_INSTRUCTIONS, |taps, n1| {
+        let gone = refused(taps);
+        assert!(!gone.is_empty() && !gone.contains(&"small") && gone.contains(&"t063"), "{gone:?}");
+        assert_eq!(n1.programs.len(), 65 - gone.len());
+        assert!(object_size(n1) <= NODE_BUDGET, "{}", object_size(n1));
+    });
+}
+
+#[test]
+fn a_deleted_tap_makes_room() {
+    let mut world = world(250, 16);
+    let before = planned(&world, 0, |taps, _| refused(taps).len());
+    world.taps.remove(3);
+    assert_eq!(planned(&world, 0, |taps, _| refused(taps).len()), before - 1);
+}
+
+#[test]
+fn a_refused_tap_leaves_every_node() {
+    let mut world = world(250, 16);
+    let mut elsewhere = pod("shop", "elsewhere", "n2");
+    elsewhere.metadata.uid = Some(uid(3, 0));
+    world.pods.push(elsewhere);
+    world.plan(&Claims::new(), |_, _, plan| {
+        let executed =
+            plan.taps.iter().filter(|plan| plan.is_executed() && &*plan.tap.reference.namespace == "shop").count();
+        assert_eq!((plan.nodes["n2"].senders.len(), plan.nodes["n2"].receivers.len()), (executed, executed + 1));
+    });
+}
+
+fn used(taps: &[(usize, Option<u8>)]) -> BTreeMap<usize, Usage<'static>> {
+    let usage = |(index, (bytes, program)): (usize, &(usize, Option<u8>))| {
+        let id = |digest: u8| -> &'static ProgramId { Box::leak(Box::new(ProgramId::from_digest([digest; 32]))) };
+        (index, Usage { bytes: bytes << 10, program: program.map(|digest| (id(digest), 100 << 10)) })
+    };
+    taps.iter().enumerate().map(usage).collect()
+}
+
+#[test]
+fn a_shared_program_counts_once() {
+    let shared = |count| vec![(1, Some(1)); count];
+    assert_eq!(excess([("a", used(&shared(700)))].into()), [0; 0]);
+    assert_eq!(excess([("a", used(&shared(735)))].into()), [734, 733, 732], "100 + 732 of 832");
+    let own: Vec<(usize, Option<u8>)> = (0..10).map(|program| (0, Some(program))).collect();
+    assert_eq!(excess([("a", used(&own))].into()), [9, 8]);
+}
+
+#[test]
+fn the_estimate_of_a_status_entry_is_enough() {
+    for reason in Reason::ALL {
+        let entry = SenderStatus {
+            tap_uid: UID.into(),
+            pod_uid: UID.into(),
+            interface: Some("fifteen-letters".into()),
+            addresses: Vec::new(),
+            state: State::Removing,
+            reason: *reason,
+            message: "?".into(),
+            degraded: vec!["?".into()],
+        };
+        assert!(size(&entry) < STATUS_ENTRY + 8, "{reason}: {}", size(&entry));
+    }
+}
+
+mod properties {
+    use proptest::{collection::vec, option, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn only_what_exceeds_the_share_of_its_namespace_goes(
+            namespaces in vec(vec((0..400_usize, option::of(0..3_u8)), 0..8), 1..6)
+        ) {
+            let names = ["a", "b", "c", "d", "e", "f"];
+            let mut owner = BTreeMap::new();
+            let mut usages = BTreeMap::new();
+            let mut next = 0;
+            for (name, taps) in names.iter().zip(&namespaces) {
+                let of_namespace: BTreeMap<usize, Usage<'_>> = used(taps).into_iter().map(|(index, usage)| (next + index, usage)).collect();
+                owner.extend(of_namespace.keys().map(|index| (*index, *name)));
+                next += taps.len();
+                usages.insert(*name, of_namespace);
+            }
+            // Bytes of those taps of a namespace that stay, counted from scratch.
+            let bytes = |name: &str, gone: &BTreeSet<usize>| -> usize {
+                let taps = &usages[name];
+                let left = || taps.iter().filter(|(index, _)| !gone.contains(index)).map(|(_, usage)| usage);
+                let programs: BTreeMap<_, usize> = left().filter_map(|usage| usage.program).collect();
+                left().map(|usage| usage.bytes).sum::<usize>() + programs.values().sum::<usize>()
+            };
+            let total = |gone: &BTreeSet<usize>| usages.keys().map(|name| bytes(name, gone)).sum::<usize>();
+            let order = excess(usages.clone());
+            let mut gone = BTreeSet::new();
+            for index in &order {
+                prop_assert!(total(&gone) > NODE_BUDGET, "{index} goes without need");
+                let namespace = owner[index];
+                let largest = usages.keys().map(|name| bytes(name, &gone)).max();
+                prop_assert_eq!(Some(bytes(namespace, &gone)), largest, "another namespace uses more");
+                let younger = usages[namespace].keys().rev().find(|index| !gone.contains(*index));
+                prop_assert_eq!(younger, Some(index), "a younger tap stays");
+                prop_assert!(bytes(namespace, &gone) * usages.len() > NODE_BUDGET, "within its share");
+                gone.insert(*index);
+            }
+            prop_assert!(total(&gone) <= NODE_BUDGET);
+        }
+    }
+}

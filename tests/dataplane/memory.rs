@@ -1,0 +1,47 @@
+//! The memory that senders take, which the helper's limit has to cover.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use podtap_model::{Deduplicate, Direction, bounds};
+use podtap_tests::net::{Desired, Helper, MemoryCgroup, Node, Pod, Sender};
+
+use crate::scene::{VNI, desired, remote_endpoint, select_all, sender};
+
+const PODS: usize = 12;
+const TAPS: [&str; 2] = ["tap-a", "tap-b"];
+
+/// Two taps with every option, and as many peers as possible.
+fn senders(pods: &[Pod]) -> Vec<Sender> {
+    let peers: Vec<IpAddr> = (0..1024).map(|number| Ipv4Addr::from_bits(0x0a00_0000 + number).into()).collect();
+    let both = |(number, pod)| {
+        TAPS.map(|tap| {
+            // A tap of its own for each, so that none shares its programs.
+            let mut sender = sender(&format!("{tap}-{number}"), pod, Direction::Both, &[remote_endpoint(VNI)]);
+            sender.tap.options.deduplicate = Some(Deduplicate {});
+            sender.tap.peers.clone_from(&peers);
+            select_all(&mut sender);
+            sender
+        })
+    };
+    pods.iter().enumerate().flat_map(both).collect()
+}
+
+#[test]
+fn a_sender_takes_no_more_than_the_limit_assumes() {
+    let (node, cgroup) = (Node::new(), MemoryCgroup::new());
+    let helper = Helper::start(&node);
+    cgroup.add(helper.id());
+    let mut agent = helper.agent();
+    let pods: Vec<Pod> = (0..PODS).map(|_| Pod::start(&node)).collect();
+    agent.establish(&desired(senders(&pods[..1]), vec![]));
+    let before = cgroup.usage();
+    agent.establish(&Desired { generation: 2, ..desired(senders(&pods), vec![]) });
+    let after = cgroup.usage();
+    let count = u64::try_from((PODS - 1) * TAPS.len()).expect("they are few");
+    let each = (after - before) / count;
+    println!("{before} bytes with one pod, {each} for each sender");
+    assert!(each > 150_000, "{each} bytes: the maps are not counted");
+    // The counters and selections of 32 senders, and the parsed headers, of 256 CPUs, instead of those of this machine.
+    let cpus = 256 * (32 * (16 * 16 + 8) + 64);
+    assert!(each + cpus < bounds::SENDER_MEMORY, "{each} bytes");
+}

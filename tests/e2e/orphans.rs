@@ -1,0 +1,185 @@
+//! Mirrors that nothing controls any more end by themselves, and the tapped pods do not notice.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use podtap_api::NodeTap;
+use podtap_tests::{
+    capture::Capture,
+    cluster::{Cluster, PODTAP_NAMESPACE, namespace_of_node, traces},
+    wait::until,
+};
+
+use crate::scene::{Scene, address, capture};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Generous: the shortest orphan timeout is a minute.
+const ORPHANED: Duration = Duration::from_secs(150);
+
+/// No controller runs until this is dropped.
+pub struct WithoutController(());
+
+impl WithoutController {
+    pub fn new() -> Self {
+        scale(0);
+        until("the controller has ended", TIMEOUT, || gone("controller"));
+        Self(())
+    }
+
+    /// It does not return: its Deployment is gone.
+    pub fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for WithoutController {
+    fn drop(&mut self) {
+        scale(2);
+        let arguments = ["-n", PODTAP_NAMESPACE, "rollout", "status", "deployment/podtap-controller", "--timeout=60s"];
+        if let Err(message) = Cluster::lab().kubectl(&arguments, "") {
+            eprintln!("{message}");
+        }
+    }
+}
+
+/// Without a controller, nothing creates them again.
+pub fn delete_helper_pods() {
+    let selector = "app.kubernetes.io/component=helper";
+    let arguments = ["-n", PODTAP_NAMESPACE, "delete", "pods", "-l", selector, "--timeout=60s"];
+    Cluster::lab().kubectl(&arguments, "").expect("they can be deleted");
+    until("the helper pods have ended", TIMEOUT, || gone("helper"));
+}
+
+fn scale(replicas: u8) {
+    let replicas = format!("--replicas={replicas}");
+    let arguments = ["-n", PODTAP_NAMESPACE, "scale", "deployment/podtap-controller", &replicas];
+    if let Err(message) = Cluster::lab().kubectl(&arguments, "") {
+        eprintln!("{message}");
+    }
+}
+
+/// Whether no pod of the component is left.
+fn gone(component: &str) -> Result<(), String> {
+    let pods: Vec<Pod> = Cluster::lab().list(PODTAP_NAMESPACE);
+    let is_of = |pod: &&Pod| pod.labels().get("app.kubernetes.io/component").is_some_and(|label| label == component);
+    let left: Vec<String> = pods.iter().filter(is_of).map(kube::ResourceExt::name_any).collect();
+    if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+}
+
+/// The policy, until this is dropped.
+struct Policy(());
+
+impl Policy {
+    fn with(spec: &str) -> Self {
+        Self::apply(spec);
+        Self(())
+    }
+
+    fn apply(spec: &str) {
+        let policy =
+            format!("apiVersion: podtap.dev/v1alpha1\nkind: PodTapPolicy\nmetadata: {{name: default}}\nspec: {spec}\n");
+        let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        Cluster::lab().kubectl(&arguments, &policy).expect("a policy can be changed");
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        Self::apply("{}");
+    }
+}
+
+/// Sends pings to the web server, which answers all of them. Returns how many new frames the receiver has.
+fn ping(scene: &Scene, receiver: &Capture) -> usize {
+    let before = receiver.so_far().len();
+    let script = format!("ping -q -c 5 -i 0.2 -W 1 {}", address(&scene.web));
+    let output = scene.sandbox.in_pod("client", &script).expect("the web server answers");
+    assert!(output.contains(" 0% packet loss"), "{output}");
+    receiver.so_far().len() - before
+}
+
+fn mirrors(scene: &Scene, receiver: &Capture) -> Result<(), &'static str> {
+    if ping(scene, receiver) > 0 { Ok(()) } else { Err("no frames arrive") }
+}
+
+fn stops(scene: &Scene, receiver: &Capture) -> Result<(), String> {
+    // The first ones may have been in flight.
+    ping(scene, receiver);
+    match ping(scene, receiver) {
+        0 => Ok(()),
+        count => Err(format!("{count} frames still arrive")),
+    }
+}
+
+#[test]
+fn an_orphaned_mirror_stops_and_goes_on_when_it_is_confirmed_again() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("orphan");
+    let _policy = Policy::with("{orphanTimeout: 1m}");
+    scene.sandbox.apply(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
+         destinations: [{node: {name: n2, interfaceName: orp-web}}]\n",
+    );
+    scene.sandbox.ready("web");
+    until("the node has applied the orphan timeout", TIMEOUT, || {
+        let nodes: Vec<NodeTap> = Cluster::lab().list_all();
+        let node = nodes.iter().find(|node| node.name_any() == "n1").ok_or("no NodeTap")?;
+        let observed = node.status.as_ref().and_then(|status| status.observed_generation);
+        if node.spec.0.orphan_timeout_seconds == Some(60) && observed == node.metadata.generation {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    });
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "orp-web");
+    until("frames arrive", TIMEOUT, || mirrors(&scene, &receiver));
+
+    let without = WithoutController::new();
+    delete_helper_pods();
+    assert_eq!(mirrors(&scene, &receiver), Ok(()), "a helper pod that is replaced interrupts nothing");
+    until("the mirror stops by itself", ORPHANED, || stops(&scene, &receiver));
+    drop(without);
+    until("frames arrive again", TIMEOUT, || mirrors(&scene, &receiver));
+}
+
+#[test]
+fn a_tap_ends_in_time_without_the_controller() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("expiry");
+    scene.sandbox.apply(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
+         duration: 60s\n  destinations: [{node: {name: n2, interfaceName: orp-end}}]\n",
+    );
+    scene.sandbox.ready("web");
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "orp-end");
+    until("frames arrive", TIMEOUT, || mirrors(&scene, &receiver));
+    let without = WithoutController::new();
+    until("the mirror stops by itself", ORPHANED, || stops(&scene, &receiver));
+    drop(without);
+    scene.sandbox.condition("web", "Ready", "False", "Expired");
+}
+
+#[test]
+fn an_administrator_stops_all_taps_at_once() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("suspend-all");
+    scene.sandbox.apply(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
+         destinations: [{node: {name: n2, interfaceName: orp-all}}]\n",
+    );
+    scene.sandbox.ready("web");
+    let policy = Policy::with("{suspendAll: true}");
+    let tap = scene.sandbox.condition("web", "Ready", "False", "Suspended");
+    let conditions = tap.status.unwrap_or_default().conditions;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready").expect("a condition");
+    assert!(ready.message.contains("PodTapPolicy default"), "{}", ready.message);
+    until("nothing of the tap is left", TIMEOUT, || {
+        let left = traces(&scene.sandbox.network(&scene.web));
+        if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+    });
+    drop(policy);
+    scene.sandbox.ready("web");
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "orp-all");
+    until("frames arrive again", TIMEOUT, || mirrors(&scene, &receiver));
+}
