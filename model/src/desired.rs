@@ -81,6 +81,7 @@ impl DesiredState {
             active_receivers: active(receivers.iter().map(|receiver| receiver.state)),
             senders,
             receivers,
+            sent_vnis: Vec::new(),
             source_addresses: Vec::new(),
             features,
             helper_restarts: 0,

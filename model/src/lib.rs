@@ -45,7 +45,7 @@ pub use filter::{Filter, FilterError, Match, PortRange, Protocol};
 pub use identity::{ConfigHash, IdentityError, InterfaceName, Pod, TapReference, Uid};
 pub use ipnet::IpNet;
 pub use node_state::{NodeState, Receiver, Sender, Tap};
-pub use node_status::{NodeStatus, ReceiverStatus, SenderStatus, State};
+pub use node_status::{NodeStatus, ReceiverStatus, SenderStatus, SentVnis, State};
 pub use options::{Deduplicate, Limit, MirrorOptions, OptionsError, Oversize, Sample, Truncate};
 pub use program::{Instruction, Program, ProgramError, ProgramId, check_program};
 pub use protocol::{DesiredUpdate, MAX_MESSAGE, Renewal, Report, Request, Response};

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::reason::Reason;
+use crate::{endpoint::Vni, reason::Reason};
 
 /// The actual state of a node: the status of a `NodeTap`.
 ///
@@ -31,6 +31,10 @@ pub struct NodeStatus {
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub receivers: Vec<ReceiverStatus>,
+    /// The VNIs with which the node sends, sorted by tap: those of every sender that exists, also while it is being removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub sent_vnis: Vec<SentVnis>,
     /// Source addresses of the mirrored frames that the node sends, by its routes, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
@@ -51,6 +55,18 @@ pub struct NodeStatus {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(count: &u32) -> bool {
     *count == 0
+}
+
+/// The VNIs with which the senders of a tap send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SentVnis {
+    /// UID of the tap.
+    pub tap_uid: String,
+    /// The VNIs, sorted.
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub vnis: Vec<Vni>,
 }
 
 /// State of one sender.

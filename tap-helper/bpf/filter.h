@@ -78,10 +78,10 @@ INLINE __u64 hash_endpoint(const __u32 *address, __u64 port)
 	return mix(hash + port + 1);
 }
 
-/* The same on every node and in both directions of a flow. */
-INLINE __u32 hash_flow(const struct packet *packet)
+/* The same on every node and in both directions of a flow. Who does not know the seed cannot choose ports that no sample contains. */
+INLINE __u32 hash_flow(const struct packet *packet, __u64 seed)
 {
 	__u64 endpoints = hash_endpoint(packet->source, packet->source_port) +
 			  hash_endpoint(packet->destination, packet->destination_port);
-	return mix(endpoints + packet->protocol) >> 32;
+	return mix((endpoints + packet->protocol) ^ seed) >> 32;
 }

@@ -23,6 +23,7 @@ struct config {
 	__u64 program_hash; /* written and read by the helper only */
 	__u64 peers_hash; /* likewise: of the keys of `peers` */
 	__u64 bits_per_second, packets_per_second;
+	__u64 sample_seed; /* the same for all senders of a tap, on every node */
 	__u32 flags;
 	__u32 include_count; /* the first rules include, the others exclude */
 	__u32 rule_count;

@@ -98,7 +98,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	}
 	/* Frames that are not IP (ARP, for example) belong to no flow and are not sampled. */
 	__u32 one_in_flows = config->one_in_flows;
-	if (one_in_flows > 1 && packet->family && hash_flow(packet) % one_in_flows) {
+	if (one_in_flows > 1 && packet->family && hash_flow(packet, config->sample_seed) % one_in_flows) {
 		outcome = SAMPLED_OUT;
 		goto done;
 	}

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use podtap_model::{DesiredSender, Direction, MirrorOptions, Oversize, Tap, bounds::MAX_PEERS};
 
-use crate::bpf::{self, BpfError, Reach, frame_limit};
+use crate::{
+    bpf::{self, BpfError, Reach, frame_limit},
+    names::Hash,
+};
 
 /// What the node's routes tell about the paths to a sender's destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +31,7 @@ pub fn settings(sender: &DesiredSender, paths: Paths, frag_list_safe: bool) -> b
     };
     bpf::Settings {
         options: MirrorOptions { oversize, ..options.clone() },
+        sample_seed: Hash::new().text("sample").text(&sender.tap.uid).value(),
         program: sender.program.as_ref().map(Arc::clone),
         frame_limit: mtu.map(|mtu| frame_limit(mtu, ipv6)),
         reach: paths.reach,

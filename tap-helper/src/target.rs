@@ -4,12 +4,19 @@ use std::net::IpAddr;
 
 use podtap_model::{Pod, Reason};
 
-use crate::{failure::Failure, marks::is_ours, netlink::Link, observe::Observed};
+use crate::{
+    failure::Failure,
+    marks::is_ours,
+    netlink::{Link, LinkLayer},
+    observe::Observed,
+};
 
 /// The interface that a sender taps.
 ///
 /// With a name, the interface of that name. Otherwise the interface with the pod's primary address; while no address is known,
 /// the one that the default route uses, IPv4 first, or else the only one with a global address.
+///
+/// Only Ethernet interfaces can be tapped.
 ///
 /// If addresses are known, some interface must have one of them: otherwise this is not the pod's namespace, or its network is not
 /// ready.
@@ -25,10 +32,19 @@ pub fn interface<'a>(observed: &'a Observed, pod: &'a Pod, name: Option<&str>) -
         None => primary(observed, pod)?,
         Some(name) => named(observed, name)?,
     };
-    if link.loopback {
+    if link.layer == LinkLayer::Loopback {
         return Err(Failure::refused(
             Reason::InvalidSpec,
             format!("{} is the loopback interface, which cannot be tapped. Name another interface.", link.name),
+        ));
+    }
+    if link.layer != LinkLayer::Ethernet {
+        return Err(Failure::refused(
+            Reason::InvalidSpec,
+            format!(
+                "{} is not an Ethernet interface: its frames have no Ethernet header, and cannot be mirrored. Name another interface.",
+                link.name,
+            ),
         ));
     }
     if is_ours(link) {
@@ -70,11 +86,14 @@ fn primary<'a>(observed: &'a Observed, pod: &'a Pod) -> Result<&'a Link, Failure
     }
 }
 
-/// The devices with the pod's addresses, in the order of the addresses.
+/// The devices with the pod's addresses, in the order of the addresses. A pod may add its address to further devices: of those that can
+/// be tapped, the oldest counts.
 fn carriers<'a>(observed: &'a Observed, addresses: &'a [IpAddr]) -> impl Iterator<Item = &'a Link> {
     addresses.iter().filter_map(|expected| {
-        let carrier = observed.addresses.iter().find(|address| address.address == *expected)?;
-        observed.link(carrier.interface).filter(|link| !link.loopback)
+        let here = observed.addresses.iter().filter(|address| address.address == *expected);
+        let links = here.filter_map(|address| observed.link(address.interface));
+        let links = links.filter(|link| link.layer != LinkLayer::Loopback && !is_ours(link));
+        links.min_by_key(|link| (link.layer != LinkLayer::Ethernet, link.index))
     })
 }
 
@@ -88,7 +107,7 @@ pub fn addresses(observed: &Observed, pod: &Pod, interface: &str) -> Vec<IpAddr>
 }
 
 fn usable(observed: &Observed) -> impl Iterator<Item = &Link> {
-    observed.links.iter().filter(|link| !link.loopback && !is_ours(link))
+    observed.links.iter().filter(|link| link.layer == LinkLayer::Ethernet && !is_ours(link))
 }
 
 fn missing(message: String) -> Failure {

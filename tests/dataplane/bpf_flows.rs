@@ -98,6 +98,30 @@ fn sampling_selects_whole_flows_in_the_right_proportion() {
     }
 }
 
+/// With a seed that is not known, nobody can choose ports that are in no sample.
+#[test]
+fn the_seed_decides_which_flows_are_in_the_sample() {
+    let programs = [7, 8].map(|sample_seed| load(&Settings { sample_seed, ..sampling(4) }));
+    let server = End { address: [10, 9, 0, 1], port: 443 };
+    let (mut kept, mut both) = ([0_u32; 2], 0_u32);
+    let flows = 10_000;
+    for number in 0..flows {
+        let client = End { address: [10, 0, 0, 1], port: 32_768 + number };
+        let frame = frame(6, client, server, 2, false);
+        let results = [0, 1].map(|at: usize| mirrored(&programs[at], ProgramKind::Egress, &frame));
+        for (count, result) in kept.iter_mut().zip(results) {
+            *count += u32::from(result);
+        }
+        both += u32::from(results == [true; 2]);
+    }
+    println!("{kept:?} of {flows} flows, {both} in both samples");
+    let near = |count: u32, share: f64| {
+        let sigma = (f64::from(flows) * share * (1.0 - share)).sqrt();
+        (f64::from(count) - f64::from(flows) * share).abs() < 4.0 * sigma
+    };
+    assert!(kept.iter().all(|count| near(*count, 0.25)) && near(both, 0.0625), "{kept:?} {both}");
+}
+
 /// Offers more frames than the limit allows for two seconds. Returns the mirrored frames and bits per second.
 fn rate(settings: &Settings, frame: &[u8]) -> (f64, f64) {
     let programs = load(settings);

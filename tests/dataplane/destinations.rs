@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use podtap_model::{Direction, Endpoint, Receiver};
+use podtap_model::{Direction, Endpoint, Receiver, SentVnis, Vni};
 use podtap_tests::net::{Pod, traffic};
 
 use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
@@ -85,6 +85,21 @@ fn each_of_several_destinations_gets_every_frame() {
     scene.traffic();
     for captures in all {
         captures.same(&scene, |_| true);
+    }
+}
+
+/// The controller assigns a VNI to no other tap as long as a node reports it.
+#[test]
+fn a_node_reports_the_vnis_that_it_sends() {
+    let mut scene = Scene::new();
+    for vnis in [vec![VNI, VNI + 1], vec![VNI + 1], vec![VNI + 2]] {
+        let endpoints: Vec<Endpoint> = vnis.iter().map(|vni| remote_endpoint(*vni)).collect();
+        scene.agent.request(&desired(vec![sender(TAP, &scene.web, Direction::Both, &endpoints)], vec![]));
+        scene.agent.until("the VNIs are reported", |status| {
+            let sent =
+                |sent: &SentVnis| sent.tap_uid == TAP && sent.vnis.iter().copied().map(Vni::get).eq(vnis.clone());
+            status.sent_vnis.len() == 1 && sent(&status.sent_vnis[0])
+        });
     }
 }
 

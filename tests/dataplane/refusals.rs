@@ -117,6 +117,32 @@ fn the_loopback_interface_is_refused() {
 }
 
 #[test]
+fn an_interface_without_ethernet_headers_is_refused() {
+    Refusal::new(|_, other| drop(other.network().run("ip tuntap add mode tun name tun0"))).sender(
+        |sender, _| sender.tap.interface = Some("tun0".parse().expect("a name")),
+        Reason::InvalidSpec,
+        "not an Ethernet interface",
+    );
+}
+
+/// A pod cannot evade its taps by adding its address to a device that cannot be tapped.
+#[test]
+fn the_pods_address_on_other_devices_changes_nothing() {
+    let mut scene = Scene::new();
+    let network = scene.web.network();
+    for address in &scene.web.addresses {
+        let length = if address.is_ipv6() { 128 } else { 32 };
+        network.ip(&format!("addr add {address}/{length} dev lo\n"));
+    }
+    let tapped = sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)]);
+    let report = scene.agent.establish(&desired(vec![tapped], vec![receiver(TAP, VNI, "mirror0")]));
+    assert_eq!(report.senders[0].interface.as_deref(), Some("eth0"));
+    let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
+    scene.traffic();
+    captures.same(&scene, |_| true);
+}
+
+#[test]
 fn an_address_that_the_pod_lacks_is_refused() {
     Refusal::new(|_, _| {})
         .sender(

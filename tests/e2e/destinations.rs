@@ -32,14 +32,14 @@ fn check(scene: &Scene, destinations: &str, vni: u32, receivers: impl Fn() -> Ve
 fn another_node() {
     let scene = Scene::new("other-node");
     let network = namespace_of_node(scene.sandbox.lab(), "n2");
-    check(&scene, "[{node: {name: n2, interfaceName: dst-other}}]", 2001, || vec![capture(&network, "dst-other")]);
+    check(&scene, "[{node: {name: n2, interfaceName: dst-other}}]", 5201, || vec![capture(&network, "dst-other")]);
 }
 
 #[test]
 fn the_pods_own_node() {
     let scene = Scene::new("own-node");
     let network = namespace_of_node(scene.sandbox.lab(), "n1");
-    check(&scene, "[{node: {name: n1, interfaceName: dst-own}}]", 2002, || vec![capture(&network, "dst-own")]);
+    check(&scene, "[{node: {name: n1, interfaceName: dst-own}}]", 5202, || vec![capture(&network, "dst-own")]);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_pod_on_another_node() {
     let scene = Scene::new("other-pod");
     let ids = scene.sandbox.pod("ids", "n2", "ids");
     let network = scene.sandbox.network(&ids);
-    check(&scene, "[{pod: {name: ids, interfaceName: tap0}}]", 2003, || vec![capture(&network, "tap0")]);
+    check(&scene, "[{pod: {name: ids, interfaceName: tap0}}]", 5203, || vec![capture(&network, "tap0")]);
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn a_pod_on_the_same_node() {
     let scene = Scene::new("own-pod");
     let ids = scene.sandbox.pod("ids", "n1", "ids");
     let network = scene.sandbox.network(&ids);
-    check(&scene, "[{pod: {podSelector: {matchLabels: {app: ids}}, interfaceName: tap0}}]", 2004, || {
+    check(&scene, "[{pod: {podSelector: {matchLabels: {app: ids}}, interfaceName: tap0}}]", 5204, || {
         vec![capture(&network, "tap0")]
     });
 }
@@ -90,16 +90,16 @@ impl Drop for Endpoint {
 #[test]
 fn an_external_endpoint() {
     let scene = Scene::new("external");
-    let _endpoint = Endpoint::new("ext-one", 2005);
+    let _endpoint = Endpoint::new("ext-one", 5205);
     let network = namespace_of_node(scene.sandbox.lab(), "cp");
-    check(&scene, &format!("[{{external: {{address: {}}}}}]", outside()), 2005, || vec![capture(&network, "ext-one")]);
+    check(&scene, &format!("[{{external: {{address: {}}}}}]", outside()), 5205, || vec![capture(&network, "ext-one")]);
 }
 
 #[test]
 fn all_at_once() {
     let scene = Scene::new("all");
     let ids = scene.sandbox.pod("ids", "n2", "ids");
-    let _endpoint = Endpoint::new("ext-all", 2006);
+    let _endpoint = Endpoint::new("ext-all", 5206);
     let lab = scene.sandbox.lab();
     let (inside, outside_network) = (scene.sandbox.network(&ids), namespace_of_node(lab, "cp"));
     let (n1, n2) = (namespace_of_node(lab, "n1"), namespace_of_node(lab, "n2"));
@@ -108,7 +108,7 @@ fn all_at_once() {
          {{name: ids, pod: {{name: ids, interfaceName: tap0}}}}, {{name: probe, external: {{address: {}}}}}]",
         outside()
     );
-    check(&scene, &destinations, 2006, || {
+    check(&scene, &destinations, 5206, || {
         vec![
             capture(&n2, "all-two"),
             capture(&n1, "all-one"),

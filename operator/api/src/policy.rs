@@ -36,7 +36,7 @@ pub struct PodTapPolicySpec {
         .message("each entry of allowedExternalCIDRs must be a network such as 192.0.2.0/24 or 2001:db8::/32; a single host is 192.0.2.10/32"))]
     pub allowed_external_cidrs: Vec<IpNet>,
 
-    /// VXLAN network identifiers that taps may use.
+    /// VXLAN network identifiers that taps may use. Those that no tap requests are chosen by a hash.
     #[serde(default)]
     pub vni_range: VniRange,
 
@@ -131,7 +131,7 @@ fn default_receiver_port() -> u16 {
 #[x_kube(validation = Rule::new("self.first >= 1 && self.first <= self.last && self.last <= 16777215")
     .message("vniRange must have 1 <= first <= last <= 16777215"))]
 pub struct VniRange {
-    /// The lowest identifier; free ones are allocated from here upwards.
+    /// The lowest identifier. The default leaves out the low ones, which other programs and their examples use.
     #[serde(default = "default_first")]
     #[schemars(with = "i64", default = "default_first")]
     pub first: Vni,
@@ -142,7 +142,7 @@ pub struct VniRange {
 }
 
 fn default_first() -> Vni {
-    vni(100)
+    vni(4096)
 }
 
 fn default_last() -> Vni {

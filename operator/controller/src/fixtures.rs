@@ -10,7 +10,7 @@ use kube::{
     runtime::watcher::Event,
 };
 use podtap_api::{DestinationStatus, NodeTap, NodeTapSpec, PodTap, PodTapPolicy};
-use podtap_model::{NodeState, NodeStatus, Reason, ReceiverStatus, SenderStatus, State, Uid, Vni};
+use podtap_model::{NodeState, NodeStatus, Reason, ReceiverStatus, SenderStatus, SentVnis, State, Uid, Vni};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -20,9 +20,8 @@ use crate::{
         build::{Plan, build},
         deduplication::{Waits, deduplication},
         resolve::resolve,
-        vni::Claims,
+        vni::{self, Vnis},
     },
-    reconcile::allocate,
     store::{
         caches::Caches,
         generations::Generations,
@@ -51,6 +50,11 @@ pub fn uid(text: &str) -> Uid {
 /// A VXLAN network identifier.
 pub fn vni(number: u32) -> Vni {
     number.try_into().expect("a VNI")
+}
+
+/// The VNI that is derived for a tap by its UID, or for one of its receivers, in the default range.
+pub fn derived(tap: &str, key: &str) -> Vni {
+    vni::derived(&podtap_api::VniRange::default(), &uid(tap), key, 0)
 }
 
 /// The time `seconds` after the beginning of the tests.
@@ -194,20 +198,19 @@ impl World {
         Snapshot::take(&caches, &texts.into_values().flatten().map(compiled).collect(), at(self.seconds))
     }
 
-    /// Calls `check` with the plan of the cluster, with every claim recorded.
-    pub fn plan<T>(&self, recorded: &Claims, check: impl FnOnce(&Snapshot, &Claims, Plan<'_>) -> T) -> T {
+    /// Calls `check` with the plan of the cluster and its VNIs. `previous` are those of the last reconcile.
+    pub fn plan<T>(&self, previous: &Vnis, check: impl FnOnce(&Snapshot, &Vnis, Plan<'_>) -> T) -> T {
         let snapshot = self.snapshot();
         let validated: Validated = validate(&snapshot);
-        let vnis = allocate(&snapshot, &validated, recorded);
-        let taps = resolve(&snapshot, &validated, &vnis);
+        let (taps, vnis) = resolve(&snapshot, &validated, previous);
         let deduplication = deduplication(&taps, &snapshot, &Generations::default(), &Waits::default());
         let plan = build(&snapshot, taps, &[].into(), &validated.policy, &deduplication);
-        check(&snapshot, &vnis.claims, plan)
+        check(&snapshot, &vnis, plan)
     }
 
     /// The same cluster after every node has carried out what is planned, and every tap's status shows its VNIs.
-    pub fn settled(&self, recorded: &Claims) -> (Self, Claims) {
-        self.plan(recorded, |_, claims, plan| {
+    pub fn settled(&self, previous: &Vnis) -> (Self, Vnis) {
+        self.plan(previous, |_, vnis, plan| {
             let mut world = self.clone();
             world.node_taps = plan
                 .nodes
@@ -232,7 +235,7 @@ impl World {
                 };
                 status.destinations = plan.destinations.iter().map(destination).collect();
             }
-            (world, claims.clone())
+            (world, vnis.clone())
         })
     }
 }
@@ -247,7 +250,12 @@ pub fn node_tap(name: &str, spec: NodeState) -> NodeTap {
 
 /// The object after its node has applied everything.
 pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
-    let NodeState { senders, receivers, .. } = &node_tap.spec.0;
+    let NodeState { taps, senders, receivers, .. } = &node_tap.spec.0;
+    let sent = |tap: &podtap_model::Tap| SentVnis {
+        tap_uid: tap.uid.to_string(),
+        vnis: tap.destinations.iter().map(|endpoint| endpoint.vni).collect(),
+    };
+    let sent_vnis = taps.iter().map(sent).collect();
     let (state, reason) = (State::Active, Reason::AsExpected);
     let senders = senders.iter().map(|sender| SenderStatus {
         tap_uid: sender.tap.to_string(),
@@ -270,6 +278,7 @@ pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
         observed_generation: node_tap.metadata.generation,
         senders: senders.collect(),
         receivers: receivers.collect(),
+        sent_vnis,
         ..NodeStatus::default()
     });
     node_tap

@@ -15,7 +15,6 @@ use crate::plan::rollout::Rollout;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     Expressions,
-    VniRecord,
     Sweep,
     Finalizers,
     Apply,
@@ -27,7 +26,6 @@ impl EncodeLabelValue for Stage {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         let label = match self {
             Self::Expressions => "expressions",
-            Self::VniRecord => "vni_record",
             Self::Sweep => "sweep",
             Self::Finalizers => "finalizers",
             Self::Apply => "apply",

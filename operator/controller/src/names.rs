@@ -9,8 +9,6 @@ pub const PRODUCT: &str = "podtap";
 pub const HELPER: &str = "helper";
 /// Field manager of our writes, and reporter of our events.
 pub const CONTROLLER: &str = "podtap-controller";
-/// `ConfigMap` in the controller's namespace that records which destination of which tap has which VNI.
-pub const CLAIMS: &str = "podtap-vni-claims";
 /// `ConfigMap` in the controller's namespace that records which nodes are still to be swept.
 pub const SWEEP: &str = "podtap-sweep";
 /// Lease in the controller's namespace.
@@ -67,11 +65,21 @@ pub fn uid(meta: &ObjectMeta) -> Uid {
 ///
 /// Not collision-resistant: a user who may name nodes can make two names collide, and has better ways to do harm.
 pub fn short_hash(bytes: &[u8]) -> String {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     // The high bits of FNV are mixed better.
-    format!("{:0width$x}", hash >> (64 - 4 * DIGITS), width = DIGITS)
+    format!("{:0width$x}", fnv(bytes) >> (64 - 4 * DIGITS), width = DIGITS)
+}
+
+/// A hash of which every bit depends on every byte, the same in all builds and on all machines.
+pub fn hash(bytes: &[u8]) -> u64 {
+    // The finalizer of MurmurHash3, for the low bits.
+    let hash = fnv(bytes);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

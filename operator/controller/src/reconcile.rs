@@ -22,7 +22,6 @@ use crate::{
         finalizers,
         objects::{self, Applied},
         sweep_record::{self, SweepRecord},
-        vni_record::{self, VniRecord},
     },
     events::Publisher,
     expression::{compiled::compilable, process::Compiler},
@@ -30,12 +29,10 @@ use crate::{
     plan::{
         build::{Plan, build},
         deduplication::deduplication,
-        expiry::is_expired,
         nodes,
         resolve::resolve,
         sweep::{self, Sweep},
         tap_plan::{TapPlan, TapState},
-        vni::{self, Claims, Vnis},
     },
     retries::RetryKey,
     state::ControllerState,
@@ -47,10 +44,7 @@ use crate::{
         write,
     },
     store::snapshot::Snapshot,
-    validate::{
-        spec::TapSpec,
-        tap::{Tap, Validated, validate},
-    },
+    validate::tap::{Tap, validate},
 };
 
 /// How often to reconcile even if nothing changes. Watches miss nothing; this is a safety net.
@@ -65,7 +59,6 @@ pub struct Reconciler {
     pub context: Context,
     pub compiler: Compiler,
     pub publisher: Publisher,
-    pub vni_record: VniRecord,
     pub sweep_record: SweepRecord,
     pub state: ControllerState,
     pub metrics: ControllerMetrics,
@@ -81,10 +74,8 @@ impl Reconciler {
         // No requests.
         let snapshot = Snapshot::take(&self.context.caches, self.state.expressions.known(), now);
         let validated = validate(&snapshot);
-        // Requests: the record of VNIs.
-        let Some(vnis) = self.allocate_vnis(&snapshot, &validated).await else { return self.next(now, []) };
-        // No requests.
-        let taps = resolve(&snapshot, &validated, &vnis);
+        let (taps, vnis) = resolve(&snapshot, &validated, &self.state.vnis);
+        self.state.vnis = vnis;
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
@@ -140,46 +131,6 @@ impl Reconciler {
         self.count_errors(Stage::Expressions, &errors);
     }
 
-    /// Allocates VNIs and records them. `None` if it is unknown which VNIs are recorded.
-    async fn allocate_vnis(&mut self, snapshot: &Snapshot, validated: &Validated) -> Option<Vnis> {
-        let now = snapshot.now;
-        let mut is_recorded = false;
-        let mut vnis = None;
-        if !self.state.retries.is_paused(&RetryKey::VniRecord, now) {
-            match self.record_vnis(snapshot, validated).await {
-                (allocated, Ok(())) => {
-                    self.state.retries.succeeded(&RetryKey::VniRecord);
-                    (vnis, is_recorded) = (allocated, true);
-                }
-                (allocated, Err(error)) => {
-                    self.count_errors(Stage::VniRecord, &[error]);
-                    self.state.retries.failed(RetryKey::VniRecord, now);
-                    vnis = allocated;
-                    // After a failed write, what is recorded is unknown. Until the next attempt, that is used.
-                    self.vni_record.read().await.ok()?;
-                }
-            }
-        }
-        let claims = self.vni_record.known()?.clone();
-        let vnis = vnis.unwrap_or_else(|| allocate(snapshot, validated, &claims));
-        // With an empty record that could not be written, every tap would be stopped: better do nothing.
-        let is_usable = is_recorded || !claims.is_empty() || snapshot.node_taps.is_empty();
-        is_usable.then_some(Vnis { claims, ..vnis })
-    }
-
-    async fn record_vnis(
-        &mut self,
-        snapshot: &Snapshot,
-        validated: &Validated,
-    ) -> (Option<Vnis>, Result<(), vni_record::Error>) {
-        let vnis = match self.vni_record.read().await {
-            Ok(recorded) => allocate(snapshot, validated, recorded),
-            Err(error) => return (None, Err(error)),
-        };
-        let result = self.vni_record.write(vnis.claims.clone()).await;
-        (Some(vnis), result)
-    }
-
     /// Adds the nodes that are to be swept now; none if it is unknown what was swept already. Returns when to choose others.
     async fn sweep(&mut self, snapshot: &Snapshot, nodes: &mut BTreeMap<String, NodeState>) -> Option<Timestamp> {
         let Self { sweep_record, state, .. } = self;
@@ -226,17 +177,6 @@ impl Reconciler {
         }
         self.metrics.count_errors(stage, errors.len());
     }
-}
-
-/// Allocates VNIs from what is recorded. Expired taps need none.
-pub fn allocate(snapshot: &Snapshot, validated: &Validated, recorded: &Claims) -> Vnis {
-    let taps: Vec<(&Tap, &TapSpec)> = validated
-        .taps
-        .iter()
-        .filter_map(|tap| Some((tap, tap.spec.as_ref().ok()?)))
-        .filter(|(tap, spec)| !is_expired(tap, spec, snapshot.now))
-        .collect();
-    vni::allocate(recorded, &taps, &snapshot.node_taps, &validated.policy.vni_range)
 }
 
 /// The status that each tap is to have. Updates what the taps lack.

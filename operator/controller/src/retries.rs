@@ -9,8 +9,6 @@ use podtap_runtime::backoff::Backoff;
 /// What a retry is about. Each has a backoff of its own, so that one request that is refused delays no other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RetryKey {
-    /// The record of VNI claims.
-    VniRecord,
     /// The record of nodes to sweep.
     SweepRecord,
     /// Finalizers of a tap, by its UID.

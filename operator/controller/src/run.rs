@@ -23,7 +23,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::{
-    apply::{context::Context, helper_pod::HelperTemplate, sweep_record::SweepRecord, vni_record::VniRecord},
+    apply::{context::Context, helper_pod::HelperTemplate, sweep_record::SweepRecord},
     events::Publisher,
     expression::process::Compiler,
     metrics::ControllerMetrics,
@@ -123,7 +123,6 @@ pub async fn run(args: Args) -> Result<(), Error> {
     metrics.set_leader(true);
     let mut reconciler = Reconciler {
         publisher: Publisher::new(client.clone(), &args.identity),
-        vni_record: VniRecord::new(client.clone(), &args.namespace),
         sweep_record: SweepRecord::new(client.clone(), &args.namespace),
         context: Context { client, caches, max_unavailable: args.helper_max_unavailable, template: args.into() },
         compiler: Compiler::default(),

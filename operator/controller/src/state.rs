@@ -10,7 +10,7 @@ use crate::{
     apply::helper_requests::HelperRequests,
     expression::compiled::Compilations,
     failure::Failure,
-    plan::{deduplication, helper_pods::Unready},
+    plan::{deduplication, helper_pods::Unready, vni::Vnis},
     retries::Retries,
     status::{unknown_keys, waits::Waits, write::LastWrites},
     store::{generations::Generations, tap::DecodeError},
@@ -46,6 +46,8 @@ pub struct ControllerState {
     pub unknown_keys: unknown_keys::Reported,
     /// The decoding error that was last reported for each unreadable tap.
     pub unreadable: BTreeMap<Uid, DecodeError>,
+    /// The VNIs of the last reconcile. The next leader finds them in the statuses of the taps and on the nodes.
+    pub vnis: Vnis,
     /// The filter expressions, compiled or being compiled.
     pub expressions: Compilations,
 }

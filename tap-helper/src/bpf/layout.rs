@@ -31,6 +31,7 @@ pub(super) struct Config {
     pub(super) peers_hash: u64,
     bits_per_second: u64,
     packets_per_second: u64,
+    sample_seed: u64,
     flags: u32,
     include_count: u32,
     rule_count: u32,
@@ -90,7 +91,7 @@ unsafe impl aya::Pod for Peer {}
 impl Config {
     /// The settings, for the programs with a hash.
     pub(super) fn new(settings: &Settings, program_hash: u64) -> Result<Self, BpfError> {
-        let Settings { options, program, frame_limit, reach, linearize, peers } = settings;
+        let Settings { options, sample_seed, program, frame_limit, reach, linearize, peers } = settings;
         let flatten = |matches: &[Match]| matches.iter().flat_map(rules).collect::<Vec<_>>();
         let filter = options.filter.clone().unwrap_or_default();
         let (include, exclude) = (flatten(&filter.include), flatten(&filter.exclude));
@@ -117,6 +118,7 @@ impl Config {
             peers_hash: hash_peers(peers),
             bits_per_second: rate(limit.bits_per_second).min(MAX_BITS_PER_SECOND),
             packets_per_second: rate(limit.packets_per_second).min(MAX_PACKETS_PER_SECOND),
+            sample_seed: *sample_seed,
             flags: flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum(),
             include_count: count(&include),
             rule_count: count(&all),

@@ -9,6 +9,8 @@ use super::translate::{Insn, translate};
 pub struct Settings {
     /// Which frames are mirrored, and how.
     pub options: MirrorOptions,
+    /// Which flows are in the sample: the same for all senders of a tap, on every node.
+    pub sample_seed: u64,
     /// The compiled expression of the filter, if it has one.
     pub program: Option<Arc<Program>>,
     /// Longest inner frame, with its Ethernet header, that fits the underlay; see [`frame_limit`].
@@ -47,10 +49,10 @@ pub fn frame_limit(underlay_mtu: u32, ipv6: bool) -> u32 {
     underlay_mtu.saturating_sub(if ipv6 { 56 } else { 36 })
 }
 
-/// For logs: without the instructions and the peers, of which there may be hundreds.
+/// For logs: without the seed, and without the instructions and the peers, of which there may be hundreds.
 impl fmt::Debug for Settings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { options, program, frame_limit, reach, linearize, peers } = self;
+        let Self { options, sample_seed: _, program, frame_limit, reach, linearize, peers } = self;
         formatter
             .debug_struct("Settings")
             .field("options", options)

@@ -26,8 +26,8 @@ pub struct Link {
     pub up: bool,
     /// Whether it sends nothing of its own accord: no ARP, no multicast, no generated IPv6 address.
     pub autoconf_disabled: bool,
-    /// Whether it is a loopback device.
-    pub loopback: bool,
+    /// Which headers its frames have.
+    pub layer: LinkLayer,
     /// Largest payload of a frame, in bytes.
     pub mtu: u32,
     /// Its device group.
@@ -42,6 +42,18 @@ pub struct Link {
     pub peer: Option<u32>,
     /// The number of the namespace that a VXLAN device's socket or a veth device's peer is in, if that is another one than its own.
     pub lower_netns: Option<i32>,
+}
+
+/// The kind of a device's frames (`ARPHRD_`, `include/uapi/linux/if_arp.h`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkLayer {
+    /// With an Ethernet header.
+    Ethernet,
+    /// Those of a loopback device.
+    Loopback,
+    /// Any other: those of a tun device, for example.
+    #[default]
+    Other,
 }
 
 /// Settings of a VXLAN device.
@@ -208,7 +220,11 @@ impl From<LinkMessage> for Link {
             index: message.header.index,
             up: flags.contains(LinkFlags::Up),
             autoconf_disabled: quiet,
-            loopback: message.header.link_layer_type == LinkLayerType::Loopback,
+            layer: match message.header.link_layer_type {
+                LinkLayerType::Ether => LinkLayer::Ethernet,
+                LinkLayerType::Loopback => LinkLayer::Loopback,
+                _ => LinkLayer::Other,
+            },
             ..Self::default()
         };
         for attribute in message.attributes {

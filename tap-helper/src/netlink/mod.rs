@@ -35,8 +35,8 @@ pub use filter::{
 #[cfg(test)]
 pub use filter::{Counters, DROP_PRIORITY, Mirror};
 pub use link::{
-    Link, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, down_link, link_mtu, links, rename_link,
-    set_alias, up_link,
+    Link, LinkLayer, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, down_link, link_mtu, links,
+    rename_link, set_alias, up_link,
 };
 pub use nftables::SourceFilter;
 pub use nsid::node_nsid;

@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_model::{DesiredSender, Receiver, State};
+use podtap_model::{DesiredSender, Receiver, State, Vni};
 use tracing::{debug, info, warn};
 
 use super::{Node, names::owners, netns::Netns, pods::PodNetns, resources::Running};
@@ -12,7 +12,7 @@ use crate::{
     ahead,
     execute::Executor,
     failure::{Failure, Status},
-    marks::is_ours,
+    marks::{Mark, is_ours},
     names::sender_hash,
     namespace::NamespaceId,
     observe::{NetnsKind, Observed},
@@ -224,6 +224,7 @@ impl Node {
         let Some(netns) = self.netns.get_mut(&id) else { return };
         netns.is_new = false;
         netns.leftovers = leftovers;
+        netns.sent_vnis = sent_vnis(observed);
         netns.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();
         netns.names = match (netns.kind, &self.desired) {
             (NetnsKind::Node, Some(desired)) => {
@@ -269,4 +270,17 @@ impl Node {
         }
         warn!(place = self.place(id), error = failure.message, "cannot read the state");
     }
+}
+
+/// The VNIs of the destinations of each tap's senders.
+fn sent_vnis(observed: &Observed) -> BTreeMap<String, BTreeSet<Vni>> {
+    let mut found: BTreeMap<String, BTreeSet<Vni>> = BTreeMap::new();
+    for device in observed.ours() {
+        if let Some(Mark::Sender(mark)) = Mark::of(device) {
+            let vnis = observed.destinations(device.index).into_iter().map(|destination| destination.vni);
+            found.entry(mark.tap).or_default().extend(vnis);
+        }
+    }
+    found.retain(|_, vnis| !vnis.is_empty());
+    found
 }

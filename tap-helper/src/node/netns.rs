@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use podtap_model::Vni;
+
 use super::Change;
 use crate::{
     failure::Status,
@@ -39,6 +41,8 @@ pub(super) struct Netns {
     pub(super) leftovers: BTreeMap<Resource, Status>,
     /// Whether the last reconciliation had to restore something that was in place before.
     pub(super) restored: bool,
+    /// The VNIs with which the senders of each tap send, by its UID.
+    pub(super) sent_vnis: BTreeMap<String, BTreeSet<Vni>>,
     not_before: Option<Instant>,
     repairs: (Option<Instant>, u32),
 }
@@ -66,6 +70,7 @@ impl Netns {
             names: BTreeSet::new(),
             leftovers: BTreeMap::new(),
             restored: false,
+            sent_vnis: BTreeMap::new(),
             not_before: None,
             repairs: (None, 0),
         })

@@ -1,6 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, State};
+use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, SentVnis, State, Vni};
 
 use super::{Node, pods::PodNetns};
 use crate::{
@@ -50,12 +50,23 @@ impl Node {
         let features = [("ebpf".to_owned(), self.program_sets.spare().failure().is_none())].into();
         let status = desired.status(senders, receivers, features);
         let status = NodeStatus {
+            sent_vnis: self.sent_vnis(),
             source_addresses: self.paths.sources(),
             helper_restarts: self.restarts,
             unsearched: self.sweep.failures(),
             ..status
         };
         Some(Report { uid: desired.uid.clone(), status })
+    }
+
+    fn sent_vnis(&self) -> Vec<SentVnis> {
+        let mut taps: BTreeMap<&str, BTreeSet<Vni>> = BTreeMap::new();
+        for (tap, vnis) in self.netns.values().flat_map(|netns| &netns.sent_vnis) {
+            taps.entry(tap).or_default().extend(vnis);
+        }
+        let sent =
+            |(tap, vnis): (&str, BTreeSet<Vni>)| SentVnis { tap_uid: tap.to_owned(), vnis: vnis.into_iter().collect() };
+        taps.into_iter().map(sent).collect()
     }
 
     fn status(&self, resource: &Resource, pod: Option<&Pod>) -> Status {

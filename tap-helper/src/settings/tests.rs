@@ -71,6 +71,7 @@ fn all_options_reach_the_programs() {
     let settings = settings(&demanding, paths, true);
     let expected = bpf::Settings {
         options: demanding.tap.options.clone(),
+        sample_seed: settings.sample_seed,
         program: Some(program()),
         frame_limit: Some(1364),
         reach: Reach::Mixed,
@@ -122,4 +123,15 @@ fn options_without_room_are_refused() {
     let rules = json!({"include": [{"ports": ports, "cidrs": cidrs}], "exclude": [{"protocol": "ICMP"}]});
     let many = sender_of(tap(&json!({"filter": rules})));
     assert!(matches!(check(&many), Err(BpfError::TooManyRules(65))));
+}
+
+/// Otherwise the two ends of a flow between pods on different nodes would not agree whether it is in the sample.
+#[test]
+fn the_senders_of_a_tap_take_the_same_sample_and_other_taps_another() {
+    let seed = |sender: &DesiredSender| settings(sender, Paths::default(), true).sample_seed;
+    let of_tap = |uid: &str| sender_of(Tap { uid: uid.parse().expect("a UID"), ..tap(&json!({})) });
+    let mut other_pod = of_tap("t");
+    other_pod.pod.uid = "q".parse().expect("a UID");
+    assert_eq!(seed(&of_tap("t")), seed(&other_pod));
+    assert_ne!(seed(&of_tap("t")), seed(&of_tap("u")));
 }

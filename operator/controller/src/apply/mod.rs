@@ -13,4 +13,3 @@ pub mod helper_requests;
 pub mod helper_volumes;
 pub mod objects;
 pub mod sweep_record;
-pub mod vni_record;

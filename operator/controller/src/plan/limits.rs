@@ -10,11 +10,12 @@ use crate::{
     validate::policy::Policy,
 };
 
-/// The oldest taps of a namespace win: one tenant must not fill the objects that all share.
+/// The oldest taps of a namespace win: one tenant must not fill what all share. A tap counts even while it has no destination, since it
+/// keeps its VNIs.
 pub fn taps_per_namespace(taps: &mut [TapPlan<'_>], policy: &Policy) {
     let limit = usize::try_from(policy.limits.taps_per_namespace).unwrap_or(usize::MAX);
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for plan in taps.iter_mut().filter(|plan| plan.is_executed()) {
+    for plan in taps.iter_mut().filter(|plan| plan.state == TapState::Active) {
         let namespace = plan.tap.reference.namespace.as_str();
         let count = counts.entry(namespace).or_default();
         *count += 1;

@@ -1,8 +1,7 @@
-//! From valid taps to the desired state of every node. Pure, except that the VNI allocation is recorded between
-//! [`vni::allocate`] and [`resolve::resolve`].
+//! From valid taps to the desired state of every node. Pure.
 //!
 //! # Guarantees
-//! - The result depends on the snapshot only, not on the order of events.
+//! - The result depends on the snapshot and on the VNIs of the last reconcile only, not on the order of events.
 //! - Every pod to tap has exactly one sender per tap, on the node to which it is bound.
 //! - No node gets two receivers with one VNI, nor two with one name in one network namespace.
 //! - Every node's part fits in its `NodeTap`.

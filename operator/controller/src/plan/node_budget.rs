@@ -37,6 +37,9 @@ const NODE_BUDGET: usize = 832 << 10;
 /// An entry of the status without its texts, with the longest values: two UIDs of 36 bytes, a state, a reason, an interface.
 const STATUS_ENTRY: usize = 208;
 
+/// The VNIs of a tap in the status, at most four.
+const STATUS_VNIS: usize = 104;
+
 /// `metadata.managedFields` about an entry of a list that is merged by key, as taps, receivers and programs are: the key, and the name of
 /// every field that a tap can have.
 const MANAGED_FIELDS: usize = 640;
@@ -92,7 +95,7 @@ fn usage<'a>(taps: &'a [TapPlan<'_>]) -> BTreeMap<String, NodeUsage<'a>> {
             let sender = size(&node_specs::sender(plan, node_specs::model_pod(pod)));
             *senders.entry(node).or_default() += (sender + status).max(MIN_SENDER);
         }
-        let tap = size(&node_specs::tap(plan, spec, possible_peers(plan))) + MANAGED_FIELDS;
+        let tap = size(&node_specs::tap(plan, spec, possible_peers(plan))) + STATUS_VNIS + MANAGED_FIELDS;
         let program = plan.program.as_ref().map(|program| (&program.id, size(program) + MANAGED_FIELDS));
         for (node, bytes) in senders {
             let usage = by_node.entry(node.to_owned()).or_default();

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use podtap_model::{FrameFormat, InterfaceName, Reason, Vni};
+use podtap_model::{FrameFormat, Reason, Vni};
 
 use crate::{
     failure::Failure,
@@ -14,7 +14,7 @@ use crate::{
         pod_index::PodIndex,
         tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
         targets,
-        vni::{Refusal, Vnis},
+        vni::{self, Refusal, Vnis},
     },
     store::snapshot::Snapshot,
     validate::{
@@ -25,35 +25,36 @@ use crate::{
     },
 };
 
-/// Resolves all taps, oldest first. Only recorded VNIs are used.
-pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, vnis: &Vnis) -> Vec<TapPlan<'a>> {
+/// Resolves all taps, oldest first. `previous` are the VNIs of the last reconcile of this leader.
+pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, previous: &Vnis) -> (Vec<TapPlan<'a>>, Vnis) {
     let policy = &validated.policy;
     let on_nodes = OnNodes::of(snapshot);
     let pods = PodIndex::new(snapshot, &validated.taps);
     let plan = |tap: &'a Tap| match &tap.spec {
-        Ok(spec) => resolve_tap(snapshot, &pods, policy, tap, spec, vnis, &on_nodes),
+        Ok(spec) => resolve_tap(snapshot, &pods, policy, tap, spec, &on_nodes),
         Err(failure) => TapPlan::refused(tap, failure.clone()),
     };
     let mut taps: Vec<TapPlan<'a>> = validated.taps.iter().map(plan).collect();
+    // Before VNIs are allocated: what is above a limit, suspended or expired needs none.
     limits::taps_per_namespace(&mut taps, policy);
+    let vnis = assign_vnis(&mut taps, snapshot, policy, previous);
     mirroring_loops::refuse(&mut taps);
     interface_names::resolve_conflicts(&mut taps);
     limits::taps_per_pod(&mut taps, policy);
     node_budget::refuse(&mut taps);
-    taps
+    (taps, vnis)
 }
 
+/// The plan of one tap without VNIs.
 fn resolve_tap<'a>(
     snapshot: &Snapshot,
     pods: &PodIndex<'_>,
     policy: &Policy,
     tap: &'a Tap,
     spec: &TapSpec,
-    vnis: &Vnis,
     on_nodes: &OnNodes<'_>,
 ) -> TapPlan<'a> {
-    let vni = vnis.of_tap(tap, spec, &policy.vni_range);
-    let destinations = planned_destinations(snapshot, pods, policy, tap, spec, vnis);
+    let destinations = planned_destinations(snapshot, pods, policy, tap, spec);
     let consumers = destinations.iter().filter_map(|destination| destination.resolved.as_ref()?.pod());
     let consumers = consumers.map(|pod| &*pod.uid).collect();
     let targets = targets::resolve(snapshot, pods, policy, tap, spec, &consumers);
@@ -63,19 +64,35 @@ fn resolve_tap<'a>(
         TapState::Suspended(SuspendedBy::Policy)
     } else if spec.suspend {
         TapState::Suspended(SuspendedBy::Tap)
-    } else if let Some(refusal) = vnis.refusals.get(&tap.reference.uid) {
-        TapState::Refused(vni_failure(snapshot, refusal))
-    } else if vni.is_none() || destinations.iter().any(|destination| destination.vni.is_none()) {
-        TapState::Refused(Failure::new(
-            Reason::Pending,
-            "the VXLAN network identifier is being recorded: no action needed",
-        ))
     } else {
         TapState::Active
     };
     let TapOptions { options, program, .. } = spec.options.clone();
     let (start, expiration) = (on_nodes.start(tap), on_nodes.expiration(tap, spec));
-    TapPlan { tap, state, targets, destinations, vni, options, program, start, expiration }
+    TapPlan { tap, state, targets, destinations, vni: None, options, program, start, expiration }
+}
+
+fn assign_vnis(taps: &mut [TapPlan<'_>], snapshot: &Snapshot, policy: &Policy, previous: &Vnis) -> Vnis {
+    let active = taps.iter().filter(|plan| plan.state == TapState::Active);
+    let active: Vec<_> = active.filter_map(|plan| Some((plan.tap, plan.tap.spec.as_ref().ok()?))).collect();
+    let vnis = vni::allocate(previous, &active, &snapshot.node_taps, &policy.vni_range);
+    for plan in taps {
+        let uid = &plan.tap.reference.uid;
+        if let Some(refusal) = vnis.refusals.get(uid) {
+            plan.state = TapState::Refused(vni_failure(*refusal));
+        }
+        let (Some(assigned), Ok(spec)) = (vnis.assigned.get(uid), &plan.tap.spec) else { continue };
+        plan.vni = Some(assigned.tap);
+        for (destination, requested) in plan.destinations.iter_mut().zip(&spec.destinations) {
+            let vni = if requested.is_external() {
+                Some(assigned.tap)
+            } else {
+                assigned.receivers.get(&requested.name).copied()
+            };
+            *destination = with_vni(destination.clone(), requested, vni);
+        }
+    }
+    vnis
 }
 
 fn planned_destinations(
@@ -84,15 +101,13 @@ fn planned_destinations(
     policy: &Policy,
     tap: &Tap,
     spec: &TapSpec,
-    vnis: &Vnis,
 ) -> Vec<PlannedDestination> {
     let resolve = |requested| destinations::resolve(snapshot, pods, policy, tap, requested);
     let resolutions: Vec<_> = spec.destinations.iter().map(resolve).collect();
     let resolved: Vec<_> = resolutions.iter().filter_map(|resolution| resolution.resolved.as_ref()).collect();
     let family = destinations::common_family(&resolved);
     let plan = |(resolution, requested): (Resolution, &RequestedDestination)| {
-        let vni = vnis.of_destination(tap, spec, requested, &policy.vni_range);
-        planned_destination(resolution, requested, vni, family)
+        planned_destination(resolution, requested, family)
     };
     resolutions.into_iter().zip(&spec.destinations).map(plan).collect()
 }
@@ -100,14 +115,11 @@ fn planned_destinations(
 fn planned_destination(
     Resolution { resolved, mut failure }: Resolution,
     requested: &RequestedDestination,
-    vni: Option<Vni>,
     family: Option<Family>,
 ) -> PlannedDestination {
     let (interface, frame_format) = match &requested.kind {
         DestinationKind::Node { interface, frame_format, .. }
-        | DestinationKind::Pod { interface, frame_format, .. } => {
-            (interface_name(interface.as_ref(), vni), *frame_format)
-        }
+        | DestinationKind::Pod { interface, frame_format, .. } => (interface.clone(), *frame_format),
         DestinationKind::External { .. } => (None, FrameFormat::Wire),
     };
     let in_family = |address: &&_| Some(Family::of(**address)) == family;
@@ -125,33 +137,31 @@ fn planned_destination(
         text: destinations::printable(&requested.kind, pod, interface.as_ref()),
         interface,
         frame_format,
-        vni,
+        vni: None,
         resolved,
         endpoint,
         failure,
     }
 }
 
-fn interface_name(requested: Option<&InterfaceName>, vni: Option<Vni>) -> Option<InterfaceName> {
-    requested.cloned().or_else(|| vni.map(names::interface))
+/// The destination with its VNI, from which its interface is named unless the spec names it.
+fn with_vni(destination: PlannedDestination, requested: &RequestedDestination, vni: Option<Vni>) -> PlannedDestination {
+    let named = vni.filter(|_| !requested.is_external()).map(names::interface);
+    let interface = destination.interface.or(named);
+    let pod = destination.resolved.as_ref().and_then(|resolved| resolved.pod());
+    let text = destinations::printable(&requested.kind, pod, interface.as_ref());
+    PlannedDestination { text, interface, vni, ..destination }
 }
 
-fn vni_failure(snapshot: &Snapshot, refusal: &Refusal) -> Failure {
+fn vni_failure(refusal: Refusal) -> Failure {
     match refusal {
-        Refusal::InUse { vni, holder } => {
-            let tap = snapshot.taps.iter().map(|entry| &entry.object).find(|tap| *tap.uid == **holder);
-            let holder = tap.map_or_else(
-                || "a deleted tap that a node has not removed yet".to_owned(),
-                |tap| format!("the PodTap {}/{}", tap.namespace, tap.name),
-            );
-            Failure::new(
-                Reason::VniInUse,
-                format!(
-                    "the VXLAN network identifier {vni} belongs to {holder}: this tap waits until it is free; leave out vxlan.vni to have a free one allocated"
-                ),
-            )
-        }
-        Refusal::NotAllowed { vni } => Failure::new(
+        Refusal::InUse(vni) => Failure::new(
+            Reason::VniInUse,
+            format!(
+                "the VXLAN network identifier {vni} is in use: this tap waits until it is free; leave out vxlan.vni to have a free one allocated"
+            ),
+        ),
+        Refusal::NotAllowed(vni) => Failure::new(
             Reason::NotAllowedByPolicy,
             format!(
                 "the VXLAN network identifier {vni} is outside of spec.vniRange of the PodTapPolicy default: choose another one, or leave out vxlan.vni to have a free one allocated"

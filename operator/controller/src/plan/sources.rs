@@ -35,7 +35,7 @@ mod tests {
     use crate::fixtures::{World, node, pod, policy, tap};
 
     fn sources(world: &World, node: &str) -> Vec<String> {
-        world.plan(&crate::plan::vni::Claims::new(), |_, _, plan| {
+        world.plan(&crate::plan::vni::Vnis::default(), |_, _, plan| {
             plan.nodes[node].sources.iter().map(ToString::to_string).collect()
         })
     }

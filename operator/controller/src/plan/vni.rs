@@ -1,15 +1,20 @@
-//! Which destination of which tap has which VXLAN network identifier. Pure; `apply::vni_record` records the result.
+//! Which destination of which tap has which VXLAN network identifier. Pure.
+//!
+//! A VNI is derived from the tap's UID and the destination's name, so that it is the same whoever allocates it, and that nobody who
+//! does not know the UID can guess it. If it is taken, the next one of the same sequence is used. Nothing is recorded beside the
+//! statuses of the taps and the `NodeTap`s, which show the VNIs that are used.
 //!
 //! # Guarantees
-//! - No VNI is claimed by two taps, nor by two receivers of a tap. A destination keeps its VNI for as long as policy and spec allow,
-//!   wherever it is in the list of destinations.
-//! - A VNI is free again only when no node has anything of the tap that had it: mirrored frames of two taps never mix at a receiver.
-//! - Requested VNIs are assigned oldest tap first, and before any is allocated.
+//! - No VNI is assigned to two taps, nor to two receivers of a tap. A destination keeps its VNI for as long as policy and spec allow,
+//!   wherever it is in the list of destinations, also under the next leader.
+//! - A VNI is free again only when no node has it: mirrored frames of two taps never mix at a receiver.
+//! - What a tap gets depends on older taps and on what is in use, not on younger taps. Two controllers, one of which does not know the
+//!   youngest taps yet, assign the same VNIs to the others.
+
+mod in_use;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    str::FromStr,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -17,304 +22,221 @@ use podtap_api::VniRange;
 use podtap_model::{Uid, Vni};
 
 use crate::{
+    names,
     store::node_tap::CachedNodeTap,
-    validate::{
-        spec::{RequestedDestination, TapSpec},
-        tap::Tap,
-    },
+    validate::{spec::TapSpec, tap::Tap},
 };
+use in_use::InUse;
 
-/// A destination of a tap. The claim of the tap's primary destination is also used by all of its external destinations; each further
-/// receiver has a claim of its own, since a node cannot have two receivers of one VNI.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Claim {
-    pub tap: Uid,
-    pub destination: String,
+/// How many VNIs of a sequence are tried before the range is searched.
+const ATTEMPTS: u32 = 32;
+/// The name of the tap's own VNI, which no destination has.
+const TAP: &str = "";
+
+/// The VNIs of one tap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TapVnis {
+    /// The VNI of the tap. All of its external destinations use it, and one of its receivers.
+    pub tap: Vni,
+    /// The VNI of each receiver, by the name of the destination. A node cannot have two receivers of one VNI.
+    pub receivers: BTreeMap<String, Vni>,
 }
-
-/// Not a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a claim: TAP-UID/DESTINATION")]
-pub struct ParseClaimError;
-
-impl fmt::Display for Claim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.tap, self.destination)
-    }
-}
-
-impl FromStr for Claim {
-    type Err = ParseClaimError;
-
-    fn from_str(text: &str) -> Result<Self, ParseClaimError> {
-        let (tap, destination) = text.split_once('/').ok_or(ParseClaimError)?;
-        let tap = tap.parse().map_err(|_| ParseClaimError)?;
-        if destination.is_empty() {
-            Err(ParseClaimError)
-        } else {
-            Ok(Self { tap, destination: destination.to_owned() })
-        }
-    }
-}
-
-/// The record: VNI to claim.
-pub type Claims = BTreeMap<Vni, Claim>;
 
 /// Why a tap has no VNI.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Another tap, given by its UID, has the requested one.
-    InUse { vni: Vni, holder: String },
+    /// Another tap has the requested one.
+    InUse(Vni),
     /// The requested one is outside of the policy's range.
-    NotAllowed { vni: Vni },
+    NotAllowed(Vni),
     /// All of the range are taken.
     Exhausted,
 }
 
-/// The VNIs of all taps, as they are recorded.
+/// The VNIs of all taps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vnis {
-    pub claims: Claims,
+    pub assigned: BTreeMap<Uid, TapVnis>,
     /// Taps that do not get all they need.
     pub refusals: BTreeMap<Uid, Refusal>,
-    /// The destination whose claim is that of the tap.
-    pub primary: BTreeMap<Uid, String>,
+    /// VNIs that are no longer assigned, and that nodes may still have for a tap.
+    pub released: BTreeMap<Vni, Uid>,
 }
 
-impl Vnis {
-    /// The VNI of the tap.
-    pub fn of_tap(&self, tap: &Tap, spec: &TapSpec, range: &VniRange) -> Option<Vni> {
-        let destination = self.primary.get(&tap.reference.uid)?;
-        let is_suitable = |vni| range.contains(vni) && spec.vni.is_none_or(|requested| requested == vni);
-        self.find(tap, destination, tap.status.vni, is_suitable)
-    }
-
-    /// The VNI of one of its destinations.
-    pub fn of_destination(
-        &self,
-        tap: &Tap,
-        spec: &TapSpec,
-        destination: &RequestedDestination,
-        range: &VniRange,
-    ) -> Option<Vni> {
-        let primary = self.primary.get(&tap.reference.uid)?;
-        if destination.is_external() || destination.name == *primary {
-            return self.of_tap(tap, spec, range);
-        }
-        let shown = tap.status.destination(&destination.name).and_then(|shown| shown.vni);
-        self.find(tap, &destination.name, shown, |vni| range.contains(vni))
-    }
-
-    /// The suitable VNI of a claim. There can be several: one is being released. The one in the status comes first.
-    fn find(&self, tap: &Tap, destination: &str, shown: Option<Vni>, is_suitable: impl Fn(Vni) -> bool) -> Option<Vni> {
-        let is_claimed = |vni: &Vni| {
-            let claim = self.claims.get(vni);
-            let is_own = |claim: &Claim| claim.tap == tap.reference.uid && claim.destination == destination;
-            is_suitable(*vni) && claim.is_some_and(is_own)
-        };
-        shown.filter(is_claimed).or_else(|| self.claims.keys().copied().find(is_claimed))
-    }
-}
-
-/// Allocates VNIs from what is recorded, requested and in use on nodes. `taps` are those that need VNIs, oldest first.
+/// Allocates VNIs. `previous` is the last result of this leader; `taps` are those that need VNIs, oldest first.
 pub fn allocate(
-    recorded: &Claims,
+    previous: &Vnis,
     taps: &[(&Tap, &TapSpec)],
     node_taps: &BTreeMap<String, Arc<CachedNodeTap>>,
     range: &VniRange,
 ) -> Vnis {
     let in_use = InUse::new(node_taps);
-    let demands: Vec<Demand<'_>> = taps.iter().flat_map(|(tap, spec)| demands(recorded, tap, spec)).collect();
-    let mut work = Allocator { recorded, in_use: &in_use, range, vnis: Vnis::default() };
-    for (tap, spec) in taps {
-        work.vnis.primary.insert(tap.reference.uid.clone(), primary(recorded, tap, spec).to_owned());
-    }
-    work.keep_recorded(&demands);
-    work.keep_in_use(&demands);
-    let open: Vec<&Demand<'_>> = demands.iter().filter(|demand| !work.is_satisfied(demand)).collect();
-    // The record was lost, or is older than the status: a tap keeps what its status shows, unless another one has it by now.
-    let open: Vec<&Demand<'_>> = open.into_iter().filter(|demand| !work.restore(demand)).collect();
-    let (requested, open): (Vec<&Demand<'_>>, Vec<&Demand<'_>>) =
-        open.into_iter().partition(|demand| demand.requested.is_some());
-    for demand in requested {
-        work.assign_requested(demand);
-    }
-    let mut next = range.first;
-    for demand in open {
-        work.assign_lowest(demand, &mut next);
-    }
-    work.vnis
-}
-
-/// The name of the destination whose claim is that of the tap: as recorded; else the receiver that has the VNI of the status; else
-/// the first receiver; of external destinations alone the first one. None of this depends on the order once a VNI is assigned.
-fn primary<'a>(recorded: &'a Claims, tap: &Tap, spec: &'a TapSpec) -> &'a str {
-    let receivers = || spec.destinations.iter().filter(|destination| !destination.is_external());
-    let is_used = |name: &str| {
-        spec.destinations.iter().any(RequestedDestination::is_external) || receivers().any(|d| d.name == name)
-    };
-    let claim = tap.status.vni.and_then(|vni| recorded.get(&vni)).filter(|claim| claim.tap == tap.reference.uid);
-    let recorded = claim.map(|claim| claim.destination.as_str()).filter(|name| is_used(name));
-    let shown = |d: &&RequestedDestination| {
-        let vni = tap.status.destination(&d.name).and_then(|shown| shown.vni);
-        vni.is_some() && vni == tap.status.vni
-    };
-    let destination = || receivers().find(shown).or_else(|| receivers().next()).or_else(|| spec.destinations.first());
-    recorded.or_else(|| destination().map(|destination| destination.name.as_str())).unwrap_or_default()
-}
-
-/// Which VNIs and taps nodes have, in their specs or in their statuses.
-#[derive(Debug, Default)]
-struct InUse<'a> {
-    /// Taps by VNI.
-    vnis: BTreeMap<Vni, BTreeSet<&'a str>>,
-    /// Taps that any node has.
-    taps: BTreeSet<&'a str>,
-    /// Those of them that a node may have with other VNIs than its spec says.
-    unobserved: BTreeSet<&'a str>,
-}
-
-impl<'a> InUse<'a> {
-    fn new(node_taps: &'a BTreeMap<String, Arc<CachedNodeTap>>) -> Self {
-        let mut in_use = Self::default();
-        for node in node_taps.values() {
-            let spec = node.spec.iter();
-            let sent = spec.clone().flat_map(|spec| &spec.taps);
-            let sent = sent.flat_map(|tap| tap.destinations.iter().map(|endpoint| (endpoint.vni, &*tap.uid)));
-            let received = spec.flat_map(|spec| &spec.receivers).map(|r| (r.vni, &*r.tap.uid));
-            let reported = node.status.receivers.iter();
-            let reported = reported.filter_map(|r| Some((r.vni.try_into().ok()?, r.tap_uid.as_str())));
-            let mut taps: BTreeSet<&str> = node.status.senders.iter().map(|s| s.tap_uid.as_str()).collect();
-            for (vni, tap) in sent.chain(received).chain(reported) {
-                in_use.vnis.entry(vni).or_default().insert(tap);
-                taps.insert(tap);
+    let held = held(previous, &in_use);
+    let mut work = Allocator { in_use: &in_use, held, range, owners: HashMap::new(), is_exhausted: false };
+    let mut demands: Vec<Demand<'_>> = taps.iter().flat_map(|(tap, spec)| demands(previous, tap, spec)).collect();
+    work.keep(&mut demands, |work, demand, vni| demand.is_decided || work.in_use.is_of(vni, demand.tap));
+    // Nodes need not have what a status shows, for example while no pod matches.
+    work.keep(&mut demands, |work, demand, vni| !work.is_taken(vni, demand.tap));
+    let mut vnis = Vnis::default();
+    for demand in &mut demands {
+        if demand.vni.is_none() {
+            match work.assign(demand) {
+                Ok(vni) => demand.vni = Some(vni),
+                Err(refusal) => drop(vnis.refusals.entry(demand.tap.clone()).or_insert(refusal)),
             }
-            if !node.has_observed(node.generation) {
-                in_use.unobserved.extend(&taps);
-            }
-            in_use.taps.extend(taps);
         }
-        in_use
     }
+    vnis.released = work.released();
+    for Demand { tap, names, vni, .. } in demands {
+        let Some(vni) = vni.filter(|_| !vnis.refusals.contains_key(tap)) else { continue };
+        // The demand for the tap's own VNI comes first.
+        let entry =
+            vnis.assigned.entry(tap.clone()).or_insert_with(|| TapVnis { tap: vni, receivers: BTreeMap::new() });
+        entry.receivers.extend(names.into_iter().map(|name| (name.to_owned(), vni)));
+    }
+    vnis
 }
 
-/// One VNI that one tap needs.
+/// One VNI that a tap needs.
 #[derive(Debug)]
 struct Demand<'a> {
-    claim: Claim,
+    tap: &'a Uid,
+    /// What it is derived from: [`TAP`], or the name of a destination.
+    key: &'a str,
+    /// The receivers that use it.
+    names: Vec<&'a str>,
     requested: Option<Vni>,
-    /// What the tap's status shows for it.
+    /// What it was before.
     shown: Option<Vni>,
-    tap: &'a Tap,
+    /// This leader has assigned that.
+    is_decided: bool,
+    vni: Option<Vni>,
 }
 
-fn demands<'a>(recorded: &Claims, tap: &'a Tap, spec: &TapSpec) -> Vec<Demand<'a>> {
-    let primary = primary(recorded, tap, spec);
-    let claim = |name: &str| Claim { tap: tap.reference.uid.clone(), destination: name.to_owned() };
-    let receivers = spec.destinations.iter().filter(|d| !d.is_external() && d.name != primary);
-    let first = Demand { claim: claim(primary), requested: spec.vni, shown: tap.status.vni, tap };
-    let further = receivers.map(|d| Demand {
-        claim: claim(&d.name),
-        requested: None,
-        shown: tap.status.destination(&d.name).and_then(|shown| shown.vni),
-        tap,
-    });
-    std::iter::once(first).chain(further).collect()
+/// What a tap needs: a VNI of its own, and one for each receiver that does not use it.
+fn demands<'a>(previous: &Vnis, tap: &'a Tap, spec: &'a TapSpec) -> Vec<Demand<'a>> {
+    let decided = previous.assigned.get(&tap.reference.uid);
+    let of_tap = decided.map_or(tap.status.vni, |vnis| Some(vnis.tap));
+    let of_receiver = |name: &str| match decided {
+        Some(vnis) => vnis.receivers.get(name).copied(),
+        None => tap.status.destination(name)?.vni,
+    };
+    let receivers: Vec<&str> =
+        spec.destinations.iter().filter(|d| !d.is_external()).map(|destination| destination.name.as_str()).collect();
+    let has_external = receivers.len() < spec.destinations.len();
+    let sharing = receivers.iter().copied().find(|name| of_tap.is_some() && of_receiver(name) == of_tap);
+    let (sharing, shown) = match sharing {
+        // If the destination that shared it is gone, external destinations keep it. Without any, another receiver takes its place.
+        None if of_tap.is_none() || !has_external => {
+            let next = receivers.iter().copied().find(|name| of_receiver(name).is_some());
+            let next = next.or_else(|| receivers.first().copied());
+            (next, next.and_then(of_receiver).or(of_tap.filter(|_| next.is_none())))
+        }
+        sharing => (sharing, of_tap),
+    };
+    let demand = |key, names, requested, shown: Option<Vni>| Demand {
+        tap: &tap.reference.uid,
+        key,
+        names,
+        requested,
+        shown,
+        is_decided: decided.is_some() && shown.is_some(),
+        vni: None,
+    };
+    let own = demand(TAP, sharing.into_iter().collect(), spec.vni, shown);
+    let others = receivers.iter().filter(|name| Some(**name) != sharing);
+    std::iter::once(own).chain(others.map(|name| demand(name, vec![*name], None, of_receiver(name)))).collect()
+}
+
+/// What was assigned before, and which nodes may still have for the same tap.
+fn held<'a>(previous: &'a Vnis, in_use: &InUse<'_>) -> HashMap<Vni, &'a Uid> {
+    let of_tap = |vnis: &'a TapVnis| vnis.receivers.values().copied().chain([vnis.tap]);
+    let assigned = previous.assigned.iter().flat_map(|(tap, vnis)| of_tap(vnis).map(move |vni| (vni, tap)));
+    let before = previous.released.iter().map(|(vni, tap)| (*vni, tap)).chain(assigned);
+    before.filter(|(vni, tap)| in_use.may_be_of(*vni, tap)).collect()
 }
 
 struct Allocator<'a> {
-    recorded: &'a Claims,
     in_use: &'a InUse<'a>,
+    held: HashMap<Vni, &'a Uid>,
     range: &'a VniRange,
-    vnis: Vnis,
+    /// The taps to which VNIs are assigned.
+    owners: HashMap<Vni, &'a Uid>,
+    is_exhausted: bool,
 }
 
-impl Allocator<'_> {
-    fn is_suitable(&self, demand: &Demand<'_>, vni: Vni) -> bool {
-        self.range.contains(vni) && demand.requested.is_none_or(|requested| requested == vni)
-    }
-
-    fn is_satisfied(&self, demand: &Demand<'_>) -> bool {
-        self.vnis.claims.iter().any(|(vni, claim)| *claim == demand.claim && self.is_suitable(demand, *vni))
-    }
-
-    /// Claims that are still suitable stay.
-    fn keep_recorded(&mut self, demands: &[Demand<'_>]) {
-        let mut by_claim: BTreeMap<&Claim, Vec<Vni>> = BTreeMap::new();
-        for (vni, claim) in self.recorded {
-            by_claim.entry(claim).or_default().push(*vni);
-        }
-        for demand in demands {
-            let vnis = by_claim.get(&demand.claim).map(Vec::as_slice).unwrap_or_default();
-            let mut suitable = vnis.iter().copied().filter(|vni| self.is_suitable(demand, *vni));
-            let shown = demand.shown.filter(|shown| suitable.clone().any(|vni| vni == *shown));
-            if let Some(vni) = shown.or_else(|| suitable.next()) {
-                self.vnis.claims.insert(vni, demand.claim.clone());
+impl<'a> Allocator<'a> {
+    /// Lets demands keep what they had if `may` holds.
+    fn keep(&mut self, demands: &mut [Demand<'a>], may: impl Fn(&Self, &Demand<'a>, Vni) -> bool) {
+        for demand in demands.iter_mut().filter(|demand| demand.vni.is_none()) {
+            let is_suitable =
+                |vni: &Vni| self.range.contains(*vni) && demand.requested.is_none_or(|requested| requested == *vni);
+            let shown = demand.shown.filter(is_suitable);
+            demand.vni = shown.filter(|vni| !self.owners.contains_key(vni) && may(self, demand, *vni));
+            if let Some(vni) = demand.vni {
+                self.owners.insert(vni, demand.tap);
             }
         }
     }
 
-    /// Other claims stay for as long as a node may have what they were for.
-    fn keep_in_use(&mut self, demands: &[Demand<'_>]) {
-        let existing: BTreeSet<&Uid> = demands.iter().map(|demand| &demand.claim.tap).collect();
-        for (vni, claim) in self.recorded {
-            let tap = &*claim.tap;
-            let is_in_use = if existing.contains(&claim.tap) {
-                self.in_use.unobserved.contains(tap) || self.in_use.vnis.get(vni).is_some_and(|taps| taps.contains(tap))
-            } else {
-                self.in_use.taps.contains(tap)
-            };
-            if is_in_use {
-                self.vnis.claims.entry(*vni).or_insert_with(|| claim.clone());
-            }
-        }
+    /// Whether a VNI cannot be assigned to the tap.
+    fn is_taken(&self, vni: Vni, tap: &Uid) -> bool {
+        self.owners.contains_key(&vni) || self.is_of_another(vni, tap)
     }
 
-    /// Another tap that has the VNI.
-    fn other_holder(&self, vni: Vni, tap: &str) -> Option<String> {
-        let claimed = self.vnis.claims.get(&vni).map(|claim| &*claim.tap);
-        let in_use = self.in_use.vnis.get(&vni).into_iter().flatten().copied();
-        claimed.into_iter().chain(in_use).find(|holder| *holder != tap).map(str::to_owned)
+    /// Whether another tap has the VNI, or may still have it.
+    fn is_of_another(&self, vni: Vni, tap: &Uid) -> bool {
+        self.in_use.is_of_another(vni, tap) || self.held.get(&vni).is_some_and(|holder| *holder != tap)
     }
 
-    fn restore(&mut self, demand: &Demand<'_>) -> bool {
-        let is_free = |vni: &Vni| {
-            self.is_suitable(demand, *vni)
-                && !self.vnis.claims.contains_key(vni)
-                && self.other_holder(*vni, &demand.claim.tap).is_none()
+    fn assign(&mut self, demand: &Demand<'a>) -> Result<Vni, Refusal> {
+        let vni = match demand.requested {
+            Some(vni) if !self.range.contains(vni) => return Err(Refusal::NotAllowed(vni)),
+            Some(vni) if self.is_taken(vni, demand.tap) => return Err(Refusal::InUse(vni)),
+            Some(vni) => vni,
+            None => self.derive(demand)?,
         };
-        let Some(vni) = demand.shown.filter(is_free) else { return false };
-        self.vnis.claims.insert(vni, demand.claim.clone());
-        true
+        self.owners.insert(vni, demand.tap);
+        Ok(vni)
     }
 
-    fn assign_requested(&mut self, demand: &Demand<'_>) {
-        let Some(vni) = demand.requested else { return };
-        let refusal = if !self.range.contains(vni) {
-            Refusal::NotAllowed { vni }
-        } else if let Some(holder) = self.other_holder(vni, &demand.claim.tap) {
-            Refusal::InUse { vni, holder }
-        } else {
-            // Even if another destination of the same tap had it: that one gets another.
-            self.vnis.claims.insert(vni, demand.claim.clone());
-            return;
-        };
-        self.vnis.refusals.insert(demand.tap.reference.uid.clone(), refusal);
-    }
-
-    /// Assigns the lowest free VNI from `next` on; below `next` none is free.
-    fn assign_lowest(&mut self, demand: &Demand<'_>, next: &mut Vni) {
-        while self.vnis.claims.contains_key(next) || self.in_use.vnis.contains_key(next) {
-            match Vni::try_from(next.get() + 1) {
-                Ok(following) if following <= self.range.last => *next = following,
-                _ => {
-                    self.vnis.refusals.entry(demand.claim.tap.clone()).or_insert(Refusal::Exhausted);
-                    return;
-                }
-            }
+    fn derive(&mut self, demand: &Demand<'a>) -> Result<Vni, Refusal> {
+        let sequence = || (0..ATTEMPTS).map(|attempt| derived(self.range, demand.tap, demand.key, attempt));
+        // A node has it although neither this leader nor the status knows it: the last leader ended in between.
+        let is_own = |vni: &Vni| self.in_use.is_of(*vni, demand.tap) && !self.is_taken(*vni, demand.tap);
+        let found = sequence().find(is_own).or_else(|| sequence().find(|vni| !self.is_taken(*vni, demand.tap)));
+        if let Some(vni) = found {
+            return Ok(vni);
         }
-        self.vnis.claims.insert(*next, demand.claim.clone());
+        let found = if self.is_exhausted { None } else { self.search(demand) };
+        self.is_exhausted = found.is_none();
+        found.ok_or(Refusal::Exhausted)
     }
+
+    /// Searches the range from the end of the sequence on. Among one VNI more than there are taken ones, one is free.
+    fn search(&self, demand: &Demand<'_>) -> Option<Vni> {
+        let start = derived(self.range, demand.tap, demand.key, ATTEMPTS).get();
+        let (first, last) = (self.range.first.get(), self.range.last.get());
+        let taken = self.owners.len() + self.in_use.len() + self.held.len();
+        let numbers = (start..=last).chain(first..start).take(taken + 1);
+        let mut vnis = numbers.filter_map(|number| Vni::try_from(number).ok());
+        vnis.find(|vni| !self.is_taken(*vni, demand.tap))
+    }
+
+    /// What is no longer assigned to the tap that had it, while nodes may still have it.
+    fn released(&self) -> BTreeMap<Vni, Uid> {
+        let released = self.held.iter().filter(|(vni, tap)| self.owners.get(vni) != Some(tap));
+        released.map(|(vni, tap)| (*vni, (*tap).clone())).collect()
+    }
+}
+
+/// The VNI that a sequence has at a position.
+pub fn derived(range: &VniRange, tap: &Uid, key: &str, attempt: u32) -> Vni {
+    let size = u64::from(range.last.get() - range.first.get()) + 1;
+    // A UID contains no slash.
+    let number = names::hash(format!("{tap}/{attempt}/{key}").as_bytes()) % size;
+    let offset = u32::try_from(number).unwrap_or_default();
+    Vni::try_from(range.first.get() + offset).unwrap_or(range.first)
 }
 
 #[cfg(test)]

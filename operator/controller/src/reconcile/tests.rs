@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     apply::helper_pod::HelperTemplate,
     fake_api::FakeApi,
-    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, started, tap, vni},
+    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, started, tap},
     plan::rollout::MaxUnavailable,
     store::{
         cache::Cache,
@@ -34,7 +34,6 @@ const NODE_TAP: &str = "/apis/podtap.dev/v1alpha1/nodetaps/";
 const PODS: &str = "/api/v1/namespaces/podtap-system/pods";
 const SWEEP: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-sweep";
 const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
-const CLAIMS: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-vni-claims";
 
 /// A leader and its API server. [`Cluster::sync`] replaces the watches.
 struct Cluster {
@@ -75,7 +74,6 @@ impl Cluster {
         Reconciler {
             publisher: Publisher::new(client.clone(), "test"),
             compiler: Compiler::shell("exit 1"),
-            vni_record: VniRecord::new(client.clone(), OWN_NAMESPACE),
             sweep_record: SweepRecord::new(client.clone(), OWN_NAMESPACE),
             context: Context {
                 client,
@@ -217,11 +215,11 @@ async fn an_unchanged_cluster_sends_nothing() {
         *sent.entry(kinds.into_iter().find(|kind| request.contains(kind)).expect(request)).or_default() += 1;
         sent
     });
-    // The record of VNIs is read and written, that of nodes to sweep is read, the finalizer added, each NodeTap, agent's account and helper
-    // pod created, and the status written.
+    // The record of nodes to sweep is read, the finalizer added, each NodeTap, agent's account and helper pod created, and the status
+    // written.
     let account = [("serviceaccounts", 2), ("clusterroles", 2), ("clusterrolebindings", 2)];
     let others =
-        [("/pods", 2), ("/status", 1), ("configmaps", 3), ("nodetaps", 2), ("podtaps", 1), ("selfsubjectreviews", 1)];
+        [("/pods", 2), ("/status", 1), ("configmaps", 1), ("nodetaps", 2), ("podtaps", 1), ("selfsubjectreviews", 1)];
     assert_eq!(sent, account.into_iter().chain(others).collect());
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
     assert_eq!(cluster.reconcile().await, none());
@@ -272,10 +270,7 @@ async fn a_new_leader_changes_nothing() {
     };
     tokio::time::timeout(Duration::from_secs(10), published).await.expect("TapEstablished is published");
     cluster.restart();
-    assert_eq!(
-        cluster.reconcile().await,
-        [format!("GET {CLAIMS}"), format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]
-    );
+    assert_eq!(cluster.reconcile().await, [format!("GET {SWEEP}"), format!("POST {WHO_AM_I}")]);
     tokio::task::yield_now().await;
     assert_eq!(cluster.api.list("/events/").len(), 1, "TapEstablished, once");
 }
@@ -342,7 +337,7 @@ async fn a_mistyped_opt_out_is_reported_once() {
 #[tokio::test]
 async fn a_leader_can_be_replaced_between_any_two_requests() {
     // The first leader gets this far, and its successor has to reach the same result.
-    for lost_from in ["POST /api/v1/namespaces/podtap-system/configmaps", "PATCH", "nodetaps/n2", "/pods", "/status"] {
+    for lost_from in ["PATCH", "nodetaps/n2", "/pods", "/status"] {
         let mut cluster = Cluster::with_one_tap();
         cluster.api.refuse(lost_from, StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
         cluster.reconcile().await;
@@ -394,12 +389,13 @@ async fn deleting_ends_when_the_nodes_are_clean() {
     assert_eq!(requests, [format!("PATCH {NODE_TAP}n1"), format!("PATCH {NODE_TAP}n2")]);
     assert_eq!(cluster.node_tap("n1").spec, NodeTapSpec::default());
     assert_eq!(cluster.reconcile().await, none(), "the nodes are cleaning up");
-    let recorded = |cluster: &Cluster| cluster.api.get(CLAIMS).expect("a record")["data"].clone();
-    assert_eq!(recorded(&cluster), json!({"100": "tap-t/main"}), "mirrored frames may still be in flight");
+    let released = |cluster: &Cluster| cluster.reconciler.state.vnis.released.len();
+    assert_eq!(released(&cluster), 1, "mirrored frames may still be in flight");
     cluster.nodes_apply();
     cluster.reconcile().await;
     assert_eq!(cluster.api.get(TAP), None);
-    assert_eq!(recorded(&cluster), json!({}));
+    cluster.reconcile().await;
+    assert_eq!(released(&cluster), 0);
 }
 
 #[tokio::test]
@@ -526,52 +522,23 @@ async fn a_node_that_cannot_be_written_to_stops_no_other() {
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
 }
 
+/// One has not heard of the other's writes, nor of a younger tap that requests a VNI.
 #[tokio::test]
-async fn of_two_controllers_one_records_a_vni() {
-    let mut cluster = Cluster::with_one_tap();
-    cluster.establish().await;
-    // Another controller is faster, and assigns the next VNI.
-    let theirs = json!({"100": "tap-t/main", "101": "tap-t/second"});
-    let mut newer = cluster.api.get(CLAIMS).expect("a record");
-    newer["data"] = theirs.clone();
-    cluster.api.put(CLAIMS, &newer);
-    cluster.api.put(&TAP.replace("podtaps/t", "podtaps/u"), &tap("u", json!([{"node": {"name": "n2"}}])));
-    cluster.reconcile().await;
-    let data = || cluster.api.get(CLAIMS).expect("a record")["data"].clone();
-    assert_eq!(data(), theirs, "a newer record is not overwritten");
-    assert!(
-        cluster.node_tap("n1").spec.0.senders.iter().all(|sender| *sender.tap == *"tap-t"),
-        "not before it is recorded"
-    );
-    cluster.wait_for_retry().await;
-    cluster.reconcile().await;
-    let NodeTapSpec(spec) = cluster.node_tap("n1").spec;
-    let vnis: BTreeMap<_, _> = spec.taps.iter().map(|t| (t.name.as_str(), t.destinations[0].vni)).collect();
-    assert_eq!((vnis.len(), vnis["t"], spec.senders.len()), (2, vni(100), 2));
-    assert_ne!(vnis["u"], vni(100));
-}
-
-#[tokio::test]
-async fn a_deleted_record_is_recreated() {
-    let mut cluster = Cluster::with_one_tap();
-    cluster.establish().await;
-    cluster.api.remove(CLAIMS);
-    cluster.restart();
-    let before = cluster.node_tap("n1").spec;
-    cluster.reconcile().await;
-    assert_eq!(cluster.api.get(CLAIMS).expect("a record")["data"], json!({"100": "tap-t/main"}));
-    assert_eq!(cluster.node_tap("n1").spec, before);
-}
-
-#[tokio::test]
-async fn nothing_is_stopped_while_the_record_cannot_be_read() {
-    let mut cluster = Cluster::with_one_tap();
-    cluster.establish().await;
-    cluster.restart();
-    cluster.api.refuse("configmaps", StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
-    cluster.reconcile().await;
-    assert_eq!(cluster.reconcile().await, none(), "not before a pause is over");
-    assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1);
+async fn two_controllers_assign_the_same_vnis() {
+    let vni_of = |cluster: &Cluster, tap: &str| {
+        let NodeTapSpec(spec) = cluster.node_tap("n1").spec;
+        spec.taps.iter().find(|found| found.name == tap).map(|found| found.destinations[0].vni)
+    };
+    let mut first = Cluster::with_one_tap();
+    first.reconcile().await;
+    let vni = vni_of(&first, "t").expect("a VNI");
+    let mut second = Cluster::with_one_tap();
+    let mut younger = tap("u", json!([{"node": {"name": "n2"}}]));
+    younger.metadata.creation_timestamp = crate::fixtures::time(1);
+    younger.spec.vxlan = Some(podtap_api::Vxlan { vni: Some(vni) });
+    second.api.put(&TAP.replace("podtaps/t", "podtaps/u"), &younger);
+    second.reconcile().await;
+    assert_eq!((vni_of(&second, "t"), vni_of(&second, "u")), (Some(vni), None));
 }
 
 #[tokio::test]

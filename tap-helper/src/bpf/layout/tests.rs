@@ -51,6 +51,7 @@ fn rust() -> [Layout; 5] {
                 peers_hash,
                 bits_per_second,
                 packets_per_second,
+                sample_seed,
                 flags,
                 include_count,
                 rule_count,

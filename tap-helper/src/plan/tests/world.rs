@@ -7,8 +7,8 @@ use crate::{
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
-        DROP_PRIORITY, Filter, FilterId, FilterTarget, ForwardingEntry, Hook, InterfaceAddress, Link, Mirror, Qdisc,
-        QdiscKind, REDIRECT_PRIORITY, Vxlan, ZERO,
+        DROP_PRIORITY, Filter, FilterId, FilterTarget, ForwardingEntry, Hook, InterfaceAddress, Link, LinkLayer,
+        Mirror, Qdisc, QdiscKind, REDIRECT_PRIORITY, Vxlan, ZERO,
     },
     observe::{Observed, Program},
     plan::{Plan, Requested, plan},
@@ -32,7 +32,8 @@ impl World {
     pub fn of_pod() -> Self {
         let mut world = Self::default();
         for name in ["lo", "eth0", "net1"] {
-            let link = Link { name: name.to_owned(), up: true, mtu: 1500, loopback: name == "lo", ..Link::default() };
+            let layer = if name == "lo" { LinkLayer::Loopback } else { LinkLayer::Ethernet };
+            let link = Link { name: name.to_owned(), up: true, mtu: 1500, layer, ..Link::default() };
             world.add_link(link);
         }
         let address = InterfaceAddress { interface: 2, address: [10, 88, 0, 5].into(), global: true };

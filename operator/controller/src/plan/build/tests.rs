@@ -1,16 +1,16 @@
 use std::collections::BTreeMap;
 
-use podtap_model::{Endpoint, FrameFormat, NodeState};
+use podtap_model::{Endpoint, FrameFormat, NodeState, Vni};
 use serde_json::json;
 
 use super::*;
 use crate::{
-    fixtures::{World, lost, node, object, pod, policy, tap, time, uid, vni},
+    fixtures::{World, derived, lost, node, object, pod, policy, tap, time, uid, vni},
     plan::{
         deduplication::Deduplication,
         resolve::resolve,
         tap_plan::{SuspendedBy, TapState},
-        vni::{Claims, Vnis},
+        vni::Vnis,
     },
     validate::tap::validate,
 };
@@ -23,7 +23,7 @@ fn to_n2() -> serde_json::Value {
 
 /// The state of the first tap, and why its first target and its first destination fail.
 fn results(world: &World) -> (TapState, Option<Reason>, Option<Reason>) {
-    world.plan(&Claims::new(), |_, _, plan| {
+    world.plan(&Vnis::default(), |_, _, plan| {
         let tap = &plan.taps[0];
         let target = tap.targets.pods.first().and_then(|target| target.failure.as_ref());
         let destination = tap.destinations.first().and_then(|destination| destination.failure.as_ref());
@@ -32,7 +32,7 @@ fn results(world: &World) -> (TapState, Option<Reason>, Option<Reason>) {
 }
 
 fn nodes(world: &World) -> BTreeMap<String, NodeState> {
-    world.plan(&Claims::new(), |_, _, plan| plan.nodes)
+    world.plan(&Vnis::default(), |_, _, plan| plan.nodes)
 }
 
 fn reason_of(state: &TapState) -> Reason {
@@ -42,8 +42,8 @@ fn reason_of(state: &TapState) -> Reason {
     }
 }
 
-fn endpoint(address: &str, port: u16, number: u32) -> Endpoint {
-    Endpoint { address: address.parse().expect("an address"), port, vni: vni(number) }
+fn endpoint(address: &str, port: u16, vni: Vni) -> Endpoint {
+    Endpoint { address: address.parse().expect("an address"), port, vni }
 }
 
 #[test]
@@ -52,8 +52,10 @@ fn one_pod_one_node() {
     assert_eq!(nodes.keys().collect::<Vec<_>>(), ["n1", "n2"]);
     let (tap, sender, receiver) = (&nodes["n1"].taps[0], &nodes["n1"].senders[0], &nodes["n2"].receivers[0]);
     assert_eq!((sender.pod.name.as_str(), &*sender.tap, &*tap.uid), ("web", "tap-t", "tap-t"));
-    assert_eq!(tap.destinations, [endpoint("10.0.0.2", 14789, 100)]);
-    assert_eq!((receiver.vni, &*receiver.interface_name, receiver.ipv6), (vni(100), "ptap100", false));
+    assert_eq!(tap.destinations, [endpoint("10.0.0.2", 14789, derived("tap-t", ""))]);
+    let vni = derived("tap-t", "");
+    assert_eq!((receiver.vni, receiver.interface_name.to_string()), (vni, format!("ptap{vni}")));
+    assert!(!receiver.ipv6);
     assert_eq!((nodes["n1"].receivers.len(), nodes["n2"].senders.len()), (0, 0));
     assert!(nodes["n2"].taps.is_empty(), "options do not concern a node that only receives");
 }
@@ -82,11 +84,11 @@ fn options_and_programs_are_on_each_node_once() {
     assert!(specs["n2"].taps.is_empty() && specs["n2"].programs.is_empty());
     assert_eq!((specs["n1"].underlay_mtu, specs["n2"].underlay_mtu), (Some(1400), None));
     assert_eq!((specs["n1"].orphan_timeout_seconds, specs["n2"].orphan_timeout_seconds), (Some(600), None));
-    let format = |node: &str| -> Vec<_> {
+    let format = |node: &str| -> BTreeMap<_, _> {
         specs[node].receivers.iter().map(|r| (r.tap.name.as_str(), r.frame_format)).collect()
     };
-    assert_eq!(format("n1"), [("t", FrameFormat::Wire)]);
-    assert_eq!(format("n2"), [("t", FrameFormat::Raw), ("u", FrameFormat::Wire), ("v", FrameFormat::Wire)]);
+    assert_eq!(format("n1"), [("t", FrameFormat::Wire)].into());
+    assert_eq!(format("n2"), [("t", FrameFormat::Raw), ("u", FrameFormat::Wire), ("v", FrameFormat::Wire)].into());
 
     let nodes = plan_without(&world, &["tap-t", "tap-v"], |plan| plan.nodes);
     assert_eq!(nodes["n1"].taps.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["u"]);
@@ -115,8 +117,7 @@ fn a_settled_node_can_be_decoded_by_the_tap_helper() {
 fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>) -> T) -> T {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
-    let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
-    let taps = resolve(&snapshot, &validated, &vnis);
+    let (taps, _) = resolve(&snapshot, &validated, &Vnis::default());
     let excluded = excluded.iter().map(|tap| uid(tap)).collect();
     check(build(&snapshot, taps, &excluded, &validated.policy, &Deduplication::default()))
 }
@@ -136,10 +137,10 @@ fn an_expression_that_is_not_compiled_yet_keeps_its_tap_pending() {
 fn an_established_tap_keeps_its_expression_if_the_new_one_is_invalid() {
     let mut tap = tap("t", to_n2());
     tap.spec.options.filter = Some(object(json!({"expression": "arp"})));
-    let (mut world, claims) = World::with(tap).settled(&Claims::new());
-    let before = world.plan(&claims, |_, _, plan| plan.nodes);
+    let (mut world, vnis) = World::with(tap).settled(&Vnis::default());
+    let before = world.plan(&vnis, |_, _, plan| plan.nodes);
     world.taps[0].spec.options.filter = Some(object(json!({"expression": "tcp prot 443"})));
-    assert_eq!(world.plan(&claims, |_, _, plan| plan.nodes), before);
+    assert_eq!(world.plan(&vnis, |_, _, plan| plan.nodes), before);
 }
 
 #[test]
@@ -161,12 +162,13 @@ fn several_destinations_get_every_frame() {
     world.pods.push(ids);
     let nodes = nodes(&world);
     // Two receivers on one node have two VNIs; an external endpoint gets the tap's VNI at the standard port.
+    let [own, of_ids] = ["", "second"].map(|key| derived("tap-t", key));
     let expected =
-        [endpoint("10.0.0.2", 14789, 100), endpoint("10.0.0.2", 14789, 101), endpoint("192.0.2.7", 4789, 100)];
+        [endpoint("10.0.0.2", 14789, own), endpoint("10.0.0.2", 14789, of_ids), endpoint("192.0.2.7", 4789, own)];
     assert_eq!(nodes["n1"].taps[0].destinations, expected);
-    let receivers: Vec<_> =
-        nodes["n2"].receivers.iter().map(|r| (r.vni.get(), r.pod.as_ref().map(|p| p.name.as_str()))).collect();
-    assert_eq!(receivers, [(100, None), (101, Some("ids"))]);
+    let receivers: BTreeMap<_, _> =
+        nodes["n2"].receivers.iter().map(|r| (r.vni, r.pod.as_ref().map(|p| p.name.as_str()))).collect();
+    assert_eq!(receivers, [(own, None), (of_ids, Some("ids"))].into());
 }
 
 #[test]
@@ -195,33 +197,23 @@ fn a_tap_that_is_not_carried_out_is_on_no_node() {
 }
 
 #[test]
-fn only_recorded_vnis_are_used() {
-    let world = World::with(tap("t", to_n2()));
-    let snapshot = world.snapshot();
-    let validated = validate(&snapshot);
-    let vnis = Vnis { claims: Claims::new(), ..crate::reconcile::allocate(&snapshot, &validated, &Claims::new()) };
-    let taps = resolve(&snapshot, &validated, &vnis);
-    let plan = build(&snapshot, taps, &[].into(), &validated.policy, &Deduplication::default());
-    assert_eq!(reason_of(&plan.taps[0].state), Reason::Pending);
-    assert!(plan.nodes.is_empty());
-}
-
-#[test]
 fn another_requested_vni_is_assigned_although_a_dead_node_has_the_old_one() {
-    let (mut world, claims) = World::with(tap("t", to_n2())).settled(&Claims::new());
+    let (mut world, vnis) = World::with(tap("t", to_n2())).settled(&Vnis::default());
     world.nodes[1] = lost(world.nodes[1].clone());
-    world.taps[0].spec.vxlan = Some(podtap_api::Vxlan { vni: Some(vni(500)) });
-    world.plan(&claims, |_, claims, plan| {
-        assert_eq!((plan.taps[0].state.clone(), plan.taps[0].vni), (TapState::Active, Some(vni(500))));
-        assert_eq!(claims.keys().collect::<Vec<_>>(), [&vni(100), &vni(500)], "the old one is not free yet");
+    world.taps[0].spec.vxlan = Some(podtap_api::Vxlan { vni: Some(vni(5000)) });
+    world.plan(&vnis, |_, vnis, plan| {
+        assert_eq!((plan.taps[0].state.clone(), plan.taps[0].vni), (TapState::Active, Some(vni(5000))));
+        assert_eq!(vnis.released, [(derived("tap-t", ""), uid("tap-t"))].into(), "the old one is not free yet");
     });
 }
 
 #[test]
 fn a_narrower_range_moves_taps() {
-    let (mut world, claims) = World::with(tap("t", to_n2())).settled(&Claims::new());
+    let (mut world, vnis) = World::with(tap("t", to_n2())).settled(&Vnis::default());
     world.policy = Some(policy(json!({"vniRange": {"first": 200, "last": 300}})));
-    world.plan(&claims, |_, _, plan| assert_eq!(plan.taps[0].vni, Some(vni(200))));
+    world.plan(&vnis, |_, _, plan| {
+        assert!(plan.taps[0].vni.is_some_and(|vni| (200..=300).contains(&vni.get())), "{:?}", plan.taps[0].vni);
+    });
 }
 
 #[test]
@@ -232,7 +224,7 @@ fn a_destination_is_not_tapped_and_does_not_count_as_a_target() {
     let mut second = pod("shop", "web-2", "n2");
     second.metadata.creation_timestamp = time(1);
     world.pods.push(second);
-    world.plan(&Claims::new(), |_, _, plan| {
+    world.plan(&Vnis::default(), |_, _, plan| {
         let targets = &plan.taps[0].targets;
         assert_eq!(targets.failure, None, "one pod is to be tapped, which is not too many");
         assert_eq!(targets.skipped[0].reason, Reason::DestinationIsTarget);
@@ -245,13 +237,23 @@ fn interface_names_go_to_the_older_tap() {
     let destination = json!([{"node": {"name": "n2", "interfaceName": "mirror"}}]);
     let mut world = World::with(tap("a", destination.clone()));
     world.taps.push(tap("b", destination));
-    world.plan(&Claims::new(), |_, _, plan| {
+    world.plan(&Vnis::default(), |_, _, plan| {
         assert_eq!(plan.nodes["n2"].receivers.len(), 1);
         let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
         assert_eq!(failure.reason, Reason::InterfaceNameConflict);
         let words = "the interface mirror on node n2 belongs to the PodTap a:";
         assert!(failure.message.contains(words), "{}", failure.message);
         assert!(plan.nodes["n1"].senders.iter().all(|sender| *sender.tap == *"tap-a"));
+    });
+    // A tap of another namespace is not named.
+    world.taps[1].metadata.namespace = Some("bank".into());
+    world.plan(&Vnis::default(), |_, _, plan| {
+        let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
+        assert!(
+            failure.message.contains("an older tap of another namespace") && !failure.message.contains("shop"),
+            "{}",
+            failure.message
+        );
     });
 }
 
@@ -264,7 +266,7 @@ fn taps_of_other_namespaces_are_not_named() {
     other.metadata.creation_timestamp = time(1);
     world.taps.push(other);
     world.pods.push(pod("bank", "vault", "n1"));
-    world.plan(&Claims::new(), |_, _, plan| {
+    world.plan(&Vnis::default(), |_, _, plan| {
         let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
         assert!(failure.message.contains("mirror on node n2 belongs to an older tap of another namespace"));
         assert!(!failure.message.contains("shop"), "{}", failure.message);
@@ -284,7 +286,7 @@ fn a_mirroring_loop_is_refused_at_the_younger_tap() {
     let mut back = to("back", "ids", "web");
     back.metadata.creation_timestamp = time(1);
     world.taps.insert(0, back);
-    world.plan(&Claims::new(), |_, _, plan| {
+    world.plan(&Vnis::default(), |_, _, plan| {
         assert_eq!(plan.taps[0].state, TapState::Active);
         assert_eq!(reason_of(&plan.taps[1].state), Reason::MirroringLoop);
     });
@@ -295,7 +297,7 @@ fn taps_per_pod_are_limited() {
     let mut world = World::with(tap("a", to_n2()));
     world.taps.push(tap("b", to_n2()));
     world.policy = Some(policy(json!({"limits": {"tapsPerPod": 1}})));
-    world.plan(&Claims::new(), |_, _, plan| {
+    world.plan(&Vnis::default(), |_, _, plan| {
         assert_eq!(plan.nodes["n1"].senders.len(), 1);
         let failure = plan.taps[1].targets.pods[0].failure.as_ref().expect("a failure");
         assert_eq!(failure.reason, Reason::TooManyTaps);
@@ -307,7 +309,7 @@ fn taps_per_namespace_are_limited() {
     let mut world = World::with(tap("a", to_n2()));
     world.taps.push(tap("b", to_n2()));
     world.policy = Some(policy(json!({"limits": {"tapsPerNamespace": 1}})));
-    world.plan(&Claims::new(), |_, _, plan| {
+    world.plan(&Vnis::default(), |_, _, plan| {
         assert_eq!((plan.nodes["n1"].senders.len(), plan.nodes["n2"].receivers.len()), (1, 1));
         assert_eq!(plan.taps[0].state, TapState::Active);
         assert_eq!(reason_of(&plan.taps[1].state), Reason::TooManyTaps);

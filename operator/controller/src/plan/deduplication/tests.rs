@@ -7,15 +7,14 @@ use serde_json::json;
 use super::*;
 use crate::{
     fixtures::{OWN_NAMESPACE, World, carry_out, node, node_tap, object, pod, tap, uid},
-    plan::{build::build, resolve::resolve, vni::Claims},
-    reconcile::allocate,
+    plan::{build::build, resolve::resolve, vni::Vnis},
     validate::tap::validate,
 };
 
 /// A controller and its nodes. Each node applies its `NodeTap` only when the test says so.
 struct Cluster {
     world: World,
-    claims: Claims,
+    vnis: Vnis,
     generations: Generations,
     waits: Waits,
 }
@@ -34,7 +33,7 @@ impl Cluster {
         let mut world = World::with(once);
         world.nodes.push(node("n3", &["10.0.0.3"]));
         world.pods = vec![web("web-1", "n1", "10.1.0.1"), web("web-2", "n2", "10.1.0.2")];
-        Self { world, claims: Claims::new(), generations: Generations::default(), waits: Waits::default() }
+        Self { world, vnis: Vnis::default(), generations: Generations::default(), waits: Waits::default() }
     }
 
     /// The same, with both pods mirrored, and each a peer of the other.
@@ -49,8 +48,7 @@ impl Cluster {
     fn reconcile(&mut self) -> Vec<String> {
         let snapshot = self.world.snapshot();
         let validated = validate(&snapshot);
-        let vnis = allocate(&snapshot, &validated, &self.claims);
-        let taps = resolve(&snapshot, &validated, &vnis);
+        let (taps, vnis) = resolve(&snapshot, &validated, &self.vnis);
         let deduplication = deduplication(&taps, &snapshot, &self.generations, &self.waits);
         let mut plan = build(&snapshot, taps, &[].into(), &validated.policy, &deduplication);
         for name in snapshot.node_taps.keys() {
@@ -74,7 +72,7 @@ impl Cluster {
             self.world.node_taps.push(new);
             written.push(name);
         }
-        self.claims = vnis.claims;
+        self.vnis = vnis;
         self.waits = deduplication.waits;
         written
     }
@@ -302,7 +300,7 @@ fn opting_out_takes_effect_at_once() {
     for mut cluster in [of_pod, of_node, of_namespace] {
         let snapshot = cluster.world.snapshot();
         let validated = validate(&snapshot);
-        let taps = resolve(&snapshot, &validated, &allocate(&snapshot, &validated, &cluster.claims));
+        let (taps, _) = resolve(&snapshot, &validated, &cluster.vnis);
         let found = deduplication(&taps, &snapshot, &cluster.generations, &cluster.waits);
         assert_eq!(found.leaving_of(&uid("tap-t")).count(), 0);
         cluster.reconcile();

@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     expression::compiled::Expressions,
     fixtures::{World, lost, node, object, pod, policy, tap, time},
-    plan::vni::Claims,
+    plan::vni::Vnis,
     store::tap::DecodeError,
     validate::tap::validate,
 };
@@ -72,7 +72,7 @@ fn a_node_that_cannot_receive() {
 #[test]
 fn a_node_that_is_not_ready_keeps_what_it_has_and_gets_nothing_new() {
     let mut world = world(json!({"node": {"name": "n2"}}));
-    let (mut settled, _) = world.settled(&Claims::new());
+    let (mut settled, _) = world.settled(&Vnis::default());
     world.nodes[1] = lost(world.nodes[1].clone());
     assert_failure(&world, Reason::NodeNotReady, "n2");
     assert_eq!(of(&world).resolved, None);

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     fixtures::{World, at, carry_out, tap, time},
-    plan::vni::Claims,
+    plan::vni::Vnis,
 };
 
 /// A tap of a minute from n1 to n2.
@@ -17,7 +17,7 @@ fn limited() -> World {
 
 /// The time in the `NodeTap` of the tapped pod's node, in seconds of the test.
 fn planned(world: &World) -> Option<i64> {
-    let time = world.plan(&Claims::new(), |_, _, plan| plan.nodes["n1"].taps[0].expiration_time)?;
+    let time = world.plan(&Vnis::default(), |_, _, plan| plan.nodes["n1"].taps[0].expiration_time)?;
     i64::try_from(time.seconds()).ok().map(|seconds| seconds - at(0).as_second())
 }
 
@@ -41,7 +41,7 @@ fn a_tap_that_has_not_started_ends_too_and_its_nodes_are_not_written_again_and_a
     let mut world = limited();
     let first = 60 + 20 * 60;
     assert_eq!(planned(&world), Some(first));
-    let (mut settled, _) = world.settled(&Claims::new());
+    let (mut settled, _) = world.settled(&Vnis::default());
     for node_tap in &mut settled.node_taps {
         node_tap.status = None;
     }
@@ -56,7 +56,7 @@ fn a_tap_that_has_not_started_ends_too_and_its_nodes_are_not_written_again_and_a
 /// In the reconcile that sees the first tapped pod: nothing might wake the leader before the tap is over.
 #[test]
 fn a_tap_starts_when_a_node_reports_an_active_sender() {
-    let (mut settled, _) = limited().settled(&Claims::new());
+    let (mut settled, _) = limited().settled(&Vnis::default());
     settled.seconds = 7;
     assert_eq!(planned(&settled), Some(67));
     for node_tap in &mut settled.node_taps {

@@ -1,10 +1,10 @@
-use podtap_model::{Instruction, NodeState, Program, ProgramId, SenderStatus, State};
+use podtap_model::{Instruction, NodeState, Program, ProgramId, SenderStatus, SentVnis, State};
 use serde_json::json;
 
 use super::*;
 use crate::{
     fixtures::{World, carry_out, node_tap, pod, policy, tap, time},
-    plan::{build::build, deduplication::Deduplication, resolve::resolve, tap_plan::TapPlan, vni::Claims},
+    plan::{build::build, deduplication::Deduplication, resolve::resolve, tap_plan::TapPlan, vni::Vnis},
     validate::tap::validate,
 };
 
@@ -48,8 +48,7 @@ fn world(pods: usize, taps: usize) -> World {
 fn planned<T>(world: &World, instructions: usize, check: impl FnOnce(&[TapPlan<'_>], &NodeState) -> T) -> T {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
-    let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
-    let mut taps = resolve(&snapshot, &validated, &vnis);
+    let (mut taps, _) = resolve(&snapshot, &validated, &Vnis::default());
     if instructions > 0 {
         for (number, plan) in taps.iter_mut().enumerate() {
             let id = ProgramId::from_digest([u8::try_from(number).expect("few"); 32]);
@@ -120,8 +119,7 @@ fn peers_count_before_they_are_known() {
     let bytes = |world: &World| {
         let snapshot = world.snapshot();
         let validated = validate(&snapshot);
-        let vnis = crate::reconcile::allocate(&snapshot, &validated, &Claims::new());
-        let taps = resolve(&snapshot, &validated, &vnis);
+        let (taps, _) = resolve(&snapshot, &validated, &Vnis::default());
         usage(&taps)["n1"]["shop"].values().map(|usage| usage.bytes).sum::<usize>()
     };
     let without = bytes(&world);
@@ -156,7 +154,7 @@ fn a_refused_tap_leaves_every_node() {
     let mut elsewhere = pod("shop", "elsewhere", "n2");
     elsewhere.metadata.uid = Some(uid(3, 0));
     world.pods.push(elsewhere);
-    world.plan(&Claims::new(), |_, _, plan| {
+    world.plan(&Vnis::default(), |_, _, plan| {
         let executed =
             plan.taps.iter().filter(|plan| plan.is_executed() && &*plan.tap.reference.namespace == "shop").count();
         assert_eq!((plan.nodes["n2"].senders.len(), plan.nodes["n2"].receivers.len()), (executed, executed + 1));
@@ -195,6 +193,8 @@ fn the_estimate_of_a_status_entry_is_enough() {
         };
         assert!(size(&entry) < STATUS_ENTRY + 8, "{reason}: {}", size(&entry));
     }
+    let sent = SentVnis { tap_uid: UID.into(), vnis: vec![crate::fixtures::vni(15_999_999); 4] };
+    assert!(size(&sent) <= STATUS_VNIS, "{}", size(&sent));
 }
 
 mod properties {

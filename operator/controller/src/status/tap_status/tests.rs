@@ -10,8 +10,8 @@ use serde_json::json;
 use super::*;
 use crate::{
     apply::objects::Applied,
-    fixtures::{World, at, lost, object, pod, policy, started, tap, time, vni},
-    plan::vni::Claims,
+    fixtures::{World, at, derived, lost, object, pod, policy, started, tap, time},
+    plan::vni::Vnis,
     status::{
         conditions::{OWN_TYPES, condition},
         progress::Reports,
@@ -26,7 +26,7 @@ fn web() -> PodTap {
 }
 
 /// The status of the first tap, and what it lacks, if `waits` is what it lacked before.
-fn status_and_waits(world: &World, claims: &Claims, helpers: &[&str], waits: &Waits) -> (PodTapStatus, Waits) {
+fn status_and_waits(world: &World, claims: &Vnis, helpers: &[&str], waits: &Waits) -> (PodTapStatus, Waits) {
     world.plan(claims, |snapshot, _, plan| {
         let failure = |node: &&str| ((*node).to_owned(), Failure::new(Reason::HelperPodFailed, "cannot pull"));
         let applied = Applied {
@@ -43,13 +43,13 @@ fn status_and_waits(world: &World, claims: &Claims, helpers: &[&str], waits: &Wa
 }
 
 /// The status of the first tap.
-fn current(world: &World, claims: &Claims) -> PodTapStatus {
+fn current(world: &World, claims: &Vnis) -> PodTapStatus {
     status_and_waits(world, claims, &[], &Waits::default()).0
 }
 
 /// The status of the first tap after `change` was made to what the nodes report, and without the helper pods of these nodes.
 fn status_of(world: &World, change: impl Fn(&mut NodeTap), helpers: &[&str]) -> PodTapStatus {
-    let (mut settled, claims) = world.settled(&Claims::new());
+    let (mut settled, claims) = world.settled(&Vnis::default());
     settled.node_taps.iter_mut().for_each(change);
     settled.seconds = 7;
     status_and_waits(&settled, &claims, helpers, &Waits::default()).0
@@ -89,8 +89,9 @@ fn everything_in_place() {
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_READY], ("True", Reason::AsExpected));
     assert_eq!(summary(&status)[CONDITION_DEGRADED], ("False", Reason::AsExpected));
-    assert_eq!((status.matched_pods, status.tapped_pods, status.vni), (1, 1, Some(vni(100))));
-    assert_eq!(status.destination, "node/n2:ptap100");
+    let vni = derived("tap-t", "");
+    assert_eq!((status.matched_pods, status.tapped_pods, status.vni), (1, 1, Some(vni)));
+    assert_eq!(status.destination, format!("node/n2:ptap{vni}"));
     let destination = &status.destinations[0];
     assert_eq!(
         (destination.ready, destination.node.as_deref(), destination.address.as_deref()),
@@ -102,7 +103,7 @@ fn everything_in_place() {
 
 #[test]
 fn all_conditions_are_present_from_the_first_reconcile() {
-    let status = current(&World::with(web()), &Claims::new());
+    let status = current(&World::with(web()), &Vnis::default());
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_TARGETS_RESOLVED].0, "True");
     assert_eq!(summary(&status)[CONDITION_TAPPED], ("False", Reason::Pending));
@@ -158,7 +159,8 @@ fn limitations_of_senders_are_reported_with_their_nodes() {
     assert_eq!(message(&status, CONDITION_DEGRADED), words);
     assert_eq!(summary(&status)[CONDITION_READY].0, "True");
     let ready = message(&status, CONDITION_READY);
-    assert!(ready.ends_with("mirrored to node/n2:ptap100, but not as the spec requests: see Degraded"), "{ready}");
+    let words = format!("mirrored to node/n2:ptap{}, but not as the spec requests: see Degraded", derived("tap-t", ""));
+    assert!(ready.ends_with(&words), "{ready}");
 
     let status = status_of(&world, limited(&["a", "b", "c", "d", "e", "f"]), &[]);
     assert!(message(&status, CONDITION_DEGRADED).ends_with("; nodes n1, n2: d; and 2 more limitations"));
@@ -191,7 +193,7 @@ fn an_invalid_expression_changes_nothing_else_of_an_established_tap() {
         tap
     };
     for before in [web(), with(web(), "arp")] {
-        let (mut world, claims) = World::with(before).settled(&Claims::new());
+        let (mut world, claims) = World::with(before).settled(&Vnis::default());
         let specs: BTreeMap<String, NodeState> =
             world.node_taps.iter().map(|n| (n.metadata.name.clone().expect("a name"), n.spec.0.clone())).collect();
         world.taps[0] = with(world.taps[0].clone(), "tcp prot 443");
@@ -263,7 +265,7 @@ fn a_helper_that_does_not_run() {
 
 #[test]
 fn a_node_that_is_not_ready() {
-    let (mut world, claims) = World::with(web()).settled(&Claims::new());
+    let (mut world, claims) = World::with(web()).settled(&Vnis::default());
     world.nodes[0] = lost(world.nodes[0].clone());
     world.pods[0] = started(world.pods[0].clone());
     let status = current(&world, &claims);
@@ -325,7 +327,7 @@ fn a_failure_is_told_by_its_owner_and_by_ready() {
 #[test]
 fn messages_name_what_is_awaited() {
     let awaited = |world: &World| {
-        let status = current(world, &Claims::new());
+        let status = current(world, &Vnis::default());
         (status.conditions[2].message.clone(), status.conditions[3].message.clone())
     };
     let mut world = World::with(web());
@@ -336,7 +338,7 @@ fn messages_name_what_is_awaited() {
             "0 of 1 pod tapped, 1 pending; pod web: node n1 is about to learn of it".into()
         )
     );
-    world = world.settled(&Claims::new()).0;
+    world = world.settled(&Vnis::default()).0;
     world.node_taps.iter_mut().for_each(|node_tap| node_tap.status = None);
     assert!(awaited(&world).0.contains("the helper pod of node n2 is being created"), "{:?}", awaited(&world));
     let mut helper = pod(crate::fixtures::OWN_NAMESPACE, "podtap-helper-n2", "n2");

@@ -136,7 +136,7 @@ fn older_taps_come_first() {
 fn without_a_policy_the_defaults_apply_and_nothing_external_is_allowed() {
     let absent = validate(&World::small().snapshot()).policy;
     assert_eq!((absent.receiver_port, absent.limits.taps_per_pod), (14789, 16));
-    assert_eq!(absent.vni_range, VniRange { first: vni(100), last: vni(15_999_999) });
+    assert_eq!(absent.vni_range, VniRange { first: vni(4096), last: vni(15_999_999) });
     assert_eq!(absent.external, Err(NoPolicy::Absent));
     let empty = validate(&World { policy: Some(policy(json!({}))), ..World::small() }.snapshot()).policy;
     assert_eq!(empty, Policy { external: Ok(Vec::new()), ..absent });

@@ -79,7 +79,7 @@ fn tap_of_any_kind(index: usize) -> impl Strategy<Value = podtap_api::PodTap> {
         vec((0..12).prop_map(|index| format!("p{index}")), 1..5).prop_map(|names| json!({"podNames": names})),
     ];
     let destinations = vec(destination_of_any_kind(), 1..4);
-    let rest = (select(NAMESPACES.to_vec()), 0..3_i64, 1..6, option::weighted(0.3, 100..106_u32), rarely(10));
+    let rest = (select(NAMESPACES.to_vec()), 0..3_i64, 1..6, option::weighted(0.3, 5000..5006_u32), rarely(10));
     (targets, destinations, rest).prop_map(
         move |(mut targets, destinations, (namespace, created, max_pods, vni, suspend))| {
             targets["maxPods"] = json!(max_pods);
@@ -95,11 +95,11 @@ fn tap_of_any_kind(index: usize) -> impl Strategy<Value = podtap_api::PodTap> {
 }
 
 fn worlds() -> impl Strategy<Value = World> {
-    let policy = option::weighted(0.7, (1..4, 1..6, 103..115_u32)).prop_map(|limits| {
+    let policy = option::weighted(0.7, (1..4, 1..6, 5003..5015_u32)).prop_map(|limits| {
         limits.map(|(taps_per_pod, targets_per_tap, last)| {
             policy(json!({
                 "allowedExternalCIDRs": ["192.0.2.0/24"],
-                "vniRange": {"first": 101, "last": last},
+                "vniRange": {"first": 5001, "last": last},
                 "limits": {"tapsPerPod": taps_per_pod, "targetsPerTap": targets_per_tap},
             }))
         })
@@ -162,7 +162,7 @@ proptest! {
 
     #[test]
     fn every_matched_pod_is_planned_once_per_tap(world in worlds()) {
-        world.plan(&Claims::new(), |_, _, plan| {
+        world.plan(&Vnis::default(), |_, _, plan| {
             let mut counts = BTreeMap::<String, u32>::new();
             for tap in &plan.taps {
                 let uid = &tap.tap.reference.uid;
@@ -190,7 +190,7 @@ proptest! {
 
     #[test]
     fn mirrored_frames_of_two_taps_never_mix(world in worlds()) {
-        world.plan(&Claims::new(), |_, _, plan| {
+        world.plan(&Vnis::default(), |_, _, plan| {
             let mut vnis = BTreeMap::new();
             for (node, spec) in &plan.nodes {
                 let mut ports = HashSet::new();
@@ -218,7 +218,7 @@ proptest! {
 
     #[test]
     fn senders_and_receivers_fit_together(world in worlds()) {
-        world.plan(&Claims::new(), |snapshot, _, plan| {
+        world.plan(&Vnis::default(), |snapshot, _, plan| {
             let mut receivers = HashSet::new();
             for (node, spec) in &plan.nodes {
                 for receiver in &spec.receivers {
@@ -249,7 +249,7 @@ proptest! {
 
     #[test]
     fn what_opted_out_is_left_alone(world in worlds()) {
-        world.plan(&Claims::new(), |snapshot, _, plan| {
+        world.plan(&Vnis::default(), |snapshot, _, plan| {
             for (node, spec) in &plan.nodes {
                 prop_assert!(!snapshot.nodes[node].excluded, "{node} opted out");
                 let senders = spec.senders.iter().map(|sender| &sender.pod);
@@ -280,7 +280,7 @@ proptest! {
             (Just(world), shuffled)
         })
     ) {
-        let result = |world: &World| world.plan(&Claims::new(), |_, claims, plan| {
+        let result = |world: &World| world.plan(&Vnis::default(), |_, claims, plan| {
             let taps: Vec<_> = plan.taps.into_iter().map(|t| (t.tap.reference.clone(), t.state, t.targets, t.destinations, t.vni)).collect();
             (claims.clone(), plan.nodes, taps)
         });
@@ -290,8 +290,8 @@ proptest! {
 
     #[test]
     fn a_settled_cluster_stays_as_it_is(world in worlds()) {
-        let (settled, claims) = world.settled(&Claims::new());
-        let before = world.plan(&Claims::new(), |_, claims, plan| (claims.clone(), plan.nodes));
+        let (settled, claims) = world.settled(&Vnis::default());
+        let before = world.plan(&Vnis::default(), |_, claims, plan| (claims.clone(), plan.nodes));
         let after = settled.plan(&claims, |_, claims, plan| (claims.clone(), plan.nodes));
         prop_assert_eq!(before, after);
     }
@@ -301,31 +301,46 @@ proptest! {
         // One tap is created after the others, whatever its age.
         let mut first = world.clone();
         let newcomer = first.taps.remove(late);
-        let (mut settled, claims) = first.settled(&Claims::new());
+        let (mut settled, claims) = first.settled(&Vnis::default());
         let mut leaving = gone.into_iter();
         settled.taps.retain(|_| !leaving.next().unwrap_or_default());
         settled.taps.push(newcomer.clone());
-        let before = first.plan(&Claims::new(), |_, _, plan| vnis(&plan));
-        let after = settled.plan(&claims, |_, _, plan| vnis(&plan));
-        for (tap, vnis) in &after {
-            if let Some(before) = before.get(tap).filter(|before| before.iter().all(Option::is_some)) {
-                prop_assert_eq!(before, vnis);
+        let before = first.plan(&Vnis::default(), |_, _, plan| vnis(&plan));
+        // For this leader, and for the next one.
+        for previous in [&claims, &Vnis::default()] {
+            let after = settled.plan(previous, |_, _, plan| vnis(&plan));
+            for (tap, vnis) in &after {
+                if let Some(before) = before.get(tap).filter(|before| before.iter().all(Option::is_some)) {
+                    prop_assert_eq!(before, vnis);
+                }
             }
-        }
-        // A VNI is not assigned again before the nodes have released it.
-        let in_use: HashSet<Vni> = settled.node_taps.iter().flat_map(|n| n.spec.0.receivers.iter().map(|r| r.vni)).collect();
-        let fresh = after.get(newcomer.metadata.uid.as_deref().unwrap_or_default()).into_iter().flatten().flatten();
-        for vni in fresh {
-            prop_assert!(!in_use.contains(vni), "{vni} is still in use");
+            // A VNI is not assigned again before the nodes have released it.
+            let in_use: HashSet<Vni> = settled.node_taps.iter().flat_map(|n| n.spec.0.receivers.iter().map(|r| r.vni)).collect();
+            let fresh = after.get(newcomer.metadata.uid.as_deref().unwrap_or_default()).into_iter().flatten().flatten();
+            for vni in fresh {
+                prop_assert!(!in_use.contains(vni), "{vni} is still in use");
+            }
         }
     }
 
     #[test]
-    fn a_lost_record_is_recreated_from_the_statuses_of_the_taps(world in worlds()) {
-        let (settled, claims) = world.settled(&Claims::new());
-        let before = settled.plan(&claims, |_, _, plan| plan.nodes);
-        let after = settled.plan(&Claims::new(), |_, _, plan| plan.nodes);
+    fn the_next_leader_changes_nothing(world in worlds()) {
+        let (settled, vnis) = world.settled(&Vnis::default());
+        let before = settled.plan(&vnis, |_, vnis, plan| (vnis.clone(), plan.nodes));
+        let after = settled.plan(&Vnis::default(), |_, vnis, plan| (vnis.clone(), plan.nodes));
         prop_assert_eq!(before, after);
+    }
+
+    /// A controller that does not know the youngest tap assigns the same VNIs to the others.
+    #[test]
+    fn older_taps_do_not_depend_on_the_youngest(mut world in worlds()) {
+        let all = world.plan(&Vnis::default(), |_, vnis, plan| (vnis.clone(), plan.taps.last().map(|plan| plan.tap.reference.uid.clone())));
+        let (all, Some(youngest)) = all else { return Ok(()) };
+        world.taps.retain(|tap| tap.metadata.uid.as_deref() != Some(&*youngest));
+        let others = world.plan(&Vnis::default(), |_, vnis, _| vnis.clone());
+        for (tap, vnis) in &others.assigned {
+            prop_assert_eq!(Some(vnis), all.assigned.get(tap));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::*;
 /// A tap over time.
 struct Watch {
     world: World,
-    claims: Claims,
+    claims: Vnis,
     waits: Waits,
 }
 
@@ -15,7 +15,7 @@ impl Watch {
     /// A tap that was Ready with the pods of `world`, of which every one has started.
     fn established(mut world: World) -> Self {
         world.pods = world.pods.into_iter().map(started).collect();
-        let (world, claims) = world.settled(&Claims::new());
+        let (world, claims) = world.settled(&Vnis::default());
         let mut watch = Self { world, claims, waits: Waits::default() };
         let status = watch.status(0);
         assert_eq!(summary(&status)[CONDITION_READY].0, "True", "{status:?}");
@@ -62,7 +62,8 @@ fn a_new_pod_has_a_grace_time() {
     let status = watch.status(100);
     assert_eq!((ready(&status), numbers(&status)), (("True", Reason::AsExpected), (2, 1, 1)));
     assert_eq!(message(&status, CONDITION_TAPPED), "1 of 2 pods tapped, 1 pending");
-    assert_eq!(message(&status, CONDITION_READY), "1 pod is mirrored to node/n2:ptap100");
+    let words = format!("1 pod is mirrored to node/n2:ptap{}", derived("tap-t", ""));
+    assert_eq!(message(&status, CONDITION_READY), words);
     // A pod that never starts sends nothing, however long it takes.
     assert_eq!(ready(&watch.status(1000)).0, "True");
 
