@@ -41,6 +41,9 @@ pub async fn apply(desired: DesiredState) -> Result<NodeStatus, ApplyError> {
     node.set_desired(desired, now).await?;
     node.sweep_all().await?;
     node.reconcile(now).await?;
+    while !node.is_settled(now) {
+        node.reconcile(now).await?;
+    }
     Ok(node.report().unwrap_or_default().status)
 }
 

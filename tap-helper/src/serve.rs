@@ -24,6 +24,9 @@ use crate::{
 /// How often a helper that found another one at work checks whether that has ended.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a report waits at most until nothing is left to do.
+const LONGEST_SILENCE: Duration = Duration::from_secs(1);
+
 /// Why serving ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -53,7 +56,7 @@ pub async fn serve(path: &Path, agent: u32, restarts: u32) -> Result<(), ServeEr
     let listen = |error| ServeError::Listen { path: path.display().to_string(), error };
     let mut listener = Listener::open(path, agent).map_err(listen)?;
     info!(socket = %path.display(), agent, "serving");
-    let mut sent = None;
+    let mut reports = Reports::default();
     loop {
         // Each of these futures only waits: dropped for another one, it loses nothing.
         let deadline = node.deadline();
@@ -63,7 +66,7 @@ pub async fn serve(path: &Path, agent: u32, restarts: u32) -> Result<(), ServeEr
             changes = node.changed() => Event::Changes(changes),
             () = until(deadline) => Event::Deadline,
         };
-        process(event, &mut node, &mut listener, &mut sent).await?;
+        process(event, &mut node, &mut listener, &mut reports).await?;
     }
     info!("ending");
     // So that the agent notices at once. If it cannot be removed, the next helper replaces it.
@@ -86,17 +89,17 @@ async fn process(
     event: Event,
     node: &mut Node,
     listener: &mut Listener,
-    sent: &mut Option<Report>,
+    reports: &mut Reports,
 ) -> Result<(), ServeError> {
     let now = Instant::now();
     match event {
         // A new agent gets a report at once.
-        Event::Incoming(Incoming::Connection(true)) => *sent = None,
+        Event::Incoming(Incoming::Connection(true)) => reports.sent = None,
         Event::Incoming(Incoming::Connection(false)) | Event::Deadline => {}
         Event::Incoming(Incoming::Requests(requests)) => {
             if let Some(desired) = requests.desired {
                 node.set_desired(desired, now).await?;
-                *sent = None;
+                reports.sent = None;
             }
             if let Some(renewal) = requests.renewal {
                 node.renew(&renewal);
@@ -112,17 +115,43 @@ async fn process(
         }
     }
     node.reconcile(now).await?;
-    let report = node.report();
-    if let Some(report) = report.filter(|report| sent.as_ref() != Some(report)) {
-        listener.send(&Response::Report(report.clone()));
-        *sent = Some(report);
-    }
-    // Last, so that they cover what a desired state in the same message creates or finds.
-    if let Some(counters) = node.read_counters(now).await {
-        listener.send(&Response::Counters(counters));
+    if reports.are_due(node, now) {
+        reports.send(node, listener);
+        // Last, so that they cover what a desired state in the same message creates or finds.
+        if let Some(counters) = node.read_counters(now).await {
+            listener.send(&Response::Counters(counters));
+        }
     }
     node.preload(now);
     Ok(())
+}
+
+/// The reports to the agent: one when nothing is left to do, instead of one for each turn on the way.
+#[derive(Default)]
+struct Reports {
+    sent: Option<Report>,
+    /// Since when something is left to do.
+    busy_since: Option<Instant>,
+}
+
+impl Reports {
+    /// Whether nothing is left to do, or the next report has waited for that for too long.
+    fn are_due(&mut self, node: &Node, now: Instant) -> bool {
+        let since = *self.busy_since.get_or_insert(now);
+        let due = node.is_settled(now) || now.duration_since(since) >= LONGEST_SILENCE;
+        if due {
+            self.busy_since = None;
+        }
+        due
+    }
+
+    /// Sends a report, if it differs from the last one.
+    fn send(&mut self, node: &Node, listener: &mut Listener) {
+        if let Some(report) = node.report().filter(|report| self.sent.as_ref() != Some(report)) {
+            listener.send(&Response::Report(report.clone()));
+            self.sent = Some(report);
+        }
+    }
 }
 
 async fn until(deadline: Option<Instant>) {

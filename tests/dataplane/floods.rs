@@ -3,7 +3,7 @@
 use podtap_model::{Direction, NodeStatus, Reason, SenderStatus, State};
 use podtap_tests::net::{Network, Pod};
 
-use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
 
 /// More than the helper reads of a namespace. A million would be refused in the same way, but the kernel takes minutes to add them.
 const FILTERS: usize = 5000;
@@ -60,7 +60,7 @@ fn of_filters_do_not_end_an_established_tap() {
     let other = Pod::start(&scene.node);
     let mut both = request.clone();
     both.generation = 2;
-    both.senders.push(sender("tap-b", &other, Direction::Both, &[local_endpoint(VNI + 1)]));
+    both.senders.push(sender("tap-b", &other, Direction::Both, &[remote_endpoint(VNI)]));
     for _ in 0..2 {
         scene.agent.request(&both);
         scene.agent.until("another pod is tapped", |report| {

@@ -102,7 +102,7 @@ fn in_a_namespace_without_a_process_are_removed() {
     let mut scene = Scene::new();
     let mut other = Pod::start(&scene.node);
     let before = other.network().snapshot();
-    scene.agent.establish(&desired(vec![sender(TAP, &other, Direction::Both, &[local_endpoint(VNI)])], vec![]));
+    scene.agent.establish(&desired(vec![sender(TAP, &other, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
     scene.helper.kill();
     scene.node.mount(other.network());
     other.stop();
@@ -123,7 +123,7 @@ fn in_a_namespace_that_could_not_be_searched_are_removed_later() {
     let mut scene = Scene::new();
     let other = Pod::start(&scene.node);
     let before = other.network().snapshot();
-    scene.agent.establish(&desired(vec![sender(TAP, &other, Direction::Both, &[local_endpoint(VNI)])], vec![]));
+    scene.agent.establish(&desired(vec![sender(TAP, &other, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
     scene.helper.kill();
     let other = other.network();
     let line = "filter add dev eth0 ingress protocol ip prio 7 bpf bytecode \"1,6 0 0 0\"\n";

@@ -1,13 +1,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use podtap_model::{DesiredSender, Receiver, State, Vni};
 use tracing::{debug, info, warn};
 
-use super::{Node, names::owners, pods::PodNetns, resources::Running};
+use super::{Node, names::owners, netns::Netns, pods::PodNetns, resources::Running};
 use crate::{
     ahead,
     execute::Executor,
@@ -27,8 +27,39 @@ use crate::{
 /// failure adds the round that removes what it left.
 const ROUNDS: u32 = 8;
 
+/// How long namespaces are reconciled before something else gets its turn, such as a pod that has just started.
+const TURN: Duration = Duration::from_millis(20);
+
 impl Node {
-    /// Observes a namespace, plans, executes, and repeats that until nothing is left to do: what is reported as active was observed.
+    /// Reconciles the namespaces that are due, for the length of a turn at least; the others remain due. New ones come first, and what
+    /// was executed in them is observed in a later turn: in a burst of pods, none waits until another one has been verified.
+    pub(super) async fn converge_due(&mut self, now: Instant) {
+        let start = Instant::now();
+        for id in self.due(now) {
+            self.converge(id, now).await;
+            if start.elapsed() >= TURN {
+                break;
+            }
+        }
+    }
+
+    /// The namespaces that are due, new ones first.
+    fn due(&self, now: Instant) -> Vec<NamespaceId> {
+        let is_due = |(id, netns): &(&NamespaceId, &Netns)| netns.is_due(now) || self.resources.retry_is_due(**id, now);
+        let mut due: Vec<(bool, NamespaceId)> =
+            self.netns.iter().filter(is_due).map(|(id, netns)| (!netns.is_new, *id)).collect();
+        due.sort_unstable();
+        due.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Whether no namespace is due.
+    #[must_use]
+    pub fn is_settled(&self, now: Instant) -> bool {
+        self.due(now).is_empty()
+    }
+
+    /// Observes a namespace, plans, executes, and repeats that until nothing is left to do: what is reported as active was observed. The
+    /// first time, returns when everything was executed, and the namespace remains due.
     pub(super) async fn converge(&mut self, id: NamespaceId, now: Instant) {
         let mut failures: BTreeMap<Resource, u32> = BTreeMap::new();
         let mut restored = false;
@@ -54,6 +85,14 @@ impl Node {
             restored |= actions.iter().any(|action| self.restores(action));
             for resource in self.execute(id, &actions, now).await {
                 *failures.entry(resource).or_default() += 1;
+            }
+            // The next round completes a device that was created.
+            let creates = |action: &Action| matches!(action.step, Step::CreateDevice { .. } | Step::CreatePair { .. });
+            if let Some(netns) = self.netns.get_mut(&id).filter(|netns| netns.is_new)
+                && !actions.iter().any(creates)
+            {
+                (netns.is_new, netns.dirty) = (false, true);
+                return;
             }
         }
         self.unobservable(id, &Failure::contested(), now);
@@ -183,6 +222,7 @@ impl Node {
         let leftovers = leftovers.collect();
         let is_empty = !observed.has_ours() && !self.pods.any_in(id) && !self.has_node_receiver(id);
         let Some(netns) = self.netns.get_mut(&id) else { return };
+        netns.is_new = false;
         netns.leftovers = leftovers;
         netns.sent_vnis = sent_vnis(observed);
         netns.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();

@@ -65,6 +65,9 @@ impl Node {
         self.preload_is_due = true;
         // The namespace may outlive its processes: CRI-O keeps it mounted between two runs of a pod's only container. Until then, no
         // helper could find our resources in it, so they are removed now.
+        if let Some(netns) = self.netns.get_mut(&id) {
+            netns.is_new = false;
+        }
         self.converge(id, now).await;
         self.netns.remove(&id);
         self.resources.forget_netns(id);

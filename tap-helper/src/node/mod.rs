@@ -213,15 +213,7 @@ impl Node {
         if self.sweep.is_due(now) {
             self.sweep_step().await;
         }
-        let due: Vec<NamespaceId> = self
-            .netns
-            .iter()
-            .filter(|(id, netns)| netns.is_due(now) || self.resources.retry_is_due(**id, now))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            self.converge(id, now).await;
-        }
+        self.converge_due(now).await;
         self.sources.remove(&self.namespace, now);
         self.write_deadlines();
         Ok(())

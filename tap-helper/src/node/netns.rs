@@ -31,6 +31,8 @@ pub(super) struct Netns {
     pub(super) kind: NetnsKind,
     /// Something may have changed.
     pub(super) dirty: bool,
+    /// It was never reconciled.
+    pub(super) is_new: bool,
     /// In the node's own namespace: devices whose events matter.
     pub(super) watched: BTreeSet<u32>,
     /// In the node's own namespace: names whose events matter.
@@ -63,6 +65,7 @@ impl Netns {
             process,
             kind,
             dirty: true,
+            is_new: true,
             watched: BTreeSet::new(),
             names: BTreeSet::new(),
             leftovers: BTreeMap::new(),
