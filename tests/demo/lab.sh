@@ -46,6 +46,8 @@ both_ends_closed() { [ "$(read_frames -Y 'tcp.flags.fin == 1' | wc -l)" -ge 2 ];
 # Before PodTap, so that the pods start while it is installed.
 create_web_server() {
   kubectl create namespace shop --dry-run=client -o yaml | kubectl apply -f - >/dev/null
+  # Pods need it, and the controller manager may still be starting.
+  kubectl wait -n shop --for=create serviceaccount/default --timeout=60s >/dev/null
   show kubectl apply -n shop -f tests/demo/shop.yaml
 }
 
