@@ -143,7 +143,7 @@ impl fmt::Display for Step {
             Self::Down(device) => write!(formatter, "set device {device} down"),
             Self::AddClsact { interface, .. } => write!(formatter, "add a clsact to interface {interface}"),
             Self::RemoveClsact(interface) => write!(formatter, "remove the clsact of interface {interface}"),
-            Self::LoadPrograms { .. } => formatter.write_str("get eBPF programs"),
+            Self::LoadPrograms { .. } => formatter.write_str("prepare the eBPF programs"),
             Self::AttachClamp(_) => formatter.write_str("make mirrored frames fit the path MTU"),
             Self::AttachMirror { target: FilterTarget { interface, hook, .. }, .. } => {
                 write!(formatter, "mirror the {} of interface {interface}", direction(*hook))

@@ -64,7 +64,12 @@ impl Reassembly {
         let offset = at % PERIOD;
         let (head, tail) = data.split_at(data.len().min(PERIOD - offset));
         if period[offset..offset + head.len()] != *head || period[..tail.len()] != *tail {
-            self.error = Some(format!("other bytes in the segment at {at}"));
+            let found = (0..PERIOD).find(|from| (0..data.len().min(64)).all(|i| period[(from + i) % PERIOD] == data[i]));
+            let matching = data.iter().enumerate().take_while(|(i, byte)| period[(offset + i) % PERIOD] == **byte).count();
+            self.error = Some(format!(
+                "{} bytes at {at} ({offset} of the period), of which {matching} are right; the first are those at {found:?} of the period",
+                data.len()
+            ));
         }
         self.waiting.entry(at).and_modify(|end| *end = (*end).max(at + data.len())).or_insert(at + data.len());
         while let Some(next) = self.waiting.first_entry().filter(|next| *next.key() <= self.contiguous) {

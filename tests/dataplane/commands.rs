@@ -105,7 +105,7 @@ fn inspect_shows_what_serve_created() {
     assert_eq!(found[0]["drift"], Value::Array(vec![]));
 }
 
-/// Kills a command after each number of requests to the kernel, each time from the state that `start` sets up. The next command completes
+/// Kills a command after each third number of requests to the kernel, each time from the state that `start` sets up. The next command completes
 /// the request, or removes all of it.
 fn assert_survives_kills(command: &[&str], start: impl Fn(&Node, &Desired)) {
     let node = Node::new();
@@ -121,7 +121,7 @@ fn assert_survives_kills(command: &[&str], start: impl Fn(&Node, &Desired)) {
     let before = [web.network().snapshot(), node.network().snapshot()];
     assert!(apply(&node, &request).0);
     let lines = web.network().snapshot().lines.len();
-    for requests in (0..).step_by(if emulated() { 9 } else { 1 }) {
+    for requests in (0..).step_by(if emulated() { 9 } else { 3 }) {
         start(&node, &request);
         if !Helper::killed_after(&node, requests, command, &input) {
             assert!(requests > 30, "only {requests} requests");

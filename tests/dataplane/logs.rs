@@ -23,7 +23,7 @@ fn a_step_is_one_line_with_names() {
     let pod = scene.web.model();
     let named = |step: &str, of: &str| lines.iter().any(|line| line.contains(step) && line.contains(of));
     let of_pod = format!("of=\"pod {}/{} under PodTap ", pod.namespace, pod.name);
-    assert!(named("step=load the eBPF programs", &of_pod), "{log}");
+    assert!(named("step=prepare the eBPF programs", &of_pod), "{log}");
     assert!(named("step=mirror the ingress of interface ", &of_pod), "{log}");
     assert!(named("step=create the interface ", "of=\"receiver mirror0 of PodTap "), "{log}");
 }

@@ -30,7 +30,8 @@ fn senders(pods: &[Pod]) -> Vec<Sender> {
 fn a_sender_takes_no_more_than_the_limit_assumes() {
     let (node, cgroup) = (Node::new(), MemoryCgroup::new());
     let helper = Helper::start(&node);
-    cgroup.add(helper.id());
+    let child = helper.child().expect("it has served its socket");
+    cgroup.add(child.cast_unsigned());
     let mut agent = helper.agent();
     let pods: Vec<Pod> = (0..PODS).map(|_| Pod::start(&node)).collect();
     agent.establish(&desired(senders(&pods[..1]), vec![]));

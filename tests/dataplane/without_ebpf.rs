@@ -120,7 +120,7 @@ fn a_passing_failure_is_retried_and_changes_nothing() {
     scene.agent.establish(&pings);
     let before = identities(scene.web.network());
     let captures = Captures::start(&scene.web, scene.remote.network(), "mirror0");
-    replace(&mut scene, |scene| Helper::short_of_memory(&scene.node, 6));
+    replace(&mut scene, |scene| Helper::short_of_memory(&scene.node, 2));
     traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[300; 10]);
     let status = scene.agent.establish(&pings);
     assert_eq!(status.senders[0].state, State::Active);

@@ -66,7 +66,7 @@ impl Helper {
         })
     }
 
-    /// Starts a helper whose first `count` calls of bpf(2) fail as if the kernel had no memory left.
+    /// Starts a helper of whose threads each has its first `count` calls of bpf(2) fail, as if the kernel had no memory left.
     ///
     /// # Panics
     /// After ten seconds.
@@ -150,12 +150,6 @@ impl Helper {
     /// When it does not.
     pub fn try_agent(&self) -> io::Result<Agent> {
         Agent::connect(&self.socket, AGENT_UID)
-    }
-
-    /// Its process ID.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.process.id()
     }
 
     /// The path of its socket.
