@@ -236,7 +236,8 @@ fn whatever_leaves_a_deduplicated_namespace_is_mirrored_in_full() {
     as_on_the_wire(&client, "eth0");
     as_on_the_wire(&scene.sandbox.network(&scene.web), "eth0");
     let example = fs::read_to_string(scene.sandbox.lab().top().join("examples/tap-namespace-once.yaml"));
-    let example = example.expect("the example exists").replace("worker-3", "n2\n        interfaceName: trt-all-once");
+    let example = example.expect("the example exists");
+    let example = example.replace("name: worker-3", "name: n2\n        interfaceName: trt-all-once");
     scene.sandbox.apply(&example);
     scene.sandbox.ready("all-once");
     deduplicates(&scene.sandbox, "all-once", 2);

@@ -95,7 +95,7 @@ fn the_agents_user_reads_no_tokens_and_no_other_user_reads_the_agents() {
     // The user of distroless' images, and a token as most pods have one.
     scene.sandbox.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: nonroot}\nspec:\n  nodeName: n1\n  \
-         terminationGracePeriodSeconds: 0\n  securityContext: {runAsUser: 65532}\n  containers:\n  - {name: main, \
+         terminationGracePeriodSeconds: 0\n  securityContext: {runAsUser: 65532, runAsGroup: 65532}\n  containers:\n  - {name: main, \
          image: 'podtap.dev/busybox:1', imagePullPolicy: Never, command: [sleep, '65532']}\n",
     );
     scene.sandbox.running("nonroot");
