@@ -46,7 +46,8 @@ pub const DESTINATIONS: RangeInclusive<usize> = 1..=4;
 pub const MAX_SENDERS: usize = 1000;
 
 /// Most that one sender takes of that memory, in bytes: its device, its programs and their maps, with [`MAX_PEERS`] peers, on a node
-/// with 256 CPUs. That is if it shares the programs, which have room for 32 senders of its tap, with no other. The kernel charges them to the memory cgroup of the tap-helper. A test of the dataplane tier measures it.
+/// with 256 CPUs. That is if it shares the programs, which have room for 32 senders of its tap, with no other. The kernel charges them to
+/// the memory cgroup of the tap-helper. A test of the dataplane tier measures it.
 pub const SENDER_MEMORY: u64 = 3 << 20;
 
 /// Bytes of an interface name: `IFNAMSIZ` without the terminating zero (include/uapi/linux/if.h).

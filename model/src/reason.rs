@@ -117,7 +117,7 @@ reasons! {
     PodNetworkTooLarge = "PodNetworkTooLarge",
     /// Another socket has the UDP port.
     PortInUse = "PortInUse",
-    /// The kernel lacks a kind of device, qdisc, filter or action.
+    /// The kernel lacks a kind of device, qdisc, filter or action, or does not accept the programs.
     KernelFeatureMissing = "KernelFeatureMissing",
     /// The kernel returned an error.
     KernelError = "KernelError",
@@ -130,7 +130,7 @@ reasons! {
     TapEstablished = "TapEstablished",
     /// Event: a destination is not available.
     DestinationUnavailable = "DestinationUnavailable",
-    /// Event: part of the spec is not carried out.
+    /// Event: programs of others may hide frames from a tap.
     Degraded = "Degraded",
     /// Event: an object has a label or an annotation under `podtap.dev/` that means nothing.
     UnknownKey = "UnknownKey",

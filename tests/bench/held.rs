@@ -85,8 +85,8 @@ fn lost(bench: &Bench<'_>, running: &mut Running<'_>, before: Result<Both, Strin
     Ok(receiver.zip(receiver_before).map(|(now, then)| missing(pod.since(pod_before), now.since(then))))
 }
 
-/// The number of full-size frames whose TCP payload did not arrive at the receiver. Computed from the payload, because GSO packets of the pod
-/// are segmented on the path, so both frames and bytes differ. Frames without payload are ignored.
+/// The number of full-size frames whose TCP payload did not arrive at the receiver. Computed from the payload, because GSO packets of the
+/// pod are segmented on the path, so both frames and bytes differ. Frames without payload are ignored.
 fn missing(pod: Counters, receiver: Counters) -> f64 {
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let at_pod = count(pod.bytes()) - HEADERS * count(pod.packets());

@@ -11,12 +11,16 @@ use podtap_model::{MirrorOptions, Oversize, Truncate};
 use podtap_tests::{
     capture::{Capture, Frame},
     emulated,
+    net::Network,
     streams::{Content, Stream, segment},
     wait::until,
 };
 use tap_helper::bpf::{Programs, Settings, frame_limit};
 
-use crate::bpf_scene::{POD, Scene, loaded};
+use crate::bpf_scene::{CLIENT, POD, Scene, loaded};
+
+/// The port of datagrams that are sent last.
+const LAST: u16 = 4242;
 
 fn scene(settings: &Settings) -> (Scene, Programs) {
     let scene = Scene::with_vxlan(1500);
@@ -108,29 +112,42 @@ fn assert_checksums(frame: &[u8]) {
     assert!(whole % 0xffff == 0, "checksum of the TCP header: {frame:02x?}");
 }
 
-/// Waits until the sum over the captured frames reaches `least`, and then until no more frames arrive.
+/// A mirrored datagram with this port at both ends, captured with or without VXLAN.
+fn is_last(frame: &Frame) -> bool {
+    let port = LAST.to_be_bytes();
+    let is_it = |bytes: &[u8]| {
+        bytes.len() >= 42 && bytes[12..14] == [8, 0] && bytes[23] == 17 && bytes[34..38] == [port, port].concat()
+    };
+    is_it(&frame.bytes) || frame.bytes.get(50..).is_some_and(is_it)
+}
+
+/// Waits until the sum over the captured frames reaches `least`, and then for a datagram in each direction that follows everything else.
+/// Returns the frames without these.
 #[track_caller]
-fn settle(capture: &Capture, least: usize, count: impl Fn(&Frame) -> usize) {
+fn captured(scene: &Scene, capture: Capture, least: usize, count: impl Fn(&Frame) -> usize) -> Vec<Frame> {
     until("everything arrives", Duration::from_secs(20), || {
         let now: usize = capture.look(|frames| frames.iter().map(&count).sum());
         if now >= least { Ok(()) } else { Err(format!("{now} of {least}")) }
     });
-    let mut before = usize::MAX;
-    until("no more frames arrive", Duration::from_secs(20), || {
-        thread::sleep(Duration::from_millis(200));
-        let now = capture.count(|_| true);
-        let same = now == before;
-        before = now;
-        if same { Ok(()) } else { Err(now.to_string()) }
+    let ends = [POD, CLIENT].map(|address| SocketAddr::from((address, LAST)));
+    let bind = |network: &Network, end| network.within(|| UdpSocket::bind(end)).expect("the port is free");
+    let (pod, client) = (bind(&scene.pod, ends[0]), bind(&scene.client, ends[1]));
+    pod.send_to(b"last", ends[1]).expect("the datagram is sent");
+    client.send_to(b"last", ends[0]).expect("the datagram is sent");
+    until("the last datagrams arrive", Duration::from_secs(20), || {
+        let found = capture.count(is_last);
+        if found == 2 { Ok(()) } else { Err(format!("{found} of 2")) }
     });
+    let mut frames = capture.stop();
+    frames.retain(|frame| !is_last(frame));
+    frames
 }
 
 /// Transfers data, and asserts that no mirrored frame exceeds the MTU and nothing is lost.
 fn assert_clamped(scene: &Scene, programs: &Programs, ipv6: bool, from_pod: bool, bytes: usize) {
     let under = Capture::start(scene.remote.path(), "under0");
     transfer(scene, ipv6, from_pod, bytes);
-    settle(&under, bytes, |frame| mirrored(frame).map_or(0, data));
-    let frames = under.stop();
+    let frames = captured(scene, under, bytes, |frame| mirrored(frame).map_or(0, data));
     let (fragments, longest) = wire(&frames);
     let counters = programs.maps().counters(0).expect("the counters are readable");
     println!(
@@ -178,8 +195,7 @@ fn tcp_is_clamped_to_a_smaller_path_mtu() {
         }
         let under = Capture::start(scene.remote.path(), "under0");
         transfer(&scene, false, true, 1 << 20);
-        settle(&under, 1 << 20, |frame| mirrored(frame).map_or(0, data));
-        let frames = under.stop();
+        let frames = captured(&scene, under, 1 << 20, |frame| mirrored(frame).map_or(0, data));
         let longest = usize::try_from(mtu).expect("an MTU fits") + 14;
         assert_eq!(wire(&frames), (0, longest), "{mtu}, {offloads}: {:?}", programs.maps().counters(0));
         let content = Content::of(&inner(&frames));
@@ -195,8 +211,9 @@ fn short_segments_are_not_truncated() {
         let mirror = Capture::start(scene.remote.path(), "mirror0");
         transfer(&scene, false, true, 1 << 20);
         // A truncated segment is shorter than its header says, so its data does not count.
-        settle(&mirror, if whole { 1 << 20 } else { 21 }, |frame| if whole { data(&frame.bytes) } else { 1 });
-        let content = Content::of(&mirror.stop());
+        let least = if whole { 1 << 20 } else { 21 };
+        let frames = captured(&scene, mirror, least, |frame| if whole { data(&frame.bytes) } else { 1 });
+        let content = Content::of(&frames);
         let counters = programs.maps().counters(0).expect("the counters are readable");
         let arrived = content.streams.values().any(|stream| stream.is_whole() && stream.bytes.len() == 1 << 20);
         assert_eq!((arrived, counters.truncated.frames == 0), (whole, whole), "{bytes}: {counters:?}\n{content}");
@@ -229,8 +246,7 @@ fn datagrams(scene: &Scene, sizes: &[usize]) -> (Vec<usize>, usize) {
     for size in sizes {
         socket.send_to(&vec![7; *size], "10.88.0.2:9").expect("the datagram is sent");
     }
-    settle(&mirror, sizes.len(), |frame| usize::from(is_udp(frame)));
-    let frames = mirror.stop();
+    let frames = captured(scene, mirror, sizes.len(), |frame| usize::from(is_udp(frame)));
     let udp = frames.iter().filter(|frame| is_udp(frame));
     (udp.map(|frame| frame.bytes.len()).collect(), wire(&under.stop()).0)
 }
@@ -259,8 +275,8 @@ fn frames_are_truncated() {
         let mirror = Capture::start(scene.remote.path(), "mirror0");
         transfer(&scene, false, true, 1 << 20);
         let is_tcp = |frame: &Frame| frame.bytes[23] == 6;
-        settle(&mirror, 21, |frame| usize::from(is_tcp(frame)));
-        let tcp: Vec<_> = mirror.stop().into_iter().filter(is_tcp).collect();
+        let frames = captured(&scene, mirror, 21, |frame| usize::from(is_tcp(frame)));
+        let tcp: Vec<_> = frames.into_iter().filter(is_tcp).collect();
         let headers = |frame: &Frame| 34 + usize::from(frame.bytes[46] >> 4) * 4;
         let expected = |frame: &Frame| match truncate {
             Truncate { headers_only: true, .. } => frame.bytes.len() == headers(frame),

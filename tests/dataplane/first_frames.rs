@@ -115,6 +115,12 @@ fn burst(change: impl Fn(&mut Sender)) {
     let waiting = status.senders.iter().filter(|sender| sender.reason == Reason::PodNotRunning).count();
     assert_eq!(waiting, pods.len(), "{status:?}");
     assert_first_frames((&scene.node, &scene.client, &scene.remote), &mut pods, UNTIL_CONTAINER.max(PODS * single));
+    // However fast the machine is: the kernel's verifier takes longest, and runs once for each tap.
+    scene.agent.until("all are tapped", |report| report.senders.iter().all(|s| s.state == State::Active));
+    for of_tap in [&pods, &running] {
+        let loaded: BTreeSet<Vec<u64>> = of_tap.iter().map(|pod| pod.network().programs("eth0")).collect();
+        assert!(loaded.len() == 1 && loaded.iter().all(|programs| programs.len() == 2), "{loaded:?}");
+    }
 }
 
 #[test]

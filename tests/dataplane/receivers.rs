@@ -223,7 +223,8 @@ fn udp_gso_packets_tagged_frames_and_jumbo_frames_arrive() {
 /// Ten TCP segments in one broadcast GSO packet with a VLAN tag and a partial checksum, as a device with offloads gets it.
 fn tagged_gso_packet(number: u8) -> Vec<u8> {
     let payload = [0x5a; 10_000];
-    // struct virtio_net_hdr: flags and GSO type (checksum needed, TCP over IPv4), header length, GSO size, start and offset of the checksum.
+    // struct virtio_net_hdr: flags and GSO type (checksum needed, TCP over IPv4), header length, GSO size, start and offset of the
+    // checksum.
     let offloads: Vec<u8> = [0x0101_u16, 58, 1000, 38, 16].iter().flat_map(|word: &u16| word.to_ne_bytes()).collect();
     let ethernet = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x81, 0, 0, 7, 8, 0];
     let total: u16 = 40 + 10_000;

@@ -1,5 +1,5 @@
-//! A node that cannot load eBPF programs, for a moment or for good: nothing is mirrored that was not requested, and what is mirrored already
-//! goes on unchanged.
+//! A node that cannot load eBPF programs, for a moment or for good: nothing is mirrored that was not requested, and what is mirrored
+//! already goes on unchanged.
 
 use podtap_model::{Direction, Reason, State};
 use podtap_tests::net::{Desired, Helper, Network, Sender, traffic};

@@ -1,60 +1,115 @@
-//! Each example works: applied as it is, except for names that are different in the lab.
+//! Each example works: applied as it is, except for the names that [`example`] replaces. Then `kubectl` shows what its comment says.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeMap, fs, time::Duration};
 
-use podtap_tests::cluster::{Cluster, Sandbox, in_network};
+use k8s_openapi::api::core::v1::Pod;
+use podtap_tests::{
+    cluster::{Cluster, Sandbox},
+    wait::until,
+};
 
-/// Examples that are not taps, and what covers them.
-const OTHERS: [&str; 3] = ["policy.yaml", "allow-a-team.yaml", "opt-out.yaml"];
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-fn example(file: &str) -> String {
-    let text = fs::read_to_string(Cluster::lab().top().join("examples").join(file)).expect("the example exists");
-    text.replace("worker-3", "n2")
+/// The lab has no registry, and nodes of other names. Each of these stands for whatever the user's cluster has.
+const REPLACED: [(&str, &str); 3] = [
+    ("docker.io/library/busybox:1.37", "podtap.dev/busybox:1"),
+    ("docker.io/nicolaka/netshoot:v0.13", "podtap.dev/busybox:1"),
+    ("worker-3", "n2"),
+];
+
+fn text(file: &str) -> String {
+    fs::read_to_string(Cluster::lab().top().join("examples").join(file)).expect("the example exists")
 }
 
-/// Name, readiness, reason and destination in a line of `kubectl get podtap`.
-fn columns(line: &str) -> Vec<&str> {
-    let columns: Vec<&str> = line.split_whitespace().collect();
-    [0, 1, 2, 5].map(|index| columns.get(index).copied().unwrap_or_default()).into()
+fn replaced(text: &str) -> String {
+    REPLACED.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+fn example(file: &str) -> String {
+    replaced(&text(file))
+}
+
+/// The first two lines of a table, by column. Both `kubectl` and the comments align columns.
+fn table<'a>(mut lines: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {
+    let (heading, row) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let is_start = |at: &usize| !heading[*at..].starts_with(' ') && (*at == 0 || heading[..*at].ends_with(' '));
+    let starts: Vec<usize> = (0..heading.len()).filter(is_start).collect();
+    let cell = |line: &str, from: usize, to: Option<&usize>| {
+        let to = to.copied().unwrap_or(line.len()).min(line.len());
+        line.get(from..to).unwrap_or_default().trim().to_owned()
+    };
+    let column = |(index, from): (usize, &usize)| {
+        let to = starts.get(index + 1);
+        (cell(heading, *from, to), cell(row, *from, to))
+    };
+    starts.iter().enumerate().map(column).collect()
+}
+
+/// What the comment of an example says that `kubectl` shows, without what differs from cluster to cluster.
+fn expected(file: &str) -> BTreeMap<String, String> {
+    let text = text(file);
+    let after = text.lines().skip_while(|line| !line.starts_with("# Expect")).skip(1);
+    let mut columns = table(after.map_while(|line| line.strip_prefix("#   ")));
+    columns.retain(|heading, _| !["AGE", "EXPIRES", "..."].contains(&heading.as_str()));
+    if !text.contains("\n    vni: ") && !text.contains("\n  vni: ") {
+        columns.remove("VNI");
+    }
+    columns.into_iter().map(|(heading, cell)| (heading, replaced(&cell))).collect()
+}
+
+/// Waits until `kubectl get` shows what the comment of the example says.
+#[track_caller]
+fn shows(sandbox: &Sandbox, file: &str, kind: &str, name: &str) {
+    let expected = expected(file);
+    assert!(expected.len() > 2, "{file}: {expected:?}");
+    until(&format!("{file}: {expected:?}"), TIMEOUT, || {
+        let output = sandbox.kubectl(&["get", kind, name, "-o", "wide"], "")?;
+        let shown = table(output.lines());
+        if expected.iter().all(|(heading, cell)| shown.get(heading) == Some(cell)) { Ok(()) } else { Err(output) }
+    });
+}
+
+/// The names of the files with taps.
+fn taps() -> Vec<String> {
+    let directory = fs::read_dir(Cluster::lab().top().join("examples")).expect("examples/ exists");
+    let names = directory.map(|entry| entry.expect("examples/ is readable").file_name().to_string_lossy().into_owned());
+    names.filter(|name| text(name).contains("kind: PodTap\n")).collect()
 }
 
 #[test]
-fn all_taps_together_are_as_their_comments_say() {
+fn all_examples_together_are_as_their_comments_say() {
     // Alone, because all taps share the policy.
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("examples");
+    sandbox.apply(&example("pods.yaml"));
+    until("pods.yaml: seven pods run", TIMEOUT, || {
+        let pods: Vec<Pod> = sandbox.lab().list(sandbox.namespace());
+        let phases: Vec<Option<String>> = pods.into_iter().map(|pod| pod.status.and_then(|s| s.phase)).collect();
+        let run = phases.iter().all(|phase| phase.as_deref() == Some("Running"));
+        if phases.len() == 7 && run { Ok(()) } else { Err(format!("{phases:?}")) }
+    });
     sandbox.apply(&example("policy.yaml"));
-    sandbox.pod("web", "n1", "web");
-    sandbox.pod("centos", "n1", "centos");
-    sandbox.pod("ids-0", "n2", "ids");
-    let router = sandbox.pod("router", "n1", "router");
-    in_network(&sandbox.network(&router), &["ip", "link", "add", "net1", "type", "bridge"]);
-    in_network(&sandbox.network(&router), &["ip", "link", "set", "net1", "up"]);
+    shows(&sandbox, "policy.yaml", "podtappolicy", "default");
     sandbox.apply(&example("opt-out.yaml"));
+    sandbox.running("vault");
 
-    let files: BTreeSet<String> = fs::read_dir(sandbox.lab().top().join("examples"))
-        .expect("examples/ exists")
-        .map(|entry| entry.expect("examples/ is readable").file_name().to_string_lossy().into_owned())
-        .filter(|name| {
-            Path::new(name).extension().is_some_and(|extension| extension == "yaml") && !OTHERS.contains(&name.as_str())
-        })
-        .collect();
-    assert!(files.len() >= 8, "{files:?}");
+    let files = taps();
+    assert!(files.len() >= 12, "{files:?}");
     for file in &files {
         sandbox.apply(&example(file));
     }
     for file in &files {
         let yaml = example(file);
         let name = yaml.lines().find_map(|line| line.strip_prefix("  name: ")).expect("a tap has a name");
-        let status = sandbox.ready(name).status.expect("a ready tap has a status");
-        assert!(status.tapped_pods >= 1, "{file}: {status:?}");
-        // vault has app=web, but is excluded from tapping.
-        assert!(!status.failures.iter().any(|f| f.pod == "vault"), "{file}: {status:?}");
-        let expected =
-            yaml.lines().find(|line| line.starts_with(&format!("#   {name} "))).expect("it shows what to expect");
-        let shown = sandbox.kubectl(&["get", "podtap", name, "--no-headers"], "").expect("the tap exists");
-        assert_eq!(columns(&shown), columns(expected.trim_start_matches('#')), "{file}");
+        sandbox.ready(name);
+        shows(&sandbox, file, "podtap", name);
+        let tap = sandbox.tap(name);
+        // The pod of opt-out.yaml has the label of most examples.
+        let excluded = i32::from(tap.spec.targets.pod_selector.is_some());
+        let status = tap.status.expect("a ready tap has a status");
+        assert_eq!((status.excluded_pods, &status.failures[..]), (excluded, &[][..]), "{file}: {status:?}");
     }
+    shows(&sandbox, "opt-out.yaml", "podtap", "web-to-ids");
     for file in &files {
         sandbox.kubectl(&["delete", "-f", "-", "--wait=false"], &example(file)).expect("a tap can be deleted");
     }
@@ -62,8 +117,14 @@ fn all_taps_together_are_as_their_comments_say() {
 }
 
 #[test]
-fn the_list_of_other_examples_is_current() {
-    for file in OTHERS {
-        assert!(!example(file).contains("kind: PodTap\n"), "{file} is a tap: take it off the list");
-    }
+fn a_team_is_allowed_what_the_comment_says() {
+    let sandbox = Sandbox::new("allow-a-team");
+    let question = ["auth", "can-i", "create", "podtaps", "--as=anyone", "--as-group=shop-team"];
+    let text = text("allow-a-team.yaml");
+    let said = text.lines().skip_while(|line| *line != format!("# Expect from `kubectl {}`:", question.join(" ")));
+    assert_eq!(said.skip(1).map(str::to_owned).next(), Some("#   yes".to_owned()), "{text}");
+    let may = || sandbox.kubectl(&question, "").is_ok_and(|answer| answer.trim() == "yes");
+    assert!(!may(), "no binding grants it yet");
+    sandbox.apply(&example("allow-a-team.yaml"));
+    until("the binding grants it", Duration::from_secs(10), || if may() { Ok(()) } else { Err("not yet") });
 }

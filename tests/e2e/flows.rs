@@ -237,7 +237,9 @@ fn whatever_leaves_a_deduplicated_namespace_is_mirrored_in_full() {
     as_on_the_wire(&scene.sandbox.network(&scene.web), "eth0");
     let example = fs::read_to_string(scene.sandbox.lab().top().join("examples/tap-namespace-once.yaml"));
     let example = example.expect("the example exists");
-    let example = example.replace("name: worker-3", "name: n2\n        interfaceName: trt-all-once");
+    let (pod, node) = ("pod:\n        name: ids", "node:\n        name: n2");
+    let example = example.replace(pod, node).replace("interfaceName: once", "interfaceName: trt-all-once");
+    assert!(example.contains(node) && example.contains("trt-all-once"), "{example}");
     scene.sandbox.apply(&example);
     scene.sandbox.ready("all-once");
     deduplicates(&scene.sandbox, "all-once", 2);

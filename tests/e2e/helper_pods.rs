@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use podtap_api::NodeTap;
 use podtap_tests::{
     capture::Capture,
@@ -176,11 +177,17 @@ fn programs_that_hang_are_restarted_and_the_mirror_keeps_running() {
     }
     until("the helper pod is Ready again", TIMEOUT, || helper_of("n1").filter(is_ready).ok_or("not yet"));
     assert_eq!(helper_of("n1").and_then(|pod| pod.metadata.uid), before, "the same pod");
-    // What it applies now, it applies itself.
-    scene
-        .sandbox
-        .kubectl(&["patch", "podtap", "web", "--type=merge", "-p", r#"{"spec":{"direction":"Both"}}"#], "")
-        .expect("a tap can be changed");
+    // What it applies now, it applies itself: a change that none of the traffic notices.
+    let change = r#"{"spec":{"filter":{"exclude":[{"protocol":"SCTP"}]}}}"#;
+    scene.sandbox.kubectl(&["patch", "podtap", "web", "--type=merge", "-p", change], "").expect("a tap can be changed");
+    until("n1 has applied the change", TIMEOUT, || {
+        let nodes: Vec<NodeTap> = Cluster::lab().list_all();
+        let node = nodes.into_iter().find(|node| node.name_any() == "n1").ok_or("no NodeTap")?;
+        let observed = node.status.as_ref().and_then(|status| status.observed_generation);
+        let taps = &node.spec.0.taps;
+        let is_sent = taps.iter().any(|tap| tap.namespace == scene.sandbox.namespace() && tap.options.filter.is_some());
+        if is_sent && observed == node.metadata.generation { Ok(()) } else { Err("not yet") }
+    });
     scene.sandbox.ready("web");
     scene.traffic();
     same_traffic(pod, receiver, |_| true);

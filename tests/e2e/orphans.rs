@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::ResourceExt as _;
 use podtap_api::NodeTap;
 use podtap_tests::{
@@ -154,8 +154,16 @@ fn a_tap_ends_in_time_without_the_controller() {
     scene.sandbox.ready("web");
     let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "orp-end");
     until("frames arrive", TIMEOUT, || mirrors(&scene, &receiver));
+    let status = scene.sandbox.tap("web").status.expect("a ready tap has a status");
+    let end = status.expiration_time.expect("its duration runs").0;
     let without = WithoutController::new();
-    until("the mirror stops by itself", ORPHANED, || stops(&scene, &receiver));
+    assert_eq!(mirrors(&scene, &receiver), Ok(()), "the end of the controller is not that of the tap");
+    let stopped = until("the mirror stops by itself", ORPHANED, || {
+        let start = Timestamp::now();
+        if ping(&scene, &receiver) == 0 { Ok(start) } else { Err(format!("it ran at {start}")) }
+    });
+    // All clocks are this machine's. No ping was mirrored, so the mirror had stopped before the first.
+    assert!(stopped >= end, "it stopped before {stopped}, earlier than at {end}");
     drop(without);
     scene.sandbox.condition("web", "Ready", "False", "Expired");
 }

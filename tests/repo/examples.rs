@@ -69,7 +69,37 @@ fn every_example_says_what_to_expect() {
             let columns =
                 |start: &str| comment.iter().filter(|line| line.starts_with(&format!("#   {start} "))).count();
             assert_eq!((columns("NAME"), columns(name)), (1, 1), "{file}: {comment:?}");
-            assert!(comment.iter().any(|line| line.starts_with("# Needs: ")), "{file}: {comment:?}");
+            let needs = "# Needs: kubectl apply -f examples/pods.yaml";
+            assert!(comment.iter().any(|line| line.starts_with(needs)), "{file}: {comment:?}");
+        }
+    }
+}
+
+/// Clusters differ in pods, images and nodes: what an example names is in `pods.yaml`, can be pulled, or is replaced by the
+/// command in its comment.
+#[test]
+fn every_example_works_in_any_cluster() {
+    let pods: BTreeSet<String> = documents()
+        .into_iter()
+        .filter(|(file, document)| file == "pods.yaml" && document["kind"] == "Pod")
+        .filter_map(|(_, document)| document["metadata"]["name"].as_str().map(str::to_owned))
+        .collect();
+    for (file, tap) in taps() {
+        let by_name = tap.spec.destinations.iter().filter_map(|d| d.pod.as_ref()?.name.as_ref());
+        for name in tap.spec.targets.pod_names.iter().flatten().chain(by_name) {
+            assert!(pods.contains(name), "{file}: {name} is not in pods.yaml");
+        }
+        let text = fs::read_to_string(super::top().join("examples").join(&file)).expect("an example is text");
+        let nodes = tap.spec.destinations.iter().filter_map(|destination| destination.node.as_ref());
+        for node in nodes {
+            let command = format!("#   sed s/{}/NODE/ examples/{file} | kubectl apply -f -\n", node.name);
+            assert!(text.contains(&command), "{file}: no command replaces {}", node.name);
+        }
+    }
+    for (file, document) in documents() {
+        let text = document.to_string();
+        for image in text.split("\"image\":\"").skip(1) {
+            assert!(image.starts_with("docker.io/"), "{file}: {image}");
         }
     }
 }
@@ -97,8 +127,8 @@ fn all_examples_fit_under_the_example_policy() {
                 assert!(allowed.iter().any(|cidr| cidr.contains(&external.address)), "{file}");
             }
             let node = destination.node.iter().map(|node| (node.name.clone(), node.interface_name.clone()));
-            // The selector of the examples selects ids-0.
-            let pod = destination.pod.iter().map(|pod| ("ids-0".to_owned(), pod.interface_name.clone()));
+            // The selector of the examples selects ids.
+            let pod = destination.pod.iter().map(|pod| ("ids".to_owned(), pod.interface_name.clone()));
             for (place, interface) in node.chain(pod).filter_map(|(place, interface)| Some((place, interface?))) {
                 let other = interfaces.insert((place.clone(), interface.to_string()), file);
                 assert_eq!(other, None, "{file}: {interface} on {place}");

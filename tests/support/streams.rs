@@ -47,8 +47,8 @@ impl Content {
         content
     }
 
-    /// The difference to what was received, if there is one. Equal are the same bytes of the same streams, each as often, and the same other
-    /// frames.
+    /// The difference to what was received, if there is one. Equal are the same bytes of the same streams, each as often, and the same
+    /// other frames.
     #[must_use]
     pub fn difference(&self, received: &Self) -> Option<String> {
         let others = Difference::between(&self.others, &received.others);

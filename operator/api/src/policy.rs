@@ -82,9 +82,9 @@ pub struct PodTapPolicySpec {
     #[serde(default)]
     pub limits: Limits,
 
-    /// How long mirrors go on when nothing confirms them any more: between 1m and 720h (30 days), for example 10m or 1h30m. The
-    /// kernel stops a mirror by itself if its node could not reach the API server for that long, or if the agent or PodTap itself
-    /// is gone. It goes on as soon as it is confirmed again.
+    /// How long a mirror keeps running after the API server last confirmed it: between 1m and 720h (30 days), for example 10m or
+    /// 1h30m. Then the kernel stops it by itself: its node could not reach the API server for that long, or the agent or PodTap
+    /// itself is gone. It goes on as soon as it is confirmed again.
     #[serde(default = "default_orphan_timeout")]
     #[schemars(default = "default_orphan_timeout_text", length(max = 32))]
     #[x_kube(validation = Rule::new(r"self.matches('^([0-9]+([.][0-9]+)?(h|m|s|ms))+$') && duration(self) >= duration('1m') && duration(self) <= duration('720h')")

@@ -114,6 +114,30 @@ fn shortened(mut note: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{fake_api::FakeApi, fixtures::uid};
+
+    /// A task of its own sends the events: publishing awaits nothing, whatever the API server does.
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_drops_events_and_delays_nothing() {
+        let api = FakeApi::default();
+        let publisher = Publisher::new(api.client(), "test");
+        let publish = |name: String| {
+            let tap = TapReference { namespace: "shop".into(), uid: uid(&name), name };
+            publisher.publish(&tap, [Occurrence { is_warning: true, reason: Reason::TapFailed, note: "?".into() }]);
+        };
+        for number in 0..QUEUE + 100 {
+            publish(format!("t{number}"));
+        }
+        assert_eq!(api.requests().len(), 0);
+        sleep(Duration::from_secs(1)).await;
+        let first = api.requests().len();
+        assert!((15..=21).contains(&first), "{first} in a second");
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(first + api.requests().len(), QUEUE, "the others were dropped");
+        publish("late".to_owned());
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(api.requests().len(), 1, "there is room again");
+    }
 
     #[test]
     fn notes_fit_whatever_the_message() {

@@ -167,8 +167,8 @@ impl Node {
         let other_peers = with_other_peers(previous, &desired);
         let refused = validate::refused(&desired, |address| self.paths.is_local(address));
         // Whether a resource is refused depends on others, too.
-        let verdict = |resource: &&Resource| refused.get(*resource) != self.invalid.get(*resource);
-        changed.extend(refused.keys().chain(self.invalid.keys()).filter(verdict).cloned().collect::<Vec<_>>());
+        let is_changed = |resource: &&Resource| refused.get(*resource) != self.invalid.get(*resource);
+        changed.extend(refused.keys().chain(self.invalid.keys()).filter(is_changed).cloned().collect::<Vec<_>>());
         self.invalid = refused;
         self.resources.forget_changed(&changed, &desired);
         changed.extend(other_peers);

@@ -1,7 +1,7 @@
 //! The path from an ordinary shell to the API server: a port on the machine's loopback device.
 //!
-//! A socket stays in the network namespace that it was opened in, so that one process can listen in the machine's and connect in the control
-//! plane's.
+//! A socket stays in the network namespace that it was opened in, so that one process can listen in the machine's and connect in the
+//! control plane's.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};

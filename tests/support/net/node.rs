@@ -205,8 +205,8 @@ impl Default for Node {
 impl Drop for Node {
     fn drop(&mut self) {
         drop(self.init.stdin.take());
-        // The kernel kills all other processes of the node before this one has ended. It also waits until the test has waited for those that
-        // it started, so pods and helpers have to be dropped before their node.
+        // The kernel kills all other processes of the node before this one has ended. It also waits until the test has waited for those
+        // that it started, so pods and helpers have to be dropped before their node.
         let start = Instant::now();
         while matches!(self.init.try_wait(), Ok(None)) {
             if start.elapsed() > Duration::from_secs(10) {

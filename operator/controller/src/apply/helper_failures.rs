@@ -50,7 +50,7 @@ pub fn observe(
 fn does_not_run(node: &str, pod: &CachedPod, ContainerError { reason, message }: &ContainerError) -> Failure {
     let action = match reason.as_str() {
         "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => {
-            "check that the node can pull PodTap's image (image, pullPolicy and imagePullSecrets of the chart)"
+            "check that the node can pull PodTap's image (image.repository, image.tag, image.pullPolicy and image.pullSecrets of the chart)"
         }
         "OutOfcpu" | "OutOfmemory" | "OutOfpods" | "Evicted" => "make room on the node",
         _ => "look at the pod's events and logs",

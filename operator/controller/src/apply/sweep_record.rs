@@ -88,7 +88,11 @@ impl SweepRecord {
                 name: Some(names::SWEEP.to_owned()),
                 namespace: Some(self.namespace.clone()),
                 resource_version: version,
-                labels: Some([("app.kubernetes.io/part-of".to_owned(), names::PRODUCT.to_owned())].into()),
+                labels: Some(
+                    [names::LABEL_NAME, "app.kubernetes.io/part-of"]
+                        .map(|label| (label.to_owned(), names::PRODUCT.to_owned()))
+                        .into(),
+                ),
                 ..ObjectMeta::default()
             },
             data: Some(data.map(|(key, value)| (key.to_owned(), value)).into()),

@@ -1,4 +1,4 @@
-//! The pods of each namespace by the labels that its taps select, so that a tap need not look at every pod of a large namespace.
+//! The pods of each namespace by the labels that its taps select, so that a tap need not examine every pod of a large namespace.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -113,8 +113,8 @@ mod tests {
         validate::tap::validate,
     };
 
-    /// How many pods of the namespace each tap looks at.
-    fn looked_at(world: &World) -> Vec<usize> {
+    /// How many pods of the namespace each tap examines.
+    fn examined(world: &World) -> Vec<usize> {
         let snapshot = world.snapshot();
         let validated = validate(&snapshot);
         let index = PodIndex::new(&snapshot, &validated.taps);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tap_looks_only_at_pods_with_one_of_its_labels() {
+    fn a_tap_examines_only_pods_with_one_of_its_labels() {
         let mut world = World::small();
         world.policy = Some(policy(json!({"limits": {"tapsPerNamespace": 1000}})));
         for number in 0..2000 {
@@ -138,8 +138,8 @@ mod tests {
                 object(json!({"podSelector": {"matchLabels": {"app": format!("a{number}"), "tier": "web"}}}));
             world.taps.push(tap);
         }
-        let looked_at = looked_at(&world);
-        assert_eq!((looked_at.len(), looked_at.iter().sum::<usize>()), (100, 2000), "and not 100 times 2000");
+        let examined = examined(&world);
+        assert_eq!((examined.len(), examined.iter().sum::<usize>()), (100, 2000), "and not 100 times 2000");
     }
 
     fn targets_of_any_kind() -> impl Strategy<Value = Value> {
@@ -164,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_finds_what_a_look_at_every_pod_finds(
+        fn it_finds_what_a_scan_of_every_pod_finds(
             labels in vec(vec((select(vec!["a", "b"]), select(vec!["x", "y", "z"])), 0..3), 1..10),
             created in vec(0..3_i64, 10),
             targets in vec(targets_of_any_kind(), 1..6),

@@ -181,6 +181,8 @@ impl<'a> Allocator<'a> {
 
     /// Whether a VNI cannot be assigned to the tap.
     fn is_taken(&self, vni: Vni, tap: &Uid) -> bool {
+        #[cfg(test)]
+        tests::EXAMINED.set(tests::EXAMINED.get() + 1);
         self.owners.contains_key(&vni) || self.is_of_another(vni, tap)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //! - All five conditions are present from the first reconcile, each with a reason, a message and the generation it is about. `Ready` is
-//!   True exactly if the next three are. `Degraded` is True if frames are mirrored, but not all as the spec requests.
+//!   True exactly if the next three are. `Degraded` is True if frames are mirrored, and programs of others may hide some.
 //! - A failure has its full message in the condition that owns it, and in `Ready`, which is what `kubectl get` shows. The others refer
 //!   to it.
 //! - Pods that come and go do not make an established tap not Ready, see [`waits`](crate::status::waits).
@@ -20,11 +20,11 @@ use crate::{
     apply::objects::Applied,
     failure::{Failure, count},
     plan::{
-        tap_plan::{SuspendedBy, TapPlan, TapState},
+        tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
         targets::Target,
     },
     status::{
-        degraded::degraded_options,
+        degraded::hidden_frames,
         progress::{Progress, Reports},
     },
     store::pod::CachedPod,
@@ -77,10 +77,10 @@ pub fn conditions(plan: &TapPlan<'_>, observations: &Observations<'_>) -> Vec<Co
     let targets_resolved = targets_resolved(plan, observations);
     let destinations_ready = destinations_ready(plan, observations.receivers);
     let tapped = tapped(plan, observations, &targets_resolved, &destinations_ready);
-    let limitation = limitation(plan, observations);
+    let hidden = hidden(plan, observations);
     let others = [&targets_resolved, &destinations_ready, &tapped];
-    let ready = ready(plan, observations, others, limitation.is_some());
-    let degraded = degraded(plan, observations, limitation, &ready);
+    let ready = ready(plan, observations, others, hidden.is_some());
+    let degraded = degraded(plan, observations, hidden, &ready);
     let results = [ready, targets_resolved, destinations_ready, tapped, degraded];
     let previous = &plan.tap.status.conditions;
     let condition = |(kind, result)| condition(kind, result, plan.tap.generation, previous, observations.now);
@@ -236,29 +236,29 @@ fn progress(senders: &[Sender<'_>]) -> String {
     if pending == 0 { progress } else { format!("{progress}, {pending} pending") }
 }
 
-/// Which options are not applied to the tapped pods.
-fn limitation(plan: &TapPlan<'_>, observations: &Observations<'_>) -> Option<Failure> {
+/// Which programs may hide frames of the tapped pods.
+fn hidden(plan: &TapPlan<'_>, observations: &Observations<'_>) -> Option<Failure> {
     let tapped = observations.senders.iter().filter(|sender| sender.is_tapped()).map(|sender| sender.pod);
-    degraded_options(plan, tapped, observations.reports)
+    hidden_frames(plan, tapped, observations.reports)
 }
 
-/// True if something is missing, unlike the other conditions.
+/// True if something may be missing, unlike the other conditions. Also beside a Ready that is False: other pods may be tapped.
 fn degraded(
     plan: &TapPlan<'_>,
     observations: &Observations<'_>,
-    limitation: Option<Failure>,
+    hidden: Option<Failure>,
     ready: &ConditionResult,
 ) -> ConditionResult {
     if let Some(failure) = inactive(plan) {
         return Err(refer(&failure, CONDITION_READY));
     }
-    match (limitation, ready) {
+    match (hidden, ready) {
         (Some(failure), _) => Ok(failure),
         (None, Err(failure)) => Err(refer(failure, CONDITION_READY)),
         (None, Ok(_)) if !observations.senders.iter().any(Sender::is_tapped) => {
             Err(Failure::new(Reason::Pending, "unknown until a pod is tapped"))
         }
-        (None, Ok(_)) => Err(Failure::new(Reason::AsExpected, "frames are mirrored as the spec requests")),
+        (None, Ok(_)) => Err(Failure::new(Reason::AsExpected, "no other program is known to hide frames")),
     }
 }
 
@@ -280,8 +280,20 @@ fn ready(
     let destinations: Vec<&str> = plan.destinations.iter().map(|d| d.text.as_str()).collect();
     let tapped = observations.senders.iter().filter(|sender| sender.is_tapped()).count();
     let pods = count(tapped, "pod is", "pods are");
-    let limitation = if is_degraded { ", but not as the spec requests: see Degraded" } else { "" };
-    Ok(Failure::new(Reason::AsExpected, format!("{pods} mirrored to {}{limitation}", destinations.join(", "))))
+    let hidden = if is_degraded { ", but other programs may hide frames: see Degraded" } else { "" };
+    let unknown = unknown_delivery(plan);
+    Ok(Failure::new(Reason::AsExpected, format!("{pods} mirrored to {}{hidden}{unknown}", destinations.join(", "))))
+}
+
+/// What is not known about external destinations, which do not report anything.
+fn unknown_delivery(plan: &TapPlan<'_>) -> String {
+    let is_external = |d: &&PlannedDestination| d.resolved.as_ref().is_some_and(|resolved| resolved.node().is_none());
+    let external: Vec<&str> = plan.destinations.iter().filter(is_external).map(|d| d.text.as_str()).collect();
+    match external[..] {
+        [] => String::new(),
+        [one] => format!("; whether {one} receives the frames is unknown"),
+        _ => format!("; whether {} receive the frames is unknown", external.join(" and ")),
+    }
 }
 
 /// Why the tap is not carried out at all.

@@ -1,7 +1,7 @@
 //! What may be missing although a tap's frames are mirrored. Pure.
 //!
 //! A mirror is useful even if programs of others hide some frames from it. The tap stays Ready, and this says what may be missing and
-//! where, so that what arrives is not mistaken for what the spec requests.
+//! where, so that what arrives is not mistaken for all there is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,8 +18,8 @@ use crate::{
 const MAX_MESSAGES: usize = 4;
 const MAX_NODES: usize = 5;
 
-/// What is missing for the `active` senders of the tap, if anything.
-pub fn degraded_options<'a>(
+/// Which programs may hide frames of the `active` senders of the tap, if any.
+pub fn hidden_frames<'a>(
     plan: &TapPlan<'_>,
     active: impl Iterator<Item = &'a CachedPod>,
     reports: &Reports<'_>,
@@ -41,7 +41,7 @@ pub fn degraded_options<'a>(
         .map(|(message, nodes)| format!("{}: {}", node_list(nodes), message.trim_end_matches('.')));
     let mut parts: Vec<String> = messages.collect();
     if more > 0 {
-        parts.push(format!("and {}", count(more, "more limitation", "more limitations")));
+        parts.push(format!("and {}", count(more, "more message", "more messages")));
     }
     Some(Failure::new(Reason::FramesHidden, parts.join("; ")))
 }

@@ -46,7 +46,7 @@ fn why_a_helper_does_not_run_is_kept_until_one_does() {
     };
     let failure = observed(&mut state, pulling).expect("a failure");
     assert_eq!(failure.reason, Reason::HelperPodFailed);
-    assert!(failure.message.contains("no such image") && failure.message.contains("imagePullSecrets"));
+    assert!(failure.message.contains("no such image") && failure.message.contains("image.pullSecrets"));
     assert_eq!(observed(&mut state, unready), Some(failure), "the next attempt is no success");
     let outdated = |object: &mut CachedPod| object.helper.as_mut().expect("a helper").template = "old".into();
     assert_eq!(observed(&mut state, outdated), None, "one of the previous template works as well");

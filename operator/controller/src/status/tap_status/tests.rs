@@ -5,7 +5,7 @@ use podtap_api::{
     NodeTap, PodTap,
 };
 use podtap_model::{NodeState, Reason, State};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
@@ -119,27 +119,70 @@ fn a_report_on_an_older_generation_says_nothing() {
     assert_eq!(status.tapped_pods, 0);
 }
 
+/// The node refuses all of its senders.
+fn refuse(node_tap: &mut NodeTap) {
+    for sender in node_tap.status.iter_mut().flat_map(|status| &mut status.senders) {
+        (sender.state, sender.reason) = (State::Refused, Reason::InterfaceNotFound);
+        sender.message = "there is no net7".into();
+    }
+}
+
 #[test]
 fn a_pod_that_a_node_refuses() {
-    let refuse = |node_tap: &mut NodeTap| {
-        for sender in node_tap.status.iter_mut().flat_map(|status| &mut status.senders) {
-            (sender.state, sender.reason) = (State::Refused, Reason::InterfaceNotFound);
-            sender.message = "there is no net7".into();
-        }
-    };
     let mut world = World::with(web());
     world.pods.push(pod("shop", "web-2", "n2"));
     let status = status_of(&world, refuse, &[]);
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::InterfaceNotFound));
     assert_eq!(message(&status, CONDITION_TAPPED), "0 of 2 pods tapped; pod web: node n1: there is no net7");
-    assert_eq!(message(&status, CONDITION_DEGRADED), "see Ready", "frames are not mirrored as the spec requests");
+    assert_eq!(message(&status, CONDITION_DEGRADED), "see Ready", "nothing is mirrored");
     let failures: Vec<_> = status.failures.iter().map(|f| (f.pod.as_str(), f.node.as_deref())).collect();
     assert_eq!(failures, [("web", Some("n1")), ("web-2", Some("n2"))]);
 }
 
-/// Each sender of a node reports these limitations.
-fn limited(messages: &[&str]) -> impl Fn(&mut NodeTap) {
+/// One pod cannot be tapped, and frames of another may be hidden: each condition says its own.
+#[test]
+fn a_tap_can_be_degraded_and_not_ready() {
+    let mut world = World::with(web());
+    world.pods.push(pod("shop", "web-2", "n2"));
+    let status = status_of(
+        &world,
+        |node_tap| {
+            let is_first = node_tap.metadata.name.as_deref() == Some("n1");
+            if is_first { hiding(&["Frames may be missing."])(node_tap) } else { refuse(node_tap) }
+        },
+        &[],
+    );
+    assert_conventions(&status);
+    let found = summary(&status);
+    assert_eq!(found[CONDITION_READY], ("False", Reason::InterfaceNotFound));
+    assert_eq!(found[CONDITION_DEGRADED], ("True", Reason::FramesHidden));
+    assert_eq!(message(&status, CONDITION_DEGRADED), "node n1: Frames may be missing");
+}
+
+/// A VXLAN endpoint acknowledges nothing.
+#[test]
+fn ready_says_that_delivery_to_an_external_endpoint_is_unknown() {
+    let with = |destinations: Value| {
+        let mut world = World::with(tap("t", destinations));
+        world.policy = Some(policy(json!({"allowedExternalCIDRs": ["192.0.2.0/24"]})));
+        let status = settled(&world);
+        assert_eq!(summary(&status)[CONDITION_READY], ("True", Reason::AsExpected));
+        message(&status, CONDITION_READY).to_owned()
+    };
+    let sensor = json!({"name": "a", "external": {"address": "192.0.2.10"}});
+    let other = json!({"name": "b", "external": {"address": "192.0.2.11", "port": 9}});
+    let node = json!({"name": "c", "node": {"name": "n2", "interfaceName": "x"}});
+    let end = |message: String| message.split_once(" mirrored to ").map(|(_, end)| end.to_owned());
+    let words = "node/n2:x, 192.0.2.10:4789; whether 192.0.2.10:4789 receives the frames is unknown";
+    assert_eq!(end(with(json!([node, sensor]))).as_deref(), Some(words));
+    let words = "192.0.2.10:4789, 192.0.2.11:9; whether 192.0.2.10:4789 and 192.0.2.11:9 receive the frames is unknown";
+    assert_eq!(end(with(json!([sensor, other]))).as_deref(), Some(words));
+    assert_eq!(end(with(json!([node]))).as_deref(), Some("node/n2:x"));
+}
+
+/// Each sender of a node reports that frames may be hidden.
+fn hiding(messages: &[&str]) -> impl Fn(&mut NodeTap) {
     let messages: Vec<String> = messages.iter().map(|message| (*message).to_owned()).collect();
     move |node_tap| {
         for sender in node_tap.status.iter_mut().flat_map(|status| &mut status.senders) {
@@ -149,25 +192,26 @@ fn limited(messages: &[&str]) -> impl Fn(&mut NodeTap) {
 }
 
 #[test]
-fn limitations_of_senders_are_reported_with_their_nodes() {
+fn what_may_hide_frames_is_reported_with_the_nodes() {
     let mut world = World::with(web());
     world.pods.extend([pod("shop", "web-2", "n1"), pod("shop", "web-3", "n2")]);
-    let status = status_of(&world, limited(&["Frames may be missing."]), &[]);
+    let status = status_of(&world, hiding(&["Frames may be missing."]), &[]);
     assert_conventions(&status);
     let words = "nodes n1, n2: Frames may be missing";
     assert_eq!(summary(&status)[CONDITION_DEGRADED], ("True", Reason::FramesHidden));
     assert_eq!(message(&status, CONDITION_DEGRADED), words);
     assert_eq!(summary(&status)[CONDITION_READY].0, "True");
     let ready = message(&status, CONDITION_READY);
-    let words = format!("mirrored to node/n2:ptap{}, but not as the spec requests: see Degraded", derived("tap-t", ""));
+    let words =
+        format!("mirrored to node/n2:ptap{}, but other programs may hide frames: see Degraded", derived("tap-t", ""));
     assert!(ready.ends_with(&words), "{ready}");
 
-    let status = status_of(&world, limited(&["a", "b", "c", "d", "e", "f"]), &[]);
-    assert!(message(&status, CONDITION_DEGRADED).ends_with("; nodes n1, n2: d; and 2 more limitations"));
+    let status = status_of(&world, hiding(&["a", "b", "c", "d", "e", "f"]), &[]);
+    assert!(message(&status, CONDITION_DEGRADED).ends_with("; nodes n1, n2: d; and 2 more messages"));
 
     // A sender that mirrors nothing lacks nothing.
     let refused = |node_tap: &mut NodeTap| {
-        limited(&["a"])(node_tap);
+        hiding(&["a"])(node_tap);
         let senders = node_tap.status.iter_mut().flat_map(|status| &mut status.senders);
         senders.for_each(|sender| sender.state = State::Refused);
     };
@@ -176,13 +220,13 @@ fn limitations_of_senders_are_reported_with_their_nodes() {
 }
 
 #[test]
-fn many_nodes_that_do_not_support_all_options() {
+fn frames_may_be_hidden_on_many_nodes() {
     let mut world = World::with(web());
     for index in 3..10 {
         world.nodes.push(crate::fixtures::node(&format!("n{index}"), &["10.0.0.9"]));
         world.pods.push(pod("shop", &format!("web-{index}"), &format!("n{index}")));
     }
-    let status = status_of(&world, limited(&["a"]), &[]);
+    let status = status_of(&world, hiding(&["a"]), &[]);
     assert_eq!(message(&status, CONDITION_DEGRADED), "nodes n1, n3, n4, n5, n6 and 3 more: a");
 }
 
