@@ -47,6 +47,10 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub unsearched: Vec<String>,
+    /// What carries PodTap's marks, belongs to no tap that the marks name, and could not be removed yet: one sentence each, up to 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub leftovers: Vec<String>,
     /// What the node's kernel supports, by name, found out by trying.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<String, bool>,

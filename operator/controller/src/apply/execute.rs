@@ -85,7 +85,7 @@ async fn write_node_tap(
     Ok(written)
 }
 
-async fn delete_node_tap(context: &Context, node: &str, uid: &str) -> Result<(), kube::Error> {
+pub async fn delete_node_tap(context: &Context, node: &str, uid: &str) -> Result<(), kube::Error> {
     let api: Api<DeserializeGuard<NodeTap>> = Api::all(context.client.clone());
     if is_gone(in_time(api.delete(node, &delete_params(uid))).await)? {
         context.caches.deleted_node_tap(node);
