@@ -35,9 +35,12 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub sent_vnis: Vec<SentVnis>,
-    /// Source addresses of the mirrored frames that the node sends, by its routes, sorted.
+    /// Source addresses of the mirrored frames that the node sends, by its routes, sorted; up to 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Vec<String>", length(max = 16), extend("x-kubernetes-list-type" = "atomic"))
+    )]
     pub source_addresses: Vec<IpAddr>,
     /// How often the tap-helper was killed and restarted since its container started.
     #[serde(default, skip_serializing_if = "is_zero")]
