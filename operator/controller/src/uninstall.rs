@@ -108,17 +108,16 @@ mod tests {
 
     fn api(lists: &'static [(&'static str, &'static str)]) -> Client {
         fake_client::client(move |_, path, _| async move {
-            match lists.iter().find(|(list, _)| *list == path) {
-                Some((_, name)) => {
-                    let item = json!({"metadata": {"name": name, "namespace": "shop", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
-                    let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": [item]});
-                    (http::StatusCode::OK, list)
-                }
-                None => {
-                    let status = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": ""});
-                    (http::StatusCode::NOT_FOUND, status)
-                }
-            }
+            let Some((_, name)) = lists.iter().find(|(list, _)| *list == path) else {
+                let status =
+                    json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": ""});
+                return (http::StatusCode::NOT_FOUND, status);
+            };
+            let deleted = "2026-01-01T00:00:00Z";
+            let item = json!({"metadata": {"name": name, "namespace": "shop", "deletionTimestamp": deleted}});
+            let kind = "PartialObjectMetadataList";
+            let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": kind, "metadata": {}, "items": [item]});
+            (http::StatusCode::OK, list)
         })
     }
 

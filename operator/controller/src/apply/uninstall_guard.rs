@@ -1,6 +1,7 @@
 //! The policy that refuses to delete, while a node mirrors, what is needed to end that: the controller, which removes the finalizers of
 //! taps, its permissions and its namespace. Deleting the manifest as a whole would otherwise leave mirrors running until their orphan
-//! timeout, and taps that cannot be deleted. The definition of `PodTap` can be deleted: that ends all taps.
+//! timeout, and taps that cannot be deleted. A controller that starts needs the definitions, too, but that of `PodTap` can be deleted: it
+//! stays until its taps have ended.
 //!
 //! It is no part of the manifest: the API server admits every deletion of an admission policy, so that the first refused attempt to
 //! delete the manifest would delete it, and the second one succeed. Each leader applies it. It belongs to the controller's `ClusterRole`,
@@ -108,8 +109,9 @@ fn policy(namespace: &str) -> Value {
     let rule = |groups: &[&str], resources: &[&str]| json!({"apiGroups": groups, "apiVersions": ["*"], "operations": ["DELETE"], "resources": resources});
     // Not `resourceNames`: the request that deletes a collection has no name (k8s.io/apiserver, pkg/endpoints/handlers/delete.go).
     let is_needed = format!(
-        "oldObject.metadata.name == (request.resource.resource == 'namespaces' ? '{namespace}' : \
-         request.resource.resource == 'customresourcedefinitions' ? 'nodetaps.podtap.dev' : '{}')",
+        "oldObject.metadata.name in (request.resource.resource == 'namespaces' ? ['{namespace}'] : \
+         request.resource.resource == 'customresourcedefinitions' ? ['nodetaps.podtap.dev', 'podtappolicies.podtap.dev'] : \
+         ['{}'])",
         names::CONTROLLER
     );
     json!({
@@ -177,7 +179,7 @@ mod tests {
             serde_json::from_value(api.get(POLICIES).expect("it exists")).expect("the API server decodes it");
         let spec = policy.spec.expect("a spec");
         let conditions = spec.match_conditions.expect("some");
-        assert!(conditions[0].expression.contains("'namespaces' ? 'mirrors'"), "{}", conditions[0].expression);
+        assert!(conditions[0].expression.contains("'namespaces' ? ['mirrors']"), "{}", conditions[0].expression);
         assert!(conditions[1].expression.ends_with("in ['', 'mirrors']"), "{}", conditions[1].expression);
         let rules = spec.match_constraints.and_then(|constraints| constraints.resource_rules).expect("some");
         assert!(rules.iter().all(|rule| rule.resource_names.is_none()), "deleting a collection has no name");
