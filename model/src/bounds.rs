@@ -42,13 +42,19 @@ pub const DEFAULT_ORPHAN_TIMEOUT_SECONDS: u32 = 3600;
 /// Destinations of a tap.
 pub const DESTINATIONS: RangeInclusive<usize> = 1..=4;
 
-/// Senders of a node: as many as the memory of its tap-helper suffices for.
+/// Senders of a node, however large it is.
 pub const MAX_SENDERS: usize = 1000;
 
-/// Most that one sender takes of that memory, in bytes: its device, its programs and their maps, with [`MAX_PEERS`] peers, on a node
-/// with 256 CPUs. That is if it shares the programs, which have room for 32 senders of its tap, with no other. The kernel charges them to
-/// the memory cgroup of the tap-helper. A test of the dataplane tier measures it.
-pub const SENDER_MEMORY: u64 = 3 << 20;
+/// Most memory that one sender takes, in bytes, besides [`SENDER_MEMORY_PER_CPU`]: its device, its programs and their maps, with
+/// [`MAX_PEERS`] peers. That is if it shares the programs, which have room for 32 senders of its tap, with no other. The kernel charges
+/// them to the memory cgroup of the tap-helper. A test of the dataplane tier measures it.
+pub const SENDER_MEMORY: u64 = 896 << 10;
+
+/// What the maps of its programs take for each CPU that the kernel has room for: counters of 32 senders, and the parsed headers.
+pub const SENDER_MEMORY_PER_CPU: u64 = 9 << 10;
+
+/// Source addresses that a node reports: more than the routes to the destinations of a node usually select.
+pub const MAX_SOURCE_ADDRESSES: usize = 16;
 
 /// Bytes of an interface name: `IFNAMSIZ` without the terminating zero (include/uapi/linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 15;

@@ -86,6 +86,7 @@ impl DesiredState {
             features,
             helper_restarts: 0,
             unsearched: Vec::new(),
+            leftovers: Vec::new(),
         }
     }
 }

@@ -35,9 +35,12 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub sent_vnis: Vec<SentVnis>,
-    /// Source addresses of the mirrored frames that the node sends, by its routes, sorted.
+    /// Source addresses of the mirrored frames that the node sends, by its routes, sorted; up to 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Vec<String>", length(max = 16), extend("x-kubernetes-list-type" = "atomic"))
+    )]
     pub source_addresses: Vec<IpAddr>,
     /// How often the tap-helper was killed and restarted since its container started.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -47,6 +50,10 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
     pub unsearched: Vec<String>,
+    /// What carries PodTap's marks, belongs to no tap that the marks name, and could not be removed yet: one sentence each, up to 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub leftovers: Vec<String>,
     /// What the node's kernel supports, by name, found out by trying.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<String, bool>,

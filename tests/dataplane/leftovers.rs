@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use podtap_model::{Direction, Response};
 use podtap_tests::{
-    net::{Helper, Pod, Snapshot, traffic},
+    net::{Desired, Helper, Pod, Snapshot, traffic},
     wait::until,
 };
 
@@ -141,4 +141,24 @@ fn in_a_namespace_that_could_not_be_searched_are_removed_later() {
         if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
     });
     scene.agent.until("the search is complete", |report| report.unsearched.is_empty());
+}
+
+/// The node is not clean, even if no tap is known for what is left.
+#[test]
+fn what_cannot_be_read_any_more_is_reported_until_it_is_removed() {
+    let mut scene = Scene::new();
+    let other = Pod::start(&scene.node);
+    let before = other.network().snapshot();
+    scene.agent.establish(&desired(vec![sender(TAP, &other, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
+    let other = other.network();
+    let line = "filter add dev eth0 ingress protocol ip prio 7 bpf bytecode \"1,6 0 0 0\"\n";
+    other.try_run(&["tc", "-batch", "-"], &line.repeat(5000)).expect("tc adds the filters");
+
+    scene.agent.request(&Desired { generation: 2, ..desired(vec![], vec![]) });
+    let report = scene.agent.until("it is reported", |report| !report.leftovers.is_empty());
+    assert!(report.leftovers[0].contains("too many objects"), "{report:?}");
+    other.run("tc filter del dev eth0 ingress prio 7");
+    let clean = scene.agent.until("everything is removed", |report| report.leftovers.is_empty());
+    assert_eq!(clean.senders, []);
+    assert_eq!(before.differences(&other.snapshot()), [""; 0]);
 }

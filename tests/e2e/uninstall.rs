@@ -87,6 +87,24 @@ fn uninstalling_leaves_nothing() {
     install();
 }
 
+/// What belongs to them would outlive PodTap, and the next installation would take them for its own.
+#[test]
+fn uninstalling_with_kept_definitions_leaves_no_node_tap() {
+    let _alone = Cluster::alone();
+    let chart = Cluster::lab().top().join("deploy/chart/podtap");
+    let chart = chart.to_str().expect("UTF-8");
+    helm(&["upgrade", "podtap", chart, "--reuse-values", "--set", "crds.keep=true", "--wait", "--timeout", "120s"]);
+    let tapped = Tapped::new("kept", "uni-kept");
+    helm(&["uninstall", "podtap", "--wait", "--timeout", "120s"]);
+    assert_eq!(kubectl(&["get", "nodetaps", "-o", "name"]), "");
+    assert_eq!(tapped.traces(), [""; 0], "in the kernel");
+    until("no role of an agent is left", TIMEOUT, || {
+        let all = kubectl(&["get", "clusterroles,clusterrolebindings", "-o", "name"]);
+        if all.contains("podtap") { Err(all) } else { Ok(()) }
+    });
+    install();
+}
+
 #[test]
 fn deleting_the_manifest_ends_taps_first_and_leaves_nothing() {
     let _alone = Cluster::alone();
@@ -95,13 +113,18 @@ fn deleting_the_manifest_ends_taps_first_and_leaves_nothing() {
     let manifest = lab.top().join("deploy/install.yaml");
     let manifest = manifest.to_str().expect("UTF-8");
     let delete = ["delete", "-f", manifest, "--ignore-not-found", "--timeout=120s"];
-    let refusal = lab.kubectl(&delete, "").expect_err("a node mirrors");
-    for words in ["PodTap has mirrors on the node", "kubectl delete podtap --all --all-namespaces"] {
-        assert!(refusal.contains(words), "{refusal}");
+    // Without a controller, no node becomes clean between the two.
+    let without = WithoutController::new();
+    for attempt in ["the first", "the second"] {
+        let refusal = lab.kubectl(&delete, "").expect_err(attempt);
+        for words in ["PodTap has mirrors on the node", "kubectl delete podtap --all --all-namespaces"] {
+            assert!(refusal.contains(words), "{attempt}: {refusal}");
+        }
+        assert!(lab.get::<Deployment>(PODTAP_NAMESPACE, "podtap-controller").is_some(), "it is needed to end the tap");
     }
-    assert!(lab.get::<Deployment>(PODTAP_NAMESPACE, "podtap-controller").is_some(), "it is needed to end the tap");
 
-    // Deleting its definition has deleted the tap.
+    // Deleting its definition has deleted the tap. A controller that starts now ends it.
+    drop(without);
     kubectl(&["wait", "--for=delete", "crd/podtaps.podtap.dev", "--timeout=60s"]);
     assert_eq!(tapped.traces(), [""; 0], "in the kernel");
 
@@ -120,11 +143,22 @@ fn the_namespace_is_not_deleted_while_a_node_mirrors() {
     for object in [
         "namespace/podtap-system",
         "crd/nodetaps.podtap.dev",
+        "crd/podtappolicies.podtap.dev",
         "clusterrolebinding/podtap-controller",
         "clusterrole/podtap-controller",
     ] {
         let refusal = Cluster::lab().kubectl(&["delete", object, "--wait=false"], "").expect_err(object);
         assert!(refusal.contains("PodTap has mirrors on the node"), "{object}: {refusal}");
+    }
+    // These requests have no name of an object.
+    for collection in [
+        "/api/v1/namespaces/podtap-system/serviceaccounts",
+        "/apis/apps/v1/namespaces/podtap-system/deployments",
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    ] {
+        let path = format!("{collection}?fieldSelector=metadata.name=podtap-controller");
+        let refusal = Cluster::lab().kubectl(&["delete", "--raw", &path], "").expect_err(collection);
+        assert!(refusal.contains("PodTap has mirrors on the node"), "{collection}: {refusal}");
     }
     tapped.sandbox.ready("web");
 }

@@ -6,7 +6,8 @@ use std::{
 };
 
 /// Objects that only administrators may read, and commands for which one needs a node. Who needs them is told whom to ask.
-const FOR_ADMINISTRATORS: [&str; 7] = [
+const FOR_ADMINISTRATORS: [&str; 8] = [
+    "kubectl create rolebinding",
     "kubectl get node",
     "kubectl describe node",
     "kubectl logs",
@@ -29,10 +30,20 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// The messages of the admission policies, with the manifest that is rendered from them.
+fn manifests() -> Vec<PathBuf> {
+    let deploy = super::top().join("deploy");
+    let templates = fs::read_dir(deploy.join("chart/podtap/templates")).expect("the chart has templates");
+    let templates = templates.map(|entry| entry.expect("templates are readable").path());
+    let manifests: Vec<PathBuf> =
+        templates.filter(|path| path.extension().is_some_and(|extension| extension == "yaml")).collect();
+    manifests.into_iter().chain([deploy.join("install.yaml")]).collect()
+}
+
 /// The lines of a source that can be part of a message.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     let production = text.split("#[cfg(test)]").next().unwrap_or_default();
-    production.lines().filter(|line| !line.trim_start().starts_with("//"))
+    production.lines().filter(|line| !line.trim_start().starts_with("//") && !line.trim_start().starts_with("# "))
 }
 
 #[test]
@@ -42,7 +53,9 @@ fn messages_ask_of_users_only_what_they_may_do() {
         sources(&super::top().join(directory), &mut found);
     }
     assert!(found.len() > 100, "sources are found: {}", found.len());
-    for path in found {
+    let manifests = manifests();
+    assert!(manifests.len() > 5, "manifests are found: {}", manifests.len());
+    for path in found.into_iter().chain(manifests) {
         let text = fs::read_to_string(&path).expect("a source is text");
         for line in lines(&text) {
             for words in FOR_ADMINISTRATORS {
@@ -54,6 +67,6 @@ fn messages_ask_of_users_only_what_they_may_do() {
 
 #[test]
 fn this_guard_sees_messages_and_nothing_else() {
-    let text = "// kubectl logs\n\"kubectl logs\"\n#[cfg(test)]\n\"kubectl logs\"";
+    let text = "// kubectl logs\n# kubectl logs\n\"kubectl logs\"\n#[cfg(test)]\n\"kubectl logs\"";
     assert_eq!(lines(text).collect::<Vec<_>>(), ["\"kubectl logs\""]);
 }

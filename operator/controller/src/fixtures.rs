@@ -2,7 +2,7 @@
 
 use k8s_openapi::{
     api::core::v1::{Namespace, Node, Pod},
-    apimachinery::pkg::apis::meta::v1::Time,
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
     jiff::Timestamp,
 };
 use kube::{
@@ -102,6 +102,14 @@ pub fn node(name: &str, addresses: &[&str]) -> Node {
         "metadata": {"name": name, "uid": name, "resourceVersion": "1"},
         "status": {"addresses": addresses, "conditions": [{"type": "Ready", "status": "True"}]},
     }))
+}
+
+/// The node with this memory and as many CPUs.
+pub fn sized(mut node: Node, memory: &str, cpus: &str) -> Node {
+    let status = node.status.get_or_insert_default();
+    status.allocatable = Some([("memory".to_owned(), Quantity(memory.to_owned()))].into());
+    status.capacity = Some([("cpu".to_owned(), Quantity(cpus.to_owned()))].into());
+    node
 }
 
 /// A node that is not Ready.

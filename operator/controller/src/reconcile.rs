@@ -19,9 +19,11 @@ use crate::{
     apply::{
         cleanup,
         context::Context,
+        execute::delete_node_tap,
         finalizers,
         objects::{self, Applied},
         sweep_record::{self, SweepRecord},
+        uninstall_guard::UninstallGuard,
     },
     events::Publisher,
     expression::{compiled::compilable, process::Compiler},
@@ -60,6 +62,7 @@ pub struct Reconciler {
     pub compiler: Compiler,
     pub publisher: Publisher,
     pub sweep_record: SweepRecord,
+    pub uninstall_guard: UninstallGuard,
     pub state: ControllerState,
     pub metrics: ControllerMetrics,
 }
@@ -76,6 +79,8 @@ impl Reconciler {
         let validated = validate(&snapshot);
         let (taps, vnis) = resolve(&snapshot, &validated, &self.state.vnis);
         self.state.vnis = vnis;
+        // Requests: the policy against an early uninstallation, once per leader.
+        self.guard(now).await;
         // Requests: finalizers.
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
@@ -83,8 +88,10 @@ impl Reconciler {
         let Plan { mut nodes, taps } = build(&snapshot, taps, &finalizers.missing, &validated.policy, &deduplication);
         self.state.deduplication = deduplication.waits;
         // Requests: the record of nodes to sweep, once per leader.
+        let is_uninstalling = nodes::is_uninstalling(&snapshot, &self.context.template.namespace);
+        self.state.sweep_ended |= is_uninstalling;
         let sweep_end = self.sweep(&snapshot, &mut nodes).await;
-        let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since);
+        let nodes = nodes::plan(&snapshot, nodes, &self.state.idle_since, is_uninstalling);
         self.state.idle_since = nodes.idle_since;
         // Requests: NodeTaps, helper pods, finalizers.
         let Self { context, publisher, state, .. } = self;
@@ -131,13 +138,31 @@ impl Reconciler {
         self.count_errors(Stage::Expressions, &errors);
     }
 
+    async fn guard(&mut self, now: Timestamp) {
+        let key = RetryKey::UninstallGuard;
+        if self.uninstall_guard.is_applied() || self.state.retries.is_paused(&key, now) {
+            return;
+        }
+        match self.uninstall_guard.apply().await {
+            Ok(()) => self.state.retries.succeeded(&key),
+            Err(error) => {
+                self.count_errors(Stage::Apply, &[error]);
+                self.state.retries.failed(key, now);
+            }
+        }
+    }
+
     /// Adds the nodes that are to be swept now; none if it is unknown what was swept already. Returns when to choose others.
     async fn sweep(&mut self, snapshot: &Snapshot, nodes: &mut BTreeMap<String, NodeState>) -> Option<Timestamp> {
-        let Self { sweep_record, state, .. } = self;
+        let Self { sweep_record, state, context, .. } = self;
         let is_paused = state.retries.is_paused(&RetryKey::SweepRecord, snapshot.now);
         if sweep_record.known().is_none() && !is_paused {
-            let result = sweep_record.begin(|| snapshot.nodes.keys().cloned().collect()).await;
+            let nodes = || snapshot.nodes.keys().cloned().collect();
+            let result = sweep_record.begin(nodes, async || forget_unserved(context, snapshot).await).await;
             self.sweep_recorded(result, snapshot.now);
+        }
+        if self.state.sweep_ended {
+            return None;
         }
         let Sweep { nodes: chosen, next } =
             sweep::choose(self.sweep_record.known()?, snapshot, &mut self.state.sweep_begun);
@@ -177,6 +202,16 @@ impl Reconciler {
         }
         self.metrics.count_errors(stage, errors.len());
     }
+}
+
+/// Deletes the `NodeTap`s that no helper pod serves: in a new installation, they tell what an earlier one has observed.
+async fn forget_unserved(context: &Context, snapshot: &Snapshot) -> Result<(), kube::Error> {
+    for node_tap in snapshot.node_taps.values() {
+        if !snapshot.helpers_of(&node_tap.name).iter().any(|pod| pod.ready) {
+            delete_node_tap(context, &node_tap.name, &node_tap.uid).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The status that each tap is to have. Updates what the taps lack.

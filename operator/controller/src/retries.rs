@@ -11,6 +11,8 @@ use podtap_runtime::backoff::Backoff;
 pub enum RetryKey {
     /// The record of nodes to sweep.
     SweepRecord,
+    /// The policy against an early uninstallation.
+    UninstallGuard,
     /// Finalizers of a tap, by its UID.
     Finalizers(Uid),
     /// Status of a tap, by its UID.

@@ -23,7 +23,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::{
-    apply::{context::Context, helper_pod::HelperTemplate, sweep_record::SweepRecord},
+    apply::{context::Context, helper_pod::HelperTemplate, sweep_record::SweepRecord, uninstall_guard::UninstallGuard},
     events::Publisher,
     expression::process::Compiler,
     metrics::ControllerMetrics,
@@ -45,7 +45,7 @@ const LIVENESS: Duration = Duration::from_secs(360);
 /// The arguments of the controller.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Namespace of PodTap itself, with the helper pods, the lease and the record of VNIs.
+    /// Namespace of PodTap itself, with the helper pods, the lease and the record of nodes to sweep.
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
     /// Name of this replica, unique among all replicas.
@@ -124,6 +124,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let mut reconciler = Reconciler {
         publisher: Publisher::new(client.clone(), &args.identity),
         sweep_record: SweepRecord::new(client.clone(), &args.namespace),
+        uninstall_guard: UninstallGuard::new(client.clone(), &args.namespace),
         context: Context { client, caches, max_unavailable: args.helper_max_unavailable, template: args.into() },
         compiler: Compiler::default(),
         state: ControllerState::default(),

@@ -23,6 +23,8 @@ pub struct ControllerState {
     pub idle_since: BTreeMap<String, Timestamp>,
     /// Since when each node has been swept that has not reported yet.
     pub sweep_begun: BTreeMap<String, Timestamp>,
+    /// PodTap was about to be uninstalled: no further node is swept.
+    pub sweep_ended: bool,
     /// The generation of each `NodeTap` with which each tap's part of it was last written.
     pub generations: Generations,
     /// What `deduplicate` waits for, and since when.

@@ -1,19 +1,21 @@
-//! Deletes every tap and waits until every node is clean, before PodTap itself is uninstalled.
+//! Deletes every tap and waits until every node is clean and has nothing of PodTap left, before PodTap itself is uninstalled.
+//!
+//! The controller decides whether a node is clean. It sees the pod of this job, and then deletes each clean `NodeTap` at once and sweeps no
+//! further nodes.
 
 use std::time::Duration;
 
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{ApiResource, DeleteParams, DynamicObject, ListParams},
+    api::{DeleteParams, ListParams, ObjectList},
     core::PartialObjectMeta,
 };
 use podtap_api::{NodeTap, PodTap};
 use podtap_runtime::client;
-use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-/// Longer than the controller waits for a node that does not respond.
+/// Longer than the controller waits for a node that does not respond, and than a helper pod takes to end.
 const DEADLINE: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -25,7 +27,7 @@ pub enum Error {
     #[error("cannot list or delete taps")]
     Api(#[from] kube::Error),
     #[error(
-        "these remain: {0}. Check that the controller is running and that these nodes are ready. What remains on an unreachable node is removed when its helper pod runs again, or when the node is rebooted"
+        "these remain: {0}. Check that the controller is running and that these nodes are ready, and uninstall again. If a node is gone for good: kubectl delete nodetap NODE. What mirrors on an unreachable node stops by itself when the orphanTimeout of the policy is over"
     )]
     Left(String),
 }
@@ -35,17 +37,21 @@ pub async fn run() -> Result<(), Error> {
     let (client, _) = client::connect().await?;
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let left = delete_all(&client).await?;
-        let busy = busy_nodes(&client).await?;
-        if left.is_empty() && busy.is_empty() {
+        let left = remaining(&client).await?;
+        if left.is_empty() {
             info!("no taps remain, and every node is clean");
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(Error::Left(left.into_iter().chain(busy).collect::<Vec<_>>().join(", ")));
+            return Err(Error::Left(left.join(", ")));
         }
         sleep(PAUSE).await;
     }
+}
+
+/// What is still to go. Nothing but names is read, so that objects of another version count, too.
+async fn remaining(client: &Client) -> Result<Vec<String>, kube::Error> {
+    Ok([delete_all(client).await?, node_taps(client).await?].concat())
 }
 
 /// Deletes each tap that is not being deleted yet. Returns the taps that still exist. Only their metadata is read, so that a tap that
@@ -53,7 +59,7 @@ pub async fn run() -> Result<(), Error> {
 async fn delete_all(client: &Client) -> Result<Vec<String>, kube::Error> {
     let taps: Api<PodTap> = Api::all(client.clone());
     let mut left = Vec::new();
-    for tap in taps.list_metadata(&ListParams::default()).await? {
+    for tap in existing(taps.list_metadata(&ListParams::default()).await)? {
         let PartialObjectMeta { metadata, .. } = &tap;
         let (namespace, name) = (tap.namespace().unwrap_or_default(), tap.name_any());
         if metadata.deletion_timestamp.is_none() {
@@ -70,38 +76,59 @@ async fn delete_all(client: &Client) -> Result<Vec<String>, kube::Error> {
     Ok(left)
 }
 
-/// The nodes that have anything to do, or have not reported yet that they are clean. Nothing else is decoded, so that objects of another
-/// version count, too.
-async fn busy_nodes(client: &Client) -> Result<Vec<String>, kube::Error> {
-    let nodes: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<NodeTap>(&()));
-    let nodes = nodes.list(&ListParams::default()).await?;
-    Ok(nodes.iter().filter(|node| is_busy(node)).map(|node| format!("NodeTap {}", node.name_any())).collect())
+/// The `NodeTap`s that exist. The controller deletes each when its node is clean, with the helper pod, the account and the role that belong
+/// to it.
+async fn node_taps(client: &Client) -> Result<Vec<String>, kube::Error> {
+    let nodes: Api<NodeTap> = Api::all(client.clone());
+    let nodes = existing(nodes.list_metadata(&ListParams::default()).await)?;
+    Ok(nodes.iter().map(|node| format!("NodeTap {}", node.name_any())).collect())
 }
 
-fn is_busy(node: &DynamicObject) -> bool {
-    let has = |list: &str| node.data.pointer(list).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-    let observed = node.data.pointer("/status/observedGeneration").and_then(Value::as_i64);
-    ["/spec/senders", "/spec/receivers", "/status/senders", "/status/receivers"].into_iter().any(has)
-        || observed != node.metadata.generation
+/// The objects of a list; none without the definition of their kind.
+fn existing<K: Clone>(
+    list: Result<ObjectList<PartialObjectMeta<K>>, kube::Error>,
+) -> Result<Vec<PartialObjectMeta<K>>, kube::Error> {
+    match list {
+        Ok(list) => Ok(list.items),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use podtap_runtime::fake_client;
+
     use super::*;
 
-    #[test]
-    fn a_node_is_busy_until_its_helper_has_observed_that_nothing_is_requested() {
-        let node = |spec: Value, status: Value| -> DynamicObject {
-            let object = json!({"metadata": {"name": "n1", "generation": 3}, "spec": spec, "status": status});
-            serde_json::from_value(object).expect("an object")
-        };
-        let clean = json!({"observedGeneration": 3, "senders": [], "receivers": []});
-        assert!(!is_busy(&node(json!({"senders": []}), clean.clone())));
-        assert!(is_busy(&node(json!({"senders": [{}]}), clean)));
-        assert!(is_busy(&node(json!({}), json!({"observedGeneration": 2}))), "not observed yet");
-        assert!(is_busy(&node(json!({}), json!({"observedGeneration": 3, "senders": [{}]}))), "being removed");
-        assert!(is_busy(&node(json!({}), Value::Null)));
+    const TAPS: &str = "/apis/podtap.dev/v1alpha1/podtaps";
+    const NODE_TAPS: &str = "/apis/podtap.dev/v1alpha1/nodetaps";
+
+    fn api(lists: &'static [(&'static str, &'static str)]) -> Client {
+        fake_client::client(move |_, path, _| async move {
+            let Some((_, name)) = lists.iter().find(|(list, _)| *list == path) else {
+                let status =
+                    json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": ""});
+                return (http::StatusCode::NOT_FOUND, status);
+            };
+            let deleted = "2026-01-01T00:00:00Z";
+            let item = json!({"metadata": {"name": name, "namespace": "shop", "deletionTimestamp": deleted}});
+            let kind = "PartialObjectMetadataList";
+            let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": kind, "metadata": {}, "items": [item]});
+            (http::StatusCode::OK, list)
+        })
+    }
+
+    async fn left(lists: &'static [(&'static str, &'static str)]) -> Vec<String> {
+        remaining(&api(lists)).await.expect("lists")
+    }
+
+    #[tokio::test]
+    async fn it_waits_until_no_tap_and_no_node_tap_is_left() {
+        assert_eq!(left(&[(TAPS, "web"), (NODE_TAPS, "n1")]).await, ["PodTap shop/web", "NodeTap n1"]);
+        assert_eq!(left(&[(NODE_TAPS, "n1")]).await, ["NodeTap n1"]);
+        assert_eq!(left(&[]).await, [""; 0], "the definitions may be gone");
     }
 }

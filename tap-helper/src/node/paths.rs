@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use podtap_model::DesiredSender;
+use podtap_model::{DesiredSender, bounds::MAX_SOURCE_ADDRESSES};
 
 use crate::{
     bpf::Reach,
@@ -86,10 +86,11 @@ impl Paths {
         self.known.get(&address).is_some_and(|path| path.local)
     }
 
-    /// The source addresses of packets to the destinations on other hosts, sorted.
+    /// The source addresses of packets to the destinations on other hosts, sorted; as many as a report may have.
     pub(super) fn sources(&self) -> Vec<IpAddr> {
         let remote = self.known.values().filter(|path| !path.local);
-        remote.filter_map(|path| path.source).collect::<BTreeSet<_>>().into_iter().collect()
+        let sources: BTreeSet<IpAddr> = remote.filter_map(|path| path.source).collect();
+        sources.into_iter().take(MAX_SOURCE_ADDRESSES).collect()
     }
 
     /// Ready when a route or device has changed.

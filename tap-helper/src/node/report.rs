@@ -2,9 +2,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use podtap_model::{NodeStatus, Pod, Reason, ReceiverStatus, Report, SenderStatus, SentVnis, State, Vni};
 
-use super::{Node, pods::PodNetns};
+use super::{Node, pods::PodNetns, sweep::REPORTED};
 use crate::{
     failure::{Failure, Status},
+    namespace::NamespaceId,
     resource::{Resource, SenderKey},
 };
 
@@ -44,6 +45,7 @@ impl Node {
             match resource.clone() {
                 Resource::Sender(key) => senders.push(sender_status(key, status.clone())),
                 Resource::Receiver(tap, vni) => receivers.push(receiver_status(tap, vni, status.clone())),
+                // Below: it has no tap.
                 Resource::Leftover => {}
             }
         }
@@ -54,9 +56,26 @@ impl Node {
             source_addresses: self.paths.sources(),
             helper_restarts: self.restarts,
             unsearched: self.sweep.failures(),
+            leftovers: self.leftovers(),
             ..status
         };
         Some(Report { uid: desired.uid.clone(), status })
+    }
+
+    /// A sentence for each namespace with something of ours that no tap is known for.
+    fn leftovers(&self) -> Vec<String> {
+        let why = |message: &str| match message {
+            "" => "What is left there is being removed.".to_owned(),
+            message => message.to_owned(),
+        };
+        let found = self.netns.iter().filter_map(|(id, netns)| Some((*id, netns.leftovers.get(&Resource::Leftover)?)));
+        // A namespace whose state cannot be read.
+        let unreadable = self.resources.get(&Resource::Leftover).map(|state| (state.netns, &state.status));
+        let leftovers: BTreeMap<_, _> = unreadable.into_iter().chain(found).collect();
+        let sentence = |(id, status): (NamespaceId, &Status)| {
+            format!("Network namespace {}: {}", id.inode(), why(&status.message))
+        };
+        leftovers.into_iter().take(REPORTED).map(sentence).collect()
     }
 
     fn sent_vnis(&self) -> Vec<SentVnis> {

@@ -24,8 +24,8 @@ use crate::{
 const PAUSE: u32 = 3;
 /// Processes whose namespace is identified in one step, unless one of them has to be visited.
 const PROCESSES: usize = 64;
-/// Namespaces that a report names because they cannot be searched.
-const REPORTED: usize = 16;
+/// Namespaces that a report names because they cannot be searched, or have something that cannot be removed.
+pub(super) const REPORTED: usize = 16;
 
 /// The state of the search.
 #[derive(Default)]

@@ -19,6 +19,7 @@ use crate::{
         context::{Context, delete_params, is_gone, patch_params},
     },
     names,
+    plan::node_size::tap_helper_memory,
     store::node_tap::CachedNodeTap,
 };
 
@@ -85,7 +86,7 @@ async fn write_node_tap(
     Ok(written)
 }
 
-async fn delete_node_tap(context: &Context, node: &str, uid: &str) -> Result<(), kube::Error> {
+pub async fn delete_node_tap(context: &Context, node: &str, uid: &str) -> Result<(), kube::Error> {
     let api: Api<DeserializeGuard<NodeTap>> = Api::all(context.client.clone());
     if is_gone(in_time(api.delete(node, &delete_params(uid))).await)? {
         context.caches.deleted_node_tap(node);
@@ -99,7 +100,8 @@ async fn create_helper(context: &Context, node: &str, owner: &str) -> Result<(),
     let api: Api<Pod> = Api::namespaced(client.clone(), &template.namespace);
     AgentAccount::new(&template.namespace, node, owner).create(client).await?;
     let post = PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() };
-    let pod = in_time(api.create(&post, &template.pod(node, owner))).await?;
+    let memory = tap_helper_memory(caches.nodes.get("", node).as_deref());
+    let pod = in_time(api.create(&post, &template.pod(node, owner, memory))).await?;
     info!(node, pod = pod.metadata.name, "created helper pod");
     caches.created_helper(pod, &template.namespace);
     Ok(())

@@ -10,7 +10,6 @@ use k8s_openapi::{
         apis::meta::v1::{ObjectMeta, OwnerReference},
     },
 };
-use podtap_model::bounds::{MAX_SENDERS, SENDER_MEMORY};
 
 use crate::{
     apply::{
@@ -31,9 +30,6 @@ const AGENT_UID: i64 = 2_000_014_789;
 /// Memory limit of the agent.
 const AGENT_MEMORY: u64 = 256 << 20;
 
-/// Memory limit of the tap-helper: for itself, and for all senders that a node may have.
-const TAP_HELPER_MEMORY: u64 = (64 << 20) + MAX_SENDERS as u64 * SENDER_MEMORY;
-
 /// The settings of helper pods, which differ between installations.
 #[derive(Clone, Debug)]
 pub struct HelperTemplate {
@@ -50,19 +46,19 @@ pub struct HelperTemplate {
 impl HelperTemplate {
     /// Changes whenever the pods change.
     pub fn hash(&self) -> String {
-        // Everything but the node and its account is part of the hash. Serializing cannot fail; if it did, no pod would ever be replaced, which is the
-        // safe side.
-        names::short_hash(&serde_json::to_vec(&self.spec("", "")).unwrap_or_default())
+        // Everything but the node, its account and its size is part of the hash. Serializing cannot fail; if it did, no pod would ever be
+        // replaced, which is the safe side.
+        names::short_hash(&serde_json::to_vec(&self.spec("", "", 0)).unwrap_or_default())
     }
 
-    /// A pod of `node`, owned by the node's `NodeTap`.
+    /// A pod of `node`, owned by the node's `NodeTap`. `memory` is the limit of its tap-helper, in bytes.
     ///
     /// It is bound to its node here, without the scheduler. It tolerates every taint, since cordoning a node must not end a tap.
     ///
     /// What drains nodes has to know that it returns elsewhere, or not at all: kubectl refuses to delete a pod without a controller
     /// (`unreplicatedFilter` in k8s.io/kubectl, `pkg/drain/filters.go`), whatever the controller's kind. The cluster autoscaler treats
     /// pods with the annotation like those of a `DaemonSet`, and Cluster API leaves pods with the label alone.
-    pub fn pod(&self, node: &str, node_tap_uid: &str) -> Pod {
+    pub fn pod(&self, node: &str, node_tap_uid: &str, memory: u64) -> Pod {
         let labels = [
             (LABEL_NAME, names::PRODUCT.to_owned()),
             (LABEL_COMPONENT, names::HELPER.to_owned()),
@@ -82,12 +78,12 @@ impl HelperTemplate {
                 owner_references: Some(vec![OwnerReference { controller: Some(true), ..owner(node, node_tap_uid) }]),
                 ..ObjectMeta::default()
             },
-            spec: Some(self.spec(node, &names::agent_account(node, node_tap_uid))),
+            spec: Some(self.spec(node, &names::agent_account(node, node_tap_uid), memory)),
             status: None,
         }
     }
 
-    fn spec(&self, node: &str, account: &str) -> PodSpec {
+    fn spec(&self, node: &str, account: &str, memory: u64) -> PodSpec {
         let secrets = self.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
         PodSpec {
             node_name: Some(node.to_owned()),
@@ -111,7 +107,7 @@ impl HelperTemplate {
                 }),
                 ..PodSecurityContext::default()
             }),
-            containers: vec![self.agent(), self.tap_helper()],
+            containers: vec![self.agent(), self.tap_helper(memory)],
             volumes: Some(vec![socket_volume(), token_volume()]),
             ..PodSpec::default()
         }
@@ -148,7 +144,7 @@ impl HelperTemplate {
         }
     }
 
-    fn tap_helper(&self) -> Container {
+    fn tap_helper(&self, memory: u64) -> Container {
         let uid = AGENT_UID.to_string();
         let command = ["/tap-helper", "serve", "--socket", SOCKET, "--agent-uid", &uid];
         let command: Vec<&str> = command.into_iter().chain(self.log_flag()).collect();
@@ -171,7 +167,7 @@ impl HelperTemplate {
             volume_mounts: Some(vec![socket_mount()]),
             startup_probe: Some(helper_probes::startup(&live)),
             liveness_probe: Some(live),
-            ..self.container(&command, TAP_HELPER_MEMORY)
+            ..self.container(&command, memory)
         }
     }
 

@@ -13,3 +13,4 @@ pub mod helper_requests;
 pub mod helper_volumes;
 pub mod objects;
 pub mod sweep_record;
+pub mod uninstall_guard;

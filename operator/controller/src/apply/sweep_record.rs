@@ -29,6 +29,8 @@ pub enum Error {
     WhoAmI(#[source] kube::Error),
     #[error("cannot read the ConfigMap {} of nodes to sweep", names::SWEEP)]
     Read(#[source] kube::Error),
+    #[error("cannot delete the NodeTaps of an earlier installation")]
+    Forget(#[source] kube::Error),
     #[error("cannot write the ConfigMap {} of nodes to sweep", names::SWEEP)]
     Write(#[source] kube::Error),
 }
@@ -61,14 +63,20 @@ impl SweepRecord {
         self.known.as_ref()?.unswept.as_ref()
     }
 
-    /// Reads the record. In a new installation, records that all of these nodes are to be swept.
-    pub async fn begin(&mut self, nodes: impl FnOnce() -> BTreeSet<String>) -> Result<(), Error> {
+    /// Reads the record. In a new installation, calls `forget`, which deletes what an earlier one has recorded, and then records that all
+    /// of these nodes are to be swept.
+    pub async fn begin(
+        &mut self,
+        nodes: impl FnOnce() -> BTreeSet<String>,
+        forget: impl AsyncFnOnce() -> Result<(), kube::Error>,
+    ) -> Result<(), Error> {
         if self.known.is_none() {
             let object = in_time(self.api().get_opt(names::SWEEP)).await.map_err(Error::Read)?;
             self.known = Some(parse(object, self.installation().await?));
         }
         if self.known().is_none() {
             let nodes = nodes();
+            forget().await.map_err(Error::Forget)?;
             info!(nodes = nodes.len(), "a new installation: every node is swept once");
             self.write(nodes).await?;
         }

@@ -16,6 +16,7 @@ pub mod interface_names;
 pub mod limits;
 pub mod mirroring_loops;
 pub mod node_budget;
+pub mod node_size;
 pub mod node_specs;
 pub mod nodes;
 pub mod pod_index;

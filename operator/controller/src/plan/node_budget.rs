@@ -13,18 +13,17 @@ use std::{
     net::IpAddr,
 };
 
-use podtap_model::{
-    ProgramId, Reason,
-    bounds::{MAX_PEERS, MAX_SENDERS},
-};
+use podtap_model::{ProgramId, Reason, bounds::MAX_PEERS};
 use serde::Serialize;
 
 use crate::{
     failure::Failure,
     plan::{
+        node_size::max_senders,
         node_specs,
         tap_plan::{TapPlan, TapState},
     },
+    store::snapshot::Snapshot,
 };
 
 /// Bytes for the spec and status of one node: enough for eight taps of each of 110 pods, the kubelet's default maximum. The other 704 KiB
@@ -44,9 +43,6 @@ const STATUS_VNIS: usize = 104;
 /// every field that a tap can have.
 const MANAGED_FIELDS: usize = 640;
 
-/// What a sender takes of the budget at least, so that [`MAX_SENDERS`] of them use it up.
-const MIN_SENDER: usize = NODE_BUDGET.div_ceil(MAX_SENDERS);
-
 /// What one tap uses of one node.
 #[derive(Clone, Debug, Default)]
 struct Usage<'a> {
@@ -61,9 +57,10 @@ type NodeUsage<'a> = BTreeMap<&'a str, BTreeMap<usize, Usage<'a>>>;
 
 /// Refuses taps until every node's part fits: the youngest of the namespace that uses most of the node, again and again. The plans are
 /// to be given oldest tap first.
-pub fn refuse(taps: &mut [TapPlan<'_>]) {
+pub fn refuse(taps: &mut [TapPlan<'_>], snapshot: &Snapshot) {
+    let max_senders = |node: &str| max_senders(snapshot.nodes.get(node).map(AsRef::as_ref));
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
-    for (node, mut usage) in usage(taps) {
+    for (node, mut usage) in usage(taps, max_senders) {
         for taps in usage.values_mut() {
             taps.retain(|index, _| !refused.contains_key(index));
         }
@@ -71,15 +68,16 @@ pub fn refuse(taps: &mut [TapPlan<'_>]) {
     }
     for (index, node) in refused {
         let namespace = &taps[index].tap.reference.namespace;
+        let most = max_senders(&node);
         let message = format!(
-            "the node {node} has no room for this tap: a node has room for at most {MAX_SENDERS} tapped pods, each counted once per tap, and for fewer if filters are long, {namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace, or select fewer pods on that node"
+            "the node {node} has no room for this tap: by its memory, it has room for at most {most} tapped pods, each counted once per tap, and for fewer if filters are long, {namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace, or select fewer pods on that node"
         );
         taps[index].state = TapState::Refused(Failure::new(Reason::NodeFull, message));
     }
 }
 
 /// What is planned for each node.
-fn usage<'a>(taps: &'a [TapPlan<'_>]) -> BTreeMap<String, NodeUsage<'a>> {
+fn usage<'a>(taps: &'a [TapPlan<'_>], max_senders: impl Fn(&str) -> usize) -> BTreeMap<String, NodeUsage<'a>> {
     let mut nodes: BTreeMap<String, NodeUsage<'a>> = BTreeMap::new();
     for (index, plan) in taps.iter().enumerate().filter(|(_, plan)| plan.is_executed()) {
         let Ok(spec) = &plan.tap.spec else { continue };
@@ -93,7 +91,7 @@ fn usage<'a>(taps: &'a [TapPlan<'_>]) -> BTreeMap<String, NodeUsage<'a>> {
             // The status repeats the addresses.
             let status = STATUS_ENTRY + size(&pod.addresses);
             let sender = size(&node_specs::sender(plan, node_specs::model_pod(pod)));
-            *senders.entry(node).or_default() += (sender + status).max(MIN_SENDER);
+            *senders.entry(node).or_default() += (sender + status).max(min_sender(max_senders(node)));
         }
         let tap = size(&node_specs::tap(plan, spec, possible_peers(plan))) + STATUS_VNIS + MANAGED_FIELDS;
         let program = plan.program.as_ref().map(|program| (&program.id, size(program) + MANAGED_FIELDS));
@@ -108,6 +106,11 @@ fn usage<'a>(taps: &'a [TapPlan<'_>]) -> BTreeMap<String, NodeUsage<'a>> {
         }
     }
     nodes
+}
+
+/// What a sender takes of the budget at least, so that as many as the node may have use it up.
+fn min_sender(max_senders: usize) -> usize {
+    NODE_BUDGET.div_ceil(max_senders)
 }
 
 /// The peers that the tap has once all its pods are mirrored.

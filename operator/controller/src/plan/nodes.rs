@@ -1,11 +1,17 @@
 //! The `NodeTap` and the helper pod of each node: whether it has them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_model::NodeState;
 
-use crate::store::{node_tap::CachedNodeTap, snapshot::Snapshot};
+use crate::{
+    names::{self, LABEL_COMPONENT, LABEL_NAME},
+    store::{node_tap::CachedNodeTap, pod::CachedPod, snapshot::Snapshot},
+};
 
 /// How long a node keeps its helper pod after its last tap, so that the next tap starts at once.
 const LINGER: SignedDuration = SignedDuration::from_secs(60);
@@ -18,7 +24,7 @@ pub enum NodePlan {
     Serve(NodeState),
     /// Neither. The helper pod is deleted first: it must not see its `NodeTap` disappear.
     Retire,
-    /// Neither; both are deleted at once, since the node is no longer part of the cluster.
+    /// Neither; both are deleted at once, since no kubelet would confirm that the pod has ended.
     Forget,
 }
 
@@ -32,11 +38,21 @@ pub struct NodePlans {
     pub next: Option<Timestamp>,
 }
 
+/// Whether `helm uninstall` is running: its job waits until no `NodeTap` exists.
+pub fn is_uninstalling(snapshot: &Snapshot, own_namespace: &str) -> bool {
+    let is_job = |pod: &CachedPod| {
+        let has = |label: &str, value: &str| pod.labels.get(label).is_some_and(|found| found == value);
+        has(LABEL_NAME, names::PRODUCT) && has(LABEL_COMPONENT, names::UNINSTALL)
+    };
+    snapshot.pods.get(own_namespace).into_iter().flatten().any(|pod| !pod.finished && is_job(pod))
+}
+
 /// Decides for each node that has work, or a `NodeTap`, or a helper pod.
 pub fn plan(
     snapshot: &Snapshot,
     mut work: BTreeMap<String, NodeState>,
     idle_since: &BTreeMap<String, Timestamp>,
+    is_uninstalling: bool,
 ) -> NodePlans {
     let known = snapshot.node_taps.keys().chain(snapshot.helpers.keys()).cloned();
     let names: BTreeSet<String> = known.chain(work.keys().cloned()).collect();
@@ -47,7 +63,16 @@ pub fn plan(
             (None, _, _) => NodePlan::Forget,
             (Some(_), Some(spec), _) => NodePlan::Serve(spec),
             (Some(_), None, None) => NodePlan::Retire,
-            (Some(_), None, Some(node_tap)) if !is_clean(node_tap) => NodePlan::Serve(NodeState::default()),
+            (Some(_), None, Some(node_tap)) if !is_clean(node_tap, snapshot.helpers_of(&name)) => {
+                NodePlan::Serve(NodeState::default())
+            }
+            (Some(node), None, Some(_)) if is_uninstalling => {
+                if node.ready {
+                    NodePlan::Retire
+                } else {
+                    NodePlan::Forget
+                }
+            }
             (Some(node), None, Some(_)) => {
                 let since = idle_since.get(&name).copied().unwrap_or(snapshot.now);
                 plans.idle_since.insert(name.clone(), since);
@@ -66,13 +91,10 @@ pub fn plan(
     plans
 }
 
-/// Whether the node has nothing left and has observed that nothing is requested, or has never had a helper pod.
-fn is_clean(node_tap: &CachedNodeTap) -> bool {
-    let status = &node_tap.status;
-    let is_empty = status.senders.is_empty() && status.receivers.is_empty();
-    let spec_is_empty = node_tap.spec.as_ref().is_some_and(|spec| spec.senders.is_empty() && spec.receivers.is_empty());
-    let never_served = status.observed_generation.is_none();
-    is_empty && spec_is_empty && (never_served || node_tap.has_observed(node_tap.generation))
+/// Whether the node has nothing left and has observed that nothing is requested, or has never had a helper pod that could do anything.
+fn is_clean(node_tap: &CachedNodeTap, helpers: &[Arc<CachedPod>]) -> bool {
+    let never_served = node_tap.status.observed_generation.is_none() && !helpers.iter().any(|pod| pod.ready);
+    node_tap.is_empty() && (never_served || node_tap.has_observed(node_tap.generation))
 }
 
 #[cfg(test)]

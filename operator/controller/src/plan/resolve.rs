@@ -41,7 +41,7 @@ pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, previous: &Vni
     mirroring_loops::refuse(&mut taps);
     interface_names::resolve_conflicts(&mut taps);
     limits::taps_per_pod(&mut taps, policy);
-    node_budget::refuse(&mut taps);
+    node_budget::refuse(&mut taps, snapshot);
     (taps, vnis)
 }
 
@@ -75,7 +75,7 @@ fn resolve_tap<'a>(
 fn assign_vnis(taps: &mut [TapPlan<'_>], snapshot: &Snapshot, policy: &Policy, previous: &Vnis) -> Vnis {
     let active = taps.iter().filter(|plan| plan.state == TapState::Active);
     let active: Vec<_> = active.filter_map(|plan| Some((plan.tap, plan.tap.spec.as_ref().ok()?))).collect();
-    let vnis = vni::allocate(previous, &active, &snapshot.node_taps, &policy.vni_range);
+    let vnis = vni::allocate(previous, &active, snapshot, &policy.vni_range);
     for plan in taps {
         let uid = &plan.tap.reference.uid;
         if let Some(refusal) = vnis.refusals.get(uid) {

@@ -28,9 +28,12 @@ pub struct Sweep {
 /// Chooses among the `unswept` nodes. `begun` has the time of each that was chosen before.
 pub fn choose(unswept: &BTreeSet<String>, snapshot: &Snapshot, begun: &mut BTreeMap<String, Timestamp>) -> Sweep {
     let now = snapshot.now;
-    begun.retain(|node, _| unswept.contains(node));
+    // A node that is drained is to become empty: it is swept when it is uncordoned.
+    let is_cordoned = |name: &str| snapshot.nodes.get(name).is_some_and(|node| node.unschedulable);
+    begun.retain(|node, _| unswept.contains(node) && !is_cordoned(node));
     let can_be_swept = |name: &&String| {
         snapshot.nodes.get(*name).is_some_and(|node| node.ready && node.linux && !node.excluded)
+            && !is_cordoned(name)
             && begun.get(*name).is_none_or(|begun| now < *begun + PATIENCE)
     };
     // Those that were chosen before come first.
@@ -56,12 +59,14 @@ pub fn remaining<T: AsRef<CachedNodeTap>>(
     unswept.iter().filter(remains).cloned().collect()
 }
 
-/// A tap-helper that starts adopts or removes whatever carries PodTap's marks, and reports what it is still removing.
+/// A tap-helper that starts adopts or removes whatever carries PodTap's marks, and reports what it is still removing and where it could not
+/// look. Every report is of this installation: when the record began, it deleted the `NodeTap`s that no helper pod served.
 fn is_swept(node_tap: &CachedNodeTap) -> bool {
     let status = &node_tap.status;
     let senders = status.senders.iter().map(|sender| sender.state);
     let mut all = senders.chain(status.receivers.iter().map(|receiver| receiver.state));
-    status.observed_generation.is_some() && !all.any(|state| state == State::Removing)
+    let is_complete = status.unsearched.is_empty() && status.leftovers.is_empty();
+    status.observed_generation.is_some() && is_complete && !all.any(|state| state == State::Removing)
 }
 
 #[cfg(test)]

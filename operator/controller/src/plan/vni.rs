@@ -8,22 +8,21 @@
 //! - No VNI is assigned to two taps, nor to two receivers of a tap. A destination keeps its VNI for as long as policy and spec allow,
 //!   wherever it is in the list of destinations, also under the next leader.
 //! - A VNI is free again only when no node has it: mirrored frames of two taps never mix at a receiver.
+//! - No agent can make VNIs unavailable: what a node reports counts if the node was told so. That is known from its `NodeTap`'s spec, from
+//!   the status of the tap, or by this leader. Other VNIs that it reports are assigned last, and to a tap that requests them.
 //! - What a tap gets depends on older taps and on what is in use, not on younger taps. Two controllers, one of which does not know the
 //!   youngest taps yet, assign the same VNIs to the others.
 
 mod in_use;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use podtap_api::VniRange;
 use podtap_model::{Uid, Vni};
 
 use crate::{
     names,
-    store::node_tap::CachedNodeTap,
+    store::snapshot::Snapshot,
     validate::{spec::TapSpec, tap::Tap},
 };
 use in_use::InUse;
@@ -64,13 +63,8 @@ pub struct Vnis {
 }
 
 /// Allocates VNIs. `previous` is the last result of this leader; `taps` are those that need VNIs, oldest first.
-pub fn allocate(
-    previous: &Vnis,
-    taps: &[(&Tap, &TapSpec)],
-    node_taps: &BTreeMap<String, Arc<CachedNodeTap>>,
-    range: &VniRange,
-) -> Vnis {
-    let in_use = InUse::new(node_taps);
+pub fn allocate(previous: &Vnis, taps: &[(&Tap, &TapSpec)], snapshot: &Snapshot, range: &VniRange) -> Vnis {
+    let in_use = InUse::new(&snapshot.node_taps, &told(previous, snapshot));
     let held = held(previous, &in_use);
     let mut work = Allocator { in_use: &in_use, held, range, owners: HashMap::new(), is_exhausted: false };
     let mut demands: Vec<Demand<'_>> = taps.iter().flat_map(|(tap, spec)| demands(previous, tap, spec)).collect();
@@ -95,6 +89,22 @@ pub fn allocate(
         entry.receivers.extend(names.into_iter().map(|name| (name.to_owned(), vni)));
     }
     vnis
+}
+
+/// The VNIs that taps have, or had when this leader began, apart from those in the specs of nodes.
+fn told<'a>(previous: &'a Vnis, snapshot: &'a Snapshot) -> HashSet<(Vni, &'a str)> {
+    let assigned = previous.assigned.iter().flat_map(|(tap, vnis)| of_tap(vnis).map(move |vni| (vni, &**tap)));
+    let released = previous.released.iter().map(|(vni, tap)| (*vni, &**tap));
+    let shown = snapshot.taps.iter().filter_map(|entry| {
+        let (_, status) = entry.object.body.as_ref().ok()?;
+        let vnis = status.destinations.iter().filter_map(|destination| destination.vni).chain(status.vni);
+        Some(vnis.map(move |vni| (vni, &*entry.object.uid)))
+    });
+    assigned.chain(released).chain(shown.flatten()).collect()
+}
+
+fn of_tap(vnis: &TapVnis) -> impl Iterator<Item = Vni> {
+    vnis.receivers.values().copied().chain([vnis.tap])
 }
 
 /// One VNI that a tap needs.
@@ -150,7 +160,6 @@ fn demands<'a>(previous: &Vnis, tap: &'a Tap, spec: &'a TapSpec) -> Vec<Demand<'
 
 /// What was assigned before, and which nodes may still have for the same tap.
 fn held<'a>(previous: &'a Vnis, in_use: &InUse<'_>) -> HashMap<Vni, &'a Uid> {
-    let of_tap = |vnis: &'a TapVnis| vnis.receivers.values().copied().chain([vnis.tap]);
     let assigned = previous.assigned.iter().flat_map(|(tap, vnis)| of_tap(vnis).map(move |vni| (vni, tap)));
     let before = previous.released.iter().map(|(vni, tap)| (*vni, tap)).chain(assigned);
     before.filter(|(vni, tap)| in_use.may_be_of(*vni, tap)).collect()
@@ -206,23 +215,28 @@ impl<'a> Allocator<'a> {
         let sequence = || (0..ATTEMPTS).map(|attempt| derived(self.range, demand.tap, demand.key, attempt));
         // A node has it although neither this leader nor the status knows it: the last leader ended in between.
         let is_own = |vni: &Vni| self.in_use.is_of(*vni, demand.tap) && !self.is_taken(*vni, demand.tap);
-        let found = sequence().find(is_own).or_else(|| sequence().find(|vni| !self.is_taken(*vni, demand.tap)));
-        if let Some(vni) = found {
+        let is_free = |vni: &Vni| !self.in_use.is_claimed(*vni) && !self.is_taken(*vni, demand.tap);
+        if let Some(vni) = sequence().find(is_own).or_else(|| sequence().find(is_free)) {
             return Ok(vni);
         }
-        let found = if self.is_exhausted { None } else { self.search(demand) };
+        let is_left = |vni: &Vni| !self.is_taken(*vni, demand.tap);
+        let found = if self.is_exhausted {
+            None
+        } else {
+            self.search(demand, is_free).or_else(|| self.search(demand, is_left))
+        };
         self.is_exhausted = found.is_none();
         found.ok_or(Refusal::Exhausted)
     }
 
     /// Searches the range from the end of the sequence on. Among one VNI more than there are taken ones, one is free.
-    fn search(&self, demand: &Demand<'_>) -> Option<Vni> {
+    fn search(&self, demand: &Demand<'_>, is_suitable: impl Fn(&Vni) -> bool) -> Option<Vni> {
         let start = derived(self.range, demand.tap, demand.key, ATTEMPTS).get();
         let (first, last) = (self.range.first.get(), self.range.last.get());
         let taken = self.owners.len() + self.in_use.len() + self.held.len();
         let numbers = (start..=last).chain(first..start).take(taken + 1);
         let mut vnis = numbers.filter_map(|number| Vni::try_from(number).ok());
-        vnis.find(|vni| !self.is_taken(*vni, demand.tap))
+        vnis.find(is_suitable)
     }
 
     /// What is no longer assigned to the tap that had it, while nodes may still have it.

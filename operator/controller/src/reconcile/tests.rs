@@ -32,6 +32,7 @@ use crate::{
 const TAP: &str = "/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/t";
 const NODE_TAP: &str = "/apis/podtap.dev/v1alpha1/nodetaps/";
 const PODS: &str = "/api/v1/namespaces/podtap-system/pods";
+const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/podtap-controller";
 const SWEEP: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-sweep";
 const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 
@@ -55,6 +56,7 @@ impl Cluster {
         for tap in &world.taps {
             api.put(&format!("/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/{}", tap.name_any()), tap);
         }
+        api.put(ROLE, &json!({"metadata": {"name": "podtap-controller"}}));
         // A new installation would sweep all nodes first.
         api.put(SWEEP, &json!({"metadata": {}, "data": {"installation": "installation-1", "nodes": ""}}));
         let cluster = Self { reconciler: Self::leader(&api), api, ahead: Cell::default() };
@@ -75,6 +77,7 @@ impl Cluster {
             publisher: Publisher::new(client.clone(), "test"),
             compiler: Compiler::shell("exit 1"),
             sweep_record: SweepRecord::new(client.clone(), OWN_NAMESPACE),
+            uninstall_guard: UninstallGuard::new(client.clone(), OWN_NAMESPACE),
             context: Context {
                 client,
                 caches: Caches::new(),
@@ -124,12 +127,12 @@ impl Cluster {
         });
     }
 
-    /// One reconcile; the requests that it sent, without events.
+    /// One reconcile; the requests that it sent, without events and what every leader sends once.
     async fn reconcile(&mut self) -> Vec<String> {
         self.api.requests();
         self.sync();
         self.reconciler.reconcile(self.now()).await;
-        self.api.requests().into_iter().filter(|request| !request.contains("/events")).collect()
+        self.api.requests().into_iter().filter(|request| !is_of_every_leader(request)).collect()
     }
 
     fn now(&self) -> Timestamp {
@@ -190,6 +193,10 @@ impl Cluster {
     async fn wait_for_retry(&self) {
         tokio::time::sleep(Duration::from_millis(320)).await;
     }
+}
+
+fn is_of_every_leader(request: &str) -> bool {
+    ["/events", ROLE, "/podtap-uninstall"].into_iter().any(|part| request.contains(part))
 }
 
 fn none() -> Vec<String> {
@@ -675,6 +682,56 @@ async fn a_new_installation_sweeps_every_node_once() {
     cluster.restart();
     cluster.reconcile().await;
     assert_eq!(cluster.api.list("/nodetaps/"), [], "no earlier installation has mirrored there");
+}
+
+/// It was uninstalled without its hook, and the definitions were kept.
+#[tokio::test]
+async fn a_new_installation_believes_nothing_that_an_earlier_one_has_observed() {
+    let mut cluster = Cluster::new(&World::small());
+    cluster.api.remove(SWEEP);
+    let stale = |name: &str| {
+        let mut node_tap = carry_out(crate::fixtures::node_tap(name, podtap_model::NodeState::default()));
+        node_tap.metadata.uid = Some(format!("stale-{name}"));
+        node_tap
+    };
+    for name in ["n1", "n2"] {
+        cluster.api.put(&format!("{NODE_TAP}{name}"), &stale(name));
+    }
+    let unswept = |cluster: &Cluster| cluster.api.get(SWEEP).expect("a record")["data"]["nodes"].clone();
+    for _ in 0..3 {
+        cluster.reconcile().await;
+        assert_eq!(unswept(&cluster), json!("n1 n2"), "no helper pod has run yet");
+    }
+    assert_ne!(cluster.node_tap("n1").metadata.uid.as_deref(), Some("stale-n1"));
+    cluster.nodes_apply();
+    cluster.reconcile().await;
+    assert_eq!(unswept(&cluster), json!(""));
+}
+
+#[tokio::test]
+async fn uninstalling_ends_the_sweep_and_retires_every_clean_node() {
+    let mut cluster = Cluster::new(&World::small());
+    cluster.api.remove(SWEEP);
+    cluster.reconcile().await;
+    assert_eq!((cluster.api.list("/nodetaps/").len(), cluster.api.list(PODS).len()), (2, 2));
+    let job = "/api/v1/namespaces/podtap-system/pods/podtap-uninstall-x";
+    cluster.api.put(
+        job,
+        &json!({
+            "metadata": {"name": "podtap-uninstall-x", "namespace": OWN_NAMESPACE, "labels": {
+                "app.kubernetes.io/name": "podtap", "app.kubernetes.io/component": "uninstall",
+            }},
+            "spec": {"containers": []},
+        }),
+    );
+    for _ in 0..3 {
+        cluster.reconcile().await;
+    }
+    assert_eq!(cluster.api.list("/nodetaps/"), []);
+    // Between the job and the deletion of the controller.
+    cluster.api.remove(job);
+    cluster.reconcile().await;
+    assert_eq!((cluster.api.list("/nodetaps/"), cluster.api.list(PODS)), (vec![], vec![]));
 }
 
 #[tokio::test]

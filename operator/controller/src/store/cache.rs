@@ -67,6 +67,12 @@ impl<T: PartialEq> Cache<T> {
         self.read().entries.values().cloned().collect()
     }
 
+    /// One object.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.read().entries.get(&key).map(|entry| Arc::clone(&entry.object))
+    }
+
     /// Returns once the first list is complete.
     pub async fn wait_until_synced(&self) {
         // The sender lives as long as `self`.

@@ -1,8 +1,14 @@
 //! Projections of nodes and namespaces.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Node},
+    apimachinery::pkg::api::resource::Quantity,
+};
 use kube::core::PartialObjectMeta;
 use podtap_model::Uid;
 
@@ -24,6 +30,9 @@ pub struct CachedNode {
     pub excluded: bool,
     /// Whether it can run a helper pod.
     pub linux: bool,
+    /// Bytes of memory that pods may use together; `None` if the kubelet has not reported it.
+    pub memory: Option<u64>,
+    pub cpus: Option<u64>,
     /// See [`unknown_keys`].
     pub unknown_keys: Vec<String>,
     /// `InternalIP`s in the order of the node's status.
@@ -44,11 +53,16 @@ impl From<Node> for CachedNode {
         let addresses: Vec<(String, IpAddr)> =
             addresses.filter_map(|address| Some((address.type_, address.address.parse().ok()?))).collect();
         let spec = node.spec.unwrap_or_default();
+        let number = |quantities: &Option<BTreeMap<String, Quantity>>, name: &str| {
+            Some(quantities.as_ref()?.get(name)?.0.parse::<podtap_model::Quantity>().ok()?.get())
+        };
         Self {
             uid,
             excluded,
             unschedulable: spec.unschedulable.unwrap_or_default(),
             linux,
+            memory: number(&status.allocatable, "memory"),
+            cpus: number(&status.capacity, "cpu"),
             unknown_keys,
             name: node.metadata.name.unwrap_or_default(),
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),

@@ -40,6 +40,13 @@ impl CachedNodeTap {
         self.status.observed_generation.is_some_and(|observed| observed >= generation)
     }
 
+    /// Whether nothing is requested, and nothing of what was is left.
+    pub fn is_empty(&self) -> bool {
+        let NodeStatus { senders, receivers, leftovers, .. } = &self.status;
+        let spec_is_empty = self.spec.as_ref().is_some_and(|spec| spec.senders.is_empty() && spec.receivers.is_empty());
+        spec_is_empty && senders.is_empty() && receivers.is_empty() && leftovers.is_empty()
+    }
+
     /// The filter expressions of the spec, with their programs.
     pub fn compiled(&self) -> Vec<(String, Vec<Instruction>)> {
         let Some(spec) = &self.spec else { return Vec::new() };

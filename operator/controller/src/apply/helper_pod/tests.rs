@@ -1,5 +1,7 @@
 use super::*;
 
+const MEMORY: u64 = 511 << 20;
+
 fn template() -> HelperTemplate {
     HelperTemplate {
         namespace: "podtap-system".into(),
@@ -13,7 +15,7 @@ fn template() -> HelperTemplate {
 }
 
 fn spec() -> PodSpec {
-    template().pod("n1", "uid-of-nodetap").spec.expect("a spec")
+    template().pod("n1", "uid-of-nodetap", MEMORY).spec.expect("a spec")
 }
 
 fn container(spec: &PodSpec, name: &str) -> Container {
@@ -42,6 +44,12 @@ fn the_tap_helper_has_exactly_its_privileges() {
 }
 
 #[test]
+fn the_tap_helper_has_the_memory_of_its_node() {
+    let limits = container(&spec(), "tap-helper").resources.and_then(|resources| resources.limits).expect("some");
+    assert_eq!(limits["memory"].0, "511Mi");
+}
+
+#[test]
 fn the_agent_has_no_privileges() {
     let agent = container(&spec(), "agent");
     let security = agent.security_context.clone().expect("one");
@@ -56,7 +64,7 @@ fn the_agent_has_no_privileges() {
 #[test]
 fn both_log_as_the_controller_is_told() {
     let words = |template: HelperTemplate| -> Vec<bool> {
-        let containers = template.pod("n1", "uid").spec.expect("a spec").containers;
+        let containers = template.pod("n1", "uid", MEMORY).spec.expect("a spec").containers;
         containers.iter().map(|c| c.command.iter().flatten().any(|word| word == "--log-json")).collect()
     };
     assert_eq!(words(template()), [false, false]);
@@ -66,7 +74,7 @@ fn both_log_as_the_controller_is_told() {
 #[test]
 fn the_agent_serves_metrics_where_it_is_told() {
     let listens = |metrics_port| {
-        let pod = HelperTemplate { metrics_port, ..template() }.pod("n1", "uid");
+        let pod = HelperTemplate { metrics_port, ..template() }.pod("n1", "uid", MEMORY);
         let words = container(&pod.spec.expect("a spec"), "agent").command.expect("a command");
         words.iter().position(|word| word == "--listen").map(|position| words[position + 1].clone())
     };
@@ -104,7 +112,7 @@ fn the_pod_shares_the_network_and_processes_of_its_node_only() {
 
 #[test]
 fn it_is_bound_to_its_node_and_deleted_with_the_node_tap() {
-    let pod = template().pod("ip-10-0-0-1.internal", "uid-of-nodetap");
+    let pod = template().pod("ip-10-0-0-1.internal", "uid-of-nodetap", MEMORY);
     let owner = &pod.metadata.owner_references.as_ref().expect("one")[0];
     assert_eq!((owner.kind.as_str(), owner.name.as_str()), ("NodeTap", "ip-10-0-0-1.internal"));
     assert_eq!((owner.uid.as_str(), owner.controller), ("uid-of-nodetap", Some(true)));
@@ -116,7 +124,7 @@ fn it_is_bound_to_its_node_and_deleted_with_the_node_tap() {
 
 #[test]
 fn what_drains_nodes_may_delete_it_or_leave_it_alone() {
-    let metadata = template().pod("n1", "uid").metadata;
+    let metadata = template().pod("n1", "uid", MEMORY).metadata;
     let value = |map: Option<std::collections::BTreeMap<String, String>>, name: &str| map.expect("some").remove(name);
     let autoscaler = value(metadata.annotations, "cluster-autoscaler.kubernetes.io/daemonset-pod");
     assert_eq!(autoscaler.as_deref(), Some("true"));
@@ -125,14 +133,14 @@ fn what_drains_nodes_may_delete_it_or_leave_it_alone() {
 
 #[test]
 fn every_pod_has_a_name_of_its_own() {
-    let metadata = template().pod("n1", "uid").metadata;
+    let metadata = template().pod("n1", "uid", MEMORY).metadata;
     assert_eq!((metadata.name, metadata.generate_name.as_deref()), (None, Some("podtap-helper-n1-")));
 }
 
 #[test]
 fn a_new_image_makes_a_new_hash_and_another_node_does_not() {
     let hash = |pod: Pod| pod.metadata.annotations.expect("some")[TEMPLATE_HASH].clone();
-    assert_eq!(hash(template().pod("n1", "a")), hash(template().pod("n2", "b")));
+    assert_eq!(hash(template().pod("n1", "a", MEMORY)), hash(template().pod("n2", "b", 2 * MEMORY)));
     let newer = HelperTemplate { image: "podtap:2".into(), ..template() };
     assert_ne!(newer.hash(), template().hash());
 }
@@ -141,7 +149,7 @@ fn a_new_image_makes_a_new_hash_and_another_node_does_not() {
 fn the_controller_recognizes_its_own_pods() {
     use crate::store::pod::CachedPod;
     let helper = |pod: Pod| CachedPod::new(pod, "podtap-system").helper;
-    let pod = template().pod("n1", "uid");
+    let pod = template().pod("n1", "uid", MEMORY);
     assert_eq!(helper(pod.clone()).expect("a helper").template, template().hash());
     let mut elsewhere = pod;
     elsewhere.metadata.namespace = Some("shop".into());

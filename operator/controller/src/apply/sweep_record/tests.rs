@@ -23,7 +23,7 @@ async fn an_installation_begins_once() {
     let api = FakeApi::default();
     let mut first = record(&api);
     assert_eq!(first.known(), None);
-    first.begin(|| nodes(&["n1", "n2"])).await.expect("it is written");
+    first.begin(|| nodes(&["n1", "n2"]), async || Ok(())).await.expect("it is written");
     assert_eq!(first.known(), Some(&nodes(&["n1", "n2"])));
     assert_eq!(stored(&api), json!({"installation": "installation-1", "nodes": "n1 n2"}));
     first.write(nodes(&["n2"])).await.expect("it is written");
@@ -34,7 +34,7 @@ async fn an_installation_begins_once() {
     assert_eq!(api.requests(), [""; 0]);
 
     let mut next = record(&api);
-    next.begin(|| panic!("nodes that came later are not swept")).await.expect("it is read");
+    next.begin(|| panic!("nodes that came later are not swept"), async || Ok(())).await.expect("it is read");
     assert_eq!(next.known(), Some(&nodes(&[])));
 }
 
@@ -47,7 +47,13 @@ async fn another_installation_begins_again() {
         &json!({"metadata": {"name": "podtap-sweep"}, "data": {"installation": "installation-0", "nodes": ""}}),
     );
     let mut record = record(&api);
-    record.begin(|| nodes(&["n1"])).await.expect("it is written");
+    let mut forgotten = false;
+    let forget = async || {
+        forgotten = true;
+        Ok(())
+    };
+    record.begin(|| nodes(&["n1"]), forget).await.expect("it is written");
+    assert!(forgotten, "what the other one has observed");
     assert_eq!(stored(&api), json!({"installation": "installation-1", "nodes": "n1"}));
 }
 
@@ -57,11 +63,11 @@ async fn after_an_error_nothing_is_known() {
     let mut record = record(&api);
     for refused in ["GET", "selfsubjectreviews", "POST /api/v1/namespaces"] {
         api.refuse(refused, StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
-        record.begin(|| nodes(&["n1"])).await.expect_err(refused);
+        record.begin(|| nodes(&["n1"]), async || Ok(())).await.expect_err(refused);
         assert_eq!(record.known(), None);
         api.refuse_nothing();
     }
-    record.begin(|| nodes(&["n1"])).await.expect("it is written");
+    record.begin(|| nodes(&["n1"]), async || Ok(())).await.expect("it is written");
     // Another replica has written it.
     api.put(
         PATH,
@@ -70,6 +76,6 @@ async fn after_an_error_nothing_is_known() {
     api.refuse("PUT", StatusCode::CONFLICT, "Conflict");
     record.write(nodes(&[])).await.expect_err("the newer one is not overwritten");
     api.refuse_nothing();
-    record.begin(|| panic!("it is known")).await.expect("it is read");
+    record.begin(|| panic!("it is known"), async || Ok(())).await.expect("it is read");
     assert_eq!(record.known(), Some(&nodes(&[])));
 }

@@ -1,9 +1,10 @@
+use podtap_model::bounds::MAX_SENDERS;
 use podtap_model::{Instruction, NodeState, Program, ProgramId, SenderStatus, SentVnis, State};
 use serde_json::json;
 
 use super::*;
 use crate::{
-    fixtures::{World, carry_out, node_tap, pod, policy, tap, time},
+    fixtures::{World, carry_out, node_tap, pod, policy, sized, tap, time},
     plan::{build::build, deduplication::Deduplication, resolve::resolve, tap_plan::TapPlan, vni::Vnis},
     validate::tap::validate,
 };
@@ -54,7 +55,7 @@ fn planned<T>(world: &World, instructions: usize, check: impl FnOnce(&[TapPlan<'
             let id = ProgramId::from_digest([u8::try_from(number).expect("few"); 32]);
             plan.program = Some(Program { id, instructions: vec![Instruction::from((6, 0, 0, 0)); instructions] });
         }
-        refuse(&mut taps);
+        refuse(&mut taps, &snapshot);
     }
     let plan = build(&snapshot, taps, &BTreeSet::new(), &validated.policy, &Deduplication::default());
     check(&plan.taps, &plan.nodes["n1"])
@@ -109,6 +110,17 @@ fn many_senders_are_cut_to_the_budget() {
 }
 
 #[test]
+fn a_small_node_has_fewer_senders() {
+    let mut world = world(100, 8);
+    world.nodes[0] = sized(world.nodes[0].clone(), "4Gi", "2");
+    planned(&world, 0, |taps, n1| {
+        assert_eq!((refused(taps).len(), n1.senders.len()), (5, 301), "of 311");
+        let TapState::Refused(failure) = &taps[7].state else { panic!("{:?}", taps[7].state) };
+        assert!(failure.message.contains("at most 311 tapped pods"), "{}", failure.message);
+    });
+}
+
+#[test]
 fn peers_count_before_they_are_known() {
     let mut world = world(400, 2);
     for (number, pod) in world.pods.iter_mut().enumerate() {
@@ -120,7 +132,7 @@ fn peers_count_before_they_are_known() {
         let snapshot = world.snapshot();
         let validated = validate(&snapshot);
         let (taps, _) = resolve(&snapshot, &validated, &Vnis::default());
-        usage(&taps)["n1"]["shop"].values().map(|usage| usage.bytes).sum::<usize>()
+        usage(&taps, |_| MAX_SENDERS)["n1"]["shop"].values().map(|usage| usage.bytes).sum::<usize>()
     };
     let without = bytes(&world);
     for tap in &mut world.taps {

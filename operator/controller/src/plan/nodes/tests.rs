@@ -2,7 +2,7 @@ use podtap_api::NodeTap;
 use podtap_model::{NodeStatus, Sender};
 
 use super::*;
-use crate::fixtures::{World, at, carry_out, node_tap, pod, uid};
+use crate::fixtures::{OWN_NAMESPACE, World, at, carry_out, lost, node_tap, pod, uid};
 
 fn work() -> NodeState {
     let pod = crate::store::pod::CachedPod::new(pod("shop", "web", "n1"), "podtap-system");
@@ -21,7 +21,9 @@ fn world(node_tap: NodeTap) -> World {
 }
 
 fn plan_of(world: &World, work: Option<NodeState>, idle_since: &BTreeMap<String, Timestamp>) -> NodePlans {
-    plan(&world.snapshot(), work.map(|work| ("n1".to_owned(), work)).into_iter().collect(), idle_since)
+    let snapshot = world.snapshot();
+    let is_uninstalling = is_uninstalling(&snapshot, OWN_NAMESPACE);
+    plan(&snapshot, work.map(|work| ("n1".to_owned(), work)).into_iter().collect(), idle_since, is_uninstalling)
 }
 
 fn plan_of_n1(world: &World) -> NodePlan {
@@ -90,6 +92,52 @@ fn a_node_that_never_had_a_helper_has_nothing_to_clean() {
     assert!(!plan_of(&world(untouched.clone()), None, &BTreeMap::new()).idle_since.is_empty());
     untouched.status = Some(NodeStatus::default());
     assert!(!plan_of(&world(untouched), None, &BTreeMap::new()).idle_since.is_empty());
+}
+
+/// Its job waits until there is no `NodeTap`.
+#[test]
+fn while_podtap_is_uninstalled_a_clean_node_keeps_nothing() {
+    let uninstalling = |node_tap: NodeTap| {
+        let mut job = pod(OWN_NAMESPACE, "podtap-uninstall-x", "n1");
+        let labels = [(LABEL_NAME, names::PRODUCT), (LABEL_COMPONENT, names::UNINSTALL)];
+        job.metadata.labels = Some(labels.map(|(key, value)| (key.into(), value.into())).into());
+        let mut world = world(node_tap);
+        world.pods.push(job);
+        world
+    };
+    let clean = uninstalling(carry_out(node_tap("n1", NodeState::default())));
+    assert_eq!(plan_of_n1(&clean), NodePlan::Retire, "at once");
+    let never_served = uninstalling(node_tap("n1", NodeState::default()));
+    assert_eq!(plan_of_n1(&never_served), NodePlan::Retire, "its image cannot be pulled, for example");
+    let mut removing = carry_out(node_tap("n1", work()));
+    removing.spec.0 = NodeState::default();
+    assert_eq!(plan_of_n1(&uninstalling(removing)), NodePlan::Serve(NodeState::default()), "it cleans up");
+    let mut unreachable = clean.clone();
+    unreachable.nodes[0] = lost(unreachable.nodes[0].clone());
+    assert_eq!(plan_of_n1(&unreachable), NodePlan::Forget, "no kubelet ends its helper pod");
+    let mut failed = clean;
+    failed.pods.last_mut().and_then(|job| job.status.as_mut()).expect("a status").phase = Some("Failed".into());
+    assert_eq!(plan_of_n1(&failed), NodePlan::Serve(NodeState::default()));
+}
+
+#[test]
+fn a_helper_pod_that_is_ready_has_yet_to_report() {
+    let mut served = world(node_tap("n1", NodeState::default()));
+    let mut helper = pod(OWN_NAMESPACE, "helper", "n1");
+    let labels = [(LABEL_NAME, names::PRODUCT), (LABEL_COMPONENT, names::HELPER)];
+    helper.metadata.labels = Some(labels.map(|(key, value)| (key.into(), value.into())).into());
+    served.pods.push(helper);
+    assert!(plan_of(&served, None, &BTreeMap::new()).idle_since.is_empty());
+    let status = served.pods.last_mut().and_then(|pod| pod.status.as_mut()).expect("a status");
+    status.conditions = None;
+    assert!(!plan_of(&served, None, &BTreeMap::new()).idle_since.is_empty(), "it may never run");
+}
+
+#[test]
+fn what_cannot_be_removed_is_waited_for() {
+    let mut left = carry_out(node_tap("n1", NodeState::default()));
+    left.status.get_or_insert_default().leftovers = vec!["Network namespace 1: the kernel refused.".into()];
+    assert!(plan_of(&world(left), None, &BTreeMap::new()).idle_since.is_empty());
 }
 
 #[test]

@@ -48,6 +48,19 @@ fn a_node_that_is_slow_keeps_its_place_and_holds_up_no_other_for_ever() {
 }
 
 #[test]
+fn a_cordoned_node_is_left_alone_until_it_is_uncordoned() {
+    let (mut world, unswept, mut begun) = (world(1), names(1), BTreeMap::new());
+    assert_eq!(choose(&unswept, &world.snapshot(), &mut begun).nodes, unswept);
+    let cordon =
+        |world: &mut World, cordoned| world.nodes[0].spec.get_or_insert_default().unschedulable = Some(cordoned);
+    cordon(&mut world, true);
+    assert_eq!(choose(&unswept, &world.snapshot(), &mut begun), Sweep::default(), "it is drained");
+    cordon(&mut world, false);
+    world.seconds = 3600;
+    assert_eq!(choose(&unswept, &world.snapshot(), &mut begun).nodes, unswept);
+}
+
+#[test]
 fn not_on_nodes_that_cannot_run_a_helper_pod_or_have_opted_out() {
     let mut world = world(3);
     let label = |key: &str, value: &str| Some([(key.to_owned(), value.to_owned())].into());
@@ -60,7 +73,7 @@ fn not_on_nodes_that_cannot_run_a_helper_pod_or_have_opted_out() {
 
 #[test]
 fn a_node_is_swept_when_its_tap_helper_has_reported_and_removed_everything() {
-    let world = world(4);
+    let world = world(6);
     let snapshot = world.snapshot();
     let untouched = node_tap("n00", NodeState::default());
     let swept = carry_out(node_tap("n01", NodeState::default()));
@@ -72,8 +85,14 @@ fn a_node_is_swept_when_its_tap_helper_has_reported_and_removed_everything() {
         reason: podtap_model::Reason::Removing,
         message: String::new(),
     }];
-    let node_taps = World { node_taps: vec![untouched, swept, removing], ..World::default() }.snapshot().node_taps;
-    // The fifth node has left the cluster.
-    let remaining = remaining::<Arc<CachedNodeTap>>(&names(5), &snapshot, &node_taps);
-    assert_eq!(remaining, ["n00", "n02", "n03"].map(str::to_owned).into());
+    let mut unsearched = carry_out(node_tap("n03", NodeState::default()));
+    unsearched.status.get_or_insert_default().unsearched = vec!["Network namespace 1: too many objects.".into()];
+    let mut leftovers = carry_out(node_tap("n04", NodeState::default()));
+    leftovers.status.get_or_insert_default().leftovers = vec!["Network namespace 1: the kernel refused.".into()];
+    let node_taps = World { node_taps: vec![untouched, swept, removing, unsearched, leftovers], ..World::default() }
+        .snapshot()
+        .node_taps;
+    // The seventh node has left the cluster.
+    let remaining = remaining::<Arc<CachedNodeTap>>(&names(7), &snapshot, &node_taps);
+    assert_eq!(remaining, ["n00", "n02", "n03", "n04", "n05"].map(str::to_owned).into());
 }

@@ -98,13 +98,17 @@ fn a_requested_vni_that_is_taken_waits_for_the_older_tap() {
     assert_eq!(of_taps(&both), [("older", 3001)].into());
     assert_eq!(both.refusals, [(uid("tap-younger"), Refusal::InUse(vni(3001)))].into());
     // The older one is deleted; a node still has its receiver or its sender.
+    let mut deleted = requesting("older", 3001, 0);
+    deleted.metadata.deletion_timestamp = time(2);
+    deleted.status = Some(PodTapStatus { vni: Some(vni(3001)), ..PodTapStatus::default() });
     for node in [holding("tap-older", 3001), sending("tap-older", 3001)] {
-        let mut alone = allowed(world(vec![younger.clone()]));
+        let mut alone = allowed(world(vec![younger.clone(), deleted.clone()]));
         alone.node_taps = vec![node];
         for previous in [&both, &Vnis::default()] {
             assert_eq!(allocate(&alone, previous).refusals.len(), 1, "also for the next leader");
         }
         alone.node_taps.clear();
+        alone.taps.pop();
         assert_eq!(of_taps(&allocate(&alone, &both)), [("younger", 3001)].into());
     }
 }
@@ -136,6 +140,25 @@ fn what_nodes_have_for_another_tap_is_not_assigned() {
         cluster.node_taps = vec![node];
         assert_ne!(of_taps(&allocate(&cluster, &Vnis::default()))["a"], derived);
     }
+}
+
+/// Otherwise an agent that was taken over could make every VNI unavailable.
+#[test]
+fn what_a_node_reports_without_having_been_told_blocks_no_vni() {
+    let claims = |world: World, numbers: std::ops::RangeInclusive<u32>| {
+        let mut node = sending("tap-made-up", 100);
+        let known = SentVnis { tap_uid: "tap-a".into(), vnis: numbers.clone().map(vni).collect() };
+        let status = node.status.get_or_insert_default();
+        status.sent_vnis[0].vnis = numbers.map(vni).collect();
+        status.sent_vnis.push(known);
+        World { node_taps: vec![node], ..world }
+    };
+    let cluster = || within(world(vec![requesting("a", 105, 0), plain("b", 1), plain("c", 2)]), 100, 105);
+    let some = allocate(&claims(cluster(), 102..=105), &Vnis::default());
+    assert_eq!(of_taps(&some)["a"], 105, "it is requested");
+    assert_eq!([of_taps(&some)["b"], of_taps(&some)["c"]].into_iter().max(), Some(101), "the others are avoided");
+    let all = allocate(&claims(cluster(), 100..=105), &Vnis::default());
+    assert_eq!((all.assigned.len(), all.refusals.len()), (3, 0), "as long as there are any");
 }
 
 /// The last leader ended after it had written a `NodeTap`, and before it wrote the status.
