@@ -30,14 +30,11 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The messages of the admission policies, with the manifest that is rendered from them.
+/// The manifests with the messages of the admission policies.
 fn manifests() -> Vec<PathBuf> {
-    let deploy = super::top().join("deploy");
-    let templates = fs::read_dir(deploy.join("chart/podtap/templates")).expect("the chart has templates");
+    let templates = fs::read_dir(super::top().join("deploy/chart/podtap/templates")).expect("the chart has templates");
     let templates = templates.map(|entry| entry.expect("templates are readable").path());
-    let manifests: Vec<PathBuf> =
-        templates.filter(|path| path.extension().is_some_and(|extension| extension == "yaml")).collect();
-    manifests.into_iter().chain([deploy.join("install.yaml")]).collect()
+    templates.filter(|path| path.extension().is_some_and(|extension| extension == "yaml")).collect()
 }
 
 /// The lines of a source that can be part of a message.
