@@ -123,7 +123,7 @@ fn what_the_schema_would_refuse_is_refused_here_too() {
     }
     refused(&json!({"truncate": {"bytes": 13}}), "truncate.bytes must be between 14 and 65535, not 13");
     refused(&json!({"sample": {"oneInFlows": 0}}), "sample.oneInFlows must be between 1 and 1000000, not 0");
-    refused(&json!({"limit": {"bitsPerSecond": -1}}), "is not a whole number, 0 or more");
+    refused(&json!({"limit": {"bitsPerSecond": -1}}), "is not a number, 0 or more");
     refused(&json!({"limit": {"packetsPerSecond": 2_000_000_000}}), "limit.packetsPerSecond must be between 0");
     refused(&json!({"deduplicate": {"podCIDRs": ["10.244.0.0/16"]}}), "unknown field");
     let many: Vec<String> = (0..5).map(|number| format!("10.{}.0.0/24", number * 2)).collect();
