@@ -50,9 +50,9 @@ pub struct HelperTemplate {
 impl HelperTemplate {
     /// Changes whenever the pods change.
     pub fn hash(&self) -> String {
-        // Everything but the node and its account is part of the hash. Serializing cannot fail; if it did, no pod would ever be replaced, which is the
-        // safe side.
-        names::short_hash(&serde_json::to_vec(&self.spec("", "")).unwrap_or_default())
+        // Everything but the node and its account is part of the hash. Serializing cannot fail; if it did, no pod would ever be
+        // replaced, which is the safe side.
+        names::short_hash(&serde_json::to_vec(&self.without_hash("", "")).unwrap_or_default())
     }
 
     /// A pod of `node`, owned by the node's `NodeTap`.
@@ -63,6 +63,12 @@ impl HelperTemplate {
     /// (`unreplicatedFilter` in k8s.io/kubectl, `pkg/drain/filters.go`), whatever the controller's kind. The cluster autoscaler treats
     /// pods with the annotation like those of a `DaemonSet`, and Cluster API leaves pods with the label alone.
     pub fn pod(&self, node: &str, node_tap_uid: &str) -> Pod {
+        let mut pod = self.without_hash(node, node_tap_uid);
+        pod.metadata.annotations.get_or_insert_default().insert(TEMPLATE_HASH.to_owned(), self.hash());
+        pod
+    }
+
+    fn without_hash(&self, node: &str, node_tap_uid: &str) -> Pod {
         let labels = [
             (LABEL_NAME, names::PRODUCT.to_owned()),
             (LABEL_COMPONENT, names::HELPER.to_owned()),
@@ -71,8 +77,7 @@ impl HelperTemplate {
             ("podtap.dev/node", names::node_label(node)),
             ("cluster.x-k8s.io/drain", "skip".to_owned()),
         ];
-        let annotations =
-            [(TEMPLATE_HASH, self.hash()), ("cluster-autoscaler.kubernetes.io/daemonset-pod", "true".to_owned())];
+        let annotations = [("cluster-autoscaler.kubernetes.io/daemonset-pod", "true".to_owned())];
         Pod {
             metadata: ObjectMeta {
                 generate_name: Some(names::helper_pod_prefix(node)),

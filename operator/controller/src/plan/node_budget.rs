@@ -21,10 +21,8 @@ use serde::Serialize;
 
 use crate::{
     failure::Failure,
-    plan::{
-        node_specs,
-        tap_plan::{TapPlan, TapState},
-    },
+    plan::{node_specs, tap_plan::TapPlan},
+    validate::state::TapState,
 };
 
 /// Bytes for the spec and status of one node: enough for eight taps of each of 110 pods, the kubelet's default maximum. The other 704 KiB

@@ -9,7 +9,7 @@ use crate::{
 
 /// The options of a tap with these fields, as nodes get them.
 fn options(fields: &Value) -> Result<(MirrorOptions, Option<Program>), String> {
-    let mut tap = tap("t", json!([]));
+    let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
     tap.spec.options = serde_json::from_value(fields.clone()).map_err(|error| error.to_string())?;
     let snapshot = World { taps: vec![tap.clone()], ..World::small() }.snapshot();
     let options = TapOptions::new(&tap.spec.options, &snapshot.expressions, || None);
@@ -89,7 +89,7 @@ fn a_loop_is_refused_before_the_nodes_refuse_it() {
     }
     assert_eq!(ExpressionError::Loop(String::new()).failure().reason, Reason::InvalidSpec);
     // An established tap keeps what it has.
-    let mut tap = tap("t", json!([]));
+    let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
     tap.spec.options = object(json!({"filter": {"expression": "ip protochain 6"}}));
     let snapshot = World { taps: vec![tap.clone()], ..World::small() }.snapshot();
     let (_, program) = options(&json!({"filter": {"expression": "arp"}})).expect("valid");
