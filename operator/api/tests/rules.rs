@@ -290,99 +290,26 @@ fn the_policy_names_networks_and_a_range() {
     }
 }
 
+/// What programs disagree about.
+#[rustfmt::skip]
+const EDGE_TEXTS: &[&str] = &[
+    "", "0", "1", "00", "-1", "+1", "1.5", "0.5", ".5", "1.", "1e3", "0x10", "1_000", "NaN", "inf", " 1", "1 ", "1\n", "1k", "1.0001k",
+    "0.00000000000000000001Ti", "00000000000000000099.99999999999999999999G", "99999999999999999999", "1m", "1ms", "1.5h", "1h30m",
+    "00000000000000000000000000001s", "0.00000000000000000000000001h1s", "1.0000000000000000000000000001h", "1µs", "8760h",
+    "99999999999999999999999999999h", "1h1", "h", ".", "..", "a", "A", "lo", "all", "a b", "a\tb", "a\nb", "a\u{b}b", "a\u{0}",
+    "a\u{7f}", "a\u{85}", "a\u{a0}b", "\u{2003}", "\u{feff}", "ü", "üüüüüüüüüüüüüüü", "😀", "fifteen-letters", "sixteen-letters-",
+    "a/b", "a:b", "a%d", "\"", "'", "\\", "~", "!", "192.0.2.1", "192.0.2.01", "192.0.2.1/32", "192.0.2.1/0", "192.0.2.1/032",
+    "192.0.2.1/+8", "192.0.2.1/33", "192.0.2/24", "2001:db8::1", "2001:DB8::1/128", "2001:db8::1%eth0", "::ffff:192.0.2.1",
+    "::ffff:192.0.2.1/120", "64:ff9b::192.0.2.1", "fe80::1", "2001:db8::/129", "0000:0000:0000:0000:0000:ffff:192.0.2.1/128",
+    "ids.example.com", "TCP", "tcp", "Both", "Raw", "True",
+];
+
+const EDGE_NUMBERS: &[i64] =
+    &[-1, 0, 1, 13, 14, 500, 65_535, 65_536, 16_777_215, 16_777_216, 100_000_000_000, i64::MAX];
+
 /// What the schema takes but the controller cannot decode is a tap that cannot be validated.
 #[test]
 fn what_the_rules_take_can_be_decoded() {
-    let texts = [
-        "",
-        "0",
-        "1",
-        "00",
-        "-1",
-        "+1",
-        "1.5",
-        "0.5",
-        ".5",
-        "1.",
-        "1e3",
-        "0x10",
-        "1_000",
-        "NaN",
-        "inf",
-        " 1",
-        "1 ",
-        "1\n",
-        "1k",
-        "1.0001k",
-        "0.00000000000000000001Ti",
-        "00000000000000000099.99999999999999999999G",
-        "99999999999999999999",
-        "1m",
-        "1ms",
-        "1.5h",
-        "1h30m",
-        "00000000000000000000000000001s",
-        "0.00000000000000000000000001h1s",
-        "1.0000000000000000000000000001h",
-        "1µs",
-        "8760h",
-        "99999999999999999999999999999h",
-        "1h1",
-        "h",
-        ".",
-        "..",
-        "a",
-        "A",
-        "lo",
-        "all",
-        "a b",
-        "a\tb",
-        "a\nb",
-        "a\u{b}b",
-        "a\u{0}",
-        "a\u{7f}",
-        "a\u{85}",
-        "a\u{a0}b",
-        "\u{2003}",
-        "\u{feff}",
-        "ü",
-        "üüüüüüüüüüüüüüü",
-        "😀",
-        "fifteen-letters",
-        "sixteen-letters-",
-        "a/b",
-        "a:b",
-        "a%d",
-        "\"",
-        "'",
-        "\\",
-        "~",
-        "!",
-        "192.0.2.1",
-        "192.0.2.01",
-        "192.0.2.1/32",
-        "192.0.2.1/0",
-        "192.0.2.1/032",
-        "192.0.2.1/+8",
-        "192.0.2.1/33",
-        "192.0.2/24",
-        "2001:db8::1",
-        "2001:DB8::1/128",
-        "2001:db8::1%eth0",
-        "::ffff:192.0.2.1",
-        "::ffff:192.0.2.1/120",
-        "64:ff9b::192.0.2.1",
-        "fe80::1",
-        "2001:db8::/129",
-        "0000:0000:0000:0000:0000:ffff:192.0.2.1/128",
-        "ids.example.com",
-        "TCP",
-        "tcp",
-        "Both",
-        "Raw",
-        "True",
-    ];
-    let numbers = [-1, 0, 1, 13, 14, 500, 65_535, 65_536, 16_777_215, 16_777_216, 100_000_000_000, i64::MAX];
     let mut decoded = 0;
     let mut check = |parent: &str, field: &str, value: &Value| {
         let mut tap = tap_with("/spec/filter", json!({"include": [{"ports": [{"port": 1}]}]}));
@@ -398,7 +325,7 @@ fn what_the_rules_take_can_be_decoded() {
     let external_destination =
         |text: &str, port: i64| json!([{"name": "main", "external": {"address": text, "port": port}}]);
     let pod_destination = |text: &str| json!([{"name": "main", "pod": {"name": "ids", "interfaceName": text}}]);
-    for text in texts {
+    for &text in EDGE_TEXTS {
         check("/spec", "duration", &json!(text));
         check("/spec/targets", "interface", &json!(text));
         check("/spec/destinations/0", "name", &json!(text));
@@ -410,7 +337,7 @@ fn what_the_rules_take_can_be_decoded() {
         check("/spec", "limit", &json!({"bitsPerSecond": text}));
         check("/spec", "limit", &json!({"packetsPerSecond": text, "bitsPerSecond": "1M"}));
     }
-    for number in numbers {
+    for &number in EDGE_NUMBERS {
         check("/spec/targets", "maxPods", &json!(number));
         check("/spec", "vxlan", &json!({"vni": number}));
         check("/spec", "sample", &json!({"oneInFlows": number}));

@@ -19,8 +19,9 @@ use tokio::{
 
 use crate::expression::CompileError;
 
-/// CPU time after which the kernel ends the process with SIGXCPU. Beyond the hard limit, it would send SIGKILL, as it does when memory is
-/// exhausted.
+/// CPU time after which the kernel ends the process with SIGXCPU. Most expressions take a few milliseconds, one with a hundred ports a
+/// fifth of a second, and the longest lists of ports more than this. Beyond the hard limit, it would send SIGKILL, as it does when
+/// memory is exhausted.
 const SECONDS: u64 = 1;
 const HARD_SECONDS: u64 = 2;
 /// Limit of the process's address space, which is more than its memory. As many processes as run at the same time fit beside the
