@@ -2,14 +2,14 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A whole number of 0 or more, as a Kubernetes quantity: `100000000`, `"100M"`, `"64Ki"`, `"1.5G"`
-/// (apimachinery/pkg/api/resource/quantity.go). It is written as a plain number.
+/// A whole number of 0 or more, as a Kubernetes quantity: `100000000`, `"100M"`, `"64Ki"`, `"1.5G"`. Fractions are rounded up, as by
+/// `Quantity.Value` (apimachinery/pkg/api/resource/quantity.go). It is written as a plain number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Quantity(u64);
 
 /// The text is not a quantity of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a whole number, 0 or more, with an optional suffix k, M, G, T, Ki, Mi, Gi or Ti")]
+#[error("{0:?} is not a number, 0 or more, with an optional suffix k, M, G, T, Ki, Mi, Gi or Ti")]
 pub struct QuantityError(String);
 
 impl Quantity {
@@ -57,8 +57,7 @@ fn parse(text: &str) -> Option<u64> {
     let scale = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
     let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
     let scaled = digits.checked_mul(factor.into())?;
-    // 0.5 bits are not a number of bits.
-    if scaled % scale == 0 { u64::try_from(scaled / scale).ok() } else { None }
+    u64::try_from(scaled.div_ceil(scale)).ok()
 }
 
 impl fmt::Display for Quantity {
@@ -115,11 +114,13 @@ mod tests {
             ("0.5Ki", 512),
             ("1.50k", 1_500),
             ("2Ti", 2 << 40),
+            ("0.5", 1),
+            ("1.0001k", 1_001),
             ("18446744073709551615", u64::MAX),
         ] {
             assert_eq!(text.parse(), Ok(Quantity(number)), "{text}");
         }
-        for text in ["", "M", "-1", "+1", "1.", ".5", "0.5", "1m", "1e3", "1 M", "1MM", "1.0001k", "20000000000G"] {
+        for text in ["", "M", "-1", "+1", "1.", ".5", "1m", "1e3", "1 M", "1MM", "20000000000G"] {
             assert!(text.parse::<Quantity>().is_err(), "{text}");
         }
     }

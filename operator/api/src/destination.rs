@@ -55,8 +55,8 @@ pub struct NodeDestination {
 
     /// Name of the interface on the node. Empty: ptap followed by the VXLAN network identifier.
     #[serde(default, deserialize_with = "empty_is_unset", skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[^/: %]{0,15}$') && !(self in ['.', '..', 'lo', 'all', 'default'])")
-        .message("interfaceName must be a valid interface name of Linux: at most 15 characters, without slash, colon, percent sign or space, and not lo, all or default; leave it empty for a name made from the VNI"))]
+    #[x_kube(validation = Rule::new("self.matches('^[!-~]{0,15}$') && !self.matches('[/:%]') && !(self in ['.', '..', 'lo', 'all', 'default'])")
+        .message("interfaceName must be a valid interface name of Linux: at most 15 characters of printable ASCII, without slash, colon, percent sign or space, and not lo, all or default; leave it empty for a name made from the VNI"))]
     pub interface_name: Option<InterfaceName>,
 }
 
@@ -77,8 +77,8 @@ pub struct PodDestination {
 
     /// Name of the interface inside the pod. Empty: ptap followed by the VXLAN network identifier.
     #[serde(default, deserialize_with = "empty_is_unset", skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[^/: %]{0,15}$') && !(self in ['.', '..', 'lo', 'all', 'default'])")
-        .message("interfaceName must be a valid interface name of Linux: at most 15 characters, without slash, colon, percent sign or space, and not lo, all or default; leave it empty for a name made from the VNI"))]
+    #[x_kube(validation = Rule::new("self.matches('^[!-~]{0,15}$') && !self.matches('[/:%]') && !(self in ['.', '..', 'lo', 'all', 'default'])")
+        .message("interfaceName must be a valid interface name of Linux: at most 15 characters of printable ASCII, without slash, colon, percent sign or space, and not lo, all or default; leave it empty for a name made from the VNI"))]
     pub interface_name: Option<InterfaceName>,
 }
 

@@ -95,8 +95,8 @@ pub struct Targets {
 
     /// Interface inside the pod, for example net1 for a secondary network. Empty: the interface with the pod's primary address.
     #[serde(default, deserialize_with = "empty_is_unset", skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[^/: %]{0,15}$') && !(self in ['.', '..'])")
-        .message("targets.interface must be the name of an interface inside the pod: at most 15 characters, without slash, colon, percent sign or space; leave it empty for the one with the pod's primary address"))]
+    #[x_kube(validation = Rule::new("self.matches('^[!-~]{0,15}$') && !self.matches('[/:%]') && !(self in ['.', '..'])")
+        .message("targets.interface must be the name of an interface inside the pod: at most 15 characters of printable ASCII, without slash, colon, percent sign or space; leave it empty for the one with the pod's primary address"))]
     pub interface: Option<InterfaceName>,
 
     /// Upper bound for the number of pods. If more match, the oldest ones are tapped, and the condition TargetsResolved is False

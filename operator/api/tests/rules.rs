@@ -1,19 +1,27 @@
 //! The rules of the schema, evaluated without a cluster: what is refused, and with which words.
 
-use kube::core::cel::Validator;
+use std::collections::BTreeMap;
+
+use kube::core::cel::{CompiledSchema, Validator, compile_schema};
 use podtap_api::definitions;
 use serde_json::{Value, json};
 
+thread_local! {
+    /// The schemas by kind, with their rules compiled: that takes most of the time.
+    static SCHEMAS: BTreeMap<String, CompiledSchema> = definitions()
+        .into_iter()
+        .map(|(_, definition)| {
+            let schema = definition.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
+            let schema = serde_json::to_value(schema.expect("the kind has a schema")).expect("a schema is JSON");
+            (definition.spec.names.kind, compile_schema(&schema))
+        })
+        .collect();
+}
+
 /// Messages with which the schema of `kind` refuses `object`; empty if it is taken.
 fn refusals(kind: &str, object: &Value) -> Vec<String> {
-    let definition = definitions()
-        .into_iter()
-        .map(|(_, definition)| definition)
-        .find(|definition| definition.spec.names.kind == kind)
-        .expect("the kind is defined");
-    let schema = definition.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
-    let schema = serde_json::to_value(schema.expect("the kind has a schema")).expect("a schema is JSON");
-    match Validator::new().validate(&schema, object, None) {
+    let result = SCHEMAS.with(|schemas| Validator::new().validate_compiled(&schemas[kind], object, None));
+    match result {
         Ok(()) => Vec::new(),
         Err(errors) => errors.iter().map(|e| e.message.clone()).collect(),
     }
@@ -70,7 +78,8 @@ fn interface_names_are_those_linux_takes() {
         taken("/spec/destinations/0", json!({"node": {"name": "n1", "interfaceName": good}}));
         taken("/spec/destinations/0", json!({"pod": {"name": "ids", "interfaceName": good}}));
     }
-    for bad in ["a-16-chars-name0", "a/b", "a b", "a:1", ".", ".."] {
+    for bad in ["a-16-chars-name0", "a/b", "a b", "a:1", ".", "..", "a\tb", "a\u{7}", "\u{2003}", "üüüüüüüüüü"]
+    {
         refused("/spec/targets/interface", json!(bad), "at most 15 characters");
         refused("/spec/destinations/0", json!({"node": {"name": "n1", "interfaceName": bad}}), "at most 15 characters");
         refused("/spec/destinations/0", json!({"pod": {"name": "ids", "interfaceName": bad}}), "at most 15 characters");
@@ -281,51 +290,64 @@ fn the_policy_names_networks_and_a_range() {
     }
 }
 
-#[test]
-fn an_explicit_null_is_unset() {
-    fn nullable(path: &str, schema: &Value, found: &mut Vec<String>) {
-        match schema {
-            Value::Object(fields) => {
-                if fields.get("nullable").is_some() {
-                    found.push(path.to_owned());
-                }
-                fields.iter().for_each(|(name, value)| nullable(&format!("{path}.{name}"), value, found));
-            }
-            Value::Array(items) => items.iter().for_each(|item| nullable(path, item, found)),
-            _ => {}
-        }
-    }
-    for (file, definition) in definitions() {
-        let mut found = Vec::new();
-        nullable(file, &serde_json::to_value(definition).expect("a definition is JSON"), &mut found);
-        assert!(found.is_empty(), "the API server would keep null there: {found:?}");
-    }
-}
+/// What programs disagree about.
+#[rustfmt::skip]
+const EDGE_TEXTS: &[&str] = &[
+    "", "0", "1", "00", "-1", "+1", "1.5", "0.5", ".5", "1.", "1e3", "0x10", "1_000", "NaN", "inf", " 1", "1 ", "1\n", "1k", "1.0001k",
+    "0.00000000000000000001Ti", "00000000000000000099.99999999999999999999G", "99999999999999999999", "1m", "1ms", "1.5h", "1h30m",
+    "00000000000000000000000000001s", "0.00000000000000000000000001h1s", "1.0000000000000000000000000001h", "1µs", "8760h",
+    "99999999999999999999999999999h", "1h1", "h", ".", "..", "a", "A", "lo", "all", "a b", "a\tb", "a\nb", "a\u{b}b", "a\u{0}",
+    "a\u{7f}", "a\u{85}", "a\u{a0}b", "\u{2003}", "\u{feff}", "ü", "üüüüüüüüüüüüüüü", "😀", "fifteen-letters", "sixteen-letters-",
+    "a/b", "a:b", "a%d", "\"", "'", "\\", "~", "!", "192.0.2.1", "192.0.2.01", "192.0.2.1/32", "192.0.2.1/0", "192.0.2.1/032",
+    "192.0.2.1/+8", "192.0.2.1/33", "192.0.2/24", "2001:db8::1", "2001:DB8::1/128", "2001:db8::1%eth0", "::ffff:192.0.2.1",
+    "::ffff:192.0.2.1/120", "64:ff9b::192.0.2.1", "fe80::1", "2001:db8::/129", "0000:0000:0000:0000:0000:ffff:192.0.2.1/128",
+    "ids.example.com", "TCP", "tcp", "Both", "Raw", "True",
+];
 
+const EDGE_NUMBERS: &[i64] =
+    &[-1, 0, 1, 13, 14, 500, 65_535, 65_536, 16_777_215, 16_777_216, 100_000_000_000, i64::MAX];
+
+/// What the schema takes but the controller cannot decode is a tap that cannot be validated.
 #[test]
-fn every_list_declares_its_type() {
-    fn lists(path: &str, schema: &Value, untyped: &mut Vec<String>, typed: &mut usize) {
-        if schema["type"] == "array" {
-            match schema["x-kubernetes-list-type"].as_str() {
-                Some(_) => *typed += 1,
-                None => untyped.push(path.to_owned()),
-            }
+fn what_the_rules_take_can_be_decoded() {
+    let mut decoded = 0;
+    let mut check = |parent: &str, field: &str, value: &Value| {
+        let mut tap = tap_with("/spec/filter", json!({"include": [{"ports": [{"port": 1}]}]}));
+        tap["spec"]["truncate"] = json!({"bytes": 64});
+        tap.pointer_mut(parent).expect("the parent exists")[field] = value.clone();
+        if !refusals("PodTap", &tap).is_empty() {
+            return;
         }
-        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-            lists(&format!("{path}.{name}"), property, untyped, typed);
-        }
-        if schema["items"].is_object() {
-            lists(&format!("{path}[]"), &schema["items"], untyped, typed);
-        }
+        let result = serde_json::from_value::<podtap_api::PodTapSpec>(tap["spec"].clone());
+        assert!(result.is_ok(), "{parent}/{field}: the rules take {value}, but {:?}", result.err());
+        decoded += 1;
+    };
+    let external_destination =
+        |text: &str, port: i64| json!([{"name": "main", "external": {"address": text, "port": port}}]);
+    let pod_destination = |text: &str| json!([{"name": "main", "pod": {"name": "ids", "interfaceName": text}}]);
+    for &text in EDGE_TEXTS {
+        check("/spec", "duration", &json!(text));
+        check("/spec/targets", "interface", &json!(text));
+        check("/spec/destinations/0", "name", &json!(text));
+        check("/spec/destinations/0/node", "interfaceName", &json!(text));
+        check("/spec", "destinations", &pod_destination(text));
+        check("/spec", "destinations", &external_destination(text, 4789));
+        check("/spec/filter", "expression", &json!(text));
+        check("/spec/filter/include/0", "cidrs", &json!([text]));
+        check("/spec", "limit", &json!({"bitsPerSecond": text}));
+        check("/spec", "limit", &json!({"packetsPerSecond": text, "bitsPerSecond": "1M"}));
     }
-    let (mut untyped, mut typed) = (Vec::new(), 0);
-    for (_, definition) in definitions() {
-        let schema = definition.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
-        let schema = serde_json::to_value(schema.expect("the kind has a schema")).expect("a schema is JSON");
-        lists(&definition.spec.names.kind, &schema, &mut untyped, &mut typed);
+    for &number in EDGE_NUMBERS {
+        check("/spec/targets", "maxPods", &json!(number));
+        check("/spec", "vxlan", &json!({"vni": number}));
+        check("/spec", "sample", &json!({"oneInFlows": number}));
+        check("/spec", "limit", &json!({"bitsPerSecond": number}));
+        check("/spec/truncate", "bytes", &json!(number));
+        check("/spec/filter/include/0/ports/0", "port", &json!(number));
+        check("/spec/filter/include/0/ports/0", "endPort", &json!(number));
+        check("/spec", "destinations", &external_destination("192.0.2.1", number));
     }
-    assert_eq!(untyped, [""; 0]);
-    assert!(typed > 10, "lists are found");
+    assert!(decoded > 100, "the rules take some of them: {decoded}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
-    expression::{self, compiled::compilable},
+    expression::{self, compiled::Expressions},
     plan::{
         build::{Plan, build},
         deduplication::{Waits, deduplication},
@@ -200,10 +200,10 @@ impl World {
 
     pub fn snapshot(&self) -> Snapshot {
         let caches = self.caches();
-        let taps = caches.taps.list();
+        let now = at(self.seconds);
+        let texts = validate(&Snapshot::take(&caches, &Expressions::new(), now)).expressions;
         let compiled = |text: String| (text.clone(), expression::compile(&text).into());
-        let texts = compilable(taps.iter().filter_map(|entry| Some(("", entry.object.expression()?))));
-        Snapshot::take(&caches, &texts.into_values().flatten().map(compiled).collect(), at(self.seconds))
+        Snapshot::take(&caches, &texts.into_values().flatten().map(compiled).collect(), now)
     }
 
     /// Calls `check` with the plan of the cluster and its VNIs. `previous` are those of the last reconcile.

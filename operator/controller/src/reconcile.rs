@@ -26,7 +26,7 @@ use crate::{
         uninstall_guard::UninstallGuard,
     },
     events::Publisher,
-    expression::{compiled::compilable, process::Compiler},
+    expression::process::Compiler,
     metrics::{ControllerMetrics, Stage},
     plan::{
         build::{Plan, build},
@@ -34,7 +34,7 @@ use crate::{
         nodes,
         resolve::resolve,
         sweep::{self, Sweep},
-        tap_plan::{TapPlan, TapState},
+        tap_plan::TapPlan,
     },
     retries::RetryKey,
     state::ControllerState,
@@ -46,7 +46,10 @@ use crate::{
         write,
     },
     store::snapshot::Snapshot,
-    validate::tap::{Tap, validate},
+    validate::{
+        state::TapState,
+        tap::{Tap, Validated, validate},
+    },
 };
 
 /// How often to reconcile even if nothing changes. Watches miss nothing; this is a safety net.
@@ -73,10 +76,8 @@ impl Reconciler {
     pub async fn reconcile(&mut self, now: Timestamp) -> Timestamp {
         let started = Instant::now();
         // Compiler processes, no requests.
-        self.compile_expressions(now).await;
+        let (snapshot, validated) = self.validated(now).await;
         // No requests.
-        let snapshot = Snapshot::take(&self.context.caches, self.state.expressions.known(), now);
-        let validated = validate(&snapshot);
         let (taps, vnis) = resolve(&snapshot, &validated, &self.state.vnis);
         self.state.vnis = vnis;
         // Requests: the policy against an early uninstallation, once per leader.
@@ -109,33 +110,59 @@ impl Reconciler {
         // The requests so far may have taken longer than the interval between two writes.
         let write_time = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
         let written = write::write(context, publisher, statuses, last_writes, retries, write_time).await;
-        let unreadable_errors =
-            unreadable::report(context, publisher, &validated.unreadable, unreadable, retries, now).await;
+        let unreadable = unreadable::report(context, publisher, &validated.unreadable, unreadable, retries, now).await;
         let warnings = unknown_keys::report(publisher, &snapshot, reported);
 
         self.count_errors(Stage::Finalizers, &finalizers.errors);
         self.count_errors(Stage::Apply, &applied.errors);
         self.count_errors(Stage::Cleanup, &cleanup.errors);
         self.count_errors(Stage::Status, &written.errors);
-        self.count_errors(Stage::Status, &unreadable_errors);
+        self.count_errors(Stage::Status, &unreadable.errors);
         self.metrics.reconciled(started.elapsed(), ready, total - ready, applied.node_taps.len());
         self.metrics.rolled_out(&applied.rollout);
         // Requests: the record of nodes to sweep.
         self.record_swept(&snapshot, &applied).await;
         let plans = [nodes.next, deduplication.next, expiration, sweep_end, waits];
-        let requests = [applied.next, cleanup.next, written.next, warnings];
+        let requests = [applied.next, cleanup.next, written.next, unreadable.next, warnings];
         self.next(now, plans.into_iter().chain(requests))
     }
 
-    async fn compile_expressions(&mut self, now: Timestamp) {
-        let taps = self.context.caches.taps.list();
-        let texts = compilable(taps.iter().filter_map(|entry| {
-            let tap = &entry.object;
-            Some((tap.namespace.as_str(), tap.expression()?))
-        }));
+    /// The cluster and its taps, after the expressions of those that are carried out have been compiled as far as there is time.
+    async fn validated(&mut self, now: Timestamp) -> (Snapshot, Validated) {
+        let snapshot = self.snapshot(now);
+        let validated = validate(&snapshot);
         let ControllerState { expressions, retries, .. } = &mut self.state;
-        let errors = expressions.compile(&self.compiler, &texts, retries, now).await;
+        let errors = expressions.compile(&self.compiler, &validated.expressions, retries, now).await;
+        let has_changed = *expressions.known() != snapshot.expressions;
         self.count_errors(Stage::Expressions, &errors);
+        let (snapshot, validated) = if has_changed {
+            let snapshot = self.snapshot(now);
+            let validated = validate(&snapshot);
+            (snapshot, validated)
+        } else {
+            (snapshot, validated)
+        };
+        let start = |tap: &Tap| Some((tap.reference.uid.clone(), tap.start?));
+        self.state.starts = validated.taps.iter().filter_map(start).collect();
+        (snapshot, validated)
+    }
+
+    /// The caches, and what this leader remembers.
+    fn snapshot(&mut self, now: Timestamp) -> Snapshot {
+        let mut snapshot = Snapshot::take(&self.context.caches, self.state.expressions.known(), now);
+        let state = &mut self.state;
+        let error = snapshot.policy.as_deref().and_then(|policy| policy.as_ref().err());
+        if error.is_none() {
+            state.last_policy.clone_from(&snapshot.policy);
+        }
+        if let Some(error) = error.filter(|error| state.policy_error.as_ref() != Some(error)) {
+            let effect = if state.last_policy.is_some() { "the last one that could be counts" } else { "no tap runs" };
+            warn!(%error, "the PodTapPolicy default cannot be decoded: {effect}");
+        }
+        state.policy_error = error.cloned();
+        snapshot.starts.clone_from(&state.starts);
+        snapshot.last_policy.clone_from(&state.last_policy);
+        snapshot
     }
 
     async fn guard(&mut self, now: Timestamp) {

@@ -19,8 +19,10 @@ pub enum RetryKey {
     Status(Uid),
     /// `NodeTap` of a node.
     NodeTap(String),
-    /// Helper pod of a node.
+    /// The next helper pod of a node.
     Helper(String),
+    /// Deletion of a helper pod, by its name.
+    HelperDeletion(String),
     /// A filter expression, by its text.
     Expression(String),
 }

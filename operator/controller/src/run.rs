@@ -39,6 +39,8 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 /// After a reconcile, the loop rests as long as it took, but no longer than this: a big cluster that changes all the time costs half a
 /// core, and a small one waits a few milliseconds.
 const MAX_REST: Duration = Duration::from_millis(200);
+/// How long a reconcile may go on after a signal.
+const FINISH: Duration = Duration::from_secs(5);
 /// How long the loop may be silent before /livez fails. Longer than the timeout of any request.
 const LIVENESS: Duration = Duration::from_secs(360);
 
@@ -142,7 +144,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
 }
 
 /// Reconciles now, and then whenever something changes or is due, until it receives a signal. A reconcile that has begun is finished
-/// first.
+/// first if that is a matter of moments. Ending it early is as safe as a crash: all state is in the cluster.
 async fn lead(
     reconciler: &mut Reconciler,
     clock: &ServerClock,
@@ -157,6 +159,8 @@ async fn lead(
             biased;
             () = held.lost() => return Err(Error::LeadershipLost),
             next = reconciler.reconcile(clock.now()) => next,
+            // The lease is to be released within the pod's grace period, even if requests are slow.
+            () = async { shutdown.requested().await; sleep(FINISH).await } => return Ok(()),
         };
         tokio::select! {
             biased;

@@ -1,6 +1,6 @@
 //! What the leader keeps between reconciles. All of it can be lost: a new leader then waits a little longer here and there.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 use podtap_model::Uid;
@@ -13,7 +13,10 @@ use crate::{
     plan::{deduplication, helper_pods::Unready, vni::Vnis},
     retries::Retries,
     status::{unknown_keys, waits::Waits, write::LastWrites},
-    store::{generations::Generations, tap::DecodeError},
+    store::{
+        generations::Generations,
+        tap::{CachedPolicy, DecodeError},
+    },
 };
 
 /// The state of the controller.
@@ -50,6 +53,12 @@ pub struct ControllerState {
     pub unreadable: BTreeMap<Uid, DecodeError>,
     /// The VNIs of the last reconcile. The next leader finds them in the statuses of the taps and on the nodes.
     pub vnis: Vnis,
+    /// When each tap started, until its status says so.
+    pub starts: BTreeMap<Uid, Timestamp>,
+    /// The last policy that could be decoded, while there is one.
+    pub last_policy: Option<Arc<CachedPolicy>>,
+    /// Why the policy cannot be decoded; logged once.
+    pub policy_error: Option<DecodeError>,
     /// The filter expressions, compiled or being compiled.
     pub expressions: Compilations,
 }

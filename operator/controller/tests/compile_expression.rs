@@ -36,6 +36,14 @@ fn an_expression_becomes_a_program() {
     );
 }
 
+/// The longest text that is valid. Whether nodes run as many instructions is checked later.
+#[test]
+fn a_long_expression_needs_no_more_than_the_process_may_take() {
+    let ports: Vec<String> = (1..80).map(|port| format!("port {}", 2 * port)).collect();
+    let answer = answer(&ports.join(" or "));
+    assert!(answer["program"].as_array().is_some_and(|program| program.len() > 80), "{answer}");
+}
+
 #[test]
 fn an_error_is_reported_in_the_words_of_libpcap() {
     let error = answer("tcp prot 443")["error"].as_str().expect("an error").to_owned();

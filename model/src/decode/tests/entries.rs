@@ -210,8 +210,8 @@ fn options_that_cannot_be_decoded() {
     for (pointer, value, words) in [
         ("truncate/bytes", json!(-1), "-1"),
         ("sample/oneInFlows", json!(-1), "-1"),
-        ("limit/bitsPerSecond", json!(-1), "\"-1\" is not a whole number, 0 or more"),
-        ("limit/packetsPerSecond", json!(-1), "\"-1\" is not a whole number, 0 or more"),
+        ("limit/bitsPerSecond", json!(-1), "\"-1\" is not a number, 0 or more"),
+        ("limit/packetsPerSecond", json!(-1), "\"-1\" is not a number, 0 or more"),
         ("filter/include", json!([{"ports": [{"port": -1}]}]), "-1"),
         ("filter/include", json!([{"cidrs": ["10.0.0.0"]}]), "IP address"),
         ("filter/include", json!([{"cidrs": ["10.0.0.0/x"]}]), "IP address"),

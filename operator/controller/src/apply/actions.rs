@@ -42,7 +42,9 @@ impl Action {
     pub fn retry_key(&self) -> RetryKey {
         match self {
             Self::WriteNodeTap { node, .. } | Self::DeleteNodeTap { node, .. } => RetryKey::NodeTap(node.clone()),
-            Self::CreateHelper { node, .. } | Self::DeleteHelper { node, .. } => RetryKey::Helper(node.clone()),
+            Self::CreateHelper { node, .. } => RetryKey::Helper(node.clone()),
+            // That of a pod that has ended does not wait as its successor does.
+            Self::DeleteHelper { name, .. } => RetryKey::HelperDeletion(name.clone()),
         }
     }
 }

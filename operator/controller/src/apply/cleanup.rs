@@ -28,7 +28,13 @@ use crate::{
     events::{Occurrence, Publisher},
     retries::RetryKey,
     state::ControllerState,
-    store::{cache::Entry, generations::Generations, node_tap::CachedNodeTap, snapshot::Snapshot, tap::CachedTap},
+    store::{
+        cache::Entry,
+        generations::Generations,
+        node_tap::{CachedNodeTap, mentions},
+        snapshot::Snapshot,
+        tap::CachedTap,
+    },
 };
 
 /// How long nodes have to clean up.
@@ -75,9 +81,14 @@ pub async fn remove_finalizers(
     let mut attempts = Vec::new();
     let uids: BTreeSet<&Uid> = deleting.iter().map(|entry| &entry.object.uid).collect();
     state.deleting_since.retain(|tap, _| uids.contains(tap));
+    if deleting.is_empty() {
+        return cleanup;
+    }
+    // Found once for all taps: an object can have thousands of entries.
+    let mentions = mentions(&applied.node_taps);
     for entry in deleting.iter().filter(|entry| entry.object.finalizers.iter().any(|f| f == FINALIZER)) {
         let since = *state.deleting_since.entry(entry.object.uid.clone()).or_insert_with(Instant::now);
-        let decision = decide(&entry.object, since.elapsed(), snapshot, applied, &state.generations);
+        let decision = decide(&entry.object, since.elapsed(), snapshot, applied, &mentions, &state.generations);
         if let Decision::Wait(rest) = decision {
             let until = now.checked_add(rest).unwrap_or(Timestamp::MAX);
             cleanup.next = Some(cleanup.next.map_or(until, |next| next.min(until)));
@@ -114,13 +125,15 @@ fn decide(
     waited: Duration,
     snapshot: &Snapshot,
     applied: &Applied,
+    mentions: &BTreeSet<(&str, &str)>,
     generations: &Generations,
 ) -> Decision {
+    let mentions_tap = |node_tap: &CachedNodeTap| mentions.contains(&(&*tap.uid, node_tap.name.as_str()));
     let busy: Vec<String> = applied
         .node_taps
         .values()
         .filter(|node_tap| snapshot.nodes.get(&node_tap.name).is_some_and(|node| node.ready))
-        .filter(|node_tap| !is_clean(node_tap, &tap.uid, generations, &applied.helper_failures))
+        .filter(|node_tap| !is_clean(node_tap, &tap.uid, mentions_tap(node_tap), generations, &applied.helper_failures))
         .map(|node_tap| node_tap.name.clone())
         .collect();
     let rest = DEADLINE.saturating_sub(waited);
@@ -136,16 +149,17 @@ fn decide(
 fn is_clean<T>(
     node_tap: &CachedNodeTap,
     tap: &str,
+    is_mentioned: bool,
     generations: &Generations,
     helper_failures: &BTreeMap<String, T>,
 ) -> bool {
     if node_tap.status.observed_generation.is_none() && helper_failures.contains_key(&node_tap.name) {
         // No helper pod has ever run there.
-        return node_tap.spec.is_some() && !node_tap.mentions(tap);
+        return node_tap.spec.is_some() && !is_mentioned;
     }
     let required = generations.required(node_tap, tap);
     // Zero: this process created the object, and it never had this tap.
-    !node_tap.mentions(tap) && (required == 0 || node_tap.has_observed(required))
+    !is_mentioned && (required == 0 || node_tap.has_observed(required))
 }
 
 fn abandoned(nodes: &[String]) -> Occurrence {

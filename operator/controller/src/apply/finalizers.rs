@@ -65,7 +65,10 @@ pub async fn add(context: &Context, taps: &[TapPlan<'_>], snapshot: &Snapshot, r
         }
     }
     // Another client has removed the finalizer of a tap that is already mirroring. Stopping the tap would not help.
-    result.missing.retain(|tap| !snapshot.node_taps.values().any(|node_tap| node_tap.mentions(tap)));
+    if !result.missing.is_empty() {
+        let known: BTreeSet<&str> = snapshot.node_taps.values().flat_map(|node_tap| node_tap.mentioned()).collect();
+        result.missing.retain(|tap| !known.contains(&**tap));
+    }
     result
 }
 

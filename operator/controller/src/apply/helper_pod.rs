@@ -48,7 +48,7 @@ impl HelperTemplate {
     pub fn hash(&self) -> String {
         // Everything but the node, its account and its size is part of the hash. Serializing cannot fail; if it did, no pod would ever be
         // replaced, which is the safe side.
-        names::short_hash(&serde_json::to_vec(&self.spec("", "", 0)).unwrap_or_default())
+        names::short_hash(&serde_json::to_vec(&self.without_hash("", "", 0)).unwrap_or_default())
     }
 
     /// A pod of `node`, owned by the node's `NodeTap`. `memory` is the limit of its tap-helper, in bytes.
@@ -59,6 +59,12 @@ impl HelperTemplate {
     /// (`unreplicatedFilter` in k8s.io/kubectl, `pkg/drain/filters.go`), whatever the controller's kind. The cluster autoscaler treats
     /// pods with the annotation like those of a `DaemonSet`, and Cluster API leaves pods with the label alone.
     pub fn pod(&self, node: &str, node_tap_uid: &str, memory: u64) -> Pod {
+        let mut pod = self.without_hash(node, node_tap_uid, memory);
+        pod.metadata.annotations.get_or_insert_default().insert(TEMPLATE_HASH.to_owned(), self.hash());
+        pod
+    }
+
+    fn without_hash(&self, node: &str, node_tap_uid: &str, memory: u64) -> Pod {
         let labels = [
             (LABEL_NAME, names::PRODUCT.to_owned()),
             (LABEL_COMPONENT, names::HELPER.to_owned()),
@@ -67,8 +73,7 @@ impl HelperTemplate {
             ("podtap.dev/node", names::node_label(node)),
             ("cluster.x-k8s.io/drain", "skip".to_owned()),
         ];
-        let annotations =
-            [(TEMPLATE_HASH, self.hash()), ("cluster-autoscaler.kubernetes.io/daemonset-pod", "true".to_owned())];
+        let annotations = [("cluster-autoscaler.kubernetes.io/daemonset-pod", "true".to_owned())];
         Pod {
             metadata: ObjectMeta {
                 generate_name: Some(names::helper_pod_prefix(node)),

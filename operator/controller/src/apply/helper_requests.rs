@@ -42,7 +42,7 @@ impl HelperRequests {
         loop {
             while self.tasks.len() < CONCURRENCY {
                 let Some(action) = waiting.next() else { break };
-                if self.busy.insert(subject(&action)) {
+                if self.busy.insert(request_key(&action)) {
                     let context = context.clone();
                     self.tasks.spawn(async move {
                         let result = execute(&context, &action).await.map(drop);
@@ -53,7 +53,7 @@ impl HelperRequests {
             if self.tasks.is_empty() || timeout_at(deadline, self.answer()).await.is_err() {
                 let answered = std::mem::take(&mut self.answered);
                 for (action, _) in &answered {
-                    self.busy.remove(&subject(action));
+                    self.busy.remove(&request_key(action));
                 }
                 return answered.into();
             }
@@ -71,7 +71,7 @@ impl HelperRequests {
     }
 }
 
-fn subject(action: &Action) -> (bool, String) {
+fn request_key(action: &Action) -> (bool, String) {
     match action {
         Action::DeleteHelper { name, .. } => (true, name.clone()),
         Action::CreateHelper { node, .. } | Action::WriteNodeTap { node, .. } | Action::DeleteNodeTap { node, .. } => {

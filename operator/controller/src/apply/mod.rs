@@ -1,4 +1,5 @@
-//! Creates, updates and deletes the cluster's objects according to the plan. Every error is collected; none stops what does not depend on it.
+//! Creates, updates and deletes the cluster's objects according to the plan. Every error is collected; none stops what does not
+//! depend on it.
 
 pub mod actions;
 pub mod agent_account;

@@ -117,15 +117,16 @@ async fn write_helpers(
     actions: Vec<Action>,
     state: &mut ControllerState,
 ) -> Vec<Error> {
-    // Only the successor of a pod that ended waits, and not the deletion of the pod.
-    let is_due = |action: &Action| {
-        matches!(action, Action::DeleteHelper { .. }) || !state.retries.is_paused(&action.retry_key(), snapshot.now)
-    };
-    let due = actions.into_iter().filter(is_due);
+    let due = actions.into_iter().filter(|action| !state.retries.is_paused(&action.retry_key(), snapshot.now));
     let mut errors = Vec::new();
     for (action, result) in state.helper_requests.send(context, due).await {
-        // That the pod exists does not mean that it runs: its pauses end when it is ready.
-        let Err(source) = result else { continue };
+        let Err(source) = result else {
+            // That a pod exists does not mean that it runs: its pauses end when it is ready.
+            if matches!(action, Action::DeleteHelper { .. }) {
+                state.retries.succeeded(&action.retry_key());
+            }
+            continue;
+        };
         if let Some((node, failure)) = helper_failures::rejection(&action, &source) {
             state.helper_failures.insert(node, failure);
         }

@@ -26,9 +26,8 @@ use crate::{
 };
 
 /// How many processes run at the same time.
-const CONCURRENCY: usize = 4;
-/// How long a reconcile waits for results. Most expressions take a few milliseconds; one with a thousand ports takes a third of a
-/// second.
+const CONCURRENCY: usize = 2;
+/// How long a reconcile waits for results. Most expressions take a few milliseconds, one with a hundred ports a fifth of a second.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Instructions, or libpcap's error.

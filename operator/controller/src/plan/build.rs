@@ -7,13 +7,9 @@ use podtap_model::{NodeState, Reason, Uid};
 
 use crate::{
     failure::Failure,
-    plan::{
-        deduplication::Deduplication,
-        node_specs, sources,
-        tap_plan::{TapPlan, TapState},
-    },
+    plan::{deduplication::Deduplication, node_specs, sources, tap_plan::TapPlan},
     store::snapshot::Snapshot,
-    validate::policy::Policy,
+    validate::{policy::Policy, state::TapState},
 };
 
 /// The plan for the cluster. Nothing changes it once it is built.

@@ -89,9 +89,10 @@ pub fn deduplication(
         .map(|(node, node_tap)| (node.as_str(), node_tap.as_ref()))
         .collect();
     let owners = peers::owners(snapshot);
+    let senders = peers::senders(&attended);
     let mut candidates = BTreeMap::new();
     for tap in &taps {
-        result.peers.insert(tap.uid().clone(), peers::peers(tap, &attended, generations, &owners));
+        result.peers.insert(tap.uid().clone(), peers::peers(tap, &attended, generations, &owners, &senders));
         for (node, pod) in leaving::senders(tap, snapshot, &attended) {
             candidates.insert((tap.uid().clone(), pod.uid.clone()), (node, pod));
         }

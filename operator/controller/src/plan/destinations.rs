@@ -14,7 +14,7 @@ use crate::{
         snapshot::{AddressHolder, Snapshot},
     },
     validate::{
-        policy::{NoPolicy, Policy},
+        policy::Policy,
         spec::{DestinationKind, RequestedDestination, Selection},
         tap::Tap,
     },
@@ -146,24 +146,18 @@ fn external(snapshot: &Snapshot, policy: &Policy, address: IpAddr, port: u16) ->
         "ask the cluster's administrator for one that lists a network with {address} in spec.allowedExternalCIDRs"
     );
     match &policy.external {
-        Ok(networks) if networks.iter().any(|network| network.contains(&address)) => {
+        Some(networks) if networks.iter().any(|network| network.contains(&address)) => {
             Ok(ResolvedDestination::External { address: [address], port })
         }
-        Ok(_) => Err(Failure::new(
+        Some(_) => Err(Failure::new(
             Reason::NotAllowedByPolicy,
             format!(
                 "{address} is in none of spec.allowedExternalCIDRs of the PodTapPolicy default: ask the cluster's administrator to add its network"
             ),
         )),
-        Err(NoPolicy::Absent) => Err(Failure::new(
+        None => Err(Failure::new(
             Reason::PolicyNotFound,
             format!("external destinations need a PodTapPolicy named default, and there is none: {action}"),
-        )),
-        Err(NoPolicy::Unreadable(error)) => Err(Failure::new(
-            Reason::NotAllowedByPolicy,
-            format!(
-                "the PodTapPolicy default cannot be decoded ({error}), so no external destination is allowed: {action}"
-            ),
         )),
     }
 }

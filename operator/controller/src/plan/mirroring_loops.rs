@@ -8,10 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use podtap_model::Reason;
 
-use crate::{
-    failure::Failure,
-    plan::tap_plan::{TapPlan, TapState},
-};
+use crate::{failure::Failure, plan::tap_plan::TapPlan, validate::state::TapState};
 
 /// Refuses the youngest tap of each loop. The plans are to be given oldest tap first.
 pub fn refuse(taps: &mut [TapPlan<'_>]) {

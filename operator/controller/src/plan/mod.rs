@@ -10,7 +10,6 @@
 pub mod build;
 pub mod deduplication;
 pub mod destinations;
-pub mod expiry;
 pub mod helper_pods;
 pub mod interface_names;
 pub mod limits;

@@ -18,12 +18,9 @@ use serde::Serialize;
 
 use crate::{
     failure::Failure,
-    plan::{
-        node_size::max_senders,
-        node_specs,
-        tap_plan::{TapPlan, TapState},
-    },
+    plan::{node_size::max_senders, node_specs, tap_plan::TapPlan},
     store::snapshot::Snapshot,
+    validate::state::TapState,
 };
 
 /// Bytes for the spec and status of one node: enough for eight taps of each of 110 pods, the kubelet's default maximum. The other 704 KiB

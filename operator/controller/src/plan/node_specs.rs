@@ -63,7 +63,7 @@ pub fn tap(plan: &TapPlan<'_>, spec: &TapSpec, peers: Vec<IpAddr>) -> Tap {
         destinations: plan.destinations.iter().filter_map(endpoint).collect(),
         options: plan.options.clone(),
         program: plan.program.as_ref().map(|program| program.id.clone()),
-        expiration_time: plan.expiration,
+        expiration_time: plan.tap.expiration,
         peers,
     }
 }

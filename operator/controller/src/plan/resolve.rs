@@ -9,10 +9,9 @@ use crate::{
     names,
     plan::{
         destinations::{self, Family, Resolution},
-        expiry::{OnNodes, is_expired},
         interface_names, limits, mirroring_loops, node_budget,
         pod_index::PodIndex,
-        tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
+        tap_plan::{PlannedDestination, TapPlan},
         targets,
         vni::{self, Refusal, Vnis},
     },
@@ -21,6 +20,7 @@ use crate::{
         options::TapOptions,
         policy::Policy,
         spec::{DestinationKind, RequestedDestination, TapSpec},
+        state::TapState,
         tap::{Tap, Validated},
     },
 };
@@ -28,15 +28,13 @@ use crate::{
 /// Resolves all taps, oldest first. `previous` are the VNIs of the last reconcile of this leader.
 pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, previous: &Vnis) -> (Vec<TapPlan<'a>>, Vnis) {
     let policy = &validated.policy;
-    let on_nodes = OnNodes::of(snapshot);
     let pods = PodIndex::new(snapshot, &validated.taps);
-    let plan = |tap: &'a Tap| match &tap.spec {
-        Ok(spec) => resolve_tap(snapshot, &pods, policy, tap, spec, &on_nodes),
-        Err(failure) => TapPlan::refused(tap, failure.clone()),
+    let plan = |tap: &'a Tap| match (&tap.state, &tap.spec) {
+        (TapState::Active, Ok(spec)) => resolve_tap(snapshot, &pods, policy, tap, spec),
+        (_, Ok(spec)) => TapPlan::unresolved(tap, spec.destinations.iter().map(unresolved).collect()),
+        (_, Err(_)) => TapPlan::unresolved(tap, Vec::new()),
     };
     let mut taps: Vec<TapPlan<'a>> = validated.taps.iter().map(plan).collect();
-    // Before VNIs are allocated: what is above a limit, suspended or expired needs none.
-    limits::taps_per_namespace(&mut taps, policy);
     let vnis = assign_vnis(&mut taps, snapshot, policy, previous);
     mirroring_loops::refuse(&mut taps);
     interface_names::resolve_conflicts(&mut taps);
@@ -52,24 +50,13 @@ fn resolve_tap<'a>(
     policy: &Policy,
     tap: &'a Tap,
     spec: &TapSpec,
-    on_nodes: &OnNodes<'_>,
 ) -> TapPlan<'a> {
     let destinations = planned_destinations(snapshot, pods, policy, tap, spec);
     let consumers = destinations.iter().filter_map(|destination| destination.resolved.as_ref()?.pod());
     let consumers = consumers.map(|pod| &*pod.uid).collect();
     let targets = targets::resolve(snapshot, pods, policy, tap, spec, &consumers);
-    let state = if is_expired(tap, spec, snapshot.now) {
-        TapState::Expired
-    } else if policy.suspend_all {
-        TapState::Suspended(SuspendedBy::Policy)
-    } else if spec.suspend {
-        TapState::Suspended(SuspendedBy::Tap)
-    } else {
-        TapState::Active
-    };
     let TapOptions { options, program, .. } = spec.options.clone();
-    let (start, expiration) = (on_nodes.start(tap), on_nodes.expiration(tap, spec));
-    TapPlan { tap, state, targets, destinations, vni: None, options, program, start, expiration }
+    TapPlan { tap, state: tap.state.clone(), targets, destinations, vni: None, options, program }
 }
 
 fn assign_vnis(taps: &mut [TapPlan<'_>], snapshot: &Snapshot, policy: &Policy, previous: &Vnis) -> Vnis {
@@ -112,16 +99,31 @@ fn planned_destinations(
     resolutions.into_iter().zip(&spec.destinations).map(plan).collect()
 }
 
-fn planned_destination(
-    Resolution { resolved, mut failure }: Resolution,
-    requested: &RequestedDestination,
-    family: Option<Family>,
-) -> PlannedDestination {
+/// A destination that has not been looked up.
+fn unresolved(requested: &RequestedDestination) -> PlannedDestination {
     let (interface, frame_format) = match &requested.kind {
         DestinationKind::Node { interface, frame_format, .. }
         | DestinationKind::Pod { interface, frame_format, .. } => (interface.clone(), *frame_format),
         DestinationKind::External { .. } => (None, FrameFormat::Wire),
     };
+    PlannedDestination {
+        name: requested.name.clone(),
+        text: destinations::printable(&requested.kind, None, interface.as_ref()),
+        interface,
+        frame_format,
+        vni: None,
+        resolved: None,
+        endpoint: None,
+        failure: None,
+    }
+}
+
+fn planned_destination(
+    Resolution { resolved, mut failure }: Resolution,
+    requested: &RequestedDestination,
+    family: Option<Family>,
+) -> PlannedDestination {
+    let unresolved = unresolved(requested);
     let in_family = |address: &&_| Some(Family::of(**address)) == family;
     let address = resolved.as_ref().and_then(|resolved| resolved.addresses().iter().find(in_family));
     let endpoint = resolved.as_ref().zip(address).map(|(resolved, ip)| SocketAddr::new(*ip, resolved.port()));
@@ -132,16 +134,8 @@ fn planned_destination(
         ));
     }
     let pod = resolved.as_ref().and_then(|resolved| resolved.pod());
-    PlannedDestination {
-        name: requested.name.clone(),
-        text: destinations::printable(&requested.kind, pod, interface.as_ref()),
-        interface,
-        frame_format,
-        vni: None,
-        resolved,
-        endpoint,
-        failure,
-    }
+    let text = destinations::printable(&requested.kind, pod, unresolved.interface.as_ref());
+    PlannedDestination { text, resolved, endpoint, failure, ..unresolved }
 }
 
 /// The destination with its VNI, from which its interface is named unless the spec names it.

@@ -2,36 +2,13 @@
 
 use std::net::SocketAddr;
 
-use k8s_openapi::jiff::Timestamp;
-use podtap_model::{FrameFormat, InterfaceName, MirrorOptions, Program, UnixTime, Vni};
+use podtap_model::{FrameFormat, InterfaceName, MirrorOptions, Program, Vni};
 
 use crate::{
     failure::Failure,
-    plan::{destinations::ResolvedDestination, expiry::recorded_start, targets::Targets},
-    validate::tap::Tap,
+    plan::{destinations::ResolvedDestination, targets::Targets},
+    validate::{state::TapState, tap::Tap},
 };
-
-/// Whether a tap is carried out.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TapState {
-    /// Carried out, as far as its targets and destinations allow.
-    Active,
-    /// Suspended.
-    Suspended(SuspendedBy),
-    /// Its duration is over.
-    Expired,
-    /// Not carried out at all.
-    Refused(Failure),
-}
-
-/// What suspends a tap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SuspendedBy {
-    /// `suspendAll` of the policy, whatever the tap has.
-    Policy,
-    /// `suspend` of the tap.
-    Tap,
-}
 
 /// One destination of a tap.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,25 +42,19 @@ pub struct TapPlan<'a> {
     pub options: MirrorOptions,
     /// The program of the filter expression.
     pub program: Option<Program>,
-    /// When its first pod was tapped.
-    pub start: Option<Timestamp>,
-    /// When the nodes stop mirroring even if no controller runs.
-    pub expiration: Option<UnixTime>,
 }
 
 impl<'a> TapPlan<'a> {
-    /// A tap without anything to carry out.
-    pub fn refused(tap: &'a Tap, failure: Failure) -> Self {
+    /// A tap for which nothing is resolved.
+    pub fn unresolved(tap: &'a Tap, destinations: Vec<PlannedDestination>) -> Self {
         Self {
             tap,
-            state: TapState::Refused(failure),
+            state: tap.state.clone(),
             targets: Targets::default(),
-            destinations: Vec::new(),
+            destinations,
             vni: None,
             options: MirrorOptions::default(),
             program: None,
-            start: recorded_start(tap),
-            expiration: None,
         }
     }
 

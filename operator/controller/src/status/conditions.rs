@@ -20,7 +20,7 @@ use crate::{
     apply::objects::Applied,
     failure::{Failure, count},
     plan::{
-        tap_plan::{PlannedDestination, SuspendedBy, TapPlan, TapState},
+        tap_plan::{PlannedDestination, TapPlan},
         targets::Target,
     },
     status::{
@@ -28,7 +28,10 @@ use crate::{
         progress::{Progress, Reports},
     },
     store::pod::CachedPod,
-    validate::spec::Selection,
+    validate::{
+        spec::Selection,
+        state::{SuspendedBy, TapState},
+    },
 };
 
 /// Our conditions; others in the list belong to other controllers.
@@ -150,6 +153,10 @@ pub fn comes_and_goes(failure: &Failure) -> bool {
 
 fn targets_resolved(plan: &TapPlan<'_>, observations: &Observations<'_>) -> ConditionResult {
     let spec = plan.tap.spec.as_ref().map_err(|failure| refer(failure, CONDITION_READY))?;
+    if let Some(failure) = inactive(plan).filter(|_| plan.tap.state != TapState::Active) {
+        // Nothing was resolved.
+        return Err(refer(&failure, CONDITION_READY));
+    }
     let Some(failure) = targets_failure(plan) else {
         return Ok(Failure::new(Reason::Resolved, format!("{} to tap", count(plan.targets.matched, "pod", "pods"))));
     };
@@ -303,6 +310,12 @@ fn inactive(plan: &TapPlan<'_>) -> Option<Failure> {
         TapState::Suspended(SuspendedBy::Policy) => Some(Failure::new(
             Reason::Suspended,
             "the PodTapPolicy default suspends all taps (spec.suspendAll is true): mirroring resumes when an administrator sets it to false",
+        )),
+        TapState::Suspended(SuspendedBy::UnreadablePolicy(error)) => Some(Failure::new(
+            Reason::Suspended,
+            format!(
+                "the PodTapPolicy default cannot be decoded ({error}), and no tap runs, since it may forbid any: mirroring resumes when an administrator has corrected it"
+            ),
         )),
         TapState::Suspended(SuspendedBy::Tap) => {
             Some(Failure::new(Reason::Suspended, "spec.suspend is true: set it to false to resume mirroring"))

@@ -6,16 +6,14 @@ use podtap_model::Reason;
 
 use crate::{
     failure::Failure,
-    plan::{
-        expiry::expiration,
-        tap_plan::{PlannedDestination, TapPlan, TapState},
-    },
+    plan::tap_plan::{PlannedDestination, TapPlan},
     status::{
         conditions::{self, Observations, Sender, comes_and_goes, targets_failure},
         progress::{self, Progress, StatusInputs},
         waits::{GRACE, Waits},
     },
     store::pod::CachedPod,
+    validate::{expiry::expiration, state::TapState},
 };
 
 /// How many failures a status lists.
@@ -59,7 +57,7 @@ pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>, waits: &Waits) -
     let is_ready = conditions.iter().any(|c| c.type_ == CONDITION_READY && c.status == "True");
     let tapped_pods = senders.iter().filter(|sender| sender.is_tapped()).count();
     let duration = plan.tap.spec.as_ref().ok().and_then(|spec| spec.duration);
-    let expiration_time = plan.start.zip(duration).map(|(start, duration)| Time(expiration(start, duration)));
+    let expiration_time = plan.tap.start.zip(duration).map(|(start, duration)| Time(expiration(start, duration)));
     let destinations = plan.destinations.iter().zip(&receivers);
     let status = PodTapStatus {
         observed_generation: Some(plan.tap.generation),
@@ -74,7 +72,7 @@ pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>, waits: &Waits) -
         excluded_pods: number(plan.targets.excluded),
         failures: failures(plan, &senders),
         established_generation: established_generation(plan, is_ready),
-        start_time: plan.start.map(Time),
+        start_time: plan.tap.start.map(Time),
         expiration_time,
         conditions,
     };

@@ -1,7 +1,8 @@
 //! Reports objects that cannot be decoded, in their own status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures::StreamExt as _;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{
     Api,
@@ -13,7 +14,7 @@ use podtap_runtime::client::in_time;
 use serde_json::{Value, json};
 
 use crate::{
-    apply::context::{Context, patch_params},
+    apply::context::{Context, in_budget, patch_params},
     events::{Occurrence, Publisher},
     failure::Failure,
     retries::{Retries, RetryKey},
@@ -35,6 +36,17 @@ pub struct Error {
     source: kube::Error,
 }
 
+/// How many taps one reconcile reports. Each takes two requests, and any tenant can have many.
+const MAX_REPORTS: usize = 64;
+
+/// The result of this stage.
+#[derive(Debug, Default)]
+pub struct Reported {
+    pub errors: Vec<Error>,
+    /// When those are due for which there was no time.
+    pub next: Option<Timestamp>,
+}
+
 /// Reports each decoding error once. `reported` has the last one of each tap.
 pub async fn report(
     context: &Context,
@@ -43,20 +55,29 @@ pub async fn report(
     reported: &mut BTreeMap<Uid, DecodeError>,
     retries: &mut Retries,
     now: Timestamp,
-) -> Vec<Error> {
-    reported.retain(|uid, _| unreadable.iter().any(|entry| entry.object.uid == *uid));
-    let mut errors = Vec::new();
-    for entry in unreadable {
-        let (tap, Err(error)) = (entry.object.reference(), &entry.object.body) else { continue };
+) -> Reported {
+    let uids: BTreeSet<&Uid> = unreadable.iter().map(|entry| &entry.object.uid).collect();
+    reported.retain(|uid, _| uids.contains(uid));
+    let is_due = |tap: &CachedTap, error: &DecodeError| {
+        reported.get(&tap.uid) != Some(error) && !retries.is_paused(&RetryKey::Status(tap.uid.clone()), now)
+    };
+    let errors = unreadable.iter().filter_map(|entry| Some((&*entry.object, entry.object.body.as_ref().err()?)));
+    let due: Vec<_> = errors.filter(|(tap, error)| is_due(tap, error)).collect();
+    let attempts = due.iter().take(MAX_REPORTS).map(|&(tap, error)| async move {
+        let result = write(context, tap, error, now).await;
+        (tap, error, result)
+    });
+    let attempts: Vec<_> = attempts.collect();
+    let mut attempts = in_budget(attempts);
+    let (mut errors, mut attempted) = (Vec::new(), 0);
+    while let Some((tap, error, result)) = attempts.next().await {
+        attempted += 1;
         let key = RetryKey::Status(tap.uid.clone());
-        if reported.get(&tap.uid) == Some(error) || retries.is_paused(&key, now) {
-            continue;
-        }
-        match write(context, &entry.object, error, now).await {
+        match result {
             Ok(occurrence) => {
-                publisher.publish(&tap, occurrence);
+                publisher.publish(&tap.reference(), occurrence);
                 retries.succeeded(&key);
-                reported.insert(tap.uid, error.clone());
+                reported.insert(tap.uid.clone(), error.clone());
             }
             Err(source) => {
                 retries.failed(key, now);
@@ -64,7 +85,7 @@ pub async fn report(
             }
         }
     }
-    errors
+    Reported { errors, next: (attempted < due.len()).then_some(now) }
 }
 
 /// Sends a raw merge patch: server-side apply needs objects that fit the schema, which this one may not.

@@ -1,5 +1,10 @@
 //! Projection of a node's `NodeTap`.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
 use kube::core::DeserializeGuard;
 use podtap_api::NodeTap;
 use podtap_model::{Instruction, NodeState, NodeStatus, Tap};
@@ -57,11 +62,17 @@ impl CachedNodeTap {
         spec.taps.iter().filter_map(compiled).collect()
     }
 
-    /// Whether spec or status mention the tap.
-    pub fn mentions(&self, tap: &str) -> bool {
-        self.spec.as_ref().is_some_and(|spec| {
-            spec.senders.iter().any(|s| *s.tap == *tap) || spec.receivers.iter().any(|r| *r.tap.uid == *tap)
-        }) || self.status.senders.iter().any(|s| s.tap_uid == tap)
-            || self.status.receivers.iter().any(|r| r.tap_uid == tap)
+    /// The UIDs of the taps in spec and status, with repetitions.
+    pub fn mentioned(&self) -> impl Iterator<Item = &str> {
+        let senders = self.spec.iter().flat_map(|spec| &spec.senders).map(|sender| &*sender.tap);
+        let receivers = self.spec.iter().flat_map(|spec| &spec.receivers).map(|receiver| &*receiver.tap.uid);
+        let reports = self.status.senders.iter().map(|sender| sender.tap_uid.as_str());
+        let receiver_reports = self.status.receivers.iter().map(|receiver| receiver.tap_uid.as_str());
+        senders.chain(receivers).chain(reports).chain(receiver_reports)
     }
+}
+
+/// The UIDs of all taps that a `NodeTap` mentions, with the names of its nodes.
+pub fn mentions(node_taps: &BTreeMap<String, Arc<CachedNodeTap>>) -> BTreeSet<(&str, &str)> {
+    node_taps.values().flat_map(|node_tap| node_tap.mentioned().map(|tap| (tap, node_tap.name.as_str()))).collect()
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
-use podtap_model::Uid;
+use podtap_model::{ConfigHash, Uid};
 
 use crate::{
     expression::compiled::Expressions,
@@ -64,6 +64,12 @@ pub struct Snapshot {
     pub taps: Vec<Entry<CachedTap>>,
     /// The compiled filter expressions.
     pub expressions: Expressions,
+    /// When taps started whose status may not say so yet, as far as this leader knows.
+    pub starts: BTreeMap<Uid, Timestamp>,
+    /// The last policy that could be decoded, as far as this leader knows.
+    pub last_policy: Option<Arc<CachedPolicy>>,
+    /// The oldest pod with each static-pod hash, by node.
+    hash_owners: BTreeMap<(Option<String>, ConfigHash), (Timestamp, Uid)>,
 }
 
 /// What has an address.
@@ -95,6 +101,7 @@ impl Snapshot {
         Self {
             now,
             addresses: addresses(&pods, &nodes),
+            hash_owners: hash_owners(&pods),
             policy: caches.policies.list().into_iter().next().map(|entry| entry.object),
             pods,
             helpers,
@@ -104,6 +111,8 @@ impl Snapshot {
             unknown_keys,
             taps: caches.taps.list(),
             expressions: expressions.clone(),
+            starts: BTreeMap::new(),
+            last_policy: None,
         }
     }
 
@@ -121,15 +130,25 @@ impl Snapshot {
     /// Whether an older pod on the node has the static-pod hash that this pod claims. Anybody who may create pods can write the
     /// annotation; trusting it would give its author the other pod's traffic.
     pub fn is_impostor(&self, pod: &CachedPod) -> bool {
-        let age = |pod: &CachedPod| (pod.created, pod.uid.clone());
-        let is_older = |other: &CachedPod| {
-            other.node == pod.node
-                && other.config_hash == pod.config_hash
-                && other.uid != pod.uid
-                && age(other) < age(pod)
-        };
-        pod.config_hash.is_some() && self.pods.values().flatten().any(|other| is_older(other))
+        let Some(hash) = &pod.config_hash else { return false };
+        let owner = self.hash_owners.get(&(pod.node.clone(), hash.clone()));
+        owner.is_some_and(|(created, uid)| (*created, uid) < (pod.created, &pod.uid))
     }
+}
+
+fn hash_owners(
+    pods: &BTreeMap<String, Vec<Arc<CachedPod>>>,
+) -> BTreeMap<(Option<String>, ConfigHash), (Timestamp, Uid)> {
+    let mut owners = BTreeMap::new();
+    for pod in pods.values().flatten() {
+        let Some(hash) = &pod.config_hash else { continue };
+        let age = (pod.created, pod.uid.clone());
+        let oldest = owners.entry((pod.node.clone(), hash.clone())).or_insert_with(|| age.clone());
+        if age < *oldest {
+            *oldest = age;
+        }
+    }
+    owners
 }
 
 fn addresses(

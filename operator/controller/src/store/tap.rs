@@ -51,11 +51,6 @@ impl CachedTap {
         TapReference { namespace: self.namespace.clone(), name: self.name.clone(), uid: self.uid.clone() }
     }
 
-    /// The text of `filter.expression`, if the spec can be decoded and has one.
-    pub fn expression(&self) -> Option<&str> {
-        self.body.as_ref().ok()?.0.options.expression()
-    }
-
     /// Whether `new` differs from this only in fields that the controller writes: the status and its own finalizer.
     pub fn differs_only_in_own_fields(&self, new: &Self) -> bool {
         let spec = |tap: &Self| tap.body.as_ref().ok().map(|(spec, _)| spec.clone());

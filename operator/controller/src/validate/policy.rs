@@ -8,13 +8,13 @@ use podtap_model::{
     bounds::{ORPHAN_TIMEOUT_SECONDS, UNDERLAY_MTU},
 };
 
-use crate::store::tap::{CachedPolicy, DecodeError};
+use crate::{store::tap::CachedPolicy, validate::state::SuspendedBy};
 
 /// What taps may do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// Networks of external destinations.
-    pub external: Result<Vec<IpNet>, NoPolicy>,
+    /// Networks of external destinations. None: there is no `PodTapPolicy`.
+    pub external: Option<Vec<IpNet>>,
     pub vni_range: VniRange,
     pub receiver_port: u16,
     /// Networks from which receivers accept mirrored frames besides the nodes.
@@ -24,27 +24,26 @@ pub struct Policy {
     pub limits: Limits,
     /// How long mirrors go on when nothing confirms them.
     pub orphan_timeout_seconds: u32,
-    pub suspend_all: bool,
-}
-
-/// Why no external destination is allowed at all.
-#[derive(Clone, Debug, PartialEq)]
-pub enum NoPolicy {
-    /// There is no `PodTapPolicy`.
-    Absent,
-    /// It cannot be decoded.
-    Unreadable(DecodeError),
+    /// What suspends all taps, if anything does.
+    pub suspends_all: Option<SuspendedBy>,
 }
 
 impl Policy {
-    pub fn new(cached: Option<&CachedPolicy>) -> Self {
-        let (spec, no_policy) = match cached {
-            Some(Ok(spec)) => (spec.clone(), None),
-            Some(Err(error)) => (PodTapPolicySpec::default(), Some(NoPolicy::Unreadable(error.clone()))),
-            None => (PodTapPolicySpec::default(), Some(NoPolicy::Absent)),
+    /// A policy that cannot be decoded changes nothing: the `last` one that could be counts. Without one, nothing is mirrored, since it
+    /// may forbid anything.
+    pub fn new(cached: Option<&CachedPolicy>, last: Option<&CachedPolicy>) -> Self {
+        let default = PodTapPolicySpec::default();
+        let (spec, unreadable) = match (cached, last) {
+            (Some(Ok(spec)), _) | (Some(Err(_)), Some(Ok(spec))) => (spec.clone(), None),
+            (Some(Err(error)), _) => (default, Some(error)),
+            (None, _) => (default, None),
+        };
+        let suspends_all = match unreadable {
+            Some(error) => Some(SuspendedBy::UnreadablePolicy(error.clone())),
+            None => spec.suspend_all.then_some(SuspendedBy::Policy),
         };
         Self {
-            external: no_policy.map_or(Ok(spec.allowed_external_cidrs), Err),
+            external: cached.map(|_| spec.allowed_external_cidrs),
             vni_range: spec.vni_range,
             receiver_port: spec.receiver_port,
             receiver_sources: spec.receiver_source_cidrs,
@@ -53,7 +52,7 @@ impl Policy {
             excluded_namespaces: spec.excluded_namespaces.into_iter().collect(),
             limits: spec.limits,
             orphan_timeout_seconds: orphan_timeout_seconds(spec.orphan_timeout.into()),
-            suspend_all: spec.suspend_all,
+            suspends_all,
         }
     }
 }

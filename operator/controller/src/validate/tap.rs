@@ -2,12 +2,20 @@
 
 use k8s_openapi::jiff::Timestamp;
 use podtap_api::{PodTapSpec, PodTapStatus};
-use podtap_model::{Reason, TapReference, Uid};
+use podtap_model::{Reason, TapReference, Uid, UnixTime};
 
 use crate::{
+    expression::compiled::{Texts, compilable},
     failure::Failure,
     store::{cache::Entry, snapshot::Snapshot, tap::CachedTap},
-    validate::{expression::established, options::TapOptions, policy::Policy, spec::TapSpec},
+    validate::{
+        expiry::OnNodes,
+        expression::established,
+        options::TapOptions,
+        policy::Policy,
+        spec::TapSpec,
+        state::{self, TapState},
+    },
 };
 
 /// A tap that is not being deleted.
@@ -21,8 +29,14 @@ pub struct Tap {
     pub finalizers: Vec<String>,
     /// The last status that was observed.
     pub status: PodTapStatus,
-    /// What it requests, or why that is invalid.
+    /// What it requests, or why that is invalid. Of a tap that is not [`Active`](TapState::Active), the mirror options are not checked.
     pub spec: Result<TapSpec, Failure>,
+    /// When its first pod was tapped.
+    pub start: Option<Timestamp>,
+    /// When the nodes stop mirroring even if no controller runs.
+    pub expiration: Option<UnixTime>,
+    /// Whether it is carried out, as far as that depends on no pod, node or other namespace.
+    pub state: TapState,
 }
 
 impl Tap {
@@ -44,6 +58,8 @@ pub struct Validated {
     pub policy: Policy,
     /// Oldest first.
     pub taps: Vec<Tap>,
+    /// The filter expressions of the active ones.
+    pub expressions: Texts,
     /// Objects that cannot be decoded.
     pub unreadable: Vec<Entry<CachedTap>>,
     /// Objects that are being deleted, whether they can be decoded or not.
@@ -53,8 +69,9 @@ pub struct Validated {
 /// Never fails: one bad object stops no other.
 pub fn validate(snapshot: &Snapshot) -> Validated {
     let mut validated = Validated {
-        policy: Policy::new(snapshot.policy.as_deref()),
+        policy: Policy::new(snapshot.policy.as_deref(), snapshot.last_policy.as_deref()),
         taps: Vec::new(),
+        expressions: Texts::new(),
         unreadable: Vec::new(),
         deleting: Vec::new(),
     };
@@ -69,20 +86,52 @@ pub fn validate(snapshot: &Snapshot) -> Validated {
                 version: entry.version.clone(),
                 finalizers: entry.object.finalizers.clone(),
                 status: status.clone(),
-                spec: self::spec(spec, snapshot, &entry.object.uid),
+                spec: self::spec(spec),
+                start: None,
+                expiration: None,
+                state: TapState::Active,
             }),
         }
     }
-    validated.taps.sort_by(|a, b| a.age().cmp(&b.age()));
+    let Validated { policy, taps, expressions, .. } = &mut validated;
+    taps.sort_by(|a, b| a.age().cmp(&b.age()));
+    let on_nodes = OnNodes::of(snapshot);
+    for tap in taps.iter_mut() {
+        let duration = tap.spec.as_ref().ok().and_then(|spec| spec.duration);
+        tap.start = on_nodes.start(tap, duration);
+        tap.expiration = on_nodes.expiration(tap, duration);
+    }
+    state::decide(taps, policy, snapshot.now);
+    let active = || taps.iter().filter(|tap| tap.state == TapState::Active);
+    *expressions = compilable(active().filter_map(|tap| {
+        Some((tap.reference.namespace.as_str(), tap.spec.as_ref().ok()?.options.options.expression()?))
+    }));
+    for tap in taps.iter_mut().filter(|tap| tap.state == TapState::Active) {
+        check_options(tap, snapshot);
+    }
     validated
 }
 
-fn spec(spec: &PodTapSpec, snapshot: &Snapshot, uid: &Uid) -> Result<TapSpec, Failure> {
-    // Permanent errors are reported before an expression that is merely not compiled yet.
-    let rest =
-        TapSpec::without_options(spec).map_err(|invalid| Failure::new(Reason::InvalidSpec, invalid.to_string()))?;
-    let options = TapOptions::new(&spec.options, &snapshot.expressions, || established(snapshot, uid))?;
-    Ok(TapSpec { options, ..rest })
+/// The spec, with its mirror options as they are.
+fn spec(spec: &PodTapSpec) -> Result<TapSpec, Failure> {
+    let options = TapOptions { options: spec.options.clone(), ..TapOptions::default() };
+    match TapSpec::without_options(spec) {
+        Ok(rest) => Ok(TapSpec { options, ..rest }),
+        Err(invalid) => Err(Failure::new(Reason::InvalidSpec, invalid.to_string())),
+    }
+}
+
+/// Checks the mirror options, with which the tap may be invalid or not ready.
+fn check_options(tap: &mut Tap, snapshot: &Snapshot) {
+    let Ok(spec) = &mut tap.spec else { return };
+    let uid = &tap.reference.uid;
+    match TapOptions::new(&spec.options.options, &snapshot.expressions, || established(snapshot, uid)) {
+        Ok(options) => spec.options = options,
+        Err(failure) => {
+            tap.state = TapState::Refused(failure.clone());
+            tap.spec = Err(failure);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -47,7 +47,8 @@ fn decision_after(waited: Duration, world: &World, has_helper_failure: bool) -> 
     let applied = Applied { node_taps: snapshot.node_taps.clone(), helper_failures, ..Applied::default() };
     let mut generations = Generations::default();
     generations.observe(&snapshot.node_taps);
-    decide(&snapshot.taps[0].object, waited, &snapshot, &applied, &generations)
+    let mentions = mentions(&applied.node_taps);
+    decide(&snapshot.taps[0].object, waited, &snapshot, &applied, &mentions, &generations)
 }
 
 #[test]

@@ -6,13 +6,11 @@ use serde_json::json;
 use super::*;
 use crate::{
     fixtures::{World, derived, lost, node, object, pod, policy, tap, time, uid, vni},
-    plan::{
-        deduplication::Deduplication,
-        resolve::resolve,
-        tap_plan::{SuspendedBy, TapState},
-        vni::Vnis,
+    plan::{deduplication::Deduplication, resolve::resolve, vni::Vnis},
+    validate::{
+        state::{SuspendedBy, TapState},
+        tap::validate,
     },
-    validate::tap::validate,
 };
 
 mod properties;

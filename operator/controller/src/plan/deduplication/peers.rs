@@ -23,6 +23,17 @@ pub(super) fn owners(snapshot: &Snapshot) -> HashMap<IpAddr, usize> {
     owners
 }
 
+/// What nodes report, by node, tap and pod: searching each node's list for each pod of each tap would take too long.
+pub(super) type Senders<'a> = HashMap<(&'a str, &'a str, &'a str), &'a SenderStatus>;
+
+pub(super) fn senders<'a>(attended: &BTreeMap<&'a str, &'a CachedNodeTap>) -> Senders<'a> {
+    let of_node = |(&node, &node_tap): (&&'a str, &&'a CachedNodeTap)| {
+        let senders = node_tap.status.senders.iter();
+        senders.map(move |sender| ((node, sender.tap_uid.as_str(), sender.pod_uid.as_str()), sender))
+    };
+    attended.iter().flat_map(of_node).collect()
+}
+
 /// The addresses of the pods that the tap mirrors now, sorted. None if there is only one such pod.
 ///
 /// A new peer's node must have applied the current spec of the tap. A peer stays one while its node applies a change that affects
@@ -32,6 +43,7 @@ pub(super) fn peers(
     attended: &BTreeMap<&str, &CachedNodeTap>,
     generations: &Generations,
     owners: &HashMap<IpAddr, usize>,
+    senders: &Senders<'_>,
 ) -> Vec<IpAddr> {
     let entries = attended.values().filter_map(|node_tap| tap.entry(node_tap));
     let current: BTreeSet<IpAddr> = entries.flat_map(|entry| &entry.peers).copied().collect();
@@ -40,10 +52,8 @@ pub(super) fn peers(
     for pod in tap.plan.targets.tapped() {
         let node_tap = pod.node.as_deref().and_then(|node| attended.get(node));
         let Some(node_tap) = node_tap.filter(|node_tap| tap.entry(node_tap).is_some()) else { continue };
-        let is_it = |sender: &&SenderStatus| sender.tap_uid == **tap.uid() && sender.pod_uid == *pod.uid;
-        let Some(sender) = node_tap.status.senders.iter().find(is_it).filter(|sender| mirrors(sender)) else {
-            continue;
-        };
+        let sender = senders.get(&(node_tap.name.as_str(), &**tap.uid(), &*pod.uid));
+        let Some(sender) = sender.filter(|sender| mirrors(sender)) else { continue };
         let part = Part::Sender { tap: tap.uid().clone(), pod: pod.uid.clone() };
         let has_applied = node_tap.has_observed(generations.change(node_tap, &part).generation());
         let is_peer = |address: &&IpAddr| {

@@ -3,10 +3,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    expression::compiled::Expressions,
     fixtures::{World, lost, node, object, pod, policy, tap, time},
     plan::vni::Vnis,
-    store::tap::DecodeError,
     validate::tap::validate,
 };
 
@@ -163,22 +161,6 @@ fn an_external_address_is_not_that_of_a_node() {
     let public = json!({"type": "ExternalIP", "address": "203.0.113.9"});
     world.nodes[0].status.get_or_insert_default().addresses.get_or_insert_default().push(object(public));
     assert_failure(&world, Reason::ClusterAddress, "set `node: {name: n1}` instead");
-}
-
-#[test]
-fn a_policy_that_cannot_be_decoded_allows_nothing() {
-    let world = world(json!({"external": {"address": "192.0.2.10"}}));
-    let caches = world.caches();
-    let error = DecodeError("unknown variant".to_owned());
-    caches.policies.apply(kube::runtime::watcher::Event::Apply(policy(json!({}))), |_| Err(error.clone()));
-    let snapshot = Snapshot::take(&caches, &Expressions::new(), world.snapshot().now);
-    let validated = validate(&snapshot);
-    let requested = &validated.taps[0].spec.as_ref().expect("valid").destinations[0];
-    let pods = PodIndex::new(&snapshot, &validated.taps);
-    let tap = &validated.taps[0];
-    let failure = resolve(&snapshot, &pods, &validated.policy, tap, requested).failure.expect("a failure");
-    assert_eq!(failure.reason, Reason::NotAllowedByPolicy);
-    assert!(failure.message.contains("unknown variant"), "{}", failure.message);
 }
 
 #[test]

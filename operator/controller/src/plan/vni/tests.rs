@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     fixtures::{World, carry_out, derived as default_vni, node_tap, policy, tap, time, uid, vni},
-    plan::{resolve::resolve, tap_plan::TapState},
-    validate::tap::validate,
+    plan::resolve::resolve,
+    validate::{state::TapState, tap::validate},
 };
 
 thread_local! {

@@ -9,7 +9,7 @@ use crate::{
 
 /// The options of a tap with these fields, as nodes get them.
 fn options(fields: &Value) -> Result<(MirrorOptions, Option<Program>), String> {
-    let mut tap = tap("t", json!([]));
+    let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
     tap.spec.options = serde_json::from_value(fields.clone()).map_err(|error| error.to_string())?;
     let snapshot = World { taps: vec![tap.clone()], ..World::small() }.snapshot();
     let options = TapOptions::new(&tap.spec.options, &snapshot.expressions, || None);
@@ -89,7 +89,7 @@ fn a_loop_is_refused_before_the_nodes_refuse_it() {
     }
     assert_eq!(ExpressionError::Loop(String::new()).failure().reason, Reason::InvalidSpec);
     // An established tap keeps what it has.
-    let mut tap = tap("t", json!([]));
+    let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
     tap.spec.options = object(json!({"filter": {"expression": "ip protochain 6"}}));
     let snapshot = World { taps: vec![tap.clone()], ..World::small() }.snapshot();
     let (_, program) = options(&json!({"filter": {"expression": "arp"}})).expect("valid");
@@ -123,7 +123,7 @@ fn what_the_schema_would_refuse_is_refused_here_too() {
     }
     refused(&json!({"truncate": {"bytes": 13}}), "truncate.bytes must be between 14 and 65535, not 13");
     refused(&json!({"sample": {"oneInFlows": 0}}), "sample.oneInFlows must be between 1 and 1000000, not 0");
-    refused(&json!({"limit": {"bitsPerSecond": -1}}), "is not a whole number, 0 or more");
+    refused(&json!({"limit": {"bitsPerSecond": -1}}), "is not a number, 0 or more");
     refused(&json!({"limit": {"packetsPerSecond": 2_000_000_000}}), "limit.packetsPerSecond must be between 0");
     refused(&json!({"deduplicate": {"podCIDRs": ["10.244.0.0/16"]}}), "unknown field");
     let many: Vec<String> = (0..5).map(|number| format!("10.{}.0.0/24", number * 2)).collect();

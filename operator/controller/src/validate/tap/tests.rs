@@ -3,14 +3,12 @@ use podtap_model::FrameFormat;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::validate::state::SuspendedBy;
 use crate::{
     expression::compiled::Expressions,
     fixtures::{World, object, pod, policy, tap, time, vni},
     store::tap::DecodeError,
-    validate::{
-        policy::NoPolicy,
-        spec::{DestinationKind, RequestedDestination},
-    },
+    validate::spec::{DestinationKind, RequestedDestination},
 };
 
 fn spec_of(change: impl FnOnce(&mut PodTapSpec)) -> Result<TapSpec, String> {
@@ -137,10 +135,10 @@ fn without_a_policy_the_defaults_apply_and_nothing_external_is_allowed() {
     let absent = validate(&World::small().snapshot()).policy;
     assert_eq!((absent.receiver_port, absent.limits.taps_per_pod), (14789, 16));
     assert_eq!(absent.vni_range, VniRange { first: vni(4096), last: vni(15_999_999) });
-    assert_eq!(absent.external, Err(NoPolicy::Absent));
+    assert_eq!(absent.external, None);
     let empty = validate(&World { policy: Some(policy(json!({}))), ..World::small() }.snapshot()).policy;
-    assert_eq!(empty, Policy { external: Ok(Vec::new()), ..absent });
-    assert_eq!((empty.orphan_timeout_seconds, empty.suspend_all), (3600, false));
+    assert_eq!(empty, Policy { external: Some(Vec::new()), ..absent });
+    assert_eq!((empty.orphan_timeout_seconds, empty.suspends_all), (3600, None));
 }
 
 #[test]
@@ -152,11 +150,43 @@ fn the_orphan_timeout_is_one_that_nodes_accept() {
 }
 
 #[test]
-fn a_network_that_is_none_allows_nothing() {
-    let error = Policy::new(Some(&Err(DecodeError("invalid IP address".into())))).external.expect_err("unreadable");
-    assert_eq!(error, NoPolicy::Unreadable(DecodeError("invalid IP address".into())));
+fn a_policy_that_cannot_be_decoded_changes_nothing_or_suspends_all_taps() {
+    let error = DecodeError("invalid IP address".into());
+    let unreadable = Err(error.clone());
+    let policy = Policy::new(Some(&unreadable), None);
+    assert_eq!((policy.suspends_all, policy.external), (Some(SuspendedBy::UnreadablePolicy(error)), Some(Vec::new())));
+    let spec = json!({"suspendAll": false, "excludedNamespaces": ["shop"], "allowedExternalCIDRs": ["192.0.2.0/24"]});
+    let last = Ok(object(spec));
+    assert_eq!(Policy::new(Some(&unreadable), Some(&last)), Policy::new(Some(&last), None));
+    assert_eq!(Policy::new(None, Some(&last)), Policy::new(None, None), "a policy that was deleted does not count");
+    let world = World::with(tap("t", json!([{"external": {"address": "192.0.2.10"}}])));
+    let caches = world.caches();
+    let event = kube::runtime::watcher::Event::Apply(crate::fixtures::policy(json!({})));
+    caches.policies.apply(event, |_| unreadable.clone());
+    let validated = validate(&Snapshot::take(&caches, &Expressions::new(), world.snapshot().now));
+    assert!(matches!(&validated.taps[0].state, TapState::Suspended(SuspendedBy::UnreadablePolicy(_))));
     let spec = json!({"allowedExternalCIDRs": ["x", "192.0.2.0/24"]});
     serde_json::from_value::<podtap_api::PodTapPolicySpec>(spec).expect_err("x is not a network");
-    let world = World { policy: Some(policy(json!({"allowedExternalCIDRs": ["192.0.2.0/24"]}))), ..World::small() };
-    assert_eq!(validate(&world.snapshot()).policy.external.map(|networks| networks.len()), Ok(1));
+}
+
+/// Thousands of taps of one namespace must not cost what as many taps of a hundred namespaces do.
+#[test]
+fn nothing_is_compiled_for_taps_that_are_not_carried_out() {
+    let with_expression = |name: &str, text: &str, seconds| {
+        let mut tap = tap(name, json!([{"node": {"name": "n2"}}]));
+        tap.metadata.creation_timestamp = time(seconds);
+        tap.spec.options.filter = Some(object(json!({"expression": text})));
+        tap
+    };
+    let mut suspended = with_expression("suspended", "arp", 0);
+    suspended.spec.suspend = true;
+    let mut expired = with_expression("expired", "icmp", 0);
+    expired.spec.duration = Some(std::time::Duration::from_secs(60).into());
+    expired.status = Some(podtap_api::PodTapStatus { start_time: time(-60), ..podtap_api::PodTapStatus::default() });
+    let taps = vec![suspended, expired, with_expression("first", "tcp", 1), with_expression("second", "udp", 2)];
+    let policy = Some(policy(json!({"limits": {"tapsPerNamespace": 1}})));
+    let validated = validate(&World { policy, taps, ..World::small() }.snapshot());
+    assert_eq!(validated.expressions, [("shop".to_owned(), ["tcp".to_owned()].into())].into());
+    let TapState::Refused(failure) = &validated.taps[3].state else { panic!("{:?}", validated.taps[3]) };
+    assert_eq!(failure.reason, podtap_model::Reason::TooManyTaps);
 }

@@ -5,10 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_model::{State, UnixTime};
 
-use crate::{
-    store::snapshot::Snapshot,
-    validate::{spec::TapSpec, tap::Tap},
-};
+use crate::{store::snapshot::Snapshot, validate::tap::Tap};
 
 /// How much longer than its duration a tap may run that starts while no controller runs.
 const START: SignedDuration = SignedDuration::from_mins(20);
@@ -16,7 +13,7 @@ const START: SignedDuration = SignedDuration::from_mins(20);
 /// What the nodes know of the taps' times, by the UIDs of the taps.
 #[derive(Debug)]
 pub struct OnNodes<'a> {
-    now: Timestamp,
+    snapshot: &'a Snapshot,
     /// Taps with an active sender.
     active: BTreeSet<&'a str>,
     /// When nodes will stop taps, the earliest of each.
@@ -26,16 +23,6 @@ pub struct OnNodes<'a> {
 /// When a tap that started at `start` ends. A duration that no timestamp can express never ends.
 pub fn expiration(start: Timestamp, duration: SignedDuration) -> Timestamp {
     start.checked_add(duration).unwrap_or(Timestamp::MAX)
-}
-
-/// Whether the tap's duration is over.
-pub fn is_expired(tap: &Tap, spec: &TapSpec, now: Timestamp) -> bool {
-    recorded_start(tap).zip(spec.duration).is_some_and(|(start, duration)| expiration(start, duration) <= now)
-}
-
-/// When the tap's first pod was tapped, as its status has it.
-pub fn recorded_start(tap: &Tap) -> Option<Timestamp> {
-    tap.status.start_time.as_ref().map(|time| time.0)
 }
 
 impl<'a> OnNodes<'a> {
@@ -50,27 +37,43 @@ impl<'a> OnNodes<'a> {
                 *earliest = time.min(*earliest);
             }
         }
-        Self { now: snapshot.now, active: active.collect(), expirations }
+        Self { snapshot, active: active.collect(), expirations }
     }
 
-    /// When the tap's first pod was tapped: now, if no status has it yet. In whole seconds, the precision of the API server.
-    pub fn start(&self, tap: &Tap) -> Option<Timestamp> {
-        let now = || Timestamp::from_second(self.now.as_second()).unwrap_or(self.now);
-        recorded_start(tap).or_else(|| self.active.contains(&*tap.reference.uid).then(now))
+    /// When the tap's first pod was tapped, in whole seconds, the precision of the API server.
+    ///
+    /// Until its status says so, what this leader or an earlier one has found before counts: a start that moved would change every
+    /// `NodeTap` each time, and the tap would never end.
+    pub fn start(&self, tap: &Tap, duration: Option<SignedDuration>) -> Option<Timestamp> {
+        let uid = &tap.reference.uid;
+        let recorded = tap.status.start_time.as_ref().map(|time| time.0);
+        let known = recorded.or_else(|| self.snapshot.starts.get(uid).copied());
+        known.or_else(|| self.active.contains(&**uid).then(|| self.first_start(tap, duration)))
+    }
+
+    /// The start of a tap that has an active sender: now, or the time from which the nodes' expiration was counted. That of a tap that
+    /// had not started then is later than now.
+    fn first_start(&self, tap: &Tap, duration: Option<SignedDuration>) -> Timestamp {
+        let now = self.snapshot.now;
+        let planned = self.expirations.get(&*tap.reference.uid).zip(duration).and_then(|(end, duration)| {
+            Timestamp::from_second(i64::try_from(end.seconds()).ok()?).ok()?.checked_sub(duration).ok()
+        });
+        let start = planned.unwrap_or(now).max(tap.created).min(now);
+        Timestamp::from_second(start.as_second()).unwrap_or(start)
     }
 
     /// When nodes are to stop the tap by themselves.
     ///
     /// Only the controller notices when a tap starts. Until then, nodes have a later time, so that it ends even if no controller runs
     /// from before it starts. That time changes only when less than the duration is left of it.
-    pub fn expiration(&self, tap: &Tap, spec: &TapSpec) -> Option<UnixTime> {
-        let duration = spec.duration?;
-        if let Some(start) = self.start(tap) {
+    pub fn expiration(&self, tap: &Tap, duration: Option<SignedDuration>) -> Option<UnixTime> {
+        let duration = duration?;
+        if let Some(start) = tap.start {
             return Some(unix_time(expiration(start, duration)));
         }
-        let enough = unix_time(expiration(self.now, duration));
+        let enough = unix_time(expiration(self.snapshot.now, duration));
         let known = self.expirations.get(&*tap.reference.uid).copied().filter(|known| *known >= enough);
-        known.or_else(|| Some(unix_time(expiration(self.now, duration.saturating_add(START)))))
+        known.or_else(|| Some(unix_time(expiration(self.snapshot.now, duration.saturating_add(START)))))
     }
 }
 
