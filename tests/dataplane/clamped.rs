@@ -64,8 +64,10 @@ impl Reassembly {
         let offset = at % PERIOD;
         let (head, tail) = data.split_at(data.len().min(PERIOD - offset));
         if period[offset..offset + head.len()] != *head || period[..tail.len()] != *tail {
-            let found = (0..PERIOD).find(|from| (0..data.len().min(64)).all(|i| period[(from + i) % PERIOD] == data[i]));
-            let matching = data.iter().enumerate().take_while(|(i, byte)| period[(offset + i) % PERIOD] == **byte).count();
+            let found =
+                (0..PERIOD).find(|from| (0..data.len().min(64)).all(|i| period[(from + i) % PERIOD] == data[i]));
+            let matching =
+                data.iter().enumerate().take_while(|(i, byte)| period[(offset + i) % PERIOD] == **byte).count();
             self.error = Some(format!(
                 "{} bytes at {at} ({offset} of the period), of which {matching} are right; the first are those at {found:?} of the period",
                 data.len()
