@@ -3,9 +3,10 @@
  * constant. */
 #pragma once
 
-/* Entries of `configs`. The helper writes an unused slot and then sets `active` to it. It reuses a slot after three more
- * changes, long after every program that read the old index has returned. */
-#define SLOTS 4
+/* Entries of `configs`. The helper writes the next slot and then sets `active` to it. So a program that runs while a slot is
+ * reused has been running since SLOTS - 1 changes: each takes several system calls, and the program, which the kernel does not
+ * preempt, microseconds. */
+#define SLOTS 16
 /* Senders that share the programs and the maps of a tap. A power of two. The state of each is at its class ID. */
 #define SENDERS 32
 #define RULES 64

@@ -47,14 +47,15 @@ struct {
 	__type(value, __u32);
 } active SEC(".maps");
 
-/* When the classifiers stop mirroring, in nanoseconds of CLOCK_MONOTONIC. The helper sets it before it attaches them, and moves it
- * for as long as the API server confirms the tap: without a helper, an agent or an API server, the mirror stops by itself. */
+/* When each sender stops mirroring, in nanoseconds of CLOCK_MONOTONIC. The helper sets it before it attaches the classifiers, and
+ * moves it for as long as the API server confirms the sender: without a helper, an agent or an API server, the mirror stops by
+ * itself. 0: nothing is mirrored. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SENDERS);
 	__type(key, __u32);
 	__type(value, __u64);
-} deadline SEC(".maps");
+} deadlines SEC(".maps");
 
 _Static_assert(TRUNCATED == OUTCOMES * 2, "the outcomes of both directions come first");
 
@@ -70,9 +71,9 @@ struct {
 	__type(value, struct counter);
 } counters SEC(".maps");
 
-/* Whether the frame of a sender that mirred passes on next was selected: 0, or FROM the direction. mirred sends the clone within the call that
- * ran the classifier, on the same CPU and with bottom halves disabled, so the clamp sees it next. Programs that take the place of
- * others share this map with those that still run: its shape must not change. */
+/* Whether the frame of a sender that mirred passes on next was selected: 0, or FROM the direction. mirred sends the clone within
+ * the call that ran the classifier, on the same CPU and with bottom halves disabled, so the clamp sees it next. Programs that take
+ * the place of others share this map with those that still run: its shape must not change. */
 #define FROM(direction) ((direction) + 1)
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

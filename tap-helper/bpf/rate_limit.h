@@ -7,7 +7,7 @@
 #define BURST_NANOSECONDS 50000000ULL
 #define BILLION 1000000000LL
 
-/* A full bucket holds one burst. Debt is not limited. */
+/* A full bucket holds one burst. An empty one is at most a packet in debt: a bucket without tokens passes none. */
 INLINE __s64 refill(__s64 tokens, __u64 rate, __u64 elapsed)
 {
 	__s64 full = rate * BURST_NANOSECONDS;

@@ -7,6 +7,7 @@
  * bpf_csum_diff takes multiples of 4. */
 #define TAIL 256
 #define FIN_PSH 9
+#define CWR 0x80
 
 /* Updates the TCP checksum. For CHECKSUM_PARTIAL it covers the pseudo-header only, which the kernel takes into account. */
 INLINE void update_checksum(struct __sk_buff *skb, __u32 l4, __u32 from, __u32 to, __u64 flags)
@@ -31,6 +32,12 @@ INLINE void set_flags(struct __sk_buff *skb, __u32 l4, __u16 from, __u16 to)
 	bpf_skb_store_bytes(skb, l4 + 12, &to, 2, 0);
 }
 
+INLINE void set_id(struct __sk_buff *skb, __u32 l3, __u16 from, __u16 to)
+{
+	bpf_l3_csum_replace(skb, l3 + 10, from, to, 2);
+	bpf_skb_store_bytes(skb, l3 + 4, &to, 2, 0);
+}
+
 /* Sends the first segment and leaves the second in `skb`. 0: done; 1: not possible, the frame is unchanged; -1: the frame is
  * damaged. */
 INLINE int segment(struct __sk_buff *skb, const struct packet *packet, __u32 hdr_len, __u32 limit, __u32 *selected_from)
@@ -49,8 +56,9 @@ INLINE int segment(struct __sk_buff *skb, const struct packet *packet, __u32 hdr
 	__u8 tail[TAIL] = {};
 	if (bpf_skb_load_bytes(skb, end, tail, last + 1))
 		return 1;
-	__u16 flags, total;
-	if (bpf_skb_load_bytes(skb, l4 + 12, &flags, 2) || bpf_skb_load_bytes(skb, l3 + (ipv4 ? 2 : 4), &total, 2))
+	__u16 flags, total, id = 0;
+	if (bpf_skb_load_bytes(skb, l4 + 12, &flags, 2) || bpf_skb_load_bytes(skb, l3 + (ipv4 ? 2 : 4), &total, 2) ||
+	    (ipv4 && bpf_skb_load_bytes(skb, l3 + 4, &id, 2)))
 		return 1;
 	/* Bytes after the IP packet, such as padding, are not part of the segment. */
 	if (l3 + from_net16(total) + (ipv4 ? 0 : 40) != length)
@@ -92,7 +100,11 @@ INLINE int segment(struct __sk_buff *skb, const struct packet *packet, __u32 hdr
 		return -1;
 	update_checksum(skb, l4, 0, sum, 0);
 	set_length(skb, l3, l4, ipv4, end - l4, hdr_len + last + 1 - l4);
-	set_flags(skb, l4, first_flags, flags);
+	/* As the kernel segments (tcp_gso_segment, net/ipv4/tcp_offload.c; inet_gso_segment, net/ipv4/af_inet.c): only the first segment
+	 * has CWR, and the IPv4 ID counts up. */
+	set_flags(skb, l4, first_flags, flags & from_net16((__u16)~CWR));
+	if (ipv4)
+		set_id(skb, l3, id, from_net16((__u16)(from_net16(id) + 1)));
 	__u32 old = *(__u32 *)(header + 4), new = from_net32(from_net32(old) + (end - hdr_len));
 	update_checksum(skb, l4, old, new, 4);
 	bpf_skb_store_bytes(skb, l4 + 4, &new, 4, 0);

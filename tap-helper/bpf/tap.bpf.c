@@ -28,10 +28,9 @@ INLINE struct config *active_config(void)
 	return bpf_map_lookup_elem(&configs, &index);
 }
 
-INLINE int deadline_has_passed(void)
+INLINE int deadline_has_passed(__u32 classid)
 {
-	__u32 zero = 0;
-	__u64 *moment = bpf_map_lookup_elem(&deadline, &zero);
+	__u64 *moment = bpf_map_lookup_elem(&deadlines, &classid);
 	return !moment || bpf_ktime_get_coarse_ns() >= *(volatile __u64 *)moment;
 }
 
@@ -109,7 +108,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 		outcome = RATE_LIMITED;
 done:
 	/* Last, so that only frames that would be mirrored count as expired. */
-	if (outcome == MIRRORED && deadline_has_passed())
+	if (outcome == MIRRORED && deadline_has_passed(classid))
 		outcome = EXPIRED;
 	count(classid, direction * OUTCOMES + outcome, frames, bytes);
 	/* Also cleared, in case mirred did not pass on the last frame. */

@@ -17,7 +17,7 @@ use crate::{
         create_pair, create_vxlan, delete_link, disable_autoconf, down_link, filters, links, offloads, qdiscs,
         remove_clsact, remove_destination, remove_entries, remove_filter, rename_link, set_alias, turn_off, up_link,
     },
-    program_sets::{Before, Place, ProgramSets},
+    program_sets::{ProgramSets, SetSlot},
     resource::Resource,
     step::{Action, Predecessor, Step},
 };
@@ -42,7 +42,7 @@ pub struct Executor<'a, N> {
     /// The program sets of this node's taps.
     pub program_sets: &'a mut ProgramSets,
     /// Where in them the senders are whose programs this executor attaches.
-    pub places: BTreeMap<Resource, Place>,
+    pub slots: BTreeMap<Resource, SetSlot>,
     /// When the senders stop mirroring.
     pub deadlines: BTreeMap<Resource, Deadline>,
 }
@@ -78,7 +78,7 @@ impl<N: AsFd> Executor<'_, N> {
                 self.add_clsact(*interface, *device, alias_if_theirs).await
             }
             Step::RemoveClsact(interface) => self.remove_clsact(*interface).await,
-            Step::LoadPrograms { settings, before } => self.load(&action.resource, settings, *before).await,
+            Step::LoadPrograms { settings, predecessor } => self.load(&action.resource, settings, *predecessor).await,
             Step::AttachClamp(target) => self.attach_clamp(&action.resource, *target).await,
             Step::AttachMirror { target, device, cookie } => {
                 self.attach_mirror(&action.resource, *target, *device, *cookie).await
@@ -203,31 +203,19 @@ impl<N: AsFd> Executor<'_, N> {
         &mut self,
         resource: &Resource,
         settings: &Settings,
-        before: Option<Predecessor>,
+        predecessor: Option<Predecessor>,
     ) -> Result<(), Failure> {
-        let Resource::Sender(sender) = resource else { return Err(not_loaded()) };
-        // If that program was removed meanwhile, there are no counters to continue.
-        let before = before.and_then(|Predecessor { program, classid }| {
-            let maps = Maps::adopt(program).ok()?;
-            Some(Before { maps, classid })
-        });
-        let place = self.program_sets.place(sender, settings, before).await;
-        let place = place.map_err(|error| program_failure(&error))?;
-        // Before a filter has them: programs without a deadline mirror nothing. All senders of a set have the same one.
-        if let (Some(deadline), Some(programs)) = (self.deadlines.get(resource), self.program_sets.programs_mut(&place))
-        {
-            let maps = programs.maps_mut();
-            let set = maps.deadline().and_then(|current| maps.set_deadline(deadline.after(current)));
-            set.map_err(|error| program_failure(&error))?;
-        }
-        self.places.insert(resource.clone(), place);
+        let (Resource::Sender(sender), Some(deadline)) = (resource, self.deadlines.get(resource)) else {
+            return Err(not_loaded());
+        };
+        let slot = self.program_sets.assign(sender, settings, *deadline, predecessor).await;
+        self.slots.insert(resource.clone(), slot.map_err(|error| program_failure(&error))?);
         Ok(())
     }
 
     /// The programs of a sender, and its class ID.
     fn programs(&self, resource: &Resource) -> Result<(&Programs, u32), Failure> {
-        let found =
-            self.places.get(resource).and_then(|place| Some((self.program_sets.programs(place)?, place.classid)));
+        let found = self.slots.get(resource).and_then(|slot| Some((self.program_sets.programs(slot)?, slot.classid)));
         found.ok_or_else(not_loaded)
     }
 

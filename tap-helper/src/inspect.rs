@@ -190,7 +190,7 @@ fn device(link: &Link, observed: &Observed) -> Device {
         counters: counters(link, observed),
         seconds_left: programs(link, observed)
             .into_iter()
-            .find_map(|(program, _)| program?.deadline)
+            .find_map(|program| program?.deadline)
             .map(|deadline| deadline.left(Monotonic::now()).as_secs()),
         name: link.name.clone(),
         index: link.index,
@@ -207,13 +207,12 @@ fn device(link: &Link, observed: &Observed) -> Device {
 
 /// The counters of the programs that mirror to a device. The programs share them.
 fn counters(link: &Link, observed: &Observed) -> Option<Counters> {
-    let (program, classid) =
-        programs(link, observed).into_iter().find_map(|(program, classid)| Some((program?, classid)))?;
-    Maps::adopt(program.id).and_then(|maps| maps.counters(classid)).ok()
+    let program = programs(link, observed).into_iter().flatten().next()?;
+    Maps::adopt(program.id).and_then(|maps| maps.counters(program.classid)).ok()
 }
 
-/// The programs of a sender, as far as they are known, each with its class ID; none for a filter without one.
-fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<(Option<&'a Program>, u32)> {
+/// The programs of a sender, as far as they are known; none for a filter without one.
+fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<Option<&'a Program>> {
     let of_sender = |filter: &&Filter| {
         let is_clamp =
             (filter.id.interface, filter.id.hook, filter.id.priority) == (link.index, Hook::Egress, CLAMP_PRIORITY);
@@ -221,7 +220,7 @@ fn programs<'a>(link: &Link, observed: &'a Observed) -> Vec<(Option<&'a Program>
     };
     let is_sender = matches!(Mark::of(link), Some(Mark::Sender(_)));
     let filters = observed.filters.iter().filter(|filter| is_sender && filter.id.handle != 0 && of_sender(filter));
-    filters.map(|filter| (filter.program.and_then(|id| observed.program(id)), filter.classid)).collect()
+    filters.map(|filter| observed.program(filter)).collect()
 }
 
 fn mirror(filter: &Filter, observed: &Observed) -> Option<MirrorFilter> {
@@ -269,8 +268,8 @@ fn drift(link: &Link, mark: &SenderMark, observed: &Observed) -> Vec<String> {
         Some(direction) => {
             let filters = 1 + usize::from(direction.has_ingress()) + usize::from(direction.has_egress());
             let programs = programs(link, observed);
-            let group = |(program, classid): &(Option<&Program>, u32)| program.map(|program| (program.group, *classid));
-            let groups: BTreeSet<_> = programs.iter().map(group).collect();
+            let group = |program: Option<&Program>| program.map(|program| (program.group, program.classid));
+            let groups: BTreeSet<_> = programs.iter().copied().map(group).collect();
             if groups.len() != 1 || groups.contains(&None) || programs.len() < filters {
                 found.push(format!("the programs of {} are incomplete, or of different kinds", link.name));
             }

@@ -31,6 +31,7 @@ pub mod probe;
 mod program_sets;
 pub mod purge;
 mod resource;
+mod retry;
 pub mod serve;
 mod settings;
 mod shutdown;

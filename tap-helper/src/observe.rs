@@ -39,23 +39,26 @@ pub struct Observed {
     pub default_routes: Vec<DefaultRoute>,
 }
 
-/// A running program of ours.
+/// A running program of ours in a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
     /// Its ID.
     pub id: u32,
+    /// The class ID that the filter passes to it: that of the sender.
+    pub classid: u32,
     /// The same for programs that share their configuration and maps: those of one set.
     pub group: u32,
     /// Identifies the program and its configuration.
     pub fingerprint: Fingerprint,
-    /// When it stops mirroring; none for a clamp.
+    /// When the sender stops mirroring; none if it mirrors nothing, and for a clamp.
     pub deadline: Option<Monotonic>,
 }
 
 impl Program {
-    fn of(id: u32) -> Result<Self, BpfError> {
+    fn of(id: u32, classid: u32) -> Result<Self, BpfError> {
         let maps = Maps::adopt(id)?;
-        Ok(Self { id, group: maps.id()?, fingerprint: maps.fingerprint()?, deadline: maps.deadline()? })
+        let (group, fingerprint, deadline) = (maps.id()?, maps.fingerprint()?, maps.deadline(classid)?);
+        Ok(Self { id, classid, group, fingerprint, deadline })
     }
 }
 
@@ -94,7 +97,7 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
         .iter()
         .filter(|filter| Cookie::of(filter).is_some() || observed.link(filter.id.interface).is_some_and(is_ours));
     // A program that cannot be read, for whatever reason, is not known to be right, and is replaced.
-    observed.programs = programs.filter_map(|filter| filter.program).filter_map(|id| Program::of(id).ok()).collect();
+    observed.programs = programs.filter_map(|filter| Program::of(filter.program?, filter.classid).ok()).collect();
     observed.tcx = tcx(netlink.namespace(), &observed);
     for link in &observed.links {
         if let Some(vxlan) = link.vxlan.filter(|_| is_ours(link)) {
@@ -162,17 +165,17 @@ impl Observed {
         self.qdiscs.iter().find(|qdisc| qdisc.interface == interface).map(|qdisc| qdisc.kind)
     }
 
-    /// The program with an ID, if it is one of ours.
+    /// The program in a filter, if it is one of ours.
     #[must_use]
-    pub fn program(&self, id: u32) -> Option<&Program> {
-        self.programs.iter().find(|program| program.id == id)
+    pub fn program(&self, filter: &Filter) -> Option<&Program> {
+        self.programs.iter().find(|program| (Some(program.id), program.classid) == (filter.program, filter.classid))
     }
 
     /// A classifier of the sender with a hash, if it has one.
     #[must_use]
     pub fn classifier(&self, sender: u64) -> Option<&Program> {
         let of_sender = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender);
-        self.filters.iter().filter(of_sender).find_map(|filter| self.program(filter.program?))
+        self.filters.iter().filter(of_sender).find_map(|filter| self.program(filter))
     }
 
     /// The destinations of a device.

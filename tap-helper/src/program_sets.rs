@@ -3,7 +3,7 @@
 //! The kernel's verifier takes up to a tenth of a second for a set, and a pod may send its first frames within that. So the senders of
 //! a tap share sets, and sets are loaded ahead, on a thread of their own, for senders whose pod does not run yet.
 
-mod spare;
+mod preloaded;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,18 +17,21 @@ use nix::errno::Errno;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tracing::warn;
 
-pub use spare::Spare;
+use preloaded::Preloaded;
 
 use crate::{
-    bpf::{BpfError, Maps, Programs, SENDERS, Settings},
+    bpf::{BpfError, Maps, Monotonic, Programs, SENDERS, Settings},
+    deadline::Deadline,
+    failure::Failure,
     resource::SenderKey,
+    step::Predecessor,
 };
 
 /// The loaded sets.
 pub struct ProgramSets {
     /// By the UID of the tap whose senders share them.
     taps: BTreeMap<String, Vec<ProgramSet>>,
-    spare: Spare,
+    preloaded: Preloaded,
     loading: Option<Loading>,
     /// Settings of a tap that could not be loaded ahead. The sender that needs them reports why.
     failed: BTreeMap<String, Settings>,
@@ -47,28 +50,23 @@ struct ProgramSet {
     pods: Vec<Option<String>>,
 }
 
-/// A set that is being loaded for a tap; for none, the spare one.
+/// A set that is being loaded for a tap; for none, the preloaded one.
 struct Loading {
     tap: Option<String>,
     settings: Settings,
     task: JoinHandle<Result<Programs, BpfError>>,
 }
 
-/// A sender's place in a set.
+/// A sender's set, and its class ID there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct SetSlot {
     tap: String,
-    configs: u32,
-    /// The class ID of its filters.
+    /// ID of the set's map with the configuration.
+    pub configs: u32,
+    /// The class ID of the sender's filters.
     pub classid: u32,
-}
-
-/// The maps of a sender's running programs, and its class ID in them.
-pub struct Before {
-    /// The maps.
-    pub maps: Maps,
-    /// The class ID.
-    pub classid: u32,
+    /// When the sender stops mirroring.
+    pub deadline: Monotonic,
 }
 
 impl ProgramSet {
@@ -92,20 +90,28 @@ impl ProgramSet {
 }
 
 impl ProgramSets {
-    /// Only the spare set, which is loaded at once.
+    /// Only the preloaded set, which is loaded at once.
     pub fn new(now: Instant) -> Self {
-        let spare = Spare::new(now);
-        Self { taps: BTreeMap::new(), spare, loading: None, failed: BTreeMap::new(), recovered: false }
+        let preloaded = Preloaded::new(now);
+        Self { taps: BTreeMap::new(), preloaded, loading: None, failed: BTreeMap::new(), recovered: false }
     }
 
-    /// The spare set.
-    pub fn spare(&self) -> &Spare {
-        &self.spare
+    /// Whether programs can be loaded, as far as the last attempt shows.
+    pub fn can_load(&self) -> bool {
+        self.preloaded.failure().is_none()
     }
 
-    /// When to [`preload`](Self::preload) again, after the spare set could not be loaded. None while a set is being loaded.
+    /// Why a sender cannot get programs, if none can be loaded and no loaded set has room for it. If it has programs that only a set of
+    /// its own could succeed, that shows when they are [assigned](Self::assign).
+    pub fn failure(&self, sender: &SenderKey, settings: &Settings) -> Option<&Failure> {
+        let suits =
+            |set: &ProgramSet| set.supports(settings) && (set.has_room() || set.classid_of(&sender.pod).is_some());
+        self.preloaded.failure().filter(|_| !self.taps.get(&sender.tap).into_iter().flatten().any(suits))
+    }
+
+    /// When to [`preload`](Self::preload) again, after the preloaded set could not be loaded. None while a set is being loaded.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.spare.retry_at().filter(|_| self.loading.is_none())
+        self.preloaded.retry_at().filter(|_| self.loading.is_none())
     }
 
     /// Whether programs can be loaded again since the last call.
@@ -129,33 +135,34 @@ impl ProgramSets {
         self.taps.retain(|tap, _| taps.contains(tap.as_str()));
     }
 
-    /// Finds or loads programs for a sender. With those that it has it keeps their counters; if these have the same code, also their
-    /// configuration.
-    pub async fn place(
+    /// Finds or loads programs for a sender, and sets its deadline there, before a filter has them. With those that it has it keeps
+    /// their counters; if these have the same code, also their configuration.
+    pub async fn assign(
         &mut self,
         sender: &SenderKey,
         settings: &Settings,
-        before: Option<Before>,
-    ) -> Result<Place, BpfError> {
-        let (position, classid) = match before {
-            Some(before) => (self.successor(&sender.tap, settings, &before)?, before.classid),
+        deadline: Deadline,
+        predecessor: Option<Predecessor>,
+    ) -> Result<SetSlot, BpfError> {
+        // If that program was removed meanwhile, there are no counters to continue.
+        let running =
+            predecessor.and_then(|Predecessor { program, classid }| Some((Maps::adopt(program).ok()?, classid)));
+        let (position, classid) = match running {
+            Some((maps, classid)) => (self.successor(&sender.tap, settings, &maps)?, classid),
             None => self.first(sender, settings).await?,
         };
         let set = &mut self.sets(&sender.tap)[position];
-        set.programs.maps_mut().configure(settings)?;
-        Ok(Place { tap: sender.tap.clone(), configs: set.configs, classid })
+        let maps = set.programs.maps_mut();
+        maps.configure(settings)?;
+        let deadline = deadline.after(maps.deadline(classid)?);
+        maps.set_deadline(classid, Some(deadline))?;
+        Ok(SetSlot { tap: sender.tap.clone(), configs: set.configs, classid, deadline })
     }
 
-    /// The programs at a place.
-    pub fn programs(&self, place: &Place) -> Option<&Programs> {
-        let mut sets = self.taps.get(&place.tap)?.iter();
-        sets.find(|set| set.configs == place.configs).map(|set| &set.programs)
-    }
-
-    /// Likewise, to configure them.
-    pub fn programs_mut(&mut self, place: &Place) -> Option<&mut Programs> {
-        let mut sets = self.taps.get_mut(&place.tap)?.iter_mut();
-        sets.find(|set| set.configs == place.configs).map(|set| &mut set.programs)
+    /// The programs of a sender.
+    pub fn programs(&self, slot: &SetSlot) -> Option<&Programs> {
+        let mut sets = self.taps.get(&slot.tap)?.iter();
+        sets.find(|set| set.configs == slot.configs).map(|set| &set.programs)
     }
 
     fn sets(&mut self, tap: &str) -> &mut Vec<ProgramSet> {
@@ -163,9 +170,9 @@ impl ProgramSets {
     }
 
     /// The position of the set that takes the place of running programs.
-    fn successor(&mut self, tap: &str, settings: &Settings, before: &Before) -> Result<usize, BpfError> {
-        let (configs, counters) = (before.maps.id()?, before.maps.counters_id()?);
-        let same_code = before.maps.supports(settings);
+    fn successor(&mut self, tap: &str, settings: &Settings, running: &Maps) -> Result<usize, BpfError> {
+        let (configs, counters) = (running.id()?, running.counters_id()?);
+        let same_code = running.supports(settings);
         let sets = self.sets(tap);
         let suits = |set: &ProgramSet| {
             if same_code { set.configs == configs } else { set.counters == counters && set.supports(settings) }
@@ -173,7 +180,7 @@ impl ProgramSets {
         if let Some(position) = sets.iter().position(suits) {
             return Ok(position);
         }
-        let programs = Programs::load(settings, Some(&before.maps))?;
+        let programs = Programs::load(settings, Some(running))?;
         // Other senders of the running programs move to the new ones, too, and further ones with them.
         let old = sets.iter().position(|set| set.counters == counters && !same_code);
         // Who has which class ID of an earlier helper's set is not known, so it has no room.
@@ -198,15 +205,16 @@ impl ProgramSets {
                 set.pods.push(Some(sender.pod.clone()));
                 return Ok((position, set.classid_of(&sender.pod).unwrap_or_default()));
             }
+            // It is ready, and so another set need not be awaited.
+            if let Some(programs) = self.preloaded.take_for(settings) {
+                self.add(&sender.tap, programs)?;
+                continue;
+            }
             let awaited = |loading: &mut Loading| {
                 loading.tap.as_ref() == Some(&sender.tap) && same_code(&loading.settings, settings)
             };
-            if let Some(loading) = self.loading.take_if(awaited) {
-                self.add(&sender.tap, finished(loading.task.await)?)?;
-                continue;
-            }
-            let programs = match self.spare.take_if(|spare| spare.maps().supports(settings)) {
-                Some(spare) => spare,
+            let programs = match self.loading.take_if(awaited) {
+                Some(loading) => finished(loading.task.await)?,
                 None => Programs::load(settings, None)?,
             };
             self.add(&sender.tap, programs)?;
@@ -219,34 +227,47 @@ impl ProgramSets {
         Ok(())
     }
 
-    /// Starts to load a set, if one is missing and none is being loaded: for the waiting senders of each tap, or the spare one.
+    /// Gives the preloaded set to a tap whose waiting senders it suits, and starts to load a set, if one is missing and none is being
+    /// loaded: for the waiting senders of another tap, or the next preloaded one.
     pub fn preload<'a>(&mut self, waiting: impl Iterator<Item = (SenderKey, &'a Settings)>, now: Instant) {
-        if self.loading.is_some() {
-            return;
-        }
-        if self.spare.failure().is_some() {
-            if self.spare.is_due(now) {
-                self.start(None, &Settings::default());
-            }
-            return;
-        }
         let mut needs: BTreeMap<String, (&Settings, usize)> = BTreeMap::new();
         for (sender, settings) in waiting {
-            let placed =
+            let assigned =
                 self.taps.get(&sender.tap).into_iter().flatten().any(|set| set.classid_of(&sender.pod).is_some());
-            needs.entry(sender.tap).or_insert((settings, 0)).1 += usize::from(!placed);
+            needs.entry(sender.tap).or_insert((settings, 0)).1 += usize::from(!assigned);
         }
-        let room = |tap: &String, settings: &Settings| -> usize {
-            let sets = self.taps.get(tap).into_iter().flatten();
-            sets.filter(|set| set.supports(settings)).map(|set| SENDERS as usize - set.pods.len()).sum()
-        };
-        let missing = needs.into_iter().filter(|(tap, (settings, count))| *count > room(tap, settings));
-        let mut missing = missing.map(|(tap, (settings, _))| (tap, settings));
-        let next = missing.find(|(tap, settings)| self.failed.get(tap) != Some(*settings));
-        match next {
-            Some((tap, settings)) => self.start(Some(tap), settings),
-            None if self.spare.is_due(now) => self.start(None, &Settings::default()),
-            None => {}
+        for (tap, (settings, count)) in needs {
+            if count > self.room(&tap, settings)
+                && let Some(programs) = self.preloaded.take_for(settings)
+            {
+                self.add_preloaded(tap.clone(), settings, Ok(programs));
+            }
+            let is_missing = count > self.room(&tap, settings) && self.failed.get(&tap) != Some(settings);
+            if is_missing && self.loading.is_none() {
+                self.start(Some(tap), settings);
+            }
+        }
+        if self.loading.is_none() && self.preloaded.is_due(now) {
+            self.start(None, &Settings::default());
+        }
+    }
+
+    /// How many more senders the sets of a tap have room for.
+    fn room(&self, tap: &str, settings: &Settings) -> usize {
+        let sets = self.taps.get(tap).into_iter().flatten();
+        sets.filter(|set| set.supports(settings)).map(|set| SENDERS as usize - set.pods.len()).sum()
+    }
+
+    fn add_preloaded(&mut self, tap: String, settings: &Settings, programs: Result<Programs, BpfError>) {
+        match programs.and_then(|programs| self.add(&tap, programs)) {
+            Ok(()) => self.recovered |= self.preloaded.recover(),
+            Err(error) => {
+                // What the tap shares with all others has been logged.
+                if self.preloaded.failure().is_none() {
+                    warn!(%error, "cannot load programs ahead");
+                }
+                self.failed.insert(tap, settings.clone());
+            }
         }
     }
 
@@ -262,13 +283,8 @@ impl ProgramSets {
         let result = finished(ready!(Pin::new(&mut loading.task).poll(context)));
         if let Some(Loading { tap, settings, .. }) = self.loading.take() {
             match tap {
-                Some(tap) => {
-                    if let Err(error) = result.and_then(|programs| self.add(&tap, programs)) {
-                        warn!(%error, "cannot load programs ahead");
-                        self.failed.insert(tap, settings);
-                    }
-                }
-                None => self.recovered |= self.spare.loaded(result, Instant::now()),
+                Some(tap) => self.add_preloaded(tap, &settings, result),
+                None => self.recovered |= self.preloaded.finished(result, Instant::now()),
             }
         }
         Poll::Ready(())

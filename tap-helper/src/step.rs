@@ -88,7 +88,7 @@ pub enum Step {
         /// Their settings.
         settings: Box<Settings>,
         /// A program whose counters they continue, and whose maps they share if it has the same code.
-        before: Option<Predecessor>,
+        predecessor: Option<Predecessor>,
     },
     /// Attach the program that clamps mirrored frames to the path MTU to a sender device.
     AttachClamp(FilterTarget),

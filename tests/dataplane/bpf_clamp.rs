@@ -17,7 +17,7 @@ use podtap_tests::{
 };
 use tap_helper::bpf::{Programs, Settings, frame_limit};
 
-use crate::bpf_scene::{CLIENT, POD, Scene, loaded};
+use crate::bpf_scene::{CLIENT, POD, Scene, inject, loaded};
 
 /// The port of datagrams that are sent last.
 const LAST: u16 = 4242;
@@ -236,6 +236,39 @@ fn full_size_segments_are_segmented() {
         let counters = programs.maps().counters(0).expect("the counters are readable");
         assert!(counters.egress.mirrored.frames > 2900, "{counters:?}");
     }
+}
+
+/// As the kernel segments: FIN and PSH are in the last segment only, CWR in the first one only, and the IPv4 ID counts up.
+#[test]
+fn segments_have_the_header_that_the_kernel_would_give_them() {
+    const ALL_BUT_SYN_AND_RST: u8 = 0xf9;
+    let (scene, _programs) = scene(&clamped());
+    let mirror = Capture::start(scene.remote.path(), "mirror0");
+    let mut frame: Vec<u8> =
+        [[2; 12].to_vec(), vec![8, 0, 0x45, 0, 0x05, 0xdc, 0xff, 0xff, 0x40, 0, 64, 6, 0, 0]].concat();
+    frame.extend([POD, CLIENT].concat());
+    frame.extend([&[0x13, 0x88, 0x13, 0x88, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, ALL_BUT_SYN_AND_RST][..], &[1; 6]].concat());
+    frame.extend((54..1514).map(pattern));
+    let word = |sum: u32| u16::try_from(0xffff - (sum % 0xffff)).expect("16 bits").to_be_bytes();
+    let sum = |bytes: &[u8]| bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>();
+    let checksum = word(sum(&frame[14..34]));
+    frame[24..26].copy_from_slice(&checksum);
+    frame[50..52].fill(0);
+    let checksum = word(sum(&frame[26..34]) + 6 + 1480 + sum(&frame[34..]));
+    frame[50..52].copy_from_slice(&checksum);
+    assert_checksums(&frame);
+    inject(&scene.pod, "eth0", &[frame.clone()]);
+    let is_tcp = |frame: &Frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 6 && data(&frame.bytes) > 0;
+    settle(&mirror, 2, |frame| usize::from(is_tcp(frame)));
+    let segments: Vec<Vec<u8>> = mirror.stop().into_iter().filter(is_tcp).map(|frame| frame.bytes).collect();
+    for segment in &segments {
+        assert_checksums(segment);
+    }
+    let header = |frame: &Vec<u8>| (u16::from_be_bytes([frame[18], frame[19]]), frame[47]);
+    let headers: Vec<(u16, u8)> = segments.iter().map(header).collect();
+    assert_eq!(headers, [(0xffff, 0xf0), (0, 0x79)]);
+    let payload: Vec<u8> = segments.iter().flat_map(|frame| frame[54..].to_vec()).collect();
+    assert_eq!(payload, frame[54..]);
 }
 
 /// Sends datagrams of these sizes from the pod. Returns the length of each mirrored frame, and the number of fragments on the underlay.

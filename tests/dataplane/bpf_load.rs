@@ -35,20 +35,27 @@ fn programs_mirror_until_their_deadline() {
     let past = Monotonic::now();
     let mut programs = Programs::load(&Settings::default(), None).expect("the programs load");
     let run = |programs: &Programs| programs.test_run(ProgramKind::Ingress, &frame(), &[]).expect("the program runs").0;
-    assert_eq!(programs.maps().deadline().expect("the map is readable"), None);
+    assert_eq!(programs.maps().deadline(0).expect("the map is readable"), None);
     assert_eq!(run(&programs), 0, "new programs have no deadline, and mirror nothing");
     for (deadline, result) in [(past.after(Duration::from_secs(60)), -1), (past, 0), (Monotonic::MAX, -1)] {
-        programs.maps_mut().set_deadline(deadline).expect("the map is written");
+        programs.maps_mut().set_deadline(0, Some(deadline)).expect("the map is written");
         assert_eq!(run(&programs), result, "{deadline:?}");
     }
     let ids = programs.ids().expect("the programs have IDs");
-    let found = ids.map(|id| Maps::adopt(id).and_then(|maps| maps.deadline()).expect("the map is readable"));
+    let found = ids.map(|id| Maps::adopt(id).and_then(|maps| maps.deadline(0)).expect("the map is readable"));
     assert_eq!(found, [Some(Monotonic::MAX), Some(Monotonic::MAX), None], "the clamp has none");
     let counters = programs.maps().counters(0).expect("the counters are readable").ingress;
     assert_eq!([counters.mirrored, counters.expired, counters.seen()].map(|count| count.frames), [2, 2, 4]);
+    // That of another sender, which has its own.
+    programs.maps_mut().set_deadline(31, None).expect("the map is written");
+    assert_eq!(run(&programs), -1);
+    programs.maps_mut().set_deadline(0, None).expect("the map is written");
+    programs.maps_mut().set_deadline(31, Some(Monotonic::MAX)).expect("the map is written");
+    assert_eq!(run(&programs), 0, "a sender without a deadline mirrors nothing");
+    programs.maps_mut().set_deadline(0, Some(Monotonic::MAX)).expect("the map is written");
     // Its successor has the same one.
     let next = Programs::load(&always(1), Some(programs.maps())).expect("the programs load");
-    assert_eq!(next.maps().deadline().expect("the map is readable"), Some(Monotonic::MAX));
+    assert_eq!(next.maps().deadline(0).expect("the map is readable"), Some(Monotonic::MAX));
     assert_eq!(run(&next), -1);
 }
 

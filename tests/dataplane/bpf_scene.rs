@@ -137,7 +137,7 @@ impl Scene {
 /// Loads programs that never stop mirroring.
 pub fn loaded(settings: &Settings, predecessor: Option<&Maps>) -> Result<Programs, BpfError> {
     let mut programs = Programs::load(settings, predecessor)?;
-    programs.maps_mut().set_deadline(Monotonic::MAX)?;
+    programs.maps_mut().set_deadline(0, Some(Monotonic::MAX))?;
     Ok(programs)
 }
 

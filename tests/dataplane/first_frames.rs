@@ -12,7 +12,7 @@ use std::{
 use podtap_model::{Deduplicate, Direction, Filter, Instruction, Program, ProgramId, Reason, SenderStatus, State};
 use podtap_tests::{
     capture::{Capture, Frame},
-    net::{Background, Desired, Network, Node, Pod, Sender},
+    net::{Background, Desired, Helper, Network, Node, Pod, Sender},
     wait::until,
 };
 
@@ -147,6 +147,21 @@ fn of_a_burst_of_pods_under_deduplication() {
         // No pod of this node.
         sender.tap.peers = vec![[192, 0, 2, 1].into()];
     });
+}
+
+/// The kernel takes seconds for a set here: what was loaded before is used.
+#[test]
+fn of_a_pod_that_runs_while_programs_are_loaded() {
+    let mut scene = Scene::new();
+    scene.helper.kill();
+    scene.helper = Helper::slow_to_load(&scene.node);
+    scene.agent = scene.helper.agent();
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    scene.remote.network().wait_for_carrier();
+    let mut pods = [Pod::prepared(&scene.node)];
+    scene.agent.request(&desired(vec![announced(TAP, &pods[0])], vec![]));
+    scene.agent.until("the pod is awaited", |report| report.observed_generation == Some(1));
+    assert_first_frames((&scene.node, &scene.client, &scene.remote), &mut pods, Duration::from_secs(2));
 }
 
 /// Node with two thousand new processes per second and more, most of which end at once.

@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpu
 
 use super::{
     BpfError, Counters, Monotonic, ObjectError, Settings,
-    constants::SLOTS,
+    constants::{SENDERS, SLOTS},
     counters,
     layout::{Config, Counter, Peer},
     object::{MapsByName, program_hash},
@@ -27,7 +27,7 @@ pub struct Maps {
     active: Array<MapData, u32>,
     counters: PerCpuArray<MapData, Counter>,
     /// Only the classifiers have it: missing if the maps are those of a clamp.
-    deadline: Option<Array<MapData, u64>>,
+    deadlines: Option<Array<MapData, u64>>,
     /// None in the maps of a clamp, which does not use it.
     peers: Option<HashMap<MapData, Peer, u32>>,
     /// The maps that only the programs use.
@@ -95,7 +95,7 @@ impl Maps {
             configs: take("configs")?.try_into().ok()?,
             active: take("active")?.try_into().ok()?,
             counters: take("counters")?.try_into().ok()?,
-            deadline: take("deadline").and_then(|map| map.try_into().ok()),
+            deadlines: take("deadlines").and_then(|map| map.try_into().ok()),
             peers: take("peers").map(TryInto::try_into).transpose().ok()?,
             others: maps,
         })
@@ -104,7 +104,7 @@ impl Maps {
     /// New descriptors of the same maps.
     pub(super) fn by_name(&self) -> Result<MapsByName, BpfError> {
         let own = [("configs", self.configs.map()), ("active", self.active.map()), ("counters", self.counters.map())];
-        let own = own.into_iter().chain(self.deadline.iter().map(|map| ("deadline", map.map())));
+        let own = own.into_iter().chain(self.deadlines.iter().map(|map| ("deadlines", map.map())));
         let peers = self.peers.iter().map(|peers| ("peers", peers.map()));
         let others = self.others.iter().map(|(name, map)| (name.as_str(), map)).chain(peers);
         let reopen = |(name, map): (&str, &MapData)| {
@@ -147,10 +147,11 @@ impl Maps {
         if present == desired {
             return Ok(());
         }
-        // If this is interrupted, the hash differs from that of any peers, and the next attempt completes it.
-        let (_, mut config) = self.active()?;
+        // If this is interrupted, the hash differs from that of any peers, and the next attempt completes it. Programs do not read the
+        // hash, and the other fields stay the same, so this takes no slot.
+        let (slot, mut config) = self.active()?;
         config.peers_hash = UNKNOWN_PEERS;
-        self.write(&config)?;
+        self.configs.set(slot, config, 0).map_err(|error| failed(&error))?;
         let map = self.peers.as_mut().ok_or(ObjectError::Maps)?;
         // Removed first: what is left to them may be mirrored nowhere.
         let removed = present.difference(&desired).try_for_each(|peer| map.remove(peer));
@@ -185,17 +186,18 @@ impl Maps {
         map_id(self.counters.map())
     }
 
-    /// When the classifiers stop mirroring; none if that was not set yet, or if the maps are those of a clamp.
-    pub fn deadline(&self) -> Result<Option<Monotonic>, BpfError> {
-        let Some(deadline) = &self.deadline else { return Ok(None) };
-        let nanoseconds = deadline.get(&0, 0).map_err(|error| BpfError::aya("read a deadline", &error))?;
+    /// When the sender with a class ID stops mirroring; none if it mirrors nothing, or if the maps are those of a clamp.
+    pub fn deadline(&self, classid: u32) -> Result<Option<Monotonic>, BpfError> {
+        let Some(deadlines) = &self.deadlines else { return Ok(None) };
+        let nanoseconds =
+            deadlines.get(&(classid % SENDERS), 0).map_err(|error| BpfError::aya("read a deadline", &error))?;
         Ok((nanoseconds != 0).then_some(Monotonic::from_nanoseconds(nanoseconds)))
     }
 
-    /// Sets when the classifiers stop mirroring. If they have stopped, a later moment makes them mirror again.
-    pub fn set_deadline(&mut self, moment: Monotonic) -> Result<(), BpfError> {
-        let deadline = self.deadline.as_mut().ok_or(ObjectError::Maps)?;
-        let set = deadline.set(0, moment.nanoseconds(), 0);
+    /// Sets when the sender with a class ID stops mirroring: with none, at once. A later moment makes it mirror again.
+    pub fn set_deadline(&mut self, classid: u32, moment: Option<Monotonic>) -> Result<(), BpfError> {
+        let deadlines = self.deadlines.as_mut().ok_or(ObjectError::Maps)?;
+        let set = deadlines.set(classid % SENDERS, moment.map_or(0, Monotonic::nanoseconds), 0);
         set.map_err(|error| BpfError::aya("write a deadline", &error))
     }
 

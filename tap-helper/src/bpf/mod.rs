@@ -7,15 +7,15 @@
 //! filter (`TCA_BPF_ID`).
 //!
 //! The kernel's verifier takes up to a tenth of a second for a set, so up to [`SENDERS`] senders of a tap share one: their
-//! settings are the same. What differs, counters and state, is in the maps at the sender's class ID, a number below [`SENDERS`] in
+//! settings are the same. What differs, counters, deadline and state, is in the maps at the sender's class ID, a number below [`SENDERS`] in
 //! each of its filters (`TCA_BPF_CLASSID`), which `cls_bpf` passes to the program in `tc_classid`.
 //!
 //! [`Maps::configure`] changes the [`Settings`] of running programs between two frames. Only another expression needs other programs
 //! ([`Maps::supports`]): [`Programs::load`] loads them with the counters of their predecessor, and they take its place when its
 //! filters are replaced.
 //!
-//! Every set of programs has a deadline ([`Maps::set_deadline`]), after which it mirrors nothing. A new set has none, and mirrors nothing
-//! until it gets one.
+//! Every sender has a deadline ([`Maps::set_deadline`]), after which the programs mirror nothing of it. A new one has none, and mirrors
+//! nothing until it gets one.
 //!
 //! Whether a kernel supports the programs shows when it loads them: they are one object, and use nothing whose absence would show only
 //! when they run. The last feature that they need is in Linux 5.11 (`bpf_ktime_get_coarse_ns`); those that the kernel checks at run time,

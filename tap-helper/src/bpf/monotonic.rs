@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// A moment of `CLOCK_MONOTONIC`, in nanoseconds. The programs read this clock (`bpf_ktime_get_coarse_ns`), and nothing sets it: the time of
-/// day of the node does not matter to a deadline.
+/// A moment of `CLOCK_MONOTONIC`, in nanoseconds. The programs read this clock (`bpf_ktime_get_coarse_ns`), and nothing sets it: the
+/// time of day of the node does not matter to a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Monotonic(u64);
 

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use super::{Node, names::owners, netns::Netns, pods::PodNetns, resources::Running};
 use crate::{
     ahead,
+    bpf::Settings,
     execute::Executor,
     failure::{Failure, Status},
     marks::{Mark, is_ours},
@@ -142,10 +143,16 @@ impl Node {
             here && attempted(Resource::receiver(receiver)) && self.sources.failure(receiver).is_none()
         };
         let with_settings = |sender| (sender, settings(sender, self.paths.of(sender), self.frag_list_safe));
+        let senders: Vec<(&DesiredSender, Settings)> =
+            desired.senders.iter().filter(sender).map(with_settings).collect();
+        let failure = |(sender, settings): &(&DesiredSender, Settings)| {
+            let key = SenderKey::of(sender);
+            self.program_sets.failure(&key, settings).cloned().map(|failure| (key, failure))
+        };
         Requested {
-            senders: desired.senders.iter().filter(sender).map(with_settings).collect(),
+            unloadable: senders.iter().filter_map(failure).collect(),
+            senders,
             receivers: desired.receivers.iter().filter(receiver).collect(),
-            unloadable: self.program_sets.spare().failure().cloned(),
         }
     }
 
@@ -160,7 +167,7 @@ impl Node {
             node: &self.netlink,
             clsacts: Vec::new(),
             program_sets: &mut self.program_sets,
-            places: BTreeMap::new(),
+            slots: BTreeMap::new(),
             deadlines,
         };
         let owners = owners(self.desired.as_ref(), actions);
@@ -170,7 +177,7 @@ impl Node {
                 continue;
             }
             let result = executor.run(action).await;
-            // The spare set, or room in one.
+            // The preloaded set, or room in one.
             self.preload_is_due |= matches!(action.step, Step::LoadPrograms { .. });
             if matches!(action.step, Step::CreateDevice { .. } | Step::CreatePair { .. }) {
                 // A failed step may have created a device, too.
@@ -180,6 +187,13 @@ impl Node {
                 warn!(step = %action.step, of = owners[&action.resource], error = failure.message, "step failed");
                 failed.insert(action.resource.clone());
                 self.resources.failed(&action.resource, id, &failure, now);
+            }
+        }
+        for (resource, slot) in std::mem::take(&mut executor.slots) {
+            // Before the next observation: its deadline may have to be moved.
+            let programs = self.program_sets.programs(&slot).and_then(|programs| programs.ids().ok());
+            if let Some([classifier, ..]) = programs.filter(|_| !failed.contains(&resource)) {
+                self.resources.set_running(&resource, id, Some(Running::new(classifier, &slot)));
             }
         }
         for action in actions.iter().filter(|action| !failed.contains(&action.resource)) {
@@ -203,9 +217,9 @@ impl Node {
             if let Resource::Sender(key) = resource {
                 self.resources.set_degraded(resource, ahead::hidden(observed, sender_hash(key)));
             }
-            if let (Resource::Sender(key), Some(running)) = (resource, self.resources.running_mut(resource)) {
-                let classifier = observed.classifier(sender_hash(key));
-                *running = classifier.map(|program| Running { id: program.id, deadline: program.deadline });
+            if let Resource::Sender(key) = resource {
+                let running = observed.classifier(sender_hash(key)).map(Running::from);
+                self.resources.set_running(resource, id, running);
             }
         }
         let actions = plan.actions.iter().map(|action| action.resource.clone());
@@ -268,7 +282,7 @@ impl Node {
                 _ => self.resources.failed(&resource, id, failure, now),
             }
         }
-        warn!(place = self.place(id), error = failure.message, "cannot read the state");
+        warn!(place = self.netns_name(id), error = failure.message, "cannot read the state");
     }
 }
 

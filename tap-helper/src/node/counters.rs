@@ -88,7 +88,7 @@ impl Node {
             let start = Instant::now();
             match read(&netns.netlink).await {
                 Ok(found) => reading.answer.senders.extend(found),
-                Err(error) => warn!(pod = self.place(id), %error, "cannot read counters"),
+                Err(error) => warn!(pod = self.netns_name(id), %error, "cannot read counters"),
             }
             self.counter_requests.pause(start.elapsed());
         }

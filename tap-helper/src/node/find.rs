@@ -40,7 +40,7 @@ impl Node {
                 }
             }
             self.pods.found(&uid, id, now);
-            info!(pod = self.place(id), "pod runs");
+            info!(pod = self.netns_name(id), "pod runs");
             if let Some(netns) = self.netns.get_mut(&id) {
                 netns.dirty = true;
             }
@@ -60,7 +60,7 @@ impl Node {
             netns.process = Some(process);
             return Ok(());
         }
-        info!(pod = self.place(id), "pod ended");
+        info!(pod = self.netns_name(id), "pod ended");
         self.pods.forget(id, now);
         self.preload_is_due = true;
         // The namespace may outlive its processes: CRI-O keeps it mounted between two runs of a pod's only container. Until then, no

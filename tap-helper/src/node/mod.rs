@@ -176,6 +176,7 @@ impl Node {
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
         self.sources.set(&desired, now);
         let is_first = self.desired.replace(desired).is_none();
+        self.write_deadlines();
         if is_first {
             self.start_sweep()?;
         }

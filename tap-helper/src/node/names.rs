@@ -9,7 +9,7 @@ use crate::{namespace::NamespaceId, resource::Resource, step::Action};
 
 impl Node {
     /// The node, or the pods of a namespace.
-    pub(super) fn place(&self, id: NamespaceId) -> String {
+    pub(super) fn netns_name(&self, id: NamespaceId) -> String {
         if id == self.namespace.id() {
             return "the node".to_owned();
         }

@@ -1,6 +1,9 @@
 //! The deadlines of the node's senders: renewed when the API server confirms the desired state, watched so that reports are true.
 
-use std::time::Instant;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::Instant,
+};
 
 use podtap_model::{DesiredSender, Renewal};
 use tracing::{debug, info, warn};
@@ -34,21 +37,31 @@ impl Node {
         self.request(left, now).await
     }
 
-    /// Writes the deadlines that have changed. Nothing is observed or planned for that.
+    /// Writes the deadlines that have changed. Nothing is observed or planned for that. Senders that are no longer requested stop at once:
+    /// their filters may stay for long, where the namespace cannot be read.
     pub(super) fn write_deadlines(&mut self) {
-        for sender in self.desired.iter().flat_map(|desired| &desired.senders) {
-            let Some(running) = self.resources.running_mut(&Resource::sender(sender)) else { continue };
+        let senders = self.desired.iter().flat_map(|desired| &desired.senders);
+        let senders = senders.map(|sender| (Resource::sender(sender), sender));
+        let requested: BTreeMap<Resource, &DesiredSender> =
+            senders.filter(|(resource, _)| !self.invalid.contains_key(resource)).collect();
+        let mut sets: BTreeMap<u32, Maps> = BTreeMap::new();
+        for (resource, running) in self.resources.running_mut() {
             let Some(program) = running else { continue };
-            let deadline = self.renewals.deadline(sender).after(program.deadline);
-            if program.deadline == Some(deadline) {
+            let sender = requested.get(resource);
+            let deadline = sender.map(|sender| self.renewals.deadline(sender).after(program.deadline));
+            if program.deadline == deadline {
                 continue;
             }
-            match Maps::adopt(program.id).and_then(|mut maps| maps.set_deadline(deadline)) {
-                Ok(()) => program.deadline = Some(deadline),
+            let maps = match sets.entry(program.configs) {
+                Entry::Occupied(entry) => Ok(entry.into_mut()),
+                Entry::Vacant(entry) => Maps::adopt(program.id).map(|maps| entry.insert(maps)),
+            };
+            match maps.and_then(|maps| maps.set_deadline(program.classid, deadline)) {
+                Ok(()) => program.deadline = deadline,
                 Err(error) => {
-                    let (pod, tap) = (&sender.pod, &sender.tap);
-                    let pod = format!("{}/{}", pod.namespace, pod.name);
-                    warn!(pod, tap = %tap.name, %error, "cannot renew a mirror");
+                    let pod = sender.map(|sender| format!("{}/{}", sender.pod.namespace, sender.pod.name));
+                    let tap = sender.map(|sender| sender.tap.name.clone());
+                    warn!(pod, tap, %error, "cannot move the deadline of a mirror");
                     // Until the next observation finds the program again.
                     *running = None;
                 }

@@ -49,7 +49,7 @@ impl Node {
                 Resource::Leftover => {}
             }
         }
-        let features = [("ebpf".to_owned(), self.program_sets.spare().failure().is_none())].into();
+        let features = [("ebpf".to_owned(), self.program_sets.can_load())].into();
         let status = desired.status(senders, receivers, features);
         let status = NodeStatus {
             sent_vnis: self.sent_vnis(),

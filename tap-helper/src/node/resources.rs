@@ -3,7 +3,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use podtap_backoff::Backoff;
@@ -13,13 +13,11 @@ use crate::{
     bpf::Monotonic,
     failure::{Failure, Status},
     namespace::NamespaceId,
+    observe::Program,
+    program_sets::SetSlot,
     resource::Resource,
+    retry::backoff,
 };
-
-/// Intervals between attempts: from half a second to half a minute.
-fn backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(500), Duration::from_secs(30))
-}
 
 /// The state of one resource.
 #[derive(Clone, Debug)]
@@ -35,7 +33,7 @@ pub(super) struct ResourceState {
     retry_at: Option<Instant>,
     /// A device was created for it since it was last active.
     created: bool,
-    /// The programs of a sender, as last observed.
+    /// The programs of a sender, as last observed or attached.
     pub(super) running: Option<Running>,
 }
 
@@ -44,8 +42,26 @@ pub(super) struct ResourceState {
 pub(super) struct Running {
     /// The ID of one of its classifiers.
     pub(super) id: u32,
-    /// When they stop mirroring.
+    /// The ID of the map with their configuration: the same for all senders of the set.
+    pub(super) configs: u32,
+    /// Its class ID.
+    pub(super) classid: u32,
+    /// When it stops mirroring; none if it mirrors nothing.
     pub(super) deadline: Option<Monotonic>,
+}
+
+impl Running {
+    /// Programs that were just attached.
+    pub(super) fn new(id: u32, slot: &SetSlot) -> Self {
+        let SetSlot { configs, classid, deadline, .. } = *slot;
+        Self { id, configs, classid, deadline: Some(deadline) }
+    }
+}
+
+impl From<&Program> for Running {
+    fn from(&Program { id, group, classid, deadline, .. }: &Program) -> Self {
+        Self { id, configs: group, classid, deadline }
+    }
 }
 
 /// The desired state of one resource.
@@ -158,9 +174,15 @@ impl Resources {
         }
     }
 
-    /// The programs of a sender; none if its namespace was not observed yet.
-    pub(super) fn running_mut(&mut self, resource: &Resource) -> Option<&mut Option<Running>> {
-        self.0.get_mut(resource).map(|state| &mut state.running)
+    /// Records the programs of a sender.
+    pub(super) fn set_running(&mut self, resource: &Resource, netns: NamespaceId, running: Option<Running>) {
+        self.entry(resource, netns).running = running;
+    }
+
+    /// The senders with running programs, also those that are being removed.
+    pub(super) fn running_mut(&mut self) -> impl Iterator<Item = (&Resource, &mut Option<Running>)> {
+        let all = self.0.iter_mut().map(|(resource, state)| (resource, &mut state.running));
+        all.filter(|(_, running)| running.is_some())
     }
 
     /// Records that it is complete.

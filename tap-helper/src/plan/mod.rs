@@ -5,7 +5,7 @@
 //! - Nothing without PodTap's marks is changed or removed, except what others add to PodTap's devices.
 //! - The order of the requested senders and receivers does not matter.
 //! - A helper may end between any two steps: a new plan converges from there, too.
-//! - While no programs can be loaded, a sender that needs them is refused, and what exists of it is not changed.
+//! - While no programs can be loaded for a sender that needs them, it is refused, and what exists of it is not changed.
 //!
 //! A plan never refers to a device that does not exist yet. One round creates devices, the next one everything on them.
 
@@ -26,7 +26,7 @@ use crate::{
     names::DEVICE_MTU,
     netlink::{Filter, Hook, Link, QdiscKind},
     observe::Observed,
-    resource::Resource,
+    resource::{Resource, SenderKey},
     step::{Action, Step},
 };
 
@@ -37,8 +37,8 @@ pub struct Requested<'a> {
     pub senders: Vec<(&'a DesiredSender, Settings)>,
     /// Receivers whose interface belongs in it.
     pub receivers: Vec<&'a Receiver>,
-    /// Why no programs can be loaded, if that is so.
-    pub unloadable: Option<Failure>,
+    /// The senders for which no programs can be loaded, and why.
+    pub unloadable: BTreeMap<SenderKey, Failure>,
 }
 
 /// The steps to execute, and the result for each requested resource.
@@ -53,7 +53,7 @@ pub struct Plan {
 /// Plans one round.
 #[must_use]
 pub fn plan(requested: &Requested<'_>, observed: &Observed) -> Plan {
-    let unloadable = requested.unloadable.as_ref();
+    let unloadable = &requested.unloadable;
     let mut planner = Planner { observed, unloadable, plan: Plan::default(), kept: Kept::default() };
     // Sorted by identity, so that the order of the request does not matter.
     let mut receivers = requested.receivers.clone();
@@ -89,7 +89,7 @@ struct Kept {
 
 struct Planner<'a> {
     observed: &'a Observed,
-    unloadable: Option<&'a Failure>,
+    unloadable: &'a BTreeMap<SenderKey, Failure>,
     plan: Plan,
     kept: Kept,
 }

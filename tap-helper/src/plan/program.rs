@@ -24,18 +24,9 @@ impl ProgramPlan {
     }
 }
 
-/// A program in a filter.
-#[derive(Clone, Copy)]
-struct Running<'a> {
-    program: &'a Program,
-    classid: u32,
-}
-
-impl Running<'_> {
-    /// Whether both have the same configuration, counters and state.
-    fn shares_with(self, other: Self) -> bool {
-        (self.program.group, self.classid) == (other.program.group, other.classid)
-    }
+/// Whether both have the same configuration, counters and state.
+fn share(one: &Program, other: &Program) -> bool {
+    (one.group, one.classid) == (other.group, other.classid)
 }
 
 impl Planner<'_> {
@@ -51,21 +42,18 @@ impl Planner<'_> {
         mirrors: &[(Hook, Option<usize>)],
     ) -> Result<ProgramPlan, BpfError> {
         let desired = settings.fingerprint()?;
-        let running = |filter: &Filter| {
-            let program = filter.program.and_then(|id| self.observed.program(id))?;
-            Some(Running { program, classid: filter.classid })
-        };
+        let running = |filter: &Filter| self.observed.program(filter);
         let clamp_filter = self.clamp(device);
-        let classifiers: Vec<(Hook, Option<Running<'_>>)> = mirrors
+        let classifiers: Vec<(Hook, Option<&Program>)> = mirrors
             .iter()
             .map(|(hook, at)| (*hook, at.and_then(|position| running(&self.observed.filters[position]))))
             .collect();
         let clamp = clamp_filter.and_then(running);
         // Classifiers first: they have all maps, while the clamp has only some of them.
         let all = || classifiers.iter().filter_map(|(_, running)| *running).chain(clamp);
-        let reusable = all().find(|running| running.program.fingerprint.same_programs(&desired));
-        let stays = |running: Option<Running<'_>>| {
-            running.is_some_and(|running| reusable.is_some_and(|reusable| reusable.shares_with(running)))
+        let reusable = all().find(|program| program.fingerprint.same_programs(&desired));
+        let stays = |running: Option<&Program>| {
+            running.is_some_and(|running| reusable.is_some_and(|reusable| share(reusable, running)))
         };
         let replaced: Vec<Hook> =
             classifiers.iter().filter(|(_, running)| !stays(*running)).map(|(hook, _)| *hook).collect();
@@ -73,15 +61,16 @@ impl Planner<'_> {
         let settings = || Box::new(settings.clone());
         let mut steps = Vec::new();
         match reusable {
-            Some(Running { program, .. }) if clamp_stays && replaced.is_empty() => {
+            Some(program) if clamp_stays && replaced.is_empty() => {
                 if program.fingerprint != desired {
                     steps.push(Step::Configure { program: program.id, settings: settings() });
                 }
             }
             _ => {
-                let before = reusable.or_else(|| all().next());
-                let before = before.map(|Running { program, classid }| Predecessor { program: program.id, classid });
-                steps.push(Step::LoadPrograms { settings: settings(), before });
+                let predecessor = reusable.or_else(|| all().next());
+                let predecessor =
+                    predecessor.map(|Program { id, classid, .. }| Predecessor { program: *id, classid: *classid });
+                steps.push(Step::LoadPrograms { settings: settings(), predecessor });
                 if !clamp_stays {
                     let handle = clamp_filter.map_or(0, |filter| filter.id.handle);
                     let (hook, priority) = (Hook::Egress, CLAMP_PRIORITY);

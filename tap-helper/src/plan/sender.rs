@@ -117,7 +117,7 @@ impl Planner<'_> {
     /// mirrors on mirrors what was once requested, while anything else could be more than that. Only a device without its clamp is set
     /// down.
     fn check_loadable(&mut self, key: &SenderKey) -> Result<(), Failure> {
-        let Some(failure) = self.unloadable else { return Ok(()) };
+        let Some(failure) = self.unloadable.get(key) else { return Ok(()) };
         for link in self.observed.ours() {
             if matches!(Mark::of(link), Some(Mark::Sender(mark)) if mark.tap == key.tap && mark.pod == key.pod) {
                 self.kept.devices.push(link.index);

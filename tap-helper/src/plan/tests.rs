@@ -3,6 +3,8 @@
 mod scenario;
 mod world;
 
+use std::collections::BTreeMap;
+
 use crate::{
     failure::Failure,
     marks::{Cookie, Mark, is_ours},
@@ -70,7 +72,7 @@ fn of_sender(world: &World, key: &SenderKey) -> Observed {
     let filters = world.now.filters.iter().filter(|filter| owned(filter) || has(filter.id.interface));
     let filters: Vec<Filter> = filters.cloned().collect();
     let forwarding = world.now.forwarding.iter().filter(|(index, _)| has(*index)).copied().collect();
-    let programs = filters.iter().filter_map(|filter| world.now.program(filter.program?)).copied().collect();
+    let programs = filters.iter().filter_map(|filter| world.now.program(filter)).copied().collect();
     // A device without its clamp may go down at any time.
     for link in &mut links {
         let clamps = |filter: &Filter| {
@@ -122,7 +124,7 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
         };
         let filters: Vec<&Filter> = world.now.filters.iter().filter(|filter| own(filter) || is_clamp(filter)).collect();
         let expected = settings.fingerprint().expect("the settings are valid");
-        let programs = filters.iter().map(|filter| filter.program.and_then(|id| world.now.program(id)));
+        let programs = filters.iter().map(|filter| world.now.program(filter));
         let programs: Vec<_> = programs.map(|program| program.expect("the program was loaded")).collect();
         assert!(programs.iter().all(|program| program.fingerprint == expected), "{programs:?}");
         assert!(programs.iter().all(|program| program.group == programs[0].group), "{programs:?}");
@@ -227,17 +229,23 @@ proptest! {
 
     #[test]
     fn while_no_programs_can_be_loaded_refused_senders_are_not_changed(
-        foreign_states in foreign_states(), earlier in scenario(), requested in scenario(), stop in any::<u8>(), damages in vec(any::<u8>(), 0..4)
+        foreign_states in foreign_states(), earlier in scenario(), requested in scenario(), stop in any::<u8>(),
+        damages in vec(any::<u8>(), 0..4), unloadable in vec(any::<bool>(), 5)
     ) {
         let mut world = scene(&foreign_states, &earlier, stop, &damages);
         let before = world.clone();
         let refusal = Failure::failed(Reason::KernelError, "out of memory".to_owned());
-        let request = Requested { unloadable: Some(refusal.clone()), ..requested.requested() };
+        let keys = requested.senders.iter().map(|(sender, _)| SenderKey::of(sender));
+        let unloadable = keys.zip(unloadable).filter(|(_, unloadable)| *unloadable);
+        let unloadable: BTreeMap<_, _> = unloadable.map(|(key, _)| (key, refusal.clone())).collect();
+        let request = Requested { unloadable: unloadable.clone(), ..requested.requested() };
         let (rounds, last) = world.converge(&request);
         prop_assert!(rounds <= ROUNDS, "{rounds} rounds; remaining actions: {:?}", last.actions);
         for (sender, _) in &requested.senders {
             let key = SenderKey::of(sender);
-            if last.results[&Resource::sender(sender)] == Err(refusal.clone()) {
+            let is_refused = last.results[&Resource::sender(sender)] == Err(refusal.clone());
+            prop_assert!(!is_refused || unloadable.contains_key(&key), "{key:?}");
+            if is_refused {
                 prop_assert_eq!(of_sender(&world, &key), of_sender(&before, &key));
             }
             prop_assert!(mirrors_without_program(&world, &key) <= mirrors_without_program(&before, &key));

@@ -77,6 +77,18 @@ impl Helper {
         Self::serve(node, |arguments| command(&tracer, arguments))
     }
 
+    /// Starts a helper of whose threads each takes at least six seconds for the first program set that it loads.
+    ///
+    /// # Panics
+    /// After ten seconds.
+    #[must_use]
+    pub fn slow_to_load(node: &Node) -> Self {
+        // A set takes more calls than these.
+        let inject = "inject=bpf:delay_enter=500000:when=1..12";
+        let tracer = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=bpf", "-e", inject];
+        Self::serve(node, |arguments| command(&tracer, arguments))
+    }
+
     fn serve(node: &Node, command: impl Fn(&[&str]) -> Command) -> Self {
         let socket = node.socket_directory().join("tap-helper.sock");
         // A helper that was killed leaves its socket, which would be mistaken for the one of this helper.

@@ -230,7 +230,7 @@ fn maps_have_these_values() {
     assert_eq!(shape("configs"), (4, size_of::<Config>(), SLOTS));
     assert_eq!(shape("active"), (4, 4, 1));
     assert_eq!(shape("counters"), (4, size_of::<Counter>(), SENDERS * COUNTERS));
-    assert_eq!(shape("deadline"), (4, size_of::<u64>(), 1));
+    assert_eq!(shape("deadlines"), (4, size_of::<u64>(), SENDERS));
     assert_eq!(shape("peers"), (u32::try_from(size_of::<Peer>()).expect("20 bytes"), 4, PEERS));
 }
 

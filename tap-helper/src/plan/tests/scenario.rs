@@ -35,7 +35,7 @@ impl Scenario {
         Requested {
             senders: self.senders.iter().map(|(sender, settings)| (sender, settings.clone())).collect(),
             receivers: self.receivers.iter().collect(),
-            unloadable: None,
+            unloadable: BTreeMap::new(),
         }
     }
 }

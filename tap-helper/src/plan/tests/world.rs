@@ -152,7 +152,7 @@ impl World {
                     self.remove_qdisc(*interface);
                 }
             }
-            Step::LoadPrograms { settings, before } => self.load(&action.resource, settings, *before),
+            Step::LoadPrograms { settings, predecessor } => self.load(&action.resource, settings, *predecessor),
             Step::AttachClamp(target) => {
                 assert!(self.now.link(target.interface).is_some_and(|link| link.kind == "vxlan"));
                 self.attach_program(&action.resource, *target, None);
@@ -170,7 +170,7 @@ impl World {
                 self.attach_program(&action.resource, *target, Some((*device, *cookie)));
             }
             Step::Configure { program, settings } => {
-                let found = *self.now.program(*program).expect("a plan refers only to existing programs");
+                let found = self.program(*program);
                 let fingerprint = settings.fingerprint().expect("the settings are valid");
                 assert!(found.fingerprint.same_programs(&fingerprint));
                 self.configure(found.group, fingerprint);
@@ -183,17 +183,21 @@ impl World {
         }
     }
 
-    fn load(&mut self, resource: &Resource, settings: &Settings, before: Option<Predecessor>) {
+    fn load(&mut self, resource: &Resource, settings: &Settings, predecessor: Option<Predecessor>) {
         let fingerprint = settings.fingerprint().expect("the settings are valid");
         self.last_classid += 1;
-        let classid = before.map_or(self.last_classid, |before| before.classid);
-        let running =
-            |before: Predecessor| *self.now.program(before.program).expect("a plan refers only to existing programs");
-        let shared = before.map(running).filter(|before| before.fingerprint.same_programs(&fingerprint));
+        let classid = predecessor.map_or(self.last_classid, |predecessor| predecessor.classid);
+        let running = predecessor.map(|predecessor| self.program(predecessor.program));
+        let shared = running.filter(|running| running.fingerprint.same_programs(&fingerprint));
         self.last_program += 1;
         let group = shared.map_or(self.last_program, |shared| shared.group);
         self.configure(group, fingerprint);
         self.loaded.insert(resource.clone(), (group, fingerprint, classid));
+    }
+
+    fn program(&self, id: u32) -> Program {
+        let found = self.now.programs.iter().find(|program| program.id == id);
+        *found.expect("a plan refers only to existing programs")
     }
 
     fn configure(&mut self, group: u32, fingerprint: Fingerprint) {
@@ -238,7 +242,7 @@ impl World {
                 counters,
             });
         }
-        self.now.programs.push(Program { id, group, fingerprint, deadline: None });
+        self.now.programs.push(Program { id, classid, group, fingerprint, deadline: None });
     }
 
     fn add_redirect(&mut self, from: u32, to: u32, cookie: Cookie) {

@@ -1,6 +1,6 @@
-//! The spare set, which also shows whether the kernel can run programs at all.
+//! The preloaded set, which also shows whether the kernel can run programs at all.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use podtap_backoff::Backoff;
 use tracing::warn;
@@ -8,34 +8,29 @@ use tracing::warn;
 use crate::{
     bpf::{BpfError, Programs, Settings},
     failure::{Failure, unloadable},
+    retry::backoff,
 };
-
-/// Intervals between attempts to load programs.
-fn backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(500), Duration::from_secs(30))
-}
 
 /// A set for the first senders of the next tap whose options need no code of its own.
 ///
 /// If it cannot be loaded, this is tried again, with growing intervals: the reason may be temporary.
 #[derive(Debug)]
-pub struct Spare {
+pub(super) struct Preloaded {
     programs: Option<Programs>,
     failure: Option<(Failure, Instant)>,
     backoff: Backoff,
 }
 
-impl Spare {
+impl Preloaded {
     /// Loads it for the first time.
     pub(super) fn new(now: Instant) -> Self {
-        let mut spare = Self { programs: None, failure: None, backoff: backoff() };
-        spare.loaded(Programs::load(&Settings::default(), None), now);
-        spare
+        let mut preloaded = Self { programs: None, failure: None, backoff: backoff() };
+        preloaded.finished(Programs::load(&Settings::default(), None), now);
+        preloaded
     }
 
     /// Why no programs can be loaded, if the last attempt failed.
-    #[must_use]
-    pub fn failure(&self) -> Option<&Failure> {
+    pub(super) fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref().map(|(failure, _)| failure)
     }
 
@@ -49,18 +44,17 @@ impl Spare {
         self.programs.is_none() && self.retry_at().is_none_or(|moment| moment <= now)
     }
 
-    /// Gives it away, if it suits.
-    pub(super) fn take_if(&mut self, suits: impl Fn(&Programs) -> bool) -> Option<Programs> {
-        self.programs.take_if(|programs| suits(programs))
+    /// Gives it away, if it supports the settings.
+    pub(super) fn take_for(&mut self, settings: &Settings) -> Option<Programs> {
+        self.programs.take_if(|programs| programs.maps().supports(settings))
     }
 
     /// Takes the result of an attempt. Returns whether programs can be loaded again.
-    pub(super) fn loaded(&mut self, result: Result<Programs, BpfError>, now: Instant) -> bool {
+    pub(super) fn finished(&mut self, result: Result<Programs, BpfError>, now: Instant) -> bool {
         match result {
             Ok(programs) => {
                 self.programs = Some(programs);
-                self.backoff = backoff();
-                self.failure.take().is_some()
+                self.recover()
             }
             Err(error) => {
                 let failure = unloadable(&error);
@@ -71,5 +65,11 @@ impl Spare {
                 false
             }
         }
+    }
+
+    /// Records that programs were loaded. Returns whether they could not be before.
+    pub(super) fn recover(&mut self) -> bool {
+        self.backoff = backoff();
+        self.failure.take().is_some()
     }
 }
