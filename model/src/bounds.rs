@@ -49,6 +49,10 @@ pub const MAX_SENDERS: usize = 1000;
 /// with 256 CPUs. That is if it shares the programs, which have room for 32 senders of its tap, with no other. The kernel charges them to the memory cgroup of the tap-helper. A test of the dataplane tier measures it.
 pub const SENDER_MEMORY: u64 = 3 << 20;
 
+/// Networks from which the receivers of a node accept frames: three times the nodes of the largest supported cluster (5,000), each with
+/// addresses of both families, fit. They are one transaction of nftables, for which the kernel allocates memory at once.
+pub const MAX_SOURCES: usize = 32_768;
+
 /// Bytes of an interface name: `IFNAMSIZ` without the terminating zero (include/uapi/linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 15;
 

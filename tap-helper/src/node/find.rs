@@ -70,6 +70,7 @@ impl Node {
         }
         self.converge(id, now).await;
         self.netns.remove(&id);
+        self.sources.update_at(now);
         self.resources.forget_netns(id);
         self.search(now).await
     }

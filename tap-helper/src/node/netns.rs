@@ -43,6 +43,8 @@ pub(super) struct Netns {
     pub(super) restored: bool,
     /// The VNIs with which the senders of each tap send, by its UID.
     pub(super) sent_vnis: BTreeMap<String, BTreeSet<Vni>>,
+    /// The UDP port and the VNI of each receiver.
+    pub(super) receivers: BTreeSet<(u16, u32)>,
     not_before: Option<Instant>,
     repairs: (Option<Instant>, u32),
 }
@@ -71,6 +73,7 @@ impl Netns {
             leftovers: BTreeMap::new(),
             restored: false,
             sent_vnis: BTreeMap::new(),
+            receivers: BTreeSet::new(),
             not_before: None,
             repairs: (None, 0),
         })
