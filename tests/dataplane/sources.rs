@@ -54,6 +54,7 @@ fn send_in_fragments(from: &Network, to: Ipv6Addr, payload: &[u8], first: usize)
     let folded = u16::try_from((folded & 0xffff) + (folded >> 16)).expect("it is folded");
     datagram[6..8].copy_from_slice(&(!folded).to_be_bytes());
     // The kernel adds the IPv6 header before the fragment header.
+    #[expect(unsafe_code, reason = "std has no raw sockets")]
     let socket = from.within(|| {
         // SAFETY: a new descriptor or an error.
         let fd = unsafe { libc::socket(libc::AF_INET6, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_FRAGMENT) };

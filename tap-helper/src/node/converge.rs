@@ -63,10 +63,11 @@ impl Node {
     pub(super) async fn converge(&mut self, id: NamespaceId, now: Instant) {
         let mut failures: BTreeMap<Resource, u32> = BTreeMap::new();
         let mut restored = false;
+        let with_routes = self.pods.in_netns(id).any(|pod| pod.addresses.is_empty());
         for _ in 0..ROUNDS {
             let Some(netns) = self.netns.get_mut(&id) else { return };
             netns.dirty = false;
-            let observed = match netns.observe().await {
+            let observed = match netns.observe(with_routes).await {
                 Ok(observed) => observed,
                 Err(error) => return self.unobservable(id, &Failure::kernel(&error), now),
             };

@@ -103,17 +103,21 @@ impl Netns {
         Poll::Ready(Change::Netns(id))
     }
 
-    /// Observes the namespace; events until now are outdated then.
-    pub(super) async fn observe(&mut self) -> Result<Observed, NetlinkError> {
+    /// Observes the namespace, with its default routes if they matter; events until now are outdated then.
+    pub(super) async fn observe(&mut self, with_routes: bool) -> Result<Observed, NetlinkError> {
         self.subscription.take();
-        observe(&self.netlink, self.kind).await
+        let mut observed = observe(&self.netlink, self.kind).await?;
+        if with_routes {
+            observed.read_default_routes(&self.netlink).await?;
+        }
+        Ok(observed)
     }
 
     /// Processes the events since the last observation.
     pub(super) fn process_events(&mut self, now: Instant) {
         let events = self.subscription.take();
         let matters = |event: &Event| match (self.kind, event) {
-            (NetnsKind::Pod, _) | (_, Event::Lost) => true,
+            (NetnsKind::Pod, _) | (_, Event::Lost | Event::Action) => true,
             (NetnsKind::Node, Event::Link { index, name }) => self.watched.contains(index) || self.names.contains(name),
             (NetnsKind::Node, Event::Classifier { interface }) => self.watched.contains(interface),
             (NetnsKind::Node, Event::Destination | Event::Address | Event::Route) => false,
