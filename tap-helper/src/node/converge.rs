@@ -69,7 +69,11 @@ impl Node {
             netns.dirty = false;
             let observed = match netns.observe(with_routes).await {
                 Ok(observed) => observed,
-                Err(error) => return self.unobservable(id, &Failure::kernel(&error), now),
+                Err(error) => {
+                    // One that cannot be read does not come before the others again.
+                    netns.is_new = false;
+                    return self.unobservable(id, &Failure::kernel(&error), now);
+                }
             };
             let plan = plan(&self.requested(id, now), &observed);
             let proceeds = |resource: &Resource| {

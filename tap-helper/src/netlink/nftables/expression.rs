@@ -79,8 +79,8 @@ pub(super) fn rejected(family: Family, counted: Count) -> Vec<DefaultNla> {
 /// `meta nfproto ipv6 meta l4proto udp frag more-fragments 1 @th,96,32 accept`: a first fragment that contains the VXLAN header, if there is
 /// one, so that it has passed [`rejected`].
 ///
-/// The kernel reassembles packets of IPv4 before the hook (`ip_local_deliver`, net/ipv4/ip_input.c), but those of IPv6 after it
-/// (`ip6_protocol_deliver_rcu`, net/ipv6/ip6_input.c).
+/// The kernel reassembles packets of IPv4 before the hook (`ip_local_deliver`, `net/ipv4/ip_input.c`), but those of IPv6 after it
+/// (`ip6_protocol_deliver_rcu`, `net/ipv6/ip6_input.c`).
 pub(super) fn accepted_fragment() -> Vec<DefaultNla> {
     let header = payload(NFT_PAYLOAD_TRANSPORT_HEADER, VXLAN_OFFSET + 4, 4, NFT_REG_1);
     let accept = verdict(NF_ACCEPT);
@@ -96,7 +96,7 @@ pub(super) fn rejected_fragment(counted: Count) -> Vec<DefaultNla> {
     start.chain(dropped_unless_from(Family::V6, counted)).collect()
 }
 
-/// Packets of UDP, of which later fragments have no transport header for nftables (`nft_payload_eval`, net/netfilter/nft_payload.c).
+/// Packets of UDP, of which later fragments have no transport header for nftables (`nft_payload_eval`, `net/netfilter/nft_payload.c`).
 fn udp(family: Family) -> [DefaultNla; 4] {
     // NFPROTO_IPV4 and NFPROTO_IPV6.
     let protocol = match family {

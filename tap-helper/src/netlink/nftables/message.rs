@@ -227,7 +227,7 @@ type Element = (Vec<u8>, u32);
 
 const PORT_TYPE: KeyType = KeyType { number: 13, length: 2 };
 /// A port and a 32-bit mark: numbers of concatenated types are shifted by 6 bits (`TYPE_BITS`).
-const PORT_AND_VNI_TYPE: KeyType = KeyType { number: 13 << 6 | 19, length: 8 };
+const PORT_AND_VNI_TYPE: KeyType = KeyType { number: (13 << 6) + 19, length: 8 };
 
 impl Family {
     /// The set of the networks of a family that may send.

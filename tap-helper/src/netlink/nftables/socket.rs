@@ -61,7 +61,7 @@ impl Nftables {
     }
 
     /// Executes all messages, or none. They are one datagram, which the kernel limits to the send buffer (`netlink_sendmsg`,
-    /// net/netlink/af_netlink.c): by default, about 4,400 sources fit.
+    /// `net/netlink/af_netlink.c`): by default, about 4,400 sources fit.
     pub(super) fn transaction(&self, messages: Vec<Sent>, operation: &str) -> Result<(), NetlinkError> {
         let border = |kind| GenericMessage::with_header(kind, [0, 0, 0, SUBSYSTEM], &[]);
         let mut request = bytes(border(NFNL_MSG_BATCH_BEGIN), 0, 0);
