@@ -7,7 +7,7 @@ use serde::{Deserialize as _, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    bounds::{DEFAULT_ORPHAN_TIMEOUT_SECONDS, UNDERLAY_MTU},
+    bounds::{DEFAULT_ORPHAN_TIMEOUT_SECONDS, MAX_SOURCES, ORPHAN_TIMEOUT_SECONDS, UNDERLAY_MTU},
     desired::{DesiredSender, DesiredState},
     identity::Uid,
     node_state::{NodeState, Receiver, Sender, Tap},
@@ -41,6 +41,10 @@ enum ReadError {
     UnknownField(String),
     #[error("underlayMTU must be between {min} and {max}, not {0}", min = UNDERLAY_MTU.start(), max = UNDERLAY_MTU.end())]
     UnderlayMtu(u32),
+    #[error("orphanTimeoutSeconds must be at most {max}, not {0}", max = ORPHAN_TIMEOUT_SECONDS.end())]
+    OrphanTimeout(u32),
+    #[error("spec.sources has more than {MAX_SOURCES} networks: {0}")]
+    TooManySources(usize),
 }
 
 /// Why a sender or receiver is refused, as its status says it.
@@ -88,7 +92,7 @@ impl NodeState {
                 }),
             }
         }
-        let sources = read::<Vec<IpNet>>(spec.get("sources").unwrap_or(&Value::Array(Vec::new())));
+        let sources = sources(spec);
         state.sources = sources.as_ref().cloned().unwrap_or_default();
         for entry in list(spec, "receivers") {
             // Without the sources, they would accept nothing.
@@ -203,8 +207,21 @@ impl CommonFields {
         }
         let orphan_timeout = Option::<u32>::deserialize(&spec["orphanTimeoutSeconds"])?;
         let orphan_timeout = orphan_timeout.unwrap_or(DEFAULT_ORPHAN_TIMEOUT_SECONDS);
+        // A shorter one than the API allows ends a mirror earlier; a longer one would let it run on without control.
+        if orphan_timeout > *ORPHAN_TIMEOUT_SECONDS.end() {
+            return Err(ReadError::OrphanTimeout(orphan_timeout));
+        }
         Ok(Self { underlay_mtu, orphan_timeout: Duration::from_secs(orphan_timeout.into()) })
     }
+}
+
+/// From where receivers accept frames.
+fn sources(spec: &Value) -> Result<Vec<IpNet>, Refusal> {
+    let sources = read::<Vec<IpNet>>(spec.get("sources").unwrap_or(&Value::Array(Vec::new())))?;
+    if sources.len() > MAX_SOURCES {
+        return Err(Refusal::Unreadable(Arc::new(ReadError::TooManySources(sources.len()))));
+    }
+    Ok(sources)
 }
 
 fn read<T: DeserializeOwned>(entry: &Value) -> Result<T, Refusal> {

@@ -2,11 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{
-    marks::Cookie,
-    netlink::{Filter, Hook},
-    observe::Observed,
-};
+use crate::{marks::Cookie, netlink::Filter, observe::Observed};
 
 /// What may hide frames from the sender with a hash, in one sentence; none if nothing does.
 #[must_use]
@@ -29,7 +25,7 @@ pub fn hidden(observed: &Observed, sender: u64) -> Option<String> {
 fn ahead(observed: &Observed, own: &Filter) -> Vec<String> {
     let (interface, hook) = (own.id.interface, own.id.hook);
     let programs = observed.tcx.iter().filter(|(index, program)| *index == interface && program.hook == hook);
-    let programs = programs.map(|(_, program)| format!("tcx program {} at {}", program.name, word(hook)));
+    let programs = programs.map(|(_, program)| format!("tcx program {} at {hook}", program.name));
     // Chains other than the first are only reached from there. A mirror that continues hides nothing.
     let precedes = |filter: &&Filter| {
         (filter.id.interface, filter.id.hook, filter.id.chain) == (interface, hook, 0)
@@ -39,14 +35,7 @@ fn ahead(observed: &Observed, own: &Filter) -> Vec<String> {
             && !filter.mirror.as_ref().is_some_and(|mirror| mirror.as_ours)
     };
     let filters = observed.filters.iter().filter(precedes);
-    let filters = filters
-        .map(|filter| format!("filter of priority {} ({}) at {}", filter.id.priority, filter.id.kind, word(hook)));
+    let filters =
+        filters.map(|filter| format!("filter of priority {} ({}) at {hook}", filter.id.priority, filter.id.kind));
     programs.chain(filters).collect()
-}
-
-fn word(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Ingress => "ingress",
-        Hook::Egress => "egress",
-    }
 }

@@ -35,7 +35,7 @@ pub struct Observed {
     pub offloads: Vec<(u32, Vec<String>)>,
     /// Addresses; none in the node's own namespace.
     pub addresses: Vec<InterfaceAddress>,
-    /// Default routes; none in the node's own namespace.
+    /// Default routes, if [`Observed::read_default_routes`] was called.
     pub default_routes: Vec<DefaultRoute>,
 }
 
@@ -113,7 +113,6 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
     }
     if all {
         observed.addresses = addresses(netlink).await?;
-        observed.default_routes = default_routes(netlink).await?;
     }
     Ok(observed)
 }
@@ -146,6 +145,16 @@ pub(crate) fn unless_gone<T>(result: Result<Vec<T>, NetlinkError>) -> Result<Vec
 }
 
 impl Observed {
+    /// Reads the default routes, which only decide where a pod has no known address. The kernel lists all routes for that; of a pod that
+    /// is a router and has too many, none count.
+    pub async fn read_default_routes(&mut self, netlink: &Connection) -> Result<(), NetlinkError> {
+        self.default_routes = match default_routes(netlink).await {
+            Err(error) if error.too_much => Vec::new(),
+            result => result?,
+        };
+        Ok(())
+    }
+
     /// The device with an ifindex.
     #[must_use]
     pub fn link(&self, index: u32) -> Option<&Link> {

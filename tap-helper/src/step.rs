@@ -7,7 +7,7 @@ use podtap_model::Endpoint;
 use crate::{
     bpf::Settings,
     marks::Cookie,
-    netlink::{FilterId, FilterTarget, Hook, Mac, Vxlan},
+    netlink::{FilterId, FilterTarget, Mac, Vxlan},
     resource::Resource,
 };
 
@@ -146,11 +146,11 @@ impl fmt::Display for Step {
             Self::LoadPrograms { .. } => formatter.write_str("prepare the eBPF programs"),
             Self::AttachClamp(_) => formatter.write_str("make mirrored frames fit the path MTU"),
             Self::AttachMirror { target: FilterTarget { interface, hook, .. }, .. } => {
-                write!(formatter, "mirror the {} of interface {interface}", direction(*hook))
+                write!(formatter, "mirror the {hook} of interface {interface}")
             }
             Self::Configure { .. } => formatter.write_str("change the options of the running programs"),
             Self::RemoveFilter(FilterId { interface, hook, .. }) => {
-                write!(formatter, "remove the {} filter of interface {interface}", direction(*hook))
+                write!(formatter, "remove the {hook} filter of interface {interface}")
             }
             Self::DeleteDevice(device) => write!(formatter, "delete device {device}"),
         }
@@ -161,16 +161,10 @@ fn destination(Endpoint { address, port, vni }: &Endpoint) -> String {
     format!("{} with VNI {vni}", SocketAddr::new(*address, *port))
 }
 
-fn direction(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Ingress => "ingress",
-        Hook::Egress => "egress",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Hook;
 
     #[test]
     fn steps_are_short_in_logs() {

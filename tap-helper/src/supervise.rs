@@ -50,8 +50,12 @@ pub async fn supervise(arguments: impl Fn(u32) -> Vec<OsString>) -> Result<u8, S
     for restarts in 0.. {
         let start = Instant::now();
         let mut child = spawn(arguments(restarts)).map_err(SuperviseError::Child)?;
-        let status = wait(&mut child, &mut shutdown).await.map_err(SuperviseError::Child)?;
+        let (status, is_requested) = wait(&mut child, &mut shutdown).await.map_err(SuperviseError::Child)?;
         let Some(signal) = status.signal() else { return Ok(code(status)) };
+        if is_requested {
+            // The signal ended it before it could handle it.
+            break;
+        }
         if start.elapsed() > HEALTHY {
             backoff.reset();
         }
@@ -76,14 +80,18 @@ fn spawn(arguments: Vec<OsString>) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Waits until the child ends. Passes signals on.
-async fn wait(child: &mut Child, shutdown: &mut Shutdown) -> io::Result<ExitStatus> {
+/// Waits until the child ends. Passes signals on. Returns its status, and whether there were any.
+async fn wait(child: &mut Child, shutdown: &mut Shutdown) -> io::Result<(ExitStatus, bool)> {
+    let mut is_requested = false;
     loop {
         select! {
-            status = child.wait() => return status,
+            // A signal before the child's end counts, even if both are noticed at once.
+            biased;
             () = shutdown.requested() => {}
+            status = child.wait() => return Ok((status?, is_requested)),
         }
         info!("ending");
+        is_requested = true;
         // Until it has been waited for, the PID is that of the child.
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         if let Some(pid) = pid {

@@ -48,6 +48,19 @@ fn of_filters_refuse_one_pod() {
     scene.agent.until("the pod is tapped", |report| of(report, &flooded).state == State::Active);
 }
 
+/// A pod that is a router has thousands of routes. Its address says which interface is tapped.
+#[test]
+fn of_routes_are_no_reason_to_refuse_a_pod() {
+    let mut scene = Scene::new();
+    let routes = |number: u32| format!("route add blackhole 10.128.{}.{}/32\n", number / 256, number % 256);
+    scene.web.network().ip(&(0..5000).map(routes).collect::<String>());
+    let request = sender(TAP, &scene.web, Direction::Both, &[local_endpoint(VNI)]);
+    scene.agent.establish(&desired(vec![request], vec![receiver(TAP, VNI, "mirror0")]));
+    let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
+    scene.traffic();
+    captures.same(&scene, |_| true);
+}
+
 /// The mirror stays. A helper that starts finds the other pods.
 #[test]
 fn of_filters_do_not_end_an_established_tap() {

@@ -1,7 +1,8 @@
 //! A receiver shows only frames that a tapped pod sent or received: its node drops VXLAN from anyone but the nodes that send to it.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::FromRawFd as _,
     time::Duration,
 };
 
@@ -33,6 +34,39 @@ fn forge(from: &Network, to: &str, vni: u32) {
     for _ in 0..5 {
         // After an ICMP error, the next call reports it and sends nothing.
         let _ = socket.send_to(&packet, to).or_else(|_| socket.send_to(&packet, to)).expect("the packet is sent");
+    }
+}
+
+/// Sends a UDP datagram over IPv6 in two fragments, of which the first has a part of this length.
+fn send_in_fragments(from: &Network, to: Ipv6Addr, payload: &[u8], first: usize) {
+    let target = SocketAddr::from((to, PORT));
+    let probe = from.within(|| UdpSocket::bind("[::]:0")).expect("a socket can be created");
+    probe.connect(target).expect("there is a route");
+    let Ok(IpAddr::V6(source)) = probe.local_addr().map(|address| address.ip()) else { panic!("it is IPv6") };
+    let length = u16::try_from(payload.len() + 8).expect("it is short").to_be_bytes();
+    let header = [50000_u16.to_be_bytes(), PORT.to_be_bytes(), length, [0; 2]].concat();
+    let mut datagram = [&header, payload].concat();
+    let pseudo = [&source.octets()[..], &to.octets(), &[0, 0], &length, &[0, 0, 0, 17]].concat();
+    let sum = [pseudo.as_slice(), &datagram].concat().chunks(2).fold(0_u32, |sum, pair| {
+        sum + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or_default()]))
+    });
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = u16::try_from((folded & 0xffff) + (folded >> 16)).expect("it is folded");
+    datagram[6..8].copy_from_slice(&(!folded).to_be_bytes());
+    // The kernel adds the IPv6 header before the fragment header.
+    #[expect(unsafe_code, reason = "std has no raw sockets")]
+    let socket = from.within(|| {
+        // SAFETY: a new descriptor or an error.
+        let fd = unsafe { libc::socket(libc::AF_INET6, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_FRAGMENT) };
+        assert!(fd >= 0, "a raw socket can be created");
+        // SAFETY: nothing else owns it.
+        unsafe { UdpSocket::from_raw_fd(fd) }
+    });
+    let number = [7, 7, 7, u8::try_from(first).expect("it is short")];
+    for (offset, more, part) in [(0, 1, &datagram[..first]), (first, 0, &datagram[first..])] {
+        let position = (u16::try_from(offset).expect("it is short") | more).to_be_bytes();
+        let fragment = [&[17, 0][..], &position, &number, part].concat();
+        socket.send_to(&fragment, SocketAddr::from((to, 0))).expect("the fragment is sent");
     }
 }
 
@@ -115,6 +149,58 @@ fn forged_frames_do_not_reach_a_receiver() {
     }
 }
 
+/// Production traffic comes first: whatever port a receiver has, other traffic to it passes from any address.
+#[test]
+fn other_traffic_to_the_same_port_passes() {
+    let (mut scene, _) = tapped();
+    let header = |flags: u8, vni: u32, reserved: u8| {
+        let vni = vni << 8 | u32::from(reserved);
+        [&[flags, 0, 0, 0][..], &vni.to_be_bytes(), FORGED].concat()
+    };
+    // Of another VNI, of no VXLAN, with reserved bits, shorter than a header. The receiver ignores all of them.
+    let complete = header(8, VNI + 2, 0);
+    let datagrams =
+        [header(8, VNI + 9, 0), header(0, VNI + 2, 0), header(8, VNI + 2, 1), complete[..7].to_vec(), vec![]];
+    let node = scene.node.network();
+    let seen = "table inet seen { chain input { type filter hook input priority 10; udp dport 14789 counter; }; }";
+    node.try_run(&["nft", "-f", "-"], seen).expect("nft accepts it");
+    for to in ["10.88.0.1", "[fd88::1]"] {
+        let to: SocketAddr = format!("{to}:{PORT}").parse().expect("an address");
+        let any: IpAddr = if to.is_ipv6() { [0_u16; 8].into() } else { [0_u8; 4].into() };
+        let other = Pod::start(&scene.node);
+        let socket = other.network().within(|| UdpSocket::bind((any, 0))).expect("a socket can be created");
+        for datagram in &datagrams {
+            socket.send_to(datagram, to).expect("the packet is sent");
+        }
+    }
+    let expected = format!("counter packets {} ", 2 * datagrams.len());
+    until("all have passed", Duration::from_secs(5), || {
+        let table = node.run("nft list table inet seen");
+        if table.contains(&expected) { Ok(()) } else { Err(table) }
+    });
+    assert_eq!(scene.agent.counters(1).rejected.map(|count| count.frames), Some(0));
+}
+
+/// IPv6 is reassembled behind the filter: a first fragment that ends before the VNI cannot carry a forged frame past it.
+#[test]
+fn forged_fragments_do_not_reach_a_receiver() {
+    let (mut scene, _) = tapped();
+    let other = Pod::start(&scene.node);
+    let capture = Capture::start(scene.node.network().path(), "mirror6");
+    let packet = [&[8, 0, 0, 0][..], &((VNI + 3) << 8).to_be_bytes(), FORGED, &[0; 64]].concat();
+    let to = "fd88::1".parse().expect("an address");
+    // 8 bytes are the UDP header, 16 reach to the end of the VXLAN header.
+    for first in [8, 16, 24] {
+        send_in_fragments(other.network(), to, &packet, first);
+    }
+    until("the fragments are rejected", Duration::from_secs(5), || {
+        let rejected = scene.agent.counters(1).rejected.map_or(0, |count| count.frames);
+        if rejected == 3 { Ok(()) } else { Err(rules(scene.node.network())) }
+    });
+    scene.traffic();
+    assert_eq!(capture.count(|frame| frame.bytes.starts_with(FORGED)), 0);
+}
+
 /// The table continues to filter without a helper, and the next helper adopts it with its counters.
 #[test]
 fn nothing_forged_arrives_without_a_helper() {
@@ -167,9 +253,16 @@ fn the_table_follows_the_receivers() {
     node.run("nft flush chain inet podtap input");
     assert_ne!(rules(node), complete);
     remote.generation += 1;
-    remote.receivers.push(receiver("tap-b", VNI + 1, "mirror1"));
     scene.remote_agent.establish(&remote);
-    assert_eq!(uncounted(&rules(node)), uncounted(&complete));
+    until("the rules are restored", Duration::from_secs(5), || {
+        let now = rules(node);
+        if uncounted(&now) == uncounted(&complete) { Ok(()) } else { Err(now) }
+    });
+    node.run("nft delete table inet podtap");
+    until("the table is restored without an update", Duration::from_secs(5), || {
+        let now = rules(node);
+        if uncounted(&now) == uncounted(&complete) { Ok(()) } else { Err(now) }
+    });
 
     scene.remote_agent.request(&desired(vec![], vec![]));
     scene.remote_agent.until("everything is removed", |status| status.receivers.is_empty());
@@ -177,6 +270,17 @@ fn the_table_follows_the_receivers() {
         let tables = node.run("nft list tables");
         if tables.is_empty() { Ok(()) } else { Err(tables) }
     });
+}
+
+/// More than a netlink socket sends at once by default.
+#[test]
+fn a_receiver_accepts_many_sources() {
+    let mut scene = Scene::new();
+    // Every other address, so that none can be merged.
+    let sources = (0..10_000_u32).map(|number| IpNet::from(IpAddr::from((0x0a80_0000 + 2 * number).to_be_bytes())));
+    let remote = Desired { sources: sources.collect(), ..desired(vec![], vec![receiver(TAP, VNI, "mirror")]) };
+    scene.remote_agent.establish(&remote);
+    assert_eq!(rules(scene.remote.network()).matches("10.128.").count(), 10_000);
 }
 
 /// A foreign table is not touched, and does not hide the receivers' filter.

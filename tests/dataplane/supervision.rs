@@ -1,7 +1,11 @@
 //! The container's first process keeps the tap-helper running.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use podtap_model::Direction;
 use podtap_tests::{net::traffic, wait::until};
 
@@ -39,6 +43,26 @@ fn a_helper_ends_with_its_first_process() {
     // A process that was not waited for has no program.
     let runs = || if Path::new(&path).read_link().is_ok() { Err("it is running") } else { Ok(()) };
     until("the child ends", Duration::from_secs(10), runs);
+}
+
+/// A child that dies before it can handle the signal, as in its first milliseconds, is not started again.
+#[test]
+fn a_request_to_end_is_not_lost_with_the_child() {
+    let mut scene = Scene::new();
+    let child = scene.helper.child().expect("the helper has a child");
+    kill(Pid::from_raw(child), Signal::SIGSTOP).expect("it is running");
+    let killed = thread::spawn(move || {
+        until("the signal is passed on", Duration::from_secs(10), || {
+            let status = fs::read_to_string(format!("/proc/{child}/status")).map_err(|error| error.to_string())?;
+            let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap_or_default();
+            let pending = u64::from_str_radix(pending.trim(), 16).unwrap_or_default();
+            if pending & (1 << (Signal::SIGTERM as u32 - 1)) == 0 { Err(status) } else { Ok(()) }
+        });
+        kill(Pid::from_raw(child), Signal::SIGKILL).expect("it is stopped");
+    });
+    scene.helper.terminate();
+    killed.join().expect("the child was killed");
+    assert!(!scene.helper.log().contains("is restarted"), "{}", scene.helper.log());
 }
 
 /// What the tap-helper cannot do is for the kubelet to report.

@@ -141,6 +141,18 @@ fn identifiers_and_bounds_are_checked() {
     let mut text = json!({"taps": [tap("t1")], "senders": [sender("t1", "p1")]});
     text["orphanTimeoutSeconds"] = json!("1h");
     refused(&text, "invalid type");
+    text["orphanTimeoutSeconds"] = json!(bounds::ORPHAN_TIMEOUT_SECONDS.end() + 1);
+    refused(&text, "orphanTimeoutSeconds must be at most 2592000");
+}
+
+#[test]
+fn receivers_with_too_many_sources_are_refused() {
+    let sources = |count: usize| vec![json!("10.0.0.1/32"); count];
+    let mut spec = json!({"receivers": [receiver(100)], "sources": sources(bounds::MAX_SOURCES)});
+    assert_eq!(decode(&spec).refused_receivers, []);
+    spec["sources"] = json!(sources(bounds::MAX_SOURCES + 1));
+    let refused = decode(&spec).refused_receivers;
+    assert!(refused[0].message.contains("more than 32768 networks"), "{refused:?}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 mod message;
 
+use std::fmt;
+
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rtnetlink::{
@@ -29,6 +31,15 @@ pub enum Hook {
     Ingress,
     /// Frames that the device is about to send: those that leave the pod.
     Egress,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
 }
 
 /// What identifies a filter to the kernel.

@@ -37,6 +37,8 @@ pub enum Event {
         /// The device's ifindex.
         interface: u32,
     },
+    /// An action of some filter was added, changed or removed by itself (`tc actions`).
+    Action,
     /// A forwarding entry of a device was added or removed.
     Destination,
     /// An address was added or removed.
@@ -49,7 +51,8 @@ pub enum Event {
 
 /// A subscription to changes in one network namespace. Keeps that namespace alive.
 ///
-/// Unlike a connection it has no task that reads ahead: what has not been taken yet waits in the socket's buffer, whose size the kernel bounds.
+/// Unlike a connection it has no task that reads ahead: what has not been taken yet waits in the socket's buffer, whose size the kernel
+/// bounds.
 pub struct Subscription {
     socket: NetlinkFramed<Message, TokioSocket, NetlinkCodec>,
     events: Vec<Event>,
@@ -121,6 +124,7 @@ fn event(message: RouteNetlinkMessage) -> Option<Event> {
         | RouteNetlinkMessage::DelQueueDiscipline(message)
         | RouteNetlinkMessage::NewTrafficFilter(message)
         | RouteNetlinkMessage::DelTrafficFilter(message) => Some(Event::Classifier { interface: ifindex(&message) }),
+        RouteNetlinkMessage::NewTrafficAction(_) | RouteNetlinkMessage::DelTrafficAction(_) => Some(Event::Action),
         // Entries of IPv4 and IPv6 are the pod's neighbours.
         RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message) => {
             (message.header.family == AddressFamily::Bridge).then_some(Event::Destination)

@@ -7,7 +7,7 @@ use std::{
 use podtap_model::{DesiredSender, Receiver, State, Vni};
 use tracing::{debug, info, warn};
 
-use super::{Node, names::owners, netns::Netns, pods::PodNetns, resources::Running};
+use super::{Node, names::owners, netns::Netns, pods::PodNetns, resources::Running, sources::receivers};
 use crate::{
     ahead,
     bpf::Settings,
@@ -64,12 +64,17 @@ impl Node {
     pub(super) async fn converge(&mut self, id: NamespaceId, now: Instant) {
         let mut failures: BTreeMap<Resource, u32> = BTreeMap::new();
         let mut restored = false;
+        let with_routes = self.pods.in_netns(id).any(|pod| pod.addresses.is_empty());
         for _ in 0..ROUNDS {
             let Some(netns) = self.netns.get_mut(&id) else { return };
             netns.dirty = false;
-            let observed = match netns.observe().await {
+            let observed = match netns.observe(with_routes).await {
                 Ok(observed) => observed,
-                Err(error) => return self.unobservable(id, &Failure::kernel(&error), now),
+                Err(error) => {
+                    // One that cannot be read does not come before the others again.
+                    netns.is_new = false;
+                    return self.unobservable(id, &Failure::kernel(&error), now);
+                }
             };
             let plan = plan(&self.requested(id, now), &observed);
             let proceeds = |resource: &Resource| {
@@ -234,10 +239,15 @@ impl Node {
             (resource, Status { message: why, ..Status::REMOVING })
         });
         let leftovers = leftovers.collect();
+        let receivers = receivers(observed);
+        if self.netns.get(&id).is_some_and(|netns| netns.receivers != receivers) {
+            self.sources.update_at(now);
+        }
         let is_empty = !observed.has_ours() && !self.pods.any_in(id) && !self.has_node_receiver(id);
         let Some(netns) = self.netns.get_mut(&id) else { return };
         netns.is_new = false;
         netns.leftovers = leftovers;
+        netns.receivers = receivers;
         netns.sent_vnis = sent_vnis(observed);
         netns.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();
         netns.names = match (netns.kind, &self.desired) {

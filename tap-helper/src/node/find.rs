@@ -69,8 +69,15 @@ impl Node {
             netns.is_new = false;
         }
         self.converge(id, now).await;
-        self.netns.remove(&id);
-        self.resources.forget_netns(id);
+        match self.netns.get_mut(&id) {
+            // Only this process knows the namespace: it is kept until they are removed.
+            Some(netns) if !netns.leftovers.is_empty() => netns.process = None,
+            _ => {
+                self.netns.remove(&id);
+                self.sources.update_at(now);
+                self.resources.forget_netns(id);
+            }
+        }
         self.search(now).await
     }
 }

@@ -203,19 +203,18 @@ impl Node {
         if self.next_full_reconcile.is_some_and(|moment| moment <= now) {
             self.next_full_reconcile = Some(now + FULL_RECONCILE);
             self.refresh_paths().await;
-            self.sources.check_at(now);
+            self.sources.update_at(now);
             self.mark_all_dirty();
             self.start_sweep()?;
         }
         // Before any receiver is created.
-        if self.sources.install(&self.namespace, now) {
-            self.mark_all_dirty();
-        }
+        self.update_sources(now);
         if self.sweep.is_due(now) {
             self.sweep_step().await;
         }
         self.converge_due(now).await;
-        self.sources.remove(&self.namespace, now);
+        // After any is removed.
+        self.update_sources(now);
         self.write_deadlines();
         Ok(())
     }

@@ -43,6 +43,8 @@ pub(super) struct Netns {
     pub(super) restored: bool,
     /// The VNIs with which the senders of each tap send, by its UID.
     pub(super) sent_vnis: BTreeMap<String, BTreeSet<Vni>>,
+    /// The UDP port and the VNI of each receiver.
+    pub(super) receivers: BTreeSet<(u16, u32)>,
     not_before: Option<Instant>,
     repairs: (Option<Instant>, u32),
 }
@@ -71,6 +73,7 @@ impl Netns {
             leftovers: BTreeMap::new(),
             restored: false,
             sent_vnis: BTreeMap::new(),
+            receivers: BTreeSet::new(),
             not_before: None,
             repairs: (None, 0),
         })
@@ -100,17 +103,21 @@ impl Netns {
         Poll::Ready(Change::Netns(id))
     }
 
-    /// Observes the namespace; events until now are outdated then.
-    pub(super) async fn observe(&mut self) -> Result<Observed, NetlinkError> {
+    /// Observes the namespace, with its default routes if they matter; events until now are outdated then.
+    pub(super) async fn observe(&mut self, with_routes: bool) -> Result<Observed, NetlinkError> {
         self.subscription.take();
-        observe(&self.netlink, self.kind).await
+        let mut observed = observe(&self.netlink, self.kind).await?;
+        if with_routes {
+            observed.read_default_routes(&self.netlink).await?;
+        }
+        Ok(observed)
     }
 
     /// Processes the events since the last observation.
     pub(super) fn process_events(&mut self, now: Instant) {
         let events = self.subscription.take();
         let matters = |event: &Event| match (self.kind, event) {
-            (NetnsKind::Pod, _) | (_, Event::Lost) => true,
+            (NetnsKind::Pod, _) | (_, Event::Lost | Event::Action) => true,
             (NetnsKind::Node, Event::Link { index, name }) => self.watched.contains(index) || self.names.contains(name),
             (NetnsKind::Node, Event::Classifier { interface }) => self.watched.contains(interface),
             (NetnsKind::Node, Event::Destination | Event::Address | Event::Route) => false,

@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeSet,
+    mem,
     time::{Duration, Instant},
 };
 
@@ -8,40 +9,50 @@ use podtap_backoff::Backoff;
 use podtap_model::{Count, DesiredState, Reason, Receiver};
 use tracing::{info, warn};
 
+use super::Node;
 use crate::{
     failure::{Failure, sentence},
+    marks::Mark,
     namespace::Namespace,
     netlink::{NetlinkError, NetnsError, SourceFilter},
+    observe::Observed,
 };
 
 const NFTABLES: &str = "nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET), which every receiver needs";
 
-/// Who may send to the node's receivers. A receiver exists only while the kernel drops what others send to its port.
+/// How often it is checked that nothing else has changed the table: no receiver is unprotected for longer than 5 seconds. A subscription
+/// (`NFNLGRP_NFTABLES`) would report every change of the node's other tables, too, which some proxies change all the time.
+const CHECK: Duration = Duration::from_secs(3);
+
+/// Who may send to the node's receivers. A receiver exists only while the kernel drops what others send to it.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     /// None before the first desired state.
     desired: Option<SourceFilter>,
-    /// The ports at which the kernel filters.
-    filtered: BTreeSet<u16>,
+    /// The receivers for which the kernel filters.
+    installed: BTreeSet<(u16, u32)>,
     failure: Option<Failure>,
     backoff: Option<Backoff>,
     due: Option<Instant>,
 }
 
+/// The receivers that exist, whoever requested them: they are protected until they are gone.
+pub(super) struct Observation {
+    receivers: BTreeSet<(u16, u32)>,
+    /// Whether every namespace was searched.
+    is_complete: bool,
+}
+
 impl Sources {
     /// Takes what the receivers of a desired state need.
     pub(super) fn set(&mut self, desired: &DesiredState, now: Instant) {
-        let ports: BTreeSet<u16> = desired.receivers.iter().map(|receiver| receiver.port).collect();
-        let sources = if ports.is_empty() { BTreeSet::new() } else { desired.sources.iter().copied().collect() };
-        let filter = SourceFilter { ports, sources };
-        if !filter.ports.is_empty() || self.desired.as_ref() != Some(&filter) {
-            self.due = Some(now);
-        }
-        self.desired = Some(filter);
+        let receivers = desired.receivers.iter().map(key).collect();
+        self.desired = Some(SourceFilter { receivers, sources: desired.sources.iter().copied().collect() });
+        self.due = Some(now);
     }
 
-    /// Plans a check of the kernel's state.
-    pub(super) fn check_at(&mut self, moment: Instant) {
+    /// Plans an update: receivers may exist, or not exist any more.
+    pub(super) fn update_at(&mut self, moment: Instant) {
         if self.desired.is_some() {
             self.due = Some(moment);
         }
@@ -51,43 +62,31 @@ impl Sources {
         self.due
     }
 
-    /// Filters, if receivers need that. Returns whether other receivers can exist than before.
-    pub(super) fn install(&mut self, node: &Namespace, now: Instant) -> bool {
-        let Some(filter) = self.desired.as_ref().filter(|filter| !filter.ports.is_empty()) else { return false };
-        if self.due.is_none_or(|due| due > now) {
+    /// Filters for the receivers that are requested, or that were observed. To be called before any is created. While not all are observed,
+    /// those of the table stay. Returns whether others may exist than before.
+    pub(super) fn update(&mut self, node: &Namespace, observed: &Observation, now: Instant) -> bool {
+        let Some(desired) = self.desired.as_ref().filter(|_| self.due_at().is_some_and(|due| due <= now)) else {
             return false;
-        }
-        let before = self.filtered.clone();
-        match install(node, filter) {
-            Ok(()) => {
-                self.filtered.clone_from(&filter.ports);
-                (self.failure, self.backoff, self.due) = (None, None, None);
+        };
+        let before = mem::take(&mut self.installed);
+        match apply(node, desired, observed) {
+            Ok(receivers) => {
+                self.installed = receivers;
+                self.due = (!self.installed.is_empty()).then(|| now + CHECK);
+                (self.failure, self.backoff) = (None, None);
             }
             // A table that exists stays in force.
-            Err(error) => self.failed(&error, now),
+            Err(error) => {
+                self.installed.clone_from(&before);
+                self.failed(&error, now);
+            }
         }
-        before != self.filtered
-    }
-
-    /// Removes the filter, if no receiver needs it. To be called when the receivers are removed.
-    pub(super) fn remove(&mut self, node: &Namespace, now: Instant) {
-        if self.desired.as_ref().is_none_or(|filter| !filter.ports.is_empty()) || self.due.is_none_or(|due| due > now) {
-            return;
-        }
-        self.filtered.clear();
-        let removed = SourceFilter::read(node).and_then(|table| match table {
-            Some(_) => SourceFilter::remove(node).inspect(|()| info!("no longer filters by source")),
-            None => Ok(()),
-        });
-        match removed {
-            Ok(()) => (self.failure, self.backoff, self.due) = (None, None, None),
-            Err(error) => self.failed(&error, now),
-        }
+        before != self.installed
     }
 
     /// Why the receiver cannot exist.
     pub(super) fn failure(&self, receiver: &Receiver) -> Option<&Failure> {
-        self.failure.as_ref().filter(|_| !self.filtered.contains(&receiver.port))
+        self.failure.as_ref().filter(|_| !self.installed.contains(&key(receiver)))
     }
 
     fn failed(&mut self, error: &NetnsError, now: Instant) {
@@ -102,19 +101,49 @@ impl Sources {
     }
 }
 
+fn key(receiver: &Receiver) -> (u16, u32) {
+    (receiver.port, receiver.vni.get())
+}
+
 /// What was dropped until now; none without a filter.
 pub(super) fn dropped(node: &Namespace) -> Result<Option<Count>, NetnsError> {
     Ok(SourceFilter::read(node)?.map(|table| table.dropped()))
 }
 
-fn install(node: &Namespace, filter: &SourceFilter) -> Result<(), NetnsError> {
+/// Makes the table filter, or removes it if there are no receivers. Returns for which receivers it filters.
+fn apply(node: &Namespace, desired: &SourceFilter, observed: &Observation) -> Result<BTreeSet<(u16, u32)>, NetnsError> {
     let table = SourceFilter::read(node)?;
-    if table.as_ref().is_some_and(|table| table.is(filter)) {
-        return Ok(());
+    let mut filter = desired.clone();
+    filter.receivers.extend(&observed.receivers);
+    filter.receivers.extend(table.iter().filter(|_| !observed.is_complete).flat_map(|table| &table.receivers));
+    if filter.receivers.is_empty() {
+        if table.is_some() {
+            SourceFilter::remove(node)?;
+            info!("no longer filters by source");
+        }
+    } else if !table.as_ref().is_some_and(|table| table.is(&filter)) {
+        filter.install(node, table.as_ref())?;
+        info!(receivers = filter.receivers.len(), sources = filter.sources.len(), "filters by source");
     }
-    filter.install(node, table.as_ref())?;
-    info!(ports = ?filter.ports, sources = filter.sources.len(), "filters by source");
-    Ok(())
+    Ok(filter.receivers)
+}
+
+/// The receivers in a namespace.
+pub(super) fn receivers(observed: &Observed) -> BTreeSet<(u16, u32)> {
+    let genuine = observed.ours().filter(|link| observed.is_genuine(link));
+    let receivers = genuine.filter(|link| matches!(Mark::of(link), Some(Mark::Receiver(_))));
+    receivers.filter_map(|link| link.vxlan).map(|vxlan| (vxlan.port, vxlan.vni)).collect()
+}
+
+impl Node {
+    /// Filters for the receivers that are requested or exist.
+    pub(super) fn update_sources(&mut self, now: Instant) {
+        let receivers = self.netns.values().flat_map(|netns| netns.receivers.iter().copied()).collect();
+        let observation = Observation { receivers, is_complete: self.sweep.is_complete() };
+        if self.sources.update(&self.namespace, &observation, now) {
+            self.mark_all_dirty();
+        }
+    }
 }
 
 fn failure(error: &NetlinkError) -> Failure {

@@ -13,7 +13,7 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Node, NodeError, netns::Netns};
+use super::{Node, NodeError, netns::Netns, sources::receivers};
 use crate::{
     namespace::{Namespace, NamespaceId, PidfdRef, Source, sources},
     netlink::{Connection, NetnsError},
@@ -123,8 +123,10 @@ impl Node {
         }
         self.sweep.not_before = self.sweep.complete.then(|| Instant::now() + PAUSE * start.elapsed());
         if self.sweep.left.is_empty() {
-            self.sweep.complete = true;
             self.sweep.last_failures = mem::take(&mut self.sweep.failures);
+            if !mem::replace(&mut self.sweep.complete, true) {
+                self.sources.update_at(Instant::now());
+            }
         }
     }
 
@@ -133,7 +135,8 @@ impl Node {
         let kind = if namespace.id() == self.namespace.id() { NetnsKind::Node } else { NetnsKind::Pod };
         let netlink = Connection::open(&namespace)?;
         let netlink = if kind == NetnsKind::Node { netlink.unlimited() } else { netlink };
-        if !observe(&netlink, kind).await?.has_ours() {
+        let observed = observe(&netlink, kind).await?;
+        if !observed.has_ours() {
             return Ok(());
         }
         let process = match (kind, source) {
@@ -143,7 +146,9 @@ impl Node {
         };
         let id = namespace.id();
         info!(namespace = id.inode(), "found");
-        self.netns.insert(id, Netns::new(namespace, process, kind)?);
+        let mut netns = Netns::new(namespace, process, kind)?;
+        netns.receivers = receivers(&observed);
+        self.netns.insert(id, netns);
         Ok(())
     }
 }

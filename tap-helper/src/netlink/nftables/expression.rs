@@ -3,12 +3,12 @@
 use podtap_model::Count;
 use rtnetlink::packet_core::DefaultNla;
 
-use super::{ANONYMOUS_SET, NFTA_LIST_ELEM, number};
+use super::message::{NF_ACCEPT, NFTA_LIST_ELEM, PORTS, RECEIVERS, number};
 use crate::netlink::nla::{child, nested, string, text};
 
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
+pub(super) const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
 const NF_DROP: u32 = 0;
@@ -28,7 +28,6 @@ const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
-const NFTA_LOOKUP_SET_ID: u16 = 4;
 const NFTA_LOOKUP_FLAGS: u16 = 5;
 const NFT_LOOKUP_F_INV: u32 = 1;
 const NFTA_COUNTER_BYTES: u16 = 1;
@@ -37,8 +36,25 @@ const NFTA_IMMEDIATE_DREG: u16 = 1;
 const NFTA_IMMEDIATE_DATA: u16 = 2;
 const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
+/// The second 4 bytes of [`NFT_REG_1`].
+const NFT_REG32_01: u32 = 9;
+const NFTA_EXTHDR_DREG: u16 = 1;
+const NFTA_EXTHDR_TYPE: u16 = 2;
+const NFTA_EXTHDR_OFFSET: u16 = 3;
+const NFTA_EXTHDR_LEN: u16 = 4;
+const NFTA_BITWISE_SREG: u16 = 1;
+const NFTA_BITWISE_DREG: u16 = 2;
+const NFTA_BITWISE_LEN: u16 = 3;
+const NFTA_BITWISE_MASK: u16 = 4;
+const NFTA_BITWISE_XOR: u16 = 5;
 
 const UDP: u8 = 17;
+const UDP_PORT_OFFSET: u32 = 2;
+/// The header extension of fragments (RFC 8200).
+const FRAGMENT_HEADER: u8 = 44;
+/// The VXLAN header follows the UDP header: flags, VNI, and reserved bits (RFC 7348).
+const VXLAN_OFFSET: u32 = 8;
+const VXLAN_FLAGS: [u8; 4] = [8, 0, 0, 0];
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,24 +63,77 @@ pub(super) enum Family {
     V6,
 }
 
-/// `meta nfproto FAMILY udp dport @PORTS ip saddr != @ADDRESSES counter drop`, with sets by their IDs.
-pub(super) fn rule(family: Family, ports: u32, addresses: u32, counted: Count) -> Vec<DefaultNla> {
-    // NFPROTO_IPV4 and NFPROTO_IPV6; offset and length of the source address.
-    let (protocol, offset, length) = match family {
-        Family::V4 => (2, 12, 4),
-        Family::V6 => (10, 8, 16),
+/// `meta nfproto FAMILY meta l4proto udp @th,64,32 0x08000000 udp dport . @th,96,32 @receivers ip saddr != @sources counter drop`: a VXLAN header with the VNI of a receiver, at its port. A receiver drops every other header itself (`vxlan_rcv`,
+/// `drivers/net/vxlan/vxlan_core.c`): reserved bits must be zero.
+pub(super) fn rejected(family: Family, counted: Count) -> Vec<DefaultNla> {
+    let header = [
+        payload(NFT_PAYLOAD_TRANSPORT_HEADER, VXLAN_OFFSET, 4, NFT_REG_1),
+        equals(&VXLAN_FLAGS),
+        payload(NFT_PAYLOAD_TRANSPORT_HEADER, UDP_PORT_OFFSET, 2, NFT_REG_1),
+        payload(NFT_PAYLOAD_TRANSPORT_HEADER, VXLAN_OFFSET + 4, 4, NFT_REG32_01),
+        lookup(RECEIVERS, 0),
+    ];
+    udp(family).into_iter().chain(header).chain(dropped_unless_from(family, counted)).collect()
+}
+
+/// `meta nfproto ipv6 meta l4proto udp frag more-fragments 1 @th,96,32 accept`: a first fragment that contains the VXLAN header, if there is
+/// one, so that it has passed [`rejected`].
+///
+/// The kernel reassembles packets of IPv4 before the hook (`ip_local_deliver`, `net/ipv4/ip_input.c`), but those of IPv6 after it
+/// (`ip6_protocol_deliver_rcu`, `net/ipv6/ip6_input.c`).
+pub(super) fn accepted_fragment() -> Vec<DefaultNla> {
+    let header = payload(NFT_PAYLOAD_TRANSPORT_HEADER, VXLAN_OFFSET + 4, 4, NFT_REG_1);
+    let accept = verdict(NF_ACCEPT);
+    udp(Family::V6).into_iter().chain(more_fragments()).chain([header, accept]).collect()
+}
+
+/// `meta nfproto ipv6 meta l4proto udp frag more-fragments 1 udp dport @ports ip6 saddr != @sources6 counter drop`, after
+/// [`accepted_fragment`]: a first fragment that ends before the VNI, which could hide a header from [`rejected`]. Such a
+/// fragment has less than 16 bytes of the datagram; none but an attacker sends one.
+pub(super) fn rejected_fragment(counted: Count) -> Vec<DefaultNla> {
+    let port = [payload(NFT_PAYLOAD_TRANSPORT_HEADER, UDP_PORT_OFFSET, 2, NFT_REG_1), lookup(PORTS, 0)];
+    let start = udp(Family::V6).into_iter().chain(more_fragments()).chain(port);
+    start.chain(dropped_unless_from(Family::V6, counted)).collect()
+}
+
+/// Packets of UDP, of which later fragments have no transport header for nftables (`nft_payload_eval`, `net/netfilter/nft_payload.c`).
+fn udp(family: Family) -> [DefaultNla; 4] {
+    // NFPROTO_IPV4 and NFPROTO_IPV6.
+    let protocol = match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
     };
-    vec![
-        meta(NFT_META_NFPROTO),
-        equals(&[protocol]),
-        meta(NFT_META_L4PROTO),
-        equals(&[UDP]),
-        payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
-        lookup(ports, 0),
-        payload(NFT_PAYLOAD_NETWORK_HEADER, offset, length),
-        lookup(addresses, NFT_LOOKUP_F_INV),
+    [meta(NFT_META_NFPROTO), equals(&[protocol]), meta(NFT_META_L4PROTO), equals(&[UDP])]
+}
+
+fn more_fragments() -> [DefaultNla; 3] {
+    let field = [
+        number(NFTA_EXTHDR_DREG, NFT_REG_1),
+        DefaultNla::new(NFTA_EXTHDR_TYPE, vec![FRAGMENT_HEADER]),
+        number(NFTA_EXTHDR_OFFSET, 3),
+        number(NFTA_EXTHDR_LEN, 1),
+    ];
+    let mask = [
+        number(NFTA_BITWISE_SREG, NFT_REG_1),
+        number(NFTA_BITWISE_DREG, NFT_REG_1),
+        number(NFTA_BITWISE_LEN, 1),
+        data(NFTA_BITWISE_MASK, &[1]),
+        data(NFTA_BITWISE_XOR, &[0]),
+    ];
+    [expression("exthdr", &field), expression("bitwise", &mask), equals(&[1])]
+}
+
+fn dropped_unless_from(family: Family, counted: Count) -> [DefaultNla; 4] {
+    // Offset and length of the source address.
+    let (offset, length) = match family {
+        Family::V4 => (12, 4),
+        Family::V6 => (8, 16),
+    };
+    [
+        payload(NFT_PAYLOAD_NETWORK_HEADER, offset, length, NFT_REG_1),
+        lookup(family.sources(), NFT_LOOKUP_F_INV),
         count_from(counted),
-        drop_packet(),
+        verdict(NF_DROP),
     ]
 }
 
@@ -94,9 +163,9 @@ fn equals(bytes: &[u8]) -> DefaultNla {
     expression("cmp", &[number(NFTA_CMP_SREG, NFT_REG_1), operation, data(NFTA_CMP_DATA, bytes)])
 }
 
-fn payload(base: u32, offset: u32, length: u32) -> DefaultNla {
+fn payload(base: u32, offset: u32, length: u32, register: u32) -> DefaultNla {
     let attributes = [
-        number(NFTA_PAYLOAD_DREG, NFT_REG_1),
+        number(NFTA_PAYLOAD_DREG, register),
         number(NFTA_PAYLOAD_BASE, base),
         number(NFTA_PAYLOAD_OFFSET, offset),
         number(NFTA_PAYLOAD_LEN, length),
@@ -104,13 +173,9 @@ fn payload(base: u32, offset: u32, length: u32) -> DefaultNla {
     expression("payload", &attributes)
 }
 
-fn lookup(set: u32, flags: u32) -> DefaultNla {
-    let attributes = [
-        string(NFTA_LOOKUP_SET, ANONYMOUS_SET),
-        number(NFTA_LOOKUP_SREG, NFT_REG_1),
-        number(NFTA_LOOKUP_SET_ID, set),
-        number(NFTA_LOOKUP_FLAGS, flags),
-    ];
+fn lookup(set: &str, flags: u32) -> DefaultNla {
+    let attributes =
+        [string(NFTA_LOOKUP_SET, set), number(NFTA_LOOKUP_SREG, NFT_REG_1), number(NFTA_LOOKUP_FLAGS, flags)];
     expression("lookup", &attributes)
 }
 
@@ -119,8 +184,8 @@ fn count_from(Count { frames, bytes }: Count) -> DefaultNla {
     expression("counter", &[number(NFTA_COUNTER_BYTES, bytes), number(NFTA_COUNTER_PACKETS, frames)])
 }
 
-fn drop_packet() -> DefaultNla {
-    let verdict = nested(NFTA_DATA_VERDICT, &[number(NFTA_VERDICT_CODE, NF_DROP)]);
+fn verdict(code: u32) -> DefaultNla {
+    let verdict = nested(NFTA_DATA_VERDICT, &[number(NFTA_VERDICT_CODE, code)]);
     let attributes = [number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT), nested(NFTA_IMMEDIATE_DATA, &[verdict])];
     expression("immediate", &attributes)
 }

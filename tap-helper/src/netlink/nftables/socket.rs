@@ -7,6 +7,7 @@ use rtnetlink::{
     packet_core::{DefaultNla, NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload},
     sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER},
 };
+use rustix::net::sockopt::set_socket_send_buffer_size_force;
 
 use crate::{
     namespace::{Namespace, within},
@@ -20,6 +21,9 @@ use crate::{
 const SUBSYSTEM: u8 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
+
+/// Bytes of the send buffer at least.
+const SEND_BUFFER: usize = 128 << 10;
 
 /// A message and its flags.
 pub(super) type Sent = (GenericMessage, u16);
@@ -56,7 +60,8 @@ impl Nftables {
         self.exchange(&bytes(message, flags, 1), 1, operation)
     }
 
-    /// Executes all messages, or none.
+    /// Executes all messages, or none. They are one datagram, which the kernel limits to the send buffer (`netlink_sendmsg`,
+    /// `net/netlink/af_netlink.c`): by default, about 4,400 sources fit.
     pub(super) fn transaction(&self, messages: Vec<Sent>, operation: &str) -> Result<(), NetlinkError> {
         let border = |kind| GenericMessage::with_header(kind, [0, 0, 0, SUBSYSTEM], &[]);
         let mut request = bytes(border(NFNL_MSG_BATCH_BEGIN), 0, 0);
@@ -69,6 +74,9 @@ impl Nftables {
             request.extend(bytes(message, flags | acknowledged, sequence));
         }
         request.extend(bytes(border(NFNL_MSG_BATCH_END), 0, sequence + 1));
+        let failed = |error: rustix::io::Errno| NetlinkError::socket(operation, &error.into());
+        // The kernel doubles it for its own data.
+        set_socket_send_buffer_size_force(&self.0, request.len().max(SEND_BUFFER)).map_err(failed)?;
         self.exchange(&request, sequence, operation).map(drop)
     }
 
