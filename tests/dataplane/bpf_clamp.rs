@@ -259,8 +259,8 @@ fn segments_have_the_header_that_the_kernel_would_give_them() {
     assert_checksums(&frame);
     inject(&scene.pod, "eth0", &[frame.clone()]);
     let is_tcp = |frame: &Frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 6 && data(&frame.bytes) > 0;
-    settle(&mirror, 2, |frame| usize::from(is_tcp(frame)));
-    let segments: Vec<Vec<u8>> = mirror.stop().into_iter().filter(is_tcp).map(|frame| frame.bytes).collect();
+    let frames = captured(&scene, mirror, 2, |frame| usize::from(is_tcp(frame)));
+    let segments: Vec<Vec<u8>> = frames.into_iter().filter(is_tcp).map(|frame| frame.bytes).collect();
     for segment in &segments {
         assert_checksums(segment);
     }
