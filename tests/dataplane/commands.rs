@@ -138,7 +138,8 @@ fn assert_survives_kills(command: &[&str], start: impl Fn(&Node, &Desired)) {
             assert!(complete, "after {requests} requests: {report:#}");
             assert_eq!(web.network().snapshot().lines.len(), lines, "after {requests} requests");
         } else {
-            assert!(Helper::once(&node, &["purge"], "").0.success());
+            let (status, output, error) = Helper::once(&node, &["purge"], "");
+            assert!(status.success(), "after {requests} requests: {output} {error}");
             assert_eq!(before[0].differences(&web.network().snapshot()), [""; 0], "after {requests} requests");
             assert_eq!(before[1].differences(&node.network().snapshot()), [""; 0], "after {requests} requests");
         }

@@ -239,15 +239,11 @@ impl Node {
             (resource, Status { message: why, ..Status::REMOVING })
         });
         let leftovers = leftovers.collect();
-        let receivers = receivers(observed);
-        if self.netns.get(&id).is_some_and(|netns| netns.receivers != receivers) {
-            self.sources.update_at(now);
-        }
         let is_empty = !observed.has_ours() && !self.pods.any_in(id) && !self.has_node_receiver(id);
         let Some(netns) = self.netns.get_mut(&id) else { return };
         netns.is_new = false;
         netns.leftovers = leftovers;
-        netns.receivers = receivers;
+        netns.receivers = receivers(observed);
         netns.sent_vnis = sent_vnis(observed);
         netns.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();
         netns.names = match (netns.kind, &self.desired) {

@@ -74,7 +74,6 @@ impl Node {
             Some(netns) if !netns.leftovers.is_empty() => netns.process = None,
             _ => {
                 self.netns.remove(&id);
-                self.sources.update_at(now);
                 self.resources.forget_netns(id);
             }
         }

@@ -31,12 +31,15 @@ pub(super) struct Sources {
     desired: Option<SourceFilter>,
     /// The receivers for which the kernel filters.
     installed: BTreeSet<(u16, u32)>,
+    /// For what was observed then.
+    observed: Option<Observation>,
     failure: Option<Failure>,
     backoff: Option<Backoff>,
     due: Option<Instant>,
 }
 
 /// The receivers that exist, whoever requested them: they are protected until they are gone.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Observation {
     receivers: BTreeSet<(u16, u32)>,
     /// Whether every namespace was searched.
@@ -51,7 +54,7 @@ impl Sources {
         self.due = Some(now);
     }
 
-    /// Plans an update: receivers may exist, or not exist any more.
+    /// Plans an update.
     pub(super) fn update_at(&mut self, moment: Instant) {
         if self.desired.is_some() {
             self.due = Some(moment);
@@ -64,14 +67,15 @@ impl Sources {
 
     /// Filters for the receivers that are requested, or that were observed. To be called before any is created. While not all are observed,
     /// those of the table stay. Returns whether others may exist than before.
-    pub(super) fn update(&mut self, node: &Namespace, observed: &Observation, now: Instant) -> bool {
-        let Some(desired) = self.desired.as_ref().filter(|_| self.due_at().is_some_and(|due| due <= now)) else {
-            return false;
-        };
+    pub(super) fn update(&mut self, node: &Namespace, observed: Observation, now: Instant) -> bool {
+        let is_due = self.due.is_some_and(|due| due <= now);
+        let has_changed = self.failure.is_none() && self.observed.as_ref() != Some(&observed);
+        let Some(desired) = self.desired.as_ref().filter(|_| is_due || has_changed) else { return false };
         let before = mem::take(&mut self.installed);
-        match apply(node, desired, observed) {
+        match apply(node, desired, &observed) {
             Ok(receivers) => {
                 self.installed = receivers;
+                self.observed = Some(observed);
                 self.due = (!self.installed.is_empty()).then(|| now + CHECK);
                 (self.failure, self.backoff) = (None, None);
             }
@@ -140,7 +144,7 @@ impl Node {
     pub(super) fn update_sources(&mut self, now: Instant) {
         let receivers = self.netns.values().flat_map(|netns| netns.receivers.iter().copied()).collect();
         let observation = Observation { receivers, is_complete: self.sweep.is_complete() };
-        if self.sources.update(&self.namespace, &observation, now) {
+        if self.sources.update(&self.namespace, observation, now) {
             self.mark_all_dirty();
         }
     }

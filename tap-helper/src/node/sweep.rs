@@ -124,9 +124,7 @@ impl Node {
         self.sweep.not_before = self.sweep.complete.then(|| Instant::now() + PAUSE * start.elapsed());
         if self.sweep.left.is_empty() {
             self.sweep.last_failures = mem::take(&mut self.sweep.failures);
-            if !mem::replace(&mut self.sweep.complete, true) {
-                self.sources.update_at(Instant::now());
-            }
+            self.sweep.complete = true;
         }
     }
 
