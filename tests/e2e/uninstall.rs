@@ -171,6 +171,10 @@ fn a_new_installation_removes_what_an_earlier_one_has_left_behind() {
     let without = WithoutController::new();
     delete_helper_pods();
     kubectl(&["delete", "validatingadmissionpolicybinding", "podtap-uninstall"]);
+    // The API server learns of it a moment later.
+    until("nothing is protected", TIMEOUT, || {
+        Cluster::lab().kubectl(&["delete", "clusterrole", "podtap-controller", "--dry-run=server"], "")
+    });
     let no_finalizers = r#"{"metadata":{"finalizers":null}}"#;
     tapped.sandbox.kubectl(&["patch", "podtap", "web", "--type=merge", "-p", no_finalizers], "").expect("a patch");
     tapped.sandbox.kubectl(&["delete", "podtap", "web"], "").expect("nothing holds it");

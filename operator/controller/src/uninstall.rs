@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, ObjectList},
@@ -14,6 +15,8 @@ use podtap_api::{NodeTap, PodTap};
 use podtap_runtime::client;
 use tokio::time::{Instant, sleep};
 use tracing::info;
+
+use crate::apply::agent_account;
 
 /// Longer than the controller waits for a node that does not respond, and than a helper pod takes to end.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -51,7 +54,7 @@ pub async fn run() -> Result<(), Error> {
 
 /// What is still to go. Nothing but names is read, so that objects of another version count, too.
 async fn remaining(client: &Client) -> Result<Vec<String>, kube::Error> {
-    Ok([delete_all(client).await?, node_taps(client).await?].concat())
+    Ok([delete_all(client).await?, node_taps(client).await?, agent_roles(client).await?].concat())
 }
 
 /// Deletes each tap that is not being deleted yet. Returns the taps that still exist. Only their metadata is read, so that a tap that
@@ -84,6 +87,19 @@ async fn node_taps(client: &Client) -> Result<Vec<String>, kube::Error> {
     Ok(nodes.iter().map(|node| format!("NodeTap {}", node.name_any())).collect())
 }
 
+/// The roles of agents. The garbage collector deletes them after their `NodeTap`, up to half a minute later if the definition of `NodeTap` is
+/// new to it, and not at all once that is gone.
+async fn agent_roles(client: &Client) -> Result<Vec<String>, kube::Error> {
+    let labels = agent_account::labels().map(|(name, value)| format!("{name}={value}")).join(",");
+    let of_agents = ListParams::default().labels(&labels);
+    let roles: Api<ClusterRole> = Api::all(client.clone());
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let roles = existing(roles.list_metadata(&of_agents).await)?;
+    let bindings = existing(bindings.list_metadata(&of_agents).await)?;
+    let roles = roles.iter().map(|role| format!("ClusterRole {}", role.name_any()));
+    Ok(roles.chain(bindings.iter().map(|binding| format!("ClusterRoleBinding {}", binding.name_any()))).collect())
+}
+
 /// The objects of a list; none without the definition of their kind.
 fn existing<K: Clone>(
     list: Result<ObjectList<PartialObjectMeta<K>>, kube::Error>,
@@ -105,6 +121,7 @@ mod tests {
 
     const TAPS: &str = "/apis/podtap.dev/v1alpha1/podtaps";
     const NODE_TAPS: &str = "/apis/podtap.dev/v1alpha1/nodetaps";
+    const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
 
     fn api(lists: &'static [(&'static str, &'static str)]) -> Client {
         fake_client::client(move |_, path, _| async move {
@@ -126,9 +143,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_waits_until_no_tap_and_no_node_tap_is_left() {
+    async fn it_waits_until_nothing_is_left() {
         assert_eq!(left(&[(TAPS, "web"), (NODE_TAPS, "n1")]).await, ["PodTap shop/web", "NodeTap n1"]);
         assert_eq!(left(&[(NODE_TAPS, "n1")]).await, ["NodeTap n1"]);
+        assert_eq!(left(&[(BINDINGS, "podtap-agent-n1")]).await, ["ClusterRoleBinding podtap-agent-n1"]);
         assert_eq!(left(&[]).await, [""; 0], "the definitions may be gone");
     }
 }

@@ -99,7 +99,7 @@ pub fn owner(node: &str, node_tap_uid: &str) -> OwnerReference {
     }
 }
 
-fn labels() -> [(&'static str, &'static str); 3] {
+pub fn labels() -> [(&'static str, &'static str); 3] {
     [
         (LABEL_NAME, names::PRODUCT),
         ("app.kubernetes.io/part-of", names::PRODUCT),
