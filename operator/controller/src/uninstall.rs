@@ -3,9 +3,12 @@
 //! The controller decides whether a node is clean. It sees the pod of this job, and then deletes each clean `NodeTap` at once and sweeps no
 //! further nodes.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::{
+    ClusterResourceScope,
+    api::rbac::v1::{ClusterRole, ClusterRoleBinding},
+};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, ObjectList},
@@ -13,6 +16,7 @@ use kube::{
 };
 use podtap_api::{NodeTap, PodTap};
 use podtap_runtime::client;
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
@@ -54,7 +58,13 @@ pub async fn run() -> Result<(), Error> {
 
 /// What is still to go. Nothing but names is read, so that objects of another version count, too.
 async fn remaining(client: &Client) -> Result<Vec<String>, kube::Error> {
-    Ok([delete_all(client).await?, node_taps(client).await?, agent_roles(client).await?].concat())
+    let left = [delete_all(client).await?, node_taps(client).await?].concat();
+    if !left.is_empty() {
+        return Ok(left);
+    }
+    // The garbage collector would, too, but not once the definition of `NodeTap` is gone, and only minutes later if that is new to it.
+    let roles = delete_of_agents::<ClusterRole>(client).await?;
+    Ok([roles, delete_of_agents::<ClusterRoleBinding>(client).await?].concat())
 }
 
 /// Deletes each tap that is not being deleted yet. Returns the taps that still exist. Only their metadata is read, so that a tap that
@@ -87,17 +97,24 @@ async fn node_taps(client: &Client) -> Result<Vec<String>, kube::Error> {
     Ok(nodes.iter().map(|node| format!("NodeTap {}", node.name_any())).collect())
 }
 
-/// The roles of agents. The garbage collector deletes them after their `NodeTap`, up to half a minute later if the definition of `NodeTap` is
-/// new to it, and not at all once that is gone.
-async fn agent_roles(client: &Client) -> Result<Vec<String>, kube::Error> {
+/// Deletes what agents had outside of the namespace, and returns what that was.
+async fn delete_of_agents<K>(client: &Client) -> Result<Vec<String>, kube::Error>
+where
+    K: kube::Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+{
     let labels = agent_account::labels().map(|(name, value)| format!("{name}={value}")).join(",");
-    let of_agents = ListParams::default().labels(&labels);
-    let roles: Api<ClusterRole> = Api::all(client.clone());
-    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
-    let roles = existing(roles.list_metadata(&of_agents).await)?;
-    let bindings = existing(bindings.list_metadata(&of_agents).await)?;
-    let roles = roles.iter().map(|role| format!("ClusterRole {}", role.name_any()));
-    Ok(roles.chain(bindings.iter().map(|binding| format!("ClusterRoleBinding {}", binding.name_any()))).collect())
+    let api: Api<K> = Api::all(client.clone());
+    let mut left = Vec::new();
+    for object in existing(api.list_metadata(&ListParams::default().labels(&labels)).await)? {
+        let (kind, name) = (K::kind(&()), object.name_any());
+        info!(%kind, name, "deleting");
+        match api.delete(&name, &DeleteParams::default()).await {
+            Ok(_) => left.push(format!("{kind} {name}")),
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(left)
 }
 
 /// The objects of a list; none without the definition of their kind.
@@ -124,7 +141,10 @@ mod tests {
     const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
 
     fn api(lists: &'static [(&'static str, &'static str)]) -> Client {
-        fake_client::client(move |_, path, _| async move {
+        fake_client::client(move |method, path, _| async move {
+            if method == http::Method::DELETE {
+                return (http::StatusCode::OK, json!({"kind": "Status", "status": "Success"}));
+            }
             let Some((_, name)) = lists.iter().find(|(list, _)| *list == path) else {
                 let status =
                     json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": ""});
