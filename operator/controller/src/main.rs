@@ -9,6 +9,7 @@ mod failure;
 mod fake_api;
 #[cfg(test)]
 mod fixtures;
+mod in_flight;
 mod metrics;
 mod names;
 mod plan;

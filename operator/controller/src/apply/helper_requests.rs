@@ -3,20 +3,17 @@
 //! Admission webhooks of other programs see them, and may take seconds for each. They must not keep deletions, statuses and the
 //! pods of other nodes waiting.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use tokio::{
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
+use tokio::time::Instant;
 
-use crate::apply::{
-    actions::Action,
-    context::{CONCURRENCY, Context},
-    execute::execute,
+use crate::{
+    apply::{
+        actions::Action,
+        context::{CONCURRENCY, Context},
+        execute::execute,
+    },
+    in_flight::InFlight,
 };
 
 /// How long a reconcile waits for the answers. Without slow webhooks, a request takes milliseconds.
@@ -28,10 +25,9 @@ pub type Answered = (Action, Result<(), kube::Error>);
 /// Requests in flight, at most one creation for each node and one deletion for each pod. Dropping it cancels them.
 #[derive(Debug, Default)]
 pub struct HelperRequests {
-    tasks: JoinSet<Answered>,
+    requests: InFlight<Answered>,
     /// The pods to delete, and the nodes to create one on.
     busy: BTreeSet<(bool, String)>,
-    answered: VecDeque<Answered>,
 }
 
 impl HelperRequests {
@@ -40,18 +36,18 @@ impl HelperRequests {
         let deadline = Instant::now() + PATIENCE;
         let mut waiting = actions.into_iter();
         loop {
-            while self.tasks.len() < CONCURRENCY {
+            while self.requests.running() < CONCURRENCY {
                 let Some(action) = waiting.next() else { break };
                 if self.busy.insert(request_key(&action)) {
                     let context = context.clone();
-                    self.tasks.spawn(async move {
+                    self.requests.spawn(async move {
                         let result = execute(&context, &action).await.map(drop);
                         (action, result)
                     });
                 }
             }
-            if self.tasks.is_empty() || timeout_at(deadline, self.answer()).await.is_err() {
-                let answered = std::mem::take(&mut self.answered);
+            if !self.requests.answers_until(deadline).await {
+                let answered = self.requests.take();
                 for (action, _) in &answered {
                     self.busy.remove(&request_key(action));
                 }
@@ -62,12 +58,7 @@ impl HelperRequests {
 
     /// Returns when a request has been answered; never if there is none. Cancel safe.
     pub async fn answer(&mut self) {
-        match self.tasks.join_next().await {
-            Some(Ok(answered)) => self.answered.push_back(answered),
-            // It panicked; nothing cancels it.
-            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            None => std::future::pending().await,
-        }
+        self.requests.answer().await;
     }
 }
 

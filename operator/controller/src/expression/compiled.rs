@@ -5,23 +5,21 @@
 //! compilations so far is next.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
 use k8s_openapi::jiff::Timestamp;
 use podtap_model::{Filter, Instruction};
-use tokio::{
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
+use tokio::time::Instant;
 
 use crate::{
     expression::{
         CompileError,
         process::{self, Compiler},
     },
+    in_flight::InFlight,
     retries::{Retries, RetryKey},
 };
 
@@ -53,10 +51,9 @@ type Answered = (String, Result<Vec<Instruction>, process::Error>);
 #[derive(Debug, Default)]
 pub struct Compilations {
     known: Expressions,
-    tasks: JoinSet<Answered>,
-    /// The texts of `tasks` and `answered`.
+    processes: InFlight<Answered>,
+    /// The texts of `processes`.
     busy: BTreeSet<String>,
-    answered: VecDeque<Answered>,
     /// How many were started for each namespace.
     started: BTreeMap<String, u64>,
 }
@@ -89,16 +86,16 @@ impl Compilations {
         let mut errors = Vec::new();
         loop {
             errors.extend(self.record(retries, now));
-            while self.tasks.len() < CONCURRENCY {
+            while self.processes.running() < CONCURRENCY {
                 let Some(text) = self.next(texts, retries, now) else { break };
                 self.busy.insert(text.clone());
                 let compiler = compiler.clone();
-                self.tasks.spawn(async move {
+                self.processes.spawn(async move {
                     let result = compiler.compile(&text).await;
                     (text, result)
                 });
             }
-            if self.tasks.is_empty() || timeout_at(deadline, self.answer()).await.is_err() {
+            if !self.processes.answers_until(deadline).await {
                 return errors;
             }
         }
@@ -106,12 +103,7 @@ impl Compilations {
 
     /// Returns when a process has ended; never if none runs. Cancel safe.
     pub async fn answer(&mut self) {
-        match self.tasks.join_next().await {
-            Some(Ok(answered)) => self.answered.push_back(answered),
-            // It panicked; nothing cancels it.
-            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            None => std::future::pending().await,
-        }
+        self.processes.answer().await;
     }
 
     /// The text to compile next.
@@ -131,7 +123,7 @@ impl Compilations {
 
     fn record(&mut self, retries: &mut Retries, now: Timestamp) -> Vec<Error> {
         let mut errors = Vec::new();
-        for (text, result) in std::mem::take(&mut self.answered) {
+        for (text, result) in self.processes.take() {
             self.busy.remove(&text);
             let key = RetryKey::Expression(text.clone());
             let outcome = match result {

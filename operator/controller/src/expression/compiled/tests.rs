@@ -17,7 +17,7 @@ async fn compile_all(
     now: Timestamp,
 ) -> Vec<Error> {
     let mut errors = expressions.compile(compiler, texts, retries, now).await;
-    while !expressions.tasks.is_empty() {
+    while expressions.processes.running() > 0 {
         errors.extend(expressions.compile(compiler, texts, retries, now).await);
     }
     errors
