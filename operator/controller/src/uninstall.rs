@@ -20,7 +20,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use crate::apply::agent_account;
+use crate::apply::{
+    agent_account,
+    context::{is_gone, is_not_found},
+};
 
 /// Longer than the controller waits for a node that does not respond, and than a helper pod takes to end.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -67,7 +70,7 @@ async fn remaining(client: &Client) -> Result<Vec<String>, kube::Error> {
     Ok([roles, delete_of_agents::<ClusterRoleBinding>(client).await?].concat())
 }
 
-/// Deletes each tap that is not being deleted yet. Returns the taps that still exist. Only their metadata is read, so that a tap that
+/// Deletes each tap that is not being deleted yet. Returns the taps that existed. Only their metadata is read, so that a tap that
 /// cannot be decoded is deleted like any other.
 async fn delete_all(client: &Client) -> Result<Vec<String>, kube::Error> {
     let taps: Api<PodTap> = Api::all(client.clone());
@@ -78,11 +81,7 @@ async fn delete_all(client: &Client) -> Result<Vec<String>, kube::Error> {
         if metadata.deletion_timestamp.is_none() {
             info!(namespace, name, "deleting PodTap");
             let api: Api<PodTap> = Api::namespaced(client.clone(), &namespace);
-            match api.delete(&name, &DeleteParams::default()).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.is_not_found() => continue,
-                Err(error) => return Err(error),
-            }
+            is_gone(api.delete(&name, &DeleteParams::default()).await)?;
         }
         left.push(format!("PodTap {namespace}/{name}"));
     }
@@ -108,11 +107,8 @@ where
     for object in existing(api.list_metadata(&ListParams::default().labels(&labels)).await)? {
         let (kind, name) = (K::kind(&()), object.name_any());
         info!(%kind, name, "deleting");
-        match api.delete(&name, &DeleteParams::default()).await {
-            Ok(_) => left.push(format!("{kind} {name}")),
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
+        is_gone(api.delete(&name, &DeleteParams::default()).await)?;
+        left.push(format!("{kind} {name}"));
     }
     Ok(left)
 }
@@ -123,7 +119,7 @@ fn existing<K: Clone>(
 ) -> Result<Vec<PartialObjectMeta<K>>, kube::Error> {
     match list {
         Ok(list) => Ok(list.items),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Vec::new()),
+        Err(error) if is_not_found(&error) => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
