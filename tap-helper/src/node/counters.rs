@@ -7,15 +7,12 @@
 //! is what the actions report, which includes what the programs count as failed; both are part of `mirrored`. What the VXLAN device drops
 //! afterwards, for example because there is no route, is not a failure of the action.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use podtap_model::{Count, Counters, DirectionCounters, SenderCounters};
 use tracing::warn;
 
-use super::{Node, sources};
+use super::{Node, pace::Pace, sources};
 use crate::{
     bpf::{self, Maps},
     marks::{Cookie, Mark, SenderMark},
@@ -26,9 +23,6 @@ use crate::{
     resource::SenderKey,
 };
 
-/// The pause after a reading, as a multiple of what the reading took: requests for counters take a quarter of the helper's time at most.
-const PAUSE: u32 = 3;
-
 /// The requests for counters that are not answered yet. The namespaces are read one by one, so that nothing else has to wait for longer
 /// than one of them takes.
 #[derive(Default)]
@@ -37,7 +31,7 @@ pub(super) struct CounterRequests {
     waiting: Option<u64>,
     current: Option<Reading>,
     /// When the next namespace may be read.
-    not_before: Option<Instant>,
+    pace: Pace,
 }
 
 /// The answer to a request, and the namespaces that it still lacks.
@@ -50,15 +44,11 @@ impl CounterRequests {
     /// When the next namespace is to be read.
     pub(super) fn due_at(&self) -> Option<Instant> {
         let is_requested = self.waiting.is_some() || self.current.is_some();
-        is_requested.then(|| self.not_before.unwrap_or_else(Instant::now))
+        is_requested.then(|| self.pace.due_at())
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        self.due_at().is_some_and(|_| self.not_before.is_none_or(|moment| moment <= now))
-    }
-
-    fn pause(&mut self, cost: Duration) {
-        self.not_before = Some(Instant::now() + PAUSE * cost);
+        self.due_at().is_some() && self.pace.is_due(now)
     }
 }
 
@@ -90,7 +80,7 @@ impl Node {
                 Ok(found) => reading.answer.senders.extend(found),
                 Err(error) => warn!(pod = self.netns_name(id), %error, "cannot read counters"),
             }
-            self.counter_requests.pause(start.elapsed());
+            self.counter_requests.pace.pause(start.elapsed());
         }
         let reading = self.counter_requests.current.take_if(|reading| reading.left.is_empty())?;
         let mut answer = reading.answer;

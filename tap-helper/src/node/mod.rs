@@ -9,6 +9,7 @@ mod counters;
 mod find;
 mod names;
 mod netns;
+mod pace;
 mod paths;
 mod pods;
 mod preload;

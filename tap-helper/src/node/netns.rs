@@ -7,7 +7,7 @@ use std::{
 
 use podtap_model::Vni;
 
-use super::Change;
+use super::{Change, pace::Pace};
 use crate::{
     failure::Status,
     namespace::{Namespace, NamespaceId, PidfdRef},
@@ -45,7 +45,7 @@ pub(super) struct Netns {
     pub(super) sent_vnis: BTreeMap<String, BTreeSet<Vni>>,
     /// The UDP port and the VNI of each receiver.
     pub(super) receivers: BTreeSet<(u16, u32)>,
-    not_before: Option<Instant>,
+    pace: Pace,
     repairs: (Option<Instant>, u32),
 }
 
@@ -74,7 +74,7 @@ impl Netns {
             restored: false,
             sent_vnis: BTreeMap::new(),
             receivers: BTreeSet::new(),
-            not_before: None,
+            pace: Pace::default(),
             repairs: (None, 0),
         })
     }
@@ -134,8 +134,8 @@ impl Netns {
         let recent = start.filter(|start| now.duration_since(*start) < WINDOW);
         self.repairs = (Some(recent.unwrap_or(now)), if recent.is_some() { count + 1 } else { 1 });
         // The delay is not extended: with a change per second it would never end.
-        if self.repairs.1 > REPAIRS && self.not_before.is_none_or(|moment| moment <= now) {
-            self.not_before = Some(now + SLOW);
+        if self.repairs.1 > REPAIRS && self.pace.is_due(now) {
+            self.pace.wait_until(now + SLOW);
         }
     }
 
@@ -148,10 +148,10 @@ impl Netns {
 
     /// When it is due to be reconciled.
     pub(super) fn due_at(&self) -> Option<Instant> {
-        self.dirty.then(|| self.not_before.unwrap_or_else(Instant::now))
+        self.dirty.then(|| self.pace.due_at())
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.dirty && self.not_before.is_none_or(|moment| moment <= now)
+        self.dirty && self.pace.is_due(now)
     }
 }

@@ -13,15 +13,13 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Node, NodeError, netns::Netns, sources::receivers};
+use super::{Node, NodeError, netns::Netns, pace::Pace, sources::receivers};
 use crate::{
     namespace::{Namespace, NamespaceId, PidfdRef, Source, sources},
     netlink::{Connection, NetnsError},
     observe::{NetnsKind, observe},
 };
 
-/// The pause after each step, as a multiple of what it took.
-const PAUSE: u32 = 3;
 /// Processes whose namespace is identified in one step, unless one of them has to be visited.
 const PROCESSES: usize = 64;
 /// Namespaces that a report names because they cannot be searched, or have something that cannot be removed.
@@ -40,17 +38,17 @@ pub(super) struct Sweep {
     last_failures: BTreeMap<String, String>,
     /// Whether a round is complete. The first one has no pauses.
     complete: bool,
-    not_before: Option<Instant>,
+    pace: Pace,
 }
 
 impl Sweep {
     /// When the next step is due; none between two rounds.
     pub(super) fn due_at(&self) -> Option<Instant> {
-        (!self.left.is_empty()).then(|| self.not_before.unwrap_or_else(Instant::now))
+        (!self.left.is_empty()).then(|| self.pace.due_at())
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        !self.left.is_empty() && self.not_before.is_none_or(|moment| moment <= now)
+        !self.left.is_empty() && self.pace.is_due(now)
     }
 
     /// Starts another round, unless one is not complete.
@@ -60,7 +58,7 @@ impl Sweep {
             // The next one is the last.
             self.left.reverse();
             self.found.clear();
-            self.not_before = None;
+            self.pace = Pace::default();
         }
         Ok(())
     }
@@ -121,7 +119,9 @@ impl Node {
             }
             break;
         }
-        self.sweep.not_before = self.sweep.complete.then(|| Instant::now() + PAUSE * start.elapsed());
+        if self.sweep.complete {
+            self.sweep.pace.pause(start.elapsed());
+        }
         if self.sweep.left.is_empty() {
             self.sweep.last_failures = mem::take(&mut self.sweep.failures);
             self.sweep.complete = true;
