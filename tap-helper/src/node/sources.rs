@@ -16,6 +16,7 @@ use crate::{
     namespace::Namespace,
     netlink::{NetlinkError, NetnsError, SourceFilter},
     observe::Observed,
+    retry::backoff,
 };
 
 const NFTABLES: &str = "nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET), which every receiver needs";
@@ -95,9 +96,7 @@ impl Sources {
 
     fn failed(&mut self, error: &NetnsError, now: Instant) {
         warn!(%error, "cannot filter by source");
-        let backoff =
-            self.backoff.get_or_insert_with(|| Backoff::new(Duration::from_millis(500), Duration::from_secs(30)));
-        self.due = Some(now + backoff.pause());
+        self.due = Some(now + self.backoff.get_or_insert_with(backoff).pause());
         self.failure = Some(match error {
             NetnsError::Netlink(error) => failure(error),
             NetnsError::Enter(_) => Failure::failed(Reason::KernelError, format!("{error}. This is retried.")),
