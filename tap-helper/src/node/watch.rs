@@ -7,7 +7,7 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    io, mem,
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,8 @@ const SHORTEST: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_secs(1);
 /// How long after its start a process may still move to its cgroup and namespace.
 const SETTLING: Duration = Duration::from_secs(2);
+/// How long after the kernel gave a PID its process may still appear: `copy_process` (kernel/fork.c) can be preempted between the two.
+const APPEARING: Duration = Duration::from_millis(250);
 /// How often all processes are listed, for one that moved later.
 const ALL: Duration = Duration::from_secs(2);
 /// Processes that one poll examines, in a few milliseconds.
@@ -35,7 +37,7 @@ pub(super) struct ProcessWatch {
     cursor: u32,
     /// PIDs that were not examined yet.
     new: VecDeque<u32>,
-    /// Young processes, which are examined again.
+    /// Young processes, which are examined again, and PIDs whose process may still appear.
     young: Vec<Young>,
     /// The rest of the last list of all processes.
     all: Vec<u32>,
@@ -43,18 +45,22 @@ pub(super) struct ProcessWatch {
     next: Option<Instant>,
 }
 
-/// A process that may still move.
+/// A process that may still move, or appear.
 #[derive(Clone, Copy, Debug)]
 struct Young {
     pid: u32,
     since: Instant,
+    /// Whether there has been a process with this PID.
+    appeared: bool,
     next: Instant,
 }
 
 impl Young {
-    /// The older a process is, the less likely it still moves: it is examined again when it is half as old again.
-    fn examined(self, now: Instant) -> Self {
-        Self { next: now + (now.duration_since(self.since) / 2).max(SHORTEST), ..self }
+    /// What to examine again after a look at it. The older a process is, the less likely it still moves: when it is half as old again.
+    fn examined(self, is_process: bool, now: Instant) -> Option<Self> {
+        let age = now.duration_since(self.since);
+        let stays = if is_process { age < SETTLING } else { !self.appeared && age < APPEARING };
+        stays.then(|| Self { appeared: is_process, next: now + (age / 2).max(SHORTEST), ..self })
     }
 }
 
@@ -94,25 +100,25 @@ impl ProcessWatch {
             // The newest first.
             self.all.sort_unstable();
         }
-        Ok(self.batch(now))
+        Ok(self.batch(now, is_process))
     }
 
     /// The next processes to examine, without threads and those that have ended: first the new ones, then the young ones that are due.
-    fn batch(&mut self, now: Instant) -> Vec<u32> {
-        let new: Vec<u32> = self.new.drain(..self.new.len().min(BATCH)).filter(|pid| is_process(*pid)).collect();
-        let mut batch = new.clone();
-        self.young.retain_mut(|young| {
+    fn batch(&mut self, now: Instant, is_process: impl Fn(u32) -> bool) -> Vec<u32> {
+        let new = self.new.drain(..self.new.len().min(BATCH));
+        let new = new.map(|pid| Young { pid, since: now, appeared: false, next: now });
+        let mut batch = Vec::new();
+        for young in new.chain(mem::take(&mut self.young)) {
             if young.next > now || batch.len() >= BATCH {
-                return true;
+                self.young.push(young);
+                continue;
             }
-            let stays = is_process(young.pid) && now.duration_since(young.since) < SETTLING;
-            if stays {
+            let is_process = is_process(young.pid);
+            if is_process {
                 batch.push(young.pid);
-                *young = young.examined(now);
             }
-            stays
-        });
-        self.young.extend(new.into_iter().map(|pid| Young { pid, since: now, next: now + SHORTEST }));
+            self.young.extend(young.examined(is_process, now));
+        }
         let rest = self.all.len().min(BATCH.saturating_sub(batch.len()));
         batch.extend(self.all.drain(self.all.len() - rest..));
         batch
@@ -160,11 +166,28 @@ mod tests {
         watch.new.extend([max_pid(), max_pid()]);
         let mut examined = Vec::new();
         for milliseconds in 0..3000 {
-            if watch.batch(start + Duration::from_millis(milliseconds)).contains(&own) {
+            if watch.batch(start + Duration::from_millis(milliseconds), is_process).contains(&own) {
                 examined.push(milliseconds);
             }
         }
         assert_eq!(examined[..8], [0, 5, 10, 15, 23, 35, 53, 80], "{examined:?}");
         assert!(examined.len() < 20 && watch.young.is_empty(), "{examined:?}");
+    }
+    #[test]
+    fn a_process_may_appear_after_its_pid() {
+        let mut watch = ProcessWatch::default();
+        let start = Instant::now();
+        watch.new.extend([7, 8]);
+        let mut examined = Vec::new();
+        for milliseconds in 0..1000 {
+            // 7 appears late and ends, 8 is a thread.
+            let is_process = |pid| pid == 7 && (100..200).contains(&milliseconds);
+            if watch.batch(start + Duration::from_millis(milliseconds), is_process).contains(&7) {
+                examined.push(milliseconds);
+            }
+            let expected = usize::from(milliseconds < 300) + usize::from(milliseconds < 400);
+            assert!(watch.young.len() <= expected, "{milliseconds}: {:?}", watch.young);
+        }
+        assert_eq!(examined, [120, 180]);
     }
 }
