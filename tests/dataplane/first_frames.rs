@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use podtap_model::{Deduplicate, Direction, Filter, Instruction, Program, ProgramId, Reason, SenderStatus, State};
@@ -14,6 +14,7 @@ use podtap_tests::{
     capture::{Capture, Frame},
     net::{Background, Desired, Helper, Network, Node, Pod, Sender},
     wait::until,
+    yardstick::Yardstick,
 };
 
 use crate::scene::{Scene, TAP, VNI, desired, receiver, remote_endpoint, sender};
@@ -44,15 +45,18 @@ fn server(client: &Network, connections: usize) -> (SocketAddr, thread::JoinHand
 
 /// Starts the pods at once, each of which connects as soon as its container could, and expects the SYN of each at the receiver.
 #[track_caller]
-fn assert_first_frames((node, client, remote): (&Node, &Network, &Node), pods: &mut [Pod], until_container: Duration) {
+fn assert_first_frames(
+    (node, client, remote): (&Node, &Network, &Node),
+    pods: &mut [Pod],
+    until_container: impl Fn() + Sync,
+) {
     let capture = Capture::start(remote.network().path(), "mirror0");
     let (address, server) = server(client, pods.len());
     thread::scope(|scope| {
         for pod in &mut *pods {
             scope.spawn(|| {
                 pod.run(node);
-                // Not a wait for a condition: this is when a container that is ready at once sends its first frame.
-                thread::sleep(until_container);
+                until_container();
                 pod.network().within(|| TcpStream::connect(address)).expect("the server accepts");
             });
         }
@@ -70,6 +74,13 @@ fn assert_first_frames((node, client, remote): (&Node, &Network, &Node), pods: &
     });
 }
 
+/// Waits as long as a container runtime takes at least, and as many rounds of the yardstick. Not a wait for a condition: this is when a
+/// container that is ready at once sends its first frame.
+fn container(yardstick: &Yardstick, rounds: u64) {
+    thread::sleep(UNTIL_CONTAINER);
+    yardstick.wait(rounds);
+}
+
 /// As the controller announces a pod once it is bound.
 fn announced(tap: &str, pod: &Pod) -> Sender {
     let mut sender = sender(tap, pod, Direction::Both, &[remote_endpoint(VNI)]);
@@ -77,18 +88,20 @@ fn announced(tap: &str, pod: &Pod) -> Sender {
     sender
 }
 
-/// The time from the start of a pod until it is tapped, the longest of some that start one after the other under a tap without options.
-fn single(scene: &mut Scene, pods: &mut Vec<Pod>, senders: &mut Vec<Sender>) -> Duration {
-    let mut longest = Duration::ZERO;
+/// The time from the start of a pod until it is tapped, in rounds of the yardstick: the longest of some that start one after the other
+/// under a tap without options.
+fn single(scene: &mut Scene, pods: &mut Vec<Pod>, senders: &mut Vec<Sender>, yardstick: &Yardstick) -> u64 {
+    let mut longest = 0;
     for generation in 1..4 {
         let mut pod = Pod::prepared(&scene.node);
         senders.push(announced(OTHER, &pod));
         scene.agent.request(&Desired { generation, ..desired(senders.clone(), vec![]) });
         scene.agent.until("the pod is awaited", |report| report.observed_generation == Some(generation));
+        let start = yardstick.rounds();
         pod.run(&scene.node);
-        let start = Instant::now();
         scene.agent.until("the pod is tapped", |report| report.senders.iter().all(|s| s.state == State::Active));
-        longest = longest.max(start.elapsed());
+        // The last one counts, too.
+        longest = longest.max(yardstick.rounds() - start + 1);
         pods.push(pod);
     }
     longest
@@ -96,14 +109,15 @@ fn single(scene: &mut Scene, pods: &mut Vec<Pod>, senders: &mut Vec<Sender>) -> 
 
 /// Announces pods to the helper and starts them at once when it knows them.
 ///
-/// On a machine with enough cores, the first frame is due when a container can be ready. With fewer the sandboxes start more slowly, too:
-/// then, a pod of a burst has the time that so many pods need one after the other.
+/// On a machine with enough cores, the first frame is due when a container can be ready. With fewer, or with other work, container
+/// runtimes are slower, too: a pod of a burst has the time that so many pods need one after the other.
 fn burst(change: impl Fn(&mut Sender)) {
     let mut scene = Scene::new();
     scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     scene.remote.network().wait_for_carrier();
     let (mut running, mut senders) = (Vec::new(), Vec::new());
-    let single = single(&mut scene, &mut running, &mut senders);
+    let yardstick = Yardstick::start();
+    let single = single(&mut scene, &mut running, &mut senders, &yardstick);
     let mut pods: Vec<Pod> = (0..PODS).map(|_| Pod::prepared(&scene.node)).collect();
     senders.extend(pods.iter().map(|pod| {
         let mut sender = announced(TAP, pod);
@@ -114,7 +128,9 @@ fn burst(change: impl Fn(&mut Sender)) {
     let status = scene.agent.until("the pods are awaited", |report| report.observed_generation == Some(9));
     let waiting = status.senders.iter().filter(|sender| sender.reason == Reason::PodNotRunning).count();
     assert_eq!(waiting, pods.len(), "{status:?}");
-    assert_first_frames((&scene.node, &scene.client, &scene.remote), &mut pods, UNTIL_CONTAINER.max(PODS * single));
+    assert_first_frames((&scene.node, &scene.client, &scene.remote), &mut pods, || {
+        container(&yardstick, u64::from(PODS) * single);
+    });
     // However fast the machine is: the kernel's verifier takes longest, and runs once for each tap.
     scene.agent.until("all are tapped", |report| report.senders.iter().all(|s| s.state == State::Active));
     for of_tap in [&pods, &running] {
@@ -161,7 +177,9 @@ fn of_a_pod_that_runs_while_programs_are_loaded() {
     let mut pods = [Pod::prepared(&scene.node)];
     scene.agent.request(&desired(vec![announced(TAP, &pods[0])], vec![]));
     scene.agent.until("the pod is awaited", |report| report.observed_generation == Some(1));
-    assert_first_frames((&scene.node, &scene.client, &scene.remote), &mut pods, Duration::from_secs(2));
+    assert_first_frames((&scene.node, &scene.client, &scene.remote), &mut pods, || {
+        thread::sleep(Duration::from_secs(2));
+    });
 }
 
 /// Node with two thousand new processes per second and more, most of which end at once.
@@ -171,7 +189,8 @@ fn of_pods_that_start_during_a_fork_storm() {
     scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     scene.remote.network().wait_for_carrier();
     let (mut running, mut senders) = (Vec::new(), Vec::new());
-    let single = single(&mut scene, &mut running, &mut senders);
+    let yardstick = Yardstick::start();
+    let single = single(&mut scene, &mut running, &mut senders, &yardstick);
     let mut pods: Vec<Pod> = (0..6).map(|_| Pod::prepared(&scene.node)).collect();
     senders.extend(pods.iter().map(|pod| announced(TAP, pod)));
     scene.agent.request(&Desired { generation: 9, ..desired(senders, vec![]) });
@@ -181,7 +200,7 @@ fn of_pods_that_start_during_a_fork_storm() {
     storm.until_forked(8000);
     for pod in pods.chunks_mut(1) {
         // The storm takes a core, of two.
-        assert_first_frames((&scene.node, &scene.client, &scene.remote), pod, UNTIL_CONTAINER.max(3 * single));
+        assert_first_frames((&scene.node, &scene.client, &scene.remote), pod, || container(&yardstick, 3 * single));
     }
 }
 
@@ -193,7 +212,8 @@ fn of_pods_that_start_while_counters_are_requested() {
     scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     scene.remote.network().wait_for_carrier();
     let (mut running, mut senders) = (Vec::new(), Vec::new());
-    let single = single(&mut scene, &mut running, &mut senders);
+    let yardstick = Yardstick::start();
+    let single = single(&mut scene, &mut running, &mut senders, &yardstick);
     // Counters that take a while.
     let many: Vec<Pod> = (0..10).map(|_| Pod::start(&scene.node)).collect();
     for (number, pod) in many.iter().flat_map(|pod| (0..TAPS).map(move |number| (number, pod))) {
@@ -215,7 +235,7 @@ fn of_pods_that_start_while_counters_are_requested() {
         });
         let result = catch_unwind(AssertUnwindSafe(|| {
             for pod in pods.chunks_mut(1) {
-                assert_first_frames((node, client, remote), pod, UNTIL_CONTAINER.max(3 * single));
+                assert_first_frames((node, client, remote), pod, || container(&yardstick, 3 * single));
             }
         }));
         done.store(true, Ordering::Relaxed);

@@ -10,6 +10,7 @@ pub mod net;
 pub mod pcap;
 pub mod streams;
 pub mod wait;
+pub mod yardstick;
 
 /// Whether the kernel is emulated (tests/vm). Everything takes a hundred times as long then, so large tests are scaled down.
 pub fn emulated() -> bool {
