@@ -9,7 +9,7 @@ pub struct Counters {
     /// One entry per tap and pod, sorted by both. A sender whose counters cannot be read has none.
     #[serde(default)]
     pub senders: Vec<SenderCounters>,
-    /// Packets to the ports of receivers that were dropped because of their source address. Absent without receivers, or if they
+    /// VXLAN packets for receivers that were dropped because of their source address. Absent without receivers, or if they
     /// cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Count>,

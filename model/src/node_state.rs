@@ -33,8 +33,8 @@ pub struct NodeState {
     #[serde(default)]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["vni"])))]
     pub receivers: Vec<Receiver>,
-    /// Networks from which the receivers accept mirrored frames: the addresses of the nodes that may send to them. Packets from other
-    /// addresses to their UDP ports are dropped.
+    /// Networks from which the receivers accept mirrored frames: the addresses of the nodes that may send to them. VXLAN
+    /// packets with the UDP port and VNI of a receiver from other addresses are dropped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
     pub sources: Vec<IpNet>,

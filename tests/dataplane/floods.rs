@@ -1,4 +1,4 @@
-//! A pod that fills its own network namespace costs itself its tap, and nobody else anything.
+//! A pod that fills its own network namespace loses its tap; other pods keep theirs.
 
 use std::{net::IpAddr, time::Duration};
 

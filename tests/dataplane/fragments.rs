@@ -20,7 +20,7 @@ use crate::scene::{Scene, TAP, VNI, desired, local_endpoint, receiver, remote_en
 const PINGS: usize = 10;
 
 /// A tcpdump of the first frames that leave an interface and match a filter. Unlike [`Capture`], it copies each frame when it is sent:
-/// the socket of a plain capture shares the data with whoever changes it until the frame is read.
+/// the socket of a plain capture shares the data with code that may change it until the frame is read.
 struct Tcpdump(Child);
 
 impl Tcpdump {

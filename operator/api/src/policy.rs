@@ -48,8 +48,8 @@ pub struct PodTapPolicySpec {
         .message("receiverPort must be between 1024 and 65535, and not 14788, which the sending side uses"))]
     pub receiver_port: u16,
 
-    /// Networks from which receivers accept mirrored frames in addition to the nodes of the cluster that have taps. Everything else to
-    /// their port is dropped. Needed only if the network between the nodes changes the source addresses of packets (NAT).
+    /// Networks from which receivers accept mirrored frames in addition to the nodes of the cluster that have taps. Mirrored frames
+    /// from other addresses are dropped. Needed only if the network between the nodes changes the source addresses of packets (NAT).
     #[serde(default, rename = "receiverSourceCIDRs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         with = "Vec<String>",
@@ -84,7 +84,7 @@ pub struct PodTapPolicySpec {
 
     /// How long a mirror keeps running after the API server last confirmed it: between 1m and 720h (30 days), for example 10m or
     /// 1h30m. Then the kernel stops it by itself: its node could not reach the API server for that long, or the agent or PodTap
-    /// itself is gone. It goes on as soon as it is confirmed again.
+    /// itself is gone. It resumes when the API server confirms it again.
     #[serde(default = "default_orphan_timeout")]
     #[schemars(default = "default_orphan_timeout_text", length(max = 32))]
     #[x_kube(validation = Rule::new(r"self.matches('^([0-9]+([.][0-9]+)?(h|m|s|ms))+$') && duration(self) >= duration('1m') && duration(self) <= duration('720h')")

@@ -1,8 +1,8 @@
 //! An HTTP server for `/livez`, `/readyz` and `/metrics`.
 //!
 //! # Guarantees
-//! Slow or idle clients are disconnected after 20 seconds, and at most 32 are served at the same time, so that nobody who reaches the
-//! port can exhaust memory or file descriptors.
+//! Slow or idle clients are disconnected after 20 seconds, and at most 32 are served at the same time, so that no client can
+//! exhaust memory or file descriptors.
 
 use std::{
     convert::Infallible,

@@ -37,8 +37,8 @@ const CLOSED: Errno = Errno::EPIPE;
 /// How often an interrupted dump is repeated: a namespace in which that is not enough changes without pause.
 const DUMP_ATTEMPTS: u32 = 8;
 
-/// What may be read from a namespace: hundreds of times what a pod usually has, and a few hundredths of a second. Whoever may add
-/// devices and filters in a pod's namespace must not decide on the helper's time and memory.
+/// What may be read from a namespace: hundreds of times what a pod usually has, and a few hundredths of a second. A pod that
+/// may add devices and filters to its namespace must not exhaust the helper's time and memory.
 const ALLOWANCE: Allowance = Allowance { objects: 4096, bytes: 8 << 20 };
 
 /// What may still be read.

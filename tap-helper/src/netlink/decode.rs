@@ -4,7 +4,7 @@
 //! (`NetlinkCodec::decode` of `netlink-proto`). One attribute in a form that the crate does not know is enough: an alias that is not UTF-8
 //! hides a device, the name of a foreign program hides its filter, and PodTap would delete the clsact that holds it. So the connection
 //! has a message type of its own, which consists of the crate's types and leaves out only the attribute. It also leaves out those
-//! that nothing here needs: `netlink-proto` reads ahead of whoever takes the messages, without a bound of its own, and 500 devices that are
+//! that nothing here needs: `netlink-proto` reads messages before they are taken from it, without a bound of its own, and 500 devices that are
 //! parsed in full raise the helper's memory by 8.0 MiB instead of 0.9 MiB.
 
 use nix::libc::{

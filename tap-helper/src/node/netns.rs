@@ -95,7 +95,7 @@ impl Netns {
         {
             return Poll::Ready(Change::ProcessEnded(id));
         }
-        // Further events tell nothing new until it is observed: a flood of them is left to the kernel, which drops what nobody reads.
+        // Further events tell nothing new until it is observed: a flood of them is left to the kernel, which drops what is not read.
         if self.dirty {
             return Poll::Pending;
         }

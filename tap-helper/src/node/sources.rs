@@ -39,7 +39,7 @@ pub(super) struct Sources {
     due: Option<Instant>,
 }
 
-/// The receivers that exist, whoever requested them: they are protected until they are gone.
+/// The receivers that exist, requested or not: they are protected until they are gone.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Observation {
     receivers: BTreeSet<(u16, u32)>,

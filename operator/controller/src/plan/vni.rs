@@ -1,7 +1,7 @@
 //! Which destination of which tap has which VXLAN network identifier. Pure.
 //!
-//! A VNI is derived from the tap's UID and the destination's name, so that it is the same whoever allocates it, and that nobody who
-//! does not know the UID can guess it. If it is taken, the next one of the same sequence is used. Nothing is recorded beside the
+//! A VNI is derived from the tap's UID and the destination's name, so that every allocation gives the same one, and that it cannot
+//! be guessed without the UID. If it is taken, the next one of the same sequence is used. Nothing is recorded beside the
 //! statuses of the taps and the `NodeTap`s, which show the VNIs that are used.
 //!
 //! # Guarantees

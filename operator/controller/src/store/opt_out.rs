@@ -11,8 +11,8 @@ const PREFIX: &str = "podtap.dev/";
 /// How many unknown keys of an object are kept: enough to see what is wrong.
 const MAX_UNKNOWN: usize = 4;
 
-/// Whether the object's label or annotation opts it out of every tap. Whatever it says but `false` does: whoever writes `yes`, or leaves
-/// the value out, wants to be left alone.
+/// Whether the object's label or annotation opts it out of every tap. Every value but `false` does: the owner who writes `yes`, or leaves
+/// the value out, means the same.
 pub fn is_excluded(meta: &ObjectMeta) -> bool {
     maps(meta).any(|(_, map)| map.get(EXCLUDE).is_some_and(|value| value != "false"))
 }

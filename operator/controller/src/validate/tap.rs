@@ -40,8 +40,8 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Older taps win. Among taps created in the same second, one that is already mirroring wins, then the lower UID, which nobody
-    /// can choose.
+    /// Older taps win. Among taps created in the same second, one that is already mirroring wins, then the lower UID, which
+    /// cannot be chosen.
     pub fn age(&self) -> (Timestamp, bool, &Uid) {
         (self.created, self.status.start_time.is_none(), &self.reference.uid)
     }
