@@ -123,6 +123,9 @@ pub fn as_on_the_wire(network: &Path, interface: &str) {
     );
     // TCP builds GSO packets even for devices without segmentation offload; it respects this limit.
     in_network(network, &["ip", "link", "set", interface, "gso_max_segs", "1"]);
+    // With larger windows, more frames may be in flight than the queues between the nodes hold (net.core.netdev_max_backlog, 1000 frames),
+    // and a busy machine drops some, those of the pod and mirrored ones.
+    in_network(network, &["sysctl", "-q", "-w", "net.ipv4.tcp_rmem=4096 65536 65536"]);
 }
 
 /// Waits until the receiver has what `selected` selects at the pod, and nothing else; see [`arrives`].
