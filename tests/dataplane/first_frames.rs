@@ -178,6 +178,7 @@ fn of_a_pod_that_runs_while_programs_are_loaded() {
     scene.agent.request(&desired(vec![announced(TAP, &pods[0])], vec![]));
     scene.agent.until("the pod is awaited", |report| report.observed_generation == Some(1));
     assert_first_frames((&scene.node, &scene.client, &scene.remote), &mut pods, || {
+        // Not a wait for a condition either: a set takes longer than that here.
         thread::sleep(Duration::from_secs(2));
     });
 }
