@@ -12,7 +12,9 @@ fn main() {
     println!("cargo::rerun-if-changed=bpf");
     println!("cargo::rerun-if-env-changed=CLANG");
     let output = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
-    compile("bpf/tap.bpf.c", &output.join("tap.bpf.o"));
+    for object in ["tap", "probe", "receiver"] {
+        compile(&format!("bpf/{object}.bpf.c"), &output.join(object).with_extension("bpf.o"));
+    }
     let header = fs::read_to_string("bpf/constants.h").expect("bpf/constants.h is readable");
     fs::write(output.join("constants.rs"), constants(&header)).expect("OUT_DIR is writable");
 }

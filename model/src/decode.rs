@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     bounds::{DEFAULT_ORPHAN_TIMEOUT_SECONDS, MAX_SOURCES, ORPHAN_TIMEOUT_SECONDS, UNDERLAY_MTU},
     desired::{DesiredSender, DesiredState},
+    ether_type::EtherType,
     identity::Uid,
     node_state::{NodeState, Receiver, Sender, Tap},
     node_status::{ReceiverStatus, SenderStatus, State},
@@ -94,9 +95,12 @@ impl NodeState {
         }
         let sources = sources(spec);
         state.sources = sources.as_ref().cloned().unwrap_or_default();
+        let probe_ether_type = read::<Option<EtherType>>(&spec["probeEtherType"]).map(Option::unwrap_or_default);
+        state.probe_ether_type = probe_ether_type.as_ref().copied().unwrap_or_default();
         for entry in list(spec, "receivers") {
-            // Without the sources, they would accept nothing.
-            let receiver = sources.as_ref().map_err(Clone::clone).and_then(|_| read::<Receiver>(entry));
+            // Without the sources, they would accept nothing; without the EtherType, take probes for frames of pods.
+            let common = sources.as_ref().map(drop).and(probe_ether_type.as_ref().map(drop));
+            let receiver = common.map_err(Clone::clone).and_then(|()| read::<Receiver>(entry));
             match receiver {
                 Ok(receiver) => state.receivers.push(receiver),
                 Err(refusal) => state.refused_receivers.push(ReceiverStatus {
@@ -105,6 +109,8 @@ impl NodeState {
                     state: State::Refused,
                     reason: Reason::InvalidSpec,
                     message: refusal.to_string(),
+                    heard_pods: Vec::new(),
+                    small_only_pods: Vec::new(),
                 }),
             }
         }
@@ -131,6 +137,7 @@ struct NodeFields {
 struct CommonFields {
     underlay_mtu: Option<u32>,
     orphan_timeout: Duration,
+    probe_ether_type: EtherType,
 }
 
 /// What several senders refer to, or why it cannot be read.
@@ -155,8 +162,8 @@ impl NodeFields {
             (Some(_), None) => return Err(Refusal::NoExpression),
         };
         let common = self.common.clone().map_err(Refusal::Unreadable)?;
-        let CommonFields { underlay_mtu, orphan_timeout } = *common;
-        Ok(DesiredSender { tap, pod, program, underlay_mtu, orphan_timeout })
+        let CommonFields { underlay_mtu, orphan_timeout, probe_ether_type } = *common;
+        Ok(DesiredSender { tap, pod, program, underlay_mtu, orphan_timeout, probe_ether_type })
     }
 
     fn tap(&self, uid: Uid) -> Result<Arc<Tap>, Refusal> {
@@ -195,8 +202,16 @@ fn shared<T: DeserializeOwned>(
 impl CommonFields {
     /// An error also for fields of the node that this version does not know: they could restrict what is mirrored.
     fn read(spec: &Value) -> Result<Self, ReadError> {
-        const KNOWN: [&str; 7] =
-            ["taps", "senders", "receivers", "sources", "programs", "underlayMTU", "orphanTimeoutSeconds"];
+        const KNOWN: [&str; 8] = [
+            "taps",
+            "senders",
+            "receivers",
+            "sources",
+            "programs",
+            "underlayMTU",
+            "orphanTimeoutSeconds",
+            "probeEtherType",
+        ];
         let mut fields = spec.as_object().into_iter().flat_map(serde_json::Map::keys);
         if let Some(unknown) = fields.find(|field| !KNOWN.contains(&field.as_str())) {
             return Err(ReadError::UnknownField(unknown.clone()));
@@ -211,7 +226,8 @@ impl CommonFields {
         if orphan_timeout > *ORPHAN_TIMEOUT_SECONDS.end() {
             return Err(ReadError::OrphanTimeout(orphan_timeout));
         }
-        Ok(Self { underlay_mtu, orphan_timeout: Duration::from_secs(orphan_timeout.into()) })
+        let probe_ether_type = Option::<EtherType>::deserialize(&spec["probeEtherType"])?.unwrap_or_default();
+        Ok(Self { underlay_mtu, orphan_timeout: Duration::from_secs(orphan_timeout.into()), probe_ether_type })
     }
 }
 

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::{
     bounds::MAX_STATUS_TEXT,
+    ether_type::EtherType,
     identity::Pod,
     node_state::{Receiver, Tap},
     node_status::{NodeStatus, ReceiverStatus, SenderStatus, State},
@@ -30,6 +31,8 @@ pub struct DesiredState {
     pub receivers: Vec<Receiver>,
     /// Networks from which they accept mirrored frames.
     pub sources: Vec<IpNet>,
+    /// The EtherType of the probes that they expect.
+    pub probe_ether_type: EtherType,
     /// A status for each of the other senders.
     pub refused_senders: Vec<SenderStatus>,
     /// A status for each of the other receivers.
@@ -49,6 +52,8 @@ pub struct DesiredSender {
     pub underlay_mtu: Option<u32>,
     /// How long it mirrors after it was renewed.
     pub orphan_timeout: Duration,
+    /// The EtherType of probes.
+    pub probe_ether_type: EtherType,
 }
 
 impl DesiredState {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     direction::Direction,
     endpoint::{Endpoint, FrameFormat, Vni},
+    ether_type::EtherType,
     identity::{InterfaceName, Pod, TapReference, Uid},
     options::MirrorOptions,
     program::{Program, ProgramId},
@@ -51,6 +52,10 @@ pub struct NodeState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<i32>", range(min = 60, max = 2_592_000)))]
     pub orphan_timeout_seconds: Option<u32>,
+    /// EtherType of the probes that senders send and receivers expect. Unset: 0x88B5 (34997). Pods' own frames with it are not mirrored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<i32>", range(min = 0x0600, max = 0xffff)))]
+    pub probe_ether_type: Option<EtherType>,
 }
 
 /// What all senders of a tap have in common.
@@ -86,6 +91,9 @@ pub struct Tap {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>", extend("x-kubernetes-list-type" = "atomic")))]
     pub peers: Vec<IpAddr>,
+    /// Whether its senders send probes, which prove to the receivers that mirrored frames arrive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
 }
 
 /// One pod under one tap: a sender device in the pod's network namespace, and a filter for each direction.

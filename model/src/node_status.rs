@@ -122,6 +122,14 @@ pub struct ReceiverStatus {
     /// What happened, and what to do about it. Unset when there is nothing to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// UIDs of the pods whose probes arrive, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub heard_pods: Vec<String>,
+    /// Those of `heardPods` whose full-size probes do not arrive, while the small ones do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
+    pub small_only_pods: Vec<String>,
 }
 
 /// State of a sender or receiver.

@@ -97,6 +97,15 @@ reasons! {
     /// No VXLAN network identifier is free.
     VniExhausted = "VNIExhausted",
 
+    /// Probes from a node do not arrive at a receiver.
+    NoProbeFromNode = "NoProbeFromNode",
+    /// Full-size probes do not arrive at a receiver, while small ones do.
+    PathMtu = "PathMTU",
+    /// A receiver is not in place.
+    ReceiverDown = "ReceiverDown",
+    /// An external destination does not report what arrives.
+    ExternalDestination = "ExternalDestination",
+
     /// Programs of others may hide frames from a tap.
     FramesHidden = "FramesHidden",
 

@@ -35,6 +35,8 @@
 /* Keys of `counters`. Each frame that a classifier sees has one outcome, counted at direction * OUTCOMES + outcome. */
 #define INGRESS 0
 #define EGRESS 1
+/* The origin of probes, which have no outcome. */
+#define PROBE 2
 #define MIRRORED 0
 #define FILTERED 1
 #define SAMPLED_OUT 2
@@ -48,3 +50,10 @@
 #define FAILED 14
 #define FORGED 15
 #define COUNTERS 16
+
+/* Fields of probes. UIDs are text of at most MAX_UID bytes of the model. */
+#define ETHERNET_HEADER 14
+#define PROBE_VERSION 1
+#define SMALL 0
+#define FULL_SIZE 1
+#define UID_SIZE 64

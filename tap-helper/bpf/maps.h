@@ -2,8 +2,7 @@
 /* The maps: one set for up to SENDERS pods of a tap on a node. The layout of config, rule, network, counter and peer is repeated in
  * src/bpf/layout.rs, where a test compares both. */
 #pragma once
-#include "constants.h"
-#include "kernel.h"
+#include "sender_state.h"
 
 /* Addresses are in network byte order; an IPv4 address is the first word. */
 struct network {
@@ -30,6 +29,8 @@ struct config {
 	__u32 one_in_flows;
 	__u32 truncate; /* bytes, 0 or TRUNCATE_HEADERS */
 	__u32 frame_limit; /* longest inner frame that fits the underlay, with its Ethernet header; 0: unknown */
+	__u32 probe_ethertype; /* in network byte order */
+	__u32 reserved;
 	struct rule rules[RULES];
 };
 
@@ -47,16 +48,6 @@ struct {
 	__type(value, __u32);
 } active SEC(".maps");
 
-/* When each sender stops mirroring, in nanoseconds of CLOCK_MONOTONIC. The helper sets it before it attaches the classifiers, and
- * moves it for as long as the API server confirms the sender: without a helper, an agent or an API server, the mirror stops by
- * itself. 0: nothing is mirrored. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SENDERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} deadlines SEC(".maps");
-
 _Static_assert(TRUNCATED == OUTCOMES * 2, "the outcomes of both directions come first");
 
 /* As on the wire: a GSO packet counts as the frames that it is segmented into. */
@@ -70,17 +61,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counter);
 } counters SEC(".maps");
-
-/* Whether the frame of a sender that mirred passes on next was selected: 0, or FROM the direction. mirred sends the clone within
- * the call that ran the classifier, on the same CPU and with bottom halves disabled, so the clamp sees it next. Programs that take
- * the place of others share this map with those that still run: its shape must not change. */
-#define FROM(direction) ((direction) + 1)
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SENDERS);
-	__type(key, __u32);
-	__type(value, __u32);
-} selection SEC(".maps");
 
 /* Token bucket. Tokens are billionths of a bit and of a frame: nanoseconds times a rate, without a division. */
 struct bucket {

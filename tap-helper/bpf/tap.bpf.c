@@ -2,6 +2,7 @@
 /* The programs of a tap: two classifiers select the frames of a pod that are mirrored, and the clamp makes mirrored frames fit
  * the underlay. */
 #include "deduplicate.h"
+#include "probe.h"
 #include "rate_limit.h"
 #include "segment.h"
 
@@ -26,12 +27,6 @@ INLINE struct config *active_config(void)
 		return 0;
 	__u32 index = *(volatile __u32 *)slot;
 	return bpf_map_lookup_elem(&configs, &index);
-}
-
-INLINE int deadline_has_passed(__u32 classid)
-{
-	__u64 *moment = bpf_map_lookup_elem(&deadlines, &classid);
-	return !moment || bpf_ktime_get_coarse_ns() >= *(volatile __u64 *)moment;
 }
 
 /* The sender to which a frame belongs: cls_bpf passes on the class ID of the filter (cls_bpf_classify, net/sched/cls_bpf.c). */
@@ -63,6 +58,9 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	__u32 outcome = MIRRORED;
 	/* First, so that the verifier follows the expression with a single state. */
 	if (config->flags & HAS_EXPRESSION && !expression(skb))
+		outcome = FILTERED;
+	/* The pod's own frames with the EtherType of probes are not mirrored: the receiver could not tell them apart. */
+	if (has_ethertype(skb, config->probe_ethertype))
 		outcome = FILTERED;
 	if (!gso && !config->rule_count && !(config->flags & (HAS_INCLUDE | DEDUPLICATE)) && config->one_in_flows < 2 &&
 	    config->truncate != TRUNCATE_HEADERS) {
@@ -204,14 +202,17 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	skb->tc_classid = 0;
 	if (!config || !packet || !selected_from)
 		return TC_ACT_SHOT;
-	/* Only what a classifier selected leaves: the pod can send frames to the device, too. mirred sets skb_iif to the interface that
-	 * it mirrors from (tcf_mirred_to_dev, net/sched/act_mirred.c); frames of sockets have none. */
+	/* Only probes and what a classifier selected leaves: the pod can send frames to the device, too. mirred sets skb_iif to the
+	 * interface that it mirrors from (tcf_mirred_to_dev, net/sched/act_mirred.c); frames of sockets have none. */
 	__u32 from = *selected_from;
-	if (!from || !skb->ingress_ifindex) {
+	if (!from || (from != FROM(PROBE) && !skb->ingress_ifindex)) {
 		count(classid, FORGED, 1, skb->len);
 		return TC_ACT_SHOT;
 	}
 	*selected_from = 0;
+	/* As long as it is to be, and without a route. */
+	if (from == FROM(PROBE))
+		return TC_ACT_OK;
 	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = config->truncate;
 	__u32 gso = skb->gso_size, length = skb->len;
 	if (!config->frame_limit)

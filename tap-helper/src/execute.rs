@@ -6,14 +6,14 @@ use nix::errno::Errno;
 use podtap_model::Reason;
 
 use crate::{
-    bpf::{Maps, Programs, Settings},
+    bpf::{Maps, Programs, Receive, Settings},
     deadline::Deadline,
     failure::{Failure, program_failure, sentence},
     marks::{Cookie, GROUP},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
         Classifier, Connection, FilterTarget, Hook, NetlinkError, NewPair, NewVxlan, Vxlan, add_clsact,
-        add_destination, add_drop_filter, add_redirect_filter, attach_mirror_program, attach_verdict_program,
+        add_destination, add_drop_filter, attach_mirror_program, attach_redirect_program, attach_verdict_program,
         create_pair, create_vxlan, delete_link, disable_autoconf, down_link, filters, links, offloads, qdiscs,
         remove_clsact, remove_destination, remove_entries, remove_filter, rename_link, set_alias, turn_off, up_link,
     },
@@ -24,8 +24,7 @@ use crate::{
 
 /// `LOOPBACK_IFINDEX` (include/net/flow.h): the ifindex of that device in every namespace.
 const LOOPBACK: u32 = 1;
-const ETHTOOL: &str =
-    "ethtool's netlink family (Linux 5.8, CONFIG_ETHTOOL_NETLINK), which every receiver needs that is not raw";
+const ETHTOOL: &str = "ethtool's netlink family (Linux 5.8, CONFIG_ETHTOOL_NETLINK), which every receiver needs";
 const CLS_BPF: &str = "the BPF classifier (CONFIG_NET_CLS_BPF)";
 const MIRRED: &str = "the mirred action (CONFIG_NET_ACT_MIRRED) or the BPF classifier (CONFIG_NET_CLS_BPF)";
 
@@ -64,9 +63,11 @@ impl<N: AsFd> Executor<'_, N> {
             Step::DisableAutoconf(device) => to_failure(disable_autoconf(netlink, *device, DEVICE_MTU).await),
             Step::AddDeviceClsact(device) => to_failure(add_clsact(netlink, *device).await),
             Step::AddDrop(device) => add_drop_filter(netlink, *device).await.map_err(|error| feature(&error, CLS_BPF)),
-            Step::AddRedirect { from, to, cookie } => {
-                let added = add_redirect_filter(netlink, *from, *to, &cookie.bytes()).await;
-                added.map_err(|error| feature(&error, MIRRED))
+            Step::AttachRedirect { target, to, settings, cookie } => {
+                let program = Receive::load(settings).map_err(|error| program_failure(&error))?;
+                let classifier = Classifier { program: program.program(), classid: 0 };
+                let attached = attach_redirect_program(netlink, *target, classifier, *to, &cookie.bytes()).await;
+                attached.map_err(|error| feature(&error, MIRRED))
             }
             Step::AddDestination(device, to) => to_failure(add_destination(netlink, *device, *to).await),
             Step::RemoveDestination(device, to) => ignore_gone(remove_destination(netlink, *device, *to).await),
@@ -125,7 +126,7 @@ impl<N: AsFd> Executor<'_, N> {
         // would look complete.
         offloads(self.netlink, LOOPBACK).await.map_err(|error| feature(&error, ETHTOOL))?;
         let new = NewPair { names: [&names[0], &names[1]], mtu: DEVICE_MTU, group: GROUP };
-        let feature_name = "veth devices (CONFIG_VETH), which every receiver needs that is not raw";
+        let feature_name = "veth devices (CONFIG_VETH), which every receiver needs";
         create_pair(self.netlink, new).await.map_err(|error| feature(&error, feature_name))?;
         for (name, alias) in names.iter().zip(aliases) {
             self.mark(name, alias).await?;

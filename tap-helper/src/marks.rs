@@ -18,6 +18,8 @@ pub const GROUP: u32 = 0x7074_6170;
 const ALIAS_PREFIX: &str = "podtap.dev/";
 /// Prefix of the aliases of this version.
 const ALIAS_V1: &str = "podtap.dev/v1";
+/// In the aliases of receivers: their frames are raw.
+const RAW: &str = "raw";
 /// Prefix of every cookie.
 const COOKIE_MAGIC: [u8; 4] = *b"PTap";
 /// Version of the cookie's layout.
@@ -64,11 +66,11 @@ pub struct SenderMark {
 /// A device of a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The interface that consumers read: one device of the veth pair or, with raw frames, the VXLAN device itself.
+    /// The interface that consumers read: one device of the veth pair.
     Interface,
     /// The VXLAN device that redirects frames to the veth pair.
     Vxlan,
-    /// The interface's veth peer. It segments GSO packets and computes checksums when it sends to the interface.
+    /// The interface's veth peer. Unless frames are raw, it segments GSO packets and computes checksums when it sends to the interface.
     Peer,
 }
 
@@ -99,6 +101,8 @@ pub struct ReceiverMark {
     pub vni: u32,
     /// Whether its socket is IPv6. The kernel does not report that.
     pub ipv6: bool,
+    /// Whether the interface shows frames as the kernel has them.
+    pub raw: bool,
 }
 
 impl Mark {
@@ -117,8 +121,9 @@ impl Mark {
                 if mark.clsact_ours { "ours" } else { "theirs" },
             ),
             Self::Receiver(mark) => {
-                let role = mark.part.role();
-                format!("{ALIAS_V1} {role} tap={} vni={} family={}", mark.tap, mark.vni, family(mark.ipv6))
+                let (role, family) = (mark.part.role(), family(mark.ipv6));
+                let frames = if mark.raw { RAW } else { "wire" };
+                format!("{ALIAS_V1} {role} tap={} vni={} family={family} frames={frames}", mark.tap, mark.vni)
             }
         }
     }
@@ -144,6 +149,7 @@ impl Mark {
                 tap: field("tap")?.to_owned(),
                 vni: field("vni")?.parse().ok()?,
                 ipv6: field("family")? == "6",
+                raw: field("frames") == Some(RAW),
             })),
         }
     }

@@ -84,7 +84,7 @@ pub fn receiver_hash(vni: u32) -> u64 {
     Hash::new().text("receiver").text(&vni.to_string()).value()
 }
 
-/// Name of a receiver's VXLAN device. The one of a raw receiver is renamed to the requested name once it is complete.
+/// Name of a receiver's VXLAN device.
 #[must_use]
 pub fn receiver_device(vni: u32) -> String {
     device(receiver_hash(vni))

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use podtap_model::Endpoint;
 
 use crate::{
-    bpf::{BpfError, Fingerprint, Maps, Monotonic, TcxProgram, tcx_programs},
-    marks::{Cookie, Mark, is_ours},
+    bpf::{BpfError, Fingerprint, Maps, Monotonic, ReceiveMaps, TcxProgram, tcx_programs},
+    marks::{Cookie, Mark, ReceiverMark, is_ours},
     namespace::{Namespace, within},
     netlink::{
         Connection, DefaultRoute, Filter, ForwardingEntry, Hook, InterfaceAddress, Link, Mac, NetlinkError, Qdisc,
@@ -27,6 +27,8 @@ pub struct Observed {
     pub filters: Vec<Filter>,
     /// Our programs in these filters. Those that cannot be read are missing.
     pub programs: Vec<Program>,
+    /// The receivers' programs in these filters, likewise: the ID and the fingerprint of each.
+    pub receive_programs: Vec<(u32, u64)>,
     /// Programs that run before the filters of interfaces with filters of ours, by their ifindex.
     pub tcx: Vec<(u32, TcxProgram)>,
     /// Forwarding entries of our VXLAN devices, by the device's ifindex.
@@ -98,6 +100,7 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
         .filter(|filter| Cookie::of(filter).is_some() || observed.link(filter.id.interface).is_some_and(is_ours));
     // A program that cannot be read, for whatever reason, is not known to be right, and is replaced.
     observed.programs = programs.filter_map(|filter| Program::of(filter.program?, filter.classid).ok()).collect();
+    observed.receive_programs = receive_programs(&observed);
     observed.tcx = tcx(netlink.namespace(), &observed);
     for link in &observed.links {
         if let Some(vxlan) = link.vxlan.filter(|_| is_ours(link)) {
@@ -105,7 +108,7 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
             observed.forwarding.extend(found.into_iter().map(|entry| (link.index, entry)));
         }
     }
-    for link in observed.links.iter().filter(|link| is_ours(link) && link.kind == "veth") {
+    for link in observed.links.iter().filter(|link| is_ours(link) && segments(link)) {
         let found = unless_gone(offloads(netlink, link.index).await)?;
         if !found.is_empty() {
             observed.offloads.push((link.index, found));
@@ -115,6 +118,18 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
         observed.addresses = addresses(netlink).await?;
     }
     Ok(observed)
+}
+
+fn receive_programs(observed: &Observed) -> Vec<(u32, u64)> {
+    let redirects = |filter: &&Filter| filter.mirror.as_ref().is_some_and(|mirror| mirror.redirects);
+    let ours = observed.filters.iter().filter(|filter| Cookie::of(filter).is_some()).filter(redirects);
+    let fingerprint = |id| ReceiveMaps::adopt(id).and_then(|maps| maps.fingerprint()).ok();
+    ours.filter_map(|filter| filter.program).filter_map(|id| Some((id, fingerprint(id)?))).collect()
+}
+
+/// Whether the offloads of a device of ours have to be off.
+fn segments(link: &Link) -> bool {
+    link.kind == "veth" && !matches!(Mark::of(link), Some(Mark::Receiver(ReceiverMark { raw: true, .. })))
 }
 
 /// Programs of others at the interfaces with filters of ours.
@@ -178,6 +193,12 @@ impl Observed {
     #[must_use]
     pub fn program(&self, filter: &Filter) -> Option<&Program> {
         self.programs.iter().find(|program| (Some(program.id), program.classid) == (filter.program, filter.classid))
+    }
+
+    /// The fingerprint of a receiver's program in a filter, if it has one.
+    #[must_use]
+    pub fn receive_program(&self, filter: &Filter) -> Option<u64> {
+        self.receive_programs.iter().find(|(id, _)| Some(*id) == filter.program).map(|(_, fingerprint)| *fingerprint)
     }
 
     /// A classifier of the sender with a hash, if it has one.

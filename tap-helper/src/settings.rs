@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use podtap_model::{DesiredSender, Direction, MirrorOptions, Oversize, Tap, bounds::MAX_PEERS};
 
 use crate::{
-    bpf::{self, BpfError, Reach, frame_limit},
+    bpf::{self, BpfError, Reach},
     names::Hash,
 };
 
@@ -22,22 +22,28 @@ pub struct Paths {
 #[must_use]
 pub fn settings(sender: &DesiredSender, paths: Paths, frag_list_safe: bool) -> bpf::Settings {
     let options = &sender.tap.options;
-    let mtu = paths.mtu.into_iter().chain(sender.underlay_mtu).min();
-    let ipv6 = is_ipv6(sender);
     let oversize = match options.oversize {
         // The kernel would drop it: it does not fragment VXLAN over IPv6 (`ip6_fragment`, net/ipv6/ip6_output.c).
-        Oversize::Fragment if ipv6 => Oversize::Truncate,
+        Oversize::Fragment if is_ipv6(sender) => Oversize::Truncate,
         oversize => oversize,
     };
     bpf::Settings {
         options: MirrorOptions { oversize, ..options.clone() },
         sample_seed: Hash::new().text("sample").text(&sender.tap.uid).value(),
         program: sender.program.as_ref().map(Arc::clone),
-        frame_limit: mtu.map(|mtu| frame_limit(mtu, ipv6)),
+        frame_limit: frame_limit(sender, paths),
         reach: paths.reach,
         linearize: !frag_list_safe,
         peers: peers(sender),
+        probe_ether_type: sender.probe_ether_type,
     }
+}
+
+/// The longest frame of a sender that fits the paths to its destinations, with its Ethernet header; none if no path is known.
+#[must_use]
+pub fn frame_limit(sender: &DesiredSender, paths: Paths) -> Option<u32> {
+    let mtu = paths.mtu.into_iter().chain(sender.underlay_mtu).min()?;
+    Some(bpf::frame_limit(mtu, is_ipv6(sender)))
 }
 
 /// The pods that share flows with this one. In one direction only, each frame is mirrored once anyway: where it is sent, or where it is

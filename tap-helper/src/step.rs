@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use podtap_model::Endpoint;
 
 use crate::{
-    bpf::Settings,
+    bpf::{ReceiveSettings, Settings},
     marks::Cookie,
     netlink::{FilterId, FilterTarget, Mac, Vxlan},
     resource::Resource,
@@ -51,12 +51,14 @@ pub enum Step {
     AddDeviceClsact(u32),
     /// Drop what arrives on a device of ours.
     AddDrop(u32),
-    /// Redirect what arrives on a receiver's VXLAN device to its veth peer.
-    AddRedirect {
-        /// The VXLAN device.
-        from: u32,
+    /// Redirect what arrives on a receiver's VXLAN device to its veth peer, but probes.
+    AttachRedirect {
+        /// Where it is attached, and which filter it replaces.
+        target: FilterTarget,
         /// The veth peer.
         to: u32,
+        /// Settings of its program.
+        settings: ReceiveSettings,
         /// Marks the filter as ours.
         cookie: Cookie,
     },
@@ -134,7 +136,9 @@ impl fmt::Display for Step {
             Self::DisableAutoconf(device) => write!(formatter, "disable autoconfiguration of device {device}"),
             Self::AddDeviceClsact(device) => write!(formatter, "add a clsact to device {device}"),
             Self::AddDrop(device) => write!(formatter, "drop what arrives on device {device}"),
-            Self::AddRedirect { from, to, .. } => write!(formatter, "redirect device {from} to device {to}"),
+            Self::AttachRedirect { target, to, .. } => {
+                write!(formatter, "redirect device {} to device {to}", target.interface)
+            }
             Self::AddDestination(_, to) => write!(formatter, "add the destination {}", destination(to)),
             Self::RemoveDestination(_, to) => write!(formatter, "remove the destination {}", destination(to)),
             Self::RemoveEntries(device, _) => write!(formatter, "remove forwarding entries of device {device}"),

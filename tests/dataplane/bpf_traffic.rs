@@ -240,11 +240,11 @@ fn number(frame: &[u8]) -> usize {
 /// A frame to the receiver of another one, which no other frame resembles.
 fn last(frame: &[u8]) -> Vec<u8> {
     // An EtherType for local experiments (IEEE 802).
-    [&frame[..6], &[2, 0, 255, 255, 255, 255], &[0x88, 0xb5], &[0; 46]].concat()
+    [&frame[..6], &[2, 0, 255, 255, 255, 255], &[0x88, 0xb6], &[0; 46]].concat()
 }
 
 fn is_last(frame: &Frame) -> bool {
-    frame.bytes[6..14] == [2, 0, 255, 255, 255, 255, 0x88, 0xb5]
+    frame.bytes[6..14] == [2, 0, 255, 255, 255, 255, 0x88, 0xb6]
 }
 
 /// Random frames, sent to the pod. The kernel strips their VLAN tags on receive, and mirroring does not restore them.

@@ -31,6 +31,7 @@ mod logs;
 mod memory;
 mod multiple_taps;
 mod pods;
+mod probes;
 mod programs;
 mod receivers;
 mod recipes;

@@ -117,6 +117,7 @@ pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoi
         program: None,
         expiration_time: None,
         peers: Vec::new(),
+        probe: false,
     };
     Sender { tap, pod: pod.model(), program: None }
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::scene::{Captures, PORT, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
 
-/// A frame with an `EtherType` for experiments.
+/// A frame with an EtherType for experiments.
 const FORGED: &[u8] =
     b"\x02\x00\x00\x00\x00\xaa\x02\x00\x00\x00\x00\xbb\x88\xb5a frame that no tapped pod sent or received";
 

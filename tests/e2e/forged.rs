@@ -9,7 +9,7 @@ use podtap_tests::{
 
 use crate::scene::{Scene, as_on_the_wire, capture, node_address, same_traffic};
 
-/// A frame with an `EtherType` for experiments.
+/// A frame with an EtherType for experiments.
 const FORGED: &[u8] =
     b"\x02\x00\x00\x00\x00\xaa\x02\x00\x00\x00\x00\xbb\x88\xb5a frame that no tapped pod sent or received";
 

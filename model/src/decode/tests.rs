@@ -49,6 +49,7 @@ fn what_the_controller_writes_is_what_the_helper_reads() {
         "programs": [program()],
         "underlayMTU": 1400,
         "orphanTimeoutSeconds": 7200,
+        "probeEtherType": 0x88b6,
     });
     let stored: NodeState = serde_json::from_value(spec.clone()).expect("a node state");
     assert_eq!(serde_json::to_value(&stored).expect("JSON"), spec);
@@ -153,6 +154,19 @@ fn receivers_with_too_many_sources_are_refused() {
     spec["sources"] = json!(sources(bounds::MAX_SOURCES + 1));
     let refused = decode(&spec).refused_receivers;
     assert!(refused[0].message.contains("more than 32768 networks"), "{refused:?}");
+}
+
+/// It would take frames of pods for probes, or the other way round.
+#[test]
+fn an_ether_type_that_pods_use_refuses_senders_and_receivers() {
+    let mut spec = json!({"taps": [tap("t1")], "senders": [sender("t1", "p1")], "receivers": [receiver(100)]});
+    assert_eq!(decode(&spec).probe_ether_type.get(), 0x88b5);
+    for number in [json!(0x0800), json!(70_000), json!("0x88b5")] {
+        spec["probeEtherType"] = number;
+        let state = decode(&spec);
+        assert_eq!((state.senders.len(), state.receivers.len()), (0, 0), "{spec}");
+        assert_eq!((state.refused_senders.len(), state.refused_receivers.len()), (1, 1), "{spec}");
+    }
 }
 
 #[test]

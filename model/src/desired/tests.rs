@@ -15,7 +15,15 @@ fn sender(tap: &str, pod: &str, state: State, reason: Reason) -> SenderStatus {
 }
 
 fn receiver(vni: u32, state: State, reason: Reason) -> ReceiverStatus {
-    ReceiverStatus { tap_uid: "tap-2".to_owned(), vni, state, reason, message: "port 14790 is in use".to_owned() }
+    ReceiverStatus {
+        tap_uid: "tap-2".to_owned(),
+        vni,
+        state,
+        reason,
+        message: "port 14790 is in use".to_owned(),
+        heard_pods: vec![],
+        small_only_pods: vec![],
+    }
 }
 
 /// The status of a node with two senders and a receiver.

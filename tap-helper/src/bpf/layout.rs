@@ -14,7 +14,7 @@ use super::{
     BpfError, Reach, Settings,
     constants::{
         ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, LOCAL, LOWER_PORT_MIRRORS, NEEDS_PORTS, NO_PORT,
-        PEERS, REMOTE, RULES, TRUNCATE_HEADERS, TRUNCATE_OVERSIZE,
+        PEERS, REMOTE, RULES, TRUNCATE_HEADERS, TRUNCATE_OVERSIZE, UID_SIZE,
     },
 };
 use crate::names;
@@ -38,6 +38,8 @@ pub(super) struct Config {
     one_in_flows: u32,
     truncate: u32,
     frame_limit: u32,
+    probe_ethertype: u32,
+    reserved: u32,
     rules: [Rule; MAX_RULES],
 }
 
@@ -76,8 +78,55 @@ pub(super) struct Counter {
     pub(super) bytes: u64,
 }
 
+/// `struct receiver` of bpf/receiver.bpf.c.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receiver {
+    /// [`ReceiveSettings::fingerprint`](super::ReceiveSettings::fingerprint).
+    pub(super) program_hash: u64,
+    /// In network byte order.
+    pub(super) ethertype: u32,
+    pub(super) reserved: u32,
+    pub(super) tap: [u8; UID_SIZE as usize],
+}
+
+/// `struct pod`, likewise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PodKey {
+    pub(super) uid: [u8; UID_SIZE as usize],
+}
+
+impl PodKey {
+    /// The UID.
+    pub(super) fn text(&self) -> String {
+        let text = self.uid.split(|byte| *byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(text).into_owned()
+    }
+}
+
+/// `struct heard`, likewise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heard {
+    pub(super) last: u64,
+    pub(super) last_full_size: u64,
+}
+
 #[expect(unsafe_code, reason = "aya copies map values as bytes")]
 // SAFETY: integers only, repr(C), without padding: the test of the layout adds up the fields.
+unsafe impl aya::Pod for Receiver {}
+
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: as above.
+unsafe impl aya::Pod for PodKey {}
+
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: as above.
+unsafe impl aya::Pod for Heard {}
+
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: as above.
 unsafe impl aya::Pod for Config {}
 
 #[expect(unsafe_code, reason = "as above")]
@@ -91,7 +140,8 @@ unsafe impl aya::Pod for Peer {}
 impl Config {
     /// The settings, for the programs with a hash.
     pub(super) fn new(settings: &Settings, program_hash: u64) -> Result<Self, BpfError> {
-        let Settings { options, sample_seed, program, frame_limit, reach, linearize, peers } = settings;
+        let Settings { options, sample_seed, program, frame_limit, reach, linearize, peers, probe_ether_type } =
+            settings;
         let flatten = |matches: &[Match]| matches.iter().flat_map(rules).collect::<Vec<_>>();
         let filter = options.filter.clone().unwrap_or_default();
         let (include, exclude) = (flatten(&filter.include), flatten(&filter.exclude));
@@ -132,6 +182,8 @@ impl Config {
                 }
             },
             frame_limit: frame_limit.unwrap_or_default(),
+            probe_ethertype: probe_ether_type.get().to_be().into(),
+            reserved: 0,
             rules: array(&all).ok_or(BpfError::TooManyRules(all.len()))?,
         })
     }

@@ -13,8 +13,7 @@ use super::{
     constants::{SENDERS, SLOTS},
     counters,
     layout::{Config, Counter, Peer},
-    object::{MapsByName, program_hash},
-    syscall,
+    object::{MapsByName, maps_of, program_hash},
 };
 use crate::names::Hash;
 
@@ -75,17 +74,7 @@ impl Settings {
 impl Maps {
     /// The maps of a program in the kernel, whichever process loaded it.
     pub fn adopt(program: u32) -> Result<Self, BpfError> {
-        let operation = || format!("inspect program {program}");
-        let info = syscall::program_by_id(program).and_then(syscall::program_info);
-        let (_, ids) = info.map_err(|errno| BpfError::kernel(operation(), errno))?;
-        let by_name = |id| {
-            let map = MapData::from_id(id)?;
-            let name = String::from_utf8_lossy(map.info()?.name()).into_owned();
-            Ok((name, map))
-        };
-        let maps: Result<_, MapError> = ids.into_iter().map(by_name).collect();
-        let maps = maps.map_err(|error| BpfError::aya(operation(), &error))?;
-        Self::from_names(maps).ok_or(BpfError::Foreign(program))
+        Self::from_names(maps_of(program)?).ok_or(BpfError::Foreign(program))
     }
 
     /// None if a map is missing or has another shape.
@@ -204,6 +193,11 @@ impl Maps {
     /// The counters of the sender with a class ID, since it was created.
     pub fn counters(&self, classid: u32) -> Result<Counters, BpfError> {
         counters::read(&self.counters, classid).map_err(|error| BpfError::aya("read counters", &error))
+    }
+
+    /// Only the map with the counters of all senders.
+    pub(super) fn into_counters(self) -> PerCpuArray<MapData, Counter> {
+        self.counters
     }
 
     /// The slot that is in effect, and its configuration.

@@ -32,7 +32,9 @@ mod layout;
 mod maps;
 mod monotonic;
 mod object;
+mod probe;
 mod programs;
+mod receive;
 mod settings;
 mod syscall;
 mod tcx;
@@ -45,12 +47,17 @@ pub use error::{BpfError, ObjectError};
 pub use kernel_version::frag_list_safe;
 pub use maps::{Fingerprint, Maps};
 pub use monotonic::Monotonic;
+pub use probe::{Probe, Prober};
 pub use programs::Programs;
+pub use receive::{LastProbes, Receive, ReceiveMaps, ReceiveSettings};
 pub use settings::{Reach, Settings, frame_limit};
 pub use tcx::{TcxProgram, tcx_programs};
 
 /// The number of senders that share a set: their class IDs are below it.
 pub const SENDERS: u32 = constants::SENDERS;
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET_HEADER: u32 = constants::ETHERNET_HEADER;
 
 /// bpf/constants.h.
 #[expect(dead_code, clippy::unreadable_literal, reason = "some are for the C side only, and all are written as in C")]

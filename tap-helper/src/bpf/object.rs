@@ -1,4 +1,4 @@
-//! The compiled object, and how it becomes programs: with a translated expression, linked to maps, loaded.
+//! The compiled objects, and how they become programs: with a translated expression, linked to maps, loaded.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -7,7 +7,7 @@ use std::{
     sync::LazyLock,
 };
 
-use aya::maps::MapData;
+use aya::maps::{MapData, MapError};
 use aya_obj::{Map as Definition, btf::BtfFeatures, generated::bpf_insn};
 
 use super::{BpfError, ObjectError, syscall, translate::Insn};
@@ -20,6 +20,14 @@ struct Aligned<T: ?Sized>(T);
 static TAP_ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/tap.bpf.o")));
 /// The programs of a tap.
 pub(super) static TAP: &[u8] = &TAP_ALIGNED.0;
+
+static PROBE_ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/probe.bpf.o")));
+/// The program that sends probes.
+pub(super) static PROBE: &[u8] = &PROBE_ALIGNED.0;
+
+static RECEIVER_ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/receiver.bpf.o")));
+/// The program of a receiver.
+pub(super) static RECEIVER: &[u8] = &RECEIVER_ALIGNED.0;
 
 /// Maps by name.
 pub(super) type MapsByName = BTreeMap<String, MapData>;
@@ -81,6 +89,20 @@ impl Object {
         let rejected = |(errno, log)| BpfError::Rejected { name: name.to_owned(), errno, log };
         syscall::load_classifier(name, &function.instructions).map_err(rejected)
     }
+}
+
+/// The maps of a program in the kernel.
+pub(super) fn maps_of(program: u32) -> Result<MapsByName, BpfError> {
+    let operation = || format!("inspect program {program}");
+    let info = syscall::program_by_id(program).and_then(syscall::program_info);
+    let (_, ids) = info.map_err(|errno| BpfError::kernel(operation(), errno))?;
+    let by_name = |id| {
+        let map = MapData::from_id(id)?;
+        let name = String::from_utf8_lossy(map.info()?.name()).into_owned();
+        Ok((name, map))
+    };
+    let maps: Result<_, MapError> = ids.into_iter().map(by_name).collect();
+    maps.map_err(|error| BpfError::aya(operation(), &error))
 }
 
 fn has_shape(map: &MapData, definition: &Definition) -> Result<bool, BpfError> {

@@ -1,6 +1,6 @@
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use podtap_model::{MirrorOptions, Program, ProgramError};
+use podtap_model::{EtherType, MirrorOptions, Program, ProgramError};
 
 use super::translate::{Insn, translate};
 
@@ -22,6 +22,8 @@ pub struct Settings {
     /// Addresses of pods that the same tap mirrors: a flow with one of them is mirrored at one end only. Sorted, each once, at most
     /// [`MAX_PEERS`](podtap_model::bounds::MAX_PEERS).
     pub peers: Vec<IpAddr>,
+    /// EtherType of probes: the pod's own frames with it are not mirrored.
+    pub probe_ether_type: EtherType,
 }
 
 /// Where the destinations of a sender are.
@@ -52,7 +54,7 @@ pub fn frame_limit(underlay_mtu: u32, ipv6: bool) -> u32 {
 /// For logs: without the seed, and without the instructions and the peers, of which there may be hundreds.
 impl fmt::Debug for Settings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { options, sample_seed: _, program, frame_limit, reach, linearize, peers } = self;
+        let Self { options, sample_seed: _, program, frame_limit, reach, linearize, peers, probe_ether_type } = self;
         formatter
             .debug_struct("Settings")
             .field("options", options)
@@ -61,6 +63,7 @@ impl fmt::Debug for Settings {
             .field("reach", reach)
             .field("linearize", linearize)
             .field("peers", &peers.len())
+            .field("probe_ether_type", &probe_ether_type.get())
             .finish()
     }
 }

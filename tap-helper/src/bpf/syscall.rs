@@ -87,6 +87,25 @@ pub(super) fn load_classifier(name: &str, instructions: &[bpf_insn]) -> Result<O
     })
 }
 
+/// Runs a classifier once on a frame that exists for this purpose only. `context` is the start of a `struct __sk_buff`; the ifindex in
+/// it is one of the calling thread's network namespace. Returns the program's result.
+pub(super) fn run(program: impl AsFd, frame: &[u8], context: &[u8]) -> Result<u32, Errno> {
+    let mut attribute = attribute();
+    attribute.test.prog_fd = program.as_fd().as_raw_fd().cast_unsigned();
+    attribute.test.data_in = frame.as_ptr() as u64;
+    attribute.test.data_size_in = length(frame);
+    attribute.test.ctx_in = context.as_ptr() as u64;
+    attribute.test.ctx_size_in = length(context);
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attribute)?;
+    Ok(retval(&attribute))
+}
+
+#[expect(unsafe_code, reason = "a union")]
+fn retval(attribute: &bpf_attr) -> u32 {
+    // SAFETY: integers, of which every value is valid.
+    unsafe { attribute.test.retval }
+}
+
 /// The program with an ID.
 pub(super) fn program_by_id(id: u32) -> Result<OwnedFd, Errno> {
     let mut attribute = attribute();

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use podtap_model::{Direction, MirrorOptions, Pod, Tap};
+use podtap_model::{Direction, EtherType, MirrorOptions, Pod, Tap};
 
 use super::*;
 
@@ -26,6 +26,7 @@ fn sender(tap: &str, expiration: Option<i64>) -> DesiredSender {
         program: None,
         expiration_time: expiration.map(UnixTime::from_seconds),
         peers: Vec::new(),
+        probe: false,
     };
     let pod = Pod {
         namespace: "shop".to_owned(),
@@ -35,7 +36,14 @@ fn sender(tap: &str, expiration: Option<i64>) -> DesiredSender {
         addresses: vec![],
     };
     let orphan_timeout = Duration::from_secs(60);
-    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None, orphan_timeout }
+    DesiredSender {
+        tap: Arc::new(tap),
+        pod,
+        program: None,
+        underlay_mtu: None,
+        orphan_timeout,
+        probe_ether_type: EtherType::default(),
+    }
 }
 
 /// A node whose clock is far off.

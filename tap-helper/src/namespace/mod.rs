@@ -15,7 +15,7 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
-pub use enter::within;
+pub use enter::{within, within_each};
 pub use locate::{Candidate, locate, namespaces};
 pub use pidfd::PidfdRef;
 pub use process::{is_process, last_pid, max_pid, pids};

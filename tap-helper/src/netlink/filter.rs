@@ -14,11 +14,11 @@ use rtnetlink::{
 
 use super::{connection::Connection, error::NetlinkError, qdisc::tc_message};
 use message::{
-    PROGRAM_NAME, drop_message, loaded, mirror_program_message, read, redirect_message, remove_message,
+    PROGRAM_NAME, drop_message, loaded, mirror_program_message, read, redirect_program_message, remove_message,
     verdict_program_message,
 };
 
-/// The priority of a filter that redirects what a device receives to another one.
+/// The priority of the filter that redirects what a receiver's VXLAN device receives to its interface.
 pub const REDIRECT_PRIORITY: u16 = 1;
 /// The priority of the filter that drops what a device receives: behind the redirect, before all others.
 pub const DROP_PRIORITY: u16 = 2;
@@ -155,18 +155,19 @@ pub async fn filters(netlink: &Connection, interface: u32, hook: Hook) -> Result
     netlink.dump(query, &format!("list filters of device {interface}"), read).await
 }
 
-/// Redirects every frame that a device receives to the egress of the device `to`.
+/// Redirects the frames for which a program returns -1 to the egress of the device `to`.
 ///
 /// The cookie has at most 16 bytes (`TC_COOKIE_MAX_SIZE`). `ENOENT` if the kernel lacks the classifier or `mirred`.
-pub async fn add_redirect_filter(
+pub async fn attach_redirect_program(
     netlink: &Connection,
-    interface: u32,
+    target: FilterTarget,
+    classifier: Classifier<'_>,
     to: u32,
     cookie: &[u8],
 ) -> Result<(), NetlinkError> {
-    let operation = format!("redirect what arrives on device {interface}");
-    let target = FilterTarget { interface, hook: Hook::Ingress, priority: REDIRECT_PRIORITY, handle: 0 };
-    add(netlink, target, redirect_message(target, to, cookie), &operation).await
+    let operation = format!("redirect what arrives on device {}", target.interface);
+    let message = redirect_program_message(target, classifier.loaded(), to, cookie);
+    add(netlink, target, message, &operation).await
 }
 
 /// Mirrors the frames for which a program returns -1 to the device `to`, and lets classification continue. Cookie and

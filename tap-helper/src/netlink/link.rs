@@ -13,7 +13,7 @@ use rtnetlink::{
     },
 };
 
-use super::{connection::Connection, error::NetlinkError};
+use super::{connection::Connection, error::NetlinkError, fdb::Mac};
 
 /// A network device as observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Link {
     pub autoconf_disabled: bool,
     /// Which headers its frames have.
     pub layer: LinkLayer,
+    /// Its address; zero if that is not an Ethernet address.
+    pub mac: Mac,
     /// Largest payload of a frame, in bytes.
     pub mtu: u32,
     /// Its device group.
@@ -231,6 +233,7 @@ impl From<LinkMessage> for Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
+                LinkAttribute::Address(address) => link.mac = address.try_into().unwrap_or_default(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Link(peer) => link.peer = Some(peer),

@@ -30,7 +30,7 @@ pub use ethtool::{offloads, turn_off};
 pub use fdb::{ForwardingEntry, Mac, ZERO, add_destination, forwarding, remove_destination, remove_entries};
 pub use filter::{
     CLAMP_PRIORITY, Classifier, Filter, FilterId, FilterTarget, Hook, REDIRECT_PRIORITY, add_drop_filter,
-    add_redirect_filter, attach_mirror_program, attach_verdict_program, filters, remove_filter,
+    attach_mirror_program, attach_redirect_program, attach_verdict_program, filters, remove_filter,
 };
 #[cfg(test)]
 pub use filter::{Counters, DROP_PRIORITY, Mirror};

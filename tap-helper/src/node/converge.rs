@@ -7,7 +7,10 @@ use std::{
 use podtap_model::{DesiredSender, Receiver, State, Vni};
 use tracing::{debug, info, warn};
 
-use super::{Node, names::owners, netns::Netns, pods::PodNetns, resources::Running, sources::receivers};
+use super::{
+    Node, hearing::receive_programs, names::owners, netns::Netns, pods::PodNetns, probes::ProbeSource,
+    resources::Running, sources::receivers,
+};
 use crate::{
     ahead,
     bpf::Settings,
@@ -158,6 +161,7 @@ impl Node {
             unloadable: senders.iter().filter_map(failure).collect(),
             senders,
             receivers: desired.receivers.iter().filter(receiver).collect(),
+            probe_ether_type: desired.probe_ether_type,
         }
     }
 
@@ -245,6 +249,9 @@ impl Node {
         netns.leftovers = leftovers;
         netns.receivers = receivers(observed);
         netns.sent_vnis = sent_vnis(observed);
+        netns.receive_programs = receive_programs(observed);
+        netns.probe_sources = ProbeSource::all(observed);
+        self.probes.outdated = true;
         netns.watched = observed.ours().filter(|link| is_ours(link)).map(|link| link.index).collect();
         netns.names = match (netns.kind, &self.desired) {
             (NetnsKind::Node, Some(desired)) => {

@@ -7,12 +7,14 @@
 mod converge;
 mod counters;
 mod find;
+mod hearing;
 mod names;
 mod netns;
 mod pace;
 mod paths;
 mod pods;
 mod preload;
+mod probes;
 mod renewal;
 mod report;
 mod resources;
@@ -43,9 +45,11 @@ use crate::{
     validate,
 };
 use counters::CounterRequests;
+use hearing::Hearing;
 use netns::Netns;
 use paths::Paths;
 use pods::{PodNetns, Pods};
+use probes::Probes;
 use resources::{Resources, changed, with_other_peers};
 use sources::Sources;
 use sweep::Sweep;
@@ -109,6 +113,8 @@ pub struct Node {
     resources: Resources,
     netns: BTreeMap<NamespaceId, Netns>,
     counter_requests: CounterRequests,
+    probes: Probes,
+    hearing: Hearing,
     sweep: Sweep,
     next_full_reconcile: Option<Instant>,
     restarts: u32,
@@ -134,6 +140,8 @@ impl Node {
             resources: Resources::default(),
             netns: BTreeMap::new(),
             counter_requests: CounterRequests::default(),
+            probes: Probes::default(),
+            hearing: Hearing::default(),
             sweep: Sweep::default(),
             next_full_reconcile: None,
             restarts: 0,
@@ -177,6 +185,7 @@ impl Node {
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
         self.sources.set(&desired, now);
         let is_first = self.desired.replace(desired).is_none();
+        self.probes.outdated = true;
         self.write_deadlines();
         if is_first {
             self.start_sweep()?;
@@ -217,6 +226,8 @@ impl Node {
         // After any is removed.
         self.update_sources(now);
         self.write_deadlines();
+        self.send_probes(now);
+        self.hear(now);
         Ok(())
     }
 
@@ -229,8 +240,9 @@ impl Node {
         let load = self.program_sets.retry_at().filter(|_| has_senders && !self.preload_is_due);
         let retry = self.resources.next_retry();
         let (counters, sweep, sources) = (self.counter_requests.due_at(), self.sweep.due_at(), self.sources.due_at());
-        let own = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load];
-        let moments = own.into_iter().chain([self.next_deadline(), counters, sweep, sources]);
+        let probes = [self.probes_due_at(), self.hearing_due_at()];
+        let own = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load].into_iter().chain(probes);
+        let moments = own.chain([self.next_deadline(), counters, sweep, sources]);
         moments.flatten().chain(netns).min()
     }
 

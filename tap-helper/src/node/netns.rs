@@ -7,7 +7,7 @@ use std::{
 
 use podtap_model::Vni;
 
-use super::{Change, pace::Pace};
+use super::{Change, pace::Pace, probes::ProbeSource};
 use crate::{
     failure::Status,
     namespace::{Namespace, NamespaceId, PidfdRef},
@@ -45,6 +45,10 @@ pub(super) struct Netns {
     pub(super) sent_vnis: BTreeMap<String, BTreeSet<Vni>>,
     /// The UDP port and the VNI of each receiver.
     pub(super) receivers: BTreeSet<(u16, u32)>,
+    /// The program of each receiver, by the hash of the receiver.
+    pub(super) receive_programs: BTreeMap<u64, u32>,
+    /// The senders that may send probes.
+    pub(super) probe_sources: Vec<ProbeSource>,
     pace: Pace,
     repairs: (Option<Instant>, u32),
 }
@@ -74,6 +78,8 @@ impl Netns {
             restored: false,
             sent_vnis: BTreeMap::new(),
             receivers: BTreeSet::new(),
+            receive_programs: BTreeMap::new(),
+            probe_sources: Vec::new(),
             pace: Pace::default(),
             repairs: (None, 0),
         })

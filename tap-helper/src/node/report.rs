@@ -36,7 +36,10 @@ impl Node {
                 Some(failure) => failure.status(),
                 None => self.status(&Resource::receiver(receiver), receiver.pod.as_ref()),
             };
-            receivers.push(receiver_status(receiver.tap.uid.to_string(), receiver.vni.get(), status));
+            let [heard_pods, small_only_pods] =
+                if status == Status::ACTIVE { self.heard_pods(receiver) } else { Default::default() };
+            let status = receiver_status(receiver.tap.uid.to_string(), receiver.vni.get(), status);
+            receivers.push(ReceiverStatus { heard_pods, small_only_pods, ..status });
         }
         // Leftovers that were observed have a message; others have not been observed yet.
         let found: BTreeMap<_, _> = self.netns.values().flat_map(|netns| &netns.leftovers).collect();
@@ -133,5 +136,5 @@ fn sender_status(key: SenderKey, status: Status) -> SenderStatus {
 
 fn receiver_status(tap_uid: String, vni: u32, status: Status) -> ReceiverStatus {
     let Status { state, reason, message } = status;
-    ReceiverStatus { tap_uid, vni, state, reason, message }
+    ReceiverStatus { tap_uid, vni, state, reason, message, heard_pods: Vec::new(), small_only_pods: Vec::new() }
 }

@@ -17,7 +17,7 @@ mod sender;
 
 use std::collections::BTreeMap;
 
-use podtap_model::{DesiredSender, Receiver};
+use podtap_model::{DesiredSender, EtherType, Receiver};
 
 use crate::{
     bpf::Settings,
@@ -39,6 +39,8 @@ pub struct Requested<'a> {
     pub receivers: Vec<&'a Receiver>,
     /// The senders for which no programs can be loaded, and why.
     pub unloadable: BTreeMap<SenderKey, Failure>,
+    /// The EtherType of the probes that the receivers expect.
+    pub probe_ether_type: EtherType,
 }
 
 /// The steps to execute, and the result for each requested resource.
@@ -54,7 +56,8 @@ pub struct Plan {
 #[must_use]
 pub fn plan(requested: &Requested<'_>, observed: &Observed) -> Plan {
     let unloadable = &requested.unloadable;
-    let mut planner = Planner { observed, unloadable, plan: Plan::default(), kept: Kept::default() };
+    let probe_ether_type = requested.probe_ether_type;
+    let mut planner = Planner { observed, unloadable, probe_ether_type, plan: Plan::default(), kept: Kept::default() };
     // Sorted by identity, so that the order of the request does not matter.
     let mut receivers = requested.receivers.clone();
     receivers.sort_by_key(|receiver| (receiver.vni, &receiver.tap.uid));
@@ -90,6 +93,7 @@ struct Kept {
 struct Planner<'a> {
     observed: &'a Observed,
     unloadable: &'a BTreeMap<SenderKey, Failure>,
+    probe_ether_type: EtherType,
     plan: Plan,
     kept: Kept,
 }

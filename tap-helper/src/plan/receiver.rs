@@ -2,10 +2,11 @@ use podtap_model::{FrameFormat, Reason, Receiver};
 
 use super::Planner;
 use crate::{
+    bpf::ReceiveSettings,
     failure::Failure,
     marks::{Cookie, Mark, Part, ReceiverMark, is_ours},
     names::{SOURCE_PORTS, receiver_device, receiver_hash, receiver_veth_pair},
-    netlink::{Filter, Hook, Link, REDIRECT_PRIORITY, Vxlan},
+    netlink::{Filter, FilterTarget, Hook, Link, REDIRECT_PRIORITY, Vxlan},
     resource::Resource,
     step::{Action, Step},
 };
@@ -20,35 +21,19 @@ impl Planner<'_> {
         }
         self.plan.results.insert(resource.clone(), Ok(receiver.interface_name.to_string()));
         self.kept.names.push(receiver.interface_name.to_string());
-        let steps = if receiver.frame_format == FrameFormat::Raw {
-            self.raw_receiver(receiver)
-        } else {
-            self.receiver_with_veth_pair(receiver)
-        };
+        let steps = self.receiver_steps(receiver);
         steps.into_iter().map(|step| Action { resource: resource.clone(), step }).collect()
     }
 
-    /// A VXLAN device that consumers read themselves.
-    fn raw_receiver(&mut self, receiver: &Receiver) -> Vec<Step> {
-        let Some(device) = self.vxlan_device(receiver, Part::Interface).cloned() else {
-            return vec![create_vxlan_device(receiver, Part::Interface)];
-        };
-        self.kept.devices.push(device.index);
-        let mut steps = self.remove_forwarding(device.index);
-        steps.extend(self.configure_link(&device, &alias(receiver, Part::Interface)));
-        steps.extend(publish(&device, &receiver.interface_name));
-        steps
-    }
-
-    /// A VXLAN device that redirects frames to the peer of the interface that consumers read.
+    /// A VXLAN device that redirects frames to the peer of the interface that consumers read, so that these see no probes.
     ///
     /// The interface gets its name last: a consumer that waits for it finds a complete receiver.
-    fn receiver_with_veth_pair(&mut self, receiver: &Receiver) -> Vec<Step> {
-        let vxlan = self.vxlan_device(receiver, Part::Vxlan).cloned();
+    fn receiver_steps(&mut self, receiver: &Receiver) -> Vec<Step> {
+        let vxlan = self.vxlan_device(receiver).cloned();
         let pair = self.veth_pair(receiver).map(|pair| pair.map(Clone::clone));
         let mut steps = Vec::new();
         match &vxlan {
-            None => steps.push(create_vxlan_device(receiver, Part::Vxlan)),
+            None => steps.push(create_vxlan_device(receiver)),
             Some(vxlan) => {
                 self.kept.devices.push(vxlan.index);
                 steps.extend(self.remove_forwarding(vxlan.index));
@@ -86,20 +71,11 @@ impl Planner<'_> {
     }
 
     /// The receiver's VXLAN device, if one exists that need not be recreated. It may belong to another tap, whose alias is then replaced.
-    fn vxlan_device(&self, receiver: &Receiver, part: Part) -> Option<&Link> {
+    fn vxlan_device(&self, receiver: &Receiver) -> Option<&Link> {
         let vxlan = vxlan_settings(receiver);
-        // Earlier versions dropped before any other filter, which would hide frames from the redirect.
-        let drops_first = |(_, filter): (usize, &Filter)| filter.drops_all && filter.id.priority <= REDIRECT_PRIORITY;
-        let mut devices = self.devices(receiver, part).filter(|(_, mark)| mark.ipv6 == receiver.ipv6);
-        let found = devices.find(|(link, _)| {
-            let name = match part {
-                Part::Interface => may_have_name(link, receiver, &receiver_device(receiver.vni.get())),
-                _ => link.name == receiver_device(receiver.vni.get()),
-            };
-            let can_redirect = part == Part::Interface || !self.filters(link.index, Hook::Ingress).any(drops_first);
-            name && can_redirect && link.vxlan == Some(vxlan)
-        });
-        found.map(|(link, _)| link)
+        let mut devices = self.devices(receiver, Part::Vxlan).filter(|(_, mark)| mark.ipv6 == receiver.ipv6);
+        let name = receiver_device(receiver.vni.get());
+        devices.find(|(link, _)| link.name == name && link.vxlan == Some(vxlan)).map(|(link, _)| link)
     }
 
     /// The receiver's veth pair, peer and interface, if it need not be recreated.
@@ -115,28 +91,35 @@ impl Planner<'_> {
     fn devices(&self, receiver: &Receiver, part: Part) -> impl Iterator<Item = (&Link, ReceiverMark)> {
         let vni = receiver.vni.get();
         self.observed.links.iter().filter_map(move |link| match Mark::of(link)? {
-            Mark::Receiver(mark) if (mark.part, mark.vni) == (part, vni) && self.reusable(link) => Some((link, mark)),
-            _ => None,
+            Mark::Receiver(mark) => {
+                let same = (mark.part, mark.vni, mark.raw) == (part, vni, is_raw(receiver));
+                (same && self.reusable(link)).then_some((link, mark))
+            }
+            Mark::Sender(_) => None,
         })
     }
 
-    /// Keeps the filter that redirects from the VXLAN device to the peer, or plans one.
+    /// Keeps the filter that redirects from the VXLAN device to the peer, replaces its program, or plans one.
     fn redirect(&mut self, receiver: &Receiver, from: u32, to: u32) -> Option<Step> {
         let cookie = Cookie { owner: receiver_hash(receiver.vni.get()), hook: Hook::Ingress, clsact_ours: false };
+        let settings = ReceiveSettings { tap: receiver.tap.uid.to_string(), probe_ether_type: self.probe_ether_type };
         let matches = |filter: &Filter| {
             let redirects = filter.mirror.as_ref().is_some_and(|mirror| mirror.redirects && mirror.to == to);
             redirects
                 && Cookie::of(filter) == Some(cookie)
-                && (filter.id.chain, filter.id.priority) == (0, REDIRECT_PRIORITY)
+                && (filter.id.chain, filter.id.priority, &*filter.id.kind) == (0, REDIRECT_PRIORITY, "bpf")
         };
         let found = self.filters(from, Hook::Ingress).find(|(_, filter)| matches(filter));
-        match found {
-            Some((position, _)) => {
-                self.kept.filters.push(position);
-                None
+        let mut handle = 0;
+        if let Some((position, filter)) = found {
+            self.kept.filters.push(position);
+            if self.observed.receive_program(filter) == Some(settings.fingerprint()) {
+                return None;
             }
-            None => Some(Step::AddRedirect { from, to, cookie }),
+            handle = filter.id.handle;
         }
+        let target = FilterTarget { interface: from, hook: Hook::Ingress, priority: REDIRECT_PRIORITY, handle };
+        Some(Step::AttachRedirect { target, to, settings, cookie })
     }
 
     fn name_is_free(&self, receiver: &Receiver) -> Result<(), Failure> {
@@ -157,17 +140,21 @@ fn vxlan_settings(receiver: &Receiver) -> Vxlan {
     Vxlan { vni: receiver.vni.get(), port: receiver.port, source_ports: SOURCE_PORTS, learning: false, addresses: 1 }
 }
 
-fn alias(receiver: &Receiver, part: Part) -> String {
-    let mark = ReceiverMark { part, tap: receiver.tap.uid.to_string(), vni: receiver.vni.get(), ipv6: receiver.ipv6 };
-    Mark::Receiver(mark).alias()
+fn is_raw(receiver: &Receiver) -> bool {
+    receiver.frame_format == FrameFormat::Raw
 }
 
-fn create_vxlan_device(receiver: &Receiver, part: Part) -> Step {
+fn alias(receiver: &Receiver, part: Part) -> String {
+    let (tap, vni) = (receiver.tap.uid.to_string(), receiver.vni.get());
+    Mark::Receiver(ReceiverMark { part, tap, vni, ipv6: receiver.ipv6, raw: is_raw(receiver) }).alias()
+}
+
+fn create_vxlan_device(receiver: &Receiver) -> Step {
     Step::CreateDevice {
         name: receiver_device(receiver.vni.get()),
         vxlan: vxlan_settings(receiver),
         ipv6: receiver.ipv6,
-        alias: alias(receiver, part),
+        alias: alias(receiver, Part::Vxlan),
     }
 }
 

@@ -6,6 +6,7 @@ mod world;
 use std::collections::BTreeMap;
 
 use crate::{
+    bpf::ReceiveSettings,
     failure::Failure,
     marks::{Cookie, Mark, is_ours},
     names::{receiver_device, receiver_hash, receiver_veth_pair, sender_hash},
@@ -19,7 +20,7 @@ use podtap_model::{FrameFormat, Reason};
 use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
 
 use scenario::{Foreign, Scenario, damage, foreign_states, scenario};
-use world::World;
+use world::{World, is_raw};
 
 /// Rounds within which every state converges. The last one finds nothing to do.
 const ROUNDS: u32 = 4;
@@ -137,21 +138,23 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
         assert_eq!(vxlan.is_some(), expected, "{receiver:?}");
         let Some(vxlan) = vxlan else { continue };
         devices += 1;
-        let interface = if receiver.frame_format == FrameFormat::Raw {
-            vxlan
-        } else {
-            assert_eq!(vxlan.name, receiver_device(receiver.vni.get()));
-            let [peer_name, _] = receiver_veth_pair(receiver.vni.get());
-            let peer = world.now.ours().find(|link| link.name == peer_name).expect("the peer exists");
-            let redirects = |filter: &&Filter| {
-                let mirror = filter.mirror.as_ref().filter(|mirror| mirror.redirects && mirror.to == peer.index);
-                filter.id.interface == vxlan.index && mirror.is_some()
-            };
-            assert_eq!(world.now.filters.iter().filter(redirects).count(), 1, "{receiver:?}");
-            devices += 2;
-            world.now.link(peer.peer.expect("a veth device has a peer")).expect("the interface exists")
+        assert_eq!(vxlan.name, receiver_device(receiver.vni.get()));
+        let [peer_name, _] = receiver_veth_pair(receiver.vni.get());
+        let peer = world.now.ours().find(|link| link.name == peer_name).expect("the peer exists");
+        let redirects = |filter: &&Filter| {
+            let mirror = filter.mirror.as_ref().filter(|mirror| mirror.redirects && mirror.to == peer.index);
+            filter.id.interface == vxlan.index && mirror.is_some()
         };
+        let [redirect] = world.now.filters.iter().filter(redirects).collect::<Vec<_>>()[..] else {
+            panic!("one filter redirects: {receiver:?}")
+        };
+        let (tap, probe_ether_type) = (receiver.tap.uid.to_string(), scenario.probe_ether_type);
+        let fingerprint = ReceiveSettings { tap, probe_ether_type }.fingerprint();
+        assert_eq!(world.now.receive_program(redirect), Some(fingerprint), "{receiver:?}");
+        devices += 2;
+        let interface = world.now.link(peer.peer.expect("a veth device has a peer")).expect("the interface exists");
         assert_eq!(interface.name, *receiver.interface_name);
+        assert_eq!(is_raw(interface), receiver.frame_format == FrameFormat::Raw);
     }
     assert!(world.now.ours().all(|link| link.up) && world.now.offloads.is_empty());
     assert_eq!(world.now.ours().count(), devices);

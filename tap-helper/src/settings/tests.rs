@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use podtap_model::{Endpoint, Instruction, Pod, Program, ProgramId};
+use podtap_model::{Endpoint, EtherType, Instruction, Pod, Program, ProgramId};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -19,6 +19,7 @@ fn tap(options: &Value) -> Tap {
         program: None,
         expiration_time: None,
         peers: Vec::new(),
+        probe: false,
     }
 }
 
@@ -31,7 +32,14 @@ fn sender_of(tap: Tap) -> DesiredSender {
         addresses: vec![[10, 244, 0, 5].into()],
     };
     let orphan_timeout = Duration::from_secs(3600);
-    DesiredSender { tap: Arc::new(tap), pod, program: None, underlay_mtu: None, orphan_timeout }
+    DesiredSender {
+        tap: Arc::new(tap),
+        pod,
+        program: None,
+        underlay_mtu: None,
+        orphan_timeout,
+        probe_ether_type: EtherType::default(),
+    }
 }
 
 fn sender() -> DesiredSender {
@@ -77,6 +85,7 @@ fn all_options_reach_the_programs() {
         reach: Reach::Mixed,
         linearize: false,
         peers: demanding.tap.peers.clone(),
+        probe_ether_type: demanding.probe_ether_type,
     };
     assert_eq!(settings, expected);
     assert!(super::settings(&demanding, Paths::default(), false).linearize);

@@ -17,6 +17,8 @@ pub struct Desired {
     pub underlay_mtu: Option<u32>,
     /// How long senders mirror without being renewed.
     pub orphan_timeout_seconds: Option<u32>,
+    /// The EtherType of probes, if not the default.
+    pub probe_ether_type: Option<podtap_model::EtherType>,
 }
 
 /// One pod under one tap.
@@ -40,8 +42,8 @@ impl Desired {
     /// When senders of one tap differ in it.
     #[must_use]
     pub fn state(&self) -> NodeState {
-        let Self { underlay_mtu, orphan_timeout_seconds, .. } = *self;
-        let mut state = NodeState { underlay_mtu, orphan_timeout_seconds, ..NodeState::default() };
+        let Self { underlay_mtu, orphan_timeout_seconds, probe_ether_type, .. } = *self;
+        let mut state = NodeState { underlay_mtu, orphan_timeout_seconds, probe_ether_type, ..NodeState::default() };
         for Sender { tap, pod, program } in &self.senders {
             let program_id = program.as_ref().map(|program| program.id.clone());
             let tap = Tap { program: program_id, ..tap.clone() };

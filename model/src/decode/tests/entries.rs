@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    ConfigHash, Deduplicate, Direction, Endpoint, Filter, FrameFormat, IpNet, Limit, Match, MirrorOptions, Oversize,
-    Pod, PortRange, Protocol, Sample, TapReference, Truncate, UnixTime, Vni,
+    ConfigHash, Deduplicate, Direction, Endpoint, EtherType, Filter, FrameFormat, IpNet, Limit, Match, MirrorOptions,
+    Oversize, Pod, PortRange, Protocol, Sample, TapReference, Truncate, UnixTime, Vni,
 };
 
 fn uid(text: &str) -> Uid {
@@ -45,6 +45,7 @@ fn full_spec() -> Value {
             "program": program().id,
             "expirationTime": "2027-01-15T08:00:00Z",
             "peers": ["10.8.0.5", "fd00:8::5"],
+            "probe": true,
         }],
         "senders": [{
             "tap": "t1",
@@ -59,6 +60,7 @@ fn full_spec() -> Value {
             "pod": {"namespace": "lab", "name": "zeek-0", "uid": "p2"},
         }],
         "programs": [program()],
+        "probeEtherType": 0x88b6,
     })
 }
 
@@ -117,6 +119,7 @@ fn every_field_keeps_its_meaning() {
         program: Some(program().id),
         expiration_time: Some(UnixTime::from_seconds(1_800_000_000)),
         peers: vec![[10, 8, 0, 5].into(), "fd00:8::5".parse().expect("an address")],
+        probe: true,
     };
     let config_hash: ConfigHash = "0123456789abcdef0123456789abcdef".parse().expect("a hash");
     let pod = Pod {
@@ -142,8 +145,10 @@ fn every_field_keeps_its_meaning() {
         }),
     };
     let (program, orphan_timeout) = (Some(program().into()), Duration::from_secs(3600));
-    let sender = DesiredSender { tap: tap.into(), pod, program, underlay_mtu: None, orphan_timeout };
-    let all = DesiredState { senders: vec![sender], receivers: vec![receiver], ..DesiredState::default() };
+    let probe_ether_type = EtherType::try_from(0x88b6).expect("an EtherType");
+    let sender = DesiredSender { tap: tap.into(), pod, program, underlay_mtu: None, orphan_timeout, probe_ether_type };
+    let (senders, receivers) = (vec![sender], vec![receiver]);
+    let all = DesiredState { senders, receivers, probe_ether_type, ..DesiredState::default() };
     assert_eq!(decode(&full_spec()), all);
 }
 
@@ -250,6 +255,8 @@ fn a_receiver_that_cannot_be_decoded_stops_no_other() {
             state: State::Refused,
             reason: Reason::InvalidSpec,
             message: status.message.clone(),
+            heard_pods: Vec::new(),
+            small_only_pods: Vec::new(),
         };
         assert_eq!(*status, expected);
     }

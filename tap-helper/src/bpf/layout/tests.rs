@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::bpf::{
     constants::{COUNTERS, SENDERS, SLOTS},
-    object::TAP,
+    object::{PROBE, RECEIVER, TAP},
 };
 
 /// A struct: its size and its fields.
@@ -42,8 +42,16 @@ fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
     size_of::<F>()
 }
 
-fn rust() -> [Layout; 5] {
-    [
+/// The structs of an object.
+fn rust(object: &[u8]) -> Vec<Layout> {
+    if object == RECEIVER {
+        return vec![
+            layout!("receiver", Receiver { program_hash, ethertype, reserved, tap }),
+            layout!("pod", PodKey { uid }),
+            layout!("heard", Heard { last, last_full_size }),
+        ];
+    }
+    vec![
         layout!(
             "config",
             Config {
@@ -58,6 +66,8 @@ fn rust() -> [Layout; 5] {
                 one_in_flows,
                 truncate,
                 frame_limit,
+                probe_ethertype,
+                reserved,
                 rules,
             }
         ),
@@ -163,12 +173,10 @@ impl Btf {
     }
 }
 
-fn object() -> Object {
-    Object::parse(TAP).expect("the object is valid")
-}
+const OBJECTS: [&[u8]; 2] = [TAP, RECEIVER];
 
-fn btf() -> Vec<u8> {
-    object().btf.expect("the object has BTF").to_bytes()
+fn btf(object: &[u8]) -> Vec<u8> {
+    Object::parse(object).expect("the object is valid").btf.expect("the object has BTF").to_bytes()
 }
 
 /// Which fields, or sizes of structs, differ between Rust and C.
@@ -188,50 +196,62 @@ fn differences(rust: &[Layout], btf: Vec<u8>) -> Vec<String> {
 
 #[test]
 fn rust_and_c_agree() {
-    assert_eq!(differences(&rust(), btf()), [""; 0]);
-    for layout in rust() {
-        let fields: usize = layout.fields.iter().map(|field| field.size).sum();
-        assert_eq!(fields, layout.size, "{} has padding", layout.name);
+    for object in OBJECTS {
+        assert_eq!(differences(&rust(object), btf(object)), [""; 0]);
+        for layout in rust(object) {
+            let fields: usize = layout.fields.iter().map(|field| field.size).sum();
+            assert_eq!(fields, layout.size, "{} has padding", layout.name);
+        }
     }
 }
 
 #[test]
 fn a_field_that_moves_by_one_byte_in_c_is_noticed() {
-    let original = Btf::parse(btf());
-    for layout in rust() {
+    for (object, layout) in OBJECTS.iter().flat_map(|object| rust(object).into_iter().map(move |one| (object, one))) {
+        let original = Btf::parse(btf(object));
         for (number, field) in layout.fields.iter().enumerate() {
             let at = original.find(layout.name).at + number * 12 + 8;
             let bits = u32::try_from(original.word(at) + 8).expect("32 bits");
             let mut moved = original.bytes.clone();
             moved[at..at + 4].copy_from_slice(&bits.to_ne_bytes());
-            assert_eq!(differences(&rust(), moved), [format!("{}.{}", layout.name, field.name)]);
+            assert_eq!(differences(&rust(object), moved), [format!("{}.{}", layout.name, field.name)]);
         }
     }
 }
 
 #[test]
 fn a_field_that_moves_by_one_byte_in_rust_is_noticed() {
-    for (number, layout) in rust().iter().enumerate() {
-        for (position, field) in layout.fields.iter().enumerate() {
-            let mut moved = rust();
-            moved[number].fields[position].offset += 1;
-            assert_eq!(differences(&moved, btf()), [format!("{}.{}", layout.name, field.name)]);
+    for object in OBJECTS {
+        for (number, layout) in rust(object).iter().enumerate() {
+            for (position, field) in layout.fields.iter().enumerate() {
+                let mut moved = rust(object);
+                moved[number].fields[position].offset += 1;
+                assert_eq!(differences(&moved, btf(object)), [format!("{}.{}", layout.name, field.name)]);
+            }
         }
     }
 }
 
 #[test]
 fn maps_have_these_values() {
-    let maps = object().maps;
-    let shape = |name: &str| {
-        let map = &maps[name];
-        (map.key_size(), map.value_size() as usize, map.max_entries())
+    let shape_in = |object: &[u8], name: &str| {
+        let object = Object::parse(object).expect("the object is valid");
+        let map = &object.maps[name];
+        (map.key_size() as usize, map.value_size() as usize, map.max_entries())
     };
+    assert_eq!(shape_in(RECEIVER, "receiver"), (4, size_of::<Receiver>(), 1));
+    let (key, value, _) = shape_in(RECEIVER, "heard");
+    assert_eq!((key, value), (size_of::<PodKey>(), size_of::<Heard>()));
+    // Those that a probe's program shares.
+    for name in ["deadlines", "selection"] {
+        assert_eq!(shape_in(PROBE, name), shape_in(TAP, name));
+    }
+    let shape = |name: &str| shape_in(TAP, name);
     assert_eq!(shape("configs"), (4, size_of::<Config>(), SLOTS));
     assert_eq!(shape("active"), (4, 4, 1));
     assert_eq!(shape("counters"), (4, size_of::<Counter>(), SENDERS * COUNTERS));
     assert_eq!(shape("deadlines"), (4, size_of::<u64>(), SENDERS));
-    assert_eq!(shape("peers"), (u32::try_from(size_of::<Peer>()).expect("20 bytes"), 4, PEERS));
+    assert_eq!(shape("peers"), (size_of::<Peer>(), 4, PEERS));
 }
 
 /// A filter that may select a flow at one end of a Service and not at the other reverses which end mirrors.

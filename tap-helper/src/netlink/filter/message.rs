@@ -31,8 +31,6 @@ fn result(result: u32) -> [u8; 8] {
     bytes
 }
 
-/// A classifier's match on every frame (`cls_bpf_classify`, `net/sched/cls_bpf.c`: -1 is "the default class").
-const MATCH_ALL: u32 = u32::MAX;
 /// `TC_ACT_SHOT`, for a program whose result is the verdict.
 const DROP: u32 = 2;
 /// The name that `tc` prints for filters with programs of ours.
@@ -48,9 +46,13 @@ impl Hook {
     }
 }
 
-pub(super) fn redirect_message(target: FilterTarget, to: u32, cookie: &[u8]) -> TcMessage {
-    let [length, program] = classic_program([result(MATCH_ALL)]);
-    bpf_message(target, vec![actions(&[mirred(REDIRECT, to, cookie)]), length, program])
+pub(super) fn redirect_program_message(
+    target: FilterTarget,
+    program: Vec<TcOption>,
+    to: u32,
+    cookie: &[u8],
+) -> TcMessage {
+    with_action(target, program, mirred(REDIRECT, to, cookie))
 }
 
 pub(super) fn drop_message(target: FilterTarget) -> TcMessage {
@@ -64,8 +66,12 @@ pub(super) fn mirror_program_message(
     to: u32,
     cookie: &[u8],
 ) -> TcMessage {
+    with_action(target, program, mirred(MIRROR, to, cookie))
+}
+
+fn with_action(target: FilterTarget, program: Vec<TcOption>, action: TcAction) -> TcMessage {
     let mut options = program;
-    options.insert(0, actions(&[mirred(MIRROR, to, cookie)]));
+    options.insert(0, actions(&[action]));
     bpf_message(target, options)
 }
 

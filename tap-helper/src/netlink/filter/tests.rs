@@ -25,26 +25,28 @@ fn read_filter(message: TcMessage, target: FilterTarget) -> Filter {
     read(&message, target.interface, target.hook).expect("it can be read")
 }
 
-/// `tc filter add dev mirror0 ingress protocol all prio 1 bpf bytecode "1,6 0 0 4294967295" action mirred egress redirect dev near
-/// cookie 505461700169006f0011223344556677`, where `near` is device 3
+/// `tc filter add dev mirror0 ingress protocol all prio 1 bpf object-pinned /sys/fs/bpf/podtap action mirred egress redirect dev near
+/// cookie 505461700169006f0011223344556677`, which opens it as descriptor 4, where `mirror0` is device 2 and `near` is device 3
 #[test]
 fn a_redirect() {
     assert_sends(
-        RouteNetlinkMessage::NewTrafficFilter(redirect_message(
-            target(33, Hook::Ingress, REDIRECT_PRIORITY),
+        RouteNetlinkMessage::NewTrafficFilter(redirect_program_message(
+            target(2, Hook::Ingress, REDIRECT_PRIORITY),
+            loaded(4, 0, "podtap:[*fsobj]"),
             3,
             &COOKIE,
         )),
         NLM_F_CREATE | NLM_F_EXCL,
-        "90 00 00 00 2c 00 05 06  dc 67 01 6b 00 00 00 00
-         00 00 00 00 21 00 00 00  00 00 00 00 f2 ff ff ff
-         00 03 01 00 08 00 01 00  62 70 66 00 64 00 02 00
+        "98 00 00 00 2c 00 05 06  e5 6d 02 6b 00 00 00 00
+         00 00 00 00 02 00 00 00  00 00 00 00 f2 ff ff ff
+         00 03 01 00 08 00 01 00  62 70 66 00 6c 00 02 00
          4c 00 01 00 48 00 01 00  0b 00 01 00 6d 69 72 72
          65 64 00 00 24 00 02 80  20 00 02 00 00 00 00 00
          00 00 00 00 04 00 00 00  00 00 00 00 00 00 00 00
          01 00 00 00 03 00 00 00  14 00 06 00 50 54 61 70
-         01 69 00 6f 00 11 22 33  44 55 66 77 06 00 04 00
-         01 00 00 00 0c 00 05 00  06 00 00 00 ff ff ff ff",
+         01 69 00 6f 00 11 22 33  44 55 66 77 08 00 06 00
+         04 00 00 00 14 00 07 00  70 6f 64 74 61 70 3a 5b
+         2a 66 73 6f 62 6a 5d 00",
     );
 }
 

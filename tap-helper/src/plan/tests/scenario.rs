@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use podtap_model::{
-    DesiredSender, Direction, Endpoint, FrameFormat, Instruction, MirrorOptions, Pod, Program, ProgramId, Receiver,
-    Tap, TapReference, Uid,
+    DesiredSender, Direction, Endpoint, EtherType, FrameFormat, Instruction, MirrorOptions, Pod, Program, ProgramId,
+    Receiver, Tap, TapReference, Uid,
 };
 use proptest::{
     collection::vec,
@@ -28,6 +28,7 @@ use super::world::World;
 pub struct Scenario {
     pub senders: Vec<(DesiredSender, Settings)>,
     pub receivers: Vec<Receiver>,
+    pub probe_ether_type: EtherType,
 }
 
 impl Scenario {
@@ -36,17 +37,22 @@ impl Scenario {
             senders: self.senders.iter().map(|(sender, settings)| (sender, settings.clone())).collect(),
             receivers: self.receivers.iter().collect(),
             unloadable: BTreeMap::new(),
+            probe_ether_type: self.probe_ether_type,
         }
     }
 }
 
 pub fn scenario() -> impl Strategy<Value = Scenario> {
-    (vec((sender(), settings()), 0..5), vec(receiver(), 0..3)).prop_map(|(senders, receivers)| {
-        let senders = senders.into_iter().map(|sender| (SenderKey::of(&sender.0), sender));
-        let senders: BTreeMap<_, _> = senders.collect();
-        let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
-        Scenario { senders: senders.into_values().collect(), receivers: receivers.into_values().collect() }
-    })
+    let ether_type = select(vec![EtherType::default(), 0x88b6.try_into().expect("an EtherType")]);
+    (vec((sender(), settings()), 0..5), vec(receiver(), 0..3), ether_type).prop_map(
+        |(senders, receivers, ether_type)| {
+            let senders = senders.into_iter().map(|sender| (SenderKey::of(&sender.0), sender));
+            let senders: BTreeMap<_, _> = senders.collect();
+            let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
+            let (senders, receivers) = (senders.into_values().collect(), receivers.into_values().collect());
+            Scenario { senders, receivers, probe_ether_type: ether_type }
+        },
+    )
 }
 
 fn sender() -> impl Strategy<Value = DesiredSender> {
@@ -75,9 +81,17 @@ fn sender() -> impl Strategy<Value = DesiredSender> {
                 program: None,
                 expiration_time: None,
                 peers: Vec::new(),
+                probe: false,
             };
             let (program, underlay_mtu, orphan_timeout) = (None, None, Duration::from_secs(3600));
-            DesiredSender { tap: Arc::new(tap), pod, program, underlay_mtu, orphan_timeout }
+            DesiredSender {
+                tap: Arc::new(tap),
+                pod,
+                program,
+                underlay_mtu,
+                orphan_timeout,
+                probe_ether_type: EtherType::default(),
+            }
         },
     )
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    bpf::{Fingerprint, Settings},
-    marks::{Cookie, GROUP},
+    bpf::{Fingerprint, ReceiveSettings, Settings},
+    marks::{Cookie, GROUP, Mark},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
         DROP_PRIORITY, Filter, FilterId, FilterTarget, ForwardingEntry, Hook, InterfaceAddress, Link, LinkLayer,
-        Mirror, Qdisc, QdiscKind, REDIRECT_PRIORITY, Vxlan, ZERO,
+        Mirror, Qdisc, QdiscKind, Vxlan, ZERO,
     },
     observe::{Observed, Program},
     plan::{Plan, Requested, plan},
@@ -105,7 +105,9 @@ impl World {
             Step::TurnOff(device, names) => {
                 self.now.offloads.retain(|(found, on)| found != device || on != names);
             }
-            Step::AddRedirect { from, to, cookie } => self.add_redirect(*from, *to, *cookie),
+            Step::AttachRedirect { target, to, settings, cookie } => {
+                self.attach_redirect(*target, *to, settings, *cookie);
+            }
             Step::SetAlias(device, alias) => self.link(*device).alias.clone_from(alias),
             Step::DisableAutoconf(device) => {
                 (self.link(*device).autoconf_disabled, self.link(*device).mtu) = (true, DEVICE_MTU);
@@ -245,16 +247,28 @@ impl World {
         self.now.programs.push(Program { id, classid, group, fingerprint, deadline: None });
     }
 
-    fn add_redirect(&mut self, from: u32, to: u32, cookie: Cookie) {
-        assert_eq!(self.now.qdisc(from), Some(QdiscKind::Clsact));
+    fn attach_redirect(&mut self, target: FilterTarget, to: u32, settings: &ReceiveSettings, cookie: Cookie) {
+        assert_eq!(self.now.qdisc(target.interface), Some(QdiscKind::Clsact));
+        let at = (target.interface, target.hook);
         let before = |filter: &&Filter| {
-            (filter.id.interface, filter.id.hook) == (from, Hook::Ingress) && filter.id.priority <= REDIRECT_PRIORITY
+            (filter.id.interface, filter.id.hook) == at
+                && filter.id.priority <= target.priority
+                && (target.handle == 0 || filter.id.handle != target.handle)
         };
         assert_eq!(self.now.filters.iter().find(before), None, "no filter precedes the redirect");
         assert_eq!(self.link(to).kind, "veth");
         let counters = crate::netlink::Counters::default();
         let mirror = Mirror { to, as_ours: false, redirects: true, cookie: cookie.bytes().to_vec(), counters };
-        self.add_filter((from, Hook::Ingress), REDIRECT_PRIORITY, "bpf", Some(mirror), false);
+        if target.handle == 0 {
+            self.add_filter(at, target.priority, "bpf", Some(mirror), false);
+        }
+        self.last_program += 1;
+        let id = 1000 + self.last_program;
+        let handle = if target.handle == 0 { self.last_handle } else { target.handle };
+        let mut filters = self.now.filters.iter_mut();
+        let filter = filters.find(|filter| filter.id.handle == handle).expect("the filter exists");
+        filter.program = Some(id);
+        self.now.receive_programs.push((id, settings.fingerprint()));
     }
 
     fn create_pair(&mut self, names: &[String; 2], aliases: &[String; 2]) {
@@ -271,7 +285,9 @@ impl World {
                 peer: Some(if peer == 2 { self.last_index + 2 } else { self.last_index }),
                 ..Link::default()
             });
-            self.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
+            if !is_raw(self.link(index)) {
+                self.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
+            }
         }
     }
 
@@ -298,4 +314,8 @@ impl World {
     fn link(&mut self, index: u32) -> &mut Link {
         self.now.links.iter_mut().find(|link| link.index == index).expect("a plan refers only to existing devices")
     }
+}
+
+pub fn is_raw(link: &Link) -> bool {
+    matches!(Mark::of(link), Some(Mark::Receiver(mark)) if mark.raw)
 }

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/* The program of a receiver: a classifier without direct-action at the ingress of its VXLAN device. The filter's action redirects the
+ * frames that match to the interface that consumers read; probes do not match, and are dropped by the next filter. */
+#include "probe.h"
+
+#define MATCH -1
+#define NO_MATCH 0
+/* Eight times as many as a tap may have at the same time. */
+#define TAP_SENDERS 4096
+
+struct receiver {
+	__u64 program_hash; /* written and read by the helper only */
+	__u32 ethertype;    /* of probes */
+	__u32 reserved;
+	__u8 tap[UID_SIZE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct receiver);
+} receiver SEC(".maps");
+
+/* When probes of a pod arrived last, in nanoseconds of CLOCK_MONOTONIC; 0: never. */
+struct heard {
+	__u64 last, last_full_size;
+};
+
+struct pod {
+	__u8 uid[UID_SIZE];
+};
+
+/* The helper removes the pods that are heard no more. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, TAP_SENDERS);
+	__type(key, struct pod);
+	__type(value, struct heard);
+} heard SEC(".maps");
+
+INLINE int same_uid(const void *one, const void *other)
+{
+	for (int i = 0; i < UID_SIZE / 8; i++)
+		if (((const __u64 *)one)[i] != ((const __u64 *)other)[i])
+			return 0;
+	return 1;
+}
+
+INLINE void hear(struct __sk_buff *skb, const struct receiver *own)
+{
+	struct probe probe;
+	if (bpf_skb_load_bytes(skb, ETHERNET_HEADER, &probe, sizeof(probe)) || probe.version != PROBE_VERSION)
+		return;
+	/* Of another tap: the VNI is not only this one's. */
+	if (!same_uid(probe.tap, own->tap))
+		return;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	int is_full_size = probe.kind == FULL_SIZE && skb->len == from_net16(probe.length);
+	struct heard *known = bpf_map_lookup_elem(&heard, probe.pod);
+	if (known) {
+		known->last = now;
+		if (is_full_size)
+			known->last_full_size = now;
+		return;
+	}
+	struct heard first = { .last = now, .last_full_size = is_full_size ? now : 0 };
+	bpf_map_update_elem(&heard, probe.pod, &first, 0);
+}
+
+SEC("classifier") int podtap_receive(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct receiver *own = bpf_map_lookup_elem(&receiver, &zero);
+	if (!own)
+		return NO_MATCH;
+	/* A pod may send tagged frames with that EtherType. */
+	if (!skb->vlan_present && has_ethertype(skb, own->ethertype)) {
+		hear(skb, own);
+		return NO_MATCH;
+	}
+	return MATCH;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

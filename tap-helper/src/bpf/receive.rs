@@ -1,0 +1,135 @@
+//! The program of a receiver, which keeps the probes from consumers and tells whose probes arrive.
+
+use std::{
+    fmt,
+    hash::Hasher as _,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use podtap_model::EtherType;
+
+use super::{
+    BpfError, Monotonic, ObjectError,
+    layout::{Heard, PodKey, Receiver},
+    object::{MapsByName, Object, RECEIVER, maps_of},
+    probe::uid,
+};
+use crate::names::Hash;
+
+/// What the program of a receiver has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiveSettings {
+    /// UID of the tap whose frames it receives.
+    pub tap: String,
+    /// EtherType of probes.
+    pub probe_ether_type: EtherType,
+}
+
+impl ReceiveSettings {
+    /// Identifies the program with these settings.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Hash::new().text(&self.tap);
+        hash.write(&self.probe_ether_type.get().to_be_bytes());
+        hash.write(RECEIVER);
+        hash.finish()
+    }
+}
+
+/// A loaded program of a receiver: a classifier without direct-action for the ingress of its VXLAN device, which matches what is
+/// redirected to the interface that consumers read.
+#[derive(Debug)]
+pub struct Receive {
+    program: OwnedFd,
+}
+
+impl Receive {
+    /// Loads it.
+    pub fn load(settings: &ReceiveSettings) -> Result<Self, BpfError> {
+        let mut object = Object::parse(RECEIVER)?;
+        let maps = object.maps(MapsByName::new())?;
+        object.link(&maps)?;
+        let mut maps = ReceiveMaps::from_names(maps).ok_or(ObjectError::Maps)?;
+        let receiver = Receiver {
+            program_hash: settings.fingerprint(),
+            ethertype: settings.probe_ether_type.get().to_be().into(),
+            reserved: 0,
+            tap: uid(&settings.tap),
+        };
+        maps.receiver.set(0, receiver, 0).map_err(|error| BpfError::aya("configure a receiver", &error))?;
+        Ok(Self { program: object.load("podtap_receive")? })
+    }
+
+    /// The program.
+    #[must_use]
+    pub fn program(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
+    }
+}
+
+/// The maps of a receiver's program.
+pub struct ReceiveMaps {
+    receiver: Array<MapData, Receiver>,
+    heard: HashMap<MapData, PodKey, Heard>,
+}
+
+impl fmt::Debug for ReceiveMaps {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ReceiveMaps").finish_non_exhaustive()
+    }
+}
+
+/// When probes of a pod arrived last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastProbes {
+    /// UID of the pod.
+    pub pod: String,
+    /// The last one.
+    pub last: Monotonic,
+    /// The last one of full size, if any.
+    pub last_full_size: Option<Monotonic>,
+}
+
+impl ReceiveMaps {
+    /// The maps of a program in the kernel, whichever process loaded it.
+    pub fn adopt(program: u32) -> Result<Self, BpfError> {
+        Self::from_names(maps_of(program)?).ok_or(BpfError::Foreign(program))
+    }
+
+    fn from_names(mut maps: MapsByName) -> Option<Self> {
+        let mut take = |name: &str| Map::from_map_data(maps.remove(name)?).ok();
+        Some(Self { receiver: take("receiver")?.try_into().ok()?, heard: take("heard")?.try_into().ok()? })
+    }
+
+    /// The [fingerprint](ReceiveSettings::fingerprint) of the program.
+    pub fn fingerprint(&self) -> Result<u64, BpfError> {
+        let read = self.receiver.get(&0, 0).map_err(|error| BpfError::aya("read the settings of a receiver", &error));
+        Ok(read?.program_hash)
+    }
+
+    /// The pods whose probes arrived.
+    pub fn probes(&self) -> Result<Vec<LastProbes>, BpfError> {
+        let mut pods = Vec::new();
+        for entry in &self.heard {
+            let (key, heard) = match entry {
+                Ok(entry) => entry,
+                // It was removed during the walk.
+                Err(MapError::KeyNotFound) => continue,
+                Err(error) => return Err(BpfError::aya("read which probes arrived", &error)),
+            };
+            let moment = |nanoseconds: u64| (nanoseconds != 0).then_some(Monotonic::from_nanoseconds(nanoseconds));
+            let Some(last) = moment(heard.last) else { continue };
+            pods.push(LastProbes { pod: key.text(), last, last_full_size: moment(heard.last_full_size) });
+        }
+        Ok(pods)
+    }
+
+    /// Forgets a pod.
+    pub fn forget(&mut self, pod: &str) -> Result<(), BpfError> {
+        match self.heard.remove(&PodKey { uid: uid(pod) }) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(BpfError::aya("forget a pod", &error)),
+        }
+    }
+}

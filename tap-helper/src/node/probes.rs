@@ -1,0 +1,182 @@
+//! Sending probes: one per second through each sender device, a small one and one of the longest that the pod sends and the path carries, in turn. They prove to the receivers that
+//! mirrored frames arrive.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use podtap_model::DesiredSender;
+use tracing::{debug, warn};
+
+use super::{Node, resources::Running};
+use crate::{
+    bpf::{ETHERNET_HEADER, Probe, Prober},
+    failure::Status,
+    marks::Mark,
+    namespace::{Namespace, within_each},
+    netlink::Mac,
+    observe::Observed,
+    resource::{Resource, SenderKey},
+    settings::frame_limit,
+};
+
+/// The interval of probes.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The pause after the program could not be loaded.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// What probes have to know of a sender's devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProbeSource {
+    pub(super) key: SenderKey,
+    /// The sender device.
+    pub(super) device: u32,
+    /// The address of the tapped interface.
+    pub(super) mac: Mac,
+    /// The longest frame of the tapped interface, with its Ethernet header.
+    pub(super) longest: u32,
+}
+
+impl ProbeSource {
+    /// The senders with a device in a namespace.
+    pub(super) fn all(observed: &Observed) -> Vec<Self> {
+        let sender = |link| match Mark::of(link) {
+            Some(Mark::Sender(mark)) => {
+                let interface = observed.link(mark.interface_index)?;
+                let (mac, longest) = (interface.mac, interface.mtu + ETHERNET_HEADER);
+                let key = SenderKey { tap: mark.tap, pod: mark.pod };
+                Some(Self { key, device: link.index, mac, longest })
+            }
+            _ => None,
+        };
+        observed.ours().filter_map(sender).collect()
+    }
+}
+
+/// The programs that send probes, and when the next ones are due.
+#[derive(Default)]
+pub(super) struct Probes {
+    /// For each set, by the ID of its map with the configuration; or when to try again to load one.
+    probers: BTreeMap<u32, Result<Prober, Instant>>,
+    /// For each sender that sends some.
+    schedule: BTreeMap<SenderKey, Schedule>,
+    /// Whether other senders may send some than in the schedule.
+    pub(super) outdated: bool,
+}
+
+/// The next probe of a sender.
+struct Schedule {
+    at: Instant,
+    sequence: u64,
+}
+
+/// A probe to send.
+struct Job<'a> {
+    probe: Probe<'a>,
+    prober: &'a Prober,
+    classid: u32,
+    device: u32,
+}
+
+impl Probes {
+    /// The senders whose probe is due, and its number.
+    fn due<'a>(
+        &mut self,
+        active: BTreeMap<SenderKey, (&'a DesiredSender, Running)>,
+        now: Instant,
+    ) -> BTreeMap<SenderKey, (&'a DesiredSender, Running, u64)> {
+        self.outdated = false;
+        self.schedule.retain(|key, _| active.contains_key(key));
+        self.probers.retain(|configs, _| active.values().any(|(_, running)| running.configs == *configs));
+        let mut due = BTreeMap::new();
+        for (key, (sender, running)) in active {
+            let next = self.schedule.entry(key.clone()).or_insert(Schedule { at: now, sequence: 0 });
+            if next.at <= now {
+                due.insert(key, (sender, running, next.sequence));
+                *next = Schedule { at: now + INTERVAL, sequence: next.sequence + 1 };
+                load(&mut self.probers, &running, now);
+            }
+        }
+        due
+    }
+}
+
+/// Loads the program for a set, unless it is loaded, or could not be just now.
+fn load(probers: &mut BTreeMap<u32, Result<Prober, Instant>>, running: &Running, now: Instant) {
+    let known = probers.get(&running.configs);
+    if known.is_some_and(|known| known.as_ref().err().is_none_or(|retry| *retry > now)) {
+        return;
+    }
+    let loaded = Prober::load(running.id).map_err(|error| {
+        warn!(%error, "cannot load the program that sends probes");
+        now + RETRY
+    });
+    probers.insert(running.configs, loaded);
+}
+
+impl Node {
+    /// When the next probe is due; none without senders that send some.
+    pub(super) fn probes_due_at(&self) -> Option<Instant> {
+        self.probes.schedule.values().map(|schedule| schedule.at).min()
+    }
+
+    /// Sends the probes that are due. A sender that is new here sends its first one at once.
+    pub(super) fn send_probes(&mut self, now: Instant) {
+        let is_due = self.probes_due_at().is_some_and(|moment| moment <= now);
+        if !is_due && !self.probes.outdated {
+            return;
+        }
+        let senders = self.desired.iter().flat_map(|desired| &desired.senders).filter(|sender| sender.tap.probe);
+        let active = senders.filter_map(|sender| {
+            let state = self.resources.get(&Resource::sender(sender))?;
+            let running = state.running.filter(|_| state.status == Status::ACTIVE)?;
+            Some((SenderKey::of(sender), (sender, running)))
+        });
+        let due = self.probes.due(active.collect(), now);
+        let mut jobs: Vec<(&Namespace, Vec<Job<'_>>)> = Vec::new();
+        for netns in self.netns.values() {
+            let of_netns = netns.probe_sources.iter().filter_map(|source| {
+                let (sender, running, sequence) = due.get(&source.key)?;
+                self.probe(source, sender, running, *sequence)
+            });
+            let of_netns: Vec<Job<'_>> = of_netns.collect();
+            if !of_netns.is_empty() {
+                jobs.push((&netns.namespace, of_netns));
+            }
+        }
+        let sent = within_each(jobs, |jobs| {
+            for Job { probe, prober, classid, device } in jobs {
+                if let Err(error) = prober.send(&probe, classid, device) {
+                    debug!(%error, pod = probe.pod, "no probe");
+                }
+            }
+        });
+        if let Err(error) = sent {
+            warn!(%error, "cannot send probes");
+        }
+    }
+
+    fn probe<'a>(
+        &'a self,
+        source: &'a ProbeSource,
+        sender: &DesiredSender,
+        running: &Running,
+        sequence: u64,
+    ) -> Option<Job<'a>> {
+        let prober = self.probes.probers.get(&running.configs)?.as_ref().ok()?;
+        // The first one is small.
+        let is_full_size = !sequence.is_multiple_of(2);
+        let limit = frame_limit(sender, self.paths.of(sender));
+        let probe = Probe {
+            tap: &source.key.tap,
+            pod: &source.key.pod,
+            source: source.mac,
+            ether_type: sender.probe_ether_type,
+            full_size: is_full_size.then(|| limit.unwrap_or(u32::MAX).min(source.longest)),
+            sequence,
+            mirrored: prober.mirrored(running.classid).ok()?,
+        };
+        Some(Job { probe, prober, classid: running.classid, device: source.device })
+    }
+}
