@@ -5,6 +5,7 @@
 mod churn;
 mod controller;
 mod delete;
+mod delivery;
 mod destinations;
 mod drain;
 mod examples;

@@ -97,6 +97,11 @@ pub struct ExternalDestination {
     #[schemars(with = "i32", default = "default_external_port")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 65535").message("external.port must be between 1 and 65535"))]
     pub port: u16,
+
+    /// Whether probes are sent to it, one per second and pod: frames of the EtherType 0x88B5 that prove to receivers in the cluster
+    /// that mirrored frames arrive. Without, a tap with an external destination sends none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
 }
 
 fn default_external_port() -> u16 {

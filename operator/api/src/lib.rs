@@ -18,7 +18,8 @@ mod selector;
 mod status;
 
 pub use condition::{
-    CONDITION_DEGRADED, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED,
+    CONDITION_DEGRADED, CONDITION_DELIVERING, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED,
+    CONDITION_TARGETS_RESOLVED,
 };
 pub use definition::definitions;
 pub use destination::{Destination, ExternalDestination, NodeDestination, PodDestination};

@@ -69,6 +69,14 @@ pub struct PodTapPolicySpec {
         .message("underlayMTU must be between 576 and 65535; leave it out to use the MTU of the nodes' routes"))]
     pub underlay_mtu: Option<u32>,
 
+    /// EtherType of the probes that prove that mirrored frames arrive: 1536 to 65535, and none of IP, ARP and VLAN tags. 34997
+    /// (0x88B5) is for local experiments. Pods' own frames with it are not mirrored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i32>")]
+    #[x_kube(validation = Rule::new("self >= 1536 && self <= 65535 && !(self in [2048, 2054, 33024, 34525, 34984])")
+        .message("probeEtherType must be between 1536 and 65535, and not 2048, 2054, 33024, 34525 or 34984 (IP, ARP, VLAN tags); leave it out for 34997 (0x88B5)"))]
+    pub probe_ether_type: Option<u16>,
+
     /// Namespaces whose pods are never tapped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -103,6 +111,7 @@ impl Default for PodTapPolicySpec {
             vni_range: VniRange::default(),
             receiver_port: default_receiver_port(),
             underlay_mtu: None,
+            probe_ether_type: None,
             excluded_namespaces: Vec::new(),
             limits: Limits::default(),
             orphan_timeout: default_orphan_timeout(),

@@ -231,6 +231,7 @@ impl World {
                     carry_out(node_tap)
                 })
                 .collect();
+            hear(&mut world.node_taps);
             for plan in &plan.taps {
                 let uid = plan.tap.reference.uid.to_string();
                 let tap = world.taps.iter_mut().find(|tap| tap.metadata.uid.as_ref() == Some(&uid));
@@ -254,6 +255,18 @@ pub fn node_tap(name: &str, spec: NodeState) -> NodeTap {
     node_tap.metadata.generation = Some(1);
     node_tap.metadata.resource_version = Some("1".into());
     node_tap
+}
+
+/// After the probes of all senders have arrived.
+pub fn hear(node_taps: &mut [NodeTap]) {
+    let senders = |node_tap: &NodeTap| node_tap.spec.0.senders.clone();
+    let senders: Vec<_> = node_taps.iter().flat_map(senders).collect();
+    for receiver in node_taps.iter_mut().filter_map(|node_tap| node_tap.status.as_mut()).flat_map(|s| &mut s.receivers)
+    {
+        let own = senders.iter().filter(|sender| *sender.tap == *receiver.tap_uid);
+        receiver.heard_pods = own.map(|sender| sender.pod.uid.to_string()).collect();
+        receiver.heard_pods.sort_unstable();
+    }
 }
 
 /// The object after its node has applied everything.
@@ -281,6 +294,8 @@ pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
         state,
         reason,
         message: String::new(),
+        heard_pods: Vec::new(),
+        small_only_pods: Vec::new(),
     });
     node_tap.status = Some(NodeStatus {
         observed_generation: node_tap.metadata.generation,

@@ -93,7 +93,7 @@ pub fn resolve(
             Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
             Err(failure) => Err(failure).into(),
         },
-        DestinationKind::External { address, port } => external(snapshot, policy, *address, *port).into(),
+        DestinationKind::External { address, port, .. } => external(snapshot, policy, *address, *port).into(),
     }
 }
 
@@ -134,7 +134,7 @@ pub fn printable(kind: &DestinationKind, pod: Option<&CachedPod>, interface: Opt
         (DestinationKind::Pod { selection: Selection::Labels(selector), .. }, None) => {
             with_interface(format!("pod/{selector}"))
         }
-        (DestinationKind::External { address, port }, _) => std::net::SocketAddr::new(*address, *port).to_string(),
+        (DestinationKind::External { address, port, .. }, _) => std::net::SocketAddr::new(*address, *port).to_string(),
     }
 }
 

@@ -19,7 +19,9 @@ pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy, deduplication: &Dedupli
     for plan in taps.iter().filter(|plan| plan.is_executed()) {
         let Ok(spec) = &plan.tap.spec else { continue };
         for (node, receiver) in plan.destinations.iter().filter_map(|destination| receiver(plan, destination)) {
-            nodes.entry(node).or_default().receivers.push(receiver);
+            let node = nodes.entry(node).or_default();
+            node.probe_ether_type = policy.probe_ether_type;
+            node.receivers.push(receiver);
         }
         let uid = &plan.tap.reference.uid;
         let tapped = plan.targets.tapped().filter_map(|pod| Some((pod.node.clone()?, model_pod(pod))));
@@ -34,6 +36,7 @@ pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy, deduplication: &Dedupli
                 node.programs.push(program.clone());
             }
             node.underlay_mtu = policy.underlay_mtu;
+            node.probe_ether_type = policy.probe_ether_type;
             node.orphan_timeout_seconds = Some(policy.orphan_timeout_seconds);
             node.senders.push(sender(plan, pod));
         }
@@ -65,6 +68,7 @@ pub fn tap(plan: &TapPlan<'_>, spec: &TapSpec, peers: Vec<IpAddr>) -> Tap {
         program: plan.program.as_ref().map(|program| program.id.clone()),
         expiration_time: plan.tap.expiration,
         peers,
+        probe: plan.sends_probes(),
     }
 }
 

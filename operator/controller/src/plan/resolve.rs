@@ -111,6 +111,7 @@ fn unresolved(requested: &RequestedDestination) -> PlannedDestination {
         text: destinations::printable(&requested.kind, None, interface.as_ref()),
         interface,
         frame_format,
+        is_probed: !matches!(requested.kind, DestinationKind::External { probe: false, .. }),
         vni: None,
         resolved: None,
         endpoint: None,

@@ -20,6 +20,8 @@ pub struct PlannedDestination {
     /// Name of the receiver's interface, for a node or a pod, once it is known.
     pub interface: Option<InterfaceName>,
     pub frame_format: FrameFormat,
+    /// Whether probes may be sent to it.
+    pub is_probed: bool,
     pub vni: Option<Vni>,
     /// Where it is, once that is known.
     pub resolved: Option<ResolvedDestination>,
@@ -56,6 +58,11 @@ impl<'a> TapPlan<'a> {
             options: MirrorOptions::default(),
             program: None,
         }
+    }
+
+    /// Whether its senders send probes. A sender sends each frame to all of its destinations.
+    pub fn sends_probes(&self) -> bool {
+        self.destinations.iter().all(|destination| destination.is_probed)
     }
 
     /// Whether any node has to do something for it.

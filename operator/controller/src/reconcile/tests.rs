@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     apply::helper_pod::HelperTemplate,
     fake_api::FakeApi,
-    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, started, tap},
+    fixtures::{OWN_NAMESPACE, World, carry_out, hear, node, object, pod, started, tap},
     plan::rollout::MaxUnavailable,
     store::{
         cache::Cache,
@@ -148,8 +148,12 @@ impl Cluster {
     /// Every node applies its spec, and its helper pod runs. That takes a second.
     fn nodes_apply(&self) {
         self.advance(1);
-        for (path, node_tap) in self.api.list("/nodetaps/") {
-            self.api.put(&path, &carry_out(object::<NodeTap>(node_tap)));
+        let node_taps = self.api.list("/nodetaps/").into_iter();
+        let (paths, mut objects): (Vec<String>, Vec<NodeTap>) =
+            node_taps.map(|(path, node_tap)| (path, carry_out(object(node_tap)))).unzip();
+        hear(&mut objects);
+        for (path, node_tap) in paths.iter().zip(&objects) {
+            self.api.put(path, node_tap);
         }
         for (path, mut pod) in self.api.list(PODS) {
             pod["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});

@@ -1,8 +1,9 @@
 //! The conditions of a tap. Pure.
 //!
 //! # Guarantees
-//! - All five conditions are present from the first reconcile, each with a reason, a message and the generation it is about. `Ready` is
-//!   True exactly if the next three are. `Degraded` is True if frames are mirrored, and programs of others may hide some.
+//! - All six conditions are present from the first reconcile, each with a reason, a message and the generation it is about. `Ready` is
+//!   True exactly if the next three are, and `Delivering` is not False. `Delivering` is Unknown with external destinations. `Degraded` is
+//!   True if frames are mirrored, and programs of others may hide some.
 //! - A failure has its full message in the condition that owns it, and in `Ready`, which is what `kubectl get` shows. The others refer
 //!   to it.
 //! - Pods that come and go do not make an established tap not Ready, see [`waits`](crate::status::waits).
@@ -12,7 +13,8 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use podtap_api::{
-    CONDITION_DEGRADED, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED,
+    CONDITION_DEGRADED, CONDITION_DELIVERING, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED,
+    CONDITION_TARGETS_RESOLVED,
 };
 use podtap_model::Reason;
 
@@ -35,8 +37,14 @@ use crate::{
 };
 
 /// Our conditions; others in the list belong to other controllers.
-pub const OWN_TYPES: [&str; 5] =
-    [CONDITION_READY, CONDITION_TARGETS_RESOLVED, CONDITION_DESTINATIONS_READY, CONDITION_TAPPED, CONDITION_DEGRADED];
+pub const OWN_TYPES: [&str; 6] = [
+    CONDITION_READY,
+    CONDITION_TARGETS_RESOLVED,
+    CONDITION_DESTINATIONS_READY,
+    CONDITION_TAPPED,
+    CONDITION_DELIVERING,
+    CONDITION_DEGRADED,
+];
 
 /// Reason and message of a condition that is True (`Ok`) or False (`Err`).
 pub type ConditionResult = Result<Failure, Failure>;
@@ -72,6 +80,10 @@ pub struct Observations<'a> {
     pub is_established: bool,
     /// Whether the targets as a whole have been incomplete for too long.
     pub is_late_for_targets: bool,
+    /// What is wrong with the delivery.
+    pub undelivered: Option<Failure>,
+    /// Whether the first probes of some pod have not arrived yet.
+    pub awaits_probes: bool,
     pub now: Timestamp,
 }
 
@@ -80,17 +92,18 @@ pub fn conditions(plan: &TapPlan<'_>, observations: &Observations<'_>) -> Vec<Co
     let targets_resolved = targets_resolved(plan, observations);
     let destinations_ready = destinations_ready(plan, observations.receivers);
     let tapped = tapped(plan, observations, &targets_resolved, &destinations_ready);
+    let delivering = delivering(plan, observations, &destinations_ready, &tapped);
     let hidden = hidden(plan, observations);
-    let others = [&targets_resolved, &destinations_ready, &tapped];
+    let others = [&targets_resolved, &destinations_ready, &tapped, &delivering];
     let ready = ready(plan, observations, others, hidden.is_some());
     let degraded = degraded(plan, observations, hidden, &ready);
-    let results = [ready, targets_resolved, destinations_ready, tapped, degraded];
+    let results = [ready, targets_resolved, destinations_ready, tapped, delivering, degraded];
     let previous = &plan.tap.status.conditions;
     let condition = |(kind, result)| condition(kind, result, plan.tap.generation, previous, observations.now);
     OWN_TYPES.into_iter().zip(results).map(condition).collect()
 }
 
-/// A condition. Its transition time changes only with its status.
+/// A condition. With the reason `ExternalDestination` it is Unknown, and no failure. Its transition time changes only with its status.
 pub fn condition(
     kind: &str,
     result: ConditionResult,
@@ -99,6 +112,7 @@ pub fn condition(
     now: Timestamp,
 ) -> Condition {
     let (status, Failure { reason, message }) = match result {
+        Ok(unknown) if unknown.reason == Reason::ExternalDestination => ("Unknown", unknown),
         Ok(success) => ("True", success),
         Err(failure) => ("False", failure),
     };
@@ -236,6 +250,47 @@ fn tapped(
     Ok(Failure::new(Reason::AsExpected, progress))
 }
 
+fn delivering(
+    plan: &TapPlan<'_>,
+    observations: &Observations<'_>,
+    destinations_ready: &ConditionResult,
+    tapped: &ConditionResult,
+) -> ConditionResult {
+    let Observations { senders, applied, .. } = observations;
+    if let Some(failure) = inactive(plan) {
+        return Err(refer(&failure, CONDITION_READY));
+    }
+    if let Err(failure) = destinations_ready {
+        let reason = if failure.reason == Reason::Pending { Reason::Pending } else { Reason::ReceiverDown };
+        return Err(Failure::new(reason, see(CONDITION_DESTINATIONS_READY)));
+    }
+    let nodes = plan.destinations.iter().filter_map(|destination| destination.resolved.as_ref()?.node());
+    if let Some(failure) = nodes.into_iter().find_map(|node| applied.helper_failures.get(node)) {
+        return Err(Failure::new(failure.reason, format!("unknown what arrives: {}", failure.message)));
+    }
+    if let Some(failure) = &observations.undelivered {
+        return Err(failure.clone());
+    }
+    if !senders.iter().any(Sender::is_tapped) {
+        return match tapped {
+            Err(failure) => Err(refer(failure, CONDITION_TAPPED)),
+            Ok(_) => Ok(Failure::new(Reason::AsExpected, "there is no pod to tap now")),
+        };
+    }
+    if observations.awaits_probes && !observations.is_established {
+        return Err(Failure::new(Reason::Pending, "the first probes have not arrived yet"));
+    }
+    if !plan.sends_probes() {
+        let message = "no probes are sent, since a destination is external and does not set probe: true";
+        return Ok(Failure::new(Reason::ExternalDestination, message));
+    }
+    if plan.destinations.iter().any(is_external) {
+        let message = "probes arrive at the receivers in the cluster; external destinations do not report what arrives";
+        return Ok(Failure::new(Reason::ExternalDestination, message));
+    }
+    Ok(Failure::new(Reason::AsExpected, "probes of the tapped pods arrive at every destination"))
+}
+
 fn progress(senders: &[Sender<'_>]) -> String {
     let tapped = senders.iter().filter(|sender| sender.is_tapped()).count();
     let pending = senders.iter().filter(|sender| sender.is_pending()).count();
@@ -272,7 +327,7 @@ fn degraded(
 fn ready(
     plan: &TapPlan<'_>,
     observations: &Observations<'_>,
-    others: [&ConditionResult; 3],
+    others: [&ConditionResult; 4],
     is_degraded: bool,
 ) -> ConditionResult {
     if let Some(failure) = inactive(plan) {
@@ -292,10 +347,13 @@ fn ready(
     Ok(Failure::new(Reason::AsExpected, format!("{pods} mirrored to {}{hidden}{unknown}", destinations.join(", "))))
 }
 
+fn is_external(destination: &PlannedDestination) -> bool {
+    destination.resolved.as_ref().is_some_and(|resolved| resolved.node().is_none())
+}
+
 /// What is not known about external destinations, which do not report anything.
 fn unknown_delivery(plan: &TapPlan<'_>) -> String {
-    let is_external = |d: &&PlannedDestination| d.resolved.as_ref().is_some_and(|resolved| resolved.node().is_none());
-    let external: Vec<&str> = plan.destinations.iter().filter(is_external).map(|d| d.text.as_str()).collect();
+    let external: Vec<&str> = plan.destinations.iter().filter(|d| is_external(d)).map(|d| d.text.as_str()).collect();
     match external[..] {
         [] => String::new(),
         [one] => format!("; whether {one} receives the frames is unknown"),

@@ -2,6 +2,7 @@
 
 pub mod conditions;
 pub mod degraded;
+pub mod delivering;
 pub mod progress;
 pub mod tap_status;
 pub mod transitions;

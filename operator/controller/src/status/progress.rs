@@ -54,6 +54,11 @@ impl<'a> Reports<'a> {
         self.senders.get(&(pod.node.as_deref()?, tap, &pod.uid)).copied()
     }
 
+    /// What a node reports of a tap's receiver, if that is in place.
+    pub fn active_receiver(&self, node: &str, tap: &Uid, vni: u32) -> Option<&'a ReceiverStatus> {
+        self.receiver(node, tap, vni).filter(|receiver| receiver.state == State::Active)
+    }
+
     fn receiver(&self, node: &str, tap: &Uid, vni: u32) -> Option<&'a ReceiverStatus> {
         self.receivers.get(&(node, tap, vni)).copied()
     }

@@ -9,6 +9,7 @@ use crate::{
     plan::tap_plan::{PlannedDestination, TapPlan},
     status::{
         conditions::{self, Observations, Sender, comes_and_goes, targets_failure},
+        delivering::{self, Heard, Silence},
         progress::{self, Progress, StatusInputs},
         waits::{GRACE, Waits},
     },
@@ -19,15 +20,15 @@ use crate::{
 /// How many failures a status lists.
 pub const MAX_FAILURES: usize = 16;
 
-/// The status that the tap is to have, and what it lacks. `waits` is what it lacked in the previous reconcile.
-pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>, waits: &Waits) -> (PodTapStatus, Waits) {
+/// The status that the tap is to have, and what it lacks. `waits_before` is what it lacked in the previous reconcile.
+pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>, waits_before: &Waits) -> (PodTapStatus, Waits) {
     let previous = &plan.tap.status;
     let exact_now = inputs.snapshot.now;
     let is_established = plan.tap.is_established();
     let progress = progress::senders(plan, inputs);
     let waits = if plan.is_executed() {
         let lacks_targets = targets_failure(plan).as_ref().is_some_and(comes_and_goes);
-        waits.observe(previous, lacks_targets, &progress, exact_now)
+        waits_before.observe(previous, lacks_targets, &progress, exact_now)
     } else {
         Waits::default()
     };
@@ -38,6 +39,17 @@ pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>, waits: &Waits) -
             Sender { pod, progress, failure }
         })
         .collect();
+    let tapped = senders.iter().filter(|sender| sender.is_tapped()).map(|sender| sender.pod);
+    let heard: Vec<_> = tapped.map(|pod| (pod, delivering::heard(plan, pod, inputs))).collect();
+    let silence = if plan.is_executed() && plan.sends_probes() {
+        waits_before.silence.observe(previous, &heard, exact_now)
+    } else {
+        Silence::default()
+    };
+    let sends_unknown = plan.sends_probes() && heard.iter().any(|(_, heard)| *heard == Heard::Unknown);
+    let silent = heard.into_iter().filter(|(pod, heard)| silence.is_silent(pod) && *heard != Heard::Everywhere);
+    let (late, waited): (Vec<_>, Vec<_>) = silent.partition(|(pod, _)| silence.is_late(pod, exact_now));
+    let waits = waits.with(silence);
     let receivers: Vec<Progress> =
         plan.destinations.iter().map(|destination| progress::receiver(plan, destination, inputs)).collect();
 
@@ -51,6 +63,8 @@ pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>, waits: &Waits) -
             reports: inputs.reports,
             is_established,
             is_late_for_targets: waits.is_late_for_targets(exact_now),
+            undelivered: delivering::failure(plan, &late),
+            awaits_probes: sends_unknown || !waited.is_empty(),
             now,
         },
     );

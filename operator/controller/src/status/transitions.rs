@@ -2,7 +2,8 @@
 //! published once, even across restarts. Pure.
 
 use podtap_api::{
-    CONDITION_DEGRADED, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, PodTapStatus, TapFailure,
+    CONDITION_DEGRADED, CONDITION_DELIVERING, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED,
+    PodTapStatus, TapFailure,
 };
 use podtap_model::Reason;
 
@@ -35,6 +36,11 @@ pub fn occurrences(old: &PodTapStatus, new: &PodTapStatus) -> Vec<Occurrence> {
             }
             _ => {}
         }
+    }
+    if let Some((false, reason @ (Reason::NoProbeFromNode | Reason::PathMtu), message)) =
+        changed(old, new, CONDITION_DELIVERING)
+    {
+        add(true, reason, message);
     }
     if let Some((true, _, message)) = changed(old, new, CONDITION_DEGRADED) {
         add(true, Reason::Degraded, message);

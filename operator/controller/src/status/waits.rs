@@ -10,7 +10,10 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_api::{CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED, PodTapStatus};
 use podtap_model::Uid;
 
-use crate::{status::progress::Progress, store::pod::CachedPod};
+use crate::{
+    status::{delivering::Silence, progress::Progress},
+    store::pod::CachedPod,
+};
 
 /// How long an established tap may lack something.
 pub const GRACE: SignedDuration = SignedDuration::from_secs(30);
@@ -22,6 +25,8 @@ pub struct Waits {
     targets: Option<Timestamp>,
     /// Pods that are not tapped, by UID.
     pods: BTreeMap<Uid, PodWait>,
+    /// What the receivers do not hear.
+    pub silence: Silence,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,7 +63,12 @@ impl Waits {
             let since = before.and_then(|wait| known(wait.since)).unwrap_or(first);
             (pod.uid.clone(), PodWait { since, started })
         });
-        Self { targets, pods: waiting.collect() }
+        Self { targets, pods: waiting.collect(), silence: Silence::default() }
+    }
+
+    /// Likewise, with what the receivers do not hear.
+    pub fn with(self, silence: Silence) -> Self {
+        Self { silence, ..self }
     }
 
     /// Whether the tap has lacked targets for too long.
@@ -74,7 +84,8 @@ impl Waits {
     /// When something will have been lacking for too long that has not been yet.
     pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
         let times = self.targets.into_iter().chain(self.pods.values().map(|wait| wait.since));
-        times.filter(|since| !is_late(*since, now)).map(|since| since + GRACE).min()
+        let times = times.filter(|since| !is_late(*since, now)).map(|since| since + GRACE);
+        times.chain(self.silence.next(now)).min()
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use podtap_api::{Limits, PodTapPolicySpec, VniRange};
 use podtap_model::{
-    IpNet,
+    EtherType, IpNet,
     bounds::{ORPHAN_TIMEOUT_SECONDS, UNDERLAY_MTU},
 };
 
@@ -20,6 +20,7 @@ pub struct Policy {
     /// Networks from which receivers accept mirrored frames besides the nodes.
     pub receiver_sources: Vec<IpNet>,
     pub underlay_mtu: Option<u32>,
+    pub probe_ether_type: Option<EtherType>,
     pub excluded_namespaces: BTreeSet<String>,
     pub limits: Limits,
     /// How long mirrors go on when nothing confirms them.
@@ -49,6 +50,8 @@ impl Policy {
             receiver_sources: spec.receiver_source_cidrs,
             // An impossible MTU counts as unset.
             underlay_mtu: spec.underlay_mtu.filter(|mtu| UNDERLAY_MTU.contains(mtu)),
+            // Likewise.
+            probe_ether_type: spec.probe_ether_type.and_then(|number| number.try_into().ok()),
             excluded_namespaces: spec.excluded_namespaces.into_iter().collect(),
             limits: spec.limits,
             orphan_timeout_seconds: orphan_timeout_seconds(spec.orphan_timeout.into()),

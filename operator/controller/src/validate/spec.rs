@@ -77,7 +77,7 @@ pub enum DestinationKind {
     /// An interface in a pod of the tap's namespace.
     Pod { selection: Selection, interface: Option<InterfaceName>, frame_format: FrameFormat },
     /// A VXLAN endpoint.
-    External { address: IpAddr, port: u16 },
+    External { address: IpAddr, port: u16, probe: bool },
 }
 
 impl RequestedDestination {
@@ -152,8 +152,8 @@ fn destination(destination: &Destination) -> Result<RequestedDestination, Invali
             return Err(InvalidSpec::ExternalFrameFormat(own_name.clone()));
         }
         (None, None, Some(ExternalDestination { port: 0, .. })) => return Err(InvalidSpec::Port),
-        (None, None, Some(ExternalDestination { address, port })) => {
-            DestinationKind::External { address: *address, port: *port }
+        (None, None, Some(ExternalDestination { address, port, probe })) => {
+            DestinationKind::External { address: *address, port: *port, probe: *probe }
         }
         _ => return Err(InvalidSpec::DestinationForms(own_name.clone())),
     };

@@ -64,7 +64,7 @@ fn options_and_programs_are_on_each_node_once() {
     with_options.spec.options.filter = Some(object(json!({"expression": "arp"})));
     let mut world = World::with(with_options);
     world.pods.push(pod("shop", "web-2", "n1"));
-    world.policy = Some(policy(json!({"underlayMTU": 1400, "orphanTimeout": "10m"})));
+    world.policy = Some(policy(json!({"underlayMTU": 1400, "orphanTimeout": "10m", "probeEtherType": 0x88b6})));
     for (name, created) in [("u", 1), ("v", 2)] {
         let mut tap = tap(name, to_n2());
         tap.metadata.creation_timestamp = time(created);
@@ -81,6 +81,8 @@ fn options_and_programs_are_on_each_node_once() {
     assert_eq!(programs, [Some(&program.id), None, Some(&program.id)]);
     assert!(specs["n2"].taps.is_empty() && specs["n2"].programs.is_empty());
     assert_eq!((specs["n1"].underlay_mtu, specs["n2"].underlay_mtu), (Some(1400), None));
+    let ether_types = ["n1", "n2"].map(|node| specs[node].probe_ether_type.map(podtap_model::EtherType::get));
+    assert_eq!(ether_types, [Some(0x88b6); 2], "senders and receivers agree");
     assert_eq!((specs["n1"].orphan_timeout_seconds, specs["n2"].orphan_timeout_seconds), (Some(600), None));
     let format = |node: &str| -> BTreeMap<_, _> {
         specs[node].receivers.iter().map(|r| (r.tap.name.as_str(), r.frame_format)).collect()

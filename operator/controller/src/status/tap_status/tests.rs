@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use podtap_api::{
-    CONDITION_DEGRADED, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED,
-    NodeTap, PodTap,
+    CONDITION_DEGRADED, CONDITION_DELIVERING, CONDITION_DESTINATIONS_READY, CONDITION_READY, CONDITION_TAPPED,
+    CONDITION_TARGETS_RESOLVED, NodeTap, PodTap,
 };
 use podtap_model::{NodeState, Reason, State};
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod churn;
+mod delivery;
 
 fn web() -> PodTap {
     tap("t", json!([{"node": {"name": "n2"}}]))
@@ -68,7 +69,7 @@ fn message<'a>(status: &'a PodTapStatus, kind: &str) -> &'a str {
     status.conditions.iter().find(|c| c.type_ == kind).map(|c| c.message.as_str()).unwrap_or_default()
 }
 
-/// `Ready` is True exactly if the next three are, and all five say why, for the generation at hand.
+/// `Ready` is True exactly if the next three are and Delivering is not False, and all six say why, for the generation at hand.
 #[track_caller]
 fn assert_conventions(status: &PodTapStatus) {
     let kinds: Vec<&str> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
@@ -80,6 +81,7 @@ fn assert_conventions(status: &PodTapStatus) {
     }
     let summary = summary(status);
     let others = OWN_TYPES[1..4].iter().all(|kind| summary[kind].0 == "True");
+    let others = others && summary[CONDITION_DELIVERING].0 != "False";
     assert_eq!(summary[CONDITION_READY].0 == "True", others, "{summary:?}");
 }
 
@@ -355,7 +357,7 @@ fn mentions(status: &PodTapStatus, words: &str) -> Vec<String> {
 fn a_failure_is_told_by_its_owner_and_by_ready() {
     let status = settled(&World::with(tap("t", json!([]))));
     assert_eq!(mentions(&status, "one to four destinations"), [CONDITION_READY]);
-    assert_eq!(mentions(&status, "see Ready").len(), 4);
+    assert_eq!(mentions(&status, "see Ready").len(), 5);
 
     let mut world = World::with(web());
     world.pods.clear();

@@ -5,15 +5,15 @@ use k8s_openapi::jiff::Timestamp;
 use super::*;
 
 /// A tap over time.
-struct Watch {
-    world: World,
-    claims: Vnis,
-    waits: Waits,
+pub(super) struct Watch {
+    pub(super) world: World,
+    pub(super) claims: Vnis,
+    pub(super) waits: Waits,
 }
 
 impl Watch {
     /// A tap that was Ready with the pods of `world`, of which every one has started.
-    fn established(mut world: World) -> Self {
+    pub(super) fn established(mut world: World) -> Self {
         world.pods = world.pods.into_iter().map(started).collect();
         let (world, claims) = world.settled(&Vnis::default());
         let mut watch = Self { world, claims, waits: Waits::default() };
@@ -24,7 +24,7 @@ impl Watch {
     }
 
     /// The status at this time, which is stored.
-    fn status(&mut self, seconds: i64) -> PodTapStatus {
+    pub(super) fn status(&mut self, seconds: i64) -> PodTapStatus {
         self.world.seconds = seconds;
         let (status, waits) = status_and_waits(&self.world, &self.claims, &[], &self.waits);
         assert_conventions(&status);
@@ -33,16 +33,16 @@ impl Watch {
     }
 
     /// The next leader, which has only the stored status.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.waits = Waits::default();
     }
 
     /// Every node carries out what is planned.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.world = self.world.settled(&self.claims).0;
     }
 
-    fn next(&self) -> Option<Timestamp> {
+    pub(super) fn next(&self) -> Option<Timestamp> {
         self.waits.next(at(self.world.seconds))
     }
 }
