@@ -98,6 +98,7 @@ fn a_cut_is_noticed_and_named() {
 #[test]
 fn probes_that_arrive_cost_no_writes() {
     const VNI: u32 = 5302;
+    let _alone = Cluster::alone();
     let scene = Scene::alone("probes");
     let sandbox = &scene.sandbox;
     sandbox.apply(&format!(
@@ -120,6 +121,11 @@ fn probes_that_arrive_cost_no_writes() {
                 if count() >= end { Ok(()) } else { Err(count().to_string()) }
             });
         };
+    until("the taps of earlier tests have left the nodes", Duration::from_secs(60), || {
+        let nodes = sandbox.lab().list_all::<NodeTap>().into_iter();
+        let taps: Vec<_> = nodes.flat_map(|node| node.spec.0.taps).map(|tap| tap.namespace).collect();
+        if taps.iter().all(|namespace| namespace == sandbox.namespace()) { Ok(()) } else { Err(format!("{taps:?}")) }
+    });
     // What belongs to the establishment of the tap is written before.
     probes(&count, 3);
     let before = versions();
