@@ -9,6 +9,9 @@ pub struct Counters {
     /// One entry per tap and pod, sorted by both. A sender whose counters cannot be read has none.
     #[serde(default)]
     pub senders: Vec<SenderCounters>,
+    /// One entry per receiver whose counters can be read, in the order of the desired state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub receivers: Vec<ReceiverCounters>,
     /// VXLAN packets for receivers that were dropped because of their source address. Absent without receivers, or if they
     /// cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,6 +42,21 @@ pub struct SenderCounters {
     pub oversized: Count,
     /// Frames that reached the sender device without being mirrored, and were dropped there: a process in the pod sent them.
     pub forged: Count,
+}
+
+/// What a receiver has counted since its program was loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReceiverCounters {
+    /// UID of the tap.
+    pub tap_uid: String,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Mirrored frames that arrived.
+    pub frames: u64,
+    /// Mirrored frames that the senders sent, by their probes, and that did not arrive. Up to date once the next probes arrive after
+    /// a pause of the traffic; meanwhile too low, never too high.
+    pub lost_frames: u64,
 }
 
 /// How the frames of one direction were processed. Each frame is in exactly one of these; `failed` counts some of `mirrored` again.
@@ -111,14 +129,20 @@ mod tests {
             oversized: count,
             forged: count,
         };
-        read_back(&Response::Counters(Counters { request: u64::MAX, senders: vec![sender], rejected: Some(count) }));
+        read_back(&Response::Counters(Counters {
+            request: u64::MAX,
+            senders: vec![sender],
+            rejected: Some(count),
+            ..Counters::default()
+        }));
     }
 
     #[test]
     fn a_direction_that_is_not_mirrored_is_absent() {
         let ingress = DirectionCounters { failed: 2, ..DirectionCounters::default() };
         let sender = SenderCounters { ingress: Some(ingress), ..SenderCounters::default() };
-        let text = read_back(&Response::Counters(Counters { request: 1, senders: vec![sender], rejected: None }));
+        let text =
+            read_back(&Response::Counters(Counters { request: 1, senders: vec![sender], ..Counters::default() }));
         assert!(!text.contains("egress") && !text.contains("rejected"), "{text}");
         assert!(text.contains(r#""ingress":{"mirrored":{"frames":0,"bytes":0},"filtered":"#), "{text}");
     }

@@ -37,7 +37,7 @@ mod reason;
 mod schema;
 mod unix_time;
 
-pub use counters::{Count, Counters, DirectionCounters, SenderCounters};
+pub use counters::{Count, Counters, DirectionCounters, ReceiverCounters, SenderCounters};
 pub use decode::DecodeError;
 pub use desired::{DesiredSender, DesiredState};
 pub use direction::Direction;

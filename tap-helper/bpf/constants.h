@@ -49,7 +49,10 @@
 #define OVERSIZED 13
 #define FAILED 14
 #define FORGED 15
-#define COUNTERS 16
+/* The mirrored frames that left through the sender device, once for each and not for each destination, and the probes. */
+#define SENT 16
+#define PROBES 17
+#define COUNTERS 18
 
 /* Fields of probes. UIDs are text of at most MAX_UID bytes of the model. */
 #define ETHERNET_HEADER 14

@@ -74,10 +74,13 @@ static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;
 
 #define swap16(x) __builtin_bswap16(x)
 #define swap32(x) __builtin_bswap32(x)
+#define swap64(x) __builtin_bswap64(x)
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define from_net16(x) swap16(x)
 #define from_net32(x) swap32(x)
+#define from_net64(x) swap64(x)
 #else
 #define from_net16(x) (x)
 #define from_net32(x) (x)
+#define from_net64(x) (x)
 #endif

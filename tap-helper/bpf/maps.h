@@ -50,18 +50,6 @@ struct {
 
 _Static_assert(TRUNCATED == OUTCOMES * 2, "the outcomes of both directions come first");
 
-/* As on the wire: a GSO packet counts as the frames that it is segmented into. */
-struct counter {
-	__u64 frames, bytes;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SENDERS * COUNTERS);
-	__type(key, __u32);
-	__type(value, struct counter);
-} counters SEC(".maps");
-
 /* Token bucket. Tokens are billionths of a bit and of a frame: nanoseconds times a rate, without a division. */
 struct bucket {
 	struct bpf_spin_lock lock;

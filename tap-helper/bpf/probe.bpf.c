@@ -17,7 +17,10 @@ SEC("classifier") int podtap_probe(struct __sk_buff *skb)
 	long result = bpf_clone_redirect(skb, skb->ifindex, 0);
 	/* In case the device did not pass it to the clamp. */
 	*selected_from = 0;
-	return result ? TC_ACT_SHOT : TC_ACT_OK;
+	if (result)
+		return TC_ACT_SHOT;
+	count(classid, PROBES, 1, skb->len);
+	return TC_ACT_OK;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -10,9 +10,9 @@ struct probe {
 	__u8 version, kind;
 	__u16 length; /* of the frame, with its Ethernet header */
 	__u32 reserved;
-	__u64 sequence;
+	__u64 sequence;	     /* of the sender's probes, from 0 */
 	__u64 time;	     /* nanoseconds since 1970, by the clock of the sending node */
-	__u64 frames, bytes; /* mirrored by the sender so far */
+	__u64 frames, bytes; /* SENT by the sender so far */
 	__u8 tap[UID_SIZE], pod[UID_SIZE];
 };
 

@@ -12,6 +12,7 @@ struct receiver {
 	__u64 program_hash; /* written and read by the helper only */
 	__u32 ethertype;    /* of probes */
 	__u32 reserved;
+	__u64 forgotten;    /* written and read by the helper only: what it removed from `heard` adds up to this many frames */
 	__u8 tap[UID_SIZE];
 };
 
@@ -22,9 +23,14 @@ struct {
 	__type(value, struct receiver);
 } receiver SEC(".maps");
 
-/* When probes of a pod arrived last, in nanoseconds of CLOCK_MONOTONIC; 0: never. */
+/* Of a pod whose probes arrive. */
 struct heard {
+	/* When the last one did, in nanoseconds of CLOCK_MONOTONIC; 0: never. */
 	__u64 last, last_full_size;
+	/* The frames that its sender has sent by that probe, and what to add for those that this receiver should have got: without those
+	 * from before it was there, and with those of an earlier sender of the pod. */
+	__u64 sent;
+	__s64 correction;
 };
 
 struct pod {
@@ -39,6 +45,14 @@ struct {
 	__type(key, struct pod);
 	__type(value, struct heard);
 } heard SEC(".maps");
+
+/* The frames that were redirected. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} received SEC(".maps");
 
 INLINE int same_uid(const void *one, const void *other)
 {
@@ -58,14 +72,21 @@ INLINE void hear(struct __sk_buff *skb, const struct receiver *own)
 		return;
 	__u64 now = bpf_ktime_get_coarse_ns();
 	int is_full_size = probe.kind == FULL_SIZE && skb->len == from_net16(probe.length);
+	__u64 sent = from_net64(probe.frames);
 	struct heard *known = bpf_map_lookup_elem(&heard, probe.pod);
 	if (known) {
+		/* Another sender of the same pod counts from 0. */
+		if (sent < known->sent)
+			known->correction += known->sent;
+		known->sent = sent;
 		known->last = now;
 		if (is_full_size)
 			known->last_full_size = now;
 		return;
 	}
-	struct heard first = { .last = now, .last_full_size = is_full_size ? now : 0 };
+	struct heard first = { .last = now, .last_full_size = is_full_size ? now : 0, .sent = sent };
+	if (probe.sequence)
+		first.correction = -(__s64)sent;
 	bpf_map_update_elem(&heard, probe.pod, &first, 0);
 }
 
@@ -80,6 +101,10 @@ SEC("classifier") int podtap_receive(struct __sk_buff *skb)
 		hear(skb, own);
 		return NO_MATCH;
 	}
+	__u64 *frames = bpf_map_lookup_elem(&received, &zero);
+	/* What the network device merged into a GSO packet (GRO) arrived as that many frames. */
+	if (frames)
+		*frames += skb->gso_segs > 1 ? skb->gso_segs : 1;
 	return MATCH;
 }
 

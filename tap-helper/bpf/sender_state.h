@@ -31,3 +31,25 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } selection SEC(".maps");
+
+/* As on the wire: a GSO packet counts as the frames that it is segmented into. */
+struct counter {
+	__u64 frames, bytes;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SENDERS * COUNTERS);
+	__type(key, __u32);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+INLINE void count(__u32 classid, __u32 key, __u64 frames, __u64 bytes)
+{
+	key += classid * COUNTERS;
+	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
+	if (counter) {
+		counter->frames += frames;
+		counter->bytes += bytes;
+	}
+}

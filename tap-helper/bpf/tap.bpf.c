@@ -35,16 +35,6 @@ INLINE __u32 sender(const struct __sk_buff *skb)
 	return skb->tc_classid % SENDERS;
 }
 
-INLINE void count(__u32 classid, __u32 key, __u64 frames, __u64 bytes)
-{
-	key += classid * COUNTERS;
-	struct counter *counter = bpf_map_lookup_elem(&counters, &key);
-	if (counter) {
-		counter->frames += frames;
-		counter->bytes += bytes;
-	}
-}
-
 INLINE int classify(struct __sk_buff *skb, __u32 direction)
 {
 	__u32 zero = 0, classid = sender(skb);
@@ -192,6 +182,16 @@ INLINE int separate(struct __sk_buff *skb, const struct config *config, __u32 fr
 	return 0;
 }
 
+/* Lets a mirrored frame leave. A GSO packet becomes as many frames as its payload needs. */
+INLINE int sent(const struct __sk_buff *skb, __u32 classid, __u32 hdr_len)
+{
+	__u32 length = skb->len, gso = skb->gso_size, frames = 1;
+	if (gso && hdr_len < length)
+		frames = (length - hdr_len + gso - 1) / gso;
+	count(classid, SENT, frames, length + (__u64)(frames - 1) * hdr_len);
+	return TC_ACT_OK;
+}
+
 SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 {
 	__u32 zero = 0, classid = sender(skb);
@@ -222,7 +222,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	}
 	if (!size && !gso && length <= limit)
-		return TC_ACT_OK;
+		return sent(skb, classid, 0);
 
 	parse(skb, packet);
 	packet->from = from;
@@ -245,11 +245,11 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	}
 	if (gso) {
 		if (hdr_len + gso <= limit)
-			return TC_ACT_OK;
+			return sent(skb, classid, hdr_len);
 		if (packet->protocol == TCP && hdr_len + gso - limit < gso) {
 			int result = reduce_gso_size(skb, config, hdr_len + gso - limit);
 			if (result == 0)
-				return TC_ACT_OK;
+				return sent(skb, classid, hdr_len);
 			if (result < 0) {
 				count(classid, FAILED, 1, length);
 				return TC_ACT_SHOT;
@@ -259,10 +259,10 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		count(classid, OVERSIZED, hdr_len < length ? (length - hdr_len + gso - 1) / gso : 1, length);
 	} else {
 		if (length <= limit)
-			return TC_ACT_OK;
+			return sent(skb, classid, hdr_len);
 		int result = segment(skb, packet, hdr_len, limit, selected_from);
 		if (result == 0)
-			return TC_ACT_OK;
+			return sent(skb, classid, hdr_len);
 		if (result < 0) {
 			count(classid, FAILED, 1, length);
 			return TC_ACT_SHOT;
@@ -272,12 +272,12 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	/* With destinations here and elsewhere, the route stays, and the frame must not exceed the MTU. */
 	int keeps_route = config->flags & LOCAL && config->flags & REMOTE && packet->family == 6 && packet->from == FROM(EGRESS);
 	if (!(config->flags & TRUNCATE_OVERSIZE) && !keeps_route)
-		return TC_ACT_OK;
+		return sent(skb, classid, hdr_len);
 	if (truncate(skb, limit, hdr_len)) {
 		count(classid, FAILED, 1, length);
 		return TC_ACT_SHOT;
 	}
-	return TC_ACT_OK;
+	return sent(skb, classid, hdr_len);
 }
 
 /* The kernel offers some of these helpers to GPL-compatible programs only. */

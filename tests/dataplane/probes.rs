@@ -270,3 +270,62 @@ fn none_is_sent_after_the_deadline() {
     until_heard(&mut scene, "the probes arrive", &[&uid], &[]);
     until_heard(&mut scene, "no probe arrives any more", &[], &[]);
 }
+
+/// What does not arrive is counted, frame by frame, also for GSO packets, and across a restart of the receiving
+/// helper.
+#[test]
+fn lost_frames_are_counted() {
+    let mut scene = Scene::new().with_offloads();
+    establish(&mut scene, receiver(TAP, VNI, "mirror0"));
+    scene.traffic();
+    traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 3_000_000);
+    let (arrived, lost) = settled(&mut scene);
+    assert_eq!(lost, 0);
+    // The device counts what was handed to consumers.
+    let link = scene.remote.network().json("ip -j -s link show dev mirror0");
+    let shown = link[0]["stats64"]["rx"]["packets"].as_u64().expect("a device counts packets");
+    assert_eq!(shown, arrived);
+
+    // One in ten of the mirrored IPv4 packets: the inner EtherType follows UDP, VXLAN and two addresses.
+    let drop = "udp dport 14789 @th,224,16 0x0800 numgen inc mod 10 0 counter drop";
+    scene.remote.network().run("nft add table inet cut");
+    scene.remote.network().run("nft add chain inet cut input { type filter hook input priority -300 ; }");
+    scene.remote.network().run(&format!("nft add rule inet cut input {drop}"));
+    scene.traffic();
+    traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 3_000_000);
+    let listed = scene.remote.network().run("nft list table inet cut");
+    let mut words = listed.split_whitespace().skip_while(|word| *word != "packets").skip(1);
+    let dropped: u64 = words.next().and_then(|count| count.parse().ok()).expect("the rule counts packets");
+    assert!(dropped > 100, "{dropped}");
+    assert_eq!(settled(&mut scene).1, dropped);
+
+    scene.remote_helper.kill();
+    scene.remote_helper = Helper::start(&scene.remote);
+    scene.remote_agent = scene.remote_helper.agent();
+    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    assert_eq!(settled(&mut scene).1, dropped, "after a restart");
+}
+
+/// What the receiver has counted, arrived and lost, once that stays the same for longer than the interval of probes.
+fn settled(scene: &mut Scene) -> (u64, u64) {
+    let underlay = Capture::start(scene.remote.network().path(), "under0");
+    let mut number = 1;
+    let mut read = |scene: &mut Scene| {
+        number += 1;
+        let receivers = scene.remote_agent.counters(number).receivers;
+        receivers.first().map(|receiver| (receiver.frames, receiver.lost_frames))
+    };
+    let mut last = (read(scene), 0);
+    loop {
+        let end = probes(&underlay).len() + 3;
+        until("probes arrive", Duration::from_secs(20), || match probes(&underlay).len() {
+            count if count >= end => Ok(()),
+            count => Err(count.to_string()),
+        });
+        match (read(scene), last) {
+            (Some(now), (Some(before), _)) if now == before => return now,
+            (_, (_, 10)) => panic!("the counters never settle"),
+            (now, (_, times)) => last = (now, times + 1),
+        }
+    }
+}

@@ -81,6 +81,8 @@ struct Names<'a> {
     taps: HashMap<&'a str, (Name<'a>, &'a Value)>,
     /// By the UIDs of tap and pod.
     pods: HashMap<(&'a str, &'a str), Name<'a>>,
+    /// Taps of receivers, by UID.
+    receivers: HashMap<&'a str, Name<'a>>,
 }
 
 #[derive(Clone, Copy)]
@@ -96,7 +98,11 @@ impl<'a> Names<'a> {
             let pod = &sender["pod"];
             ((text(&sender["tap"]), text(&pod["uid"])), Name::new(pod))
         });
-        Self { taps: taps.collect(), pods: pods.collect() }
+        let receivers = entries(spec, "receivers").map(|receiver| {
+            let tap = &receiver["tap"];
+            (text(&tap["uid"]), Name::new(tap))
+        });
+        Self { taps: taps.collect(), pods: pods.collect(), receivers: receivers.collect() }
     }
 
     /// The name of the tap, its options, and the name of the pod.
@@ -141,6 +147,13 @@ struct OutcomeLabels {
     #[prometheus(flatten)]
     direction: DirectionLabels,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReceiverLabels {
+    tap_namespace: String,
+    tap_name: String,
+    vni: u32,
 }
 
 /// The metrics of one scrape. Nothing is kept between scrapes.
@@ -190,6 +203,20 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
         forged_frames.get_or_create(&sender).inc_by(entry.forged.frames);
     }
     let mut registry = Registry::with_prefix("podtap");
+    let [received_frames, lost_frames] = [(); 2].map(|()| Family::<ReceiverLabels, Counter>::default());
+    for entry in &counters.receivers {
+        let Some(tap) = names.receivers.get(entry.tap_uid.as_str()) else { continue };
+        let labels =
+            ReceiverLabels { tap_namespace: tap.namespace.to_owned(), tap_name: tap.name.to_owned(), vni: entry.vni };
+        received_frames.get_or_create(&labels).inc_by(entry.frames);
+        lost_frames.get_or_create(&labels).inc_by(entry.lost_frames);
+    }
+    registry.register("receiver_frames", "Mirrored frames that arrived at a receiver of this node", received_frames);
+    registry.register(
+        "receiver_lost_frames",
+        "Mirrored frames that were sent to a receiver of this node, by the senders' probes, and did not arrive",
+        lost_frames,
+    );
     if let Some(Count { frames: packets, bytes }) = counters.rejected {
         let [counted_packets, counted_bytes] = [packets, bytes].map(|count| {
             let counter = Counter::<u64>::default();

@@ -4,7 +4,7 @@ use serde::Serialize;
 use super::{
     constants::{
         COUNTERS, DEDUPLICATED, EGRESS, EXPIRED, FAILED, FILTERED, FORGED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED,
-        RATE_LIMITED, SAMPLED_OUT, SENDERS, TRUNCATED,
+        PROBES, RATE_LIMITED, SAMPLED_OUT, SENDERS, SENT, TRUNCATED,
     },
     layout::Counter,
 };
@@ -70,6 +70,10 @@ pub struct Counters {
     pub failed: Count,
     /// Frames that reached the sender device although no classifier selected them, and were dropped there.
     pub forged: Count,
+    /// Mirrored frames that left through the sender device, as often as they were segmented, once for all destinations.
+    pub sent: Count,
+    /// Probes.
+    pub probes: Count,
 }
 
 /// Reads a sender's counters of all CPUs.
@@ -97,5 +101,7 @@ pub(super) fn read(map: &PerCpuArray<MapData, Counter>, classid: u32) -> Result<
         oversized: count(OVERSIZED)?,
         failed: count(FAILED)?,
         forged: count(FORGED)?,
+        sent: count(SENT)?,
+        probes: count(PROBES)?,
     })
 }

@@ -87,6 +87,7 @@ pub(super) struct Receiver {
     /// In network byte order.
     pub(super) ethertype: u32,
     pub(super) reserved: u32,
+    pub(super) forgotten: u64,
     pub(super) tap: [u8; UID_SIZE as usize],
 }
 
@@ -111,6 +112,15 @@ impl PodKey {
 pub(super) struct Heard {
     pub(super) last: u64,
     pub(super) last_full_size: u64,
+    pub(super) sent: u64,
+    pub(super) correction: i64,
+}
+
+impl Heard {
+    /// The frames that the receiver should have got from the pod.
+    pub(super) fn expected(&self) -> u64 {
+        self.sent.saturating_add_signed(self.correction)
+    }
 }
 
 #[expect(unsafe_code, reason = "aya copies map values as bytes")]

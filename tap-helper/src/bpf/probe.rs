@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use podtap_model::EtherType;
 
 use super::{
-    BpfError, Maps,
+    BpfError, Counters, Maps,
     constants::{ETHERNET_HEADER, FULL_SIZE, PROBE_VERSION, SMALL, UID_SIZE},
     counters,
     layout::Counter,
@@ -48,10 +48,10 @@ pub struct Probe<'a> {
     pub ether_type: EtherType,
     /// The length that the frame is padded to; none for a small one.
     pub full_size: Option<u32>,
-    /// Counts the probes of the sender, from 0 when its helper starts.
+    /// Counts the probes of the sender, from 0.
     pub sequence: u64,
-    /// Frames and bytes that the sender has mirrored.
-    pub mirrored: super::Count,
+    /// Frames and bytes that the sender has sent.
+    pub sent: super::Count,
 }
 
 impl Probe<'_> {
@@ -65,7 +65,7 @@ impl Probe<'_> {
         frame.extend([PROBE_VERSION, kind].map(|number| number.to_le_bytes()[0]));
         frame.extend(u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
         frame.extend([0; 4]);
-        for number in [self.sequence, time, self.mirrored.frames, self.mirrored.bytes] {
+        for number in [self.sequence, time, self.sent.frames, self.sent.bytes] {
             frame.extend(number.to_be_bytes());
         }
         frame.extend([self.tap, self.pod].map(uid).concat());
@@ -104,12 +104,9 @@ impl Prober {
         Ok(Self { program: object.load("podtap_probe")?, counters: maps.into_counters() })
     }
 
-    /// What the sender with a class ID has mirrored.
-    pub fn mirrored(&self, classid: u32) -> Result<super::Count, BpfError> {
-        let counters =
-            counters::read(&self.counters, classid).map_err(|error| BpfError::aya("read counters", &error))?;
-        let (ingress, egress) = (counters.ingress.mirrored, counters.egress.mirrored);
-        Ok(super::Count { frames: ingress.frames + egress.frames, bytes: ingress.bytes + egress.bytes })
+    /// The counters of the sender with a class ID.
+    pub fn counters(&self, classid: u32) -> Result<Counters, BpfError> {
+        counters::read(&self.counters, classid).map_err(|error| BpfError::aya("read counters", &error))
     }
 
     /// Sends a probe of the sender with a class ID through its device, in the network namespace of the calling thread. Returns whether
@@ -142,7 +139,7 @@ mod tests {
             ether_type: EtherType::default(),
             full_size: None,
             sequence: 1,
-            mirrored: super::super::Count::default(),
+            sent: super::super::Count::default(),
         };
         let frame = probe.frame();
         assert_eq!((frame.len(), &frame[16..18]), (182, &182_u16.to_be_bytes()[..]));

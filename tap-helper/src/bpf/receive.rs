@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use podtap_model::EtherType;
 
 use super::{
@@ -55,6 +55,7 @@ impl Receive {
             program_hash: settings.fingerprint(),
             ethertype: settings.probe_ether_type.get().to_be().into(),
             reserved: 0,
+            forgotten: 0,
             tap: uid(&settings.tap),
         };
         maps.receiver.set(0, receiver, 0).map_err(|error| BpfError::aya("configure a receiver", &error))?;
@@ -72,6 +73,7 @@ impl Receive {
 pub struct ReceiveMaps {
     receiver: Array<MapData, Receiver>,
     heard: HashMap<MapData, PodKey, Heard>,
+    received: PerCpuArray<MapData, u64>,
 }
 
 impl fmt::Debug for ReceiveMaps {
@@ -89,6 +91,8 @@ pub struct LastProbes {
     pub last: Monotonic,
     /// The last one of full size, if any.
     pub last_full_size: Option<Monotonic>,
+    /// The frames that the receiver should have got from the pod by then.
+    pub expected: u64,
 }
 
 impl ReceiveMaps {
@@ -99,13 +103,32 @@ impl ReceiveMaps {
 
     fn from_names(mut maps: MapsByName) -> Option<Self> {
         let mut take = |name: &str| Map::from_map_data(maps.remove(name)?).ok();
-        Some(Self { receiver: take("receiver")?.try_into().ok()?, heard: take("heard")?.try_into().ok()? })
+        let [receiver, heard, received] = ["receiver", "heard", "received"].map(&mut take);
+        Some(Self {
+            receiver: receiver?.try_into().ok()?,
+            heard: heard?.try_into().ok()?,
+            received: received?.try_into().ok()?,
+        })
     }
 
     /// The [fingerprint](ReceiveSettings::fingerprint) of the program.
     pub fn fingerprint(&self) -> Result<u64, BpfError> {
-        let read = self.receiver.get(&0, 0).map_err(|error| BpfError::aya("read the settings of a receiver", &error));
-        Ok(read?.program_hash)
+        Ok(self.receiver()?.program_hash)
+    }
+
+    fn receiver(&self) -> Result<Receiver, BpfError> {
+        self.receiver.get(&0, 0).map_err(|error| BpfError::aya("read the settings of a receiver", &error))
+    }
+
+    /// The frames that were redirected.
+    pub fn received(&self) -> Result<u64, BpfError> {
+        let values = self.received.get(&0, 0).map_err(|error| BpfError::aya("count received frames", &error))?;
+        Ok(values.iter().sum())
+    }
+
+    /// The frames that the receiver should have got from the pods that were [forgotten](Self::forget).
+    pub fn forgotten(&self) -> Result<u64, BpfError> {
+        Ok(self.receiver()?.forgotten)
     }
 
     /// The pods whose probes arrived.
@@ -120,16 +143,25 @@ impl ReceiveMaps {
             };
             let moment = |nanoseconds: u64| (nanoseconds != 0).then_some(Monotonic::from_nanoseconds(nanoseconds));
             let Some(last) = moment(heard.last) else { continue };
-            pods.push(LastProbes { pod: key.text(), last, last_full_size: moment(heard.last_full_size) });
+            pods.push(LastProbes {
+                pod: key.text(),
+                last,
+                last_full_size: moment(heard.last_full_size),
+                expected: heard.expected(),
+            });
         }
         Ok(pods)
     }
 
-    /// Forgets a pod.
-    pub fn forget(&mut self, pod: &str) -> Result<(), BpfError> {
-        match self.heard.remove(&PodKey { uid: uid(pod) }) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(BpfError::aya("forget a pod", &error)),
+    /// Forgets a pod, but not the frames that should have arrived from it.
+    pub fn forget(&mut self, pod: &LastProbes) -> Result<(), BpfError> {
+        match self.heard.remove(&PodKey { uid: uid(&pod.pod) }) {
+            Ok(()) => {}
+            Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(BpfError::aya("forget a pod", &error)),
         }
+        let mut receiver = self.receiver()?;
+        receiver.forgotten += pod.expected;
+        self.receiver.set(0, receiver, 0).map_err(|error| BpfError::aya("forget a pod", &error))
     }
 }

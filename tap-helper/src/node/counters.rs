@@ -1,4 +1,4 @@
-//! The counters of a node's senders.
+//! The counters of a node's senders and receivers.
 //!
 //! Programs decide how a frame is processed, and count each frame once. What happens to the mirrored frame is counted by the
 //! action that mirrors it (`tcf_mirred_act` of the kernel's `act_mirred.c`): every frame that reaches it is in its packets, and
@@ -68,7 +68,7 @@ impl Node {
         }
         if let (None, Some(request)) = (&self.counter_requests.current, self.counter_requests.waiting.take()) {
             let pods = self.netns.iter().filter(|(_, netns)| netns.kind == NetnsKind::Pod);
-            let answer = Counters { request, senders: Vec::new(), rejected: None };
+            let answer = Counters { request, ..Counters::default() };
             self.counter_requests.current = Some(Reading { answer, left: pods.map(|(id, _)| *id).collect() });
         }
         let reading = self.counter_requests.current.as_mut()?;
@@ -85,6 +85,7 @@ impl Node {
         let reading = self.counter_requests.current.take_if(|reading| reading.left.is_empty())?;
         let mut answer = reading.answer;
         answer.senders.sort_by(|one, other| (&one.tap_uid, &one.pod_uid).cmp(&(&other.tap_uid, &other.pod_uid)));
+        answer.receivers = self.receiver_counters();
         answer.rejected = sources::dropped(&self.namespace).unwrap_or_else(|error| {
             warn!(%error, "cannot read how many packets the receivers rejected");
             None

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_model::Receiver;
+use podtap_model::{Receiver, ReceiverCounters};
 use tracing::warn;
 
 use super::{Node, pace::Pace};
@@ -40,6 +40,10 @@ struct Heard {
     maps: ReceiveMaps,
     /// The pods that are heard.
     pods: BTreeMap<String, HeardPod>,
+    /// The frames that should have arrived by the last reading.
+    expected: u64,
+    /// The frames of them that did not.
+    lost: u64,
 }
 
 /// When probes of a pod arrived.
@@ -66,7 +70,7 @@ pub(super) fn receive_programs(observed: &Observed) -> BTreeMap<u64, u32> {
 impl Heard {
     fn open(program: u32, pods: BTreeMap<String, HeardPod>) -> Option<Self> {
         match ReceiveMaps::adopt(program) {
-            Ok(maps) => Some(Self { program, maps, pods }),
+            Ok(maps) => Some(Self { program, maps, pods, expected: 0, lost: 0 }),
             Err(error) => {
                 warn!(%error, "cannot read whose probes arrive");
                 None
@@ -83,12 +87,14 @@ impl Heard {
                 Vec::new()
             }
         };
-        for LastProbes { pod, last, last_full_size } in probes {
-            if last.after(FORGOTTEN) <= now
-                && let Err(error) = self.maps.forget(&pod)
+        self.count_lost(&probes);
+        for probes in probes {
+            if probes.last.after(FORGOTTEN) <= now
+                && let Err(error) = self.maps.forget(&probes)
             {
                 warn!(%error, "cannot forget a pod");
             }
+            let LastProbes { pod, last, last_full_size, .. } = probes;
             let heard = self.pods.entry(pod).or_insert(HeardPod { first: now, last, last_full_size: now });
             heard.last = heard.last.max(last);
             heard.last_full_size = heard.last_full_size.max(last_full_size.unwrap_or(heard.first));
@@ -96,6 +102,22 @@ impl Heard {
         self.pods.retain(|_, pod| !pod.left(now)[0].is_zero());
         let changes = self.pods.values().flat_map(|pod| pod.left(now));
         changes.filter(|left| !left.is_zero()).min()
+    }
+
+    /// Counts the frames that are missing. What a probe says is compared one reading later: it may overtake frames. The frames that were
+    /// sent since make the number too low for a while, never too high.
+    fn count_lost(&mut self, probes: &[LastProbes]) {
+        match self.maps.received().and_then(|received| Ok((received, self.maps.forgotten()?))) {
+            Ok((received, forgotten)) => {
+                self.lost = self.lost.max(self.expected.saturating_sub(received));
+                self.expected = forgotten + probes.iter().map(|pod| pod.expected).sum::<u64>();
+            }
+            Err(error) => warn!(%error, "cannot count the frames that were lost"),
+        }
+    }
+
+    fn counters(&self) -> Option<(u64, u64)> {
+        Some((self.maps.received().ok()?, self.lost))
     }
 }
 
@@ -127,6 +149,18 @@ impl Node {
             self.hearing.receivers.insert(receiver, heard);
         }
         self.hearing.pace.wait_until(now + next.max(INTERVALS[0]));
+    }
+
+    /// What the receivers have counted.
+    pub(super) fn receiver_counters(&self) -> Vec<ReceiverCounters> {
+        let receivers = self.desired.iter().flat_map(|desired| &desired.receivers);
+        let counters = receivers.filter_map(|receiver| {
+            let heard = self.hearing.receivers.get(&receiver_hash(receiver.vni.get()))?;
+            let (frames, lost_frames) = heard.counters()?;
+            let (tap_uid, vni) = (receiver.tap.uid.clone(), receiver.vni.get());
+            Some(ReceiverCounters { tap_uid: tap_uid.to_string(), vni, frames, lost_frames })
+        });
+        counters.collect()
     }
 
     /// The pods that a receiver hears, and those of them whose small probes only.

@@ -59,16 +59,10 @@ impl ProbeSource {
 pub(super) struct Probes {
     /// For each set, by the ID of its map with the configuration; or when to try again to load one.
     probers: BTreeMap<u32, Result<Prober, Instant>>,
-    /// For each sender that sends some.
-    schedule: BTreeMap<SenderKey, Schedule>,
+    /// For each sender that sends some, when the next one is due.
+    schedule: BTreeMap<SenderKey, Instant>,
     /// Whether other senders may send some than in the schedule.
     pub(super) outdated: bool,
-}
-
-/// The next probe of a sender.
-struct Schedule {
-    at: Instant,
-    sequence: u64,
 }
 
 /// A probe to send.
@@ -80,21 +74,21 @@ struct Job<'a> {
 }
 
 impl Probes {
-    /// The senders whose probe is due, and its number.
+    /// The senders whose probe is due.
     fn due<'a>(
         &mut self,
         active: BTreeMap<SenderKey, (&'a DesiredSender, Running)>,
         now: Instant,
-    ) -> BTreeMap<SenderKey, (&'a DesiredSender, Running, u64)> {
+    ) -> BTreeMap<SenderKey, (&'a DesiredSender, Running)> {
         self.outdated = false;
         self.schedule.retain(|key, _| active.contains_key(key));
         self.probers.retain(|configs, _| active.values().any(|(_, running)| running.configs == *configs));
         let mut due = BTreeMap::new();
         for (key, (sender, running)) in active {
-            let next = self.schedule.entry(key.clone()).or_insert(Schedule { at: now, sequence: 0 });
-            if next.at <= now {
-                due.insert(key, (sender, running, next.sequence));
-                *next = Schedule { at: now + INTERVAL, sequence: next.sequence + 1 };
+            let next = self.schedule.entry(key.clone()).or_insert(now);
+            if *next <= now {
+                due.insert(key, (sender, running));
+                *next = now + INTERVAL;
                 load(&mut self.probers, &running, now);
             }
         }
@@ -118,7 +112,7 @@ fn load(probers: &mut BTreeMap<u32, Result<Prober, Instant>>, running: &Running,
 impl Node {
     /// When the next probe is due; none without senders that send some.
     pub(super) fn probes_due_at(&self) -> Option<Instant> {
-        self.probes.schedule.values().map(|schedule| schedule.at).min()
+        self.probes.schedule.values().min().copied()
     }
 
     /// Sends the probes that are due. A sender that is new here sends its first one at once.
@@ -137,8 +131,8 @@ impl Node {
         let mut jobs: Vec<(&Namespace, Vec<Job<'_>>)> = Vec::new();
         for netns in self.netns.values() {
             let of_netns = netns.probe_sources.iter().filter_map(|source| {
-                let (sender, running, sequence) = due.get(&source.key)?;
-                self.probe(source, sender, running, *sequence)
+                let (sender, running) = due.get(&source.key)?;
+                self.probe(source, sender, running)
             });
             let of_netns: Vec<Job<'_>> = of_netns.collect();
             if !of_netns.is_empty() {
@@ -157,14 +151,10 @@ impl Node {
         }
     }
 
-    fn probe<'a>(
-        &'a self,
-        source: &'a ProbeSource,
-        sender: &DesiredSender,
-        running: &Running,
-        sequence: u64,
-    ) -> Option<Job<'a>> {
+    fn probe<'a>(&'a self, source: &'a ProbeSource, sender: &DesiredSender, running: &Running) -> Option<Job<'a>> {
         let prober = self.probes.probers.get(&running.configs)?.as_ref().ok()?;
+        let counters = prober.counters(running.classid).ok()?;
+        let sequence = counters.probes.frames;
         // The first one is small.
         let is_full_size = !sequence.is_multiple_of(2);
         let limit = frame_limit(sender, self.paths.of(sender));
@@ -175,7 +165,7 @@ impl Node {
             ether_type: sender.probe_ether_type,
             full_size: is_full_size.then(|| limit.unwrap_or(u32::MAX).min(source.longest)),
             sequence,
-            mirrored: prober.mirrored(running.classid).ok()?,
+            sent: counters.sent,
         };
         Some(Job { probe, prober, classid: running.classid, device: source.device })
     }

@@ -64,7 +64,7 @@ async fn updates_reports_and_counters() {
 
     let serve = async {
         let Some(Request::Counters(request)) = request(&mut stream).await else { panic!("a request for counters") };
-        respond(&mut stream, &Response::Counters(Counters { request, senders: vec![], rejected: None })).await;
+        respond(&mut stream, &Response::Counters(Counters { request, ..Counters::default() })).await;
         request
     };
     let (counters, request) = tokio::join!(client.counters(), serve);

@@ -1,4 +1,4 @@
-use podtap_model::{Count, DesiredUpdate, DirectionCounters, NodeStatus, SenderCounters};
+use podtap_model::{Count, DesiredUpdate, DirectionCounters, NodeStatus, ReceiverCounters, SenderCounters};
 use podtap_runtime::clock::ServerClock;
 use serde_json::json;
 use tokio::{net::TcpListener, task::yield_now};
@@ -43,7 +43,8 @@ fn with_programs(tap: &str) -> SenderCounters {
 }
 
 fn metrics(senders: Vec<SenderCounters>) -> String {
-    http::text(&registry(&Counters { request: 1, senders, rejected: None }, &update().spec)).expect("it can be encoded")
+    http::text(&registry(&Counters { request: 1, senders, ..Counters::default() }, &update().spec))
+        .expect("it can be encoded")
 }
 
 /// The value of a series of tap `number`.
@@ -93,7 +94,7 @@ fn what_a_tap_cannot_count_has_no_series() {
     let mut without_options = update();
     without_options.spec["taps"][0]["options"] = json!(null);
     let text = |sender: SenderCounters| {
-        let counters = Counters { request: 1, senders: vec![sender], rejected: None };
+        let counters = Counters { request: 1, senders: vec![sender], ..Counters::default() };
         http::text(&registry(&counters, &without_options.spec)).expect("it can be encoded")
     };
     assert_eq!(series(&text(idle)), 12, "mirrored, expired, failed, oversized and forged frames");
@@ -140,7 +141,7 @@ async fn old_counters_are_not_served_without_an_answer() {
     channels.counters.send_replace(Some(Arc::new(Counters {
         request,
         senders: vec![with_programs("t1")],
-        rejected: None,
+        ..Counters::default()
     })));
     assert!(scrape.await.expect("it ends").expect("an answer").contains("tap-1"));
     let error = source.text().await.expect_err("the tap-helper does not answer").to_string();
@@ -154,7 +155,8 @@ fn names_are_read_from_entries_that_cannot_be_decoded() {
     newer.spec["taps"][0]["colour"] = json!("red");
     newer.spec["senders"][0]["pod"]["colour"] = json!("red");
     newer.spec["senders"][1] = json!("?");
-    let counters = Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")], rejected: None };
+    let counters =
+        Counters { request: 1, senders: vec![with_programs("t1"), with_programs("t2")], ..Counters::default() };
     let text = http::text(&registry(&counters, &newer.spec)).expect("it can be encoded");
     assert!(text.contains("tap-1") && !text.contains("tap-2"), "{text}");
 }
@@ -190,7 +192,7 @@ async fn a_port_in_use_is_retried() {
 
 #[test]
 fn rejected_packets_are_counted_per_node() {
-    let counters = Counters { request: 1, senders: vec![], rejected: Some(count(7)) };
+    let counters = Counters { request: 1, senders: vec![], rejected: Some(count(7)), ..Counters::default() };
     let text = http::text(&registry(&counters, &update().spec)).expect("it can be encoded");
     let has = |line: &str| text.lines().any(|found| found == line);
     assert!(
@@ -198,4 +200,17 @@ fn rejected_packets_are_counted_per_node() {
         "{text}"
     );
     assert!(!metrics(vec![]).contains("rejected"), "a node without receivers");
+}
+
+#[test]
+fn receivers_have_the_name_of_their_tap() {
+    let receiver = |tap: &str| ReceiverCounters { tap_uid: tap.to_owned(), vni: 5000, frames: 90, lost_frames: 10 };
+    let counters = Counters { receivers: vec![receiver("t1"), receiver("gone")], ..Counters::default() };
+    let spec = json!({ "receivers": [{ "tap": { "namespace": "shop", "name": "web", "uid": "t1" }, "vni": 5000 }] });
+    let text = http::text(&registry(&counters, &spec)).expect("it can be encoded");
+    let series: Vec<&str> = text.lines().filter(|line| line.contains("vni=")).collect();
+    let labels = r#"{tap_namespace="shop",tap_name="web",vni="5000"}"#;
+    let expected =
+        [format!("podtap_receiver_frames_total{labels} 90"), format!("podtap_receiver_lost_frames_total{labels} 10")];
+    assert_eq!(series, expected);
 }

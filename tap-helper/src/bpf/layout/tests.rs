@@ -46,9 +46,9 @@ fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
 fn rust(object: &[u8]) -> Vec<Layout> {
     if object == RECEIVER {
         return vec![
-            layout!("receiver", Receiver { program_hash, ethertype, reserved, tap }),
+            layout!("receiver", Receiver { program_hash, ethertype, reserved, forgotten, tap }),
             layout!("pod", PodKey { uid }),
-            layout!("heard", Heard { last, last_full_size }),
+            layout!("heard", Heard { last, last_full_size, sent, correction }),
         ];
     }
     vec![

@@ -312,7 +312,7 @@ async fn requests_for_counters_follow_updates() {
     // Whichever came first: a request never overtakes an update.
     assert_eq!(helper.update().await, 1);
     assert_eq!(helper.request().await, Request::Counters(1));
-    let counters = Counters { request: 1, senders: vec![SenderCounters::default()], rejected: None };
+    let counters = Counters { request: 1, senders: vec![SenderCounters::default()], ..Counters::default() };
     helper.send(&Response::Counters(counters.clone())).await;
     soon(fixture.counters.changed()).await.expect("the agent runs");
     assert_eq!(fixture.counters.borrow_and_update().as_deref(), Some(&counters));

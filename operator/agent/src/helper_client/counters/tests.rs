@@ -24,7 +24,7 @@ impl Fixture {
     }
 
     fn answer(&self, request: u64) {
-        self.answers.send_replace(Some(Counters { request, senders: vec![], rejected: None }.into()));
+        self.answers.send_replace(Some(Counters { request, ..Counters::default() }.into()));
     }
 }
 
