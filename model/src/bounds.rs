@@ -56,6 +56,9 @@ pub const SENDER_MEMORY_PER_CPU: u64 = 9 << 10;
 /// Source addresses that a node reports: more than the routes to the destinations of a node usually select.
 pub const MAX_SOURCE_ADDRESSES: usize = 16;
 
+/// Addresses that a node is asked to check: more than one is rare.
+pub const MAX_CHECKED_ADDRESSES: usize = 16;
+
 /// Networks from which the receivers of a node accept frames: three times the nodes of the largest supported cluster (5,000), each with
 /// addresses of both families, fit. They are one transaction of nftables, for which the kernel allocates memory at once.
 pub const MAX_SOURCES: usize = 32_768;

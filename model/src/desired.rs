@@ -86,12 +86,8 @@ impl DesiredState {
             active_receivers: active(receivers.iter().map(|receiver| receiver.state)),
             senders,
             receivers,
-            sent_vnis: Vec::new(),
-            source_addresses: Vec::new(),
             features,
-            helper_restarts: 0,
-            unsearched: Vec::new(),
-            leftovers: Vec::new(),
+            ..NodeStatus::default()
         }
     }
 }

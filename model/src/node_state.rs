@@ -56,6 +56,14 @@ pub struct NodeState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<i32>", range(min = 0x0600, max = 0xffff)))]
     pub probe_ether_type: Option<EtherType>,
+    /// Addresses of other nodes at which no probe of this one arrives, sorted; up to 16. The agent finds out which of them answer to
+    /// TCP; the tap-helper ignores them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Vec<String>", length(max = 16), extend("x-kubernetes-list-type" = "atomic"))
+    )]
+    pub checked_addresses: Vec<IpAddr>,
 }
 
 /// What all senders of a tap have in common.

@@ -42,6 +42,13 @@ pub struct NodeStatus {
         schemars(with = "Vec<String>", length(max = 16), extend("x-kubernetes-list-type" = "atomic"))
     )]
     pub source_addresses: Vec<IpAddr>,
+    /// Those of `checkedAddresses` that answer to TCP from this node, at port 10250, with a refusal or not; sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Vec<String>", length(max = 16), extend("x-kubernetes-list-type" = "atomic"))
+    )]
+    pub reachable_addresses: Vec<IpAddr>,
     /// How often the tap-helper was killed and restarted since its container started.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[cfg_attr(feature = "schema", schemars(with = "i32"))]

@@ -99,6 +99,8 @@ reasons! {
 
     /// Probes from a node do not arrive at a receiver.
     NoProbeFromNode = "NoProbeFromNode",
+    /// Probes from a node do not arrive at a receiver, but TCP from there reaches its node.
+    PortBlocked = "PortBlocked",
     /// Full-size probes do not arrive at a receiver, while small ones do.
     PathMtu = "PathMTU",
     /// A receiver is not in place.

@@ -95,9 +95,8 @@ fn fit_the_path() {
     let mut scene = Scene::with_underlay(u32::try_from(MTU).expect("it fits"));
     let underlay = Capture::start(scene.remote.network().path(), "under0");
     establish(&mut scene, receiver(TAP, VNI, "mirror0"));
-    until("a full-size probe arrives", Duration::from_secs(10), || match probes(&underlay).contains(&MTU) {
-        true => Ok(()),
-        false => Err(format!("{:?}", probes(&underlay))),
+    until("a full-size probe arrives", Duration::from_secs(10), || {
+        if probes(&underlay).contains(&MTU) { Ok(()) } else { Err(format!("{:?}", probes(&underlay))) }
     });
     assert!(probes(&underlay).iter().all(|length| *length <= MTU));
 }

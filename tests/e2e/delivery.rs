@@ -9,7 +9,7 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Scene, allow_external, capture, outside};
+use crate::scene::{Scene, allow_external, capture, node_address, outside};
 
 /// Drops what arrives on n2 for a VNI, until it is dropped: the taps of other tests go on.
 struct Cut {
@@ -26,11 +26,15 @@ impl Cut {
         Self { name, vni }
     }
 
-    /// Drops what else meets a condition.
-    fn drop(&self, condition: &str) {
+    /// Drops the VXLAN packets that meet a condition.
+    fn drop_mirrored(&self, condition: &str) {
         // The VNI follows the UDP header and 32 bits (RFC 7348).
-        let Self { name, vni } = self;
-        on_n2(&format!("nft 'add rule inet {name} input udp dport 14789 @th,96,24 {vni} {condition} drop'"));
+        self.drop(&format!("udp dport 14789 @th,96,24 {} {condition}", self.vni));
+    }
+
+    /// Drops what meets a condition.
+    fn drop(&self, condition: &str) {
+        on_n2(&format!("nft 'add rule inet {} input {condition} drop'", self.name));
     }
 
     fn heal(&self) {
@@ -70,12 +74,18 @@ fn a_cut_is_noticed_and_named() {
     sandbox.ready("web");
     sandbox.condition("web", CONDITION_DELIVERING, "True", "AsExpected");
     let cut = Cut::new(VNI);
+    let from_n1 = format!("ip saddr {}", node_address("n1"));
     for (condition, reason, words) in [
-        ("", "NoProbeFromNode", "node n2 hears nothing from node n1"),
+        ("", "PortBlocked", "node n2 hears nothing from node n1, though TCP"),
+        // The other tests need the rest of what n1 sends.
+        (&from_n1, "NoProbeFromNode", "node n2 hears nothing from node n1: "),
         ("meta length > 1000", "PathMTU", "node n2 hears small frames from node n1"),
     ] {
         let start = Instant::now();
-        cut.drop(condition);
+        cut.drop_mirrored(condition);
+        if reason == "NoProbeFromNode" {
+            cut.drop(&format!("{from_n1} tcp dport 10250"));
+        }
         let tap = sandbox.condition("web", CONDITION_DELIVERING, "False", reason);
         println!("{reason}: False after {:?}", start.elapsed());
         let conditions = tap.status.expect("it has a status").conditions;
@@ -89,7 +99,7 @@ fn a_cut_is_noticed_and_named() {
     }
     until("an event tells of each", Duration::from_secs(20), || {
         let events = sandbox.kubectl(&["get", "events", "-o", "jsonpath={.items[*].reason}"], "")?;
-        let all = ["NoProbeFromNode", "PathMTU"].iter().all(|reason| events.contains(reason));
+        let all = ["PortBlocked", "NoProbeFromNode", "PathMTU"].iter().all(|reason| events.contains(reason));
         if all { Ok(()) } else { Err(events) }
     });
 }

@@ -4,7 +4,7 @@
 //! A status is written only if it differs from that in the API server, always the newest, and only to the object that it is about (the
 //! UID is a precondition). A burst of changes takes at most [`BURST`] writes, then one per second.
 
-use std::{fmt::Display, time::Duration};
+use std::{fmt::Display, net::IpAddr, time::Duration};
 
 use kube::{
     Api,
@@ -26,22 +26,29 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Writes that may follow each other without a pause.
 const BURST: u32 = 10;
 
-/// Publishes the newest report, forever. `last_status` is what the watch shows.
+/// Publishes the newest report, and which of the addresses that the agent checks are reachable, forever. `last_status` is what the watch
+/// shows.
 pub async fn run(
     api: Api<RawNodeTap>,
     node: &str,
     mut last_status: watch::Receiver<Option<LastStatus>>,
     mut reports: watch::Receiver<Option<Report>>,
+    mut reachable: watch::Receiver<Vec<IpAddr>>,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
     let mut pace = Pace::new(Instant::now());
     let mut written = None;
     loop {
-        let due = due(reports.borrow_and_update().as_ref(), last_status.borrow_and_update().as_ref(), written.as_ref());
+        let report = reports.borrow_and_update().clone().map(|mut report| {
+            report.status.reachable_addresses.clone_from(&reachable.borrow_and_update());
+            report
+        });
+        let due = due(report.as_ref(), last_status.borrow_and_update().as_ref(), written.as_ref());
         let Some(Due { uid, status, patch }) = due else {
             let changed = tokio::select! {
                 changed = last_status.changed() => changed,
                 changed = reports.changed() => changed,
+                changed = reachable.changed() => changed,
             };
             if changed.is_err() {
                 return;
@@ -100,14 +107,20 @@ fn due(report: Option<&Report>, last_status: Option<&LastStatus>, written: Optio
 }
 
 fn patch(uid: &str, status: &NodeStatus, current: Option<&NodeStatus>) -> Value {
-    let mut patch = json!({ "metadata": { "uid": uid }, "status": status });
-    // A merge patch keeps members of a map that it does not mention: those of another version, for example.
-    for feature in current.into_iter().flat_map(|current| current.features.keys()) {
-        if !status.features.contains_key(feature) {
-            patch["status"]["features"][feature] = Value::Null;
+    let mut status = json!(status);
+    remove_others(&mut status, &json!(current));
+    json!({ "metadata": { "uid": uid }, "status": status })
+}
+
+/// A merge patch keeps members that it does not mention: lists that are empty now, for example, or features of another version.
+fn remove_others(patch: &mut Value, current: &Value) {
+    let Value::Object(current) = current else { return };
+    for (name, value) in current {
+        match patch.get_mut(name) {
+            Some(own) => remove_others(own, value),
+            None => patch[name] = Value::Null,
         }
     }
-    patch
 }
 
 /// The newer one of what the watch shows and what was written: the watch may lag behind. Resource versions of one kind are numbers

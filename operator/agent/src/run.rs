@@ -7,7 +7,7 @@ use podtap_runtime::{client, http::Health, shutdown::Shutdown};
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::{helper_client::HelperClient, metrics, node_tap, probe, publish, renewal};
+use crate::{helper_client::HelperClient, metrics, node_tap, probe, publish, reachability, renewal};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -45,9 +45,11 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let health = Health::new(Duration::MAX);
     let helper = Arc::new(HelperClient::connect(args.socket, clock, health.clone()));
     let (last_status_sender, last_status) = watch::channel(None);
+    let (reachable_sender, reachable) = watch::channel(Vec::new());
     tokio::select! {
         () = node_tap::watch::run(api.clone(), &args.node, &helper, &last_status_sender) => {}
-        () = publish::run(api.clone(), &args.node, last_status, helper.reports()) => {}
+        () = publish::run(api.clone(), &args.node, last_status, helper.reports(), reachable) => {}
+        () = reachability::run(&helper, &reachable_sender) => {}
         () = renewal::run(api, &args.node, &helper) => {}
         () = probe::serve(&args.probe_socket, &health) => {}
         () = metrics::serve(args.listen, health.clone(), metrics::Source(helper.clone())) => {}

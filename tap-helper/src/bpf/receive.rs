@@ -103,11 +103,10 @@ impl ReceiveMaps {
 
     fn from_names(mut maps: MapsByName) -> Option<Self> {
         let mut take = |name: &str| Map::from_map_data(maps.remove(name)?).ok();
-        let [receiver, heard, received] = ["receiver", "heard", "received"].map(&mut take);
         Some(Self {
-            receiver: receiver?.try_into().ok()?,
-            heard: heard?.try_into().ok()?,
-            received: received?.try_into().ok()?,
+            receiver: take("receiver")?.try_into().ok()?,
+            heard: take("heard")?.try_into().ok()?,
+            received: take("received")?.try_into().ok()?,
         })
     }
 

@@ -81,7 +81,18 @@ fn features_of_another_version_are_removed() {
     let mut bare = report(Some("a"), 2);
     bare.status.features.clear();
     let due = super::due(Some(&bare), Some(&last("a", "5", Some(status(2)))), None).expect("it is due");
-    assert_eq!(due.patch["status"]["features"], json!({"ebpf": null}));
+    assert_eq!(due.patch["status"].get("features"), Some(&Value::Null));
+}
+
+/// Likewise, what is empty is not in the patch by itself.
+#[test]
+fn what_is_empty_now_is_removed() {
+    let mut old = status(2);
+    (old.helper_restarts, old.source_addresses) = (1, vec!["192.0.2.1".parse().expect("an address")]);
+    let due = super::due(Some(&report(Some("a"), 2)), Some(&last("a", "5", Some(old))), None).expect("it is due");
+    let mut expected = json!(status(2));
+    (expected["helperRestarts"], expected["sourceAddresses"]) = (Value::Null, Value::Null);
+    assert_eq!(due.patch["status"], expected);
 }
 
 #[test]

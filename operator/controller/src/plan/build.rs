@@ -7,7 +7,7 @@ use podtap_model::{NodeState, Reason, Uid};
 
 use crate::{
     failure::Failure,
-    plan::{deduplication::Deduplication, node_specs, sources, tap_plan::TapPlan},
+    plan::{deduplication::Deduplication, node_specs, reachability, sources, tap_plan::TapPlan},
     store::snapshot::Snapshot,
     validate::{policy::Policy, state::TapState},
 };
@@ -39,6 +39,7 @@ pub fn build<'a>(
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
     let mut nodes = node_specs::node_specs(&taps, policy, deduplication);
     sources::allow(&mut nodes, snapshot, &policy.receiver_sources);
+    reachability::ask(&mut nodes, &taps, snapshot);
     Plan { nodes, taps }
 }
 

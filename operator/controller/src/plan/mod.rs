@@ -19,6 +19,7 @@ pub mod node_size;
 pub mod node_specs;
 pub mod nodes;
 pub mod pod_index;
+pub mod reachability;
 pub mod resolve;
 pub mod rollout;
 pub mod sources;

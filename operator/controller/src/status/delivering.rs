@@ -114,7 +114,7 @@ impl Silence {
 }
 
 /// What is wrong with the delivery, if these pods are not heard.
-pub fn failure(plan: &TapPlan<'_>, silent: &[(&CachedPod, Heard)]) -> Option<Failure> {
+pub fn failure(plan: &TapPlan<'_>, silent: &[(&CachedPod, Heard)], inputs: StatusInputs<'_>) -> Option<Failure> {
     let nothing = |heard: &Heard| match heard {
         Heard::Nothing(index) => Some(*index),
         _ => None,
@@ -125,35 +125,59 @@ pub fn failure(plan: &TapPlan<'_>, silent: &[(&CachedPod, Heard)]) -> Option<Fai
     };
     if let Some((index, nodes)) = first(silent, nothing) {
         let (at, port) = place(plan, index);
-        return Some(Failure::new(
-            Reason::NoProbeFromNode,
-            format!(
-                "{at} hears nothing from {nodes}: check that the network between the nodes, their firewalls and security groups let UDP port {port} pass"
-            ),
-        ));
+        let from = named(&nodes);
+        return Some(if nodes.iter().all(|node| reaches(plan, index, node, inputs)) {
+            Failure::new(
+                Reason::PortBlocked,
+                format!(
+                    "{at} hears nothing from {from}, though TCP from there reaches it: let firewalls and security groups between the nodes pass UDP port {port}"
+                ),
+            )
+        } else {
+            Failure::new(
+                Reason::NoProbeFromNode,
+                format!(
+                    "{at} hears nothing from {from}: check that the network between the nodes, their firewalls and security groups let UDP port {port} pass"
+                ),
+            )
+        });
     }
     let (index, nodes) = first(silent, small_only)?;
     let (at, _) = place(plan, index);
     Some(Failure::new(
         Reason::PathMtu,
         format!(
-            "{at} hears small frames from {nodes}, but no full-size ones: the network between the nodes carries less than the MTU of their interfaces; ask the cluster's administrator to set spec.underlayMTU of the PodTapPolicy"
+            "{at} hears small frames from {}, but no full-size ones: the network between the nodes carries less than the MTU of their interfaces; ask the cluster's administrator to set spec.underlayMTU of the PodTapPolicy",
+            named(&nodes)
         ),
     ))
 }
 
+/// Whether a node has found out that it reaches a destination by TCP.
+fn reaches(plan: &TapPlan<'_>, index: usize, node: &str, inputs: StatusInputs<'_>) -> bool {
+    let endpoint = plan.destinations.get(index).and_then(|destination| destination.endpoint);
+    let (Some(endpoint), Some(node_tap)) = (endpoint, inputs.applied.node_taps.get(node)) else { return false };
+    node_tap.status.reachable_addresses.contains(&endpoint.ip())
+}
+
 /// The first destination that lacks probes of a kind, and the nodes whose pods they are of.
-fn first(silent: &[(&CachedPod, Heard)], kind: impl Fn(&Heard) -> Option<usize>) -> Option<(usize, String)> {
+fn first<'a>(
+    silent: &[(&'a CachedPod, Heard)],
+    kind: impl Fn(&Heard) -> Option<usize>,
+) -> Option<(usize, BTreeSet<&'a str>)> {
     let index = silent.iter().filter_map(|(_, heard)| kind(heard)).min()?;
     let here = silent.iter().filter(|(_, heard)| kind(heard) == Some(index));
-    let nodes: BTreeSet<&str> = here.filter_map(|(pod, _)| pod.node.as_deref()).collect();
+    Some((index, here.filter_map(|(pod, _)| pod.node.as_deref()).collect()))
+}
+
+fn named(nodes: &BTreeSet<&str>) -> String {
     let named: Vec<&str> = nodes.iter().take(MAX_NODES).copied().collect();
     let more = match nodes.len().saturating_sub(MAX_NODES) {
         0 => String::new(),
         more => format!(" and {}", count(more, "other node", "other nodes")),
     };
     let kind = if nodes.len() == 1 { "node" } else { "nodes" };
-    Some((index, format!("{kind} {}{more}", named.join(", "))))
+    format!("{kind} {}{more}", named.join(", "))
 }
 
 /// A receiver, and its UDP port.

@@ -63,7 +63,7 @@ pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>, waits_before: &W
             reports: inputs.reports,
             is_established,
             is_late_for_targets: waits.is_late_for_targets(exact_now),
-            undelivered: delivering::failure(plan, &late),
+            undelivered: delivering::failure(plan, &late, inputs),
             awaits_probes: sends_unknown || !waited.is_empty(),
             now,
         },

@@ -37,7 +37,7 @@ pub fn occurrences(old: &PodTapStatus, new: &PodTapStatus) -> Vec<Occurrence> {
             _ => {}
         }
     }
-    if let Some((false, reason @ (Reason::NoProbeFromNode | Reason::PathMtu), message)) =
+    if let Some((false, reason @ (Reason::NoProbeFromNode | Reason::PortBlocked | Reason::PathMtu), message)) =
         changed(old, new, CONDITION_DELIVERING)
     {
         add(true, reason, message);

@@ -106,6 +106,45 @@ fn silence_is_a_failure_at_once() {
     assert_eq!(delivering(&watch.status(3)), ("True", Reason::AsExpected));
 }
 
+/// A node that hears nothing is told from one that is out of reach by TCP, which the nodes of the silent pods try while it lasts.
+#[test]
+fn a_blocked_port_is_told_from_a_node_out_of_reach() {
+    let mut watch = established();
+    let checked = |watch: &Watch| {
+        watch.world.plan(&watch.claims, |_, _, plan| {
+            let state = |(node, state): (&String, &NodeState)| (node.clone(), state.checked_addresses.clone());
+            let mut all: Vec<_> = plan.nodes.iter().map(state).collect();
+            all.retain(|(_, addresses)| !addresses.is_empty());
+            all
+        })
+    };
+    let n2: std::net::IpAddr = "10.0.0.2".parse().expect("an address");
+    watch.hear(&["shop-db"], &[]);
+    assert_eq!(checked(&watch), [], "the first probes need time");
+    assert_eq!(delivering(&watch.status(1)), ("False", Reason::NoProbeFromNode));
+    assert_eq!(checked(&watch), [("n1".to_owned(), vec![n2])]);
+    let reach = |watch: &mut Watch, node: &str, addresses: &[std::net::IpAddr]| {
+        let mut node_taps = watch.world.node_taps.iter_mut();
+        let node_tap = node_taps.find(|node_tap| node_tap.metadata.name.as_deref() == Some(node));
+        node_tap.and_then(|n| n.status.as_mut()).expect("it has a status").reachable_addresses = addresses.to_vec();
+    };
+    reach(&mut watch, "n3", &[n2]);
+    assert_eq!(delivering(&watch.status(2)), ("False", Reason::NoProbeFromNode), "n1 does not reach it");
+    reach(&mut watch, "n1", &[n2]);
+    let status = watch.status(3);
+    assert_eq!(delivering(&status), ("False", Reason::PortBlocked));
+    let words = "node n2 hears nothing from node n1, though TCP from there reaches it";
+    assert_eq!(mentions(&status, words), [CONDITION_READY, CONDITION_DELIVERING]);
+    assert_eq!(checked(&watch), [("n1".to_owned(), vec![n2])], "as long as it lasts");
+    // One node of two is out of reach.
+    watch.hear(&[], &[]);
+    reach(&mut watch, "n3", &[]);
+    assert_eq!(delivering(&watch.status(4)), ("False", Reason::NoProbeFromNode));
+    watch.hear(&BOTH, &[]);
+    assert_eq!(delivering(&watch.status(5)), ("True", Reason::AsExpected));
+    assert_eq!(checked(&watch), []);
+}
+
 #[test]
 fn only_small_frames_arrive() {
     let mut watch = established();
