@@ -19,6 +19,7 @@ use crate::{
     plan::{
         build::{Plan, build},
         deduplication::{Waits, deduplication},
+        reachability::is_silent,
         resolve::resolve,
         vni::{self, Vnis},
     },
@@ -212,7 +213,9 @@ impl World {
         let validated: Validated = validate(&snapshot);
         let (taps, vnis) = resolve(&snapshot, &validated, previous);
         let deduplication = deduplication(&taps, &snapshot, &Generations::default(), &Waits::default());
-        let plan = build(&snapshot, taps, &[].into(), &validated.policy, &deduplication);
+        let silent = self.taps.iter().filter(|tap| tap.status.as_ref().is_some_and(is_silent));
+        let silent = silent.map(|tap| crate::names::uid(&tap.metadata)).collect();
+        let plan = build(&snapshot, taps, &[].into(), &silent, &validated.policy, &deduplication);
         check(&snapshot, &vnis, plan)
     }
 

@@ -7,7 +7,10 @@
 //!   no request.
 //! - No stage changes the result of an earlier one. An error about one object leaves the others alone.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_api::{CONDITION_READY, PodTapStatus};
@@ -32,6 +35,7 @@ use crate::{
         build::{Plan, build},
         deduplication::deduplication,
         nodes,
+        reachability::is_silent,
         resolve::resolve,
         sweep::{self, Sweep},
         tap_plan::TapPlan,
@@ -86,7 +90,8 @@ impl Reconciler {
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
         let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.deduplication);
-        let Plan { mut nodes, taps } = build(&snapshot, taps, &finalizers.missing, &validated.policy, &deduplication);
+        let Plan { mut nodes, taps } =
+            build(&snapshot, taps, &finalizers.missing, &self.state.silent, &validated.policy, &deduplication);
         self.state.deduplication = deduplication.waits;
         // Requests: the record of nodes to sweep, once per leader.
         let is_uninstalling = nodes::is_uninstalling(&snapshot, &self.context.template.namespace);
@@ -102,6 +107,11 @@ impl Reconciler {
         // No requests.
         let reports = Reports::new(&applied);
         let statuses = statuses(&taps, &snapshot, &applied, &reports, state);
+        let silent = statuses.iter().filter(|(_, status)| is_silent(status)).map(|(tap, _)| tap.reference.uid.clone());
+        let silent: BTreeSet<_> = silent.collect();
+        // Nodes are asked about a tap that has just become silent, or are asked no longer.
+        let asked = (silent != state.silent).then_some(now);
+        state.silent = silent;
         let waits = state.waits.values().filter_map(|waits| waits.next(now)).min();
         let (total, ready) = (statuses.len(), statuses.iter().filter(|(_, status)| is_ready(status)).count());
         let expiration = next_expiration(&taps, &statuses);
@@ -122,7 +132,7 @@ impl Reconciler {
         self.metrics.rolled_out(&applied.rollout);
         // Requests: the record of nodes to sweep.
         self.record_swept(&snapshot, &applied).await;
-        let plans = [nodes.next, deduplication.next, expiration, sweep_end, waits];
+        let plans = [nodes.next, deduplication.next, expiration, sweep_end, waits, asked];
         let requests = [applied.next, cleanup.next, written.next, unreadable.next, warnings];
         self.next(now, plans.into_iter().chain(requests))
     }

@@ -1,6 +1,9 @@
 //! What the leader keeps between reconciles. All of it can be lost: a new leader then waits a little longer here and there.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::jiff::Timestamp;
 use podtap_model::Uid;
@@ -45,6 +48,8 @@ pub struct ControllerState {
     pub rollout_stopped: bool,
     /// What each tap lacks, and since when.
     pub waits: BTreeMap<Uid, Waits>,
+    /// The taps of which a receiver hears nothing of some pod.
+    pub silent: BTreeSet<Uid>,
     /// When statuses were last written.
     pub last_writes: LastWrites,
     /// The unknown labels and annotations that were reported.

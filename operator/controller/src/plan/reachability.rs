@@ -5,18 +5,19 @@ use std::{
     net::IpAddr,
 };
 
-use podtap_api::CONDITION_DELIVERING;
-use podtap_model::{NodeState, Reason, State, bounds::MAX_CHECKED_ADDRESSES};
+use podtap_api::{CONDITION_DELIVERING, PodTapStatus};
+use podtap_model::{NodeState, Reason, State, Uid, bounds::MAX_CHECKED_ADDRESSES};
 
 use crate::{
     plan::tap_plan::{PlannedDestination, TapPlan},
     store::{pod::CachedPod, snapshot::Snapshot},
 };
 
-/// Asks the nodes of the pods that a receiver does not hear. Only for taps whose status says so already: the first probes need time.
-pub fn ask(nodes: &mut BTreeMap<String, NodeState>, taps: &[TapPlan<'_>], snapshot: &Snapshot) {
+/// Asks the nodes of the pods of these `silent` taps that a receiver does not hear.
+pub fn ask(nodes: &mut BTreeMap<String, NodeState>, taps: &[TapPlan<'_>], silent: &BTreeSet<Uid>, snapshot: &Snapshot) {
     let mut asked: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
-    for plan in taps.iter().filter(|plan| plan.is_executed() && is_silent(plan)) {
+    let is_silent = |plan: &&TapPlan<'_>| silent.contains(&plan.tap.reference.uid);
+    for plan in taps.iter().filter(|plan| plan.is_executed()).filter(is_silent) {
         for destination in &plan.destinations {
             for pod in plan.targets.tapped() {
                 if let Some((node, address)) = unheard(plan, destination, pod, snapshot) {
@@ -32,10 +33,13 @@ pub fn ask(nodes: &mut BTreeMap<String, NodeState>, taps: &[TapPlan<'_>], snapsh
     }
 }
 
-fn is_silent(plan: &TapPlan<'_>) -> bool {
+/// Whether a receiver hears nothing of some pod, although there was time for it.
+pub fn is_silent(status: &PodTapStatus) -> bool {
     let silent = [Reason::NoProbeFromNode, Reason::PortBlocked].map(Reason::as_str);
-    let conditions = &plan.tap.status.conditions;
-    conditions.iter().any(|c| c.type_ == CONDITION_DELIVERING && c.status == "False" && silent.contains(&&*c.reason))
+    status
+        .conditions
+        .iter()
+        .any(|c| c.type_ == CONDITION_DELIVERING && c.status == "False" && silent.contains(&&*c.reason))
 }
 
 /// The node of a pod and the address of the destination on another node whose receiver is in place and does not hear the pod.

@@ -119,7 +119,7 @@ fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>
     let validated = validate(&snapshot);
     let (taps, _) = resolve(&snapshot, &validated, &Vnis::default());
     let excluded = excluded.iter().map(|tap| uid(tap)).collect();
-    check(build(&snapshot, taps, &excluded, &validated.policy, &Deduplication::default()))
+    check(build(&snapshot, taps, &excluded, &[].into(), &validated.policy, &Deduplication::default()))
 }
 
 #[test]

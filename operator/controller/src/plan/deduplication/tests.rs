@@ -50,7 +50,7 @@ impl Cluster {
         let validated = validate(&snapshot);
         let (taps, vnis) = resolve(&snapshot, &validated, &self.vnis);
         let deduplication = deduplication(&taps, &snapshot, &self.generations, &self.waits);
-        let mut plan = build(&snapshot, taps, &[].into(), &validated.policy, &deduplication);
+        let mut plan = build(&snapshot, taps, &[].into(), &[].into(), &validated.policy, &deduplication);
         for name in snapshot.node_taps.keys() {
             plan.nodes.entry(name.clone()).or_default();
         }

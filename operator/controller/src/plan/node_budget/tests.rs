@@ -57,7 +57,7 @@ fn planned<T>(world: &World, instructions: usize, check: impl FnOnce(&[TapPlan<'
         }
         refuse(&mut taps, &snapshot);
     }
-    let plan = build(&snapshot, taps, &BTreeSet::new(), &validated.policy, &Deduplication::default());
+    let plan = build(&snapshot, taps, &BTreeSet::new(), &BTreeSet::new(), &validated.policy, &Deduplication::default());
     check(&plan.taps, &plan.nodes["n1"])
 }
 
