@@ -202,7 +202,7 @@ fn shared<T: DeserializeOwned>(
 impl CommonFields {
     /// An error also for fields of the node that this version does not know: they could restrict what is mirrored.
     fn read(spec: &Value) -> Result<Self, ReadError> {
-        const KNOWN: [&str; 8] = [
+        const KNOWN: [&str; 9] = [
             "taps",
             "senders",
             "receivers",
@@ -211,6 +211,7 @@ impl CommonFields {
             "underlayMTU",
             "orphanTimeoutSeconds",
             "probeEtherType",
+            "checkedAddresses",
         ];
         let mut fields = spec.as_object().into_iter().flat_map(serde_json::Map::keys);
         if let Some(unknown) = fields.find(|field| !KNOWN.contains(&field.as_str())) {

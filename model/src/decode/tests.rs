@@ -46,12 +46,29 @@ fn what_the_controller_writes_is_what_the_helper_reads() {
         "taps": [with_program, tap("t2")],
         "senders": [sender("t1", "p1"), sender("t1", "p2"), sender("t2", "p1")],
         "receivers": [receiver(100)],
+        "sources": ["192.0.2.0/24"],
         "programs": [program()],
         "underlayMTU": 1400,
         "orphanTimeoutSeconds": 7200,
         "probeEtherType": 0x88b6,
+        "checkedAddresses": ["192.0.2.2"],
     });
     let stored: NodeState = serde_json::from_value(spec.clone()).expect("a node state");
+    // The compiler tells of a field that is not above.
+    let NodeState {
+        taps,
+        senders,
+        receivers,
+        sources,
+        programs,
+        underlay_mtu,
+        orphan_timeout_seconds,
+        probe_ether_type,
+        checked_addresses,
+    } = &stored;
+    let lists = [taps.len(), senders.len(), receivers.len(), sources.len(), programs.len(), checked_addresses.len()];
+    assert!(!lists.contains(&0), "{lists:?}");
+    assert!(underlay_mtu.is_some() && orphan_timeout_seconds.is_some() && probe_ether_type.is_some());
     assert_eq!(serde_json::to_value(&stored).expect("JSON"), spec);
 
     let state = decode(&spec);
