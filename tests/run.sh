@@ -38,7 +38,7 @@ fi
 step repo make --no-print-directory repo
 step dataplane make --no-print-directory dataplane
 # The tests that depend most on the kernel; `make kernels` runs the whole tier.
-step kernels make --no-print-directory kernels TESTS="kernels:: bpf_load programs fidelity::every clamped::nothing_is_lost clamped::the_pods"
+step kernels make --no-print-directory kernels TESTS="kernels:: bpf_load programs fidelity::every clamped::nothing_is_lost clamped::the_pods probes::lost"
 step e2e make --no-print-directory e2e
 if ! $lab_was_up; then
   step "lab down" make --no-print-directory lab-down
