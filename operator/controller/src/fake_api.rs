@@ -17,6 +17,19 @@ use tokio::time::sleep;
 #[derive(Clone, Default)]
 pub struct FakeApi(Arc<Mutex<State>>);
 
+/// What happens to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is refused, and changes nothing.
+    Refused(StatusCode, &'static str),
+    /// It is carried out, and the answer is lost.
+    AnswerLost,
+    /// The client dies before it sends the request, and sends no other one.
+    DiesBefore,
+    /// The client dies after it has sent the request.
+    DiesAfter,
+}
+
 type Interference = Box<dyn FnOnce(&mut Value) + Send>;
 
 #[derive(Default)]
@@ -31,6 +44,10 @@ struct State {
     interferences: Vec<(String, Interference)>,
     /// Requests that contain the text take this long.
     delays: Vec<(String, Duration)>,
+    /// What happens to a request, and how many are answered before it.
+    fault: Option<(usize, Fault)>,
+    /// The client has died.
+    is_dead: bool,
 }
 
 impl FakeApi {
@@ -93,6 +110,21 @@ impl FakeApi {
         self.state().interferences.push((text.to_owned(), Box::new(change)));
     }
 
+    /// After `requests` more, something happens to one.
+    pub fn fail(&self, requests: usize, fault: Fault) {
+        self.state().fault = Some((requests, fault));
+    }
+
+    /// Whether the request of [`fail`](Self::fail) has come.
+    pub fn has_failed(&self) -> bool {
+        self.state().fault.is_none()
+    }
+
+    /// Whether the client has died. Another one can send requests from now on.
+    pub fn take_death(&self) -> bool {
+        std::mem::take(&mut self.state().is_dead)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no panic before")
     }
@@ -112,7 +144,15 @@ impl State {
     fn answer(&mut self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
         let request = format!("{method} {path}");
         let refusal = self.refusals.iter().find(|(text, ..)| request.contains(text)).cloned();
+        if self.is_dead {
+            return failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
+        }
         self.requests.push(request.clone());
+        match self.fault.take() {
+            Some((0, fault)) => return self.answer_with(fault, method, path, body),
+            Some((more, fault)) => self.fault = Some((more - 1, fault)),
+            None => {}
+        }
         if let Some((_, code, reason)) = refusal {
             return failure(code, reason);
         }
@@ -152,6 +192,17 @@ impl State {
                 Some(object) if *method == Method::GET => (StatusCode::OK, object),
                 Some(object) => self.change(method, &own, path != own, object, &body),
             },
+        }
+    }
+
+    fn answer_with(&mut self, fault: Fault, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
+        if matches!(fault, Fault::AnswerLost | Fault::DiesAfter) {
+            self.answer(method, path, body);
+        }
+        self.is_dead = matches!(fault, Fault::DiesBefore | Fault::DiesAfter);
+        match fault {
+            Fault::Refused(code, reason) => failure(code, reason),
+            Fault::AnswerLost | Fault::DiesBefore | Fault::DiesAfter => failure(StatusCode::GATEWAY_TIMEOUT, "Timeout"),
         }
     }
 

@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod failing_writes;
+mod faults;
 
 const TAP: &str = "/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/t";
 const NODE_TAP: &str = "/apis/podtap.dev/v1alpha1/nodetaps/";
