@@ -17,6 +17,7 @@ mod helper_pods;
 mod install;
 mod metrics;
 mod mistakes;
+mod numbered;
 mod opt_out;
 mod option_changes;
 mod options;

@@ -1,82 +1,15 @@
 //! Changes of an active tap leave no gap, and duplicate nothing.
 
-use std::{
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use podtap_tests::{
-    capture::Capture,
-    cluster::{namespace_of_node, udp_socket},
-    wait::until,
-};
+use podtap_tests::{cluster::namespace_of_node, wait::until};
 
 use crate::{
+    numbered::{OTHER_PORT, PORT, a_while, each_once, under_load},
     options::{message, tap},
     packet::numbers,
-    scene::{Scene, address, capture},
+    scene::{Scene, capture},
 };
-
-const PORT: u16 = 7000;
-const OTHER_PORT: u16 = 7001;
-
-/// Ends the load when dropped, also if the test fails meanwhile.
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Sends numbered datagrams from the client to two ports of the web server while `meanwhile` runs, which can read their number so far.
-/// Returns their number.
-fn under_load(scene: &Scene, meanwhile: impl FnOnce(&AtomicU32)) -> u32 {
-    let (web, client) = (scene.sandbox.network(&scene.web), scene.sandbox.network(&scene.client));
-    let _sinks = [PORT, OTHER_PORT].map(|port| udp_socket(&web, port).expect("the port is free"));
-    let socket = udp_socket(&client, 0).expect("a socket can be made");
-    let (stop, sent, to) = (AtomicBool::new(false), AtomicU32::new(0), address(&scene.web));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let number = sent.load(Ordering::Relaxed);
-                for port in [PORT, OTHER_PORT] {
-                    socket.send_to(&number.to_be_bytes(), (to.as_str(), port)).expect("it can be sent");
-                }
-                sent.store(number + 1, Ordering::Relaxed);
-                // The rate of the load.
-                thread::sleep(Duration::from_micros(500));
-            }
-        });
-        let _ending = Ending(&stop);
-        meanwhile(&sent);
-    });
-    sent.into_inner()
-}
-
-/// Waits until more datagrams have been sent.
-fn a_while(sent: &AtomicU32) {
-    let before = sent.load(Ordering::Relaxed);
-    until("datagrams are sent", Duration::from_secs(10), || {
-        let now = sent.load(Ordering::Relaxed);
-        if now > before + 200 { Ok(()) } else { Err(now) }
-    });
-}
-
-/// Waits until every number from the first that arrived up to the last that was sent has arrived exactly once; returns the first.
-#[track_caller]
-fn each_once(receiver: &Capture, port: u16, sent: u32) -> u32 {
-    // The last one sent need not be the last one to arrive: each core has its own queue.
-    until("each datagram arrives once", Duration::from_secs(10), || {
-        let seen = numbers(&receiver.so_far(), port);
-        let first = *seen.keys().next().ok_or("none has arrived")?;
-        let wrong: Vec<_> =
-            (first..sent).map(|n| (n, seen.get(&n).copied().unwrap_or(0))).filter(|(_, times)| *times != 1).collect();
-        let some = &wrong[..wrong.len().min(10)];
-        if wrong.is_empty() { Ok(first) } else { Err(format!("{} not exactly once: {some:?}", wrong.len())) }
-    })
-}
 
 #[test]
 fn changes_leave_no_gap_and_duplicate_nothing() {
@@ -168,4 +101,52 @@ fn a_wrong_expression_changes_nothing() {
     });
     assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
     assert!(each_once(&receiver, OTHER_PORT, sent) > 200, "the corrected expression selects more");
+}
+
+/// Each datagram arrives at the old destination or at the new one, and at neither twice.
+#[test]
+fn a_destination_is_replaced_without_a_gap() {
+    let scene = Scene::new("move");
+    let lab = scene.sandbox.lab();
+    let to = |node: &str, interface: &str| {
+        scene.sandbox.apply(&format!(
+            "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  targets: {{podNames: [web]}}\n  \
+             destinations: [{{node: {{name: {node}, interfaceName: {interface}}}}}]\n"
+        ));
+        scene.sandbox.ready("web");
+    };
+    to("n2", "trt-move0");
+    let mut captures = vec![capture(&namespace_of_node(lab, "n2"), "trt-move0")];
+    let sent = under_load(&scene, |sent| {
+        for (node, interface) in [("n1", "trt-move1"), ("n2", "trt-move2")] {
+            a_while(sent);
+            // From its first frame: the interface exists before anything is sent to it.
+            let network = namespace_of_node(lab, node);
+            captures.push(std::thread::scope(|scope| {
+                let capturing = scope.spawn(|| capture(&network, interface));
+                to(node, interface);
+                capturing.join().expect("the interface appears")
+            }));
+            a_while(sent);
+        }
+    });
+    let overlap = until("each datagram arrives", Duration::from_secs(10), || {
+        let seen = captures.iter().map(|capture| numbers(&capture.so_far(), PORT));
+        let all: BTreeMap<u32, Vec<usize>> = seen.flatten().fold(BTreeMap::new(), |mut all, (number, times)| {
+            all.entry(number).or_default().push(times);
+            all
+        });
+        let missing: Vec<u32> = (0..sent).filter(|number| !all.contains_key(number)).collect();
+        let repeated: Vec<u32> =
+            all.iter().filter(|(_, times)| times.iter().any(|t| *t > 1)).map(|(n, _)| *n).collect();
+        let overlap = all.values().filter(|times| times.len() > 1).count();
+        if (missing.len(), repeated.len()) == (0, 0) {
+            Ok(overlap)
+        } else {
+            Err(format!("missing: {missing:?}, repeated at one destination: {repeated:?}"))
+        }
+    });
+    println!("{sent} datagrams, {overlap} of them at two destinations");
+    // While one destination is added and the other is removed: two requests to the kernel.
+    assert!(overlap < 100, "{overlap}");
 }

@@ -1,5 +1,7 @@
 //! Fixtures of the stages' tests: objects as the API server has them, cached as the controller does.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::core::v1::{Namespace, Node, Pod},
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
@@ -19,6 +21,7 @@ use crate::{
     plan::{
         build::{Plan, build},
         deduplication::{Waits, deduplication},
+        moves::moves,
         reachability::is_silent,
         resolve::resolve,
         vni::{self, Vnis},
@@ -215,7 +218,8 @@ impl World {
         let deduplication = deduplication(&taps, &snapshot, &Generations::default(), &Waits::default());
         let silent = self.taps.iter().filter(|tap| tap.status.as_ref().is_some_and(is_silent));
         let silent = silent.map(|tap| crate::names::uid(&tap.metadata)).collect();
-        let plan = build(&snapshot, taps, &[].into(), &silent, &validated.policy, &deduplication);
+        let moves = moves(&taps, &snapshot, &BTreeMap::new());
+        let plan = build(&snapshot, taps, &[].into(), &silent, &validated.policy, &deduplication, &moves);
         check(&snapshot, &vnis, plan)
     }
 

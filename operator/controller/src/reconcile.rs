@@ -34,6 +34,7 @@ use crate::{
     plan::{
         build::{Plan, build},
         deduplication::deduplication,
+        moves::moves,
         nodes,
         reachability::is_silent,
         resolve::resolve,
@@ -90,8 +91,10 @@ impl Reconciler {
         let finalizers = finalizers::add(&self.context, &taps, &snapshot, &mut self.state.retries).await;
         // No requests.
         let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.deduplication);
+        let moves = moves(&taps, &snapshot, &self.state.moves);
         let Plan { mut nodes, taps } =
-            build(&snapshot, taps, &finalizers.missing, &self.state.silent, &validated.policy, &deduplication);
+            build(&snapshot, taps, &finalizers.missing, &self.state.silent, &validated.policy, &deduplication, &moves);
+        self.state.moves = moves.since;
         self.state.deduplication = deduplication.waits;
         // Requests: the record of nodes to sweep, once per leader.
         let is_uninstalling = nodes::is_uninstalling(&snapshot, &self.context.template.namespace);
@@ -132,7 +135,7 @@ impl Reconciler {
         self.metrics.rolled_out(&applied.rollout);
         // Requests: the record of nodes to sweep.
         self.record_swept(&snapshot, &applied).await;
-        let plans = [nodes.next, deduplication.next, expiration, sweep_end, waits, asked];
+        let plans = [nodes.next, deduplication.next, moves.next, expiration, sweep_end, waits, asked];
         let requests = [applied.next, cleanup.next, written.next, unreadable.next, warnings];
         self.next(now, plans.into_iter().chain(requests))
     }

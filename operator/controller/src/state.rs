@@ -35,6 +35,8 @@ pub struct ControllerState {
     pub generations: Generations,
     /// What `deduplicate` waits for, and since when.
     pub deduplication: deduplication::Waits,
+    /// The taps whose destinations change, and since when.
+    pub moves: BTreeMap<Uid, Timestamp>,
     pub retries: Retries,
     /// Since when each tap is known to be deleted.
     pub deleting_since: BTreeMap<Uid, Instant>,

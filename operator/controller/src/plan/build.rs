@@ -7,7 +7,7 @@ use podtap_model::{NodeState, Reason, Uid};
 
 use crate::{
     failure::Failure,
-    plan::{deduplication::Deduplication, node_specs, reachability, sources, tap_plan::TapPlan},
+    plan::{deduplication::Deduplication, moves::Moves, node_specs, reachability, sources, tap_plan::TapPlan},
     store::snapshot::Snapshot,
     validate::{policy::Policy, state::TapState},
 };
@@ -29,6 +29,7 @@ pub fn build<'a>(
     silent: &BTreeSet<Uid>,
     policy: &Policy,
     deduplication: &Deduplication,
+    moves: &Moves,
 ) -> Plan<'a> {
     let exclude = |plan: TapPlan<'a>| {
         if without_finalizer.contains(&plan.tap.reference.uid) {
@@ -38,7 +39,7 @@ pub fn build<'a>(
         }
     };
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
-    let mut nodes = node_specs::node_specs(&taps, policy, deduplication);
+    let mut nodes = node_specs::node_specs(&taps, policy, deduplication, moves);
     sources::allow(&mut nodes, snapshot, &policy.receiver_sources);
     reachability::ask(&mut nodes, &taps, silent, snapshot);
     Plan { nodes, taps }

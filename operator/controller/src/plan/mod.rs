@@ -14,6 +14,7 @@ pub mod helper_pods;
 pub mod interface_names;
 pub mod limits;
 pub mod mirroring_loops;
+pub mod moves;
 pub mod node_budget;
 pub mod node_size;
 pub mod node_specs;

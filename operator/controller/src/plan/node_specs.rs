@@ -7,6 +7,7 @@ use podtap_model::{Endpoint, NodeState, Pod, Receiver, Sender, Tap};
 use crate::{
     plan::{
         deduplication::Deduplication,
+        moves::Moves,
         tap_plan::{PlannedDestination, TapPlan},
     },
     store::pod::CachedPod,
@@ -14,21 +15,32 @@ use crate::{
 };
 
 /// The desired state of each node that has something to do.
-pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy, deduplication: &Deduplication) -> BTreeMap<String, NodeState> {
+pub fn node_specs(
+    taps: &[TapPlan<'_>],
+    policy: &Policy,
+    deduplication: &Deduplication,
+    moves: &Moves,
+) -> BTreeMap<String, NodeState> {
     let mut nodes: BTreeMap<String, NodeState> = BTreeMap::new();
     for plan in taps.iter().filter(|plan| plan.is_executed()) {
         let Ok(spec) = &plan.tap.spec else { continue };
-        for (node, receiver) in plan.destinations.iter().filter_map(|destination| receiver(plan, destination)) {
+        let uid = &plan.tap.reference.uid;
+        let requested = plan.destinations.iter().filter_map(|destination| receiver(plan, destination));
+        for (node, receiver) in requested.chain(moves.receivers_of(uid).cloned()) {
             let node = nodes.entry(node).or_default();
             node.probe_ether_type = policy.probe_ether_type;
             node.receivers.push(receiver);
         }
-        let uid = &plan.tap.reference.uid;
         let tapped = plan.targets.tapped().filter_map(|pod| Some((pod.node.clone()?, model_pod(pod))));
         for (node, pod) in tapped.chain(deduplication.leaving_of(uid)) {
+            let old = moves.destinations_of(uid, &node);
             let node = nodes.entry(node).or_default();
             if !node.taps.iter().any(|known| known.uid == *uid) {
-                node.taps.push(tap(plan, spec, deduplication.peers_of(uid)));
+                let new = tap(plan, spec, deduplication.peers_of(uid));
+                node.taps.push(match old {
+                    Some(old) => Tap { destinations: old.clone(), ..new },
+                    None => new,
+                });
             }
             if let Some(program) = &plan.program
                 && !node.programs.iter().any(|known| known.id == program.id)
@@ -52,10 +64,6 @@ pub fn node_specs(taps: &[TapPlan<'_>], policy: &Policy, deduplication: &Dedupli
 
 /// What all senders of the tap have in common.
 pub fn tap(plan: &TapPlan<'_>, spec: &TapSpec, peers: Vec<IpAddr>) -> Tap {
-    let endpoint = |destination: &PlannedDestination| {
-        let (endpoint, vni) = (destination.endpoint?, destination.vni?);
-        Some(Endpoint { address: endpoint.ip(), port: endpoint.port(), vni })
-    };
     let reference = &plan.tap.reference;
     Tap {
         namespace: reference.namespace.clone(),
@@ -63,13 +71,22 @@ pub fn tap(plan: &TapPlan<'_>, spec: &TapSpec, peers: Vec<IpAddr>) -> Tap {
         uid: reference.uid.clone(),
         interface: spec.interface.clone(),
         direction: spec.direction,
-        destinations: plan.destinations.iter().filter_map(endpoint).collect(),
+        destinations: endpoints(plan),
         options: plan.options.clone(),
         program: plan.program.as_ref().map(|program| program.id.clone()),
         expiration_time: plan.tap.expiration,
         peers,
         probe: plan.sends_probes(),
     }
+}
+
+/// Where the tap's frames are sent.
+pub fn endpoints(plan: &TapPlan<'_>) -> Vec<Endpoint> {
+    let endpoint = |destination: &PlannedDestination| {
+        let (endpoint, vni) = (destination.endpoint?, destination.vni?);
+        Some(Endpoint { address: endpoint.ip(), port: endpoint.port(), vni })
+    };
+    plan.destinations.iter().filter_map(endpoint).collect()
 }
 
 /// The sender of a pod.

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     fixtures::{World, derived, lost, node, object, pod, policy, tap, time, uid, vni},
-    plan::{deduplication::Deduplication, resolve::resolve, vni::Vnis},
+    plan::{deduplication::Deduplication, moves::Moves, resolve::resolve, vni::Vnis},
     validate::{
         state::{SuspendedBy, TapState},
         tap::validate,
@@ -119,7 +119,15 @@ fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>
     let validated = validate(&snapshot);
     let (taps, _) = resolve(&snapshot, &validated, &Vnis::default());
     let excluded = excluded.iter().map(|tap| uid(tap)).collect();
-    check(build(&snapshot, taps, &excluded, &[].into(), &validated.policy, &Deduplication::default()))
+    check(build(
+        &snapshot,
+        taps,
+        &excluded,
+        &[].into(),
+        &validated.policy,
+        &Deduplication::default(),
+        &Moves::default(),
+    ))
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     fixtures::{OWN_NAMESPACE, World, carry_out, node, node_tap, object, pod, tap, uid},
-    plan::{build::build, resolve::resolve, vni::Vnis},
+    plan::{build::build, moves::Moves, resolve::resolve, vni::Vnis},
     validate::tap::validate,
 };
 
@@ -50,7 +50,8 @@ impl Cluster {
         let validated = validate(&snapshot);
         let (taps, vnis) = resolve(&snapshot, &validated, &self.vnis);
         let deduplication = deduplication(&taps, &snapshot, &self.generations, &self.waits);
-        let mut plan = build(&snapshot, taps, &[].into(), &[].into(), &validated.policy, &deduplication);
+        let mut plan =
+            build(&snapshot, taps, &[].into(), &[].into(), &validated.policy, &deduplication, &Moves::default());
         for name in snapshot.node_taps.keys() {
             plan.nodes.entry(name.clone()).or_default();
         }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     fixtures::{World, carry_out, node_tap, pod, policy, sized, tap, time},
-    plan::{build::build, deduplication::Deduplication, resolve::resolve, tap_plan::TapPlan, vni::Vnis},
+    plan::{build::build, deduplication::Deduplication, moves::Moves, resolve::resolve, tap_plan::TapPlan, vni::Vnis},
     validate::tap::validate,
 };
 
@@ -57,7 +57,15 @@ fn planned<T>(world: &World, instructions: usize, check: impl FnOnce(&[TapPlan<'
         }
         refuse(&mut taps, &snapshot);
     }
-    let plan = build(&snapshot, taps, &BTreeSet::new(), &BTreeSet::new(), &validated.policy, &Deduplication::default());
+    let plan = build(
+        &snapshot,
+        taps,
+        &BTreeSet::new(),
+        &BTreeSet::new(),
+        &validated.policy,
+        &Deduplication::default(),
+        &Moves::default(),
+    );
     check(&plan.taps, &plan.nodes["n1"])
 }
 

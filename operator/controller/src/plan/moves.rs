@@ -1,0 +1,177 @@
+//! Taps whose destinations change: nodes send to the old ones until the new ones are in place. Pure.
+//!
+//! # Guarantees
+//! - No frame is lost because a destination is replaced. While a node changes from one to the other, for less than a millisecond as a rule,
+//!   frames may go to both.
+//! - An old destination stays for [`LIMIT`] at most, and not at all if it is external, or if its node or pod has opted out or is gone.
+//! - An old receiver stays until no node sends to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use podtap_model::{Endpoint, NodeState, Receiver, State, Uid};
+
+use crate::{
+    plan::{node_specs, tap_plan::TapPlan},
+    store::snapshot::Snapshot,
+};
+
+/// How long an old destination stays: enough for a helper pod to be started at the new one.
+const LIMIT: SignedDuration = SignedDuration::from_secs(30);
+
+/// The destinations that stay for now.
+#[derive(Debug, Default)]
+pub struct Moves {
+    /// By tap and node: where the node goes on to send.
+    destinations: BTreeMap<(Uid, String), Vec<Endpoint>>,
+    /// By tap: receivers that are no longer requested, and their nodes.
+    receivers: BTreeMap<Uid, Vec<(String, Receiver)>>,
+    /// Since when each tap has been moving. An input of the next reconcile.
+    pub since: BTreeMap<Uid, Timestamp>,
+    /// When to reconcile again even if nothing changes.
+    pub next: Option<Timestamp>,
+}
+
+impl Moves {
+    /// Where a node goes on to send the tap's frames, if not to its destinations.
+    pub fn destinations_of(&self, tap: &Uid, node: &str) -> Option<&Vec<Endpoint>> {
+        self.destinations.get(&(tap.clone(), node.to_owned()))
+    }
+
+    /// The nodes and receivers of the tap that stay for now.
+    pub fn receivers_of(&self, tap: &Uid) -> impl Iterator<Item = &(String, Receiver)> {
+        self.receivers.get(tap).into_iter().flatten()
+    }
+}
+
+/// Finds what stays, for all taps. `before` is [`Moves::since`] of the last reconcile.
+pub fn moves(taps: &[TapPlan<'_>], snapshot: &Snapshot, before: &BTreeMap<Uid, Timestamp>) -> Moves {
+    let mut moves = Moves::default();
+    for plan in taps.iter().filter(|plan| plan.is_executed()) {
+        let tap = &plan.tap.reference.uid;
+        let old = Old::find(plan, snapshot);
+        if old.receivers.is_empty() || !(old.is_replaced() || before.contains_key(tap)) {
+            continue;
+        }
+        let since = before.get(tap).copied().filter(|since| *since <= snapshot.now).unwrap_or(snapshot.now);
+        moves.since.insert(tap.clone(), since);
+        let end = since + LIMIT;
+        if snapshot.now >= end {
+            continue;
+        }
+        let is_ready = new_receivers_are_active(plan, snapshot);
+        let held: Vec<_> = if is_ready { Vec::new() } else { old.senders().collect() };
+        let is_used = |(node, receiver): &&(String, Receiver)| {
+            let is_to = |to: &Endpoint| old.is_at(to, node, receiver);
+            held.iter().any(|(_, destinations)| destinations.iter().any(is_to)) || old.may_send(is_to)
+        };
+        let receivers: Vec<_> = old.receivers.iter().filter(is_used).cloned().collect();
+        if !receivers.is_empty() {
+            moves.next = Some(moves.next.map_or(end, |next| next.min(end)));
+            moves.receivers.insert(tap.clone(), receivers);
+        }
+        for (node, destinations) in held {
+            moves.destinations.insert((tap.clone(), node.to_owned()), destinations.clone());
+        }
+    }
+    moves
+}
+
+/// Whether every receiver of the plan is in place.
+fn new_receivers_are_active(plan: &TapPlan<'_>, snapshot: &Snapshot) -> bool {
+    let tap: &str = &plan.tap.reference.uid;
+    let receivers = plan.destinations.iter().filter_map(|destination| node_specs::receiver(plan, destination));
+    receivers.into_iter().all(|(node, receiver)| {
+        let Some(node_tap) = snapshot.node_taps.get(&node) else { return false };
+        let is_requested = node_tap.spec.as_ref().is_some_and(|spec| spec.receivers.contains(&receiver));
+        let mut reports = node_tap.status.receivers.iter();
+        let report = reports.find(|report| report.tap_uid == tap && report.vni == receiver.vni.get());
+        let is_active = report.is_some_and(|report| report.state == State::Active);
+        is_requested && is_active && node_tap.has_observed(node_tap.generation)
+    })
+}
+
+/// What the nodes were told about a tap, and is no longer requested.
+struct Old<'a> {
+    snapshot: &'a Snapshot,
+    /// The receivers that could stay, with their nodes.
+    receivers: Vec<(String, Receiver)>,
+    /// By node: its destinations.
+    told: BTreeMap<&'a str, &'a Vec<Endpoint>>,
+    /// The destinations of the plan.
+    new: Vec<Endpoint>,
+}
+
+impl<'a> Old<'a> {
+    fn find(plan: &TapPlan<'_>, snapshot: &'a Snapshot) -> Self {
+        let tap = &plan.tap.reference.uid;
+        let new: Vec<_> = plan.destinations.iter().filter_map(|d| node_specs::receiver(plan, d)).collect();
+        let told = || snapshot.node_taps.iter().filter_map(|(node, node_tap)| Some((node, node_tap.spec.as_ref()?)));
+        let of_tap = |(node, spec): (&String, &'a NodeState)| {
+            let receivers = spec.receivers.iter().filter(|receiver| receiver.tap.uid == *tap);
+            receivers.map(|receiver| (node.clone(), receiver.clone())).collect::<Vec<_>>()
+        };
+        let can_stay = |(node, receiver): &(String, Receiver)| {
+            // Of the same VNI: it becomes the new one. Of the same name: it is in the way of the new one.
+            let collides = |(new_node, new): &(String, Receiver)| {
+                let same_place = new.pod == receiver.pod && new.interface_name == receiver.interface_name;
+                new_node == node && (new.vni == receiver.vni || same_place)
+            };
+            !new.iter().any(collides) && is_usable(snapshot, node, receiver)
+        };
+        let receivers = told().flat_map(of_tap).filter(can_stay).collect();
+        let destinations = |(node, spec): (&'a String, &'a NodeState)| {
+            let entry = spec.taps.iter().find(|entry| entry.uid == *tap)?;
+            Some((node.as_str(), &entry.destinations))
+        };
+        Self { snapshot, receivers, told: told().filter_map(destinations).collect(), new: node_specs::endpoints(plan) }
+    }
+
+    /// Whether some node is to send elsewhere than it does, and not only to fewer destinations.
+    fn is_replaced(&self) -> bool {
+        let mut told = self.told.values();
+        told.any(|told| told.iter().any(|to| self.is_old(to)) && self.new.iter().any(|to| !told.contains(to)))
+    }
+
+    /// The nodes that can go on to send where they do, since all of that is still requested or can stay.
+    fn senders(&self) -> impl Iterator<Item = (&'a str, &'a Vec<Endpoint>)> {
+        let can_stay = |to: &Endpoint| self.new.contains(to) || self.is_old(to);
+        let senders = self.told.iter().filter(move |(_, told)| told.iter().all(&can_stay));
+        senders.map(|(node, told)| (*node, *told))
+    }
+
+    fn is_old(&self, to: &Endpoint) -> bool {
+        self.receivers.iter().any(|(node, receiver)| self.is_at(to, node, receiver))
+    }
+
+    /// Whether an endpoint is that of a receiver.
+    fn is_at(&self, to: &Endpoint, node: &str, receiver: &Receiver) -> bool {
+        let addresses = self.snapshot.nodes.get(node).map(|node| &node.all_addresses);
+        let has = |addresses: &BTreeSet<IpAddr>| addresses.contains(&to.address);
+        to.vni == receiver.vni && to.port == receiver.port && addresses.is_some_and(has)
+    }
+
+    /// Whether some node has such a destination, or may have: it has not applied its newest spec.
+    fn may_send(&self, is_to: impl Fn(&Endpoint) -> bool) -> bool {
+        self.told.iter().any(|(node, destinations)| {
+            let is_behind = self.snapshot.node_taps.get(*node).is_some_and(|n| !n.has_observed(n.generation));
+            is_behind || destinations.iter().any(&is_to)
+        })
+    }
+}
+
+/// Whether a receiver may go on to get frames.
+fn is_usable(snapshot: &Snapshot, node: &str, receiver: &Receiver) -> bool {
+    let node_is_usable = snapshot.nodes.get(node).is_some_and(|node| node.ready && !node.excluded);
+    let pod_is_usable = receiver.pod.as_ref().is_none_or(|pod| {
+        let cached = snapshot.pod(&pod.namespace, &pod.name).filter(|cached| cached.uid == pod.uid);
+        cached.is_some_and(|cached| !cached.finished && !cached.excluded)
+    });
+    node_is_usable && pod_is_usable
+}
+
+#[cfg(test)]
+mod tests;
