@@ -9,6 +9,7 @@ mod delivery;
 mod destinations;
 mod drain;
 mod examples;
+mod faults;
 mod fidelity;
 mod flows;
 mod follow;

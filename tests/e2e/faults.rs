@@ -1,0 +1,225 @@
+//! Faults of the control plane, with traffic flowing: nothing is lost that should stay.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use kube::{
+    Api, ResourceExt as _,
+    api::{Patch, PatchParams},
+};
+use podtap_api::{NodeTap, PodTap};
+use podtap_tests::{
+    cluster::{Cluster, PODTAP_NAMESPACE, in_network, namespace_of_node},
+    wait::until,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    numbered::{PORT, a_while, each_once, under_load},
+    scene::{Scene, capture},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer than a lease of the controller lasts.
+const OUTAGE: Duration = Duration::from_secs(35);
+
+/// Stops the processes of a member of the lab that a shell condition on `$p`, a directory in /proc, selects; continued when dropped.
+struct Stopped {
+    member: &'static str,
+    processes: String,
+}
+
+impl Stopped {
+    fn new(member: &'static str, condition: &str) -> Self {
+        let find = format!("for p in /proc/[0-9]*; do if {condition}; then echo ${{p#/proc/}}; fi; done 2>/dev/null");
+        let found = Cluster::lab().on_node(member, &find).expect("the member runs");
+        let processes = found.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!processes.is_empty(), "no such process on {member}: {condition}");
+        let this = Self { member, processes };
+        this.signal("STOP").expect("they can be stopped");
+        this
+    }
+
+    fn signal(&self, name: &str) -> Result<String, String> {
+        Cluster::lab().on_node(self.member, &format!("kill -{name} {}", self.processes))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // What was replaced meanwhile has ended.
+        let _ = self.signal("CONT");
+    }
+}
+
+fn tap(scene: &Scene, interface: &str) {
+    scene.sandbox.apply(&format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  targets: {{podNames: [web]}}\n  \
+         destinations: [{{node: {{name: n2, interfaceName: {interface}}}}}]\n"
+    ));
+    scene.sandbox.ready("web");
+}
+
+/// Changes what is mirrored, but nothing for the numbered datagrams.
+fn exclude(port: u16) -> Value {
+    json!({"spec": {"filter": {"exclude": [{"protocol": "TCP", "ports": [{"port": port}]}]}}})
+}
+
+/// The port that a node was told to exclude, and whether it has applied that.
+fn excluded_on(node: &str, namespace: &str) -> Option<(u16, bool)> {
+    let nodes: Vec<NodeTap> = Cluster::lab().list_all();
+    let node = nodes.into_iter().find(|object| object.name_any() == node)?;
+    let tap = node.spec.0.taps.iter().find(|tap| tap.namespace == namespace)?;
+    let port = tap.options.filter.as_ref()?.exclude.first()?.ports.first()?.port;
+    let observed = node.status.as_ref().and_then(|status| status.observed_generation);
+    Some((port, observed == node.metadata.generation))
+}
+
+#[test]
+fn without_the_api_server_mirrors_run_and_are_repaired() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("api-down");
+    tap(&scene, "flt-api");
+    let network = scene.sandbox.network(&scene.web);
+    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "flt-api");
+    let filters = || in_network(&network, &["tc", "filter", "show", "dev", "eth0", "egress"]);
+    assert!(filters().contains("podtap_egress"), "{}", filters());
+    let sent = under_load(&scene, |sent| {
+        a_while(sent);
+        let start = Instant::now();
+        let stopped = Stopped::new("cp", "[ \"$(cat $p/comm)\" = kube-apiserver ]");
+        a_while(sent);
+        // The datagrams arrive at the other hook.
+        in_network(&network, &["tc", "filter", "del", "dev", "eth0", "egress"]);
+        until("the filter is repaired", Duration::from_secs(5), || {
+            if filters().contains("podtap_egress") { Ok(()) } else { Err(filters()) }
+        });
+        until("the outage has lasted", OUTAGE * 2, || match OUTAGE.checked_sub(start.elapsed()) {
+            Some(left) if !left.is_zero() => Err(format!("{left:?} left")),
+            _ => Ok(()),
+        });
+        drop(stopped);
+        until("a change is accepted again", TIMEOUT, || {
+            scene.sandbox.kubectl(&["patch", "podtap", "web", "--type=merge", "-p", &exclude(1).to_string()], "")
+        });
+        until("and applied", TIMEOUT, || match excluded_on("n1", scene.sandbox.namespace()) {
+            Some((1, true)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        a_while(sent);
+    });
+    assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
+    until("the tap is Ready", TIMEOUT, || {
+        let status = scene.sandbox.tap("web").status.unwrap_or_default();
+        let ready = status.conditions.into_iter().find(|c| c.type_ == "Ready").ok_or("no condition")?;
+        if ready.status == "True" { Ok(()) } else { Err("not yet") }
+    });
+}
+
+fn leader() -> Option<String> {
+    let leases: Vec<Lease> = Cluster::lab().list(PODTAP_NAMESPACE);
+    leases.into_iter().find_map(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty())
+}
+
+/// A leader that is stopped, and continued when another one leads, changes nothing.
+#[test]
+fn a_leader_that_was_stopped_changes_nothing() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("two-leaders");
+    let lab = scene.sandbox.lab();
+    tap(&scene, "flt-lead");
+    let receiver = capture(&namespace_of_node(lab, "n2"), "flt-lead");
+    let first = leader().expect("one leads");
+    let pod: Pod = lab.get(PODTAP_NAMESPACE, &first).expect("the leader is a pod");
+    let uid = pod.uid().expect("a stored pod has a UID");
+    let node = match pod.spec.and_then(|spec| spec.node_name).as_deref() {
+        Some("n1") => "n1",
+        Some("n2") => "n2",
+        other => panic!("the leader is on {other:?}"),
+    };
+    let escaped = uid.replace('-', "_");
+    let sent = under_load(&scene, |sent| {
+        a_while(sent);
+        let stopped = Stopped::new(
+            node,
+            &format!("grep -q -e {uid} -e {escaped} $p/cgroup && tr '\\0' ' ' <$p/cmdline | grep -q podtap-controller"),
+        );
+        // What the first one may have planned already is done.
+        scene
+            .sandbox
+            .kubectl(&["patch", "podtap", "web", "--type=merge", "-p", &exclude(1).to_string()], "")
+            .expect("it can be changed");
+        until("another one leads", TIMEOUT, || match leader() {
+            Some(leader) if leader != first => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        for port in 2..5 {
+            scene
+                .sandbox
+                .kubectl(&["patch", "podtap", "web", "--type=merge", "-p", &exclude(port).to_string()], "")
+                .expect("it can be changed");
+            until("the change is applied", TIMEOUT, || match excluded_on("n1", scene.sandbox.namespace()) {
+                Some((now, true)) if now == port => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+        }
+        let generation = |node: &str| {
+            let nodes: Vec<NodeTap> = lab.list_all();
+            nodes.into_iter().find(|object| object.name_any() == node).and_then(|object| object.metadata.generation)
+        };
+        let before = [generation("n1"), generation("n2")];
+        let restarts = || {
+            let pod: Option<Pod> = lab.get(PODTAP_NAMESPACE, &first);
+            let statuses = pod.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
+            statuses.iter().map(|status| status.restart_count).sum::<i32>()
+        };
+        let restarted = restarts();
+        drop(stopped);
+        // It ends when it notices that it has lost the lease, and the kubelet restarts it.
+        until("the first one notices that it leads no more", TIMEOUT, || match restarts() {
+            count if count > restarted => Ok(()),
+            count => Err(format!("{count} restarts")),
+        });
+        a_while(sent);
+        assert_eq!([generation("n1"), generation("n2")], before);
+        assert_ne!(leader(), Some(first.clone()));
+    });
+    assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
+}
+
+/// A tap that is changed by eight clients, as fast as the API server takes it: no frame is lost, and the last change counts.
+#[test]
+fn a_tap_is_changed_all_the_time() {
+    const CLIENTS: u16 = 8;
+    const CHANGES: u16 = 100;
+    const LAST: u16 = CLIENTS * CHANGES + 1;
+    let scene = Scene::new("changes");
+    let lab = scene.sandbox.lab();
+    tap(&scene, "flt-fast");
+    let receiver = capture(&namespace_of_node(lab, "n2"), "flt-fast");
+    let taps: Api<PodTap> = Api::namespaced(lab.client(), scene.sandbox.namespace());
+    let mut rate = 0.0;
+    let sent = under_load(&scene, |sent| {
+        a_while(sent);
+        let start = Instant::now();
+        let change = |port: u16| {
+            let patch = Patch::Merge(exclude(port));
+            lab.wait(taps.patch("web", &PatchParams::default(), &patch)).expect("it can be changed");
+        };
+        std::thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                scope.spawn(move || (1..=CHANGES).for_each(|number| change(client * CHANGES + number)));
+            }
+        });
+        rate = f64::from(CLIENTS * CHANGES) / start.elapsed().as_secs_f64();
+        change(LAST);
+        until("the last change is applied", TIMEOUT, || match excluded_on("n1", scene.sandbox.namespace()) {
+            Some((LAST, true)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        a_while(sent);
+    });
+    println!("{rate:.0} changes per second");
+    assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
+    scene.sandbox.ready("web");
+}
