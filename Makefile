@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test repo dataplane kernels e2e bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo test repo dataplane kernels e2e soak bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
 comma := ,
 NODES ?= 2
@@ -34,11 +34,15 @@ kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated 
 	tests/vm/run.sh $(TESTS)
 
 # These test and measure the release build, not the one that is faster to build.
-e2e bench: export PROFILE = release
+e2e soak bench: export PROFILE = release
 
 e2e: image install ## end-to-end tests in the lab, which stays up
 	cargo test -p podtap-tests --test e2e --locked -- --skip residue::
 	cargo test -p podtap-tests --test e2e --locked -- --ignored residue::
+
+soak: image install ## random changes and faults in the lab (MINUTES=30, SEED=N to repeat a run)
+	PODTAP_SOAK_MINUTES=$(or $(MINUTES),30) $(if $(SEED),PODTAP_SOAK_SEED=$(SEED)) \
+	  cargo test -p podtap-tests --test e2e --locked -- soak:: --nocapture
 
 bench: prerequisites $(if $(COMPARE),,install) ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more; COMPARE=DIR: this checkout and the one in DIR in turn)
 	$(if $(COMPARE),tests/bench/compare.sh $(COMPARE) $(or $(ROUNDS),5) $(or $(ROWS),tcp$(comma)latency$(comma)udp),\

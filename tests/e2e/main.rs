@@ -28,5 +28,6 @@ mod packet;
 mod residue;
 mod rollout;
 mod scene;
+mod soak;
 mod tenancy;
 mod uninstall;
