@@ -328,3 +328,32 @@ fn settled(scene: &mut Scene) -> (u64, u64) {
         }
     }
 }
+
+/// What someone does to a receiver by hand is repaired before the controller would hear of it, also if a device with another VNI takes
+/// its place.
+#[test]
+fn a_receiver_that_was_changed_by_hand_hears_again() {
+    let mut scene = Scene::new();
+    establish(&mut scene, receiver(TAP, VNI, "mirror0"));
+    let uid = scene.web.uid.clone();
+    let vxlan = scene.remote.network().vxlan_devices()[0].clone();
+    let another = format!("link del {vxlan}\nlink add other0 up type vxlan id 99 dstport {PORT} nolearning\n");
+    for (generation, command) in
+        (2..).zip([format!("link set {vxlan} down\n"), "link set mirror0 down\n".to_owned(), another])
+    {
+        scene.remote.network().ip(&command);
+        let underlay = Capture::start(scene.remote.network().path(), "under0");
+        let start = Instant::now();
+        until("two more probes arrive at the node", Duration::from_secs(10), || match probes(&underlay).len() {
+            count if count >= 2 => Ok(()),
+            count => Err(count.to_string()),
+        });
+        println!("{command}: waited for {:?}", start.elapsed());
+        let request = desired(vec![], vec![receiver(TAP, VNI, "mirror0")]);
+        let status = scene.remote_agent.establish(&Desired { generation, ..request });
+        assert_eq!(status.receivers[0].heard_pods, [uid.clone()]);
+        let captures = Captures::start(&scene.web, scene.remote.network(), "mirror0");
+        scene.traffic();
+        captures.same(&scene, |_| true);
+    }
+}

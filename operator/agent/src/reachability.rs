@@ -21,7 +21,7 @@ use crate::helper_client::HelperClient;
 
 /// The kubelet's port, which the control plane must reach anyway. Where no kubelet listens, a refusal is an answer, too.
 const PORT: u16 = 10250;
-/// Two retransmissions of the first segment would not fit: it is sent again after a second.
+/// The first segment is sent again after a second (RFC 6298, section 2): one loss is no answer yet.
 const TIMEOUT: Duration = Duration::from_millis(1500);
 const INTERVAL: Duration = Duration::from_secs(5);
 
