@@ -3,7 +3,9 @@
 //! # Guarantees
 //! - No frame is lost because a destination is replaced. While a node changes from one to the other, for less than a millisecond as a rule,
 //!   frames may go to both.
-//! - An old destination stays for [`LIMIT`] at most, and not at all if it is external, or if its node or pod has opted out or is gone.
+//! - Old destinations get nothing that they did not get before: a node whose pods or settings change, too, changes over at once.
+//! - An old destination stays for [`LIMIT`] at most, and not at all if it is external, if its node or pod has opted out or is gone, or if
+//!   its interface is in the way of another one.
 //! - An old receiver stays until no node sends to it.
 
 use std::{
@@ -12,7 +14,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use podtap_model::{Endpoint, NodeState, Receiver, State, Uid};
+use podtap_model::{Endpoint, NodeState, Receiver, State, Tap, Uid};
 
 use crate::{
     plan::{node_specs, tap_plan::TapPlan},
@@ -50,9 +52,11 @@ impl Moves {
 /// Finds what stays, for all taps. `before` is [`Moves::since`] of the last reconcile.
 pub fn moves(taps: &[TapPlan<'_>], snapshot: &Snapshot, before: &BTreeMap<Uid, Timestamp>) -> Moves {
     let mut moves = Moves::default();
-    for plan in taps.iter().filter(|plan| plan.is_executed()) {
+    let executed = || taps.iter().filter(|plan| plan.is_executed());
+    let taken: BTreeSet<Place> = executed().flat_map(requested).map(|(node, new)| place(&node, &new)).collect();
+    for plan in executed() {
         let tap = &plan.tap.reference.uid;
-        let old = Old::find(plan, snapshot);
+        let old = Old::find(plan, snapshot, &taken);
         if old.receivers.is_empty() || !(old.is_replaced() || before.contains_key(tap)) {
             continue;
         }
@@ -80,11 +84,22 @@ pub fn moves(taps: &[TapPlan<'_>], snapshot: &Snapshot, before: &BTreeMap<Uid, T
     moves
 }
 
+/// The receivers of the plan, with their nodes.
+fn requested(plan: &TapPlan<'_>) -> Vec<(String, Receiver)> {
+    plan.destinations.iter().filter_map(|destination| node_specs::receiver(plan, destination)).collect()
+}
+
+/// Where an interface is: on a node, in the network namespace of a pod or of the node, and its name.
+type Place = (String, Option<Uid>, String);
+
+fn place(node: &str, receiver: &Receiver) -> Place {
+    (node.to_owned(), receiver.pod.as_ref().map(|pod| pod.uid.clone()), receiver.interface_name.to_string())
+}
+
 /// Whether every receiver of the plan is in place.
 fn new_receivers_are_active(plan: &TapPlan<'_>, snapshot: &Snapshot) -> bool {
     let tap: &str = &plan.tap.reference.uid;
-    let receivers = plan.destinations.iter().filter_map(|destination| node_specs::receiver(plan, destination));
-    receivers.into_iter().all(|(node, receiver)| {
+    requested(plan).into_iter().all(|(node, receiver)| {
         let Some(node_tap) = snapshot.node_taps.get(&node) else { return false };
         let is_requested = node_tap.spec.as_ref().is_some_and(|spec| spec.receivers.contains(&receiver));
         let mut reports = node_tap.status.receivers.iter();
@@ -101,33 +116,38 @@ struct Old<'a> {
     receivers: Vec<(String, Receiver)>,
     /// By node: its destinations.
     told: BTreeMap<&'a str, &'a Vec<Endpoint>>,
+    /// The nodes for which nothing else changes.
+    same: BTreeSet<&'a str>,
     /// The destinations of the plan.
     new: Vec<Endpoint>,
 }
 
 impl<'a> Old<'a> {
-    fn find(plan: &TapPlan<'_>, snapshot: &'a Snapshot) -> Self {
+    fn find(plan: &TapPlan<'_>, snapshot: &'a Snapshot, taken: &BTreeSet<Place>) -> Self {
         let tap = &plan.tap.reference.uid;
-        let new: Vec<_> = plan.destinations.iter().filter_map(|d| node_specs::receiver(plan, d)).collect();
+        let new = requested(plan);
         let told = || snapshot.node_taps.iter().filter_map(|(node, node_tap)| Some((node, node_tap.spec.as_ref()?)));
         let of_tap = |(node, spec): (&String, &'a NodeState)| {
             let receivers = spec.receivers.iter().filter(|receiver| receiver.tap.uid == *tap);
             receivers.map(|receiver| (node.clone(), receiver.clone())).collect::<Vec<_>>()
         };
         let can_stay = |(node, receiver): &(String, Receiver)| {
-            // Of the same VNI: it becomes the new one. Of the same name: it is in the way of the new one.
-            let collides = |(new_node, new): &(String, Receiver)| {
-                let same_place = new.pod == receiver.pod && new.interface_name == receiver.interface_name;
-                new_node == node && (new.vni == receiver.vni || same_place)
-            };
-            !new.iter().any(collides) && is_usable(snapshot, node, receiver)
+            // It becomes the new one.
+            let is_kept = new.iter().any(|(new_node, new)| new_node == node && new.vni == receiver.vni);
+            !is_kept && !taken.contains(&place(node, receiver)) && is_usable(snapshot, node, receiver)
         };
         let receivers = told().flat_map(of_tap).filter(can_stay).collect();
         let destinations = |(node, spec): (&'a String, &'a NodeState)| {
             let entry = spec.taps.iter().find(|entry| entry.uid == *tap)?;
             Some((node.as_str(), &entry.destinations))
         };
-        Self { snapshot, receivers, told: told().filter_map(destinations).collect(), new: node_specs::endpoints(plan) }
+        Self {
+            snapshot,
+            receivers,
+            told: told().filter_map(destinations).collect(),
+            same: told().filter(|(node, spec)| is_same(plan, node, spec)).map(|(node, _)| node.as_str()).collect(),
+            new: node_specs::endpoints(plan),
+        }
     }
 
     /// Whether some node is to send elsewhere than it does, and not only to fewer destinations.
@@ -136,10 +156,11 @@ impl<'a> Old<'a> {
         told.any(|told| told.iter().any(|to| self.is_old(to)) && self.new.iter().any(|to| !told.contains(to)))
     }
 
-    /// The nodes that can go on to send where they do, since all of that is still requested or can stay.
+    /// The nodes that can go on to send what they do where they do, since all of that is still requested or can stay.
     fn senders(&self) -> impl Iterator<Item = (&'a str, &'a Vec<Endpoint>)> {
         let can_stay = |to: &Endpoint| self.new.contains(to) || self.is_old(to);
-        let senders = self.told.iter().filter(move |(_, told)| told.iter().all(&can_stay));
+        let same = self.told.iter().filter(|(node, _)| self.same.contains(*node));
+        let senders = same.filter(move |(_, told)| told.iter().all(&can_stay));
         senders.map(|(node, told)| (*node, *told))
     }
 
@@ -161,6 +182,19 @@ impl<'a> Old<'a> {
             is_behind || destinations.iter().any(&is_to)
         })
     }
+}
+
+/// Whether nothing of the tap changes on a node but destinations and peers, and no pod is added: an old destination gets nothing that
+/// nobody has requested for it.
+fn is_same(plan: &TapPlan<'_>, node: &str, told: &NodeState) -> bool {
+    let tap = &plan.tap.reference.uid;
+    let settings = |entry: &Tap| Tap { destinations: Vec::new(), peers: Vec::new(), ..entry.clone() };
+    let (Ok(spec), Some(entry)) = (&plan.tap.spec, told.taps.iter().find(|entry| entry.uid == *tap)) else {
+        return false;
+    };
+    let is_told = |uid: &Uid| told.senders.iter().any(|sender| sender.tap == *tap && sender.pod.uid == *uid);
+    let mut pods = plan.targets.tapped().filter(|pod| pod.node.as_deref() == Some(node));
+    settings(entry) == settings(&node_specs::tap(plan, spec, Vec::new())) && pods.all(|pod| is_told(&pod.uid))
 }
 
 /// Whether a receiver may go on to get frames.

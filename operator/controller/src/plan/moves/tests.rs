@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    fixtures::{World, carry_out, node, node_tap, pod, policy, tap},
+    fixtures::{World, carry_out, node, node_tap, object, pod, policy, tap},
     plan::{build::build, deduplication::Deduplication, resolve::resolve, vni::Vnis},
     validate::tap::validate,
 };
@@ -206,6 +206,39 @@ fn not_every_old_destination_stays() {
     cluster.change(json!([at("n3")]));
     cluster.reconcile();
     assert_eq!(cluster.sends_to(), ["10.0.0.3"]);
+}
+
+/// Nobody has requested that the old destination gets these.
+#[test]
+fn an_old_destination_gets_nothing_new() {
+    let changes: [Change; 3] = [
+        |world| world.pods.push(pod("shop", "another", "n1")),
+        |world| world.taps[0].spec.direction = podtap_model::Direction::Ingress,
+        |world| world.taps[0].spec.options.filter = Some(object(json!({"exclude": [{"protocol": "SCTP"}]}))),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut cluster = Cluster::new(&at("n2"));
+        cluster.change(json!([at("n3")]));
+        cluster.reconcile();
+        assert_eq!(cluster.sends_to(), ["10.0.0.2"]);
+        change(&mut cluster.world);
+        cluster.reconcile();
+        assert_eq!(cluster.sends_to(), ["10.0.0.3"], "change {number}");
+    }
+}
+
+/// The younger tap takes the name that the older one gives up.
+#[test]
+fn an_interface_in_the_way_of_another_tap_goes_at_once() {
+    let named = |node: &str, name: &str| json!({"node": {"name": node, "interfaceName": name}});
+    let mut cluster = Cluster::new(&named("n2", "mirror"));
+    cluster.change(json!([named("n3", "mirror")]));
+    let mut other = tap("u", json!([named("n2", "mirror")]));
+    other.metadata.uid = Some("tap-u".into());
+    cluster.world.taps.push(other);
+    cluster.reconcile();
+    let receivers: Vec<_> = cluster.object("n2").spec.0.receivers.iter().map(|r| r.tap.name.clone()).collect();
+    assert_eq!(receivers, ["u"]);
 }
 
 /// The old interface has the name that the new one needs.
