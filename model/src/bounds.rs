@@ -56,6 +56,9 @@ pub const SENDER_MEMORY_PER_CPU: u64 = 9 << 10;
 /// Source addresses that a node reports: more than the routes to the destinations of a node usually select.
 pub const MAX_SOURCE_ADDRESSES: usize = 16;
 
+/// Pods whose probes a receiver reports: as many as a tap may have.
+pub const MAX_HEARD_PODS: usize = 512;
+
 /// Addresses that a node is asked to check: more than one is rare.
 pub const MAX_CHECKED_ADDRESSES: usize = 16;
 

@@ -11,16 +11,15 @@ SEC("classifier") int podtap_probe(struct __sk_buff *skb)
 	/* It would prove that a mirror delivers that has stopped. */
 	if (!selected_from || deadline_has_passed(classid))
 		return TC_ACT_SHOT;
+	/* Before it is known whether the device takes it: the next one has the other size. */
+	count(classid, PROBES, 1, length > skb->len ? length : skb->len);
 	if (length > skb->len && bpf_skb_change_tail(skb, length, 0))
 		return TC_ACT_SHOT;
 	*selected_from = FROM(PROBE);
 	long result = bpf_clone_redirect(skb, skb->ifindex, 0);
 	/* In case the device did not pass it to the clamp. */
 	*selected_from = 0;
-	if (result)
-		return TC_ACT_SHOT;
-	count(classid, PROBES, 1, skb->len);
-	return TC_ACT_OK;
+	return result ? TC_ACT_SHOT : TC_ACT_OK;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

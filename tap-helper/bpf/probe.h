@@ -19,6 +19,8 @@ struct probe {
 _Static_assert(__builtin_offsetof(struct probe, sequence) == 8 && __builtin_offsetof(struct probe, tap) == 40 &&
 	       sizeof(struct probe) == 40 + 2 * UID_SIZE, "as src/bpf/probe.rs writes it");
 
+#define PROBE_LENGTH (ETHERNET_HEADER + sizeof(struct probe))
+
 /* Whether a frame has the EtherType of probes, which is in network byte order. */
 INLINE int has_ethertype(const struct __sk_buff *skb, __u32 ethertype)
 {

@@ -84,10 +84,19 @@ INLINE void hear(struct __sk_buff *skb, const struct receiver *own)
 			known->last_full_size = now;
 		return;
 	}
-	struct heard first = { .last = now, .last_full_size = is_full_size ? now : 0, .sent = sent };
-	if (probe.sequence)
-		first.correction = -(__s64)sent;
+	/* What was sent before may have been sent elsewhere. */
+	struct heard first = { .last = now, .last_full_size = is_full_size ? now : 0, .sent = sent, .correction = -(__s64)sent };
 	bpf_map_update_elem(&heard, probe.pod, &first, 0);
+}
+
+/* What the network device merged into a GSO packet (GRO), or a sender on this node did not segment, counts as that many frames. Their
+ * number may be unknown; then at least as many as there are, so that a loss is overlooked rather than invented. */
+INLINE __u32 segments(const struct __sk_buff *skb)
+{
+	__u32 gso = skb->gso_size, segments = skb->gso_segs;
+	if (!gso)
+		return 1;
+	return segments ? segments : (skb->len + gso - 1) / gso;
 }
 
 SEC("classifier") int podtap_receive(struct __sk_buff *skb)
@@ -102,9 +111,8 @@ SEC("classifier") int podtap_receive(struct __sk_buff *skb)
 		return NO_MATCH;
 	}
 	__u64 *frames = bpf_map_lookup_elem(&received, &zero);
-	/* What the network device merged into a GSO packet (GRO) arrived as that many frames. */
 	if (frames)
-		*frames += skb->gso_segs > 1 ? skb->gso_segs : 1;
+		*frames += segments(skb);
 	return MATCH;
 }
 

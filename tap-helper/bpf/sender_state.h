@@ -21,8 +21,8 @@ INLINE int deadline_has_passed(__u32 classid)
 }
 
 /* Whether the frame of a sender that the device gets next was selected: 0, or FROM its origin, a direction or PROBE. mirred sends the
- * clone within the call that ran the classifier, on the same CPU and with bottom halves disabled, and so does the program that sends
- * probes: the clamp sees it next. Programs that take the place of others share this map with those that still run: its shape must not
+ * clone within the call that ran the classifier, on the same CPU and with bottom halves disabled: the clamp sees it next. So does the
+ * program that sends probes, apart from the bottom halves on kernels before 6.3: the clamp checks what it gets. Programs that take the place of others share this map with those that still run: its shape must not
  * change. */
 #define FROM(origin) ((origin) + 1)
 struct {

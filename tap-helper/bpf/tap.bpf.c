@@ -50,7 +50,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	if (config->flags & HAS_EXPRESSION && !expression(skb))
 		outcome = FILTERED;
 	/* The pod's own frames with the EtherType of probes are not mirrored: the receiver could not tell them apart. */
-	if (has_ethertype(skb, config->probe_ethertype))
+	if (!skb->vlan_present && has_ethertype(skb, config->probe_ethertype))
 		outcome = FILTERED;
 	if (!gso && !config->rule_count && !(config->flags & (HAS_INCLUDE | DEDUPLICATE)) && config->one_in_flows < 2 &&
 	    config->truncate != TRUNCATE_HEADERS) {
@@ -210,9 +210,14 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	}
 	*selected_from = 0;
-	/* As long as it is to be, and without a route. */
-	if (from == FROM(PROBE))
-		return TC_ACT_OK;
+	/* As long as it is to be, and without a route. Any other frame came in between: BPF_PROG_TEST_RUN disables bottom halves since 6.3
+	 * only (bpf_test_run, net/bpf/test_run.c). */
+	if (from == FROM(PROBE)) {
+		if (!skb->ingress_ifindex && skb->len >= PROBE_LENGTH && has_ethertype(skb, config->probe_ethertype))
+			return TC_ACT_OK;
+		count(classid, FORGED, 1, skb->len);
+		return TC_ACT_SHOT;
+	}
 	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = config->truncate;
 	__u32 gso = skb->gso_size, length = skb->len;
 	if (!config->frame_limit)

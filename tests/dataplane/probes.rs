@@ -351,7 +351,7 @@ fn a_receiver_that_was_changed_by_hand_hears_again() {
         println!("{command}: waited for {:?}", start.elapsed());
         let request = desired(vec![], vec![receiver(TAP, VNI, "mirror0")]);
         let status = scene.remote_agent.establish(&Desired { generation, ..request });
-        assert_eq!(status.receivers[0].heard_pods, [uid.clone()]);
+        assert_eq!(status.receivers[0].heard_pods, std::slice::from_ref(&uid));
         let captures = Captures::start(&scene.web, scene.remote.network(), "mirror0");
         scene.traffic();
         captures.same(&scene, |_| true);

@@ -76,10 +76,10 @@ fn a_cut_is_noticed_and_named() {
     let cut = Cut::new(VNI);
     let from_n1 = format!("ip saddr {}", node_address("n1"));
     for (condition, reason, words) in [
-        ("", "PortBlocked", "node n2 hears nothing from node n1, though TCP"),
+        ("", "PortBlocked", "node n2 receives no probes from node n1, but TCP"),
         // The other tests need the rest of what n1 sends.
-        (&from_n1, "NoProbeFromNode", "node n2 hears nothing from node n1: "),
-        ("meta length > 1000", "PathMTU", "node n2 hears small frames from node n1"),
+        (&from_n1, "NoProbeFromNode", "node n2 receives no probes from node n1: "),
+        ("meta length > 1000", "PathMTU", "node n2 receives small probes from node n1"),
     ] {
         let start = Instant::now();
         cut.drop_mirrored(condition);

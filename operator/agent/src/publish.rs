@@ -39,10 +39,12 @@ pub async fn run(
     let mut pace = Pace::new(Instant::now());
     let mut written = None;
     loop {
-        let report = reports.borrow_and_update().clone().map(|mut report| {
-            report.status.reachable_addresses.clone_from(&reachable.borrow_and_update());
-            report
-        });
+        // Also without a report: a change that is not read is one for ever.
+        let reachable_addresses = reachable.borrow_and_update().clone();
+        let report = reports
+            .borrow_and_update()
+            .clone()
+            .map(|Report { uid, status }| Report { uid, status: NodeStatus { reachable_addresses, ..status } });
         let due = due(report.as_ref(), last_status.borrow_and_update().as_ref(), written.as_ref());
         let Some(Due { uid, status, patch }) = due else {
             let changed = tokio::select! {

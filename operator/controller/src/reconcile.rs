@@ -92,8 +92,11 @@ impl Reconciler {
         // No requests.
         let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.deduplication);
         let moves = moves(&taps, &snapshot, &self.state.moves);
+        // A new leader goes on to ask what its predecessor has asked.
+        let stored = taps.iter().filter(|plan| is_silent(&plan.tap.status)).map(|plan| plan.tap.reference.uid.clone());
+        let silent = stored.chain(self.state.silent.iter().cloned()).collect();
         let Plan { mut nodes, taps } =
-            build(&snapshot, taps, &finalizers.missing, &self.state.silent, &validated.policy, &deduplication, &moves);
+            build(&snapshot, taps, &finalizers.missing, &silent, &validated.policy, &deduplication, &moves);
         self.state.moves = moves.since;
         self.state.deduplication = deduplication.waits;
         // Requests: the record of nodes to sweep, once per leader.

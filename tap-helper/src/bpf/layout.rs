@@ -6,7 +6,7 @@ use std::{
 };
 
 use podtap_model::{
-    IpNet, Match, Oversize, Protocol, Quantity, Truncate,
+    IpNet, Match, Oversize, Protocol, Quantity, Truncate, Uid,
     bounds::{MAX_BITS_PER_SECOND, MAX_PACKETS_PER_SECOND, MAX_PEERS, MAX_RULES, TRUNCATE_BYTES},
 };
 
@@ -99,10 +99,12 @@ pub(super) struct PodKey {
 }
 
 impl PodKey {
-    /// The UID.
-    pub(super) fn text(&self) -> String {
-        let text = self.uid.split(|byte| *byte == 0).next().unwrap_or_default();
-        String::from_utf8_lossy(text).into_owned()
+    /// The UID of the pod; none if it is not one, padded with zeroes.
+    pub(super) fn pod(&self) -> Option<String> {
+        let end = self.uid.iter().position(|byte| *byte == 0).unwrap_or(self.uid.len());
+        let (text, padding) = self.uid.split_at(end);
+        let uid = Uid::try_from(String::from_utf8(text.to_vec()).ok()?).ok()?;
+        padding.iter().all(|byte| *byte == 0).then(|| uid.to_string())
     }
 }
 

@@ -87,6 +87,7 @@ impl fmt::Debug for ReceiveMaps {
 pub struct LastProbes {
     /// UID of the pod.
     pub pod: String,
+    key: PodKey,
     /// The last one.
     pub last: Monotonic,
     /// The last one of full size, if any.
@@ -130,9 +131,9 @@ impl ReceiveMaps {
         Ok(self.receiver()?.forgotten)
     }
 
-    /// The pods whose probes arrived.
-    pub fn probes(&self) -> Result<Vec<LastProbes>, BpfError> {
-        let mut pods = Vec::new();
+    /// The pods whose probes arrived. Forgets what is no pod: anyone who can send to the receiver can send probes.
+    pub fn probes(&mut self) -> Result<Vec<LastProbes>, BpfError> {
+        let (mut pods, mut invalid) = (Vec::new(), Vec::new());
         for entry in &self.heard {
             let (key, heard) = match entry {
                 Ok(entry) => entry,
@@ -141,23 +142,37 @@ impl ReceiveMaps {
                 Err(error) => return Err(BpfError::aya("read which probes arrived", &error)),
             };
             let moment = |nanoseconds: u64| (nanoseconds != 0).then_some(Monotonic::from_nanoseconds(nanoseconds));
-            let Some(last) = moment(heard.last) else { continue };
+            let (Some(last), Some(pod)) = (moment(heard.last), key.pod()) else {
+                invalid.push(key);
+                continue;
+            };
             pods.push(LastProbes {
-                pod: key.text(),
+                pod,
+                key,
                 last,
                 last_full_size: moment(heard.last_full_size),
                 expected: heard.expected(),
             });
         }
+        for key in invalid {
+            self.remove(&key)?;
+        }
         Ok(pods)
+    }
+
+    /// Returns whether it was there.
+    fn remove(&mut self, key: &PodKey) -> Result<bool, BpfError> {
+        match self.heard.remove(key) {
+            Ok(()) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(BpfError::aya("forget a pod", &error)),
+        }
     }
 
     /// Forgets a pod, but not the frames that should have arrived from it.
     pub fn forget(&mut self, pod: &LastProbes) -> Result<(), BpfError> {
-        match self.heard.remove(&PodKey { uid: uid(&pod.pod) }) {
-            Ok(()) => {}
-            Err(MapError::KeyNotFound) => return Ok(()),
-            Err(error) => return Err(BpfError::aya("forget a pod", &error)),
+        if !self.remove(&pod.key)? {
+            return Ok(());
         }
         let mut receiver = self.receiver()?;
         receiver.forgotten += pod.expected;

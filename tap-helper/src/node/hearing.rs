@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_model::{Receiver, ReceiverCounters};
+use podtap_model::{Receiver, ReceiverCounters, bounds::MAX_HEARD_PODS};
 use tracing::warn;
 
 use super::{Node, pace::Pace};
@@ -20,8 +20,11 @@ use crate::{
 const SILENCE: Duration = Duration::from_millis(3500);
 /// Likewise, for its full-size probes, of which there is one in two seconds: one of them may be lost.
 const FULL_SIZE_SILENCE: Duration = Duration::from_millis(4200);
-/// After that, it is forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(10);
+/// After that, it is forgotten, and what is sent meanwhile is not known to be lost.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+/// Likewise, while there are many.
+const FORGOTTEN_OF_MANY: Duration = Duration::from_secs(10);
+const MANY: usize = 1024;
 /// The interval of readings, at least and at most.
 const INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
@@ -88,8 +91,9 @@ impl Heard {
             }
         };
         self.count_lost(&probes);
+        let forgotten = if probes.len() > MANY { FORGOTTEN_OF_MANY } else { FORGOTTEN };
         for probes in probes {
-            if probes.last.after(FORGOTTEN) <= now
+            if probes.last.after(forgotten) <= now
                 && let Err(error) = self.maps.forget(&probes)
             {
                 warn!(%error, "cannot forget a pod");
@@ -168,6 +172,8 @@ impl Node {
         let heard = self.hearing.receivers.get(&receiver_hash(receiver.vni.get()));
         let now = Monotonic::now();
         let pods = || heard.iter().flat_map(|heard| &heard.pods);
+        // What reports have room for: more than a tap has.
+        let pods = || pods().take(MAX_HEARD_PODS);
         let small_only = pods().filter(|(_, pod)| pod.left(now)[1].is_zero());
         [pods().map(|(pod, _)| pod.clone()).collect(), small_only.map(|(pod, _)| pod.clone()).collect()]
     }

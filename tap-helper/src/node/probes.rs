@@ -1,5 +1,5 @@
-//! Sending probes: one per second through each sender device, a small one and one of the longest that the pod sends and the path carries, in turn. They prove to the receivers that
-//! mirrored frames arrive.
+//! Sending probes: one per second through each sender device, a small one and one of the longest that the pod sends and the path
+//! carries, in turn. They prove to the receivers that mirrored frames arrive.
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +23,8 @@ use crate::{
 
 /// The interval of probes.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The longest probe: programs do not lengthen frames to more than 16 KiB (`BPF_SKB_MAX_LEN`, net/core/filter.c).
+const LONGEST: u32 = 16_000;
 /// The pause after the program could not be loaded.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -141,8 +143,10 @@ impl Node {
         }
         let sent = within_each(jobs, |jobs| {
             for Job { probe, prober, classid, device } in jobs {
-                if let Err(error) = prober.send(&probe, classid, device) {
-                    debug!(%error, pod = probe.pod, "no probe");
+                match prober.send(&probe, classid, device) {
+                    Ok(true) => {}
+                    Ok(false) => debug!(pod = probe.pod, full_size = probe.full_size, "the device took no probe"),
+                    Err(error) => debug!(%error, pod = probe.pod, "no probe"),
                 }
             }
         });
@@ -163,7 +167,7 @@ impl Node {
             pod: &source.key.pod,
             source: source.mac,
             ether_type: sender.probe_ether_type,
-            full_size: is_full_size.then(|| limit.unwrap_or(u32::MAX).min(source.longest)),
+            full_size: is_full_size.then(|| limit.unwrap_or(LONGEST).min(source.longest).min(LONGEST)),
             sequence,
             sent: counters.sent,
         };

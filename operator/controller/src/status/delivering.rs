@@ -65,7 +65,7 @@ fn at_receivers(plan: &TapPlan<'_>, pod: &CachedPod, inputs: StatusInputs<'_>) -
 /// What the receivers of one tap do not hear, and since when the controller has known.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Silence {
-    /// Pods that were heard everywhere since they were tapped.
+    /// Pods that were heard everywhere last time.
     delivered: BTreeSet<Uid>,
     /// Pods that are not, and since when that counts.
     silent: BTreeMap<Uid, Timestamp>,
@@ -77,7 +77,8 @@ impl Silence {
     /// A new leader does not know these times, and must not change what its predecessor has reported.
     pub fn observe(&self, status: &PodTapStatus, heard: &[(&CachedPod, Heard)], now: Timestamp) -> Self {
         let own = status.conditions.iter().find(|condition| condition.type_ == CONDITION_DELIVERING);
-        let has_failed = own.is_some_and(|c| c.status == "False" && c.reason != Reason::Pending.as_str());
+        let missing = [Reason::NoProbeFromNode, Reason::PortBlocked, Reason::PathMtu].map(Reason::as_str);
+        let has_failed = own.is_some_and(|c| c.status == "False" && missing.contains(&&*c.reason));
         let mut next = Self::default();
         for (pod, heard) in heard {
             match heard {
@@ -130,14 +131,14 @@ pub fn failure(plan: &TapPlan<'_>, silent: &[(&CachedPod, Heard)], inputs: Statu
             Failure::new(
                 Reason::PortBlocked,
                 format!(
-                    "{at} hears nothing from {from}, though TCP from there reaches it: let firewalls and security groups between the nodes pass UDP port {port}"
+                    "{at} receives no probes from {from}, but TCP connections from there succeed: let firewalls and security groups between the nodes pass UDP port {port}"
                 ),
             )
         } else {
             Failure::new(
                 Reason::NoProbeFromNode,
                 format!(
-                    "{at} hears nothing from {from}: check that the network between the nodes, their firewalls and security groups let UDP port {port} pass"
+                    "{at} receives no probes from {from}: check that the network between the nodes, their firewalls and security groups let UDP port {port} pass"
                 ),
             )
         });
@@ -147,7 +148,7 @@ pub fn failure(plan: &TapPlan<'_>, silent: &[(&CachedPod, Heard)], inputs: Statu
     Some(Failure::new(
         Reason::PathMtu,
         format!(
-            "{at} hears small frames from {}, but no full-size ones: the network between the nodes carries less than the MTU of their interfaces; ask the cluster's administrator to set spec.underlayMTU of the PodTapPolicy",
+            "{at} receives small probes from {}, but no full-size ones: the network between the nodes carries less than the MTU of their interfaces; ask the cluster's administrator to set spec.underlayMTU of the PodTapPolicy",
             named(&nodes)
         ),
     ))

@@ -322,3 +322,17 @@ fn matches_become_rules() {
     let all = Network::from(&cidr("::/0"));
     assert_eq!((all.family, all.mask), (6, [[0; 4]; 4]));
 }
+
+#[test]
+fn only_uids_are_pods() {
+    let key = |text: &[u8]| {
+        let mut uid = [0; UID_SIZE as usize];
+        uid[..text.len()].copy_from_slice(text);
+        PodKey { uid }.pod()
+    };
+    let uid = "5f0d6c1e-0000-4000-8000-000000000001";
+    assert_eq!(key(uid.as_bytes()).as_deref(), Some(uid));
+    for forged in [&b""[..], b"\xff\xfe", b"a\0b", b"a b"] {
+        assert_eq!(key(forged), None, "{forged:?}");
+    }
+}

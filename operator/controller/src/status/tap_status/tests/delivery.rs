@@ -97,7 +97,7 @@ fn silence_is_a_failure_at_once() {
     watch.hear(&["shop-db"], &[]);
     let status = watch.status(1);
     assert_eq!(delivering(&status), ("False", Reason::NoProbeFromNode));
-    let words = "node n2 hears nothing from node n1: check that";
+    let words = "node n2 receives no probes from node n1: check that";
     assert_eq!(mentions(&status, words), [CONDITION_READY, CONDITION_DELIVERING]);
     // Also for the next leader.
     watch.restart();
@@ -133,7 +133,7 @@ fn a_blocked_port_is_told_from_a_node_out_of_reach() {
     reach(&mut watch, "n1", &[n2]);
     let status = watch.status(3);
     assert_eq!(delivering(&status), ("False", Reason::PortBlocked));
-    let words = "node n2 hears nothing from node n1, though TCP from there reaches it";
+    let words = "node n2 receives no probes from node n1, but TCP connections from there succeed";
     assert_eq!(mentions(&status, words), [CONDITION_READY, CONDITION_DELIVERING]);
     assert_eq!(checked(&watch), [("n1".to_owned(), vec![n2])], "as long as it lasts");
     // One node of two is out of reach.
@@ -151,7 +151,9 @@ fn only_small_frames_arrive() {
     watch.hear(&BOTH, &BOTH);
     let status = watch.status(1);
     assert_eq!(delivering(&status), ("False", Reason::PathMtu));
-    assert!(message(&status, CONDITION_DELIVERING).starts_with("node n2 hears small frames from nodes n1, n3, but no"));
+    assert!(
+        message(&status, CONDITION_DELIVERING).starts_with("node n2 receives small probes from nodes n1, n3, but no")
+    );
     // What does not arrive at all comes first.
     watch.hear(&["shop-web"], &["shop-web"]);
     assert_eq!(delivering(&watch.status(2)), ("False", Reason::NoProbeFromNode));
