@@ -64,7 +64,8 @@ fn change(name: &str, value: Option<&str>) {
     });
 }
 
-fn leader() -> Option<String> {
+/// The name of the pod that leads.
+pub fn leader() -> Option<String> {
     let leases: Vec<Lease> = Cluster::lab().list(PODTAP_NAMESPACE);
     leases.into_iter().find_map(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty())
 }

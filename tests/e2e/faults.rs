@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams},
@@ -15,6 +15,7 @@ use podtap_tests::{
 use serde_json::{Value, json};
 
 use crate::{
+    controller::leader,
     numbered::{PORT, a_while, each_once, under_load},
     scene::{Scene, capture},
 };
@@ -114,11 +115,6 @@ fn without_the_api_server_mirrors_run_and_are_repaired() {
         let ready = status.conditions.into_iter().find(|c| c.type_ == "Ready").ok_or("no condition")?;
         if ready.status == "True" { Ok(()) } else { Err("not yet") }
     });
-}
-
-fn leader() -> Option<String> {
-    let leases: Vec<Lease> = Cluster::lab().list(PODTAP_NAMESPACE);
-    leases.into_iter().find_map(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty())
 }
 
 /// A leader that is stopped, and continued when another one leads, changes nothing.

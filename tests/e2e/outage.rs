@@ -9,7 +9,7 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::capture;
+use crate::{controller::leader, scene::capture};
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -94,8 +94,7 @@ fn another_controller_takes_over() {
     sandbox.pod("web", "n1", "web");
     tap(&sandbox, "out-lead");
     let vni = sandbox.tap("web").status.and_then(|s| s.vni);
-    let leases: Vec<k8s_openapi::api::coordination::v1::Lease> = lab.list(PODTAP_NAMESPACE);
-    let holder = leases.iter().find_map(|l| l.spec.as_ref()?.holder_identity.clone()).expect("one of them leads");
+    let holder = leader().expect("one of them leads");
     lab.kubectl(&["-n", PODTAP_NAMESPACE, "delete", "pod", &holder, "--grace-period=0", "--force"], "")
         .expect("the leader can be removed");
     sandbox.pod("web-2", "n2", "web");

@@ -3,8 +3,9 @@
 //! It talks to the API server and never to the kernel. Its parts are connected by channels that hold only the newest value:
 //! [`node_tap`] watches the node's `NodeTap` and applies its spec through the [`helper_client`]; [`publish`] writes the reports that
 //! come back into its status; [`renewal`] lets the mirrors run on, as long as the API server confirms that the `NodeTap` exists;
-//! [`reachability`] finds out which nodes this one reaches, where its probes do not arrive; [`metrics`] serves counters, which the client requests for scrapes. No error stops the agent, and when it stops, every mirror
-//! stays as it is until its orphan timeout is over.
+//! [`reachability`] finds out which nodes this one reaches, where its probes do not arrive; [`metrics`] serves counters, which the
+//! client requests for scrapes. No error stops the agent, and when it stops, every mirror stays as it is until its orphan timeout is
+//! over.
 
 mod helper_client;
 mod metrics;

@@ -39,7 +39,7 @@ pub async fn run(
     let mut pace = Pace::new(Instant::now());
     let mut written = None;
     loop {
-        // Also without a report: a change that is not read is one for ever.
+        // Also without a report: a change that is never read would wake this loop for ever.
         let reachable_addresses = reachable.borrow_and_update().clone();
         let report = reports
             .borrow_and_update()

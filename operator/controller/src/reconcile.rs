@@ -92,7 +92,7 @@ impl Reconciler {
         // No requests.
         let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.deduplication);
         let moves = moves(&taps, &snapshot, &self.state.moves);
-        // A new leader goes on to ask what its predecessor has asked.
+        // A new leader keeps asking what its predecessor asked.
         let stored = taps.iter().filter(|plan| is_silent(&plan.tap.status)).map(|plan| plan.tap.reference.uid.clone());
         let silent = stored.chain(self.state.silent.iter().cloned()).collect();
         let Plan { mut nodes, taps } =

@@ -27,7 +27,7 @@ const LIMIT: SignedDuration = SignedDuration::from_secs(30);
 /// The destinations that stay for now.
 #[derive(Debug, Default)]
 pub struct Moves {
-    /// By tap and node: where the node goes on to send.
+    /// By tap and node: where the node keeps sending.
     destinations: BTreeMap<(Uid, String), Vec<Endpoint>>,
     /// By tap: receivers that are no longer requested, and their nodes.
     receivers: BTreeMap<Uid, Vec<(String, Receiver)>>,
@@ -38,7 +38,7 @@ pub struct Moves {
 }
 
 impl Moves {
-    /// Where a node goes on to send the tap's frames, if not to its destinations.
+    /// Where a node keeps sending the tap's frames, if not to its destinations.
     pub fn destinations_of(&self, tap: &Uid, node: &str) -> Option<&Vec<Endpoint>> {
         self.destinations.get(&(tap.clone(), node.to_owned()))
     }
@@ -156,7 +156,7 @@ impl<'a> Old<'a> {
         told.any(|told| told.iter().any(|to| self.is_old(to)) && self.new.iter().any(|to| !told.contains(to)))
     }
 
-    /// The nodes that can go on to send what they do where they do, since all of that is still requested or can stay.
+    /// The nodes that can keep sending what they do where they do, since all of that is still requested or can stay.
     fn senders(&self) -> impl Iterator<Item = (&'a str, &'a Vec<Endpoint>)> {
         let can_stay = |to: &Endpoint| self.new.contains(to) || self.is_old(to);
         let same = self.told.iter().filter(|(node, _)| self.same.contains(*node));
@@ -184,8 +184,8 @@ impl<'a> Old<'a> {
     }
 }
 
-/// Whether nothing of the tap changes on a node but destinations and peers, and no pod is added: an old destination gets nothing that
-/// nobody has requested for it.
+/// Whether nothing of the tap changes on a node but destinations and peers, and no pod is added: no spec ever
+/// asked for more to be sent to an old destination.
 fn is_same(plan: &TapPlan<'_>, node: &str, told: &NodeState) -> bool {
     let tap = &plan.tap.reference.uid;
     let settings = |entry: &Tap| Tap { destinations: Vec::new(), peers: Vec::new(), ..entry.clone() };
@@ -197,7 +197,7 @@ fn is_same(plan: &TapPlan<'_>, node: &str, told: &NodeState) -> bool {
     settings(entry) == settings(&node_specs::tap(plan, spec, Vec::new())) && pods.all(|pod| is_told(&pod.uid))
 }
 
-/// Whether a receiver may go on to get frames.
+/// Whether a receiver may keep receiving frames.
 fn is_usable(snapshot: &Snapshot, node: &str, receiver: &Receiver) -> bool {
     let node_is_usable = snapshot.nodes.get(node).is_some_and(|node| node.ready && !node.excluded);
     let pod_is_usable = receiver.pod.as_ref().is_none_or(|pod| {

@@ -101,7 +101,7 @@ fn a_node_sends_to_the_old_destination_until_the_new_one_is_in_place() {
     let mut cluster = Cluster::new(&at("n2"));
     assert_eq!((cluster.sends_to(), cluster.receivers()), (vec!["10.0.0.2".into()], vec![("n2", 1)]));
     cluster.change(json!([at("n3")]));
-    assert_eq!(cluster.reconcile(), ["n2", "n3"], "n1 goes on; n2 goes on to receive, from n3, too");
+    assert_eq!(cluster.reconcile(), ["n2", "n3"], "n1 keeps sending to n2, which accepts frames from n3, too");
     assert_eq!((cluster.sends_to(), cluster.receivers()), (vec!["10.0.0.2".into()], vec![("n2", 1), ("n3", 1)]));
     assert_eq!(cluster.reconcile(), [""; 0]);
     cluster.apply(&["n3"]);
@@ -208,7 +208,7 @@ fn not_every_old_destination_stays() {
     assert_eq!(cluster.sends_to(), ["10.0.0.3"]);
 }
 
-/// Nobody has requested that the old destination gets these.
+/// No spec asked for these to be sent to the old destination.
 #[test]
 fn an_old_destination_gets_nothing_new() {
     let changes: [Change; 3] = [
