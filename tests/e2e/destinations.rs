@@ -1,11 +1,19 @@
 //! All kinds of destinations, alone and together.
 
+use std::time::Duration;
+
 use podtap_tests::{
     capture::{Capture, FrameDirection},
-    cluster::{Cluster, namespace_of_node},
+    cluster::{Cluster, in_network, namespace_of_node},
+    wait::until,
 };
+use serde_json::json;
 
-use crate::scene::{Scene, allow_external, as_on_the_wire, capture, outside, same_traffic};
+use crate::{
+    numbered::{PORT, a_while, each_once, under_load},
+    processes::Stopped,
+    scene::{Scene, allow_external, as_on_the_wire, capture, node_address, outside, same_traffic, sends_to},
+};
 
 /// Applies a tap of app=web with these destinations, waits until it is ready, and checks that each of the receivers
 /// that `receivers` opens gets each frame of the pod exactly once.
@@ -154,7 +162,7 @@ fn a_deleted_consumer_is_replaced() {
     let next = scene.sandbox.pod("ids-b", "n1", "ids");
     assert_eq!(destination_pod(&scene), "ids-a", "the oldest ready pod stays the destination");
     scene.sandbox.kubectl(&["delete", "pod", "ids-a", "--wait=false"], "").expect("a pod can be deleted");
-    podtap_tests::wait::until("the other pod takes over", std::time::Duration::from_secs(20), || {
+    until("the other pod takes over", Duration::from_secs(20), || {
         let pod = destination_pod(&scene);
         if pod == "ids-b" { Ok(()) } else { Err(pod) }
     });
@@ -162,7 +170,7 @@ fn a_deleted_consumer_is_replaced() {
     scene.sandbox.ready("web");
     let seen = receiver.so_far().len();
     scene.traffic();
-    podtap_tests::wait::until("frames arrive at the other pod", std::time::Duration::from_secs(10), || {
+    until("frames arrive at the other pod", Duration::from_secs(10), || {
         let now = receiver.so_far().len();
         if now > seen + 100 { Ok(()) } else { Err(now) }
     });
@@ -171,4 +179,43 @@ fn a_deleted_consumer_is_replaced() {
 fn destination_pod(scene: &Scene) -> String {
     let status = scene.sandbox.tap("web").status.expect("a ready tap has a status");
     status.destinations.first().and_then(|destination| destination.pod.clone()).unwrap_or_default()
+}
+
+/// As after another lease of the node's provider: the Node object names it, and the node has it.
+#[test]
+fn a_node_whose_address_changes_is_sent_to_where_it_is() {
+    const NEXT: &str = "10.66.0.112";
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("address");
+    let lab = scene.sandbox.lab();
+    crate::faults::tap(&scene, "dst-addr");
+    let (pod, node) = (scene.sandbox.network(&scene.web), namespace_of_node(lab, "n2"));
+    let first = node_address("n2");
+    assert_eq!(sends_to(&pod), [first.as_str()]);
+    in_network(&node, &["ip", "address", "add", &format!("{NEXT}/24"), "dev", "eth0"]);
+    let receiver = capture(&node, "dst-addr");
+    let moved_to = |address: &str| {
+        until(&format!("{address} is sent to"), Duration::from_secs(60), || match sends_to(&pod) {
+            addresses if addresses == [address] => Ok(()),
+            addresses => Err(addresses.join(", ")),
+        });
+    };
+    let sent = under_load(&scene, |sent| {
+        a_while(sent);
+        // It would write the address that it was started with.
+        let kubelet = Stopped::new("n2", "[ \"$(cat $p/comm)\" = kubelet ]");
+        let addresses = [("InternalIP", NEXT), ("Hostname", "n2")];
+        let addresses = addresses.map(|(kind, address)| json!({"type": kind, "address": address}));
+        let patch = json!({"status": {"addresses": addresses}}).to_string();
+        lab.kubectl(&["patch", "node", "n2", "--subresource=status", "--type=merge", "-p", &patch], "")
+            .expect("the status of a node can be written");
+        moved_to(NEXT);
+        a_while(sent);
+        drop(kubelet);
+        moved_to(&first);
+        a_while(sent);
+    });
+    assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
+    scene.sandbox.ready("web");
+    in_network(&node, &["ip", "address", "del", &format!("{NEXT}/24"), "dev", "eth0"]);
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use podtap_api::NodeTap;
 use podtap_tests::{
     capture::{Capture, Frame},
-    cluster::{Cluster, Sandbox, namespace_of_node, traces},
+    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, namespace_of_node, traces},
     wait::until,
 };
 
@@ -114,5 +114,31 @@ fn a_node_with_a_helper_pod_is_drained_and_other_nodes_do_not_notice() {
         if (status.matched_pods, status.tapped_pods) == (2, 2) { Ok(()) } else { Err(format!("{status:?}")) }
     });
     sandbox.ready("web");
+    same_traffic(sent, receiver, is_icmp);
+}
+
+/// What it runs is still to be watched, and an administrator may start pods there.
+#[test]
+fn a_cordoned_node_is_tapped() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("cordon");
+    sandbox.lab().kubectl(&["cordon", "n1"], "").expect("a node can be cordoned");
+    let _uncordon = Uncordon;
+    let first = helper_of("n1").and_then(|pod| pod.metadata.name);
+    if let Some(name) = &first {
+        let delete = ["-n", PODTAP_NAMESPACE, "delete", "pod", name.as_str(), "--timeout=60s"];
+        sandbox.lab().kubectl(&delete, "").expect("a helper pod can be deleted");
+    }
+    let web = sandbox.pod("web", "n1", "web");
+    sandbox.apply(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
+         filter: {include: [{protocol: ICMP}]}\n  \
+         destinations: [{node: {name: n1, interfaceName: drn-cordon}}]\n",
+    );
+    sandbox.ready("web");
+    assert_ne!(helper_of("n1").and_then(|pod| pod.metadata.name), first, "the helper pod was started there");
+    let receiver = capture(&namespace_of_node(sandbox.lab(), "n1"), "drn-cordon");
+    let sent = Capture::start(&sandbox.network(&web), "eth0");
+    sandbox.in_pod("web", &format!("ping -q -c 3 -i 0.1 {}", node_address("n1"))).expect("the node answers");
     same_traffic(sent, receiver, is_icmp);
 }

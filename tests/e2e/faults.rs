@@ -1,6 +1,10 @@
 //! Faults of the control plane, with traffic flowing: nothing is lost that should stay.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -9,7 +13,8 @@ use kube::{
 };
 use podtap_api::{NodeTap, PodTap};
 use podtap_tests::{
-    cluster::{Cluster, PODTAP_NAMESPACE, in_network, namespace_of_node},
+    cluster::{Cluster, PODTAP_NAMESPACE, in_network, namespace_of_node, traces},
+    namespace::within,
     wait::until,
 };
 use serde_json::{Value, json};
@@ -17,43 +22,17 @@ use serde_json::{Value, json};
 use crate::{
     controller::leader,
     numbered::{PORT, a_while, each_once, under_load},
+    processes::{Stopped, runs},
     scene::{Scene, capture},
+    uninstall::helm,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Longer than a lease of the controller lasts.
-const OUTAGE: Duration = Duration::from_secs(35);
+const OUTAGE: Duration = Duration::from_secs(60);
 
-/// Stops the processes of a member of the lab that a shell condition on `$p`, a directory in /proc, selects; continued when dropped.
-struct Stopped {
-    member: &'static str,
-    processes: String,
-}
-
-impl Stopped {
-    fn new(member: &'static str, condition: &str) -> Self {
-        let find = format!("for p in /proc/[0-9]*; do if {condition}; then echo ${{p#/proc/}}; fi; done 2>/dev/null");
-        let found = Cluster::lab().on_node(member, &find).expect("the member runs");
-        let processes = found.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(!processes.is_empty(), "no such process on {member}: {condition}");
-        let this = Self { member, processes };
-        this.signal("STOP").expect("they can be stopped");
-        this
-    }
-
-    fn signal(&self, name: &str) -> Result<String, String> {
-        Cluster::lab().on_node(self.member, &format!("kill -{name} {}", self.processes))
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        // What was replaced meanwhile has ended.
-        let _ = self.signal("CONT");
-    }
-}
-
-fn tap(scene: &Scene, interface: &str) {
+/// A tap from the web server to n2, Ready.
+pub fn tap(scene: &Scene, interface: &str) {
     scene.sandbox.apply(&format!(
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  targets: {{podNames: [web]}}\n  \
          destinations: [{{node: {{name: n2, interfaceName: {interface}}}}}]\n"
@@ -66,6 +45,18 @@ fn exclude(port: u16) -> Value {
     json!({"spec": {"filter": {"exclude": [{"protocol": "TCP", "ports": [{"port": port}]}]}}})
 }
 
+/// Makes such a change, and waits until n1 has applied it.
+#[track_caller]
+pub fn apply_change(scene: &Scene, port: u16) {
+    until("a change is accepted", TIMEOUT, || {
+        scene.sandbox.kubectl(&["patch", "podtap", "web", "--type=merge", "-p", &exclude(port).to_string()], "")
+    });
+    until("the change is applied", TIMEOUT, || match excluded_on("n1", scene.sandbox.namespace()) {
+        Some((now, true)) if now == port => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
 /// The port that a node was told to exclude, and whether it has applied that.
 fn excluded_on(node: &str, namespace: &str) -> Option<(u16, bool)> {
     let nodes: Vec<NodeTap> = Cluster::lab().list_all();
@@ -76,6 +67,33 @@ fn excluded_on(node: &str, namespace: &str) -> Option<(u16, bool)> {
     Some((port, observed == node.metadata.generation))
 }
 
+/// Sends a request to etcd, which listens in the control plane only, and returns the answer (etcd's JSON gateway, `/v3`).
+fn etcd(path: &str, body: &Value) -> Value {
+    let body = body.to_string();
+    let request = format!(
+        "POST /v3/{path} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let network = namespace_of_node(Cluster::lab(), "cp");
+    let answer = within(&network, move || {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, 2379))?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    })
+    .expect("etcd answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// Nothing can continue a watch from a revision before this.
+fn compact() {
+    let now = etcd("kv/range", &json!({"key": "AA=="}));
+    etcd("kv/compaction", &json!({"revision": now["header"]["revision"], "physical": true}));
+}
+
+/// It comes back with an empty cache, and with no history: what watched before has to list again.
 #[test]
 fn without_the_api_server_mirrors_run_and_are_repaired() {
     let _alone = Cluster::alone();
@@ -99,14 +117,9 @@ fn without_the_api_server_mirrors_run_and_are_repaired() {
             Some(left) if !left.is_zero() => Err(format!("{left:?} left")),
             _ => Ok(()),
         });
-        drop(stopped);
-        until("a change is accepted again", TIMEOUT, || {
-            scene.sandbox.kubectl(&["patch", "podtap", "web", "--type=merge", "-p", &exclude(1).to_string()], "")
-        });
-        until("and applied", TIMEOUT, || match excluded_on("n1", scene.sandbox.namespace()) {
-            Some((1, true)) => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
+        compact();
+        stopped.kill();
+        apply_change(&scene, 1);
         a_while(sent);
     });
     assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
@@ -136,10 +149,8 @@ fn a_leader_that_was_stopped_changes_nothing() {
     let escaped = uid.replace('-', "_");
     let sent = under_load(&scene, |sent| {
         a_while(sent);
-        let stopped = Stopped::new(
-            node,
-            &format!("grep -q -e {uid} -e {escaped} $p/cgroup && tr '\\0' ' ' <$p/cmdline | grep -q podtap-controller"),
-        );
+        let stopped =
+            Stopped::new(node, &format!("grep -q -e {uid} -e {escaped} $p/cgroup && {}", runs("/podtap-controller")));
         // What the first one may have planned already is done.
         scene
             .sandbox
@@ -149,16 +160,7 @@ fn a_leader_that_was_stopped_changes_nothing() {
             Some(leader) if leader != first => Ok(()),
             other => Err(format!("{other:?}")),
         });
-        for port in 2..5 {
-            scene
-                .sandbox
-                .kubectl(&["patch", "podtap", "web", "--type=merge", "-p", &exclude(port).to_string()], "")
-                .expect("it can be changed");
-            until("the change is applied", TIMEOUT, || match excluded_on("n1", scene.sandbox.namespace()) {
-                Some((now, true)) if now == port => Ok(()),
-                other => Err(format!("{other:?}")),
-            });
-        }
+        (2..5).for_each(|port| apply_change(&scene, port));
         let generation = |node: &str| {
             let nodes: Vec<NodeTap> = lab.list_all();
             nodes.into_iter().find(|object| object.name_any() == node).and_then(|object| object.metadata.generation)
@@ -218,4 +220,35 @@ fn a_tap_is_changed_all_the_time() {
     println!("{rate:.0} changes per second");
     assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
     scene.sandbox.ready("web");
+}
+
+/// Deleting the definition deletes its taps, and they end as others do. With the definition, everything works again.
+#[test]
+fn taps_end_with_their_definition_and_can_be_created_with_the_next_one() {
+    let _alone = Cluster::alone();
+    let scene = Scene::alone("definition");
+    let lab = scene.sandbox.lab();
+    tap(&scene, "flt-crd");
+    let networks = [scene.sandbox.network(&scene.web), namespace_of_node(lab, "n2")];
+    let left = || networks.iter().flat_map(|network| traces(network)).collect::<Vec<_>>();
+    assert_ne!(left(), [""; 0], "this check sees the tap");
+    let restarts = || {
+        let pods: Vec<Pod> = lab.list(PODTAP_NAMESPACE);
+        let statuses =
+            pods.iter().flat_map(|pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()));
+        statuses.map(|status| status.restart_count).sum::<i32>()
+    };
+    let before = restarts();
+    lab.kubectl(&["delete", "crd", "podtaps.podtap.dev", "--timeout=60s"], "").expect("its taps end");
+    assert_eq!(left(), [""; 0], "nothing is left of the tap");
+
+    let chart = lab.top().join("deploy/chart/podtap");
+    helm(&["upgrade", "podtap", chart.to_str().expect("UTF-8"), "--reuse-values", "--wait", "--timeout", "120s"]);
+    lab.kubectl(&["wait", "--for=condition=Established", "crd/podtaps.podtap.dev", "--timeout=60s"], "")
+        .expect("it is established");
+    tap(&scene, "flt-crd");
+    assert_eq!(restarts(), before, "nothing had to be restarted");
+    let receiver = capture(&networks[1], "flt-crd");
+    let sent = under_load(&scene, a_while);
+    each_once(&receiver, PORT, sent);
 }

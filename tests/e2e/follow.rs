@@ -1,13 +1,16 @@
 //! The tap follows its pods.
 
-use std::{path::Path, time::Duration};
+use std::{env, path::Path, time::Duration};
 
 use podtap_tests::{
     cluster::{Cluster, Sandbox, in_network, namespace_of_node},
     wait::until,
 };
 
-use crate::scene::{address, capture};
+use crate::{
+    helper_pods::pid,
+    scene::{address, capture},
+};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -51,7 +54,8 @@ fn pods_that_come_go_and_change_their_labels() {
     sandbox.condition("web", "Ready", "True", "AllPodsSkipped");
 }
 
-/// The first frames that the new pod sends, a DNS request, are already mirrored: on either node, 20 times of 20.
+/// The first frames that the new pod sends, a DNS request, are already mirrored: on either node, 20 times of 20, or
+/// `PODTAP_RECREATIONS` times. The nodes keep nothing of those that have ended.
 #[test]
 fn a_recreated_pod_is_mirrored_from_its_first_frame() {
     // Alone, because other tests end helper pods.
@@ -64,7 +68,16 @@ fn a_recreated_pod_is_mirrored_from_its_first_frame() {
     sandbox.pod("two", "n2", "web");
     sandbox.ready("web");
     let receiver = capture(&namespace_of_node(sandbox.lab(), "n2"), "fol-first");
-    for round in 0..20 {
+    let descriptors = || -> Vec<usize> {
+        let count = |node| {
+            let listed = sandbox.lab().on_node(node, &format!("ls /proc/{}/fd", pid(node, "/tap-helper serve")));
+            listed.expect("the node runs").lines().count()
+        };
+        vec![count("n1"), count("n2")]
+    };
+    let before = descriptors();
+    let recreations = env::var("PODTAP_RECREATIONS").ok().map_or(20, |text| text.parse().expect("a number"));
+    for round in 0..recreations {
         let (node, name) = [("n1", "one"), ("n2", "two")][round % 2];
         sandbox.kubectl(&["delete", "pod", name], "").expect("a pod can be deleted");
         sandbox.start(name, node, "web", &format!("nslookup first-{round} {}; sleep 3600", address(&peer)));
@@ -75,7 +88,15 @@ fn a_recreated_pod_is_mirrored_from_its_first_frame() {
             let mirrored = receiver.count(|f| is_request(&f.bytes, source));
             if sent > 0 && mirrored == sent { Ok(()) } else { Err(format!("{sent} sent, {mirrored} mirrored")) }
         });
-    }
+    } // Those of namespaces, programs and maps among them.
+    until("the helper pods hold no more than before", TIMEOUT, || {
+        let now = descriptors();
+        if now.iter().zip(&before).all(|(now, before)| now <= before) {
+            Ok(())
+        } else {
+            Err(format!("{before:?} {now:?}"))
+        }
+    });
 }
 
 /// Twenty pods that start at once on one node, under taps whose programs the kernel takes a tenth of a second to verify. Each sends its

@@ -12,7 +12,10 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Scene, capture, same_traffic};
+use crate::{
+    processes::{processes, runs},
+    scene::{Scene, capture, same_traffic},
+};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -42,17 +45,24 @@ fn tap(sandbox: &Sandbox, destination: &str) {
     sandbox.ready("web");
 }
 
-/// Lines of `/proc/PID/status` of the one process of a node that runs `program`.
+/// The processes of a node that run `program`.
+pub fn pids(node: &str, program: &str) -> Vec<String> {
+    processes(node, &runs(program))
+}
+
+/// The one that does the work: the tap-helper's first process starts it, and starts it again when it has ended.
+pub fn pid(node: &str, program: &str) -> String {
+    let pids = pids(node, program);
+    pids.into_iter().max_by_key(|pid| pid.parse::<u32>().expect("a number")).expect("it runs")
+}
+
+/// Lines of `/proc/PID/status`, and of what the process has of a service account's token.
 fn status_of(node: &str, program: &str) -> String {
-    Cluster::lab()
-        .on_node(
-            node,
-            &format!(
-                "for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' < $p/cmdline 2>/dev/null)\" in \
-                 \"{program}\"*) echo path $p; cat $p/status; ls -A $p/root/var/run/secrets/kubernetes.io 2>&1 | sed 's/^/token /';; esac; done"
-            ),
-        )
-        .expect("the node runs")
+    let pid = pid(node, program);
+    let script = format!(
+        "cat /proc/{pid}/status; ls -A /proc/{pid}/root/var/run/secrets/kubernetes.io 2>&1 | sed 's/^/token /'"
+    );
+    Cluster::lab().on_node(node, &script).expect("the node runs")
 }
 
 #[test]
@@ -100,10 +110,7 @@ fn the_agents_user_reads_no_tokens_and_no_other_user_reads_the_agents() {
          image: 'podtap.dev/busybox:1', imagePullPolicy: Never, command: [sleep, '65532']}\n",
     );
     scene.sandbox.running("nonroot");
-    let process = |program: &str| {
-        let status = status_of("n1", program);
-        status.lines().find_map(|line| line.strip_prefix("path ")).map(str::to_owned).expect("it runs")
-    };
+    let process = |program: &str| format!("/proc/{}", pid("n1", program));
     let (pod, agent) = (process("sleep 65532"), process("/podtap-agent run"));
     let read = |user: &str, process: &str| {
         let token = format!("{process}/root/var/run/secrets/kubernetes.io/serviceaccount/token");
@@ -130,13 +137,13 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
     let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "hlp-kill");
     let pod = Capture::start(&network, "eth0");
     for program in ["/tap-helper serve", "/podtap-agent run"] {
-        let status = status_of("n1", program);
-        let path = status.lines().find_map(|line| line.strip_prefix("path /proc/")).expect("it runs").to_owned();
-        scene.sandbox.lab().on_node("n1", &format!("kill -9 {path}")).expect("it can be killed");
+        let killed = pids("n1", program);
+        scene.sandbox.lab().on_node("n1", &format!("kill -9 {}", killed.join(" "))).expect("they can be killed");
         scene.traffic();
         until("it is started again", TIMEOUT, || {
-            let now = status_of("n1", program);
-            if now.contains("path ") && !now.contains(&format!("path /proc/{path}\n")) { Ok(()) } else { Err(now) }
+            let now = pids("n1", program);
+            let is_up = now.len() == killed.len() && !now.iter().any(|pid| killed.contains(pid));
+            if is_up { Ok(()) } else { Err(format!("{now:?}; {killed:?} were killed")) }
         });
         scene.traffic();
     }
@@ -158,12 +165,9 @@ fn programs_that_hang_are_restarted_and_the_mirror_keeps_running() {
     let pod = Capture::start(&network, "eth0");
     until("the helper pod is Ready", TIMEOUT, || helper_of("n1").filter(is_ready).ok_or("not yet"));
     let before = helper_of("n1").and_then(|pod| pod.metadata.uid);
-    let pids = |program: &str| -> Vec<String> {
-        let status = status_of("n1", program);
-        status.lines().filter_map(|line| line.strip_prefix("path /proc/")).map(str::to_owned).collect()
-    };
+    let pids = |program: &str| pids("n1", program);
     let programs = ["/tap-helper serve", "/podtap-agent run"];
-    let stopped = programs.map(&pids);
+    let stopped = programs.map(pids);
     assert!(stopped.iter().all(|pids| !pids.is_empty()), "{stopped:?}");
     scene.sandbox.lab().on_node("n1", &format!("kill -STOP {}", stopped.concat().join(" "))).expect("they run");
     scene.traffic();

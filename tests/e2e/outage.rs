@@ -3,13 +3,17 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use podtap_api::PodTap;
+use podtap_api::{NodeTap, PodTap};
 use podtap_tests::{
     cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, namespace_of_node, traces},
     wait::until,
 };
 
-use crate::{controller::leader, scene::capture};
+use crate::{
+    controller::leader,
+    helper_pods::helper_of,
+    scene::{capture, node_address, sends_to},
+};
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -83,6 +87,54 @@ fn a_node_that_lost_power_is_tapped_again() {
     until("frames arrive", TIMEOUT, || {
         let _ = sandbox.in_pod("web", "ping -c 1 -W 1 10.96.0.1");
         if receiver.so_far().len() > seen { Ok(()) } else { Err("none") }
+    });
+}
+
+/// A node that is gone, and one of its name that joins later.
+#[test]
+fn a_node_that_is_removed_is_left_out_and_may_join_again() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("removed");
+    let lab = sandbox.lab();
+    let (web, _) = (sandbox.pod("web", "n1", "web"), sandbox.pod("other", "n2", "web"));
+    tap(&sandbox, "out-stay");
+    sandbox.apply(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: away}\nspec:\n  targets: {podNames: [web]}\n  \
+         destinations: [{node: {name: n2, interfaceName: out-away}}]\n",
+    );
+    sandbox.ready("away");
+    let (network, address) = (sandbox.network(&web), node_address("n2"));
+    assert!(sends_to(&network).contains(&address), "{:?}", sends_to(&network));
+    lab.tool("lab", &["node-kill", "n2"]).expect("a node can lose power");
+    lab.kubectl(&["delete", "node", "n2"], "").expect("a node can be removed");
+    // As the pod garbage collector does some minutes later.
+    sandbox.kubectl(&["delete", "pod", "other", "--force", "--grace-period=0"], "").expect("a pod can be removed");
+
+    sandbox.condition("away", "DestinationsReady", "False", "NodeNotFound");
+    sandbox.condition("away", "Ready", "False", "NodeNotFound");
+    until("nothing is sent to it", TIMEOUT, || {
+        let addresses = sends_to(&network);
+        if addresses.contains(&address) { Err(addresses.join(", ")) } else { Ok(()) }
+    });
+    until("the other node is tapped, and nothing is kept for the one that is gone", TIMEOUT, || {
+        let status = sandbox.tap("web").status.unwrap_or_default();
+        let nodes: Vec<NodeTap> = lab.list_all();
+        let nodes: Vec<String> = nodes.iter().map(kube::ResourceExt::name_any).collect();
+        let is_so = (status.matched_pods, status.tapped_pods) == (1, 1) && nodes == ["n1"] && helper_of("n2").is_none();
+        if is_so { Ok(()) } else { Err(format!("{nodes:?} {status:?}")) }
+    });
+    sandbox.ready("web");
+    let receiver = capture(&namespace_of_node(lab, "n1"), "out-stay");
+    sandbox.in_pod("web", "ping -c 1 -W 1 10.66.0.1").expect("it answers");
+    until("frames arrive", TIMEOUT, || if receiver.so_far().is_empty() { Err("none") } else { Ok(()) });
+
+    lab.tool("lab", &["node-start", "n2"]).expect("a node can be added");
+    sandbox.ready("away");
+    assert!(sends_to(&network).contains(&address), "{:?}", sends_to(&network));
+    let receiver = capture(&namespace_of_node(lab, "n2"), "out-away");
+    until("frames arrive there", TIMEOUT, || {
+        let _ = sandbox.in_pod("web", "ping -c 1 -W 1 10.66.0.1");
+        if receiver.so_far().is_empty() { Err("none") } else { Ok(()) }
     });
 }
 

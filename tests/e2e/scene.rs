@@ -13,6 +13,7 @@ use podtap_tests::{
     streams::Content,
     wait::until,
 };
+use serde_json::Value;
 
 /// A web server on n1 with the label app=web, and a client on n2.
 pub struct Scene {
@@ -95,6 +96,13 @@ pub fn node_address(name: &str) -> String {
     let node = nodes.into_iter().find(|n| n.metadata.name.as_deref() == Some(name)).expect("the node exists");
     let addresses = node.status.and_then(|s| s.addresses).expect("a node has addresses");
     addresses.into_iter().find(|a| a.type_ == "InternalIP").expect("one of them is internal").address
+}
+
+/// The addresses that the devices of a pod's taps send to, as `bridge` shows them.
+pub fn sends_to(network: &Path) -> Vec<String> {
+    let entries = in_network(network, &["bridge", "-j", "fdb", "show"]);
+    let entries: Vec<Value> = serde_json::from_str(&entries).expect("bridge prints JSON");
+    entries.iter().filter_map(|entry| entry["dst"].as_str().map(str::to_owned)).collect()
 }
 
 /// Address of the namespace that connects the nodes.

@@ -21,6 +21,7 @@ use podtap_tests::{
 
 use crate::{
     packet::numbers,
+    processes::{processes, runs},
     scene::{address, capture},
 };
 
@@ -196,11 +197,9 @@ impl Model {
         if statuses.map(|status| status.restart_count).max().is_none_or(|restarts| restarts > 1) {
             return self.delete_pods("helper");
         }
-        let script = format!(
-            "for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' < $p/cmdline 2>/dev/null)\" in \"{program}\"*) \
-             kill -9 ${{p#/proc/}};; esac; done; true"
-        );
-        self.sandbox.lab().on_node(node, &script).expect("the node runs");
+        let pids = processes(node, &runs(program)).join(" ");
+        // One may have ended meanwhile, by an earlier fault.
+        let _ = self.sandbox.lab().on_node(node, &format!("kill -9 {pids}"));
         format!("{program} killed on {node}")
     }
 

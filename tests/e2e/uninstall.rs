@@ -43,7 +43,7 @@ fn kubectl(arguments: &[&str]) -> String {
     Cluster::lab().kubectl(arguments, "").unwrap_or_else(|message| panic!("{arguments:?}: {message}"))
 }
 
-fn helm(arguments: &[&str]) {
+pub fn helm(arguments: &[&str]) {
     let lab = Cluster::lab();
     let kubeconfig = lab.top().join("target/lab/kubeconfig");
     let connection = ["--namespace", PODTAP_NAMESPACE, "--kubeconfig", kubeconfig.to_str().expect("UTF-8")];
