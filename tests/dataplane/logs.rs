@@ -1,8 +1,11 @@
 //! What the tap-helper logs for people.
 
-use podtap_model::Direction;
+use std::time::Duration;
 
-use crate::scene::{Scene, TAP, VNI, desired, local_endpoint, receiver, sender};
+use podtap_model::Direction;
+use podtap_tests::{net::Helper, wait::until};
+
+use crate::scene::{Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
 
 #[test]
 fn a_step_is_one_line_with_names() {
@@ -26,4 +29,23 @@ fn a_step_is_one_line_with_names() {
     assert!(named("step=prepare the eBPF programs", &of_pod), "{log}");
     assert!(named("step=mirror the ingress of interface ", &of_pod), "{log}");
     assert!(named("step=create the interface ", "of=\"receiver mirror0 of PodTap "), "{log}");
+}
+
+/// The tap-helper writes nothing else: it works, and comes back after it was killed, on a node whose disk is full.
+#[test]
+fn a_log_that_cannot_be_written_is_no_obstacle() {
+    let mut scene = Scene::new();
+    scene.helper.kill();
+    let logged = scene.helper.log();
+    scene.helper = Helper::with_a_full_log(&scene.node);
+    scene.agent = scene.helper.agent();
+    let captures = scene.tap_to_remote(Direction::Both);
+    scene.traffic();
+    scene.helper.kill_child();
+    scene.agent = until("the helper serves again", Duration::from_secs(10), || scene.helper.try_agent());
+    scene.web.network().run("tc filter del dev eth0 egress");
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
+    scene.traffic();
+    captures.same(&scene, |_| true);
+    assert_eq!(scene.helper.log(), logged);
 }

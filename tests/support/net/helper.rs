@@ -89,12 +89,26 @@ impl Helper {
         Self::serve(node, |arguments| command(&tracer, arguments))
     }
 
+    /// Starts a helper whose log cannot be written, as on a full disk.
+    ///
+    /// # Panics
+    /// After ten seconds.
+    #[must_use]
+    pub fn with_a_full_log(node: &Node) -> Self {
+        let full = File::options().write(true).open("/dev/full").expect("every Linux has it");
+        Self::serve_logging_to(node, full, |arguments| command(&[], arguments))
+    }
+
     fn serve(node: &Node, command: impl Fn(&[&str]) -> Command) -> Self {
+        let log = File::options().create(true).append(true).open(log_of(node)).expect("a file can be created");
+        Self::serve_logging_to(node, log, command)
+    }
+
+    fn serve_logging_to(node: &Node, output: File, command: impl Fn(&[&str]) -> Command) -> Self {
         let socket = node.socket_directory().join("tap-helper.sock");
         // A helper that was killed leaves its socket, which would be mistaken for the one of this helper.
         let _ = fs::remove_file(&socket);
-        let log = node.directory().join("tap-helper.log");
-        let output = File::options().create(true).append(true).open(&log).expect("a file can be created");
+        let log = log_of(node);
         let uid = AGENT_UID.to_string();
         let path = socket.display().to_string();
         let mut command = command(&["serve", "--socket", &path, "--agent-uid", &uid]);
@@ -262,6 +276,10 @@ impl Drop for Helper {
             let _ = self.process.wait();
         }
     }
+}
+
+fn log_of(node: &Node) -> PathBuf {
+    node.directory().join("tap-helper.log")
 }
 
 fn command(tracer: &[&str], arguments: &[&str]) -> Command {
