@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test repo dataplane kernels e2e soak bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
 comma := ,
 NODES ?= 2
@@ -34,7 +34,7 @@ kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated 
 	tests/vm/run.sh $(TESTS)
 
 # These test and measure the release build, not the one that is faster to build.
-e2e soak bench: export PROFILE = release
+e2e soak upgrade bench: export PROFILE = release
 
 e2e: image install ## end-to-end tests in the lab, which stays up
 	cargo test -p podtap-tests --test e2e --locked -- --skip residue::
@@ -43,6 +43,11 @@ e2e: image install ## end-to-end tests in the lab, which stays up
 soak: image install ## random changes and faults in the lab (MINUTES=30, SEED=N to repeat a run)
 	PODTAP_SOAK_MINUTES=$(or $(MINUTES),30) $(if $(SEED),PODTAP_SOAK_SEED=$(SEED)) \
 	  cargo test -p podtap-tests --test e2e --locked -- soak:: --nocapture
+
+upgrade: image install ## upgrades another revision to this one, back and again, under traffic in the lab (FROM=DIR, a checkout of it)
+	$(MAKE) -C $(FROM) --no-print-directory lab && cd $(FROM) && deploy/image.sh --lab
+	$(LAB) load $(FROM)/target/lab/podtap-image.tar
+	PODTAP_OTHER=$(abspath $(FROM)) cargo test -p podtap-tests --test e2e --locked -- --ignored rollout::another --nocapture
 
 bench: prerequisites $(if $(COMPARE),,install) ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more; COMPARE=DIR: this checkout and the one in DIR in turn)
 	$(if $(COMPARE),tests/bench/compare.sh $(COMPARE) $(or $(ROUNDS),5) $(or $(ROWS),tcp$(comma)latency$(comma)udp),\
