@@ -50,8 +50,8 @@ pub struct ControllerState {
     pub rollout_stopped: bool,
     /// What each tap lacks, and since when.
     pub waits: BTreeMap<Uid, Waits>,
-    /// The taps of which a receiver hears nothing of some pod.
-    pub silent: BTreeSet<Uid>,
+    /// The taps of which a receiver gets no probes of some pod.
+    pub without_probes: BTreeSet<Uid>,
     /// When statuses were last written.
     pub last_writes: LastWrites,
     /// The unknown labels and annotations that were reported.

@@ -8,7 +8,7 @@ use podtap_model::{DesiredSender, Receiver, State, Vni};
 use tracing::{debug, info, warn};
 
 use super::{
-    Node, hearing::receive_programs, names::owners, netns::Netns, pods::PodNetns, probes::ProbeSource,
+    Node, names::owners, netns::Netns, pods::PodNetns, probes::ProbeSource, received_probes::receive_programs,
     resources::Running, sources::receivers,
 };
 use crate::{

@@ -7,7 +7,6 @@
 mod converge;
 mod counters;
 mod find;
-mod hearing;
 mod names;
 mod netns;
 mod pace;
@@ -15,6 +14,7 @@ mod paths;
 mod pods;
 mod preload;
 mod probes;
+mod received_probes;
 mod renewal;
 mod report;
 mod resources;
@@ -45,11 +45,11 @@ use crate::{
     validate,
 };
 use counters::CounterRequests;
-use hearing::Hearing;
 use netns::Netns;
 use paths::Paths;
 use pods::{PodNetns, Pods};
 use probes::Probes;
+use received_probes::ReceivedProbes;
 use resources::{Resources, changed, with_other_peers};
 use sources::Sources;
 use sweep::Sweep;
@@ -114,7 +114,7 @@ pub struct Node {
     netns: BTreeMap<NamespaceId, Netns>,
     counter_requests: CounterRequests,
     probes: Probes,
-    hearing: Hearing,
+    received_probes: ReceivedProbes,
     sweep: Sweep,
     next_full_reconcile: Option<Instant>,
     restarts: u32,
@@ -141,7 +141,7 @@ impl Node {
             netns: BTreeMap::new(),
             counter_requests: CounterRequests::default(),
             probes: Probes::default(),
-            hearing: Hearing::default(),
+            received_probes: ReceivedProbes::default(),
             sweep: Sweep::default(),
             next_full_reconcile: None,
             restarts: 0,
@@ -227,7 +227,7 @@ impl Node {
         self.update_sources(now);
         self.write_deadlines();
         self.send_probes(now);
-        self.hear(now);
+        self.read_probes(now);
         Ok(())
     }
 
@@ -240,7 +240,7 @@ impl Node {
         let load = self.program_sets.retry_at().filter(|_| has_senders && !self.preload_is_due);
         let retry = self.resources.next_retry();
         let (counters, sweep, sources) = (self.counter_requests.due_at(), self.sweep.due_at(), self.sources.due_at());
-        let probes = [self.probes_due_at(), self.hearing_due_at()];
+        let probes = [self.probes_due_at(), self.received_probes_due_at()];
         let own = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load].into_iter().chain(probes);
         let moments = own.chain([self.next_deadline(), counters, sweep, sources]);
         moments.flatten().chain(netns).min()

@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     apply::helper_pod::HelperTemplate,
     fake_api::FakeApi,
-    fixtures::{OWN_NAMESPACE, World, carry_out, hear, node, object, pod, started, tap},
+    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, receive_probes, started, tap},
     plan::rollout::MaxUnavailable,
     store::{
         cache::Cache,
@@ -152,7 +152,7 @@ impl Cluster {
         let node_taps = self.api.list("/nodetaps/").into_iter();
         let (paths, mut objects): (Vec<String>, Vec<NodeTap>) =
             node_taps.map(|(path, node_tap)| (path, carry_out(object(node_tap)))).unzip();
-        hear(&mut objects);
+        receive_probes(&mut objects);
         for (path, node_tap) in paths.iter().zip(&objects) {
             self.api.put(path, node_tap);
         }
@@ -536,7 +536,7 @@ async fn a_node_that_cannot_be_written_to_stops_no_other() {
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
 }
 
-/// One has not heard of the other's writes, nor of a younger tap that requests a VNI.
+/// One does not know the other's writes, nor of a younger tap that requests a VNI.
 #[tokio::test]
 async fn two_controllers_assign_the_same_vnis() {
     let vni_of = |cluster: &Cluster, tap: &str| {
