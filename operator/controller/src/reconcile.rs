@@ -45,6 +45,7 @@ use crate::{
     state::ControllerState,
     status::{
         progress::{Reports, StatusInputs},
+        rollout_stop,
         tap_status::tap_status,
         unknown_keys, unreadable,
         waits::Waits,
@@ -124,6 +125,7 @@ impl Reconciler {
         let (total, ready) = (statuses.len(), statuses.iter().filter(|(_, status)| is_ready(status)).count());
         let expiration = next_expiration(&taps, &statuses);
         // Requests: statuses and events.
+        rollout_stop::report(publisher, &applied, &context.template.hash(), &mut state.rollout_stopped);
         let ControllerState { retries, unreadable, last_writes, unknown_keys: reported, .. } = state;
         // The requests so far may have taken longer than the interval between two writes.
         let write_time = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
