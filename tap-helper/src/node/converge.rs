@@ -295,7 +295,9 @@ impl Node {
                 _ => self.resources.failed(&resource, id, failure, now),
             }
         }
-        warn!(place = self.netns_name(id), error = failure.message, "cannot read the state");
+        if let Some(times) = self.netns.get_mut(&id).and_then(|netns| netns.unobservable.failed(now)) {
+            warn!(place = self.netns_name(id), error = failure.message, times, "cannot read the state");
+        }
     }
 }
 
