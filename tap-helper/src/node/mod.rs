@@ -117,6 +117,8 @@ pub struct Node {
     hearing: Hearing,
     sweep: Sweep,
     next_full_reconcile: Option<Instant>,
+    /// The namespace with which the last turn ended.
+    last_in_turn: Option<NamespaceId>,
     restarts: u32,
 }
 
@@ -144,6 +146,7 @@ impl Node {
             hearing: Hearing::default(),
             sweep: Sweep::default(),
             next_full_reconcile: None,
+            last_in_turn: None,
             restarts: 0,
         })
     }
@@ -216,6 +219,8 @@ impl Node {
             self.sources.update_at(now);
             self.mark_all_dirty();
             self.start_sweep()?;
+        } else if self.paths.is_due(now) {
+            self.refresh_paths().await;
         }
         // Before any receiver is created.
         self.update_sources(now);
@@ -242,7 +247,7 @@ impl Node {
         let (counters, sweep, sources) = (self.counter_requests.due_at(), self.sweep.due_at(), self.sources.due_at());
         let probes = [self.probes_due_at(), self.hearing_due_at()];
         let own = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load].into_iter().chain(probes);
-        let moments = own.chain([self.next_deadline(), counters, sweep, sources]);
+        let moments = own.chain([self.next_deadline(), counters, sweep, sources, self.paths.due_at()]);
         moments.flatten().chain(netns).min()
     }
 
@@ -277,7 +282,7 @@ impl Node {
             }
             Change::ProcessEnded(id) => self.process_ended(id, now).await,
             Change::Paths => {
-                self.refresh_paths().await;
+                self.paths.changed();
                 Ok(())
             }
             Change::ProgramsLoaded => {
