@@ -292,9 +292,7 @@ fn lost_frames_are_counted() {
     scene.remote.network().run(&format!("nft add rule inet cut input {drop}"));
     scene.traffic();
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 3_000_000);
-    let listed = scene.remote.network().run("nft list table inet cut");
-    let mut words = listed.split_whitespace().skip_while(|word| *word != "packets").skip(1);
-    let dropped: u64 = words.next().and_then(|count| count.parse().ok()).expect("the rule counts packets");
+    let dropped = dropped(&scene);
     assert!(dropped > 100, "{dropped}");
     assert_eq!(settled(&mut scene).1, dropped);
 
@@ -303,6 +301,51 @@ fn lost_frames_are_counted() {
     scene.remote_agent = scene.remote_helper.agent();
     scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     assert_eq!(settled(&mut scene).1, dropped, "after a restart");
+}
+
+/// An outage is not forgotten with the pods that are not heard during it: the frames that were sent then are lost.
+#[test]
+fn frames_are_counted_as_lost_after_an_outage() {
+    let mut scene = Scene::new().with_offloads();
+    establish(&mut scene, receiver(TAP, VNI, "mirror0"));
+    scene.traffic();
+    assert_eq!(settled(&mut scene).1, 0);
+
+    let underlay = Capture::start(scene.remote.network().path(), "under0");
+    scene.remote.network().run("nft add table inet cut");
+    scene.remote.network().run("nft add chain inet cut input { type filter hook input priority -300 ; }");
+    scene.remote.network().run("nft add counter inet cut frames");
+    // The inner EtherType follows UDP, VXLAN and two addresses.
+    for rule in [format!("@th,224,16 {ETHER_TYPE} drop"), "counter name frames drop".to_owned()] {
+        scene.remote.network().run(&format!("nft add rule inet cut input udp dport {PORT} {rule}"));
+    }
+    let (start, before) = (Instant::now(), probes(&underlay).len());
+    scene.traffic();
+    until_heard(&mut scene, "no probe arrives", &[], &[]);
+    until("no probe arrives for more than ten seconds", Duration::from_secs(60), || {
+        match probes(&underlay).len() - before {
+            count if count >= 12 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    });
+    assert!(start.elapsed() > Duration::from_secs(10), "there is at most one per second");
+    scene.traffic();
+    scene.remote.network().run("nft flush chain inet cut input");
+    let dropped = dropped(&scene);
+    assert!(dropped > 100, "{dropped}");
+
+    // Frames that arrive after it do not hide those that did not.
+    let uid = scene.web.uid.clone();
+    until_heard(&mut scene, "the path works again", &[&uid], &[]);
+    scene.traffic();
+    assert_eq!(settled(&mut scene).1, dropped);
+}
+
+/// The packets that the only counter has counted.
+fn dropped(scene: &Scene) -> u64 {
+    let listed = scene.remote.network().run("nft list table inet cut");
+    let mut words = listed.split_whitespace().skip_while(|word| *word != "packets").skip(1);
+    words.next().and_then(|count| count.parse().ok()).expect("the rule counts packets")
 }
 
 /// What the receiver has counted, arrived and lost, once that stays the same for longer than the interval of probes.
