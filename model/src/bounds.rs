@@ -57,7 +57,7 @@ pub const SENDER_MEMORY_PER_CPU: u64 = 9 << 10;
 pub const MAX_SOURCE_ADDRESSES: usize = 16;
 
 /// Pods whose probes a receiver reports: as many as a tap may have.
-pub const MAX_HEARD_PODS: usize = 512;
+pub const MAX_PODS_WITH_PROBES: usize = 512;
 
 /// Addresses that a node is asked to check: more than one is rare.
 pub const MAX_CHECKED_ADDRESSES: usize = 16;

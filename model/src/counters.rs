@@ -36,10 +36,6 @@ pub struct SenderCounters {
     /// Frames that left the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<DirectionCounters>,
-    /// Mirrored frames that were truncated as the tap requests; the bytes are those removed.
-    pub truncated: Count,
-    /// Mirrored frames that exceeded the path MTU and could not be segmented: fragmented or truncated, as the tap requests.
-    pub oversized: Count,
     /// Frames that reached the sender device without being mirrored, and were dropped there: a process in the pod sent them.
     pub forged: Count,
 }
@@ -59,7 +55,8 @@ pub struct ReceiverCounters {
     pub lost_frames: u64,
 }
 
-/// How the frames of one direction were processed. Each frame is in exactly one of these; `failed` counts some of `mirrored` again.
+/// How the frames of one direction were processed. Each has exactly one outcome; `truncated`, `oversized` and `failed` count some of
+/// `mirrored` again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DirectionCounters {
@@ -75,6 +72,10 @@ pub struct DirectionCounters {
     pub deduplicated: Count,
     /// After the deadline of the mirror, which was not renewed in time; otherwise they would be mirrored.
     pub expired: Count,
+    /// Mirrored frames that were truncated as the tap requests; the bytes are those removed.
+    pub truncated: Count,
+    /// Mirrored frames that exceeded the path MTU and could not be segmented: fragmented or truncated, as the tap requests.
+    pub oversized: Count,
     /// Mirrored frames that the sender device did not accept; a GSO packet counts as one. The kernel counts them in 32 bits, and
     /// from 0 when the filter is recreated.
     pub failed: u64,
@@ -117,6 +118,8 @@ mod tests {
             rate_limited: count,
             deduplicated: count,
             expired: count,
+            truncated: count,
+            oversized: count,
             failed: u64::MAX,
         };
         let sender = SenderCounters {
@@ -125,8 +128,6 @@ mod tests {
             interface: "eth0".to_owned(),
             ingress: Some(direction),
             egress: Some(direction),
-            truncated: count,
-            oversized: count,
             forged: count,
         };
         read_back(&Response::Counters(Counters {

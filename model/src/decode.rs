@@ -109,8 +109,8 @@ impl NodeState {
                     state: State::Refused,
                     reason: Reason::InvalidSpec,
                     message: refusal.to_string(),
-                    heard_pods: Vec::new(),
-                    small_only_pods: Vec::new(),
+                    pods_with_probes: Vec::new(),
+                    pods_without_full_size_probes: Vec::new(),
                 }),
             }
         }

@@ -132,11 +132,11 @@ pub struct ReceiverStatus {
     /// UIDs of the pods whose probes arrive, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
-    pub heard_pods: Vec<String>,
-    /// Those of `heardPods` whose full-size probes do not arrive, while the small ones do.
+    pub pods_with_probes: Vec<String>,
+    /// Those of `podsWithProbes` whose full-size probes do not arrive, while the small ones do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-list-type" = "atomic")))]
-    pub small_only_pods: Vec<String>,
+    pub pods_without_full_size_probes: Vec<String>,
 }
 
 /// State of a sender or receiver.

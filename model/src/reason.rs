@@ -143,6 +143,8 @@ reasons! {
     DestinationUnavailable = "DestinationUnavailable",
     /// Event: programs of others may hide frames from a tap.
     Degraded = "Degraded",
+    /// Event: nodes keep outdated helper pods because a new one fails.
+    HelperRolloutStopped = "HelperRolloutStopped",
     /// Event: an object has a label or an annotation under `podtap.dev/` that means nothing.
     UnknownKey = "UnknownKey",
     /// Event: a node cannot tap a pod.

@@ -32,27 +32,29 @@
 #define NO_PORT 0x10000
 #define NO_PROTOCOL 0x100
 
-/* Keys of `counters`. Each frame that a classifier sees has one outcome, counted at direction * OUTCOMES + outcome. */
+/* Keys of `counters`. Those of a direction are at direction * DIRECTION_KEYS. */
 #define INGRESS 0
 #define EGRESS 1
 /* The origin of probes, which have no outcome. */
 #define PROBE 2
+/* Each frame that a classifier sees has one outcome. */
 #define MIRRORED 0
 #define FILTERED 1
 #define SAMPLED_OUT 2
 #define RATE_LIMITED 3
 #define DEDUPLICATED 4
 #define EXPIRED 5
-#define OUTCOMES 6
-/* What the clamp did to mirrored frames, and the frames that it dropped because no classifier selected them. */
-#define TRUNCATED 12
-#define OVERSIZED 13
-#define FAILED 14
-#define FORGED 15
+/* What the clamp did to mirrored frames. */
+#define TRUNCATED 6
+#define OVERSIZED 7
+#define FAILED 8
+#define DIRECTION_KEYS 9
+/* The frames that the clamp dropped because no classifier selected them. */
+#define FORGED 18
 /* The mirrored frames that left through the sender device, once for each and not for each destination, and the probes. */
-#define SENT 16
-#define PROBES 17
-#define COUNTERS 18
+#define SENT 19
+#define PROBES 20
+#define COUNTERS 21
 
 /* Fields of probes. UIDs are text of at most MAX_UID bytes of the model. */
 #define ETHERNET_HEADER 14

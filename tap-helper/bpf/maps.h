@@ -48,7 +48,7 @@ struct {
 	__type(value, __u32);
 } active SEC(".maps");
 
-_Static_assert(TRUNCATED == OUTCOMES * 2, "the outcomes of both directions come first");
+_Static_assert(FORGED == DIRECTION_KEYS * 2, "the counters of both directions come first");
 
 /* Token bucket. Tokens are billionths of a bit and of a frame: nanoseconds times a rate, without a division. */
 struct bucket {

@@ -12,7 +12,7 @@ struct receiver {
 	__u64 program_hash; /* written and read by the helper only */
 	__u32 ethertype;    /* of probes */
 	__u32 reserved;
-	__u64 forgotten;    /* written and read by the helper only: what it removed from `heard` adds up to this many frames */
+	__u64 forgotten;    /* written and read by the helper only: what it removed from `pod_probes` adds up to this many frames */
 	__u8 tap[UID_SIZE];
 };
 
@@ -23,8 +23,8 @@ struct {
 	__type(value, struct receiver);
 } receiver SEC(".maps");
 
-/* Of a pod whose probes arrive. */
-struct heard {
+/* The probes of a pod that arrived. */
+struct pod_probes {
 	/* When the last one did, in nanoseconds of CLOCK_MONOTONIC; 0: never. */
 	__u64 last, last_full_size;
 	/* The frames that its sender has sent by that probe, and what to add for those that this receiver should have got: without those
@@ -37,14 +37,14 @@ struct pod {
 	__u8 uid[UID_SIZE];
 };
 
-/* The helper removes the pods that are heard no more. */
+/* The helper removes the pods whose probes stopped. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, TAP_SENDERS);
 	__type(key, struct pod);
-	__type(value, struct heard);
-} heard SEC(".maps");
+	__type(value, struct pod_probes);
+} pod_probes SEC(".maps");
 
 /* The frames that were redirected. */
 struct {
@@ -62,7 +62,7 @@ INLINE int same_uid(const void *one, const void *other)
 	return 1;
 }
 
-INLINE void hear(struct __sk_buff *skb, const struct receiver *own)
+INLINE void record_probe(struct __sk_buff *skb, const struct receiver *own)
 {
 	struct probe probe;
 	if (bpf_skb_load_bytes(skb, ETHERNET_HEADER, &probe, sizeof(probe)) || probe.version != PROBE_VERSION)
@@ -73,7 +73,7 @@ INLINE void hear(struct __sk_buff *skb, const struct receiver *own)
 	__u64 now = bpf_ktime_get_coarse_ns();
 	int is_full_size = probe.kind == FULL_SIZE && skb->len == from_net16(probe.length);
 	__u64 sent = from_net64(probe.frames);
-	struct heard *known = bpf_map_lookup_elem(&heard, probe.pod);
+	struct pod_probes *known = bpf_map_lookup_elem(&pod_probes, probe.pod);
 	if (known) {
 		/* Another sender of the same pod counts from 0. */
 		if (sent < known->sent)
@@ -85,8 +85,8 @@ INLINE void hear(struct __sk_buff *skb, const struct receiver *own)
 		return;
 	}
 	/* What was sent before may have been sent elsewhere. */
-	struct heard first = { .last = now, .last_full_size = is_full_size ? now : 0, .sent = sent, .correction = -(__s64)sent };
-	bpf_map_update_elem(&heard, probe.pod, &first, 0);
+	struct pod_probes first = { .last = now, .last_full_size = is_full_size ? now : 0, .sent = sent, .correction = -(__s64)sent };
+	bpf_map_update_elem(&pod_probes, probe.pod, &first, 0);
 }
 
 /* What the network device merged into a GSO packet (GRO), or a sender on this node did not segment, counts as that many frames. Their
@@ -107,7 +107,7 @@ SEC("classifier") int podtap_receive(struct __sk_buff *skb)
 		return NO_MATCH;
 	/* A pod may send tagged frames with that EtherType. */
 	if (!skb->vlan_present && has_ethertype(skb, own->ethertype)) {
-		hear(skb, own);
+		record_probe(skb, own);
 		return NO_MATCH;
 	}
 	__u64 *frames = bpf_map_lookup_elem(&received, &zero);

@@ -98,7 +98,7 @@ done:
 	/* Last, so that only frames that would be mirrored count as expired. */
 	if (outcome == MIRRORED && deadline_has_passed(classid))
 		outcome = EXPIRED;
-	count(classid, direction * OUTCOMES + outcome, frames, bytes);
+	count(classid, direction * DIRECTION_KEYS + outcome, frames, bytes);
 	/* Also cleared, in case mirred did not pass on the last frame. */
 	*selected_from = outcome == MIRRORED ? FROM(direction) : 0;
 	return outcome == MIRRORED ? MATCH : NO_MATCH;
@@ -182,6 +182,12 @@ INLINE int separate(struct __sk_buff *skb, const struct config *config, __u32 fr
 	return 0;
 }
 
+/* Counts what the clamp did to a mirrored frame. */
+INLINE void count_clamped(__u32 classid, __u32 from, __u32 key, __u64 frames, __u64 bytes)
+{
+	count(classid, (from - FROM(INGRESS)) * DIRECTION_KEYS + key, frames, bytes);
+}
+
 /* Lets a mirrored frame leave. A GSO packet becomes as many frames as its payload needs. */
 INLINE int sent(const struct __sk_buff *skb, __u32 classid, __u32 hdr_len)
 {
@@ -223,7 +229,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	if (!config->frame_limit)
 		limit = 0xffffffff;
 	if (separate(skb, config, from, limit)) {
-		count(classid, FAILED, 1, length);
+		count_clamped(classid, from, FAILED, 1, length);
 		return TC_ACT_SHOT;
 	}
 	if (!size && !gso && length <= limit)
@@ -238,11 +244,11 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		/* A GSO packet whose segments are short enough is not truncated. */
 		if (size < (gso ? hdr_len + gso : length) && size < length) {
 			if (truncate(skb, size, hdr_len)) {
-				count(classid, FAILED, 1, length);
+				count_clamped(classid, packet->from, FAILED, 1, length);
 				return TC_ACT_SHOT;
 			}
 			if (skb->len < length) {
-				count(classid, TRUNCATED, 1, length - skb->len);
+				count_clamped(classid, packet->from, TRUNCATED, 1, length - skb->len);
 				gso = 0;
 			}
 			length = skb->len;
@@ -256,12 +262,12 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 			if (result == 0)
 				return sent(skb, classid, hdr_len);
 			if (result < 0) {
-				count(classid, FAILED, 1, length);
+				count_clamped(classid, packet->from, FAILED, 1, length);
 				return TC_ACT_SHOT;
 			}
 		}
 		/* Each segment becomes a frame that is too long. */
-		count(classid, OVERSIZED, hdr_len < length ? (length - hdr_len + gso - 1) / gso : 1, length);
+		count_clamped(classid, packet->from, OVERSIZED, hdr_len < length ? (length - hdr_len + gso - 1) / gso : 1, length);
 	} else {
 		if (length <= limit)
 			return sent(skb, classid, hdr_len);
@@ -269,17 +275,17 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		if (result == 0)
 			return sent(skb, classid, hdr_len);
 		if (result < 0) {
-			count(classid, FAILED, 1, length);
+			count_clamped(classid, packet->from, FAILED, 1, length);
 			return TC_ACT_SHOT;
 		}
-		count(classid, OVERSIZED, 1, length);
+		count_clamped(classid, packet->from, OVERSIZED, 1, length);
 	}
 	/* With destinations here and elsewhere, the route stays, and the frame must not exceed the MTU. */
 	int keeps_route = config->flags & LOCAL && config->flags & REMOTE && packet->family == 6 && packet->from == FROM(EGRESS);
 	if (!(config->flags & TRUNCATE_OVERSIZE) && !keeps_route)
 		return sent(skb, classid, hdr_len);
 	if (truncate(skb, limit, hdr_len)) {
-		count(classid, FAILED, 1, length);
+		count_clamped(classid, packet->from, FAILED, 1, length);
 		return TC_ACT_SHOT;
 	}
 	return sent(skb, classid, hdr_len);

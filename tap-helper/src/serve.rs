@@ -25,7 +25,7 @@ use crate::{
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a report waits at most until nothing is left to do.
-const LONGEST_SILENCE: Duration = Duration::from_secs(1);
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// Why serving ended.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +138,7 @@ impl Reports {
     /// Whether nothing is left to do, or the next report has waited for that for too long.
     fn are_due(&mut self, node: &Node, now: Instant) -> bool {
         let since = *self.busy_since.get_or_insert(now);
-        let due = node.is_settled(now) || now.duration_since(since) >= LONGEST_SILENCE;
+        let due = node.is_settled(now) || now.duration_since(since) >= LONGEST_DELAY;
         if due {
             self.busy_since = None;
         }

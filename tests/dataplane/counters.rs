@@ -1,6 +1,9 @@
 //! Counters that the helper reports to the agent.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    time::Duration,
+};
 
 use podtap_model::{Count, Direction, DirectionCounters, Request, Response, SenderCounters};
 use podtap_tests::{
@@ -37,8 +40,7 @@ fn counted(scene: &mut Scene, request: u64) -> SenderCounters {
 }
 
 fn results(direction: &DirectionCounters) -> Vec<Count> {
-    let DirectionCounters { mirrored, filtered, sampled_out, rate_limited, deduplicated, expired, failed: _ } =
-        *direction;
+    let DirectionCounters { mirrored, filtered, sampled_out, rate_limited, deduplicated, expired, .. } = *direction;
     vec![mirrored, filtered, sampled_out, rate_limited, deduplicated, expired]
 }
 
@@ -84,10 +86,11 @@ fn await_equal(scene: &mut Scene, request: u64, before: [(u64, u64); 2], zero: &
 fn monotonic(one: &SenderCounters, other: &SenderCounters) -> bool {
     let all = |sender: &SenderCounters| -> Vec<Count> {
         let directions = [sender.ingress, sender.egress].into_iter().flatten();
-        directions.flat_map(|direction| results(&direction)).chain([sender.truncated, sender.oversized]).collect()
+        let all = |counted: DirectionCounters| [results(&counted), vec![counted.truncated, counted.oversized]].concat();
+        directions.flat_map(all).collect()
     };
     let (one, other) = (all(one), all(other));
-    one.len() == 14 && one.iter().zip(&other).all(|(a, b)| a.frames <= b.frames && a.bytes <= b.bytes)
+    one.len() == 16 && one.iter().zip(&other).all(|(a, b)| a.frames <= b.frames && a.bytes <= b.bytes)
 }
 
 #[test]
@@ -103,8 +106,8 @@ fn counters_add_up_to_those_of_the_interface_even_after_a_restart() {
     for direction in [first.ingress, first.egress].into_iter().flatten() {
         assert!(direction.mirrored.frames > 0 && direction.filtered.frames >= 6, "{first:?}");
         assert_eq!(direction.failed, 0, "{first:?}");
+        assert!(direction.truncated.frames > 0 && direction.truncated.bytes > 0, "{first:?}");
     }
-    assert!(first.truncated.frames > 0 && first.truncated.bytes > 0, "{first:?}");
 
     scene.helper.kill();
     exchange(&scene);
@@ -163,6 +166,52 @@ fn each_sender_has_its_own() {
         answer[2].ingress.is_none() && answer[2].egress.is_some_and(|egress| egress.mirrored.frames < 5),
         "{answer:?}"
     );
+}
+
+#[test]
+fn truncated_and_oversized_frames_have_their_direction() {
+    let mut scene = Scene::with_underlay(1500);
+    let udp = json!({"include": [{"protocol": "UDP"}]});
+    let mut senders = ["tap-a", "tap-b"].map(|tap| sender(tap, &scene.web, Direction::Both, &[remote_endpoint(VNI)]));
+    senders[0].tap.options = options(json!({"filter": udp, "truncate": {"bytes": 64}}));
+    senders[1].tap.options = options(json!({"filter": udp}));
+    scene.agent.establish(&desired(senders.to_vec(), vec![]));
+    let mut request = 0;
+    let mut counted = |scene: &mut Scene| {
+        request += 1;
+        let senders = scene.agent.counters(request).senders;
+        let direction = |sender: &SenderCounters, direction: Option<DirectionCounters>| {
+            let counted = direction.unwrap_or_else(|| panic!("both directions are mirrored: {sender:?}"));
+            (counted.truncated, counted.oversized.frames)
+        };
+        let of = |sender| [direction(sender, sender.ingress), direction(sender, sender.egress)];
+        [of(&senders[0]), of(&senders[1])]
+    };
+    // With its headers, a datagram has 1514 bytes.
+    let (none, truncated) = ((Count::default(), 0), (Count { frames: 3, bytes: 3 * 1450 }, 0));
+    let oversized = (Count::default(), 3);
+    let mut expect = |scene: &mut Scene, expected: [[(Count, u64); 2]; 2]| {
+        until("the datagrams are counted", Duration::from_secs(5), || match counted(scene) {
+            found if found == expected => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+    };
+    let ipv4 = |addresses: &[IpAddr]| *addresses.iter().find(|address| address.is_ipv4()).expect("both have one");
+    let (pod, client) = (ipv4(&scene.web.addresses), ipv4(&scene.client_addresses()));
+    send_datagrams(&scene.client, pod);
+    expect(&mut scene, [[truncated, none], [oversized, none]]);
+    send_datagrams(scene.web.network(), client);
+    expect(&mut scene, [[truncated, truncated], [oversized, oversized]]);
+}
+
+/// Sends three datagrams of full size, which are not answered with others.
+fn send_datagrams(from: &Network, to: IpAddr) {
+    let socket = from.within(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("a socket can be created");
+    for _ in 0..3 {
+        // Its answer may be ICMP, which the next call reports.
+        let sent = || socket.send_to(&[7; 1472], (to, 9)).map_err(|error| error.to_string());
+        until("the datagram is sent", Duration::from_secs(5), sent);
+    }
 }
 
 /// The mirrored and the failed frames of the only sender's ingress.

@@ -27,20 +27,20 @@ fn request(scene: &Scene) -> Desired {
     desired(vec![sender], vec![])
 }
 
-/// Establishes the tap and a receiver on the other node, and waits until `web` is heard there.
+/// Establishes the tap and a receiver on the other node, and waits until its probes arrive there.
 fn establish(scene: &mut Scene, receiver: Receiver) {
     scene.remote_agent.establish(&desired(vec![], vec![receiver]));
     let request = request(scene);
     scene.agent.establish(&request);
-    until_heard(scene, "the probes arrive", &[&scene.web.uid.clone()], &[]);
+    until_probes(scene, "the probes arrive", &[&scene.web.uid.clone()], &[]);
 }
 
 /// Waits for a report of the receiving node.
 #[track_caller]
-fn until_heard(scene: &mut Scene, what: &str, pods: &[&str], small_only: &[&str]) -> NodeStatus {
+fn until_probes(scene: &mut Scene, what: &str, pods: &[&str], without_full_size: &[&str]) -> NodeStatus {
     scene.remote_agent.until(what, |status| {
         let [receiver] = &status.receivers[..] else { return false };
-        receiver.heard_pods == pods && receiver.small_only_pods == small_only
+        receiver.pods_with_probes == pods && receiver.pods_without_full_size_probes == without_full_size
     })
 }
 
@@ -137,8 +137,8 @@ fn arrive_at_a_receiver_on_the_pods_node() {
     let request = desired(vec![sender], vec![receiver(TAP, VNI, "mirror0")]);
     scene.agent.request(&request);
     let uid = scene.web.uid.clone();
-    scene.agent.until("the pod is heard", |status| {
-        status.receivers.first().is_some_and(|receiver| receiver.heard_pods == [uid.clone()])
+    scene.agent.until("probes of the pod arrive", |status| {
+        status.receivers.first().is_some_and(|receiver| receiver.pods_with_probes == [uid.clone()])
     });
     // Those of full size, too, for longer than they may be missing.
     let underlay = Capture::start(scene.web.network().path(), &scene.web.network().vxlan_devices()[0]);
@@ -149,7 +149,10 @@ fn arrive_at_a_receiver_on_the_pods_node() {
     let longest = underlay.so_far().iter().filter(|frame| is_probe(frame)).map(|frame| frame.bytes.len()).max();
     assert_eq!(longest, Some(1514), "the longest that the pod sends");
     let now = scene.agent.establish(&Desired { generation: 2, ..request });
-    assert_eq!((&now.receivers[0].heard_pods, now.receivers[0].small_only_pods.len()), (&vec![uid], 0));
+    assert_eq!(
+        (&now.receivers[0].pods_with_probes, now.receivers[0].pods_without_full_size_probes.len()),
+        (&vec![uid], 0)
+    );
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror0");
     scene.traffic();
     captures.same(&scene, |_| true);
@@ -166,7 +169,7 @@ fn another_ether_type_is_possible() {
     let at_sender = Desired { probe_ether_type, ..request(&scene) };
     scene.agent.establish(&at_sender);
     let uid = scene.web.uid.clone();
-    until_heard(&mut scene, "the probes arrive", &[&uid], &[]);
+    until_probes(&mut scene, "the probes arrive", &[&uid], &[]);
     assert!(underlay.so_far().iter().any(|frame| probe_in(frame, OTHER).is_some()));
     assert_eq!(probes(&underlay), [0; 0]);
     // What pods send with the default is now mirrored, and shown.
@@ -195,8 +198,8 @@ fn a_pod_cannot_send_one() {
     let mut scene = Scene::new();
     scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     // No probes of the helper.
-    let silent = sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)]);
-    scene.agent.establish(&desired(vec![silent], vec![]));
+    let sender = sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)]);
+    scene.agent.establish(&desired(vec![sender], vec![]));
     let underlay = Capture::start(scene.remote.network().path(), "under0");
     let receiver = Capture::start(scene.remote.network().path(), "mirror0");
     let web = scene.web.network();
@@ -231,23 +234,23 @@ fn a_cut_is_noticed() {
     let uid = scene.web.uid.clone();
     scene.remote.network().run("nft add table inet cut");
     scene.remote.network().run("nft add chain inet cut input { type filter hook input priority -300 ; }");
-    for (rule, heard, small_only) in [
+    for (rule, pods, without_full_size) in [
         ("ip saddr 10.66.0.1 drop", &[][..], &[][..]),
         ("udp dport 14789 drop", &[], &[]),
         ("ip length > 1000 drop", &[&*uid], &[&*uid]),
     ] {
         scene.remote.network().run(&format!("nft add rule inet cut input {rule}"));
         let start = Instant::now();
-        until_heard(&mut scene, rule, heard, small_only);
+        until_probes(&mut scene, rule, pods, without_full_size);
         println!("{rule}: noticed after {:?}", start.elapsed());
         scene.remote.network().run("nft flush chain inet cut input");
-        until_heard(&mut scene, "the path works again", &[&uid], &[]);
+        until_probes(&mut scene, "the path works again", &[&uid], &[]);
     }
 }
 
-/// A helper that dies leaves who is heard in the kernel; the next one adopts it, and says so at once.
+/// A helper that dies leaves in the kernel whose probes arrived; the next one adopts it, and reports it at once.
 #[test]
-fn the_next_helper_knows_who_is_heard() {
+fn the_next_helper_knows_whose_probes_arrived() {
     let mut scene = Scene::new();
     establish(&mut scene, receiver(TAP, VNI, "mirror0"));
     let uid = scene.web.uid.clone();
@@ -255,7 +258,7 @@ fn the_next_helper_knows_who_is_heard() {
     scene.remote_helper = Helper::start(&scene.remote);
     scene.remote_agent = scene.remote_helper.agent();
     let status = scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
-    assert_eq!(status.receivers[0].heard_pods, [uid]);
+    assert_eq!(status.receivers[0].pods_with_probes, [uid]);
 }
 
 /// A mirror that has stopped at its deadline proves nothing.
@@ -266,8 +269,8 @@ fn none_is_sent_after_the_deadline() {
     let request = Desired { orphan_timeout_seconds: Some(3), ..request(&scene) };
     scene.agent.establish(&request);
     let uid = scene.web.uid.clone();
-    until_heard(&mut scene, "the probes arrive", &[&uid], &[]);
-    until_heard(&mut scene, "no probe arrives any more", &[], &[]);
+    until_probes(&mut scene, "the probes arrive", &[&uid], &[]);
+    until_probes(&mut scene, "no probe arrives any more", &[], &[]);
 }
 
 /// What does not arrive is counted, frame by frame, also for GSO packets, and across a restart of the receiving
@@ -292,9 +295,7 @@ fn lost_frames_are_counted() {
     scene.remote.network().run(&format!("nft add rule inet cut input {drop}"));
     scene.traffic();
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 3_000_000);
-    let listed = scene.remote.network().run("nft list table inet cut");
-    let mut words = listed.split_whitespace().skip_while(|word| *word != "packets").skip(1);
-    let dropped: u64 = words.next().and_then(|count| count.parse().ok()).expect("the rule counts packets");
+    let dropped = dropped(&scene);
     assert!(dropped > 100, "{dropped}");
     assert_eq!(settled(&mut scene).1, dropped);
 
@@ -303,6 +304,51 @@ fn lost_frames_are_counted() {
     scene.remote_agent = scene.remote_helper.agent();
     scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     assert_eq!(settled(&mut scene).1, dropped, "after a restart");
+}
+
+/// An outage is not forgotten with the pods that are not heard during it: the frames that were sent then are lost.
+#[test]
+fn frames_are_counted_as_lost_after_an_outage() {
+    let mut scene = Scene::new().with_offloads();
+    establish(&mut scene, receiver(TAP, VNI, "mirror0"));
+    scene.traffic();
+    assert_eq!(settled(&mut scene).1, 0);
+
+    let underlay = Capture::start(scene.remote.network().path(), "under0");
+    scene.remote.network().run("nft add table inet cut");
+    scene.remote.network().run("nft add chain inet cut input { type filter hook input priority -300 ; }");
+    scene.remote.network().run("nft add counter inet cut frames");
+    // The inner EtherType follows UDP, VXLAN and two addresses.
+    for rule in [format!("@th,224,16 {ETHER_TYPE} drop"), "counter name frames drop".to_owned()] {
+        scene.remote.network().run(&format!("nft add rule inet cut input udp dport {PORT} {rule}"));
+    }
+    let (start, before) = (Instant::now(), probes(&underlay).len());
+    scene.traffic();
+    until_heard(&mut scene, "no probe arrives", &[], &[]);
+    until("no probe arrives for more than ten seconds", Duration::from_secs(60), || {
+        match probes(&underlay).len() - before {
+            count if count >= 12 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    });
+    assert!(start.elapsed() > Duration::from_secs(10), "there is at most one per second");
+    scene.traffic();
+    scene.remote.network().run("nft flush chain inet cut input");
+    let dropped = dropped(&scene);
+    assert!(dropped > 100, "{dropped}");
+
+    // Frames that arrive after it do not hide those that did not.
+    let uid = scene.web.uid.clone();
+    until_heard(&mut scene, "the path works again", &[&uid], &[]);
+    scene.traffic();
+    assert_eq!(settled(&mut scene).1, dropped);
+}
+
+/// The packets that the only counter has counted.
+fn dropped(scene: &Scene) -> u64 {
+    let listed = scene.remote.network().run("nft list table inet cut");
+    let mut words = listed.split_whitespace().skip_while(|word| *word != "packets").skip(1);
+    words.next().and_then(|count| count.parse().ok()).expect("the rule counts packets")
 }
 
 /// What the receiver has counted, arrived and lost, once that stays the same for longer than the interval of probes.
@@ -329,7 +375,7 @@ fn settled(scene: &mut Scene) -> (u64, u64) {
     }
 }
 
-/// What someone does to a receiver by hand is repaired before the controller would hear of it, also if a device with another VNI takes
+/// What someone does to a receiver by hand is repaired before the controller would know of it, also if a device with another VNI takes
 /// its place.
 #[test]
 fn a_receiver_that_was_changed_by_hand_hears_again() {
@@ -351,7 +397,7 @@ fn a_receiver_that_was_changed_by_hand_hears_again() {
         println!("{command}: waited for {:?}", start.elapsed());
         let request = desired(vec![], vec![receiver(TAP, VNI, "mirror0")]);
         let status = scene.remote_agent.establish(&Desired { generation, ..request });
-        assert_eq!(status.receivers[0].heard_pods, std::slice::from_ref(&uid));
+        assert_eq!(status.receivers[0].pods_with_probes, std::slice::from_ref(&uid));
         let captures = Captures::start(&scene.web, scene.remote.network(), "mirror0");
         scene.traffic();
         captures.same(&scene, |_| true);

@@ -88,13 +88,14 @@ fn the_next_helper_keeps_programs_and_counters() {
     };
     let _captures = started(&mut scene, with_options);
     traffic::ping(&scene.client, scene.web.addresses[0], 200, 3);
-    let before = (scene.web.network().programs("eth0"), counters(&scene.node)["truncated"]["frames"].as_u64());
-    assert!(before.1 >= Some(6), "{before:?}");
+    let truncated = |scene: &Scene| counters(&scene.node)["egress"]["truncated"]["frames"].as_u64();
+    let before = (scene.web.network().programs("eth0"), truncated(&scene));
+    assert!(before.1 >= Some(3), "{before:?}");
     scene.helper.kill();
     scene.helper = Helper::start(&scene.node);
     scene.agent = scene.helper.agent();
     scene.agent.establish(&request(&scene, with_options));
-    assert_eq!((scene.web.network().programs("eth0"), counters(&scene.node)["truncated"]["frames"].as_u64()), before);
+    assert_eq!((scene.web.network().programs("eth0"), truncated(&scene)), before);
     assert_eq!(executed(&scene, "LoadPrograms"), 1);
 
     // Other programs replace them, and continue their counters.
@@ -105,7 +106,7 @@ fn the_next_helper_keeps_programs_and_counters() {
     assert_eq!(executed(&scene, "LoadPrograms"), 2);
     let after = scene.web.network().programs("eth0");
     assert!(after.len() == 2 && after.iter().all(|program| !before.0.contains(program)));
-    assert!(counters(&scene.node)["truncated"]["frames"].as_u64() >= before.1);
+    assert!(truncated(&scene) >= before.1);
     // One that is removed by hand is loaded again, and shares the maps of the others.
     let vxlan = scene.web.network().vxlan_devices()[0].clone();
     scene.web.network().run(&format!("tc filter del dev {vxlan} egress"));

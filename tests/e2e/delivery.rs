@@ -160,15 +160,15 @@ fn an_external_destination_is_unknown() {
     sandbox.apply(&tap(false));
     sandbox.ready("web");
     sandbox.condition("web", CONDITION_DELIVERING, "Unknown", "ExternalDestination");
-    let heard = || {
+    let pods_with_probes = || {
         let uid = sandbox.tap("web").metadata.uid.expect("an object has a UID");
         let statuses = sandbox.lab().list_all::<NodeTap>().into_iter().filter_map(|node| node.status);
         let receivers = statuses.flat_map(|status| status.receivers).filter(|receiver| receiver.tap_uid == uid);
-        receivers.map(|receiver| receiver.heard_pods.len()).sum::<usize>()
+        receivers.map(|receiver| receiver.pods_with_probes.len()).sum::<usize>()
     };
-    assert_eq!(heard(), 0);
+    assert_eq!(pods_with_probes(), 0);
     sandbox.apply(&tap(true));
-    until("the receiver in the cluster hears the pod", Duration::from_secs(20), || match heard() {
+    until("the receiver in the cluster gets probes of the pod", Duration::from_secs(20), || match pods_with_probes() {
         1 => Ok(()),
         count => Err(count.to_string()),
     });

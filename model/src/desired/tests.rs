@@ -21,8 +21,8 @@ fn receiver(vni: u32, state: State, reason: Reason) -> ReceiverStatus {
         state,
         reason,
         message: "port 14790 is in use".to_owned(),
-        heard_pods: vec![],
-        small_only_pods: vec![],
+        pods_with_probes: vec![],
+        pods_without_full_size_probes: vec![],
     }
 }
 

@@ -160,9 +160,9 @@ struct ReceiverLabels {
 fn registry(counters: &Counters, spec: &Value) -> Registry {
     let names = Names::new(spec);
     let [frames, bytes] = [(); 2].map(|()| Family::<OutcomeLabels, Counter>::default());
-    let failures = Family::<DirectionLabels, Counter>::default();
-    let [truncated_frames, truncated_bytes, oversized_frames, forged_frames] =
-        [(); 4].map(|()| Family::<SenderLabels, Counter>::default());
+    let [failures, truncated_frames, truncated_bytes, oversized_frames] =
+        [(); 4].map(|()| Family::<DirectionLabels, Counter>::default());
+    let forged_frames = Family::<SenderLabels, Counter>::default();
     for entry in &counters.senders {
         let Some((tap, options, pod)) = names.of(&entry.tap_uid, &entry.pod_uid) else { continue };
         let sender = SenderLabels {
@@ -176,6 +176,11 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
             let Some(counted) = counted else { continue };
             let direction = DirectionLabels { sender: sender.clone(), direction };
             failures.get_or_create(&direction).inc_by(counted.failed);
+            oversized_frames.get_or_create(&direction).inc_by(counted.oversized.frames);
+            if counted.truncated != Count::default() || !options["truncate"].is_null() {
+                truncated_frames.get_or_create(&direction).inc_by(counted.truncated.frames);
+                truncated_bytes.get_or_create(&direction).inc_by(counted.truncated.bytes);
+            }
             // With the option without which it cannot happen.
             let outcomes = [
                 ("mirrored", None, counted.mirrored),
@@ -195,11 +200,6 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
                 bytes.get_or_create(&labels).inc_by(count.bytes);
             }
         }
-        if entry.truncated != Count::default() || !options["truncate"].is_null() {
-            truncated_frames.get_or_create(&sender).inc_by(entry.truncated.frames);
-            truncated_bytes.get_or_create(&sender).inc_by(entry.truncated.bytes);
-        }
-        oversized_frames.get_or_create(&sender).inc_by(entry.oversized.frames);
         forged_frames.get_or_create(&sender).inc_by(entry.forged.frames);
     }
     let mut registry = Registry::with_prefix("podtap");

@@ -22,7 +22,7 @@ use crate::{
         build::{Plan, build},
         deduplication::{Waits, deduplication},
         moves::moves,
-        reachability::is_silent,
+        reachability::lacks_probes,
         resolve::resolve,
         vni::{self, Vnis},
     },
@@ -216,10 +216,10 @@ impl World {
         let validated: Validated = validate(&snapshot);
         let (taps, vnis) = resolve(&snapshot, &validated, previous);
         let deduplication = deduplication(&taps, &snapshot, &Generations::default(), &Waits::default());
-        let silent = self.taps.iter().filter(|tap| tap.status.as_ref().is_some_and(is_silent));
-        let silent = silent.map(|tap| crate::names::uid(&tap.metadata)).collect();
+        let without_probes = self.taps.iter().filter(|tap| tap.status.as_ref().is_some_and(lacks_probes));
+        let without_probes = without_probes.map(|tap| crate::names::uid(&tap.metadata)).collect();
         let moves = moves(&taps, &snapshot, &BTreeMap::new());
-        let plan = build(&snapshot, taps, &[].into(), &silent, &validated.policy, &deduplication, &moves);
+        let plan = build(&snapshot, taps, &[].into(), &without_probes, &validated.policy, &deduplication, &moves);
         check(&snapshot, &vnis, plan)
     }
 
@@ -238,7 +238,7 @@ impl World {
                     carry_out(node_tap)
                 })
                 .collect();
-            hear(&mut world.node_taps);
+            receive_probes(&mut world.node_taps);
             for plan in &plan.taps {
                 let uid = plan.tap.reference.uid.to_string();
                 let tap = world.taps.iter_mut().find(|tap| tap.metadata.uid.as_ref() == Some(&uid));
@@ -265,14 +265,14 @@ pub fn node_tap(name: &str, spec: NodeState) -> NodeTap {
 }
 
 /// After the probes of all senders have arrived.
-pub fn hear(node_taps: &mut [NodeTap]) {
+pub fn receive_probes(node_taps: &mut [NodeTap]) {
     let senders = |node_tap: &NodeTap| node_tap.spec.0.senders.clone();
     let senders: Vec<_> = node_taps.iter().flat_map(senders).collect();
     for receiver in node_taps.iter_mut().filter_map(|node_tap| node_tap.status.as_mut()).flat_map(|s| &mut s.receivers)
     {
         let own = senders.iter().filter(|sender| *sender.tap == *receiver.tap_uid);
-        receiver.heard_pods = own.map(|sender| sender.pod.uid.to_string()).collect();
-        receiver.heard_pods.sort_unstable();
+        receiver.pods_with_probes = own.map(|sender| sender.pod.uid.to_string()).collect();
+        receiver.pods_with_probes.sort_unstable();
     }
 }
 
@@ -301,8 +301,8 @@ pub fn carry_out(mut node_tap: NodeTap) -> NodeTap {
         state,
         reason,
         message: String::new(),
-        heard_pods: Vec::new(),
-        small_only_pods: Vec::new(),
+        pods_with_probes: Vec::new(),
+        pods_without_full_size_probes: Vec::new(),
     });
     node_tap.status = Some(NodeStatus {
         observed_generation: node_tap.metadata.generation,

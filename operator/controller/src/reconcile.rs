@@ -36,7 +36,7 @@ use crate::{
         deduplication::deduplication,
         moves::moves,
         nodes,
-        reachability::is_silent,
+        reachability::lacks_probes,
         resolve::resolve,
         sweep::{self, Sweep},
         tap_plan::TapPlan,
@@ -45,6 +45,7 @@ use crate::{
     state::ControllerState,
     status::{
         progress::{Reports, StatusInputs},
+        rollout_stop,
         tap_status::tap_status,
         unknown_keys, unreadable,
         waits::Waits,
@@ -93,10 +94,11 @@ impl Reconciler {
         let deduplication = deduplication(&taps, &snapshot, &self.state.generations, &self.state.deduplication);
         let moves = moves(&taps, &snapshot, &self.state.moves);
         // A new leader keeps asking what its predecessor asked.
-        let stored = taps.iter().filter(|plan| is_silent(&plan.tap.status)).map(|plan| plan.tap.reference.uid.clone());
-        let silent = stored.chain(self.state.silent.iter().cloned()).collect();
+        let stored =
+            taps.iter().filter(|plan| lacks_probes(&plan.tap.status)).map(|plan| plan.tap.reference.uid.clone());
+        let without_probes = stored.chain(self.state.without_probes.iter().cloned()).collect();
         let Plan { mut nodes, taps } =
-            build(&snapshot, taps, &finalizers.missing, &silent, &validated.policy, &deduplication, &moves);
+            build(&snapshot, taps, &finalizers.missing, &without_probes, &validated.policy, &deduplication, &moves);
         self.state.moves = moves.since;
         self.state.deduplication = deduplication.waits;
         // Requests: the record of nodes to sweep, once per leader.
@@ -113,15 +115,17 @@ impl Reconciler {
         // No requests.
         let reports = Reports::new(&applied);
         let statuses = statuses(&taps, &snapshot, &applied, &reports, state);
-        let silent = statuses.iter().filter(|(_, status)| is_silent(status)).map(|(tap, _)| tap.reference.uid.clone());
-        let silent: BTreeSet<_> = silent.collect();
-        // Nodes are asked about a tap that has just become silent, or are asked no longer.
-        let asked = (silent != state.silent).then_some(now);
-        state.silent = silent;
+        let without_probes =
+            statuses.iter().filter(|(_, status)| lacks_probes(status)).map(|(tap, _)| tap.reference.uid.clone());
+        let without_probes: BTreeSet<_> = without_probes.collect();
+        // Nodes are asked about a tap that has just lost probes, or are asked no longer.
+        let asked = (without_probes != state.without_probes).then_some(now);
+        state.without_probes = without_probes;
         let waits = state.waits.values().filter_map(|waits| waits.next(now)).min();
         let (total, ready) = (statuses.len(), statuses.iter().filter(|(_, status)| is_ready(status)).count());
         let expiration = next_expiration(&taps, &statuses);
         // Requests: statuses and events.
+        rollout_stop::report(publisher, &applied, &context.template.hash(), &mut state.rollout_stopped);
         let ControllerState { retries, unreadable, last_writes, unknown_keys: reported, .. } = state;
         // The requests so far may have taken longer than the interval between two writes.
         let write_time = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();

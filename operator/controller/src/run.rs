@@ -41,7 +41,7 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 const MAX_REST: Duration = Duration::from_millis(200);
 /// How long a reconcile may go on after a signal.
 const FINISH: Duration = Duration::from_secs(5);
-/// How long the loop may be silent before /livez fails. Longer than the timeout of any request.
+/// How long the loop may take before /livez fails. Longer than the timeout of any request.
 const LIVENESS: Duration = Duration::from_secs(360);
 
 /// The arguments of the controller.

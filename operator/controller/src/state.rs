@@ -46,12 +46,12 @@ pub struct ControllerState {
     pub helper_failures: BTreeMap<String, Failure>,
     /// The requests for helper pods that have not been answered yet.
     pub helper_requests: HelperRequests,
-    /// Whether the last rollout of helper pods has stopped; logged once.
-    pub rollout_stopped: bool,
+    /// The template whose rollout has stopped; reported once.
+    pub rollout_stopped: Option<String>,
     /// What each tap lacks, and since when.
     pub waits: BTreeMap<Uid, Waits>,
-    /// The taps of which a receiver hears nothing of some pod.
-    pub silent: BTreeSet<Uid>,
+    /// The taps of which a receiver gets no probes of some pod.
+    pub without_probes: BTreeSet<Uid>,
     /// When statuses were last written.
     pub last_writes: LastWrites,
     /// The unknown labels and annotations that were reported.

@@ -3,8 +3,8 @@ use serde::Serialize;
 
 use super::{
     constants::{
-        COUNTERS, DEDUPLICATED, EGRESS, EXPIRED, FAILED, FILTERED, FORGED, INGRESS, MIRRORED, OUTCOMES, OVERSIZED,
-        PROBES, RATE_LIMITED, SAMPLED_OUT, SENDERS, SENT, TRUNCATED,
+        COUNTERS, DEDUPLICATED, DIRECTION_KEYS, EGRESS, EXPIRED, FAILED, FILTERED, FORGED, INGRESS, MIRRORED,
+        OVERSIZED, PROBES, RATE_LIMITED, SAMPLED_OUT, SENDERS, SENT, TRUNCATED,
     },
     layout::Counter,
 };
@@ -17,7 +17,7 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// The frames of one direction, by outcome. Each frame has exactly one.
+/// The frames of one direction. Each has exactly one outcome; `truncated`, `oversized` and `failed` count some of `mirrored` again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DirectionCounters {
@@ -33,6 +33,12 @@ pub struct DirectionCounters {
     pub deduplicated: Count,
     /// After the deadline, but otherwise mirrored.
     pub expired: Count,
+    /// Truncated because the tap says so; the bytes are those removed.
+    pub truncated: Count,
+    /// Did not fit the underlay and could not be segmented: fragmented or truncated, as the tap says.
+    pub oversized: Count,
+    /// Dropped because they could not be clamped or truncated.
+    pub failed: Count,
 }
 
 impl DirectionCounters {
@@ -62,12 +68,6 @@ pub struct Counters {
     pub ingress: DirectionCounters,
     /// Frames that left the pod.
     pub egress: DirectionCounters,
-    /// Mirrored frames that were truncated because the tap says so; the bytes are those removed.
-    pub truncated: Count,
-    /// Mirrored frames that did not fit the underlay and could not be segmented: fragmented or truncated, as the tap says.
-    pub oversized: Count,
-    /// Mirrored frames that were dropped because they could not be clamped or truncated.
-    pub failed: Count,
     /// Frames that reached the sender device although no classifier selected them, and were dropped there.
     pub forged: Count,
     /// Mirrored frames that left through the sender device, as often as they were segmented, once for all destinations.
@@ -84,22 +84,22 @@ pub(super) fn read(map: &PerCpuArray<MapData, Counter>, classid: u32) -> Result<
         Ok::<_, MapError>(Count { frames: sum(|value| value.frames), bytes: sum(|value| value.bytes) })
     };
     let direction = |direction: u32| {
-        let outcome = |outcome| count(direction * OUTCOMES + outcome);
+        let of_direction = |key| count(direction * DIRECTION_KEYS + key);
         Ok::<_, MapError>(DirectionCounters {
-            mirrored: outcome(MIRRORED)?,
-            filtered: outcome(FILTERED)?,
-            sampled_out: outcome(SAMPLED_OUT)?,
-            rate_limited: outcome(RATE_LIMITED)?,
-            deduplicated: outcome(DEDUPLICATED)?,
-            expired: outcome(EXPIRED)?,
+            mirrored: of_direction(MIRRORED)?,
+            filtered: of_direction(FILTERED)?,
+            sampled_out: of_direction(SAMPLED_OUT)?,
+            rate_limited: of_direction(RATE_LIMITED)?,
+            deduplicated: of_direction(DEDUPLICATED)?,
+            expired: of_direction(EXPIRED)?,
+            truncated: of_direction(TRUNCATED)?,
+            oversized: of_direction(OVERSIZED)?,
+            failed: of_direction(FAILED)?,
         })
     };
     Ok(Counters {
         ingress: direction(INGRESS)?,
         egress: direction(EGRESS)?,
-        truncated: count(TRUNCATED)?,
-        oversized: count(OVERSIZED)?,
-        failed: count(FAILED)?,
         forged: count(FORGED)?,
         sent: count(SENT)?,
         probes: count(PROBES)?,

@@ -108,17 +108,17 @@ impl PodKey {
     }
 }
 
-/// `struct heard`, likewise.
+/// `struct pod_probes`, likewise.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heard {
+pub(super) struct PodProbes {
     pub(super) last: u64,
     pub(super) last_full_size: u64,
     pub(super) sent: u64,
     pub(super) correction: i64,
 }
 
-impl Heard {
+impl PodProbes {
     /// The frames that the receiver should have got from the pod.
     pub(super) fn expected(&self) -> u64 {
         self.sent.saturating_add_signed(self.correction)
@@ -135,7 +135,7 @@ unsafe impl aya::Pod for PodKey {}
 
 #[expect(unsafe_code, reason = "as above")]
 // SAFETY: as above.
-unsafe impl aya::Pod for Heard {}
+unsafe impl aya::Pod for PodProbes {}
 
 #[expect(unsafe_code, reason = "as above")]
 // SAFETY: as above.

@@ -11,7 +11,7 @@ use podtap_model::EtherType;
 
 use super::{
     BpfError, Monotonic, ObjectError,
-    layout::{Heard, PodKey, Receiver},
+    layout::{PodKey, PodProbes, Receiver},
     object::{MapsByName, Object, RECEIVER, maps_of},
     probe::uid,
 };
@@ -72,7 +72,7 @@ impl Receive {
 /// The maps of a receiver's program.
 pub struct ReceiveMaps {
     receiver: Array<MapData, Receiver>,
-    heard: HashMap<MapData, PodKey, Heard>,
+    pod_probes: HashMap<MapData, PodKey, PodProbes>,
     received: PerCpuArray<MapData, u64>,
 }
 
@@ -106,7 +106,7 @@ impl ReceiveMaps {
         let mut take = |name: &str| Map::from_map_data(maps.remove(name)?).ok();
         Some(Self {
             receiver: take("receiver")?.try_into().ok()?,
-            heard: take("heard")?.try_into().ok()?,
+            pod_probes: take("pod_probes")?.try_into().ok()?,
             received: take("received")?.try_into().ok()?,
         })
     }
@@ -134,15 +134,15 @@ impl ReceiveMaps {
     /// The pods whose probes arrived. Forgets what is no pod: anyone who can send to the receiver can send probes.
     pub fn probes(&mut self) -> Result<Vec<LastProbes>, BpfError> {
         let (mut pods, mut invalid) = (Vec::new(), Vec::new());
-        for entry in &self.heard {
-            let (key, heard) = match entry {
+        for entry in &self.pod_probes {
+            let (key, probes) = match entry {
                 Ok(entry) => entry,
                 // It was removed during the walk.
                 Err(MapError::KeyNotFound) => continue,
                 Err(error) => return Err(BpfError::aya("read which probes arrived", &error)),
             };
             let moment = |nanoseconds: u64| (nanoseconds != 0).then_some(Monotonic::from_nanoseconds(nanoseconds));
-            let (Some(last), Some(pod)) = (moment(heard.last), key.pod()) else {
+            let (Some(last), Some(pod)) = (moment(probes.last), key.pod()) else {
                 invalid.push(key);
                 continue;
             };
@@ -150,8 +150,8 @@ impl ReceiveMaps {
                 pod,
                 key,
                 last,
-                last_full_size: moment(heard.last_full_size),
-                expected: heard.expected(),
+                last_full_size: moment(probes.last_full_size),
+                expected: probes.expected(),
             });
         }
         for key in invalid {
@@ -162,7 +162,7 @@ impl ReceiveMaps {
 
     /// Returns whether it was there.
     fn remove(&mut self, key: &PodKey) -> Result<bool, BpfError> {
-        match self.heard.remove(key) {
+        match self.pod_probes.remove(key) {
             Ok(()) => Ok(true),
             Err(MapError::KeyNotFound) => Ok(false),
             Err(error) => Err(BpfError::aya("forget a pod", &error)),

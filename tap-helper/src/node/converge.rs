@@ -8,7 +8,7 @@ use podtap_model::{DesiredSender, Receiver, State, Vni};
 use tracing::{debug, info, warn};
 
 use super::{
-    Node, hearing::receive_programs, names::owners, netns::Netns, pods::PodNetns, probes::ProbeSource,
+    Node, names::owners, netns::Netns, pods::PodNetns, probes::ProbeSource, received_probes::receive_programs,
     resources::Running, sources::receivers,
 };
 use crate::{
@@ -31,29 +31,31 @@ use crate::{
 /// failure adds the round that removes what it left.
 const ROUNDS: u32 = 8;
 
-/// How long namespaces are reconciled before something else gets its turn, such as a pod that has just started.
+/// How long namespaces are reconciled before something else is done, such as finding a pod that has just started.
 const TURN: Duration = Duration::from_millis(20);
 
 impl Node {
-    /// Reconciles the namespaces that are due, for the length of a turn at least; the others remain due. New ones come first, and what
-    /// was executed in them is observed in a later turn: in a burst of pods, none waits until another one has been verified.
+    /// Reconciles the namespaces that are due, for the length of a turn at least; the others remain due, and come first in the next turn.
+    /// New ones come before them, and what was executed in them is observed in a later turn: in a burst of pods, none waits until another
+    /// one has been verified.
     pub(super) async fn converge_due(&mut self, now: Instant) {
         let start = Instant::now();
-        for id in self.due(now) {
+        for (id, is_new) in self.due(now) {
             self.converge(id, now).await;
+            if !is_new {
+                self.last_in_turn = Some(id);
+            }
             if start.elapsed() >= TURN {
                 break;
             }
         }
     }
 
-    /// The namespaces that are due, new ones first.
-    fn due(&self, now: Instant) -> Vec<NamespaceId> {
+    /// The namespaces that are due, and whether they are new, in the order in which they are reconciled.
+    fn due(&self, now: Instant) -> Vec<(NamespaceId, bool)> {
         let is_due = |(id, netns): &(&NamespaceId, &Netns)| netns.is_due(now) || self.resources.retry_is_due(**id, now);
-        let mut due: Vec<(bool, NamespaceId)> =
-            self.netns.iter().filter(is_due).map(|(id, netns)| (!netns.is_new, *id)).collect();
-        due.sort_unstable();
-        due.into_iter().map(|(_, id)| id).collect()
+        let due = self.netns.iter().filter(is_due).map(|(id, netns)| (*id, netns.is_new)).collect();
+        in_turn(due, self.last_in_turn)
     }
 
     /// Whether no namespace is due.
@@ -295,8 +297,16 @@ impl Node {
                 _ => self.resources.failed(&resource, id, failure, now),
             }
         }
-        warn!(place = self.netns_name(id), error = failure.message, "cannot read the state");
+        if let Some(times) = self.netns.get_mut(&id).and_then(|netns| netns.unobservable.failed(now)) {
+            warn!(place = self.netns_name(id), error = failure.message, times, "cannot read the state");
+        }
     }
+}
+
+/// New ones first, then those after the last one of the previous turn. So each has its turn, also while others are always due again.
+fn in_turn<T: Copy + Ord>(mut due: Vec<(T, bool)>, last: Option<T>) -> Vec<(T, bool)> {
+    due.sort_unstable_by_key(|(id, is_new)| (!is_new, last.is_some_and(|last| *id <= last), *id));
+    due
 }
 
 /// The VNIs of the destinations of each tap's senders.
@@ -310,4 +320,27 @@ fn sent_vnis(observed: &Observed) -> BTreeMap<String, BTreeSet<Vni>> {
     }
     found.retain(|_, vnis| !vnis.is_empty());
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_namespace_has_its_turn() {
+        // Turns in which there is time for one: ten of them are always due.
+        let (mut last, mut new, mut served) = (None, vec![25, 12], Vec::new());
+        for _ in 0..24 {
+            let due = (0..10).chain([20]).chain(new.iter().copied()).map(|id| (id, new.contains(&id)));
+            let (id, is_new) = in_turn(due.collect(), last)[0];
+            served.push(id);
+            if is_new {
+                new.retain(|other| *other != id);
+            } else {
+                last = Some(id);
+            }
+        }
+        let expected: Vec<u32> = [12, 25].into_iter().chain((0..10).chain([20]).cycle().take(22)).collect();
+        assert_eq!(served, expected);
+    }
 }

@@ -132,8 +132,6 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
         interface: mark.interface,
         ingress: ingress.map(|filter| direction(filter, counters.ingress)),
         egress: egress.map(|filter| direction(filter, counters.egress)),
-        truncated: count(counters.truncated),
-        oversized: count(counters.oversized),
         forged: count(counters.forged),
     })
 }
@@ -147,6 +145,8 @@ fn direction(filter: &Filter, counters: bpf::DirectionCounters) -> DirectionCoun
         rate_limited: count(counters.rate_limited),
         deduplicated: count(counters.deduplicated),
         expired: count(counters.expired),
+        truncated: count(counters.truncated),
+        oversized: count(counters.oversized),
         failed: action.failed.into(),
     }
 }

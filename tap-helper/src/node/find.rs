@@ -30,7 +30,10 @@ impl Node {
                     }
                     // The process has just ended, or the helper lacks a capability. The search continues.
                     Err(error) => {
-                        warn!(pod = uid, %error, "cannot enter the pod's network namespace; retrying");
+                        // At each of its processes: it decides how many start.
+                        if let Some(times) = self.pods.unenterable(&uid, now) {
+                            warn!(pod = uid, %error, times, "cannot enter the pod's network namespace; retrying");
+                        }
                         continue;
                     }
                 },

@@ -7,7 +7,6 @@
 mod converge;
 mod counters;
 mod find;
-mod hearing;
 mod names;
 mod netns;
 mod pace;
@@ -15,6 +14,7 @@ mod paths;
 mod pods;
 mod preload;
 mod probes;
+mod received_probes;
 mod renewal;
 mod report;
 mod resources;
@@ -45,11 +45,11 @@ use crate::{
     validate,
 };
 use counters::CounterRequests;
-use hearing::Hearing;
 use netns::Netns;
 use paths::Paths;
 use pods::{PodNetns, Pods};
 use probes::Probes;
+use received_probes::ReceivedProbes;
 use resources::{Resources, changed, with_other_peers};
 use sources::Sources;
 use sweep::Sweep;
@@ -114,9 +114,11 @@ pub struct Node {
     netns: BTreeMap<NamespaceId, Netns>,
     counter_requests: CounterRequests,
     probes: Probes,
-    hearing: Hearing,
+    received_probes: ReceivedProbes,
     sweep: Sweep,
     next_full_reconcile: Option<Instant>,
+    /// The namespace with which the last turn ended.
+    last_in_turn: Option<NamespaceId>,
     restarts: u32,
 }
 
@@ -141,9 +143,10 @@ impl Node {
             netns: BTreeMap::new(),
             counter_requests: CounterRequests::default(),
             probes: Probes::default(),
-            hearing: Hearing::default(),
+            received_probes: ReceivedProbes::default(),
             sweep: Sweep::default(),
             next_full_reconcile: None,
+            last_in_turn: None,
             restarts: 0,
         })
     }
@@ -216,6 +219,8 @@ impl Node {
             self.sources.update_at(now);
             self.mark_all_dirty();
             self.start_sweep()?;
+        } else if self.paths.is_due(now) {
+            self.refresh_paths().await;
         }
         // Before any receiver is created.
         self.update_sources(now);
@@ -227,7 +232,7 @@ impl Node {
         self.update_sources(now);
         self.write_deadlines();
         self.send_probes(now);
-        self.hear(now);
+        self.read_probes(now);
         Ok(())
     }
 
@@ -240,9 +245,9 @@ impl Node {
         let load = self.program_sets.retry_at().filter(|_| has_senders && !self.preload_is_due);
         let retry = self.resources.next_retry();
         let (counters, sweep, sources) = (self.counter_requests.due_at(), self.sweep.due_at(), self.sources.due_at());
-        let probes = [self.probes_due_at(), self.hearing_due_at()];
+        let probes = [self.probes_due_at(), self.received_probes_due_at()];
         let own = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load].into_iter().chain(probes);
-        let moments = own.chain([self.next_deadline(), counters, sweep, sources]);
+        let moments = own.chain([self.next_deadline(), counters, sweep, sources, self.paths.due_at()]);
         moments.flatten().chain(netns).min()
     }
 
@@ -277,7 +282,7 @@ impl Node {
             }
             Change::ProcessEnded(id) => self.process_ended(id, now).await,
             Change::Paths => {
-                self.refresh_paths().await;
+                self.paths.changed();
                 Ok(())
             }
             Change::ProgramsLoaded => {

@@ -10,6 +10,7 @@ use podtap_model::Vni;
 use super::{Change, pace::Pace, probes::ProbeSource};
 use crate::{
     failure::Status,
+    logs::Repeated,
     namespace::{Namespace, NamespaceId, PidfdRef},
     netlink::{Connection, Event, NetlinkError, NetnsError, Subscription},
     observe::{NetnsKind, Observed, observe},
@@ -49,6 +50,8 @@ pub(super) struct Netns {
     pub(super) receive_programs: BTreeMap<u64, u32>,
     /// The senders that may send probes.
     pub(super) probe_sources: Vec<ProbeSource>,
+    /// Observations that failed.
+    pub(super) unobservable: Repeated,
     pace: Pace,
     repairs: (Option<Instant>, u32),
 }
@@ -80,6 +83,7 @@ impl Netns {
             receivers: BTreeSet::new(),
             receive_programs: BTreeMap::new(),
             probe_sources: Vec::new(),
+            unobservable: Repeated::default(),
             pace: Pace::default(),
             repairs: (None, 0),
         })

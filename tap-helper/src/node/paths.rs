@@ -3,10 +3,12 @@ use std::{
     mem,
     net::IpAddr,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use podtap_model::{DesiredSender, bounds::MAX_SOURCE_ADDRESSES};
 
+use super::pace::Pace;
 use crate::{
     bpf::Reach,
     namespace::Namespace,
@@ -14,12 +16,18 @@ use crate::{
     settings,
 };
 
+/// What requesting all paths counts for, at least, in the pause after it: there may be thousands of changes per second.
+const LEAST_COST: Duration = Duration::from_millis(50);
+
 /// The paths to the destinations, by the node's routes and devices.
 #[derive(Default)]
 pub(super) struct Paths {
     known: BTreeMap<IpAddr, Path>,
     /// Reports changes of routes and devices while there are destinations.
     subscription: Option<Subscription>,
+    /// Whether something may have changed.
+    outdated: bool,
+    pace: Pace,
 }
 
 /// The path to one address.
@@ -58,6 +66,7 @@ impl Paths {
 
     /// Requests all paths again, and returns whether one has changed. One that cannot be read stays as it was.
     pub(super) async fn refresh(&mut self, netlink: &Connection) -> bool {
+        let start = Instant::now();
         if let Some(subscription) = &mut self.subscription {
             subscription.take();
         }
@@ -67,7 +76,27 @@ impl Paths {
             changed |= *known != path;
             *known = path;
         }
+        self.refreshed(start.elapsed());
         changed
+    }
+
+    fn refreshed(&mut self, cost: Duration) {
+        self.outdated = false;
+        self.pace.pause(cost.max(LEAST_COST));
+    }
+
+    /// Records that something may have changed.
+    pub(super) fn changed(&mut self) {
+        self.outdated = true;
+    }
+
+    /// When to request the paths again: at once after a change, and with pauses while there are more.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.outdated.then(|| self.pace.due_at())
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.outdated && self.pace.is_due(now)
     }
 
     /// What matters of the paths to a sender's destinations.
@@ -93,8 +122,11 @@ impl Paths {
         sources.into_iter().take(MAX_SOURCE_ADDRESSES).collect()
     }
 
-    /// Ready when a route or device has changed.
+    /// Ready when a route or device has changed, unless that is known.
     pub(super) fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.outdated {
+            return Poll::Pending;
+        }
         self.subscription.as_mut().map_or(Poll::Pending, |subscription| subscription.poll_changed(context))
     }
 }
@@ -107,4 +139,29 @@ async fn path(netlink: &Connection, address: IpAddr) -> Result<Path, NetlinkErro
         Err(error) => return Err(error),
     };
     Ok(Path { mtu: route.mtu.into_iter().chain(device).min(), local: route.local, source: route.source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_requested_at_once_and_then_with_pauses() {
+        let mut paths = Paths::default();
+        let start = Instant::now();
+        assert_eq!((paths.due_at(), paths.is_due(start)), (None, false), "nothing has changed");
+        paths.changed();
+        assert!(paths.is_due(start), "the first change");
+        for cost in [Duration::ZERO, Duration::from_secs(2)] {
+            paths.refreshed(cost);
+            assert_eq!(paths.due_at(), None);
+            paths.changed();
+            let pause = 3 * cost.max(LEAST_COST);
+            let due = paths.due_at().expect("there was another change");
+            assert!(due >= start + pause && !paths.is_due(start + pause / 2) && paths.is_due(due), "{cost:?}");
+            // A flood of changes does not postpone it.
+            paths.changed();
+            assert_eq!(paths.due_at(), Some(due));
+        }
+    }
 }

@@ -9,6 +9,7 @@ use podtap_model::Pod;
 
 use super::watch::ProcessWatch;
 use crate::{
+    logs::Repeated,
     namespace::{Candidate, Namespace, NamespaceId, PidfdRef, cgroup, locate},
     netlink::{Connection, addresses},
 };
@@ -32,6 +33,7 @@ struct Known {
     pod: Pod,
     netns: PodNetns,
     since: Instant,
+    unenterable: Repeated,
 }
 
 /// The pods of senders and receivers.
@@ -50,6 +52,7 @@ impl Pods {
                 pod: pod.clone(),
                 netns: PodNetns::Unknown,
                 since: now,
+                unenterable: Repeated::default(),
             });
             if known.pod.config_hash != pod.config_hash {
                 (known.netns, known.since) = (PodNetns::Unknown, now);
@@ -66,11 +69,16 @@ impl Pods {
     /// Records the namespace of a pod.
     pub(super) fn found(&mut self, uid: &str, id: NamespaceId, now: Instant) {
         if let Some(known) = self.known.get_mut(uid) {
-            (known.netns, known.since) = (PodNetns::Own(id), now);
+            (known.netns, known.since, known.unenterable) = (PodNetns::Own(id), now, Repeated::default());
         }
         if !self.is_incomplete() {
             self.watch.stop();
         }
+    }
+
+    /// Records that the namespace of a pod cannot be entered. Returns how often since it was logged last, if it is to be logged.
+    pub(super) fn unenterable(&mut self, uid: &str, now: Instant) -> Option<u32> {
+        self.known.get_mut(uid)?.unenterable.failed(now)
     }
 
     /// Forgets a namespace: its pods have to be found again.

@@ -36,10 +36,10 @@ impl Node {
                 Some(failure) => failure.status(),
                 None => self.status(&Resource::receiver(receiver), receiver.pod.as_ref()),
             };
-            let [heard_pods, small_only_pods] =
-                if status == Status::ACTIVE { self.heard_pods(receiver) } else { Default::default() };
+            let [pods_with_probes, pods_without_full_size_probes] =
+                if status == Status::ACTIVE { self.pods_with_probes(receiver) } else { Default::default() };
             let status = receiver_status(receiver.tap.uid.to_string(), receiver.vni.get(), status);
-            receivers.push(ReceiverStatus { heard_pods, small_only_pods, ..status });
+            receivers.push(ReceiverStatus { pods_with_probes, pods_without_full_size_probes, ..status });
         }
         // Leftovers that were observed have a message; others have not been observed yet.
         let found: BTreeMap<_, _> = self.netns.values().flat_map(|netns| &netns.leftovers).collect();
@@ -136,5 +136,13 @@ fn sender_status(key: SenderKey, status: Status) -> SenderStatus {
 
 fn receiver_status(tap_uid: String, vni: u32, status: Status) -> ReceiverStatus {
     let Status { state, reason, message } = status;
-    ReceiverStatus { tap_uid, vni, state, reason, message, heard_pods: Vec::new(), small_only_pods: Vec::new() }
+    ReceiverStatus {
+        tap_uid,
+        vni,
+        state,
+        reason,
+        message,
+        pods_with_probes: Vec::new(),
+        pods_without_full_size_probes: Vec::new(),
+    }
 }

@@ -25,6 +25,9 @@ const PROCESSES: usize = 64;
 /// Namespaces that a report names because they cannot be searched, or have something that cannot be removed.
 pub(super) const REPORTED: usize = 16;
 
+/// How often something could not be searched for the same reason in a round, by what it is and the reason.
+type Failures = BTreeMap<(String, String), u32>;
+
 /// The state of the search.
 #[derive(Default)]
 pub(super) struct Sweep {
@@ -32,10 +35,10 @@ pub(super) struct Sweep {
     left: Vec<Source>,
     /// Namespaces that were found in this round.
     found: BTreeSet<NamespaceId>,
-    /// What cannot be searched, and why.
-    failures: BTreeMap<String, String>,
+    /// What cannot be searched.
+    failures: Failures,
     /// The same for the last complete round.
-    last_failures: BTreeMap<String, String>,
+    last_failures: Failures,
     /// Whether a round is complete. The first one has no pauses.
     complete: bool,
     pace: Pace,
@@ -69,16 +72,34 @@ impl Sweep {
     }
 
     fn failed(&mut self, what: String, error: &dyn std::error::Error) {
-        if !self.last_failures.contains_key(&what) {
-            warn!(namespace = what, %error, "cannot search");
+        *self.failures.entry((what, error.to_string())).or_default() += 1;
+    }
+
+    /// Completes a round, and logs what could not be searched, unless that was so in the last round. Not each time: a process decides
+    /// how many processes and namespaces there are.
+    fn finish(&mut self) {
+        let (new, further) = self.new_failures();
+        for ((what, error), times) in new {
+            warn!(namespace = what, error, times, "cannot search");
         }
-        self.failures.insert(what, error.to_string());
+        if further > 0 {
+            warn!(further, "cannot search further namespaces");
+        }
+        self.last_failures = mem::take(&mut self.failures);
+        self.complete = true;
+    }
+
+    /// The failures to log for this round, and the number of further ones.
+    fn new_failures(&self) -> (Failures, usize) {
+        let new = self.failures.iter().filter(|(cause, _)| !self.last_failures.contains_key(cause));
+        let mut new = new.map(|(cause, times)| (cause.clone(), *times));
+        let logged = new.by_ref().take(REPORTED).collect();
+        (logged, new.count())
     }
 
     /// A sentence for each namespace that could not be searched.
     pub(super) fn failures(&self) -> Vec<String> {
-        let sentence = |(what, error): (&String, &String)| format!("{what}: {error}.");
-        self.last_failures.iter().take(REPORTED).map(sentence).collect()
+        self.last_failures.keys().take(REPORTED).map(|(what, error)| format!("{what}: {error}.")).collect()
     }
 }
 
@@ -123,8 +144,7 @@ impl Node {
             self.sweep.pace.pause(start.elapsed());
         }
         if self.sweep.left.is_empty() {
-            self.sweep.last_failures = mem::take(&mut self.sweep.failures);
-            self.sweep.complete = true;
+            self.sweep.finish();
         }
     }
 
@@ -148,5 +168,50 @@ impl Node {
         netns.receivers = receivers(&observed);
         self.netns.insert(id, netns);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    const PROCESSES: &str = "Network namespaces of processes or mounts";
+
+    /// The lines of a round, each with what it is about, and the number of failures that none is about.
+    fn round(sweep: &mut Sweep, failures: impl IntoIterator<Item = (String, io::ErrorKind)>) -> (Failures, usize) {
+        for (what, kind) in failures {
+            sweep.failed(what, &io::Error::from(kind));
+        }
+        let logged = sweep.new_failures();
+        sweep.finish();
+        logged
+    }
+
+    #[test]
+    fn what_cannot_be_searched_is_logged_once_for_each_reason() {
+        let mut sweep = Sweep::default();
+        let [denied, busy] = [io::ErrorKind::PermissionDenied, io::ErrorKind::ResourceBusy];
+        let processes = |kind| (0..5000).map(move |_| (PROCESSES.to_owned(), kind));
+        let cause = |kind: io::ErrorKind| (PROCESSES.to_owned(), io::Error::from(kind).to_string());
+        let denials: Failures = [(cause(denied), 5000)].into();
+        assert_eq!(round(&mut sweep, processes(denied)), (denials, 0));
+        assert_eq!(sweep.failures().len(), 1);
+        assert_eq!(round(&mut sweep, processes(denied)), (Failures::new(), 0), "it is known");
+        // Another reason, also among many with the same one.
+        let both = processes(denied).chain(processes(busy));
+        assert_eq!(round(&mut sweep, both), ([(cause(busy), 5000)].into(), 0));
+        round(&mut sweep, []);
+        assert_eq!(sweep.failures(), Vec::<String>::new());
+        assert_eq!(round(&mut sweep, processes(busy)), ([(cause(busy), 5000)].into(), 0), "it is new again");
+    }
+
+    #[test]
+    fn many_namespaces_are_logged_as_a_number() {
+        let mut sweep = Sweep::default();
+        let namespaces = (0..5000).map(|number| (format!("Network namespace {number}"), io::ErrorKind::OutOfMemory));
+        let (logged, further) = round(&mut sweep, namespaces);
+        assert_eq!((logged.len(), further), (REPORTED, 5000 - REPORTED));
     }
 }

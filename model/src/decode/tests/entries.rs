@@ -255,8 +255,8 @@ fn a_receiver_that_cannot_be_decoded_stops_no_other() {
             state: State::Refused,
             reason: Reason::InvalidSpec,
             message: status.message.clone(),
-            heard_pods: Vec::new(),
-            small_only_pods: Vec::new(),
+            pods_with_probes: Vec::new(),
+            pods_without_full_size_probes: Vec::new(),
         };
         assert_eq!(*status, expected);
     }

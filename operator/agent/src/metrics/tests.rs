@@ -28,6 +28,8 @@ fn with_programs(tap: &str) -> SenderCounters {
         rate_limited: count(first + 3),
         deduplicated: count(u64::MAX / 100),
         expired: count(first + 4),
+        truncated: count(first + 5),
+        oversized: count(first + 6),
         failed: 2,
     };
     SenderCounters {
@@ -36,8 +38,6 @@ fn with_programs(tap: &str) -> SenderCounters {
         interface: "eth0".into(),
         ingress: Some(direction(10)),
         egress: Some(direction(20)),
-        truncated: count(5),
-        oversized: count(6),
         forged: count(7),
     }
 }
@@ -71,10 +71,13 @@ fn every_counter_has_the_names_of_tap_and_pod() {
         assert_eq!(of("egress", "deduplicated"), Some(u64::MAX / 100), "all 64 bits");
         let bytes = value(&text, "frame_bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
         assert_eq!(bytes, Some(2100), "{text}");
-        assert_eq!(value(&text, "mirror_failures", number, ",direction=\"ingress\""), Some(2), "{text}");
-        let of_sender = ["truncated_frames", "truncated_bytes", "oversized_frames", "forged_frames"];
-        let values = of_sender.map(|name| value(&text, name, number, ""));
-        assert_eq!(values, [Some(5), Some(500), Some(6), Some(7)], "{text}");
+        for (direction, first) in [("ingress", 10), ("egress", 20)] {
+            let labels = format!(",direction=\"{direction}\"");
+            let of_direction = ["truncated_frames", "truncated_bytes", "oversized_frames", "mirror_failures"];
+            let values = of_direction.map(|name| value(&text, name, number, &labels));
+            assert_eq!(values, [first + 5, (first + 5) * 100, first + 6, 2].map(Some), "{text}");
+        }
+        assert_eq!(value(&text, "forged_frames", number, ""), Some(7), "{text}");
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
@@ -85,11 +88,9 @@ fn what_a_tap_cannot_count_has_no_series() {
     let idle = SenderCounters {
         ingress: Some(DirectionCounters::default()),
         egress: Some(DirectionCounters::default()),
-        truncated: Count::default(),
-        oversized: Count::default(),
         ..with_programs("t1")
     };
-    assert_eq!(series(&metrics(vec![idle.clone()])), 30, "with every option");
+    assert_eq!(series(&metrics(vec![idle.clone()])), 33, "with every option");
 
     let mut without_options = update();
     without_options.spec["taps"][0]["options"] = json!(null);
@@ -97,8 +98,8 @@ fn what_a_tap_cannot_count_has_no_series() {
         let counters = Counters { request: 1, senders: vec![sender], ..Counters::default() };
         http::text(&registry(&counters, &without_options.spec)).expect("it can be encoded")
     };
-    assert_eq!(series(&text(idle)), 12, "mirrored, expired, failed, oversized and forged frames");
-    assert_eq!(series(&text(with_programs("t1"))), 30, "what was counted before the tap was changed is not lost");
+    assert_eq!(series(&text(idle)), 13, "mirrored, expired, failed, oversized and forged frames");
+    assert_eq!(series(&text(with_programs("t1"))), 33, "what was counted before the tap was changed is not lost");
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::StreamExt as _;
 use k8s_openapi::jiff::Timestamp;
-use tracing::warn;
 
 use crate::{
     apply::{
@@ -60,10 +59,6 @@ pub async fn apply(
         helper_actions(snapshot.helpers_of(node), node, plan, owner, &template, rollout.replace.contains(node))
     });
     errors.extend(write_helpers(context, snapshot, helpers.collect(), state).await);
-    if rollout.is_stopped() && !state.rollout_stopped {
-        warn!(nodes = ?rollout.failing, waiting = rollout.outdated.len(), "new helper pods fail; the other nodes keep theirs");
-    }
-    state.rollout_stopped = rollout.is_stopped();
     state.helper_failures.retain(|node, _| plans.contains_key(node));
     let deadlines = state.unready.values().map(Unready::deadline);
     Applied {

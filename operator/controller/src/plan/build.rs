@@ -21,12 +21,12 @@ pub struct Plan<'a> {
     pub taps: Vec<TapPlan<'a>>,
 }
 
-/// Builds the plan. No node learns of the taps in `without_finalizer`. Receivers of those in `silent` hear nothing of some pod.
+/// Builds the plan. No node learns of the taps in `without_finalizer`. Receivers of those in `without_probes` get none of some pod.
 pub fn build<'a>(
     snapshot: &Snapshot,
     taps: Vec<TapPlan<'a>>,
     without_finalizer: &BTreeSet<Uid>,
-    silent: &BTreeSet<Uid>,
+    without_probes: &BTreeSet<Uid>,
     policy: &Policy,
     deduplication: &Deduplication,
     moves: &Moves,
@@ -41,7 +41,7 @@ pub fn build<'a>(
     let taps: Vec<TapPlan<'a>> = taps.into_iter().map(exclude).collect();
     let mut nodes = node_specs::node_specs(&taps, policy, deduplication, moves);
     sources::allow(&mut nodes, snapshot, &policy.receiver_sources);
-    reachability::ask(&mut nodes, &taps, silent, snapshot);
+    reachability::ask(&mut nodes, &taps, without_probes, snapshot);
     Plan { nodes, taps }
 }
 

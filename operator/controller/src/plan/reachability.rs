@@ -13,14 +13,19 @@ use crate::{
     store::{pod::CachedPod, snapshot::Snapshot},
 };
 
-/// Asks the nodes of the pods of these `silent` taps that a receiver does not hear.
-pub fn ask(nodes: &mut BTreeMap<String, NodeState>, taps: &[TapPlan<'_>], silent: &BTreeSet<Uid>, snapshot: &Snapshot) {
+/// Asks the nodes of those pods of these taps whose probes a receiver does not get.
+pub fn ask(
+    nodes: &mut BTreeMap<String, NodeState>,
+    taps: &[TapPlan<'_>],
+    without_probes: &BTreeSet<Uid>,
+    snapshot: &Snapshot,
+) {
     let mut asked: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
-    let is_silent = |plan: &&TapPlan<'_>| silent.contains(&plan.tap.reference.uid);
-    for plan in taps.iter().filter(|plan| plan.is_executed()).filter(is_silent) {
+    let is_asked = |plan: &&TapPlan<'_>| plan.is_executed() && without_probes.contains(&plan.tap.reference.uid);
+    for plan in taps.iter().filter(is_asked) {
         for destination in &plan.destinations {
             for pod in plan.targets.tapped() {
-                if let Some((node, address)) = unheard(plan, destination, pod, snapshot) {
+                if let Some((node, address)) = missing_probes(plan, destination, pod, snapshot) {
                     asked.entry(node).or_default().insert(address);
                 }
             }
@@ -33,17 +38,17 @@ pub fn ask(nodes: &mut BTreeMap<String, NodeState>, taps: &[TapPlan<'_>], silent
     }
 }
 
-/// Whether a receiver hears nothing of some pod, although there was time for it.
-pub fn is_silent(status: &PodTapStatus) -> bool {
-    let silent = [Reason::NoProbeFromNode, Reason::PortBlocked].map(Reason::as_str);
+/// Whether a receiver gets no probes of some pod, although there was time for it.
+pub fn lacks_probes(status: &PodTapStatus) -> bool {
+    let reasons = [Reason::NoProbeFromNode, Reason::PortBlocked].map(Reason::as_str);
     status
         .conditions
         .iter()
-        .any(|c| c.type_ == CONDITION_DELIVERING && c.status == "False" && silent.contains(&&*c.reason))
+        .any(|c| c.type_ == CONDITION_DELIVERING && c.status == "False" && reasons.contains(&&*c.reason))
 }
 
-/// The node of a pod and the address of the destination on another node whose receiver is in place and does not hear the pod.
-fn unheard<'a>(
+/// The node of a pod and the address of the destination on another node whose receiver is in place and gets no probes of the pod.
+fn missing_probes<'a>(
     plan: &TapPlan<'_>,
     destination: &PlannedDestination,
     pod: &'a CachedPod,
@@ -55,6 +60,6 @@ fn unheard<'a>(
     let tap: &str = &plan.tap.reference.uid;
     let mut receivers = snapshot.node_taps.get(receiving)?.status.receivers.iter();
     let receiver = receivers.find(|receiver| receiver.tap_uid == tap && receiver.vni == vni)?;
-    let hears = receiver.heard_pods.iter().any(|uid| **uid == *pod.uid);
-    (receiver.state == State::Active && !hears).then_some((node, endpoint.ip()))
+    let gets_probes = receiver.pods_with_probes.iter().any(|uid| **uid == *pod.uid);
+    (receiver.state == State::Active && !gets_probes).then_some((node, endpoint.ip()))
 }

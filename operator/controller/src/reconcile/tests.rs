@@ -9,6 +9,7 @@ use kube::{
     runtime::watcher::Event,
 };
 use podtap_api::{FINALIZER, NodeTap, NodeTapSpec, PodTap};
+use podtap_model::{Reason, TapReference};
 use podtap_runtime::http::Metrics;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -16,8 +17,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     apply::helper_pod::HelperTemplate,
+    events::Occurrence,
     fake_api::FakeApi,
-    fixtures::{OWN_NAMESPACE, World, carry_out, hear, node, object, pod, started, tap},
+    fixtures::{OWN_NAMESPACE, World, carry_out, node, object, pod, receive_probes, started, tap},
     plan::rollout::MaxUnavailable,
     store::{
         cache::Cache,
@@ -152,7 +154,7 @@ impl Cluster {
         let node_taps = self.api.list("/nodetaps/").into_iter();
         let (paths, mut objects): (Vec<String>, Vec<NodeTap>) =
             node_taps.map(|(path, node_tap)| (path, carry_out(object(node_tap)))).unzip();
-        hear(&mut objects);
+        receive_probes(&mut objects);
         for (path, node_tap) in paths.iter().zip(&objects) {
             self.api.put(path, node_tap);
         }
@@ -513,7 +515,7 @@ async fn helper_pods_are_replaced_one_after_the_other_and_none_after_one_that_fa
         }
     }
     assert_eq!(deleted(cluster.reconcile().await), 0, "the other node keeps what works");
-    assert!(cluster.reconciler.state.rollout_stopped);
+    assert!(cluster.reconciler.state.rollout_stopped.is_some());
     assert_eq!(cluster.condition("Tapped"), ("False".into(), "HelperPodFailed".into()));
 
     cluster.reconciler.context.template.image = "podtap:3".into();
@@ -527,6 +529,71 @@ async fn helper_pods_are_replaced_one_after_the_other_and_none_after_one_that_fa
     assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()));
 }
 
+/// Sets the status of the helper pods of an image.
+fn set_container(cluster: &Cluster, image: &str, state: &Value) {
+    for (path, mut pod) in cluster.api.list(PODS) {
+        if pod["spec"]["containers"][0]["image"] == image {
+            let status = json!({"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+                "state": state});
+            pod["status"] = json!({"phase": "Running", "containerStatuses": [status]});
+            cluster.api.put(&path, &pod);
+        }
+    }
+}
+
+/// The requests for events about objects of the cluster, such as `NodeTap`s, that one reconcile causes. They are sent in order.
+async fn cluster_events(cluster: &mut Cluster) -> usize {
+    cluster.api.requests();
+    cluster.sync();
+    cluster.reconciler.reconcile(cluster.now()).await;
+    let last = TapReference { namespace: "last".into(), name: "last".into(), uid: crate::fixtures::uid("last") };
+    let occurrence = Occurrence { is_warning: false, reason: Reason::Pending, note: String::new() };
+    cluster.reconciler.publisher.publish(&last, [occurrence]);
+    let mut requests: Vec<String> = Vec::new();
+    let sent = async {
+        while !requests.iter().any(|request| request.contains("/namespaces/last/events")) {
+            requests.extend(cluster.api.requests());
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), sent).await.expect("the events are sent");
+    requests.iter().filter(|request| request.contains("/namespaces/default/events")).count()
+}
+
+#[tokio::test]
+async fn a_rollout_that_stops_is_reported_once() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    let crashed = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}});
+    let running = json!({"running": {}});
+    cluster.reconciler.context.template.image = "podtap:2".into();
+    assert_eq!(cluster_events(&mut cluster).await, 0, "the first new pod is created");
+    set_container(&cluster, "podtap:2", &crashed);
+    assert_eq!(cluster_events(&mut cluster).await, 1);
+    let events = cluster.api.list("/namespaces/default/events/");
+    let [(_, event)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((&event["reason"], &event["type"]), (&json!("HelperRolloutStopped"), &json!("Warning")));
+    let node_tap = &event["regarding"];
+    assert_eq!(node_tap["kind"], "NodeTap");
+    let name = node_tap["name"].as_str().expect("a name");
+    assert_eq!(node_tap["uid"], json!(cluster.node_tap(name).metadata.uid));
+    let note = event["note"].as_str().expect("a note");
+    let expected =
+        format!("the new helper pod of the node {name} fails; 1 node keeps its previous one until it is Ready:");
+    assert!(note.starts_with(&expected), "{note}");
+    // It starts again, and crashes again.
+    for state in [&running, &crashed, &running, &crashed] {
+        set_container(&cluster, "podtap:2", state);
+        assert_eq!(cluster_events(&mut cluster).await, 0, "{state}");
+    }
+    // The next image fails, too.
+    cluster.reconciler.context.template.image = "podtap:3".into();
+    assert_eq!(cluster_events(&mut cluster).await, 0);
+    set_container(&cluster, "podtap:3", &crashed);
+    assert_eq!(cluster_events(&mut cluster).await, 1);
+    assert_eq!(cluster_events(&mut cluster).await, 0);
+}
+
 #[tokio::test]
 async fn a_node_that_cannot_be_written_to_stops_no_other() {
     let mut cluster = Cluster::with_one_tap();
@@ -536,7 +603,7 @@ async fn a_node_that_cannot_be_written_to_stops_no_other() {
     assert_eq!(cluster.condition("Ready"), ("False".into(), "Pending".into()));
 }
 
-/// One has not heard of the other's writes, nor of a younger tap that requests a VNI.
+/// One does not know the other's writes, nor of a younger tap that requests a VNI.
 #[tokio::test]
 async fn two_controllers_assign_the_same_vnis() {
     let vni_of = |cluster: &Cluster, tap: &str| {

@@ -1,7 +1,7 @@
-//! Whether what is mirrored arrives, by the probes that the receivers hear. Pure.
+//! Whether what is mirrored arrives, by the probes that the receivers get. Pure.
 //!
-//! Each sender sends a probe per second. A node reports which pods its receivers hear, and that they hear one no more only after several
-//! probes are missing. So what a receiver has heard and hears no more is a failure at once; the first probes of a pod have [`GRACE`].
+//! Each sender sends a probe per second. A node reports of which pods its receivers get probes, and that those of a pod are missing only
+//! after several are. So probes that stop are a failure at once; the first ones of a pod have [`GRACE`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,28 +21,29 @@ pub const GRACE: SignedDuration = SignedDuration::from_secs(5);
 /// How many nodes a message names.
 const MAX_NODES: usize = 5;
 
-/// Whether the receivers hear a pod.
+/// Whether the probes of a pod arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    Everywhere,
+pub enum Probes {
+    /// At every receiver.
+    Received,
     /// A receiver is not in place. Or its mirror runs on, but the helper pod of its node, which sends the probes, is not Ready.
     Unknown,
-    /// The receiver of this destination hears nothing.
-    Nothing(usize),
-    /// The receiver of this destination hears the small probes only.
-    SmallOnly(usize),
+    /// The receiver of this destination gets none.
+    Missing(usize),
+    /// The receiver of this destination gets the small ones only.
+    FullSizeMissing(usize),
 }
 
-/// Whether the receivers hear a tapped pod.
-pub fn heard(plan: &TapPlan<'_>, pod: &CachedPod, inputs: StatusInputs<'_>) -> Heard {
-    let heard = at_receivers(plan, pod, inputs);
+/// Whether the probes of a tapped pod arrive.
+pub fn probes(plan: &TapPlan<'_>, pod: &CachedPod, inputs: StatusInputs<'_>) -> Probes {
+    let probes = at_receivers(plan, pod, inputs);
     let helpers = pod.node.iter().flat_map(|node| inputs.snapshot.helpers_of(node));
     let sends = helpers.into_iter().any(|helper| helper.ready && !helper.terminating);
-    if heard == Heard::Everywhere || sends { heard } else { Heard::Unknown }
+    if probes == Probes::Received || sends { probes } else { Probes::Unknown }
 }
 
-fn at_receivers(plan: &TapPlan<'_>, pod: &CachedPod, inputs: StatusInputs<'_>) -> Heard {
-    let (mut small_only, mut without_receiver) = (None, false);
+fn at_receivers(plan: &TapPlan<'_>, pod: &CachedPod, inputs: StatusInputs<'_>) -> Probes {
+    let (mut full_size_missing, mut without_receiver) = (None, false);
     for (index, destination) in plan.destinations.iter().enumerate() {
         let node = destination.resolved.as_ref().and_then(|resolved| resolved.node());
         let Some((node, vni)) = node.zip(destination.vni) else { continue };
@@ -51,80 +52,80 @@ fn at_receivers(plan: &TapPlan<'_>, pod: &CachedPod, inputs: StatusInputs<'_>) -
             continue;
         };
         let has = |pods: &[String]| pods.binary_search_by(|uid| uid.as_str().cmp(&pod.uid)).is_ok();
-        if !has(&receiver.heard_pods) {
-            return Heard::Nothing(index);
+        if !has(&receiver.pods_with_probes) {
+            return Probes::Missing(index);
         }
-        if has(&receiver.small_only_pods) {
-            small_only.get_or_insert(index);
+        if has(&receiver.pods_without_full_size_probes) {
+            full_size_missing.get_or_insert(index);
         }
     }
-    let otherwise = if without_receiver { Heard::Unknown } else { Heard::Everywhere };
-    small_only.map_or(otherwise, Heard::SmallOnly)
+    let otherwise = if without_receiver { Probes::Unknown } else { Probes::Received };
+    full_size_missing.map_or(otherwise, Probes::FullSizeMissing)
 }
 
-/// What the receivers of one tap do not hear, and since when the controller has known.
+/// The pods of one tap whose probes are missing, and since when the controller has known.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Silence {
-    /// Pods that were heard everywhere last time.
+pub struct MissingProbes {
+    /// Pods whose probes arrived at every receiver last time.
     delivered: BTreeSet<Uid>,
-    /// Pods that are not, and since when that counts.
-    silent: BTreeMap<Uid, Timestamp>,
+    /// Pods whose probes are missing, and since when that counts.
+    since: BTreeMap<Uid, Timestamp>,
 }
 
-impl Silence {
-    /// What is not heard now. What was not heard before keeps its time.
+impl MissingProbes {
+    /// What is missing now. What was missing before keeps its time.
     ///
     /// A new leader does not know these times, and must not change what its predecessor has reported.
-    pub fn observe(&self, status: &PodTapStatus, heard: &[(&CachedPod, Heard)], now: Timestamp) -> Self {
+    pub fn observe(&self, status: &PodTapStatus, probes: &[(&CachedPod, Probes)], now: Timestamp) -> Self {
         let own = status.conditions.iter().find(|condition| condition.type_ == CONDITION_DELIVERING);
-        let missing = [Reason::NoProbeFromNode, Reason::PortBlocked, Reason::PathMtu].map(Reason::as_str);
-        let has_failed = own.is_some_and(|c| c.status == "False" && missing.contains(&&*c.reason));
+        let reasons = [Reason::NoProbeFromNode, Reason::PortBlocked, Reason::PathMtu].map(Reason::as_str);
+        let has_failed = own.is_some_and(|c| c.status == "False" && reasons.contains(&&*c.reason));
         let mut next = Self::default();
-        for (pod, heard) in heard {
-            match heard {
-                Heard::Everywhere => {
+        for (pod, probes) in probes {
+            match probes {
+                Probes::Received => {
                     next.delivered.insert(pod.uid.clone());
                 }
-                Heard::Unknown => {}
-                Heard::Nothing(_) | Heard::SmallOnly(_) => {
+                Probes::Unknown => {}
+                Probes::Missing(_) | Probes::FullSizeMissing(_) => {
                     let is_new = !self.delivered.contains(&pod.uid) && !has_failed;
                     let first = if is_new { now } else { now - GRACE };
                     // Without the filter, a clock that was set back would prolong the time.
-                    let known = self.silent.get(&pod.uid).copied().filter(|since| *since <= now);
-                    next.silent.insert(pod.uid.clone(), known.unwrap_or(first));
+                    let known = self.since.get(&pod.uid).copied().filter(|since| *since <= now);
+                    next.since.insert(pod.uid.clone(), known.unwrap_or(first));
                 }
             }
         }
         next
     }
 
-    /// Whether the pod is not heard.
-    pub fn is_silent(&self, pod: &CachedPod) -> bool {
-        self.silent.contains_key(&pod.uid)
+    /// Whether probes of the pod are missing.
+    pub fn contains(&self, pod: &CachedPod) -> bool {
+        self.since.contains_key(&pod.uid)
     }
 
-    /// Whether that the pod is not heard is a failure.
+    /// Whether it is a failure that probes of the pod are missing.
     pub fn is_late(&self, pod: &CachedPod, now: Timestamp) -> bool {
-        self.silent.get(&pod.uid).is_some_and(|since| now.duration_since(*since) >= GRACE)
+        self.since.get(&pod.uid).is_some_and(|since| now.duration_since(*since) >= GRACE)
     }
 
     /// When that becomes a failure for the next pod.
     pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
-        self.silent.values().map(|since| *since + GRACE).filter(|moment| *moment > now).min()
+        self.since.values().map(|since| *since + GRACE).filter(|moment| *moment > now).min()
     }
 }
 
-/// What is wrong with the delivery, if these pods are not heard.
-pub fn failure(plan: &TapPlan<'_>, silent: &[(&CachedPod, Heard)], inputs: StatusInputs<'_>) -> Option<Failure> {
-    let nothing = |heard: &Heard| match heard {
-        Heard::Nothing(index) => Some(*index),
+/// What is wrong with the delivery, if the probes of these pods are missing.
+pub fn failure(plan: &TapPlan<'_>, missing: &[(&CachedPod, Probes)], inputs: StatusInputs<'_>) -> Option<Failure> {
+    let all = |probes: &Probes| match probes {
+        Probes::Missing(index) => Some(*index),
         _ => None,
     };
-    let small_only = |heard: &Heard| match heard {
-        Heard::SmallOnly(index) => Some(*index),
+    let full_size = |probes: &Probes| match probes {
+        Probes::FullSizeMissing(index) => Some(*index),
         _ => None,
     };
-    if let Some((index, nodes)) = first(silent, nothing) {
+    if let Some((index, nodes)) = first(missing, all) {
         let (at, port) = place(plan, index);
         let from = named(&nodes);
         return Some(if nodes.iter().all(|node| reaches(plan, index, node, inputs)) {
@@ -143,7 +144,7 @@ pub fn failure(plan: &TapPlan<'_>, silent: &[(&CachedPod, Heard)], inputs: Statu
             )
         });
     }
-    let (index, nodes) = first(silent, small_only)?;
+    let (index, nodes) = first(missing, full_size)?;
     let (at, _) = place(plan, index);
     Some(Failure::new(
         Reason::PathMtu,
@@ -163,11 +164,11 @@ fn reaches(plan: &TapPlan<'_>, index: usize, node: &str, inputs: StatusInputs<'_
 
 /// The first destination that lacks probes of a kind, and the nodes whose pods they are of.
 fn first<'a>(
-    silent: &[(&'a CachedPod, Heard)],
-    kind: impl Fn(&Heard) -> Option<usize>,
+    missing: &[(&'a CachedPod, Probes)],
+    kind: impl Fn(&Probes) -> Option<usize>,
 ) -> Option<(usize, BTreeSet<&'a str>)> {
-    let index = silent.iter().filter_map(|(_, heard)| kind(heard)).min()?;
-    let here = silent.iter().filter(|(_, heard)| kind(heard) == Some(index));
+    let index = missing.iter().filter_map(|(_, probes)| kind(probes)).min()?;
+    let here = missing.iter().filter(|(_, probes)| kind(probes) == Some(index));
     Some((index, here.filter_map(|(pod, _)| pod.node.as_deref()).collect()))
 }
 

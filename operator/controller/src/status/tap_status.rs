@@ -9,7 +9,7 @@ use crate::{
     plan::tap_plan::{PlannedDestination, TapPlan},
     status::{
         conditions::{self, Observations, Sender, comes_and_goes, targets_failure},
-        delivering::{self, Heard, Silence},
+        delivering::{self, MissingProbes, Probes},
         progress::{self, Progress, StatusInputs},
         waits::{GRACE, Waits},
     },
@@ -40,16 +40,17 @@ pub fn tap_status(plan: &TapPlan<'_>, inputs: StatusInputs<'_>, waits_before: &W
         })
         .collect();
     let tapped = senders.iter().filter(|sender| sender.is_tapped()).map(|sender| sender.pod);
-    let heard: Vec<_> = tapped.map(|pod| (pod, delivering::heard(plan, pod, inputs))).collect();
-    let silence = if plan.is_executed() && plan.sends_probes() {
-        waits_before.silence.observe(previous, &heard, exact_now)
+    let probes: Vec<_> = tapped.map(|pod| (pod, delivering::probes(plan, pod, inputs))).collect();
+    let missing_probes = if plan.is_executed() && plan.sends_probes() {
+        waits_before.missing_probes.observe(previous, &probes, exact_now)
     } else {
-        Silence::default()
+        MissingProbes::default()
     };
-    let sends_unknown = plan.sends_probes() && heard.iter().any(|(_, heard)| *heard == Heard::Unknown);
-    let silent = heard.into_iter().filter(|(pod, heard)| silence.is_silent(pod) && *heard != Heard::Everywhere);
-    let (late, waited): (Vec<_>, Vec<_>) = silent.partition(|(pod, _)| silence.is_late(pod, exact_now));
-    let waits = waits.with(silence);
+    let sends_unknown = plan.sends_probes() && probes.iter().any(|(_, probes)| *probes == Probes::Unknown);
+    let missing =
+        probes.into_iter().filter(|(pod, probes)| missing_probes.contains(pod) && *probes != Probes::Received);
+    let (late, waited): (Vec<_>, Vec<_>) = missing.partition(|(pod, _)| missing_probes.is_late(pod, exact_now));
+    let waits = waits.with(missing_probes);
     let receivers: Vec<Progress> =
         plan.destinations.iter().map(|destination| progress::receiver(plan, destination, inputs)).collect();
 

@@ -1,4 +1,4 @@
-//! Warns about labels and annotations under `podtap.dev/` that PodTap does not read: a mistyped opt-out would otherwise fail in silence.
+//! Warns about labels and annotations under `podtap.dev/` that PodTap does not read: a mistyped opt-out would otherwise be overlooked.
 
 use std::collections::BTreeSet;
 

@@ -11,7 +11,7 @@ use podtap_api::{CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED, PodTapStatus};
 use podtap_model::Uid;
 
 use crate::{
-    status::{delivering::Silence, progress::Progress},
+    status::{delivering::MissingProbes, progress::Progress},
     store::pod::CachedPod,
 };
 
@@ -25,8 +25,8 @@ pub struct Waits {
     targets: Option<Timestamp>,
     /// Pods that are not tapped, by UID.
     pods: BTreeMap<Uid, PodWait>,
-    /// What the receivers do not hear.
-    pub silence: Silence,
+    /// Whose probes are missing at the receivers.
+    pub missing_probes: MissingProbes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,12 +63,12 @@ impl Waits {
             let since = before.and_then(|wait| known(wait.since)).unwrap_or(first);
             (pod.uid.clone(), PodWait { since, started })
         });
-        Self { targets, pods: waiting.collect(), silence: Silence::default() }
+        Self { targets, pods: waiting.collect(), missing_probes: MissingProbes::default() }
     }
 
-    /// Likewise, with what the receivers do not hear.
-    pub fn with(self, silence: Silence) -> Self {
-        Self { silence, ..self }
+    /// Likewise, with the probes that are missing.
+    pub fn with(self, missing_probes: MissingProbes) -> Self {
+        Self { missing_probes, ..self }
     }
 
     /// Whether the tap has lacked targets for too long.
@@ -85,7 +85,7 @@ impl Waits {
     pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
         let times = self.targets.into_iter().chain(self.pods.values().map(|wait| wait.since));
         let times = times.filter(|since| !is_late(*since, now)).map(|since| since + GRACE);
-        times.chain(self.silence.next(now)).min()
+        times.chain(self.missing_probes.next(now)).min()
     }
 }
 

@@ -48,7 +48,7 @@ fn rust(object: &[u8]) -> Vec<Layout> {
         return vec![
             layout!("receiver", Receiver { program_hash, ethertype, reserved, forgotten, tap }),
             layout!("pod", PodKey { uid }),
-            layout!("heard", Heard { last, last_full_size, sent, correction }),
+            layout!("pod_probes", PodProbes { last, last_full_size, sent, correction }),
         ];
     }
     vec![
@@ -240,8 +240,8 @@ fn maps_have_these_values() {
         (map.key_size() as usize, map.value_size() as usize, map.max_entries())
     };
     assert_eq!(shape_in(RECEIVER, "receiver"), (4, size_of::<Receiver>(), 1));
-    let (key, value, _) = shape_in(RECEIVER, "heard");
-    assert_eq!((key, value), (size_of::<PodKey>(), size_of::<Heard>()));
+    let (key, value, _) = shape_in(RECEIVER, "pod_probes");
+    assert_eq!((key, value), (size_of::<PodKey>(), size_of::<PodProbes>()));
     // Those that a probe's program shares.
     for name in ["deadlines", "selection"] {
         assert_eq!(shape_in(PROBE, name), shape_in(TAP, name));

@@ -84,8 +84,8 @@ fn a_node_is_swept_when_its_tap_helper_has_reported_and_removed_everything() {
         state: State::Removing,
         reason: podtap_model::Reason::Removing,
         message: String::new(),
-        heard_pods: Vec::new(),
-        small_only_pods: Vec::new(),
+        pods_with_probes: Vec::new(),
+        pods_without_full_size_probes: Vec::new(),
     }];
     let mut unsearched = carry_out(node_tap("n03", NodeState::default()));
     unsearched.status.get_or_insert_default().unsearched = vec!["Network namespace 1: too many objects.".into()];

@@ -17,7 +17,7 @@ enum Part {
 }
 
 impl Cluster {
-    /// One reconcile of a leader that may die in it; then its successor takes over. A `stale` one has not heard of what happened since
+    /// One reconcile of a leader that may die in it; then its successor takes over. A `stale` one does not know what happened since
     /// the last one.
     async fn survive(&mut self, is_stale: bool) {
         if !is_stale {

@@ -30,12 +30,13 @@ fn helper_pod(node: &str, ready: &str) -> k8s_openapi::api::core::v1::Pod {
 }
 
 impl Watch {
-    /// What n2 hears from now on.
-    fn hear(&mut self, heard: &[&str], small_only: &[&str]) {
+    /// The pods whose probes n2 gets from now on, and those of them whose full-size probes it does not get.
+    fn receive(&mut self, pods: &[&str], without_full_size: &[&str]) {
         let owned = |pods: &[&str]| pods.iter().map(|pod| (*pod).to_owned()).collect();
         let statuses = self.world.node_taps.iter_mut().flat_map(|node_tap| &mut node_tap.status);
         for receiver in statuses.flat_map(|status| &mut status.receivers) {
-            (receiver.heard_pods, receiver.small_only_pods) = (owned(heard), owned(small_only));
+            (receiver.pods_with_probes, receiver.pods_without_full_size_probes) =
+                (owned(pods), owned(without_full_size));
         }
     }
 }
@@ -47,14 +48,14 @@ fn delivering(status: &PodTapStatus) -> (&str, Reason) {
 const BOTH: [&str; 2] = ["shop-db", "shop-web"];
 
 #[test]
-fn a_tap_is_ready_once_every_pod_is_heard() {
+fn a_tap_is_ready_once_probes_of_every_pod_arrive() {
     let (world, claims) = world(json!([{"node": {"name": "n2"}}])).settled(&Vnis::default());
     let mut watch = Watch { world, claims, waits: Waits::default() };
-    watch.hear(&["shop-db"], &[]);
+    watch.receive(&["shop-db"], &[]);
     let status = watch.status(0);
     assert_eq!((delivering(&status), status.tapped_pods), (("False", Reason::Pending), 2));
     assert_eq!(watch.next(), Some(at(0) + GRACE));
-    watch.hear(&BOTH, &[]);
+    watch.receive(&BOTH, &[]);
     let status = watch.status(1);
     assert_eq!(delivering(&status), ("True", Reason::AsExpected));
     assert_eq!((summary(&status)[CONDITION_READY].0, watch.next()), ("True", None));
@@ -67,9 +68,9 @@ fn a_tap_is_not_ready_before_its_first_probes_whatever_its_helper_pods_are() {
     world.pods[2] = helper_pod("n1", "False");
     let (world, claims) = world.settled(&Vnis::default());
     let mut watch = Watch { world, claims, waits: Waits::default() };
-    watch.hear(&["shop-db"], &[]);
+    watch.receive(&["shop-db"], &[]);
     assert_eq!(delivering(&watch.status(0)), ("False", Reason::Pending));
-    watch.hear(&BOTH, &[]);
+    watch.receive(&BOTH, &[]);
     assert_eq!(delivering(&watch.status(1)), ("True", Reason::AsExpected));
 }
 
@@ -78,7 +79,7 @@ fn a_tap_is_not_ready_before_its_first_probes_whatever_its_helper_pods_are() {
 fn a_receiver_that_has_just_been_put_in_place_has_a_grace_time() {
     let (world, claims) = world(json!([{"node": {"name": "n2"}}])).settled(&Vnis::default());
     let mut watch = Watch { world, claims, waits: Waits::default() };
-    watch.hear(&[], &[]);
+    watch.receive(&[], &[]);
     let state = |watch: &mut Watch, state: State| {
         let statuses = watch.world.node_taps.iter_mut().flat_map(|node_tap| &mut node_tap.status);
         statuses.flat_map(|status| &mut status.receivers).for_each(|receiver| receiver.state = state);
@@ -92,9 +93,9 @@ fn a_receiver_that_has_just_been_put_in_place_has_a_grace_time() {
 }
 
 #[test]
-fn silence_is_a_failure_at_once() {
+fn probes_that_stop_are_a_failure_at_once() {
     let mut watch = established();
-    watch.hear(&["shop-db"], &[]);
+    watch.receive(&["shop-db"], &[]);
     let status = watch.status(1);
     assert_eq!(delivering(&status), ("False", Reason::NoProbeFromNode));
     let words = "node n2 receives no probes from node n1: check that";
@@ -102,11 +103,11 @@ fn silence_is_a_failure_at_once() {
     // Also for the next leader.
     watch.restart();
     assert_eq!(delivering(&watch.status(2)), ("False", Reason::NoProbeFromNode));
-    watch.hear(&BOTH, &[]);
+    watch.receive(&BOTH, &[]);
     assert_eq!(delivering(&watch.status(3)), ("True", Reason::AsExpected));
 }
 
-/// A node that hears nothing is told from one that is out of reach by TCP, which the nodes of the silent pods try while it lasts.
+/// A blocked port is told from a node that is out of reach by TCP, which the nodes of the pods try while probes are missing.
 #[test]
 fn a_blocked_port_is_told_from_a_node_out_of_reach() {
     let mut watch = established();
@@ -119,7 +120,7 @@ fn a_blocked_port_is_told_from_a_node_out_of_reach() {
         })
     };
     let n2: std::net::IpAddr = "10.0.0.2".parse().expect("an address");
-    watch.hear(&["shop-db"], &[]);
+    watch.receive(&["shop-db"], &[]);
     assert_eq!(checked(&watch), [], "the first probes need time");
     assert_eq!(delivering(&watch.status(1)), ("False", Reason::NoProbeFromNode));
     assert_eq!(checked(&watch), [("n1".to_owned(), vec![n2])]);
@@ -137,10 +138,10 @@ fn a_blocked_port_is_told_from_a_node_out_of_reach() {
     assert_eq!(mentions(&status, words), [CONDITION_READY, CONDITION_DELIVERING]);
     assert_eq!(checked(&watch), [("n1".to_owned(), vec![n2])], "as long as it lasts");
     // One node of two is out of reach.
-    watch.hear(&[], &[]);
+    watch.receive(&[], &[]);
     reach(&mut watch, "n3", &[]);
     assert_eq!(delivering(&watch.status(4)), ("False", Reason::NoProbeFromNode));
-    watch.hear(&BOTH, &[]);
+    watch.receive(&BOTH, &[]);
     assert_eq!(delivering(&watch.status(5)), ("True", Reason::AsExpected));
     assert_eq!(checked(&watch), []);
 }
@@ -148,14 +149,14 @@ fn a_blocked_port_is_told_from_a_node_out_of_reach() {
 #[test]
 fn only_small_frames_arrive() {
     let mut watch = established();
-    watch.hear(&BOTH, &BOTH);
+    watch.receive(&BOTH, &BOTH);
     let status = watch.status(1);
     assert_eq!(delivering(&status), ("False", Reason::PathMtu));
     assert!(
         message(&status, CONDITION_DELIVERING).starts_with("node n2 receives small probes from nodes n1, n3, but no")
     );
     // What does not arrive at all comes first.
-    watch.hear(&["shop-web"], &["shop-web"]);
+    watch.receive(&["shop-web"], &["shop-web"]);
     assert_eq!(delivering(&watch.status(2)), ("False", Reason::NoProbeFromNode));
 }
 
@@ -165,7 +166,7 @@ fn a_new_pod_of_an_established_tap_has_a_grace_time() {
     let mut watch = established();
     watch.world.pods.push(started(pod("shop", "new", "n1")));
     watch.settle();
-    watch.hear(&BOTH, &[]);
+    watch.receive(&BOTH, &[]);
     let status = watch.status(10);
     assert_eq!((delivering(&status).0, status.tapped_pods), ("True", 3));
     assert_eq!(watch.next(), Some(at(10) + GRACE), "the leader must not sleep through it");
@@ -178,7 +179,7 @@ fn a_new_pod_of_an_established_tap_has_a_grace_time() {
 fn a_helper_pod_that_is_replaced_is_no_failure() {
     let mut watch = established();
     let ready = std::mem::replace(&mut watch.world.pods[2], helper_pod("n1", "False"));
-    watch.hear(&["shop-db"], &[]);
+    watch.receive(&["shop-db"], &[]);
     for seconds in [1, 30] {
         assert_eq!(delivering(&watch.status(seconds)).0, "True");
     }
@@ -195,7 +196,7 @@ fn a_receiver_that_is_not_in_place_is_down() {
         watch.world.node_taps.iter_mut().flat_map(|n| &mut n.status).flat_map(|status| &mut status.receivers)
     {
         (receiver.state, receiver.reason) = (State::Failed, Reason::PortInUse);
-        receiver.heard_pods.clear();
+        receiver.pods_with_probes.clear();
     }
     let status = watch.status(1);
     assert_eq!(delivering(&status), ("False", Reason::ReceiverDown));
@@ -208,7 +209,7 @@ fn a_receiver_that_is_not_in_place_is_down() {
 fn external_destinations_are_unknown() {
     let external = |probe: bool| json!({"external": {"address": "192.0.2.10", "probe": probe}});
     let node = json!({"node": {"name": "n2"}});
-    for (destinations, heard, expected) in [
+    for (destinations, pods, expected) in [
         (json!([external(false)]), &[][..], ("Unknown", Reason::ExternalDestination)),
         (json!([external(true)]), &[], ("Unknown", Reason::ExternalDestination)),
         (json!([external(false), node]), &[], ("Unknown", Reason::ExternalDestination)),
@@ -219,7 +220,7 @@ fn external_destinations_are_unknown() {
         world.policy = Some(policy(json!({"allowedExternalCIDRs": ["192.0.2.0/24"]})));
         let (world, claims) = world.settled(&Vnis::default());
         let mut watch = Watch { world, claims, waits: Waits::default() };
-        watch.hear(heard, &[]);
+        watch.receive(pods, &[]);
         watch.status(0);
         let status = watch.status(GRACE.as_secs());
         assert_eq!(delivering(&status), expected, "{destinations}");

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_model::{Receiver, ReceiverCounters, bounds::MAX_HEARD_PODS};
+use podtap_model::{Receiver, ReceiverCounters, bounds::MAX_PODS_WITH_PROBES};
 use tracing::warn;
 
 use super::{Node, pace::Pace};
@@ -16,10 +16,10 @@ use crate::{
     observe::Observed,
 };
 
-/// How long a pod counts as heard after a probe of it. Two of them may be lost, or its helper killed and restarted.
-const SILENCE: Duration = Duration::from_millis(3500);
+/// How long the probes of a pod count as arriving after the last one. Two of them may be lost, or its helper killed and restarted.
+const TIMEOUT: Duration = Duration::from_millis(3500);
 /// Likewise, for its full-size probes, of which there is one in two seconds: one of them may be lost.
-const FULL_SIZE_SILENCE: Duration = Duration::from_millis(4200);
+const FULL_SIZE_TIMEOUT: Duration = Duration::from_millis(4200);
 /// After that, it is forgotten, and what is sent meanwhile is not known to be lost.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 /// Likewise, while there are many.
@@ -28,21 +28,21 @@ const MANY: usize = 1024;
 /// The interval of readings, at least and at most.
 const INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
-/// What is heard at the receivers.
+/// The probes that the receivers get.
 #[derive(Default)]
-pub(super) struct Hearing {
+pub(super) struct ReceivedProbes {
     /// By the hash of the receiver.
-    receivers: BTreeMap<u64, Heard>,
+    receivers: BTreeMap<u64, ReceiverProbes>,
     pace: Pace,
 }
 
-/// What is heard at one receiver.
-struct Heard {
+/// The probes that one receiver gets.
+struct ReceiverProbes {
     /// The ID of its program.
     program: u32,
     maps: ReceiveMaps,
-    /// The pods that are heard.
-    pods: BTreeMap<String, HeardPod>,
+    /// The pods whose probes arrive.
+    pods: BTreeMap<String, Arrivals>,
     /// The frames that should have arrived by the last reading.
     expected: u64,
     /// The frames of them that did not.
@@ -51,16 +51,16 @@ struct Heard {
 
 /// When probes of a pod arrived.
 #[derive(Clone, Copy)]
-struct HeardPod {
+struct Arrivals {
     first: Monotonic,
     last: Monotonic,
     last_full_size: Monotonic,
 }
 
-impl HeardPod {
-    /// How long it counts as heard, and as heard with full-size probes.
+impl Arrivals {
+    /// How long its probes, and its full-size probes, count as arriving without another one.
     fn left(self, now: Monotonic) -> [Duration; 2] {
-        [self.last.after(SILENCE).left(now), self.last_full_size.after(FULL_SIZE_SILENCE).left(now)]
+        [self.last.after(TIMEOUT).left(now), self.last_full_size.after(FULL_SIZE_TIMEOUT).left(now)]
     }
 }
 
@@ -70,8 +70,8 @@ pub(super) fn receive_programs(observed: &Observed) -> BTreeMap<u64, u32> {
     programs.filter_map(|filter| Some((Cookie::of(filter)?.owner, filter.program?))).collect()
 }
 
-impl Heard {
-    fn open(program: u32, pods: BTreeMap<String, HeardPod>) -> Option<Self> {
+impl ReceiverProbes {
+    fn open(program: u32, pods: BTreeMap<String, Arrivals>) -> Option<Self> {
         match ReceiveMaps::adopt(program) {
             Ok(maps) => Some(Self { program, maps, pods, expected: 0, lost: 0 }),
             Err(error) => {
@@ -81,7 +81,7 @@ impl Heard {
         }
     }
 
-    /// Reads who is heard. Returns how long that stays so without another probe.
+    /// Reads whose probes arrive. Returns how long that stays so without another one.
     fn read(&mut self, now: Monotonic) -> Option<Duration> {
         let probes = match self.maps.probes() {
             Ok(probes) => probes,
@@ -99,9 +99,9 @@ impl Heard {
                 warn!(%error, "cannot forget a pod");
             }
             let LastProbes { pod, last, last_full_size, .. } = probes;
-            let heard = self.pods.entry(pod).or_insert(HeardPod { first: now, last, last_full_size: now });
-            heard.last = heard.last.max(last);
-            heard.last_full_size = heard.last_full_size.max(last_full_size.unwrap_or(heard.first));
+            let known = self.pods.entry(pod).or_insert(Arrivals { first: now, last, last_full_size: now });
+            known.last = known.last.max(last);
+            known.last_full_size = known.last_full_size.max(last_full_size.unwrap_or(known.first));
         }
         self.pods.retain(|_, pod| !pod.left(now)[0].is_zero());
         let changes = self.pods.values().flat_map(|pod| pod.left(now));
@@ -126,55 +126,55 @@ impl Heard {
 }
 
 impl Node {
-    /// When to read next who is heard; none without receivers.
-    pub(super) fn hearing_due_at(&self) -> Option<Instant> {
+    /// When to read next whose probes arrive; none without receivers.
+    pub(super) fn received_probes_due_at(&self) -> Option<Instant> {
         let has_receivers = self.netns.values().any(|netns| !netns.receive_programs.is_empty());
-        has_receivers.then(|| self.hearing.pace.due_at())
+        has_receivers.then(|| self.received_probes.pace.due_at())
     }
 
-    /// Reads who is heard, if that is due.
-    pub(super) fn hear(&mut self, now: Instant) {
-        if self.hearing_due_at().is_none() || !self.hearing.pace.is_due(now) {
+    /// Reads whose probes arrive, if that is due.
+    pub(super) fn read_probes(&mut self, now: Instant) {
+        if self.received_probes_due_at().is_none() || !self.received_probes.pace.is_due(now) {
             return;
         }
         let programs = self.netns.values().flat_map(|netns| &netns.receive_programs);
         let programs: BTreeMap<u64, u32> = programs.map(|(receiver, program)| (*receiver, *program)).collect();
-        self.hearing.receivers.retain(|receiver, _| programs.contains_key(receiver));
+        self.received_probes.receivers.retain(|receiver, _| programs.contains_key(receiver));
         let mut next = INTERVALS[1];
         for (receiver, program) in programs {
-            let known = self.hearing.receivers.remove(&receiver);
-            let heard = match known {
-                Some(heard) if heard.program == program => Some(heard),
-                // Its program was replaced: who was heard still is.
-                known => Heard::open(program, known.map(|heard| heard.pods).unwrap_or_default()),
+            let known = self.received_probes.receivers.remove(&receiver);
+            let probes = match known {
+                Some(probes) if probes.program == program => Some(probes),
+                // Its program was replaced: that does not lose probes.
+                known => ReceiverProbes::open(program, known.map(|known| known.pods).unwrap_or_default()),
             };
-            let Some(mut heard) = heard else { continue };
-            next = heard.read(Monotonic::now()).unwrap_or(next).min(next);
-            self.hearing.receivers.insert(receiver, heard);
+            let Some(mut probes) = probes else { continue };
+            next = probes.read(Monotonic::now()).unwrap_or(next).min(next);
+            self.received_probes.receivers.insert(receiver, probes);
         }
-        self.hearing.pace.wait_until(now + next.max(INTERVALS[0]));
+        self.received_probes.pace.wait_until(now + next.max(INTERVALS[0]));
     }
 
     /// What the receivers have counted.
     pub(super) fn receiver_counters(&self) -> Vec<ReceiverCounters> {
         let receivers = self.desired.iter().flat_map(|desired| &desired.receivers);
         let counters = receivers.filter_map(|receiver| {
-            let heard = self.hearing.receivers.get(&receiver_hash(receiver.vni.get()))?;
-            let (frames, lost_frames) = heard.counters()?;
+            let probes = self.received_probes.receivers.get(&receiver_hash(receiver.vni.get()))?;
+            let (frames, lost_frames) = probes.counters()?;
             let (tap_uid, vni) = (receiver.tap.uid.clone(), receiver.vni.get());
             Some(ReceiverCounters { tap_uid: tap_uid.to_string(), vni, frames, lost_frames })
         });
         counters.collect()
     }
 
-    /// The pods that a receiver hears, and those of them whose small probes only.
-    pub(super) fn heard_pods(&self, receiver: &Receiver) -> [Vec<String>; 2] {
-        let heard = self.hearing.receivers.get(&receiver_hash(receiver.vni.get()));
+    /// The pods whose probes a receiver gets, and those of them whose full-size probes it does not get.
+    pub(super) fn pods_with_probes(&self, receiver: &Receiver) -> [Vec<String>; 2] {
+        let probes = self.received_probes.receivers.get(&receiver_hash(receiver.vni.get()));
         let now = Monotonic::now();
-        let pods = || heard.iter().flat_map(|heard| &heard.pods);
+        let pods = || probes.iter().flat_map(|probes| &probes.pods);
         // What reports have room for: more than a tap has.
-        let pods = || pods().take(MAX_HEARD_PODS);
-        let small_only = pods().filter(|(_, pod)| pod.left(now)[1].is_zero());
-        [pods().map(|(pod, _)| pod.clone()).collect(), small_only.map(|(pod, _)| pod.clone()).collect()]
+        let pods = || pods().take(MAX_PODS_WITH_PROBES);
+        let without_full_size = pods().filter(|(_, pod)| pod.left(now)[1].is_zero());
+        [pods().map(|(pod, _)| pod.clone()).collect(), without_full_size.map(|(pod, _)| pod.clone()).collect()]
     }
 }
