@@ -16,6 +16,8 @@ pub mod bpf;
 mod deadline;
 mod execute;
 mod failure;
+#[cfg(test)]
+mod fixtures;
 pub mod inspect;
 mod listener;
 mod lock;

@@ -1,8 +1,7 @@
-use std::sync::Arc;
-
-use podtap_model::{Direction, EtherType, MirrorOptions, Pod, Tap};
+use podtap_model::Tap;
 
 use super::*;
+use crate::fixtures;
 
 const START: Duration = Duration::from_secs(1_000_000);
 
@@ -14,36 +13,9 @@ fn reading(at: u64, time: i64) -> ClockReading {
     ClockReading { at: moment(at), time: UnixTime::from_seconds(time) }
 }
 
-fn sender(tap: &str, expiration: Option<i64>) -> DesiredSender {
-    let tap = Tap {
-        namespace: "shop".to_owned(),
-        name: tap.to_owned(),
-        uid: tap.parse().expect("a UID"),
-        interface: None,
-        direction: Direction::Both,
-        destinations: vec![],
-        options: MirrorOptions::default(),
-        program: None,
-        expiration_time: expiration.map(UnixTime::from_seconds),
-        peers: Vec::new(),
-        probe: false,
-    };
-    let pod = Pod {
-        namespace: "shop".to_owned(),
-        name: "web-0".to_owned(),
-        uid: "p".parse().expect("a UID"),
-        config_hash: None,
-        addresses: vec![],
-    };
-    let orphan_timeout = Duration::from_secs(60);
-    DesiredSender {
-        tap: Arc::new(tap),
-        pod,
-        program: None,
-        underlay_mtu: None,
-        orphan_timeout,
-        probe_ether_type: EtherType::default(),
-    }
+fn sender(name: &str, expiration: Option<i64>) -> DesiredSender {
+    let expiration_time = expiration.map(UnixTime::from_seconds);
+    fixtures::sender(Tap { expiration_time, ..fixtures::tap(name) }, fixtures::pod("web-0"))
 }
 
 /// A node whose clock is far off.

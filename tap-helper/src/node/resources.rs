@@ -235,37 +235,27 @@ impl Resources {
 
 #[cfg(test)]
 mod tests {
-    use podtap_model::NodeState;
-    use serde_json::{Value, json};
+    use podtap_model::Direction;
 
     use super::*;
-    use crate::resource::SenderKey;
+    use crate::{fixtures, resource::SenderKey};
 
-    fn desired(direction: &str, pods: &[&str]) -> DesiredState {
-        let tap = |uid: &str, direction: &str| {
-            json!({
-                "namespace": "shop", "name": uid, "uid": uid, "direction": direction,
-                "destinations": [{"address": "10.66.0.2", "port": 14789, "vni": 100}]
-            })
+    fn desired(direction: Direction, pods: &[&str]) -> DesiredState {
+        let of = |pod: &&str| {
+            [("a", Direction::Both), ("b", direction)]
+                .map(|(name, direction)| fixtures::sender(Tap { direction, ..fixtures::tap(name) }, fixtures::pod(pod)))
         };
-        let senders: Vec<Value> = pods
-            .iter()
-            .flat_map(|pod| {
-                ["a", "b"].map(|tap| json!({"tap": tap, "pod": {"namespace": "shop", "name": pod, "uid": pod}}))
-            })
-            .collect();
-        let spec = json!({"taps": [tap("a", "Both"), tap("b", direction)], "senders": senders, "receivers": []});
-        NodeState::decode(&spec).expect("a node state")
+        DesiredState { senders: pods.iter().flat_map(of).collect(), ..DesiredState::default() }
     }
 
     #[test]
     fn only_what_differs_has_changed() {
         let sender = |tap: &str, pod: &str| Resource::Sender(SenderKey { tap: tap.to_owned(), pod: pod.to_owned() });
-        let before = desired("Both", &["web", "db"]);
-        assert_eq!(changed(&before, &desired("Both", &["db", "web"])), BTreeSet::new());
-        let tap = changed(&before, &desired("Egress", &["web", "db"]));
+        let before = desired(Direction::Both, &["web", "db"]);
+        assert_eq!(changed(&before, &desired(Direction::Both, &["db", "web"])), BTreeSet::new());
+        let tap = changed(&before, &desired(Direction::Egress, &["web", "db"]));
         assert_eq!(tap, BTreeSet::from([sender("b", "db"), sender("b", "web")]));
-        let pods = changed(&before, &desired("Both", &["web", "next"]));
+        let pods = changed(&before, &desired(Direction::Both, &["web", "next"]));
         let expected = ["db", "next"].iter().flat_map(|pod| ["a", "b"].map(|tap| sender(tap, pod)));
         assert_eq!(pods, expected.collect());
     }

@@ -1,54 +1,19 @@
-use std::time::Duration;
-
-use podtap_model::{Endpoint, EtherType, Instruction, Pod, Program, ProgramId};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::fixtures::{self, program, uid};
 
 fn tap(options: &Value) -> Tap {
-    let vni = 7.try_into().expect("a VNI");
-    Tap {
-        namespace: "shop".to_owned(),
-        name: "web".to_owned(),
-        uid: "t".parse().expect("a UID"),
-        interface: None,
-        direction: Direction::Both,
-        destinations: vec![Endpoint { address: [10, 66, 0, 2].into(), port: 14789, vni }],
-        options: MirrorOptions::deserialize(options).expect("mirror options"),
-        program: None,
-        expiration_time: None,
-        peers: Vec::new(),
-        probe: false,
-    }
+    Tap { options: MirrorOptions::deserialize(options).expect("mirror options"), ..fixtures::tap("t") }
 }
 
 fn sender_of(tap: Tap) -> DesiredSender {
-    let pod = Pod {
-        namespace: "shop".to_owned(),
-        name: "web-0".to_owned(),
-        uid: "p".parse().expect("a UID"),
-        config_hash: None,
-        addresses: vec![[10, 244, 0, 5].into()],
-    };
-    let orphan_timeout = Duration::from_secs(3600);
-    DesiredSender {
-        tap: Arc::new(tap),
-        pod,
-        program: None,
-        underlay_mtu: None,
-        orphan_timeout,
-        probe_ether_type: EtherType::default(),
-    }
+    fixtures::sender(tap, fixtures::pod("web-0"))
 }
 
 fn sender() -> DesiredSender {
-    sender_of(tap(&json!({})))
-}
-
-fn program() -> Arc<Program> {
-    let instructions = vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }];
-    Arc::new(Program { id: ProgramId::from_digest([0; 32]), instructions })
+    sender_of(fixtures::tap("t"))
 }
 
 const PEERS: [&str; 2] = ["10.244.0.7", "fd00:10:244::7"];
@@ -118,7 +83,7 @@ fn the_narrowest_part_of_the_path_counts() {
     assert_eq!(limit(Some(1300), Some(1400)), Some(1264));
     assert_eq!(limit(None, Some(1400)), Some(1364));
     assert_eq!(limit(None, None), None);
-    let mut ipv6 = tap(&json!({}));
+    let mut ipv6 = fixtures::tap("t");
     ipv6.destinations[0].address = "fd66::2".parse().expect("an address");
     let over_ipv6 = settings(&sender_of(ipv6), paths(Some(1500)), true);
     assert_eq!((over_ipv6.frame_limit, over_ipv6.options.oversize), (Some(1444), Oversize::Truncate));
@@ -138,9 +103,9 @@ fn options_without_room_are_refused() {
 #[test]
 fn the_senders_of_a_tap_take_the_same_sample_and_other_taps_another() {
     let seed = |sender: &DesiredSender| settings(sender, Paths::default(), true).sample_seed;
-    let of_tap = |uid: &str| sender_of(Tap { uid: uid.parse().expect("a UID"), ..tap(&json!({})) });
+    let of_tap = |name: &str| sender_of(fixtures::tap(name));
     let mut other_pod = of_tap("t");
-    other_pod.pod.uid = "q".parse().expect("a UID");
+    other_pod.pod.uid = uid("q");
     assert_eq!(seed(&of_tap("t")), seed(&other_pod));
     assert_ne!(seed(&of_tap("t")), seed(&of_tap("u")));
 }

@@ -259,12 +259,7 @@ fn maps_have_these_values() {
 fn the_filter_decides_which_end_mirrors() {
     let flags = |filter: serde_json::Value, peers: &[&str]| {
         let filter: podtap_model::Filter = serde_json::from_value(filter).expect("a filter");
-        let program = filter.expression.as_ref().map(|_| {
-            std::sync::Arc::new(podtap_model::Program {
-                id: podtap_model::ProgramId::from_digest([0; 32]),
-                instructions: vec![],
-            })
-        });
+        let program = filter.expression.as_ref().map(|_| crate::fixtures::program());
         let options = podtap_model::MirrorOptions { filter: Some(filter), ..podtap_model::MirrorOptions::default() };
         let peers = peers.iter().map(|peer| peer.parse().expect("an address")).collect();
         let settings = Settings { options, program, peers, ..Settings::default() };

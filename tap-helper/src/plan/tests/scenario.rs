@@ -1,11 +1,8 @@
 //! Random requests, foreign state and damage.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
 
-use podtap_model::{
-    DesiredSender, Direction, Endpoint, EtherType, FrameFormat, Instruction, MirrorOptions, Pod, Program, ProgramId,
-    Receiver, Tap, TapReference, Uid,
-};
+use podtap_model::{DesiredSender, Direction, Endpoint, EtherType, FrameFormat, Pod, Receiver, Tap, TapReference};
 use proptest::{
     collection::vec,
     prelude::{Just, Strategy, any},
@@ -15,6 +12,7 @@ use proptest::{
 
 use crate::{
     bpf::Settings,
+    fixtures,
     marks::GROUP,
     netlink::{Filter, ForwardingEntry, Hook, Link, Mirror, QdiscKind, Vxlan},
     plan::Requested,
@@ -62,62 +60,31 @@ fn sender() -> impl Strategy<Value = DesiredSender> {
     let interface = select(vec!["", "", "", "eth0", "net1", "none"]);
     (1..4u8, direction, interface, subsequence(endpoints, 1..=4), any::<bool>()).prop_map(
         |(tap, direction, interface, destinations, known)| {
-            let pod = Pod {
-                namespace: "shop".to_owned(),
-                name: "web".to_owned(),
-                uid: uid("pod-1"),
-                config_hash: None,
-                addresses: known.then(|| [10, 88, 0, 5].into()).into_iter().collect(),
-            };
-            let TapReference { namespace, name, uid } = tap_reference(tap);
-            let tap = Tap {
-                namespace,
-                name,
-                uid,
-                interface: interface.parse().ok(),
-                direction,
-                destinations,
-                options: MirrorOptions::default(),
-                program: None,
-                expiration_time: None,
-                peers: Vec::new(),
-                probe: false,
-            };
-            let (program, underlay_mtu, orphan_timeout) = (None, None, Duration::from_secs(3600));
-            DesiredSender {
-                tap: Arc::new(tap),
-                pod,
-                program,
-                underlay_mtu,
-                orphan_timeout,
-                probe_ether_type: EtherType::default(),
-            }
+            let addresses = known.then(|| [10, 88, 0, 5].into()).into_iter().collect();
+            let tap =
+                Tap { interface: interface.parse().ok(), direction, destinations, ..fixtures::tap(&tap_name(tap)) };
+            fixtures::sender(tap, Pod { addresses, ..fixtures::pod("pod-1") })
         },
     )
-}
-
-fn uid(text: &str) -> Uid {
-    text.parse().expect("a UID")
 }
 
 fn vni(number: u32) -> podtap_model::Vni {
     number.try_into().expect("a VNI")
 }
 
+fn tap_name(number: u8) -> String {
+    format!("tap-{number}")
+}
+
 fn tap_reference(number: u8) -> TapReference {
-    let name = format!("tap-{number}");
-    TapReference { namespace: "shop".to_owned(), uid: uid(&name), name }
+    let Tap { namespace, name, uid, .. } = fixtures::tap(&tap_name(number));
+    TapReference { namespace, name, uid }
 }
 
 /// Settings of two kinds of programs, two of each.
 fn settings() -> impl Strategy<Value = Settings> {
-    // `ret #1`
-    let always = || Program {
-        id: ProgramId::from_digest([0; 32]),
-        instructions: vec![Instruction { code: 6, jt: 0, jf: 0, k: 1 }],
-    };
-    (any::<bool>(), any::<bool>()).prop_map(move |(has_expression, narrow)| Settings {
-        program: has_expression.then(|| Arc::new(always())),
+    (any::<bool>(), any::<bool>()).prop_map(|(has_expression, narrow)| Settings {
+        program: has_expression.then(fixtures::program),
         frame_limit: narrow.then_some(1364),
         ..Settings::default()
     })
