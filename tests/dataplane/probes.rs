@@ -306,7 +306,7 @@ fn lost_frames_are_counted() {
     assert_eq!(settled(&mut scene).1, dropped, "after a restart");
 }
 
-/// An outage is not forgotten with the pods that are not heard during it: the frames that were sent then are lost.
+/// An outage is not forgotten with the pods whose probes are missing meanwhile: the frames that were sent then are lost.
 #[test]
 fn frames_are_counted_as_lost_after_an_outage() {
     let mut scene = Scene::new().with_offloads();
@@ -324,7 +324,7 @@ fn frames_are_counted_as_lost_after_an_outage() {
     }
     let (start, before) = (Instant::now(), probes(&underlay).len());
     scene.traffic();
-    until_heard(&mut scene, "no probe arrives", &[], &[]);
+    until_probes(&mut scene, "no probe arrives", &[], &[]);
     until("no probe arrives for more than ten seconds", Duration::from_secs(60), || {
         match probes(&underlay).len() - before {
             count if count >= 12 => Ok(()),
@@ -339,7 +339,7 @@ fn frames_are_counted_as_lost_after_an_outage() {
 
     // Frames that arrive after it do not hide those that did not.
     let uid = scene.web.uid.clone();
-    until_heard(&mut scene, "the path works again", &[&uid], &[]);
+    until_probes(&mut scene, "the path works again", &[&uid], &[]);
     scene.traffic();
     assert_eq!(settled(&mut scene).1, dropped);
 }

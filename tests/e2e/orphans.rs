@@ -90,38 +90,35 @@ impl Drop for Policy {
     }
 }
 
-/// Sends pings to the web server, which answers all of them. Returns how many new frames the receiver has.
-fn ping(scene: &Scene, receiver: &Capture) -> usize {
-    let before = receiver.so_far().len();
+/// Sends pings to the web server, which answers all of them. Returns how many new frames each receiver has.
+fn ping<const COUNT: usize>(scene: &Scene, receivers: &[Capture; COUNT]) -> [usize; COUNT] {
+    let before = receivers.each_ref().map(|receiver| receiver.so_far().len());
     let script = format!("ping -q -c 5 -i 0.2 -W 1 {}", address(&scene.web));
     let output = scene.sandbox.in_pod("client", &script).expect("the web server answers");
     assert!(output.contains(" 0% packet loss"), "{output}");
-    receiver.so_far().len() - before
+    std::array::from_fn(|index| receivers[index].so_far().len() - before[index])
 }
 
-fn mirrors(scene: &Scene, receiver: &Capture) -> Result<(), &'static str> {
-    if ping(scene, receiver) > 0 { Ok(()) } else { Err("no frames arrive") }
-}
-
-fn stops(scene: &Scene, receiver: &Capture) -> Result<(), String> {
-    // The first ones may have been in flight.
-    ping(scene, receiver);
-    match ping(scene, receiver) {
-        0 => Ok(()),
-        count => Err(format!("{count} frames still arrive")),
-    }
-}
-
+/// Without a controller and without helper pods, a tap with a duration ends in time, and one without when it was not confirmed for the
+/// orphan timeout. In one test, because both wait for a minute.
 #[test]
-fn an_orphaned_mirror_stops_and_goes_on_when_it_is_confirmed_again() {
+fn orphaned_mirrors_stop_and_go_on_when_they_are_confirmed_again() {
     let _alone = Cluster::alone();
     let scene = Scene::alone("orphan");
     let _policy = Policy::with("{orphanTimeout: 1m}");
-    scene.sandbox.apply(
-        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
-         destinations: [{node: {name: n2, interfaceName: orp-web}}]\n",
-    );
-    scene.sandbox.ready("web");
+    for (name, duration) in [("web", ""), ("timed", "duration: 60s")] {
+        scene.sandbox.apply(&format!(
+            "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: {name}}}\nspec:\n  \
+             targets: {{podNames: [web]}}\n  {duration}\n  \
+             destinations: [{{node: {{name: n2, interfaceName: orp-{name}}}}}]\n"
+        ));
+    }
+    let receivers = ["web", "timed"].map(|name| {
+        scene.sandbox.ready(name);
+        capture(&namespace_of_node(scene.sandbox.lab(), "n2"), &format!("orp-{name}"))
+    });
+    let status = scene.sandbox.tap("timed").status.expect("a ready tap has a status");
+    let end = status.expiration_time.expect("its duration runs").0;
     until("the node has applied the orphan timeout", TIMEOUT, || {
         let nodes: Vec<NodeTap> = Cluster::lab().list_all();
         let node = nodes.iter().find(|node| node.name_any() == "n1").ok_or("no NodeTap")?;
@@ -132,40 +129,34 @@ fn an_orphaned_mirror_stops_and_goes_on_when_it_is_confirmed_again() {
             Err("not yet")
         }
     });
-    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "orp-web");
-    until("frames arrive", TIMEOUT, || mirrors(&scene, &receiver));
+    until("frames arrive at both", TIMEOUT, || match ping(&scene, &receivers) {
+        [0, _] | [_, 0] => Err("none"),
+        _ => Ok(()),
+    });
 
     let without = WithoutController::new();
     delete_helper_pods();
-    assert_eq!(mirrors(&scene, &receiver), Ok(()), "a helper pod that is replaced interrupts nothing");
-    until("the mirror stops by itself", ORPHANED, || stops(&scene, &receiver));
-    drop(without);
-    until("frames arrive again", TIMEOUT, || mirrors(&scene, &receiver));
-}
-
-#[test]
-fn a_tap_ends_in_time_without_the_controller() {
-    let _alone = Cluster::alone();
-    let scene = Scene::alone("expiry");
-    scene.sandbox.apply(
-        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
-         duration: 60s\n  destinations: [{node: {name: n2, interfaceName: orp-end}}]\n",
-    );
-    scene.sandbox.ready("web");
-    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "orp-end");
-    until("frames arrive", TIMEOUT, || mirrors(&scene, &receiver));
-    let status = scene.sandbox.tap("web").status.expect("a ready tap has a status");
-    let end = status.expiration_time.expect("its duration runs").0;
-    let without = WithoutController::new();
-    assert_eq!(mirrors(&scene, &receiver), Ok(()), "the end of the controller is not that of the tap");
+    let [running, timed] = ping(&scene, &receivers);
+    assert!(running > 0, "helper pods that are gone interrupt nothing");
+    assert!(timed > 0 || Timestamp::now() >= end, "the end of the controller is not that of the tap");
     let stopped = until("the mirror stops by itself", ORPHANED, || {
         let start = Timestamp::now();
-        if ping(&scene, &receiver) == 0 { Ok(start) } else { Err(format!("it ran at {start}")) }
+        if ping(&scene, &receivers)[1] == 0 { Ok(start) } else { Err(format!("it ran at {start}")) }
     });
     // All clocks are this machine's. No ping was mirrored, so the mirror had stopped before the first.
     assert!(stopped >= end, "it stopped before {stopped}, earlier than at {end}");
+    until("the other one stops, too", ORPHANED, || {
+        // The first ones may have been in flight.
+        ping(&scene, &receivers);
+        match ping(&scene, &receivers) {
+            [0, 0] => Ok(()),
+            counts => Err(format!("{counts:?} frames still arrive")),
+        }
+    });
     drop(without);
-    scene.sandbox.condition("web", "Ready", "False", "Expired");
+    until("frames arrive again", TIMEOUT, || if ping(&scene, &receivers)[0] > 0 { Ok(()) } else { Err("none") });
+    scene.sandbox.condition("timed", "Ready", "False", "Expired");
+    assert_eq!(ping(&scene, &receivers)[1], 0);
 }
 
 #[test]
@@ -188,6 +179,6 @@ fn an_administrator_stops_all_taps_at_once() {
     });
     drop(policy);
     scene.sandbox.ready("web");
-    let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "orp-all");
-    until("frames arrive again", TIMEOUT, || mirrors(&scene, &receiver));
+    let receivers = [capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "orp-all")];
+    until("frames arrive again", TIMEOUT, || if ping(&scene, &receivers)[0] > 0 { Ok(()) } else { Err("none") });
 }
