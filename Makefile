@@ -36,7 +36,7 @@ kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated 
 # These test and measure the release build, not the one that is faster to build.
 e2e soak upgrade bench: export PROFILE = release
 
-e2e: image install ## end-to-end tests in the lab, which stays up
+e2e: prerequisites image install ## end-to-end tests in the lab, which stays up
 	cargo test -p podtap-tests --test e2e --locked -- --skip residue::
 	cargo test -p podtap-tests --test e2e --locked -- --ignored residue::
 

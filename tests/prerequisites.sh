@@ -7,7 +7,7 @@ declare -A package_of=(
   [ip]=iproute2 [tc]=iproute2 [ethtool]=ethtool [tcpdump]=tcpdump [tshark]=tshark [iperf3]=iperf3
   [setpriv]=util-linux [unshare]=util-linux [nsenter]=util-linux [cc]=gcc [jq]=jq [conntrack]=conntrack
   [ping]=iputils-ping [strace]=strace [nft]=nftables [clang]=clang [softflowd]=softflowd
-  [qemu-system-x86_64]=qemu-system-x86 [depmod]=kmod [busybox]=busybox-static
+  [qemu-system-x86_64]=qemu-system-x86 [depmod]=kmod [busybox]=busybox-static [bpftool]=bpftool
 )
 case "${1:-}" in
   build) package_of=([cc]=gcc [clang]=clang) ;;
