@@ -860,3 +860,30 @@ async fn an_old_leader_overwrites_nothing() {
     cluster.reconcile().await;
     assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1, "with the new state, it is written at once");
 }
+
+#[tokio::test]
+async fn an_old_leader_creates_nothing_over_what_the_new_one_has_created() {
+    let mut cluster = Cluster::with_one_tap();
+    // Between the old leader's snapshot and its request.
+    cluster.api.interfere("nodetaps/n1", |node_tap| {
+        *node_tap = json!({"metadata": {"name": "n1"}, "spec": NodeTapSpec::default()});
+    });
+    cluster.reconcile().await;
+    assert_eq!(cluster.node_tap("n1").spec, NodeTapSpec::default());
+    cluster.reconcile().await;
+    assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1, "with the new state, it is written at once");
+}
+
+#[tokio::test]
+async fn an_old_leader_does_not_bring_back_what_the_new_one_has_deleted() {
+    let mut cluster = Cluster::with_one_tap();
+    cluster.establish().await;
+    cluster.add_pod("new");
+    cluster.sync();
+    let node_tap = format!("{NODE_TAP}n1");
+    cluster.api.remove(&node_tap);
+    cluster.reconciler.reconcile(cluster.now()).await;
+    assert_eq!(cluster.api.get(&node_tap), None);
+    cluster.reconcile().await;
+    assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 2, "once it knows, it is written at once");
+}
