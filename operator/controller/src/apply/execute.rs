@@ -62,7 +62,8 @@ pub async fn execute(context: &Context, action: &Action) -> Result<Option<Cached
 }
 
 /// Creates it, or replaces the spec of that version of it. So a leader that was replaced without noticing overwrites nothing, and does not
-/// bring back what its successor has deleted. Server-side apply does not tell the two apart: without a version it creates or overwrites.
+/// bring back what its successor has deleted. Server-side apply would: it overwrites without a version, and creates whatever the version
+/// (k8s.io/apiserver, pkg/endpoints/handlers/patch.go).
 async fn write_node_tap(
     context: &Context,
     node: &str,
