@@ -135,6 +135,17 @@ fn failure(code: StatusCode, reason: &str) -> (StatusCode, Value) {
     (code, json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": reason, "message": message}))
 }
 
+/// A JSON patch (RFC 6902) that replaces members, as a merge patch; any other body as it is.
+fn as_merge_patch(body: Value) -> Value {
+    let Value::Array(operations) = body else { return body };
+    let mut object = json!({});
+    for operation in operations {
+        let path = operation["path"].as_str().expect("a path");
+        *path.split('/').skip(1).fold(&mut object, |parent, name| &mut parent[name]) = operation["value"].clone();
+    }
+    object
+}
+
 impl State {
     fn delay(&self, method: &Method, path: &str) -> Duration {
         let request = format!("{method} {path}");
@@ -142,7 +153,11 @@ impl State {
     }
 
     fn answer(&mut self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
-        let request = format!("{method} {path}");
+        let body = as_merge_patch(body);
+        // A creation with a name counts as a request for the object.
+        let name = body.pointer("/metadata/name").and_then(Value::as_str).filter(|_| *method == Method::POST);
+        let own = name.map_or(path.trim_end_matches("/status").to_owned(), |name| format!("{path}/{name}"));
+        let request = format!("{method} {}", if name.is_some() { &own } else { path });
         let refusal = self.refusals.iter().find(|(text, ..)| request.contains(text)).cloned();
         if self.is_dead {
             return failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
@@ -156,7 +171,6 @@ impl State {
         if let Some((_, code, reason)) = refusal {
             return failure(code, reason);
         }
-        let own = path.trim_end_matches("/status").to_owned();
         if let Some(index) = self.interferences.iter().position(|(text, _)| request.contains(text)) {
             let (_, change) = self.interferences.remove(index);
             let mut object = self.objects.get(&own).cloned().unwrap_or_default();

@@ -1,3 +1,11 @@
+use std::{
+    future::ready,
+    sync::{Arc, Mutex},
+};
+
+use http::StatusCode;
+use podtap_runtime::fake_client;
+
 use super::*;
 
 fn report(uid: Option<&str>, generation: i64) -> Report {
@@ -107,4 +115,60 @@ fn a_burst_passes_and_a_flood_does_not() {
     // An idle minute refills the bucket.
     let later = start + Duration::from_secs(60);
     assert_eq!(pace.next(later), later);
+}
+
+/// The publisher of the node n1, and the bodies of its requests.
+struct Fixture {
+    last_status: watch::Sender<Option<LastStatus>>,
+    reports: watch::Sender<Option<Report>>,
+    reachable: watch::Sender<Vec<IpAddr>>,
+    requests: Arc<Mutex<Vec<Value>>>,
+}
+
+fn fixture() -> Fixture {
+    let requests: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let sent = Arc::clone(&requests);
+    let client = fake_client::client(move |method, path, body| {
+        assert_eq!((method.as_str(), path.as_str()), ("PATCH", "/apis/podtap.dev/v1alpha1/nodetaps/n1/status"));
+        sent.lock().expect("no panic before").push(body);
+        ready((StatusCode::OK, json!({"metadata": {"name": "n1", "uid": "a", "resourceVersion": "9"}})))
+    });
+    let (last_status, last_statuses) = watch::channel(None);
+    let (reports, received) = watch::channel(None);
+    let (reachable, addresses) = watch::channel(Vec::new());
+    tokio::spawn(async move { run(Api::all(client), "n1", last_statuses, received, addresses).await });
+    Fixture { last_status, reports, reachable, requests }
+}
+
+impl Fixture {
+    /// What is written within a minute. The time passes only when nothing is left to do.
+    async fn written(&self) -> Vec<Value> {
+        sleep(Duration::from_secs(60)).await;
+        std::mem::take(&mut *self.requests.lock().expect("no panic before"))
+    }
+}
+
+/// An agent that starts before its tap-helper, or is restarted with it, knows nothing of the node: the status of their predecessors stays,
+/// whatever else changes.
+#[tokio::test(start_paused = true)]
+async fn without_a_report_nothing_is_written() {
+    let fixture = fixture();
+    let old = NodeStatus { active_senders: 3, helper_restarts: 1, ..status(1) };
+    let address: IpAddr = "192.0.2.1".parse().expect("an address");
+    let none: [Value; 0] = [];
+    assert_eq!(fixture.written().await, none);
+    for (version, known) in [("5", Some(old.clone())), ("6", None), ("7", Some(old.clone()))] {
+        fixture.last_status.send_replace(Some(last("a", version, known)));
+        assert_eq!(fixture.written().await, none, "{version}");
+    }
+    fixture.reachable.send_replace(vec![address]);
+    assert_eq!(fixture.written().await, none);
+
+    // The first report replaces the whole status, with what the agent has found out meanwhile.
+    fixture.reports.send_replace(Some(report(Some("a"), 2)));
+    let new = NodeStatus { reachable_addresses: vec![address], ..status(2) };
+    let mut expected = json!(new);
+    expected["helperRestarts"] = Value::Null;
+    let [patch] = &fixture.written().await[..] else { panic!("one request") };
+    assert_eq!(*patch, json!({"metadata": {"uid": "a"}, "status": expected}));
 }

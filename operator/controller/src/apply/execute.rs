@@ -6,7 +6,7 @@ use kube::{
     api::{Patch, PostParams},
     core::DeserializeGuard,
 };
-use podtap_api::{GROUP, NodeTap};
+use podtap_api::{NodeTap, NodeTapSpec};
 use podtap_model::NodeState;
 use podtap_runtime::client::in_time;
 use serde_json::json;
@@ -61,24 +61,30 @@ pub async fn execute(context: &Context, action: &Action) -> Result<Option<Cached
     }
 }
 
-/// Server-side apply, with an optimistic lock.
+/// Creates it, or replaces the spec of that version of it. So a leader that was replaced without noticing overwrites nothing, and does not
+/// bring back what its successor has deleted. Server-side apply would: it overwrites without a version, and creates whatever the version
+/// (k8s.io/apiserver, pkg/endpoints/handlers/patch.go).
 async fn write_node_tap(
     context: &Context,
     node: &str,
     version: Option<&str>,
     spec: &NodeState,
 ) -> Result<CachedNodeTap, kube::Error> {
-    let api: Api<DeserializeGuard<NodeTap>> = Api::all(context.client.clone());
-    let mut object = json!({
-        "apiVersion": format!("{GROUP}/v1alpha1"),
-        "kind": "NodeTap",
-        "metadata": {"name": node},
-        "spec": spec,
-    });
-    if let Some(version) = version {
-        object["metadata"]["resourceVersion"] = version.into();
-    }
-    let response = in_time(api.patch(node, &patch_params().force(), &Patch::Apply(object))).await?;
+    let response = if let Some(version) = version {
+        let api: Api<DeserializeGuard<NodeTap>> = Api::all(context.client.clone());
+        let operations = json!([
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
+            {"op": "replace", "path": "/spec", "value": spec},
+        ]);
+        let patch: Patch<()> = Patch::Json(serde_json::from_value(operations).map_err(kube::Error::SerdeError)?);
+        // Otherwise, CRDs of another version would drop fields of the spec without an error.
+        let params = patch_params().validation_strict();
+        in_time(api.patch(node, &params, &patch)).await?
+    } else {
+        let api: Api<NodeTap> = Api::all(context.client.clone());
+        let object = NodeTap::new(node, NodeTapSpec(spec.clone()));
+        DeserializeGuard(Ok(in_time(api.create(&post_params(), &object)).await?))
+    };
     let written = CachedNodeTap::from(response.clone());
     let (senders, receivers) = (spec.senders.len(), spec.receivers.len());
     info!(node, generation = written.generation, senders, receivers, "wrote NodeTap");
@@ -95,13 +101,16 @@ pub async fn delete_node_tap(context: &Context, node: &str, uid: &str) -> Result
     Ok(())
 }
 
+fn post_params() -> PostParams {
+    PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() }
+}
+
 async fn create_helper(context: &Context, node: &str, owner: &str) -> Result<(), kube::Error> {
     let Context { client, caches, template, .. } = context;
     let api: Api<Pod> = Api::namespaced(client.clone(), &template.namespace);
     AgentAccount::new(&template.namespace, node, owner).create(client).await?;
-    let post = PostParams { field_manager: Some(names::CONTROLLER.to_owned()), ..PostParams::default() };
     let memory = tap_helper_memory(caches.nodes.get("", node).as_deref());
-    let pod = in_time(api.create(&post, &template.pod(node, owner, memory))).await?;
+    let pod = in_time(api.create(&post_params(), &template.pod(node, owner, memory))).await?;
     info!(node, pod = pod.metadata.name, "created helper pod");
     caches.created_helper(pod, &template.namespace);
     Ok(())

@@ -94,8 +94,8 @@ async fn write_node_taps(
                 }
                 state.retries.succeeded(&key);
             }
-            // The cache is behind: the watch reports the newer object, and wakes the next reconcile.
-            Err(kube::Error::Api(status)) if status.is_conflict() => {}
+            // The watch reports the newer object, or that it is gone, and wakes the next reconcile.
+            Err(error) if is_cache_behind(&action, &error) => {}
             Err(source) => {
                 state.retries.failed(key, snapshot.now);
                 errors.push(Error::new(action, source));
@@ -103,6 +103,15 @@ async fn write_node_taps(
         }
     }
     errors
+}
+
+/// Whether the object has changed since the snapshot: another leader or a user wrote, created or deleted it.
+fn is_cache_behind(action: &Action, error: &kube::Error) -> bool {
+    match (action, error) {
+        (Action::WriteNodeTap { version: None, .. }, kube::Error::Api(status)) => status.is_already_exists(),
+        (Action::WriteNodeTap { .. }, kube::Error::Api(status)) => status.is_conflict() || status.is_not_found(),
+        _ => false,
+    }
 }
 
 /// Sends what is due, and records what has been answered. Requests that take long go on while the next reconciles run.
