@@ -46,7 +46,7 @@ fn note(node: &str, others: usize, waiting: usize) -> String {
         others => format!(", as do those of {}", count(others, "other node", "other nodes")),
     };
     format!(
-        "the new helper pod of the node {node} fails{others}; {} until it is Ready: look at its events and logs, or upgrade to another image or back to the previous one",
-        count(waiting, "node keeps its previous one", "nodes keep their previous ones")
+        "the new helper pod of the node {node} fails{others}; {} until the new one is Ready here: look at its events and logs, or upgrade to another image or back to the previous one",
+        count(waiting, "node keeps its previous helper pod", "nodes keep their previous helper pods")
     )
 }
