@@ -13,6 +13,8 @@ use podtap_tests::{
     wait::until,
 };
 
+use serde_json::Value;
+
 use crate::scene::{Captures, PORT, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
 
 /// The EtherType of probes, unless another one is requested.
@@ -259,6 +261,32 @@ fn the_next_helper_knows_whose_probes_arrived() {
     scene.remote_agent = scene.remote_helper.agent();
     let status = scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
     assert_eq!(status.receivers[0].pods_with_probes, [uid]);
+}
+
+/// Likewise, if it replaces the receiver's program, as after an upgrade: here because probes have another EtherType.
+#[test]
+fn the_next_helper_knows_whose_probes_arrived_at_the_program_that_it_replaces() {
+    let mut scene = Scene::new();
+    establish(&mut scene, receiver(TAP, VNI, "mirror0"));
+    let uid = scene.web.uid.clone();
+    scene.remote_helper.kill();
+    let program = receive_program(&scene);
+    scene.remote_helper = Helper::start(&scene.remote);
+    scene.remote_agent = scene.remote_helper.agent();
+    let probe_ether_type = Some(EtherType::try_from(0x88b6).expect("an EtherType"));
+    let next = Desired { probe_ether_type, ..desired(vec![], vec![receiver(TAP, VNI, "mirror0")]) };
+    let status = scene.remote_agent.establish(&next);
+    assert_ne!(receive_program(&scene), program, "it is another program");
+    assert_eq!(status.receivers[0].pods_with_probes, [uid]);
+}
+
+/// The ID of the program of the only receiver.
+fn receive_program(scene: &Scene) -> Value {
+    let network = scene.remote.network();
+    let device = &network.vxlan_devices()[0];
+    let filters = network.json(&format!("tc -j filter show dev {device} ingress"));
+    let ids = filters.iter().filter_map(|filter| filter["options"].get("prog").map(|prog| prog["id"].clone()));
+    ids.last().expect("a receiver has a program")
 }
 
 /// A mirror that has stopped at its deadline proves nothing.

@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpu
 
 use super::{
     BpfError, Counters, Monotonic, ObjectError, Settings,
-    constants::{SENDERS, SLOTS},
+    constants::{COUNTERS, SENDERS, SLOTS},
     counters,
     layout::{Config, Counter, Peer},
     object::{MapsByName, maps_of, program_hash},
@@ -190,8 +190,11 @@ impl Maps {
         set.map_err(|error| BpfError::aya("write a deadline", &error))
     }
 
-    /// The counters of the sender with a class ID, since it was created.
+    /// The counters of the sender with a class ID, since it was created. Those of another version may be at other keys.
     pub fn counters(&self, classid: u32) -> Result<Counters, BpfError> {
+        if self.counters.len() != SENDERS * COUNTERS {
+            return Err(ObjectError::Maps.into());
+        }
         counters::read(&self.counters, classid).map_err(|error| BpfError::aya("read counters", &error))
     }
 

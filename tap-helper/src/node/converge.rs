@@ -16,6 +16,7 @@ use crate::{
     bpf::Settings,
     execute::Executor,
     failure::{Failure, Status},
+    logs::Repeated,
     marks::{Mark, is_ours},
     names::sender_hash,
     namespace::NamespaceId,
@@ -35,9 +36,9 @@ const ROUNDS: u32 = 8;
 const TURN: Duration = Duration::from_millis(20);
 
 impl Node {
-    /// Reconciles the namespaces that are due, for the length of a turn at least; the others remain due, and come first in the next turn.
-    /// New ones come before them, and what was executed in them is observed in a later turn: in a burst of pods, none waits until another
-    /// one has been verified.
+    /// Reconciles the namespaces that are due, for the length of a turn at least: new ones first, then those that have waited longest. The
+    /// others remain due. What was executed in new ones is observed in a later turn: in a burst of pods, none waits until another one has
+    /// been verified.
     pub(super) async fn converge_due(&mut self, now: Instant) {
         let start = Instant::now();
         for (id, is_new) in self.due(now) {
@@ -93,6 +94,7 @@ impl Node {
                 }
                 return self.settle(id, &plan, &observed, now);
             }
+            self.take_over_probes(id, &observed);
             restored |= actions.iter().any(|action| self.restores(action));
             for resource in self.execute(id, &actions, now).await {
                 *failures.entry(resource).or_default() += 1;
@@ -107,6 +109,14 @@ impl Node {
             }
         }
         self.unobservable(id, &Failure::contested(), now);
+    }
+
+    /// Keeps what the receivers' programs have recorded, one of which may be about to be replaced.
+    fn take_over_probes(&mut self, id: NamespaceId, observed: &Observed) {
+        if let Some(netns) = self.netns.get_mut(&id) {
+            netns.receive_programs = receive_programs(observed);
+            self.received_probes.take_over(&netns.receive_programs);
+        }
     }
 
     /// Whether an action restores what was in place. Other settings are no reason to suspect another program.
@@ -248,6 +258,7 @@ impl Node {
         let is_empty = !observed.has_ours() && !self.pods.any_in(id) && !self.has_node_receiver(id);
         let Some(netns) = self.netns.get_mut(&id) else { return };
         netns.is_new = false;
+        netns.unobservable = Repeated::default();
         netns.leftovers = leftovers;
         netns.receivers = receivers(observed);
         netns.sent_vnis = sent_vnis(observed);

@@ -125,6 +125,20 @@ impl ReceiverProbes {
     }
 }
 
+impl ReceivedProbes {
+    /// Reads what the programs have recorded that are not known yet. The next ones, if these are replaced, start without it.
+    pub(super) fn take_over(&mut self, programs: &BTreeMap<u64, u32>) {
+        for (receiver, program) in programs {
+            if !self.receivers.contains_key(receiver)
+                && let Some(mut probes) = ReceiverProbes::open(*program, BTreeMap::new())
+            {
+                probes.read(Monotonic::now());
+                self.receivers.insert(*receiver, probes);
+            }
+        }
+    }
+}
+
 impl Node {
     /// When to read next whose probes arrive; none without receivers.
     pub(super) fn received_probes_due_at(&self) -> Option<Instant> {
