@@ -31,10 +31,14 @@ fn no_tap_left_anything_behind() {
         assert_eq!(traces(&namespace_of_node(lab, node)), [""; 0], "on {node}");
     }
     // Programs are in no namespace. The kernel frees them a moment after the last filter or process that used them.
-    until("no eBPF program of PodTap is loaded on this machine, in this lab or another one", Duration::from_secs(30), || {
-        let programs = programs();
-        if programs.is_empty() { Ok(()) } else { Err(programs.join(", ")) }
-    });
+    until(
+        "no eBPF program of PodTap is loaded on this machine, in this lab or another one",
+        Duration::from_secs(30),
+        || {
+            let programs = programs();
+            if programs.is_empty() { Ok(()) } else { Err(programs.join(", ")) }
+        },
+    );
 }
 
 fn programs() -> Vec<String> {
