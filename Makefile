@@ -45,7 +45,7 @@ soak: image install ## random changes and faults in the lab (MINUTES=30, SEED=N 
 	  cargo test -p podtap-tests --test e2e --locked -- soak:: --nocapture
 
 upgrade: image install ## upgrades another revision to this one, back and again, under traffic in the lab (FROM=DIR, a checkout of it)
-	$(MAKE) -C $(FROM) --no-print-directory lab && cd $(FROM) && deploy/image.sh --lab
+	$(MAKE) -C $(or $(FROM),$(error FROM=DIR names a checkout of another revision)) --no-print-directory lab && cd $(FROM) && deploy/image.sh --lab
 	$(LAB) load $(FROM)/target/lab/podtap-image.tar
 	PODTAP_OTHER=$(abspath $(FROM)) cargo test -p podtap-tests --test e2e --locked -- --ignored rollout::another --nocapture
 

@@ -285,8 +285,8 @@ fn receive_program(scene: &Scene) -> Value {
     let network = scene.remote.network();
     let device = &network.vxlan_devices()[0];
     let filters = network.json(&format!("tc -j filter show dev {device} ingress"));
-    let ids = filters.iter().filter_map(|filter| filter["options"].get("prog").map(|prog| prog["id"].clone()));
-    ids.last().expect("a receiver has a program")
+    let mut ids = filters.iter().filter_map(|filter| filter["options"].get("prog").map(|prog| prog["id"].clone()));
+    ids.next_back().expect("a receiver has a program")
 }
 
 /// A mirror that has stopped at its deadline proves nothing.
@@ -406,7 +406,7 @@ fn settled(scene: &mut Scene) -> (u64, u64) {
 /// What someone does to a receiver by hand is repaired before the controller would know of it, also if a device with another VNI takes
 /// its place.
 #[test]
-fn a_receiver_that_was_changed_by_hand_hears_again() {
+fn a_receiver_that_was_changed_by_hand_gets_probes_again() {
     let mut scene = Scene::new();
     establish(&mut scene, receiver(TAP, VNI, "mirror0"));
     let uid = scene.web.uid.clone();

@@ -1,6 +1,9 @@
 //! All kinds of destinations, alone and together.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use podtap_tests::{
     capture::{Capture, FrameDirection},
@@ -12,7 +15,9 @@ use serde_json::json;
 use crate::{
     numbered::{PORT, a_while, each_once, under_load},
     processes::Stopped,
-    scene::{Scene, allow_external, as_on_the_wire, capture, node_address, outside, same_traffic, sends_to},
+    scene::{
+        Scene, allow_external, as_on_the_wire, capture, fdb_destinations, node_address, outside, same_traffic, tap,
+    },
 };
 
 /// Applies a tap of app=web with these destinations, waits until it is ready, and checks that each of the receivers
@@ -181,21 +186,41 @@ fn destination_pod(scene: &Scene) -> String {
     status.destinations.first().and_then(|destination| destination.pod.clone()).unwrap_or_default()
 }
 
-/// As after another lease of the node's provider: the Node object names it, and the node has it.
+/// Another address of a node, until this is dropped.
+struct Address {
+    node: PathBuf,
+    address: String,
+}
+
+impl Address {
+    fn add(node: &Path, address: &str) -> Self {
+        let this = Self { node: node.to_path_buf(), address: format!("{address}/24") };
+        in_network(node, &["ip", "address", "replace", &this.address, "dev", "eth0"]);
+        this
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        in_network(&self.node, &["ip", "address", "del", &self.address, "dev", "eth0"]);
+    }
+}
+
+/// As when DHCP gives the node another address: the Node object has it, and the node.
 #[test]
 fn a_node_whose_address_changes_is_sent_to_where_it_is() {
     const NEXT: &str = "10.66.0.112";
     let _alone = Cluster::alone();
     let scene = Scene::alone("address");
     let lab = scene.sandbox.lab();
-    crate::faults::tap(&scene, "dst-addr");
+    tap(&scene.sandbox, "n2", "dst-addr");
     let (pod, node) = (scene.sandbox.network(&scene.web), namespace_of_node(lab, "n2"));
     let first = node_address("n2");
-    assert_eq!(sends_to(&pod), [first.as_str()]);
-    in_network(&node, &["ip", "address", "add", &format!("{NEXT}/24"), "dev", "eth0"]);
+    assert_eq!(fdb_destinations(&pod), [first.as_str()]);
+    let _address = Address::add(&node, NEXT);
     let receiver = capture(&node, "dst-addr");
     let moved_to = |address: &str| {
-        until(&format!("{address} is sent to"), Duration::from_secs(60), || match sends_to(&pod) {
+        until(&format!("{address} is sent to"), Duration::from_secs(60), || match fdb_destinations(&pod) {
             addresses if addresses == [address] => Ok(()),
             addresses => Err(addresses.join(", ")),
         });
@@ -217,5 +242,4 @@ fn a_node_whose_address_changes_is_sent_to_where_it_is() {
     });
     assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
     scene.sandbox.ready("web");
-    in_network(&node, &["ip", "address", "del", &format!("{NEXT}/24"), "dev", "eth0"]);
 }

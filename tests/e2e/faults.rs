@@ -1,8 +1,7 @@
 //! Faults of the control plane, with traffic flowing: nothing is lost that should stay.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpStream},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -14,91 +13,28 @@ use kube::{
 use podtap_api::{NodeTap, PodTap};
 use podtap_tests::{
     cluster::{Cluster, PODTAP_NAMESPACE, in_network, namespace_of_node, traces},
-    namespace::within,
     wait::until,
 };
-use serde_json::{Value, json};
 
 use crate::{
+    changes::{apply_change, exclude, excluded_on},
     controller::leader,
+    etcd,
     numbered::{PORT, a_while, each_once, under_load},
     processes::{Stopped, runs},
-    scene::{Scene, capture},
-    uninstall::helm,
+    scene::{Scene, capture, tap},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Longer than a lease of the controller lasts.
+/// Four times as long as a lease of the controller lasts, and longer than the agents and the controller pause between attempts.
 const OUTAGE: Duration = Duration::from_secs(60);
-
-/// A tap from the web server to n2, Ready.
-pub fn tap(scene: &Scene, interface: &str) {
-    scene.sandbox.apply(&format!(
-        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  targets: {{podNames: [web]}}\n  \
-         destinations: [{{node: {{name: n2, interfaceName: {interface}}}}}]\n"
-    ));
-    scene.sandbox.ready("web");
-}
-
-/// Changes what is mirrored, but nothing for the numbered datagrams.
-fn exclude(port: u16) -> Value {
-    json!({"spec": {"filter": {"exclude": [{"protocol": "TCP", "ports": [{"port": port}]}]}}})
-}
-
-/// Makes such a change, and waits until n1 has applied it.
-#[track_caller]
-pub fn apply_change(scene: &Scene, port: u16) {
-    until("a change is accepted", TIMEOUT, || {
-        scene.sandbox.kubectl(&["patch", "podtap", "web", "--type=merge", "-p", &exclude(port).to_string()], "")
-    });
-    until("the change is applied", TIMEOUT, || match excluded_on("n1", scene.sandbox.namespace()) {
-        Some((now, true)) if now == port => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
-}
-
-/// The port that a node was told to exclude, and whether it has applied that.
-fn excluded_on(node: &str, namespace: &str) -> Option<(u16, bool)> {
-    let nodes: Vec<NodeTap> = Cluster::lab().list_all();
-    let node = nodes.into_iter().find(|object| object.name_any() == node)?;
-    let tap = node.spec.0.taps.iter().find(|tap| tap.namespace == namespace)?;
-    let port = tap.options.filter.as_ref()?.exclude.first()?.ports.first()?.port;
-    let observed = node.status.as_ref().and_then(|status| status.observed_generation);
-    Some((port, observed == node.metadata.generation))
-}
-
-/// Sends a request to etcd, which listens in the control plane only, and returns the answer (etcd's JSON gateway, `/v3`).
-fn etcd(path: &str, body: &Value) -> Value {
-    let body = body.to_string();
-    let request = format!(
-        "POST /v3/{path} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let network = namespace_of_node(Cluster::lab(), "cp");
-    let answer = within(&network, move || {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, 2379))?;
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map(|_| answer)
-    })
-    .expect("etcd answers");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
-}
-
-/// Nothing can continue a watch from a revision before this.
-fn compact() {
-    let now = etcd("kv/range", &json!({"key": "AA=="}));
-    etcd("kv/compaction", &json!({"revision": now["header"]["revision"], "physical": true}));
-}
 
 /// It comes back with an empty cache, and with no history: what watched before has to list again.
 #[test]
 fn without_the_api_server_mirrors_run_and_are_repaired() {
     let _alone = Cluster::alone();
     let scene = Scene::alone("api-down");
-    tap(&scene, "flt-api");
+    tap(&scene.sandbox, "n2", "flt-api");
     let network = scene.sandbox.network(&scene.web);
     let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "flt-api");
     let filters = || in_network(&network, &["tc", "filter", "show", "dev", "eth0", "egress"]);
@@ -117,7 +53,7 @@ fn without_the_api_server_mirrors_run_and_are_repaired() {
             Some(left) if !left.is_zero() => Err(format!("{left:?} left")),
             _ => Ok(()),
         });
-        compact();
+        etcd::compact();
         stopped.kill();
         apply_change(&scene, 1);
         a_while(sent);
@@ -136,7 +72,7 @@ fn a_leader_that_was_stopped_changes_nothing() {
     let _alone = Cluster::alone();
     let scene = Scene::alone("two-leaders");
     let lab = scene.sandbox.lab();
-    tap(&scene, "flt-lead");
+    tap(&scene.sandbox, "n2", "flt-lead");
     let receiver = capture(&namespace_of_node(lab, "n2"), "flt-lead");
     let first = leader().expect("one leads");
     let pod: Pod = lab.get(PODTAP_NAMESPACE, &first).expect("the leader is a pod");
@@ -193,7 +129,7 @@ fn a_tap_is_changed_all_the_time() {
     const LAST: u16 = CLIENTS * CHANGES + 1;
     let scene = Scene::new("changes");
     let lab = scene.sandbox.lab();
-    tap(&scene, "flt-fast");
+    tap(&scene.sandbox, "n2", "flt-fast");
     let receiver = capture(&namespace_of_node(lab, "n2"), "flt-fast");
     let taps: Api<PodTap> = Api::namespaced(lab.client(), scene.sandbox.namespace());
     let mut rate = 0.0;
@@ -222,33 +158,59 @@ fn a_tap_is_changed_all_the_time() {
     scene.sandbox.ready("web");
 }
 
+/// The definition of `PodTap`, which other tests need. It is there again when this is dropped.
+struct Definition;
+
+impl Definition {
+    fn restore() -> Result<(), String> {
+        let lab = Cluster::lab();
+        let chart = lab.top().join("deploy/chart/podtap");
+        let chart = chart.to_str().ok_or("a path that is not UTF-8")?;
+        lab.helm(&["upgrade", "podtap", chart, "--reuse-values", "--wait", "--timeout", "120s"])?;
+        let established = ["wait", "--for=condition=Established", "crd/podtaps.podtap.dev", "--timeout=60s"];
+        lab.kubectl(&established, "").map(drop)
+    }
+}
+
+impl Drop for Definition {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Err(message) = Self::restore()
+        {
+            eprintln!("there is no PodTap any more: {message}");
+        }
+    }
+}
+
 /// Deleting the definition deletes its taps, and they end as others do. With the definition, everything works again.
 #[test]
 fn taps_end_with_their_definition_and_can_be_created_with_the_next_one() {
     let _alone = Cluster::alone();
     let scene = Scene::alone("definition");
     let lab = scene.sandbox.lab();
-    tap(&scene, "flt-crd");
+    tap(&scene.sandbox, "n2", "flt-crd");
     let networks = [scene.sandbox.network(&scene.web), namespace_of_node(lab, "n2")];
     let left = || networks.iter().flat_map(|network| traces(network)).collect::<Vec<_>>();
     assert_ne!(left(), [""; 0], "this check sees the tap");
-    let restarts = || {
+    // By pod: those of helper pods that end meanwhile do not count.
+    let restarts = || -> BTreeMap<Option<String>, i32> {
         let pods: Vec<Pod> = lab.list(PODTAP_NAMESPACE);
-        let statuses =
-            pods.iter().flat_map(|pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()));
-        statuses.map(|status| status.restart_count).sum::<i32>()
+        let count = |pod: &Pod| {
+            let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+            (pod.metadata.uid.clone(), statuses.map(|status| status.restart_count).sum())
+        };
+        pods.iter().map(count).collect()
     };
     let before = restarts();
+    let _definition = Definition;
     lab.kubectl(&["delete", "crd", "podtaps.podtap.dev", "--timeout=60s"], "").expect("its taps end");
     assert_eq!(left(), [""; 0], "nothing is left of the tap");
 
-    let chart = lab.top().join("deploy/chart/podtap");
-    helm(&["upgrade", "podtap", chart.to_str().expect("UTF-8"), "--reuse-values", "--wait", "--timeout", "120s"]);
-    lab.kubectl(&["wait", "--for=condition=Established", "crd/podtaps.podtap.dev", "--timeout=60s"], "")
-        .expect("it is established");
-    tap(&scene, "flt-crd");
-    assert_eq!(restarts(), before, "nothing had to be restarted");
+    Definition::restore().expect("it can be created again");
+    tap(&scene.sandbox, "n2", "flt-crd");
+    let restarted = |(pod, count): (Option<String>, i32)| before.get(&pod).is_some_and(|before| *before != count);
+    assert!(!restarts().into_iter().any(restarted), "nothing had to be restarted: {before:?}, now {:?}", restarts());
     let receiver = capture(&networks[1], "flt-crd");
     let sent = under_load(&scene, a_while);
-    each_once(&receiver, PORT, sent);
+    assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
 }

@@ -8,7 +8,7 @@ use podtap_tests::{
 };
 
 use crate::{
-    helper_pods::pid,
+    processes::tap_helper,
     scene::{address, capture},
 };
 
@@ -68,9 +68,10 @@ fn a_recreated_pod_is_mirrored_from_its_first_frame() {
     sandbox.pod("two", "n2", "web");
     sandbox.ready("web");
     let receiver = capture(&namespace_of_node(sandbox.lab(), "n2"), "fol-first");
+    // Descriptors of namespaces, programs and maps.
     let descriptors = || -> Vec<usize> {
         let count = |node| {
-            let listed = sandbox.lab().on_node(node, &format!("ls /proc/{}/fd", pid(node, "/tap-helper serve")));
+            let listed = sandbox.lab().on_node(node, &format!("ls /proc/{}/fd", tap_helper(node)));
             listed.expect("the node runs").lines().count()
         };
         vec![count("n1"), count("n2")]
@@ -89,7 +90,7 @@ fn a_recreated_pod_is_mirrored_from_its_first_frame() {
             if sent > 0 && mirrored == sent { Ok(()) } else { Err(format!("{sent} sent, {mirrored} mirrored")) }
         });
     } // Those of namespaces, programs and maps among them.
-    until("the helper pods hold no more than before", TIMEOUT, || {
+    until("the helper pods have no more descriptors than before", TIMEOUT, || {
         let now = descriptors();
         if now.iter().zip(&before).all(|(now, before)| now <= before) {
             Ok(())

@@ -13,8 +13,8 @@ use podtap_tests::{
 };
 
 use crate::{
-    processes::{processes, runs},
-    scene::{Scene, capture, same_traffic},
+    processes::pids,
+    scene::{Scene, capture, same_traffic, tap},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,40 +37,25 @@ pub fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn tap(sandbox: &Sandbox, destination: &str) {
-    sandbox.apply(&format!(
-        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
-         targets: {{podNames: [web]}}\n  destinations: [{{node: {destination}}}]\n"
-    ));
-    sandbox.ready("web");
-}
-
-/// The processes of a node that run `program`.
-pub fn pids(node: &str, program: &str) -> Vec<String> {
-    processes(node, &runs(program))
-}
-
-/// The one that does the work: the tap-helper's first process starts it, and starts it again when it has ended.
-pub fn pid(node: &str, program: &str) -> String {
-    let pids = pids(node, program);
-    pids.into_iter().max_by_key(|pid| pid.parse::<u32>().expect("a number")).expect("it runs")
-}
-
-/// Lines of `/proc/PID/status`, and of what the process has of a service account's token.
-fn status_of(node: &str, program: &str) -> String {
-    let pid = pid(node, program);
-    let script = format!(
-        "cat /proc/{pid}/status; ls -A /proc/{pid}/root/var/run/secrets/kubernetes.io 2>&1 | sed 's/^/token /'"
-    );
-    Cluster::lab().on_node(node, &script).expect("the node runs")
+/// Lines of `/proc/PID/status` of each process that runs `program`, and of what it has of a service account's token.
+fn statuses_of(node: &str, program: &str) -> Vec<String> {
+    let status = |pid: String| {
+        let script = format!(
+            "cat /proc/{pid}/status; ls -A /proc/{pid}/root/var/run/secrets/kubernetes.io 2>&1 | sed 's/^/token /'"
+        );
+        Cluster::lab().on_node(node, &script).expect("the node runs")
+    };
+    pids(node, program).into_iter().map(status).collect()
 }
 
 #[test]
 fn each_container_has_exactly_its_privileges() {
     let scene = Scene::new("privileges");
-    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-priv}");
-    let helper = status_of("n1", "/tap-helper serve");
-    let agent = status_of("n1", "/podtap-agent run");
+    tap(&scene.sandbox, "n2", "hlp-priv");
+    let helpers = statuses_of("n1", "/tap-helper serve");
+    assert_eq!(helpers.len(), 2, "the container's first process, and the one that it starts");
+    let agents = statuses_of("n1", "/podtap-agent run");
+    let [agent] = &agents[..] else { panic!("{agents:?}") };
     // Bits of include/uapi/linux/capability.h: NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, BPF 39.
     let expected: u64 = 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
     let field = |status: &str, name: &str| -> String {
@@ -78,17 +63,19 @@ fn each_container_has_exactly_its_privileges() {
             status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {status}"));
         line[name.len()..].trim().to_owned()
     };
-    assert_eq!(u64::from_str_radix(&field(&helper, "CapEff:"), 16), Ok(expected));
-    assert_eq!(u64::from_str_radix(&field(&helper, "CapBnd:"), 16), Ok(expected));
-    assert_eq!(u64::from_str_radix(&field(&agent, "CapEff:"), 16), Ok(0));
-    assert_eq!(u64::from_str_radix(&field(&agent, "CapBnd:"), 16), Ok(0));
-    for status in [&helper, &agent] {
+    for helper in &helpers {
+        assert_eq!(u64::from_str_radix(&field(helper, "CapEff:"), 16), Ok(expected));
+        assert_eq!(u64::from_str_radix(&field(helper, "CapBnd:"), 16), Ok(expected));
+        assert!(!helper.contains("token serviceaccount"), "the tap-helper has no token: {helper}");
+    }
+    assert_eq!(u64::from_str_radix(&field(agent, "CapEff:"), 16), Ok(0));
+    assert_eq!(u64::from_str_radix(&field(agent, "CapBnd:"), 16), Ok(0));
+    for status in helpers.iter().chain([agent]) {
         assert_eq!(field(status, "Seccomp:"), "2", "a seccomp filter is active");
     }
-    assert_eq!(field(&agent, "Uid:"), [AGENT_UID; 4].join("\t"));
-    assert_eq!(field(&agent, "NoNewPrivs:"), "1");
+    assert_eq!(field(agent, "Uid:"), [AGENT_UID; 4].join("\t"));
+    assert_eq!(field(agent, "NoNewPrivs:"), "1");
     assert!(agent.contains("token serviceaccount"), "the agent has the token: {agent}");
-    assert!(!helper.contains("token serviceaccount"), "the tap-helper has no token: {helper}");
     let pod = helper_of("n1").expect("the node has work").spec.expect("a pod has a spec");
     assert_eq!(pod.containers.len(), 2);
     for container in &pod.containers {
@@ -102,7 +89,7 @@ fn each_container_has_exactly_its_privileges() {
 #[test]
 fn the_agents_user_reads_no_tokens_and_no_other_user_reads_the_agents() {
     let scene = Scene::new("agent-uid");
-    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-uid}");
+    tap(&scene.sandbox, "n2", "hlp-uid");
     // The user of distroless' images, and a token as most pods have one.
     scene.sandbox.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: nonroot}\nspec:\n  nodeName: n1\n  \
@@ -110,7 +97,7 @@ fn the_agents_user_reads_no_tokens_and_no_other_user_reads_the_agents() {
          image: 'podtap.dev/busybox:1', imagePullPolicy: Never, command: [sleep, '65532']}\n",
     );
     scene.sandbox.running("nonroot");
-    let process = |program: &str| format!("/proc/{}", pid("n1", program));
+    let process = |program: &str| format!("/proc/{}", pids("n1", program).first().expect("it runs"));
     let (pod, agent) = (process("sleep 65532"), process("/podtap-agent run"));
     let read = |user: &str, process: &str| {
         let token = format!("{process}/root/var/run/secrets/kubernetes.io/serviceaccount/token");
@@ -128,7 +115,7 @@ fn the_agents_user_reads_no_tokens_and_no_other_user_reads_the_agents() {
 fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
     let _alone = Cluster::alone();
     let scene = Scene::alone("killed");
-    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-kill}");
+    tap(&scene.sandbox, "n2", "hlp-kill");
     let network = scene.sandbox.network(&scene.web);
     crate::scene::as_on_the_wire(&network, "eth0");
     crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
@@ -157,7 +144,7 @@ fn a_helper_that_is_killed_leaves_the_mirror_running_and_adopts_it() {
 fn programs_that_hang_are_restarted_and_the_mirror_keeps_running() {
     let _alone = Cluster::alone();
     let scene = Scene::alone("hung");
-    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-hung}");
+    tap(&scene.sandbox, "n2", "hlp-hung");
     let network = scene.sandbox.network(&scene.web);
     crate::scene::as_on_the_wire(&network, "eth0");
     crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
@@ -202,7 +189,7 @@ fn programs_that_hang_are_restarted_and_the_mirror_keeps_running() {
 fn all_helper_pods_can_be_deleted_at_once_and_others_take_over() {
     let _alone = Cluster::alone();
     let scene = Scene::alone("deleted");
-    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-del}");
+    tap(&scene.sandbox, "n2", "hlp-del");
     let pod_network = scene.sandbox.network(&scene.web);
     crate::scene::as_on_the_wire(&pod_network, "eth0");
     crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
@@ -230,7 +217,7 @@ fn all_helper_pods_can_be_deleted_at_once_and_others_take_over() {
 #[test]
 fn what_is_removed_by_hand_comes_back() {
     let scene = Scene::new("drift");
-    tap(&scene.sandbox, "{name: n2, interfaceName: hlp-drift}");
+    tap(&scene.sandbox, "n2", "hlp-drift");
     let pod = Network::open(&scene.sandbox.network(&scene.web));
     let node = Network::open(&namespace_of_node(scene.sandbox.lab(), "n2"));
     let uid = scene.sandbox.tap("web").metadata.uid.expect("a stored tap has a UID");
@@ -271,7 +258,7 @@ fn they_are_deleted_a_minute_after_the_last_tap() {
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("minute");
     sandbox.pod("web", "n1", "web");
-    tap(&sandbox, "{name: n2, interfaceName: hlp-gone}");
+    tap(&sandbox, "n2", "hlp-gone");
     let pod = helper_of("n1").expect("a node with a target has a helper pod");
     assert!(helper_of("n2").is_some(), "a node with a receiver has a helper pod");
     sandbox.kubectl(&["delete", "podtap", "web"], "").expect("a tap can be deleted");

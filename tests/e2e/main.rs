@@ -2,12 +2,14 @@
 
 #![allow(clippy::similar_names, reason = "receiver and received are the terms of the field")]
 
+mod changes;
 mod churn;
 mod controller;
 mod delete;
 mod delivery;
 mod destinations;
 mod drain;
+mod etcd;
 mod examples;
 mod faults;
 mod fidelity;

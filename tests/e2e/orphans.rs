@@ -11,7 +11,7 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::scene::{Scene, address, capture};
+use crate::scene::{Scene, address, capture, tap};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Generous: the shortest orphan timeout is a minute.
@@ -140,11 +140,12 @@ fn orphaned_mirrors_stop_and_go_on_when_they_are_confirmed_again() {
     assert!(running > 0, "helper pods that are gone interrupt nothing");
     assert!(timed > 0 || Timestamp::now() >= end, "the end of the controller is not that of the tap");
     let stopped = until("the mirror stops by itself", ORPHANED, || {
-        let start = Timestamp::now();
-        if ping(&scene, &receivers)[1] == 0 { Ok(start) } else { Err(format!("it ran at {start}")) }
+        let mirrored = ping(&scene, &receivers)[1];
+        let now = Timestamp::now();
+        if mirrored == 0 { Ok(now) } else { Err(format!("it runs at {now}")) }
     });
-    // All clocks are this machine's. No ping was mirrored, so the mirror had stopped before the first.
-    assert!(stopped >= end, "it stopped before {stopped}, earlier than at {end}");
+    // All clocks are this machine's.
+    assert!(stopped >= end, "it had stopped at {stopped}, earlier than at {end}");
     until("the other one stops, too", ORPHANED, || {
         // The first ones may have been in flight.
         ping(&scene, &receivers);
@@ -163,11 +164,7 @@ fn orphaned_mirrors_stop_and_go_on_when_they_are_confirmed_again() {
 fn an_administrator_stops_all_taps_at_once() {
     let _alone = Cluster::alone();
     let scene = Scene::alone("suspend-all");
-    scene.sandbox.apply(
-        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
-         destinations: [{node: {name: n2, interfaceName: orp-all}}]\n",
-    );
-    scene.sandbox.ready("web");
+    tap(&scene.sandbox, "n2", "orp-all");
     let policy = Policy::with("{suspendAll: true}");
     let tap = scene.sandbox.condition("web", "Ready", "False", "Suspended");
     let conditions = tap.status.unwrap_or_default().conditions;

@@ -12,12 +12,12 @@ use podtap_tests::{
 use crate::{
     controller::leader,
     helper_pods::helper_of,
-    scene::{capture, node_address, sends_to},
+    scene::{capture, fdb_destinations, node_address},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-fn tap(sandbox: &Sandbox, interface: &str) {
+fn tap_all(sandbox: &Sandbox, interface: &str) {
     sandbox.apply(&format!(
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
          targets: {{podSelector: {{matchLabels: {{app: web}}}}}}\n  \
@@ -26,13 +26,31 @@ fn tap(sandbox: &Sandbox, interface: &str) {
     sandbox.ready("web");
 }
 
+/// A node without power. It is Ready again when this is dropped.
+struct PowerOff(&'static str);
+
+impl PowerOff {
+    fn new(node: &'static str) -> Self {
+        Cluster::lab().tool("lab", &["node-kill", node]).expect("a node can lose power");
+        Self(node)
+    }
+}
+
+impl Drop for PowerOff {
+    fn drop(&mut self) {
+        if let Err(message) = Cluster::lab().tool("lab", &["node-start", self.0]) {
+            eprintln!("{} stays without power: {message}", self.0);
+        }
+    }
+}
+
 #[test]
 fn a_dead_node_does_not_block_a_delete_and_comes_back_clean() {
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("dead-node");
     let lab = sandbox.lab();
     sandbox.pod("web", "n2", "web");
-    tap(&sandbox, "out-dead");
+    tap_all(&sandbox, "out-dead");
     lab.tool("lab", &["partition", "n2"]).expect("a node can be cut off");
     let start = Instant::now();
     let deleted = sandbox.kubectl(&["delete", "podtap", "web", "--timeout=60s"], "");
@@ -59,15 +77,15 @@ fn a_node_that_lost_power_is_tapped_again() {
     let sandbox = Sandbox::alone("power");
     let lab = sandbox.lab();
     sandbox.pod("web", "n2", "web");
-    tap(&sandbox, "out-power");
+    tap_all(&sandbox, "out-power");
     let receiver = capture(&namespace_of_node(lab, "n1"), "out-power");
-    lab.tool("lab", &["node-kill", "n2"]).expect("a node can lose power");
+    let off = PowerOff::new("n2");
     until("the tap is not Ready", TIMEOUT, || {
         let status = sandbox.tap("web").status.unwrap_or_default();
         let ready = status.conditions.iter().find(|c| c.type_ == "Ready").map(|c| c.status.clone());
         if ready.as_deref() == Some("True") { Err("still Ready") } else { Ok(()) }
     });
-    lab.tool("lab", &["node-start", "n2"]).expect("a node can be started");
+    drop(off);
     // The pod is the same object, unless it was evicted: then this creates another one.
     until("the pod exists again", TIMEOUT, || match lab.get::<Pod>(sandbox.namespace(), "web") {
         Some(pod) if pod.metadata.deletion_timestamp.is_none() => Ok(()),
@@ -97,15 +115,15 @@ fn a_node_that_is_removed_is_left_out_and_may_join_again() {
     let sandbox = Sandbox::alone("removed");
     let lab = sandbox.lab();
     let (web, _) = (sandbox.pod("web", "n1", "web"), sandbox.pod("other", "n2", "web"));
-    tap(&sandbox, "out-stay");
+    tap_all(&sandbox, "out-stay");
     sandbox.apply(
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: away}\nspec:\n  targets: {podNames: [web]}\n  \
          destinations: [{node: {name: n2, interfaceName: out-away}}]\n",
     );
     sandbox.ready("away");
     let (network, address) = (sandbox.network(&web), node_address("n2"));
-    assert!(sends_to(&network).contains(&address), "{:?}", sends_to(&network));
-    lab.tool("lab", &["node-kill", "n2"]).expect("a node can lose power");
+    assert!(fdb_destinations(&network).contains(&address), "{:?}", fdb_destinations(&network));
+    let off = PowerOff::new("n2");
     lab.kubectl(&["delete", "node", "n2"], "").expect("a node can be removed");
     // As the pod garbage collector does some minutes later.
     sandbox.kubectl(&["delete", "pod", "other", "--force", "--grace-period=0"], "").expect("a pod can be removed");
@@ -113,7 +131,7 @@ fn a_node_that_is_removed_is_left_out_and_may_join_again() {
     sandbox.condition("away", "DestinationsReady", "False", "NodeNotFound");
     sandbox.condition("away", "Ready", "False", "NodeNotFound");
     until("nothing is sent to it", TIMEOUT, || {
-        let addresses = sends_to(&network);
+        let addresses = fdb_destinations(&network);
         if addresses.contains(&address) { Err(addresses.join(", ")) } else { Ok(()) }
     });
     until("the other node is tapped, and nothing is kept for the one that is gone", TIMEOUT, || {
@@ -128,9 +146,9 @@ fn a_node_that_is_removed_is_left_out_and_may_join_again() {
     sandbox.in_pod("web", "ping -c 1 -W 1 10.66.0.1").expect("it answers");
     until("frames arrive", TIMEOUT, || if receiver.so_far().is_empty() { Err("none") } else { Ok(()) });
 
-    lab.tool("lab", &["node-start", "n2"]).expect("a node can be added");
+    drop(off);
     sandbox.ready("away");
-    assert!(sends_to(&network).contains(&address), "{:?}", sends_to(&network));
+    assert!(fdb_destinations(&network).contains(&address), "{:?}", fdb_destinations(&network));
     let receiver = capture(&namespace_of_node(lab, "n2"), "out-away");
     until("frames arrive there", TIMEOUT, || {
         let _ = sandbox.in_pod("web", "ping -c 1 -W 1 10.66.0.1");
@@ -144,7 +162,7 @@ fn another_controller_takes_over() {
     let sandbox = Sandbox::alone("take-over");
     let lab = sandbox.lab();
     sandbox.pod("web", "n1", "web");
-    tap(&sandbox, "out-lead");
+    tap_all(&sandbox, "out-lead");
     let vni = sandbox.tap("web").status.and_then(|s| s.vni);
     let holder = leader().expect("one of them leads");
     lab.kubectl(&["-n", PODTAP_NAMESPACE, "delete", "pod", &holder, "--grace-period=0", "--force"], "")

@@ -15,6 +15,23 @@ pub fn runs(program: &str) -> String {
     format!("case \"$(tr '\\0' ' ' <$p/cmdline)\" in \"{program}\"*) ;; *) false;; esac")
 }
 
+/// The processes of a node that run `program`.
+#[track_caller]
+pub fn pids(node: &str, program: &str) -> Vec<String> {
+    processes(node, &runs(program))
+}
+
+/// The tap-helper of a node that does the work: the child of the container's first process, which starts it again when it has ended.
+#[track_caller]
+pub fn tap_helper(node: &str) -> String {
+    let pids = pids(node, "/tap-helper serve");
+    let parent = |pid: &String| {
+        let parent = format!("sed -n 's/^PPid:[[:space:]]*//p' /proc/{pid}/status");
+        Cluster::lab().on_node(node, &parent).is_ok_and(|parent| pids.iter().any(|pid| pid == parent.trim()))
+    };
+    pids.iter().find(|pid| parent(pid)).unwrap_or_else(|| panic!("no child among {pids:?}")).clone()
+}
+
 /// Processes that are stopped, and continued when this is dropped.
 pub struct Stopped {
     member: &'static str,

@@ -15,11 +15,9 @@ use podtap_tests::{
 
 use crate::{
     controller::{Setting, metric},
-    faults::tap,
     helper_pods::{helper_of, is_ready},
     numbered::{PORT, a_while, each_once, under_load},
-    scene::{Scene, as_on_the_wire, capture, same_traffic},
-    uninstall::helm,
+    scene::{Scene, as_on_the_wire, capture, same_traffic, tap},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,11 +35,7 @@ fn image(pod: &Pod) -> String {
 fn an_image_that_does_not_exist_reaches_one_node_only() {
     let _alone = Cluster::alone();
     let scene = Scene::alone("bad-image");
-    scene.sandbox.apply(
-        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: web}\nspec:\n  targets: {podNames: [web]}\n  \
-         destinations: [{node: {name: n2, interfaceName: rol-bad}}]\n",
-    );
-    scene.sandbox.ready("web");
+    tap(&scene.sandbox, "n2", "rol-bad");
     for node in ["n1", "n2"] {
         until("the helper pods are Ready", TIMEOUT, || helper_of(node).filter(is_ready).ok_or("not yet"));
     }
@@ -93,45 +87,46 @@ fn another_revision_is_upgraded_and_comes_back_without_losing_a_frame() {
     let other = PathBuf::from(env::var("PODTAP_OTHER").expect("make upgrade sets it"));
     let scene = Scene::alone("upgrade");
     let lab = scene.sandbox.lab();
-    install_of(&other);
-    tap(&scene, "rol-up");
+    let tags = [&other, lab.top()].map(tag);
+    assert_ne!(tags[0], tags[1], "the revisions differ");
+    install(&other);
+    tap(&scene.sandbox, "n2", "rol-up");
+    let since = |condition| {
+        let status = scene.sandbox.tap("web").status.unwrap_or_default();
+        let condition = status.conditions.into_iter().find(|found| found.type_ == condition).expect("a condition");
+        (condition.status, condition.last_transition_time)
+    };
     let receiver = capture(&namespace_of_node(lab, "n2"), "rol-up");
     let sent = under_load(&scene, |sent| {
         a_while(sent);
+        let before = since("Delivering");
         for checkout in [lab.top(), &other, lab.top()] {
-            install_of(checkout);
-            scene.sandbox.ready("web");
+            install(checkout);
+            until("the helper pods are of that revision", Duration::from_secs(120), || {
+                let is_there =
+                    |node| helper_of(node).is_some_and(|pod| is_ready(&pod) && image(&pod).ends_with(&tag(checkout)));
+                let nodes = ["n1", "n2"].map(is_there);
+                if nodes == [true, true] { Ok(()) } else { Err(format!("{nodes:?}")) }
+            });
             a_while(sent);
         }
+        scene.sandbox.ready("web");
+        println!("Delivering: {before:?}, now {:?}", since("Delivering"));
     });
     assert_eq!(each_once(&receiver, PORT, sent), 0, "the first datagram arrives, too");
     println!("{sent} datagrams");
 }
 
-/// Replaces what is installed by what a checkout contains; returns when both nodes run its image.
-fn install_of(checkout: &Path) {
-    let tag = std::fs::read_to_string(checkout.join("target/lab/podtap-image.tag")).expect("its image was built");
-    let (chart, value) = (checkout.join("deploy/chart/podtap"), format!("image.tag={}", tag.trim()));
+/// Replaces what is installed by what a checkout contains.
+fn install(checkout: &Path) {
+    let (chart, value) = (checkout.join("deploy/chart/podtap"), format!("image.tag={}", tag(checkout)));
     let chart = chart.to_str().expect("UTF-8");
-    helm(&[
-        "upgrade",
-        "podtap",
-        chart,
-        "--set",
-        "image.pullPolicy=Never",
-        "--set",
-        &value,
-        "--wait",
-        "--timeout",
-        "120s",
-    ]);
-    let is_there = |node: &str| {
-        let pod = helper_of(node).filter(is_ready)?;
-        image(&pod).ends_with(tag.trim()).then_some(pod)
-    };
-    until("the helper pods are of that revision", Duration::from_secs(120), || {
-        let nodes = ["n1", "n2"].map(|node| is_there(node).is_some());
-        // Without a tap there are none.
-        if nodes == [true, true] || helper_of("n1").is_none() { Ok(()) } else { Err(format!("{nodes:?}")) }
-    });
+    let values = ["--set", "image.pullPolicy=Never", "--set", &value, "--wait", "--timeout", "120s"];
+    Cluster::lab().helm(&[&["upgrade", "podtap", chart][..], &values].concat()).expect("helm works");
+}
+
+/// The tag of a checkout's image in the lab.
+fn tag(checkout: &Path) -> String {
+    let tag = std::fs::read_to_string(checkout.join("target/lab/podtap-image.tag")).expect("its image was built");
+    tag.trim().to_owned()
 }

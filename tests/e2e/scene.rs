@@ -98,10 +98,22 @@ pub fn node_address(name: &str) -> String {
     addresses.into_iter().find(|a| a.type_ == "InternalIP").expect("one of them is internal").address
 }
 
+/// A tap `web` of the pod `web` to an interface of a node; returns when it is Ready.
+#[track_caller]
+pub fn tap(sandbox: &Sandbox, node: &str, interface: &str) {
+    sandbox.apply(&format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
+         targets: {{podNames: [web]}}\n  destinations: [{{node: {{name: {node}, interfaceName: {interface}}}}}]\n"
+    ));
+    sandbox.ready("web");
+}
+
 /// The addresses that the devices of a pod's taps send to, as `bridge` shows them.
-pub fn sends_to(network: &Path) -> Vec<String> {
+pub fn fdb_destinations(network: &Path) -> Vec<String> {
     let entries = in_network(network, &["bridge", "-j", "fdb", "show"]);
-    let entries: Vec<Value> = serde_json::from_str(&entries).expect("bridge prints JSON");
+    // Some versions print nothing instead of an empty list.
+    let entries = if entries.trim().is_empty() { "[]" } else { &entries };
+    let entries: Vec<Value> = serde_json::from_str(entries).expect("bridge prints JSON");
     entries.iter().filter_map(|entry| entry["dst"].as_str().map(str::to_owned)).collect()
 }
 

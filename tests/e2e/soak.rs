@@ -21,7 +21,7 @@ use podtap_tests::{
 
 use crate::{
     packet::numbers,
-    processes::{processes, runs},
+    processes::pids,
     scene::{address, capture},
 };
 
@@ -197,7 +197,7 @@ impl Model {
         if statuses.map(|status| status.restart_count).max().is_none_or(|restarts| restarts > 1) {
             return self.delete_pods("helper");
         }
-        let pids = processes(node, &runs(program)).join(" ");
+        let pids = pids(node, program).join(" ");
         // One may have ended meanwhile, by an earlier fault.
         let _ = self.sandbox.lab().on_node(node, &format!("kill -9 {pids}"));
         format!("{program} killed on {node}")

@@ -43,11 +43,8 @@ fn kubectl(arguments: &[&str]) -> String {
     Cluster::lab().kubectl(arguments, "").unwrap_or_else(|message| panic!("{arguments:?}: {message}"))
 }
 
-pub fn helm(arguments: &[&str]) {
-    let lab = Cluster::lab();
-    let kubeconfig = lab.top().join("target/lab/kubeconfig");
-    let connection = ["--namespace", PODTAP_NAMESPACE, "--kubeconfig", kubeconfig.to_str().expect("UTF-8")];
-    lab.tool("helm", &[arguments, &connection].concat()).expect("helm works");
+fn helm(arguments: &[&str]) {
+    Cluster::lab().helm(arguments).expect("helm works");
 }
 
 /// As `make install` does.

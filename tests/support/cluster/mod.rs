@@ -151,6 +151,19 @@ impl Cluster {
         text_of(&run(command, ""))
     }
 
+    /// Runs `helm` for PodTap's namespace.
+    ///
+    /// # Errors
+    /// If it fails, with its standard error.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String, String> {
+        let kubeconfig = self.top.join("target/lab/kubeconfig").display().to_string();
+        let connection = ["--namespace", PODTAP_NAMESPACE, "--kubeconfig", &kubeconfig];
+        self.tool("helm", &[arguments, &connection].concat())
+    }
+
     /// Runs a shell script in all namespaces of a node.
     ///
     /// # Errors
