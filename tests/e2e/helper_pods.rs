@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use podtap_api::NodeTap;
 use podtap_tests::{
     capture::Capture,
-    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, in_network, namespace_of_node, namespace_of_pod},
+    cluster::{Cluster, PODTAP_NAMESPACE, in_network, namespace_of_node},
     net::Network,
     wait::until,
 };
@@ -251,23 +251,4 @@ fn what_is_removed_by_hand_comes_back() {
     crate::scene::as_on_the_wire(&scene.sandbox.network(&scene.client), "eth0");
     scene.traffic();
     same_traffic(sent, arrives, |_| true);
-}
-
-#[test]
-fn they_are_deleted_a_minute_after_the_last_tap() {
-    let _alone = Cluster::alone();
-    let sandbox = Sandbox::alone("minute");
-    sandbox.pod("web", "n1", "web");
-    tap(&sandbox, "n2", "hlp-gone");
-    let pod = helper_of("n1").expect("a node with a target has a helper pod");
-    assert!(helper_of("n2").is_some(), "a node with a receiver has a helper pod");
-    sandbox.kubectl(&["delete", "podtap", "web"], "").expect("a tap can be deleted");
-    assert!(helper_of("n1").is_some(), "it stays for a minute");
-    until("the helper pods and the NodeTaps are deleted", Duration::from_secs(100), || {
-        let nodes: Vec<NodeTap> = Cluster::lab().list_all();
-        let left = (helper_of("n1").is_some(), helper_of("n2").is_some(), nodes.len());
-        if left == (false, false, 0) { Ok(()) } else { Err(format!("{left:?}")) }
-    });
-    let uid = pod.metadata.uid.expect("a stored pod has a UID");
-    until("its processes end", TIMEOUT, || namespace_of_pod(&uid).err().ok_or("they run"));
 }
