@@ -33,6 +33,10 @@ kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated 
 	cargo build -p tap-helper --locked
 	tests/vm/run.sh $(TESTS)
 
+# Their tests wait most of the time, and those of the e2e tier that must be alone make the others wait as well.
+dataplane: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+e2e: export RUST_TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
+
 # These test and measure the release build, not the one that is faster to build.
 e2e soak upgrade bench: export PROFILE = release
 
