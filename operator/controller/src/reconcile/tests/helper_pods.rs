@@ -130,8 +130,9 @@ async fn a_rollout_that_stops_is_reported_once() {
     let name = node_tap["name"].as_str().expect("a name");
     assert_eq!(node_tap["uid"], json!(cluster.node_tap(name).metadata.uid));
     let note = event["note"].as_str().expect("a note");
-    let expected =
-        format!("the new helper pod of the node {name} fails; 1 node keeps its previous one until it is Ready:");
+    let expected = format!(
+        "the new helper pod of the node {name} fails; 1 node keeps its previous helper pod until the new one is Ready here:"
+    );
     assert!(note.starts_with(&expected), "{note}");
     // It starts again, and crashes again.
     for state in [&running, &crashed, &running, &crashed] {
