@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::{marks::Cookie, netlink::Filter, observe::Observed};
+use crate::{
+    marks::Cookie,
+    netlink::{Filter, Hook},
+    observe::Observed,
+};
 
 /// What may hide frames from the sender with a hash, in one sentence; none if nothing does.
 #[must_use]
@@ -10,7 +14,10 @@ pub fn hidden(observed: &Observed, sender: u64) -> Option<String> {
     let of_sender = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender);
     let own: Vec<&Filter> = observed.filters.iter().filter(of_sender).collect();
     let interface = observed.link(own.first()?.id.interface)?;
-    let ahead: BTreeSet<String> = own.iter().flat_map(|own| ahead(observed, own)).collect();
+    let mut ahead: BTreeSet<String> = own.iter().flat_map(|own| ahead(observed, own)).collect();
+    if interface.xdp && own.iter().any(|own| own.id.hook == Hook::Ingress) {
+        ahead.insert("XDP program at ingress".to_owned());
+    }
     if ahead.is_empty() {
         return None;
     }

@@ -15,7 +15,8 @@ use crate::{
         Classifier, Connection, FilterTarget, Hook, NetlinkError, NewPair, NewVxlan, Vxlan, add_clsact,
         add_destination, add_drop_filter, attach_mirror_program, attach_redirect_program, attach_verdict_program,
         create_pair, create_vxlan, delete_link, disable_autoconf, down_link, filters, links, offloads, qdiscs,
-        remove_clsact, remove_destination, remove_entries, remove_filter, rename_link, set_alias, turn_off, up_link,
+        remove_clsact, remove_destination, remove_entries, remove_filter, remove_root_qdisc, rename_link, set_alias,
+        turn_off, up_link,
     },
     program_sets::{ProgramSets, SetSlot},
     resource::Resource,
@@ -62,6 +63,7 @@ impl<N: AsFd> Executor<'_, N> {
             Step::SetAlias(device, alias) => to_failure(set_alias(netlink, *device, alias).await),
             Step::DisableAutoconf(device) => to_failure(disable_autoconf(netlink, *device, DEVICE_MTU).await),
             Step::AddDeviceClsact(device) => to_failure(add_clsact(netlink, *device).await),
+            Step::RemoveRootQdisc(device) => ignore_gone(remove_root_qdisc(netlink, *device).await),
             Step::AddDrop(device) => add_drop_filter(netlink, *device).await.map_err(|error| feature(&error, CLS_BPF)),
             Step::AttachRedirect { target, to, settings, cookie } => {
                 let program = Receive::load(settings).map_err(|error| program_failure(&error))?;

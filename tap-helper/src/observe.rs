@@ -88,7 +88,11 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
         observed.node_netns = Some(node_nsid(netlink).await?);
     }
     observed.qdiscs = qdiscs(netlink).await?;
-    observed.qdiscs.retain(|qdisc| relevant.contains(&qdisc.interface));
+    let ours: Vec<u32> = observed.ours().map(|link| link.index).collect();
+    observed.qdiscs.retain(|qdisc| match qdisc.kind {
+        QdiscKind::Root => ours.contains(&qdisc.interface),
+        QdiscKind::Clsact | QdiscKind::Ingress => relevant.contains(&qdisc.interface),
+    });
     for qdisc in observed.qdiscs.iter().filter(|qdisc| qdisc.kind == QdiscKind::Clsact) {
         for hook in [Hook::Ingress, Hook::Egress] {
             observed.filters.extend(unless_gone(filters(netlink, qdisc.interface, hook).await)?);
@@ -186,7 +190,14 @@ impl Observed {
     /// The qdisc in a device's position for classification.
     #[must_use]
     pub fn qdisc(&self, interface: u32) -> Option<QdiscKind> {
-        self.qdiscs.iter().find(|qdisc| qdisc.interface == interface).map(|qdisc| qdisc.kind)
+        let mut qdiscs = self.qdiscs.iter().filter(|qdisc| qdisc.interface == interface).map(|qdisc| qdisc.kind);
+        qdiscs.find(|kind| *kind != QdiscKind::Root)
+    }
+
+    /// Whether a device of ours has a root qdisc. PodTap adds none.
+    #[must_use]
+    pub fn has_root_qdisc(&self, device: u32) -> bool {
+        self.qdiscs.contains(&Qdisc { interface: device, kind: QdiscKind::Root })
     }
 
     /// The program in a filter, if it is one of ours.

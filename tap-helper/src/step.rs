@@ -49,6 +49,8 @@ pub enum Step {
     DisableAutoconf(u32),
     /// Add a clsact qdisc to a device of ours.
     AddDeviceClsact(u32),
+    /// Remove the root qdisc of a device of ours.
+    RemoveRootQdisc(u32),
     /// Drop what arrives on a device of ours.
     AddDrop(u32),
     /// Redirect what arrives on a receiver's VXLAN device to its veth peer, but probes.
@@ -135,6 +137,7 @@ impl fmt::Display for Step {
             Self::SetAlias(device, _) => write!(formatter, "mark device {device} as PodTap's"),
             Self::DisableAutoconf(device) => write!(formatter, "disable autoconfiguration of device {device}"),
             Self::AddDeviceClsact(device) => write!(formatter, "add a clsact to device {device}"),
+            Self::RemoveRootQdisc(device) => write!(formatter, "remove the root qdisc of device {device}"),
             Self::AddDrop(device) => write!(formatter, "drop what arrives on device {device}"),
             Self::AttachRedirect { target, to, .. } => {
                 write!(formatter, "redirect device {} to device {to}", target.interface)

@@ -54,18 +54,23 @@ fn bpf(command: i32, attribute: &[u64]) -> i32 {
     i32::try_from(result).expect("a small number")
 }
 
-/// Attaches a program that lets every frame continue at the tcx hook of the ingress of `eth0` (Linux 6.6).
+/// Loads a program of two instructions, `r0 = result; exit`, of a type of `enum bpf_prog_type`. Its name follows the flags for the log and
+/// the kernel's version.
 #[expect(unsafe_code, reason = "a descriptor from bpf(2)")]
-fn attach_tcx(network: &Network) -> OwnedFd {
-    // `r0 = -1; exit`, a classifier; its name follows the flags for the log and the kernel's version.
-    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+fn load(kind: u64, result: i32, name: [u8; 8]) -> OwnedFd {
+    let instructions: [u64; 2] = [u64::from(result.cast_unsigned()) << 32 | 0xb7, 0x95];
     let mut attribute = [0_u64; 8];
-    attribute[..3].copy_from_slice(&[3 | 2 << 32, instructions.as_ptr() as u64, c"GPL".as_ptr() as u64]);
-    attribute[6] = u64::from_le_bytes(*b"neighbor");
+    attribute[..3].copy_from_slice(&[kind | 2 << 32, instructions.as_ptr() as u64, c"GPL".as_ptr() as u64]);
+    attribute[6] = u64::from_le_bytes(name);
     let program = bpf(5, &attribute);
     assert!(program >= 0, "it loads: {}", std::io::Error::last_os_error());
     // SAFETY: a new descriptor.
-    let program = unsafe { OwnedFd::from_raw_fd(program) };
+    unsafe { OwnedFd::from_raw_fd(program) }
+}
+
+/// Attaches a program that lets every frame continue at the tcx hook of the ingress of `eth0` (Linux 6.6).
+fn attach_tcx(network: &Network) -> OwnedFd {
+    let program = load(3, -1, *b"neighbor");
     let attached = network.within(|| {
         let index = nix::net::if_::if_nametoindex("eth0").expect("the interface exists");
         let fd = u64::try_from(program.as_raw_fd()).expect("a descriptor");
@@ -88,4 +93,33 @@ fn a_tcx_program_is_named() {
     scene.web.network().run("ip link set eth0 alias changed");
     let sender = await_degraded(&mut scene, |sentence| sentence.contains("tcx program neighbor at ingress"));
     assert!(sender.degraded.len() == 1 && sender.degraded[0].contains("eth0"), "{sender:?}");
+}
+
+/// Attaches a program that lets every frame pass to `eth0`, until the descriptor is closed.
+#[expect(unsafe_code, reason = "a descriptor from bpf(2)")]
+fn attach_xdp(network: &Network) -> OwnedFd {
+    // `XDP_PASS`.
+    let program = load(6, 2, *b"passes\0\0");
+    let link = network.within(|| {
+        let index = nix::net::if_::if_nametoindex("eth0").expect("the interface exists");
+        let fd = u64::try_from(program.as_raw_fd()).expect("a descriptor");
+        // BPF_LINK_CREATE: program, interface, BPF_XDP, XDP_FLAGS_SKB_MODE.
+        bpf(28, &[fd | u64::from(index) << 32, 0x25 | 2 << 32, 0, 0])
+    });
+    assert!(link >= 0, "it is attached: {}", std::io::Error::last_os_error());
+    // SAFETY: a new descriptor.
+    unsafe { OwnedFd::from_raw_fd(link) }
+}
+
+#[test]
+fn an_xdp_program_is_named() {
+    let mut scene = tapped();
+    let link = attach_xdp(scene.web.network());
+    // No event tells of it, but of this.
+    scene.web.network().run("ip link set eth0 alias changed");
+    let sender = await_degraded(&mut scene, |sentence| sentence.contains("XDP program at ingress"));
+    assert!(sender.degraded.len() == 1 && sender.degraded[0].contains("eth0"), "{sender:?}");
+    drop(link);
+    scene.web.network().run("ip link set eth0 alias again");
+    await_degraded(&mut scene, str::is_empty);
 }

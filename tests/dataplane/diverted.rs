@@ -12,7 +12,7 @@ use podtap_tests::{
 };
 use serde_json::Value;
 
-use crate::scene::{Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
+use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
 
 /// A process that is ended when dropped, even by a failed assertion.
 struct Adding(Child);
@@ -137,4 +137,23 @@ fn a_program_that_keeps_adding_entries_is_reported() {
     assert!(report.senders[0].message.contains("keeps changing"), "{report:?}");
     scene.agent.until("the sender is active again", |report| report.senders[0].state == State::Active);
     await_entries(scene.web.network(), &device, &before, &scene.helper);
+}
+
+/// It would delay, drop or repeat mirrored frames after they were counted.
+#[test]
+fn a_root_qdisc_of_the_sender_device_is_removed() {
+    let (scene, device) = tapped();
+    let web = scene.web.network();
+    let qdiscs = || web.json(&format!("tc -j qdisc show dev {device}"));
+    let before = qdiscs();
+    for _ in 0..2 {
+        web.run(&format!("tc qdisc add dev {device} root pfifo limit 1"));
+        until("the device has no queue", Duration::from_secs(5), || {
+            let now = qdiscs();
+            if now == before { Ok(()) } else { Err(format!("{now:?}\n{}", scene.helper.log())) }
+        });
+    }
+    let captures = Captures::start(&scene.web, scene.remote.network(), "mirror0");
+    scene.traffic();
+    captures.same(&scene, |_| true);
 }

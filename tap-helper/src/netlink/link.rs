@@ -8,7 +8,7 @@ use rtnetlink::{
         RouteNetlinkMessage,
         link::{
             AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask,
-            LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+            LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
         },
     },
 };
@@ -40,6 +40,8 @@ pub struct Link {
     pub kind: String,
     /// Settings of a VXLAN device; none for others.
     pub vxlan: Option<Vxlan>,
+    /// Whether an XDP program sees its frames before everything else.
+    pub xdp: bool,
     /// The ifindex of a veth device's peer, if that is in the same namespace.
     pub peer: Option<u32>,
     /// The number of the namespace that a VXLAN device's socket or a veth device's peer is in, if that is another one than its own.
@@ -238,6 +240,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
                 LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(id),
+                LinkAttribute::Xdp(settings) => link.xdp = settings.iter().any(is_attached),
                 LinkAttribute::AfSpecUnspec(families) => link.autoconf_disabled &= generates_no_addresses(&families),
                 LinkAttribute::LinkInfo(info) => (link.kind, link.vxlan) = driver(info),
                 _ => {}
@@ -257,6 +260,10 @@ fn generates_no_addresses(families: &[AfSpecUnspec]) -> bool {
         }),
         _ => true,
     })
+}
+
+fn is_attached(setting: &LinkXdp) -> bool {
+    matches!(setting, LinkXdp::Attached(attached) if *attached != XdpAttached::None)
 }
 
 fn driver(info: Vec<LinkInfo>) -> (String, Option<Vxlan>) {

@@ -40,7 +40,7 @@ pub use link::{
 };
 pub use nftables::SourceFilter;
 pub use nsid::node_nsid;
-pub use qdisc::{Qdisc, QdiscKind, add_clsact, qdiscs, remove_clsact};
+pub use qdisc::{Qdisc, QdiscKind, add_clsact, qdiscs, remove_clsact, remove_root_qdisc};
 pub use route::{DefaultRoute, default_routes, route_to};
 pub use subscription::{Event, Subscription};
 pub use veth::{NewPair, create_pair};

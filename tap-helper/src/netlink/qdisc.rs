@@ -9,17 +9,21 @@ use rtnetlink::{
 use super::{connection::Connection, error::NetlinkError};
 
 const CLSACT: &str = "clsact";
+/// What a device without a queue shows in the root position, as those that PodTap creates.
+const NOQUEUE: &str = "noqueue";
 
-/// The qdisc in a device's position for ingress classification.
+/// The kind of a qdisc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QdiscKind {
     /// `clsact`: classifiers for both directions.
     Clsact,
     /// `ingress`, the older one, or something unknown: egress filters sent to it land silently in ingress.
     Ingress,
+    /// One in the root position, which may delay, drop or repeat what the device sends.
+    Root,
 }
 
-/// A qdisc for ingress classification.
+/// A qdisc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Qdisc {
     /// The device's ifindex.
@@ -28,13 +32,17 @@ pub struct Qdisc {
     pub kind: QdiscKind,
 }
 
-/// All qdiscs for ingress classification in the namespace.
+/// All qdiscs for classification or in the root position in the namespace.
 pub async fn qdiscs(netlink: &Connection) -> Result<Vec<Qdisc>, NetlinkError> {
     let query = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
     let read = |message| match message {
-        RouteNetlinkMessage::NewQueueDiscipline(message) if message.header.parent == TcHandle::CLSACT => {
-            let kind = kind(&message)?;
-            let kind = if kind == CLSACT { QdiscKind::Clsact } else { QdiscKind::Ingress };
+        RouteNetlinkMessage::NewQueueDiscipline(message) => {
+            let kind = match (message.header.parent, kind(&message)?) {
+                (TcHandle::CLSACT, CLSACT) => QdiscKind::Clsact,
+                (TcHandle::CLSACT, _) => QdiscKind::Ingress,
+                (TcHandle::ROOT, kind) if kind != NOQUEUE => QdiscKind::Root,
+                _ => return None,
+            };
             Some(Qdisc { interface: ifindex(&message), kind })
         }
         _ => None,
@@ -52,6 +60,12 @@ pub async fn add_clsact(netlink: &Connection, interface: u32) -> Result<(), Netl
 pub async fn remove_clsact(netlink: &Connection, interface: u32) -> Result<(), NetlinkError> {
     let message = RouteNetlinkMessage::DelQueueDiscipline(clsact_message(interface));
     netlink.execute(message, 0, &format!("remove clsact from device {interface}")).await
+}
+
+/// Removes the qdisc in the root position of a device, which has no queue then.
+pub async fn remove_root_qdisc(netlink: &Connection, interface: u32) -> Result<(), NetlinkError> {
+    let message = RouteNetlinkMessage::DelQueueDiscipline(tc_message(interface, TcHandle::ROOT));
+    netlink.execute(message, 0, &format!("remove the root qdisc of device {interface}")).await
 }
 
 fn clsact_message(interface: u32) -> TcMessage {

@@ -83,6 +83,9 @@ impl Planner<'_> {
         let programs = programs.map_err(exceeds)?;
         let mut steps = self.close(&device);
         steps.extend(self.undivert(device.index));
+        if self.observed.has_root_qdisc(device.index) {
+            steps.push(Step::RemoveRootQdisc(device.index));
+        }
         steps.extend(self.configure_link(&device, &alias));
         steps.extend(programs.steps);
 

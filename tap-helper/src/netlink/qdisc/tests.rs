@@ -19,3 +19,15 @@ fn clsact() {
          00 00 00 00 0b 00 01 00  63 6c 73 61 63 74 00 00",
     );
 }
+
+/// `tc qdisc del dev eth0 root`
+#[test]
+fn root() {
+    assert_sends(
+        RouteNetlinkMessage::DelQueueDiscipline(tc_message(3, TcHandle::ROOT)),
+        0,
+        "24 00 00 00 25 00 05 00  6c dc 02 6b 00 00 00 00
+         00 00 00 00 03 00 00 00  00 00 00 00 ff ff ff ff
+         00 00 00 00",
+    );
+}

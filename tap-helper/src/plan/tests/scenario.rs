@@ -13,8 +13,8 @@ use proptest::{
 use crate::{
     bpf::Settings,
     fixtures,
-    marks::GROUP,
-    netlink::{Filter, ForwardingEntry, Hook, Link, Mirror, QdiscKind, Vxlan},
+    marks::{GROUP, Mark},
+    netlink::{Filter, ForwardingEntry, Hook, Link, Mirror, Qdisc, QdiscKind, Vxlan},
     plan::Requested,
     resource::SenderKey,
 };
@@ -189,6 +189,11 @@ pub fn damage(world: &mut World, choices: &[u8]) {
             }
             15 if world.now.links[position].vxlan.is_some() => {
                 world.now.forwarding.push((index, ForwardingEntry::Other([2, 0, 0, 0, 0, 0x77])));
+            }
+            10 if matches!(Mark::of(&world.now.links[position]), Some(Mark::Sender(_)))
+                && !world.now.has_root_qdisc(index) =>
+            {
+                world.now.qdiscs.push(Qdisc { interface: index, kind: QdiscKind::Root });
             }
             6 => world.now.filters.retain(|filter| filter.mirror.as_ref().is_none_or(|mirror| mirror.to != index)),
             7 | 8 => {

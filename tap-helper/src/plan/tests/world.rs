@@ -118,6 +118,10 @@ impl World {
                     self.add_qdisc(*interface, QdiscKind::Clsact);
                 }
             }
+            Step::RemoveRootQdisc(device) => {
+                assert!(self.now.has_root_qdisc(*device));
+                self.now.qdiscs.retain(|qdisc| *qdisc != Qdisc { interface: *device, kind: QdiscKind::Root });
+            }
             Step::AddDrop(device) => {
                 assert_eq!(self.now.qdisc(*device), Some(QdiscKind::Clsact));
                 self.add_filter((*device, Hook::Ingress), DROP_PRIORITY, "bpf", None, true);
