@@ -25,7 +25,9 @@ machine() {
 
 lab_was_up=false
 [ -x target/lab/bin/lab ] && target/lab/bin/lab status 2>/dev/null | grep -q Ready && lab_was_up=true
+image=
 finish() {
+  [ -z "$image" ] || kill -- "-$image" 2>/dev/null || true
   $lab_was_up || { [ -x target/lab/bin/lab ] && target/lab/bin/lab down >>"$log" 2>&1; } || true
 }
 trap finish EXIT
@@ -36,9 +38,14 @@ if [ "${CI:-}" = true ]; then
   for check in lint doc deny; do step $check make --no-print-directory $check; done
 fi
 step repo make --no-print-directory repo
+# The release build for the e2e tier takes minutes, mostly on one core. At idle priority, it takes nothing from tiers that mostly wait.
+setsid chrt --idle 0 make --no-print-directory image >target/image.log 2>&1 &
+image=$!
 step dataplane make --no-print-directory dataplane
 # The tests that depend most on the kernel; `make kernels` runs the whole tier.
 step kernels make --no-print-directory kernels TESTS="kernels:: bpf_load programs fidelity::every clamped::nothing_is_lost clamped::the_pods probes::lost"
+wait "$image" || { tail -n 40 target/image.log; exit 1; }
+image=
 step e2e make --no-print-directory e2e
 if ! $lab_was_up; then
   step "lab down" make --no-print-directory lab-down
