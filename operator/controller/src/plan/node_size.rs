@@ -47,10 +47,10 @@ mod tests {
 
     #[test]
     fn a_tap_helper_takes_a_small_share_of_its_node() {
-        assert_eq!(size("4Gi", "4"), (311, 511));
-        assert_eq!(size("15854592Ki", "8"), (1000, 1501));
-        assert_eq!(size("1Ti", "256"), (1000, 3189));
-        assert_eq!(size("512Mi", "1"), (32, 110), "but enough for a few");
+        assert_eq!(size("4Gi", "4"), (275, 510));
+        assert_eq!(size("15854592Ki", "8"), (1000, 1689));
+        assert_eq!(size("1Ti", "256"), (1000, 3751));
+        assert_eq!(size("512Mi", "1"), (32, 116), "but enough for a few");
         assert_eq!(max_senders(None), MAX_SENDERS);
         let unknown = CachedNode::from(node("n1", &[]));
         assert_eq!(max_senders(Some(&unknown)), MAX_SENDERS);

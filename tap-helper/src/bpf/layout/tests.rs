@@ -2,7 +2,8 @@
 
 use std::mem::offset_of;
 
-use aya_obj::Object;
+use aya_obj::{Object, generated::bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY};
+use podtap_model::bounds::SENDER_MEMORY_PER_CPU;
 use serde_json::json;
 
 use super::*;
@@ -252,6 +253,17 @@ fn maps_have_these_values() {
     assert_eq!(shape("counters"), (4, size_of::<Counter>(), SENDERS * COUNTERS));
     assert_eq!(shape("deadlines"), (4, size_of::<u64>(), SENDERS));
     assert_eq!(shape("peers"), (size_of::<Peer>(), 4, PEERS));
+}
+
+/// The tap-helper's memory limit has room for what the maps take for each CPU, in units of eight bytes.
+#[test]
+fn the_maps_take_no_more_for_each_cpu_than_the_limit_assumes() {
+    let object = Object::parse(TAP).expect("the object is valid");
+    let per_cpu = object.maps.values().filter(|map| map.map_type() == BPF_MAP_TYPE_PERCPU_ARRAY as u32);
+    let sizes = per_cpu.map(|map| u64::from(map.value_size()).next_multiple_of(8) * u64::from(map.max_entries()));
+    let sum: u64 = sizes.sum();
+    assert!(sum > 32 * u64::from(COUNTERS) * 16, "{sum} bytes: the counters are not counted");
+    assert!(sum <= SENDER_MEMORY_PER_CPU, "{sum} bytes");
 }
 
 /// A filter that may select a flow at one end of a Service and not at the other reverses which end mirrors.
