@@ -43,7 +43,7 @@ setsid chrt --idle 0 make --no-print-directory image >target/image.log 2>&1 &
 image=$!
 step dataplane make --no-print-directory dataplane
 # The tests that depend most on the kernel; `make kernels` runs the whole tier.
-step kernels make --no-print-directory kernels TESTS="kernels:: bpf_load programs fidelity::every clamped::nothing_is_lost clamped::the_pods probes::lost"
+step kernels make --no-print-directory kernels TESTS="kernels:: bpf_load replacing_programs programs:: fidelity::every clamped::nothing_is_lost clamped::the_pods probes::lost"
 wait "$image" || { tail -n 40 target/image.log; exit 1; }
 image=
 step e2e make --no-print-directory e2e

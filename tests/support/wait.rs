@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The deadline of what the product promises no time for: enough for an emulated machine on a busy one.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two checks of a condition.
 const PAUSE: Duration = Duration::from_millis(20);
 

@@ -2,10 +2,9 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// Prefix of the name of every cgroup of this tier. The PID and a number follow.
 pub(super) const PREFIX: &str = "podtap-dataplane.";
@@ -34,7 +33,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            until("the cgroup's processes have ended", Duration::from_secs(10), || remove(&self.0));
+            until("the cgroup's processes have ended", PATIENCE, || remove(&self.0));
         }
         // After a failed test, removes as much as possible.
         let _ = remove(&self.0);
@@ -89,7 +88,7 @@ impl Drop for MemoryCgroup {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // A child of a process that was killed ends a moment later.
-            until("the cgroup's processes have ended", Duration::from_secs(10), || remove(&self.0));
+            until("the cgroup's processes have ended", PATIENCE, || remove(&self.0));
         }
         let _ = remove(&self.0);
     }

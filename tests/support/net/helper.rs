@@ -8,7 +8,6 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
 };
 
 use nix::{
@@ -17,7 +16,7 @@ use nix::{
 };
 
 use super::{AGENT_UID, Agent, Node};
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// Exactly the capabilities of the helper's container.
 const CAPABILITIES: &str = "-all,+net_admin,+sys_admin,+sys_ptrace,+bpf";
@@ -34,7 +33,7 @@ impl Helper {
     /// Starts a helper on a node, and waits until it listens.
     ///
     /// # Panics
-    /// After ten seconds.
+    /// After [`PATIENCE`].
     #[must_use]
     pub fn start(node: &Node) -> Self {
         Self::serve(node, |arguments| command(&[], arguments))
@@ -43,7 +42,7 @@ impl Helper {
     /// Starts a helper that cannot use eBPF at all, as on a locked-down kernel.
     ///
     /// # Panics
-    /// After ten seconds.
+    /// After [`PATIENCE`].
     #[must_use]
     pub fn without_ebpf(node: &Node) -> Self {
         Self::serve(node, |arguments| {
@@ -56,7 +55,7 @@ impl Helper {
     /// Starts a helper that can read and write the maps that exist, but create none, as if the kernel had no memory left for them.
     ///
     /// # Panics
-    /// After ten seconds.
+    /// After [`PATIENCE`].
     #[must_use]
     pub fn without_new_maps(node: &Node) -> Self {
         Self::serve(node, |arguments| {
@@ -69,7 +68,7 @@ impl Helper {
     /// Starts a helper of whose threads each has its first `count` calls of bpf(2) fail, as if the kernel had no memory left.
     ///
     /// # Panics
-    /// After ten seconds.
+    /// After [`PATIENCE`].
     #[must_use]
     pub fn short_of_memory(node: &Node, count: u32) -> Self {
         let inject = format!("inject=bpf:error=ENOMEM:when=1..{count}");
@@ -80,7 +79,7 @@ impl Helper {
     /// Starts a helper of whose threads each takes at least six seconds for the first program set that it loads.
     ///
     /// # Panics
-    /// After ten seconds.
+    /// After [`PATIENCE`].
     #[must_use]
     pub fn slow_to_load(node: &Node) -> Self {
         // A set takes more calls than these.
@@ -92,7 +91,7 @@ impl Helper {
     /// Starts a helper whose log cannot be written, as on a full disk.
     ///
     /// # Panics
-    /// After ten seconds.
+    /// After [`PATIENCE`].
     #[must_use]
     pub fn with_a_full_log(node: &Node) -> Self {
         let full = File::options().write(true).open("/dev/full").expect("every Linux has it");
@@ -114,12 +113,13 @@ impl Helper {
         let mut command = command(&["serve", "--socket", &path, "--agent-uid", &uid]);
         // A group of its own: with a tracer, both are killed.
         command.process_group(0);
-        let mut process = node.spawn(None, command.stdout(Stdio::null()).stderr(output));
-        until("tap-helper listens", Duration::from_secs(10), || match process.try_wait() {
-            Ok(Some(status)) => panic!("tap-helper ended ({status}): {}", fs::read_to_string(&log).unwrap_or_default()),
-            _ => fs::symlink_metadata(&socket).map(|file| assert!(file.file_type().is_socket())),
+        let process = node.spawn(None, command.stdout(Stdio::null()).stderr(output));
+        let mut helper = Self { process, socket, log };
+        until("tap-helper listens", PATIENCE, || match helper.process.try_wait() {
+            Ok(Some(status)) => panic!("tap-helper ended ({status}): {}", helper.log()),
+            _ => fs::symlink_metadata(&helper.socket).map(|file| assert!(file.file_type().is_socket())),
         });
-        Self { process, socket, log }
+        helper
     }
 
     /// Runs another command of tap-helper on a node, with `input` as the content of `FILE`. Returns its exit status, output and errors.
@@ -167,7 +167,7 @@ impl Helper {
     #[track_caller]
     pub fn agent(&self) -> Agent {
         // The socket exists a moment before the helper listens on it.
-        until("the helper listens", Duration::from_secs(5), || self.try_agent())
+        until("the helper listens", PATIENCE, || self.try_agent())
     }
 
     /// The agent's connection to it, if it listens.
@@ -224,16 +224,12 @@ impl Helper {
     /// Kills only the process that does the work, as the kernel does when memory is short.
     ///
     /// # Panics
-    /// When there is none within ten seconds.
+    /// When there is none within [`PATIENCE`].
     #[track_caller]
     pub fn kill_child(&self) {
-        let pid = until("the helper has a child", Duration::from_secs(10), || self.child().ok_or("it has none"));
+        let pid = until("the helper has a child", PATIENCE, || self.child().ok_or("it has none"));
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is running");
-        until(
-            "it has ended",
-            Duration::from_secs(10),
-            || if self.child() == Some(pid) { Err("not yet") } else { Ok(()) },
-        );
+        until("it has ended", PATIENCE, || if self.child() == Some(pid) { Err("not yet") } else { Ok(()) });
     }
 
     /// The process that does the work, if it is running.

@@ -13,7 +13,7 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::{AGENT_UID, Network, cgroup::Cgroup, residue};
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// What a Kubernetes node is to the tap-helper: PID, mount and network namespaces, with a bridge for pods.
 ///
@@ -63,7 +63,7 @@ impl Node {
         }
         // The kernel may take a second to notify IPv6 that a link is up.
         for address in ["10.66.0.2", "fd66::2"] {
-            until("the nodes reach each other", Duration::from_secs(10), || {
+            until("the nodes reach each other", PATIENCE, || {
                 one.network.try_run(&["ping", "-q", "-c", "1", "-W", "0.2", address], "")
             });
         }
@@ -209,7 +209,7 @@ impl Drop for Node {
         // that it started, so pods and helpers have to be dropped before their node.
         let start = Instant::now();
         while matches!(self.init.try_wait(), Ok(None)) {
-            if start.elapsed() > Duration::from_secs(10) {
+            if start.elapsed() > PATIENCE {
                 eprintln!("a process of a node was not waited for");
                 break;
             }

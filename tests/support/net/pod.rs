@@ -4,11 +4,10 @@ use std::{
     path::PathBuf,
     process::{Child, Command},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
 use super::{Network, Node};
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// A pod as the tap-helper sees it: a process in a cgroup with the pod's UID, in its own network namespace.
 #[derive(Debug)]
@@ -83,7 +82,7 @@ impl Pod {
         );
         let process = node.spawn(Some(node.network()), Command::new("sh").args(["-c", &script]));
         let expected = fs::read_link(self.network.path()).expect("the network exists");
-        until("the pod's process is in its network", Duration::from_secs(10), || {
+        until("the pod's process is in its network", PATIENCE, || {
             let now = fs::read_link(format!("/proc/{}/ns/net", process.id())).map_err(|error| error.to_string())?;
             if now == expected { Ok(()) } else { Err(format!("{}", now.display())) }
         });

@@ -3,7 +3,6 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
 use nix::{
@@ -12,7 +11,7 @@ use nix::{
 };
 
 use super::{Network, Node};
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// A third-party program that runs in a network until it is stopped.
 #[derive(Debug)]
@@ -25,7 +24,7 @@ impl Program {
     /// Starts a program, and waits until it has written `ready` to standard error. Its log is in the node's directory.
     ///
     /// # Panics
-    /// After ten seconds.
+    /// After [`PATIENCE`].
     #[must_use]
     #[track_caller]
     pub fn start(node: &Node, network: &Network, command: &[&str], ready: &str) -> Self {
@@ -36,7 +35,7 @@ impl Program {
         started.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
         let child = network.within(|| started.spawn()).unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let program = Self { child, errors };
-        until(&format!("{} is ready", command[0]), Duration::from_secs(10), || {
+        until(&format!("{} is ready", command[0]), PATIENCE, || {
             let text = program.errors();
             if text.contains(ready) { Ok(()) } else { Err(text) }
         });
@@ -52,11 +51,11 @@ impl Program {
     /// Interrupts it, and waits until it has ended.
     ///
     /// # Panics
-    /// When it does not end within ten seconds.
+    /// When it does not end within [`PATIENCE`].
     pub fn end(mut self) {
         let pid = i32::try_from(self.child.id()).expect("a PID fits");
         kill(Pid::from_raw(pid), Signal::SIGINT).expect("a child can be ended");
-        until("the program ends", Duration::from_secs(10), || match self.child.try_wait() {
+        until("the program ends", PATIENCE, || match self.child.try_wait() {
             Ok(Some(_)) => Ok(()),
             other => Err(format!("{other:?}: {}", self.errors())),
         });

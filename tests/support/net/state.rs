@@ -1,9 +1,7 @@
-use std::time::Duration;
-
 use serde_json::Value;
 
 use super::Network;
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// The devices, qdiscs and filters of a network, as `ip` and `tc` show them, without counters and times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,10 +61,10 @@ impl Network {
     /// that: a new device is in the state `UNKNOWN` first, which counts as running (`netif_oper_up`, `include/linux/netdevice.h`).
     ///
     /// # Panics
-    /// If this takes longer than ten seconds.
+    /// If this takes longer than [`PATIENCE`].
     #[track_caller]
     pub fn wait_for_carrier(&self) {
-        until("every veth device has a carrier", Duration::from_secs(10), || {
+        until("every veth device has a carrier", PATIENCE, || {
             let links = self.json("ip -j link show type veth");
             let own = links.iter().filter(|link| word(&link["ifalias"]).starts_with("podtap.dev/"));
             let waiting: Vec<String> = own

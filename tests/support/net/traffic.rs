@@ -4,12 +4,10 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
-    time::Duration,
 };
 
 use super::Network;
-
-const TIMEOUT: Duration = Duration::from_secs(10);
+use crate::wait::PATIENCE;
 
 /// Sends pings over IPv4 or IPv6, after an ARP request or a neighbour solicitation.
 ///
@@ -34,7 +32,7 @@ pub fn udp(client: &Network, server: &Network, to: IpAddr, sizes: &[usize]) {
     let any: IpAddr = if to.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
     let sending = client.within(|| UdpSocket::bind(SocketAddr::new(any, 0))).expect("a socket can be created");
     for socket in [&listening, &sending] {
-        socket.set_read_timeout(Some(TIMEOUT)).expect("the option can be set");
+        socket.set_read_timeout(Some(PATIENCE)).expect("the option can be set");
     }
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -94,15 +92,15 @@ impl Connection {
     /// Opens one.
     ///
     /// # Panics
-    /// When that takes longer than ten seconds.
+    /// When that takes longer than [`PATIENCE`].
     #[must_use]
     #[track_caller]
     pub fn open(client: &Network, server: &Network, to: IpAddr) -> Self {
         let listener = server.within(|| TcpListener::bind(SocketAddr::new(to, 0))).expect("the address exists");
         let target = listener.local_addr().expect("the socket is bound");
-        let stream = client.within(|| TcpStream::connect_timeout(&target, TIMEOUT)).expect("the server accepts");
+        let stream = client.within(|| TcpStream::connect_timeout(&target, PATIENCE)).expect("the server accepts");
         let (mut accepted, _) = listener.accept().expect("the client is connected");
-        stream.set_read_timeout(Some(TIMEOUT)).expect("the option can be set");
+        stream.set_read_timeout(Some(PATIENCE)).expect("the option can be set");
         let server = thread::spawn(move || {
             let mut buffer = vec![0; 1 << 16];
             while let Ok(size @ 1..) = uninterrupted(|| accepted.read(&mut buffer)) {
