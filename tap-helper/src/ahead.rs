@@ -14,10 +14,7 @@ pub fn hidden(observed: &Observed, sender: u64) -> Option<String> {
     let of_sender = |filter: &&Filter| Cookie::of(filter).is_some_and(|cookie| cookie.owner == sender);
     let own: Vec<&Filter> = observed.filters.iter().filter(of_sender).collect();
     let interface = observed.link(own.first()?.id.interface)?;
-    let mut ahead: BTreeSet<String> = own.iter().flat_map(|own| ahead(observed, own)).collect();
-    if interface.xdp && own.iter().any(|own| own.id.hook == Hook::Ingress) {
-        ahead.insert("XDP program at ingress".to_owned());
-    }
+    let ahead: BTreeSet<String> = own.iter().flat_map(|own| ahead(observed, own)).collect();
     if ahead.is_empty() {
         return None;
     }
@@ -33,6 +30,8 @@ fn ahead(observed: &Observed, own: &Filter) -> Vec<String> {
     let (interface, hook) = (own.id.interface, own.id.hook);
     let programs = observed.tcx.iter().filter(|(index, program)| *index == interface && program.hook == hook);
     let programs = programs.map(|(_, program)| format!("tcx program {} at {hook}", program.name));
+    let has_xdp = hook == Hook::Ingress && observed.link(interface).is_some_and(|link| link.xdp);
+    let xdp = has_xdp.then(|| format!("XDP program at {hook}"));
     // Chains other than the first are only reached from there. A mirror that continues hides nothing.
     let precedes = |filter: &&Filter| {
         (filter.id.interface, filter.id.hook, filter.id.chain) == (interface, hook, 0)
@@ -44,5 +43,5 @@ fn ahead(observed: &Observed, own: &Filter) -> Vec<String> {
     let filters = observed.filters.iter().filter(precedes);
     let filters =
         filters.map(|filter| format!("filter of priority {} ({}) at {hook}", filter.id.priority, filter.id.kind));
-    programs.chain(filters).collect()
+    xdp.into_iter().chain(programs).chain(filters).collect()
 }
