@@ -29,7 +29,7 @@ pub fn init_logs(json: bool) {
     }
 }
 
-/// Bounds what a failure that repeats logs, whoever causes it: it is logged at once, and then at the intervals of retries.
+/// Limits how often a recurring failure is logged: the first time at once, then no more often than it would be retried.
 #[derive(Debug)]
 pub struct Repeated {
     backoff: Backoff,

@@ -40,7 +40,17 @@ fn counted(scene: &mut Scene, request: u64) -> SenderCounters {
 }
 
 fn results(direction: &DirectionCounters) -> Vec<Count> {
-    let DirectionCounters { mirrored, filtered, sampled_out, rate_limited, deduplicated, expired, .. } = *direction;
+    let DirectionCounters {
+        mirrored,
+        filtered,
+        sampled_out,
+        rate_limited,
+        deduplicated,
+        expired,
+        truncated: _,
+        oversized: _,
+        failed: _,
+    } = *direction;
     vec![mirrored, filtered, sampled_out, rate_limited, deduplicated, expired]
 }
 

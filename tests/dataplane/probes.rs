@@ -228,14 +228,19 @@ fn a_pod_cannot_send_one() {
     assert!(counters.egress.expect("egress is mirrored").filtered.frames >= 5);
 }
 
+/// Adds the chain `cut input` at the receiver, without rules yet: what they drop does not arrive.
+fn add_cut(scene: &Scene) {
+    scene.remote.network().run("nft add table inet cut");
+    scene.remote.network().run("nft add chain inet cut input { type filter hook input priority -300 ; }");
+}
+
 /// Each part of the path that fails is noticed within five seconds, and again when it works.
 #[test]
 fn a_cut_is_noticed() {
     let mut scene = Scene::new();
     establish(&mut scene, receiver(TAP, VNI, "mirror0"));
     let uid = scene.web.uid.clone();
-    scene.remote.network().run("nft add table inet cut");
-    scene.remote.network().run("nft add chain inet cut input { type filter hook input priority -300 ; }");
+    add_cut(&scene);
     for (rule, pods, without_full_size) in [
         ("ip saddr 10.66.0.1 drop", &[][..], &[][..]),
         ("udp dport 14789 drop", &[], &[]),
@@ -318,8 +323,7 @@ fn lost_frames_are_counted() {
 
     // One in ten of the mirrored IPv4 packets: the inner EtherType follows UDP, VXLAN and two addresses.
     let drop = "udp dport 14789 @th,224,16 0x0800 numgen inc mod 10 0 counter drop";
-    scene.remote.network().run("nft add table inet cut");
-    scene.remote.network().run("nft add chain inet cut input { type filter hook input priority -300 ; }");
+    add_cut(&scene);
     scene.remote.network().run(&format!("nft add rule inet cut input {drop}"));
     scene.traffic();
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 3_000_000);
@@ -343,8 +347,7 @@ fn frames_are_counted_as_lost_after_an_outage() {
     assert_eq!(settled(&mut scene).1, 0);
 
     let underlay = Capture::start(scene.remote.network().path(), "under0");
-    scene.remote.network().run("nft add table inet cut");
-    scene.remote.network().run("nft add chain inet cut input { type filter hook input priority -300 ; }");
+    add_cut(&scene);
     scene.remote.network().run("nft add counter inet cut frames");
     // The inner EtherType follows UDP, VXLAN and two addresses.
     for rule in [format!("@th,224,16 {ETHER_TYPE} drop"), "counter name frames drop".to_owned()] {

@@ -29,7 +29,7 @@ pub fn apply_change(scene: &Scene, port: u16) {
 }
 
 /// The port that a node was told to exclude, and whether it has applied that.
-pub fn excluded_on(node: &str, namespace: &str) -> Option<(u16, bool)> {
+fn excluded_on(node: &str, namespace: &str) -> Option<(u16, bool)> {
     let nodes: Vec<NodeTap> = Cluster::lab().list_all();
     let node = nodes.into_iter().find(|object| object.name_any() == node)?;
     let tap = node.spec.0.taps.iter().find(|tap| tap.namespace == namespace)?;

@@ -17,7 +17,7 @@ use podtap_tests::{
 };
 
 use crate::{
-    changes::{apply_change, exclude, excluded_on},
+    changes::{apply_change, exclude},
     controller::leader,
     etcd,
     numbered::{PORT, a_while, each_once, under_load},
@@ -146,11 +146,7 @@ fn a_tap_is_changed_all_the_time() {
             }
         });
         rate = f64::from(CLIENTS * CHANGES) / start.elapsed().as_secs_f64();
-        change(LAST);
-        until("the last change is applied", TIMEOUT, || match excluded_on("n1", scene.sandbox.namespace()) {
-            Some((LAST, true)) => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
+        apply_change(&scene, LAST);
         a_while(sent);
     });
     println!("{rate:.0} changes per second");

@@ -87,7 +87,7 @@ fn another_revision_is_upgraded_and_comes_back_without_losing_a_frame() {
     let other = PathBuf::from(env::var("PODTAP_OTHER").expect("make upgrade sets it"));
     let scene = Scene::alone("upgrade");
     let lab = scene.sandbox.lab();
-    let tags = [&other, lab.top()].map(tag);
+    let tags = [&other, lab.top()].map(Cluster::image_tag);
     assert_ne!(tags[0], tags[1], "the revisions differ");
     install(&other);
     tap(&scene.sandbox, "n2", "rol-up");
@@ -103,8 +103,10 @@ fn another_revision_is_upgraded_and_comes_back_without_losing_a_frame() {
         for checkout in [lab.top(), &other, lab.top()] {
             install(checkout);
             until("the helper pods are of that revision", Duration::from_secs(120), || {
-                let is_there =
-                    |node| helper_of(node).is_some_and(|pod| is_ready(&pod) && image(&pod).ends_with(&tag(checkout)));
+                let is_there = |node| {
+                    helper_of(node)
+                        .is_some_and(|pod| is_ready(&pod) && image(&pod).ends_with(&Cluster::image_tag(checkout)))
+                };
                 let nodes = ["n1", "n2"].map(is_there);
                 if nodes == [true, true] { Ok(()) } else { Err(format!("{nodes:?}")) }
             });
@@ -119,14 +121,8 @@ fn another_revision_is_upgraded_and_comes_back_without_losing_a_frame() {
 
 /// Replaces what is installed by what a checkout contains.
 fn install(checkout: &Path) {
-    let (chart, value) = (checkout.join("deploy/chart/podtap"), format!("image.tag={}", tag(checkout)));
+    let (chart, value) = (checkout.join("deploy/chart/podtap"), format!("image.tag={}", Cluster::image_tag(checkout)));
     let chart = chart.to_str().expect("UTF-8");
     let values = ["--set", "image.pullPolicy=Never", "--set", &value, "--wait", "--timeout", "120s"];
     Cluster::lab().helm(&[&["upgrade", "podtap", chart][..], &values].concat()).expect("helm works");
-}
-
-/// The tag of a checkout's image in the lab.
-fn tag(checkout: &Path) -> String {
-    let tag = std::fs::read_to_string(checkout.join("target/lab/podtap-image.tag")).expect("its image was built");
-    tag.trim().to_owned()
 }

@@ -51,8 +51,7 @@ fn helm(arguments: &[&str]) {
 fn install() {
     let lab = Cluster::lab();
     kubectl(&["apply", "-f", lab.top().join("deploy/namespace.yaml").to_str().expect("UTF-8")]);
-    let tag = std::fs::read_to_string(lab.top().join("target/lab/podtap-image.tag")).expect("make install ran");
-    let values = format!("image.pullPolicy=Never,image.tag={}", tag.trim());
+    let values = format!("image.pullPolicy=Never,image.tag={}", Cluster::image_tag(lab.top()));
     let chart = lab.top().join("deploy/chart/podtap");
     helm(&["install", "podtap", chart.to_str().expect("UTF-8"), "--set", &values, "--wait", "--timeout", "120s"]);
 }

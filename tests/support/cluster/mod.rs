@@ -7,7 +7,7 @@ pub use node::{in_network, namespace_of_node, namespace_of_pod, traces, udp_sock
 pub use sandbox::Sandbox;
 
 use std::{
-    fmt,
+    fmt, fs,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -162,6 +162,16 @@ impl Cluster {
         let kubeconfig = self.top.join("target/lab/kubeconfig").display().to_string();
         let connection = ["--namespace", PODTAP_NAMESPACE, "--kubeconfig", &kubeconfig];
         self.tool("helm", &[arguments, &connection].concat())
+    }
+
+    /// The tag of the image that `make install` of a checkout has built for the lab.
+    ///
+    /// # Panics
+    /// If it was not built.
+    #[must_use]
+    pub fn image_tag(checkout: &Path) -> String {
+        let tag = fs::read_to_string(checkout.join("target/lab/podtap-image.tag")).expect("make install ran");
+        tag.trim().to_owned()
     }
 
     /// Runs a shell script in all namespaces of a node.

@@ -187,10 +187,15 @@ impl Cluster {
         object::<PodTap>(self.api.get(TAP).expect("a tap")).status.expect("a status")
     }
 
-    fn delete_tap(&self) {
+    /// As a user does.
+    fn change_tap(&self, change: impl FnOnce(&mut Value)) {
         let mut tap = self.api.get(TAP).expect("a tap");
-        tap["metadata"]["deletionTimestamp"] = json!(Timestamp::now().to_string());
+        change(&mut tap);
         self.api.put(TAP, &tap);
+    }
+
+    fn delete_tap(&self) {
+        self.change_tap(|tap| tap["metadata"]["deletionTimestamp"] = json!(Timestamp::now().to_string()));
     }
 
     fn condition(&self, kind: &str) -> (String, String) {

@@ -21,9 +21,8 @@ async fn the_clock_of_the_controllers_node_has_no_effect() {
         cluster.reconcile().await;
         assert_eq!(cluster.condition("Ready"), ("True".into(), "AsExpected".into()), "not expired, {off}");
 
-        let mut deleted = cluster.api.get(TAP).expect("a tap");
-        deleted["metadata"]["deletionTimestamp"] = json!(cluster.now().to_string());
-        cluster.api.put(TAP, &deleted);
+        let now = json!(cluster.now().to_string());
+        cluster.change_tap(|tap| tap["metadata"]["deletionTimestamp"] = now);
         cluster.reconcile().await;
         cluster.reconcile().await;
         assert!(cluster.api.get(TAP).is_some(), "the nodes have not had their time");

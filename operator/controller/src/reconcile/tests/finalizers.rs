@@ -28,9 +28,7 @@ async fn no_node_learns_of_a_tap_without_finalizer_and_the_status_says_so() {
 async fn an_established_tap_keeps_mirroring_without_its_finalizer() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
-    let mut tap = cluster.api.get(TAP).expect("a tap");
-    tap["metadata"]["finalizers"] = json!([]);
-    cluster.api.put(TAP, &tap);
+    cluster.change_tap(|tap| tap["metadata"]["finalizers"] = json!([]));
     cluster.api.refuse(&format!("PATCH {TAP}"), StatusCode::FORBIDDEN, "Forbidden");
     cluster.reconcile().await;
     assert_eq!(cluster.node_tap("n1").spec.0.senders.len(), 1);

@@ -85,9 +85,7 @@ async fn a_deletion_that_only_a_response_shows_is_noticed() {
 async fn an_own_write_does_not_wake_the_leader() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
-    let mut tap = cluster.api.get(TAP).expect("a tap");
-    tap["spec"]["direction"] = json!("Egress");
-    cluster.api.put(TAP, &tap);
+    cluster.change_tap(|tap| tap["spec"]["direction"] = json!("Egress"));
     while cluster.reconciler.context.caches.changed().now_or_never().is_some() {}
     assert_eq!(cluster.reconcile().await.len(), 2, "the node of the pod, and the status");
     assert!(cluster.reconciler.context.caches.changed().now_or_never().is_none());

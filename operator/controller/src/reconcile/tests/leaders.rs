@@ -57,10 +57,10 @@ async fn two_controllers_assign_the_same_vnis() {
 async fn an_old_leader_overwrites_nothing() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
-    let mut tap = cluster.api.get(TAP).expect("a tap");
-    tap["spec"]["direction"] = json!("Ingress");
-    tap["metadata"]["generation"] = json!(2);
-    cluster.api.put(TAP, &tap);
+    cluster.change_tap(|tap| {
+        tap["spec"]["direction"] = json!("Ingress");
+        tap["metadata"]["generation"] = json!(2);
+    });
     // The new leader has removed the sender between the old leader's snapshot and its request.
     cluster.api.interfere(&format!("PATCH {NODE_TAP}n1"), |node_tap| node_tap["spec"] = json!({}));
     cluster.reconcile().await;

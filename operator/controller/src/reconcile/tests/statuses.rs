@@ -65,9 +65,7 @@ async fn a_mistyped_opt_out_is_reported_once() {
 async fn an_object_that_cannot_be_decoded_is_reported_once_and_can_be_deleted() {
     let mut cluster = Cluster::with_one_tap();
     cluster.establish().await;
-    let mut odd = cluster.api.get(TAP).expect("a tap");
-    odd["spec"]["direction"] = json!("Sideways");
-    cluster.api.put(TAP, &odd);
+    cluster.change_tap(|tap| tap["spec"]["direction"] = json!("Sideways"));
     cluster.reconcile().await;
     let status = cluster.api.get(TAP).expect("a tap")["status"].clone();
     assert_eq!(status["conditions"][0]["reason"], "InvalidSpec");
