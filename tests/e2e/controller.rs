@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease};
+use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
 use podtap_tests::{
     cluster::{Cluster, PODTAP_NAMESPACE},
     wait::until,
@@ -68,6 +68,12 @@ fn change(name: &str, value: Option<&str>) {
 pub fn leader() -> Option<String> {
     let leases: Vec<Lease> = Cluster::lab().list(PODTAP_NAMESPACE);
     leases.into_iter().find_map(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty())
+}
+
+/// The node of the leader.
+pub fn leaders_node() -> Option<String> {
+    let pod = Cluster::lab().get::<Pod>(PODTAP_NAMESPACE, &leader()?)?;
+    pod.metadata.deletion_timestamp.is_none().then_some(pod.spec?.node_name).flatten()
 }
 
 /// The value of one of the leader's metrics without labels.

@@ -10,18 +10,19 @@ use podtap_tests::{
 };
 
 use crate::{
-    controller::leader,
+    controller::{leader, leaders_node},
     helper_pods::helper_of,
     scene::{capture, fdb_destinations, node_address},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-fn tap_all(sandbox: &Sandbox, interface: &str) {
+/// Taps all pods with the label app=web to an interface on a node.
+fn tap_all(sandbox: &Sandbox, node: &str, interface: &str) {
     sandbox.apply(&format!(
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: web}}\nspec:\n  \
          targets: {{podSelector: {{matchLabels: {{app: web}}}}}}\n  \
-         destinations: [{{node: {{name: n1, interfaceName: {interface}}}}}]\n"
+         destinations: [{{node: {{name: {node}, interfaceName: {interface}}}}}]\n"
     ));
     sandbox.ready("web");
 }
@@ -49,18 +50,21 @@ fn a_dead_node_does_not_block_a_delete_and_comes_back_clean() {
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("dead-node");
     let lab = sandbox.lab();
-    sandbox.pod("web", "n2", "web");
-    tap_all(&sandbox, "out-dead");
-    lab.tool("lab", &["partition", "n2"]).expect("a node can be cut off");
+    // Until another controller leads, nothing ends.
+    let leads = until("a controller leads", TIMEOUT, || leaders_node().ok_or("none does"));
+    let [dead, other] = if leads == "n2" { ["n1", "n2"] } else { ["n2", "n1"] };
+    sandbox.pod("web", dead, "web");
+    tap_all(&sandbox, other, "out-dead");
+    lab.tool("lab", &["partition", dead]).expect("a node can be cut off");
     let start = Instant::now();
     let deleted = sandbox.kubectl(&["delete", "podtap", "web", "--timeout=60s"], "");
-    let healed = lab.tool("lab", &["heal", "n2"]);
+    let healed = lab.tool("lab", &["heal", dead]);
     deleted.expect("the delete ends although the node does not answer");
     assert!(start.elapsed() < Duration::from_secs(45), "{:?}", start.elapsed());
     healed.expect("a node can be joined again");
     // The pod may have been evicted meanwhile; the node's own namespace must be clean in any case.
     until("the node cleans itself up", TIMEOUT, || {
-        let mut left = traces(&namespace_of_node(lab, "n2"));
+        let mut left = traces(&namespace_of_node(lab, dead));
         if let Some(pod) = lab.get::<Pod>(sandbox.namespace(), "web")
             && let Ok(network) =
                 podtap_tests::cluster::namespace_of_pod(pod.metadata.uid.as_deref().unwrap_or_default())
@@ -77,7 +81,7 @@ fn a_node_that_lost_power_is_tapped_again() {
     let sandbox = Sandbox::alone("power");
     let lab = sandbox.lab();
     sandbox.pod("web", "n2", "web");
-    tap_all(&sandbox, "out-power");
+    tap_all(&sandbox, "n1", "out-power");
     let receiver = capture(&namespace_of_node(lab, "n1"), "out-power");
     let off = PowerOff::new("n2");
     until("the tap is not Ready", TIMEOUT, || {
@@ -115,7 +119,7 @@ fn a_node_that_is_removed_is_left_out_and_may_join_again() {
     let sandbox = Sandbox::alone("removed");
     let lab = sandbox.lab();
     let (web, _) = (sandbox.pod("web", "n1", "web"), sandbox.pod("other", "n2", "web"));
-    tap_all(&sandbox, "out-stay");
+    tap_all(&sandbox, "n1", "out-stay");
     sandbox.apply(
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: away}\nspec:\n  targets: {podNames: [web]}\n  \
          destinations: [{node: {name: n2, interfaceName: out-away}}]\n",
@@ -162,7 +166,7 @@ fn another_controller_takes_over() {
     let sandbox = Sandbox::alone("take-over");
     let lab = sandbox.lab();
     sandbox.pod("web", "n1", "web");
-    tap_all(&sandbox, "out-lead");
+    tap_all(&sandbox, "n1", "out-lead");
     let vni = sandbox.tap("web").status.and_then(|s| s.vni);
     let holder = leader().expect("one of them leads");
     lab.kubectl(&["-n", PODTAP_NAMESPACE, "delete", "pod", &holder, "--grace-period=0", "--force"], "")
