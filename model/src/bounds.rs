@@ -29,6 +29,12 @@ pub const MAX_BITS_PER_SECOND: u64 = 100_000_000_000;
 /// `limit.packetsPerSecond`.
 pub const MAX_PACKETS_PER_SECOND: u64 = 1_000_000_000;
 
+/// `limit.bytesPerFlow`: 1 GiB. The programs count in 32 bits.
+pub const MAX_BYTES_PER_FLOW: u32 = 1 << 30;
+
+/// `truncate.exemptBytes`: 1 MiB.
+pub const MAX_EXEMPT_BYTES: u32 = 1 << 20;
+
 /// MTU of the path between nodes. The minimum is what every IPv4 host must accept (RFC 791); the maximum is the longest
 /// IPv4 packet.
 pub const UNDERLAY_MTU: RangeInclusive<u32> = 576..=65_535;
@@ -45,13 +51,17 @@ pub const DESTINATIONS: RangeInclusive<usize> = 1..=4;
 /// Senders of a node, however large it is.
 pub const MAX_SENDERS: usize = 1000;
 
+/// Most memory that the flow table of a program set takes, in bytes: besides [`SENDER_MEMORY`], if the options of a tap
+/// [depend on flows](crate::MirrorOptions::track_flows).
+pub const FLOW_TABLE_MEMORY: u64 = 2560 << 10;
+
 /// Most memory that one sender takes, in bytes, besides [`SENDER_MEMORY_PER_CPU`]: its device, its programs and their maps, with
 /// [`MAX_PEERS`] peers. That is if it shares the programs, which have room for 32 senders of its tap, with no other. The kernel charges
 /// them to the memory cgroup of the tap-helper. A test of the dataplane tier measures it.
 pub const SENDER_MEMORY: u64 = 960 << 10;
 
 /// What the maps of its programs take for each CPU that the kernel has room for: counters of 32 senders, and the parsed headers.
-pub const SENDER_MEMORY_PER_CPU: u64 = 11 << 10;
+pub const SENDER_MEMORY_PER_CPU: u64 = 12 << 10;
 
 /// Source addresses that a node reports: more than the routes to the destinations of a node usually select.
 pub const MAX_SOURCE_ADDRESSES: usize = 16;

@@ -72,6 +72,8 @@ pub struct DirectionCounters {
     pub deduplicated: Count,
     /// After the deadline of the mirror, which was not renewed in time; otherwise they would be mirrored.
     pub expired: Count,
+    /// Of a flow of which enough was mirrored.
+    pub cut_off: Count,
     /// Mirrored frames that were truncated as the tap requests; the bytes are those removed.
     pub truncated: Count,
     /// Mirrored frames that exceeded the path MTU and could not be segmented: fragmented or truncated, as the tap requests.
@@ -118,6 +120,7 @@ mod tests {
             rate_limited: count,
             deduplicated: count,
             expired: count,
+            cut_off: count,
             truncated: count,
             oversized: count,
             failed: u64::MAX,

@@ -48,7 +48,7 @@ pub use identity::{ConfigHash, IdentityError, InterfaceName, Pod, TapReference, 
 pub use ipnet::IpNet;
 pub use node_state::{NodeState, Receiver, Sender, Tap};
 pub use node_status::{NodeStatus, ReceiverStatus, SenderStatus, SentVnis, State};
-pub use options::{Deduplicate, Limit, MirrorOptions, OptionsError, Oversize, Sample, Truncate};
+pub use options::{Deduplicate, Handshakes, Limit, MirrorOptions, OptionsError, Oversize, Sample, Truncate};
 pub use program::{Instruction, Program, ProgramError, ProgramId, check_program};
 pub use protocol::{DesiredUpdate, MAX_MESSAGE, Renewal, Report, Request, Response};
 pub use quantity::{Quantity, QuantityError};

@@ -14,11 +14,6 @@ use crate::{
     unix_time::UnixTime,
 };
 
-/// For an object without fields. The API server prunes unknown fields, and accepts no `additionalProperties: false`.
-pub(crate) fn allow_additional_properties(schema: &mut Schema) {
-    schema.remove("additionalProperties");
-}
-
 macro_rules! schema {
     ($type:ty, $name:literal, $schema:expr) => {
         impl JsonSchema for $type {

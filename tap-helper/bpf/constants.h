@@ -11,6 +11,8 @@
 #define SENDERS 32
 #define RULES 64
 #define PEERS 1024
+/* Flows of all senders of a set that are remembered, if the tap's options depend on how much of a flow was seen. */
+#define FLOWS 16384
 
 /* config.flags */
 #define HAS_EXPRESSION 1
@@ -23,6 +25,9 @@
 /* Destinations on this node, and elsewhere. */
 #define LOCAL 128
 #define REMOTE 256
+#define TRACK_FLOWS 512
+/* SYN segments and DNS are mirrored at both ends, whatever DEDUPLICATE says. */
+#define BOTH_HANDSHAKES 1024
 
 /* config.truncate: to the headers */
 #define TRUNCATE_HEADERS 0xffffffff
@@ -44,17 +49,18 @@
 #define RATE_LIMITED 3
 #define DEDUPLICATED 4
 #define EXPIRED 5
+#define CUT_OFF 6
 /* What the clamp did to mirrored frames. */
-#define TRUNCATED 6
-#define OVERSIZED 7
-#define FAILED 8
-#define DIRECTION_KEYS 9
+#define TRUNCATED 7
+#define OVERSIZED 8
+#define FAILED 9
+#define DIRECTION_KEYS 10
 /* The frames that the clamp dropped because no classifier selected them. */
-#define FORGED 18
+#define FORGED 20
 /* The mirrored frames that left through the sender device, once for each and not for each destination, and the probes. */
-#define SENT 19
-#define PROBES 20
-#define COUNTERS 21
+#define SENT 21
+#define PROBES 22
+#define COUNTERS 23
 
 /* Fields of probes. UIDs are text of at most MAX_UID bytes of the model. */
 #define ETHERNET_HEADER 14

@@ -34,6 +34,7 @@ struct bpf_tunnel_key {
 #define BPF_MAP_TYPE_LRU_HASH 9
 
 #define BPF_F_NO_PREALLOC 1
+#define BPF_NOEXIST 1
 
 #define BPF_ADJ_ROOM_MAC 1
 #define BPF_F_ADJ_ROOM_FIXED_GSO 1

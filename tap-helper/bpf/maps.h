@@ -24,13 +24,15 @@ struct config {
 	__u64 bits_per_second, packets_per_second;
 	__u64 sample_seed; /* the same for all senders of a tap, on every node */
 	__u32 flags;
-	__u32 include_count; /* the first rules include, the others exclude */
-	__u32 rule_count;
+	__u16 include_count; /* the first rules include, the others exclude */
+	__u16 rule_count;
 	__u32 one_in_flows;
 	__u32 truncate; /* bytes, 0 or TRUNCATE_HEADERS */
 	__u32 frame_limit; /* longest inner frame that fits the underlay, with its Ethernet header; 0: unknown */
 	__u32 probe_ethertype; /* in network byte order */
-	__u32 reserved;
+	/* Payload bytes of each direction of a flow, at most 2^30. */
+	__u32 bytes_per_flow; /* after which the flow is cut off; 0: never */
+	__u32 exempt_bytes; /* what begins within them is not truncated */
 	struct rule rules[RULES];
 };
 
@@ -96,6 +98,29 @@ struct {
 	__type(value, __u32);
 } peers SEC(".maps");
 
+/* The two ends of a flow, as its pod sees them. */
+struct flow_key {
+	__u32 local[4], remote[4];
+	__u32 local_port, remote_port; /* or NO_PORT */
+	__u32 protocol; /* with the family */
+	__u32 classid;
+};
+
+/* What was seen of a flow. Times are nanoseconds of CLOCK_MONOTONIC as of the last tick. */
+struct flow {
+	__u32 bytes[2]; /* payload of each direction */
+	__u64 mirrored_at[2]; /* the last mirrored frame of each direction */
+	__u64 seen_at; /* the last frame */
+};
+
+/* With a single entry if no option needs it: see src/bpf/object.rs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FLOWS);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
 /* The parsed headers of a frame. They are in a map and not on the stack: the verifier tracks the value of each stack slot but
  * not of map values, so its states join after the parser, however many paths lead through it. */
 struct packet {
@@ -107,9 +132,14 @@ struct packet {
 	__u32 fragment; /* 0, FIRST_FRAGMENT, LATER_FRAGMENT */
 	__u32 id;
 	__u32 selected_by; /* SELECTED_HERE, SELECTED_BY_PEER */
-	__u32 from; /* as in `selection`; set by the clamp */
+	__u32 from; /* the origin in `selection`; set by the clamp */
 	__u32 l3; /* offset of the IP header */
 	__u32 l4; /* offset of the transport header; without one, the end of the last header that was parsed */
+	__u32 ip_end; /* offset of what follows the IP packet, such as padding, by the length in its header */
+	__u32 headers; /* length of all headers through the transport header, if it is needed */
+	__u32 tcp_flags; /* set by header_length */
+	__u32 part; /* that is mirrored: HEADERS, WHOLE, NOTHING, or 0 */
+	__u32 outcome;
 };
 
 struct {

@@ -77,6 +77,7 @@ INLINE void parse_ipv4(const struct __sk_buff *skb, __u32 offset, struct packet 
 		return;
 	packet->destination_valid = 1;
 	packet->destination[0] = ip.destination;
+	packet->ip_end = offset + from_net16(ip.length);
 	packet->l4 = offset + (ip.version & 15) * 4;
 	__u16 fragment = from_net16(ip.fragment);
 	packet->id = ip.id;
@@ -105,6 +106,7 @@ INLINE void parse_ipv6(const struct __sk_buff *skb, __u32 offset, struct packet 
 		return;
 	__u32 next = ip.next;
 	offset += sizeof(ip);
+	packet->ip_end = offset + from_net16(ip.length);
 	for (int i = 0; i < EXTENSION_HEADERS; i++) {
 		/* Hop-by-hop options, routing, destination options, authentication, fragment (RFC 8200, RFC 4302) */
 		if (next != 0 && next != 43 && next != 60 && next != 51 && next != 44) {
@@ -209,17 +211,18 @@ INLINE int ports_unknown(const struct packet *packet)
 }
 
 /* Length of all headers through the transport header; 0 if the frame was not parsed. */
-INLINE __u32 header_length(const struct __sk_buff *skb, const struct packet *packet)
+INLINE __u32 header_length(const struct __sk_buff *skb, struct packet *packet)
 {
 	__u32 l4 = packet->l4, protocol = packet->protocol;
 	if (packet->fragment == LATER_FRAGMENT)
 		return l4;
 	switch (protocol) {
 	case TCP: {
-		__u8 words = 0;
-		if (bpf_skb_load_bytes(skb, l4 + 12, &words, 1))
+		__u8 words_and_flags[2] = {};
+		if (bpf_skb_load_bytes(skb, l4 + 12, words_and_flags, sizeof(words_and_flags)))
 			return l4;
-		return l4 + (words >> 4) * 4;
+		packet->tcp_flags = words_and_flags[1];
+		return l4 + (words_and_flags[0] >> 4) * 4;
 	}
 	case UDP:
 	case ICMP:

@@ -40,7 +40,7 @@ INLINE void set_id(struct __sk_buff *skb, __u32 l3, __u16 from, __u16 to)
 
 /* Sends the first segment and leaves the second in `skb`. 0: done; 1: not possible, the frame is unchanged; -1: the frame is
  * damaged. */
-INLINE int segment(struct __sk_buff *skb, const struct packet *packet, __u32 hdr_len, __u32 limit, __u32 *selected_from)
+INLINE int segment(struct __sk_buff *skb, const struct packet *packet, __u32 hdr_len, __u32 limit, __u32 *selected_from, __u32 selected)
 {
 	__u32 length = skb->len, l3 = packet->l3, l4 = packet->l4, protocol = packet->protocol;
 	int ipv4 = packet->family == 4;
@@ -92,7 +92,7 @@ INLINE int segment(struct __sk_buff *skb, const struct packet *packet, __u32 hdr
 	sum = bpf_csum_diff(0, 0, (void *)tail, TAIL, sum);
 
 	/* The clone passes this program again, which accepts it: it is selected, and short enough. */
-	*selected_from = packet->from;
+	*selected_from = selected;
 	int error = bpf_clone_redirect(skb, skb->ifindex, 0);
 
 	if (bpf_skb_change_tail(skb, hdr_len + last + 1, 0) ||

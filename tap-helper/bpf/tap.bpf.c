@@ -2,6 +2,7 @@
 /* The programs of a tap: two classifiers select the frames of a pod that are mirrored, and the clamp makes mirrored frames fit
  * the underlay. */
 #include "deduplicate.h"
+#include "flow.h"
 #include "probe.h"
 #include "rate_limit.h"
 #include "segment.h"
@@ -35,6 +36,40 @@ INLINE __u32 sender(const struct __sk_buff *skb)
 	return skb->tc_classid % SENDERS;
 }
 
+/* To how many bytes a frame is truncated: 0, or TRUNCATE_HEADERS. */
+INLINE __u32 length_limit(const struct config *config, __u32 part)
+{
+	return part == WHOLE ? 0 : part == HEADERS ? TRUNCATE_HEADERS : config->truncate;
+}
+
+/* Whether the outcome of a frame depends on its headers, or its size as on the wire does. */
+INLINE int needs_parser(const struct __sk_buff *skb, const struct config *config)
+{
+	return skb->gso_size || config->rule_count || config->flags & (HAS_INCLUDE | DEDUPLICATE | TRACK_FLOWS) ||
+	       config->one_in_flows > 1 || config->truncate == TRUNCATE_HEADERS;
+}
+
+/* The outcome of a parsed frame, before the rate limit, and in `packet` which part of it is mirrored. */
+INLINE __u32 decide(const struct __sk_buff *skb, const struct config *config, struct packet *packet, __u32 classid, __u32 direction)
+{
+	*(volatile __u32 *)&packet->selected_by = selected(config, packet, direction);
+	__u32 selected_by = *(volatile __u32 *)&packet->selected_by;
+	if (!(selected_by & SELECTED_HERE))
+		return FILTERED;
+	if (config->flags & DEDUPLICATE && selected_by & SELECTED_BY_PEER && mirrored_by_peer(config, packet, direction) &&
+	    !(config->flags & BOTH_HANDSHAKES && is_handshake(packet)))
+		return DEDUPLICATED;
+	/* Frames that are not IP (ARP, for example) belong to no flow and are not sampled. */
+	__u32 one_in_flows = config->one_in_flows;
+	if (one_in_flows > 1 && packet->family && hash_flow(packet, config->sample_seed) % one_in_flows)
+		return SAMPLED_OUT;
+	/* What expires is not mirrored, and does not count. */
+	if (!(config->flags & TRACK_FLOWS) || !has_flow(packet) || deadline_has_passed(classid))
+		return MIRRORED;
+	*(volatile __u32 *)&packet->part = part_to_mirror(skb, config, packet, classid, direction);
+	return packet->part == NOTHING ? CUT_OFF : MIRRORED;
+}
+
 INLINE int classify(struct __sk_buff *skb, __u32 direction)
 {
 	__u32 zero = 0, classid = sender(skb);
@@ -43,8 +78,6 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	__u32 *selected_from = bpf_map_lookup_elem(&selection, &classid);
 	if (!config || !packet || !selected_from)
 		return NO_MATCH;
-	__u32 frames = 1, tag = skb->vlan_present ? 4 : 0, gso = skb->gso_size;
-	__u64 bytes = skb->len + tag;
 	__u32 outcome = MIRRORED;
 	/* First, so that the verifier follows the expression with a single state. */
 	if (config->flags & HAS_EXPRESSION && !expression(skb))
@@ -52,55 +85,45 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	/* The pod's own frames with the EtherType of probes are not mirrored: the receiver could not tell them apart. */
 	if (!skb->vlan_present && has_ethertype(skb, config->probe_ethertype))
 		outcome = FILTERED;
-	if (!gso && !config->rule_count && !(config->flags & (HAS_INCLUDE | DEDUPLICATE)) && config->one_in_flows < 2 &&
-	    config->truncate != TRUNCATE_HEADERS) {
-		__u64 mirrored = config->truncate && config->truncate < skb->len ? config->truncate + tag : bytes;
-		if (outcome == MIRRORED && rate_limited(config, classid, 1, mirrored))
-			outcome = RATE_LIMITED;
-		goto done;
+	/* What is read back after this has one state for the verifier, as after the parser. */
+	if (needs_parser(skb, config)) {
+		parse(skb, packet);
+		if (config->flags & NEEDS_PORTS)
+			parse_ports(skb, packet);
+		if (skb->gso_size || config->truncate == TRUNCATE_HEADERS || config->flags & (TRACK_FLOWS | BOTH_HANDSHAKES))
+			*(volatile __u32 *)&packet->headers = header_length(skb, packet);
+		if (outcome == MIRRORED)
+			outcome = decide(skb, config, packet, classid, direction);
+	} else {
+		*(volatile __u32 *)&packet->headers = 0;
+		*(volatile __u32 *)&packet->part = 0;
 	}
+	*(volatile __u32 *)&packet->outcome = outcome;
+	outcome = *(volatile __u32 *)&packet->outcome;
+	__u32 hdr_len = *(volatile __u32 *)&packet->headers, part = *(volatile __u32 *)&packet->part;
 
-	parse(skb, packet);
-	if (config->flags & NEEDS_PORTS)
-		parse_ports(skb, packet);
-	__u32 hdr_len = gso || config->truncate == TRUNCATE_HEADERS ? header_length(skb, packet) : 0;
+	__u32 frames = 1, tag = skb->vlan_present ? 4 : 0, gso = skb->gso_size;
+	__u64 bytes = skb->len + tag;
 	if (gso && hdr_len < skb->len) {
 		/* gso_segs may be 0 for frames of virtual machines. */
 		frames = (skb->len - hdr_len + gso - 1) / gso;
 		bytes += (__u64)(frames - 1) * (hdr_len + tag);
 	}
-	if (outcome != MIRRORED)
-		goto done;
-
-	/* Through the map, as after the parser. */
-	*(volatile __u32 *)&packet->selected_by = selected(config, packet, direction);
-	__u32 selected_by = *(volatile __u32 *)&packet->selected_by;
-	if (!(selected_by & SELECTED_HERE)) {
-		outcome = FILTERED;
-		goto done;
+	if (outcome == MIRRORED) {
+		__u32 length = length_limit(config, part);
+		if (length == TRUNCATE_HEADERS)
+			length = hdr_len;
+		/* A truncated GSO packet is a single short frame. */
+		int truncated = length && length < (gso ? hdr_len + gso : skb->len);
+		if (rate_limited(config, classid, truncated ? 1 : frames, truncated ? length + tag : bytes))
+			outcome = RATE_LIMITED;
 	}
-	if (config->flags & DEDUPLICATE && selected_by & SELECTED_BY_PEER && mirrored_by_peer(config, packet, direction)) {
-		outcome = DEDUPLICATED;
-		goto done;
-	}
-	/* Frames that are not IP (ARP, for example) belong to no flow and are not sampled. */
-	__u32 one_in_flows = config->one_in_flows;
-	if (one_in_flows > 1 && packet->family && hash_flow(packet, config->sample_seed) % one_in_flows) {
-		outcome = SAMPLED_OUT;
-		goto done;
-	}
-	/* A truncated GSO packet is a single short frame. */
-	__u32 length = config->truncate == TRUNCATE_HEADERS ? hdr_len : config->truncate;
-	int truncated = length && length < (gso ? hdr_len + gso : skb->len);
-	if (rate_limited(config, classid, truncated ? 1 : frames, truncated ? length + tag : bytes))
-		outcome = RATE_LIMITED;
-done:
 	/* Last, so that only frames that would be mirrored count as expired. */
 	if (outcome == MIRRORED && deadline_has_passed(classid))
 		outcome = EXPIRED;
 	count(classid, direction * DIRECTION_KEYS + outcome, frames, bytes);
 	/* Also cleared, in case mirred did not pass on the last frame. */
-	*selected_from = outcome == MIRRORED ? FROM(direction) : 0;
+	*selected_from = outcome == MIRRORED ? FROM(direction) + part : 0;
 	return outcome == MIRRORED ? MATCH : NO_MATCH;
 }
 
@@ -210,7 +233,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	/* Only probes and what a classifier selected leaves: the pod can send frames to the device, too. mirred sets skb_iif to the
 	 * interface that it mirrors from (tcf_mirred_to_dev, net/sched/act_mirred.c); frames of sockets have none. */
-	__u32 from = *selected_from;
+	__u32 selected = *selected_from, part = selected & (HEADERS | WHOLE), from = selected - part;
 	if (!from || (from != FROM(PROBE) && !skb->ingress_ifindex)) {
 		count(classid, FORGED, 1, skb->len);
 		return TC_ACT_SHOT;
@@ -224,7 +247,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		count(classid, FORGED, 1, skb->len);
 		return TC_ACT_SHOT;
 	}
-	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = config->truncate;
+	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = length_limit(config, part);
 	__u32 gso = skb->gso_size, length = skb->len;
 	if (!config->frame_limit)
 		limit = 0xffffffff;
@@ -271,7 +294,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	} else {
 		if (length <= limit)
 			return sent(skb, classid, hdr_len);
-		int result = segment(skb, packet, hdr_len, limit, selected_from);
+		int result = segment(skb, packet, hdr_len, limit, selected_from, selected);
 		if (result == 0)
 			return sent(skb, classid, hdr_len);
 		if (result < 0) {

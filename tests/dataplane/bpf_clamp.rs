@@ -209,7 +209,7 @@ fn tcp_is_clamped_to_a_smaller_path_mtu() {
 #[test]
 fn short_segments_are_not_truncated() {
     for (bytes, whole) in [(1514, true), (4096, true), (65_535, true), (1513, false)] {
-        let (scene, programs) = scene(&truncated(Truncate { bytes: Some(bytes), headers_only: false }));
+        let (scene, programs) = scene(&truncated(Truncate { bytes: Some(bytes), ..Truncate::default() }));
         let mirror = Capture::start(scene.remote.path(), "mirror0");
         transfer(&scene, false, true, 1 << 20);
         // A truncated segment is shorter than its header says, so its data does not count.
@@ -304,8 +304,8 @@ fn long_datagrams_are_fragmented_or_truncated_and_counted() {
 #[test]
 fn frames_are_truncated() {
     for (truncate, lengths) in [
-        (Truncate { bytes: Some(64), headers_only: false }, [60, 64, 64]),
-        (Truncate { bytes: None, headers_only: true }, [42, 42, 42]),
+        (Truncate { bytes: Some(64), ..Truncate::default() }, [60, 64, 64]),
+        (Truncate { headers_only: true, ..Truncate::default() }, [42, 42, 42]),
     ] {
         let (scene, programs) = scene(&truncated(truncate));
         assert_eq!(datagrams(&scene, &[18, 500, 1472]), (lengths.to_vec(), 0), "{truncate:?}");

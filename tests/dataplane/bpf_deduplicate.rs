@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use podtap_model::{Match, PortRange, Protocol};
+use podtap_model::{Deduplicate, Handshakes, Match, MirrorOptions, PortRange, Protocol};
 use tap_helper::bpf::{Maps, ProgramKind, Programs, Settings};
 
 use crate::{
@@ -139,6 +139,37 @@ fn every_frame_between_two_tapped_pods_is_mirrored_and_none_twice() {
     }
     println!("{once} frames once, {twice} twice");
     assert!(once > 3000 && twice > 300, "{once} frames once, {twice} twice");
+}
+
+/// Whatever the filter selects of handshakes and DNS is mirrored as without deduplication, and all else as with it.
+#[test]
+fn handshakes_are_mirrored_at_both_ends_if_the_tap_says_so() {
+    let mut random = Random::new(7);
+    let (mut handshakes, mut others) = (0, 0);
+    for (settings, _) in filters() {
+        let deduplicate = Some(Deduplicate { handshakes: Handshakes::Both });
+        let options = MirrorOptions { deduplicate, ..settings.options.clone() };
+        let (plain, once) = ([load(&settings), load(&settings)], both(&settings));
+        let ends = both(&Settings { options, ..settings.clone() });
+        for flow in flows(&mut random, 200) {
+            for (reply, flags) in [(false, 2), (true, 0x12), (false, 0x10), (true, 0x11), (true, 4)] {
+                // As the client sees the server, and as it is.
+                let is_handshake = [flow.used, flow.server].map(|server| {
+                    let is_dns = [6, 17].contains(&flow.protocol) && [server.port, flow.client.port].contains(&53);
+                    is_dns || flow.protocol == 6 && flags & 2 != 0
+                });
+                let (without, with) = (flow.mirrored(&plain, reply, flags), flow.mirrored(&once, reply, flags));
+                let now = flow.mirrored(&ends, reply, flags);
+                for end in 0..2 {
+                    let expected = if is_handshake[end] { without[end] } else { with[end] };
+                    assert_eq!(now[end], expected, "{flow:?} {reply} {flags} at {end}, {settings:?}");
+                    *(if is_handshake[end] { &mut handshakes } else { &mut others }) += usize::from(now[end]);
+                }
+            }
+        }
+    }
+    println!("{handshakes} of handshakes, {others} others");
+    assert!(handshakes > 1000 && others > 1000, "{handshakes} {others}");
 }
 
 /// A server on a port above the client's, reached through a Service: the connection is older than the tap.

@@ -46,8 +46,11 @@ fn sampling(one_in_flows: u32) -> Settings {
 }
 
 fn limited(bits_per_second: u64, packets_per_second: u64) -> Settings {
-    let limit =
-        Limit { bits_per_second: Some(bits_per_second.into()), packets_per_second: Some(packets_per_second.into()) };
+    let limit = Limit {
+        bits_per_second: Some(bits_per_second.into()),
+        packets_per_second: Some(packets_per_second.into()),
+        bytes_per_flow: None,
+    };
     with(MirrorOptions { limit: Some(limit), ..MirrorOptions::default() })
 }
 
@@ -166,7 +169,7 @@ fn both_directions_share_a_rate_limit() {
     // A truncated frame counts with its truncated length.
     let truncated = Settings {
         options: MirrorOptions {
-            truncate: Some(Truncate { bytes: Some(100), headers_only: false }),
+            truncate: Some(Truncate { bytes: Some(100), ..Truncate::default() }),
             ..limit(1_000_000, 0).options
         },
         ..Settings::default()

@@ -144,7 +144,7 @@ fn counters_add_up_to_those_of_the_interface() {
     let settings = with(MirrorOptions {
         filter: Some(Filter { exclude: vec![udp], ..Filter::default() }),
         sample: Some(Sample { one_in_flows: 2 }),
-        limit: Some(Limit { bits_per_second: Some(2_000_000.into()), packets_per_second: None }),
+        limit: Some(Limit { bits_per_second: Some(2_000_000.into()), ..Limit::default() }),
         ..MirrorOptions::default()
     });
     let programs = loaded(&settings, None).expect("the programs load");

@@ -24,8 +24,8 @@ fn with_options(sender: &mut Sender) {
     sender.tap.options = options(json!({
         "filter": {"exclude": [{"protocol": "UDP"}]},
         "sample": {"oneInFlows": 2},
-        "limit": {"bitsPerSecond": "8M"},
-        "truncate": {"bytes": 64},
+        "limit": {"bitsPerSecond": "8M", "bytesPerFlow": "50k"},
+        "truncate": {"bytes": 64, "exemptBytes": 100},
     }));
 }
 
@@ -47,11 +47,12 @@ fn results(direction: &DirectionCounters) -> Vec<Count> {
         rate_limited,
         deduplicated,
         expired,
+        cut_off,
         truncated: _,
         oversized: _,
         failed: _,
     } = *direction;
-    vec![mirrored, filtered, sampled_out, rate_limited, deduplicated, expired]
+    vec![mirrored, filtered, sampled_out, rate_limited, deduplicated, expired, cut_off]
 }
 
 /// All frames and bytes of a direction.
@@ -100,7 +101,7 @@ fn monotonic(one: &SenderCounters, other: &SenderCounters) -> bool {
         directions.flat_map(all).collect()
     };
     let (one, other) = (all(one), all(other));
-    one.len() == 16 && one.iter().zip(&other).all(|(a, b)| a.frames <= b.frames && a.bytes <= b.bytes)
+    one.len() == 18 && one.iter().zip(&other).all(|(a, b)| a.frames <= b.frames && a.bytes <= b.bytes)
 }
 
 #[test]

@@ -25,7 +25,7 @@ const HIGH: u16 = 60_000;
 fn once(pods: [&Pod; 2], peers: &[IpAddr], generation: i64) -> Desired {
     let senders = pods.map(|pod| {
         let mut sender = sender(TAP, pod, Direction::Both, &[remote_endpoint(VNI)]);
-        sender.tap.options.deduplicate = Some(Deduplicate {});
+        sender.tap.options.deduplicate = Some(Deduplicate::default());
         sender.tap.peers = peers.to_vec();
         sender
     });

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use podtap_model::{Deduplicate, Direction, Filter, Instruction, Program, ProgramId, Reason, SenderStatus, State};
+use podtap_model::{
+    Deduplicate, Direction, Filter, Instruction, Limit, Program, ProgramId, Reason, SenderStatus, State,
+};
 use podtap_tests::{
     capture::{Capture, Frame},
     net::{Background, Desired, Helper, Network, Node, Pod, Sender},
@@ -145,6 +147,11 @@ fn of_a_burst_of_pods() {
 }
 
 #[test]
+fn of_a_burst_of_pods_whose_flows_are_cut_off() {
+    burst(|sender| sender.tap.options.limit = Some(Limit { bytes_per_flow: Some(65_536.into()), ..Limit::default() }));
+}
+
+#[test]
 fn of_a_burst_of_pods_under_an_expression() {
     // `ret #262144`, as libpcap compiles an expression that matches everything.
     let instructions = vec![Instruction { code: 6, jt: 0, jf: 0, k: 262_144 }];
@@ -159,7 +166,7 @@ fn of_a_burst_of_pods_under_an_expression() {
 #[test]
 fn of_a_burst_of_pods_under_deduplication() {
     burst(|sender| {
-        sender.tap.options.deduplicate = Some(Deduplicate {});
+        sender.tap.options.deduplicate = Some(Deduplicate::default());
         // No pod of this node.
         sender.tap.peers = vec![[192, 0, 2, 1].into()];
     });

@@ -3,6 +3,7 @@
 mod adoption;
 mod ahead;
 mod bpf_clamp;
+mod bpf_cutoff;
 mod bpf_deduplicate;
 mod bpf_filter;
 mod bpf_flows;
@@ -13,6 +14,7 @@ mod bpf_traffic;
 mod clamped;
 mod commands;
 mod counters;
+mod cut_off;
 mod deadline;
 mod deduplicated;
 mod destinations;

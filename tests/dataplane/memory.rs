@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use podtap_model::{Deduplicate, Direction, bounds};
+use podtap_model::{Deduplicate, Direction, Limit, MirrorOptions, bounds};
 use podtap_tests::net::{Desired, Helper, MemoryCgroup, Node, Pod, Sender};
 
 use crate::scene::{VNI, desired, remote_endpoint, select_all, sender};
@@ -17,7 +17,7 @@ fn senders(pods: &[Pod]) -> Vec<Sender> {
         TAPS.map(|tap| {
             // A tap of its own for each, so that none shares its programs.
             let mut sender = sender(&format!("{tap}-{number}"), pod, Direction::Both, &[remote_endpoint(VNI)]);
-            sender.tap.options.deduplicate = Some(Deduplicate {});
+            sender.tap.options.deduplicate = Some(Deduplicate::default());
             sender.tap.peers.clone_from(&peers);
             select_all(&mut sender);
             sender
@@ -33,8 +33,15 @@ fn possible_cpus() -> u64 {
     last.expect("a range of numbers") + 1
 }
 
-#[test]
-fn a_sender_takes_no_more_than_the_limit_assumes() {
+/// What each sender takes with these options besides, if it shares its programs with no other.
+fn each(options: impl Fn(&mut MirrorOptions)) -> u64 {
+    let senders = |pods: &[Pod]| {
+        let mut senders = senders(pods);
+        for sender in &mut senders {
+            options(&mut sender.tap.options);
+        }
+        senders
+    };
     let (node, cgroup) = (Node::new(), MemoryCgroup::new());
     let helper = Helper::start(&node);
     let child = helper.child().expect("it has served its socket");
@@ -51,7 +58,19 @@ fn a_sender_takes_no_more_than_the_limit_assumes() {
     let count = u64::try_from((PODS - 1) * TAPS.len()).expect("they are few");
     let each = (after - before) / count;
     println!("{before} bytes with one pod, {each} for each sender");
-    assert!(each > 150_000, "{each} bytes: the maps are not counted");
+    each
+}
+
+#[test]
+fn a_sender_takes_no_more_than_the_limit_assumes() {
+    let without = each(|_| ());
+    assert!(without > 150_000, "{without} bytes: the maps are not counted");
     let cpus = bounds::SENDER_MEMORY_PER_CPU * possible_cpus();
-    assert!(each.saturating_sub(cpus) < bounds::SENDER_MEMORY, "{each} bytes, {cpus} of them for CPUs");
+    assert!(without.saturating_sub(cpus) < bounds::SENDER_MEMORY, "{without} bytes, {cpus} of them for CPUs");
+
+    let with = each(|options| {
+        options.limit = Some(Limit { bytes_per_flow: Some(65_536.into()), ..Limit::default() });
+    });
+    let table = with - without;
+    assert!((1 << 20..bounds::FLOW_TABLE_MEMORY).contains(&table), "{table} bytes for a flow table");
 }

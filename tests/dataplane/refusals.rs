@@ -290,7 +290,7 @@ fn undecodable_requests_are_refused() {
     let changes: [(Change, &str); 4] = [
         (|spec, _| spec["taps"][0]["destinations"][0]["vni"] = json!(1 << 24), "VXLAN network identifier"),
         (|spec, _| spec["taps"][0]["interface"] = json!("0123456789abcdef"), "0123456789abcdef"),
-        (|spec, _| spec["taps"][0]["options"] = json!({"limit": {"bytesPerFlow": 1}}), "bytesPerFlow"),
+        (|spec, _| spec["taps"][0]["options"] = json!({"limit": {"bytesPerSource": 1}}), "bytesPerSource"),
         // Users can write the annotation that it comes from. The UID of another pod there would tap that pod.
         (|spec, pod| spec["senders"][0]["pod"]["configHash"] = json!(pod.uid), "config.hash"),
     ];

@@ -23,6 +23,10 @@ fn changes_leave_no_gap_and_duplicate_nothing() {
         format!("filter: {{expression: udp dst port {PORT}}}"),
         "truncate: {bytes: 60}\n  oversize: Truncate".to_owned(),
         "limit: {packetsPerSecond: 1000000}\n  deduplicate: {}".to_owned(),
+        "limit: {bytesPerFlow: 1Gi}\n  deduplicate: {handshakes: Both}".to_owned(),
+        "limit: {bytesPerFlow: 512Mi}".to_owned(),
+        "truncate: {headersOnly: true, exemptBytes: 1048576}".to_owned(),
+        "truncate: {bytes: 60, exemptBytes: 100000}".to_owned(),
         include,
     ];
     let change = |interfaces: &str, variant: &str| {

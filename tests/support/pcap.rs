@@ -99,9 +99,28 @@ pub fn tcpdump(path: &Path, expression: &str) -> Vec<usize> {
 /// # Panics
 /// When tshark fails.
 pub fn tshark(path: &Path, filter: &str) -> Vec<usize> {
+    let lines = run_tshark(path, &["-Y", filter, "-e", "frame.number"]);
+    lines.iter().map(|line| line.parse::<usize>().expect("a number") - 1).collect()
+}
+
+/// The values of fields of each frame of a file, by tshark. An empty text: the frame has no such field; of several, the first.
+///
+/// # Panics
+/// When tshark fails.
+#[must_use]
+pub fn fields<const N: usize>(path: &Path, names: [&str; N]) -> Vec<[String; N]> {
+    let names: Vec<&str> = names.iter().flat_map(|name| ["-e", name]).collect();
+    let lines = run_tshark(path, &[&["-E", "occurrence=f"], &names[..]].concat());
+    let values = |line: &String| {
+        let mut values = line.split('\t').map(str::to_owned);
+        std::array::from_fn(|_| values.next().unwrap_or_default())
+    };
+    lines.iter().map(values).collect()
+}
+
+fn run_tshark(path: &Path, arguments: &[&str]) -> Vec<String> {
     let mut command = Command::new("tshark");
-    command.arg("-r").arg(path).args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"]);
-    let text = output(command.args(["-Y", filter, "-T", "fields", "-e", "frame.number"]));
-    let text = String::from_utf8(text).expect("the output is text");
-    text.lines().map(|line| line.parse::<usize>().expect("a number") - 1).collect()
+    command.arg("-r").arg(path).args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE", "-T", "fields"]);
+    let text = String::from_utf8(output(command.args(arguments))).expect("the output is text");
+    text.lines().map(str::to_owned).collect()
 }

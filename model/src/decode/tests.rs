@@ -100,9 +100,9 @@ fn an_unreadable_entry_stops_no_other() {
 #[test]
 fn unknown_options_refuse_the_senders_of_their_tap_only() {
     let mut newer = tap("t1");
-    newer["options"] = json!({"limit": {"bytesPerFlow": 1}});
+    newer["options"] = json!({"limit": {"bytesPerSource": 1}});
     let spec = json!({"taps": [newer, tap("t2")], "senders": [sender("t1", "p1"), sender("t2", "p1")]});
-    refused(&spec, "unknown field `bytesPerFlow`");
+    refused(&spec, "unknown field `bytesPerSource`");
     assert_eq!(decode(&spec).senders.len(), 1);
     let mut newer = json!({"taps": [tap("t1")], "senders": [sender("t1", "p1")]});
     newer["sampleEverything"] = json!(true);

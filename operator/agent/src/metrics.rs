@@ -177,22 +177,24 @@ fn registry(counters: &Counters, spec: &Value) -> Registry {
             let direction = DirectionLabels { sender: sender.clone(), direction };
             failures.get_or_create(&direction).inc_by(counted.failed);
             oversized_frames.get_or_create(&direction).inc_by(counted.oversized.frames);
-            if counted.truncated != Count::default() || !options["truncate"].is_null() {
+            let has = |option: &str| options.pointer(option).is_some_and(|value| !value.is_null());
+            if counted.truncated != Count::default() || has("/truncate") || has("/limit/bytesPerFlow") {
                 truncated_frames.get_or_create(&direction).inc_by(counted.truncated.frames);
                 truncated_bytes.get_or_create(&direction).inc_by(counted.truncated.bytes);
             }
             // With the option without which it cannot happen.
             let outcomes = [
                 ("mirrored", None, counted.mirrored),
-                ("filtered", Some("filter"), counted.filtered),
-                ("sampled_out", Some("sample"), counted.sampled_out),
-                ("rate_limited", Some("limit"), counted.rate_limited),
-                ("deduplicated", Some("deduplicate"), counted.deduplicated),
+                ("filtered", Some("/filter"), counted.filtered),
+                ("sampled_out", Some("/sample"), counted.sampled_out),
+                ("rate_limited", Some("/limit"), counted.rate_limited),
+                ("deduplicated", Some("/deduplicate"), counted.deduplicated),
                 ("expired", None, counted.expired),
+                ("cut_off", Some("/limit/bytesPerFlow"), counted.cut_off),
             ];
             for (outcome, option, count) in outcomes {
                 // Without a series from the start, the first frames would be missing in every rate.
-                if count == Count::default() && option.is_some_and(|option| options[option].is_null()) {
+                if count == Count::default() && option.is_some_and(|option| !has(option)) {
                     continue;
                 }
                 let labels = OutcomeLabels { direction: direction.clone(), outcome };

@@ -203,14 +203,26 @@ fn frames_are_truncated_in_one_way() {
         json!({"bytes": 65_535}),
         json!({"headersOnly": true}),
         json!({"bytes": 64, "headersOnly": false}),
+        json!({"headersOnly": true, "exemptBytes": 4096}),
+        json!({"bytes": 64, "exemptBytes": 0}),
+        json!({"bytes": 64, "exemptBytes": 1_048_576}),
     ] {
         taken("/spec/truncate", good);
     }
-    for bad in [json!({}), json!({"headersOnly": false}), json!({"bytes": 64, "headersOnly": true})] {
+    for bad in [
+        json!({}),
+        json!({"headersOnly": false}),
+        json!({"bytes": 64, "headersOnly": true}),
+        json!({"exemptBytes": 4096}),
+    ] {
         refused("/spec/truncate", bad, "exactly one of truncate.bytes and truncate.headersOnly");
     }
     for bad in [13, 65_536] {
         refused("/spec/truncate", json!({"bytes": bad}), "truncate.bytes must be between 14");
+    }
+    for bad in [-1, 1_048_577] {
+        let truncate = json!({"headersOnly": true, "exemptBytes": bad});
+        refused("/spec/truncate", truncate, "truncate.exemptBytes must be between 0");
     }
 }
 
@@ -224,15 +236,21 @@ fn samples_and_limits_are_numbers_that_mean_something() {
     }
     taken("/spec/limit", json!({"bitsPerSecond": 100_000_000, "packetsPerSecond": 0}));
     taken("/spec/limit", json!({"packetsPerSecond": 1}));
-    taken("/spec/limit", json!({"bitsPerSecond": "100M", "packetsPerSecond": "64Ki"}));
+    taken("/spec/limit", json!({"bitsPerSecond": "100M", "packetsPerSecond": "64Ki", "bytesPerFlow": "1Mi"}));
+    taken("/spec/limit", json!({"bytesPerFlow": "1Gi"}));
     for bad in [
         json!({}),
         json!({"bitsPerSecond": 0}),
         json!({"bitsPerSecond": 0, "packetsPerSecond": 0}),
         json!({"bitsPerSecond": "0"}),
         json!({"bitsPerSecond": "0k"}),
+        json!({"bitsPerSecond": 0, "bytesPerFlow": "0Mi"}),
     ] {
-        refused("/spec/limit", bad, "set limit.bitsPerSecond or limit.packetsPerSecond to more than 0");
+        refused(
+            "/spec/limit",
+            bad,
+            "set limit.bitsPerSecond, limit.packetsPerSecond or limit.bytesPerFlow to more than 0",
+        );
     }
     refused("/spec/limit", json!({"bitsPerSecond": -1}), "limit.bitsPerSecond must be between 0");
     refused("/spec/limit", json!({"packetsPerSecond": 1_000_000_001}), "limit.packetsPerSecond must be between 0");
@@ -240,11 +258,16 @@ fn samples_and_limits_are_numbers_that_mean_something() {
         refused("/spec/limit", json!({"bitsPerSecond": bad}), "limit.bitsPerSecond must be between 0");
     }
     refused("/spec/limit", json!({"packetsPerSecond": "2G"}), "limit.packetsPerSecond must be between 0");
+    for bad in [json!("1025Mi"), json!(1_073_741_825), json!(-1), json!("64KiB")] {
+        refused("/spec/limit", json!({"bytesPerFlow": bad}), "limit.bytesPerFlow must be between 0");
+    }
 }
 
 #[test]
-fn deduplication_has_no_fields() {
+fn handshakes_are_mirrored_at_one_end_or_at_both() {
     taken("/spec/deduplicate", json!({}));
+    taken("/spec/deduplicate", json!({"handshakes": "Once"}));
+    taken("/spec/deduplicate", json!({"handshakes": "Both"}));
 }
 
 #[test]
@@ -336,12 +359,15 @@ fn what_the_rules_take_can_be_decoded() {
         check("/spec/filter/include/0", "cidrs", &json!([text]));
         check("/spec", "limit", &json!({"bitsPerSecond": text}));
         check("/spec", "limit", &json!({"packetsPerSecond": text, "bitsPerSecond": "1M"}));
+        check("/spec", "limit", &json!({"bytesPerFlow": text}));
     }
     for &number in EDGE_NUMBERS {
         check("/spec/targets", "maxPods", &json!(number));
         check("/spec", "vxlan", &json!({"vni": number}));
         check("/spec", "sample", &json!({"oneInFlows": number}));
         check("/spec", "limit", &json!({"bitsPerSecond": number}));
+        check("/spec", "limit", &json!({"bytesPerFlow": number}));
+        check("/spec", "truncate", &json!({"headersOnly": true, "exemptBytes": number}));
         check("/spec/truncate", "bytes", &json!(number));
         check("/spec/filter/include/0/ports/0", "port", &json!(number));
         check("/spec/filter/include/0/ports/0", "endPort", &json!(number));

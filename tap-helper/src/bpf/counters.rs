@@ -1,9 +1,12 @@
-use aya::maps::{MapData, MapError, PerCpuArray};
+use std::fmt;
+
+use aya::maps::{IterableMap as _, Map, MapData, MapError, PerCpuArray};
 use serde::Serialize;
 
 use super::{
+    BpfError, Maps, ObjectError,
     constants::{
-        COUNTERS, DEDUPLICATED, DIRECTION_KEYS, EGRESS, EXPIRED, FAILED, FILTERED, FORGED, INGRESS, MIRRORED,
+        COUNTERS, CUT_OFF, DEDUPLICATED, DIRECTION_KEYS, EGRESS, EXPIRED, FAILED, FILTERED, FORGED, INGRESS, MIRRORED,
         OVERSIZED, PROBES, RATE_LIMITED, SAMPLED_OUT, SENDERS, SENT, TRUNCATED,
     },
     layout::Counter,
@@ -33,6 +36,8 @@ pub struct DirectionCounters {
     pub deduplicated: Count,
     /// After the deadline, but otherwise mirrored.
     pub expired: Count,
+    /// Of a flow that is cut off.
+    pub cut_off: Count,
     /// Truncated because the tap says so; the bytes are those removed.
     pub truncated: Count,
     /// Did not fit the underlay and could not be segmented: fragmented or truncated, as the tap says.
@@ -51,7 +56,7 @@ impl DirectionCounters {
     /// The frames that the filter selects.
     #[must_use]
     pub fn matched(&self) -> Count {
-        sum(&[self.mirrored, self.sampled_out, self.rate_limited, self.deduplicated, self.expired])
+        sum(&[self.mirrored, self.sampled_out, self.rate_limited, self.deduplicated, self.expired, self.cut_off])
     }
 }
 
@@ -76,32 +81,66 @@ pub struct Counters {
     pub probes: Count,
 }
 
-/// Reads a sender's counters of all CPUs.
-pub(super) fn read(map: &PerCpuArray<MapData, Counter>, classid: u32) -> Result<Counters, MapError> {
-    let count = |key: u32| {
-        let values = map.get(&(classid % SENDERS * COUNTERS + key), 0)?;
-        let sum = |part: fn(&Counter) -> u64| values.iter().map(part).sum();
-        Ok::<_, MapError>(Count { frames: sum(|value| value.frames), bytes: sum(|value| value.bytes) })
-    };
-    let direction = |direction: u32| {
-        let of_direction = |key| count(direction * DIRECTION_KEYS + key);
-        Ok::<_, MapError>(DirectionCounters {
-            mirrored: of_direction(MIRRORED)?,
-            filtered: of_direction(FILTERED)?,
-            sampled_out: of_direction(SAMPLED_OUT)?,
-            rate_limited: of_direction(RATE_LIMITED)?,
-            deduplicated: of_direction(DEDUPLICATED)?,
-            expired: of_direction(EXPIRED)?,
-            truncated: of_direction(TRUNCATED)?,
-            oversized: of_direction(OVERSIZED)?,
-            failed: of_direction(FAILED)?,
+/// The counters of the senders that share a program set. Holds one descriptor.
+pub struct SetCounters(PerCpuArray<MapData, Counter>);
+
+impl fmt::Debug for SetCounters {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("SetCounters").finish_non_exhaustive()
+    }
+}
+
+impl SetCounters {
+    /// Those of a program in the kernel, whichever process loaded it.
+    pub fn adopt(program: u32) -> Result<Self, BpfError> {
+        Maps::adopt(program).map(Maps::into_counters)
+    }
+
+    /// None if the map has another shape.
+    pub(super) fn new(map: Map) -> Option<Self> {
+        map.try_into().ok().map(Self)
+    }
+
+    pub(super) fn map(&self) -> &MapData {
+        self.0.map()
+    }
+
+    /// The counters of the sender with a class ID, since it was created. Those of another version may be at other keys.
+    pub fn sender(&self, classid: u32) -> Result<Counters, BpfError> {
+        if self.0.len() != SENDERS * COUNTERS {
+            return Err(ObjectError::Maps.into());
+        }
+        self.read(classid).map_err(|error| BpfError::aya("read counters", &error))
+    }
+
+    /// Reads them on all CPUs.
+    fn read(&self, classid: u32) -> Result<Counters, MapError> {
+        let count = |key: u32| {
+            let values = self.0.get(&(classid % SENDERS * COUNTERS + key), 0)?;
+            let sum = |part: fn(&Counter) -> u64| values.iter().map(part).sum();
+            Ok::<_, MapError>(Count { frames: sum(|value| value.frames), bytes: sum(|value| value.bytes) })
+        };
+        let direction = |direction: u32| {
+            let of_direction = |key| count(direction * DIRECTION_KEYS + key);
+            Ok::<_, MapError>(DirectionCounters {
+                mirrored: of_direction(MIRRORED)?,
+                filtered: of_direction(FILTERED)?,
+                sampled_out: of_direction(SAMPLED_OUT)?,
+                rate_limited: of_direction(RATE_LIMITED)?,
+                deduplicated: of_direction(DEDUPLICATED)?,
+                expired: of_direction(EXPIRED)?,
+                cut_off: of_direction(CUT_OFF)?,
+                truncated: of_direction(TRUNCATED)?,
+                oversized: of_direction(OVERSIZED)?,
+                failed: of_direction(FAILED)?,
+            })
+        };
+        Ok(Counters {
+            ingress: direction(INGRESS)?,
+            egress: direction(EGRESS)?,
+            forged: count(FORGED)?,
+            sent: count(SENT)?,
+            probes: count(PROBES)?,
         })
-    };
-    Ok(Counters {
-        ingress: direction(INGRESS)?,
-        egress: direction(EGRESS)?,
-        forged: count(FORGED)?,
-        sent: count(SENT)?,
-        probes: count(PROBES)?,
-    })
+    }
 }

@@ -7,14 +7,14 @@ use std::{
 
 use podtap_model::{
     IpNet, Match, Oversize, Protocol, Quantity, Truncate, Uid,
-    bounds::{MAX_BITS_PER_SECOND, MAX_PACKETS_PER_SECOND, MAX_PEERS, MAX_RULES, TRUNCATE_BYTES},
+    bounds::{MAX_BITS_PER_SECOND, MAX_EXEMPT_BYTES, MAX_PACKETS_PER_SECOND, MAX_PEERS, MAX_RULES, TRUNCATE_BYTES},
 };
 
 use super::{
     BpfError, Reach, Settings,
     constants::{
-        ANY, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, LOCAL, LOWER_PORT_MIRRORS, NEEDS_PORTS, NO_PORT,
-        PEERS, REMOTE, RULES, TRUNCATE_HEADERS, TRUNCATE_OVERSIZE, UID_SIZE,
+        ANY, BOTH_HANDSHAKES, DEDUPLICATE, HAS_EXPRESSION, HAS_INCLUDE, LINEARIZE, LOCAL, LOWER_PORT_MIRRORS,
+        NEEDS_PORTS, NO_PORT, PEERS, REMOTE, RULES, TRACK_FLOWS, TRUNCATE_HEADERS, TRUNCATE_OVERSIZE, UID_SIZE,
     },
 };
 use crate::names;
@@ -33,13 +33,14 @@ pub(super) struct Config {
     packets_per_second: u64,
     sample_seed: u64,
     flags: u32,
-    include_count: u32,
-    rule_count: u32,
+    include_count: u16,
+    rule_count: u16,
     one_in_flows: u32,
     truncate: u32,
     frame_limit: u32,
     probe_ethertype: u32,
-    reserved: u32,
+    bytes_per_flow: u32,
+    exempt_bytes: u32,
     rules: [Rule; MAX_RULES],
 }
 
@@ -161,12 +162,13 @@ impl Config {
         let is_deduplicated = !peers.is_empty();
         let has_ports = all.iter().any(|rule| (rule.first_port, rule.last_port) != ANY_PORT);
         let has_addresses = all.iter().any(|rule| rule.remote.mask != [[0; 4]; 4]);
+        let has_both_handshakes = options.deduplicate.is_some_and(|deduplicate| !deduplicate.handshakes.is_once());
         let limit = options.limit.unwrap_or_default();
         let rate = |rate: Option<Quantity>| rate.unwrap_or_default().get();
         let flags = [
             (HAS_EXPRESSION, program.is_some()),
             (HAS_INCLUDE, !filter.include.is_empty()),
-            (NEEDS_PORTS, options.one_in_flows() > 1 || is_deduplicated || has_ports),
+            (NEEDS_PORTS, options.one_in_flows() > 1 || options.track_flows() || is_deduplicated || has_ports),
             (DEDUPLICATE, is_deduplicated),
             // An expression may look at both.
             (LOWER_PORT_MIRRORS, is_deduplicated && (has_ports || has_addresses || program.is_some())),
@@ -174,6 +176,8 @@ impl Config {
             (LINEARIZE, *linearize),
             (LOCAL, *reach != Reach::Remote),
             (REMOTE, *reach != Reach::Local),
+            (TRACK_FLOWS, options.track_flows()),
+            (BOTH_HANDSHAKES, is_deduplicated && has_both_handshakes),
         ];
         Ok(Self {
             program_hash,
@@ -195,14 +199,15 @@ impl Config {
             },
             frame_limit: frame_limit.unwrap_or_default(),
             probe_ethertype: probe_ether_type.get().to_be().into(),
-            reserved: 0,
+            bytes_per_flow: options.bytes_per_flow(),
+            exempt_bytes: options.exempt_bytes().min(MAX_EXEMPT_BYTES),
             rules: array(&all).ok_or(BpfError::TooManyRules(all.len()))?,
         })
     }
 }
 
-fn count<T>(items: &[T]) -> u32 {
-    u32::try_from(items.len()).unwrap_or(u32::MAX)
+fn count<T>(items: &[T]) -> u16 {
+    u16::try_from(items.len()).unwrap_or(u16::MAX)
 }
 
 /// The items, followed by zeroes; none if there are too many.

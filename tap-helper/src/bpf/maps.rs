@@ -6,14 +6,13 @@ use std::{
     os::fd::AsFd as _,
 };
 
-use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError};
 
 use super::{
-    BpfError, Counters, Monotonic, ObjectError, Settings,
-    constants::{COUNTERS, SENDERS, SLOTS},
-    counters,
-    layout::{Config, Counter, Peer},
-    object::{MapsByName, maps_of, program_hash},
+    BpfError, Counters, Monotonic, ObjectError, SetCounters, Settings,
+    constants::{SENDERS, SLOTS},
+    layout::{Config, Peer},
+    object::{MapsByName, maps_of},
 };
 use crate::names::Hash;
 
@@ -24,7 +23,7 @@ const UNKNOWN_PEERS: u64 = 1;
 pub struct Maps {
     configs: Array<MapData, Config>,
     active: Array<MapData, u32>,
-    counters: PerCpuArray<MapData, Counter>,
+    counters: SetCounters,
     /// Only the classifiers have it: missing if the maps are those of a clamp.
     deadlines: Option<Array<MapData, u64>>,
     /// None in the maps of a clamp, which does not use it.
@@ -67,7 +66,7 @@ impl Settings {
     }
 
     pub(super) fn config(&self) -> Result<Config, BpfError> {
-        Config::new(self, program_hash(&self.expression()?))
+        Config::new(self, self.program_hash()?)
     }
 }
 
@@ -83,7 +82,7 @@ impl Maps {
         Some(Self {
             configs: take("configs")?.try_into().ok()?,
             active: take("active")?.try_into().ok()?,
-            counters: take("counters")?.try_into().ok()?,
+            counters: SetCounters::new(take("counters")?)?,
             deadlines: take("deadlines").and_then(|map| map.try_into().ok()),
             peers: take("peers").map(TryInto::try_into).transpose().ok()?,
             others: maps,
@@ -190,16 +189,14 @@ impl Maps {
         set.map_err(|error| BpfError::aya("write a deadline", &error))
     }
 
-    /// The counters of the sender with a class ID, since it was created. Those of another version may be at other keys.
+    /// [`SetCounters::sender`].
     pub fn counters(&self, classid: u32) -> Result<Counters, BpfError> {
-        if self.counters.len() != SENDERS * COUNTERS {
-            return Err(ObjectError::Maps.into());
-        }
-        counters::read(&self.counters, classid).map_err(|error| BpfError::aya("read counters", &error))
+        self.counters.sender(classid)
     }
 
-    /// Only the map with the counters of all senders.
-    pub(super) fn into_counters(self) -> PerCpuArray<MapData, Counter> {
+    /// Only the counters of all senders.
+    #[must_use]
+    pub fn into_counters(self) -> SetCounters {
         self.counters
     }
 

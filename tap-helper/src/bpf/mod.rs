@@ -42,7 +42,7 @@ mod tcx;
 mod test_run;
 mod translate;
 
-pub use counters::{Count, Counters, DirectionCounters};
+pub use counters::{Count, Counters, DirectionCounters, SetCounters};
 pub use error::{BpfError, ObjectError};
 pub use kernel_version::frag_list_safe;
 pub use maps::{Fingerprint, Maps};

@@ -51,6 +51,13 @@ impl Object {
         Ok(())
     }
 
+    /// Gives the map `flows` a single entry, because it takes the memory of all entries when it is created.
+    pub(super) fn minimize_flows(&mut self) -> Result<(), BpfError> {
+        let flows = self.0.maps.get_mut("flows").ok_or(ObjectError::Maps)?;
+        flows.set_max_entries(1);
+        Ok(())
+    }
+
     /// The object's maps: those of `existing` with the same name and shape, and new ones.
     pub(super) fn maps(&mut self, mut existing: MapsByName) -> Result<MapsByName, BpfError> {
         // The features of BTF that clang emits for C, which all kernels with BTF maps and spin locks accept.
@@ -113,13 +120,14 @@ fn has_shape(map: &MapData, definition: &Definition) -> Result<bool, BpfError> {
 }
 
 /// Identifies programs: those with the same hash differ in their configuration at most. The kernel keeps it, in `configs`.
-pub(super) fn program_hash(expression: &[Insn]) -> u64 {
+pub(super) fn program_hash(expression: &[Insn], track_flows: bool) -> u64 {
     static OBJECT: LazyLock<Hash> = LazyLock::new(|| {
         let mut hash = Hash::new();
         hash.write(TAP);
         hash
     });
     let mut hash = *OBJECT;
+    hash.write(&[track_flows.into()]);
     for Insn { code, dst, src, off, imm } in expression {
         hash.write(&[*code, *dst, *src]);
         hash.write(&off.to_le_bytes());

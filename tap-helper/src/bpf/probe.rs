@@ -9,15 +9,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use aya::maps::{MapData, PerCpuArray};
 use nix::errno::Errno;
 use podtap_model::EtherType;
 
 use super::{
-    BpfError, Counters, Maps,
+    BpfError, Counters, Maps, SetCounters,
     constants::{ETHERNET_HEADER, FULL_SIZE, PROBE_VERSION, SMALL, UID_SIZE},
-    counters,
-    layout::Counter,
     object::{Object, PROBE},
     syscall,
 };
@@ -85,7 +82,7 @@ pub(super) fn uid(text: &str) -> [u8; UID_SIZE as usize] {
 /// The program that sends the probes of up to [`SENDERS`](super::SENDERS) senders, those of a set. Holds two descriptors.
 pub struct Prober {
     program: OwnedFd,
-    counters: PerCpuArray<MapData, Counter>,
+    counters: SetCounters,
 }
 
 impl fmt::Debug for Prober {
@@ -104,9 +101,9 @@ impl Prober {
         Ok(Self { program: object.load("podtap_probe")?, counters: maps.into_counters() })
     }
 
-    /// The counters of the sender with a class ID.
+    /// [`SetCounters::sender`].
     pub fn counters(&self, classid: u32) -> Result<Counters, BpfError> {
-        counters::read(&self.counters, classid).map_err(|error| BpfError::aya("read counters", &error))
+        self.counters.sender(classid)
     }
 
     /// Sends a probe of the sender with a class ID through its device, in the network namespace of the calling thread. Returns whether

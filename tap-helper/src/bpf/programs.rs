@@ -34,6 +34,9 @@ impl Programs {
         if settings.program.is_some() {
             object.set_expression(&settings.expression()?)?;
         }
+        if !settings.options.track_flows() {
+            object.minimize_flows()?;
+        }
         let maps = object.maps(existing)?;
         object.link(&maps)?;
         let mut maps = Maps::from_names(maps).ok_or(ObjectError::Maps)?;

@@ -2,7 +2,10 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use podtap_model::{EtherType, MirrorOptions, Program, ProgramError};
 
-use super::translate::{Insn, translate};
+use super::{
+    object::program_hash,
+    translate::{Insn, translate},
+};
 
 /// How the programs of one tap on one pod process frames.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -39,6 +42,11 @@ pub enum Reach {
 }
 
 impl Settings {
+    /// Identifies the programs that support them.
+    pub(super) fn program_hash(&self) -> Result<u64, ProgramError> {
+        Ok(program_hash(&self.expression()?, self.options.track_flows()))
+    }
+
     /// The filter expression as eBPF; empty if there is none.
     pub(super) fn expression(&self) -> Result<Vec<Insn>, ProgramError> {
         self.program.as_ref().map_or_else(|| Ok(Vec::new()), |program| translate(&program.instructions))

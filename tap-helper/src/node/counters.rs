@@ -7,14 +7,17 @@
 //! is what the actions report, which includes what the programs count as failed; both are part of `mirrored`. What the VXLAN device drops
 //! afterwards, for example because there is no route, is not a failure of the action.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    time::Instant,
+};
 
 use podtap_model::{Count, Counters, DirectionCounters, SenderCounters};
 use tracing::warn;
 
 use super::{Node, pace::Pace, sources};
 use crate::{
-    bpf::{self, Maps},
+    bpf::{self, BpfError, SetCounters},
     marks::{Cookie, Mark, SenderMark},
     names::sender_hash,
     namespace::NamespaceId,
@@ -38,6 +41,26 @@ pub(super) struct CounterRequests {
 struct Reading {
     answer: Counters,
     left: Vec<NamespaceId>,
+    sets: Sets,
+}
+
+/// The counters of program sets, by the ID of a classifier.
+#[derive(Default)]
+struct Sets(BTreeMap<u32, SetCounters>);
+
+impl Sets {
+    /// Most that are held at the same time: each takes a descriptor.
+    const MOST: usize = 64;
+
+    fn of(&mut self, program: u32) -> Result<&SetCounters, BpfError> {
+        if self.0.len() >= Self::MOST {
+            self.0.clear();
+        }
+        Ok(match self.0.entry(program) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(SetCounters::adopt(program)?),
+        })
+    }
 }
 
 impl CounterRequests {
@@ -69,14 +92,15 @@ impl Node {
         if let (None, Some(request)) = (&self.counter_requests.current, self.counter_requests.waiting.take()) {
             let pods = self.netns.iter().filter(|(_, netns)| netns.kind == NetnsKind::Pod);
             let answer = Counters { request, ..Counters::default() };
-            self.counter_requests.current = Some(Reading { answer, left: pods.map(|(id, _)| *id).collect() });
+            self.counter_requests.current =
+                Some(Reading { answer, left: pods.map(|(id, _)| *id).collect(), sets: Sets::default() });
         }
         let reading = self.counter_requests.current.as_mut()?;
         if let Some(id) = reading.left.pop()
             && let Some(netns) = self.netns.get(&id)
         {
             let start = Instant::now();
-            match read(&netns.netlink).await {
+            match read(&netns.netlink, &mut reading.sets).await {
                 Ok(found) => reading.answer.senders.extend(found),
                 Err(error) => warn!(pod = self.netns_name(id), %error, "cannot read counters"),
             }
@@ -95,7 +119,7 @@ impl Node {
 }
 
 /// Reads the counters of the senders in one namespace.
-async fn read(netlink: &Connection) -> Result<Vec<SenderCounters>, NetlinkError> {
+async fn read(netlink: &Connection, sets: &mut Sets) -> Result<Vec<SenderCounters>, NetlinkError> {
     let _shared = netlink.share_allowance();
     let links = links(netlink).await?;
     let mark = |link| match Mark::of(link) {
@@ -110,11 +134,11 @@ async fn read(netlink: &Connection) -> Result<Vec<SenderCounters>, NetlinkError>
             all.extend(unless_gone(filters(netlink, interface, hook).await)?);
         }
     }
-    Ok(senders.into_iter().filter_map(|(link, mark)| of_sender(link, mark, &all)).collect())
+    Ok(senders.into_iter().filter_map(|(link, mark)| of_sender(link, mark, &all, sets)).collect())
 }
 
 /// The counters of one sender; none if those of its programs cannot be read.
-fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<SenderCounters> {
+fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter], sets: &mut Sets) -> Option<SenderCounters> {
     let owner = sender_hash(&SenderKey { tap: mark.tap.clone(), pod: mark.pod.clone() });
     let filter = |hook: Hook| {
         filters.iter().find(|filter| {
@@ -125,7 +149,7 @@ fn of_sender(link: &Link, mark: SenderMark, filters: &[Filter]) -> Option<Sender
     let [ingress, egress] = [Hook::Ingress, Hook::Egress].map(filter);
     let program = [ingress, egress].into_iter().flatten().find_map(|filter| Some((filter.program?, filter.classid)));
     let (id, classid) = program?;
-    let counters = Maps::adopt(id).and_then(|maps| maps.counters(classid)).ok()?;
+    let counters = sets.of(id).and_then(|set| set.sender(classid)).ok()?;
     Some(SenderCounters {
         tap_uid: mark.tap,
         pod_uid: mark.pod,
@@ -145,6 +169,7 @@ fn direction(filter: &Filter, counters: bpf::DirectionCounters) -> DirectionCoun
         rate_limited: count(counters.rate_limited),
         deduplicated: count(counters.deduplicated),
         expired: count(counters.expired),
+        cut_off: count(counters.cut_off),
         truncated: count(counters.truncated),
         oversized: count(counters.oversized),
         failed: action.failed.into(),
@@ -191,7 +216,10 @@ mod tests {
         let link = Link { index: 7, ..Link::default() };
         // No kernel assigns this program ID so soon.
         for program in [None, Some(u32::MAX)] {
-            assert_eq!(of_sender(&link, mark(), &[filter("t", Hook::Ingress, 7, 5, program)]), None);
+            assert_eq!(
+                of_sender(&link, mark(), &[filter("t", Hook::Ingress, 7, 5, program)], &mut Sets::default()),
+                None
+            );
         }
     }
 }

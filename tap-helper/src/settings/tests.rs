@@ -26,11 +26,11 @@ fn demanding() -> DesiredSender {
             "exclude": [{"protocol": "ICMP"}],
             "expression": "less 1000",
         },
-        "truncate": {"bytes": 128},
+        "truncate": {"bytes": 128, "exemptBytes": 9},
         "sample": {"oneInFlows": 10},
-        "limit": {"bitsPerSecond": 5, "packetsPerSecond": 6},
+        "limit": {"bitsPerSecond": 5, "packetsPerSecond": 6, "bytesPerFlow": 7},
         "oversize": "Truncate",
-        "deduplicate": {},
+        "deduplicate": {"handshakes": "Both"},
     });
     let peers = PEERS.map(|text| text.parse().expect("an address")).to_vec();
     let tap = Tap { peers, ..tap(&options) };

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    ConfigHash, Deduplicate, Direction, Endpoint, EtherType, Filter, FrameFormat, IpNet, Limit, Match, MirrorOptions,
-    Oversize, Pod, PortRange, Protocol, Sample, TapReference, Truncate, UnixTime, Vni,
+    ConfigHash, Deduplicate, Direction, Endpoint, EtherType, Filter, FrameFormat, Handshakes, IpNet, Limit, Match,
+    MirrorOptions, Oversize, Pod, PortRange, Protocol, Sample, TapReference, Truncate, UnixTime, Vni,
 };
 
 fn uid(text: &str) -> Uid {
@@ -36,11 +36,11 @@ fn full_spec() -> Value {
                     "exclude": [{"protocol": "ICMPv6"}],
                     "expression": "tcp",
                 },
-                "truncate": {"bytes": 128},
+                "truncate": {"bytes": 128, "exemptBytes": 4096},
                 "sample": {"oneInFlows": 10},
-                "limit": {"bitsPerSecond": 100_000_000, "packetsPerSecond": 5000},
+                "limit": {"bitsPerSecond": 100_000_000, "packetsPerSecond": 5000, "bytesPerFlow": 1_000_000},
                 "oversize": "Truncate",
-                "deduplicate": {},
+                "deduplicate": {"handshakes": "Both"},
             },
             "program": program().id,
             "expirationTime": "2027-01-15T08:00:00Z",
@@ -98,10 +98,14 @@ fn every_field_keeps_its_meaning() {
             exclude: vec![Match { protocol: Some(Protocol::Icmpv6), ..Match::default() }],
             expression: Some("tcp".to_owned()),
         }),
-        truncate: Some(Truncate { bytes: Some(128), headers_only: false }),
+        truncate: Some(Truncate { bytes: Some(128), headers_only: false, exempt_bytes: Some(4096) }),
         sample: Some(Sample { one_in_flows: 10 }),
-        limit: Some(Limit { bits_per_second: Some(100_000_000.into()), packets_per_second: Some(5000.into()) }),
-        deduplicate: Some(Deduplicate {}),
+        limit: Some(Limit {
+            bits_per_second: Some(100_000_000.into()),
+            packets_per_second: Some(5000.into()),
+            bytes_per_flow: Some(1_000_000.into()),
+        }),
+        deduplicate: Some(Deduplicate { handshakes: Handshakes::Both }),
         oversize: Oversize::Truncate,
     };
     assert_eq!(options.check(), Ok(()));
@@ -169,7 +173,7 @@ fn directions_and_protocols_keep_their_meaning() {
 fn headers_only() {
     let state = decode(&with("/taps/0/options/truncate", json!({"headersOnly": true})));
     let options = &state.senders[0].tap.options;
-    assert_eq!(options.truncate, Some(Truncate { bytes: None, headers_only: true }));
+    assert_eq!(options.truncate, Some(Truncate { headers_only: true, ..Truncate::default() }));
     assert_eq!(options.check(), Ok(()));
 }
 

@@ -6,7 +6,7 @@ use tokio::{net::TcpListener, task::yield_now};
 use super::*;
 
 fn update() -> DesiredUpdate {
-    let options = json!({"filter": {}, "sample": {}, "limit": {}, "deduplicate": {}, "truncate": {}});
+    let options = json!({"filter": {}, "sample": {}, "limit": {"bytesPerFlow": 1}, "deduplicate": {}, "truncate": {}});
     let tap = |number: u32| json!({"namespace": "shop", "name": format!("tap-{number}"), "uid": format!("t{number}"), "options": options});
     let sender = |number: u32| {
         let pod = json!({"namespace": "shop", "name": "web-0", "uid": "p"});
@@ -28,8 +28,9 @@ fn with_programs(tap: &str) -> SenderCounters {
         rate_limited: count(first + 3),
         deduplicated: count(u64::MAX / 100),
         expired: count(first + 4),
-        truncated: count(first + 5),
-        oversized: count(first + 6),
+        cut_off: count(first + 5),
+        truncated: count(first + 6),
+        oversized: count(first + 7),
         failed: 2,
     };
     SenderCounters {
@@ -63,10 +64,10 @@ fn every_counter_has_the_names_of_tap_and_pod() {
         let of = |direction: &str, outcome: &str| {
             value(&text, "frames", number, &format!(",direction=\"{direction}\",outcome=\"{outcome}\""))
         };
-        let all = ["mirrored", "filtered", "sampled_out", "rate_limited", "expired"];
+        let all = ["mirrored", "filtered", "sampled_out", "rate_limited", "expired", "cut_off"];
         for (direction, first) in [("ingress", 10), ("egress", 20)] {
             let counts = all.map(|outcome| of(direction, outcome));
-            assert_eq!(counts, [0, 1, 2, 3, 4].map(|number| Some(first + number)), "{text}");
+            assert_eq!(counts, [0, 1, 2, 3, 4, 5].map(|number| Some(first + number)), "{text}");
         }
         assert_eq!(of("egress", "deduplicated"), Some(u64::MAX / 100), "all 64 bits");
         let bytes = value(&text, "frame_bytes", number, ",direction=\"egress\",outcome=\"filtered\"");
@@ -75,7 +76,7 @@ fn every_counter_has_the_names_of_tap_and_pod() {
             let labels = format!(",direction=\"{direction}\"");
             let of_direction = ["truncated_frames", "truncated_bytes", "oversized_frames", "mirror_failures"];
             let values = of_direction.map(|name| value(&text, name, number, &labels));
-            assert_eq!(values, [first + 5, (first + 5) * 100, first + 6, 2].map(Some), "{text}");
+            assert_eq!(values, [first + 6, (first + 6) * 100, first + 7, 2].map(Some), "{text}");
         }
         assert_eq!(value(&text, "forged_frames", number, ""), Some(7), "{text}");
     }
@@ -90,7 +91,7 @@ fn what_a_tap_cannot_count_has_no_series() {
         egress: Some(DirectionCounters::default()),
         ..with_programs("t1")
     };
-    assert_eq!(series(&metrics(vec![idle.clone()])), 33, "with every option");
+    assert_eq!(series(&metrics(vec![idle.clone()])), 37, "with every option");
 
     let mut without_options = update();
     without_options.spec["taps"][0]["options"] = json!(null);
@@ -99,7 +100,7 @@ fn what_a_tap_cannot_count_has_no_series() {
         http::text(&registry(&counters, &without_options.spec)).expect("it can be encoded")
     };
     assert_eq!(series(&text(idle)), 13, "mirrored, expired, failed, oversized and forged frames");
-    assert_eq!(series(&text(with_programs("t1"))), 33, "what was counted before the tap was changed is not lost");
+    assert_eq!(series(&text(with_programs("t1"))), 37, "what was counted before the tap was changed is not lost");
 }
 
 #[test]

@@ -18,7 +18,11 @@ use serde::Serialize;
 
 use crate::{
     failure::Failure,
-    plan::{node_size::max_senders, node_specs, tap_plan::TapPlan},
+    plan::{
+        node_size::{flow_table_senders, max_senders},
+        node_specs,
+        tap_plan::TapPlan,
+    },
     store::snapshot::Snapshot,
     validate::state::TapState,
 };
@@ -55,9 +59,11 @@ type NodeUsage<'a> = BTreeMap<&'a str, BTreeMap<usize, Usage<'a>>>;
 /// Refuses taps until every node's part fits: the youngest of the namespace that uses most of the node, again and again. The plans are
 /// to be given oldest tap first.
 pub fn refuse(taps: &mut [TapPlan<'_>], snapshot: &Snapshot) {
-    let max_senders = |node: &str| max_senders(snapshot.nodes.get(node).map(AsRef::as_ref));
+    let cached = |node: &str| snapshot.nodes.get(node).map(AsRef::as_ref);
+    let max_senders = |node: &str| max_senders(cached(node));
+    let flow_table = |node: &str| flow_table_senders(cached(node)) * min_sender(max_senders(node));
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
-    for (node, mut usage) in usage(taps, max_senders) {
+    for (node, mut usage) in usage(taps, max_senders, flow_table) {
         for taps in usage.values_mut() {
             taps.retain(|index, _| !refused.contains_key(index));
         }
@@ -67,14 +73,18 @@ pub fn refuse(taps: &mut [TapPlan<'_>], snapshot: &Snapshot) {
         let namespace = &taps[index].tap.reference.namespace;
         let most = max_senders(&node);
         let message = format!(
-            "the node {node} has no room for this tap: by its memory, it has room for at most {most} tapped pods, each counted once per tap, and for fewer if filters are long, {namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace, or select fewer pods on that node"
+            "the node {node} has no room for this tap: by its memory, it has room for at most {most} tapped pods, each counted once per tap, and for fewer if filters are long or limit.bytesPerFlow or truncate.exemptBytes are set, {namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace, or select fewer pods on that node"
         );
         taps[index].state = TapState::Refused(Failure::new(Reason::NodeFull, message));
     }
 }
 
-/// What is planned for each node.
-fn usage<'a>(taps: &'a [TapPlan<'_>], max_senders: impl Fn(&str) -> usize) -> BTreeMap<String, NodeUsage<'a>> {
+/// What is planned for each node. A flow table there counts as so many bytes.
+fn usage<'a>(
+    taps: &'a [TapPlan<'_>],
+    max_senders: impl Fn(&str) -> usize,
+    flow_table: impl Fn(&str) -> usize,
+) -> BTreeMap<String, NodeUsage<'a>> {
     let mut nodes: BTreeMap<String, NodeUsage<'a>> = BTreeMap::new();
     for (index, plan) in taps.iter().enumerate().filter(|(_, plan)| plan.is_executed()) {
         let Ok(spec) = &plan.tap.spec else { continue };
@@ -88,7 +98,9 @@ fn usage<'a>(taps: &'a [TapPlan<'_>], max_senders: impl Fn(&str) -> usize) -> BT
             // The status repeats the addresses.
             let status = STATUS_ENTRY + size(&pod.addresses);
             let sender = size(&node_specs::sender(plan, node_specs::model_pod(pod)));
-            *senders.entry(node).or_default() += (sender + status).max(min_sender(max_senders(node)));
+            // The senders of a tap share program sets, but a set does not get other pods for those that went.
+            let flow_table = if plan.options.track_flows() { flow_table(node) } else { 0 };
+            *senders.entry(node).or_default() += (sender + status).max(min_sender(max_senders(node))) + flow_table;
         }
         let tap = size(&node_specs::tap(plan, spec, possible_peers(plan))) + STATUS_VNIS + MANAGED_FIELDS;
         let program = plan.program.as_ref().map(|program| (&program.id, size(program) + MANAGED_FIELDS));

@@ -1,7 +1,7 @@
 //! How many senders a node may have, by its size: the kernel charges their programs and maps to its tap-helper, whose memory limit allows for
 //! the most that they can take.
 
-use podtap_model::bounds::{MAX_SENDERS, SENDER_MEMORY, SENDER_MEMORY_PER_CPU};
+use podtap_model::bounds::{FLOW_TABLE_MEMORY, MAX_SENDERS, SENDER_MEMORY, SENDER_MEMORY_PER_CPU};
 
 use crate::store::node::CachedNode;
 
@@ -22,6 +22,11 @@ pub fn max_senders(node: Option<&CachedNode>) -> usize {
     let Some(memory) = node.and_then(|node| node.memory) else { return MAX_SENDERS };
     let senders = (memory / SHARE).saturating_sub(TAP_HELPER) / sender_memory(node);
     usize::try_from(senders).unwrap_or(MAX_SENDERS).clamp(MIN_SENDERS, MAX_SENDERS)
+}
+
+/// As how many senders a flow table counts.
+pub fn flow_table_senders(node: Option<&CachedNode>) -> usize {
+    usize::try_from(FLOW_TABLE_MEMORY.div_ceil(sender_memory(node))).unwrap_or(MAX_SENDERS)
 }
 
 /// The memory limit of the node's tap-helper, in bytes.
@@ -47,10 +52,10 @@ mod tests {
 
     #[test]
     fn a_tap_helper_takes_a_small_share_of_its_node() {
-        assert_eq!(size("4Gi", "4"), (275, 510));
-        assert_eq!(size("15854592Ki", "8"), (1000, 1689));
-        assert_eq!(size("1Ti", "256"), (1000, 3751));
-        assert_eq!(size("512Mi", "1"), (32, 116), "but enough for a few");
+        assert_eq!(size("4Gi", "4"), (265, 511));
+        assert_eq!(size("15854592Ki", "8"), (1000, 1751));
+        assert_eq!(size("1Ti", "256"), (1000, 4001));
+        assert_eq!(size("512Mi", "1"), (32, 118), "but enough for a few");
         assert_eq!(max_senders(None), MAX_SENDERS);
         let unknown = CachedNode::from(node("n1", &[]));
         assert_eq!(max_senders(Some(&unknown)), MAX_SENDERS);

@@ -68,7 +68,8 @@ fn rust(object: &[u8]) -> Vec<Layout> {
                 truncate,
                 frame_limit,
                 probe_ethertype,
-                reserved,
+                bytes_per_flow,
+                exempt_bytes,
                 rules,
             }
         ),
@@ -253,6 +254,8 @@ fn maps_have_these_values() {
     assert_eq!(shape("counters"), (4, size_of::<Counter>(), SENDERS * COUNTERS));
     assert_eq!(shape("deadlines"), (4, size_of::<u64>(), SENDERS));
     assert_eq!(shape("peers"), (size_of::<Peer>(), 4, PEERS));
+    // The documentation has this number, and `FLOW_TABLE_MEMORY` what it takes.
+    assert_eq!(shape("flows").2, 16_384);
 }
 
 /// The tap-helper's memory limit has room for what the maps take for each CPU, in units of eight bytes.

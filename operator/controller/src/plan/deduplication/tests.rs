@@ -29,7 +29,7 @@ impl Cluster {
     /// A tap with `deduplicate` of a pod on n1 and one on n2.
     fn new() -> Self {
         let mut once = tap("t", json!([{"node": {"name": "n3"}}]));
-        once.spec.options.deduplicate = Some(podtap_model::Deduplicate {});
+        once.spec.options.deduplicate = Some(podtap_model::Deduplicate::default());
         let mut world = World::with(once);
         world.nodes.push(node("n3", &["10.0.0.3"]));
         world.pods = vec![web("web-1", "n1", "10.1.0.1"), web("web-2", "n2", "10.1.0.2")];

@@ -1,5 +1,5 @@
 use podtap_model::bounds::MAX_SENDERS;
-use podtap_model::{Instruction, NodeState, Program, ProgramId, SenderStatus, SentVnis, State};
+use podtap_model::{Instruction, Limit, NodeState, Program, ProgramId, SenderStatus, SentVnis, State};
 use serde_json::json;
 
 use super::*;
@@ -122,10 +122,28 @@ fn a_small_node_has_fewer_senders() {
     let mut world = world(100, 8);
     world.nodes[0] = sized(world.nodes[0].clone(), "4Gi", "2");
     planned(&world, 0, |taps, n1| {
-        assert_eq!((refused(taps).len(), n1.senders.len()), (6, 201), "of 275");
+        assert_eq!((refused(taps).len(), n1.senders.len()), (6, 201), "of 265");
         let TapState::Refused(failure) = &taps[7].state else { panic!("{:?}", taps[7].state) };
-        assert!(failure.message.contains("at most 275 tapped pods"), "{}", failure.message);
+        assert!(failure.message.contains("at most 265 tapped pods"), "{}", failure.message);
     });
+}
+
+/// What the taps of the namespace use of n1, if a flow table counts as 1,000,000 bytes.
+fn bytes(world: &World) -> usize {
+    let snapshot = world.snapshot();
+    let validated = validate(&snapshot);
+    let (taps, _) = resolve(&snapshot, &validated, &Vnis::default());
+    usage(&taps, |_| MAX_SENDERS, |_| 1_000_000)["n1"]["shop"].values().map(|usage| usage.bytes).sum()
+}
+
+#[test]
+fn flow_tables_count() {
+    let mut world = world(20, 2);
+    let without = bytes(&world);
+    let tap = &mut world.taps[0].spec.options;
+    tap.limit = Some(Limit { bytes_per_flow: Some(65_536.into()), ..Limit::default() });
+    let one = bytes(&world) - without;
+    assert!((20_000_000..20_000_100).contains(&one), "{one}: one for each of 20 senders");
 }
 
 #[test]
@@ -136,15 +154,9 @@ fn peers_count_before_they_are_known() {
         let address = |number| json!({"ip": format!("fd00:aaaa:bbbb:cccc:dddd:eeee:{number:x}:ffff")});
         status.pod_ips = serde_json::from_value(json!([address(number), address(number + 1000)])).expect("addresses");
     }
-    let bytes = |world: &World| {
-        let snapshot = world.snapshot();
-        let validated = validate(&snapshot);
-        let (taps, _) = resolve(&snapshot, &validated, &Vnis::default());
-        usage(&taps, |_| MAX_SENDERS)["n1"]["shop"].values().map(|usage| usage.bytes).sum::<usize>()
-    };
     let without = bytes(&world);
     for tap in &mut world.taps {
-        tap.spec.options.deduplicate = Some(podtap_model::Deduplicate {});
+        tap.spec.options.deduplicate = Some(podtap_model::Deduplicate::default());
     }
     assert!(bytes(&world) > without + 2 * 800 * 39, "{} {without}", bytes(&world));
 }

@@ -42,7 +42,7 @@ async fn an_unchanged_cluster_sends_nothing() {
 #[tokio::test]
 async fn deduplication_settles() {
     let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
-    tap.spec.options.deduplicate = Some(podtap_model::Deduplicate {});
+    tap.spec.options.deduplicate = Some(podtap_model::Deduplicate::default());
     let mut world = World { pods: vec![pod("shop", "a", "n1"), pod("shop", "b", "n2")], ..World::with(tap) };
     for (pod, address) in world.pods.iter_mut().zip(["10.1.0.1", "10.1.0.2"]) {
         pod.status.get_or_insert_default().pod_ip = Some(address.to_owned());

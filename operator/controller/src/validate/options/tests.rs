@@ -39,8 +39,9 @@ fn everything_reaches_the_nodes() {
             "exclude": [{"protocol": "ICMPv6"}, {"cidrs": ["2001:db8::1/32"]}],
             "expression": "arp",
         },
-        "truncate": {"bytes": 128}, "sample": {"oneInFlows": 10}, "oversize": "Truncate",
-        "limit": {"bitsPerSecond": 100_000_000, "packetsPerSecond": 0},
+        "truncate": {"bytes": 128, "exemptBytes": 4096}, "sample": {"oneInFlows": 10}, "oversize": "Truncate",
+        "limit": {"bitsPerSecond": 100_000_000, "packetsPerSecond": 0, "bytesPerFlow": 65_536},
+        "deduplicate": {"handshakes": "Both"},
     });
     let (options, program) = self::options(&fields).expect("valid");
     assert_eq!(json!(options), fields);
