@@ -58,7 +58,7 @@ pub const FLOW_TABLE_MEMORY: u64 = 2560 << 10;
 /// Most memory that one sender takes, in bytes, besides [`SENDER_MEMORY_PER_CPU`]: its device, its programs and their maps, with
 /// [`MAX_PEERS`] peers. That is if it shares the programs, which have room for 32 senders of its tap, with no other. The kernel charges
 /// them to the memory cgroup of the tap-helper. A test of the dataplane tier measures it.
-pub const SENDER_MEMORY: u64 = 960 << 10;
+pub const SENDER_MEMORY: u64 = 1 << 20;
 
 /// What the maps of its programs take for each CPU that the kernel has room for: counters of 32 senders, and the parsed headers.
 pub const SENDER_MEMORY_PER_CPU: u64 = 12 << 10;

@@ -52,10 +52,10 @@ mod tests {
 
     #[test]
     fn a_tap_helper_takes_a_small_share_of_its_node() {
-        assert_eq!(size("4Gi", "4"), (265, 511));
-        assert_eq!(size("15854592Ki", "8"), (1000, 1751));
-        assert_eq!(size("1Ti", "256"), (1000, 4001));
-        assert_eq!(size("512Mi", "1"), (32, 118), "but enough for a few");
+        assert_eq!(size("4Gi", "4"), (256, 512));
+        assert_eq!(size("15854592Ki", "8"), (1000, 1814));
+        assert_eq!(size("1Ti", "256"), (1000, 4064));
+        assert_eq!(size("512Mi", "1"), (32, 120), "but enough for a few");
         assert_eq!(max_senders(None), MAX_SENDERS);
         let unknown = CachedNode::from(node("n1", &[]));
         assert_eq!(max_senders(Some(&unknown)), MAX_SENDERS);

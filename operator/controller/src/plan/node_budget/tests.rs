@@ -122,9 +122,9 @@ fn a_small_node_has_fewer_senders() {
     let mut world = world(100, 8);
     world.nodes[0] = sized(world.nodes[0].clone(), "4Gi", "2");
     planned(&world, 0, |taps, n1| {
-        assert_eq!((refused(taps).len(), n1.senders.len()), (6, 201), "of 265");
+        assert_eq!((refused(taps).len(), n1.senders.len()), (6, 201), "of 256");
         let TapState::Refused(failure) = &taps[7].state else { panic!("{:?}", taps[7].state) };
-        assert!(failure.message.contains("at most 265 tapped pods"), "{}", failure.message);
+        assert!(failure.message.contains("at most 256 tapped pods"), "{}", failure.message);
     });
 }
 
