@@ -10,12 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_tests::namespace::within;
+use podtap_tests::{cores::stay_on, namespace::within};
 
 use crate::{
     columns::{Column, Receiver},
     rounds::Bench,
-    stage::stay_on,
     statistics::percentile,
     table::Table,
 };

@@ -26,14 +26,12 @@ mod udp;
 
 use std::{path::Path, process::ExitCode, time::Instant};
 
-use podtap_tests::cluster::{Cluster, Sandbox};
-
-use crate::{
-    arguments::Arguments,
-    rounds::Bench,
-    stage::{Stage, TwoCores},
-    table::Table,
+use podtap_tests::{
+    cluster::{Cluster, Sandbox},
+    cores::Confined,
 };
+
+use crate::{arguments::Arguments, rounds::Bench, stage::Stage, table::Table};
 
 /// A family of comparisons.
 type Comparison = fn(&Bench<'_>) -> Table;
@@ -73,7 +71,8 @@ fn compare(arguments: &Arguments, start: Instant, directory: &Path) {
         return;
     }
     let stage = Stage::new();
-    let two = TwoCores::confine();
+    // The lab's veth devices run on the core of the sender, so this confines the mirror, too.
+    let two = Confined::to(2);
     let bench = Bench::new(&stage, arguments, two.cores.clone(), start);
     println!("cores {:?}; {} rounds of {} s; medians [lowest .. highest]", two.cores, bench.rounds, bench.seconds);
     for (family, measure) in selected {

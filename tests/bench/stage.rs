@@ -2,17 +2,12 @@
 
 use std::{
     cell::RefCell,
-    io,
     net::{IpAddr, Ipv4Addr, TcpStream},
     path::PathBuf,
     time::Duration,
 };
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use podtap_tests::{
     cluster::{Cluster, Sandbox, namespace_of_node},
     namespace::within,
@@ -91,39 +86,4 @@ fn node_address(name: &str) -> Ipv4Addr {
     let addresses = node.status.and_then(|s| s.addresses).expect("a node has addresses");
     let mut parsed = addresses.iter().filter_map(|a| a.address.parse::<IpAddr>().ok());
     parsed.find_map(|a| if let IpAddr::V4(a) = a { Some(a) } else { None }).expect("the lab is IPv4")
-}
-
-/// Pins the calling thread to one core.
-pub fn stay_on(core: usize) -> io::Result<()> {
-    let mut one = CpuSet::new();
-    one.set(core)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
-}
-
-/// Pins this thread, and what it starts, to two cores until dropped. The lab's veth devices run on the core of the sender, so this confines
-/// the mirror, too.
-pub struct TwoCores {
-    before: CpuSet,
-    /// Their numbers.
-    pub cores: Vec<usize>,
-}
-
-impl TwoCores {
-    pub fn confine() -> Self {
-        let before = sched_getaffinity(Pid::from_raw(0)).expect("a thread knows its cores");
-        let cores: Vec<usize> =
-            (0..CpuSet::count()).filter(|core| before.is_set(*core).unwrap_or(false)).take(2).collect();
-        let mut two = CpuSet::new();
-        for core in &cores {
-            two.set(*core).expect("a number that was just read");
-        }
-        sched_setaffinity(Pid::from_raw(0), &two).expect("a thread may use fewer cores");
-        Self { before, cores }
-    }
-}
-
-impl Drop for TwoCores {
-    fn drop(&mut self) {
-        let _ = sched_setaffinity(Pid::from_raw(0), &self.before);
-    }
 }

@@ -6,12 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use podtap_model::{Limit, MirrorOptions, Truncate};
-use podtap_tests::pcap::{File, fields};
+use podtap_tests::{
+    cores::Confined,
+    pcap::{File, fields},
+};
 use tap_helper::bpf::{ProgramKind, Programs};
 
 use crate::{
@@ -36,29 +35,6 @@ const HEADER_INTERVAL: Duration = Duration::from_millis(990);
 fn cutoff(bytes: u64) -> MirrorOptions {
     let limit = Limit { bytes_per_flow: Some(bytes.into()), ..Limit::default() };
     MirrorOptions { limit: Some(limit), ..MirrorOptions::default() }
-}
-
-/// Keeps this thread on one CPU until dropped, as the classifier and the clamp run on one for a frame.
-struct OneCpu {
-    before: CpuSet,
-}
-
-impl OneCpu {
-    fn confine() -> Self {
-        let this = Pid::from_raw(0);
-        let before = sched_getaffinity(this).expect("a thread knows its CPUs");
-        let cpu = (0..CpuSet::count()).find(|cpu| before.is_set(*cpu).unwrap_or_default()).expect("one is allowed");
-        let mut one = CpuSet::new();
-        one.set(cpu).expect("a number that was just read");
-        sched_setaffinity(this, &one).expect("a thread may use fewer CPUs");
-        Self { before }
-    }
-}
-
-impl Drop for OneCpu {
-    fn drop(&mut self) {
-        let _ = sched_setaffinity(Pid::from_raw(0), &self.before);
-    }
 }
 
 /// What arrives of a frame, if anything does.
@@ -310,7 +286,8 @@ fn compare(random: &mut Random, options: &MirrorOptions) -> [usize; 3] {
 /// Whatever the flow: TCP with options, UDP, SCTP and ICMP, IPv4 and IPv6, in fragments, with padding.
 #[test]
 fn each_frame_arrives_as_much_as_its_flow_has_left() {
-    let _cpu = OneCpu::confine();
+    // As the classifier and the clamp run for a frame.
+    let _core = Confined::to(1);
     let mut random = Random::new(11);
     let truncate = |truncate: Truncate| Some(Truncate { exempt_bytes: Some(2500), ..truncate });
     let bytes = truncate(Truncate { bytes: Some(80), ..Truncate::default() });
@@ -348,7 +325,8 @@ fn long(mut frame: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn a_flow_that_is_cut_off_shows_once_per_second_in_each_direction() {
-    let _cpu = OneCpu::confine();
+    // As the classifier and the clamp run for a frame.
+    let _core = Confined::to(1);
     let programs = load(&with(cutoff(1000)));
     let [pod, other] = ends();
     let (out, acknowledgement) = (segment(ACK), frame(6, other, pod, ACK, false));
@@ -361,6 +339,7 @@ fn a_flow_that_is_cut_off_shows_once_per_second_in_each_direction() {
                 arrived[count] += 1;
             }
         }
+        // The rate of the frames.
         thread::sleep(Duration::from_millis(20));
     }
     // Without frames for a while, the next one is due.
@@ -391,7 +370,8 @@ fn a_handshake_starts_a_new_flow() {
 /// What falls out of the table starts again, and what has frames stays in it.
 #[test]
 fn a_flow_that_falls_out_of_the_table_starts_again() {
-    let _cpu = OneCpu::confine();
+    // As the classifier and the clamp run for a frame.
+    let _core = Confined::to(1);
     let programs = load(&with(cutoff(1000)));
     let [pod, other] = ends();
     let flow = |pod: End| long(frame(17, pod, other, 0, false));
@@ -412,7 +392,7 @@ fn a_flow_that_falls_out_of_the_table_starts_again() {
     assert!(is_whole(&old));
 }
 
-/// Nobody hides frames among those that are cut off because their flow is not known.
+/// Otherwise they would be a way to evade the tap.
 #[test]
 fn frames_of_an_unknown_flow_are_not_cut_off() {
     let programs = load(&with(cutoff(1)));

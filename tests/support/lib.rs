@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod checksum;
 pub mod cluster;
+pub mod cores;
 pub mod namespace;
 pub mod net;
 pub mod pcap;
