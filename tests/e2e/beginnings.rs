@@ -1,7 +1,6 @@
 //! Taps that look at the beginnings of flows.
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     path::Path,
@@ -19,7 +18,7 @@ use podtap_tests::{
 
 use crate::{
     options::tap,
-    scene::{Scene, address, as_on_the_wire, capture, deduplicates},
+    scene::{Scene, address, apply_example, as_on_the_wire, capture},
 };
 
 const SERVER: u16 = 7070;
@@ -101,19 +100,16 @@ fn names_and_services_are_known_although_only_headers_are_mirrored() {
     for network in [&web, &client] {
         as_on_the_wire(network, "eth0");
     }
-    let example = fs::read_to_string(scene.sandbox.lab().top().join("examples/tap-names.yaml")).expect("it exists");
-    let (pod, node) = ("pod:\n        name: ids", "node:\n        name: n2");
-    let example = example.replace(pod, node).replace("interfaceName: names", "interfaceName: trt-names");
-    assert!(example.contains(node) && example.contains("trt-names"), "{example}");
-    scene.sandbox.apply(&example);
-    scene.sandbox.ready("all-names");
-    deduplicates(&scene.sandbox, "all-names", 2);
+    apply_example(&scene.sandbox, "tap-names.yaml", "all-names", ["names", "trt-names"], 2);
 
     let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "trt-names");
     let at_client = Capture::start(&client, "eth0");
     scene.sandbox.in_pod("client", &request).expect("the service answers");
     // DNS responses of any length.
     let (server, socket) = (udp_socket(&web, 53).expect("the port is free"), udp_socket(&client, 0).expect("a socket"));
+    for end in [&server, &socket] {
+        end.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout can be set");
+    }
     for _ in 0..6 {
         socket.send_to(b"question", (address(&scene.web).as_str(), 53)).expect("it can be sent");
         let (_, from) = server.recv_from(&mut [0; 64]).expect("it arrives");

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     path::Path,
@@ -19,7 +18,7 @@ use podtap_tests::{
 use crate::{
     options::tap,
     packet::{ICMP, Packet, TCP, UDP},
-    scene::{Scene, address, arrives, arrives_among, as_on_the_wire, capture, deduplicates},
+    scene::{Scene, address, apply_example, arrives, arrives_among, as_on_the_wire, capture, deduplicates},
 };
 
 fn parsed(address: &str) -> Ipv4Addr {
@@ -235,14 +234,7 @@ fn whatever_leaves_a_deduplicated_namespace_is_mirrored_in_full() {
     let client = scene.sandbox.network(&scene.client);
     as_on_the_wire(&client, "eth0");
     as_on_the_wire(&scene.sandbox.network(&scene.web), "eth0");
-    let example = fs::read_to_string(scene.sandbox.lab().top().join("examples/tap-namespace-once.yaml"));
-    let example = example.expect("the example exists");
-    let (pod, node) = ("pod:\n        name: ids", "node:\n        name: n2");
-    let example = example.replace(pod, node).replace("interfaceName: once", "interfaceName: trt-all-once");
-    assert!(example.contains(node) && example.contains("trt-all-once"), "{example}");
-    scene.sandbox.apply(&example);
-    scene.sandbox.ready("all-once");
-    deduplicates(&scene.sandbox, "all-once", 2);
+    apply_example(&scene.sandbox, "tap-namespace-once.yaml", "all-once", ["once", "trt-all-once"], 2);
 
     let receiver = capture(&namespace_of_node(scene.sandbox.lab(), "n2"), "trt-all-once");
     let pod = Capture::start(&client, "eth0");

@@ -1,6 +1,6 @@
 //! What most tests need: a web server, a client on the other node, and captures on both sides of a tap.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use podtap_api::NodeTap;
@@ -192,6 +192,20 @@ fn completed(mut frames: Vec<Frame>) -> Vec<Frame> {
         checksum::unify_zero(&mut frame.bytes);
     }
     frames
+}
+
+/// Applies an example of a tap to the pod `ids`, but to an interface on n2 instead, and waits until it is ready and deduplicates the flows
+/// between that many pods.
+#[track_caller]
+pub fn apply_example(sandbox: &Sandbox, file: &str, tap: &str, interfaces: [&str; 2], pods: usize) {
+    let example = fs::read_to_string(sandbox.lab().top().join("examples").join(file)).expect("the example exists");
+    let (pod, node) = ("pod:\n        name: ids", "node:\n        name: n2");
+    let [from, to] = interfaces.map(|name| format!("interfaceName: {name}"));
+    let example = example.replace(pod, node).replace(&from, &to);
+    assert!(example.contains(node) && example.contains(&to), "{example}");
+    sandbox.apply(&example);
+    sandbox.ready(tap);
+    deduplicates(sandbox, tap, pods);
 }
 
 /// Waits until a receiver exists, and captures its interface.
