@@ -95,7 +95,7 @@ INLINE struct flow *flow_of(const struct packet *packet, __u32 classid, __u32 di
 	return bpf_map_lookup_elem(&flows, &key);
 }
 
-/* Whether the flow of a frame is known. Others are not cut off, so that nobody can hide frames among them. */
+/* Whether the flow of a frame is known. Others are never cut off: that would be a way to evade the tap. */
 INLINE int has_flow(const struct packet *packet)
 {
 	return packet->destination_valid && packet->protocol != NO_PROTOCOL && !ports_unknown(packet);

@@ -113,7 +113,7 @@ impl Connection {
     /// Sends bytes, and waits until as many came back.
     ///
     /// # Panics
-    /// When they do not arrive within ten seconds, or are changed.
+    /// When they do not arrive within [`PATIENCE`], or are changed.
     #[track_caller]
     pub fn exchange(&mut self, bytes: usize) {
         let sent = payload(bytes, bytes);
