@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::FromRawFd as _,
+    thread,
     time::Duration,
 };
 
@@ -258,6 +259,14 @@ fn the_table_follows_the_receivers() {
         let now = rules(node);
         if uncounted(&now) == uncounted(&complete) { Ok(()) } else { Err(now) }
     });
+    // As many rules as before, but not the same.
+    let listed = node.run("nft -a list chain inet podtap input");
+    let rule = listed.lines().rev().find_map(|line| line.split_once(" drop # handle ")).expect("a rule drops").1;
+    node.run(&format!("nft replace rule inet podtap input handle {rule} counter accept"));
+    until("the rule is restored without an update", Duration::from_secs(5), || {
+        let now = rules(node);
+        if uncounted(&now) == uncounted(&complete) { Ok(()) } else { Err(now) }
+    });
     node.run("nft delete table inet podtap");
     until("the table is restored without an update", Duration::from_secs(5), || {
         let now = rules(node);
@@ -270,6 +279,35 @@ fn the_table_follows_the_receivers() {
         let tables = node.run("nft list tables");
         if tables.is_empty() { Ok(()) } else { Err(tables) }
     });
+}
+
+/// A receiver that comes or goes changes the table: those that stay lose no frame by it.
+#[test]
+fn receivers_that_come_and_go_cost_the_others_no_frame() {
+    let mut scene = Scene::new();
+    let mut remote =
+        Desired { sources: vec![network("10.66.0.1/32")], ..desired(vec![], vec![receiver(TAP, VNI, "mirror")]) };
+    scene.remote_agent.establish(&remote);
+    scene.agent.establish(&desired(vec![sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI)])], vec![]));
+    let captures = Captures::start(&scene.web, scene.remote.network(), "mirror");
+    let mut changes = 0;
+    let ping = format!("ping -q -l 50 -i 0 -c 60000 -s 100 {}", scene.web.addresses[0]);
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| scene.client.run(&ping));
+        while !flood.is_finished() {
+            changes += 1;
+            remote.generation += 1;
+            match remote.receivers.len() {
+                1 => remote.receivers.push(receiver("tap-b", VNI + 1, "other")),
+                _ => drop(remote.receivers.pop()),
+            }
+            scene.remote_agent.establish(&remote);
+        }
+        flood.join().expect("ping does not fail");
+    });
+    assert!(changes >= 10, "{changes} changes are too few");
+    assert_eq!(scene.remote_agent.counters(1).rejected.map(|count| count.frames), Some(0), "in {changes} changes");
+    captures.same(&scene, |_| true);
 }
 
 /// More than a netlink socket sends at once by default.

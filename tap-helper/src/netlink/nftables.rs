@@ -6,11 +6,14 @@
 //! program of the type `sk_lookup` does not see, and any pod can send them to its node. netfilter sees every packet to the node. The table
 //! stays when the helper ends.
 //!
-//! The table is replaced as a whole, in one transaction. Its sets are constant, so that a table with all of its rules is complete.
+//! A change replaces the rules and their sets, in two transactions: the kernel may apply new rules a moment before it finds the elements of
+//! sets of the same transaction (measured on Linux 6.18: for about 10 µs), and would drop frames of the receivers that stay. The sets are
+//! constant, and their names identify the filter, so that a table with all of its rules is complete.
 
 mod expression;
 mod intervals;
 mod message;
+mod sets;
 mod socket;
 
 use std::collections::BTreeSet;
@@ -20,8 +23,12 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP};
 
 use super::error::NetnsError;
 use crate::{names::Hash, namespace::Namespace};
-use message::{RULES, comment, deletion, dropped, element_query, receivers, rule_query, table_query};
+use message::{RULES, comment, deletion, dropped, rule_query, table_query, used_sets};
+use sets::{SetNames, element_query, is_of_receivers, receivers, set_deletion, set_name, set_query};
 use socket::Nftables;
+
+/// The comment of the table: identifies the form of its rules and sets.
+const VERSION: &str = "podtap.dev/v3";
 
 /// Who may send to the node's receivers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,21 +42,23 @@ pub struct SourceFilter {
 /// The table in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceFilterTable {
-    /// [`SourceFilter::comment`] of what it was made from.
+    /// [`VERSION`] of the helper that made it.
     comment: String,
     /// Packets that each rule has dropped.
     dropped: Vec<Count>,
+    /// The sets that the rules refer to.
+    used_sets: BTreeSet<String>,
+    /// The other sets: those of a change that was not completed.
+    unused_sets: BTreeSet<String>,
     /// The UDP port and the VNI of each receiver.
     pub receivers: BTreeSet<(u16, u32)>,
 }
 
 impl SourceFilter {
-    /// Identifies it and the version of its rules.
-    fn comment(&self) -> String {
+    fn hash(&self) -> u64 {
         let receiver = |hash: Hash, (port, vni): &(u16, u32)| hash.text(&format!("{port} {vni}"));
         let hash = self.receivers.iter().fold(Hash::new(), receiver);
-        let hash = self.sources.iter().fold(hash, |hash, network| hash.text(&network.to_string()));
-        format!("podtap.dev/v2 {:016x}", hash.value())
+        self.sources.iter().fold(hash, |hash, network| hash.text(&network.to_string())).value()
     }
 
     /// Reads the table of a network namespace, if there is one.
@@ -65,19 +74,35 @@ impl SourceFilter {
         let nftables = Nftables::open(namespace)?;
         let tables = nftables.send(table_query(), NLM_F_ACK, "read the table podtap of nftables")?;
         let rules = nftables.send(rule_query(), NLM_F_DUMP, "read the rules of the table podtap of nftables")?;
-        let sets = nftables.send(element_query(), NLM_F_DUMP, "read the receivers of the table podtap of nftables");
-        Ok(SourceFilterTable {
+        let sets = nftables.send(set_query(), NLM_F_DUMP, "read the sets of the table podtap of nftables")?;
+        let used_sets: BTreeSet<String> = rules.iter().flat_map(used_sets).collect();
+        let mut table = SourceFilterTable {
             comment: tables.first().map(comment).unwrap_or_default(),
             dropped: rules.iter().map(dropped).collect(),
-            // A table of another version has no such set.
-            receivers: sets.iter().flatten().flat_map(receivers).collect(),
-        })
+            unused_sets: sets.iter().filter_map(set_name).filter(|name| !used_sets.contains(name)).collect(),
+            used_sets,
+            receivers: BTreeSet::new(),
+        };
+        for set in table.used_sets.iter().filter(|name| is_of_receivers(name)) {
+            let elements = element_query(set);
+            let elements = nftables.send(elements, NLM_F_DUMP, "read the receivers of the table podtap of nftables")?;
+            table.receivers.extend(elements.iter().flat_map(receivers));
+        }
+        Ok(table)
     }
 
-    /// Creates the table in a network namespace, or replaces it, and continues its counters.
+    /// Creates the table in a network namespace, or changes it, and continues its counters.
     pub fn install(&self, namespace: &Namespace, before: Option<&SourceFilterTable>) -> Result<(), NetnsError> {
         let nftables = Nftables::open(namespace)?;
-        Ok(nftables.transaction(self.messages(before), "create the table podtap of nftables")?)
+        let replaceable =
+            |table: &&SourceFilterTable| table.is_complete() && table.used_sets.is_disjoint(&SetNames::of(self).all());
+        let Some(before) = before.filter(replaceable) else {
+            return Ok(nftables.transaction(self.creation(before), "create the table podtap of nftables")?);
+        };
+        let deletions = before.unused_sets.iter().map(|set| set_deletion(set));
+        let sets = deletions.chain(self.sets()).collect();
+        nftables.transaction(sets, "add sets to the table podtap of nftables")?;
+        Ok(nftables.transaction(self.replacement(before), "replace the rules of the table podtap of nftables")?)
     }
 
     /// Removes the table from a network namespace.
@@ -94,7 +119,11 @@ impl SourceFilterTable {
     /// Whether the table is complete, and made from `filter`.
     #[must_use]
     pub fn is(&self, filter: &SourceFilter) -> bool {
-        self.comment == filter.comment() && self.dropped.len() == RULES
+        self.is_complete() && self.used_sets == SetNames::of(filter).all()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.comment == VERSION && self.dropped.len() == RULES
     }
 
     /// What it has dropped.

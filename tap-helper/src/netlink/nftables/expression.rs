@@ -1,9 +1,12 @@
 //! The expressions of the table's rules.
 
 use podtap_model::Count;
-use rtnetlink::packet_core::DefaultNla;
+use rtnetlink::packet_core::{DefaultNla, NlaBuffer};
 
-use super::message::{NF_ACCEPT, NFTA_LIST_ELEM, PORTS, RECEIVERS, number};
+use super::{
+    message::{NF_ACCEPT, NFTA_LIST_ELEM, number},
+    sets::SetNames,
+};
 use crate::netlink::nla::{child, nested, string, text};
 
 const NFTA_EXPR_NAME: u16 = 1;
@@ -63,17 +66,26 @@ pub(super) enum Family {
     V6,
 }
 
+impl Family {
+    pub(super) fn bits(self) -> usize {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+}
+
 /// `meta nfproto FAMILY meta l4proto udp @th,64,32 0x08000000 udp dport . @th,96,32 @receivers ip saddr != @sources counter drop`: a VXLAN header with the VNI of a receiver, at its port. A receiver drops every other header itself (`vxlan_rcv`,
 /// `drivers/net/vxlan/vxlan_core.c`): reserved bits must be zero.
-pub(super) fn rejected(family: Family, counted: Count) -> Vec<DefaultNla> {
+pub(super) fn rejected(family: Family, sets: &SetNames, counted: Count) -> Vec<DefaultNla> {
     let header = [
         payload(NFT_PAYLOAD_TRANSPORT_HEADER, VXLAN_OFFSET, 4, NFT_REG_1),
         equals(&VXLAN_FLAGS),
         payload(NFT_PAYLOAD_TRANSPORT_HEADER, UDP_PORT_OFFSET, 2, NFT_REG_1),
         payload(NFT_PAYLOAD_TRANSPORT_HEADER, VXLAN_OFFSET + 4, 4, NFT_REG32_01),
-        lookup(RECEIVERS, 0),
+        lookup(&sets.receivers, 0),
     ];
-    udp(family).into_iter().chain(header).chain(dropped_unless_from(family, counted)).collect()
+    udp(family).into_iter().chain(header).chain(dropped_unless_from(family, sets, counted)).collect()
 }
 
 /// `meta nfproto ipv6 meta l4proto udp frag more-fragments 1 @th,96,32 accept`: a first fragment that contains the VXLAN header, if there is
@@ -90,10 +102,10 @@ pub(super) fn accepted_fragment() -> Vec<DefaultNla> {
 /// `meta nfproto ipv6 meta l4proto udp frag more-fragments 1 udp dport @ports ip6 saddr != @sources6 counter drop`, after
 /// [`accepted_fragment`]: a first fragment that ends before the VNI, which could hide a header from [`rejected`]. Such a
 /// fragment has less than 16 bytes of the datagram; none but an attacker sends one.
-pub(super) fn rejected_fragment(counted: Count) -> Vec<DefaultNla> {
-    let port = [payload(NFT_PAYLOAD_TRANSPORT_HEADER, UDP_PORT_OFFSET, 2, NFT_REG_1), lookup(PORTS, 0)];
+pub(super) fn rejected_fragment(sets: &SetNames, counted: Count) -> Vec<DefaultNla> {
+    let port = [payload(NFT_PAYLOAD_TRANSPORT_HEADER, UDP_PORT_OFFSET, 2, NFT_REG_1), lookup(&sets.ports, 0)];
     let start = udp(Family::V6).into_iter().chain(more_fragments()).chain(port);
-    start.chain(dropped_unless_from(Family::V6, counted)).collect()
+    start.chain(dropped_unless_from(Family::V6, sets, counted)).collect()
 }
 
 /// Packets of UDP, of which later fragments have no transport header for nftables (`nft_payload_eval`, `net/netfilter/nft_payload.c`).
@@ -123,7 +135,7 @@ fn more_fragments() -> [DefaultNla; 3] {
     [expression("exthdr", &field), expression("bitwise", &mask), equals(&[1])]
 }
 
-fn dropped_unless_from(family: Family, counted: Count) -> [DefaultNla; 4] {
+fn dropped_unless_from(family: Family, sets: &SetNames, counted: Count) -> [DefaultNla; 4] {
     // Offset and length of the source address.
     let (offset, length) = match family {
         Family::V4 => (12, 4),
@@ -131,18 +143,28 @@ fn dropped_unless_from(family: Family, counted: Count) -> [DefaultNla; 4] {
     };
     [
         payload(NFT_PAYLOAD_NETWORK_HEADER, offset, length, NFT_REG_1),
-        lookup(family.sources(), NFT_LOOKUP_F_INV),
+        lookup(sets.sources(family), NFT_LOOKUP_F_INV),
         count_from(counted),
         verdict(NF_DROP),
     ]
 }
 
+/// The set, if the expression looks something up.
+pub(super) fn set(expression: &[u8]) -> Option<String> {
+    Some(text(child(attributes(expression, "lookup")?.value(), NFTA_LOOKUP_SET)?.value()))
+}
+
 /// What the expression has counted, if it is a counter.
 pub(super) fn counter(expression: &[u8]) -> Option<Count> {
-    let is_counter = child(expression, NFTA_EXPR_NAME).is_some_and(|name| text(name.value()) == "counter");
-    let attributes = child(expression, NFTA_EXPR_DATA).filter(|_| is_counter)?;
+    let attributes = attributes(expression, "counter")?;
     let count = |kind| Some(u64::from_be_bytes(child(attributes.value(), kind)?.value().try_into().ok()?));
     Some(Count { frames: count(NFTA_COUNTER_PACKETS)?, bytes: count(NFTA_COUNTER_BYTES)? })
+}
+
+/// The attributes of an expression of that name.
+fn attributes<'a>(expression: &'a [u8], name: &str) -> Option<NlaBuffer<&'a [u8]>> {
+    let is_it = child(expression, NFTA_EXPR_NAME).is_some_and(|found| text(found.value()) == name);
+    child(expression, NFTA_EXPR_DATA).filter(|_| is_it)
 }
 
 /// An attribute with the value of a register.
