@@ -1,43 +1,71 @@
 #!/bin/bash
-# `make bench COMPARE=DIR`: this checkout and the one in DIR, each with its own image and API in its own lab, measured in turn, one
-# round each. Prints what PodTap leaves of an untapped pod, here and there, and writes it to target/bench/compare.json.
+# Measures two versions in turn, one round each, and prints what PodTap leaves of an untapped pod with each of them. The result is also in
+# target/bench/compare.json.
+#   compare.sh checkouts DIR ROUNDS ROWS     this checkout and the one in DIR, each with its own image, chart and API, in its own lab
+#   compare.sh images A,B ROUNDS ROWS        two images, archives as of `make image`, with this checkout's chart, in its lab
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-there=$1 rounds=$2 rows=$3
-shift 3
+mode=$1 what=$2 rounds=$3 rows=$4
 results=target/bench/compare
 rm -rf "$results" && mkdir -p "$results"
 
-for checkout in "$PWD" "$there"; do
-  echo "installing $checkout"
-  make -C "$checkout" --no-print-directory install >"$results/install.log" 2>&1 || { tail -20 "$results/install.log"; exit 1; }
-done
+quietly() { "$@" >"$results/install.log" 2>&1 || { tail -20 "$results/install.log"; exit 1; }; }
 
-measure() { # name, checkout, round
-  (cd "$2" && cargo run -q -p podtap-tests --bin bench --locked -- --rows "$rows" --rounds 1 "${@:4}") >"$results/$1-$3.log" 2>&1
+# The tag of an image archive.
+tag() { tar -xOf "$1" manifest.json | jq -r '.[0].RepoTags[0]' | sed 's/.*://'; }
+
+declare -A versions
+case $mode in
+  checkouts)
+    versions=([here]=$PWD [there]=$what)
+    names=(here there)
+    for checkout in "${versions[@]}"; do
+      echo "installing $checkout"
+      quietly make -C "$checkout" --no-print-directory install
+    done
+    ;;
+  images)
+    IFS=, read -r first second <<<"$what"
+    [ -n "$second" ] || { echo "IMAGES=A,B names two archives" >&2; exit 2; }
+    versions=([first]=$first [second]=$second)
+    names=(first second)
+    quietly make --no-print-directory install
+    for image in "${versions[@]}"; do quietly target/lab/bin/lab load "$image"; done
+    ;;
+esac
+
+measure() { # name, round
+  local checkout=$PWD
+  if [ "$mode" = checkouts ]; then
+    checkout=${versions[$1]}
+  else
+    quietly target/lab/bin/helm upgrade podtap deploy/chart/podtap --namespace podtap-system --kubeconfig target/lab/kubeconfig \
+      --set "image.pullPolicy=Never,image.tag=$(tag "${versions[$1]}")" --wait --timeout 120s
+  fi
+  (cd "$checkout" && cargo run -q -p podtap-tests --bin bench --locked -- --rows "$rows" --rounds 1) >"$results/$1-$2.log" 2>&1
   for family in ${rows//,/ }; do
     # Not every family is a table.
-    [ -f "$2/target/bench/$family.json" ] && cp "$2/target/bench/$family.json" "$results/$1-$3-$family.json"
+    [ -f "$checkout/target/bench/$family.json" ] && cp "$checkout/target/bench/$family.json" "$results/$1-$2-$family.json"
   done
   true
 }
 
 for round in $(seq "$rounds"); do
   # In turn, so that neither always runs after the other.
-  order=(here there)
-  [ $((round % 2)) -eq 0 ] && order=(there here)
+  order=("${names[@]}")
+  [ $((round % 2)) -eq 0 ] && order=("${names[1]}" "${names[0]}")
   for name in "${order[@]}"; do
-    [ "$name" = here ] && checkout=$PWD || checkout=$there
-    echo "round $round of $rounds: $name"
-    measure "$name" "$checkout" "$round" "$@"
+    echo "round $round of $rounds: $name, ${versions[$name]}"
+    measure "$name" "$round"
   done
 done
 
 # Of every row and round: the ratio of the column PodTap to the column untapped.
-jq -n '[inputs | input_filename as $file | ($file | capture(".*/(?<name>here|there)-(?<round>[0-9]+)-(?<family>[a-z]+).json$")) as $run
+jq -n '[inputs | input_filename as $file | ($file | capture(".*/(?<name>[a-z]+)-(?<round>[0-9]+)-(?<family>[a-z_]+).json$")) as $run
         | .rows[] | . as $row | .columns | to_entries[] | select(.key | startswith("PodTap"))
         | {row: ($run.family + ": " + $row.what + ", " + .key), name: $run.name, ratio: .value.of_untapped.median} | select(.ratio != null)]
   | group_by(.row) | map({row: .[0].row} + (group_by(.name) | map({(.[0].name): ([.[].ratio] | sort)}) | add))' \
   "$results"/*-[0-9]*-*.json >target/bench/compare.json
-jq -r 'def median: .[length / 2 | floor]; def show: if . == null then "-" else "\(median * 100 | round / 100) [\(.[0] * 100 | round / 100) .. \(.[-1] * 100 | round / 100)]" end;
-  "of untapped | here | there", (.[] | "\(.row) | \(.here | show) | \(.there | show)")' target/bench/compare.json | column -t -s '|'
+jq -r --arg a "${names[0]}" --arg b "${names[1]}" \
+  'def median: .[length / 2 | floor]; def show: if . == null then "-" else "\(median * 100 | round / 100) [\(.[0] * 100 | round / 100) .. \(.[-1] * 100 | round / 100)]" end;
+  "of untapped | \($a) | \($b)", (.[] | "\(.row) | \(.[$a] | show) | \(.[$b] | show)")' target/bench/compare.json | column -t -s '|'

@@ -56,8 +56,18 @@ impl Counters {
 
 /// Total seconds that cores have spent in the kernel since boot.
 pub fn kernel_time(cores: &[usize]) -> Result<f64, String> {
+    // system, irq, softirq
+    core_time(cores, &[2, 5, 6])
+}
+
+/// Total seconds since boot that the hypervisor gave to others while cores had work.
+pub fn stolen_time(cores: &[usize]) -> Result<f64, String> {
+    core_time(cores, &[7])
+}
+
+fn core_time(cores: &[usize], columns: &[usize]) -> Result<f64, String> {
     let text = fs::read_to_string("/proc/stat").map_err(|error| error.to_string())?;
-    in_kernel(&text, cores).ok_or_else(|| "/proc/stat lacks a core".to_owned())
+    sum(&text, cores, columns).ok_or_else(|| "/proc/stat lacks a core".to_owned())
 }
 
 /// Seconds that a process has spent in user space.
@@ -67,13 +77,15 @@ pub fn user_time(process: u32) -> Option<f64> {
     text.rsplit(')').next()?.split_whitespace().nth(11)?.parse().ok().map(seconds)
 }
 
-/// Sums the kernel times of cores. Columns of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, ..
-fn in_kernel(text: &str, cores: &[usize]) -> Option<f64> {
+/// Sums times of cores. Columns of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, ..
+fn sum(text: &str, cores: &[usize], columns: &[usize]) -> Option<f64> {
     let mut sum = 0;
     for core in cores {
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("cpu{core} ")))?;
         let times: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-        sum += times.get(2)? + times.get(5)? + times.get(6)?;
+        for column in columns {
+            sum += times.get(*column)?;
+        }
     }
     Some(seconds(sum))
 }
@@ -99,11 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn kernel_time_is_that_of_the_given_cores() {
+    fn times_are_those_of_the_given_cores() {
         let text = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 400 1000 500 80 16 7000 0 0\ncpu1 100 0 4 5 0 0 0 0 0 0\ncpu10 1 1 1 1 1 1 1 1 1 1\n";
-        assert_eq!(in_kernel(text, &[0]), Some(4.96));
-        assert_eq!(in_kernel(text, &[0, 1]), Some(5.0));
-        assert_eq!(in_kernel(text, &[2]), None);
+        assert_eq!(sum(text, &[0], &[2, 5, 6]), Some(4.96));
+        assert_eq!(sum(text, &[0, 1], &[2, 5, 6]), Some(5.0));
+        assert_eq!(sum(text, &[0], &[7]), Some(70.0));
+        assert_eq!(sum(text, &[2], &[7]), None);
         assert!(user_time(std::process::id()).is_some_and(|seconds| seconds >= 0.0));
     }
 }

@@ -12,9 +12,11 @@ mod fields;
 mod flood;
 mod footprint;
 mod held;
+mod http;
 mod interrupt;
 mod iperf;
 mod latency;
+mod machine;
 mod programs;
 mod report;
 mod rounds;
@@ -31,7 +33,7 @@ use podtap_tests::{
     cores::Confined,
 };
 
-use crate::{arguments::Arguments, rounds::Bench, stage::Stage, table::Table};
+use crate::{arguments::Arguments, machine::Machine, rounds::Bench, stage::Stage, table::Table};
 
 /// A family of comparisons.
 type Comparison = fn(&Bench<'_>) -> Table;
@@ -74,10 +76,15 @@ fn compare(arguments: &Arguments, start: Instant, directory: &Path) {
     // The lab's veth devices run on the core of the sender, so this confines the mirror, too.
     let two = Confined::to(2);
     let bench = Bench::new(&stage, arguments, two.cores.clone(), start);
-    println!("cores {:?}; {} rounds of {} s; medians [lowest .. highest]", two.cores, bench.rounds, bench.seconds);
+    let machine = Machine::watch(&two.cores);
+    println!("{}", machine.description());
+    println!("{} rounds of {} s; medians [lowest .. highest]", bench.rounds, bench.seconds);
     for (family, measure) in selected {
         bench.announce(family);
         measure(&bench).finish(directory);
+    }
+    if let Some(stolen) = machine.stolen() {
+        println!("the hypervisor gave {stolen:.1} % of these cores' time to others");
     }
 }
 

@@ -73,6 +73,9 @@ impl Table {
                         let _ = write!(text, "   {} {word}", summary(&ratios));
                     }
                 }
+                if let Some(verdict) = row.verdict(column) {
+                    let _ = write!(text, "   {verdict}");
+                }
                 let _ = writeln!(text);
             }
         }
@@ -100,6 +103,7 @@ impl Table {
                             value[format!("of_{other}")] =
                                 json!({"median": median(&ratios), "spread": spread(&ratios), "rounds": ratios});
                         }
+                        value["verdict"] = json!(row.verdict(column));
                         (column, value)
                     })
                     .collect();
@@ -126,6 +130,29 @@ impl Row {
     fn by_round(&self, column: &str) -> Vec<Option<f64>> {
         let rounds = self.samples.values().filter_map(|s| s.keys().next_back()).max().map_or(0, |last| last + 1);
         (0..rounds).map(|round| self.samples.get(column).and_then(|samples| samples.get(&round).copied())).collect()
+    }
+
+    /// Whether a column of PodTap meets the target for the ratio to untapped: in all rounds, in none, or in some.
+    fn verdict(&self, column: &str) -> Option<&'static str> {
+        if !column.starts_with(PRODUCT) {
+            return None;
+        }
+        let (comparison, rest) = self.target.split_once(' ')?;
+        let (bound, unit) = rest.split_once(' ')?;
+        let bound: f64 = bound.parse().ok().filter(|_| unit.starts_with("of untapped"))?;
+        let (low, high) = spread(&ratios(&self.by_round(column), &self.by_round(UNTAPPED)))?;
+        let (worst, best) = match comparison {
+            ">=" => (low - bound, high - bound),
+            "<=" => (bound - high, bound - low),
+            _ => return None,
+        };
+        Some(if worst >= 0.0 {
+            "met"
+        } else if best < 0.0 {
+            "missed"
+        } else {
+            "undecided: the spread crosses the target"
+        })
     }
 
     fn compared_with(&self, column: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -157,7 +184,7 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        let mut table = Table::new("test").row("TCP", "Gbit/s", ">= 0.85");
+        let mut table = Table::new("test").row("TCP", "Gbit/s", ">= 0.85 of untapped");
         for (round, (untapped, podtap, plain)) in [(20.0, 16.0, 2.0), (10.0, 8.0, 1.0)].into_iter().enumerate() {
             for (column, value) in [(UNTAPPED, untapped), (PRODUCT, podtap), (PLAIN, plain)] {
                 table.record("TCP", column, round, Ok(value));
@@ -170,13 +197,36 @@ mod tests {
     fn a_table_shows_medians_spreads_and_ratios_beside_the_target() {
         let text = table().text();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "TCP [Gbit/s]; target: >= 0.85");
+        assert_eq!(lines[0], "TCP [Gbit/s]; target: >= 0.85 of untapped");
         assert_eq!(lines[1], "  untapped             15.00 [10.00 .. 20.00], n=2");
         assert_eq!(
             lines[2],
-            "  PodTap               12.00 [8.00 .. 16.00], n=2   0.80 [0.80 .. 0.80] of untapped   8.00 [8.00 .. 8.00] x plain"
+            "  PodTap               12.00 [8.00 .. 16.00], n=2   0.80 [0.80 .. 0.80] of untapped   8.00 [8.00 .. 8.00] x plain   missed"
         );
         assert_eq!(lines[3], "  plain                1.50 [1.00 .. 2.00], n=2   0.10 [0.10 .. 0.10] of untapped");
+    }
+
+    #[test]
+    fn a_target_is_only_met_by_all_rounds() {
+        let verdict = |target: &'static str, ratios: &[f64]| {
+            let mut table = Table::new("test").row("row", "us", target);
+            for (round, ratio) in ratios.iter().enumerate() {
+                table.record("row", UNTAPPED, round, Ok(100.0));
+                table.record("row", "PodTap, raw", round, Ok(100.0 * ratio));
+                table.record("row", PLAIN, round, Ok(100.0 * ratio));
+            }
+            let column = |name: &str| table.json()["rows"][0]["columns"][name]["verdict"].clone();
+            assert!(column(PLAIN).is_null() && column(UNTAPPED).is_null());
+            column("PodTap, raw")
+        };
+        let undecided = "undecided: the spread crosses the target";
+        assert_eq!(verdict(">= 0.85 of untapped, >= 5 x plain", &[0.85, 0.9]), "met");
+        assert_eq!(verdict(">= 0.85 of untapped, >= 5 x plain", &[0.8, 0.9, 0.9, 0.9]), undecided);
+        assert_eq!(verdict(">= 0.85 of untapped", &[0.8, 0.84]), "missed");
+        assert_eq!(verdict("<= 1.10 of untapped", &[1.0, 1.1]), "met");
+        assert_eq!(verdict("<= 1.10 of untapped", &[1.0, 1.2]), undecided);
+        assert_eq!(verdict("<= 1.10 of untapped", &[1.2, 1.3]), "missed");
+        assert_eq!(verdict("none more than untapped", &[1.2]), Value::Null);
     }
 
     #[test]
