@@ -139,6 +139,7 @@ struct packet {
 	__u32 headers; /* length of all headers through the transport header, if it is needed */
 	__u32 tcp_flags; /* set by header_length */
 	__u32 part; /* that is mirrored: HEADERS, WHOLE, NOTHING, or 0 */
+	__u32 parsed; /* PARSED, or 0 */
 	__u32 outcome;
 };
 

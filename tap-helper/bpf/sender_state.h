@@ -25,11 +25,14 @@ INLINE int deadline_has_passed(__u32 classid)
  * program that sends probes, apart from the bottom halves on kernels before 6.3: the clamp checks what it gets. Programs that take the place of others share this map with those that still run: its shape must not
  * change. */
 #define FROM(origin) ((origin) + 1)
+#define ORIGIN 3
 /* Added to that: the frame is truncated to its headers, or not truncated, whatever the configuration says. NOTHING of a frame that is not
  * selected is mirrored. */
 #define HEADERS 4
 #define WHOLE 8
 #define NOTHING 16
+/* Likewise: `scratch` has the frame's parsed headers. */
+#define PARSED 32
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, SENDERS);

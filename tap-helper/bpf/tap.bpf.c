@@ -88,6 +88,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 	/* What is read back after this has one state for the verifier, as after the parser. */
 	if (needs_parser(skb, config)) {
 		parse(skb, packet);
+		packet->parsed = PARSED;
 		if (config->flags & NEEDS_PORTS)
 			parse_ports(skb, packet);
 		if (skb->gso_size || config->truncate == TRUNCATE_HEADERS || config->flags & (TRACK_FLOWS | BOTH_HANDSHAKES))
@@ -95,8 +96,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 		if (outcome == MIRRORED)
 			outcome = decide(skb, config, packet, classid, direction);
 	} else {
-		*(volatile __u32 *)&packet->headers = 0;
-		*(volatile __u32 *)&packet->part = 0;
+		packet->headers = packet->part = packet->parsed = 0;
 	}
 	*(volatile __u32 *)&packet->outcome = outcome;
 	outcome = *(volatile __u32 *)&packet->outcome;
@@ -123,7 +123,7 @@ INLINE int classify(struct __sk_buff *skb, __u32 direction)
 		outcome = EXPIRED;
 	count(classid, direction * DIRECTION_KEYS + outcome, frames, bytes);
 	/* Also cleared, in case mirred did not pass on the last frame. */
-	*selected_from = outcome == MIRRORED ? FROM(direction) + part : 0;
+	*selected_from = outcome == MIRRORED ? FROM(direction) + part + *(volatile __u32 *)&packet->parsed : 0;
 	return outcome == MIRRORED ? MATCH : NO_MATCH;
 }
 
@@ -233,7 +233,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	/* Only probes and what a classifier selected leaves: the pod can send frames to the device, too. mirred sets skb_iif to the
 	 * interface that it mirrors from (tcf_mirred_to_dev, net/sched/act_mirred.c); frames of sockets have none. */
-	__u32 selected = *selected_from, part = selected & (HEADERS | WHOLE), from = selected - part;
+	__u32 selected = *selected_from, from = selected & ORIGIN;
 	if (!from || (from != FROM(PROBE) && !skb->ingress_ifindex)) {
 		count(classid, FORGED, 1, skb->len);
 		return TC_ACT_SHOT;
@@ -247,7 +247,7 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 		count(classid, FORGED, 1, skb->len);
 		return TC_ACT_SHOT;
 	}
-	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = length_limit(config, part);
+	__u32 tag = skb->vlan_present ? 4 : 0, limit = config->frame_limit - tag, size = length_limit(config, selected & (HEADERS | WHOLE));
 	__u32 gso = skb->gso_size, length = skb->len;
 	if (!config->frame_limit)
 		limit = 0xffffffff;
@@ -258,9 +258,13 @@ SEC("classifier") int podtap_clamp(struct __sk_buff *skb)
 	if (!size && !gso && length <= limit)
 		return sent(skb, classid, 0);
 
-	parse(skb, packet);
+	/* The classifier may have parsed it: nothing has used `scratch` since. */
+	if (!(selected & PARSED))
+		parse(skb, packet);
 	packet->from = from;
-	__u32 hdr_len = header_length(skb, packet);
+	if (!packet->headers)
+		packet->headers = header_length(skb, packet);
+	__u32 hdr_len = *(volatile __u32 *)&packet->headers;
 	if (size) {
 		if (size == TRUNCATE_HEADERS)
 			size = hdr_len;
