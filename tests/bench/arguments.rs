@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 /// Families of rows, in the order in which they run.
-pub const FAMILIES: [&str; 10] =
-    ["establish", "footprint", "cold", "tcp", "held", "latency", "udp", "conntrack", "cpu", "fields"];
+pub const FAMILIES: [&str; 11] =
+    ["establish", "footprint", "cold", "tcp", "held", "latency", "udp", "conntrack", "cpu", "fields", "readers"];
 
 const USAGE: &str = "bench [--rows a,b,..] [--rounds N] [--seconds N] [--minutes N]";
 

@@ -18,6 +18,7 @@ mod iperf;
 mod latency;
 mod machine;
 mod programs;
+mod readers;
 mod report;
 mod rounds;
 mod stage;
@@ -38,7 +39,7 @@ use crate::{arguments::Arguments, machine::Machine, rounds::Bench, stage::Stage,
 /// A family of comparisons.
 type Comparison = fn(&Bench<'_>) -> Table;
 
-const COMPARISONS: [(&str, Comparison); 7] = [
+const COMPARISONS: [(&str, Comparison); 8] = [
     ("tcp", tcp::measure),
     ("held", held::measure),
     ("latency", latency::measure),
@@ -46,6 +47,7 @@ const COMPARISONS: [(&str, Comparison); 7] = [
     ("conntrack", conntrack::measure),
     ("cpu", cpu::measure),
     ("fields", fields::measure),
+    ("readers", readers::measure),
 ];
 
 fn main() -> ExitCode {

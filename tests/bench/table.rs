@@ -10,6 +10,10 @@ use crate::statistics::{median, ratios, spread};
 pub const UNTAPPED: &str = "untapped";
 /// The column that PodTap is also compared with.
 pub const PLAIN: &str = "plain";
+/// PodTap with raw frames, the column that receivers with other frames are compared with.
+pub const RAW: &str = "PodTap, raw";
+/// PodTap with a reader at the receiver.
+pub const READ: &str = "PodTap, read";
 /// Prefix of PodTap's columns.
 pub const PRODUCT: &str = "PodTap";
 
@@ -132,15 +136,14 @@ impl Row {
         (0..rounds).map(|round| self.samples.get(column).and_then(|samples| samples.get(&round).copied())).collect()
     }
 
-    /// Whether a column of PodTap meets the target for the ratio to untapped: in all rounds, in none, or in some.
+    /// Whether a column of PodTap meets the target for the ratio to another one: in all rounds, in none, or in some.
     fn verdict(&self, column: &str) -> Option<&'static str> {
-        if !column.starts_with(PRODUCT) {
-            return None;
-        }
         let (comparison, rest) = self.target.split_once(' ')?;
         let (bound, unit) = rest.split_once(' ')?;
-        let bound: f64 = bound.parse().ok().filter(|_| unit.starts_with("of untapped"))?;
-        let (low, high) = spread(&ratios(&self.by_round(column), &self.by_round(UNTAPPED)))?;
+        let mut others = self.compared_with(column).filter(|_| column.starts_with(PRODUCT));
+        let (other, _) = others.find(|(_, word)| unit.starts_with(word))?;
+        let bound: f64 = bound.parse().ok()?;
+        let (low, high) = spread(&ratios(&self.by_round(column), &self.by_round(other)))?;
         let (worst, best) = match comparison {
             ">=" => (low - bound, high - bound),
             "<=" => (bound - high, bound - low),
@@ -158,7 +161,9 @@ impl Row {
     fn compared_with(&self, column: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
         let untapped = (column != UNTAPPED && self.samples.contains_key(UNTAPPED)).then_some((UNTAPPED, "of untapped"));
         let plain = column.starts_with(PRODUCT) && self.samples.contains_key(PLAIN);
-        untapped.into_iter().chain(plain.then_some((PLAIN, "x plain")))
+        let raw = column.starts_with(PRODUCT) && column != RAW && self.samples.contains_key(RAW);
+        let others = [plain.then_some((PLAIN, "x plain")), raw.then_some((RAW, "of raw"))];
+        untapped.into_iter().chain(others.into_iter().flatten())
     }
 }
 

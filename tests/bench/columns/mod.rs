@@ -2,6 +2,7 @@
 
 mod plain;
 mod podtap;
+mod reader;
 mod receiver;
 mod tcpdump;
 
@@ -18,7 +19,7 @@ use crate::{
     counters::Counters,
     programs::bounded,
     stage::Stage,
-    table::{PLAIN, PRODUCT, UNTAPPED},
+    table::{PLAIN, PRODUCT, RAW, READ, UNTAPPED},
 };
 
 /// UDP destination ports of mirrored frames.
@@ -43,6 +44,8 @@ pub enum Column {
         name: &'static str,
         spec: Value,
         destination: Value,
+        /// Whether tcpdump reads the receiver's interface.
+        read: bool,
     },
     /// A VXLAN device in the pod and u32 filters with mirred, as kokotap sets them up.
     Plain,
@@ -53,12 +56,28 @@ pub enum Column {
 impl Column {
     /// PodTap with fields of `spec` other than targets and destinations.
     pub fn podtap(name: &'static str, spec: Value) -> Self {
-        Self::PodTap { name, spec, destination: json!({}) }
+        Self::PodTap { name, spec, destination: json!({}), read: false }
     }
 
     /// PodTap with raw frames at the receiver, which avoids the cost of segmentation there.
     pub fn raw() -> Self {
-        Self::PodTap { name: "PodTap, raw", spec: json!({}), destination: json!({"frameFormat": "Raw"}) }
+        Self::PodTap { name: RAW, spec: json!({}), destination: json!({"frameFormat": "Raw"}), read: false }
+    }
+
+    /// PodTap with a reader at the receiver.
+    pub fn read() -> Self {
+        Self::PodTap { name: READ, spec: json!({}), destination: json!({}), read: true }
+    }
+
+    /// The same with the receiver on the pod's node.
+    pub fn on_the_pods_node(self) -> Self {
+        match self {
+            Self::PodTap { name, spec, mut destination, read } => {
+                destination["node"] = json!({"name": "n1", "interfaceName": podtap::INTERFACE});
+                Self::PodTap { name, spec, destination, read }
+            }
+            other => other,
+        }
     }
 
     /// The columns of all comparisons with other tools.
@@ -79,8 +98,11 @@ impl Column {
     pub fn begin<'a>(&self, stage: &'a Stage, receiver: Receiver) -> Result<Running<'a>, String> {
         let method = match self {
             Self::Untapped => Method::None,
-            Self::PodTap { spec, destination, .. } => {
-                Method::PodTap { _guard: podtap::Tap::begin(stage, spec, destination)? }
+            Self::PodTap { spec, destination, read, .. } => {
+                let guard = podtap::Tap::begin(stage, spec, destination)?;
+                let network = if destination["node"]["name"] == "n1" { &stage.n1 } else { &stage.n2 };
+                let reader = read.then(|| reader::Reader::begin(network, podtap::INTERFACE)).transpose()?;
+                Method::PodTap { _reader: reader, _guard: guard, network }
             }
             Self::Plain => Method::Plain { _guard: plain::Mirror::begin(stage)? },
             Self::Tcpdump => Method::Tcpdump(tcpdump::Sniffer::begin(stage, receiver)?),
@@ -109,24 +131,31 @@ pub struct Running<'a> {
 
 enum Method<'a> {
     None,
-    PodTap { _guard: podtap::Tap<'a> },
-    Plain { _guard: plain::Mirror },
+    PodTap {
+        _reader: Option<reader::Reader>,
+        _guard: podtap::Tap<'a>,
+        /// Where the receiver is.
+        network: &'a Path,
+    },
+    Plain {
+        _guard: plain::Mirror,
+    },
     Tcpdump(tcpdump::Sniffer),
 }
 
 impl Running<'_> {
-    /// The interface on n2 that receives mirrored frames.
-    fn interface(&self) -> Option<&'static str> {
+    /// The interface that receives mirrored frames, and its network namespace.
+    fn interface(&self) -> Option<(&Path, &'static str)> {
         match self.method {
-            Method::PodTap { .. } => Some(podtap::INTERFACE),
-            Method::Plain { .. } => Some(plain::INTERFACE),
+            Method::PodTap { network, .. } => Some((network, podtap::INTERFACE)),
+            Method::Plain { .. } => Some((&self.stage.n2, plain::INTERFACE)),
             Method::None | Method::Tcpdump(_) => None,
         }
     }
 
     /// Counters of the receiver, for methods with an interface there.
     pub fn at_receiver(&self) -> Option<Result<Counters, String>> {
-        self.interface().map(|interface| Counters::of(&self.stage.n2, interface))
+        self.interface().map(|(network, interface)| Counters::of(network, interface))
     }
 
     /// Bytes of the capture that arrived, for the method that sends one.
