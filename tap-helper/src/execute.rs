@@ -16,7 +16,7 @@ use crate::{
         add_destination, add_drop_filter, attach_mirror_program, attach_redirect_program, attach_verdict_program,
         create_pair, create_vxlan, delete_link, disable_autoconf, down_link, filters, links, offloads, qdiscs,
         remove_clsact, remove_destination, remove_entries, remove_filter, remove_root_qdisc, rename_link, set_alias,
-        turn_off, up_link,
+        turn, up_link,
     },
     program_sets::{ProgramSets, SetSlot},
     resource::Resource,
@@ -57,8 +57,11 @@ impl<N: AsFd> Executor<'_, N> {
                 self.create(&action.resource, &new, alias).await
             }
             Step::CreatePair { names, aliases } => self.create_pair(names, aliases).await,
-            Step::TurnOff(device, names) => {
-                turn_off(netlink, *device, names).await.map_err(|error| feature(&error, ETHTOOL))
+            Step::StopSegmenting(device, names) => {
+                turn(netlink, *device, names, true).await.map_err(|error| feature(&error, ETHTOOL))
+            }
+            Step::TurnOff(device, names) | Step::StartSegmenting(device, names) => {
+                turn(netlink, *device, names, false).await.map_err(|error| feature(&error, ETHTOOL))
             }
             Step::SetAlias(device, alias) => to_failure(set_alias(netlink, *device, alias).await),
             Step::DisableAutoconf(device) => to_failure(disable_autoconf(netlink, *device, DEVICE_MTU).await),

@@ -14,6 +14,7 @@ use crate::{
     netlink::{CLAMP_PRIORITY, Connection, Filter, Hook, Link, NetnsError, SourceFilter},
     node::NodeError,
     observe::{NetnsKind, Observed, Program, observe},
+    readers::is_read,
     resource::SenderKey,
 };
 
@@ -299,15 +300,27 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
     for mac in observed.diverted(link.index) {
         found.push(format!("{} has forwarding entries of another program for the address {mac:02x?}", link.name));
     }
-    let offloads = observed.offloads(link.index);
-    if !offloads.is_empty() {
-        found.push(format!("offloads of {} are on: {}", link.name, offloads.join(", ")));
+    if let Some(offloads) = observed.offloads(link.index).filter(|offloads| !offloads.on.is_empty())
+        && must_be_off(link, observed)
+    {
+        found.push(format!("offloads of {} are on: {}", link.name, offloads.on.join(", ")));
     }
     let drops = observed.filters.iter().any(|filter| filter.id.interface == link.index && filter.drops_all);
     if !drops {
         found.push(format!("{} does not drop what it receives", link.name));
     }
     found
+}
+
+/// Whether the offloads of a device have to be off: those of an interface, and those of the peer of one that somebody reads.
+fn must_be_off(link: &Link, observed: &Observed) -> bool {
+    match Mark::of(link) {
+        Some(Mark::Receiver(mark)) if mark.part == Part::Peer => {
+            let interface = link.peer.and_then(|interface| observed.link(interface));
+            mark.polled || interface.is_some_and(|interface| is_read(interface, observed))
+        }
+        _ => true,
+    }
 }
 
 fn name(observed: &Observed, index: u32) -> String {

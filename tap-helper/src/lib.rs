@@ -32,6 +32,7 @@ mod plan;
 pub mod probe;
 mod program_sets;
 pub mod purge;
+mod readers;
 mod resource;
 mod retry;
 pub mod serve;

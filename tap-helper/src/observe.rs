@@ -9,8 +9,8 @@ use crate::{
     marks::{Cookie, Mark, ReceiverMark, is_ours},
     namespace::{Namespace, within},
     netlink::{
-        Connection, DefaultRoute, Filter, ForwardingEntry, Hook, InterfaceAddress, Link, Mac, NetlinkError, Qdisc,
-        QdiscKind, addresses, default_routes, filters, forwarding, links, node_nsid, offloads, qdiscs,
+        Connection, DefaultRoute, Filter, ForwardingEntry, Hook, InterfaceAddress, Link, Mac, NetlinkError, Offloads,
+        Qdisc, QdiscKind, addresses, default_routes, filters, forwarding, links, node_nsid, offloads, qdiscs,
     },
 };
 
@@ -33,8 +33,8 @@ pub struct Observed {
     pub tcx: Vec<(u32, TcxProgram)>,
     /// Forwarding entries of our VXLAN devices, by the device's ifindex.
     pub forwarding: Vec<(u32, ForwardingEntry)>,
-    /// Offload settings of receivers' veth pairs that are on and should not be, by the device's ifindex.
-    pub offloads: Vec<(u32, Vec<String>)>,
+    /// Offload settings of the veth pairs of receivers that show frames as on the wire, by the device's ifindex.
+    pub offloads: Vec<(u32, Offloads)>,
     /// Addresses; none in the node's own namespace.
     pub addresses: Vec<InterfaceAddress>,
     /// Default routes, if [`Observed::read_default_routes`] was called.
@@ -112,10 +112,11 @@ pub async fn observe(netlink: &Connection, kind: NetnsKind) -> Result<Observed, 
             observed.forwarding.extend(found.into_iter().map(|entry| (link.index, entry)));
         }
     }
-    for link in observed.links.iter().filter(|link| is_ours(link) && segments(link)) {
-        let found = unless_gone(offloads(netlink, link.index).await)?;
-        if !found.is_empty() {
-            observed.offloads.push((link.index, found));
+    for link in observed.links.iter().filter(|link| is_ours(link) && has_offloads(link)) {
+        match offloads(netlink, link.index).await {
+            Ok(found) => observed.offloads.push((link.index, found)),
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error),
         }
     }
     if all {
@@ -131,8 +132,8 @@ fn receive_programs(observed: &Observed) -> Vec<(u32, u64)> {
     ours.filter_map(|filter| filter.program).filter_map(|id| Some((id, fingerprint(id)?))).collect()
 }
 
-/// Whether the offloads of a device of ours have to be off.
-fn segments(link: &Link) -> bool {
+/// Whether the offloads of a device of ours matter.
+fn has_offloads(link: &Link) -> bool {
     link.kind == "veth" && !matches!(Mark::of(link), Some(Mark::Receiver(ReceiverMark { raw: true, .. })))
 }
 
@@ -243,10 +244,10 @@ impl Observed {
             .collect()
     }
 
-    /// The offload settings of a device that are on and should not be.
+    /// The offload settings of a device, if they matter.
     #[must_use]
-    pub fn offloads(&self, interface: u32) -> &[String] {
-        self.offloads.iter().find(|(index, _)| *index == interface).map_or(&[], |(_, names)| names)
+    pub fn offloads(&self, device: u32) -> Option<&Offloads> {
+        self.offloads.iter().find(|(index, _)| *index == device).map(|(_, offloads)| offloads)
     }
 
     /// Whether PodTap created the clsact of an interface. The marks of the sender that created it record that, and later senders copy it.

@@ -56,22 +56,27 @@ pub async fn serve(path: &Path, agent: u32, restarts: u32) -> Result<(), ServeEr
     let listen = |error| ServeError::Listen { path: path.display().to_string(), error };
     let mut listener = Listener::open(path, agent).map_err(listen)?;
     info!(socket = %path.display(), agent, "serving");
+    let result = serve_until(&mut shutdown, &mut node, &mut listener).await;
+    info!("ending");
+    node.segment().await;
+    // So that the agent notices at once. If it cannot be removed, the next helper replaces it.
+    let _ = std::fs::remove_file(path);
+    result
+}
+
+async fn serve_until(shutdown: &mut Shutdown, node: &mut Node, listener: &mut Listener) -> Result<(), ServeError> {
     let mut reports = Reports::default();
     loop {
         // Each of these futures only waits: dropped for another one, it loses nothing.
         let deadline = node.deadline();
         let event = select! {
-            () = shutdown.requested() => break,
+            () = shutdown.requested() => return Ok(()),
             incoming = listener.next() => Event::Incoming(incoming),
             changes = node.changed() => Event::Changes(changes),
             () = until(deadline) => Event::Deadline,
         };
-        process(event, &mut node, &mut listener, &mut reports).await?;
+        process(event, node, listener, &mut reports).await?;
     }
-    info!("ending");
-    // So that the agent notices at once. If it cannot be removed, the next helper replaces it.
-    let _ = std::fs::remove_file(path);
-    Ok(())
 }
 
 /// What ended a wait.

@@ -41,8 +41,12 @@ pub enum Step {
         /// Their aliases.
         aliases: [String; 2],
     },
-    /// Turn offload settings of a device off.
+    /// Turn offload settings of a receiver's interface off.
     TurnOff(u32, Vec<String>),
+    /// Turn offload settings of a receiver's peer off.
+    StartSegmenting(u32, Vec<String>),
+    /// Turn offload settings of a receiver's peer on.
+    StopSegmenting(u32, Vec<String>),
     /// Set a device's alias.
     SetAlias(u32, String),
     /// Disable autoconfiguration of a device, and set its MTU.
@@ -134,6 +138,8 @@ impl fmt::Display for Step {
             Self::CreateDevice { name, .. } => write!(formatter, "create the device {name}"),
             Self::CreatePair { names: [_, name], .. } => write!(formatter, "create the interface {name}"),
             Self::TurnOff(device, _) => write!(formatter, "turn offloads of device {device} off"),
+            Self::StartSegmenting(device, _) => write!(formatter, "segment what device {device} sends"),
+            Self::StopSegmenting(device, _) => write!(formatter, "no longer segment what device {device} sends"),
             Self::SetAlias(device, _) => write!(formatter, "mark device {device} as PodTap's"),
             Self::DisableAutoconf(device) => write!(formatter, "disable autoconfiguration of device {device}"),
             Self::AddDeviceClsact(device) => write!(formatter, "add a clsact to device {device}"),

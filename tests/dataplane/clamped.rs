@@ -20,6 +20,7 @@ use podtap_tests::{
 
 use crate::scene::{
     Scene, TAP, VNI, desired, endpoint, full_size, local_endpoint, receiver, remote_endpoint, same_streams, sender,
+    until_it_segments,
 };
 
 const PERIOD: usize = 1_000_003;
@@ -238,6 +239,7 @@ fn every_datagram_of_a_udp_gso_packet_arrives() {
     let mut scene = Scene::with_underlay(1500).with_offloads();
     tap(&mut scene, remote_endpoint(VNI), |sender| sender.tap.direction = Direction::Egress);
     let mirror = Capture::start(scene.remote.network().path(), "mirror0");
+    until_it_segments(scene.remote.network(), "mirror0");
     let to = SocketAddr::new(scene.client_addresses()[0], 9);
     let socket = scene.web.network().within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be created");
     setsockopt(&socket, UdpGsoSegment, &1472).expect("the option can be set");

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use podtap_model::Direction;
-use podtap_tests::{net::Network, wait::until};
+use podtap_tests::{capture::Capture, net::Network, wait::until};
 
 use crate::receivers::offloads;
-use crate::scene::{Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
+use crate::scene::{
+    Captures, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender, until_it_segments,
+};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -98,7 +100,11 @@ fn other_devices_of_a_receiver_are_repaired() {
     assert_repaired(&scene, node, &format!("tc filter del dev {vxlan} ingress pref 1"));
     assert_repaired(&scene, node, &format!("tc filter del dev {vxlan} ingress pref 2"));
     assert_repaired(&scene, node, &format!("tc qdisc del dev {vxlan} clsact"));
-    assert_repaired(&scene, node, &format!("ethtool -K {peer} tx on tso on gso on"));
+    let reader = Capture::start(node.path(), "mirror1");
+    until_it_segments(node, "mirror1");
+    node.run(&format!("ethtool -K {peer} tx on tso on gso on"));
+    until_it_segments(node, "mirror1");
+    drop(reader);
     assert_repaired(&scene, node, "ethtool -K mirror1 gro on");
     assert_repaired(&scene, node, &format!("ip link set {peer} down"));
     assert_repaired(&scene, node, &format!("ip link set {vxlan} down"));

@@ -35,6 +35,7 @@ mod multiple_taps;
 mod pods;
 mod probes;
 mod programs;
+mod readers;
 mod receivers;
 mod recipes;
 mod refusals;

@@ -15,7 +15,9 @@ use podtap_tests::{
 
 use serde_json::Value;
 
-use crate::scene::{Captures, PORT, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender};
+use crate::scene::{
+    Captures, PORT, Scene, TAP, VNI, desired, local_endpoint, receiver, remote_endpoint, sender, until_it_segments,
+};
 
 /// The EtherType of probes, unless another one is requested.
 const ETHER_TYPE: u16 = 0x88b5;
@@ -312,6 +314,9 @@ fn none_is_sent_after_the_deadline() {
 fn lost_frames_are_counted() {
     let mut scene = Scene::new().with_offloads();
     establish(&mut scene, receiver(TAP, VNI, "mirror0"));
+    // While nobody reads, the device counts GSO packets.
+    let reader = Capture::start(scene.remote.network().path(), "mirror0");
+    until_it_segments(scene.remote.network(), "mirror0");
     scene.traffic();
     traffic::tcp(&scene.client, scene.web.network(), scene.web.addresses[0], 3_000_000);
     let (arrived, lost) = settled(&mut scene);
@@ -320,6 +325,7 @@ fn lost_frames_are_counted() {
     let link = scene.remote.network().json("ip -j -s link show dev mirror0");
     let shown = link[0]["stats64"]["rx"]["packets"].as_u64().expect("a device counts packets");
     assert_eq!(shown, arrived);
+    drop(reader);
 
     // One in ten of the mirrored IPv4 packets: the inner EtherType follows UDP, VXLAN and two addresses.
     let drop = "udp dport 14789 @th,224,16 0x0800 numgen inc mod 10 0 counter drop";

@@ -167,6 +167,31 @@ pub fn endpoint(address: [u8; 4], vni: u32) -> Endpoint {
     Endpoint { address: address.into(), port: PORT, vni: vni.try_into().expect("a VNI") }
 }
 
+/// Whether a receiver segments, as `ethtool` shows it of the peer of its interface; an error if it does in part.
+pub fn segments(network: &Network, interface: &str) -> Result<bool, String> {
+    let name = peer(network, interface)["ifname"].as_str().expect("a name").to_owned();
+    let features = network.try_run(&["ethtool", "-k", &name], "")?;
+    let is_off = ["tx-tcp-segmentation", "tx-udp-segmentation", "tx-checksum-ip-generic"]
+        .map(|name| features.lines().any(|line| line.trim() == format!("{name}: off")));
+    if is_off.iter().all(|off| *off == is_off[0]) { Ok(is_off[0]) } else { Err(features) }
+}
+
+/// The peer of a receiver's interface, as `ip` shows it.
+pub fn peer(network: &Network, interface: &str) -> Value {
+    let links = network.json(&format!("ip -j link show dev {interface}"));
+    let name = links[0]["link"].as_str().expect("it is one of a pair").to_owned();
+    network.json(&format!("ip -j link show dev {name}"))[0].clone()
+}
+
+/// Waits until a receiver segments for a reader that has just started.
+#[track_caller]
+pub fn until_it_segments(network: &Network, interface: &str) {
+    until("the receiver segments", Duration::from_secs(10), || match segments(network, interface) {
+        Ok(true) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
 /// Captures at a pod and at a receiver of its frames.
 pub struct Captures {
     pub pod: Capture,
@@ -174,7 +199,19 @@ pub struct Captures {
 }
 
 impl Captures {
+    /// Starts both, and waits until the receiver segments, unless its frames are raw.
+    #[track_caller]
     pub fn start(pod: &Pod, network: &Network, receiver: &str) -> Self {
+        let captures = Self::start_without_helper(pod, network, receiver);
+        let links = network.json(&format!("ip -j link show dev {receiver}"));
+        if links[0]["ifalias"].as_str().is_some_and(|alias| alias.contains("frames=wire")) {
+            until_it_segments(network, receiver);
+        }
+        captures
+    }
+
+    /// Starts both while no helper runs, which would make the receiver segment.
+    pub fn start_without_helper(pod: &Pod, network: &Network, receiver: &str) -> Self {
         network.wait_for_carrier();
         let receiver = Capture::start(network.path(), receiver);
         Self { pod: Capture::start(pod.network().path(), "eth0"), receiver }

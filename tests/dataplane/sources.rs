@@ -207,8 +207,8 @@ fn forged_fragments_do_not_reach_a_receiver() {
 fn nothing_forged_arrives_without_a_helper() {
     let (mut scene, local) = tapped();
     let before = rules(scene.node.network());
-    scene.helper.kill();
     let captures = Captures::start(&scene.web, scene.node.network(), "mirror");
+    scene.helper.kill();
     forge(&scene.client, &format!("10.88.0.1:{PORT}"), VNI + 2);
     scene.traffic();
     assert_eq!(forged(&captures.receiver), 0);

@@ -63,7 +63,7 @@ pub struct Capture<T = Vec<Frame>> {
 }
 
 impl Capture {
-    /// Starts to capture. Every frame after it returns is captured.
+    /// Starts to capture, in promiscuous mode as libpcap does. Every frame after it returns is captured.
     ///
     /// # Panics
     /// When the namespace or the interface does not exist.
@@ -76,9 +76,18 @@ impl Capture {
 
     /// Like [`start`](Self::start), for an interface that may not exist yet.
     pub fn try_start(namespace: &Path, interface: &str) -> io::Result<Self> {
-        Self::fold(namespace, interface, Vec::new(), |frames, direction, bytes| {
-            frames.push(Frame { direction, bytes: bytes.to_vec(), at: Instant::now() });
-        })
+        Self::fold(namespace, interface, Vec::new(), push)
+    }
+
+    /// Like [`start`](Self::start), without promiscuous mode: the kernel reports nothing of it.
+    ///
+    /// # Panics
+    /// When the namespace or the interface does not exist.
+    #[must_use]
+    #[track_caller]
+    pub fn not_promiscuous(namespace: &Path, interface: &str) -> Self {
+        Self::open(namespace, interface, false, Vec::new(), push)
+            .unwrap_or_else(|e| panic!("capture of {interface} in {}: {e}", namespace.display()))
     }
 
     /// The frames captured so far, oldest first.
@@ -105,8 +114,18 @@ impl<T: Default + Send + 'static> Capture<T> {
         initial: T,
         take: impl Fn(&mut T, FrameDirection, &[u8]) + Send + 'static,
     ) -> io::Result<Self> {
+        Self::open(namespace, interface, true, initial, take)
+    }
+
+    fn open(
+        namespace: &Path,
+        interface: &str,
+        promiscuous: bool,
+        initial: T,
+        take: impl Fn(&mut T, FrameDirection, &[u8]) + Send + 'static,
+    ) -> io::Result<Self> {
         let name = interface.to_owned();
-        let socket = within(namespace, move || open(&name))?;
+        let socket = within(namespace, move || open(&name, promiscuous))?;
 
         let state = Arc::new(Mutex::new(initial));
         let stop = Arc::new(AtomicBool::new(false));
@@ -152,6 +171,10 @@ impl<T> Drop for Capture<T> {
     }
 }
 
+fn push(frames: &mut Vec<Frame>, direction: FrameDirection, bytes: &[u8]) {
+    frames.push(Frame { direction, bytes: bytes.to_vec(), at: Instant::now() });
+}
+
 /// A file that sends frames through an interface. Each write is one frame after a `struct virtio_net_hdr`, which may request offloads
 /// (`PACKET_VNET_HDR` in packet(7)).
 ///
@@ -161,13 +184,13 @@ impl<T> Drop for Capture<T> {
 #[track_caller]
 pub fn injector(network: &crate::net::Network, interface: &str) -> File {
     const PACKET_VNET_HDR: libc::c_int = 15;
-    let socket = network.within(|| open(interface)).unwrap_or_else(|error| panic!("{interface}: {error}"));
+    let socket = network.within(|| open(interface, false)).unwrap_or_else(|error| panic!("{interface}: {error}"));
     set(&socket, libc::SOL_PACKET, PACKET_VNET_HDR, &1).expect("the option can be set");
     File::from(socket)
 }
 
 #[expect(unsafe_code, reason = "std has no packet sockets")]
-fn open(interface: &str) -> io::Result<OwnedFd> {
+fn open(interface: &str, promiscuous: bool) -> io::Result<OwnedFd> {
     let index = nix::net::if_::if_nametoindex(interface)?;
     let protocol = u16::try_from(libc::ETH_P_ALL).expect("a protocol has 16 bits").to_be();
     // SAFETY: no pointers. Protocol 0 captures nothing until the socket is bound to the interface below.
@@ -180,11 +203,17 @@ fn open(interface: &str) -> io::Result<OwnedFd> {
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)?;
     let timeout = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
+    let index = i32::try_from(index).expect("an index is positive");
+    if promiscuous {
+        let kind = u16::try_from(libc::PACKET_MR_PROMISC).expect("a kind has 16 bits");
+        let membership = libc::packet_mreq { mr_ifindex: index, mr_type: kind, mr_alen: 0, mr_address: [0; 8] };
+        set(&socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)?;
+    }
     // SAFETY: all-zero is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET).expect("a family has 16 bits");
     address.sll_protocol = protocol;
-    address.sll_ifindex = i32::try_from(index).expect("an index is positive");
+    address.sll_ifindex = index;
     let length = u32::try_from(mem::size_of_val(&address)).expect("an address is small");
     // SAFETY: the pointer and the length are those of a live sockaddr_ll.
     if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } < 0 {

@@ -32,24 +32,35 @@ const ETHTOOL_FLAG_OMIT_REPLY: u32 = 1 << 1;
 const ETHTOOL_A_BITSET_BITS: u16 = 3;
 const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
 const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
+const ETHTOOL_A_BITSET_BIT_VALUE: u16 = 3;
 
-/// The settings by which a device passes or builds GSO packets, or leaves checksums to the next device: those of them that are
-/// on and can be turned off, by the names that `ethtool -k` shows.
-pub async fn offloads(netlink: &Connection, index: u32) -> Result<Vec<String>, NetlinkError> {
+/// The settings by which a device passes or builds GSO packets, or leaves checksums to the next device: those that can be changed, by the
+/// names that `ethtool -k` shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// Those that are on.
+    pub on: Vec<String>,
+    /// Those that are off.
+    pub off: Vec<String>,
+}
+
+/// Reads the offload settings of a device.
+pub async fn offloads(netlink: &Connection, index: u32) -> Result<Offloads, NetlinkError> {
     let message = GenericMessage::new(family(netlink).await?, ETHTOOL_MSG_FEATURES_GET, &[header(index, 0)]);
     let read = |reply: GenericMessage| {
-        let changeable = names(&reply.attributes, ETHTOOL_A_FEATURES_HW);
-        let active = names(&reply.attributes, ETHTOOL_A_FEATURES_ACTIVE).into_iter();
-        Some(active.filter(|name| is_offload(name) && changeable.contains(name)).collect())
+        let changeable = names(&reply.attributes, ETHTOOL_A_FEATURES_HW).into_iter();
+        let active = names(&reply.attributes, ETHTOOL_A_FEATURES_ACTIVE);
+        let (on, off) = changeable.filter(|name| is_offload(name)).partition(|name| active.contains(name));
+        Some(Offloads { on, off })
     };
     let operation = format!("read the offloads of device {index}");
     Ok(netlink.generic(message, &operation, read).await?.unwrap_or_default())
 }
 
-/// Turns settings of a device off.
-pub async fn turn_off(netlink: &Connection, index: u32, names: &[String]) -> Result<(), NetlinkError> {
-    let message = off_message(family(netlink).await?, index, names);
-    let operation = format!("turn off {} of device {index}", names.join(", "));
+/// Turns settings of a device on or off.
+pub async fn turn(netlink: &Connection, index: u32, names: &[String], on: bool) -> Result<(), NetlinkError> {
+    let message = turn_message(family(netlink).await?, index, names, on);
+    let operation = format!("turn {} {} of device {index}", if on { "on" } else { "off" }, names.join(", "));
     netlink.generic(message, &operation, |_| None::<()>).await.map(drop)
 }
 
@@ -61,12 +72,15 @@ fn is_offload(name: &str) -> bool {
         || name.starts_with("rx-gro")
 }
 
-fn off_message(family: u16, index: u32, names: &[String]) -> GenericMessage {
+fn turn_message(family: u16, index: u32, names: &[String], on: bool) -> GenericMessage {
     // A bit that is listed without a value is turned off; those that are not listed stay.
-    let bits: Vec<DefaultNla> = names
-        .iter()
-        .map(|name| nested(ETHTOOL_A_BITSET_BITS_BIT, &[string(ETHTOOL_A_BITSET_BIT_NAME, name)]))
-        .collect();
+    let value = on.then(|| DefaultNla::new(ETHTOOL_A_BITSET_BIT_VALUE, vec![]));
+    let bit = |name: &String| {
+        let attributes: Vec<DefaultNla> =
+            [string(ETHTOOL_A_BITSET_BIT_NAME, name)].into_iter().chain(value.clone()).collect();
+        nested(ETHTOOL_A_BITSET_BITS_BIT, &attributes)
+    };
+    let bits: Vec<DefaultNla> = names.iter().map(bit).collect();
     let wanted = nested(ETHTOOL_A_FEATURES_WANTED, &[nested(ETHTOOL_A_BITSET_BITS, &bits)]);
     GenericMessage::new(family, ETHTOOL_MSG_FEATURES_SET, &[header(index, ETHTOOL_FLAG_OMIT_REPLY), wanted])
 }

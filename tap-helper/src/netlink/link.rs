@@ -17,6 +17,7 @@ use super::{connection::Connection, error::NetlinkError, fdb::Mac};
 
 /// A network device as observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, as the kernel reports them")]
 pub struct Link {
     /// Its ifindex, which is unique in its namespace and not reused there unless a program requests one on purpose.
     pub index: u32,
@@ -42,6 +43,8 @@ pub struct Link {
     pub vxlan: Option<Vxlan>,
     /// Whether an XDP program sees its frames before everything else.
     pub xdp: bool,
+    /// Whether something wants all of its frames: a capture, or a bridge. The flags that the kernel reports do not tell it of captures.
+    pub promiscuous: bool,
     /// The ifindex of a veth device's peer, if that is in the same namespace.
     pub peer: Option<u32>,
     /// The number of the namespace that a VXLAN device's socket or a veth device's peer is in, if that is another one than its own.
@@ -98,11 +101,15 @@ pub async fn links(netlink: &Connection) -> Result<Vec<Link>, NetlinkError> {
     netlink.dump(RouteNetlinkMessage::GetLink(query(0)), "list devices", new_link).await
 }
 
+/// A device, if it exists.
+pub async fn link(netlink: &Connection, index: u32) -> Result<Option<Link>, NetlinkError> {
+    let operation = format!("get device {index}");
+    netlink.get(RouteNetlinkMessage::GetLink(query(index)), &operation, new_link).await
+}
+
 /// The MTU of a device.
 pub async fn link_mtu(netlink: &Connection, index: u32) -> Result<Option<u32>, NetlinkError> {
-    let operation = format!("get device {index}");
-    let found = netlink.get(RouteNetlinkMessage::GetLink(query(index)), &operation, new_link).await?;
-    Ok(found.map(|link| link.mtu).filter(|mtu| *mtu > 0))
+    Ok(link(netlink, index).await?.map(|link| link.mtu).filter(|mtu| *mtu > 0))
 }
 
 /// Creates a VXLAN device, down, in the namespace `target`; its UDP socket will be in the namespace of `netlink`.
@@ -240,6 +247,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
                 LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(id),
+                LinkAttribute::Promiscuity(count) => link.promiscuous = count > 0,
                 LinkAttribute::Xdp(settings) => link.xdp = settings.iter().any(is_attached),
                 LinkAttribute::AfSpecUnspec(families) => link.autoconf_disabled &= generates_no_addresses(&families),
                 LinkAttribute::LinkInfo(info) => (link.kind, link.vxlan) = driver(info),

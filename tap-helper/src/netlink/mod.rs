@@ -26,16 +26,16 @@ mod veth;
 pub use address::{InterfaceAddress, addresses};
 pub use connection::Connection;
 pub use error::{NetlinkError, NetnsError};
-pub use ethtool::{offloads, turn_off};
+pub use ethtool::{Offloads, offloads, turn};
 pub use fdb::{ForwardingEntry, Mac, ZERO, add_destination, forwarding, remove_destination, remove_entries};
 pub use filter::{
-    CLAMP_PRIORITY, Classifier, Filter, FilterId, FilterTarget, Hook, REDIRECT_PRIORITY, add_drop_filter,
-    attach_mirror_program, attach_redirect_program, attach_verdict_program, filters, remove_filter,
+    CLAMP_PRIORITY, Classifier, DROP_PRIORITY, Filter, FilterId, FilterTarget, Hook, REDIRECT_PRIORITY,
+    add_drop_filter, attach_mirror_program, attach_redirect_program, attach_verdict_program, filters, remove_filter,
 };
 #[cfg(test)]
-pub use filter::{Counters, DROP_PRIORITY, Mirror};
+pub use filter::{Counters, Mirror};
 pub use link::{
-    Link, LinkLayer, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, down_link, link_mtu, links,
+    Link, LinkLayer, NewVxlan, Vxlan, create_vxlan, delete_link, disable_autoconf, down_link, link, link_mtu, links,
     rename_link, set_alias, up_link,
 };
 pub use nftables::SourceFilter;

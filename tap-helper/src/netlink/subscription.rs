@@ -31,6 +31,8 @@ pub enum Event {
         index: u32,
         /// Its name.
         name: String,
+        /// [`Link::promiscuous`].
+        promiscuous: bool,
     },
     /// A qdisc or filter of a device was added, changed or removed.
     Classifier {
@@ -115,8 +117,8 @@ impl Subscription {
 
 fn event(message: RouteNetlinkMessage) -> Option<Event> {
     let link = |message: LinkMessage| {
-        let Link { index, name, .. } = Link::from(message);
-        Some(Event::Link { index, name })
+        let Link { index, name, promiscuous, .. } = Link::from(message);
+        Some(Event::Link { index, name, promiscuous })
     };
     match message {
         RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message) => link(message),

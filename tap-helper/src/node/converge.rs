@@ -8,8 +8,8 @@ use podtap_model::{DesiredSender, Receiver, State, Vni};
 use tracing::{debug, info, warn};
 
 use super::{
-    Node, names::owners, netns::Netns, pods::PodNetns, probes::ProbeSource, received_probes::receive_programs,
-    resources::Running, sources::receivers,
+    Node, names::owners, netns::Netns, pods::PodNetns, probes::ProbeSource, readers::Readers,
+    received_probes::receive_programs, resources::Running, sources::receivers,
 };
 use crate::{
     ahead,
@@ -82,6 +82,7 @@ impl Node {
                     return self.unobservable(id, &Failure::kernel(&error), now);
                 }
             };
+            netns.readers.observed(&observed, netns.is_new, now);
             let plan = plan(&self.requested(id, now), &observed);
             let proceeds = |resource: &Resource| {
                 failures.get(resource).is_none_or(|count| *count < 2) && !self.is_held(resource, &plan, now)
@@ -119,10 +120,11 @@ impl Node {
         }
     }
 
-    /// Whether an action restores what was in place. Other settings are no reason to suspect another program.
+    /// Whether an action restores what was in place. Other settings, and readers, are no reason to suspect another program.
     fn restores(&self, action: &Action) -> bool {
         let was_active = self.resources.get(&action.resource).is_some_and(|state| state.status == Status::ACTIVE);
-        was_active && !matches!(action.step, Step::Configure { .. })
+        was_active
+            && !matches!(action.step, Step::Configure { .. } | Step::StartSegmenting(..) | Step::StopSegmenting(..))
     }
 
     /// Whether the steps of a resource have to wait because it failed recently. Steps that remove its remains do not wait.
@@ -169,7 +171,10 @@ impl Node {
             let key = SenderKey::of(sender);
             self.program_sets.failure(&key, settings).cloned().map(|failure| (key, failure))
         };
+        let readers = self.netns.get(&id).map(|netns| &netns.readers);
         Requested {
+            recently_read: readers.map(|readers| readers.recent(now)).unwrap_or_default(),
+            polled: readers.map(Readers::polled).unwrap_or_default(),
             unloadable: senders.iter().filter_map(failure).collect(),
             senders,
             receivers: desired.receivers.iter().filter(receiver).collect(),

@@ -14,6 +14,7 @@ mod paths;
 mod pods;
 mod preload;
 mod probes;
+mod readers;
 mod received_probes;
 mod renewal;
 mod report;
@@ -116,6 +117,8 @@ pub struct Node {
     probes: Probes,
     received_probes: ReceivedProbes,
     sweep: Sweep,
+    /// When to poll for readers next.
+    next_poll: Option<Instant>,
     next_full_reconcile: Option<Instant>,
     /// The namespace with which the last turn ended.
     last_in_turn: Option<NamespaceId>,
@@ -145,6 +148,7 @@ impl Node {
             probes: Probes::default(),
             received_probes: ReceivedProbes::default(),
             sweep: Sweep::default(),
+            next_poll: None,
             next_full_reconcile: None,
             last_in_turn: None,
             restarts: 0,
@@ -227,6 +231,7 @@ impl Node {
         if self.sweep.is_due(now) {
             self.sweep_step().await;
         }
+        self.poll_readers(now).await;
         self.converge_due(now).await;
         // After any is removed.
         self.update_sources(now);
@@ -246,7 +251,8 @@ impl Node {
         let retry = self.resources.next_retry();
         let (counters, sweep, sources) = (self.counter_requests.due_at(), self.sweep.due_at(), self.sources.due_at());
         let probes = [self.probes_due_at(), self.received_probes_due_at()];
-        let own = [self.pods.watch_due_at(), self.next_full_reconcile, retry, load].into_iter().chain(probes);
+        let own = [self.pods.watch_due_at(), self.next_full_reconcile, self.poll_due_at(), retry, load];
+        let own = own.into_iter().chain(probes);
         let moments = own.chain([self.next_deadline(), counters, sweep, sources, self.paths.due_at()]);
         moments.flatten().chain(netns).min()
     }
@@ -276,7 +282,8 @@ impl Node {
         match change {
             Change::Netns(id) => {
                 if let Some(netns) = self.netns.get_mut(&id) {
-                    netns.process_events(now);
+                    let events = netns.take_events(now);
+                    netns.segment_for_readers(&events).await;
                 }
                 Ok(())
             }

@@ -7,7 +7,7 @@ use std::{
 
 use podtap_model::Vni;
 
-use super::{Change, pace::Pace, probes::ProbeSource};
+use super::{Change, pace::Pace, probes::ProbeSource, readers::Readers};
 use crate::{
     failure::Status,
     logs::Repeated,
@@ -48,6 +48,8 @@ pub(super) struct Netns {
     pub(super) receivers: BTreeSet<(u16, u32)>,
     /// The program of each receiver, by the hash of the receiver.
     pub(super) receive_programs: BTreeMap<u64, u32>,
+    /// Who reads its receivers.
+    pub(super) readers: Readers,
     /// The senders that may send probes.
     pub(super) probe_sources: Vec<ProbeSource>,
     /// Observations that failed.
@@ -82,6 +84,7 @@ impl Netns {
             sent_vnis: BTreeMap::new(),
             receivers: BTreeSet::new(),
             receive_programs: BTreeMap::new(),
+            readers: Readers::default(),
             probe_sources: Vec::new(),
             unobservable: Repeated::default(),
             pace: Pace::default(),
@@ -105,8 +108,9 @@ impl Netns {
         {
             return Poll::Ready(Change::ProcessEnded(id));
         }
-        // Further events tell nothing new until it is observed: a flood of them is left to the kernel, which drops what is not read.
-        if self.dirty {
+        // Further events tell nothing new until it is observed, but of readers: a flood of them in a pod's namespace is left to the kernel,
+        // which drops what is not read.
+        if self.dirty && (self.kind == NetnsKind::Pod || !self.readers.any_idle()) {
             return Poll::Pending;
         }
         ready!(self.subscription.poll_changed(context));
@@ -115,7 +119,8 @@ impl Netns {
 
     /// Observes the namespace, with its default routes if they matter; events until now are outdated then.
     pub(super) async fn observe(&mut self, with_routes: bool) -> Result<Observed, NetlinkError> {
-        self.subscription.take();
+        let events = self.subscription.take();
+        self.segment_for_readers(&events).await;
         let mut observed = observe(&self.netlink, self.kind).await?;
         if with_routes {
             observed.read_default_routes(&self.netlink).await?;
@@ -123,19 +128,22 @@ impl Netns {
         Ok(observed)
     }
 
-    /// Processes the events since the last observation.
-    pub(super) fn process_events(&mut self, now: Instant) {
+    /// Takes the events since the last observation, and records whether they matter.
+    pub(super) fn take_events(&mut self, now: Instant) -> Vec<Event> {
         let events = self.subscription.take();
         let matters = |event: &Event| match (self.kind, event) {
             (NetnsKind::Pod, _) | (_, Event::Lost | Event::Action) => true,
-            (NetnsKind::Node, Event::Link { index, name }) => self.watched.contains(index) || self.names.contains(name),
+            (NetnsKind::Node, Event::Link { index, name, .. }) => {
+                self.watched.contains(index) || self.names.contains(name)
+            }
             (NetnsKind::Node, Event::Classifier { interface }) => self.watched.contains(interface),
             (NetnsKind::Node, Event::Destination | Event::Address | Event::Route) => false,
         };
-        if events.iter().any(matters) {
+        if !self.dirty && events.iter().any(matters) {
             self.dirty = true;
             self.slow_down(now);
         }
+        events
     }
 
     /// Counts changes, and delays the reaction if there are too many.

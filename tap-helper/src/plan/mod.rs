@@ -15,7 +15,7 @@ mod program;
 mod receiver;
 mod sender;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use podtap_model::{DesiredSender, EtherType, Receiver};
 
@@ -37,6 +37,10 @@ pub struct Requested<'a> {
     pub senders: Vec<(&'a DesiredSender, Settings)>,
     /// Receivers whose interface belongs in it.
     pub receivers: Vec<&'a Receiver>,
+    /// The receivers' interfaces that somebody reads or has read a short time ago, by their ifindex.
+    pub recently_read: BTreeSet<u32>,
+    /// Those with readers that the kernel does not report.
+    pub polled: BTreeSet<u32>,
     /// The senders for which no programs can be loaded, and why.
     pub unloadable: BTreeMap<SenderKey, Failure>,
     /// The EtherType of the probes that the receivers expect.
@@ -57,7 +61,15 @@ pub struct Plan {
 pub fn plan(requested: &Requested<'_>, observed: &Observed) -> Plan {
     let unloadable = &requested.unloadable;
     let probe_ether_type = requested.probe_ether_type;
-    let mut planner = Planner { observed, unloadable, probe_ether_type, plan: Plan::default(), kept: Kept::default() };
+    let mut planner = Planner {
+        observed,
+        recently_read: &requested.recently_read,
+        polled: &requested.polled,
+        unloadable,
+        probe_ether_type,
+        plan: Plan::default(),
+        kept: Kept::default(),
+    };
     // Sorted by identity, so that the order of the request does not matter.
     let mut receivers = requested.receivers.clone();
     receivers.sort_by_key(|receiver| (receiver.vni, &receiver.tap.uid));
@@ -92,6 +104,8 @@ struct Kept {
 
 struct Planner<'a> {
     observed: &'a Observed,
+    recently_read: &'a BTreeSet<u32>,
+    polled: &'a BTreeSet<u32>,
     unloadable: &'a BTreeMap<SenderKey, Failure>,
     probe_ether_type: EtherType,
     plan: Plan,

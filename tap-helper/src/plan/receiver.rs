@@ -7,6 +7,7 @@ use crate::{
     marks::{Cookie, Mark, Part, ReceiverMark, is_ours},
     names::{SOURCE_PORTS, receiver_device, receiver_hash, receiver_veth_pair},
     netlink::{Filter, FilterTarget, Hook, Link, REDIRECT_PRIORITY, Vxlan},
+    readers::is_read,
     resource::Resource,
     step::{Action, Step},
 };
@@ -45,15 +46,20 @@ impl Planner<'_> {
                 names: receiver_veth_pair(receiver.vni.get()),
                 aliases: [Part::Peer, Part::Interface].map(|part| alias(receiver, part)),
             }),
-            Some(devices) => {
-                for (device, part) in devices.iter().zip([Part::Peer, Part::Interface]) {
+            Some([peer, interface]) => {
+                let polled = !is_raw(receiver) && (self.polled.contains(&interface.index) || was_polled(peer));
+                let peer_alias = Mark::Receiver(ReceiverMark { polled, ..mark(receiver, Part::Peer) }).alias();
+                for (device, alias) in [(peer, peer_alias), (interface, alias(receiver, Part::Interface))] {
                     self.kept.devices.push(device.index);
-                    steps.extend(self.configure_link(device, &alias(receiver, part)));
-                    let offloads = self.observed.offloads(device.index);
-                    if !offloads.is_empty() {
-                        steps.push(Step::TurnOff(device.index, offloads.to_vec()));
-                    }
+                    steps.extend(self.configure_link(device, &alias));
                 }
+                steps.extend(self.offloads_that_are_on(interface.index).map(|on| Step::TurnOff(interface.index, on)));
+                let is_read = polled || is_read(interface, self.observed);
+                steps.extend(if is_read || self.recently_read.contains(&interface.index) {
+                    self.offloads_that_are_on(peer.index).map(|on| Step::StartSegmenting(peer.index, on))
+                } else {
+                    self.stop_segmenting(peer.index)
+                });
             }
         }
         if let (Some(vxlan), Some([peer, interface])) = (vxlan, pair) {
@@ -62,6 +68,18 @@ impl Planner<'_> {
             steps.extend(publish(&interface, &receiver.interface_name));
         }
         steps
+    }
+
+    fn offloads_that_are_on(&self, device: u32) -> Option<Vec<String>> {
+        self.observed.offloads(device).map(|offloads| offloads.on.clone()).filter(|on| !on.is_empty())
+    }
+
+    /// Turns on what a peer sends with, unless some of it is on: not every kernel has to be able to turn on all.
+    fn stop_segmenting(&self, peer: u32) -> Option<Step> {
+        let offloads = self.observed.offloads(peer)?;
+        let sends = |name: &&String| name.starts_with("tx-");
+        let off: Vec<String> = offloads.off.iter().filter(sends).cloned().collect();
+        (!off.is_empty() && !offloads.on.iter().any(|name| sends(&name))).then_some(Step::StopSegmenting(peer, off))
     }
 
     /// The steps that remove all forwarding entries of a receiver's device: nothing is to leave it.
@@ -144,9 +162,18 @@ fn is_raw(receiver: &Receiver) -> bool {
     receiver.frame_format == FrameFormat::Raw
 }
 
+/// Whether a reader of the receiver was found by polling.
+fn was_polled(peer: &Link) -> bool {
+    matches!(Mark::of(peer), Some(Mark::Receiver(mark)) if mark.polled)
+}
+
 fn alias(receiver: &Receiver, part: Part) -> String {
+    Mark::Receiver(mark(receiver, part)).alias()
+}
+
+fn mark(receiver: &Receiver, part: Part) -> ReceiverMark {
     let (tap, vni) = (receiver.tap.uid.to_string(), receiver.vni.get());
-    Mark::Receiver(ReceiverMark { part, tap, vni, ipv6: receiver.ipv6, raw: is_raw(receiver) }).alias()
+    ReceiverMark { part, tap, vni, ipv6: receiver.ipv6, raw: is_raw(receiver), polled: false }
 }
 
 fn create_vxlan_device(receiver: &Receiver) -> Step {

@@ -6,7 +6,7 @@ use crate::netlink::captured::assert_sends;
 #[test]
 fn settings_are_turned_off() {
     assert_sends(
-        off_message(0x15, 4, &["tx-checksum-ip-generic".to_owned(), "tx-udp-segmentation".to_owned()]),
+        turn_message(0x15, 4, &["tx-checksum-ip-generic".to_owned(), "tx-udp-segmentation".to_owned()], false),
         0,
         "6c 00 00 00 15 00 05 00  03 00 00 00 00 00 00 00
          0c 01 00 00 14 00 01 80  08 00 01 00 04 00 00 00
@@ -20,8 +20,12 @@ fn settings_are_turned_off() {
 
 #[test]
 fn what_is_named_is_read_back() {
-    let message = off_message(0x15, 4, &["tx-nocache-copy".to_owned(), "rx-gro-list".to_owned()]);
+    let message = turn_message(0x15, 4, &["tx-nocache-copy".to_owned(), "rx-gro-list".to_owned()], true);
     assert_eq!(names(&message.attributes, ETHTOOL_A_FEATURES_WANTED), ["tx-nocache-copy", "rx-gro-list"]);
+    let wanted = child(&message.attributes, ETHTOOL_A_FEATURES_WANTED).expect("features");
+    let bits = child(wanted.value(), ETHTOOL_A_BITSET_BITS).expect("bits");
+    let on = children(bits.value()).filter(|bit| child(bit.value(), ETHTOOL_A_BITSET_BIT_VALUE).is_some());
+    assert_eq!(on.count(), 2, "both are turned on");
     assert_eq!(names(&message.attributes, ETHTOOL_A_FEATURES_ACTIVE), [""; 0]);
 }
 

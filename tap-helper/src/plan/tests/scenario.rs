@@ -1,10 +1,13 @@
 //! Random requests, foreign state and damage.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use podtap_model::{DesiredSender, Direction, Endpoint, EtherType, FrameFormat, Pod, Receiver, Tap, TapReference};
 use proptest::{
-    collection::vec,
+    collection::{btree_set, vec},
     prelude::{Just, Strategy, any},
     prop_oneof,
     sample::{select, subsequence},
@@ -27,11 +30,16 @@ pub struct Scenario {
     pub senders: Vec<(DesiredSender, Settings)>,
     pub receivers: Vec<Receiver>,
     pub probe_ether_type: EtherType,
+    /// By the ifindex of an interface.
+    pub recently_read: BTreeSet<u32>,
+    pub polled: BTreeSet<u32>,
 }
 
 impl Scenario {
     pub fn requested(&self) -> Requested<'_> {
         Requested {
+            recently_read: self.recently_read.clone(),
+            polled: self.polled.clone(),
             senders: self.senders.iter().map(|(sender, settings)| (sender, settings.clone())).collect(),
             receivers: self.receivers.iter().collect(),
             unloadable: BTreeMap::new(),
@@ -42,13 +50,14 @@ impl Scenario {
 
 pub fn scenario() -> impl Strategy<Value = Scenario> {
     let ether_type = select(vec![EtherType::default(), 0x88b6.try_into().expect("an EtherType")]);
-    (vec((sender(), settings()), 0..5), vec(receiver(), 0..3), ether_type).prop_map(
-        |(senders, receivers, ether_type)| {
+    let interfaces = || btree_set(4..24_u32, 0..4);
+    (vec((sender(), settings()), 0..5), vec(receiver(), 0..3), ether_type, interfaces(), interfaces()).prop_map(
+        |(senders, receivers, ether_type, recently_read, polled)| {
             let senders = senders.into_iter().map(|sender| (SenderKey::of(&sender.0), sender));
             let senders: BTreeMap<_, _> = senders.collect();
             let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
             let (senders, receivers) = (senders.into_values().collect(), receivers.into_values().collect());
-            Scenario { senders, receivers, probe_ether_type: ether_type }
+            Scenario { senders, receivers, probe_ether_type: ether_type, recently_read, polled }
         },
     )
 }
@@ -219,7 +228,11 @@ pub fn damage(world: &mut World, choices: &[u8]) {
                 world.add_filter((index, Hook::Egress), 1, "bpf", None, false);
             }
             9 if world.now.links[position].kind == "veth" => {
-                world.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
+                // Somebody reads it, or another program changes its offloads.
+                world.now.links[position].promiscuous = choice / 16 % 2 == 0;
+                if let Some((_, offloads)) = world.now.offloads.iter_mut().find(|(device, _)| *device == index) {
+                    mem::swap(&mut offloads.on, &mut offloads.off);
+                }
             }
             // The pod replaces it with one of its own.
             9 => world.now.links[position].lower_netns = None,

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::{
     bpf::{Fingerprint, ReceiveSettings, Settings},
-    marks::{Cookie, GROUP, Mark},
+    marks::{Cookie, GROUP, Mark, Part},
     names::{DEVICE_MTU, sender_vnis},
     netlink::{
         DROP_PRIORITY, Filter, FilterId, FilterTarget, ForwardingEntry, Hook, InterfaceAddress, Link, LinkLayer,
-        Mirror, Qdisc, QdiscKind, Vxlan, ZERO,
+        Mirror, Offloads, Qdisc, QdiscKind, Vxlan, ZERO,
     },
     observe::{Observed, Program},
     plan::{Plan, Requested, plan},
@@ -102,9 +102,8 @@ impl World {
         match &action.step {
             Step::CreateDevice { name, vxlan, alias, .. } => self.create(&action.resource, name, *vxlan, alias),
             Step::CreatePair { names, aliases } => self.create_pair(names, aliases),
-            Step::TurnOff(device, names) => {
-                self.now.offloads.retain(|(found, on)| found != device || on != names);
-            }
+            Step::StopSegmenting(device, names) => self.turn(*device, names, true),
+            Step::TurnOff(device, names) | Step::StartSegmenting(device, names) => self.turn(*device, names, false),
             Step::AttachRedirect { target, to, settings, cookie } => {
                 self.attach_redirect(*target, *to, settings, *cookie);
             }
@@ -145,7 +144,10 @@ impl World {
                 self.link(*device).name.clone_from(name);
             }
             Step::Up(device) => {
-                assert!(self.now.offloads(*device).is_empty(), "offloads are off before frames arrive");
+                if part(self.link(*device)) == Some(Part::Interface) {
+                    let on = self.now.offloads(*device).is_some_and(|offloads| !offloads.on.is_empty());
+                    assert!(!on, "its offloads are off before frames arrive");
+                }
                 let is_sender = matches!(action.resource, Resource::Sender(_));
                 let filters = || self.now.filters.iter().filter(|filter| filter.id.interface == *device);
                 let clamps = filters().filter(|filter| filter.id.hook == Hook::Egress).count();
@@ -187,6 +189,14 @@ impl World {
             }
             Step::DeleteDevice(device) => self.delete_link(*device),
         }
+    }
+
+    fn turn(&mut self, device: u32, names: &[String], on: bool) {
+        let mut all = self.now.offloads.iter_mut();
+        let (_, offloads) = all.find(|(index, _)| *index == device).expect("the device has offloads");
+        let (from, to) = if on { (&mut offloads.off, &mut offloads.on) } else { (&mut offloads.on, &mut offloads.off) };
+        assert_eq!(from, names, "only what has to be changed is");
+        to.append(from);
     }
 
     fn load(&mut self, resource: &Resource, settings: &Settings, predecessor: Option<Predecessor>) {
@@ -290,7 +300,8 @@ impl World {
                 ..Link::default()
             });
             if !is_raw(self.link(index)) {
-                self.now.offloads.push((index, vec!["tx-checksum-ip-generic".to_owned()]));
+                let on = vec!["tx-checksum-ip-generic".to_owned()];
+                self.now.offloads.push((index, Offloads { on, off: vec![] }));
             }
         }
     }
@@ -317,6 +328,14 @@ impl World {
 
     fn link(&mut self, index: u32) -> &mut Link {
         self.now.links.iter_mut().find(|link| link.index == index).expect("a plan refers only to existing devices")
+    }
+}
+
+/// Which device of a receiver it is.
+pub fn part(link: &Link) -> Option<Part> {
+    match Mark::of(link) {
+        Some(Mark::Receiver(mark)) => Some(mark.part),
+        _ => None,
     }
 }
 
