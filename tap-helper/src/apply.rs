@@ -36,6 +36,13 @@ pub async fn apply(desired: DesiredState) -> Result<NodeStatus, ApplyError> {
     let Some(_lock) = Lock::take().map_err(ApplyError::Lock)? else {
         return Err(ApplyError::Locked);
     };
+    let result = reconcile(&mut node, desired).await;
+    node.segment_all().await;
+    result?;
+    Ok(node.report().unwrap_or_default().status)
+}
+
+async fn reconcile(node: &mut Node, desired: DesiredState) -> Result<(), NodeError> {
     let now = Instant::now();
     let desired = DesiredState { now: Some(SystemTime::now().into()), ..desired };
     node.set_desired(desired, now).await?;
@@ -44,7 +51,7 @@ pub async fn apply(desired: DesiredState) -> Result<NodeStatus, ApplyError> {
     while !node.is_settled(now) {
         node.reconcile(now).await?;
     }
-    Ok(node.report().unwrap_or_default().status)
+    Ok(())
 }
 
 /// Whether every requested sender and receiver is active, and nothing else is left.

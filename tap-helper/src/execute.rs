@@ -60,10 +60,12 @@ impl<N: AsFd> Executor<'_, N> {
             Step::StopSegmenting(device, names) => {
                 turn(netlink, *device, names, true).await.map_err(|error| feature(&error, ETHTOOL))
             }
-            Step::TurnOff(device, names) | Step::StartSegmenting(device, names) => {
+            Step::TurnOffloadsOff(device, names) | Step::StartSegmenting(device, names) => {
                 turn(netlink, *device, names, false).await.map_err(|error| feature(&error, ETHTOOL))
             }
-            Step::SetAlias(device, alias) => to_failure(set_alias(netlink, *device, alias).await),
+            Step::SetAlias(device, alias) | Step::RecordUnreportedReader(device, alias) => {
+                to_failure(set_alias(netlink, *device, alias).await)
+            }
             Step::DisableAutoconf(device) => to_failure(disable_autoconf(netlink, *device, DEVICE_MTU).await),
             Step::AddDeviceClsact(device) => to_failure(add_clsact(netlink, *device).await),
             Step::RemoveRootQdisc(device) => ignore_gone(remove_root_qdisc(netlink, *device).await),

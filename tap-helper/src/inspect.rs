@@ -317,7 +317,7 @@ fn must_be_off(link: &Link, observed: &Observed) -> bool {
     match Mark::of(link) {
         Some(Mark::Receiver(mark)) if mark.part == Part::Peer => {
             let interface = link.peer.and_then(|interface| observed.link(interface));
-            mark.polled || interface.is_some_and(|interface| is_read(interface, observed))
+            mark.unreported_reader || interface.is_some_and(|interface| is_read(interface, observed))
         }
         _ => true,
     }

@@ -20,8 +20,8 @@ const ALIAS_PREFIX: &str = "podtap.dev/";
 const ALIAS_V1: &str = "podtap.dev/v1";
 /// In the aliases of receivers: their frames are raw.
 const RAW: &str = "raw";
-/// In the alias of a receiver's peer: a reader was found by polling.
-const POLLED: &str = "polled";
+/// In the alias of a receiver's peer: a reader was found that the kernel does not report.
+const UNREPORTED: &str = "unreported";
 /// Prefix of every cookie.
 const COOKIE_MAGIC: [u8; 4] = *b"PTap";
 /// Version of the cookie's layout.
@@ -105,8 +105,8 @@ pub struct ReceiverMark {
     pub ipv6: bool,
     /// Whether the interface shows frames as the kernel has them.
     pub raw: bool,
-    /// Whether a reader was found by polling, so that the receiver segments always. Only of a [`Part::Peer`].
-    pub polled: bool,
+    /// Whether a reader was found that the kernel does not report, so that the receiver segments always. Only of a [`Part::Peer`].
+    pub unreported_reader: bool,
 }
 
 impl Mark {
@@ -127,7 +127,7 @@ impl Mark {
             Self::Receiver(mark) => {
                 let (role, family) = (mark.part.role(), family(mark.ipv6));
                 let frames = if mark.raw { RAW } else { "wire" };
-                let readers = if mark.polled { format!(" readers={POLLED}") } else { String::new() };
+                let readers = if mark.unreported_reader { format!(" readers={UNREPORTED}") } else { String::new() };
                 format!("{ALIAS_V1} {role} tap={} vni={} family={family} frames={frames}{readers}", mark.tap, mark.vni)
             }
         }
@@ -155,7 +155,7 @@ impl Mark {
                 vni: field("vni")?.parse().ok()?,
                 ipv6: field("family")? == "6",
                 raw: field("frames") == Some(RAW),
-                polled: field("readers") == Some(POLLED),
+                unreported_reader: field("readers") == Some(UNREPORTED),
             })),
         }
     }

@@ -148,7 +148,10 @@ fn tcx(namespace: &Namespace, observed: &Observed) -> Vec<(u32, TcxProgram)> {
         return Vec::new();
     }
     let query = || {
-        let programs = |(index, name)| tcx_programs(name).into_iter().map(move |program| (index, program));
+        let programs = |(index, name)| {
+            let programs = [Hook::Ingress, Hook::Egress].into_iter().flat_map(move |hook| tcx_programs(name, hook));
+            programs.map(move |program| (index, program))
+        };
         names.into_iter().flat_map(programs).collect()
     };
     // bpf(2) looks for the interface in the namespace of the caller. Nothing is known if it cannot be entered.

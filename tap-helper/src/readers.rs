@@ -1,7 +1,7 @@
 //! Who reads the interfaces of receivers.
 //!
-//! A capture usually makes the interface promiscuous, and the kernel reports that when it starts. A packet socket that does not, one of all
-//! interfaces (`tcpdump -i any`), and programs that are attached by links are found by polling.
+//! A capture usually makes the interface promiscuous, and the kernel reports that when it starts. Polling finds the others: packet sockets
+//! that are not promiscuous or not bound to an interface (`tcpdump -i any`), and programs that are attached by BPF links.
 
 use std::{
     collections::BTreeSet,
@@ -33,9 +33,9 @@ pub(crate) fn is_read(interface: &Link, observed: &Observed) -> bool {
     interface.promiscuous || interface.xdp || observed.filters.iter().any(precedes_drop)
 }
 
-/// What reads interfaces of the calling thread's namespace, and what may be about to.
+/// What may read interfaces of the calling thread's namespace without a report of the kernel.
 #[derive(Debug, Default)]
-pub(crate) struct Polled {
+pub(crate) struct Poll {
     sockets: Vec<PacketSocket>,
     /// There are more sockets than are read.
     too_many: bool,
@@ -51,11 +51,10 @@ struct PacketSocket {
     inode: u64,
 }
 
-impl Polled {
+impl Poll {
     /// Reads the packet sockets of the calling thread's namespace, and the programs of some of its interfaces.
     pub(crate) fn read(interfaces: &[(u32, &str)]) -> io::Result<Self> {
-        let has_program =
-            |(_, name): &&(u32, &str)| tcx_programs(name).iter().any(|program| program.hook == Hook::Ingress);
+        let has_program = |(_, name): &&(u32, &str)| !tcx_programs(name, Hook::Ingress).is_empty();
         let programs = interfaces.iter().filter(has_program).map(|(index, _)| *index).collect();
         let file = match File::open(PACKET_SOCKETS) {
             // The kernel has no packet sockets.
@@ -108,12 +107,12 @@ mod tests {
 
     #[test]
     fn a_reader_is_one_that_stays() {
-        let of = |interface, inode| Polled { sockets: vec![PacketSocket { interface, inode }], ..Polled::default() };
-        let none = Polled::default();
+        let of = |interface, inode| Poll { sockets: vec![PacketSocket { interface, inode }], ..Poll::default() };
+        let none = Poll::default();
         assert!(of(7, 1).reads(7, &of(7, 1)) && of(0, 1).reads(7, &of(0, 1)));
         assert!(!of(7, 1).reads(7, &none), "it may not have made the interface promiscuous yet");
         assert!(!of(7, 1).reads(7, &of(7, 2)) && !of(7, 1).reads(8, &of(7, 1)) && !none.reads(7, &of(7, 1)));
-        assert!(Polled { too_many: true, ..Polled::default() }.reads(7, &none));
-        assert!(Polled { programs: [7].into(), ..Polled::default() }.reads(7, &none));
+        assert!(Poll { too_many: true, ..Poll::default() }.reads(7, &none));
+        assert!(Poll { programs: [7].into(), ..Poll::default() }.reads(7, &none));
     }
 }

@@ -58,7 +58,7 @@ pub async fn serve(path: &Path, agent: u32, restarts: u32) -> Result<(), ServeEr
     info!(socket = %path.display(), agent, "serving");
     let result = serve_until(&mut shutdown, &mut node, &mut listener).await;
     info!("ending");
-    node.segment().await;
+    node.segment_all().await;
     // So that the agent notices at once. If it cannot be removed, the next helper replaces it.
     let _ = std::fs::remove_file(path);
     result

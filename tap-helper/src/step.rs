@@ -42,11 +42,13 @@ pub enum Step {
         aliases: [String; 2],
     },
     /// Turn offload settings of a receiver's interface off.
-    TurnOff(u32, Vec<String>),
+    TurnOffloadsOff(u32, Vec<String>),
     /// Turn offload settings of a receiver's peer off.
     StartSegmenting(u32, Vec<String>),
     /// Turn offload settings of a receiver's peer on.
     StopSegmenting(u32, Vec<String>),
+    /// Set the alias of a receiver's peer to one that says that its interface had a reader that the kernel does not report.
+    RecordUnreportedReader(u32, String),
     /// Set a device's alias.
     SetAlias(u32, String),
     /// Disable autoconfiguration of a device, and set its MTU.
@@ -137,9 +139,12 @@ impl fmt::Display for Step {
         match self {
             Self::CreateDevice { name, .. } => write!(formatter, "create the device {name}"),
             Self::CreatePair { names: [_, name], .. } => write!(formatter, "create the interface {name}"),
-            Self::TurnOff(device, _) => write!(formatter, "turn offloads of device {device} off"),
+            Self::TurnOffloadsOff(device, _) => write!(formatter, "turn offloads of device {device} off"),
             Self::StartSegmenting(device, _) => write!(formatter, "segment what device {device} sends"),
             Self::StopSegmenting(device, _) => write!(formatter, "no longer segment what device {device} sends"),
+            Self::RecordUnreportedReader(device, _) => {
+                write!(formatter, "record that the receiver of device {device} is read")
+            }
             Self::SetAlias(device, _) => write!(formatter, "mark device {device} as PodTap's"),
             Self::DisableAutoconf(device) => write!(formatter, "disable autoconfiguration of device {device}"),
             Self::AddDeviceClsact(device) => write!(formatter, "add a clsact to device {device}"),

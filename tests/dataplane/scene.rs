@@ -183,10 +183,10 @@ pub fn peer(network: &Network, interface: &str) -> Value {
     network.json(&format!("ip -j link show dev {name}"))[0].clone()
 }
 
-/// Waits until a receiver segments for a reader that has just started.
+/// Waits until a receiver segments for a reader that has just started; five seconds at most, as for any repair.
 #[track_caller]
 pub fn until_it_segments(network: &Network, interface: &str) {
-    until("the receiver segments", Duration::from_secs(10), || match segments(network, interface) {
+    until("the receiver segments", Duration::from_secs(5), || match segments(network, interface) {
         Ok(true) => Ok(()),
         other => Err(format!("{other:?}")),
     });

@@ -1,4 +1,4 @@
-use aya::programs::{SchedClassifier, tc::TcAttachType};
+use aya::programs::{ProgramInfo, SchedClassifier, tc::TcAttachType};
 
 use crate::netlink::Hook;
 
@@ -11,17 +11,17 @@ pub struct TcxProgram {
     pub name: String,
 }
 
-/// The programs at both hooks of an interface of the current network namespace; none if the kernel has no such hooks.
+/// The programs at a hook of an interface of the current network namespace; none if the kernel has no such hook.
 #[must_use]
-pub fn tcx_programs(interface: &str) -> Vec<TcxProgram> {
-    let hooks = [(Hook::Ingress, TcAttachType::Ingress), (Hook::Egress, TcAttachType::Egress)];
-    let mut found = Vec::new();
-    for (hook, attach_type) in hooks {
-        let programs = SchedClassifier::query_tcx(interface, attach_type).map(|(_, programs)| programs);
-        found.extend(programs.unwrap_or_default().iter().map(|program| {
-            let name = String::from_utf8_lossy(program.name()).into_owned();
-            TcxProgram { hook, name: if name.is_empty() { program.id().to_string() } else { name } }
-        }));
-    }
-    found
+pub fn tcx_programs(interface: &str, hook: Hook) -> Vec<TcxProgram> {
+    let attach_type = match hook {
+        Hook::Ingress => TcAttachType::Ingress,
+        Hook::Egress => TcAttachType::Egress,
+    };
+    let programs = SchedClassifier::query_tcx(interface, attach_type).map(|(_, programs)| programs).unwrap_or_default();
+    let program = |program: &ProgramInfo| {
+        let name = String::from_utf8_lossy(program.name()).into_owned();
+        TcxProgram { hook, name: if name.is_empty() { program.id().to_string() } else { name } }
+    };
+    programs.iter().map(program).collect()
 }

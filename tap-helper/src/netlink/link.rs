@@ -17,7 +17,7 @@ use super::{connection::Connection, error::NetlinkError, fdb::Mac};
 
 /// A network device as observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, as the kernel reports them")]
+#[expect(clippy::struct_excessive_bools, reason = "independent properties, as the kernel reports them")]
 pub struct Link {
     /// Its ifindex, which is unique in its namespace and not reused there unless a program requests one on purpose.
     pub index: u32,

@@ -82,7 +82,7 @@ impl Node {
                     return self.unobservable(id, &Failure::kernel(&error), now);
                 }
             };
-            netns.readers.observed(&observed, netns.is_new, now);
+            netns.readers.observed(&observed, now);
             let plan = plan(&self.requested(id, now), &observed);
             let proceeds = |resource: &Resource| {
                 failures.get(resource).is_none_or(|count| *count < 2) && !self.is_held(resource, &plan, now)
@@ -123,8 +123,14 @@ impl Node {
     /// Whether an action restores what was in place. Other settings, and readers, are no reason to suspect another program.
     fn restores(&self, action: &Action) -> bool {
         let was_active = self.resources.get(&action.resource).is_some_and(|state| state.status == Status::ACTIVE);
-        was_active
-            && !matches!(action.step, Step::Configure { .. } | Step::StartSegmenting(..) | Step::StopSegmenting(..))
+        let is_no_repair = matches!(
+            action.step,
+            Step::Configure { .. }
+                | Step::StartSegmenting(..)
+                | Step::StopSegmenting(..)
+                | Step::RecordUnreportedReader(..)
+        );
+        was_active && !is_no_repair
     }
 
     /// Whether the steps of a resource have to wait because it failed recently. Steps that remove its remains do not wait.
@@ -174,7 +180,7 @@ impl Node {
         let readers = self.netns.get(&id).map(|netns| &netns.readers);
         Requested {
             recently_read: readers.map(|readers| readers.recent(now)).unwrap_or_default(),
-            polled: readers.map(Readers::polled).unwrap_or_default(),
+            unreported: readers.map(Readers::unreported).unwrap_or_default(),
             unloadable: senders.iter().filter_map(failure).collect(),
             senders,
             receivers: desired.receivers.iter().filter(receiver).collect(),

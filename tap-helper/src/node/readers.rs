@@ -1,7 +1,7 @@
 //! Receivers segment only while somebody reads them, since that costs as much as mirroring does.
 //!
-//! When the kernel reports a reader, the receiver segments at once, without observing or planning first. After a reader was found by
-//! polling, the receiver segments always, so that the next such reader sees all frames as on the wire.
+//! When a reader starts, the receiver segments at once, without observing or planning first. After a reader that the kernel does not report,
+//! the receiver segments always, so that the next such reader sees all frames as on the wire.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,63 +18,63 @@ use crate::{
     namespace::{NamespaceId, within_each},
     netlink::{Event, Link, link, turn},
     observe::Observed,
-    readers::{Polled, is_read},
+    readers::{Poll, is_read},
 };
 
-/// How often to poll for readers that the kernel does not report.
-const POLL: Duration = Duration::from_millis(500);
+/// The pause between polls for readers.
+const PAUSE: Duration = Duration::from_millis(500);
 /// How long a receiver goes on segmenting after its last reader, so that the next one finds it ready.
 const IDLE_AFTER: Duration = FULL_RECONCILE;
 
-/// What is known about the readers of a namespace's receivers.
+/// The readers of a namespace's receivers.
 #[derive(Debug, Default)]
 pub(super) struct Readers {
+    /// Whether anything was observed yet.
+    observed: bool,
     /// Interfaces that somebody read when they were last observed, by their ifindex.
     read: BTreeSet<u32>,
     /// When somebody was last known to read an interface.
     last: BTreeMap<u32, Instant>,
-    /// The receivers that do not segment, by the ifindex of the interface.
-    idle: BTreeMap<u32, Idle>,
+    /// The receivers that do not segment always, by the ifindex of the interface.
+    watched: BTreeMap<u32, Watched>,
     /// Interfaces with readers that the kernel does not report.
-    polled: BTreeSet<u32>,
-    /// What the last poll has found.
-    last_poll: Polled,
+    unreported: BTreeSet<u32>,
+    last_poll: Poll,
 }
 
-/// A receiver that does not segment.
+/// A receiver that segments only for readers.
 #[derive(Clone, Debug)]
-struct Idle {
+struct Watched {
     interface: String,
     peer: u32,
-    /// Offloads of the peer that have to be off for it to segment.
+    /// Offloads of the peer that have to be off for it to segment; none while it does.
     offloads: Vec<String>,
 }
 
 impl Readers {
-    /// Takes what was observed, for the first time in this namespace or again. To be called before a plan.
-    pub(super) fn observed(&mut self, observed: &Observed, is_first: bool, now: Instant) {
+    /// Takes what was observed. To be called before a plan.
+    pub(super) fn observed(&mut self, observed: &Observed, now: Instant) {
         let exists = |interface: &u32| observed.link(*interface).is_some();
         self.last.retain(|interface, _| exists(interface));
-        self.polled.retain(exists);
-        self.idle.clear();
+        self.unreported.retain(exists);
+        self.watched.clear();
         let mut read = BTreeSet::new();
-        for (peer, interface) in pairs(observed) {
-            if is_read(interface, observed) || self.polled.contains(&interface.index) {
+        for (peer, interface, always) in pairs(observed) {
+            let offloads = observed.offloads(peer.index).map(|offloads| offloads.on.clone()).unwrap_or_default();
+            // A previous helper may have made it segment, for a reader or because it ended.
+            let was_ready = !self.observed && offloads.is_empty();
+            if was_ready || is_read(interface, observed) {
                 read.insert(interface.index);
             }
-            let offloads = observed.offloads(peer.index).map(|offloads| offloads.on.clone()).unwrap_or_default();
-            if !offloads.is_empty() {
-                let idle = Idle { interface: interface.name.clone(), peer: peer.index, offloads };
-                self.idle.insert(interface.index, idle);
-            } else if is_first {
-                // The helper before let it segment, for a reader or because it ended.
-                read.insert(interface.index);
+            if !always && !self.unreported.contains(&interface.index) {
+                let watched = Watched { interface: interface.name.clone(), peer: peer.index, offloads };
+                self.watched.insert(interface.index, watched);
             }
         }
-        // Those that stopped did so since the last observation.
-        self.last
-            .extend(self.read.union(&read).filter(|interface| exists(interface)).map(|interface| (*interface, now)));
-        self.read = read;
+        // Those that have stopped did so since the last observation.
+        let read_since = self.read.union(&read).filter(|interface| exists(interface));
+        self.last.extend(read_since.map(|interface| (*interface, now)));
+        (self.read, self.observed) = (read, true);
     }
 
     /// The interfaces that somebody reads or has read a short time ago.
@@ -84,28 +84,38 @@ impl Readers {
     }
 
     /// The interfaces with readers that the kernel does not report.
-    pub(super) fn polled(&self) -> BTreeSet<u32> {
-        self.polled.clone()
+    pub(super) fn unreported(&self) -> BTreeSet<u32> {
+        self.unreported.clone()
     }
 
+    /// Whether a reader would have to wait for an observation if its event were not taken.
     pub(super) fn any_idle(&self) -> bool {
-        !self.idle.is_empty()
+        self.watched.values().any(|watched| !watched.offloads.is_empty())
+    }
+
+    /// The receiver of an interface, if it has to segment and does not.
+    fn start(&mut self, interface: u32) -> Option<Watched> {
+        let watched = self.watched.get_mut(&interface).filter(|watched| !watched.offloads.is_empty())?;
+        let offloads = mem::take(&mut watched.offloads);
+        Some(Watched { offloads, ..watched.clone() })
     }
 
     /// The receivers that have to segment after events.
-    fn started(&mut self, events: &[Event]) -> Vec<Idle> {
+    fn started(&mut self, events: &[Event]) -> Vec<Watched> {
         let interface = |event: &Event| match event {
             Event::Link { index, promiscuous: true, .. } => Some(*index),
             _ => None,
         };
-        events.iter().filter_map(interface).filter_map(|interface| self.idle.remove(&interface)).collect()
+        events.iter().filter_map(interface).filter_map(|interface| self.start(interface)).collect()
     }
 }
 
-/// Peer and interface of each receiver that shows frames as on the wire.
-fn pairs(observed: &Observed) -> impl Iterator<Item = (&Link, &Link)> {
+/// Peer and interface of each receiver that shows frames as on the wire, and whether it segments always.
+fn pairs(observed: &Observed) -> impl Iterator<Item = (&Link, &Link, bool)> {
     observed.ours().filter_map(|peer| match Mark::of(peer)? {
-        Mark::Receiver(ReceiverMark { part: Part::Peer, raw: false, .. }) => Some((peer, observed.link(peer.peer?)?)),
+        Mark::Receiver(ReceiverMark { part: Part::Peer, raw: false, unreported_reader, .. }) => {
+            Some((peer, observed.link(peer.peer?)?, unreported_reader))
+        }
         _ => None,
     })
 }
@@ -117,8 +127,8 @@ impl Netns {
         self.segment(started).await;
     }
 
-    async fn segment(&self, receivers: Vec<Idle>) {
-        for Idle { interface, peer, offloads } in receivers {
+    async fn segment(&self, receivers: Vec<Watched>) {
+        for Watched { interface, peer, offloads } in receivers {
             match turn(&self.netlink, peer, &offloads, false).await {
                 Ok(()) => info!(interface, "segments for a reader"),
                 // The next reconciliation turns them off as well.
@@ -127,69 +137,72 @@ impl Netns {
         }
     }
 
-    /// Compares a poll with the one before. Records the interfaces with readers that the kernel does not report.
-    async fn take_poll(&mut self, poll: Polled) {
-        let is_new = |interface: &u32| {
-            !self.readers.polled.contains(interface) && poll.reads(*interface, &self.readers.last_poll)
-        };
-        let read: Vec<u32> = self.readers.idle.keys().copied().filter(is_new).collect();
-        self.readers.last_poll = poll;
-        for interface in read {
-            // After the poll: a socket that is older than it has made the interface promiscuous by now, if it ever does.
-            let is_reported =
-                link(&self.netlink, interface).await.is_ok_and(|link| link.is_none_or(|link| link.promiscuous));
-            if !is_reported {
-                self.readers.polled.insert(interface);
+    /// Makes the receivers segment for which a poll has found readers.
+    async fn take_poll(&mut self, poll: Poll) {
+        let interfaces: Vec<u32> = self.readers.watched.keys().copied().collect();
+        for interface in interfaces {
+            // After the poll: a packet socket that is older is promiscuous by now, if it ever will be.
+            let Ok(Some(link)) = link(&self.netlink, interface).await else { continue };
+            let is_unreported = link.xdp || !link.promiscuous && poll.reads(interface, &self.readers.last_poll);
+            if is_unreported && self.readers.unreported.insert(interface) {
+                self.dirty = true;
             }
-            self.dirty = true;
+            if is_unreported || link.promiscuous {
+                let started = self.readers.start(interface);
+                self.segment(started.into_iter().collect()).await;
+            }
         }
+        self.readers.last_poll = poll;
     }
 }
 
 impl Node {
     /// Makes all receivers segment: while no helper runs, nobody notices a reader.
-    pub async fn segment(&mut self) {
+    pub async fn segment_all(&mut self) {
         for netns in self.netns.values_mut() {
-            let idle = mem::take(&mut netns.readers.idle);
-            netns.segment(idle.into_values().collect()).await;
+            let mut watched = mem::take(&mut netns.readers.watched);
+            watched.retain(|_, watched| !watched.offloads.is_empty());
+            netns.segment(watched.into_values().collect()).await;
         }
     }
 
     /// When to poll for readers next.
     pub(super) fn poll_due_at(&self) -> Option<Instant> {
-        let any_idle = self.netns.values().any(|netns| netns.readers.any_idle());
-        any_idle.then_some(self.next_poll).flatten()
+        let any = self.netns.values().any(|netns| !netns.readers.watched.is_empty());
+        any.then_some(self.next_poll).flatten()
     }
 
-    /// Polls for readers that the kernel does not report, if it is time.
+    /// Polls for readers, if it is time.
     pub(super) async fn poll_readers(&mut self, now: Instant) {
         if self.next_poll.is_some_and(|next| next > now) {
             return;
         }
-        self.next_poll = Some(now + POLL);
         let polls = Mutex::new(Vec::new());
-        let jobs = self.netns.iter().filter(|(_, netns)| netns.readers.any_idle()).map(|(id, netns)| {
-            let idle = netns.readers.idle.iter();
-            let interfaces: Vec<(u32, &str)> = idle.map(|(index, idle)| (*index, idle.interface.as_str())).collect();
+        let watched = self.netns.iter().filter(|(_, netns)| !netns.readers.watched.is_empty());
+        let jobs = watched.map(|(id, netns)| {
+            let watched = netns.readers.watched.iter();
+            let interfaces: Vec<(u32, &str)> =
+                watched.map(|(index, watched)| (*index, watched.interface.as_str())).collect();
             (&*netns.namespace, (*id, interfaces))
         });
         let jobs: Vec<_> = jobs.collect();
-        if jobs.is_empty() {
-            return;
-        }
-        let polled =
-            within_each(jobs, |(id, interfaces): (NamespaceId, Vec<(u32, &str)>)| match Polled::read(&interfaces) {
-                Ok(poll) => polls.lock().expect("no thread panics while it holds the lock").push((id, poll)),
-                Err(error) => debug!(%error, "cannot read packet sockets"),
-            });
-        if let Err(error) = polled {
-            debug!(%error, "cannot poll for readers");
+        if !jobs.is_empty() {
+            let polled =
+                within_each(jobs, |(id, interfaces): (NamespaceId, Vec<(u32, &str)>)| match Poll::read(&interfaces) {
+                    Ok(poll) => polls.lock().expect("no thread panics while it holds the lock").push((id, poll)),
+                    Err(error) => debug!(%error, "cannot read packet sockets"),
+                });
+            if let Err(error) = polled {
+                debug!(%error, "cannot poll for readers");
+            }
         }
         for (id, poll) in polls.into_inner().expect("no thread has panicked") {
             if let Some(netns) = self.netns.get_mut(&id) {
                 netns.take_poll(poll).await;
             }
         }
+        // A pause between two polls, however long they and what precedes them take.
+        self.next_poll = Some(Instant::now() + PAUSE);
     }
 }
 
@@ -204,7 +217,8 @@ mod tests {
     /// A receiver whose peer has these offloads on.
     fn receiver(promiscuous: bool, on: &[&str]) -> Observed {
         let device = |index, part, peer| {
-            let mark = ReceiverMark { part, tap: "tap".to_owned(), vni: 7, ipv6: false, raw: false, polled: false };
+            let mark =
+                ReceiverMark { part, tap: "tap".to_owned(), vni: 7, ipv6: false, raw: false, unreported_reader: false };
             Link {
                 index,
                 name: format!("device{index}"),
@@ -227,7 +241,7 @@ mod tests {
     /// Observed at some seconds. Returns whether somebody reads it or has read it recently.
     fn is_recent(readers: &mut Readers, start: Instant, seconds: u64, observed: &Observed) -> bool {
         let now = start + Duration::from_secs(seconds);
-        readers.observed(observed, seconds == 0, now);
+        readers.observed(observed, now);
         readers.recent(now).contains(&INTERFACE)
     }
 
@@ -254,7 +268,7 @@ mod tests {
     #[test]
     fn only_a_promiscuous_interface_starts_to_segment_by_an_event() {
         let mut readers = Readers::default();
-        readers.observed(&receiver(false, &["tx-gso"]), true, Instant::now());
+        readers.observed(&receiver(false, &["tx-gso"]), Instant::now());
         let event = |index, promiscuous| Event::Link { index, name: String::new(), promiscuous };
         assert!(readers.started(&[event(INTERFACE, false), event(PEER, true), Event::Action]).is_empty());
         let started = readers.started(&[event(INTERFACE, true), event(INTERFACE, true)]);

@@ -40,7 +40,7 @@ pub struct Requested<'a> {
     /// The receivers' interfaces that somebody reads or has read a short time ago, by their ifindex.
     pub recently_read: BTreeSet<u32>,
     /// Those with readers that the kernel does not report.
-    pub polled: BTreeSet<u32>,
+    pub unreported: BTreeSet<u32>,
     /// The senders for which no programs can be loaded, and why.
     pub unloadable: BTreeMap<SenderKey, Failure>,
     /// The EtherType of the probes that the receivers expect.
@@ -64,7 +64,7 @@ pub fn plan(requested: &Requested<'_>, observed: &Observed) -> Plan {
     let mut planner = Planner {
         observed,
         recently_read: &requested.recently_read,
-        polled: &requested.polled,
+        unreported: &requested.unreported,
         unloadable,
         probe_ether_type,
         plan: Plan::default(),
@@ -105,7 +105,7 @@ struct Kept {
 struct Planner<'a> {
     observed: &'a Observed,
     recently_read: &'a BTreeSet<u32>,
-    polled: &'a BTreeSet<u32>,
+    unreported: &'a BTreeSet<u32>,
     unloadable: &'a BTreeMap<SenderKey, Failure>,
     probe_ether_type: EtherType,
     plan: Plan,

@@ -47,14 +47,20 @@ impl Planner<'_> {
                 aliases: [Part::Peer, Part::Interface].map(|part| alias(receiver, part)),
             }),
             Some([peer, interface]) => {
-                let polled = !is_raw(receiver) && (self.polled.contains(&interface.index) || was_polled(peer));
-                let peer_alias = Mark::Receiver(ReceiverMark { polled, ..mark(receiver, Part::Peer) }).alias();
-                for (device, alias) in [(peer, peer_alias), (interface, alias(receiver, Part::Interface))] {
+                let known = had_unreported_reader(peer);
+                let aliases = [peer_alias(receiver, known), alias(receiver, Part::Interface)];
+                for (device, alias) in [peer, interface].into_iter().zip(aliases) {
                     self.kept.devices.push(device.index);
                     steps.extend(self.configure_link(device, &alias));
                 }
-                steps.extend(self.offloads_that_are_on(interface.index).map(|on| Step::TurnOff(interface.index, on)));
-                let is_read = polled || is_read(interface, self.observed);
+                let unreported = !is_raw(receiver) && (known || self.unreported.contains(&interface.index));
+                if unreported && !known {
+                    steps.push(Step::RecordUnreportedReader(peer.index, peer_alias(receiver, true)));
+                }
+                steps.extend(
+                    self.offloads_that_are_on(interface.index).map(|on| Step::TurnOffloadsOff(interface.index, on)),
+                );
+                let is_read = unreported || is_read(interface, self.observed);
                 steps.extend(if is_read || self.recently_read.contains(&interface.index) {
                     self.offloads_that_are_on(peer.index).map(|on| Step::StartSegmenting(peer.index, on))
                 } else {
@@ -162,18 +168,22 @@ fn is_raw(receiver: &Receiver) -> bool {
     receiver.frame_format == FrameFormat::Raw
 }
 
-/// Whether a reader of the receiver was found by polling.
-fn was_polled(peer: &Link) -> bool {
-    matches!(Mark::of(peer), Some(Mark::Receiver(mark)) if mark.polled)
+/// Whether a reader of the receiver was found that the kernel does not report.
+pub(super) fn had_unreported_reader(peer: &Link) -> bool {
+    matches!(Mark::of(peer), Some(Mark::Receiver(mark)) if mark.unreported_reader)
 }
 
 fn alias(receiver: &Receiver, part: Part) -> String {
     Mark::Receiver(mark(receiver, part)).alias()
 }
 
+fn peer_alias(receiver: &Receiver, unreported_reader: bool) -> String {
+    Mark::Receiver(ReceiverMark { unreported_reader, ..mark(receiver, Part::Peer) }).alias()
+}
+
 fn mark(receiver: &Receiver, part: Part) -> ReceiverMark {
     let (tap, vni) = (receiver.tap.uid.to_string(), receiver.vni.get());
-    ReceiverMark { part, tap, vni, ipv6: receiver.ipv6, raw: is_raw(receiver), polled: false }
+    ReceiverMark { part, tap, vni, ipv6: receiver.ipv6, raw: is_raw(receiver), unreported_reader: false }
 }
 
 fn create_vxlan_device(receiver: &Receiver) -> Step {

@@ -32,14 +32,14 @@ pub struct Scenario {
     pub probe_ether_type: EtherType,
     /// By the ifindex of an interface.
     pub recently_read: BTreeSet<u32>,
-    pub polled: BTreeSet<u32>,
+    pub unreported: BTreeSet<u32>,
 }
 
 impl Scenario {
     pub fn requested(&self) -> Requested<'_> {
         Requested {
             recently_read: self.recently_read.clone(),
-            polled: self.polled.clone(),
+            unreported: self.unreported.clone(),
             senders: self.senders.iter().map(|(sender, settings)| (sender, settings.clone())).collect(),
             receivers: self.receivers.iter().collect(),
             unloadable: BTreeMap::new(),
@@ -52,12 +52,12 @@ pub fn scenario() -> impl Strategy<Value = Scenario> {
     let ether_type = select(vec![EtherType::default(), 0x88b6.try_into().expect("an EtherType")]);
     let interfaces = || btree_set(4..24_u32, 0..4);
     (vec((sender(), settings()), 0..5), vec(receiver(), 0..3), ether_type, interfaces(), interfaces()).prop_map(
-        |(senders, receivers, ether_type, recently_read, polled)| {
+        |(senders, receivers, ether_type, recently_read, unreported)| {
             let senders = senders.into_iter().map(|sender| (SenderKey::of(&sender.0), sender));
             let senders: BTreeMap<_, _> = senders.collect();
             let receivers: BTreeMap<_, _> = receivers.into_iter().map(|receiver| (receiver.vni, receiver)).collect();
             let (senders, receivers) = (senders.into_values().collect(), receivers.into_values().collect());
-            Scenario { senders, receivers, probe_ether_type: ether_type, recently_read, polled }
+            Scenario { senders, receivers, probe_ether_type: ether_type, recently_read, unreported }
         },
     )
 }
@@ -231,7 +231,12 @@ pub fn damage(world: &mut World, choices: &[u8]) {
                 // Somebody reads it, or another program changes its offloads.
                 world.now.links[position].promiscuous = choice / 16 % 2 == 0;
                 if let Some((_, offloads)) = world.now.offloads.iter_mut().find(|(device, _)| *device == index) {
-                    mem::swap(&mut offloads.on, &mut offloads.off);
+                    match choice / 32 % 4 {
+                        0 => offloads.off.extend(offloads.on.pop()),
+                        1 => offloads.on.extend(offloads.off.pop()),
+                        2 => mem::swap(&mut offloads.on, &mut offloads.off),
+                        _ => {}
+                    }
                 }
             }
             // The pod replaces it with one of its own.

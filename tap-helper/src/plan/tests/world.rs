@@ -103,11 +103,15 @@ impl World {
             Step::CreateDevice { name, vxlan, alias, .. } => self.create(&action.resource, name, *vxlan, alias),
             Step::CreatePair { names, aliases } => self.create_pair(names, aliases),
             Step::StopSegmenting(device, names) => self.turn(*device, names, true),
-            Step::TurnOff(device, names) | Step::StartSegmenting(device, names) => self.turn(*device, names, false),
+            Step::TurnOffloadsOff(device, names) | Step::StartSegmenting(device, names) => {
+                self.turn(*device, names, false);
+            }
             Step::AttachRedirect { target, to, settings, cookie } => {
                 self.attach_redirect(*target, *to, settings, *cookie);
             }
-            Step::SetAlias(device, alias) => self.link(*device).alias.clone_from(alias),
+            Step::SetAlias(device, alias) | Step::RecordUnreportedReader(device, alias) => {
+                self.link(*device).alias.clone_from(alias);
+            }
             Step::DisableAutoconf(device) => {
                 (self.link(*device).autoconf_disabled, self.link(*device).mtu) = (true, DEVICE_MTU);
             }
@@ -195,8 +199,10 @@ impl World {
         let mut all = self.now.offloads.iter_mut();
         let (_, offloads) = all.find(|(index, _)| *index == device).expect("the device has offloads");
         let (from, to) = if on { (&mut offloads.off, &mut offloads.on) } else { (&mut offloads.on, &mut offloads.off) };
-        assert_eq!(from, names, "only what has to be changed is");
-        to.append(from);
+        let (changed, kept): (Vec<_>, Vec<_>) = from.drain(..).partition(|name| names.contains(name));
+        assert_eq!(changed.len(), names.len(), "only what has to be changed is");
+        to.extend(changed);
+        *from = kept;
     }
 
     fn load(&mut self, resource: &Resource, settings: &Settings, predecessor: Option<Predecessor>) {
@@ -300,7 +306,7 @@ impl World {
                 ..Link::default()
             });
             if !is_raw(self.link(index)) {
-                let on = vec!["tx-checksum-ip-generic".to_owned()];
+                let on = ["tx-checksum-ip-generic", "tx-tcp-segmentation", "rx-gro"].map(str::to_owned).into();
                 self.now.offloads.push((index, Offloads { on, off: vec![] }));
             }
         }
