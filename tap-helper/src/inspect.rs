@@ -312,7 +312,7 @@ fn device_drift(link: &Link, observed: &Observed) -> Vec<String> {
     found
 }
 
-/// Whether the offloads of a device have to be off: those of an interface, and those of the peer of one that somebody reads.
+/// Whether the offloads of a device have to be off: those of an interface, and those of its peer while it has a reader.
 fn must_be_off(link: &Link, observed: &Observed) -> bool {
     match Mark::of(link) {
         Some(Mark::Receiver(mark)) if mark.part == Part::Peer => {

@@ -1,4 +1,4 @@
-//! Receivers segment only while somebody reads them, since that costs as much as mirroring does.
+//! Receivers segment only while they have readers, since that costs as much as mirroring does.
 //!
 //! When a reader starts, the receiver segments at once, without observing or planning first. After a reader that the kernel does not report,
 //! the receiver segments always, so that the next such reader sees all frames as on the wire.
@@ -31,9 +31,9 @@ const IDLE_AFTER: Duration = FULL_RECONCILE;
 pub(super) struct Readers {
     /// Whether anything was observed yet.
     observed: bool,
-    /// Interfaces that somebody read when they were last observed, by their ifindex.
+    /// Interfaces that had a reader when they were last observed, by their ifindex.
     read: BTreeSet<u32>,
-    /// When somebody was last known to read an interface.
+    /// When an interface was last known to have a reader.
     last: BTreeMap<u32, Instant>,
     /// The receivers that do not segment always, by the ifindex of the interface.
     watched: BTreeMap<u32, Watched>,
@@ -77,7 +77,7 @@ impl Readers {
         (self.read, self.observed) = (read, true);
     }
 
-    /// The interfaces that somebody reads or has read a short time ago.
+    /// The interfaces that have a reader or recently had one.
     pub(super) fn recent(&self, now: Instant) -> BTreeSet<u32> {
         let recent = self.last.iter().filter(|(_, last)| now.saturating_duration_since(**last) < IDLE_AFTER);
         recent.map(|(interface, _)| *interface).collect()
@@ -157,7 +157,7 @@ impl Netns {
 }
 
 impl Node {
-    /// Makes all receivers segment: while no helper runs, nobody notices a reader.
+    /// Makes all receivers segment: while no helper runs, nothing reacts to a reader.
     pub async fn segment_all(&mut self) {
         for netns in self.netns.values_mut() {
             let mut watched = mem::take(&mut netns.readers.watched);
@@ -238,7 +238,7 @@ mod tests {
         }
     }
 
-    /// Observed at some seconds. Returns whether somebody reads it or has read it recently.
+    /// Observes at a second. Returns whether the interface has a reader or recently had one.
     fn is_recent(readers: &mut Readers, start: Instant, seconds: u64, observed: &Observed) -> bool {
         let now = start + Duration::from_secs(seconds);
         readers.observed(observed, now);
