@@ -3,8 +3,21 @@
 use std::time::Duration;
 
 /// Families of rows, in the order in which they run.
-pub const FAMILIES: [&str; 11] =
-    ["establish", "footprint", "cold", "tcp", "held", "latency", "udp", "conntrack", "cpu", "fields", "readers"];
+pub const FAMILIES: [&str; 13] = [
+    "establish",
+    "footprint",
+    "cold",
+    "tcp",
+    "held",
+    "latency",
+    "udp",
+    "conntrack",
+    "cpu",
+    "fields",
+    "readers",
+    "underlay",
+    "pods",
+];
 
 const USAGE: &str = "bench [--rows a,b,..] [--rounds N] [--seconds N] [--minutes N]";
 

@@ -18,7 +18,7 @@ use crate::{
 enum Traffic {
     Tcp { flows: u32 },
     Udp { flows: usize },
-    Http { clients: usize, reconnect: bool },
+    Http { requests: usize, clients: usize, reconnect: bool },
 }
 
 /// A row: the pod's traffic, and fields of the tap's `spec`.
@@ -58,7 +58,7 @@ fn exempt() -> Value {
 }
 
 #[rustfmt::skip]
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 13] = [
     Row { what: "UDP 64 B, a filter that matches nothing", target: ">= 0.98 of untapped",
           traffic: Traffic::Udp { flows: 1 }, column: FILTER, spec: nothing },
     Row { what: "TCP, 1 flow, a filter that matches nothing", target: "-",
@@ -79,10 +79,12 @@ const ROWS: [Row; 12] = [
     Row { what: "UDP 64 B, bytesPerFlow 64Ki; receiver decapsulates", target: "-",
           traffic: Traffic::Udp { flows: 1 }, column: CUTOFF, spec: cutoff },
     Row { what: "10,000 HTTP requests for 4 KiB, 16 connections, bytesPerFlow 64Ki; receiver decapsulates", target: ">= 0.93 of untapped",
-          traffic: Traffic::Http { clients: 16, reconnect: false }, column: CUTOFF, spec: cutoff },
+          traffic: Traffic::Http { requests: 10_000, clients: 16, reconnect: false }, column: CUTOFF, spec: cutoff },
+    Row { what: "100,000 HTTP requests for 4 KiB, 16 connections, bytesPerFlow 64Ki; receiver decapsulates", target: "-",
+          traffic: Traffic::Http { requests: 100_000, clients: 16, reconnect: false }, column: CUTOFF, spec: cutoff },
     // None is cut off: what the table of flows costs.
     Row { what: "10,000 HTTP requests for 4 KiB, a connection each, bytesPerFlow 64Ki; receiver decapsulates", target: "-",
-          traffic: Traffic::Http { clients: 4, reconnect: true }, column: CUTOFF, spec: cutoff },
+          traffic: Traffic::Http { requests: 10_000, clients: 4, reconnect: true }, column: CUTOFF, spec: cutoff },
     Row { what: "TCP, 1 flow, headersOnly but the first 4 KiB", target: ">= 0.90 of untapped",
           traffic: Traffic::Tcp { flows: 1 }, column: EXEMPT, spec: exempt },
 ];
@@ -126,6 +128,8 @@ fn run(bench: &Bench<'_>, traffic: Traffic) -> Result<f64, String> {
             let length = Duration::from_secs(bench.seconds.into());
             Flood { flows, receive: false, rate: None, length }.run(bench.stage)
         }
-        Traffic::Http { clients, reconnect } => Requests { count: 10_000, clients, reconnect }.run(bench.stage),
+        Traffic::Http { requests, clients, reconnect } => {
+            Requests { count: requests, clients, reconnect }.run(bench.stage)
+        }
     }
 }

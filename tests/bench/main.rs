@@ -17,6 +17,7 @@ mod interrupt;
 mod iperf;
 mod latency;
 mod machine;
+mod pods;
 mod programs;
 mod readers;
 mod report;
@@ -26,6 +27,7 @@ mod statistics;
 mod table;
 mod tcp;
 mod udp;
+mod underlay;
 
 use std::{path::Path, process::ExitCode, time::Instant};
 
@@ -39,7 +41,7 @@ use crate::{arguments::Arguments, machine::Machine, rounds::Bench, stage::Stage,
 /// A family of comparisons.
 type Comparison = fn(&Bench<'_>) -> Table;
 
-const COMPARISONS: [(&str, Comparison); 8] = [
+const COMPARISONS: [(&str, Comparison); 10] = [
     ("tcp", tcp::measure),
     ("held", held::measure),
     ("latency", latency::measure),
@@ -48,6 +50,8 @@ const COMPARISONS: [(&str, Comparison); 8] = [
     ("cpu", cpu::measure),
     ("fields", fields::measure),
     ("readers", readers::measure),
+    ("underlay", underlay::measure),
+    ("pods", pods::measure),
 ];
 
 fn main() -> ExitCode {

@@ -18,8 +18,8 @@ use nix::{errno::Errno, libc};
 
 use super::BpfError;
 
-/// The verifier gives up with EAGAIN when a signal is pending (`do_check`, kernel/bpf/verifier.c).
-const ATTEMPTS: u32 = 5;
+/// The verifier gives up with EAGAIN when a signal is pending (`do_check`, kernel/bpf/verifier.c). On busy cores six in a row were seen.
+const ATTEMPTS: u32 = 20;
 /// Size of the buffer for the verifier's log, which is requested only after the kernel rejected a program.
 const LOG_SIZE: usize = 1 << 20;
 /// Maps of a program of ours; a foreign program may have more, which are ignored.

@@ -1,5 +1,6 @@
 //! The compared methods of mirroring: PodTap, and those of similar tools as these set them up.
 
+mod ipv6;
 mod plain;
 mod podtap;
 mod reader;
@@ -47,6 +48,8 @@ pub enum Column {
         /// Whether tcpdump reads the receiver's interface.
         read: bool,
     },
+    /// PodTap with an external destination whose address is of IPv6.
+    Ipv6,
     /// A VXLAN device in the pod and u32 filters with mirred, as kokotap sets them up.
     Plain,
     /// tcpdump in the pod's network namespace, its output sent to another node over TCP, similar to ksniff.
@@ -89,6 +92,7 @@ impl Column {
         match self {
             Self::Untapped => UNTAPPED,
             Self::PodTap { name, .. } => name,
+            Self::Ipv6 => "PodTap, IPv6",
             Self::Plain => PLAIN,
             Self::Tcpdump => "tcpdump over TCP",
         }
@@ -96,19 +100,26 @@ impl Column {
 
     /// Starts mirroring, and returns when frames arrive.
     pub fn begin<'a>(&self, stage: &'a Stage, receiver: Receiver) -> Result<Running<'a>, String> {
+        let start = Instant::now();
         let method = match self {
             Self::Untapped => Method::None,
             Self::PodTap { spec, destination, read, .. } => {
                 let guard = podtap::Tap::begin(stage, spec, destination)?;
                 let network = if destination["node"]["name"] == "n1" { &stage.n1 } else { &stage.n2 };
                 let reader = read.then(|| reader::Reader::begin(network, podtap::INTERFACE)).transpose()?;
-                Method::PodTap { _reader: reader, _guard: guard, network }
+                Method::PodTap { _reader: reader, _guard: guard, _underlay: None, network }
+            }
+            Self::Ipv6 => {
+                let underlay = ipv6::Underlay::begin(stage)?;
+                let guard = podtap::Tap::begin(stage, &json!({"vxlan": {"vni": ipv6::VNI}}), &ipv6::destination())?;
+                Method::PodTap { _reader: None, _guard: guard, _underlay: Some(underlay), network: &stage.n2 }
             }
             Self::Plain => Method::Plain { _guard: plain::Mirror::begin(stage)? },
             Self::Tcpdump => Method::Tcpdump(tcpdump::Sniffer::begin(stage, receiver)?),
         };
+        let ready_after = start.elapsed();
         let at_start = Counters::of(&stage.web, "eth0")?;
-        let mut running = Running { dropped: None, method, stage, at_start };
+        let mut running = Running { dropped: None, method, stage, ready_after, at_start };
         // With filters or sampling, the probe may not be mirrored.
         if !matches!(self, Self::PodTap { spec, .. } if *spec != json!({})) {
             running.verify()?;
@@ -125,6 +136,8 @@ pub struct Running<'a> {
     dropped: Option<receiver::Drop>,
     method: Method<'a>,
     stage: &'a Stage,
+    /// How long it took to set up.
+    pub ready_after: Duration,
     /// Counters of the pod's interface at the start.
     at_start: Counters,
 }
@@ -134,6 +147,8 @@ enum Method<'a> {
     PodTap {
         _reader: Option<reader::Reader>,
         _guard: podtap::Tap<'a>,
+        /// Dropped after the tap.
+        _underlay: Option<ipv6::Underlay>,
         /// Where the receiver is.
         network: &'a Path,
     },

@@ -28,14 +28,14 @@ impl<'a> Tap<'a> {
         // Created before the tap, so that it is deleted even if it does not become ready.
         let tap_guard = Self(&stage.sandbox);
         stage.sandbox.try_apply(&tap.to_string())?;
-        stage.sandbox.kubectl(&["wait", "--for=condition=Ready", "--timeout=30s", "podtap", NAME], "")?;
+        stage.sandbox.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "podtap", NAME], "")?;
         Ok(tap_guard)
     }
 }
 
 impl Drop for Tap<'_> {
     fn drop(&mut self) {
-        let deleted = self.0.kubectl(&["delete", "podtap", NAME, "--ignore-not-found", "--timeout=30s"], "");
+        let deleted = self.0.kubectl(&["delete", "podtap", NAME, "--ignore-not-found", "--timeout=60s"], "");
         if let Err(message) = deleted {
             eprintln!("the tap cannot be deleted: {message}");
         }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{PLAIN_PORT, PODTAP_PORT};
+use super::{PLAIN_PORT, PODTAP_PORT, ipv6};
 use crate::{programs::bounded, stage::Stage};
 
 const TABLE: &str = "podtap_bench";
@@ -19,7 +19,10 @@ impl Drop {
         let rules = format!(
             "add table netdev {TABLE} {{ chain arrived {{ type filter hook ingress device eth0 priority -500; \
              ip saddr {from} udp dport {{ {PLAIN_PORT}, {PODTAP_PORT} }} drop; \
-             ip saddr {from} ip protocol udp ip frag-off & 0x1fff != 0 drop; }} ; }}"
+             ip saddr {from} ip protocol udp ip frag-off & 0x1fff != 0 drop; \
+             ip6 saddr {} udp dport {} drop; }} ; }}",
+            ipv6::FROM,
+            ipv6::PORT,
         );
         let rule = Self(stage.n2.clone());
         bounded(&stage.n2, 5, &["nft", &rules])?;

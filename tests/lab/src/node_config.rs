@@ -137,7 +137,8 @@ pub fn kubelet(lab: &Lab, node: &str, cgroup_root: &str) -> Value {
         "kubeAPIBurst": 100,
         "eventRecordQPS": 50,
         "eventBurst": 100,
-        "maxPods": 110,
+        // More than its subnet has addresses.
+        "maxPods": 260,
     })
 }
 
