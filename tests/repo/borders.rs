@@ -69,6 +69,19 @@ fn the_model_is_data() {
 }
 
 #[test]
+fn the_flows_are_pure() {
+    let tree = tree_of("podtap-flow");
+    assert_eq!(found(&tree, &["libc", "nix", "rustix", "mio", "tokio", "time", "chrono", "tracing"]), [""; 0]);
+}
+
+#[test]
+fn the_collector_knows_no_kubernetes_and_no_netlink() {
+    let tree = tree_of("podtap-collector");
+    assert_eq!(found(&tree, &KUBERNETES_AND_TLS), [""; 0]);
+    assert_eq!(found(&tree, &["netlink", "rtnetlink", "aya", "tap-helper"]), [""; 0]);
+}
+
+#[test]
 fn no_operator_package_opens_a_netlink_socket() {
     for package in ["podtap-controller", "podtap-agent", "podtap-runtime", "podtap-api"] {
         assert_eq!(

@@ -1,0 +1,440 @@
+//! A flow while it is in the table.
+
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
+
+use crate::{
+    hello::Beginning,
+    packet::{Flags, Packet, Segment, TCP, Transport},
+    record::{Counts, End, Endpoint, Failure, Opener, Query, Record, Source, StreamTotals},
+    stream::Stream,
+    time::Timestamp,
+};
+
+/// Which flow a packet belongs to. The lower end comes first, so that both directions have one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub ends: [Endpoint; 2],
+    pub protocol: u8,
+    pub source: Source,
+}
+
+/// An end of a key.
+pub(crate) type Side = u8;
+
+impl Key {
+    /// The key, and the side that sent the packet.
+    pub fn new(source: Source, protocol: u8, from: Endpoint, to: Endpoint) -> (Self, Side) {
+        let side = u8::from(from > to);
+        let ends = if side == 0 { [from, to] } else { [to, from] };
+        (Self { ends, protocol, source }, side)
+    }
+}
+
+/// The last frames of a direction that are remembered.
+const REMEMBERED: usize = 4;
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Direction {
+    /// Since the last record, as in [`Counts`].
+    frames: u64,
+    octets: u64,
+    /// Not of TCP: see `stream`.
+    payload: u64,
+    stream: Stream,
+    /// Bytes of it in earlier records.
+    reported: u64,
+    /// The latest acknowledgment, relative to the first one.
+    acknowledged: Option<u32>,
+    /// A hash of the MAC addresses of the frames that are counted: a frame that two tapped pods mirror comes with other ones.
+    view: Option<NonZeroU32>,
+    /// Of the last frames.
+    fingerprints: [u32; REMEMBERED],
+    ttl: u8,
+    /// TCP flags since the last record, and of earlier ones.
+    flags: u8,
+    earlier_flags: u8,
+    has_frames: bool,
+}
+
+/// Whether a TCP connection was joined with another view of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    Alone,
+    /// The view before translation. What it counts, the other one counts, too, so it is in no record.
+    Front,
+    /// The view after translation, and client and server before it.
+    Back(Box<(Endpoint, Endpoint)>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub key: Key,
+    /// Tells it from flows that were at the same place before.
+    pub serial: u32,
+    pub start: Timestamp,
+    pub last: Timestamp,
+    /// The first frame that is in no record yet.
+    from: Option<Timestamp>,
+    directions: [Direction; 2],
+    first_side: Side,
+    opener: Option<(Side, Opener)>,
+    answered: bool,
+    /// Nanoseconds.
+    handshake: Option<NonZeroU64>,
+    icmp: Option<(u8, u8)>,
+    pub failure: Option<Failure>,
+    pub end: Option<End>,
+    /// Whether it was announced, by an event or a record.
+    pub announced: bool,
+    pub view: View,
+    pub beginning: Beginning,
+    dns: Option<Box<Dns>>,
+}
+
+/// What DNS says of a flow.
+#[derive(Debug, Default)]
+struct Dns {
+    name: Option<Box<str>>,
+    query: Option<Box<Query>>,
+}
+
+/// What a packet did to its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Another view of a frame that was counted.
+    Duplicate,
+    Counted,
+    /// Both initial sequence numbers are known now.
+    HandshakeSeen,
+    /// The flow is at its end.
+    Ended,
+}
+
+impl Flow {
+    pub fn new(key: Key, side: Side, at: Timestamp, serial: u32) -> Self {
+        Self {
+            key,
+            serial,
+            start: at,
+            last: at,
+            from: None,
+            directions: <[Direction; 2]>::default(),
+            first_side: side,
+            opener: None,
+            answered: false,
+            handshake: None,
+            icmp: None,
+            failure: None,
+            end: None,
+            announced: false,
+            view: View::Alone,
+            beginning: Beginning::default(),
+            dns: None,
+        }
+    }
+
+    fn of(&self, side: Side) -> &Direction {
+        &self.directions[usize::from(side)]
+    }
+
+    fn of_mut(&mut self, side: Side) -> &mut Direction {
+        &mut self.directions[usize::from(side)]
+    }
+
+    fn end_of(&self, side: Side) -> Endpoint {
+        self.key.ends[usize::from(side)]
+    }
+
+    /// Whether a segment opens another connection between the same ports.
+    pub fn is_replaced_by(&self, segment: &Segment<'_>, side: Side) -> bool {
+        if !segment.flags.has(Flags::SYN) {
+            return false;
+        }
+        let same = self.of(side).stream.initial.is_none_or(|initial| initial == segment.sequence);
+        // A SYN long after the end of a connection whose own SYN was not seen.
+        !same || self.end.is_some() && self.of(side).stream.initial.is_none()
+    }
+
+    /// Counts a packet that `side` sent.
+    pub fn count(&mut self, packet: &Packet<'_>, side: Side, at: Timestamp) -> Effect {
+        let was_known = self.initials().is_some();
+        let duplicate = self.of_mut(side).is_duplicate(packet);
+        self.last = self.last.max(at);
+        if duplicate {
+            return Effect::Duplicate;
+        }
+        self.from.get_or_insert(at);
+        let direction = self.of_mut(side);
+        direction.has_frames = true;
+        direction.frames += 1;
+        direction.octets += packet.octets;
+        direction.ttl = direction.ttl.max(packet.ttl);
+        match &packet.transport {
+            Transport::Tcp(segment) => self.count_segment(segment, side, at),
+            Transport::Udp(datagram) => direction.payload += u64::from(datagram.length),
+            Transport::Icmp(icmp) => self.icmp = self.icmp.or(Some((icmp.kind, icmp.code))),
+            Transport::Other => {}
+        }
+        if self.end.is_some() {
+            Effect::Ended
+        } else if !was_known && self.initials().is_some() {
+            Effect::HandshakeSeen
+        } else {
+            Effect::Counted
+        }
+    }
+
+    fn count_segment(&mut self, segment: &Segment<'_>, side: Side, at: Timestamp) {
+        let (flags, other) = (segment.flags, 1 - side);
+        let direction = self.of_mut(side);
+        direction.flags |= flags.0;
+        direction.stream.count(segment);
+        if flags.has(Flags::ACK) {
+            self.of_mut(other).stream.acknowledge(segment.acknowledgment);
+        }
+        match (flags.has(Flags::SYN), flags.has(Flags::ACK)) {
+            (true, false) => {
+                self.opener = Some((side, Opener::Syn));
+            }
+            (true, true) => {
+                self.opener.get_or_insert((other, Opener::SynAck));
+                self.answered = true;
+            }
+            (false, true) if self.answered && self.opener.is_some_and(|(opener, _)| opener == side) => {
+                // A flow begins with a SYN, unless the opener is known by its answer.
+                let is_complete = self.opener.is_some_and(|(_, how)| how == Opener::Syn);
+                let nanoseconds = at.0.saturating_sub(self.start.0);
+                self.handshake = self.handshake.or(NonZeroU64::new(nanoseconds).filter(|_| is_complete));
+            }
+            _ => {}
+        }
+        if flags.has(Flags::RST) {
+            self.end.get_or_insert(End::Reset);
+            let refused = !self.answered && self.opener == Some((other, Opener::Syn));
+            if refused && self.of(side).stream.bytes() == 0 {
+                self.failure.get_or_insert(Failure::Refused);
+            }
+        } else if self.directions.iter().all(|direction| direction.stream.is_finished()) {
+            self.end.get_or_insert(End::Finished);
+        }
+    }
+
+    /// The initial sequence numbers of client and server, and the client's side.
+    pub fn initials(&self) -> Option<(u32, u32)> {
+        let (client, _) = self.opener?;
+        Some((self.of(client).stream.initial?, self.of(1 - client).stream.initial?))
+    }
+
+    /// The higher of the TTLs of the client's frames: routers lower it, so the view before translation has the higher one.
+    pub fn client_ttl(&self) -> u8 {
+        self.of(self.client().0).ttl
+    }
+
+    /// The end that opened the flow, and how that is known.
+    fn client(&self) -> (Side, Opener) {
+        self.opener.unwrap_or_else(|| {
+            let [lower, upper] = self.key.ends.map(|end| end.port);
+            if self.key.protocol == TCP {
+                (u8::from(lower < upper), Opener::Port)
+            } else if lower == crate::dns::PORT && upper != lower {
+                (1, Opener::Port)
+            } else if upper == crate::dns::PORT && upper != lower {
+                (0, Opener::Port)
+            } else {
+                (self.first_side, Opener::FirstFrame)
+            }
+        })
+    }
+
+    /// Client and server.
+    pub fn ends(&self) -> (Endpoint, Endpoint) {
+        let (client, _) = self.client();
+        (self.end_of(client), self.end_of(1 - client))
+    }
+
+    pub fn is_client(&self, side: Side) -> bool {
+        self.client().0 == side
+    }
+
+    /// The name that the client looked up to get the server's address.
+    pub fn dns_name(&self) -> Option<Box<str>> {
+        self.dns.as_ref()?.name.clone()
+    }
+
+    pub fn set_dns_name(&mut self, name: Option<Box<str>>) {
+        if let Some(name) = name {
+            self.dns.get_or_insert_default().name.get_or_insert(name);
+        }
+    }
+
+    /// The first question of a flow to a DNS server.
+    pub fn query(&mut self) -> &mut Option<Box<Query>> {
+        &mut self.dns.get_or_insert_default().query
+    }
+
+    /// Whether what is new is so old at this time.
+    pub fn is_due(&self, at: Timestamp, age: Duration) -> bool {
+        self.from.is_some_and(|from| at.since(from) >= age)
+    }
+
+    /// Whether there is something that is in no record.
+    pub fn has_news(&self) -> bool {
+        self.from.is_some()
+    }
+
+    /// Whether it is a connection that goes on.
+    pub fn is_open(&self) -> bool {
+        self.key.protocol == TCP && self.end.is_none() && self.failure.is_none()
+    }
+
+    /// Whether a SYN was never answered.
+    pub fn is_unanswered(&self) -> bool {
+        self.opener.is_some_and(|(_, how)| how == Opener::Syn) && self.is_one_way()
+    }
+
+    /// Whether only one end sent frames.
+    pub fn is_one_way(&self) -> bool {
+        self.directions.iter().any(|direction| !direction.has_frames)
+    }
+
+    /// A record so far. What it counts is also in the next one.
+    pub fn summary(&self) -> Record {
+        self.record(End::ActiveTimeout, self.from.unwrap_or(self.last), true)
+    }
+
+    /// What happened since the last record.
+    pub fn report(&mut self, end: End) -> Record {
+        let from = self.from.take().unwrap_or(self.last);
+        let is_first = !std::mem::replace(&mut self.announced, true);
+        let record = self.record(end, from, is_first);
+        for direction in &mut self.directions {
+            direction.earlier_flags |= direction.flags;
+            (direction.frames, direction.octets, direction.payload, direction.flags) = (0, 0, 0, 0);
+            // Less by one, if a FIN that was not seen at first was taken for a byte.
+            direction.reported = direction.reported.max(direction.stream.bytes());
+        }
+        record
+    }
+
+    fn record(&self, end: End, from: Timestamp, is_first: bool) -> Record {
+        let (client, opener) = self.client();
+        let [sent, received] = [client, 1 - client].map(|side| self.of(side));
+        let translated = if let View::Back(ends) = &self.view { Some(**ends) } else { None };
+        Record {
+            source: self.key.source,
+            protocol: self.key.protocol,
+            client: self.end_of(client),
+            server: self.end_of(1 - client),
+            opener,
+            start: self.start,
+            from,
+            to: self.last,
+            sent: sent.news(),
+            received: received.news(),
+            totals: [sent, received].map(Direction::totals),
+            icmp: self.icmp,
+            handshake: self.handshake.map(|nanoseconds| Duration::from_nanos(nanoseconds.get())),
+            failure: self.failure,
+            end,
+            is_first,
+            preexisting: self.key.protocol == TCP && [sent, received].iter().all(|one| one.stream.initial.is_none()),
+            translated,
+            dns_name: self.dns_name(),
+            query: self.dns.as_ref().and_then(|dns| dns.query.clone()),
+            sni: self.beginning.name(),
+            connection: self.initials().map(|(client, server)| u64::from(client) << 32 | u64::from(server)),
+        }
+    }
+}
+
+impl Direction {
+    /// Counts since the last record.
+    fn news(&self) -> Counts {
+        let payload = self.payload + self.stream.bytes().saturating_sub(self.reported);
+        Counts { frames: self.frames, octets: self.octets, payload, flags: self.flags }
+    }
+
+    fn totals(&self) -> StreamTotals {
+        StreamTotals { missing: self.stream.missing(), retransmitted: self.stream.retransmitted }
+    }
+
+    /// Whether the frame is another view of one that was counted.
+    fn is_duplicate(&mut self, packet: &Packet<'_>) -> bool {
+        let view = hash_words(&[
+            word(&packet.source_mac[..4]),
+            word(&packet.source_mac[4..]),
+            word(&packet.destination_mac[..4]),
+            word(&packet.destination_mac[4..]),
+        ]);
+        let fingerprint = fingerprint(packet).get();
+        let repeated = self.fingerprints.contains(&fingerprint);
+        self.fingerprints.rotate_right(1);
+        self.fingerprints[0] = fingerprint;
+        let counted = *self.view.get_or_insert(view);
+        let is_news = match &packet.transport {
+            Transport::Tcp(segment) => self.is_news(segment),
+            _ => !repeated,
+        };
+        if counted != view {
+            // The view that is ahead is the one that is counted.
+            if is_news {
+                self.view = Some(view);
+            }
+            return !is_news;
+        }
+        // Two pods of one bridge have the same addresses in their frames. Without an ID, a datagram may be sent twice; TCP has time stamps.
+        let identifiable = packet.id != 0 || matches!(packet.transport, Transport::Tcp(_));
+        repeated && identifiable
+    }
+
+    /// Whether a segment has payload, an acknowledgment or a flag that was not seen yet.
+    fn is_news(&mut self, segment: &Segment<'_>) -> bool {
+        let acknowledged =
+            self.acknowledged.is_none_or(|last| segment.acknowledgment.wrapping_sub(last).cast_signed() > 0);
+        if segment.flags.has(Flags::ACK) && acknowledged {
+            self.acknowledged = Some(segment.acknowledgment);
+        }
+        let flags = segment.flags.0 & (Flags::SYN | Flags::FIN | Flags::RST);
+        segment.flags.has(Flags::ACK) && acknowledged
+            || flags & !(self.flags | self.earlier_flags) != 0
+            || self.stream.is_ahead(segment)
+    }
+}
+
+/// Of what is the same in all views of a packet: addresses, ports and the checksum may be translated.
+fn fingerprint(packet: &Packet<'_>) -> NonZeroU32 {
+    let (a, b) = match &packet.transport {
+        Transport::Tcp(segment) => {
+            (segment.sequence ^ segment.acknowledgment.rotate_left(16), u32::from(segment.checksum))
+        }
+        Transport::Udp(datagram) => (datagram.length, u32::from(datagram.checksum)),
+        Transport::Icmp(icmp) => (u32::from(icmp.kind) << 8 | u32::from(icmp.code), 0),
+        Transport::Other => (0, 0),
+    };
+    hash_words(&[packet.id, a, b, u32::try_from(packet.octets).unwrap_or(u32::MAX)])
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte))
+}
+
+/// FNV-1a, by words. Zero is what an unused place has.
+fn hash_words(words: &[u32]) -> NonZeroU32 {
+    let hash = words.iter().fold(0x811c_9dc5_u32, |hash, word| (hash ^ word).wrapping_mul(0x0100_0193).rotate_left(7));
+    NonZeroU32::new(hash).unwrap_or(NonZeroU32::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hundred_thousand_flows_take_forty_megabytes() {
+        // With its place in the arena and in the index, a third of which is free.
+        assert!(size_of::<Flow>() + 16 + 8 <= 400, "{}", size_of::<Flow>());
+    }
+}

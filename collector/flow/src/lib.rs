@@ -1,0 +1,24 @@
+//! Flows of mirrored frames.
+//!
+//! Pure: no I/O, and no clock but the time of the frames.
+
+mod arena;
+pub mod dns;
+#[cfg(test)]
+mod fixtures;
+mod flow;
+mod hello;
+pub mod map;
+pub mod named;
+pub mod names;
+pub mod packet;
+mod recent;
+mod record;
+mod stream;
+mod table;
+mod time;
+pub mod tls;
+
+pub use record::{Answer, Counts, End, Endpoint, Event, Failure, Opener, Query, Record, Source, StreamTotals};
+pub use table::{Counters, Limits, Table};
+pub use time::Timestamp;

@@ -1,0 +1,220 @@
+//! Who calls whom.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use crate::{
+    Failure, Timestamp,
+    named::NamedRecord,
+    names::{Owner, Workload},
+    packet,
+};
+
+/// An end of an edge.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Party {
+    /// Pods of one owner.
+    Workload {
+        /// Its namespace.
+        namespace: String,
+        /// Kind and name of the owner.
+        workload: Workload,
+    },
+    /// A service without pods, or with pods of several workloads.
+    Service {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// A node, or one of its pods with `hostNetwork`.
+    Node {
+        /// Its name.
+        name: String,
+    },
+    /// The name, if one is known.
+    External {
+        /// The name that its client knows, or the label of its network.
+        name: Option<String>,
+    },
+    /// What found no room: see [`Bounds`].
+    Other,
+}
+
+/// Who calls whom, and how.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Edge {
+    /// Who opens connections.
+    pub client: Party,
+    /// To whom.
+    pub server: Party,
+}
+
+/// What was seen of an edge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// The first frame.
+    pub first: Timestamp,
+    /// The last frame.
+    pub last: Timestamp,
+    /// Flows that were seen from their beginning, and those that are older.
+    pub connections: u64,
+    /// Flows that are older than what was seen of them.
+    pub preexisting: u64,
+    /// Of them: attempts that failed.
+    pub failed: BTreeMap<&'static str, u64>,
+    /// Payload that the client, and the server, sent. In bytes.
+    pub sent: u64,
+    /// Payload that the server sent, in bytes.
+    pub received: u64,
+    /// Ports that the client connected to, with their protocols.
+    pub ports: BTreeMap<(u8, u16), u64>,
+    /// The services whose addresses it used.
+    pub services: BTreeMap<(String, String), u64>,
+}
+
+/// Bounds of the map.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Edges. Beyond it, what a client calls is [`Party::Other`].
+    pub edges: usize,
+    /// Ports and services that are remembered of an edge.
+    pub details: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { edges: 50_000, details: 64 }
+    }
+}
+
+/// All edges.
+#[derive(Debug, Default)]
+pub struct Map {
+    bounds: Bounds,
+    edges: BTreeMap<Edge, Traffic>,
+    /// Flows whose edge found no room.
+    pub folded: u64,
+}
+
+impl Map {
+    /// An empty map.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
+    /// All edges, in order.
+    pub fn edges(&self) -> impl Iterator<Item = (&Edge, &Traffic)> {
+        self.edges.iter()
+    }
+
+    /// Forgets all edges.
+    pub fn reset(&mut self) {
+        self.edges.clear();
+        self.folded = 0;
+    }
+
+    /// Counts a flow that was announced; its record will follow.
+    pub fn open(&mut self, flow: &NamedRecord<'_>) {
+        self.count(flow, false);
+    }
+
+    /// Counts a record.
+    pub fn record(&mut self, flow: &NamedRecord<'_>) {
+        self.count(flow, true);
+    }
+
+    fn count(&mut self, flow: &NamedRecord<'_>, with_counts: bool) {
+        let record = flow.record;
+        if !is_call(flow) {
+            return;
+        }
+        let details = self.bounds.details;
+        let traffic = self.traffic(edge(flow), record.start);
+        traffic.first = traffic.first.min(record.start);
+        traffic.last = traffic.last.max(record.to);
+        if record.is_first {
+            let kind = if record.preexisting { &mut traffic.preexisting } else { &mut traffic.connections };
+            *kind += 1;
+            count_detail(&mut traffic.ports, (record.protocol, flow.server.port), details);
+            if let Some((service, _)) = flow.service {
+                count_detail(&mut traffic.services, (service.namespace.clone(), service.name.clone()), details);
+            }
+        }
+        if with_counts {
+            let (mut sent, mut received) = (record.sent.payload, record.received.payload);
+            if flow.is_swapped() {
+                std::mem::swap(&mut sent, &mut received);
+            }
+            traffic.sent += sent;
+            traffic.received += received;
+            if let Some(failure) = record.failure {
+                *traffic.failed.entry(failure_name(failure)).or_default() += 1;
+            }
+        }
+    }
+
+    fn traffic(&mut self, mut edge: Edge, start: Timestamp) -> &mut Traffic {
+        if self.edges.len() >= self.bounds.edges && !self.edges.contains_key(&edge) {
+            self.folded += 1;
+            edge.server = Party::Other;
+            if self.edges.len() >= self.bounds.edges + self.bounds.edges / 8 && !self.edges.contains_key(&edge) {
+                edge.client = Party::Other;
+            }
+        }
+        self.edges.entry(edge).or_insert_with(|| Traffic { first: start, ..Traffic::default() })
+    }
+}
+
+fn count_detail<Key: Ord>(details: &mut BTreeMap<Key, u64>, key: Key, bound: usize) {
+    if details.len() < bound || details.contains_key(&key) {
+        *details.entry(key).or_default() += 1;
+    }
+}
+
+/// Neither neighbour discovery nor errors, which count as what they are about, nor what is sent to many.
+fn is_call(flow: &NamedRecord<'_>) -> bool {
+    let is_echo = match flow.record.protocol {
+        packet::ICMP => flow.record.icmp.is_none_or(|(kind, _)| matches!(kind, 0 | 8)),
+        packet::ICMPV6 => flow.record.icmp.is_none_or(|(kind, _)| matches!(kind, 128 | 129)),
+        _ => true,
+    };
+    let server = flow.server.address;
+    let is_for_many = server.is_multicast() || matches!(server, IpAddr::V4(address) if address.is_broadcast());
+    is_echo && !is_for_many
+}
+
+/// How a failure is called in all outputs.
+#[must_use]
+pub fn failure_name(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Refused => "refused",
+        Failure::NoAnswer => "noAnswer",
+        Failure::Unreachable => "unreachable",
+    }
+}
+
+fn edge(flow: &NamedRecord<'_>) -> Edge {
+    let client = match flow.client_workload() {
+        Some(workload) => of_workload(workload),
+        None => of_owner(flow.client_owner, None),
+    };
+    let server = match flow.server_workload() {
+        Some(workload) => of_workload(workload),
+        None => of_owner(flow.server_owner, flow.external_name()),
+    };
+    Edge { client, server }
+}
+
+fn of_workload((namespace, workload): (&str, &Workload)) -> Party {
+    Party::Workload { namespace: namespace.to_owned(), workload: workload.clone() }
+}
+
+fn of_owner(owner: Owner<'_>, name: Option<&str>) -> Party {
+    match owner {
+        Owner::Pod(pod) => of_workload((&pod.namespace, &pod.workload)),
+        Owner::Service(service) => Party::Service { namespace: service.namespace.clone(), name: service.name.clone() },
+        Owner::Node(node) => Party::Node { name: node.name.clone() },
+        Owner::External(label) => Party::External { name: name.or(label).map(str::to_owned) },
+    }
+}

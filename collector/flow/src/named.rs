@@ -1,0 +1,151 @@
+//! A record with the names of its ends.
+
+use crate::{
+    Opener, Record, Timestamp,
+    names::{Names, Owner, Pod, Port, Service, Workload},
+    packet,
+    record::Endpoint,
+};
+
+/// A record and who its ends were when it began.
+#[derive(Clone, Debug)]
+pub struct NamedRecord<'a> {
+    /// The record.
+    pub record: &'a Record,
+    /// As the client sent it: to the address of a service, if it used one.
+    pub client: Endpoint,
+    /// The server, as the client knows it.
+    pub server: Endpoint,
+    /// Who has the client's address.
+    pub client_owner: Owner<'a>,
+    /// Who has the server's address.
+    pub server_owner: Owner<'a>,
+    /// The service whose address the client used.
+    pub service: Option<(&'a Service, &'a Port)>,
+    /// Client and server after the service's address, or also the client's, was translated.
+    pub translated: Option<Translated<'a>>,
+}
+
+/// What a service's address was translated to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Translated<'a> {
+    /// How it is known.
+    pub by: TranslatedBy,
+    /// Unknown, if only the workload is known.
+    pub ends: Option<(Endpoint, Endpoint)>,
+    /// The pod that answered.
+    pub pod: Option<&'a Pod>,
+    /// Its workload.
+    pub workload: Option<(&'a str, &'a Workload)>,
+}
+
+/// How a translation is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TranslatedBy {
+    /// Both views of the connection were seen.
+    Join,
+    /// From the service's endpoints.
+    Endpoints,
+}
+
+impl<'a> NamedRecord<'a> {
+    /// Names a record's ends.
+    #[must_use]
+    pub fn new(record: &'a Record, names: &'a Names) -> Self {
+        let at = record.start;
+        let (mut client, mut server) = (record.client, record.server);
+        // What only the port numbers say, services know better.
+        if record.opener == Opener::Port {
+            let is_served = |end: Endpoint| names.serves(end.address, end.port, record.protocol);
+            if is_served(client) && !is_served(server) {
+                (client, server) = (server, client);
+            }
+        }
+        let ends = (client, server);
+        let joined = record.translated.map(|(before_client, before_server)| {
+            (client, server) = (before_client, before_server);
+            let pod = names.pod(ends.1.address, at);
+            Translated { by: TranslatedBy::Join, ends: Some(ends), pod, workload: pod.map(workload) }
+        });
+        let service = names.service(server.address, server.port, record.protocol);
+        let translated = joined.or_else(|| {
+            let (service, port) = service?;
+            Some(by_endpoints(names, service, port, client, at))
+        });
+        Self {
+            record,
+            client,
+            server,
+            client_owner: names.owner(client.address, at),
+            server_owner: names.owner(server.address, at),
+            service,
+            translated,
+        }
+    }
+
+    /// Whether the record's client is the one of this one: else the counts are the other way round.
+    #[must_use]
+    pub fn is_swapped(&self) -> bool {
+        self.record.translated.is_none() && self.client != self.record.client
+    }
+
+    /// Namespace and workload of the client, if it is one pod.
+    #[must_use]
+    pub fn client_workload(&self) -> Option<(&'a str, &'a Workload)> {
+        if let Owner::Pod(pod) = self.client_owner { Some(workload(pod)) } else { None }
+    }
+
+    /// Namespace and workload of the server, if it is one pod, or if all that may have answered belong to one workload.
+    #[must_use]
+    pub fn server_workload(&self) -> Option<(&'a str, &'a Workload)> {
+        match (self.translated, self.server_owner) {
+            (Some(translated), _) => translated.workload,
+            (None, Owner::Pod(pod)) => Some(workload(pod)),
+            (None, _) => None,
+        }
+    }
+
+    /// The name of a server outside of the cluster: what the client looked up, what it asked for, or how its network is called.
+    #[must_use]
+    pub fn external_name(&self) -> Option<&str> {
+        let Owner::External(label) = self.server_owner else { return None };
+        self.record.dns_name.as_deref().or(self.record.sni.as_deref()).or(label)
+    }
+}
+
+fn workload(pod: &Pod) -> (&str, &Workload) {
+    (&pod.namespace, &pod.workload)
+}
+
+/// The pod that answered, if only one can have, and else its workload, if only one can have.
+fn by_endpoints<'a>(
+    names: &'a Names,
+    service: &'a Service,
+    port: &Port,
+    client: Endpoint,
+    at: Timestamp,
+) -> Translated<'a> {
+    let mut backends = names.backends(service, at);
+    let first = backends.next();
+    let others: Vec<_> = backends.collect();
+    let is_only = others.is_empty();
+    let same_workload = first.filter(|pod| others.iter().all(|other| workload(other) == workload(pod)));
+    let pod = first.filter(|_| is_only);
+    let address =
+        pod.and_then(|pod| pod.addresses.iter().find(|address| address.is_ipv4() == client.address.is_ipv4()));
+    let ends = address.zip(port.target_port).map(|(address, port)| (client, Endpoint { address: *address, port }));
+    Translated { by: TranslatedBy::Endpoints, ends, pod, workload: same_workload.map(workload) }
+}
+
+/// The name of an IP protocol, or its number.
+#[must_use]
+pub fn protocol_name(protocol: u8) -> String {
+    match protocol {
+        packet::TCP => "TCP".to_owned(),
+        packet::UDP => "UDP".to_owned(),
+        packet::SCTP => "SCTP".to_owned(),
+        packet::ICMP => "ICMP".to_owned(),
+        packet::ICMPV6 => "ICMPv6".to_owned(),
+        other => other.to_string(),
+    }
+}

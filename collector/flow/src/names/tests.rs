@@ -1,0 +1,93 @@
+use super::*;
+
+fn pod(uid: &str, address: &str, started: u64, ended: Option<u64>) -> Pod {
+    Pod {
+        namespace: "shop".into(),
+        name: uid.into(),
+        uid: uid.into(),
+        addresses: vec![address.parse().expect("an address")],
+        node: None,
+        host_network: false,
+        workload: Workload { kind: "Deployment".into(), name: uid.into() },
+        labels: BTreeMap::new(),
+        started: Timestamp::from_seconds(started),
+        ended: ended.map(Timestamp::from_seconds),
+    }
+}
+
+fn owner(names: &Names, address: &str, second: u64) -> Option<String> {
+    match names.owner(address.parse().expect("an address"), Timestamp::from_seconds(second)) {
+        Owner::Pod(pod) => Some(pod.name.clone()),
+        Owner::Service(service) => Some(format!("service {}", service.name)),
+        Owner::Node(node) => Some(format!("node {}", node.name)),
+        Owner::External(label) => label.map(str::to_owned),
+    }
+}
+
+#[test]
+fn an_address_is_of_the_pod_that_had_it_then() {
+    let mut names = Names::default();
+    names.set_pod(pod("first", "10.0.0.9", 10, Some(20)));
+    names.set_pod(pod("second", "10.0.0.9", 30, None));
+    for (second, expected) in [(9, None), (10, Some("first")), (20, Some("first")), (25, None), (31, Some("second"))] {
+        assert_eq!(owner(&names, "10.0.0.9", second).as_deref(), expected, "{second}");
+    }
+    names.expire(Timestamp::from_seconds(25 + 600));
+    assert_eq!(owner(&names, "10.0.0.9", 15), None, "it is forgotten");
+    assert_eq!(owner(&names, "10.0.0.9", 1000).as_deref(), Some("second"));
+}
+
+#[test]
+fn a_pod_that_changes_is_replaced() {
+    let mut names = Names::default();
+    names.set_pod(pod("web", "10.0.0.9", 10, None));
+    names.set_pod(pod("web", "10.0.0.10", 10, None));
+    assert_eq!((owner(&names, "10.0.0.9", 11), owner(&names, "10.0.0.10", 11).as_deref()), (None, Some("web")));
+}
+
+#[test]
+fn pods_of_the_node_s_network_have_no_address() {
+    let mut names = Names::default();
+    names.set_node(Node { name: "n1".into(), addresses: vec!["192.168.0.1".parse().expect("an address")], zone: None });
+    names.set_pod(Pod { host_network: true, ..pod("agent", "192.168.0.1", 0, None) });
+    assert_eq!(owner(&names, "192.168.0.1", 1).as_deref(), Some("node n1"));
+}
+
+#[test]
+fn the_smallest_network_names_an_external_address() {
+    let network = |text: &str| text.parse().expect("a network");
+    let networks =
+        vec![(network("192.0.2.0/24"), "offices".to_owned()), (network("192.0.2.128/25"), "Berlin".to_owned())];
+    let names = Names::new(Objects { networks, ..Objects::default() });
+    assert_eq!(owner(&names, "192.0.2.1", 0).as_deref(), Some("offices"));
+    assert_eq!(owner(&names, "192.0.2.200", 0).as_deref(), Some("Berlin"));
+    assert_eq!(owner(&names, "198.51.100.1", 0), None);
+}
+
+#[test]
+fn services_know_their_ports_and_backends() {
+    let mut names = Names::default();
+    names.set_pod(pod("web", "10.0.0.9", 10, None));
+    let address: IpAddr = "10.96.0.5".parse().expect("an address");
+    let backend = |address: &str, from: u64, until: Option<u64>| Backend {
+        address: address.parse().expect("an address"),
+        from: Timestamp::from_seconds(from),
+        until: until.map(Timestamp::from_seconds),
+    };
+    let port = Port { name: None, port: 80, protocol: None, target_port: Some(8080), node_port: None };
+    names.set_service(Service {
+        namespace: "shop".into(),
+        name: "web".into(),
+        addresses: vec![address],
+        ports: vec![port],
+        backends: vec![backend("10.0.0.9", 20, None), backend("10.0.0.8", 0, Some(10))],
+    });
+    assert!(names.service(address, 80, packet::UDP).is_none() && names.service(address, 81, packet::TCP).is_none());
+    let (service, _) = names.service(address, 80, packet::TCP).expect("it has this port");
+    let backends = |second: u64| names.backends(service, Timestamp::from_seconds(second)).count();
+    assert_eq!((backends(15), backends(25)), (0, 1));
+    assert!(names.serves("10.0.0.9".parse().expect("an address"), 8080, packet::TCP));
+    let key = ("shop".to_owned(), "web".to_owned());
+    names.remove_service(&key);
+    assert!(names.service(address, 80, packet::TCP).is_none());
+}

@@ -1,0 +1,357 @@
+//! A frame, parsed as far as flows need it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::record::Endpoint;
+
+use etherparse::{
+    IpFragOffset, Ipv6ExtensionSlice, LaxIpPayloadSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, TransportSlice,
+    UdpSlice,
+};
+
+/// IP protocol numbers (IANA).
+pub const ICMP: u8 = 1;
+/// Transmission Control Protocol
+pub const TCP: u8 = 6;
+/// User Datagram Protocol
+pub const UDP: u8 = 17;
+/// ICMP for IPv6
+pub const ICMPV6: u8 = 58;
+/// Stream Control Transmission Protocol
+pub const SCTP: u8 = 132;
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// A parsed IP packet. The frame may be truncated: lengths are those in its headers.
+#[derive(Clone, Debug)]
+pub struct Packet<'a> {
+    /// Source of the Ethernet header.
+    pub source_mac: Mac,
+    /// Destination of the Ethernet header.
+    pub destination_mac: Mac,
+    /// Source of the IP header.
+    pub source: IpAddr,
+    /// Destination of the IP header.
+    pub destination: IpAddr,
+    /// IP protocol number of what follows the IP header.
+    pub protocol: u8,
+    /// Octets of the IP packet, with its header.
+    pub octets: u64,
+    /// TTL, or hop limit.
+    pub ttl: u8,
+    /// Of the IPv4 header, or of the fragment header of IPv6.
+    pub id: u32,
+    /// Whether it is a fragment.
+    pub fragment: Fragment,
+    /// What follows the IP header.
+    pub transport: Transport<'a>,
+}
+
+/// Whether a packet is a fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// A whole packet.
+    No,
+    /// The one with the transport header.
+    First,
+    /// One without a transport header.
+    Later,
+}
+
+/// What follows the IP header.
+#[derive(Clone, Debug)]
+pub enum Transport<'a> {
+    /// TCP.
+    Tcp(Segment<'a>),
+    /// UDP.
+    Udp(Datagram<'a>),
+    /// ICMP, or ICMPv6.
+    Icmp(Icmp<'a>),
+    /// Another protocol, a later fragment, or a transport header that is cut off.
+    Other,
+}
+
+/// A TCP segment, or a GSO packet of several.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Sequence number of the first byte of payload, or of the SYN.
+    pub sequence: u32,
+    /// Acknowledgment number.
+    pub acknowledgment: u32,
+    /// Flags.
+    pub flags: Flags,
+    /// Checksum: with the ID, it tells packets apart.
+    pub checksum: u16,
+    /// Bytes of payload, also of what is truncated.
+    pub length: u32,
+    /// The payload, as far as it is here.
+    pub payload: &'a [u8],
+}
+
+/// A UDP datagram.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Checksum: with the ID, it tells packets apart.
+    pub checksum: u16,
+    /// Bytes of payload, also of later fragments and of what is truncated.
+    pub length: u32,
+    /// The payload, as far as it is here.
+    pub payload: &'a [u8],
+}
+
+/// An ICMP message.
+#[derive(Clone, Copy, Debug)]
+pub struct Icmp<'a> {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// What an error quotes: the start of the packet that it is about.
+    pub quoted: &'a [u8],
+}
+
+/// TCP flags, as in the header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// The sender closes its direction.
+    pub const FIN: u8 = 1;
+    /// The first segment of each direction.
+    pub const SYN: u8 = 2;
+    /// The sender ends the connection.
+    pub const RST: u8 = 4;
+    /// The acknowledgment number is valid.
+    pub const ACK: u8 = 16;
+
+    /// Whether one of these flags is set.
+    #[must_use]
+    pub const fn has(self, flags: u8) -> bool {
+        self.0 & flags != 0
+    }
+}
+
+/// Parses a frame of `length` bytes on the wire, of which the first are in `frame`. `None`: it carries no IP packet.
+#[must_use]
+pub fn parse(frame: &[u8], length: u32) -> Option<Packet<'_>> {
+    let sliced = LaxSlicedPacket::from_ethernet(frame).ok()?;
+    let ethernet = frame.get(..14)?;
+    let link = u64::try_from(frame.len() - network_length(&sliced, frame)?).ok()?;
+    let mut packet = network(&sliced, u64::from(length).saturating_sub(link))?;
+    packet.destination_mac.copy_from_slice(&ethernet[..6]);
+    packet.source_mac.copy_from_slice(&ethernet[6..12]);
+    Some(packet)
+}
+
+/// The tuple of a packet that an ICMP error quotes: its IP header and at least 8 bytes of its transport header (RFC 792, RFC 4443).
+#[must_use]
+pub fn parse_quoted(quoted: &[u8]) -> Option<(u8, Endpoint, Endpoint)> {
+    let sliced = LaxSlicedPacket::from_ip(quoted).ok()?;
+    let packet = network(&sliced, 0)?;
+    // A TCP header may be cut off after the ports.
+    let payload = sliced.ip_payload()?.payload;
+    let port = |at: usize| Some(u16::from_be_bytes(payload.get(at..at + 2)?.try_into().ok()?));
+    let from = Endpoint { address: packet.source, port: port(0)? };
+    Some((packet.protocol, from, Endpoint { address: packet.destination, port: port(2)? }))
+}
+
+/// Bytes of the frame from the IP header on.
+fn network_length(sliced: &LaxSlicedPacket<'_>, frame: &[u8]) -> Option<usize> {
+    let header = match sliced.net.as_ref()? {
+        LaxNetSlice::Ipv4(ip) => ip.header().slice().as_ptr(),
+        LaxNetSlice::Ipv6(ip) => ip.header().slice().as_ptr(),
+        LaxNetSlice::Arp(_) => return None,
+    };
+    // Both point into the same frame.
+    frame.len().checked_sub((header as usize).checked_sub(frame.as_ptr() as usize)?)
+}
+
+/// `at_most`: octets of the IP packet by the length of the frame, for packets that do not state their length.
+fn network<'a>(sliced: &LaxSlicedPacket<'a>, at_most: u64) -> Option<Packet<'a>> {
+    let (source, destination, octets, header, ttl): (IpAddr, IpAddr, u64, usize, u8);
+    let (mut id, mut fragment) = (0, Fragment::No);
+    let payload: &LaxIpPayloadSlice<'a> = match sliced.net.as_ref()? {
+        LaxNetSlice::Ipv4(ip) => {
+            let fields = ip.header();
+            (source, destination) =
+                (Ipv4Addr::from(fields.source()).into(), Ipv4Addr::from(fields.destination()).into());
+            id = fields.identification().into();
+            fragment = kind(fields.is_fragmenting_payload(), fields.fragments_offset());
+            header = fields.slice().len();
+            // Zero in GSO packets that are longer than the field can say (BIG TCP).
+            octets = if fields.total_len() == 0 { at_most } else { fields.total_len().into() };
+            ttl = fields.ttl();
+            ip.payload()
+        }
+        LaxNetSlice::Ipv6(ip) => {
+            let fields = ip.header();
+            (source, destination) =
+                (Ipv6Addr::from(fields.source()).into(), Ipv6Addr::from(fields.destination()).into());
+            for extension in ip.extensions().clone() {
+                if let Ipv6ExtensionSlice::Fragment(extension) = extension {
+                    id = extension.identification();
+                    fragment = kind(extension.is_fragmenting_payload(), extension.fragment_offset());
+                }
+            }
+            header = 40 + ip.extensions().slice().len();
+            octets = if fields.payload_length() == 0 { at_most } else { u64::from(fields.payload_length()) + 40 };
+            ttl = fields.hop_limit();
+            ip.payload()
+        }
+        LaxNetSlice::Arp(_) => return None,
+    };
+    // Of the transport header and what follows.
+    let length = u32::try_from(octets.saturating_sub(header as u64)).ok()?;
+    let transport = match fragment {
+        Fragment::No => transport(sliced.transport.as_ref(), length),
+        Fragment::First => transport(first_fragment(payload).as_ref(), length),
+        Fragment::Later => Transport::Other,
+    };
+    Some(Packet {
+        source_mac: Mac::default(),
+        destination_mac: Mac::default(),
+        source,
+        destination,
+        protocol: payload.ip_number.0,
+        octets,
+        ttl,
+        id,
+        fragment,
+        transport,
+    })
+}
+
+/// etherparse leaves the payload of fragments as it is.
+fn first_fragment<'a>(payload: &LaxIpPayloadSlice<'a>) -> Option<TransportSlice<'a>> {
+    match payload.ip_number.0 {
+        TCP => TcpSlice::from_slice(payload.payload).ok().map(TransportSlice::Tcp),
+        UDP => UdpSlice::from_slice_lax(payload.payload).ok().map(TransportSlice::Udp),
+        _ => None,
+    }
+}
+
+fn kind(fragmenting: bool, offset: IpFragOffset) -> Fragment {
+    match (fragmenting, offset.value()) {
+        (false, _) => Fragment::No,
+        (true, 0) => Fragment::First,
+        (true, _) => Fragment::Later,
+    }
+}
+
+fn transport<'a>(slice: Option<&TransportSlice<'a>>, length: u32) -> Transport<'a> {
+    match slice {
+        Some(TransportSlice::Tcp(tcp)) => Transport::Tcp(Segment {
+            source_port: tcp.source_port(),
+            destination_port: tcp.destination_port(),
+            sequence: tcp.sequence_number(),
+            acknowledgment: tcp.acknowledgment_number(),
+            flags: Flags(tcp.slice()[13]),
+            checksum: tcp.checksum(),
+            length: length.saturating_sub(u32::from(tcp.data_offset()) * 4),
+            payload: within(tcp.payload(), length.saturating_sub(u32::from(tcp.data_offset()) * 4)),
+        }),
+        Some(TransportSlice::Udp(udp)) => {
+            // Zero in jumbograms and in GSO packets; more than `length` in a first fragment.
+            let length = if udp.length() == 0 { length } else { udp.length().into() }.saturating_sub(8);
+            Transport::Udp(Datagram {
+                source_port: udp.source_port(),
+                destination_port: udp.destination_port(),
+                checksum: udp.checksum(),
+                length,
+                payload: within(udp.payload(), length),
+            })
+        }
+        Some(TransportSlice::Icmpv4(icmp)) => {
+            // 3: destination unreachable, 11: time exceeded
+            let error = matches!(icmp.type_u8(), 3 | 11);
+            let quoted = if error { icmp.slice().get(8..).unwrap_or_default() } else { &[] };
+            Transport::Icmp(Icmp { kind: icmp.type_u8(), code: icmp.code_u8(), quoted })
+        }
+        Some(TransportSlice::Icmpv6(icmp)) => {
+            // 1: destination unreachable, 3: time exceeded
+            let error = matches!(icmp.type_u8(), 1 | 3);
+            let quoted = if error { icmp.slice().get(8..).unwrap_or_default() } else { &[] };
+            Transport::Icmp(Icmp { kind: icmp.type_u8(), code: icmp.code_u8(), quoted })
+        }
+        Some(TransportSlice::Igmp(_)) | None => Transport::Other,
+    }
+}
+
+/// Without the padding of short frames.
+fn within(payload: &[u8], length: u32) -> &[u8] {
+    payload.get(..length as usize).unwrap_or(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixtures::{Tcp, udp};
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed(bytes in prop::collection::vec(any::<u8>(), 0..200), length: u32) {
+            let _ = parse(&bytes, length);
+            let _ = parse_quoted(&bytes);
+            let _ = crate::dns::parse(&bytes);
+        }
+
+        /// Nearly valid frames reach more of the parser.
+        #[test]
+        fn any_change_to_a_frame_is_parsed(
+            is_tcp: bool,
+            changes in prop::collection::vec((12_usize..80, any::<u8>()), 1..6),
+            cut in 0_usize..120,
+            length: u32,
+        ) {
+            let mut frame = if is_tcp {
+                Tcp::new((2, 1), (3, 2), "A").payload(40).frame()
+            } else {
+                udp((2, 1), (3, 53), &[0; 40])
+            };
+            for (at, byte) in changes {
+                if let Some(place) = frame.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            frame.truncate(cut);
+            if let Some(Transport::Tcp(segment)) = parse(&frame, length).map(|packet| packet.transport) {
+                prop_assert!(segment.payload.len() <= segment.length as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_are_those_of_the_headers() {
+        let frame = Tcp::new((2, 1), (3, 2), "A").payload(1000).frame();
+        // As a tap with headersOnly leaves it.
+        let packet = parse(&frame[..54], 54).expect("an IP packet");
+        let Transport::Tcp(segment) = packet.transport else { panic!("{packet:?}") };
+        assert_eq!((packet.octets, segment.length, segment.payload.len()), (1040, 1000, 0));
+        // BIG TCP: a packet that is too long for the field.
+        let mut big = frame;
+        big[16..18].copy_from_slice(&[0, 0]);
+        let packet = parse(&big, 100_054).expect("an IP packet");
+        let Transport::Tcp(segment) = packet.transport else { panic!("{packet:?}") };
+        assert_eq!((packet.octets, segment.length), (100_040, 100_000));
+    }
+
+    #[test]
+    fn padding_is_no_payload() {
+        let mut frame = Tcp::new((2, 1), (3, 2), "A").frame();
+        frame.resize(60, 0);
+        let packet = parse(&frame, 60).expect("an IP packet");
+        let Transport::Tcp(segment) = packet.transport else { panic!("{packet:?}") };
+        assert_eq!((packet.octets, segment.length, segment.payload.len()), (40, 0, 0));
+    }
+}

@@ -1,0 +1,229 @@
+//! Flows as JSON lines, with the names that `NetObserv` gives to the fields of its flows. What is unknown is missing.
+
+use std::io::{self, Write};
+
+use podtap_flow::{
+    Counts, End, Endpoint, Opener, Record, StreamTotals,
+    map::failure_name,
+    named::{NamedRecord, TranslatedBy},
+    names::{Names, Owner, Pod},
+    packet,
+};
+use serde_json::{Map, Value};
+
+/// Bytes of an Ethernet header: `NetObserv` counts frames.
+const ETHERNET: u64 = 14;
+
+type Object = Map<String, Value>;
+
+/// Writes a line for each direction that has frames or payload in this record.
+pub fn write(out: &mut impl Write, flow: &NamedRecord<'_>, names: &Names) -> io::Result<()> {
+    let record = flow.record;
+    let mut directions = [(record.sent, record.totals[0]), (record.received, record.totals[1])];
+    if flow.is_swapped() {
+        directions.swap(0, 1);
+    }
+    for (is_reply, (counts, totals)) in [false, true].into_iter().zip(directions) {
+        if counts.frames > 0 || counts.payload > 0 {
+            serde_json::to_writer(&mut *out, &direction(flow, names, counts, totals, is_reply))?;
+            writeln!(out)?;
+        }
+    }
+    Ok(())
+}
+
+fn direction(flow: &NamedRecord<'_>, names: &Names, counts: Counts, totals: StreamTotals, is_reply: bool) -> Object {
+    let record = flow.record;
+    let mut object = Object::new();
+    let mut set = |key: &str, value: Value| {
+        object.insert(key.to_owned(), value);
+    };
+    set("TimeFlowStartMs", record.from.milliseconds().into());
+    set("TimeFlowEndMs", record.to.milliseconds().into());
+    set("Etype", if flow.client.address.is_ipv4() { 0x0800 } else { 0x86dd }.into());
+    set("Proto", record.protocol.into());
+    set("Bytes", (counts.octets + ETHERNET * counts.frames).into());
+    set("Packets", counts.frames.into());
+    if let Some((kind, code)) = record.icmp {
+        set("IcmpType", kind.into());
+        set("IcmpCode", code.into());
+    }
+    let is_tcp = record.protocol == packet::TCP;
+    if is_tcp {
+        set("Flags", counts.flags.into());
+        set("MirrorMissingBytes", totals.missing.into());
+        set("RetransBytes", totals.retransmitted.into());
+    }
+    if matches!(record.protocol, packet::TCP | packet::UDP) {
+        set("PayloadBytes", counts.payload.into());
+    }
+    if let Some(handshake) = record.handshake {
+        set("TimeFlowRttNs", u64::try_from(handshake.as_nanos()).unwrap_or(u64::MAX).into());
+    }
+    let ends = [("Src", flow.client, flow.client_owner), ("Dst", flow.server, flow.server_owner)];
+    let (first, second) = if is_reply { ("Dst", "Src") } else { ("Src", "Dst") };
+    for ((_, end, owner), side) in ends.into_iter().zip([first, second]) {
+        endpoint(&mut object, side, end, record.protocol);
+        owned(&mut object, side, owner, names);
+    }
+    about_flow(&mut object, flow);
+    if !is_reply {
+        translation(&mut object, flow, names);
+    }
+    object
+}
+
+fn endpoint(object: &mut Object, prefix: &str, end: Endpoint, protocol: u8) {
+    object.insert(format!("{prefix}Addr"), end.address.to_string().into());
+    if matches!(protocol, packet::TCP | packet::UDP | packet::SCTP) {
+        object.insert(format!("{prefix}Port"), end.port.into());
+    }
+}
+
+/// Names of an end.
+fn owned(object: &mut Object, prefix: &str, owner: Owner<'_>, names: &Names) {
+    let mut set = |key: &str, value: &str| {
+        object.insert(format!("{prefix}K8S_{key}"), value.into());
+    };
+    match owner {
+        Owner::Pod(pod) => pod_names(object, prefix, pod, names),
+        Owner::Service(service) => {
+            set("Name", &service.name);
+            set("Namespace", &service.namespace);
+            set("Type", "Service");
+            set("OwnerName", &service.name);
+            set("OwnerType", "Service");
+        }
+        Owner::Node(node) => {
+            set("Name", &node.name);
+            set("Type", "Node");
+            set("OwnerName", &node.name);
+            set("OwnerType", "Node");
+            set("HostName", &node.name);
+            if let Some(zone) = &node.zone {
+                set("Zone", zone);
+            }
+        }
+        Owner::External(label) => {
+            if let Some(label) = label {
+                object.insert(format!("{prefix}SubnetLabel"), label.into());
+            }
+        }
+    }
+}
+
+fn pod_names(object: &mut Object, prefix: &str, pod: &Pod, names: &Names) {
+    let mut set = |key: &str, value: &str| {
+        object.insert(format!("{prefix}K8S_{key}"), value.into());
+    };
+    set("Name", &pod.name);
+    set("Namespace", &pod.namespace);
+    set("Type", "Pod");
+    set("OwnerName", &pod.workload.name);
+    set("OwnerType", &pod.workload.kind);
+    if let Some(node) = &pod.node {
+        set("HostName", node);
+        let node = names.node(node);
+        if let Some(zone) = node.and_then(|node| node.zone.as_deref()) {
+            set("Zone", zone);
+        }
+        if let Some(address) = node.and_then(|node| node.addresses.first()) {
+            set("HostIP", &address.to_string());
+        }
+    }
+}
+
+/// What is the same in both directions.
+fn about_flow(object: &mut Object, flow: &NamedRecord<'_>) {
+    let record = flow.record;
+    let mut set = |key: &str, value: Value| {
+        object.insert(key.to_owned(), value);
+    };
+    set("FlowEndReason", end_reason(record.end).into());
+    set("Opener", opener(record.opener).into());
+    if record.preexisting {
+        set("Preexisting", true.into());
+    }
+    if let Some(failure) = record.failure {
+        set("Failure", failure_name(failure).into());
+    }
+    if let Some(connection) = record.connection {
+        set("ConnId", format!("{connection:016x}").into());
+    }
+    if let Some(name) = &record.dns_name {
+        set("DstDnsName", (**name).into());
+    }
+    if let Some(name) = &record.sni {
+        set("TlsSni", (**name).into());
+    }
+    if let Some((service, port)) = flow.service {
+        set("DstServiceName", service.name.as_str().into());
+        set("DstServiceNamespace", service.namespace.as_str().into());
+        set("DstServicePort", port.port.into());
+    }
+    dns(object, record);
+}
+
+fn dns(object: &mut Object, record: &Record) {
+    let Some(query) = &record.query else { return };
+    object.insert("DnsId".to_owned(), query.id.into());
+    object.insert("DnsName".to_owned(), (*query.name).into());
+    if let Some(answer) = query.answer {
+        object.insert("DnsFlagsResponseCode".to_owned(), response_code(answer.code).into());
+        let latency = u64::try_from(answer.after.as_millis()).unwrap_or(u64::MAX);
+        object.insert("DnsLatencyMs".to_owned(), latency.into());
+    }
+}
+
+/// In the direction of the client's packets only, as in `NetObserv`: its address translation is known by them.
+fn translation(object: &mut Object, flow: &NamedRecord<'_>, names: &Names) {
+    let Some(translated) = flow.translated else { return };
+    let by = match translated.by {
+        TranslatedBy::Join => "join",
+        TranslatedBy::Endpoints => "endpoints",
+    };
+    object.insert("XlatBy".to_owned(), by.into());
+    if let Some((client, server)) = translated.ends {
+        endpoint(object, "XlatSrc", client, flow.record.protocol);
+        endpoint(object, "XlatDst", server, flow.record.protocol);
+    }
+    if let Some(pod) = translated.pod {
+        pod_names(object, "XlatDst", pod, names);
+    } else if let Some((namespace, workload)) = translated.workload {
+        object.insert("XlatDstK8S_Namespace".to_owned(), namespace.into());
+        object.insert("XlatDstK8S_OwnerName".to_owned(), workload.name.as_str().into());
+        object.insert("XlatDstK8S_OwnerType".to_owned(), workload.kind.as_str().into());
+    }
+    if let Owner::Pod(pod) = flow.client_owner {
+        pod_names(object, "XlatSrc", pod, names);
+    }
+}
+
+/// Names of the values of flowEndReason (IANA).
+const fn end_reason(end: End) -> &'static str {
+    match end {
+        End::ActiveTimeout => "activeTimeout",
+        End::IdleTimeout => "idleTimeout",
+        End::Finished | End::Reset => "endOfFlow",
+        End::Forced => "forcedEnd",
+        End::LackOfResources => "lackOfResources",
+    }
+}
+
+const fn opener(opener: Opener) -> &'static str {
+    match opener {
+        Opener::Syn => "syn",
+        Opener::SynAck => "synAck",
+        Opener::FirstFrame => "firstFrame",
+        Opener::Port => "port",
+    }
+}
+
+/// Names of response codes (RFC 1035, RFC 2136).
+fn response_code(code: u8) -> String {
+    const NAMES: [&str; 11] = [
+        "NoError", "FormErr", "ServFail", "NXDomain", "NotImp", "Refused", "YXDomain", "YXRRSet", "NXRRSet", "NotAuth",
+        "NotZone",
+    ];
+    NAMES.get(usize::from(code)).map_or_else(|| code.to_string(), |name| (*name).to_owned())
+}

@@ -1,0 +1,60 @@
+//! The map as JSON, with all that is known of each edge.
+
+use std::io::{self, Write};
+
+use podtap_flow::{
+    map::{Map, Party, Traffic},
+    named::protocol_name,
+};
+use serde_json::{Value, json};
+
+/// Writes `{"edges": [..]}`.
+pub fn write(out: &mut impl Write, map: &Map) -> io::Result<()> {
+    let edges: Vec<Value> = map
+        .edges()
+        .map(|(edge, traffic)| {
+            let mut value = describe(traffic);
+            value["client"] = party(&edge.client);
+            value["server"] = party(&edge.server);
+            value
+        })
+        .collect();
+    serde_json::to_writer_pretty(&mut *out, &json!({"edges": edges}))?;
+    writeln!(out)
+}
+
+fn party(party: &Party) -> Value {
+    match party {
+        Party::Workload { namespace, workload } => {
+            json!({"namespace": namespace, "kind": workload.kind, "name": workload.name})
+        }
+        Party::Service { namespace, name } => json!({"namespace": namespace, "kind": "Service", "name": name}),
+        Party::Node { name } => json!({"kind": "Node", "name": name}),
+        Party::External { name } => json!({"kind": "External", "name": name}),
+        Party::Other => json!({"kind": "Other"}),
+    }
+}
+
+fn describe(traffic: &Traffic) -> Value {
+    let ports: Vec<Value> = traffic
+        .ports
+        .iter()
+        .map(|((protocol, port), flows)| json!({"protocol": protocol_name(*protocol), "port": port, "flows": flows}))
+        .collect();
+    let services: Vec<Value> = traffic
+        .services
+        .iter()
+        .map(|((namespace, name), flows)| json!({"namespace": namespace, "name": name, "flows": flows}))
+        .collect();
+    json!({
+        "firstSeenMs": traffic.first.milliseconds(),
+        "lastSeenMs": traffic.last.milliseconds(),
+        "connections": traffic.connections,
+        "preexisting": traffic.preexisting,
+        "failed": traffic.failed,
+        "bytesSent": traffic.sent,
+        "bytesReceived": traffic.received,
+        "ports": ports,
+        "services": services,
+    })
+}

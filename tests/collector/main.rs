@@ -1,0 +1,7 @@
+//! The collector on real packets: captured in network namespaces that the tests make, and read from files.
+
+mod counts;
+mod network;
+mod peers;
+mod read;
+mod views;
