@@ -55,8 +55,19 @@ impl<Out: Output> Analysis<Out> {
         }
         if frame.at.0 / TICK > self.tick {
             self.tick = frame.at.0 / TICK;
-            self.table.expire(frame.at, &mut |event| results.take(event));
+            self.expire(frame.at);
         }
+    }
+
+    /// Reports flows that are over at this time.
+    pub fn expire(&mut self, now: Timestamp) {
+        let results = &mut self.results;
+        self.table.expire(now, &mut |event| results.take(event));
+    }
+
+    /// Where records go.
+    pub const fn output(&mut self) -> &mut Out {
+        &mut self.results.output
     }
 
     /// Reports all flows. Returns the map, the output, and what was counted.

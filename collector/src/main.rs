@@ -1,42 +1,62 @@
 //! `podtap-collector`: flows and who calls whom, from mirrored frames.
 //!
-//! [`read`] gets frames from files, [`analysis`] counts them by [`podtap_flow`] and names their ends, [`output`] writes what people and
+//! [`read`] gets frames from files and [`capture`] from the network, [`analysis`] counts them by [`podtap_flow`] and names their ends, [`output`] writes what people and
 //! programs read.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod analysis;
+mod capture;
 mod output;
 mod read;
 
 use std::{
     fs, io,
     io::Write as _,
+    mem,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use podtap_flow::{
-    named::NamedRecord,
+    map::Map,
     names::{Names, Objects},
 };
 
-use crate::analysis::{Analysis, Output};
+use crate::{
+    analysis::Analysis,
+    output::{flows::FlowLines, queue::Queue},
+};
 
-/// Tells who calls whom, from the frames of capture files.
+/// Tells who calls whom, from mirrored frames.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Capture files (pcap or pcapng, Ethernet), in the order of their frames
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    read: Vec<PathBuf>,
+    #[command(flatten)]
+    input: Input,
     /// JSON file with the pods, services and nodes whose addresses are in the frames
     #[arg(long, value_name = "FILE")]
     names: Option<PathBuf>,
     /// What to print
     #[arg(long, value_enum, default_value_t = Print::List)]
     print: Print,
+}
+
+/// Where frames come from.
+#[derive(Args)]
+#[group(required = true)]
+#[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
+struct Input {
+    /// Capture files (pcap or pcapng, Ethernet), in the order of their frames
+    #[arg(long, num_args = 1.., value_name = "FILE", conflicts_with_all = ["interface", "vxlan_port"])]
+    read: Vec<PathBuf>,
+    /// Interfaces to capture from, until SIGINT or SIGTERM. Needs the capability NET_RAW
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    interface: Vec<String>,
+    /// UDP port to which a tap sends VXLAN, as an external destination
+    #[arg(long, value_name = "PORT")]
+    vxlan_port: Option<u16>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -46,6 +66,10 @@ enum Print {
     List,
     /// Edges with their counts, as JSON
     Map,
+    /// Edges for graphviz
+    Dot,
+    /// Edges for Markdown
+    Mermaid,
     /// A JSON object per flow and direction and line, with the field names of NetObserv
     Flows,
 }
@@ -66,43 +90,60 @@ fn run(arguments: &Arguments) -> Result<()> {
         Some(path) => Names::new(objects(path)?),
         None => Names::default(),
     };
-    let stdout = io::BufWriter::new(io::stdout().lock());
-    let flows = (arguments.print == Print::Flows).then_some(stdout);
-    let mut analysis = Analysis::new(names, FlowLines { out: flows, result: Ok(()) });
-    for path in &arguments.read {
-        let file = fs::File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
-        read::frames(file, |frame| analysis.observe(&frame)).with_context(|| path.display().to_string())?;
-    }
-    let (map, mut lines, counters) = analysis.finish();
-    lines.result?;
-    if let Some(out) = &mut lines.out {
-        out.flush()?;
-    }
+    let map = if arguments.input.read.is_empty() { capture(arguments, names)? } else { read_files(arguments, names)? };
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     match arguments.print {
         Print::List => output::list::write(&mut stdout, &map)?,
         Print::Map => output::map::write(&mut stdout, &map)?,
+        Print::Dot => output::graph::dot(&mut stdout, &map)?,
+        Print::Mermaid => output::graph::mermaid(&mut stdout, &map)?,
         Print::Flows => {}
     }
     stdout.flush()?;
-    if counters.packets == 0 {
-        eprintln!("podtap-collector: the files have no IP packets");
-    }
     Ok(())
 }
 
-/// A line per flow and direction, if they are asked for; and the first error, after which none is written.
-struct FlowLines<Out> {
-    out: Option<Out>,
-    result: io::Result<()>,
+/// Files are read as fast as their flows are taken.
+fn read_files(arguments: &Arguments, names: Names) -> Result<Map> {
+    let out = (arguments.print == Print::Flows).then(|| io::BufWriter::new(io::stdout().lock()));
+    let mut analysis = Analysis::new(names, FlowLines { out, result: Ok(()) });
+    for path in &arguments.input.read {
+        let file = fs::File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
+        read::frames(file, |frame| analysis.observe(&frame)).with_context(|| path.display().to_string())?;
+    }
+    let (map, lines, counters) = analysis.finish();
+    lines.result?;
+    if let Some(mut out) = lines.out {
+        out.flush()?;
+    }
+    if counters.packets == 0 {
+        eprintln!("podtap-collector: the files have no IP packets");
+    }
+    Ok(map)
 }
 
-impl<Out: io::Write> Output for FlowLines<Out> {
-    fn record(&mut self, flow: &NamedRecord<'_>, names: &Names) {
-        if let (Some(out), Ok(())) = (&mut self.out, &self.result) {
-            self.result = output::flows::write(out, flow, names);
-        }
+/// Capturing waits for nobody who takes its flows.
+fn capture(arguments: &Arguments, names: Names) -> Result<Map> {
+    let signals = capture::signals()?;
+    let interfaces = arguments.input.interface.iter().map(|name| capture::Input::interface(name));
+    let mut inputs =
+        interfaces.chain(arguments.input.vxlan_port.map(capture::Input::vxlan)).collect::<Result<Vec<_>>>()?;
+    let out = (arguments.print == Print::Flows).then(|| Queue::new(io::stdout()));
+    let mut analysis = Analysis::new(names, FlowLines { out, result: Ok(()) });
+    eprintln!("podtap-collector: capturing");
+    let captured = capture::run(&signals, &mut inputs, &mut analysis, |lines| mem::replace(&mut lines.result, Ok(())))?;
+    let (map, mut lines, counters) = analysis.finish();
+    lines.result?;
+    let mut lost = 0;
+    if let Some(out) = &mut lines.out {
+        lost = out.dropped;
+        out.close()?;
     }
+    eprintln!(
+        "podtap-collector: {} frames captured, {} dropped by the kernel, {} flows, {lost} lines dropped because they were not read",
+        captured.frames, captured.dropped, counters.flows,
+    );
+    Ok(map)
 }
 
 fn objects(path: &Path) -> Result<Objects> {

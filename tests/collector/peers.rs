@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Addresses, ports and protocol of a direction; frames and octets of IP packets.
-type Directions = BTreeMap<(String, u64, String, u64, u64), (u64, u64)>;
+pub type Directions = BTreeMap<(String, u64, String, u64, u64), (u64, u64)>;
 
 #[test]
 fn flows_packets_and_octets_are_those_of_softflowd() {
@@ -35,7 +35,7 @@ fn flows_packets_and_octets_are_those_of_softflowd() {
         path.request(to, size);
     }
     let file = recording.end(&path);
-    let ours = ours(&file);
+    let ours = of_file(&file);
     assert!(ours.len() >= 80, "{ours:?}");
     assert_eq!(ours, theirs(&file));
     // Other formats of the file say the same.
@@ -49,9 +49,15 @@ fn flows_packets_and_octets_are_those_of_softflowd() {
     fs::remove_file(file).expect("it exists");
 }
 
-fn ours(file: &File) -> Directions {
+/// The collector's, of a file.
+pub fn of_file(file: &File) -> Directions {
+    directions(&read::print(file, None, "flows"))
+}
+
+/// The collector's, from the lines that it prints.
+pub fn directions(lines: &str) -> Directions {
     let mut found = Directions::new();
-    for flow in read::flows(file, None) {
+    for flow in read::parse(lines) {
         let number = |key: &str| flow[key].as_u64().unwrap_or_else(|| panic!("{key} of {flow}"));
         let text = |key: &str| flow[key].as_str().expect("an address").to_owned();
         let frames = number("Packets");

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 /// The binary that was built with the tests.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let test = env::current_exe().expect("a process knows its executable");
     let path = test.ancestors().nth(2).expect("tests are in target/debug/deps").join("podtap-collector");
     assert!(path.exists(), "{} does not exist: `make dataplane` builds it", path.display());
@@ -32,7 +32,11 @@ pub fn print(file: &Path, names: Option<&Value>, what: &str) -> String {
 
 /// The flows of TCP and UDP, one object per direction.
 pub fn flows(file: &Path, names: Option<&Value>) -> Vec<Value> {
-    let lines = print(file, names, "flows");
+    parse(&print(file, names, "flows"))
+}
+
+/// Those of lines.
+pub fn parse(lines: &str) -> Vec<Value> {
     let flows = lines.lines().map(|line| serde_json::from_str(line).expect("each line is an object"));
     flows.filter(|flow: &Value| flow["SrcPort"].is_u64()).collect()
 }

@@ -58,6 +58,11 @@ fn the_server_that_answered_is_known_for_each_connection_to_a_service() {
         "client in namespace shop calls:\n  - web in namespace shop\n"
     );
 
+    assert_eq!(
+        read::print(&merged, Some(&names), "mermaid"),
+        "flowchart LR\n  n0[\"client.shop\"]\n  n1[\"web.shop\"]\n  n0 --> n1\n"
+    );
+
     // Only the client is: the workload is known, and no pod is guessed.
     let flows = read::flows(&client, Some(&names));
     let found = requests(&flows);

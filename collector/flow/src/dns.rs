@@ -22,6 +22,15 @@ pub struct Message {
     pub addresses: Vec<(IpAddr, u32)>,
 }
 
+/// Lower case, without the final dot. Labels may have any bytes, which could be taken for something else where the name is shown.
+fn printable(name: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '*');
+    let name = name.trim_end_matches('.').chars().map(|c| if allowed(c) { c.to_ascii_lowercase() } else { '?' });
+    name.take(LONGEST).collect()
+}
+
+/// Longest name of DNS.
+const LONGEST: usize = 253;
 /// Most addresses of an answer that are used.
 const ADDRESSES: usize = 64;
 
@@ -43,7 +52,19 @@ pub fn parse(payload: &[u8]) -> Option<Message> {
         is_response: packet.has_flags(PacketFlag::RESPONSE),
         // The crate does not give the value of codes that it does not know.
         code: payload.get(3).map_or(0, |flags| flags & 15),
-        name: question.qname.to_string().trim_end_matches('.').to_ascii_lowercase(),
+        name: printable(&question.qname.to_string()),
         addresses: addresses.take(ADDRESSES).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_without_what_they_could_be_taken_for() {
+        assert_eq!(printable("Cart.Shop.SVC."), "cart.shop.svc");
+        assert_eq!(printable("a\n\"b\u{1b}.c"), "a??b?.c");
+        assert_eq!(printable(&"a".repeat(1000)).len(), LONGEST);
+    }
 }

@@ -11,25 +11,43 @@ use podtap_flow::{
 };
 use serde_json::{Map, Value};
 
+use crate::analysis::Output;
+
 /// Bytes of an Ethernet header: `NetObserv` counts frames.
 const ETHERNET: u64 = 14;
 
 type Object = Map<String, Value>;
 
-/// Writes a line for each direction that has frames or payload in this record.
-pub fn write(out: &mut impl Write, flow: &NamedRecord<'_>, names: &Names) -> io::Result<()> {
+/// Writes a line per flow and direction, each by one call; nothing after the first error.
+pub struct FlowLines<Out> {
+    /// `None`: nothing is written.
+    pub out: Option<Out>,
+    pub result: io::Result<()>,
+}
+
+impl<Out: Write> Output for FlowLines<Out> {
+    fn record(&mut self, flow: &NamedRecord<'_>, names: &Names) {
+        if let (Some(out), Ok(())) = (&mut self.out, &self.result) {
+            self.result = lines(flow, names).try_for_each(|line| out.write_all(&line));
+        }
+    }
+}
+
+/// A line for each direction that has frames or payload in this record.
+fn lines<'a>(flow: &'a NamedRecord<'_>, names: &'a Names) -> impl Iterator<Item = Vec<u8>> + use<'a> {
     let record = flow.record;
     let mut directions = [(record.sent, record.totals[0]), (record.received, record.totals[1])];
     if flow.is_swapped() {
         directions.swap(0, 1);
     }
-    for (is_reply, (counts, totals)) in [false, true].into_iter().zip(directions) {
-        if counts.frames > 0 || counts.payload > 0 {
-            serde_json::to_writer(&mut *out, &direction(flow, names, counts, totals, is_reply))?;
-            writeln!(out)?;
-        }
-    }
-    Ok(())
+    let seen =
+        [false, true].into_iter().zip(directions).filter(|(_, (counts, _))| counts.frames > 0 || counts.payload > 0);
+    seen.map(|(is_reply, (counts, totals))| {
+        let object = direction(flow, names, counts, totals, is_reply);
+        let mut line = serde_json::to_vec(&object).unwrap_or_default();
+        line.push(b'\n');
+        line
+    })
 }
 
 fn direction(flow: &NamedRecord<'_>, names: &Names, counts: Counts, totals: StreamTotals, is_reply: bool) -> Object {

@@ -1,0 +1,151 @@
+//! Frames as they come: from interfaces, or as VXLAN from a tap's external destination.
+
+mod ring;
+mod vxlan;
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+};
+use podtap_flow::{Source, Timestamp};
+
+use self::{ring::Ring, vxlan::Listener};
+use crate::analysis::{Analysis, Frame, Output};
+
+/// How long to wait for frames before flows that are over are reported, in milliseconds.
+const TICK_MS: u16 = 100;
+/// Blocks, or datagrams, of one source before the others have their turn.
+const TURN: usize = 64;
+
+/// A source of frames.
+pub enum Input {
+    Interface(Ring),
+    Vxlan(Listener),
+}
+
+/// What was captured, and what was lost on the way to this program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Captured {
+    pub frames: u64,
+    pub dropped: u64,
+}
+
+impl Input {
+    /// Captures from an interface.
+    pub fn interface(name: &str) -> Result<Self> {
+        let ring = Ring::open(name).with_context(|| {
+            format!("{name} cannot be captured from: it must be an interface of this network namespace, and the program needs the capability NET_RAW")
+        })?;
+        Ok(Self::Interface(ring))
+    }
+
+    /// Receives what a tap sends to its external destination.
+    pub fn vxlan(port: u16) -> Result<Self> {
+        let listener = Listener::bind(port).with_context(|| format!("UDP port {port} cannot be listened on"))?;
+        Ok(Self::Vxlan(listener))
+    }
+
+    fn read<Out: Output>(&mut self, source: Source, analysis: &mut Analysis<Out>) -> Result<()> {
+        match self {
+            Self::Interface(ring) => {
+                for _ in 0..TURN {
+                    let had_block = ring.read(|frame| {
+                        let at = Timestamp::from_seconds(frame.seconds.into()).0 + u64::from(frame.nanoseconds);
+                        analysis.observe(&Frame {
+                            source,
+                            at: Timestamp(at),
+                            length: frame.length,
+                            bytes: frame.bytes,
+                        });
+                    });
+                    if !had_block {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Self::Vxlan(listener) => {
+                for _ in 0..TURN * 16 {
+                    let at = now();
+                    let Some(bytes) = listener.receive()? else { break };
+                    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                    analysis.observe(&Frame { source, at, length, bytes });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds what was captured since the last call.
+    fn count(&mut self, captured: &mut Captured) -> io::Result<()> {
+        match self {
+            Self::Interface(ring) => {
+                let statistics = ring.statistics()?;
+                captured.frames += statistics.frames - statistics.dropped.min(statistics.frames);
+                captured.dropped += statistics.dropped;
+            }
+            Self::Vxlan(listener) => captured.frames += std::mem::take(&mut listener.frames),
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Input {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Interface(ring) => ring.as_fd(),
+            Self::Vxlan(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// SIGINT and SIGTERM, which end the capture. To be called before other threads start: they inherit that these do not interrupt them.
+pub fn signals() -> Result<SignalFd> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    signals.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signals")
+}
+
+/// Analyses frames until a signal, or until the output has failed.
+pub fn run<Out: Output>(
+    signals: &SignalFd,
+    inputs: &mut [Input],
+    analysis: &mut Analysis<Out>,
+    mut check: impl FnMut(&mut Out) -> io::Result<()>,
+) -> Result<Captured> {
+    let mut captured = Captured::default();
+    loop {
+        let mut waiting: Vec<PollFd<'_>> =
+            inputs.iter().map(|input| PollFd::new(input.as_fd(), PollFlags::POLLIN)).collect();
+        waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+        match poll(&mut waiting, PollTimeout::from(TICK_MS)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).context("waiting for frames"),
+        }
+        let ended = signals.read_signal()?.is_some();
+        for (number, input) in inputs.iter_mut().enumerate() {
+            input.read(Source::try_from(number).unwrap_or(Source::MAX), analysis)?;
+            input.count(&mut captured)?;
+        }
+        analysis.expire(now());
+        check(analysis.output())?;
+        if ended {
+            return Ok(captured);
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}

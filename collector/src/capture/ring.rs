@@ -1,0 +1,211 @@
+//! A ring of frames that the kernel shares with this process (`TPACKET_V3`, `Documentation/networking/packet_mmap.rst`).
+//!
+//! The kernel fills blocks of a mapped buffer, and passes each on when it is full, or after [`RETIRE_AFTER_MS`]. All `unsafe` code of this
+//! program is here.
+#![expect(unsafe_code, reason = "neither std nor nix has packet sockets with a ring")]
+
+use std::{
+    io, mem,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    ptr::{self, NonNull},
+    slice,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use nix::libc;
+
+const BLOCK_SIZE: usize = 1 << 20;
+const BLOCKS: usize = 16;
+const RING_SIZE: usize = BLOCK_SIZE * BLOCKS;
+/// A block that is not full is passed on after this time.
+const RETIRE_AFTER_MS: u32 = 60;
+/// Of a `tpacket3_hdr` with the address that follows it: frames have different lengths, but the kernel asks for one that fits a block.
+const FRAME_SIZE: u32 = 2048;
+
+/// A packet socket on one interface, with its ring.
+#[derive(Debug)]
+pub struct Ring {
+    socket: OwnedFd,
+    /// `RING_SIZE` bytes, mapped until this value is dropped.
+    blocks: NonNull<u8>,
+    /// The block that the kernel passes on next.
+    next: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, and is not bound to a thread.
+unsafe impl Send for Ring {}
+
+/// A frame in the ring.
+#[derive(Clone, Copy, Debug)]
+pub struct RingFrame<'a> {
+    pub seconds: u32,
+    pub nanoseconds: u32,
+    /// Bytes on the wire.
+    pub length: u32,
+    pub bytes: &'a [u8],
+}
+
+/// What the kernel counted since it was asked last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Frames, also those that were dropped.
+    pub frames: u64,
+    /// Frames that found no room in the ring.
+    pub dropped: u64,
+}
+
+impl Ring {
+    /// Captures the frames of an interface of this network namespace, in promiscuous mode: a receiver of PodTap knows by it that it has a
+    /// reader, and shows frames as on the wire.
+    pub fn open(interface: &str) -> io::Result<Self> {
+        let index = nix::net::if_::if_nametoindex(interface)?;
+        let index = i32::try_from(index).map_err(io::Error::other)?;
+        // With protocol 0, it gets no frames until it is bound: else it would get those of all interfaces for a moment.
+        // SAFETY: a system call without pointers.
+        let socket = check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+        // SAFETY: the kernel just returned this descriptor.
+        let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+        set(&socket, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V3 as libc::c_int))?;
+        let ring = libc::tpacket_req3 {
+            tp_block_size: number(BLOCK_SIZE),
+            tp_block_nr: number(BLOCKS),
+            tp_frame_size: FRAME_SIZE,
+            tp_frame_nr: number(RING_SIZE) / FRAME_SIZE,
+            tp_retire_blk_tov: RETIRE_AFTER_MS,
+            tp_sizeof_priv: 0,
+            tp_feature_req_word: 0,
+        };
+        set(&socket, libc::PACKET_RX_RING, &ring)?;
+        // SAFETY: a new mapping, of the length of the ring.
+        let blocks = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                RING_SIZE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                socket.as_raw_fd(),
+                0,
+            )
+        };
+        if blocks == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let blocks = NonNull::new(blocks.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
+        let ring = Self { socket, blocks, next: 0 };
+        ring.bind(index)?;
+        let membership = libc::packet_mreq {
+            mr_ifindex: index,
+            mr_type: short(libc::PACKET_MR_PROMISC),
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        set(&ring.socket, libc::PACKET_ADD_MEMBERSHIP, &membership)?;
+        Ok(ring)
+    }
+
+    fn bind(&self, index: i32) -> io::Result<()> {
+        // SAFETY: a struct of integers.
+        let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+        address.sll_family = short(libc::AF_PACKET);
+        address.sll_protocol = short(libc::ETH_P_ALL).to_be();
+        address.sll_ifindex = index;
+        let length = length_of(&address);
+        // SAFETY: the address is live and has this length.
+        check(unsafe { libc::bind(self.socket.as_raw_fd(), (&raw const address).cast(), length) }).map(drop)
+    }
+
+    /// Passes on the frames of one block, if the kernel has passed on one. Returns whether it had.
+    pub fn read(&mut self, mut take: impl FnMut(RingFrame<'_>)) -> bool {
+        // SAFETY: `next` is below BLOCKS, so the block is in the mapping; blocks are aligned to pages.
+        let block = unsafe { self.blocks.add(self.next * BLOCK_SIZE) };
+        let status = self.status();
+        if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+            return false;
+        }
+        // SAFETY: the kernel has initialized the header, and does not write to the block until its status says so.
+        let header = unsafe { block.cast::<libc::tpacket_block_desc>().as_ref().hdr.bh1 };
+        let mut at = header.offset_to_first_pkt as usize;
+        for _ in 0..header.num_pkts {
+            if at + size_of::<libc::tpacket3_hdr>() > BLOCK_SIZE {
+                break;
+            }
+            // SAFETY: the header is within the block, where the kernel has initialized it; it need not be aligned.
+            let packet = unsafe { block.add(at).cast::<libc::tpacket3_hdr>().read_unaligned() };
+            let (start, length) = (at + usize::from(packet.tp_mac), packet.tp_snaplen as usize);
+            if start + length > BLOCK_SIZE {
+                break;
+            }
+            // SAFETY: the bytes are within the block, and stay as they are until the block is given back, after the last use of the slice.
+            let bytes = unsafe { slice::from_raw_parts(block.add(start).as_ptr(), length) };
+            take(RingFrame { seconds: packet.tp_sec, nanoseconds: packet.tp_nsec, length: packet.tp_len, bytes });
+            at += packet.tp_next_offset as usize;
+        }
+        self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
+        self.next = (self.next + 1) % BLOCKS;
+        true
+    }
+
+    /// The status of the next block, which the kernel writes, too.
+    fn status(&self) -> &AtomicU32 {
+        // SAFETY: as in `read`. The field is aligned, and only accessed as an atomic.
+        unsafe {
+            let block = self.blocks.add(self.next * BLOCK_SIZE).cast::<libc::tpacket_block_desc>().as_ptr();
+            AtomicU32::from_ptr(&raw mut (*block).hdr.bh1.block_status)
+        }
+    }
+
+    /// What the kernel counted since the last call.
+    pub fn statistics(&self) -> io::Result<Statistics> {
+        // SAFETY: a struct of integers.
+        let mut counted: libc::tpacket_stats_v3 = unsafe { mem::zeroed() };
+        let mut length = length_of(&counted);
+        // SAFETY: both are live, and the length is that of the struct.
+        check(unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut counted).cast(),
+                &raw mut length,
+            )
+        })?;
+        Ok(Statistics { frames: counted.tp_packets.into(), dropped: counted.tp_drops.into() })
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `open`, to which no reference is left.
+        unsafe { libc::munmap(self.blocks.as_ptr().cast(), RING_SIZE) };
+    }
+}
+
+fn set<Value>(socket: &OwnedFd, option: libc::c_int, value: &Value) -> io::Result<()> {
+    let length = length_of(value);
+    // SAFETY: the value is live and has this length.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, option, ptr::from_ref(value).cast(), length) };
+    check(result).map(drop)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn length_of<Value>(_: &Value) -> libc::socklen_t {
+    number(size_of::<Value>())
+}
+
+fn short(constant: libc::c_int) -> u16 {
+    u16::try_from(constant).unwrap_or_default()
+}
+
+fn number(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}

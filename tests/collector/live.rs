@@ -1,0 +1,110 @@
+//! Frames as they come.
+
+use std::{
+    fs,
+    io::Read as _,
+    net::UdpSocket,
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use podtap_tests::{net::Network, pcap, wait::PATIENCE};
+
+use crate::{
+    network::{Path, Recording, SERVER_PORT, SERVICE, SERVICE_PORT, servers},
+    peers::{directions, of_file},
+    read::binary,
+};
+
+/// A collector that captures in a namespace.
+struct Collector(Child);
+
+impl Collector {
+    fn start(network: &Network, arguments: &[&str]) -> Self {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", network.path().display())).arg(binary()).args(arguments);
+        let child = command.args(["--print", "flows"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut collector = Self(child.expect("it runs"));
+        let errors = collector.0.stderr.as_mut().expect("it is piped");
+        let (mut text, mut byte) = (String::new(), [0]);
+        while !text.ends_with("capturing\n") {
+            assert_eq!(errors.read(&mut byte).expect("it can be read"), 1, "it ended: {text}");
+            text.push(byte[0].into());
+        }
+        collector
+    }
+
+    /// Ends it. Returns the flows, and what it says of them.
+    fn end(mut self) -> (String, String) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a PID"));
+        kill(pid, Signal::SIGTERM).expect("it runs");
+        let (mut flows, mut errors) = (String::new(), String::new());
+        self.0.stdout.take().expect("it is piped").read_to_string(&mut flows).expect("text");
+        self.0.stderr.take().expect("it is piped").read_to_string(&mut errors).expect("text");
+        assert!(self.0.wait().expect("it ends").success(), "{errors}");
+        (flows, errors)
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_interface_s_flows_are_those_of_a_file_that_tcpdump_wrote() {
+    let path = Path::new();
+    path.serve();
+    let recording = Recording::start(&path.client, "live", 0);
+    let collector = Collector::start(&path.client, &["--interface", "eth0"]);
+    for (number, size) in [0, 1000, 50_000, 1_000_000].into_iter().cycle().take(40).enumerate() {
+        let to = if number % 2 == 0 { (SERVICE, SERVICE_PORT) } else { (servers()[number % 3], SERVER_PORT) };
+        path.request(to, size);
+    }
+    // Its last datagram is in both: frames are in order.
+    let file = recording.end(&path);
+    let (flows, errors) = collector.end();
+    assert!(errors.contains(" 0 dropped by the kernel") && errors.contains(" 0 lines dropped"), "{errors}");
+    let (live, read) = (directions(&flows), of_file(&file));
+    assert!(live.len() >= 80, "{errors}");
+    // The recording may end before the last of its datagrams.
+    let of_tcp = |all: &crate::peers::Directions| -> Vec<_> {
+        all.iter().filter(|(key, _)| key.4 == 6).map(|(key, counts)| (key.clone(), *counts)).collect()
+    };
+    assert_eq!(of_tcp(&live), of_tcp(&read));
+    fs::remove_file(file).expect("it exists");
+}
+
+#[test]
+fn an_external_destination_of_a_tap_needs_no_capability() {
+    let path = Path::new();
+    path.serve();
+    let recording = Recording::start(&path.client, "vxlan", 66);
+    for _ in 0..10 {
+        path.request((SERVICE, SERVICE_PORT), 10_000);
+    }
+    let file = recording.end(&path);
+    let network = Network::new();
+    let collector = Collector::start(&network, &["--vxlan-port", "4789"]);
+    let socket = network.within(|| UdpSocket::bind("127.0.0.1:0")).expect("a socket");
+    for frame in pcap::frames(&fs::read(&file).expect("it was written")) {
+        let datagram = [&[8, 0, 0, 0, 0, 19, 137, 0][..], &frame.bytes].concat();
+        socket.send_to(&datagram, "127.0.0.1:4789").expect("it can be sent");
+    }
+    // No VXLAN: without the flag, and too short.
+    for other in [&[0; 60][..], &[8, 0]] {
+        socket.send_to(other, "127.0.0.1:4789").expect("it can be sent");
+    }
+    podtap_tests::wait::until("all is read", PATIENCE, || {
+        let queue = network.run("ss -Hlun sport = :4789");
+        if queue.split_whitespace().nth(1) == Some("0") { Ok(()) } else { Err(queue) }
+    });
+    let (flows, _) = collector.end();
+    assert_eq!(directions(&flows), of_file(&file));
+    fs::remove_file(file).expect("it exists");
+}
