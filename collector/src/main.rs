@@ -26,7 +26,11 @@ use podtap_flow::{
 
 use crate::{
     analysis::Analysis,
-    output::{flows::FlowLines, queue::Queue},
+    output::{
+        flows::FlowLines,
+        otterize::{client_intents, clients, list},
+        queue::Queue,
+    },
 };
 
 /// Tells who calls whom, from mirrored frames.
@@ -64,6 +68,12 @@ struct Input {
 enum Print {
     /// Who calls whom, as the Otterize CLI prints it
     List,
+    /// ClientIntents of version v2beta1, as the Otterize CLI exports them, in YAML
+    ClientIntents,
+    /// The same of version v1alpha3
+    ClientIntentsV1,
+    /// The same of version v2beta1, in JSON
+    ClientIntentsJson,
     /// Edges with their counts, as JSON
     Map,
     /// Edges for graphviz
@@ -93,7 +103,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let map = if arguments.input.read.is_empty() { capture(arguments, names)? } else { read_files(arguments, names)? };
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     match arguments.print {
-        Print::List => output::list::write(&mut stdout, &map)?,
+        Print::List => list::write(&mut stdout, &clients(&map))?,
+        Print::ClientIntents => client_intents::yaml_v2(&mut stdout, &clients(&map))?,
+        Print::ClientIntentsV1 => client_intents::yaml_v1(&mut stdout, &clients(&map))?,
+        Print::ClientIntentsJson => client_intents::json(&mut stdout, &clients(&map))?,
         Print::Map => output::map::write(&mut stdout, &map)?,
         Print::Dot => output::graph::dot(&mut stdout, &map)?,
         Print::Mermaid => output::graph::mermaid(&mut stdout, &map)?,

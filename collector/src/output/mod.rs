@@ -2,6 +2,6 @@
 
 pub mod flows;
 pub mod graph;
-pub mod list;
 pub mod map;
+pub mod otterize;
 pub mod queue;
