@@ -49,13 +49,13 @@ impl<Out: Output> Analysis<Out> {
 
     /// Counts a frame, and reports flows that are over by then.
     pub fn observe(&mut self, frame: &Frame<'_>) {
-        let results = &mut self.results;
-        if let Some(packet) = packet::parse(frame.bytes, frame.length) {
-            self.table.observe(frame.source, frame.at, &packet, &mut |event| results.take(event));
-        }
         if frame.at.0 / TICK > self.tick {
             self.tick = frame.at.0 / TICK;
             self.expire(frame.at);
+        }
+        let results = &mut self.results;
+        if let Some(packet) = packet::parse(frame.bytes, frame.length) {
+            self.table.observe(frame.source, frame.at, &packet, &mut |event| results.take(event));
         }
     }
 

@@ -15,6 +15,7 @@ use std::{
     mem,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -135,6 +136,9 @@ fn read_files(arguments: &Arguments, names: Names) -> Result<Map> {
     Ok(map)
 }
 
+/// How long a slow reader may take for the flows that are open at the end.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
 /// Capturing waits for nobody who takes its flows.
 fn capture(arguments: &Arguments, names: Names) -> Result<Map> {
     let signals = capture::signals()?;
@@ -145,6 +149,9 @@ fn capture(arguments: &Arguments, names: Names) -> Result<Map> {
     let mut analysis = Analysis::new(names, FlowLines { out, result: Ok(()) });
     eprintln!("podtap-collector: capturing");
     let captured = capture::run(&signals, &mut inputs, &mut analysis, |lines| mem::replace(&mut lines.result, Ok(())))?;
+    if let Some(out) = &mut analysis.output().out {
+        out.wait(LAST_LINES);
+    }
     let (map, mut lines, counters) = analysis.finish();
     lines.result?;
     let mut lost = 0;
@@ -153,8 +160,9 @@ fn capture(arguments: &Arguments, names: Names) -> Result<Map> {
         out.close()?;
     }
     eprintln!(
-        "podtap-collector: {} frames captured, {} dropped by the kernel, {} flows, {lost} lines dropped because they were not read",
-        captured.frames, captured.dropped, counters.flows,
+        "podtap-collector: {} frames captured, {} dropped by the kernel, {} flows, {} of them forgotten early, {} without room in \
+         the map, {lost} lines dropped because they were not read",
+        captured.frames, captured.dropped, counters.flows, counters.evicted, map.folded,
     );
     Ok(map)
 }

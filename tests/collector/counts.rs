@@ -22,6 +22,8 @@ fn responses(file: &File) -> Vec<(u64, u64)> {
     let mut found: Vec<_> =
         from_server.map(|flow| (number(flow, "PayloadBytes"), number(flow, "MirrorMissingBytes"))).collect();
     found.sort_unstable();
+    let is_complete = |flow: &Value| flow["DstPort"] != SERVER_PORT || flow["ConnId"].is_string();
+    assert!(flows.iter().all(is_complete), "{flows:?}");
     found
 }
 

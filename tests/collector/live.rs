@@ -81,6 +81,18 @@ fn an_interface_s_flows_are_those_of_a_file_that_tcpdump_wrote() {
 }
 
 #[test]
+fn a_capture_ends_with_its_interface() {
+    let network = Network::new();
+    network.ip("link add mirror0 type veth peer name peer0\nlink set mirror0 up\nlink set peer0 up\n");
+    let mut collector = Collector::start(&network, &["--interface", "mirror0"]);
+    network.ip("link del mirror0\n");
+    let mut errors = String::new();
+    collector.0.stderr.take().expect("it is piped").read_to_string(&mut errors).expect("text");
+    assert!(errors.contains("mirror0 went down, or was removed"), "{errors}");
+    assert!(!collector.0.wait().expect("it ends").success());
+}
+
+#[test]
 fn an_external_destination_of_a_tap_needs_no_capability() {
     let path = Path::new();
     path.serve();

@@ -57,6 +57,11 @@ impl<Value, const QUEUES: usize> Arena<Value, QUEUES> {
         self.places.get_mut(index as usize)?.value.as_mut()
     }
 
+    /// The queue that a value is in.
+    pub fn queue(&self, index: Index) -> Option<usize> {
+        self.places.get(index as usize).map(|place| place.queue)
+    }
+
     /// The value that is in a queue for longest.
     pub fn first(&self, queue: usize) -> Option<Index> {
         Some(self.ends[queue].first).filter(|index| *index != NONE)

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     hello::Beginning,
     packet::{Flags, Packet, Segment, TCP, Transport},
-    record::{Counts, End, Endpoint, Failure, Opener, Query, Record, Source, StreamTotals},
+    record::{Answer, Counts, End, Endpoint, Failure, Opener, Query, Record, Source, StreamTotals},
     stream::Stream,
     time::Timestamp,
 };
@@ -60,14 +60,16 @@ struct Direction {
     has_frames: bool,
 }
 
-/// Whether a TCP connection was joined with another view of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum View {
-    Alone,
-    /// The view before translation. What it counts, the other one counts, too, so it is in no record.
-    Front,
-    /// The view after translation, and client and server before it.
-    Back(Box<(Endpoint, Endpoint)>),
+/// A TCP connection whose addresses are translated on the way: both its views are one flow.
+#[derive(Debug)]
+struct Joined {
+    /// The key of the view that is not the flow's own one.
+    other: Key,
+    /// Whether its lower end is the upper one of the flow's key.
+    is_swapped: bool,
+    /// Client and server before and after the translation.
+    before: (Endpoint, Endpoint),
+    after: (Endpoint, Endpoint),
 }
 
 #[derive(Debug)]
@@ -83,23 +85,32 @@ pub(crate) struct Flow {
     first_side: Side,
     opener: Option<(Side, Opener)>,
     answered: bool,
+    /// The last SYN of the opener.
+    syn_at: Timestamp,
     /// Nanoseconds.
     handshake: Option<NonZeroU64>,
     icmp: Option<(u8, u8)>,
-    pub failure: Option<Failure>,
+    failure: Option<Failure>,
+    failure_reported: bool,
     pub end: Option<End>,
     /// Whether it was announced, by an event or a record.
     pub announced: bool,
-    pub view: View,
+    joined: Option<Box<Joined>>,
     pub beginning: Beginning,
     dns: Option<Box<Dns>>,
 }
 
+/// Most questions of a flow whose answers are believed.
+const QUESTIONS: usize = 8;
+
 /// What DNS says of a flow.
 #[derive(Debug, Default)]
 struct Dns {
+    /// The name that the sender of the first frame looked up to get the other end's address.
     name: Option<Box<str>>,
     query: Option<Box<Query>>,
+    /// IDs and names of the last questions.
+    questions: Vec<(u16, Box<str>)>,
 }
 
 /// What a packet did to its flow.
@@ -110,8 +121,10 @@ pub(crate) enum Effect {
     Counted,
     /// Both initial sequence numbers are known now.
     HandshakeSeen,
-    /// The flow is at its end.
+    /// The flow is at its end now.
     Ended,
+    /// It was before.
+    Late,
 }
 
 impl Flow {
@@ -126,12 +139,14 @@ impl Flow {
             first_side: side,
             opener: None,
             answered: false,
+            syn_at: at,
             handshake: None,
             icmp: None,
             failure: None,
+            failure_reported: false,
             end: None,
             announced: false,
-            view: View::Alone,
+            joined: None,
             beginning: Beginning::default(),
             dns: None,
         }
@@ -154,18 +169,65 @@ impl Flow {
         if !segment.flags.has(Flags::SYN) {
             return false;
         }
-        let same = self.of(side).stream.initial.is_none_or(|initial| initial == segment.sequence);
-        // A SYN long after the end of a connection whose own SYN was not seen.
-        !same || self.end.is_some() && self.of(side).stream.initial.is_none()
+        let (mine, theirs) = (&self.of(side).stream, &self.of(1 - side).stream);
+        if let Some(initial) = mine.initial {
+            return initial != segment.sequence;
+        }
+        // Without its SYN, what was seen of this side is older, unless frames were only mirrored in another order.
+        let is_older = mine.starts().is_some_and(|start| start != segment.sequence.wrapping_add(1));
+        let is_answered = segment.flags.has(Flags::ACK) || theirs.initial.is_some();
+        is_older || !is_answered && theirs.starts().is_some()
+    }
+
+    /// Whether this is a key of the flow.
+    pub fn has_key(&self, key: &Key) -> bool {
+        self.key == *key || self.joined.as_ref().is_some_and(|joined| joined.other == *key)
+    }
+
+    /// The other key, if there is one.
+    pub fn other_key(&self) -> Option<Key> {
+        self.joined.as_ref().map(|joined| joined.other)
+    }
+
+    /// A side of one of the flow's keys, as a side of its own one.
+    pub fn side(&self, key: &Key, side: Side) -> Side {
+        match &self.joined {
+            Some(joined) if joined.is_swapped && self.key != *key => 1 - side,
+            _ => side,
+        }
+    }
+
+    /// Frames since the last record.
+    pub fn frames(&self) -> u64 {
+        self.directions.iter().map(|direction| direction.frames).sum()
+    }
+
+    pub fn is_joined(&self) -> bool {
+        self.joined.is_some()
+    }
+
+    /// Makes another view of the same connection a part of this flow. `is_before`: the view before translation.
+    pub fn join(&mut self, other: &Self, is_before: bool) {
+        let (mine, theirs) = (self.ends(), other.ends());
+        let (before, after) = if is_before { (theirs, mine) } else { (mine, theirs) };
+        let is_swapped = self.client().0 != other.client().0;
+        self.joined = Some(Box::new(Joined { other: other.key, is_swapped, before, after }));
+        self.start = self.start.min(other.start);
+        self.set_dns_name(other.dns_name());
     }
 
     /// Counts a packet that `side` sent.
     pub fn count(&mut self, packet: &Packet<'_>, side: Side, at: Timestamp) -> Effect {
-        let was_known = self.initials().is_some();
-        let duplicate = self.of_mut(side).is_duplicate(packet);
-        self.last = self.last.max(at);
-        if duplicate {
+        let (was_known, had_ended) = (self.initials().is_some(), self.end.is_some());
+        if self.of_mut(side).is_duplicate(packet) {
             return Effect::Duplicate;
+        }
+        // The queues of the table are in the order of this time.
+        if self.end.is_none() {
+            self.last = self.last.max(at);
+        }
+        if !matches!(packet.transport, Transport::Tcp(_)) && self.of(1 - side).has_frames {
+            self.failure = None;
         }
         self.from.get_or_insert(at);
         let direction = self.of_mut(side);
@@ -177,48 +239,64 @@ impl Flow {
             Transport::Tcp(segment) => self.count_segment(segment, side, at),
             Transport::Udp(datagram) => direction.payload += u64::from(datagram.length),
             Transport::Icmp(icmp) => self.icmp = self.icmp.or(Some((icmp.kind, icmp.code))),
-            Transport::Other => {}
+            Transport::Sctp(..) | Transport::Other => {}
         }
-        if self.end.is_some() {
-            Effect::Ended
-        } else if !was_known && self.initials().is_some() {
-            Effect::HandshakeSeen
-        } else {
-            Effect::Counted
+        match (had_ended, self.end.is_some()) {
+            (false, true) => Effect::Ended,
+            (true, true) => Effect::Late,
+            _ if !was_known && self.initials().is_some() => Effect::HandshakeSeen,
+            _ => Effect::Counted,
         }
     }
 
     fn count_segment(&mut self, segment: &Segment<'_>, side: Side, at: Timestamp) {
         let (flags, other) = (segment.flags, 1 - side);
-        let direction = self.of_mut(side);
-        direction.flags |= flags.0;
-        direction.stream.count(segment);
-        if flags.has(Flags::ACK) {
-            self.of_mut(other).stream.acknowledge(segment.acknowledgment);
-        }
+        self.of_mut(side).flags |= flags.0;
+        let is_opener = self.opener == Some((side, Opener::Syn));
         match (flags.has(Flags::SYN), flags.has(Flags::ACK)) {
             (true, false) => {
                 self.opener = Some((side, Opener::Syn));
+                self.syn_at = at;
             }
             (true, true) => {
                 self.opener.get_or_insert((other, Opener::SynAck));
                 self.answered = true;
             }
-            (false, true) if self.answered && self.opener.is_some_and(|(opener, _)| opener == side) => {
-                // A flow begins with a SYN, unless the opener is known by its answer.
-                let is_complete = self.opener.is_some_and(|(_, how)| how == Opener::Syn);
-                let nanoseconds = at.0.saturating_sub(self.start.0);
-                self.handshake = self.handshake.or(NonZeroU64::new(nanoseconds).filter(|_| is_complete));
+            (false, true) if is_opener => {
+                // Also if the answer was not mirrored.
+                let nanoseconds = NonZeroU64::new(at.0.saturating_sub(self.syn_at.0)).filter(|_| self.answered);
+                self.handshake = self.handshake.or(nanoseconds);
+                self.answered = true;
             }
             _ => {}
         }
+        if self.answered {
+            self.failure = None;
+        }
         if flags.has(Flags::RST) {
-            self.end.get_or_insert(End::Reset);
-            let refused = !self.answered && self.opener == Some((other, Opener::Syn));
-            if refused && self.of(side).stream.bytes() == 0 {
+            // Others are ignored by the peer (RFC 5961).
+            if self.of(side).stream.is_near(segment) {
+                self.end.get_or_insert(End::Reset);
+            }
+            if !self.answered && self.opener == Some((other, Opener::Syn)) {
                 self.failure.get_or_insert(Failure::Refused);
             }
-        } else if self.directions.iter().all(|direction| direction.stream.is_finished()) {
+            return;
+        }
+        // An old connection may answer a SYN (RFC 9293, 3.5.2): that is not of this one.
+        if !self.answered && self.opener == Some((other, Opener::Syn)) {
+            return;
+        }
+        let is_ahead = self.of(side).stream.is_ahead(segment);
+        self.of_mut(side).stream.count(segment);
+        if flags.has(Flags::ACK) {
+            self.of_mut(other).stream.acknowledge(segment.acknowledgment);
+        }
+        if self.end == Some(End::Reset) && is_ahead {
+            // The RST was none.
+            self.end = None;
+        }
+        if self.directions.iter().all(|direction| direction.stream.is_finished()) {
             self.end.get_or_insert(End::Finished);
         }
     }
@@ -262,18 +340,57 @@ impl Flow {
 
     /// The name that the client looked up to get the server's address.
     pub fn dns_name(&self) -> Option<Box<str>> {
-        self.dns.as_ref()?.name.clone()
+        self.dns.as_ref().filter(|_| self.is_client(self.first_side))?.name.clone()
+    }
+
+    /// Remembers a question to a DNS server.
+    pub fn ask(&mut self, id: u16, name: &str, at: Timestamp) {
+        let dns = self.dns.get_or_insert_default();
+        if dns.query.is_none() {
+            dns.query = Some(Box::new(Query { id, name: name.into(), asked: at, answer: None }));
+        }
+        if dns.questions.len() == QUESTIONS {
+            dns.questions.remove(0);
+        }
+        dns.questions.push((id, name.into()));
+    }
+
+    /// Whether an answer is to a question of this flow; anybody can send one.
+    pub fn answer(&mut self, id: u16, name: &str, code: u8, at: Timestamp) -> bool {
+        let Some(dns) = &mut self.dns else { return false };
+        let Some(question) = dns.questions.iter().position(|(asked, of)| (*asked, &**of) == (id, name)) else {
+            return false;
+        };
+        dns.questions.remove(question);
+        if let Some(query) = dns.query.as_deref_mut().filter(|query| query.id == id && query.answer.is_none()) {
+            query.answer = Some(Answer { code, after: at.since(query.asked) });
+        }
+        true
+    }
+
+    /// Whether it is too early to say who called whom: a SYN that is not answered.
+    pub fn is_opening(&self) -> bool {
+        !self.answered && self.end.is_none() && self.opener.is_some_and(|(_, how)| how == Opener::Syn)
+    }
+
+    /// Nothing was seen for so long that there will be no answer.
+    pub fn give_up(&mut self) {
+        if self.is_opening() {
+            self.failure.get_or_insert(Failure::NoAnswer);
+        }
+    }
+
+    /// An ICMP error is about it.
+    pub fn fail(&mut self, failure: Failure) {
+        if self.is_one_way() && !self.answered {
+            self.failure.get_or_insert(failure);
+        }
     }
 
     pub fn set_dns_name(&mut self, name: Option<Box<str>>) {
         if let Some(name) = name {
             self.dns.get_or_insert_default().name.get_or_insert(name);
         }
-    }
-
-    /// The first question of a flow to a DNS server.
-    pub fn query(&mut self) -> &mut Option<Box<Query>> {
-        &mut self.dns.get_or_insert_default().query
     }
 
     /// Whether what is new is so old at this time.
@@ -286,14 +403,9 @@ impl Flow {
         self.from.is_some()
     }
 
-    /// Whether it is a connection that goes on.
+    /// Whether it is a connection that may go on.
     pub fn is_open(&self) -> bool {
-        self.key.protocol == TCP && self.end.is_none() && self.failure.is_none()
-    }
-
-    /// Whether a SYN was never answered.
-    pub fn is_unanswered(&self) -> bool {
-        self.opener.is_some_and(|(_, how)| how == Opener::Syn) && self.is_one_way()
+        self.key.protocol == TCP && self.end.is_none()
     }
 
     /// Whether only one end sent frames.
@@ -311,6 +423,7 @@ impl Flow {
         let from = self.from.take().unwrap_or(self.last);
         let is_first = !std::mem::replace(&mut self.announced, true);
         let record = self.record(end, from, is_first);
+        self.failure_reported |= self.failure.is_some();
         for direction in &mut self.directions {
             direction.earlier_flags |= direction.flags;
             (direction.frames, direction.octets, direction.payload, direction.flags) = (0, 0, 0, 0);
@@ -323,12 +436,12 @@ impl Flow {
     fn record(&self, end: End, from: Timestamp, is_first: bool) -> Record {
         let (client, opener) = self.client();
         let [sent, received] = [client, 1 - client].map(|side| self.of(side));
-        let translated = if let View::Back(ends) = &self.view { Some(**ends) } else { None };
+        let ends = self.joined.as_ref().map_or_else(|| self.ends(), |joined| joined.after);
         Record {
             source: self.key.source,
             protocol: self.key.protocol,
-            client: self.end_of(client),
-            server: self.end_of(1 - client),
+            client: ends.0,
+            server: ends.1,
             opener,
             start: self.start,
             from,
@@ -338,11 +451,11 @@ impl Flow {
             totals: [sent, received].map(Direction::totals),
             icmp: self.icmp,
             handshake: self.handshake.map(|nanoseconds| Duration::from_nanos(nanoseconds.get())),
-            failure: self.failure,
+            failure: self.failure.filter(|_| !self.failure_reported),
             end,
             is_first,
             preexisting: self.key.protocol == TCP && [sent, received].iter().all(|one| one.stream.initial.is_none()),
-            translated,
+            translated: self.joined.as_ref().map(|joined| joined.before),
             dns_name: self.dns_name(),
             query: self.dns.as_ref().and_then(|dns| dns.query.clone()),
             sni: self.beginning.name(),
@@ -413,7 +526,7 @@ fn fingerprint(packet: &Packet<'_>) -> NonZeroU32 {
         }
         Transport::Udp(datagram) => (datagram.length, u32::from(datagram.checksum)),
         Transport::Icmp(icmp) => (u32::from(icmp.kind) << 8 | u32::from(icmp.code), 0),
-        Transport::Other => (0, 0),
+        Transport::Sctp(..) | Transport::Other => (packet.fragment_offset.into(), 0),
     };
     hash_words(&[packet.id, a, b, u32::try_from(packet.octets).unwrap_or(u32::MAX)])
 }

@@ -56,11 +56,11 @@ pub struct Traffic {
     pub first: Timestamp,
     /// The last frame.
     pub last: Timestamp,
-    /// Flows that were seen from their beginning, and those that are older.
+    /// Flows that were seen from their beginning.
     pub connections: u64,
     /// Flows that are older than what was seen of them.
     pub preexisting: u64,
-    /// Of them: attempts that failed.
+    /// Attempts that failed, by reason.
     pub failed: BTreeMap<&'static str, u64>,
     /// Payload that the client, and the server, sent. In bytes.
     pub sent: u64,
@@ -179,6 +179,11 @@ fn is_call(flow: &NamedRecord<'_>) -> bool {
         packet::ICMPV6 => flow.record.icmp.is_none_or(|(kind, _)| matches!(kind, 128 | 129)),
         _ => true,
     };
+    // A frame whose ports are cut off: its direction is unknown.
+    let has_ports = matches!(flow.record.protocol, packet::TCP | packet::UDP | packet::SCTP);
+    if has_ports && flow.server.port == 0 {
+        return false;
+    }
     let server = flow.server.address;
     let is_for_many = server.is_multicast() || matches!(server, IpAddr::V4(address) if address.is_broadcast());
     is_echo && !is_for_many

@@ -1,5 +1,7 @@
 //! A record with the names of its ends.
 
+use std::net::IpAddr;
+
 use crate::{
     Opener, Record, Timestamp,
     names::{Names, Owner, Pod, Port, Service, Workload},
@@ -55,7 +57,7 @@ impl<'a> NamedRecord<'a> {
         let at = record.start;
         let (mut client, mut server) = (record.client, record.server);
         // What only the port numbers say, services know better.
-        if record.opener == Opener::Port {
+        if matches!(record.opener, Opener::Port | Opener::FirstFrame) {
             let is_served = |end: Endpoint| names.serves(end.address, end.port, record.protocol);
             if is_served(client) && !is_served(server) {
                 (client, server) = (server, client);
@@ -70,14 +72,16 @@ impl<'a> NamedRecord<'a> {
         let service = names.service(server.address, server.port, record.protocol);
         let translated = joined.or_else(|| {
             let (service, port) = service?;
-            Some(by_endpoints(names, service, port, client, at))
+            by_endpoints(names, service, port, client, at)
         });
         Self {
             record,
             client,
             server,
             client_owner: names.owner(client.address, at),
-            server_owner: names.owner(server.address, at),
+            // An address may be one of several services, for certain ports.
+            server_owner: service
+                .map_or_else(|| names.owner(server.address, at), |(service, _)| Owner::Service(service)),
             service,
             translated,
         }
@@ -124,17 +128,18 @@ fn by_endpoints<'a>(
     port: &Port,
     client: Endpoint,
     at: Timestamp,
-) -> Translated<'a> {
-    let mut backends = names.backends(service, at);
-    let first = backends.next();
-    let others: Vec<_> = backends.collect();
-    let is_only = others.is_empty();
-    let same_workload = first.filter(|pod| others.iter().all(|other| workload(other) == workload(pod)));
-    let pod = first.filter(|_| is_only);
-    let address =
-        pod.and_then(|pod| pod.addresses.iter().find(|address| address.is_ipv4() == client.address.is_ipv4()));
+) -> Option<Translated<'a>> {
+    // An address without a known pod may be the one that answered.
+    let pods: Vec<&Pod> = names.backends(service, at).collect::<Option<_>>()?;
+    let first = *pods.first()?;
+    if pods.iter().any(|pod| workload(pod) != workload(first)) {
+        return None;
+    }
+    let pod = (pods.len() == 1).then_some(first);
+    let of_family = |address: &&IpAddr| address.is_ipv4() == client.address.is_ipv4();
+    let address = pod.and_then(|pod| pod.addresses.iter().find(of_family));
     let ends = address.zip(port.target_port).map(|(address, port)| (client, Endpoint { address: *address, port }));
-    Translated { by: TranslatedBy::Endpoints, ends, pod, workload: same_workload.map(workload) }
+    Some(Translated { by: TranslatedBy::Endpoints, ends, pod, workload: Some(workload(first)) })
 }
 
 /// The name of an IP protocol, or its number.

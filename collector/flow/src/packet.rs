@@ -4,10 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::record::Endpoint;
 
-use etherparse::{
-    IpFragOffset, Ipv6ExtensionSlice, LaxIpPayloadSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, TransportSlice,
-    UdpSlice,
-};
+use etherparse::{Ipv6ExtensionSlice, LaxIpPayloadSlice, LaxNetSlice, LaxSlicedPacket};
 
 /// IP protocol numbers (IANA).
 pub const ICMP: u8 = 1;
@@ -44,6 +41,8 @@ pub struct Packet<'a> {
     pub id: u32,
     /// Whether it is a fragment.
     pub fragment: Fragment,
+    /// In units of 8 bytes.
+    pub fragment_offset: u16,
     /// What follows the IP header.
     pub transport: Transport<'a>,
 }
@@ -66,6 +65,8 @@ pub enum Transport<'a> {
     Tcp(Segment<'a>),
     /// UDP.
     Udp(Datagram<'a>),
+    /// SCTP: source and destination port.
+    Sctp(u16, u16),
     /// ICMP, or ICMPv6.
     Icmp(Icmp<'a>),
     /// Another protocol, a later fragment, or a transport header that is cut off.
@@ -178,14 +179,15 @@ fn network_length(sliced: &LaxSlicedPacket<'_>, frame: &[u8]) -> Option<usize> {
 /// `at_most`: octets of the IP packet by the length of the frame, for packets that do not state their length.
 fn network<'a>(sliced: &LaxSlicedPacket<'a>, at_most: u64) -> Option<Packet<'a>> {
     let (source, destination, octets, header, ttl): (IpAddr, IpAddr, u64, usize, u8);
-    let (mut id, mut fragment) = (0, Fragment::No);
+    let (mut id, mut fragment, mut fragment_offset) = (0, Fragment::No, 0);
     let payload: &LaxIpPayloadSlice<'a> = match sliced.net.as_ref()? {
         LaxNetSlice::Ipv4(ip) => {
             let fields = ip.header();
             (source, destination) =
                 (Ipv4Addr::from(fields.source()).into(), Ipv4Addr::from(fields.destination()).into());
             id = fields.identification().into();
-            fragment = kind(fields.is_fragmenting_payload(), fields.fragments_offset());
+            fragment_offset = fields.fragments_offset().value();
+            fragment = kind(fields.is_fragmenting_payload(), fragment_offset);
             header = fields.slice().len();
             // Zero in GSO packets that are longer than the field can say (BIG TCP).
             octets = if fields.total_len() == 0 { at_most } else { fields.total_len().into() };
@@ -199,7 +201,8 @@ fn network<'a>(sliced: &LaxSlicedPacket<'a>, at_most: u64) -> Option<Packet<'a>>
             for extension in ip.extensions().clone() {
                 if let Ipv6ExtensionSlice::Fragment(extension) = extension {
                     id = extension.identification();
-                    fragment = kind(extension.is_fragmenting_payload(), extension.fragment_offset());
+                    fragment_offset = extension.fragment_offset().value();
+                    fragment = kind(extension.is_fragmenting_payload(), fragment_offset);
                 }
             }
             header = 40 + ip.extensions().slice().len();
@@ -211,79 +214,88 @@ fn network<'a>(sliced: &LaxSlicedPacket<'a>, at_most: u64) -> Option<Packet<'a>>
     };
     // Of the transport header and what follows.
     let length = u32::try_from(octets.saturating_sub(header as u64)).ok()?;
+    let protocol = payload.ip_number.0;
     let transport = match fragment {
-        Fragment::No => transport(sliced.transport.as_ref(), length),
-        Fragment::First => transport(first_fragment(payload).as_ref(), length),
         Fragment::Later => Transport::Other,
+        Fragment::No | Fragment::First => transport(protocol, payload.payload, length),
     };
     Some(Packet {
         source_mac: Mac::default(),
         destination_mac: Mac::default(),
         source,
         destination,
-        protocol: payload.ip_number.0,
+        protocol,
         octets,
         ttl,
         id,
         fragment,
+        fragment_offset,
         transport,
     })
 }
 
-/// etherparse leaves the payload of fragments as it is.
-fn first_fragment<'a>(payload: &LaxIpPayloadSlice<'a>) -> Option<TransportSlice<'a>> {
-    match payload.ip_number.0 {
-        TCP => TcpSlice::from_slice(payload.payload).ok().map(TransportSlice::Tcp),
-        UDP => UdpSlice::from_slice_lax(payload.payload).ok().map(TransportSlice::Udp),
-        _ => None,
-    }
-}
-
-fn kind(fragmenting: bool, offset: IpFragOffset) -> Fragment {
-    match (fragmenting, offset.value()) {
+fn kind(fragmenting: bool, offset: u16) -> Fragment {
+    match (fragmenting, offset) {
         (false, _) => Fragment::No,
         (true, 0) => Fragment::First,
         (true, _) => Fragment::Later,
     }
 }
 
-fn transport<'a>(slice: Option<&TransportSlice<'a>>, length: u32) -> Transport<'a> {
-    match slice {
-        Some(TransportSlice::Tcp(tcp)) => Transport::Tcp(Segment {
-            source_port: tcp.source_port(),
-            destination_port: tcp.destination_port(),
-            sequence: tcp.sequence_number(),
-            acknowledgment: tcp.acknowledgment_number(),
-            flags: Flags(tcp.slice()[13]),
-            checksum: tcp.checksum(),
-            length: length.saturating_sub(u32::from(tcp.data_offset()) * 4),
-            payload: within(tcp.payload(), length.saturating_sub(u32::from(tcp.data_offset()) * 4)),
-        }),
-        Some(TransportSlice::Udp(udp)) => {
-            // Zero in jumbograms and in GSO packets; more than `length` in a first fragment.
-            let length = if udp.length() == 0 { length } else { udp.length().into() }.saturating_sub(8);
-            Transport::Udp(Datagram {
-                source_port: udp.source_port(),
-                destination_port: udp.destination_port(),
-                checksum: udp.checksum(),
-                length,
-                payload: within(udp.payload(), length),
-            })
-        }
-        Some(TransportSlice::Icmpv4(icmp)) => {
-            // 3: destination unreachable, 11: time exceeded
-            let error = matches!(icmp.type_u8(), 3 | 11);
-            let quoted = if error { icmp.slice().get(8..).unwrap_or_default() } else { &[] };
-            Transport::Icmp(Icmp { kind: icmp.type_u8(), code: icmp.code_u8(), quoted })
-        }
-        Some(TransportSlice::Icmpv6(icmp)) => {
-            // 1: destination unreachable, 3: time exceeded
-            let error = matches!(icmp.type_u8(), 1 | 3);
-            let quoted = if error { icmp.slice().get(8..).unwrap_or_default() } else { &[] };
-            Transport::Icmp(Icmp { kind: icmp.type_u8(), code: icmp.code_u8(), quoted })
-        }
-        Some(TransportSlice::Igmp(_)) | None => Transport::Other,
-    }
+/// A transport header and what follows. Not by etherparse, which does not parse TCP headers whose options are cut off, nor fragments.
+fn transport(protocol: u8, bytes: &[u8], length: u32) -> Transport<'_> {
+    let parsed = match protocol {
+        TCP => tcp(bytes, length).map(Transport::Tcp),
+        UDP => udp(bytes, length).map(Transport::Udp),
+        SCTP => word(bytes, 0).zip(word(bytes, 2)).map(|(from, to)| Transport::Sctp(from, to)),
+        // Destination unreachable, but for packets that are too long.
+        ICMP => icmp(bytes, |kind, code| kind == 3 && code != 4).map(Transport::Icmp),
+        ICMPV6 => icmp(bytes, |kind, _| kind == 1).map(Transport::Icmp),
+        _ => None,
+    };
+    parsed.unwrap_or(Transport::Other)
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+/// RFC 9293, 3.1. The header may be cut off after the flags.
+fn tcp(bytes: &[u8], length: u32) -> Option<Segment<'_>> {
+    let number = |at: usize| Some(u32::from(word(bytes, at)?) << 16 | u32::from(word(bytes, at + 2)?));
+    let header = u32::from(bytes.get(12)? >> 4) * 4;
+    let length = length.saturating_sub(header);
+    Some(Segment {
+        source_port: word(bytes, 0)?,
+        destination_port: word(bytes, 2)?,
+        sequence: number(4)?,
+        acknowledgment: number(8)?,
+        flags: Flags(*bytes.get(13)?),
+        checksum: word(bytes, 16).unwrap_or_default(),
+        length,
+        payload: within(bytes.get(header as usize..).unwrap_or_default(), length),
+    })
+}
+
+/// RFC 768.
+fn udp(bytes: &[u8], length: u32) -> Option<Datagram<'_>> {
+    // Zero in jumbograms and in GSO packets; more than `length` in a first fragment.
+    let stated = u32::from(word(bytes, 4)?);
+    let length = if stated == 0 { length } else { stated }.saturating_sub(8);
+    Some(Datagram {
+        source_port: word(bytes, 0)?,
+        destination_port: word(bytes, 2)?,
+        checksum: word(bytes, 6)?,
+        length,
+        payload: within(&bytes[8..], length),
+    })
+}
+
+/// RFC 792, RFC 4443.
+fn icmp(bytes: &[u8], is_error: impl Fn(u8, u8) -> bool) -> Option<Icmp<'_>> {
+    let (kind, code) = (*bytes.first()?, *bytes.get(1)?);
+    let quoted = if is_error(kind, code) { bytes.get(8..).unwrap_or_default() } else { &[] };
+    Some(Icmp { kind, code, quoted })
 }
 
 /// Without the padding of short frames.
@@ -344,6 +356,14 @@ mod tests {
         let packet = parse(&big, 100_054).expect("an IP packet");
         let Transport::Tcp(segment) = packet.transport else { panic!("{packet:?}") };
         assert_eq!((packet.octets, segment.length), (100_040, 100_000));
+    }
+
+    #[test]
+    fn a_header_may_be_cut_off_after_its_flags() {
+        let frame = Tcp::new((2, 1), (3, 2), "S").at(7, 0).frame();
+        let packet = parse(&frame[..48], 54).expect("an IP packet");
+        let Transport::Tcp(segment) = packet.transport else { panic!("{packet:?}") };
+        assert_eq!((segment.sequence, segment.flags, segment.length), (7, Flags(Flags::SYN), 0));
     }
 
     #[test]

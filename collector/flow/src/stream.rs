@@ -5,7 +5,9 @@
 
 use crate::packet::{Flags, Segment};
 
-/// Ranges of bytes of which no frame was seen, that are remembered: more merge.
+/// The longest window of a receiver (RFC 7323).
+const WINDOW: u64 = 1 << 30;
+/// Ranges of bytes of which no frame was seen, that are remembered. The oldest ones are forgotten, and stay missing.
 const GAPS: usize = 4;
 /// A segment further away from the last one is not of this stream: a reused port, or a forged one. More than half of the sequence space
 /// cannot be told from a retransmission.
@@ -76,6 +78,21 @@ impl Stream {
         if segment.flags.has(Flags::FIN) {
             self.finish(from + u64::from(segment.length));
         }
+    }
+
+    /// The sequence number that it starts with, if that is known.
+    #[must_use]
+    pub const fn starts(&self) -> Option<u32> {
+        self.start
+    }
+
+    /// Whether a segment is at the end of what was seen: within a window of it.
+    #[must_use]
+    pub fn is_near(&self, segment: &Segment<'_>) -> bool {
+        self.start.is_none_or(|start| {
+            let offset = self.offset(start, segment.sequence);
+            offset.is_some_and(|offset| offset.abs_diff(self.end) <= WINDOW)
+        })
     }
 
     /// Whether a segment has payload behind what was seen.

@@ -11,10 +11,10 @@ use hashbrown::HashTable;
 use crate::{
     arena::{Arena, Index},
     dns,
-    flow::{Effect, Flow, Key, Side, View},
+    flow::{Effect, Flow, Key, Side},
     packet::{Datagram, Fragment, Packet, Transport, parse_quoted},
     recent::Recent,
-    record::{Answer, End, Endpoint, Event, Failure, Query, Source},
+    record::{End, Endpoint, Event, Failure, Source},
     time::Timestamp,
 };
 
@@ -56,6 +56,8 @@ impl Default for Limits {
 
 /// A flow that goes on is announced after this time: until then, another view of it may have come.
 const ANNOUNCED_AFTER: Duration = Duration::from_secs(1);
+/// A client tries this long to open a connection (`tcp_syn_retries`, `Documentation/networking/ip-sysctl.rst`).
+const TRIED: Duration = Duration::from_secs(130);
 /// Frames of a connection may come after its end.
 const LATE: Duration = Duration::from_secs(1);
 /// The views of a handshake come within this time.
@@ -75,7 +77,9 @@ mod queue {
     pub const QUIET: usize = 2;
     /// At their end.
     pub const ENDED: usize = 3;
-    pub const COUNT: usize = 4;
+    /// Connections that were not answered. The client may try again.
+    pub const FAILED: usize = 4;
+    pub const COUNT: usize = 5;
 }
 
 /// What the table did. Frames that carry no IP packet are not in it.
@@ -100,7 +104,7 @@ pub struct Counters {
 pub struct Table {
     limits: Limits,
     flows: Arena<Flow, { queue::COUNT }>,
-    index: HashTable<Index>,
+    index: HashTable<Entry>,
     hasher: RandomState,
     handshakes: Recent<(u32, u32), Handshake>,
     fragments: Recent<DatagramKey, (u16, u16, Timestamp)>,
@@ -109,6 +113,24 @@ pub struct Table {
     beginnings: usize,
     serial: u32,
     counters: Counters,
+}
+
+/// A key of a flow. The keys are in the flow.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u32,
+    flow: Index,
+}
+
+impl Entry {
+    /// Of all bits, as the table needs them.
+    fn spread(self) -> u64 {
+        spread(self.hash)
+    }
+}
+
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[derive(Debug)]
@@ -178,6 +200,7 @@ impl Table {
         let (key, side) = Key::new(source, packet.protocol, from, to);
         let index = self.flow(key, side, at, packet, report);
         let Some(flow) = self.flows.get_mut(index) else { return };
+        let side = flow.side(&key, side);
         let effect = flow.count(packet, side, at);
         if effect == Effect::Duplicate {
             self.counters.duplicates += 1;
@@ -195,13 +218,23 @@ impl Table {
             Transport::Icmp(icmp) if !icmp.quoted.is_empty() => self.read_error(source, icmp.quoted),
             _ => {}
         }
-        match effect {
-            Effect::Ended => self.flows.move_to(index, queue::ENDED),
-            Effect::HandshakeSeen => self.join(index, at),
-            Effect::Counted | Effect::Duplicate => {}
+        if effect == Effect::HandshakeSeen {
+            self.join(index, at);
         }
+        self.advance(index, effect, at, report);
+    }
+
+    /// Moves a flow to the queue where it belongs after a frame.
+    fn advance(&mut self, index: Index, effect: Effect, at: Timestamp, report: &mut impl FnMut(Event)) {
+        let queue = self.flows.queue(index);
+        // If it was joined, it may be gone.
         let Some(flow) = self.flows.get_mut(index) else { return };
-        if flow.announced && effect != Effect::Ended {
+        if effect == Effect::Ended {
+            self.flows.move_to(index, queue::ENDED);
+        } else if effect == Effect::Late || queue == Some(queue::YOUNG) {
+            // It stays in the order of its end, or of its beginning.
+        } else {
+            announce(flow, report);
             if flow.is_due(at, self.limits.active) {
                 emit(flow, End::ActiveTimeout, report);
             }
@@ -211,52 +244,39 @@ impl Table {
 
     /// Reports and forgets what is over at this time. To be called at least every second of the frames' time.
     pub fn expire(&mut self, now: Timestamp, report: &mut impl FnMut(Event)) {
-        let is_due = |flow: &Flow, since: Timestamp, wait: Duration| now.since(since) >= wait && now > flow.start;
-        while let Some((index, flow)) = self.first(queue::YOUNG) {
-            if !is_due(flow, flow.start, ANNOUNCED_AFTER) {
-                break;
-            }
-            flow.announced = true;
-            if flow.view != View::Front {
-                report(Event::Opened(flow.summary()));
-            }
+        while let Some((index, flow)) =
+            self.first(queue::YOUNG).filter(|(_, flow)| now.since(flow.start) >= ANNOUNCED_AFTER)
+        {
+            announce(flow, report);
             self.flows.move_to(index, queue::ACTIVE);
         }
-        while let Some((index, flow)) = self.first(queue::ENDED) {
-            if !is_due(flow, flow.last, LATE) {
-                break;
-            }
+        while let Some((index, flow)) = self.first(queue::ENDED).filter(|(_, flow)| now.since(flow.last) >= LATE) {
             let end = flow.end.unwrap_or(End::Finished);
             emit(flow, end, report);
             self.remove(index);
         }
-        let idle = self.limits.idle;
-        while let Some((index, flow)) = self.first(queue::ACTIVE) {
-            if !is_due(flow, flow.last, idle) {
-                break;
-            }
-            if flow.is_unanswered() {
-                flow.failure.get_or_insert(Failure::NoAnswer);
-            }
+        let Limits { idle, open, .. } = self.limits;
+        while let Some((index, flow)) = self.first(queue::ACTIVE).filter(|(_, flow)| now.since(flow.last) >= idle) {
+            flow.give_up();
             emit(flow, End::IdleTimeout, report);
-            if flow.is_open() {
+            if flow.is_opening() {
+                self.flows.move_to(index, queue::FAILED);
+            } else if flow.is_open() {
                 self.flows.move_to(index, queue::QUIET);
             } else {
                 self.remove(index);
             }
         }
-        let open = self.limits.open;
-        while let Some((index, flow)) = self.first(queue::QUIET) {
-            if !is_due(flow, flow.last, open) {
-                break;
+        for (queue, after) in [(queue::QUIET, open), (queue::FAILED, TRIED)] {
+            while let Some((index, _)) = self.first(queue).filter(|(_, flow)| now.since(flow.last) >= after) {
+                self.remove(index);
             }
-            self.remove(index);
         }
     }
 
     /// Reports all flows, and forgets them.
     pub fn flush(&mut self, report: &mut impl FnMut(Event)) {
-        for queue in [queue::YOUNG, queue::ENDED, queue::ACTIVE, queue::QUIET] {
+        for queue in 0..queue::COUNT {
             while let Some((index, flow)) = self.first(queue) {
                 let end = flow.end.unwrap_or(End::Forced);
                 emit(flow, end, report);
@@ -279,17 +299,16 @@ impl Table {
         packet: &Packet<'_>,
         report: &mut impl FnMut(Event),
     ) -> Index {
-        let hash = self.hasher.hash_one(key);
-        let flows = &self.flows;
-        if let Some(&index) = self.index.find(hash, |index| flows.get(*index).is_some_and(|flow| flow.key == key)) {
+        if let Some(index) = self.find(&key) {
             let replaced = match (&packet.transport, self.flows.get(index)) {
-                (Transport::Tcp(segment), Some(flow)) => flow.is_replaced_by(segment, side),
+                (Transport::Tcp(segment), Some(flow)) => flow.is_replaced_by(segment, flow.side(&key, side)),
                 _ => false,
             };
             if !replaced {
                 return index;
             }
             if let Some(flow) = self.flows.get_mut(index) {
+                flow.give_up();
                 let end = flow.end.unwrap_or(End::Finished);
                 emit(flow, end, report);
             }
@@ -303,15 +322,42 @@ impl Table {
         let mut flow = Flow::new(key, side, at, self.serial);
         flow.set_dns_name(self.name(packet.source, packet.destination, at));
         let index = self.flows.insert(flow, queue::YOUNG);
-        let (flows, hasher) = (&self.flows, &self.hasher);
-        let rehash = |index: &Index| flows.get(*index).map_or(0, |flow| hasher.hash_one(flow.key));
-        self.index.insert_unique(hash, index, rehash);
+        self.insert_key(&key, index);
         index
     }
 
-    /// Makes room: for what is at its end, then for what is quiet, then for what is idle for longest.
+    fn find(&self, key: &Key) -> Option<Index> {
+        let hash = self.hash(key);
+        let is_it =
+            |entry: &Entry| entry.hash == hash && self.flows.get(entry.flow).is_some_and(|flow| flow.has_key(key));
+        self.index.find(spread(hash), is_it).map(|entry| entry.flow)
+    }
+
+    fn hash(&self, key: &Key) -> u32 {
+        // The lower half.
+        #[expect(clippy::cast_possible_truncation, reason = "any 32 bits do")]
+        let hash = self.hasher.hash_one(key) as u32;
+        hash
+    }
+
+    fn insert_key(&mut self, key: &Key, flow: Index) {
+        let entry = Entry { hash: self.hash(key), flow };
+        self.index.insert_unique(entry.spread(), entry, |entry| entry.spread());
+    }
+
+    fn remove_key(&mut self, key: &Key, flow: Index) {
+        let hash = self.hash(key);
+        if let Ok(entry) = self.index.find_entry(spread(hash), |entry| entry.hash == hash && entry.flow == flow) {
+            entry.remove();
+        }
+    }
+
+    /// Makes room: for what has failed or is at its end, for a young flow of which nothing else is known, and then for what is quiet or
+    /// idle for longest. So a flood of new flows does not replace connections.
     fn evict(&mut self, report: &mut impl FnMut(Event)) {
-        for queue in [queue::ENDED, queue::QUIET, queue::ACTIVE, queue::YOUNG] {
+        let young = self.first(queue::YOUNG).filter(|(_, flow)| flow.is_one_way()).map(|_| queue::YOUNG);
+        let order = [queue::FAILED, queue::ENDED].into_iter().chain(young);
+        for queue in order.chain([queue::QUIET, queue::ACTIVE, queue::YOUNG]) {
             if let Some((index, flow)) = self.first(queue) {
                 let end = flow.end.unwrap_or(End::LackOfResources);
                 emit(flow, end, report);
@@ -325,8 +371,9 @@ impl Table {
     fn remove(&mut self, index: Index) {
         let Some(flow) = self.flows.remove(index) else { return };
         self.beginnings -= flow.beginning.kept();
-        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(flow.key), |other| *other == index) {
-            entry.remove();
+        self.remove_key(&flow.key, index);
+        if let Some(other) = flow.other_key() {
+            self.remove_key(&other, index);
         }
     }
 
@@ -335,6 +382,7 @@ impl Table {
         let ports = match &packet.transport {
             Transport::Tcp(segment) => (segment.source_port, segment.destination_port),
             Transport::Udp(datagram) => (datagram.source_port, datagram.destination_port),
+            Transport::Sctp(from, to) => (*from, *to),
             Transport::Icmp(_) | Transport::Other => (0, 0),
         };
         let Packet { source: from, destination: to, protocol, id, .. } = *packet;
@@ -364,14 +412,14 @@ impl Table {
         let Some(message) = dns::parse(datagram.payload) else { return };
         let Some(flow) = self.flows.get_mut(index) else { return };
         if !message.is_response {
-            let name = message.name.into();
-            flow.query().get_or_insert_with(|| Box::new(Query { id: message.id, name, asked: at, answer: None }));
+            if datagram.destination_port == dns::PORT {
+                flow.ask(message.id, &message.name, at);
+            }
             return;
         }
-        if let Some(query) =
-            flow.query().as_deref_mut().filter(|query| query.id == message.id && query.answer.is_none())
-        {
-            query.answer = Some(Answer { code: message.code, after: at.since(query.asked) });
+        let is_answer = datagram.source_port == dns::PORT && flow.answer(message.id, &message.name, message.code, at);
+        if !is_answer {
+            return;
         }
         for (address, ttl) in message.addresses {
             let expires = at.plus(Duration::from_secs(ttl.into()) + GRACE);
@@ -384,56 +432,55 @@ impl Table {
     fn read_error(&mut self, source: Source, quoted: &[u8]) {
         let Some((protocol, from, to)) = parse_quoted(quoted) else { return };
         let (key, _) = Key::new(source, protocol, from, to);
-        let flows = &self.flows;
-        let found =
-            self.index.find(self.hasher.hash_one(key), |index| flows.get(*index).is_some_and(|flow| flow.key == key));
-        if let Some(flow) = found.copied().and_then(|index| self.flows.get_mut(index))
-            && flow.is_one_way()
-        {
-            flow.failure.get_or_insert(Failure::Unreachable);
+        if let Some(flow) = self.find(&key).and_then(|index| self.flows.get_mut(index)) {
+            flow.fail(Failure::Unreachable);
         }
     }
 
     /// Joins a connection with another view of it, before or after its addresses were translated: both have its initial sequence numbers.
     fn join(&mut self, index: Index, at: Timestamp) {
         let Some(flow) = self.flows.get(index) else { return };
-        let (serial, ttl, ends) = (flow.serial, flow.client_ttl(), flow.ends());
         let Some(initials) = flow.initials() else { return };
-        let here = Handshake { flow: index, serial, at };
-        let Some(known) = self.handshakes.get(&initials).copied() else {
-            self.handshakes.insert(initials, here);
-            return;
-        };
-        let other = self.flows.get(known.flow).filter(|other| {
-            other.serial == known.serial && at.since(known.at) <= SAME_HANDSHAKE && other.view == View::Alone
+        let here = Handshake { flow: index, serial: flow.serial, at };
+        let known = self.handshakes.get(&initials).copied();
+        let other = known.and_then(|known| {
+            let other = self.flows.get(known.flow).filter(|other| other.serial == known.serial)?;
+            let is_same = at.since(known.at) <= SAME_HANDSHAKE && !other.is_joined() && !flow.is_joined();
+            // The same tuple met at two sources: nothing was translated.
+            (is_same && other.ends() != flow.ends()).then_some((known.flow, other))
         });
-        let Some(other) = other else {
+        let Some((other_index, other)) = other else {
             self.handshakes.insert(initials, here);
             return;
         };
-        let other_ends = other.ends();
-        // The same tuple met at two sources: nothing was translated.
-        if other_ends == ends {
-            return;
+        // Routers lower the TTL on the way. Without any, the client's view comes first.
+        let order = flow.client_ttl().cmp(&other.client_ttl()).then(other.start.cmp(&flow.start));
+        let is_before = order.is_gt();
+        // The one that was met first has seen as much as this one, or more.
+        let Some(flow) = self.flows.remove(index) else { return };
+        self.beginnings -= flow.beginning.kept();
+        self.remove_key(&flow.key, index);
+        if let Some(other) = self.flows.get_mut(other_index) {
+            other.join(&flow, is_before);
         }
-        // Routers lower the TTL on the way. Without any, the view of the client comes first.
-        let is_front = ttl > other.client_ttl();
-        let (front, back, ends) = if is_front { (index, known.flow, ends) } else { (known.flow, index, other_ends) };
-        if let Some(flow) = self.flows.get_mut(front) {
-            flow.view = View::Front;
-        }
-        let name = self.flows.get(front).and_then(Flow::dns_name);
-        if let Some(flow) = self.flows.get_mut(back) {
-            flow.view = View::Back(Box::new(ends));
-            flow.set_dns_name(name);
-        }
+        self.insert_key(&flow.key, other_index);
         self.counters.joined += 1;
+        self.counters.duplicates += flow.frames();
     }
 }
 
-/// Reports what is new about a flow, unless another view of it does.
+/// Says that a flow has begun, unless that was said, or it may fail.
+fn announce(flow: &mut Flow, report: &mut impl FnMut(Event)) {
+    if !flow.announced && !flow.is_opening() {
+        let opened = flow.summary();
+        flow.announced = true;
+        report(Event::Opened(opened));
+    }
+}
+
+/// Reports what is new about a flow.
 fn emit(flow: &mut Flow, end: End, report: &mut impl FnMut(Event)) {
-    if flow.view != View::Front && (flow.has_news() || !flow.announced) {
+    if flow.has_news() || !flow.announced {
         report(Event::Record(flow.report(end)));
     }
 }

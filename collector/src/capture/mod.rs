@@ -6,7 +6,7 @@ mod vxlan;
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -24,12 +24,14 @@ use crate::analysis::{Analysis, Frame, Output};
 
 /// How long to wait for frames before flows that are over are reported, in milliseconds.
 const TICK_MS: u16 = 100;
+/// The kernel passes on every block within this time.
+const LAST_BLOCK: Duration = Duration::from_millis(150);
 /// Blocks, or datagrams, of one source before the others have their turn.
 const TURN: usize = 64;
 
 /// A source of frames.
 pub enum Input {
-    Interface(Ring),
+    Interface(String, Ring),
     Vxlan(Listener),
 }
 
@@ -46,7 +48,7 @@ impl Input {
         let ring = Ring::open(name).with_context(|| {
             format!("{name} cannot be captured from: it must be an interface of this network namespace, and the program needs the capability NET_RAW")
         })?;
-        Ok(Self::Interface(ring))
+        Ok(Self::Interface(name.to_owned(), ring))
     }
 
     /// Receives what a tap sends to its external destination.
@@ -55,9 +57,17 @@ impl Input {
         Ok(Self::Vxlan(listener))
     }
 
+    /// Whether frames still come. Without its device, a packet socket only reports an error.
+    fn check(&self) -> Result<()> {
+        match self {
+            Self::Interface(name, ring) => ring.check().with_context(|| format!("{name} went down, or was removed")),
+            Self::Vxlan(_) => Ok(()),
+        }
+    }
+
     fn read<Out: Output>(&mut self, source: Source, analysis: &mut Analysis<Out>) -> Result<()> {
         match self {
-            Self::Interface(ring) => {
+            Self::Interface(_, ring) => {
                 for _ in 0..TURN {
                     let had_block = ring.read(|frame| {
                         let at = Timestamp::from_seconds(frame.seconds.into()).0 + u64::from(frame.nanoseconds);
@@ -89,7 +99,7 @@ impl Input {
     /// Adds what was captured since the last call.
     fn count(&mut self, captured: &mut Captured) -> io::Result<()> {
         match self {
-            Self::Interface(ring) => {
+            Self::Interface(_, ring) => {
                 let statistics = ring.statistics()?;
                 captured.frames += statistics.frames - statistics.dropped.min(statistics.frames);
                 captured.dropped += statistics.dropped;
@@ -103,7 +113,7 @@ impl Input {
 impl AsFd for Input {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Interface(ring) => ring.as_fd(),
+            Self::Interface(_, ring) => ring.as_fd(),
             Self::Vxlan(listener) => listener.as_fd(),
         }
     }
@@ -124,6 +134,7 @@ pub fn run<Out: Output>(
     mut check: impl FnMut(&mut Out) -> io::Result<()>,
 ) -> Result<Captured> {
     let mut captured = Captured::default();
+    let mut end = None;
     loop {
         let mut waiting: Vec<PollFd<'_>> =
             inputs.iter().map(|input| PollFd::new(input.as_fd(), PollFlags::POLLIN)).collect();
@@ -132,14 +143,18 @@ pub fn run<Out: Output>(
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).context("waiting for frames"),
         }
-        let ended = signals.read_signal()?.is_some();
+        if end.is_none() && signals.read_signal()?.is_some() {
+            // Blocks that the kernel has not passed on yet have frames from before.
+            end = Some(Instant::now() + LAST_BLOCK);
+        }
         for (number, input) in inputs.iter_mut().enumerate() {
             input.read(Source::try_from(number).unwrap_or(Source::MAX), analysis)?;
             input.count(&mut captured)?;
+            input.check()?;
         }
         analysis.expire(now());
         check(analysis.output())?;
-        if ended {
+        if end.is_some_and(|end| Instant::now() >= end) {
             return Ok(captured);
         }
     }

@@ -154,6 +154,12 @@ impl Ring {
         }
     }
 
+    /// The error that waits at the socket, if one does.
+    pub fn check(&self) -> io::Result<()> {
+        let error = nix::sys::socket::getsockopt(&self.socket, nix::sys::socket::sockopt::SocketError)?;
+        if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+    }
+
     /// What the kernel counted since the last call.
     pub fn statistics(&self) -> io::Result<Statistics> {
         // SAFETY: a struct of integers.

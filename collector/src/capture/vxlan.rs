@@ -6,6 +6,10 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
+
+/// For bursts. In bytes.
+const BUFFER: usize = 8 << 20;
 /// Longest datagram.
 const LONGEST: usize = 65_535;
 /// VXLAN header: flags, of which one says that there is a VNI, and the VNI.
@@ -26,6 +30,8 @@ impl Listener {
         let any = [SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
         let socket = UdpSocket::bind(&any[..])?;
         socket.set_nonblocking(true)?;
+        // As far as the system allows (net.core.rmem_max).
+        setsockopt(&socket, sockopt::RcvBuf, &BUFFER)?;
         Ok(Self { socket, buffer: vec![0; LONGEST].into(), frames: 0 })
     }
 

@@ -62,7 +62,7 @@ fn direction(flow: &NamedRecord<'_>, names: &Names, counts: Counts, totals: Stre
     set("Proto", record.protocol.into());
     set("Bytes", (counts.octets + ETHERNET * counts.frames).into());
     set("Packets", counts.frames.into());
-    if let Some((kind, code)) = record.icmp {
+    if let Some((kind, code)) = record.icmp.filter(|_| !is_reply) {
         set("IcmpType", kind.into());
         set("IcmpCode", code.into());
     }
@@ -86,6 +86,7 @@ fn direction(flow: &NamedRecord<'_>, names: &Names, counts: Counts, totals: Stre
     }
     about_flow(&mut object, flow);
     if !is_reply {
+        about_server(&mut object, flow);
         translation(&mut object, flow, names);
     }
     object
@@ -168,6 +169,14 @@ fn about_flow(object: &mut Object, flow: &NamedRecord<'_>) {
     if let Some(connection) = record.connection {
         set("ConnId", format!("{connection:016x}").into());
     }
+}
+
+/// What is known of the server. In the client's direction only: there, the server is the destination.
+fn about_server(object: &mut Object, flow: &NamedRecord<'_>) {
+    let record = flow.record;
+    let mut set = |key: &str, value: Value| {
+        object.insert(key.to_owned(), value);
+    };
     if let Some(name) = &record.dns_name {
         set("DstDnsName", (**name).into());
     }
@@ -212,7 +221,8 @@ fn translation(object: &mut Object, flow: &NamedRecord<'_>, names: &Names) {
         object.insert("XlatDstK8S_OwnerName".to_owned(), workload.name.as_str().into());
         object.insert("XlatDstK8S_OwnerType".to_owned(), workload.kind.as_str().into());
     }
-    if let Owner::Pod(pod) = flow.client_owner {
+    // After the translation of sources, it is another one than before.
+    if let Some(pod) = translated.ends.and_then(|(client, _)| names.pod(client.address, flow.record.start)) {
         pod_names(object, "XlatSrc", pod, names);
     }
 }

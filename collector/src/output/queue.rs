@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     sync::mpsc::{SyncSender, TrySendError, sync_channel},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 /// Writes that wait at most. Each is a line.
@@ -16,6 +17,8 @@ pub struct Queue {
     writer: Option<JoinHandle<io::Result<()>>>,
     /// Writes that found no room.
     pub dropped: u64,
+    /// Until when a write waits for room.
+    patience: Option<Instant>,
 }
 
 impl Queue {
@@ -32,7 +35,12 @@ impl Queue {
             }
             Ok(())
         });
-        Self { sender: Some(sender), writer: Some(writer), dropped: 0 }
+        Self { sender: Some(sender), writer: Some(writer), dropped: 0, patience: None }
+    }
+
+    /// From now on, writes wait for room, all together at most as long as this.
+    pub fn wait(&mut self, patience: Duration) {
+        self.patience = Some(Instant::now() + patience);
     }
 
     /// Writes what waits, and returns when that is done.
@@ -46,9 +54,17 @@ impl Queue {
 
 impl Write for Queue {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.sender.as_ref().map(|sender| sender.try_send(bytes.to_vec())) {
-            Some(Ok(())) => {}
-            Some(Err(TrySendError::Full(_))) => self.dropped += 1,
+        let mut sent = self.sender.as_ref().map(|sender| sender.try_send(bytes.to_vec()));
+        while let Some(Err(TrySendError::Full(line))) = sent {
+            if self.patience.is_none_or(|until| Instant::now() >= until) {
+                self.dropped += 1;
+                return Ok(bytes.len());
+            }
+            thread::sleep(Duration::from_millis(1));
+            sent = self.sender.as_ref().map(|sender| sender.try_send(line));
+        }
+        match sent {
+            Some(Ok(()) | Err(TrySendError::Full(_))) => {}
             // The thread has ended: its error tells why.
             Some(Err(TrySendError::Disconnected(_))) | None => {
                 self.close()?;

@@ -37,6 +37,8 @@ pub struct Names {
     by_address: HashMap<IpAddr, Vec<String>>,
     services: BTreeMap<(String, String), Service>,
     by_virtual_address: HashMap<IpAddr, Vec<(String, String)>>,
+    /// Addresses, ports and protocols of backends, and how many services have them.
+    served: HashMap<(IpAddr, u16, u8), u32>,
     nodes: BTreeMap<String, Node>,
     by_node_address: HashMap<IpAddr, String>,
     networks: Vec<(IpNet, String)>,
@@ -86,6 +88,9 @@ impl Names {
         for address in &service.addresses {
             self.by_virtual_address.entry(*address).or_default().push(key.clone());
         }
+        for served in served(&service) {
+            *self.served.entry(served).or_default() += 1;
+        }
         self.services.insert(key, service);
     }
 
@@ -97,6 +102,14 @@ impl Names {
                 services.retain(|other| other != key);
                 if services.is_empty() {
                     self.by_virtual_address.remove(address);
+                }
+            }
+        }
+        for served in served(&service) {
+            if let Some(count) = self.served.get_mut(&served) {
+                *count -= 1;
+                if *count == 0 {
+                    self.served.remove(&served);
                 }
             }
         }
@@ -126,11 +139,12 @@ impl Names {
         if let Some(pod) = self.pod(address, at) {
             return Owner::Pod(pod);
         }
-        if let Some(service) = self.by_virtual_address.get(&address).and_then(|keys| self.services.get(keys.first()?)) {
-            return Owner::Service(service);
-        }
+        // A node's address may be one of a service, too, for certain ports: see `service`.
         if let Some(node) = self.by_node_address.get(&address).and_then(|name| self.nodes.get(name)) {
             return Owner::Node(node);
+        }
+        if let Some(service) = self.by_virtual_address.get(&address).and_then(|keys| self.services.get(keys.first()?)) {
+            return Owner::Service(service);
         }
         Owner::External(
             self.networks.iter().find(|(network, _)| network.contains(&address)).map(|(_, label)| label.as_str()),
@@ -160,21 +174,26 @@ impl Names {
         })
     }
 
-    /// Whether clients connect to this port of a pod, by what services declare.
+    /// Whether clients connect to this port, by what services declare.
     #[must_use]
     pub fn serves(&self, address: IpAddr, port: u16, protocol: u8) -> bool {
-        self.service(address, port, protocol).is_some()
-            || self.services.values().any(|service| {
-                service.ports.iter().any(|known| known.target_port == Some(port) && known.protocol() == protocol)
-                    && service.backends.iter().any(|backend| backend.address == address)
-            })
+        self.service(address, port, protocol).is_some() || self.served.contains_key(&(address, port, protocol))
     }
 
-    /// The pods behind a service at a time.
-    pub fn backends<'a>(&'a self, service: &'a Service, at: Timestamp) -> impl Iterator<Item = &'a Pod> {
+    /// The pod of each address that was behind a service at a time. `None`: no pod is known to have it.
+    pub fn backends<'a>(&'a self, service: &'a Service, at: Timestamp) -> impl Iterator<Item = Option<&'a Pod>> {
         let existed = move |backend: &&Backend| backend.existed(at);
-        service.backends.iter().filter(existed).filter_map(move |backend| self.pod(backend.address, at))
+        service.backends.iter().filter(existed).map(move |backend| self.pod(backend.address, at))
     }
+}
+
+/// What a service's backends serve.
+fn served(service: &Service) -> impl Iterator<Item = (IpAddr, u16, u8)> {
+    service.ports.iter().flat_map(|port| {
+        let backends =
+            port.target_port.map(|target| service.backends.iter().map(move |backend| (backend.address, target)));
+        backends.into_iter().flatten().map(|(address, target)| (address, target, port.protocol()))
+    })
 }
 
 impl Port {

@@ -85,9 +85,12 @@ fn services_know_their_ports_and_backends() {
     assert!(names.service(address, 80, packet::UDP).is_none() && names.service(address, 81, packet::TCP).is_none());
     let (service, _) = names.service(address, 80, packet::TCP).expect("it has this port");
     let backends = |second: u64| names.backends(service, Timestamp::from_seconds(second)).count();
-    assert_eq!((backends(15), backends(25)), (0, 1));
+    assert_eq!((backends(5), backends(15), backends(25)), (1, 0, 1));
+    assert!(names.backends(service, Timestamp::from_seconds(25)).all(|pod| pod.is_some_and(|pod| pod.name == "web")));
+    assert!(names.backends(service, Timestamp::from_seconds(5)).all(|pod| pod.is_none()), "it had no pod then");
     assert!(names.serves("10.0.0.9".parse().expect("an address"), 8080, packet::TCP));
     let key = ("shop".to_owned(), "web".to_owned());
     names.remove_service(&key);
     assert!(names.service(address, 80, packet::TCP).is_none());
+    assert!(!names.serves("10.0.0.9".parse().expect("an address"), 8080, packet::TCP));
 }

@@ -91,6 +91,139 @@ fn only_the_handshake_of_the_client_s_view_is_needed() {
 }
 
 #[test]
+fn only_the_handshake_of_the_server_s_view_is_needed() {
+    // With handshakes from both ends, the client's end mirrors the rest of a connection to a service.
+    let mut recorder = recorder();
+    let views = [connection(CLIENT, SERVICE, (7, 9), 64), connection(CLIENT, SERVER, (7, 9), 62)];
+    for (at, step) in (0..).zip(0..views[0].len()) {
+        recorder.frame(0, at, &views[0][step]);
+        if step < 2 {
+            recorder.frame(0, at, &views[1][step]);
+        }
+    }
+    recorder.expire(2000);
+    let [record] = &recorder.records[..] else { panic!("{:?}", recorder.records) };
+    assert_eq!(record.translated.map(|(_, service)| service.port), Some(SERVICE.1));
+    assert_eq!((record.server.port, record.sent.payload, record.received.payload), (SERVER.1, 80, 1000));
+    assert_eq!((record.sent.frames, record.end), (5, End::Finished));
+    assert!(recorder.table.is_empty());
+}
+
+#[test]
+fn views_with_one_ttl_are_told_apart_by_the_order_of_their_first_frames() {
+    let mut recorder = recorder();
+    let views = [connection(CLIENT, SERVICE, (7, 9), 64), connection(CLIENT, SERVER, (7, 9), 64)];
+    for (at, step) in (0..).zip(0..views[0].len()) {
+        // The server's answers are seen at the server first.
+        let order = if step == 1 { [1, 0] } else { [0, 1] };
+        for (microsecond, view) in order.into_iter().enumerate() {
+            recorder.frame(0, at * 10 + microsecond as u64, &views[view][step]);
+        }
+    }
+    recorder.flush();
+    let [record] = &recorder.records[..] else { panic!("{:?}", recorder.records) };
+    assert_eq!((record.server.port, record.translated.map(|(_, service)| service.port)), (SERVER.1, Some(SERVICE.1)));
+}
+
+#[test]
+fn frames_that_repeat_do_not_keep_a_flow_from_its_end() {
+    let mut recorder = recorder();
+    let reset = Tcp::new((9, 1), SERVER, "RA").at(5, 6).frame();
+    let datagram = udp((9, 2), (3, 6000), b"x");
+    let mut with_id = datagram.clone();
+    with_id[19] = 7;
+    for frame in connection(CLIENT, SERVER, (7, 9), 64) {
+        recorder.frame(0, 0, &frame);
+    }
+    for step in 0..100 {
+        recorder.frame(0, step * 500, &reset);
+        recorder.frame(0, step * 500, &with_id);
+        recorder.expire(step * 500);
+    }
+    assert!(recorder.records.iter().any(|record| record.client.port == CLIENT.1));
+    assert!(recorder.records.iter().any(|record| record.client.port == 2), "{:?}", recorder.records);
+}
+
+#[test]
+fn what_is_left_of_an_old_connection_is_no_part_of_the_next_one() {
+    let mut recorder = recorder();
+    // The server sends its last segment again, long after.
+    recorder.frame(0, 0, &Tcp::new(SERVER, CLIENT, "FA").at(90_000_000, 5).frame());
+    recorder.expire(30_000);
+    let mut frames = connection(CLIENT, SERVER, (7, 9), 64);
+    // An answer to the SYN that is of the old connection (RFC 9293, 3.5.2).
+    frames.insert(1, Tcp::new(SERVER, CLIENT, "A").at(90_000_001, 77_000_000).frame());
+    for (at, frame) in (60_000..).zip(frames) {
+        recorder.frame(0, at, &frame);
+    }
+    recorder.flush();
+    let record = recorder.records.last().expect("the connection");
+    assert_eq!((record.sent.payload, record.received.payload), (80, 1000));
+    assert_eq!((record.start, record.preexisting), (Timestamp(60_000_000_000), false));
+    assert_eq!(record.totals.map(|totals| totals.missing), [0, 0]);
+}
+
+#[test]
+fn a_connection_of_which_one_direction_is_mirrored_did_not_fail() {
+    let mut recorder = recorder();
+    for (at, frame) in (0..).zip(connection(CLIENT, SERVER, (7, 9), 64)) {
+        if frame[29] == CLIENT.0 {
+            recorder.frame(0, at, &frame);
+        }
+    }
+    recorder.expire(60_000);
+    assert!(recorder.records.iter().all(|record| record.failure.is_none()), "{:?}", recorder.records);
+    assert_eq!(recorder.records.iter().map(|record| record.sent.payload).sum::<u64>(), 80);
+}
+
+#[test]
+fn an_attempt_that_is_repeated_fails_once() {
+    let mut recorder = recorder();
+    for at in [0, 1000, 3000, 7000, 15_000, 31_000, 63_000] {
+        recorder.expire(at);
+        let mut frame = Tcp::new(CLIENT, SERVER, "S").at(7, 0).frame();
+        // Each is another packet.
+        frame[19] = u8::try_from(at / 1000).expect("small");
+        recorder.frame(0, at, &frame);
+    }
+    recorder.expire(300_000);
+    assert_eq!(recorder.records.iter().filter(|record| record.failure == Some(Failure::NoAnswer)).count(), 1);
+    assert_eq!(recorder.records.iter().filter(|record| record.is_first).count(), 1);
+    assert!(recorder.table.is_empty() && recorder.opened.is_empty());
+}
+
+#[test]
+fn a_reset_that_the_peer_ignores_ends_nothing() {
+    let mut recorder = recorder();
+    let frames = connection(CLIENT, SERVER, (7, 9), 64);
+    for frame in &frames[..3] {
+        recorder.frame(0, 0, frame);
+    }
+    recorder.frame(0, 1, &Tcp::new(CLIENT, SERVER, "R").at(1000, 0).frame());
+    for frame in &frames[3..5] {
+        recorder.frame(0, 2, frame);
+    }
+    recorder.expire(2000);
+    assert_eq!((recorder.opened.len(), recorder.records.len()), (1, 0), "it goes on");
+}
+
+#[test]
+fn an_answer_to_no_question_gives_no_name() {
+    let mut recorder = recorder();
+    let name = Name::new_unchecked("updates.example");
+    let mut reply = Message::new_reply(77);
+    reply.questions.push(Question::new(name.clone(), simple_dns::TYPE::A.into(), CLASS::IN.into(), false));
+    let a = RData::A(simple_dns::rdata::A { address: u32::from_be_bytes([10, 0, 0, SERVER.0]) });
+    reply.answers.push(ResourceRecord::new(name, CLASS::IN, 30, a));
+    recorder.frame(0, 0, &udp((9, 53), (2, 5000), &reply.build_bytes_vec().expect("a reply")));
+    for frame in connection(CLIENT, SERVER, (7, 9), 64) {
+        recorder.frame(0, 1, &frame);
+    }
+    recorder.flush();
+    assert!(recorder.records.iter().all(|record| record.dns_name.is_none()));
+}
+
+#[test]
 fn a_frame_that_two_pods_mirror_counts_once() {
     let mut recorder = recorder();
     for (at, frame) in (0..).zip(connection(CLIENT, SERVER, (7, 9), 64)) {
@@ -205,11 +338,14 @@ fn later_fragments_belong_to_the_datagram_s_flow() {
         frame
     };
     let mut recorder = recorder();
-    recorder.frame(0, 0, &fragment(0, true, &whole[34..66]));
-    recorder.frame(0, 1, &fragment(32, false, &whole[66..]));
+    recorder.frame(0, 0, &fragment(0, true, &whole[34..50]));
+    // Two are equal, but for their offsets.
+    recorder.frame(0, 1, &fragment(16, true, &whole[50..66]));
+    recorder.frame(0, 1, &fragment(32, true, &whole[66..82]));
+    recorder.frame(0, 1, &fragment(48, false, &whole[82..]));
     recorder.flush();
     let [record] = &recorder.records[..] else { panic!("{:?}", recorder.records) };
-    assert_eq!((record.sent.frames, record.sent.payload), (2, 64));
+    assert_eq!((record.sent.frames, record.sent.payload), (4, 64));
     assert_eq!(recorder.table.counters().orphaned_fragments, 0);
 }
 
