@@ -41,6 +41,7 @@ e2e: export RUST_TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
 e2e soak upgrade bench: export PROFILE = release
 
 e2e: prerequisites image install ## end-to-end tests in the lab, which stays up
+	cargo build -p podtap-collector --locked
 	cargo test -p podtap-tests --test e2e --locked -- --skip residue::
 	cargo test -p podtap-tests --test e2e --locked -- --ignored residue::
 

@@ -1,67 +1,20 @@
 //! Frames as they come.
 
-use std::{
-    fs,
-    io::Read as _,
-    net::UdpSocket,
-    process::{Child, Command, Stdio},
-};
+use std::{fs, net::UdpSocket};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use podtap_tests::{net::Network, pcap, wait::PATIENCE};
+use podtap_tests::{collector::Collector, net::Network, pcap, wait::PATIENCE};
 
 use crate::{
     network::{Path, Recording, SERVER_PORT, SERVICE, SERVICE_PORT, servers},
     peers::{directions, of_file},
-    read::binary,
 };
-
-/// A collector that captures in a namespace.
-struct Collector(Child);
-
-impl Collector {
-    fn start(network: &Network, arguments: &[&str]) -> Self {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", network.path().display())).arg(binary()).args(arguments);
-        let child = command.args(["--print", "flows"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut collector = Self(child.expect("it runs"));
-        let errors = collector.0.stderr.as_mut().expect("it is piped");
-        let (mut text, mut byte) = (String::new(), [0]);
-        while !text.ends_with("capturing\n") {
-            assert_eq!(errors.read(&mut byte).expect("it can be read"), 1, "it ended: {text}");
-            text.push(byte[0].into());
-        }
-        collector
-    }
-
-    /// Ends it. Returns the flows, and what it says of them.
-    fn end(mut self) -> (String, String) {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a PID"));
-        kill(pid, Signal::SIGTERM).expect("it runs");
-        let (mut flows, mut errors) = (String::new(), String::new());
-        self.0.stdout.take().expect("it is piped").read_to_string(&mut flows).expect("text");
-        self.0.stderr.take().expect("it is piped").read_to_string(&mut errors).expect("text");
-        assert!(self.0.wait().expect("it ends").success(), "{errors}");
-        (flows, errors)
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn an_interface_s_flows_are_those_of_a_file_that_tcpdump_wrote() {
     let path = Path::new();
     path.serve();
     let recording = Recording::start(&path.client, "live", 0);
-    let collector = Collector::start(&path.client, &["--interface", "eth0"]);
+    let collector = Collector::start(path.client.path(), &["--interface", "eth0"]);
     for (number, size) in [0, 1000, 50_000, 1_000_000].into_iter().cycle().take(40).enumerate() {
         let to = if number % 2 == 0 { (SERVICE, SERVICE_PORT) } else { (servers()[number % 3], SERVER_PORT) };
         path.request(to, size);
@@ -84,12 +37,10 @@ fn an_interface_s_flows_are_those_of_a_file_that_tcpdump_wrote() {
 fn a_capture_ends_with_its_interface() {
     let network = Network::new();
     network.ip("link add mirror0 type veth peer name peer0\nlink set mirror0 up\nlink set peer0 up\n");
-    let mut collector = Collector::start(&network, &["--interface", "mirror0"]);
+    let mut collector = Collector::start(network.path(), &["--interface", "mirror0"]);
     network.ip("link del mirror0\n");
-    let mut errors = String::new();
-    collector.0.stderr.take().expect("it is piped").read_to_string(&mut errors).expect("text");
-    assert!(errors.contains("mirror0 went down, or was removed"), "{errors}");
-    assert!(!collector.0.wait().expect("it ends").success());
+    let (status, errors) = collector.wait();
+    assert!(!status.success() && errors.contains("mirror0 went down, or was removed"), "{errors}");
 }
 
 #[test]
@@ -102,7 +53,7 @@ fn an_external_destination_of_a_tap_needs_no_capability() {
     }
     let file = recording.end(&path);
     let network = Network::new();
-    let collector = Collector::start(&network, &["--vxlan-port", "4789"]);
+    let collector = Collector::start(network.path(), &["--vxlan-port", "4789"]);
     let socket = network.within(|| UdpSocket::bind("127.0.0.1:0")).expect("a socket");
     for frame in pcap::frames(&fs::read(&file).expect("it was written")) {
         let datagram = [&[8, 0, 0, 0, 0, 19, 137, 0][..], &frame.bytes].concat();

@@ -1,20 +1,13 @@
 //! Runs the collector on files.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
+use podtap_tests::collector::binary;
 use serde_json::Value;
-
-/// The binary that was built with the tests.
-pub fn binary() -> PathBuf {
-    let test = env::current_exe().expect("a process knows its executable");
-    let path = test.ancestors().nth(2).expect("tests are in target/debug/deps").join("podtap-collector");
-    assert!(path.exists(), "{} does not exist: `make dataplane` builds it", path.display());
-    path
-}
 
 /// What it prints.
 pub fn print(file: &Path, names: Option<&Value>, what: &str) -> String {

@@ -3,6 +3,7 @@
 #![allow(clippy::similar_names, reason = "receiver and received are the terms of the field")]
 
 mod beginnings;
+mod calls;
 mod changes;
 mod churn;
 mod controller;

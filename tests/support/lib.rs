@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod checksum;
 pub mod cluster;
+pub mod collector;
 pub mod cores;
 pub mod namespace;
 pub mod net;

@@ -1,0 +1,116 @@
+//! Runs `podtap-collector`.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+/// The binary that was built with the tests.
+///
+/// # Panics
+/// If it was not built.
+pub fn binary() -> PathBuf {
+    let test = env::current_exe().expect("a process knows its executable");
+    let path = test.ancestors().nth(2).expect("tests are in target/debug/deps").join("podtap-collector");
+    assert!(path.exists(), "{} does not exist: `cargo build -p podtap-collector` builds it", path.display());
+    path
+}
+
+/// A collector that captures in a network namespace, and prints flows. Killed when dropped.
+pub struct Collector {
+    child: Child,
+    flows: Arc<Mutex<String>>,
+    readers: Option<[JoinHandle<String>; 2]>,
+}
+
+impl Collector {
+    /// Starts it with these arguments, and returns when it captures.
+    ///
+    /// # Panics
+    /// If it ends instead.
+    #[track_caller]
+    pub fn start(network: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", network.display())).arg(binary()).args(arguments);
+        let child = command.args(["--print", "flows"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("it runs");
+        let mut errors = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut text = String::new();
+        while !text.ends_with("capturing\n") {
+            assert!(errors.read_line(&mut text).expect("it can be read") > 0, "it ended: {text}");
+        }
+        let flows = Arc::<Mutex<String>>::default();
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let lines = thread::spawn({
+            let flows = Arc::clone(&flows);
+            move || {
+                for line in output.lines().map_while(Result::ok) {
+                    let mut flows = flows.lock().unwrap_or_else(PoisonError::into_inner);
+                    flows.push_str(&line);
+                    flows.push('\n');
+                }
+                String::new()
+            }
+        });
+        let rest = thread::spawn(move || {
+            let mut text = String::new();
+            let _ = errors.read_to_string(&mut text);
+            text
+        });
+        Self { child, flows, readers: Some([lines, rest]) }
+    }
+
+    /// The flows that it has printed so far, as lines.
+    pub fn lines(&self) -> String {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The flows that it has printed so far.
+    ///
+    /// # Panics
+    /// If a line is no object.
+    pub fn flows(&self) -> Vec<Value> {
+        self.lines().lines().map(|line| serde_json::from_str(line).expect("each line is an object")).collect()
+    }
+
+    /// Ends it, as a service manager does. Returns its flows as lines, and what it says of them.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn end(mut self) -> (String, String) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a PID"));
+        kill(pid, Signal::SIGTERM).expect("it runs");
+        let (status, errors) = self.wait();
+        assert!(status.success(), "{errors}");
+        (self.lines(), errors)
+    }
+
+    /// Waits until it ends by itself. Returns what it says of that.
+    ///
+    /// # Panics
+    /// If it cannot be waited for.
+    pub fn wait(&mut self) -> (ExitStatus, String) {
+        let [lines, rest] = self.readers.take().expect("it is waited for once");
+        let errors = rest.join().expect("it does not panic");
+        lines.join().expect("it does not panic");
+        (self.child.wait().expect("it ends"), errors)
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
