@@ -1,6 +1,6 @@
 //! `podtap-collector`: flows and who calls whom, from mirrored frames.
 //!
-//! [`read`] gets frames from files and [`capture`] from the network, [`analysis`] counts them by [`podtap_flow`] and names their ends, [`output`] writes what people and
+//! [`read`] gets frames from files and [`mod@capture`] from the network, [`analysis`] counts them by [`podtap_flow`] and names their ends, [`output`] writes what people and
 //! programs read.
 #![deny(unsafe_code)]
 
