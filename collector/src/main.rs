@@ -176,3 +176,18 @@ fn objects(path: &Path) -> Result<Objects> {
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_in_the_documentation_are_read() {
+        let page = include_str!("../../docs/collector.md");
+        let example = page.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());
+        let objects: Objects = serde_json::from_str(example.expect("an example")).expect("names");
+        assert_eq!((objects.pods.len(), objects.services.len(), objects.networks.len()), (1, 1, 1));
+        let unknown = r#"{"pods": [], "service": []}"#;
+        assert!(serde_json::from_str::<Objects>(unknown).is_err(), "what is not read is refused");
+    }
+}

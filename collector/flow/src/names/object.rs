@@ -1,6 +1,6 @@
 //! The objects of a cluster, as far as names need them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -41,9 +41,6 @@ pub struct Pod {
     pub host_network: bool,
     /// What it belongs to.
     pub workload: Workload,
-    /// Those of its labels that are shown.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
     /// When the kubelet started it. Before, another pod may have had its address.
     #[serde(default)]
     pub started: Timestamp,
@@ -102,9 +99,6 @@ pub struct Port {
     /// Of the backends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<u16>,
-    /// The port of all nodes, if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node_port: Option<u16>,
 }
 
 /// An address behind a service.

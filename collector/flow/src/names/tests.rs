@@ -9,7 +9,6 @@ fn pod(uid: &str, address: &str, started: u64, ended: Option<u64>) -> Pod {
         node: None,
         host_network: false,
         workload: Workload { kind: "Deployment".into(), name: uid.into() },
-        labels: BTreeMap::new(),
         started: Timestamp::from_seconds(started),
         ended: ended.map(Timestamp::from_seconds),
     }
@@ -74,7 +73,7 @@ fn services_know_their_ports_and_backends() {
         from: Timestamp::from_seconds(from),
         until: until.map(Timestamp::from_seconds),
     };
-    let port = Port { name: None, port: 80, protocol: None, target_port: Some(8080), node_port: None };
+    let port = Port { name: None, port: 80, protocol: None, target_port: Some(8080) };
     names.set_service(Service {
         namespace: "shop".into(),
         name: "web".into(),
