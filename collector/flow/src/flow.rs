@@ -1,15 +1,15 @@
 //! A flow while it is in the table.
 
-use std::{
-    num::{NonZeroU32, NonZeroU64},
-    time::Duration,
-};
+mod lookups;
 
+use std::{num::NonZeroU64, time::Duration};
+
+use self::lookups::Dns;
 use crate::{
+    direction::Direction,
     hello::Beginning,
     packet::{Flags, Packet, Segment, TCP, Transport},
-    record::{Answer, Counts, End, Endpoint, Failure, Opener, Query, Record, Source, StreamTotals},
-    stream::Stream,
+    record::{End, Endpoint, Failure, Opener, Record, Source},
     time::Timestamp,
 };
 
@@ -31,33 +31,6 @@ impl Key {
         let ends = if side == 0 { [from, to] } else { [to, from] };
         (Self { ends, protocol, source }, side)
     }
-}
-
-/// The last frames of a direction that are remembered.
-const REMEMBERED: usize = 4;
-
-/// One direction.
-#[derive(Debug, Default)]
-struct Direction {
-    /// Since the last record, as in [`Counts`].
-    frames: u64,
-    octets: u64,
-    /// Not of TCP: see `stream`.
-    payload: u64,
-    stream: Stream,
-    /// Bytes of it in earlier records.
-    reported: u64,
-    /// The latest acknowledgment, relative to the first one.
-    acknowledged: Option<u32>,
-    /// A hash of the MAC addresses of the frames that are counted: a frame that two tapped pods mirror comes with other ones.
-    view: Option<NonZeroU32>,
-    /// Of the last frames.
-    fingerprints: [u32; REMEMBERED],
-    ttl: u8,
-    /// TCP flags since the last record, and of earlier ones.
-    flags: u8,
-    earlier_flags: u8,
-    has_frames: bool,
 }
 
 /// A TCP connection whose addresses are translated on the way: both its views are one flow.
@@ -98,19 +71,6 @@ pub(crate) struct Flow {
     joined: Option<Box<Joined>>,
     pub beginning: Beginning,
     dns: Option<Box<Dns>>,
-}
-
-/// Most questions of a flow whose answers are believed.
-const QUESTIONS: usize = 8;
-
-/// What DNS says of a flow.
-#[derive(Debug, Default)]
-struct Dns {
-    /// The name that the sender of the first frame looked up to get the other end's address.
-    name: Option<Box<str>>,
-    query: Option<Box<Query>>,
-    /// IDs and names of the last questions.
-    questions: Vec<(u16, Box<str>)>,
 }
 
 /// What a packet did to its flow.
@@ -338,36 +298,6 @@ impl Flow {
         self.client().0 == side
     }
 
-    /// The name that the client looked up to get the server's address.
-    pub fn dns_name(&self) -> Option<Box<str>> {
-        self.dns.as_ref().filter(|_| self.is_client(self.first_side))?.name.clone()
-    }
-
-    /// Remembers a question to a DNS server.
-    pub fn ask(&mut self, id: u16, name: &str, at: Timestamp) {
-        let dns = self.dns.get_or_insert_default();
-        if dns.query.is_none() {
-            dns.query = Some(Box::new(Query { id, name: name.into(), asked: at, answer: None }));
-        }
-        if dns.questions.len() == QUESTIONS {
-            dns.questions.remove(0);
-        }
-        dns.questions.push((id, name.into()));
-    }
-
-    /// Whether an answer is to a question of this flow; anybody can send one.
-    pub fn answer(&mut self, id: u16, name: &str, code: u8, at: Timestamp) -> bool {
-        let Some(dns) = &mut self.dns else { return false };
-        let Some(question) = dns.questions.iter().position(|(asked, of)| (*asked, &**of) == (id, name)) else {
-            return false;
-        };
-        dns.questions.remove(question);
-        if let Some(query) = dns.query.as_deref_mut().filter(|query| query.id == id && query.answer.is_none()) {
-            query.answer = Some(Answer { code, after: at.since(query.asked) });
-        }
-        true
-    }
-
     /// Whether it is too early to say who called whom: a SYN that is not answered.
     pub fn is_opening(&self) -> bool {
         !self.answered && self.end.is_none() && self.opener.is_some_and(|(_, how)| how == Opener::Syn)
@@ -384,12 +314,6 @@ impl Flow {
     pub fn fail(&mut self, failure: Failure) {
         if self.is_one_way() && !self.answered {
             self.failure.get_or_insert(failure);
-        }
-    }
-
-    pub fn set_dns_name(&mut self, name: Option<Box<str>>) {
-        if let Some(name) = name {
-            self.dns.get_or_insert_default().name.get_or_insert(name);
         }
     }
 
@@ -462,83 +386,6 @@ impl Flow {
             connection: self.initials().map(|(client, server)| u64::from(client) << 32 | u64::from(server)),
         }
     }
-}
-
-impl Direction {
-    /// Counts since the last record.
-    fn news(&self) -> Counts {
-        let payload = self.payload + self.stream.bytes().saturating_sub(self.reported);
-        Counts { frames: self.frames, octets: self.octets, payload, flags: self.flags }
-    }
-
-    fn totals(&self) -> StreamTotals {
-        StreamTotals { missing: self.stream.missing(), retransmitted: self.stream.retransmitted }
-    }
-
-    /// Whether the frame is another view of one that was counted.
-    fn is_duplicate(&mut self, packet: &Packet<'_>) -> bool {
-        let view = hash_words(&[
-            word(&packet.source_mac[..4]),
-            word(&packet.source_mac[4..]),
-            word(&packet.destination_mac[..4]),
-            word(&packet.destination_mac[4..]),
-        ]);
-        let fingerprint = fingerprint(packet).get();
-        let repeated = self.fingerprints.contains(&fingerprint);
-        self.fingerprints.rotate_right(1);
-        self.fingerprints[0] = fingerprint;
-        let counted = *self.view.get_or_insert(view);
-        let is_news = match &packet.transport {
-            Transport::Tcp(segment) => self.is_news(segment),
-            _ => !repeated,
-        };
-        if counted != view {
-            // The view that is ahead is the one that is counted.
-            if is_news {
-                self.view = Some(view);
-            }
-            return !is_news;
-        }
-        // Two pods of one bridge have the same addresses in their frames. Without an ID, a datagram may be sent twice; TCP has time stamps.
-        let identifiable = packet.id != 0 || matches!(packet.transport, Transport::Tcp(_));
-        repeated && identifiable
-    }
-
-    /// Whether a segment has payload, an acknowledgment or a flag that was not seen yet.
-    fn is_news(&mut self, segment: &Segment<'_>) -> bool {
-        let acknowledged =
-            self.acknowledged.is_none_or(|last| segment.acknowledgment.wrapping_sub(last).cast_signed() > 0);
-        if segment.flags.has(Flags::ACK) && acknowledged {
-            self.acknowledged = Some(segment.acknowledgment);
-        }
-        let flags = segment.flags.0 & (Flags::SYN | Flags::FIN | Flags::RST);
-        segment.flags.has(Flags::ACK) && acknowledged
-            || flags & !(self.flags | self.earlier_flags) != 0
-            || self.stream.is_ahead(segment)
-    }
-}
-
-/// Of what is the same in all views of a packet: addresses, ports and the checksum may be translated.
-fn fingerprint(packet: &Packet<'_>) -> NonZeroU32 {
-    let (a, b) = match &packet.transport {
-        Transport::Tcp(segment) => {
-            (segment.sequence ^ segment.acknowledgment.rotate_left(16), u32::from(segment.checksum))
-        }
-        Transport::Udp(datagram) => (datagram.length, u32::from(datagram.checksum)),
-        Transport::Icmp(icmp) => (u32::from(icmp.kind) << 8 | u32::from(icmp.code), 0),
-        Transport::Sctp(..) | Transport::Other => (packet.fragment_offset.into(), 0),
-    };
-    hash_words(&[packet.id, a, b, u32::try_from(packet.octets).unwrap_or(u32::MAX)])
-}
-
-fn word(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte))
-}
-
-/// FNV-1a, by words. Zero is what an unused place has.
-fn hash_words(words: &[u32]) -> NonZeroU32 {
-    let hash = words.iter().fold(0x811c_9dc5_u32, |hash, word| (hash ^ word).wrapping_mul(0x0100_0193).rotate_left(7));
-    NonZeroU32::new(hash).unwrap_or(NonZeroU32::MIN)
 }
 
 #[cfg(test)]

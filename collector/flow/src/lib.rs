@@ -3,11 +3,13 @@
 //! Pure: no I/O, and no clock but the time of the frames.
 
 mod arena;
+mod direction;
 pub mod dns;
 #[cfg(test)]
 mod fixtures;
 mod flow;
 mod hello;
+mod limits;
 pub mod map;
 pub mod named;
 pub mod names;
@@ -19,6 +21,7 @@ mod table;
 mod time;
 pub mod tls;
 
+pub use limits::Limits;
 pub use record::{Answer, Counts, End, Endpoint, Event, Failure, Opener, Query, Record, Source, StreamTotals};
-pub use table::{Counters, Limits, Table};
+pub use table::{Counters, Table};
 pub use time::Timestamp;

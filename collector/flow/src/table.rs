@@ -1,5 +1,8 @@
 //! The flow table.
 
+mod join;
+mod lookups;
+
 use std::{
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
@@ -8,51 +11,17 @@ use std::{
 
 use hashbrown::HashTable;
 
+use self::{join::Handshake, lookups::Name};
 use crate::{
+    Limits,
     arena::{Arena, Index},
     dns,
     flow::{Effect, Flow, Key, Side},
-    packet::{Datagram, Fragment, Packet, Transport, parse_quoted},
+    packet::{Fragment, Packet, Transport, parse_quoted},
     recent::Recent,
     record::{End, Endpoint, Event, Failure, Source},
     time::Timestamp,
 };
-
-/// Bounds of the table, and its times.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Flows at once. Beyond it, those that are idle for longest are reported and forgotten.
-    pub flows: usize,
-    /// Bytes of the beginnings of streams, until they tell a server's name.
-    pub beginnings: usize,
-    /// Answers of DNS servers: client and address.
-    pub names: usize,
-    /// Handshakes whose other view may still come.
-    pub handshakes: usize,
-    /// Fragmented datagrams whose ports are known.
-    pub fragments: usize,
-    /// A flow that goes on is reported this often,
-    pub active: Duration,
-    /// and after so long without a frame.
-    pub idle: Duration,
-    /// TCP connections without frames are remembered this long.
-    pub open: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            flows: 200_000,
-            beginnings: 16 << 20,
-            names: 65_536,
-            handshakes: 65_536,
-            fragments: 4096,
-            active: Duration::from_secs(60),
-            idle: Duration::from_secs(15),
-            open: Duration::from_secs(2 * 60 * 60),
-        }
-    }
-}
 
 /// A flow that goes on is announced after this time: until then, another view of it may have come.
 const ANNOUNCED_AFTER: Duration = Duration::from_secs(1);
@@ -60,13 +29,8 @@ const ANNOUNCED_AFTER: Duration = Duration::from_secs(1);
 const TRIED: Duration = Duration::from_secs(130);
 /// Frames of a connection may come after its end.
 const LATE: Duration = Duration::from_secs(1);
-/// The views of a handshake come within this time.
-const SAME_HANDSHAKE: Duration = Duration::from_secs(10);
 /// The fragments of a datagram come within this time.
 const SAME_DATAGRAM: Duration = Duration::from_secs(30);
-/// Clients use an address for longer than its record's time to live.
-const GRACE: Duration = Duration::from_secs(300);
-
 /// Flows by their state. Each queue begins with the one that is in it for longest.
 mod queue {
     /// Not announced.
@@ -131,19 +95,6 @@ impl Entry {
 
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-#[derive(Debug)]
-struct Name {
-    name: Box<str>,
-    expires: Timestamp,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Handshake {
-    flow: Index,
-    serial: u32,
-    at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -403,31 +354,6 @@ impl Table {
         }
     }
 
-    /// The name that a client looked up to get an address.
-    fn name(&mut self, client: IpAddr, server: IpAddr, at: Timestamp) -> Option<Box<str>> {
-        self.names.get(&(client, server)).filter(|name| at <= name.expires).map(|name| name.name.clone())
-    }
-
-    fn read_dns(&mut self, index: Index, at: Timestamp, packet: &Packet<'_>, datagram: &Datagram<'_>) {
-        let Some(message) = dns::parse(datagram.payload) else { return };
-        let Some(flow) = self.flows.get_mut(index) else { return };
-        if !message.is_response {
-            if datagram.destination_port == dns::PORT {
-                flow.ask(message.id, &message.name, at);
-            }
-            return;
-        }
-        let is_answer = datagram.source_port == dns::PORT && flow.answer(message.id, &message.name, message.code, at);
-        if !is_answer {
-            return;
-        }
-        for (address, ttl) in message.addresses {
-            let expires = at.plus(Duration::from_secs(ttl.into()) + GRACE);
-            let name = Name { name: message.name.as_str().into(), expires };
-            self.names.insert((packet.destination, address), name);
-        }
-    }
-
     /// An ICMP error is about a packet that it quotes.
     fn read_error(&mut self, source: Source, quoted: &[u8]) {
         let Some((protocol, from, to)) = parse_quoted(quoted) else { return };
@@ -435,37 +361,6 @@ impl Table {
         if let Some(flow) = self.find(&key).and_then(|index| self.flows.get_mut(index)) {
             flow.fail(Failure::Unreachable);
         }
-    }
-
-    /// Joins a connection with another view of it, before or after its addresses were translated: both have its initial sequence numbers.
-    fn join(&mut self, index: Index, at: Timestamp) {
-        let Some(flow) = self.flows.get(index) else { return };
-        let Some(initials) = flow.initials() else { return };
-        let here = Handshake { flow: index, serial: flow.serial, at };
-        let known = self.handshakes.get(&initials).copied();
-        let other = known.and_then(|known| {
-            let other = self.flows.get(known.flow).filter(|other| other.serial == known.serial)?;
-            let is_same = at.since(known.at) <= SAME_HANDSHAKE && !other.is_joined() && !flow.is_joined();
-            // The same tuple met at two sources: nothing was translated.
-            (is_same && other.ends() != flow.ends()).then_some((known.flow, other))
-        });
-        let Some((other_index, other)) = other else {
-            self.handshakes.insert(initials, here);
-            return;
-        };
-        // Routers lower the TTL on the way. Without any, the client's view comes first.
-        let order = flow.client_ttl().cmp(&other.client_ttl()).then(other.start.cmp(&flow.start));
-        let is_before = order.is_gt();
-        // The one that was met first has seen as much as this one, or more.
-        let Some(flow) = self.flows.remove(index) else { return };
-        self.beginnings -= flow.beginning.kept();
-        self.remove_key(&flow.key, index);
-        if let Some(other) = self.flows.get_mut(other_index) {
-            other.join(&flow, is_before);
-        }
-        self.insert_key(&flow.key, other_index);
-        self.counters.joined += 1;
-        self.counters.duplicates += flow.frames();
     }
 }
 

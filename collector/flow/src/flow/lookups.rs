@@ -1,0 +1,58 @@
+//! What DNS says of a flow.
+
+use super::Flow;
+use crate::{
+    record::{Answer, Query},
+    time::Timestamp,
+};
+
+/// Most questions of a flow whose answers are believed.
+const QUESTIONS: usize = 8;
+
+/// What DNS says of a flow.
+#[derive(Debug, Default)]
+pub(super) struct Dns {
+    /// The name that the sender of the first frame looked up to get the other end's address.
+    name: Option<Box<str>>,
+    pub(super) query: Option<Box<Query>>,
+    /// IDs and names of the last questions.
+    questions: Vec<(u16, Box<str>)>,
+}
+
+impl Flow {
+    /// The name that the client looked up to get the server's address.
+    pub fn dns_name(&self) -> Option<Box<str>> {
+        self.dns.as_ref().filter(|_| self.is_client(self.first_side))?.name.clone()
+    }
+
+    /// Remembers a question to a DNS server.
+    pub fn ask(&mut self, id: u16, name: &str, at: Timestamp) {
+        let dns = self.dns.get_or_insert_default();
+        if dns.query.is_none() {
+            dns.query = Some(Box::new(Query { id, name: name.into(), asked: at, answer: None }));
+        }
+        if dns.questions.len() == QUESTIONS {
+            dns.questions.remove(0);
+        }
+        dns.questions.push((id, name.into()));
+    }
+
+    /// Whether an answer is to a question of this flow; anybody can send one.
+    pub fn answer(&mut self, id: u16, name: &str, code: u8, at: Timestamp) -> bool {
+        let Some(dns) = &mut self.dns else { return false };
+        let Some(question) = dns.questions.iter().position(|(asked, of)| (*asked, &**of) == (id, name)) else {
+            return false;
+        };
+        dns.questions.remove(question);
+        if let Some(query) = dns.query.as_deref_mut().filter(|query| query.id == id && query.answer.is_none()) {
+            query.answer = Some(Answer { code, after: at.since(query.asked) });
+        }
+        true
+    }
+
+    pub fn set_dns_name(&mut self, name: Option<Box<str>>) {
+        if let Some(name) = name {
+            self.dns.get_or_insert_default().name.get_or_insert(name);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Bounds of the flow table.
+
+use std::time::Duration;
+
+/// Bounds of the table, and its times.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Flows at once. Beyond it, those that are idle for longest are reported and forgotten.
+    pub flows: usize,
+    /// Bytes of the beginnings of streams, until they tell a server's name.
+    pub beginnings: usize,
+    /// Answers of DNS servers: client and address.
+    pub names: usize,
+    /// Handshakes whose other view may still come.
+    pub handshakes: usize,
+    /// Fragmented datagrams whose ports are known.
+    pub fragments: usize,
+    /// A flow that goes on is reported this often,
+    pub active: Duration,
+    /// and after so long without a frame.
+    pub idle: Duration,
+    /// TCP connections without frames are remembered this long.
+    pub open: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows: 200_000,
+            beginnings: 16 << 20,
+            names: 65_536,
+            handshakes: 65_536,
+            fragments: 4096,
+            active: Duration::from_secs(60),
+            idle: Duration::from_secs(15),
+            open: Duration::from_secs(2 * 60 * 60),
+        }
+    }
+}
