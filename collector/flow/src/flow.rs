@@ -73,13 +73,22 @@ pub(crate) struct Flow {
     dns: Option<Box<Dns>>,
 }
 
+/// What the views of a connection have in common, before and after its addresses are translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum HandshakeKey {
+    /// The client, whose address is rarely translated, and its initial sequence number.
+    Syn(Endpoint, u32),
+    /// The initial sequence numbers of client and server.
+    Complete(u32, u32),
+}
+
 /// What a packet did to its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Another view of a frame that was counted.
     Duplicate,
     Counted,
-    /// Both initial sequence numbers are known now.
+    /// An initial sequence number that was not known is known now.
     HandshakeSeen,
     /// The flow is at its end now.
     Ended,
@@ -178,7 +187,7 @@ impl Flow {
 
     /// Counts a packet that `side` sent.
     pub fn count(&mut self, packet: &Packet<'_>, side: Side, at: Timestamp) -> Effect {
-        let (was_known, had_ended) = (self.initials().is_some(), self.end.is_some());
+        let (known, had_ended) = (self.handshake_key(), self.end.is_some());
         if self.of_mut(side).is_duplicate(packet) {
             return Effect::Duplicate;
         }
@@ -204,7 +213,7 @@ impl Flow {
         match (had_ended, self.end.is_some()) {
             (false, true) => Effect::Ended,
             (true, true) => Effect::Late,
-            _ if !was_known && self.initials().is_some() => Effect::HandshakeSeen,
+            _ if known != self.handshake_key() => Effect::HandshakeSeen,
             _ => Effect::Counted,
         }
     }
@@ -265,6 +274,16 @@ impl Flow {
     pub fn initials(&self) -> Option<(u32, u32)> {
         let (client, _) = self.opener?;
         Some((self.of(client).stream.initial?, self.of(1 - client).stream.initial?))
+    }
+
+    /// What both views of a connection have in common, as far as it is known now.
+    pub fn handshake_key(&self) -> Option<HandshakeKey> {
+        let (client, how) = self.opener?;
+        match self.initials() {
+            Some((client, server)) => Some(HandshakeKey::Complete(client, server)),
+            None if how == Opener::Syn => Some(HandshakeKey::Syn(self.end_of(client), self.of(client).stream.initial?)),
+            None => None,
+        }
     }
 
     /// The higher of the TTLs of the client's frames: routers lower it, so the view before translation has the higher one.

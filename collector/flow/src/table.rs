@@ -16,7 +16,7 @@ use crate::{
     Limits,
     arena::{Arena, Index},
     dns,
-    flow::{Effect, Flow, Key, Side},
+    flow::{Effect, Flow, HandshakeKey, Key, Side},
     packet::{Fragment, Packet, Transport, parse_quoted},
     recent::Recent,
     record::{End, Endpoint, Event, Failure, Source},
@@ -70,7 +70,7 @@ pub struct Table {
     flows: Arena<Flow, { queue::COUNT }>,
     index: HashTable<Entry>,
     hasher: RandomState,
-    handshakes: Recent<(u32, u32), Handshake>,
+    handshakes: Recent<HandshakeKey, Handshake>,
     fragments: Recent<DatagramKey, (u16, u16, Timestamp)>,
     names: Recent<(IpAddr, IpAddr), Name>,
     /// Bytes of the beginnings of streams.

@@ -17,20 +17,21 @@ pub(super) struct Handshake {
 }
 
 impl Table {
-    /// Joins a connection with another view of it, before or after its addresses were translated: both have its initial sequence numbers.
+    /// Joins a connection with another view of it, before or after its addresses were translated: both have the client's initial
+    /// sequence number, and the server's, if it answers.
     pub(super) fn join(&mut self, index: Index, at: Timestamp) {
-        let Some(flow) = self.flows.get(index) else { return };
-        let Some(initials) = flow.initials() else { return };
+        let Some(flow) = self.flows.get(index).filter(|flow| !flow.is_joined()) else { return };
+        let Some(key) = flow.handshake_key() else { return };
         let here = Handshake { flow: index, serial: flow.serial, at };
-        let known = self.handshakes.get(&initials).copied();
+        let known = self.handshakes.get(&key).copied();
         let other = known.and_then(|known| {
             let other = self.flows.get(known.flow).filter(|other| other.serial == known.serial)?;
-            let is_same = at.since(known.at) <= SAME_HANDSHAKE && !other.is_joined() && !flow.is_joined();
+            let is_same = at.since(known.at) <= SAME_HANDSHAKE && !other.is_joined();
             // The same tuple met at two sources: nothing was translated.
             (is_same && other.ends() != flow.ends()).then_some((known.flow, other))
         });
         let Some((other_index, other)) = other else {
-            self.handshakes.insert(initials, here);
+            self.handshakes.insert(key, here);
             return;
         };
         // Routers lower the TTL on the way. Without any, the client's view comes first.

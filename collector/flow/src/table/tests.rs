@@ -110,6 +110,23 @@ fn only_the_handshake_of_the_server_s_view_is_needed() {
 }
 
 #[test]
+fn both_views_of_an_attempt_that_fails_are_one() {
+    let mut recorder = recorder();
+    let views = [(SERVICE, 64), (SERVER, 62)];
+    for (server, ttl) in views {
+        recorder.frame(0, 0, &Tcp::new(CLIENT, server, "S").at(7, 0).ttl(ttl).frame());
+    }
+    for (server, ttl) in views.into_iter().rev() {
+        recorder.frame(0, 1, &Tcp::new(server, CLIENT, "RA").at(0, 8).ttl(ttl).frame());
+    }
+    recorder.expire(2000);
+    let [record] = &recorder.records[..] else { panic!("{:?}", recorder.records) };
+    assert_eq!((record.server.port, record.failure), (SERVER.1, Some(Failure::Refused)));
+    assert_eq!(record.translated.map(|(_, service)| service.port), Some(SERVICE.1));
+    assert_eq!((record.sent.frames, record.received.frames), (1, 1));
+}
+
+#[test]
 fn views_with_one_ttl_are_told_apart_by_the_order_of_their_first_frames() {
     let mut recorder = recorder();
     let views = [connection(CLIENT, SERVICE, (7, 9), 64), connection(CLIENT, SERVER, (7, 9), 64)];
