@@ -1,7 +1,7 @@
 //! `podtap-collector`: flows and who calls whom, from mirrored frames.
 //!
-//! [`read`] gets frames from files and [`mod@capture`] from the network, [`analysis`] counts them by [`podtap_flow`] and names their ends, [`output`] writes what people and
-//! programs read.
+//! [`read`] gets frames from files and [`mod@capture`] from the network, [`analysis`] counts them by [`podtap_flow`] and names their
+//! ends, [`output`] writes what people and programs read.
 #![deny(unsafe_code)]
 
 mod analysis;
@@ -139,7 +139,7 @@ fn read_files(arguments: &Arguments, names: Names) -> Result<Map> {
 /// How long a slow reader may take for the flows that are open at the end.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
-/// Capturing waits for nobody who takes its flows.
+/// Capturing never waits for a slow reader of its flows.
 fn capture(arguments: &Arguments, names: Names) -> Result<Map> {
     let signals = capture::signals()?;
     let interfaces = arguments.input.interface.iter().map(|name| capture::Input::interface(name));

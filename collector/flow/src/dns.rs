@@ -5,6 +5,8 @@
 
 use std::net::IpAddr;
 
+use crate::reader::Reader;
+
 /// Port of DNS.
 pub const PORT: u16 = 53;
 
@@ -58,24 +60,12 @@ pub fn parse(payload: &[u8]) -> Option<Message> {
     Some(Message { id, is_response: flags & 0x8000 != 0, code, name, addresses })
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn word(&mut self) -> Option<u16> {
-        self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
-    }
-
+impl Reader<'_> {
     /// A name that is not compressed: the first one of a message cannot be.
     fn name(&mut self) -> Option<String> {
         let mut name = String::new();
         loop {
-            let length = self.take(1)?[0];
+            let length = self.byte()?;
             if length == 0 {
                 return Some(name);
             }
@@ -95,7 +85,7 @@ impl<'a> Reader<'a> {
     /// Skips a name, which may end in a pointer.
     fn skip_name(&mut self) -> Option<()> {
         loop {
-            let length = self.take(1)?[0];
+            let length = self.byte()?;
             match length {
                 0 => return Some(()),
                 1..=63 => drop(self.take(length.into())?),
@@ -109,8 +99,7 @@ impl<'a> Reader<'a> {
         self.skip_name()?;
         let (kind, class) = (self.word()?, self.word()?);
         let ttl = u32::from(self.word()?) << 16 | u32::from(self.word()?);
-        let length = self.word()?;
-        let data = self.take(length.into())?;
+        let data = self.vector16()?;
         let address = match (class, kind) {
             (INTERNET, A) => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
             (INTERNET, AAAA) => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),

@@ -8,30 +8,11 @@ use self::lookups::Dns;
 use crate::{
     direction::Direction,
     hello::Beginning,
+    key::{Key, Side},
     packet::{Flags, Packet, Segment, TCP, Transport},
-    record::{End, Endpoint, Failure, Opener, Record, Source},
+    record::{End, Endpoint, Failure, Opener, Record},
     time::Timestamp,
 };
-
-/// Which flow a packet belongs to. The lower end comes first, so that both directions have one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub ends: [Endpoint; 2],
-    pub protocol: u8,
-    pub source: Source,
-}
-
-/// An end of a key.
-pub(crate) type Side = u8;
-
-impl Key {
-    /// The key, and the side that sent the packet.
-    pub fn new(source: Source, protocol: u8, from: Endpoint, to: Endpoint) -> (Self, Side) {
-        let side = u8::from(from > to);
-        let ends = if side == 0 { [from, to] } else { [to, from] };
-        (Self { ends, protocol, source }, side)
-    }
-}
 
 /// A TCP connection whose addresses are translated on the way: both its views are one flow.
 #[derive(Debug)]
@@ -270,8 +251,8 @@ impl Flow {
         }
     }
 
-    /// The initial sequence numbers of client and server, and the client's side.
-    pub fn initials(&self) -> Option<(u32, u32)> {
+    /// The initial sequence numbers of client and server.
+    fn initials(&self) -> Option<(u32, u32)> {
         let (client, _) = self.opener?;
         Some((self.of(client).stream.initial?, self.of(1 - client).stream.initial?))
     }

@@ -15,9 +15,9 @@ pub struct Limits {
     pub handshakes: usize,
     /// Fragmented datagrams whose ports are known.
     pub fragments: usize,
-    /// A flow that goes on is reported this often,
+    /// An active flow is reported this often.
     pub active: Duration,
-    /// and after so long without a frame.
+    /// A flow is reported after this time without a frame.
     pub idle: Duration,
     /// TCP connections without frames are remembered this long.
     pub open: Duration,

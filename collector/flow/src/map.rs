@@ -62,7 +62,7 @@ pub struct Traffic {
     pub preexisting: u64,
     /// Attempts that failed, by reason.
     pub failed: BTreeMap<&'static str, u64>,
-    /// Payload that the client, and the server, sent. In bytes.
+    /// Payload that the client sent, in bytes.
     pub sent: u64,
     /// Payload that the server sent, in bytes.
     pub received: u64,
@@ -108,12 +108,6 @@ impl Map {
         self.edges.iter()
     }
 
-    /// Forgets all edges.
-    pub fn reset(&mut self) {
-        self.edges.clear();
-        self.folded = 0;
-    }
-
     /// Counts a flow that was announced; its record will follow.
     pub fn open(&mut self, flow: &NamedRecord<'_>) {
         self.count(flow, false);
@@ -142,12 +136,9 @@ impl Map {
             }
         }
         if with_counts {
-            let (mut sent, mut received) = (record.sent.payload, record.received.payload);
-            if flow.is_swapped() {
-                std::mem::swap(&mut sent, &mut received);
-            }
-            traffic.sent += sent;
-            traffic.received += received;
+            let [(sent, _), (received, _)] = flow.directions();
+            traffic.sent += sent.payload;
+            traffic.received += received.payload;
             if let Some(failure) = record.failure {
                 *traffic.failed.entry(failure_name(failure)).or_default() += 1;
             }

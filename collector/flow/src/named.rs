@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::{
-    Opener, Record, Timestamp,
+    Counts, Opener, Record, StreamTotals, Timestamp,
     names::{Names, Owner, Pod, Port, Service, Workload},
     packet,
     record::Endpoint,
@@ -87,10 +87,16 @@ impl<'a> NamedRecord<'a> {
         }
     }
 
-    /// Whether the record's client is the one of this one: else the counts are the other way round.
+    /// What the client and what the server sent: in this record, and in all.
     #[must_use]
-    pub fn is_swapped(&self) -> bool {
-        self.record.translated.is_none() && self.client != self.record.client
+    pub fn directions(&self) -> [(Counts, StreamTotals); 2] {
+        let record = self.record;
+        let mut directions = [(record.sent, record.totals[0]), (record.received, record.totals[1])];
+        // Services may know better than the ports who the client is.
+        if record.translated.is_none() && self.client != record.client {
+            directions.swap(0, 1);
+        }
+        directions
     }
 
     /// Namespace and workload of the client, if it is one pod.

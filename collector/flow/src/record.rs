@@ -19,7 +19,7 @@ pub type Source = u16;
 /// What the table reports.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A flow that is young, and goes on. Its counts are those of a record that will follow.
+    /// A new flow that is still active. A record with its counts follows.
     Opened(Record),
     /// What was counted since the record before.
     Record(Record),
@@ -40,11 +40,11 @@ pub struct Record {
     pub opener: Opener,
     /// The first frame of the flow.
     pub start: Timestamp,
-    /// The first and the last frame of this record.
+    /// The first frame of this record.
     pub from: Timestamp,
     /// The last frame of this record.
     pub to: Timestamp,
-    /// Sent by the client, and by the server, in this record.
+    /// What the client sent in this record.
     pub sent: Counts,
     /// What the server sent in this record.
     pub received: Counts,
@@ -146,9 +146,9 @@ pub enum Failure {
 /// Why a record ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The flow goes on: it was reported because it is long.
+    /// The flow is still active. Long flows are reported at intervals.
     ActiveTimeout,
-    /// Nothing was seen for a while. It may go on.
+    /// No frame was seen for a while. More may come.
     IdleTimeout,
     /// Both ends closed their directions.
     Finished,

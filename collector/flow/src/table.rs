@@ -16,14 +16,15 @@ use crate::{
     Limits,
     arena::{Arena, Index},
     dns,
-    flow::{Effect, Flow, HandshakeKey, Key, Side},
+    flow::{Effect, Flow, HandshakeKey},
+    key::{Key, Side},
     packet::{Fragment, Packet, Transport, parse_quoted},
     recent::Recent,
     record::{End, Endpoint, Event, Failure, Source},
     time::Timestamp,
 };
 
-/// A flow that goes on is announced after this time: until then, another view of it may have come.
+/// A new flow is announced after this time: until then, another view of it may have come.
 const ANNOUNCED_AFTER: Duration = Duration::from_secs(1);
 /// A client tries this long to open a connection (`tcp_syn_retries`, `Documentation/networking/ip-sysctl.rst`).
 const TRIED: Duration = Duration::from_secs(130);
@@ -31,6 +32,7 @@ const TRIED: Duration = Duration::from_secs(130);
 const LATE: Duration = Duration::from_secs(1);
 /// The fragments of a datagram come within this time.
 const SAME_DATAGRAM: Duration = Duration::from_secs(30);
+
 /// Flows by their state. Each queue begins with the one that is in it for longest.
 mod queue {
     /// Not announced.

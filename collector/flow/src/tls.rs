@@ -1,5 +1,7 @@
 //! The server name that a TLS client asks for (RFC 6066, section 3), from the first bytes of its stream.
 
+use crate::reader::Reader;
+
 /// Content type of handshake records (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
@@ -72,7 +74,7 @@ fn name(hello: &[u8]) -> Option<&[u8]> {
     // Without extensions, the message ends here: the caller knows whether it is complete.
     hello.take(2)?;
     while !hello.0.is_empty() {
-        let kind = hello.number()?;
+        let kind = hello.word()?;
         let mut extension = Reader(hello.vector16()?);
         if kind != SERVER_NAME {
             continue;
@@ -88,35 +90,11 @@ fn name(hello: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// A host name, in lower case. What is none is not shown to anybody.
+/// A host name, in lower case. `None`: it is none.
 fn host(name: &[u8]) -> Option<String> {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     (!name.is_empty() && name.len() <= MAX_NAME && name.iter().all(allowed))
         .then(|| String::from_utf8_lossy(name).to_ascii_lowercase())
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn number(&mut self) -> Option<u16> {
-        self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
-    }
-
-    fn vector8(&mut self) -> Option<&'a [u8]> {
-        let length = self.take(1)?[0];
-        self.take(length.into())
-    }
-
-    fn vector16(&mut self) -> Option<&'a [u8]> {
-        let length = self.number()?;
-        self.take(length.into())
-    }
 }
 
 #[cfg(test)]

@@ -35,13 +35,10 @@ impl<Out: Write> Output for FlowLines<Out> {
 
 /// A line for each direction that has frames or payload in this record.
 fn lines<'a>(flow: &'a NamedRecord<'_>, names: &'a Names) -> impl Iterator<Item = Vec<u8>> + use<'a> {
-    let record = flow.record;
-    let mut directions = [(record.sent, record.totals[0]), (record.received, record.totals[1])];
-    if flow.is_swapped() {
-        directions.swap(0, 1);
-    }
-    let seen =
-        [false, true].into_iter().zip(directions).filter(|(_, (counts, _))| counts.frames > 0 || counts.payload > 0);
+    let seen = [false, true]
+        .into_iter()
+        .zip(flow.directions())
+        .filter(|(_, (counts, _))| counts.frames > 0 || counts.payload > 0);
     seen.map(|(is_reply, (counts, totals))| {
         let object = direction(flow, names, counts, totals, is_reply);
         let mut line = serde_json::to_vec(&object).unwrap_or_default();

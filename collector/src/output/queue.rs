@@ -60,6 +60,7 @@ impl Write for Queue {
                 self.dropped += 1;
                 return Ok(bytes.len());
             }
+            // Only at the end, and with a deadline: std's channels cannot wait for room with one.
             thread::sleep(Duration::from_millis(1));
             sent = self.sender.as_ref().map(|sender| sender.try_send(line));
         }

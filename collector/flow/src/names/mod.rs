@@ -3,7 +3,7 @@
 mod object;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::IpAddr,
     time::Duration,
 };
@@ -25,7 +25,7 @@ pub enum Owner<'a> {
     Service(&'a Service),
     /// The node itself, or one of its pods with hostNetwork: frames do not tell which.
     Node(&'a Node),
-    /// Nobody in the cluster. The label of the configured network that the address is in.
+    /// Something outside the cluster. The label of the configured network that the address is in.
     External(Option<&'a str>),
 }
 
@@ -72,12 +72,7 @@ impl Names {
     fn remove_pod(&mut self, uid: &str) {
         let Some(pod) = self.pods.remove(uid) else { return };
         for address in &pod.addresses {
-            if let Some(pods) = self.by_address.get_mut(address) {
-                pods.retain(|other| other != uid);
-                if pods.is_empty() {
-                    self.by_address.remove(address);
-                }
-            }
+            forget(&mut self.by_address, *address, |other| other == uid);
         }
     }
 
@@ -98,12 +93,7 @@ impl Names {
     pub fn remove_service(&mut self, key: &(String, String)) {
         let Some(service) = self.services.remove(key) else { return };
         for address in &service.addresses {
-            if let Some(services) = self.by_virtual_address.get_mut(address) {
-                services.retain(|other| other != key);
-                if services.is_empty() {
-                    self.by_virtual_address.remove(address);
-                }
-            }
+            forget(&mut self.by_virtual_address, *address, |other| other == key);
         }
         for served in served(&service) {
             if let Some(count) = self.served.get_mut(&served) {
@@ -184,6 +174,16 @@ impl Names {
     pub fn backends<'a>(&'a self, service: &'a Service, at: Timestamp) -> impl Iterator<Item = Option<&'a Pod>> {
         let existed = move |backend: &&Backend| backend.existed(at);
         service.backends.iter().filter(existed).map(move |backend| self.pod(backend.address, at))
+    }
+}
+
+/// Removes an owner of an address, and the address with its last one.
+fn forget<Key>(index: &mut HashMap<IpAddr, Vec<Key>>, address: IpAddr, is_it: impl Fn(&Key) -> bool) {
+    if let Entry::Occupied(mut owners) = index.entry(address) {
+        owners.get_mut().retain(|owner| !is_it(owner));
+        if owners.get().is_empty() {
+            owners.remove();
+        }
     }
 }
 

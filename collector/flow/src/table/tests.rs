@@ -221,7 +221,7 @@ fn a_reset_that_the_peer_ignores_ends_nothing() {
         recorder.frame(0, 2, frame);
     }
     recorder.expire(2000);
-    assert_eq!((recorder.opened.len(), recorder.records.len()), (1, 0), "it goes on");
+    assert_eq!((recorder.opened.len(), recorder.records.len()), (1, 0), "it is still open");
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn a_connection_that_is_older_than_the_tap_is_announced_within_a_second_and_repo
     recorder.expire(200_000);
     assert_eq!(recorder.records.iter().map(|record| record.sent.payload).sum::<u64>(), 1500);
     assert_eq!(recorder.records[2].end, End::IdleTimeout);
-    assert_eq!(recorder.table.len(), 1, "it may go on");
+    assert_eq!(recorder.table.len(), 1, "more may come");
     recorder.expire(200_000 + 3 * 3_600_000);
     assert!(recorder.table.is_empty());
     assert_eq!(recorder.records.len(), 3, "there was nothing new");
