@@ -1,14 +1,10 @@
 //! Taps that mirror less: filters, headers only, sampling, flows that are cut off.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::{
     columns::{Column, Receiver},
-    flood::Flood,
     http::Requests,
-    iperf::Load,
     rounds::Bench,
     table::Table,
 };
@@ -120,14 +116,8 @@ pub fn measure(bench: &Bench<'_>) -> Table {
 
 fn run(bench: &Bench<'_>, traffic: Traffic) -> Result<f64, String> {
     match traffic {
-        Traffic::Tcp { flows } => {
-            let load = Load { flows, receive: false, rate: None, seconds: bench.seconds };
-            load.run(bench.stage).map(|outcome| outcome.gigabits)
-        }
-        Traffic::Udp { flows } => {
-            let length = Duration::from_secs(bench.seconds.into());
-            Flood { flows, receive: false, rate: None, length }.run(bench.stage)
-        }
+        Traffic::Tcp { flows } => bench.gigabits(flows, false),
+        Traffic::Udp { flows } => bench.datagrams(flows, false),
         Traffic::Http { requests, clients, reconnect } => {
             Requests { count: requests, clients, reconnect }.run(bench.stage)
         }

@@ -8,8 +8,6 @@ use serde_json::json;
 
 use crate::{
     columns::{Column, Receiver},
-    flood::Flood,
-    iperf::Load,
     rounds::Bench,
     table::{PRODUCT, Table},
 };
@@ -43,11 +41,8 @@ pub fn measure(bench: &Bench<'_>) -> Table {
                     let tapped = tap.status.map(|status| status.tapped_pods);
                     assert_eq!(tapped.and_then(|count| usize::try_from(count).ok()), Some(pods), "Ready says so");
                 }
-                let load = Load { flows: 1, receive: false, rate: None, seconds: bench.seconds };
-                table.record(tcp, column.name(), round, load.run(bench.stage).map(|outcome| outcome.gigabits));
-                let length = Duration::from_secs(bench.seconds.into());
-                let arrived = Flood { flows: 1, receive: false, rate: None, length }.run(bench.stage);
-                table.record(udp, column.name(), round, arrived);
+                table.record(tcp, column.name(), round, bench.gigabits(1, false));
+                table.record(udp, column.name(), round, bench.datagrams(1, false));
             },
             |table, round, column, why| table.record(tcp, column.name(), round, Err(why)),
         );

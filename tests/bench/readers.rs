@@ -2,7 +2,6 @@
 
 use crate::{
     columns::{Column, Receiver},
-    iperf::Load,
     rounds::Bench,
     table::{RAW, Table},
 };
@@ -39,8 +38,7 @@ pub fn measure(bench: &Bench<'_>) -> Table {
             Receiver::Decapsulates,
             &mut table,
             |table, round, column, _| {
-                let load = Load { flows: 1, receive: false, rate: None, seconds: bench.seconds };
-                let outcome = load.run(bench.stage).map(|outcome| outcome.gigabits);
+                let outcome = bench.gigabits(1, false);
                 for row in rows(column) {
                     table.record(row, column.name(), round, outcome.clone());
                 }

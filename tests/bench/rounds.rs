@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use crate::{
     arguments::Arguments,
     columns::{Column, Receiver, Running},
+    flood::Flood,
     interrupt,
+    iperf::Load,
     stage::Stage,
 };
 
@@ -49,6 +51,18 @@ impl<'a> Bench<'a> {
                 }
             }
         }
+    }
+
+    /// TCP in so many flows at its maximum rate, in Gbit/s; `receive`: the tapped pod receives.
+    pub fn gigabits(&self, flows: u32, receive: bool) -> Result<f64, String> {
+        let load = Load { flows, receive, rate: None, seconds: self.seconds };
+        load.run(self.stage).map(|outcome| outcome.gigabits)
+    }
+
+    /// Small datagrams of so many flows at their maximum rate, in packets/s.
+    pub fn datagrams(&self, flows: usize, receive: bool) -> Result<f64, String> {
+        let length = Duration::from_secs(self.seconds.into());
+        Flood { flows, receive, rate: None, length }.run(self.stage)
     }
 
     /// Whether no further measurement should start.

@@ -2,7 +2,6 @@
 
 use crate::{
     columns::{Column, Receiver},
-    iperf::Load,
     rounds::Bench,
     table::Table,
 };
@@ -41,9 +40,7 @@ pub fn measure(bench: &Bench<'_>) -> Table {
             &mut table,
             |table, round, column, running| {
                 for row in ROWS {
-                    let load = Load { flows: row.0, receive: row.1, rate: None, seconds: bench.seconds };
-                    let outcome = load.run(bench.stage).map(|outcome| outcome.gigabits);
-                    table.record(name(row), column.name(), round, outcome);
+                    table.record(name(row), column.name(), round, bench.gigabits(row.0, row.1));
                 }
                 if let (Receiver::Drops, Some(lost)) = (receiver, running.capture_loss()) {
                     table.record(LOST, column.name(), round, lost);

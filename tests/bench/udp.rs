@@ -1,10 +1,7 @@
 //! Datagrams of 64 bytes, each of which costs a mirror as much as a GSO packet.
 
-use std::time::Duration;
-
 use crate::{
     columns::{Column, Receiver},
-    flood::Flood,
     rounds::Bench,
     table::Table,
 };
@@ -26,9 +23,7 @@ pub fn measure(bench: &Bench<'_>) -> Table {
         &mut table,
         |table, round, column, running| {
             for (receive, name) in ROWS {
-                let length = Duration::from_secs(bench.seconds.into());
-                let arrived = Flood { flows: 1, receive, rate: None, length }.run(bench.stage);
-                table.record(name, column.name(), round, arrived);
+                table.record(name, column.name(), round, bench.datagrams(1, receive));
             }
             if let Some(lost) = running.capture_loss() {
                 table.record(LOST, column.name(), round, lost);

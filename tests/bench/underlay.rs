@@ -1,13 +1,9 @@
 //! What it costs that mirrored frames leave over IPv6.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::{
     columns::{Column, Receiver},
-    flood::Flood,
-    iperf::Load,
     rounds::Bench,
     table::{PRODUCT, Table},
 };
@@ -22,11 +18,8 @@ pub fn measure(bench: &Bench<'_>) -> Table {
         Receiver::Drops,
         &mut table,
         |table, round, column, _| {
-            let load = Load { flows: 1, receive: false, rate: None, seconds: bench.seconds };
-            table.record(TCP, column.name(), round, load.run(bench.stage).map(|outcome| outcome.gigabits));
-            let length = Duration::from_secs(bench.seconds.into());
-            let arrived = Flood { flows: 1, receive: false, rate: None, length }.run(bench.stage);
-            table.record(UDP, column.name(), round, arrived);
+            table.record(TCP, column.name(), round, bench.gigabits(1, false));
+            table.record(UDP, column.name(), round, bench.datagrams(1, false));
         },
         |table, round, column, why| table.record(TCP, column.name(), round, Err(why)),
     );

@@ -2,10 +2,10 @@
 
 use std::{fs, net::UdpSocket};
 
-use podtap_tests::{collector::Collector, net::Network, pcap, wait::PATIENCE};
+use podtap_tests::{collector::Collector, net::Network, pcap};
 
 use crate::{
-    network::{Path, Recording, SERVER_PORT, SERVICE, SERVICE_PORT, servers},
+    network::{Path, Recording, SERVER_PORT, SERVICE, SERVICE_PORT, servers, until_read},
     peers::{directions, of_file},
 };
 
@@ -63,10 +63,7 @@ fn an_external_destination_of_a_tap_needs_no_capability() {
     for other in [&[0; 60][..], &[8, 0]] {
         socket.send_to(other, "127.0.0.1:4789").expect("it can be sent");
     }
-    podtap_tests::wait::until("all is read", PATIENCE, || {
-        let queue = network.run("ss -Hlun sport = :4789");
-        if queue.split_whitespace().nth(1) == Some("0") { Ok(()) } else { Err(queue) }
-    });
+    until_read(&network, 4789);
     let (flows, _) = collector.end();
     assert_eq!(directions(&flows), of_file(&file));
     fs::remove_file(file).expect("it exists");

@@ -6,19 +6,14 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use podtap_tests::{
-    capture::Frame,
+    child::{Killed, signal},
     net::Network,
-    pcap,
     wait::{PATIENCE, until},
 };
 
@@ -108,7 +103,7 @@ fn answer(mut stream: TcpStream, address: Ipv4Addr) -> io::Result<()> {
 
 /// tcpdump on an interface, into a file.
 pub struct Recording {
-    tcpdump: Child,
+    tcpdump: Killed,
     /// What it prints at its end.
     rest: JoinHandle<String>,
     file: PathBuf,
@@ -136,7 +131,7 @@ impl Recording {
             text.push(byte[0].into());
         }
         let rest = thread::spawn(move || io::read_to_string(errors).unwrap_or_default());
-        Self { tcpdump, rest, file }
+        Self { tcpdump: Killed(tcpdump), rest, file }
     }
 
     /// Ends it after all frames that were sent so far are in the file.
@@ -146,14 +141,13 @@ impl Recording {
         let socket = path.client.within(|| UdpSocket::bind((CLIENT, 0))).expect("a socket");
         until("the recording is complete", PATIENCE, || {
             socket.send_to(marker, (servers()[0], 9)).map_err(|error| error.to_string())?;
-            thread::sleep(Duration::from_millis(20));
-            let frames = pcap::frames(&fs::read(&self.file).unwrap_or_default());
-            let is_marker = |frame: &Frame| frame.bytes.ends_with(marker);
-            if frames.iter().any(is_marker) { Ok(()) } else { Err("no marker".to_owned()) }
+            // Its end, which tcpdump may be writing now.
+            let file = fs::read(&self.file).unwrap_or_default();
+            let end = &file[file.len().saturating_sub(4096)..];
+            if end.windows(marker.len()).any(|bytes| bytes == marker) { Ok(()) } else { Err("no marker".to_owned()) }
         });
-        let pid = Pid::from_raw(i32::try_from(self.tcpdump.id()).expect("a PID"));
-        kill(pid, Signal::SIGTERM).expect("it runs");
-        self.tcpdump.wait().expect("it ends");
+        signal(&self.tcpdump.0, Signal::SIGTERM);
+        self.tcpdump.0.wait().expect("it ends");
         let rest = self.rest.join().expect("it ends");
         assert!(rest.contains("\n0 packets dropped by kernel"), "{rest}");
         self.file
@@ -184,4 +178,13 @@ pub type Truth = BTreeMap<u16, Ipv4Addr>;
 /// An address of a flow.
 pub fn address(text: &serde_json::Value) -> IpAddr {
     text.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{text} is no address"))
+}
+
+/// Waits until a program of a network has read all that came to its UDP port.
+pub fn until_read(network: &Network, port: u16) {
+    until("all datagrams are read", PATIENCE, || {
+        // Its second column is what the receive queue has.
+        let socket = network.run(&format!("ss -Hlun sport = :{port}"));
+        if socket.split_whitespace().nth(1) == Some("0") { Ok(()) } else { Err(socket) }
+    });
 }

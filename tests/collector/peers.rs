@@ -4,21 +4,18 @@ use std::{
     collections::BTreeMap,
     fs,
     path::Path as File,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use podtap_tests::{
+    child::{Killed, signal},
     net::Network,
-    wait::{PATIENCE, until},
 };
 use serde_json::Value;
 
 use crate::{
-    network::{Path, Recording, SERVER_PORT, SERVICE, SERVICE_PORT, servers},
+    network::{Path, Recording, SERVER_PORT, SERVICE, SERVICE_PORT, servers, until_read},
     read,
 };
 
@@ -79,20 +76,16 @@ fn theirs(file: &File) -> Directions {
     let net = format!("--net={}", network.path().display());
     let mut nfcapd = Command::new("nsenter");
     nfcapd.args([&net, "nfcapd", "-p", "9995", "-b", "127.0.0.1", "-t", "3600", "-l"]).arg(&directory);
-    let nfcapd = Running(nfcapd.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("nfcapd runs"));
-    until("nfcapd listens", PATIENCE, || {
-        let sockets = network.run("ss -Hlun sport = :9995");
-        if sockets.trim().is_empty() { Err("not yet") } else { Ok(()) }
-    });
+    let mut nfcapd = Killed(nfcapd.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("nfcapd runs"));
+    // It listens, and nothing is there yet.
+    until_read(&network, 9995);
     let mut softflowd = Command::new("nsenter");
     softflowd.args([&net, "softflowd", "-n", "127.0.0.1:9995", "-v", "9", "-r"]).arg(file);
     assert!(softflowd.output().expect("softflowd runs").status.success());
     // It writes its file when it ends, which is after it has read the socket.
-    until("nfcapd has read all", PATIENCE, || {
-        let queue = network.run("ss -Hlun sport = :9995");
-        if queue.split_whitespace().nth(1) == Some("0") { Ok(()) } else { Err(queue) }
-    });
-    nfcapd.end();
+    until_read(&network, 9995);
+    signal(&nfcapd.0, Signal::SIGTERM);
+    nfcapd.0.wait().expect("it ends");
     let output = Command::new("nfdump").args(["-q", "-o", "json", "-R"]).arg(&directory).output().expect("nfdump runs");
     let text = String::from_utf8(output.stdout).expect("it prints text");
     // Without the brackets.
@@ -112,22 +105,4 @@ fn theirs(file: &File) -> Directions {
     }
     fs::remove_dir_all(directory).expect("it exists");
     found
-}
-
-/// A program, which ends with this value.
-struct Running(Child);
-
-impl Running {
-    fn end(mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a PID"));
-        kill(pid, Signal::SIGTERM).expect("it runs");
-        self.0.wait().expect("it ends");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -28,7 +28,7 @@ fn times() -> u32 {
     env::var("PODTAP_READERS").map_or(5, |text| text.parse().expect("a number"))
 }
 
-/// Taps `web` to an interface of the same node that nobody has read yet.
+/// Taps `web` to an interface of the same node that has had no reader yet.
 fn tap(scene: &mut Scene, vni: u32) -> Desired {
     let endpoint: Endpoint = local_endpoint(vni);
     let senders = vec![sender(TAP, &scene.web, Direction::Both, &[endpoint])];
@@ -184,7 +184,7 @@ fn readers_in_a_pod_are_found() {
         let senders = vec![sender(TAP, &scene.web, Direction::Both, &[local_endpoint(vni)])];
         scene.agent.establish(&Desired { generation: i64::from(vni), ..desired(senders, vec![inside]) });
         let network = consumer.network();
-        assert_eq!(segments(network, "mirror0"), Ok(false), "nobody reads");
+        assert_eq!(segments(network, "mirror0"), Ok(false), "it has no reader");
         let command = ["tcpdump", "-i", interface, "-w", "/dev/null"];
         let tcpdump = Program::start(&scene.node, network, &command, "listening on");
         until_it_segments(network, "mirror0");
@@ -200,7 +200,7 @@ fn a_receiver_segments_for_a_reader_that_started_without_a_helper() {
     scene.helper.kill();
     let command = ["tcpdump", "-i", "mirror0", "-w", "/dev/null"];
     let tcpdump = Program::start(&scene.node, scene.node.network(), &command, "listening on");
-    assert_eq!(segments(scene.node.network(), "mirror0"), Ok(false), "nobody has noticed");
+    assert_eq!(segments(scene.node.network(), "mirror0"), Ok(false), "no helper runs");
     start_helper(&mut scene, &mut request);
     until_it_segments(scene.node.network(), "mirror0");
     tcpdump.end();

@@ -4,16 +4,15 @@ use std::{
     env,
     io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use serde_json::Value;
+
+use crate::child::{Killed, signal};
 
 /// The binary that was built with the tests.
 ///
@@ -28,7 +27,7 @@ pub fn binary() -> PathBuf {
 
 /// A collector that captures in a network namespace, and prints flows. Killed when dropped.
 pub struct Collector {
-    child: Child,
+    child: Killed,
     flows: Arc<Mutex<String>>,
     readers: Option<[JoinHandle<String>; 2]>,
 }
@@ -67,7 +66,7 @@ impl Collector {
             let _ = errors.read_to_string(&mut text);
             text
         });
-        Self { child, flows, readers: Some([lines, rest]) }
+        Self { child: Killed(child), flows, readers: Some([lines, rest]) }
     }
 
     /// The flows that it has printed so far, as lines.
@@ -89,8 +88,7 @@ impl Collector {
     /// If it fails.
     #[track_caller]
     pub fn end(mut self) -> (String, String) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a PID"));
-        kill(pid, Signal::SIGTERM).expect("it runs");
+        signal(&self.child.0, Signal::SIGTERM);
         let (status, errors) = self.wait();
         assert!(status.success(), "{errors}");
         (self.lines(), errors)
@@ -104,13 +102,6 @@ impl Collector {
         let [lines, rest] = self.readers.take().expect("it is waited for once");
         let errors = rest.join().expect("it does not panic");
         lines.join().expect("it does not panic");
-        (self.child.wait().expect("it ends"), errors)
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        (self.child.0.wait().expect("it ends"), errors)
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod capture;
 pub mod checksum;
+pub mod child;
 pub mod cluster;
 pub mod collector;
 pub mod cores;

@@ -1,22 +1,22 @@
 use std::{
     fs::{self, File},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 
 use super::{Network, Node};
-use crate::wait::{PATIENCE, until};
+use crate::{
+    child::{Killed, signal},
+    wait::{PATIENCE, until},
+};
 
 /// A third-party program that runs in a network until it is stopped.
 #[derive(Debug)]
 pub struct Program {
-    child: Child,
+    child: Killed,
     errors: PathBuf,
 }
 
@@ -34,7 +34,7 @@ impl Program {
         let mut started = Command::new(command[0]);
         started.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
         let child = network.within(|| started.spawn()).unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let program = Self { child, errors };
+        let program = Self { child: Killed(child), errors };
         until(&format!("{} is ready", command[0]), PATIENCE, || {
             let text = program.errors();
             if text.contains(ready) { Ok(()) } else { Err(text) }
@@ -53,18 +53,10 @@ impl Program {
     /// # Panics
     /// When it does not end within [`PATIENCE`].
     pub fn end(mut self) {
-        let pid = i32::try_from(self.child.id()).expect("a PID fits");
-        kill(Pid::from_raw(pid), Signal::SIGINT).expect("a child can be ended");
-        until("the program ends", PATIENCE, || match self.child.try_wait() {
+        signal(&self.child.0, Signal::SIGINT);
+        until("the program ends", PATIENCE, || match self.child.0.try_wait() {
             Ok(Some(_)) => Ok(()),
             other => Err(format!("{other:?}: {}", self.errors())),
         });
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
