@@ -7,6 +7,7 @@ use std::{
     env,
     net::UdpSocket,
     path::PathBuf,
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -73,6 +74,21 @@ struct Tap {
 impl Tap {
     fn mirrors(&self, pod: &Member, direction: &str) -> bool {
         self.app == pod.app && (self.direction == "Both" || self.direction == direction)
+    }
+}
+
+/// What was done. Printed after the message of a failure, of which reports may show no more than the beginning.
+#[derive(Default)]
+struct Steps(Vec<String>);
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let first = self.0.len().saturating_sub(60);
+            for (number, step) in self.0.iter().enumerate().skip(first) {
+                println!("{}: {step}", number + 1);
+            }
+        }
     }
 }
 
@@ -288,17 +304,16 @@ fn random_changes_and_faults() {
     let mut model =
         Model { sandbox, random: Random(seed), pods: BTreeMap::new(), taps: BTreeMap::new(), peer, used: 0 };
     let start = Instant::now();
-    let mut count = 0;
+    let mut steps = Steps::default();
     println!("PODTAP_SOAK_SEED={seed}");
     while start.elapsed() < Duration::from_secs(60 * minutes) {
         // Several at once, so that they meet.
         for _ in 0..=model.random.below(3) {
-            let step = model.step();
-            count += 1;
-            println!("{count}: {step}");
+            steps.0.push(model.step());
         }
         model.check();
     }
+    let count = steps.0.len();
     println!("{count} steps");
     let networks: Vec<PathBuf> = model.pods.values().map(|pod| pod.network.clone()).collect();
     model.sandbox.kubectl(&["delete", "podtaps", "--all", "--timeout=60s"], "").expect("they can be deleted");

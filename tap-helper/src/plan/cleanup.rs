@@ -1,3 +1,5 @@
+use std::mem;
+
 use super::Planner;
 use crate::{
     marks::{Cookie, Mark, is_ours},
@@ -8,7 +10,8 @@ use crate::{
 
 impl Planner<'_> {
     /// Plans the removal of everything of ours that is not kept: filters, then clsacts, then devices. The devices come last because
-    /// their aliases record which clsacts are ours.
+    /// their aliases record which clsacts are ours. Those that stay record it before the others are deleted, and no earlier: until then,
+    /// an alias may be the only record about another interface. So the helper may end between any two steps.
     pub(super) fn cleanup(&mut self) {
         let mut removed = Vec::new();
         for (position, filter) in self.observed.filters.iter().enumerate() {
@@ -22,6 +25,8 @@ impl Planner<'_> {
             }
         }
         self.clsacts(&removed);
+        let marking = mem::take(&mut self.marking);
+        self.plan.actions.extend(marking);
         for link in self.observed.ours() {
             if !self.kept.devices.contains(&link.index) {
                 self.push(owner_of(Mark::of(link).as_ref()), Step::DeleteDevice(link.index));
@@ -29,7 +34,9 @@ impl Planner<'_> {
         }
     }
 
-    /// Plans the removal of each clsact of ours whose interface is no longer tapped, unless it has filters of others.
+    /// Plans the removal of each clsact of ours whose interface is no longer tapped, unless it has filters of others. A sender without a
+    /// device does not keep it, but will add one again: if the helper ended before that device exists, nothing would tell that the clsact
+    /// is ours.
     fn clsacts(&mut self, removed: &[usize]) {
         for qdisc in &self.observed.qdiscs {
             let interface = qdisc.interface;

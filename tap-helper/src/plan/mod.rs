@@ -69,6 +69,7 @@ pub fn plan(requested: &Requested<'_>, observed: &Observed) -> Plan {
         probe_ether_type,
         plan: Plan::default(),
         kept: Kept::default(),
+        marking: Vec::new(),
     };
     // Sorted by identity, so that the order of the request does not matter.
     let mut receivers = requested.receivers.clone();
@@ -94,7 +95,7 @@ struct Kept {
     devices: Vec<u32>,
     /// Positions in [`Observed::filters`].
     filters: Vec<usize>,
-    /// Interfaces that a sender taps.
+    /// Interfaces that senders with devices tap.
     interfaces: Vec<u32>,
     /// Priorities that this plan assigned, by interface and hook.
     priorities: Vec<(u32, Hook, u16)>,
@@ -110,17 +111,15 @@ struct Planner<'a> {
     probe_ether_type: EtherType,
     plan: Plan,
     kept: Kept,
+    /// Steps that change the marks of senders, which record whose the clsact of an interface is.
+    marking: Vec<Action>,
 }
 
 impl<'a> Planner<'a> {
-    /// The steps that every device of ours needs before it is set up: it is marked, has autoconfiguration disabled, and drops what it
-    /// receives.
-    fn configure_link(&self, link: &Link, alias: &str) -> Vec<Step> {
+    /// The steps that every device of ours needs before it is set up: it has autoconfiguration disabled, and drops what it receives.
+    fn configure_link(&self, link: &Link) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut push = |step| steps.push(step);
-        if link.alias != alias {
-            push(Step::SetAlias(link.index, alias.to_owned()));
-        }
         if !link.autoconf_disabled || link.mtu != DEVICE_MTU {
             push(Step::DisableAutoconf(link.index));
         }
@@ -150,6 +149,11 @@ impl<'a> Planner<'a> {
     fn reusable(&self, link: &Link) -> bool {
         is_ours(link) && self.observed.is_genuine(link) && self.observed.qdisc(link.index) != Some(QdiscKind::Ingress)
     }
+}
+
+/// Marks a device, unless it is marked so.
+fn set_alias(link: &Link, alias: &str) -> Option<Step> {
+    (link.alias != alias).then(|| Step::SetAlias(link.index, alias.to_owned()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use podtap_model::{FrameFormat, Reason, Receiver};
 
-use super::Planner;
+use super::{Planner, set_alias};
 use crate::{
     bpf::ReceiveSettings,
     failure::Failure,
@@ -38,7 +38,8 @@ impl Planner<'_> {
             Some(vxlan) => {
                 self.kept.devices.push(vxlan.index);
                 steps.extend(self.remove_forwarding(vxlan.index));
-                steps.extend(self.configure_link(vxlan, &alias(receiver, Part::Vxlan)));
+                steps.extend(set_alias(vxlan, &alias(receiver, Part::Vxlan)));
+                steps.extend(self.configure_link(vxlan));
             }
         }
         match &pair {
@@ -51,7 +52,8 @@ impl Planner<'_> {
                 let aliases = [peer_alias(receiver, known), alias(receiver, Part::Interface)];
                 for (device, alias) in [peer, interface].into_iter().zip(aliases) {
                     self.kept.devices.push(device.index);
-                    steps.extend(self.configure_link(device, &alias));
+                    steps.extend(set_alias(device, &alias));
+                    steps.extend(self.configure_link(device));
                 }
                 let unreported = !is_raw(receiver) && (known || self.unreported.contains(&interface.index));
                 if unreported && !known {

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use podtap_model::{DesiredSender, Endpoint, Reason};
 
-use super::{Planner, priority, program::ProgramPlan};
+use super::{Planner, priority, program::ProgramPlan, set_alias};
 use crate::{
     bpf::Settings,
     failure::Failure,
@@ -21,7 +21,6 @@ impl Planner<'_> {
         let resource = Resource::Sender(key.clone());
         let steps = self.tapped_interface(sender).and_then(|interface| {
             self.plan.results.insert(resource.clone(), Ok(interface.name.clone()));
-            self.kept.interfaces.push(interface.index);
             self.sender_on(sender, settings, &key, &interface)
         });
         match steps {
@@ -79,14 +78,22 @@ impl Planner<'_> {
             self.check_loadable(key)?;
         }
         self.kept.devices.push(device.index);
+        self.kept.interfaces.push(interface.index);
         let exceeds = |error| Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."));
         let programs = programs.map_err(exceeds)?;
         let mut steps = self.close(&device);
+        let marking = set_alias(&device, &alias);
+        if steps.is_empty() {
+            let resource = Resource::Sender(key.clone());
+            self.marking.extend(marking.map(|step| Action { resource, step }));
+        } else {
+            steps.extend(marking);
+        }
         steps.extend(self.undivert(device.index));
         if self.observed.has_root_qdisc(device.index) {
             steps.push(Step::RemoveRootQdisc(device.index));
         }
-        steps.extend(self.configure_link(&device, &alias));
+        steps.extend(self.configure_link(&device));
         steps.extend(programs.steps);
 
         let removed = steps.contains(&Step::RemoveEntries(device.index, ZERO));

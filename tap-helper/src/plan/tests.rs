@@ -32,15 +32,20 @@ fn scene(foreign_states: &[Foreign], earlier: &Scenario, stop: u8, damages: &[u8
     for foreign in foreign_states {
         foreign.configure(&mut world);
     }
+    execute(&mut world, &earlier.requested(), stop);
+    damage(&mut world, damages);
+    world
+}
+
+/// Executes plans up to some action, where the helper ends.
+fn execute(world: &mut World, requested: &Requested<'_>, stop: u8) {
     let mut left = usize::from(stop);
     for _ in 0..ROUNDS {
-        for action in plan(&earlier.requested(), &world.now).actions.iter().take(left) {
+        for action in plan(requested, &world.now).actions.iter().take(left) {
             world.act(action);
             left -= 1;
         }
     }
-    damage(&mut world, damages);
-    world
 }
 
 /// Everything that does not carry PodTap's marks.
@@ -227,10 +232,16 @@ proptest! {
 
     #[test]
     fn an_empty_request_restores_the_original_state(
-        foreign_states in foreign_states(), requested in scenario(), stop in any::<u8>()
+        foreign_states in foreign_states(), earlier in scenario(), stop in any::<u8>(), requested in scenario(),
+        unloadable in vec(any::<bool>(), 5), second_stop in any::<u8>()
     ) {
-        let before = scene(&foreign_states, &requested, 0, &[]);
-        let mut world = scene(&foreign_states, &requested, stop, &[]);
+        let before = scene(&foreign_states, &earlier, 0, &[]);
+        let mut world = scene(&foreign_states, &earlier, stop, &[]);
+        // Another request, some of whose senders are refused, has been executed in part.
+        let refusal = Failure::failed(Reason::KernelError, "out of memory".to_owned());
+        let keys = requested.senders.iter().map(|(sender, _)| SenderKey::of(sender));
+        let refused = keys.zip(unloadable).filter(|(_, is_refused)| *is_refused).map(|(key, _)| (key, refusal.clone()));
+        execute(&mut world, &Requested { unloadable: refused.collect(), ..requested.requested() }, second_stop);
         let (rounds, last) = world.converge(&Requested::default());
         prop_assert!(rounds <= ROUNDS, "{:?}", last.actions);
         prop_assert!(is_clean(&world));
