@@ -1,10 +1,15 @@
 //! From frames to flows, names and the map.
 
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
 use podtap_flow::{
-    Counters, Event, Limits, Source, Table, Timestamp,
+    Counters, Event, Limits, Source, Table, Timestamp, Waiting,
     map::{Bounds, Map},
     named::NamedRecord,
-    names::Names,
+    names::{Names, Update},
     packet,
 };
 
@@ -26,6 +31,32 @@ pub trait Output {
 
 /// How often flows that are over are reported, in nanoseconds of the frames' time.
 const TICK: u64 = 100_000_000;
+/// How often pods that ended long ago are forgotten, in ticks.
+const FORGET: u64 = 600;
+/// Events that wait for names at most.
+const WAITING: usize = 16_384;
+
+/// Who is who, and who calls whom. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Known(Arc<Mutex<Knowledge>>);
+
+/// See [`Known`].
+#[derive(Debug)]
+pub struct Knowledge {
+    pub names: Names,
+    pub map: Map,
+}
+
+impl Known {
+    pub fn new(names: Names) -> Self {
+        Self(Arc::new(Mutex::new(Knowledge { names, map: Map::new(Bounds::default()) })))
+    }
+
+    /// For a moment: nothing is analysed meanwhile.
+    pub fn lock(&self) -> MutexGuard<'_, Knowledge> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// What was found so far.
 pub struct Analysis<Out> {
@@ -35,22 +66,37 @@ pub struct Analysis<Out> {
     tick: u64,
 }
 
+/// See [`Analysis::sizes`].
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// In the table.
+    pub flows: usize,
+    /// Events that wait for names.
+    pub waiting: usize,
+    pub edges: usize,
+    /// Flows without room in the map.
+    pub folded: u64,
+    /// Also those that have ended.
+    pub pods: usize,
+}
+
 struct Results<Out> {
-    names: Names,
-    map: Map,
+    known: Known,
+    waiting: Waiting,
     output: Out,
+    now: Timestamp,
 }
 
 impl<Out: Output> Analysis<Out> {
-    pub fn new(names: Names, output: Out) -> Self {
-        let results = Results { names, map: Map::new(Bounds::default()), output };
+    /// Flows of which an end is unknown are reported after `patience`, if they are still so.
+    pub fn new(known: Known, patience: Duration, output: Out) -> Self {
+        let results = Results { known, waiting: Waiting::new(patience, WAITING), output, now: Timestamp(0) };
         Self { table: Table::new(Limits::default()), results, tick: 0 }
     }
 
     /// Counts a frame, and reports flows that are over by then.
     pub fn observe(&mut self, frame: &Frame<'_>) {
         if frame.at.0 / TICK > self.tick {
-            self.tick = frame.at.0 / TICK;
             self.expire(frame.at);
         }
         let results = &mut self.results;
@@ -61,8 +107,27 @@ impl<Out: Output> Analysis<Out> {
 
     /// Reports flows that are over at this time.
     pub fn expire(&mut self, now: Timestamp) {
+        let before = std::mem::replace(&mut self.tick, now.0 / TICK);
         let results = &mut self.results;
+        results.now = now;
         self.table.expire(now, &mut |event| results.take(event));
+        let Knowledge { names, map } = &mut *results.known.lock();
+        results.waiting.expire(now, &mut |event| count(event, names, map, &mut results.output));
+        if before / FORGET != self.tick / FORGET {
+            names.expire(now);
+        }
+    }
+
+    /// Applies changes of names, and reports what waited for them.
+    pub fn update(&mut self, updates: impl Iterator<Item = Update>, now: Timestamp) {
+        let mut updates = updates.peekable();
+        if updates.peek().is_none() {
+            return;
+        }
+        let results = &mut self.results;
+        let Knowledge { names, map } = &mut *results.known.lock();
+        updates.for_each(|update| names.apply(update, now));
+        results.waiting.names_changed(names, &mut |event| count(event, names, map, &mut results.output));
     }
 
     /// Where records go.
@@ -70,22 +135,48 @@ impl<Out: Output> Analysis<Out> {
         &mut self.results.output
     }
 
-    /// Reports all flows. Returns the map, the output, and what was counted.
-    pub fn finish(mut self) -> (Map, Out, Counters) {
-        self.table.flush(&mut |event| self.results.take(event));
-        (self.results.map, self.results.output, self.table.counters())
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.table.counters()
+    }
+
+    /// How full it is.
+    pub fn sizes(&self) -> Sizes {
+        let Knowledge { names, map } = &*self.results.known.lock();
+        Sizes {
+            flows: self.table.len(),
+            waiting: self.results.waiting.len(),
+            edges: map.len(),
+            folded: map.folded,
+            pods: names.pods().len(),
+        }
+    }
+
+    /// Reports all flows. Returns the output, and what was counted.
+    pub fn finish(self) -> (Out, Counters) {
+        let (mut table, mut results) = (self.table, self.results);
+        table.flush(&mut |event| results.take(event));
+        let Results { known, mut waiting, mut output, .. } = results;
+        let Knowledge { names, map } = &mut *known.lock();
+        waiting.expire(Timestamp::MAX, &mut |event| count(event, names, map, &mut output));
+        (output, table.counters())
     }
 }
 
 impl<Out: Output> Results<Out> {
     fn take(&mut self, event: Event) {
-        match event {
-            Event::Opened(record) => self.map.open(&NamedRecord::new(&record, &self.names)),
-            Event::Record(record) => {
-                let flow = NamedRecord::new(&record, &self.names);
-                self.map.record(&flow);
-                self.output.record(&flow, &self.names);
-            }
+        let Knowledge { names, map } = &mut *self.known.lock();
+        self.waiting.add(event, names, self.now, &mut |event| count(event, names, map, &mut self.output));
+    }
+}
+
+fn count(event: Event, names: &Names, map: &mut Map, output: &mut impl Output) {
+    match event {
+        Event::Opened(record) => map.open(&NamedRecord::new(&record, names)),
+        Event::Record(record) => {
+            let flow = NamedRecord::new(&record, names);
+            map.record(&flow);
+            output.record(&flow, names);
         }
     }
 }

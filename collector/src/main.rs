@@ -1,48 +1,68 @@
 //! `podtap-collector`: flows and who calls whom, from mirrored frames.
 //!
 //! [`read`] gets frames from files and [`mod@capture`] from the network, [`analysis`] counts them by [`podtap_flow`] and names their
-//! ends, [`output`] writes what people and programs read.
+//! ends, [`output`] writes what people and programs read, and [`serve`] serves it over HTTP.
+//!
+//! In a cluster, it runs twice in each pod. `podtap-collector names` ([`cluster`]) has a token of the API server and no capability; the
+//! other one parses frames that anyone may have sent, and has the capability `NET_RAW` and no token. By a Unix socket, it gets the names
+//! of pods and services ([`names`]), and sends nothing.
 #![deny(unsafe_code)]
 
 mod analysis;
 mod capture;
+mod cluster;
+mod names;
 mod output;
 mod read;
+mod serve;
 
-use std::{
-    fs, io,
-    io::Write as _,
-    mem,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fs, io, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser, ValueEnum};
-use podtap_flow::{
-    map::Map,
-    names::{Names, Objects},
-};
+use clap::{Args, Parser, Subcommand};
+use podtap_flow::names::Names;
+use podtap_runtime::{memory::disable_tracing, telemetry::LogArgs};
 
 use crate::{
-    analysis::Analysis,
-    output::{
-        flows::FlowLines,
-        otterize::{client_intents, clients, list},
-        queue::Queue,
-    },
+    analysis::{Analysis, Known},
+    output::{Print, flows::FlowLines, queue::Queue},
+    serve::Service,
 };
 
 /// Tells who calls whom, from mirrored frames.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(flatten)]
+    logs: LogArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch a cluster's pods, services and nodes, and pass their names on, until SIGTERM or SIGINT
+    Names(cluster::Arguments),
+}
+
+#[derive(Args)]
 struct Arguments {
     #[command(flatten)]
     input: Input,
     /// JSON file with the pods, services and nodes whose addresses are in the frames
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "names_socket")]
     names: Option<PathBuf>,
+    /// Unix socket of `podtap-collector names`
+    #[arg(long, value_name = "PATH", conflicts_with = "read")]
+    names_socket: Option<PathBuf>,
+    /// Address on which the map is served while frames are captured. Whoever reaches it may read the map
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "read")]
+    listen: Option<SocketAddr>,
+    /// Address of /livez, /readyz and /metrics
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "read")]
+    probes: Option<SocketAddr>,
     /// What to print
     #[arg(long, value_enum, default_value_t = Print::List)]
     print: Print,
@@ -54,39 +74,27 @@ struct Arguments {
 #[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
 struct Input {
     /// Capture files (pcap or pcapng, Ethernet), in the order of their frames
-    #[arg(long, num_args = 1.., value_name = "FILE", conflicts_with_all = ["interface", "vxlan_port"])]
+    #[arg(long, num_args = 1.., value_name = "FILE", conflicts_with_all = ["interface", "receivers", "vxlan_port"])]
     read: Vec<PathBuf>,
     /// Interfaces to capture from, until SIGINT or SIGTERM. Needs the capability NET_RAW
     #[arg(long, num_args = 1.., value_name = "NAME")]
     interface: Vec<String>,
+    /// Capture from all interfaces that taps have or make in this network namespace (ptap*). Needs the capability NET_RAW
+    #[arg(long)]
+    receivers: bool,
     /// UDP port to which a tap sends VXLAN, as an external destination
     #[arg(long, value_name = "PORT")]
     vxlan_port: Option<u16>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
-enum Print {
-    /// Who calls whom, as the Otterize CLI prints it
-    List,
-    /// ClientIntents of version v2beta1, as the Otterize CLI exports them, in YAML
-    ClientIntents,
-    /// The same of version v1alpha3
-    ClientIntentsV1,
-    /// The same of version v2beta1, in JSON
-    ClientIntentsJson,
-    /// Edges with their counts, as JSON
-    Map,
-    /// Edges for graphviz
-    Dot,
-    /// Edges for Markdown
-    Mermaid,
-    /// A JSON object per flow and direction and line, with the field names of NetObserv
-    Flows,
-}
-
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let cli = Cli::parse();
+    cli.logs.init();
+    let result = match cli.command {
+        Some(Command::Names(arguments)) => watch_names(arguments),
+        None => analyse(&cli.arguments),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -96,36 +104,43 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn watch_names(arguments: cluster::Arguments) -> Result<()> {
+    disable_tracing()?;
+    // One thread, to save memory.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(cluster::run(arguments))
+}
+
+fn analyse(arguments: &Arguments) -> Result<()> {
     let names = match &arguments.names {
-        Some(path) => Names::new(objects(path)?),
+        Some(path) => Names::new(names::read(path)?),
         None => Names::default(),
     };
-    let map = if arguments.input.read.is_empty() { capture(arguments, names)? } else { read_files(arguments, names)? };
-    let mut stdout = io::BufWriter::new(io::stdout().lock());
-    match arguments.print {
-        Print::List => list::write(&mut stdout, &clients(&map))?,
-        Print::ClientIntents => client_intents::yaml_v2(&mut stdout, &clients(&map))?,
-        Print::ClientIntentsV1 => client_intents::yaml_v1(&mut stdout, &clients(&map))?,
-        Print::ClientIntentsJson => client_intents::json(&mut stdout, &clients(&map))?,
-        Print::Map => output::map::write(&mut stdout, &map)?,
-        Print::Dot => output::graph::dot(&mut stdout, &map)?,
-        Print::Mermaid => output::graph::mermaid(&mut stdout, &map)?,
-        Print::Flows => {}
+    let known = Known::new(names);
+    if arguments.input.read.is_empty() {
+        capture(arguments, &known)?;
+    } else {
+        read_files(arguments, &known)?;
     }
+    let map = &known.lock().map;
+    if arguments.print == Print::List && map.edges().next().is_none() {
+        eprintln!("No connections found.");
+    }
+    let mut stdout = io::BufWriter::new(io::stdout().lock());
+    arguments.print.write(&mut stdout, map)?;
     stdout.flush()?;
     Ok(())
 }
 
 /// Files are read as fast as their flows are taken.
-fn read_files(arguments: &Arguments, names: Names) -> Result<Map> {
+fn read_files(arguments: &Arguments, known: &Known) -> Result<()> {
     let out = (arguments.print == Print::Flows).then(|| io::BufWriter::new(io::stdout().lock()));
-    let mut analysis = Analysis::new(names, FlowLines { out, result: Ok(()) });
+    let mut analysis = Analysis::new(known.clone(), Duration::ZERO, FlowLines { out, result: Ok(()) });
     for path in &arguments.input.read {
         let file = fs::File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
         read::frames(file, |frame| analysis.observe(&frame)).with_context(|| path.display().to_string())?;
     }
-    let (map, lines, counters) = analysis.finish();
+    let (lines, counters) = analysis.finish();
     lines.result?;
     if let Some(mut out) = lines.out {
         out.flush()?;
@@ -133,26 +148,36 @@ fn read_files(arguments: &Arguments, names: Names) -> Result<Map> {
     if counters.packets == 0 {
         eprintln!("podtap-collector: the files have no IP packets");
     }
-    Ok(map)
+    Ok(())
 }
 
 /// How long a slow reader may take for the flows that are open at the end.
 const LAST_LINES: Duration = Duration::from_secs(5);
+/// How long flows wait for the name of an end. The API server has the address of a new pod a second or two after its first frames.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Capturing never waits for a slow reader of its flows.
-fn capture(arguments: &Arguments, names: Names) -> Result<Map> {
+fn capture(arguments: &Arguments, known: &Known) -> Result<()> {
     let signals = capture::signals()?;
+    let mut service = Service::start(arguments, known)?;
     let interfaces = arguments.input.interface.iter().map(|name| capture::Input::interface(name));
-    let mut inputs =
-        interfaces.chain(arguments.input.vxlan_port.map(capture::Input::vxlan)).collect::<Result<Vec<_>>>()?;
+    let receivers = arguments.input.receivers.then(capture::Input::receivers);
+    let mut inputs = interfaces
+        .chain(receivers)
+        .chain(arguments.input.vxlan_port.map(capture::Input::vxlan))
+        .collect::<Result<Vec<_>>>()?;
     let out = (arguments.print == Print::Flows).then(|| Queue::new(io::stdout()));
-    let mut analysis = Analysis::new(names, FlowLines { out, result: Ok(()) });
+    let patience = if arguments.names_socket.is_some() { PATIENCE } else { Duration::ZERO };
+    let mut analysis = Analysis::new(known.clone(), patience, FlowLines { out, result: Ok(()) });
     eprintln!("podtap-collector: capturing");
-    let captured = capture::run(&signals, &mut inputs, &mut analysis, |lines| mem::replace(&mut lines.result, Ok(())))?;
+    let captured = capture::run(&signals, &mut inputs, &mut analysis, |analysis, captured, now| {
+        service.tick(analysis, captured, now);
+        Ok(std::mem::replace(&mut analysis.output().result, Ok(()))?)
+    })?;
     if let Some(out) = &mut analysis.output().out {
         out.wait(LAST_LINES);
     }
-    let (map, mut lines, counters) = analysis.finish();
+    let (mut lines, counters) = analysis.finish();
     lines.result?;
     let mut lost = 0;
     if let Some(out) = &mut lines.out {
@@ -162,32 +187,16 @@ fn capture(arguments: &Arguments, names: Names) -> Result<Map> {
     eprintln!(
         "podtap-collector: {} frames captured, {} dropped by the kernel, {} flows, {} of them forgotten early, {} without room in \
          the map, {lost} lines dropped because they were not read",
-        captured.frames, captured.dropped, counters.flows, counters.evicted, map.folded,
+        captured.frames,
+        captured.dropped,
+        counters.flows,
+        counters.evicted,
+        known.lock().map.folded,
     );
-    Ok(map)
-}
-
-fn objects(path: &Path) -> Result<Objects> {
-    let text = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} has no names of pods and services", path.display()))
+    Ok(())
 }
 
 /// `head` closes its end when it has enough.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_names_in_the_documentation_are_read() {
-        let page = include_str!("../../docs/collector.md");
-        let example = page.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());
-        let objects: Objects = serde_json::from_str(example.expect("an example")).expect("names");
-        assert_eq!((objects.pods.len(), objects.services.len(), objects.networks.len()), (1, 1, 1));
-        let unknown = r#"{"pods": [], "service": []}"#;
-        assert!(serde_json::from_str::<Objects>(unknown).is_err(), "what is not read is refused");
-    }
 }

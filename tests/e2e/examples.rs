@@ -8,6 +8,8 @@ use podtap_tests::{
     wait::until,
 };
 
+use crate::scene::enable_collector;
+
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The lab has no registry, and nodes of other names. Each of these stands for whatever the user's cluster has.
@@ -65,7 +67,13 @@ fn shows(sandbox: &Sandbox, file: &str, kind: &str, name: &str) {
     until(&format!("{file}: {expected:?}"), TIMEOUT, || {
         let output = sandbox.kubectl(&["get", kind, name, "-o", "wide"], "")?;
         let shown = table(output.lines());
-        if expected.iter().all(|(heading, cell)| shown.get(heading) == Some(cell)) { Ok(()) } else { Err(output) }
+        // The pod of a collector has another name in each cluster.
+        let is_as = |cell: &str, shown: &str| match cell.strip_prefix("collector/") {
+            Some(_) => shown.starts_with("collector/podtap-collector-"),
+            None => shown == cell,
+        };
+        let is_shown = |(heading, cell): (&String, &String)| shown.get(heading).is_some_and(|shown| is_as(cell, shown));
+        if expected.iter().all(is_shown) { Ok(()) } else { Err(output) }
     });
 }
 
@@ -81,6 +89,7 @@ fn all_examples_together_are_as_their_comments_say() {
     // Alone, because all taps share the policy.
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("examples");
+    enable_collector(sandbox.lab());
     sandbox.apply(&example("pods.yaml"));
     until("pods.yaml: seven pods run", TIMEOUT, || {
         let pods: Vec<Pod> = sandbox.lab().list(sandbox.namespace());

@@ -20,6 +20,7 @@ mod follow;
 mod forged;
 mod helper_pods;
 mod install;
+mod map;
 mod metrics;
 mod mistakes;
 mod node_faults;

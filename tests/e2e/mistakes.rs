@@ -53,7 +53,7 @@ fn at_apply() {
     for (targets, destinations, words) in [
         ("{}", node, "exactly one of targets.podNames and targets.podSelector"),
         ("{podNames: [a], podSelector: {}}", node, "exactly one of targets.podNames and targets.podSelector"),
-        (WEB, "[{}]", "exactly one of node, pod and external"),
+        (WEB, "[{}]", "exactly one of node, pod, external and collector"),
         (WEB, "[]", "should have at least 1 items"),
         (WEB, "[{node: {name: n1, interfaceName: a-16-chars-name0}}]", "at most 15 characters"),
         (WEB, "[{node: {name: n1, interfaceName: a/b}}]", "without slash"),

@@ -1,14 +1,17 @@
 //! What most tests need: a web server, a client on the other node, and captures on both sides of a tap.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::OnceLock, time::Duration};
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Node, Pod},
+};
 use podtap_api::NodeTap;
 use podtap_model::Tap;
 use podtap_tests::{
     capture::{Capture, Frame},
     checksum,
-    cluster::{Cluster, Sandbox, in_network, namespace_of_node, udp_socket},
+    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, in_network, namespace_of_node, udp_socket},
     net::Network,
     streams::Content,
     wait::until,
@@ -217,4 +220,17 @@ pub fn capture(network: &Path, interface: &str) -> Capture {
     // Otherwise the kernel joins segments that arrive together.
     in_network(network, &["ethtool", "-K", interface, "gro", "off"]);
     capture
+}
+
+/// Enables the collector of the chart in the lab, once.
+pub fn enable_collector(lab: &Cluster) {
+    static ENABLED: OnceLock<()> = OnceLock::new();
+    ENABLED.get_or_init(|| {
+        if lab.get::<Deployment>(PODTAP_NAMESPACE, "podtap-collector").is_none() {
+            let chart = lab.top().join("deploy/chart/podtap");
+            let chart = chart.to_str().expect("a path of letters");
+            let options = ["--reuse-values", "--set", "collector.enabled=true", "--wait", "--timeout", "120s"];
+            lab.helm(&[&["upgrade", "podtap", chart][..], &options].concat()).expect("helm works");
+        }
+    });
 }

@@ -75,9 +75,9 @@ fn the_flows_are_pure() {
 }
 
 #[test]
-fn the_collector_knows_no_kubernetes_and_no_netlink() {
+fn the_collector_knows_no_taps_and_no_netlink() {
     let tree = tree_of("podtap-collector");
-    assert_eq!(found(&tree, &KUBERNETES_AND_TLS), [""; 0]);
+    assert_eq!(found(&tree, &["podtap-api", "podtap-model", "podtap-controller"]), [""; 0]);
     assert_eq!(found(&tree, &["netlink", "rtnetlink", "aya", "tap-helper"]), [""; 0]);
 }
 

@@ -8,6 +8,7 @@ pub mod child;
 pub mod cluster;
 pub mod collector;
 pub mod cores;
+pub mod http;
 pub mod namespace;
 pub mod net;
 pub mod pcap;

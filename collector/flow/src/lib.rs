@@ -22,8 +22,10 @@ mod stream;
 mod table;
 mod time;
 pub mod tls;
+mod waiting;
 
 pub use limits::Limits;
 pub use record::{Answer, Counts, End, Endpoint, Event, Failure, Opener, Query, Record, Source, StreamTotals};
 pub use table::{Counters, Table};
 pub use time::Timestamp;
+pub use waiting::Waiting;

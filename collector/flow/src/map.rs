@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    Failure, Timestamp,
+    Failure, Record, Timestamp,
     named::NamedRecord,
     names::{Owner, Workload},
     packet,
@@ -103,9 +103,27 @@ impl Map {
         Self { bounds, ..Self::default() }
     }
 
+    /// Forgets all edges, and what was seen of them.
+    pub fn clear(&mut self) {
+        self.edges.clear();
+        self.folded = 0;
+    }
+
     /// All edges, in order.
     pub fn edges(&self) -> impl Iterator<Item = (&Edge, &Traffic)> {
         self.edges.iter()
+    }
+
+    /// How many edges it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.edges.len()
+    }
+
+    /// Whether it has no edge.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.edges.is_empty()
     }
 
     /// Counts a flow that was announced; its record will follow.
@@ -120,7 +138,7 @@ impl Map {
 
     fn count(&mut self, flow: &NamedRecord<'_>, with_counts: bool) {
         let record = flow.record;
-        if !is_call(flow) {
+        if !is_call(flow) || is_empty(record) {
             return;
         }
         let details = self.bounds.details;
@@ -161,6 +179,11 @@ fn count_detail<Key: Ord>(details: &mut BTreeMap<Key, u64>, key: Key, bound: usi
     if details.len() < bound || details.contains_key(&key) {
         *details.entry(key).or_default() += 1;
     }
+}
+
+/// What ends a flow that was idle since the record before: whoever had its addresses may be forgotten by then.
+fn is_empty(record: &Record) -> bool {
+    !record.is_first && record.sent.frames == 0 && record.received.frames == 0 && record.failure.is_none()
 }
 
 /// Neither neighbour discovery nor errors, which count as what they are about, nor what is sent to many.

@@ -1,5 +1,6 @@
 //! Frames as they come: from interfaces, or as VXLAN from a tap's external destination.
 
+mod receivers;
 mod ring;
 mod vxlan;
 
@@ -19,7 +20,11 @@ use nix::{
 };
 use podtap_flow::{Source, Timestamp};
 
-use self::{ring::Ring, vxlan::Listener};
+use self::{
+    receivers::Receivers,
+    ring::{Ring, RingFrame, Statistics},
+    vxlan::Listener,
+};
 use crate::analysis::{Analysis, Frame, Output};
 
 /// How long to wait for frames before flows that are over are reported, in milliseconds.
@@ -32,6 +37,7 @@ const TURN: usize = 64;
 /// A source of frames.
 pub enum Input {
     Interface(String, Ring),
+    Receivers(Receivers),
     Vxlan(Listener),
 }
 
@@ -42,6 +48,18 @@ pub struct Captured {
     pub dropped: u64,
 }
 
+impl Captured {
+    fn add(&mut self, statistics: Statistics) {
+        self.frames += statistics.frames - statistics.dropped.min(statistics.frames);
+        self.dropped += statistics.dropped;
+    }
+}
+
+fn observe<Out: Output>(analysis: &mut Analysis<Out>, source: Source, frame: RingFrame<'_>) {
+    let at = Timestamp::from_seconds(frame.seconds.into()).0 + u64::from(frame.nanoseconds);
+    analysis.observe(&Frame { source, at: Timestamp(at), length: frame.length, bytes: frame.bytes });
+}
+
 impl Input {
     /// Captures from an interface.
     pub fn interface(name: &str) -> Result<Self> {
@@ -49,6 +67,13 @@ impl Input {
             format!("{name} cannot be captured from: it must be an interface of this network namespace, and the program needs the capability NET_RAW")
         })?;
         Ok(Self::Interface(name.to_owned(), ring))
+    }
+
+    /// Captures from the receivers of all taps that have this pod as their destination.
+    pub fn receivers() -> Result<Self> {
+        let receivers =
+            Receivers::open().context("frames cannot be captured: the program needs the capability NET_RAW")?;
+        Ok(Self::Receivers(receivers))
     }
 
     /// Receives what a tap sends to its external destination.
@@ -61,7 +86,7 @@ impl Input {
     fn check(&self) -> Result<()> {
         match self {
             Self::Interface(name, ring) => ring.check().with_context(|| format!("{name} went down, or was removed")),
-            Self::Vxlan(_) => Ok(()),
+            Self::Receivers(_) | Self::Vxlan(_) => Ok(()),
         }
     }
 
@@ -69,16 +94,16 @@ impl Input {
         match self {
             Self::Interface(_, ring) => {
                 for _ in 0..TURN {
-                    let had_block = ring.read(|frame| {
-                        let at = Timestamp::from_seconds(frame.seconds.into()).0 + u64::from(frame.nanoseconds);
-                        analysis.observe(&Frame {
-                            source,
-                            at: Timestamp(at),
-                            length: frame.length,
-                            bytes: frame.bytes,
-                        });
-                    });
-                    if !had_block {
+                    if !ring.read(|frame| observe(analysis, source, frame)) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            // One source: a flow between two tapped pods is one flow, also if each has a tap of its own.
+            Self::Receivers(receivers) => {
+                for _ in 0..TURN {
+                    if !receivers.read(|frame| observe(analysis, source, frame)) {
                         break;
                     }
                 }
@@ -99,11 +124,8 @@ impl Input {
     /// Adds what was captured since the last call.
     fn count(&mut self, captured: &mut Captured) -> io::Result<()> {
         match self {
-            Self::Interface(_, ring) => {
-                let statistics = ring.statistics()?;
-                captured.frames += statistics.frames - statistics.dropped.min(statistics.frames);
-                captured.dropped += statistics.dropped;
-            }
+            Self::Interface(_, ring) => captured.add(ring.statistics()?),
+            Self::Receivers(receivers) => captured.add(receivers.statistics()?),
             Self::Vxlan(listener) => captured.frames += std::mem::take(&mut listener.frames),
         }
         Ok(())
@@ -114,6 +136,7 @@ impl AsFd for Input {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Interface(_, ring) => ring.as_fd(),
+            Self::Receivers(receivers) => receivers.ring.as_fd(),
             Self::Vxlan(listener) => listener.as_fd(),
         }
     }
@@ -126,12 +149,12 @@ pub fn signals() -> Result<SignalFd> {
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signals")
 }
 
-/// Analyses frames until a signal, or until the output has failed.
+/// Analyses frames until a signal. `tick` is called at least every 100 milliseconds; its error ends the capture, too.
 pub fn run<Out: Output>(
     signals: &SignalFd,
     inputs: &mut [Input],
     analysis: &mut Analysis<Out>,
-    mut check: impl FnMut(&mut Out) -> io::Result<()>,
+    mut tick: impl FnMut(&mut Analysis<Out>, Captured, Timestamp) -> Result<()>,
 ) -> Result<Captured> {
     let mut captured = Captured::default();
     let mut end = None;
@@ -152,8 +175,9 @@ pub fn run<Out: Output>(
             input.count(&mut captured)?;
             input.check()?;
         }
-        analysis.expire(now());
-        check(analysis.output())?;
+        let now = now();
+        analysis.expire(now);
+        tick(analysis, captured, now)?;
         if end.is_some_and(|end| Instant::now() >= end) {
             return Ok(captured);
         }

@@ -21,8 +21,10 @@ const RING_SIZE: usize = BLOCK_SIZE * BLOCKS;
 const RETIRE_AFTER_MS: u32 = 60;
 /// Of a `tpacket3_hdr` with the address that follows it: frames have different lengths, but the kernel asks for one that fits a block.
 const FRAME_SIZE: u32 = 2048;
+/// Of a frame's address in its header: `TPACKET_ALIGN(sizeof(struct tpacket3_hdr))`.
+const ADDRESS: usize = size_of::<libc::tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
 
-/// A packet socket on one interface, with its ring.
+/// A packet socket on one interface or on all, with its ring.
 #[derive(Debug)]
 pub struct Ring {
     socket: OwnedFd,
@@ -43,6 +45,8 @@ pub struct RingFrame<'a> {
     /// Bytes on the wire.
     pub length: u32,
     pub bytes: &'a [u8],
+    /// Index of the interface.
+    pub interface: u32,
 }
 
 /// What the kernel counted since it was asked last.
@@ -60,6 +64,26 @@ impl Ring {
     pub fn open(interface: &str) -> io::Result<Self> {
         let index = nix::net::if_::if_nametoindex(interface)?;
         let index = i32::try_from(index).map_err(io::Error::other)?;
+        let ring = Self::unbound()?;
+        ring.bind(index)?;
+        let membership = libc::packet_mreq {
+            mr_ifindex: index,
+            mr_type: short(libc::PACKET_MR_PROMISC),
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        set(&ring.socket, libc::PACKET_ADD_MEMBERSHIP, &membership)?;
+        Ok(ring)
+    }
+
+    /// Captures the frames of all interfaces of this network namespace, also of those that are made later.
+    pub fn open_all() -> io::Result<Self> {
+        let ring = Self::unbound()?;
+        ring.bind(0)?;
+        Ok(ring)
+    }
+
+    fn unbound() -> io::Result<Self> {
         // With protocol 0, it gets no frames until it is bound: else it would get those of all interfaces for a moment.
         // SAFETY: a system call without pointers.
         let socket = check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
@@ -91,16 +115,7 @@ impl Ring {
             return Err(io::Error::last_os_error());
         }
         let blocks = NonNull::new(blocks.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
-        let ring = Self { socket, blocks, next: 0 };
-        ring.bind(index)?;
-        let membership = libc::packet_mreq {
-            mr_ifindex: index,
-            mr_type: short(libc::PACKET_MR_PROMISC),
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        set(&ring.socket, libc::PACKET_ADD_MEMBERSHIP, &membership)?;
-        Ok(ring)
+        Ok(Self { socket, blocks, next: 0 })
     }
 
     fn bind(&self, index: i32) -> io::Result<()> {
@@ -126,18 +141,26 @@ impl Ring {
         let header = unsafe { block.cast::<libc::tpacket_block_desc>().as_ref().hdr.bh1 };
         let mut at = header.offset_to_first_pkt as usize;
         for _ in 0..header.num_pkts {
-            if at + size_of::<libc::tpacket3_hdr>() > BLOCK_SIZE {
+            if at + ADDRESS + size_of::<libc::sockaddr_ll>() > BLOCK_SIZE {
                 break;
             }
             // SAFETY: the header is within the block, where the kernel has initialized it; it need not be aligned.
             let packet = unsafe { block.add(at).cast::<libc::tpacket3_hdr>().read_unaligned() };
+            // SAFETY: likewise.
+            let address = unsafe { block.add(at + ADDRESS).cast::<libc::sockaddr_ll>().read_unaligned() };
             let (start, length) = (at + usize::from(packet.tp_mac), packet.tp_snaplen as usize);
             if start + length > BLOCK_SIZE {
                 break;
             }
             // SAFETY: the bytes are within the block, and stay as they are until the block is given back, after the last use of the slice.
             let bytes = unsafe { slice::from_raw_parts(block.add(start).as_ptr(), length) };
-            take(RingFrame { seconds: packet.tp_sec, nanoseconds: packet.tp_nsec, length: packet.tp_len, bytes });
+            take(RingFrame {
+                seconds: packet.tp_sec,
+                nanoseconds: packet.tp_nsec,
+                length: packet.tp_len,
+                bytes,
+                interface: address.sll_ifindex.cast_unsigned(),
+            });
             at += packet.tp_next_offset as usize;
         }
         self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);

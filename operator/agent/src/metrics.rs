@@ -8,7 +8,7 @@ use std::{collections::HashMap, future::pending, net::SocketAddr, sync::Arc, tim
 use podtap_model::{Count, Counters, Report};
 use podtap_runtime::{
     backoff::Backoff,
-    http::{self, EncodeError, Health, MetricsSource, Server},
+    http::{self, EncodeError, Health, MetricsSource, Probes, Server},
     telemetry::with_causes,
 };
 use prometheus_client::{
@@ -32,7 +32,7 @@ pub async fn serve(address: Option<SocketAddr>, health: Health, source: Source) 
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut logged = false;
     loop {
-        match Server::spawn(address, health.clone(), source.clone()).await {
+        match Server::spawn(address, Probes { health: health.clone(), metrics: source.clone() }).await {
             Ok(server) => {
                 info!(address = %server.address(), "serving health and metrics");
                 return pending().await;

@@ -10,8 +10,8 @@ use crate::PodSelector;
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("[has(self.node), has(self.pod), has(self.external)].filter(x, x).size() == 1")
-        .message("set exactly one of node, pod and external in each destination, for example: node: {name: worker-3}"),
+    validation = Rule::new("[has(self.node), has(self.pod), has(self.external), has(self.collector)].filter(x, x).size() == 1")
+        .message("set exactly one of node, pod, external and collector in each destination, for example: node: {name: worker-3}"),
     validation = Rule::new("!(has(self.frameFormat) && self.frameFormat == 'Raw' && has(self.external))")
         .message("frameFormat is about the interface on a node or in a pod: leave it out of an external destination, which always gets frames as on the wire"),
 )]
@@ -34,6 +34,12 @@ pub struct Destination {
     /// A VXLAN endpoint that PodTap does not manage. A PodTapPolicy must allow its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalDestination>,
+
+    /// PodTap's own collector, which tells who calls whom: {}. One of its ready pods gets the frames, as the kernel has them (Raw). A tap
+    /// whose only destinations are collectors mirrors no more than they need, unless it says otherwise: deduplicate.handshakes is Both,
+    /// truncate.headersOnly is true and truncate.exemptBytes is 4096.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collector: Option<CollectorDestination>,
 
     /// How the interface on a node or in a pod shows the frames. Wire: as on the wire. Raw: as the kernel has them, with several
     /// TCP segments in one frame (GSO) and checksums not yet computed, which is faster but which many tools cannot read.
@@ -103,6 +109,10 @@ pub struct ExternalDestination {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
 }
+
+/// A ready pod of PodTap's collector: {}.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectorDestination {}
 
 fn default_external_port() -> u16 {
     4789

@@ -22,7 +22,7 @@ pub use condition::{
     CONDITION_TARGETS_RESOLVED,
 };
 pub use definition::definitions;
-pub use destination::{Destination, ExternalDestination, NodeDestination, PodDestination};
+pub use destination::{CollectorDestination, Destination, ExternalDestination, NodeDestination, PodDestination};
 pub use node_tap::{NodeTap, NodeTapSpec};
 pub use pod_tap::{PodTap, PodTapSpec, Targets, Vxlan};
 pub use policy::{Limits, PodTapPolicy, PodTapPolicySpec, VniRange};

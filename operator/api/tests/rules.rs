@@ -91,7 +91,7 @@ fn interface_names_are_those_linux_takes() {
 fn a_destination_is_one_of_three() {
     taken("/spec/destinations/0", json!({"pod": {"podSelector": {"matchLabels": {"app": "ids"}}}}));
     taken("/spec/destinations/0", json!({"external": {"address": "192.0.2.10", "port": 4789}}));
-    let words = "exactly one of node, pod and external";
+    let words = "exactly one of node, pod, external and collector";
     refused("/spec/destinations/0", json!({}), words);
     assert_eq!(refusals("PodTap", &tap_with("/spec/destinations/0", json!({"name": "main"}))).len(), 1, "{words}");
     refused("/spec/destinations/0", json!({"node": {"name": "n1"}, "pod": {"name": "ids"}}), words);

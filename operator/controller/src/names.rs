@@ -7,6 +7,8 @@ use podtap_model::{InterfaceName, Uid, Vni};
 pub const PRODUCT: &str = "podtap";
 /// Value of `app.kubernetes.io/component` on helper pods.
 pub const HELPER: &str = "helper";
+/// Value of `app.kubernetes.io/component` on the collector's pods.
+pub const COLLECTOR: &str = "collector";
 /// Value of `app.kubernetes.io/component` on the pod that uninstalls.
 pub const UNINSTALL: &str = "uninstall";
 /// Field manager of our writes, and reporter of our events.

@@ -15,7 +15,7 @@ use clap::builder::BoolishValueParser;
 use podtap_runtime::{
     client,
     clock::ServerClock,
-    http::{self, Health, Metrics, Server},
+    http::{self, Health, Metrics, Probes, Server},
     leader::{self, Held, Lease},
     shutdown::Shutdown,
 };
@@ -103,7 +103,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let (client, clock) = client::connect().await?;
     let health = Health::new(LIVENESS);
     let metrics = Metrics::new();
-    let server = Server::spawn(args.http_address, health.clone(), metrics.clone()).await?;
+    let server = Server::spawn(args.http_address, Probes { health: health.clone(), metrics: metrics.clone() }).await?;
     info!(address = %server.address(), "serving health and metrics");
     let metrics = ControllerMetrics::new(&metrics);
 

@@ -1,4 +1,4 @@
-//! An HTTP server for `/livez`, `/readyz` and `/metrics`.
+//! An HTTP server: [`Probes`] answers `/livez`, `/readyz` and `/metrics`, and a program may have a [`Handler`] of its own.
 //!
 //! # Guarantees
 //! Slow or idle clients are disconnected after 20 seconds, and at most 32 are served at the same time, so that no client can
@@ -15,14 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http_body_util::Full;
-use hyper::{
+pub use http_body_util::{BodyExt, Full, Limited};
+pub use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::CONTENT_TYPE,
-    server::conn::http1,
-    service::service_fn,
+    header,
 };
+use hyper::{header::CONTENT_TYPE, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
@@ -44,7 +43,7 @@ const CONNECTIONS: usize = 32;
 
 /// The server cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} for /livez, /readyz and /metrics")]
+#[error("cannot listen on {address}")]
 pub struct Error {
     address: SocketAddr,
     source: std::io::Error,
@@ -142,6 +141,27 @@ pub fn text(registry: &Registry) -> Result<String, EncodeError> {
     Ok(text)
 }
 
+/// Answers requests. Clones answer them alike.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// The response to a request.
+    fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+}
+
+/// Answers `/livez`, `/readyz` and `/metrics`.
+#[derive(Clone, Debug)]
+pub struct Probes<Source> {
+    /// What the probes report.
+    pub health: Health,
+    /// What `/metrics` serves.
+    pub metrics: Source,
+}
+
+impl<Source: MetricsSource> Handler for Probes<Source> {
+    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        respond(&request, &self.health, &self.metrics).await
+    }
+}
+
 /// A running server. It stops listening when this is dropped; connections that are open may still be answered.
 #[derive(Debug)]
 pub struct Server {
@@ -153,7 +173,7 @@ impl Server {
     /// Starts a server. It is listening when this returns: a port in use is an error here.
     ///
     /// If the kernel has no IPv6, `[::]` means all IPv4 addresses.
-    pub async fn spawn(address: SocketAddr, health: Health, metrics: impl MetricsSource) -> Result<Self, Error> {
+    pub async fn spawn(address: SocketAddr, handler: impl Handler) -> Result<Self, Error> {
         let listen = async { bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener))) };
         let (address, listener) = listen.await.map_err(|source| Error { address, source })?;
         let task = tokio::spawn(async move {
@@ -163,10 +183,10 @@ impl Server {
                 let Ok(permit) = permits.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let (health, metrics) = (health.clone(), metrics.clone());
+                        let handler = handler.clone();
                         let serve = service_fn(move |request: Request<Incoming>| {
-                            let (health, metrics) = (health.clone(), metrics.clone());
-                            async move { Ok::<_, Infallible>(respond(&request, &health, &metrics).await) }
+                            let handler = handler.clone();
+                            async move { Ok::<_, Infallible>(handler.respond(request).await) }
                         });
                         let connection = http1::Builder::new()
                             .timer(TokioTimer::new())
@@ -238,7 +258,8 @@ async fn respond(request: &Request<Incoming>, health: &Health, metrics: &impl Me
     }
 }
 
-fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+/// A response with this body, and no more headers.
+pub fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response

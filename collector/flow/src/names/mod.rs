@@ -1,6 +1,7 @@
 //! Who has an address: pods, services, nodes and what is outside, at the time of a frame.
 
 mod object;
+mod update;
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -10,6 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 pub use object::{Backend, Node, Objects, Pod, Port, Service, Workload};
+pub use update::Update;
 
 use crate::{Timestamp, packet};
 
@@ -42,6 +44,8 @@ pub struct Names {
     nodes: BTreeMap<String, Node>,
     by_node_address: HashMap<IpAddr, String>,
     networks: Vec<(IpNet, String)>,
+    /// While all objects are listed again.
+    mentioned: Option<update::Mentioned>,
 }
 
 impl Names {
@@ -107,11 +111,17 @@ impl Names {
 
     /// Adds a node, or replaces the one of its name.
     pub fn set_node(&mut self, node: Node) {
-        self.by_node_address.retain(|_, name| *name != node.name);
+        self.remove_node(&node.name);
         for address in &node.addresses {
             self.by_node_address.insert(*address, node.name.clone());
         }
         self.nodes.insert(node.name.clone(), node);
+    }
+
+    /// Forgets a node.
+    pub fn remove_node(&mut self, name: &str) {
+        self.by_node_address.retain(|_, other| other != name);
+        self.nodes.remove(name);
     }
 
     /// Forgets pods that ended long ago.
@@ -141,11 +151,18 @@ impl Names {
         )
     }
 
-    /// The pod that had an address at a time. Addresses are used again: only a pod that existed then can have sent a frame.
+    /// The pod that had an address at a time. Addresses are used again: only a pod that existed then can have sent a frame. Of two, it
+    /// was the older one: the next pod exists before it gets an address, and gets this one after the older pod has ended.
     #[must_use]
     pub fn pod(&self, address: IpAddr, at: Timestamp) -> Option<&Pod> {
         let pods = self.by_address.get(&address)?.iter().filter_map(|uid| self.pods.get(uid));
-        pods.filter(|pod| pod.existed(at)).max_by_key(|pod| pod.started)
+        pods.filter(|pod| pod.existed(at)).min_by_key(|pod| pod.started)
+    }
+
+    /// All pods, also those that have ended.
+    #[must_use]
+    pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
+        self.pods.values()
     }
 
     /// The node of a name.
@@ -174,6 +191,14 @@ impl Names {
     pub fn backends<'a>(&'a self, service: &'a Service, at: Timestamp) -> impl Iterator<Item = Option<&'a Pod>> {
         let existed = move |backend: &&Backend| backend.existed(at);
         service.backends.iter().filter(existed).map(move |backend| self.pod(backend.address, at))
+    }
+
+    /// Whether a service had backends, and it is known of each whose it is.
+    #[must_use]
+    pub fn has_known_backends(&self, service: &Service, at: Timestamp) -> bool {
+        let mut backends = service.backends.iter().filter(|backend| backend.existed(at)).peekable();
+        backends.peek().is_some()
+            && backends.all(|backend| !matches!(self.owner(backend.address, at), Owner::External(None)))
     }
 }
 

@@ -1,11 +1,14 @@
 //! The objects of a cluster, as far as names need them.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
+
+/// By how much the clocks of two nodes may differ: that of a pod's kubelet, and that of the frames.
+const CLOCK_ERROR: Duration = Duration::from_secs(2);
 
 /// All objects: what a file of names has.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -44,14 +47,17 @@ pub struct Pod {
     /// When the kubelet started it. Before, another pod may have had its address.
     #[serde(default)]
     pub started: Timestamp,
-    /// When it was seen to have ended or to be deleted.
+    /// When its last container ended, or when it was seen to be deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Timestamp>,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Pod {
     pub(super) fn existed(&self, at: Timestamp) -> bool {
-        self.started <= at && self.ended.is_none_or(|ended| at <= ended)
+        self.started <= at.plus(CLOCK_ERROR) && self.ended.is_none_or(|ended| at <= ended)
     }
 }
 
@@ -63,6 +69,9 @@ pub struct Workload {
     pub kind: String,
     /// Its name.
     pub name: String,
+    /// API group and version of the kind, for example `apps/v1`. Empty: unknown.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub api_version: String,
 }
 
 /// A service and its backends.

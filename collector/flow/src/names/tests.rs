@@ -8,7 +8,8 @@ fn pod(uid: &str, address: &str, started: u64, ended: Option<u64>) -> Pod {
         addresses: vec![address.parse().expect("an address")],
         node: None,
         host_network: false,
-        workload: Workload { kind: "Deployment".into(), name: uid.into() },
+        workload: Workload { kind: "Deployment".into(), name: uid.into(), api_version: String::new() },
+        labels: BTreeMap::new(),
         started: Timestamp::from_seconds(started),
         ended: ended.map(Timestamp::from_seconds),
     }
@@ -28,7 +29,7 @@ fn an_address_is_of_the_pod_that_had_it_then() {
     let mut names = Names::default();
     names.set_pod(pod("first", "10.0.0.9", 10, Some(20)));
     names.set_pod(pod("second", "10.0.0.9", 30, None));
-    for (second, expected) in [(9, None), (10, Some("first")), (20, Some("first")), (25, None), (31, Some("second"))] {
+    for (second, expected) in [(7, None), (8, Some("first")), (20, Some("first")), (25, None), (31, Some("second"))] {
         assert_eq!(owner(&names, "10.0.0.9", second).as_deref(), expected, "{second}");
     }
     names.expire(Timestamp::from_seconds(25 + 600));
@@ -92,4 +93,53 @@ fn services_know_their_ports_and_backends() {
     names.remove_service(&key);
     assert!(names.service(address, 80, packet::TCP).is_none());
     assert!(!names.serves("10.0.0.9".parse().expect("an address"), 8080, packet::TCP));
+}
+
+#[test]
+fn of_two_pods_the_older_one_has_the_address_until_it_ends() {
+    let mut names = Names::default();
+    names.set_pod(pod("first", "10.0.0.9", 10, Some(40)));
+    names.set_pod(pod("second", "10.0.0.9", 30, None));
+    for (second, expected) in [(35, "first"), (40, "first"), (41, "second")] {
+        assert_eq!(owner(&names, "10.0.0.9", second).as_deref(), Some(expected), "{second}");
+    }
+}
+
+#[test]
+fn what_is_not_listed_again_was_deleted() {
+    let now = Timestamp::from_seconds(100);
+    let service = |name: &str, address: &str| Service {
+        namespace: "shop".into(),
+        name: name.into(),
+        addresses: vec![address.parse().expect("an address")],
+        ports: Vec::new(),
+        backends: Vec::new(),
+    };
+    let node = |name: &str, address: &str| Node {
+        name: name.into(),
+        addresses: vec![address.parse().expect("an address")],
+        zone: None,
+    };
+    let mut names = Names::default();
+    let first = [
+        Update::Pod(pod("kept", "10.0.0.1", 1, None)),
+        Update::Pod(pod("gone", "10.0.0.2", 1, None)),
+        Update::Service(service("kept", "10.96.0.1")),
+        Update::Service(service("gone", "10.96.0.2")),
+        Update::Node(node("kept", "192.168.0.1")),
+        Update::Node(node("gone", "192.168.0.2")),
+    ];
+    let again = first.iter().step_by(2).cloned();
+    let updates = [Update::Listing].into_iter().chain(first.clone()).chain([Update::Listed, Update::Listing]);
+    for update in updates.chain(again).chain([Update::Listed]) {
+        let line = serde_json::to_string(&update).expect("it can be written");
+        names.apply(serde_json::from_str(&line).expect("it can be read"), now);
+    }
+    for (address, expected) in [("10.0.0.1", "kept"), ("10.96.0.1", "service kept"), ("192.168.0.1", "node kept")] {
+        assert_eq!(owner(&names, address, 101).as_deref(), Some(expected));
+    }
+    for address in ["10.0.0.2", "10.96.0.2", "192.168.0.2"] {
+        assert_eq!(owner(&names, address, 101), None);
+    }
+    assert_eq!(owner(&names, "10.0.0.2", 99).as_deref(), Some("gone"), "its flows are still named");
 }

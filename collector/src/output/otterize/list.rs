@@ -4,11 +4,8 @@ use std::io::{self, Write};
 
 use super::Client;
 
-/// Writes the calls of each client. Without any, that is said on standard error.
+/// Writes the calls of each client.
 pub fn write(out: &mut impl Write, clients: &[Client]) -> io::Result<()> {
-    if clients.is_empty() {
-        eprintln!("No connections found.");
-    }
     for Client { client, servers } in clients {
         writeln!(out, "{} in namespace {} calls:", client.name, client.namespace)?;
         for server in servers {

@@ -20,7 +20,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn of(party: &Party) -> Option<Self> {
+    pub fn of(party: &Party) -> Option<Self> {
         let (name, namespace, kind) = match party {
             Party::Workload { namespace, workload } => (&workload.name, namespace, Some(workload.kind.clone())),
             Party::Service { namespace, name } => (name, namespace, None),

@@ -7,6 +7,7 @@ use podtap_model::{InterfaceName, Reason, State};
 
 use crate::{
     failure::Failure,
+    names,
     plan::pod_index::PodIndex,
     store::{
         node::CachedNode,
@@ -93,6 +94,10 @@ pub fn resolve(
             Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
             Err(failure) => Err(failure).into(),
         },
+        DestinationKind::Collector => match collector(snapshot, tap, name) {
+            Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
+            Err(failure) => Err(failure).into(),
+        },
         DestinationKind::External { address, port, .. } => external(snapshot, policy, *address, *port).into(),
     }
 }
@@ -134,6 +139,8 @@ pub fn printable(kind: &DestinationKind, pod: Option<&CachedPod>, interface: Opt
         (DestinationKind::Pod { selection: Selection::Labels(selector), .. }, None) => {
             with_interface(format!("pod/{selector}"))
         }
+        (DestinationKind::Collector, Some(pod)) => with_interface(format!("collector/{}", pod.name)),
+        (DestinationKind::Collector, None) => "collector".to_owned(),
         (DestinationKind::External { address, port, .. }, _) => std::net::SocketAddr::new(*address, *port).to_string(),
     }
 }
@@ -234,6 +241,33 @@ fn consumer(
     match unsuitable(snapshot, pod) {
         Some(failure) => Err(failure),
         None => Ok(Arc::clone(pod)),
+    }
+}
+
+/// The collector's pod that gets the frames: the ready one that a hash of the tap and the pod ranks highest. So taps are spread over
+/// all, and one that is added takes over only its share (rendezvous hashing; Thaler and Ravishankar 1998). The current one is kept
+/// while none is ready.
+fn collector(snapshot: &Snapshot, tap: &Tap, destination: &str) -> Result<Arc<CachedPod>, Failure> {
+    let shown = tap.status.destination(destination).and_then(|shown| shown.pod.as_deref()).unwrap_or_default();
+    let rank = |pod: &&Arc<CachedPod>| {
+        let key = format!("{}/{}", tap.reference.uid, pod.uid);
+        (pod.ready, names::hash(key.as_bytes()))
+    };
+    let best = snapshot
+        .collectors
+        .iter()
+        .filter(|pod| pod.node.is_some() && !pod.finished && !pod.terminating)
+        .filter(|pod| pod.ready || pod.name == shown)
+        .max_by_key(rank)
+        .ok_or_else(|| {
+            Failure::new(
+                Reason::PodNotReady,
+                "no pod of PodTap's collector is ready: the tap starts as soon as one is; if there is none, ask the cluster's administrator to install it (collector.enabled of the Helm chart)",
+            )
+        })?;
+    match unsuitable(snapshot, best) {
+        Some(failure) => Err(failure),
+        None => Ok(Arc::clone(best)),
     }
 }
 

@@ -85,7 +85,7 @@ impl<'a> PodIndex<'a> {
 fn selectors(spec: &TapSpec) -> impl Iterator<Item = &Selector> {
     let of_destinations = spec.destinations.iter().filter_map(|destination| match &destination.kind {
         DestinationKind::Pod { selection, .. } => Some(selection),
-        DestinationKind::Node { .. } | DestinationKind::External { .. } => None,
+        DestinationKind::Node { .. } | DestinationKind::External { .. } | DestinationKind::Collector => None,
     });
     std::iter::once(&spec.selection).chain(of_destinations).filter_map(|selection| match selection {
         Selection::Labels(selector) => Some(selector),

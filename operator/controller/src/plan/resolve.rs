@@ -105,6 +105,8 @@ fn unresolved(requested: &RequestedDestination) -> PlannedDestination {
         DestinationKind::Node { interface, frame_format, .. }
         | DestinationKind::Pod { interface, frame_format, .. } => (interface.clone(), *frame_format),
         DestinationKind::External { .. } => (None, FrameFormat::Wire),
+        // Its counts need neither segments of the right size nor checksums.
+        DestinationKind::Collector => (None, FrameFormat::Raw),
     };
     PlannedDestination {
         name: requested.name.clone(),

@@ -44,6 +44,8 @@ pub struct CachedPod {
     pub terminating: bool,
     /// Names the cgroup of a static pod.
     pub config_hash: Option<ConfigHash>,
+    /// Whether it is a pod of our collector.
+    pub is_collector: bool,
     /// Set for our helper pods.
     pub helper: Option<CachedHelper>,
 }
@@ -74,6 +76,7 @@ impl CachedPod {
 
     /// `own_namespace` is the namespace of the helper pods: their labels mean nothing on pods of other namespaces.
     pub fn new(pod: Pod, own_namespace: &str) -> Self {
+        let is_collector = is_ours(&pod, own_namespace, names::COLLECTOR);
         let helper = cached_helper(&pod, own_namespace);
         let excluded = is_excluded(&pod.metadata);
         let is_own = pod.metadata.namespace.as_deref() == Some(own_namespace);
@@ -105,17 +108,22 @@ impl CachedPod {
             namespace: meta.namespace.unwrap_or_default(),
             name: meta.name.unwrap_or_default(),
             labels: meta.labels.unwrap_or_default(),
+            is_collector,
             helper,
         }
     }
 }
 
-fn cached_helper(pod: &Pod, own_namespace: &str) -> Option<CachedHelper> {
+/// Whether it is a pod of this component of PodTap. Its labels mean nothing in other namespaces.
+fn is_ours(pod: &Pod, own_namespace: &str, component: &str) -> bool {
     let label = |name: &str| pod.metadata.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
-    let is_ours = pod.metadata.namespace.as_deref() == Some(own_namespace)
+    pod.metadata.namespace.as_deref() == Some(own_namespace)
         && label(names::LABEL_NAME) == Some(names::PRODUCT)
-        && label(names::LABEL_COMPONENT) == Some(names::HELPER);
-    if !is_ours {
+        && label(names::LABEL_COMPONENT) == Some(component)
+}
+
+fn cached_helper(pod: &Pod, own_namespace: &str) -> Option<CachedHelper> {
+    if !is_ours(pod, own_namespace, names::HELPER) {
         return None;
     }
     let annotations = pod.metadata.annotations.as_ref();

@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub policy: Option<Arc<CachedPolicy>>,
     /// By namespace, sorted by name.
     pub pods: BTreeMap<String, Vec<Arc<CachedPod>>>,
+    /// The pods of our collector; `pods` has them, too.
+    pub collectors: Vec<Arc<CachedPod>>,
     /// Helper pods by node; `pods` has them, too. See [`Snapshot::helpers_of`].
     pub helpers: BTreeMap<String, Vec<Arc<CachedPod>>>,
     pub nodes: BTreeMap<String, Arc<CachedNode>>,
@@ -85,12 +87,16 @@ impl Snapshot {
     pub fn take(caches: &Caches, expressions: &Expressions, now: Timestamp) -> Self {
         let mut pods: BTreeMap<String, Vec<Arc<CachedPod>>> = BTreeMap::new();
         let mut helpers: BTreeMap<String, Vec<Arc<CachedPod>>> = BTreeMap::new();
+        let mut collectors = Vec::new();
         let mut unknown_keys = unknown_keys(caches);
         for entry in caches.pods.list() {
             let CachedPod { namespace, name, uid, unknown_keys: keys, .. } = &*entry.object;
             unknown_keys.extend(UnknownKeys::of("Pod", Some(namespace), name, uid, keys));
             if let (Some(_), Some(node)) = (&entry.object.helper, &entry.object.node) {
                 helpers.entry(node.clone()).or_default().push(Arc::clone(&entry.object));
+            }
+            if entry.object.is_collector {
+                collectors.push(Arc::clone(&entry.object));
             }
             match pods.get_mut(&entry.object.namespace) {
                 Some(list) => list.push(entry.object),
@@ -105,6 +111,7 @@ impl Snapshot {
             policy: caches.policies.list().into_iter().next().map(|entry| entry.object),
             pods,
             helpers,
+            collectors,
             nodes,
             node_taps: node_taps(caches),
             excluded_namespaces: excluded(&caches.namespaces),

@@ -1,12 +1,15 @@
 //! The mirror options of a tap.
 
-use podtap_model::{Filter, MirrorOptions, Program, Reason};
+use podtap_model::{Deduplicate, Filter, Handshakes, MirrorOptions, Program, Reason, Truncate};
 
 use crate::{
     expression::compiled::Expressions,
     failure::Failure,
     validate::expression::{CompiledExpression, Established},
 };
+
+/// Bytes of each direction of a flow that a collector gets: a `ClientHello` with a post-quantum key share has 1800.
+const BEGINNINGS: u32 = 4096;
 
 /// Valid mirror options.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +42,17 @@ impl TapOptions {
         let options = with_expression(options, expression.as_ref());
         options.check().map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
         Ok(Self { options, program: expression.map(|expression| expression.program), rejected_expression })
+    }
+}
+
+impl TapOptions {
+    /// With what a collector needs where the spec says nothing: addresses of services, names in DNS answers and TLS handshakes, and
+    /// headers.
+    pub fn for_collectors(mut self) -> Self {
+        let headers = Truncate { headers_only: true, exempt_bytes: Some(BEGINNINGS), ..Truncate::default() };
+        self.options.truncate.get_or_insert(headers);
+        self.options.deduplicate.get_or_insert(Deduplicate { handshakes: Handshakes::Both });
+        self
     }
 }
 

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 use k8s_openapi::jiff::SignedDuration;
 use kube::core::{ParseExpressionError, Selector, SelectorExt as _};
 use podtap_api::{
-    Destination, ExternalDestination, NodeDestination, PodDestination, PodSelector, PodTapSpec, Targets, Vxlan,
+    CollectorDestination, Destination, ExternalDestination, NodeDestination, PodDestination, PodSelector, PodTapSpec,
+    Targets, Vxlan,
 };
 use podtap_model::{Direction, FrameFormat, InterfaceName, Vni, bounds::DESTINATIONS};
 
@@ -23,7 +24,7 @@ pub enum InvalidSpec {
     TargetForms,
     #[error("set exactly one of name and podSelector in the pod of the destination {0}")]
     PodForms(String),
-    #[error("set exactly one of node, pod and external in the destination {0}")]
+    #[error("set exactly one of node, pod, external and collector in the destination {0}")]
     DestinationForms(String),
     #[error(
         "frameFormat is about the interface on a node or in a pod: leave it out of the destination {0}, which is external"
@@ -78,11 +79,17 @@ pub enum DestinationKind {
     Pod { selection: Selection, interface: Option<InterfaceName>, frame_format: FrameFormat },
     /// A VXLAN endpoint.
     External { address: IpAddr, port: u16, probe: bool },
+    /// A pod of PodTap's collector.
+    Collector,
 }
 
 impl RequestedDestination {
     pub fn is_external(&self) -> bool {
         matches!(self.kind, DestinationKind::External { .. })
+    }
+
+    pub fn is_collector(&self) -> bool {
+        self.kind == DestinationKind::Collector
     }
 }
 
@@ -136,25 +143,26 @@ fn duration(duration: kube::core::Duration) -> Result<SignedDuration, InvalidSpe
 }
 
 fn destination(destination: &Destination) -> Result<RequestedDestination, InvalidSpec> {
-    let Destination { name: own_name, node, pod, external, frame_format } = destination;
+    let Destination { name: own_name, node, pod, external, collector, frame_format } = destination;
     let frame_format = *frame_format;
-    let kind = match (node, pod, external) {
-        (Some(NodeDestination { name, interface_name }), None, None) => {
+    let kind = match (node, pod, external, collector) {
+        (Some(NodeDestination { name, interface_name }), None, None, None) => {
             DestinationKind::Node { name: name.clone(), interface: interface_name.clone(), frame_format }
         }
-        (None, Some(PodDestination { name, pod_selector, interface_name }), None) => {
+        (None, Some(PodDestination { name, pod_selector, interface_name }), None, None) => {
             let names = name.as_ref().map(|name| BTreeSet::from([name.clone()]));
             let forms = || InvalidSpec::PodForms(own_name.clone());
             let selection = selection(names, pod_selector.as_ref(), "the pod of a destination", forms)?;
             DestinationKind::Pod { selection, interface: interface_name.clone(), frame_format }
         }
-        (None, None, Some(_)) if frame_format != FrameFormat::Wire => {
+        (None, None, Some(_), None) if frame_format != FrameFormat::Wire => {
             return Err(InvalidSpec::ExternalFrameFormat(own_name.clone()));
         }
-        (None, None, Some(ExternalDestination { port: 0, .. })) => return Err(InvalidSpec::Port),
-        (None, None, Some(ExternalDestination { address, port, probe })) => {
+        (None, None, Some(ExternalDestination { port: 0, .. }), None) => return Err(InvalidSpec::Port),
+        (None, None, Some(ExternalDestination { address, port, probe }), None) => {
             DestinationKind::External { address: *address, port: *port, probe: *probe }
         }
+        (None, None, None, Some(CollectorDestination {})) => DestinationKind::Collector,
         _ => return Err(InvalidSpec::DestinationForms(own_name.clone())),
     };
     Ok(RequestedDestination { name: own_name.clone(), kind })

@@ -13,7 +13,7 @@ use crate::{
         expression::established,
         options::TapOptions,
         policy::Policy,
-        spec::TapSpec,
+        spec::{RequestedDestination, TapSpec},
         state::{self, TapState},
     },
 };
@@ -116,7 +116,11 @@ pub fn validate(snapshot: &Snapshot) -> Validated {
 fn spec(spec: &PodTapSpec) -> Result<TapSpec, Failure> {
     let options = TapOptions { options: spec.options.clone(), ..TapOptions::default() };
     match TapSpec::without_options(spec) {
-        Ok(rest) => Ok(TapSpec { options, ..rest }),
+        Ok(rest) => {
+            let is_for_collectors = rest.destinations.iter().all(RequestedDestination::is_collector);
+            let options = if is_for_collectors { options.for_collectors() } else { options };
+            Ok(TapSpec { options, ..rest })
+        }
         Err(invalid) => Err(Failure::new(Reason::InvalidSpec, invalid.to_string())),
     }
 }

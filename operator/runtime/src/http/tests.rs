@@ -8,7 +8,7 @@ use super::*;
 
 async fn serve(health: &Health, metrics: &Metrics) -> Server {
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    Server::spawn(anywhere, health.clone(), metrics.clone()).await.expect("a free port")
+    Server::spawn(anywhere, Probes { health: health.clone(), metrics: metrics.clone() }).await.expect("a free port")
 }
 
 async fn request(server: &Server, request: &str) -> String {
@@ -81,7 +81,9 @@ impl MetricsSource for Unavailable {
 #[tokio::test]
 async fn missing_metrics_are_status_503() {
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server = Server::spawn(anywhere, Health::new(Duration::MAX), Unavailable).await.expect("a free port");
+    let server = Server::spawn(anywhere, Probes { health: Health::new(Duration::MAX), metrics: Unavailable })
+        .await
+        .expect("a free port");
     let answer = request(&server, "GET /metrics").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nit is too early\n"), "{answer}");
 }
@@ -108,6 +110,8 @@ async fn other_requests_are_rejected() {
 async fn a_port_in_use_is_an_error_that_names_it() {
     let health = Health::new(Duration::MAX);
     let server = serve(&health, &Metrics::new()).await;
-    let error = Server::spawn(server.address(), health, Metrics::new()).await.expect_err("the port is in use");
+    let error = Server::spawn(server.address(), Probes { health, metrics: Metrics::new() })
+        .await
+        .expect_err("the port is in use");
     assert!(error.to_string().contains(&server.address().to_string()), "{error}");
 }

@@ -1,9 +1,10 @@
+use k8s_openapi::api::core::v1::Pod;
 use podtap_api::{DestinationStatus, PodTapStatus};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    fixtures::{World, lost, node, object, pod, policy, tap, time},
+    fixtures::{OWN_NAMESPACE, World, lost, node, object, pod, policy, tap, time},
     plan::vni::Vnis,
     validate::tap::validate,
 };
@@ -195,4 +196,75 @@ fn printed() {
     assert_eq!(text(json!({"pod": {"name": "ids"}}), None, ""), "pod/ids");
     assert_eq!(text(json!({"external": {"address": "192.0.2.1"}}), None, ""), "192.0.2.1:4789");
     assert_eq!(text(json!({"external": {"address": "fd00::1", "port": 9}}), None, ""), "[fd00::1]:9");
+}
+
+/// n1 and n2 have a collector's pod each.
+fn with_collectors() -> World {
+    let mut world = World::with(tap("t", json!([{"collector": {}}])));
+    for node in ["n1", "n2"] {
+        world.pods.push(collector(node));
+    }
+    world
+}
+
+fn collector(node: &str) -> Pod {
+    let mut pod = pod(OWN_NAMESPACE, &format!("collector-{node}"), node);
+    let labels = [("app.kubernetes.io/name", "podtap"), ("app.kubernetes.io/component", "collector")];
+    pod.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    pod
+}
+
+#[test]
+fn a_collector_is_one_of_its_ready_pods() {
+    let mut world = with_collectors();
+    let first = chosen(&world);
+    assert!(first.starts_with("collector-"), "{first}");
+    let index = world.pods.iter().position(|pod| pod.metadata.name.as_deref() == Some(&first)).expect("it is there");
+    unready(&mut world, index);
+    let second = chosen(&world);
+    assert!(second.starts_with("collector-") && second != first);
+    world.pods.remove(index);
+    assert_eq!(chosen(&world), second);
+    world.pods.retain(|pod| !is_collector(pod));
+    assert_failure(&world, Reason::PodNotReady, "collector.enabled");
+    // The labels mean nothing in another namespace.
+    let mut foreign = collector("n1");
+    foreign.metadata.namespace = Some("shop".into());
+    world.pods.push(foreign);
+    assert_failure(&world, Reason::PodNotReady, "collector.enabled");
+}
+
+fn is_collector(pod: &Pod) -> bool {
+    pod.metadata.name.as_deref().is_some_and(|name| name.starts_with("collector-"))
+}
+
+#[test]
+fn a_collector_s_pod_that_is_added_takes_over_its_share() {
+    let chosen = |nodes: usize| {
+        let mut world = World::small();
+        for tap_number in 0..100 {
+            world.taps.push(tap(&format!("t{tap_number}"), json!([{"collector": {}}])));
+        }
+        world.policy = Some(policy(json!({"limits": {"tapsPerNamespace": 1000}})));
+        for number in 0..nodes {
+            let mut pod = collector("n1");
+            let name = format!("collector-{number}");
+            (pod.metadata.name, pod.metadata.uid) = (Some(name.clone()), Some(name));
+            world.pods.push(pod);
+        }
+        let snapshot = world.snapshot();
+        let validated = validate(&snapshot);
+        let index = PodIndex::new(&snapshot, &validated.taps);
+        let of = |tap: &Tap| {
+            let requested = &tap.spec.as_ref().expect("valid").destinations[0];
+            let resolution = resolve(&snapshot, &index, &validated.policy, tap, requested);
+            resolution.resolved.as_ref().and_then(|resolved| resolved.pod()).expect("a pod").name.clone()
+        };
+        validated.taps.iter().map(of).collect::<Vec<String>>()
+    };
+    let (before, after) = (chosen(3), chosen(4));
+    let moved: Vec<&String> =
+        before.iter().zip(&after).filter(|(before, after)| before != after).map(|(_, a)| a).collect();
+    assert!(moved.iter().all(|name| *name == "collector-3"), "{moved:?}");
+    assert!((10..=45).contains(&moved.len()), "a quarter of 100: {}", moved.len());
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     fixtures::{World, object, tap},
-    validate::expression::ExpressionError,
+    validate::{expression::ExpressionError, tap::validate},
 };
 
 /// The options of a tap with these fields, as nodes get them.
@@ -135,4 +135,21 @@ fn what_the_schema_would_refuse_is_refused_here_too() {
         "the filter has 65 combinations of ports and cidrs, and 64 are allowed",
     );
     refused(&json!({"limit": {"bitsPerSecond": 1_000_000_000_000_i64}}), "between 0 and 100000000000");
+}
+
+#[test]
+fn a_tap_for_collectors_only_mirrors_what_they_need() {
+    let options = |destinations: Value, fields: Value| {
+        let mut tap = tap("t", destinations);
+        tap.spec.options = serde_json::from_value(fields).expect("valid");
+        let snapshot = World::with(tap).snapshot();
+        let validated = validate(&snapshot);
+        json!(validated.taps[0].spec.as_ref().expect("valid").options.options)
+    };
+    let needed = json!({"truncate": {"headersOnly": true, "exemptBytes": 4096}, "deduplicate": {"handshakes": "Both"}});
+    assert_eq!(options(json!([{"collector": {}}]), json!({})), needed);
+    let chosen = json!({"truncate": {"bytes": 200}, "deduplicate": {}});
+    assert_eq!(options(json!([{"collector": {}}]), chosen.clone()), chosen, "what the spec says counts");
+    let several = json!([{"name": "a", "collector": {}}, {"name": "b", "node": {"name": "n2"}}]);
+    assert_eq!(options(several, json!({})), json!({}), "the other destination gets whole frames");
 }

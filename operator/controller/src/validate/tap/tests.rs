@@ -61,8 +61,11 @@ fn labels_in_the_wrong_place_do_not_select_everything() {
 #[test]
 fn destinations() {
     refused(spec_of(|spec| spec.destinations.clear()), "one to four destinations, not 0");
-    refused(destination(json!({})), "exactly one of node, pod and external in the destination main");
-    refused(destination(json!({"node": {"name": "a"}, "pod": {"name": "b"}})), "exactly one of node, pod and external");
+    refused(destination(json!({})), "exactly one of node, pod, external and collector in the destination main");
+    refused(
+        destination(json!({"node": {"name": "a"}, "pod": {"name": "b"}})),
+        "exactly one of node, pod, external and collector",
+    );
     refused(destination(json!({"pod": {}})), "exactly one of name and podSelector");
     let raw = json!({"external": {"address": "10.0.0.1"}, "frameFormat": "Raw"});
     refused(destination(raw), "leave it out of the destination main, which is external");

@@ -1,0 +1,244 @@
+//! The pods, services and nodes of the cluster, and who is told of changes.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use podtap_flow::{
+    Timestamp,
+    names::{Node, Pod, Service, TOMBSTONE, Update},
+};
+use podtap_runtime::http::Metrics;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::{
+    owners::{Owner, Owners},
+    pod::Projection,
+    service::{Key, Services, Slice},
+};
+
+/// Changes that a subscriber may be behind. One that is slower is cut off, and begins again.
+const BEHIND: usize = 65_536;
+
+/// A line of the listener's protocol.
+pub type Line = Rc<str>;
+
+/// What is known of the cluster. Clones share it.
+#[derive(Clone)]
+pub struct Inventory(Rc<RefCell<State>>);
+
+struct State {
+    annotation: String,
+    pods: HashMap<String, Projection>,
+    /// UIDs of pods that were deleted, and when.
+    deleted: VecDeque<(Timestamp, String)>,
+    owners: Owners,
+    services: Services,
+    nodes: BTreeMap<String, Node>,
+    subscribers: Vec<Sender<Line>>,
+    count: Gauge,
+}
+
+impl Inventory {
+    pub fn new(annotation: String, metrics: &Metrics) -> Self {
+        let count = Gauge::default();
+        metrics.register(|registry| registry.register("names_pods", "Pods whose names are passed on", count.clone()));
+        Self(Rc::new(RefCell::new(State {
+            annotation,
+            pods: HashMap::new(),
+            deleted: VecDeque::new(),
+            owners: Owners::default(),
+            services: Services::default(),
+            nodes: BTreeMap::new(),
+            subscribers: Vec::new(),
+            count,
+        })))
+    }
+
+    /// The annotation with the name of a pod's workload.
+    pub fn annotation(&self) -> String {
+        self.0.borrow().annotation.clone()
+    }
+
+    pub fn set_pod(&self, new: Projection) {
+        let mut state = self.0.borrow_mut();
+        if state.pods.get(&new.pod.uid) == Some(&new) {
+            return;
+        }
+        let uid = new.pod.uid.clone();
+        state.pods.insert(uid.clone(), new);
+        state.tell_of_pod(&uid);
+    }
+
+    /// A pod that is deleted has ended by now, if it has not before.
+    pub fn pod_deleted(&self, uid: &str) {
+        let mut state = self.0.borrow_mut();
+        let now = now();
+        let Some(projection) = state.pods.get_mut(uid) else { return };
+        projection.pod.ended.get_or_insert(now);
+        state.deleted.push_back((now, uid.to_owned()));
+        state.tell_of_pod(uid);
+        state.forget(now);
+    }
+
+    /// Pods that are not among these were deleted meanwhile.
+    pub fn retain_pods(&self, listed: &[String]) {
+        let listed: HashSet<&String> = listed.iter().collect();
+        let gone: Vec<String> = {
+            let state = self.0.borrow();
+            let is_gone =
+                |uid: &&String| !listed.contains(uid) && !state.deleted.iter().any(|(_, ended)| ended == *uid);
+            state.pods.keys().filter(is_gone).cloned().collect()
+        };
+        for uid in gone {
+            self.pod_deleted(&uid);
+        }
+    }
+
+    pub fn set_owner(&self, uid: String, owner: Option<Owner>) {
+        let mut state = self.0.borrow_mut();
+        if state.owners.is_known(&uid, owner.as_ref()) {
+            return;
+        }
+        let is_below = |projection: &&Projection| {
+            projection.owner.as_ref().is_some_and(|owner| state.owners.is_above(&uid, owner))
+        };
+        let below: Vec<String> = state.pods.values().filter(is_below).map(|p| p.pod.uid.clone()).collect();
+        state.owners.set(uid, owner);
+        for pod in below {
+            state.tell_of_pod(&pod);
+        }
+    }
+
+    pub fn owner_deleted(&self, uid: String) {
+        self.0.borrow_mut().owners.deleted(uid, now());
+    }
+
+    pub fn set_service(&self, service: Service) {
+        let mut state = self.0.borrow_mut();
+        let key = state.services.set(service);
+        state.tell_of_service(&key);
+    }
+
+    pub fn service_deleted(&self, key: &Key) {
+        let mut state = self.0.borrow_mut();
+        state.services.remove(key);
+        state.tell(&Update::ServiceDeleted { namespace: key.0.clone(), name: key.1.clone() });
+    }
+
+    pub fn retain_services(&self, listed: &[Key]) {
+        let gone: Vec<Key> = self.0.borrow().services.keys().filter(|key| !listed.contains(key)).cloned().collect();
+        for key in gone {
+            self.service_deleted(&key);
+        }
+    }
+
+    /// A slice without contents was deleted.
+    pub fn set_slice(&self, key: &Key, name: &str, slice: Option<Slice>) {
+        let mut state = self.0.borrow_mut();
+        state.services.set_slice(key, name, slice, now());
+        state.tell_of_service(key);
+    }
+
+    pub fn retain_slices(&self, listed: &[(Key, String)]) {
+        let mut state = self.0.borrow_mut();
+        for key in state.services.retain_slices(listed, now()) {
+            state.tell_of_service(&key);
+        }
+    }
+
+    pub fn set_node(&self, node: Node) {
+        let mut state = self.0.borrow_mut();
+        if state.nodes.get(&node.name) != Some(&node) {
+            state.nodes.insert(node.name.clone(), node.clone());
+            state.tell(&Update::Node(node));
+        }
+    }
+
+    pub fn node_deleted(&self, name: &str) {
+        let mut state = self.0.borrow_mut();
+        state.nodes.remove(name);
+        state.tell(&Update::NodeDeleted { name: name.to_owned() });
+    }
+
+    pub fn retain_nodes(&self, listed: &[String]) {
+        let gone: Vec<String> = self.0.borrow().nodes.keys().filter(|name| !listed.contains(name)).cloned().collect();
+        for name in gone {
+            self.node_deleted(&name);
+        }
+    }
+
+    /// All objects, and the changes from now on.
+    pub fn subscribe(&self) -> (Vec<Line>, Receiver<Line>) {
+        let mut state = self.0.borrow_mut();
+        let pods = state.pods.values().map(|projection| Update::Pod(state.named(projection)));
+        let services = state.services.keys().filter_map(|key| state.services.get(key)).map(Update::Service);
+        let nodes = state.nodes.values().cloned().map(Update::Node);
+        let all = [Update::Listing].into_iter().chain(pods).chain(services).chain(nodes).chain([Update::Listed]);
+        let lines = all.map(|update| line(&update)).collect();
+        let (sender, receiver) = channel(BEHIND);
+        state.subscribers.push(sender);
+        (lines, receiver)
+    }
+}
+
+impl State {
+    /// A pod with the workload that it belongs to.
+    fn named(&self, projection: &Projection) -> Pod {
+        let mut pod = projection.pod.clone();
+        if let Some(owner) = &projection.owner {
+            pod.workload = self.owners.root(owner).clone();
+        }
+        if let Some(name) = &projection.workload_name {
+            pod.workload.name.clone_from(name);
+        }
+        pod
+    }
+
+    fn tell_of_pod(&mut self, uid: &str) {
+        self.count.set(i64::try_from(self.pods.len()).unwrap_or(i64::MAX));
+        if let Some(projection) = self.pods.get(uid) {
+            let update = Update::Pod(self.named(projection));
+            self.tell(&update);
+        }
+    }
+
+    fn tell_of_service(&mut self, key: &Key) {
+        if let Some(service) = self.services.get(key) {
+            self.tell(&Update::Service(service));
+        }
+    }
+
+    fn tell(&mut self, update: &Update) {
+        if self.subscribers.is_empty() {
+            return;
+        }
+        let line = line(update);
+        // One that is too far behind, or gone, is dropped: its connection ends, and the next one begins with all objects.
+        self.subscribers.retain(|subscriber| subscriber.try_send(Rc::clone(&line)).is_ok());
+    }
+
+    /// Forgets pods that were deleted long ago.
+    fn forget(&mut self, now: Timestamp) {
+        while self.deleted.front().is_some_and(|(then, _)| now.since(*then) > TOMBSTONE) {
+            if let Some((_, uid)) = self.deleted.pop_front() {
+                self.pods.remove(&uid);
+            }
+        }
+    }
+}
+
+fn line(update: &Update) -> Line {
+    let mut text = serde_json::to_string(update).unwrap_or_default();
+    text.push('\n');
+    text.into()
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}

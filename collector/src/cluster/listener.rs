@@ -1,0 +1,73 @@
+//! Passes names on over a Unix socket.
+
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncWriteExt as _, BufWriter},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    task::LocalSet,
+    time::sleep,
+};
+use tracing::{debug, warn};
+
+use super::inventory::Inventory;
+
+/// Connections at the same time: the container that captures has one.
+const CONNECTIONS: usize = 4;
+
+/// Listens. What an earlier run has left at the path is replaced.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // The container that reads is of another user, and of the same group.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Answers each connection with all objects, and then with changes.
+pub async fn serve(listener: &UnixListener, inventory: &Inventory) {
+    let answer = async {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            // The semaphore is never closed.
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let inventory = inventory.clone();
+                    tokio::task::spawn_local(async move {
+                        if let Err(error) = write(stream, &inventory).await {
+                            debug!(%error, "a connection ended");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    sleep(Duration::from_millis(500)).await;
+                }
+            }
+        }
+    };
+    LocalSet::new().run_until(answer).await;
+}
+
+async fn write(stream: UnixStream, inventory: &Inventory) -> io::Result<()> {
+    let mut stream = BufWriter::new(stream);
+    let (all, mut changes) = inventory.subscribe();
+    for line in all {
+        stream.write_all(line.as_bytes()).await?;
+    }
+    stream.flush().await?;
+    while let Some(line) = changes.recv().await {
+        stream.write_all(line.as_bytes()).await?;
+        while let Ok(line) = changes.try_recv() {
+            stream.write_all(line.as_bytes()).await?;
+        }
+        stream.flush().await?;
+    }
+    Ok(())
+}

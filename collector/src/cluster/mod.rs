@@ -1,0 +1,68 @@
+//! The names of a cluster's pods, services and nodes, for the program that reads frames.
+//!
+//! [`watch`] projects what the API server reports, [`owners`] finds what pods belong to, [`inventory`] has the result, and [`listener`]
+//! passes it on. The API server is asked for nothing but lists and watches.
+
+mod inventory;
+mod listener;
+mod owners;
+mod pod;
+mod service;
+mod watch;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use podtap_runtime::{
+    client,
+    http::{Health, Metrics, Probes, Server},
+    shutdown::Shutdown,
+};
+use tokio::sync::Notify;
+use tracing::info;
+
+use self::inventory::Inventory;
+
+/// The annotation by which users of Otterize name the workload of a pod.
+const WORKLOAD_NAME: &str = "intents.otterize.com/workload-name";
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Unix socket on which names are passed on
+    #[arg(long, value_name = "PATH", default_value = "/run/podtap/names.sock")]
+    socket: PathBuf,
+    /// Address of /livez, /readyz and /metrics
+    #[arg(long, value_name = "ADDRESS")]
+    probes: Option<SocketAddr>,
+    /// Annotation of a pod with the name of its workload, instead of that of its owner
+    #[arg(long, value_name = "KEY", default_value = WORKLOAD_NAME)]
+    workload_annotation: String,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(arguments: Arguments) -> Result<()> {
+    let mut shutdown = Shutdown::new().context("signals")?;
+    let (client, _) = client::connect().await?;
+    let (health, metrics) = (Health::new(Duration::MAX), Metrics::new());
+    let probes = Probes { health: health.clone(), metrics: metrics.clone() };
+    let _server = match arguments.probes {
+        Some(address) => Some(Server::spawn(address, probes).await?),
+        None => None,
+    };
+    let listener = listener::bind(&arguments.socket)
+        .with_context(|| format!("{} cannot be listened on", arguments.socket.display()))?;
+    let inventory = Inventory::new(arguments.workload_annotation, &metrics);
+    info!(socket = %arguments.socket.display(), "watching pods, services and nodes");
+    let synced = Notify::new();
+    let serve = async {
+        // Until then, what is missing may exist.
+        synced.notified().await;
+        listener::serve(&listener, &inventory).await;
+    };
+    tokio::select! {
+        () = watch::run(&client, &inventory, &health, &synced) => bail!("a watch ended"),
+        () = serve => {}
+        () = shutdown.requested() => {}
+    }
+    Ok(())
+}

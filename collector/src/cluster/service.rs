@@ -1,0 +1,177 @@
+//! Services, with the addresses behind them from their `EndpointSlices`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Node as NodeObject, Service as ServiceObject},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use podtap_flow::{
+    Timestamp,
+    names::{Backend, Node, Port, Service, TOMBSTONE},
+};
+
+/// Label of a slice with the name of its service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// Backends that a service is remembered to have had.
+const FORMER: usize = 1000;
+/// A slice may be known a moment after kube-proxy has used it.
+const DELAY: Duration = Duration::from_secs(30);
+
+/// Namespace and name.
+pub type Key = (String, String);
+
+/// What a slice says of its service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    addresses: Vec<IpAddr>,
+    /// Port numbers by name.
+    ports: BTreeMap<String, u16>,
+}
+
+/// Services and their slices.
+#[derive(Debug, Default)]
+pub struct Services {
+    declared: HashMap<Key, Service>,
+    /// By service, and by the name of the slice.
+    slices: HashMap<Key, BTreeMap<String, Slice>>,
+    /// The backends that each service has or had.
+    backends: HashMap<Key, Vec<Backend>>,
+}
+
+impl Services {
+    /// Adds a service, or replaces it.
+    pub fn set(&mut self, service: Service) -> Key {
+        let key = (service.namespace.clone(), service.name.clone());
+        self.declared.insert(key.clone(), service);
+        key
+    }
+
+    /// Forgets a service. Its slices are deleted by themselves.
+    pub fn remove(&mut self, key: &Key) {
+        self.declared.remove(key);
+        self.backends.remove(key);
+    }
+
+    /// Adds a slice or replaces it; without its contents, removes it.
+    pub fn set_slice(&mut self, key: &Key, name: &str, slice: Option<Slice>, now: Timestamp) {
+        let slices = self.slices.entry(key.clone()).or_default();
+        match slice {
+            Some(slice) => drop(slices.insert(name.to_owned(), slice)),
+            None => drop(slices.remove(name)),
+        }
+        let current: Vec<IpAddr> = slices.values().flat_map(|slice| slice.addresses.iter().copied()).collect();
+        if slices.is_empty() {
+            self.slices.remove(key);
+        }
+        let backends = self.backends.entry(key.clone()).or_default();
+        backends.retain(|backend| backend.until.is_none_or(|until| now.since(until) <= TOMBSTONE));
+        for backend in backends.iter_mut().filter(|backend| backend.until.is_none()) {
+            if !current.contains(&backend.address) {
+                backend.until = Some(now);
+            }
+        }
+        for address in current {
+            if !backends.iter().any(|backend| backend.address == address && backend.until.is_none()) {
+                let from = Timestamp(now.0.saturating_sub(u64::try_from(DELAY.as_nanos()).unwrap_or_default()));
+                backends.push(Backend { address, from, until: None });
+            }
+        }
+        if backends.len() > FORMER
+            && let Some(oldest) = backends.iter().position(|backend| backend.until.is_some())
+        {
+            backends.remove(oldest);
+        }
+        if backends.is_empty() {
+            self.backends.remove(key);
+        }
+    }
+
+    /// Removes the slices that are not among these, by service and name.
+    pub fn retain_slices(&mut self, listed: &[(Key, String)], now: Timestamp) -> Vec<Key> {
+        let all = self.slices.iter().flat_map(|(key, slices)| slices.keys().map(|name| (key.clone(), name.clone())));
+        let gone: Vec<_> = all.filter(|slice| !listed.contains(slice)).collect();
+        for (key, name) in &gone {
+            self.set_slice(key, name, None, now);
+        }
+        gone.into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// A service with its backends.
+    pub fn get(&self, key: &Key) -> Option<Service> {
+        let mut service = self.declared.get(key)?.clone();
+        service.backends = self.backends.get(key).cloned().unwrap_or_default();
+        let target = |name: &Option<String>| {
+            let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
+            let name = name.as_deref().unwrap_or_default();
+            slices.filter(|slice| !slice.addresses.is_empty()).find_map(|slice| slice.ports.get(name).copied())
+        };
+        for port in &mut service.ports {
+            port.target_port = target(&port.name).or(port.target_port);
+        }
+        Some(service)
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.declared.keys()
+    }
+}
+
+pub fn key(meta: &ObjectMeta) -> Key {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// Of a service, without its backends.
+pub fn service(object: ServiceObject) -> Service {
+    let (namespace, name) = key(&object.metadata);
+    let spec = object.spec.unwrap_or_default();
+    let balancers = object.status.and_then(|status| status.load_balancer).and_then(|balancer| balancer.ingress);
+    let addresses = spec
+        .cluster_ips
+        .into_iter()
+        .flatten()
+        .chain(spec.cluster_ip)
+        .chain(spec.external_ips.into_iter().flatten())
+        .chain(balancers.into_iter().flatten().filter_map(|ingress| ingress.ip));
+    let mut addresses: Vec<IpAddr> = addresses.filter_map(|address| address.parse().ok()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let number = |port: i32| u16::try_from(port).ok();
+    let ports = spec.ports.into_iter().flatten().filter_map(|port| {
+        Some(Port { name: port.name, port: number(port.port)?, protocol: port.protocol, target_port: None })
+    });
+    Service { namespace, name, addresses, ports: ports.collect(), backends: Vec::new() }
+}
+
+/// The service that a slice belongs to, its own name, and what it says.
+pub fn slice(object: EndpointSlice) -> Option<(Key, String, Slice)> {
+    let (namespace, own_name) = key(&object.metadata);
+    let service = object.metadata.labels?.remove(SERVICE_NAME)?;
+    // One that is not ready may be shutting down, and still serve.
+    let serves = |endpoint: &k8s_openapi::api::discovery::v1::Endpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        conditions.is_none_or(|conditions| conditions.ready.unwrap_or(true) || conditions.serving.unwrap_or(false))
+    };
+    let endpoints = object.endpoints.into_iter().filter(serves);
+    let addresses =
+        endpoints.flat_map(|endpoint| endpoint.addresses).filter_map(|address| address.parse().ok()).collect();
+    let ports = object.ports.into_iter().flatten();
+    let ports =
+        ports.filter_map(|port| Some((port.name.unwrap_or_default(), u16::try_from(port.port?).ok()?))).collect();
+    Some(((namespace, service), own_name, Slice { addresses, ports }))
+}
+
+pub fn node(object: NodeObject) -> Node {
+    let addresses = object.status.into_iter().flat_map(|status| status.addresses.into_iter().flatten());
+    let addresses = addresses.filter_map(|address| address.address.parse().ok()).collect();
+    let zone = object.metadata.labels.and_then(|mut labels| labels.remove(ZONE));
+    Node { name: object.metadata.name.unwrap_or_default(), addresses, zone }
+}

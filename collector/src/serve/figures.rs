@@ -1,0 +1,94 @@
+//! Metrics of the collector itself.
+
+use podtap_flow::Counters;
+use podtap_runtime::http::Metrics;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+
+use crate::{
+    analysis::{Analysis, Output},
+    capture::Captured,
+};
+
+/// What it has counted, and how full it is.
+pub struct Figures {
+    last: (Captured, Counters),
+    frames: Counter,
+    dropped: Counter,
+    duplicates: Counter,
+    flows: Counter,
+    evicted: Counter,
+    folded: Gauge,
+    active: Gauge,
+    waiting: Gauge,
+    edges: Gauge,
+    pods: Gauge,
+}
+
+impl Figures {
+    pub fn new(metrics: &Metrics) -> Self {
+        let figures = Self {
+            last: (Captured::default(), Counters::default()),
+            frames: Counter::default(),
+            dropped: Counter::default(),
+            duplicates: Counter::default(),
+            flows: Counter::default(),
+            evicted: Counter::default(),
+            folded: Gauge::default(),
+            active: Gauge::default(),
+            waiting: Gauge::default(),
+            edges: Gauge::default(),
+            pods: Gauge::default(),
+        };
+        let counters = [
+            ("collector_frames", "Mirrored frames that were captured", &figures.frames),
+            ("collector_frames_dropped", "Frames that found no room in the ring of the kernel", &figures.dropped),
+            (
+                "collector_frames_duplicate",
+                "Frames that were another view of one that was counted",
+                &figures.duplicates,
+            ),
+            ("collector_flows", "Flows", &figures.flows),
+            (
+                "collector_flows_evicted",
+                "Flows that were forgotten early, because the table was full",
+                &figures.evicted,
+            ),
+        ];
+        let gauges = [
+            ("collector_flows_active", "Flows in the table", &figures.active),
+            ("collector_events_waiting", "Reports of flows that wait for the name of an end", &figures.waiting),
+            ("collector_edges", "Edges of the map", &figures.edges),
+            ("collector_flows_folded", "Flows whose edge found no room in the map", &figures.folded),
+            ("collector_pods", "Pods whose names are known", &figures.pods),
+        ];
+        metrics.register(|registry| {
+            for (name, help, counter) in counters {
+                registry.register(name, help, counter.clone());
+            }
+            for (name, help, gauge) in gauges {
+                registry.register(name, help, gauge.clone());
+            }
+        });
+        figures
+    }
+
+    pub fn update<Out: Output>(&mut self, captured: Captured, analysis: &Analysis<Out>) {
+        let counted = analysis.counters();
+        let (captured_before, counted_before) = std::mem::replace(&mut self.last, (captured, counted));
+        self.frames.inc_by(captured.frames - captured_before.frames);
+        self.dropped.inc_by(captured.dropped - captured_before.dropped);
+        self.duplicates.inc_by(counted.duplicates - counted_before.duplicates);
+        self.flows.inc_by(counted.flows - counted_before.flows);
+        self.evicted.inc_by(counted.evicted - counted_before.evicted);
+        let sizes = analysis.sizes();
+        set(&self.active, sizes.flows);
+        set(&self.waiting, sizes.waiting);
+        set(&self.edges, sizes.edges);
+        set(&self.pods, sizes.pods);
+        self.folded.set(i64::try_from(sizes.folded).unwrap_or(i64::MAX));
+    }
+}
+
+fn set(gauge: &Gauge, size: usize) {
+    gauge.set(i64::try_from(size).unwrap_or(i64::MAX));
+}

@@ -1,0 +1,276 @@
+//! What the Otterize CLI asks the network mapper: the operations of its GraphQL schema that it uses, answered from the map.
+//!
+//! The schema is that of `otterize/network-mapper`, without what frames do not tell: types of calls, Kafka topics and HTTP resources are
+//! always null.
+
+#![expect(clippy::unused_async, reason = "async-graphql asks for async functions")]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use async_graphql::{Context, EmptySubscription, Enum, InputObject, Object, SimpleObject};
+use podtap_flow::{
+    map::{Party, Traffic},
+    names::{Names, Workload},
+};
+
+use crate::{
+    analysis::{Knowledge, Known},
+    output::otterize::Peer,
+};
+
+pub type Schema = async_graphql::Schema<Queries, Mutations, EmptySubscription>;
+
+/// Nested selections of a query: those of the CLI have four.
+const DEEPEST: usize = 16;
+/// Fields of a query.
+const MOST_FIELDS: usize = 1000;
+
+pub fn schema(known: &Known) -> Schema {
+    Schema::build(Queries, Mutations, EmptySubscription)
+        .data(known.clone())
+        .limit_depth(DEEPEST)
+        .limit_complexity(MOST_FIELDS)
+        .finish()
+}
+
+pub struct Queries;
+pub struct Mutations;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, SimpleObject)]
+#[graphql(name = "PodLabel")]
+struct Label {
+    key: String,
+    value: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, SimpleObject)]
+#[graphql(name = "GroupVersionKind")]
+struct OwnerKind {
+    group: Option<String>,
+    version: String,
+    kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, SimpleObject)]
+#[graphql(name = "OtterizeServiceIdentity")]
+struct Identity {
+    // In this order: answers are sorted by it.
+    namespace: String,
+    name: String,
+    labels: Option<Vec<Label>>,
+    pod_owner_kind: Option<OwnerKind>,
+    kubernetes_service: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+enum IntentType {
+    Http,
+    Kafka,
+    Database,
+    Aws,
+    S3,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+enum KafkaOperation {
+    All,
+    Consume,
+    Produce,
+    Create,
+    Alter,
+    Delete,
+    Describe,
+    ClusterAction,
+    DescribeConfigs,
+    AlterConfigs,
+    IdempotentWrite,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+enum HttpMethod {
+    Get,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Trace,
+    Patch,
+    Connect,
+    All,
+}
+
+#[derive(Clone, Debug, SimpleObject)]
+struct KafkaConfig {
+    name: String,
+    operations: Option<Vec<KafkaOperation>>,
+}
+
+#[derive(Clone, Debug, SimpleObject)]
+struct HttpResource {
+    path: String,
+    methods: Option<Vec<HttpMethod>>,
+}
+
+#[derive(Clone, Debug, SimpleObject)]
+struct Intent {
+    client: Identity,
+    server: Identity,
+    #[graphql(name = "type")]
+    kind: Option<IntentType>,
+    kafka_topics: Option<Vec<KafkaConfig>>,
+    http_resources: Option<Vec<HttpResource>>,
+}
+
+#[derive(Clone, Debug, SimpleObject)]
+struct ServiceIntents {
+    client: Identity,
+    intents: Vec<Identity>,
+}
+
+#[derive(Clone, Debug, InputObject)]
+struct ServerFilter {
+    name: String,
+    namespace: String,
+}
+
+#[Object(name = "Query")]
+impl Queries {
+    /// Who calls whom. No namespaces: all clients.
+    async fn intents(
+        &self,
+        context: &Context<'_>,
+        namespaces: Option<Vec<String>>,
+        include_labels: Option<Vec<String>>,
+        exclude_service_with_labels: Option<Vec<String>>,
+        include_all_labels: Option<bool>,
+        server: Option<ServerFilter>,
+    ) -> async_graphql::Result<Vec<Intent>> {
+        let filter = Filter { namespaces, excluded: exclude_service_with_labels.unwrap_or_default(), server };
+        let calls = calls(context.data::<Known>()?, &filter, &shown(include_labels, include_all_labels));
+        let intent = |(client, server)| Intent { client, server, kind: None, kafka_topics: None, http_resources: None };
+        Ok(calls.into_iter().map(intent).collect())
+    }
+
+    /// What each client calls.
+    async fn service_intents(
+        &self,
+        context: &Context<'_>,
+        namespaces: Option<Vec<String>>,
+        include_labels: Option<Vec<String>>,
+        include_all_labels: Option<bool>,
+    ) -> async_graphql::Result<Vec<ServiceIntents>> {
+        let filter = Filter { namespaces, excluded: Vec::new(), server: None };
+        let mut clients: BTreeMap<Identity, Vec<Identity>> = BTreeMap::new();
+        for (client, server) in calls(context.data::<Known>()?, &filter, &shown(include_labels, include_all_labels)) {
+            clients.entry(client).or_default().push(server);
+        }
+        Ok(clients.into_iter().map(|(client, intents)| ServiceIntents { client, intents }).collect())
+    }
+
+    /// Whether it answers.
+    async fn health(&self) -> bool {
+        true
+    }
+}
+
+#[Object(name = "Mutation")]
+impl Mutations {
+    /// Forgets who called whom.
+    async fn reset_capture(&self, context: &Context<'_>) -> async_graphql::Result<bool> {
+        context.data::<Known>()?.lock().map.clear();
+        Ok(true)
+    }
+}
+
+/// Which calls are asked for.
+struct Filter {
+    /// Of clients. None and an empty list: all.
+    namespaces: Option<Vec<String>>,
+    /// Labels of clients and servers that are left out: `key`, or `key=value`.
+    excluded: Vec<String>,
+    /// All calls of the clients that call it.
+    server: Option<ServerFilter>,
+}
+
+/// Which labels are shown.
+enum Labels {
+    All,
+    Some(BTreeSet<String>),
+}
+
+fn shown(include: Option<Vec<String>>, all: Option<bool>) -> Labels {
+    if all == Some(true) { Labels::All } else { Labels::Some(include.into_iter().flatten().collect()) }
+}
+
+type PodLabels<'a> = HashMap<(&'a str, &'a Workload), &'a BTreeMap<String, String>>;
+
+/// Clients and servers, sorted by namespace and name.
+fn calls(known: &Known, filter: &Filter, shown: &Labels) -> BTreeSet<(Identity, Identity)> {
+    let Knowledge { names, map } = &*known.lock();
+    let labels = pod_labels(names);
+    let excluded = |party: &Party| {
+        let has = |label: &String| match label.split_once('=') {
+            Some((key, value)) => labels_of(party, &labels).is_some_and(|l| l.get(key).is_some_and(|v| v == value)),
+            None => labels_of(party, &labels).is_some_and(|labels| labels.contains_key(label)),
+        };
+        filter.excluded.iter().any(has)
+    };
+    let namespaces: BTreeSet<&str> = filter.namespaces.iter().flatten().map(String::as_str).collect();
+    let calls: BTreeSet<(Identity, Identity)> = map
+        .edges()
+        .filter(|(edge, _)| !excluded(&edge.client) && !excluded(&edge.server))
+        .filter_map(|(edge, traffic)| {
+            let client = identity(&edge.client, None, &labels, shown)?;
+            Some((client, identity(&edge.server, Some(traffic), &labels, shown)?))
+        })
+        .filter(|(client, _)| namespaces.is_empty() || namespaces.contains(client.namespace.as_str()))
+        .collect();
+    let Some(server) = &filter.server else { return calls };
+    let is_server = |identity: &Identity| identity.name == server.name && identity.namespace == server.namespace;
+    let clients: BTreeSet<Identity> =
+        calls.iter().filter(|(_, server)| is_server(server)).map(|(client, _)| client.clone()).collect();
+    calls.into_iter().filter(|(client, _)| clients.contains(client)).collect()
+}
+
+/// The labels of a pod of each workload: that of the youngest one.
+fn pod_labels(names: &Names) -> PodLabels<'_> {
+    let mut pods: Vec<_> = names.pods().filter(|pod| !pod.host_network).collect();
+    pods.sort_by_key(|pod| pod.started);
+    pods.iter().map(|pod| ((pod.namespace.as_str(), &pod.workload), &pod.labels)).collect()
+}
+
+fn labels_of<'a>(party: &Party, labels: &PodLabels<'a>) -> Option<&'a BTreeMap<String, String>> {
+    let Party::Workload { namespace, workload } = party else { return None };
+    labels.get(&(namespace.as_str(), workload)).copied()
+}
+
+/// Nodes and what is outside of the cluster have none: the network mapper does not export them either.
+fn identity(party: &Party, traffic: Option<&Traffic>, labels: &PodLabels<'_>, shown: &Labels) -> Option<Identity> {
+    let Peer { name, namespace, .. } = Peer::of(party)?;
+    let is_shown = |key: &String| match shown {
+        Labels::All => true,
+        Labels::Some(keys) => keys.contains(key),
+    };
+    let labels = labels_of(party, labels).into_iter().flatten().filter(|(key, _)| is_shown(key));
+    let labels = labels.map(|(key, value)| Label { key: key.clone(), value: value.clone() }).collect();
+    let (pod_owner_kind, kubernetes_service) = match party {
+        Party::Workload { namespace, workload } => {
+            let services = traffic.into_iter().flat_map(|traffic| &traffic.services);
+            // The CLI asks for one: that by which it was called most.
+            let of_server = services.filter(|((service_namespace, _), _)| service_namespace == namespace);
+            let most = of_server.max_by_key(|(_, flows)| **flows).map(|((_, name), _)| name.clone());
+            (Some(owner_kind(workload)), most)
+        }
+        Party::Service { name, .. } => (None, Some(name.clone())),
+        Party::Node { .. } | Party::External { .. } | Party::Other => (None, None),
+    };
+    Some(Identity { namespace, name, labels: Some(labels), pod_owner_kind, kubernetes_service })
+}
+
+fn owner_kind(workload: &Workload) -> OwnerKind {
+    let (group, version) = match workload.api_version.rsplit_once('/') {
+        Some((group, version)) => (Some(group.to_owned()), version),
+        None => (None, workload.api_version.as_str()),
+    };
+    OwnerKind { group, version: version.to_owned(), kind: workload.kind.clone() }
+}

@@ -1,0 +1,84 @@
+//! What is served while frames are captured: the map, health and metrics; and the names that come from the cluster.
+//!
+//! All of it runs on a thread of its own: the one that captures never waits for a client.
+
+mod api;
+mod figures;
+mod graphql;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use podtap_flow::{Timestamp, names::Update};
+use podtap_runtime::http::{Health, Metrics, Probes, Server};
+use tokio::{runtime::Runtime, sync::mpsc};
+
+use self::{api::Api, figures::Figures};
+use crate::{
+    Arguments,
+    analysis::{Analysis, Known, Output},
+    capture::Captured,
+    names::socket,
+};
+
+/// Changes of names that wait to be applied.
+const UPDATES: usize = 4096;
+/// How long the analysis may take for a tick before `/livez` fails.
+const LIVENESS: Duration = Duration::from_secs(30);
+
+/// The servers, and what they have to be told.
+pub struct Service {
+    updates: Option<mpsc::Receiver<Update>>,
+    health: Health,
+    figures: Figures,
+    servers: Vec<Server>,
+    /// Ends everything that it runs when it is dropped.
+    runtime: Runtime,
+}
+
+impl Service {
+    /// Starts what the arguments ask for. To be called when signals are blocked: its thread inherits that.
+    pub fn start(arguments: &Arguments, known: &Known) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let (health, metrics) = (Health::new(LIVENESS), Metrics::new());
+        let mut service = Self {
+            updates: None,
+            health: health.clone(),
+            figures: Figures::new(&metrics),
+            servers: Vec::new(),
+            runtime,
+        };
+        if let Some(address) = arguments.probes {
+            let probes = Probes { health, metrics };
+            service.servers.push(service.runtime.block_on(Server::spawn(address, probes))?);
+        }
+        if let Some(address) = arguments.listen {
+            let server = service.runtime.block_on(Server::spawn(address, Api::new(known)))?;
+            eprintln!("podtap-collector: the map is served on http://{}", server.address());
+            service.servers.push(server);
+        }
+        match arguments.names_socket.clone() {
+            Some(path) => {
+                let (sender, receiver) = mpsc::channel(UPDATES);
+                service.updates = Some(receiver);
+                service.runtime.spawn(async move { socket::follow(&path, &sender).await });
+            }
+            None => service.health.set_ready(true),
+        }
+        Ok(service)
+    }
+
+    /// Applies the names that have come, and takes over what was counted.
+    pub fn tick<Out: Output>(&mut self, analysis: &mut Analysis<Out>, captured: Captured, now: Timestamp) {
+        self.health.alive();
+        if let Some(updates) = &mut self.updates {
+            let mut is_listed = false;
+            let received = std::iter::from_fn(|| updates.try_recv().ok());
+            analysis.update(received.inspect(|update| is_listed |= *update == Update::Listed), now);
+            if is_listed {
+                self.health.set_ready(true);
+            }
+        }
+        self.figures.update(captured, analysis);
+    }
+}

@@ -1,0 +1,178 @@
+//! The map of a shop of 12 services, by a tap with a collector destination, as users read it.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    process::{ChildStdout, Command, Stdio},
+};
+
+use podtap_tests::{
+    child::Killed,
+    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox},
+    http,
+    wait::{PATIENCE, until},
+};
+use serde_json::{Value, json};
+
+use crate::scene::enable_collector;
+
+/// Who calls whom in tests/demo/shop.yaml.
+const CALLS: [(&str, &[&str]); 5] = [
+    ("cartservice", &["redis-cart"]),
+    (
+        "checkoutservice",
+        &[
+            "cartservice",
+            "currencyservice",
+            "emailservice",
+            "paymentservice",
+            "productcatalogservice",
+            "shippingservice",
+        ],
+    ),
+    (
+        "frontend",
+        &[
+            "adservice",
+            "cartservice",
+            "checkoutservice",
+            "currencyservice",
+            "productcatalogservice",
+            "recommendationservice",
+            "shippingservice",
+        ],
+    ),
+    ("loadgenerator", &["frontend"]),
+    ("recommendationservice", &["productcatalogservice"]),
+];
+
+/// The operation that the Otterize CLI sends first.
+const INTENTS: &str = "query Intents ($namespaces: [String!], $includeLabels: [String!], $excludeServiceWithLabels: [String!], \
+    $includeAllLabels: Boolean, $server: ServerFilter) { intents(namespaces: $namespaces, includeLabels: $includeLabels, \
+    excludeServiceWithLabels: $excludeServiceWithLabels, includeAllLabels: $includeAllLabels, server: $server) { \
+    client { ... identity } server { ... identity } type httpResources { ... http } kafkaTopics { ... kafka } } } \
+    fragment identity on OtterizeServiceIdentity { name namespace podOwnerKind { group version kind } kubernetesService \
+    labels { ... label } } fragment label on PodLabel { key value } fragment http on HttpResource { path methods } \
+    fragment kafka on KafkaConfig { name operations }";
+
+/// `kubectl port-forward` to the Service that the Otterize CLI looks for.
+struct Forward {
+    _child: Killed,
+    /// It ends when it cannot print.
+    _output: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl Forward {
+    fn start(lab: &Cluster) -> Self {
+        let mut command = Command::new(lab.top().join("target/lab/bin/kubectl"));
+        command.arg("--kubeconfig").arg(lab.top().join("target/lab/kubeconfig"));
+        command.args(["-n", PODTAP_NAMESPACE, "port-forward", "service/otterize-network-mapper", ":9090"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut child = Killed(child.expect("kubectl runs"));
+        let mut line = String::new();
+        let mut output = BufReader::new(child.0.stdout.take().expect("it is piped"));
+        output.read_line(&mut line).expect("it can be read");
+        // "Forwarding from 127.0.0.1:40123 -> 9090"
+        let address = line.split(' ').nth(2).and_then(|address| address.parse().ok());
+        Self {
+            _child: child,
+            _output: output,
+            address: address.unwrap_or_else(|| panic!("no port is forwarded: {line:?}")),
+        }
+    }
+
+    fn get(&self, path: &str) -> Result<String, String> {
+        match http::get(self.address, path) {
+            Ok((200, body)) => Ok(body),
+            Ok((status, body)) => Err(format!("{status}: {body}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn query(&self, query: &Value) -> (u16, Value) {
+        let (status, body) =
+            http::post(self.address, "/query", "application/json", &query.to_string()).expect("an answer");
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status}: {body}")))
+    }
+}
+
+/// As the Otterize CLI lists it.
+fn listed(namespace: &str) -> String {
+    let lines = CALLS.iter().flat_map(|(client, servers)| {
+        let servers = servers.iter().map(move |server| format!("  - {server} in namespace {namespace}\n"));
+        [format!("{client} in namespace {namespace} calls:\n")].into_iter().chain(servers)
+    });
+    lines.collect()
+}
+
+/// The part of a list about clients of a namespace.
+fn of_namespace(list: &str, namespace: &str) -> String {
+    let mut is_asked_for = false;
+    let in_part = |line: &&str| {
+        if !line.starts_with(' ') {
+            is_asked_for = line.ends_with(&format!(" in namespace {namespace} calls:\n"));
+        }
+        is_asked_for
+    };
+    list.split_inclusive('\n').filter(in_part).collect()
+}
+
+#[test]
+fn a_collector_tells_who_calls_whom() {
+    let sandbox = Sandbox::new("shop");
+    let (lab, namespace) = (sandbox.lab(), sandbox.namespace());
+    enable_collector(lab);
+    let shop = std::fs::read_to_string(lab.top().join("tests/demo/shop.yaml")).expect("it is in the repository");
+    sandbox.apply(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: map}\nspec:\n  \
+         targets: {podSelector: {}}\n  destinations: [{collector: {}}]\n",
+    );
+    sandbox.apply(&shop);
+    let tap = until("all pods of the shop are tapped", PATIENCE, || {
+        let tap = sandbox.tap("map");
+        let status = tap.status.clone().unwrap_or_default();
+        if status.tapped_pods == 12 && status.matched_pods == 12 { Ok(tap) } else { Err(format!("{status:?}")) }
+    });
+    let shown = tap.status.expect("it has one").destination;
+    assert!(shown.starts_with("collector/podtap-collector-") && shown.contains(":ptap"), "{shown}");
+    sandbox.ready("map");
+
+    let forward = Forward::start(lab);
+    let list = || forward.get("/map?format=list").map(|list| of_namespace(&list, namespace));
+    until("the map has all calls", PATIENCE, || {
+        let list = list()?;
+        if list == listed(namespace) { Ok(()) } else { Err(list) }
+    });
+
+    // The API of the network mapper has the same calls.
+    let (status, answer) = forward.query(&json!({"query": INTENTS, "variables": {"namespaces": [namespace]}}));
+    assert_eq!(status, 200, "{answer}");
+    let identity = |name: &str, service: Value| {
+        json!({"name": name, "namespace": namespace, "kubernetesService": service, "labels": [],
+            "podOwnerKind": {"group": "apps", "version": "v1", "kind": "Deployment"}})
+    };
+    let calls = CALLS.iter().flat_map(|(client, servers)| servers.iter().map(move |server| (client, server)));
+    let expected: Vec<Value> = calls
+        .map(|(client, server)| {
+            json!({"client": identity(client, Value::Null), "server": identity(server, (*server).into()), "type": null,
+                "httpResources": null, "kafkaTopics": null})
+        })
+        .collect();
+    assert_eq!(answer, json!({"data": {"intents": expected}}));
+    let of_server = json!({"query": INTENTS, "variables": {"server": {"name": "redis-cart", "namespace": namespace}}});
+    assert_eq!(forward.query(&of_server).1["data"]["intents"].as_array().map(Vec::len), Some(1));
+    let (status, answer) = forward.query(&json!({"query": "{ intents { colour } }"}));
+    assert_eq!(status, 422, "{answer}");
+
+    // Nothing wrong was ever in it, and what is forgotten is found again.
+    assert_eq!(list(), Ok(listed(namespace)));
+    assert_eq!(
+        forward.query(&json!({"query": "mutation ResetCapture { resetCapture }"})).1["data"]["resetCapture"],
+        true
+    );
+    until("the map has all calls again", PATIENCE, || {
+        let list = list()?;
+        if list == listed(namespace) { Ok(()) } else { Err(list) }
+    });
+}
