@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo demo-map test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
 comma := ,
 NODES ?= 2
@@ -17,6 +17,9 @@ demo: ## taps a web server on a two-node Kubernetes on this machine (KEEP=1 leav
 	  current) tests/demo/current.sh ;; \
 	  *) echo 'CLUSTER is "lab", the default, or "current"' >&2; exit 2 ;; \
 	esac
+
+demo-map: ## who calls whom in a shop of 12 services, on a two-node Kubernetes on this machine (KEEP=1 leaves it up)
+	@tests/demo/map.sh
 
 test: ## every tier
 	@tests/run.sh

@@ -11,7 +11,7 @@ declare -A package_of=(
 )
 case "${1:-}" in
   build) package_of=([cc]=gcc [clang]=clang) ;;
-  demo) package_of=([cc]=gcc [clang]=clang [tcpdump]=tcpdump [tshark]=tshark [nsenter]=util-linux) ;;
+  demo) package_of=([cc]=gcc [clang]=clang [tcpdump]=tcpdump [tshark]=tshark [nsenter]=util-linux [curl]=curl) ;;
 esac
 missing=()
 # An archive and no command: the operator contains libpcap.

@@ -15,6 +15,7 @@ mod names;
 mod output;
 mod read;
 mod serve;
+mod state;
 
 use std::{fs, io, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -60,6 +61,12 @@ struct Arguments {
     /// Address on which the map is served while frames are captured. Whoever reaches it may read the map
     #[arg(long, value_name = "ADDRESS", conflicts_with = "read")]
     listen: Option<SocketAddr>,
+    /// File in which the map is kept: saved every minute and at the end, and read at the beginning
+    #[arg(long, value_name = "FILE", conflicts_with = "read")]
+    state: Option<PathBuf>,
+    /// Most series of each metric about the map. What finds no room is counted in one with the labels "other"
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    series: usize,
     /// Address of /livez, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS", conflicts_with = "read")]
     probes: Option<SocketAddr>,
@@ -159,6 +166,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Capturing never waits for a slow reader of its flows.
 fn capture(arguments: &Arguments, known: &Known) -> Result<()> {
     let signals = capture::signals()?;
+    if let Some(path) = &arguments.state {
+        let restored = state::restore(path, &mut known.lock().map);
+        restored.with_context(|| format!("{} cannot be read", path.display()))?;
+    }
     let mut service = Service::start(arguments, known)?;
     let interfaces = arguments.input.interface.iter().map(|name| capture::Input::interface(name));
     let receivers = arguments.input.receivers.then(capture::Input::receivers);
@@ -193,6 +204,10 @@ fn capture(arguments: &Arguments, known: &Known) -> Result<()> {
         counters.evicted,
         known.lock().map.folded,
     );
+    if let Some(path) = &arguments.state {
+        let saved = state::save(path, &known.lock().map);
+        saved.with_context(|| format!("the map cannot be saved to {}", path.display()))?;
+    }
     Ok(())
 }
 

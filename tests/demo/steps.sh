@@ -1,4 +1,4 @@
-# Sourced by both demos: printing, waiting, and recording how long each step takes.
+# Sourced by all demos: printing, waiting, and recording how long each step takes.
 times=target/demo-times # one line for each step: its name, and the seconds that it took last time
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -23,14 +23,14 @@ step() {
   { [ -z "$others" ] || echo "$others"; awk -v a="$began" -v b="$EPOCHREALTIME" "BEGIN { printf \"$name %.1f\n\", b - a }"; } >"$times"
 }
 
-# wait_for WHAT COMMAND...: until the command succeeds, for ten seconds at most.
+# wait_for WHAT COMMAND...: until the command succeeds, for ten seconds at most, or PATIENCE.
 wait_for() {
-  local what=$1
+  local what=$1 tenths
   shift
-  for _ in {1..100}; do
+  for ((tenths = 0; tenths < 10 * ${PATIENCE:-10}; tenths++)); do
     if "$@"; then return; fi
     sleep 0.1
   done
-  echo "not within 10 s: $what" >&2
+  echo "not within ${PATIENCE:-10} s: $what" >&2
   return 1
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::scene::enable_collector;
 
-/// Who calls whom in tests/demo/shop.yaml.
+/// Who calls whom in tests/demo/boutique.yaml.
 const CALLS: [(&str, &[&str]); 5] = [
     ("cartservice", &["redis-cart"]),
     (
@@ -123,7 +123,7 @@ fn a_collector_tells_who_calls_whom() {
     let sandbox = Sandbox::new("shop");
     let (lab, namespace) = (sandbox.lab(), sandbox.namespace());
     enable_collector(lab);
-    let shop = std::fs::read_to_string(lab.top().join("tests/demo/shop.yaml")).expect("it is in the repository");
+    let shop = std::fs::read_to_string(lab.top().join("tests/demo/boutique.yaml")).expect("it is in the repository");
     sandbox.apply(
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: map}\nspec:\n  \
          targets: {podSelector: {}}\n  destinations: [{collector: {}}]\n",

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Failure, Record, Timestamp,
     named::NamedRecord,
@@ -10,7 +12,8 @@ use crate::{
 };
 
 /// An end of an edge.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Party {
     /// Pods of one owner.
     Workload {
@@ -41,7 +44,7 @@ pub enum Party {
 }
 
 /// Who calls whom, and how.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Edge {
     /// Who opens connections.
     pub client: Party,
@@ -50,7 +53,7 @@ pub struct Edge {
 }
 
 /// What was seen of an edge.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// The first frame.
     pub first: Timestamp,
@@ -61,14 +64,16 @@ pub struct Traffic {
     /// Flows that are older than what was seen of them.
     pub preexisting: u64,
     /// Attempts that failed, by reason.
-    pub failed: BTreeMap<&'static str, u64>,
+    pub failed: BTreeMap<Failure, u64>,
     /// Payload that the client sent, in bytes.
     pub sent: u64,
     /// Payload that the server sent, in bytes.
     pub received: u64,
     /// Ports that the client connected to, with their protocols.
+    #[serde(with = "pairs")]
     pub ports: BTreeMap<(u8, u16), u64>,
     /// The services whose addresses it used.
+    #[serde(with = "pairs")]
     pub services: BTreeMap<(String, String), u64>,
 }
 
@@ -88,7 +93,7 @@ impl Default for Bounds {
 }
 
 /// All edges.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Map {
     bounds: Bounds,
     edges: BTreeMap<Edge, Traffic>,
@@ -101,6 +106,13 @@ impl Map {
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, ..Self::default() }
+    }
+
+    /// Adds an edge that an earlier run has saved. One that exists already is kept.
+    pub fn restore(&mut self, edge: Edge, traffic: Traffic) {
+        if self.edges.len() < self.bounds.edges {
+            self.edges.entry(edge).or_insert(traffic);
+        }
     }
 
     /// Forgets all edges, and what was seen of them.
@@ -158,7 +170,7 @@ impl Map {
             traffic.sent += sent.payload;
             traffic.received += received.payload;
             if let Some(failure) = record.failure {
-                *traffic.failed.entry(failure_name(failure)).or_default() += 1;
+                *traffic.failed.entry(failure).or_default() += 1;
             }
         }
     }
@@ -235,5 +247,25 @@ fn of_owner(owner: Owner<'_>, name: Option<&str>) -> Party {
         Owner::Service(service) => Party::Service { namespace: service.namespace.clone(), name: service.name.clone() },
         Owner::Node(node) => Party::Node { name: node.name.clone() },
         Owner::External(label) => Party::External { name: name.or(label).map(str::to_owned) },
+    }
+}
+
+/// Maps as lists of pairs: keys of JSON objects are strings.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+
+    pub fn serialize<Key: Serialize, S: Serializer>(
+        map: &BTreeMap<Key, u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub fn deserialize<'de, Key: DeserializeOwned + Ord, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<Key, u64>, D::Error> {
+        Ok(Vec::deserialize(deserializer)?.into_iter().collect())
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Timestamp;
 
 /// An end of a flow.
@@ -133,7 +135,8 @@ pub enum Opener {
 }
 
 /// Why a flow was not answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Failure {
     /// A RST in answer to the SYN.
     Refused,

@@ -3,6 +3,7 @@
 //! All of it runs on a thread of its own: the one that captures never waits for a client.
 
 mod api;
+mod edges;
 mod figures;
 mod graphql;
 
@@ -13,12 +14,13 @@ use podtap_flow::{Timestamp, names::Update};
 use podtap_runtime::http::{Health, Metrics, Probes, Server};
 use tokio::{runtime::Runtime, sync::mpsc};
 
-use self::{api::Api, figures::Figures};
+use self::{api::Api, edges::Edges, figures::Figures};
 use crate::{
     Arguments,
     analysis::{Analysis, Known, Output},
     capture::Captured,
     names::socket,
+    state,
 };
 
 /// Changes of names that wait to be applied.
@@ -48,6 +50,10 @@ impl Service {
             servers: Vec::new(),
             runtime,
         };
+        metrics.register(|registry| registry.register_collector(Box::new(Edges::new(known, arguments.series))));
+        if let Some(path) = arguments.state.clone() {
+            service.runtime.spawn(state::keep_saving(path, known.clone()));
+        }
         if let Some(address) = arguments.probes {
             let probes = Probes { health, metrics };
             service.servers.push(service.runtime.block_on(Server::spawn(address, probes))?);
