@@ -11,6 +11,7 @@
 mod analysis;
 mod capture;
 mod cluster;
+mod diff;
 mod names;
 mod output;
 mod read;
@@ -46,6 +47,8 @@ struct Cli {
 enum Command {
     /// Watch a cluster's pods, services and nodes, and pass their names on, until SIGTERM or SIGINT
     Names(cluster::Arguments),
+    /// Print what has changed between two maps that were saved as JSON; the exit code is 2 if there are new calls
+    Diff(diff::Arguments),
 }
 
 #[derive(Args)]
@@ -98,11 +101,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.logs.init();
     let result = match cli.command {
-        Some(Command::Names(arguments)) => watch_names(arguments),
-        None => analyse(&cli.arguments),
+        Some(Command::Names(arguments)) => watch_names(arguments).map(|()| ExitCode::SUCCESS),
+        Some(Command::Diff(arguments)) => diff::run(&arguments),
+        None => analyse(&cli.arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("podtap-collector: {error:#}");

@@ -4,8 +4,11 @@ use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     process::{ChildStdout, Command, Stdio},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
+use k8s_openapi::api::core::v1::Pod;
 use podtap_tests::{
     child::Killed,
     cluster::{Cluster, PODTAP_NAMESPACE, Sandbox},
@@ -14,7 +17,10 @@ use podtap_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::scene::enable_collector;
+use crate::{
+    processes::pids,
+    scene::{address, enable_collector},
+};
 
 /// Who calls whom in tests/demo/boutique.yaml.
 const CALLS: [(&str, &[&str]); 5] = [
@@ -65,6 +71,10 @@ struct Forward {
 
 impl Forward {
     fn start(lab: &Cluster) -> Self {
+        Self::try_start(lab).unwrap_or_else(|message| panic!("{message}"))
+    }
+
+    fn try_start(lab: &Cluster) -> Result<Self, String> {
         let mut command = Command::new(lab.top().join("target/lab/bin/kubectl"));
         command.arg("--kubeconfig").arg(lab.top().join("target/lab/kubeconfig"));
         command.args(["-n", PODTAP_NAMESPACE, "port-forward", "service/otterize-network-mapper", ":9090"]);
@@ -75,11 +85,8 @@ impl Forward {
         output.read_line(&mut line).expect("it can be read");
         // "Forwarding from 127.0.0.1:40123 -> 9090"
         let address = line.split(' ').nth(2).and_then(|address| address.parse().ok());
-        Self {
-            _child: child,
-            _output: output,
-            address: address.unwrap_or_else(|| panic!("no port is forwarded: {line:?}")),
-        }
+        let address = address.ok_or_else(|| format!("no port is forwarded: {line:?}"))?;
+        Ok(Self { _child: child, _output: output, address })
     }
 
     fn get(&self, path: &str) -> Result<String, String> {
@@ -118,8 +125,31 @@ fn of_namespace(list: &str, namespace: &str) -> String {
     list.split_inclusive('\n').filter(in_part).collect()
 }
 
+/// One test at a time: `resetCapture` is about all namespaces.
+static MAP: Mutex<()> = Mutex::new(());
+
+/// How long it takes until a call from `client` to `server`, who have not called each other yet, is in the list.
+fn time_until_listed(sandbox: &Sandbox, forward: &Forward, client: &str, server: &str) -> Duration {
+    let call = format!("exec deployment/{client} -- sh -c");
+    let variable = format!("{}_SERVICE_HOST", server.to_uppercase().replace('-', "_"));
+    let script = format!("wget -q -O /dev/null http://${variable}/");
+    let arguments: Vec<&str> = call.split(' ').chain([script.as_str()]).collect();
+    sandbox.kubectl(&arguments, "").expect("the server answers");
+    let start = Instant::now();
+    let namespace = sandbox.namespace();
+    until(&format!("{client} calls {server}"), PATIENCE, || {
+        let list = of_namespace(&forward.get("/map?format=list")?, namespace);
+        let of_client = list.split_once(&format!("{client} in namespace {namespace} calls:\n")).map(|(_, calls)| calls);
+        let calls = of_client.into_iter().flat_map(|calls| calls.lines().take_while(|line| line.starts_with(' ')));
+        let is_it = |line: &str| line == format!("  - {server} in namespace {namespace}");
+        if calls.into_iter().any(is_it) { Ok(()) } else { Err(list) }
+    });
+    start.elapsed()
+}
+
 #[test]
 fn a_collector_tells_who_calls_whom() {
+    let _alone = MAP.lock().unwrap_or_else(PoisonError::into_inner);
     let sandbox = Sandbox::new("shop");
     let (lab, namespace) = (sandbox.lab(), sandbox.namespace());
     enable_collector(lab);
@@ -175,4 +205,61 @@ fn a_collector_tells_who_calls_whom() {
         let list = list()?;
         if list == listed(namespace) { Ok(()) } else { Err(list) }
     });
+
+    let servers = ["adservice", "emailservice", "paymentservice", "currencyservice", "shippingservice"];
+    let mut times: Vec<Duration> =
+        servers.map(|server| time_until_listed(&sandbox, &forward, "redis-cart", server)).into();
+    times.sort();
+    println!("from the end of a new call until it is listed: {times:?}");
+}
+
+#[test]
+fn the_map_survives_restarts_of_both_containers() {
+    let _alone = MAP.lock().unwrap_or_else(PoisonError::into_inner);
+    let sandbox = Sandbox::new("restarts");
+    let (lab, namespace) = (sandbox.lab(), sandbox.namespace());
+    enable_collector(lab);
+    sandbox.apply(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: map}\nspec:\n  \
+         targets: {podSelector: {}}\n  destinations: [{collector: {}}]\n",
+    );
+    sandbox.start("server", "n1", "server", "mkdir /w; hostname > /w/index.html; httpd -f -h /w -p 8080");
+    let server = address(&sandbox.running("server"));
+    let client = |name: &str| {
+        let script = format!("while :; do wget -q -O /dev/null http://{server}:8080/; sleep 1; done");
+        sandbox.start(name, "n2", "client", &script);
+    };
+    let expected = |clients: &[&str]| {
+        let lines = clients
+            .iter()
+            .map(|client| format!("{client} in namespace {namespace} calls:\n  - server in namespace {namespace}\n"));
+        lines.collect::<String>()
+    };
+    let is_listed = |what: &str, clients: &[&str]| {
+        until(what, PATIENCE, || {
+            // A port is forwarded to a pod whose container may have restarted.
+            let list = of_namespace(&Forward::try_start(lab)?.get("/map?format=list")?, namespace);
+            if list == expected(clients) { Ok(()) } else { Err(list) }
+        });
+    };
+    client("before");
+    is_listed("the first call", &["before"]);
+
+    let pod = lab.list::<Pod>(PODTAP_NAMESPACE).into_iter().find(|pod| {
+        pod.metadata.labels.as_ref().and_then(|labels| labels.get("app.kubernetes.io/component"))
+            == Some(&"collector".to_owned())
+    });
+    let node = pod.and_then(|pod| pod.spec?.node_name).expect("the collector runs");
+    let end = |program: &str, signal: &str| {
+        let found = pids(&node, program).join(" ");
+        assert!(!found.is_empty(), "{program} runs");
+        lab.on_node(&node, &format!("kill -{signal} {found}")).expect("it runs");
+    };
+    end("/podtap-collector names", "KILL");
+    client("between");
+    is_listed("a pod that was created while names were not watched", &["before", "between"]);
+
+    sandbox.kubectl(&["delete", "podtap", "map", "--timeout=60s"], "").expect("a tap can be deleted");
+    end("/podtap-collector --receivers", "TERM");
+    is_listed("the map of the earlier container", &["before", "between"]);
 }

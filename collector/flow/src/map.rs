@@ -269,3 +269,6 @@ mod pairs {
         Ok(Vec::deserialize(deserializer)?.into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

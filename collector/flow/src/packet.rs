@@ -1,10 +1,11 @@
 //! A frame, parsed as far as flows need it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod network;
 
+use std::net::IpAddr;
+
+use self::network::Network;
 use crate::record::Endpoint;
-
-use etherparse::{Ipv6ExtensionSlice, LaxIpPayloadSlice, LaxNetSlice, LaxSlicedPacket};
 
 /// IP protocol numbers (IANA).
 pub const ICMP: u8 = 1;
@@ -144,105 +145,49 @@ impl Flags {
 /// Parses a frame of `length` bytes on the wire, of which the first are in `frame`. `None`: it carries no IP packet.
 #[must_use]
 pub fn parse(frame: &[u8], length: u32) -> Option<Packet<'_>> {
-    let sliced = LaxSlicedPacket::from_ethernet(frame).ok()?;
-    let ethernet = frame.get(..14)?;
-    let link = u64::try_from(frame.len() - network_length(&sliced, frame)?).ok()?;
-    let mut packet = network(&sliced, u64::from(length).saturating_sub(link))?;
+    let ethernet = frame.get(..12)?;
+    let ip = network::behind_ethernet(frame)?;
+    let link = u64::try_from(frame.len() - ip.len()).ok()?;
+    let mut packet = packet(Network::parse(ip)?, u64::from(length).saturating_sub(link))?;
     packet.destination_mac.copy_from_slice(&ethernet[..6]);
-    packet.source_mac.copy_from_slice(&ethernet[6..12]);
+    packet.source_mac.copy_from_slice(&ethernet[6..]);
     Some(packet)
 }
 
 /// The tuple of a packet that an ICMP error quotes: its IP header and at least 8 bytes of its transport header (RFC 792, RFC 4443).
 #[must_use]
 pub fn parse_quoted(quoted: &[u8]) -> Option<(u8, Endpoint, Endpoint)> {
-    let sliced = LaxSlicedPacket::from_ip(quoted).ok()?;
-    let packet = network(&sliced, 0)?;
+    let ip = Network::parse(quoted)?;
     // A TCP header may be cut off after the ports.
-    let payload = sliced.ip_payload()?.payload;
-    let port = |at: usize| Some(u16::from_be_bytes(payload.get(at..at + 2)?.try_into().ok()?));
-    let from = Endpoint { address: packet.source, port: port(0)? };
-    Some((packet.protocol, from, Endpoint { address: packet.destination, port: port(2)? }))
-}
-
-/// Bytes of the frame from the IP header on.
-fn network_length(sliced: &LaxSlicedPacket<'_>, frame: &[u8]) -> Option<usize> {
-    let header = match sliced.net.as_ref()? {
-        LaxNetSlice::Ipv4(ip) => ip.header().slice().as_ptr(),
-        LaxNetSlice::Ipv6(ip) => ip.header().slice().as_ptr(),
-        LaxNetSlice::Arp(_) => return None,
-    };
-    // Both point into the same frame.
-    frame.len().checked_sub((header as usize).checked_sub(frame.as_ptr() as usize)?)
+    let from = Endpoint { address: ip.source, port: word(ip.payload, 0)? };
+    Some((ip.protocol, from, Endpoint { address: ip.destination, port: word(ip.payload, 2)? }))
 }
 
 /// `at_most`: octets of the IP packet by the length of the frame, for packets that do not state their length.
-fn network<'a>(sliced: &LaxSlicedPacket<'a>, at_most: u64) -> Option<Packet<'a>> {
-    let (source, destination, octets, header, ttl): (IpAddr, IpAddr, u64, usize, u8);
-    let (mut id, mut fragment, mut fragment_offset) = (0, Fragment::No, 0);
-    let payload: &LaxIpPayloadSlice<'a> = match sliced.net.as_ref()? {
-        LaxNetSlice::Ipv4(ip) => {
-            let fields = ip.header();
-            (source, destination) =
-                (Ipv4Addr::from(fields.source()).into(), Ipv4Addr::from(fields.destination()).into());
-            id = fields.identification().into();
-            fragment_offset = fields.fragments_offset().value();
-            fragment = kind(fields.is_fragmenting_payload(), fragment_offset);
-            header = fields.slice().len();
-            // Zero in GSO packets that are longer than the field can say (BIG TCP).
-            octets = if fields.total_len() == 0 { at_most } else { fields.total_len().into() };
-            ttl = fields.ttl();
-            ip.payload()
-        }
-        LaxNetSlice::Ipv6(ip) => {
-            let fields = ip.header();
-            (source, destination) =
-                (Ipv6Addr::from(fields.source()).into(), Ipv6Addr::from(fields.destination()).into());
-            for extension in ip.extensions().clone() {
-                if let Ipv6ExtensionSlice::Fragment(extension) = extension {
-                    id = extension.identification();
-                    fragment_offset = extension.fragment_offset().value();
-                    fragment = kind(extension.is_fragmenting_payload(), fragment_offset);
-                }
-            }
-            header = 40 + ip.extensions().slice().len();
-            octets = if fields.payload_length() == 0 { at_most } else { u64::from(fields.payload_length()) + 40 };
-            ttl = fields.hop_limit();
-            ip.payload()
-        }
-        LaxNetSlice::Arp(_) => return None,
-    };
+fn packet(ip: Network<'_>, at_most: u64) -> Option<Packet<'_>> {
+    let octets = ip.octets.unwrap_or(at_most);
     // Of the transport header and what follows.
-    let length = u32::try_from(octets.saturating_sub(header as u64)).ok()?;
-    let protocol = payload.ip_number.0;
-    let transport = match fragment {
+    let length = u32::try_from(octets.saturating_sub(ip.header)).ok()?;
+    let transport = match ip.fragment {
         Fragment::Later => Transport::Other,
-        Fragment::No | Fragment::First => transport(protocol, payload.payload, length),
+        Fragment::No | Fragment::First => transport(ip.protocol, ip.payload, length),
     };
     Some(Packet {
         source_mac: Mac::default(),
         destination_mac: Mac::default(),
-        source,
-        destination,
-        protocol,
+        source: ip.source,
+        destination: ip.destination,
+        protocol: ip.protocol,
         octets,
-        ttl,
-        id,
-        fragment,
-        fragment_offset,
+        ttl: ip.ttl,
+        id: ip.id,
+        fragment: ip.fragment,
+        fragment_offset: ip.fragment_offset,
         transport,
     })
 }
 
-fn kind(fragmenting: bool, offset: u16) -> Fragment {
-    match (fragmenting, offset) {
-        (false, _) => Fragment::No,
-        (true, 0) => Fragment::First,
-        (true, _) => Fragment::Later,
-    }
-}
-
-/// A transport header and what follows. Not by etherparse, which does not parse TCP headers whose options are cut off, nor fragments.
+/// A transport header and what follows, either of which may be cut off.
 fn transport(protocol: u8, bytes: &[u8], length: u32) -> Transport<'_> {
     let parsed = match protocol {
         TCP => tcp(bytes, length).map(Transport::Tcp),

@@ -274,3 +274,92 @@ fn owner_kind(workload: &Workload) -> OwnerKind {
     };
     OwnerKind { group, version: version.to_owned(), kind: workload.kind.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env,
+        time::{SystemTime, UNIX_EPOCH},
+    };
+
+    use podtap_flow::map::Edge;
+
+    use super::*;
+
+    fn known() -> Known {
+        let known = Known::new(Names::default());
+        let party = |name: &str, namespace: &str| {
+            let workload = Workload { kind: "Deployment".into(), name: name.into(), api_version: "apps/v1".into() };
+            Party::Workload { namespace: namespace.into(), workload }
+        };
+        for (client, server) in [("a", "b"), ("a", "c"), ("d", "c")] {
+            let edge = Edge { client: party(client, "x"), server: party(server, "y") };
+            known.lock().map.restore(edge, Traffic::default());
+        }
+        let edge = Edge { client: party("a", "x"), server: Party::External { name: None } };
+        known.lock().map.restore(edge, Traffic::default());
+        known
+    }
+
+    fn execute(schema: &Schema, query: &str) -> async_graphql::Response {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(schema.execute(query))
+    }
+
+    fn calls_of(query: &str) -> Vec<String> {
+        let answer =
+            execute(&schema(&known()), &format!("{{ intents{query} {{ client {{ name }} server {{ name }} }} }}"));
+        assert!(answer.errors.is_empty(), "{:?}", answer.errors);
+        let answer = serde_json::to_value(answer.data).expect("JSON");
+        let name = |of: &serde_json::Value| of["name"].as_str().expect("a name").to_owned();
+        let intents = answer["intents"].as_array().expect("a list").iter();
+        intents.map(|intent| format!("{}-{}", name(&intent["client"]), name(&intent["server"]))).collect()
+    }
+
+    #[test]
+    fn calls_are_filtered_as_by_the_network_mapper() {
+        assert_eq!(calls_of(""), ["a-b", "a-c", "d-c"], "without what is outside of the cluster");
+        for all in ["(namespaces: [])", "(namespaces: null)", "(namespaces: [\"x\"])"] {
+            assert_eq!(calls_of(all).len(), 3, "{all}");
+        }
+        assert_eq!(calls_of("(namespaces: [\"y\"])"), [""; 0], "these are namespaces of clients");
+        let server = |name: &str| calls_of(&format!("(server: {{name: \"{name}\", namespace: \"y\"}})"));
+        assert_eq!(server("b"), ["a-b", "a-c"], "all calls of the clients that call it");
+        assert_eq!(server("a"), [""; 0]);
+    }
+
+    #[test]
+    fn damaged_queries_are_answered() {
+        let inputs = env::var("PODTAP_FUZZ").ok().and_then(|text| text.parse().ok()).unwrap_or(5000);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+        let mut seed = u64::try_from(now.as_micros()).expect("64 bits").max(1);
+        println!("seed {seed}");
+        let mut random = move |end: usize| {
+            seed ^= seed >> 12;
+            seed ^= seed << 25;
+            seed ^= seed >> 27;
+            usize::try_from(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).expect("31 bits") % end
+        };
+        let valid = "query Q($n: [String!]) { intents(namespaces: $n, server: null) { client { ...i } server { name } type } } \
+            fragment i on OtterizeServiceIdentity { name namespace labels { key value } podOwnerKind { kind } }";
+        let damage = ["{", "}", "(", ")", "...", "\"", "$", ":", "[", "]", "!", "@", "i", "\\u", "\u{0}", "fragment"];
+        let schema = schema(&known());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let mut answered = 0;
+        for _ in 0..inputs {
+            let mut query = valid.to_owned();
+            for _ in 0..random(4) {
+                let at = random(query.len());
+                let part = damage[random(damage.len())];
+                match random(3) {
+                    0 => query.insert_str(at, &part.repeat(1 + random(40))),
+                    1 => query.truncate(at.max(1)),
+                    _ => query.replace_range(at..=at, part),
+                }
+            }
+            let answer = runtime.block_on(schema.execute(query.as_str()));
+            answered += usize::from(answer.errors.is_empty());
+        }
+        assert!(answered > inputs / 10, "{answered}");
+    }
+}

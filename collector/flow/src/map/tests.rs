@@ -1,0 +1,113 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    Limits, Table,
+    fixtures::{Recorder, Tcp},
+    names::{Names, Pod},
+};
+
+/// Addresses of clients, and of servers.
+const CLIENTS: std::ops::Range<u8> = 1..61;
+const SERVERS: std::ops::Range<u8> = 100..117;
+
+fn names() -> Names {
+    let mut names = Names::default();
+    for last in CLIENTS.chain(SERVERS) {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"namespace": "shop", "name": last.to_string(),
+            "uid": last.to_string(), "addresses": [format!("10.0.0.{last}")],
+            "workload": {"kind": "Pod", "name": last.to_string()}}))
+        .expect("a pod");
+        names.set_pod(pod);
+    }
+    names
+}
+
+/// A connection with a request of 80 bytes and a response of 1000.
+fn connection(client: (u8, u16), server: (u8, u16)) -> [Vec<u8>; 8] {
+    let (mine, theirs) = (u32::from(client.1) << 12, u32::from(client.0) << 20 | u32::from(server.0));
+    [
+        Tcp::new(client, server, "S").at(mine, 0),
+        Tcp::new(server, client, "SA").at(theirs, mine + 1),
+        Tcp::new(client, server, "A").at(mine + 1, theirs + 1),
+        Tcp::new(client, server, "A").at(mine + 1, theirs + 1).payload(80),
+        Tcp::new(server, client, "A").at(theirs + 1, mine + 81).payload(1000),
+        Tcp::new(client, server, "FA").at(mine + 81, theirs + 1001),
+        Tcp::new(server, client, "FA").at(theirs + 1001, mine + 82),
+        Tcp::new(client, server, "A").at(mine + 82, theirs + 1002),
+    ]
+    .map(Tcp::frame)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    /// 1020 connections, each of another client and server. One percent of the frames is lost at random.
+    #[test]
+    fn edges_survive_the_loss_of_a_percent_of_the_frames(seed in any::<u64>()) {
+        let mut random = seed | 1;
+        let mut recorder = Recorder::new(Table::new(Limits::default()));
+        let mut expected = BTreeSet::new();
+        let mut milliseconds = 1000;
+        let mut lost = 0;
+        for client in CLIENTS {
+            for server in SERVERS {
+                expected.insert((client.to_string(), server.to_string()));
+                for frame in connection((client, 40_000 + u16::from(server)), (server, 8080)) {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    milliseconds += 1;
+                    if random % 100 == 0 {
+                        lost += 1;
+                    } else {
+                        recorder.frame(0, milliseconds, &frame);
+                    }
+                }
+            }
+        }
+        recorder.flush();
+        let names = names();
+        let mut map = Map::new(Bounds::default());
+        for record in &recorder.records {
+            map.record(&NamedRecord::new(record, &names));
+        }
+        let found: BTreeSet<(String, String)> = map
+            .edges()
+            .map(|(edge, _)| match (&edge.client, &edge.server) {
+                (Party::Workload { workload: client, .. }, Party::Workload { workload: server, .. }) => {
+                    (client.name.clone(), server.name.clone())
+                }
+                other => panic!("an edge between others: {other:?}"),
+            })
+            .collect();
+        prop_assert!(lost > 20);
+        prop_assert!(found.is_subset(&expected), "precision 1: {:?}", found.difference(&expected).collect::<Vec<_>>());
+        prop_assert!(found.len() * 1000 >= expected.len() * 999, "recall: {} of {}", found.len(), expected.len());
+        // Payload is exact, but for FINs that were lost, which look like a byte.
+        let sent: u64 = map.edges().map(|(_, traffic)| traffic.sent).sum();
+        prop_assert!(sent > 1020 * 80 * 98 / 100 && sent <= 1020 * 80 + lost, "{sent}");
+    }
+}
+
+#[test]
+fn what_ends_an_idle_flow_makes_no_edge() {
+    let mut recorder = Recorder::new(Table::new(Limits::default()));
+    for (number, frame) in connection((1, 40_000), (100, 80)).iter().take(4).enumerate() {
+        recorder.frame(0, 1000 + number as u64, frame);
+    }
+    recorder.expire(30_000);
+    let names = names();
+    let mut map = Map::new(Bounds::default());
+    recorder.records.iter().for_each(|record| map.record(&NamedRecord::new(record, &names)));
+    assert_eq!(map.len(), 1);
+    // Two hours later, the addresses are forgotten.
+    let reported = recorder.records.len();
+    recorder.expire(3 * 60 * 60 * 1000);
+    recorder.flush();
+    let none = Names::default();
+    recorder.records[reported..].iter().for_each(|record| map.record(&NamedRecord::new(record, &none)));
+    assert_eq!(map.len(), 1);
+}
