@@ -242,3 +242,74 @@ fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cluster::owners::first_owner;
+
+    fn inventory() -> Inventory {
+        Inventory::new("workload".to_owned(), &Metrics::new())
+    }
+
+    fn pod(uid: &str) -> Projection {
+        let object = json!({"metadata": {"namespace": "shop", "name": uid, "uid": uid,
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7c9f", "uid": "set"}]}});
+        Projection::new(serde_json::from_value(object).expect("a pod"), "workload").expect("it has a UID")
+    }
+
+    fn deployment() -> Option<Owner> {
+        let references = json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "deployment"}]);
+        first_owner(serde_json::from_value(references).expect("references"))
+    }
+
+    fn told(receiver: &mut Receiver<Line>) -> Vec<Value> {
+        std::iter::from_fn(|| receiver.try_recv().ok())
+            .map(|line| serde_json::from_str(&line).expect("each line is an object"))
+            .collect()
+    }
+
+    #[test]
+    fn a_subscriber_gets_everything_and_then_changes() {
+        let inventory = inventory();
+        inventory.set_owner("set".into(), deployment());
+        inventory.set_pod(pod("a"));
+        let (all, mut changes) = inventory.subscribe();
+        let all: Vec<Value> = all.iter().map(|line| serde_json::from_str(line).expect("an object")).collect();
+        assert_eq!((&all[0], &all[2]), (&json!("listing"), &json!("listed")));
+        assert_eq!(all[1]["pod"]["workload"]["name"], "web");
+        inventory.set_pod(pod("a"));
+        assert_eq!(told(&mut changes), [Value::Null; 0], "nothing has changed");
+        inventory.pod_deleted("a");
+        assert!(told(&mut changes)[0]["pod"]["ended"].as_u64().is_some_and(|ended| ended > 0));
+        // A list after an interrupted watch: it was deleted once.
+        inventory.retain_pods(&[]);
+        assert_eq!(told(&mut changes), [Value::Null; 0]);
+    }
+
+    #[test]
+    fn pods_are_told_again_when_their_owner_becomes_known() {
+        let inventory = inventory();
+        let (_, mut changes) = inventory.subscribe();
+        inventory.set_pod(pod("a"));
+        assert_eq!(told(&mut changes)[0]["pod"]["workload"]["kind"], "ReplicaSet");
+        inventory.set_owner("set".into(), deployment());
+        assert_eq!(told(&mut changes)[0]["pod"]["workload"]["kind"], "Deployment");
+        // The owner is deleted before its pods, which keep their names.
+        inventory.owner_deleted("set".into());
+        assert_eq!(told(&mut changes), [Value::Null; 0]);
+    }
+
+    #[test]
+    fn what_a_list_does_not_mention_was_deleted() {
+        let inventory = inventory();
+        inventory.set_pod(pod("a"));
+        inventory.set_pod(pod("b"));
+        let (_, mut changes) = inventory.subscribe();
+        inventory.retain_pods(&["a".to_owned()]);
+        let told = told(&mut changes);
+        assert_eq!((told.len(), &told[0]["pod"]["name"]), (1, &json!("b")));
+    }
+}

@@ -88,3 +88,70 @@ pub fn timestamp(time: &Time) -> Timestamp {
     let since = time.0.duration_since(jiff::Timestamp::UNIX_EPOCH);
     Timestamp(u64::try_from(since.as_nanos()).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const ANNOTATION: &str = "intents.otterize.com/workload-name";
+
+    fn projection(metadata: Value, spec: Value, status: Value) -> Projection {
+        let object = json!({"metadata": metadata, "spec": spec, "status": status});
+        Projection::new(serde_json::from_value(object).expect("a pod"), ANNOTATION).expect("it has a UID")
+    }
+
+    #[test]
+    fn what_names_need_is_kept() {
+        let found = projection(
+            json!({"namespace": "shop", "name": "web-1", "uid": "u", "annotations": {ANNOTATION: "front"},
+                "labels": {"app": "web", "pod-template-hash": "7c9f"},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7c9f", "uid": "r"}]}),
+            json!({"nodeName": "n1", "containers": []}),
+            json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "startTime": "2026-01-01T00:00:01Z",
+                "phase": "Running"}),
+        );
+        assert_eq!(found.pod.addresses.len(), 2, "each once");
+        assert_eq!(found.pod.labels, [("app".to_owned(), "web".to_owned())].into(), "without those of generations");
+        assert_eq!(found.pod.started, Timestamp::from_seconds(1_767_225_601));
+        assert_eq!((found.pod.ended, found.workload_name.as_deref()), (None, Some("front")));
+        assert_eq!(found.owner.expect("it has one").workload.kind, "ReplicaSet");
+    }
+
+    #[test]
+    fn a_static_pod_is_called_as_its_file() {
+        let found = projection(
+            json!({"namespace": "kube-system", "name": "etcd-n1", "uid": "u", "annotations": {CONFIG_MIRROR: "x"},
+                "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "n"}]}),
+            json!({"nodeName": "n1", "hostNetwork": true, "containers": []}),
+            json!({}),
+        );
+        let expected = Workload { kind: "Pod".into(), name: "etcd".into(), api_version: "v1".into() };
+        assert_eq!((found.pod.workload, found.owner, found.pod.host_network), (expected, None, true));
+    }
+
+    #[test]
+    fn a_pod_has_ended_when_its_last_container_has() {
+        let ended = |phase: &str, states: &[Value]| {
+            let statuses: Vec<Value> = states
+                .iter()
+                .map(|state| json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}))
+                .collect();
+            projection(
+                json!({"namespace": "shop", "name": "job", "uid": "u"}),
+                json!({"containers": []}),
+                json!({"phase": phase, "containerStatuses": statuses}),
+            )
+            .pod
+            .ended
+        };
+        let at =
+            |second: &str| json!({"terminated": {"exitCode": 0, "finishedAt": format!("2026-01-01T00:00:0{second}Z")}});
+        let running = json!({"running": {}});
+        assert_eq!(ended("Succeeded", &[at("1"), at("3")]), Some(Timestamp::from_seconds(1_767_225_604)));
+        assert_eq!(ended("Running", &[at("1"), running]), None);
+        assert_eq!(ended("Running", &[at("1")]), None, "it is about to be restarted");
+        assert_eq!(ended("Failed", &[]), None, "nothing tells when");
+    }
+}

@@ -175,3 +175,52 @@ pub fn node(object: NodeObject) -> Node {
     let zone = object.metadata.labels.and_then(|mut labels| labels.remove(ZONE));
     Node { name: object.metadata.name.unwrap_or_default(), addresses, zone }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn endpoints(name: &str, addresses: &[&str]) -> (Key, String, Slice) {
+        let endpoints: Vec<_> =
+            addresses.iter().map(|address| json!({"addresses": [address], "conditions": {}})).collect();
+        let object = json!({"metadata": {"namespace": "shop", "name": name, "labels": {SERVICE_NAME: "web"}},
+            "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "http", "port": 8080}]});
+        slice(serde_json::from_value(object).expect("a slice")).expect("it has a service")
+    }
+
+    fn web() -> Service {
+        let object = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {"clusterIP": "10.96.0.5",
+            "clusterIPs": ["10.96.0.5"], "ports": [{"name": "http", "port": 80}, {"name": "other", "port": 81}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
+        service(serde_json::from_value(object).expect("a service"))
+    }
+
+    #[test]
+    fn backends_are_remembered_for_a_while() {
+        let mut services = Services::default();
+        let key = services.set(web());
+        let mut set = |name: &str, addresses: &[&str], second: u64| {
+            let (key, name, slice) = endpoints(name, addresses);
+            let slice = (!addresses.is_empty()).then_some(slice);
+            services.set_slice(&key, &name, slice, Timestamp::from_seconds(second));
+            services.get(&key).expect("it is declared")
+        };
+        let both = set("a", &["10.0.0.1", "10.0.0.2"], 1000);
+        assert_eq!(both.addresses.len(), 2, "of the cluster, and of the load balancer");
+        assert_eq!((both.ports[0].target_port, both.ports[1].target_port), (Some(8080), None));
+        assert_eq!(both.backends.len(), 2);
+        assert_eq!(both.backends[0].from, Timestamp::from_seconds(970), "kube-proxy may have known it before");
+        let changed = set("b", &["10.0.0.3"], 1100);
+        assert_eq!(changed.backends.len(), 3);
+        let without = set("a", &[], 1200);
+        let until: Vec<Option<Timestamp>> = without.backends.iter().map(|backend| backend.until).collect();
+        assert_eq!(until, [Some(Timestamp::from_seconds(1200)), Some(Timestamp::from_seconds(1200)), None]);
+        let later = set("b", &["10.0.0.3", "10.0.0.1"], 1200 + 601);
+        assert_eq!(later.backends.len(), 2, "the former ones are forgotten, and one is back");
+        let gone = services.retain_slices(&[], Timestamp::from_seconds(2000));
+        assert_eq!(gone, std::slice::from_ref(&key));
+        assert!(services.get(&key).expect("it is declared").backends.iter().all(|backend| backend.until.is_some()));
+    }
+}
