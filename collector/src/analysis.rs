@@ -1,15 +1,16 @@
 //! From frames to flows, names and the map.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use podtap_flow::{
     Counters, Event, Limits, Source, Table, Timestamp, Waiting,
     map::{Bounds, Map},
     named::NamedRecord,
-    names::{Names, Update},
+    names::{Names, Update, Workload},
     packet,
 };
 
@@ -38,23 +39,73 @@ const WAITING: usize = 16_384;
 
 /// Who is who, and who calls whom. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Known(Arc<Mutex<Knowledge>>);
+pub struct Shared {
+    shared: Arc<Mutex<NamesAndMap>>,
+    view: Arc<Mutex<Option<LastView>>>,
+}
 
-/// See [`Known`].
+/// See [`Shared`].
 #[derive(Debug)]
-pub struct Knowledge {
+pub struct NamesAndMap {
     pub names: Names,
     pub map: Map,
 }
 
-impl Known {
+impl Shared {
     pub fn new(names: Names) -> Self {
-        Self(Arc::new(Mutex::new(Knowledge { names, map: Map::new(Bounds::default()) })))
+        let map = Map::new(Bounds::default());
+        Self { shared: Arc::new(Mutex::new(NamesAndMap { names, map })), view: Arc::default() }
     }
 
-    /// For a moment: nothing is analysed meanwhile.
-    pub fn lock(&self) -> MutexGuard<'_, Knowledge> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Frames are not analysed until this is dropped.
+    pub fn lock(&self) -> MutexGuard<'_, NamesAndMap> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy for readers, of which one is made per second: rendering a large map takes longer than the ring has room for.
+    pub fn view(&self) -> Arc<View> {
+        let mut last = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made, view)) = &*last
+            && made.elapsed() < VIEW_AGE
+        {
+            return Arc::clone(view);
+        }
+        let view = Arc::new(View::new(&self.lock()));
+        *last = Some((Instant::now(), Arc::clone(&view)));
+        view
+    }
+
+    /// Forgets who called whom.
+    pub fn clear(&self) {
+        let mut last = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lock().map.clear();
+        *last = None;
+    }
+}
+
+/// A view, and when it was made.
+type LastView = (Instant, Arc<View>);
+
+/// How old the map may be that a reader gets.
+const VIEW_AGE: Duration = Duration::from_secs(1);
+
+/// Labels of a pod of each workload.
+pub type Labels = HashMap<(String, Workload), BTreeMap<String, String>>;
+
+/// What readers get.
+#[derive(Debug)]
+pub struct View {
+    pub map: Map,
+    /// Those of the youngest pod.
+    pub labels: Labels,
+}
+
+impl View {
+    fn new(knowledge: &NamesAndMap) -> Self {
+        let mut pods: Vec<_> = knowledge.names.pods().filter(|pod| !pod.host_network).collect();
+        pods.sort_by_key(|pod| pod.started);
+        let labels = pods.iter().map(|pod| ((pod.namespace.clone(), pod.workload.clone()), pod.labels.clone()));
+        Self { map: knowledge.map.clone(), labels: labels.collect() }
     }
 }
 
@@ -81,7 +132,7 @@ pub struct Sizes {
 }
 
 struct Results<Out> {
-    known: Known,
+    shared: Shared,
     waiting: Waiting,
     output: Out,
     now: Timestamp,
@@ -89,8 +140,8 @@ struct Results<Out> {
 
 impl<Out: Output> Analysis<Out> {
     /// Flows of which an end is unknown are reported after `patience`, if they are still so.
-    pub fn new(known: Known, patience: Duration, output: Out) -> Self {
-        let results = Results { known, waiting: Waiting::new(patience, WAITING), output, now: Timestamp(0) };
+    pub fn new(shared: Shared, patience: Duration, output: Out) -> Self {
+        let results = Results { shared, waiting: Waiting::new(patience, WAITING), output, now: Timestamp(0) };
         Self { table: Table::new(Limits::default()), results, tick: 0 }
     }
 
@@ -111,8 +162,8 @@ impl<Out: Output> Analysis<Out> {
         let results = &mut self.results;
         results.now = now;
         self.table.expire(now, &mut |event| results.take(event));
-        let Knowledge { names, map } = &mut *results.known.lock();
-        results.waiting.expire(now, &mut |event| count(event, names, map, &mut results.output));
+        let NamesAndMap { names, map } = &mut *results.shared.lock();
+        results.waiting.expire(names, now, &mut |event| count(event, names, map, &mut results.output));
         if before / FORGET != self.tick / FORGET {
             names.expire(now);
         }
@@ -125,7 +176,7 @@ impl<Out: Output> Analysis<Out> {
             return;
         }
         let results = &mut self.results;
-        let Knowledge { names, map } = &mut *results.known.lock();
+        let NamesAndMap { names, map } = &mut *results.shared.lock();
         updates.for_each(|update| names.apply(update, now));
         results.waiting.names_changed(names, &mut |event| count(event, names, map, &mut results.output));
     }
@@ -142,7 +193,7 @@ impl<Out: Output> Analysis<Out> {
 
     /// How full it is.
     pub fn sizes(&self) -> Sizes {
-        let Knowledge { names, map } = &*self.results.known.lock();
+        let NamesAndMap { names, map } = &*self.results.shared.lock();
         Sizes {
             flows: self.table.len(),
             waiting: self.results.waiting.len(),
@@ -156,16 +207,16 @@ impl<Out: Output> Analysis<Out> {
     pub fn finish(self) -> (Out, Counters) {
         let (mut table, mut results) = (self.table, self.results);
         table.flush(&mut |event| results.take(event));
-        let Results { known, mut waiting, mut output, .. } = results;
-        let Knowledge { names, map } = &mut *known.lock();
-        waiting.expire(Timestamp::MAX, &mut |event| count(event, names, map, &mut output));
+        let Results { shared, mut waiting, mut output, .. } = results;
+        let NamesAndMap { names, map } = &mut *shared.lock();
+        waiting.flush(&mut |event| count(event, names, map, &mut output));
         (output, table.counters())
     }
 }
 
 impl<Out: Output> Results<Out> {
     fn take(&mut self, event: Event) {
-        let Knowledge { names, map } = &mut *self.known.lock();
+        let NamesAndMap { names, map } = &mut *self.shared.lock();
         self.waiting.add(event, names, self.now, &mut |event| count(event, names, map, &mut self.output));
     }
 }

@@ -22,11 +22,14 @@ use std::{fs, io, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitC
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use podtap_flow::names::Names;
+use podtap_flow::{
+    Timestamp,
+    names::{Names, Update},
+};
 use podtap_runtime::{memory::disable_tracing, telemetry::LogArgs};
 
 use crate::{
-    analysis::{Analysis, Known},
+    analysis::{Analysis, Shared},
     output::{Print, flows::FlowLines, queue::Queue},
     serve::Service,
 };
@@ -67,6 +70,9 @@ struct Arguments {
     /// File in which the map is kept: saved every minute and at the end, and read at the beginning
     #[arg(long, value_name = "FILE", conflicts_with = "read")]
     state: Option<PathBuf>,
+    /// Serve the metrics about the map with --probes, too. Whoever reaches that address learns who calls whom
+    #[arg(long, requires = "probes")]
+    open_metrics: bool,
     /// Most series of each metric about the map. What finds no room is counted in one with the labels "other"
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     series: usize,
@@ -123,17 +129,21 @@ fn watch_names(arguments: cluster::Arguments) -> Result<()> {
 }
 
 fn analyse(arguments: &Arguments) -> Result<()> {
-    let names = match &arguments.names {
+    let mut names = match &arguments.names {
         Some(path) => Names::new(names::read(path)?),
         None => Names::default(),
     };
-    let known = Known::new(names);
-    if arguments.input.read.is_empty() {
-        capture(arguments, &known)?;
-    } else {
-        read_files(arguments, &known)?;
+    if arguments.names_socket.is_some() {
+        // Until they have come.
+        names.apply(Update::Listing, Timestamp(0));
     }
-    let map = &known.lock().map;
+    let shared = Shared::new(names);
+    if arguments.input.read.is_empty() {
+        capture(arguments, &shared)?;
+    } else {
+        read_files(arguments, &shared)?;
+    }
+    let map = &shared.lock().map;
     if arguments.print == Print::List && map.edges().next().is_none() {
         eprintln!("No connections found.");
     }
@@ -144,9 +154,9 @@ fn analyse(arguments: &Arguments) -> Result<()> {
 }
 
 /// Files are read as fast as their flows are taken.
-fn read_files(arguments: &Arguments, known: &Known) -> Result<()> {
+fn read_files(arguments: &Arguments, shared: &Shared) -> Result<()> {
     let out = (arguments.print == Print::Flows).then(|| io::BufWriter::new(io::stdout().lock()));
-    let mut analysis = Analysis::new(known.clone(), Duration::ZERO, FlowLines { out, result: Ok(()) });
+    let mut analysis = Analysis::new(shared.clone(), Duration::ZERO, FlowLines { out, result: Ok(()) });
     for path in &arguments.input.read {
         let file = fs::File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
         read::frames(file, |frame| analysis.observe(&frame)).with_context(|| path.display().to_string())?;
@@ -168,13 +178,13 @@ const LAST_LINES: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Capturing never waits for a slow reader of its flows.
-fn capture(arguments: &Arguments, known: &Known) -> Result<()> {
+fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
     let signals = capture::signals()?;
     if let Some(path) = &arguments.state {
-        let restored = state::restore(path, &mut known.lock().map);
+        let restored = state::restore(path, &mut shared.lock().map);
         restored.with_context(|| format!("{} cannot be read", path.display()))?;
     }
-    let mut service = Service::start(arguments, known)?;
+    let mut service = Service::start(arguments, shared)?;
     let interfaces = arguments.input.interface.iter().map(|name| capture::Input::interface(name));
     let receivers = arguments.input.receivers.then(capture::Input::receivers);
     let mut inputs = interfaces
@@ -183,7 +193,7 @@ fn capture(arguments: &Arguments, known: &Known) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let out = (arguments.print == Print::Flows).then(|| Queue::new(io::stdout()));
     let patience = if arguments.names_socket.is_some() { PATIENCE } else { Duration::ZERO };
-    let mut analysis = Analysis::new(known.clone(), patience, FlowLines { out, result: Ok(()) });
+    let mut analysis = Analysis::new(shared.clone(), patience, FlowLines { out, result: Ok(()) });
     eprintln!("podtap-collector: capturing");
     let captured = capture::run(&signals, &mut inputs, &mut analysis, |analysis, captured, now| {
         service.tick(analysis, captured, now);
@@ -206,10 +216,12 @@ fn capture(arguments: &Arguments, known: &Known) -> Result<()> {
         captured.dropped,
         counters.flows,
         counters.evicted,
-        known.lock().map.folded,
+        shared.lock().map.folded,
     );
+    // It may be saving the map, too, and ends when that is done.
+    drop(service);
     if let Some(path) = &arguments.state {
-        let saved = state::save(path, &known.lock().map);
+        let saved = state::save(path, &shared.lock().map);
         saved.with_context(|| format!("the map cannot be saved to {}", path.display()))?;
     }
     Ok(())

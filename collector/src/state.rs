@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use crate::analysis::Known;
+use crate::analysis::Shared;
 
 /// How often it is saved: so much of what was seen is lost in a crash.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -33,13 +33,13 @@ pub fn restore(path: &Path, map: &mut Map) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,
     };
-    let mut lines = BufReader::new(file).lines();
-    if lines.next().transpose()?.as_deref() != Some(HEADER) {
+    let mut lines = BufReader::new(file).split(b'\n');
+    if lines.next().transpose()?.as_deref() != Some(HEADER.as_bytes()) {
         warn!(path = %path.display(), "this is no map of this version; beginning without one");
         return Ok(());
     }
     for line in lines {
-        match serde_json::from_str(&line?) {
+        match serde_json::from_slice(&line?) {
             Ok(Line { edge, traffic }) => map.restore(edge, traffic),
             Err(error) => warn!(path = %path.display(), %error, "an edge of the saved map is left out"),
         }
@@ -63,17 +63,16 @@ pub fn save(path: &Path, map: &Map) -> io::Result<()> {
 }
 
 /// Saves the map again and again. The analysis is held up for no longer than it takes to copy the map.
-pub async fn keep_saving(path: PathBuf, known: Known) {
+pub async fn keep_saving(path: PathBuf, shared: Shared) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first one is due at once.
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        let map = known.lock().map.clone();
-        let to = path.clone();
+        let (view, to) = (shared.view(), path.clone());
         let saved =
-            spawn_blocking(move || save(&to, &map)).await.unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+            spawn_blocking(move || save(&to, &view.map)).await.unwrap_or_else(|_| Err(io::Error::other("it panicked")));
         if let Err(error) = saved {
             error!(path = %path.display(), %error, "the map cannot be saved; retrying");
         }

@@ -175,6 +175,11 @@ fn a_collector_tells_who_calls_whom() {
         if list == listed(namespace) { Ok(()) } else { Err(list) }
     });
 
+    // Prometheus gets the same.
+    let metrics = forward.get("/metrics").expect("metrics");
+    let of_shop = format!("podtap_connections_opened_total{{k8s_src_namespace=\"{namespace}\"");
+    assert_eq!(metrics.lines().filter(|line| line.starts_with(&of_shop)).count(), 16, "{metrics}");
+
     // The API of the network mapper has the same calls.
     let (status, answer) = forward.query(&json!({"query": INTENTS, "variables": {"namespaces": [namespace]}}));
     assert_eq!(status, 200, "{answer}");

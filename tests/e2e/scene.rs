@@ -229,7 +229,8 @@ pub fn enable_collector(lab: &Cluster) {
         if lab.get::<Deployment>(PODTAP_NAMESPACE, "podtap-collector").is_none() {
             let chart = lab.top().join("deploy/chart/podtap");
             let chart = chart.to_str().expect("a path of letters");
-            let options = ["--reuse-values", "--set", "collector.enabled=true", "--wait", "--timeout", "120s"];
+            let options =
+                ["--reset-then-reuse-values", "--set", "collector.enabled=true", "--wait", "--timeout", "120s"];
             lab.helm(&[&["upgrade", "podtap", chart][..], &options].concat()).expect("helm works");
         }
     });

@@ -86,6 +86,13 @@ pub struct Bounds {
     pub details: usize,
 }
 
+impl Bounds {
+    /// With the edges of clients to what is folded.
+    const fn most(self) -> usize {
+        self.edges + self.edges / 8
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Self { edges: 50_000, details: 64 }
@@ -108,9 +115,15 @@ impl Map {
         Self { bounds, ..Self::default() }
     }
 
+    /// Whether it has an edge.
+    #[must_use]
+    pub fn contains(&self, edge: &Edge) -> bool {
+        self.edges.contains_key(edge)
+    }
+
     /// Adds an edge that an earlier run has saved. One that exists already is kept.
     pub fn restore(&mut self, edge: Edge, traffic: Traffic) {
-        if self.edges.len() < self.bounds.edges {
+        if self.edges.len() < self.bounds.most() {
             self.edges.entry(edge).or_insert(traffic);
         }
     }
@@ -179,7 +192,7 @@ impl Map {
         if self.edges.len() >= self.bounds.edges && !self.edges.contains_key(&edge) {
             self.folded += 1;
             edge.server = Party::Other;
-            if self.edges.len() >= self.bounds.edges + self.bounds.edges / 8 && !self.edges.contains_key(&edge) {
+            if self.edges.len() >= self.bounds.most() && !self.edges.contains_key(&edge) {
                 edge.client = Party::Other;
             }
         }

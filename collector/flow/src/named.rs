@@ -136,7 +136,10 @@ fn by_endpoints<'a>(
     at: Timestamp,
 ) -> Option<Translated<'a>> {
     // An address without a known pod may be the one that answered.
-    let pods: Vec<&Pod> = names.backends(service, at).collect::<Option<_>>()?;
+    let mut pods: Vec<&Pod> = names.backends(service, at).collect::<Option<_>>()?;
+    // One of two address families has two.
+    pods.sort_by_key(|pod| &pod.uid);
+    pods.dedup_by_key(|pod| &pod.uid);
     let first = *pods.first()?;
     if pods.iter().any(|pod| workload(pod) != workload(first)) {
         return None;

@@ -55,13 +55,18 @@ impl Waiting {
         self.events = kept;
     }
 
-    /// Passes on what has waited for long enough.
-    pub fn expire(&mut self, now: Timestamp, take: &mut impl FnMut(Event)) {
-        while self.events.front().is_some_and(|(until, _)| *until <= now) {
+    /// Passes on what has waited for long enough. While names are not complete, only a lack of room ends the wait.
+    pub fn expire(&mut self, names: &Names, now: Timestamp, take: &mut impl FnMut(Event)) {
+        while names.is_complete() && self.events.front().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, event)) = self.events.pop_front() {
                 take(event);
             }
         }
+    }
+
+    /// Passes on everything.
+    pub fn flush(&mut self, take: &mut impl FnMut(Event)) {
+        self.events.drain(..).for_each(|(_, event)| take(event));
     }
 
     /// How many events wait.
@@ -95,7 +100,7 @@ fn is_known(record: &Record, names: &Names) -> bool {
                 address.is_multicast() || address.is_unspecified() || address.is_unicast_link_local()
             }
         };
-        is_special || owner != Owner::External(None)
+        is_special || owner != Owner::External(None) || !names.may_be_of_cluster(address)
     };
     let server_is_known = is_known(flow.server_owner, flow.server.address) || flow.external_name().is_some();
     let backend_is_known = match (flow.translated, flow.service) {
@@ -112,7 +117,7 @@ mod tests {
     use crate::{
         Limits, Table,
         fixtures::{Recorder, udp},
-        names::{Pod, Service},
+        names::{Pod, Service, Update},
     };
 
     fn pod(name: &str, address: &str) -> Pod {
@@ -139,7 +144,7 @@ mod tests {
         let mut taken = Vec::new();
         waiting.add(event(1, 2), &names, Timestamp::from_seconds(1), &mut |event| taken.push(event));
         waiting.names_changed(&names, &mut |event| taken.push(event));
-        waiting.expire(Timestamp::from_seconds(10), &mut |event| taken.push(event));
+        waiting.expire(&names, Timestamp::from_seconds(10), &mut |event| taken.push(event));
         assert!(taken.is_empty() && waiting.len() == 1);
         names.set_pod(pod("client", "10.0.0.1"));
         waiting.names_changed(&names, &mut |event| taken.push(event));
@@ -176,7 +181,12 @@ mod tests {
             waiting.add(event, &names, Timestamp::from_seconds(1), &mut |_| count += 1);
         }
         assert_eq!((count, waiting.len()), (1, 2), "the oldest makes room");
-        waiting.expire(Timestamp::from_seconds(11), &mut |_| count += 1);
+        // Without a connection to the program that watches the cluster, time tells nothing.
+        let mut incomplete = Names::default();
+        incomplete.apply(Update::Listing, Timestamp::from_seconds(2));
+        waiting.expire(&incomplete, Timestamp::from_seconds(11), &mut |_| count += 1);
+        assert_eq!((count, waiting.len()), (1, 2));
+        waiting.expire(&names, Timestamp::from_seconds(11), &mut |_| count += 1);
         assert_eq!((count, waiting.len()), (3, 0));
         let mut impatient = Waiting::new(Duration::ZERO, 2);
         impatient.add(event(1, 9), &names, Timestamp::from_seconds(1), &mut |_| count += 1);

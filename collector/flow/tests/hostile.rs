@@ -178,7 +178,7 @@ fn frames() {
         }
         if random.below(100) == 0 {
             table.expire(at, &mut |event| waiting.add(event, &names, at, &mut count));
-            waiting.expire(at, &mut count);
+            waiting.expire(&names, at, &mut count);
         }
         assert!(table.len() <= 1000 && map.len() <= 120 && waiting.len() <= 10);
     }

@@ -3,7 +3,7 @@
 //! One ring for all of them, on a socket that is bound to no interface: what it costs does not depend on how many taps there are, and a
 //! tap is captured from its first frame, without a moment between its interface and a ring for it.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, io, mem};
 
 use super::ring::{Ring, RingFrame, Statistics};
 
@@ -14,27 +14,32 @@ const INTERFACES: usize = 4096;
 #[derive(Debug)]
 pub struct Receivers {
     pub ring: Ring,
+    /// Frames that were passed on since this was read last. The kernel counts those of other interfaces, too.
+    pub frames: u64,
     /// Whether the interface of an index is a receiver.
     known: HashMap<u32, bool>,
 }
 
 impl Receivers {
     pub fn open() -> io::Result<Self> {
-        Ok(Self { ring: Ring::open_all()?, known: HashMap::new() })
+        Ok(Self { ring: Ring::open_all()?, frames: 0, known: HashMap::new() })
     }
 
     /// Passes on the frames of receivers, of one block, if there is one. Returns whether there was.
     pub fn read(&mut self, mut take: impl FnMut(RingFrame<'_>)) -> bool {
-        let known = &mut self.known;
-        self.ring.read(|frame| {
+        let Self { ring, frames, known } = self;
+        ring.read(|frame| {
             if is_receiver(known, frame.interface) {
+                *frames += 1;
                 take(frame);
             }
         })
     }
 
-    pub fn statistics(&self) -> io::Result<Statistics> {
-        self.ring.statistics()
+    /// What was captured since the last call. Frames of any interface may be dropped for want of room.
+    pub fn statistics(&mut self) -> io::Result<Statistics> {
+        let dropped = self.ring.statistics()?.dropped;
+        Ok(Statistics { frames: mem::take(&mut self.frames) + dropped, dropped })
     }
 }
 

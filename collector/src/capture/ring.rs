@@ -24,6 +24,9 @@ const FRAME_SIZE: u32 = 2048;
 /// Of a frame's address in its header: `TPACKET_ALIGN(sizeof(struct tpacket3_hdr))`.
 const ADDRESS: usize = size_of::<libc::tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
 
+/// `include/uapi/linux/if_packet.h`; since Linux 4.20.
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+
 /// A packet socket on one interface or on all, with its ring.
 #[derive(Debug)]
 pub struct Ring {
@@ -79,6 +82,8 @@ impl Ring {
     /// Captures the frames of all interfaces of this network namespace, also of those that are made later.
     pub fn open_all() -> io::Result<Self> {
         let ring = Self::unbound()?;
+        // A receiver's frames come out of the other end of its veth pair: each would be captured twice.
+        set(&ring.socket, PACKET_IGNORE_OUTGOING, &1_i32)?;
         ring.bind(0)?;
         Ok(ring)
     }

@@ -24,6 +24,10 @@ use super::{
 /// Changes that a subscriber may be behind. One that is slower is cut off, and begins again.
 const BEHIND: usize = 65_536;
 
+/// The watches of pods and of their owners are independent: the owner of a pod may become known after the pod. One that is still unknown
+/// when the pod is older than this was deleted before the watch began.
+const NEW: Duration = Duration::from_secs(60);
+
 /// A line of the listener's protocol.
 pub type Line = Rc<str>;
 
@@ -64,14 +68,19 @@ impl Inventory {
         self.0.borrow().annotation.clone()
     }
 
-    pub fn set_pod(&self, new: Projection) {
+    pub fn set_pod(&self, mut new: Projection) {
         let mut state = self.0.borrow_mut();
+        if new.is_over && new.pod.ended.is_none() {
+            // Nothing tells when it has ended, as after a failure of its node: it is noticed now.
+            let known = state.pods.get(&new.pod.uid).and_then(|known| known.pod.ended);
+            (new.pod.ended, new.pod.end_is_estimate) = (known.or_else(|| Some(now())), true);
+        }
         if state.pods.get(&new.pod.uid) == Some(&new) {
             return;
         }
         let uid = new.pod.uid.clone();
         state.pods.insert(uid.clone(), new);
-        state.tell_of_pod(&uid);
+        state.publish_pod(&uid);
     }
 
     /// A pod that is deleted has ended by now, if it has not before.
@@ -79,19 +88,23 @@ impl Inventory {
         let mut state = self.0.borrow_mut();
         let now = now();
         let Some(projection) = state.pods.get_mut(uid) else { return };
-        projection.pod.ended.get_or_insert(now);
+        let has_ended = projection.pod.ended.is_some();
+        if !has_ended {
+            (projection.pod.ended, projection.pod.end_is_estimate) = (Some(now), true);
+        }
         state.deleted.push_back((now, uid.to_owned()));
-        state.tell_of_pod(uid);
+        if !has_ended {
+            state.publish_pod(uid);
+        }
         state.forget(now);
     }
 
     /// Pods that are not among these were deleted meanwhile.
-    pub fn retain_pods(&self, listed: &[String]) {
-        let listed: HashSet<&String> = listed.iter().collect();
+    pub fn retain_pods(&self, listed: &HashSet<String>) {
         let gone: Vec<String> = {
             let state = self.0.borrow();
-            let is_gone =
-                |uid: &&String| !listed.contains(uid) && !state.deleted.iter().any(|(_, ended)| ended == *uid);
+            let deleted: HashSet<&String> = state.deleted.iter().map(|(_, uid)| uid).collect();
+            let is_gone = |uid: &&String| !listed.contains(*uid) && !deleted.contains(uid);
             state.pods.keys().filter(is_gone).cloned().collect()
         };
         for uid in gone {
@@ -104,13 +117,17 @@ impl Inventory {
         if state.owners.is_known(&uid, owner.as_ref()) {
             return;
         }
+        if state.subscribers.is_empty() {
+            state.owners.set(uid, owner);
+            return;
+        }
         let is_below = |projection: &&Projection| {
             projection.owner.as_ref().is_some_and(|owner| state.owners.is_above(&uid, owner))
         };
         let below: Vec<String> = state.pods.values().filter(is_below).map(|p| p.pod.uid.clone()).collect();
         state.owners.set(uid, owner);
         for pod in below {
-            state.tell_of_pod(&pod);
+            state.publish_pod(&pod);
         }
     }
 
@@ -121,33 +138,34 @@ impl Inventory {
     pub fn set_service(&self, service: Service) {
         let mut state = self.0.borrow_mut();
         let key = state.services.set(service);
-        state.tell_of_service(&key);
+        state.publish_service(&key);
     }
 
     pub fn service_deleted(&self, key: &Key) {
         let mut state = self.0.borrow_mut();
         state.services.remove(key);
-        state.tell(&Update::ServiceDeleted { namespace: key.0.clone(), name: key.1.clone() });
+        state.publish(&Update::ServiceDeleted { namespace: key.0.clone(), name: key.1.clone() });
     }
 
-    pub fn retain_services(&self, listed: &[Key]) {
-        let gone: Vec<Key> = self.0.borrow().services.keys().filter(|key| !listed.contains(key)).cloned().collect();
+    pub fn retain_services(&self, listed: &HashSet<Key>) {
+        let gone: Vec<Key> = self.0.borrow().services.keys().filter(|key| !listed.contains(*key)).cloned().collect();
         for key in gone {
             self.service_deleted(&key);
         }
     }
 
-    /// A slice without contents was deleted.
+    /// `None`: the slice was deleted.
     pub fn set_slice(&self, key: &Key, name: &str, slice: Option<Slice>) {
         let mut state = self.0.borrow_mut();
-        state.services.set_slice(key, name, slice, now());
-        state.tell_of_service(key);
+        if state.services.set_slice(key, name, slice, now()) {
+            state.publish_service(key);
+        }
     }
 
-    pub fn retain_slices(&self, listed: &[(Key, String)]) {
+    pub fn retain_slices(&self, listed: &HashSet<(Key, String)>) {
         let mut state = self.0.borrow_mut();
         for key in state.services.retain_slices(listed, now()) {
-            state.tell_of_service(&key);
+            state.publish_service(&key);
         }
     }
 
@@ -155,18 +173,18 @@ impl Inventory {
         let mut state = self.0.borrow_mut();
         if state.nodes.get(&node.name) != Some(&node) {
             state.nodes.insert(node.name.clone(), node.clone());
-            state.tell(&Update::Node(node));
+            state.publish(&Update::Node(node));
         }
     }
 
     pub fn node_deleted(&self, name: &str) {
         let mut state = self.0.borrow_mut();
         state.nodes.remove(name);
-        state.tell(&Update::NodeDeleted { name: name.to_owned() });
+        state.publish(&Update::NodeDeleted { name: name.to_owned() });
     }
 
-    pub fn retain_nodes(&self, listed: &[String]) {
-        let gone: Vec<String> = self.0.borrow().nodes.keys().filter(|name| !listed.contains(name)).cloned().collect();
+    pub fn retain_nodes(&self, listed: &HashSet<String>) {
+        let gone: Vec<String> = self.0.borrow().nodes.keys().filter(|name| !listed.contains(*name)).cloned().collect();
         for name in gone {
             self.node_deleted(&name);
         }
@@ -175,7 +193,7 @@ impl Inventory {
     /// All objects, and the changes from now on.
     pub fn subscribe(&self) -> (Vec<Line>, Receiver<Line>) {
         let mut state = self.0.borrow_mut();
-        let pods = state.pods.values().map(|projection| Update::Pod(state.named(projection)));
+        let pods = state.pods.values().filter_map(|projection| state.named(projection)).map(Update::Pod);
         let services = state.services.keys().filter_map(|key| state.services.get(key)).map(Update::Service);
         let nodes = state.nodes.values().cloned().map(Update::Node);
         let all = [Update::Listing].into_iter().chain(pods).chain(services).chain(nodes).chain([Update::Listed]);
@@ -187,33 +205,36 @@ impl Inventory {
 }
 
 impl State {
-    /// A pod with the workload that it belongs to.
-    fn named(&self, projection: &Projection) -> Pod {
+    /// A pod with the workload that it belongs to. `None`: that is about to become known.
+    fn named(&self, projection: &Projection) -> Option<Pod> {
         let mut pod = projection.pod.clone();
         if let Some(owner) = &projection.owner {
+            let is_new = now().since(pod.started) < NEW;
+            if is_new && projection.workload_name.is_none() && self.owners.is_incomplete(owner) {
+                return None;
+            }
             pod.workload = self.owners.root(owner).clone();
         }
         if let Some(name) = &projection.workload_name {
             pod.workload.name.clone_from(name);
         }
-        pod
+        Some(pod)
     }
 
-    fn tell_of_pod(&mut self, uid: &str) {
+    fn publish_pod(&mut self, uid: &str) {
         self.count.set(i64::try_from(self.pods.len()).unwrap_or(i64::MAX));
-        if let Some(projection) = self.pods.get(uid) {
-            let update = Update::Pod(self.named(projection));
-            self.tell(&update);
+        if let Some(pod) = self.pods.get(uid).and_then(|projection| self.named(projection)) {
+            self.publish(&Update::Pod(pod));
         }
     }
 
-    fn tell_of_service(&mut self, key: &Key) {
+    fn publish_service(&mut self, key: &Key) {
         if let Some(service) = self.services.get(key) {
-            self.tell(&Update::Service(service));
+            self.publish(&Update::Service(service));
         }
     }
 
-    fn tell(&mut self, update: &Update) {
+    fn publish(&mut self, update: &Update) {
         if self.subscribers.is_empty() {
             return;
         }
@@ -255,8 +276,10 @@ mod tests {
     }
 
     fn pod(uid: &str) -> Projection {
+        let started = k8s_openapi::jiff::Timestamp::now();
         let object = json!({"metadata": {"namespace": "shop", "name": uid, "uid": uid,
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7c9f", "uid": "set"}]}});
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7c9f", "uid": "set"}]},
+            "status": {"startTime": started.to_string()}});
         Projection::new(serde_json::from_value(object).expect("a pod"), "workload").expect("it has a UID")
     }
 
@@ -275,27 +298,30 @@ mod tests {
     fn a_subscriber_gets_everything_and_then_changes() {
         let inventory = inventory();
         inventory.set_owner("set".into(), deployment());
-        inventory.set_pod(pod("a"));
+        inventory.set_owner("deployment".into(), None);
+        let a = pod("a");
+        inventory.set_pod(a.clone());
         let (all, mut changes) = inventory.subscribe();
         let all: Vec<Value> = all.iter().map(|line| serde_json::from_str(line).expect("an object")).collect();
         assert_eq!((&all[0], &all[2]), (&json!("listing"), &json!("listed")));
         assert_eq!(all[1]["pod"]["workload"]["name"], "web");
-        inventory.set_pod(pod("a"));
+        inventory.set_pod(a);
         assert_eq!(told(&mut changes), [Value::Null; 0], "nothing has changed");
         inventory.pod_deleted("a");
         assert!(told(&mut changes)[0]["pod"]["ended"].as_u64().is_some_and(|ended| ended > 0));
         // A list after an interrupted watch: it was deleted once.
-        inventory.retain_pods(&[]);
+        inventory.retain_pods(&HashSet::new());
         assert_eq!(told(&mut changes), [Value::Null; 0]);
     }
 
     #[test]
-    fn pods_are_told_again_when_their_owner_becomes_known() {
+    fn pods_are_published_when_their_owner_becomes_known() {
         let inventory = inventory();
         let (_, mut changes) = inventory.subscribe();
         inventory.set_pod(pod("a"));
-        assert_eq!(told(&mut changes)[0]["pod"]["workload"]["kind"], "ReplicaSet");
+        assert_eq!(told(&mut changes), [Value::Null; 0], "its owner is about to become known");
         inventory.set_owner("set".into(), deployment());
+        inventory.set_owner("deployment".into(), None);
         assert_eq!(told(&mut changes)[0]["pod"]["workload"]["kind"], "Deployment");
         // The owner is deleted before its pods, which keep their names.
         inventory.owner_deleted("set".into());
@@ -305,10 +331,12 @@ mod tests {
     #[test]
     fn what_a_list_does_not_mention_was_deleted() {
         let inventory = inventory();
+        inventory.set_owner("set".into(), deployment());
+        inventory.set_owner("deployment".into(), None);
         inventory.set_pod(pod("a"));
         inventory.set_pod(pod("b"));
         let (_, mut changes) = inventory.subscribe();
-        inventory.retain_pods(&["a".to_owned()]);
+        inventory.retain_pods(&["a".to_owned()].into());
         let told = told(&mut changes);
         assert_eq!((told.len(), &told[0]["pod"]["name"]), (1, &json!("b")));
     }

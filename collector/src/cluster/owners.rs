@@ -11,6 +11,9 @@ use podtap_flow::{
 /// Longest chain of owners. A `CronJob` is two steps away from its pods, and what an operator manages seldom more than four.
 const LONGEST: usize = 8;
 
+/// The kinds whose owners are watched.
+const WATCHED: [&str; 6] = ["ReplicaSet", "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"];
+
 /// A reference to an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -18,31 +21,42 @@ pub struct Owner {
     pub workload: Workload,
 }
 
-/// The first owner, as Otterize chooses it; the one that manages the object comes first in practice.
+/// The first owner, as Otterize chooses it; the one that manages the object comes first in practice. `None` also if it has no valid name:
+/// who creates an object can write there anything.
 pub fn first_owner(references: Vec<OwnerReference>) -> Option<Owner> {
     let OwnerReference { uid, kind, name, api_version, .. } = references.into_iter().next()?;
-    Some(Owner { uid, workload: Workload { kind, name, api_version } })
+    let is_kind = !kind.is_empty() && kind.len() <= 63 && kind.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_version = api_version.len() <= 253
+        && api_version.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'/'));
+    (is_kind && is_version && is_name(&name)).then_some(Owner { uid, workload: Workload { kind, name, api_version } })
 }
 
-/// The owners of the objects that own pods, by UID. Objects without an owner are not in it.
+/// Whether this is a name of an object: a DNS subdomain (RFC 1123).
+pub fn is_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(is_inner)
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// The owners of the objects that own pods, by UID.
 #[derive(Debug, Default)]
 pub struct Owners {
-    owners: HashMap<String, Owner>,
+    /// `None`: the object has no owner.
+    owners: HashMap<String, Option<Owner>>,
     deleted: VecDeque<(Timestamp, String)>,
 }
 
 impl Owners {
     /// Whether this is known already.
     pub fn is_known(&self, uid: &str, owner: Option<&Owner>) -> bool {
-        self.owners.get(uid) == owner
+        self.owners.get(uid).is_some_and(|known| known.as_ref() == owner)
     }
 
     /// Records the owner of an object.
     pub fn set(&mut self, uid: String, owner: Option<Owner>) {
-        match owner {
-            Some(owner) => drop(self.owners.insert(uid, owner)),
-            None => drop(self.owners.remove(&uid)),
-        }
+        self.owners.insert(uid, owner);
     }
 
     /// Records that an object was deleted. It is remembered for as long as its pods are: they are deleted after it.
@@ -67,8 +81,14 @@ impl Owners {
         self.chain(owner).any(|above| above.uid == uid)
     }
 
+    /// Whether the chain ends at an object of a kind that is watched, and that is not known yet.
+    pub fn is_incomplete(&self, owner: &Owner) -> bool {
+        let last = self.chain(owner).last();
+        last.is_some_and(|last| WATCHED.contains(&last.workload.kind.as_str()) && !self.owners.contains_key(&last.uid))
+    }
+
     fn chain<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = &'a Owner> {
-        std::iter::successors(Some(owner), |owner| self.owners.get(&owner.uid)).take(LONGEST)
+        std::iter::successors(Some(owner), |owner| self.owners.get(&owner.uid)?.as_ref()).take(LONGEST)
     }
 }
 
@@ -90,8 +110,27 @@ mod tests {
         assert_eq!(owners.root(&replica_set).kind, "Deployment");
         assert!(owners.is_above("deployment", &replica_set) && owners.is_above("set", &replica_set));
         assert!(!owners.is_above("other", &replica_set));
+        assert!(owners.is_incomplete(&replica_set), "it may have an owner");
+        owners.set("deployment".into(), None);
+        assert!(!owners.is_incomplete(&replica_set) && !owners.is_incomplete(&owner("x", "Rollout")));
         owners.set("deployment".into(), Some(owner("set", "ReplicaSet")));
         owners.root(&replica_set);
+    }
+
+    #[test]
+    fn names_are_names() {
+        for name in ["web", "web-7c9f", "a.b-c.d", "1"] {
+            assert!(is_name(name), "{name}");
+        }
+        for other in ["", "Web", "x\n---\nkind: Pod", "a..b", "-a", "a-", "\"a\"", "a b", &"a".repeat(254)] {
+            assert!(!is_name(other), "{other:?}");
+        }
+        let reference = |kind: &str, name: &str| {
+            let reference = serde_json::json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "u"}]);
+            first_owner(serde_json::from_value(reference).expect("a reference"))
+        };
+        assert!(reference("ReplicaSet", "web").is_some());
+        assert!(reference("Replica\nSet", "web").is_none() && reference("ReplicaSet", "we\nb").is_none());
     }
 
     #[test]
@@ -100,7 +139,7 @@ mod tests {
         owners.set("set".into(), Some(owner("deployment", "Deployment")));
         owners.deleted("set".into(), Timestamp::from_seconds(1));
         assert_eq!(owners.root(&owner("set", "ReplicaSet")).kind, "Deployment");
-        owners.deleted("other".into(), Timestamp::from_seconds(3000));
+        owners.deleted("other".into(), Timestamp::from_seconds(5000));
         assert_eq!(owners.root(&owner("set", "ReplicaSet")).kind, "ReplicaSet");
     }
 }

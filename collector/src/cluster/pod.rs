@@ -12,7 +12,7 @@ use podtap_flow::{
     names::{Pod, Workload},
 };
 
-use super::owners::{Owner, first_owner};
+use super::owners::{Owner, first_owner, is_name};
 
 /// Labels that tell generations of a workload apart, and nothing about it.
 const OF_GENERATIONS: [&str; 4] =
@@ -28,6 +28,8 @@ pub struct Projection {
     pub owner: Option<Owner>,
     /// The name that its users give to its workload.
     pub workload_name: Option<String>,
+    /// Whether it has ended, also if nothing tells when.
+    pub is_over: bool,
 }
 
 impl Projection {
@@ -46,7 +48,9 @@ impl Projection {
         let own_name = suffix.and_then(|suffix| name.strip_suffix(&suffix)).unwrap_or(&name).to_owned();
         Some(Self {
             owner: meta.owner_references.filter(|_| !is_mirror).and_then(first_owner),
-            workload_name: workload_name.filter(|name| !name.is_empty()),
+            // What is not a name could be anything to the programs that read the map.
+            workload_name: workload_name.filter(|name| is_name(name)),
+            is_over: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             pod: Pod {
                 namespace: meta.namespace.unwrap_or_default(),
                 uid,
@@ -56,6 +60,7 @@ impl Projection {
                 workload: Workload { kind: "Pod".to_owned(), name: own_name, api_version: "v1".to_owned() },
                 started: status.start_time.as_ref().map_or(Timestamp(0), timestamp),
                 ended: ended(&status),
+                end_is_estimate: false,
                 labels: labels.collect(),
                 name,
             },
@@ -74,8 +79,9 @@ fn addresses(status: &PodStatus) -> Vec<IpAddr> {
 
 /// When its last container ended, if all have: its address is free for another pod from then on. Kubelets report whole seconds.
 fn ended(status: &PodStatus) -> Option<Timestamp> {
-    let containers = status.container_statuses.as_deref().filter(|containers| !containers.is_empty())?;
-    let finished = containers.iter().map(|container| {
+    // Sidecars are among the init containers, and end last.
+    let containers = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let finished = containers.map(|container| {
         let terminated = container.state.as_ref()?.terminated.as_ref()?;
         terminated.finished_at.as_ref().map(timestamp)
     });
@@ -97,7 +103,7 @@ mod tests {
 
     const ANNOTATION: &str = "intents.otterize.com/workload-name";
 
-    fn projection(metadata: Value, spec: Value, status: Value) -> Projection {
+    fn projection(metadata: &Value, spec: &Value, status: &Value) -> Projection {
         let object = json!({"metadata": metadata, "spec": spec, "status": status});
         Projection::new(serde_json::from_value(object).expect("a pod"), ANNOTATION).expect("it has a UID")
     }
@@ -105,11 +111,11 @@ mod tests {
     #[test]
     fn what_names_need_is_kept() {
         let found = projection(
-            json!({"namespace": "shop", "name": "web-1", "uid": "u", "annotations": {ANNOTATION: "front"},
+            &json!({"namespace": "shop", "name": "web-1", "uid": "u", "annotations": {ANNOTATION: "front"},
                 "labels": {"app": "web", "pod-template-hash": "7c9f"},
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7c9f", "uid": "r"}]}),
-            json!({"nodeName": "n1", "containers": []}),
-            json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "startTime": "2026-01-01T00:00:01Z",
+            &json!({"nodeName": "n1", "containers": []}),
+            &json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "startTime": "2026-01-01T00:00:01Z",
                 "phase": "Running"}),
         );
         assert_eq!(found.pod.addresses.len(), 2, "each once");
@@ -122,10 +128,10 @@ mod tests {
     #[test]
     fn a_static_pod_is_called_as_its_file() {
         let found = projection(
-            json!({"namespace": "kube-system", "name": "etcd-n1", "uid": "u", "annotations": {CONFIG_MIRROR: "x"},
+            &json!({"namespace": "kube-system", "name": "etcd-n1", "uid": "u", "annotations": {CONFIG_MIRROR: "x"},
                 "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "n"}]}),
-            json!({"nodeName": "n1", "hostNetwork": true, "containers": []}),
-            json!({}),
+            &json!({"nodeName": "n1", "hostNetwork": true, "containers": []}),
+            &json!({}),
         );
         let expected = Workload { kind: "Pod".into(), name: "etcd".into(), api_version: "v1".into() };
         assert_eq!((found.pod.workload, found.owner, found.pod.host_network), (expected, None, true));
@@ -139,9 +145,9 @@ mod tests {
                 .map(|state| json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}))
                 .collect();
             projection(
-                json!({"namespace": "shop", "name": "job", "uid": "u"}),
-                json!({"containers": []}),
-                json!({"phase": phase, "containerStatuses": statuses}),
+                &json!({"namespace": "shop", "name": "job", "uid": "u"}),
+                &json!({"containers": []}),
+                &json!({"phase": phase, "containerStatuses": statuses}),
             )
             .pod
             .ended

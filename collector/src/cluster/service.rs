@@ -1,7 +1,7 @@
 //! Services, with the addresses behind them from their `EndpointSlices`.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     time::Duration,
 };
@@ -23,7 +23,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Backends that a service is remembered to have had.
 const FORMER: usize = 1000;
-/// A slice may be known a moment after kube-proxy has used it.
+/// A slice may be known a moment after kube-proxy has used it, or before it stops using it.
 const DELAY: Duration = Duration::from_secs(30);
 
 /// Namespace and name.
@@ -45,6 +45,8 @@ pub struct Services {
     slices: HashMap<Key, BTreeMap<String, Slice>>,
     /// The backends that each service has or had.
     backends: HashMap<Key, Vec<Backend>>,
+    /// Whether all slices have been listed once.
+    is_listed: bool,
 }
 
 impl Services {
@@ -61,9 +63,12 @@ impl Services {
         self.backends.remove(key);
     }
 
-    /// Adds a slice or replaces it; without its contents, removes it.
-    pub fn set_slice(&mut self, key: &Key, name: &str, slice: Option<Slice>, now: Timestamp) {
+    /// Adds a slice or replaces it; removes it if it is `None`. Returns whether it changed anything.
+    pub fn set_slice(&mut self, key: &Key, name: &str, slice: Option<Slice>, now: Timestamp) -> bool {
         let slices = self.slices.entry(key.clone()).or_default();
+        if slices.get(name) == slice.as_ref() {
+            return false;
+        }
         match slice {
             Some(slice) => drop(slices.insert(name.to_owned(), slice)),
             None => drop(slices.remove(name)),
@@ -76,27 +81,32 @@ impl Services {
         backends.retain(|backend| backend.until.is_none_or(|until| now.since(until) <= TOMBSTONE));
         for backend in backends.iter_mut().filter(|backend| backend.until.is_none()) {
             if !current.contains(&backend.address) {
-                backend.until = Some(now);
+                backend.until = Some(now.plus(DELAY));
             }
         }
         for address in current {
             if !backends.iter().any(|backend| backend.address == address && backend.until.is_none()) {
-                let from = Timestamp(now.0.saturating_sub(u64::try_from(DELAY.as_nanos()).unwrap_or_default()));
+                // Of what is listed at first, nothing tells since when.
+                let from = if self.is_listed { now.0.saturating_sub(nanoseconds(DELAY)) } else { 0 };
+                let from = Timestamp(from);
                 backends.push(Backend { address, from, until: None });
             }
         }
-        if backends.len() > FORMER
-            && let Some(oldest) = backends.iter().position(|backend| backend.until.is_some())
-        {
-            backends.remove(oldest);
+        let surplus = backends.iter().filter(|backend| backend.until.is_some()).count().saturating_sub(FORMER);
+        for _ in 0..surplus {
+            if let Some(oldest) = backends.iter().position(|backend| backend.until.is_some()) {
+                backends.remove(oldest);
+            }
         }
         if backends.is_empty() {
             self.backends.remove(key);
         }
+        true
     }
 
     /// Removes the slices that are not among these, by service and name.
-    pub fn retain_slices(&mut self, listed: &[(Key, String)], now: Timestamp) -> Vec<Key> {
+    pub fn retain_slices(&mut self, listed: &HashSet<(Key, String)>, now: Timestamp) -> Vec<Key> {
+        self.is_listed = true;
         let all = self.slices.iter().flat_map(|(key, slices)| slices.keys().map(|name| (key.clone(), name.clone())));
         let gone: Vec<_> = all.filter(|slice| !listed.contains(slice)).collect();
         for (key, name) in &gone {
@@ -115,7 +125,7 @@ impl Services {
             slices.filter(|slice| !slice.addresses.is_empty()).find_map(|slice| slice.ports.get(name).copied())
         };
         for port in &mut service.ports {
-            port.target_port = target(&port.name).or(port.target_port);
+            port.target_port = target(&port.name);
         }
         Some(service)
     }
@@ -123,6 +133,10 @@ impl Services {
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.declared.keys()
     }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 pub fn key(meta: &ObjectMeta) -> Key {
@@ -201,6 +215,7 @@ mod tests {
     fn backends_are_remembered_for_a_while() {
         let mut services = Services::default();
         let key = services.set(web());
+        services.retain_slices(&HashSet::new(), Timestamp::from_seconds(999));
         let mut set = |name: &str, addresses: &[&str], second: u64| {
             let (key, name, slice) = endpoints(name, addresses);
             let slice = (!addresses.is_empty()).then_some(slice);
@@ -216,10 +231,10 @@ mod tests {
         assert_eq!(changed.backends.len(), 3);
         let without = set("a", &[], 1200);
         let until: Vec<Option<Timestamp>> = without.backends.iter().map(|backend| backend.until).collect();
-        assert_eq!(until, [Some(Timestamp::from_seconds(1200)), Some(Timestamp::from_seconds(1200)), None]);
-        let later = set("b", &["10.0.0.3", "10.0.0.1"], 1200 + 601);
+        assert_eq!(until, [Some(Timestamp::from_seconds(1230)), Some(Timestamp::from_seconds(1230)), None]);
+        let later = set("b", &["10.0.0.3", "10.0.0.1"], 1230 + 1801);
         assert_eq!(later.backends.len(), 2, "the former ones are forgotten, and one is back");
-        let gone = services.retain_slices(&[], Timestamp::from_seconds(2000));
+        let gone = services.retain_slices(&HashSet::new(), Timestamp::from_seconds(4000));
         assert_eq!(gone, std::slice::from_ref(&key));
         assert!(services.get(&key).expect("it is declared").backends.iter().all(|backend| backend.until.is_some()));
     }

@@ -1,6 +1,6 @@
 //! Watches: they fill the inventory from the API server.
 
-use std::fmt::Debug;
+use std::{collections::HashSet, fmt::Debug, hash::Hash};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::{
@@ -38,16 +38,15 @@ const WATCHES: u32 = 10;
 pub async fn run(client: &Client, inventory: &Inventory, health: &Health, synced: &Notify) {
     // A permit for each watch that has listed its objects.
     let listed = Semaphore::new(0);
-    let all = |client: &Client| client.clone();
     let annotation = inventory.annotation();
     tokio::join!(
-        owners::<ReplicaSet>(all(client), inventory, &listed),
-        owners::<Deployment>(all(client), inventory, &listed),
-        owners::<StatefulSet>(all(client), inventory, &listed),
-        owners::<DaemonSet>(all(client), inventory, &listed),
-        owners::<Job>(all(client), inventory, &listed),
-        owners::<CronJob>(all(client), inventory, &listed),
-        follow(Api::<Pod>::all(all(client)), &listed, |change| match change {
+        owners::<ReplicaSet>(client.clone(), inventory, &listed),
+        owners::<Deployment>(client.clone(), inventory, &listed),
+        owners::<StatefulSet>(client.clone(), inventory, &listed),
+        owners::<DaemonSet>(client.clone(), inventory, &listed),
+        owners::<Job>(client.clone(), inventory, &listed),
+        owners::<CronJob>(client.clone(), inventory, &listed),
+        follow(Api::<Pod>::all(client.clone()), &listed, |change| match change {
             Change::Set(pod) => {
                 let projection = Projection::new(pod, &annotation)?;
                 let uid = projection.pod.uid.clone();
@@ -58,7 +57,7 @@ pub async fn run(client: &Client, inventory: &Inventory, health: &Health, synced
                 // Its last state tells when its containers ended.
                 let projection = Projection::new(pod, &annotation)?;
                 let uid = projection.pod.uid.clone();
-                inventory.set_pod(projection);
+                inventory.set_pod(Projection { is_over: true, ..projection });
                 inventory.pod_deleted(&uid);
                 None
             }
@@ -67,7 +66,7 @@ pub async fn run(client: &Client, inventory: &Inventory, health: &Health, synced
                 None
             }
         }),
-        follow(Api::<Service>::all(all(client)), &listed, |change| match change {
+        follow(Api::<Service>::all(client.clone()), &listed, |change| match change {
             Change::Set(object) => {
                 let key = key(&object.metadata);
                 inventory.set_service(service(object));
@@ -82,7 +81,7 @@ pub async fn run(client: &Client, inventory: &Inventory, health: &Health, synced
                 None
             }
         }),
-        follow(Api::<EndpointSlice>::all(all(client)), &listed, |change| match change {
+        follow(Api::<EndpointSlice>::all(client.clone()), &listed, |change| match change {
             Change::Set(object) => {
                 let (key, name, slice) = slice(object)?;
                 inventory.set_slice(&key, &name, Some(slice));
@@ -98,7 +97,7 @@ pub async fn run(client: &Client, inventory: &Inventory, health: &Health, synced
                 None
             }
         }),
-        follow(Api::<Node>::all(all(client)), &listed, |change| match change {
+        follow(Api::<Node>::all(client.clone()), &listed, |change| match change {
             Change::Set(object) => {
                 let name = object.name_any();
                 inventory.set_node(node(object));
@@ -128,16 +127,17 @@ enum Change<K, Id> {
     Set(K),
     Deleted(K),
     /// These are all.
-    Listed(Vec<Id>),
+    Listed(HashSet<Id>),
 }
 
 /// Follows the objects of a kind. `apply` returns what identifies an object that was set.
 async fn follow<K, Id>(api: Api<K>, listed: &Semaphore, mut apply: impl FnMut(Change<K, Id>) -> Option<Id>)
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    Id: Eq + Hash,
 {
     let mut stream = std::pin::pin!(watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff());
-    let (mut ids, mut is_first) = (Vec::new(), true);
+    let (mut ids, mut is_first) = (HashSet::new(), true);
     while let Some(event) = stream.next().await {
         match event {
             Ok(Event::Init) => ids.clear(),
@@ -150,7 +150,7 @@ where
             }
             Ok(Event::Apply(object)) => drop(apply(Change::Set(object))),
             Ok(Event::Delete(object)) => drop(apply(Change::Deleted(object))),
-            Err(error) => warn!(kind = std::any::type_name::<K>(), %error, "a watch was interrupted; restarting it"),
+            Err(error) => warn!(kind = &*K::kind(&()), %error, "a watch was interrupted; restarting it"),
         }
     }
 }

@@ -23,15 +23,19 @@ pub async fn follow(path: &Path, updates: &Sender<Update>) {
     loop {
         match UnixStream::connect(path).await {
             Ok(stream) => {
-                info!(path = %path.display(), "names come from the cluster");
+                info!(path = %path.display(), "connected to the program that watches names");
                 backoff.reset();
                 let error = read(stream, updates).await;
-                if updates.is_closed() {
+                // From now on, objects may be missing.
+                if updates.send(Update::Listing).await.is_err() {
                     return;
                 }
-                warn!(error, "no more names come from the cluster; those that are known stay, retrying");
+                warn!(
+                    error,
+                    "the connection to the program that watches names has ended; those that are known stay, retrying"
+                );
             }
-            Err(error) => tracing::debug!(%error, "no names come from the cluster yet"),
+            Err(error) => tracing::debug!(%error, "cannot connect to the program that watches names yet"),
         }
         sleep(backoff.pause()).await;
     }

@@ -6,39 +6,55 @@
 use async_graphql::Request as Query;
 use clap::ValueEnum as _;
 use podtap_runtime::http::{
-    BodyExt as _, Bytes, Full, Handler, Incoming, Limited, Method, Request, Response, StatusCode,
+    BodyExt as _, Bytes, Full, Handler, Incoming, Limited, Method, Metrics, MetricsSource as _, OPEN_METRICS, Request,
+    Response, StatusCode,
     header::{self, HeaderValue},
     plain,
 };
 
 use super::graphql::{self, Schema};
-use crate::{analysis::Known, output::Print};
+use crate::{analysis::Shared, output::Print};
 
 /// Bytes of a query: that of the CLI has about 1000.
 const LONGEST_QUERY: usize = 64 << 10;
 
+const THERE_ARE: &str = "there are GET /map, GET /metrics and POST /query\n";
+
 /// Answers requests about the map.
 #[derive(Clone)]
 pub struct Api {
-    known: Known,
+    shared: Shared,
     schema: Schema,
+    metrics: Metrics,
 }
 
 impl Api {
-    pub fn new(known: &Known) -> Self {
-        Self { known: known.clone(), schema: graphql::schema(known) }
+    /// The metrics are those about the map.
+    pub fn new(shared: &Shared, metrics: Metrics) -> Self {
+        Self { shared: shared.clone(), schema: graphql::schema(shared), metrics }
+    }
+
+    async fn metrics(&self) -> Response<Full<Bytes>> {
+        match self.metrics.text().await {
+            Ok(text) => typed(StatusCode::OK, OPEN_METRICS, text.into_bytes()),
+            Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+        }
     }
 
     fn map(&self, query: Option<&str>) -> Response<Full<Bytes>> {
-        let format = query.and_then(|query| query.strip_prefix("format=")).unwrap_or("map");
-        let Some(format) = Print::from_str(format, false).ok().filter(|format| format.is_of_map()) else {
+        let format = query.map_or(Some("map"), |query| query.strip_prefix("format="));
+        let format = format.and_then(|format| Print::from_str(format, false).ok());
+        let Some(format) = format.filter(|format| format.is_of_map()) else {
             let all = Print::value_variants().iter().filter(|format| format.is_of_map());
             let names: Vec<String> =
                 all.filter_map(|format| Some(format.to_possible_value()?.get_name().to_owned())).collect();
-            return plain(StatusCode::BAD_REQUEST, format!("format must be one of {}\n", names.join(", ")));
+            return plain(
+                StatusCode::BAD_REQUEST,
+                format!("the query must be format= and one of {}\n", names.join(", ")),
+            );
         };
         let mut text = Vec::new();
-        match format.write(&mut text, &self.known.lock().map) {
+        match format.write(&mut text, &self.shared.view().map) {
             Ok(()) => typed(StatusCode::OK, format.content_type(), text),
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
@@ -72,9 +88,10 @@ impl Handler for Api {
         }
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/map") => self.map(request.uri().query()),
+            (&Method::GET, "/metrics") => self.metrics().await,
             (&Method::POST, "/query") => self.query(request).await,
-            (_, "/map" | "/query") => plain(StatusCode::METHOD_NOT_ALLOWED, "there are GET /map and POST /query\n"),
-            _ => plain(StatusCode::NOT_FOUND, "not found; there are GET /map and POST /query\n"),
+            (_, "/map" | "/metrics" | "/query") => plain(StatusCode::METHOD_NOT_ALLOWED, THERE_ARE),
+            _ => plain(StatusCode::NOT_FOUND, THERE_ARE),
         }
     }
 }

@@ -14,12 +14,12 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use crate::analysis::Known;
+use crate::analysis::Shared;
 
 /// Counters of edges. An edge that found no room when it was first seen is counted in a series of its own name, `other`, for good:
 /// counters never decrease.
 pub struct Edges {
-    known: Known,
+    shared: Shared,
     /// Most series of a metric.
     most: usize,
     /// The edges that have series of their own.
@@ -72,18 +72,20 @@ struct Sums {
 
 impl Edges {
     /// At most this many series of each metric.
-    pub fn new(known: &Known, most: usize) -> Self {
-        Self { known: known.clone(), most: most.max(1), admitted: Mutex::new(BTreeSet::new()) }
+    pub fn new(shared: &Shared, most: usize) -> Self {
+        Self { shared: shared.clone(), most: most.max(1), admitted: Mutex::new(BTreeSet::new()) }
     }
 
     /// By labels.
     fn sums(&self) -> BTreeMap<Labels, Sums> {
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sums: BTreeMap<Labels, Sums> = BTreeMap::new();
-        let knowledge = self.known.lock();
+        let view = self.shared.view();
         // One is left for the others. A metric has up to three series per edge.
         let most = (self.most.saturating_sub(SERIES_PER_EDGE) / SERIES_PER_EDGE).max(1);
-        for (edge, traffic) in knowledge.map.edges() {
+        // The map may have been forgotten.
+        admitted.retain(|edge| view.map.contains(edge));
+        for (edge, traffic) in view.map.edges() {
             let is_admitted = admitted.contains(edge) || (admitted.len() < most && admitted.insert(edge.clone()));
             let labels = if is_admitted { Labels::of(edge) } else { Labels::other() };
             sums.entry(labels).or_default().add(traffic);
@@ -187,25 +189,25 @@ mod tests {
 
     use super::*;
 
-    fn known(names: usize) -> Known {
-        let known = Known::new(Names::default());
+    fn known(names: usize) -> Shared {
+        let shared = Shared::new(Names::default());
         for number in 0..names {
             let edge = Edge {
                 client: Party::Node { name: "n1".into() },
                 server: Party::External { name: Some(format!("host{number}.example.com")) },
             };
             let failed = [(Failure::Refused, 1), (Failure::NoAnswer, 2), (Failure::Unreachable, 3)].into();
-            known
+            shared
                 .lock()
                 .map
                 .restore(edge, Traffic { connections: 1, sent: 10, received: 20, failed, ..Traffic::default() });
         }
-        known
+        shared
     }
 
-    fn scrape(known: &Known, most: usize) -> String {
+    fn scrape(shared: &Shared, most: usize) -> String {
         let mut registry = Registry::with_prefix("podtap");
-        registry.register_collector(Box::new(Edges::new(known, most)));
+        registry.register_collector(Box::new(Edges::new(shared, most)));
         text(&registry).expect("it can be encoded")
     }
 

@@ -5,16 +5,16 @@
 
 #![expect(clippy::unused_async, reason = "async-graphql asks for async functions")]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_graphql::{Context, EmptySubscription, Enum, InputObject, Object, SimpleObject};
 use podtap_flow::{
     map::{Party, Traffic},
-    names::{Names, Workload},
+    names::Workload,
 };
 
 use crate::{
-    analysis::{Knowledge, Known},
+    analysis::{Labels, Shared},
     output::otterize::Peer,
 };
 
@@ -25,9 +25,9 @@ const DEEPEST: usize = 16;
 /// Fields of a query.
 const MOST_FIELDS: usize = 1000;
 
-pub fn schema(known: &Known) -> Schema {
+pub fn schema(shared: &Shared) -> Schema {
     Schema::build(Queries, Mutations, EmptySubscription)
-        .data(known.clone())
+        .data(shared.clone())
         .limit_depth(DEEPEST)
         .limit_complexity(MOST_FIELDS)
         .finish()
@@ -146,7 +146,7 @@ impl Queries {
         server: Option<ServerFilter>,
     ) -> async_graphql::Result<Vec<Intent>> {
         let filter = Filter { namespaces, excluded: exclude_service_with_labels.unwrap_or_default(), server };
-        let calls = calls(context.data::<Known>()?, &filter, &shown(include_labels, include_all_labels));
+        let calls = calls(context.data::<Shared>()?, &filter, &shown(include_labels, include_all_labels));
         let intent = |(client, server)| Intent { client, server, kind: None, kafka_topics: None, http_resources: None };
         Ok(calls.into_iter().map(intent).collect())
     }
@@ -161,7 +161,7 @@ impl Queries {
     ) -> async_graphql::Result<Vec<ServiceIntents>> {
         let filter = Filter { namespaces, excluded: Vec::new(), server: None };
         let mut clients: BTreeMap<Identity, Vec<Identity>> = BTreeMap::new();
-        for (client, server) in calls(context.data::<Known>()?, &filter, &shown(include_labels, include_all_labels)) {
+        for (client, server) in calls(context.data::<Shared>()?, &filter, &shown(include_labels, include_all_labels)) {
             clients.entry(client).or_default().push(server);
         }
         Ok(clients.into_iter().map(|(client, intents)| ServiceIntents { client, intents }).collect())
@@ -177,7 +177,7 @@ impl Queries {
 impl Mutations {
     /// Forgets who called whom.
     async fn reset_capture(&self, context: &Context<'_>) -> async_graphql::Result<bool> {
-        context.data::<Known>()?.lock().map.clear();
+        context.data::<Shared>()?.clear();
         Ok(true)
     }
 }
@@ -193,35 +193,34 @@ struct Filter {
 }
 
 /// Which labels are shown.
-enum Labels {
+enum Shown {
     All,
     Some(BTreeSet<String>),
 }
 
-fn shown(include: Option<Vec<String>>, all: Option<bool>) -> Labels {
-    if all == Some(true) { Labels::All } else { Labels::Some(include.into_iter().flatten().collect()) }
+fn shown(include: Option<Vec<String>>, all: Option<bool>) -> Shown {
+    if all == Some(true) { Shown::All } else { Shown::Some(include.into_iter().flatten().collect()) }
 }
 
-type PodLabels<'a> = HashMap<(&'a str, &'a Workload), &'a BTreeMap<String, String>>;
-
 /// Clients and servers, sorted by namespace and name.
-fn calls(known: &Known, filter: &Filter, shown: &Labels) -> BTreeSet<(Identity, Identity)> {
-    let Knowledge { names, map } = &*known.lock();
-    let labels = pod_labels(names);
+fn calls(shared: &Shared, filter: &Filter, shown: &Shown) -> BTreeSet<(Identity, Identity)> {
+    let view = shared.view();
+    let labels = &view.labels;
     let excluded = |party: &Party| {
         let has = |label: &String| match label.split_once('=') {
-            Some((key, value)) => labels_of(party, &labels).is_some_and(|l| l.get(key).is_some_and(|v| v == value)),
-            None => labels_of(party, &labels).is_some_and(|labels| labels.contains_key(label)),
+            Some((key, value)) => labels_of(party, labels).is_some_and(|l| l.get(key).is_some_and(|v| v == value)),
+            None => labels_of(party, labels).is_some_and(|labels| labels.contains_key(label)),
         };
         filter.excluded.iter().any(has)
     };
     let namespaces: BTreeSet<&str> = filter.namespaces.iter().flatten().map(String::as_str).collect();
-    let calls: BTreeSet<(Identity, Identity)> = map
+    let calls: BTreeSet<(Identity, Identity)> = view
+        .map
         .edges()
         .filter(|(edge, _)| !excluded(&edge.client) && !excluded(&edge.server))
         .filter_map(|(edge, traffic)| {
-            let client = identity(&edge.client, None, &labels, shown)?;
-            Some((client, identity(&edge.server, Some(traffic), &labels, shown)?))
+            let client = identity(&edge.client, None, labels, shown)?;
+            Some((client, identity(&edge.server, Some(traffic), labels, shown)?))
         })
         .filter(|(client, _)| namespaces.is_empty() || namespaces.contains(client.namespace.as_str()))
         .collect();
@@ -232,24 +231,17 @@ fn calls(known: &Known, filter: &Filter, shown: &Labels) -> BTreeSet<(Identity, 
     calls.into_iter().filter(|(client, _)| clients.contains(client)).collect()
 }
 
-/// The labels of a pod of each workload: that of the youngest one.
-fn pod_labels(names: &Names) -> PodLabels<'_> {
-    let mut pods: Vec<_> = names.pods().filter(|pod| !pod.host_network).collect();
-    pods.sort_by_key(|pod| pod.started);
-    pods.iter().map(|pod| ((pod.namespace.as_str(), &pod.workload), &pod.labels)).collect()
-}
-
-fn labels_of<'a>(party: &Party, labels: &PodLabels<'a>) -> Option<&'a BTreeMap<String, String>> {
+fn labels_of<'a>(party: &Party, labels: &'a Labels) -> Option<&'a BTreeMap<String, String>> {
     let Party::Workload { namespace, workload } = party else { return None };
-    labels.get(&(namespace.as_str(), workload)).copied()
+    labels.get(&(namespace.clone(), workload.clone()))
 }
 
 /// Nodes and what is outside of the cluster have none: the network mapper does not export them either.
-fn identity(party: &Party, traffic: Option<&Traffic>, labels: &PodLabels<'_>, shown: &Labels) -> Option<Identity> {
+fn identity(party: &Party, traffic: Option<&Traffic>, labels: &Labels, shown: &Shown) -> Option<Identity> {
     let Peer { name, namespace, .. } = Peer::of(party)?;
     let is_shown = |key: &String| match shown {
-        Labels::All => true,
-        Labels::Some(keys) => keys.contains(key),
+        Shown::All => true,
+        Shown::Some(keys) => keys.contains(key),
     };
     let labels = labels_of(party, labels).into_iter().flatten().filter(|(key, _)| is_shown(key));
     let labels = labels.map(|(key, value)| Label { key: key.clone(), value: value.clone() }).collect();
@@ -282,23 +274,23 @@ mod tests {
         time::{SystemTime, UNIX_EPOCH},
     };
 
-    use podtap_flow::map::Edge;
+    use podtap_flow::{map::Edge, names::Names};
 
     use super::*;
 
-    fn known() -> Known {
-        let known = Known::new(Names::default());
+    fn shared() -> Shared {
+        let shared = Shared::new(Names::default());
         let party = |name: &str, namespace: &str| {
             let workload = Workload { kind: "Deployment".into(), name: name.into(), api_version: "apps/v1".into() };
             Party::Workload { namespace: namespace.into(), workload }
         };
         for (client, server) in [("a", "b"), ("a", "c"), ("d", "c")] {
             let edge = Edge { client: party(client, "x"), server: party(server, "y") };
-            known.lock().map.restore(edge, Traffic::default());
+            shared.lock().map.restore(edge, Traffic::default());
         }
         let edge = Edge { client: party("a", "x"), server: Party::External { name: None } };
-        known.lock().map.restore(edge, Traffic::default());
-        known
+        shared.lock().map.restore(edge, Traffic::default());
+        shared
     }
 
     fn execute(schema: &Schema, query: &str) -> async_graphql::Response {
@@ -308,7 +300,7 @@ mod tests {
 
     fn calls_of(query: &str) -> Vec<String> {
         let answer =
-            execute(&schema(&known()), &format!("{{ intents{query} {{ client {{ name }} server {{ name }} }} }}"));
+            execute(&schema(&shared()), &format!("{{ intents{query} {{ client {{ name }} server {{ name }} }} }}"));
         assert!(answer.errors.is_empty(), "{:?}", answer.errors);
         let answer = serde_json::to_value(answer.data).expect("JSON");
         let name = |of: &serde_json::Value| of["name"].as_str().expect("a name").to_owned();
@@ -343,7 +335,7 @@ mod tests {
         let valid = "query Q($n: [String!]) { intents(namespaces: $n, server: null) { client { ...i } server { name } type } } \
             fragment i on OtterizeServiceIdentity { name namespace labels { key value } podOwnerKind { kind } }";
         let damage = ["{", "}", "(", ")", "...", "\"", "$", ":", "[", "]", "!", "@", "i", "\\u", "\u{0}", "fragment"];
-        let schema = schema(&known());
+        let schema = schema(&shared());
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let mut answered = 0;
         for _ in 0..inputs {

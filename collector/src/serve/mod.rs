@@ -17,7 +17,7 @@ use tokio::{runtime::Runtime, sync::mpsc};
 use self::{api::Api, edges::Edges, figures::Figures};
 use crate::{
     Arguments,
-    analysis::{Analysis, Known, Output},
+    analysis::{Analysis, Output, Shared},
     capture::Captured,
     names::socket,
     state,
@@ -40,7 +40,7 @@ pub struct Service {
 
 impl Service {
     /// Starts what the arguments ask for. To be called when signals are blocked: its thread inherits that.
-    pub fn start(arguments: &Arguments, known: &Known) -> Result<Self> {
+    pub fn start(arguments: &Arguments, shared: &Shared) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (health, metrics) = (Health::new(LIVENESS), Metrics::new());
         let mut service = Self {
@@ -50,16 +50,18 @@ impl Service {
             servers: Vec::new(),
             runtime,
         };
-        metrics.register(|registry| registry.register_collector(Box::new(Edges::new(known, arguments.series))));
+        // What pods call is not for everyone who reaches the address of the probes.
+        let of_map = if arguments.open_metrics { metrics.clone() } else { Metrics::new() };
+        of_map.register(|registry| registry.register_collector(Box::new(Edges::new(shared, arguments.series))));
         if let Some(path) = arguments.state.clone() {
-            service.runtime.spawn(state::keep_saving(path, known.clone()));
+            service.runtime.spawn(state::keep_saving(path, shared.clone()));
         }
         if let Some(address) = arguments.probes {
             let probes = Probes { health, metrics };
             service.servers.push(service.runtime.block_on(Server::spawn(address, probes))?);
         }
         if let Some(address) = arguments.listen {
-            let server = service.runtime.block_on(Server::spawn(address, Api::new(known)))?;
+            let server = service.runtime.block_on(Server::spawn(address, Api::new(shared, of_map)))?;
             eprintln!("podtap-collector: the map is served on http://{}", server.address());
             service.servers.push(server);
         }

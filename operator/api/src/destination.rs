@@ -36,8 +36,8 @@ pub struct Destination {
     pub external: Option<ExternalDestination>,
 
     /// PodTap's own collector, which tells who calls whom: {}. One of its ready pods gets the frames, as the kernel has them (Raw). A tap
-    /// whose only destinations are collectors mirrors no more than they need, unless it says otherwise: deduplicate.handshakes is Both,
-    /// truncate.headersOnly is true and truncate.exemptBytes is 4096.
+    /// whose only destinations are collectors mirrors no more than they need: if it has no deduplicate, that is {handshakes: Both}, and if
+    /// it has no truncate, that is {headersOnly: true, exemptBytes: 4096}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collector: Option<CollectorDestination>,
 

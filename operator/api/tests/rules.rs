@@ -88,7 +88,7 @@ fn interface_names_are_those_linux_takes() {
 }
 
 #[test]
-fn a_destination_is_one_of_three() {
+fn a_destination_is_one_of_four() {
     taken("/spec/destinations/0", json!({"pod": {"podSelector": {"matchLabels": {"app": "ids"}}}}));
     taken("/spec/destinations/0", json!({"external": {"address": "192.0.2.10", "port": 4789}}));
     let words = "exactly one of node, pod, external and collector";

@@ -41,6 +41,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connections at the same time. More wait in the backlog of the socket.
 const CONNECTIONS: usize = 32;
 
+/// The media type of metrics.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// The server cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
@@ -248,8 +251,7 @@ async fn respond(request: &Request<Incoming>, health: &Health, metrics: &impl Me
         "/metrics" => match metrics.text().await {
             Ok(text) => {
                 let mut response = plain(StatusCode::OK, text);
-                let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(open_metrics));
+                response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(OPEN_METRICS));
                 response
             }
             Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", with_causes(&error))),

@@ -111,7 +111,8 @@ struct Planner<'a> {
     probe_ether_type: EtherType,
     plan: Plan,
     kept: Kept,
-    /// Steps that change the marks of senders, which record whose the clsact of an interface is.
+    /// Steps that change the marks of senders, which record whose the clsact of an interface is. Before them, devices without a clamp are
+    /// set down.
     marking: Vec<Action>,
 }
 

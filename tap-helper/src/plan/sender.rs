@@ -81,14 +81,12 @@ impl Planner<'_> {
         self.kept.interfaces.push(interface.index);
         let exceeds = |error| Failure::refused(Reason::InvalidSpec, format!("The tap exceeds a limit: {error}."));
         let programs = programs.map_err(exceeds)?;
-        let mut steps = self.close(&device);
-        let marking = set_alias(&device, &alias);
-        if steps.is_empty() {
-            let resource = Resource::Sender(key.clone());
-            self.marking.extend(marking.map(|step| Action { resource, step }));
-        } else {
-            steps.extend(marking);
-        }
+        let closing = self.close(&device);
+        let goes_down = closing.contains(&Step::Down(device.index));
+        let resource = Resource::Sender(key.clone());
+        let marking = closing.into_iter().chain(set_alias(&device, &alias));
+        self.marking.extend(marking.map(|step| Action { resource: resource.clone(), step }));
+        let mut steps = Vec::new();
         steps.extend(self.undivert(device.index));
         if self.observed.has_root_qdisc(device.index) {
             steps.push(Step::RemoveRootQdisc(device.index));
@@ -103,7 +101,7 @@ impl Planner<'_> {
         steps.extend(added.map(|to| Step::AddDestination(device.index, *to)));
         let removed = existing.iter().filter(|to| !destinations.contains(to));
         steps.extend(removed.map(|to| Step::RemoveDestination(device.index, *to)));
-        if !device.up || steps.contains(&Step::Down(device.index)) {
+        if !device.up || goes_down {
             steps.push(Step::Up(device.index));
         }
         if !has_clsact {
@@ -129,8 +127,11 @@ impl Planner<'_> {
     fn check_loadable(&mut self, key: &SenderKey) -> Result<(), Failure> {
         let Some(failure) = self.unloadable.get(key) else { return Ok(()) };
         for link in self.observed.ours() {
-            if matches!(Mark::of(link), Some(Mark::Sender(mark)) if mark.tap == key.tap && mark.pod == key.pod) {
+            if let Some(Mark::Sender(mark)) = Mark::of(link)
+                && (&mark.tap, &mark.pod) == (&key.tap, &key.pod)
+            {
                 self.kept.devices.push(link.index);
+                self.kept.interfaces.push(mark.interface_index);
                 if self.is_open(link) {
                     let action = Action { resource: Resource::Sender(key.clone()), step: Step::Down(link.index) };
                     self.plan.actions.push(action);

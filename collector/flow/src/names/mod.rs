@@ -4,8 +4,8 @@ mod object;
 mod update;
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
-    net::IpAddr,
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -15,8 +15,15 @@ pub use update::Update;
 
 use crate::{Timestamp, packet};
 
-/// Objects that were deleted are remembered this long: records are about the past.
-pub const TOMBSTONE: Duration = Duration::from_secs(600);
+/// Objects that were deleted are remembered this long: records are about the past, and a client may send to a pod that is gone for as long
+/// as its kernel tries (`tcp_retries2`: 15 minutes and more).
+pub const TOMBSTONE: Duration = Duration::from_secs(30 * 60);
+
+/// Networks in use that are remembered: a cluster has a few.
+const MOST_NETWORKS: usize = 4096;
+
+/// By how much the clocks of two nodes may differ: that of a pod's kubelet, and that of the frames.
+const CLOCK_ERROR: Duration = Duration::from_secs(2);
 
 /// Who has an address.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,14 +45,20 @@ pub struct Names {
     /// UIDs.
     by_address: HashMap<IpAddr, Vec<String>>,
     services: BTreeMap<(String, String), Service>,
+    /// When services were deleted that are still remembered.
+    deleted_services: BTreeMap<(String, String), Timestamp>,
     by_virtual_address: HashMap<IpAddr, Vec<(String, String)>>,
     /// Addresses, ports and protocols of backends, and how many services have them.
     served: HashMap<(IpAddr, u16, u8), u32>,
     nodes: BTreeMap<String, Node>,
+    /// Likewise.
+    deleted_nodes: BTreeMap<String, Timestamp>,
     by_node_address: HashMap<IpAddr, String>,
     networks: Vec<(IpNet, String)>,
     /// While all objects are listed again.
     mentioned: Option<update::Mentioned>,
+    /// Networks in which pods and services have addresses.
+    networks_in_use: HashSet<IpAddr>,
 }
 
 impl Names {
@@ -67,10 +80,21 @@ impl Names {
         // Its address is the node's, and tells nothing about it.
         if !pod.host_network {
             for address in &pod.addresses {
+                self.use_network(*address);
                 self.by_address.entry(*address).or_default().push(pod.uid.clone());
             }
         }
         self.pods.insert(pod.uid.clone(), pod);
+    }
+
+    /// Remembers that a pod had other addresses, which it lost by now: its node was restarted.
+    fn keep_former(&mut self, pod: &Pod, now: Timestamp) {
+        let Some(known) = self.pods.get(&pod.uid) else { return };
+        if known.addresses.is_empty() || known.addresses == pod.addresses || known.ended.is_some() {
+            return;
+        }
+        let uid = format!("{} until {}", pod.uid, now.0);
+        self.set_pod(Pod { uid, ended: Some(now), end_is_estimate: true, ..known.clone() });
     }
 
     fn remove_pod(&mut self, uid: &str) {
@@ -83,8 +107,10 @@ impl Names {
     /// Adds a service, or replaces the one of its name.
     pub fn set_service(&mut self, service: Service) {
         let key = (service.namespace.clone(), service.name.clone());
-        self.remove_service(&key);
+        self.forget_service(&key);
+        self.deleted_services.remove(&key);
         for address in &service.addresses {
+            self.use_network(*address);
             self.by_virtual_address.entry(*address).or_default().push(key.clone());
         }
         for served in served(&service) {
@@ -93,8 +119,14 @@ impl Names {
         self.services.insert(key, service);
     }
 
-    /// Forgets a service.
-    pub fn remove_service(&mut self, key: &(String, String)) {
+    /// Records that a service was deleted by now.
+    pub fn remove_service(&mut self, key: (String, String), now: Timestamp) {
+        if self.services.contains_key(&key) {
+            self.deleted_services.entry(key).or_insert(now);
+        }
+    }
+
+    fn forget_service(&mut self, key: &(String, String)) {
         let Some(service) = self.services.remove(key) else { return };
         for address in &service.addresses {
             forget(&mut self.by_virtual_address, *address, |other| other == key);
@@ -111,25 +143,44 @@ impl Names {
 
     /// Adds a node, or replaces the one of its name.
     pub fn set_node(&mut self, node: Node) {
-        self.remove_node(&node.name);
+        self.forget_node(&node.name);
         for address in &node.addresses {
             self.by_node_address.insert(*address, node.name.clone());
         }
         self.nodes.insert(node.name.clone(), node);
     }
 
-    /// Forgets a node.
-    pub fn remove_node(&mut self, name: &str) {
-        self.by_node_address.retain(|_, other| other != name);
-        self.nodes.remove(name);
+    /// Records that a node was deleted by now.
+    pub fn remove_node(&mut self, name: String, now: Timestamp) {
+        if self.nodes.contains_key(&name) {
+            self.deleted_nodes.entry(name).or_insert(now);
+        }
     }
 
-    /// Forgets pods that ended long ago.
+    fn forget_node(&mut self, name: &str) {
+        self.by_node_address.retain(|_, other| other != name);
+        self.nodes.remove(name);
+        self.deleted_nodes.remove(name);
+    }
+
+    /// Forgets what ended or was deleted long ago.
     pub fn expire(&mut self, now: Timestamp) {
-        let over = |pod: &Pod| pod.ended.is_some_and(|ended| now.since(ended) > TOMBSTONE);
-        let over: Vec<String> = self.pods.values().filter(|pod| over(pod)).map(|pod| pod.uid.clone()).collect();
+        let is_over = |ended: Timestamp| now.since(ended) > TOMBSTONE;
+        let over = self.pods.values().filter(|pod| pod.ended.is_some_and(is_over));
+        let over: Vec<String> = over.map(|pod| pod.uid.clone()).collect();
         for uid in over {
             self.remove_pod(&uid);
+        }
+        let over = self.deleted_services.iter().filter(|(_, deleted)| is_over(**deleted));
+        let over: Vec<(String, String)> = over.map(|(key, _)| key.clone()).collect();
+        for key in over {
+            self.deleted_services.remove(&key);
+            self.forget_service(&key);
+        }
+        let over = self.deleted_nodes.iter().filter(|(_, deleted)| is_over(**deleted));
+        let over: Vec<String> = over.map(|(name, _)| name.clone()).collect();
+        for name in over {
+            self.forget_node(&name);
         }
     }
 
@@ -143,7 +194,10 @@ impl Names {
         if let Some(node) = self.by_node_address.get(&address).and_then(|name| self.nodes.get(name)) {
             return Owner::Node(node);
         }
-        if let Some(service) = self.by_virtual_address.get(&address).and_then(|keys| self.services.get(keys.first()?)) {
+        let keys = self.by_virtual_address.get(&address).into_iter().flatten();
+        // The address of one that was deleted may be that of another one since.
+        let existing = keys.clone().find(|key| !self.deleted_services.contains_key(*key));
+        if let Some(service) = existing.or(keys.clone().next()).and_then(|key| self.services.get(key)) {
             return Owner::Service(service);
         }
         Owner::External(
@@ -151,18 +205,47 @@ impl Names {
         )
     }
 
-    /// The pod that had an address at a time. Addresses are used again: only a pod that existed then can have sent a frame. Of two, it
-    /// was the older one: the next pod exists before it gets an address, and gets this one after the older pod has ended.
+    /// The pod that had an address at a time. Addresses are used again: only a pod that existed then can have sent a frame.
     #[must_use]
     pub fn pod(&self, address: IpAddr, at: Timestamp) -> Option<&Pod> {
-        let pods = self.by_address.get(&address)?.iter().filter_map(|uid| self.pods.get(uid));
-        pods.filter(|pod| pod.existed(at)).min_by_key(|pod| pod.started)
+        let uids = self.by_address.get(&address)?;
+        [Duration::ZERO, CLOCK_ERROR].into_iter().find_map(|error| {
+            let existed = || uids.iter().filter_map(|uid| self.pods.get(uid)).filter(move |pod| pod.existed(at, error));
+            // A pod exists before it gets its address, so of two, the older one had it, until it ended. Where it is not known when that
+            // was, the younger one, which has the address since it started at the earliest.
+            let certain = existed().filter(|pod| pod.has_certain_end()).min_by_key(|pod| pod.started);
+            certain.or_else(|| existed().max_by_key(|pod| pod.started))
+        })
     }
 
     /// All pods, also those that have ended.
     #[must_use]
     pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
         self.pods.values()
+    }
+
+    /// Whether no object is missing: all that existed were listed, and changes are made known.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.mentioned.is_none()
+    }
+
+    /// Whether an address could be one of the cluster: it is private, or near one of a pod or a service.
+    #[must_use]
+    pub fn may_be_of_cluster(&self, address: IpAddr) -> bool {
+        let is_private = match address {
+            IpAddr::V4(address) => {
+                address.is_private() || address.octets()[0] == 100 && address.octets()[1] & 0xc0 == 64
+            }
+            IpAddr::V6(address) => address.is_unique_local(),
+        };
+        is_private || self.networks_in_use.contains(&network_of(address))
+    }
+
+    fn use_network(&mut self, address: IpAddr) {
+        if self.networks_in_use.len() < MOST_NETWORKS {
+            self.networks_in_use.insert(network_of(address));
+        }
     }
 
     /// The node of a name.
@@ -175,7 +258,9 @@ impl Names {
     #[must_use]
     pub fn service(&self, address: IpAddr, port: u16, protocol: u8) -> Option<(&Service, &Port)> {
         let keys = self.by_virtual_address.get(&address)?;
-        keys.iter().filter_map(|key| self.services.get(key)).find_map(|service| {
+        let is_deleted = |key: &&(String, String)| self.deleted_services.contains_key(*key);
+        let (deleted, existing): (Vec<_>, Vec<_>) = keys.iter().partition(is_deleted);
+        existing.into_iter().chain(deleted).filter_map(|key| self.services.get(key)).find_map(|service| {
             let port = service.ports.iter().find(|known| known.port == port && known.protocol() == protocol)?;
             Some((service, port))
         })
@@ -199,6 +284,14 @@ impl Names {
         let mut backends = service.backends.iter().filter(|backend| backend.existed(at)).peekable();
         backends.peek().is_some()
             && backends.all(|backend| !matches!(self.owner(backend.address, at), Owner::External(None)))
+    }
+}
+
+/// The network of 16 bits, or of 48, that an address is in.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & 0xffff_0000).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 80 << 80).into(),
     }
 }
 

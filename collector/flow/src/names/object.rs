@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
-/// By how much the clocks of two nodes may differ: that of a pod's kubelet, and that of the frames.
-const CLOCK_ERROR: Duration = Duration::from_secs(2);
+/// Backends of a service, also former ones.
+const MOST_BACKENDS: usize = 5000;
 
 /// All objects: what a file of names has.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,17 +47,26 @@ pub struct Pod {
     /// When the kubelet started it. Before, another pod may have had its address.
     #[serde(default)]
     pub started: Timestamp,
-    /// When its last container ended, or when it was seen to be deleted.
+    /// When its last container ended, or when it was noticed that it had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Timestamp>,
+    /// Whether it may have ended before that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub end_is_estimate: bool,
     /// Its labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
 impl Pod {
-    pub(super) fn existed(&self, at: Timestamp) -> bool {
-        self.started <= at.plus(CLOCK_ERROR) && self.ended.is_none_or(|ended| at <= ended)
+    /// Whether it existed then, if clocks differ by no more than this.
+    pub(super) fn existed(&self, at: Timestamp, clock_error: Duration) -> bool {
+        self.started <= at.plus(clock_error) && self.ended.is_none_or(|ended| at <= ended.plus(clock_error))
+    }
+
+    /// Whether it is certain that it had its address until it ended.
+    pub(super) fn has_certain_end(&self) -> bool {
+        self.ended.is_some() && !self.end_is_estimate
     }
 }
 
@@ -91,6 +100,30 @@ pub struct Service {
     /// The addresses behind it.
     #[serde(default)]
     pub backends: Vec<Backend>,
+}
+
+impl Service {
+    /// Adds the backends that it had before. One that it still has, it has had since then; any other one was removed by now.
+    pub(super) fn remember(&mut self, before: &[Backend], now: Timestamp) {
+        for backend in before {
+            let is_same = |other: &Backend| other.address == backend.address && other.until.is_none();
+            if backend.until.is_some() {
+                if !self.backends.contains(backend) {
+                    self.backends.push(backend.clone());
+                }
+            } else if let Some(current) = self.backends.iter_mut().find(|other| is_same(other)) {
+                current.from = current.from.min(backend.from);
+            } else {
+                self.backends.push(Backend { until: Some(now), ..backend.clone() });
+            }
+        }
+        // The last ones are those that it has, or had last.
+        let surplus = self.backends.len().saturating_sub(MOST_BACKENDS);
+        if surplus > 0 {
+            self.backends.sort_by_key(|backend| backend.until.unwrap_or(Timestamp::MAX));
+            self.backends.drain(..surplus);
+        }
+    }
 }
 
 /// A port of a service.

@@ -10,6 +10,7 @@ fn pod(uid: &str, address: &str, started: u64, ended: Option<u64>) -> Pod {
         host_network: false,
         workload: Workload { kind: "Deployment".into(), name: uid.into(), api_version: String::new() },
         labels: BTreeMap::new(),
+        end_is_estimate: false,
         started: Timestamp::from_seconds(started),
         ended: ended.map(Timestamp::from_seconds),
     }
@@ -29,10 +30,10 @@ fn an_address_is_of_the_pod_that_had_it_then() {
     let mut names = Names::default();
     names.set_pod(pod("first", "10.0.0.9", 10, Some(20)));
     names.set_pod(pod("second", "10.0.0.9", 30, None));
-    for (second, expected) in [(7, None), (8, Some("first")), (20, Some("first")), (25, None), (31, Some("second"))] {
+    for (second, expected) in [(7, None), (8, Some("first")), (22, Some("first")), (25, None), (31, Some("second"))] {
         assert_eq!(owner(&names, "10.0.0.9", second).as_deref(), expected, "{second}");
     }
-    names.expire(Timestamp::from_seconds(25 + 600));
+    names.expire(Timestamp::from_seconds(25 + 1800));
     assert_eq!(owner(&names, "10.0.0.9", 15), None, "it is forgotten");
     assert_eq!(owner(&names, "10.0.0.9", 1000).as_deref(), Some("second"));
 }
@@ -90,7 +91,9 @@ fn services_know_their_ports_and_backends() {
     assert!(names.backends(service, Timestamp::from_seconds(5)).all(|pod| pod.is_none()), "it had no pod then");
     assert!(names.serves("10.0.0.9".parse().expect("an address"), 8080, packet::TCP));
     let key = ("shop".to_owned(), "web".to_owned());
-    names.remove_service(&key);
+    names.remove_service(key, Timestamp::from_seconds(30));
+    assert!(names.service(address, 80, packet::TCP).is_some(), "its last flows are still to be reported");
+    names.expire(Timestamp::from_seconds(31 + 1800));
     assert!(names.service(address, 80, packet::TCP).is_none());
     assert!(!names.serves("10.0.0.9".parse().expect("an address"), 8080, packet::TCP));
 }
@@ -103,6 +106,46 @@ fn of_two_pods_the_older_one_has_the_address_until_it_ends() {
     for (second, expected) in [(35, "first"), (40, "first"), (41, "second")] {
         assert_eq!(owner(&names, "10.0.0.9", second).as_deref(), Some(expected), "{second}");
     }
+    // Where its end is not known, the younger one has the address as soon as it exists.
+    for ended in [None, Some(50)] {
+        names.set_pod(Pod { end_is_estimate: true, ..pod("first", "10.0.0.9", 10, ended) });
+        for (second, expected) in [(25, "first"), (35, "second"), (60, "second")] {
+            assert_eq!(owner(&names, "10.0.0.9", second).as_deref(), Some(expected), "{second}");
+        }
+    }
+}
+
+#[test]
+fn a_pod_with_another_address_had_the_former_one_until_then() {
+    let mut names = Names::default();
+    names.apply(Update::Pod(pod("web", "10.0.0.1", 10, None)), Timestamp::from_seconds(11));
+    names.apply(Update::Pod(pod("web", "10.0.0.2", 10, None)), Timestamp::from_seconds(50));
+    assert_eq!(owner(&names, "10.0.0.1", 40).as_deref(), Some("web"));
+    assert_eq!(owner(&names, "10.0.0.1", 60), None);
+    assert_eq!(owner(&names, "10.0.0.2", 60).as_deref(), Some("web"));
+}
+
+#[test]
+fn backends_outlive_a_restart_of_the_program_that_watches_them() {
+    let service = |backends: Vec<Backend>| {
+        let (namespace, name) = ("shop".to_owned(), "web".to_owned());
+        Update::Service(Service { namespace, name, addresses: Vec::new(), ports: Vec::new(), backends })
+    };
+    let backend = |address: &str, from: u64, until: Option<u64>| Backend {
+        address: address.parse().expect("an address"),
+        from: Timestamp::from_seconds(from),
+        until: until.map(Timestamp::from_seconds),
+    };
+    let mut names = Names::default();
+    let first = vec![backend("10.0.0.1", 10, None), backend("10.0.0.2", 10, None), backend("10.0.0.3", 5, Some(8))];
+    names.apply(service(first), Timestamp::from_seconds(11));
+    // It knows only what is, and since when it watches.
+    names.apply(service(vec![backend("10.0.0.1", 90, None)]), Timestamp::from_seconds(100));
+    let key = ("shop".to_owned(), "web".to_owned());
+    let mut found = names.services[&key].backends.clone();
+    found.sort_by_key(|backend| backend.address);
+    let expected = [backend("10.0.0.1", 10, None), backend("10.0.0.2", 10, Some(100)), backend("10.0.0.3", 5, Some(8))];
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -138,8 +181,11 @@ fn what_is_not_listed_again_was_deleted() {
     for (address, expected) in [("10.0.0.1", "kept"), ("10.96.0.1", "service kept"), ("192.168.0.1", "node kept")] {
         assert_eq!(owner(&names, address, 101).as_deref(), Some(expected));
     }
+    assert_eq!(owner(&names, "10.0.0.2", 103), None);
+    assert_eq!(owner(&names, "10.0.0.2", 99).as_deref(), Some("gone"), "its flows are still named");
+    assert_eq!(owner(&names, "10.96.0.2", 101).as_deref(), Some("service gone"), "likewise");
+    names.expire(Timestamp::from_seconds(101 + 1800));
     for address in ["10.0.0.2", "10.96.0.2", "192.168.0.2"] {
         assert_eq!(owner(&names, address, 101), None);
     }
-    assert_eq!(owner(&names, "10.0.0.2", 99).as_deref(), Some("gone"), "its flows are still named");
 }

@@ -53,37 +53,44 @@ impl Names {
                 if let Some(mentioned) = &mut self.mentioned {
                     mentioned.pods.insert(pod.uid.clone());
                 }
+                self.keep_former(&pod, now);
                 self.set_pod(pod);
             }
-            Update::Service(service) => {
+            Update::Service(mut service) => {
+                let key = (service.namespace.clone(), service.name.clone());
+                if let Some(known) = self.services.get(&key) {
+                    service.remember(&known.backends, now);
+                }
                 if let Some(mentioned) = &mut self.mentioned {
-                    mentioned.services.insert((service.namespace.clone(), service.name.clone()));
+                    mentioned.services.insert(key);
                 }
                 self.set_service(service);
             }
-            Update::ServiceDeleted { namespace, name } => self.remove_service(&(namespace, name)),
+            Update::ServiceDeleted { namespace, name } => self.remove_service((namespace, name), now),
             Update::Node(node) => {
                 if let Some(mentioned) = &mut self.mentioned {
                     mentioned.nodes.insert(node.name.clone());
                 }
                 self.set_node(node);
             }
-            Update::NodeDeleted { name } => self.remove_node(&name),
+            Update::NodeDeleted { name } => self.remove_node(name, now),
         }
     }
 
     fn end_what_was_not_mentioned(&mut self, now: Timestamp) {
         let Some(mentioned) = self.mentioned.take() else { return };
         for pod in self.pods.values_mut().filter(|pod| !mentioned.pods.contains(&pod.uid)) {
-            pod.ended.get_or_insert(now);
+            if pod.ended.is_none() {
+                (pod.ended, pod.end_is_estimate) = (Some(now), true);
+            }
         }
         let gone: Vec<_> = self.services.keys().filter(|key| !mentioned.services.contains(*key)).cloned().collect();
         for key in gone {
-            self.remove_service(&key);
+            self.remove_service(key, now);
         }
         let gone: Vec<_> = self.nodes.keys().filter(|name| !mentioned.nodes.contains(*name)).cloned().collect();
         for name in gone {
-            self.remove_node(&name);
+            self.remove_node(name, now);
         }
     }
 }

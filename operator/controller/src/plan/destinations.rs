@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use k8s_openapi::jiff::SignedDuration;
 use podtap_api::EXCLUDE;
 use podtap_model::{InterfaceName, Reason, State};
 
@@ -245,31 +246,35 @@ fn consumer(
 }
 
 /// The collector's pod that gets the frames: the ready one that a hash of the tap and the pod ranks highest. So taps are spread over
-/// all, and one that is added takes over only its share (rendezvous hashing; Thaler and Ravishankar 1998). The current one is kept
-/// while none is ready.
+/// all, and one that is added takes over only its share (rendezvous hashing; Thaler and Ravishankar 1998). The current one is kept while
+/// it is not ready for a moment only, as when one of its containers restarts.
 fn collector(snapshot: &Snapshot, tap: &Tap, destination: &str) -> Result<Arc<CachedPod>, Failure> {
     let shown = tap.status.destination(destination).and_then(|shown| shown.pod.as_deref()).unwrap_or_default();
-    let rank = |pod: &&Arc<CachedPod>| {
-        let key = format!("{}/{}", tap.reference.uid, pod.uid);
-        (pod.ready, names::hash(key.as_bytes()))
+    let is_usable = |pod: &&Arc<CachedPod>| {
+        let node = pod.node.as_ref().and_then(|node| snapshot.nodes.get(node));
+        let has_node = node.is_some_and(|node| !node.excluded && !node.addresses.is_empty());
+        has_node && !pod.finished && !pod.terminating && unsuitable(snapshot, pod).is_none()
     };
-    let best = snapshot
-        .collectors
-        .iter()
-        .filter(|pod| pod.node.is_some() && !pod.finished && !pod.terminating)
-        .filter(|pod| pod.ready || pod.name == shown)
-        .max_by_key(rank)
-        .ok_or_else(|| {
-            Failure::new(
-                Reason::PodNotReady,
-                "no pod of PodTap's collector is ready: the tap starts as soon as one is; if there is none, ask the cluster's administrator to install it (collector.enabled of the Helm chart)",
-            )
-        })?;
-    match unsuitable(snapshot, best) {
-        Some(failure) => Err(failure),
-        None => Ok(Arc::clone(best)),
+    let usable: Vec<_> = snapshot.collectors.iter().filter(is_usable).collect();
+    let current = usable.iter().find(|pod| pod.name == shown);
+    let is_unready_for_a_moment = |pod: &&&Arc<CachedPod>| {
+        !pod.ready && pod.ready_changed.is_some_and(|since| snapshot.now.duration_since(since) < KEPT_UNREADY)
+    };
+    if let Some(pod) = current.filter(is_unready_for_a_moment) {
+        return Ok(Arc::clone(pod));
     }
+    let rank = |pod: &&&Arc<CachedPod>| names::hash(format!("{}/{}", tap.reference.uid, pod.uid).as_bytes());
+    let best = usable.iter().filter(|pod| pod.ready).max_by_key(rank).or(current);
+    best.map(|pod| Arc::clone(pod)).ok_or_else(|| {
+        Failure::new(
+            Reason::PodNotReady,
+            "no pod of PodTap's collector is ready: the tap starts as soon as one is; if there is none, ask the cluster's administrator to install it (collector.enabled of the Helm chart)",
+        )
+    })
 }
+
+/// How long a pod of the collector may be not ready before its taps move to another one.
+const KEPT_UNREADY: SignedDuration = SignedDuration::from_secs(30);
 
 /// Why the pod cannot be a destination.
 fn unsuitable(snapshot: &Snapshot, pod: &CachedPod) -> Option<Failure> {

@@ -41,6 +41,8 @@ pub struct CachedPod {
     /// Succeeded or Failed: its network namespace is gone or about to be deleted.
     pub finished: bool,
     pub ready: bool,
+    /// When `ready` has changed last. Only of the collector's pods.
+    pub ready_changed: Option<Timestamp>,
     pub terminating: bool,
     /// Names the cgroup of a static pod.
     pub config_hash: Option<ConfigHash>,
@@ -85,6 +87,7 @@ impl CachedPod {
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
         let annotation = |name: &str| meta.annotations.as_ref().and_then(|a| a.get(name)).cloned();
+        let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
         let mut addresses: Vec<IpAddr> = Vec::new();
         let reported = status.pod_ips.into_iter().flatten().map(|ip| ip.ip);
         for address in status.pod_ip.into_iter().chain(reported).filter_map(|ip| ip.parse().ok()) {
@@ -102,7 +105,11 @@ impl CachedPod {
             host_network: spec.host_network.unwrap_or_default(),
             addresses,
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
-            ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
+            ready: ready.is_some_and(|condition| condition.status == "True"),
+            ready_changed: ready
+                .filter(|_| is_collector)
+                .and_then(|c| c.last_transition_time.as_ref())
+                .map(|time| time.0),
             terminating: meta.deletion_timestamp.is_some(),
             created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             namespace: meta.namespace.unwrap_or_default(),

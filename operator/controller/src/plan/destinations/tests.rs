@@ -234,6 +234,35 @@ fn a_collector_is_one_of_its_ready_pods() {
     assert_failure(&world, Reason::PodNotReady, "collector.enabled");
 }
 
+#[test]
+fn a_collector_that_is_unready_for_a_moment_is_kept() {
+    let mut world = with_collectors();
+    world.seconds = 1000;
+    let first = chosen(&world);
+    let destinations =
+        vec![DestinationStatus { name: "main".into(), pod: Some(first.clone()), ..DestinationStatus::default() }];
+    let status = PodTapStatus { destinations, ..PodTapStatus::default() };
+    world.taps[0].status = Some(status);
+    let mut unready_since = |seconds: i64| {
+        let pod = world.pods.iter_mut().find(|pod| pod.metadata.name.as_deref() == Some(&first)).expect("it exists");
+        let condition = json!([{"type": "Ready", "status": "False", "lastTransitionTime": time(seconds)}]);
+        pod.status.as_mut().expect("a status").conditions = Some(object(condition));
+        chosen(&world)
+    };
+    assert_eq!(unready_since(980), first);
+    assert_ne!(unready_since(960), first);
+}
+
+#[test]
+fn a_collector_on_a_node_that_has_opted_out_is_left_out() {
+    let mut world = with_collectors();
+    let first = chosen(&world);
+    let number = usize::from(first.ends_with("n2"));
+    world.nodes[number].metadata.labels = Some([("podtap.dev/exclude".to_owned(), "true".to_owned())].into());
+    let second = chosen(&world);
+    assert!(second.starts_with("collector-") && second != first, "{second}");
+}
+
 fn is_collector(pod: &Pod) -> bool {
     pod.metadata.name.as_deref().is_some_and(|name| name.starts_with("collector-"))
 }
