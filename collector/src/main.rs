@@ -95,7 +95,7 @@ struct Input {
     /// Interfaces to capture from, until SIGINT or SIGTERM. Needs the capability NET_RAW
     #[arg(long, num_args = 1.., value_name = "NAME")]
     interface: Vec<String>,
-    /// Capture from all interfaces that taps have or make in this network namespace (ptap*). Needs the capability NET_RAW
+    /// Capture from all receivers in this network namespace (ptap*), also those that are created later. Needs the capability NET_RAW
     #[arg(long)]
     receivers: bool,
     /// UDP port to which a tap sends VXLAN, as an external destination

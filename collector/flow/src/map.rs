@@ -206,7 +206,7 @@ fn count_detail<Key: Ord>(details: &mut BTreeMap<Key, u64>, key: Key, bound: usi
     }
 }
 
-/// What ends a flow that was idle since the record before: whoever had its addresses may be forgotten by then.
+/// A record that only ends a flow, without frames since the one before. The pods of such a flow may be forgotten by then.
 fn is_empty(record: &Record) -> bool {
     !record.is_first && record.sent.frames == 0 && record.received.frames == 0 && record.failure.is_none()
 }

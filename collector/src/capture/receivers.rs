@@ -10,7 +10,7 @@ use super::ring::{Ring, RingFrame, Statistics};
 /// Interfaces that are remembered.
 const INTERFACES: usize = 4096;
 
-/// Captures the frames of all receivers, also of those that are made later.
+/// Captures the frames of all receivers, also of those that are created later.
 #[derive(Debug)]
 pub struct Receivers {
     pub ring: Ring,
@@ -57,8 +57,8 @@ fn is_receiver(known: &mut HashMap<u32, bool>, index: u32) -> bool {
     is_receiver
 }
 
-/// Whether an interface has the name of a receiver whose name no tap chooses: ptap and the VXLAN network identifier. What frames come
-/// through on their way to it has a hash instead, which is longer.
+/// Whether this is the default name of a receiver: ptap and the VXLAN network identifier. The devices behind a receiver have names with a
+/// hash, which is longer.
 fn is_name_of_receiver(name: &str) -> bool {
     name.strip_prefix("ptap")
         .is_some_and(|vni| (1..=8).contains(&vni.len()) && vni.bytes().all(|byte| byte.is_ascii_digit()))

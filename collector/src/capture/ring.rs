@@ -79,7 +79,7 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Captures the frames of all interfaces of this network namespace, also of those that are made later.
+    /// Captures the frames of all interfaces of this network namespace, also of those that are created later.
     pub fn open_all() -> io::Result<Self> {
         let ring = Self::unbound()?;
         // A receiver's frames come out of the other end of its veth pair: each would be captured twice.

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Changes that a subscriber may be behind. One that is slower is cut off, and begins again.
-const BEHIND: usize = 65_536;
+const BEHIND: usize = 8192;
 
 /// The watches of pods and of their owners are independent: the owner of a pod may become known after the pod. One that is still unknown
 /// when the pod is older than this was deleted before the watch began.

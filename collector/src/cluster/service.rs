@@ -29,7 +29,7 @@ const DELAY: Duration = Duration::from_secs(30);
 /// Namespace and name.
 pub type Key = (String, String);
 
-/// What a slice says of its service.
+/// The contents of a slice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slice {
     addresses: Vec<IpAddr>,
@@ -165,7 +165,7 @@ pub fn service(object: ServiceObject) -> Service {
     Service { namespace, name, addresses, ports: ports.collect(), backends: Vec::new() }
 }
 
-/// The service that a slice belongs to, its own name, and what it says.
+/// The service that a slice belongs to, its own name, and its contents.
 pub fn slice(object: EndpointSlice) -> Option<(Key, String, Slice)> {
     let (namespace, own_name) = key(&object.metadata);
     let service = object.metadata.labels?.remove(SERVICE_NAME)?;
