@@ -1,18 +1,16 @@
 //! From frames to flows, names and the map.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use podtap_flow::{
     Counters, Event, Limits, Source, Table, Timestamp, Waiting,
-    map::{Bounds, Map},
+    map::Map,
     named::NamedRecord,
-    names::{Names, Update, Workload},
+    names::{Names, Update},
     packet,
 };
+
+use crate::shared::{NamesAndMap, Shared};
 
 /// A captured frame.
 #[derive(Clone, Copy, Debug)]
@@ -36,78 +34,6 @@ const TICK: u64 = 100_000_000;
 const FORGET: u64 = 600;
 /// Events that wait for names at most.
 const WAITING: usize = 16_384;
-
-/// Who is who, and who calls whom. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Shared {
-    shared: Arc<Mutex<NamesAndMap>>,
-    view: Arc<Mutex<Option<LastView>>>,
-}
-
-/// See [`Shared`].
-#[derive(Debug)]
-pub struct NamesAndMap {
-    pub names: Names,
-    pub map: Map,
-}
-
-impl Shared {
-    pub fn new(names: Names) -> Self {
-        let map = Map::new(Bounds::default());
-        Self { shared: Arc::new(Mutex::new(NamesAndMap { names, map })), view: Arc::default() }
-    }
-
-    /// Frames are not analysed until this is dropped.
-    pub fn lock(&self) -> MutexGuard<'_, NamesAndMap> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A copy for readers, of which one is made per second: rendering a large map takes longer than the ring has room for.
-    pub fn view(&self) -> Arc<View> {
-        let mut last = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((made, view)) = &*last
-            && made.elapsed() < VIEW_AGE
-        {
-            return Arc::clone(view);
-        }
-        let view = Arc::new(View::new(&self.lock()));
-        *last = Some((Instant::now(), Arc::clone(&view)));
-        view
-    }
-
-    /// Forgets who called whom.
-    pub fn clear(&self) {
-        let mut last = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        self.lock().map.clear();
-        *last = None;
-    }
-}
-
-/// A view, and when it was made.
-type LastView = (Instant, Arc<View>);
-
-/// How old the map may be that a reader gets.
-const VIEW_AGE: Duration = Duration::from_secs(1);
-
-/// Labels of a pod of each workload.
-pub type Labels = HashMap<(String, Workload), BTreeMap<String, String>>;
-
-/// What readers get.
-#[derive(Debug)]
-pub struct View {
-    pub map: Map,
-    /// Those of the youngest pod.
-    pub labels: Labels,
-}
-
-impl View {
-    fn new(knowledge: &NamesAndMap) -> Self {
-        let mut pods: Vec<_> = knowledge.names.pods().filter(|pod| !pod.host_network).collect();
-        pods.sort_by_key(|pod| pod.started);
-        let labels = pods.iter().map(|pod| ((pod.namespace.clone(), pod.workload.clone()), pod.labels.clone()));
-        Self { map: knowledge.map.clone(), labels: labels.collect() }
-    }
-}
 
 /// What was found so far.
 pub struct Analysis<Out> {

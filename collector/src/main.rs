@@ -16,6 +16,7 @@ mod names;
 mod output;
 mod read;
 mod serve;
+mod shared;
 mod state;
 
 use std::{fs, io, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
@@ -29,9 +30,10 @@ use podtap_flow::{
 use podtap_runtime::{memory::disable_tracing, telemetry::LogArgs};
 
 use crate::{
-    analysis::{Analysis, Shared},
+    analysis::Analysis,
     output::{Print, flows::FlowLines, queue::Queue},
     serve::Service,
+    shared::Shared,
 };
 
 /// Tells who calls whom, from mirrored frames.

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use crate::analysis::Shared;
+use crate::shared::Shared;
 
 /// How often it is saved: so much of what was seen is lost in a crash.
 const INTERVAL: Duration = Duration::from_secs(60);

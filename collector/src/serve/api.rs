@@ -13,7 +13,7 @@ use podtap_runtime::http::{
 };
 
 use super::graphql::{self, Schema};
-use crate::{analysis::Shared, output::Print};
+use crate::{output::Print, shared::Shared};
 
 /// Bytes of a query: that of the CLI has about 1000.
 const LONGEST_QUERY: usize = 64 << 10;

@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use crate::analysis::Shared;
+use crate::shared::Shared;
 
 /// Counters of edges. An edge that found no room when it was first seen is counted in a series of its own name, `other`, for good:
 /// counters never decrease.

@@ -14,8 +14,8 @@ use podtap_flow::{
 };
 
 use crate::{
-    analysis::{Labels, Shared},
     output::otterize::Peer,
+    shared::{Labels, Shared},
 };
 
 pub type Schema = async_graphql::Schema<Queries, Mutations, EmptySubscription>;

@@ -17,9 +17,10 @@ use tokio::{runtime::Runtime, sync::mpsc};
 use self::{api::Api, edges::Edges, figures::Figures};
 use crate::{
     Arguments,
-    analysis::{Analysis, Output, Shared},
+    analysis::{Analysis, Output},
     capture::Captured,
     names::socket,
+    shared::Shared,
     state,
 };
 

@@ -1,0 +1,84 @@
+//! Names and the map, for the thread that analyses frames and for those that serve clients.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use podtap_flow::{
+    map::{Bounds, Map},
+    names::{Names, Workload},
+};
+
+/// Who is who, and who calls whom. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    current: Arc<Mutex<NamesAndMap>>,
+    view: Arc<Mutex<Option<LastView>>>,
+}
+
+/// See [`Shared`].
+#[derive(Debug)]
+pub struct NamesAndMap {
+    pub names: Names,
+    pub map: Map,
+}
+
+impl Shared {
+    pub fn new(names: Names) -> Self {
+        let map = Map::new(Bounds::default());
+        Self { current: Arc::new(Mutex::new(NamesAndMap { names, map })), view: Arc::default() }
+    }
+
+    /// Frames are not analysed until this is dropped.
+    pub fn lock(&self) -> MutexGuard<'_, NamesAndMap> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy for readers, of which one is made per second: rendering a large map takes longer than the ring has room for.
+    pub fn view(&self) -> Arc<View> {
+        let mut last = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made, view)) = &*last
+            && made.elapsed() < VIEW_AGE
+        {
+            return Arc::clone(view);
+        }
+        let view = Arc::new(View::new(&self.lock()));
+        *last = Some((Instant::now(), Arc::clone(&view)));
+        view
+    }
+
+    /// Forgets who called whom.
+    pub fn clear(&self) {
+        let mut last = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lock().map.clear();
+        *last = None;
+    }
+}
+
+/// A view, and when it was made.
+type LastView = (Instant, Arc<View>);
+
+/// How old the map may be that a reader gets.
+const VIEW_AGE: Duration = Duration::from_secs(1);
+
+/// Labels of a pod of each workload.
+pub type Labels = HashMap<(String, Workload), BTreeMap<String, String>>;
+
+/// What readers get.
+#[derive(Debug)]
+pub struct View {
+    pub map: Map,
+    /// Those of the youngest pod.
+    pub labels: Labels,
+}
+
+impl View {
+    fn new(from: &NamesAndMap) -> Self {
+        let mut pods: Vec<_> = from.names.pods().filter(|pod| !pod.host_network).collect();
+        pods.sort_by_key(|pod| pod.started);
+        let labels = pods.iter().map(|pod| ((pod.namespace.clone(), pod.workload.clone()), pod.labels.clone()));
+        Self { map: from.map.clone(), labels: labels.collect() }
+    }
+}
