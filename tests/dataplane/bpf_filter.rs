@@ -1,5 +1,18 @@
 //! Filters select the same frames in this kernel as in tcpdump and tshark.
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    libc,
+    sys::{
+        pthread::{pthread_kill, pthread_self},
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+    },
+};
 use podtap_model::Filter;
 use podtap_tests::pcap::{File, tcpdump, tshark};
 use tap_helper::bpf::{ProgramKind, Programs, Settings};
@@ -121,4 +134,35 @@ fn a_long_expression_loads() {
     let program = compile(&format!("tcp and ({})", hosts.join(" or ")));
     assert!((450..=512).contains(&program.len()), "{} instructions", program.len());
     loaded(&compiled(program), None).expect("the programs load");
+}
+
+extern "C" fn ignore(_: libc::c_int) {}
+
+/// The verifier gives up when a signal is pending, and programs of this size take it several milliseconds.
+#[test]
+fn programs_load_while_signals_arrive() {
+    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::SA_RESTART, SigSet::empty());
+    #[expect(unsafe_code, reason = "a handler runs anywhere; this one does nothing")]
+    // SAFETY: as the reason says.
+    let installed = unsafe { sigaction(Signal::SIGUSR1, &action) };
+    installed.expect("it can be handled");
+    let (loader, is_done) = (pthread_self(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let signals = scope.spawn(|| {
+            let mut sent = 0;
+            while !is_done.load(Ordering::Relaxed) {
+                pthread_kill(loader, Signal::SIGUSR1).expect("the thread runs");
+                sent += 1;
+                thread::sleep(Duration::from_micros(50));
+            }
+            sent
+        });
+        let results: Vec<_> = EXPRESSIONS.iter().map(|text| loaded(&compiled(compile(text)), None).map(drop)).collect();
+        is_done.store(true, Ordering::Relaxed);
+        let sent = signals.join().expect("it does not panic");
+        for (expression, result) in EXPRESSIONS.iter().zip(results) {
+            result.unwrap_or_else(|error| panic!("{expression}, with {sent} signals: {error}"));
+        }
+        assert!(sent > EXPRESSIONS.len(), "{sent} signals");
+    });
 }

@@ -11,15 +11,21 @@
 use std::{
     mem,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type};
-use nix::{errno::Errno, libc};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::signal::{SigSet, SigmaskHow},
+};
 
 use super::BpfError;
 
-/// The verifier gives up with EAGAIN when a signal is pending (`do_check`, kernel/bpf/verifier.c). On busy cores six in a row were seen.
-const ATTEMPTS: u32 = 20;
+/// How long a load is tried again that was interrupted, although signals are blocked: the kernel has reasons of its own
+/// (`TIF_NOTIFY_SIGNAL`).
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Size of the buffer for the verifier's log, which is requested only after the kernel rejected a program.
 const LOG_SIZE: usize = 1 << 20;
 /// Maps of a program of ours; a foreign program may have more, which are ignored.
@@ -70,21 +76,34 @@ pub(super) fn load_classifier(name: &str, instructions: &[bpf_insn]) -> Result<O
         *to = libc::c_char::from_ne_bytes([from]);
     }
     attribute.__bindgen_anon_3.prog_name = kernel_name;
-    for _ in 0..ATTEMPTS {
-        match open(bpf_cmd::BPF_PROG_LOAD, &mut attribute) {
-            Ok(program) => return Ok(program),
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_) => break,
-        }
-    }
+    let errno = match load(&mut attribute) {
+        Ok(program) => return Ok(program),
+        Err(errno) => errno,
+    };
     let mut log = vec![0_u8; LOG_SIZE];
     attribute.__bindgen_anon_3.log_level = 1;
     attribute.__bindgen_anon_3.log_size = length(&log);
     attribute.__bindgen_anon_3.log_buf = log.as_mut_ptr() as u64;
-    open(bpf_cmd::BPF_PROG_LOAD, &mut attribute).map_err(|errno| {
+    // Its error may be that of the log, which finds no room (ENOSPC).
+    load(&mut attribute).map_err(|_| {
         let text = log.split(|byte| *byte == 0).next().unwrap_or_default();
         (errno, String::from_utf8_lossy(text).into_owned())
     })
+}
+
+/// The verifier gives up with EAGAIN when a signal is pending (`do_check`, kernel/bpf/verifier.c): signals are blocked meanwhile.
+fn load(attribute: &mut bpf_attr) -> Result<OwnedFd, Errno> {
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let start = Instant::now();
+    let result = loop {
+        match open(bpf_cmd::BPF_PROG_LOAD, attribute) {
+            Err(Errno::EAGAIN | Errno::EINTR) if start.elapsed() < PATIENCE => {}
+            result => break result,
+        }
+    };
+    // It fails for invalid arguments only.
+    let _ = mask.and_then(|mask| mask.thread_set_mask());
+    result
 }
 
 /// Runs a classifier once on a frame that exists for this purpose only. `context` is the start of a `struct __sk_buff`; the ifindex in
