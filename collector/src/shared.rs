@@ -36,16 +36,17 @@ impl Shared {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A copy for readers, of which one is made per second: rendering a large map takes longer than the ring has room for.
+    /// A copy for readers: rendering a large map takes longer than the ring has room for.
     pub fn view(&self) -> Arc<View> {
         let mut last = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((made, view)) = &*last
-            && made.elapsed() < VIEW_AGE
+        if let Some((until, view)) = &*last
+            && Instant::now() < *until
         {
             return Arc::clone(view);
         }
+        let start = Instant::now();
         let view = Arc::new(View::new(&self.lock()));
-        *last = Some((Instant::now(), Arc::clone(&view)));
+        *last = Some((Instant::now() + VIEW_AGE.max(20 * start.elapsed()), Arc::clone(&view)));
         view
     }
 
@@ -57,11 +58,12 @@ impl Shared {
     }
 }
 
-/// A view, and when it was made.
+/// A view, and until when readers get it.
 type LastView = (Instant, Arc<View>);
 
-/// How old the map may be that a reader gets.
-const VIEW_AGE: Duration = Duration::from_secs(1);
+/// How old the map may be that a reader gets. One of a map that takes long to copy may be older, so that no more than a twentieth of the
+/// time is spent on that.
+const VIEW_AGE: Duration = Duration::from_millis(200);
 
 /// Labels of a pod of each workload.
 pub type Labels = HashMap<(String, Workload), BTreeMap<String, String>>;
