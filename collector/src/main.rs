@@ -10,6 +10,7 @@
 
 mod analysis;
 mod capture;
+mod clock;
 mod cluster;
 mod diff;
 mod names;
@@ -66,13 +67,13 @@ struct Arguments {
     /// Unix socket of `podtap-collector names`
     #[arg(long, value_name = "PATH", conflicts_with = "read")]
     names_socket: Option<PathBuf>,
-    /// Address on which the map is served while frames are captured. Whoever reaches it may read the map
+    /// Address on which the map is served while frames are captured. Anyone who reaches it can read the map
     #[arg(long, value_name = "ADDRESS", conflicts_with = "read")]
     listen: Option<SocketAddr>,
     /// File in which the map is kept: saved every minute and at the end, and read at the beginning
     #[arg(long, value_name = "FILE", conflicts_with = "read")]
     state: Option<PathBuf>,
-    /// Serve the metrics about the map with --probes, too. Whoever reaches that address learns who calls whom
+    /// Serve the metrics about the map with --probes, too. Anyone who reaches that address learns who calls whom
     #[arg(long, requires = "probes")]
     open_metrics: bool,
     /// Most series of each metric about the map. What finds no room is counted in one with the labels "other"
@@ -146,7 +147,7 @@ fn analyse(arguments: &Arguments) -> Result<()> {
         read_files(arguments, &shared)?;
     }
     let map = &shared.lock().map;
-    if arguments.print == Print::List && map.edges().next().is_none() {
+    if arguments.print == Print::List && map.is_empty() {
         eprintln!("No connections found.");
     }
     let mut stdout = io::BufWriter::new(io::stdout().lock());

@@ -153,6 +153,7 @@ fn programs_load_while_signals_arrive() {
             while !is_done.load(Ordering::Relaxed) {
                 pthread_kill(loader, Signal::SIGUSR1).expect("the thread runs");
                 sent += 1;
+                // Far less than the verifier needs, and enough for the loader to run.
                 thread::sleep(Duration::from_micros(50));
             }
             sent

@@ -1,5 +1,7 @@
 # What demos in the lab share; they are in the repository's root directory. The lab ends with the demo unless KEEP is 1.
 
+mkdir -p target/lab
+. tests/demo/steps.sh
 kubectl() { target/lab/bin/kubectl --kubeconfig target/lab/kubeconfig "$@"; }
 lab() { target/lab/bin/lab "$@"; }
 

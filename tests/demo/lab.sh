@@ -2,8 +2,6 @@
 # Taps a web server on a real Kubernetes on this machine, as a user does. KEEP=1 leaves the lab up.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-mkdir -p target/lab
-. tests/demo/steps.sh
 . tests/demo/in_lab.sh
 
 # The plain manifest (docs/install.md), because building Helm takes a minute that the demo can do without.

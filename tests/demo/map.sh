@@ -2,8 +2,6 @@
 # Shows who calls whom in a shop of 12 services, on a real Kubernetes on this machine. KEEP=1 leaves the lab up.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-mkdir -p target/lab
-. tests/demo/steps.sh
 . tests/demo/in_lab.sh
 
 # With Helm: the plain manifest has no collector.

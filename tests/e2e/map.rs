@@ -125,6 +125,14 @@ fn of_namespace(list: &str, namespace: &str) -> String {
     list.split_inclusive('\n').filter(in_part).collect()
 }
 
+/// Taps all pods of the namespace for the collector.
+fn tap_all(sandbox: &Sandbox) {
+    sandbox.apply(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: map}\nspec:\n  \
+         targets: {podSelector: {}}\n  destinations: [{collector: {}}]\n",
+    );
+}
+
 /// One test at a time: `resetCapture` is about all namespaces.
 static MAP: Mutex<()> = Mutex::new(());
 
@@ -154,10 +162,7 @@ fn a_collector_tells_who_calls_whom() {
     let (lab, namespace) = (sandbox.lab(), sandbox.namespace());
     enable_collector(lab);
     let shop = std::fs::read_to_string(lab.top().join("tests/demo/boutique.yaml")).expect("it is in the repository");
-    sandbox.apply(
-        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: map}\nspec:\n  \
-         targets: {podSelector: {}}\n  destinations: [{collector: {}}]\n",
-    );
+    tap_all(&sandbox);
     sandbox.apply(&shop);
     let tap = until("all pods of the shop are tapped", PATIENCE, || {
         let tap = sandbox.tap("map");
@@ -170,10 +175,13 @@ fn a_collector_tells_who_calls_whom() {
 
     let forward = Forward::start(lab);
     let list = || forward.get("/map?format=list").map(|list| of_namespace(&list, namespace));
-    until("the map has all calls", PATIENCE, || {
-        let list = list()?;
-        if list == listed(namespace) { Ok(()) } else { Err(list) }
-    });
+    let all_are_listed = |what: &str| {
+        until(what, PATIENCE, || {
+            let list = list()?;
+            if list == listed(namespace) { Ok(()) } else { Err(list) }
+        });
+    };
+    all_are_listed("the map has all calls");
 
     // Prometheus gets the same.
     let metrics = forward.get("/metrics").expect("metrics");
@@ -206,10 +214,7 @@ fn a_collector_tells_who_calls_whom() {
         forward.query(&json!({"query": "mutation ResetCapture { resetCapture }"})).1["data"]["resetCapture"],
         true
     );
-    until("the map has all calls again", PATIENCE, || {
-        let list = list()?;
-        if list == listed(namespace) { Ok(()) } else { Err(list) }
-    });
+    all_are_listed("the map has all calls again");
 
     let servers = ["adservice", "emailservice", "paymentservice", "currencyservice", "shippingservice"];
     let mut times: Vec<Duration> =
@@ -224,10 +229,7 @@ fn the_map_survives_restarts_of_both_containers() {
     let sandbox = Sandbox::new("restarts");
     let (lab, namespace) = (sandbox.lab(), sandbox.namespace());
     enable_collector(lab);
-    sandbox.apply(
-        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: map}\nspec:\n  \
-         targets: {podSelector: {}}\n  destinations: [{collector: {}}]\n",
-    );
+    tap_all(&sandbox);
     sandbox.start("server", "n1", "server", "mkdir /w; hostname > /w/index.html; httpd -f -h /w -p 8080");
     let server = address(&sandbox.running("server"));
     let client = |name: &str| {

@@ -60,6 +60,23 @@ impl Tcp {
     }
 }
 
+/// A connection: the client sends 80 bytes, the server 1000. With both initial sequence numbers.
+pub(crate) fn connection(client: (u8, u16), server: (u8, u16), initials: (u32, u32), ttl: u8) -> Vec<Vec<u8>> {
+    let (mine, theirs) = initials;
+    [
+        Tcp::new(client, server, "S").at(mine, 0),
+        Tcp::new(server, client, "SA").at(theirs, mine + 1),
+        Tcp::new(client, server, "A").at(mine + 1, theirs + 1),
+        Tcp::new(client, server, "A").at(mine + 1, theirs + 1).payload(80),
+        Tcp::new(server, client, "A").at(theirs + 1, mine + 81).payload(1000),
+        Tcp::new(client, server, "FA").at(mine + 81, theirs + 1001),
+        Tcp::new(server, client, "FA").at(theirs + 1001, mine + 82),
+        Tcp::new(client, server, "A").at(mine + 82, theirs + 1002),
+    ]
+    .map(|segment| segment.ttl(ttl).frame())
+    .to_vec()
+}
+
 /// A UDP datagram between two addresses of 10.0.0.0/24.
 pub(crate) fn udp(from: (u8, u16), to: (u8, u16), payload: &[u8]) -> Vec<u8> {
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (address(from.0), address(to.0)) else { unreachable!("IPv4") };

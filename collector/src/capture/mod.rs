@@ -7,7 +7,7 @@ mod vxlan;
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -25,7 +25,10 @@ use self::{
     ring::{Ring, RingFrame, Statistics},
     vxlan::Listener,
 };
-use crate::analysis::{Analysis, Frame, Output};
+use crate::{
+    analysis::{Analysis, Frame, Output},
+    clock::now,
+};
 
 /// How long to wait for frames before flows that are over are reported, in milliseconds.
 const TICK_MS: u16 = 100;
@@ -182,9 +185,4 @@ pub fn run<Out: Output>(
             return Ok(captured);
         }
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     rc::Rc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use podtap_flow::{
@@ -20,6 +20,7 @@ use super::{
     pod::Projection,
     service::{Key, Services, Slice},
 };
+use crate::clock::now;
 
 /// Changes that a subscriber may be behind. One that is slower is cut off, and begins again.
 const BEHIND: usize = 8192;
@@ -36,7 +37,6 @@ pub type Line = Rc<str>;
 pub struct Inventory(Rc<RefCell<State>>);
 
 struct State {
-    annotation: String,
     pods: HashMap<String, Projection>,
     /// UIDs of pods that were deleted, and when.
     deleted: VecDeque<(Timestamp, String)>,
@@ -48,11 +48,10 @@ struct State {
 }
 
 impl Inventory {
-    pub fn new(annotation: String, metrics: &Metrics) -> Self {
+    pub fn new(metrics: &Metrics) -> Self {
         let count = Gauge::default();
         metrics.register(|registry| registry.register("names_pods", "Pods whose names are passed on", count.clone()));
         Self(Rc::new(RefCell::new(State {
-            annotation,
             pods: HashMap::new(),
             deleted: VecDeque::new(),
             owners: Owners::default(),
@@ -61,11 +60,6 @@ impl Inventory {
             subscribers: Vec::new(),
             count,
         })))
-    }
-
-    /// The annotation with the name of a pod's workload.
-    pub fn annotation(&self) -> String {
-        self.0.borrow().annotation.clone()
     }
 
     pub fn set_pod(&self, mut new: Projection) {
@@ -137,8 +131,9 @@ impl Inventory {
 
     pub fn set_service(&self, service: Service) {
         let mut state = self.0.borrow_mut();
-        let key = state.services.set(service);
-        state.publish_service(&key);
+        if let Some(key) = state.services.set(service) {
+            state.publish_service(&key);
+        }
     }
 
     pub fn service_deleted(&self, key: &Key) {
@@ -259,11 +254,6 @@ fn line(update: &Update) -> Line {
     text.into()
 }
 
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -272,7 +262,7 @@ mod tests {
     use crate::cluster::owners::first_owner;
 
     fn inventory() -> Inventory {
-        Inventory::new("workload".to_owned(), &Metrics::new())
+        Inventory::new(&Metrics::new())
     }
 
     fn pod(uid: &str) -> Projection {

@@ -47,6 +47,7 @@ pub async fn serve(listener: &UnixListener, inventory: &Inventory) {
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
+                    // Most likely out of file descriptors: an immediate retry would only burn CPU.
                     sleep(Duration::from_millis(500)).await;
                 }
             }

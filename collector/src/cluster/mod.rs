@@ -51,7 +51,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     };
     let listener = listener::bind(&arguments.socket)
         .with_context(|| format!("{} cannot be listened on", arguments.socket.display()))?;
-    let inventory = Inventory::new(arguments.workload_annotation, &metrics);
+    let inventory = Inventory::new(&metrics);
     info!(socket = %arguments.socket.display(), "watching pods, services and nodes");
     let synced = Notify::new();
     let serve = async {
@@ -60,7 +60,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         listener::serve(&listener, &inventory).await;
     };
     tokio::select! {
-        () = watch::run(&client, &inventory, &health, &synced) => bail!("a watch ended"),
+        () = watch::run(&client, &inventory, &arguments.workload_annotation, &health, &synced) => bail!("a watch ended"),
         () = serve => {}
         () = shutdown.requested() => {}
     }

@@ -50,11 +50,11 @@ pub struct Services {
 }
 
 impl Services {
-    /// Adds a service, or replaces it.
-    pub fn set(&mut self, service: Service) -> Key {
+    /// Adds a service, or replaces it. Returns its key if that changed anything.
+    pub fn set(&mut self, service: Service) -> Option<Key> {
         let key = (service.namespace.clone(), service.name.clone());
-        self.declared.insert(key.clone(), service);
-        key
+        let before = self.declared.insert(key.clone(), service);
+        (before.as_ref() != self.declared.get(&key)).then_some(key)
     }
 
     /// Forgets a service. Its slices are deleted by themselves.
@@ -65,10 +65,10 @@ impl Services {
 
     /// Adds a slice or replaces it; removes it if it is `None`. Returns whether it changed anything.
     pub fn set_slice(&mut self, key: &Key, name: &str, slice: Option<Slice>, now: Timestamp) -> bool {
-        let slices = self.slices.entry(key.clone()).or_default();
-        if slices.get(name) == slice.as_ref() {
+        if self.slices.get(key).and_then(|slices| slices.get(name)) == slice.as_ref() {
             return false;
         }
+        let slices = self.slices.entry(key.clone()).or_default();
         match slice {
             Some(slice) => drop(slices.insert(name.to_owned(), slice)),
             None => drop(slices.remove(name)),
@@ -87,8 +87,7 @@ impl Services {
         for address in current {
             if !backends.iter().any(|backend| backend.address == address && backend.until.is_none()) {
                 // Of what is listed at first, nothing tells since when.
-                let from = if self.is_listed { now.0.saturating_sub(nanoseconds(DELAY)) } else { 0 };
-                let from = Timestamp(from);
+                let from = if self.is_listed { now.minus(DELAY) } else { Timestamp(0) };
                 backends.push(Backend { address, from, until: None });
             }
         }
@@ -133,10 +132,6 @@ impl Services {
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.declared.keys()
     }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 pub fn key(meta: &ObjectMeta) -> Key {
@@ -214,7 +209,8 @@ mod tests {
     #[test]
     fn backends_are_remembered_for_a_while() {
         let mut services = Services::default();
-        let key = services.set(web());
+        let key = services.set(web()).expect("it is new");
+        assert_eq!(services.set(web()), None, "nothing has changed");
         services.retain_slices(&HashSet::new(), Timestamp::from_seconds(999));
         let mut set = |name: &str, addresses: &[&str], second: u64| {
             let (key, name, slice) = endpoints(name, addresses);

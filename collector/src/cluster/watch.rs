@@ -35,10 +35,10 @@ const PAGE: u32 = 250;
 const WATCHES: u32 = 10;
 
 /// Runs for as long as the watches do, which restart themselves. Reports ready when all objects have been listed.
-pub async fn run(client: &Client, inventory: &Inventory, health: &Health, synced: &Notify) {
+/// `annotation` has the name of a pod's workload.
+pub async fn run(client: &Client, inventory: &Inventory, annotation: &str, health: &Health, synced: &Notify) {
     // A permit for each watch that has listed its objects.
     let listed = Semaphore::new(0);
-    let annotation = inventory.annotation();
     tokio::join!(
         owners::<ReplicaSet>(client.clone(), inventory, &listed),
         owners::<Deployment>(client.clone(), inventory, &listed),
@@ -48,14 +48,14 @@ pub async fn run(client: &Client, inventory: &Inventory, health: &Health, synced
         owners::<CronJob>(client.clone(), inventory, &listed),
         follow(Api::<Pod>::all(client.clone()), &listed, |change| match change {
             Change::Set(pod) => {
-                let projection = Projection::new(pod, &annotation)?;
+                let projection = Projection::new(pod, annotation)?;
                 let uid = projection.pod.uid.clone();
                 inventory.set_pod(projection);
                 Some(uid)
             }
             Change::Deleted(pod) => {
                 // Its last state tells when its containers ended.
-                let projection = Projection::new(pod, &annotation)?;
+                let projection = Projection::new(pod, annotation)?;
                 let uid = projection.pod.uid.clone();
                 inventory.set_pod(Projection { is_over: true, ..projection });
                 inventory.pod_deleted(&uid);

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use podtap_flow::{
-    map::{Map, Party, Traffic, failure_name},
+    map::{Map, Party, Traffic},
     named::protocol_name,
 };
 use serde_json::{Value, json};
@@ -46,14 +46,12 @@ fn describe(traffic: &Traffic) -> Value {
         .iter()
         .map(|((namespace, name), flows)| json!({"namespace": namespace, "name": name, "flows": flows}))
         .collect();
-    let failed: serde_json::Map<String, Value> =
-        traffic.failed.iter().map(|(failure, count)| (failure_name(*failure).to_owned(), (*count).into())).collect();
     json!({
         "firstSeenMs": traffic.first.milliseconds(),
         "lastSeenMs": traffic.last.milliseconds(),
         "connections": traffic.connections,
         "preexisting": traffic.preexisting,
-        "failed": failed,
+        "failed": traffic.failed,
         "bytesSent": traffic.sent,
         "bytesReceived": traffic.received,
         "ports": ports,

@@ -6,10 +6,9 @@
 use async_graphql::Request as Query;
 use clap::ValueEnum as _;
 use podtap_runtime::http::{
-    BodyExt as _, Bytes, Full, Handler, Incoming, Limited, Method, Metrics, MetricsSource as _, OPEN_METRICS, Request,
-    Response, StatusCode,
+    BodyExt as _, Bytes, Full, Handler, Incoming, Limited, Method, Metrics, Request, Response, StatusCode,
     header::{self, HeaderValue},
-    plain,
+    plain, respond_metrics,
 };
 
 use super::graphql::{self, Schema};
@@ -32,13 +31,6 @@ impl Api {
     /// The metrics are those about the map.
     pub fn new(shared: &Shared, metrics: Metrics) -> Self {
         Self { shared: shared.clone(), schema: graphql::schema(shared), metrics }
-    }
-
-    async fn metrics(&self) -> Response<Full<Bytes>> {
-        match self.metrics.text().await {
-            Ok(text) => typed(StatusCode::OK, OPEN_METRICS, text.into_bytes()),
-            Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
-        }
     }
 
     fn map(&self, query: Option<&str>) -> Response<Full<Bytes>> {
@@ -88,7 +80,7 @@ impl Handler for Api {
         }
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/map") => self.map(request.uri().query()),
-            (&Method::GET, "/metrics") => self.metrics().await,
+            (&Method::GET, "/metrics") => respond_metrics(&self.metrics).await,
             (&Method::POST, "/query") => self.query(request).await,
             (_, "/map" | "/metrics" | "/query") => plain(StatusCode::METHOD_NOT_ALLOWED, THERE_ARE),
             _ => plain(StatusCode::NOT_FOUND, THERE_ARE),

@@ -41,9 +41,6 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connections at the same time. More wait in the backlog of the socket.
 const CONNECTIONS: usize = 32;
 
-/// The media type of metrics.
-pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// The server cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
@@ -248,15 +245,21 @@ async fn respond(request: &Request<Incoming>, health: &Health, metrics: &impl Me
         "/livez" => plain(StatusCode::INTERNAL_SERVER_ERROR, "no heartbeat within the deadline\n"),
         "/readyz" if health.is_ready() => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-        "/metrics" => match metrics.text().await {
-            Ok(text) => {
-                let mut response = plain(StatusCode::OK, text);
-                response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(OPEN_METRICS));
-                response
-            }
-            Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", with_causes(&error))),
-        },
+        "/metrics" => respond_metrics(metrics).await,
         _ => plain(StatusCode::NOT_FOUND, "not found; there are /livez, /readyz and /metrics\n"),
+    }
+}
+
+/// All metrics, or status 503 and why there are none.
+pub async fn respond_metrics(metrics: &impl MetricsSource) -> Response<Full<Bytes>> {
+    match metrics.text().await {
+        Ok(text) => {
+            let mut response = plain(StatusCode::OK, text);
+            let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(open_metrics));
+            response
+        }
+        Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", with_causes(&error))),
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     Limits, Table,
-    fixtures::{Recorder, Tcp},
+    fixtures::{Recorder, connection},
     names::{Names, Pod},
 };
 
@@ -25,20 +25,9 @@ fn names() -> Names {
     names
 }
 
-/// A connection with a request of 80 bytes and a response of 1000.
-fn connection(client: (u8, u16), server: (u8, u16)) -> [Vec<u8>; 8] {
-    let (mine, theirs) = (u32::from(client.1) << 12, u32::from(client.0) << 20 | u32::from(server.0));
-    [
-        Tcp::new(client, server, "S").at(mine, 0),
-        Tcp::new(server, client, "SA").at(theirs, mine + 1),
-        Tcp::new(client, server, "A").at(mine + 1, theirs + 1),
-        Tcp::new(client, server, "A").at(mine + 1, theirs + 1).payload(80),
-        Tcp::new(server, client, "A").at(theirs + 1, mine + 81).payload(1000),
-        Tcp::new(client, server, "FA").at(mine + 81, theirs + 1001),
-        Tcp::new(server, client, "FA").at(theirs + 1001, mine + 82),
-        Tcp::new(client, server, "A").at(mine + 82, theirs + 1002),
-    ]
-    .map(Tcp::frame)
+/// Initial sequence numbers that no other connection of these tests has.
+fn initials(client: (u8, u16), server: u8) -> (u32, u32) {
+    (u32::from(client.1) << 12, u32::from(client.0) << 20 | u32::from(server))
 }
 
 proptest! {
@@ -55,7 +44,8 @@ proptest! {
         for client in CLIENTS {
             for server in SERVERS {
                 expected.insert((client.to_string(), server.to_string()));
-                for frame in connection((client, 40_000 + u16::from(server)), (server, 8080)) {
+                let from = (client, 40_000 + u16::from(server));
+                for frame in connection(from, (server, 8080), initials(from, server), 64) {
                     random ^= random << 13;
                     random ^= random >> 7;
                     random ^= random << 17;
@@ -95,7 +85,8 @@ proptest! {
 #[test]
 fn what_ends_an_idle_flow_makes_no_edge() {
     let mut recorder = Recorder::new(Table::new(Limits::default()));
-    for (number, frame) in connection((1, 40_000), (100, 80)).iter().take(4).enumerate() {
+    for (number, frame) in connection((1, 40_000), (100, 80), initials((1, 40_000), 100), 64).iter().take(4).enumerate()
+    {
         recorder.frame(0, 1000 + number as u64, frame);
     }
     recorder.expire(30_000);

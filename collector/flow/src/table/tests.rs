@@ -5,7 +5,7 @@ use simple_dns::{CLASS, Name, Packet as Message, PacketFlag, Question, ResourceR
 
 use super::*;
 use crate::{
-    fixtures::{Recorder, Tcp, address, udp},
+    fixtures::{Recorder, Tcp, address, connection, udp},
     record::Opener,
 };
 
@@ -16,23 +16,6 @@ const SERVICE: (u8, u16) = (100, 80);
 
 fn recorder() -> Recorder {
     Recorder::new(Table::new(Limits::default()))
-}
-
-/// A connection: the client sends `sent` bytes, the server `received`.
-fn connection(client: (u8, u16), server: (u8, u16), initials: (u32, u32), ttl: u8) -> Vec<Vec<u8>> {
-    let (mine, theirs) = initials;
-    [
-        Tcp::new(client, server, "S").at(mine, 0),
-        Tcp::new(server, client, "SA").at(theirs, mine + 1),
-        Tcp::new(client, server, "A").at(mine + 1, theirs + 1),
-        Tcp::new(client, server, "A").at(mine + 1, theirs + 1).payload(80),
-        Tcp::new(server, client, "A").at(theirs + 1, mine + 81).payload(1000),
-        Tcp::new(client, server, "FA").at(mine + 81, theirs + 1001),
-        Tcp::new(server, client, "FA").at(theirs + 1001, mine + 82),
-        Tcp::new(client, server, "A").at(mine + 82, theirs + 1002),
-    ]
-    .map(|segment| segment.ttl(ttl).frame())
-    .to_vec()
 }
 
 #[test]
