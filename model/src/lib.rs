@@ -26,6 +26,7 @@ mod endpoint;
 mod ether_type;
 mod filter;
 mod identity;
+pub mod metadata;
 mod node_state;
 mod node_status;
 mod options;
