@@ -126,12 +126,31 @@ impl TryFrom<String> for ConfigHash {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TapReference {
-    /// Namespace of the PodTap.
+    /// Namespace of the PodTap; empty for a ClusterPodTap.
     pub namespace: String,
-    /// Name of the PodTap.
+    /// Name of the tap.
     pub name: String,
-    /// UID of the PodTap.
+    /// UID of the tap.
     pub uid: Uid,
+}
+
+impl TapReference {
+    /// Whether it is a ClusterPodTap.
+    #[must_use]
+    pub fn is_cluster_scoped(&self) -> bool {
+        self.namespace.is_empty()
+    }
+}
+
+/// For people: `PodTap shop/web`, or `ClusterPodTap all`.
+impl fmt::Display for TapReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_cluster_scoped() {
+            write!(f, "ClusterPodTap {}", self.name)
+        } else {
+            write!(f, "PodTap {}/{}", self.namespace, self.name)
+        }
+    }
 }
 
 /// A pod of the node.

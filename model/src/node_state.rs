@@ -71,11 +71,11 @@ pub struct NodeState {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tap {
-    /// Namespace of the PodTap.
+    /// Namespace of the PodTap; empty for a ClusterPodTap.
     pub namespace: String,
-    /// Name of the PodTap.
+    /// Name of the tap.
     pub name: String,
-    /// UID of the PodTap.
+    /// UID of the tap.
     pub uid: Uid,
     /// Interface inside the pods. Unset: the one with the pod's primary address.
     #[serde(default, skip_serializing_if = "Option::is_none")]

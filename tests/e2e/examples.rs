@@ -53,6 +53,10 @@ fn expected(file: &str) -> BTreeMap<String, String> {
     let after = text.lines().skip_while(|line| !line.starts_with("# Expect")).skip(1);
     let mut columns = table(after.map_while(|line| line.strip_prefix("#   ")));
     columns.retain(|heading, _| !["AGE", "EXPIRES", "..."].contains(&heading.as_str()));
+    // A tap of the cluster also has pods that are no part of the example.
+    if text.contains("kind: ClusterPodTap\n") {
+        columns.retain(|heading, _| !["MATCHED", "TAPPED"].contains(&heading.as_str()));
+    }
     if !text.contains("\n    vni: ") && !text.contains("\n  vni: ") {
         columns.remove("VNI");
     }
@@ -77,11 +81,16 @@ fn shows(sandbox: &Sandbox, file: &str, kind: &str, name: &str) {
     });
 }
 
-/// The names of the files with taps.
-fn taps() -> Vec<String> {
+/// The names of the files with taps of this kind.
+fn taps(kind: &str) -> Vec<String> {
     let directory = fs::read_dir(Cluster::lab().top().join("examples")).expect("examples/ exists");
     let names = directory.map(|entry| entry.expect("examples/ is readable").file_name().to_string_lossy().into_owned());
-    names.filter(|name| text(name).contains("kind: PodTap\n")).collect()
+    names.filter(|name| text(name).contains(&format!("kind: {kind}\n"))).collect()
+}
+
+/// The name of the tap.
+fn name_in(yaml: &str) -> &str {
+    yaml.lines().find_map(|line| line.strip_prefix("  name: ")).expect("a tap has a name")
 }
 
 #[test]
@@ -102,14 +111,14 @@ fn all_examples_together_are_as_their_comments_say() {
     sandbox.apply(&example("opt-out.yaml"));
     sandbox.running("vault");
 
-    let files = taps();
+    let files = taps("PodTap");
     assert!(files.len() >= 12, "{files:?}");
     for file in &files {
         sandbox.apply(&example(file));
     }
     for file in &files {
         let yaml = example(file);
-        let name = yaml.lines().find_map(|line| line.strip_prefix("  name: ")).expect("a tap has a name");
+        let name = name_in(&yaml);
         sandbox.ready(name);
         shows(&sandbox, file, "podtap", name);
         let tap = sandbox.tap(name);
@@ -123,6 +132,25 @@ fn all_examples_together_are_as_their_comments_say() {
         sandbox.kubectl(&["delete", "-f", "-", "--wait=false"], &example(file)).expect("a tap can be deleted");
     }
     sandbox.kubectl(&["delete", "podtappolicy", "default"], "").expect("a policy can be deleted");
+
+    // Those of the whole cluster.
+    let namespace = sandbox.namespace();
+    for (kind, name, label) in
+        [("namespace", namespace, "env=production"), ("node", "n1", "topology.kubernetes.io/zone=a")]
+    {
+        sandbox.kubectl(&["label", "--overwrite", kind, name, label], "").expect("it can be labelled");
+    }
+    let files = taps("ClusterPodTap");
+    assert!(files.len() >= 2, "{files:?}");
+    for file in &files {
+        let yaml = example(file).replace("namespace: default", &format!("namespace: {namespace}"));
+        sandbox.apply(&yaml);
+        shows(&sandbox, file, "clusterpodtap", name_in(&yaml));
+    }
+    for file in &files {
+        sandbox.kubectl(&["delete", "-f", "-", "--timeout=60s"], &text(file)).expect("a tap can be deleted");
+    }
+    sandbox.kubectl(&["label", "node", "n1", "topology.kubernetes.io/zone-"], "").expect("a label can be removed");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod beginnings;
 mod calls;
 mod changes;
 mod churn;
+mod cluster_taps;
 mod controller;
 mod delete;
 mod delivery;

@@ -62,7 +62,7 @@ const INTENTS: &str = "query Intents ($namespaces: [String!], $includeLabels: [S
     fragment kafka on KafkaConfig { name operations }";
 
 /// `kubectl port-forward` to the Service that the Otterize CLI looks for.
-struct Forward {
+pub struct Forward {
     _child: Killed,
     /// It ends when it cannot print.
     _output: BufReader<ChildStdout>,
@@ -74,7 +74,7 @@ impl Forward {
         Self::try_start(lab).unwrap_or_else(|message| panic!("{message}"))
     }
 
-    fn try_start(lab: &Cluster) -> Result<Self, String> {
+    pub fn try_start(lab: &Cluster) -> Result<Self, String> {
         let mut command = Command::new(lab.top().join("target/lab/bin/kubectl"));
         command.arg("--kubeconfig").arg(lab.top().join("target/lab/kubeconfig"));
         command.args(["-n", PODTAP_NAMESPACE, "port-forward", "service/otterize-network-mapper", ":9090"]);
@@ -89,7 +89,7 @@ impl Forward {
         Ok(Self { _child: child, _output: output, address })
     }
 
-    fn get(&self, path: &str) -> Result<String, String> {
+    pub fn get(&self, path: &str) -> Result<String, String> {
         match http::get(self.address, path) {
             Ok((200, body)) => Ok(body),
             Ok((status, body)) => Err(format!("{status}: {body}")),
@@ -114,7 +114,7 @@ fn listed(namespace: &str) -> String {
 }
 
 /// The part of a list about clients of a namespace.
-fn of_namespace(list: &str, namespace: &str) -> String {
+pub fn of_namespace(list: &str, namespace: &str) -> String {
     let mut is_asked_for = false;
     let in_part = |line: &&str| {
         if !line.starts_with(' ') {
@@ -134,7 +134,7 @@ fn tap_all(sandbox: &Sandbox) {
 }
 
 /// One test at a time: `resetCapture` is about all namespaces.
-static MAP: Mutex<()> = Mutex::new(());
+pub static MAP: Mutex<()> = Mutex::new(());
 
 /// How long it takes until a call from `client` to `server`, who have not called each other yet, is in the list.
 fn time_until_listed(sandbox: &Sandbox, forward: &Forward, client: &str, server: &str) -> Duration {

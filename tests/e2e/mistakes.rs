@@ -223,7 +223,7 @@ fn about_names_and_vnis_in_use() {
     let other = Sandbox::alone("taken-two");
     other.pod("web", "n1", "web");
     other.apply(&tap("same-name", WEB, "[{node: {name: n2, interfaceName: mis-young}}]"));
-    let words = "the interface mis-young on node n2 belongs to an older tap of another namespace";
+    let words = "the interface mis-young on node n2 belongs to an older tap that is not of this namespace";
     condition_reports(&other, "same-name", "DestinationsReady", "InterfaceNameConflict", words);
     let text = serde_json::to_string(&other.tap("same-name").status).expect("a status is JSON");
     assert!(!text.contains(sandbox.namespace()) && !text.contains("younger"), "{text}");

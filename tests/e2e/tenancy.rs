@@ -45,7 +45,8 @@ fn a_user_needs_the_verb_tap_on_pods() {
     until("the example's binding grants it", Duration::from_secs(10), || {
         as_user(&sandbox, &["create", "-f", "-"], TAP)
     });
-    let elsewhere = as_user(&Sandbox::new("tenancy-two"), &["create", "-f", "-"], TAP).expect_err("another namespace");
+    let elsewhere =
+        as_user(&sandbox.another("tenancy-two"), &["create", "-f", "-"], TAP).expect_err("another namespace");
     assert!(elsewhere.contains("forbidden"), "{elsewhere}");
 }
 

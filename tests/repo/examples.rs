@@ -7,7 +7,7 @@ use std::{
 };
 
 use kube::core::cel::Validator;
-use podtap_api::{PodTap, PodTapPolicy, definitions};
+use podtap_api::{ClusterPodTap, PodTap, PodTapPolicy, definitions};
 use serde_json::Value;
 
 /// All documents of all examples, with their file's name.
@@ -33,6 +33,9 @@ fn every_example_is_accepted() {
         // Decoded and encoded again, so that it has the defaults that the API server fills in.
         let object = match kind.as_str() {
             "PodTap" => serde_json::from_value::<PodTap>(document).map(|o| serde_json::to_value(o).expect("JSON")),
+            "ClusterPodTap" => {
+                serde_json::from_value::<ClusterPodTap>(document).map(|o| serde_json::to_value(o).expect("JSON"))
+            }
             "PodTapPolicy" => {
                 serde_json::from_value::<PodTapPolicy>(document).map(|o| serde_json::to_value(o).expect("JSON"))
             }
@@ -48,7 +51,7 @@ fn every_example_is_accepted() {
         }
         kinds.insert(kind);
     }
-    assert!(kinds.contains("PodTap"), "examples/ has no PodTap at all");
+    assert!(kinds.contains("PodTap") && kinds.contains("ClusterPodTap"), "examples/ has {kinds:?} only");
 }
 
 /// The taps of all examples.
@@ -64,11 +67,13 @@ fn every_example_says_what_to_expect() {
         let text = fs::read_to_string(super::top().join("examples").join(&file)).expect("an example is text");
         let comment: Vec<&str> = text.lines().take_while(|line| line.starts_with("# ")).collect();
         assert!(comment.iter().any(|line| line.starts_with("# Expect")), "{file}: {comment:?}");
-        if document["kind"] == "PodTap" {
+        if document["kind"] == "PodTap" || document["kind"] == "ClusterPodTap" {
             let name = document["metadata"]["name"].as_str().expect("a name");
             let columns =
                 |start: &str| comment.iter().filter(|line| line.starts_with(&format!("#   {start} "))).count();
             assert_eq!((columns("NAME"), columns(name)), (1, 1), "{file}: {comment:?}");
+        }
+        if document["kind"] == "PodTap" {
             let needs = "# Needs: kubectl apply -f examples/pods.yaml";
             assert!(comment.iter().any(|line| line.starts_with(needs)), "{file}: {comment:?}");
         }
@@ -85,12 +90,12 @@ fn every_example_works_in_any_cluster() {
         .filter_map(|(_, document)| document["metadata"]["name"].as_str().map(str::to_owned))
         .collect();
     for (file, tap) in taps() {
-        let by_name = tap.spec.destinations.iter().filter_map(|d| d.pod.as_ref()?.name.as_ref());
+        let by_name = tap.spec.mirror.destinations.iter().filter_map(|d| d.pod.as_ref()?.name.as_ref());
         for name in tap.spec.targets.pod_names.iter().flatten().chain(by_name) {
             assert!(pods.contains(name), "{file}: {name} is not in pods.yaml");
         }
         let text = fs::read_to_string(super::top().join("examples").join(&file)).expect("an example is text");
-        let nodes = tap.spec.destinations.iter().filter_map(|destination| destination.node.as_ref());
+        let nodes = tap.spec.mirror.destinations.iter().filter_map(|destination| destination.node.as_ref());
         for node in nodes {
             let command = format!("#   sed s/{}/NODE/ examples/{file} | kubectl apply -f -\n", node.name);
             assert!(text.contains(&command), "{file}: no command replaces {}", node.name);
@@ -116,12 +121,12 @@ fn all_examples_fit_under_the_example_policy() {
     let mut of_web = 0;
     for (file, tap) in &taps {
         assert!(names.insert(tap.metadata.name.clone()), "{file}: another example has the name");
-        let vni = tap.spec.vxlan.as_ref().and_then(|vxlan| vxlan.vni);
+        let vni = tap.spec.mirror.vxlan.as_ref().and_then(|vxlan| vxlan.vni);
         if let Some(vni) = vni {
             assert!(vnis.insert(vni) && policy.spec.vni_range.contains(vni), "{file}: {vni} is taken or not allowed");
         }
         of_web += u32::from(tap.spec.targets.pod_selector.is_some());
-        for destination in &tap.spec.destinations {
+        for destination in &tap.spec.mirror.destinations {
             if let Some(external) = &destination.external {
                 let allowed = &policy.spec.allowed_external_cidrs;
                 assert!(allowed.iter().any(|cidr| cidr.contains(&external.address)), "{file}");

@@ -5,13 +5,14 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt as _;
 
-use crate::{NodeTap, PodTap, PodTapPolicy};
+use crate::{ClusterPodTap, NodeTap, PodTap, PodTapPolicy};
 
 /// The definitions of all kinds, with the file each is committed as under `crds/`.
 #[must_use]
-pub fn definitions() -> [(&'static str, CustomResourceDefinition); 3] {
+pub fn definitions() -> [(&'static str, CustomResourceDefinition); 4] {
     [
         ("podtaps.yaml", normalized(PodTap::crd(), Rules::Keep)),
+        ("clusterpodtaps.yaml", normalized(ClusterPodTap::crd(), Rules::Keep)),
         // The controller has validated what it writes there, and a rule that rejects one tap would stop all taps of the node.
         ("nodetaps.yaml", normalized(NodeTap::crd(), Rules::Drop)),
         ("podtappolicies.yaml", normalized(PodTapPolicy::crd(), Rules::Keep)),

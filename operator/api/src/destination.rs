@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use podtap_model::{FrameFormat, InterfaceName};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::PodSelector;
+use crate::ObjectSelector;
 
 /// A receiver of the mirrored frames.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub struct Destination {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeDestination>,
 
-    /// A network interface inside a pod of the same namespace.
+    /// A network interface inside a pod: of the same namespace, or in a ClusterPodTap of the namespace that it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodDestination>,
 
@@ -66,12 +66,17 @@ pub struct NodeDestination {
     pub interface_name: Option<InterfaceName>,
 }
 
-/// A network interface inside a pod of the same namespace.
+/// A network interface inside a pod.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.name) != has(self.podSelector)")
     .message("set exactly one of name and podSelector in a pod destination"))]
 pub struct PodDestination {
+    /// Namespace of the pod. Required in a ClusterPodTap, and not allowed in a PodTap, whose pods are in its own namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+
     /// Name of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -79,7 +84,7 @@ pub struct PodDestination {
 
     /// Labels of the pod. If several pods match, the oldest ready one gets the frames, and another one when it goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod_selector: Option<PodSelector>,
+    pub pod_selector: Option<ObjectSelector>,
 
     /// Name of the interface inside the pod. Empty: ptap followed by the VXLAN network identifier.
     #[serde(default, deserialize_with = "empty_is_unset", skip_serializing_if = "Option::is_none")]

@@ -1,8 +1,8 @@
-use kube::{CustomResource, KubeSchema, core::Duration};
-use podtap_model::{Direction, InterfaceName, MirrorOptions, Vni};
+use kube::{CustomResource, KubeSchema};
+use podtap_model::InterfaceName;
 use serde::{Deserialize, Serialize};
 
-use crate::{Destination, PodSelector, PodTapStatus, destination::empty_is_unset};
+use crate::{MirrorSpec, ObjectSelector, PodTapStatus, destination::empty_is_unset};
 
 /// What to mirror, and where to.
 // No `categories`: with `all`, `kubectl delete all --all` would stop mirrors.
@@ -35,42 +35,15 @@ use crate::{Destination, PodSelector, PodTapStatus, destination::empty_is_unset}
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.destinations.all(d, !has(d.pod) || !has(d.pod.__namespace__))")
+    .message("a PodTap mirrors to pods of its own namespace: leave out pod.namespace of its destinations, or ask an administrator for a ClusterPodTap"))]
 pub struct PodTapSpec {
     /// The pods to tap.
     pub targets: Targets,
 
-    /// Which frames are mirrored, as seen from the pod: Ingress (frames that enter it), Egress (frames that leave it) or Both.
-    #[serde(default)]
-    pub direction: Direction,
-
-    /// Which of these frames are mirrored, and how.
+    /// Which frames are mirrored, and where to.
     #[serde(flatten)]
-    pub options: MirrorOptions,
-
-    /// Where the mirrored frames are sent: one to four destinations, each of which gets every frame.
-    #[schemars(
-        length(min = 1, max = 4),
-        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
-    )]
-    #[x_kube(validation = Rule::new("self.all(d, self.exists_one(e, (has(e.frameFormat) ? e.frameFormat : 'Wire') == (has(d.frameFormat) ? d.frameFormat : 'Wire') && (has(d.node) ? has(e.node) && e.node == d.node : has(d.pod) ? has(e.pod) && e.pod == d.pod : has(d.external) ? has(e.external) && e.external == d.external : e.name == d.name)))")
-        .message("destinations must differ from each other in more than their names: remove the repeated one"))]
-    pub destinations: Vec<Destination>,
-
-    /// VXLAN settings. Unset: a free VXLAN network identifier is allocated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vxlan: Option<Vxlan>,
-
-    /// How long frames are mirrored, counted from when the first pod was tapped, for example 90s or 1h30m; at most 8760h (a year).
-    /// After that the object stays, with Ready=False and the reason Expired. Unset: until the object is deleted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new(r"self.matches('^([0-9]+([.][0-9]+)?(h|m|s|ms))+$') && duration(self) >= duration('1s') && duration(self) <= duration('8760h')")
-        .message("duration must be between 1s and 8760h (a year), for example 90s or 1h30m; leave it out for a tap without an end"))]
-    pub duration: Option<Duration>,
-
-    /// Stops mirroring while it is true, and keeps the object.
-    #[serde(default)]
-    pub suspend: bool,
+    pub mirror: MirrorSpec,
 }
 
 /// Selects pods, and the interface in them.
@@ -91,7 +64,7 @@ pub struct Targets {
     /// Labels of the pods to tap; {} selects every pod of the namespace. The tap follows pods as they are created, rescheduled,
     /// recreated and relabelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod_selector: Option<PodSelector>,
+    pub pod_selector: Option<ObjectSelector>,
 
     /// Interface inside the pod, for example net1 for a secondary network. Empty: the interface with the pod's primary address.
     #[serde(default, deserialize_with = "empty_is_unset", skip_serializing_if = "Option::is_none")]
@@ -109,18 +82,4 @@ pub struct Targets {
 
 fn default_max_pods() -> u32 {
     32
-}
-
-/// VXLAN settings.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Vxlan {
-    /// VXLAN network identifier, within the range of the PodTapPolicy. No two taps have the same one: the younger one waits, with
-    /// the reason VNIInUse. All external destinations use it, and one node or pod; further nodes and pods get others. Unset: a
-    /// free one is allocated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i64>")]
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 16777215")
-        .message("vxlan.vni must be between 1 and 16777215 (24 bits); leave it out to have a free one allocated"))]
-    pub vni: Option<Vni>,
 }

@@ -186,17 +186,23 @@ pub struct Limits {
     #[x_kube(validation = Rule::new("self >= 1 && self <= 64").message("limits.tapsPerPod must be between 1 and 64"))]
     pub taps_per_pod: u32,
 
-    /// How many taps of a namespace may run at the same time. The oldest win.
+    /// How many taps of a namespace may run at the same time, and how many ClusterPodTaps. The oldest win.
     #[serde(default = "default_taps_per_namespace")]
     #[schemars(with = "i32", default = "default_taps_per_namespace")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 1000").message("limits.tapsPerNamespace must be between 1 and 1000"))]
     pub taps_per_namespace: u32,
 
-    /// How many pods one tap may tap, whatever its maxPods is.
+    /// How many pods one PodTap may tap, whatever its maxPods is.
     #[serde(default = "default_targets_per_tap")]
     #[schemars(with = "i32", default = "default_targets_per_tap")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 500").message("limits.targetsPerTap must be between 1 and 500"))]
     pub targets_per_tap: u32,
+
+    /// How many pods one ClusterPodTap may tap, whatever its maxPods is.
+    #[serde(default = "default_targets_per_cluster_tap")]
+    #[schemars(with = "i32", default = "default_targets_per_cluster_tap")]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 10000").message("limits.targetsPerClusterTap must be between 1 and 10000"))]
+    pub targets_per_cluster_tap: u32,
 }
 
 fn default_taps_per_pod() -> u32 {
@@ -211,12 +217,17 @@ fn default_targets_per_tap() -> u32 {
     500
 }
 
+fn default_targets_per_cluster_tap() -> u32 {
+    10_000
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             taps_per_pod: default_taps_per_pod(),
             taps_per_namespace: default_taps_per_namespace(),
             targets_per_tap: default_targets_per_tap(),
+            targets_per_cluster_tap: default_targets_per_cluster_tap(),
         }
     }
 }

@@ -5,12 +5,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A label selector that keeps the fields it does not know.
+/// A label selector of pods, namespaces or nodes that keeps the fields it does not know.
 ///
 /// Without them, `podSelector: {app: web}` (`matchLabels` is missing) would be `{}` after the API server has pruned it, and select
-/// every pod of the namespace.
+/// every pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PodSelector {
+pub struct ObjectSelector {
     /// The selector.
     #[serde(flatten)]
     pub selector: LabelSelector,
@@ -19,13 +19,13 @@ pub struct PodSelector {
     pub unknown: BTreeMap<String, Value>,
 }
 
-impl JsonSchema for PodSelector {
+impl JsonSchema for ObjectSelector {
     fn inline_schema() -> bool {
         true
     }
 
     fn schema_name() -> Cow<'static, str> {
-        "PodSelector".into()
+        "ObjectSelector".into()
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
@@ -35,7 +35,7 @@ impl JsonSchema for PodSelector {
     }
 }
 
-impl From<LabelSelector> for PodSelector {
+impl From<LabelSelector> for ObjectSelector {
     fn from(selector: LabelSelector) -> Self {
         Self { selector, unknown: BTreeMap::new() }
     }

@@ -126,7 +126,7 @@ pub struct SkippedPods {
     pub reason: Reason,
     /// How many.
     pub count: i32,
-    /// Names of the first four.
+    /// Names of the first four; in a ClusterPodTap as namespace/name.
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
     pub pods: Vec<String>,
 }
@@ -135,7 +135,7 @@ pub struct SkippedPods {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TapFailure {
-    /// Name of the pod.
+    /// Name of the pod; in a ClusterPodTap as namespace/name.
     pub pod: String,
     /// Node of the pod. Unset until it is scheduled.
     #[serde(default, skip_serializing_if = "Option::is_none")]

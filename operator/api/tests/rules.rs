@@ -385,12 +385,56 @@ fn a_selector_keeps_what_it_does_not_know() {
     .expect("a spec");
     let selector = spec.targets.pod_selector.expect("a selector");
     assert_eq!(selector.unknown.keys().collect::<Vec<_>>(), ["app"]);
-    assert_eq!(spec.options.expression(), Some("tcp"));
+    assert_eq!(spec.mirror.options.expression(), Some("tcp"));
     assert_eq!(
-        (spec.destinations[0].name.as_str(), &spec.destinations[0].node.as_ref().expect("a node").interface_name),
+        (
+            spec.mirror.destinations[0].name.as_str(),
+            &spec.mirror.destinations[0].node.as_ref().expect("a node").interface_name
+        ),
         ("main", &None)
     );
-    let known: podtap_api::PodSelector =
+    let known: podtap_api::ObjectSelector =
         serde_json::from_value(json!({"matchLabels": {"app": "web"}})).expect("a selector");
     assert!(known.unknown.is_empty() && known.selector.match_labels.is_some());
+}
+
+/// Messages with which the schema refuses a `ClusterPodTap` with these targets and destinations.
+fn cluster_refusals(targets: &Value, destinations: &Value) -> Vec<String> {
+    let spec = json!({"targets": targets, "direction": "Both", "suspend": false, "destinations": destinations});
+    let (kind, metadata) = ("ClusterPodTap", json!({"name": "all"}));
+    let tap = json!({"apiVersion": "podtap.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
+    let refusals = refusals(kind, &tap);
+    let decoded = serde_json::from_value::<podtap_api::ClusterPodTapSpec>(tap["spec"].clone());
+    assert!(!refusals.is_empty() || decoded.is_ok(), "the rules take {tap}, but {:?}", decoded.err());
+    refusals
+}
+
+#[test]
+fn a_cluster_tap_selects_namespaces_and_names_that_of_its_consumer() {
+    let all = json!({"namespaceSelector": {}, "maxPods": 1000});
+    let pod = json!([{"name": "main", "pod": {"namespace": "monitoring", "name": "ids"}}]);
+    for destinations in
+        [&pod, &json!([{"name": "main", "collector": {}}]), &json!([{"name": "main", "node": {"name": "n1"}}])]
+    {
+        assert_eq!(cluster_refusals(&all, destinations), [""; 0]);
+    }
+    let narrow = json!({
+        "namespaceSelector": {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system"]}]},
+        "podSelector": {"matchLabels": {"app": "web"}}, "nodeSelector": {"matchLabels": {"zone": "a"}},
+        "interface": "net1", "maxPods": 10000,
+    });
+    assert_eq!(cluster_refusals(&narrow, &pod), [""; 0]);
+    let own = json!([{"name": "main", "pod": {"name": "ids"}}]);
+    let messages = cluster_refusals(&all, &own);
+    assert!(messages.iter().any(|m| m.contains("set pod.namespace in each destination")), "{messages:?}");
+    refused("/spec/destinations/0", pod[0].clone(), "leave out pod.namespace of its destinations");
+    let messages = cluster_refusals(&json!({"namespaceSelector": {}, "maxPods": 10001}), &pod);
+    assert!(messages.iter().any(|m| m.contains("between 1 and 10000")), "{messages:?}");
+    for targets in [json!({"maxPods": 1000}), json!({"podSelector": {}, "maxPods": 1000})] {
+        assert_ne!(
+            cluster_refusals(&targets, &pod),
+            [""; 0],
+            "every namespace is never selected by leaving a field out"
+        );
+    }
 }

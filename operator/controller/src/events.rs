@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
-    Client, Resource as _,
+    Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use podtap_api::PodTap;
 use podtap_model::{Reason, TapReference};
 use podtap_runtime::client::in_time;
 use tokio::{sync::mpsc, task::AbortHandle, time::sleep};
 use tracing::debug;
 
-use crate::names;
+use crate::{names, store::tap};
 
 /// Something to report.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,10 +91,11 @@ fn event(Occurrence { is_warning, reason, note }: Occurrence) -> Event {
 }
 
 fn object_reference(tap: &TapReference) -> ObjectReference {
+    let resource = tap::resource(&tap.namespace);
     ObjectReference {
-        api_version: Some(PodTap::api_version(&()).into_owned()),
-        kind: Some(PodTap::kind(&()).into_owned()),
-        namespace: Some(tap.namespace.clone()),
+        api_version: Some(resource.api_version),
+        kind: Some(resource.kind),
+        namespace: Some(tap.namespace.clone()).filter(|_| !tap.is_cluster_scoped()),
         name: Some(tap.name.clone()),
         uid: Some(tap.uid.to_string()),
         ..ObjectReference::default()

@@ -8,10 +8,11 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
+    api::DynamicObject,
     core::{DeserializeGuard, PartialObjectMetaExt as _},
     runtime::watcher::Event,
 };
-use podtap_api::{DestinationStatus, NodeTap, NodeTapSpec, PodTap, PodTapPolicy};
+use podtap_api::{ClusterPodTap, DestinationStatus, NodeTap, NodeTapSpec, PodTap, PodTapPolicy};
 use podtap_model::{NodeState, NodeStatus, Reason, ReceiverStatus, SenderStatus, SentVnis, State, Uid, Vni};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -134,6 +135,28 @@ pub fn tap(name: &str, destinations: impl Into<Value>) -> PodTap {
     }))
 }
 
+/// A tap of every pod of the cluster with its finalizer.
+pub fn cluster_tap(name: &str, destinations: impl Into<Value>) -> ClusterPodTap {
+    object(json!({
+        "metadata": {
+            "name": name, "uid": format!("tap-{name}"), "resourceVersion": "1", "generation": 1,
+            "creationTimestamp": at(0).to_string(), "finalizers": [podtap_api::FINALIZER],
+        },
+        "spec": {"targets": {"namespaceSelector": {}}, "destinations": named(destinations.into())},
+    }))
+}
+
+/// A namespace with the label that every one has.
+pub fn namespace(name: &str) -> Namespace {
+    let labels = json!({"kubernetes.io/metadata.name": name});
+    object(json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1", "labels": labels}}))
+}
+
+/// The object as a watch reports it.
+pub fn dynamic(object: &impl serde::Serialize) -> DynamicObject {
+    serde_json::from_value(serde_json::to_value(object).expect("an object is JSON")).expect("an object")
+}
+
 /// The destinations with the names `main`, `second`, `third` and so on, unless they have one.
 fn named(mut destinations: Value) -> Value {
     const NAMES: [&str; 4] = ["main", "second", "third", "fourth"];
@@ -160,6 +183,7 @@ pub struct World {
     pub node_taps: Vec<NodeTap>,
     pub namespaces: Vec<Namespace>,
     pub taps: Vec<PodTap>,
+    pub cluster_taps: Vec<ClusterPodTap>,
 }
 
 impl World {
@@ -191,13 +215,16 @@ impl World {
         }
         for object in self.namespaces.clone() {
             let object = object.metadata.into_response_partial::<Namespace>();
-            caches.namespaces.apply(Event::Apply(object), CachedNamespace::from);
+            caches.namespaces.apply(Event::Apply(object), |namespace| CachedNamespace::new(namespace, OWN_NAMESPACE));
         }
         for object in self.node_taps.clone() {
             caches.node_taps.apply(Event::Apply(object), |tap| CachedNodeTap::from(DeserializeGuard(Ok(tap))));
         }
-        for object in self.taps.clone() {
-            caches.taps.apply(Event::Apply(object), |tap| CachedTap::from(DeserializeGuard(Ok(tap))));
+        for tap in &self.taps {
+            caches.taps.apply(Event::Apply(dynamic(tap)), CachedTap::from);
+        }
+        for tap in &self.cluster_taps {
+            caches.cluster_taps.apply(Event::Apply(dynamic(tap)), CachedTap::from);
         }
         caches
     }

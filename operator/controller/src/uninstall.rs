@@ -10,19 +10,24 @@ use k8s_openapi::{
     api::rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, ObjectList},
     core::PartialObjectMeta,
 };
-use podtap_api::{NodeTap, PodTap};
+use podtap_api::{ClusterPodTap, NodeTap, PodTap};
+use podtap_model::TapReference;
 use podtap_runtime::client;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use crate::apply::{
-    agent_account,
-    context::{is_gone, is_not_found},
+use crate::{
+    apply::{
+        agent_account,
+        context::{is_gone, is_not_found},
+    },
+    names,
+    store::tap,
 };
 
 /// Longer than the controller waits for a node that does not respond, and than a helper pod takes to end.
@@ -42,7 +47,7 @@ pub enum Error {
     Left(String),
 }
 
-/// Deletes every `PodTap`, and waits until the controller has cleaned up after all of them.
+/// Deletes every tap, and waits until the controller has cleaned up after all of them.
 pub async fn run() -> Result<(), Error> {
     let (client, _) = client::connect().await?;
     let deadline = Instant::now() + DEADLINE;
@@ -61,7 +66,8 @@ pub async fn run() -> Result<(), Error> {
 
 /// What is still to go. Nothing but names is read, so that objects of another version count, too.
 async fn remaining(client: &Client) -> Result<Vec<String>, kube::Error> {
-    let left = [delete_all(client).await?, node_taps(client).await?].concat();
+    let taps = [delete_all::<ClusterPodTap>(client).await?, delete_all::<PodTap>(client).await?].concat();
+    let left = [taps, node_taps(client).await?].concat();
     if !left.is_empty() {
         return Ok(left);
     }
@@ -72,18 +78,19 @@ async fn remaining(client: &Client) -> Result<Vec<String>, kube::Error> {
 
 /// Deletes each tap that is not being deleted yet. Returns the taps that existed. Only their metadata is read, so that a tap that
 /// cannot be decoded is deleted like any other.
-async fn delete_all(client: &Client) -> Result<Vec<String>, kube::Error> {
-    let taps: Api<PodTap> = Api::all(client.clone());
+async fn delete_all<K: Resource<DynamicType = ()>>(client: &Client) -> Result<Vec<String>, kube::Error> {
+    let taps = tap::all::<K>(client);
     let mut left = Vec::new();
-    for tap in existing(taps.list_metadata(&ListParams::default()).await)? {
-        let PartialObjectMeta { metadata, .. } = &tap;
-        let (namespace, name) = (tap.namespace().unwrap_or_default(), tap.name_any());
+    for PartialObjectMeta { metadata, .. } in existing(taps.list_metadata(&ListParams::default()).await)? {
+        let uid = names::uid(&metadata);
+        let (namespace, name) = (metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
+        let reference = TapReference { namespace, name, uid };
         if metadata.deletion_timestamp.is_none() {
-            info!(namespace, name, "deleting PodTap");
-            let api: Api<PodTap> = Api::namespaced(client.clone(), &namespace);
-            is_gone(api.delete(&name, &DeleteParams::default()).await)?;
+            info!(tap = %reference, "deleting");
+            let api = tap::api(client, &reference.namespace);
+            is_gone(api.delete(&reference.name, &DeleteParams::default()).await)?;
         }
-        left.push(format!("PodTap {namespace}/{name}"));
+        left.push(reference.to_string());
     }
     Ok(left)
 }

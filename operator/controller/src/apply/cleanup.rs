@@ -13,9 +13,12 @@ use std::{
 
 use futures::StreamExt as _;
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, api::Patch, core::PartialObjectMeta};
-use podtap_api::{FINALIZER, PodTap};
-use podtap_model::{Reason, Uid};
+use kube::{
+    api::{DynamicObject, Patch},
+    core::PartialObjectMeta,
+};
+use podtap_api::FINALIZER;
+use podtap_model::{Reason, TapReference, Uid};
 use podtap_runtime::client::in_time;
 use serde_json::json;
 use tokio::time::Instant;
@@ -33,7 +36,7 @@ use crate::{
         generations::Generations,
         node_tap::{CachedNodeTap, mentions},
         snapshot::Snapshot,
-        tap::CachedTap,
+        tap::{self, CachedTap},
     },
 };
 
@@ -42,9 +45,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why a finalizer could not be removed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot remove the finalizer of the PodTap {tap}")]
+#[error("cannot remove the finalizer of the {tap}")]
 pub struct Error {
-    tap: String,
+    tap: TapReference,
     source: kube::Error,
 }
 
@@ -79,7 +82,7 @@ pub async fn remove_finalizers(
     let now = snapshot.now;
     let mut cleanup = Cleanup::default();
     let mut attempts = Vec::new();
-    let uids: BTreeSet<&Uid> = deleting.iter().map(|entry| &entry.object.uid).collect();
+    let uids: BTreeSet<&Uid> = deleting.iter().map(|entry| &entry.object.reference.uid).collect();
     state.deleting_since.retain(|tap, _| uids.contains(tap));
     if deleting.is_empty() {
         return cleanup;
@@ -87,15 +90,15 @@ pub async fn remove_finalizers(
     // Found once for all taps: an object can have thousands of entries.
     let mentions = mentions(&applied.node_taps);
     for entry in deleting.iter().filter(|entry| entry.object.finalizers.iter().any(|f| f == FINALIZER)) {
-        let since = *state.deleting_since.entry(entry.object.uid.clone()).or_insert_with(Instant::now);
+        let since = *state.deleting_since.entry(entry.object.reference.uid.clone()).or_insert_with(Instant::now);
         let decision = decide(&entry.object, since.elapsed(), snapshot, applied, &mentions, &state.generations);
         if let Decision::Wait(rest) = decision {
             let until = now.checked_add(rest).unwrap_or(Timestamp::MAX);
             cleanup.next = Some(cleanup.next.map_or(until, |next| next.min(until)));
-        } else if !state.retries.is_paused(&RetryKey::Finalizers(entry.object.uid.clone()), now) {
+        } else if !state.retries.is_paused(&RetryKey::Finalizers(entry.object.reference.uid.clone()), now) {
             attempts.push(async move {
                 if let Decision::Abandon(nodes) = decision {
-                    publisher.publish(&entry.object.reference(), [abandoned(&nodes)]);
+                    publisher.publish(&entry.object.reference, [abandoned(&nodes)]);
                 }
                 (entry, remove_finalizer(context, entry).await)
             });
@@ -104,15 +107,15 @@ pub async fn remove_finalizers(
     let mut attempts = in_budget(attempts);
     while let Some((entry, result)) = attempts.next().await {
         let tap = &entry.object;
-        let key = RetryKey::Finalizers(tap.uid.clone());
+        let key = RetryKey::Finalizers(tap.reference.uid.clone());
         match result {
             Err(source) if !is_not_found(&source) => {
                 state.retries.failed(key, snapshot.now);
-                cleanup.errors.push(Error { tap: format!("{}/{}", tap.namespace, tap.name), source });
+                cleanup.errors.push(Error { tap: tap.reference.clone(), source });
             }
             _ => {
                 state.retries.succeeded(&key);
-                state.generations.forget_tap(&tap.uid);
+                state.generations.forget_tap(&tap.reference.uid);
             }
         }
     }
@@ -128,12 +131,14 @@ fn decide(
     mentions: &BTreeSet<(&str, &str)>,
     generations: &Generations,
 ) -> Decision {
-    let mentions_tap = |node_tap: &CachedNodeTap| mentions.contains(&(&*tap.uid, node_tap.name.as_str()));
+    let mentions_tap = |node_tap: &CachedNodeTap| mentions.contains(&(&*tap.reference.uid, node_tap.name.as_str()));
     let busy: Vec<String> = applied
         .node_taps
         .values()
         .filter(|node_tap| snapshot.nodes.get(&node_tap.name).is_some_and(|node| node.ready))
-        .filter(|node_tap| !is_clean(node_tap, &tap.uid, mentions_tap(node_tap), generations, &applied.helper_failures))
+        .filter(|node_tap| {
+            !is_clean(node_tap, &tap.reference.uid, mentions_tap(node_tap), generations, &applied.helper_failures)
+        })
         .map(|node_tap| node_tap.name.clone())
         .collect();
     let rest = DEADLINE.saturating_sub(waited);
@@ -176,14 +181,14 @@ fn abandoned(nodes: &[String]) -> Occurrence {
 
 async fn remove_finalizer(context: &Context, entry: &Entry<CachedTap>) -> Result<(), kube::Error> {
     let tap = &entry.object;
-    let api: Api<PodTap> = Api::namespaced(context.client.clone(), &tap.namespace);
+    let api = tap::api(&context.client, &tap.reference.namespace);
     let finalizers: Vec<&String> = tap.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
     // The API server rejects the list if the object was changed since it was read.
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": entry.version}});
-    let _: PartialObjectMeta<PodTap> =
-        in_time(api.patch_metadata(&tap.name, &patch_params(), &Patch::Merge(patch))).await?;
+    let _: PartialObjectMeta<DynamicObject> =
+        in_time(api.patch_metadata(&tap.reference.name, &patch_params(), &Patch::Merge(patch))).await?;
     // If another finalizer keeps the object, the watch brings it back.
-    context.caches.released_tap(&tap.namespace, &tap.name);
+    context.caches.released_tap(&tap.reference);
     Ok(())
 }
 

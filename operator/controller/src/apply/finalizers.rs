@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt as _;
-use kube::{Api, api::Patch, core::DeserializeGuard};
-use podtap_api::{FINALIZER, PodTap};
-use podtap_model::Uid;
+use kube::api::Patch;
+use podtap_api::FINALIZER;
+use podtap_model::{TapReference, Uid};
 use podtap_runtime::client::in_time;
 use serde_json::json;
 
@@ -13,15 +13,15 @@ use crate::{
     apply::context::{Context, in_budget, is_not_found, patch_params},
     plan::tap_plan::TapPlan,
     retries::{Retries, RetryKey},
-    store::snapshot::Snapshot,
+    store::{snapshot::Snapshot, tap},
     validate::tap::Tap,
 };
 
 /// Why a finalizer could not be added.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot add the finalizer to the PodTap {tap}")]
+#[error("cannot add the finalizer to the {tap}")]
 pub struct Error {
-    tap: String,
+    tap: TapReference,
     source: kube::Error,
 }
 
@@ -58,8 +58,7 @@ pub async fn add(context: &Context, taps: &[TapPlan<'_>], snapshot: &Snapshot, r
                 // Deleted in the meantime: nothing to retry.
                 if !is_not_found(&source) {
                     retries.failed(key, now);
-                    let tap = format!("{}/{}", tap.reference.namespace, tap.reference.name);
-                    result.errors.push(Error { tap, source });
+                    result.errors.push(Error { tap: tap.reference.clone(), source });
                 }
             }
         }
@@ -73,7 +72,7 @@ pub async fn add(context: &Context, taps: &[TapPlan<'_>], snapshot: &Snapshot, r
 }
 
 async fn patch(context: &Context, tap: &Tap) -> Result<(), kube::Error> {
-    let api: Api<DeserializeGuard<PodTap>> = Api::namespaced(context.client.clone(), &tap.reference.namespace);
+    let api = tap::api(&context.client, &tap.reference.namespace);
     let finalizers: Vec<&str> = tap.finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
     // The API server rejects the list if the object was changed since it was read.
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": tap.version}});

@@ -91,10 +91,12 @@ pub fn resolve(
 ) -> Resolution {
     match kind {
         DestinationKind::Node { name, .. } => on_node(snapshot, policy, tap, name, None),
-        DestinationKind::Pod { selection, .. } => match consumer(snapshot, pods, tap, name, selection) {
-            Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
-            Err(failure) => Err(failure).into(),
-        },
+        DestinationKind::Pod { namespace, selection, .. } => {
+            match consumer(snapshot, pods, tap, name, namespace, selection) {
+                Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
+                Err(failure) => Err(failure).into(),
+            }
+        }
         DestinationKind::Collector => match collector(snapshot, tap, name) {
             Ok(pod) => on_node(snapshot, policy, tap, pod.node.as_deref().unwrap_or_default(), Some(&pod)),
             Err(failure) => Err(failure).into(),
@@ -198,9 +200,9 @@ fn consumer(
     pods: &PodIndex<'_>,
     tap: &Tap,
     destination: &str,
+    namespace: &str,
     selection: &Selection,
 ) -> Result<Arc<CachedPod>, Failure> {
-    let namespace = &tap.reference.namespace;
     let pod = match selection {
         Selection::Names(names) => {
             let name = names.first().map(String::as_str).unwrap_or_default();

@@ -32,13 +32,15 @@ pub fn resolve_conflicts(taps: &mut [TapPlan<'_>]) {
     }
 }
 
-/// The holder as the users of `tap` may see it: who taps in other namespaces is not their business.
+/// The holder as the users of `tap` may see it: who taps in other namespaces is not their business. Administrators see all.
 fn shown_to(tap: &TapReference, holder: &TapReference) -> String {
     if tap.uid == holder.uid {
         "another destination of this tap".to_owned()
+    } else if tap.is_cluster_scoped() {
+        format!("the {holder}")
     } else if tap.namespace == holder.namespace {
         format!("the PodTap {}", holder.name)
     } else {
-        "an older tap of another namespace".to_owned()
+        "an older tap that is not of this namespace".to_owned()
     }
 }

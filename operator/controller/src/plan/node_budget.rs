@@ -5,7 +5,8 @@
 //! allows for, the kernel would end it. So each node has a budget, and what exceeds it is refused here.
 //!
 //! # Guarantees
-//! - A namespace that uses no more than its share of a node's budget (the budget divided by the namespaces on the node) loses nothing.
+//! - A namespace that uses no more than its share of a node's budget (the budget divided by the namespaces on the node) loses nothing. The
+//!   taps of the cluster count as those of a namespace of their own; what they lose are their youngest pods on the node.
 //! - The result depends only on the taps, so that a deleted tap always makes room.
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
     net::IpAddr,
 };
 
-use podtap_model::{ProgramId, Reason, bounds::MAX_PEERS};
+use podtap_model::{ProgramId, Reason, Uid, bounds::MAX_PEERS};
 use serde::Serialize;
 
 use crate::{
@@ -47,10 +48,21 @@ const MANAGED_FIELDS: usize = 640;
 /// What one tap uses of one node.
 #[derive(Clone, Debug, Default)]
 struct Usage<'a> {
-    /// Without the program.
+    /// Without the program and `pods`.
     bytes: usize,
+    /// What each pod of a tap of the cluster uses, oldest first.
+    pods: Vec<(&'a Uid, usize)>,
     /// The program and its bytes. The taps of a node share it.
     program: Option<(&'a ProgramId, usize)>,
+}
+
+/// What can be refused on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part<'a> {
+    /// The tap of this index.
+    Tap(usize),
+    /// A pod of it.
+    Pod(usize, &'a Uid),
 }
 
 /// What a node is used for: by namespace and, oldest first, by the index of the tap.
@@ -63,17 +75,39 @@ pub fn refuse(taps: &mut [TapPlan<'_>], snapshot: &Snapshot) {
     let max_senders = |node: &str| max_senders(cached(node));
     let flow_table = |node: &str| flow_table_senders(cached(node)) * min_sender(max_senders(node));
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
+    let mut without: BTreeMap<usize, BTreeMap<Uid, String>> = BTreeMap::new();
     for (node, mut usage) in usage(taps, max_senders, flow_table) {
         for taps in usage.values_mut() {
             taps.retain(|index, _| !refused.contains_key(index));
         }
-        refused.extend(excess(usage).into_iter().map(|index| (index, node.clone())));
+        for part in excess(usage) {
+            match part {
+                Part::Tap(index) => drop(refused.insert(index, node.clone())),
+                Part::Pod(index, pod) => drop(without.entry(index).or_default().insert(pod.clone(), node.clone())),
+            }
+        }
+    }
+    let room = |node: &str| {
+        format!(
+            "by its memory, it has room for at most {} tapped pods, each counted once per tap, and for fewer if filters are long or limit.bytesPerFlow or truncate.exemptBytes are set",
+            max_senders(node)
+        )
+    };
+    for (index, pods) in without {
+        for target in &mut taps[index].targets.pods {
+            let Some(node) = pods.get(&target.pod.uid) else { continue };
+            let message = format!(
+                "the node {node} has no room for it: {}, ClusterPodTaps use the most, and this is one of the youngest pods that they tap there: select fewer pods, or delete another tap",
+                room(node)
+            );
+            target.failure = Some(Failure::new(Reason::NodeFull, message));
+        }
     }
     for (index, node) in refused {
         let namespace = &taps[index].tap.reference.namespace;
-        let most = max_senders(&node);
         let message = format!(
-            "the node {node} has no room for this tap: by its memory, it has room for at most {most} tapped pods, each counted once per tap, and for fewer if filters are long or limit.bytesPerFlow or truncate.exemptBytes are set, {namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace, or select fewer pods on that node"
+            "the node {node} has no room for this tap: {}, {namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace, or select fewer pods on that node",
+            room(&node)
         );
         taps[index].state = TapState::Refused(Failure::new(Reason::NodeFull, message));
     }
@@ -92,7 +126,7 @@ fn usage<'a>(
         for (node, receiver) in plan.destinations.iter().filter_map(|d| node_specs::receiver(plan, d)) {
             by_node.entry(node).or_default().bytes += size(&receiver) + STATUS_ENTRY + MANAGED_FIELDS;
         }
-        let mut senders: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut senders: BTreeMap<&str, Vec<(&Uid, usize)>> = BTreeMap::new();
         for pod in plan.targets.tapped() {
             let Some(node) = &pod.node else { continue };
             // The status repeats the addresses.
@@ -100,14 +134,20 @@ fn usage<'a>(
             let sender = size(&node_specs::sender(plan, node_specs::model_pod(pod)));
             // The senders of a tap share program sets, but a set does not get other pods for those that went.
             let flow_table = if plan.options.track_flows() { flow_table(node) } else { 0 };
-            *senders.entry(node).or_default() += (sender + status).max(min_sender(max_senders(node))) + flow_table;
+            let bytes = (sender + status).max(min_sender(max_senders(node))) + flow_table;
+            senders.entry(node).or_default().push((&pod.uid, bytes));
         }
         let tap = size(&node_specs::tap(plan, spec, possible_peers(plan))) + STATUS_VNIS + MANAGED_FIELDS;
         let program = plan.program.as_ref().map(|program| (&program.id, size(program) + MANAGED_FIELDS));
-        for (node, bytes) in senders {
+        for (node, pods) in senders {
             let usage = by_node.entry(node.to_owned()).or_default();
-            usage.bytes += tap + bytes;
+            usage.bytes += tap;
             usage.program = program;
+            if plan.tap.reference.is_cluster_scoped() {
+                usage.pods = pods;
+            } else {
+                usage.bytes += pods.into_iter().map(|(_, bytes)| bytes).sum::<usize>();
+            }
         }
         for (node, usage) in by_node {
             let namespaces = nodes.entry(node).or_default();
@@ -130,31 +170,32 @@ fn possible_peers(plan: &TapPlan<'_>) -> Vec<IpAddr> {
     plan.targets.tapped().flat_map(|pod| &pod.addresses).copied().take(MAX_PEERS).collect()
 }
 
-/// The taps that have to go from a node, so that the others fit.
-fn excess(usage: NodeUsage<'_>) -> Vec<usize> {
+/// What has to go from a node, so that the rest fits.
+fn excess(usage: NodeUsage<'_>) -> Vec<Part<'_>> {
     let mut shares = BTreeSet::new();
     let mut total = 0;
-    let mut charged: Vec<Vec<(usize, usize)>> = Vec::new();
+    let mut charged: Vec<Vec<(Part<'_>, usize)>> = Vec::new();
     for taps in usage.into_values() {
         // A namespace pays once for a program, with the oldest tap that has it: the one that goes last.
         let mut programs = BTreeSet::new();
-        let taps: Vec<(usize, usize)> = taps
+        let parts: Vec<(Part<'_>, usize)> = taps
             .into_iter()
-            .map(|(index, Usage { bytes, program })| {
+            .flat_map(|(index, Usage { bytes, pods, program })| {
                 let program = program.filter(|(id, _)| programs.insert(*id)).map_or(0, |(_, bytes)| bytes);
-                (index, bytes + program)
+                let pods = pods.into_iter().map(move |(pod, bytes)| (Part::Pod(index, pod), bytes));
+                std::iter::once((Part::Tap(index), bytes + program)).chain(pods)
             })
             .collect();
-        let share: usize = taps.iter().map(|(_, bytes)| bytes).sum();
+        let share: usize = parts.iter().map(|(_, bytes)| bytes).sum();
         total += share;
         shares.insert((share, charged.len()));
-        charged.push(taps);
+        charged.push(parts);
     }
     let mut excess = Vec::new();
     while total > NODE_BUDGET {
         let Some((share, namespace)) = shares.pop_last() else { break };
-        let Some((index, bytes)) = charged[namespace].pop() else { continue };
-        excess.push(index);
+        let Some((part, bytes)) = charged[namespace].pop() else { continue };
+        excess.push(part);
         total -= bytes;
         shares.insert((share - bytes, namespace));
     }

@@ -1,13 +1,14 @@
-//! The pods of each namespace by the labels that its taps select, so that a tap need not examine every pod of a large namespace.
+//! The pods of each namespace by the labels that taps select, so that a tap need not examine every pod of a large namespace.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use kube::core::{Expression, Selector};
+use k8s_openapi::jiff::Timestamp;
+use kube::core::{Expression, Selector, SelectorExt as _};
 
 use crate::{
-    store::{pod::CachedPod, snapshot::Snapshot},
+    store::{node::CachedNamespace, pod::CachedPod, snapshot::Snapshot},
     validate::{
-        spec::{DestinationKind, Selection, TapSpec},
+        spec::{DestinationKind, Scope, Selection, TapSpec},
         tap::Tap,
     },
 };
@@ -15,7 +16,7 @@ use crate::{
 /// Pods, oldest first.
 type Pods<'a> = Vec<&'a Arc<CachedPod>>;
 
-/// The pods of the namespaces that have taps.
+/// The pods of the namespaces that taps select, or that have consumers.
 #[derive(Debug)]
 pub struct PodIndex<'a> {
     snapshot: &'a Snapshot,
@@ -34,15 +35,19 @@ impl<'a> PodIndex<'a> {
     pub fn new(snapshot: &'a Snapshot, taps: &'a [Tap]) -> Self {
         let mut namespaces: BTreeMap<&str, Namespace<'_>> = BTreeMap::new();
         for (tap, spec) in taps.iter().filter_map(|tap| Some((tap, tap.spec.as_ref().ok()?))) {
-            let namespace = namespaces.entry(&tap.reference.namespace).or_default();
-            for (key, value) in selectors(spec).flat_map(required) {
-                namespace.by_label.entry(key).or_default().entry(value).or_default();
+            let targets = selected(snapshot, tap, &spec.scope).map(|namespace| (namespace, &spec.selection));
+            for (namespace, selection) in targets.chain(consumers(spec)) {
+                let namespace = namespaces.entry(namespace).or_default();
+                let Selection::Labels(selector) = selection else { continue };
+                for (key, value) in required(selector) {
+                    namespace.by_label.entry(key).or_default().entry(value).or_default();
+                }
             }
         }
         for (name, namespace) in &mut namespaces {
             let Some(pods) = snapshot.pods.get(*name) else { continue };
             namespace.all = pods.iter().collect();
-            namespace.all.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+            namespace.all.sort_by(|a, b| age(a).cmp(&age(b)));
             for pod in &namespace.all {
                 for (key, value) in &pod.labels {
                     if let Some(pods) = namespace.by_label.get_mut(key).and_then(|values| values.get_mut(value)) {
@@ -54,7 +59,16 @@ impl<'a> PodIndex<'a> {
         Self { snapshot, namespaces }
     }
 
-    /// The pods of the namespace that a selection of one of its taps matches, oldest first.
+    /// The pods that a tap selects, oldest first.
+    pub fn selected(&self, tap: &'a Tap, spec: &'a TapSpec) -> Pods<'a> {
+        let namespaces = selected(self.snapshot, tap, &spec.scope);
+        let pods = namespaces.flat_map(|namespace| self.matching(namespace, &spec.selection));
+        let mut pods: Pods<'a> = pods.filter(|pod| is_on_selected_node(self.snapshot, pod, &spec.scope)).collect();
+        pods.sort_by(|a, b| age(a).cmp(&age(b)));
+        pods
+    }
+
+    /// The pods of the namespace that a selection of a tap matches, oldest first.
     pub fn matching<'b>(
         &'b self,
         namespace: &'b str,
@@ -68,7 +82,7 @@ impl<'a> PodIndex<'a> {
         match selection {
             Selection::Names(names) => {
                 let mut pods: Pods<'a> = names.iter().filter_map(|name| self.snapshot.pod(namespace, name)).collect();
-                pods.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+                pods.sort_by(|a, b| age(a).cmp(&age(b)));
                 pods
             }
             Selection::Labels(selector) => {
@@ -81,16 +95,40 @@ impl<'a> PodIndex<'a> {
     }
 }
 
-/// The selectors of a tap.
-fn selectors(spec: &TapSpec) -> impl Iterator<Item = &Selector> {
-    let of_destinations = spec.destinations.iter().filter_map(|destination| match &destination.kind {
-        DestinationKind::Pod { selection, .. } => Some(selection),
+/// The namespaces whose pods a tap selects. A tap of the cluster never selects that of PodTap.
+fn selected<'a>(snapshot: &'a Snapshot, tap: &'a Tap, scope: &'a Scope) -> impl Iterator<Item = &'a str> {
+    let (own, namespaces) = match scope {
+        Scope::Namespace => (Some(tap.reference.namespace.as_str()), None),
+        Scope::Cluster { namespaces, .. } => (None, Some(namespaces)),
+    };
+    let matches = move |namespace: &&Arc<CachedNamespace>| {
+        !namespace.is_own && namespaces.is_some_and(|selector| selector.matches(&namespace.labels))
+    };
+    own.into_iter().chain(snapshot.namespaces.values().filter(matches).map(|namespace| namespace.name.as_str()))
+}
+
+/// Whether a pod is on one of the nodes that are selected. One that is on none yet is on any, but not on some with certain labels.
+fn is_on_selected_node(snapshot: &Snapshot, pod: &CachedPod, scope: &Scope) -> bool {
+    match scope {
+        Scope::Cluster { nodes, .. } if !nodes.selects_all() => {
+            let node = pod.node.as_ref().and_then(|node| snapshot.nodes.get(node));
+            node.is_some_and(|node| nodes.matches(&node.labels))
+        }
+        Scope::Cluster { .. } | Scope::Namespace => true,
+    }
+}
+
+/// The namespaces of the pods to which a tap mirrors, and which of their pods.
+fn consumers(spec: &TapSpec) -> impl Iterator<Item = (&str, &Selection)> {
+    spec.destinations.iter().filter_map(|destination| match &destination.kind {
+        DestinationKind::Pod { namespace, selection, .. } => Some((namespace.as_str(), selection)),
         DestinationKind::Node { .. } | DestinationKind::External { .. } | DestinationKind::Collector => None,
-    });
-    std::iter::once(&spec.selection).chain(of_destinations).filter_map(|selection| match selection {
-        Selection::Labels(selector) => Some(selector),
-        Selection::Names(_) => None,
     })
+}
+
+/// Older pods first.
+fn age(pod: &CachedPod) -> (Timestamp, &str, &str) {
+    (pod.created, &pod.namespace, &pod.name)
 }
 
 /// The labels that every pod has that the selector matches, as keys and values.

@@ -39,8 +39,10 @@ pub struct Targets {
     pub matched: usize,
     /// The pods that a selector matches, but that cannot be tapped, by reason.
     pub skipped: Vec<SkippedPods>,
-    /// How many pods match that have opted out, or whose node has.
+    /// How many pods match that have opted out, or whose node has, or, for a tap of the cluster, whose namespace has.
     pub excluded: usize,
+    /// The namespaces whose pods are never tapped, and that this tap may select.
+    pub excluded_namespaces: BTreeSet<String>,
     /// What is wrong with the selection as a whole.
     pub failure: Option<Failure>,
 }
@@ -72,18 +74,24 @@ pub fn resolve(
     spec: &TapSpec,
     consumers: &BTreeSet<&str>,
 ) -> Targets {
+    let excluded_namespaces = excluded_namespaces(snapshot, policy, tap);
     let namespace = &tap.reference.namespace;
-    if let Some(failure) = excluded_namespace(snapshot, policy, namespace) {
-        return Targets { failure: Some(failure), ..Targets::default() };
+    if excluded_namespaces.contains(namespace) {
+        let failure = Some(excluded_namespace(policy, namespace));
+        return Targets { failure, excluded_namespaces, ..Targets::default() };
     }
-    let mut selected = Selected::new(&spec.selection);
-    for pod in pods.matching(namespace, &spec.selection) {
-        selected.add(pod, unsupported(snapshot, pod, consumers));
+    let mut selected = Selected::new(tap, &spec.selection);
+    for pod in pods.selected(tap, spec) {
+        if excluded_namespaces.contains(&pod.namespace) {
+            selected.excluded += 1;
+        } else {
+            selected.add(pod, unsupported(snapshot, pod, consumers));
+        }
     }
     let Selected { mut pods, skipped, excluded, unbound, missing, .. } = selected;
 
     let matched = pods.len();
-    let limit = spec.max_pods.min(usize::try_from(policy.limits.targets_per_tap).unwrap_or(usize::MAX));
+    let limit = spec.max_pods.min(usize::try_from(limit(policy, tap).1).unwrap_or(usize::MAX));
     let mut tappable = 0;
     pods.retain(|target| {
         tappable += usize::from(target.failure.is_none());
@@ -98,7 +106,7 @@ pub fn resolve(
             no_pods(tap, spec, unbound, &missing)
         })
     } else if tappable > limit {
-        Some(too_many(tappable, limit, spec))
+        Some(too_many(tappable, limit, policy, tap, spec))
     } else if !missing.is_empty() {
         let names = missing.into_iter().collect::<Vec<_>>().join(", ");
         Some(Failure::new(
@@ -110,11 +118,21 @@ pub fn resolve(
     } else {
         None
     };
-    Targets { pods, matched, skipped, excluded, failure }
+    Targets { pods, matched, skipped, excluded, excluded_namespaces, failure }
+}
+
+/// The limit of the policy for the pods of the tap, with its name.
+fn limit(policy: &Policy, tap: &Tap) -> (&'static str, u32) {
+    if tap.reference.is_cluster_scoped() {
+        ("limits.targetsPerClusterTap", policy.limits.targets_per_cluster_tap)
+    } else {
+        ("limits.targetsPerTap", policy.limits.targets_per_tap)
+    }
 }
 
 /// The pods that match, sorted by what becomes of them.
 struct Selected<'a> {
+    tap: &'a Tap,
     /// Whether the tap names its pods.
     by_name: bool,
     pods: Vec<Target>,
@@ -127,13 +145,13 @@ struct Selected<'a> {
 }
 
 impl<'a> Selected<'a> {
-    fn new(selection: &'a Selection) -> Self {
+    fn new(tap: &'a Tap, selection: &'a Selection) -> Self {
         let missing = match selection {
             Selection::Names(names) => names.iter().map(String::as_str).collect(),
             Selection::Labels(_) => BTreeSet::new(),
         };
         let by_name = matches!(selection, Selection::Names(_));
-        Self { by_name, pods: Vec::new(), skipped: BTreeMap::new(), excluded: 0, unbound: 0, missing }
+        Self { tap, by_name, pods: Vec::new(), skipped: BTreeMap::new(), excluded: 0, unbound: 0, missing }
     }
 
     fn add(&mut self, pod: &Arc<CachedPod>, failure: Option<Failure>) {
@@ -146,7 +164,7 @@ impl<'a> Selected<'a> {
                 let skipped = self.skipped.entry(reason).or_insert_with(new);
                 skipped.count += 1;
                 if skipped.pods.len() < MAX_SKIPPED_NAMES {
-                    skipped.pods.push(pod.name.clone());
+                    skipped.pods.push(self.tap.shown(pod));
                 }
             }
             failure => self.pods.push(Target { pod: Arc::clone(pod), failure }),
@@ -154,26 +172,40 @@ impl<'a> Selected<'a> {
     }
 }
 
-fn excluded_namespace(snapshot: &Snapshot, policy: &Policy, namespace: &str) -> Option<Failure> {
+/// The namespaces that have opted out, or that the policy lists: of all that the tap can select pods of.
+fn excluded_namespaces(snapshot: &Snapshot, policy: &Policy, tap: &Tap) -> BTreeSet<String> {
+    let by_policy = policy.excluded_namespaces.iter();
+    let by_themselves = snapshot.namespaces.values().filter(|namespace| namespace.excluded);
+    let excluded = by_policy.chain(by_themselves.map(|namespace| &namespace.name));
+    let is_of_tap = |name: &&String| tap.reference.is_cluster_scoped() || **name == tap.reference.namespace;
+    excluded.filter(is_of_tap).cloned().collect()
+}
+
+fn excluded_namespace(policy: &Policy, namespace: &str) -> Failure {
     let cause = if policy.excluded_namespaces.contains(namespace) {
         "excludedNamespaces of the PodTapPolicy default lists it".to_owned()
-    } else if snapshot.excluded_namespaces.contains(namespace) {
-        format!("it has opted out with {EXCLUDE}")
     } else {
-        return None;
+        format!("it has opted out with {EXCLUDE}")
     };
-    Some(Failure::new(
+    Failure::new(
         Reason::NamespaceExcluded,
         format!("pods of the namespace {namespace} are never tapped, since {cause}: ask the cluster's administrator"),
-    ))
+    )
 }
 
 fn no_pods(tap: &Tap, spec: &TapSpec, unbound: usize, missing: &BTreeSet<&str>) -> Failure {
     let namespace = &tap.reference.namespace;
     let message = if unbound > 0 {
         format!(
-            "{} in the namespace {namespace}, but none is scheduled yet: tapped as soon as they are on a node",
-            count(unbound, "pod matches", "pods match")
+            "{} in {}, but none is scheduled yet: tapped as soon as they are on a node",
+            count(unbound, "pod matches", "pods match"),
+            place(tap)
+        )
+    } else if tap.reference.is_cluster_scoped() {
+        format!(
+            "no pod of {} matches targets.podSelector{}: compare targets with the labels that `kubectl get namespaces,nodes --show-labels` and `kubectl get pods --all-namespaces --show-labels` show; matching pods are tapped as they are created",
+            place(tap),
+            labels(&spec.selection)
         )
     } else if missing.is_empty() {
         format!(
@@ -195,8 +227,8 @@ fn all_skipped(tap: &Tap, spec: &TapSpec, skipped: &[SkippedPods], excluded: usi
     Failure::new(
         Reason::AllPodsSkipped,
         format!(
-            "every pod of the namespace {} that matches targets.podSelector{} is skipped: {}. Other pods are tapped as they are created",
-            tap.reference.namespace,
+            "every pod of {} that matches targets.podSelector{} is skipped: {}. Other pods are tapped as they are created",
+            place(tap),
             labels(&spec.selection),
             by_reason.chain(excluded).collect::<Vec<_>>().join(", ")
         ),
@@ -214,6 +246,15 @@ fn skipped_because(reason: Reason) -> &'static str {
     }
 }
 
+/// Where the tap's pods are.
+fn place(tap: &Tap) -> String {
+    if tap.reference.is_cluster_scoped() {
+        "the selected namespaces and nodes".to_owned()
+    } else {
+        format!("the namespace {}", tap.reference.namespace)
+    }
+}
+
 /// A selector as `kubectl -l` takes it; empty for one that selects everything.
 fn labels(selection: &Selection) -> String {
     match selection {
@@ -222,11 +263,14 @@ fn labels(selection: &Selection) -> String {
     }
 }
 
-fn too_many(tappable: usize, limit: usize, spec: &TapSpec) -> Failure {
+fn too_many(tappable: usize, limit: usize, policy: &Policy, tap: &Tap, spec: &TapSpec) -> Failure {
     let action = if spec.max_pods <= limit {
-        "raise targets.maxPods, or select fewer pods"
+        "raise targets.maxPods, or select fewer pods".to_owned()
     } else {
-        "limits.targetsPerTap of the PodTapPolicy default allows no more: select fewer pods, create several taps, or ask the cluster's administrator"
+        let (name, _) = self::limit(policy, tap);
+        format!(
+            "{name} of the PodTapPolicy default allows no more: select fewer pods, create several taps, or ask the cluster's administrator"
+        )
     };
     Failure::new(
         Reason::TooManyPods,

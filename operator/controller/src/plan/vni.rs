@@ -98,7 +98,7 @@ fn told<'a>(previous: &'a Vnis, snapshot: &'a Snapshot) -> HashSet<(Vni, &'a str
     let shown = snapshot.taps.iter().filter_map(|entry| {
         let (_, status) = entry.object.body.as_ref().ok()?;
         let vnis = status.destinations.iter().filter_map(|destination| destination.vni).chain(status.vni);
-        Some(vnis.map(move |vni| (vni, &*entry.object.uid)))
+        Some(vnis.map(move |vni| (vni, &*entry.object.reference.uid)))
     });
     assigned.chain(released).chain(shown.flatten()).collect()
 }

@@ -4,6 +4,7 @@ use http::StatusCode;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{
     ResourceExt,
+    api::DynamicObject,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::watcher::Event,
 };
@@ -29,6 +30,7 @@ use crate::{
 };
 
 mod clocks;
+mod cluster_taps;
 mod failing_writes;
 mod faults;
 mod finalizers;
@@ -41,6 +43,8 @@ mod sweep;
 
 const TAP: &str = "/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/t";
 const NODE_TAP: &str = "/apis/podtap.dev/v1alpha1/nodetaps/";
+/// Where the tests keep namespaces; no request reads them.
+const NAMESPACES: &str = "/namespaces/";
 const PODS: &str = "/api/v1/namespaces/podtap-system/pods";
 const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/podtap-controller";
 const SWEEP: &str = "/api/v1/namespaces/podtap-system/configmaps/podtap-sweep";
@@ -128,13 +132,16 @@ impl Cluster {
         }
         let Self { api, reconciler, .. } = self;
         let caches = &reconciler.context.caches;
-        list(&caches.taps, api.list("/podtaps/"), CachedTap::from as fn(DeserializeGuard<PodTap>) -> CachedTap);
+        list(&caches.taps, api.list("/podtaps/"), CachedTap::from as fn(DynamicObject) -> CachedTap);
+        list(&caches.cluster_taps, api.list("/clusterpodtaps/"), CachedTap::from as fn(DynamicObject) -> CachedTap);
         list(&caches.node_taps, api.list("/nodetaps/"), CachedNodeTap::from as fn(DeserializeGuard<NodeTap>) -> _);
         list(&caches.pods, api.list("/pods/"), |pod: Pod| CachedPod::new(pod, OWN_NAMESPACE));
         list(&caches.nodes, api.list("/nodes/"), |node: Node| CachedNode::from(node));
-        list(&caches.namespaces, Vec::new(), |namespace: PartialObjectMeta<Namespace>| {
-            CachedNamespace::from(namespace)
-        });
+        list(
+            &caches.namespaces,
+            api.list(NAMESPACES).into_iter().filter(|(path, _)| path.starts_with(NAMESPACES)).collect(),
+            |namespace: PartialObjectMeta<Namespace>| CachedNamespace::new(namespace, OWN_NAMESPACE),
+        );
     }
 
     /// One reconcile; the requests that it sent, without events and what every leader sends once.

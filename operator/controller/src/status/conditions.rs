@@ -149,7 +149,7 @@ pub fn targets_failure(plan: &TapPlan<'_>) -> Option<Failure> {
     } else {
         format!("; and {}, see status.failures", count(rest, "other pod", "other pods"))
     };
-    Some(Failure::new(failure.reason, format!("pod {}: {}{others}", pod.name, failure.message)))
+    Some(Failure::new(failure.reason, format!("pod {}: {}{others}", plan.tap.shown(pod), failure.message)))
 }
 
 /// Whether pods that come and go can be the cause.
@@ -235,7 +235,10 @@ fn tapped(
     let failures = || senders.iter().filter_map(|sender| Some((sender.pod, sender.failure.as_ref()?)));
     let failed = failures().find(|(_, failure)| failure.reason != Reason::Pending).or_else(|| failures().next());
     if let Some((pod, failure)) = failed {
-        return Err(Failure::new(failure.reason, format!("{progress}; pod {}: {}", pod.name, failure.message)));
+        return Err(Failure::new(
+            failure.reason,
+            format!("{progress}; pod {}: {}", plan.tap.shown(pod), failure.message),
+        ));
     }
     if let Some(failure) = plan.tap.spec.as_ref().ok().and_then(|spec| spec.options.rejected_expression.as_ref()) {
         let message = format!("{progress}, with the previous expression: {}", failure.message);

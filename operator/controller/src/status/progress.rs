@@ -113,7 +113,7 @@ pub fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination, inputs: St
     let report = inputs.reports.receiver(node, tap, vni.get()).map(|r| (r.state, r.reason, r.message.as_str()));
     match (on_node(plan, node, &part, report, inputs), resolved.pod()) {
         (Progress::Failed(failure), Some(pod)) => {
-            Progress::Failed(Failure::new(failure.reason, format!("pod {}: {}", pod.name, failure.message)))
+            Progress::Failed(Failure::new(failure.reason, format!("pod {}: {}", plan.tap.shown(pod), failure.message)))
         }
         (progress, _) => progress,
     }

@@ -137,7 +137,7 @@ fn number(count: usize) -> i32 {
 
 fn failures(plan: &TapPlan<'_>, senders: &[Sender<'_>]) -> Vec<TapFailure> {
     let failure = |pod: &CachedPod, failure: &Failure| TapFailure {
-        pod: pod.name.clone(),
+        pod: plan.tap.shown(pod),
         node: pod.node.clone(),
         reason: failure.reason,
         message: failure.message.clone(),

@@ -4,12 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt as _;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
-use kube::{
-    Api,
-    api::{ApiResource, DynamicObject, Patch},
-};
-use podtap_api::PodTap;
-use podtap_model::{Reason, Uid};
+use kube::api::Patch;
+use podtap_model::{Reason, TapReference, Uid};
 use podtap_runtime::client::in_time;
 use serde_json::{Value, json};
 
@@ -24,15 +20,15 @@ use crate::{
     },
     store::{
         cache::Entry,
-        tap::{CachedTap, DecodeError},
+        tap::{self, CachedTap, DecodeError},
     },
 };
 
 /// Why the status could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot report that the PodTap {tap} cannot be decoded")]
+#[error("cannot report that the {tap} cannot be decoded")]
 pub struct Error {
-    tap: String,
+    tap: TapReference,
     source: kube::Error,
 }
 
@@ -56,10 +52,11 @@ pub async fn report(
     retries: &mut Retries,
     now: Timestamp,
 ) -> Reported {
-    let uids: BTreeSet<&Uid> = unreadable.iter().map(|entry| &entry.object.uid).collect();
+    let uids: BTreeSet<&Uid> = unreadable.iter().map(|entry| &entry.object.reference.uid).collect();
     reported.retain(|uid, _| uids.contains(uid));
     let is_due = |tap: &CachedTap, error: &DecodeError| {
-        reported.get(&tap.uid) != Some(error) && !retries.is_paused(&RetryKey::Status(tap.uid.clone()), now)
+        reported.get(&tap.reference.uid) != Some(error)
+            && !retries.is_paused(&RetryKey::Status(tap.reference.uid.clone()), now)
     };
     let errors = unreadable.iter().filter_map(|entry| Some((&*entry.object, entry.object.body.as_ref().err()?)));
     let due: Vec<_> = errors.filter(|(tap, error)| is_due(tap, error)).collect();
@@ -72,16 +69,16 @@ pub async fn report(
     let (mut errors, mut attempted) = (Vec::new(), 0);
     while let Some((tap, error, result)) = attempts.next().await {
         attempted += 1;
-        let key = RetryKey::Status(tap.uid.clone());
+        let key = RetryKey::Status(tap.reference.uid.clone());
         match result {
             Ok(occurrence) => {
-                publisher.publish(&tap.reference(), occurrence);
+                publisher.publish(&tap.reference, occurrence);
                 retries.succeeded(&key);
-                reported.insert(tap.uid.clone(), error.clone());
+                reported.insert(tap.reference.uid.clone(), error.clone());
             }
             Err(source) => {
                 retries.failed(key, now);
-                errors.push(Error { tap: format!("{}/{}", tap.namespace, tap.name), source });
+                errors.push(Error { tap: tap.reference.clone(), source });
             }
         }
     }
@@ -95,9 +92,8 @@ async fn write(
     error: &DecodeError,
     now: Timestamp,
 ) -> Result<Option<Occurrence>, kube::Error> {
-    let resource = ApiResource::erase::<PodTap>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &tap.namespace, &resource);
-    let object = in_time(api.get(&tap.name)).await?;
+    let api = tap::api(&context.client, &tap.reference.namespace);
+    let object = in_time(api.get(&tap.reference.name)).await?;
     let old = object.data.pointer("/status/conditions").cloned().unwrap_or_else(|| json!([]));
     let conditions = conditions(&old, tap.generation, error, now);
     if conditions == old {
@@ -107,7 +103,7 @@ async fn write(
         "metadata": {"resourceVersion": object.metadata.resource_version},
         "status": {"observedGeneration": tap.generation, "conditions": conditions},
     });
-    in_time(api.patch_status(&tap.name, &patch_params(), &Patch::Merge(patch))).await?;
+    in_time(api.patch_status(&tap.reference.name, &patch_params(), &Patch::Merge(patch))).await?;
     Ok(Some(Occurrence { is_warning: true, reason: Reason::InvalidSpec, note: failure(error).message }))
 }
 

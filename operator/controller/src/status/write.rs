@@ -7,8 +7,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Condition,
     jiff::{SignedDuration, Timestamp},
 };
-use kube::{Api, api::Patch, core::DeserializeGuard};
-use podtap_api::{GROUP, PodTap, PodTapStatus};
+use kube::api::Patch;
+use podtap_api::PodTapStatus;
 use podtap_model::{TapReference, Uid};
 use podtap_runtime::client::in_time;
 use serde_json::json;
@@ -18,14 +18,15 @@ use crate::{
     events::Publisher,
     retries::{Retries, RetryKey},
     status::{conditions::OWN_TYPES, transitions::occurrences},
+    store::tap,
     validate::tap::Tap,
 };
 
 /// Why a status could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write the status of the PodTap {tap}")]
+#[error("cannot write the status of the {tap}")]
 pub struct Error {
-    tap: String,
+    tap: TapReference,
     source: kube::Error,
 }
 
@@ -96,8 +97,7 @@ pub async fn write(
             Err(source) if is_not_found(&source) => {}
             Err(source) => {
                 retries.failed(key, now);
-                let tap = format!("{}/{}", tap.reference.namespace, tap.reference.name);
-                written.errors.push(Error { tap, source });
+                written.errors.push(Error { tap: tap.reference.clone(), source });
             }
         }
     }
@@ -116,12 +116,12 @@ fn differs(old: &PodTapStatus, new: &PodTapStatus) -> bool {
 
 /// Server-side apply: fields that we no longer set are removed, and fields of others stay.
 async fn write_status(context: &Context, tap: &TapReference, status: &PodTapStatus) -> Result<(), kube::Error> {
-    let api: Api<DeserializeGuard<PodTap>> = Api::namespaced(context.client.clone(), &tap.namespace);
+    let (api, resource) = (tap::api(&context.client, &tap.namespace), tap::resource(&tap.namespace));
     let object = json!({
-        "apiVersion": format!("{GROUP}/v1alpha1"),
-        "kind": "PodTap",
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
         // With the UID, the status never ends up on another object of the same name.
-        "metadata": {"name": tap.name, "namespace": tap.namespace, "uid": tap.uid},
+        "metadata": {"name": tap.name, "uid": tap.uid},
         "status": status,
     });
     let response = in_time(api.patch_status(&tap.name, &patch_params().force(), &Patch::Apply(object))).await?;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::core::DeserializeGuard;
-use podtap_api::{NodeTap, PodTap};
+use kube::{ResourceExt as _, api::DynamicObject, core::DeserializeGuard};
+use podtap_api::NodeTap;
+use podtap_model::TapReference;
 use tokio::sync::Notify;
 
 use crate::store::{
@@ -19,7 +20,10 @@ use crate::store::{
 #[derive(Clone, Debug)]
 pub struct Caches {
     pub(super) changed: Arc<Notify>,
+    /// Of namespaces.
     pub taps: Cache<CachedTap>,
+    /// Of the cluster.
+    pub cluster_taps: Cache<CachedTap>,
     pub node_taps: Cache<CachedNodeTap>,
     pub policies: Cache<CachedPolicy>,
     pub pods: Cache<CachedPod>,
@@ -32,6 +36,7 @@ impl Caches {
         Self {
             changed: Arc::new(Notify::new()),
             taps: Cache::new(),
+            cluster_taps: Cache::new(),
             node_taps: Cache::new(),
             policies: Cache::new(),
             pods: Cache::new(),
@@ -42,8 +47,9 @@ impl Caches {
 
     /// Returns once every kind has been listed. Until then, an object that is not cached may exist.
     pub async fn wait_until_synced(&self) {
-        let Self { changed: _, taps, node_taps, policies, pods, nodes, namespaces } = self;
+        let Self { changed: _, taps, cluster_taps, node_taps, policies, pods, nodes, namespaces } = self;
         taps.wait_until_synced().await;
+        cluster_taps.wait_until_synced().await;
         node_taps.wait_until_synced().await;
         policies.wait_until_synced().await;
         pods.wait_until_synced().await;
@@ -57,8 +63,14 @@ impl Caches {
     }
 
     /// Records the response to a write of a tap's status or finalizers.
-    pub fn wrote_tap(&self, object: DeserializeGuard<PodTap>) {
-        self.wake_if(self.taps.record_write(object, CachedTap::from, CachedTap::differs_only_in_own_fields));
+    pub fn wrote_tap(&self, object: DynamicObject) {
+        let cache = self.taps_of(&object.namespace().unwrap_or_default());
+        self.wake_if(cache.record_write(object, CachedTap::from, CachedTap::differs_only_in_own_fields));
+    }
+
+    /// The cache of the taps of a namespace or, if that is empty, of the cluster.
+    fn taps_of(&self, namespace: &str) -> &Cache<CachedTap> {
+        if namespace.is_empty() { &self.cluster_taps } else { &self.taps }
     }
 
     /// Records the response to a write of a `NodeTap` spec.
@@ -80,9 +92,9 @@ impl Caches {
     }
 
     /// Records that our finalizer was removed from a tap.
-    pub fn released_tap(&self, namespace: &str, name: &str) {
+    pub fn released_tap(&self, tap: &TapReference) {
         // No reconcile waits for this: the tap's resources were free before.
-        self.taps.remove(namespace, name);
+        self.taps_of(&tap.namespace).remove(&tap.namespace, &tap.name);
     }
 
     /// Records that a `NodeTap` was deleted, with everything in it.

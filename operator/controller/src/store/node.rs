@@ -26,6 +26,7 @@ pub struct CachedNode {
     pub ready: bool,
     /// Cordoned: about to be drained, as a rule.
     pub unschedulable: bool,
+    pub labels: BTreeMap<String, String>,
     /// Opted out by label or annotation.
     pub excluded: bool,
     /// Whether it can run a helper pod.
@@ -65,6 +66,7 @@ impl From<Node> for CachedNode {
             cpus: number(&status.capacity, "cpu"),
             unknown_keys,
             name: node.metadata.name.unwrap_or_default(),
+            labels: node.metadata.labels.unwrap_or_default(),
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
             addresses: addresses.iter().filter(|(kind, _)| kind == "InternalIP").map(|(_, address)| *address).collect(),
             all_addresses: addresses.into_iter().map(|(_, address)| address).collect(),
@@ -77,19 +79,25 @@ impl From<Node> for CachedNode {
 pub struct CachedNamespace {
     pub name: String,
     pub uid: Uid,
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is that of PodTap.
+    pub is_own: bool,
     /// Opted out by label or annotation.
     pub excluded: bool,
     /// See [`unknown_keys`].
     pub unknown_keys: Vec<String>,
 }
 
-impl From<PartialObjectMeta<Namespace>> for CachedNamespace {
-    fn from(PartialObjectMeta { metadata, .. }: PartialObjectMeta<Namespace>) -> Self {
+impl CachedNamespace {
+    /// `own_namespace` is that of the controller.
+    pub fn new(PartialObjectMeta { metadata, .. }: PartialObjectMeta<Namespace>, own_namespace: &str) -> Self {
         Self {
+            is_own: metadata.name.as_deref() == Some(own_namespace),
             uid: names::uid(&metadata),
             excluded: is_excluded(&metadata),
             unknown_keys: unknown_keys(&metadata),
             name: metadata.name.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default(),
         }
     }
 }

@@ -1,10 +1,6 @@
 //! What one reconcile works with: the contents of all caches at one moment.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
 use podtap_model::{ConfigHash, Uid};
@@ -58,11 +54,10 @@ pub struct Snapshot {
     pub node_taps: BTreeMap<String, Arc<CachedNodeTap>>,
     /// The addresses of nodes and of pods with a network of their own.
     pub addresses: BTreeMap<IpAddr, AddressHolder>,
-    /// Namespaces that have opted out.
-    pub excluded_namespaces: BTreeSet<String>,
+    pub namespaces: BTreeMap<String, Arc<CachedNamespace>>,
     /// The objects with labels or annotations under `podtap.dev/` that mean nothing.
     pub unknown_keys: Vec<UnknownKeys>,
-    /// Sorted by namespace and name.
+    /// Those of the cluster, then those of namespaces; sorted by namespace and name.
     pub taps: Vec<Entry<CachedTap>>,
     /// The compiled filter expressions.
     pub expressions: Expressions,
@@ -114,9 +109,9 @@ impl Snapshot {
             collectors,
             nodes,
             node_taps: node_taps(caches),
-            excluded_namespaces: excluded(&caches.namespaces),
+            namespaces: by_name(&caches.namespaces, |namespace: &CachedNamespace| &namespace.name),
             unknown_keys,
-            taps: caches.taps.list(),
+            taps: [caches.cluster_taps.list(), caches.taps.list()].concat(),
             expressions: expressions.clone(),
             starts: BTreeMap::new(),
             last_policy: None,
@@ -176,11 +171,6 @@ pub fn node_taps(caches: &Caches) -> BTreeMap<String, Arc<CachedNodeTap>> {
 
 fn by_name<T: PartialEq>(cache: &Cache<T>, name: impl Fn(&T) -> &String) -> BTreeMap<String, Arc<T>> {
     cache.list().into_iter().map(|entry| (name(&entry.object).clone(), entry.object)).collect()
-}
-
-fn excluded(namespaces: &Cache<CachedNamespace>) -> BTreeSet<String> {
-    let excluded = namespaces.list().into_iter().filter(|entry| entry.object.excluded);
-    excluded.map(|entry| entry.object.name.clone()).collect()
 }
 
 /// Those of namespaces and nodes.

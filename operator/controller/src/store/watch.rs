@@ -12,7 +12,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use podtap_api::{NodeTap, POLICY_NAME, PodTap, PodTapPolicy};
+use podtap_api::{ClusterPodTap, NodeTap, POLICY_NAME, PodTap, PodTapPolicy};
 use tokio::{sync::Notify, task::JoinSet};
 use tracing::warn;
 
@@ -22,18 +22,19 @@ use crate::store::{
     node::{CachedNamespace, CachedNode},
     node_tap::CachedNodeTap,
     pod::CachedPod,
-    tap::{CachedTap, cached_policy},
+    tap::{self, CachedTap, cached_policy},
 };
 
 /// Keeps `caches` up to date for as long as the returned set lives.
 pub fn spawn(client: &Client, caches: &Caches, own_namespace: &str) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let all = watcher::Config::default;
-    let Caches { changed, taps, node_taps, policies, pods, nodes, namespaces } = caches.clone();
+    let Caches { changed, taps, cluster_taps, node_taps, policies, pods, nodes, namespaces } = caches.clone();
     let notify = || Arc::clone(&changed);
 
-    let api: Api<DeserializeGuard<PodTap>> = Api::all(client.clone());
-    tasks.spawn(follow(watcher(api, all()), taps, CachedTap::from, notify()));
+    tasks.spawn(follow(watcher(tap::all::<PodTap>(client), all()), taps, CachedTap::from, notify()));
+    let cluster_scoped = watcher(tap::all::<ClusterPodTap>(client), all());
+    tasks.spawn(follow(cluster_scoped, cluster_taps, CachedTap::from, notify()));
 
     let api: Api<DeserializeGuard<NodeTap>> = Api::all(client.clone());
     tasks.spawn(follow(watcher(api, all()), node_taps, CachedNodeTap::from, notify()));
@@ -44,13 +45,15 @@ pub fn spawn(client: &Client, caches: &Caches, own_namespace: &str) -> JoinSet<(
 
     let own_namespace = own_namespace.to_owned();
     let api: Api<Pod> = Api::all(client.clone());
-    tasks.spawn(follow(watcher(api, all()), pods, move |pod| CachedPod::new(pod, &own_namespace), notify()));
+    let own = own_namespace.clone();
+    tasks.spawn(follow(watcher(api, all()), pods, move |pod| CachedPod::new(pod, &own), notify()));
 
     let api: Api<Node> = Api::all(client.clone());
     tasks.spawn(follow(watcher(api, all()), nodes, CachedNode::from, notify()));
 
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
-    tasks.spawn(follow(watcher(api, all()), namespaces, CachedNamespace::from, notify()));
+    let project = move |namespace| CachedNamespace::new(namespace, &own_namespace);
+    tasks.spawn(follow(watcher(api, all()), namespaces, project, notify()));
 
     tasks
 }

@@ -51,12 +51,16 @@ pub fn decide(taps: &mut [Tap], policy: &Policy, now: Timestamp) {
         let count = counts.entry(namespace.clone()).or_default();
         *count += 1;
         if *count > limit {
-            tap.state = TapState::Refused(Failure::new(
-                Reason::TooManyTaps,
+            let message = if tap.reference.is_cluster_scoped() {
+                format!(
+                    "there are {limit} older ClusterPodTaps, and limits.tapsPerNamespace of the PodTapPolicy allows no more: delete one of them, or raise the limit"
+                )
+            } else {
                 format!(
                     "the namespace {namespace} has {limit} older taps, and limits.tapsPerNamespace of the PodTapPolicy allows no more: delete one of them, select several pods by one tap, or ask the cluster's administrator"
-                ),
-            ));
+                )
+            };
+            tap.state = TapState::Refused(Failure::new(Reason::TooManyTaps, message));
         }
     }
 }

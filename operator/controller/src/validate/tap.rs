@@ -1,13 +1,18 @@
 //! Sorts the taps into those that can be worked with and those that cannot.
 
 use k8s_openapi::jiff::Timestamp;
-use podtap_api::{PodTapSpec, PodTapStatus};
+use podtap_api::PodTapStatus;
 use podtap_model::{Reason, TapReference, Uid, UnixTime};
 
 use crate::{
     expression::compiled::{Texts, compilable},
     failure::Failure,
-    store::{cache::Entry, snapshot::Snapshot, tap::CachedTap},
+    store::{
+        cache::Entry,
+        pod::CachedPod,
+        snapshot::Snapshot,
+        tap::{CachedSpec, CachedTap},
+    },
     validate::{
         expiry::OnNodes,
         expression::established,
@@ -46,6 +51,11 @@ impl Tap {
         (self.created, self.status.start_time.is_none(), &self.reference.uid)
     }
 
+    /// A pod as the users of the tap know it: a tap of the cluster has pods of many namespaces.
+    pub fn shown(&self, pod: &CachedPod) -> String {
+        if self.reference.is_cluster_scoped() { format!("{}/{}", pod.namespace, pod.name) } else { pod.name.clone() }
+    }
+
     /// Whether it has been Ready for this generation of its spec.
     pub fn is_established(&self) -> bool {
         self.status.established_generation == Some(self.generation)
@@ -80,13 +90,13 @@ pub fn validate(snapshot: &Snapshot) -> Validated {
             _ if entry.object.deleting => validated.deleting.push(entry.clone()),
             Err(_) => validated.unreadable.push(entry.clone()),
             Ok((spec, status)) => validated.taps.push(Tap {
-                reference: entry.object.reference(),
+                reference: entry.object.reference.clone(),
                 created: entry.object.created,
                 generation: entry.object.generation,
                 version: entry.version.clone(),
                 finalizers: entry.object.finalizers.clone(),
                 status: status.clone(),
-                spec: self::spec(spec),
+                spec: self::spec(spec, &entry.object.reference.namespace),
                 start: None,
                 expiration: None,
                 state: TapState::Active,
@@ -113,9 +123,9 @@ pub fn validate(snapshot: &Snapshot) -> Validated {
 }
 
 /// The spec, with its mirror options as they are.
-fn spec(spec: &PodTapSpec) -> Result<TapSpec, Failure> {
-    let options = TapOptions { options: spec.options.clone(), ..TapOptions::default() };
-    match TapSpec::without_options(spec) {
+fn spec(spec: &CachedSpec, namespace: &str) -> Result<TapSpec, Failure> {
+    let options = TapOptions { options: spec.mirror.options.clone(), ..TapOptions::default() };
+    match TapSpec::without_options(spec, namespace) {
         Ok(rest) => {
             let is_for_collectors = rest.destinations.iter().all(RequestedDestination::is_collector);
             let options = if is_for_collectors { options.for_collectors() } else { options };

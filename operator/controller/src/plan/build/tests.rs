@@ -61,14 +61,14 @@ fn one_pod_one_node() {
 #[test]
 fn options_and_programs_are_on_each_node_once() {
     let mut with_options = tap("t", json!([{"node": {"name": "n2"}, "frameFormat": "Raw"}, {"node": {"name": "n1"}}]));
-    with_options.spec.options.filter = Some(object(json!({"expression": "arp"})));
+    with_options.spec.mirror.options.filter = Some(object(json!({"expression": "arp"})));
     let mut world = World::with(with_options);
     world.pods.push(pod("shop", "web-2", "n1"));
     world.policy = Some(policy(json!({"underlayMTU": 1400, "orphanTimeout": "10m", "probeEtherType": 0x88b6})));
     for (name, created) in [("u", 1), ("v", 2)] {
         let mut tap = tap(name, to_n2());
         tap.metadata.creation_timestamp = time(created);
-        tap.spec.options.filter = (name == "v").then(|| object(json!({"expression": "arp"})));
+        tap.spec.mirror.options.filter = (name == "v").then(|| object(json!({"expression": "arp"})));
         world.taps.push(tap);
     }
     let specs = nodes(&world);
@@ -98,7 +98,7 @@ fn options_and_programs_are_on_each_node_once() {
 #[test]
 fn a_settled_node_can_be_decoded_by_the_tap_helper() {
     let mut with_options = tap("t", json!([{"node": {"name": "n2"}, "frameFormat": "Raw"}, {"pod": {"name": "ids"}}]));
-    with_options.spec.options = object(json!({
+    with_options.spec.mirror.options = object(json!({
         "filter": {"expression": "arp", "include": [{"cidrs": ["10.1.2.3/8"]}]}, "deduplicate": {},
         "limit": {"bitsPerSecond": "100M"}, "truncate": {"headersOnly": true},
     }));
@@ -133,7 +133,7 @@ fn plan_without<T>(world: &World, excluded: &[&str], check: impl FnOnce(Plan<'_>
 #[test]
 fn an_expression_that_is_not_compiled_yet_keeps_its_tap_pending() {
     let mut pending = tap("t", to_n2());
-    pending.spec.options.filter = Some(object(json!({"expression": "arp"})));
+    pending.spec.mirror.options.filter = Some(object(json!({"expression": "arp"})));
     let mut snapshot = World::with(pending).snapshot();
     snapshot.expressions.clear();
     let validated = validate(&snapshot);
@@ -144,10 +144,10 @@ fn an_expression_that_is_not_compiled_yet_keeps_its_tap_pending() {
 #[test]
 fn an_established_tap_keeps_its_expression_if_the_new_one_is_invalid() {
     let mut tap = tap("t", to_n2());
-    tap.spec.options.filter = Some(object(json!({"expression": "arp"})));
+    tap.spec.mirror.options.filter = Some(object(json!({"expression": "arp"})));
     let (mut world, vnis) = World::with(tap).settled(&Vnis::default());
     let before = world.plan(&vnis, |_, _, plan| plan.nodes);
-    world.taps[0].spec.options.filter = Some(object(json!({"expression": "tcp prot 443"})));
+    world.taps[0].spec.mirror.options.filter = Some(object(json!({"expression": "tcp prot 443"})));
     assert_eq!(world.plan(&vnis, |_, _, plan| plan.nodes), before);
 }
 
@@ -182,15 +182,15 @@ fn several_destinations_get_every_frame() {
 #[test]
 fn a_tap_that_is_not_carried_out_is_on_no_node() {
     let mut suspended = tap("t", to_n2());
-    suspended.spec.suspend = true;
+    suspended.spec.mirror.suspend = true;
     assert_eq!(results(&World::with(suspended.clone())).0, TapState::Suspended(SuspendedBy::Tap));
     assert!(nodes(&World::with(suspended.clone())).is_empty());
 
     let mut expired = suspended;
-    expired.spec.duration = Some(std::time::Duration::from_secs(60).into());
+    expired.spec.mirror.duration = Some(std::time::Duration::from_secs(60).into());
     expired.status = Some(podtap_api::PodTapStatus { start_time: time(-60), ..podtap_api::PodTapStatus::default() });
     assert_eq!(results(&World::with(expired.clone())).0, TapState::Expired, "suspended or not");
-    expired.spec.suspend = false;
+    expired.spec.mirror.suspend = false;
     assert!(nodes(&World::with(expired)).is_empty());
 
     let mut world = World::with(tap("t", to_n2()));
@@ -208,7 +208,7 @@ fn a_tap_that_is_not_carried_out_is_on_no_node() {
 fn another_requested_vni_is_assigned_although_a_dead_node_has_the_old_one() {
     let (mut world, vnis) = World::with(tap("t", to_n2())).settled(&Vnis::default());
     world.nodes[1] = lost(world.nodes[1].clone());
-    world.taps[0].spec.vxlan = Some(podtap_api::Vxlan { vni: Some(vni(5000)) });
+    world.taps[0].spec.mirror.vxlan = Some(podtap_api::Vxlan { vni: Some(vni(5000)) });
     world.plan(&vnis, |_, vnis, plan| {
         assert_eq!((plan.taps[0].state.clone(), plan.taps[0].vni), (TapState::Active, Some(vni(5000))));
         assert_eq!(vnis.released, [(derived("tap-t", ""), uid("tap-t"))].into(), "the old one is not free yet");
@@ -258,7 +258,7 @@ fn interface_names_go_to_the_older_tap() {
     world.plan(&Vnis::default(), |_, _, plan| {
         let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
         assert!(
-            failure.message.contains("an older tap of another namespace") && !failure.message.contains("shop"),
+            failure.message.contains("an older tap that is not of this namespace") && !failure.message.contains("shop"),
             "{}",
             failure.message
         );
@@ -276,7 +276,7 @@ fn taps_of_other_namespaces_are_not_named() {
     world.pods.push(pod("bank", "vault", "n1"));
     world.plan(&Vnis::default(), |_, _, plan| {
         let failure = plan.taps[1].destinations[0].failure.as_ref().expect("a failure");
-        assert!(failure.message.contains("mirror on node n2 belongs to an older tap of another namespace"));
+        assert!(failure.message.contains("mirror on node n2 belongs to an older tap that is not of this namespace"));
         assert!(!failure.message.contains("shop"), "{}", failure.message);
     });
 }

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
-use podtap_model::{Pod, Reason, Sender};
+use podtap_model::{Pod, Sender};
 
 use super::{DeduplicatedTap, entry};
 use crate::store::{node_tap::CachedNodeTap, pod::CachedPod, snapshot::Snapshot};
@@ -14,10 +14,7 @@ pub(super) fn senders(
     snapshot: &Snapshot,
     attended: &BTreeMap<&str, &CachedNodeTap>,
 ) -> Vec<(String, Pod)> {
-    let failure = tap.plan.targets.failure.as_ref();
-    if failure.is_some_and(|failure| failure.reason == Reason::NamespaceExcluded) {
-        return Vec::new();
-    }
+    let excluded_namespaces = &tap.plan.targets.excluded_namespaces;
     let planned = tap.pods();
     let mut found = Vec::new();
     for (node, node_tap) in attended {
@@ -26,7 +23,11 @@ pub(super) fn senders(
         if snapshot.nodes.get(*node).is_none_or(|node| node.excluded) {
             continue;
         }
-        let of_tap = |sender: &&Sender| sender.tap == *tap.uid() && !planned.contains(&*sender.pod.uid);
+        let of_tap = |sender: &&Sender| {
+            sender.tap == *tap.uid()
+                && !planned.contains(&*sender.pod.uid)
+                && !excluded_namespaces.contains(&sender.pod.namespace)
+        };
         for Sender { pod, .. } in spec.senders.iter().filter(of_tap) {
             let cached = snapshot.pod(&pod.namespace, &pod.name);
             let runs = |cached: &CachedPod| {

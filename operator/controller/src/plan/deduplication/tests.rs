@@ -29,7 +29,7 @@ impl Cluster {
     /// A tap with `deduplicate` of a pod on n1 and one on n2.
     fn new() -> Self {
         let mut once = tap("t", json!([{"node": {"name": "n3"}}]));
-        once.spec.options.deduplicate = Some(podtap_model::Deduplicate::default());
+        once.spec.mirror.options.deduplicate = Some(podtap_model::Deduplicate::default());
         let mut world = World::with(once);
         world.nodes.push(node("n3", &["10.0.0.3"]));
         world.pods = vec![web("web-1", "n1", "10.1.0.1"), web("web-2", "n2", "10.1.0.2")];
@@ -201,7 +201,7 @@ fn an_address_of_two_pods_is_no_peer() {
 #[test]
 fn peers_have_the_same_options() {
     let mut cluster = Cluster::established();
-    cluster.world.taps[0].spec.options.filter = Some(object(json!({"include": [{"protocol": "TCP"}]})));
+    cluster.world.taps[0].spec.mirror.options.filter = Some(object(json!({"include": [{"protocol": "TCP"}]})));
     assert_eq!(cluster.reconcile(), ["n1", "n2"]);
     assert_eq!(cluster.peers(), nothing(), "until both have applied them");
     cluster.applies("n1");
@@ -211,7 +211,7 @@ fn peers_have_the_same_options() {
     assert_eq!(cluster.peers().len(), 2);
 
     // A tap of one direction mirrors each frame once anyway.
-    cluster.world.taps[0].spec.direction = Direction::Egress;
+    cluster.world.taps[0].spec.mirror.direction = Direction::Egress;
     cluster.settle();
     assert_eq!(cluster.peers(), nothing());
 }
@@ -219,7 +219,8 @@ fn peers_have_the_same_options() {
 #[test]
 fn another_destination_does_not_interrupt_deduplication() {
     let mut cluster = Cluster::established();
-    cluster.world.taps[0].spec.destinations = tap("t", json!([{"node": {"name": "n2"}}])).spec.destinations;
+    cluster.world.taps[0].spec.mirror.destinations =
+        tap("t", json!([{"node": {"name": "n2"}}])).spec.mirror.destinations;
     assert_eq!(cluster.reconcile(), ["n1", "n2", "n3"]);
     assert_eq!(cluster.peers().len(), 2);
     cluster.applies("n1");
@@ -312,7 +313,7 @@ fn opting_out_takes_effect_at_once() {
 #[test]
 fn taps_without_deduplication_wait_for_nothing() {
     let mut cluster = Cluster::established();
-    cluster.world.taps[0].spec.options.deduplicate = None;
+    cluster.world.taps[0].spec.mirror.options.deduplicate = None;
     cluster.settle();
     assert_eq!((cluster.peers(), cluster.waits.clone()), (nothing(), Waits::default()));
     leave(&mut cluster);

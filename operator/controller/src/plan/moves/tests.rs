@@ -213,8 +213,8 @@ fn not_every_old_destination_stays() {
 fn an_old_destination_gets_nothing_new() {
     let changes: [Change; 3] = [
         |world| world.pods.push(pod("shop", "another", "n1")),
-        |world| world.taps[0].spec.direction = podtap_model::Direction::Ingress,
-        |world| world.taps[0].spec.options.filter = Some(object(json!({"exclude": [{"protocol": "SCTP"}]}))),
+        |world| world.taps[0].spec.mirror.direction = podtap_model::Direction::Ingress,
+        |world| world.taps[0].spec.mirror.options.filter = Some(object(json!({"exclude": [{"protocol": "SCTP"}]}))),
     ];
     for (number, change) in changes.into_iter().enumerate() {
         let mut cluster = Cluster::new(&at("n2"));
@@ -257,7 +257,7 @@ fn a_tap_that_ends_sends_nothing_more() {
     let mut cluster = Cluster::new(&at("n2"));
     cluster.change(json!([at("n3")]));
     cluster.reconcile();
-    cluster.world.taps[0].spec.suspend = true;
+    cluster.world.taps[0].spec.mirror.suspend = true;
     cluster.reconcile();
     assert_eq!((cluster.sends_to().len(), cluster.receivers().len()), (0, 0));
 }

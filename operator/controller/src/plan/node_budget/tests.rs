@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    fixtures::{World, carry_out, node_tap, pod, policy, sized, tap, time},
+    fixtures::{World, carry_out, cluster_tap, node_tap, pod, policy, sized, tap, time},
     plan::{build::build, deduplication::Deduplication, moves::Moves, resolve::resolve, tap_plan::TapPlan, vni::Vnis},
     validate::tap::validate,
 };
@@ -136,11 +136,36 @@ fn bytes(world: &World) -> usize {
     usage(&taps, |_| MAX_SENDERS, |_| 1_000_000)["n1"]["shop"].values().map(|usage| usage.bytes).sum()
 }
 
+/// A tap of the cluster that finds no room on one node is not refused: it loses its youngest pods there.
+#[test]
+fn a_cluster_tap_loses_pods_where_a_node_is_full() {
+    let mut world = world(300, 0);
+    world.nodes[0] = sized(world.nodes[0].clone(), "4Gi", "2");
+    world.namespaces = vec![crate::fixtures::namespace("shop"), crate::fixtures::namespace("bank")];
+    world.cluster_taps = vec![cluster_tap("all", json!([{"node": {"name": "n2"}}]))];
+    planned(&world, 0, |taps, n1| {
+        assert_eq!(refused(taps), [""; 0]);
+        let all = taps.iter().find(|plan| plan.tap.reference.is_cluster_scoped()).expect("a plan");
+        let (gone, stays): (Vec<_>, Vec<_>) = all.targets.pods.iter().partition(|target| target.failure.is_some());
+        assert!((250..=256).contains(&n1.senders.len()), "{} of 256", n1.senders.len());
+        // The tap of bank has one.
+        assert_eq!(stays.len() + 1, n1.senders.len());
+        let age = |target: &&crate::plan::targets::Target| {
+            (target.pod.created, target.pod.namespace.clone(), target.pod.name.clone())
+        };
+        assert!(stays.iter().map(age).max() < gone.iter().map(age).min(), "the youngest pods go");
+        let failure = gone[0].failure.as_ref().expect("a failure");
+        assert_eq!(failure.reason, Reason::NodeFull);
+        assert!(failure.message.contains("n1") && failure.message.contains("at most 256"), "{}", failure.message);
+        assert!(object_size(n1) < NODE_BUDGET, "{}", object_size(n1));
+    });
+}
+
 #[test]
 fn flow_tables_count() {
     let mut world = world(20, 2);
     let without = bytes(&world);
-    let tap = &mut world.taps[0].spec.options;
+    let tap = &mut world.taps[0].spec.mirror.options;
     tap.limit = Some(Limit { bytes_per_flow: Some(65_536.into()), ..Limit::default() });
     let one = bytes(&world) - without;
     assert!((20_000_000..20_000_100).contains(&one), "{one}: one for each of 20 senders");
@@ -156,7 +181,7 @@ fn peers_count_before_they_are_known() {
     }
     let without = bytes(&world);
     for tap in &mut world.taps {
-        tap.spec.options.deduplicate = Some(podtap_model::Deduplicate::default());
+        tap.spec.mirror.options.deduplicate = Some(podtap_model::Deduplicate::default());
     }
     assert!(bytes(&world) > without + 2 * 800 * 39, "{} {without}", bytes(&world));
 }
@@ -196,18 +221,27 @@ fn a_refused_tap_leaves_every_node() {
 fn used(taps: &[(usize, Option<u8>)]) -> BTreeMap<usize, Usage<'static>> {
     let usage = |(index, (bytes, program)): (usize, &(usize, Option<u8>))| {
         let id = |digest: u8| -> &'static ProgramId { Box::leak(Box::new(ProgramId::from_digest([digest; 32]))) };
-        (index, Usage { bytes: bytes << 10, program: program.map(|digest| (id(digest), 100 << 10)) })
+        (index, Usage { bytes: bytes << 10, pods: Vec::new(), program: program.map(|digest| (id(digest), 100 << 10)) })
     };
     taps.iter().enumerate().map(usage).collect()
+}
+
+/// The taps that have to go. None has pods of its own.
+fn excess_taps(usage: NodeUsage<'_>) -> Vec<usize> {
+    let index = |part| match part {
+        Part::Tap(index) => index,
+        Part::Pod(..) => panic!("a pod of the tap goes instead: {part:?}"),
+    };
+    excess(usage).into_iter().map(index).collect()
 }
 
 #[test]
 fn a_shared_program_counts_once() {
     let shared = |count| vec![(1, Some(1)); count];
-    assert_eq!(excess([("a", used(&shared(700)))].into()), [0; 0]);
-    assert_eq!(excess([("a", used(&shared(735)))].into()), [734, 733, 732], "100 + 732 of 832");
+    assert_eq!(excess_taps([("a", used(&shared(700)))].into()), [0; 0]);
+    assert_eq!(excess_taps([("a", used(&shared(735)))].into()), [734, 733, 732], "100 + 732 of 832");
     let own: Vec<(usize, Option<u8>)> = (0..10).map(|program| (0, Some(program))).collect();
-    assert_eq!(excess([("a", used(&own))].into()), [9, 8]);
+    assert_eq!(excess_taps([("a", used(&own))].into()), [9, 8]);
 }
 
 #[test]
@@ -259,7 +293,7 @@ mod properties {
                 left().map(|usage| usage.bytes).sum::<usize>() + programs.values().sum::<usize>()
             };
             let total = |gone: &BTreeSet<usize>| usages.keys().map(|name| bytes(name, gone)).sum::<usize>();
-            let order = excess(usages.clone());
+            let order = excess_taps(usages.clone());
             let mut gone = BTreeSet::new();
             for index in &order {
                 prop_assert!(total(&gone) > NODE_BUDGET, "{index} goes without need");

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    fixtures::{World, at, object, pod, policy, tap, time},
+    fixtures::{OWN_NAMESPACE, World, at, cluster_tap, namespace, object, pod, policy, tap, time},
     validate::tap::validate,
 };
 
@@ -187,4 +187,90 @@ fn a_pod_on_a_node_that_does_not_exist() {
     world.taps[0] = named(&["web"]);
     assert_failure(of(&world).pods[0].failure.as_ref(), Reason::NodeNotFound, "n1");
     assert_eq!(at(0), world.snapshot().now);
+}
+
+/// What the only tap of a cluster of four namespaces selects: one has opted out, and one is that of PodTap.
+fn of_cluster(change: impl FnOnce(&mut World)) -> Targets {
+    let mut tap = cluster_tap("all", json!([{"node": {"name": "n2"}}]));
+    tap.metadata.creation_timestamp = time(0);
+    let mut world = World { cluster_taps: vec![tap], ..World::small() };
+    world.namespaces = ["bank", "private", "shop", OWN_NAMESPACE].map(namespace).into();
+    let private = world.namespaces[1].metadata.labels.get_or_insert_default();
+    private.insert(EXCLUDE.into(), "true".into());
+    world.pods =
+        [("shop", "web", "n1"), ("bank", "web", "n2"), ("private", "web", "n1"), (OWN_NAMESPACE, "collector", "n1")]
+            .map(|(namespace, name, node)| pod(namespace, name, node))
+            .into();
+    for (number, pod) in world.pods.iter_mut().enumerate() {
+        pod.metadata.uid = Some(format!("pod-{number}"));
+    }
+    change(&mut world);
+    of(&world)
+}
+
+/// As namespace/name.
+fn full_names(targets: &Targets) -> Vec<String> {
+    targets.tapped().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect()
+}
+
+#[test]
+fn a_tap_of_the_cluster_selects_all_but_what_opted_out_and_podtap() {
+    let all = of_cluster(|_| {});
+    assert_eq!(full_names(&all), ["bank/web", "shop/web"]);
+    assert_eq!((all.matched, all.excluded, all.failure.clone()), (2, 1, None));
+
+    let by_policy = of_cluster(|world| world.policy = Some(policy(json!({"excludedNamespaces": ["bank"]}))));
+    assert_eq!((full_names(&by_policy), by_policy.excluded), (vec!["shop/web".to_owned()], 2));
+
+    let unknown = of_cluster(|world| drop(world.namespaces.remove(0)));
+    assert_eq!(full_names(&unknown), ["shop/web"], "the labels of bank are not known yet");
+}
+
+#[test]
+fn a_tap_of_the_cluster_selects_by_the_labels_of_namespaces_pods_and_nodes() {
+    let selecting = |targets: serde_json::Value| {
+        of_cluster(|world| {
+            world.nodes[1].metadata.labels = Some([("zone".to_owned(), "b".to_owned())].into());
+            world.pods.push(pod("bank", "unscheduled", ""));
+            world.cluster_taps[0].spec.targets = object(targets);
+        })
+    };
+    let shop = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}});
+    assert_eq!(full_names(&selecting(shop)), ["shop/web"]);
+    let own = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": OWN_NAMESPACE}}});
+    assert_failure(selecting(own).failure.as_ref(), Reason::NoPodsMatch, "kubectl get namespaces,nodes --show-labels");
+    let zone = json!({"namespaceSelector": {}, "nodeSelector": {"matchLabels": {"zone": "b"}}});
+    let on_zone = selecting(zone);
+    assert_eq!((full_names(&on_zone), on_zone.matched), (vec!["bank/web".to_owned()], 1));
+    let others = json!({"namespaceSelector": {}, "nodeSelector": {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}});
+    assert_eq!(full_names(&selecting(others)), ["shop/web"]);
+    let none = json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "none"}}});
+    assert_failure(selecting(none).failure.as_ref(), Reason::NoPodsMatch, "(app=none)");
+    let misplaced = json!({"namespaceSelector": {}, "nodeSelector": {"zone": "b"}});
+    let mut world =
+        World { cluster_taps: vec![cluster_tap("all", json!([{"node": {"name": "n2"}}]))], ..World::small() };
+    world.cluster_taps[0].spec.targets = object(misplaced);
+    let failure = validate(&world.snapshot()).taps[0].spec.clone().expect_err("it would select every node");
+    assert!(failure.message.contains("targets.nodeSelector has the unknown field zone"), "{}", failure.message);
+}
+
+#[test]
+fn a_tap_of_the_cluster_has_a_limit_of_its_own() {
+    let limited = |limits: serde_json::Value, most: u32| {
+        of_cluster(|world| {
+            world.policy = Some(policy(json!({"limits": limits})));
+            world.cluster_taps[0].spec.targets.max_pods = most;
+        })
+    };
+    assert_eq!(full_names(&limited(json!({"targetsPerTap": 1}), 1000)).len(), 2);
+    let by_policy = limited(json!({"targetsPerClusterTap": 1}), 1000);
+    assert_eq!(full_names(&by_policy), ["bank/web"]);
+    assert_failure(by_policy.failure.as_ref(), Reason::TooManyPods, "limits.targetsPerClusterTap");
+    assert_failure(limited(json!({}), 1).failure.as_ref(), Reason::TooManyPods, "raise targets.maxPods");
+}
+
+#[test]
+fn skipped_pods_of_a_tap_of_the_cluster_have_their_namespace() {
+    let targets = of_cluster(|world| world.pods[0].spec.get_or_insert_default().host_network = Some(true));
+    assert_eq!(targets.skipped[0].pods, ["shop/web"]);
 }

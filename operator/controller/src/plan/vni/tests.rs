@@ -18,7 +18,7 @@ thread_local! {
 
 fn requesting(name: &str, number: u32, created: i64) -> PodTap {
     let mut tap = plain(name, created);
-    tap.spec.vxlan = Some(Vxlan { vni: Some(vni(number)) });
+    tap.spec.mirror.vxlan = Some(Vxlan { vni: Some(vni(number)) });
     tap
 }
 
@@ -209,8 +209,8 @@ fn the_last_free_vni_is_found() {
 #[test]
 fn taps_that_are_not_carried_out_have_no_vni() {
     let mut taps: Vec<PodTap> = (0..20).map(|index| plain(&format!("t{index:02}"), 0)).collect();
-    taps[0].spec.suspend = true;
-    taps[1].spec.duration = Some(std::time::Duration::from_secs(1).into());
+    taps[0].spec.mirror.suspend = true;
+    taps[1].spec.mirror.duration = Some(std::time::Duration::from_secs(1).into());
     taps[1].status = Some(PodTapStatus { start_time: time(-60), ..PodTapStatus::default() });
     taps[2].spec.targets.pod_selector = None;
     let mut other = plain("other", 9);
@@ -227,10 +227,10 @@ fn taps_that_are_not_carried_out_have_no_vni() {
 #[test]
 fn a_suspended_tap_resumes_with_its_vni() {
     let (mut settled, vnis) = world(vec![plain("a", 0)]).settled(&Vnis::default());
-    settled.taps[0].spec.suspend = true;
+    settled.taps[0].spec.mirror.suspend = true;
     let (mut settled, none) = settled.settled(&vnis);
     assert_eq!((none.assigned.len(), settled.taps[0].status.as_ref().and_then(|status| status.vni)), (0, None));
-    settled.taps[0].spec.suspend = false;
+    settled.taps[0].spec.mirror.suspend = false;
     assert_eq!(of_taps(&allocate(&settled, &none)), of_taps(&vnis));
 }
 
@@ -324,7 +324,7 @@ fn a_destination_keeps_its_vni_wherever_it_is_in_the_list() {
     let reordered = |order: &[usize]| {
         let list: Vec<&Value> = order.iter().map(|index| &destinations[*index]).collect();
         let mut tap = tap.clone();
-        tap.spec.destinations = crate::fixtures::object(json!(list));
+        tap.spec.mirror.destinations = crate::fixtures::object(json!(list));
         tap
     };
     // For this leader, and for the next one.

@@ -7,7 +7,7 @@ use super::*;
 async fn the_clock_of_the_controllers_node_has_no_effect() {
     for off in [-3600, 3600].map(SignedDuration::from_secs) {
         let mut limited = tap("t", json!([{"node": {"name": "n2"}}]));
-        limited.spec.duration = Some(Duration::from_secs(600).into());
+        limited.spec.mirror.duration = Some(Duration::from_secs(600).into());
         let mut cluster = Cluster::new(&World::with(limited));
         cluster.ahead.set(off);
         cluster.establish().await;
@@ -35,7 +35,7 @@ async fn the_clock_of_the_controllers_node_has_no_effect() {
 #[tokio::test]
 async fn nodes_learn_when_a_tap_ends_before_its_status_says_so() {
     let mut limited = tap("t", json!([{"node": {"name": "n2"}}]));
-    limited.spec.duration = Some(Duration::from_secs(60).into());
+    limited.spec.mirror.duration = Some(Duration::from_secs(60).into());
     let mut cluster = Cluster::new(&World::with(limited));
     cluster.reconcile().await;
     cluster.nodes_apply();

@@ -7,7 +7,7 @@ use super::*;
 /// A tap of ten minutes that mirrors, and whose status cannot be written.
 async fn without_status() -> Cluster {
     let mut limited = tap("t", json!([{"node": {"name": "n2"}}]));
-    limited.spec.duration = Some(Duration::from_secs(600).into());
+    limited.spec.mirror.duration = Some(Duration::from_secs(600).into());
     limited.metadata.creation_timestamp = Some(Time(Timestamp::now() - SignedDuration::from_secs(60)));
     let mut cluster = Cluster::new(&World::with(limited));
     cluster.api.refuse("/status", StatusCode::FORBIDDEN, "Forbidden");

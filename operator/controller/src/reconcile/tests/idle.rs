@@ -42,7 +42,7 @@ async fn an_unchanged_cluster_sends_nothing() {
 #[tokio::test]
 async fn deduplication_settles() {
     let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
-    tap.spec.options.deduplicate = Some(podtap_model::Deduplicate::default());
+    tap.spec.mirror.options.deduplicate = Some(podtap_model::Deduplicate::default());
     let mut world = World { pods: vec![pod("shop", "a", "n1"), pod("shop", "b", "n2")], ..World::with(tap) };
     for (pod, address) in world.pods.iter_mut().zip(["10.1.0.1", "10.1.0.2"]) {
         pod.status.get_or_insert_default().pod_ip = Some(address.to_owned());
@@ -94,8 +94,8 @@ async fn an_own_write_does_not_wake_the_leader() {
 #[tokio::test]
 async fn nothing_is_due_at_once_for_ever() {
     let mut suspended = tap("t", json!([{"node": {"name": "n2"}}]));
-    suspended.spec.suspend = true;
-    suspended.spec.duration = Some(Duration::from_secs(1).into());
+    suspended.spec.mirror.suspend = true;
+    suspended.spec.mirror.duration = Some(Duration::from_secs(1).into());
     suspended.status =
         Some(PodTapStatus { start_time: crate::fixtures::time(-1_000_000_000), ..PodTapStatus::default() });
     let mut cluster = Cluster::new(&World::with(suspended));

@@ -46,7 +46,7 @@ async fn two_controllers_assign_the_same_vnis() {
     let mut second = Cluster::with_one_tap();
     let mut younger = tap("u", json!([{"node": {"name": "n2"}}]));
     younger.metadata.creation_timestamp = crate::fixtures::time(1);
-    younger.spec.vxlan = Some(podtap_api::Vxlan { vni: Some(vni) });
+    younger.spec.mirror.vxlan = Some(podtap_api::Vxlan { vni: Some(vni) });
     second.api.put(&TAP.replace("podtaps/t", "podtaps/u"), &younger);
     second.reconcile().await;
     assert_eq!((vni_of(&second, "t"), vni_of(&second, "u")), (Some(vni), None));

@@ -235,7 +235,7 @@ fn frames_may_be_hidden_on_many_nodes() {
 #[test]
 fn an_invalid_expression_changes_nothing_else_of_an_established_tap() {
     let with = |mut tap: PodTap, expression: &str| {
-        tap.spec.options.filter = Some(object(json!({"expression": expression})));
+        tap.spec.mirror.options.filter = Some(object(json!({"expression": expression})));
         tap
     };
     for before in [web(), with(web(), "arp")] {
@@ -322,7 +322,7 @@ fn a_node_that_is_not_ready() {
 #[test]
 fn suspended_expired_and_invalid() {
     let mut suspended = web();
-    suspended.spec.suspend = true;
+    suspended.spec.mirror.suspend = true;
     let status = settled(&World::with(suspended));
     assert_conventions(&status);
     assert_eq!(summary(&status)[CONDITION_READY], ("False", Reason::Suspended));
@@ -335,7 +335,7 @@ fn suspended_expired_and_invalid() {
     assert!(message(&status, CONDITION_READY).contains("PodTapPolicy default suspends all taps"));
 
     let mut expired = web();
-    expired.spec.duration = Some(std::time::Duration::from_secs(5).into());
+    expired.spec.mirror.duration = Some(std::time::Duration::from_secs(5).into());
     expired.status = Some(PodTapStatus { start_time: time(0), ..PodTapStatus::default() });
     let status = settled(&World::with(expired));
     assert_conventions(&status);
@@ -402,7 +402,7 @@ fn messages_name_what_is_awaited() {
 #[test]
 fn time_counts_from_the_first_tapped_pod() {
     let mut limited = web();
-    limited.spec.duration = Some(std::time::Duration::from_secs(60).into());
+    limited.spec.mirror.duration = Some(std::time::Duration::from_secs(60).into());
     let status = settled(&World::with(limited.clone()));
     assert_eq!((status.start_time, status.expiration_time), (time(7), time(67)));
     limited.status = Some(PodTapStatus { start_time: time(3), ..PodTapStatus::default() });

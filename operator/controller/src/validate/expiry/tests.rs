@@ -11,7 +11,7 @@ use crate::{
 /// A tap of a minute from n1 to n2.
 fn limited() -> World {
     let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
-    tap.spec.duration = Some(std::time::Duration::from_secs(60).into());
+    tap.spec.mirror.duration = Some(std::time::Duration::from_secs(60).into());
     World::with(tap)
 }
 
@@ -32,7 +32,7 @@ fn nodes_know_when_a_tap_that_has_started_ends() {
     world.taps[0].status = Some(PodTapStatus { start_time: time(3), ..PodTapStatus::default() });
     world.seconds = 50;
     assert_eq!(planned(&world), Some(63));
-    world.taps[0].spec.duration = Some(std::time::Duration::from_millis(90_500).into());
+    world.taps[0].spec.mirror.duration = Some(std::time::Duration::from_millis(90_500).into());
     assert_eq!(planned(&world), Some(94), "rounded up");
 }
 

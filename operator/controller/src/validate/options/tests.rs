@@ -10,9 +10,9 @@ use crate::{
 /// The options of a tap with these fields, as nodes get them.
 fn options(fields: &Value) -> Result<(MirrorOptions, Option<Program>), String> {
     let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
-    tap.spec.options = serde_json::from_value(fields.clone()).map_err(|error| error.to_string())?;
+    tap.spec.mirror.options = serde_json::from_value(fields.clone()).map_err(|error| error.to_string())?;
     let snapshot = World { taps: vec![tap.clone()], ..World::small() }.snapshot();
-    let options = TapOptions::new(&tap.spec.options, &snapshot.expressions, || None);
+    let options = TapOptions::new(&tap.spec.mirror.options, &snapshot.expressions, || None);
     let TapOptions { options, program, rejected_expression } = options.map_err(|failure| failure.message)?;
     assert_eq!(rejected_expression, None);
     Ok((options, program))
@@ -91,17 +91,17 @@ fn a_loop_is_refused_before_the_nodes_refuse_it() {
     assert_eq!(ExpressionError::Loop(String::new()).failure().reason, Reason::InvalidSpec);
     // An established tap keeps what it has.
     let mut tap = tap("t", json!([{"node": {"name": "n2"}}]));
-    tap.spec.options = object(json!({"filter": {"expression": "ip protochain 6"}}));
+    tap.spec.mirror.options = object(json!({"filter": {"expression": "ip protochain 6"}}));
     let snapshot = World { taps: vec![tap.clone()], ..World::small() }.snapshot();
     let (_, program) = options(&json!({"filter": {"expression": "arp"}})).expect("valid");
     let before = CompiledExpression { text: "arp".into(), program: program.clone().expect("a program") };
-    let kept = TapOptions::new(&tap.spec.options, &snapshot.expressions, || Some(Established(Some(before))))
+    let kept = TapOptions::new(&tap.spec.mirror.options, &snapshot.expressions, || Some(Established(Some(before))))
         .expect("the previous one");
     assert_eq!(kept.rejected_expression.map(|failure| failure.reason), Some(Reason::InvalidSpec));
     assert_eq!((kept.options.expression(), kept.program), (Some("arp"), program));
     // Also if it has none.
-    let kept =
-        TapOptions::new(&tap.spec.options, &snapshot.expressions, || Some(Established(None))).expect("no expression");
+    let kept = TapOptions::new(&tap.spec.mirror.options, &snapshot.expressions, || Some(Established(None)))
+        .expect("no expression");
     assert_eq!((kept.options, kept.program), (MirrorOptions::default(), None));
     assert!(kept.rejected_expression.is_some());
 }
@@ -141,7 +141,7 @@ fn what_the_schema_would_refuse_is_refused_here_too() {
 fn a_tap_for_collectors_only_mirrors_what_they_need() {
     let options = |destinations: Value, fields: Value| {
         let mut tap = tap("t", destinations);
-        tap.spec.options = serde_json::from_value(fields).expect("valid");
+        tap.spec.mirror.options = serde_json::from_value(fields).expect("valid");
         let snapshot = World::with(tap).snapshot();
         let validated = validate(&snapshot);
         json!(validated.taps[0].spec.as_ref().expect("valid").options.options)

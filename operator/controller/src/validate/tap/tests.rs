@@ -1,4 +1,4 @@
-use podtap_api::{PodTap, VniRange, Vxlan};
+use podtap_api::{PodTapSpec, VniRange, Vxlan};
 use podtap_model::FrameFormat;
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn spec_of(change: impl FnOnce(&mut PodTapSpec)) -> Result<TapSpec, String> {
 }
 
 fn destination(value: Value) -> Result<RequestedDestination, String> {
-    spec_of(|spec| spec.destinations = vec![object(value)]).map(|mut spec| spec.destinations.remove(0))
+    spec_of(|spec| spec.mirror.destinations = vec![object(value)]).map(|mut spec| spec.destinations.remove(0))
 }
 
 /// Why the API's types refuse the destination.
@@ -60,7 +60,7 @@ fn labels_in_the_wrong_place_do_not_select_everything() {
 
 #[test]
 fn destinations() {
-    refused(spec_of(|spec| spec.destinations.clear()), "one to four destinations, not 0");
+    refused(spec_of(|spec| spec.mirror.destinations.clear()), "one to four destinations, not 0");
     refused(destination(json!({})), "exactly one of node, pod, external and collector in the destination main");
     refused(
         destination(json!({"node": {"name": "a"}, "pod": {"name": "b"}})),
@@ -82,7 +82,7 @@ fn destinations() {
     let kind = DestinationKind::Node { name: "n".into(), interface: None, frame_format: FrameFormat::Raw };
     assert_eq!(node, RequestedDestination { name: "main".into(), kind });
     let twice = json!([{"node": {"name": "a"}}, {"node": {"name": "b"}}]);
-    refused(spec_of(|spec| spec.destinations = object(twice)), "two destinations have the name main");
+    refused(spec_of(|spec| spec.mirror.destinations = object(twice)), "two destinations have the name main");
 }
 
 #[test]
@@ -91,13 +91,13 @@ fn numbers() {
         let error = serde_json::from_value::<Vxlan>(json!({"vni": number})).expect_err("it is invalid").to_string();
         assert!(error.contains("use 1 to 16777215"), "{error}");
     }
-    let highest = spec_of(|spec| spec.vxlan = Some(Vxlan { vni: Some(vni((1 << 24) - 1)) }));
+    let highest = spec_of(|spec| spec.mirror.vxlan = Some(Vxlan { vni: Some(vni((1 << 24) - 1)) }));
     assert_eq!(highest.expect("valid").vni, Some(vni(16_777_215)));
     for duration in ["0s", "-1s", "8761h", "500ms", "9000000h"] {
-        let result = spec_of(|spec| spec.duration = Some(duration.parse().expect("a duration")));
+        let result = spec_of(|spec| spec.mirror.duration = Some(duration.parse().expect("a duration")));
         refused(result, "duration must be between 1s and 8760h");
     }
-    let ninety = spec_of(|spec| spec.duration = Some("1m30s".parse().expect("a duration"))).expect("valid");
+    let ninety = spec_of(|spec| spec.mirror.duration = Some("1m30s".parse().expect("a duration"))).expect("valid");
     assert_eq!(ninety.duration.map(|duration| duration.as_secs()), Some(90));
     assert_eq!(spec_of(|spec| spec.targets.max_pods = 0).expect("valid").max_pods, 1);
 }
@@ -109,14 +109,15 @@ fn one_bad_object_stops_no_other() {
     leaving.metadata.deletion_timestamp = time(0);
     world.taps.extend([tap("bad", json!([])), leaving]);
     let caches = world.caches();
-    let odd: kube::core::DeserializeGuard<PodTap> = object(json!({
+    let odd: kube::api::DynamicObject = object(json!({
         "apiVersion": "podtap.dev/v1alpha1", "kind": "PodTap",
         "metadata": {"namespace": "shop", "name": "odd", "uid": "tap-odd"},
         "spec": {"direction": "Sideways"},
     }));
     caches.taps.apply(kube::runtime::watcher::Event::Apply(odd), CachedTap::from);
     let validated = validate(&Snapshot::take(&caches, &Expressions::new(), world.snapshot().now));
-    let names = |taps: &[Entry<CachedTap>]| taps.iter().map(|tap| tap.object.name.clone()).collect::<Vec<_>>();
+    let names =
+        |taps: &[Entry<CachedTap>]| taps.iter().map(|tap| tap.object.reference.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&validated.unreadable), ["odd"]);
     assert_eq!(names(&validated.deleting), ["leaving"]);
     let valid: Vec<_> = validated.taps.iter().map(|tap| (tap.reference.name.as_str(), tap.spec.is_ok())).collect();
@@ -178,13 +179,13 @@ fn nothing_is_compiled_for_taps_that_are_not_carried_out() {
     let with_expression = |name: &str, text: &str, seconds| {
         let mut tap = tap(name, json!([{"node": {"name": "n2"}}]));
         tap.metadata.creation_timestamp = time(seconds);
-        tap.spec.options.filter = Some(object(json!({"expression": text})));
+        tap.spec.mirror.options.filter = Some(object(json!({"expression": text})));
         tap
     };
     let mut suspended = with_expression("suspended", "arp", 0);
-    suspended.spec.suspend = true;
+    suspended.spec.mirror.suspend = true;
     let mut expired = with_expression("expired", "icmp", 0);
-    expired.spec.duration = Some(std::time::Duration::from_secs(60).into());
+    expired.spec.mirror.duration = Some(std::time::Duration::from_secs(60).into());
     expired.status = Some(podtap_api::PodTapStatus { start_time: time(-60), ..podtap_api::PodTapStatus::default() });
     let taps = vec![suspended, expired, with_expression("first", "tcp", 1), with_expression("second", "udp", 2)];
     let policy = Some(policy(json!({"limits": {"tapsPerNamespace": 1}})));

@@ -87,8 +87,8 @@ fn tap_of_any_kind(index: usize) -> impl Strategy<Value = podtap_api::PodTap> {
             tap.metadata.namespace = Some(namespace.into());
             tap.metadata.creation_timestamp = time(created);
             tap.spec.targets = object(targets);
-            tap.spec.vxlan = vni.map(|number| podtap_api::Vxlan { vni: Some(super::vni(number)) });
-            tap.spec.suspend = suspend;
+            tap.spec.mirror.vxlan = vni.map(|number| podtap_api::Vxlan { vni: Some(super::vni(number)) });
+            tap.spec.mirror.suspend = suspend;
             tap
         },
     )
