@@ -2,13 +2,13 @@
 //
 // Each group is laid out by itself, and then the groups, as if they were nodes. All lengths are in pixels.
 
-const GAP = { x: 64, y: 22, inGroup: 56 };
+const GAP = { x: 56, y: 16, inGroup: 46 };
 /** A dense graph has paths through most of its nodes: they share so many columns. */
-const COLUMNS = 8;
+const COLUMNS = 7;
 /** Pixels. A column that is taller, and taller than the whole should be wide, becomes several. */
 const TALL = 1100;
 /** Of the whole: width by height. */
-const ASPECT = 1.6;
+const ASPECT = 1.9;
 const SWEEPS = 8;
 const PADDING = { side: 16, top: 34, bottom: 16 };
 const BETWEEN_POINTS = 6;
@@ -43,9 +43,7 @@ export function layout(nodes, edges) {
     const [from, to] = [at.get(edge.from).number, at.get(edge.to).number];
     return [`${from} ${to}`, [from, to]];
   }));
-  const area = all.reduce((sum, { w, h }) => sum + (w + GAP.x) * (h + GAP.y), 0);
-  const wide = (Math.sqrt(area * ASPECT) * all.length) / all.reduce((sum, { w }) => sum + w + GAP.x, 1);
-  const outer = layered(all, [...pairs.values()], GAP.x, Math.max(4, Math.round(wide)));
+  const outer = largest(all, [...pairs.values()]);
   for (const [number, group] of all.entries()) {
     const { x, y } = outer.places[number];
     Object.assign(group, { x, y });
@@ -63,6 +61,14 @@ export function layout(nodes, edges) {
   const places = nodes.map(({ id }) => ({ id, x: at.get(id).x, y: at.get(id).y }));
   const boxes = all.filter((group) => group.title !== null).map(({ title, x, y, w, h }) => ({ title, x, y, w, h }));
   return { w: outer.w, h: outer.h, nodes: places, groups: boxes, edges: lines };
+}
+
+/** With as many columns as let the whole be largest in a window; many groups are tried with few numbers of columns. */
+function largest(groups, pairs) {
+  const numbers = groups.length > 100 ? [5, COLUMNS] : [2, 3, 4, 5, 6, COLUMNS];
+  const scale = ({ w, h }) => Math.min(ASPECT / w, 1 / h);
+  const tried = numbers.map((columns) => layered(groups, pairs, GAP.x, columns));
+  return tried.reduce((best, other) => (scale(other) > 1.05 * scale(best) ? other : best));
 }
 
 /** From one side of a node to one of another. */

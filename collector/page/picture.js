@@ -2,7 +2,7 @@
 
 import { byId, bytes, count, counted, el, svg } from "./dom.js";
 
-const HEIGHT = 38;
+const HEIGHT = 40;
 /** Pixels around a curve in which a click is for it. */
 const NEAR = 7;
 /** Edges whose direction has an arrow each, and that show which of them is below the pointer. */
@@ -15,7 +15,7 @@ function widthOf(words, font) {
   pen.font = `${font} "DejaVu Sans", system-ui, sans-serif`;
   return pen.measureText(words).width;
 }
-const width = (node) => Math.ceil(Math.max(84, 26 + widthOf(text(node), "bold 12.5px"), 26 + widthOf(detail(node), "10.5px")));
+const width = (node) => Math.ceil(Math.max(84, 26 + widthOf(text(node), "bold 14px"), 26 + widthOf(detail(node), "11px")));
 const thickness = (edge) => Math.min(9, 1.2 + 0.75 * Math.log10(1 + edge.bytes / 100));
 
 function detail(node) {
@@ -98,8 +98,8 @@ export class Picture {
       const node = byNode.get(id);
       const shape = svg("g", { class: `node ${node.kind.toLowerCase().replace(/[^a-z]/g, "")}`, tabindex: -1, role: "button", transform: `translate(${x} ${y})` },
         svg("rect", { width: width(node), height: HEIGHT, rx: 7 }),
-        svg("text", { class: "name", x: 12, y: 16 }, text(node)),
-        svg("text", { class: "detail", x: 12, y: 30 }, detail(node)));
+        svg("text", { class: "name", x: 12, y: 17 }, text(node)),
+        svg("text", { class: "detail", x: 12, y: 32 }, detail(node)));
       Object.assign(shape.dataset, { id, x: x + width(node) / 2, y: y + HEIGHT / 2 });
       if (node.isFocus) shape.classList.add("focus");
       this.elements.set(id, shape);

@@ -13,6 +13,8 @@ mod capture;
 mod clock;
 mod cluster;
 mod diff;
+#[cfg(test)]
+mod fixtures;
 mod names;
 mod newest;
 mod output;

@@ -75,37 +75,10 @@ impl Newest {
 
 #[cfg(test)]
 mod tests {
-    use podtap_flow::{Counts, End, Endpoint, Opener, StreamTotals};
+    use podtap_flow::Counts;
 
     use super::*;
-
-    fn record(number: u64) -> Record {
-        let end = |last: u8, port| Endpoint { address: [10, 0, 0, last].into(), port };
-        Record {
-            source: 0,
-            protocol: packet::TCP,
-            client: end(1, 40_000),
-            server: end(2, 80),
-            opener: Opener::Syn,
-            start: Timestamp::from_seconds(number),
-            from: Timestamp::from_seconds(number),
-            to: Timestamp::from_seconds(number),
-            sent: Counts { frames: 1, ..Counts::default() },
-            received: Counts::default(),
-            totals: [StreamTotals { missing: number % 2, retransmitted: 0 }, StreamTotals::default()],
-            icmp: None,
-            handshake: None,
-            failure: None,
-            end: End::Finished,
-            is_first: true,
-            preexisting: false,
-            translated: None,
-            dns_name: None,
-            query: None,
-            sni: None,
-            connection: None,
-        }
-    }
+    use crate::fixtures::record;
 
     fn numbers(newest: &Newest, end: u64) -> Vec<u64> {
         newest.before(end, &Names::default()).map(|(number, _)| number).collect()

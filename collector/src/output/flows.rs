@@ -314,3 +314,32 @@ fn response_code(code: u8) -> String {
     ];
     NAMES.get(usize::from(code)).map_or_else(|| code.to_string(), |name| (*name).to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::fields;
+
+    /// This file says what the fields are, and so does the documentation.
+    #[test]
+    fn fields_are_those_that_are_written_and_documented() {
+        let known: BTreeSet<String> = fields().collect();
+        let source = include_str!("flows.rs");
+        for call in ["set(\"", "object.insert(\""] {
+            for name in source.split(call).skip(1).filter_map(|rest| rest.split('"').next()) {
+                let is_of_end = known.contains(&format!("SrcK8S_{name}"));
+                assert!(
+                    is_of_end || known.contains(name),
+                    "{name} is not among the fields that /flows can be filtered by"
+                );
+            }
+        }
+        let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/collector.md");
+        let documents = fs::read_to_string(documents).expect("text");
+        for field in known {
+            let name = field.split_once("K8S_").map_or(&*field, |(_, name)| name);
+            assert!(documents.contains(&format!("`{name}`")), "docs/collector.md has no {name}");
+        }
+    }
+}

@@ -199,3 +199,85 @@ fn unless_known(
     response.headers_mut().insert(header::ETAG, tag);
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{Ipv4Addr, SocketAddr, TcpStream},
+    };
+
+    use podtap_flow::{
+        map::{Edge, Party, Traffic},
+        names::Names,
+    };
+    use podtap_runtime::http::Server;
+    use tokio::runtime::Runtime;
+
+    use super::*;
+
+    /// Status, header and body of the answer to a request, which ends before `Host`.
+    fn answer(server: SocketAddr, head: &str, host: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(server).expect("it listens");
+        write!(stream, "{head}\r\nHost: {host}\r\n\r\n").expect("it reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("it answers");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a header");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, head.to_lowercase(), body.to_owned())
+    }
+
+    fn server() -> (Runtime, Server) {
+        let shared = Shared::new(Names::default());
+        let edge = Edge { client: Party::Node { name: "n1".into() }, server: Party::External { name: None } };
+        shared.lock().map.restore(edge, Traffic::default());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let api = Api::new(&shared, Metrics::new());
+        let server = runtime.block_on(Server::spawn((Ipv4Addr::LOCALHOST, 0).into(), api)).expect("it listens");
+        (runtime, server)
+    }
+
+    #[test]
+    fn only_local_pages_get_answers_and_only_to_what_changes_nothing() {
+        let (_runtime, server) = server();
+        for path in
+            ["/", "/page/app.js", "/map", "/map?format=list", "/flows", "/flows?limit=1&Proto=6", "/status", "/metrics"]
+        {
+            let (status, head, body) = answer(server.address(), &format!("GET {path} HTTP/1.1"), "localhost:9090");
+            assert_eq!(status, 200, "{path}: {body}");
+            assert!(head.contains("\r\ncontent-security-policy: default-src 'none';"), "{path}: {head}");
+            let (status, _, body) = answer(server.address(), &format!("HEAD {path} HTTP/1.1"), "127.0.0.1");
+            assert_eq!((status, &*body), (200, ""), "{path}");
+            // A page whose name resolves to this address.
+            let (status, ..) = answer(server.address(), &format!("GET {path} HTTP/1.1"), "attacker.example");
+            assert_eq!(status, 403, "{path}");
+            for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+                let (status, ..) = answer(server.address(), &format!("{method} {path} HTTP/1.1"), "[::1]:80");
+                assert_eq!(status, 405, "{method} {path}");
+            }
+        }
+        for (head, expected) in [
+            ("GET /query HTTP/1.1", 405),
+            ("GET /nothing HTTP/1.1", 404),
+            ("GET /page/ HTTP/1.1", 404),
+            ("GET /map?format=flows HTTP/1.1", 400),
+            ("GET /flows?Colour=red HTTP/1.1", 400),
+        ] {
+            assert_eq!(answer(server.address(), head, "localhost").0, expected, "{head}");
+        }
+    }
+
+    #[test]
+    fn a_map_that_the_client_has_is_not_sent_again() {
+        let (_runtime, server) = server();
+        let (status, head, body) = answer(server.address(), "GET /map HTTP/1.1", "localhost");
+        assert!(status == 200 && body.contains("\"n1\""), "{body}");
+        let tag = head.split("etag: ").nth(1).and_then(|rest| rest.lines().next()).expect("a tag").to_owned();
+        let known = format!("GET /map HTTP/1.1\r\nIf-None-Match: {tag}");
+        let (status, head, body) = answer(server.address(), &known, "localhost");
+        assert!(status == 304 && body.is_empty() && head.contains(&tag), "{status} {head} {body}");
+        let (status, ..) = answer(server.address(), "GET /map HTTP/1.1\r\nIf-None-Match: \"0\"", "localhost");
+        assert_eq!(status, 200);
+    }
+}

@@ -143,3 +143,110 @@ pub fn newest(shared: &Shared, query: &Query) -> Vec<u8> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use podtap_flow::{
+        Counts, Endpoint, Failure, Record,
+        names::{Names, Objects, Pod, Workload},
+    };
+
+    use super::*;
+    use crate::{fixtures::record, newest::CAPACITY};
+
+    fn pod(name: &str, last: u8) -> Pod {
+        serde_json::from_value(serde_json::json!({"namespace": "shop", "name": format!("{name}-1"), "uid": name,
+            "addresses": [format!("10.0.0.{last}")], "workload": Workload {
+                kind: "Deployment".into(), name: name.into(), api_version: String::new() }}))
+        .expect("a pod")
+    }
+
+    /// Three flows of a second each: one with an answer, one that failed, and one from elsewhere by UDP.
+    fn shared() -> Shared {
+        let pods = vec![pod("web", 1), pod("Cart", 2)];
+        let shared = Shared::new(Names::new(Objects { pods, ..Objects::default() }));
+        let answer = Counts { frames: 3, payload: 1000, octets: 1200, flags: 0 };
+        let elsewhere = Endpoint { address: [192, 0, 2, 1].into(), port: 9 };
+        let mut state = shared.lock();
+        state.newest.push(Record { received: answer, ..record(1) });
+        state.newest.push(Record { failure: Some(Failure::Refused), ..record(2) });
+        state.newest.push(Record { client: elsewhere, protocol: 17, ..record(3) });
+        drop(state);
+        shared
+    }
+
+    /// Seconds and destinations of what is found.
+    fn found(query: &str) -> Vec<(u64, String)> {
+        let query = Query::parse(query).expect("it is valid");
+        let text = String::from_utf8(newest(&shared(), &query)).expect("text");
+        let flow = |line: &str| {
+            let flow: Value = serde_json::from_str(line).expect("an object");
+            (
+                flow["TimeFlowStartMs"].as_u64().expect("a time") / 1000,
+                flow["DstAddr"].as_str().expect("text").to_owned(),
+            )
+        };
+        text.lines().map(flow).collect()
+    }
+
+    #[test]
+    fn flows_are_found_by_their_fields() {
+        let to = |seconds: u64, last: u8| (seconds, format!("10.0.0.{last}"));
+        let all = [to(3, 2), to(2, 2), to(1, 2), to(1, 1)];
+        assert_eq!(found(""), all, "the newest first, in both directions");
+        for (query, expected) in [
+            ("limit=2", &all[..2]),
+            ("Proto=6", &all[1..]),
+            ("Proto!=6", &all[..1]),
+            ("SrcK8S_OwnerName=web&DstK8S_OwnerName=Cart", &all[1..3]),
+            ("DstK8S_OwnerName~=cART", &all[..3]),
+            ("Failure=refused", &all[1..2]),
+            // What is missing is not equal to anything.
+            ("Failure!=refused&SrcK8S_Namespace!=shop", &all[..1]),
+            ("PayloadBytes%3E=1000", &all[3..]),
+            ("PayloadBytes<=999&limit=10", &all[..3]),
+            ("Packets>=3", &all[3..]),
+            ("SrcK8S_Name|DstK8S_Name=web-1", &all[1..]),
+            ("*~=192.0.2", &all[..1]),
+            ("*=Deployment", &all),
+            ("DstAddr=10.0.0.", &[]),
+        ] {
+            assert_eq!(found(query), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_explained() {
+        for (query, expected) in [
+            ("limit=0", "limit must be a number from 1 to 10000"),
+            ("limit=10001", "limit must be a number from 1 to 10000"),
+            ("limit=many", "limit must be a number from 1 to 10000"),
+            ("Bytes>=many", "Bytes>= must be compared with a number"),
+            ("Colour=red", "a flow has no field \"Colour\"; there are limit, *, TimeFlowStartMs, "),
+            ("Proto|%0a%1b=red", "a flow has no field \"\\n\\u{1b}\"; "),
+        ] {
+            let message = Query::parse(query).expect_err(query);
+            assert!(message.starts_with(expected), "{query}: {message}");
+        }
+        assert!(Query::parse(&"Proto=6&".repeat(MOST_FILTERS)).is_ok());
+        assert!(Query::parse(&"Proto=6&".repeat(MOST_FILTERS + 1)).is_err());
+    }
+
+    #[test]
+    fn all_records_are_searched_and_no_more_than_the_limit_is_returned() {
+        let shared = shared();
+        for number in 0..CAPACITY as u64 - 1 {
+            shared.lock().newest.push(record(10 + number));
+        }
+        let count = |query: &str| {
+            let query = Query::parse(query).expect("it is valid");
+            newest(&shared, &query).iter().filter(|byte| **byte == b'\n').count()
+        };
+        assert_eq!(count(&format!("limit={MOST}")), MOST);
+        assert_eq!(count(""), LIMIT);
+        assert_eq!(count("*~=192.0.2"), 1, "the oldest one that is left");
+        let start = std::time::Instant::now();
+        assert_eq!(count("Failure=refused"), 0);
+        println!("{CAPACITY} records are searched in {} ms", start.elapsed().as_millis());
+    }
+}

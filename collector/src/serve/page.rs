@@ -56,3 +56,62 @@ pub fn confine(response: &mut Response<Full<Bytes>>) {
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn all_files_are_served_and_confined() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("page");
+        let files = fs::read_dir(directory).expect("it exists");
+        let name = |file: fs::DirEntry| file.file_name().into_string().expect("text");
+        let mut names: BTreeSet<String> = files.map(|file| format!("/page/{}", name(file.expect("a file")))).collect();
+        assert!(names.remove("/page/index.html") && names.insert("/".to_owned()));
+        assert_eq!(names, FILES.iter().map(|(path, ..)| (*path).to_owned()).collect());
+        for path in names {
+            let mut response = file(&path).expect("it is served");
+            confine(&mut response);
+            let header = |name: &str| response.headers()[name].to_str().expect("text").to_owned();
+            let policy = header("content-security-policy");
+            assert!(
+                policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"),
+                "{policy}"
+            );
+            for part in [
+                "frame-ancestors 'none'",
+                "form-action 'none'",
+                "base-uri 'none'",
+                "require-trusted-types-for 'script'",
+            ] {
+                assert!(policy.contains(part), "{policy}");
+            }
+            assert_eq!(header("x-content-type-options"), "nosniff");
+            assert_eq!(header("referrer-policy"), "no-referrer");
+            assert_eq!(header("cross-origin-resource-policy"), "same-origin");
+        }
+        assert!(file("/page/../Cargo.toml").is_none() && file("/page/").is_none());
+    }
+
+    #[test]
+    fn text_never_becomes_html() {
+        for (path, _, content) in FILES {
+            for way in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                "DOMParser",
+                "http://",
+                "https://",
+            ] {
+                // A name of SVG, which is never requested.
+                let content = content.replace("http://www.w3.org/2000/svg", "");
+                assert!(!content.contains(way), "{path} has {way}");
+            }
+        }
+    }
+}
