@@ -128,7 +128,7 @@ function render() {
 function chosenCalls() {
   const found = new Set(search(graph, state.q));
   const isOf = (edge, test) => test(edge.client) || test(edge.server);
-  return graph.edges.filter((edge) => (state.focus === "" || isOf(edge, (party) => party.id === state.focus))
+  return graph.edges.filter((edge) => (!graph.parties.has(state.focus) || isOf(edge, (party) => party.id === state.focus))
     && (state.ns.length === 0 || isOf(edge, (party) => state.ns.includes(party.group)))
     && (state.q === "" || isOf(edge, (party) => found.has(party))));
 }
@@ -141,7 +141,8 @@ function showMap() {
   byId("map").hidden = isEmpty;
   if (isEmpty) byId("empty").replaceChildren(...emptiness());
   if (state.view !== "map" || isEmpty) return;
-  drawing.show(shown.nodes, shown.edges, mark);
+  const { focus, ns, unfold, toggle, all } = state;
+  drawing.show(shown.nodes, shown.edges, JSON.stringify([focus, ns, unfold, toggle, all]), mark);
   mark();
 }
 
@@ -167,16 +168,16 @@ function emptiness() {
 
 function showFolds() {
   const found = classes(graph);
+  const focus = graph.parties.get(state.focus);
   const chips = Object.entries(CLASSES).filter(([name]) => found[name].calls > 0 || found[name].parties > 0).map(([name, text]) => {
-    const isFolded = !state.unfold.includes(name) && state.focus === "";
+    const isFolded = !state.unfold.includes(name) && !focus;
     const { parties, calls } = found[name];
     const what = parties > 0 ? `${count(parties)}, ${counted(calls, "call")}` : counted(calls, "call");
     const press = () => choose({ unfold: toggled(state.unfold, name) });
-    return el("button", { type: "button", "data-class": name, "aria-pressed": isFolded, disabled: state.focus !== "", onclick: press }, `${text} (${what})`);
+    return el("button", { type: "button", "data-class": name, "aria-pressed": isFolded, disabled: focus !== undefined, onclick: press }, `${text} (${what})`);
   });
   keep(byId("folds"), chips);
   byId("fold-label").hidden = chips.length === 0;
-  const focus = graph.parties.get(state.focus);
   byId("crumb").replaceChildren(...(focus
     ? [`Only ${title(focus)}; nothing is folded. `, el("button", { type: "button", id: "unfocus", onclick: () => open(undefined, { focus: "", edge: "" }) }, "Show all")]
     : []));
@@ -204,11 +205,12 @@ function showMatches() {
 }
 
 function showNamespaces() {
-  const boxes = graph.namespaces.map((group) => el("label", {},
-    el("input", { type: "checkbox", value: group, checked: state.ns.includes(group), onchange: () => choose({ ns: toggled(state.ns, group) }) }), ` ${group}`));
   const field = byId("namespaces").querySelector("fieldset");
-  const before = [...field.querySelectorAll("input")];
-  if (before.map((box) => box.value).join("\n") !== graph.namespaces.join("\n")) field.replaceChildren(field.firstElementChild, ...boxes);
+  const before = [...field.querySelectorAll("input")].map((box) => box.value);
+  if (JSON.stringify(before) !== JSON.stringify(graph.namespaces)) {
+    const box = (group) => el("input", { type: "checkbox", value: group, onchange: () => choose({ ns: toggled(state.ns, group) }) });
+    field.replaceChildren(field.firstElementChild, ...graph.namespaces.map((group) => el("label", {}, box(group), ` ${group}`)));
+  }
   for (const box of field.querySelectorAll("input")) box.checked = state.ns.includes(box.value);
   byId("namespaces").firstElementChild.textContent = state.ns.length === 0 ? "Namespaces: all" : `Namespaces: ${count(state.ns.length)} of ${count(graph.namespaces.length)}`;
 }
@@ -249,6 +251,9 @@ function showNotices() {
       el("button", { type: "button", id: "all", onclick: () => choose({ all: "1", toggle: [] }) }, "Show all of them"));
   } else if (state.view === "map" && state.all !== "") {
     add("All workloads are shown. ", "", el("button", { type: "button", id: "fold", onclick: () => choose({ all: "", toggle: [] }) }, "Fold many by namespace"));
+  }
+  if (state.focus !== "" && !graph.parties.has(state.focus)) {
+    add("The workload of this address is not in the map, so all of it is shown. ", "", el("button", { type: "button", onclick: () => choose({ focus: "" }) }, "Close"));
   }
   if (state.view === "map" && shown.filtered > 0) add(`The filter hides ${counted(shown.filtered, "call")}.`);
   keep(byId("notices"), notices);

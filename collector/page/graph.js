@@ -77,8 +77,9 @@ const classOfParty = (party) => ({ External: "external", Node: "node" })[party.k
 export function classes(graph) {
   const found = {};
   for (const name of Object.keys(CLASSES)) {
-    const parties = [...graph.parties.values()].filter((party) => classOfParty(party) === name);
-    const calls = graph.edges.filter((edge) => edge.class === name || parties.includes(edge.client) || parties.includes(edge.server));
+    const is = (party) => classOfParty(party) === name;
+    const parties = [...graph.parties.values()].filter(is);
+    const calls = graph.edges.filter((edge) => edge.class === name || is(edge.client) || is(edge.server));
     found[name] = { parties: parties.length, calls: calls.length };
   }
   return found;

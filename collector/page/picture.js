@@ -1,12 +1,15 @@
 // Draws the map, and lets people move in it by mouse, touch and keyboard.
 
 import { byId, bytes, count, counted, el, svg } from "./dom.js";
+import { layout } from "./layout.js";
 
 const HEIGHT = 40;
 /** Pixels around a curve in which a click is for it. */
 const NEAR = 7;
 /** Edges whose direction has an arrow each, and that show which of them is below the pointer. */
 const MOST_ARROWS = 1500;
+/** Nodes and edges that are laid out at once: that takes less than a worker takes to start. */
+const SMALL = 600;
 const SCALE = { least: 0.03, most: 3, far: 0.45 };
 
 const text = (node) => (node.label.length > 26 ? `${node.label.slice(0, 25)}…` : node.label);
@@ -24,11 +27,9 @@ function detail(node) {
   return node.folded > 0 ? `${node.kind} · ${counted(node.folded, "call")} folded` : node.kind;
 }
 
-function description(node, edges) {
-  const called = edges.filter((edge) => edge.from === node.id).length;
-  const callers = edges.filter((edge) => edge.to === node.id).length;
+function description(node, { calls, callers }) {
   const where = node.party?.namespace === undefined ? "" : ` in namespace ${node.party.namespace}`;
-  return `${node.label}, ${detail(node)}${where}: calls ${called}, is called by ${callers}`;
+  return `${node.label}, ${detail(node)}${where}: calls ${calls}, is called by ${callers}`;
 }
 
 export class Picture {
@@ -38,14 +39,17 @@ export class Picture {
     this.stage = el("div", { class: "stage" });
     this.port.append(this.stage);
     Object.assign(this, { open, openEdge, leave, x: 0, y: 0, scale: 1, elements: new Map(), paths: new Map() });
-    this.worker = new Worker(workerAddress(), { type: "module" });
-    this.worker.addEventListener("message", ({ data }) => this.placed(data));
     this.number = 0;
     this.listen();
   }
 
-  /** Shows nodes and edges; calls back when they are drawn. What has the same nodes and edges as before keeps its places. */
-  show(nodes, edges, drawn) {
+  /**
+   * Shows nodes and edges; calls back when they are drawn. What has the same nodes and edges as before keeps its places, and a user who
+   * has moved the map keeps the place in it, until the choices are others.
+   */
+  show(nodes, edges, choices, drawn) {
+    if (choices !== this.choices) this.isMoved = false;
+    this.choices = choices;
     const key = JSON.stringify([nodes.map((node) => [node.id, text(node), detail(node)]), edges.map((edge) => edge.id)]);
     Object.assign(this, { nodes, edges, drawn });
     if (key === this.key) {
@@ -58,7 +62,17 @@ export class Picture {
     this.port.dataset.state = "waiting";
     this.began = performance.now();
     const sizes = nodes.map((node) => ({ id: node.id, group: node.group, w: width(node), h: HEIGHT }));
-    this.worker.postMessage({ number: this.number, nodes: sizes, edges: edges.map(({ id, from, to }) => ({ id, from, to })) });
+    const pairs = edges.map(({ id, from, to }) => ({ id, from, to }));
+    if (nodes.length + edges.length <= SMALL) this.placed({ number: this.number, ...layout(sizes, pairs) });
+    else this.inWorker({ number: this.number, nodes: sizes, edges: pairs });
+  }
+
+  inWorker(request) {
+    if (this.worker === undefined) {
+      this.worker = new Worker(workerAddress(), { type: "module" });
+      this.worker.addEventListener("message", ({ data }) => this.placed(data));
+    }
+    this.worker.postMessage(request);
   }
 
   placed(result) {
@@ -67,7 +81,7 @@ export class Picture {
     const focused = this.port.contains(document.activeElement) ? document.activeElement.dataset.id : undefined;
     this.draw();
     this.update();
-    this.fit();
+    this.keepInView();
     this.port.dataset.state = "ready";
     this.port.dataset.milliseconds = Math.round(performance.now() - this.began);
     if (focused !== undefined) this.elements.get(focused)?.focus();
@@ -96,7 +110,7 @@ export class Picture {
     this.elements = new Map();
     const shapes = nodes.map(({ id, x, y }) => {
       const node = byNode.get(id);
-      const shape = svg("g", { class: `node ${node.kind.toLowerCase().replace(/[^a-z]/g, "")}`, tabindex: -1, role: "button", transform: `translate(${x} ${y})` },
+      const shape = svg("g", { class: `node kind-${node.kind.toLowerCase().replace(/[^a-z]/g, "")}`, tabindex: -1, role: "button", transform: `translate(${x} ${y})` },
         svg("rect", { width: width(node), height: HEIGHT, rx: 7 }),
         svg("text", { class: "name", x: 12, y: 17 }, text(node)),
         svg("text", { class: "detail", x: 12, y: 32 }, detail(node)));
@@ -127,11 +141,12 @@ export class Picture {
         mark.setAttribute("y", mark.at[1] - 5);
       }
     }
-    for (const node of this.nodes) {
-      const shape = this.elements.get(node.id);
-      if (shape && this.nodes.length <= MOST_ARROWS) shape.setAttribute("aria-label", description(node, this.edges));
-      else shape?.setAttribute("aria-label", `${node.label}, ${detail(node)}`);
+    const degrees = new Map(this.nodes.map((node) => [node.id, { calls: 0, callers: 0 }]));
+    for (const { from, to } of this.edges) {
+      degrees.get(from).calls += 1;
+      degrees.get(to).callers += 1;
     }
+    for (const node of this.nodes) this.elements.get(node.id).setAttribute("aria-label", description(node, degrees.get(node.id)));
     this.drawn(this.result);
   }
 
@@ -161,7 +176,14 @@ export class Picture {
     this.still = setTimeout(() => this.stage.classList.remove("moving"), 250);
   }
 
+  /** Unless the user has chosen a part of it. */
+  keepInView() {
+    if (this.isMoved) this.move();
+    else this.fit();
+  }
+
   fit() {
+    this.isMoved = false;
     const { clientWidth, clientHeight } = this.port;
     const { w, h } = this.result ?? { w: 0, h: 0 };
     if (w === 0 || clientWidth === 0) return;
@@ -176,12 +198,14 @@ export class Picture {
     this.x = x - ((x - this.x) * scale) / this.scale;
     this.y = y - ((y - this.y) * scale) / this.scale;
     this.scale = scale;
+    this.isMoved = true;
     this.move();
   }
 
   pan(x, y) {
     this.x += x;
     this.y += y;
+    this.isMoved = true;
     this.move();
   }
 
@@ -240,7 +264,7 @@ export class Picture {
     port.addEventListener("keydown", (event) => this.press(event));
     // What has the keyboard must be visible.
     port.addEventListener("scroll", () => port.scrollTo(0, 0));
-    new ResizeObserver(() => this.fit()).observe(port);
+    new ResizeObserver(() => this.keepInView()).observe(port);
   }
 
   choose(id) {

@@ -10,6 +10,7 @@ function read() {
   const given = new URLSearchParams(location.hash.slice(1));
   for (const [name, usual] of Object.entries(TEXTS)) state[name] = given.get(name) ?? usual;
   for (const name of LISTS) state[name] = given.getAll(name);
+  if (!["map", "calls", "flows"].includes(state.view)) state.view = TEXTS.view;
 }
 
 function fragment() {

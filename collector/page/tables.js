@@ -51,6 +51,9 @@ export function showCalls(edges, sort, { sortBy, openEdge }) {
     return direction * left.localeCompare(right);
   };
   const sorted = [...edges].sort(compare);
+  const { activeElement } = document;
+  const row = activeElement.closest("#calls-body tr")?.dataset.id;
+  const heading = activeElement.closest("#calls-head") && activeElement.dataset.sort;
   byId("calls-head").replaceChildren(el("tr", {}, COLUMNS.map(([key, heading, , number]) => {
     const order = (number ? -1 : 1) * (isReverse ? -1 : 1) === 1 ? "ascending" : "descending";
     const press = () => sortBy(key === name && !isReverse ? `-${key}` : key);
@@ -63,6 +66,10 @@ export function showCalls(edges, sort, { sortBy, openEdge }) {
       const link = key === "client" && el("button", { type: "button", class: "link", onclick: () => openEdge(edge) }, text);
       return el("td", { class: format && "number" }, link || text);
     }))));
+  // What had the keyboard has it again.
+  if (heading) byId("calls-head").querySelector(`[data-sort=${heading}]`).focus();
+  const same = row !== undefined && [...byId("calls-body").rows].find((tr) => tr.dataset.id === row);
+  if (same) same.querySelector("button").focus();
   const more = sorted.length - Math.min(shown, sorted.length);
   const rest = () => {
     shown += 1000;

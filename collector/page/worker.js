@@ -1,4 +1,4 @@
-// Computes layouts on a thread of its own, so that the page answers meanwhile.
+// Computes large layouts on a thread of its own, so that the page answers meanwhile.
 
 import { layout } from "./layout.js";
 

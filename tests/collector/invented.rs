@@ -26,6 +26,7 @@ const RST: u8 = 4;
 /// Who is in it, and what was captured.
 pub struct Cluster {
     names: Value,
+    workloads: Vec<Party>,
     frames: Vec<(u64, u32, Vec<u8>)>,
     now: u64,
     connections: u32,
@@ -55,7 +56,15 @@ pub struct Connection {
 impl Cluster {
     pub fn new() -> Self {
         let names = json!({"pods": [], "services": [], "nodes": [], "networks": []});
-        Self { names, frames: Vec::new(), now: START, connections: 0, datagrams: 0, calls: BTreeSet::new() }
+        Self {
+            names,
+            workloads: Vec::new(),
+            frames: Vec::new(),
+            now: START,
+            connections: 0,
+            datagrams: 0,
+            calls: BTreeSet::new(),
+        }
     }
 
     fn list(&mut self, kind: &str) -> &mut Vec<Value> {
@@ -73,7 +82,9 @@ impl Cluster {
         self.list("services").push(json!({"namespace": namespace, "name": name, "addresses": [service],
             "ports": [{"port": SERVICE_PORT, "targetPort": TARGET_PORT}, {"port": 53, "protocol": "UDP", "targetPort": 53}],
             "backends": [{"address": address}]}));
-        Party { name: name.to_owned(), address, service: Some(service) }
+        let party = Party { name: name.to_owned(), address, service: Some(service) };
+        self.workloads.push(party.clone());
+        party
     }
 
     pub fn node(&mut self, name: &str) -> Party {
@@ -87,6 +98,11 @@ impl Cluster {
         let address = Ipv4Addr::new(203, 0, 113, u8::try_from(1 + self.list("networks").len()).expect("few"));
         self.list("networks").push(json!([format!("{address}/32"), name]));
         Party { name: name.to_owned(), address, service: None }
+    }
+
+    /// A workload by its name.
+    pub fn party(&self, name: &str) -> Party {
+        self.workloads.iter().find(|party| party.name == name).unwrap_or_else(|| panic!("there is no {name}")).clone()
     }
 
     fn called(&mut self, client: &Party, server: &Party) {
@@ -204,6 +220,11 @@ impl Cluster {
         self.frames.push((self.now, 14 + u32::from(length), frame));
     }
 
+    /// The bytes of each frame that were captured.
+    pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        self.frames.iter().map(|(.., frame)| &**frame)
+    }
+
     pub fn write(&self) -> Files {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -274,32 +295,35 @@ pub fn shop() -> Cluster {
     let mut cluster = Cluster::new();
     let names: BTreeSet<&str> = SHOP.iter().flat_map(|(client, server)| [*client, *server]).collect();
     let workloads: Vec<Party> = names.iter().map(|name| cluster.workload("boutique", name)).collect();
-    let of = |name: &str| workloads.iter().find(|party| party.name == name).expect("it is one of them").clone();
     let dns = cluster.workload("kube-system", "coredns");
     let prometheus = cluster.workload("monitoring", "prometheus");
     let node = cluster.node("n1");
     let externals = ["payments.example.com", "mail.example.net"].map(|name| cluster.external(name));
     for (number, (client, server)) in (1..).zip(SHOP) {
-        cluster.lookup(&of(client), &dns, &format!("{server}.boutique"), of(server).service.expect("it has one"));
+        let [client, server] = [client, server].map(|name| cluster.party(name));
+        let service = server.service.expect("it has one");
+        cluster.lookup(&client, &dns, &format!("{}.boutique", server.name), service);
         for repeated in 0..1 + number % 4 {
             let connection = Connection {
                 sent: 300 * number,
                 received: 1000 * number * number * (1 + repeated),
                 handshake: 150 + 40 * number,
             };
-            cluster.call(&of(client), &of(server), connection);
+            cluster.call(&client, &server, connection);
         }
     }
+    let [checkout, email] = ["checkoutservice", "emailservice"].map(|name| cluster.party(name));
     for _ in 0..3 {
-        cluster.refused(&of("checkoutservice"), &of("emailservice"));
+        cluster.refused(&checkout, &email);
     }
     for workload in &workloads {
         cluster.probe(&node, workload);
         cluster.probe(&prometheus, workload);
     }
     for (client, server) in ["paymentservice", "emailservice"].into_iter().zip(&externals) {
-        cluster.lookup(&of(client), &dns, &server.name, server.address);
-        cluster.call(&of(client), server, Connection { sent: 5000, received: 20_000, handshake: 21_000 });
+        let client = cluster.party(client);
+        cluster.lookup(&client, &dns, &server.name, server.address);
+        cluster.call(&client, server, Connection { sent: 5000, received: 20_000, handshake: 21_000 });
     }
     cluster
 }

@@ -2,6 +2,10 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
+    net::{Ipv4Addr, Ipv6Addr, UdpSocket},
+    path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -336,7 +340,7 @@ fn sixty_workloads_are_readable() {
     println!("laid out in {} ms; names are {} pixels high", milliseconds(browser), measured[4]);
     assert_eq!(measured.as_array().expect("a list")[..4], [60, 0, 0, 0].map(Value::from), "{measured}");
     if let Some(file) = std::env::var_os("PODTAP_SCREENSHOT") {
-        std::fs::write(file, browser.screenshot()).expect("it can be written");
+        fs::write(file, browser.screenshot()).expect("it can be written");
     }
     assert!(measured[4].as_f64().is_some_and(|height| height >= 8.0), "{measured}");
     shown.assert_clean();
@@ -402,6 +406,44 @@ const PAN: &str = "
     });";
 
 #[test]
+fn what_comes_is_shown_where_the_user_looks() {
+    let mut cluster = shop();
+    let late = cluster.workload("boutique", "late");
+    let files = cluster.write();
+    let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let free =
+        UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| socket.local_addr()).expect("a port").port();
+    let collector = Served::live(free, &files.names());
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/", collector.address));
+    let shown = Shown { browser, collector, _files: files };
+    let browser = &shown.browser;
+    browser.until("document.querySelector('#empty').textContent.includes('No frame has arrived yet')");
+    let send = |from: usize, cluster: &Cluster| {
+        for frame in cluster.frames().skip(from) {
+            let datagram = [&[8, 0, 0, 0, 0, 19, 137, 0][..], frame].concat();
+            sender.send_to(&datagram, (Ipv4Addr::LOCALHOST, free)).expect("it can be sent");
+        }
+    };
+    send(0, &cluster);
+    browser.until("document.querySelectorAll('#map .node').length === 16");
+    // A new call appears, and the part of the map that one looks at stays.
+    browser.run("document.querySelector('#map .node').focus()");
+    browser.press("+++");
+    let place = browser.run("return document.querySelector('.stage').style.transform");
+    let before = cluster.frames().count();
+    let frontend = cluster.party("frontend");
+    cluster.call(&frontend, &late, Connection { sent: 1, received: 1, handshake: 100 });
+    send(before, &cluster);
+    browser.until("[...document.querySelectorAll('#map .name')].some((name) => name.textContent === 'late')");
+    assert_eq!(browser.run("return document.querySelector('.stage').style.transform"), place);
+    assert_eq!(browser.run("return document.activeElement.classList.contains('node')"), true);
+    let figures = browser.texts("#figures");
+    assert!(figures[0].starts_with("15 workloads · 50 calls") && figures[0].contains(" 0 dropped"), "{figures:?}");
+    shown.assert_clean();
+}
+
+#[test]
 fn an_empty_map_and_a_collector_that_is_gone_are_explained() {
     let shown = Shown::new(&Cluster::new(), "");
     let browser = &shown.browser;
@@ -413,10 +455,26 @@ fn an_empty_map_and_a_collector_that_is_gone_are_explained() {
 }
 
 #[test]
+fn the_picture_of_the_demo_has_the_map() {
+    let pictures = [Cluster::new(), shop()].map(|cluster| {
+        let files = cluster.write();
+        let collector = Served::start(&files.frames(), &files.names());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/picture.sh");
+        let file = files.frames().with_extension("png");
+        let status = Command::new(script).arg(format!("http://{}/", collector.address)).arg(&file).status();
+        assert!(status.expect("it runs").success());
+        let picture = fs::read(file).expect("it was written");
+        assert_eq!(picture[16..24], [0, 0, 5, 0, 0, 0, 3, 32], "1280 by 800 pixels");
+        picture.len()
+    });
+    assert!(pictures[1] > 2 * pictures[0], "{pictures:?}");
+}
+
+#[test]
 #[ignore = "writes the pictures of docs/collector.md: make pictures"]
 fn pictures() {
-    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/pictures");
-    std::fs::create_dir_all(&directory).expect("it can be made");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/pictures");
+    fs::create_dir_all(&directory).expect("it can be made");
     let shown = Shown::new(&shop(), "");
     for theme in ["light", "dark"] {
         let edge = "Deployment/boutique/checkoutservice>Deployment/boutique/emailservice";
@@ -429,6 +487,6 @@ fn pictures() {
             "return new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve(1))))",
         );
         let file = directory.join(format!("map-{theme}.png"));
-        std::fs::write(&file, shown.browser.screenshot()).expect("it can be written");
+        fs::write(&file, shown.browser.screenshot()).expect("it can be written");
     }
 }

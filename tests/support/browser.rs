@@ -1,4 +1,4 @@
-//! A browser without a window, driven by WebDriver (W3C): Debian's packages chromium and chromium-driver.
+//! A browser without a window, driven by `WebDriver` (W3C): Debian's packages chromium and chromium-driver.
 
 use std::{
     env, fs,

@@ -107,7 +107,7 @@ impl Collector {
     }
 }
 
-/// A collector that has read a file, and serves what it found. Killed when dropped.
+/// A collector that serves what it finds. Killed when dropped.
 pub struct Served {
     child: Killed,
     /// Where it listens.
@@ -115,19 +115,27 @@ pub struct Served {
 }
 
 impl Served {
-    /// Starts it, and returns when it listens.
+    /// Starts it with a capture file and a file of names, and returns when it listens.
     ///
     /// # Panics
     /// If it ends instead.
     #[track_caller]
     pub fn start(file: &Path, names: &Path) -> Self {
-        let mut command = Command::new(binary());
-        command.arg("--read").arg(file).arg("--names").arg(names).args([
-            "--listen",
-            "127.0.0.1:0",
-            "--print",
-            "nothing",
-        ]);
+        Self::spawn(Command::new(binary()).arg("--read").arg(file), names)
+    }
+
+    /// Starts one that captures what comes by VXLAN to a port.
+    ///
+    /// # Panics
+    /// If it ends instead.
+    #[track_caller]
+    pub fn live(port: u16, names: &Path) -> Self {
+        Self::spawn(Command::new(binary()).arg("--vxlan-port").arg(port.to_string()), names)
+    }
+
+    #[track_caller]
+    fn spawn(command: &mut Command, names: &Path) -> Self {
+        command.arg("--names").arg(names).args(["--listen", "127.0.0.1:0", "--print", "nothing"]);
         let mut child = Killed(command.stderr(Stdio::piped()).spawn().expect("it runs"));
         let mut errors = BufReader::new(child.0.stderr.take().expect("it is piped"));
         let mut text = String::new();

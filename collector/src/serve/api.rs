@@ -241,9 +241,16 @@ mod tests {
     #[test]
     fn only_local_pages_get_answers_and_only_to_what_changes_nothing() {
         let (_runtime, server) = server();
-        for path in
-            ["/", "/page/app.js", "/map", "/map?format=list", "/flows", "/flows?limit=1&Proto=6", "/status", "/metrics"]
-        {
+        for path in [
+            "/",
+            "/page/app.js",
+            "/map",
+            "/map?format=list",
+            "/flows",
+            "/flows?Bytes%3E=1&SrcPort!=53&Failure~=&SrcK8S_Name|DstK8S_Name=x&*=1",
+            "/status",
+            "/metrics",
+        ] {
             let (status, head, body) = answer(server.address(), &format!("GET {path} HTTP/1.1"), "localhost:9090");
             assert_eq!(status, 200, "{path}: {body}");
             assert!(head.contains("\r\ncontent-security-policy: default-src 'none';"), "{path}: {head}");
