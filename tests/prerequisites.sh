@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs the Debian packages whose commands the build and the tests call: with `build` only what the build needs, with `demo` also what
-# the demo calls. The lab installs its own.
+# Installs the Debian packages whose commands the build and the tests call: with `build` only what the build needs, with `demo` or
+# `demo-map` also what that demo calls. The lab installs its own.
 set -euo pipefail
 
 declare -A package_of=(
@@ -13,7 +13,8 @@ declare -A package_of=(
 fonts=/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 case "${1:-}" in
   build) package_of=([cc]=gcc [clang]=clang) ;;
-  demo) package_of=([cc]=gcc [clang]=clang [tcpdump]=tcpdump [tshark]=tshark [nsenter]=util-linux [curl]=curl [chromium]=chromium) ;;
+  demo) package_of=([cc]=gcc [clang]=clang [tcpdump]=tcpdump [tshark]=tshark [nsenter]=util-linux [curl]=curl) ;;
+  demo-map) package_of=([cc]=gcc [clang]=clang [curl]=curl [chromium]=chromium) ;;
 esac
 missing=()
 # A browser without fonts shows no text.

@@ -92,10 +92,18 @@ async function refresh() {
 
 async function poll() {
   for (;;) {
+    const began = performance.now();
     if (document.visibilityState === "visible") await refresh();
+    // A tenth of the time at most is spent on a large map.
+    const wait = Math.max(INTERVAL, 10 * (performance.now() - began));
     await new Promise((resume) => {
-      setTimeout(resume, INTERVAL);
-      document.addEventListener("visibilitychange", resume, { once: true });
+      const wake = () => {
+        clearTimeout(timer);
+        document.removeEventListener("visibilitychange", wake);
+        resume();
+      };
+      const timer = setTimeout(wake, wait);
+      document.addEventListener("visibilitychange", wake);
     });
   }
 }
@@ -149,7 +157,7 @@ function showMap() {
 function mark() {
   const found = state.q === "" ? undefined : new Set(search(graph, state.q).map((party) => party.id));
   const drawn = opened?.edge?.id ?? shown.edges.find((edge) => edge.calls.some((call) => call.id === state.edge))?.id ?? "";
-  drawing.mark({ found, open: opened?.node?.id ?? state.focus, edge: drawn });
+  drawing.mark({ found, open: opened?.node?.id, edge: drawn });
 }
 
 function emptiness() {

@@ -27,7 +27,7 @@ const COLUMNS = [
   ["End", (flow) => time(flow.TimeFlowEndMs)],
   ["From", (flow) => end(flow, "Src")],
   ["To", (flow) => end(flow, "Dst")],
-  ["Behind the service", behind],
+  ["Pod or workload", behind],
   ["Protocol", (flow) => PROTOCOLS[flow.Proto] ?? String(flow.Proto)],
   ["Payload", (flow) => bytes(flow.PayloadBytes), true],
   ["Packets", (flow) => count(flow.Packets), true],

@@ -77,7 +77,7 @@ export function showCalls(edges, sort, { sortBy, openEdge }) {
   };
   byId("calls-more").replaceChildren(
     el("span", {}, counted(sorted.length, "call")),
-    more > 0 && el("button", { type: "button", onclick: rest }, `Show more (${count(more)} are not shown)`));
+    ...(more > 0 ? [el("button", { type: "button", onclick: rest }, `Show more (${count(more)} are not shown)`)] : []));
 }
 
 const rows = (pairs) => el("dl", {}, pairs.filter(([, value]) => value !== "" && value !== undefined)

@@ -303,7 +303,7 @@ pub fn shop() -> Cluster {
         let [client, server] = [client, server].map(|name| cluster.party(name));
         let service = server.service.expect("it has one");
         cluster.lookup(&client, &dns, &format!("{}.boutique", server.name), service);
-        for repeated in 0..1 + number % 4 {
+        for repeated in 0..=number % 4 {
             let connection = Connection {
                 sent: 300 * number,
                 received: 1000 * number * number * (1 + repeated),

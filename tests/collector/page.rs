@@ -116,6 +116,25 @@ fn the_map_is_what_was_captured_and_says_what_it_folds() {
     shown.browser.click("nav [data-view=calls]");
     shown.browser.until("document.querySelector('#calls-body tr') !== null");
     assert_eq!(shown.browser.texts("#calls-body tr").len(), cluster.calls.len());
+    assert_eq!(shown.browser.texts("#calls-more"), [format!("{} calls", cluster.calls.len())]);
+    // Sorted by any column, in both directions.
+    let firsts = || shown.browser.texts("#calls-body td:first-child");
+    shown.browser.click("#calls-head [data-sort=client]");
+    shown.browser.until("document.querySelector('#calls-head th').ariaSort === 'ascending'");
+    let ascending = firsts();
+    assert!(ascending.is_sorted() && !ascending.is_empty(), "{ascending:?}");
+    shown.browser.click("#calls-head [data-sort=client]");
+    shown.browser.until("document.querySelector('#calls-head th').ariaSort === 'descending'");
+    assert!(firsts().is_sorted_by(|a, b| a >= b));
+    // Only calls from or to a namespace, and how many that leaves out.
+    shown.browser.click("#namespaces summary");
+    shown.browser.click("#namespaces input[value=kube-system]");
+    shown.browser.until(&format!("document.querySelectorAll('#calls-body tr').length === {}", clients.len()));
+    shown.browser.click("nav [data-view=map]");
+    let hidden = cluster.calls.len() - clients.len();
+    shown
+        .browser
+        .until(&format!("document.querySelector('#notices').textContent.includes('The filter hides {hidden} calls.')"));
     shown.assert_clean();
     shown.collector.end();
 }

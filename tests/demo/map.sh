@@ -53,7 +53,7 @@ plan packages "installs the Debian packages that are missing" \
 echo "The first run builds everything and takes some minutes; later runs take seconds."
 
 say "1. A real two-node Kubernetes"
-step packages tests/prerequisites.sh demo
+step packages tests/prerequisites.sh demo-map
 step programs programs
 step kubernetes lab binaries
 step boot lab up --nodes 2

@@ -11,6 +11,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -54,11 +55,11 @@ impl Browser {
         // A process group of its own, with the browser's processes.
         let driver = driver.arg("--port=0").process_group(0).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut driver = Killed(driver.expect("chromedriver runs: tests/prerequisites.sh installs it"));
-        let output = BufReader::new(driver.0.stdout.take().expect("it is piped"));
-        let port = output
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| line.split_once("successfully on port ")?.1.trim_end_matches('.').parse().ok());
+        let mut lines = BufReader::new(driver.0.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+        let port = |line: String| line.split_once("successfully on port ")?.1.trim_end_matches('.').parse().ok();
+        let port = lines.by_ref().find_map(port);
+        // It must not fail because nobody reads what it prints.
+        thread::spawn(move || lines.for_each(drop));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.expect("it tells its port")));
         let mut browser = Self { driver, address, session: String::new(), profile, _one: one };
         let arguments = [
