@@ -1,4 +1,5 @@
-//! The collector on real packets: captured in network namespaces that the tests make, and read from files.
+//! The collector on real packets: captured in network namespaces that the tests make, and read from files. Its page, in a browser, on
+//! packets that were made up.
 
 mod counts;
 mod invented;
