@@ -474,6 +474,30 @@ fn an_empty_map_and_a_collector_that_is_gone_are_explained() {
 }
 
 #[test]
+fn losses_are_said() {
+    let shown = Shown::new(&shop(), "");
+    let browser = &shown.browser;
+    shown.nodes();
+    assert_eq!(browser.texts("#notices p"), [""; 0], "nothing is lost in a file");
+    // What a collector says that does not keep up, and then does.
+    browser.run(
+        "const real = fetch;
+         window.lost = { framesDropped: 7, flowsEvicted: 2, recentTcpFlows: 90, recentTcpFlowsIncomplete: 4, namesComplete: false };
+         window.fetch = async (path, options) => {
+           const answer = await real(path, options);
+           return path === 'status' ? new Response(JSON.stringify({ ...await answer.json(), ...lost })) : answer;
+         };",
+    );
+    let notices = "document.querySelector('#notices').textContent";
+    browser.until(&format!("{notices}.includes('does not keep up: 7 frames were dropped in the last seconds')"));
+    for part in ["Of 90 recent TCP flows, 4 lack frames", "2 flows were forgotten early", "not complete yet"] {
+        browser.until(&format!("{notices}.includes({part:?})"));
+    }
+    browser.until(&format!("{notices}.includes('7 frames were dropped by the kernel since the collector started')"));
+    shown.assert_clean();
+}
+
+#[test]
 fn the_picture_of_the_demo_has_the_map() {
     let pictures = [Cluster::new(), shop()].map(|cluster| {
         let files = cluster.write();
