@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo demo-map test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo demo-map pictures test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
 
 comma := ,
 NODES ?= 2
@@ -20,6 +20,10 @@ demo: ## taps a web server on a two-node Kubernetes on this machine (KEEP=1 leav
 
 demo-map: ## who calls whom in a shop of 12 services, on a two-node Kubernetes on this machine (KEEP=1 leaves it up)
 	@tests/demo/map.sh
+
+pictures: prerequisites ## the pictures of docs/collector.md, from the collector's page in a browser
+	cargo build -p podtap-collector --locked
+	cargo test -p podtap-tests --test collector --locked -- --ignored page::pictures
 
 test: ## every tier
 	@tests/run.sh

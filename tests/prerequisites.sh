@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs the Debian packages whose commands the build and the tests call: with `build` only what the build needs, with `demo` also what
-# the demo calls. The lab installs its own.
+# Installs the Debian packages whose commands the build and the tests call: with `build` only what the build needs, with `demo` or
+# `demo-map` also what that demo calls. The lab installs its own.
 set -euo pipefail
 
 declare -A package_of=(
@@ -8,12 +8,17 @@ declare -A package_of=(
   [setpriv]=util-linux [unshare]=util-linux [nsenter]=util-linux [cc]=gcc [jq]=jq [conntrack]=conntrack
   [ping]=iputils-ping [strace]=strace [nft]=nftables [clang]=clang [softflowd]=softflowd [nfdump]=nfdump [mergecap]=wireshark-common
   [qemu-system-x86_64]=qemu-system-x86 [depmod]=kmod [busybox]=busybox-static [bpftool]=bpftool
+  [chromium]=chromium [chromedriver]=chromium-driver
 )
+fonts=/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 case "${1:-}" in
   build) package_of=([cc]=gcc [clang]=clang) ;;
   demo) package_of=([cc]=gcc [clang]=clang [tcpdump]=tcpdump [tshark]=tshark [nsenter]=util-linux [curl]=curl) ;;
+  demo-map) package_of=([cc]=gcc [clang]=clang [curl]=curl [chromium]=chromium) ;;
 esac
 missing=()
+# A browser without fonts shows no text.
+[ -z "${package_of[chromium]:-}" ] || [ -f "$fonts" ] || missing+=(fonts-dejavu-core)
 # An archive and no command: the operator contains libpcap.
 [ -f "$(cc -print-file-name=libpcap.a 2>/dev/null)" ] || missing+=(libpcap-dev)
 for command in "${!package_of[@]}"; do

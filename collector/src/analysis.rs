@@ -10,7 +10,10 @@ use podtap_flow::{
     packet,
 };
 
-use crate::shared::{NamesAndMap, Shared};
+use crate::{
+    newest::Newest,
+    shared::{Shared, State},
+};
 
 /// A captured frame.
 #[derive(Clone, Copy, Debug)]
@@ -88,10 +91,11 @@ impl<Out: Output> Analysis<Out> {
         let results = &mut self.results;
         results.now = now;
         self.table.expire(now, &mut |event| results.take(event));
-        let NamesAndMap { names, map } = &mut *results.shared.lock();
-        results.waiting.expire(names, now, &mut |event| count(event, names, map, &mut results.output));
+        let State { names, map, newest, .. } = &mut *results.shared.lock();
+        results.waiting.expire(names, now, &mut |event| count(event, names, (map, newest), &mut results.output));
         if before / FORGET != self.tick / FORGET {
             names.expire(now);
+            newest.expire(now);
         }
     }
 
@@ -102,9 +106,9 @@ impl<Out: Output> Analysis<Out> {
             return;
         }
         let results = &mut self.results;
-        let NamesAndMap { names, map } = &mut *results.shared.lock();
+        let State { names, map, newest, .. } = &mut *results.shared.lock();
         updates.for_each(|update| names.apply(update, now));
-        results.waiting.names_changed(names, &mut |event| count(event, names, map, &mut results.output));
+        results.waiting.names_changed(names, &mut |event| count(event, names, (map, newest), &mut results.output));
     }
 
     /// Where records go.
@@ -119,7 +123,7 @@ impl<Out: Output> Analysis<Out> {
 
     /// How full it is.
     pub fn sizes(&self) -> Sizes {
-        let NamesAndMap { names, map } = &*self.results.shared.lock();
+        let State { names, map, .. } = &*self.results.shared.lock();
         Sizes {
             flows: self.table.len(),
             waiting: self.results.waiting.len(),
@@ -134,26 +138,27 @@ impl<Out: Output> Analysis<Out> {
         let (mut table, mut results) = (self.table, self.results);
         table.flush(&mut |event| results.take(event));
         let Results { shared, mut waiting, mut output, .. } = results;
-        let NamesAndMap { names, map } = &mut *shared.lock();
-        waiting.flush(&mut |event| count(event, names, map, &mut output));
+        let State { names, map, newest, .. } = &mut *shared.lock();
+        waiting.flush(&mut |event| count(event, names, (map, newest), &mut output));
         (output, table.counters())
     }
 }
 
 impl<Out: Output> Results<Out> {
     fn take(&mut self, event: Event) {
-        let NamesAndMap { names, map } = &mut *self.shared.lock();
-        self.waiting.add(event, names, self.now, &mut |event| count(event, names, map, &mut self.output));
+        let State { names, map, newest, .. } = &mut *self.shared.lock();
+        self.waiting.add(event, names, self.now, &mut |event| count(event, names, (map, newest), &mut self.output));
     }
 }
 
-fn count(event: Event, names: &Names, map: &mut Map, output: &mut impl Output) {
+fn count(event: Event, names: &Names, (map, newest): (&mut Map, &mut Newest), output: &mut impl Output) {
     match event {
         Event::Opened(record) => map.open(&NamedRecord::new(&record, names)),
         Event::Record(record) => {
             let flow = NamedRecord::new(&record, names);
             map.record(&flow);
             output.record(&flow, names);
+            newest.push(record);
         }
     }
 }

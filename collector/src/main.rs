@@ -13,7 +13,10 @@ mod capture;
 mod clock;
 mod cluster;
 mod diff;
+#[cfg(test)]
+mod fixtures;
 mod names;
+mod newest;
 mod output;
 mod read;
 mod serve;
@@ -26,6 +29,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use podtap_flow::{
     Timestamp,
+    map::Map,
     names::{Names, Update},
 };
 use podtap_runtime::{memory::disable_tracing, telemetry::LogArgs};
@@ -34,7 +38,7 @@ use crate::{
     analysis::Analysis,
     output::{Print, flows::FlowLines, queue::Queue},
     serve::Service,
-    shared::Shared,
+    shared::{Shared, Status},
 };
 
 /// Tells who calls whom, from mirrored frames.
@@ -67,8 +71,9 @@ struct Arguments {
     /// Unix socket of `podtap-collector names`
     #[arg(long, value_name = "PATH", conflicts_with = "read")]
     names_socket: Option<PathBuf>,
-    /// Address on which the map is served while frames are captured. Anyone who reaches it can read the map
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "read")]
+    /// Address on which the map, flows and a page that shows them are served, until SIGINT or SIGTERM. Anyone who reaches it can read
+    /// the map
+    #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// File in which the map is kept: saved every minute and at the end, and read at the beginning
     #[arg(long, value_name = "FILE", conflicts_with = "read")]
@@ -146,12 +151,21 @@ fn analyse(arguments: &Arguments) -> Result<()> {
     } else {
         read_files(arguments, &shared)?;
     }
-    let map = &shared.lock().map;
-    if arguments.print == Print::List && map.is_empty() {
+    print(arguments.print, &shared.lock().map)?;
+    if arguments.listen.is_some() && !arguments.input.read.is_empty() {
+        let signals = capture::signals()?;
+        let _service = Service::start(arguments, &shared)?;
+        capture::wait(&signals)?;
+    }
+    Ok(())
+}
+
+fn print(print: Print, map: &Map) -> Result<()> {
+    if print == Print::List && map.is_empty() {
         eprintln!("No connections found.");
     }
     let mut stdout = io::BufWriter::new(io::stdout().lock());
-    arguments.print.write(&mut stdout, map)?;
+    print.write(&mut stdout, map)?;
     stdout.flush()?;
     Ok(())
 }
@@ -172,6 +186,8 @@ fn read_files(arguments: &Arguments, shared: &Shared) -> Result<()> {
     if counters.packets == 0 {
         eprintln!("podtap-collector: the files have no IP packets");
     }
+    let captured = capture::Captured { frames: counters.packets, dropped: 0 };
+    shared.lock().status = Status { captured, counters, ..Status::default() };
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Names and the map, for the thread that analyses frames and for those that serve clients.
+//! Names, the map and the newest flows, for the thread that analyses frames and for those that serve clients.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,32 +7,51 @@ use std::{
 };
 
 use podtap_flow::{
+    Counters,
     map::{Bounds, Map},
     names::{Names, Workload},
 };
 
+use crate::{capture::Captured, newest::Newest};
+
 /// Who is who, and who calls whom. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    current: Arc<Mutex<NamesAndMap>>,
+    current: Arc<Mutex<State>>,
     view: Arc<Mutex<Option<LastView>>>,
 }
 
 /// See [`Shared`].
 #[derive(Debug)]
-pub struct NamesAndMap {
+pub struct State {
     pub names: Names,
     pub map: Map,
+    pub newest: Newest,
+    pub status: Status,
+}
+
+/// What was counted on the way to the map.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Status {
+    /// Whether frames are captured, and not read from files.
+    pub is_live: bool,
+    pub captured: Captured,
+    pub counters: Counters,
+    /// Flows in the table.
+    pub active: usize,
+    /// Events that wait for names.
+    pub waiting: usize,
 }
 
 impl Shared {
     pub fn new(names: Names) -> Self {
         let map = Map::new(Bounds::default());
-        Self { current: Arc::new(Mutex::new(NamesAndMap { names, map })), view: Arc::default() }
+        let state = State { names, map, newest: Newest::default(), status: Status::default() };
+        Self { current: Arc::new(Mutex::new(state)), view: Arc::default() }
     }
 
     /// Frames are not analysed until this is dropped.
-    pub fn lock(&self) -> MutexGuard<'_, NamesAndMap> {
+    pub fn lock(&self) -> MutexGuard<'_, State> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -53,7 +72,9 @@ impl Shared {
     /// Forgets who called whom.
     pub fn clear(&self) {
         let mut last = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        self.lock().map.clear();
+        let mut state = self.lock();
+        state.map.clear();
+        state.newest.clear();
         *last = None;
     }
 }
@@ -77,7 +98,7 @@ pub struct View {
 }
 
 impl View {
-    fn new(from: &NamesAndMap) -> Self {
+    fn new(from: &State) -> Self {
         let mut pods: Vec<_> = from.names.pods().filter(|pod| !pod.host_network).collect();
         pods.sort_by_key(|pod| pod.started);
         let labels = pods.iter().map(|pod| ((pod.namespace.clone(), pod.workload.clone()), pod.labels.clone()));

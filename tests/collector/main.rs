@@ -1,8 +1,11 @@
-//! The collector on real packets: captured in network namespaces that the tests make, and read from files.
+//! The collector on real packets: captured in network namespaces that the tests make, and read from files. Its page, in a browser, on
+//! packets that were made up.
 
 mod counts;
+mod invented;
 mod live;
 mod network;
+mod page;
 mod peers;
 mod read;
 mod views;

@@ -33,6 +33,11 @@ map_shop() {
   wait_for "a port is forwarded" is_forwarding
   PATIENCE=60 wait_for "all calls were seen" has_all_calls
   show curl -s "http://127.0.0.1:$port/map?format=list"
+  # The page shows the same, and more; the demo does not need it.
+  if command -v chromium >/dev/null && tests/demo/picture.sh "http://127.0.0.1:$port/" target/demo-map.png; then
+    say "5. The collector's page: target/demo-map.png"
+    echo "Others see it in their browser: kubectl port-forward -n podtap-system service/otterize-network-mapper 9090"
+  fi
   kill "$capture" && wait "$capture" 2>/dev/null || true
   capture=
   kubectl delete namespace boutique --wait=false >/dev/null
@@ -48,7 +53,7 @@ plan packages "installs the Debian packages that are missing" \
 echo "The first run builds everything and takes some minutes; later runs take seconds."
 
 say "1. A real two-node Kubernetes"
-step packages tests/prerequisites.sh demo
+step packages tests/prerequisites.sh demo-map
 step programs programs
 step kubernetes lab binaries
 step boot lab up --nodes 2

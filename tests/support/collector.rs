@@ -2,7 +2,8 @@
 
 use std::{
     env,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -103,5 +104,59 @@ impl Collector {
         let errors = rest.join().expect("it does not panic");
         lines.join().expect("it does not panic");
         (self.child.0.wait().expect("it ends"), errors)
+    }
+}
+
+/// A collector that serves what it finds. Killed when dropped.
+pub struct Served {
+    child: Killed,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Served {
+    /// Starts it with a capture file and a file of names, and returns when it listens.
+    ///
+    /// # Panics
+    /// If it ends instead.
+    #[track_caller]
+    pub fn start(file: &Path, names: &Path) -> Self {
+        Self::spawn(Command::new(binary()).arg("--read").arg(file), names)
+    }
+
+    /// Starts one that captures what comes by VXLAN to a port.
+    ///
+    /// # Panics
+    /// If it ends instead.
+    #[track_caller]
+    pub fn live(port: u16, names: &Path) -> Self {
+        Self::spawn(Command::new(binary()).arg("--vxlan-port").arg(port.to_string()), names)
+    }
+
+    #[track_caller]
+    fn spawn(command: &mut Command, names: &Path) -> Self {
+        command.arg("--names").arg(names).args(["--listen", "127.0.0.1:0", "--print", "nothing"]);
+        let mut child = Killed(command.stderr(Stdio::piped()).spawn().expect("it runs"));
+        let mut errors = BufReader::new(child.0.stderr.take().expect("it is piped"));
+        let mut text = String::new();
+        let address = loop {
+            assert!(errors.read_line(&mut text).expect("it can be read") > 0, "it ended: {text}");
+            let line = text.lines().last().unwrap_or_default();
+            if let Some((_, address)) = line.split_once("is served on http://") {
+                break address.trim_end_matches('/').parse().expect("an address");
+            }
+        };
+        // It must not fail because nobody reads what it prints.
+        thread::spawn(move || io::copy(&mut errors, &mut io::sink()));
+        Self { child, address }
+    }
+
+    /// Ends it, as a user does.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn end(mut self) {
+        signal(&self.child.0, Signal::SIGINT);
+        assert!(self.child.0.wait().expect("it ends").success());
     }
 }

@@ -2,6 +2,7 @@
 //! the lab.
 #![allow(clippy::must_use_candidate, reason = "tests call most of these for their effects")]
 
+pub mod browser;
 pub mod capture;
 pub mod checksum;
 pub mod child;

@@ -1,12 +1,12 @@
 //! Who calls whom.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Failure, Record, Timestamp,
-    named::NamedRecord,
+    named::{Evidence, NamedRecord},
     names::{Owner, Workload},
     packet,
 };
@@ -75,6 +75,42 @@ pub struct Traffic {
     /// The services whose addresses it used.
     #[serde(with = "pairs")]
     pub services: BTreeMap<(String, String), u64>,
+    /// How long the handshakes of TCP connections took.
+    #[serde(default)]
+    pub handshakes: Handshakes,
+    /// How it is known who called whom, in flows.
+    #[serde(default)]
+    pub known: BTreeMap<Evidence, u64>,
+}
+
+/// Times from the client's SYN to its acknowledgment of the server's, each connection's once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handshakes {
+    /// How many were seen.
+    pub count: u64,
+    /// Of all of them.
+    pub total: Duration,
+    /// The shortest; zero if none was seen.
+    pub min: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+impl Handshakes {
+    /// Counts one.
+    pub fn add(&mut self, handshake: Duration) {
+        self.min = if self.count == 0 { handshake } else { self.min.min(handshake) };
+        self.max = self.max.max(handshake);
+        self.count += 1;
+        self.total = self.total.saturating_add(handshake);
+    }
+
+    /// Of those that were seen, if any was.
+    #[must_use]
+    pub fn mean(&self) -> Option<Duration> {
+        let nanoseconds = self.total.as_nanos().checked_div(self.count.into())?;
+        Some(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
+    }
 }
 
 /// Bounds of the map.
@@ -177,6 +213,9 @@ impl Map {
             if let Some((service, _)) = flow.service {
                 count_detail(&mut traffic.services, (service.namespace.clone(), service.name.clone()), details);
             }
+            for evidence in flow.evidence() {
+                *traffic.known.entry(evidence).or_default() += 1;
+            }
         }
         if with_counts {
             let [(sent, _), (received, _)] = flow.directions();
@@ -184,6 +223,10 @@ impl Map {
             traffic.received += received.payload;
             if let Some(failure) = record.failure {
                 *traffic.failed.entry(failure).or_default() += 1;
+            }
+            // All records of a connection have it. One that was announced is not over, so it is counted with its first counts.
+            if let Some(handshake) = record.handshake.filter(|_| record.from == record.start) {
+                traffic.handshakes.add(handshake);
             }
         }
     }

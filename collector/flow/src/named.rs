@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Counts, Opener, Record, StreamTotals, Timestamp,
     names::{Names, Owner, Pod, Port, Service, Workload},
@@ -50,6 +52,54 @@ pub enum TranslatedBy {
     Endpoints,
 }
 
+/// What tells who the client is, and who the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Evidence {
+    /// The client sent a SYN.
+    Syn,
+    /// The server sent a SYN-ACK.
+    SynAck,
+    /// The client sent the first frame that was seen.
+    FirstFrame,
+    /// The server has the lower port, or one that a service declares.
+    Port,
+    /// The server, a pod or a node, has the address that the client used.
+    Address,
+    /// Both views of the connection were seen, before and after a service's address was translated.
+    Join,
+    /// All endpoints of the service belong to the server.
+    Endpoints,
+    /// A service's address, behind which several workloads are, or none that is known.
+    Service,
+    /// The client looked up the server's name.
+    Dns,
+    /// The client asked for it in its TLS handshake.
+    Sni,
+    /// The network has a name in the configuration.
+    Network,
+}
+
+impl Evidence {
+    /// As in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Syn => "syn",
+            Self::SynAck => "synAck",
+            Self::FirstFrame => "firstFrame",
+            Self::Port => "port",
+            Self::Address => "address",
+            Self::Join => "join",
+            Self::Endpoints => "endpoints",
+            Self::Service => "service",
+            Self::Dns => "dns",
+            Self::Sni => "sni",
+            Self::Network => "network",
+        }
+    }
+}
+
 impl<'a> NamedRecord<'a> {
     /// Names a record's ends.
     #[must_use]
@@ -92,11 +142,15 @@ impl<'a> NamedRecord<'a> {
     pub fn directions(&self) -> [(Counts, StreamTotals); 2] {
         let record = self.record;
         let mut directions = [(record.sent, record.totals[0]), (record.received, record.totals[1])];
-        // Services may know better than the ports who the client is.
-        if record.translated.is_none() && self.client != record.client {
+        if self.is_reversed() {
             directions.swap(0, 1);
         }
         directions
+    }
+
+    /// Whether services know better than the ports who the client is.
+    fn is_reversed(&self) -> bool {
+        self.record.translated.is_none() && self.client != self.record.client
     }
 
     /// Namespace and workload of the client, if it is one pod.
@@ -120,6 +174,27 @@ impl<'a> NamedRecord<'a> {
     pub fn external_name(&self) -> Option<&str> {
         let Owner::External(label) = self.server_owner else { return None };
         self.record.dns_name.as_deref().or(self.record.sni.as_deref()).or(label)
+    }
+
+    /// How it is known who is who.
+    pub fn evidence(&self) -> impl Iterator<Item = Evidence> + use<> {
+        let client = match self.record.opener {
+            Opener::Syn => Evidence::Syn,
+            Opener::SynAck => Evidence::SynAck,
+            Opener::FirstFrame if !self.is_reversed() => Evidence::FirstFrame,
+            Opener::FirstFrame | Opener::Port => Evidence::Port,
+        };
+        let server = match (self.translated, self.server_owner) {
+            (Some(Translated { by: TranslatedBy::Join, workload: Some(_), .. }), _) => Some(Evidence::Join),
+            (Some(Translated { by: TranslatedBy::Endpoints, .. }), _) => Some(Evidence::Endpoints),
+            (_, Owner::Pod(_) | Owner::Node(_)) => Some(Evidence::Address),
+            (_, Owner::Service(_)) => Some(Evidence::Service),
+            (_, Owner::External(_)) if self.record.dns_name.is_some() => Some(Evidence::Dns),
+            (_, Owner::External(_)) if self.record.sni.is_some() => Some(Evidence::Sni),
+            (_, Owner::External(Some(_))) => Some(Evidence::Network),
+            (_, Owner::External(None)) => None,
+        };
+        [Some(client), server].into_iter().flatten()
     }
 }
 

@@ -152,6 +152,17 @@ pub fn signals() -> Result<SignalFd> {
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signals")
 }
 
+/// Returns when there is a signal.
+pub fn wait(signals: &SignalFd) -> Result<()> {
+    while signals.read_signal()?.is_none() {
+        match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).context("waiting for a signal"),
+        }
+    }
+    Ok(())
+}
+
 /// Analyses frames until a signal. `tick` is called at least every 100 milliseconds; its error ends the capture, too.
 pub fn run<Out: Output>(
     signals: &SignalFd,

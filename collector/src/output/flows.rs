@@ -16,7 +16,63 @@ use crate::analysis::Output;
 /// Bytes of an Ethernet header: `NetObserv` counts frames.
 const ETHERNET: u64 = 14;
 
-type Object = Map<String, Value>;
+/// A flow in one direction.
+pub type Object = Map<String, Value>;
+
+/// Names of fields without the names of an end.
+const FIELDS: [&str; 30] = [
+    "TimeFlowStartMs",
+    "TimeFlowEndMs",
+    "Etype",
+    "Proto",
+    "Bytes",
+    "Packets",
+    "Flags",
+    "IcmpType",
+    "IcmpCode",
+    "TimeFlowRttNs",
+    "DnsId",
+    "DnsName",
+    "DnsFlagsResponseCode",
+    "DnsLatencyMs",
+    "SrcSubnetLabel",
+    "DstSubnetLabel",
+    "PayloadBytes",
+    "MirrorMissingBytes",
+    "RetransBytes",
+    "FlowEndReason",
+    "Opener",
+    "Preexisting",
+    "Failure",
+    "ConnId",
+    "XlatBy",
+    "DstDnsName",
+    "TlsSni",
+    "DstServiceName",
+    "DstServiceNamespace",
+    "DstServicePort",
+];
+/// Prefixes of the fields of an end.
+const ENDS: [&str; 4] = ["Src", "Dst", "XlatSrc", "XlatDst"];
+/// Fields of an end.
+const OF_END: [&str; 10] = [
+    "Addr",
+    "Port",
+    "K8S_Name",
+    "K8S_Namespace",
+    "K8S_Type",
+    "K8S_OwnerName",
+    "K8S_OwnerType",
+    "K8S_HostName",
+    "K8S_HostIP",
+    "K8S_Zone",
+];
+
+/// All fields that an object may have.
+pub fn fields() -> impl Iterator<Item = String> {
+    let of_ends = ENDS.iter().flat_map(|end| OF_END.iter().map(move |field| format!("{end}{field}")));
+    FIELDS.iter().map(|field| (*field).to_owned()).chain(of_ends)
+}
 
 /// Writes a line per flow and direction, each by one call; nothing after the first error.
 pub struct FlowLines<Out> {
@@ -33,18 +89,24 @@ impl<Out: Write> Output for FlowLines<Out> {
     }
 }
 
-/// A line for each direction that has frames or payload in this record.
 fn lines<'a>(flow: &'a NamedRecord<'_>, names: &'a Names) -> impl Iterator<Item = Vec<u8>> + use<'a> {
+    objects(flow, names).map(|object| line(&object))
+}
+
+/// An object in a line.
+pub fn line(object: &Object) -> Vec<u8> {
+    let mut line = serde_json::to_vec(object).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// An object for each direction that has frames or payload in this record.
+pub fn objects<'a>(flow: &'a NamedRecord<'_>, names: &'a Names) -> impl Iterator<Item = Object> + use<'a> {
     let seen = [false, true]
         .into_iter()
         .zip(flow.directions())
         .filter(|(_, (counts, _))| counts.frames > 0 || counts.payload > 0);
-    seen.map(|(is_reply, (counts, totals))| {
-        let object = direction(flow, names, counts, totals, is_reply);
-        let mut line = serde_json::to_vec(&object).unwrap_or_default();
-        line.push(b'\n');
-        line
-    })
+    seen.map(|(is_reply, (counts, totals))| direction(flow, names, counts, totals, is_reply))
 }
 
 fn direction(flow: &NamedRecord<'_>, names: &Names, counts: Counts, totals: StreamTotals, is_reply: bool) -> Object {
@@ -251,4 +313,33 @@ fn response_code(code: u8) -> String {
         "NotZone",
     ];
     NAMES.get(usize::from(code)).map_or_else(|| code.to_string(), |name| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::fields;
+
+    /// This file says what the fields are, and so does the documentation.
+    #[test]
+    fn fields_are_those_that_are_written_and_documented() {
+        let known: BTreeSet<String> = fields().collect();
+        let source = include_str!("flows.rs");
+        for call in ["set(\"", "object.insert(\""] {
+            for name in source.split(call).skip(1).filter_map(|rest| rest.split('"').next()) {
+                let is_of_end = known.contains(&format!("SrcK8S_{name}"));
+                assert!(
+                    is_of_end || known.contains(name),
+                    "{name} is not among the fields that /flows can be filtered by"
+                );
+            }
+        }
+        let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/collector.md");
+        let documents = fs::read_to_string(documents).expect("text");
+        for field in known {
+            let name = field.split_once("K8S_").map_or(&*field, |(_, name)| name);
+            assert!(documents.contains(&format!("`{name}`")), "docs/collector.md has no {name}");
+        }
+    }
 }

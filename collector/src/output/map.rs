@@ -1,9 +1,13 @@
 //! The map as JSON, with all that is known of each edge.
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    time::Duration,
+};
 
 use podtap_flow::{
-    map::{Map, Party, Traffic},
+    map::{Handshakes, Map, Party, Traffic},
     named::protocol_name,
 };
 use serde_json::{Value, json};
@@ -46,7 +50,8 @@ fn describe(traffic: &Traffic) -> Value {
         .iter()
         .map(|((namespace, name), flows)| json!({"namespace": namespace, "name": name, "flows": flows}))
         .collect();
-    json!({
+    let known: BTreeMap<&str, u64> = traffic.known.iter().map(|(how, flows)| (how.name(), *flows)).collect();
+    let mut value = json!({
         "firstSeenMs": traffic.first.milliseconds(),
         "lastSeenMs": traffic.last.milliseconds(),
         "connections": traffic.connections,
@@ -56,5 +61,20 @@ fn describe(traffic: &Traffic) -> Value {
         "bytesReceived": traffic.received,
         "ports": ports,
         "services": services,
-    })
+        "known": known,
+    });
+    if let Some(mean) = traffic.handshakes.mean() {
+        let Handshakes { count, min, max, .. } = traffic.handshakes;
+        value["handshakes"] = json!({
+            "count": count,
+            "meanUs": microseconds(mean),
+            "minUs": microseconds(min),
+            "maxUs": microseconds(max),
+        });
+    }
+    value
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

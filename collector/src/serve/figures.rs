@@ -7,6 +7,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use crate::{
     analysis::{Analysis, Output},
     capture::Captured,
+    shared::Status,
 };
 
 /// What it has counted, and how full it is.
@@ -72,7 +73,8 @@ impl Figures {
         figures
     }
 
-    pub fn update<Out: Output>(&mut self, captured: Captured, analysis: &Analysis<Out>) {
+    /// Takes over what was counted so far, and returns it.
+    pub fn update<Out: Output>(&mut self, captured: Captured, analysis: &Analysis<Out>) -> Status {
         let counted = analysis.counters();
         let (captured_before, counted_before) = std::mem::replace(&mut self.last, (captured, counted));
         self.frames.inc_by(captured.frames - captured_before.frames);
@@ -86,6 +88,7 @@ impl Figures {
         set(&self.edges, sizes.edges);
         set(&self.pods, sizes.pods);
         self.folded.set(i64::try_from(sizes.folded).unwrap_or(i64::MAX));
+        Status { is_live: true, captured, counters: counted, active: sizes.flows, waiting: sizes.waiting }
     }
 }
 

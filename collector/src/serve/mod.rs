@@ -1,11 +1,14 @@
-//! What is served while frames are captured: the map, health and metrics; and the names that come from the cluster.
+//! What is served: the map, flows, a page that shows them, health and metrics; and the names that come from the cluster.
 //!
 //! All of it runs on a thread of its own: the one that captures never waits for a client.
 
 mod api;
 mod edges;
 mod figures;
+mod flows;
 mod graphql;
+mod page;
+mod status;
 
 use std::time::Duration;
 
@@ -31,6 +34,7 @@ const LIVENESS: Duration = Duration::from_secs(30);
 
 /// The servers, and what they have to be told.
 pub struct Service {
+    shared: Shared,
     updates: Option<mpsc::Receiver<Update>>,
     health: Health,
     figures: Figures,
@@ -45,6 +49,7 @@ impl Service {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (health, metrics) = (Health::new(LIVENESS), Metrics::new());
         let mut service = Self {
+            shared: shared.clone(),
             updates: None,
             health: health.clone(),
             figures: Figures::new(&metrics),
@@ -88,6 +93,7 @@ impl Service {
                 self.health.set_ready(true);
             }
         }
-        self.figures.update(captured, analysis);
+        let status = self.figures.update(captured, analysis);
+        self.shared.lock().status = status;
     }
 }

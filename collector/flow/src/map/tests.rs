@@ -102,3 +102,31 @@ fn what_ends_an_idle_flow_makes_no_edge() {
     recorder.records[reported..].iter().for_each(|record| map.record(&NamedRecord::new(record, &none)));
     assert_eq!(map.len(), 1);
 }
+
+#[test]
+fn a_handshake_is_counted_once_and_so_is_what_tells_the_ends() {
+    let names = names();
+    let mut recorder = Recorder::new(Table::new(Limits::default()));
+    let mut map = Map::new(Bounds::default());
+    let frames = connection((1, 40_000), (100, 80), initials((1, 40_000), 100), 64);
+    // It is announced, and reported twice, before it ends.
+    for (number, frame) in frames.iter().enumerate() {
+        let at = [1000, 1002, 1004, 3000, 90_000, 180_000, 180_001, 180_002][number];
+        recorder.frame(0, at, frame);
+        recorder.expire(at);
+    }
+    recorder.flush();
+    assert!(!recorder.opened.is_empty() && recorder.records.len() > 1, "{:?}", recorder.records);
+    recorder.opened.iter().for_each(|record| map.open(&NamedRecord::new(record, &names)));
+    recorder.records.iter().for_each(|record| map.record(&NamedRecord::new(record, &names)));
+    let (_, traffic) = map.edges().next().expect("an edge");
+    let handshakes = traffic.handshakes;
+    let time = recorder.records[0].handshake.expect("it was seen");
+    assert_eq!(handshakes, Handshakes { count: 1, total: time, min: time, max: time });
+    assert_eq!((handshakes.mean(), Handshakes::default().mean()), (Some(time), None));
+    assert_eq!(traffic.known, [(Evidence::Syn, 1), (Evidence::Address, 1)].into());
+
+    let mut more = handshakes;
+    more.add(time * 3);
+    assert_eq!((more.count, more.min, more.max, more.mean()), (2, time, time * 3, Some(time * 2)));
+}
