@@ -15,8 +15,8 @@ const ETHERNET_HEADER: usize = 14;
 const UID: usize = crate::bounds::MAX_UID;
 /// Bytes of the header of probes: version, kind, length, four numbers, and two UIDs.
 const HEADER: usize = 40 + 2 * UID;
-/// Version of that header.
-const VERSION: u8 = 1;
+/// Version of that header. The one of probes is 1: receivers that know nothing else drop these frames without a look at the rest.
+const VERSION: u8 = 2;
 /// Kind of the frames with metadata.
 const METADATA: u8 = 2;
 /// Longest frame with metadata: every path carries it.
@@ -180,7 +180,7 @@ mod tests {
         };
         for sent in [translation(), pod] {
             let mut frame = sent.encode([2, 0, 0, 0, 0, 1], ETHER_TYPE).expect("it is not too long");
-            assert_eq!((&frame[6..12], &frame[12..16]), (&[2, 0, 0, 0, 0, 1][..], &[0x88, 0xb5, 1, 2][..]));
+            assert_eq!((&frame[6..12], &frame[12..16]), (&[2, 0, 0, 0, 0, 1][..], &[0x88, 0xb5, 2, 2][..]));
             assert_eq!(MetadataFrame::decode(&frame, ETHER_TYPE).as_ref(), Some(&sent));
             assert_eq!(MetadataFrame::decode(&frame, 0x88b6), None);
             frame.resize(1500, 0);

@@ -102,6 +102,10 @@ pub struct Tap {
     /// Whether its senders send probes, which prove to the receivers that mirrored frames arrive.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
+    /// Whether its senders send metadata besides mirrored frames: whose frames they are, and how the node translates the pod's
+    /// connections.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub metadata: bool,
 }
 
 /// One pod under one tap: a sender device in the pod's network namespace, and a filter for each direction.
@@ -136,6 +140,9 @@ pub struct Receiver {
     /// How the interface shows the frames.
     #[serde(default, skip_serializing_if = "FrameFormat::is_wire")]
     pub frame_format: FrameFormat,
+    /// Whether the interface shows frames with metadata, too. Otherwise they are dropped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub metadata: bool,
     /// The pod that gets the interface. Unset: the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,

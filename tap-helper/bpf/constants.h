@@ -67,4 +67,6 @@
 #define PROBE_VERSION 1
 #define SMALL 0
 #define FULL_SIZE 1
+/* Frames with metadata have the same header, and their JSON after it. */
+#define METADATA_VERSION 2
 #define UID_SIZE 64

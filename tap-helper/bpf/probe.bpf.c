@@ -3,7 +3,7 @@
  * process of the pod can send one: only what this program redirects is FROM(PROBE). */
 #include "sender_state.h"
 
-/* cb[0]: the sender's class ID. cb[1]: the length of the frame, which is padded with zeroes. */
+/* cb[0]: the sender's class ID. cb[1]: the length of the frame, which is padded with zeroes. cb[2]: whether it is metadata instead. */
 SEC("classifier") int podtap_probe(struct __sk_buff *skb)
 {
 	__u32 classid = skb->cb[0] % SENDERS, length = skb->cb[1];
@@ -12,7 +12,8 @@ SEC("classifier") int podtap_probe(struct __sk_buff *skb)
 	if (!selected_from || deadline_has_passed(classid))
 		return TC_ACT_SHOT;
 	/* Before it is known whether the device takes it: the next one has the other size. */
-	count(classid, PROBES, 1, length > skb->len ? length : skb->len);
+	if (!skb->cb[2])
+		count(classid, PROBES, 1, length > skb->len ? length : skb->len);
 	if (length > skb->len && bpf_skb_change_tail(skb, length, 0))
 		return TC_ACT_SHOT;
 	*selected_from = FROM(PROBE);

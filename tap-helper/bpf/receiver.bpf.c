@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
 /* The program of a receiver: a classifier without direct-action at the ingress of its VXLAN device. The filter's action redirects the
- * frames that match to the interface that consumers read; probes do not match, and are dropped by the next filter. */
+ * frames that match to the interface that consumers read; probes do not match, and are dropped by the next filter, as metadata for
+ * consumers that want none. */
 #include "probe.h"
 
 #define MATCH -1
@@ -11,7 +12,7 @@
 struct receiver {
 	__u64 program_hash; /* written and read by the helper only */
 	__u32 ethertype;    /* of probes */
-	__u32 reserved;
+	__u32 metadata;	    /* whether consumers get that */
 	__u64 forgotten;    /* written and read by the helper only: what it removed from `pod_probes` adds up to this many frames */
 	__u8 tap[UID_SIZE];
 };
@@ -62,14 +63,17 @@ INLINE int same_uid(const void *one, const void *other)
 	return 1;
 }
 
-INLINE void record_probe(struct __sk_buff *skb, const struct receiver *own)
+/* Records a probe, and returns whether the frame is for the consumer: metadata, if it is to have that. */
+INLINE int is_for_consumer(struct __sk_buff *skb, const struct receiver *own)
 {
 	struct probe probe;
-	if (bpf_skb_load_bytes(skb, ETHERNET_HEADER, &probe, sizeof(probe)) || probe.version != PROBE_VERSION)
-		return;
+	if (bpf_skb_load_bytes(skb, ETHERNET_HEADER, &probe, sizeof(probe)))
+		return 0;
 	/* Of another tap: the VNI is not only this one's. */
 	if (!same_uid(probe.tap, own->tap))
-		return;
+		return 0;
+	if (probe.version != PROBE_VERSION)
+		return probe.version == METADATA_VERSION && own->metadata;
 	__u64 now = bpf_ktime_get_coarse_ns();
 	int is_full_size = probe.kind == FULL_SIZE && skb->len == from_net16(probe.length);
 	__u64 sent = from_net64(probe.frames);
@@ -82,11 +86,12 @@ INLINE void record_probe(struct __sk_buff *skb, const struct receiver *own)
 		known->last = now;
 		if (is_full_size)
 			known->last_full_size = now;
-		return;
+		return 0;
 	}
 	/* What was sent before may have been sent elsewhere. */
 	struct pod_probes first = { .last = now, .last_full_size = is_full_size ? now : 0, .sent = sent, .correction = -(__s64)sent };
 	bpf_map_update_elem(&pod_probes, probe.pod, &first, 0);
+	return 0;
 }
 
 /* What the network device merged into a GSO packet (GRO), or a sender on this node did not segment, counts as that many frames. Their
@@ -106,10 +111,8 @@ SEC("classifier") int podtap_receive(struct __sk_buff *skb)
 	if (!own)
 		return NO_MATCH;
 	/* A pod may send tagged frames with that EtherType. */
-	if (!skb->vlan_present && has_ethertype(skb, own->ethertype)) {
-		record_probe(skb, own);
-		return NO_MATCH;
-	}
+	if (!skb->vlan_present && has_ethertype(skb, own->ethertype))
+		return is_for_consumer(skb, own) ? MATCH : NO_MATCH;
 	__u64 *frames = bpf_map_lookup_elem(&received, &zero);
 	if (frames)
 		*frames += segments(skb);

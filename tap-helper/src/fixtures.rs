@@ -21,6 +21,7 @@ pub fn tap(name: &str) -> Tap {
         expiration_time: None,
         peers: Vec::new(),
         probe: false,
+        metadata: false,
     }
 }
 

@@ -31,6 +31,7 @@ mod kernels;
 mod leftovers;
 mod logs;
 mod memory;
+mod metadata;
 mod multiple_taps;
 mod pods;
 mod probes;

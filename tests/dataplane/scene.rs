@@ -118,6 +118,7 @@ pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoi
         expiration_time: None,
         peers: Vec::new(),
         probe: false,
+        metadata: false,
     };
     Sender { tap, pod: pod.model(), program: None }
 }
@@ -130,6 +131,7 @@ pub fn receiver(tap: &str, vni: u32, name: &str) -> Receiver {
         ipv6: false,
         interface_name: name.parse().expect("an interface name"),
         frame_format: FrameFormat::Wire,
+        metadata: false,
         pod: None,
     }
 }

@@ -113,6 +113,12 @@ pub struct ExternalDestination {
     /// that mirrored frames arrive. Without, a tap with an external destination sends none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
+
+    /// Whether metadata is sent to it, as to the collector: frames of the same EtherType that tell which pod the mirrored frames are of,
+    /// at first and then once a minute, and how its node translates the pod's connections. Without, a tap with an external destination
+    /// sends none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub metadata: bool,
 }
 
 /// A ready pod of PodTap's collector: {}.

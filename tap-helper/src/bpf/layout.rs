@@ -87,7 +87,7 @@ pub(super) struct Receiver {
     pub(super) program_hash: u64,
     /// In network byte order.
     pub(super) ethertype: u32,
-    pub(super) reserved: u32,
+    pub(super) metadata: u32,
     pub(super) forgotten: u64,
     pub(super) tap: [u8; UID_SIZE as usize],
 }

@@ -25,8 +25,8 @@ const NEAREST_BRIDGE: Mac = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e];
 /// Offsets in `struct __sk_buff` (include/uapi/linux/bpf.h).
 const IFINDEX: usize = 40;
 const CB: usize = 48;
-/// Up to the second field of `cb`.
-const CONTEXT: usize = CB + 8;
+/// Up to the third field of `cb`.
+const CONTEXT: usize = CB + 12;
 /// The length of a frame without padding.
 const SMALL_LENGTH: u32 = ETHERNET_HEADER + 8 + 4 * 8 + 2 * UID_SIZE;
 /// `TC_ACT_OK`.
@@ -109,12 +109,20 @@ impl Prober {
     /// Sends a probe of the sender with a class ID through its device, in the network namespace of the calling thread. Returns whether
     /// the device took it, which is not so once the sender's deadline has passed.
     pub fn send(&self, probe: &Probe<'_>, classid: u32, device: u32) -> Result<bool, BpfError> {
+        self.run(&probe.frame(), [(CB, classid), (CB + 4, probe.full_size.unwrap_or_default())], device)
+    }
+
+    /// The same with a frame of metadata, which no counter counts.
+    pub fn send_metadata(&self, frame: &[u8], classid: u32, device: u32) -> Result<bool, BpfError> {
+        self.run(frame, [(CB, classid), (CB + 8, 1)], device)
+    }
+
+    fn run(&self, frame: &[u8], fields: [(usize, u32); 2], device: u32) -> Result<bool, BpfError> {
         let mut context = [0; CONTEXT];
-        let fields = [(IFINDEX, device), (CB, classid), (CB + 4, probe.full_size.unwrap_or_default())];
-        for (offset, value) in fields {
+        for (offset, value) in fields.into_iter().chain([(IFINDEX, device)]) {
             context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
         }
-        match syscall::run(&self.program, &probe.frame(), &context) {
+        match syscall::run(&self.program, frame, &context) {
             Ok(verdict) => Ok(verdict == SENT),
             // The device was deleted.
             Err(Errno::ENODEV) => Ok(false),

@@ -24,6 +24,8 @@ pub struct ReceiveSettings {
     pub tap: String,
     /// EtherType of probes.
     pub probe_ether_type: EtherType,
+    /// Whether consumers get frames with metadata.
+    pub metadata: bool,
 }
 
 impl ReceiveSettings {
@@ -32,6 +34,7 @@ impl ReceiveSettings {
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Hash::new().text(&self.tap);
         hash.write(&self.probe_ether_type.get().to_be_bytes());
+        hash.write(&[self.metadata.into()]);
         hash.write(RECEIVER);
         hash.finish()
     }
@@ -54,7 +57,7 @@ impl Receive {
         let receiver = Receiver {
             program_hash: settings.fingerprint(),
             ethertype: settings.probe_ether_type.get().to_be().into(),
-            reserved: 0,
+            metadata: settings.metadata.into(),
             forgotten: 0,
             tap: uid(&settings.tap),
         };

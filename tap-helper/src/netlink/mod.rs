@@ -8,6 +8,7 @@ mod address;
 #[cfg(test)]
 mod captured;
 mod connection;
+mod conntrack;
 mod decode;
 mod error;
 mod ethtool;
@@ -25,6 +26,7 @@ mod veth;
 
 pub use address::{InterfaceAddress, addresses};
 pub use connection::Connection;
+pub use conntrack::Translations;
 pub use error::{NetlinkError, NetnsError};
 pub use ethtool::{Offloads, offloads, turn};
 pub use fdb::{ForwardingEntry, Mac, ZERO, add_destination, forwarding, remove_destination, remove_entries};

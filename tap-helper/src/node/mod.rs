@@ -7,6 +7,7 @@
 mod converge;
 mod counters;
 mod find;
+mod metadata;
 mod names;
 mod netns;
 mod pace;
@@ -46,6 +47,7 @@ use crate::{
     validate,
 };
 use counters::CounterRequests;
+use metadata::MetadataSource;
 use netns::Netns;
 use paths::Paths;
 use pods::{PodNetns, Pods};
@@ -92,6 +94,8 @@ pub enum Change {
     ProcessEnded(NamespaceId),
     /// A route or a device of the node.
     Paths,
+    /// Connections are translated.
+    Translations,
     /// Programs were loaded ahead.
     ProgramsLoaded,
 }
@@ -115,6 +119,7 @@ pub struct Node {
     netns: BTreeMap<NamespaceId, Netns>,
     counter_requests: CounterRequests,
     probes: Probes,
+    metadata: MetadataSource,
     received_probes: ReceivedProbes,
     sweep: Sweep,
     /// When to poll for readers next.
@@ -146,6 +151,7 @@ impl Node {
             netns: BTreeMap::new(),
             counter_requests: CounterRequests::default(),
             probes: Probes::default(),
+            metadata: MetadataSource::default(),
             received_probes: ReceivedProbes::default(),
             sweep: Sweep::default(),
             next_poll: None,
@@ -189,6 +195,7 @@ impl Node {
         self.resources.forget_changed(&changed, &desired);
         changed.extend(other_peers);
         self.pods.set(validate::pods(&desired), now);
+        self.metadata.set(desired.senders.iter().any(|sender| sender.tap.metadata), &self.namespace);
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
         self.sources.set(&desired, now);
         let is_first = self.desired.replace(desired).is_none();
@@ -236,7 +243,9 @@ impl Node {
         // After any is removed.
         self.update_sources(now);
         self.write_deadlines();
+        let is_outdated = self.probes.outdated;
         self.send_probes(now);
+        self.send_metadata(now, is_outdated);
         self.read_probes(now);
         Ok(())
     }
@@ -250,7 +259,7 @@ impl Node {
         let load = self.program_sets.retry_at().filter(|_| has_senders && !self.preload_is_due);
         let retry = self.resources.next_retry();
         let (counters, sweep, sources) = (self.counter_requests.due_at(), self.sweep.due_at(), self.sources.due_at());
-        let probes = [self.probes_due_at(), self.received_probes_due_at()];
+        let probes = [self.probes_due_at(), self.received_probes_due_at(), self.metadata.due_at()];
         let own = [self.pods.watch_due_at(), self.next_full_reconcile, self.poll_due_at(), retry, load];
         let own = own.into_iter().chain(probes);
         let moments = own.chain([self.next_deadline(), counters, sweep, sources, self.paths.due_at()]);
@@ -263,6 +272,9 @@ impl Node {
             let mut changes = Vec::new();
             if self.paths.poll_changed(context).is_ready() {
                 changes.push(Change::Paths);
+            }
+            if self.metadata.poll_changed(context).is_ready() {
+                changes.push(Change::Translations);
             }
             if self.program_sets.poll_loaded(context).is_ready() {
                 changes.push(Change::ProgramsLoaded);
@@ -290,6 +302,10 @@ impl Node {
             Change::ProcessEnded(id) => self.process_ended(id, now).await,
             Change::Paths => {
                 self.paths.changed();
+                Ok(())
+            }
+            Change::Translations => {
+                self.metadata.take(now);
                 Ok(())
             }
             Change::ProgramsLoaded => {

@@ -12,12 +12,11 @@ use tracing::{debug, warn};
 use super::{Node, resources::Running};
 use crate::{
     bpf::{ETHERNET_HEADER, Probe, Prober},
-    failure::Status,
     marks::Mark,
     namespace::{Namespace, within_each},
     netlink::Mac,
     observe::Observed,
-    resource::{Resource, SenderKey},
+    resource::SenderKey,
     settings::frame_limit,
 };
 
@@ -76,6 +75,19 @@ struct Job<'a> {
 }
 
 impl Probes {
+    /// The program of a sender's set, if it is loaded.
+    pub(super) fn prober(&self, running: &Running) -> Option<&Prober> {
+        self.probers.get(&running.configs)?.as_ref().ok()
+    }
+
+    /// Loads the programs of these senders, and forgets those of other ones.
+    pub(super) fn load(&mut self, running: &[Running], now: Instant) {
+        self.probers.retain(|configs, _| running.iter().any(|running| running.configs == *configs));
+        for running in running {
+            load(&mut self.probers, running, now);
+        }
+    }
+
     /// The senders whose probe is due.
     fn due<'a>(
         &mut self,
@@ -84,14 +96,12 @@ impl Probes {
     ) -> BTreeMap<SenderKey, (&'a DesiredSender, Running)> {
         self.outdated = false;
         self.schedule.retain(|key, _| active.contains_key(key));
-        self.probers.retain(|configs, _| active.values().any(|(_, running)| running.configs == *configs));
         let mut due = BTreeMap::new();
         for (key, (sender, running)) in active {
             let next = self.schedule.entry(key.clone()).or_insert(now);
             if *next <= now {
                 due.insert(key, (sender, running));
                 *next = now + INTERVAL;
-                load(&mut self.probers, &running, now);
             }
         }
         due
@@ -123,13 +133,8 @@ impl Node {
         if !is_due && !self.probes.outdated {
             return;
         }
-        let senders = self.desired.iter().flat_map(|desired| &desired.senders).filter(|sender| sender.tap.probe);
-        let active = senders.filter_map(|sender| {
-            let state = self.resources.get(&Resource::sender(sender))?;
-            let running = state.running.filter(|_| state.status == Status::ACTIVE)?;
-            Some((SenderKey::of(sender), (sender, running)))
-        });
-        let due = self.probes.due(active.collect(), now);
+        self.load_probers(now);
+        let due = self.probes.due(self.resources.active_senders(self.desired.as_ref(), |tap| tap.probe), now);
         let mut jobs: Vec<(&Namespace, Vec<Job<'_>>)> = Vec::new();
         for netns in self.netns.values() {
             let of_netns = netns.probe_sources.iter().filter_map(|source| {
@@ -155,8 +160,15 @@ impl Node {
         }
     }
 
+    /// Loads the programs that send probes and metadata.
+    pub(super) fn load_probers(&mut self, now: Instant) {
+        let active = self.resources.active_senders(self.desired.as_ref(), |tap| tap.probe || tap.metadata);
+        let running: Vec<Running> = active.into_values().map(|(_, running)| running).collect();
+        self.probes.load(&running, now);
+    }
+
     fn probe<'a>(&'a self, source: &'a ProbeSource, sender: &DesiredSender, running: &Running) -> Option<Job<'a>> {
-        let prober = self.probes.probers.get(&running.configs)?.as_ref().ok()?;
+        let prober = self.probes.prober(running)?;
         let counters = prober.counters(running.classid).ok()?;
         let sequence = counters.probes.frames;
         // The first one is small.

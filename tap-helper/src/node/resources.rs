@@ -15,7 +15,7 @@ use crate::{
     namespace::NamespaceId,
     observe::Program,
     program_sets::SetSlot,
-    resource::Resource,
+    resource::{Resource, SenderKey},
     retry::backoff,
 };
 
@@ -110,6 +110,21 @@ pub(super) struct Resources(BTreeMap<Resource, ResourceState>);
 impl Resources {
     pub(super) fn get(&self, resource: &Resource) -> Option<&ResourceState> {
         self.0.get(resource)
+    }
+
+    /// The senders that mirror, of the taps that `wants` selects.
+    pub(super) fn active_senders<'a>(
+        &self,
+        desired: Option<&'a DesiredState>,
+        wants: impl Fn(&Tap) -> bool,
+    ) -> BTreeMap<SenderKey, (&'a DesiredSender, Running)> {
+        let senders = desired.into_iter().flat_map(|desired| &desired.senders).filter(|sender| wants(&sender.tap));
+        let active = senders.filter_map(|sender| {
+            let state = self.get(&Resource::sender(sender))?;
+            let running = state.running.filter(|_| state.status == Status::ACTIVE)?;
+            Some((SenderKey::of(sender), (sender, running)))
+        });
+        active.collect()
     }
 
     /// Forgets the failures of resources whose spec has changed. A resource that is no longer requested stays in state `Removing` until an

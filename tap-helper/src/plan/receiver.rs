@@ -128,7 +128,11 @@ impl Planner<'_> {
     /// Keeps the filter that redirects from the VXLAN device to the peer, replaces its program, or plans one.
     fn redirect(&mut self, receiver: &Receiver, from: u32, to: u32) -> Option<Step> {
         let cookie = Cookie { owner: receiver_hash(receiver.vni.get()), hook: Hook::Ingress, clsact_ours: false };
-        let settings = ReceiveSettings { tap: receiver.tap.uid.to_string(), probe_ether_type: self.probe_ether_type };
+        let settings = ReceiveSettings {
+            tap: receiver.tap.uid.to_string(),
+            probe_ether_type: self.probe_ether_type,
+            metadata: receiver.metadata,
+        };
         let matches = |filter: &Filter| {
             let redirects = filter.mirror.as_ref().is_some_and(|mirror| mirror.redirects && mirror.to == to);
             redirects

@@ -155,7 +155,7 @@ fn assert_in_place(world: &World, scenario: &Scenario, plan: &Plan) {
             panic!("one filter redirects: {receiver:?}")
         };
         let (tap, probe_ether_type) = (receiver.tap.uid.to_string(), scenario.probe_ether_type);
-        let fingerprint = ReceiveSettings { tap, probe_ether_type }.fingerprint();
+        let fingerprint = ReceiveSettings { tap, probe_ether_type, metadata: false }.fingerprint();
         assert_eq!(world.now.receive_program(redirect), Some(fingerprint), "{receiver:?}");
         devices += 2;
         let interface = world.now.link(peer.peer.expect("a veth device has a peer")).expect("the interface exists");

@@ -45,7 +45,7 @@ fn full_spec() -> Value {
             "program": program().id,
             "expirationTime": "2027-01-15T08:00:00Z",
             "peers": ["10.8.0.5", "fd00:8::5"],
-            "probe": true,
+            "probe": true, "metadata": true,
         }],
         "senders": [{
             "tap": "t1",
@@ -56,7 +56,7 @@ fn full_spec() -> Value {
         }],
         "receivers": [{
             "tap": {"namespace": "lab", "name": "ids", "uid": "t2"},
-            "vni": 78, "port": 14790, "ipv6": true, "interfaceName": "mirror7", "frameFormat": "Raw",
+            "vni": 78, "port": 14790, "ipv6": true, "interfaceName": "mirror7", "frameFormat": "Raw", "metadata": true,
             "pod": {"namespace": "lab", "name": "zeek-0", "uid": "p2"},
         }],
         "programs": [program()],
@@ -124,6 +124,7 @@ fn every_field_keeps_its_meaning() {
         expiration_time: Some(UnixTime::from_seconds(1_800_000_000)),
         peers: vec![[10, 8, 0, 5].into(), "fd00:8::5".parse().expect("an address")],
         probe: true,
+        metadata: true,
     };
     let config_hash: ConfigHash = "0123456789abcdef0123456789abcdef".parse().expect("a hash");
     let pod = Pod {
@@ -140,6 +141,7 @@ fn every_field_keeps_its_meaning() {
         ipv6: true,
         interface_name: "mirror7".parse().expect("a name"),
         frame_format: FrameFormat::Raw,
+        metadata: true,
         pod: Some(Pod {
             namespace: "lab".to_owned(),
             name: "zeek-0".to_owned(),

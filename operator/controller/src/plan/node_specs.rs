@@ -8,7 +8,7 @@ use crate::{
     plan::{
         deduplication::Deduplication,
         moves::Moves,
-        tap_plan::{PlannedDestination, TapPlan},
+        tap_plan::{MetadataUse, PlannedDestination, TapPlan},
     },
     store::pod::CachedPod,
     validate::{policy::Policy, spec::TapSpec},
@@ -77,6 +77,7 @@ pub fn tap(plan: &TapPlan<'_>, spec: &TapSpec, peers: Vec<IpAddr>) -> Tap {
         expiration_time: plan.tap.expiration,
         peers,
         probe: plan.sends_probes(),
+        metadata: plan.sends_metadata(),
     }
 }
 
@@ -104,6 +105,7 @@ pub fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<
         ipv6: endpoint.is_ipv6(),
         interface_name: destination.interface.clone()?,
         frame_format: destination.frame_format,
+        metadata: destination.metadata == MetadataUse::Wanted,
         pod: resolved.pod().map(model_pod),
     };
     Some((resolved.node()?.to_owned(), receiver))

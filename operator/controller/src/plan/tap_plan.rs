@@ -22,6 +22,8 @@ pub struct PlannedDestination {
     pub frame_format: FrameFormat,
     /// Whether probes may be sent to it.
     pub is_probed: bool,
+    /// What happens to metadata that is sent to it.
+    pub metadata: MetadataUse,
     pub vni: Option<Vni>,
     /// Where it is, once that is known.
     pub resolved: Option<ResolvedDestination>,
@@ -29,6 +31,17 @@ pub struct PlannedDestination {
     pub endpoint: Option<SocketAddr>,
     /// Why the destination is not ready.
     pub failure: Option<Failure>,
+}
+
+/// What happens to metadata that is sent to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetadataUse {
+    /// Its consumers read it.
+    Wanted,
+    /// Its receiver drops it.
+    Dropped,
+    /// Nothing drops it there, and its owner has not asked for it.
+    Refused,
 }
 
 /// The plan for one tap.
@@ -63,6 +76,12 @@ impl<'a> TapPlan<'a> {
     /// Whether its senders send probes. A sender sends each frame to all of its destinations.
     pub fn sends_probes(&self) -> bool {
         self.destinations.iter().all(|destination| destination.is_probed)
+    }
+
+    /// Whether its senders send metadata. Likewise.
+    pub fn sends_metadata(&self) -> bool {
+        let is = |metadata| self.destinations.iter().any(|destination| destination.metadata == metadata);
+        is(MetadataUse::Wanted) && !is(MetadataUse::Refused)
     }
 
     /// Whether any node has to do something for it.

@@ -97,7 +97,7 @@ pub enum DestinationKind {
     /// An interface in a pod.
     Pod { namespace: String, selection: Selection, interface: Option<InterfaceName>, frame_format: FrameFormat },
     /// A VXLAN endpoint.
-    External { address: IpAddr, port: u16, probe: bool },
+    External { address: IpAddr, port: u16, probe: bool, metadata: bool },
     /// A pod of PodTap's collector.
     Collector,
 }
@@ -218,8 +218,8 @@ fn destination(destination: &Destination, tap_namespace: &str) -> Result<Request
             return Err(InvalidSpec::ExternalFrameFormat(own_name.clone()));
         }
         (None, None, Some(ExternalDestination { port: 0, .. }), None) => return Err(InvalidSpec::Port),
-        (None, None, Some(ExternalDestination { address, port, probe }), None) => {
-            DestinationKind::External { address: *address, port: *port, probe: *probe }
+        (None, None, Some(ExternalDestination { address, port, probe, metadata }), None) => {
+            DestinationKind::External { address: *address, port: *port, probe: *probe, metadata: *metadata }
         }
         (None, None, None, Some(CollectorDestination {})) => DestinationKind::Collector,
         _ => return Err(InvalidSpec::DestinationForms(own_name.clone())),

@@ -47,7 +47,7 @@ fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
 fn rust(object: &[u8]) -> Vec<Layout> {
     if object == RECEIVER {
         return vec![
-            layout!("receiver", Receiver { program_hash, ethertype, reserved, forgotten, tap }),
+            layout!("receiver", Receiver { program_hash, ethertype, metadata, forgotten, tap }),
             layout!("pod", PodKey { uid }),
             layout!("pod_probes", PodProbes { last, last_full_size, sent, correction }),
         ];

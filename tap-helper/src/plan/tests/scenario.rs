@@ -107,6 +107,7 @@ fn receiver() -> impl Strategy<Value = Receiver> {
             port: 14789,
             ipv6,
             interface_name: name.parse().expect("an interface name"),
+            metadata: false,
             frame_format: if raw { FrameFormat::Raw } else { FrameFormat::Wire },
             pod: None,
         },

@@ -297,3 +297,37 @@ fn a_collector_s_pod_that_is_added_takes_over_its_share() {
     assert!(moved.iter().all(|name| *name == "collector-3"), "{moved:?}");
     assert!((10..=45).contains(&moved.len()), "a quarter of 100: {}", moved.len());
 }
+
+/// Whether the tap of `web` on n1 sends metadata, and which of its receivers show it, by node.
+fn metadata(destinations: serde_json::Value) -> (bool, Vec<(String, bool)>) {
+    let mut world = with_collectors();
+    world.policy = Some(policy(json!({"allowedExternalCIDRs": ["192.0.2.0/24"]})));
+    world.taps = vec![tap("t", destinations)];
+    world.plan(&crate::plan::vni::Vnis::default(), |_, _, plan| {
+        let receivers = plan.nodes.iter().flat_map(|(node, spec)| {
+            spec.receivers.iter().map(move |receiver| {
+                let place = if receiver.pod.is_some() { "collector".to_owned() } else { node.clone() };
+                (place, receiver.metadata)
+            })
+        });
+        let sends: Vec<bool> = plan.nodes.values().flat_map(|spec| &spec.taps).map(|tap| tap.metadata).collect();
+        assert_eq!(sends.len(), 1);
+        (sends[0], receivers.collect())
+    })
+}
+
+#[test]
+fn metadata_goes_only_where_it_is_wanted() {
+    let external = |metadata: bool| json!({"external": {"address": "192.0.2.1", "metadata": metadata}});
+    let (node, collector) = (json!({"node": {"name": "n2"}}), json!({"collector": {}}));
+    let of_collector = ("collector".to_owned(), true);
+    assert_eq!(metadata(json!([collector])), (true, vec![of_collector.clone()]));
+    assert_eq!(metadata(json!([node])), (false, vec![("n2".to_owned(), false)]));
+    let (sends, mut receivers) = metadata(json!([node, collector]));
+    receivers.sort();
+    assert_eq!((sends, receivers), (true, vec![of_collector.clone(), ("n2".to_owned(), false)]), "n2 drops it");
+    // A sender sends each frame to all of its destinations, and nothing drops it at an external one.
+    assert_eq!(metadata(json!([external(false), collector])), (false, vec![of_collector.clone()]));
+    assert_eq!(metadata(json!([external(true), collector])), (true, vec![of_collector]));
+    assert_eq!(metadata(json!([external(true)])), (true, vec![]));
+}

@@ -77,7 +77,7 @@ fn destinations() {
     }
     let external = destination(json!({"external": {"address": "2001:db8::1"}})).expect("valid");
     let address = "2001:db8::1".parse().expect("an address");
-    assert_eq!(external.kind, DestinationKind::External { address, port: 4789, probe: false });
+    assert_eq!(external.kind, DestinationKind::External { address, port: 4789, probe: false, metadata: false });
     let node = destination(json!({"node": {"name": "n", "interfaceName": ""}, "frameFormat": "Raw"})).expect("valid");
     let kind = DestinationKind::Node { name: "n".into(), interface: None, frame_format: FrameFormat::Raw };
     assert_eq!(node, RequestedDestination { name: "main".into(), kind });

@@ -1,0 +1,188 @@
+//! Sending metadata besides mirrored frames, for taps that have receivers for it: which pod the frames are of, at first and then once a
+//! minute, and how the node translates the pod's connections, as soon as conntrack reports them.
+//!
+//! A translation that finds no room is lost, and the flow keeps the addresses that its frames have: connections cost the pod nothing.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use podtap_model::{
+    DesiredSender,
+    metadata::{Metadata, MetadataFrame, PodMetadata, Translation},
+};
+use tracing::{debug, warn};
+
+use super::{Node, probes::ProbeSource};
+use crate::{
+    bpf::Prober,
+    namespace::{Namespace, within_each},
+    netlink::{Mac, NetnsError, Translations},
+    resource::SenderKey,
+};
+
+/// How often a receiver is told of a pod.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// How long translations are collected before they are sent together: each time, a thread enters the pods' namespaces. The collector
+/// waits longer for the end of a connection.
+const COLLECTED: Duration = Duration::from_millis(20);
+/// Most translations that are sent per [`COLLECTED`]: 10,000 connections per second.
+const MOST: usize = 200;
+
+/// What is to be sent.
+#[derive(Default)]
+pub(super) struct MetadataSource {
+    /// Open while some tap of the node wants it.
+    translations: Option<Translations>,
+    pending: VecDeque<Translation>,
+    /// When the pending ones are sent.
+    due: Option<Instant>,
+    /// For each sender, when its pod is told of next.
+    schedule: BTreeMap<SenderKey, Instant>,
+}
+
+impl MetadataSource {
+    /// Subscribes to translations of the node if some tap wants them.
+    pub(super) fn set(&mut self, is_wanted: bool, node: &Namespace) {
+        if !is_wanted {
+            *self = Self::default();
+        } else if self.translations.is_none() {
+            match Translations::open(node) {
+                Ok(translations) => self.translations = Some(translations),
+                Err(error) => cannot_subscribe(&error),
+            }
+        }
+    }
+
+    pub(super) fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.translations.as_mut().map_or(Poll::Pending, |translations| translations.poll_changed(context))
+    }
+
+    /// Takes over what was polled.
+    pub(super) fn take(&mut self, now: Instant) {
+        let Some(translations) = &mut self.translations else { return };
+        self.pending.extend(translations.take());
+        let too_many = self.pending.len().saturating_sub(MOST);
+        if too_many > 0 {
+            debug!(too_many, "translations are not sent");
+            // The newest have the best chance to be of flows that have not been reported.
+            self.pending.drain(..too_many);
+        }
+        self.due.get_or_insert(now + COLLECTED);
+    }
+
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.schedule.values().copied().chain(self.due).min()
+    }
+
+    /// The translations to send now.
+    fn translations(&mut self, now: Instant) -> VecDeque<Translation> {
+        if self.due.is_none_or(|due| due > now) {
+            return VecDeque::new();
+        }
+        self.due = None;
+        mem::take(&mut self.pending)
+    }
+
+    /// Whether a receiver is to be told of the pod now.
+    fn is_due(&mut self, key: &SenderKey, now: Instant) -> bool {
+        let next = self.schedule.entry(key.clone()).or_insert(now);
+        let is_due = *next <= now;
+        if is_due {
+            *next = now + INTERVAL;
+        }
+        is_due
+    }
+}
+
+fn cannot_subscribe(error: &NetnsError) {
+    warn!(%error, "how the node translates connections is not sent");
+}
+
+/// Frames to send through a device.
+struct Job<'a> {
+    frames: Vec<Vec<u8>>,
+    prober: &'a Prober,
+    classid: u32,
+    device: u32,
+}
+
+impl Node {
+    /// Sends what is due. With `is_outdated`, other senders than before may send some.
+    pub(super) fn send_metadata(&mut self, now: Instant, is_outdated: bool) {
+        if self.metadata.due_at().is_none_or(|due| due > now) && !is_outdated {
+            return;
+        }
+        self.load_probers(now);
+        let active = self.resources.active_senders(self.desired.as_ref(), |tap| tap.metadata);
+        let mut metadata = mem::take(&mut self.metadata);
+        metadata.schedule.retain(|key, _| active.contains_key(key));
+        let translations = metadata.translations(now);
+        let mut jobs: Vec<(&Namespace, Vec<Job<'_>>)> = Vec::new();
+        for netns in self.netns.values() {
+            let of_netns = netns.probe_sources.iter().filter_map(|source| {
+                let (sender, running) = active.get(&source.key)?;
+                // Before it is due no longer.
+                let prober = self.probes.prober(running)?;
+                let is_due = metadata.is_due(&source.key, now);
+                let frames = frames(source, sender, is_due, &translations);
+                (!frames.is_empty()).then_some(Job { frames, prober, classid: running.classid, device: source.device })
+            });
+            let of_netns: Vec<Job<'_>> = of_netns.collect();
+            if !of_netns.is_empty() {
+                jobs.push((&netns.namespace, of_netns));
+            }
+        }
+        if !jobs.is_empty() {
+            let sent = within_each(jobs, |jobs| {
+                for Job { frames, prober, classid, device } in jobs {
+                    for frame in frames {
+                        match prober.send_metadata(&frame, classid, device) {
+                            Ok(true) => {}
+                            Ok(false) => debug!(device, "the device took no metadata"),
+                            Err(error) => debug!(%error, device, "no metadata"),
+                        }
+                    }
+                }
+            });
+            if let Err(error) = sent {
+                warn!(%error, "cannot send metadata");
+            }
+        }
+        self.metadata = metadata;
+    }
+}
+
+fn frames(
+    source: &ProbeSource,
+    sender: &DesiredSender,
+    is_due: bool,
+    translations: &VecDeque<Translation>,
+) -> Vec<Vec<u8>> {
+    let pod = &sender.pod;
+    let identity = is_due.then(|| {
+        Metadata::Pod(PodMetadata {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            addresses: pod.addresses.iter().copied().collect(),
+            mac: text(source.mac),
+        })
+    });
+    // The pod is the client, or the server behind a translated address.
+    let is_of_pod = |translation: &&Translation| {
+        pod.addresses.contains(&translation.original.source) || pod.addresses.contains(&translation.reply.source)
+    };
+    let translations = translations.iter().filter(is_of_pod).copied().map(Metadata::Translation);
+    let frame = |metadata| {
+        let frame = MetadataFrame { tap: sender.tap.uid.clone(), pod: pod.uid.clone(), metadata };
+        frame.encode(source.mac, sender.probe_ether_type.get())
+    };
+    identity.into_iter().chain(translations).filter_map(frame).collect()
+}
+
+fn text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

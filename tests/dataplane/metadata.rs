@@ -1,0 +1,161 @@
+//! Metadata besides mirrored frames: whose frames they are, and how the node translates a pod's connections.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use podtap_model::{
+    Direction, Receiver,
+    metadata::{Metadata, MetadataFrame, Translation, Tuple},
+};
+use podtap_tests::{
+    capture::Capture,
+    net::traffic,
+    wait::{PATIENCE, until},
+};
+
+use crate::scene::{Scene, TAP, VNI, addresses, desired, receiver, remote_endpoint, sender};
+
+const ETHER_TYPE: u16 = 0x88b5;
+/// An address that only the node's rules know, as that of a Service.
+const SERVICE: [u8; 4] = [10, 200, 0, 1];
+
+fn metadata(capture: &Capture) -> Vec<MetadataFrame> {
+    capture.so_far().iter().filter_map(|frame| MetadataFrame::decode(&frame.bytes, ETHER_TYPE)).collect()
+}
+
+fn translations(capture: &Capture) -> Vec<Translation> {
+    let translations = metadata(capture).into_iter().filter_map(|frame| match frame.metadata {
+        Metadata::Translation(translation) => Some(translation),
+        Metadata::Pod(_) => None,
+    });
+    translations.collect()
+}
+
+/// A tap of `web` with metadata, to two receivers on the other node: `mirror0`, for it, and `plain0`.
+fn tap(scene: &mut Scene) -> [Capture; 2] {
+    let with = Receiver { metadata: true, ..receiver(TAP, VNI, "mirror0") };
+    scene.remote_agent.establish(&desired(vec![], vec![with, receiver(TAP, VNI + 1, "plain0")]));
+    scene.remote.network().wait_for_carrier();
+    let captures = ["mirror0", "plain0"].map(|name| Capture::start(scene.remote.network().path(), name));
+    let endpoints = [remote_endpoint(VNI), remote_endpoint(VNI + 1)];
+    let mut sender = sender(TAP, &scene.web, Direction::Both, &endpoints);
+    sender.tap.metadata = true;
+    scene.agent.establish(&desired(vec![sender], vec![]));
+    captures
+}
+
+/// The node translates connections to the service to the client's port, and those to the node's port 30080 to that of web, and makes
+/// them its own, so that answers come back through it.
+fn translate(scene: &Scene, client: IpAddr) {
+    let web = scene.web.addresses[0];
+    let rules = format!(
+        "table ip nat {{\n\
+           chain before {{ type nat hook prerouting priority dstnat;\n\
+             ip daddr 10.200.0.1 udp dport 53 dnat to {client}:5353\n\
+             ip daddr 10.88.0.1 udp dport 30080 dnat to {web}:8080\n\
+           }}\n\
+           chain after {{ type nat hook postrouting priority srcnat; ct status dnat masquerade; }}\n\
+         }}\n"
+    );
+    scene.node.network().set("ipv4/ip_forward", "1");
+    scene.node.network().try_run(&["nft", "-f", "-"], &rules).expect("nft takes the rules");
+}
+
+/// An exchange with a server behind a translated address. Returns the client's socket address and the one that the server saw.
+fn exchange(
+    from: &podtap_tests::net::Network,
+    to: &podtap_tests::net::Network,
+    server: SocketAddr,
+    address: SocketAddr,
+) -> (SocketAddr, SocketAddr) {
+    let server = to.within(|| UdpSocket::bind(server)).expect("the address is the server's");
+    let client = from.within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be made");
+    client.connect(address).expect("there is a route");
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(PATIENCE)).expect("the option can be set");
+    }
+    client.send(b"?").expect("it can be sent");
+    let mut buffer = [0; 16];
+    let (_, seen) = server.recv_from(&mut buffer).expect("it arrives");
+    server.send_to(b"!", seen).expect("it can be sent");
+    client.recv(&mut buffer).expect("the answer arrives");
+    (client.local_addr().expect("it is bound"), seen)
+}
+
+fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
+    Tuple {
+        source: source.ip(),
+        source_port: source.port(),
+        destination: destination.ip(),
+        destination_port: destination.port(),
+    }
+}
+
+#[test]
+fn translations_of_connections_from_and_to_the_pod_are_sent() {
+    let mut scene = Scene::new();
+    let client_address = addresses(&scene.client)[0];
+    translate(&scene, client_address);
+    let [mirror, plain] = tap(&mut scene);
+    scene.client.ip("route add default via 10.88.0.1\n");
+
+    let service = SocketAddr::from((SERVICE, 53));
+    let server = SocketAddr::new(client_address, 5353);
+    let (from, seen) = exchange(scene.web.network(), &scene.client, server, service);
+    let as_client = Translation { protocol: 17, original: tuple(from, service), reply: tuple(server, seen), zone: 0 };
+    assert_ne!(from.ip(), seen.ip(), "the node made the connection its own");
+
+    let node_port = SocketAddr::from(([10, 88, 0, 1], 30080));
+    let server = SocketAddr::new(scene.web.addresses[0], 8080);
+    let (mut from, seen) = exchange(&scene.client, scene.web.network(), server, node_port);
+    from.set_ip(client_address);
+    let as_server = Translation { protocol: 17, original: tuple(from, node_port), reply: tuple(server, seen), zone: 0 };
+
+    until("both translations arrive", PATIENCE, || {
+        let found = translations(&mirror);
+        if found.contains(&as_client) && found.contains(&as_server) { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    // As another tool shows them.
+    let shown = scene.node.network().run("conntrack -L -p udp");
+    for Tuple { source, source_port, destination, destination_port } in [as_client, as_server].map(|t| t.reply) {
+        let words = format!("src={source} dst={destination} sport={source_port} dport={destination_port}");
+        assert!(shown.contains(&words), "no {words} in {shown}");
+    }
+    // Connections without translation are none, and neither are those of others.
+    traffic::udp(&scene.client, scene.web.network(), scene.web.addresses[0], &[1, 2]);
+    let stranger = scene.node.client();
+    stranger.ip("route add default via 10.88.0.1\n");
+    let server = SocketAddr::new(client_address, 5353);
+    let (other, _) = exchange(&stranger, &scene.client, server, service);
+    exchange(scene.web.network(), &scene.client, server, service);
+    until("the next translation arrives", PATIENCE, || {
+        let found = translations(&mirror);
+        if found.len() == 3 { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    assert!(translations(&mirror).iter().all(|translation| translation.original.source_port != other.port()));
+    assert_eq!(metadata(&plain), [], "the other receiver's consumers get none");
+    assert!(plain.count(|frame| frame.bytes[12..14] == [8, 0]) > 0, "but frames of the pod");
+}
+
+#[test]
+fn a_receiver_is_told_of_the_pod_at_first() {
+    let mut scene = Scene::new();
+    let [mirror, plain] = tap(&mut scene);
+    let pod = until("the pod is told of", Duration::from_secs(10), || match &metadata(&mirror)[..] {
+        [MetadataFrame { tap, pod, metadata: Metadata::Pod(metadata) }] => {
+            assert_eq!((&**tap, &**pod), (TAP, &*scene.web.uid));
+            Ok(metadata.clone())
+        }
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!((pod.namespace.as_str(), pod.name.as_str()), ("shop", "web"));
+    assert_eq!(pod.addresses, scene.web.addresses.iter().copied().collect());
+    let link = &scene.web.network().json("ip -j link show dev eth0")[0];
+    assert_eq!(link["address"], pod.mac.as_str());
+    // It is told of once a minute, not with each change.
+    scene.traffic();
+    assert_eq!(metadata(&mirror).len(), 1);
+    assert_eq!(metadata(&plain), []);
+}
