@@ -186,7 +186,7 @@ pub struct Limits {
     #[x_kube(validation = Rule::new("self >= 1 && self <= 64").message("limits.tapsPerPod must be between 1 and 64"))]
     pub taps_per_pod: u32,
 
-    /// How many taps of a namespace may run at the same time, and how many ClusterPodTaps. The oldest win.
+    /// How many taps of a namespace may run at the same time, and how many of the kind ClusterPodTap. The oldest win.
     #[serde(default = "default_taps_per_namespace")]
     #[schemars(with = "i32", default = "default_taps_per_namespace")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 1000").message("limits.tapsPerNamespace must be between 1 and 1000"))]

@@ -44,7 +44,7 @@ const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 
-/// `IPS_SRC_NAT` and `IPS_DST_NAT` (include/uapi/linux/netfilter/nf_conntrack_common.h).
+/// `IPS_SRC_NAT` and `IPS_DST_NAT` (`include/uapi/linux/netfilter/nf_conntrack_common.h`).
 const IS_TRANSLATED: u32 = 0x30;
 /// Bytes of `struct nlmsghdr` and `struct nfgenmsg`.
 const HEADERS: u32 = 16 + 4;
@@ -192,13 +192,13 @@ mod tests {
         DefaultNla::new(kind, bytes.to_vec())
     }
 
-    fn tuple_of(kind: u16, addresses: [DefaultNla; 2], protocol: u8, ports: [u16; 2]) -> DefaultNla {
+    fn tuple_of(kind: u16, addresses: &[DefaultNla; 2], protocol: u8, ports: [u16; 2]) -> DefaultNla {
         let protocol = [
             value(CTA_PROTO_NUM, &[protocol]),
             value(CTA_PROTO_SRC_PORT, &ports[0].to_be_bytes()),
             value(CTA_PROTO_DST_PORT, &ports[1].to_be_bytes()),
         ];
-        nested(kind, &[nested(CTA_TUPLE_IP, &addresses), nested(CTA_TUPLE_PROTO, &protocol)])
+        nested(kind, &[nested(CTA_TUPLE_IP, addresses), nested(CTA_TUPLE_PROTO, &protocol)])
     }
 
     fn v4(source: [u8; 4], destination: [u8; 4]) -> [DefaultNla; 2] {
@@ -207,8 +207,8 @@ mod tests {
 
     fn message(status: u32) -> GenericMessage {
         let attributes = [
-            tuple_of(CTA_TUPLE_ORIG, v4([10, 0, 0, 1], [10, 96, 0, 10]), 17, [40000, 53]),
-            tuple_of(CTA_TUPLE_REPLY, v4([10, 0, 0, 2], [10, 0, 0, 1]), 17, [5353, 40000]),
+            tuple_of(CTA_TUPLE_ORIG, &v4([10, 0, 0, 1], [10, 96, 0, 10]), 17, [40000, 53]),
+            tuple_of(CTA_TUPLE_REPLY, &v4([10, 0, 0, 2], [10, 0, 0, 1]), 17, [5353, 40000]),
             value(CTA_STATUS, &status.to_be_bytes()),
             value(CTA_ZONE, &7_u16.to_be_bytes()),
         ];

@@ -78,7 +78,7 @@ pub fn resolve(
     let namespace = &tap.reference.namespace;
     if excluded_namespaces.contains(namespace) {
         let failure = Some(excluded_namespace(policy, namespace));
-        return Targets { failure, excluded_namespaces, ..Targets::default() };
+        return Targets { excluded_namespaces, failure, ..Targets::default() };
     }
     let mut selected = Selected::new(tap, &spec.selection);
     for pod in pods.selected(tap, spec) {
