@@ -19,7 +19,7 @@ use podtap_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::scene::address;
+use crate::scene::{address, allow_external, outside};
 
 const CONNECTIONS: usize = 200;
 const SERVERS: [(&str, &str); 3] = [("server-a", "n1"), ("server-b", "n2"), ("server-c", "n2")];
@@ -59,9 +59,9 @@ fn requests(collector: &Collector, service: Ipv4Addr, truth: &BTreeMap<u16, Stri
     })
 }
 
-#[test]
-fn the_pod_that_answered_is_known_for_each_connection_to_a_service() {
-    let sandbox = Sandbox::new("calls");
+/// A client, three servers, and the address of their service.
+fn shop(test: &str) -> (Sandbox, Vec<Pod>, Ipv4Addr) {
+    let sandbox = Sandbox::new(test);
     for (name, node) in SERVERS {
         sandbox.start(name, node, "server", "mkdir /w; hostname > /w/index.html; httpd -f -h /w -p 8080");
     }
@@ -70,11 +70,65 @@ fn the_pod_that_answered_is_known_for_each_connection_to_a_service() {
         "apiVersion: v1\nkind: Service\nmetadata: {name: server}\n\
          spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}\n",
     );
-    let pods: Vec<Pod> =
-        ["client"].into_iter().chain(SERVERS.map(|(name, _)| name)).map(|name| sandbox.running(name)).collect();
+    let pods = ["client"].into_iter().chain(SERVERS.map(|(name, _)| name)).map(|name| sandbox.running(name)).collect();
     let stored: Service = sandbox.lab().get(sandbox.namespace(), "server").expect("it was created");
     let service =
         stored.spec.and_then(|spec| spec.cluster_ip).and_then(|ip| ip.parse().ok()).expect("it has an address");
+    (sandbox, pods, service)
+}
+
+fn until_all_answer(client: &Path, service: Ipv4Addr) {
+    let mut answered = BTreeSet::new();
+    until("kube-proxy knows all servers", PATIENCE, || {
+        answered.insert(ask(client, service)?.1);
+        if answered.len() == SERVERS.len() { Ok(()) } else { Err(format!("{answered:?}")) }
+    });
+}
+
+/// The port of each connection, and the pod that answered.
+fn ask_often(client: &Path, service: Ipv4Addr) -> BTreeMap<u16, String> {
+    let truth: BTreeMap<u16, String> =
+        (0..CONNECTIONS).map(|_| ask(client, service).expect("the service answers")).collect();
+    assert_eq!(truth.len(), CONNECTIONS, "no port is used twice");
+    truth
+}
+
+/// Outside of the cluster, a collector knows neither pods nor services, but what the tap of the client tells.
+#[test]
+fn outside_of_the_cluster_the_pod_that_answered_is_known_by_its_nodes_conntrack() {
+    let (sandbox, pods, service) = shop("calls-outside");
+    let client = sandbox.network(&pods[0]);
+    until_all_answer(&client, service);
+    allow_external(&outside());
+    let collector = Collector::start(&namespace_of_node(sandbox.lab(), "cp"), &["--vxlan-port", "4791"]);
+    sandbox.apply(&format!(
+        "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: client}}\nspec:\n  \
+         targets: {{podNames: [client]}}\n  truncate: {{headersOnly: true, exemptBytes: 4096}}\n  \
+         destinations: [{{external: {{address: {}, port: 4791, metadata: true}}}}]\n",
+        outside()
+    ));
+    sandbox.ready("client");
+    let truth = ask_often(&client, service);
+    let addresses: BTreeMap<&str, String> =
+        pods[1..].iter().map(|pod| (pod.metadata.name.as_deref().expect("a name"), address(pod))).collect();
+    for (port, flow) in requests(&collector, service, &truth) {
+        assert_eq!(
+            (&flow["XlatBy"], &flow["XlatDstAddr"], &flow["XlatDstPort"]),
+            (&"conntrack".into(), &addresses[truth[&port].as_str()].as_str().into(), &8080.into()),
+            "{flow}"
+        );
+        assert_eq!(
+            (&flow["SrcK8S_Name"], &flow["SrcK8S_Namespace"]),
+            (&"client".into(), &sandbox.namespace().into()),
+            "{flow}"
+        );
+    }
+    collector.end();
+}
+
+#[test]
+fn the_pod_that_answered_is_known_for_each_connection_to_a_service() {
+    let (sandbox, pods, service) = shop("calls");
     let client = sandbox.network(&pods[0]);
     // With headers only, and each flow once: what a map needs.
     for (tap, apps) in [("both-ends", "client, server"), ("one-end", "client")] {
@@ -88,11 +142,7 @@ fn the_pod_that_answered_is_known_for_each_connection_to_a_service() {
     for tap in ["both-ends", "one-end"] {
         sandbox.ready(tap);
     }
-    let mut answered = BTreeSet::new();
-    until("kube-proxy knows all servers", PATIENCE, || {
-        answered.insert(ask(&client, service)?.1);
-        if answered.len() == SERVERS.len() { Ok(()) } else { Err(format!("{answered:?}")) }
-    });
+    until_all_answer(&client, service);
 
     let file = env::temp_dir().join(format!("calls-{}.json", process::id()));
     fs::write(&file, names(&sandbox, &pods, service).to_string()).expect("it can be written");
@@ -101,9 +151,7 @@ fn the_pod_that_answered_is_known_for_each_connection_to_a_service() {
         Collector::start(&node, &["--interface", interface, "--names", file.to_str().expect("a path of letters")])
     };
     let (both_ends, one_end) = (start("both-ends"), start("one-end"));
-    let truth: BTreeMap<u16, String> =
-        (0..CONNECTIONS).map(|_| ask(&client, service).expect("the service answers")).collect();
-    assert_eq!(truth.len(), CONNECTIONS, "no port is used twice");
+    let truth = ask_often(&client, service);
 
     for (port, flow) in requests(&both_ends, service, &truth) {
         assert_eq!(
