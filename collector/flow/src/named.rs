@@ -44,8 +44,10 @@ pub struct Translated<'a> {
 /// How a translation is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TranslatedBy {
-    /// Both views of the connection were seen.
+    /// Both views of the connection were seen, and have the same sequence numbers.
     Join,
+    /// Conntrack of a node told it.
+    Conntrack,
     /// From the service's endpoints.
     Endpoints,
 }
@@ -64,10 +66,10 @@ impl<'a> NamedRecord<'a> {
             }
         }
         let ends = (client, server);
-        let joined = record.translated.map(|(before_client, before_server)| {
-            (client, server) = (before_client, before_server);
+        let joined = record.translated.zip(record.translated_by).map(|(before, by)| {
+            (client, server) = before;
             let pod = names.pod(ends.1.address, at);
-            Translated { by: TranslatedBy::Join, ends: Some(ends), pod, workload: pod.map(workload) }
+            Translated { by, ends: Some(ends), pod, workload: pod.map(workload) }
         });
         let service = names.service(server.address, server.port, record.protocol);
         let translated = joined.or_else(|| {
@@ -97,6 +99,17 @@ impl<'a> NamedRecord<'a> {
             directions.swap(0, 1);
         }
         directions
+    }
+
+    /// Whether what was translated to is none of the endpoints of the service whose address the client used. The translation is believed:
+    /// endpoints are known a moment later.
+    #[must_use]
+    pub fn contradicts_endpoints(&self) -> bool {
+        let server = self.translated.and_then(|translated| translated.ends).map(|(_, server)| server);
+        self.service.zip(server).is_some_and(|((service, _), server)| {
+            let is_translated = server != self.server && !service.backends.is_empty();
+            is_translated && service.backends.iter().all(|backend| backend.address != server.address)
+        })
     }
 
     /// Namespace and workload of the client, if it is one pod.

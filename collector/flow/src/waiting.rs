@@ -104,7 +104,11 @@ fn is_known(record: &Record, names: &Names) -> bool {
     };
     let server_is_known = is_known(flow.server_owner, flow.server.address) || flow.external_name().is_some();
     let backend_is_known = match (flow.translated, flow.service) {
-        (Some(translated), _) => translated.workload.is_some(),
+        (Some(translated), _) => {
+            let server = translated.ends.map(|(_, server)| server.address);
+            let is_known = server.is_some_and(|address| is_known(names.owner(address, record.start), address));
+            translated.workload.is_some() || is_known
+        }
         (None, Some((service, _))) => names.has_known_backends(service, record.start),
         (None, None) => true,
     };
