@@ -122,11 +122,11 @@ impl Flow {
 
     /// Takes notice of the sequence number that is the same in the other view, by which that needs no conntrack.
     pub fn confirm(&mut self, key: &Key, side: Side, transport: &Transport<'_>) {
-        let initial = self.of(side).stream.initial;
-        if let (Some(joined), Transport::Tcp(segment)) = (&mut self.joined, transport)
-            && joined.other == *key
+        let Some(joined) = &mut self.joined else { return };
+        if let Transport::Tcp(segment) = transport
             && segment.flags.has(Flags::SYN)
-            && initial == Some(segment.sequence)
+            && joined.other == *key
+            && self.directions[usize::from(side)].stream.initial == Some(segment.sequence)
         {
             joined.by = TranslatedBy::Join;
         }

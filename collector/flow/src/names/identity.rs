@@ -265,7 +265,7 @@ mod tests {
         names.set_service(serde_json::from_str(service).expect("a service"));
         assert_eq!(pod(&names, "10.96.0.2", 1011), None);
         // After the listed pod's end, only its tap knows the next one.
-        tell(&mut names, FIRST, "next", &["10.0.0.1"], 1200);
+        tell(&mut names, "third", "next", &["10.0.0.1"], 1200);
         assert_eq!((pod(&names, "10.0.0.1", 1200), pod(&names, "10.0.0.1", 1050)), (Some("next"), Some("listed")));
     }
 
