@@ -108,13 +108,9 @@ fn payload_sum(packet: &Packet<'_>, datagram: &Datagram<'_>) -> u16 {
     if datagram.checksum == 0 {
         return 0;
     }
-    let addresses = [packet.source, packet.destination].map(|address| match address {
-        IpAddr::V4(address) => pairs(address.to_bits().into()),
-        IpAddr::V6(address) => pairs(address.to_bits()),
-    });
     let ports = u32::from(datagram.source_port) + u32::from(datagram.destination_port);
     // The checksum is the complement of a sum: what is added to it is subtracted from that.
-    let sum = u32::from(datagram.checksum) + addresses[0] + addresses[1] + ports;
+    let sum = u32::from(datagram.checksum) + pairs(packet.source) + pairs(packet.destination) + ports;
     let folded = (sum >> 16) + (sum & 0xffff);
     let folded = (folded >> 16) + (folded & 0xffff);
     // Zero has two forms.
@@ -122,8 +118,11 @@ fn payload_sum(packet: &Packet<'_>, datagram: &Datagram<'_>) -> u16 {
 }
 
 /// The sum of an address's pairs of bytes.
-fn pairs(bits: u128) -> u32 {
-    bits.to_be_bytes().chunks_exact(2).map(word).sum()
+fn pairs(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(address) => (address.to_bits() >> 16) + (address.to_bits() & 0xffff),
+        IpAddr::V6(address) => address.segments().into_iter().map(u32::from).sum(),
+    }
 }
 
 fn word(bytes: &[u8]) -> u32 {

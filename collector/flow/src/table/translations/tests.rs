@@ -91,10 +91,10 @@ fn the_server_of_a_client_alone_is_known_by_conntrack() {
     recorder.flush();
     let names = names();
     let right = recorder.records.iter().filter(|record| {
-        let named = NamedRecord::new(record, &names);
-        let translated = named.translated.expect("it is translated");
-        assert_eq!((record.server.port, named.service.map(|(service, _)| &*service.name)), (8080, Some("web")));
-        assert_eq!((translated.by, named.contradicts_endpoints()), (TranslatedBy::Conntrack, false));
+        let flow = NamedRecord::new(record, &names);
+        let translated = flow.translated.expect("it is translated");
+        assert_eq!((record.server.port, flow.service.map(|(service, _)| &*service.name)), (8080, Some("web")));
+        assert_eq!((translated.by, flow.contradicts_endpoints()), (TranslatedBy::Conntrack, false));
         let pod = translated.pod.expect("it is a pod");
         truth[&record.client.port] == record.server.address && pod.addresses == [record.server.address]
     });
@@ -127,11 +127,11 @@ fn a_translation_that_contradicts_the_endpoints_of_a_service_is_believed_and_cou
     recorder.tell(1, &translation(TCP, (CLIENT, SERVICE), (CLIENT, SERVER)));
     recorder.flush();
     let names = names();
-    let named = NamedRecord::new(only(&recorder.records), &names);
-    assert_eq!(named.translated.and_then(|translated| translated.pod).map(|pod| &*pod.name), Some("3"));
-    assert!(named.contradicts_endpoints());
+    let flow = NamedRecord::new(only(&recorder.records), &names);
+    assert_eq!(flow.translated.and_then(|translated| translated.pod).map(|pod| &*pod.name), Some("3"));
+    assert!(flow.contradicts_endpoints());
     let mut map = crate::map::Map::default();
-    map.record(&named);
+    map.record(&flow);
     assert_eq!(map.contradictions, 1);
 }
 
@@ -240,7 +240,9 @@ fn two_nodes_may_translate_one_after_the_other() {
             let mut recorder = recorder();
             for number in 0..6_u8 {
                 if number == told_at {
-                    order.iter().for_each(|which: &usize| assert!(recorder.tell(0, &told[*which])));
+                    for which in order {
+                        assert!(recorder.tell(0, &told[which]));
+                    }
                 }
                 recorder.frame(0, 1, &udp(CLIENT, port, &[number; 9]));
                 recorder.frame(0, 1, &routed(udp(second, SERVER, &[number; 9])));
@@ -350,12 +352,11 @@ fn sequence_numbers_are_believed_before_conntrack() {
     let false_one = translation(TCP, (CLIENT, SERVICE), (CLIENT, (4, 8080)));
     for told_at in [0, 4] {
         let mut recorder = recorder();
-        for step in 0..views[0].len() {
+        for (step, (before, after)) in (0..).zip(views[0].iter().zip(&views[1])) {
             if step == told_at {
-                recorder.tell(step as u64, &false_one);
+                recorder.tell(step, &false_one);
             }
-            recorder.frame(0, step as u64, &views[0][step]);
-            recorder.frame(0, step as u64, &views[1][step]);
+            recorder.frames(step, &[before.clone(), after.clone()]);
         }
         recorder.flush();
         let record = only(&recorder.records);
