@@ -235,6 +235,12 @@ impl Names {
         })
     }
 
+    /// Whether a pod is one that the API server or a file names, and not only its tap.
+    #[must_use]
+    pub fn lists(&self, pod: &Pod) -> bool {
+        self.pods.contains_key(&pod.uid)
+    }
+
     /// All pods, also those that have ended.
     #[must_use]
     pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {

@@ -192,6 +192,9 @@ impl Table {
             self.set_joined(index, joined, own.client);
             return index;
         };
+        if other_flow.is_joined_by(TranslatedBy::Join) && other_flow.end.is_none() {
+            return self.contradicted(index);
+        }
         if other_flow.key != other.key {
             // The port was used again: that flow is of the connection before.
             self.remove_key(&other.key, second);
@@ -199,7 +202,7 @@ impl Table {
             return index;
         }
         let is_swapped = joined.is_swapped;
-        if other_flow.is_joined_by(TranslatedBy::Join) || !flow.may_be_view_of(other_flow, is_swapped) {
+        if !flow.may_be_view_of(other_flow, is_swapped) {
             return self.contradicted(index);
         }
         let by = if flow.shares_initial(other_flow, is_swapped) { TranslatedBy::Join } else { TranslatedBy::Conntrack };
