@@ -249,3 +249,19 @@ fn ether_type(text: &str) -> Result<EtherType, String> {
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ether_type_is_a_number_as_in_policies() {
+        for (text, expected) in [("34997", 0x88b5), ("0x88b5", 0x88b5), ("0xFFFF", 0xffff), ("1536", 0x600)] {
+            assert_eq!(ether_type(text).map(EtherType::get).as_ref(), Ok(&expected));
+        }
+        for text in ["", "0x", "88b5", "-1", "65536", "2048", "0x86dd", "1535"] {
+            let error = ether_type(text).expect_err(text);
+            assert!(error.contains("must be a number from") || error.contains("use 0x0600 or more"), "{error}");
+        }
+    }
+}

@@ -110,16 +110,6 @@ fn the_server_that_answered_is_known_for_each_connection_to_a_service() {
 /// What taps send: the frames of the client's pod and how its node translates them, each connection a frame after its SYN, and who the pods
 /// are. The answers of the servers tell here what conntrack does.
 fn told(client: &FilePath, truth: &Truth) -> PathBuf {
-    let uid = |text: &str| text.parse().expect("a UID");
-    let frame = |pod: &str, metadata| {
-        let frame = MetadataFrame { tap: uid("tap"), pod: uid(pod), metadata };
-        frame.encode([2, 0, 0, 0, 0, 1], EtherType::default().get()).expect("it is not too long")
-    };
-    let identity = |name: &str, address: Ipv4Addr| {
-        let (name, mac) = (name.to_owned(), "02:00:00:00:00:01".to_owned());
-        let addresses = [address.into()].into();
-        frame(&name.clone(), Metadata::Pod(PodMetadata { namespace: "shop".into(), name, addresses, mac }))
-    };
     let mut waiting: Vec<Vec<u8>> = servers().map(|server| identity(&pod_of(server), server)).into();
     waiting.push(identity("client-1", CLIENT));
     let file = fs::read(client).expect("it was written");
@@ -147,10 +137,24 @@ fn told(client: &FilePath, truth: &Truth) -> PathBuf {
             let original = tuple((CLIENT, port), (SERVICE, SERVICE_PORT));
             let reply = tuple((truth[&port], SERVER_PORT), (CLIENT, port));
             let translation = Translation { protocol: 6, original, reply, zone: 0 };
-            waiting.push(frame("client-1", Metadata::Translation(translation)));
+            waiting.push(metadata("client-1", Metadata::Translation(translation)));
         }
     }
     let told = client.with_extension("told.pcap");
     fs::write(&told, written).expect("it can be written");
     told
+}
+
+/// The frame in which a tap tells who a pod is.
+pub fn identity(name: &str, address: Ipv4Addr) -> Vec<u8> {
+    let (name, mac) = (name.to_owned(), "02:00:00:00:00:01".to_owned());
+    let addresses = [address.into()].into();
+    metadata(&name.clone(), Metadata::Pod(PodMetadata { namespace: "shop".into(), name, addresses, mac }))
+}
+
+/// A frame with metadata about a pod.
+fn metadata(pod: &str, metadata: Metadata) -> Vec<u8> {
+    let uid = |text: &str| text.parse().expect("a UID");
+    let frame = MetadataFrame { tap: uid("tap"), pod: uid(pod), metadata };
+    frame.encode([2, 0, 0, 0, 0, 1], EtherType::default().get()).expect("it is not too long")
 }

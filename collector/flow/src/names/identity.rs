@@ -19,8 +19,10 @@ const VALID: Duration = Duration::from_secs(5 * 60);
 const LATE: Duration = Duration::from_secs(1);
 /// Pods that had one address, one after the other.
 const MOST_PODS: usize = 4;
-/// Addresses at once.
-const MOST_KNOWN: usize = 16_384;
+/// Addresses at once. With the longest names and as many pods as there may be, about 20 MB.
+const MOST_KNOWN: usize = 4096;
+/// Addresses of a pod: its interfaces have one or two each.
+const MOST_ADDRESSES: usize = 16;
 
 /// What taps told and was not believed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,7 +117,7 @@ impl Names {
         if !is_label(&pod.namespace) || pod.name.len() > 253 || !pod.name.split('.').all(is_label) {
             return false;
         }
-        let addresses: Vec<IpAddr> = pod.addresses.iter().copied().filter(is_of_pod).collect();
+        let addresses: Vec<IpAddr> = pod.addresses.iter().copied().filter(is_of_pod).take(MOST_ADDRESSES).collect();
         let identity = Pod {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
@@ -294,6 +296,10 @@ mod tests {
         for second in 0..100 {
             tell(&mut names, &format!("uid-{second}"), "web", &["10.0.0.1"], 1001 + second);
         }
+        let addresses: Vec<String> = (0..20).map(|last| format!("10.0.0.{last}")).collect();
+        let mut other = Names::default();
+        tell(&mut other, FIRST, "web", &addresses.iter().map(String::as_str).collect::<Vec<_>>(), 1000);
+        assert_eq!(other.identities.by_address.len(), MOST_ADDRESSES);
         let pods = &names.identities.by_address[&"10.0.0.1".parse::<IpAddr>().expect("an address")];
         assert_eq!(pods.len(), MOST_PODS);
     }
