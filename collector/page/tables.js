@@ -18,6 +18,7 @@ const KNOWN = {
   port: "the port",
   address: "the server's own address",
   join: "both views of the connection",
+  conntrack: "the node's conntrack",
   endpoints: "the endpoints of the service",
   service: "the address of the service",
   dns: "the DNS name that the client looked up",

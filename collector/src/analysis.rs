@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use podtap_flow::{
-    Counters, Event, Limits, Source, Table, Timestamp, Waiting,
+    Counters, EtherType, Event, Limits, Source, Table, Timestamp, Waiting,
     map::Map,
+    metadata::{Metadata, MetadataFrame},
     named::NamedRecord,
     names::{Names, Update},
     packet,
@@ -42,6 +43,8 @@ const WAITING: usize = 16_384;
 pub struct Analysis<Out> {
     table: Table,
     results: Results<Out>,
+    /// That of probes and of frames with metadata.
+    ether_type: u16,
     /// The tick of the last frame.
     tick: u64,
 }
@@ -58,6 +61,10 @@ pub struct Sizes {
     pub folded: u64,
     /// Also those that have ended.
     pub pods: usize,
+    /// Flows that were translated to none of their service's endpoints.
+    pub contradictions: u64,
+    /// Pods that taps told of, of which something else is known.
+    pub conflicts: u64,
 }
 
 struct Results<Out> {
@@ -68,10 +75,10 @@ struct Results<Out> {
 }
 
 impl<Out: Output> Analysis<Out> {
-    /// Flows of which an end is unknown are reported after `patience`, if they are still so.
-    pub fn new(shared: Shared, patience: Duration, output: Out) -> Self {
+    /// Flows of which an end is unknown are reported after `patience`, if they are still so. `ether_type`: that of the taps' probes.
+    pub fn new(shared: Shared, ether_type: EtherType, patience: Duration, output: Out) -> Self {
         let results = Results { shared, waiting: Waiting::new(patience, WAITING), output, now: Timestamp(0) };
-        Self { table: Table::new(Limits::default()), results, tick: 0 }
+        Self { table: Table::new(Limits::default()), results, ether_type: ether_type.get(), tick: 0 }
     }
 
     /// Counts a frame, and reports flows that are over by then.
@@ -79,9 +86,32 @@ impl<Out: Output> Analysis<Out> {
         if frame.at.0 / TICK > self.tick {
             self.expire(frame.at);
         }
+        if frame.bytes.get(12..14) == Some(&self.ether_type.to_be_bytes()[..]) {
+            self.observe_metadata(frame);
+            return;
+        }
         let results = &mut self.results;
         if let Some(packet) = packet::parse(frame.bytes, frame.length) {
             self.table.observe(frame.source, frame.at, &packet, &mut |event| results.take(event));
+        }
+    }
+
+    /// Takes what a tap tells. The others are its probes, which count for nothing here.
+    fn observe_metadata(&mut self, frame: &Frame<'_>) {
+        let Some(MetadataFrame { pod, metadata, .. }) = MetadataFrame::decode(frame.bytes, self.ether_type) else {
+            return;
+        };
+        match metadata {
+            Metadata::Translation(translation) => {
+                self.table.translate(frame.source, frame.at, &translation);
+            }
+            Metadata::Pod(metadata) => {
+                let results = &mut self.results;
+                let NamesAndMap { names, map } = &mut *results.shared.lock();
+                if names.identify(&pod, &metadata, frame.at) {
+                    results.waiting.names_changed(names, &mut |event| count(event, names, map, &mut results.output));
+                }
+            }
         }
     }
 
@@ -130,6 +160,8 @@ impl<Out: Output> Analysis<Out> {
             edges: map.len(),
             folded: map.folded,
             pods: names.pods().len(),
+            contradictions: map.contradictions,
+            conflicts: names.identity_counters().conflicts,
         }
     }
 

@@ -28,7 +28,7 @@ use std::{fs, io, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitC
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use podtap_flow::{
-    Timestamp,
+    EtherType, Timestamp,
     map::Map,
     names::{Names, Update},
 };
@@ -65,6 +65,10 @@ enum Command {
 struct Arguments {
     #[command(flatten)]
     input: Input,
+    /// EtherType of the probes of the taps, as in the PodTapPolicy (probeEtherType): that of the frames in which they tell which pods they
+    /// mirror and how nodes translate addresses
+    #[arg(long, value_name = "NUMBER", default_value = "0x88b5", value_parser = ether_type)]
+    ether_type: EtherType,
     /// JSON file with the pods, services and nodes whose addresses are in the frames
     #[arg(long, value_name = "FILE", conflicts_with = "names_socket")]
     names: Option<PathBuf>,
@@ -173,7 +177,8 @@ fn print(print: Print, map: &Map) -> Result<()> {
 /// Files are read as fast as their flows are taken.
 fn read_files(arguments: &Arguments, shared: &Shared) -> Result<()> {
     let out = (arguments.print == Print::Flows).then(|| io::BufWriter::new(io::stdout().lock()));
-    let mut analysis = Analysis::new(shared.clone(), Duration::ZERO, FlowLines { out, result: Ok(()) });
+    let mut analysis =
+        Analysis::new(shared.clone(), arguments.ether_type, Duration::ZERO, FlowLines { out, result: Ok(()) });
     for path in &arguments.input.read {
         let file = fs::File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
         read::frames(file, |frame| analysis.observe(&frame)).with_context(|| path.display().to_string())?;
@@ -212,7 +217,7 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let out = (arguments.print == Print::Flows).then(|| Queue::new(io::stdout()));
     let patience = if arguments.names_socket.is_some() { PATIENCE } else { Duration::ZERO };
-    let mut analysis = Analysis::new(shared.clone(), patience, FlowLines { out, result: Ok(()) });
+    let mut analysis = Analysis::new(shared.clone(), arguments.ether_type, patience, FlowLines { out, result: Ok(()) });
     eprintln!("podtap-collector: capturing");
     let captured = capture::run(&signals, &mut inputs, &mut analysis, |analysis, captured, now| {
         service.tick(analysis, captured, now);
@@ -246,7 +251,33 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
     Ok(())
 }
 
+/// A number as in policies, or with `0x`.
+fn ether_type(text: &str) -> Result<EtherType, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u16::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    let number = number.map_err(|_| "it must be a number from 1536 to 65535, or from 0x600 to 0xffff".to_owned())?;
+    EtherType::try_from(number).map_err(|error| error.to_string())
+}
+
 /// `head` closes its end when it has enough.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ether_type_is_a_number_as_in_policies() {
+        for (text, expected) in [("34997", 0x88b5), ("0x88b5", 0x88b5), ("0xFFFF", 0xffff), ("1536", 0x600)] {
+            assert_eq!(ether_type(text).map(EtherType::get).as_ref(), Ok(&expected));
+        }
+        for text in ["", "0x", "88b5", "-1", "65536", "2048", "0x86dd", "1535"] {
+            let error = ether_type(text).expect_err(text);
+            assert!(error.contains("must be a number from") || error.contains("use 0x0600 or more"), "{error}");
+        }
+    }
 }

@@ -132,6 +132,9 @@ impl MetadataFrame {
         }
         // A receiver may see a longer one: short frames are padded.
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        if length > MAX_METADATA_FRAME {
+            return None;
+        }
         let json = rest.get(..length.checked_sub(ETHERNET_HEADER + HEADER)?)?;
         let uid = |from: usize| {
             let text = header[from..from + UID].split(|byte| *byte == 0).next()?;
@@ -183,6 +186,10 @@ mod tests {
             assert_eq!((&frame[6..12], &frame[12..16]), (&[2, 0, 0, 0, 0, 1][..], &[0x88, 0xb5, 2, 2][..]));
             assert_eq!(MetadataFrame::decode(&frame, ETHER_TYPE).as_ref(), Some(&sent));
             assert_eq!(MetadataFrame::decode(&frame, 0x88b6), None);
+            let mut longer = frame.clone();
+            longer.resize(MAX_METADATA_FRAME + 1, b' ');
+            longer[16..18].copy_from_slice(&u16::try_from(MAX_METADATA_FRAME + 1).expect("16 bits").to_be_bytes());
+            assert_eq!(MetadataFrame::decode(&longer, ETHER_TYPE), None, "no tap sends one that is so long");
             frame.resize(1500, 0);
             assert_eq!(MetadataFrame::decode(&frame, ETHER_TYPE), Some(sent), "it was padded");
         }

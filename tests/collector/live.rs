@@ -5,8 +5,9 @@ use std::{fs, net::UdpSocket};
 use podtap_tests::{collector::Collector, net::Network, pcap};
 
 use crate::{
-    network::{Path, Recording, SERVER_PORT, SERVICE, SERVICE_PORT, servers, until_read},
+    network::{CLIENT, Path, Recording, SERVER_PORT, SERVICE, SERVICE_PORT, servers, until_read},
     peers::{directions, of_file},
+    views::identity,
 };
 
 #[test]
@@ -55,8 +56,10 @@ fn an_external_destination_of_a_tap_needs_no_capability() {
     let network = Network::new();
     let collector = Collector::start(network.path(), &["--vxlan-port", "4789"]);
     let socket = network.within(|| UdpSocket::bind("127.0.0.1:0")).expect("a socket");
-    for frame in pcap::frames(&fs::read(&file).expect("it was written")) {
-        let datagram = [&[8, 0, 0, 0, 0, 19, 137, 0][..], &frame.bytes].concat();
+    let frames = pcap::frames(&fs::read(&file).expect("it was written")).into_iter().map(|frame| frame.bytes);
+    // Its tap tells who the client is.
+    for frame in [identity("client-1", CLIENT)].into_iter().chain(frames) {
+        let datagram = [&[8, 0, 0, 0, 0, 19, 137, 0][..], &frame].concat();
         socket.send_to(&datagram, "127.0.0.1:4789").expect("it can be sent");
     }
     // No VXLAN: without the flag, and too short.
@@ -66,5 +69,7 @@ fn an_external_destination_of_a_tap_needs_no_capability() {
     until_read(&network, 4789);
     let (flows, _) = collector.end();
     assert_eq!(directions(&flows), of_file(&file));
+    let requests = flows.iter().filter(|flow| flow["DstPort"] == SERVICE_PORT);
+    assert_eq!(requests.filter(|flow| flow["SrcK8S_Name"] == "client-1").count(), 10, "{flows:?}");
     fs::remove_file(file).expect("it exists");
 }

@@ -1,9 +1,9 @@
 //! One direction of a flow.
 
-use std::num::NonZeroU32;
+use std::{net::IpAddr, num::NonZeroU32};
 
 use crate::{
-    packet::{Flags, Packet, Segment, Transport},
+    packet::{Datagram, Flags, Packet, Segment, Transport},
     record::{Counts, StreamTotals},
     stream::Stream,
 };
@@ -89,18 +89,40 @@ impl Direction {
     }
 }
 
-/// Of what tells packets of a direction apart. Address translation changes the checksum: of it, there are only views of TCP, which do not
-/// depend on fingerprints.
+/// Of what tells packets of a direction apart, and is the same before and after address translation. That changes the checksum of TCP, too,
+/// but views of TCP do not depend on fingerprints.
 fn fingerprint(packet: &Packet<'_>) -> NonZeroU32 {
     let (a, b) = match &packet.transport {
         Transport::Tcp(segment) => {
             (segment.sequence ^ segment.acknowledgment.rotate_left(16), u32::from(segment.checksum))
         }
-        Transport::Udp(datagram) => (datagram.length, u32::from(datagram.checksum)),
+        Transport::Udp(datagram) => (datagram.length, payload_sum(packet, datagram).into()),
         Transport::Icmp(icmp) => (u32::from(icmp.kind) << 8 | u32::from(icmp.code), 0),
         Transport::Sctp(..) | Transport::Other => (packet.fragment_offset.into(), 0),
     };
     hash_words(&[packet.id, a, b, u32::try_from(packet.octets).unwrap_or(u32::MAX)])
+}
+
+/// The checksum of a datagram without its addresses and ports, in one's complement (RFC 1624). Zero if it has none.
+fn payload_sum(packet: &Packet<'_>, datagram: &Datagram<'_>) -> u16 {
+    if datagram.checksum == 0 {
+        return 0;
+    }
+    let ports = u32::from(datagram.source_port) + u32::from(datagram.destination_port);
+    // The checksum is the complement of a sum: what is added to it is subtracted from that.
+    let sum = u32::from(datagram.checksum) + pairs(packet.source) + pairs(packet.destination) + ports;
+    let folded = (sum >> 16) + (sum & 0xffff);
+    let folded = (folded >> 16) + (folded & 0xffff);
+    // Zero has two forms.
+    u16::try_from(folded).unwrap_or_default() % 0xffff
+}
+
+/// The sum of an address's pairs of bytes.
+fn pairs(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(address) => (address.to_bits() >> 16) + (address.to_bits() & 0xffff),
+        IpAddr::V6(address) => address.segments().into_iter().map(u32::from).sum(),
+    }
 }
 
 fn word(bytes: &[u8]) -> u32 {

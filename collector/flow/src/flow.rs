@@ -1,10 +1,12 @@
 //! A flow while it is in the table.
 
 mod lookups;
+mod views;
 
 use std::{num::NonZeroU64, time::Duration};
 
 use self::lookups::Dns;
+pub(crate) use self::views::{Joined, Told};
 use crate::{
     direction::Direction,
     hello::Beginning,
@@ -13,18 +15,6 @@ use crate::{
     record::{End, Endpoint, Failure, Opener, Record},
     time::Timestamp,
 };
-
-/// A TCP connection whose addresses are translated on the way: both its views are one flow.
-#[derive(Debug)]
-struct Joined {
-    /// The key of the view that is not the flow's own one.
-    other: Key,
-    /// Whether its lower end is the upper one of the flow's key.
-    is_swapped: bool,
-    /// Client and server before and after the translation.
-    before: (Endpoint, Endpoint),
-    after: (Endpoint, Endpoint),
-}
 
 #[derive(Debug)]
 pub(crate) struct Flow {
@@ -129,43 +119,6 @@ impl Flow {
         is_older || !is_answered && theirs.starts().is_some()
     }
 
-    /// Whether this is a key of the flow.
-    pub fn has_key(&self, key: &Key) -> bool {
-        self.key == *key || self.joined.as_ref().is_some_and(|joined| joined.other == *key)
-    }
-
-    /// The other key, if there is one.
-    pub fn other_key(&self) -> Option<Key> {
-        self.joined.as_ref().map(|joined| joined.other)
-    }
-
-    /// A side of one of the flow's keys, as a side of its own one.
-    pub fn side(&self, key: &Key, side: Side) -> Side {
-        match &self.joined {
-            Some(joined) if joined.is_swapped && self.key != *key => 1 - side,
-            _ => side,
-        }
-    }
-
-    /// Frames since the last record.
-    pub fn frames(&self) -> u64 {
-        self.directions.iter().map(|direction| direction.frames).sum()
-    }
-
-    pub fn is_joined(&self) -> bool {
-        self.joined.is_some()
-    }
-
-    /// Makes another view of the same connection a part of this flow. `is_before`: the view before translation.
-    pub fn join(&mut self, other: &Self, is_before: bool) {
-        let (mine, theirs) = (self.ends(), other.ends());
-        let (before, after) = if is_before { (theirs, mine) } else { (mine, theirs) };
-        let is_swapped = self.client().0 != other.client().0;
-        self.joined = Some(Box::new(Joined { other: other.key, is_swapped, before, after }));
-        self.start = self.start.min(other.start);
-        self.set_dns_name(other.dns_name());
-    }
-
     /// Counts a packet that `side` sent.
     pub fn count(&mut self, packet: &Packet<'_>, side: Side, at: Timestamp) -> Effect {
         let (known, had_ended) = (self.handshake_key(), self.end.is_some());
@@ -267,13 +220,18 @@ impl Flow {
         }
     }
 
+    /// Whether its first frames were seen, and say who the client is.
+    pub fn has_handshake(&self) -> bool {
+        self.opener.is_some_and(|(_, how)| matches!(how, Opener::Syn | Opener::SynAck))
+    }
+
     /// The higher of the TTLs of the client's frames: routers lower it, so the view before translation has the higher one.
     pub fn client_ttl(&self) -> u8 {
         self.of(self.client().0).ttl
     }
 
     /// The end that opened the flow, and how that is known.
-    fn client(&self) -> (Side, Opener) {
+    pub fn client(&self) -> (Side, Opener) {
         self.opener.unwrap_or_else(|| {
             let [lower, upper] = self.key.ends.map(|end| end.port);
             if self.key.protocol == TCP {
@@ -380,6 +338,7 @@ impl Flow {
             is_first,
             preexisting: self.key.protocol == TCP && [sent, received].iter().all(|one| one.stream.initial.is_none()),
             translated: self.joined.as_ref().map(|joined| joined.before),
+            translated_by: self.joined.as_ref().map(|joined| joined.by),
             dns_name: self.dns_name(),
             query: self.dns.as_ref().and_then(|dns| dns.query.clone()),
             sni: self.beginning.name(),

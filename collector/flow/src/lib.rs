@@ -25,6 +25,7 @@ pub mod tls;
 mod waiting;
 
 pub use limits::Limits;
+pub use podtap_model::{EtherType, metadata};
 pub use record::{Answer, Counts, End, Endpoint, Event, Failure, Opener, Query, Record, Source, StreamTotals};
 pub use table::{Counters, Table};
 pub use time::Timestamp;

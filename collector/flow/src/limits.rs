@@ -13,6 +13,8 @@ pub struct Limits {
     pub names: usize,
     /// Handshakes whose other view may still come.
     pub handshakes: usize,
+    /// Translations that conntrack told.
+    pub translations: usize,
     /// Fragmented datagrams whose ports are known.
     pub fragments: usize,
     /// An active flow is reported this often.
@@ -30,6 +32,7 @@ impl Default for Limits {
             beginnings: 16 << 20,
             names: 65_536,
             handshakes: 65_536,
+            translations: 32_768,
             fragments: 4096,
             active: Duration::from_secs(60),
             idle: Duration::from_secs(15),

@@ -142,6 +142,8 @@ pub struct Map {
     edges: BTreeMap<Edge, Traffic>,
     /// Flows whose edge found no room.
     pub folded: u64,
+    /// Flows that were translated to none of their service's endpoints.
+    pub contradictions: u64,
 }
 
 impl Map {
@@ -202,6 +204,7 @@ impl Map {
         if !is_call(flow) || is_empty(record) {
             return;
         }
+        self.contradictions += u64::from(record.is_first && flow.contradicts_endpoints());
         let details = self.bounds.details;
         let traffic = self.traffic(edge(flow), record.start);
         traffic.first = traffic.first.min(record.start);

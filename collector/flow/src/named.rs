@@ -46,8 +46,10 @@ pub struct Translated<'a> {
 /// How a translation is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TranslatedBy {
-    /// Both views of the connection were seen.
+    /// Both views of the connection were seen, and have the same sequence numbers.
     Join,
+    /// Conntrack of a node told it.
+    Conntrack,
     /// From the service's endpoints.
     Endpoints,
 }
@@ -68,6 +70,8 @@ pub enum Evidence {
     Address,
     /// Both views of the connection were seen, before and after a service's address was translated.
     Join,
+    /// A node's conntrack told how it translates the connection.
+    Conntrack,
     /// All endpoints of the service belong to the server.
     Endpoints,
     /// A service's address, behind which several workloads are, or none that is known.
@@ -91,6 +95,7 @@ impl Evidence {
             Self::Port => "port",
             Self::Address => "address",
             Self::Join => "join",
+            Self::Conntrack => "conntrack",
             Self::Endpoints => "endpoints",
             Self::Service => "service",
             Self::Dns => "dns",
@@ -114,10 +119,10 @@ impl<'a> NamedRecord<'a> {
             }
         }
         let ends = (client, server);
-        let joined = record.translated.map(|(before_client, before_server)| {
-            (client, server) = (before_client, before_server);
+        let joined = record.translated.zip(record.translated_by).map(|(before, by)| {
+            (client, server) = before;
             let pod = names.pod(ends.1.address, at);
-            Translated { by: TranslatedBy::Join, ends: Some(ends), pod, workload: pod.map(workload) }
+            Translated { by, ends: Some(ends), pod, workload: pod.map(workload) }
         });
         let service = names.service(server.address, server.port, record.protocol);
         let translated = joined.or_else(|| {
@@ -153,6 +158,17 @@ impl<'a> NamedRecord<'a> {
         self.record.translated.is_none() && self.client != self.record.client
     }
 
+    /// Whether what was translated to is none of the endpoints of the service whose address the client used. The translation is believed:
+    /// endpoints are known a moment later.
+    #[must_use]
+    pub fn contradicts_endpoints(&self) -> bool {
+        let server = self.translated.and_then(|translated| translated.ends).map(|(_, server)| server);
+        self.service.zip(server).is_some_and(|((service, _), server)| {
+            let is_translated = server != self.server && !service.backends.is_empty();
+            is_translated && service.backends.iter().all(|backend| backend.address != server.address)
+        })
+    }
+
     /// Namespace and workload of the client, if it is one pod.
     #[must_use]
     pub fn client_workload(&self) -> Option<(&'a str, &'a Workload)> {
@@ -183,9 +199,11 @@ impl<'a> NamedRecord<'a> {
             Opener::SynAck => Evidence::SynAck,
             Opener::FirstFrame if !self.is_reversed() => Evidence::FirstFrame,
             Opener::FirstFrame | Opener::Port => Evidence::Port,
+            Opener::Conntrack => Evidence::Conntrack,
         };
         let server = match (self.translated, self.server_owner) {
             (Some(Translated { by: TranslatedBy::Join, workload: Some(_), .. }), _) => Some(Evidence::Join),
+            (Some(Translated { by: TranslatedBy::Conntrack, workload: Some(_), .. }), _) => Some(Evidence::Conntrack),
             (Some(Translated { by: TranslatedBy::Endpoints, .. }), _) => Some(Evidence::Endpoints),
             (_, Owner::Pod(_) | Owner::Node(_)) => Some(Evidence::Address),
             (_, Owner::Service(_)) => Some(Evidence::Service),
@@ -194,7 +212,7 @@ impl<'a> NamedRecord<'a> {
             (_, Owner::External(Some(_))) => Some(Evidence::Network),
             (_, Owner::External(None)) => None,
         };
-        [Some(client), server].into_iter().flatten()
+        [Some(client), server.filter(|server| *server != client)].into_iter().flatten()
     }
 }
 

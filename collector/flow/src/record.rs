@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::Timestamp;
+use crate::{named::TranslatedBy, time::Timestamp};
 
 /// An end of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +66,8 @@ pub struct Record {
     pub preexisting: bool,
     /// The client's tuple before the destination, or also the source, was translated: `client` and `server` are those after.
     pub translated: Option<(Endpoint, Endpoint)>,
+    /// How that is known: [`TranslatedBy::Join`] or [`TranslatedBy::Conntrack`].
+    pub translated_by: Option<TranslatedBy>,
     /// The name that the client looked up to get the server's address.
     pub dns_name: Option<Box<str>>,
     /// Of a flow to a DNS server: the first question, and its answer.
@@ -132,6 +134,8 @@ pub enum Opener {
     FirstFrame,
     /// The other end has the lower port.
     Port,
+    /// Conntrack says so: see [`crate::Table::translate`].
+    Conntrack,
 }
 
 /// Why a flow was not answered.

@@ -2,6 +2,7 @@
 
 mod join;
 mod lookups;
+mod translations;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -11,7 +12,7 @@ use std::{
 
 use hashbrown::HashTable;
 
-use self::{join::Handshake, lookups::Name};
+use self::{join::Handshake, lookups::Name, translations::Translations};
 use crate::{
     Limits,
     arena::{Arena, Index},
@@ -63,6 +64,12 @@ pub struct Counters {
     pub joined: u64,
     /// Later fragments whose first one was not seen. They count as a flow without ports.
     pub orphaned_fragments: u64,
+    /// Translations that conntrack told: see [`Table::translate`].
+    pub translations: u64,
+    /// Translations that were forgotten because there were too many.
+    pub translations_evicted: u64,
+    /// Translations that contradict what the frames of their connection say. The frames are believed.
+    pub contradictions: u64,
 }
 
 /// All flows.
@@ -75,6 +82,7 @@ pub struct Table {
     handshakes: Recent<HandshakeKey, Handshake>,
     fragments: Recent<DatagramKey, (u16, u16, Timestamp)>,
     names: Recent<(IpAddr, IpAddr), Name>,
+    translations: Translations,
     /// Bytes of the beginnings of streams.
     beginnings: usize,
     serial: u32,
@@ -120,6 +128,7 @@ impl Table {
             handshakes: Recent::new(limits.handshakes),
             fragments: Recent::new(limits.fragments),
             names: Recent::new(limits.names),
+            translations: Translations::new(limits.translations),
             beginnings: 0,
             serial: 0,
             counters: Counters::default(),
@@ -154,6 +163,7 @@ impl Table {
         let index = self.flow(key, side, at, packet, report);
         let Some(flow) = self.flows.get_mut(index) else { return };
         let side = flow.side(&key, side);
+        flow.confirm(&key, side, &packet.transport);
         let effect = flow.count(packet, side, at);
         if effect == Effect::Duplicate {
             self.counters.duplicates += 1;
@@ -276,7 +286,7 @@ impl Table {
         flow.set_dns_name(self.name(packet.source, packet.destination, at));
         let index = self.flows.insert(flow, queue::YOUNG);
         self.insert_key(&key, index);
-        index
+        self.translate_new(index, at, packet)
     }
 
     fn find(&self, key: &Key) -> Option<Index> {
@@ -321,13 +331,15 @@ impl Table {
         }
     }
 
-    fn remove(&mut self, index: Index) {
-        let Some(flow) = self.flows.remove(index) else { return };
+    fn remove(&mut self, index: Index) -> Option<Flow> {
+        let flow = self.flows.remove(index)?;
         self.beginnings -= flow.beginning.kept();
         self.remove_key(&flow.key, index);
         if let Some(other) = flow.other_key() {
             self.remove_key(&other, index);
         }
+        self.keep_translation(&flow);
+        Some(flow)
     }
 
     /// Source and destination port. Of later fragments: those of the first one.

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
 use crate::{
     Event, Record, Timestamp,
-    named::NamedRecord,
+    named::{NamedRecord, Translated},
     names::{Names, Owner},
 };
 
@@ -100,10 +100,19 @@ fn is_known(record: &Record, names: &Names) -> bool {
                 address.is_multicast() || address.is_unspecified() || address.is_unicast_link_local()
             }
         };
-        is_special || owner != Owner::External(None) || !names.may_be_of_cluster(address)
+        is_special
+            || match owner {
+                // Its workload is not known yet.
+                Owner::Pod(pod) => names.lists(pod),
+                Owner::External(None) => !names.may_be_of_cluster(address),
+                _ => true,
+            }
     };
     let server_is_known = is_known(flow.server_owner, flow.server.address) || flow.external_name().is_some();
     let backend_is_known = match (flow.translated, flow.service) {
+        (Some(Translated { ends: Some((_, server)), .. }), _) => {
+            is_known(names.owner(server.address, record.start), server.address)
+        }
         (Some(translated), _) => translated.workload.is_some(),
         (None, Some((service, _))) => names.has_known_backends(service, record.start),
         (None, None) => true,
@@ -169,6 +178,28 @@ mod tests {
         names.set_pod(pod("server", "10.0.0.2"));
         waiting.names_changed(&names, &mut |_| count += 1);
         assert_eq!((count, waiting.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_pod_that_only_its_tap_names_waits_for_its_workload() {
+        let told: crate::metadata::PodMetadata = serde_json::from_value(serde_json::json!({"namespace": "shop",
+            "name": "client-0", "addresses": ["10.0.0.1"], "mac": "02:00:00:00:00:01"}))
+        .expect("metadata");
+        let mut names = Names::default();
+        names.set_pod(pod("server", "10.0.0.2"));
+        names.identify(&"client".parse().expect("a UID"), &told, Timestamp::from_seconds(1));
+        let client = |event: Event, names: &Names| {
+            NamedRecord::new(record(&event), names).client_workload().map(|(_, workload)| workload.kind.clone())
+        };
+        let mut waiting = Waiting::new(Duration::from_secs(10), 2);
+        let mut taken = Vec::new();
+        waiting.add(event(1, 2), &names, Timestamp::from_seconds(1), &mut |event| taken.push(client(event, &names)));
+        assert_eq!(waiting.len(), 1);
+        // The API server may never tell.
+        waiting.expire(&names, Timestamp::from_seconds(11), &mut |event| taken.push(client(event, &names)));
+        names.set_pod(pod("client", "10.0.0.1"));
+        waiting.add(event(1, 2), &names, Timestamp::from_seconds(1), &mut |event| taken.push(client(event, &names)));
+        assert_eq!(taken, [Some("Pod".to_owned()), Some("Deployment".to_owned())]);
     }
 
     #[test]

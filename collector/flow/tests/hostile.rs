@@ -1,16 +1,18 @@
 //! Whatever arrives: no input makes the parsers or the table panic, nor the table grow beyond its limits.
 //!
-//! Each test takes 200,000 inputs, or `PODTAP_FUZZ` of them: frames, DNS messages and TLS streams that are valid, and changed at random
-//! places. `PODTAP_FUZZ_SEED` repeats a run.
+//! Each test takes 200,000 inputs, or `PODTAP_FUZZ` of them: frames, what taps tell, DNS messages and TLS streams that are valid, and
+//! changed at random places. `PODTAP_FUZZ_SEED` repeats a run.
 
 use std::{
     env,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use podtap_flow::{
     Event, Limits, Table, Timestamp, Waiting, dns,
     map::{Bounds, Map},
+    metadata::{Metadata, MetadataFrame, PodMetadata, Translation, Tuple},
     named::NamedRecord,
     names::{Names, Update},
     packet, tls,
@@ -147,25 +149,90 @@ fn frame(random: &mut Random) -> Vec<u8> {
     frame
 }
 
+/// The EtherType of probes.
+const ETHER_TYPE: u16 = 0x88b5;
+
+/// What a tap tells, of addresses and ports as those of [`frame`].
+fn metadata(random: &mut Random) -> Vec<u8> {
+    let is_ipv4 = random.below(2) == 0;
+    let mut end = |is_client: bool| {
+        let last = u8::try_from(random.below(64)).expect("small");
+        let address: IpAddr = if is_ipv4 {
+            Ipv4Addr::new(10, 0, 0, last).into()
+        } else {
+            Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into()).into()
+        };
+        (address, if is_client { 0x9c00 + u16::from(last) } else { [53, 80][random.below(2)] })
+    };
+    let tuple = |from: (IpAddr, u16), to: (IpAddr, u16)| Tuple {
+        source: from.0,
+        source_port: from.1,
+        destination: to.0,
+        destination_port: to.1,
+    };
+    let (client, server, pod) = (end(true), end(false), end(false));
+    let client_after = if random.below(4) == 0 { (pod.0, client.1) } else { client };
+    let metadata = if random.below(4) == 0 {
+        Metadata::Pod(PodMetadata {
+            namespace: "shop".into(),
+            name: format!("web-{}", random.below(8)),
+            addresses: [client.0, server.0].into(),
+            mac: "02:00:00:00:00:01".into(),
+        })
+    } else {
+        Metadata::Translation(Translation {
+            protocol: [6, 17, 132][random.below(3)],
+            original: tuple(client, server),
+            reply: tuple(pod, client_after),
+            zone: 0,
+        })
+    };
+    let uid = |text: String| text.parse().expect("a UID");
+    let frame = MetadataFrame { tap: uid("tap".into()), pod: uid(format!("pod-{}", random.below(64))), metadata };
+    frame.encode([2, 0, 0, 0, 0, 1], ETHER_TYPE).expect("it is not too long")
+}
+
 #[test]
 fn frames() {
     let mut random = Random::new();
-    let limits =
-        Limits { flows: 1000, beginnings: 1 << 16, names: 100, handshakes: 100, fragments: 16, ..Limits::default() };
+    let limits = Limits {
+        flows: 1000,
+        beginnings: 1 << 16,
+        names: 100,
+        handshakes: 100,
+        translations: 1000,
+        fragments: 16,
+        ..Limits::default()
+    };
     let mut table = Table::new(limits);
     let mut map = Map::new(Bounds { edges: 100, details: 4 });
-    let names = Names::default();
+    let mut names = Names::default();
     let mut waiting = Waiting::new(Duration::from_secs(1), 10);
     let mut now = 0;
-    let (mut parsed, mut records) = (0, 0);
+    let (mut parsed, mut told, mut identified, mut translated, mut records) = (0, 0, 0, 0, 0);
     for _ in 0..inputs() {
-        let mut bytes = frame(&mut random);
+        let is_metadata = random.below(5) == 0;
+        let mut bytes = if is_metadata { metadata(&mut random) } else { frame(&mut random) };
         random.damage(&mut bytes);
         // Time may go back, and stand still.
         now = (now + random.next() % 20_000_000).saturating_sub(random.next() % 1_000_000);
         let at = Timestamp(now);
+        if is_metadata {
+            match MetadataFrame::decode(&bytes, ETHER_TYPE) {
+                Some(MetadataFrame { metadata: Metadata::Translation(translation), .. }) => {
+                    told += usize::from(table.translate(0, at, &translation));
+                }
+                Some(MetadataFrame { metadata: Metadata::Pod(metadata), pod, .. }) => {
+                    identified += usize::from(names.identify(&pod, &metadata, at));
+                }
+                None => {}
+            }
+            continue;
+        }
         let mut count = |event: Event| {
             records += 1;
+            let (Event::Opened(record) | Event::Record(record)) = &event;
+            translated += usize::from(record.translated.is_some());
             match event {
                 Event::Opened(record) => map.open(&NamedRecord::new(&record, &names)),
                 Event::Record(record) => map.record(&NamedRecord::new(&record, &names)),
@@ -179,10 +246,14 @@ fn frames() {
         if random.below(100) == 0 {
             table.expire(at, &mut |event| waiting.add(event, &names, at, &mut count));
             waiting.expire(&names, at, &mut count);
+            names.expire(at);
         }
         assert!(table.len() <= 1000 && map.len() <= 120 && waiting.len() <= 10);
     }
-    assert!(parsed > inputs() / 4 && records > 100, "{parsed} were parsed, of {records} flows: this tests nothing");
+    assert!(
+        parsed > inputs() / 4 && told > inputs() / 50 && identified > 100 && records > 100 && translated > 100,
+        "{parsed} were parsed, of {records} flows, {translated} of them translated by {told}, and {identified} pods: this tests nothing"
+    );
 }
 
 #[test]

@@ -266,6 +266,7 @@ fn translation(object: &mut Object, flow: &NamedRecord<'_>, names: &Names) {
     let Some(translated) = flow.translated else { return };
     let by = match translated.by {
         TranslatedBy::Join => "join",
+        TranslatedBy::Conntrack => "conntrack",
         TranslatedBy::Endpoints => "endpoints",
     };
     object.insert("XlatBy".to_owned(), by.into());
@@ -303,6 +304,7 @@ const fn opener(opener: Opener) -> &'static str {
         Opener::SynAck => "synAck",
         Opener::FirstFrame => "firstFrame",
         Opener::Port => "port",
+        Opener::Conntrack => "conntrack",
     }
 }
 

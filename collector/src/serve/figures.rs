@@ -18,6 +18,9 @@ pub struct Figures {
     duplicates: Counter,
     flows: Counter,
     evicted: Counter,
+    translations: Counter,
+    contradictions: Counter,
+    conflicts: Counter,
     folded: Gauge,
     active: Gauge,
     waiting: Gauge,
@@ -34,6 +37,9 @@ impl Figures {
             duplicates: Counter::default(),
             flows: Counter::default(),
             evicted: Counter::default(),
+            translations: Counter::default(),
+            contradictions: Counter::default(),
+            conflicts: Counter::default(),
             folded: Gauge::default(),
             active: Gauge::default(),
             waiting: Gauge::default(),
@@ -53,6 +59,17 @@ impl Figures {
                 "collector_flows_evicted",
                 "Flows that were forgotten early, because the table was full",
                 &figures.evicted,
+            ),
+            ("collector_translations", "Translations of connections that taps told", &figures.translations),
+            (
+                "collector_translations_contradicted",
+                "Translations that contradict sequence numbers, or the endpoints of the service",
+                &figures.contradictions,
+            ),
+            (
+                "collector_identities_contradicted",
+                "Addresses of which a tap told another owner than the API server, or two taps told different pods",
+                &figures.conflicts,
             ),
         ];
         let gauges = [
@@ -82,7 +99,10 @@ impl Figures {
         self.duplicates.inc_by(counted.duplicates - counted_before.duplicates);
         self.flows.inc_by(counted.flows - counted_before.flows);
         self.evicted.inc_by(counted.evicted - counted_before.evicted);
+        self.translations.inc_by(counted.translations - counted_before.translations);
         let sizes = analysis.sizes();
+        raise(&self.contradictions, counted.contradictions + sizes.contradictions);
+        raise(&self.conflicts, sizes.conflicts);
         set(&self.active, sizes.flows);
         set(&self.waiting, sizes.waiting);
         set(&self.edges, sizes.edges);
@@ -90,6 +110,11 @@ impl Figures {
         self.folded.set(i64::try_from(sizes.folded).unwrap_or(i64::MAX));
         Status { is_live: true, captured, counters: counted, active: sizes.flows, waiting: sizes.waiting }
     }
+}
+
+/// To a total that never falls.
+fn raise(counter: &Counter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }
 
 fn set(gauge: &Gauge, size: usize) {

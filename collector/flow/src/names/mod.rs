@@ -1,5 +1,6 @@
 //! Who has an address: pods, services, nodes and what is outside, at the time of a frame.
 
+mod identity;
 mod object;
 mod update;
 
@@ -9,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+pub use identity::IdentityCounters;
 use ipnet::IpNet;
 pub use object::{Backend, Node, Objects, Pod, Port, Service, Workload};
 pub use update::Update;
@@ -59,6 +61,7 @@ pub struct Names {
     mentioned: Option<update::Mentioned>,
     /// Networks in which pods and services have addresses.
     networks_in_use: HashSet<IpAddr>,
+    identities: identity::Identities,
 }
 
 impl Names {
@@ -165,6 +168,7 @@ impl Names {
 
     /// Forgets what ended or was deleted long ago.
     pub fn expire(&mut self, now: Timestamp) {
+        self.identities.expire(now);
         let is_over = |ended: Timestamp| now.since(ended) > TOMBSTONE;
         let over = self.pods.values().filter(|pod| pod.ended.is_some_and(is_over));
         let over: Vec<String> = over.map(|pod| pod.uid.clone()).collect();
@@ -187,7 +191,15 @@ impl Names {
     /// Who had an address at a time.
     #[must_use]
     pub fn owner(&self, address: IpAddr, at: Timestamp) -> Owner<'_> {
-        if let Some(pod) = self.pod(address, at) {
+        match self.listed_owner(address, at) {
+            Owner::External(label) => self.identified(address, at).map_or(Owner::External(label), Owner::Pod),
+            owner => owner,
+        }
+    }
+
+    /// Who had an address at a time, by the API server or a file.
+    fn listed_owner(&self, address: IpAddr, at: Timestamp) -> Owner<'_> {
+        if let Some(pod) = self.listed_pod(address, at) {
             return Owner::Pod(pod);
         }
         // A node's address may be one of a service, too, for certain ports: see `service`.
@@ -208,6 +220,11 @@ impl Names {
     /// The pod that had an address at a time. Addresses are used again: only a pod that existed then can have sent a frame.
     #[must_use]
     pub fn pod(&self, address: IpAddr, at: Timestamp) -> Option<&Pod> {
+        self.listed_pod(address, at).or_else(|| self.identified(address, at))
+    }
+
+    /// Likewise, by the API server or a file.
+    fn listed_pod(&self, address: IpAddr, at: Timestamp) -> Option<&Pod> {
         let uids = self.by_address.get(&address)?;
         [Duration::ZERO, CLOCK_ERROR].into_iter().find_map(|error| {
             let existed = || uids.iter().filter_map(|uid| self.pods.get(uid)).filter(move |pod| pod.existed(at, error));
@@ -216,6 +233,12 @@ impl Names {
             let certain = existed().filter(|pod| pod.has_certain_end()).min_by_key(|pod| pod.started);
             certain.or_else(|| existed().max_by_key(|pod| pod.started))
         })
+    }
+
+    /// Whether a pod is one that the API server or a file names, and not only its tap.
+    #[must_use]
+    pub fn lists(&self, pod: &Pod) -> bool {
+        self.pods.contains_key(&pod.uid)
     }
 
     /// All pods, also those that have ended.

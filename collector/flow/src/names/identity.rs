@@ -1,0 +1,306 @@
+//! Pods by what their taps tell of them: names without the API server, for addresses that it does not name.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
+
+use podtap_model::{Uid, metadata::PodMetadata};
+
+use super::{Names, Owner, Pod, TOMBSTONE, Workload};
+use crate::Timestamp;
+
+/// A tap tells of its pods this often.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// A pod of which nothing was told for this time is gone.
+const VALID: Duration = Duration::from_secs(5 * 60);
+/// Frames of a new pod may be met this long before its tap tells of it.
+const LATE: Duration = Duration::from_secs(1);
+/// Pods that had one address, one after the other.
+const MOST_PODS: usize = 4;
+/// Addresses at once. With the longest names and as many pods as there may be, about 20 MB.
+const MOST_KNOWN: usize = 4096;
+/// Addresses of a pod: its interfaces have one or two each.
+const MOST_ADDRESSES: usize = 16;
+
+/// What taps told and was not believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdentityCounters {
+    /// Addresses of which a tap told another owner than the API server, or two taps told different pods.
+    pub conflicts: u64,
+    /// Addresses without room.
+    pub refused: u64,
+}
+
+/// A pod that had an address.
+#[derive(Clone, Debug)]
+struct Identity {
+    pod: Pod,
+    /// When it was told last.
+    last: Timestamp,
+}
+
+impl Identity {
+    fn until(&self) -> Timestamp {
+        self.pod.ended.unwrap_or_else(|| self.last.plus(VALID))
+    }
+}
+
+/// The pods that taps told of.
+#[derive(Debug, Default)]
+pub(super) struct Identities {
+    /// In the order of their beginnings.
+    by_address: HashMap<IpAddr, Vec<Identity>>,
+    counters: IdentityCounters,
+}
+
+impl Identities {
+    fn pod(&self, address: IpAddr, at: Timestamp) -> Option<&Pod> {
+        let pods = self.by_address.get(&address)?;
+        let is_it = |identity: &&Identity| identity.pod.started <= at && at <= identity.until();
+        pods.iter().rfind(is_it).map(|identity| &identity.pod)
+    }
+
+    /// Returns whether the address has a new owner.
+    fn tell(&mut self, address: IpAddr, pod: &Pod, at: Timestamp) -> bool {
+        let known = self.by_address.len();
+        let pods = match self.by_address.get_mut(&address) {
+            Some(pods) => pods,
+            None if known >= MOST_KNOWN => {
+                self.counters.refused += 1;
+                return false;
+            }
+            None => self.by_address.entry(address).or_default(),
+        };
+        // Its tap may have told of it before, when this program did not listen.
+        let mut started = at.minus(INTERVAL);
+        if let Some(current) = pods.last_mut() {
+            let is_gone = current.until() < at;
+            if current.pod.uid == pod.uid && !is_gone {
+                current.last = current.last.max(at);
+                return false;
+            }
+            if !is_gone {
+                // One that lost its address to another one has not got it back: both claim it.
+                if pods.iter().any(|other| other.pod.uid == pod.uid) {
+                    self.counters.conflicts += 1;
+                    return false;
+                }
+                // A tap tells of a new pod at once.
+                started = at.minus(LATE);
+                if let Some(current) = pods.last_mut() {
+                    current.pod.ended = Some(started);
+                }
+            }
+        }
+        if pods.len() >= MOST_PODS {
+            pods.remove(0);
+        }
+        pods.push(Identity { pod: Pod { started, ..pod.clone() }, last: at });
+        true
+    }
+
+    /// Forgets what ended long ago.
+    pub fn expire(&mut self, now: Timestamp) {
+        self.by_address.retain(|_, pods| {
+            pods.retain(|identity| now.since(identity.until()) <= TOMBSTONE);
+            !pods.is_empty()
+        });
+    }
+}
+
+impl Names {
+    /// Takes what a tap tells of a pod at this time. It names addresses that nothing else names: pods, services and nodes that the API
+    /// server knows keep theirs. Returns whether an address has a new owner.
+    pub fn identify(&mut self, uid: &Uid, pod: &PodMetadata, at: Timestamp) -> bool {
+        if !is_label(&pod.namespace) || pod.name.len() > 253 || !pod.name.split('.').all(is_label) {
+            return false;
+        }
+        let addresses: Vec<IpAddr> = pod.addresses.iter().copied().filter(is_of_pod).take(MOST_ADDRESSES).collect();
+        let identity = Pod {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: uid.to_string(),
+            addresses: addresses.clone(),
+            node: None,
+            host_network: false,
+            // What it belongs to, only the API server knows.
+            workload: Workload { kind: "Pod".into(), name: pod.name.clone(), api_version: "v1".into() },
+            started: Timestamp::default(),
+            ended: None,
+            end_is_estimate: true,
+            labels: BTreeMap::new(),
+        };
+        let mut has_news = false;
+        for address in addresses {
+            match self.listed_owner(address, at) {
+                Owner::External(_) => has_news |= self.identities.tell(address, &identity, at),
+                Owner::Pod(known) if known.uid == identity.uid => {}
+                _ => self.identities.counters.conflicts += 1,
+            }
+        }
+        has_news
+    }
+
+    /// What taps told and was not believed.
+    #[must_use]
+    pub const fn identity_counters(&self) -> IdentityCounters {
+        self.identities.counters
+    }
+
+    /// The pod that had an address at a time, by what its tap told, if nothing else has it.
+    pub(super) fn identified(&self, address: IpAddr, at: Timestamp) -> Option<&Pod> {
+        let pod = self.identities.pod(address, at)?;
+        let is_free = !self.by_node_address.contains_key(&address) && !self.by_virtual_address.contains_key(&address);
+        is_free.then_some(pod)
+    }
+}
+
+/// A label as of DNS (RFC 1123), in lower case: the names of pods and namespaces are made of these, so that they need no escaping.
+fn is_label(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| is_plain(byte) || byte == b'-')
+        && text.bytes().next().is_some_and(is_plain)
+        && text.bytes().last().is_some_and(is_plain)
+}
+
+/// Whether a pod can have an address that others reach.
+fn is_of_pod(address: &IpAddr) -> bool {
+    let is_local = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !(is_local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: &str = "5f0d6c1e-0000-4000-8000-000000000001";
+    const SECOND: &str = "5f0d6c1e-0000-4000-8000-000000000002";
+
+    fn tell(names: &mut Names, uid: &str, name: &str, addresses: &[&str], second: u64) -> bool {
+        let metadata = PodMetadata {
+            namespace: "shop".into(),
+            name: name.into(),
+            addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
+            mac: "02:00:00:00:00:01".into(),
+        };
+        names.identify(&uid.parse().expect("a UID"), &metadata, Timestamp::from_seconds(second))
+    }
+
+    fn pod<'a>(names: &'a Names, address: &str, second: u64) -> Option<&'a str> {
+        let pod = names.pod(address.parse().expect("an address"), Timestamp::from_seconds(second));
+        pod.map(|pod| pod.name.as_str())
+    }
+
+    fn listed(name: &str, uid: &str, address: &str, started: u64, ended: Option<u64>) -> Pod {
+        serde_json::from_value(
+            serde_json::json!({"namespace": "shop", "name": name, "uid": uid, "addresses": [address],
+            "workload": {"kind": "Deployment", "name": name}, "started": started * 1_000_000_000,
+            "ended": ended.map(|second| second * 1_000_000_000)}),
+        )
+        .expect("a pod")
+    }
+
+    #[test]
+    fn a_tap_names_its_pod_s_addresses_until_it_no_longer_tells_of_it() {
+        let mut names = Names::default();
+        assert!(tell(&mut names, FIRST, "web-0", &["10.0.0.1", "fd00::1"], 1000));
+        assert!(!tell(&mut names, FIRST, "web-0", &["10.0.0.1", "fd00::1"], 1060), "that was known");
+        for (second, expected) in [(939, None), (940, Some("web-0")), (1360, Some("web-0")), (1361, None)] {
+            assert_eq!((pod(&names, "10.0.0.1", second), pod(&names, "fd00::1", second)), (expected, expected));
+        }
+        let Owner::Pod(owner) = names.owner("10.0.0.1".parse().expect("an address"), Timestamp::from_seconds(1000))
+        else {
+            panic!("it is a pod")
+        };
+        assert_eq!((&*owner.workload.kind, &*owner.workload.name, &*owner.namespace), ("Pod", "web-0", "shop"));
+        // Its records may come later.
+        names.expire(Timestamp::from_seconds(1360 + 1800));
+        assert_eq!(pod(&names, "10.0.0.1", 1100), Some("web-0"));
+        names.expire(Timestamp::from_seconds(1361 + 1800));
+        assert!(pod(&names, "10.0.0.1", 1100).is_none() && names.identities.by_address.is_empty());
+    }
+
+    #[test]
+    fn an_address_that_is_used_again_is_of_the_older_pod_before() {
+        let mut names = Names::default();
+        tell(&mut names, FIRST, "web-0", &["10.0.0.1"], 1000);
+        assert!(tell(&mut names, SECOND, "db-0", &["10.0.0.1"], 1050));
+        for (second, expected) in [(1000, "web-0"), (1048, "web-0"), (1050, "db-0"), (1300, "db-0")] {
+            assert_eq!(pod(&names, "10.0.0.1", second), Some(expected), "{second}");
+        }
+        assert_eq!(names.identity_counters().conflicts, 0);
+        assert!(!tell(&mut names, FIRST, "web-0", &["10.0.0.1"], 1060), "both claim it");
+        assert_eq!((names.identity_counters().conflicts, pod(&names, "10.0.0.1", 1060)), (1, Some("db-0")));
+        // Long after the other one has gone, it may be back.
+        assert!(tell(&mut names, FIRST, "web-0", &["10.0.0.1"], 2000));
+        assert_eq!((pod(&names, "10.0.0.1", 2000), pod(&names, "10.0.0.1", 1300)), (Some("web-0"), Some("db-0")));
+    }
+
+    #[test]
+    fn the_api_server_wins() {
+        let mut names = Names::new(
+            serde_json::from_value(serde_json::json!({
+                "services": [{"namespace": "shop", "name": "web", "addresses": ["10.96.0.1"]}],
+                "nodes": [{"name": "n1", "addresses": ["192.168.0.1"]}]
+            }))
+            .expect("objects"),
+        );
+        tell(&mut names, FIRST, "told", &["10.0.0.1"], 1000);
+        names.set_pod(listed("listed", SECOND, "10.0.0.1", 900, Some(1100)));
+        assert_eq!(pod(&names, "10.0.0.1", 1001), Some("listed"));
+        tell(&mut names, FIRST, "told", &["10.0.0.1", "10.96.0.1", "192.168.0.1"], 1010);
+        assert_eq!(names.identity_counters().conflicts, 3);
+        for (address, expected) in [("10.96.0.1", "Service"), ("192.168.0.1", "Node")] {
+            let owner = names.owner(address.parse().expect("an address"), Timestamp::from_seconds(1010));
+            assert!(format!("{owner:?}").starts_with(expected), "{owner:?}");
+        }
+        // Nor does an object take over that appears later.
+        tell(&mut names, FIRST, "told", &["10.96.0.2"], 1010);
+        assert_eq!(pod(&names, "10.96.0.2", 1011), Some("told"));
+        let service = r#"{"namespace": "shop", "name": "new", "addresses": ["10.96.0.2"]}"#;
+        names.set_service(serde_json::from_str(service).expect("a service"));
+        assert_eq!(pod(&names, "10.96.0.2", 1011), None);
+        // After the listed pod's end, only its tap knows the next one.
+        tell(&mut names, "third", "next", &["10.0.0.1"], 1200);
+        assert_eq!((pod(&names, "10.0.0.1", 1200), pod(&names, "10.0.0.1", 1050)), (Some("next"), Some("listed")));
+    }
+
+    #[test]
+    fn names_and_addresses_that_no_pod_has_are_ignored() {
+        let mut names = Names::default();
+        for name in ["", "a\nb", "A", "-a", "a.", "a..b", "\u{1b}[2J", &"a".repeat(64), &"a.".repeat(140)] {
+            assert!(!tell(&mut names, FIRST, name, &["10.0.0.1"], 1000), "{name:?}");
+        }
+        let addresses = ["127.0.0.1", "::1", "224.0.0.1", "0.0.0.0", "169.254.1.1", "fe80::1", "255.255.255.255"];
+        assert!(!tell(&mut names, FIRST, "a", &addresses, 1000));
+        assert!(names.identities.by_address.is_empty());
+        assert!(tell(&mut names, FIRST, "a-1.b", &["10.0.0.1"], 1000));
+    }
+
+    #[test]
+    fn the_number_of_addresses_and_of_their_pods_is_bounded() {
+        let mut names = Names::default();
+        let total = u32::try_from(MOST_KNOWN).expect("32 bits") + 10;
+        for number in 0..total {
+            let address = std::net::Ipv4Addr::from_bits(0x0a00_0001 + number).to_string();
+            tell(&mut names, FIRST, "web", &[&address], 1000);
+        }
+        assert_eq!(names.identities.by_address.len(), MOST_KNOWN);
+        assert_eq!(names.identity_counters().refused, 10);
+        for second in 0..100 {
+            tell(&mut names, &format!("uid-{second}"), "web", &["10.0.0.1"], 1001 + second);
+        }
+        let addresses: Vec<String> = (0..20).map(|last| format!("10.0.0.{last}")).collect();
+        let mut other = Names::default();
+        tell(&mut other, FIRST, "web", &addresses.iter().map(String::as_str).collect::<Vec<_>>(), 1000);
+        assert_eq!(other.identities.by_address.len(), MOST_ADDRESSES);
+        let pods = &names.identities.by_address[&"10.0.0.1".parse::<IpAddr>().expect("an address")];
+        assert_eq!(pods.len(), MOST_PODS);
+    }
+}
