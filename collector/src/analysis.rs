@@ -107,9 +107,10 @@ impl<Out: Output> Analysis<Out> {
             }
             Metadata::Pod(metadata) => {
                 let results = &mut self.results;
-                let NamesAndMap { names, map } = &mut *results.shared.lock();
+                let State { names, map, newest, .. } = &mut *results.shared.lock();
                 if names.identify(&pod, &metadata, frame.at) {
-                    results.waiting.names_changed(names, &mut |event| count(event, names, map, &mut results.output));
+                    let count = &mut |event| count(event, names, (map, newest), &mut results.output);
+                    results.waiting.names_changed(names, count);
                 }
             }
         }

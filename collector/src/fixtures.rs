@@ -24,6 +24,7 @@ pub fn record(number: u64) -> Record {
         is_first: true,
         preexisting: false,
         translated: None,
+        translated_by: None,
         dns_name: None,
         query: None,
         sni: None,
