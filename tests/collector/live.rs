@@ -7,6 +7,7 @@ use podtap_tests::{collector::Collector, net::Network, pcap};
 use crate::{
     network::{CLIENT, Path, Recording, SERVER_PORT, SERVICE, SERVICE_PORT, servers, until_read},
     peers::{directions, of_file},
+    read,
     views::identity,
 };
 
@@ -69,7 +70,7 @@ fn an_external_destination_of_a_tap_needs_no_capability() {
     until_read(&network, 4789);
     let (flows, _) = collector.end();
     assert_eq!(directions(&flows), of_file(&file));
-    let requests = flows.iter().filter(|flow| flow["DstPort"] == SERVICE_PORT);
-    assert_eq!(requests.filter(|flow| flow["SrcK8S_Name"] == "client-1").count(), 10, "{flows:?}");
+    let of_client = read::parse(&flows).into_iter().filter(|flow| flow["SrcK8S_Name"] == "client-1");
+    assert_eq!(of_client.filter(|flow| flow["DstPort"] == SERVICE_PORT).count(), 10, "{flows}");
     fs::remove_file(file).expect("it exists");
 }
