@@ -1,6 +1,6 @@
 //! Who calls whom.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,51 @@ pub struct Traffic {
     /// The services whose addresses it used.
     #[serde(with = "pairs")]
     pub services: BTreeMap<(String, String), u64>,
+    /// Ports at which the server's pods got flows that did not fail, with their protocols. Those of a flow through a service are in it only
+    /// if the service tells to which ports it translates its own.
+    #[serde(with = "pairs", default)]
+    pub pod_ports: BTreeMap<(u8, u16), u64>,
+    /// How long TCP handshakes took, of the connections of which it was known when they were first reported.
+    #[serde(default)]
+    pub handshakes: Handshakes,
+    /// Answers of DNS servers, by response code: 0 NOERROR, 3 NXDOMAIN, ...
+    #[serde(with = "pairs", default)]
+    pub responses: BTreeMap<u8, u64>,
+}
+
+/// Upper bounds of handshake times, in microseconds. Those within a node take tens of them, those within a zone less than a millisecond,
+/// and one whose SYN was sent again more than a second.
+pub const HANDSHAKE_BOUNDS: [u64; 12] =
+    [100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 100_000, 500_000, 1_000_000, 5_000_000];
+
+/// A histogram of handshake times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handshakes {
+    /// How many took no longer than each of [`HANDSHAKE_BOUNDS`], but longer than the one before; the last one took longer than all.
+    pub buckets: [u64; HANDSHAKE_BOUNDS.len() + 1],
+    /// All together.
+    pub sum: Duration,
+}
+
+impl Handshakes {
+    fn add(&mut self, time: Duration) {
+        let bucket = HANDSHAKE_BOUNDS.partition_point(|bound| Duration::from_micros(*bound) < time);
+        self.buckets[bucket] += 1;
+        self.sum = self.sum.saturating_add(time);
+    }
+
+    /// Adds those of another histogram.
+    pub fn merge(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(bucket, count)| *bucket += count);
+        self.sum = self.sum.saturating_add(other.sum);
+    }
+}
+
+impl Traffic {
+    /// How many ports, services and response codes it has.
+    fn details(&self) -> usize {
+        self.ports.len() + self.services.len() + self.pod_ports.len() + self.responses.len()
+    }
 }
 
 /// Bounds of the map.
@@ -82,8 +127,14 @@ pub struct Traffic {
 pub struct Bounds {
     /// Edges. Beyond it, what a client calls is [`Party::Other`].
     pub edges: usize,
-    /// Ports and services that are remembered of an edge.
+    /// Named servers outside of the cluster, of a client. Beyond it, they have no name: a pod may ask for any number of names.
+    pub external: usize,
+    /// Ports, and services, that are remembered of an edge.
     pub details: usize,
+    /// Ports, services and response codes of all edges.
+    pub all_details: usize,
+    /// An edge of which nothing was seen for so long is forgotten.
+    pub forget_after: Option<Duration>,
 }
 
 impl Bounds {
@@ -95,7 +146,14 @@ impl Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { edges: 50_000, details: 64 }
+        Self {
+            edges: 50_000,
+            external: 1000,
+            details: 64,
+            // Most edges have one port, at the service and at the pod, and one service.
+            all_details: 400_000,
+            forget_after: Some(Duration::from_secs(30 * 24 * 60 * 60)),
+        }
     }
 }
 
@@ -104,8 +162,14 @@ impl Default for Bounds {
 pub struct Map {
     bounds: Bounds,
     edges: BTreeMap<Edge, Traffic>,
+    /// Ports, services and response codes of all edges.
+    details: usize,
+    /// Clients, and how many named servers outside of the cluster they have.
+    external: BTreeMap<Party, usize>,
     /// Flows whose edge found no room.
     pub folded: u64,
+    /// Ports, services and response codes of flows that found no room.
+    pub details_dropped: u64,
 }
 
 impl Map {
@@ -123,19 +187,42 @@ impl Map {
 
     /// Adds an edge that an earlier run has saved. One that exists already is kept.
     pub fn restore(&mut self, edge: Edge, traffic: Traffic) {
-        if self.edges.len() < self.bounds.most() {
-            self.edges.entry(edge).or_insert(traffic);
+        if self.edges.len() < self.bounds.most() && !self.edges.contains_key(&edge) {
+            self.details += traffic.details();
+            if is_named_external(&edge.server) {
+                *self.external.entry(edge.client.clone()).or_default() += 1;
+            }
+            self.edges.insert(edge, traffic);
         }
+    }
+
+    /// Forgets edges of which nothing was seen for long.
+    pub fn expire(&mut self, now: Timestamp) {
+        let Some(age) = self.bounds.forget_after else { return };
+        self.edges.retain(|edge, traffic| {
+            let is_kept = now.since(traffic.last) <= age;
+            if !is_kept {
+                self.details -= traffic.details();
+                if is_named_external(&edge.server)
+                    && let Some(count) = self.external.get_mut(&edge.client)
+                {
+                    *count -= 1;
+                }
+            }
+            is_kept
+        });
+        self.external.retain(|_, count| *count > 0);
     }
 
     /// Forgets all edges, and what was seen of them.
     pub fn clear(&mut self) {
         self.edges.clear();
-        self.folded = 0;
+        self.external.clear();
+        (self.details, self.folded, self.details_dropped) = (0, 0, 0);
     }
 
     /// All edges, in order.
-    pub fn edges(&self) -> impl Iterator<Item = (&Edge, &Traffic)> {
+    pub fn edges(&self) -> impl Iterator<Item = (&Edge, &Traffic)> + Clone {
         self.edges.iter()
     }
 
@@ -166,16 +253,24 @@ impl Map {
         if !is_call(flow) || is_empty(record) {
             return;
         }
-        let details = self.bounds.details;
+        let bounds = self.bounds;
+        let mut free = Free { all: bounds.all_details.saturating_sub(self.details), used: 0, dropped: 0 };
         let traffic = self.traffic(edge(flow), record.start);
         traffic.first = traffic.first.min(record.start);
         traffic.last = traffic.last.max(record.to);
         if record.is_first {
             let kind = if record.preexisting { &mut traffic.preexisting } else { &mut traffic.connections };
             *kind += 1;
-            count_detail(&mut traffic.ports, (record.protocol, flow.server.port), details);
+            free.count(&mut traffic.ports, (record.protocol, flow.server.port), 1, bounds.details);
             if let Some((service, _)) = flow.service {
-                count_detail(&mut traffic.services, (service.namespace.clone(), service.name.clone()), details);
+                let name = (service.namespace.clone(), service.name.clone());
+                free.count(&mut traffic.services, name, 1, bounds.details);
+            }
+            if let Some(port) = flow.pod_port().filter(|_| record.failure.is_none()) {
+                free.count(&mut traffic.pod_ports, (record.protocol, port), 1, bounds.details);
+            }
+            if let Some(time) = record.handshake {
+                traffic.handshakes.add(time);
             }
         }
         if with_counts {
@@ -185,24 +280,57 @@ impl Map {
             if let Some(failure) = record.failure {
                 *traffic.failed.entry(failure).or_default() += 1;
             }
+            for (code, count) in &record.responses {
+                free.count(&mut traffic.responses, *code, u64::from(*count), bounds.details);
+            }
         }
+        self.details += free.used;
+        self.details_dropped += free.dropped;
     }
 
     fn traffic(&mut self, mut edge: Edge, start: Timestamp) -> &mut Traffic {
-        if self.edges.len() >= self.bounds.edges && !self.edges.contains_key(&edge) {
-            self.folded += 1;
-            edge.server = Party::Other;
-            if self.edges.len() >= self.bounds.most() && !self.edges.contains_key(&edge) {
-                edge.client = Party::Other;
+        if !self.edges.contains_key(&edge) {
+            let has_room = self.edges.len() < self.bounds.edges;
+            let names = self.external.get(&edge.client).copied().unwrap_or_default();
+            if has_room && is_named_external(&edge.server) && names >= self.bounds.external {
+                self.folded += 1;
+                edge.server = Party::External { name: None };
+            } else if !has_room {
+                self.folded += 1;
+                edge.server = Party::Other;
+                if self.edges.len() >= self.bounds.most() && !self.edges.contains_key(&edge) {
+                    edge.client = Party::Other;
+                }
+            } else if is_named_external(&edge.server) {
+                *self.external.entry(edge.client.clone()).or_default() += 1;
             }
         }
         self.edges.entry(edge).or_insert_with(|| Traffic { first: start, ..Traffic::default() })
     }
 }
 
-fn count_detail<Key: Ord>(details: &mut BTreeMap<Key, u64>, key: Key, bound: usize) {
-    if details.len() < bound || details.contains_key(&key) {
-        *details.entry(key).or_default() += 1;
+const fn is_named_external(party: &Party) -> bool {
+    matches!(party, Party::External { name: Some(_) })
+}
+
+/// Room for details.
+struct Free {
+    all: usize,
+    used: usize,
+    dropped: u64,
+}
+
+impl Free {
+    /// Counts a detail of an edge, if there is room for it.
+    fn count<Key: Ord>(&mut self, details: &mut BTreeMap<Key, u64>, key: Key, by: u64, bound: usize) {
+        if let Some(count) = details.get_mut(&key) {
+            *count += by;
+        } else if details.len() < bound && self.used < self.all {
+            details.insert(key, by);
+            self.used += 1;
+        } else {
+            self.dropped += 1;
+        }
     }
 }
 

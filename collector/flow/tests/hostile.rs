@@ -153,7 +153,7 @@ fn frames() {
     let limits =
         Limits { flows: 1000, beginnings: 1 << 16, names: 100, handshakes: 100, fragments: 16, ..Limits::default() };
     let mut table = Table::new(limits);
-    let mut map = Map::new(Bounds { edges: 100, details: 4 });
+    let mut map = Map::new(Bounds { edges: 100, details: 4, ..Bounds::default() });
     let names = Names::default();
     let mut waiting = Waiting::new(Duration::from_secs(1), 10);
     let mut now = 0;

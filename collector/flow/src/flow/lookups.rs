@@ -17,6 +17,8 @@ pub(super) struct Dns {
     pub(super) query: Option<Box<Query>>,
     /// IDs and names of the last questions.
     questions: Vec<(u16, Box<str>)>,
+    /// Codes of answers since the last record, of which there are 16, and how many answers had them.
+    pub(super) responses: Vec<(u8, u32)>,
 }
 
 impl Flow {
@@ -44,6 +46,10 @@ impl Flow {
             return false;
         };
         dns.questions.remove(question);
+        match dns.responses.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, count)) => *count += 1,
+            None => dns.responses.push((code, 1)),
+        }
         if let Some(query) = dns.query.as_deref_mut().filter(|query| query.id == id && query.answer.is_none()) {
             query.answer = Some(Answer { code, after: at.since(query.asked) });
         }
