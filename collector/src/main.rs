@@ -34,7 +34,7 @@ use crate::{
     analysis::Analysis,
     output::{Print, flows::FlowLines, queue::Queue},
     serve::Service,
-    shared::Shared,
+    shared::{Shared, View},
 };
 
 /// Tells who calls whom, from mirrored frames.
@@ -146,12 +146,12 @@ fn analyse(arguments: &Arguments) -> Result<()> {
     } else {
         read_files(arguments, &shared)?;
     }
-    let map = &shared.lock().map;
-    if arguments.print == Print::List && map.is_empty() {
+    let view = View::new(&shared.lock());
+    if arguments.print == Print::List && view.map.is_empty() {
         eprintln!("No connections found.");
     }
     let mut stdout = io::BufWriter::new(io::stdout().lock());
-    arguments.print.write(&mut stdout, map)?;
+    arguments.print.write(&mut stdout, &view)?;
     stdout.flush()?;
     Ok(())
 }

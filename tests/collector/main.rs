@@ -1,8 +1,10 @@
 //! The collector on real packets: captured in network namespaces that the tests make, and read from files.
 
 mod counts;
+mod frames;
 mod live;
 mod network;
 mod peers;
 mod read;
+mod shop;
 mod views;

@@ -3,6 +3,8 @@
 //! It has no authentication: it is to listen on the pod's loopback, which is reached by `kubectl port-forward` with the user's own
 //! rights. Requests that a web page of another origin makes a browser send are refused.
 
+use std::io;
+
 use async_graphql::Request as Query;
 use clap::ValueEnum as _;
 use podtap_runtime::http::{
@@ -46,8 +48,11 @@ impl Api {
             );
         };
         let mut text = Vec::new();
-        match format.write(&mut text, &self.shared.view().map) {
+        match format.write(&mut text, &self.shared.view()) {
             Ok(()) => typed(StatusCode::OK, format.content_type(), text),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                plain(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n"))
+            }
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }

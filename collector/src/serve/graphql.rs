@@ -233,7 +233,7 @@ fn calls(shared: &Shared, filter: &Filter, shown: &Shown) -> BTreeSet<(Identity,
 
 fn labels_of<'a>(party: &Party, labels: &'a Labels) -> Option<&'a BTreeMap<String, String>> {
     let Party::Workload { namespace, workload } = party else { return None };
-    labels.get(&(namespace.clone(), workload.clone()))
+    labels.get(&(namespace.clone(), workload.clone()))?.youngest()
 }
 
 /// Nodes and what is outside of the cluster have none: the network mapper does not export them either.
