@@ -10,7 +10,10 @@ use podtap_flow::{
     packet,
 };
 
-use crate::shared::{NamesAndMap, Shared};
+use crate::{
+    output::pcapng::Writer,
+    shared::{NamesAndMap, Shared},
+};
 
 /// A captured frame.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +33,7 @@ pub trait Output {
 
 /// How often flows that are over are reported, in nanoseconds of the frames' time.
 const TICK: u64 = 100_000_000;
-/// How often pods that ended long ago are forgotten, in ticks.
+/// How often pods that ended long ago, and edges, are forgotten, in ticks.
 const FORGET: u64 = 600;
 /// Events that wait for names at most.
 const WAITING: usize = 16_384;
@@ -41,6 +44,8 @@ pub struct Analysis<Out> {
     results: Results<Out>,
     /// The tick of the last frame.
     tick: u64,
+    /// Where frames are written.
+    writer: Option<Writer>,
 }
 
 /// See [`Analysis::sizes`].
@@ -53,6 +58,8 @@ pub struct Sizes {
     pub edges: usize,
     /// Flows without room in the map.
     pub folded: u64,
+    /// Their ports, services and response codes without room.
+    pub details_dropped: u64,
     /// Also those that have ended.
     pub pods: usize,
 }
@@ -68,7 +75,17 @@ impl<Out: Output> Analysis<Out> {
     /// Flows of which an end is unknown are reported after `patience`, if they are still so.
     pub fn new(shared: Shared, patience: Duration, output: Out) -> Self {
         let results = Results { shared, waiting: Waiting::new(patience, WAITING), output, now: Timestamp(0) };
-        Self { table: Table::new(Limits::default()), results, tick: 0 }
+        Self { table: Table::new(Limits::default()), results, tick: 0, writer: None }
+    }
+
+    /// Writes all frames, too.
+    pub fn write_to(&mut self, writer: Writer) {
+        self.writer = Some(writer);
+    }
+
+    /// Where frames are written.
+    pub const fn writer(&mut self) -> Option<&mut Writer> {
+        self.writer.as_mut()
     }
 
     /// Counts a frame, and reports flows that are over by then.
@@ -77,7 +94,11 @@ impl<Out: Output> Analysis<Out> {
             self.expire(frame.at);
         }
         let results = &mut self.results;
-        if let Some(packet) = packet::parse(frame.bytes, frame.length) {
+        let packet = packet::parse(frame.bytes, frame.length);
+        if let Some(writer) = &mut self.writer {
+            writer.frame(frame, packet.as_ref(), &results.shared.lock().names);
+        }
+        if let Some(packet) = packet {
             self.table.observe(frame.source, frame.at, &packet, &mut |event| results.take(event));
         }
     }
@@ -92,6 +113,7 @@ impl<Out: Output> Analysis<Out> {
         results.waiting.expire(names, now, &mut |event| count(event, names, map, &mut results.output));
         if before / FORGET != self.tick / FORGET {
             names.expire(now);
+            map.expire(now);
         }
     }
 
@@ -125,6 +147,7 @@ impl<Out: Output> Analysis<Out> {
             waiting: self.results.waiting.len(),
             edges: map.len(),
             folded: map.folded,
+            details_dropped: map.details_dropped,
             pods: names.pods().len(),
         }
     }

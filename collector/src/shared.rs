@@ -28,8 +28,8 @@ pub struct NamesAndMap {
 }
 
 impl Shared {
-    pub fn new(names: Names) -> Self {
-        let map = Map::new(Bounds::default());
+    pub fn new(names: Names, bounds: Bounds) -> Self {
+        let map = Map::new(bounds);
         Self { current: Arc::new(Mutex::new(NamesAndMap { names, map })), view: Arc::default() }
     }
 
@@ -54,9 +54,13 @@ impl Shared {
 
     /// Forgets who called whom.
     pub fn clear(&self) {
-        let mut last = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         self.lock().map.clear();
-        *last = None;
+        self.refresh();
+    }
+
+    /// Has the next reader get a new view.
+    pub fn refresh(&self) {
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -8,3 +8,4 @@ mod peers;
 mod read;
 mod shop;
 mod views;
+mod written;

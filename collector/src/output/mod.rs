@@ -6,6 +6,7 @@ mod layout;
 pub mod map;
 mod network_policy;
 pub mod otterize;
+pub mod pcapng;
 pub mod queue;
 mod svg;
 

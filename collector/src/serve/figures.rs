@@ -17,10 +17,14 @@ pub struct Figures {
     duplicates: Counter,
     flows: Counter,
     evicted: Counter,
+    written: Counter,
+    not_written: Counter,
+    frames_written: (u64, u64),
     folded: Gauge,
     active: Gauge,
     waiting: Gauge,
     edges: Gauge,
+    details_dropped: Gauge,
     pods: Gauge,
 }
 
@@ -33,10 +37,14 @@ impl Figures {
             duplicates: Counter::default(),
             flows: Counter::default(),
             evicted: Counter::default(),
+            written: Counter::default(),
+            not_written: Counter::default(),
+            frames_written: (0, 0),
             folded: Gauge::default(),
             active: Gauge::default(),
             waiting: Gauge::default(),
             edges: Gauge::default(),
+            details_dropped: Gauge::default(),
             pods: Gauge::default(),
         };
         let counters = [
@@ -53,12 +61,23 @@ impl Figures {
                 "Flows that were forgotten early, because the table was full",
                 &figures.evicted,
             ),
+            ("collector_frames_written", "Frames that were written to files", &figures.written),
+            (
+                "collector_frames_not_written",
+                "Frames that were not written to files, because they came too fast or the volume has no room",
+                &figures.not_written,
+            ),
         ];
         let gauges = [
             ("collector_flows_active", "Flows in the table", &figures.active),
             ("collector_events_waiting", "Reports of flows that wait for the name of an end", &figures.waiting),
             ("collector_edges", "Edges of the map", &figures.edges),
             ("collector_flows_folded", "Flows whose edge found no room in the map", &figures.folded),
+            (
+                "collector_details_dropped",
+                "Ports, services and DNS response codes of flows that found no room in the map",
+                &figures.details_dropped,
+            ),
             ("collector_pods", "Pods whose names are known", &figures.pods),
         ];
         metrics.register(|registry| {
@@ -72,7 +91,13 @@ impl Figures {
         figures
     }
 
-    pub fn update<Out: Output>(&mut self, captured: Captured, analysis: &Analysis<Out>) {
+    pub fn update<Out: Output>(&mut self, captured: Captured, analysis: &mut Analysis<Out>) {
+        if let Some(writer) = analysis.writer() {
+            let now = writer.counts();
+            let before = std::mem::replace(&mut self.frames_written, now);
+            self.written.inc_by(now.0 - before.0);
+            self.not_written.inc_by(now.1 - before.1);
+        }
         let counted = analysis.counters();
         let (captured_before, counted_before) = std::mem::replace(&mut self.last, (captured, counted));
         self.frames.inc_by(captured.frames - captured_before.frames);
@@ -85,7 +110,9 @@ impl Figures {
         set(&self.waiting, sizes.waiting);
         set(&self.edges, sizes.edges);
         set(&self.pods, sizes.pods);
-        self.folded.set(i64::try_from(sizes.folded).unwrap_or(i64::MAX));
+        for (gauge, count) in [(&self.folded, sizes.folded), (&self.details_dropped, sizes.details_dropped)] {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 }
 

@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     fn shared() -> Shared {
-        let shared = Shared::new(Names::default());
+        let shared = Shared::new(Names::default(), podtap_flow::map::Bounds::default());
         let party = |name: &str, namespace: &str| {
             let workload = Workload { kind: "Deployment".into(), name: name.into(), api_version: "apps/v1".into() };
             Party::Workload { namespace: namespace.into(), workload }
