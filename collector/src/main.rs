@@ -46,7 +46,7 @@ use crate::{
         pcapng::{Rotation, Writer},
         queue::Queue,
     },
-    serve::Service,
+    serve::{Service, edges::Level},
     shared::{Shared, View},
 };
 
@@ -92,6 +92,9 @@ struct Arguments {
     /// Most series of each metric about the map. What finds no room is counted in one with the labels "other"
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     series: usize,
+    /// What the series of metrics about the map are about
+    #[arg(long, value_enum, default_value_t = Level::Workload)]
+    metrics_level: Level,
     /// Address of /livez, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS", conflicts_with = "read")]
     probes: Option<SocketAddr>,
