@@ -5,6 +5,7 @@ mod frames;
 mod live;
 mod network;
 mod peers;
+mod prometheus;
 mod read;
 mod shop;
 mod views;

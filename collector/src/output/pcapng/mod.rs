@@ -27,8 +27,8 @@ use podtap_flow::{
 };
 use tracing::{error, warn};
 
-pub use self::{blocks::WRITER, files::Rotation};
 use self::{blocks::Direction, files::Files};
+pub use self::{blocks::WRITER, files::Rotation};
 use crate::analysis::Frame;
 
 /// Frames that wait to be written, in bytes.

@@ -1,6 +1,7 @@
 use podtap_flow::{
-    Failure, Timestamp,
+    Counts, End, Endpoint, Failure, Opener, Record, Timestamp,
     map::Bounds,
+    named::NamedRecord,
     names::{Names, Workload},
 };
 use podtap_runtime::http::text;
@@ -119,6 +120,75 @@ fn counters_never_decrease_when_edges_are_forgotten() {
     assert!(still.len() > 20 && still.len() < before.len(), "{} of {}", still.len(), before.len());
     for (series, before, after) in still {
         assert!(after >= before, "{series}: {before}, then {after}");
+    }
+}
+
+/// A connection of a pod, by the last bytes of its address, to a name outside of the cluster.
+fn record(pod: u8, name: &str) -> Record {
+    let end = |address: [u8; 4], port| Endpoint { address: address.into(), port };
+    let at = Timestamp::from_seconds(1);
+    Record {
+        source: 0,
+        protocol: 6,
+        client: end([10, 0, 0, pod], 40_000),
+        server: end([192, 0, 2, 1], 443),
+        opener: Opener::Syn,
+        start: at,
+        from: at,
+        to: at,
+        sent: Counts { frames: 1, payload: 10, ..Counts::default() },
+        received: Counts { frames: 1, payload: 20, ..Counts::default() },
+        totals: Default::default(),
+        icmp: None,
+        handshake: Some(Duration::from_millis(2)),
+        failure: None,
+        end: End::Finished,
+        is_first: true,
+        preexisting: false,
+        translated: None,
+        dns_name: None,
+        query: None,
+        responses: vec![(0, 1)],
+        sni: Some(name.into()),
+        connection: None,
+    }
+}
+
+/// With `PODTAP_PEERS`, which is 1,000,000 in the figures of the documentation, or fewer in a build without optimization.
+#[test]
+fn series_are_bounded_whatever_the_number_of_peers() {
+    let peers = std::env::var("PODTAP_PEERS").ok().and_then(|text| text.parse().ok());
+    let peers: u64 = peers.unwrap_or(if cfg!(debug_assertions) { 200_000 } else { 1_000_000 });
+    let mut names = Names::default();
+    for last in 1..=200_u8 {
+        let pod = serde_json::json!({"namespace": "shop", "name": last.to_string(), "uid": last.to_string(),
+            "addresses": [format!("10.0.0.{last}")], "workload": {"kind": "Deployment", "name": last.to_string()}});
+        names.set_pod(serde_json::from_value(pod).expect("a pod"));
+    }
+    let shared = Shared::new(Names::default(), Bounds::default());
+    {
+        let map = &mut shared.lock().map;
+        for number in 0..peers {
+            let pod = u8::try_from(number % 200 + 1).expect("few");
+            let record = record(pod, &format!("host{number}.example.com"));
+            map.record(&NamedRecord::new(&record, &names));
+        }
+        let most = Bounds::default().edges + Bounds::default().edges / 8;
+        assert!(map.len() <= most && map.len() >= 50_000, "{}", map.len());
+    }
+    for (level, least) in [(Level::Workload, 2000), (Level::Namespace, 1)] {
+        let text = scrape(&shared, level, 10_000);
+        for (metric, expected) in [
+            ("podtap_flow_payload_bytes_total", 30 * peers),
+            ("podtap_connections_opened_total", peers),
+            ("podtap_tcp_handshake_seconds_count", peers),
+        ] {
+            let (counted, series) = sum(&text, metric);
+            assert_eq!(counted, expected, "{metric}");
+            let least = if metric.contains("handshake") { least / 4 } else { least };
+            assert!(series >= least && series <= 10_000, "{metric}: {series}");
+        }
+        assert!(text.lines().filter(|line| line.starts_with("podtap_tcp_handshake")).count() <= 10_000);
     }
 }
 
