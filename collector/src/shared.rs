@@ -46,6 +46,8 @@ impl Shared {
         {
             return Arc::clone(view);
         }
+        // Only one at a time, unless a reader still has the one before.
+        *last = None;
         let start = Instant::now();
         let view = Arc::new(View::new(&self.lock()));
         *last = Some((Instant::now() + VIEW_AGE.max(20 * start.elapsed()), Arc::clone(&view)));
@@ -78,13 +80,13 @@ pub type Labels = HashMap<(String, Workload), PodLabels>;
 #[derive(Debug, Default)]
 pub struct PodLabels {
     /// Each set of labels that a pod has, and when the youngest one with it was started.
-    pub sets: BTreeMap<BTreeMap<String, String>, Timestamp>,
+    pub sets: BTreeMap<Arc<BTreeMap<String, String>>, Timestamp>,
 }
 
 impl PodLabels {
     /// Those of the youngest pod.
     pub fn youngest(&self) -> Option<&BTreeMap<String, String>> {
-        self.sets.iter().max_by_key(|(_, started)| **started).map(|(labels, _)| labels)
+        self.sets.iter().max_by_key(|(_, started)| **started).map(|(labels, _)| &**labels)
     }
 }
 
@@ -108,7 +110,7 @@ impl View {
             match of_workload.sets.get_mut(&pod.labels) {
                 Some(started) => *started = pod.started.max(*started),
                 None => {
-                    of_workload.sets.insert(pod.labels.clone(), pod.started);
+                    of_workload.sets.insert(Arc::clone(&pod.labels), pod.started);
                 }
             }
         }

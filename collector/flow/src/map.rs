@@ -1,7 +1,10 @@
 //! Who calls whom.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+mod counted;
 
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+pub use counted::Counted;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -70,21 +73,19 @@ pub struct Traffic {
     /// Payload that the server sent, in bytes.
     pub received: u64,
     /// Ports that the client connected to, with their protocols.
-    #[serde(with = "pairs")]
-    pub ports: BTreeMap<(u8, u16), u64>,
+    pub ports: Counted<(u8, u16)>,
     /// The services whose addresses it used.
-    #[serde(with = "pairs")]
-    pub services: BTreeMap<(String, String), u64>,
+    pub services: Counted<(String, String)>,
     /// Ports at which the server's pods got flows that did not fail, with their protocols. Those of a flow through a service are in it only
     /// if the service tells to which ports it translates its own.
-    #[serde(with = "pairs", default)]
-    pub pod_ports: BTreeMap<(u8, u16), u64>,
+    #[serde(default)]
+    pub pod_ports: Counted<(u8, u16)>,
     /// How long TCP handshakes took, of the connections of which it was known when they were first reported.
     #[serde(default)]
     pub handshakes: Handshakes,
     /// Answers of DNS servers, by response code: 0 NOERROR, 3 NXDOMAIN, ...
-    #[serde(with = "pairs", default)]
-    pub responses: BTreeMap<u8, u64>,
+    #[serde(default)]
+    pub responses: Counted<u8>,
 }
 
 /// Upper bounds of handshake times, in microseconds. Those within a node take tens of them, those within a zone less than a millisecond,
@@ -161,7 +162,8 @@ impl Default for Bounds {
 #[derive(Clone, Debug, Default)]
 pub struct Map {
     bounds: Bounds,
-    edges: BTreeMap<Edge, Traffic>,
+    /// Copies of the map share its edges.
+    edges: BTreeMap<Arc<Edge>, Traffic>,
     /// Ports, services and response codes of all edges.
     details: usize,
     /// Clients, and how many named servers outside of the cluster they have.
@@ -192,7 +194,7 @@ impl Map {
             if is_named_external(&edge.server) {
                 *self.external.entry(edge.client.clone()).or_default() += 1;
             }
-            self.edges.insert(edge, traffic);
+            self.edges.insert(Arc::new(edge), traffic);
         }
     }
 
@@ -223,7 +225,7 @@ impl Map {
 
     /// All edges, in order.
     pub fn edges(&self) -> impl Iterator<Item = (&Edge, &Traffic)> + Clone {
-        self.edges.iter()
+        self.edges.iter().map(|(edge, traffic)| (&**edge, traffic))
     }
 
     /// How many edges it has.
@@ -305,7 +307,7 @@ impl Map {
                 *self.external.entry(edge.client.clone()).or_default() += 1;
             }
         }
-        self.edges.entry(edge).or_insert_with(|| Traffic { first: start, ..Traffic::default() })
+        self.edges.entry(Arc::new(edge)).or_insert_with(|| Traffic { first: start, ..Traffic::default() })
     }
 }
 
@@ -322,14 +324,10 @@ struct Free {
 
 impl Free {
     /// Counts a detail of an edge, if there is room for it.
-    fn count<Key: Ord>(&mut self, details: &mut BTreeMap<Key, u64>, key: Key, by: u64, bound: usize) {
-        if let Some(count) = details.get_mut(&key) {
-            *count += by;
-        } else if details.len() < bound && self.used < self.all {
-            details.insert(key, by);
-            self.used += 1;
-        } else {
-            self.dropped += 1;
+    fn count<Key: Ord>(&mut self, details: &mut Counted<Key>, key: Key, by: u64, bound: usize) {
+        match details.add(key, by, details.len() < bound && self.used < self.all) {
+            Some(is_new) => self.used += usize::from(is_new),
+            None => self.dropped += 1,
         }
     }
 }
@@ -388,26 +386,6 @@ fn of_owner(owner: Owner<'_>, name: Option<&str>) -> Party {
         Owner::Service(service) => Party::Service { namespace: service.namespace.clone(), name: service.name.clone() },
         Owner::Node(node) => Party::Node { name: node.name.clone() },
         Owner::External(label) => Party::External { name: name.or(label).map(str::to_owned) },
-    }
-}
-
-/// Maps as lists of pairs: keys of JSON objects are strings.
-mod pairs {
-    use std::collections::BTreeMap;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
-
-    pub fn serialize<Key: Serialize, S: Serializer>(
-        map: &BTreeMap<Key, u64>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(map)
-    }
-
-    pub fn deserialize<'de, Key: DeserializeOwned + Ord, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<BTreeMap<Key, u64>, D::Error> {
-        Ok(Vec::deserialize(deserializer)?.into_iter().collect())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The map as NetworkPolicies: one for each workload that was called, which allows what was seen.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::{self, Write},
 };
 
@@ -61,9 +61,10 @@ pub fn write(out: &mut impl Write, view: &View) -> io::Result<()> {
     let seen = view.map.edges().map(|(_, traffic)| traffic);
     writeln!(out, "# NetworkPolicies of mirrored traffic{}.", time_of(seen))?;
     out.write_all(REVIEW.as_bytes())?;
+    let selectors = Selectors::new(view);
     let mut names = BTreeSet::new();
     for (server, calls) in servers {
-        match policy(server, &calls, view) {
+        match policy(server, &calls, &selectors) {
             Ok(Policy { mut policy, notes }) => {
                 make_unique(&mut policy.metadata, &mut names);
                 writeln!(out, "---\n# {}{}", describe(server), time_of(calls.iter().map(|(_, traffic)| *traffic)))?;
@@ -115,13 +116,13 @@ struct Policy {
 }
 
 /// `Err`: why there is none; `None` for what a policy cannot protect.
-fn policy(server: &Party, calls: &[(&Party, &Traffic)], view: &View) -> Result<Policy, Option<String>> {
+fn policy(server: &Party, calls: &[(&Party, &Traffic)], selectors: &Selectors<'_>) -> Result<Policy, Option<String>> {
     let (namespace, workload) = match server {
         Party::Workload { namespace, workload } => (namespace, workload),
         Party::Service { .. } => return Err(Some("it is not known which workload is behind it".to_owned())),
         Party::Node { .. } | Party::External { .. } | Party::Other => return Err(None),
     };
-    let (labels, others) = selector(view, namespace, workload)?;
+    let (labels, others) = selectors.of(namespace, workload)?;
     if !others.is_empty() {
         return Err(Some(format!("its labels are also those of {}", others.join(", "))));
     }
@@ -135,7 +136,7 @@ fn policy(server: &Party, calls: &[(&Party, &Traffic)], view: &View) -> Result<P
         if ports.is_empty() {
             continue;
         }
-        match peers(client, view) {
+        match peers(client, selectors) {
             Ok((peers, note)) => {
                 rules.entry(ports).or_default().extend(peers);
                 notes.extend(note);
@@ -161,30 +162,55 @@ fn policy(server: &Party, calls: &[(&Party, &Traffic)], view: &View) -> Result<P
     Ok(Policy { policy: NetworkPolicy { metadata, spec: Some(spec) }, notes })
 }
 
-/// Labels by which the pods of a workload can be selected, and other workloads of its namespace that have them, too.
-fn selector(view: &View, namespace: &str, workload: &Workload) -> Result<(Labels, Vec<String>), Option<String>> {
-    let key = (namespace.to_owned(), workload.clone());
-    let Some(PodLabels { sets }) = view.labels.get(&key) else {
-        return Err(Some("the labels of its pods are not known".to_owned()));
-    };
-    let mut sets = sets.keys();
-    let mut common: Labels = sets.next().cloned().unwrap_or_default();
-    common.retain(|key, _| !PASSING.contains(&key.as_str()));
-    for other in sets {
-        common.retain(|key, value| other.get(key) == Some(value));
+/// By which labels pods are selected, and which workloads have them.
+struct Selectors<'a> {
+    view: &'a View,
+    /// The workloads of a namespace that have a pod with a label.
+    with_label: HashMap<(&'a str, &'a str, &'a str), Vec<&'a Workload>>,
+}
+
+impl<'a> Selectors<'a> {
+    fn new(view: &'a View) -> Self {
+        let mut with_label: HashMap<_, Vec<&Workload>> = HashMap::new();
+        for ((namespace, workload), labels) in &view.labels {
+            for (key, value) in labels.sets.keys().flat_map(|set| set.iter()) {
+                let workloads = with_label.entry((namespace.as_str(), key.as_str(), value.as_str())).or_default();
+                if workloads.last() != Some(&workload) {
+                    workloads.push(workload);
+                }
+            }
+        }
+        Self { view, with_label }
     }
-    if common.is_empty() {
-        return Err(Some("its pods have no label in common that will stay".to_owned()));
+
+    /// Labels by which the pods of a workload can be selected, and other workloads of its namespace that have them, too.
+    fn of(&self, namespace: &str, workload: &Workload) -> Result<(Labels, Vec<String>), Option<String>> {
+        let key = (namespace.to_owned(), workload.clone());
+        let Some(PodLabels { sets }) = self.view.labels.get(&key) else {
+            return Err(Some("the labels of its pods are not known".to_owned()));
+        };
+        let mut sets = sets.keys();
+        let mut common: Labels = sets.next().map(|set| (**set).clone()).unwrap_or_default();
+        common.retain(|key, _| !PASSING.contains(&key.as_str()));
+        for other in sets {
+            common.retain(|key, value| other.get(key) == Some(value));
+        }
+        if common.is_empty() {
+            return Err(Some("its pods have no label in common that will stay".to_owned()));
+        }
+        let has_all = |set: &Labels| common.iter().all(|(key, value)| set.get(key) == Some(value));
+        // Who has all of them has the rarest one.
+        let candidates = common.iter().filter_map(|(key, value)| self.with_label.get(&(namespace, key, value)));
+        let rarest = candidates.min_by_key(|workloads| workloads.len()).into_iter().flatten();
+        let others = rarest.filter(|other| {
+            let labels = self.view.labels.get(&(namespace.to_owned(), (**other).clone()));
+            **other != workload && labels.is_some_and(|labels| labels.sets.keys().any(|set| has_all(set)))
+        });
+        let mut others: Vec<String> =
+            others.map(|other| format!("{} {:?}", other.kind.escape_debug(), other.name)).collect();
+        others.sort();
+        Ok((common, others))
     }
-    let has_all = |set: &Labels| common.iter().all(|(key, value)| set.get(key) == Some(value));
-    let others = view
-        .labels
-        .iter()
-        .filter(|((of, other), labels)| of == namespace && other != workload && labels.sets.keys().any(has_all));
-    let mut others: Vec<String> =
-        others.map(|((_, other), _)| format!("{} {:?}", other.kind.escape_debug(), other.name)).collect();
-    others.sort();
-    Ok((common, others))
 }
 
 /// What a policy can allow of this traffic, and what it cannot.
@@ -216,7 +242,7 @@ fn port((protocol, port): (u8, u16)) -> NetworkPolicyPort {
 }
 
 /// A client as a policy names it, and what is to be said of that.
-fn peers(client: &Party, view: &View) -> Result<(Vec<NetworkPolicyPeer>, Option<String>), String> {
+fn peers(client: &Party, selectors: &Selectors<'_>) -> Result<(Vec<NetworkPolicyPeer>, Option<String>), String> {
     let block = |cidr: String| NetworkPolicyPeer {
         ip_block: Some(IPBlock { cidr, except: None }),
         namespace_selector: None,
@@ -224,7 +250,7 @@ fn peers(client: &Party, view: &View) -> Result<(Vec<NetworkPolicyPeer>, Option<
     };
     match client {
         Party::Workload { namespace, workload } => {
-            let (labels, others) = selector(view, namespace, workload).map_err(Option::unwrap_or_default)?;
+            let (labels, others) = selectors.of(namespace, workload).map_err(Option::unwrap_or_default)?;
             let select = |labels| Some(LabelSelector { match_labels: Some(labels), match_expressions: None });
             let peer = NetworkPolicyPeer {
                 ip_block: None,
@@ -236,7 +262,7 @@ fn peers(client: &Party, view: &View) -> Result<(Vec<NetworkPolicyPeer>, Option<
             });
             Ok((vec![peer], also))
         }
-        Party::Node { name } => match view.nodes.get(name).filter(|addresses| !addresses.is_empty()) {
+        Party::Node { name } => match selectors.view.nodes.get(name).filter(|addresses| !addresses.is_empty()) {
             Some(addresses) => {
                 let blocks =
                     addresses.iter().map(|address| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }));
@@ -245,7 +271,7 @@ fn peers(client: &Party, view: &View) -> Result<(Vec<NetworkPolicyPeer>, Option<
             None => Err("its addresses are not known".to_owned()),
         },
         Party::External { name: Some(name) } => {
-            let networks = view.networks.iter().filter(|(_, label)| label == name);
+            let networks = selectors.view.networks.iter().filter(|(_, label)| label == name);
             let blocks: Vec<_> = networks.map(|(network, _)| block(network.clone())).collect();
             if blocks.is_empty() { Err("its addresses are not known".to_owned()) } else { Ok((blocks, None)) }
         }

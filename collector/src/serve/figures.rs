@@ -17,6 +17,7 @@ pub struct Figures {
     duplicates: Counter,
     flows: Counter,
     evicted: Counter,
+    names_dropped: Counter,
     written: Counter,
     not_written: Counter,
     frames_written: (u64, u64),
@@ -37,6 +38,7 @@ impl Figures {
             duplicates: Counter::default(),
             flows: Counter::default(),
             evicted: Counter::default(),
+            names_dropped: Counter::default(),
             written: Counter::default(),
             not_written: Counter::default(),
             frames_written: (0, 0),
@@ -60,6 +62,11 @@ impl Figures {
                 "collector_flows_evicted",
                 "Flows that were forgotten early, because the table was full",
                 &figures.evicted,
+            ),
+            (
+                "collector_flows_names_dropped",
+                "Names from DNS and TLS that flows did not get, because there was no room",
+                &figures.names_dropped,
             ),
             ("collector_frames_written", "Frames that were written to files", &figures.written),
             (
@@ -105,6 +112,7 @@ impl Figures {
         self.duplicates.inc_by(counted.duplicates - counted_before.duplicates);
         self.flows.inc_by(counted.flows - counted_before.flows);
         self.evicted.inc_by(counted.evicted - counted_before.evicted);
+        self.names_dropped.inc_by(counted.names_dropped - counted_before.names_dropped);
         let sizes = analysis.sizes();
         set(&self.active, sizes.flows);
         set(&self.waiting, sizes.waiting);

@@ -40,9 +40,12 @@ impl Table {
         // The one that was met first has seen as much as this one, or more.
         let Some(flow) = self.flows.remove(index) else { return };
         self.beginnings -= flow.beginning.kept();
+        self.names_of_flows -= flow.names();
         self.remove_key(&flow.key, index);
         if let Some(other) = self.flows.get_mut(other_index) {
+            let before = other.names();
             other.join(&flow, is_before);
+            self.names_of_flows = self.names_of_flows + other.names() - before;
         }
         self.insert_key(&flow.key, other_index);
         self.counters.joined += 1;

@@ -28,10 +28,14 @@ impl Table {
 
     pub(super) fn read_dns(&mut self, index: Index, at: Timestamp, packet: &Packet<'_>, datagram: &Datagram<'_>) {
         let Some(message) = dns::parse(datagram.payload) else { return };
+        let may_keep = self.has_room_for(&message.name);
         let Some(flow) = self.flows.get_mut(index) else { return };
         if !message.is_response {
             if datagram.destination_port == dns::PORT {
-                flow.ask(message.id, &message.name, at);
+                let before = flow.names();
+                flow.ask(message.id, &message.name, at, may_keep);
+                self.names_of_flows = self.names_of_flows + flow.names() - before;
+                self.counters.names_dropped += u64::from(!may_keep);
             }
             return;
         }
