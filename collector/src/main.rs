@@ -199,9 +199,12 @@ fn analyse(arguments: &Arguments) -> Result<()> {
     if arguments.print == Print::List && view.map.is_empty() {
         eprintln!("No connections found.");
     }
-    let mut stdout = io::BufWriter::new(io::stdout().lock());
-    arguments.print.write(&mut stdout, &view)?;
-    stdout.flush()?;
+    // A thread that prints flows which nobody reads keeps the lock.
+    if arguments.print.is_of_map() {
+        let mut stdout = io::BufWriter::new(io::stdout().lock());
+        arguments.print.write(&mut stdout, &view)?;
+        stdout.flush()?;
+    }
     Ok(())
 }
 
@@ -280,7 +283,11 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
     let mut lost = 0;
     if let Some(out) = &mut lines.out {
         lost = out.dropped;
-        out.close()?;
+        match out.close() {
+            // The map is still to be saved.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => eprintln!("podtap-collector: {error}"),
+            result => result?,
+        }
     }
     eprintln!(
         "podtap-collector: {} frames captured, {} dropped by the kernel, {} flows, {} of them forgotten early, {} without room in \

@@ -46,15 +46,12 @@ fn ranks(next: &[Vec<usize>], called: &[usize]) -> Vec<usize> {
             path.push((start, next[start].iter()));
         }
         while let Some((at, rest)) = path.last_mut() {
-            match rest.find(|to| !is_met[**to]) {
-                Some(&to) => {
-                    is_met[to] = true;
-                    path.push((to, next[to].iter()));
-                }
-                None => {
-                    finished.push(*at);
-                    path.pop();
-                }
+            if let Some(&to) = rest.find(|to| !is_met[**to]) {
+                is_met[to] = true;
+                path.push((to, next[to].iter()));
+            } else {
+                finished.push(*at);
+                path.pop();
             }
         }
     }

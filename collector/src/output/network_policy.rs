@@ -1,4 +1,4 @@
-//! The map as NetworkPolicies: one for each workload that was called, which allows what was seen.
+//! The map as `NetworkPolicy` objects: one for each workload that was called, which allows what was seen.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -334,8 +334,11 @@ mod tests {
         })
     }
 
+    /// Client, server, and ports at the pod.
+    type Call<'a> = (Value, Value, &'a [(u8, u16)]);
+
     /// The text of a map with these calls, each with its ports at the pod.
-    fn text(calls: &[(Value, Value, &[(u8, u16)])]) -> String {
+    fn text(calls: &[Call<'_>]) -> String {
         let objects: Objects = serde_json::from_value(objects()).expect("objects");
         let mut map = Map::new(Bounds::default());
         for (client, server, ports) in calls {
@@ -348,12 +351,12 @@ mod tests {
             };
             map.restore(Edge { client: party(client), server: party(server) }, traffic);
         }
-        text_of(NamesAndMap { names: Names::new(objects), map })
+        text_of(&NamesAndMap { names: Names::new(objects), map })
     }
 
-    fn text_of(from: NamesAndMap) -> String {
+    fn text_of(from: &NamesAndMap) -> String {
         let mut text = Vec::new();
-        write(&mut text, &View::new(&from)).expect("memory");
+        write(&mut text, &View::new(from)).expect("memory");
         String::from_utf8(text).expect("text")
     }
 

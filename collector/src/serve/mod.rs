@@ -54,7 +54,7 @@ impl Service {
         // What pods call is not for everyone who reaches the address of the probes.
         let of_map = if arguments.open_metrics { metrics.clone() } else { Metrics::new() };
         of_map.register(|registry| {
-            registry.register_collector(Box::new(Edges::new(shared, arguments.metrics_level, arguments.series)))
+            registry.register_collector(Box::new(Edges::new(shared, arguments.metrics_level, arguments.series)));
         });
         if let Some(path) = arguments.state.clone() {
             service.runtime.spawn(state::keep_saving(path, shared.clone()));

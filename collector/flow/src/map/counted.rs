@@ -51,16 +51,19 @@ impl<Key> Counted<Key> {
     }
 
     /// Keys and counts.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Key, &u64)> {
         self.0.iter().map(|(key, count)| (key, count))
     }
 
     /// Keys, in order.
+    #[must_use]
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &Key> {
         self.0.iter().map(|(key, _)| key)
     }
 
     /// Counts, in the order of the keys.
+    #[must_use]
     pub fn values(&self) -> impl ExactSizeIterator<Item = &u64> {
         self.0.iter().map(|(_, count)| count)
     }

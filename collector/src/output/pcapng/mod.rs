@@ -32,7 +32,7 @@ pub use self::{blocks::WRITER, files::Rotation};
 use crate::analysis::Frame;
 
 /// Frames that wait to be written, in bytes.
-const QUEUE: usize = 16 << 20;
+const QUEUE: usize = 8 << 20;
 /// What a frame in the queue takes beside its bytes.
 const OVERHEAD: usize = 160;
 /// Pods whose interfaces, and other addresses whose names, are remembered.
@@ -234,7 +234,7 @@ impl Writer {
         let direction = match (ends[0].1, ends[1].1) {
             // Of both views of a frame, a router has lowered the TTL of that of the receiver. On one bridge, both are the same.
             (Some(_), Some(_)) if INITIAL_TTLS.contains(&packet.ttl) => Some(Direction::Outbound),
-            (Some(_), Some(_)) | (None, Some(_)) => Some(Direction::Inbound),
+            (_, Some(_)) => Some(Direction::Inbound),
             (Some(_), None) => Some(Direction::Outbound),
             (None, None) => None,
         };
@@ -253,7 +253,7 @@ impl Writer {
         }
         let name = self.sources.get(usize::from(source)).cloned();
         let name = name.unwrap_or_else(|| format!("interface {source} of the files"));
-        let interface = self.interface(name, String::new());
+        let interface = self.interface(&name, "");
         self.of_sources.insert(source, Arc::clone(&interface));
         interface
     }
@@ -269,18 +269,18 @@ impl Writer {
         if let Some(node) = &pod.node {
             description = format!("{description} on node {node}");
         }
-        let interface = self.interface(format!("{}/{}", pod.namespace, pod.name), description);
+        let interface = self.interface(&format!("{}/{}", pod.namespace, pod.name), &description);
         let name: Arc<str> = printable(&format!("{}.{}.pod", pod.name, pod.namespace)).into();
         self.of_pods.insert(pod.uid.clone(), (Arc::clone(&interface), Arc::clone(&name)));
         (interface, name)
     }
 
-    fn interface(&mut self, name: String, description: String) -> Arc<Interface> {
+    fn interface(&mut self, name: &str, description: &str) -> Arc<Interface> {
         self.next_id += 1;
         Arc::new(Interface {
             id: self.next_id,
-            name: printable(&name),
-            description: printable(&description),
+            name: printable(name),
+            description: printable(description),
             received: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         })

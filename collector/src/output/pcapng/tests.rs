@@ -186,7 +186,7 @@ fn a_full_queue_costs_frames_and_not_time() {
     // Nobody reads.
     let sink = Sink::Thread { sender: Some(sender), queued: Arc::clone(&queued), thread: None };
     let mut writer = Writer::new(sink, Arc::clone(&counts), vec!["eth0".to_owned()]);
-    let bytes = [&frame(WEB, CART, 64)[..], &[0; 60_000]].concat();
+    let bytes = [&frame(WEB, CART, 64)[..], &vec![0; 60_000]].concat();
     for _ in 0..400 {
         write(&mut writer, 1, &bytes);
     }
