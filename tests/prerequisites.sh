@@ -16,6 +16,26 @@ case "${1:-}" in
   demo) package_of=([cc]=gcc [clang]=clang [tcpdump]=tcpdump [tshark]=tshark [nsenter]=util-linux [curl]=curl) ;;
   demo-map) package_of=([cc]=gcc [clang]=clang [curl]=curl [chromium]=chromium) ;;
 esac
+# Prometheus is unpacked below target/ and not installed: the package would start a daemon.
+prometheus=$(dirname "$0")/../target/prometheus
+case "${1:-}" in
+  build | demo) prometheus= ;;
+  *) { command -v prometheus && command -v promtool; } >/dev/null && prometheus= ;;
+esac
+unpack_prometheus() {
+  [ -n "$prometheus" ] && [ ! -x "$prometheus/usr/bin/promtool" ] || return 0
+  command -v apt-get >/dev/null || { echo "missing: prometheus and promtool" >&2; exit 1; }
+  echo "unpacking prometheus"
+  mkdir -p "$prometheus"
+  (
+    cd "$prometheus"
+    apt-get download prometheus >download.log 2>&1 \
+      || { [ "$(id -u)" -eq 0 ] && apt-get update -q && apt-get download prometheus; } >>download.log 2>&1 \
+      || { tail -20 download.log >&2; echo "could not run: apt-get download prometheus" >&2; exit 1; }
+    dpkg -x prometheus_*.deb .
+    rm prometheus_*.deb
+  )
+}
 missing=()
 # A browser without fonts shows no text.
 [ -z "${package_of[chromium]:-}" ] || [ -f "$fonts" ] || missing+=(fonts-dejavu-core)
@@ -24,7 +44,7 @@ missing=()
 for command in "${!package_of[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package_of[$command]}")
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
+[ ${#missing[@]} -eq 0 ] && { unpack_prometheus; exit 0; }
 
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 install="apt-get install -y --no-install-recommends ${missing[*]}"
@@ -37,3 +57,4 @@ export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 { apt-get update -q && $install; } >"$log" 2>&1 || { tail -20 "$log" >&2; echo "could not run: $install" >&2; exit 1; }
+unpack_prometheus

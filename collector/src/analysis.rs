@@ -13,6 +13,7 @@ use podtap_flow::{
 
 use crate::{
     newest::Newest,
+    output::pcapng::Writer,
     shared::{Shared, State},
 };
 
@@ -34,7 +35,7 @@ pub trait Output {
 
 /// How often flows that are over are reported, in nanoseconds of the frames' time.
 const TICK: u64 = 100_000_000;
-/// How often pods that ended long ago are forgotten, in ticks.
+/// How often pods that ended long ago, and edges, are forgotten, in ticks.
 const FORGET: u64 = 600;
 /// Events that wait for names at most.
 const WAITING: usize = 16_384;
@@ -47,6 +48,8 @@ pub struct Analysis<Out> {
     ether_type: u16,
     /// The tick of the last frame.
     tick: u64,
+    /// Where frames are written.
+    writer: Option<Writer>,
 }
 
 /// See [`Analysis::sizes`].
@@ -59,6 +62,8 @@ pub struct Sizes {
     pub edges: usize,
     /// Flows without room in the map.
     pub folded: u64,
+    /// Their ports, services and response codes without room.
+    pub details_dropped: u64,
     /// Also those that have ended.
     pub pods: usize,
     /// Flows that were translated to none of their service's endpoints.
@@ -78,7 +83,17 @@ impl<Out: Output> Analysis<Out> {
     /// Flows of which an end is unknown are reported after `patience`, if they are still so. `ether_type`: that of the taps' probes.
     pub fn new(shared: Shared, ether_type: EtherType, patience: Duration, output: Out) -> Self {
         let results = Results { shared, waiting: Waiting::new(patience, WAITING), output, now: Timestamp(0) };
-        Self { table: Table::new(Limits::default()), results, ether_type: ether_type.get(), tick: 0 }
+        Self { table: Table::new(Limits::default()), results, ether_type: ether_type.get(), tick: 0, writer: None }
+    }
+
+    /// Writes all frames, too.
+    pub fn write_to(&mut self, writer: Writer) {
+        self.writer = Some(writer);
+    }
+
+    /// Where frames are written.
+    pub const fn writer(&mut self) -> Option<&mut Writer> {
+        self.writer.as_mut()
     }
 
     /// Counts a frame, and reports flows that are over by then.
@@ -91,7 +106,11 @@ impl<Out: Output> Analysis<Out> {
             return;
         }
         let results = &mut self.results;
-        if let Some(packet) = packet::parse(frame.bytes, frame.length) {
+        let packet = packet::parse(frame.bytes, frame.length);
+        if let Some(writer) = &mut self.writer {
+            writer.frame(frame, packet.as_ref(), &results.shared.lock().names);
+        }
+        if let Some(packet) = packet {
             self.table.observe(frame.source, frame.at, &packet, &mut |event| results.take(event));
         }
     }
@@ -127,6 +146,7 @@ impl<Out: Output> Analysis<Out> {
         if before / FORGET != self.tick / FORGET {
             names.expire(now);
             newest.expire(now);
+            map.expire(now);
         }
     }
 
@@ -160,6 +180,7 @@ impl<Out: Output> Analysis<Out> {
             waiting: self.results.waiting.len(),
             edges: map.len(),
             folded: map.folded,
+            details_dropped: map.details_dropped,
             pods: names.pods().len(),
             contradictions: map.contradictions,
             conflicts: names.identity_counters().conflicts,

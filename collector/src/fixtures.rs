@@ -27,6 +27,7 @@ pub fn record(number: u64) -> Record {
         translated_by: None,
         dns_name: None,
         query: None,
+        responses: Vec::new(),
         sni: None,
         connection: None,
     }

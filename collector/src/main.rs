@@ -23,22 +23,34 @@ mod serve;
 mod shared;
 mod state;
 
-use std::{fs, io, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs, io,
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use podtap_flow::{
     EtherType, Timestamp,
-    map::Map,
+    map::Bounds,
     names::{Names, Update},
 };
 use podtap_runtime::{memory::disable_tracing, telemetry::LogArgs};
 
 use crate::{
     analysis::Analysis,
-    output::{Print, flows::FlowLines, queue::Queue},
-    serve::Service,
-    shared::{Shared, Status},
+    output::{
+        Print,
+        flows::FlowLines,
+        pcapng::{Rotation, Writer},
+        queue::Queue,
+    },
+    serve::{Service, edges::Level},
+    shared::{Shared, Status, View},
 };
 
 /// Tells who calls whom, from mirrored frames.
@@ -88,12 +100,47 @@ struct Arguments {
     /// Most series of each metric about the map. What finds no room is counted in one with the labels "other"
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     series: usize,
+    /// What the series of metrics about the map are about
+    #[arg(long, value_enum, default_value_t = Level::Workload)]
+    metrics_level: Level,
     /// Address of /livez, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS", conflicts_with = "read")]
     probes: Option<SocketAddr>,
+    #[command(flatten)]
+    writing: Writing,
+    /// Days after which an edge of which nothing was seen is forgotten. 0: never
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    forget_after: u32,
     /// What to print
     #[arg(long, value_enum, default_value_t = Print::List)]
     print: Print,
+}
+
+/// Where frames are written.
+#[derive(Args)]
+struct Writing {
+    /// Write all frames to a file, as pcapng: with the names of pods, and the direction of each frame
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Begin another file when one has so many MiB. FILE.pcapng becomes FILE-000001.pcapng, and so on
+    #[arg(long, value_name = "MIB", requires = "write", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    write_size: Option<u64>,
+    /// Begin another file after so many seconds
+    #[arg(long, value_name = "SECONDS", requires = "write", value_parser = clap::value_parser!(u64).range(1..))]
+    write_every: Option<u64>,
+    /// With --write-size or --write-every: files that are kept, with the one that is written
+    #[arg(long, value_name = "COUNT", requires = "write", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    write_files: u32,
+}
+
+impl Writing {
+    fn rotation(&self) -> Rotation {
+        Rotation {
+            size: self.write_size.map(|size| size << 20),
+            every: self.write_every.map(Duration::from_secs),
+            files: self.write_files as usize,
+        }
+    }
 }
 
 /// Where frames come from.
@@ -149,13 +196,14 @@ fn analyse(arguments: &Arguments) -> Result<()> {
         // Until they have come.
         names.apply(Update::Listing, Timestamp(0));
     }
-    let shared = Shared::new(names);
+    let days = Duration::from_secs(24 * 60 * 60).checked_mul(arguments.forget_after).filter(|age| !age.is_zero());
+    let shared = Shared::new(names, Bounds { forget_after: days, ..Bounds::default() });
     if arguments.input.read.is_empty() {
         capture(arguments, &shared)?;
     } else {
         read_files(arguments, &shared)?;
     }
-    print(arguments.print, &shared.lock().map)?;
+    print(arguments.print, &shared)?;
     if arguments.listen.is_some() && !arguments.input.read.is_empty() {
         let signals = capture::signals()?;
         let _service = Service::start(arguments, &shared)?;
@@ -164,13 +212,17 @@ fn analyse(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn print(print: Print, map: &Map) -> Result<()> {
-    if print == Print::List && map.is_empty() {
+fn print(print: Print, shared: &Shared) -> Result<()> {
+    let view = View::new(&shared.lock());
+    if print == Print::List && view.map.is_empty() {
         eprintln!("No connections found.");
     }
-    let mut stdout = io::BufWriter::new(io::stdout().lock());
-    print.write(&mut stdout, map)?;
-    stdout.flush()?;
+    // A thread that prints flows which nobody reads keeps the lock.
+    if print.is_of_map() {
+        let mut stdout = io::BufWriter::new(io::stdout().lock());
+        print.write(&mut stdout, &view)?;
+        stdout.flush()?;
+    }
     Ok(())
 }
 
@@ -179,9 +231,16 @@ fn read_files(arguments: &Arguments, shared: &Shared) -> Result<()> {
     let out = (arguments.print == Print::Flows).then(|| io::BufWriter::new(io::stdout().lock()));
     let mut analysis =
         Analysis::new(shared.clone(), arguments.ether_type, Duration::ZERO, FlowLines { out, result: Ok(()) });
+    let Writing { write, .. } = &arguments.writing;
+    if let Some(path) = write {
+        analysis.write_to(Writer::here(path, arguments.writing.rotation()).with_context(|| cannot_write(path))?);
+    }
     for path in &arguments.input.read {
         let file = fs::File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
         read::frames(file, |frame| analysis.observe(&frame)).with_context(|| path.display().to_string())?;
+    }
+    if let (Some(writer), Some(path)) = (analysis.writer(), write) {
+        writer.finish().with_context(|| cannot_write(path))?;
     }
     let (lines, counters) = analysis.finish();
     lines.result?;
@@ -194,6 +253,10 @@ fn read_files(arguments: &Arguments, shared: &Shared) -> Result<()> {
     let captured = capture::Captured { frames: counters.packets, dropped: 0 };
     shared.lock().status = Status { captured, counters, ..Status::default() };
     Ok(())
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("{} cannot be written", path.display())
 }
 
 /// How long a slow reader may take for the flows that are open at the end.
@@ -218,6 +281,11 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
     let out = (arguments.print == Print::Flows).then(|| Queue::new(io::stdout()));
     let patience = if arguments.names_socket.is_some() { PATIENCE } else { Duration::ZERO };
     let mut analysis = Analysis::new(shared.clone(), arguments.ether_type, patience, FlowLines { out, result: Ok(()) });
+    if let Some(path) = &arguments.writing.write {
+        let sources = inputs.iter().map(capture::Input::name).collect();
+        let writer = Writer::beside(path, arguments.writing.rotation(), sources);
+        analysis.write_to(writer.with_context(|| cannot_write(path))?);
+    }
     eprintln!("podtap-collector: capturing");
     let captured = capture::run(&signals, &mut inputs, &mut analysis, |analysis, captured, now| {
         service.tick(analysis, captured, now);
@@ -226,12 +294,21 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
     if let Some(out) = &mut analysis.output().out {
         out.wait(LAST_LINES);
     }
+    if let Some(writer) = analysis.writer() {
+        writer.finish()?;
+        let (written, dropped) = writer.counts();
+        eprintln!("podtap-collector: {written} frames written, {dropped} not written");
+    }
     let (mut lines, counters) = analysis.finish();
     lines.result?;
     let mut lost = 0;
     if let Some(out) = &mut lines.out {
         lost = out.dropped;
-        out.close()?;
+        match out.close() {
+            // The map is still to be saved.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => eprintln!("podtap-collector: {error}"),
+            result => result?,
+        }
     }
     eprintln!(
         "podtap-collector: {} frames captured, {} dropped by the kernel, {} flows, {} of them forgotten early, {} without room in \

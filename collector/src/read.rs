@@ -3,10 +3,10 @@
 use std::io::Read;
 
 use anyhow::{Result, bail};
-use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
+use pcap_parser::{Block, Linktype, OptionCode, PcapBlockOwned, PcapError, create_reader};
 use podtap_flow::{Source, Timestamp};
 
-use crate::analysis::Frame;
+use crate::{analysis::Frame, output::pcapng};
 
 /// Longest block that can be read: a frame of 256 KiB, as BIG TCP has them, with its options.
 const BUFFER: usize = 1 << 20;
@@ -34,6 +34,8 @@ pub fn frames(file: impl Read + Send, mut take: impl FnMut(Frame<'_>)) -> Result
     // Those of earlier sections of the file.
     let mut earlier = 0;
     let mut nanoseconds = false;
+    // The interfaces of a file that this program has written are pods, whose frames came by one interface.
+    let mut is_own = false;
     loop {
         let consumed = match reader.next() {
             Ok((consumed, block)) => {
@@ -51,9 +53,11 @@ pub fn frames(file: impl Read + Send, mut take: impl FnMut(Frame<'_>)) -> Result
                             bytes: captured(packet.data, packet.caplen),
                         });
                     }
-                    PcapBlockOwned::NG(Block::SectionHeader(_)) => {
+                    PcapBlockOwned::NG(Block::SectionHeader(header)) => {
                         earlier += interfaces.len();
                         interfaces.clear();
+                        let writer = header.options.iter().find(|option| option.code == OptionCode::ShbUserAppl);
+                        is_own = writer.is_some_and(|writer| writer.value.starts_with(pcapng::WRITER.as_bytes()));
                     }
                     PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => interfaces.push(Interface {
                         is_ethernet: interface.linktype == Linktype::ETHERNET,
@@ -67,8 +71,9 @@ pub fn frames(file: impl Read + Send, mut take: impl FnMut(Frame<'_>)) -> Result
                         if !interface.is_ethernet {
                             bail!("interface {} of it is not of Ethernet", packet.if_id);
                         }
+                        let source = if is_own { earlier } else { earlier + packet.if_id as usize };
                         take(Frame {
-                            source: Source::try_from(earlier + packet.if_id as usize).unwrap_or(Source::MAX),
+                            source: Source::try_from(source).unwrap_or(Source::MAX),
                             at: time(interface, packet.ts_high, packet.ts_low),
                             length: packet.origlen,
                             bytes: captured(packet.data, packet.caplen),

@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use podtap_flow::{
-    Counters,
+    Counters, Timestamp,
     map::{Bounds, Map},
     names::{Names, Workload},
 };
@@ -44,8 +45,8 @@ pub struct Status {
 }
 
 impl Shared {
-    pub fn new(names: Names) -> Self {
-        let map = Map::new(Bounds::default());
+    pub fn new(names: Names, bounds: Bounds) -> Self {
+        let map = Map::new(bounds);
         let state = State { names, map, newest: Newest::default(), status: Status::default() };
         Self { current: Arc::new(Mutex::new(state)), view: Arc::default() }
     }
@@ -63,6 +64,8 @@ impl Shared {
         {
             return Arc::clone(view);
         }
+        // Only one at a time, unless a reader still has the one before.
+        *last = None;
         let start = Instant::now();
         let view = Arc::new(View::new(&self.lock()));
         *last = Some((Instant::now() + VIEW_AGE.max(20 * start.elapsed()), Arc::clone(&view)));
@@ -77,6 +80,12 @@ impl Shared {
         state.newest.clear();
         *last = None;
     }
+
+    /// Has the next reader get a new view.
+    #[cfg(test)]
+    pub fn refresh(&self) {
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// A view, and until when readers get it.
@@ -86,22 +95,52 @@ type LastView = (Instant, Arc<View>);
 /// time is spent on that.
 const VIEW_AGE: Duration = Duration::from_millis(200);
 
-/// Labels of a pod of each workload.
-pub type Labels = HashMap<(String, Workload), BTreeMap<String, String>>;
+/// Labels of the pods of each workload, without those that share their node's network.
+pub type Labels = HashMap<(String, Workload), PodLabels>;
+
+/// What the pods of a workload are labelled with.
+#[derive(Debug, Default)]
+pub struct PodLabels {
+    /// Each set of labels that a pod has, and when the youngest one with it was started.
+    pub sets: BTreeMap<Arc<BTreeMap<String, String>>, Timestamp>,
+}
+
+impl PodLabels {
+    /// Those of the youngest pod.
+    pub fn youngest(&self) -> Option<&BTreeMap<String, String>> {
+        self.sets.iter().max_by_key(|(_, started)| **started).map(|(labels, _)| &**labels)
+    }
+}
 
 /// What readers get.
 #[derive(Debug)]
 pub struct View {
     pub map: Map,
-    /// Those of the youngest pod.
     pub labels: Labels,
+    /// Addresses of nodes.
+    pub nodes: BTreeMap<String, Vec<IpAddr>>,
+    /// Networks outside of the cluster, and their names.
+    pub networks: Vec<(String, String)>,
 }
 
 impl View {
-    fn new(from: &State) -> Self {
-        let mut pods: Vec<_> = from.names.pods().filter(|pod| !pod.host_network).collect();
-        pods.sort_by_key(|pod| pod.started);
-        let labels = pods.iter().map(|pod| ((pod.namespace.clone(), pod.workload.clone()), pod.labels.clone()));
-        Self { map: from.map.clone(), labels: labels.collect() }
+    pub fn new(from: &State) -> Self {
+        let State { names, map, .. } = from;
+        let mut labels = Labels::new();
+        for pod in names.pods().filter(|pod| !pod.host_network) {
+            let of_workload = labels.entry((pod.namespace.clone(), pod.workload.clone())).or_default();
+            match of_workload.sets.get_mut(&pod.labels) {
+                Some(started) => *started = pod.started.max(*started),
+                None => {
+                    of_workload.sets.insert(Arc::clone(&pod.labels), pod.started);
+                }
+            }
+        }
+        Self {
+            map: map.clone(),
+            labels,
+            nodes: names.nodes().map(|node| (node.name.clone(), node.addresses.clone())).collect(),
+            networks: names.networks().map(|(network, name)| (network.to_string(), name.to_owned())).collect(),
+        }
     }
 }

@@ -2,10 +2,15 @@
 //! packets that were made up.
 
 mod counts;
+mod flood;
+mod frames;
 mod invented;
 mod live;
 mod network;
 mod page;
 mod peers;
+mod prometheus;
 mod read;
+mod shop;
 mod views;
+mod written;

@@ -306,6 +306,9 @@ impl Flow {
         let is_first = !std::mem::replace(&mut self.announced, true);
         let record = self.record(end, from, is_first);
         self.failure_reported |= self.failure.is_some();
+        if let Some(dns) = &mut self.dns {
+            dns.responses.clear();
+        }
         for direction in &mut self.directions {
             direction.earlier_flags |= direction.flags;
             (direction.frames, direction.octets, direction.payload, direction.flags) = (0, 0, 0, 0);
@@ -341,6 +344,7 @@ impl Flow {
             translated_by: self.joined.as_ref().map(|joined| joined.by),
             dns_name: self.dns_name(),
             query: self.dns.as_ref().and_then(|dns| dns.query.clone()),
+            responses: self.dns.as_ref().map(|dns| dns.responses.clone()).unwrap_or_default(),
             sni: self.beginning.name(),
             connection: self.initials().map(|(client, server)| u64::from(client) << 32 | u64::from(server)),
         }

@@ -69,6 +69,16 @@ impl Beginning {
         if let Self::Partial(partial) = self { partial.bytes.capacity() + size_of::<Partial>() } else { 0 }
     }
 
+    /// Bytes of the name.
+    pub fn name_length(&self) -> usize {
+        if let Self::Name(name) = self { name.len() } else { 0 }
+    }
+
+    /// Forgets the name, for want of room.
+    pub fn forget_name(&mut self) {
+        *self = Self::Nameless;
+    }
+
     pub fn name(&self) -> Option<Box<str>> {
         if let Self::Name(name) = self { Some(name.clone()) } else { None }
     }

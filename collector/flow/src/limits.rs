@@ -9,6 +9,8 @@ pub struct Limits {
     pub flows: usize,
     /// Bytes of the beginnings of streams, until they tell a server's name.
     pub beginnings: usize,
+    /// Bytes of the names that DNS and TLS give to flows. Beyond it, flows have none.
+    pub names_of_flows: usize,
     /// Answers of DNS servers: client and address.
     pub names: usize,
     /// Handshakes whose other view may still come.
@@ -30,6 +32,7 @@ impl Default for Limits {
         Self {
             flows: 200_000,
             beginnings: 16 << 20,
+            names_of_flows: 16 << 20,
             names: 65_536,
             handshakes: 65_536,
             translations: 32_768,

@@ -1,7 +1,10 @@
 //! Who calls whom.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+mod counted;
 
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+pub use counted::Counted;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -70,24 +73,34 @@ pub struct Traffic {
     /// Payload that the server sent, in bytes.
     pub received: u64,
     /// Ports that the client connected to, with their protocols.
-    #[serde(with = "pairs")]
-    pub ports: BTreeMap<(u8, u16), u64>,
+    pub ports: Counted<(u8, u16)>,
     /// The services whose addresses it used.
-    #[serde(with = "pairs")]
-    pub services: BTreeMap<(String, String), u64>,
+    pub services: Counted<(String, String)>,
+    /// Ports at which the server's pods got flows that did not fail, with their protocols. Those of a flow through a service are in it only
+    /// if the service tells to which ports it translates its own.
+    #[serde(default)]
+    pub pod_ports: Counted<(u8, u16)>,
     /// How long the handshakes of TCP connections took.
     #[serde(default)]
     pub handshakes: Handshakes,
+    /// Answers of DNS servers, by response code: 0 NOERROR, 3 NXDOMAIN, ...
+    #[serde(default)]
+    pub responses: Counted<u8>,
     /// How it is known who called whom, in flows.
     #[serde(default)]
     pub known: BTreeMap<Evidence, u64>,
 }
 
+/// Upper bounds of handshake times, in microseconds. Those within a node take tens of them, those within a zone less than a millisecond,
+/// and one whose SYN was sent again more than a second.
+pub const HANDSHAKE_BOUNDS: [u64; 12] =
+    [100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 100_000, 500_000, 1_000_000, 5_000_000];
+
 /// Times from the client's SYN to its acknowledgment of the server's, each connection's once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handshakes {
-    /// How many were seen.
-    pub count: u64,
+    /// How many took no longer than each of [`HANDSHAKE_BOUNDS`], but longer than the one before; the last one took longer than all.
+    pub buckets: [u64; HANDSHAKE_BOUNDS.len() + 1],
     /// Of all of them.
     pub total: Duration,
     /// The shortest; zero if none was seen.
@@ -98,18 +111,43 @@ pub struct Handshakes {
 
 impl Handshakes {
     /// Counts one.
-    pub fn add(&mut self, handshake: Duration) {
-        self.min = if self.count == 0 { handshake } else { self.min.min(handshake) };
-        self.max = self.max.max(handshake);
-        self.count += 1;
-        self.total = self.total.saturating_add(handshake);
+    pub fn add(&mut self, time: Duration) {
+        let bucket = HANDSHAKE_BOUNDS.partition_point(|bound| Duration::from_micros(*bound) < time);
+        let mut one = Self { total: time, min: time, max: time, ..Self::default() };
+        one.buckets[bucket] = 1;
+        self.merge(&one);
+    }
+
+    /// Adds those of another histogram.
+    pub fn merge(&mut self, other: &Self) {
+        self.min = match (self.count(), other.count()) {
+            (_, 0) => self.min,
+            (0, _) => other.min,
+            _ => self.min.min(other.min),
+        };
+        self.max = self.max.max(other.max);
+        self.total = self.total.saturating_add(other.total);
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(bucket, count)| *bucket += count);
+    }
+
+    /// How many were seen.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
     }
 
     /// Of those that were seen, if any was.
     #[must_use]
     pub fn mean(&self) -> Option<Duration> {
-        let nanoseconds = self.total.as_nanos().checked_div(self.count.into())?;
+        let nanoseconds = self.total.as_nanos().checked_div(self.count().into())?;
         Some(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Traffic {
+    /// How many ports, services and response codes it has.
+    fn details(&self) -> usize {
+        self.ports.len() + self.services.len() + self.pod_ports.len() + self.responses.len()
     }
 }
 
@@ -118,8 +156,14 @@ impl Handshakes {
 pub struct Bounds {
     /// Edges. Beyond it, what a client calls is [`Party::Other`].
     pub edges: usize,
-    /// Ports and services that are remembered of an edge.
+    /// Named servers outside of the cluster, of a client. Beyond it, they have no name: a pod may ask for any number of names.
+    pub external: usize,
+    /// Ports, and services, that are remembered of an edge.
     pub details: usize,
+    /// Ports, services and response codes of all edges.
+    pub all_details: usize,
+    /// An edge of which nothing was seen for so long is forgotten.
+    pub forget_after: Option<Duration>,
 }
 
 impl Bounds {
@@ -131,7 +175,14 @@ impl Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { edges: 50_000, details: 64 }
+        Self {
+            edges: 50_000,
+            external: 1000,
+            details: 64,
+            // Most edges have one port, at the service and at the pod, and one service.
+            all_details: 400_000,
+            forget_after: Some(Duration::from_secs(30 * 24 * 60 * 60)),
+        }
     }
 }
 
@@ -139,11 +190,18 @@ impl Default for Bounds {
 #[derive(Clone, Debug, Default)]
 pub struct Map {
     bounds: Bounds,
-    edges: BTreeMap<Edge, Traffic>,
+    /// Copies of the map share its edges.
+    edges: BTreeMap<Arc<Edge>, Traffic>,
+    /// Ports, services and response codes of all edges.
+    details: usize,
+    /// Clients, and how many named servers outside of the cluster they have.
+    external: BTreeMap<Party, usize>,
     /// Flows whose edge found no room.
     pub folded: u64,
     /// Flows that were translated to none of their service's endpoints.
     pub contradictions: u64,
+    /// Ports, services and response codes of flows that found no room.
+    pub details_dropped: u64,
 }
 
 impl Map {
@@ -161,20 +219,43 @@ impl Map {
 
     /// Adds an edge that an earlier run has saved. One that exists already is kept.
     pub fn restore(&mut self, edge: Edge, traffic: Traffic) {
-        if self.edges.len() < self.bounds.most() {
-            self.edges.entry(edge).or_insert(traffic);
+        if self.edges.len() < self.bounds.most() && !self.edges.contains_key(&edge) {
+            self.details += traffic.details();
+            if is_named_external(&edge.server) {
+                *self.external.entry(edge.client.clone()).or_default() += 1;
+            }
+            self.edges.insert(Arc::new(edge), traffic);
         }
+    }
+
+    /// Forgets edges of which nothing was seen for long.
+    pub fn expire(&mut self, now: Timestamp) {
+        let Some(age) = self.bounds.forget_after else { return };
+        self.edges.retain(|edge, traffic| {
+            let is_kept = now.since(traffic.last) <= age;
+            if !is_kept {
+                self.details -= traffic.details();
+                if is_named_external(&edge.server)
+                    && let Some(count) = self.external.get_mut(&edge.client)
+                {
+                    *count -= 1;
+                }
+            }
+            is_kept
+        });
+        self.external.retain(|_, count| *count > 0);
     }
 
     /// Forgets all edges, and what was seen of them.
     pub fn clear(&mut self) {
         self.edges.clear();
-        self.folded = 0;
+        self.external.clear();
+        (self.details, self.folded, self.details_dropped) = (0, 0, 0);
     }
 
     /// All edges, in order.
-    pub fn edges(&self) -> impl Iterator<Item = (&Edge, &Traffic)> {
-        self.edges.iter()
+    pub fn edges(&self) -> impl Iterator<Item = (&Edge, &Traffic)> + Clone {
+        self.edges.iter().map(|(edge, traffic)| (&**edge, traffic))
     }
 
     /// How many edges it has.
@@ -205,16 +286,21 @@ impl Map {
             return;
         }
         self.contradictions += u64::from(record.is_first && flow.contradicts_endpoints());
-        let details = self.bounds.details;
+        let bounds = self.bounds;
+        let mut free = Free { all: bounds.all_details.saturating_sub(self.details), used: 0, dropped: 0 };
         let traffic = self.traffic(edge(flow), record.start);
         traffic.first = traffic.first.min(record.start);
         traffic.last = traffic.last.max(record.to);
         if record.is_first {
             let kind = if record.preexisting { &mut traffic.preexisting } else { &mut traffic.connections };
             *kind += 1;
-            count_detail(&mut traffic.ports, (record.protocol, flow.server.port), details);
+            free.count(&mut traffic.ports, (record.protocol, flow.server.port), 1, bounds.details);
             if let Some((service, _)) = flow.service {
-                count_detail(&mut traffic.services, (service.namespace.clone(), service.name.clone()), details);
+                let name = (service.namespace.clone(), service.name.clone());
+                free.count(&mut traffic.services, name, 1, bounds.details);
+            }
+            if let Some(port) = flow.pod_port().filter(|_| record.failure.is_none()) {
+                free.count(&mut traffic.pod_ports, (record.protocol, port), 1, bounds.details);
             }
             for evidence in flow.evidence() {
                 *traffic.known.entry(evidence).or_default() += 1;
@@ -231,24 +317,53 @@ impl Map {
             if let Some(handshake) = record.handshake.filter(|_| record.from == record.start) {
                 traffic.handshakes.add(handshake);
             }
+            for (code, count) in &record.responses {
+                free.count(&mut traffic.responses, *code, u64::from(*count), bounds.details);
+            }
         }
+        self.details += free.used;
+        self.details_dropped += free.dropped;
     }
 
     fn traffic(&mut self, mut edge: Edge, start: Timestamp) -> &mut Traffic {
-        if self.edges.len() >= self.bounds.edges && !self.edges.contains_key(&edge) {
-            self.folded += 1;
-            edge.server = Party::Other;
-            if self.edges.len() >= self.bounds.most() && !self.edges.contains_key(&edge) {
-                edge.client = Party::Other;
+        if !self.edges.contains_key(&edge) {
+            let has_room = self.edges.len() < self.bounds.edges;
+            let names = self.external.get(&edge.client).copied().unwrap_or_default();
+            if has_room && is_named_external(&edge.server) && names >= self.bounds.external {
+                self.folded += 1;
+                edge.server = Party::External { name: None };
+            } else if !has_room {
+                self.folded += 1;
+                edge.server = Party::Other;
+                if self.edges.len() >= self.bounds.most() && !self.edges.contains_key(&edge) {
+                    edge.client = Party::Other;
+                }
+            } else if is_named_external(&edge.server) {
+                *self.external.entry(edge.client.clone()).or_default() += 1;
             }
         }
-        self.edges.entry(edge).or_insert_with(|| Traffic { first: start, ..Traffic::default() })
+        self.edges.entry(Arc::new(edge)).or_insert_with(|| Traffic { first: start, ..Traffic::default() })
     }
 }
 
-fn count_detail<Key: Ord>(details: &mut BTreeMap<Key, u64>, key: Key, bound: usize) {
-    if details.len() < bound || details.contains_key(&key) {
-        *details.entry(key).or_default() += 1;
+const fn is_named_external(party: &Party) -> bool {
+    matches!(party, Party::External { name: Some(_) })
+}
+
+/// Room for details.
+struct Free {
+    all: usize,
+    used: usize,
+    dropped: u64,
+}
+
+impl Free {
+    /// Counts a detail of an edge, if there is room for it.
+    fn count<Key: Ord>(&mut self, details: &mut Counted<Key>, key: Key, by: u64, bound: usize) {
+        match details.add(key, by, details.len() < bound && self.used < self.all) {
+            Some(is_new) => self.used += usize::from(is_new),
+            None => self.dropped += 1,
+        }
     }
 }
 
@@ -306,26 +421,6 @@ fn of_owner(owner: Owner<'_>, name: Option<&str>) -> Party {
         Owner::Service(service) => Party::Service { namespace: service.namespace.clone(), name: service.name.clone() },
         Owner::Node(node) => Party::Node { name: node.name.clone() },
         Owner::External(label) => Party::External { name: name.or(label).map(str::to_owned) },
-    }
-}
-
-/// Maps as lists of pairs: keys of JSON objects are strings.
-mod pairs {
-    use std::collections::BTreeMap;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
-
-    pub fn serialize<Key: Serialize, S: Serializer>(
-        map: &BTreeMap<Key, u64>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(map)
-    }
-
-    pub fn deserialize<'de, Key: DeserializeOwned + Ord, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<BTreeMap<Key, u64>, D::Error> {
-        Ok(Vec::deserialize(deserializer)?.into_iter().collect())
     }
 }
 

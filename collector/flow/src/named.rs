@@ -185,6 +185,16 @@ impl<'a> NamedRecord<'a> {
         }
     }
 
+    /// The port at which the server's pod got it. Unknown, if it came through a service that does not tell.
+    #[must_use]
+    pub fn pod_port(&self) -> Option<u16> {
+        match (self.translated, self.service) {
+            (Some(Translated { ends: Some((_, server)), .. }), _) => Some(server.port),
+            (_, Some((_, port))) => port.target_port,
+            (_, None) => Some(self.server.port),
+        }
+    }
+
     /// The name of a server outside of the cluster: what the client looked up, what it asked for, or how its network is called.
     #[must_use]
     pub fn external_name(&self) -> Option<&str> {

@@ -72,6 +72,8 @@ pub struct Record {
     pub dns_name: Option<Box<str>>,
     /// Of a flow to a DNS server: the first question, and its answer.
     pub query: Option<Box<Query>>,
+    /// Answers of a DNS server in this record, by response code.
+    pub responses: Vec<(u8, u32)>,
     /// The name that the client asked for in its TLS handshake.
     pub sni: Option<Box<str>>,
     /// The same for all views of a TCP connection, wherever they are met: made of both initial sequence numbers, which address

@@ -62,6 +62,8 @@ pub struct Counters {
     pub evicted: u64,
     /// Connections whose views before and after translation were joined.
     pub joined: u64,
+    /// Names of flows that found no room.
+    pub names_dropped: u64,
     /// Later fragments whose first one was not seen. They count as a flow without ports.
     pub orphaned_fragments: u64,
     /// Translations that conntrack told: see [`Table::translate`].
@@ -85,6 +87,8 @@ pub struct Table {
     translations: Translations,
     /// Bytes of the beginnings of streams.
     beginnings: usize,
+    /// Bytes of the names of flows.
+    names_of_flows: usize,
     serial: u32,
     counters: Counters,
 }
@@ -130,6 +134,7 @@ impl Table {
             names: Recent::new(limits.names),
             translations: Translations::new(limits.translations),
             beginnings: 0,
+            names_of_flows: 0,
             serial: 0,
             counters: Counters::default(),
         }
@@ -171,9 +176,16 @@ impl Table {
         }
         match &packet.transport {
             Transport::Tcp(segment) if flow.is_client(side) => {
-                let before = flow.beginning.kept();
+                let (before, had_name) = (flow.beginning.kept(), flow.beginning.name_length() > 0);
                 flow.beginning.read(segment, self.beginnings < self.limits.beginnings);
                 self.beginnings = self.beginnings + flow.beginning.kept() - before;
+                let length = if had_name { 0 } else { flow.beginning.name_length() };
+                if length > 0 && self.names_of_flows + length > self.limits.names_of_flows {
+                    flow.beginning.forget_name();
+                    self.counters.names_dropped += 1;
+                } else {
+                    self.names_of_flows += length;
+                }
             }
             Transport::Udp(datagram) if datagram.source_port == dns::PORT || datagram.destination_port == dns::PORT => {
                 self.read_dns(index, at, packet, datagram);
@@ -283,10 +295,19 @@ impl Table {
         self.counters.flows += 1;
         self.serial = self.serial.wrapping_add(1);
         let mut flow = Flow::new(key, side, at, self.serial);
-        flow.set_dns_name(self.name(packet.source, packet.destination, at));
+        match self.name(packet.source, packet.destination, at) {
+            Some(name) if self.has_room_for(&name) => flow.set_dns_name(Some(name)),
+            Some(_) => self.counters.names_dropped += 1,
+            None => {}
+        }
+        self.names_of_flows += flow.names();
         let index = self.flows.insert(flow, queue::YOUNG);
         self.insert_key(&key, index);
         self.translate_new(index, at, packet)
+    }
+
+    fn has_room_for(&self, name: &str) -> bool {
+        self.names_of_flows + name.len() <= self.limits.names_of_flows
     }
 
     fn find(&self, key: &Key) -> Option<Index> {
@@ -334,6 +355,7 @@ impl Table {
     fn remove(&mut self, index: Index) -> Option<Flow> {
         let flow = self.flows.remove(index)?;
         self.beginnings -= flow.beginning.kept();
+        self.names_of_flows -= flow.names();
         self.remove_key(&flow.key, index);
         if let Some(other) = flow.other_key() {
             self.remove_key(&other, index);

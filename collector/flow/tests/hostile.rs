@@ -205,7 +205,7 @@ fn frames() {
         ..Limits::default()
     };
     let mut table = Table::new(limits);
-    let mut map = Map::new(Bounds { edges: 100, details: 4 });
+    let mut map = Map::new(Bounds { edges: 100, details: 4, ..Bounds::default() });
     let mut names = Names::default();
     let mut waiting = Waiting::new(Duration::from_secs(1), 10);
     let mut now = 0;

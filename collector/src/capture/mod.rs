@@ -85,6 +85,15 @@ impl Input {
         Ok(Self::Vxlan(listener))
     }
 
+    /// What it is called in files of frames.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Interface(name, _) => name.clone(),
+            Self::Receivers(_) => "receivers".to_owned(),
+            Self::Vxlan(_) => "VXLAN".to_owned(),
+        }
+    }
+
     /// Whether frames still come. Without its device, a packet socket only reports an error.
     fn check(&self) -> Result<()> {
         match self {
@@ -191,6 +200,9 @@ pub fn run<Out: Output>(
         }
         let now = now();
         analysis.expire(now);
+        if let Some(writer) = analysis.writer() {
+            writer.tick(now, captured.dropped);
+        }
         tick(analysis, captured, now)?;
         if end.is_some_and(|end| Instant::now() >= end) {
             return Ok(captured);

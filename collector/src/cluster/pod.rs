@@ -61,7 +61,7 @@ impl Projection {
                 started: status.start_time.as_ref().map_or(Timestamp(0), timestamp),
                 ended: ended(&status),
                 end_is_estimate: false,
-                labels: labels.collect(),
+                labels: std::sync::Arc::new(labels.collect()),
                 name,
             },
         })
@@ -119,7 +119,7 @@ mod tests {
                 "phase": "Running"}),
         );
         assert_eq!(found.pod.addresses.len(), 2, "each once");
-        assert_eq!(found.pod.labels, [("app".to_owned(), "web".to_owned())].into(), "without those of generations");
+        assert_eq!(*found.pod.labels, [("app".to_owned(), "web".to_owned())].into(), "without those of generations");
         assert_eq!(found.pod.started, Timestamp::from_seconds(1_767_225_601));
         assert_eq!((found.pod.ended, found.workload_name.as_deref()), (None, Some("front")));
         assert_eq!(found.owner.expect("it has one").workload.kind, "ReplicaSet");

@@ -8,7 +8,7 @@ use std::{
 use podtap_flow::map::{Map, Party};
 
 /// How a party is shown: as the Otterize CLI names workloads.
-fn label(party: &Party) -> String {
+pub fn label(party: &Party) -> String {
     match party {
         Party::Workload { namespace, workload } => format!("{}.{namespace}", workload.name),
         Party::Service { namespace, name } => format!("{name}.{namespace}"),
@@ -20,7 +20,7 @@ fn label(party: &Party) -> String {
 }
 
 /// Numbers of all parties, and pairs of them.
-fn graph(map: &Map) -> (BTreeMap<&Party, usize>, Vec<(usize, usize)>) {
+pub fn graph(map: &Map) -> (BTreeMap<&Party, usize>, Vec<(usize, usize)>) {
     let mut parties: BTreeMap<&Party, usize> = BTreeMap::new();
     for (edge, _) in map.edges() {
         parties.insert(&edge.client, 0);

@@ -12,19 +12,17 @@ use podtap_flow::{
 };
 use serde_json::{Value, json};
 
-/// Writes `{"edges": [..]}`.
+/// Writes `{"edges": [..]}`, edge by edge: all together would take several times the memory of the map.
 pub fn write(out: &mut impl Write, map: &Map) -> io::Result<()> {
-    let edges: Vec<Value> = map
-        .edges()
-        .map(|(edge, traffic)| {
-            let mut value = describe(traffic);
-            value["client"] = party(&edge.client);
-            value["server"] = party(&edge.server);
-            value
-        })
-        .collect();
-    serde_json::to_writer_pretty(&mut *out, &json!({"edges": edges}))?;
-    writeln!(out)
+    write!(out, "{{\n  \"edges\": [")?;
+    for (number, (edge, traffic)) in map.edges().enumerate() {
+        let mut value = describe(traffic);
+        value["client"] = party(&edge.client);
+        value["server"] = party(&edge.server);
+        let text = serde_json::to_string_pretty(&value)?.replace('\n', "\n    ");
+        write!(out, "{}\n    {text}", if number == 0 { "" } else { "," })?;
+    }
+    writeln!(out, "{}]\n}}", if map.is_empty() { "" } else { "\n  " })
 }
 
 fn party(party: &Party) -> Value {
@@ -64,7 +62,8 @@ fn describe(traffic: &Traffic) -> Value {
         "known": known,
     });
     if let Some(mean) = traffic.handshakes.mean() {
-        let Handshakes { count, min, max, .. } = traffic.handshakes;
+        let Handshakes { min, max, .. } = traffic.handshakes;
+        let count = traffic.handshakes.count();
         value["handshakes"] = json!({
             "count": count,
             "meanUs": microseconds(mean),

@@ -43,9 +43,17 @@ impl Queue {
         self.patience = Some(Instant::now() + patience);
     }
 
-    /// Writes what waits, and returns when that is done.
+    /// Writes what waits, and returns when that is done; after [`Self::wait`], also when its time is over.
     pub fn close(&mut self) -> io::Result<()> {
         self.sender = None;
+        // A reader that has stopped reading keeps the thread in a write without end.
+        let is_late = || self.patience.is_some_and(|until| Instant::now() >= until);
+        while self.writer.as_ref().is_some_and(|writer| !writer.is_finished()) && self.patience.is_some() {
+            if is_late() {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "lines are not read, and were not all written"));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
         self.writer
             .take()
             .map_or(Ok(()), |writer| writer.join().unwrap_or_else(|_| Err(io::Error::other("it panicked"))))
@@ -117,6 +125,16 @@ mod tests {
         drop(release);
         queue.close().expect("it can be written");
         assert_eq!(written.lock().expect("no thread panics").len() as u64, CAPACITY as u64 + 100 - queue.dropped);
+    }
+
+    #[test]
+    fn a_reader_that_has_stopped_does_not_keep_the_program_from_ending() {
+        let (release, may_write) = mpsc::channel();
+        let mut queue = Queue::new(Slow { may_write, written: Arc::default() });
+        queue.write_all(b"x").expect("it never fails");
+        queue.wait(Duration::from_millis(20));
+        assert_eq!(queue.close().expect_err("it is not written").kind(), io::ErrorKind::TimedOut);
+        drop(release);
     }
 
     #[test]

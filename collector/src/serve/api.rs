@@ -83,10 +83,13 @@ impl Api {
         let shared = self.shared.clone();
         let rendered = self.render(move || {
             let mut text = Vec::new();
-            format.write(&mut text, &shared.view().map).map(|()| text)
+            format.write(&mut text, &shared.view()).map(|()| text)
         });
         match rendered.await {
             Ok(body) => unless_known(request, &body.clone(), typed(StatusCode::OK, format.content_type(), body)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                plain(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n"))
+            }
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
@@ -228,7 +231,7 @@ mod tests {
     }
 
     fn server() -> (Runtime, Server) {
-        let shared = Shared::new(Names::default());
+        let shared = Shared::new(Names::default(), podtap_flow::map::Bounds::default());
         let edge = Edge { client: Party::Node { name: "n1".into() }, server: Party::External { name: None } };
         shared.lock().map.restore(edge, Traffic::default());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -21,10 +21,15 @@ pub struct Figures {
     translations: Counter,
     contradictions: Counter,
     conflicts: Counter,
+    names_dropped: Counter,
+    written: Counter,
+    not_written: Counter,
+    frames_written: (u64, u64),
     folded: Gauge,
     active: Gauge,
     waiting: Gauge,
     edges: Gauge,
+    details_dropped: Gauge,
     pods: Gauge,
 }
 
@@ -40,10 +45,15 @@ impl Figures {
             translations: Counter::default(),
             contradictions: Counter::default(),
             conflicts: Counter::default(),
+            names_dropped: Counter::default(),
+            written: Counter::default(),
+            not_written: Counter::default(),
+            frames_written: (0, 0),
             folded: Gauge::default(),
             active: Gauge::default(),
             waiting: Gauge::default(),
             edges: Gauge::default(),
+            details_dropped: Gauge::default(),
             pods: Gauge::default(),
         };
         let counters = [
@@ -71,12 +81,28 @@ impl Figures {
                 "Addresses of which a tap told another owner than the API server, or two taps told different pods",
                 &figures.conflicts,
             ),
+            (
+                "collector_flows_names_dropped",
+                "Names from DNS and TLS that flows did not get, because there was no room",
+                &figures.names_dropped,
+            ),
+            ("collector_frames_written", "Frames that were written to files", &figures.written),
+            (
+                "collector_frames_not_written",
+                "Frames that were not written to files, because they came too fast or the volume has no room",
+                &figures.not_written,
+            ),
         ];
         let gauges = [
             ("collector_flows_active", "Flows in the table", &figures.active),
             ("collector_events_waiting", "Reports of flows that wait for the name of an end", &figures.waiting),
             ("collector_edges", "Edges of the map", &figures.edges),
             ("collector_flows_folded", "Flows whose edge found no room in the map", &figures.folded),
+            (
+                "collector_details_dropped",
+                "Ports, services and DNS response codes of flows that found no room in the map",
+                &figures.details_dropped,
+            ),
             ("collector_pods", "Pods whose names are known", &figures.pods),
         ];
         metrics.register(|registry| {
@@ -91,7 +117,13 @@ impl Figures {
     }
 
     /// Takes over what was counted so far, and returns it.
-    pub fn update<Out: Output>(&mut self, captured: Captured, analysis: &Analysis<Out>) -> Status {
+    pub fn update<Out: Output>(&mut self, captured: Captured, analysis: &mut Analysis<Out>) -> Status {
+        if let Some(writer) = analysis.writer() {
+            let now = writer.counts();
+            let before = std::mem::replace(&mut self.frames_written, now);
+            self.written.inc_by(now.0 - before.0);
+            self.not_written.inc_by(now.1 - before.1);
+        }
         let counted = analysis.counters();
         let (captured_before, counted_before) = std::mem::replace(&mut self.last, (captured, counted));
         self.frames.inc_by(captured.frames - captured_before.frames);
@@ -100,6 +132,7 @@ impl Figures {
         self.flows.inc_by(counted.flows - counted_before.flows);
         self.evicted.inc_by(counted.evicted - counted_before.evicted);
         self.translations.inc_by(counted.translations - counted_before.translations);
+        self.names_dropped.inc_by(counted.names_dropped - counted_before.names_dropped);
         let sizes = analysis.sizes();
         raise(&self.contradictions, counted.contradictions + sizes.contradictions);
         raise(&self.conflicts, sizes.conflicts);
@@ -107,7 +140,9 @@ impl Figures {
         set(&self.waiting, sizes.waiting);
         set(&self.edges, sizes.edges);
         set(&self.pods, sizes.pods);
-        self.folded.set(i64::try_from(sizes.folded).unwrap_or(i64::MAX));
+        for (gauge, count) in [(&self.folded, sizes.folded), (&self.details_dropped, sizes.details_dropped)] {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         Status { is_live: true, captured, counters: counted, active: sizes.flows, waiting: sizes.waiting }
     }
 }

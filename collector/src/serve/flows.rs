@@ -163,7 +163,8 @@ mod tests {
     /// Three flows of a second each: one with an answer, one that failed, and one from elsewhere by UDP.
     fn shared() -> Shared {
         let pods = vec![pod("web", 1), pod("Cart", 2)];
-        let shared = Shared::new(Names::new(Objects { pods, ..Objects::default() }));
+        let shared =
+            Shared::new(Names::new(Objects { pods, ..Objects::default() }), podtap_flow::map::Bounds::default());
         let answer = Counts { frames: 3, payload: 1000, octets: 1200, flags: 0 };
         let elsewhere = Endpoint { address: [192, 0, 2, 1].into(), port: 9 };
         let mut state = shared.lock();

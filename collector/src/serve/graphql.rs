@@ -233,7 +233,7 @@ fn calls(shared: &Shared, filter: &Filter, shown: &Shown) -> BTreeSet<(Identity,
 
 fn labels_of<'a>(party: &Party, labels: &'a Labels) -> Option<&'a BTreeMap<String, String>> {
     let Party::Workload { namespace, workload } = party else { return None };
-    labels.get(&(namespace.clone(), workload.clone()))
+    labels.get(&(namespace.clone(), workload.clone()))?.youngest()
 }
 
 /// Nodes and what is outside of the cluster have none: the network mapper does not export them either.
@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     fn shared() -> Shared {
-        let shared = Shared::new(Names::default());
+        let shared = Shared::new(Names::default(), podtap_flow::map::Bounds::default());
         let party = |name: &str, namespace: &str| {
             let workload = Workload { kind: "Deployment".into(), name: name.into(), api_version: "apps/v1".into() };
             Party::Workload { namespace: namespace.into(), workload }

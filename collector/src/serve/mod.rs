@@ -3,7 +3,7 @@
 //! All of it runs on a thread of its own: the one that captures never waits for a client.
 
 mod api;
-mod edges;
+pub mod edges;
 mod figures;
 mod flows;
 mod graphql;
@@ -58,7 +58,9 @@ impl Service {
         };
         // What pods call is not for everyone who reaches the address of the probes.
         let of_map = if arguments.open_metrics { metrics.clone() } else { Metrics::new() };
-        of_map.register(|registry| registry.register_collector(Box::new(Edges::new(shared, arguments.series))));
+        of_map.register(|registry| {
+            registry.register_collector(Box::new(Edges::new(shared, arguments.metrics_level, arguments.series)));
+        });
         if let Some(path) = arguments.state.clone() {
             service.runtime.spawn(state::keep_saving(path, shared.clone()));
         }

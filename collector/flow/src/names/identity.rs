@@ -1,10 +1,6 @@
 //! Pods by what their taps tell of them: names without the API server, for addresses that it does not name.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use podtap_model::{Uid, metadata::PodMetadata};
 
@@ -130,7 +126,7 @@ impl Names {
             started: Timestamp::default(),
             ended: None,
             end_is_estimate: true,
-            labels: BTreeMap::new(),
+            labels: Arc::default(),
         };
         let mut has_news = false;
         for address in addresses {

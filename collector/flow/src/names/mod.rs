@@ -271,6 +271,16 @@ impl Names {
         }
     }
 
+    /// All nodes, also those that were deleted.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// Networks outside of the cluster, and their names.
+    pub fn networks(&self) -> impl Iterator<Item = (&IpNet, &str)> {
+        self.networks.iter().map(|(network, name)| (network, name.as_str()))
+    }
+
     /// The node of a name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {

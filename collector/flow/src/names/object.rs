@@ -1,6 +1,6 @@
 //! The objects of a cluster, as far as names need them.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -54,8 +54,12 @@ pub struct Pod {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub end_is_estimate: bool,
     /// Its labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub labels: Arc<BTreeMap<String, String>>,
+}
+
+fn is_none(labels: &Arc<BTreeMap<String, String>>) -> bool {
+    labels.is_empty()
 }
 
 impl Pod {

@@ -9,7 +9,7 @@ fn pod(uid: &str, address: &str, started: u64, ended: Option<u64>) -> Pod {
         node: None,
         host_network: false,
         workload: Workload { kind: "Deployment".into(), name: uid.into(), api_version: String::new() },
-        labels: BTreeMap::new(),
+        labels: BTreeMap::new().into(),
         end_is_estimate: false,
         started: Timestamp::from_seconds(started),
         ended: ended.map(Timestamp::from_seconds),

@@ -60,10 +60,11 @@ impl Table {
     pub(super) fn merge(&mut self, kept: Index, dropped: Index, is_swapped: bool) {
         let Some(other) = self.remove(dropped) else { return };
         let Some(flow) = self.flows.get_mut(kept) else { return };
-        let (kept_bytes, last) = (flow.beginning.kept(), flow.last);
+        let (kept_bytes, names, last) = (flow.beginning.kept(), flow.names(), flow.last);
         self.counters.joined += 1;
         self.counters.duplicates += flow.absorb(other, is_swapped);
         self.beginnings = self.beginnings + flow.beginning.kept() - kept_bytes;
+        self.names_of_flows = self.names_of_flows + flow.names() - names;
         let queue = self.flows.queue(kept);
         let (has_ended, has_news) =
             self.flows.get(kept).map_or((false, false), |flow| (flow.end.is_some(), flow.last > last));

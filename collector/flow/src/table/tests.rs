@@ -320,9 +320,11 @@ fn a_server_has_the_name_that_its_client_looked_up() {
     assert!(names.contains(&(address(2), 40_000, Some("shop.example.com"))), "{names:?}");
     assert!(names.contains(&(address(4), 40_000, None)), "another client: {names:?}");
     assert!(names.contains(&(address(2), 40_001, None)), "too late: {names:?}");
-    let query = recorder.records.iter().find_map(|record| record.query.as_deref()).expect("the query's flow");
+    let lookup = recorder.records.iter().find(|record| record.query.is_some()).expect("the query's flow");
+    let query = lookup.query.as_deref().expect("it has one");
     let answer = query.answer.expect("it was answered");
     assert_eq!((&*query.name, answer.code, answer.after), ("shop.example.com", 0, Duration::from_millis(4)));
+    assert_eq!(lookup.responses, [(0, 1)]);
 }
 
 #[test]

@@ -1,0 +1,147 @@
+//! Blocks of pcapng (draft-ietf-opsawg-pcapng), in little-endian byte order.
+
+use std::net::IpAddr;
+
+use podtap_flow::Timestamp;
+
+/// Longest frame that is written whole: BIG TCP has frames of 256 KiB.
+const SNAPLEN: u32 = 1 << 18;
+
+/// The program that has written a file, in its first block; its version follows.
+pub const WRITER: &str = "podtap-collector";
+
+const SECTION: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
+const NAMES: u32 = 4;
+const STATISTICS: u32 = 5;
+const PACKET: u32 = 6;
+
+/// Which way a frame went, as its pod sees it: the bits of `epb_flags`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Inbound = 1,
+    Outbound = 2,
+}
+
+/// Adds a block.
+fn block(out: &mut Vec<u8>, kind: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend(kind.to_le_bytes());
+    out.extend([0; 4]);
+    write(out);
+    let length = u32::try_from(out.len() - start + 4).unwrap_or(u32::MAX).to_le_bytes();
+    out[start + 4..start + 8].copy_from_slice(&length);
+    out.extend(length);
+}
+
+fn pad(out: &mut Vec<u8>, length: usize) {
+    out.resize(out.len() + length.next_multiple_of(4) - length, 0);
+}
+
+fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
+    let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
+    let value = &value[..length.into()];
+    out.extend(code.to_le_bytes());
+    out.extend(length.to_le_bytes());
+    out.extend(value);
+    pad(out, value.len());
+}
+
+fn end_of_options(out: &mut Vec<u8>) {
+    option(out, 0, b"");
+}
+
+/// The beginning of a file.
+pub fn section(out: &mut Vec<u8>) {
+    block(out, SECTION, |out| {
+        out.extend(0x1a2b_3c4d_u32.to_le_bytes());
+        // Version 1.0, and a section of unknown length.
+        out.extend([1, 0, 0, 0]);
+        out.extend(u64::MAX.to_le_bytes());
+        option(out, 4, format!("{WRITER} {}", env!("CARGO_PKG_VERSION")).as_bytes());
+        end_of_options(out);
+    });
+}
+
+/// An interface of Ethernet, whose times are nanoseconds.
+pub fn interface(out: &mut Vec<u8>, name: &str, description: &str) {
+    block(out, INTERFACE, |out| {
+        out.extend([1, 0, 0, 0]);
+        out.extend(SNAPLEN.to_le_bytes());
+        option(out, 2, name.as_bytes());
+        if !description.is_empty() {
+            option(out, 3, description.as_bytes());
+        }
+        option(out, 9, &[9]);
+        end_of_options(out);
+    });
+}
+
+/// A name of an address. One block each: of several names in one, programs show only one.
+pub fn name(out: &mut Vec<u8>, address: IpAddr, name: &str) {
+    block(out, NAMES, |out| {
+        let (kind, mut value) = match address {
+            IpAddr::V4(address) => (1, address.octets().to_vec()),
+            IpAddr::V6(address) => (2, address.octets().to_vec()),
+        };
+        value.extend(name.as_bytes());
+        value.push(0);
+        option(out, kind, &value);
+        end_of_options(out);
+    });
+}
+
+/// A frame: its interface by its place in the file, its time, its length on the wire, and its first bytes.
+pub fn packet(
+    out: &mut Vec<u8>,
+    interface: u32,
+    at: Timestamp,
+    length: u32,
+    bytes: &[u8],
+    direction: Option<Direction>,
+) {
+    let bytes = &bytes[..bytes.len().min(SNAPLEN as usize)];
+    block(out, PACKET, |out| {
+        out.extend(interface.to_le_bytes());
+        time(out, at);
+        out.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+        out.extend(length.to_le_bytes());
+        out.extend(bytes);
+        pad(out, bytes.len());
+        if let Some(direction) = direction {
+            option(out, 2, &(direction as u32).to_le_bytes());
+            end_of_options(out);
+        }
+    });
+}
+
+/// What was counted of an interface, since the program was started.
+pub struct Statistics {
+    /// Frames, also those that were not written.
+    pub received: u64,
+    /// Of these, those that were not written.
+    pub dropped: u64,
+    /// Frames of all interfaces that the kernel dropped.
+    pub lost: u64,
+}
+
+/// What was counted of an interface until now.
+pub fn statistics(out: &mut Vec<u8>, interface: u32, at: Timestamp, counted: &Statistics) {
+    block(out, STATISTICS, |out| {
+        out.extend(interface.to_le_bytes());
+        time(out, at);
+        let comment = format!("the kernel dropped {} frames, of any interface", counted.lost);
+        option(out, 1, comment.as_bytes());
+        option(out, 4, &counted.received.to_le_bytes());
+        option(out, 5, &counted.dropped.to_le_bytes());
+        end_of_options(out);
+    });
+}
+
+/// The upper half comes first.
+fn time(out: &mut Vec<u8>, at: Timestamp) {
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are written")]
+    for half in [(at.0 >> 32) as u32, at.0 as u32] {
+        out.extend(half.to_le_bytes());
+    }
+}

@@ -1,0 +1,353 @@
+//! Frames as pcapng, for Wireshark and its relatives: an interface for each pod, with its name, the direction of each frame as the pod sees
+//! it, and the names of addresses.
+//!
+//! Whatever frames contain, only pods, services and nodes that are known make interfaces and names.
+
+mod blocks;
+mod files;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use podtap_flow::{
+    Source, Timestamp,
+    names::{Names, Owner, Pod},
+    packet,
+};
+use tracing::{error, warn};
+
+use self::{blocks::Direction, files::Files};
+pub use self::{blocks::WRITER, files::Rotation};
+use crate::analysis::Frame;
+
+/// Frames that wait to be written, in bytes.
+const QUEUE: usize = 8 << 20;
+/// What a frame in the queue takes beside its bytes.
+const OVERHEAD: usize = 160;
+/// Pods whose interfaces, and other addresses whose names, are remembered.
+const REMEMBERED: usize = 16_384;
+/// How long the name of an address that is no pod's is used without asking again.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long no frame is written after the kernel has dropped some.
+const PAUSE: Duration = Duration::from_secs(30);
+/// How long no file is begun after an error.
+const RETRY: Duration = Duration::from_secs(10);
+/// What hosts begin with; each router on the way lowers it.
+const INITIAL_TTLS: [u8; 3] = [64, 128, 255];
+
+/// What was counted of all frames.
+#[derive(Debug, Default)]
+pub struct Counts {
+    written: AtomicU64,
+    /// Frames that came too fast, or could not be written.
+    dropped: AtomicU64,
+    /// Frames that the kernel dropped.
+    lost: AtomicU64,
+}
+
+/// An interface of the files.
+#[derive(Debug)]
+struct Interface {
+    id: u64,
+    name: String,
+    description: String,
+    received: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// An address and its name.
+type Name = (IpAddr, Arc<str>);
+
+/// A frame to write.
+struct Packet {
+    interface: Arc<Interface>,
+    /// Of its ends, as far as they are known.
+    names: [Option<Name>; 2],
+    at: Timestamp,
+    length: u32,
+    direction: Option<Direction>,
+    bytes: Vec<u8>,
+}
+
+enum Message {
+    Packet(Packet),
+    Tick(Timestamp),
+}
+
+/// Where frames are written.
+enum Sink {
+    /// At once. The first error.
+    Here(Box<Files>, io::Result<()>),
+    /// By a thread, which never holds up the one that captures.
+    Thread { sender: Option<Sender<Message>>, queued: Arc<AtomicUsize>, thread: Option<JoinHandle<()>> },
+}
+
+/// Writes frames.
+pub struct Writer {
+    sink: Sink,
+    counts: Arc<Counts>,
+    /// Names of the sources, for frames of which no end is a pod.
+    sources: Vec<String>,
+    of_sources: HashMap<Source, Arc<Interface>>,
+    /// By UID: interface, and name of its addresses.
+    of_pods: HashMap<String, (Arc<Interface>, Arc<str>)>,
+    others: HashMap<IpAddr, (Timestamp, Option<Arc<str>>)>,
+    next_id: u64,
+    /// Until when no frame is written.
+    paused: Option<Timestamp>,
+}
+
+impl Writer {
+    /// Every frame is written before the next one is read.
+    pub fn here(path: &Path, rotation: Rotation) -> io::Result<Self> {
+        let counts = Arc::<Counts>::default();
+        let files = Files::new(path, rotation, Arc::clone(&counts))?;
+        Ok(Self::new(Sink::Here(Box::new(files), Ok(())), counts, Vec::new()))
+    }
+
+    /// Frames that come faster than they can be written are dropped. To be called when signals are blocked: its thread inherits that.
+    pub fn beside(path: &Path, rotation: Rotation, sources: Vec<String>) -> io::Result<Self> {
+        let counts = Arc::<Counts>::default();
+        let files = Files::new(path, rotation, Arc::clone(&counts))?;
+        let (sender, receiver) = channel();
+        let queued = Arc::<AtomicUsize>::default();
+        let thread = thread::spawn({
+            let (queued, counts) = (Arc::clone(&queued), Arc::clone(&counts));
+            move || drain(&receiver, files, &queued, &counts)
+        });
+        Ok(Self::new(Sink::Thread { sender: Some(sender), queued, thread: Some(thread) }, counts, sources))
+    }
+
+    fn new(sink: Sink, counts: Arc<Counts>, sources: Vec<String>) -> Self {
+        Self {
+            sink,
+            counts,
+            sources,
+            of_sources: HashMap::new(),
+            of_pods: HashMap::new(),
+            others: HashMap::new(),
+            next_id: 0,
+            paused: None,
+        }
+    }
+
+    /// Frames that were written, and that were not.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.counts.written.load(Ordering::Relaxed), self.counts.dropped.load(Ordering::Relaxed))
+    }
+
+    /// Writes a frame, or counts it as dropped.
+    pub fn frame(&mut self, frame: &Frame<'_>, packet: Option<&packet::Packet<'_>>, names: &Names) {
+        let (interface, direction, names) = self.identify(frame, packet, names);
+        interface.received.fetch_add(1, Ordering::Relaxed);
+        let drop = || {
+            interface.dropped.fetch_add(1, Ordering::Relaxed);
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        };
+        if self.paused.is_some() {
+            return drop();
+        }
+        let packet = |interface| Packet {
+            interface,
+            names,
+            at: frame.at,
+            length: frame.length,
+            direction,
+            bytes: frame.bytes.to_vec(),
+        };
+        match &mut self.sink {
+            Sink::Here(files, result) => {
+                if result.is_ok() {
+                    *result = files.write(&packet(Arc::clone(&interface)));
+                }
+                if result.is_ok() {
+                    self.counts.written.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Sink::Thread { sender, queued, .. } => {
+                let size = frame.bytes.len() + OVERHEAD;
+                if queued.load(Ordering::Relaxed) + size > QUEUE {
+                    return drop();
+                }
+                queued.fetch_add(size, Ordering::Relaxed);
+                let packet = Message::Packet(packet(Arc::clone(&interface)));
+                if sender.as_ref().is_none_or(|sender| sender.send(packet).is_err()) {
+                    drop();
+                }
+            }
+        }
+    }
+
+    /// Takes note of what the kernel has dropped in all. Writing is what is done without first.
+    pub fn tick(&mut self, now: Timestamp, lost: u64) {
+        let before = self.counts.lost.swap(lost, Ordering::Relaxed);
+        if lost > before {
+            if self.paused.is_none() {
+                warn!("the kernel drops frames: none are written for {} seconds", PAUSE.as_secs());
+            }
+            self.paused = Some(now.plus(PAUSE));
+        } else if self.paused.is_some_and(|until| until <= now) {
+            self.paused = None;
+        }
+        if let Sink::Thread { sender: Some(sender), .. } = &self.sink {
+            // An error: the thread has ended, as the next frame will tell.
+            let _ = sender.send(Message::Tick(now));
+        }
+    }
+
+    /// Writes what waits, and completes the last file.
+    pub fn finish(&mut self) -> io::Result<()> {
+        match &mut self.sink {
+            Sink::Here(files, result) => std::mem::replace(result, Ok(())).and_then(|()| files.complete()),
+            Sink::Thread { sender, thread, .. } => {
+                *sender = None;
+                let ended = thread.take().map_or(Ok(()), JoinHandle::join);
+                ended.map_err(|_| io::Error::other("the thread that writes frames has panicked"))
+            }
+        }
+    }
+
+    /// The interface of a frame, its direction, and the names of its ends.
+    fn identify(
+        &mut self,
+        frame: &Frame<'_>,
+        packet: Option<&packet::Packet<'_>>,
+        names: &Names,
+    ) -> (Arc<Interface>, Option<Direction>, [Option<Name>; 2]) {
+        let Some(packet) = packet else { return (self.of_source(frame.source), None, [None, None]) };
+        let ends = [packet.source, packet.destination].map(|address| (address, names.pod(address, frame.at)));
+        let of_ends = ends.map(|(address, pod)| match pod {
+            Some(pod) => (Some((address, self.of_pod(pod).1)), Some(pod)),
+            None => (self.name(address, frame.at, names).map(|name| (address, name)), None),
+        });
+        let direction = match (ends[0].1, ends[1].1) {
+            // Of both views of a frame, a router has lowered the TTL of that of the receiver. On one bridge, both are the same.
+            (Some(_), Some(_)) if INITIAL_TTLS.contains(&packet.ttl) => Some(Direction::Outbound),
+            (_, Some(_)) => Some(Direction::Inbound),
+            (Some(_), None) => Some(Direction::Outbound),
+            (None, None) => None,
+        };
+        let [(source_name, source), (destination_name, destination)] = of_ends;
+        let pod = if direction == Some(Direction::Inbound) { destination } else { source };
+        let interface = match pod {
+            Some(pod) => self.of_pod(pod).0,
+            None => self.of_source(frame.source),
+        };
+        (interface, direction, [source_name, destination_name])
+    }
+
+    fn of_source(&mut self, source: Source) -> Arc<Interface> {
+        if let Some(interface) = self.of_sources.get(&source) {
+            return Arc::clone(interface);
+        }
+        let name = self.sources.get(usize::from(source)).cloned();
+        let name = name.unwrap_or_else(|| format!("interface {source} of the files"));
+        let interface = self.interface(&name, "");
+        self.of_sources.insert(source, Arc::clone(&interface));
+        interface
+    }
+
+    fn of_pod(&mut self, pod: &Pod) -> (Arc<Interface>, Arc<str>) {
+        if let Some((interface, name)) = self.of_pods.get(&pod.uid) {
+            return (Arc::clone(interface), Arc::clone(name));
+        }
+        if self.of_pods.len() >= REMEMBERED {
+            self.of_pods.clear();
+        }
+        let mut description = format!("{} {}", pod.workload.kind, pod.workload.name);
+        if let Some(node) = &pod.node {
+            description = format!("{description} on node {node}");
+        }
+        let interface = self.interface(&format!("{}/{}", pod.namespace, pod.name), &description);
+        let name: Arc<str> = printable(&format!("{}.{}.pod", pod.name, pod.namespace)).into();
+        self.of_pods.insert(pod.uid.clone(), (Arc::clone(&interface), Arc::clone(&name)));
+        (interface, name)
+    }
+
+    fn interface(&mut self, name: &str, description: &str) -> Arc<Interface> {
+        self.next_id += 1;
+        Arc::new(Interface {
+            id: self.next_id,
+            name: printable(name),
+            description: printable(description),
+            received: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    /// The name of an address that is no pod's.
+    fn name(&mut self, address: IpAddr, at: Timestamp, names: &Names) -> Option<Arc<str>> {
+        if let Some((until, name)) = self.others.get(&address)
+            && at <= *until
+        {
+            return name.clone();
+        }
+        let name = match names.owner(address, at) {
+            Owner::Service(service) => Some(format!("{}.{}.svc", service.name, service.namespace)),
+            Owner::Node(node) => Some(node.name.clone()),
+            Owner::Pod(_) | Owner::External(_) => None,
+        };
+        let name: Option<Arc<str>> = name.map(|name| printable(&name).into());
+        if self.others.len() >= REMEMBERED {
+            self.others.clear();
+        }
+        self.others.insert(address, (at.plus(FRESH), name.clone()));
+        name
+    }
+}
+
+/// Names from a file may have any characters; a zero ends a name.
+fn printable(name: &str) -> String {
+    name.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
+/// Writes what comes until the sender is gone. Without room, frames are dropped until there is some.
+fn drain(messages: &Receiver<Message>, mut files: Files, queued: &AtomicUsize, counts: &Counts) {
+    let (mut now, mut retry) = (Timestamp(0), None);
+    let failed = |error: io::Error, now: Timestamp| {
+        error!(%error, "frames cannot be written; retrying in {} seconds", RETRY.as_secs());
+        Some(now.plus(RETRY))
+    };
+    for message in messages {
+        match message {
+            Message::Packet(packet) => {
+                queued.fetch_sub(packet.bytes.len() + OVERHEAD, Ordering::Relaxed);
+                let may_try = files.can_write() && retry.is_none_or(|until| until <= now);
+                match may_try.then(|| files.write(&packet)) {
+                    Some(Ok(())) => {
+                        retry = None;
+                        counts.written.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    Some(Err(error)) => retry = failed(error, now),
+                    None => {}
+                }
+                packet.interface.dropped.fetch_add(1, Ordering::Relaxed);
+                counts.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            Message::Tick(at) => {
+                now = at;
+                if let Err(error) = files.tick(now).and_then(|()| files.flush()) {
+                    retry = failed(error, now);
+                }
+            }
+        }
+    }
+    if let Err(error) = files.complete() {
+        error!(%error, "the last file of frames is not complete");
+    }
+}
+
+#[cfg(test)]
+mod tests;
