@@ -38,7 +38,7 @@ const TICK: u64 = 100_000_000;
 /// How often pods that ended long ago, and edges, are forgotten, in ticks.
 const FORGET: u64 = 600;
 /// Events that wait for names at most.
-const WAITING: usize = 16_384;
+const WAITING: usize = 8192;
 
 /// What was found so far.
 pub struct Analysis<Out> {

@@ -30,10 +30,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            flows: 200_000,
-            beginnings: 16 << 20,
-            names_of_flows: 16 << 20,
-            names: 65_536,
+            flows: 128_000,
+            beginnings: 8 << 20,
+            names_of_flows: 8 << 20,
+            names: 32_768,
             handshakes: 65_536,
             translations: 32_768,
             fragments: 4096,

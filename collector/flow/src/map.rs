@@ -176,11 +176,11 @@ impl Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            edges: 50_000,
+            edges: 14_000,
             external: 1000,
             details: 64,
             // Most edges have one port, at the service and at the pod, and one service.
-            all_details: 400_000,
+            all_details: 100_000,
             forget_after: Some(Duration::from_secs(30 * 24 * 60 * 60)),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Writes that wait at most. Each is a line.
-const CAPACITY: usize = 16_384;
+const CAPACITY: usize = 8192;
 
 /// Hands what is written to a thread that writes it.
 pub struct Queue {
