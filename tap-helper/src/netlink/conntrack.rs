@@ -80,6 +80,7 @@ impl Translations {
 
     /// Ready when there are some; [`Self::take`] has them then.
     pub fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // Without a socket that works, there are none.
         while self.taken.len() < MOST
             && let Poll::Ready(Some((message, _))) = Pin::new(&mut self.socket).poll_next(context)
         {

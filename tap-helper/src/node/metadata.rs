@@ -4,7 +4,7 @@
 //! A translation that finds no room is lost, and the flow keeps the addresses that its frames have: connections cost the pod nothing.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -26,6 +26,8 @@ use crate::{
 
 /// How often a receiver is told of a pod.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// When it is tried again to tell of a pod whose device or program does not exist yet.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long translations are collected before they are sent together: each time, a thread enters the pods' namespaces. The collector
 /// waits longer for the end of a connection.
 const COLLECTED: Duration = Duration::from_millis(20);
@@ -87,14 +89,23 @@ impl MetadataSource {
         mem::take(&mut self.pending)
     }
 
-    /// Whether a receiver is to be told of the pod now.
-    fn is_due(&mut self, key: &SenderKey, now: Instant) -> bool {
-        let next = self.schedule.entry(key.clone()).or_insert(now);
-        let is_due = *next <= now;
-        if is_due {
-            *next = now + INTERVAL;
+    /// Those of the senders of whose pods receivers are to be told now. They are due again soon, unless they are [told](Self::told).
+    fn due_of<'a>(&mut self, senders: impl Iterator<Item = &'a SenderKey>, now: Instant) -> BTreeSet<SenderKey> {
+        let mut before = mem::take(&mut self.schedule);
+        let mut due = BTreeSet::new();
+        for key in senders {
+            let next = before.remove(key).filter(|next| *next > now);
+            if next.is_none() {
+                due.insert(key.clone());
+            }
+            self.schedule.insert(key.clone(), next.unwrap_or(now + RETRY));
         }
-        is_due
+        due
+    }
+
+    /// Receivers were told of the pod.
+    fn told(&mut self, key: &SenderKey, now: Instant) {
+        self.schedule.insert(key.clone(), now + INTERVAL);
     }
 }
 
@@ -119,15 +130,17 @@ impl Node {
         self.load_probers(now);
         let active = self.resources.active_senders(self.desired.as_ref(), |tap| tap.metadata);
         let mut metadata = mem::take(&mut self.metadata);
-        metadata.schedule.retain(|key, _| active.contains_key(key));
+        let due = metadata.due_of(active.keys(), now);
         let translations = metadata.translations(now);
         let mut jobs: Vec<(&Namespace, Vec<Job<'_>>)> = Vec::new();
         for netns in self.netns.values() {
             let of_netns = netns.probe_sources.iter().filter_map(|source| {
                 let (sender, running) = active.get(&source.key)?;
-                // Before it is due no longer.
                 let prober = self.probes.prober(running)?;
-                let is_due = metadata.is_due(&source.key, now);
+                let is_due = due.contains(&source.key);
+                if is_due {
+                    metadata.told(&source.key, now);
+                }
                 let frames = frames(source, sender, is_due, &translations);
                 (!frames.is_empty()).then_some(Job { frames, prober, classid: running.classid, device: source.device })
             });
