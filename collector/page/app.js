@@ -16,6 +16,8 @@ const FORMATS = {
   "client-intents-json": ["ClientIntents in JSON", "json"],
   dot: ["Graphviz", "dot"],
   mermaid: ["Mermaid", "mmd"],
+  svg: ["SVG", "svg"],
+  "network-policy": ["NetworkPolicies, to be reviewed", "yaml"],
 };
 const THEMES = ["", "light", "dark"];
 

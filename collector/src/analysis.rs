@@ -101,17 +101,17 @@ impl<Out: Output> Analysis<Out> {
         if frame.at.0 / TICK > self.tick {
             self.expire(frame.at);
         }
-        if frame.bytes.get(12..14) == Some(&self.ether_type.to_be_bytes()[..]) {
-            self.observe_metadata(frame);
-            return;
-        }
+        let is_metadata = frame.bytes.get(12..14) == Some(&self.ether_type.to_be_bytes()[..]);
+        let packet = if is_metadata { None } else { packet::parse(frame.bytes, frame.length) };
         let results = &mut self.results;
-        let packet = packet::parse(frame.bytes, frame.length);
         if let Some(writer) = &mut self.writer {
             writer.frame(frame, packet.as_ref(), &results.shared.lock().names);
         }
         if let Some(packet) = packet {
             self.table.observe(frame.source, frame.at, &packet, &mut |event| results.take(event));
+        }
+        if is_metadata {
+            self.observe_metadata(frame);
         }
     }
 

@@ -14,7 +14,7 @@ pub const MAX_EXPRESSION: usize = 1024;
 /// Instructions of a compiled filter expression. One of [`MAX_EXPRESSION`] bytes compiles to about 400.
 pub const MAX_INSTRUCTIONS: usize = 512;
 
-/// Peers of a tap with `deduplicate`: two addresses of each pod that a tap may have.
+/// Addresses of peers of a tap with `deduplicate`: two of each pod that a tap of a namespace may have.
 pub const MAX_PEERS: usize = 1024;
 
 /// Bytes to which frames can be truncated: at least the Ethernet header.
@@ -66,7 +66,8 @@ pub const SENDER_MEMORY_PER_CPU: u64 = 12 << 10;
 /// Source addresses that a node reports: more than the routes to the destinations of a node usually select.
 pub const MAX_SOURCE_ADDRESSES: usize = 16;
 
-/// Pods whose probes a receiver reports: as many as a tap may have.
+/// Pods whose probes a receiver reports: as many as a tap of a namespace may have. Of a tap of the cluster with more, nothing is known of
+/// the others.
 pub const MAX_PODS_WITH_PROBES: usize = 512;
 
 /// Addresses that a node is asked to check: more than one is rare.

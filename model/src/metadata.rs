@@ -19,7 +19,7 @@ const HEADER: usize = 40 + 2 * UID;
 const VERSION: u8 = 2;
 /// Kind of the frames with metadata.
 const METADATA: u8 = 2;
-/// Longest frame with metadata: every path carries it.
+/// Longest frame with metadata.
 pub const MAX_METADATA_FRAME: usize = 1200;
 /// Nearest bridge group address (IEEE 802.1Q, table 8-1): no bridge behind the receiver forwards it.
 const NEAREST_BRIDGE: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e];

@@ -6,8 +6,8 @@
 
 #define MATCH -1
 #define NO_MATCH 0
-/* Eight times as many as a tap may have at the same time. */
-#define TAP_SENDERS 4096
+/* More than a tap may have at the same time. */
+#define TAP_SENDERS 16384
 
 struct receiver {
 	__u64 program_hash; /* written and read by the helper only */
@@ -111,12 +111,14 @@ SEC("classifier") int podtap_receive(struct __sk_buff *skb)
 	if (!own)
 		return NO_MATCH;
 	/* A pod may send tagged frames with that EtherType. */
-	if (!skb->vlan_present && has_ethertype(skb, own->ethertype))
+	int is_own = has_ethertype(skb, own->ethertype);
+	if (is_own && !skb->vlan_present)
 		return is_for_consumer(skb, own) ? MATCH : NO_MATCH;
 	__u64 *frames = bpf_map_lookup_elem(&received, &zero);
 	if (frames)
 		*frames += segments(skb);
-	return MATCH;
+	/* Packet sockets show the tag apart from the frame: consumers of metadata could take one with a tag for it. */
+	return is_own && own->metadata ? NO_MATCH : MATCH;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

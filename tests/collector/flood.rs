@@ -169,7 +169,7 @@ fn memory(child: &Child, what: &str) -> u64 {
 }
 
 /// Bytes that wait at a UDP port of the network namespace of this thread.
-fn waiting(port: u16) -> u64 {
+pub fn waiting(port: u16) -> u64 {
     let sockets =
         ["udp", "udp6"].map(|kind| fs::read_to_string(format!("/proc/thread-self/net/{kind}")).unwrap_or_default());
     let end = format!(":{port:04X}");
@@ -231,8 +231,10 @@ fn memory_is_bounded_whatever_arrives() {
         std::io::Result::Ok(sent)
     });
     let sent = sent.expect("a socket");
+    // Flows wait for names from a second after their first frame.
+    let is_full = |health: &str| gauge(health, "podtap_collector_events_waiting") == 8192;
     let health = until("all frames are read", PATIENCE, || match get(PROBES, "/metrics") {
-        Ok(health) if gauge(&health, "podtap_collector_frames_total") == sent => Ok(health),
+        Ok(health) if gauge(&health, "podtap_collector_frames_total") == sent && is_full(&health) => Ok(health),
         other => Err(format!("{other:?}")),
     });
     let after = memory(&child.0, "VmHWM");
@@ -241,14 +243,22 @@ fn memory_is_bounded_whatever_arrives() {
         println!("{line}");
     }
     assert_eq!(gauge(&health, "podtap_collector_pods"), u64::from(PODS));
-    assert_eq!(gauge(&health, "podtap_collector_events_waiting"), 8192);
-    assert!(gauge(&health, "podtap_collector_edges") >= 14_000, "the map is full");
+    assert!(gauge(&health, "podtap_collector_edges") >= 10_000, "the map is full");
     for dropped in ["flows_evicted_total", "flows_names_dropped_total", "flows_folded", "details_dropped"] {
         assert!(gauge(&health, &format!("podtap_collector_{dropped}")) > 0, "{dropped}: its table is full");
     }
     get(API, "/metrics").expect("metrics");
     println!("{} KiB after /metrics", memory(&child.0, "VmHWM"));
-    for format in ["map", "list", "dot", "client-intents-json", "network-policy"] {
+    for format in [
+        "map",
+        "list",
+        "dot",
+        "mermaid",
+        "client-intents",
+        "client-intents-v1",
+        "client-intents-json",
+        "network-policy",
+    ] {
         get(API, &format!("/map?format={format}")).expect("the map");
         println!("{} KiB after {format}", memory(&child.0, "VmHWM"));
     }

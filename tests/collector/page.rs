@@ -6,13 +6,17 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, UdpSocket},
     path::Path,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
-use podtap_tests::{browser::Browser, collector::Served, http};
+use podtap_tests::{browser::Browser, collector::Served, http, wait::PATIENCE};
 use serde_json::Value;
 
-use crate::invented::{Cluster, Connection, Files, SHOP, shop};
+use crate::{
+    flood::waiting,
+    invented::{Cluster, Connection, Files, SHOP, shop},
+};
 
 /// A collector that has read a cluster's file, and its page in a browser.
 struct Shown {
@@ -247,7 +251,7 @@ fn flows_are_filtered_and_exported() {
     assert!(browser.texts("#flows-body .all dt").contains(&"XlatDstK8S_OwnerName".to_owned()));
 
     browser.click("#export summary");
-    browser.until("document.querySelectorAll('#export a').length === 8");
+    browser.until("document.querySelectorAll('#export a').length === 10");
     let addresses =
         browser.run("return [...document.querySelectorAll('#export a')].map((link) => link.getAttribute('href'))");
     for address in serde_json::from_value::<Vec<String>>(addresses).expect("addresses") {
@@ -442,6 +446,12 @@ fn what_comes_is_shown_where_the_user_looks() {
         for frame in cluster.frames().skip(from) {
             let datagram = [&[8, 0, 0, 0, 0, 19, 137, 0][..], frame].concat();
             sender.send_to(&datagram, (Ipv4Addr::LOCALHOST, free)).expect("it can be sent");
+            // The socket has room for some hundred.
+            let start = Instant::now();
+            while waiting(free) > 64 << 10 {
+                assert!(start.elapsed() < PATIENCE, "the collector reads nothing");
+                thread::yield_now();
+            }
         }
     };
     send(0, &cluster);

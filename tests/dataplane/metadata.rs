@@ -1,17 +1,18 @@
 //! Metadata besides mirrored frames: whose frames they are, and how the node translates a pod's connections.
 
 use std::{
+    io::Write as _,
     net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
 use podtap_model::{
     Direction, Receiver,
-    metadata::{Metadata, MetadataFrame, Translation, Tuple},
+    metadata::{Metadata, MetadataFrame, PodMetadata, Translation, Tuple},
 };
 use podtap_tests::{
-    capture::Capture,
-    net::traffic,
+    capture::{Capture, injector},
+    net::{Desired, traffic},
     wait::{PATIENCE, until},
 };
 
@@ -155,7 +156,42 @@ fn a_receiver_is_told_of_the_pod_at_first() {
     let link = &scene.web.network().json("ip -j link show dev eth0")[0];
     assert_eq!(link["address"], pod.mac.as_str());
     // It is told of once a minute, not with each change.
+    let mut sender = sender(TAP, &scene.web, Direction::Both, &[remote_endpoint(VNI), remote_endpoint(VNI + 1)]);
+    sender.tap.metadata = true;
+    sender.tap.peers = vec![[10, 88, 0, 99].into()];
+    scene.agent.establish(&Desired { generation: 2, ..desired(vec![sender], vec![]) });
     scene.traffic();
     assert_eq!(metadata(&mirror).len(), 1);
     assert_eq!(metadata(&plain), []);
+}
+
+/// A pod may send what it likes, also with a VLAN tag, which packet sockets show apart from the frame.
+#[test]
+fn a_pod_cannot_send_metadata() {
+    let mut scene = Scene::new();
+    let [mirror, _plain] = tap(&mut scene);
+    until("the pod is told of", PATIENCE, || if metadata(&mirror).len() == 1 { Ok(()) } else { Err("not yet") });
+    let own = metadata(&mirror)[0].clone();
+    let forged = MetadataFrame {
+        metadata: Metadata::Pod(PodMetadata {
+            namespace: "kube-system".into(),
+            name: "forged".into(),
+            addresses: [[10, 0, 0, 1].into()].into(),
+            mac: "02:00:00:00:00:01".into(),
+        }),
+        ..own.clone()
+    };
+    let frame = forged.encode([2, 0, 0, 0, 0, 1], ETHER_TYPE).expect("it is not too long");
+    let tagged = [&frame[..12], &[0x81, 0, 0, 7], &frame[12..]].concat();
+    let mut injector = injector(scene.web.network(), "eth0");
+    for frame in [&frame, &tagged] {
+        injector.write_all(&[&[0; 10], &frame[..]].concat()).expect("it can be sent");
+    }
+    // What comes after them has arrived.
+    traffic::ping(&scene.client, scene.web.addresses[0], 77, 2);
+    until("the frames of the ping arrive", PATIENCE, || {
+        let pings = mirror.count(|frame| frame.bytes.len() == 14 + 20 + 8 + 77);
+        if pings >= 4 { Ok(()) } else { Err(format!("{pings}")) }
+    });
+    assert_eq!(metadata(&mirror), [own]);
 }

@@ -113,7 +113,10 @@ fn deleting_the_manifest_ends_taps_first_and_leaves_nothing() {
     let without = WithoutController::new();
     for attempt in ["the first", "the second"] {
         let refusal = lab.kubectl(&delete, "").expect_err(attempt);
-        for words in ["PodTap has mirrors on the node", "kubectl delete podtap,clusterpodtap --all --all-namespaces"] {
+        for words in [
+            "PodTap has mirrors on the node",
+            "kubectl delete podtap --all --all-namespaces; kubectl delete clusterpodtap --all",
+        ] {
             assert!(refusal.contains(words), "{attempt}: {refusal}");
         }
         assert!(lab.get::<Deployment>(PODTAP_NAMESPACE, "podtap-controller").is_some(), "it is needed to end the tap");

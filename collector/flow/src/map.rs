@@ -8,7 +8,7 @@ pub use counted::Counted;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Failure, Record, Timestamp,
+    Failure, Opener, Record, Timestamp,
     named::{Evidence, NamedRecord},
     names::{Owner, Workload},
     packet,
@@ -176,7 +176,7 @@ impl Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            edges: 14_000,
+            edges: 10_000,
             external: 1000,
             details: 64,
             // Most edges have one port, at the service and at the pod, and one service.
@@ -288,7 +288,7 @@ impl Map {
         self.contradictions += u64::from(record.is_first && flow.contradicts_endpoints());
         let bounds = self.bounds;
         let mut free = Free { all: bounds.all_details.saturating_sub(self.details), used: 0, dropped: 0 };
-        let traffic = self.traffic(edge(flow), record.start);
+        let traffic = self.traffic(edge(flow), record.start, record.is_first);
         traffic.first = traffic.first.min(record.start);
         traffic.last = traffic.last.max(record.to);
         if record.is_first {
@@ -299,7 +299,9 @@ impl Map {
                 let name = (service.namespace.clone(), service.name.clone());
                 free.count(&mut traffic.services, name, 1, bounds.details);
             }
-            if let Some(port) = flow.pod_port().filter(|_| record.failure.is_none()) {
+            // Of two ports, the lower one need not be the server's, unless a service declares it.
+            let is_guessed = record.opener == Opener::Port && flow.service.is_none();
+            if let Some(port) = flow.pod_port().filter(|_| record.failure.is_none() && !is_guessed) {
                 free.count(&mut traffic.pod_ports, (record.protocol, port), 1, bounds.details);
             }
             for evidence in flow.evidence() {
@@ -325,15 +327,15 @@ impl Map {
         self.details_dropped += free.dropped;
     }
 
-    fn traffic(&mut self, mut edge: Edge, start: Timestamp) -> &mut Traffic {
+    fn traffic(&mut self, mut edge: Edge, start: Timestamp, is_first: bool) -> &mut Traffic {
         if !self.edges.contains_key(&edge) {
             let has_room = self.edges.len() < self.bounds.edges;
             let names = self.external.get(&edge.client).copied().unwrap_or_default();
             if has_room && is_named_external(&edge.server) && names >= self.bounds.external {
-                self.folded += 1;
+                self.folded += u64::from(is_first);
                 edge.server = Party::External { name: None };
             } else if !has_room {
-                self.folded += 1;
+                self.folded += u64::from(is_first);
                 edge.server = Party::Other;
                 if self.edges.len() >= self.bounds.most() && !self.edges.contains_key(&edge) {
                     edge.client = Party::Other;

@@ -223,6 +223,8 @@ fn ports(traffic: &Traffic) -> (Ports, Vec<String>) {
     let flows = traffic.connections + traffic.preexisting;
     if flows > known {
         unknown.push(format!("{} flows to ports that are not known", flows - known));
+    } else if ports.is_empty() && traffic.failed.is_empty() && unknown.is_empty() {
+        unknown.push("flows from before the map was forgotten, to ports that are not known".to_owned());
     }
     (ports, unknown)
 }

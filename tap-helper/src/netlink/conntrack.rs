@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     os::fd::AsRawFd as _,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use futures_util::Stream as _;
@@ -59,6 +59,7 @@ const MOST: usize = 4096;
 pub struct Translations {
     socket: NetlinkFramed<GenericMessage, TokioSocket, NetlinkCodec>,
     taken: Vec<Translation>,
+    has_failed: bool,
 }
 
 impl Translations {
@@ -75,25 +76,30 @@ impl Translations {
             Ok(socket)
         })?;
         let failed = |error: io::Error| NetlinkError::socket("subscribe to translated connections", &error);
-        Ok(Self { socket: NetlinkFramed::new(opened.map_err(failed)?), taken: Vec::new() })
+        Ok(Self { socket: NetlinkFramed::new(opened.map_err(failed)?), taken: Vec::new(), has_failed: false })
     }
 
-    /// Ready when there are some; [`Self::take`] has them then.
+    /// Ready when there are some, or the socket has failed; [`Self::take`] tells then.
     pub fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // Without a socket that works, there are none.
         while self.taken.len() < MOST
-            && let Poll::Ready(Some((message, _))) = Pin::new(&mut self.socket).poll_next(context)
+            && let Poll::Ready(received) = Pin::new(&mut self.socket).poll_next(context)
         {
+            // What the kernel dropped because it was not read in time is a message, too.
+            let Some((message, _)) = received else {
+                self.has_failed = true;
+                break;
+            };
             if let NetlinkPayload::InnerMessage(message) = message.payload {
                 self.taken.extend(translation(&message));
             }
         }
-        if self.taken.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        if self.taken.is_empty() && !self.has_failed { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Takes what was polled.
-    pub fn take(&mut self) -> Vec<Translation> {
-        mem::take(&mut self.taken)
+    /// Takes all until now, without waiting. None if the socket has failed.
+    pub fn take(&mut self) -> Option<Vec<Translation>> {
+        let _ = self.poll_changed(&mut Context::from_waker(Waker::noop()));
+        (!self.has_failed).then(|| mem::take(&mut self.taken))
     }
 }
 
@@ -238,11 +244,12 @@ mod tests {
     #[test]
     fn damaged_messages_are_none() {
         let whole = message(0x28);
+        // Without its last attribute, the zone, it is complete.
+        let complete = whole.attributes.len() - 8;
         for length in 0..whole.attributes.len() {
             let mut damaged = whole.clone();
             damaged.attributes.truncate(length);
-            // Without its last attribute, the zone, it is complete.
-            let _ = translation(&damaged);
+            assert_eq!(translation(&damaged).is_some(), length >= complete, "{length} of {complete}");
         }
         assert_eq!(translation(&GenericMessage::with_header(0, [2, 0, 0, 0], &[])), None);
     }

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
+    net::IpAddr,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -20,8 +21,9 @@ use super::{Node, probes::ProbeSource};
 use crate::{
     bpf::Prober,
     namespace::{Namespace, within_each},
-    netlink::{Mac, NetnsError, Translations},
+    netlink::{Mac, Translations},
     resource::SenderKey,
+    settings::frame_limit,
 };
 
 /// How often a receiver is told of a pod.
@@ -31,6 +33,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long translations are collected before they are sent together: each time, a thread enters the pods' namespaces. The collector
 /// waits longer for the end of a connection.
 const COLLECTED: Duration = Duration::from_millis(20);
+/// When it is tried again to subscribe to translations.
+const RESUBSCRIBE: Duration = Duration::from_secs(30);
 /// Most translations that are sent per [`COLLECTED`]: 10,000 connections per second.
 const MOST: usize = 200;
 
@@ -39,8 +43,12 @@ const MOST: usize = 200;
 pub(super) struct MetadataSource {
     /// Open while some tap of the node wants it.
     translations: Option<Translations>,
+    /// When it is to be opened again.
+    resubscribe: Option<Instant>,
+    /// The addresses of the pods of these taps.
+    addresses: BTreeSet<IpAddr>,
     pending: VecDeque<Translation>,
-    /// When the pending ones are sent.
+    /// When the pending ones are sent. Until then, the others wait in the socket, and wake nothing.
     due: Option<Instant>,
     /// For each sender, when its pod is told of next.
     schedule: BTreeMap<SenderKey, Instant>,
@@ -48,25 +56,48 @@ pub(super) struct MetadataSource {
 
 impl MetadataSource {
     /// Subscribes to translations of the node if some tap wants them.
-    pub(super) fn set(&mut self, is_wanted: bool, node: &Namespace) {
-        if !is_wanted {
+    pub(super) fn set<'a>(&mut self, senders: impl Iterator<Item = &'a DesiredSender>, node: &Namespace, now: Instant) {
+        let senders: Vec<_> = senders.filter(|sender| sender.tap.metadata).collect();
+        if senders.is_empty() {
             *self = Self::default();
-        } else if self.translations.is_none() {
-            match Translations::open(node) {
-                Ok(translations) => self.translations = Some(translations),
-                Err(error) => cannot_subscribe(&error),
+            return;
+        }
+        let with_translations = senders.into_iter().filter(|sender| sends_translations(sender));
+        self.addresses = with_translations.flat_map(|sender| &sender.pod.addresses).copied().collect();
+        self.subscribe(node, now);
+    }
+
+    fn subscribe(&mut self, node: &Namespace, now: Instant) {
+        if self.translations.is_some() || self.addresses.is_empty() {
+            return;
+        }
+        match Translations::open(node) {
+            Ok(translations) => (self.translations, self.resubscribe) = (Some(translations), None),
+            Err(error) => {
+                warn!(%error, "how the node translates connections is not sent");
+                self.resubscribe = Some(now + RESUBSCRIBE);
             }
         }
     }
 
     pub(super) fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.translations.as_mut().map_or(Poll::Pending, |translations| translations.poll_changed(context))
+        let translations = self.translations.as_mut().filter(|_| self.due.is_none());
+        translations.map_or(Poll::Pending, |translations| translations.poll_changed(context))
     }
 
-    /// Takes over what was polled.
+    /// Takes over those of the taps' pods: the node may have many others.
     pub(super) fn take(&mut self, now: Instant) {
         let Some(translations) = &mut self.translations else { return };
-        self.pending.extend(translations.take());
+        let Some(taken) = translations.take() else {
+            warn!("the subscription to translations has failed");
+            (self.translations, self.resubscribe) = (None, Some(now + RESUBSCRIBE));
+            return;
+        };
+        // The pod is the client, or the server behind a translated address.
+        let is_of_pods = |translation: &Translation| {
+            [translation.original.source, translation.reply.source].iter().any(|end| self.addresses.contains(end))
+        };
+        self.pending.extend(taken.into_iter().filter(is_of_pods));
         let too_many = self.pending.len().saturating_sub(MOST);
         if too_many > 0 {
             debug!(too_many, "translations are not sent");
@@ -77,7 +108,7 @@ impl MetadataSource {
     }
 
     pub(super) fn due_at(&self) -> Option<Instant> {
-        self.schedule.values().copied().chain(self.due).min()
+        self.schedule.values().copied().chain(self.due).chain(self.resubscribe).min()
     }
 
     /// The translations to send now.
@@ -85,6 +116,7 @@ impl MetadataSource {
         if self.due.is_none_or(|due| due > now) {
             return VecDeque::new();
         }
+        self.take(now);
         self.due = None;
         mem::take(&mut self.pending)
     }
@@ -109,8 +141,9 @@ impl MetadataSource {
     }
 }
 
-fn cannot_subscribe(error: &NetnsError) {
-    warn!(%error, "how the node translates connections is not sent");
+/// A translation has no direction, and may be of a connection that a filter does not select: then, none is sent.
+fn sends_translations(sender: &DesiredSender) -> bool {
+    sender.tap.options.filter.is_none()
 }
 
 /// Frames to send through a device.
@@ -130,6 +163,10 @@ impl Node {
         self.load_probers(now);
         let active = self.resources.active_senders(self.desired.as_ref(), |tap| tap.metadata);
         let mut metadata = mem::take(&mut self.metadata);
+        if metadata.resubscribe.is_some_and(|moment| moment <= now) {
+            metadata.resubscribe = None;
+            metadata.subscribe(&self.namespace, now);
+        }
         let due = metadata.due_of(active.keys(), now);
         let translations = metadata.translations(now);
         let mut jobs: Vec<(&Namespace, Vec<Job<'_>>)> = Vec::new();
@@ -141,7 +178,10 @@ impl Node {
                 if is_due {
                     metadata.told(&source.key, now);
                 }
-                let frames = frames(source, sender, is_due, &translations);
+                let limit = frame_limit(sender, self.paths.of(sender));
+                let mut frames = frames(source, sender, is_due, &translations);
+                // As with probes, the path has to carry them.
+                frames.retain(|frame| limit.is_none_or(|limit| frame.len() <= limit as usize));
                 (!frames.is_empty()).then_some(Job { frames, prober, classid: running.classid, device: source.device })
             });
             let of_netns: Vec<Job<'_>> = of_netns.collect();
@@ -184,9 +224,9 @@ fn frames(
             mac: text(source.mac),
         })
     });
-    // The pod is the client, or the server behind a translated address.
     let is_of_pod = |translation: &&Translation| {
-        pod.addresses.contains(&translation.original.source) || pod.addresses.contains(&translation.reply.source)
+        let ends = [translation.original.source, translation.reply.source];
+        sends_translations(sender) && ends.iter().any(|end| pod.addresses.contains(end))
     };
     let translations = translations.iter().filter(is_of_pod).copied().map(Metadata::Translation);
     let frame = |metadata| {

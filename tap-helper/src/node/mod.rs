@@ -195,7 +195,7 @@ impl Node {
         self.resources.forget_changed(&changed, &desired);
         changed.extend(other_peers);
         self.pods.set(validate::pods(&desired), now);
-        self.metadata.set(desired.senders.iter().any(|sender| sender.tap.metadata), &self.namespace);
+        self.metadata.set(desired.senders.iter(), &self.namespace, now);
         let receives = desired.receivers.iter().any(|receiver| receiver.pod.is_none());
         self.sources.set(&desired, now);
         let is_first = self.desired.replace(desired).is_none();

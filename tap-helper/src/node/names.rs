@@ -21,8 +21,8 @@ impl Node {
 /// What each action is for. Looks at each requested resource once.
 pub(super) fn owners<'a>(desired: Option<&DesiredState>, actions: &'a [Action]) -> BTreeMap<&'a Resource, String> {
     let unnamed = |resource: &Resource| match resource {
-        Resource::Sender(key) => format!("pod {} under PodTap {}, no longer requested", key.pod, key.tap),
-        Resource::Receiver(tap, vni) => format!("receiver of PodTap {tap} with VNI {vni}, no longer requested"),
+        Resource::Sender(key) => format!("pod {} under tap {}, no longer requested", key.pod, key.tap),
+        Resource::Receiver(tap, vni) => format!("receiver of tap {tap} with VNI {vni}, no longer requested"),
         Resource::Leftover => "leftover".to_owned(),
     };
     let mut owners: BTreeMap<&Resource, String> =
@@ -30,13 +30,12 @@ pub(super) fn owners<'a>(desired: Option<&DesiredState>, actions: &'a [Action]) 
     for sender in desired.iter().flat_map(|desired| &desired.senders) {
         if let Some(owner) = owners.get_mut(&Resource::sender(sender)) {
             let (pod, tap) = (&sender.pod, &sender.tap);
-            *owner = format!("pod {}/{} under PodTap {}/{}", pod.namespace, pod.name, tap.namespace, tap.name);
+            *owner = format!("pod {}/{} under {}", pod.namespace, pod.name, tap.reference());
         }
     }
     for receiver in desired.iter().flat_map(|desired| &desired.receivers) {
         if let Some(owner) = owners.get_mut(&Resource::receiver(receiver)) {
-            let tap = &receiver.tap;
-            *owner = format!("receiver {} of PodTap {}/{}", receiver.interface_name, tap.namespace, tap.name);
+            *owner = format!("receiver {} of {}", receiver.interface_name, receiver.tap);
         }
     }
     owners

@@ -186,7 +186,7 @@ impl Node {
         let probes = self.received_probes.receivers.get(&receiver_hash(receiver.vni.get()));
         let now = Monotonic::now();
         let pods = || probes.iter().flat_map(|probes| &probes.pods);
-        // What reports have room for: more than a tap has.
+        // What reports have room for.
         let pods = || pods().take(MAX_PODS_WITH_PROBES);
         let without_full_size = pods().filter(|(_, pod)| pod.left(now)[1].is_zero());
         [pods().map(|(pod, _)| pod.clone()).collect(), without_full_size.map(|(pod, _)| pod.clone()).collect()]

@@ -39,6 +39,8 @@ const OVERHEAD: usize = 160;
 const REMEMBERED: usize = 16_384;
 /// How long the name of an address that is no pod's is used without asking again.
 const FRESH: Duration = Duration::from_secs(1);
+/// How often the thread that writes is told the time, at most.
+const TICK: Duration = Duration::from_millis(100);
 /// How long no frame is written after the kernel has dropped some.
 const PAUSE: Duration = Duration::from_secs(30);
 /// How long no file is begun after an error.
@@ -106,6 +108,8 @@ pub struct Writer {
     next_id: u64,
     /// Until when no frame is written.
     paused: Option<Timestamp>,
+    /// When the thread was last told the time.
+    ticked: Option<Timestamp>,
 }
 
 impl Writer {
@@ -138,6 +142,7 @@ impl Writer {
             of_pods: HashMap::new(),
             others: HashMap::new(),
             next_id: 0,
+            ticked: None,
             paused: None,
         }
     }
@@ -200,9 +205,14 @@ impl Writer {
         } else if self.paused.is_some_and(|until| until <= now) {
             self.paused = None;
         }
-        if let Sink::Thread { sender: Some(sender), .. } = &self.sink {
-            // An error: the thread has ended, as the next frame will tell.
-            let _ = sender.send(Message::Tick(now));
+        if let Sink::Thread { sender: Some(sender), queued, .. } = &self.sink {
+            // Those that wait for a disk that does not answer would pile up, too.
+            let is_due = self.ticked.is_none_or(|last| now.since(last) >= TICK);
+            if is_due && queued.load(Ordering::Relaxed) < QUEUE {
+                self.ticked = Some(now);
+                // An error: the thread has ended, as the next frame will tell.
+                let _ = sender.send(Message::Tick(now));
+            }
         }
     }
 

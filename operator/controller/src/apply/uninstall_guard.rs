@@ -34,7 +34,7 @@ const IS_EMPTY: &str = "params.?spec.?senders.orValue([]).size() == 0 && params.
     params.?status.?leftovers.orValue([]).size() == 0";
 
 const MESSAGE: &str = "'PodTap has mirrors on the node ' + params.metadata.name + '. Delete all taps and wait until their nodes are \
-    clean: kubectl delete podtap,clusterpodtap --all --all-namespaces. Then repeat this. If that node is gone for good: kubectl delete nodetap ' + \
+    clean: kubectl delete podtap --all --all-namespaces; kubectl delete clusterpodtap --all. Then repeat this. If that node is gone for good: kubectl delete nodetap ' + \
     params.metadata.name";
 
 /// Why the policy could not be applied.

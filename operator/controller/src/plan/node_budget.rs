@@ -6,7 +6,7 @@
 //!
 //! # Guarantees
 //! - A namespace that uses no more than its share of a node's budget (the budget divided by the namespaces on the node) loses nothing. The
-//!   taps of the cluster count as those of a namespace of their own; what they lose are their youngest pods on the node.
+//!   taps of the cluster count as those of a namespace of their own; what they lose are the youngest pods of the youngest of them.
 //! - The result depends only on the taps, so that a deleted tap always makes room.
 
 use std::{
@@ -97,16 +97,24 @@ pub fn refuse(taps: &mut [TapPlan<'_>], snapshot: &Snapshot) {
         for target in &mut taps[index].targets.pods {
             let Some(node) = pods.get(&target.pod.uid) else { continue };
             let message = format!(
-                "the node {node} has no room for it: {}, ClusterPodTaps use the most, and this is one of the youngest pods that they tap there: select fewer pods, or delete another tap",
+                "the node {node} has no room for it: {}, ClusterPodTaps use the most, and this is one of the youngest pods of the youngest of them there: select fewer pods, or delete another tap",
                 room(node)
             );
             target.failure = Some(Failure::new(Reason::NodeFull, message));
         }
     }
     for (index, node) in refused {
-        let namespace = &taps[index].tap.reference.namespace;
+        let reference = &taps[index].tap.reference;
+        let owner = if reference.is_cluster_scoped() {
+            "ClusterPodTaps use the most, and this is the youngest of them there: delete another one".to_owned()
+        } else {
+            let namespace = &reference.namespace;
+            format!(
+                "{namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace"
+            )
+        };
         let message = format!(
-            "the node {node} has no room for this tap: {}, {namespace} uses the most of all namespaces, and this is its youngest tap there: delete another tap of the namespace, or select fewer pods on that node",
+            "the node {node} has no room for this tap: {}, {owner}, or select fewer pods on that node",
             room(&node)
         );
         taps[index].state = TapState::Refused(Failure::new(Reason::NodeFull, message));
@@ -182,8 +190,13 @@ fn excess(usage: NodeUsage<'_>) -> Vec<Part<'_>> {
             .into_iter()
             .flat_map(|(index, Usage { bytes, pods, program })| {
                 let program = program.filter(|(id, _)| programs.insert(*id)).map_or(0, |(_, bytes)| bytes);
-                let pods = pods.into_iter().map(move |(pod, bytes)| (Part::Pod(index, pod), bytes));
-                std::iter::once((Part::Tap(index), bytes + program)).chain(pods)
+                // A tap of the cluster stays, whatever goes from this node: what its pods share goes with the last of them.
+                let mut parts: Vec<_> = pods.into_iter().map(|(pod, bytes)| (Part::Pod(index, pod), bytes)).collect();
+                match parts.first_mut() {
+                    Some((_, of_oldest)) => *of_oldest += bytes + program,
+                    None => parts.push((Part::Tap(index), bytes + program)),
+                }
+                parts
             })
             .collect();
         let share: usize = parts.iter().map(|(_, bytes)| bytes).sum();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podtap_api::{CONDITION_DELIVERING, PodTapStatus};
-use podtap_model::{Reason, Uid};
+use podtap_model::{Reason, Uid, bounds::MAX_PODS_WITH_PROBES};
 
 use crate::{
     failure::{Failure, count},
@@ -53,7 +53,9 @@ fn at_receivers(plan: &TapPlan<'_>, pod: &CachedPod, inputs: StatusInputs<'_>) -
         };
         let has = |pods: &[String]| pods.binary_search_by(|uid| uid.as_str().cmp(&pod.uid)).is_ok();
         if !has(&receiver.pods_with_probes) {
-            return Probes::Missing(index);
+            // A report that is full does not tell of the others.
+            let is_full = receiver.pods_with_probes.len() >= MAX_PODS_WITH_PROBES;
+            return if is_full { Probes::Unknown } else { Probes::Missing(index) };
         }
         if has(&receiver.pods_without_full_size_probes) {
             full_size_missing.get_or_insert(index);

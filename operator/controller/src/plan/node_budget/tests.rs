@@ -161,6 +161,26 @@ fn a_cluster_tap_loses_pods_where_a_node_is_full() {
     });
 }
 
+/// Whatever an older tap of the cluster uses of a node, a younger one keeps its pods elsewhere.
+#[test]
+fn of_two_cluster_taps_none_is_refused() {
+    let mut world = world(300, 0);
+    world.nodes[0] = sized(world.nodes[0].clone(), "4Gi", "2");
+    world.pods.push(pod("bank", "elsewhere", "n2"));
+    world.namespaces = vec![crate::fixtures::namespace("shop"), crate::fixtures::namespace("bank")];
+    world.cluster_taps = ["first", "second"].map(|name| cluster_tap(name, json!([{"node": {"name": "n2"}}]))).into();
+    world.cluster_taps[1].metadata.creation_timestamp = time(100);
+    planned(&world, 0, |taps, n1| {
+        assert_eq!(refused(taps), [""; 0]);
+        let tapped = |name: &str| {
+            let plan = taps.iter().find(|plan| plan.tap.reference.name == name).expect("a plan");
+            plan.targets.tapped().map(|pod| pod.node.clone().unwrap_or_default()).collect::<Vec<_>>()
+        };
+        assert_eq!(tapped("second"), ["n2"], "the youngest tap loses its pods on the full node only");
+        assert!(tapped("first").len() > 200 && n1.senders.len() <= 256, "{}", n1.senders.len());
+    });
+}
+
 #[test]
 fn flow_tables_count() {
     let mut world = world(20, 2);
