@@ -34,9 +34,9 @@ fn the_chart_contains_the_definitions_or_is_told_not_to() {
     let definitions = |text: &str| text.matches("\nkind: CustomResourceDefinition\n").count();
     let kept = |text: &str| text.matches("\n    helm.sh/resource-policy: keep\n").count();
     let text = render(&chart, "logJSON=false").expect("the chart can be rendered");
-    assert_eq!((definitions(&text), kept(&text)), (3, 0));
+    assert_eq!((definitions(&text), kept(&text)), (4, 0));
     let text = render(&chart, "crds.keep=true").expect("the chart can be rendered");
-    assert_eq!((definitions(&text), kept(&text)), (3, 3));
+    assert_eq!((definitions(&text), kept(&text)), (4, 4));
     let text = render(&chart, "crds.enabled=false").expect("the chart can be rendered");
     assert_eq!(definitions(&text), 0);
 
