@@ -62,7 +62,7 @@ export function filtersOf(edge) {
   return [...of(edge.client, ["Src", "Dst"]), ...of(edge.server, ["Dst", "XlatDst", "Src"])];
 }
 
-/** Gets the flows, and shows them; not while somebody reads one. */
+/** Gets the flows, and shows them; not while the user has one open. */
 export async function showFlows({ isForced }) {
   filters();
   const body = byId("flows-body");

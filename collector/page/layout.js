@@ -161,13 +161,13 @@ function acyclic(count, pairs) {
       }
     }
   };
-  // From those that nobody calls first.
+  // From those without callers first.
   const starts = Array.from({ length: count }, (_, node) => node).sort((a, b) => incoming[a] - incoming[b]);
   for (const node of starts) if (state[node] === 0) visit(node);
   return [...arcs.values()];
 }
 
-/** The column of each node: behind all that call it, and clients that nobody calls right before what they call. */
+/** The column of each node: behind all that call it, and clients without callers right before what they call. */
 function ranks(count, arcs) {
   const rank = new Array(count).fill(0);
   const [after, waiting] = [Array.from({ length: count }, () => []), new Array(count).fill(0)];

@@ -124,14 +124,7 @@ impl<Out: Output> Analysis<Out> {
             Metadata::Translation(translation) => {
                 self.table.translate(frame.source, frame.at, &translation);
             }
-            Metadata::Pod(metadata) => {
-                let results = &mut self.results;
-                let State { names, map, newest, .. } = &mut *results.shared.lock();
-                if names.identify(&pod, &metadata, frame.at) {
-                    let count = &mut |event| count(event, names, (map, newest), &mut results.output);
-                    results.waiting.names_changed(names, count);
-                }
-            }
+            Metadata::Pod(metadata) => self.results.change_names(|names| names.identify(&pod, &metadata, frame.at)),
         }
     }
 
@@ -156,10 +149,10 @@ impl<Out: Output> Analysis<Out> {
         if updates.peek().is_none() {
             return;
         }
-        let results = &mut self.results;
-        let State { names, map, newest, .. } = &mut *results.shared.lock();
-        updates.for_each(|update| names.apply(update, now));
-        results.waiting.names_changed(names, &mut |event| count(event, names, (map, newest), &mut results.output));
+        self.results.change_names(|names| {
+            updates.for_each(|update| names.apply(update, now));
+            true
+        });
     }
 
     /// Where records go.
@@ -199,6 +192,14 @@ impl<Out: Output> Analysis<Out> {
 }
 
 impl<Out: Output> Results<Out> {
+    /// Changes names, and if anything has changed, reports what waited for that.
+    fn change_names(&mut self, change: impl FnOnce(&mut Names) -> bool) {
+        let State { names, map, newest, .. } = &mut *self.shared.lock();
+        if change(names) {
+            self.waiting.names_changed(names, &mut |event| count(event, names, (map, newest), &mut self.output));
+        }
+    }
+
     fn take(&mut self, event: Event) {
         let State { names, map, newest, .. } = &mut *self.shared.lock();
         self.waiting.add(event, names, self.now, &mut |event| count(event, names, (map, newest), &mut self.output));

@@ -217,7 +217,7 @@ fn print(print: Print, shared: &Shared) -> Result<()> {
     if print == Print::List && view.map.is_empty() {
         eprintln!("No connections found.");
     }
-    // A thread that prints flows which nobody reads keeps the lock.
+    // The lock may be held by a thread that prints flows and whose reader has stopped.
     if print.is_of_map() {
         let mut stdout = io::BufWriter::new(io::stdout().lock());
         print.write(&mut stdout, &view)?;

@@ -9,7 +9,7 @@ use podtap_flow::{Record, Timestamp, named::NamedRecord, names::Names, packet};
 
 /// Records at most: each takes up to 320 bytes, and up to 1.1 KB with its names from DNS and TLS, so all take up to 11 MB.
 pub const CAPACITY: usize = 10_000;
-/// How long they are kept. They are named when somebody reads them, so their pods must not have been forgotten
+/// How long they are kept. They are named when they are read, so their pods must not have been forgotten
 /// ([`podtap_flow::names::TOMBSTONE`]).
 pub const AGE: Duration = Duration::from_secs(25 * 60);
 

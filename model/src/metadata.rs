@@ -21,8 +21,9 @@ const VERSION: u8 = 2;
 const METADATA: u8 = 2;
 /// Longest frame with metadata.
 pub const MAX_METADATA_FRAME: usize = 1200;
-/// Nearest bridge group address (IEEE 802.1Q, table 8-1): no bridge behind the receiver forwards it.
-const NEAREST_BRIDGE: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e];
+/// Destination of probes and of frames with metadata. Nearest bridge group address (IEEE 802.1Q, table 8-1): no bridge behind the receiver
+/// forwards it.
+pub const NEAREST_BRIDGE: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e];
 
 /// One piece of metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -199,7 +199,7 @@ fn memory_is_bounded_whatever_arrives() {
     command.args(["--vxlan-port", &PORT.to_string(), "--names-socket", &path("names.sock"), "--state", &path("map")]);
     command.args(["--listen", API, "--probes", PROBES, "--print", "flows"]);
     command.args(["--write", &path("frames.pcapng"), "--write-size", "16", "--write-files", "2"]);
-    // Nobody reads its flows.
+    // Its flows are never read.
     let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut child = Killed(child.expect("it runs"));
     let get = |server: &str, path: &str| {
@@ -263,7 +263,7 @@ fn memory_is_bounded_whatever_arrives() {
         println!("{} KiB after {format}", memory(&child.0, "VmHWM"));
     }
     let peak = memory(&child.0, "VmHWM");
-    // Also with flows that nobody reads, it ends.
+    // It ends, also with flows that are not read.
     signal(&child.0, Signal::SIGTERM);
     assert!(child.0.wait().expect("it ends").success());
     assert!(fs::metadata(path("map")).is_ok_and(|file| file.len() > 1 << 20), "and has saved its map");

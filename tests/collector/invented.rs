@@ -9,7 +9,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use podtap_tests::shop::CALLS;
 use serde_json::{Value, json};
+
+use crate::frames::{ACK, End, FIN, SYN};
 
 /// 2026-01-01 10:00:00 UTC, in microseconds.
 const START: u64 = 1_767_261_600_000_000;
@@ -18,9 +21,6 @@ const TARGET_PORT: u16 = 8080;
 /// Payload in a frame at most.
 const SEGMENT: u64 = 60_000;
 
-const SYN: u8 = 2;
-const ACK: u8 = 16;
-const FIN: u8 = 1;
 const RST: u8 = 4;
 
 /// Who is in it, and what was captured.
@@ -126,7 +126,7 @@ impl Cluster {
         );
     }
 
-    fn connect(&mut self, client: Ipv4Addr, (server, port): (Ipv4Addr, u16), connection: Connection) {
+    fn connect(&mut self, client: Ipv4Addr, (server, port): End, connection: Connection) {
         let (from, [mine, theirs]) = self.open();
         let (client, server) = ((client, from), (server, port));
         let half = connection.handshake / 2;
@@ -160,7 +160,7 @@ impl Cluster {
         (port, [self.connections << 8, self.connections << 8 | 1 << 30])
     }
 
-    fn stream(&mut self, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), (mut at, ack): (u32, u32), bytes: u64) -> u32 {
+    fn stream(&mut self, from: End, to: End, (mut at, ack): (u32, u32), bytes: u64) -> u32 {
         let mut left = bytes;
         while left > 0 {
             let length = left.min(SEGMENT);
@@ -171,7 +171,7 @@ impl Cluster {
         at
     }
 
-    fn segment(&mut self, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), flags: u8, (at, ack): (u32, u32), payload: u16) {
+    fn segment(&mut self, from: End, to: End, flags: u8, (at, ack): (u32, u32), payload: u16) {
         let mut header =
             [&from.1.to_be_bytes()[..], &to.1.to_be_bytes(), &at.to_be_bytes(), &ack.to_be_bytes()].concat();
         header.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
@@ -199,7 +199,7 @@ impl Cluster {
         self.datagram(to, (client.address, from), &message(0x8180, 1, &answer));
     }
 
-    fn datagram(&mut self, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &[u8]) {
+    fn datagram(&mut self, from: End, to: End, payload: &[u8]) {
         let length = u16::try_from(8 + payload.len()).expect("short").to_be_bytes();
         let header = [&from.1.to_be_bytes()[..], &to.1.to_be_bytes(), &length, &[0, 0], payload].concat();
         self.packet(from.0, to.0, 17, &header, 0);
@@ -270,36 +270,16 @@ impl Drop for Files {
     }
 }
 
-/// The calls of Google's Online Boutique, as in tests/demo/boutique.yaml.
-pub const SHOP: [(&str, &str); 16] = [
-    ("loadgenerator", "frontend"),
-    ("frontend", "adservice"),
-    ("frontend", "cartservice"),
-    ("frontend", "checkoutservice"),
-    ("frontend", "currencyservice"),
-    ("frontend", "productcatalogservice"),
-    ("frontend", "recommendationservice"),
-    ("frontend", "shippingservice"),
-    ("checkoutservice", "cartservice"),
-    ("checkoutservice", "currencyservice"),
-    ("checkoutservice", "emailservice"),
-    ("checkoutservice", "paymentservice"),
-    ("checkoutservice", "productcatalogservice"),
-    ("checkoutservice", "shippingservice"),
-    ("recommendationservice", "productcatalogservice"),
-    ("cartservice", "redis-cart"),
-];
-
 /// A shop with 16 calls between 12 workloads, two external peers, a DNS server, a node that probes, and Prometheus.
 pub fn shop() -> Cluster {
     let mut cluster = Cluster::new();
-    let names: BTreeSet<&str> = SHOP.iter().flat_map(|(client, server)| [*client, *server]).collect();
+    let names: BTreeSet<&str> = CALLS.iter().flat_map(|(client, server)| [*client, *server]).collect();
     let workloads: Vec<Party> = names.iter().map(|name| cluster.workload("boutique", name)).collect();
     let dns = cluster.workload("kube-system", "coredns");
     let prometheus = cluster.workload("monitoring", "prometheus");
     let node = cluster.node("n1");
     let externals = ["payments.example.com", "mail.example.net"].map(|name| cluster.external(name));
-    for (number, (client, server)) in (1..).zip(SHOP) {
+    for (number, (client, server)) in (1..).zip(CALLS) {
         let [client, server] = [client, server].map(|name| cluster.party(name));
         let service = server.service.expect("it has one");
         cluster.lookup(&client, &dns, &format!("{}.boutique", server.name), service);

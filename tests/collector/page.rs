@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podtap_tests::{browser::Browser, collector::Served, http, wait::PATIENCE};
+use podtap_tests::{browser::Browser, collector::Served, http, shop::CALLS, wait::PATIENCE};
 use serde_json::Value;
 
 use crate::{
     flood::waiting,
-    invented::{Cluster, Connection, Files, SHOP, shop},
+    invented::{Cluster, Connection, Files, shop},
 };
 
 /// A collector that has read a cluster's file, and its page in a browser.
@@ -90,7 +90,7 @@ fn the_map_is_what_was_captured_and_says_what_it_folds() {
     let shown = Shown::new(&cluster, "");
     let folded = [("paymentservice", "2 external peers"), ("emailservice", "2 external peers")]
         .into_iter()
-        .chain(SHOP)
+        .chain(CALLS)
         .collect::<Vec<_>>();
     assert_eq!(shown.edges(), pairs(&folded));
     // Whose calls are folded is still there.

@@ -11,40 +11,11 @@ use k8s_openapi::api::{
     core::v1::Service,
     networking::v1::{NetworkPolicy, NetworkPolicyIngressRule},
 };
-use podtap_tests::pcap::File;
+use podtap_tests::{pcap::File, shop::CALLS};
 use serde_json::{Value, json};
 
 use crate::{frames::connection, read};
 
-/// Who calls which Service.
-const CALLS: [(&str, &[&str]); 5] = [
-    ("loadgenerator", &["frontend"]),
-    (
-        "frontend",
-        &[
-            "adservice",
-            "cartservice",
-            "checkoutservice",
-            "currencyservice",
-            "productcatalogservice",
-            "recommendationservice",
-            "shippingservice",
-        ],
-    ),
-    ("recommendationservice", &["productcatalogservice"]),
-    (
-        "checkoutservice",
-        &[
-            "cartservice",
-            "currencyservice",
-            "emailservice",
-            "paymentservice",
-            "productcatalogservice",
-            "shippingservice",
-        ],
-    ),
-    ("cartservice", &["redis-cart"]),
-];
 /// The port of all Services.
 const PORT: u16 = 80;
 
@@ -103,11 +74,9 @@ fn shop() -> (Value, File) {
     let names = json!({"pods": of_pods.collect::<Vec<_>>(), "services": of_services.collect::<Vec<_>>()});
     let mut frames = Vec::new();
     let mut port = 40_000;
-    for (client, servers) in CALLS {
-        for server in servers {
-            port += 1;
-            frames.extend(connection((pods[client], port), (addresses[server], PORT)));
-        }
+    for (client, server) in CALLS {
+        port += 1;
+        frames.extend(connection((pods[client], port), (addresses[server], PORT)));
     }
     (names, File::of(&frames))
 }
@@ -160,9 +129,7 @@ fn the_network_policies_of_the_shop_allow_its_calls_and_nothing_else() {
             }
         }
     }
-    let calls: BTreeSet<(&str, &str)> =
-        CALLS.iter().flat_map(|(client, servers)| servers.iter().map(|server| (*client, *server))).collect();
-    assert_eq!(allowed, calls);
+    assert_eq!(allowed, BTreeSet::from(CALLS));
 }
 
 #[test]

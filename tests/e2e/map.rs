@@ -1,6 +1,7 @@
 //! The map of a shop of 12 services, by a tap with a collector destination, as users read it.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     process::{ChildStdout, Command, Stdio},
@@ -13,6 +14,7 @@ use podtap_tests::{
     child::Killed,
     cluster::{Cluster, PODTAP_NAMESPACE, Sandbox},
     http,
+    shop::CALLS,
     wait::{PATIENCE, until},
 };
 use serde_json::{Value, json};
@@ -21,36 +23,6 @@ use crate::{
     processes::pids,
     scene::{address, enable_collector},
 };
-
-/// Who calls whom in tests/demo/boutique.yaml.
-const CALLS: [(&str, &[&str]); 5] = [
-    ("cartservice", &["redis-cart"]),
-    (
-        "checkoutservice",
-        &[
-            "cartservice",
-            "currencyservice",
-            "emailservice",
-            "paymentservice",
-            "productcatalogservice",
-            "shippingservice",
-        ],
-    ),
-    (
-        "frontend",
-        &[
-            "adservice",
-            "cartservice",
-            "checkoutservice",
-            "currencyservice",
-            "productcatalogservice",
-            "recommendationservice",
-            "shippingservice",
-        ],
-    ),
-    ("loadgenerator", &["frontend"]),
-    ("recommendationservice", &["productcatalogservice"]),
-];
 
 /// The operation that the Otterize CLI sends first.
 const INTENTS: &str = "query Intents ($namespaces: [String!], $includeLabels: [String!], $excludeServiceWithLabels: [String!], \
@@ -106,8 +78,12 @@ impl Forward {
 
 /// As the Otterize CLI lists it.
 fn listed(namespace: &str) -> String {
-    let lines = CALLS.iter().flat_map(|(client, servers)| {
-        let servers = servers.iter().map(move |server| format!("  - {server} in namespace {namespace}\n"));
+    let mut by_client: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (client, server) in CALLS {
+        by_client.entry(client).or_default().insert(server);
+    }
+    let lines = by_client.into_iter().flat_map(|(client, servers)| {
+        let servers = servers.into_iter().map(move |server| format!("  - {server} in namespace {namespace}\n"));
         [format!("{client} in namespace {namespace} calls:\n")].into_iter().chain(servers)
     });
     lines.collect()
@@ -195,10 +171,10 @@ fn a_collector_tells_who_calls_whom() {
         json!({"name": name, "namespace": namespace, "kubernetesService": service, "labels": [],
             "podOwnerKind": {"group": "apps", "version": "v1", "kind": "Deployment"}})
     };
-    let calls = CALLS.iter().flat_map(|(client, servers)| servers.iter().map(move |server| (client, server)));
-    let expected: Vec<Value> = calls
+    let expected: Vec<Value> = BTreeSet::from(CALLS)
+        .into_iter()
         .map(|(client, server)| {
-            json!({"client": identity(client, Value::Null), "server": identity(server, (*server).into()), "type": null,
+            json!({"client": identity(client, Value::Null), "server": identity(server, server.into()), "type": null,
                 "httpResources": null, "kafkaTopics": null})
         })
         .collect();

@@ -58,7 +58,7 @@ impl Browser {
         let mut lines = BufReader::new(driver.0.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
         let port = |line: String| line.split_once("successfully on port ")?.1.trim_end_matches('.').parse().ok();
         let port = lines.by_ref().find_map(port);
-        // It must not fail because nobody reads what it prints.
+        // It must not fail because what it prints is not read.
         thread::spawn(move || lines.for_each(drop));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.expect("it tells its port")));
         let mut browser = Self { driver, address, session: String::new(), profile, _one: one };

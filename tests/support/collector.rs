@@ -146,7 +146,7 @@ impl Served {
                 break address.trim_end_matches('/').parse().expect("an address");
             }
         };
-        // It must not fail because nobody reads what it prints.
+        // It must not fail because what it prints is not read.
         thread::spawn(move || io::copy(&mut errors, &mut io::sink()));
         Self { child, address }
     }

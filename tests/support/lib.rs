@@ -13,6 +13,7 @@ pub mod http;
 pub mod namespace;
 pub mod net;
 pub mod pcap;
+pub mod shop;
 pub mod streams;
 pub mod wait;
 pub mod yardstick;

@@ -211,12 +211,6 @@ impl Map {
         Self { bounds, ..Self::default() }
     }
 
-    /// Whether it has an edge.
-    #[must_use]
-    pub fn contains(&self, edge: &Edge) -> bool {
-        self.edges.contains_key(edge)
-    }
-
     /// Adds an edge that an earlier run has saved. One that exists already is kept.
     pub fn restore(&mut self, edge: Edge, traffic: Traffic) {
         if self.edges.len() < self.bounds.most() && !self.edges.contains_key(&edge) {

@@ -84,27 +84,6 @@ pub enum Evidence {
     Network,
 }
 
-impl Evidence {
-    /// As in JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Syn => "syn",
-            Self::SynAck => "synAck",
-            Self::FirstFrame => "firstFrame",
-            Self::Port => "port",
-            Self::Address => "address",
-            Self::Join => "join",
-            Self::Conntrack => "conntrack",
-            Self::Endpoints => "endpoints",
-            Self::Service => "service",
-            Self::Dns => "dns",
-            Self::Sni => "sni",
-            Self::Network => "network",
-        }
-    }
-}
-
 impl<'a> NamedRecord<'a> {
     /// Names a record's ends.
     #[must_use]

@@ -29,6 +29,10 @@ impl<Key: Hash + Eq, Value> Recent<Key, Value> {
         self.young.insert(key, value);
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.old.is_empty()
+    }
+
     pub fn get(&mut self, key: &Key) -> Option<&mut Value> {
         if let Some((key, value)) = self.old.remove_entry(key) {
             self.insert(key, value);

@@ -1,7 +1,6 @@
 //! The map as JSON, with all that is known of each edge.
 
 use std::{
-    collections::BTreeMap,
     io::{self, Write},
     time::Duration,
 };
@@ -48,7 +47,6 @@ fn describe(traffic: &Traffic) -> Value {
         .iter()
         .map(|((namespace, name), flows)| json!({"namespace": namespace, "name": name, "flows": flows}))
         .collect();
-    let known: BTreeMap<&str, u64> = traffic.known.iter().map(|(how, flows)| (how.name(), *flows)).collect();
     let mut value = json!({
         "firstSeenMs": traffic.first.milliseconds(),
         "lastSeenMs": traffic.last.milliseconds(),
@@ -59,7 +57,7 @@ fn describe(traffic: &Traffic) -> Value {
         "bytesReceived": traffic.received,
         "ports": ports,
         "services": services,
-        "known": known,
+        "known": traffic.known,
     });
     if let Some(mean) = traffic.handshakes.mean() {
         let Handshakes { min, max, .. } = traffic.handshakes;

@@ -47,12 +47,17 @@ impl Queue {
     pub fn close(&mut self) -> io::Result<()> {
         self.sender = None;
         // A reader that has stopped reading keeps the thread in a write without end.
-        let is_late = || self.patience.is_some_and(|until| Instant::now() >= until);
-        while self.writer.as_ref().is_some_and(|writer| !writer.is_finished()) && self.patience.is_some() {
-            if is_late() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "lines are not read, and were not all written"));
+        if let (Some(writer), Some(until)) = (&self.writer, self.patience) {
+            while !writer.is_finished() {
+                if Instant::now() >= until {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "lines are not read, and were not all written",
+                    ));
+                }
+                // With a deadline: std's threads cannot be joined with one.
+                thread::sleep(Duration::from_millis(1));
             }
-            thread::sleep(Duration::from_millis(1));
         }
         self.writer
             .take()

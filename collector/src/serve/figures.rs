@@ -1,6 +1,5 @@
 //! Metrics of the collector itself.
 
-use podtap_flow::Counters;
 use podtap_runtime::http::Metrics;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
@@ -12,7 +11,6 @@ use crate::{
 
 /// What it has counted, and how full it is.
 pub struct Figures {
-    last: (Captured, Counters),
     frames: Counter,
     dropped: Counter,
     duplicates: Counter,
@@ -24,7 +22,6 @@ pub struct Figures {
     names_dropped: Counter,
     written: Counter,
     not_written: Counter,
-    frames_written: (u64, u64),
     folded: Gauge,
     active: Gauge,
     waiting: Gauge,
@@ -36,7 +33,6 @@ pub struct Figures {
 impl Figures {
     pub fn new(metrics: &Metrics) -> Self {
         let figures = Self {
-            last: (Captured::default(), Counters::default()),
             frames: Counter::default(),
             dropped: Counter::default(),
             duplicates: Counter::default(),
@@ -48,7 +44,6 @@ impl Figures {
             names_dropped: Counter::default(),
             written: Counter::default(),
             not_written: Counter::default(),
-            frames_written: (0, 0),
             folded: Gauge::default(),
             active: Gauge::default(),
             waiting: Gauge::default(),
@@ -117,22 +112,20 @@ impl Figures {
     }
 
     /// Takes over what was counted so far, and returns it.
-    pub fn update<Out: Output>(&mut self, captured: Captured, analysis: &mut Analysis<Out>) -> Status {
+    pub fn update<Out: Output>(&self, captured: Captured, analysis: &mut Analysis<Out>) -> Status {
         if let Some(writer) = analysis.writer() {
-            let now = writer.counts();
-            let before = std::mem::replace(&mut self.frames_written, now);
-            self.written.inc_by(now.0 - before.0);
-            self.not_written.inc_by(now.1 - before.1);
+            let (written, not_written) = writer.counts();
+            raise(&self.written, written);
+            raise(&self.not_written, not_written);
         }
         let counted = analysis.counters();
-        let (captured_before, counted_before) = std::mem::replace(&mut self.last, (captured, counted));
-        self.frames.inc_by(captured.frames - captured_before.frames);
-        self.dropped.inc_by(captured.dropped - captured_before.dropped);
-        self.duplicates.inc_by(counted.duplicates - counted_before.duplicates);
-        self.flows.inc_by(counted.flows - counted_before.flows);
-        self.evicted.inc_by(counted.evicted - counted_before.evicted);
-        self.translations.inc_by(counted.translations - counted_before.translations);
-        self.names_dropped.inc_by(counted.names_dropped - counted_before.names_dropped);
+        raise(&self.frames, captured.frames);
+        raise(&self.dropped, captured.dropped);
+        raise(&self.duplicates, counted.duplicates);
+        raise(&self.flows, counted.flows);
+        raise(&self.evicted, counted.evicted);
+        raise(&self.translations, counted.translations);
+        raise(&self.names_dropped, counted.names_dropped);
         let sizes = analysis.sizes();
         raise(&self.contradictions, counted.contradictions + sizes.contradictions);
         raise(&self.conflicts, sizes.conflicts);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{MirrorSpec, ObjectSelector, PodTapStatus, destination::empty_is_unset};
 
 /// What to mirror of the whole cluster, and where to.
-// No `categories`: with `all`, `kubectl delete all --all` would stop mirrors.
+// No `categories`: with `all`, `kubectl delete all --all` would stop mirrors. The columns are those of a PodTap, see `definitions`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "podtap.dev",
@@ -14,24 +14,7 @@ use crate::{MirrorSpec, ObjectSelector, PodTapStatus, destination::empty_is_unse
     shortname = "cptap",
     status = "PodTapStatus",
     derive = "PartialEq",
-    doc = "Mirrors the traffic of pods of many namespaces, as a PodTap does for its own namespace: for administrators of the cluster. Pods of PodTap itself are never tapped.",
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
-    printcolumn(name = "Matched", type_ = "integer", json_path = ".status.matchedPods"),
-    printcolumn(name = "Tapped", type_ = "integer", json_path = ".status.tappedPods"),
-    printcolumn(name = "Destination", type_ = "string", json_path = ".status.destination"),
-    printcolumn(name = "VNI", type_ = "integer", json_path = ".status.vni"),
-    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expirationTime"),
-    printcolumn(name = "Pending", type_ = "integer", json_path = ".status.pendingPods", priority = 1),
-    printcolumn(name = "Skipped", type_ = "integer", json_path = ".status.skippedPods", priority = 1),
-    printcolumn(name = "Excluded", type_ = "integer", json_path = ".status.excludedPods", priority = 1),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
-        priority = 1
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    doc = "Mirrors the traffic of pods of many namespaces, as a PodTap does for its own namespace: for administrators of the cluster. Pods of PodTap itself are never tapped."
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.destinations.all(d, !has(d.pod) || has(d.pod.__namespace__))")

@@ -3,7 +3,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
-use kube::CustomResourceExt as _;
+use kube::CustomResourceExt;
 
 use crate::{ClusterPodTap, NodeTap, PodTap, PodTapPolicy};
 
@@ -12,11 +12,19 @@ use crate::{ClusterPodTap, NodeTap, PodTap, PodTapPolicy};
 pub fn definitions() -> [(&'static str, CustomResourceDefinition); 4] {
     [
         ("podtaps.yaml", normalized(PodTap::crd(), Rules::Keep)),
-        ("clusterpodtaps.yaml", normalized(ClusterPodTap::crd(), Rules::Keep)),
+        ("clusterpodtaps.yaml", normalized(with_columns_of::<PodTap>(ClusterPodTap::crd()), Rules::Keep)),
         // The controller has validated what it writes there, and a rule that rejects one tap would stop all taps of the node.
         ("nodetaps.yaml", normalized(NodeTap::crd(), Rules::Drop)),
         ("podtappolicies.yaml", normalized(PodTapPolicy::crd(), Rules::Keep)),
     ]
+}
+
+/// With what `kubectl get` shows of another kind.
+fn with_columns_of<K: CustomResourceExt>(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    for (version, other) in definition.spec.versions.iter_mut().zip(K::crd().spec.versions) {
+        version.additional_printer_columns = other.additional_printer_columns;
+    }
+    definition
 }
 
 /// What to do with the CEL rules of the types.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::errno::Errno;
-use podtap_model::EtherType;
+use podtap_model::{EtherType, metadata::NEAREST_BRIDGE};
 
 use super::{
     BpfError, Counters, Maps, SetCounters,
@@ -20,8 +20,6 @@ use super::{
 };
 use crate::netlink::Mac;
 
-/// Nearest bridge group address (IEEE 802.1Q, table 8-1): no bridge behind the receiver forwards it.
-const NEAREST_BRIDGE: Mac = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e];
 /// Offsets in `struct __sk_buff` (include/uapi/linux/bpf.h).
 const IFINDEX: usize = 40;
 const CB: usize = 48;
@@ -133,7 +131,26 @@ impl Prober {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use podtap_model::metadata::{Metadata, MetadataFrame, PodMetadata};
+
+    use super::{super::constants::METADATA_VERSION, *};
+
+    /// The programs of taps and receivers read the same header.
+    #[test]
+    fn metadata_comes_after_the_header_of_probes() {
+        let uid: podtap_model::Uid = "5f0d6c1e-0000-4000-8000-000000000001".parse().expect("a UID");
+        let pod = PodMetadata {
+            namespace: "shop".into(),
+            name: "web".into(),
+            addresses: [].into(),
+            mac: "02:00:00:00:00:01".into(),
+        };
+        let frame = MetadataFrame { tap: uid.clone(), pod: uid.clone(), metadata: Metadata::Pod(pod) };
+        let frame = frame.encode([2, 0, 0, 0, 0, 1], EtherType::default().get()).expect("it is not too long");
+        assert_eq!(u32::from(frame[14]), METADATA_VERSION);
+        assert_eq!(frame[54..118], super::uid(&uid), "the tap");
+        assert_eq!(frame[SMALL_LENGTH as usize], b'{');
+    }
 
     #[test]
     fn a_frame_has_the_length_that_it_says() {

@@ -8,22 +8,21 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use super::{
+    error::NetnsError,
+    generic::GenericMessage,
+    nla::{child, children},
+    subscription::open,
+};
+use crate::namespace::Namespace;
 use futures_util::Stream as _;
 use nix::libc;
 use podtap_model::metadata::{Translation, Tuple};
 use rtnetlink::{
     packet_core::{NetlinkPayload, NlaBuffer},
     proto::{NetlinkCodec, NetlinkFramed},
-    sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_NETFILTER},
+    sys::{TokioSocket, protocols::NETLINK_NETFILTER},
 };
-use tokio::runtime::Handle;
-
-use super::{
-    error::{NetlinkError, NetnsError},
-    generic::GenericMessage,
-    nla::{child, children},
-};
-use crate::namespace::{Namespace, within};
 
 /// `NFNLGRP_CONNTRACK_NEW` (include/uapi/linux/netfilter/nfnetlink.h).
 const NEW: u32 = 1;
@@ -65,18 +64,12 @@ pub struct Translations {
 impl Translations {
     /// Subscribes. The kernel drops connections without translation before they wake the helper.
     pub fn open(namespace: &Namespace) -> Result<Self, NetnsError> {
-        let runtime = Handle::current();
-        let opened = within(namespace, || {
-            let _guard = runtime.enter();
-            let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
-            socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+        let socket = open(namespace, NETLINK_NETFILTER, "subscribe to translated connections", |socket| {
             // Before the first message.
-            attach(socket.socket_mut(), &only_translated())?;
-            socket.socket_mut().add_membership(NEW)?;
-            Ok(socket)
+            attach(socket, &only_translated())?;
+            socket.add_membership(NEW)
         })?;
-        let failed = |error: io::Error| NetlinkError::socket("subscribe to translated connections", &error);
-        Ok(Self { socket: NetlinkFramed::new(opened.map_err(failed)?), taken: Vec::new(), has_failed: false })
+        Ok(Self { socket: NetlinkFramed::new(socket), taken: Vec::new(), has_failed: false })
     }
 
     /// Ready when there are some, or the socket has failed; [`Self::take`] tells then.

@@ -1,5 +1,5 @@
 use std::{
-    mem,
+    io, mem,
     pin::Pin,
     task::{Context, Poll, Waker},
 };
@@ -10,7 +10,7 @@ use rtnetlink::{
     packet_core::NetlinkPayload,
     packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkMessage},
     proto::{NetlinkCodec, NetlinkFramed},
-    sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+    sys::{AsyncSocket as _, Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 use tokio::runtime::Handle;
 
@@ -77,17 +77,9 @@ impl Subscription {
     }
 
     fn to(namespace: &Namespace, groups: impl Iterator<Item = MulticastGroup> + Send) -> Result<Self, NetnsError> {
-        let runtime = Handle::current();
-        let opened = within(namespace, || {
-            let _guard = runtime.enter();
-            let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-            socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
-            for group in groups {
-                socket.socket_mut().add_membership(group as u32)?;
-            }
-            Ok(socket)
+        let socket = open(namespace, NETLINK_ROUTE, "subscribe to changes", |socket| {
+            groups.into_iter().try_for_each(|group| socket.add_membership(group as u32))
         })?;
-        let socket = opened.map_err(|error| NetlinkError::socket("subscribe to changes", &error))?;
         Ok(Self { socket: NetlinkFramed::new(socket), events: Vec::new() })
     }
 
@@ -113,6 +105,24 @@ impl Subscription {
         let _ = self.poll_changed(&mut Context::from_waker(Waker::noop()));
         mem::take(&mut self.events)
     }
+}
+
+/// A socket for messages that nothing has requested, in a network namespace.
+pub(super) fn open(
+    namespace: &Namespace,
+    protocol: isize,
+    operation: &str,
+    subscribe: impl FnOnce(&mut Socket) -> io::Result<()> + Send,
+) -> Result<TokioSocket, NetnsError> {
+    let runtime = Handle::current();
+    let opened = within(namespace, || {
+        let _guard = runtime.enter();
+        let mut socket = TokioSocket::new(protocol)?;
+        socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+        subscribe(socket.socket_mut())?;
+        Ok(socket)
+    })?;
+    Ok(opened.map_err(|error: io::Error| NetlinkError::socket(operation, &error))?)
 }
 
 fn event(message: RouteNetlinkMessage) -> Option<Event> {

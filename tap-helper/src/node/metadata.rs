@@ -169,26 +169,18 @@ impl Node {
         }
         let due = metadata.due_of(active.keys(), now);
         let translations = metadata.translations(now);
-        let mut jobs: Vec<(&Namespace, Vec<Job<'_>>)> = Vec::new();
-        for netns in self.netns.values() {
-            let of_netns = netns.probe_sources.iter().filter_map(|source| {
-                let (sender, running) = active.get(&source.key)?;
-                let prober = self.probes.prober(running)?;
-                let is_due = due.contains(&source.key);
-                if is_due {
-                    metadata.told(&source.key, now);
-                }
-                let limit = frame_limit(sender, self.paths.of(sender));
-                let mut frames = frames(source, sender, is_due, &translations);
-                // As with probes, the path has to carry them.
-                frames.retain(|frame| limit.is_none_or(|limit| frame.len() <= limit as usize));
-                (!frames.is_empty()).then_some(Job { frames, prober, classid: running.classid, device: source.device })
-            });
-            let of_netns: Vec<Job<'_>> = of_netns.collect();
-            if !of_netns.is_empty() {
-                jobs.push((&netns.namespace, of_netns));
+        let jobs = self.jobs(&active, |source, sender, running| {
+            let prober = self.probes.prober(running)?;
+            let is_due = due.contains(&source.key);
+            if is_due {
+                metadata.told(&source.key, now);
             }
-        }
+            let limit = frame_limit(sender, self.paths.of(sender));
+            let mut frames = frames(source, sender, is_due, &translations);
+            // As with probes, the path has to carry them.
+            frames.retain(|frame| limit.is_none_or(|limit| frame.len() <= limit as usize));
+            (!frames.is_empty()).then_some(Job { frames, prober, classid: running.classid, device: source.device })
+        });
         if !jobs.is_empty() {
             let sent = within_each(jobs, |jobs| {
                 for Job { frames, prober, classid, device } in jobs {

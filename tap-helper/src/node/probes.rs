@@ -135,17 +135,7 @@ impl Node {
         }
         self.load_probers(now);
         let due = self.probes.due(self.resources.active_senders(self.desired.as_ref(), |tap| tap.probe), now);
-        let mut jobs: Vec<(&Namespace, Vec<Job<'_>>)> = Vec::new();
-        for netns in self.netns.values() {
-            let of_netns = netns.probe_sources.iter().filter_map(|source| {
-                let (sender, running) = due.get(&source.key)?;
-                self.probe(source, sender, running)
-            });
-            let of_netns: Vec<Job<'_>> = of_netns.collect();
-            if !of_netns.is_empty() {
-                jobs.push((&netns.namespace, of_netns));
-            }
-        }
+        let jobs = self.jobs(&due, |source, sender, running| self.probe(source, sender, running));
         let sent = within_each(jobs, |jobs| {
             for Job { probe, prober, classid, device } in jobs {
                 match prober.send(&probe, classid, device) {
@@ -158,6 +148,22 @@ impl Node {
         if let Err(error) = sent {
             warn!(%error, "cannot send probes");
         }
+    }
+
+    /// What there is to send through the devices of these senders, by the namespaces in which they are.
+    pub(super) fn jobs<'a, Job>(
+        &'a self,
+        senders: &BTreeMap<SenderKey, (&DesiredSender, Running)>,
+        mut job: impl FnMut(&'a ProbeSource, &DesiredSender, &Running) -> Option<Job>,
+    ) -> Vec<(&'a Namespace, Vec<Job>)> {
+        let of_netns = self.netns.values().map(|netns| {
+            let jobs = netns.probe_sources.iter().filter_map(|source| {
+                let (sender, running) = senders.get(&source.key)?;
+                job(source, sender, running)
+            });
+            (&*netns.namespace, jobs.collect::<Vec<_>>())
+        });
+        of_netns.filter(|(_, jobs)| !jobs.is_empty()).collect()
     }
 
     /// Loads the programs that send probes and metadata.

@@ -58,12 +58,11 @@ struct Step {
 pub(super) struct Translations {
     forward: Recent<Key, Step>,
     backward: Recent<Key, Step>,
-    is_empty: bool,
 }
 
 impl Translations {
     pub fn new(capacity: usize) -> Self {
-        Self { forward: Recent::new(capacity), backward: Recent::new(capacity), is_empty: true }
+        Self { forward: Recent::new(capacity), backward: Recent::new(capacity) }
     }
 
     pub fn evicted(&self) -> u64 {
@@ -73,7 +72,6 @@ impl Translations {
     fn insert(&mut self, step: Step) {
         self.forward.insert(step.before.key, step);
         self.backward.insert(step.after.key, step);
-        self.is_empty = false;
     }
 
     /// Remembers that a tuple was in use.
@@ -139,7 +137,7 @@ impl Table {
 
     /// Applies what is known to a new flow, which this packet begins. Returns the flow that has it, as one of its views.
     pub(super) fn translate_new(&mut self, index: Index, at: Timestamp, packet: &Packet<'_>) -> Index {
-        if self.translations.is_empty {
+        if self.translations.forward.is_empty() {
             return index;
         }
         // The client may have used the same port before.

@@ -183,9 +183,27 @@ impl Files {
         Ok(())
     }
 
-    /// Writes a packet, in the next file if this one is full. After an error, the next packet begins a new file.
+    /// Writes a packet, in the next file if this one is full.
     pub fn write(&mut self, packet: &Packet) -> io::Result<()> {
-        let result = self.try_write(packet);
+        self.attempt(|files| files.try_write(packet))
+    }
+
+    /// Completes a file whose time is over, and has readers see what was written so far.
+    pub fn tick(&mut self, now: Timestamp) -> io::Result<()> {
+        self.attempt(|files| {
+            files.rotate(now)?;
+            files.current.as_mut().map_or(Ok(()), |current| current.out.flush())
+        })
+    }
+
+    /// Ends the file that is written, with what was counted.
+    pub fn complete(&mut self) -> io::Result<()> {
+        self.attempt(Self::try_complete)
+    }
+
+    /// After an error, whatever it was about, the file is given up, and the next packet begins a new one.
+    fn attempt(&mut self, action: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
+        let result = action(self);
         if result.is_err() {
             self.abandon();
         }
@@ -193,7 +211,7 @@ impl Files {
     }
 
     fn try_write(&mut self, packet: &Packet) -> io::Result<()> {
-        self.tick(packet.at)?;
+        self.rotate(packet.at)?;
         if self.current.is_none() {
             self.open(packet.at)?;
         }
@@ -204,7 +222,7 @@ impl Files {
             !current.interfaces.is_empty() && self.rotation.size.is_some_and(|most| size > most)
         });
         if is_full {
-            self.complete()?;
+            self.try_complete()?;
             self.open(packet.at)?;
             self.encode(packet);
         }
@@ -252,21 +270,15 @@ impl Files {
         blocks::packet(buffer, number, packet.at, packet.length, &packet.bytes, packet.direction);
     }
 
-    /// Completes a file whose time is over, and has readers see what was written so far.
-    pub fn tick(&mut self, now: Timestamp) -> io::Result<()> {
-        let Some(current) = &mut self.current else { return Ok(()) };
+    /// Completes a file whose time is over.
+    fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
+        let Some(current) = &self.current else { return Ok(()) };
         let is_over = self.rotation.every.is_some_and(|every| now.since(current.first) >= every);
-        if is_over && !current.interfaces.is_empty() { self.complete() } else { Ok(()) }
+        if is_over && !current.interfaces.is_empty() { self.try_complete() } else { Ok(()) }
     }
 
-    /// Has readers see what was written so far.
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.current.as_mut().map_or(Ok(()), |current| current.out.flush())
-    }
-
-    /// Ends the file that is written, with what was counted.
-    pub fn complete(&mut self) -> io::Result<()> {
-        let Some(mut current) = self.current.take() else { return Ok(()) };
+    fn try_complete(&mut self) -> io::Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
         self.buffer.clear();
         let mut interfaces: Vec<&(u32, Arc<Interface>)> = current.interfaces.values().collect();
         interfaces.sort_by_key(|(number, _)| *number);
@@ -280,14 +292,17 @@ impl Files {
         }
         current.out.write_all(&self.buffer)?;
         current.out.flush()?;
+        let (path, number, is_empty) = (current.path.clone(), current.number, current.interfaces.is_empty());
         if self.rotation.is_needed() {
-            if current.interfaces.is_empty() {
+            if is_empty {
                 // An empty one is not worth an earlier one.
-                return fs::remove_file(&current.path);
+                fs::remove_file(path)?;
+            } else {
+                fs::rename(path, self.path_of(number))?;
+                self.complete.push_back(number);
             }
-            fs::rename(&current.path, self.path_of(current.number))?;
-            self.complete.push_back(current.number);
         }
+        self.current = None;
         Ok(())
     }
 

@@ -348,7 +348,7 @@ fn drain(messages: &Receiver<Message>, mut files: Files, queued: &AtomicUsize, c
             }
             Message::Tick(at) => {
                 now = at;
-                if let Err(error) = files.tick(now).and_then(|()| files.flush()) {
+                if let Err(error) = files.tick(now) {
                     retry = failed(error, now);
                 }
             }

@@ -113,7 +113,7 @@ fn files_are_rotated_by_time_and_the_oldest_are_removed() {
     let directory = Directory::new("time");
     let path = directory.0.join("frames.pcapng");
     let rotation = Rotation { size: None, every: Some(Duration::from_secs(10)), files: 3 };
-    fs::write(directory.0.join("frames-1.pcapng"), "somebody else's").expect("it can be written");
+    fs::write(directory.0.join("frames-1.pcapng"), "of another program").expect("it can be written");
     let mut writer = Writer::here(&path, rotation).expect("it can be written");
     assert_eq!(directory.files(), ["frames-000001.pcapng.part", "frames-1.pcapng"]);
     for second in 100..145 {
@@ -183,7 +183,7 @@ fn a_full_queue_costs_frames_and_not_time() {
     let counts = Arc::<Counts>::default();
     let (sender, receiver) = channel();
     let queued = Arc::<AtomicUsize>::default();
-    // Nobody reads.
+    // The thread does not read.
     let sink = Sink::Thread { sender: Some(sender), queued: Arc::clone(&queued), thread: None };
     let mut writer = Writer::new(sink, Arc::clone(&counts), vec!["eth0".to_owned()]);
     let bytes = [&frame(WEB, CART, 64)[..], &vec![0; 60_000]].concat();
@@ -192,7 +192,7 @@ fn a_full_queue_costs_frames_and_not_time() {
     }
     let kept = QUEUE / (bytes.len() + OVERHEAD);
     assert_eq!(writer.counts(), (0, 400 - kept as u64));
-    // Now somebody does.
+    // Now it does.
     drop(writer);
     let files = Files::new(&directory.0.join("a.pcapng"), ONE_FILE, Arc::clone(&counts)).expect("it can be written");
     drain(&receiver, files, &queued, &counts);
@@ -225,4 +225,14 @@ fn a_volume_without_room_costs_frames_and_is_tried_again() {
         (1, 2),
         "the first one is in a file without a name"
     );
+}
+
+/// A full disk shows when what was buffered is written, and not with a frame.
+#[test]
+fn a_file_that_cannot_be_flushed_is_given_up() {
+    let mut files = Files::new(Path::new("/dev/full"), ONE_FILE, Arc::default()).expect("it is only buffered");
+    files.tick(Timestamp(1)).expect_err("there is no room");
+    assert!(!files.can_write(), "and no other file to begin");
+    files.tick(Timestamp(2)).expect("what was given up fails no more");
+    files.complete().expect("nor is it complete");
 }

@@ -1,5 +1,5 @@
 use podtap_flow::{
-    Counts, End, Endpoint, Failure, Opener, Record, Timestamp,
+    Counts, Endpoint, Failure, Record, Timestamp,
     map::Bounds,
     named::NamedRecord,
     names::{Names, Workload},
@@ -126,32 +126,15 @@ fn counters_never_decrease_when_edges_are_forgotten() {
 /// A connection of a pod, by the last bytes of its address, to a name outside of the cluster.
 fn record(pod: u8, name: &str) -> Record {
     let end = |address: [u8; 4], port| Endpoint { address: address.into(), port };
-    let at = Timestamp::from_seconds(1);
     Record {
-        source: 0,
-        protocol: 6,
         client: end([10, 0, 0, pod], 40_000),
         server: end([192, 0, 2, 1], 443),
-        opener: Opener::Syn,
-        start: at,
-        from: at,
-        to: at,
         sent: Counts { frames: 1, payload: 10, ..Counts::default() },
         received: Counts { frames: 1, payload: 20, ..Counts::default() },
-        totals: Default::default(),
-        icmp: None,
         handshake: Some(Duration::from_millis(2)),
-        failure: None,
-        end: End::Finished,
-        is_first: true,
-        preexisting: false,
-        translated: None,
-        translated_by: None,
-        dns_name: None,
-        query: None,
         responses: vec![(0, 1)],
         sni: Some(name.into()),
-        connection: None,
+        ..crate::fixtures::record(1)
     }
 }
 
