@@ -180,14 +180,14 @@ impl<Out: Output> Analysis<Out> {
         }
     }
 
-    /// Reports all flows. Returns the output, and what was counted.
-    pub fn finish(self) -> (Out, Counters) {
-        let (mut table, mut results) = (self.table, self.results);
+    /// Reports all flows. Returns the output, where frames are written, and what was counted.
+    pub fn finish(self) -> (Out, Option<Writer>, Counters) {
+        let Self { mut table, mut results, writer, .. } = self;
         table.flush(&mut |event| results.take(event));
         let Results { shared, mut waiting, mut output, .. } = results;
         let State { names, map, newest, .. } = &mut *shared.lock();
         waiting.flush(&mut |event| count(event, names, (map, newest), &mut output));
-        (output, table.counters())
+        (output, writer, table.counters())
     }
 }
 

@@ -239,10 +239,10 @@ fn read_files(arguments: &Arguments, shared: &Shared) -> Result<()> {
         let file = fs::File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
         read::frames(file, |frame| analysis.observe(&frame)).with_context(|| path.display().to_string())?;
     }
-    if let (Some(writer), Some(path)) = (analysis.writer(), write) {
+    let (lines, writer, counters) = analysis.finish();
+    if let (Some(mut writer), Some(path)) = (writer, write) {
         writer.finish().with_context(|| cannot_write(path))?;
     }
-    let (lines, counters) = analysis.finish();
     lines.result?;
     if let Some(mut out) = lines.out {
         out.flush()?;
@@ -294,21 +294,28 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
     if let Some(out) = &mut analysis.output().out {
         out.wait(LAST_LINES);
     }
-    if let Some(writer) = analysis.writer() {
-        writer.finish()?;
-        let (written, dropped) = writer.counts();
-        eprintln!("podtap-collector: {written} frames written, {dropped} not written");
+    let (mut lines, writer, counters) = analysis.finish();
+    // It may be saving the map, too, and ends when that is done.
+    drop(service);
+    // Before anything waits for those who take lines and frames: the kubelet kills what takes too long.
+    if let Some(path) = &arguments.state {
+        let saved = state::save(path, &shared.lock().map);
+        saved.with_context(|| format!("the map cannot be saved to {}", path.display()))?;
     }
-    let (mut lines, counters) = analysis.finish();
     lines.result?;
     let mut lost = 0;
     if let Some(out) = &mut lines.out {
         lost = out.dropped;
         match out.close() {
-            // The map is still to be saved.
+            // Frames may still be written.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => eprintln!("podtap-collector: {error}"),
             result => result?,
         }
+    }
+    if let Some(mut writer) = writer {
+        writer.finish()?;
+        let (written, dropped) = writer.counts();
+        eprintln!("podtap-collector: {written} frames written, {dropped} not written");
     }
     eprintln!(
         "podtap-collector: {} frames captured, {} dropped by the kernel, {} flows, {} of them forgotten early, {} without room in \
@@ -319,12 +326,6 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
         counters.evicted,
         shared.lock().map.folded,
     );
-    // It may be saving the map, too, and ends when that is done.
-    drop(service);
-    if let Some(path) = &arguments.state {
-        let saved = state::save(path, &shared.lock().map);
-        saved.with_context(|| format!("the map cannot be saved to {}", path.display()))?;
-    }
     Ok(())
 }
 

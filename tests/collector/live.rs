@@ -1,8 +1,18 @@
 //! Frames as they come.
 
-use std::{fs, net::UdpSocket};
+use std::{
+    fs::{self, OpenOptions},
+    net::UdpSocket,
+    os::unix::fs::OpenOptionsExt as _,
+};
 
-use podtap_tests::{collector::Collector, net::Network, pcap};
+use nix::{libc, sys::stat::Mode, unistd::mkfifo};
+use podtap_tests::{
+    collector::Collector,
+    net::Network,
+    pcap,
+    wait::{PATIENCE, until},
+};
 
 use crate::{
     network::{CLIENT, Path, Recording, SERVER_PORT, SERVICE, SERVICE_PORT, servers, until_read},
@@ -43,6 +53,28 @@ fn a_capture_ends_with_its_interface() {
     network.ip("link del mirror0\n");
     let (status, errors) = collector.wait();
     assert!(!status.success() && errors.contains("mirror0 went down, or was removed"), "{errors}");
+}
+
+#[test]
+fn the_map_is_saved_while_frames_cannot_be_written() {
+    let path = Path::new();
+    path.serve();
+    let directory = std::env::temp_dir().join(format!("podtap-collector-{}-hangs", std::process::id()));
+    fs::create_dir_all(&directory).expect("it can be made");
+    let [pipe, state] = ["frames.pcapng", "map.json"].map(|name| directory.join(name));
+    mkfifo(&pipe, Mode::S_IRWXU).expect("it can be made");
+    // Takes what a pipe holds, 64 KiB, and reads nothing.
+    let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&pipe).expect("it can be opened");
+    let [write, kept] = [&pipe, &state].map(|path| path.to_str().expect("text"));
+    let collector = Collector::start(path.client.path(), &["--interface", "eth0", "--write", write, "--state", kept]);
+    path.request((servers()[0], SERVER_PORT), 1_000_000);
+    collector.terminate();
+    until("the map is saved", PATIENCE, || {
+        let map = fs::read_to_string(&state).map_err(|error| error.to_string())?;
+        if map.contains("\"sent\":4,\"received\":1000004,") { Ok(()) } else { Err(map) }
+    });
+    drop(collector);
+    fs::remove_dir_all(directory).expect("it exists");
 }
 
 #[test]

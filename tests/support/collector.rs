@@ -89,10 +89,15 @@ impl Collector {
     /// If it fails.
     #[track_caller]
     pub fn end(mut self) -> (String, String) {
-        signal(&self.child.0, Signal::SIGTERM);
+        self.terminate();
         let (status, errors) = self.wait();
         assert!(status.success(), "{errors}");
         (self.lines(), errors)
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        signal(&self.child.0, Signal::SIGTERM);
     }
 
     /// Waits until it ends by itself. Returns what it says of that.

@@ -42,6 +42,8 @@ pub struct Edges {
 struct Counted {
     /// By the labels that have series of their own, and those of the others.
     edges: BTreeMap<Labels, Series>,
+    /// Of those that ended, and had none of their own.
+    ended: Histogram,
     /// DNS responses.
     responses: BTreeMap<Client, Monotone>,
 }
@@ -180,7 +182,7 @@ impl Edges {
     fn update(&self, counted: &mut Counted) {
         let view = self.shared.view();
         let other = Labels::other();
-        let Counted { edges, responses } = counted;
+        let Counted { edges, ended, responses } = counted;
         let mut sums: BTreeMap<Labels, Sums> = BTreeMap::new();
         let room = self.room(SERIES_PER_EDGE);
         for (edge, traffic) in view.map.edges() {
@@ -194,7 +196,6 @@ impl Edges {
             sums.entry(labels).or_default().add(traffic);
         }
         // Series of what the map has forgotten end, and make room. Those of the others stay.
-        let mut ended = Histogram::default();
         edges.retain(|labels, series| {
             let stays = sums.contains_key(labels) || *labels == other;
             if !stays && !series.has_histogram {
@@ -202,9 +203,6 @@ impl Edges {
             }
             stays
         });
-        if let Some(series) = edges.get_mut(&other) {
-            series.handshakes.absorb(&ended);
-        }
         let mut by_client: BTreeMap<Client, u64> = BTreeMap::new();
         let mut histograms = edges.values().filter(|series| series.has_histogram).count();
         for (labels, series) in edges.iter_mut() {
@@ -315,7 +313,7 @@ impl Collector for Edges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         self.update(&mut counted);
-        let Counted { edges, responses } = &*counted;
+        let Counted { edges, ended, responses } = &*counted;
         let mut family = encoder.encode_descriptor(
             "flow_payload",
             "Payload of TCP and UDP that clients sent (request) and servers sent (response)",
@@ -356,7 +354,7 @@ impl Collector for Edges {
             MetricType::Histogram,
         )?;
         let other = Labels::other();
-        let mut of_others = Histogram::default();
+        let mut of_others = *ended;
         for (edge, series) in edges {
             if !series.has_histogram {
                 of_others.absorb(&series.handshakes);

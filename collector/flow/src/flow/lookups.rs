@@ -29,8 +29,8 @@ impl Flow {
         self.dns.as_ref().filter(|_| self.is_client(self.first_side))?.name.clone()
     }
 
-    /// Remembers a question to a DNS server. Its name is only kept if there is room.
-    pub fn ask(&mut self, id: u16, name: &str, at: Timestamp, may_keep: bool) {
+    /// Remembers a question to a DNS server. The name of the first one is kept if there is room. Returns whether there was.
+    pub fn ask(&mut self, id: u16, name: &str, at: Timestamp, may_keep: bool) -> bool {
         let dns = self.dns.get_or_insert_default();
         if dns.query.is_none() && may_keep {
             dns.query = Some(Box::new(Query { id, name: name.into(), asked: at, answer: None }));
@@ -39,6 +39,7 @@ impl Flow {
             dns.questions.remove(0);
         }
         dns.questions.push((id, hash(name)));
+        dns.query.is_some()
     }
 
     /// Bytes of the names that are kept of it.

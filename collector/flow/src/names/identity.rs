@@ -149,7 +149,8 @@ impl Names {
     pub(super) fn identified(&self, address: IpAddr, at: Timestamp) -> Option<&Pod> {
         let pod = self.identities.pod(address, at)?;
         let is_free = !self.by_node_address.contains_key(&address) && !self.by_virtual_address.contains_key(&address);
-        is_free.then_some(pod)
+        // The API server may name a pod before its address.
+        is_free.then(|| self.pods.get(&pod.uid).unwrap_or(pod))
     }
 }
 
@@ -265,6 +266,19 @@ mod tests {
         // After the listed pod's end, only its tap knows the next one.
         tell(&mut names, "third", "next", &["10.0.0.1"], 1200);
         assert_eq!((pod(&names, "10.0.0.1", 1200), pod(&names, "10.0.0.1", 1050)), (Some("next"), Some("listed")));
+    }
+
+    #[test]
+    fn a_pod_that_is_listed_before_its_address_has_its_workload() {
+        let mut names = Names::default();
+        let pod = Pod { addresses: Vec::new(), ..listed("web", FIRST, "10.0.0.1", 900, None) };
+        names.set_pod(pod);
+        tell(&mut names, FIRST, "web", &["10.0.0.1"], 1000);
+        let Owner::Pod(owner) = names.owner("10.0.0.1".parse().expect("an address"), Timestamp::from_seconds(1000))
+        else {
+            panic!("it is a pod")
+        };
+        assert_eq!(owner.workload.kind, "Deployment");
     }
 
     #[test]

@@ -34,9 +34,9 @@ impl Table {
         if !message.is_response {
             if datagram.destination_port == dns::PORT {
                 let before = flow.names();
-                flow.ask(message.id, &message.name, at, may_keep);
+                let has_room = flow.ask(message.id, &message.name, at, may_keep);
                 self.names_of_flows = self.names_of_flows + flow.names() - before;
-                self.counters.names_dropped += u64::from(!may_keep);
+                self.counters.names_dropped += u64::from(!has_room);
             }
             return;
         }

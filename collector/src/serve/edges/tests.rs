@@ -97,29 +97,35 @@ fn what_finds_no_room_is_counted_together() {
 
 #[test]
 fn counters_never_decrease_when_edges_are_forgotten() {
-    let shared = known(0);
-    // Half of them are seen again.
-    for number in 0..100 {
-        let last = Timestamp::from_seconds(if number % 2 == 0 { 0 } else { 100 });
-        shared.lock().map.restore(to_external(number), Traffic { last, ..traffic() });
-    }
-    let registry = registry(&shared, Level::Workload, 100);
-    let scrape = || text(&registry).expect("it can be encoded");
-    let before = scrape();
-    shared.lock().map.expire(Timestamp::from_seconds(100));
-    assert_eq!(shared.lock().map.len(), 50);
-    // Readers get a view that may be 0.2 seconds old.
-    shared.refresh();
-    let after = scrape();
-    let values = |text: &str| -> BTreeMap<String, f64> {
-        let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
-        lines.map(|(series, value)| (series.to_owned(), value.parse().expect("a number"))).collect()
-    };
-    let (before, after) = (values(&before), values(&after));
-    let still: Vec<_> = before.iter().filter_map(|(series, value)| Some((series, value, after.get(series)?))).collect();
-    assert!(still.len() > 20 && still.len() < before.len(), "{} of {}", still.len(), before.len());
-    for (series, before, after) in still {
-        assert!(after >= before, "{series}: {before}, then {after}");
+    // With room for a quarter of the edges, and for all of them but not for their histograms.
+    for most in [100, 1000] {
+        let shared = known(0);
+        // Half of them are seen again.
+        for number in 0..100 {
+            let last = Timestamp::from_seconds(if number % 2 == 0 { 0 } else { 100 });
+            shared.lock().map.restore(to_external(number), Traffic { last, ..traffic() });
+        }
+        let registry = registry(&shared, Level::Workload, most);
+        let scrape = || text(&registry).expect("it can be encoded");
+        let before = scrape();
+        shared.lock().map.expire(Timestamp::from_seconds(100));
+        assert_eq!(shared.lock().map.len(), 50);
+        // Readers get a view that may be 0.2 seconds old.
+        shared.refresh();
+        let after = scrape();
+        let values = |text: &str| -> BTreeMap<String, f64> {
+            let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+            lines.map(|(series, value)| (series.to_owned(), value.parse().expect("a number"))).collect()
+        };
+        let (before, after) = (values(&before), values(&after));
+        let of_others = |series: &str| series.starts_with("podtap_tcp_handshake") && series.contains("\"other\"");
+        assert!(after.keys().any(|series| of_others(series)), "some have no histogram of their own");
+        let still: Vec<_> =
+            before.iter().filter_map(|(series, value)| Some((series, value, after.get(series)?))).collect();
+        assert!(still.len() > 20 && still.len() < before.len(), "{} of {}", still.len(), before.len());
+        for (series, before, after) in still {
+            assert!(after >= before, "{series}: {before}, then {after}");
+        }
     }
 }
 
