@@ -25,6 +25,7 @@ pub fn record(number: u64) -> Record {
         preexisting: false,
         translated: None,
         translated_by: None,
+        zone: None,
         dns_name: None,
         query: None,
         responses: Vec::new(),

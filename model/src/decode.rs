@@ -153,7 +153,7 @@ impl NodeFields {
     }
 
     fn sender(&self, entry: &Value) -> Result<DesiredSender, Refusal> {
-        let Sender { tap, pod } = read(entry)?;
+        let Sender { tap, pod, details } = read(entry)?;
         let tap = self.tap(tap)?;
         let program = match (&tap.program, tap.options.expression()) {
             (None, None) => None,
@@ -163,7 +163,8 @@ impl NodeFields {
         };
         let common = self.common.clone().map_err(Refusal::Unreadable)?;
         let CommonFields { underlay_mtu, orphan_timeout, probe_ether_type } = *common;
-        Ok(DesiredSender { tap, pod, program, underlay_mtu, orphan_timeout, probe_ether_type })
+        let details = Box::new(details.unwrap_or_default());
+        Ok(DesiredSender { tap, pod, details, program, underlay_mtu, orphan_timeout, probe_ether_type })
     }
 
     fn tap(&self, uid: Uid) -> Result<Arc<Tap>, Refusal> {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::{
     bounds::MAX_STATUS_TEXT,
     ether_type::EtherType,
-    identity::Pod,
+    identity::{Pod, PodDetails},
     node_state::{Receiver, Tap},
     node_status::{NodeStatus, ReceiverStatus, SenderStatus, State},
     program::Program,
@@ -46,6 +46,8 @@ pub struct DesiredSender {
     pub tap: Arc<Tap>,
     /// The tapped pod.
     pub pod: Pod,
+    /// What metadata tell of it besides its name and its addresses.
+    pub details: Box<PodDetails>,
     /// The compiled filter expression, shared by all senders that have it.
     pub program: Option<Arc<Program>>,
     /// Largest IP packet that the network between the nodes carries; the MTU of the route applies if it is smaller.

@@ -1,4 +1,4 @@
-use std::{fmt, net::IpAddr, ops::Deref};
+use std::{collections::BTreeMap, fmt, net::IpAddr, ops::Deref};
 
 use serde::{Deserialize, Serialize};
 
@@ -172,6 +172,36 @@ pub struct Pod {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub addresses: Vec<IpAddr>,
+}
+
+/// What a pod belongs to: one of its owners, or the pod itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Workload {
+    /// Kind of the owner, for example `Deployment`.
+    pub kind: String,
+    /// Name of the owner.
+    pub name: String,
+    /// API group and version of the kind, for example `apps/v1`. Empty: unknown.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub api_version: String,
+}
+
+/// What receivers of metadata are told of a pod besides its name and its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PodDetails {
+    /// Name of the node that it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// What it belongs to. Unset: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
+    /// Those of its labels that the policy lists (metadataLabels).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub use direction::Direction;
 pub use endpoint::{Endpoint, FrameFormat, Vni, VniError};
 pub use ether_type::{EtherType, EtherTypeError};
 pub use filter::{Filter, FilterError, Match, PortRange, Protocol};
-pub use identity::{ConfigHash, IdentityError, InterfaceName, Pod, TapReference, Uid};
+pub use identity::{ConfigHash, IdentityError, InterfaceName, Pod, PodDetails, TapReference, Uid, Workload};
 pub use ipnet::IpNet;
 pub use node_state::{NodeState, Receiver, Sender, Tap};
 pub use node_status::{NodeStatus, ReceiverStatus, SenderStatus, SentVnis, State};

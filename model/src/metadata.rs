@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Uid;
+use crate::{PodDetails, Uid};
 
 /// Bytes of an Ethernet header without a VLAN tag.
 const ETHERNET_HEADER: usize = 14;
@@ -65,7 +65,7 @@ pub struct Tuple {
 }
 
 /// Who a pod is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodMetadata {
     /// Namespace of the pod.
@@ -76,6 +76,12 @@ pub struct PodMetadata {
     pub addresses: BTreeSet<IpAddr>,
     /// The MAC address of the tapped interface, as six pairs of hexadecimal digits with colons.
     pub mac: String,
+    /// The tap that mirrors the pod, for example `PodTap shop/web` or `ClusterPodTap all`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tap: String,
+    /// What else is known of it.
+    #[serde(flatten)]
+    pub details: PodDetails,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -148,6 +154,7 @@ impl MetadataFrame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Workload;
 
     const ETHER_TYPE: u16 = 0x88b5;
 
@@ -179,6 +186,16 @@ mod tests {
                 name: "p".repeat(253),
                 addresses: ["10.0.0.1", "fd00::1"].map(|text| text.parse().expect("an address")).into(),
                 mac: "02:00:00:00:00:01".into(),
+                tap: "PodTap shop/web".into(),
+                details: PodDetails {
+                    node: Some("n1".into()),
+                    workload: Some(Workload {
+                        kind: "Deployment".into(),
+                        name: "web".into(),
+                        api_version: "apps/v1".into(),
+                    }),
+                    labels: [("app".to_owned(), "web".to_owned())].into(),
+                },
             }),
             ..translation()
         };
@@ -195,12 +212,7 @@ mod tests {
             assert_eq!(MetadataFrame::decode(&frame, ETHER_TYPE), Some(sent), "it was padded");
         }
         let long = MetadataFrame {
-            metadata: Metadata::Pod(PodMetadata {
-                namespace: "n".repeat(2000),
-                name: String::new(),
-                addresses: BTreeSet::new(),
-                mac: String::new(),
-            }),
+            metadata: Metadata::Pod(PodMetadata { namespace: "n".repeat(2000), ..PodMetadata::default() }),
             ..translation()
         };
         assert_eq!(long.encode([0; 6], ETHER_TYPE), None);

@@ -7,7 +7,7 @@ use crate::{
     direction::Direction,
     endpoint::{Endpoint, FrameFormat, Vni},
     ether_type::EtherType,
-    identity::{InterfaceName, Pod, TapReference, Uid},
+    identity::{InterfaceName, Pod, PodDetails, TapReference, Uid},
     options::MirrorOptions,
     program::{Program, ProgramId},
     unix_time::UnixTime,
@@ -117,6 +117,9 @@ pub struct Sender {
     pub tap: Uid,
     /// The tapped pod.
     pub pod: Pod,
+    /// If the tap sends metadata: what else it tells of the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<PodDetails>,
 }
 
 /// An interface that receives mirrored frames, on the node itself or inside one of its pods.

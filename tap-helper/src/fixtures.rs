@@ -39,6 +39,7 @@ pub fn pod(name: &str) -> Pod {
 /// The sender of a tap on a pod.
 pub fn sender(tap: Tap, pod: Pod) -> DesiredSender {
     DesiredSender {
+        details: Box::default(),
         tap: Arc::new(tap),
         pod,
         program: None,

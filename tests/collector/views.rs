@@ -149,7 +149,10 @@ fn told(client: &FilePath, truth: &Truth) -> PathBuf {
 pub fn identity(name: &str, address: Ipv4Addr) -> Vec<u8> {
     let (name, mac) = (name.to_owned(), "02:00:00:00:00:01".to_owned());
     let addresses = [address.into()].into();
-    metadata(&name.clone(), Metadata::Pod(PodMetadata { namespace: "shop".into(), name, addresses, mac }))
+    metadata(
+        &name.clone(),
+        Metadata::Pod(PodMetadata { namespace: "shop".into(), name, addresses, mac, ..PodMetadata::default() }),
+    )
 }
 
 /// A frame with metadata about a pod.

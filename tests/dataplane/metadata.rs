@@ -7,7 +7,7 @@ use std::{
 };
 
 use podtap_model::{
-    Direction, Receiver,
+    Direction, PodDetails, Receiver, Workload,
     metadata::{Metadata, MetadataFrame, PodMetadata, Translation, Tuple},
 };
 use podtap_tests::{
@@ -34,6 +34,14 @@ fn translations(capture: &Capture) -> Vec<Translation> {
     translations.collect()
 }
 
+fn details() -> PodDetails {
+    PodDetails {
+        node: Some("n1".into()),
+        workload: Some(Workload { kind: "Deployment".into(), name: "web".into(), api_version: "apps/v1".into() }),
+        labels: [("app".to_owned(), "web".to_owned())].into(),
+    }
+}
+
 /// A tap of `web` with metadata, to two receivers on the other node: `mirror0`, for it, and `plain0`.
 fn tap(scene: &mut Scene) -> [Capture; 2] {
     let with = Receiver { metadata: true, ..receiver(TAP, VNI, "mirror0") };
@@ -43,6 +51,7 @@ fn tap(scene: &mut Scene) -> [Capture; 2] {
     let endpoints = [remote_endpoint(VNI), remote_endpoint(VNI + 1)];
     let mut sender = sender(TAP, &scene.web, Direction::Both, &endpoints);
     sender.tap.metadata = true;
+    sender.details = Some(details());
     scene.agent.establish(&desired(vec![sender], vec![]));
     captures
 }
@@ -71,7 +80,8 @@ fn exchange(
     server: SocketAddr,
     address: SocketAddr,
 ) -> (SocketAddr, SocketAddr) {
-    let server = to.within(|| UdpSocket::bind(server)).expect("the address is the server's");
+    // A program that another test starts now may still have the socket of the last exchange.
+    let server = until("the server's port is free", PATIENCE, || to.within(|| UdpSocket::bind(server)));
     let client = from.within(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket can be made");
     client.connect(address).expect("there is a route");
     for socket in [&server, &client] {
@@ -152,6 +162,8 @@ fn a_receiver_is_told_of_the_pod_at_first() {
         other => Err(format!("{other:?}")),
     });
     assert_eq!((pod.namespace.as_str(), pod.name.as_str()), ("shop", "web"));
+    assert_eq!(pod.details, details());
+    assert!(pod.tap.starts_with("PodTap "), "{}", pod.tap);
     assert_eq!(pod.addresses, scene.web.addresses.iter().copied().collect());
     let link = &scene.web.network().json("ip -j link show dev eth0")[0];
     assert_eq!(link["address"], pod.mac.as_str());
@@ -178,6 +190,7 @@ fn a_pod_cannot_send_metadata() {
             name: "forged".into(),
             addresses: [[10, 0, 0, 1].into()].into(),
             mac: "02:00:00:00:00:01".into(),
+            ..PodMetadata::default()
         }),
         ..own.clone()
     };

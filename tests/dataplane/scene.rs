@@ -120,7 +120,7 @@ pub fn sender(tap: &str, pod: &Pod, direction: Direction, destinations: &[Endpoi
         probe: false,
         metadata: false,
     };
-    Sender { tap, pod: pod.model(), program: None }
+    Sender { tap, pod: pod.model(), details: None, program: None }
 }
 
 pub fn receiver(tap: &str, vni: u32, name: &str) -> Receiver {

@@ -342,6 +342,7 @@ impl Flow {
             preexisting: self.key.protocol == TCP && [sent, received].iter().all(|one| one.stream.initial.is_none()),
             translated: self.joined.as_ref().map(|joined| joined.before),
             translated_by: self.joined.as_ref().map(|joined| joined.by),
+            zone: self.zone(),
             dns_name: self.dns_name(),
             query: self.dns.as_ref().and_then(|dns| dns.query.clone()),
             responses: self.dns.as_ref().map(|dns| dns.responses.clone()).unwrap_or_default(),

@@ -68,6 +68,8 @@ pub struct Record {
     pub translated: Option<(Endpoint, Endpoint)>,
     /// How that is known: [`TranslatedBy::Join`] or [`TranslatedBy::Conntrack`].
     pub translated_by: Option<TranslatedBy>,
+    /// The conntrack zone in which they are translated, if conntrack told.
+    pub zone: Option<u16>,
     /// The name that the client looked up to get the server's address.
     pub dns_name: Option<Box<str>>,
     /// Of a flow to a DNS server: the first question, and its answer.

@@ -178,6 +178,7 @@ fn metadata(random: &mut Random) -> Vec<u8> {
             name: format!("web-{}", random.below(8)),
             addresses: [client.0, server.0].into(),
             mac: "02:00:00:00:00:01".into(),
+            ..PodMetadata::default()
         })
     } else {
         Metadata::Translation(Translation {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use podtap_flow::{
     Timestamp,
-    names::{TOMBSTONE, Workload},
+    names::{TOMBSTONE, Workload, syntax::is_workload},
 };
 
 /// Longest chain of owners. A `CronJob` is two steps away from its pods, and what an operator manages seldom more than four.
@@ -25,19 +25,8 @@ pub struct Owner {
 /// who creates an object can write there anything.
 pub fn first_owner(references: Vec<OwnerReference>) -> Option<Owner> {
     let OwnerReference { uid, kind, name, api_version, .. } = references.into_iter().next()?;
-    let is_kind = !kind.is_empty() && kind.len() <= 63 && kind.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    let is_version = api_version.len() <= 253
-        && api_version.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'/'));
-    (is_kind && is_version && is_name(&name)).then_some(Owner { uid, workload: Workload { kind, name, api_version } })
-}
-
-/// Whether this is a name of an object: a DNS subdomain (RFC 1123).
-pub fn is_name(text: &str) -> bool {
-    let is_label = |label: &str| {
-        let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(is_inner)
-    };
-    text.len() <= 253 && text.split('.').all(is_label)
+    let workload = Workload { kind, name, api_version };
+    is_workload(&workload).then_some(Owner { uid, workload })
 }
 
 /// The owners of the objects that own pods, by UID.
@@ -118,13 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_names() {
-        for name in ["web", "web-7c9f", "a.b-c.d", "1"] {
-            assert!(is_name(name), "{name}");
-        }
-        for other in ["", "Web", "x\n---\nkind: Pod", "a..b", "-a", "a-", "\"a\"", "a b", &"a".repeat(254)] {
-            assert!(!is_name(other), "{other:?}");
-        }
+    fn an_owner_has_a_valid_kind_and_name() {
         let reference = |kind: &str, name: &str| {
             let reference = serde_json::json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "u"}]);
             first_owner(serde_json::from_value(reference).expect("a reference"))

@@ -9,10 +9,10 @@ use k8s_openapi::{
 };
 use podtap_flow::{
     Timestamp,
-    names::{Pod, Workload},
+    names::{Pod, Workload, syntax::is_name},
 };
 
-use super::owners::{Owner, first_owner, is_name};
+use super::owners::{Owner, first_owner};
 
 /// Labels that tell generations of a workload apart, and nothing about it.
 const OF_GENERATIONS: [&str; 4] =

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use podtap_flow::{
-    Counts, End, Endpoint, Opener, Record, StreamTotals,
+    Counts, End, Endpoint, Opener, Record, StreamTotals, Timestamp,
     map::failure_name,
     named::{NamedRecord, TranslatedBy},
     names::{Names, Owner, Pod},
@@ -20,7 +20,7 @@ const ETHERNET: u64 = 14;
 pub type Object = Map<String, Value>;
 
 /// Names of fields without the names of an end.
-const FIELDS: [&str; 30] = [
+const FIELDS: [&str; 31] = [
     "TimeFlowStartMs",
     "TimeFlowEndMs",
     "Etype",
@@ -46,6 +46,7 @@ const FIELDS: [&str; 30] = [
     "Failure",
     "ConnId",
     "XlatBy",
+    "ZoneId",
     "DstDnsName",
     "TlsSni",
     "DstServiceName",
@@ -55,7 +56,7 @@ const FIELDS: [&str; 30] = [
 /// Prefixes of the fields of an end.
 const ENDS: [&str; 4] = ["Src", "Dst", "XlatSrc", "XlatDst"];
 /// Fields of an end.
-const OF_END: [&str; 10] = [
+const OF_END: [&str; 11] = [
     "Addr",
     "Port",
     "K8S_Name",
@@ -66,6 +67,7 @@ const OF_END: [&str; 10] = [
     "K8S_HostName",
     "K8S_HostIP",
     "K8S_Zone",
+    "Taps",
 ];
 
 /// All fields that an object may have.
@@ -141,7 +143,7 @@ fn direction(flow: &NamedRecord<'_>, names: &Names, counts: Counts, totals: Stre
     let (first, second) = if is_reply { ("Dst", "Src") } else { ("Src", "Dst") };
     for ((_, end, owner), side) in ends.into_iter().zip([first, second]) {
         endpoint(&mut object, side, end, record.protocol);
-        owned(&mut object, side, owner, names);
+        owned(&mut object, side, owner, names, record.to);
     }
     about_flow(&mut object, flow);
     if !is_reply {
@@ -159,12 +161,12 @@ fn endpoint(object: &mut Object, prefix: &str, end: Endpoint, protocol: u8) {
 }
 
 /// Names of an end.
-fn owned(object: &mut Object, prefix: &str, owner: Owner<'_>, names: &Names) {
+fn owned(object: &mut Object, prefix: &str, owner: Owner<'_>, names: &Names, at: Timestamp) {
     let mut set = |key: &str, value: &str| {
         object.insert(format!("{prefix}K8S_{key}"), value.into());
     };
     match owner {
-        Owner::Pod(pod) => pod_names(object, prefix, pod, names),
+        Owner::Pod(pod) => pod_names(object, prefix, pod, names, at),
         Owner::Service(service) => {
             set("Name", &service.name);
             set("Namespace", &service.namespace);
@@ -190,7 +192,8 @@ fn owned(object: &mut Object, prefix: &str, owner: Owner<'_>, names: &Names) {
     }
 }
 
-fn pod_names(object: &mut Object, prefix: &str, pod: &Pod, names: &Names) {
+/// `at`: when frames of it were seen.
+fn pod_names(object: &mut Object, prefix: &str, pod: &Pod, names: &Names, at: Timestamp) {
     let mut set = |key: &str, value: &str| {
         object.insert(format!("{prefix}K8S_{key}"), value.into());
     };
@@ -199,6 +202,13 @@ fn pod_names(object: &mut Object, prefix: &str, pod: &Pod, names: &Names) {
     set("Type", "Pod");
     set("OwnerName", &pod.workload.name);
     set("OwnerType", &pod.workload.kind);
+    let taps: Vec<&str> = names.taps(pod, at).collect();
+    if !taps.is_empty() {
+        object.insert(format!("{prefix}Taps"), taps.into());
+    }
+    let mut set = |key: &str, value: &str| {
+        object.insert(format!("{prefix}K8S_{key}"), value.into());
+    };
     if let Some(node) = &pod.node {
         set("HostName", node);
         let node = names.node(node);
@@ -270,12 +280,15 @@ fn translation(object: &mut Object, flow: &NamedRecord<'_>, names: &Names) {
         TranslatedBy::Endpoints => "endpoints",
     };
     object.insert("XlatBy".to_owned(), by.into());
+    if let Some(zone) = flow.record.zone {
+        object.insert("ZoneId".to_owned(), zone.into());
+    }
     if let Some((client, server)) = translated.ends {
         endpoint(object, "XlatSrc", client, flow.record.protocol);
         endpoint(object, "XlatDst", server, flow.record.protocol);
     }
     if let Some(pod) = translated.pod {
-        pod_names(object, "XlatDst", pod, names);
+        pod_names(object, "XlatDst", pod, names, flow.record.to);
     } else if let Some((namespace, workload)) = translated.workload {
         object.insert("XlatDstK8S_Namespace".to_owned(), namespace.into());
         object.insert("XlatDstK8S_OwnerName".to_owned(), workload.name.as_str().into());
@@ -283,7 +296,7 @@ fn translation(object: &mut Object, flow: &NamedRecord<'_>, names: &Names) {
     }
     // After the translation of sources, it is another one than before.
     if let Some(pod) = translated.ends.and_then(|(client, _)| names.pod(client.address, flow.record.start)) {
-        pod_names(object, "XlatSrc", pod, names);
+        pod_names(object, "XlatSrc", pod, names, flow.record.to);
     }
 }
 

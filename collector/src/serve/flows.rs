@@ -1,5 +1,7 @@
 //! `GET /flows`: the newest flows, filtered by their fields.
 
+use std::slice;
+
 use serde_json::Value;
 
 use crate::{
@@ -93,11 +95,13 @@ impl Filter {
     }
 
     fn accepts(&self, object: &Object) -> bool {
-        let mut values: Box<dyn Iterator<Item = &Value>> = if self.fields.is_empty() {
+        let fields: Box<dyn Iterator<Item = &Value>> = if self.fields.is_empty() {
             Box::new(object.values())
         } else {
             Box::new(self.fields.iter().filter_map(|field| object.get(field)))
         };
+        // Of a list, each value counts.
+        let mut values = fields.flat_map(|value| value.as_array().map_or(slice::from_ref(value), Vec::as_slice));
         match &self.test {
             Test::Equal(text) => values.any(|value| is(value, text)),
             Test::Unequal(text) => !values.any(|value| is(value, text)),

@@ -144,6 +144,7 @@ mod tests {
             name: "web".into(),
             addresses: [].into(),
             mac: "02:00:00:00:00:01".into(),
+            ..PodMetadata::default()
         };
         let frame = MetadataFrame { tap: uid.clone(), pod: uid.clone(), metadata: Metadata::Pod(pod) };
         let frame = frame.encode([2, 0, 0, 0, 0, 1], EtherType::default().get()).expect("it is not too long");

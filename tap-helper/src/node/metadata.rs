@@ -12,7 +12,7 @@ use std::{
 };
 
 use podtap_model::{
-    DesiredSender,
+    DesiredSender, PodDetails,
     metadata::{Metadata, MetadataFrame, PodMetadata, Translation},
 };
 use tracing::{debug, warn};
@@ -176,9 +176,7 @@ impl Node {
                 metadata.told(&source.key, now);
             }
             let limit = frame_limit(sender, self.paths.of(sender));
-            let mut frames = frames(source, sender, is_due, &translations);
-            // As with probes, the path has to carry them.
-            frames.retain(|frame| limit.is_none_or(|limit| frame.len() <= limit as usize));
+            let frames = frames(source, sender, is_due, &translations, limit);
             (!frames.is_empty()).then_some(Job { frames, prober, classid: running.classid, device: source.device })
         });
         if !jobs.is_empty() {
@@ -201,31 +199,43 @@ impl Node {
     }
 }
 
+/// `limit`: bytes of a frame.
 fn frames(
     source: &ProbeSource,
     sender: &DesiredSender,
     is_due: bool,
     translations: &VecDeque<Translation>,
+    limit: Option<u32>,
 ) -> Vec<Vec<u8>> {
     let pod = &sender.pod;
-    let identity = is_due.then(|| {
-        Metadata::Pod(PodMetadata {
+    let frame = |metadata| {
+        let frame = MetadataFrame { tap: sender.tap.uid.clone(), pod: pod.uid.clone(), metadata };
+        let frame = frame.encode(source.mac, sender.probe_ether_type.get())?;
+        // As with probes, the path has to carry it.
+        limit.is_none_or(|limit| frame.len() <= limit as usize).then_some(frame)
+    };
+    let identity = |details: PodDetails| {
+        frame(Metadata::Pod(PodMetadata {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             addresses: pod.addresses.iter().copied().collect(),
             mac: text(source.mac),
-        })
+            tap: sender.tap.reference().to_string(),
+            details,
+        }))
+    };
+    let identity = is_due.then(|| {
+        let details = PodDetails::clone(&sender.details);
+        // With the longest names, not everything fits.
+        let without_labels = PodDetails { labels: BTreeMap::new(), ..details.clone() };
+        [details, without_labels, PodDetails::default()].into_iter().find_map(identity)
     });
     let is_of_pod = |translation: &&Translation| {
         let ends = [translation.original.source, translation.reply.source];
         sends_translations(sender) && ends.iter().any(|end| pod.addresses.contains(end))
     };
     let translations = translations.iter().filter(is_of_pod).copied().map(Metadata::Translation);
-    let frame = |metadata| {
-        let frame = MetadataFrame { tap: sender.tap.uid.clone(), pod: pod.uid.clone(), metadata };
-        frame.encode(source.mac, sender.probe_ether_type.get())
-    };
-    identity.into_iter().chain(translations).filter_map(frame).collect()
+    identity.flatten().into_iter().chain(translations.filter_map(frame)).collect()
 }
 
 fn text(mac: Mac) -> String {

@@ -1,6 +1,6 @@
 use std::time::SystemTime;
 
-use podtap_model::{DesiredUpdate, IpNet, NodeState, Pod, Program, Receiver, Tap, UnixTime};
+use podtap_model::{DesiredUpdate, IpNet, NodeState, Pod, PodDetails, Program, Receiver, Tap, UnixTime};
 
 /// The desired state of a node, with the tap repeated in each of its senders, which is easier to modify in tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Sender {
     pub tap: Tap,
     /// The pod.
     pub pod: Pod,
+    /// What metadata tell of it.
+    pub details: Option<PodDetails>,
     /// The compiled expression of the tap's filter.
     pub program: Option<Program>,
 }
@@ -44,7 +46,7 @@ impl Desired {
     pub fn state(&self) -> NodeState {
         let Self { underlay_mtu, orphan_timeout_seconds, probe_ether_type, .. } = *self;
         let mut state = NodeState { underlay_mtu, orphan_timeout_seconds, probe_ether_type, ..NodeState::default() };
-        for Sender { tap, pod, program } in &self.senders {
+        for Sender { tap, pod, details, program } in &self.senders {
             let program_id = program.as_ref().map(|program| program.id.clone());
             let tap = Tap { program: program_id, ..tap.clone() };
             match state.taps.iter().find(|known| known.uid == tap.uid) {
@@ -52,7 +54,7 @@ impl Desired {
                 None => state.taps.push(tap.clone()),
             }
             state.programs.extend(program.clone().filter(|program| !state.programs.contains(program)));
-            state.senders.push(podtap_model::Sender { tap: tap.uid, pod: pod.clone() });
+            state.senders.push(podtap_model::Sender { tap: tap.uid, pod: pod.clone(), details: details.clone() });
         }
         state.receivers.clone_from(&self.receivers);
         state.sources.clone_from(&self.sources);

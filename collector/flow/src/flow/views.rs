@@ -19,6 +19,8 @@ pub(crate) struct Joined {
     /// Client and server before and after the translation.
     pub before: (Endpoint, Endpoint),
     pub after: (Endpoint, Endpoint),
+    /// The conntrack zone, if conntrack told.
+    pub zone: Option<u16>,
 }
 
 impl Joined {
@@ -58,6 +60,11 @@ impl Flow {
         }
     }
 
+    /// The conntrack zone in which its addresses are translated, if conntrack told.
+    pub fn zone(&self) -> Option<u16> {
+        self.joined.as_ref()?.zone
+    }
+
     pub fn is_joined_by(&self, by: TranslatedBy) -> bool {
         self.joined.as_ref().is_some_and(|joined| joined.by == by)
     }
@@ -88,13 +95,15 @@ impl Flow {
         }
     }
 
-    /// Puts the views in this order, if these are they. Sequence numbers tell which views are of one connection, and TTLs only suggest
+    /// Takes over the order of the views and the zone, if these are the views. Sequence numbers tell which views are of one connection, and TTLs only suggest
     /// which one comes first.
     pub fn order_views(&mut self, joined: &Joined) {
-        if let Some(known) = &mut self.joined
-            && (known.before, known.after) == (joined.after, joined.before)
-        {
+        let Some(known) = &mut self.joined else { return };
+        if (known.before, known.after) == (joined.after, joined.before) {
             (known.before, known.after) = (joined.before, joined.after);
+        }
+        if (known.before, known.after) == (joined.before, joined.after) {
+            known.zone = joined.zone;
         }
     }
 

@@ -2,9 +2,12 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
-use podtap_model::{Uid, metadata::PodMetadata};
+use podtap_model::{PodDetails, Uid, metadata::PodMetadata};
 
-use super::{Names, Owner, Pod, TOMBSTONE, Workload};
+use super::{
+    Names, Owner, Pod, TOMBSTONE, Workload,
+    syntax::{is_label, is_name, is_tap, valid},
+};
 use crate::Timestamp;
 
 /// A tap tells of its pods this often.
@@ -17,6 +20,8 @@ const LATE: Duration = Duration::from_secs(1);
 const MOST_PODS: usize = 4;
 /// Addresses at once. With the longest names and as many pods as there may be, about 20 MB.
 const MOST_KNOWN: usize = 4096;
+/// Taps of a pod, one after the other or at once.
+const MOST_TAPS: usize = 8;
 /// Addresses of a pod: its interfaces have one or two each.
 const MOST_ADDRESSES: usize = 16;
 
@@ -43,11 +48,28 @@ impl Identity {
     }
 }
 
+/// A tap that mirrors a pod.
+#[derive(Clone, Debug)]
+struct Tap {
+    name: Box<str>,
+    first: Timestamp,
+    last: Timestamp,
+}
+
+impl Tap {
+    /// One frame with metadata may have been lost.
+    fn until(&self) -> Timestamp {
+        self.last.plus(2 * INTERVAL)
+    }
+}
+
 /// The pods that taps told of.
 #[derive(Debug, Default)]
 pub(super) struct Identities {
     /// In the order of their beginnings.
     by_address: HashMap<IpAddr, Vec<Identity>>,
+    /// By the UIDs of pods.
+    taps: HashMap<String, Vec<Tap>>,
     counters: IdentityCounters,
 }
 
@@ -97,8 +119,28 @@ impl Identities {
         true
     }
 
+    /// A tap mirrors a pod.
+    fn tap(&mut self, uid: &Uid, name: &str, at: Timestamp) {
+        if self.taps.len() >= MOST_KNOWN && !self.taps.contains_key(&**uid) {
+            return;
+        }
+        let taps = self.taps.entry(uid.to_string()).or_default();
+        if let Some(tap) = taps.iter_mut().find(|tap| *tap.name == *name && at <= tap.until()) {
+            tap.last = tap.last.max(at);
+            return;
+        }
+        if taps.len() >= MOST_TAPS {
+            taps.remove(0);
+        }
+        taps.push(Tap { name: name.into(), first: at.minus(INTERVAL), last: at });
+    }
+
     /// Forgets what ended long ago.
     pub fn expire(&mut self, now: Timestamp) {
+        self.taps.retain(|_, taps| {
+            taps.retain(|tap| now.since(tap.until()) <= TOMBSTONE);
+            !taps.is_empty()
+        });
         self.by_address.retain(|_, pods| {
             pods.retain(|identity| now.since(identity.until()) <= TOMBSTONE);
             !pods.is_empty()
@@ -110,23 +152,27 @@ impl Names {
     /// Takes what a tap tells of a pod at this time. It names addresses that nothing else names: pods, services and nodes that the API
     /// server knows keep theirs. Returns whether an address has a new owner.
     pub fn identify(&mut self, uid: &Uid, pod: &PodMetadata, at: Timestamp) -> bool {
-        if !is_label(&pod.namespace) || pod.name.len() > 253 || !pod.name.split('.').all(is_label) {
+        if !is_label(&pod.namespace) || !is_name(&pod.name) {
             return false;
         }
+        if is_tap(&pod.tap) {
+            self.identities.tap(uid, &pod.tap, at);
+        }
+        let PodDetails { node, workload, labels } = valid(&pod.details);
+        let itself = || Workload { kind: "Pod".into(), name: pod.name.clone(), api_version: "v1".into() };
         let addresses: Vec<IpAddr> = pod.addresses.iter().copied().filter(is_of_pod).take(MOST_ADDRESSES).collect();
         let identity = Pod {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             uid: uid.to_string(),
             addresses: addresses.clone(),
-            node: None,
+            node,
             host_network: false,
-            // What it belongs to, only the API server knows.
-            workload: Workload { kind: "Pod".into(), name: pod.name.clone(), api_version: "v1".into() },
+            workload: workload.unwrap_or_else(itself),
             started: Timestamp::default(),
             ended: None,
             end_is_estimate: true,
-            labels: Arc::default(),
+            labels: Arc::new(labels),
         };
         let mut has_news = false;
         for address in addresses {
@@ -137,6 +183,12 @@ impl Names {
             }
         }
         has_news
+    }
+
+    /// The taps that mirrored a pod at a time, as far as they tell, for example `PodTap shop/web`.
+    pub fn taps(&self, pod: &Pod, at: Timestamp) -> impl Iterator<Item = &str> {
+        let taps = self.identities.taps.get(&pod.uid).into_iter().flatten();
+        taps.filter(move |tap| tap.first <= at && at <= tap.until()).map(|tap| &*tap.name)
     }
 
     /// What taps told and was not believed.
@@ -152,15 +204,6 @@ impl Names {
         // The API server may name a pod before its address.
         is_free.then(|| self.pods.get(&pod.uid).unwrap_or(pod))
     }
-}
-
-/// A label as of DNS (RFC 1123), in lower case: the names of pods and namespaces are made of these, so that they need no escaping.
-fn is_label(text: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=63).contains(&text.len())
-        && text.bytes().all(|byte| is_plain(byte) || byte == b'-')
-        && text.bytes().next().is_some_and(is_plain)
-        && text.bytes().last().is_some_and(is_plain)
 }
 
 /// Whether a pod can have an address that others reach.
@@ -185,6 +228,7 @@ mod tests {
             name: name.into(),
             addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
             mac: "02:00:00:00:00:01".into(),
+            ..PodMetadata::default()
         };
         names.identify(&uid.parse().expect("a UID"), &metadata, Timestamp::from_seconds(second))
     }
@@ -282,9 +326,48 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_has_the_details_and_the_taps_that_are_told() {
+        let mut names = Names::default();
+        let told = |tap: &str| PodMetadata {
+            namespace: "shop".into(),
+            name: "web-0".into(),
+            addresses: ["10.0.0.1".parse().expect("an address")].into(),
+            tap: tap.into(),
+            details: serde_json::from_value(serde_json::json!({"node": "n1", "labels": {"app": "web"},
+                "workload": {"kind": "StatefulSet", "name": "web", "apiVersion": "apps/v1"}}))
+            .expect("details"),
+            ..PodMetadata::default()
+        };
+        let uid: Uid = FIRST.parse().expect("a UID");
+        for (tap, second) in
+            [("PodTap shop/a", 1000), ("PodTap shop/a", 1060), ("ClusterPodTap b", 1060), ("b\n", 1060)]
+        {
+            names.identify(&uid, &told(tap), Timestamp::from_seconds(second));
+        }
+        let pod = names.pod("10.0.0.1".parse().expect("an address"), Timestamp::from_seconds(1000)).expect("a pod");
+        assert_eq!(
+            (pod.workload.kind.as_str(), pod.node.as_deref(), pod.labels["app"].as_str()),
+            ("StatefulSet", Some("n1"), "web")
+        );
+        let taps = |second: u64| names.taps(pod, Timestamp::from_seconds(second)).collect::<Vec<_>>();
+        for (second, expected) in
+            [(939, &[][..]), (940, &["PodTap shop/a"]), (1100, &["PodTap shop/a", "ClusterPodTap b"]), (1181, &[])]
+        {
+            assert_eq!(taps(second), expected, "{second}");
+        }
+        // However many there are.
+        for number in 0..100 {
+            names.identify(&uid, &told(&format!("PodTap shop/t{number}")), Timestamp::from_seconds(1200));
+        }
+        assert_eq!(names.identities.taps[FIRST].len(), MOST_TAPS);
+        names.expire(Timestamp::from_seconds(1321 + 1800));
+        assert!(names.identities.taps.is_empty());
+    }
+
+    #[test]
     fn names_and_addresses_that_no_pod_has_are_ignored() {
         let mut names = Names::default();
-        for name in ["", "a\nb", "A", "-a", "a.", "a..b", "\u{1b}[2J", &"a".repeat(64), &"a.".repeat(140)] {
+        for name in ["", "a\nb", "A", "-a", "a.", "a..b", "\u{1b}[2J", &"a".repeat(254), &"a.".repeat(140)] {
             assert!(!tell(&mut names, FIRST, name, &["10.0.0.1"], 1000), "{name:?}");
         }
         let addresses = ["127.0.0.1", "::1", "224.0.0.1", "0.0.0.0", "169.254.1.1", "fe80::1", "255.255.255.255"];

@@ -2,6 +2,7 @@
 
 mod identity;
 mod object;
+pub mod syntax;
 mod update;
 
 use std::{

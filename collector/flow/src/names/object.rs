@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
+pub use podtap_model::Workload;
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
@@ -72,19 +73,6 @@ impl Pod {
     pub(super) fn has_certain_end(&self) -> bool {
         self.ended.is_some() && !self.end_is_estimate
     }
-}
-
-/// What a pod belongs to: the root of its owners, or the pod itself.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Workload {
-    /// Kind of the owner, for example `Deployment`.
-    pub kind: String,
-    /// Its name.
-    pub name: String,
-    /// API group and version of the kind, for example `apps/v1`. Empty: unknown.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub api_version: String,
 }
 
 /// A service and its backends.

@@ -47,7 +47,9 @@ impl Table {
         let (before, after) = if order.is_gt() { (mine, theirs) } else { (theirs, mine) };
         let (client, _) = other.client();
         let is_swapped = client != flow.client().0;
-        let joined = Joined { by: TranslatedBy::Join, other: flow.key, is_swapped, before, after };
+        // Conntrack may have told of it, too.
+        let zone = flow.zone().or(other.zone());
+        let joined = Joined { by: TranslatedBy::Join, other: flow.key, is_swapped, before, after, zone };
         for flow in [flow, other] {
             self.counters.contradictions += u64::from(flow.was_mistold(&joined));
         }

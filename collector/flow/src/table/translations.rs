@@ -49,6 +49,8 @@ impl View {
 struct Step {
     before: View,
     after: View,
+    /// The conntrack zone.
+    zone: u16,
     /// When it was told, or used last.
     at: Timestamp,
 }
@@ -83,20 +85,23 @@ impl Translations {
         }
     }
 
-    /// The first and the last view of the connection that has this tuple on its way.
-    fn resolve(&mut self, key: &Key, is_valid: impl Fn(Timestamp) -> bool) -> Option<(View, View)> {
+    /// The first and the last view of the connection that has this tuple on its way, and the conntrack zone of the last step.
+    fn resolve(&mut self, key: &Key, is_valid: impl Fn(Timestamp) -> bool) -> Option<(View, View, u16)> {
         let mut ends: Option<(View, View)> = None;
+        let mut zone = 0;
         for _ in 0..MOST_STEPS {
             let next = self.forward.get(&ends.map_or(*key, |(_, last)| last.key)).filter(|step| is_valid(step.at));
             let Some(step) = next.filter(|step| ends.is_none_or(|(_, last)| last == step.before)) else { break };
+            zone = step.zone;
             ends = Some((ends.map_or(step.before, |(first, _)| first), step.after));
         }
         for _ in 0..MOST_STEPS {
             let next = self.backward.get(&ends.map_or(*key, |(first, _)| first.key)).filter(|step| is_valid(step.at));
             let Some(step) = next.filter(|step| ends.is_none_or(|(first, _)| first == step.after)) else { break };
+            zone = if ends.is_none() { step.zone } else { zone };
             ends = Some((step.before, ends.map_or(step.after, |(_, last)| last)));
         }
-        ends.filter(|(first, last)| first.key != last.key)
+        ends.filter(|(first, last)| first.key != last.key).map(|(first, last)| (first, last, zone))
     }
 }
 
@@ -124,7 +129,7 @@ impl Table {
     pub fn translate(&mut self, source: Source, at: Timestamp, translation: &Translation) -> bool {
         let Some((before, after)) = views(source, translation) else { return false };
         self.counters.translations += 1;
-        self.translations.insert(Step { before, after, at });
+        self.translations.insert(Step { before, after, zone: translation.zone, at });
         self.counters.translations_evicted = self.translations.evicted();
         for view in [before, after] {
             let Some(index) = self.find(&view.key) else { continue };
@@ -159,7 +164,7 @@ impl Table {
         // A TCP connection begins with a SYN, so that what is older than it is not taken for its own.
         let lifetime = if flow.key.protocol == TCP { self.limits.open } else { FORGOTTEN };
         let is_valid = |told: Timestamp| told >= since && at.since(told) <= lifetime;
-        let Some((first, last)) = self.translations.resolve(&flow.key, is_valid) else { return index };
+        let Some((first, last, zone)) = self.translations.resolve(&flow.key, is_valid) else { return index };
         let (own, other) = if flow.key == first.key {
             (first, last)
         } else if flow.key == last.key {
@@ -174,6 +179,7 @@ impl Table {
             is_swapped: own.client != other.client,
             before: first.ends(),
             after: last.ends(),
+            zone: Some(zone),
         };
         match flow.told(&joined, own.client) {
             Told::News => {}

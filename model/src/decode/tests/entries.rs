@@ -152,7 +152,15 @@ fn every_field_keeps_its_meaning() {
     };
     let (program, orphan_timeout) = (Some(program().into()), Duration::from_secs(3600));
     let probe_ether_type = EtherType::try_from(0x88b6).expect("an EtherType");
-    let sender = DesiredSender { tap: tap.into(), pod, program, underlay_mtu: None, orphan_timeout, probe_ether_type };
+    let sender = DesiredSender {
+        tap: tap.into(),
+        pod,
+        details: Box::default(),
+        program,
+        underlay_mtu: None,
+        orphan_timeout,
+        probe_ether_type,
+    };
     let (senders, receivers) = (vec![sender], vec![receiver]);
     let all = DesiredState { senders, receivers, probe_ether_type, ..DesiredState::default() };
     assert_eq!(decode(&full_spec()), all);

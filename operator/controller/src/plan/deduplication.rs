@@ -17,7 +17,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use podtap_model::{Direction, Pod, Tap, Uid};
+use podtap_model::{Direction, Sender, Tap, Uid};
 
 use crate::{
     plan::tap_plan::TapPlan,
@@ -37,7 +37,7 @@ const LEAVING: SignedDuration = SignedDuration::from_secs(5);
 pub struct Deduplication {
     peers: BTreeMap<Uid, Vec<IpAddr>>,
     /// By tap: the node and the pod of each sender.
-    leaving: BTreeMap<Uid, Vec<(String, Pod)>>,
+    leaving: BTreeMap<Uid, Vec<(String, Sender)>>,
     /// An input of the next reconcile.
     pub waits: Waits,
     /// When to reconcile again even if nothing changes.
@@ -58,8 +58,8 @@ impl Deduplication {
         self.peers.get(tap).cloned().unwrap_or_default()
     }
 
-    /// The nodes and pods of the tap's senders that stay for now.
-    pub fn leaving_of(&self, tap: &Uid) -> impl Iterator<Item = (String, Pod)> {
+    /// The tap's senders that stay for now, and their nodes.
+    pub fn leaving_of(&self, tap: &Uid) -> impl Iterator<Item = (String, Sender)> {
         self.leaving.get(tap).into_iter().flatten().cloned()
     }
 }
@@ -93,14 +93,14 @@ pub fn deduplication(
     let mut candidates = BTreeMap::new();
     for tap in &taps {
         result.peers.insert(tap.uid().clone(), peers::peers(tap, &attended, generations, &owners, &senders));
-        for (node, pod) in leaving::senders(tap, snapshot, &attended) {
-            candidates.insert((tap.uid().clone(), pod.uid.clone()), (node, pod));
+        for (node, sender) in leaving::senders(tap, snapshot, &attended) {
+            candidates.insert((tap.uid().clone(), sender.pod.uid.clone()), (node, sender));
         }
     }
     let leaving = result.wait(&before.leaving, candidates.keys().cloned(), LEAVING, snapshot.now);
-    for (key, (node, pod)) in candidates {
+    for (key, (node, sender)) in candidates {
         if leaving.get(&key).is_some_and(|wait| !wait.is_over) {
-            result.leaving.entry(key.0).or_default().push((node, pod));
+            result.leaving.entry(key.0).or_default().push((node, sender));
         }
     }
     let since = |wait: Wait| wait.since;

@@ -25,7 +25,7 @@ use crate::{
         tap_plan::TapPlan,
     },
     store::snapshot::Snapshot,
-    validate::state::TapState,
+    validate::{policy::Policy, state::TapState},
 };
 
 /// Bytes for the spec and status of one node: enough for eight taps of each of 110 pods, the kubelet's default maximum. The other 704 KiB
@@ -70,13 +70,13 @@ type NodeUsage<'a> = BTreeMap<&'a str, BTreeMap<usize, Usage<'a>>>;
 
 /// Refuses taps until every node's part fits: the youngest of the namespace that uses most of the node, again and again. The plans are
 /// to be given oldest tap first.
-pub fn refuse(taps: &mut [TapPlan<'_>], snapshot: &Snapshot) {
+pub fn refuse(taps: &mut [TapPlan<'_>], snapshot: &Snapshot, policy: &Policy) {
     let cached = |node: &str| snapshot.nodes.get(node).map(AsRef::as_ref);
     let max_senders = |node: &str| max_senders(cached(node));
     let flow_table = |node: &str| flow_table_senders(cached(node)) * min_sender(max_senders(node));
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
     let mut without: BTreeMap<usize, BTreeMap<Uid, String>> = BTreeMap::new();
-    for (node, mut usage) in usage(taps, max_senders, flow_table) {
+    for (node, mut usage) in usage(taps, policy, max_senders, flow_table) {
         for taps in usage.values_mut() {
             taps.retain(|index, _| !refused.contains_key(index));
         }
@@ -124,6 +124,7 @@ pub fn refuse(taps: &mut [TapPlan<'_>], snapshot: &Snapshot) {
 /// What is planned for each node. A flow table there counts as so many bytes.
 fn usage<'a>(
     taps: &'a [TapPlan<'_>],
+    policy: &Policy,
     max_senders: impl Fn(&str) -> usize,
     flow_table: impl Fn(&str) -> usize,
 ) -> BTreeMap<String, NodeUsage<'a>> {
@@ -139,7 +140,7 @@ fn usage<'a>(
             let Some(node) = &pod.node else { continue };
             // The status repeats the addresses.
             let status = STATUS_ENTRY + size(&pod.addresses);
-            let sender = size(&node_specs::sender(plan, node_specs::model_pod(pod)));
+            let sender = size(&node_specs::sender(plan, pod, &policy.metadata_labels));
             // The senders of a tap share program sets, but a set does not get other pods for those that went.
             let flow_table = if plan.options.track_flows() { flow_table(node) } else { 0 };
             let bytes = (sender + status).max(min_sender(max_senders(node))) + flow_table;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use podtap_model::{Endpoint, NodeState, Pod, Receiver, Sender, Tap};
+use podtap_model::{Endpoint, NodeState, Pod, PodDetails, Receiver, Sender, Tap, bounds::MAX_METADATA_LABELS};
 
 use crate::{
     plan::{
@@ -31,8 +31,11 @@ pub fn node_specs(
             node.probe_ether_type = policy.probe_ether_type;
             node.receivers.push(receiver);
         }
-        let tapped = plan.targets.tapped().filter_map(|pod| Some((pod.node.clone()?, model_pod(pod))));
-        for (node, pod) in tapped.chain(deduplication.leaving_of(uid)) {
+        let tapped = plan
+            .targets
+            .tapped()
+            .filter_map(|pod| Some((pod.node.clone()?, sender(plan, pod, &policy.metadata_labels))));
+        for (node, sender) in tapped.chain(deduplication.leaving_of(uid)) {
             let old = moves.destinations_of(uid, &node);
             let node = nodes.entry(node).or_default();
             if !node.taps.iter().any(|known| known.uid == *uid) {
@@ -50,7 +53,7 @@ pub fn node_specs(
             node.underlay_mtu = policy.underlay_mtu;
             node.probe_ether_type = policy.probe_ether_type;
             node.orphan_timeout_seconds = Some(policy.orphan_timeout_seconds);
-            node.senders.push(sender(plan, pod));
+            node.senders.push(sender);
         }
     }
     for state in nodes.values_mut() {
@@ -90,9 +93,23 @@ pub fn endpoints(plan: &TapPlan<'_>) -> Vec<Endpoint> {
     plan.destinations.iter().filter_map(endpoint).collect()
 }
 
-/// The sender of a pod.
-pub fn sender(plan: &TapPlan<'_>, pod: Pod) -> Sender {
-    Sender { tap: plan.tap.reference.uid.clone(), pod }
+/// The sender of a pod. `labels`: keys of those that metadata tell.
+pub fn sender(plan: &TapPlan<'_>, pod: &CachedPod, labels: &[String]) -> Sender {
+    let details = plan.sends_metadata().then(|| details(pod, labels));
+    Sender { tap: plan.tap.reference.uid.clone(), pod: model_pod(pod), details }
+}
+
+/// What metadata tell of a pod. Labels that find no room are left out, the last ones of the list first.
+fn details(pod: &CachedPod, labels: &[String]) -> PodDetails {
+    let mut room = MAX_METADATA_LABELS;
+    let has_room = |(key, value): &(&String, &String)| {
+        let fits = key.len() + value.len() <= room;
+        room -= if fits { key.len() + value.len() } else { room };
+        fits
+    };
+    let listed = labels.iter().filter_map(|key| pod.labels.get_key_value(key));
+    let labels = listed.filter(has_room).map(|(key, value)| (key.clone(), value.clone())).collect();
+    PodDetails { node: pod.node.clone(), workload: pod.workload.clone(), labels }
 }
 
 /// The receiver of a destination, and its node. None for an external endpoint, nor for a destination to which nothing is sent.

@@ -39,7 +39,7 @@ pub fn resolve<'a>(snapshot: &Snapshot, validated: &'a Validated, previous: &Vni
     mirroring_loops::refuse(&mut taps);
     interface_names::resolve_conflicts(&mut taps);
     limits::taps_per_pod(&mut taps, policy);
-    node_budget::refuse(&mut taps, snapshot);
+    node_budget::refuse(&mut taps, snapshot, policy);
     (taps, vnis)
 }
 

@@ -10,3 +10,4 @@ pub mod pod;
 pub mod snapshot;
 pub mod tap;
 pub mod watch;
+mod workload;

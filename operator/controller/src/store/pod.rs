@@ -9,11 +9,14 @@ use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
     jiff::Timestamp,
 };
-use podtap_model::{ConfigHash, Uid};
+use podtap_model::{ConfigHash, Uid, Workload};
 
 use crate::{
     names,
-    store::opt_out::{is_excluded, unknown_keys},
+    store::{
+        opt_out::{is_excluded, unknown_keys},
+        workload::workload,
+    },
 };
 
 /// Annotation of a static pod's mirror pod: the UID in the name of its cgroup (kubelet, `pkg/kubelet/types`).
@@ -44,6 +47,8 @@ pub struct CachedPod {
     /// When `ready` has changed last. Only of the collector's pods.
     pub ready_changed: Option<Timestamp>,
     pub terminating: bool,
+    /// What it belongs to. `None`: only itself, or its node.
+    pub workload: Option<Workload>,
     /// Names the cgroup of a static pod.
     pub config_hash: Option<ConfigHash>,
     /// Whether it is a pod of our collector.
@@ -95,9 +100,11 @@ impl CachedPod {
                 addresses.push(address);
             }
         }
+        let is_static = annotation(CONFIG_MIRROR).is_some();
         Self {
+            workload: workload(&meta).filter(|_| !is_static),
             // Users can write the annotation; a hash that no kubelet has written is ignored.
-            config_hash: annotation(CONFIG_MIRROR).and_then(|_| annotation(CONFIG_HASH)?.parse().ok()),
+            config_hash: annotation(CONFIG_HASH).filter(|_| is_static).and_then(|hash| hash.parse().ok()),
             uid: names::uid(&meta),
             excluded,
             unknown_keys,

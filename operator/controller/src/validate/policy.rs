@@ -21,6 +21,8 @@ pub struct Policy {
     pub receiver_sources: Vec<IpNet>,
     pub underlay_mtu: Option<u32>,
     pub probe_ether_type: Option<EtherType>,
+    /// Labels of pods of which receivers of metadata are told.
+    pub metadata_labels: Vec<String>,
     pub excluded_namespaces: BTreeSet<String>,
     pub limits: Limits,
     /// How long mirrors go on when nothing confirms them.
@@ -52,6 +54,7 @@ impl Policy {
             underlay_mtu: spec.underlay_mtu.filter(|mtu| UNDERLAY_MTU.contains(mtu)),
             // Likewise.
             probe_ether_type: spec.probe_ether_type.and_then(|number| number.try_into().ok()),
+            metadata_labels: spec.metadata_labels,
             excluded_namespaces: spec.excluded_namespaces.into_iter().collect(),
             limits: spec.limits,
             orphan_timeout_seconds: orphan_timeout_seconds(spec.orphan_timeout.into()),

@@ -37,7 +37,7 @@ fn translation(protocol: u8, before: (End4, End4), after: (End4, End4)) -> Trans
         destination: address(to.0),
         destination_port: to.1,
     };
-    Translation { protocol, original: tuple(before.0, before.1), reply: tuple(after.1, after.0), zone: 0 }
+    Translation { protocol, original: tuple(before.0, before.1), reply: tuple(after.1, after.0), zone: 7 }
 }
 
 impl Recorder {
@@ -160,7 +160,7 @@ fn both_views_of_udp_are_one_flow() {
             let record = only(&recorder.records);
             assert_eq!(ends(record), (end(CLIENT), end(SERVICE), end(CLIENT), end(SERVER)));
             assert_eq!((record.sent.frames, record.received.frames), (6, 6), "{told_at} {is_client_first}");
-            assert_eq!((record.sent.payload, record.received.payload), (120, 120));
+            assert_eq!((record.sent.payload, record.received.payload, record.zone), (120, 120, Some(7)));
             assert_eq!((record.opener, record.translated_by), (Opener::Conntrack, Some(TranslatedBy::Conntrack)));
             assert_eq!(recorder.opened.len(), 1);
             assert!(recorder.table.is_empty() && recorder.table.index.is_empty());
@@ -223,6 +223,7 @@ fn clients_whose_address_is_translated_keep_theirs() {
             assert_eq!((record.sent.payload, record.received.payload, record.end), (80, 1000, End::Finished));
             let by = if views.len() == 2 { TranslatedBy::Join } else { TranslatedBy::Conntrack };
             assert_eq!((record.translated_by, record.opener), (Some(by), Opener::Syn), "{views:?} {told_at}");
+            assert_eq!(record.zone, Some(7), "{views:?} {told_at}");
             assert_eq!(recorder.table.counters().contradictions, 0);
             assert!(recorder.table.is_empty() && recorder.table.index.is_empty());
         }

@@ -20,7 +20,7 @@ fn world(in_spec: bool, in_status: bool, observed: i64) -> World {
         config_hash: None,
         addresses: Vec::new(),
     };
-    let sender = Sender { tap: uid("tap-t"), pod };
+    let sender = Sender { tap: uid("tap-t"), pod, details: None };
     let spec = |has_sender: bool| NodeState {
         senders: has_sender.then(|| sender.clone()).into_iter().collect(),
         ..NodeState::default()

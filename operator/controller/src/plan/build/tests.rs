@@ -301,6 +301,37 @@ fn a_mirroring_loop_is_refused_at_the_younger_tap() {
 }
 
 #[test]
+fn metadata_tell_of_a_pod_what_the_policy_lists() {
+    let external = |metadata: bool| json!([{"external": {"address": "192.0.2.1", "metadata": metadata}}]);
+    let mut world = World::with(tap("t", external(true)));
+    let labels =
+        [("app", "web"), ("secret", "x"), ("pod-template-hash", "7c9f"), ("long", &"l".repeat(390)), ("z", "1")];
+    world.pods[0].metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    world.pods[0].metadata.owner_references =
+        Some(vec![object(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7c9f", "uid": "u"}))]);
+    let listed =
+        |labels: &[&str]| Some(policy(json!({"allowedExternalCIDRs": ["192.0.2.0/24"], "metadataLabels": labels})));
+    for (keys, expected) in [
+        (&[][..], &[][..]),
+        (&["missing", "app"], &["app"]),
+        // With "long", there is no room for more.
+        (&["app", "long", "z"], &["app", "long"]),
+        (&["app", "z", "secret", "long"], &["app", "secret", "z"]),
+    ] {
+        world.policy = listed(keys);
+        let details = nodes(&world)["n1"].senders[0].details.clone().expect("the tap sends metadata");
+        assert_eq!(details.labels.keys().collect::<Vec<_>>(), expected, "{keys:?}");
+        let workload = details.workload.map(|workload| (workload.kind, workload.name));
+        assert_eq!(
+            (details.node.as_deref(), workload),
+            (Some("n1"), Some(("Deployment".to_owned(), "web".to_owned())))
+        );
+    }
+    world.taps[0].spec.mirror.destinations = object(external(false));
+    assert_eq!(nodes(&world)["n1"].senders[0].details, None);
+}
+
+#[test]
 fn taps_per_pod_are_limited() {
     let mut world = World::with(tap("a", to_n2()));
     world.taps.push(tap("b", to_n2()));

@@ -1,19 +1,18 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
-use podtap_model::{Pod, Sender};
+use podtap_model::Sender;
 
 use super::{DeduplicatedTap, entry};
 use crate::store::{node_tap::CachedNodeTap, pod::CachedPod, snapshot::Snapshot};
 
-/// The senders of the tap that are about to be removed although their pods run, while some node may leave flows to them: their nodes and
-/// pods.
+/// The senders of the tap that are about to be removed although their pods run, while some node may leave flows to them, and their nodes.
 ///
 /// What opted out is not among them: that counts more than a few frames of the other ends.
 pub(super) fn senders(
     tap: &DeduplicatedTap<'_>,
     snapshot: &Snapshot,
     attended: &BTreeMap<&str, &CachedNodeTap>,
-) -> Vec<(String, Pod)> {
+) -> Vec<(String, Sender)> {
     let excluded_namespaces = &tap.plan.targets.excluded_namespaces;
     let planned = tap.pods();
     let mut found = Vec::new();
@@ -28,14 +27,15 @@ pub(super) fn senders(
                 && !planned.contains(&*sender.pod.uid)
                 && !excluded_namespaces.contains(&sender.pod.namespace)
         };
-        for Sender { pod, .. } in spec.senders.iter().filter(of_tap) {
+        for sender in spec.senders.iter().filter(of_tap) {
+            let pod = &sender.pod;
             let cached = snapshot.pod(&pod.namespace, &pod.name);
             let runs = |cached: &CachedPod| {
                 cached.uid == pod.uid && cached.node.as_deref() == Some(node) && !cached.finished && !cached.excluded
             };
             let may_be_peer = attended.values().any(|other| may_leave_flows(tap, other, &pod.addresses));
             if cached.is_some_and(|cached| runs(cached)) && may_be_peer {
-                found.push(((*node).to_owned(), pod.clone()));
+                found.push(((*node).to_owned(), sender.clone()));
             }
         }
     }

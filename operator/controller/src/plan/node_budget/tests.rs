@@ -55,7 +55,7 @@ fn planned<T>(world: &World, instructions: usize, check: impl FnOnce(&[TapPlan<'
             let id = ProgramId::from_digest([u8::try_from(number).expect("few"); 32]);
             plan.program = Some(Program { id, instructions: vec![Instruction::from((6, 0, 0, 0)); instructions] });
         }
-        refuse(&mut taps, &snapshot);
+        refuse(&mut taps, &snapshot, &validated.policy);
     }
     let plan = build(
         &snapshot,
@@ -133,7 +133,10 @@ fn bytes(world: &World) -> usize {
     let snapshot = world.snapshot();
     let validated = validate(&snapshot);
     let (taps, _) = resolve(&snapshot, &validated, &Vnis::default());
-    usage(&taps, |_| MAX_SENDERS, |_| 1_000_000)["n1"]["shop"].values().map(|usage| usage.bytes).sum()
+    usage(&taps, &validated.policy, |_| MAX_SENDERS, |_| 1_000_000)["n1"]["shop"]
+        .values()
+        .map(|usage| usage.bytes)
+        .sum()
 }
 
 /// A tap of the cluster that finds no room on one node is not refused: it loses its youngest pods there.

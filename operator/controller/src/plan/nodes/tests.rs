@@ -13,7 +13,7 @@ fn work() -> NodeState {
         config_hash: None,
         addresses: Vec::new(),
     };
-    NodeState { senders: vec![Sender { tap: uid("t"), pod }], ..NodeState::default() }
+    NodeState { senders: vec![Sender { tap: uid("t"), pod, details: None }], ..NodeState::default() }
 }
 
 fn world(node_tap: NodeTap) -> World {

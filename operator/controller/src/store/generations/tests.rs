@@ -14,7 +14,7 @@ fn pod(addresses: &[&str]) -> Pod {
 }
 
 fn spec(taps: &[&str]) -> NodeState {
-    let sender = |tap: &&str| Sender { tap: uid(tap), pod: pod(&[]) };
+    let sender = |tap: &&str| Sender { tap: uid(tap), pod: pod(&[]), details: None };
     NodeState { senders: taps.iter().map(sender).collect(), ..NodeState::default() }
 }
 
@@ -95,7 +95,7 @@ fn a_pod_that_is_added_changes_no_other() {
     observe(&mut generations, &old);
     let mut new = object("u", 4, &["a"]);
     let spec = new.spec.as_mut().expect("a spec");
-    spec.senders.push(Sender { tap: uid("a"), pod: Pod { uid: uid("new"), ..pod(&[]) } });
+    spec.senders.push(Sender { tap: uid("a"), pod: Pod { uid: uid("new"), ..pod(&[]) }, details: None });
     generations.record(Some(&old), &new);
     assert_eq!(sender(&generations, &new, "a", "web"), Change::Before(3));
     assert_eq!(sender(&generations, &new, "a", "new"), Change::Added(4));
