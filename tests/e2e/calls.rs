@@ -118,10 +118,11 @@ fn outside_of_the_cluster_the_pod_that_answered_is_known_by_its_nodes_conntrack(
             "{flow}"
         );
         assert_eq!(
-            (&flow["SrcK8S_Name"], &flow["SrcK8S_Namespace"]),
-            (&"client".into(), &sandbox.namespace().into()),
+            (&flow["SrcK8S_Name"], &flow["SrcK8S_Namespace"], &flow["SrcK8S_HostName"], &flow["ZoneId"]),
+            (&"client".into(), &sandbox.namespace().into(), &"n1".into(), &0.into()),
             "{flow}"
         );
+        assert_eq!(flow["SrcTaps"], json!([format!("PodTap {}/client", sandbox.namespace())]), "{flow}");
     }
     collector.end();
 }

@@ -34,6 +34,7 @@ mod outage;
 mod packet;
 mod processes;
 mod residue;
+mod reuse;
 mod rollout;
 mod scene;
 mod soak;

@@ -42,7 +42,7 @@ pub struct Forward {
 }
 
 impl Forward {
-    fn start(lab: &Cluster) -> Self {
+    pub fn start(lab: &Cluster) -> Self {
         Self::try_start(lab).unwrap_or_else(|message| panic!("{message}"))
     }
 
@@ -102,7 +102,7 @@ pub fn of_namespace(list: &str, namespace: &str) -> String {
 }
 
 /// Taps all pods of the namespace for the collector.
-fn tap_all(sandbox: &Sandbox) {
+pub fn tap_all(sandbox: &Sandbox) {
     sandbox.apply(
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {name: map}\nspec:\n  \
          targets: {podSelector: {}}\n  destinations: [{collector: {}}]\n",

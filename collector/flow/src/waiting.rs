@@ -102,8 +102,8 @@ fn is_known(record: &Record, names: &Names) -> bool {
         };
         is_special
             || match owner {
-                // Its workload is not known yet.
-                Owner::Pod(pod) => names.lists(pod),
+                // Otherwise, its workload is not known yet, or its address may have a new owner.
+                Owner::Pod(pod) => names.lists(pod) && !pod.has_ended(record.start),
                 Owner::External(None) => !names.may_be_of_cluster(address),
                 _ => true,
             }
@@ -200,6 +200,29 @@ mod tests {
         names.set_pod(pod("client", "10.0.0.1"));
         waiting.add(event(1, 2), &names, Timestamp::from_seconds(1), &mut |event| taken.push(client(event, &names)));
         assert_eq!(taken, [Some("Pod".to_owned()), Some("Deployment".to_owned())]);
+    }
+
+    #[test]
+    fn a_flow_from_the_address_of_a_deleted_pod_waits_for_the_next_one() {
+        let mut names = Names::default();
+        names.set_pod(pod("server", "10.0.0.2"));
+        let deleted = Timestamp::from_seconds(1);
+        names.set_pod(Pod { ended: Some(deleted), end_is_estimate: true, ..pod("first", "10.0.0.1") });
+        let event = || match event(1, 2) {
+            Event::Record(record) => Event::Record(Record { start: Timestamp::from_seconds(3), ..record }),
+            opened @ Event::Opened(_) => opened,
+        };
+        let client = |event: Event, names: &Names| {
+            NamedRecord::new(record(&event), names).client_workload().map(|(_, workload)| workload.name.clone())
+        };
+        let mut waiting = Waiting::new(Duration::from_secs(10), 2);
+        let mut taken = Vec::new();
+        waiting.add(event(), &names, Timestamp::from_seconds(4), &mut |event| taken.push(client(event, &names)));
+        assert_eq!((taken.len(), waiting.len()), (0, 1));
+        // Its kubelet tells when it started together with its address.
+        names.set_pod(Pod { started: Timestamp::from_seconds(2), ..pod("second", "10.0.0.1") });
+        waiting.names_changed(&names, &mut |event| taken.push(client(event, &names)));
+        assert_eq!(taken, [Some("second".to_owned())]);
     }
 
     #[test]

@@ -64,6 +64,7 @@ impl Inventory {
 
     pub fn set_pod(&self, mut new: Projection) {
         let mut state = self.0.borrow_mut();
+        new.notice(state.pods.get(&new.pod.uid), now());
         if new.is_over && new.pod.ended.is_none() {
             // Nothing tells when it has ended, as after a failure of its node: it is noticed now.
             let known = state.pods.get(&new.pod.uid).and_then(|known| known.pod.ended);

@@ -1,6 +1,6 @@
 //! What is kept of a pod.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{Pod as Object, PodStatus},
@@ -30,6 +30,8 @@ pub struct Projection {
     pub workload_name: Option<String>,
     /// Whether it has ended, also if nothing tells when.
     pub is_over: bool,
+    /// When it was noticed, if no kubelet had started it by then.
+    pub noticed: Option<Timestamp>,
 }
 
 impl Projection {
@@ -51,6 +53,7 @@ impl Projection {
             // What is not a name could be anything to the programs that read the map.
             workload_name: workload_name.filter(|name| is_name(name)),
             is_over: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            noticed: None,
             pod: Pod {
                 namespace: meta.namespace.unwrap_or_default(),
                 uid,
@@ -65,6 +68,19 @@ impl Projection {
                 name,
             },
         })
+    }
+}
+
+impl Projection {
+    /// Takes over when it was noticed from what was `known` of it. Kubelets tell whole seconds of when they started it, in which another
+    /// pod may still have had its address: it cannot have been before it was noticed.
+    pub fn notice(&mut self, known: Option<&Self>, now: Timestamp) {
+        let started = self.pod.started;
+        let is_new = known.is_none() && started == Timestamp(0);
+        self.noticed = known.map_or(is_new.then_some(now), |known| known.noticed);
+        if let Some(noticed) = self.noticed.filter(|_| started != Timestamp(0)) {
+            self.pod.started = noticed.clamp(started, started.plus(Duration::from_secs(1)));
+        }
     }
 }
 
@@ -87,7 +103,7 @@ fn ended(status: &PodStatus) -> Option<Timestamp> {
     });
     let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let last = finished.collect::<Option<Vec<_>>>()?.into_iter().max()?;
-    is_over.then(|| last.plus(std::time::Duration::from_secs(1)))
+    is_over.then(|| last.plus(Duration::from_secs(1)))
 }
 
 pub fn timestamp(time: &Time) -> Timestamp {
@@ -135,6 +151,33 @@ mod tests {
         );
         let expected = Workload { kind: "Pod".into(), name: "etcd".into(), api_version: "v1".into() };
         assert_eq!((found.pod.workload, found.owner, found.pod.host_network), (expected, None, true));
+    }
+
+    #[test]
+    fn a_pod_has_not_started_before_it_was_noticed() {
+        let version = |start: Option<&str>| {
+            let pod = json!({"metadata": {"uid": "u", "name": "web"}, "status": {"startTime": start}});
+            Projection::new(serde_json::from_value(pod).expect("a pod"), "x/y").expect("it has a UID")
+        };
+        let start = 1_767_225_600_000_000_000;
+        let started = |noticed: Option<u64>| {
+            let mut known = noticed.map(|at| {
+                let mut first = version(None);
+                first.notice(None, Timestamp(at));
+                first
+            });
+            for _ in 0..2 {
+                let mut next = version(Some("2026-01-01T00:00:00Z"));
+                next.notice(known.as_ref(), Timestamp(start + 5_000_000_000));
+                known = Some(next);
+            }
+            known.expect("it was noticed").pod.started.0 - start
+        };
+        // Nanoseconds. The kubelet's clock may be another one.
+        for (noticed, expected) in [(300_000_000, 300_000_000), (1_700_000_000, 1_000_000_000)] {
+            assert_eq!(started(Some(start + noticed)), expected, "{noticed}");
+        }
+        assert_eq!((started(Some(start - 3_000_000_000)), started(None)), (0, 0));
     }
 
     #[test]

@@ -27,6 +27,9 @@ const MOST_NETWORKS: usize = 4096;
 
 /// By how much the clocks of two nodes may differ: that of a pod's kubelet, and that of the frames.
 const CLOCK_ERROR: Duration = Duration::from_secs(2);
+/// A pod that was deleted without a word about its containers may end so long after that: it was deleted by force, or its grace period was
+/// zero.
+const LINGERING: Duration = Duration::from_secs(10);
 
 /// Who has an address.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -227,13 +230,16 @@ impl Names {
     /// Likewise, by the API server or a file.
     fn listed_pod(&self, address: IpAddr, at: Timestamp) -> Option<&Pod> {
         let uids = self.by_address.get(&address)?;
-        [Duration::ZERO, CLOCK_ERROR].into_iter().find_map(|error| {
-            let existed = || uids.iter().filter_map(|uid| self.pods.get(uid)).filter(move |pod| pod.existed(at, error));
-            // A pod exists before it gets its address, so of two, the older one had it, until it ended. Where it is not known when that
-            // was, the younger one, which has the address since it started at the earliest.
-            let certain = existed().filter(|pod| pod.has_certain_end()).min_by_key(|pod| pod.started);
-            certain.or_else(|| existed().max_by_key(|pod| pod.started))
-        })
+        let pods = || uids.iter().filter_map(|uid| self.pods.get(uid));
+        let existed = || pods().filter(|pod| pod.has_started(at) && !pod.has_ended(at));
+        // A pod exists before it gets its address, so of two, the older one had it, until it ended. Where it is not known when that was,
+        // the younger one, which has the address since it started at the earliest.
+        let certain = existed().filter(|pod| pod.has_certain_end()).min_by_key(|pod| pod.started);
+        let existed = certain.or_else(|| existed().max_by_key(|pod| pod.started));
+        // Otherwise, the last one before. It still had the address when the next one had not started.
+        let before = || pods().filter(|pod| pod.has_started(at) && !pod.has_let_go(at)).max_by_key(|pod| pod.started);
+        let after = || pods().filter(|pod| pod.has_started(at.plus(CLOCK_ERROR))).min_by_key(|pod| pod.started);
+        existed.or_else(before).or_else(|| after().filter(|pod| !pod.has_ended(at)))
     }
 
     /// Whether a pod is one that the API server or a file names, and not only its tap.

@@ -1,11 +1,12 @@
 //! The objects of a cluster, as far as names need them.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 pub use podtap_model::Workload;
 use serde::{Deserialize, Serialize};
 
+use super::{CLOCK_ERROR, LINGERING};
 use crate::Timestamp;
 
 /// Backends of a service, also former ones.
@@ -64,9 +65,20 @@ fn is_none(labels: &Arc<BTreeMap<String, String>>) -> bool {
 }
 
 impl Pod {
-    /// Whether it existed then, if clocks differ by no more than this.
-    pub(super) fn existed(&self, at: Timestamp, clock_error: Duration) -> bool {
-        self.started <= at.plus(clock_error) && self.ended.is_none_or(|ended| at <= ended.plus(clock_error))
+    /// Whether it had started by then.
+    pub(super) fn has_started(&self, at: Timestamp) -> bool {
+        self.started <= at
+    }
+
+    /// Whether it is known to have ended before.
+    pub(crate) fn has_ended(&self, at: Timestamp) -> bool {
+        self.ended.is_some_and(|ended| ended < at)
+    }
+
+    /// Whether it ended so long before that it cannot have sent a frame then.
+    pub(super) fn has_let_go(&self, at: Timestamp) -> bool {
+        let longest = if self.end_is_estimate { LINGERING } else { CLOCK_ERROR };
+        self.ended.is_some_and(|ended| ended.plus(longest) < at)
     }
 
     /// Whether it is certain that it had its address until it ended.

@@ -116,12 +116,25 @@ fn of_two_pods_the_older_one_has_the_address_until_it_ends() {
 }
 
 #[test]
+fn a_pod_that_was_deleted_before_its_end_has_its_address_until_the_next_one_starts() {
+    let mut names = Names::default();
+    names.set_pod(Pod { end_is_estimate: true, ..pod("first", "10.0.0.9", 10, Some(20)) });
+    for (second, expected) in [(20, Some("first")), (30, Some("first")), (31, None)] {
+        assert_eq!(owner(&names, "10.0.0.9", second).as_deref(), expected, "{second}");
+    }
+    names.set_pod(pod("second", "10.0.0.9", 22, None));
+    for (second, expected) in [(20, "first"), (21, "first"), (22, "second"), (40, "second")] {
+        assert_eq!(owner(&names, "10.0.0.9", second).as_deref(), Some(expected), "{second}");
+    }
+}
+
+#[test]
 fn a_pod_with_another_address_had_the_former_one_until_then() {
     let mut names = Names::default();
     names.apply(Update::Pod(pod("web", "10.0.0.1", 10, None)), Timestamp::from_seconds(11));
     names.apply(Update::Pod(pod("web", "10.0.0.2", 10, None)), Timestamp::from_seconds(50));
     assert_eq!(owner(&names, "10.0.0.1", 40).as_deref(), Some("web"));
-    assert_eq!(owner(&names, "10.0.0.1", 60), None);
+    assert_eq!(owner(&names, "10.0.0.1", 61), None);
     assert_eq!(owner(&names, "10.0.0.2", 60).as_deref(), Some("web"));
 }
 
@@ -181,7 +194,7 @@ fn what_is_not_listed_again_was_deleted() {
     for (address, expected) in [("10.0.0.1", "kept"), ("10.96.0.1", "service kept"), ("192.168.0.1", "node kept")] {
         assert_eq!(owner(&names, address, 101).as_deref(), Some(expected));
     }
-    assert_eq!(owner(&names, "10.0.0.2", 103), None);
+    assert_eq!(owner(&names, "10.0.0.2", 111), None);
     assert_eq!(owner(&names, "10.0.0.2", 99).as_deref(), Some("gone"), "its flows are still named");
     assert_eq!(owner(&names, "10.96.0.2", 101).as_deref(), Some("service gone"), "likewise");
     names.expire(Timestamp::from_seconds(101 + 1800));
