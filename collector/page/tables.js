@@ -24,6 +24,7 @@ const KNOWN = {
   dns: "the DNS name that the client looked up",
   sni: "the name in the TLS handshake",
   network: "the name of the network",
+  country: "the country of the network",
 };
 
 const COLUMNS = [

@@ -34,10 +34,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use podtap_flow::{
     EtherType, Timestamp,
     map::Bounds,
-    names::{Names, Update},
+    names::{Countries, Names, Objects, Update},
 };
 use podtap_runtime::{memory::disable_tracing, telemetry::LogArgs};
 
@@ -87,6 +88,14 @@ struct Arguments {
     /// Unix socket of `podtap-collector names`
     #[arg(long, value_name = "PATH", conflicts_with = "read")]
     names_socket: Option<PathBuf>,
+    /// Name of a network outside of the cluster, for example office=192.0.2.0/24. Can be repeated
+    #[arg(long, value_name = "NAME=CIDR", value_parser = named_network)]
+    network: Vec<(IpNet, String)>,
+    /// Database of the countries of networks, in the format of MaxMind (GeoLite2-Country.mmdb), for addresses without another name. It
+    /// is kept in memory
+    #[arg(long, value_name = "FILE")]
+    #[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
+    countries: Option<PathBuf>,
     /// Address on which the map, flows and a page that shows them are served, until SIGINT or SIGTERM. Anyone who reaches it can read
     /// the map
     #[arg(long, value_name = "ADDRESS")]
@@ -188,10 +197,16 @@ fn watch_names(arguments: cluster::Arguments) -> Result<()> {
 }
 
 fn analyse(arguments: &Arguments) -> Result<()> {
-    let mut names = match &arguments.names {
-        Some(path) => Names::new(names::read(path)?),
-        None => Names::default(),
+    let mut objects = match &arguments.names {
+        Some(path) => names::read(path)?,
+        None => Objects::default(),
     };
+    objects.networks.extend(arguments.network.iter().cloned());
+    let mut names = Names::new(objects);
+    if let Some(path) = &arguments.countries {
+        let database = fs::read(path).map_err(anyhow::Error::from).and_then(|bytes| Ok(Countries::new(bytes)?));
+        names.set_countries(database.with_context(|| format!("{} is no database of countries", path.display()))?);
+    }
     if arguments.names_socket.is_some() {
         // Until they have come.
         names.apply(Update::Listing, Timestamp(0));
@@ -339,6 +354,17 @@ fn ether_type(text: &str) -> Result<EtherType, String> {
     EtherType::try_from(number).map_err(|error| error.to_string())
 }
 
+/// A network and its name.
+fn named_network(text: &str) -> Result<(IpNet, String), String> {
+    let (name, network) = text.split_once('=').ok_or("it must be NAME=CIDR, for example office=192.0.2.0/24")?;
+    if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) {
+        return Err("the name must have 1 to 63 characters, and no control characters".to_owned());
+    }
+    let network =
+        network.parse().map_err(|_| format!("{network} is no network such as 192.0.2.0/24 or 2001:db8::/32"))?;
+    Ok((network, name.to_owned()))
+}
+
 /// `head` closes its end when it has enough.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
@@ -347,6 +373,15 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_has_a_name_and_a_prefix() {
+        let office = named_network("office=192.0.2.0/24").expect("it is valid");
+        assert_eq!((office.0.to_string(), &*office.1), ("192.0.2.0/24".to_owned(), "office"));
+        for text in ["office", "=192.0.2.0/24", "office=192.0.2", "a\nb=192.0.2.0/24"] {
+            assert!(named_network(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn an_ether_type_is_a_number_as_in_policies() {

@@ -2,6 +2,7 @@
 //! packets that were made up.
 
 mod counts;
+mod external;
 mod flood;
 mod frames;
 mod invented;

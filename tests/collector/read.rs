@@ -11,14 +11,16 @@ use serde_json::Value;
 
 /// What it prints.
 pub fn print(file: &Path, names: Option<&Value>, what: &str) -> String {
-    let mut command = Command::new(binary());
-    command.arg("--read").arg(file).args(["--print", what]);
-    if let Some(names) = names {
-        let path = file.with_extension("names.json");
-        fs::write(&path, names.to_string()).expect("it can be written");
-        command.arg("--names").arg(path);
-    }
-    let output = command.output().expect("it runs");
+    let Some(names) = names else { return print_with(file, &[], what) };
+    let path = file.with_extension("names.json");
+    fs::write(&path, names.to_string()).expect("it can be written");
+    print_with(file, &["--names", path.to_str().expect("a path of letters")], what)
+}
+
+/// What it prints with these arguments.
+pub fn print_with(file: &Path, arguments: &[&str], what: &str) -> String {
+    let output = Command::new(binary()).arg("--read").arg(file).args(["--print", what]).args(arguments).output();
+    let output = output.expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("it prints text")
 }

@@ -2,7 +2,7 @@
 
 mod counted;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 pub use counted::Counted;
 use serde::{Deserialize, Serialize};
@@ -402,7 +402,7 @@ fn edge(flow: &NamedRecord<'_>) -> Edge {
     };
     let server = match flow.server_workload() {
         Some(workload) => of_workload(workload),
-        None => of_owner(flow.server_owner, flow.external_name()),
+        None => of_owner(flow.server_owner, flow.external_name().map(Cow::into_owned)),
     };
     Edge { client, server }
 }
@@ -411,12 +411,14 @@ fn of_workload((namespace, workload): (&str, &Workload)) -> Party {
     Party::Workload { namespace: namespace.to_owned(), workload: workload.clone() }
 }
 
-fn of_owner(owner: Owner<'_>, name: Option<&str>) -> Party {
+fn of_owner(owner: Owner<'_>, name: Option<String>) -> Party {
     match owner {
         Owner::Pod(pod) => of_workload((&pod.namespace, &pod.workload)),
         Owner::Service(service) => Party::Service { namespace: service.namespace.clone(), name: service.name.clone() },
         Owner::Node(node) => Party::Node { name: node.name.clone() },
-        Owner::External(label) => Party::External { name: name.or(label).map(str::to_owned) },
+        Owner::External(network) => {
+            Party::External { name: name.or_else(|| network.map(|network| network.name().into_owned())) }
+        }
     }
 }
 

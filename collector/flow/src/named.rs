@@ -1,12 +1,12 @@
 //! A record with the names of its ends.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Counts, Opener, Record, StreamTotals, Timestamp,
-    names::{Names, Owner, Pod, Port, Service, Workload},
+    names::{Names, Network, Owner, Pod, Port, Service, Workload},
     packet,
     record::Endpoint,
 };
@@ -82,6 +82,8 @@ pub enum Evidence {
     Sni,
     /// The network has a name in the configuration.
     Network,
+    /// A database has the country of the network.
+    Country,
 }
 
 impl<'a> NamedRecord<'a> {
@@ -176,9 +178,10 @@ impl<'a> NamedRecord<'a> {
 
     /// The name of a server outside of the cluster: what the client looked up, what it asked for, or how its network is called.
     #[must_use]
-    pub fn external_name(&self) -> Option<&str> {
-        let Owner::External(label) = self.server_owner else { return None };
-        self.record.dns_name.as_deref().or(self.record.sni.as_deref()).or(label)
+    pub fn external_name(&self) -> Option<Cow<'_, str>> {
+        let Owner::External(network) = self.server_owner else { return None };
+        let of_record = self.record.dns_name.as_deref().or(self.record.sni.as_deref());
+        of_record.map(Cow::Borrowed).or_else(|| network.map(Network::name))
     }
 
     /// How it is known who is who.
@@ -198,7 +201,8 @@ impl<'a> NamedRecord<'a> {
             (_, Owner::Service(_)) => Some(Evidence::Service),
             (_, Owner::External(_)) if self.record.dns_name.is_some() => Some(Evidence::Dns),
             (_, Owner::External(_)) if self.record.sni.is_some() => Some(Evidence::Sni),
-            (_, Owner::External(Some(_))) => Some(Evidence::Network),
+            (_, Owner::External(Some(Network::Named(_)))) => Some(Evidence::Network),
+            (_, Owner::External(Some(Network::Country(_)))) => Some(Evidence::Country),
             (_, Owner::External(None)) => None,
         };
         [Some(client), server.filter(|server| *server != client)].into_iter().flatten()

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, net::IpAddr, time::Duration};
 use crate::{
     Event, Record, Timestamp,
     named::{NamedRecord, Translated},
-    names::{Names, Owner},
+    names::{Names, Network, Owner},
 };
 
 /// Events whose ends are not all known.
@@ -104,11 +104,13 @@ fn is_known(record: &Record, names: &Names) -> bool {
             || match owner {
                 // Otherwise, its workload is not known yet, or its address may have a new owner.
                 Owner::Pod(pod) => names.lists(pod) && !pod.has_ended(record.start),
-                Owner::External(None) => !names.may_be_of_cluster(address),
+                Owner::External(None | Some(Network::Country(_))) => !names.may_be_of_cluster(address),
                 _ => true,
             }
     };
-    let server_is_known = is_known(flow.server_owner, flow.server.address) || flow.external_name().is_some();
+    let has_name = record.dns_name.is_some() || record.sni.is_some();
+    let server_is_known =
+        is_known(flow.server_owner, flow.server.address) || has_name && matches!(flow.server_owner, Owner::External(_));
     let backend_is_known = match (flow.translated, flow.service) {
         (Some(Translated { ends: Some((_, server)), .. }), _) => {
             is_known(names.owner(server.address, record.start), server.address)

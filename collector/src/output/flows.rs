@@ -6,7 +6,7 @@ use podtap_flow::{
     Counts, End, Endpoint, Opener, Record, StreamTotals, Timestamp,
     map::failure_name,
     named::{NamedRecord, TranslatedBy},
-    names::{Names, Owner, Pod},
+    names::{Names, Network, Owner, Pod},
     packet,
 };
 use serde_json::{Map, Value};
@@ -20,7 +20,7 @@ const ETHERNET: u64 = 14;
 pub type Object = Map<String, Value>;
 
 /// Names of fields without the names of an end.
-const FIELDS: [&str; 31] = [
+const FIELDS: [&str; 33] = [
     "TimeFlowStartMs",
     "TimeFlowEndMs",
     "Etype",
@@ -37,6 +37,8 @@ const FIELDS: [&str; 31] = [
     "DnsLatencyMs",
     "SrcSubnetLabel",
     "DstSubnetLabel",
+    "SrcCountry",
+    "DstCountry",
     "PayloadBytes",
     "MirrorMissingBytes",
     "RetransBytes",
@@ -184,11 +186,13 @@ fn owned(object: &mut Object, prefix: &str, owner: Owner<'_>, names: &Names, at:
                 set("Zone", zone);
             }
         }
-        Owner::External(label) => {
-            if let Some(label) = label {
-                object.insert(format!("{prefix}SubnetLabel"), label.into());
-            }
+        Owner::External(Some(Network::Named(name))) => {
+            object.insert(format!("{prefix}SubnetLabel"), name.into());
         }
+        Owner::External(Some(Network::Country(country))) => {
+            object.insert(format!("{prefix}Country"), country.to_string().into());
+        }
+        Owner::External(None) => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who has an address: pods, services, nodes and what is outside, at the time of a frame.
 
 mod identity;
+mod network;
 mod object;
 pub mod syntax;
 mod update;
@@ -13,6 +14,7 @@ use std::{
 
 pub use identity::IdentityCounters;
 use ipnet::IpNet;
+pub use network::{Countries, Country, Network};
 pub use object::{Backend, Node, Objects, Pod, Port, Service, Workload};
 pub use update::Update;
 
@@ -40,8 +42,8 @@ pub enum Owner<'a> {
     Service(&'a Service),
     /// The node itself, or one of its pods with hostNetwork: frames do not tell which.
     Node(&'a Node),
-    /// Something outside the cluster. The label of the configured network that the address is in.
-    External(Option<&'a str>),
+    /// Something outside the cluster. What is known of the network that the address is in.
+    External(Option<Network<'a>>),
 }
 
 /// The objects of a cluster by address.
@@ -60,7 +62,7 @@ pub struct Names {
     /// Likewise.
     deleted_nodes: BTreeMap<String, Timestamp>,
     by_node_address: HashMap<IpAddr, String>,
-    networks: Vec<(IpNet, String)>,
+    networks: network::Networks,
     /// While all objects are listed again.
     mentioned: Option<update::Mentioned>,
     /// Networks in which pods and services have addresses.
@@ -69,16 +71,19 @@ pub struct Names {
 }
 
 impl Names {
-    /// With labels of networks outside of the cluster.
+    /// With names of networks outside of the cluster.
     #[must_use]
     pub fn new(objects: Objects) -> Self {
-        let mut names = Self { networks: objects.networks, ..Self::default() };
-        // The longest prefix first.
-        names.networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
+        let mut names = Self { networks: network::Networks::new(objects.networks), ..Self::default() };
         objects.pods.into_iter().for_each(|pod| names.set_pod(pod));
         objects.services.into_iter().for_each(|service| names.set_service(service));
         objects.nodes.into_iter().for_each(|node| names.set_node(node));
         names
+    }
+
+    /// Has the countries of addresses that have no other name.
+    pub fn set_countries(&mut self, countries: Countries) {
+        self.networks.set_countries(countries);
     }
 
     /// Adds a pod, or replaces the one with its UID.
@@ -196,7 +201,7 @@ impl Names {
     #[must_use]
     pub fn owner(&self, address: IpAddr, at: Timestamp) -> Owner<'_> {
         match self.listed_owner(address, at) {
-            Owner::External(label) => self.identified(address, at).map_or(Owner::External(label), Owner::Pod),
+            Owner::External(network) => self.identified(address, at).map_or(Owner::External(network), Owner::Pod),
             owner => owner,
         }
     }
@@ -216,9 +221,7 @@ impl Names {
         if let Some(service) = existing.or(keys.clone().next()).and_then(|key| self.services.get(key)) {
             return Owner::Service(service);
         }
-        Owner::External(
-            self.networks.iter().find(|(network, _)| network.contains(&address)).map(|(_, label)| label.as_str()),
-        )
+        Owner::External(self.networks.of(address))
     }
 
     /// The pod that had an address at a time. Addresses are used again: only a pod that existed then can have sent a frame.
@@ -285,7 +288,7 @@ impl Names {
 
     /// Networks outside of the cluster, and their names.
     pub fn networks(&self) -> impl Iterator<Item = (&IpNet, &str)> {
-        self.networks.iter().map(|(network, name)| (network, name.as_str()))
+        self.networks.named()
     }
 
     /// The node of a name.
@@ -323,7 +326,9 @@ impl Names {
     pub fn has_known_backends(&self, service: &Service, at: Timestamp) -> bool {
         let mut backends = service.backends.iter().filter(|backend| backend.existed(at)).peekable();
         backends.peek().is_some()
-            && backends.all(|backend| !matches!(self.owner(backend.address, at), Owner::External(None)))
+            && backends.all(|backend| {
+                !matches!(self.owner(backend.address, at), Owner::External(None | Some(Network::Country(_))))
+            })
     }
 }
 

@@ -21,7 +21,7 @@ fn owner(names: &Names, address: &str, second: u64) -> Option<String> {
         Owner::Pod(pod) => Some(pod.name.clone()),
         Owner::Service(service) => Some(format!("service {}", service.name)),
         Owner::Node(node) => Some(format!("node {}", node.name)),
-        Owner::External(label) => label.map(str::to_owned),
+        Owner::External(network) => network.map(|network| network.name().into_owned()),
     }
 }
 
