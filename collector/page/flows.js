@@ -57,7 +57,7 @@ export function filtersOf(edge) {
       return party.name === "external" ? [] : [`DstDnsName|TlsSni|DstSubnetLabel|SrcSubnetLabel=${party.name}`];
     }
     const namespace = party.namespace === undefined ? [] : [`${fields("K8S_Namespace")}=${party.namespace}`];
-    return party.kind === "Other" ? [] : [...namespace, `${fields("K8S_OwnerName")}=${party.name}`];
+    return ["AnotherNamespace", "Other"].includes(party.kind) ? [] : [...namespace, `${fields("K8S_OwnerName")}=${party.name}`];
   };
   return [...of(edge.client, ["Src", "Dst"]), ...of(edge.server, ["Dst", "XlatDst", "Src"])];
 }

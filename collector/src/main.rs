@@ -16,6 +16,7 @@ mod diff;
 #[cfg(test)]
 mod fixtures;
 mod names;
+mod namespaces;
 mod newest;
 mod output;
 mod read;

@@ -13,7 +13,7 @@ use podtap_flow::{
     names::{Names, Workload},
 };
 
-use crate::{capture::Captured, newest::Newest};
+use crate::{capture::Captured, namespaces::Namespaces, newest::Newest};
 
 /// Who is who, and who calls whom. Clones share it.
 #[derive(Clone, Debug)]
@@ -88,6 +88,24 @@ impl Shared {
     }
 }
 
+/// What a reader of some namespaces gets. All that is served comes from here.
+#[derive(Clone, Debug)]
+pub struct Readable {
+    pub shared: Shared,
+    pub namespaces: Namespaces,
+}
+
+impl Readable {
+    /// See [`Shared::view`].
+    pub fn view(&self) -> Arc<View> {
+        let view = self.shared.view();
+        match &self.namespaces {
+            Namespaces::All => view,
+            namespaces @ Namespaces::Only(_) => Arc::new(view.restricted(namespaces)),
+        }
+    }
+}
+
 /// A view, and until when readers get it.
 type LastView = (Instant, Arc<View>);
 
@@ -99,7 +117,7 @@ const VIEW_AGE: Duration = Duration::from_millis(200);
 pub type Labels = HashMap<(String, Workload), PodLabels>;
 
 /// What the pods of a workload are labelled with.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PodLabels {
     /// Each set of labels that a pod has, and when the youngest one with it was started.
     pub sets: BTreeMap<Arc<BTreeMap<String, String>>, Timestamp>,
@@ -141,6 +159,17 @@ impl View {
             labels,
             nodes: names.nodes().map(|node| (node.name.clone(), node.addresses.clone())).collect(),
             networks: names.networks().map(|(network, name)| (network.to_string(), name.to_owned())).collect(),
+        }
+    }
+
+    /// Without the names and labels of what is in other namespaces.
+    fn restricted(&self, namespaces: &Namespaces) -> Self {
+        let labels = self.labels.iter().filter(|((namespace, _), _)| namespaces.has(namespace));
+        Self {
+            map: self.map.restricted(|namespace| namespaces.has(namespace)),
+            labels: labels.map(|(workload, labels)| (workload.clone(), labels.clone())).collect(),
+            nodes: self.nodes.clone(),
+            networks: self.networks.clone(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Who calls whom.
 
 mod counted;
+mod restricted;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -42,6 +43,8 @@ pub enum Party {
         /// The name that its client knows, or the label of its network.
         name: Option<String>,
     },
+    /// Workloads and services of namespaces that the reader may not read: see [`Map::restricted`]. No flow has it as an end.
+    AnotherNamespace,
     /// What found no room: see [`Bounds`].
     Other,
 }
