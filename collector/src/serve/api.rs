@@ -173,6 +173,8 @@ impl Api {
 const PATHS: [&str; 5] = ["/map", "/flows", "/status", "/metrics", "/query"];
 
 impl Handler for Api {
+    type Body = Full<Bytes>;
+
     async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let mut response = self.answer(request).await;
         page::confine(&mut response);
