@@ -5,9 +5,11 @@
 //!
 //! In a cluster, it runs twice in each pod. `podtap-collector names` ([`cluster`]) has a token of the API server and no capability; the
 //! other one parses frames that anyone may have sent, and has the capability `NET_RAW` and no token. By a Unix socket, it gets the names
-//! of pods and services ([`names`]), and sends nothing.
+//! of pods and services ([`names`]), and sends nothing. What it serves on the loopback of the pod, `podtap-collector names` passes on to
+//! clients that the API server authorizes ([`access`]).
 #![deny(unsafe_code)]
 
+mod access;
 mod analysis;
 mod capture;
 mod clock;
@@ -89,7 +91,7 @@ struct Arguments {
     #[arg(long, value_name = "PATH", conflicts_with = "read")]
     names_socket: Option<PathBuf>,
     /// Address on which the map, flows and a page that shows them are served, until SIGINT or SIGTERM. Anyone who reaches it can read
-    /// the map
+    /// the map: `podtap-collector names --listen` asks for tokens
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// File in which the map is kept: saved every minute and at the end, and read at the beginning

@@ -29,9 +29,9 @@ pub use hyper::{
 };
 use hyper::{header::CONTENT_TYPE, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::{encoding::text::encode, registry::Registry};
 pub use send::{SendError, send};
 pub use tls::{Certificate, CertificateError};
-use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -257,9 +257,7 @@ async fn answer<Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     handler: impl Handler,
 ) {
     let Ok(Ok(stream)) = timeout(HEADER_TIMEOUT, accepted).await else { return };
-    let serve = service_fn(|request: Request<Incoming>| async {
-        Ok::<_, Infallible>(handler.respond(request).await)
-    });
+    let serve = service_fn(|request: Request<Incoming>| async { Ok::<_, Infallible>(handler.respond(request).await) });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)

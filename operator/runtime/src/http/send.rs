@@ -19,7 +19,8 @@ pub struct SendError {
 pub async fn send(server: SocketAddr, request: Request<Incoming>) -> Result<Response<Incoming>, SendError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| SendError { server, source };
     let stream = TcpStream::connect(server).await.map_err(|error| failed(error.into()))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.into()))?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.into()))?;
     // It ends with the body of the response, or when that is dropped. An error is the reader's, too.
     tokio::spawn(connection);
     sender.send_request(request).await.map_err(|error| failed(error.into()))

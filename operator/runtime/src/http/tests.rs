@@ -241,6 +241,9 @@ mod over_tls {
         let closed = std::net::TcpListener::bind(ANYWHERE).and_then(|listener| listener.local_addr()).expect("a port");
         let relay = Server::spawn(ANYWHERE, Relay(closed)).await.expect("a free port");
         let answer = request(&relay, "GET /livez").await;
-        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(&format!("no response from {closed}")), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 502 ") && answer.contains(&format!("no response from {closed}")),
+            "{answer}"
+        );
     }
 }

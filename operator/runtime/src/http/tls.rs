@@ -91,7 +91,8 @@ fn read(certificate: &Path, key: &Path) -> Result<ServerConfig, CertificateError
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
     let chain = chain.map_err(unreadable(certificate))?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(unreadable(key))?;
-    let config = ServerConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions();
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions();
     let config = config.and_then(|config| config.with_no_client_auth().with_single_cert(chain, private));
     let mut config = config.map_err(|source| {
         let (certificate, key) = (certificate.to_owned(), key.to_owned());
