@@ -4,11 +4,15 @@ use std::{net::SocketAddr, sync::Arc};
 
 use podtap_runtime::{
     http::{
-        Bytes, Either, Full, Handler, Incoming, Request, Response, StatusCode,
+        Bytes, Either, Full, Handler, Incoming, Metrics, Request, Response, StatusCode,
         header::{self, HeaderName, HeaderValue},
         plain, send,
     },
     telemetry::with_causes,
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
 };
 use tracing::warn;
 
@@ -28,12 +32,24 @@ type Body = Either<Full<Bytes>, Incoming>;
 pub struct Gate {
     reviews: Arc<Reviews>,
     collector: SocketAddr,
+    requests: Family<Outcome, Counter>,
+}
+
+/// The label of a count of requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    status: u16,
 }
 
 impl Gate {
     /// `collector`: where it listens.
-    pub fn new(reviews: Reviews, collector: SocketAddr) -> Self {
-        Self { reviews: Arc::new(reviews), collector }
+    pub fn new(reviews: Reviews, collector: SocketAddr, metrics: &Metrics) -> Self {
+        let requests = Family::default();
+        metrics.register(|registry| {
+            let help = "Requests of clients of the exposed API, by the HTTP status of the response";
+            registry.register("names_requests", help, requests.clone());
+        });
+        Self { reviews: Arc::new(reviews), collector, requests }
     }
 
     async fn check(&self, request: &Request<Incoming>) -> Result<(), Response<Full<Bytes>>> {
@@ -78,10 +94,12 @@ impl Handler for Gate {
     type Body = Body;
 
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
-        match self.check(&request).await {
+        let response = match self.check(&request).await {
             Ok(()) => self.pass_on(request).await,
             Err(response) => response.map(Either::Left),
-        }
+        };
+        self.requests.get_or_create(&Outcome { status: response.status().as_u16() }).inc();
+        response
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use kube::Client;
-use podtap_runtime::http::{Certificate, Server};
+use podtap_runtime::http::{Certificate, Metrics, Server};
 use tracing::info;
 
 use self::{gate::Gate, reviews::Reviews};
@@ -41,14 +41,14 @@ pub struct Arguments {
 }
 
 /// Starts the server, if an address was requested.
-pub async fn serve(arguments: Arguments, client: &Client) -> Result<Option<Server>> {
+pub async fn serve(arguments: Arguments, client: &Client, metrics: &Metrics) -> Result<Option<Server>> {
     let Arguments { listen: Some(address), tls_certificate: Some(certificate), tls_key: Some(key), collector } =
         arguments
     else {
         return Ok(None);
     };
     let certificate = Certificate::load(&certificate, &key)?;
-    let gate = Gate::new(Reviews::new(client.clone()), collector);
+    let gate = Gate::new(Reviews::new(client.clone()), collector, metrics);
     let server = Server::spawn_tls(address, certificate, gate).await.context("--listen")?;
     info!(address = %server.address(), "serving authorized clients");
     Ok(Some(server))

@@ -52,7 +52,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         Some(address) => Some(Server::spawn(address, probes).await?),
         None => None,
     };
-    let _authorized = access::serve(arguments.access, &client).await?;
+    let _authorized = access::serve(arguments.access, &client, &metrics).await?;
     let listener = listener::bind(&arguments.socket)
         .with_context(|| format!("{} cannot be listened on", arguments.socket.display()))?;
     let inventory = Inventory::new(&metrics);

@@ -1,4 +1,4 @@
-use podtap_runtime::http::{BodyExt as _, Server};
+use podtap_runtime::http::{BodyExt as _, MetricsSource as _, Server};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -35,13 +35,15 @@ impl Handler for Echo {
 struct Servers {
     collector: Server,
     gate: Server,
+    metrics: Metrics,
 }
 
 async fn servers() -> Servers {
     let collector = Server::spawn(ANYWHERE, Echo).await.expect("a free port");
     let api = ApiServer::new(&[("admin", &["*"]), ("alice", &["shop"])]);
-    let gate = Gate::new(Reviews::new(api.client()), collector.address());
-    Servers { gate: Server::spawn(ANYWHERE, gate).await.expect("a free port"), collector: collector }
+    let metrics = Metrics::new();
+    let gate = Gate::new(Reviews::new(api.client()), collector.address(), &metrics);
+    Servers { gate: Server::spawn(ANYWHERE, gate).await.expect("a free port"), collector, metrics }
 }
 
 /// Header and body of the answer to a request.
@@ -107,6 +109,10 @@ async fn each_path_needs_the_right_to_its_namespaces() {
         assert_eq!(get(&servers, path, "mallory").await.0, 401, "{path}");
     }
     assert_eq!(get(&servers, "/namespaces/Shop/map", "admin").await.0, 400);
+    let metrics = servers.metrics.text().await.expect("metrics");
+    for line in ["{status=\"202\"} 23", "{status=\"400\"} 1", "{status=\"401\"} 16", "{status=\"403\"} 9"] {
+        assert!(metrics.contains(&format!("podtap_names_requests_total{line}\n")), "{metrics}");
+    }
 }
 
 #[tokio::test]
@@ -143,8 +149,11 @@ async fn what_is_down_is_told_apart() {
     let api = ApiServer::new(&[("admin", &["*"])]);
     let refusing = podtap_runtime::fake_client::client(|_, _, _| async { (StatusCode::BAD_GATEWAY, Value::Null) });
     for (client, expected) in [(api.client(), 502), (refusing, 503)] {
-        let gate = Server::spawn(ANYWHERE, Gate::new(Reviews::new(client), closed)).await.expect("a free port");
-        let servers = Servers { gate, collector: Server::spawn(ANYWHERE, Echo).await.expect("a free port") };
+        let gate = Server::spawn(ANYWHERE, Gate::new(Reviews::new(client), closed, &Metrics::new()))
+            .await
+            .expect("a free port");
+        let collector = Server::spawn(ANYWHERE, Echo).await.expect("a free port");
+        let servers = Servers { collector, gate, metrics: Metrics::new() };
         assert_eq!(get(&servers, "/map", "admin").await.0, expected);
     }
 }

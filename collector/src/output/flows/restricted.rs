@@ -31,8 +31,8 @@ fn namespace<'a>(object: &'a Object, end: &str) -> Option<&'a str> {
 /// Whether a field tells who an end is.
 fn tells_of(field: &str, end: &str) -> bool {
     match field {
-        // The client's name for the server.
-        "TlsSni" => end == "Src" || end == "Dst",
+        // How the client calls the server.
+        "DstDnsName" | "TlsSni" => end == "Src" || end == "Dst",
         // What a client asks a DNS server.
         "DnsId" | "DnsName" => end == "Src",
         // Whether or not its address was translated.
