@@ -24,7 +24,7 @@ use self::{gate::Gate, reviews::Reviews};
 
 /// Where authorized clients get the map.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub struct Exposed {
     /// Address on which the collector's API is served over HTTPS, to clients with a token of the API server: each reads the namespaces in
     /// which its user may get podtaps/map of podtap.dev
     #[arg(long, value_name = "ADDRESS", requires_all = ["tls_certificate", "tls_key"])]
@@ -41,8 +41,8 @@ pub struct Arguments {
 }
 
 /// Starts the server, if an address was requested.
-pub async fn serve(arguments: Arguments, client: &Client, metrics: &Metrics) -> Result<Option<Server>> {
-    let Arguments { listen: Some(address), tls_certificate: Some(certificate), tls_key: Some(key), collector } =
+pub async fn serve(arguments: Exposed, client: &Client, metrics: &Metrics) -> Result<Option<Server>> {
+    let Exposed { listen: Some(address), tls_certificate: Some(certificate), tls_key: Some(key), collector } =
         arguments
     else {
         return Ok(None);

@@ -39,7 +39,7 @@ pub struct Arguments {
     #[arg(long, value_name = "KEY", default_value = WORKLOAD_NAME)]
     workload_annotation: String,
     #[command(flatten)]
-    access: access::Arguments,
+    exposed: access::Exposed,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -52,7 +52,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         Some(address) => Some(Server::spawn(address, probes).await?),
         None => None,
     };
-    let _authorized = access::serve(arguments.access, &client, &metrics).await?;
+    let _authorized = access::serve(arguments.exposed, &client, &metrics).await?;
     let listener = listener::bind(&arguments.socket)
         .with_context(|| format!("{} cannot be listened on", arguments.socket.display()))?;
     let inventory = Inventory::new(&metrics);
