@@ -12,6 +12,8 @@ const end = (flow, side) => {
   const name = flow[`${side}K8S_OwnerName`] ?? (side === "Dst" ? flow.DstDnsName ?? flow.TlsSni : undefined) ?? flow[`${side}SubnetLabel`];
   const address = flow[`${side}Addr`];
   const port = flow[`${side}Port`];
+  // Of an end in a namespace that may not be read, only the port is known.
+  if (address === undefined) return ["another namespace", el("span", { class: "aside" }, port === undefined ? "" : ` port ${port}`)];
   const host = address.includes(":") ? `[${address}]` : address;
   const full = port === undefined ? address : `${host}:${port}`;
   const namespace = flow[`${side}K8S_Namespace`];

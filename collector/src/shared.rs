@@ -114,7 +114,8 @@ type LastView = (Instant, Arc<View>);
 const VIEW_AGE: Duration = Duration::from_millis(200);
 
 /// Labels of the pods of each workload, without those that share their node's network.
-pub type Labels = HashMap<(String, Workload), PodLabels>;
+/// Views share them.
+pub type Labels = HashMap<Arc<(String, Workload)>, Arc<PodLabels>>;
 
 /// What the pods of a workload are labelled with.
 #[derive(Clone, Debug, Default)]
@@ -146,7 +147,8 @@ impl View {
         let State { names, map, .. } = from;
         let mut labels = Labels::new();
         for pod in names.pods().filter(|pod| !pod.host_network) {
-            let of_workload = labels.entry((pod.namespace.clone(), pod.workload.clone())).or_default();
+            let workload = Arc::new((pod.namespace.clone(), pod.workload.clone()));
+            let of_workload = Arc::make_mut(labels.entry(workload).or_default());
             match of_workload.sets.get_mut(&pod.labels) {
                 Some(started) => *started = pod.started.max(*started),
                 None => {
@@ -164,10 +166,10 @@ impl View {
 
     /// Without the names and labels of what is in other namespaces.
     fn restricted(&self, namespaces: &Namespaces) -> Self {
-        let labels = self.labels.iter().filter(|((namespace, _), _)| namespaces.has(namespace));
+        let labels = self.labels.iter().filter(|(workload, _)| namespaces.has(&workload.0));
         Self {
             map: self.map.restricted(|namespace| namespaces.has(namespace)),
-            labels: labels.map(|(workload, labels)| (workload.clone(), labels.clone())).collect(),
+            labels: labels.map(|(workload, labels)| (Arc::clone(workload), Arc::clone(labels))).collect(),
             nodes: self.nodes.clone(),
             networks: self.networks.clone(),
         }

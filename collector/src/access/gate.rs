@@ -53,10 +53,9 @@ impl Gate {
     }
 
     async fn check(&self, request: &Request<Incoming>) -> Result<(), Response<Full<Bytes>>> {
-        let refuse = |refusal| refused(&refusal);
         let wanted = wanted(request).map_err(|message| plain(StatusCode::BAD_REQUEST, format!("{message}\n")))?;
         let Some(token) = token(request) else { return Err(unauthenticated("Bearer", NO_TOKEN)) };
-        self.reviews.check(token, &wanted).await.map_err(refuse)
+        self.reviews.check(token, &wanted).await.map_err(|refusal| refused(&refusal))
     }
 
     async fn pass_on(&self, request: Request<Incoming>) -> Response<Body> {

@@ -1,7 +1,7 @@
 //! The names of a cluster's pods, services and nodes, for the program that reads frames.
 //!
 //! [`watch`] projects what the API server reports, [`owners`] finds what pods belong to, [`inventory`] has the result, and [`listener`]
-//! passes it on. The API server is asked for nothing but lists and watches.
+//! passes it on. For names, the API server is asked for nothing but lists and watches.
 
 mod inventory;
 mod listener;

@@ -173,7 +173,8 @@ struct Selectors<'a> {
 impl<'a> Selectors<'a> {
     fn new(view: &'a View) -> Self {
         let mut with_label: HashMap<_, Vec<&Workload>> = HashMap::new();
-        for ((namespace, workload), labels) in &view.labels {
+        for (workload, labels) in &view.labels {
+            let (namespace, workload) = &**workload;
             for (key, value) in labels.sets.keys().flat_map(|set| set.iter()) {
                 let workloads = with_label.entry((namespace.as_str(), key.as_str(), value.as_str())).or_default();
                 if workloads.last() != Some(&workload) {
@@ -187,7 +188,7 @@ impl<'a> Selectors<'a> {
     /// Labels by which the pods of a workload can be selected, and other workloads of its namespace that have them, too.
     fn of(&self, namespace: &str, workload: &Workload) -> Result<(Labels, Vec<String>), Option<String>> {
         let key = (namespace.to_owned(), workload.clone());
-        let Some(PodLabels { sets }) = self.view.labels.get(&key) else {
+        let Some(PodLabels { sets }) = self.view.labels.get(&key).map(|labels| &**labels) else {
             return Err(Some("the labels of its pods are not known".to_owned()));
         };
         let mut sets = sets.keys();

@@ -1,6 +1,9 @@
 //! The part of the map that a reader of some namespaces may know.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use super::{Counted, Edge, Map, Party, Traffic};
 
@@ -34,18 +37,30 @@ impl Map {
                     ends.map(|party| if is_shown(party) { party.clone() } else { Party::AnotherNamespace });
                 Arc::new(Edge { client, server })
             };
-            let seen = restricted.edges.entry(edge);
-            let seen = seen.or_insert_with(|| Traffic { first: traffic.first, ..Traffic::default() });
-            seen.add(traffic, &is_readable);
+            match restricted.edges.entry(edge) {
+                Entry::Vacant(free) => {
+                    free.insert(traffic.restricted(&is_readable));
+                }
+                Entry::Occupied(mut sum) => Arc::make_mut(sum.get_mut()).add(&traffic.restricted(&is_readable)),
+            }
         }
-        restricted.details = restricted.edges.values().map(Traffic::details).sum();
+        restricted.details = restricted.edges.values().map(|traffic| traffic.details()).sum();
         restricted
     }
 }
 
 impl Traffic {
-    /// Adds what was seen of another edge, without services whose namespace is not readable.
-    fn add(&mut self, other: &Self, is_readable: impl Fn(&str) -> bool) {
+    /// Without services whose namespace is not readable. Shared, if there are none.
+    fn restricted(self: &Arc<Self>, is_readable: impl Fn(&str) -> bool) -> Arc<Self> {
+        let mut restricted = Arc::clone(self);
+        if !self.services.keys().all(|(namespace, _)| is_readable(namespace)) {
+            Arc::make_mut(&mut restricted).services.retain(|(namespace, _)| is_readable(namespace));
+        }
+        restricted
+    }
+
+    /// Adds what was seen of another edge.
+    fn add(&mut self, other: &Self) {
         // All fields are named: a new one has to be added, too.
         let Self {
             first,
@@ -69,11 +84,11 @@ impl Traffic {
         add_all(&mut self.failed, failed);
         self.sent += sent;
         self.received += received;
-        merge(&mut self.ports, ports, |_| true);
-        merge(&mut self.services, services, |(namespace, _)| is_readable(namespace));
-        merge(&mut self.pod_ports, pod_ports, |_| true);
+        merge(&mut self.ports, ports);
+        merge(&mut self.services, services);
+        merge(&mut self.pod_ports, pod_ports);
         self.handshakes.merge(handshakes);
-        merge(&mut self.responses, responses, |_| true);
+        merge(&mut self.responses, responses);
         add_all(&mut self.known, known);
     }
 }
@@ -84,8 +99,8 @@ fn add_all<Key: Copy + Ord>(counts: &mut BTreeMap<Key, u64>, others: &BTreeMap<K
     }
 }
 
-fn merge<Key: Clone + Ord>(counts: &mut Counted<Key>, others: &Counted<Key>, is_kept: impl Fn(&Key) -> bool) {
-    for (key, count) in others.iter().filter(|(key, _)| is_kept(key)) {
+fn merge<Key: Clone + Ord>(counts: &mut Counted<Key>, others: &Counted<Key>) {
+    for (key, count) in others.iter() {
         counts.add(key.clone(), *count, true);
     }
 }

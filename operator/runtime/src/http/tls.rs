@@ -51,8 +51,8 @@ pub enum CertificateError {
 /// the server. If they cannot be used then, as while they are being replaced, the server keeps what it has, and logs why.
 #[derive(Debug)]
 pub struct Certificate {
-    /// The server's, and then those of intermediate authorities.
-    certificate: PathBuf,
+    /// The server's certificate, and then those of intermediate authorities.
+    chain: PathBuf,
     key: PathBuf,
     age: Duration,
     current: Mutex<(Instant, Arc<ServerConfig>)>,
@@ -66,7 +66,7 @@ impl Certificate {
 
     pub(super) fn load_with(certificate: &Path, key: &Path, age: Duration) -> Result<Self, CertificateError> {
         let current = Mutex::new((Instant::now(), Arc::new(read(certificate, key)?)));
-        Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), age, current })
+        Ok(Self { chain: certificate.to_owned(), key: key.to_owned(), age, current })
     }
 
     /// For a new connection.
@@ -74,7 +74,7 @@ impl Certificate {
         let (at, config) = &mut *self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if at.elapsed() >= self.age {
             *at = Instant::now();
-            match read(&self.certificate, &self.key) {
+            match read(&self.chain, &self.key) {
                 Ok(read) => *config = Arc::new(read),
                 Err(error) => warn!(error = %with_causes(&error), "keeping the last certificate"),
             }
