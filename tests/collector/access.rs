@@ -141,7 +141,7 @@ fn a_token_gets_what_its_user_may_read_and_nothing_else() {
         assert!(!flows.contains(secret) && !map.to_string().contains(secret), "{secret}: {flows} {map}");
     }
 
-    // Whoever replaces the files need not restart it.
+    // No restart is needed.
     let replaced = Certificate::new();
     for (new, old) in [(replaced.certificate(), certificate.certificate()), (replaced.key(), certificate.key())] {
         fs::rename(new, old).expect("it is replaced");

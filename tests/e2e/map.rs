@@ -46,7 +46,7 @@ impl Forward {
         Self::try_start(lab).unwrap_or_else(|message| panic!("{message}"))
     }
 
-    /// To the Service that the Otterize CLI looks for.
+    /// To the Service that the Otterize CLI uses.
     pub fn try_start(lab: &Cluster) -> Result<Self, String> {
         Self::to(lab, "otterize-network-mapper", 9090)
     }
