@@ -5,7 +5,7 @@ set -euo pipefail
 
 declare -A package_of=(
   [ip]=iproute2 [tc]=iproute2 [ethtool]=ethtool [tcpdump]=tcpdump [tshark]=tshark [iperf3]=iperf3
-  [setpriv]=util-linux [unshare]=util-linux [nsenter]=util-linux [cc]=gcc [jq]=jq [conntrack]=conntrack
+  [setpriv]=util-linux [unshare]=util-linux [nsenter]=util-linux [cc]=gcc [jq]=jq [conntrack]=conntrack [curl]=curl
   [ping]=iputils-ping [strace]=strace [nft]=nftables [clang]=clang [softflowd]=softflowd [nfdump]=nfdump [mergecap]=wireshark-common
   [qemu-system-x86_64]=qemu-system-x86 [depmod]=kmod [busybox]=busybox-static [bpftool]=bpftool
   [chromium]=chromium [chromedriver]=chromium-driver

@@ -12,6 +12,8 @@ const end = (flow, side) => {
   const name = flow[`${side}K8S_OwnerName`] ?? (side === "Dst" ? flow.DstDnsName ?? flow.TlsSni : undefined) ?? flow[`${side}SubnetLabel`];
   const address = flow[`${side}Addr`];
   const port = flow[`${side}Port`];
+  // Of an end in a namespace that may not be read, only the port is known.
+  if (address === undefined) return ["another namespace", el("span", { class: "aside" }, port === undefined ? "" : ` port ${port}`)];
   const host = address.includes(":") ? `[${address}]` : address;
   const full = port === undefined ? address : `${host}:${port}`;
   const namespace = flow[`${side}K8S_Namespace`];
@@ -57,7 +59,7 @@ export function filtersOf(edge) {
       return party.name === "external" ? [] : [`DstDnsName|TlsSni|DstSubnetLabel|SrcSubnetLabel=${party.name}`];
     }
     const namespace = party.namespace === undefined ? [] : [`${fields("K8S_Namespace")}=${party.namespace}`];
-    return party.kind === "Other" ? [] : [...namespace, `${fields("K8S_OwnerName")}=${party.name}`];
+    return ["AnotherNamespace", "Other"].includes(party.kind) ? [] : [...namespace, `${fields("K8S_OwnerName")}=${party.name}`];
   };
   return [...of(edge.client, ["Src", "Dst"]), ...of(edge.server, ["Dst", "XlatDst", "Src"])];
 }

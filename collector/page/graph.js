@@ -20,7 +20,7 @@ const idOf = (party) => [party.kind, party.namespace ?? "", party.name ?? ""].ma
 
 function nameOf(party) {
   if (party.name !== undefined && party.name !== null) return party.name;
-  return { External: "external", Other: "other" }[party.kind] ?? party.kind;
+  return { AnotherNamespace: "another namespace", External: "external", Other: "other" }[party.kind] ?? party.kind;
 }
 
 /** Where a party is drawn: in its namespace, or with others of its kind. */

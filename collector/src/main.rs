@@ -5,9 +5,11 @@
 //!
 //! In a cluster, it runs twice in each pod. `podtap-collector names` ([`cluster`]) has a token of the API server and no capability; the
 //! other one parses frames that anyone may have sent, and has the capability `NET_RAW` and no token. By a Unix socket, it gets the names
-//! of pods and services ([`names`]), and sends nothing.
+//! of pods and services ([`names`]), and sends nothing. What it serves on the loopback of the pod, `podtap-collector names` passes on to
+//! clients that the API server authorizes ([`access`]).
 #![deny(unsafe_code)]
 
+mod access;
 mod analysis;
 mod capture;
 mod clock;
@@ -16,6 +18,7 @@ mod diff;
 #[cfg(test)]
 mod fixtures;
 mod names;
+mod namespaces;
 mod newest;
 mod output;
 mod read;
@@ -97,7 +100,7 @@ struct Arguments {
     #[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
     countries: Option<PathBuf>,
     /// Address on which the map, flows and a page that shows them are served, until SIGINT or SIGTERM. Anyone who reaches it can read
-    /// the map
+    /// the map: `podtap-collector names --listen` asks for tokens
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// File in which the map is kept: saved every minute and at the end, and read at the beginning
@@ -372,6 +375,8 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
@@ -381,6 +386,11 @@ mod tests {
         for text in ["office", "=192.0.2.0/24", "office=192.0.2", "a\nb=192.0.2.0/24"] {
             assert!(named_network(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
     }
 
     #[test]

@@ -13,7 +13,7 @@ use podtap_flow::{
     names::{Names, Workload},
 };
 
-use crate::{capture::Captured, newest::Newest};
+use crate::{capture::Captured, namespaces::Namespaces, newest::Newest};
 
 /// Who is who, and who calls whom. Clones share it.
 #[derive(Clone, Debug)]
@@ -88,6 +88,24 @@ impl Shared {
     }
 }
 
+/// What a reader of some namespaces gets. All that is served comes from here.
+#[derive(Clone, Debug)]
+pub struct Readable {
+    pub shared: Shared,
+    pub namespaces: Namespaces,
+}
+
+impl Readable {
+    /// See [`Shared::view`].
+    pub fn view(&self) -> Arc<View> {
+        let view = self.shared.view();
+        match &self.namespaces {
+            Namespaces::All => view,
+            namespaces @ Namespaces::Only(_) => Arc::new(view.restricted(namespaces)),
+        }
+    }
+}
+
 /// A view, and until when readers get it.
 type LastView = (Instant, Arc<View>);
 
@@ -96,10 +114,11 @@ type LastView = (Instant, Arc<View>);
 const VIEW_AGE: Duration = Duration::from_millis(200);
 
 /// Labels of the pods of each workload, without those that share their node's network.
-pub type Labels = HashMap<(String, Workload), PodLabels>;
+/// Views share them.
+pub type Labels = HashMap<Arc<(String, Workload)>, Arc<PodLabels>>;
 
 /// What the pods of a workload are labelled with.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PodLabels {
     /// Each set of labels that a pod has, and when the youngest one with it was started.
     pub sets: BTreeMap<Arc<BTreeMap<String, String>>, Timestamp>,
@@ -128,7 +147,8 @@ impl View {
         let State { names, map, .. } = from;
         let mut labels = Labels::new();
         for pod in names.pods().filter(|pod| !pod.host_network) {
-            let of_workload = labels.entry((pod.namespace.clone(), pod.workload.clone())).or_default();
+            let workload = Arc::new((pod.namespace.clone(), pod.workload.clone()));
+            let of_workload = Arc::make_mut(labels.entry(workload).or_default());
             match of_workload.sets.get_mut(&pod.labels) {
                 Some(started) => *started = pod.started.max(*started),
                 None => {
@@ -141,6 +161,17 @@ impl View {
             labels,
             nodes: names.nodes().map(|node| (node.name.clone(), node.addresses.clone())).collect(),
             networks: names.networks().map(|(network, name)| (network.to_string(), name.to_owned())).collect(),
+        }
+    }
+
+    /// Without the names and labels of what is in other namespaces.
+    fn restricted(&self, namespaces: &Namespaces) -> Self {
+        let labels = self.labels.iter().filter(|(workload, _)| namespaces.has(&workload.0));
+        Self {
+            map: self.map.restricted(|namespace| namespaces.has(namespace)),
+            labels: labels.map(|(workload, labels)| (Arc::clone(workload), Arc::clone(labels))).collect(),
+            nodes: self.nodes.clone(),
+            networks: self.networks.clone(),
         }
     }
 }

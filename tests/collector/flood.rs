@@ -249,6 +249,9 @@ fn memory_is_bounded_whatever_arrives() {
     }
     get(API, "/metrics").expect("metrics");
     println!("{} KiB after /metrics", memory(&child.0, "VmHWM"));
+    // Of so many namespaces that two thirds of the edges between pods have an end in one of them.
+    let namespaces: Vec<String> = (0..32).map(|number| format!("namespace-{}", 2 * number)).collect();
+    let namespaces = format!("/namespaces/{}", namespaces.join(","));
     for format in [
         "map",
         "list",
@@ -259,8 +262,10 @@ fn memory_is_bounded_whatever_arrives() {
         "client-intents-json",
         "network-policy",
     ] {
-        get(API, &format!("/map?format={format}")).expect("the map");
-        println!("{} KiB after {format}", memory(&child.0, "VmHWM"));
+        for prefix in ["", &namespaces] {
+            get(API, &format!("{prefix}/map?format={format}")).expect("the map");
+            println!("{} KiB after {}/map?format={format}", memory(&child.0, "VmHWM"), &prefix[..prefix.len().min(11)]);
+        }
     }
     let peak = memory(&child.0, "VmHWM");
     // It ends, also with flows that are not read.

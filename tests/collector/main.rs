@@ -1,6 +1,7 @@
 //! The collector on real packets: captured in network namespaces that the tests make, and read from files. Its page, in a browser, on
 //! packets that were made up.
 
+mod access;
 mod counts;
 mod external;
 mod flood;

@@ -144,6 +144,21 @@ fn the_map_is_what_was_captured_and_says_what_it_folds() {
 }
 
 #[test]
+fn the_page_of_a_namespace_has_one_end_for_all_others() {
+    let shown = Shown::new(&shop(), "namespaces/kube-system/#unfold=dns&unfold=monitoring&unfold=node");
+    let nodes = shown.nodes();
+    assert!(nodes.contains("coredns") && nodes.contains("another namespace"), "{nodes:?}");
+    assert!(!nodes.contains("frontend") && !nodes.contains("prometheus"), "{nodes:?}");
+    assert!(shown.edges().contains(&("another namespace".to_owned(), "coredns".to_owned())));
+    // Its flows are those of the namespace, too.
+    shown.browser.click("nav [data-view=flows]");
+    shown.browser.until("document.querySelector('#flows-body tr') !== null");
+    let text = shown.browser.texts("#flows-body").concat();
+    assert!(text.contains("coredns") && !text.contains("frontend"), "{text}");
+    shown.assert_clean();
+}
+
+#[test]
 fn the_keyboard_is_enough() {
     let shown = Shown::new(&shop(), "");
     let browser = &shown.browser;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::similar_names, reason = "receiver and received are the terms of the field")]
 
+mod access;
 mod beginnings;
 mod calls;
 mod changes;

@@ -33,12 +33,12 @@ const INTENTS: &str = "query Intents ($namespaces: [String!], $includeLabels: [S
     labels { ... label } } fragment label on PodLabel { key value } fragment http on HttpResource { path methods } \
     fragment kafka on KafkaConfig { name operations }";
 
-/// `kubectl port-forward` to the Service that the Otterize CLI looks for.
+/// `kubectl port-forward` to a Service of the collector.
 pub struct Forward {
     _child: Killed,
     /// It ends when it cannot print.
     _output: BufReader<ChildStdout>,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Forward {
@@ -46,16 +46,21 @@ impl Forward {
         Self::try_start(lab).unwrap_or_else(|message| panic!("{message}"))
     }
 
+    /// To the Service that the Otterize CLI uses.
     pub fn try_start(lab: &Cluster) -> Result<Self, String> {
+        Self::to(lab, "otterize-network-mapper", 9090)
+    }
+
+    pub fn to(lab: &Cluster, service: &str, port: u16) -> Result<Self, String> {
         let mut command = Command::new(lab.top().join("target/lab/bin/kubectl"));
         command.arg("--kubeconfig").arg(lab.top().join("target/lab/kubeconfig"));
-        command.args(["-n", PODTAP_NAMESPACE, "port-forward", "service/otterize-network-mapper", ":9090"]);
+        command.args(["-n", PODTAP_NAMESPACE, "port-forward", &format!("service/{service}"), &format!(":{port}")]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = Killed(child.expect("kubectl runs"));
         let mut line = String::new();
         let mut output = BufReader::new(child.0.stdout.take().expect("it is piped"));
         output.read_line(&mut line).expect("it can be read");
-        // "Forwarding from 127.0.0.1:40123 -> 9090"
+        // As "Forwarding from 127.0.0.1:40123 -> 9090".
         let address = line.split(' ').nth(2).and_then(|address| address.parse().ok());
         let address = address.ok_or_else(|| format!("no port is forwarded: {line:?}"))?;
         Ok(Self { _child: child, _output: output, address })

@@ -222,16 +222,20 @@ pub fn capture(network: &Path, interface: &str) -> Capture {
     capture
 }
 
+/// Sets values of the chart in the lab, and waits until its pods are ready.
+pub fn set_values(lab: &Cluster, values: &str) -> Result<String, String> {
+    let chart = lab.top().join("deploy/chart/podtap");
+    let chart = chart.to_str().expect("a path of letters");
+    let options = ["--reset-then-reuse-values", "--set", values, "--wait", "--timeout", "120s"];
+    lab.helm(&[&["upgrade", "podtap", chart][..], &options].concat())
+}
+
 /// Enables the collector of the chart in the lab, once.
 pub fn enable_collector(lab: &Cluster) {
     static ENABLED: OnceLock<()> = OnceLock::new();
     ENABLED.get_or_init(|| {
         if lab.get::<Deployment>(PODTAP_NAMESPACE, "podtap-collector").is_none() {
-            let chart = lab.top().join("deploy/chart/podtap");
-            let chart = chart.to_str().expect("a path of letters");
-            let options =
-                ["--reset-then-reuse-values", "--set", "collector.enabled=true", "--wait", "--timeout", "120s"];
-            lab.helm(&[&["upgrade", "podtap", chart][..], &options].concat()).expect("helm works");
+            set_values(lab, "collector.enabled=true").expect("helm works");
         }
     });
 }

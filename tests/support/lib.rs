@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod collector;
 pub mod cores;
 pub mod http;
+pub mod https;
 pub mod mmdb;
 pub mod namespace;
 pub mod net;

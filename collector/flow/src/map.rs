@@ -1,6 +1,7 @@
 //! Who calls whom.
 
 mod counted;
+mod restricted;
 
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -42,6 +43,8 @@ pub enum Party {
         /// The name that its client knows, or the label of its network.
         name: Option<String>,
     },
+    /// Workloads and services of namespaces that the reader may not read: see [`Map::restricted`]. No flow has it as an end.
+    AnotherNamespace,
     /// What found no room: see [`Bounds`].
     Other,
 }
@@ -190,8 +193,8 @@ impl Default for Bounds {
 #[derive(Clone, Debug, Default)]
 pub struct Map {
     bounds: Bounds,
-    /// Copies of the map share its edges.
-    edges: BTreeMap<Arc<Edge>, Traffic>,
+    /// Copies of the map share its edges, and what was seen of those that have not changed since.
+    edges: BTreeMap<Arc<Edge>, Arc<Traffic>>,
     /// Ports, services and response codes of all edges.
     details: usize,
     /// Clients, and how many named servers outside of the cluster they have.
@@ -218,7 +221,7 @@ impl Map {
             if is_named_external(&edge.server) {
                 *self.external.entry(edge.client.clone()).or_default() += 1;
             }
-            self.edges.insert(Arc::new(edge), traffic);
+            self.edges.insert(Arc::new(edge), Arc::new(traffic));
         }
     }
 
@@ -249,7 +252,7 @@ impl Map {
 
     /// All edges, in order.
     pub fn edges(&self) -> impl Iterator<Item = (&Edge, &Traffic)> + Clone {
-        self.edges.iter().map(|(edge, traffic)| (&**edge, traffic))
+        self.edges.iter().map(|(edge, traffic)| (&**edge, &**traffic))
     }
 
     /// How many edges it has.
@@ -338,7 +341,8 @@ impl Map {
                 *self.external.entry(edge.client.clone()).or_default() += 1;
             }
         }
-        self.edges.entry(Arc::new(edge)).or_insert_with(|| Traffic { first: start, ..Traffic::default() })
+        let traffic = self.edges.entry(Arc::new(edge));
+        Arc::make_mut(traffic.or_insert_with(|| Arc::new(Traffic { first: start, ..Traffic::default() })))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The names of a cluster's pods, services and nodes, for the program that reads frames.
 //!
 //! [`watch`] projects what the API server reports, [`owners`] finds what pods belong to, [`inventory`] has the result, and [`listener`]
-//! passes it on. The API server is asked for nothing but lists and watches.
+//! passes it on. For names, the API server is asked for nothing but lists and watches.
 
 mod inventory;
 mod listener;
@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tracing::info;
 
 use self::inventory::Inventory;
+use crate::access;
 
 /// The annotation by which users of Otterize name the workload of a pod.
 const WORKLOAD_NAME: &str = "intents.otterize.com/workload-name";
@@ -37,6 +38,8 @@ pub struct Arguments {
     /// Annotation of a pod with the name of its workload, instead of that of its owner
     #[arg(long, value_name = "KEY", default_value = WORKLOAD_NAME)]
     workload_annotation: String,
+    #[command(flatten)]
+    exposed: access::Exposed,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -49,6 +52,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         Some(address) => Some(Server::spawn(address, probes).await?),
         None => None,
     };
+    let _authorized = access::serve(arguments.exposed, &client, &metrics).await?;
     let listener = listener::bind(&arguments.socket)
         .with_context(|| format!("{} cannot be listened on", arguments.socket.display()))?;
     let inventory = Inventory::new(&metrics);

@@ -1,5 +1,7 @@
 //! Flows as JSON lines, with the names that `NetObserv` gives to the fields of its flows. What is unknown is missing.
 
+pub mod restricted;
+
 use std::io::{self, Write};
 
 use podtap_flow::{

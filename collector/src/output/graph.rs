@@ -15,6 +15,7 @@ pub fn label(party: &Party) -> String {
         Party::Node { name } => format!("node {name}"),
         Party::External { name: Some(name) } => name.clone(),
         Party::External { name: None } => "external".to_owned(),
+        Party::AnotherNamespace => "another namespace".to_owned(),
         Party::Other => "other".to_owned(),
     }
 }

@@ -32,6 +32,7 @@ fn party(party: &Party) -> Value {
         Party::Service { namespace, name } => json!({"namespace": namespace, "kind": "Service", "name": name}),
         Party::Node { name } => json!({"kind": "Node", "name": name}),
         Party::External { name } => json!({"kind": "External", "name": name}),
+        Party::AnotherNamespace => json!({"kind": "AnotherNamespace"}),
         Party::Other => json!({"kind": "Other"}),
     }
 }

@@ -105,6 +105,7 @@ fn describe(party: &Party) -> String {
         Party::Node { name } => format!("node {name:?}"),
         Party::External { name: Some(name) } => format!("{name:?}, outside of the cluster"),
         Party::External { name: None } => "addresses outside of the cluster".to_owned(),
+        Party::AnotherNamespace => "namespaces that you did not ask for".to_owned(),
         Party::Other => "what found no room in the map".to_owned(),
     }
 }
@@ -120,7 +121,7 @@ fn policy(server: &Party, calls: &[(&Party, &Traffic)], selectors: &Selectors<'_
     let (namespace, workload) = match server {
         Party::Workload { namespace, workload } => (namespace, workload),
         Party::Service { .. } => return Err(Some("it is not known which workload is behind it".to_owned())),
-        Party::Node { .. } | Party::External { .. } | Party::Other => return Err(None),
+        Party::Node { .. } | Party::External { .. } | Party::AnotherNamespace | Party::Other => return Err(None),
     };
     let (labels, others) = selectors.of(namespace, workload)?;
     if !others.is_empty() {
@@ -172,7 +173,8 @@ struct Selectors<'a> {
 impl<'a> Selectors<'a> {
     fn new(view: &'a View) -> Self {
         let mut with_label: HashMap<_, Vec<&Workload>> = HashMap::new();
-        for ((namespace, workload), labels) in &view.labels {
+        for (workload, labels) in &view.labels {
+            let (namespace, workload) = &**workload;
             for (key, value) in labels.sets.keys().flat_map(|set| set.iter()) {
                 let workloads = with_label.entry((namespace.as_str(), key.as_str(), value.as_str())).or_default();
                 if workloads.last() != Some(&workload) {
@@ -186,7 +188,7 @@ impl<'a> Selectors<'a> {
     /// Labels by which the pods of a workload can be selected, and other workloads of its namespace that have them, too.
     fn of(&self, namespace: &str, workload: &Workload) -> Result<(Labels, Vec<String>), Option<String>> {
         let key = (namespace.to_owned(), workload.clone());
-        let Some(PodLabels { sets }) = self.view.labels.get(&key) else {
+        let Some(PodLabels { sets }) = self.view.labels.get(&key).map(|labels| &**labels) else {
             return Err(Some("the labels of its pods are not known".to_owned()));
         };
         let mut sets = sets.keys();
@@ -277,6 +279,7 @@ fn peers(client: &Party, selectors: &Selectors<'_>) -> Result<(Vec<NetworkPolicy
             let blocks: Vec<_> = networks.map(|(network, _)| block(network.clone())).collect();
             if blocks.is_empty() { Err("its addresses are not known".to_owned()) } else { Ok((blocks, None)) }
         }
+        Party::AnotherNamespace => Err("ask for their namespaces, too".to_owned()),
         Party::Service { .. } | Party::External { name: None } | Party::Other => {
             Err("their addresses are not kept".to_owned())
         }

@@ -77,6 +77,7 @@ fn group(party: &Party) -> String {
         Party::Workload { namespace, .. } | Party::Service { namespace, .. } => format!("namespace {namespace}"),
         Party::Node { .. } => "nodes".to_owned(),
         Party::External { .. } => "external".to_owned(),
+        Party::AnotherNamespace => "another namespace".to_owned(),
         Party::Other => "other".to_owned(),
     }
 }

@@ -1,8 +1,11 @@
 //! The map over HTTP: `GET /` for people, `GET /map` in all its forms, `GET /flows`, `GET /status`, and `POST /query` for the clients of
 //! Otterize's network mapper.
 //!
+//! Each of these below `/namespaces/NAME[,NAME..]` tells only of these namespaces: see [`Namespaces`].
+//!
 //! It has no authentication: it is to listen on the pod's loopback, which is reached by `kubectl port-forward` with the user's own
-//! rights. Requests that a web page of another origin makes a browser send are refused.
+//! rights, and by `crate::access`, which authorizes requests. Requests that a web page of another origin makes a browser send are
+//! refused.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -29,7 +32,11 @@ use super::{
     page,
     status::status,
 };
-use crate::{output::Print, shared::Shared};
+use crate::{
+    namespaces::Namespaces,
+    output::Print,
+    shared::{Readable, Shared},
+};
 
 /// Bytes of a query: that of the CLI has about 1000.
 const LONGEST_QUERY: usize = 64 << 10;
@@ -64,10 +71,10 @@ impl Api {
     /// The metrics are those about the map.
     pub fn new(shared: &Shared, metrics: Metrics) -> Self {
         let large = Arc::new(Semaphore::new(LARGE));
-        Self { shared: shared.clone(), schema: graphql::schema(shared), metrics, large }
+        Self { shared: shared.clone(), schema: graphql::schema(), metrics, large }
     }
 
-    async fn map(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn map(&self, request: &Request<Incoming>, readable: Readable) -> Response<Full<Bytes>> {
         let query = request.uri().query();
         let format = query.map_or(Some("map"), |query| query.strip_prefix("format="));
         let format = format.and_then(|format| Print::from_str(format, false).ok());
@@ -80,10 +87,9 @@ impl Api {
                 format!("the query must be format= and one of {}\n", names.join(", ")),
             );
         };
-        let shared = self.shared.clone();
         let rendered = self.render(move || {
             let mut text = Vec::new();
-            format.write(&mut text, &shared.view()).map(|()| text)
+            format.write(&mut text, &readable.view()).map(|()| text)
         });
         match rendered.await {
             Ok(body) => unless_known(request, &body.clone(), typed(StatusCode::OK, format.content_type(), body)),
@@ -94,13 +100,12 @@ impl Api {
         }
     }
 
-    async fn flows(&self, query: &str) -> Response<Full<Bytes>> {
+    async fn flows(&self, query: &str, readable: Readable) -> Response<Full<Bytes>> {
         let query = match flows::Query::parse(query) {
             Ok(query) => query,
             Err(message) => return plain(StatusCode::BAD_REQUEST, format!("{message}\n")),
         };
-        let shared = self.shared.clone();
-        match self.render(move || Ok(flows::newest(&shared, &query))).await {
+        match self.render(move || Ok(flows::newest(&readable, &query))).await {
             Ok(body) => typed(StatusCode::OK, "application/x-ndjson; charset=utf-8", body),
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
@@ -114,7 +119,7 @@ impl Api {
         Ok(Bytes::from_owner(Large { body, _permit: permit }))
     }
 
-    async fn query(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn query(&self, request: Request<Incoming>, readable: Readable) -> Response<Full<Bytes>> {
         let is_json = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.starts_with("application/json"));
         // What a form of another origin sends is never JSON.
         if !request.headers().get(header::CONTENT_TYPE).is_some_and(is_json) {
@@ -127,7 +132,7 @@ impl Api {
             Ok(query) => query,
             Err(error) => return plain(StatusCode::BAD_REQUEST, format!("the body is no GraphQL request: {error}\n")),
         };
-        let response = self.schema.execute(query).await;
+        let response = self.schema.execute(graphql::for_reader(query, readable)).await;
         // As the server of Otterize: the CLI tries an older operation when the first one is unknown.
         let is_invalid = response.errors.iter().any(|error| error.path.is_empty());
         let status = if is_invalid { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
@@ -138,14 +143,23 @@ impl Api {
         if !is_local(&request) {
             return plain(StatusCode::FORBIDDEN, "the host name must be localhost or an address\n");
         }
-        let path = request.uri().path();
+        let (namespaces, path) = match Namespaces::of_path(request.uri().path()) {
+            Ok((namespaces, path)) => (namespaces, path.to_owned()),
+            Err(message) => return plain(StatusCode::BAD_REQUEST, format!("{message}\n")),
+        };
+        let readable = Readable { shared: self.shared.clone(), namespaces };
         // The body of an answer to HEAD is not sent.
-        match (request.method(), path) {
-            (&Method::GET | &Method::HEAD, "/map") => self.map(&request).await,
-            (&Method::GET | &Method::HEAD, "/flows") => self.flows(request.uri().query().unwrap_or_default()).await,
+        match (request.method(), &*path) {
+            (&Method::GET | &Method::HEAD, "/map") => self.map(&request, readable).await,
+            (&Method::GET | &Method::HEAD, "/flows") => {
+                self.flows(request.uri().query().unwrap_or_default(), readable).await
+            }
             (&Method::GET | &Method::HEAD, "/status") => json(StatusCode::OK, &status(&self.shared)),
+            (_, "/metrics") if readable.namespaces != Namespaces::All => {
+                plain(StatusCode::NOT_FOUND, "metrics are about all namespaces: get /metrics\n")
+            }
             (&Method::GET | &Method::HEAD, "/metrics") => respond_metrics(&self.metrics).await,
-            (&Method::POST, "/query") => self.query(request).await,
+            (&Method::POST, "/query") => self.query(request, readable).await,
             (method, path) => match page::file(path) {
                 Some(response) if matches!(*method, Method::GET | Method::HEAD) => response,
                 None if !PATHS.contains(&path) => plain(StatusCode::NOT_FOUND, THERE_ARE),
@@ -159,6 +173,8 @@ impl Api {
 const PATHS: [&str; 5] = ["/map", "/flows", "/status", "/metrics", "/query"];
 
 impl Handler for Api {
+    type Body = Full<Bytes>;
+
     async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let mut response = self.answer(request).await;
         page::confine(&mut response);
@@ -249,6 +265,8 @@ mod tests {
             "/page/app.js",
             "/map",
             "/map?format=list",
+            "/namespaces/shop,team/map",
+            "/namespaces/shop/",
             "/flows",
             "/flows?Bytes%3E=1&SrcPort!=53&Failure~=&SrcK8S_Name|DstK8S_Name=x&*=1",
             "/status",
@@ -270,6 +288,10 @@ mod tests {
         for (head, expected) in [
             ("GET /query HTTP/1.1", 405),
             ("GET /nothing HTTP/1.1", 404),
+            ("GET /namespaces/shop/metrics HTTP/1.1", 404),
+            ("GET /namespaces/shop/namespaces/shop/map HTTP/1.1", 404),
+            ("GET /namespaces/Shop/map HTTP/1.1", 400),
+            ("GET /namespaces/shop HTTP/1.1", 400),
             ("GET /page/ HTTP/1.1", 404),
             ("GET /map?format=flows HTTP/1.1", 400),
             ("GET /flows?Colour=red HTTP/1.1", 400),

@@ -280,6 +280,7 @@ fn describe(party: &Party, level: Level) -> [String; 4] {
             Party::Workload { namespace, .. } | Party::Service { namespace, .. } => (namespace.as_str(), ""),
             Party::Node { .. } => ("", "node"),
             Party::External { .. } => ("", "external"),
+            Party::AnotherNamespace => ("", "another namespace"),
             Party::Other => ("", "other"),
         };
         return [namespace, "", "", name].map(str::to_owned);
@@ -289,6 +290,7 @@ fn describe(party: &Party, level: Level) -> [String; 4] {
         Party::Service { namespace, name } => [namespace.as_str(), name, "Service", ""],
         Party::Node { name } => ["", name.as_str(), "Node", ""],
         Party::External { name } => ["", "", "", name.as_deref().unwrap_or("external")],
+        Party::AnotherNamespace => ["", "", "", "another namespace"],
         Party::Other => ["", "", "", "other"],
     };
     [namespace, name, kind, external].map(str::to_owned)

@@ -5,8 +5,8 @@ use std::slice;
 use serde_json::Value;
 
 use crate::{
-    output::flows::{Object, fields, line, objects},
-    shared::{Shared, State},
+    output::flows::{Object, fields, line, objects, restricted::restrict},
+    shared::{Readable, State},
 };
 
 /// Objects in an answer, if the query does not tell.
@@ -121,16 +121,16 @@ fn is(value: &Value, text: &str) -> bool {
     value.as_str().unwrap_or(&shown) == text
 }
 
-/// The newest flows that are asked for, as JSON lines, the newest first.
-pub fn newest(shared: &Shared, query: &Query) -> Vec<u8> {
+/// The newest flows that are asked for and may be read, as JSON lines, the newest first. Filters see what the reader sees.
+pub fn newest(readable: &Readable, query: &Query) -> Vec<u8> {
     let (mut lines, mut found, mut end) = (Vec::new(), 0, u64::MAX);
     loop {
         let mut batch: Vec<Object> = Vec::with_capacity(2 * BATCH);
         let before = end;
         {
-            let State { newest, names, .. } = &*shared.lock();
+            let State { newest, names, .. } = &*readable.shared.lock();
             for (number, flow) in newest.before(end, names).take(BATCH) {
-                batch.extend(objects(&flow, names));
+                batch.extend(restrict(objects(&flow, names).collect(), &readable.namespaces));
                 end = number;
             }
         }
@@ -155,7 +155,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{fixtures::record, newest::CAPACITY};
+    use crate::{fixtures::record, namespaces::Namespaces, newest::CAPACITY, shared::Shared};
 
     fn pod(name: &str, last: u8) -> Pod {
         serde_json::from_value(serde_json::json!({"namespace": "shop", "name": format!("{name}-1"), "uid": name,
@@ -165,7 +165,7 @@ mod tests {
     }
 
     /// Three flows of a second each: one with an answer, one that failed, and one from elsewhere by UDP.
-    fn shared() -> Shared {
+    fn everything() -> Readable {
         let pods = vec![pod("web", 1), pod("Cart", 2)];
         let shared =
             Shared::new(Names::new(Objects { pods, ..Objects::default() }), podtap_flow::map::Bounds::default());
@@ -176,13 +176,13 @@ mod tests {
         state.newest.push(Record { failure: Some(Failure::Refused), ..record(2) });
         state.newest.push(Record { client: elsewhere, protocol: 17, ..record(3) });
         drop(state);
-        shared
+        Readable { shared, namespaces: Namespaces::All }
     }
 
     /// Seconds and destinations of what is found.
     fn found(query: &str) -> Vec<(u64, String)> {
         let query = Query::parse(query).expect("it is valid");
-        let text = String::from_utf8(newest(&shared(), &query)).expect("text");
+        let text = String::from_utf8(newest(&everything(), &query)).expect("text");
         let flow = |line: &str| {
             let flow: Value = serde_json::from_str(line).expect("an object");
             (
@@ -238,13 +238,13 @@ mod tests {
 
     #[test]
     fn all_records_are_searched_and_no_more_than_the_limit_is_returned() {
-        let shared = shared();
+        let readable = everything();
         for number in 0..CAPACITY as u64 - 1 {
-            shared.lock().newest.push(record(10 + number));
+            readable.shared.lock().newest.push(record(10 + number));
         }
         let count = |query: &str| {
             let query = Query::parse(query).expect("it is valid");
-            newest(&shared, &query).split_inclusive(|byte| *byte == b'\n').count()
+            newest(&readable, &query).split_inclusive(|byte| *byte == b'\n').count()
         };
         assert_eq!(count(&format!("limit={MOST}")), MOST);
         assert_eq!(count(""), LIMIT);

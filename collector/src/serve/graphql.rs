@@ -7,15 +7,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use async_graphql::{Context, EmptySubscription, Enum, InputObject, Object, SimpleObject};
+use async_graphql::{Context, EmptySubscription, Enum, InputObject, Object, Request, SimpleObject};
 use podtap_flow::{
     map::{Party, Traffic},
     names::Workload,
 };
 
 use crate::{
+    namespaces::Namespaces,
     output::otterize::Peer,
-    shared::{Labels, Shared},
+    shared::{Labels, Readable},
 };
 
 pub type Schema = async_graphql::Schema<Queries, Mutations, EmptySubscription>;
@@ -25,12 +26,14 @@ const DEEPEST: usize = 16;
 /// Fields of a query.
 const MOST_FIELDS: usize = 1000;
 
-pub fn schema(shared: &Shared) -> Schema {
-    Schema::build(Queries, Mutations, EmptySubscription)
-        .data(shared.clone())
-        .limit_depth(DEEPEST)
-        .limit_complexity(MOST_FIELDS)
-        .finish()
+/// Its requests need [`for_reader`].
+pub fn schema() -> Schema {
+    Schema::build(Queries, Mutations, EmptySubscription).limit_depth(DEEPEST).limit_complexity(MOST_FIELDS).finish()
+}
+
+/// A request that is answered with what its reader may know.
+pub fn for_reader(request: Request, readable: Readable) -> Request {
+    request.data(readable)
 }
 
 pub struct Queries;
@@ -146,7 +149,7 @@ impl Queries {
         server: Option<ServerFilter>,
     ) -> async_graphql::Result<Vec<Intent>> {
         let filter = Filter { namespaces, excluded: exclude_service_with_labels.unwrap_or_default(), server };
-        let calls = calls(context.data::<Shared>()?, &filter, &shown(include_labels, include_all_labels));
+        let calls = calls(context.data::<Readable>()?, &filter, &shown(include_labels, include_all_labels));
         let intent = |(client, server)| Intent { client, server, kind: None, kafka_topics: None, http_resources: None };
         Ok(calls.into_iter().map(intent).collect())
     }
@@ -161,7 +164,8 @@ impl Queries {
     ) -> async_graphql::Result<Vec<ServiceIntents>> {
         let filter = Filter { namespaces, excluded: Vec::new(), server: None };
         let mut clients: BTreeMap<Identity, Vec<Identity>> = BTreeMap::new();
-        for (client, server) in calls(context.data::<Shared>()?, &filter, &shown(include_labels, include_all_labels)) {
+        for (client, server) in calls(context.data::<Readable>()?, &filter, &shown(include_labels, include_all_labels))
+        {
             clients.entry(client).or_default().push(server);
         }
         Ok(clients.into_iter().map(|(client, intents)| ServiceIntents { client, intents }).collect())
@@ -177,7 +181,11 @@ impl Queries {
 impl Mutations {
     /// Forgets who called whom.
     async fn reset_capture(&self, context: &Context<'_>) -> async_graphql::Result<bool> {
-        context.data::<Shared>()?.clear();
+        let Readable { shared, namespaces } = context.data::<Readable>()?;
+        if *namespaces != Namespaces::All {
+            return Err("resetCapture forgets the map of all namespaces: send it to /query".into());
+        }
+        shared.clear();
         Ok(true)
     }
 }
@@ -203,8 +211,8 @@ fn shown(include: Option<Vec<String>>, all: Option<bool>) -> Shown {
 }
 
 /// Clients and servers, sorted by namespace and name.
-fn calls(shared: &Shared, filter: &Filter, shown: &Shown) -> BTreeSet<(Identity, Identity)> {
-    let view = shared.view();
+fn calls(readable: &Readable, filter: &Filter, shown: &Shown) -> BTreeSet<(Identity, Identity)> {
+    let view = readable.view();
     let labels = &view.labels;
     let excluded = |party: &Party| {
         let has = |label: &String| match label.split_once('=') {
@@ -254,7 +262,7 @@ fn identity(party: &Party, traffic: Option<&Traffic>, labels: &Labels, shown: &S
             (Some(owner_kind(workload)), most)
         }
         Party::Service { name, .. } => (None, Some(name.clone())),
-        Party::Node { .. } | Party::External { .. } | Party::Other => (None, None),
+        Party::Node { .. } | Party::External { .. } | Party::AnotherNamespace | Party::Other => (None, None),
     };
     Some(Identity { namespace, name, labels: Some(labels), pod_owner_kind, kubernetes_service })
 }
@@ -277,8 +285,9 @@ mod tests {
     use podtap_flow::{map::Edge, names::Names};
 
     use super::*;
+    use crate::shared::Shared;
 
-    fn shared() -> Shared {
+    fn everything() -> Readable {
         let shared = Shared::new(Names::default(), podtap_flow::map::Bounds::default());
         let party = |name: &str, namespace: &str| {
             let workload = Workload { kind: "Deployment".into(), name: name.into(), api_version: "apps/v1".into() };
@@ -290,17 +299,16 @@ mod tests {
         }
         let edge = Edge { client: party("a", "x"), server: Party::External { name: None } };
         shared.lock().map.restore(edge, Traffic::default());
-        shared
+        Readable { shared, namespaces: Namespaces::All }
     }
 
-    fn execute(schema: &Schema, query: &str) -> async_graphql::Response {
+    fn execute(readable: Readable, query: &str) -> async_graphql::Response {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(schema.execute(query))
+        runtime.block_on(schema().execute(for_reader(query.into(), readable)))
     }
 
     fn calls_of(query: &str) -> Vec<String> {
-        let answer =
-            execute(&schema(&shared()), &format!("{{ intents{query} {{ client {{ name }} server {{ name }} }} }}"));
+        let answer = execute(everything(), &format!("{{ intents{query} {{ client {{ name }} server {{ name }} }} }}"));
         assert!(answer.errors.is_empty(), "{:?}", answer.errors);
         let answer = serde_json::to_value(answer.data).expect("JSON");
         let name = |of: &serde_json::Value| of["name"].as_str().expect("a name").to_owned();
@@ -321,6 +329,17 @@ mod tests {
     }
 
     #[test]
+    fn only_who_reads_all_namespaces_resets_the_map() {
+        let everything = everything();
+        let one = Readable { namespaces: Namespaces::Only(["x".to_owned()].into()), ..everything.clone() };
+        let answer = execute(one, "mutation { resetCapture }");
+        assert!(answer.errors.iter().any(|error| error.message.contains("send it to /query")), "{answer:?}");
+        assert!(!everything.shared.lock().map.is_empty());
+        let answer = execute(everything.clone(), "mutation { resetCapture }");
+        assert!(answer.errors.is_empty() && everything.shared.lock().map.is_empty(), "{answer:?}");
+    }
+
+    #[test]
     fn damaged_queries_are_answered() {
         let inputs = env::var("PODTAP_FUZZ").ok().and_then(|text| text.parse().ok()).unwrap_or(5000);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
@@ -335,7 +354,7 @@ mod tests {
         let valid = "query Q($n: [String!]) { intents(namespaces: $n, server: null) { client { ...i } server { name } type } } \
             fragment i on OtterizeServiceIdentity { name namespace labels { key value } podOwnerKind { kind } }";
         let damage = ["{", "}", "(", ")", "...", "\"", "$", ":", "[", "]", "!", "@", "i", "\\u", "\u{0}", "fragment"];
-        let schema = schema(&shared());
+        let (schema, readable) = (schema(), everything());
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let mut answered = 0;
         for _ in 0..inputs {
@@ -349,7 +368,7 @@ mod tests {
                     _ => query.replace_range(at..=at, part),
                 }
             }
-            let answer = runtime.block_on(schema.execute(query.as_str()));
+            let answer = runtime.block_on(schema.execute(for_reader(query.as_str().into(), readable.clone())));
             answered += usize::from(answer.errors.is_empty());
         }
         assert!(answered > inputs / 10, "{answered}");

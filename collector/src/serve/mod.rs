@@ -99,3 +99,6 @@ impl Service {
         self.shared.lock().status = status;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,18 @@
-//! An HTTP server: [`Probes`] answers `/livez`, `/readyz` and `/metrics`, and a program may have a [`Handler`] of its own.
+//! An HTTP server, with or without TLS: [`Probes`] answers `/livez`, `/readyz` and `/metrics`, and a program may have a [`Handler`] of its
+//! own.
 //!
 //! # Guarantees
 //! Slow or idle clients are disconnected after 20 seconds, and at most 32 are served at the same time, so that no client can
 //! exhaust memory or file descriptors.
 
+mod send;
+mod tls;
+
 use std::{
     convert::Infallible,
     fmt,
+    future::ready,
+    io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,26 +21,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use http_body_util::{BodyExt, Full, Limited};
+pub use http_body_util::{BodyExt, Either, Full, Limited};
 pub use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
+    body::{Body, Bytes, Incoming},
     header,
 };
 use hyper::{header::CONTENT_TYPE, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, registry::Registry};
+pub use send::{SendError, send};
+pub use tls::{Certificate, CertificateError};
 use tokio::{
-    net::TcpListener,
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinHandle,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tracing::warn;
 
 use crate::telemetry::with_causes;
 
-/// How long a client may take to send the header of its request.
+/// How long a client may take for its TLS handshake, and then to send the header of its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take from accept to close.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
@@ -46,7 +56,7 @@ const CONNECTIONS: usize = 32;
 #[error("cannot listen on {address}")]
 pub struct Error {
     address: SocketAddr,
-    source: std::io::Error,
+    source: io::Error,
 }
 
 /// The state that the probes report. Clones share it.
@@ -143,8 +153,11 @@ pub fn text(registry: &Registry) -> Result<String, EncodeError> {
 
 /// Answers requests. Clones answer them alike.
 pub trait Handler: Clone + Send + Sync + 'static {
+    /// The body of a response.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
     /// The response to a request.
-    fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
 /// Answers `/livez`, `/readyz` and `/metrics`.
@@ -157,6 +170,8 @@ pub struct Probes<Source> {
 }
 
 impl<Source: MetricsSource> Handler for Probes<Source> {
+    type Body = Full<Bytes>;
+
     async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         respond(&request, &self.health, &self.metrics).await
     }
@@ -174,6 +189,28 @@ impl Server {
     ///
     /// If the kernel has no IPv6, `[::]` means all IPv4 addresses.
     pub async fn spawn(address: SocketAddr, handler: impl Handler) -> Result<Self, Error> {
+        Self::serve(address, handler, |stream| ready(Ok(stream))).await
+    }
+
+    /// Likewise, with TLS only.
+    pub async fn spawn_tls(
+        address: SocketAddr,
+        certificate: Certificate,
+        handler: impl Handler,
+    ) -> Result<Self, Error> {
+        let accept = move |stream| TlsAcceptor::from(certificate.current()).accept(stream);
+        Self::serve(address, handler, accept).await
+    }
+
+    async fn serve<Stream, Accepted>(
+        address: SocketAddr,
+        handler: impl Handler,
+        accept: impl Fn(TcpStream) -> Accepted + Send + 'static,
+    ) -> Result<Self, Error>
+    where
+        Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Accepted: Future<Output = io::Result<Stream>> + Send + 'static,
+    {
         let listen = async { bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener))) };
         let (address, listener) = listen.await.map_err(|source| Error { address, source })?;
         let task = tokio::spawn(async move {
@@ -183,19 +220,10 @@ impl Server {
                 let Ok(permit) = permits.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let handler = handler.clone();
-                        let serve = service_fn(move |request: Request<Incoming>| {
-                            let handler = handler.clone();
-                            async move { Ok::<_, Infallible>(handler.respond(request).await) }
-                        });
-                        let connection = http1::Builder::new()
-                            .timer(TokioTimer::new())
-                            .header_read_timeout(HEADER_TIMEOUT)
-                            .keep_alive(false)
-                            .serve_connection(TokioIo::new(stream), serve);
-                        // Errors concern this client only, such as one that disconnects early.
+                        let connection = answer(accept(stream), handler.clone());
                         tokio::spawn(async {
-                            drop(timeout(CONNECTION_TIMEOUT, connection).await);
+                            // Elapsed: the client is too slow.
+                            let _ = timeout(CONNECTION_TIMEOUT, connection).await;
                             drop(permit);
                         });
                     }
@@ -223,8 +251,23 @@ impl Drop for Server {
     }
 }
 
+/// Answers the request of a client. Errors concern this client only, such as one that disconnects early.
+async fn answer<Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    accepted: impl Future<Output = io::Result<Stream>>,
+    handler: impl Handler,
+) {
+    let Ok(Ok(stream)) = timeout(HEADER_TIMEOUT, accepted).await else { return };
+    let serve = service_fn(|request: Request<Incoming>| async { Ok::<_, Infallible>(handler.respond(request).await) });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), serve);
+    drop(connection.await);
+}
+
 /// Binds to the address; to all IPv4 addresses instead of `[::]` if the kernel has no IPv6.
-async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Err(error)
             if address.ip() == Ipv6Addr::UNSPECIFIED

@@ -38,6 +38,11 @@ impl<Key: Ord> Counted<Key> {
 }
 
 impl<Key> Counted<Key> {
+    /// Forgets the other keys.
+    pub(super) fn retain(&mut self, mut is_kept: impl FnMut(&Key) -> bool) {
+        self.0.retain(|(key, _)| is_kept(key));
+    }
+
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -24,7 +24,7 @@ impl Peer {
         let (name, namespace, kind) = match party {
             Party::Workload { namespace, workload } => (&workload.name, namespace, Some(workload.kind.clone())),
             Party::Service { namespace, name } => (name, namespace, None),
-            Party::Node { .. } | Party::External { .. } | Party::Other => return None,
+            Party::Node { .. } | Party::External { .. } | Party::AnotherNamespace | Party::Other => return None,
         };
         // The CLI takes what follows a dot for the namespace.
         Some(Self { name: name.replace('.', "_"), namespace: namespace.clone(), kind })

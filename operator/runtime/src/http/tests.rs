@@ -1,3 +1,5 @@
+mod over_tls;
+
 use prometheus_client::metrics::counter::Counter;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

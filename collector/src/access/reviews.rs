@@ -1,0 +1,178 @@
+//! What the API server knows of a token: whose it is (`TokenReview`), and what its user may do (`SubjectAccessReview`).
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::{
+    authentication::v1::{TokenReview, TokenReviewSpec, UserInfo},
+    authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
+};
+use kube::{Api, Client, api::PostParams};
+use podtap_runtime::http::Method;
+use ring::digest::{SHA256, digest};
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::answers::Answers;
+use crate::namespaces::Namespaces;
+
+/// What is read: a subresource, so that who may read taps may not read who calls whom.
+pub const GROUP: &str = "podtap.dev";
+pub const RESOURCE: &str = "podtaps";
+pub const SUBRESOURCE: &str = "map";
+
+/// Requests to the API server at the same time. Others wait.
+const REQUESTS: usize = 4;
+/// How long all requests about one of a client may take, waiting included.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// What a client wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// What everyone may read who has a valid token.
+    Public,
+    /// What is told of these namespaces.
+    Map(Verb, Namespaces),
+}
+
+/// What is done with the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    Get,
+    /// For queries: one of their operations forgets the map.
+    Create,
+}
+
+impl Verb {
+    /// As the kubelet's API maps methods to verbs.
+    pub fn of(method: &Method) -> Self {
+        if matches!(*method, Method::GET | Method::HEAD) { Self::Get } else { Self::Create }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Create => "create",
+        }
+    }
+}
+
+/// Why a client gets nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The API server does not know the token.
+    #[error("the token is not valid")]
+    Unauthenticated,
+    /// Its user lacks a right in a namespace, or in all of them (`None`).
+    #[error("{user} may not {} {RESOURCE}/{SUBRESOURCE}", .verb.name())]
+    Forbidden { user: String, verb: Verb, namespace: Option<String> },
+    /// It is not known whose the token is, or what its user may do.
+    #[error("the API server did not answer")]
+    Unanswered(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// SHA-256 of a token: the token itself is not kept.
+type Digest = [u8; 32];
+
+/// Asks the API server, and uses its answers for 10 seconds. An error is no answer, and is never used again.
+#[derive(Debug)]
+pub struct Reviews {
+    tokens: Api<TokenReview>,
+    access: Api<SubjectAccessReview>,
+    requests: Semaphore,
+    users: Answers<Digest, Option<Arc<UserInfo>>>,
+    rights: Answers<(Digest, Verb, Option<String>), bool>,
+}
+
+impl Reviews {
+    pub fn new(client: Client) -> Self {
+        Self {
+            tokens: Api::all(client.clone()),
+            access: Api::all(client),
+            requests: Semaphore::new(REQUESTS),
+            users: Answers::new(),
+            rights: Answers::new(),
+        }
+    }
+
+    /// Whether the user of a token may have what is wanted.
+    pub async fn check(&self, token: &str, wanted: &Wanted) -> Result<(), Refusal> {
+        timeout(PATIENCE, self.check_all(token, wanted)).await.unwrap_or_else(|late| Err(unanswered(late)))
+    }
+
+    async fn check_all(&self, token: &str, wanted: &Wanted) -> Result<(), Refusal> {
+        let mut key = Digest::default();
+        key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        let user = self.user(key, token).await?.ok_or(Refusal::Unauthenticated)?;
+        let Wanted::Map(verb, namespaces) = wanted else { return Ok(()) };
+        let namespaces: Vec<Option<&String>> = match namespaces {
+            Namespaces::All => vec![None],
+            Namespaces::Only(names) => names.iter().map(Some).collect(),
+        };
+        for namespace in namespaces {
+            if !self.may(key, &user, *verb, namespace).await? {
+                let user = user.username.clone().unwrap_or_default();
+                return Err(Refusal::Forbidden { user, verb: *verb, namespace: namespace.cloned() });
+            }
+        }
+        Ok(())
+    }
+
+    async fn user(&self, key: Digest, token: &str) -> Result<Option<Arc<UserInfo>>, Refusal> {
+        if let Some(known) = self.users.get(&key) {
+            return Ok(known);
+        }
+        let _permit = self.requests.acquire().await.map_err(unanswered)?;
+        // While this waited, it may have been asked for another request.
+        if let Some(known) = self.users.get(&key) {
+            return Ok(known);
+        }
+        let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let review = self.tokens.create(&PostParams::default(), &review).await.map_err(unanswered)?;
+        let status = review.status.ok_or_else(|| unanswered("the TokenReview has no status"))?;
+        let user = status.user.filter(|_| status.authenticated == Some(true)).map(Arc::new);
+        self.users.insert(key, user.clone());
+        Ok(user)
+    }
+
+    /// In a namespace, or in all of them.
+    async fn may(&self, key: Digest, user: &UserInfo, verb: Verb, namespace: Option<&String>) -> Result<bool, Refusal> {
+        let question = (key, verb, namespace.cloned());
+        if let Some(known) = self.rights.get(&question) {
+            return Ok(known);
+        }
+        let _permit = self.requests.acquire().await.map_err(unanswered)?;
+        if let Some(known) = self.rights.get(&question) {
+            return Ok(known);
+        }
+        let review = SubjectAccessReview { spec: access_of(user, verb, namespace), ..SubjectAccessReview::default() };
+        let review = self.access.create(&PostParams::default(), &review).await.map_err(unanswered)?;
+        let status = review.status.ok_or_else(|| unanswered("the SubjectAccessReview has no status"))?;
+        self.rights.insert(question, status.allowed);
+        Ok(status.allowed)
+    }
+}
+
+fn access_of(user: &UserInfo, verb: Verb, namespace: Option<&String>) -> SubjectAccessReviewSpec {
+    SubjectAccessReviewSpec {
+        user: user.username.clone(),
+        uid: user.uid.clone(),
+        groups: user.groups.clone(),
+        extra: user.extra.clone(),
+        resource_attributes: Some(ResourceAttributes {
+            group: Some(GROUP.to_owned()),
+            resource: Some(RESOURCE.to_owned()),
+            subresource: Some(SUBRESOURCE.to_owned()),
+            verb: Some(verb.name().to_owned()),
+            namespace: namespace.cloned(),
+            ..ResourceAttributes::default()
+        }),
+        ..SubjectAccessReviewSpec::default()
+    }
+}
+
+fn unanswered(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Refusal {
+    Refusal::Unanswered(error.into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+use std::{
+    future::pending,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use podtap_runtime::{fake_client, http::StatusCode};
+use serde_json::{Value, json};
+use tokio::time::{Instant, advance, sleep};
+
+use super::*;
+use crate::access::{answers::AGE, fixtures::ApiServer};
+
+fn map(namespaces: &[&str]) -> Wanted {
+    let names = namespaces.iter().map(|name| (*name).to_owned()).collect();
+    Wanted::Map(Verb::Get, if namespaces == ["*"] { Namespaces::All } else { Namespaces::Only(names) })
+}
+
+fn server() -> ApiServer {
+    ApiServer::new(&[("admin", &["*"]), ("alice", &["shop", "team"]), ("bob", &[])])
+}
+
+/// Of which namespace a right is missing.
+fn missing(result: Result<(), Refusal>) -> Option<String> {
+    match result {
+        Err(Refusal::Forbidden { namespace, .. }) => namespace.or(Some("*".to_owned())),
+        result => panic!("{result:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_client_needs_the_right_to_each_namespace() {
+    let reviews = Reviews::new(server().client());
+    for wanted in [Wanted::Public, map(&["*"]), map(&["shop"]), map(&["bank", "shop"])] {
+        reviews.check("admin", &wanted).await.expect("an administrator may");
+    }
+    for wanted in [Wanted::Public, map(&["shop"]), map(&["shop", "team"])] {
+        reviews.check("alice", &wanted).await.expect("she may");
+    }
+    for (user, namespaces, lacks) in [
+        ("alice", &["*"][..], "*"),
+        ("alice", &["bank"], "bank"),
+        ("alice", &["shop", "bank"], "bank"),
+        ("bob", &["shop"], "shop"),
+        ("bob", &["*"], "*"),
+    ] {
+        assert_eq!(
+            missing(reviews.check(user, &map(namespaces)).await).as_deref(),
+            Some(lacks),
+            "{user} {namespaces:?}"
+        );
+    }
+    reviews.check("bob", &Wanted::Public).await.expect("everyone with a token may");
+    let query = Wanted::Map(Verb::Create, Namespaces::All);
+    assert_eq!(missing(reviews.check("admin", &query).await).as_deref(), Some("*"), "the verb counts");
+    for wanted in [Wanted::Public, map(&["shop"])] {
+        let refusal = reviews.check("mallory", &wanted).await.expect_err("the token is of none");
+        assert!(matches!(refusal, Refusal::Unauthenticated), "{refusal:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_api_server_decides_about_all_it_knows_of_the_user() {
+    let server = server();
+    let reviews = Reviews::new(server.client());
+    reviews.check("alice", &map(&["shop"])).await.expect("she may");
+    let expected = json!([
+        {"token": "alice"},
+        {"user": "alice", "uid": "7", "groups": ["team"], "extra": {"node": ["n1"]}, "resourceAttributes":
+            {"group": "podtap.dev", "resource": "podtaps", "subresource": "map", "verb": "get", "namespace": "shop"}},
+    ]);
+    assert_eq!(Value::from(server.asked.lock().expect("no thread panics").clone()), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_are_used_again_for_a_short_time() {
+    let server = server();
+    let reviews = Reviews::new(server.client());
+    for (user, namespaces, expected) in
+        [("alice", &["shop", "team"][..], 3), ("alice", &["bank"], 1), ("bob", &["shop"], 2), ("mallory", &["shop"], 1)]
+    {
+        let first = reviews.check(user, &map(namespaces)).await.map_err(|refusal| refusal.to_string());
+        assert_eq!(server.count(), expected, "{user}");
+        let second = reviews.check(user, &map(namespaces)).await.map_err(|refusal| refusal.to_string());
+        assert_eq!((server.count(), second), (0, first), "{user}");
+    }
+    advance(AGE).await;
+    reviews.check("alice", &map(&["shop", "team"])).await.expect("she may");
+    assert_eq!(server.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_answer_nothing_is_allowed_and_nothing_is_remembered() {
+    for (status, answer) in [
+        (StatusCode::INTERNAL_SERVER_ERROR, json!({})),
+        (StatusCode::FORBIDDEN, json!({"kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden"})),
+        (StatusCode::CREATED, json!({"spec": {}})),
+        (StatusCode::CREATED, json!({"spec": {}, "status": {"authenticated": "yes"}})),
+    ] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::clone(&count);
+        let client = fake_client::client(move |_, _, _| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let answer = answer.clone();
+            async move { (status, answer) }
+        });
+        let reviews = Reviews::new(client);
+        for number in 1..=2 {
+            let refusal = reviews.check("admin", &Wanted::Public).await.expect_err("it is not known who it is");
+            assert!(matches!(refusal, Refusal::Unanswered(_)), "{refusal:?}");
+            assert_eq!(count.load(Ordering::Relaxed), number);
+        }
+    }
+    let start = Instant::now();
+    let reviews = Reviews::new(fake_client::client(|_, _, _| pending()));
+    let refusal = reviews.check("admin", &Wanted::Public).await.expect_err("there is no answer");
+    assert!(matches!(refusal, Refusal::Unanswered(_)) && start.elapsed() == PATIENCE, "{refusal:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_at_the_same_time_are_bounded() {
+    let (now, most, all) =
+        (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counters = (Arc::clone(&now), Arc::clone(&most), Arc::clone(&all));
+    let client = fake_client::client(move |_, _, review| {
+        let (now, most, all) = counters.clone();
+        async move {
+            all.fetch_add(1, Ordering::Relaxed);
+            most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            sleep(Duration::from_millis(10)).await;
+            now.fetch_sub(1, Ordering::Relaxed);
+            (StatusCode::CREATED, json!({"spec": review["spec"], "status": {"authenticated": true, "user": {}}}))
+        }
+    });
+    let reviews = Reviews::new(client);
+    let tokens: Vec<String> = (0..40).map(|number| number.to_string()).collect();
+    for refused in futures::future::join_all(tokens.iter().map(|token| reviews.check(token, &Wanted::Public))).await {
+        refused.expect("all tokens are valid");
+    }
+    assert_eq!((most.load(Ordering::Relaxed), all.swap(0, Ordering::Relaxed)), (REQUESTS, 40));
+    let same = (0..40).map(|_| reviews.check("same", &Wanted::Public));
+    for refused in futures::future::join_all(same).await {
+        refused.expect("it is valid");
+    }
+    assert!(all.load(Ordering::Relaxed) <= REQUESTS, "what waited is answered by what was asked meanwhile");
+}
