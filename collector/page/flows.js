@@ -9,7 +9,8 @@ const OPERATORS = { "=": "is", "!=": "is not", "~=": "contains", ">=": "at least
 const EXPORTED = 10000;
 
 const end = (flow, side) => {
-  const name = flow[`${side}K8S_OwnerName`] ?? (side === "Dst" ? flow.DstDnsName ?? flow.TlsSni : undefined) ?? flow[`${side}SubnetLabel`];
+  const sni = side === "Dst" ? flow.TlsSni : undefined;
+  const name = flow[`${side}K8S_OwnerName`] ?? flow[`${side}DnsName`] ?? sni ?? flow[`${side}SubnetLabel`] ?? flow[`${side}Country`];
   const address = flow[`${side}Addr`];
   const port = flow[`${side}Port`];
   // Of an end in a namespace that may not be read, only the port is known.
@@ -56,7 +57,10 @@ export function filtersOf(edge) {
   const of = (party, sides) => {
     const fields = (...names) => sides.flatMap((side) => names.map((name) => `${side}${name}`)).join("|");
     if (party.kind === "External") {
-      return party.name === "external" ? [] : [`DstDnsName|TlsSni|DstSubnetLabel|SrcSubnetLabel=${party.name}`];
+      const fields = "DstDnsName|SrcDnsName|TlsSni|DstSubnetLabel|SrcSubnetLabel";
+      const country = party.name?.match(/^country (..)$/);
+      if (country) return [`SrcCountry|DstCountry=${country[1]}`];
+      return party.name === "external" ? [] : [`${fields}=${party.name}`];
     }
     const namespace = party.namespace === undefined ? [] : [`${fields("K8S_Namespace")}=${party.namespace}`];
     return ["AnotherNamespace", "Other"].includes(party.kind) ? [] : [...namespace, `${fields("K8S_OwnerName")}=${party.name}`];

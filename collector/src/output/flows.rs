@@ -22,7 +22,7 @@ const ETHERNET: u64 = 14;
 pub type Object = Map<String, Value>;
 
 /// Names of fields without the names of an end.
-const FIELDS: [&str; 33] = [
+const FIELDS: [&str; 37] = [
     "TimeFlowStartMs",
     "TimeFlowEndMs",
     "Etype",
@@ -56,6 +56,10 @@ const FIELDS: [&str; 33] = [
     "DstServiceName",
     "DstServiceNamespace",
     "DstServicePort",
+    "SrcDnsName",
+    "SrcServiceName",
+    "SrcServiceNamespace",
+    "SrcServicePort",
 ];
 /// Prefixes of the fields of an end.
 const ENDS: [&str; 4] = ["Src", "Dst", "XlatSrc", "XlatDst"];
@@ -150,8 +154,12 @@ fn direction(flow: &NamedRecord<'_>, names: &Names, counts: Counts, totals: Stre
         owned(&mut object, side, owner, names, record.to);
     }
     about_flow(&mut object, flow);
+    about_server(&mut object, second, flow);
     if !is_reply {
-        about_server(&mut object, flow);
+        if let Some(name) = &record.sni {
+            object.insert("TlsSni".to_owned(), (**name).into());
+        }
+        dns(&mut object, record);
         translation(&mut object, flow, names);
     }
     object
@@ -246,24 +254,19 @@ fn about_flow(object: &mut Object, flow: &NamedRecord<'_>) {
     }
 }
 
-/// What is known of the server. In the client's direction only: there, the server is the destination.
-fn about_server(object: &mut Object, flow: &NamedRecord<'_>) {
-    let record = flow.record;
+/// How the client calls the server, which is this end.
+fn about_server(object: &mut Object, prefix: &str, flow: &NamedRecord<'_>) {
     let mut set = |key: &str, value: Value| {
-        object.insert(key.to_owned(), value);
+        object.insert(format!("{prefix}{key}"), value);
     };
-    if let Some(name) = &record.dns_name {
-        set("DstDnsName", (**name).into());
-    }
-    if let Some(name) = &record.sni {
-        set("TlsSni", (**name).into());
+    if let Some(name) = &flow.record.dns_name {
+        set("DnsName", (**name).into());
     }
     if let Some((service, port)) = flow.service {
-        set("DstServiceName", service.name.as_str().into());
-        set("DstServiceNamespace", service.namespace.as_str().into());
-        set("DstServicePort", port.port.into());
+        set("ServiceName", service.name.as_str().into());
+        set("ServiceNamespace", service.namespace.as_str().into());
+        set("ServicePort", port.port.into());
     }
-    dns(object, record);
 }
 
 fn dns(object: &mut Object, record: &Record) {
@@ -349,7 +352,7 @@ mod tests {
         let source = include_str!("flows.rs");
         for call in ["set(\"", "object.insert(\""] {
             for name in source.split(call).skip(1).filter_map(|rest| rest.split('"').next()) {
-                let is_of_end = known.contains(&format!("SrcK8S_{name}"));
+                let is_of_end = ["SrcK8S_", "Src"].iter().any(|end| known.contains(&format!("{end}{name}")));
                 assert!(
                     is_of_end || known.contains(name),
                     "{name} is not among the fields that /flows can be filtered by"

@@ -172,7 +172,7 @@ mod tests {
         let answer = Counts { frames: 3, payload: 1000, octets: 1200, flags: 0 };
         let elsewhere = Endpoint { address: [192, 0, 2, 1].into(), port: 9 };
         let mut state = shared.lock();
-        state.newest.push(Record { received: answer, ..record(1) });
+        state.newest.push(Record { received: answer, dns_name: Some("cart.example".into()), ..record(1) });
         state.newest.push(Record { failure: Some(Failure::Refused), ..record(2) });
         state.newest.push(Record { client: elsewhere, protocol: 17, ..record(3) });
         drop(state);
@@ -214,6 +214,9 @@ mod tests {
             ("*~=192.0.2", &all[..1]),
             ("*=Deployment", &all),
             ("DstAddr=10.0.0.", &[]),
+            // In both directions, the name is that of the server.
+            ("SrcDnsName|DstDnsName=cart.example", &all[2..]),
+            ("SrcDnsName=cart.example", &all[3..]),
         ] {
             assert_eq!(found(query), expected, "{query}");
         }

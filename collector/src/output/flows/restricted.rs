@@ -32,7 +32,7 @@ fn namespace<'a>(object: &'a Object, end: &str) -> Option<&'a str> {
 fn tells_of(field: &str, end: &str) -> bool {
     match field {
         // How the client calls the server.
-        "DstDnsName" | "TlsSni" => end == "Src" || end == "Dst",
+        "DstDnsName" | "SrcDnsName" | "TlsSni" => end == "Src" || end == "Dst",
         // What a client asks a DNS server.
         "DnsId" | "DnsName" => end == "Src",
         // Whether or not its address was translated.
