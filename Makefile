@@ -47,8 +47,10 @@ e2e: export RUST_TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
 # These test and measure the release build, not the one that is faster to build.
 e2e soak upgrade bench: export PROFILE = release
 
+# CoreDNS is built before the tests, which a compiler would disturb.
 e2e: prerequisites image install ## end-to-end tests in the lab, which stays up
 	cargo build -p podtap-collector --locked
+	$(LAB) dns
 	cargo test -p podtap-tests --test e2e --locked -- --skip residue::
 	cargo test -p podtap-tests --test e2e --locked -- --ignored residue::
 

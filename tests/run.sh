@@ -24,7 +24,7 @@ machine() {
 }
 
 lab_was_up=false
-[ -x target/lab/bin/lab ] && target/lab/bin/lab status 2>/dev/null | grep -q Ready && lab_was_up=true
+[ -x target/lab/bin/lab ] && target/lab/bin/lab status 2>/dev/null | grep Ready >/dev/null && lab_was_up=true
 image=
 finish() {
   [ -z "$image" ] || kill -- "-$image" 2>/dev/null || true

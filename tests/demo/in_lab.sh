@@ -18,8 +18,8 @@ finish() {
 }
 trap finish EXIT
 
-# A lab that is up already is used, and left up.
-if [ -x target/lab/bin/lab ] && lab status 2>/dev/null | grep -q Ready; then KEEP=1; fi
+# A lab that is up already is used, and left up. `grep -q` would end before `lab status`, and fail the pipe.
+if [ -x target/lab/bin/lab ] && lab status 2>/dev/null | grep Ready >/dev/null; then KEEP=1; fi
 
 programs() {
   make --no-print-directory lab

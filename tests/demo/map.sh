@@ -48,15 +48,17 @@ plan packages "installs the Debian packages that are missing" \
   programs "builds PodTap and the lab from source" \
   kubernetes "builds Kubernetes, etcd and Helm from their Go modules" \
   boot "boots a control plane and two nodes" \
+  dns "builds CoreDNS from its Go module, and deploys it" \
   install "installs PodTap with its collector" \
   map "taps a shop, and shows who calls whom"
 echo "The first run builds everything and takes some minutes; later runs take seconds."
 
-say "1. A real two-node Kubernetes"
+say "1. A real two-node Kubernetes with CoreDNS"
 step packages tests/prerequisites.sh demo-map
 step programs programs
 step kubernetes lab binaries
 step boot lab up --nodes 2
+step dns lab dns
 say "2. PodTap and its collector"
 step install install_podtap
 step map map_shop

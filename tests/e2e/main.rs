@@ -25,6 +25,7 @@ mod install;
 mod map;
 mod metrics;
 mod mistakes;
+mod names;
 mod node_faults;
 mod numbered;
 mod opt_out;

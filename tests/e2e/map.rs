@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::{
     processes::pids,
-    scene::{address, enable_collector},
+    scene::{address, enable_collector, enable_dns},
 };
 
 /// The operation that the Otterize CLI sends first.
@@ -81,14 +81,22 @@ impl Forward {
     }
 }
 
+/// The calls of the shop in the order of the map: the client, and the namespace, workload and Service that it calls. Each client looks up
+/// the names of the Services that it calls.
+fn calls(namespace: &str) -> BTreeSet<[&str; 4]> {
+    let of_client =
+        |(client, server)| [[client, namespace, server, server], [client, "kube-system", "coredns", "kube-dns"]];
+    CALLS.into_iter().flat_map(of_client).collect()
+}
+
 /// As the Otterize CLI lists it.
 fn listed(namespace: &str) -> String {
-    let mut by_client: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (client, server) in CALLS {
-        by_client.entry(client).or_default().insert(server);
+    let mut by_client: BTreeMap<&str, BTreeSet<(&str, &str)>> = BTreeMap::new();
+    for [client, of_server, server, _] in calls(namespace) {
+        by_client.entry(client).or_default().insert((server, of_server));
     }
     let lines = by_client.into_iter().flat_map(|(client, servers)| {
-        let servers = servers.into_iter().map(move |server| format!("  - {server} in namespace {namespace}\n"));
+        let servers = servers.into_iter().map(|(server, of_server)| format!("  - {server} in namespace {of_server}\n"));
         [format!("{client} in namespace {namespace} calls:\n")].into_iter().chain(servers)
     });
     lines.collect()
@@ -119,11 +127,8 @@ pub static MAP: Mutex<()> = Mutex::new(());
 
 /// How long it takes until a call from `client` to `server`, who have not called each other yet, is in the list.
 fn time_until_listed(sandbox: &Sandbox, forward: &Forward, client: &str, server: &str) -> Duration {
-    let call = format!("exec deployment/{client} -- sh -c");
-    let variable = format!("{}_SERVICE_HOST", server.to_uppercase().replace('-', "_"));
-    let script = format!("wget -q -O /dev/null http://${variable}/");
-    let arguments: Vec<&str> = call.split(' ').chain([script.as_str()]).collect();
-    sandbox.kubectl(&arguments, "").expect("the server answers");
+    let call = format!("exec deployment/{client} -- wget -q -O /dev/null http://{server}/");
+    sandbox.kubectl(&call.split(' ').collect::<Vec<_>>(), "").expect("the server answers");
     let start = Instant::now();
     let namespace = sandbox.namespace();
     until(&format!("{client} calls {server}"), PATIENCE, || {
@@ -142,6 +147,7 @@ fn a_collector_tells_who_calls_whom() {
     let sandbox = Sandbox::new("shop");
     let (lab, namespace) = (sandbox.lab(), sandbox.namespace());
     enable_collector(lab);
+    enable_dns(lab);
     let shop = std::fs::read_to_string(lab.top().join("tests/demo/boutique.yaml")).expect("it is in the repository");
     tap_all(&sandbox);
     sandbox.apply(&shop);
@@ -167,25 +173,27 @@ fn a_collector_tells_who_calls_whom() {
     // Prometheus gets the same.
     let metrics = forward.get("/metrics").expect("metrics");
     let of_shop = format!("podtap_connections_opened_total{{k8s_src_namespace=\"{namespace}\"");
-    assert_eq!(metrics.lines().filter(|line| line.starts_with(&of_shop)).count(), 16, "{metrics}");
+    assert_eq!(metrics.lines().filter(|line| line.starts_with(&of_shop)).count(), calls(namespace).len(), "{metrics}");
 
     // The API of the network mapper has the same calls.
     let (status, answer) = forward.query(&json!({"query": INTENTS, "variables": {"namespaces": [namespace]}}));
     assert_eq!(status, 200, "{answer}");
-    let identity = |name: &str, service: Value| {
+    let identity = |name: &str, namespace: &str, service: Value| {
         json!({"name": name, "namespace": namespace, "kubernetesService": service, "labels": [],
             "podOwnerKind": {"group": "apps", "version": "v1", "kind": "Deployment"}})
     };
-    let expected: Vec<Value> = BTreeSet::from(CALLS)
+    let expected: Vec<Value> = calls(namespace)
         .into_iter()
-        .map(|(client, server)| {
-            json!({"client": identity(client, Value::Null), "server": identity(server, server.into()), "type": null,
+        .map(|[client, of_server, server, service]| {
+            json!({"client": identity(client, namespace, Value::Null),
+                "server": identity(server, of_server, service.into()), "type": null,
                 "httpResources": null, "kafkaTopics": null})
         })
         .collect();
     assert_eq!(answer, json!({"data": {"intents": expected}}));
     let of_server = json!({"query": INTENTS, "variables": {"server": {"name": "redis-cart", "namespace": namespace}}});
-    assert_eq!(forward.query(&of_server).1["data"]["intents"].as_array().map(Vec::len), Some(1));
+    let of_cart = json!(expected.iter().filter(|call| call["client"]["name"] == "cartservice").collect::<Vec<_>>());
+    assert_eq!(forward.query(&of_server).1["data"]["intents"], of_cart, "all calls of the client that calls it");
     let (status, answer) = forward.query(&json!({"query": "{ intents { colour } }"}));
     assert_eq!(status, 422, "{answer}");
 

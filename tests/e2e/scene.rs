@@ -230,6 +230,14 @@ pub fn set_values(lab: &Cluster, values: &str) -> Result<String, String> {
     lab.helm(&[&["upgrade", "podtap", chart][..], &options].concat())
 }
 
+/// Deploys CoreDNS in the lab, once.
+pub fn enable_dns(lab: &Cluster) {
+    static ENABLED: OnceLock<()> = OnceLock::new();
+    ENABLED.get_or_init(|| {
+        lab.tool("lab", &["dns"]).expect("CoreDNS can be deployed");
+    });
+}
+
 /// Enables the collector of the chart in the lab, once.
 pub fn enable_collector(lab: &Cluster) {
     static ENABLED: OnceLock<()> = OnceLock::new();

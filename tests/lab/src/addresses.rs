@@ -14,6 +14,8 @@ pub const POD_RANGE: &str = "10.244.0.0/16";
 pub const SERVICE_RANGE: &str = "10.96.0.0/16";
 /// The first service address, which Kubernetes assigns to its own API.
 pub const API_SERVICE: &str = "10.96.0.1";
+/// The service address that pods ask for names.
+pub const DNS_SERVICE: &str = "10.96.0.10";
 /// One digit, so that names sort and every address below is formed from it directly.
 pub const MOST_NODES: u8 = 9;
 

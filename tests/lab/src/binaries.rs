@@ -1,4 +1,4 @@
-//! The programs of Kubernetes, etcd and Helm, built from their Go modules.
+//! The programs of Kubernetes, etcd, Helm and CoreDNS, built from their Go modules.
 //!
 //! They are cached outside of the checkout under a name derived from what they are built from, so that a fresh clone on the same
 //! machine finds them.
@@ -12,11 +12,13 @@ use anyhow::{Context, Result};
 
 use crate::{command, digest, go, progress, state::Lab, state::write_whole};
 
-/// Programs built from one `go.mod`. Helm has its own: it needs other versions of the same libraries.
+/// Programs built from one `go.mod`. Helm and CoreDNS have their own: they need other versions of the same libraries.
 struct Module {
     name: &'static str,
     directory: &'static str,
     packages: &'static [(&'static str, &'static str)],
+    /// The source file of a program that is not from elsewhere.
+    own: Option<&'static str>,
 }
 
 const KUBERNETES: Module = Module {
@@ -31,10 +33,18 @@ const KUBERNETES: Module = Module {
         ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
         ("etcd", "go.etcd.io/etcd/server/v3"),
     ],
+    own: None,
 };
 
 const HELM: Module =
-    Module { name: "Helm", directory: "tests/lab/helm", packages: &[("helm", "helm.sh/helm/v3/cmd/helm")] };
+    Module { name: "Helm", directory: "tests/lab/helm", packages: &[("helm", "helm.sh/helm/v3/cmd/helm")], own: None };
+
+const COREDNS: Module = Module {
+    name: "CoreDNS",
+    directory: "tests/lab/dns",
+    packages: &[("coredns", "podtap.dev/tests/lab/dns")],
+    own: Some("main.go"),
+};
 
 /// Programs for people: a wrapper points them at the lab, unless `KUBECONFIG` points elsewhere.
 const CLIENTS: [&str; 2] = ["kubectl", "helm"];
@@ -54,6 +64,11 @@ pub fn ensure_helm(lab: &Lab) -> Result<()> {
     ensure_linked(lab, &HELM)
 }
 
+/// Likewise CoreDNS, which runs in pods.
+pub fn ensure_coredns(lab: &Lab) -> Result<()> {
+    ensure_linked(lab, &COREDNS)
+}
+
 fn ensure_linked(lab: &Lab, module: &Module) -> Result<()> {
     fs::create_dir_all(lab.path("bin"))?;
     let built = ensure_module(lab, module, &go::find()?)?;
@@ -69,8 +84,10 @@ fn ensure_module(lab: &Lab, module: &Module, go: &Path) -> Result<PathBuf> {
             .with_context(|| format!("cannot read {name} in {}", directory.display()))
     };
     let (requirements, sums) = (read("go.mod")?, read("go.sum")?);
+    let own = module.own.map(read).transpose()?;
     let stamps = stamps(&kubernetes_version(&requirements));
-    let sources = [&requirements, &sums, version.trim(), &stamps, COMPILER_FLAGS];
+    let mut sources = vec![&requirements, &sums, version.trim(), &stamps, COMPILER_FLAGS];
+    sources.extend(own.as_deref());
     let name = &digest::hex(sources.join("\n").as_bytes())[..16];
 
     let cache = cache()?;
@@ -183,7 +200,7 @@ mod tests {
     fn our_module_names_every_program_as_a_tool() {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = manifest.join("../..");
-        for module in [KUBERNETES, HELM] {
+        for module in [KUBERNETES, HELM, COREDNS] {
             let requirements = fs::read_to_string(root.join(module.directory).join("go.mod")).expect("go.mod");
             for (name, package) in module.packages {
                 let tool = requirements.lines().any(|line| line.trim().trim_start_matches("tool ") == *package);

@@ -21,6 +21,12 @@ pub fn nodes(lab: &Lab) -> Result<BTreeMap<String, bool>> {
     Ok(readiness(&serde_json::from_str(&answer)?))
 }
 
+/// Creates or changes what a file describes.
+pub fn apply(lab: &Lab, manifest: &Path) -> Result<()> {
+    let mut kubectl = kubectl(lab, &lab.path("kubeconfig"));
+    command::run(kubectl.args(["apply", "--filename"]).arg(manifest)).map(drop)
+}
+
 /// Whether pods can be created: their default service account is created shortly after the API server is ready.
 pub fn has_service_account(lab: &Lab) -> bool {
     command::run(kubectl(lab, &lab.path("kubeconfig")).args(["get", "serviceaccount", "default"])).is_ok()

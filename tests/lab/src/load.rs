@@ -19,7 +19,7 @@ pub fn load(lab: &Lab, archive: &Path) -> Result<()> {
     let partial = kept.with_extension("partial");
     fs::copy(archive, &partial).with_context(|| format!("cannot copy {}", archive.display()))?;
     fs::rename(&partial, &kept)?;
-    let nodes: Vec<_> = lab.nodes().into_iter().filter(|node| member::running(lab, node).is_some()).collect();
+    let nodes = member::running_nodes(lab);
     ensure!(!nodes.is_empty(), "no node is up; start the lab with: lab up");
     for node in nodes {
         step(format!("loading {name} into {node}"), || {

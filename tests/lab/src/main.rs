@@ -10,6 +10,7 @@ mod cluster;
 mod command;
 mod control_plane;
 mod digest;
+mod dns;
 mod down;
 mod fabric;
 mod go;
@@ -80,6 +81,8 @@ enum Action {
         /// A tar archive: an OCI layout, or from `docker save`.
         archive: PathBuf,
     },
+    /// Deploy CoreDNS, which takes a minute to build the first time.
+    Dns,
     /// Cut a node's power.
     NodeKill {
         /// n1, n2, ...
@@ -163,6 +166,7 @@ fn run(action: Action) -> Result<ExitCode> {
             return namespaces::enter(&member::expect(lab, &member)?, &command).map(ExitCode::from);
         }
         Action::Load { archive } => load::load(lab, &archive)?,
+        Action::Dns => dns::deploy(lab)?,
         Action::NodeKill { node } => kill_node(lab, &node)?,
         Action::NodeStart { node } => up::start_node(lab, &node)?,
         Action::Partition { node } => set_cable(lab, &node, false)?,

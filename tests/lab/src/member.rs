@@ -20,6 +20,11 @@ pub fn running(lab: &Lab, member: &str) -> Option<Process> {
     Process::running(&record(lab, member))
 }
 
+/// The nodes that are up, in order.
+pub fn running_nodes(lab: &Lab) -> Vec<String> {
+    lab.nodes().into_iter().filter(|node| running(lab, node).is_some()).collect()
+}
+
 /// The first process of a member, or an error that tells how to start it.
 pub fn expect(lab: &Lab, member: &str) -> Result<Process> {
     if member != CONTROL_PLANE {

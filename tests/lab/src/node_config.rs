@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::addresses::{POD_RANGE, pod_subnet};
+use crate::addresses::{DNS_SERVICE, POD_RANGE, pod_subnet};
 use crate::state::Lab;
 
 /// The properties of the machine that a node's configuration depends on.
@@ -115,7 +115,7 @@ pub fn kubelet(lab: &Lab, node: &str, cgroup_root: &str) -> Value {
         // Pods cannot reach the machine's resolver.
         "resolvConf": "",
         "clusterDomain": "cluster.local",
-        "clusterDNS": ["10.96.0.10"],
+        "clusterDNS": [DNS_SERVICE],
         "address": "0.0.0.0",
         "readOnlyPort": 0,
         "tlsCertFile": lab.pki(&format!("{node}.crt")),

@@ -118,28 +118,27 @@ fn announce(lab: &Lab, node: &str, has_run: bool) -> Result<()> {
 fn wait_for_nodes(lab: &Lab, nodes: &BTreeSet<String>) -> Result<()> {
     let names: Vec<_> = nodes.iter().map(String::as_str).collect();
     let members = || names.iter().copied().chain([CONTROL_PLANE]);
+    let api_service = SocketAddr::new(API_SERVICE.parse()?, 443);
     step(format!("waiting for {}", names.join(", ")), || {
         wait_until(lab, "readiness", members(), || {
             let ready = cluster::nodes(lab).unwrap_or_default();
             names.iter().all(|node| ready.get(*node) == Some(&true)) && cluster::has_service_account(lab)
         })?;
         wait_until(lab, "the address of the API service", members(), || {
-            names.iter().all(|node| reaches_api_service(lab, node))
+            // A node can be ready before its kube-proxy has set up the first service.
+            names.iter().all(|node| reaches(lab, node, api_service))
         })
     })
 }
 
-/// A node can be ready before its kube-proxy has set up the first service.
-fn reaches_api_service(lab: &Lab, node: &str) -> bool {
-    let connect = || {
-        let address = SocketAddr::new(API_SERVICE.parse()?, 443);
-        Ok(TcpStream::connect_timeout(&address, Duration::from_millis(100))?)
-    };
+/// Whether a node can connect to this address.
+pub fn reaches(lab: &Lab, node: &str, address: SocketAddr) -> bool {
+    let connect = || Ok(TcpStream::connect_timeout(&address, Duration::from_millis(100))?);
     member::expect(lab, node).and_then(|process| namespaces::within_network(&process, connect)).is_ok()
 }
 
 /// Waits, unless a member has failed.
-fn wait_until<'a>(
+pub fn wait_until<'a>(
     lab: &Lab,
     what: &str,
     members: impl IntoIterator<Item = &'a str>,
