@@ -1,6 +1,9 @@
 //! Nodes that lose power, and controllers that do.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::Pod;
 use podtap_api::{NodeTap, PodTap};
@@ -27,11 +30,37 @@ fn tap_all(sandbox: &Sandbox, node: &str, interface: &str) {
     sandbox.ready("web");
 }
 
+/// After a drain, both controllers may be on one node. The other one gets the next that is created.
+fn spread_controllers() {
+    let lab = Cluster::lab();
+    until("the controllers are on both nodes", TIMEOUT, || {
+        let label = "app.kubernetes.io/component";
+        let is_controller = |pod: &Pod| {
+            pod.metadata.labels.as_ref().and_then(|labels| labels.get(label)).is_some_and(|of| of == "controller")
+        };
+        let controllers: Vec<Pod> = lab.list(PODTAP_NAMESPACE).into_iter().filter(is_controller).collect();
+        let nodes: BTreeSet<_> = controllers.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref()).collect();
+        if nodes.len() == 2 {
+            return Ok(());
+        }
+        let leads = leader();
+        let standby = controllers
+            .iter()
+            .filter_map(|pod| pod.metadata.name.as_deref())
+            .find(|name| leads.as_deref() != Some(name));
+        if let Some(name) = standby.filter(|_| controllers.len() == 2) {
+            lab.kubectl(&["-n", PODTAP_NAMESPACE, "delete", "pod", name], "")?;
+        }
+        Err(format!("{nodes:?}"))
+    });
+}
+
 /// A node without power. It is Ready again when this is dropped.
 struct PowerOff(&'static str);
 
 impl PowerOff {
     fn new(node: &'static str) -> Self {
+        spread_controllers();
         Cluster::lab().tool("lab", &["node-kill", node]).expect("a node can lose power");
         Self(node)
     }
