@@ -60,12 +60,12 @@ impl Newest {
         newest_first.zip(1..).map(move |(record, back)| (last - back, NamedRecord::new(record, names)))
     }
 
-    /// Of the TCP flows in these records, how many there are, and of how many frames were missing.
+    /// Of the TCP flows in these records, how many there are, and of how many the mirror lost frames.
     pub fn completeness(&self) -> (usize, usize) {
         let of_tcp = self.records.iter().filter(|record| record.protocol == packet::TCP);
         let mut incomplete: HashMap<_, bool> = HashMap::new();
         for record in of_tcp {
-            let is_incomplete = record.totals.iter().any(|totals| totals.missing > 0);
+            let is_incomplete = record.totals.iter().any(|totals| totals.missing.by_mirror > 0);
             *incomplete.entry((record.source, record.client, record.server, record.start)).or_default() |=
                 is_incomplete;
         }

@@ -46,7 +46,9 @@ mod queue {
     pub const ENDED: usize = 3;
     /// Connections that were not answered. The client may try again.
     pub const FAILED: usize = 4;
-    pub const COUNT: usize = 5;
+    /// Of protocols without connections, of which frames may have been lost by this program.
+    pub const HELD: usize = 5;
+    pub const COUNT: usize = 6;
 }
 
 /// What the table did. Frames that carry no IP packet are not in it.
@@ -90,6 +92,8 @@ pub struct Table {
     /// Bytes of the names of flows.
     names_of_flows: usize,
     serial: u32,
+    /// See [`Table::lost_until`].
+    lost: Timestamp,
     counters: Counters,
 }
 
@@ -136,6 +140,7 @@ impl Table {
             beginnings: 0,
             names_of_flows: 0,
             serial: 0,
+            lost: Timestamp::default(),
             counters: Counters::default(),
         }
     }
@@ -158,6 +163,15 @@ impl Table {
         self.len() == 0
     }
 
+    /// Frames that came until this time were lost on their way to the table, in the ring of a program that does not keep up for example.
+    /// [`Timestamp::MAX`]: they are, until another time is given.
+    ///
+    /// Bytes of which no frame is seen are [`Missing::by_collector`](crate::Missing) then, records are
+    /// [`degraded`](crate::Record::degraded), and flows are not taken for idle.
+    pub const fn lost_until(&mut self, until: Timestamp) {
+        self.lost = until;
+    }
+
     /// Counts a packet.
     pub fn observe(&mut self, source: Source, at: Timestamp, packet: &Packet<'_>, report: &mut impl FnMut(Event)) {
         self.counters.packets += 1;
@@ -169,7 +183,7 @@ impl Table {
         let Some(flow) = self.flows.get_mut(index) else { return };
         let side = flow.side(&key, side);
         flow.confirm(&key, side, &packet.transport);
-        let effect = flow.count(packet, side, at);
+        let effect = flow.count(packet, side, at, self.lost);
         if effect == Effect::Duplicate {
             self.counters.duplicates += 1;
             return;
@@ -209,9 +223,9 @@ impl Table {
         } else if effect == Effect::Late || queue == Some(queue::YOUNG) {
             // It stays in the order of its end, or of its beginning.
         } else {
-            announce(flow, report);
+            announce(flow, self.lost, report);
             if flow.is_due(at, self.limits.active) {
-                emit(flow, End::ActiveTimeout, report);
+                emit(flow, End::ActiveTimeout, self.lost, report);
             }
             self.flows.move_to(index, queue::ACTIVE);
         }
@@ -219,28 +233,35 @@ impl Table {
 
     /// Reports and forgets what is over at this time. To be called at least every second of the frames' time.
     pub fn expire(&mut self, now: Timestamp, report: &mut impl FnMut(Event)) {
+        let lost = self.lost;
         while let Some((index, flow)) =
             self.first(queue::YOUNG).filter(|(_, flow)| now.since(flow.start) >= ANNOUNCED_AFTER)
         {
-            announce(flow, report);
+            announce(flow, lost, report);
             self.flows.move_to(index, queue::ACTIVE);
         }
         while let Some((index, flow)) = self.first(queue::ENDED).filter(|(_, flow)| now.since(flow.last) >= LATE) {
             let end = flow.end.unwrap_or(End::Finished);
-            emit(flow, end, report);
+            emit(flow, end, lost, report);
             self.remove(index);
         }
         let Limits { idle, open, .. } = self.limits;
         while let Some((index, flow)) = self.first(queue::ACTIVE).filter(|(_, flow)| now.since(flow.last) >= idle) {
             flow.give_up();
-            emit(flow, End::IdleTimeout, report);
+            let is_held = flow.may_be_active(now, lost, idle);
+            emit(flow, if is_held { End::ActiveTimeout } else { End::IdleTimeout }, lost, report);
             if flow.is_opening() {
                 self.flows.move_to(index, queue::FAILED);
             } else if flow.is_open() {
                 self.flows.move_to(index, queue::QUIET);
+            } else if is_held {
+                self.flows.move_to(index, queue::HELD);
             } else {
                 self.remove(index);
             }
+        }
+        while let Some((index, _)) = self.first(queue::HELD).filter(|(_, flow)| !flow.may_be_active(now, lost, idle)) {
+            self.remove(index);
         }
         for (queue, after) in [(queue::QUIET, open), (queue::FAILED, TRIED)] {
             while let Some((index, _)) = self.first(queue).filter(|(_, flow)| now.since(flow.last) >= after) {
@@ -251,10 +272,11 @@ impl Table {
 
     /// Reports all flows, and forgets them.
     pub fn flush(&mut self, report: &mut impl FnMut(Event)) {
+        let lost = self.lost;
         for queue in 0..queue::COUNT {
             while let Some((index, flow)) = self.first(queue) {
                 let end = flow.end.unwrap_or(End::Forced);
-                emit(flow, end, report);
+                emit(flow, end, lost, report);
                 self.remove(index);
             }
         }
@@ -285,7 +307,7 @@ impl Table {
             if let Some(flow) = self.flows.get_mut(index) {
                 flow.give_up();
                 let end = flow.end.unwrap_or(End::Finished);
-                emit(flow, end, report);
+                emit(flow, end, self.lost, report);
             }
             self.remove(index);
         }
@@ -339,12 +361,13 @@ impl Table {
     /// Makes room: for what has failed or is at its end, for a young flow of which nothing else is known, and then for what is quiet or
     /// idle for longest. So a flood of new flows does not replace connections.
     fn evict(&mut self, report: &mut impl FnMut(Event)) {
+        let lost = self.lost;
         let young = self.first(queue::YOUNG).filter(|(_, flow)| flow.is_one_way()).map(|_| queue::YOUNG);
         let order = [queue::FAILED, queue::ENDED].into_iter().chain(young);
-        for queue in order.chain([queue::QUIET, queue::ACTIVE, queue::YOUNG]) {
+        for queue in order.chain([queue::HELD, queue::QUIET, queue::ACTIVE, queue::YOUNG]) {
             if let Some((index, flow)) = self.first(queue) {
                 let end = flow.end.unwrap_or(End::LackOfResources);
-                emit(flow, end, report);
+                emit(flow, end, lost, report);
                 self.remove(index);
                 self.counters.evicted += 1;
                 return;
@@ -400,19 +423,19 @@ impl Table {
     }
 }
 
-/// Says that a flow has begun, unless that was said, or it may fail.
-fn announce(flow: &mut Flow, report: &mut impl FnMut(Event)) {
+/// Says that a flow has begun, unless that was said, or it may fail. `lost`: see [`Table::lost_until`].
+fn announce(flow: &mut Flow, lost: Timestamp, report: &mut impl FnMut(Event)) {
     if !flow.announced && !flow.is_opening() {
-        let opened = flow.summary();
+        let opened = flow.summary(lost);
         flow.announced = true;
         report(Event::Opened(opened));
     }
 }
 
-/// Reports what is new about a flow.
-fn emit(flow: &mut Flow, end: End, report: &mut impl FnMut(Event)) {
+/// Reports what is new about a flow. `lost`: see [`Table::lost_until`].
+fn emit(flow: &mut Flow, end: End, lost: Timestamp, report: &mut impl FnMut(Event)) {
     if flow.has_news() || !flow.announced {
-        report(Event::Record(flow.report(end)));
+        report(Event::Record(flow.report(end, lost)));
     }
 }
 

@@ -141,6 +141,7 @@ impl Flow {
         // After its end, it is the time of that.
         self.last = if self.end.is_some() { self.last } else { self.last.max(other.last) };
         self.answered |= other.answered;
+        self.degraded |= other.degraded;
         self.announced |= other.announced;
         self.failure_reported |= other.failure_reported;
         self.handshake = self.handshake.or(other.handshake);
