@@ -16,7 +16,10 @@ pub fn record(number: u64) -> Record {
         to: Timestamp::from_seconds(number),
         sent: Counts { frames: 1, ..Counts::default() },
         received: Counts::default(),
-        totals: [StreamTotals { missing: Missing { by_mirror: number % 2, by_collector: 0 }, retransmitted: 0 }, StreamTotals::default()],
+        totals: [
+            StreamTotals { missing: Missing { by_mirror: number % 2, by_collector: 0 }, retransmitted: 0 },
+            StreamTotals::default(),
+        ],
         icmp: None,
         handshake: None,
         failure: None,

@@ -1,9 +1,9 @@
 //! The collector on real packets: captured in network namespaces that the tests make, and read from files. Its page, in a browser, on
 //! packets that were made up.
 
+mod behind;
 mod counts;
 mod flood;
-mod frames;
 mod invented;
 mod live;
 mod network;

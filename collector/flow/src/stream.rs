@@ -270,7 +270,10 @@ mod tests {
         stream.count(&segment(u32::MAX - 2, 0, Flags::SYN));
         stream.count(&segment(u32::MAX - 1, 10, Flags::ACK));
         stream.count(&segment(8, 0, Flags::FIN));
-        assert_eq!((stream.bytes(), stream.missing(), stream.retransmitted, stream.is_finished()), (10, Missing::default(), 0, true));
+        assert_eq!(
+            (stream.bytes(), stream.missing(), stream.retransmitted, stream.is_finished()),
+            (10, Missing::default(), 0, true)
+        );
     }
 
     #[test]
