@@ -52,7 +52,7 @@ fn overload(collector: &Collector, traffic: impl FnOnce()) {
 }
 
 /// The flows of a client's port in the direction of the client.
-fn of_server<'a>(flows: &'a [Value], port: u16) -> Vec<&'a Value> {
+fn of_server(flows: &[Value], port: u16) -> Vec<&Value> {
     flows.iter().filter(|flow| flow["DstPort"] == port && flow["SrcPort"] == SERVER_PORT).collect()
 }
 

@@ -38,8 +38,8 @@ pub(crate) struct Flow {
     failure: Option<Failure>,
     failure_reported: bool,
     pub end: Option<End>,
-    /// Whether frames may be missing since the last record because this program lost them.
-    degraded: bool,
+    /// Who lost frames since the last record, if any are missing.
+    lost_by: LostBy,
     /// Whether it was announced, by an event or a record.
     pub announced: bool,
     joined: Option<Box<Joined>>,
@@ -88,7 +88,7 @@ impl Flow {
             failure: None,
             failure_reported: false,
             end: None,
-            degraded: false,
+            lost_by: LostBy::Mirror,
             announced: false,
             joined: None,
             beginning: Beginning::default(),
@@ -130,7 +130,7 @@ impl Flow {
             return Effect::Duplicate;
         }
         if lost > self.last {
-            self.degraded = true;
+            self.lost_by = LostBy::Collector;
             self.directions.iter_mut().for_each(|direction| direction.stream.lost_by = LostBy::Collector);
         }
         // The queues of the table are in the order of this time.
@@ -320,7 +320,7 @@ impl Flow {
         let from = self.from.take().unwrap_or(self.last);
         let is_first = !std::mem::replace(&mut self.announced, true);
         let record = self.record(end, from, is_first, lost);
-        self.degraded = false;
+        self.lost_by = LostBy::Mirror;
         self.failure_reported |= self.failure.is_some();
         if let Some(dns) = &mut self.dns {
             dns.responses.clear();
@@ -356,7 +356,7 @@ impl Flow {
             end,
             is_first,
             preexisting: self.key.protocol == TCP && [sent, received].iter().all(|one| one.stream.initial.is_none()),
-            degraded: self.degraded || lost > self.last,
+            degraded: self.lost_by == LostBy::Collector || lost > self.last,
             translated: self.joined.as_ref().map(|joined| joined.before),
             translated_by: self.joined.as_ref().map(|joined| joined.by),
             dns_name: self.dns_name(),

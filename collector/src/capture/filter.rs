@@ -12,7 +12,7 @@ use nix::libc::{
 use podtap_flow::{dns, packet};
 use socket2::SockFilter;
 
-/// EtherTypes (IANA), and those of VLAN tags: IEEE 802.1Q, 802.1ad, and what switches used before that.
+/// Of IP (IANA), and of VLAN tags: IEEE 802.1Q, 802.1ad, and what switches used before that.
 const IPV4: u32 = 0x0800;
 const IPV6: u32 = 0x86dd;
 const VLAN: [u32; 3] = [0x8100, 0x88a8, 0x9100];
@@ -29,7 +29,7 @@ const UNREACHABLE_V6: u32 = 1;
 /// Of so many frames that are left out, one is passed on as a sample.
 pub const SAMPLED: u32 = 64;
 /// Bytes of a sample: no frame is so short.
-pub const SAMPLE_LENGTH: usize = 1;
+pub const SAMPLE_LENGTH: u32 = 1;
 /// The whole frame.
 const WHOLE: u32 = u32::MAX;
 
@@ -142,7 +142,7 @@ pub fn program(start: u32, ether_type: u16, left_out: LeftOut) -> Vec<SockFilter
         let random = (SKF_AD_OFF + SKF_AD_RANDOM).cast_unsigned();
         program.add(&[(BPF_LD | BPF_W | BPF_ABS, random)]);
         program.jump(BPF_JSET, SAMPLED - 1, Label::Drop, Label::Next);
-        program.add(&[(RETURN, SAMPLE_LENGTH as u32)]);
+        program.add(&[(RETURN, SAMPLE_LENGTH)]);
     }
     program.label(Label::Drop);
     program.add(&[(RETURN, 0)]);
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(filtered.passes(&syn), syn.len());
         let lengths: Vec<usize> =
             (0..100 * SAMPLED).map(|_| filtered.passes(&data)).filter(|length| *length > 0).collect();
-        assert!(lengths.iter().all(|length| *length == SAMPLE_LENGTH), "{lengths:?}");
+        assert!(lengths.iter().all(|length| *length == SAMPLE_LENGTH as usize), "{lengths:?}");
         // The standard deviation is 10.
         assert!((30..170).contains(&lengths.len()), "{}", lengths.len());
     }

@@ -98,15 +98,12 @@ impl Input {
             Self::Interface(..) | Self::Receivers(_) => (0, LeftOut::Sampled),
             Self::Vxlan(_) => (vxlan::FRAME, LeftOut::Counted),
         };
-        match ether_type {
-            Some(ether_type) => {
-                SockRef::from(&*self).attach_filter(&filter::program(start, ether_type.get(), left_out))
-            }
-            None => {
-                SockRef::from(&*self).detach_filter()?;
-                // What it left out last is no pressure.
-                self.load(captured).map(drop)
-            }
+        if let Some(ether_type) = ether_type {
+            SockRef::from(&*self).attach_filter(&filter::program(start, ether_type.get(), left_out))
+        } else {
+            SockRef::from(&*self).detach_filter()?;
+            // What it left out last is no pressure.
+            self.load(captured).map(drop)
         }
     }
 
@@ -144,13 +141,12 @@ impl Input {
 }
 
 fn observe<Out: Output>(analysis: &mut Analysis<Out>, captured: &mut Captured, source: Source, frame: RingFrame<'_>) {
-    if frame.bytes.len() == filter::SAMPLE_LENGTH {
+    if frame.bytes.len() == filter::SAMPLE_LENGTH as usize {
         captured.left_out += u64::from(filter::SAMPLED);
         return;
     }
     captured.frames += 1;
-    let at = Timestamp::from_seconds(frame.seconds.into()).0 + u64::from(frame.nanoseconds);
-    let at = Timestamp(at);
+    let at = Timestamp(Timestamp::from_seconds(frame.seconds.into()).0 + u64::from(frame.nanoseconds));
     if frame.follows_drops && captured.step != Step::Filtered {
         analysis.lost_until(at);
     }
