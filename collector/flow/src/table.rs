@@ -34,11 +34,15 @@ const LATE: Duration = Duration::from_secs(1);
 /// The fragments of a datagram come within this time.
 const SAME_DATAGRAM: Duration = Duration::from_secs(30);
 
+/// Frames within this time move a flow in its queue once, in nanoseconds. The neighbours of a flow in the queue are rarely in a cache, and
+/// being found idle later by this time does no harm.
+const SAME_MOMENT: u64 = 1_000_000_000;
+
 /// Flows by their state. Each queue begins with the one that is in it for longest.
 mod queue {
     /// Not announced.
     pub const YOUNG: usize = 0;
-    /// Moved to the end with each frame.
+    /// Moved to the end by frames: see [`super::SAME_MOMENT`].
     pub const ACTIVE: usize = 1;
     /// Open connections without anything new.
     pub const QUIET: usize = 2;
@@ -183,6 +187,7 @@ impl Table {
         let Some(flow) = self.flows.get_mut(index) else { return };
         let side = flow.side(&key, side);
         flow.confirm(&key, side, &packet.transport);
+        let last = flow.last;
         let effect = flow.count(packet, side, at, self.lost);
         if effect == Effect::Duplicate {
             self.counters.duplicates += 1;
@@ -210,11 +215,12 @@ impl Table {
         if effect == Effect::HandshakeSeen {
             self.join(index, at);
         }
-        self.advance(index, effect, at, report);
+        self.advance(index, effect, (last, at), report);
     }
 
-    /// Moves a flow to the queue where it belongs after a frame.
-    fn advance(&mut self, index: Index, effect: Effect, at: Timestamp, report: &mut impl FnMut(Event)) {
+    /// Moves a flow to the queue where it belongs after a frame. `times`: of the frame before, and of this one.
+    fn advance(&mut self, index: Index, effect: Effect, times: (Timestamp, Timestamp), report: &mut impl FnMut(Event)) {
+        let (last, at) = times;
         let queue = self.flows.queue(index);
         // If it was joined, it may be gone.
         let Some(flow) = self.flows.get_mut(index) else { return };
@@ -227,7 +233,9 @@ impl Table {
             if flow.is_due(at, self.limits.active) {
                 emit(flow, End::ActiveTimeout, self.lost, report);
             }
-            self.flows.move_to(index, queue::ACTIVE);
+            if queue != Some(queue::ACTIVE) || last.0 / SAME_MOMENT != at.0 / SAME_MOMENT {
+                self.flows.move_to(index, queue::ACTIVE);
+            }
         }
     }
 
