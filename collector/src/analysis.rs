@@ -106,6 +106,11 @@ impl<Out: Output> Analysis<Out> {
         self.table.lost_until(until);
     }
 
+    /// Has what the first [`AHEAD`](podtap_flow::AHEAD) frames of a source need in the CPU's cache: see [`Table::prepare`].
+    pub fn prepare<'a>(&self, source: Source, frames: impl Iterator<Item = (&'a [u8], u32)>) {
+        self.table.prepare(source, frames.filter_map(|(bytes, length)| packet::parse(bytes, length)));
+    }
+
     /// Counts a frame, and reports flows that are over by then.
     pub fn observe(&mut self, frame: &Frame<'_>) {
         if frame.at.0 / TICK > self.tick {

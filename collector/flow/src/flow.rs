@@ -96,6 +96,13 @@ impl Flow {
         }
     }
 
+    /// Reads of each cache line what a packet needs.
+    pub fn touch(&self) -> u64 {
+        let counted = |direction: &Direction| direction.frames.wrapping_add(direction.stream.bytes());
+        let both = self.directions.iter().map(counted).fold(self.last.0, u64::wrapping_add);
+        both.wrapping_add(u64::from(self.serial)).wrapping_add(u64::from(self.key.source))
+    }
+
     fn of(&self, side: Side) -> &Direction {
         &self.directions[usize::from(side)]
     }

@@ -27,6 +27,6 @@ mod waiting;
 pub use limits::Limits;
 pub use podtap_model::{EtherType, metadata};
 pub use record::{Answer, Counts, End, Endpoint, Event, Failure, Missing, Opener, Query, Record, Source, StreamTotals};
-pub use table::{Counters, Table};
+pub use table::{AHEAD, Counters, Table};
 pub use time::Timestamp;
 pub use waiting::Waiting;

@@ -6,6 +6,7 @@ mod translations;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    hint,
     net::IpAddr,
     time::Duration,
 };
@@ -34,6 +35,8 @@ const LATE: Duration = Duration::from_secs(1);
 /// The fragments of a datagram come within this time.
 const SAME_DATAGRAM: Duration = Duration::from_secs(30);
 
+/// Packets that [`Table::prepare`] reads.
+pub const AHEAD: usize = 16;
 /// Frames within this time move a flow in its queue once, in nanoseconds. The neighbours of a flow in the queue are rarely in a cache, and
 /// being found idle later by this time does no harm.
 const SAME_MOMENT: u64 = 1_000_000_000;
@@ -174,6 +177,26 @@ impl Table {
     /// [`degraded`](crate::Record::degraded), and flows are not taken for idle.
     pub const fn lost_until(&mut self, until: Timestamp) {
         self.lost = until;
+    }
+
+    /// Has the flows of the first [`AHEAD`] packets in the CPU's cache when they are observed next. What is done for one of them does not
+    /// depend on what was read for another one, so the CPU waits for the memory of all of them at once, and not for each in turn.
+    pub fn prepare<'a>(&self, source: Source, packets: impl Iterator<Item = Packet<'a>>) {
+        let mut hashes = [0; AHEAD];
+        let mut count = 0;
+        for (hash, packet) in hashes.iter_mut().zip(packets) {
+            let (from, to) = ports_of(&packet.transport);
+            let end = |address, port| Endpoint { address, port };
+            let ends = (end(packet.source, from), end(packet.destination, to));
+            *hash = self.hash(&Key::new(source, packet.protocol, ends.0, ends.1).0);
+            count += 1;
+        }
+        let hashes = &hashes[..count];
+        let found = |hash: &u32| self.index.find(spread(*hash), |entry| entry.hash == *hash).map(|entry| entry.flow);
+        let mut flows = [None; AHEAD];
+        flows.iter_mut().zip(hashes).for_each(|(flow, hash)| *flow = found(hash));
+        let touch = |flow: &Option<Index>| flow.and_then(|flow| self.flows.get(flow)).map_or(0, Flow::touch);
+        hint::black_box(flows.iter().map(touch).fold(0, u64::wrapping_add));
     }
 
     /// Counts a packet.
@@ -397,12 +420,7 @@ impl Table {
 
     /// Source and destination port. Of later fragments: those of the first one.
     fn ports(&mut self, source: Source, at: Timestamp, packet: &Packet<'_>) -> (u16, u16) {
-        let ports = match &packet.transport {
-            Transport::Tcp(segment) => (segment.source_port, segment.destination_port),
-            Transport::Udp(datagram) => (datagram.source_port, datagram.destination_port),
-            Transport::Sctp(from, to) => (*from, *to),
-            Transport::Icmp(_) | Transport::Other => (0, 0),
-        };
+        let ports = ports_of(&packet.transport);
         let Packet { source: from, destination: to, protocol, id, .. } = *packet;
         let key = DatagramKey { source, from, to, protocol, id };
         match packet.fragment {
@@ -428,6 +446,15 @@ impl Table {
         if let Some(flow) = self.find(&key).and_then(|index| self.flows.get_mut(index)) {
             flow.fail(Failure::Unreachable);
         }
+    }
+}
+
+const fn ports_of(transport: &Transport<'_>) -> (u16, u16) {
+    match transport {
+        Transport::Tcp(segment) => (segment.source_port, segment.destination_port),
+        Transport::Udp(datagram) => (datagram.source_port, datagram.destination_port),
+        Transport::Sctp(from, to) => (*from, *to),
+        Transport::Icmp(_) | Transport::Other => (0, 0),
     }
 }
 

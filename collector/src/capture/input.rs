@@ -117,13 +117,13 @@ impl Input {
         match self {
             Self::Interface(_, ring) => {
                 (0..BLOCKS)
-                    .take_while(|_| ring.read(|frame| observe(analysis, captured, source, frame)))
+                    .take_while(|_| ring.read(|frames| observe_all(analysis, captured, source, frames)))
                     .for_each(drop);
             }
             // One source: a flow between two tapped pods is one flow, also if each has a tap of its own.
             Self::Receivers(receivers) => {
                 (0..BLOCKS)
-                    .take_while(|_| receivers.read(|frame| observe(analysis, captured, source, frame)))
+                    .take_while(|_| receivers.read(|frames| observe_all(analysis, captured, source, frames)))
                     .for_each(drop);
             }
             Self::Vxlan(listener) => {
@@ -137,6 +137,18 @@ impl Input {
             }
         }
         Ok(())
+    }
+}
+
+fn observe_all<Out: Output>(
+    analysis: &mut Analysis<Out>,
+    captured: &mut Captured,
+    source: Source,
+    frames: &[RingFrame<'_>],
+) {
+    analysis.prepare(source, frames.iter().map(|frame| (frame.bytes, frame.length)));
+    for frame in frames {
+        observe(analysis, captured, source, *frame);
     }
 }
 

@@ -23,13 +23,12 @@ impl Receivers {
         Ok(Self { ring: Ring::open_all()?, known: HashMap::new() })
     }
 
-    /// Passes on the frames of receivers, of one block, if there is one. Returns whether there was.
-    pub fn read(&mut self, mut take: impl FnMut(RingFrame<'_>)) -> bool {
+    /// Passes on the frames of receivers, of one block, if there is one: see [`Ring::read`]. Returns whether there was.
+    pub fn read(&mut self, mut take: impl FnMut(&[RingFrame<'_>])) -> bool {
         let Self { ring, known } = self;
-        ring.read(|frame| {
-            if is_receiver(known, frame.interface) {
-                take(frame);
-            }
+        ring.read(|frames| {
+            let of_receivers = frames.iter().filter(|frame| is_receiver(known, frame.interface));
+            take(&of_receivers.copied().collect::<Vec<_>>());
         })
     }
 }

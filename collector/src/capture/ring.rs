@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::libc;
+use podtap_flow::AHEAD;
 
 use super::options;
 
@@ -129,8 +130,8 @@ impl Ring {
         options::check(unsafe { libc::bind(self.socket.as_raw_fd(), (&raw const address).cast(), length) }).map(drop)
     }
 
-    /// Passes on the frames of one block, if the kernel has passed on one. Returns whether it had.
-    pub fn read(&mut self, mut take: impl FnMut(RingFrame<'_>)) -> bool {
+    /// Passes on the frames of one block, if the kernel has passed on one, [`AHEAD`] at once. Returns whether it had.
+    pub fn read(&mut self, mut take: impl FnMut(&[RingFrame<'_>])) -> bool {
         // SAFETY: `next` is below BLOCKS, so the block is in the mapping; blocks are aligned to pages.
         let block = unsafe { self.blocks.add(self.next * BLOCK_SIZE) };
         let status = self.status(self.next).load(Ordering::Acquire);
@@ -140,6 +141,7 @@ impl Ring {
         // SAFETY: the kernel has initialized the header, and does not write to the block until its status says so.
         let header = unsafe { block.cast::<libc::tpacket_block_desc>().as_ref().hdr.bh1 };
         let mut at = header.offset_to_first_pkt as usize;
+        let mut frames = Vec::with_capacity(AHEAD);
         for _ in 0..header.num_pkts {
             if at + ADDRESS + size_of::<libc::sockaddr_ll>() > BLOCK_SIZE {
                 break;
@@ -154,7 +156,7 @@ impl Ring {
             }
             // SAFETY: the bytes are within the block, and stay as they are until the block is given back, after the last use of the slice.
             let bytes = unsafe { slice::from_raw_parts(block.add(start).as_ptr(), length) };
-            take(RingFrame {
+            frames.push(RingFrame {
                 seconds: packet.tp_sec,
                 nanoseconds: packet.tp_nsec,
                 length: packet.tp_len,
@@ -163,7 +165,12 @@ impl Ring {
                 follows_drops: status & libc::TP_STATUS_LOSING != 0,
             });
             at += packet.tp_next_offset as usize;
+            if frames.len() == AHEAD {
+                take(&frames);
+                frames.clear();
+            }
         }
+        take(&frames);
         self.status(self.next).store(libc::TP_STATUS_KERNEL, Ordering::Release);
         self.next = (self.next + 1) % BLOCKS;
         true
