@@ -63,9 +63,12 @@ upgrade: image install ## upgrades another revision to this one, back and again,
 	$(LAB) load $(FROM)/target/lab/podtap-image.tar
 	PODTAP_OTHER=$(abspath $(FROM)) cargo test -p podtap-tests --test e2e --locked -- --ignored rollout::another --nocapture
 
-bench: prerequisites $(if $(COMPARE)$(IMAGES),,install) ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more; in turn, COMPARE=DIR: this checkout and the one in DIR, IMAGES=A,B: two archives)
+# The collector is measured without the lab.
+BENCH_NEEDS_LAB = $(if $(ROWS),$(filter-out ring file,$(subst $(comma), ,$(ROWS))),all)
+
+bench: prerequisites $(if $(COMPARE)$(IMAGES),,$(if $(BENCH_NEEDS_LAB),install)) ## the comparison tables, printed and in target/bench (ROWS=tcp,udp ROUNDS=5 SECONDS_EACH=1 for a part or more; in turn, COMPARE=DIR: this checkout and the one in DIR, IMAGES=A,B: two archives)
 	$(if $(COMPARE)$(IMAGES),tests/bench/compare.sh $(if $(COMPARE),checkouts $(COMPARE),images $(IMAGES)) $(or $(ROUNDS),5) $(or $(ROWS),tcp$(comma)latency$(comma)udp),\
-	cargo run -p podtap-tests --bin bench --locked -- $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	cargo build --release -p podtap-collector --locked && cargo run -p podtap-tests --bin bench --locked -- $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(MINUTES),--minutes $(MINUTES)))
 
 lint: build-prerequisites ## formatting and lints

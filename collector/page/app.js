@@ -250,6 +250,9 @@ function showNotices() {
   const add = (text, kind = "", ...more) => notices.push(el("p", { class: `notice ${kind}` }, text, ...more));
   if (lost > 0) add(`The collector does not keep up: ${counted(lost, "frame")} were dropped in the last seconds. Bytes and names may be missing.`, "bad");
   else if (status?.framesDropped > 0) add(`${counted(status.framesDropped, "frame")} were dropped by the kernel since the collector started.`, "warn");
+  if (status?.captured === "filtered") {
+    add(`The collector does not keep up, and captures only what begins and ends connections, and DNS. About ${counted(status.framesLeftOut, "frame")} were left out so far.`, "bad");
+  } else if (status?.captured === "notWritten") add("The collector does not keep up, and writes no frames to files.", "warn");
   if (status?.recentTcpFlowsIncomplete > 0) {
     add(`Of ${counted(status.recentTcpFlows, "recent TCP flow")}, ${count(status.recentTcpFlowsIncomplete)} lack frames: mirrors lose them, or a limit of a tap ends them.`, "warn");
   }

@@ -45,7 +45,7 @@ pub struct Analysis<Out> {
     table: Table,
     results: Results<Out>,
     /// That of probes and of frames with metadata.
-    ether_type: u16,
+    ether_type: EtherType,
     /// The tick of the last frame.
     tick: u64,
     /// Where frames are written.
@@ -83,7 +83,7 @@ impl<Out: Output> Analysis<Out> {
     /// Flows of which an end is unknown are reported after `patience`, if they are still so. `ether_type`: that of the taps' probes.
     pub fn new(shared: Shared, ether_type: EtherType, patience: Duration, output: Out) -> Self {
         let results = Results { shared, waiting: Waiting::new(patience, WAITING), output, now: Timestamp(0) };
-        Self { table: Table::new(Limits::default()), results, ether_type: ether_type.get(), tick: 0, writer: None }
+        Self { table: Table::new(Limits::default()), results, ether_type, tick: 0, writer: None }
     }
 
     /// Writes all frames, too.
@@ -96,12 +96,27 @@ impl<Out: Output> Analysis<Out> {
         self.writer.as_mut()
     }
 
+    /// That of probes and of frames with metadata.
+    pub const fn ether_type(&self) -> EtherType {
+        self.ether_type
+    }
+
+    /// Frames were lost on their way here: see [`Table::lost_until`].
+    pub const fn lost_until(&mut self, until: Timestamp) {
+        self.table.lost_until(until);
+    }
+
+    /// Has what the first [`AHEAD`](podtap_flow::AHEAD) frames of a source need in the CPU's cache: see [`Table::prepare`].
+    pub fn prepare<'a>(&self, source: Source, frames: impl Iterator<Item = (&'a [u8], u32)>) {
+        self.table.prepare(source, frames.filter_map(|(bytes, length)| packet::parse(bytes, length)));
+    }
+
     /// Counts a frame, and reports flows that are over by then.
     pub fn observe(&mut self, frame: &Frame<'_>) {
         if frame.at.0 / TICK > self.tick {
             self.expire(frame.at);
         }
-        let is_metadata = frame.bytes.get(12..14) == Some(&self.ether_type.to_be_bytes()[..]);
+        let is_metadata = frame.bytes.get(12..14) == Some(&self.ether_type.get().to_be_bytes()[..]);
         let packet = if is_metadata { None } else { packet::parse(frame.bytes, frame.length) };
         let results = &mut self.results;
         if let Some(writer) = &mut self.writer {
@@ -117,7 +132,8 @@ impl<Out: Output> Analysis<Out> {
 
     /// Takes what a tap tells. The others are its probes, which count for nothing here.
     fn observe_metadata(&mut self, frame: &Frame<'_>) {
-        let Some(MetadataFrame { pod, metadata, .. }) = MetadataFrame::decode(frame.bytes, self.ether_type) else {
+        let Some(MetadataFrame { pod, metadata, .. }) = MetadataFrame::decode(frame.bytes, self.ether_type.get())
+        else {
             return;
         };
         match metadata {

@@ -1,6 +1,6 @@
 //! Records for tests.
 
-use podtap_flow::{Counts, End, Endpoint, Opener, Record, StreamTotals, Timestamp, packet};
+use podtap_flow::{Counts, End, Endpoint, Missing, Opener, Record, StreamTotals, Timestamp, packet};
 
 /// A connection of one frame from 10.0.0.1 to port 80 of 10.0.0.2, at so many seconds. Of each second one, a byte is missing.
 pub fn record(number: u64) -> Record {
@@ -16,13 +16,17 @@ pub fn record(number: u64) -> Record {
         to: Timestamp::from_seconds(number),
         sent: Counts { frames: 1, ..Counts::default() },
         received: Counts::default(),
-        totals: [StreamTotals { missing: number % 2, retransmitted: 0 }, StreamTotals::default()],
+        totals: [
+            StreamTotals { missing: Missing { by_mirror: number % 2, by_collector: 0 }, retransmitted: 0 },
+            StreamTotals::default(),
+        ],
         icmp: None,
         handshake: None,
         failure: None,
         end: End::Finished,
         is_first: true,
         preexisting: false,
+        degraded: false,
         translated: None,
         translated_by: None,
         zone: None,

@@ -268,7 +268,7 @@ fn read_files(arguments: &Arguments, shared: &Shared) -> Result<()> {
     if counters.packets == 0 {
         eprintln!("podtap-collector: the files have no IP packets");
     }
-    let captured = capture::Captured { frames: counters.packets, dropped: 0 };
+    let captured = capture::Captured { frames: counters.packets, ..capture::Captured::default() };
     shared.lock().status = Status { captured, counters, ..Status::default() };
     Ok(())
 }
@@ -336,10 +336,11 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
         eprintln!("podtap-collector: {written} frames written, {dropped} not written");
     }
     eprintln!(
-        "podtap-collector: {} frames captured, {} dropped by the kernel, {} flows, {} of them forgotten early, {} without room in \
+        "podtap-collector: {} frames captured, {} dropped by the kernel, {} left out, {} flows, {} of them forgotten early, {} without room in \
          the map, {lost} lines dropped because they were not read",
         captured.frames,
         captured.dropped,
+        captured.left_out,
         counters.flows,
         counters.evicted,
         shared.lock().map.folded,

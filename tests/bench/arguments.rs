@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 /// Families of rows, in the order in which they run.
-pub const FAMILIES: [&str; 13] = [
+pub const FAMILIES: [&str; 15] = [
+    "ring",
+    "file",
     "establish",
     "footprint",
     "cold",
@@ -54,6 +56,11 @@ impl Arguments {
         Ok(arguments)
     }
 
+    /// Whether to measure anything in the lab. The collector is measured without.
+    pub fn need_lab(&self) -> bool {
+        FAMILIES.iter().any(|family| !["ring", "file"].contains(family) && self.selects(family))
+    }
+
     /// Whether to measure a family of rows. Without `--rows`, all are measured.
     pub fn selects(&self, family: &str) -> bool {
         self.rows.is_empty() || self.rows.iter().any(|row| row == family)
@@ -89,6 +96,7 @@ mod tests {
         let selected: Vec<_> = FAMILIES.iter().filter(|family| arguments.selects(family)).collect();
         assert_eq!(selected, [&"tcp", &"udp"]);
         assert_eq!((arguments.rounds, arguments.seconds), (7, 2));
+        assert!(arguments.need_lab() && !parse("--rows file,ring").expect("they are valid").need_lab());
     }
 
     #[test]

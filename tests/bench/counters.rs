@@ -77,6 +77,13 @@ pub fn user_time(process: u32) -> Option<f64> {
     text.rsplit(')').next()?.split_whitespace().nth(11)?.parse().ok().map(seconds)
 }
 
+/// Seconds that the first thread of a process ran, and that it waited for a core (`Documentation/scheduler/sched-stats.rst`).
+pub fn run_and_wait(process: u32) -> Option<[f64; 2]> {
+    let text = fs::read_to_string(format!("/proc/{process}/schedstat")).ok()?;
+    let mut times = text.split_whitespace().map(|time| time.parse::<f64>().ok().map(|nanoseconds| nanoseconds / 1e9));
+    Some([times.next()??, times.next()??])
+}
+
 /// Sums times of cores. Columns of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, ..
 fn sum(text: &str, cores: &[usize], columns: &[usize]) -> Option<f64> {
     let mut sum = 0;
@@ -118,5 +125,6 @@ mod tests {
         assert_eq!(sum(text, &[0], &[7]), Some(70.0));
         assert_eq!(sum(text, &[2], &[7]), None);
         assert!(user_time(std::process::id()).is_some_and(|seconds| seconds >= 0.0));
+        assert!(run_and_wait(std::process::id()).is_some_and(|[run, wait]| run > 0.0 && wait >= 0.0));
     }
 }

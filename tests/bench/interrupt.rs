@@ -6,7 +6,6 @@ use std::{
     thread,
 };
 
-use podtap_tests::cluster::Cluster;
 use tokio::{
     select,
     signal::unix::{SignalKind, signal},
@@ -17,7 +16,8 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 /// Catches signals. Does not block them, because children would inherit that and only SIGKILL could end them.
 pub fn watch() {
     thread::spawn(|| {
-        Cluster::lab().wait(async {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime can be made").block_on(async {
             let caught = |kind| signal(kind).expect("a signal can be caught");
             let [mut int, mut term, mut hup] =
                 [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(caught);

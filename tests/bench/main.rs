@@ -3,6 +3,7 @@
 //! Absolute results depend on the machine. They are shown, but no check depends on them.
 
 mod arguments;
+mod collector;
 mod columns;
 mod conntrack;
 mod counters;
@@ -32,7 +33,7 @@ mod underlay;
 use std::{path::Path, process::ExitCode, time::Instant};
 
 use podtap_tests::{
-    cluster::{Cluster, Sandbox},
+    cluster::{Cluster, Sandbox, top},
     cores::Confined,
 };
 
@@ -40,6 +41,9 @@ use crate::{arguments::Arguments, machine::Machine, rounds::Bench, stage::Stage,
 
 /// A family of comparisons.
 type Comparison = fn(&Bench<'_>) -> Table;
+
+/// What measures the binary of the collector.
+type OfCollector = fn(&Arguments, &Path) -> Table;
 
 const COMPARISONS: [(&str, Comparison); 10] = [
     ("tcp", tcp::measure),
@@ -64,13 +68,25 @@ fn main() -> ExitCode {
     };
     interrupt::watch();
     let start = Instant::now();
-    let _alone = Cluster::alone();
-    stage::clean_up();
-    let directory = Cluster::lab().top().join("target/bench");
-    compare(&arguments, start, &directory);
-    establish(&arguments, &directory);
+    let directory = top().join("target/bench");
+    of_collector(&arguments, &directory);
+    if arguments.need_lab() {
+        let _alone = Cluster::alone();
+        stage::clean_up();
+        compare(&arguments, start, &directory);
+        establish(&arguments, &directory);
+    }
     println!("{} s; written to {}", start.elapsed().as_secs(), directory.display());
     if interrupt::stopped() { ExitCode::from(130) } else { ExitCode::SUCCESS }
+}
+
+/// Measures the release build of the collector, which `make bench` makes.
+fn of_collector(arguments: &Arguments, directory: &Path) {
+    let families: [(&str, OfCollector); 2] = [("ring", collector::ring), ("file", collector::file)];
+    for (family, measure) in families.into_iter().filter(|(family, _)| arguments.selects(family)) {
+        println!("{family}");
+        measure(arguments, &top().join("target/release/podtap-collector")).finish(directory);
+    }
 }
 
 fn compare(arguments: &Arguments, start: Instant, directory: &Path) {

@@ -14,6 +14,12 @@ pub const PLAIN: &str = "plain";
 pub const RAW: &str = "PodTap, raw";
 /// PodTap with a reader at the receiver.
 pub const READ: &str = "PodTap, read";
+/// What the collector is compared with.
+pub const TCPDUMP: &str = "tcpdump -w /dev/null";
+/// See [`TCPDUMP`].
+pub const SOFTFLOWD: &str = "softflowd, nfcapd";
+/// See [`TCPDUMP`].
+pub const TSHARK: &str = "tshark";
 /// Prefix of PodTap's columns.
 pub const PRODUCT: &str = "PodTap";
 
@@ -158,12 +164,18 @@ impl Row {
         })
     }
 
-    fn compared_with(&self, column: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    fn compared_with<'a>(&'a self, column: &'a str) -> impl Iterator<Item = (&'static str, &'static str)> + 'a {
         let untapped = (column != UNTAPPED && self.samples.contains_key(UNTAPPED)).then_some((UNTAPPED, "of untapped"));
-        let plain = column.starts_with(PRODUCT) && self.samples.contains_key(PLAIN);
-        let raw = column.starts_with(PRODUCT) && column != RAW && self.samples.contains_key(RAW);
-        let others = [plain.then_some((PLAIN, "x plain")), raw.then_some((RAW, "of raw"))];
-        untapped.into_iter().chain(others.into_iter().flatten())
+        let others = [
+            (PLAIN, "x plain"),
+            (RAW, "of raw"),
+            (TCPDUMP, "of tcpdump"),
+            (SOFTFLOWD, "of softflowd"),
+            (TSHARK, "of tshark"),
+        ];
+        let is_compared =
+            move |other: &str| column.starts_with(PRODUCT) && column != other && self.samples.contains_key(other);
+        untapped.into_iter().chain(others.into_iter().filter(move |(other, _)| is_compared(other)))
     }
 }
 

@@ -2,13 +2,10 @@
 
 use std::{fs, net::Ipv4Addr, process::Command};
 
-use podtap_tests::{collector::binary, mmdb, pcap::File};
+use podtap_tests::{collector::binary, frames::connection, mmdb, pcap::File};
 use serde_json::Value;
 
-use crate::{
-    frames::connection,
-    read::{parse, print_with},
-};
+use crate::read::{parse, print_with};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const OFFICE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);

@@ -22,7 +22,7 @@ use podtap_tests::{
 };
 use serde_json::json;
 
-use crate::frames::{ACK, SYN, tcp, udp};
+use podtap_tests::frames::{ACK, SYN, tcp, udp};
 
 /// The memory limit of the chart's Deployment.
 const MEMORY_KIB: u64 = 256 << 10;

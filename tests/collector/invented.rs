@@ -12,7 +12,7 @@ use std::{
 use podtap_tests::shop::CALLS;
 use serde_json::{Value, json};
 
-use crate::frames::{ACK, End, FIN, SYN};
+use podtap_tests::frames::{ACK, End, FIN, SYN};
 
 /// 2026-01-01 10:00:00 UTC, in microseconds.
 const START: u64 = 1_767_261_600_000_000;

@@ -6,7 +6,11 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
 };
 
-use nix::{libc, sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    libc,
+    sys::{signal::Signal, stat::Mode},
+    unistd::mkfifo,
+};
 use podtap_tests::{
     collector::Collector,
     net::Network,
@@ -68,7 +72,7 @@ fn the_map_is_saved_while_frames_cannot_be_written() {
     let [write, kept] = [&pipe, &state].map(|path| path.to_str().expect("text"));
     let collector = Collector::start(path.client.path(), &["--interface", "eth0", "--write", write, "--state", kept]);
     path.request((servers()[0], SERVER_PORT), 1_000_000);
-    collector.terminate();
+    collector.signal(Signal::SIGTERM);
     until("the map is saved", PATIENCE, || {
         let map = fs::read_to_string(&state).map_err(|error| error.to_string())?;
         if map.contains("\"sent\":4,\"received\":1000004,") { Ok(()) } else { Err(map) }

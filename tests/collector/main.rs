@@ -2,10 +2,10 @@
 //! packets that were made up.
 
 mod access;
+mod behind;
 mod counts;
 mod external;
 mod flood;
-mod frames;
 mod invented;
 mod live;
 mod network;

@@ -507,7 +507,7 @@ fn losses_are_said() {
     // What a collector says that does not keep up, and then does.
     browser.run(
         "const real = fetch;
-         window.lost = { framesDropped: 7, flowsEvicted: 2, recentTcpFlows: 90, recentTcpFlowsIncomplete: 4, namesComplete: false };
+         window.lost = { framesDropped: 7, captured: 'filtered', framesLeftOut: 640, flowsEvicted: 2, recentTcpFlows: 90, recentTcpFlowsIncomplete: 4, namesComplete: false };
          window.fetch = async (path, options) => {
            const answer = await real(path, options);
            return path === 'status' ? new Response(JSON.stringify({ ...await answer.json(), ...lost })) : answer;
@@ -515,7 +515,12 @@ fn losses_are_said() {
     );
     let notices = "document.querySelector('#notices').textContent";
     browser.until(&format!("{notices}.includes('does not keep up: 7 frames were dropped in the last seconds')"));
-    for part in ["Of 90 recent TCP flows, 4 lack frames", "2 flows were forgotten early", "not complete yet"] {
+    for part in [
+        "About 640 frames were left out",
+        "Of 90 recent TCP flows, 4 lack frames",
+        "2 flows were forgotten early",
+        "not complete yet",
+    ] {
         browser.until(&format!("{notices}.includes({part:?})"));
     }
     browser.until(&format!("{notices}.includes('7 frames were dropped by the kernel since the collector started')"));

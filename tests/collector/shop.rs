@@ -14,7 +14,9 @@ use k8s_openapi::api::{
 use podtap_tests::{pcap::File, shop::CALLS};
 use serde_json::{Value, json};
 
-use crate::{frames::connection, read};
+use podtap_tests::frames::connection;
+
+use crate::read;
 
 /// The port of all Services.
 const PORT: u16 = 80;

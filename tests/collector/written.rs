@@ -10,15 +10,13 @@ use std::{
 
 use podtap_tests::{
     collector::{Collector, binary},
+    frames::{connection, ip, udp},
     pcap::{self, File},
     wait::{PATIENCE, until},
 };
 use serde_json::{Value, json};
 
-use crate::{
-    frames::{connection, ip, udp},
-    network,
-};
+use crate::network;
 
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 const CART: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);

@@ -13,7 +13,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::child::{Killed, signal};
+use crate::child::{self, Killed};
 
 /// The binary that was built with the tests.
 ///
@@ -83,21 +83,25 @@ impl Collector {
         self.lines().lines().map(|line| serde_json::from_str(line).expect("each line is an object")).collect()
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        child::signal(&self.child.0, signal);
+    }
+
     /// Ends it, as a service manager does. Returns its flows as lines, and what it says of them.
     ///
     /// # Panics
     /// If it fails.
     #[track_caller]
     pub fn end(mut self) -> (String, String) {
-        self.terminate();
+        self.signal(Signal::SIGTERM);
         let (status, errors) = self.wait();
         assert!(status.success(), "{errors}");
         (self.lines(), errors)
-    }
-
-    /// Asks it to end.
-    pub fn terminate(&self) {
-        signal(&self.child.0, Signal::SIGTERM);
     }
 
     /// Waits until it ends by itself. Returns what it says of that.
@@ -161,7 +165,7 @@ impl Served {
     /// # Panics
     /// If it fails.
     pub fn end(mut self) {
-        signal(&self.child.0, Signal::SIGINT);
+        child::signal(&self.child.0, Signal::SIGINT);
         assert!(self.child.0.wait().expect("it ends").success());
     }
 }

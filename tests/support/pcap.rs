@@ -2,10 +2,11 @@
 
 use std::{
     fs,
+    io::{BufWriter, Write as _},
     path::{Path, PathBuf},
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::capture::{Frame, FrameDirection};
@@ -19,21 +20,29 @@ impl File {
     /// # Panics
     /// When it cannot be written.
     pub fn of(frames: &[Vec<u8>]) -> Self {
+        Self::timed((0..).map(Duration::from_secs).zip(frames))
+    }
+
+    /// Writes frames, with their times since 1970, to a file.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn timed<Frame: AsRef<[u8]>>(frames: impl Iterator<Item = (Duration, Frame)>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let mut bytes = Vec::new();
-        for word in [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 1 << 18, 1] {
-            bytes.extend_from_slice(&u32::to_le_bytes(word));
-        }
-        for (number, frame) in frames.iter().enumerate() {
-            let length = u32::try_from(frame.len()).expect("frames are short");
-            for word in [u32::try_from(number).expect("the frames are few"), 0, length, length] {
-                bytes.extend_from_slice(&word.to_le_bytes());
-            }
-            bytes.extend_from_slice(frame);
-        }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("podtap-{}-{number}.pcap", process::id()));
-        fs::write(&path, bytes).expect("a file can be written");
+        let mut file = BufWriter::new(fs::File::create(&path).expect("a file can be created"));
+        let mut write = |words: &[u32], bytes: &[u8]| {
+            let words = words.iter().try_for_each(|word| file.write_all(&word.to_le_bytes()));
+            words.and_then(|()| file.write_all(bytes)).expect("a file can be written");
+        };
+        write(&[0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 1 << 18, 1], &[]);
+        for (at, frame) in frames {
+            let length = u32::try_from(frame.as_ref().len()).expect("frames are short");
+            let seconds = u32::try_from(at.as_secs()).expect("the seconds are few");
+            write(&[seconds, at.subsec_micros(), length, length], frame.as_ref());
+        }
+        file.flush().expect("a file can be written");
         Self(path)
     }
 

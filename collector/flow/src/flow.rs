@@ -11,8 +11,9 @@ use crate::{
     direction::Direction,
     hello::Beginning,
     key::{Key, Side},
-    packet::{Flags, Packet, Segment, TCP, Transport},
+    packet::{Flags, Packet, Segment, TCP, Transport, UDP},
     record::{End, Endpoint, Failure, Opener, Record},
+    stream::LostBy,
     time::Timestamp,
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct Flow {
     failure: Option<Failure>,
     failure_reported: bool,
     pub end: Option<End>,
+    /// Who lost frames since the last record, if any are missing.
+    lost_by: LostBy,
     /// Whether it was announced, by an event or a record.
     pub announced: bool,
     joined: Option<Box<Joined>>,
@@ -85,11 +88,19 @@ impl Flow {
             failure: None,
             failure_reported: false,
             end: None,
+            lost_by: LostBy::Mirror,
             announced: false,
             joined: None,
             beginning: Beginning::default(),
             dns: None,
         }
+    }
+
+    /// Reads of each cache line what a packet needs.
+    pub fn touch(&self) -> u64 {
+        let counted = |direction: &Direction| direction.frames.wrapping_add(direction.stream.bytes());
+        let both = self.directions.iter().map(counted).fold(self.last.0, u64::wrapping_add);
+        both.wrapping_add(u64::from(self.serial)).wrapping_add(u64::from(self.key.source))
     }
 
     fn of(&self, side: Side) -> &Direction {
@@ -119,11 +130,15 @@ impl Flow {
         is_older || !is_answered && theirs.starts().is_some()
     }
 
-    /// Counts a packet that `side` sent.
-    pub fn count(&mut self, packet: &Packet<'_>, side: Side, at: Timestamp) -> Effect {
+    /// Counts a packet that `side` sent. `lost`: until when this program lost frames.
+    pub fn count(&mut self, packet: &Packet<'_>, side: Side, at: Timestamp, lost: Timestamp) -> Effect {
         let (known, had_ended) = (self.handshake_key(), self.end.is_some());
         if self.of_mut(side).is_duplicate(packet) {
             return Effect::Duplicate;
+        }
+        if lost > self.last {
+            self.lost_by = LostBy::Collector;
+            self.directions.iter_mut().for_each(|direction| direction.stream.lost_by = LostBy::Collector);
         }
         // The queues of the table are in the order of this time.
         if self.end.is_none() {
@@ -280,6 +295,13 @@ impl Flow {
         self.from.is_some_and(|from| at.since(from) >= age)
     }
 
+    /// Whether frames that would say that it is not idle may have been lost by this program. `lost`: until when it lost some.
+    pub fn may_be_active(&self, now: Timestamp, lost: Timestamp, idle: Duration) -> bool {
+        // Frames of DNS and answers to SYNs are never left out.
+        let is_dns = self.key.protocol == UDP && self.key.ends.iter().any(|end| end.port == crate::dns::PORT);
+        !is_dns && !self.is_opening() && lost > self.last && now.since(lost) < idle
+    }
+
     /// Whether there is something that is in no record.
     pub fn has_news(&self) -> bool {
         self.from.is_some()
@@ -295,16 +317,17 @@ impl Flow {
         self.directions.iter().any(|direction| !direction.has_frames)
     }
 
-    /// A record so far. What it counts is also in the next one.
-    pub fn summary(&self) -> Record {
-        self.record(End::ActiveTimeout, self.from.unwrap_or(self.last), true)
+    /// A record so far. What it counts is also in the next one. `lost`: until when this program lost frames.
+    pub fn summary(&self, lost: Timestamp) -> Record {
+        self.record(End::ActiveTimeout, self.from.unwrap_or(self.last), true, lost)
     }
 
     /// What happened since the last record.
-    pub fn report(&mut self, end: End) -> Record {
+    pub fn report(&mut self, end: End, lost: Timestamp) -> Record {
         let from = self.from.take().unwrap_or(self.last);
         let is_first = !std::mem::replace(&mut self.announced, true);
-        let record = self.record(end, from, is_first);
+        let record = self.record(end, from, is_first, lost);
+        self.lost_by = LostBy::Mirror;
         self.failure_reported |= self.failure.is_some();
         if let Some(dns) = &mut self.dns {
             dns.responses.clear();
@@ -318,7 +341,7 @@ impl Flow {
         record
     }
 
-    fn record(&self, end: End, from: Timestamp, is_first: bool) -> Record {
+    fn record(&self, end: End, from: Timestamp, is_first: bool, lost: Timestamp) -> Record {
         let (client, opener) = self.client();
         let [sent, received] = [client, 1 - client].map(|side| self.of(side));
         let ends = self.joined.as_ref().map_or_else(|| self.ends(), |joined| joined.after);
@@ -340,6 +363,7 @@ impl Flow {
             end,
             is_first,
             preexisting: self.key.protocol == TCP && [sent, received].iter().all(|one| one.stream.initial.is_none()),
+            degraded: self.lost_by == LostBy::Collector || lost > self.last,
             translated: self.joined.as_ref().map(|joined| joined.before),
             translated_by: self.joined.as_ref().map(|joined| joined.by),
             zone: self.zone(),

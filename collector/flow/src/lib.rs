@@ -26,7 +26,7 @@ mod waiting;
 
 pub use limits::Limits;
 pub use podtap_model::{EtherType, metadata};
-pub use record::{Answer, Counts, End, Endpoint, Event, Failure, Opener, Query, Record, Source, StreamTotals};
-pub use table::{Counters, Table};
+pub use record::{Answer, Counts, End, Endpoint, Event, Failure, Missing, Opener, Query, Record, Source, StreamTotals};
+pub use table::{AHEAD, Counters, Table};
 pub use time::Timestamp;
 pub use waiting::Waiting;

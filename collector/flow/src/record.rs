@@ -64,6 +64,8 @@ pub struct Record {
     pub is_first: bool,
     /// The flow is older than what was seen of it: of a TCP connection, no SYN was.
     pub preexisting: bool,
+    /// Whether frames may be missing in it because this program did not keep up: see [`crate::Table::lost_until`].
+    pub degraded: bool,
     /// The client's tuple before the destination, or also the source, was translated: `client` and `server` are those after.
     pub translated: Option<(Endpoint, Endpoint)>,
     /// How that is known: [`TranslatedBy::Join`] or [`TranslatedBy::Conntrack`].
@@ -122,9 +124,18 @@ pub struct Counts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamTotals {
     /// Bytes of payload of which no frame was seen.
-    pub missing: u64,
+    pub missing: Missing,
     /// Bytes of payload that were sent again.
     pub retransmitted: u64,
+}
+
+/// Bytes of payload of which no frame was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Their frames did not arrive.
+    pub by_mirror: u64,
+    /// Their frames came when this program did not keep up: see [`crate::Table::lost_until`].
+    pub by_collector: u64,
 }
 
 /// How it is known which end opened a flow.

@@ -3,7 +3,10 @@
 //! Frames cannot be counted for this: a tap truncates them, cuts flows off, or loses some, and segmentation offload joins them. The
 //! sequence numbers tell how many bytes the sender sent, whatever of them was mirrored.
 
-use crate::packet::{Flags, Segment};
+use crate::{
+    packet::{Flags, Segment},
+    record::Missing,
+};
 
 /// The longest window of a receiver (RFC 7323).
 const WINDOW: u64 = 1 << 30;
@@ -31,14 +34,33 @@ pub struct Stream {
     pub retransmitted: u64,
     /// A FIN was seen at the end. It takes a sequence number, too, that is no byte.
     finished: bool,
+    /// Who lost what was sent since the last segment, and not seen.
+    pub lost_by: LostBy,
+}
+
+/// Who lost frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LostBy {
+    /// They did not arrive.
+    #[default]
+    Mirror,
+    /// They arrived, and this program did not keep up.
+    Collector,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Gap {
+    from: Offset,
+    to: Offset,
+    by: LostBy,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Gaps {
-    ranges: [(Offset, Offset); GAPS],
+    ranges: [Gap; GAPS],
     count: u8,
     /// Bytes of ranges that there was no room for.
-    forgotten: u64,
+    forgotten: Missing,
 }
 
 impl Stream {
@@ -50,10 +72,8 @@ impl Stream {
 
     /// Bytes of payload of which no frame was seen.
     #[must_use]
-    pub fn missing(&self) -> u64 {
-        self.gaps.as_ref().map_or(0, |gaps| {
-            gaps.forgotten + gaps.ranges[..usize::from(gaps.count)].iter().map(|(from, to)| to - from).sum::<u64>()
-        })
+    pub fn missing(&self) -> Missing {
+        self.gaps.as_ref().map_or_else(Missing::default, |gaps| gaps.missing())
     }
 
     /// Counts a segment of this direction.
@@ -78,6 +98,7 @@ impl Stream {
         if segment.flags.has(Flags::FIN) {
             self.finish(from + u64::from(segment.length));
         }
+        self.lost_by = LostBy::Mirror;
     }
 
     /// The sequence number that it starts with, if that is known.
@@ -160,7 +181,7 @@ impl Stream {
 
     fn gap(&mut self, from: Offset, to: Offset) {
         if from < to {
-            self.gaps.get_or_insert_default().push(from, to);
+            self.gaps.get_or_insert_default().push(Gap { from, to, by: self.lost_by });
         }
     }
 
@@ -169,16 +190,36 @@ impl Stream {
     }
 }
 
+impl Gap {
+    const fn add_to(&self, missing: &mut Missing) {
+        let lost = match self.by {
+            LostBy::Mirror => &mut missing.by_mirror,
+            LostBy::Collector => &mut missing.by_collector,
+        };
+        *lost += self.to - self.from;
+    }
+}
+
 impl Gaps {
+    fn known(&self) -> &[Gap] {
+        &self.ranges[..usize::from(self.count)]
+    }
+
+    fn missing(&self) -> Missing {
+        let mut missing = self.forgotten;
+        self.known().iter().for_each(|gap| gap.add_to(&mut missing));
+        missing
+    }
+
     /// Adds a range behind all others.
-    fn push(&mut self, from: Offset, to: Offset) {
+    fn push(&mut self, gap: Gap) {
         if usize::from(self.count) == GAPS {
             // The oldest one: what was not sent again until now is lost.
-            self.forgotten += self.ranges[0].1 - self.ranges[0].0;
+            self.ranges[0].add_to(&mut self.forgotten);
             self.ranges.rotate_left(1);
             self.count -= 1;
         }
-        self.ranges[usize::from(self.count)] = (from, to);
+        self.ranges[usize::from(self.count)] = gap;
         self.count += 1;
     }
 
@@ -186,16 +227,16 @@ impl Gaps {
     fn fill(&mut self, from: Offset, to: Offset) -> u64 {
         let mut filled = 0;
         let mut left = Self { forgotten: self.forgotten, ..Self::default() };
-        for &(start, end) in &self.ranges[..usize::from(self.count)] {
-            let (low, high) = (start.max(from), end.min(to));
+        for &gap in self.known() {
+            let (low, high) = (gap.from.max(from), gap.to.min(to));
             if low >= high {
-                left.push(start, end);
+                left.push(gap);
                 continue;
             }
             filled += high - low;
-            for (start, end) in [(start, low), (high, end)] {
-                if start < end {
-                    left.push(start, end);
+            for (from, to) in [(gap.from, low), (high, gap.to)] {
+                if from < to {
+                    left.push(Gap { from, to, ..gap });
                 }
             }
         }
@@ -229,7 +270,10 @@ mod tests {
         stream.count(&segment(u32::MAX - 2, 0, Flags::SYN));
         stream.count(&segment(u32::MAX - 1, 10, Flags::ACK));
         stream.count(&segment(8, 0, Flags::FIN));
-        assert_eq!((stream.bytes(), stream.missing(), stream.retransmitted, stream.is_finished()), (10, 0, 0, true));
+        assert_eq!(
+            (stream.bytes(), stream.missing(), stream.retransmitted, stream.is_finished()),
+            (10, Missing::default(), 0, true)
+        );
     }
 
     #[test]
@@ -240,7 +284,26 @@ mod tests {
         stream.count(&segment(1_000_101, 0, Flags::FIN | Flags::ACK));
         stream.acknowledge(1_000_102);
         assert_eq!(stream.bytes(), 1_000_000);
-        assert_eq!(stream.missing(), 999_990);
+        assert_eq!(stream.missing(), Missing { by_mirror: 999_990, by_collector: 0 });
+    }
+
+    #[test]
+    fn missing_bytes_are_told_apart_by_who_lost_them() {
+        let mut stream = Stream::default();
+        stream.count(&segment(0, 0, Flags::SYN));
+        stream.count(&segment(11, 10, Flags::ACK));
+        stream.lost_by = LostBy::Collector;
+        stream.acknowledge(1121);
+        stream.count(&segment(1121, 10, Flags::ACK));
+        assert_eq!(stream.missing(), Missing { by_mirror: 10, by_collector: 1100 });
+        // Sent again, or only mirrored later.
+        stream.count(&segment(21, 40, Flags::ACK));
+        assert_eq!(stream.missing(), Missing { by_mirror: 10, by_collector: 1060 });
+        // More gaps than are remembered.
+        for sequence in (2000..2100).step_by(20) {
+            stream.count(&segment(sequence, 10, Flags::ACK));
+        }
+        assert_eq!(stream.missing(), Missing { by_mirror: 10 + 869 + 4 * 10, by_collector: 1060 });
     }
 
     #[test]
@@ -257,7 +320,7 @@ mod tests {
             // The retransmitted FIN.
             stream.count(&segment(83, 0, Flags::FIN | Flags::ACK));
             stream.acknowledge(84);
-            assert_eq!((stream.bytes(), stream.missing()), (82, 0), "{lost}");
+            assert_eq!((stream.bytes(), stream.missing()), (82, Missing::default()), "{lost}");
         }
     }
 
@@ -316,8 +379,8 @@ mod tests {
             prop_assert_eq!(stream.bytes(), total);
             let missing: u64 = sent.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(s, _)| u64::from(s.length)).sum();
             // With more gaps than are remembered, late frames of forgotten ones count as retransmitted.
-            prop_assert!(stream.missing() >= missing, "{} {}", stream.missing(), missing);
-            prop_assert_eq!(stream.bytes() - stream.missing() + stream.retransmitted, frames);
+            prop_assert!(stream.missing().by_mirror >= missing, "{:?} {}", stream.missing(), missing);
+            prop_assert_eq!(stream.bytes() - stream.missing().by_mirror + stream.retransmitted, frames);
         }
     }
 }

@@ -6,6 +6,7 @@ mod translations;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    hint,
     net::IpAddr,
     time::Duration,
 };
@@ -34,11 +35,17 @@ const LATE: Duration = Duration::from_secs(1);
 /// The fragments of a datagram come within this time.
 const SAME_DATAGRAM: Duration = Duration::from_secs(30);
 
+/// Packets that [`Table::prepare`] reads.
+pub const AHEAD: usize = 16;
+/// Frames within this time move a flow in its queue once, in nanoseconds. The neighbours of a flow in the queue are rarely in a cache, and
+/// being found idle later by this time does no harm.
+const SAME_MOMENT: u64 = 1_000_000_000;
+
 /// Flows by their state. Each queue begins with the one that is in it for longest.
 mod queue {
     /// Not announced.
     pub const YOUNG: usize = 0;
-    /// Moved to the end with each frame.
+    /// Moved to the end by frames: see [`super::SAME_MOMENT`].
     pub const ACTIVE: usize = 1;
     /// Open connections without anything new.
     pub const QUIET: usize = 2;
@@ -46,7 +53,9 @@ mod queue {
     pub const ENDED: usize = 3;
     /// Connections that were not answered. The client may try again.
     pub const FAILED: usize = 4;
-    pub const COUNT: usize = 5;
+    /// Of protocols without connections, of which frames may have been lost by this program.
+    pub const HELD: usize = 5;
+    pub const COUNT: usize = 6;
 }
 
 /// What the table did. Frames that carry no IP packet are not in it.
@@ -90,6 +99,8 @@ pub struct Table {
     /// Bytes of the names of flows.
     names_of_flows: usize,
     serial: u32,
+    /// See [`Table::lost_until`].
+    lost: Timestamp,
     counters: Counters,
 }
 
@@ -136,6 +147,7 @@ impl Table {
             beginnings: 0,
             names_of_flows: 0,
             serial: 0,
+            lost: Timestamp::default(),
             counters: Counters::default(),
         }
     }
@@ -158,6 +170,35 @@ impl Table {
         self.len() == 0
     }
 
+    /// Frames that came until this time were lost on their way to the table, in the ring of a program that does not keep up for example.
+    /// [`Timestamp::MAX`]: they are, until another time is given.
+    ///
+    /// Bytes of which no frame is seen are [`Missing::by_collector`](crate::Missing) then, records are
+    /// [`degraded`](crate::Record::degraded), and flows are not taken for idle.
+    pub const fn lost_until(&mut self, until: Timestamp) {
+        self.lost = until;
+    }
+
+    /// Has the flows of the first [`AHEAD`] packets in the CPU's cache when they are observed next. What is done for one of them does not
+    /// depend on what was read for another one, so the CPU waits for the memory of all of them at once, and not for each in turn.
+    pub fn prepare<'a>(&self, source: Source, packets: impl Iterator<Item = Packet<'a>>) {
+        let mut hashes = [0; AHEAD];
+        let mut count = 0;
+        for (hash, packet) in hashes.iter_mut().zip(packets) {
+            let (from, to) = ports_of(&packet.transport);
+            let end = |address, port| Endpoint { address, port };
+            let ends = (end(packet.source, from), end(packet.destination, to));
+            *hash = self.hash(&Key::new(source, packet.protocol, ends.0, ends.1).0);
+            count += 1;
+        }
+        let hashes = &hashes[..count];
+        let found = |hash: &u32| self.index.find(spread(*hash), |entry| entry.hash == *hash).map(|entry| entry.flow);
+        let mut flows = [None; AHEAD];
+        flows.iter_mut().zip(hashes).for_each(|(flow, hash)| *flow = found(hash));
+        let touch = |flow: &Option<Index>| flow.and_then(|flow| self.flows.get(flow)).map_or(0, Flow::touch);
+        hint::black_box(flows.iter().map(touch).fold(0, u64::wrapping_add));
+    }
+
     /// Counts a packet.
     pub fn observe(&mut self, source: Source, at: Timestamp, packet: &Packet<'_>, report: &mut impl FnMut(Event)) {
         self.counters.packets += 1;
@@ -169,7 +210,8 @@ impl Table {
         let Some(flow) = self.flows.get_mut(index) else { return };
         let side = flow.side(&key, side);
         flow.confirm(&key, side, &packet.transport);
-        let effect = flow.count(packet, side, at);
+        let last = flow.last;
+        let effect = flow.count(packet, side, at, self.lost);
         if effect == Effect::Duplicate {
             self.counters.duplicates += 1;
             return;
@@ -196,11 +238,12 @@ impl Table {
         if effect == Effect::HandshakeSeen {
             self.join(index, at);
         }
-        self.advance(index, effect, at, report);
+        self.advance(index, effect, (last, at), report);
     }
 
-    /// Moves a flow to the queue where it belongs after a frame.
-    fn advance(&mut self, index: Index, effect: Effect, at: Timestamp, report: &mut impl FnMut(Event)) {
+    /// Moves a flow to the queue where it belongs after a frame. `times`: of the frame before, and of this one.
+    fn advance(&mut self, index: Index, effect: Effect, times: (Timestamp, Timestamp), report: &mut impl FnMut(Event)) {
+        let (last, at) = times;
         let queue = self.flows.queue(index);
         // If it was joined, it may be gone.
         let Some(flow) = self.flows.get_mut(index) else { return };
@@ -209,38 +252,47 @@ impl Table {
         } else if effect == Effect::Late || queue == Some(queue::YOUNG) {
             // It stays in the order of its end, or of its beginning.
         } else {
-            announce(flow, report);
+            announce(flow, self.lost, report);
             if flow.is_due(at, self.limits.active) {
-                emit(flow, End::ActiveTimeout, report);
+                emit(flow, End::ActiveTimeout, self.lost, report);
             }
-            self.flows.move_to(index, queue::ACTIVE);
+            if queue != Some(queue::ACTIVE) || last.0 / SAME_MOMENT != at.0 / SAME_MOMENT {
+                self.flows.move_to(index, queue::ACTIVE);
+            }
         }
     }
 
     /// Reports and forgets what is over at this time. To be called at least every second of the frames' time.
     pub fn expire(&mut self, now: Timestamp, report: &mut impl FnMut(Event)) {
+        let lost = self.lost;
         while let Some((index, flow)) =
             self.first(queue::YOUNG).filter(|(_, flow)| now.since(flow.start) >= ANNOUNCED_AFTER)
         {
-            announce(flow, report);
+            announce(flow, lost, report);
             self.flows.move_to(index, queue::ACTIVE);
         }
         while let Some((index, flow)) = self.first(queue::ENDED).filter(|(_, flow)| now.since(flow.last) >= LATE) {
             let end = flow.end.unwrap_or(End::Finished);
-            emit(flow, end, report);
+            emit(flow, end, lost, report);
             self.remove(index);
         }
         let Limits { idle, open, .. } = self.limits;
         while let Some((index, flow)) = self.first(queue::ACTIVE).filter(|(_, flow)| now.since(flow.last) >= idle) {
             flow.give_up();
-            emit(flow, End::IdleTimeout, report);
+            let is_held = flow.may_be_active(now, lost, idle);
+            emit(flow, if is_held { End::ActiveTimeout } else { End::IdleTimeout }, lost, report);
             if flow.is_opening() {
                 self.flows.move_to(index, queue::FAILED);
             } else if flow.is_open() {
                 self.flows.move_to(index, queue::QUIET);
+            } else if is_held {
+                self.flows.move_to(index, queue::HELD);
             } else {
                 self.remove(index);
             }
+        }
+        while let Some((index, _)) = self.first(queue::HELD).filter(|(_, flow)| !flow.may_be_active(now, lost, idle)) {
+            self.remove(index);
         }
         for (queue, after) in [(queue::QUIET, open), (queue::FAILED, TRIED)] {
             while let Some((index, _)) = self.first(queue).filter(|(_, flow)| now.since(flow.last) >= after) {
@@ -251,10 +303,11 @@ impl Table {
 
     /// Reports all flows, and forgets them.
     pub fn flush(&mut self, report: &mut impl FnMut(Event)) {
+        let lost = self.lost;
         for queue in 0..queue::COUNT {
             while let Some((index, flow)) = self.first(queue) {
                 let end = flow.end.unwrap_or(End::Forced);
-                emit(flow, end, report);
+                emit(flow, end, lost, report);
                 self.remove(index);
             }
         }
@@ -285,7 +338,7 @@ impl Table {
             if let Some(flow) = self.flows.get_mut(index) {
                 flow.give_up();
                 let end = flow.end.unwrap_or(End::Finished);
-                emit(flow, end, report);
+                emit(flow, end, self.lost, report);
             }
             self.remove(index);
         }
@@ -339,12 +392,13 @@ impl Table {
     /// Makes room: for what has failed or is at its end, for a young flow of which nothing else is known, and then for what is quiet or
     /// idle for longest. So a flood of new flows does not replace connections.
     fn evict(&mut self, report: &mut impl FnMut(Event)) {
+        let lost = self.lost;
         let young = self.first(queue::YOUNG).filter(|(_, flow)| flow.is_one_way()).map(|_| queue::YOUNG);
         let order = [queue::FAILED, queue::ENDED].into_iter().chain(young);
-        for queue in order.chain([queue::QUIET, queue::ACTIVE, queue::YOUNG]) {
+        for queue in order.chain([queue::HELD, queue::QUIET, queue::ACTIVE, queue::YOUNG]) {
             if let Some((index, flow)) = self.first(queue) {
                 let end = flow.end.unwrap_or(End::LackOfResources);
-                emit(flow, end, report);
+                emit(flow, end, lost, report);
                 self.remove(index);
                 self.counters.evicted += 1;
                 return;
@@ -366,12 +420,7 @@ impl Table {
 
     /// Source and destination port. Of later fragments: those of the first one.
     fn ports(&mut self, source: Source, at: Timestamp, packet: &Packet<'_>) -> (u16, u16) {
-        let ports = match &packet.transport {
-            Transport::Tcp(segment) => (segment.source_port, segment.destination_port),
-            Transport::Udp(datagram) => (datagram.source_port, datagram.destination_port),
-            Transport::Sctp(from, to) => (*from, *to),
-            Transport::Icmp(_) | Transport::Other => (0, 0),
-        };
+        let ports = ports_of(&packet.transport);
         let Packet { source: from, destination: to, protocol, id, .. } = *packet;
         let key = DatagramKey { source, from, to, protocol, id };
         match packet.fragment {
@@ -400,19 +449,28 @@ impl Table {
     }
 }
 
-/// Says that a flow has begun, unless that was said, or it may fail.
-fn announce(flow: &mut Flow, report: &mut impl FnMut(Event)) {
+const fn ports_of(transport: &Transport<'_>) -> (u16, u16) {
+    match transport {
+        Transport::Tcp(segment) => (segment.source_port, segment.destination_port),
+        Transport::Udp(datagram) => (datagram.source_port, datagram.destination_port),
+        Transport::Sctp(from, to) => (*from, *to),
+        Transport::Icmp(_) | Transport::Other => (0, 0),
+    }
+}
+
+/// Says that a flow has begun, unless that was said, or it may fail. `lost`: see [`Table::lost_until`].
+fn announce(flow: &mut Flow, lost: Timestamp, report: &mut impl FnMut(Event)) {
     if !flow.announced && !flow.is_opening() {
-        let opened = flow.summary();
+        let opened = flow.summary(lost);
         flow.announced = true;
         report(Event::Opened(opened));
     }
 }
 
-/// Reports what is new about a flow.
-fn emit(flow: &mut Flow, end: End, report: &mut impl FnMut(Event)) {
+/// Reports what is new about a flow. `lost`: see [`Table::lost_until`].
+fn emit(flow: &mut Flow, end: End, lost: Timestamp, report: &mut impl FnMut(Event)) {
     if flow.has_news() || !flow.announced {
-        report(Event::Record(flow.report(end)));
+        report(Event::Record(flow.report(end, lost)));
     }
 }
 

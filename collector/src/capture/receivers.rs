@@ -3,9 +3,9 @@
 //! One ring for all of them, on a socket that is bound to no interface: what it costs does not depend on how many taps there are, and a
 //! tap is captured from its first frame, without a moment between its interface and a ring for it.
 
-use std::{collections::HashMap, io, mem};
+use std::{collections::HashMap, io};
 
-use super::ring::{Ring, RingFrame, Statistics};
+use super::ring::{Ring, RingFrame};
 
 /// Interfaces that are remembered.
 const INTERFACES: usize = 4096;
@@ -14,32 +14,22 @@ const INTERFACES: usize = 4096;
 #[derive(Debug)]
 pub struct Receivers {
     pub ring: Ring,
-    /// Frames that were passed on since this was read last. The kernel counts those of other interfaces, too.
-    pub frames: u64,
     /// Whether the interface of an index is a receiver.
     known: HashMap<u32, bool>,
 }
 
 impl Receivers {
     pub fn open() -> io::Result<Self> {
-        Ok(Self { ring: Ring::open_all()?, frames: 0, known: HashMap::new() })
+        Ok(Self { ring: Ring::open_all()?, known: HashMap::new() })
     }
 
-    /// Passes on the frames of receivers, of one block, if there is one. Returns whether there was.
-    pub fn read(&mut self, mut take: impl FnMut(RingFrame<'_>)) -> bool {
-        let Self { ring, frames, known } = self;
-        ring.read(|frame| {
-            if is_receiver(known, frame.interface) {
-                *frames += 1;
-                take(frame);
-            }
+    /// Passes on the frames of receivers, of one block, if there is one: see [`Ring::read`]. Returns whether there was.
+    pub fn read(&mut self, mut take: impl FnMut(&[RingFrame<'_>])) -> bool {
+        let Self { ring, known } = self;
+        ring.read(|frames| {
+            let of_receivers = frames.iter().filter(|frame| is_receiver(known, frame.interface));
+            take(&of_receivers.copied().collect::<Vec<_>>());
         })
-    }
-
-    /// What was captured since the last call. Frames of any interface may be dropped for want of room.
-    pub fn statistics(&mut self) -> io::Result<Statistics> {
-        let dropped = self.ring.statistics()?.dropped;
-        Ok(Statistics { frames: mem::take(&mut self.frames) + dropped, dropped })
     }
 }
 

@@ -1,7 +1,6 @@
 //! A ring of frames that the kernel shares with this process (`TPACKET_V3`, `Documentation/networking/packet_mmap.rst`).
 //!
-//! The kernel fills blocks of a mapped buffer, and passes each on when it is full, or after [`RETIRE_AFTER_MS`]. All `unsafe` code of this
-//! program is here.
+//! The kernel fills blocks of a mapped buffer, and passes each on when it is full, or after [`RETIRE_AFTER_MS`].
 #![expect(unsafe_code, reason = "neither std nor nix has packet sockets with a ring")]
 
 use std::{
@@ -13,9 +12,13 @@ use std::{
 };
 
 use nix::libc;
+use podtap_flow::AHEAD;
+
+use super::options;
 
 const BLOCK_SIZE: usize = 1 << 20;
-const BLOCKS: usize = 16;
+/// Blocks of a ring.
+pub const BLOCKS: usize = 16;
 const RING_SIZE: usize = BLOCK_SIZE * BLOCKS;
 /// A block that is not full is passed on after this time.
 const RETIRE_AFTER_MS: u32 = 60;
@@ -50,15 +53,8 @@ pub struct RingFrame<'a> {
     pub bytes: &'a [u8],
     /// Index of the interface.
     pub interface: u32,
-}
-
-/// What the kernel counted since it was asked last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Statistics {
-    /// Frames, also those that were dropped.
-    pub frames: u64,
-    /// Frames that found no room in the ring.
-    pub dropped: u64,
+    /// Whether frames found no room before, of which [`Ring::dropped`] does not know yet.
+    pub follows_drops: bool,
 }
 
 impl Ring {
@@ -75,7 +71,7 @@ impl Ring {
             mr_alen: 0,
             mr_address: [0; 8],
         };
-        set(&ring.socket, libc::PACKET_ADD_MEMBERSHIP, &membership)?;
+        options::set(&ring.socket, libc::PACKET_ADD_MEMBERSHIP, &membership)?;
         Ok(ring)
     }
 
@@ -83,7 +79,7 @@ impl Ring {
     pub fn open_all() -> io::Result<Self> {
         let ring = Self::unbound()?;
         // A receiver's frames come out of the other end of its veth pair: each would be captured twice.
-        set(&ring.socket, PACKET_IGNORE_OUTGOING, &1_i32)?;
+        options::set(&ring.socket, PACKET_IGNORE_OUTGOING, &1_i32)?;
         ring.bind(0)?;
         Ok(ring)
     }
@@ -91,10 +87,10 @@ impl Ring {
     fn unbound() -> io::Result<Self> {
         // With protocol 0, it gets no frames until it is bound: else it would get those of all interfaces for a moment.
         // SAFETY: a system call without pointers.
-        let socket = check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+        let socket = options::check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
         // SAFETY: the kernel just returned this descriptor.
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-        set(&socket, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V3 as libc::c_int))?;
+        options::set(&socket, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V3 as libc::c_int))?;
         let ring = libc::tpacket_req3 {
             tp_block_size: number(BLOCK_SIZE),
             tp_block_nr: number(BLOCKS),
@@ -104,7 +100,7 @@ impl Ring {
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
         };
-        set(&socket, libc::PACKET_RX_RING, &ring)?;
+        options::set(&socket, libc::PACKET_RX_RING, &ring)?;
         // SAFETY: a new mapping, of the length of the ring.
         let blocks = unsafe {
             libc::mmap(
@@ -129,22 +125,23 @@ impl Ring {
         address.sll_family = short(libc::AF_PACKET);
         address.sll_protocol = short(libc::ETH_P_ALL).to_be();
         address.sll_ifindex = index;
-        let length = length_of(&address);
+        let length = options::length_of(&address);
         // SAFETY: the address is live and has this length.
-        check(unsafe { libc::bind(self.socket.as_raw_fd(), (&raw const address).cast(), length) }).map(drop)
+        options::check(unsafe { libc::bind(self.socket.as_raw_fd(), (&raw const address).cast(), length) }).map(drop)
     }
 
-    /// Passes on the frames of one block, if the kernel has passed on one. Returns whether it had.
-    pub fn read(&mut self, mut take: impl FnMut(RingFrame<'_>)) -> bool {
+    /// Passes on the frames of one block, if the kernel has passed on one, [`AHEAD`] at once. Returns whether it had.
+    pub fn read(&mut self, mut take: impl FnMut(&[RingFrame<'_>])) -> bool {
         // SAFETY: `next` is below BLOCKS, so the block is in the mapping; blocks are aligned to pages.
         let block = unsafe { self.blocks.add(self.next * BLOCK_SIZE) };
-        let status = self.status();
-        if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+        let status = self.status(self.next).load(Ordering::Acquire);
+        if status & libc::TP_STATUS_USER == 0 {
             return false;
         }
         // SAFETY: the kernel has initialized the header, and does not write to the block until its status says so.
         let header = unsafe { block.cast::<libc::tpacket_block_desc>().as_ref().hdr.bh1 };
         let mut at = header.offset_to_first_pkt as usize;
+        let mut frames = Vec::with_capacity(AHEAD);
         for _ in 0..header.num_pkts {
             if at + ADDRESS + size_of::<libc::sockaddr_ll>() > BLOCK_SIZE {
                 break;
@@ -159,25 +156,37 @@ impl Ring {
             }
             // SAFETY: the bytes are within the block, and stay as they are until the block is given back, after the last use of the slice.
             let bytes = unsafe { slice::from_raw_parts(block.add(start).as_ptr(), length) };
-            take(RingFrame {
+            frames.push(RingFrame {
                 seconds: packet.tp_sec,
                 nanoseconds: packet.tp_nsec,
                 length: packet.tp_len,
                 bytes,
                 interface: address.sll_ifindex.cast_unsigned(),
+                follows_drops: status & libc::TP_STATUS_LOSING != 0,
             });
             at += packet.tp_next_offset as usize;
+            if frames.len() == AHEAD {
+                take(&frames);
+                frames.clear();
+            }
         }
-        self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
+        take(&frames);
+        self.status(self.next).store(libc::TP_STATUS_KERNEL, Ordering::Release);
         self.next = (self.next + 1) % BLOCKS;
         true
     }
 
-    /// The status of the next block, which the kernel writes, too.
-    fn status(&self) -> &AtomicU32 {
+    /// Blocks that wait to be read.
+    pub fn waiting(&self) -> usize {
+        let waits = |number: &usize| self.status(number % BLOCKS).load(Ordering::Relaxed) & libc::TP_STATUS_USER != 0;
+        (self.next..self.next + BLOCKS).take_while(waits).count()
+    }
+
+    /// The status of a block, which the kernel writes, too.
+    fn status(&self, block: usize) -> &AtomicU32 {
         // SAFETY: as in `read`. The field is aligned, and only accessed as an atomic.
         unsafe {
-            let block = self.blocks.add(self.next * BLOCK_SIZE).cast::<libc::tpacket_block_desc>().as_ptr();
+            let block = self.blocks.add(block * BLOCK_SIZE).cast::<libc::tpacket_block_desc>().as_ptr();
             AtomicU32::from_ptr(&raw mut (*block).hdr.bh1.block_status)
         }
     }
@@ -188,22 +197,11 @@ impl Ring {
         if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
     }
 
-    /// What the kernel counted since the last call.
-    pub fn statistics(&self) -> io::Result<Statistics> {
-        // SAFETY: a struct of integers.
-        let mut counted: libc::tpacket_stats_v3 = unsafe { mem::zeroed() };
-        let mut length = length_of(&counted);
-        // SAFETY: both are live, and the length is that of the struct.
-        check(unsafe {
-            libc::getsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                (&raw mut counted).cast(),
-                &raw mut length,
-            )
-        })?;
-        Ok(Statistics { frames: counted.tp_packets.into(), dropped: counted.tp_drops.into() })
+    /// Frames that found no room since the last call.
+    pub fn dropped(&self) -> io::Result<u64> {
+        // A tpacket_stats_v3: frames, those of them that were dropped, and how often the ring was full.
+        let [_, dropped, _] = options::numbers(&self.socket, libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
+        Ok(dropped.into())
     }
 }
 
@@ -218,22 +216,6 @@ impl Drop for Ring {
         // SAFETY: the mapping of `open`, to which no reference is left.
         unsafe { libc::munmap(self.blocks.as_ptr().cast(), RING_SIZE) };
     }
-}
-
-fn set<Value>(socket: &OwnedFd, option: libc::c_int, value: &Value) -> io::Result<()> {
-    let length = length_of(value);
-    // SAFETY: the value is live and has this length.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, option, ptr::from_ref(value).cast(), length) };
-    check(result).map(drop)
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-fn length_of<Value>(_: &Value) -> libc::socklen_t {
-    number(size_of::<Value>())
 }
 
 fn short(constant: libc::c_int) -> u16 {

@@ -6,7 +6,12 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::{
+    libc,
+    sys::socket::{setsockopt, sockopt},
+};
+
+use super::options;
 
 /// For bursts. In bytes.
 const BUFFER: usize = 8 << 20;
@@ -14,14 +19,16 @@ const BUFFER: usize = 8 << 20;
 const LONGEST: usize = 65_535;
 /// VXLAN header: flags, of which one says that there is a VNI, and the VNI.
 const HEADER: usize = 8;
+/// Where frames begin in what a filter of the socket sees: behind the UDP header, too.
+pub const FRAME: u32 = 16;
 const HAS_VNI: u8 = 0x08;
 
 /// A socket, and room for a datagram.
 pub struct Listener {
     socket: UdpSocket,
     buffer: Box<[u8]>,
-    /// Frames since they were counted last.
-    pub frames: u64,
+    /// Datagrams that the kernel had dropped when it was asked last.
+    dropped: u32,
 }
 
 impl Listener {
@@ -32,16 +39,22 @@ impl Listener {
         socket.set_nonblocking(true)?;
         // As far as the system allows (net.core.rmem_max).
         setsockopt(&socket, sockopt::RcvBuf, &BUFFER)?;
-        Ok(Self { socket, buffer: vec![0; LONGEST].into(), frames: 0 })
+        Ok(Self { socket, buffer: vec![0; LONGEST].into(), dropped: 0 })
+    }
+
+    /// How full the socket's buffer is, in percent; and how many datagrams the kernel has dropped since the last call: for want of room, or
+    /// by a filter.
+    pub fn load(&mut self) -> io::Result<(usize, u64)> {
+        // SK_MEMINFO_* in include/uapi/linux/sock_diag.h: the first two, and the last one.
+        let [used, room, .., dropped]: [u32; 9] = options::numbers(&self.socket, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
+        let before = std::mem::replace(&mut self.dropped, dropped);
+        Ok((used as usize * 100 / room.max(1) as usize, dropped.wrapping_sub(before).into()))
     }
 
     /// The next frame, which is empty if the datagram is no VXLAN. `None`: there is none now.
     pub fn receive(&mut self) -> io::Result<Option<&[u8]>> {
         match self.socket.recv(&mut self.buffer) {
-            Ok(length) if length > HEADER && self.buffer[0] & HAS_VNI != 0 => {
-                self.frames += 1;
-                Ok(Some(&self.buffer[HEADER..length]))
-            }
+            Ok(length) if length > HEADER && self.buffer[0] & HAS_VNI != 0 => Ok(Some(&self.buffer[HEADER..length])),
             Ok(_) => Ok(Some(&[])),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
             Err(error) => Err(error),

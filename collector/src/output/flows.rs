@@ -22,7 +22,7 @@ const ETHERNET: u64 = 14;
 pub type Object = Map<String, Value>;
 
 /// Names of fields without the names of an end.
-const FIELDS: [&str; 37] = [
+const FIELDS: [&str; 39] = [
     "TimeFlowStartMs",
     "TimeFlowEndMs",
     "Etype",
@@ -43,10 +43,12 @@ const FIELDS: [&str; 37] = [
     "DstCountry",
     "PayloadBytes",
     "MirrorMissingBytes",
+    "CollectorMissingBytes",
     "RetransBytes",
     "FlowEndReason",
     "Opener",
     "Preexisting",
+    "Degraded",
     "Failure",
     "ConnId",
     "XlatBy",
@@ -138,7 +140,8 @@ fn direction(flow: &NamedRecord<'_>, names: &Names, counts: Counts, totals: Stre
     let is_tcp = record.protocol == packet::TCP;
     if is_tcp {
         set("Flags", counts.flags.into());
-        set("MirrorMissingBytes", totals.missing.into());
+        set("MirrorMissingBytes", totals.missing.by_mirror.into());
+        set("CollectorMissingBytes", totals.missing.by_collector.into());
         set("RetransBytes", totals.retransmitted.into());
     }
     if matches!(record.protocol, packet::TCP | packet::UDP) {
@@ -245,6 +248,9 @@ fn about_flow(object: &mut Object, flow: &NamedRecord<'_>) {
     set("Opener", opener(record.opener).into());
     if record.preexisting {
         set("Preexisting", true.into());
+    }
+    if record.degraded {
+        set("Degraded", true.into());
     }
     if let Some(failure) = record.failure {
         set("Failure", failure_name(failure).into());

@@ -13,6 +13,7 @@ use crate::{
 pub struct Figures {
     frames: Counter,
     dropped: Counter,
+    left_out: Counter,
     duplicates: Counter,
     flows: Counter,
     evicted: Counter,
@@ -22,6 +23,7 @@ pub struct Figures {
     names_dropped: Counter,
     written: Counter,
     not_written: Counter,
+    degradation: Gauge,
     folded: Gauge,
     active: Gauge,
     waiting: Gauge,
@@ -35,6 +37,7 @@ impl Figures {
         let figures = Self {
             frames: Counter::default(),
             dropped: Counter::default(),
+            left_out: Counter::default(),
             duplicates: Counter::default(),
             flows: Counter::default(),
             evicted: Counter::default(),
@@ -44,6 +47,7 @@ impl Figures {
             names_dropped: Counter::default(),
             written: Counter::default(),
             not_written: Counter::default(),
+            degradation: Gauge::default(),
             folded: Gauge::default(),
             active: Gauge::default(),
             waiting: Gauge::default(),
@@ -53,7 +57,16 @@ impl Figures {
         };
         let counters = [
             ("collector_frames", "Mirrored frames that were captured", &figures.frames),
-            ("collector_frames_dropped", "Frames that found no room in the ring of the kernel", &figures.dropped),
+            (
+                "collector_frames_dropped",
+                "Frames that found no room in the kernel, because the collector did not keep up",
+                &figures.dropped,
+            ),
+            (
+                "collector_frames_left_out",
+                "Frames that the filter of a collector that does not keep up left out, estimated by a sample",
+                &figures.left_out,
+            ),
             (
                 "collector_frames_duplicate",
                 "Frames that were another view of one that was counted",
@@ -89,6 +102,11 @@ impl Figures {
             ),
         ];
         let gauges = [
+            (
+                "collector_degradation",
+                "What a collector that does not keep up does without: 0 nothing, 1 writing frames, 2 also most frames",
+                &figures.degradation,
+            ),
             ("collector_flows_active", "Flows in the table", &figures.active),
             ("collector_events_waiting", "Reports of flows that wait for the name of an end", &figures.waiting),
             ("collector_edges", "Edges of the map", &figures.edges),
@@ -121,6 +139,8 @@ impl Figures {
         let counted = analysis.counters();
         raise(&self.frames, captured.frames);
         raise(&self.dropped, captured.dropped);
+        raise(&self.left_out, captured.left_out);
+        set(&self.degradation, captured.step as usize);
         raise(&self.duplicates, counted.duplicates);
         raise(&self.flows, counted.flows);
         raise(&self.evicted, counted.evicted);

@@ -12,6 +12,8 @@ pub fn status(shared: &Shared) -> Value {
         "live": status.is_live,
         "frames": status.captured.frames,
         "framesDropped": status.captured.dropped,
+        "framesLeftOut": status.captured.left_out,
+        "captured": status.captured.step.name(),
         "flows": status.counters.flows,
         "flowsEvicted": status.counters.evicted,
         "flowsFolded": map.folded,

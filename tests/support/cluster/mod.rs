@@ -26,6 +26,15 @@ use tokio::runtime::Runtime;
 /// The namespace that PodTap is installed in.
 pub const PODTAP_NAMESPACE: &str = "podtap-system";
 
+/// The top of the checkout.
+///
+/// # Panics
+/// Never: tests/ has a parent.
+#[must_use]
+pub fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_path_buf()
+}
+
 /// The running lab.
 pub struct Cluster {
     runtime: Runtime,
@@ -45,7 +54,7 @@ impl Cluster {
     pub fn lab() -> &'static Self {
         static LAB: OnceLock<Cluster> = OnceLock::new();
         LAB.get_or_init(|| {
-            let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_path_buf();
+            let top = top();
             let kubeconfig = top.join("target/lab/kubeconfig");
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
             let runtime = runtime.expect("a runtime can be made");

@@ -6,6 +6,7 @@ use crate::{
     named::TranslatedBy,
     packet::{Flags, Transport},
     record::{Endpoint, Opener},
+    stream::LostBy,
 };
 
 /// Both views of a connection whose addresses are translated on the way.
@@ -150,6 +151,7 @@ impl Flow {
         // After its end, it is the time of that.
         self.last = if self.end.is_some() { self.last } else { self.last.max(other.last) };
         self.answered |= other.answered;
+        self.lost_by = if other.lost_by == LostBy::Collector { other.lost_by } else { self.lost_by };
         self.announced |= other.announced;
         self.failure_reported |= other.failure_reported;
         self.handshake = self.handshake.or(other.handshake);

@@ -6,7 +6,7 @@ use simple_dns::{CLASS, Name, Packet as Message, PacketFlag, Question, ResourceR
 use super::*;
 use crate::{
     fixtures::{Recorder, Tcp, address, connection, udp},
-    record::Opener,
+    record::{Missing, Opener},
 };
 
 const CLIENT: (u8, u16) = (2, 40_000);
@@ -160,7 +160,7 @@ fn what_is_left_of_an_old_connection_is_no_part_of_the_next_one() {
     let record = recorder.records.last().expect("the connection");
     assert_eq!((record.sent.payload, record.received.payload), (80, 1000));
     assert_eq!((record.start, record.preexisting), (Timestamp(60_000_000_000), false));
-    assert_eq!(record.totals.map(|totals| totals.missing), [0, 0]);
+    assert_eq!(record.totals.map(|totals| totals.missing), [Missing::default(); 2]);
 }
 
 #[test]
@@ -403,4 +403,89 @@ proptest! {
         let first = recorder.records.iter().filter(|record| record.is_first).count() + recorder.opened.len();
         prop_assert!(first as u64 <= counters.flows && (joined > 0 || first as u64 == counters.flows));
     }
+}
+
+/// Seconds as milliseconds.
+const fn seconds(seconds: u64) -> u64 {
+    seconds * 1000
+}
+
+#[test]
+fn with_a_filter_that_leaves_data_out_a_connection_is_counted_by_its_ends() {
+    let mut recorder = recorder();
+    let frames = connection(CLIENT, SERVER, (7, 9), 64);
+    recorder.table.lost_until(Timestamp::MAX);
+    // No more than its SYNs and FINs, with more than the idle timeout between them.
+    for (at, step) in [(0, 0), (1, 1), (seconds(40), 5), (seconds(40) + 1, 6)] {
+        recorder.expire(at);
+        recorder.frame(0, at, &frames[step]);
+    }
+    recorder.expire(seconds(60));
+    let [first, last] = &recorder.records[..] else { panic!("{:?}", recorder.records) };
+    assert_eq!((first.end, first.sent.payload, first.degraded), (End::ActiveTimeout, 0, true), "it is not idle");
+    assert_eq!((last.end, last.is_first, last.degraded), (End::Finished, false, true));
+    assert_eq!((last.sent.payload, last.received.payload), (80, 1000));
+    let missing = last.totals.map(|totals| totals.missing);
+    assert_eq!(missing, [80, 1000].map(|by_collector| Missing { by_mirror: 0, by_collector }), "no loss of the mirror");
+    assert_eq!((last.failure, recorder.table.counters().flows), (None, 1));
+}
+
+#[test]
+fn what_a_filter_left_out_counts_with_the_first_frame_after_it() {
+    let mut recorder = recorder();
+    let frames = connection(CLIENT, SERVER, (7, 9), 64);
+    for (at, frame) in (0..).zip(&frames[..3]) {
+        recorder.frame(0, at, frame);
+    }
+    recorder.table.lost_until(Timestamp::MAX);
+    recorder.table.lost_until(Timestamp::from_seconds(20));
+    // Of the server, an acknowledgment tells what the client sent, and later segments what it sent itself.
+    recorder.frame(0, seconds(30), &Tcp::new(SERVER, CLIENT, "A").at(10, 8 + 500).frame());
+    recorder.frame(0, seconds(31), &Tcp::new(SERVER, CLIENT, "A").at(10 + 700, 8 + 500).payload(10).frame());
+    recorder.frame(0, seconds(31) + 1, &Tcp::new(CLIENT, SERVER, "A").at(8 + 600, 9).payload(10).frame());
+    recorder.frame(0, seconds(31) + 2, &Tcp::new(CLIENT, SERVER, "A").at(8 + 650, 9).payload(10).frame());
+    recorder.expire(seconds(50));
+    let record = recorder.records.last().expect("a record");
+    assert_eq!(record.totals[0].missing, Missing { by_mirror: 40, by_collector: 600 });
+    assert_eq!(record.totals[1].missing, Missing { by_mirror: 700, by_collector: 0 });
+    assert!(record.degraded);
+    recorder.frame(0, seconds(51), &Tcp::new(CLIENT, SERVER, "A").at(8 + 660, 9).payload(10).frame());
+    recorder.expire(seconds(90));
+    assert_eq!(recorder.records.last().map(|record| record.degraded), Some(false), "nothing was left out since");
+}
+
+#[test]
+fn flows_without_connections_are_held_while_their_frames_are_left_out() {
+    let mut recorder = recorder();
+    let datagrams = [SERVER.1, dns::PORT].map(|port| udp(CLIENT, (SERVER.0, port), b"x"));
+    for datagram in &datagrams {
+        recorder.frame(0, 0, datagram);
+    }
+    recorder.table.lost_until(Timestamp::MAX);
+    recorder.expire(seconds(500));
+    let mut ends: Vec<_> = recorder.records.iter().map(|record| (record.server.port, record.end)).collect();
+    ends.sort_by_key(|(port, _)| *port);
+    let expected = [(dns::PORT, End::IdleTimeout), (SERVER.1, End::ActiveTimeout)];
+    assert_eq!(ends, expected, "DNS is not left out");
+    assert_eq!(recorder.table.len(), 1);
+    recorder.table.lost_until(Timestamp::from_seconds(500));
+    recorder.frame(0, seconds(510), &datagrams[0]);
+    assert_eq!(recorder.table.counters().flows, 2, "it is the same flow");
+    recorder.expire(seconds(530));
+    let last = recorder.records.last().expect("a record");
+    assert_eq!((last.end, last.is_first, last.degraded), (End::IdleTimeout, false, true));
+    assert!(recorder.table.is_empty());
+}
+
+#[test]
+fn what_was_held_and_did_not_come_again_is_forgotten() {
+    let mut recorder = recorder();
+    recorder.frame(0, 0, &udp(CLIENT, SERVER, b"x"));
+    recorder.table.lost_until(Timestamp::MAX);
+    recorder.expire(seconds(100));
+    recorder.table.lost_until(Timestamp::from_seconds(100));
+    recorder.expire(seconds(114));
+    assert_eq!((recorder.table.len(), recorder.records.len()), (1, 1));
+    recorder.expire(seconds(115));
+    assert_eq!((recorder.table.len(), recorder.records.len()), (0, 1), "all of it was reported");
 }

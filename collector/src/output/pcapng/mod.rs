@@ -25,7 +25,7 @@ use podtap_flow::{
     names::{Names, Owner, Pod},
     packet,
 };
-use tracing::{error, warn};
+use tracing::error;
 
 use self::{blocks::Direction, files::Files};
 pub use self::{blocks::WRITER, files::Rotation};
@@ -41,8 +41,6 @@ const REMEMBERED: usize = 16_384;
 const FRESH: Duration = Duration::from_secs(1);
 /// How often the thread that writes is told the time, at most.
 const TICK: Duration = Duration::from_millis(100);
-/// How long no frame is written after the kernel has dropped some.
-const PAUSE: Duration = Duration::from_secs(30);
 /// How long no file is begun after an error.
 const RETRY: Duration = Duration::from_secs(10);
 /// What hosts begin with; each router on the way lowers it.
@@ -106,8 +104,8 @@ pub struct Writer {
     of_pods: HashMap<String, (Arc<Interface>, Arc<str>)>,
     others: HashMap<IpAddr, (Timestamp, Option<Arc<str>>)>,
     next_id: u64,
-    /// Until when no frame is written.
-    paused: Option<Timestamp>,
+    /// Whether frames are only counted.
+    is_paused: bool,
     /// When the thread was last told the time.
     ticked: Option<Timestamp>,
 }
@@ -143,7 +141,7 @@ impl Writer {
             others: HashMap::new(),
             next_id: 0,
             ticked: None,
-            paused: None,
+            is_paused: false,
         }
     }
 
@@ -160,7 +158,7 @@ impl Writer {
             interface.dropped.fetch_add(1, Ordering::Relaxed);
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         };
-        if self.paused.is_some() {
+        if self.is_paused {
             return drop();
         }
         let packet = |interface| Packet {
@@ -194,17 +192,14 @@ impl Writer {
         }
     }
 
-    /// Takes note of what the kernel has dropped in all. Writing is what is done without first.
+    /// Whether frames are only counted from now on.
+    pub const fn pause(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+    }
+
+    /// Takes note of what the kernel has dropped in all.
     pub fn tick(&mut self, now: Timestamp, lost: u64) {
-        let before = self.counts.lost.swap(lost, Ordering::Relaxed);
-        if lost > before {
-            if self.paused.is_none() {
-                warn!("the kernel drops frames: none are written for {} seconds", PAUSE.as_secs());
-            }
-            self.paused = Some(now.plus(PAUSE));
-        } else if self.paused.is_some_and(|until| until <= now) {
-            self.paused = None;
-        }
+        self.counts.lost.store(lost, Ordering::Relaxed);
         if let Sink::Thread { sender: Some(sender), queued, .. } = &self.sink {
             // Those that wait for a disk that does not answer would pile up, too.
             let is_due = self.ticked.is_none_or(|last| now.since(last) >= TICK);

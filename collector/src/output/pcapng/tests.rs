@@ -159,22 +159,16 @@ fn no_file_is_longer_than_allowed() {
 }
 
 #[test]
-fn writing_stops_when_the_kernel_drops_frames_and_goes_on_later() {
+fn what_comes_during_a_pause_is_counted() {
     let directory = Directory::new("pause");
     let path = directory.0.join("a.pcapng");
     let mut writer = Writer::beside(&path, ONE_FILE, vec!["eth0".to_owned()]).expect("it can be written");
-    let second = Timestamp::from_seconds;
-    writer.tick(second(1), 0);
-    write(&mut writer, 1, &frame(WEB, CART, 64));
-    writer.tick(second(2), 5);
-    write(&mut writer, 2, &frame(WEB, CART, 64));
-    writer.tick(second(20), 6);
-    writer.tick(second(49), 6);
-    write(&mut writer, 49, &frame(WEB, CART, 64));
-    writer.tick(second(50), 6);
-    write(&mut writer, 50, &frame(WEB, CART, 64));
+    for (second, is_paused) in [(1, false), (2, true), (3, true), (4, true), (5, false)] {
+        writer.pause(is_paused);
+        write(&mut writer, second, &frame(WEB, CART, 64));
+    }
     writer.finish().expect("it is written");
-    assert_eq!(writer.counts(), (2, 2));
+    assert_eq!(writer.counts(), (2, 3));
 }
 
 #[test]

@@ -5,8 +5,11 @@ use std::net::Ipv4Addr;
 /// An address and a port.
 pub type End = (Ipv4Addr, u16);
 
+/// TCP flags.
 pub const SYN: u8 = 2;
+/// See [`SYN`].
 pub const ACK: u8 = 16;
+/// See [`SYN`].
 pub const FIN: u8 = 1;
 
 /// Ethernet and IPv4 headers, and what follows. The MAC addresses are made of the IP addresses.
