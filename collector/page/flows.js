@@ -57,10 +57,10 @@ export function filtersOf(edge) {
   const of = (party, sides) => {
     const fields = (...names) => sides.flatMap((side) => names.map((name) => `${side}${name}`)).join("|");
     if (party.kind === "External") {
-      const fields = "DstDnsName|SrcDnsName|TlsSni|DstSubnetLabel|SrcSubnetLabel";
+      const named = "DstDnsName|SrcDnsName|TlsSni|DstSubnetLabel|SrcSubnetLabel";
       const country = party.name?.match(/^country (..)$/);
       if (country) return [`SrcCountry|DstCountry=${country[1]}`];
-      return party.name === "external" ? [] : [`${fields}=${party.name}`];
+      return party.name === "external" ? [] : [`${named}=${party.name}`];
     }
     const namespace = party.namespace === undefined ? [] : [`${fields("K8S_Namespace")}=${party.namespace}`];
     return ["AnotherNamespace", "Other"].includes(party.kind) ? [] : [...namespace, `${fields("K8S_OwnerName")}=${party.name}`];

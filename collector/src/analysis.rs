@@ -106,6 +106,11 @@ impl<Out: Output> Analysis<Out> {
         self.table.lost_until(until);
     }
 
+    /// Likewise: see [`Table::lost_before`].
+    pub fn lost_before(&mut self, at: Timestamp) {
+        self.table.lost_before(at);
+    }
+
     /// Has what the first [`AHEAD`](podtap_flow::AHEAD) frames of a source need in the CPU's cache: see [`Table::prepare`].
     pub fn prepare<'a>(&self, source: Source, frames: impl Iterator<Item = (&'a [u8], u32)>) {
         self.table.prepare(source, frames.filter_map(|(bytes, length)| packet::parse(bytes, length)));

@@ -77,9 +77,9 @@ pub const MAX_CHECKED_ADDRESSES: usize = 16;
 /// addresses of both families, fit. They are one transaction of nftables, for which the kernel allocates memory at once.
 pub const MAX_SOURCES: usize = 32_768;
 
-/// Bytes of the labels that metadata tell of a pod, keys and values: `MAX_SENDERS` pods fit into one object of the API server, which etcd
-/// limits to 1.5 MiB.
-pub const MAX_METADATA_LABELS: usize = 400;
+/// Bytes of the labels that metadata tell of a pod, keys and values. So a sender with its details and its status takes no more of a node's
+/// budget than its part, with names of a usual length.
+pub const MAX_METADATA_LABELS: usize = 150;
 
 /// Bytes of an interface name: `IFNAMSIZ` without the terminating zero (include/uapi/linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 15;

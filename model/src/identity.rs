@@ -176,7 +176,7 @@ pub struct Pod {
 
 /// What a pod belongs to: one of its owners, or the pod itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Workload {
     /// Kind of the owner, for example `Deployment`.
@@ -188,9 +188,10 @@ pub struct Workload {
     pub api_version: String,
 }
 
-/// What receivers of metadata are told of a pod besides its name and its addresses.
+/// What receivers of metadata are told of a pod besides its name and its addresses. A field of a later version is ignored: it describes,
+/// and restricts nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PodDetails {
     /// Name of the node that it runs on.

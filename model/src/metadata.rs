@@ -101,7 +101,7 @@ pub struct MetadataFrame {
 }
 
 impl MetadataFrame {
-    /// The frame, from the MAC address of the pod's interface. None if it would be too long, as with names that no pod has.
+    /// The frame, from the MAC address of the pod's interface. None if it would be too long, as with the longest names.
     #[must_use]
     pub fn encode(&self, source: [u8; 6], ether_type: u16) -> Option<Vec<u8>> {
         let json = serde_json::to_vec(&self.metadata).ok()?;

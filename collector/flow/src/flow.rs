@@ -181,9 +181,13 @@ impl Flow {
                 self.answered = true;
             }
             (false, true) if is_opener => {
-                // Also if the answer was not mirrored.
-                let nanoseconds = NonZeroU64::new(at.0.saturating_sub(self.syn_at.0)).filter(|_| self.answered);
+                // A later one, if that frame is missing, would tell how long the connection lasts.
+                let answer = self.of(other).stream.initial.map(|initial| initial.wrapping_add(1));
+                let completes =
+                    answer == Some(segment.acknowledgment) && !flags.has(Flags::FIN) && !flags.has(Flags::RST);
+                let nanoseconds = NonZeroU64::new(at.0.saturating_sub(self.syn_at.0)).filter(|_| completes);
                 self.handshake = self.handshake.or(nanoseconds);
+                // Also if the answer was not mirrored.
                 self.answered = true;
             }
             _ => {}

@@ -32,6 +32,8 @@ const ANNOUNCED_AFTER: Duration = Duration::from_secs(1);
 const TRIED: Duration = Duration::from_secs(130);
 /// Frames of a connection may come after its end.
 const LATE: Duration = Duration::from_secs(1);
+/// Frames wait for less than this in a ring. Those that are older than what was lost are of a clock that was set back.
+const SET_BACK: Duration = Duration::from_secs(60);
 /// The fragments of a datagram come within this time.
 const SAME_DATAGRAM: Duration = Duration::from_secs(30);
 
@@ -179,6 +181,11 @@ impl Table {
         self.lost = until;
     }
 
+    /// Frames that came before this time were lost, as [`Self::lost_until`], and perhaps later ones as well.
+    pub fn lost_before(&mut self, at: Timestamp) {
+        self.lost = self.lost.max(at);
+    }
+
     /// Has the flows of the first [`AHEAD`] packets in the CPU's cache when they are observed next. What is done for one of them does not
     /// depend on what was read for another one, so the CPU waits for the memory of all of them at once, and not for each in turn.
     pub fn prepare<'a>(&self, source: Source, packets: impl Iterator<Item = Packet<'a>>) {
@@ -264,6 +271,9 @@ impl Table {
 
     /// Reports and forgets what is over at this time. To be called at least every second of the frames' time.
     pub fn expire(&mut self, now: Timestamp, report: &mut impl FnMut(Event)) {
+        if self.lost != Timestamp::MAX && self.lost.since(now) > SET_BACK {
+            self.lost = now;
+        }
         let lost = self.lost;
         while let Some((index, flow)) =
             self.first(queue::YOUNG).filter(|(_, flow)| now.since(flow.start) >= ANNOUNCED_AFTER)

@@ -103,7 +103,7 @@ fn is_known(record: &Record, names: &Names) -> bool {
         is_special
             || match owner {
                 // Otherwise, its workload is not known yet, or its address may have a new owner.
-                Owner::Pod(pod) => names.lists(pod) && !pod.has_ended(record.start),
+                Owner::Pod(pod) => names.is_certain(pod, record.start),
                 Owner::External(None | Some(Network::Country(_))) => !names.may_be_of_cluster(address),
                 _ => true,
             }
@@ -115,8 +115,8 @@ fn is_known(record: &Record, names: &Names) -> bool {
         (Some(Translated { ends: Some((_, server)), .. }), _) => {
             is_known(names.owner(server.address, record.start), server.address)
         }
-        (Some(translated), _) => translated.workload.is_some(),
-        (None, Some((service, _))) => names.has_known_backends(service, record.start),
+        (_, Some((service, _))) => names.has_known_backends(service, record.start),
+        (Some(translated), None) => translated.workload.is_some(),
         (None, None) => true,
     };
     is_known(flow.client_owner, flow.client.address) && server_is_known && backend_is_known

@@ -12,7 +12,7 @@ use podtap_runtime::{
 };
 use serde_json::{Value, json};
 
-/// Knows tokens, and what their users may read. Clones are the same.
+/// Knows tokens, and what their users may read; `writer` may also write there. Clones are the same.
 #[derive(Clone, Default)]
 pub struct ApiServer {
     /// Namespaces by token; `*`: all of them.
@@ -52,8 +52,8 @@ impl ApiServer {
                 );
                 let (namespace, user) = (attributes["namespace"].as_str().unwrap_or("*"), spec["user"].as_str());
                 let namespaces = user.and_then(|user| self.rights.get(user)).expect("a user of a token");
-                let is_for_reading = attributes["verb"] == "get";
-                json!({"allowed": is_for_reading && (namespaces.contains(&namespace) || namespaces.contains(&"*"))})
+                let may_do = attributes["verb"] == "get" || attributes["verb"] == "create" && user == Some("writer");
+                json!({"allowed": may_do && (namespaces.contains(&namespace) || namespaces.contains(&"*"))})
             }
             other => panic!("{other} was asked for"),
         };

@@ -72,7 +72,8 @@ pub enum Refusal {
 /// SHA-256 of a token: the token itself is not kept.
 type Digest = [u8; 32];
 
-/// Asks the API server, and uses its answers for 10 seconds. An error is no answer, and is never used again.
+/// Asks the API server, and uses its answers for 10 seconds: a user who loses a right, or a group with it, has it for up to 20. An error
+/// is no answer, and is never used again.
 #[derive(Debug)]
 pub struct Reviews {
     tokens: Api<TokenReview>,
@@ -129,8 +130,12 @@ impl Reviews {
         let review = TokenReview { spec, ..TokenReview::default() };
         let review = self.tokens.create(&PostParams::default(), &review).await.map_err(unanswered)?;
         let status = review.status.ok_or_else(|| unanswered("the TokenReview has no status"))?;
-        let user = status.user.filter(|_| status.authenticated == Some(true)).map(Arc::new);
-        self.users.insert(key, user.clone());
+        let is_valid = status.authenticated == Some(true);
+        let user = status.user.filter(|_| is_valid).map(Arc::new);
+        // With an error, an authenticator may only be down.
+        if is_valid || status.error.is_none_or(|error| error.is_empty()) {
+            self.users.insert(key, user.clone());
+        }
         Ok(user)
     }
 

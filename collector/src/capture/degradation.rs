@@ -10,8 +10,8 @@ const NEARLY_FULL: usize = 75;
 const LASTING: Duration = Duration::from_secs(1);
 /// A step is taken back after this time without pressure.
 const CALM: Duration = Duration::from_secs(30);
-/// With the filter, nothing tells whether there still is too much, so the way back is a trial. Each one that fails soon doubles the time
-/// until the next one, up to this: then, no more than about a second in four minutes is lost by trying.
+/// Nothing tells whether there still is too much to capture or to write, so the way back is a trial. Each one that fails soon doubles the
+/// time until the next one, up to this: then, no more than about a second in four minutes is lost by trying.
 const LONGEST: Duration = Duration::from_secs(240);
 
 /// What is captured and written.
@@ -72,9 +72,9 @@ pub struct Degradation {
     stepped: Option<Instant>,
     /// When there was pressure, or a step was taken back.
     last: Instant,
-    /// How long the filter stays without pressure.
+    /// How long a step stays without pressure.
     patience: Duration,
-    /// When the filter was removed.
+    /// When the last step was taken back, unless that failed.
     tried: Option<Instant>,
 }
 
@@ -92,7 +92,7 @@ impl Degradation {
             if self.stepped.is_none_or(|stepped| lasts(stepped, LASTING)) {
                 self.step_down(now);
             }
-        } else if lasts(self.last, if self.step == Step::Filtered { self.patience } else { CALM }) {
+        } else if self.step != Step::Whole && self.full_since.is_none() && lasts(self.last, self.patience) {
             self.last = now;
             self.step_back(now);
         }
@@ -104,17 +104,16 @@ impl Degradation {
         if next > self.step {
             self.stepped = Some(now);
             self.step = next;
-            if next == Step::Filtered {
-                let failed = self.tried.is_some_and(|tried| now.duration_since(tried) < LONGEST);
-                self.patience = if failed { LONGEST.min(2 * self.patience) } else { CALM };
+            match self.tried.take() {
+                Some(tried) if now.duration_since(tried) < LONGEST => self.patience = LONGEST.min(2 * self.patience),
+                Some(_) => self.patience = CALM,
+                None => {}
             }
         }
     }
 
     fn step_back(&mut self, now: Instant) {
-        if self.step == Step::Filtered {
-            self.tried = Some(now);
-        }
+        self.tried = Some(now);
         self.step = if self.step == Step::Filtered && self.writes { Step::NotWritten } else { Step::Whole };
     }
 }
@@ -191,6 +190,28 @@ mod tests {
         let mut clock = Clock::new(false);
         assert_eq!(clock.after(1, DROPS), Step::Filtered);
         assert_eq!(clock.after(299, IDLE), Step::Filtered);
+        assert_eq!(clock.after(1, IDLE), Step::Whole);
+    }
+
+    #[test]
+    fn what_can_be_captured_but_not_written_is_tried_more_and_more_rarely() {
+        let mut clock = Clock::new(true);
+        let mut times = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(clock.after(1, DROPS), Step::NotWritten);
+            times.push((1..10_000).find(|_| clock.after(1, IDLE) == Step::Whole).expect("it is tried"));
+        }
+        assert_eq!(times, [300, 600, 1200, 2400]);
+    }
+
+    #[test]
+    fn nothing_is_taken_back_while_an_input_is_nearly_full() {
+        let mut clock = Clock::new(false);
+        clock.after(1, DROPS);
+        for _ in 0..100 {
+            assert_eq!(clock.after(9, FULL), Step::Filtered);
+        }
+        clock.after(299, IDLE);
         assert_eq!(clock.after(1, IDLE), Step::Whole);
     }
 

@@ -160,7 +160,7 @@ fn observe<Out: Output>(analysis: &mut Analysis<Out>, captured: &mut Captured, s
     captured.frames += 1;
     let at = Timestamp(Timestamp::from_seconds(frame.seconds.into()).0 + u64::from(frame.nanoseconds));
     if frame.follows_drops && captured.step != Step::Filtered {
-        analysis.lost_until(at);
+        analysis.lost_before(at);
     }
     analysis.observe(&Frame { source, at, length: frame.length, bytes: frame.bytes });
 }

@@ -53,7 +53,7 @@ pub struct RingFrame<'a> {
     pub bytes: &'a [u8],
     /// Index of the interface.
     pub interface: u32,
-    /// Whether frames found no room before, of which [`Ring::dropped`] does not know yet.
+    /// Whether frames found no room before it: the kernel says so until [`Ring::dropped`] is asked for.
     pub follows_drops: bool,
 }
 

@@ -219,13 +219,6 @@ fn pod_names(object: &mut Object, prefix: &str, pod: &Pod, names: &Names, at: Ti
     set("Type", "Pod");
     set("OwnerName", &pod.workload.name);
     set("OwnerType", &pod.workload.kind);
-    let taps: Vec<&str> = names.taps(pod, at).collect();
-    if !taps.is_empty() {
-        object.insert(format!("{prefix}Taps"), taps.into());
-    }
-    let mut set = |key: &str, value: &str| {
-        object.insert(format!("{prefix}K8S_{key}"), value.into());
-    };
     if let Some(node) = &pod.node {
         set("HostName", node);
         let node = names.node(node);
@@ -235,6 +228,10 @@ fn pod_names(object: &mut Object, prefix: &str, pod: &Pod, names: &Names, at: Ti
         if let Some(address) = node.and_then(|node| node.addresses.first()) {
             set("HostIP", &address.to_string());
         }
+    }
+    let taps: Vec<&str> = names.taps(pod, at).collect();
+    if !taps.is_empty() {
+        object.insert(format!("{prefix}Taps"), taps.into());
     }
 }
 

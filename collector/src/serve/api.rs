@@ -22,6 +22,7 @@ use podtap_runtime::http::{
 };
 
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
 };
@@ -89,10 +90,10 @@ impl Api {
         };
         let rendered = self.render(move || {
             let mut text = Vec::new();
-            format.write(&mut text, &readable.view()).map(|()| text)
+            format.write(&mut text, &readable.view()).map(|()| (StatusCode::OK, text))
         });
         match rendered.await {
-            Ok(body) => unless_known(request, &body.clone(), typed(StatusCode::OK, format.content_type(), body)),
+            Ok((status, body)) => unless_known(request, &body.clone(), typed(status, format.content_type(), body)),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 plain(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n"))
             }
@@ -105,18 +106,23 @@ impl Api {
             Ok(query) => query,
             Err(message) => return plain(StatusCode::BAD_REQUEST, format!("{message}\n")),
         };
-        match self.render(move || Ok(flows::newest(&readable, &query))).await {
-            Ok(body) => typed(StatusCode::OK, "application/x-ndjson; charset=utf-8", body),
+        match self.render(move || Ok((StatusCode::OK, flows::newest(&readable, &query)))).await {
+            Ok((status, body)) => typed(status, "application/x-ndjson; charset=utf-8", body),
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
 
     /// On a thread of its own: it may take longer than other clients should wait.
-    async fn render(&self, render: impl FnOnce() -> io::Result<Vec<u8>> + Send + 'static) -> io::Result<Bytes> {
+    async fn render(
+        &self,
+        render: impl FnOnce() -> io::Result<(StatusCode, Vec<u8>)> + Send + 'static,
+    ) -> io::Result<(StatusCode, Bytes)> {
         // The semaphore is never closed.
         let permit = Arc::clone(&self.large).acquire_owned().await.ok();
-        let body = spawn_blocking(render).await.unwrap_or_else(|_| Err(io::Error::other("it panicked")))?;
-        Ok(Bytes::from_owner(Large { body, _permit: permit }))
+        // The permission is that of the thread: it renders on if the client has gone.
+        let render =
+            move || render().map(|(status, body)| (status, Bytes::from_owner(Large { body, _permit: permit })));
+        spawn_blocking(render).await.unwrap_or_else(|_| Err(io::Error::other("it panicked")))
     }
 
     async fn query(&self, request: Request<Incoming>, readable: Readable) -> Response<Full<Bytes>> {
@@ -132,11 +138,18 @@ impl Api {
             Ok(query) => query,
             Err(error) => return plain(StatusCode::BAD_REQUEST, format!("the body is no GraphQL request: {error}\n")),
         };
-        let response = self.schema.execute(graphql::for_reader(query, readable)).await;
-        // As the server of Otterize: the CLI tries an older operation when the first one is unknown.
-        let is_invalid = response.errors.iter().any(|error| error.path.is_empty());
-        let status = if is_invalid { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-        json(status, &response)
+        let schema = self.schema.clone();
+        let answered = self.render(move || {
+            let response = Handle::current().block_on(schema.execute(graphql::for_reader(query, readable)));
+            // As the server of Otterize: the CLI tries an older operation when the first one is unknown.
+            let is_invalid = response.errors.iter().any(|error| error.path.is_empty());
+            let status = if is_invalid { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+            Ok((status, serde_json::to_vec(&response)?))
+        });
+        match answered.await {
+            Ok((status, body)) => typed(status, "application/json", body),
+            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {

@@ -125,20 +125,21 @@ fn is(value: &Value, text: &str) -> bool {
 pub fn newest(readable: &Readable, query: &Query) -> Vec<u8> {
     let (mut lines, mut found, mut end) = (Vec::new(), 0, u64::MAX);
     loop {
-        let mut batch: Vec<Object> = Vec::with_capacity(2 * BATCH);
+        let mut batch: Vec<Vec<Object>> = Vec::with_capacity(BATCH);
         let before = end;
         {
             let State { newest, names, .. } = &*readable.shared.lock();
             for (number, flow) in newest.before(end, names).take(BATCH) {
-                batch.extend(restrict(objects(&flow, names).collect(), &readable.namespaces));
+                batch.push(objects(&flow, names).collect());
                 end = number;
             }
         }
         if end == before {
             return lines;
         }
-        for object in batch.iter().filter(|object| query.accepts(object)) {
-            lines.extend_from_slice(&line(object));
+        let readable = batch.into_iter().flat_map(|objects| restrict(objects, &readable.namespaces));
+        for object in readable.filter(|object| query.accepts(object)) {
+            lines.extend_from_slice(&line(&object));
             found += 1;
             if found == query.limit {
                 return lines;

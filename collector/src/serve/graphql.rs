@@ -23,7 +23,7 @@ pub type Schema = async_graphql::Schema<Queries, Mutations, EmptySubscription>;
 
 /// Nested selections of a query: those of the CLI have four.
 const DEEPEST: usize = 16;
-/// Fields of a query.
+/// Fields of a query. A list of calls counts as 300, so that three fit: each takes as much memory as the map.
 const MOST_FIELDS: usize = 1000;
 
 /// Its requests need [`for_reader`].
@@ -139,6 +139,7 @@ struct ServerFilter {
 #[Object(name = "Query")]
 impl Queries {
     /// Who calls whom. No namespaces: all clients.
+    #[graphql(complexity = "300 + child_complexity")]
     async fn intents(
         &self,
         context: &Context<'_>,
@@ -155,6 +156,7 @@ impl Queries {
     }
 
     /// What each client calls.
+    #[graphql(complexity = "300 + child_complexity")]
     async fn service_intents(
         &self,
         context: &Context<'_>,

@@ -77,8 +77,8 @@ pub struct PodTapPolicySpec {
         .message("probeEtherType must be between 1536 and 65535, and not 2048, 2054, 33024, 34525 or 34984 (IP, ARP, VLAN tags); leave it out for 34997 (0x88B5)"))]
     pub probe_ether_type: Option<u16>,
 
-    /// Keys of the labels of pods that metadata tell, besides their names and workloads, for example `app.kubernetes.io/name`. The first
-    /// ones count: all together have up to 400 bytes per pod.
+    /// Label keys to include in metadata, besides the names and workloads of pods, for example `app.kubernetes.io/name`. Up to 150 bytes
+    /// of keys and values are sent per pod; later entries are dropped. They take room in the object of each node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 317)), extend("x-kubernetes-list-type" = "set"))]
     pub metadata_labels: Vec<String>,

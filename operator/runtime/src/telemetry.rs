@@ -40,7 +40,9 @@ impl LogArgs {
 
 fn filter(directives: &str) -> Option<Targets> {
     let filter: Targets = directives.parse().ok()?;
-    Some(filter.with_targets(TRANSPORT.map(|target| (target, tracing::Level::INFO))))
+    let filter = filter.with_targets(TRANSPORT.map(|target| (target, tracing::Level::INFO)));
+    // Its warnings have answers that it cannot read, and those to reviews have tokens.
+    Some(filter.with_target("kube_client::client", tracing::Level::ERROR))
 }
 
 /// An error and its causes in one line, separated by colons.

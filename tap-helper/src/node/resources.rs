@@ -7,7 +7,7 @@ use std::{
 };
 
 use podtap_backoff::Backoff;
-use podtap_model::{DesiredSender, DesiredState, Receiver, State, Tap};
+use podtap_model::{DesiredSender, DesiredState, PodDetails, Receiver, State, Tap};
 
 use crate::{
     bpf::Monotonic,
@@ -72,22 +72,24 @@ enum Spec<'a> {
 }
 
 fn specs(desired: &DesiredState) -> BTreeMap<Resource, Spec<'_>> {
-    let senders = desired.senders.iter().map(|sender| (Resource::sender(sender), Spec::Sender(without_peers(sender))));
+    let senders =
+        desired.senders.iter().map(|sender| (Resource::sender(sender), Spec::Sender(what_is_mirrored(sender))));
     let receivers = desired.receivers.iter();
     let receivers = receivers.map(|receiver| (Resource::receiver(receiver), Spec::Receiver(receiver)));
     senders.chain(receivers).collect()
 }
 
-/// Peers come and go with other pods: that is no reason to report the sender as pending, or to forget why it failed.
-fn without_peers(sender: &DesiredSender) -> Cow<'_, DesiredSender> {
-    if sender.tap.peers.is_empty() {
+/// Peers come and go with other pods, and details only describe the pod: that is no reason to report the sender as pending, or to forget
+/// why it failed.
+fn what_is_mirrored(sender: &DesiredSender) -> Cow<'_, DesiredSender> {
+    if sender.tap.peers.is_empty() && *sender.details == PodDetails::default() {
         return Cow::Borrowed(sender);
     }
     let tap = Tap { peers: Vec::new(), ..Tap::clone(&sender.tap) };
-    Cow::Owned(DesiredSender { tap: Arc::new(tap), ..sender.clone() })
+    Cow::Owned(DesiredSender { tap: Arc::new(tap), details: Box::default(), ..sender.clone() })
 }
 
-/// The resources whose spec differs between two desired states, apart from peers, including those that only one of them has.
+/// The resources whose spec differs between two desired states, apart from peers and details, including those that only one of them has.
 pub(super) fn changed(previous: &DesiredState, desired: &DesiredState) -> BTreeSet<Resource> {
     let (before, now) = (specs(previous), specs(desired));
     let removed = before.keys().filter(|resource| !now.contains_key(resource));
@@ -270,6 +272,9 @@ mod tests {
         assert_eq!(changed(&before, &desired(Direction::Both, &["db", "web"])), BTreeSet::new());
         let tap = changed(&before, &desired(Direction::Egress, &["web", "db"]));
         assert_eq!(tap, BTreeSet::from([sender("b", "db"), sender("b", "web")]));
+        let mut described = before.clone();
+        described.senders[0].details.node = Some("n1".into());
+        assert_eq!(changed(&before, &described), BTreeSet::new());
         let pods = changed(&before, &desired(Direction::Both, &["web", "next"]));
         let expected = ["db", "next"].iter().flat_map(|pod| ["a", "b"].map(|tap| sender(tap, pod)));
         assert_eq!(pods, expected.collect());

@@ -96,8 +96,8 @@ impl Flow {
         }
     }
 
-    /// Takes over the order of the views and the zone, if these are the views. Sequence numbers tell which views are of one connection, and TTLs only suggest
-    /// which one comes first.
+    /// Takes over the order of the views and the zone, if these are the views. Sequence numbers tell which views are of one connection, and
+    /// TTLs only suggest which one comes first.
     pub fn order_views(&mut self, joined: &Joined) {
         let Some(known) = &mut self.joined else { return };
         if (known.before, known.after) == (joined.after, joined.before) {

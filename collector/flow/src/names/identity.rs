@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
-use podtap_model::{PodDetails, Uid, metadata::PodMetadata};
+use podtap_model::{Uid, metadata::PodMetadata};
 
 use super::{
     Names, Owner, Pod, TOMBSTONE, Workload,
@@ -80,7 +80,7 @@ impl Identities {
         pods.iter().rfind(is_it).map(|identity| &identity.pod)
     }
 
-    /// Returns whether the address has a new owner.
+    /// Returns whether the address has a new owner, or there is news of it.
     fn tell(&mut self, address: IpAddr, pod: &Pod, at: Timestamp) -> bool {
         let known = self.by_address.len();
         let pods = match self.by_address.get_mut(&address) {
@@ -97,7 +97,13 @@ impl Identities {
             let is_gone = current.until() < at;
             if current.pod.uid == pod.uid && !is_gone {
                 current.last = current.last.max(at);
-                return false;
+                let has_news =
+                    pod.node.is_some() && (&current.pod.node, &current.pod.workload) != (&pod.node, &pod.workload);
+                if has_news {
+                    current.pod.node.clone_from(&pod.node);
+                    current.pod.workload.clone_from(&pod.workload);
+                }
+                return has_news;
             }
             if !is_gone {
                 // One that lost its address to another one has not got it back: both claim it.
@@ -150,7 +156,7 @@ impl Identities {
 
 impl Names {
     /// Takes what a tap tells of a pod at this time. It names addresses that nothing else names: pods, services and nodes that the API
-    /// server knows keep theirs. Returns whether an address has a new owner.
+    /// server knows keep theirs. Returns whether an address has a new owner, or there is news of it.
     pub fn identify(&mut self, uid: &Uid, pod: &PodMetadata, at: Timestamp) -> bool {
         if !is_label(&pod.namespace) || !is_name(&pod.name) {
             return false;
@@ -158,7 +164,8 @@ impl Names {
         if is_tap(&pod.tap) {
             self.identities.tap(uid, &pod.tap, at);
         }
-        let PodDetails { node, workload, labels } = valid(&pod.details);
+        // Its labels are for other programs: those that the policy lists are too few to select pods by.
+        let (node, workload) = valid(&pod.details);
         let itself = || Workload { kind: "Pod".into(), name: pod.name.clone(), api_version: "v1".into() };
         let addresses: Vec<IpAddr> = pod.addresses.iter().copied().filter(is_of_pod).take(MOST_ADDRESSES).collect();
         let identity = Pod {
@@ -172,7 +179,7 @@ impl Names {
             started: Timestamp::default(),
             ended: None,
             end_is_estimate: true,
-            labels: Arc::new(labels),
+            labels: Arc::default(),
         };
         let mut has_news = false;
         for address in addresses {
@@ -202,7 +209,8 @@ impl Names {
         let pod = self.identities.pod(address, at)?;
         let is_free = !self.by_node_address.contains_key(&address) && !self.by_virtual_address.contains_key(&address);
         // The API server may name a pod before its address.
-        is_free.then(|| self.pods.get(&pod.uid).unwrap_or(pod))
+        let pod = self.pods.get(&pod.uid).unwrap_or(pod);
+        (is_free && !pod.has_released_address(at)).then_some(pod)
     }
 }
 
@@ -345,10 +353,7 @@ mod tests {
             names.identify(&uid, &told(tap), Timestamp::from_seconds(second));
         }
         let pod = names.pod("10.0.0.1".parse().expect("an address"), Timestamp::from_seconds(1000)).expect("a pod");
-        assert_eq!(
-            (pod.workload.kind.as_str(), pod.node.as_deref(), pod.labels["app"].as_str()),
-            ("StatefulSet", Some("n1"), "web")
-        );
+        assert_eq!((pod.workload.kind.as_str(), pod.node.as_deref()), ("StatefulSet", Some("n1")));
         let taps = |second: u64| names.taps(pod, Timestamp::from_seconds(second)).collect::<Vec<_>>();
         for (second, expected) in
             [(939, &[][..]), (940, &["PodTap shop/a"]), (1100, &["PodTap shop/a", "ClusterPodTap b"]), (1181, &[])]

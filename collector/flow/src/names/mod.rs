@@ -29,9 +29,9 @@ const MOST_NETWORKS: usize = 4096;
 
 /// By how much the clocks of two nodes may differ: that of a pod's kubelet, and that of the frames.
 const CLOCK_ERROR: Duration = Duration::from_secs(2);
-/// A pod that was deleted without a word about its containers may end so long after that: it was deleted by force, or its grace period was
-/// zero.
-const LINGERING: Duration = Duration::from_secs(10);
+/// A pod that was deleted without a word about its containers may keep its address for so long: it was deleted by force, or its grace
+/// period was zero.
+const ADDRESS_GRACE: Duration = Duration::from_secs(10);
 
 /// Who has an address.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -239,16 +239,13 @@ impl Names {
         // the younger one, which has the address since it started at the earliest.
         let certain = existed().filter(|pod| pod.has_certain_end()).min_by_key(|pod| pod.started);
         let existed = certain.or_else(|| existed().max_by_key(|pod| pod.started));
-        // Otherwise, the last one before. It still had the address when the next one had not started.
-        let before = || pods().filter(|pod| pod.has_started(at) && !pod.has_let_go(at)).max_by_key(|pod| pod.started);
-        let after = || pods().filter(|pod| pod.has_started(at.plus(CLOCK_ERROR))).min_by_key(|pod| pod.started);
-        existed.or_else(before).or_else(|| after().filter(|pod| !pod.has_ended(at)))
-    }
-
-    /// Whether a pod is one that the API server or a file names, and not only its tap.
-    #[must_use]
-    pub fn lists(&self, pod: &Pod) -> bool {
-        self.pods.contains_key(&pod.uid)
+        // Otherwise, the last one before, as long as it may still have had the address, or the next one, if it was about to start.
+        let before = || pods().filter(|pod| pod.has_started(at)).max_by_key(|pod| pod.started);
+        let next = || pods().filter(|pod| !pod.has_started(at)).min_by_key(|pod| pod.started);
+        let is_about_to_start = |pod: &&Pod| pod.has_started(at.plus(CLOCK_ERROR));
+        existed
+            .or_else(|| before().filter(|pod| !pod.has_released_address(at)))
+            .or_else(|| next().filter(is_about_to_start))
     }
 
     /// All pods, also those that have ended.
@@ -321,14 +318,23 @@ impl Names {
         service.backends.iter().filter(existed).map(move |backend| self.pod(backend.address, at))
     }
 
-    /// Whether a service had backends, and it is known of each whose it is.
+    /// Whether a service had backends, and it is certain of each whose it is.
     #[must_use]
     pub fn has_known_backends(&self, service: &Service, at: Timestamp) -> bool {
         let mut backends = service.backends.iter().filter(|backend| backend.existed(at)).peekable();
         backends.peek().is_some()
-            && backends.all(|backend| {
-                !matches!(self.owner(backend.address, at), Owner::External(None | Some(Network::Country(_))))
+            && backends.all(|backend| match self.owner(backend.address, at) {
+                Owner::Pod(pod) => self.is_certain(pod, at),
+                Owner::External(None | Some(Network::Country(_))) => false,
+                _ => true,
             })
+    }
+
+    /// Whether the API server or a file names the pod that had an address then, and not only its tap, and no other pod may have had it:
+    /// this one had not ended.
+    #[must_use]
+    pub fn is_certain(&self, pod: &Pod, at: Timestamp) -> bool {
+        self.pods.contains_key(&pod.uid) && !pod.has_ended(at)
     }
 }
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 pub use podtap_model::Workload;
 use serde::{Deserialize, Serialize};
 
-use super::{CLOCK_ERROR, LINGERING};
+use super::{ADDRESS_GRACE, CLOCK_ERROR};
 use crate::Timestamp;
 
 /// Backends of a service, also former ones.
@@ -71,13 +71,13 @@ impl Pod {
     }
 
     /// Whether it is known to have ended before.
-    pub(crate) fn has_ended(&self, at: Timestamp) -> bool {
+    pub(super) fn has_ended(&self, at: Timestamp) -> bool {
         self.ended.is_some_and(|ended| ended < at)
     }
 
     /// Whether it ended so long before that it cannot have sent a frame then.
-    pub(super) fn has_let_go(&self, at: Timestamp) -> bool {
-        let longest = if self.end_is_estimate { LINGERING } else { CLOCK_ERROR };
+    pub(super) fn has_released_address(&self, at: Timestamp) -> bool {
+        let longest = if self.end_is_estimate { ADDRESS_GRACE } else { CLOCK_ERROR };
         self.ended.is_some_and(|ended| ended.plus(longest) < at)
     }
 

@@ -30,18 +30,9 @@ pub fn is_workload(workload: &Workload) -> bool {
     is_kind && is_version && is_name(name)
 }
 
-/// What is valid of what a tap tells of a pod.
-pub(super) fn valid(details: &PodDetails) -> PodDetails {
-    let is_text = |text: &str, longest: usize, also: &[u8]| {
-        text.len() <= longest && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || also.contains(&byte))
-    };
-    let is_label = |(key, value): &(&String, &String)| is_text(key, 317, b"-_./") && is_text(value, 63, b"-_.");
-    let labels = details.labels.iter().filter(is_label);
-    PodDetails {
-        node: details.node.clone().filter(|node| is_name(node)),
-        workload: details.workload.clone().filter(is_workload),
-        labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
-    }
+/// What is valid of the node and the workload that a tap tells of a pod.
+pub(super) fn valid(details: &PodDetails) -> (Option<String>, Option<Workload>) {
+    (details.node.clone().filter(|node| is_name(node)), details.workload.clone().filter(is_workload))
 }
 
 /// Whether this is how a tap is called, as in `PodTap shop/web`.
@@ -82,13 +73,10 @@ mod tests {
     #[test]
     fn what_is_not_valid_is_left_out() {
         let workload = |kind: &str| Workload { kind: kind.into(), name: "web".into(), api_version: "apps/v1".into() };
-        let labels = [("app.kubernetes.io/name", "web"), ("a", "b\n"), ("\"", "b"), ("empty", "")];
-        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        let told = PodDetails { node: Some("n1".into()), workload: Some(workload("Deployment")), labels };
-        let kept = valid(&told);
-        assert_eq!((&kept.node, &kept.workload), (&told.node, &told.workload));
-        assert_eq!(kept.labels.keys().collect::<Vec<_>>(), ["app.kubernetes.io/name", "empty"]);
-        let told = PodDetails { node: Some("n\n1".into()), workload: Some(workload("x: y")), ..PodDetails::default() };
-        assert_eq!(valid(&told), PodDetails::default());
+        let told = |node: &str, kind: &str| {
+            valid(&PodDetails { node: Some(node.into()), workload: Some(workload(kind)), ..PodDetails::default() })
+        };
+        assert_eq!(told("n1", "Deployment"), (Some("n1".into()), Some(workload("Deployment"))));
+        assert_eq!(told("n\n1", "x: y"), (None, None));
     }
 }

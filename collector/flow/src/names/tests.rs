@@ -129,6 +129,19 @@ fn a_pod_that_was_deleted_before_its_end_has_its_address_until_the_next_one_star
 }
 
 #[test]
+fn only_the_last_owner_of_an_address_or_the_next_one_can_have_it() {
+    let mut names = Names::default();
+    names.set_pod(Pod { end_is_estimate: true, ..pod("first", "10.0.0.9", 10, Some(20)) });
+    names.set_pod(pod("second", "10.0.0.9", 22, Some(24)));
+    names.set_pod(pod("third", "10.0.0.9", 101, None));
+    for (second, expected) in
+        [(21, Some("first")), (26, Some("second")), (27, None), (98, None), (99, Some("third")), (101, Some("third"))]
+    {
+        assert_eq!(owner(&names, "10.0.0.9", second).as_deref(), expected, "{second}");
+    }
+}
+
+#[test]
 fn a_pod_with_another_address_had_the_former_one_until_then() {
     let mut names = Names::default();
     names.apply(Update::Pod(pod("web", "10.0.0.1", 10, None)), Timestamp::from_seconds(11));

@@ -47,11 +47,14 @@ impl Table {
         let (before, after) = if order.is_gt() { (mine, theirs) } else { (theirs, mine) };
         let (client, _) = other.client();
         let is_swapped = client != flow.client().0;
-        // Conntrack may have told of it, too.
-        let zone = flow.zone().or(other.zone());
-        let joined = Joined { by: TranslatedBy::Join, other: flow.key, is_swapped, before, after, zone };
+        let mut joined = Joined { by: TranslatedBy::Join, other: flow.key, is_swapped, before, after, zone: None };
         for flow in [flow, other] {
-            self.counters.contradictions += u64::from(flow.was_mistold(&joined));
+            if flow.was_mistold(&joined) {
+                self.counters.contradictions += 1;
+            } else {
+                // Conntrack may have told the same.
+                joined.zone = joined.zone.or(flow.zone());
+            }
         }
         // The one that was met first may be announced.
         self.merge(other_index, index, is_swapped);

@@ -428,6 +428,7 @@ fn with_a_filter_that_leaves_data_out_a_connection_is_counted_by_its_ends() {
     let missing = last.totals.map(|totals| totals.missing);
     assert_eq!(missing, [80, 1000].map(|by_collector| Missing { by_mirror: 0, by_collector }), "no loss of the mirror");
     assert_eq!((last.failure, recorder.table.counters().flows), (None, 1));
+    assert_eq!(last.handshake, None, "its last frame was not seen");
 }
 
 #[test]

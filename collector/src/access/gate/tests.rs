@@ -40,7 +40,7 @@ struct Servers {
 
 async fn servers() -> Servers {
     let collector = Server::spawn(ANYWHERE, Echo).await.expect("a free port");
-    let api = ApiServer::new(&[("admin", &["*"]), ("alice", &["shop"])]);
+    let api = ApiServer::new(&[("admin", &["*"]), ("alice", &["shop"]), ("writer", &["shop"])]);
     let metrics = Metrics::new();
     let gate = Gate::new(Reviews::new(api.client()), collector.address(), &metrics);
     Servers { gate: Server::spawn(ANYWHERE, gate).await.expect("a free port"), collector, metrics }
@@ -80,6 +80,24 @@ async fn requests_get_through_without_their_token() {
         json!({"method": "GET", "uri": "/map?format=%6dap", "body": "body", "headers":
             {"host": host, "content-type": "text/plain", "if-none-match": "\"7\"", "content-length": "4"}})
     );
+}
+
+#[tokio::test]
+async fn a_query_needs_the_right_to_create() {
+    let servers = servers().await;
+    for (path, user, body, expected) in [
+        ("/namespaces/shop/query", "writer", "Content-Length: 4\r\n\r\nbody", 202),
+        ("/namespaces/shop/query", "writer", "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", 202),
+        ("/namespaces/shop/query", "alice", "Content-Length: 4\r\n\r\nbody", 403),
+        ("/query", "writer", "Content-Length: 4\r\n\r\nbody", 403),
+    ] {
+        let (header, body) = body.split_once("\r\n\r\n").expect("a header");
+        let head = format!("POST {path} HTTP/1.1\r\nAuthorization: Bearer {user}\r\n{header}");
+        let (head, echo) = answer(&servers, &head, body).await;
+        assert!(head.starts_with(&format!("http/1.1 {expected} ")), "{path} {user}: {head}");
+        assert!(expected != 202 || echo.contains("\"body\":\"body\""), "{echo}");
+        assert!(expected != 403 || echo.contains("can-i create podtaps.podtap.dev"), "{echo}");
+    }
 }
 
 #[tokio::test]

@@ -116,6 +116,47 @@ async fn without_an_answer_nothing_is_allowed_and_nothing_is_remembered() {
     assert!(matches!(refusal, Refusal::Unanswered(_)) && start.elapsed() == PATIENCE, "{refusal:?}");
 }
 
+/// The token is valid, but nothing tells what its user may do.
+#[tokio::test(start_paused = true)]
+async fn without_an_answer_about_a_right_nothing_is_allowed() {
+    for answer in [
+        Some((StatusCode::INTERNAL_SERVER_ERROR, json!({}))),
+        Some((StatusCode::CREATED, json!({"spec": {}}))),
+        Some((StatusCode::CREATED, json!({"spec": {}, "status": {}}))),
+        None,
+    ] {
+        let client = fake_client::client(move |_, path, _| {
+            let answer = answer.clone();
+            async move {
+                if path.ends_with("/tokenreviews") {
+                    let status = json!({"authenticated": true, "user": {"username": "admin"}});
+                    return (StatusCode::CREATED, json!({"spec": {}, "status": status}));
+                }
+                match answer {
+                    Some(answer) => answer,
+                    None => pending().await,
+                }
+            }
+        });
+        let reviews = Reviews::new(client);
+        reviews.check("admin", &Wanted::Public).await.expect("the token is valid");
+        for wanted in [map(&["*"]), map(&["shop"])] {
+            reviews.check("admin", &wanted).await.expect_err("it is not known whether this may be read");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_authenticator_that_is_down_is_asked_again() {
+    let client = fake_client::client(|_, _, _| async {
+        let status = json!({"authenticated": false, "error": "the webhook does not answer"});
+        (StatusCode::CREATED, json!({"spec": {}, "status": status}))
+    });
+    let reviews = Reviews::new(client);
+    reviews.check("admin", &Wanted::Public).await.expect_err("nothing is known of it");
+    assert!(reviews.users.get(&Digest::try_from(digest(&SHA256, b"admin").as_ref()).expect("32 bytes")).is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn requests_at_the_same_time_are_bounded() {
     let (now, most, all) =

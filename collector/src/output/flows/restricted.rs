@@ -17,7 +17,9 @@ pub fn restrict(mut objects: Vec<Object>, namespaces: &Namespaces) -> Vec<Object
         return Vec::new();
     }
     for object in &mut objects {
-        let is_hidden = |end: &&str| namespace(object, end).is_some_and(|namespace| !namespaces.has(namespace));
+        // What is behind a service may have no namespace, such as a node.
+        let namespace = |end: &str| namespace(object, end).or_else(|| namespace(object, end.strip_prefix("Xlat")?));
+        let is_hidden = |end: &&str| namespace(end).is_some_and(|namespace| !namespaces.has(namespace));
         let hidden: Vec<&str> = ENDS.into_iter().filter(is_hidden).collect();
         object.retain(|field, _| !hidden.iter().any(|end| tells_of(field, end)));
     }
@@ -65,6 +67,16 @@ mod tests {
             {"Proto": 6, "SrcAddr": "10.96.0.5", "SrcPort": 443, "SrcK8S_Namespace": "bank",
              "DstAddr": "10.0.0.1", "DstPort": 40000, "DstK8S_Namespace": "shop"},
         ])
+    }
+
+    #[test]
+    fn what_is_behind_a_service_of_another_namespace_is_not_told() {
+        let flow = json!([{"SrcK8S_Namespace": "shop", "SrcAddr": "10.0.0.1", "DstK8S_Namespace": "default", "DstPort": 443,
+            "XlatSrcAddr": "10.0.0.1", "XlatDstAddr": "192.168.0.1", "XlatDstPort": 6443}]);
+        assert_eq!(
+            seen(flow, &["shop"]),
+            json!([{"SrcK8S_Namespace": "shop", "SrcAddr": "10.0.0.1", "DstPort": 443, "XlatSrcAddr": "10.0.0.1", "XlatDstPort": 6443}])
+        );
     }
 
     #[test]

@@ -152,7 +152,10 @@ impl Writer {
 
     /// Writes a frame, or counts it as dropped.
     pub fn frame(&mut self, frame: &Frame<'_>, packet: Option<&packet::Packet<'_>>, names: &Names) {
-        let (interface, direction, names) = self.identify(frame, packet, names);
+        // There is no time to find out whose it is.
+        let identified = (!self.is_paused).then(|| self.identify(frame, packet, names));
+        let (interface, direction, names) =
+            identified.unwrap_or_else(|| (self.of_source(frame.source), None, [None, None]));
         interface.received.fetch_add(1, Ordering::Relaxed);
         let drop = || {
             interface.dropped.fetch_add(1, Ordering::Relaxed);

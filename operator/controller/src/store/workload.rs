@@ -6,9 +6,17 @@ use podtap_model::Workload;
 /// Label of a Deployment's pods: the end of their `ReplicaSet`'s name (deployment controller, `pkg/controller/deployment/sync.go`).
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
+/// Bytes of a kind, and of the name of most objects or of an API group.
+const MAX_KIND: usize = 63;
+const MAX_NAME: usize = 253;
+
 /// The pod's first owner, or the Deployment whose `ReplicaSet` that is. `None`: it has none.
 pub fn workload(pod: &ObjectMeta) -> Option<Workload> {
     let OwnerReference { kind, name, api_version, .. } = pod.owner_references.as_ref()?.first()?;
+    // Who creates a pod can write there anything, and each node's object has room for so much.
+    if kind.len() > MAX_KIND || name.len() > MAX_NAME || api_version.len() > MAX_NAME {
+        return None;
+    }
     let hash = pod.labels.as_ref().and_then(|labels| labels.get(TEMPLATE_HASH)).filter(|_| kind == "ReplicaSet");
     let deployment = hash.and_then(|hash| name.strip_suffix(hash.as_str())?.strip_suffix('-'));
     let (kind, name) = deployment.map_or((kind.as_str(), name.as_str()), |deployment| ("Deployment", deployment));
@@ -45,5 +53,7 @@ mod tests {
             assert_eq!(of(kind, name, hash), (expected.0.to_owned(), expected.1.to_owned()));
         }
         assert_eq!(workload(&ObjectMeta::default()), None);
+        let long = json!({"ownerReferences": [{"apiVersion": "v1", "kind": "X", "name": "n".repeat(254), "uid": "u"}]});
+        assert_eq!(workload(&serde_json::from_value(long).expect("metadata")), None);
     }
 }

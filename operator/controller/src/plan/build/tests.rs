@@ -305,7 +305,7 @@ fn metadata_tell_of_a_pod_what_the_policy_lists() {
     let external = |metadata: bool| json!([{"external": {"address": "192.0.2.1", "metadata": metadata}}]);
     let mut world = World::with(tap("t", external(true)));
     let labels =
-        [("app", "web"), ("secret", "x"), ("pod-template-hash", "7c9f"), ("long", &"l".repeat(390)), ("z", "1")];
+        [("app", "web"), ("secret", "x"), ("pod-template-hash", "7c9f"), ("long", &"l".repeat(140)), ("z", "1")];
     world.pods[0].metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     world.pods[0].metadata.owner_references =
         Some(vec![object(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7c9f", "uid": "u"}))]);
