@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use self::network::Network;
 use crate::record::Endpoint;
 
+pub use self::network::{DESTINATION, FRAGMENT, HOP_BY_HOP, IPV4, IPV6, ROUTING, VLAN};
+
 /// IP protocol numbers (IANA).
 pub const ICMP: u8 = 1;
 /// Transmission Control Protocol

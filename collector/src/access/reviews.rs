@@ -1,6 +1,6 @@
 //! What the API server knows of a token: whose it is (`TokenReview`), and what its user may do (`SubjectAccessReview`).
 
-use std::{sync::Arc, time::Duration};
+use std::{hash::Hash, sync::Arc, time::Duration};
 
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, UserInfo},
@@ -118,42 +118,51 @@ impl Reviews {
     }
 
     async fn user(&self, key: Digest, token: &str) -> Result<Option<Arc<UserInfo>>, Refusal> {
-        if let Some(known) = self.users.get(&key) {
-            return Ok(known);
-        }
-        let _permit = self.requests.acquire().await.map_err(unanswered)?;
-        // While this waited, it may have been asked for another request.
-        if let Some(known) = self.users.get(&key) {
-            return Ok(known);
-        }
-        let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
-        let review = TokenReview { spec, ..TokenReview::default() };
-        let review = self.tokens.create(&PostParams::default(), &review).await.map_err(unanswered)?;
-        let status = review.status.ok_or_else(|| unanswered("the TokenReview has no status"))?;
-        let is_valid = status.authenticated == Some(true);
-        let user = status.user.filter(|_| is_valid).map(Arc::new);
-        // With an error, an authenticator may only be down.
-        if is_valid || status.error.is_none_or(|error| error.is_empty()) {
-            self.users.insert(key, user.clone());
-        }
-        Ok(user)
+        let ask = async {
+            let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
+            let review = TokenReview { spec, ..TokenReview::default() };
+            let review = self.tokens.create(&PostParams::default(), &review).await.map_err(unanswered)?;
+            let status = review.status.ok_or_else(|| unanswered("the TokenReview has no status"))?;
+            let is_valid = status.authenticated == Some(true);
+            // With an error, an authenticator may only be down.
+            let is_certain = is_valid || status.error.is_none_or(|error| error.is_empty());
+            Ok((status.user.filter(|_| is_valid).map(Arc::new), is_certain))
+        };
+        self.known_or_asked(&self.users, key, ask).await
     }
 
     /// In a namespace, or in all of them.
     async fn may(&self, key: Digest, user: &UserInfo, verb: Verb, namespace: Option<&String>) -> Result<bool, Refusal> {
-        let question = (key, verb, namespace.cloned());
-        if let Some(known) = self.rights.get(&question) {
+        let ask = async {
+            let spec = access_of(user, verb, namespace);
+            let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+            let review = self.access.create(&PostParams::default(), &review).await.map_err(unanswered)?;
+            let status = review.status.ok_or_else(|| unanswered("the SubjectAccessReview has no status"))?;
+            Ok((status.allowed, true))
+        };
+        self.known_or_asked(&self.rights, (key, verb, namespace.cloned()), ask).await
+    }
+
+    /// The answer to a question. `ask` tells it, and whether it may be used again.
+    async fn known_or_asked<Question: Eq + Hash, Answer: Clone>(
+        &self,
+        answers: &Answers<Question, Answer>,
+        question: Question,
+        ask: impl Future<Output = Result<(Answer, bool), Refusal>>,
+    ) -> Result<Answer, Refusal> {
+        if let Some(known) = answers.get(&question) {
             return Ok(known);
         }
         let _permit = self.requests.acquire().await.map_err(unanswered)?;
-        if let Some(known) = self.rights.get(&question) {
+        // While this waited, it may have been asked for another request.
+        if let Some(known) = answers.get(&question) {
             return Ok(known);
         }
-        let review = SubjectAccessReview { spec: access_of(user, verb, namespace), ..SubjectAccessReview::default() };
-        let review = self.access.create(&PostParams::default(), &review).await.map_err(unanswered)?;
-        let status = review.status.ok_or_else(|| unanswered("the SubjectAccessReview has no status"))?;
-        self.rights.insert(question, status.allowed);
-        Ok(status.allowed)
+        let (answer, is_certain) = ask.await?;
+        if is_certain {
+            answers.insert(question, answer.clone());
+        }
+        Ok(answer)
     }
 }
 

@@ -9,18 +9,16 @@ use nix::libc::{
     BPF_ABS, BPF_ADD, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD,
     BPF_LDX, BPF_LSH, BPF_MEM, BPF_MISC, BPF_RET, BPF_ST, BPF_TAX, BPF_TXA, BPF_W, BPF_X, SKF_AD_OFF, SKF_AD_RANDOM,
 };
-use podtap_flow::{dns, packet};
+use podtap_flow::{
+    dns, packet,
+    packet::{DESTINATION, FRAGMENT, HOP_BY_HOP, IPV4, IPV6, ROUTING, VLAN},
+};
 use socket2::SockFilter;
 
-/// Of IP (IANA), and of VLAN tags: IEEE 802.1Q, 802.1ad, and what switches used before that.
-const IPV4: u32 = 0x0800;
-const IPV6: u32 = 0x86dd;
-const VLAN: [u32; 3] = [0x8100, 0x88a8, 0x9100];
-/// VLAN tags in a frame. The kernel has taken the outermost one out of it, and these are the ones behind that.
+/// VLAN tags in a frame. Of one at a packet socket, the kernel has taken the outermost one out, and these are the ones behind that.
 const TAGS: u32 = 2;
-/// Next headers (IANA, "IPv6 Extension Header Types").
-const FRAGMENT: u32 = 44;
-const OPTIONS: [u32; 3] = [0, 43, 60];
+/// Extension headers whose length is in units of 8 bytes.
+const OPTIONS: [u8; 3] = [HOP_BY_HOP, ROUTING, DESTINATION];
 const EXTENSIONS: u32 = 3;
 /// Destination unreachable, of ICMP (RFC 792) and ICMPv6 (RFC 4443).
 const UNREACHABLE: u32 = 3;
@@ -33,7 +31,7 @@ pub const SAMPLE_LENGTH: u32 = 1;
 /// The whole frame.
 const WHOLE: u32 = u32::MAX;
 
-/// What becomes of frames that are left out.
+/// How frames that are left out are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeftOut {
     /// Nothing: the kernel counts them.
@@ -153,12 +151,12 @@ fn ethernet(program: &mut Program, start: u32, ether_type: u16) {
     program.add(&[(SET_X, start), (HALF, 12)]);
     program.jump(BPF_JEQ, ether_type.into(), Label::Pass, Label::Next);
     for tag in 1..=TAGS {
-        program.switch(&VLAN.map(|vlan| (vlan, Label::Tag(tag))), Label::EtherType);
+        program.switch(&VLAN.map(|vlan| (vlan.into(), Label::Tag(tag))), Label::EtherType);
         program.label(Label::Tag(tag));
         program.add(&[(SET_X, start + 4 * tag), (HALF, 12)]);
     }
     program.label(Label::EtherType);
-    program.switch(&[(IPV4, Label::Ipv4), (IPV6, Label::Ipv6)], Label::LeaveOut);
+    program.switch(&[(IPV4.into(), Label::Ipv4), (IPV6.into(), Label::Ipv6)], Label::LeaveOut);
 }
 
 fn ipv4(program: &mut Program) {
@@ -178,8 +176,8 @@ fn ipv6(program: &mut Program) {
     program.add(&[(BYTE, HEADER + 6), KEEP_PROTOCOL, FROM_X, (ADD, 40), TO_X]);
     for number in 0..EXTENSIONS {
         program.add(&[PROTOCOL]);
-        let options = OPTIONS.map(|kind| (kind, Label::Options(number)));
-        program.jump(BPF_JEQ, FRAGMENT, Label::Fragment(number), Label::Next);
+        let options = OPTIONS.map(|kind| (kind.into(), Label::Options(number)));
+        program.jump(BPF_JEQ, FRAGMENT.into(), Label::Fragment(number), Label::Next);
         program.switch(&options, Label::Transport);
         program.label(Label::Fragment(number));
         program.add(&[(HALF, HEADER + 2)]);

@@ -8,19 +8,24 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Fragment;
 use crate::reader::Reader;
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
-/// IEEE 802.1Q, 802.1ad, and what switches used before that.
-const VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+/// EtherType of IPv4 (IANA).
+pub const IPV4: u16 = 0x0800;
+/// EtherType of IPv6 (IANA).
+pub const IPV6: u16 = 0x86dd;
+/// EtherType of each kind of VLAN tag: IEEE 802.1Q, 802.1ad, and what switches used before that.
+pub const VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 /// VLAN tags of a frame.
 const MOST_TAGS: usize = 4;
 
-/// Next headers that are extension headers (IANA, "IPv6 Extension Header Types").
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+/// Next headers that are extension headers (IANA, "IPv6 Extension Header Types"): hop-by-hop options.
+pub const HOP_BY_HOP: u8 = 0;
+/// Routing header
+pub const ROUTING: u8 = 43;
+/// Fragment header
+pub const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
-const DESTINATION: u8 = 60;
+/// Destination options
+pub const DESTINATION: u8 = 60;
 const MOBILITY: u8 = 135;
 const HIP: u8 = 139;
 const SHIM6: u8 = 140;
