@@ -14,6 +14,7 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use podtap_api::NodeTap;
+use podtap_model::NodeState;
 use podtap_tests::{
     capture::Capture,
     cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, namespace_of_node, traces, udp_socket},
@@ -54,6 +55,7 @@ impl Random {
 }
 
 struct Member {
+    uid: String,
     app: &'static str,
     address: String,
     network: PathBuf,
@@ -130,7 +132,8 @@ impl Model {
         let pod = self.sandbox.pod(&name, node, app);
         let network = self.sandbox.network(&pod);
         let socket = udp_socket(&network, PORT).expect("the port is free");
-        self.pods.insert(name.clone(), Member { app, address: address(&pod), network, socket });
+        let uid = pod.uid().expect("the API server sets it");
+        self.pods.insert(name.clone(), Member { uid, app, address: address(&pod), network, socket });
         format!("pod {name} with app={app} on {node}")
     }
 
@@ -226,6 +229,29 @@ impl Model {
         format!("pods with {label} deleted")
     }
 
+    /// Names of the taps and UIDs of their pods, as the model has them.
+    fn requested(&self) -> BTreeSet<(String, String)> {
+        let pods_of = |(name, tap): (&String, &Tap)| {
+            let (name, app) = (name.clone(), tap.app);
+            self.pods.values().filter(move |pod| pod.app == app).map(move |pod| (name.clone(), pod.uid.clone()))
+        };
+        self.taps.iter().flat_map(pods_of).collect()
+    }
+
+    /// The same from the desired state of the nodes.
+    fn mirrored(&self, nodes: &[NodeTap]) -> BTreeSet<(String, String)> {
+        let senders_of = |node: &NodeTap| {
+            let NodeState { taps, senders, .. } = &node.spec.0;
+            let ours = taps.iter().filter(|tap| tap.namespace == self.sandbox.namespace());
+            let names: BTreeMap<_, _> = ours.map(|tap| (&tap.uid, &tap.name)).collect();
+            let names_and_uids = senders
+                .iter()
+                .filter_map(|sender| Some(((*names.get(&sender.tap)?).clone(), sender.pod.uid.to_string())));
+            names_and_uids.collect::<Vec<_>>()
+        };
+        nodes.iter().flat_map(senders_of).collect()
+    }
+
     /// Waits until every tap is as requested, and sends datagrams in both directions of every pod: each arrives at the taps that mirror
     /// it, and nowhere else.
     fn check(&mut self) {
@@ -249,13 +275,16 @@ impl Model {
                 tap.receiver = Some(capture(&namespace_of_node(self.sandbox.lab(), tap.node), &tap.interface));
             }
         }
-        // A tap does not wait for nodes that still have to remove something.
-        until("every node has applied the last change", TIMEOUT, || {
+        // A tap does not wait for nodes that still have to remove something, and while no controller runs its status tells of earlier
+        // pods, which may be as many.
+        until("every node mirrors these pods and has applied the last change", TIMEOUT, || {
             let nodes: Vec<NodeTap> = self.sandbox.lab().list_all();
             let observed = |node: &NodeTap| node.status.as_ref().and_then(|status| status.observed_generation);
             let is_behind = |node: &&NodeTap| observed(node) != node.metadata.generation;
             let behind: Vec<String> = nodes.iter().filter(is_behind).map(ResourceExt::name_any).collect();
-            if behind.is_empty() { Ok(()) } else { Err(behind.join(", ")) }
+            let (mirrored, requested) = (self.mirrored(&nodes), self.requested());
+            let wrong: Vec<_> = mirrored.symmetric_difference(&requested).collect();
+            if behind.is_empty() && wrong.is_empty() { Ok(()) } else { Err(format!("{behind:?} {wrong:?}")) }
         });
         let mut sent = Vec::new();
         for pod in self.pods.values() {
