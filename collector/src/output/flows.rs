@@ -11,6 +11,7 @@ use podtap_flow::{
     names::{Names, Network, Owner, Pod},
     packet,
 };
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::analysis::Output;
@@ -20,6 +21,54 @@ const ETHERNET: u64 = 14;
 
 /// A flow in one direction.
 pub type Object = Map<String, Value>;
+
+/// Takes the fields of a flow in one direction, each once.
+trait Fields {
+    /// A field of an end.
+    fn set_of(&mut self, end: &str, name: &str, value: impl Serialize);
+
+    fn set(&mut self, name: &str, value: impl Serialize) {
+        self.set_of("", name, value);
+    }
+}
+
+impl Fields for Object {
+    fn set_of(&mut self, end: &str, name: &str, value: impl Serialize) {
+        self.insert(format!("{end}{name}"), serde_json::to_value(value).unwrap_or_default());
+    }
+}
+
+/// The text of an object, without its end. Objects that are only written are not built: that takes four times as long.
+struct Line(Vec<u8>);
+
+impl Line {
+    /// Bytes of most lines.
+    const LENGTH: usize = 1024;
+
+    fn finish(mut self) -> Vec<u8> {
+        self.0.extend_from_slice(b"}\n");
+        self.0
+    }
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self(Vec::with_capacity(Self::LENGTH))
+    }
+}
+
+impl Fields for Line {
+    /// No name has a character that JSON escapes.
+    fn set_of(&mut self, end: &str, name: &str, value: impl Serialize) {
+        let first = if self.0.is_empty() { b"{\"" } else { b",\"" };
+        for part in [first, end.as_bytes(), name.as_bytes(), b"\":"] {
+            self.0.extend_from_slice(part);
+        }
+        if serde_json::to_writer(&mut self.0, &value).is_err() {
+            self.0.extend_from_slice(b"null");
+        }
+    }
+}
 
 /// Names of fields without the names of an end.
 const FIELDS: [&str; 39] = [
@@ -102,7 +151,7 @@ impl<Out: Write> Output for FlowLines<Out> {
 }
 
 fn lines<'a>(flow: &'a NamedRecord<'_>, names: &'a Names) -> impl Iterator<Item = Vec<u8>> + use<'a> {
-    objects(flow, names).map(|object| line(&object))
+    directions::<Line>(flow, names).map(Line::finish)
 }
 
 /// An object in a line.
@@ -114,201 +163,197 @@ pub fn line(object: &Object) -> Vec<u8> {
 
 /// An object for each direction that has frames or payload in this record.
 pub fn objects<'a>(flow: &'a NamedRecord<'_>, names: &'a Names) -> impl Iterator<Item = Object> + use<'a> {
+    directions(flow, names)
+}
+
+fn directions<'a, Direction: Fields + Default>(
+    flow: &'a NamedRecord<'_>,
+    names: &'a Names,
+) -> impl Iterator<Item = Direction> + use<'a, Direction> {
     let seen = [false, true]
         .into_iter()
         .zip(flow.directions())
         .filter(|(_, (counts, _))| counts.frames > 0 || counts.payload > 0);
-    seen.map(|(is_reply, (counts, totals))| direction(flow, names, counts, totals, is_reply))
+    seen.map(|(is_reply, (counts, totals))| {
+        let mut fields = Direction::default();
+        direction(&mut fields, flow, names, counts, totals, is_reply);
+        fields
+    })
 }
 
-fn direction(flow: &NamedRecord<'_>, names: &Names, counts: Counts, totals: StreamTotals, is_reply: bool) -> Object {
+fn direction(
+    fields: &mut impl Fields,
+    flow: &NamedRecord<'_>,
+    names: &Names,
+    counts: Counts,
+    totals: StreamTotals,
+    is_reply: bool,
+) {
     let record = flow.record;
-    let mut object = Object::new();
-    let mut set = |key: &str, value: Value| {
-        object.insert(key.to_owned(), value);
-    };
-    set("TimeFlowStartMs", record.from.milliseconds().into());
-    set("TimeFlowEndMs", record.to.milliseconds().into());
-    set("Etype", if flow.client.address.is_ipv4() { 0x0800 } else { 0x86dd }.into());
-    set("Proto", record.protocol.into());
-    set("Bytes", (counts.octets + ETHERNET * counts.frames).into());
-    set("Packets", counts.frames.into());
+    fields.set("TimeFlowStartMs", record.from.milliseconds());
+    fields.set("TimeFlowEndMs", record.to.milliseconds());
+    fields.set("Etype", if flow.client.address.is_ipv4() { 0x0800 } else { 0x86dd });
+    fields.set("Proto", record.protocol);
+    fields.set("Bytes", counts.octets + ETHERNET * counts.frames);
+    fields.set("Packets", counts.frames);
     if let Some((kind, code)) = record.icmp.filter(|_| !is_reply) {
-        set("IcmpType", kind.into());
-        set("IcmpCode", code.into());
+        fields.set("IcmpType", kind);
+        fields.set("IcmpCode", code);
     }
     let is_tcp = record.protocol == packet::TCP;
     if is_tcp {
-        set("Flags", counts.flags.into());
-        set("MirrorMissingBytes", totals.missing.by_mirror.into());
-        set("CollectorMissingBytes", totals.missing.by_collector.into());
-        set("RetransBytes", totals.retransmitted.into());
+        fields.set("Flags", counts.flags);
+        fields.set("MirrorMissingBytes", totals.missing.by_mirror);
+        fields.set("CollectorMissingBytes", totals.missing.by_collector);
+        fields.set("RetransBytes", totals.retransmitted);
     }
     if matches!(record.protocol, packet::TCP | packet::UDP) {
-        set("PayloadBytes", counts.payload.into());
+        fields.set("PayloadBytes", counts.payload);
     }
     if let Some(handshake) = record.handshake {
-        set("TimeFlowRttNs", u64::try_from(handshake.as_nanos()).unwrap_or(u64::MAX).into());
+        fields.set("TimeFlowRttNs", u64::try_from(handshake.as_nanos()).unwrap_or(u64::MAX));
     }
-    let ends = [("Src", flow.client, flow.client_owner), ("Dst", flow.server, flow.server_owner)];
-    let (first, second) = if is_reply { ("Dst", "Src") } else { ("Src", "Dst") };
-    for ((_, end, owner), side) in ends.into_iter().zip([first, second]) {
-        endpoint(&mut object, side, end, record.protocol);
-        owned(&mut object, side, owner, names, record.to);
+    let ends = [(flow.client, flow.client_owner), (flow.server, flow.server_owner)];
+    let (client, server) = if is_reply { ("Dst", "Src") } else { ("Src", "Dst") };
+    for ((address, owner), end) in ends.into_iter().zip([client, server]) {
+        endpoint(fields, end, address, record.protocol);
+        owned(fields, end, owner, names, record.to);
     }
-    about_flow(&mut object, flow);
-    about_server(&mut object, second, flow);
+    about_flow(fields, flow);
+    about_server(fields, server, flow);
     if !is_reply {
         if let Some(name) = &record.sni {
-            object.insert("TlsSni".to_owned(), (**name).into());
+            fields.set("TlsSni", &**name);
         }
-        dns(&mut object, record);
-        translation(&mut object, flow, names);
+        dns(fields, record);
+        translation(fields, flow, names);
     }
-    object
 }
 
-fn endpoint(object: &mut Object, prefix: &str, end: Endpoint, protocol: u8) {
-    object.insert(format!("{prefix}Addr"), end.address.to_string().into());
+fn endpoint(fields: &mut impl Fields, end: &str, endpoint: Endpoint, protocol: u8) {
+    fields.set_of(end, "Addr", endpoint.address);
     if matches!(protocol, packet::TCP | packet::UDP | packet::SCTP) {
-        object.insert(format!("{prefix}Port"), end.port.into());
+        fields.set_of(end, "Port", endpoint.port);
     }
 }
 
 /// Names of an end.
-fn owned(object: &mut Object, prefix: &str, owner: Owner<'_>, names: &Names, at: Timestamp) {
-    let mut set = |key: &str, value: &str| {
-        object.insert(format!("{prefix}K8S_{key}"), value.into());
-    };
+fn owned(fields: &mut impl Fields, end: &str, owner: Owner<'_>, names: &Names, at: Timestamp) {
     match owner {
-        Owner::Pod(pod) => pod_names(object, prefix, pod, names, at),
+        Owner::Pod(pod) => pod_names(fields, end, pod, names, at),
         Owner::Service(service) => {
-            set("Name", &service.name);
-            set("Namespace", &service.namespace);
-            set("Type", "Service");
-            set("OwnerName", &service.name);
-            set("OwnerType", "Service");
+            fields.set_of(end, "K8S_Name", &service.name);
+            fields.set_of(end, "K8S_Namespace", &service.namespace);
+            fields.set_of(end, "K8S_Type", "Service");
+            fields.set_of(end, "K8S_OwnerName", &service.name);
+            fields.set_of(end, "K8S_OwnerType", "Service");
         }
         Owner::Node(node) => {
-            set("Name", &node.name);
-            set("Type", "Node");
-            set("OwnerName", &node.name);
-            set("OwnerType", "Node");
-            set("HostName", &node.name);
+            fields.set_of(end, "K8S_Name", &node.name);
+            fields.set_of(end, "K8S_Type", "Node");
+            fields.set_of(end, "K8S_OwnerName", &node.name);
+            fields.set_of(end, "K8S_OwnerType", "Node");
+            fields.set_of(end, "K8S_HostName", &node.name);
             if let Some(zone) = &node.zone {
-                set("Zone", zone);
+                fields.set_of(end, "K8S_Zone", zone);
             }
         }
-        Owner::External(Some(Network::Named(name))) => {
-            object.insert(format!("{prefix}SubnetLabel"), name.into());
-        }
-        Owner::External(Some(Network::Country(country))) => {
-            object.insert(format!("{prefix}Country"), country.to_string().into());
-        }
+        Owner::External(Some(Network::Named(name))) => fields.set_of(end, "SubnetLabel", name),
+        Owner::External(Some(Network::Country(country))) => fields.set_of(end, "Country", country.to_string()),
         Owner::External(None) => {}
     }
 }
 
 /// `at`: when frames of it were seen.
-fn pod_names(object: &mut Object, prefix: &str, pod: &Pod, names: &Names, at: Timestamp) {
-    let mut set = |key: &str, value: &str| {
-        object.insert(format!("{prefix}K8S_{key}"), value.into());
-    };
-    set("Name", &pod.name);
-    set("Namespace", &pod.namespace);
-    set("Type", "Pod");
-    set("OwnerName", &pod.workload.name);
-    set("OwnerType", &pod.workload.kind);
+fn pod_names(fields: &mut impl Fields, end: &str, pod: &Pod, names: &Names, at: Timestamp) {
+    fields.set_of(end, "K8S_Name", &pod.name);
+    fields.set_of(end, "K8S_Namespace", &pod.namespace);
+    fields.set_of(end, "K8S_Type", "Pod");
+    fields.set_of(end, "K8S_OwnerName", &pod.workload.name);
+    fields.set_of(end, "K8S_OwnerType", &pod.workload.kind);
     if let Some(node) = &pod.node {
-        set("HostName", node);
+        fields.set_of(end, "K8S_HostName", node);
         let node = names.node(node);
         if let Some(zone) = node.and_then(|node| node.zone.as_deref()) {
-            set("Zone", zone);
+            fields.set_of(end, "K8S_Zone", zone);
         }
         if let Some(address) = node.and_then(|node| node.addresses.first()) {
-            set("HostIP", &address.to_string());
+            fields.set_of(end, "K8S_HostIP", address);
         }
     }
     let taps: Vec<&str> = names.taps(pod, at).collect();
     if !taps.is_empty() {
-        object.insert(format!("{prefix}Taps"), taps.into());
+        fields.set_of(end, "Taps", taps);
     }
 }
 
 /// What is the same in both directions.
-fn about_flow(object: &mut Object, flow: &NamedRecord<'_>) {
+fn about_flow(fields: &mut impl Fields, flow: &NamedRecord<'_>) {
     let record = flow.record;
-    let mut set = |key: &str, value: Value| {
-        object.insert(key.to_owned(), value);
-    };
-    set("FlowEndReason", end_reason(record.end).into());
-    set("Opener", opener(record.opener).into());
+    fields.set("FlowEndReason", end_reason(record.end));
+    fields.set("Opener", opener(record.opener));
     if record.preexisting {
-        set("Preexisting", true.into());
+        fields.set("Preexisting", true);
     }
     if record.degraded {
-        set("Degraded", true.into());
+        fields.set("Degraded", true);
     }
     if let Some(failure) = record.failure {
-        set("Failure", failure_name(failure).into());
+        fields.set("Failure", failure_name(failure));
     }
     if let Some(connection) = record.connection {
-        set("ConnId", format!("{connection:016x}").into());
+        fields.set("ConnId", format!("{connection:016x}"));
     }
 }
 
 /// How the client calls the server, which is this end.
-fn about_server(object: &mut Object, prefix: &str, flow: &NamedRecord<'_>) {
-    let mut set = |key: &str, value: Value| {
-        object.insert(format!("{prefix}{key}"), value);
-    };
+fn about_server(fields: &mut impl Fields, end: &str, flow: &NamedRecord<'_>) {
     if let Some(name) = &flow.record.dns_name {
-        set("DnsName", (**name).into());
+        fields.set_of(end, "DnsName", &**name);
     }
     if let Some((service, port)) = flow.service {
-        set("ServiceName", service.name.as_str().into());
-        set("ServiceNamespace", service.namespace.as_str().into());
-        set("ServicePort", port.port.into());
+        fields.set_of(end, "ServiceName", &service.name);
+        fields.set_of(end, "ServiceNamespace", &service.namespace);
+        fields.set_of(end, "ServicePort", port.port);
     }
 }
 
-fn dns(object: &mut Object, record: &Record) {
+fn dns(fields: &mut impl Fields, record: &Record) {
     let Some(query) = &record.query else { return };
-    object.insert("DnsId".to_owned(), query.id.into());
-    object.insert("DnsName".to_owned(), (*query.name).into());
+    fields.set("DnsId", query.id);
+    fields.set("DnsName", &*query.name);
     if let Some(answer) = query.answer {
-        object.insert("DnsFlagsResponseCode".to_owned(), response_code(answer.code).into());
-        let latency = u64::try_from(answer.after.as_millis()).unwrap_or(u64::MAX);
-        object.insert("DnsLatencyMs".to_owned(), latency.into());
+        fields.set("DnsFlagsResponseCode", response_code(answer.code));
+        fields.set("DnsLatencyMs", u64::try_from(answer.after.as_millis()).unwrap_or(u64::MAX));
     }
 }
 
 /// In the direction of the client's packets only, as in `NetObserv`: its address translation is known by them.
-fn translation(object: &mut Object, flow: &NamedRecord<'_>, names: &Names) {
+fn translation(fields: &mut impl Fields, flow: &NamedRecord<'_>, names: &Names) {
     let Some(translated) = flow.translated else { return };
     let by = match translated.by {
         TranslatedBy::Join => "join",
         TranslatedBy::Conntrack => "conntrack",
         TranslatedBy::Endpoints => "endpoints",
     };
-    object.insert("XlatBy".to_owned(), by.into());
+    fields.set("XlatBy", by);
     if let Some(zone) = flow.record.zone {
-        object.insert("ZoneId".to_owned(), zone.into());
+        fields.set("ZoneId", zone);
     }
     if let Some((client, server)) = translated.ends {
-        endpoint(object, "XlatSrc", client, flow.record.protocol);
-        endpoint(object, "XlatDst", server, flow.record.protocol);
+        endpoint(fields, "XlatSrc", client, flow.record.protocol);
+        endpoint(fields, "XlatDst", server, flow.record.protocol);
     }
     if let Some(pod) = translated.pod {
-        pod_names(object, "XlatDst", pod, names, flow.record.to);
+        pod_names(fields, "XlatDst", pod, names, flow.record.to);
     } else if let Some((namespace, workload)) = translated.workload {
-        object.insert("XlatDstK8S_Namespace".to_owned(), namespace.into());
-        object.insert("XlatDstK8S_OwnerName".to_owned(), workload.name.as_str().into());
-        object.insert("XlatDstK8S_OwnerType".to_owned(), workload.kind.as_str().into());
+        fields.set("XlatDstK8S_Namespace", namespace);
+        fields.set("XlatDstK8S_OwnerName", &workload.name);
+        fields.set("XlatDstK8S_OwnerType", &workload.kind);
     }
     // After the translation of sources, it is another one than before.
     if let Some(pod) = translated.ends.and_then(|(client, _)| names.pod(client.address, flow.record.start)) {
-        pod_names(object, "XlatSrc", pod, names, flow.record.to);
+        pod_names(fields, "XlatSrc", pod, names, flow.record.to);
     }
 }
 
@@ -346,18 +391,21 @@ fn response_code(code: u8) -> String {
 mod tests {
     use std::{collections::BTreeSet, fs, path::Path};
 
-    use super::fields;
+    use podtap_flow::{Failure, names::Objects};
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixtures::record;
 
     /// This file says what the fields are, and so does the documentation.
     #[test]
     fn fields_are_those_that_are_written_and_documented() {
         let known: BTreeSet<String> = fields().collect();
         let source = include_str!("flows.rs");
-        for call in ["set(\"", "object.insert(\""] {
+        for (call, end) in [("fields.set(\"", ""), ("fields.set_of(end, \"", "Src")] {
             for name in source.split(call).skip(1).filter_map(|rest| rest.split('"').next()) {
-                let is_of_end = ["SrcK8S_", "Src"].iter().any(|end| known.contains(&format!("{end}{name}")));
                 assert!(
-                    is_of_end || known.contains(name),
+                    known.contains(&format!("{end}{name}")),
                     "{name} is not among the fields that /flows can be filtered by"
                 );
             }
@@ -367,6 +415,42 @@ mod tests {
         for field in known {
             let name = field.split_once("K8S_").map_or(&*field, |(_, name)| name);
             assert!(documents.contains(&format!("`{name}`")), "docs/collector.md has no {name}");
+        }
+    }
+    /// A field that is set twice would be in the line twice.
+    #[test]
+    fn a_line_is_the_text_of_its_object() {
+        let pod = |name: &str, last: u8| {
+            json!({"namespace": "shop", "name": name, "uid": name, "node": "n1", "addresses": [format!("10.0.0.{last}")],
+                   "workload": {"kind": "Deployment", "name": "we\"b", "apiVersion": "apps/v1"}})
+        };
+        let objects_of_cluster = json!({
+            "pods": [pod("web", 1), pod("cart", 2)],
+            "nodes": [{"name": "n1", "addresses": ["10.1.0.1"], "zone": "a"}],
+        });
+        let cluster: Objects = serde_json::from_value(objects_of_cluster).expect("objects");
+        let names = Names::new(cluster);
+        let connection = Record {
+            received: Counts { frames: 1, payload: 7, octets: 47, flags: 0x18 },
+            failure: Some(Failure::Refused),
+            preexisting: true,
+            degraded: true,
+            translated: Some((record(1).client, record(1).server)),
+            zone: Some(3),
+            dns_name: Some("cart.example".into()),
+            sni: Some("\u{1}\u{e9}".into()),
+            connection: Some(0xfe),
+            ..record(1)
+        };
+        for record in [connection, record(2), Record { protocol: packet::ICMP, icmp: Some((8, 0)), ..record(3) }] {
+            let flow = NamedRecord::new(&record, &names);
+            let mut count = 0;
+            for (written, object) in lines(&flow, &names).zip(objects(&flow, &names)) {
+                assert_eq!(serde_json::from_slice::<Object>(&written).expect("an object"), object);
+                assert_eq!(written.len(), line(&object).len(), "{object:?}");
+                count += 1;
+            }
+            assert!(count > 0, "{record:?}");
         }
     }
 }

@@ -11,8 +11,6 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Source addresses.
-pub const FLOWS: i32 = 100_000;
 /// Without the checksum, which counts on the wire: 64 bytes with it.
 const LENGTH: usize = 60;
 /// Frames that the program sees in one system call, whether it lets them pass or not: for a fraction of a second.
@@ -63,10 +61,11 @@ impl Sent {
 }
 
 impl Generator {
-    pub fn new() -> io::Result<Self> {
+    /// `flows`: how many source addresses the frames have.
+    pub fn new(flows: i32) -> io::Result<Self> {
         let size = u32::try_from(size_of::<Schedule>()).unwrap_or(u32::MAX);
         let map = descriptor(MAP_CREATE, &mut [MAP_TYPE_ARRAY, 4, size, 1])?;
-        let instructions = program(map.as_raw_fd());
+        let instructions = program(map.as_raw_fd(), flows);
         let count = u32::try_from(instructions.len()).unwrap_or(u32::MAX);
         let program = descriptor(
             PROG_LOAD,
@@ -189,7 +188,7 @@ const fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64
 }
 
 /// Drops the frame if it is not due, and else gives it another source address.
-fn program(map: libc::c_int) -> Vec<u64> {
+fn program(map: libc::c_int, flows: i32) -> Vec<u64> {
     const LOAD_WORD: u8 = 0x61;
     const LOAD: u8 = 0x79;
     const STORE_WORD: u8 = 0x63;
@@ -226,7 +225,7 @@ fn program(map: libc::c_int) -> Vec<u64> {
         instruction(ADD, 1, 0, 0, i32::try_from(LENGTH).unwrap_or(i32::MAX)),
         instruction(IF_GREATER, 1, 8, 7, 0),
         instruction(CALL, 0, 0, 0, GET_PRANDOM_U32),
-        instruction(MODULO, 0, 0, 0, FLOWS),
+        instruction(MODULO, 0, 0, 0, flows),
         // In network byte order, on a machine with the other one.
         instruction(SHIFT_LEFT, 0, 0, 0, 8),
         instruction(OR, 0, 0, 0, NETWORK),

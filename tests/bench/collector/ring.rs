@@ -11,17 +11,22 @@ use podtap_tests::{
 };
 
 use super::{
-    generator::{FLOWS, Generator, Sent},
+    generator::{Generator, Sent},
     readers::{Outcome, Reader},
 };
 use crate::{arguments::Arguments, interrupt, table::Table};
 
 const HIGHEST: &str = "64 B frames of 100,000 flows: highest rate without drops";
 const COST: &str = "CPU time per million of them, at that rate";
-const MIRROR: &str = "0.25 million frames/s: share of a core";
+const MANY: &str = "0.25 million of them per second: share of a core";
+const MIRROR: &str = "0.25 million frames/s of 1,000 flows: share of a core";
 const DROPPED: &str = "the same: frames dropped";
 const WAITED: &str = "the same: share of the time that it waited for its core";
 
+/// As [`HIGHEST`] says.
+const FLOWS: i32 = 100_000;
+/// As [`MIRROR`] says.
+const FLOWS_OF_MIRROR: i32 = 1_000;
 /// What the mirror of the lab makes.
 const RATE_OF_MIRROR: f64 = 250_000.0;
 /// Halvings of the interval in which the highest rate is.
@@ -36,10 +41,10 @@ const LAST_BLOCK: u64 = 10_000;
 type Run = (Sent, Outcome);
 
 pub fn measure(arguments: &Arguments, collector: &Path) -> Table {
-    assert_eq!(FLOWS, 100_000, "as the row says");
     let mut table = Table::new("ring")
         .row(HIGHEST, "frames/s", "1,000,000, or twice that of tcpdump")
         .row(COST, "s", "no more than tcpdump")
+        .row(MANY, "%", "")
         .row(MIRROR, "%", "<= 10")
         .row(DROPPED, "frames", "0")
         .row(WAITED, "%", "near 0, or the machine is busy");
@@ -54,8 +59,8 @@ pub fn measure(arguments: &Arguments, collector: &Path) -> Table {
             if interrupt::stopped() {
                 return table;
             }
-            let run = |rate| run(&network, &reader, rate, length);
-            match highest(run) {
+            let run = |flows, rate| run(&network, &reader, flows, rate, length);
+            match highest(|rate| run(FLOWS, rate)) {
                 Ok((sent, outcome)) => {
                     table.record(HIGHEST, reader.column, round, Ok(sent.rate()));
                     table.record(
@@ -67,13 +72,17 @@ pub fn measure(arguments: &Arguments, collector: &Path) -> Table {
                 }
                 Err(why) => table.record(HIGHEST, reader.column, round, Err(why)),
             }
-            match run(Some(RATE_OF_MIRROR)) {
-                Ok((sent, outcome)) => {
-                    let share = |time: f64| Ok(time / sent.elapsed.as_secs_f64() * 100.0);
-                    table.record(MIRROR, reader.column, round, share(outcome.ran));
-                    table.record(WAITED, reader.column, round, share(outcome.waited));
+            let share = |(sent, _): &Run, time: f64| Ok(time / sent.elapsed.as_secs_f64() * 100.0);
+            match run(FLOWS, Some(RATE_OF_MIRROR)) {
+                Ok(run) => table.record(MANY, reader.column, round, share(&run, run.1.ran)),
+                Err(why) => table.record(MANY, reader.column, round, Err(why)),
+            }
+            match run(FLOWS_OF_MIRROR, Some(RATE_OF_MIRROR)) {
+                Ok(run) => {
+                    table.record(MIRROR, reader.column, round, share(&run, run.1.ran));
+                    table.record(WAITED, reader.column, round, share(&run, run.1.waited));
                     #[expect(clippy::cast_precision_loss, reason = "a count of a few seconds")]
-                    table.record(DROPPED, reader.column, round, Ok(outcome.dropped as f64));
+                    table.record(DROPPED, reader.column, round, Ok(run.1.dropped as f64));
                 }
                 Err(why) => table.record(MIRROR, reader.column, round, Err(why)),
             }
@@ -103,9 +112,9 @@ fn highest(run: impl Fn(Option<f64>) -> Result<Run, String>) -> Result<Run, Stri
 }
 
 /// Sends while a program captures. Each has a core of its own.
-fn run(network: &Network, reader: &Reader, rate: Option<f64>, length: Duration) -> Result<Run, String> {
+fn run(network: &Network, reader: &Reader, flows: i32, rate: Option<f64>, length: Duration) -> Result<Run, String> {
     let message = |error: std::io::Error| error.to_string();
-    let generator = Generator::new().map_err(message)?;
+    let generator = Generator::new(flows).map_err(message)?;
     let two = Confined::to(2);
     let [reading, sending] = two.cores[..] else { return Err("this takes two cores".to_owned()) };
     stay_on(reading).map_err(message)?;
