@@ -9,6 +9,7 @@ use podtap_flow::{
     named::NamedRecord,
     names::{Names, Update},
     packet,
+    pods::Pods,
 };
 
 use crate::{
@@ -155,12 +156,12 @@ impl<Out: Output> Analysis<Out> {
         let results = &mut self.results;
         results.now = now;
         self.table.expire(now, &mut |event| results.take(event));
-        let State { names, map, newest, .. } = &mut *results.shared.lock();
-        results.waiting.expire(names, now, &mut |event| count(event, names, (map, newest), &mut results.output));
+        let mut state = results.shared.lock();
+        let (names, mut counted) = Counted::of(&mut state);
+        results.waiting.expire(names, now, &mut |event| counted.take(event, names, &mut results.output));
         if before / FORGET != self.tick / FORGET {
             names.expire(now);
-            newest.expire(now);
-            map.expire(now);
+            counted.expire(now);
         }
     }
 
@@ -206,8 +207,10 @@ impl<Out: Output> Analysis<Out> {
         let Self { mut table, mut results, writer, .. } = self;
         table.flush(&mut |event| results.take(event));
         let Results { shared, mut waiting, mut output, .. } = results;
-        let State { names, map, newest, .. } = &mut *shared.lock();
-        waiting.flush(&mut |event| count(event, names, (map, newest), &mut output));
+        let mut state = shared.lock();
+        let (names, mut counted) = Counted::of(&mut state);
+        waiting.flush(&mut |event| counted.take(event, names, &mut output));
+        drop(state);
         (output, writer, table.counters())
     }
 }
@@ -215,26 +218,53 @@ impl<Out: Output> Analysis<Out> {
 impl<Out: Output> Results<Out> {
     /// Changes names, and if anything has changed, reports what waited for that.
     fn change_names(&mut self, change: impl FnOnce(&mut Names) -> bool) {
-        let State { names, map, newest, .. } = &mut *self.shared.lock();
+        let mut state = self.shared.lock();
+        let (names, mut counted) = Counted::of(&mut state);
         if change(names) {
-            self.waiting.names_changed(names, &mut |event| count(event, names, (map, newest), &mut self.output));
+            self.waiting.names_changed(names, &mut |event| counted.take(event, names, &mut self.output));
         }
     }
 
     fn take(&mut self, event: Event) {
-        let State { names, map, newest, .. } = &mut *self.shared.lock();
-        self.waiting.add(event, names, self.now, &mut |event| count(event, names, (map, newest), &mut self.output));
+        let mut state = self.shared.lock();
+        let (names, mut counted) = Counted::of(&mut state);
+        self.waiting.add(event, names, self.now, &mut |event| counted.take(event, names, &mut self.output));
     }
 }
 
-fn count(event: Event, names: &Names, (map, newest): (&mut Map, &mut Newest), output: &mut impl Output) {
-    match event {
-        Event::Opened(record) => map.open(&NamedRecord::new(&record, names)),
-        Event::Record(record) => {
-            let flow = NamedRecord::new(&record, names);
-            map.record(&flow);
-            output.record(&flow, names);
-            newest.push(record);
+/// What flows are counted in.
+struct Counted<'a> {
+    map: &'a mut Map,
+    pods: Option<&'a mut Pods>,
+    newest: &'a mut Newest,
+}
+
+impl<'a> Counted<'a> {
+    fn of(state: &'a mut State) -> (&'a mut Names, Self) {
+        let State { names, map, pods, newest, .. } = state;
+        (names, Self { map, pods: pods.as_mut(), newest })
+    }
+
+    fn take(&mut self, event: Event, names: &Names, output: &mut impl Output) {
+        match event {
+            Event::Opened(record) => {
+                let flow = NamedRecord::new(&record, names);
+                self.map.open(&flow);
+                self.pods.iter_mut().for_each(|pods| pods.open(&flow));
+            }
+            Event::Record(record) => {
+                let flow = NamedRecord::new(&record, names);
+                self.map.record(&flow);
+                self.pods.iter_mut().for_each(|pods| pods.record(&flow));
+                output.record(&flow, names);
+                self.newest.push(record);
+            }
         }
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        self.map.expire(now);
+        self.pods.iter_mut().for_each(|pods| pods.expire(now));
+        self.newest.expire(now);
     }
 }

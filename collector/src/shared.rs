@@ -11,6 +11,7 @@ use podtap_flow::{
     Counters, Timestamp,
     map::{Bounds, Map},
     names::{Names, Workload},
+    pods::Pods,
 };
 
 use crate::{capture::Captured, namespaces::Namespaces, newest::Newest};
@@ -27,6 +28,8 @@ pub struct Shared {
 pub struct State {
     pub names: Names,
     pub map: Map,
+    /// If there are metrics by pod.
+    pub pods: Option<Pods>,
     pub newest: Newest,
     pub status: Status,
 }
@@ -47,7 +50,7 @@ pub struct Status {
 impl Shared {
     pub fn new(names: Names, bounds: Bounds) -> Self {
         let map = Map::new(bounds);
-        let state = State { names, map, newest: Newest::default(), status: Status::default() };
+        let state = State { names, map, pods: None, newest: Newest::default(), status: Status::default() };
         Self { current: Arc::new(Mutex::new(state)), view: Arc::default() }
     }
 

@@ -123,7 +123,17 @@ fn prometheus_reads_the_metrics_of_edges() {
     fs::write(&file, names(&servers()).to_string()).expect("it can be written");
     let collector = Collector::start(
         path.client.path(),
-        &["--interface", "eth0", "--probes", METRICS, "--open-metrics", "--names", file.to_str().expect("text")],
+        &[
+            "--interface",
+            "eth0",
+            "--probes",
+            METRICS,
+            "--open-metrics",
+            "--metrics-level",
+            "pod",
+            "--names",
+            file.to_str().expect("text"),
+        ],
     );
     let prometheus = Prometheus::start(&path.client);
     for _ in 0..CONNECTIONS {
@@ -132,12 +142,15 @@ fn prometheus_reads_the_metrics_of_edges() {
     ask(&path, QUESTIONS);
     let edge =
         r#"k8s_src_namespace="shop",k8s_src_owner_name="client",k8s_dst_namespace="shop",k8s_dst_owner_name="web""#;
+    let pod = r#"k8s_namespace_name="shop",k8s_owner_name="client",role="client""#;
     // The flow of the questions is one, too. A comparison that is false has no series.
     for (expression, expected) in [
         (format!("podtap_connections_opened_total{{{edge},k8s_dst_owner_type=\"Deployment\"}} - 1"), CONNECTIONS),
         (format!("podtap_flow_payload_bytes_total{{{edge},direction=\"response\"}} > 20000"), 0),
         (format!("podtap_tcp_handshake_seconds_count{{{edge}}}"), CONNECTIONS),
         (format!("podtap_tcp_handshake_seconds_bucket{{{edge},le=\"+Inf\"}}"), CONNECTIONS),
+        (format!("podtap_pod_connections_opened_total{{{pod}}} - 1"), CONNECTIONS),
+        (format!("podtap_pod_payload_bytes_total{{{pod},direction=\"received\"}} > 20000"), 0),
         (r#"podtap_dns_responses_total{k8s_src_owner_name="client",rcode="NXDOMAIN"}"#.to_owned(), QUESTIONS.into()),
     ] {
         until(&expression, PATIENCE, || match query(&path.client, &expression)? {

@@ -15,6 +15,7 @@ pub mod map;
 pub mod named;
 pub mod names;
 pub mod packet;
+pub mod pods;
 mod reader;
 mod recent;
 mod record;

@@ -278,10 +278,10 @@ impl Map {
     }
 
     fn count(&mut self, flow: &NamedRecord<'_>, with_counts: bool) {
-        let record = flow.record;
-        if !is_call(flow) || is_empty(record) {
+        if !counts(flow) {
             return;
         }
+        let record = flow.record;
         self.contradictions += u64::from(record.is_first && flow.contradicts_endpoints());
         let bounds = self.bounds;
         let mut free = Free { all: bounds.all_details.saturating_sub(self.details), used: 0, dropped: 0 };
@@ -365,6 +365,11 @@ impl Free {
             None => self.dropped += 1,
         }
     }
+}
+
+/// Whether something was called in a record.
+pub(crate) fn counts(flow: &NamedRecord<'_>) -> bool {
+    is_call(flow) && !is_empty(flow.record)
 }
 
 /// A record that only ends a flow, without frames since the one before. The pods of such a flow may be forgotten by then.

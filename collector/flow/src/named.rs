@@ -166,6 +166,16 @@ impl<'a> NamedRecord<'a> {
         }
     }
 
+    /// The server, if it is known to be this pod.
+    #[must_use]
+    pub fn server_pod(&self) -> Option<&'a Pod> {
+        match (self.translated, self.server_owner) {
+            (Some(translated), _) => translated.pod,
+            (None, Owner::Pod(pod)) => Some(pod),
+            (None, _) => None,
+        }
+    }
+
     /// The port at which the server's pod got it. Unknown, if it came through a service that does not tell.
     #[must_use]
     pub fn pod_port(&self) -> Option<u16> {

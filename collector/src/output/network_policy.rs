@@ -359,7 +359,13 @@ mod tests {
             };
             map.restore(Edge { client: party(client), server: party(server) }, traffic);
         }
-        text_of(&State { names: Names::new(objects), map, newest: Newest::default(), status: Status::default() })
+        text_of(&State {
+            names: Names::new(objects),
+            map,
+            pods: None,
+            newest: Newest::default(),
+            status: Status::default(),
+        })
     }
 
     fn text_of(from: &State) -> String {

@@ -25,6 +25,8 @@ pub enum Level {
     Namespace,
     /// A workload that calls another one
     Workload,
+    /// The same, and each pod for itself, with whomever it speaks
+    Pod,
 }
 
 /// Counters of edges. What found no room when it was first seen is counted in a series of its own name, `other`, for good. Counters never

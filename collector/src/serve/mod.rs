@@ -8,6 +8,7 @@ mod figures;
 mod flows;
 mod graphql;
 mod page;
+mod pods;
 mod status;
 
 use std::time::Duration;
@@ -17,7 +18,12 @@ use podtap_flow::{Timestamp, names::Update};
 use podtap_runtime::http::{Health, Metrics, Probes, Server};
 use tokio::{runtime::Runtime, sync::mpsc};
 
-use self::{api::Api, edges::Edges, figures::Figures};
+use self::{
+    api::Api,
+    edges::{Edges, Level},
+    figures::Figures,
+    pods::OfPods,
+};
 use crate::{
     Arguments,
     analysis::{Analysis, Output},
@@ -60,6 +66,9 @@ impl Service {
         let of_map = if arguments.open_metrics { metrics.clone() } else { Metrics::new() };
         of_map.register(|registry| {
             registry.register_collector(Box::new(Edges::new(shared, arguments.metrics_level, arguments.series)));
+            if arguments.metrics_level == Level::Pod {
+                registry.register_collector(Box::new(OfPods::new(shared, arguments.series)));
+            }
         });
         if let Some(path) = arguments.state.clone() {
             service.runtime.spawn(state::keep_saving(path, shared.clone()));

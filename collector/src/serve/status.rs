@@ -6,7 +6,7 @@ use crate::shared::{Shared, State};
 
 /// As JSON.
 pub fn status(shared: &Shared) -> Value {
-    let State { names, map, newest, status } = &*shared.lock();
+    let State { names, map, newest, status, .. } = &*shared.lock();
     let (flows, incomplete) = newest.completeness();
     json!({
         "live": status.is_live,
