@@ -2,7 +2,7 @@
 
 use std::{
     io::Write as _,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -64,6 +64,7 @@ fn translate(scene: &Scene, client: IpAddr) {
         "table ip nat {{\n\
            chain before {{ type nat hook prerouting priority dstnat;\n\
              ip daddr 10.200.0.1 udp dport 53 dnat to {client}:5353\n\
+             ip daddr 10.200.0.1 tcp dport 80 dnat to {client}:8080\n\
              ip daddr 10.88.0.1 udp dport 30080 dnat to {web}:8080\n\
            }}\n\
            chain after {{ type nat hook postrouting priority srcnat; ct status dnat masquerade; }}\n\
@@ -148,6 +149,42 @@ fn translations_of_connections_from_and_to_the_pod_are_sent() {
     assert!(translations(&mirror).iter().all(|translation| translation.original.source_port != other.port()));
     assert_eq!(metadata(&plain), [], "the other receiver's consumers get none");
     assert!(plain.count(|frame| frame.bytes[12..14] == [8, 0]) > 0, "but frames of the pod");
+}
+
+/// A collector that begins to capture in the middle of a connection knows its server, too.
+#[test]
+fn translations_of_connections_from_before_the_tap_are_sent_while_they_last() {
+    let mut scene = Scene::new();
+    let client_address = addresses(&scene.client)[0];
+    translate(&scene, client_address);
+    scene.client.ip("route add default via 10.88.0.1\n");
+    let (service, server) = (SocketAddr::from((SERVICE, 80)), SocketAddr::new(client_address, 8080));
+    let listener = scene.client.within(|| TcpListener::bind(server)).expect("the port is free");
+    let connect = || {
+        let client = scene.web.network().within(|| TcpStream::connect(service)).expect("it is translated");
+        (client, listener.accept().expect("a connection"))
+    };
+    let (client, (_accepted, seen)) = connect();
+    let from = client.local_addr().expect("it is bound");
+    let (other, accepted) = connect();
+    let port_of_other = other.local_addr().expect("it is bound").port();
+    drop(other);
+    drop(accepted);
+    until("conntrack knows both, and that one is over", PATIENCE, || {
+        let shown = scene.node.network().run("conntrack -L -p tcp");
+        let has = |state: &str, port: u16| {
+            shown.lines().any(|line| line.contains(state) && line.contains(&format!("sport={port} dport=80 ")))
+        };
+        if has("TIME_WAIT", port_of_other) && has("ESTABLISHED", from.port()) { Ok(()) } else { Err(shown) }
+    });
+
+    let [mirror, plain] = tap(&mut scene);
+    let expected = Translation { protocol: 6, original: tuple(from, service), reply: tuple(server, seen), zone: 0 };
+    until("the translation arrives", PATIENCE, || match &translations(&mirror)[..] {
+        [one] if *one == expected => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(metadata(&plain), []);
 }
 
 #[test]

@@ -155,7 +155,13 @@ pub fn service(object: ServiceObject) -> Service {
     addresses.dedup();
     let number = |port: i32| u16::try_from(port).ok();
     let ports = spec.ports.into_iter().flatten().filter_map(|port| {
-        Some(Port { name: port.name, port: number(port.port)?, protocol: port.protocol, target_port: None })
+        Some(Port {
+            name: port.name,
+            port: number(port.port)?,
+            protocol: port.protocol,
+            target_port: None,
+            node_port: port.node_port.and_then(number),
+        })
     });
     Service { namespace, name, addresses, ports: ports.collect(), backends: Vec::new() }
 }

@@ -1,4 +1,7 @@
-//! New connections whose addresses the node translates, as conntrack reports them (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
+//! Connections whose addresses the node translates, as conntrack tells (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`): new ones as
+//! they begin, and those that there are.
+
+mod existing;
 
 use std::{
     io, mem,
@@ -15,6 +18,7 @@ use super::{
     subscription::open,
 };
 use crate::namespace::Namespace;
+pub use existing::ExistingTranslations;
 use futures_util::Stream as _;
 use nix::libc;
 use podtap_model::metadata::{Translation, Tuple};
@@ -143,15 +147,17 @@ fn translation(message: &GenericMessage) -> Option<Translation> {
         return None;
     }
     let attributes = message.attributes.as_slice();
-    let status =
-        child(attributes, CTA_STATUS).and_then(|status| Some(u32::from_be_bytes(*status.value().first_chunk()?)))?;
-    if status & IS_TRANSLATED == 0 {
+    if status(attributes)? & IS_TRANSLATED == 0 {
         return None;
     }
     let (protocol, original) = tuple(&child(attributes, CTA_TUPLE_ORIG)?)?;
     let (_, reply) = tuple(&child(attributes, CTA_TUPLE_REPLY)?)?;
     let zone = child(attributes, CTA_ZONE).and_then(|zone| port(&zone)).unwrap_or_default();
     Some(Translation { protocol, original, reply, zone })
+}
+
+fn status(attributes: &[u8]) -> Option<u32> {
+    child(attributes, CTA_STATUS)?.value().first_chunk().copied().map(u32::from_be_bytes)
 }
 
 /// Protocol, addresses and ports.

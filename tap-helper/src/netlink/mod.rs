@@ -16,6 +16,7 @@ mod fdb;
 mod filter;
 mod generic;
 mod link;
+mod netfilter;
 mod nftables;
 mod nla;
 mod nsid;
@@ -26,7 +27,7 @@ mod veth;
 
 pub use address::{InterfaceAddress, addresses};
 pub use connection::Connection;
-pub use conntrack::Translations;
+pub use conntrack::{ExistingTranslations, Translations};
 pub use error::{NetlinkError, NetnsError};
 pub use ethtool::{Offloads, offloads, turn};
 pub use fdb::{ForwardingEntry, Mac, ZERO, add_destination, forwarding, remove_destination, remove_entries};

@@ -1,5 +1,6 @@
 //! Sending metadata besides mirrored frames, for taps that have receivers for it: which pod the frames are of, at first and then once a
-//! minute, and how the node translates the pod's connections, as soon as conntrack reports them.
+//! minute, and how the node translates the pod's connections, as soon as conntrack reports them, and those that there are already, at first and
+//! then every five minutes.
 //!
 //! A translation that finds no room is lost, and the flow keeps the addresses that its frames have: connections cost the pod nothing.
 
@@ -21,7 +22,7 @@ use super::{Node, probes::ProbeSource};
 use crate::{
     bpf::Prober,
     namespace::{Namespace, within_each},
-    netlink::{Mac, Translations},
+    netlink::{ExistingTranslations, Mac, Translations},
     resource::SenderKey,
     settings::frame_limit,
 };
@@ -37,6 +38,11 @@ const COLLECTED: Duration = Duration::from_millis(20);
 const RESUBSCRIBE: Duration = Duration::from_secs(30);
 /// Most translations that are sent per [`COLLECTED`]: 10,000 connections per second.
 const MOST: usize = 200;
+/// How often the node's connections are read, for collectors that were started meanwhile. Of 100,000 connections, it takes a quarter of a
+/// second of CPU time.
+const REREAD: Duration = Duration::from_secs(300);
+/// Reads per [`COLLECTED`]: some hundred connections, which take a millisecond or two.
+const READS: usize = 5;
 
 /// What is to be sent.
 #[derive(Default)]
@@ -48,6 +54,10 @@ pub(super) struct MetadataSource {
     /// The addresses of the pods of these taps.
     addresses: BTreeSet<IpAddr>,
     pending: VecDeque<Translation>,
+    /// While the connections that there are already are read.
+    existing: Option<ExistingTranslations>,
+    /// When they are to be read again.
+    reread: Option<Instant>,
     /// When the pending ones are sent. Until then, the others wait in the socket, and wake nothing.
     due: Option<Instant>,
     /// For each sender, when its pod is told of next.
@@ -63,8 +73,49 @@ impl MetadataSource {
             return;
         }
         let with_translations = senders.into_iter().filter(|sender| sends_translations(sender));
-        self.addresses = with_translations.flat_map(|sender| &sender.pod.addresses).copied().collect();
+        let addresses = with_translations.flat_map(|sender| &sender.pod.addresses).copied().collect();
+        let before = mem::replace(&mut self.addresses, addresses);
+        if !self.addresses.is_subset(&before) {
+            // Pods are tapped in batches.
+            self.reread = Some(now + RETRY);
+        }
         self.subscribe(node, now);
+    }
+
+    /// Begins to read the connections that there are already, if that is due.
+    fn read_existing(&mut self, node: &Namespace, now: Instant) {
+        if self.reread.is_none_or(|moment| moment > now) {
+            return;
+        }
+        self.reread = Some(now + REREAD);
+        // Without conntrack, the subscription says so.
+        if self.translations.is_some() {
+            let existing = ExistingTranslations::open(node);
+            self.existing = existing.inspect_err(|error| warn!(%error, "translations that last are not sent")).ok();
+            self.due.get_or_insert(now);
+        }
+    }
+
+    /// Reads on. Returns what is of the taps' pods, for as many as there is room.
+    fn existing(&mut self, room: usize) -> Vec<Translation> {
+        let mut found = Vec::new();
+        for _ in 0..READS {
+            let Some(existing) = self.existing.as_mut().filter(|_| found.len() < room) else { break };
+            match existing.next() {
+                Ok(Some(translations)) => found.extend(translations.into_iter().filter(|one| self.is_of_pods(one))),
+                Ok(None) => self.existing = None,
+                Err(error) => {
+                    warn!(%error, "not all translations that last are sent");
+                    self.existing = None;
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether a pod is the client, or the server behind a translated address. The node may have many others.
+    fn is_of_pods(&self, translation: &Translation) -> bool {
+        [translation.original.source, translation.reply.source].iter().any(|end| self.addresses.contains(end))
     }
 
     fn subscribe(&mut self, node: &Namespace, now: Instant) {
@@ -85,7 +136,7 @@ impl MetadataSource {
         translations.map_or(Poll::Pending, |translations| translations.poll_changed(context))
     }
 
-    /// Takes over those of the taps' pods: the node may have many others.
+    /// Takes over those of the taps' pods.
     pub(super) fn take(&mut self, now: Instant) {
         let Some(translations) = &mut self.translations else { return };
         let Some(taken) = translations.take() else {
@@ -93,11 +144,8 @@ impl MetadataSource {
             (self.translations, self.resubscribe) = (None, Some(now + RESUBSCRIBE));
             return;
         };
-        // The pod is the client, or the server behind a translated address.
-        let is_of_pods = |translation: &Translation| {
-            [translation.original.source, translation.reply.source].iter().any(|end| self.addresses.contains(end))
-        };
-        self.pending.extend(taken.into_iter().filter(is_of_pods));
+        let of_pods: Vec<_> = taken.into_iter().filter(|translation| self.is_of_pods(translation)).collect();
+        self.pending.extend(of_pods);
         let too_many = self.pending.len().saturating_sub(MOST);
         if too_many > 0 {
             debug!(too_many, "translations are not sent");
@@ -108,7 +156,8 @@ impl MetadataSource {
     }
 
     pub(super) fn due_at(&self) -> Option<Instant> {
-        self.schedule.values().copied().chain(self.due).chain(self.resubscribe).min()
+        let times = [self.due, self.resubscribe, self.reread];
+        self.schedule.values().copied().chain(times.into_iter().flatten()).min()
     }
 
     /// The translations to send now.
@@ -117,8 +166,11 @@ impl MetadataSource {
             return VecDeque::new();
         }
         self.take(now);
-        self.due = None;
-        mem::take(&mut self.pending)
+        // Before those of new connections, which may have their tuples.
+        let mut translations: VecDeque<_> = self.existing(MOST.saturating_sub(self.pending.len())).into();
+        translations.append(&mut self.pending);
+        self.due = self.existing.is_some().then_some(now + COLLECTED);
+        translations
     }
 
     /// Those of the senders of whose pods receivers are to be told now. They are due again soon, unless they are [told](Self::told).
@@ -167,6 +219,7 @@ impl Node {
             metadata.resubscribe = None;
             metadata.subscribe(&self.namespace, now);
         }
+        metadata.read_existing(&self.namespace, now);
         let due = metadata.due_of(active.keys(), now);
         let translations = metadata.translations(now);
         let jobs = self.jobs(&active, |source, sender, running| {

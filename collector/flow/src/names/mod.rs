@@ -8,6 +8,7 @@ mod update;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    hash::Hash,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -56,6 +57,8 @@ pub struct Names {
     /// When services were deleted that are still remembered.
     deleted_services: BTreeMap<(String, String), Timestamp>,
     by_virtual_address: HashMap<IpAddr, Vec<(String, String)>>,
+    /// Ports and protocols at every node.
+    by_node_port: HashMap<(u16, u8), Vec<(String, String)>>,
     /// Addresses, ports and protocols of backends, and how many services have them.
     served: HashMap<(IpAddr, u16, u8), u32>,
     nodes: BTreeMap<String, Node>,
@@ -112,7 +115,7 @@ impl Names {
     fn remove_pod(&mut self, uid: &str) {
         let Some(pod) = self.pods.remove(uid) else { return };
         for address in &pod.addresses {
-            forget(&mut self.by_address, *address, |other| other == uid);
+            forget(&mut self.by_address, address, |other| other == uid);
         }
     }
 
@@ -124,6 +127,9 @@ impl Names {
         for address in &service.addresses {
             self.use_network(*address);
             self.by_virtual_address.entry(*address).or_default().push(key.clone());
+        }
+        for at_node in node_ports(&service) {
+            self.by_node_port.entry(at_node).or_default().push(key.clone());
         }
         for served in served(&service) {
             *self.served.entry(served).or_default() += 1;
@@ -141,7 +147,10 @@ impl Names {
     fn forget_service(&mut self, key: &(String, String)) {
         let Some(service) = self.services.remove(key) else { return };
         for address in &service.addresses {
-            forget(&mut self.by_virtual_address, *address, |other| other == key);
+            forget(&mut self.by_virtual_address, address, |other| other == key);
+        }
+        for at_node in node_ports(&service) {
+            forget(&mut self.by_node_port, &at_node, |other| other == key);
         }
         for served in served(&service) {
             if let Some(count) = self.served.get_mut(&served) {
@@ -294,14 +303,28 @@ impl Names {
         self.nodes.get(name)
     }
 
-    /// The service that has a virtual address and a port.
+    /// The service that has a virtual address and a port, or a port at every node.
     #[must_use]
     pub fn service(&self, address: IpAddr, port: u16, protocol: u8) -> Option<(&Service, &Port)> {
-        let keys = self.by_virtual_address.get(&address)?;
+        let of_address = self.by_virtual_address.get(&address);
+        let virtual_port = of_address.and_then(|keys| self.port_of(keys, |known| known.port == port, protocol));
+        virtual_port.or_else(|| {
+            let keys = self.by_node_port.get(&(port, protocol)).filter(|_| self.by_node_address.contains_key(&address));
+            self.port_of(keys?, |known| known.node_port == Some(port), protocol)
+        })
+    }
+
+    /// The port of one of these services. Those that exist come before those that were deleted.
+    fn port_of(
+        &self,
+        keys: &[(String, String)],
+        is_it: impl Fn(&Port) -> bool,
+        protocol: u8,
+    ) -> Option<(&Service, &Port)> {
         let is_deleted = |key: &&(String, String)| self.deleted_services.contains_key(*key);
         let (deleted, existing): (Vec<_>, Vec<_>) = keys.iter().partition(is_deleted);
         existing.into_iter().chain(deleted).filter_map(|key| self.services.get(key)).find_map(|service| {
-            let port = service.ports.iter().find(|known| known.port == port && known.protocol() == protocol)?;
+            let port = service.ports.iter().find(|known| is_it(known) && known.protocol() == protocol)?;
             Some((service, port))
         })
     }
@@ -346,14 +369,23 @@ fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Removes an owner of an address, and the address with its last one.
-fn forget<Key>(index: &mut HashMap<IpAddr, Vec<Key>>, address: IpAddr, is_it: impl Fn(&Key) -> bool) {
-    if let Entry::Occupied(mut owners) = index.entry(address) {
+/// Removes an owner of a place, and the place with its last one.
+fn forget<Place: Copy + Eq + Hash, Key>(
+    index: &mut HashMap<Place, Vec<Key>>,
+    place: &Place,
+    is_it: impl Fn(&Key) -> bool,
+) {
+    if let Entry::Occupied(mut owners) = index.entry(*place) {
         owners.get_mut().retain(|owner| !is_it(owner));
         if owners.get().is_empty() {
             owners.remove();
         }
     }
+}
+
+/// What a service has at every node.
+fn node_ports(service: &Service) -> impl Iterator<Item = (u16, u8)> {
+    service.ports.iter().filter_map(|port| Some((port.node_port?, port.protocol())))
 }
 
 /// What a service's backends serve.

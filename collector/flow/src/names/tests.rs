@@ -75,7 +75,9 @@ fn services_know_their_ports_and_backends() {
         from: Timestamp::from_seconds(from),
         until: until.map(Timestamp::from_seconds),
     };
-    let port = Port { name: None, port: 80, protocol: None, target_port: Some(8080) };
+    let port = Port { name: None, port: 80, protocol: None, target_port: Some(8080), node_port: Some(30080) };
+    let node: IpAddr = "192.168.0.1".parse().expect("an address");
+    names.set_node(Node { name: "n1".into(), addresses: vec![node], zone: None });
     names.set_service(Service {
         namespace: "shop".into(),
         name: "web".into(),
@@ -90,11 +92,17 @@ fn services_know_their_ports_and_backends() {
     assert!(names.backends(service, Timestamp::from_seconds(25)).all(|pod| pod.is_some_and(|pod| pod.name == "web")));
     assert!(names.backends(service, Timestamp::from_seconds(5)).all(|pod| pod.is_none()), "it had no pod then");
     assert!(names.serves("10.0.0.9".parse().expect("an address"), 8080, packet::TCP));
+    assert_eq!(
+        names.service(node, 30080, packet::TCP).map(|(service, port)| (&*service.name, port.port)),
+        Some(("web", 80))
+    );
+    assert!(names.service(node, 80, packet::TCP).is_none() && names.service(node, 30080, packet::UDP).is_none());
+    assert!(names.service(address, 30080, packet::TCP).is_none(), "only nodes have it");
     let key = ("shop".to_owned(), "web".to_owned());
     names.remove_service(key, Timestamp::from_seconds(30));
     assert!(names.service(address, 80, packet::TCP).is_some(), "its last flows are still to be reported");
     names.expire(Timestamp::from_seconds(31 + 1800));
-    assert!(names.service(address, 80, packet::TCP).is_none());
+    assert!(names.service(address, 80, packet::TCP).is_none() && names.service(node, 30080, packet::TCP).is_none());
     assert!(!names.serves("10.0.0.9".parse().expect("an address"), 8080, packet::TCP));
 }
 
