@@ -24,10 +24,17 @@ use crate::scene::{address, allow_external, outside};
 const CONNECTIONS: usize = 200;
 const SERVERS: [(&str, &str); 3] = [("server-a", "n1"), ("server-b", "n2"), ("server-c", "n2")];
 
+fn connect(client: &Path, service: Ipv4Addr) -> Result<TcpStream, String> {
+    within(client, move || TcpStream::connect((service, 80))).map_err(|error| error.to_string())
+}
+
 /// Asks the service for the name of the pod that answers. Returns the port of the connection, too.
 fn ask(client: &Path, service: Ipv4Addr) -> Result<(u16, String), String> {
+    ask_by(connect(client, service)?)
+}
+
+fn ask_by(mut stream: TcpStream) -> Result<(u16, String), String> {
     let failed = |error: std::io::Error| error.to_string();
-    let mut stream = within(client, move || TcpStream::connect((service, 80))).map_err(failed)?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(failed)?;
     let mut response = String::new();
@@ -99,6 +106,7 @@ fn outside_of_the_cluster_the_pod_that_answered_is_known_by_its_nodes_conntrack(
     let (sandbox, pods, service) = shop("calls-outside");
     let client = sandbox.network(&pods[0]);
     until_all_answer(&client, service);
+    let early = connect(&client, service).expect("the service answers");
     allow_external(&outside());
     let collector = Collector::start(&namespace_of_node(sandbox.lab(), "cp"), &["--vxlan-port", "4791"]);
     sandbox.apply(&format!(
@@ -108,7 +116,10 @@ fn outside_of_the_cluster_the_pod_that_answered_is_known_by_its_nodes_conntrack(
         outside()
     ));
     sandbox.ready("client");
-    let truth = ask_often(&client, service);
+    let mut truth = ask_often(&client, service);
+    requests(&collector, service, &truth);
+    let (early, server) = ask_by(early).expect("the service answers");
+    truth.insert(early, server);
     let addresses: BTreeMap<&str, String> =
         pods[1..].iter().map(|pod| (pod.metadata.name.as_deref().expect("a name"), address(pod))).collect();
     for (port, flow) in requests(&collector, service, &truth) {
@@ -123,6 +134,8 @@ fn outside_of_the_cluster_the_pod_that_answered_is_known_by_its_nodes_conntrack(
             "{flow}"
         );
         assert_eq!(flow["SrcTaps"], json!([format!("PodTap {}/client", sandbox.namespace())]), "{flow}");
+        let is_early = port == early;
+        assert_eq!(flow.get("Preexisting").is_some(), is_early, "{flow}");
     }
     collector.end();
 }

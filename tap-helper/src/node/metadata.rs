@@ -60,8 +60,8 @@ pub(super) struct MetadataSource {
     reread: Option<Instant>,
     /// When the pending ones are sent. Until then, the others wait in the socket, and wake nothing.
     due: Option<Instant>,
-    /// For each sender, when its pod is told of next.
-    schedule: BTreeMap<SenderKey, Instant>,
+    /// For each sender, when its pod is told of next, and whether it was before.
+    schedule: BTreeMap<SenderKey, (Instant, bool)>,
 }
 
 impl MetadataSource {
@@ -76,10 +76,15 @@ impl MetadataSource {
         let addresses = with_translations.flat_map(|sender| &sender.pod.addresses).copied().collect();
         let before = mem::replace(&mut self.addresses, addresses);
         if !self.addresses.is_subset(&before) {
-            // Pods are tapped in batches.
-            self.reread = Some(now + RETRY);
+            self.read_soon(now);
         }
         self.subscribe(node, now);
+    }
+
+    /// Has the connections read that there are already. Pods are often tapped in batches.
+    fn read_soon(&mut self, now: Instant) {
+        let soon = now + RETRY;
+        self.reread = Some(self.reread.map_or(soon, |moment| moment.min(soon)));
     }
 
     /// Begins to read the connections that there are already, if that is due.
@@ -157,7 +162,7 @@ impl MetadataSource {
 
     pub(super) fn due_at(&self) -> Option<Instant> {
         let times = [self.due, self.resubscribe, self.reread];
-        self.schedule.values().copied().chain(times.into_iter().flatten()).min()
+        self.schedule.values().map(|(next, _)| *next).chain(times.into_iter().flatten()).min()
     }
 
     /// The translations to send now.
@@ -178,18 +183,22 @@ impl MetadataSource {
         let mut before = mem::take(&mut self.schedule);
         let mut due = BTreeSet::new();
         for key in senders {
-            let next = before.remove(key).filter(|next| *next > now);
-            if next.is_none() {
+            let (mut next, is_told) = before.remove(key).unwrap_or((now, false));
+            if next <= now {
                 due.insert(key.clone());
+                next = now + RETRY;
             }
-            self.schedule.insert(key.clone(), next.unwrap_or(now + RETRY));
+            self.schedule.insert(key.clone(), (next, is_told));
         }
         due
     }
 
     /// Receivers were told of the pod.
     fn told(&mut self, key: &SenderKey, now: Instant) {
-        self.schedule.insert(key.clone(), now + INTERVAL);
+        let before = self.schedule.insert(key.clone(), (now + INTERVAL, true));
+        if before.is_none_or(|(_, was_told)| !was_told) {
+            self.read_soon(now);
+        }
     }
 }
 
