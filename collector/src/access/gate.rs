@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 use tracing::warn;
 
-use super::reviews::{GROUP, RESOURCE, Refusal, Reviews, SUBRESOURCE, Verb, Wanted};
+use super::reviews::{Access, GROUP, RESOURCE, Refusal, Reviews, SUBRESOURCE, Verb};
 use crate::namespaces::Namespaces;
 
 /// Bytes of a token: those of service accounts have about 1000.
@@ -47,15 +47,16 @@ impl Gate {
         let requests = Family::default();
         metrics.register(|registry| {
             let help = "Requests of clients of the exposed API, by the HTTP status of the response";
-            registry.register("names_requests", help, requests.clone());
+            registry.register("collector_api_requests", help, requests.clone());
         });
         Self { reviews: Arc::new(reviews), collector, requests }
     }
 
     async fn check(&self, request: &Request<Incoming>) -> Result<(), Response<Full<Bytes>>> {
-        let wanted = wanted(request).map_err(|message| plain(StatusCode::BAD_REQUEST, format!("{message}\n")))?;
+        let access =
+            required_access(request).map_err(|message| plain(StatusCode::BAD_REQUEST, format!("{message}\n")))?;
         let Some(token) = token(request) else { return Err(unauthenticated("Bearer", NO_TOKEN)) };
-        self.reviews.check(token, &wanted).await.map_err(|refusal| refused(&refusal))
+        self.reviews.check(token, &access).await.map_err(|refusal| refused(&refusal))
     }
 
     async fn pass_on(&self, request: Request<Incoming>) -> Response<Body> {
@@ -103,11 +104,11 @@ impl Handler for Gate {
 }
 
 /// The page and the counters of frames have no names. Everything else is of namespaces, also what does not exist.
-fn wanted(request: &Request<Incoming>) -> Result<Wanted, String> {
+fn required_access(request: &Request<Incoming>) -> Result<Access, String> {
     let (namespaces, path) = Namespaces::of_path(request.uri().path())?;
     let verb = Verb::of(request.method());
     let is_public = matches!(path, "/" | "/status") || path.starts_with("/page/");
-    Ok(if is_public && verb == Verb::Get { Wanted::Public } else { Wanted::Map(verb, namespaces) })
+    Ok(if is_public && verb == Verb::Get { Access::AnyUser } else { Access::Map(verb, namespaces) })
 }
 
 /// The token in `Authorization: Bearer TOKEN` (RFC 6750, section 2.1).
@@ -129,7 +130,7 @@ fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
         Refusal::Forbidden { user, verb, namespace } => {
             plain(StatusCode::FORBIDDEN, forbidden(user, *verb, namespace.as_deref()))
         }
-        Refusal::Unanswered(_) => {
+        Refusal::Unavailable(_) => {
             // The client need not know why.
             warn!(error = %with_causes(refusal), "a client could not be authorized");
             plain(StatusCode::SERVICE_UNAVAILABLE, "the API server does not tell what the token allows: try again\n")

@@ -24,12 +24,12 @@ const REQUESTS: usize = 4;
 /// How long all requests about one of a client may take, waiting included.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// What a client wants.
+/// What a request needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// What everyone may read who has a valid token.
-    Public,
-    /// What is told of these namespaces.
+pub enum Access {
+    /// A valid token of any user.
+    AnyUser,
+    /// A right to the map of these namespaces.
     Map(Verb, Namespaces),
 }
 
@@ -66,7 +66,7 @@ pub enum Refusal {
     Forbidden { user: String, verb: Verb, namespace: Option<String> },
     /// It is not known whose the token is, or what its user may do.
     #[error("the API server did not answer")]
-    Unanswered(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// SHA-256 of a token: the token itself is not kept.
@@ -94,16 +94,16 @@ impl Reviews {
         }
     }
 
-    /// Whether the user of a token may have what is wanted.
-    pub async fn check(&self, token: &str, wanted: &Wanted) -> Result<(), Refusal> {
-        timeout(PATIENCE, self.check_all(token, wanted)).await.unwrap_or_else(|late| Err(unanswered(late)))
+    /// Whether the user of a token has this access.
+    pub async fn check(&self, token: &str, access: &Access) -> Result<(), Refusal> {
+        timeout(PATIENCE, self.check_all(token, access)).await.unwrap_or_else(|late| Err(unavailable(late)))
     }
 
-    async fn check_all(&self, token: &str, wanted: &Wanted) -> Result<(), Refusal> {
+    async fn check_all(&self, token: &str, access: &Access) -> Result<(), Refusal> {
         let mut key = Digest::default();
         key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         let user = self.user(key, token).await?.ok_or(Refusal::Unauthenticated)?;
-        let Wanted::Map(verb, namespaces) = wanted else { return Ok(()) };
+        let Access::Map(verb, namespaces) = access else { return Ok(()) };
         let namespaces: Vec<Option<&String>> = match namespaces {
             Namespaces::All => vec![None],
             Namespaces::Only(names) => names.iter().map(Some).collect(),
@@ -121,8 +121,8 @@ impl Reviews {
         let ask = async {
             let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
             let review = TokenReview { spec, ..TokenReview::default() };
-            let review = self.tokens.create(&PostParams::default(), &review).await.map_err(unanswered)?;
-            let status = review.status.ok_or_else(|| unanswered("the TokenReview has no status"))?;
+            let review = self.tokens.create(&PostParams::default(), &review).await.map_err(unavailable)?;
+            let status = review.status.ok_or_else(|| unavailable("the TokenReview has no status"))?;
             let is_valid = status.authenticated == Some(true);
             // With an error, an authenticator may only be down.
             let is_certain = is_valid || status.error.is_none_or(|error| error.is_empty());
@@ -136,8 +136,8 @@ impl Reviews {
         let ask = async {
             let spec = access_of(user, verb, namespace);
             let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
-            let review = self.access.create(&PostParams::default(), &review).await.map_err(unanswered)?;
-            let status = review.status.ok_or_else(|| unanswered("the SubjectAccessReview has no status"))?;
+            let review = self.access.create(&PostParams::default(), &review).await.map_err(unavailable)?;
+            let status = review.status.ok_or_else(|| unavailable("the SubjectAccessReview has no status"))?;
             Ok((status.allowed, true))
         };
         self.known_or_asked(&self.rights, (key, verb, namespace.cloned()), ask).await
@@ -153,7 +153,7 @@ impl Reviews {
         if let Some(known) = answers.get(&question) {
             return Ok(known);
         }
-        let _permit = self.requests.acquire().await.map_err(unanswered)?;
+        let _permit = self.requests.acquire().await.map_err(unavailable)?;
         // While this waited, it may have been asked for another request.
         if let Some(known) = answers.get(&question) {
             return Ok(known);
@@ -184,8 +184,8 @@ fn access_of(user: &UserInfo, verb: Verb, namespace: Option<&String>) -> Subject
     }
 }
 
-fn unanswered(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Refusal {
-    Refusal::Unanswered(error.into())
+fn unavailable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Refusal {
+    Refusal::Unavailable(error.into())
 }
 
 #[cfg(test)]

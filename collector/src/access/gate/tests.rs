@@ -129,7 +129,7 @@ async fn each_path_needs_the_right_to_its_namespaces() {
     assert_eq!(get(&servers, "/namespaces/Shop/map", "admin").await.0, 400);
     let metrics = servers.metrics.text().await.expect("metrics");
     for line in ["{status=\"202\"} 23", "{status=\"400\"} 1", "{status=\"401\"} 16", "{status=\"403\"} 9"] {
-        assert!(metrics.contains(&format!("podtap_names_requests_total{line}\n")), "{metrics}");
+        assert!(metrics.contains(&format!("podtap_collector_api_requests_total{line}\n")), "{metrics}");
     }
 }
 

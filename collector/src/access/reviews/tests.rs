@@ -10,9 +10,9 @@ use tokio::time::{Instant, advance, sleep};
 use super::*;
 use crate::access::{answers::AGE, fixtures::ApiServer};
 
-fn map(namespaces: &[&str]) -> Wanted {
+fn map(namespaces: &[&str]) -> Access {
     let names = namespaces.iter().map(|name| (*name).to_owned()).collect();
-    Wanted::Map(Verb::Get, if namespaces == ["*"] { Namespaces::All } else { Namespaces::Only(names) })
+    Access::Map(Verb::Get, if namespaces == ["*"] { Namespaces::All } else { Namespaces::Only(names) })
 }
 
 fn server() -> ApiServer {
@@ -30,11 +30,11 @@ fn missing(result: Result<(), Refusal>) -> Option<String> {
 #[tokio::test]
 async fn a_client_needs_the_right_to_each_namespace() {
     let reviews = Reviews::new(server().client());
-    for wanted in [Wanted::Public, map(&["*"]), map(&["shop"]), map(&["bank", "shop"])] {
-        reviews.check("admin", &wanted).await.expect("an administrator may");
+    for access in [Access::AnyUser, map(&["*"]), map(&["shop"]), map(&["bank", "shop"])] {
+        reviews.check("admin", &access).await.expect("an administrator may");
     }
-    for wanted in [Wanted::Public, map(&["shop"]), map(&["shop", "team"])] {
-        reviews.check("alice", &wanted).await.expect("she may");
+    for access in [Access::AnyUser, map(&["shop"]), map(&["shop", "team"])] {
+        reviews.check("alice", &access).await.expect("she may");
     }
     for (user, namespaces, lacks) in [
         ("alice", &["*"][..], "*"),
@@ -49,11 +49,11 @@ async fn a_client_needs_the_right_to_each_namespace() {
             "{user} {namespaces:?}"
         );
     }
-    reviews.check("bob", &Wanted::Public).await.expect("everyone with a token may");
-    let query = Wanted::Map(Verb::Create, Namespaces::All);
+    reviews.check("bob", &Access::AnyUser).await.expect("everyone with a token may");
+    let query = Access::Map(Verb::Create, Namespaces::All);
     assert_eq!(missing(reviews.check("admin", &query).await).as_deref(), Some("*"), "the verb counts");
-    for wanted in [Wanted::Public, map(&["shop"])] {
-        let refusal = reviews.check("mallory", &wanted).await.expect_err("the token is of none");
+    for access in [Access::AnyUser, map(&["shop"])] {
+        let refusal = reviews.check("mallory", &access).await.expect_err("the token is of none");
         assert!(matches!(refusal, Refusal::Unauthenticated), "{refusal:?}");
     }
 }
@@ -105,15 +105,15 @@ async fn without_an_answer_nothing_is_allowed_and_nothing_is_remembered() {
         });
         let reviews = Reviews::new(client);
         for number in 1..=2 {
-            let refusal = reviews.check("admin", &Wanted::Public).await.expect_err("it is not known who it is");
-            assert!(matches!(refusal, Refusal::Unanswered(_)), "{refusal:?}");
+            let refusal = reviews.check("admin", &Access::AnyUser).await.expect_err("it is not known who it is");
+            assert!(matches!(refusal, Refusal::Unavailable(_)), "{refusal:?}");
             assert_eq!(count.load(Ordering::Relaxed), number);
         }
     }
     let start = Instant::now();
     let reviews = Reviews::new(fake_client::client(|_, _, _| pending()));
-    let refusal = reviews.check("admin", &Wanted::Public).await.expect_err("there is no answer");
-    assert!(matches!(refusal, Refusal::Unanswered(_)) && start.elapsed() == PATIENCE, "{refusal:?}");
+    let refusal = reviews.check("admin", &Access::AnyUser).await.expect_err("there is no answer");
+    assert!(matches!(refusal, Refusal::Unavailable(_)) && start.elapsed() == PATIENCE, "{refusal:?}");
 }
 
 /// The token is valid, but nothing tells what its user may do.
@@ -139,9 +139,9 @@ async fn without_an_answer_about_a_right_nothing_is_allowed() {
             }
         });
         let reviews = Reviews::new(client);
-        reviews.check("admin", &Wanted::Public).await.expect("the token is valid");
-        for wanted in [map(&["*"]), map(&["shop"])] {
-            reviews.check("admin", &wanted).await.expect_err("it is not known whether this may be read");
+        reviews.check("admin", &Access::AnyUser).await.expect("the token is valid");
+        for access in [map(&["*"]), map(&["shop"])] {
+            reviews.check("admin", &access).await.expect_err("it is not known whether this may be read");
         }
     }
 }
@@ -153,7 +153,7 @@ async fn an_authenticator_that_is_down_is_asked_again() {
         (StatusCode::CREATED, json!({"spec": {}, "status": status}))
     });
     let reviews = Reviews::new(client);
-    reviews.check("admin", &Wanted::Public).await.expect_err("nothing is known of it");
+    reviews.check("admin", &Access::AnyUser).await.expect_err("nothing is known of it");
     assert!(reviews.users.get(&Digest::try_from(digest(&SHA256, b"admin").as_ref()).expect("32 bytes")).is_none());
 }
 
@@ -174,11 +174,11 @@ async fn requests_at_the_same_time_are_bounded() {
     });
     let reviews = Reviews::new(client);
     let tokens: Vec<String> = (0..40).map(|number| number.to_string()).collect();
-    for refused in futures::future::join_all(tokens.iter().map(|token| reviews.check(token, &Wanted::Public))).await {
+    for refused in futures::future::join_all(tokens.iter().map(|token| reviews.check(token, &Access::AnyUser))).await {
         refused.expect("all tokens are valid");
     }
     assert_eq!((most.load(Ordering::Relaxed), all.swap(0, Ordering::Relaxed)), (REQUESTS, 40));
-    let same = (0..40).map(|_| reviews.check("same", &Wanted::Public));
+    let same = (0..40).map(|_| reviews.check("same", &Access::AnyUser));
     for refused in futures::future::join_all(same).await {
         refused.expect("it is valid");
     }
