@@ -14,7 +14,9 @@ const WINDOW: u64 = 1 << 30;
 const GAPS: usize = 4;
 /// A segment further away from the last one is not of this stream: a reused port, or a forged one. More than half of the sequence space
 /// cannot be told from a retransmission.
-const FURTHEST: i64 = 1 << 31;
+const FURTHEST: u64 = SPACE / 2;
+/// Sequence numbers that there are.
+const SPACE: u64 = 1 << 32;
 
 /// Bytes of the stream, from its first one on. They do not wrap.
 type Offset = u64;
@@ -107,10 +109,10 @@ impl Stream {
         self.start
     }
 
-    /// Whether a segment is at the end of what was seen: within a window of it.
+    /// Whether a segment is at the end of what was seen: within a window of it. After this program lost frames, any may be.
     #[must_use]
     pub fn is_near(&self, segment: &Segment<'_>) -> bool {
-        self.start.is_none_or(|start| {
+        self.start.filter(|_| self.lost_by == LostBy::Mirror).is_none_or(|start| {
             let offset = self.offset(start, segment.sequence);
             offset.is_some_and(|offset| offset.abs_diff(self.end) <= WINDOW)
         })
@@ -151,15 +153,20 @@ impl Stream {
         }
     }
 
-    /// The offset of a sequence number, relative to the end: within half of the sequence space of it.
+    /// The offset of a sequence number, relative to the end: within half of the sequence space of it. After this program lost frames, all
+    /// but a window of that may have been sent since.
     fn offset(&self, start: u32, sequence: u32) -> Option<Offset> {
         #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap")]
         let end = start.wrapping_add(self.end as u32);
-        let distance = i64::from(sequence.wrapping_sub(end).cast_signed());
-        if distance.abs() >= FURTHEST {
-            return None;
+        let ahead = u64::from(sequence.wrapping_sub(end));
+        let behind = SPACE - ahead;
+        match self.lost_by {
+            LostBy::Mirror if ahead < FURTHEST => Some(self.end + ahead),
+            LostBy::Mirror if behind < FURTHEST => self.end.checked_sub(behind),
+            LostBy::Mirror => None,
+            LostBy::Collector if behind > WINDOW => Some(self.end + ahead),
+            LostBy::Collector => self.end.checked_sub(behind),
         }
-        self.end.checked_add_signed(distance)
     }
 
     fn add(&mut self, from: Offset, length: u64) {
@@ -304,6 +311,27 @@ mod tests {
             stream.count(&segment(sequence, 10, Flags::ACK));
         }
         assert_eq!(stream.missing(), Missing { by_mirror: 10 + 869 + 4 * 10, by_collector: 1060 });
+    }
+
+    #[test]
+    fn what_this_program_lost_may_be_more_than_half_of_the_sequence_space() {
+        for lost_by in [LostBy::Mirror, LostBy::Collector] {
+            let mut stream = Stream::default();
+            stream.count(&segment(0, 0, Flags::SYN));
+            stream.count(&segment(1, 10, Flags::ACK));
+            stream.lost_by = lost_by;
+            let end = 3_000_000_001;
+            assert_eq!(stream.is_near(&segment(end, 0, Flags::RST)), lost_by == LostBy::Collector);
+            stream.count(&segment(end, 0, Flags::FIN | Flags::ACK));
+            let (bytes, lost) = (stream.bytes(), stream.missing().by_collector);
+            match lost_by {
+                LostBy::Mirror => assert!(!stream.is_finished() && bytes == 10, "{bytes}"),
+                LostBy::Collector => {
+                    assert!(stream.is_finished());
+                    assert_eq!((bytes, lost), (3_000_000_000, 2_999_999_990));
+                }
+            }
+        }
     }
 
     #[test]

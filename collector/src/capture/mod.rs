@@ -96,7 +96,7 @@ pub fn run<Out: Output>(
         let now = now();
         analysis.expire(now);
         if let Some(writer) = analysis.writer() {
-            writer.tick(now, captured.dropped);
+            writer.tick(now, captured.dropped + captured.left_out);
         }
         tick(analysis, captured, now)?;
         if end.is_some_and(|end| Instant::now() >= end) {

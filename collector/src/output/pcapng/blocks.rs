@@ -121,7 +121,7 @@ pub struct Statistics {
     pub received: u64,
     /// Of these, those that were not written.
     pub dropped: u64,
-    /// Frames of all interfaces that the kernel dropped.
+    /// Frames of all interfaces that the kernel dropped or left out.
     pub lost: u64,
 }
 
@@ -130,7 +130,7 @@ pub fn statistics(out: &mut Vec<u8>, interface: u32, at: Timestamp, counted: &St
     block(out, STATISTICS, |out| {
         out.extend(interface.to_le_bytes());
         time(out, at);
-        let comment = format!("the kernel dropped {} frames, of any interface", counted.lost);
+        let comment = format!("the kernel dropped or left out {} frames, of any interface", counted.lost);
         option(out, 1, comment.as_bytes());
         option(out, 4, &counted.received.to_le_bytes());
         option(out, 5, &counted.dropped.to_le_bytes());

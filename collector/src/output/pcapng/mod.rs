@@ -52,7 +52,7 @@ pub struct Counts {
     written: AtomicU64,
     /// Frames that came too fast, or could not be written.
     dropped: AtomicU64,
-    /// Frames that the kernel dropped.
+    /// Frames that the kernel dropped, or left out while the collector fell behind.
     lost: AtomicU64,
 }
 
@@ -200,7 +200,7 @@ impl Writer {
         self.is_paused = is_paused;
     }
 
-    /// Takes note of what the kernel has dropped in all.
+    /// Takes note of what the kernel has dropped or left out in all.
     pub fn tick(&mut self, now: Timestamp, lost: u64) {
         self.counts.lost.store(lost, Ordering::Relaxed);
         if let Sink::Thread { sender: Some(sender), queued, .. } = &self.sink {
