@@ -216,6 +216,9 @@ fn analyse(arguments: &Arguments) -> Result<()> {
     }
     let days = Duration::from_secs(24 * 60 * 60).checked_mul(arguments.forget_after).filter(|age| !age.is_zero());
     let shared = Shared::new(names, Bounds { forget_after: days, ..Bounds::default() });
+    if arguments.metrics_level == Level::Pod {
+        shared.lock().pods = Some(serve::pods::counted(arguments.series));
+    }
     if arguments.input.read.is_empty() {
         capture(arguments, &shared)?;
     } else {

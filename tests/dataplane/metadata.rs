@@ -154,6 +154,8 @@ fn translations_of_connections_from_and_to_the_pod_are_sent() {
 /// A collector that begins to capture in the middle of a connection knows its server, too.
 #[test]
 fn translations_of_connections_from_before_the_tap_are_sent_while_they_last() {
+    // More than the helper reads at once, and more than it sends at once.
+    const CONNECTIONS: usize = 1000;
     let mut scene = Scene::new();
     let client_address = addresses(&scene.client)[0];
     translate(&scene, client_address);
@@ -164,25 +166,35 @@ fn translations_of_connections_from_before_the_tap_are_sent_while_they_last() {
         let client = scene.web.network().within(|| TcpStream::connect(service)).expect("it is translated");
         (client, listener.accept().expect("a connection"))
     };
-    let (client, (_accepted, seen)) = connect();
-    let from = client.local_addr().expect("it is bound");
+    let open: Vec<_> = (0..CONNECTIONS).map(|_| connect()).collect();
+    let mut expected: Vec<Translation> = open
+        .iter()
+        .map(|(client, (_, seen))| {
+            let from = client.local_addr().expect("it is bound");
+            Translation { protocol: 6, original: tuple(from, service), reply: tuple(server, *seen), zone: 0 }
+        })
+        .collect();
     let (other, accepted) = connect();
     let port_of_other = other.local_addr().expect("it is bound").port();
     drop(other);
     drop(accepted);
-    until("conntrack knows both, and that one is over", PATIENCE, || {
+    until("conntrack knows them, and that one is over", PATIENCE, || {
         let shown = scene.node.network().run("conntrack -L -p tcp");
-        let has = |state: &str, port: u16| {
-            shown.lines().any(|line| line.contains(state) && line.contains(&format!("sport={port} dport=80 ")))
-        };
-        if has("TIME_WAIT", port_of_other) && has("ESTABLISHED", from.port()) { Ok(()) } else { Err(shown) }
+        let is_over =
+            |line: &str| line.contains("TIME_WAIT") && line.contains(&format!("sport={port_of_other} dport=80 "));
+        let established = shown.lines().filter(|line| line.contains("ESTABLISHED")).count();
+        if established == CONNECTIONS && shown.lines().any(is_over) { Ok(()) } else { Err(format!("{established}")) }
     });
 
     let [mirror, plain] = tap(&mut scene);
-    let expected = Translation { protocol: 6, original: tuple(from, service), reply: tuple(server, seen), zone: 0 };
-    until("the translation arrives", PATIENCE, || match &translations(&mirror)[..] {
-        [one] if *one == expected => Ok(()),
-        other => Err(format!("{other:?}")),
+    let by_port = |translation: &Translation| translation.original.source_port;
+    expected.sort_by_key(by_port);
+    until("the translations arrive", PATIENCE, || {
+        let mut found = translations(&mirror);
+        found.sort_by_key(by_port);
+        // Read again, when the tap is established and the pod is told of.
+        found.dedup();
+        if found == expected { Ok(()) } else { Err(format!("{}", found.len())) }
     });
     assert_eq!(metadata(&plain), []);
 }

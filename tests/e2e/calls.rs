@@ -30,10 +30,7 @@ fn connect(client: &Path, service: Ipv4Addr) -> Result<TcpStream, String> {
 
 /// Asks the service for the name of the pod that answers. Returns the port of the connection, too.
 fn ask(client: &Path, service: Ipv4Addr) -> Result<(u16, String), String> {
-    ask_by(connect(client, service)?)
-}
-
-fn ask_by(mut stream: TcpStream) -> Result<(u16, String), String> {
+    let mut stream = connect(client, service)?;
     let failed = |error: std::io::Error| error.to_string();
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(failed)?;
@@ -106,9 +103,18 @@ fn outside_of_the_cluster_the_pod_that_answered_is_known_by_its_nodes_conntrack(
     let (sandbox, pods, service) = shop("calls-outside");
     let client = sandbox.network(&pods[0]);
     until_all_answer(&client, service);
-    let early = connect(&client, service).expect("the service answers");
     allow_external(&outside());
     let collector = Collector::start(&namespace_of_node(sandbox.lab(), "cp"), &["--vxlan-port", "4791"]);
+    let early = connect(&client, service).expect("the service answers");
+    let port_of_early = early.local_addr().expect("it is bound").port();
+    let addresses: BTreeMap<&str, String> =
+        pods[1..].iter().map(|pod| (pod.metadata.name.as_deref().expect("a name"), address(pod))).collect();
+    let shown = sandbox
+        .lab()
+        .on_node("n1", &format!("conntrack -L -p tcp --orig-port-src {port_of_early}"))
+        .expect("conntrack");
+    let answers = |(_, address): &(&&str, &String)| shown.contains(&format!("src={address} "));
+    let (server_of_early, _) = addresses.iter().find(answers).expect("a server has it");
     sandbox.apply(&format!(
         "apiVersion: podtap.dev/v1alpha1\nkind: PodTap\nmetadata: {{name: client}}\nspec:\n  \
          targets: {{podNames: [client]}}\n  truncate: {{headersOnly: true, exemptBytes: 4096}}\n  \
@@ -118,10 +124,8 @@ fn outside_of_the_cluster_the_pod_that_answered_is_known_by_its_nodes_conntrack(
     sandbox.ready("client");
     let mut truth = ask_often(&client, service);
     requests(&collector, service, &truth);
-    let (early, server) = ask_by(early).expect("the service answers");
-    truth.insert(early, server);
-    let addresses: BTreeMap<&str, String> =
-        pods[1..].iter().map(|pod| (pod.metadata.name.as_deref().expect("a name"), address(pod))).collect();
+    drop(early);
+    truth.insert(port_of_early, (*server_of_early).to_owned());
     for (port, flow) in requests(&collector, service, &truth) {
         assert_eq!(
             (&flow["XlatBy"], &flow["XlatDstAddr"], &flow["XlatDstPort"]),
@@ -134,8 +138,7 @@ fn outside_of_the_cluster_the_pod_that_answered_is_known_by_its_nodes_conntrack(
             "{flow}"
         );
         assert_eq!(flow["SrcTaps"], json!([format!("PodTap {}/client", sandbox.namespace())]), "{flow}");
-        let is_early = port == early;
-        assert_eq!(flow.get("Preexisting").is_some(), is_early, "{flow}");
+        assert_eq!(flow.get("Preexisting").is_some(), port == port_of_early, "{flow}");
     }
     collector.end();
 }

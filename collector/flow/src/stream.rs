@@ -15,7 +15,7 @@ const GAPS: usize = 4;
 /// A segment further away from the last one is not of this stream: a reused port, or a forged one. More than half of the sequence space
 /// cannot be told from a retransmission.
 const FURTHEST: u64 = SPACE / 2;
-/// Sequence numbers that there are.
+/// Size of the sequence space.
 const SPACE: u64 = 1 << 32;
 
 /// Bytes of the stream, from its first one on. They do not wrap.

@@ -207,7 +207,7 @@ mod tests {
 
     fn web() -> Service {
         let object = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {"clusterIP": "10.96.0.5",
-            "clusterIPs": ["10.96.0.5"], "ports": [{"name": "http", "port": 80}, {"name": "other", "port": 81}]},
+            "clusterIPs": ["10.96.0.5"], "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "other", "port": 81}]},
             "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
         service(serde_json::from_value(object).expect("a service"))
     }
@@ -227,6 +227,7 @@ mod tests {
         let both = set("a", &["10.0.0.1", "10.0.0.2"], 1000);
         assert_eq!(both.addresses.len(), 2, "of the cluster, and of the load balancer");
         assert_eq!((both.ports[0].target_port, both.ports[1].target_port), (Some(8080), None));
+        assert_eq!((both.ports[0].node_port, both.ports[1].node_port), (Some(30080), None));
         assert_eq!(both.backends.len(), 2);
         assert_eq!(both.backends[0].from, Timestamp::from_seconds(970), "kube-proxy may have known it before");
         let changed = set("b", &["10.0.0.3"], 1100);

@@ -417,6 +417,7 @@ mod tests {
             assert!(documents.contains(&format!("`{name}`")), "docs/collector.md has no {name}");
         }
     }
+
     /// A field that is set twice would be in the line twice.
     #[test]
     fn a_line_is_the_text_of_its_object() {

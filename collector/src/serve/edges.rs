@@ -25,7 +25,7 @@ pub enum Level {
     Namespace,
     /// A workload that calls another one
     Workload,
-    /// The same, and each pod for itself, with whomever it speaks
+    /// As workload, and the totals of each pod
     Pod,
 }
 

@@ -8,7 +8,7 @@ mod figures;
 mod flows;
 mod graphql;
 mod page;
-mod pods;
+pub mod pods;
 mod status;
 
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl Service {
         of_map.register(|registry| {
             registry.register_collector(Box::new(Edges::new(shared, arguments.metrics_level, arguments.series)));
             if arguments.metrics_level == Level::Pod {
-                registry.register_collector(Box::new(OfPods::new(shared, arguments.series)));
+                registry.register_collector(Box::new(OfPods::new(shared)));
             }
         });
         if let Some(path) = arguments.state.clone() {

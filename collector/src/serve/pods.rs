@@ -23,13 +23,15 @@ const SERIES_PER_POD: usize = 6;
 pub struct OfPods(Shared);
 
 impl OfPods {
-    /// At most this many series of each metric.
-    pub fn new(shared: &Shared, most: usize) -> Self {
-        // One is left for the others.
-        let room = (most.saturating_sub(SERIES_PER_POD) / SERIES_PER_POD).max(1);
-        shared.lock().pods = Some(Pods::new(room));
+    pub fn new(shared: &Shared) -> Self {
         Self(shared.clone())
     }
+}
+
+/// No pods yet, and room for as many as have at most this many series of each metric.
+pub fn counted(most: usize) -> Pods {
+    // One is left for the others.
+    Pods::new((most.saturating_sub(SERIES_PER_POD) / SERIES_PER_POD).max(1))
 }
 
 /// The names of labels are those of OpenTelemetry, in Prometheus's form.
@@ -146,10 +148,9 @@ mod tests {
         Names::new(objects)
     }
 
-    fn scrape(shared: &Shared, metrics: OfPods) -> String {
+    fn scrape(shared: &Shared) -> String {
         let mut registry = Registry::with_prefix("podtap");
-        registry.register_collector(Box::new(metrics));
-        assert!(shared.lock().pods.is_some());
+        registry.register_collector(Box::new(OfPods::new(shared)));
         text(&registry).expect("it can be encoded")
     }
 
@@ -166,9 +167,9 @@ mod tests {
     #[test]
     fn a_pod_is_counted_as_client_and_as_server() {
         let shared = Shared::new(Names::default(), Bounds::default());
-        let metrics = OfPods::new(&shared, 100);
+        shared.lock().pods = Some(counted(100));
         calls(&shared, &names(&["db-0", "db-1"]));
-        let text = scrape(&shared, metrics);
+        let text = scrape(&shared);
         let pod = |name: &str, role: &str| {
             format!(
                 "k8s_namespace_name=\"shop\",k8s_pod_name=\"{name}\",k8s_owner_name=\"db\",k8s_owner_type=\"StatefulSet\",role=\"{role}\""
@@ -193,7 +194,7 @@ mod tests {
     #[test]
     fn a_pod_without_room_is_counted_with_the_others_and_an_idle_one_makes_room() {
         let shared = Shared::new(Names::default(), Bounds::default());
-        let metrics = OfPods::new(&shared, 2 * SERIES_PER_POD);
+        shared.lock().pods = Some(counted(2 * SERIES_PER_POD));
         calls(&shared, &names(&["db-0", "db-1"]));
         let expire = |seconds| {
             let mut state = shared.lock();
@@ -209,7 +210,7 @@ mod tests {
         assert!(names_of(&shared).is_empty());
         calls(&shared, &names(&["db-7", "db-1"]));
         assert_eq!(names_of(&shared), ["db-7"]);
-        let text = scrape(&shared, metrics);
+        let text = scrape(&shared);
         let other =
             "k8s_namespace_name=\"\",k8s_pod_name=\"other\",k8s_owner_name=\"\",k8s_owner_type=\"\",role=\"server\"";
         assert!(text.contains(&format!("podtap_pod_connections_opened_total{{{other}}} 4")), "{text}");

@@ -1,5 +1,5 @@
 //! Connections whose addresses the node translates, as conntrack tells (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`): new ones as
-//! they begin, and those that there are.
+//! they begin, and existing ones.
 
 mod existing;
 

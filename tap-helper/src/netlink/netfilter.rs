@@ -48,8 +48,13 @@ pub(super) struct Answers {
 /// Reads a datagram. `last`: the number of the request.
 pub(super) fn read(socket: &Socket, last: u32, operation: &str) -> Result<Answers, NetlinkError> {
     let (received, _) = socket.recv_from_full().map_err(|error| NetlinkError::socket(operation, &error))?;
+    answers(&received, last, operation)
+}
+
+/// Decodes a datagram. `last`: the number of the request.
+pub(super) fn answers(received: &[u8], last: u32, operation: &str) -> Result<Answers, NetlinkError> {
     let mut answers = Answers { messages: Vec::new(), is_last: false };
-    let mut rest = received.as_slice();
+    let mut rest = received;
     while !rest.is_empty() && !answers.is_last {
         let answer = NetlinkMessage::<GenericMessage>::deserialize(rest);
         let answer = answer.map_err(|_| NetlinkError::new(operation, Errno::EBADMSG))?;

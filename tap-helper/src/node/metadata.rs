@@ -1,8 +1,10 @@
 //! Sending metadata besides mirrored frames, for taps that have receivers for it: which pod the frames are of, at first and then once a
-//! minute, and how the node translates the pod's connections, as soon as conntrack reports them, and those that there are already, at first and
-//! then every five minutes.
+//! minute, and how the node translates the pod's connections, as soon as conntrack reports them. Existing ones are sent at first and then
+//! every five minutes.
 //!
 //! A translation that finds no room is lost, and the flow keeps the addresses that its frames have: connections cost the pod nothing.
+
+mod conntrack;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -18,11 +20,12 @@ use podtap_model::{
 };
 use tracing::{debug, warn};
 
+use self::conntrack::Conntrack;
 use super::{Node, probes::ProbeSource};
 use crate::{
     bpf::Prober,
     namespace::{Namespace, within_each},
-    netlink::{ExistingTranslations, Mac, Translations},
+    netlink::Mac,
     resource::SenderKey,
     settings::frame_limit,
 };
@@ -35,33 +38,29 @@ const RETRY: Duration = Duration::from_secs(1);
 /// waits longer for the end of a connection.
 const COLLECTED: Duration = Duration::from_millis(20);
 /// When it is tried again to subscribe to translations.
-const RESUBSCRIBE: Duration = Duration::from_secs(30);
+const REOPEN: Duration = Duration::from_secs(30);
 /// Most translations that are sent per [`COLLECTED`]: 10,000 connections per second.
 const MOST: usize = 200;
-/// How often the node's connections are read, for collectors that were started meanwhile. Of 100,000 connections, it takes a quarter of a
-/// second of CPU time.
-const REREAD: Duration = Duration::from_secs(300);
-/// Reads per [`COLLECTED`]: some hundred connections, which take a millisecond or two.
-const READS: usize = 5;
 
 /// What is to be sent.
 #[derive(Default)]
 pub(super) struct MetadataSource {
-    /// Open while some tap of the node wants it.
-    translations: Option<Translations>,
+    /// Open while some tap of the node wants translations.
+    conntrack: Option<Conntrack>,
     /// When it is to be opened again.
-    resubscribe: Option<Instant>,
+    reopen: Option<Instant>,
     /// The addresses of the pods of these taps.
     addresses: BTreeSet<IpAddr>,
     pending: VecDeque<Translation>,
-    /// While the connections that there are already are read.
-    existing: Option<ExistingTranslations>,
-    /// When they are to be read again.
-    reread: Option<Instant>,
     /// When the pending ones are sent. Until then, the others wait in the socket, and wake nothing.
     due: Option<Instant>,
-    /// For each sender, when its pod is told of next, and whether it was before.
-    schedule: BTreeMap<SenderKey, (Instant, bool)>,
+    schedule: BTreeMap<SenderKey, Schedule>,
+}
+
+/// When receivers are told of a sender's pod.
+struct Schedule {
+    next: Instant,
+    was_told: bool,
 }
 
 impl MetadataSource {
@@ -75,82 +74,46 @@ impl MetadataSource {
         let with_translations = senders.into_iter().filter(|sender| sends_translations(sender));
         let addresses = with_translations.flat_map(|sender| &sender.pod.addresses).copied().collect();
         let before = mem::replace(&mut self.addresses, addresses);
-        if !self.addresses.is_subset(&before) {
+        if self.addresses.is_empty() {
+            (self.conntrack, self.reopen, self.due) = (None, None, None);
+            self.pending.clear();
+        } else if self.conntrack.is_none() {
+            self.open(node, now);
+        } else if !self.addresses.is_subset(&before) {
             self.read_soon(now);
         }
-        self.subscribe(node, now);
     }
 
-    /// Has the connections read that there are already. Pods are often tapped in batches.
-    fn read_soon(&mut self, now: Instant) {
-        let soon = now + RETRY;
-        self.reread = Some(self.reread.map_or(soon, |moment| moment.min(soon)));
-    }
-
-    /// Begins to read the connections that there are already, if that is due.
-    fn read_existing(&mut self, node: &Namespace, now: Instant) {
-        if self.reread.is_none_or(|moment| moment > now) {
-            return;
-        }
-        self.reread = Some(now + REREAD);
-        // Without conntrack, the subscription says so.
-        if self.translations.is_some() {
-            let existing = ExistingTranslations::open(node);
-            self.existing = existing.inspect_err(|error| warn!(%error, "translations that last are not sent")).ok();
-            self.due.get_or_insert(now);
-        }
-    }
-
-    /// Reads on. Returns what is of the taps' pods, for as many as there is room.
-    fn existing(&mut self, room: usize) -> Vec<Translation> {
-        let mut found = Vec::new();
-        for _ in 0..READS {
-            let Some(existing) = self.existing.as_mut().filter(|_| found.len() < room) else { break };
-            match existing.next() {
-                Ok(Some(translations)) => found.extend(translations.into_iter().filter(|one| self.is_of_pods(one))),
-                Ok(None) => self.existing = None,
-                Err(error) => {
-                    warn!(%error, "not all translations that last are sent");
-                    self.existing = None;
-                }
-            }
-        }
-        found
-    }
-
-    /// Whether a pod is the client, or the server behind a translated address. The node may have many others.
-    fn is_of_pods(&self, translation: &Translation) -> bool {
-        [translation.original.source, translation.reply.source].iter().any(|end| self.addresses.contains(end))
-    }
-
-    fn subscribe(&mut self, node: &Namespace, now: Instant) {
-        if self.translations.is_some() || self.addresses.is_empty() {
-            return;
-        }
-        match Translations::open(node) {
-            Ok(translations) => (self.translations, self.resubscribe) = (Some(translations), None),
+    fn open(&mut self, node: &Namespace, now: Instant) {
+        match Conntrack::open(node, now) {
+            Ok(conntrack) => (self.conntrack, self.reopen) = (Some(conntrack), None),
             Err(error) => {
                 warn!(%error, "how the node translates connections is not sent");
-                self.resubscribe = Some(now + RESUBSCRIBE);
+                self.reopen = Some(now + REOPEN);
             }
         }
+    }
+
+    fn read_soon(&mut self, now: Instant) {
+        self.conntrack.iter_mut().for_each(|conntrack| conntrack.read_soon(now));
     }
 
     pub(super) fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let translations = self.translations.as_mut().filter(|_| self.due.is_none());
-        translations.map_or(Poll::Pending, |translations| translations.poll_changed(context))
+        let conntrack = self.conntrack.as_mut().filter(|_| self.due.is_none());
+        conntrack.map_or(Poll::Pending, |conntrack| conntrack.poll_changed(context))
     }
 
     /// Takes over those of the taps' pods.
     pub(super) fn take(&mut self, now: Instant) {
-        let Some(translations) = &mut self.translations else { return };
-        let Some(taken) = translations.take() else {
+        let Some(conntrack) = &mut self.conntrack else { return };
+        let Some(taken) = conntrack.take() else {
             warn!("the subscription to translations has failed");
-            (self.translations, self.resubscribe) = (None, Some(now + RESUBSCRIBE));
+            (self.conntrack, self.reopen) = (None, Some(now + REOPEN));
             return;
         };
-        let of_pods: Vec<_> = taken.into_iter().filter(|translation| self.is_of_pods(translation)).collect();
-        self.pending.extend(of_pods);
+        self.pending.extend(
+            taken.into_iter().filter(|translation| is_of(translation, |address| self.addresses.contains(address))),
+        );
         let too_many = self.pending.len().saturating_sub(MOST);
         if too_many > 0 {
             debug!(too_many, "translations are not sent");
@@ -161,8 +124,23 @@ impl MetadataSource {
     }
 
     pub(super) fn due_at(&self) -> Option<Instant> {
-        let times = [self.due, self.resubscribe, self.reread];
-        self.schedule.values().map(|(next, _)| *next).chain(times.into_iter().flatten()).min()
+        let reading = self.conntrack.as_ref().and_then(Conntrack::begins_at);
+        let times = [self.due, self.reopen, reading];
+        self.schedule.values().map(|schedule| schedule.next).chain(times.into_iter().flatten()).min()
+    }
+
+    /// Opens and reads what is due.
+    fn read(&mut self, node: &Namespace, now: Instant) {
+        if self.reopen.is_some_and(|moment| moment <= now) {
+            self.reopen = None;
+            self.open(node, now);
+        }
+        if let Some(conntrack) = &mut self.conntrack {
+            conntrack.begin(node, now);
+            if conntrack.is_reading() {
+                self.due.get_or_insert(now);
+            }
+        }
     }
 
     /// The translations to send now.
@@ -171,10 +149,17 @@ impl MetadataSource {
             return VecDeque::new();
         }
         self.take(now);
-        // Before those of new connections, which may have their tuples.
-        let mut translations: VecDeque<_> = self.existing(MOST.saturating_sub(self.pending.len())).into();
+        self.due = None;
+        let mut translations = VecDeque::new();
+        if let Some(conntrack) = &mut self.conntrack {
+            let room = MOST.saturating_sub(self.pending.len());
+            // They come first: a new connection may have the tuple of one that was read before.
+            translations = conntrack
+                .read(room, |translation| is_of(translation, |address| self.addresses.contains(address)), now)
+                .into();
+            self.due = conntrack.is_reading().then_some(now + COLLECTED);
+        }
         translations.append(&mut self.pending);
-        self.due = self.existing.is_some().then_some(now + COLLECTED);
         translations
     }
 
@@ -183,20 +168,20 @@ impl MetadataSource {
         let mut before = mem::take(&mut self.schedule);
         let mut due = BTreeSet::new();
         for key in senders {
-            let (mut next, is_told) = before.remove(key).unwrap_or((now, false));
-            if next <= now {
+            let mut schedule = before.remove(key).unwrap_or(Schedule { next: now, was_told: false });
+            if schedule.next <= now {
                 due.insert(key.clone());
-                next = now + RETRY;
+                schedule.next = now + RETRY;
             }
-            self.schedule.insert(key.clone(), (next, is_told));
+            self.schedule.insert(key.clone(), schedule);
         }
         due
     }
 
     /// Receivers were told of the pod.
     fn told(&mut self, key: &SenderKey, now: Instant) {
-        let before = self.schedule.insert(key.clone(), (now + INTERVAL, true));
-        if before.is_none_or(|(_, was_told)| !was_told) {
+        let before = self.schedule.insert(key.clone(), Schedule { next: now + INTERVAL, was_told: true });
+        if before.is_none_or(|before| !before.was_told) {
             self.read_soon(now);
         }
     }
@@ -205,6 +190,11 @@ impl MetadataSource {
 /// A translation has no direction, and may be of a connection that a filter does not select: then, none is sent.
 fn sends_translations(sender: &DesiredSender) -> bool {
     sender.tap.options.filter.is_none()
+}
+
+/// Whether a known address is the client's, or the server's behind a translated one. The node has connections of many others.
+fn is_of(translation: &Translation, is_known: impl Fn(&IpAddr) -> bool) -> bool {
+    [translation.original.source, translation.reply.source].iter().any(is_known)
 }
 
 /// Frames to send through a device.
@@ -224,11 +214,7 @@ impl Node {
         self.load_probers(now);
         let active = self.resources.active_senders(self.desired.as_ref(), |tap| tap.metadata);
         let mut metadata = mem::take(&mut self.metadata);
-        if metadata.resubscribe.is_some_and(|moment| moment <= now) {
-            metadata.resubscribe = None;
-            metadata.subscribe(&self.namespace, now);
-        }
-        metadata.read_existing(&self.namespace, now);
+        metadata.read(&self.namespace, now);
         let due = metadata.due_of(active.keys(), now);
         let translations = metadata.translations(now);
         let jobs = self.jobs(&active, |source, sender, running| {
@@ -292,11 +278,9 @@ fn frames(
         let without_labels = PodDetails { labels: BTreeMap::new(), ..details.clone() };
         [details, without_labels, PodDetails::default()].into_iter().find_map(identity)
     });
-    let is_of_pod = |translation: &&Translation| {
-        let ends = [translation.original.source, translation.reply.source];
-        sends_translations(sender) && ends.iter().any(|end| pod.addresses.contains(end))
-    };
-    let translations = translations.iter().filter(is_of_pod).copied().map(Metadata::Translation);
+    let of_pod =
+        translations.iter().filter(|translation| is_of(translation, |address| pod.addresses.contains(address)));
+    let translations = of_pod.filter(|_| sends_translations(sender)).copied().map(Metadata::Translation);
     identity.flatten().into_iter().chain(translations.filter_map(frame)).collect()
 }
 

@@ -74,6 +74,9 @@ pub fn measure(arguments: &Arguments, collector: &Path) -> Table {
             }
             let share = |(sent, _): &Run, time: f64| Ok(time / sent.elapsed.as_secs_f64() * 100.0);
             match run(FLOWS, Some(RATE_OF_MIRROR)) {
+                Ok((_, Outcome { dropped: 1.., .. })) => {
+                    table.record(MANY, reader.column, round, Err("frames were dropped".to_owned()));
+                }
                 Ok(run) => table.record(MANY, reader.column, round, share(&run, run.1.ran)),
                 Err(why) => table.record(MANY, reader.column, round, Err(why)),
             }

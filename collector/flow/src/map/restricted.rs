@@ -44,6 +44,7 @@ impl Map {
                 Entry::Occupied(mut sum) => Arc::make_mut(sum.get_mut()).add(&traffic.restricted(&is_readable)),
             }
         }
+        restricted.details = restricted.edges.values().map(|traffic| traffic.details()).sum();
         restricted
     }
 }
@@ -174,6 +175,7 @@ mod tests {
         for (_, traffic) in &edges {
             assert!(traffic.services.keys().eq([&("shop".to_owned(), "cart".to_owned())]), "{traffic:?}");
         }
+        assert_eq!(restricted.details, 3 + 2 + 2 + 2);
         assert!(map.restricted(|_| false).is_empty());
         assert!(
             map.restricted(|_| true)

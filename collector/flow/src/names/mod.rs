@@ -128,8 +128,8 @@ impl Names {
             self.use_network(*address);
             self.by_virtual_address.entry(*address).or_default().push(key.clone());
         }
-        for at_node in node_ports(&service) {
-            self.by_node_port.entry(at_node).or_default().push(key.clone());
+        for node_port in node_ports(&service) {
+            self.by_node_port.entry(node_port).or_default().push(key.clone());
         }
         for served in served(&service) {
             *self.served.entry(served).or_default() += 1;
@@ -149,8 +149,8 @@ impl Names {
         for address in &service.addresses {
             forget(&mut self.by_virtual_address, address, |other| other == key);
         }
-        for at_node in node_ports(&service) {
-            forget(&mut self.by_node_port, &at_node, |other| other == key);
+        for node_port in node_ports(&service) {
+            forget(&mut self.by_node_port, &node_port, |other| other == key);
         }
         for served in served(&service) {
             if let Some(count) = self.served.get_mut(&served) {
@@ -369,13 +369,13 @@ fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Removes an owner of a place, and the place with its last one.
-fn forget<Place: Copy + Eq + Hash, Key>(
-    index: &mut HashMap<Place, Vec<Key>>,
-    place: &Place,
-    is_it: impl Fn(&Key) -> bool,
+/// Removes an owner of an address or a node port, and that with its last owner.
+fn forget<Key: Copy + Eq + Hash, Owner>(
+    index: &mut HashMap<Key, Vec<Owner>>,
+    key: &Key,
+    is_it: impl Fn(&Owner) -> bool,
 ) {
-    if let Entry::Occupied(mut owners) = index.entry(*place) {
+    if let Entry::Occupied(mut owners) = index.entry(*key) {
         owners.get_mut().retain(|owner| !is_it(owner));
         if owners.get().is_empty() {
             owners.remove();
@@ -383,7 +383,7 @@ fn forget<Place: Copy + Eq + Hash, Key>(
     }
 }
 
-/// What a service has at every node.
+/// Node ports of a service, with their protocols.
 fn node_ports(service: &Service) -> impl Iterator<Item = (u16, u8)> {
     service.ports.iter().filter_map(|port| Some((port.node_port?, port.protocol())))
 }
