@@ -130,6 +130,17 @@ fn a_token_gets_what_its_user_may_read_and_nothing_else() {
     for path in ["/map?format=list", "/namespaces/bank,shop/map?format=list"] {
         assert_eq!(get(path, Some("admin")), (200, all.to_owned()));
     }
+    let (status, metrics) = get("/metrics", Some("admin"));
+    for (namespace, workload, role) in
+        [("shop", "web", "client"), ("shop", "cart", "server"), ("bank", "vault", "server")]
+    {
+        let of_pod = |line: &&str| {
+            let labels = [("k8s_namespace_name", namespace), ("k8s_owner_name", workload), ("role", role)];
+            line.starts_with("podtap_pod_connections_opened_total{")
+                && labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")))
+        };
+        assert_eq!((status, metrics.lines().filter(of_pod).count()), (200, 1), "{workload}: {metrics}");
+    }
     let (status, map) = get("/namespaces/shop/map", Some("reader"));
     let map: Value = serde_json::from_str(&map).expect("JSON");
     let elsewhere = &map["edges"][1];

@@ -144,7 +144,14 @@ impl Served {
 
     #[track_caller]
     fn spawn(command: &mut Command, names: &Path) -> Self {
-        command.arg("--names").arg(names).args(["--listen", "127.0.0.1:0", "--print", "nothing"]);
+        command.arg("--names").arg(names).args([
+            "--listen",
+            "127.0.0.1:0",
+            "--print",
+            "nothing",
+            "--metrics-level",
+            "pod",
+        ]);
         let mut child = Killed(command.stderr(Stdio::piped()).spawn().expect("it runs"));
         let mut errors = BufReader::new(child.0.stderr.take().expect("it is piped"));
         let mut text = String::new();
