@@ -1,6 +1,6 @@
 //! Random changes and faults. A model that knows only what was requested says after each of them which frames have to arrive where.
 //!
-//! `PODTAP_SOAK_MINUTES` sets how long it lasts (5), `PODTAP_SOAK_SEED` repeats a run.
+//! `PODTAP_SOAK_MINUTES` sets how long it lasts (3), `PODTAP_SOAK_SEED` repeats a run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -324,7 +324,7 @@ fn random_changes_and_faults() {
     let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
     let seed = number("PODTAP_SOAK_SEED").unwrap_or(now.as_secs()).max(1);
-    let minutes = number("PODTAP_SOAK_MINUTES").unwrap_or(5);
+    let minutes = number("PODTAP_SOAK_MINUTES").unwrap_or(3);
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("soak");
     let peer = sandbox.pod("peer", "n2", "peer");
