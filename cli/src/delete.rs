@@ -1,0 +1,107 @@
+//! `delete`: taps, until nothing of them is left.
+
+use std::{collections::BTreeSet, ops::ControlFlow};
+
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Preconditions},
+};
+use podtap_api::NodeTap;
+
+use crate::{
+    connection::{Cluster, Connection},
+    console::Console,
+    exit::{Exit, Failure, Outcome},
+    pods::{Surroundings, Verdict, if_permitted, matching, verdict},
+    suspend::Arguments,
+    tap::Tap,
+    wait::{Waiting, until},
+};
+
+/// Deletes taps.
+pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
+    let cluster = connection.open().await?;
+    let taps = arguments.taps(&cluster, console, "deletes").await?;
+    let mut deleted = Vec::new();
+    for tap in taps {
+        let nodes = nodes(&cluster, &tap).await?;
+        // Not another one of the same name.
+        let uid = Some(tap.uid().to_owned());
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions { uid, resource_version: None }),
+            ..DeleteParams::default()
+        };
+        tap.api(&cluster).delete(tap.name(), &parameters).await?;
+        deleted.push((tap, nodes));
+    }
+    let mut exit = Exit::Done;
+    for (tap, nodes) in deleted {
+        let object = tap.kind().object(tap.name());
+        if arguments.wait.is_zero() {
+            anstream::println!("{object} deleted; nodes are being cleaned up");
+            continue;
+        }
+        let mut waiting = Waiting::new(console);
+        let end = until(&cluster, &tap, arguments.wait, |current| {
+            if current.is_none() {
+                return ControlFlow::Break(());
+            }
+            waiting.reports(format!("{} nodes to report that nothing of {tap} is left", nodes.len()));
+            ControlFlow::Continue(())
+        });
+        if end.await?.is_none() {
+            let (seconds, nodes) = (arguments.wait.as_secs(), nodes.into_iter().collect::<Vec<_>>().join(", "));
+            return Err(Failure::new(
+                Exit::TimedOut,
+                format!("{tap} is not gone after {seconds} s; it was on {nodes}"),
+            ));
+        }
+        let left = left_behind(&cluster, tap.uid()).await?;
+        if left.is_empty() {
+            anstream::println!("{object} deleted, removed on {}", counted(nodes.len()));
+        } else {
+            exit = Exit::Partly;
+            let removed = nodes.len().saturating_sub(left.len());
+            let left = left.into_iter().collect::<Vec<_>>().join(", ");
+            anstream::println!(
+                "{object} deleted, removed on {}; not yet on {left}, which cleans up when it answers",
+                counted(removed)
+            );
+        }
+    }
+    Ok(exit)
+}
+
+fn counted(nodes: usize) -> String {
+    if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") }
+}
+
+/// The nodes that have a part of a tap: by their NodeTaps, or else by the status of the tap and its pods.
+async fn nodes(cluster: &Cluster, tap: &Tap) -> Outcome<BTreeSet<String>> {
+    let around = Surroundings::read(cluster).await?;
+    if let Some(node_taps) = &around.node_taps {
+        return Ok(node_taps.iter().filter(|node| is_on(node, tap.uid())).map(ResourceExt::name_any).collect());
+    }
+    let pods = matching(cluster, tap).await?.unwrap_or_default();
+    let tapped = pods.into_iter().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped);
+    let senders = tapped.filter_map(|pod| pod.spec?.node_name);
+    let receivers = tap.status().into_iter().flat_map(|status| &status.destinations).filter_map(|d| d.node.clone());
+    Ok(senders.chain(receivers).collect())
+}
+
+/// The nodes that have not reported that nothing is left, as far as the user may read that.
+async fn left_behind(cluster: &Cluster, uid: &str) -> Outcome<BTreeSet<String>> {
+    let api: Api<NodeTap> = Api::all(cluster.client.clone());
+    let nodes = if_permitted(api.list(&ListParams::default()).await)?.map(|list| list.items).unwrap_or_default();
+    Ok(nodes.iter().filter(|node| is_on(node, uid)).map(ResourceExt::name_any).collect())
+}
+
+/// Whether a node has a part of a tap, or is asked to.
+fn is_on(node: &NodeTap, uid: &str) -> bool {
+    let status = node.status.as_ref();
+    let senders = status.into_iter().flat_map(|status| &status.senders).map(|sender| sender.tap_uid.as_str());
+    let receivers = status.into_iter().flat_map(|status| &status.receivers).map(|receiver| receiver.tap_uid.as_str());
+    let requested = node.spec.0.senders.iter().map(|sender| &*sender.tap);
+    let receiving = node.spec.0.receivers.iter().map(|receiver| &*receiver.tap.uid);
+    senders.chain(receivers).chain(requested).chain(receiving).any(|other| other == uid)
+}

@@ -1,0 +1,102 @@
+//! `suspend` and `resume`.
+
+use std::{ops::ControlFlow, time::Duration};
+
+use clap::Args;
+use clap_complete::ArgValueCandidates;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use crate::{
+    complete,
+    connection::{Cluster, Connection, duration},
+    console::Console,
+    create::wait_until_ready,
+    exit::{Exit, Failure, Outcome},
+    tap::{MANAGER, Tap, TapName, selected},
+    wait::{Progress, Waiting, progress, until},
+};
+
+/// Arguments of the verbs that change taps.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Taps: NAME, or cptap/NAME for a ClusterPodTap
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all", add = ArgValueCandidates::new(complete::taps))]
+    pub names: Vec<TapName>,
+    /// All PodTaps of the namespace. Asks
+    #[arg(long)]
+    pub all: bool,
+    /// With --all: of all namespaces
+    #[arg(short = 'A', long, requires = "all")]
+    pub all_namespaces: bool,
+    /// How long to wait for each tap. 0: do not wait
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
+    /// Ask nothing
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+impl Arguments {
+    /// The taps, which the user has confirmed if they are all.
+    pub async fn taps(&self, cluster: &Cluster, console: Console, verb: &str) -> Outcome<Vec<Tap>> {
+        let taps = selected(cluster, &self.names, self.all, self.all_namespaces).await?;
+        if self.all {
+            let names: Vec<_> = taps.iter().map(Tap::to_string).collect();
+            console.ask(&format!("this {verb} {} taps: {}", taps.len(), names.join(", ")), self.yes)?;
+        }
+        Ok(taps)
+    }
+}
+
+/// Suspends or resumes taps.
+pub async fn run(arguments: Arguments, suspend: bool, connection: &Connection, console: Console) -> Outcome {
+    let cluster = connection.open().await?;
+    let taps = arguments.taps(&cluster, console, if suspend { "suspends" } else { "resumes" }).await?;
+    let mut changed = Vec::new();
+    // All of them at first: none keeps the others waiting.
+    for tap in taps {
+        let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
+        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let object = tap.api(&cluster).patch(tap.name(), &parameters, &patch).await?;
+        changed.push(Tap::of(tap.kind(), object)?);
+    }
+    let mut exit = Exit::Done;
+    for tap in changed {
+        let done = format!("{} {}", tap.kind().object(tap.name()), if suspend { "suspended" } else { "resumed" });
+        if !arguments.wait.is_zero() && suspend {
+            until_suspended(&cluster, &tap, arguments.wait, console).await?;
+        }
+        anstream::println!("{done}");
+        if !arguments.wait.is_zero() && !suspend {
+            let report = |line: &str| anstream::println!("{line}");
+            if wait_until_ready(&cluster, tap, arguments.wait, console, report).await? == Exit::Partly {
+                exit = Exit::Partly;
+            }
+        }
+    }
+    Ok(exit)
+}
+
+async fn until_suspended(cluster: &Cluster, tap: &Tap, limit: Duration, console: Console) -> Outcome<()> {
+    let mut waiting = Waiting::new(console);
+    let end = until(cluster, tap, limit, |current| match current {
+        None => ControlFlow::Break(Err(Failure::new(Exit::Refused, format!("{tap} was deleted meanwhile")))),
+        Some(current) if progress(current) == Progress::Suspended && is_quiet(current) => ControlFlow::Break(Ok(())),
+        Some(_) => {
+            waiting.reports(format!("{tap} to stop mirroring"));
+            ControlFlow::Continue(())
+        }
+    });
+    end.await?.unwrap_or_else(|| {
+        Err(Failure::new(
+            Exit::TimedOut,
+            format!("{tap} still mirrors after {} s: kubectl podtap explain {}", limit.as_secs(), tap.name()),
+        ))
+    })
+}
+
+/// Whether no pod is tapped.
+fn is_quiet(tap: &Tap) -> bool {
+    tap.status().is_none_or(|status| status.tapped_pods == 0)
+}
