@@ -1,4 +1,4 @@
-//! Completion, with the names of the cluster. The only module that uses what is unstable in clap_complete.
+//! Completion, with the names of the cluster. The only module that uses what is unstable in `clap_complete`.
 
 use std::{
     env,
@@ -29,6 +29,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     Cli,
     connection::{Cluster, Connection},
+    console::line,
     exit::{Exit, Failure, Outcome},
 };
 
@@ -38,8 +39,9 @@ pub const OF_KUBECTL: &str = "kubectl_complete-podtap";
 const PROGRAM: &str = "kubectl-podtap";
 /// Names the shell when the shell's function asks for candidates.
 const VARIABLE: &str = "PODTAP_COMPLETE";
-/// Ends what kubectl reads: no completion of files (cobra, `ShellCompDirectiveNoFileComp`).
-const NO_FILES: &str = ":4";
+/// What kubectl reads last, as bits (cobra, `ShellCompDirective`): no space after the word, and no names of files.
+const NO_SPACE: u8 = 2;
+const NO_FILES: u8 = 4;
 /// A person waits.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -51,7 +53,6 @@ pub struct Arguments {
     shell: Shell,
     /// With kubectl: make the link kubectl_complete-podtap beside this program
     #[arg(long)]
-    #[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
     install: bool,
 }
 
@@ -119,9 +120,9 @@ fn describe(program: &Path, link: &Path) -> Exit {
     let is_on_path = env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|entry| entry == folder));
     let exists = fs::symlink_metadata(link).is_ok();
     if exists {
-        anstream::println!("{} exists", link.display());
+        line(&format!("{} exists", link.display()));
     } else {
-        anstream::println!("ln -s {} {}", program.display(), link.display());
+        line(&format!("ln -s {} {}", program.display(), link.display()));
     }
     if !is_on_path {
         anstream::eprintln!("PATH lacks {}: kubectl finds plugins and their completion there only", folder.display());
@@ -134,19 +135,21 @@ pub fn answer() -> bool {
     let words: Vec<OsString> = env::args_os().collect();
     let name = words.first().map(PathBuf::from);
     if name.as_deref().and_then(Path::file_stem).is_some_and(|name| name == OF_KUBECTL) {
+        let mut directive = NO_FILES;
         for candidate in candidates(words) {
             let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
-            let help = help.lines().next().unwrap_or_default();
-            println!("{}\t{help}", candidate.get_value().to_string_lossy());
+            let (value, help) = (candidate.get_value().to_string_lossy(), help.lines().next().unwrap_or_default());
+            println!("{value}\t{help}");
+            if value.ends_with('/') {
+                directive |= NO_SPACE;
+            }
         }
-        println!("{NO_FILES}");
+        println!(":{directive}");
         return true;
     }
-    match clap_complete::CompleteEnv::with_factory(Cli::command).var(VARIABLE).bin(PROGRAM).try_complete(words, None) {
-        Ok(is_answered) => is_answered,
-        // The shell would show it between the words that the user types.
-        Err(_) => true,
-    }
+    let environment = clap_complete::CompleteEnv::with_factory(Cli::command).var(VARIABLE).bin(PROGRAM);
+    // The shell would show an error between the words that the user types.
+    environment.try_complete(words, None).unwrap_or(true)
 }
 
 fn candidates(words: Vec<OsString>) -> Vec<CompletionCandidate> {

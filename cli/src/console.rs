@@ -1,6 +1,9 @@
 //! What the user sees besides data: progress, warnings and questions, on standard error. Data goes to standard output.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    process,
+};
 
 use anstream::{eprint, eprintln};
 use clap::{
@@ -8,7 +11,7 @@ use clap::{
     builder::styling::{AnsiColor, Style},
 };
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{Exit, Failure, Outcome};
 
 /// Flags of every verb.
 #[derive(Args, Clone, Copy, Debug)]
@@ -26,6 +29,9 @@ pub struct Console {
     pub verbose: bool,
 }
 
+/// 128 and the number of SIGPIPE.
+const SIGPIPE_EXIT: i32 = 141;
+
 /// Something that is as it should be.
 pub const GOOD: Style = AnsiColor::Green.on_default();
 /// Something to be aware of.
@@ -36,6 +42,22 @@ pub const BAD: Style = AnsiColor::Red.on_default().bold();
 /// Text in a style.
 pub fn styled(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
+}
+
+/// Writes data. A reader that has read enough ends the program, as SIGPIPE would if Rust did not ignore it.
+pub fn data(text: &str) {
+    let mut output = anstream::stdout().lock();
+    if let Err(error) = output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            eprintln!("{} standard output: {error}", styled(BAD, "error:"));
+        }
+        process::exit(if error.kind() == io::ErrorKind::BrokenPipe { SIGPIPE_EXIT } else { Exit::Error as i32 });
+    }
+}
+
+/// Writes a line of data.
+pub fn line(text: &str) {
+    data(&format!("{text}\n"));
 }
 
 impl Console {
@@ -61,31 +83,31 @@ impl Console {
             eprintln!("{text}");
         }
     }
+}
 
-    /// Something that the user should know.
-    pub fn warn(self, text: &str) {
-        eprintln!("{} {text}", styled(CAUTION, "warning:"));
+/// Something that the user should know.
+pub fn warn(text: &str) {
+    eprintln!("{} {text}", styled(CAUTION, "warning:"));
+}
+
+/// The end of a command that failed.
+pub fn fail(failure: &Failure) {
+    eprintln!("{} {failure}", styled(BAD, "error:"));
+}
+
+/// Asks whether to continue. Without a terminal there is nobody to ask, so that the user has to say yes beforehand.
+pub fn ask(consequence: &str, yes: bool) -> Outcome<()> {
+    if yes {
+        return Ok(());
     }
-
-    /// The end of a command that failed.
-    pub fn fail(self, failure: &Failure) {
-        eprintln!("{} {failure}", styled(BAD, "error:"));
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage(format!("{consequence}: confirm with -y")));
     }
-
-    /// Asks whether to continue. Without a terminal there is nobody to ask, so that the user has to say yes beforehand.
-    pub fn ask(self, consequence: &str, yes: bool) -> Outcome<()> {
-        if yes {
-            return Ok(());
-        }
-        if !io::stdin().is_terminal() {
-            return Err(Failure::usage(format!("{consequence}: confirm with -y")));
-        }
-        eprint!("{consequence}. Continue? [y/N] ");
-        let mut answer = String::new();
-        let read = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
-        match read {
-            Ok(_) if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") => Ok(()),
-            _ => Err(Failure::usage("nothing was changed")),
-        }
+    eprint!("{consequence}. Continue? [y/N] ");
+    let mut answer = String::new();
+    let read = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
+    match read {
+        Ok(_) if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") => Ok(()),
+        _ => Err(Failure::usage("nothing was changed")),
     }
 }

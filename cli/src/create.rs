@@ -1,6 +1,6 @@
 //! `create`: a tap from flags, and its way to Ready.
 
-use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use clap_complete::ArgValueCompleter;
@@ -9,25 +9,21 @@ use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams, PostParams},
 };
-use podtap_api::{ObjectSelector, PodTap, PodTapSpec, PodTapStatus, Targets};
-use podtap_model::{InterfaceName, Reason};
+use podtap_api::{DEFAULT_MAX_PODS, ObjectSelector, PodTap, PodTapSpec, Targets};
+use podtap_model::InterfaceName;
 
 use crate::{
     complete,
     connection::{Cluster, Connection, duration},
-    console::Console,
-    exit::{Exit, Failure, Outcome, page_of},
+    console::{Console, ask, data, line},
+    exit::{Exit, Failure, Outcome},
     manifest,
     mirror::MirrorFlags,
-    pods::{Surroundings, Verdict, matching, verdict},
+    ready::wait_until_ready,
     selector,
     tap::{Kind, MANAGER, REQUESTED_BY, Tap},
     target::{Selection, Target},
-    wait::{Progress, Waiting, Why, progress, until},
 };
-
-/// More pods than this are tapped only if the user confirms it: the default of `maxPods`.
-const MANY_PODS: u32 = 32;
 
 /// Arguments of `create`.
 #[derive(Args, Clone, Debug)]
@@ -46,7 +42,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     interface: Option<InterfaceName>,
     /// Most pods to tap; asks if there may be more than 32
-    #[arg(long, value_name = "N", default_value_t = MANY_PODS)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PODS)]
     max_pods: u32,
     #[command(flatten)]
     mirror: MirrorFlags,
@@ -87,8 +83,8 @@ impl Arguments {
     fn target(&self) -> Outcome<(Option<String>, Target)> {
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
         let without_target = match (&self.selector, self.all) {
-            (Some(selector), _) => Some(Target::Labels(selector.clone())),
-            (None, true) => Some(Target::All),
+            (Some(selector), _) => Some(Target::Selected(Selection::Labels(selector.clone()))),
+            (None, true) => Some(Target::Selected(Selection::all())),
             (None, false) => None,
         };
         let (name, target) = match (words.as_slice(), without_target) {
@@ -124,7 +120,7 @@ impl Arguments {
         if self.all {
             all.push(format!("this mirrors every pod of the namespace {}", cluster.namespace));
         }
-        if self.max_pods > MANY_PODS {
+        if self.max_pods > DEFAULT_MAX_PODS {
             all.push(format!("this may mirror up to {} pods", self.max_pods));
         }
         if cluster.is_another_namespace {
@@ -141,24 +137,18 @@ impl Arguments {
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
     let (name, target) = arguments.target()?;
     let name = name.unwrap_or_else(|| target.tap_name());
-    if arguments.dry_run == DryRun::Client && !matches!(target, Target::Workload(..)) {
-        // Without a cluster.
-        let selection = match target {
-            Target::Pods(names) => Selection::Names(names),
-            Target::Labels(selector) => Selection::Labels(selector),
-            Target::All | Target::Workload(..) => Selection::Labels(LabelSelector::default()),
-        };
-        let tap = tap_of(&name, connection.namespace.as_deref(), arguments.spec(selection)?);
-        return print(&tap, arguments.output, " created (dry run)");
-    }
     // Before anything is asked of the cluster.
     arguments.mirror.clone().spec()?;
-    let cluster = connection.open().await?;
-    let selection = target.resolve(&cluster).await?;
+    let selection = match target {
+        Target::Selected(selection) => selection,
+        Target::Of(workload, name) => workload.selection(&name, &connection.open().await?).await?,
+    };
     let spec = arguments.spec(selection)?;
+    // Without a cluster, unless the target is in it.
     if arguments.dry_run == DryRun::Client {
         return print(&tap_of(&name, connection.namespace.as_deref(), spec), arguments.output, " created (dry run)");
     }
+    let cluster = connection.open().await?;
     let mut tap = tap_of(&name, Some(&cluster.namespace), spec);
     let api: Api<PodTap> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let before = api.get_opt(&name).await?;
@@ -175,7 +165,7 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
         consequences.push(format!("PodTap {}/{name} exists and would be changed", cluster.namespace));
     }
     for consequence in consequences {
-        console.ask(&consequence, arguments.yes)?;
+        ask(&consequence, arguments.yes)?;
     }
     if let Some(user) = own_name(&cluster).await {
         tap.annotations_mut().insert(REQUESTED_BY.to_owned(), user);
@@ -190,8 +180,8 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     if arguments.wait.is_zero() || stored.spec.mirror.suspend {
         return Ok(Exit::Done);
     }
-    let report = |line: &str| {
-        if arguments.output.is_none() { anstream::println!("{line}") } else { console.progress(line) }
+    let report = |text: &str| {
+        if arguments.output.is_none() { line(text) } else { console.progress(text) }
     };
     wait_until_ready(&cluster, Tap::Namespaced(Box::new(stored)), arguments.wait, console, report).await
 }
@@ -204,10 +194,10 @@ fn tap_of(name: &str, namespace: Option<&str>, spec: PodTapSpec) -> PodTap {
 
 fn print(tap: &PodTap, output: Option<Format>, done: &str) -> Outcome {
     match output {
-        Some(Format::Yaml) => anstream::print!("{}", manifest::yaml(&manifest::document(tap))?),
-        Some(Format::Json) => anstream::print!("{}", manifest::json(&manifest::document(tap))),
-        Some(Format::Name) => anstream::println!("{}", Kind::PodTap.object(&tap.name_any())),
-        None => anstream::println!("{}{done}", Kind::PodTap.object(&tap.name_any())),
+        Some(Format::Yaml) => data(&manifest::yaml(&manifest::document(tap))?),
+        Some(Format::Json) => data(&manifest::json(&manifest::document(tap))),
+        Some(Format::Name) => line(&Kind::PodTap.object(&tap.name_any())),
+        None => line(&format!("{}{done}", Kind::PodTap.object(&tap.name_any()))),
     }
     Ok(Exit::Done)
 }
@@ -222,97 +212,6 @@ async fn own_name(cluster: &Cluster) -> Option<String> {
     let api: Api<SelfSubjectReview> = Api::all(cluster.client.clone());
     let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await.ok()?;
     review.status?.user_info?.username
-}
-
-/// Waits until a tap is Ready, and reports a line per node.
-pub async fn wait_until_ready(
-    cluster: &Cluster,
-    tap: Tap,
-    limit: Duration,
-    console: Console,
-    report: impl Fn(&str),
-) -> Outcome {
-    let mut waiting = Waiting::new(console);
-    let mut last = None;
-    let end = until(cluster, &tap, limit, |current| {
-        let Some(current) = current else { return ControlFlow::Break(Err("the tap was deleted".to_owned())) };
-        match progress(current) {
-            Progress::Ready => return ControlFlow::Break(Ok(current.clone())),
-            Progress::Suspended => return ControlFlow::Break(Err(format!("{current} is suspended"))),
-            Progress::Refused(why) => {
-                return ControlFlow::Break(Err(format!("{current} stays, and mirrors nothing: {}", why.with_page())));
-            }
-            Progress::Waiting(why) => {
-                waiting.reports(why.to_string());
-                last = Some(why);
-            }
-        }
-        ControlFlow::Continue(())
-    })
-    .await?;
-    match end {
-        Some(Ok(tap)) => ready(cluster, &tap, report).await,
-        Some(Err(message)) => Err(Failure::new(Exit::Refused, message)),
-        None => Err(late(&tap, limit, last)),
-    }
-}
-
-fn late(tap: &Tap, limit: Duration, last: Option<Why>) -> Failure {
-    let is_empty = [Reason::NoPodsMatch, Reason::PodNotFound, Reason::AllPodsSkipped];
-    match last {
-        Some(why) if is_empty.iter().any(|reason| reason.as_str() == why.reason) => {
-            Failure::new(Exit::Refused, format!("{tap} stays, and taps pods as they are created: {}", why.with_page()))
-        }
-        Some(why) => {
-            let seconds = limit.as_secs();
-            Failure::new(
-                Exit::TimedOut,
-                format!("{tap} is not Ready after {seconds} s, and stays: {}", why.with_page()),
-            )
-        }
-        None => Failure::new(Exit::TimedOut, format!("{tap}: the API server has not answered in time")),
-    }
-}
-
-/// Reports what is mirrored.
-async fn ready(cluster: &Cluster, tap: &Tap, report: impl Fn(&str)) -> Outcome {
-    let status = tap.status().cloned().unwrap_or_default();
-    let around = Surroundings::read(cluster).await?;
-    match matching(cluster, tap).await? {
-        Some(pods) => {
-            let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-            for pod in pods.iter().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped) {
-                let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-                nodes.entry(node).or_default().push(pod.name_any());
-            }
-            for (node, pods) in nodes {
-                report(&format!("{node}: {} -> {}", pods.join(", "), status.destination));
-            }
-        }
-        None => report(&format!("{} pods -> {} (you may not list pods)", status.tapped_pods, status.destination)),
-    }
-    let refused = refused(&status);
-    refused.iter().for_each(|line| report(line));
-    Ok(if refused.is_empty() { Exit::Done } else { Exit::Partly })
-}
-
-/// The pods of a tap that is Ready that are not tapped, except those that have ended or are its destinations.
-fn refused(status: &PodTapStatus) -> Vec<String> {
-    let is_meant = |reason: Reason| matches!(reason, Reason::PodFinished | Reason::DestinationIsTarget);
-    let skipped = status.skipped.iter().filter(|skipped| !is_meant(skipped.reason)).map(|skipped| {
-        let (names, reason) = (skipped.pods.join(", "), skipped.reason);
-        format!("not tapped: {} pods ({names}), {reason}. See {}", skipped.count, page_of(reason.as_str()))
-    });
-    let failures = status.failures.iter().map(|failure| {
-        format!(
-            "not tapped: {} ({}): {}. See {}",
-            failure.pod,
-            failure.reason,
-            failure.message,
-            page_of(failure.reason.as_str())
-        )
-    });
-    skipped.chain(failures).collect()
 }
 
 #[cfg(test)]

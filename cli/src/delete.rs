@@ -10,7 +10,7 @@ use podtap_api::NodeTap;
 
 use crate::{
     connection::{Cluster, Connection},
-    console::Console,
+    console::{Console, line},
     exit::{Exit, Failure, Outcome},
     pods::{Surroundings, Verdict, if_permitted, matching, verdict},
     suspend::Arguments,
@@ -21,7 +21,7 @@ use crate::{
 /// Deletes taps.
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
-    let taps = arguments.taps(&cluster, console, "deletes").await?;
+    let taps = arguments.taps(&cluster, "deletes").await?;
     let mut deleted = Vec::new();
     for tap in taps {
         let nodes = nodes(&cluster, &tap).await?;
@@ -38,7 +38,7 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     for (tap, nodes) in deleted {
         let object = tap.kind().object(tap.name());
         if arguments.wait.is_zero() {
-            anstream::println!("{object} deleted; nodes are being cleaned up");
+            line(&format!("{object} deleted; nodes are being cleaned up"));
             continue;
         }
         let mut waiting = Waiting::new(console);
@@ -58,15 +58,15 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
         }
         let left = left_behind(&cluster, tap.uid()).await?;
         if left.is_empty() {
-            anstream::println!("{object} deleted, removed on {}", counted(nodes.len()));
+            line(&format!("{object} deleted, removed on {}", counted(nodes.len())));
         } else {
             exit = Exit::Partly;
             let removed = nodes.len().saturating_sub(left.len());
             let left = left.into_iter().collect::<Vec<_>>().join(", ");
-            anstream::println!(
+            line(&format!(
                 "{object} deleted, removed on {}; not yet on {left}, which cleans up when it answers",
                 counted(removed)
-            );
+            ));
         }
     }
     Ok(exit)
@@ -76,7 +76,7 @@ fn counted(nodes: usize) -> String {
     if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") }
 }
 
-/// The nodes that have a part of a tap: by their NodeTaps, or else by the status of the tap and its pods.
+/// The nodes that have a part of a tap: by what each NodeTap has, or else by the status of the tap and its pods.
 async fn nodes(cluster: &Cluster, tap: &Tap) -> Outcome<BTreeSet<String>> {
     let around = Surroundings::read(cluster).await?;
     if let Some(node_taps) = &around.node_taps {

@@ -6,13 +6,12 @@ use std::{
     str::FromStr,
 };
 
-use podtap_api::{CollectorDestination, Destination, ExternalDestination, NodeDestination, PodDestination};
+use podtap_api::{
+    CollectorDestination, DEFAULT_EXTERNAL_PORT, Destination, ExternalDestination, NodeDestination, PodDestination,
+};
 use podtap_model::{FrameFormat, InterfaceName};
 
 use crate::{selector, target::label};
-
-/// The UDP port that IANA assigned to VXLAN.
-const VXLAN_PORT: u16 = 4789;
 
 /// One `--to`.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,7 +66,7 @@ impl FromStr for Place {
             };
         }
         if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Self::External(address, VXLAN_PORT));
+            return Ok(Self::External(address, DEFAULT_EXTERNAL_PORT));
         }
         match text.parse::<SocketAddr>() {
             Ok(socket) if socket.port() > 0 => Ok(Self::External(socket.ip(), socket.port())),

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use clap::Args;
-use podtap_api::{MirrorSpec, PodTap, PodTapSpec, Targets, Vxlan};
+use podtap_api::{DEFAULT_EXTERNAL_PORT, DEFAULT_MAX_PODS, MirrorSpec, PodTap, PodTapSpec, Targets, VniRange, Vxlan};
 use podtap_model::{FrameFormat, InterfaceName, MirrorOptions, Vni};
 
 use crate::{
     connection::Connection,
-    console::Console,
+    console::{data, warn},
     destination::{Manner, To, destinations},
     exit::{Exit, Failure, Outcome, page},
     manifest,
@@ -18,10 +18,6 @@ use crate::{
 
 /// kokotap's default for --namespace.
 const NAMESPACE: &str = "default";
-/// The lowest VNI that taps may use unless the policy says otherwise.
-const FIRST_VNI: u32 = 4096;
-/// The most pods that a tap taps, unless its spec has another number.
-const MAX_PODS: u32 = 32;
 
 /// The flags of kokotap.
 #[derive(Args, Clone, Debug)]
@@ -36,7 +32,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     vxlan_id: Option<u32>,
     /// UDP port of an external destination
-    #[arg(long, value_name = "PORT", default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_EXTERNAL_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     vxlan_port: u16,
     /// Name of the interface on the node
     #[arg(long, value_name = "NAME", default_value = "mirror")]
@@ -56,12 +52,12 @@ pub struct Arguments {
 }
 
 /// Prints a PodTap.
-pub fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
+pub fn run(arguments: Arguments, connection: &Connection) -> Outcome {
     let (tap, warnings) = arguments.tap(connection)?;
     for warning in warnings {
-        console.warn(&warning);
+        warn(&warning);
     }
-    anstream::print!("{}", manifest::yaml(&manifest::document(&tap))?);
+    data(&manifest::yaml(&manifest::document(&tap))?);
     Ok(Exit::Done)
 }
 
@@ -86,23 +82,26 @@ impl Arguments {
             warnings.push("--kubeconfig has no meaning: this reads no cluster. Give it to kubectl create".to_owned());
         }
         let vni = self.vxlan_id.map(Vni::try_from).transpose().map_err(|error| Failure::usage(error.to_string()))?;
+        // That of a policy is not known here.
+        let usual = VniRange::default();
+        let first = usual.first;
         let vni = vni.filter(|vni| {
-            let is_allowed = vni.get() >= FIRST_VNI;
+            let is_allowed = usual.contains(*vni);
             let is_internal = self.dest_node.is_some();
             if !is_allowed && is_internal {
                 warnings.push(format!(
-                    "--vxlan-id={vni} is left out: a free one is allocated, and the interface {} shows the same frames. PodTap uses {FIRST_VNI} and more, unless vniRange of the PodTapPolicy says otherwise",
+                    "--vxlan-id={vni} is left out: a free one is allocated, and the interface {} shows the same frames. PodTap uses {first} and more, unless vniRange of the PodTapPolicy says otherwise",
                     self.ifname
                 ));
             } else if !is_allowed {
-                warnings.push(format!("--vxlan-id={vni} needs a PodTapPolicy whose vniRange has it; the default begins at {FIRST_VNI}"));
+                warnings.push(format!("--vxlan-id={vni} needs a PodTapPolicy whose vniRange has it; the default begins at {first}"));
             }
             is_allowed || !is_internal
         });
         if let Some(address) = self.dest_ip {
             warnings
                 .push(format!("an administrator must allow {address}, with allowedExternalCIDRs of the PodTapPolicy"));
-        } else if self.vxlan_port != 4789 {
+        } else if self.vxlan_port != DEFAULT_EXTERNAL_PORT {
             warnings.push(
                 "--vxlan-port has no meaning with --dest-node: all nodes receive at receiverPort of the PodTapPolicy"
                     .to_owned(),
@@ -122,7 +121,7 @@ impl Arguments {
             pod_names: Some(vec![self.pod.clone()]),
             pod_selector: None,
             interface: Some(self.pod_ifname),
-            max_pods: MAX_PODS,
+            max_pods: DEFAULT_MAX_PODS,
         };
         let mut tap = PodTap::new(&format!("kokotap-{}", label(&self.pod)), PodTapSpec { targets, mirror });
         tap.metadata.namespace = Some(connection.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned()));

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     connection::{Cluster, Connection},
-    console::Console,
+    console::{Console, data, line},
     exit::{Exit, Failure, Outcome},
     manifest, table,
     tap::Kind,
@@ -147,11 +147,11 @@ async fn objects(arguments: &Arguments, cluster: &Cluster) -> Outcome {
     }
     let document = json!({"apiVersion": "v1", "kind": "List", "items": list.items});
     match arguments.output {
-        Some(Format::Json) => anstream::print!("{}", manifest::json(&document)),
-        Some(Format::Yaml) => anstream::print!("{}", manifest::yaml(&document)?),
+        Some(Format::Json) => data(&manifest::json(&document)),
+        Some(Format::Yaml) => data(&manifest::yaml(&document)?),
         _ => {
             for object in list.items {
-                anstream::println!("{}", arguments.kind.object(&object.metadata.name.unwrap_or_default()));
+                line(&arguments.kind.object(&object.metadata.name.unwrap_or_default()));
             }
         }
     }
@@ -179,13 +179,13 @@ async fn rows(arguments: &Arguments, cluster: &Cluster, console: Console) -> Out
         console.progress(&format!("no {} in {place}", arguments.kind.resource().kind));
     }
     if arguments.watch || !table.rows.is_empty() {
-        anstream::print!("{}", table::text(&all));
+        data(&table::text(&all));
     }
     if arguments.watch {
         let mut version = table.metadata.resource_version.unwrap_or_default();
         loop {
             version = watch(arguments, cluster, &path, version, |table| {
-                anstream::print!("{}", table::text(&padded(&all[0], table.rows(&columns, &shown))));
+                data(&table::text(&padded(&all[0], table.rows(&columns, &shown))));
             })
             .await?;
         }

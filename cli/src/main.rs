@@ -18,6 +18,7 @@ mod list;
 mod manifest;
 mod mirror;
 mod pods;
+mod ready;
 mod selector;
 mod suspend;
 mod table;
@@ -58,13 +59,14 @@ struct Cli {
 
 const EXAMPLES: &str = "Examples:
   kubectl podtap create deploy/web --to node/n2:mirror --for 5m
-  kubectl podtap create -l app=web --to pod/ids-0:tap0 --protocol tcp --port 443 --dry-run=client -o yaml
+  kubectl podtap create -l app=web --to pod/ids-0:tap0 --port 443 --dry-run=client -o yaml
   kubectl podtap explain pod/web-0
   kubectl podtap suspend --all -A";
 
 #[derive(Subcommand)]
 enum Verb {
     /// Create a tap, and wait until frames arrive
+    #[command(override_usage = "kubectl podtap create [NAME] TARGET --to DEST... [OPTIONS]")]
     Create(Box<create::Arguments>),
     /// List taps
     #[command(visible_alias = "ls")]
@@ -101,7 +103,7 @@ fn main() -> ExitCode {
     match outcome {
         Some(Ok(exit)) => exit.into(),
         Some(Err(failure)) => {
-            console.fail(&failure);
+            console::fail(&failure);
             failure.exit.into()
         }
         None => {
@@ -119,9 +121,9 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
         Verb::Suspend(arguments) => suspend::run(arguments, true, connection, console).await,
         Verb::Resume(arguments) => suspend::run(arguments, false, connection, console).await,
         Verb::Delete(arguments) => delete::run(arguments, connection, console).await,
-        Verb::Kokotap(arguments) => kokotap::run(arguments, connection, console),
+        Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
         Verb::Completion(arguments) => complete::run(&arguments),
-        Verb::Version(arguments) => version::run(arguments, connection, console).await,
+        Verb::Version(arguments) => version::run(arguments, connection).await,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
 /// Which frames, how much of them, and where to.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "What is mirrored, and where to")]
+#[expect(clippy::struct_excessive_bools, reason = "flags are independent of each other")]
 pub struct MirrorFlags {
     /// Destination: node/NAME[:INTERFACE], pod/NAME[:INTERFACE], pods/SELECTOR[:INTERFACE], IP[:PORT] or collector. Can be repeated, up to
     /// four times; NAME= before it names the destination

@@ -138,11 +138,14 @@ pub fn verdict(tap: &Tap, pod: &Pod, around: &Surroundings) -> Verdict {
             State::Refused | State::Failed | State::Removing => Verdict::NotTapped(cause),
         };
     }
-    let status = tap.status();
-    let is_complete =
-        status.is_some_and(|s| s.tapped_pods > 0 && s.tapped_pods == s.matched_pods && s.failures.is_empty());
+    // Without the states of the nodes: every pod that is not a failure is tapped if none is to come.
+    let is_complete = around.node_taps.is_none()
+        && tap.status().is_some_and(|status| {
+            let failures = i32::try_from(status.failures.len()).unwrap_or(i32::MAX);
+            status.tapped_pods > 0 && status.tapped_pods.saturating_add(failures) >= status.matched_pods
+        });
     match tap.ready() {
-        _ if around.node_taps.is_none() && is_complete => Verdict::Tapped,
+        _ if is_complete => Verdict::Tapped,
         Some(ready) if ready.status == "False" => {
             let cause = Cause { reason: ready.reason.clone(), message: ready.message.clone() };
             // Other pods may be tapped while one of the tap's destinations is not ready.
@@ -290,8 +293,8 @@ mod tests {
         }
     }
 
-    fn metas(name: &str, meta: Value) -> Option<BTreeMap<String, ObjectMeta>> {
-        Some([(name.to_owned(), serde_json::from_value(meta).expect("metadata"))].into())
+    fn metas(name: &str, meta: Value) -> BTreeMap<String, ObjectMeta> {
+        [(name.to_owned(), serde_json::from_value(meta).expect("metadata"))].into()
     }
 
     #[test]
@@ -323,8 +326,14 @@ mod tests {
             ),
             (&web, &done, &json!({"/metadata/namespace": "other"}), around(), "it taps pods of its own namespace"),
             (&web, &done, &json!({"/metadata/annotations": {"podtap.dev/exclude": ""}}), around(), "Excluded"),
-            (&web, &done, &plain, Surroundings { nodes: metas("n1", excluded.clone()), ..around() }, "Excluded"),
-            (&web, &done, &plain, Surroundings { namespaces: metas("shop", excluded.clone()), ..around() }, "Excluded"),
+            (&web, &done, &plain, Surroundings { nodes: Some(metas("n1", excluded.clone())), ..around() }, "Excluded"),
+            (
+                &web,
+                &done,
+                &plain,
+                Surroundings { namespaces: Some(metas("shop", excluded.clone())), ..around() },
+                "Excluded",
+            ),
             (&web, &done, &json!({"/spec/hostNetwork": true}), around(), "HostNetwork"),
             (&web, &done, &json!({"/status/phase": "Succeeded"}), around(), "PodFinished"),
             (&web, &failures, &plain, around(), "InterfaceNotFound"),
@@ -376,8 +385,8 @@ mod tests {
         });
         let tap = Tap::Cluster(Box::new(serde_json::from_value(object).expect("a tap")));
         let around = |team: &str, zone: &str| Surroundings {
-            namespaces: metas("shop", json!({"labels": {"team": team}})),
-            nodes: metas("n1", json!({"labels": {"zone": zone}})),
+            namespaces: Some(metas("shop", json!({"labels": {"team": team}}))),
+            nodes: Some(metas("n1", json!({"labels": {"zone": zone}}))),
             ..Surroundings::default()
         };
         let said = |team, zone| said(&verdict(&tap, &pod(&json!({})), &around(team, zone)));

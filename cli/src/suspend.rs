@@ -10,9 +10,9 @@ use serde_json::json;
 use crate::{
     complete,
     connection::{Cluster, Connection, duration},
-    console::Console,
-    create::wait_until_ready,
+    console::{Console, ask, line},
     exit::{Exit, Failure, Outcome},
+    ready::wait_until_ready,
     tap::{MANAGER, Tap, TapName, selected},
     wait::{Progress, Waiting, progress, until},
 };
@@ -23,7 +23,7 @@ pub struct Arguments {
     /// Taps: NAME, or cptap/NAME for a ClusterPodTap
     #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all", add = ArgValueCandidates::new(complete::taps))]
     pub names: Vec<TapName>,
-    /// All PodTaps of the namespace. Asks
+    /// Every PodTap of the namespace. Asks
     #[arg(long)]
     pub all: bool,
     /// With --all: of all namespaces
@@ -39,11 +39,11 @@ pub struct Arguments {
 
 impl Arguments {
     /// The taps, which the user has confirmed if they are all.
-    pub async fn taps(&self, cluster: &Cluster, console: Console, verb: &str) -> Outcome<Vec<Tap>> {
+    pub async fn taps(&self, cluster: &Cluster, verb: &str) -> Outcome<Vec<Tap>> {
         let taps = selected(cluster, &self.names, self.all, self.all_namespaces).await?;
         if self.all {
             let names: Vec<_> = taps.iter().map(Tap::to_string).collect();
-            console.ask(&format!("this {verb} {} taps: {}", taps.len(), names.join(", ")), self.yes)?;
+            ask(&format!("this {verb} {} taps: {}", taps.len(), names.join(", ")), self.yes)?;
         }
         Ok(taps)
     }
@@ -52,7 +52,7 @@ impl Arguments {
 /// Suspends or resumes taps.
 pub async fn run(arguments: Arguments, suspend: bool, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
-    let taps = arguments.taps(&cluster, console, if suspend { "suspends" } else { "resumes" }).await?;
+    let taps = arguments.taps(&cluster, if suspend { "suspends" } else { "resumes" }).await?;
     let mut changed = Vec::new();
     // All of them at first: none keeps the others waiting.
     for tap in taps {
@@ -67,12 +67,10 @@ pub async fn run(arguments: Arguments, suspend: bool, connection: &Connection, c
         if !arguments.wait.is_zero() && suspend {
             until_suspended(&cluster, &tap, arguments.wait, console).await?;
         }
-        anstream::println!("{done}");
-        if !arguments.wait.is_zero() && !suspend {
-            let report = |line: &str| anstream::println!("{line}");
-            if wait_until_ready(&cluster, tap, arguments.wait, console, report).await? == Exit::Partly {
-                exit = Exit::Partly;
-            }
+        line(&done);
+        let waits = !arguments.wait.is_zero() && !suspend;
+        if waits && wait_until_ready(&cluster, tap, arguments.wait, console, line).await? == Exit::Partly {
+            exit = Exit::Partly;
         }
     }
     Ok(exit)

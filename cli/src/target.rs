@@ -22,14 +22,10 @@ use crate::{
 /// Pods, as the command line names them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
-    /// These pods.
-    Pods(Vec<String>),
+    /// Pods by name or label.
+    Selected(Selection),
     /// The pods of an object, by the object's own selector, so that the tap follows them.
-    Workload(Workload, String),
-    /// The pods with these labels.
-    Labels(LabelSelector),
-    /// All pods of the namespace.
-    All,
+    Of(Workload, String),
 }
 
 /// A kind of object that selects pods.
@@ -74,7 +70,7 @@ impl FromStr for Target {
                 return if names.iter().any(String::is_empty) {
                     Err(format!("{text:?} has an empty name: list pods as pod/web-0,web-1"))
                 } else {
-                    Ok(Self::Pods(names))
+                    Ok(Self::Selected(Selection::Names(names)))
                 };
             }
             "deploy" | "deployment" | "deployments" => Workload::Deployment,
@@ -89,7 +85,7 @@ impl FromStr for Target {
                 ));
             }
         };
-        Ok(Self::Workload(workload, name.to_owned()))
+        Ok(Self::Of(workload, name.to_owned()))
     }
 }
 
@@ -97,34 +93,35 @@ impl Target {
     /// A name for a tap of it: a DNS label.
     pub fn tap_name(&self) -> String {
         match self {
-            Self::Pods(names) => label(&names[0]),
-            Self::Workload(_, name) => label(name),
-            Self::Labels(selector) => {
+            Self::Of(_, name) => label(name),
+            Self::Selected(Selection::Names(names)) => label(&names[0]),
+            Self::Selected(Selection::Labels(selector)) if *selector == LabelSelector::default() => "all".to_owned(),
+            Self::Selected(Selection::Labels(selector)) => {
                 let labels = selector.match_labels.iter().flatten().map(|(_, value)| value.as_str());
                 let keys = selector.match_expressions.iter().flatten().map(|requirement| requirement.key.as_str());
                 label(&labels.chain(keys).collect::<Vec<_>>().join("-"))
             }
-            Self::All => "all".to_owned(),
         }
     }
+}
 
-    /// What selects these pods. Asks the cluster for the selector of an object.
-    pub async fn resolve(self, cluster: &Cluster) -> Outcome<Selection> {
-        let (workload, name) = match self {
-            Self::Pods(names) => return Ok(Selection::Names(names)),
-            Self::Labels(selector) => return Ok(Selection::Labels(selector)),
-            Self::All => return Ok(Selection::Labels(LabelSelector::default())),
-            Self::Workload(workload, name) => (workload, name),
-        };
-        let selector = match workload {
-            Workload::Deployment => get::<Deployment>(cluster, &name).await?.spec.map(|spec| spec.selector),
-            Workload::StatefulSet => get::<StatefulSet>(cluster, &name).await?.spec.map(|spec| spec.selector),
-            Workload::DaemonSet => get::<DaemonSet>(cluster, &name).await?.spec.map(|spec| spec.selector),
-            Workload::ReplicaSet => get::<ReplicaSet>(cluster, &name).await?.spec.map(|spec| spec.selector),
-            Workload::Job => get::<Job>(cluster, &name).await?.spec.and_then(|spec| spec.selector),
-            Workload::Service => {
-                get::<Service>(cluster, &name).await?.spec.and_then(|spec| spec.selector).map(with_labels)
-            }
+impl Selection {
+    /// Every pod of the namespace.
+    pub fn all() -> Self {
+        Self::Labels(LabelSelector::default())
+    }
+}
+
+impl Workload {
+    /// What selects the pods of the object of this name.
+    pub async fn selection(self, name: &str, cluster: &Cluster) -> Outcome<Selection> {
+        let selector = match self {
+            Self::Deployment => get::<Deployment>(cluster, name).await?.spec.map(|spec| spec.selector),
+            Self::StatefulSet => get::<StatefulSet>(cluster, name).await?.spec.map(|spec| spec.selector),
+            Self::DaemonSet => get::<DaemonSet>(cluster, name).await?.spec.map(|spec| spec.selector),
+            Self::ReplicaSet => get::<ReplicaSet>(cluster, name).await?.spec.map(|spec| spec.selector),
+            Self::Job => get::<Job>(cluster, name).await?.spec.and_then(|spec| spec.selector),
+            Self::Service => get::<Service>(cluster, name).await?.spec.and_then(|spec| spec.selector).map(with_labels),
         };
         // An empty selector would select every pod of the namespace.
         let selector = selector.filter(|selector| *selector != LabelSelector::default());
@@ -132,7 +129,7 @@ impl Target {
             Failure::new(
                 Exit::Refused,
                 format!(
-                    "{workload:?} {}/{name} has no selector, so that its pods are unknown: use -l or pod/NAME",
+                    "{self:?} {}/{name} has no selector, so that its pods are unknown: use -l or pod/NAME",
                     cluster.namespace
                 ),
             )
@@ -167,10 +164,13 @@ mod tests {
 
     #[test]
     fn targets() {
-        let workload = |kind, name: &str| Ok(Target::Workload(kind, name.to_owned()));
+        let pods = |names: &[&str]| {
+            Ok(Target::Selected(Selection::Names(names.iter().map(|name| (*name).to_owned()).collect())))
+        };
+        let workload = |kind, name: &str| Ok(Target::Of(kind, name.to_owned()));
         for (text, target) in [
-            ("web-0", Ok(Target::Pods(vec!["web-0".to_owned()]))),
-            ("pod/web-0,web-1", Ok(Target::Pods(vec!["web-0".to_owned(), "web-1".to_owned()]))),
+            ("web-0", pods(&["web-0"])),
+            ("pod/web-0,web-1", pods(&["web-0", "web-1"])),
             ("deploy/web", workload(Workload::Deployment, "web")),
             ("deployment/web", workload(Workload::Deployment, "web")),
             ("sts/db", workload(Workload::StatefulSet, "db")),
@@ -188,9 +188,11 @@ mod tests {
 
     #[test]
     fn taps_are_named_after_their_target() {
-        let labels = |text: &str| Target::Labels(selector::parse(text).expect("a selector")).tap_name();
+        let labels =
+            |text: &str| Target::Selected(Selection::Labels(selector::parse(text).expect("a selector"))).tap_name();
         assert_eq!(labels("app=web,!canary"), "web-canary");
         assert_eq!(labels("app="), "tap");
+        assert_eq!(Target::Selected(Selection::all()).tap_name(), "all");
         assert_eq!("deploy/web".parse::<Target>().expect("a target").tap_name(), "web");
         assert_eq!("pod/a.b,c".parse::<Target>().expect("a target").tap_name(), "a-b");
         assert_eq!(label(&"x-".repeat(40)).len(), 63);

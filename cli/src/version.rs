@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     connection::{Cluster, Connection},
-    console::Console,
+    console::{data, warn},
     exit::{Exit, Failure, Outcome},
     manifest,
     pods::if_permitted,
@@ -55,16 +55,18 @@ struct InCluster {
 }
 
 /// Prints versions.
-pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
+pub async fn run(arguments: Arguments, connection: &Connection) -> Outcome {
     let cluster = if arguments.client { None } else { Some(in_cluster(&connection.open().await?).await?) };
     let versions = Versions { client: env!("CARGO_PKG_VERSION"), cluster };
     let document = || serde_json::to_value(&versions).map_err(|error| Failure::error(error.to_string()));
     match arguments.output {
-        Some(Format::Json) => anstream::print!("{}", manifest::json(&document()?)),
-        Some(Format::Yaml) => anstream::print!("{}", manifest::yaml(&document()?)?),
-        None => anstream::print!("{}", table::text(&versions.rows())),
+        Some(Format::Json) => data(&manifest::json(&document()?)),
+        Some(Format::Yaml) => data(&manifest::yaml(&document()?)?),
+        None => data(&table::text(&versions.rows())),
     }
-    versions.warnings().iter().for_each(|warning| console.warn(warning));
+    for warning in versions.warnings() {
+        warn(&warning);
+    }
     Ok(Exit::Done)
 }
 
@@ -130,8 +132,8 @@ impl Versions {
 mod tests {
     use super::*;
 
-    fn set(images: &[&str]) -> Option<BTreeSet<String>> {
-        Some(images.iter().map(|image| (*image).to_owned()).collect())
+    fn set(images: &[&str]) -> BTreeSet<String> {
+        images.iter().map(|image| (*image).to_owned()).collect()
     }
 
     #[test]
@@ -141,11 +143,11 @@ mod tests {
             cluster: Some(InCluster { served: served.iter().map(|v| (*v).to_owned()).collect(), controller, helpers }),
         };
         let warnings = |served: &[&str], controller, helpers| versions(served, controller, helpers).warnings().len();
-        assert_eq!(warnings(&["v1alpha1"], set(&["podtap:1"]), set(&["podtap:1"])), 0);
-        assert_eq!(warnings(&["v1alpha1"], set(&["podtap:2"]), set(&["podtap:1", "podtap:2"])), 1);
-        assert_eq!(warnings(&["v1alpha1"], None, set(&["podtap:1"])), 0, "what is unknown is no difference");
+        assert_eq!(warnings(&["v1alpha1"], Some(set(&["podtap:1"])), Some(set(&["podtap:1"]))), 0);
+        assert_eq!(warnings(&["v1alpha1"], Some(set(&["podtap:2"])), Some(set(&["podtap:1", "podtap:2"]))), 1);
+        assert_eq!(warnings(&["v1alpha1"], None, Some(set(&["podtap:1"]))), 0, "what is unknown is no difference");
         assert_eq!(warnings(&["v2"], None, None), 1);
-        let text = table::text(&versions(&[], None, set(&[])).rows());
+        let text = table::text(&versions(&[], None, Some(set(&[]))).rows());
         assert!(
             text.contains("podtap.dev       none")
                 && text.contains("unknown")

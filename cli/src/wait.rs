@@ -9,7 +9,7 @@ use kube::runtime::{
 };
 use podtap_api::{CONDITION_DELIVERING, CONDITION_DESTINATIONS_READY, CONDITION_TAPPED, CONDITION_TARGETS_RESOLVED};
 use podtap_model::Reason;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     connection::Cluster,
@@ -164,15 +164,12 @@ impl Waiting {
     }
 }
 
-/// Waits, or until SIGINT; none then.
+/// What `work` returns, or none at SIGINT.
 pub async fn interruptible<T>(work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         value = work => Some(value),
-        result = tokio::signal::ctrl_c() => match result {
-            Ok(()) => None,
-            // Without a handler, SIGINT ends the process by itself.
-            Err(_) => loop { sleep(Duration::MAX).await },
-        },
+        // Without a handler, SIGINT ends the process by itself.
+        Ok(()) = tokio::signal::ctrl_c() => None,
     }
 }
 

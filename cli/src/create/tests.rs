@@ -20,9 +20,8 @@ fn tap(words: &[&str]) -> Outcome<(String, Value)> {
     let (name, target) = arguments.target()?;
     let name = name.unwrap_or_else(|| target.tap_name());
     let selection = match target {
-        Target::Pods(names) => Selection::Names(names),
-        Target::Labels(selector) => Selection::Labels(selector),
-        Target::All | Target::Workload(..) => Selection::Labels(LabelSelector::default()),
+        Target::Selected(selection) => selection,
+        Target::Of(..) => Selection::all(),
     };
     let spec = arguments.spec(selection)?;
     Ok((name.clone(), manifest::document(&tap_of(&name, None, spec))["spec"].clone()))

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{
     complete,
     connection::Connection,
-    console::{BAD, CAUTION, GOOD, styled},
+    console::{BAD, CAUTION, GOOD, data, styled},
     exit::{Exit, Failure, Outcome, page_of},
     explain::tree::Tree,
     manifest,
@@ -84,9 +84,9 @@ pub async fn run(arguments: Arguments, connection: &Connection) -> Outcome {
     };
     match arguments.output {
         Some(Format::Json) => {
-            anstream::print!("{}", manifest::json(&document.map_err(|error| Failure::error(error.to_string()))?));
+            data(&manifest::json(&document.map_err(|error| Failure::error(error.to_string()))?));
         }
-        None => anstream::print!("{}", tree.text()),
+        None => data(&tree.text()),
     }
     Ok(Exit::Done)
 }

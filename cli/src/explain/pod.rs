@@ -21,7 +21,7 @@ pub struct Report {
     name: String,
     node: Option<String>,
     taps: Vec<TapReport>,
-    /// Whether the user may read ClusterPodTaps.
+    /// Whether the user may read every ClusterPodTap.
     cluster_taps_known: bool,
 }
 
@@ -71,9 +71,9 @@ impl Report {
             let author = tap.created_by.as_ref().map_or(String::new(), |author| format!(" (by {author})"));
             with_verdict(&format!("{}{author}", tap.tap), &tap.verdict)
         });
-        let none = self.taps.is_empty().then(|| Tree::new("no tap in its namespace"));
+        let no_tap = self.taps.is_empty().then(|| Tree::new("no tap in its namespace"));
         let unknown = (!self.cluster_taps_known)
             .then(|| Tree::new("ClusterPodTaps: you may not list them, and they may mirror this pod"));
-        Tree::new(format!("pod {}/{}{node}", self.namespace, self.name)).with(taps).with(none).with(unknown)
+        Tree::new(format!("pod {}/{}{node}", self.namespace, self.name)).with(taps).with(no_tap).with(unknown)
     }
 }

@@ -30,7 +30,7 @@ impl Tree {
         for (index, tree) in self.below.iter().enumerate() {
             let is_last = index + 1 == self.below.len();
             let (branch, rest) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-            text.push_str(&format!("{indent}{branch}{}\n", tree.text));
+            text.extend([indent, branch, &tree.text, "\n"]);
             tree.write(&format!("{indent}{rest}"), text);
         }
     }
