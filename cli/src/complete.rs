@@ -168,7 +168,7 @@ fn connection() -> Connection {
     matches.ok().and_then(|matches| Connection::from_arg_matches(&matches).ok()).unwrap_or_default()
 }
 
-/// What a question to the cluster returns in time; nothing if that fails, as nobody reads a message between two keys.
+/// What a question to the cluster returns in time; nothing if that fails: a message would appear between the words that the user types.
 fn ask<T: Default, F: Future<Output = Option<T>>>(question: impl FnOnce(Cluster) -> F) -> T {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return T::default() };
     let answer = async {

@@ -100,14 +100,19 @@ impl Connection {
     }
 }
 
+/// The longest duration that makes sense anywhere: that of a tap.
+const YEAR: Duration = Duration::from_secs(8760 * 3600);
+
 /// A duration in Go's syntax (`90s`, `1h30m`), or a number of seconds, as kubectl has it.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
+    let seconds = text.parse().map(Duration::from_secs).ok();
+    let in_units = || text.parse::<kube::core::Duration>().ok().filter(|duration| !duration.is_negative());
+    let duration = seconds.or_else(|| in_units().map(Duration::from)).filter(|_| !text.is_empty());
+    match duration {
+        Some(duration) if duration <= YEAR => Ok(duration),
+        Some(_) => Err("at most 8760h (a year) is allowed".to_owned()),
+        None => Err("not a duration such as 30s, 5m or 1h30m".to_owned()),
     }
-    let parsed =
-        text.parse::<kube::core::Duration>().ok().filter(|duration| !text.is_empty() && !duration.is_negative());
-    parsed.map(Duration::from).ok_or_else(|| "not a duration such as 30s, 5m or 1h30m".to_owned())
 }
 
 #[cfg(test)]
@@ -119,7 +124,7 @@ mod tests {
         for (text, seconds) in [("0", 0), ("30", 30), ("30s", 30), ("5m", 300), ("1h30m", 5400)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "5 m", "-5s", "five"] {
+        for text in ["", "5 m", "-5s", "five", "8761h", "18446744073709551615"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -60,6 +60,11 @@ pub fn line(text: &str) {
     data(&format!("{text}\n"));
 }
 
+/// A number of things.
+pub fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 impl Console {
     /// Applies the flags to this process.
     pub fn init(self) {
@@ -95,7 +100,7 @@ pub fn fail(failure: &Failure) {
     eprintln!("{} {failure}", styled(BAD, "error:"));
 }
 
-/// Asks whether to continue. Without a terminal there is nobody to ask, so that the user has to say yes beforehand.
+/// Asks whether to continue. Without a terminal, the user has to say yes beforehand.
 pub fn ask(consequence: &str, yes: bool) -> Outcome<()> {
     if yes {
         return Ok(());

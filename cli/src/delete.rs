@@ -10,7 +10,7 @@ use podtap_api::NodeTap;
 
 use crate::{
     connection::{Cluster, Connection},
-    console::{Console, line},
+    console::{Console, counted, line},
     exit::{Exit, Failure, Outcome},
     pods::{Surroundings, Verdict, if_permitted, matching, verdict},
     suspend::Arguments,
@@ -46,47 +46,44 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
             if current.is_none() {
                 return ControlFlow::Break(());
             }
-            waiting.reports(format!("{} nodes to report that nothing of {tap} is left", nodes.len()));
+            waiting.reports(format!("{} to report that nothing of {tap} is left", all(nodes.as_ref())));
             ControlFlow::Continue(())
         });
         if end.await?.is_none() {
-            let (seconds, nodes) = (arguments.wait.as_secs(), nodes.into_iter().collect::<Vec<_>>().join(", "));
-            return Err(Failure::new(
-                Exit::TimedOut,
-                format!("{tap} is not gone after {seconds} s; it was on {nodes}"),
-            ));
+            let message =
+                format!("{tap} is not gone after {} s; it was on {}", arguments.wait.as_secs(), all(nodes.as_ref()));
+            return Err(Failure::new(Exit::TimedOut, message));
         }
         let left = left_behind(&cluster, tap.uid()).await?;
         if left.is_empty() {
-            line(&format!("{object} deleted, removed on {}", counted(nodes.len())));
+            line(&format!("{object} deleted, removed on {}", all(nodes.as_ref())));
         } else {
             exit = Exit::Partly;
-            let removed = nodes.len().saturating_sub(left.len());
             let left = left.into_iter().collect::<Vec<_>>().join(", ");
-            line(&format!(
-                "{object} deleted, removed on {}; not yet on {left}, which cleans up when it answers",
-                counted(removed)
-            ));
+            line(&format!("{object} deleted, but not yet removed on {left}: a node cleans up when it answers again"));
         }
     }
     Ok(exit)
 }
 
-fn counted(nodes: usize) -> String {
-    if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") }
+/// How many nodes those are, if they are known.
+fn all(nodes: Option<&BTreeSet<String>>) -> String {
+    nodes.map_or("every node".to_owned(), |nodes| counted(nodes.len(), "node"))
 }
 
-/// The nodes that have a part of a tap: by what each NodeTap has, or else by the status of the tap and its pods.
-async fn nodes(cluster: &Cluster, tap: &Tap) -> Outcome<BTreeSet<String>> {
+/// The nodes that have a part of a tap: by what each NodeTap has, or else by the status of the tap and its pods; none if the user may not
+/// list those either.
+async fn nodes(cluster: &Cluster, tap: &Tap) -> Outcome<Option<BTreeSet<String>>> {
     let around = Surroundings::read(cluster).await?;
     if let Some(node_taps) = &around.node_taps {
-        return Ok(node_taps.iter().filter(|node| is_on(node, tap.uid())).map(ResourceExt::name_any).collect());
+        let nodes = node_taps.iter().filter(|node| is_on(node, tap.uid()));
+        return Ok(Some(nodes.map(ResourceExt::name_any).collect()));
     }
-    let pods = matching(cluster, tap).await?.unwrap_or_default();
+    let Some(pods) = matching(cluster, tap).await? else { return Ok(None) };
     let tapped = pods.into_iter().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped);
     let senders = tapped.filter_map(|pod| pod.spec?.node_name);
     let receivers = tap.status().into_iter().flat_map(|status| &status.destinations).filter_map(|d| d.node.clone());
-    Ok(senders.chain(receivers).collect())
+    Ok(Some(senders.chain(receivers).collect()))
 }
 
 /// The nodes that have not reported that nothing is left, as far as the user may read that.

@@ -1,6 +1,5 @@
 //! Taps as documents that a person may commit.
 
-use kube::ResourceExt as _;
 use podtap_api::{PodTap, definitions};
 use serde_json::Value;
 
@@ -15,13 +14,11 @@ pub fn document(tap: &PodTap) -> Value {
     if let Some(metadata) = document["metadata"].as_object_mut() {
         metadata.remove("managedFields");
     }
-    debug_assert!(!tap.name_any().is_empty(), "a tap has a name");
     drop_defaults(&mut document["spec"], &spec_schema());
-    // The only destination needs no name, and one of several may be called by the default as well.
     document
 }
 
-/// The schema of `spec` of a PodTap.
+/// The schema of `spec` of a `PodTap`.
 pub fn spec_schema() -> Value {
     let [(_, definition), ..] = definitions();
     let definition = serde_json::to_value(definition).expect("a definition can be written");

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use podtap_api::{MirrorSpec, Vxlan};
 use podtap_model::{
     Deduplicate, Direction, Filter, FrameFormat, Handshakes, Limit, Match, MirrorOptions, Oversize, PortRange,
-    Protocol, Quantity, Sample, Truncate, Vni,
+    Protocol, Quantity, Sample, Truncate, Vni, bounds::DESTINATIONS,
 };
 
 use crate::{
@@ -125,6 +125,9 @@ impl MirrorFlags {
     /// The part of the spec that these flags are about.
     pub fn spec(self) -> Outcome<MirrorSpec> {
         let options = self.options()?;
+        if !DESTINATIONS.contains(&self.to.len()) {
+            return Err(Failure::usage(format!("--to may be repeated up to {} times", DESTINATIONS.end())));
+        }
         let manner = Manner { frame_format: self.frame_format.into(), probe: self.probe, metadata: self.metadata };
         let destinations = destinations(self.to, manner);
         let has_external = destinations.iter().any(|destination| destination.external.is_some());

@@ -8,7 +8,7 @@ use podtap_model::Reason;
 
 use crate::{
     connection::Cluster,
-    console::Console,
+    console::{Console, counted},
     exit::{Exit, Failure, Outcome, page_of},
     pods::{Surroundings, Verdict, matching, verdict},
     tap::Tap,
@@ -31,7 +31,7 @@ pub async fn wait_until_ready(
             Progress::Ready => return ControlFlow::Break(Ok(current.clone())),
             Progress::Suspended => return ControlFlow::Break(Err(format!("{current} is suspended"))),
             Progress::Refused(why) => {
-                return ControlFlow::Break(Err(format!("{current} stays, and mirrors nothing: {}", why.with_page())));
+                return ControlFlow::Break(Err(format!("{current} stays, and is not Ready: {}", why.with_page())));
             }
             Progress::Waiting(why) => {
                 waiting.reports(why.to_string());
@@ -69,18 +69,18 @@ fn late(tap: &Tap, limit: Duration, last: Option<Why>) -> Failure {
 async fn ready(cluster: &Cluster, tap: &Tap, report: impl Fn(&str)) -> Outcome {
     let status = tap.status().cloned().unwrap_or_default();
     let around = Surroundings::read(cluster).await?;
-    match matching(cluster, tap).await? {
-        Some(pods) => {
-            let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-            for pod in pods.iter().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped) {
-                let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-                nodes.entry(node).or_default().push(pod.name_any());
-            }
-            for (node, pods) in nodes {
-                report(&format!("{node}: {} -> {}", pods.join(", "), status.destination));
-            }
+    if let Some(pods) = matching(cluster, tap).await? {
+        let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for pod in pods.iter().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped) {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+            nodes.entry(node).or_default().push(pod.name_any());
         }
-        None => report(&format!("{} pods -> {} (you may not list pods)", status.tapped_pods, status.destination)),
+        for (node, pods) in nodes {
+            report(&format!("{node}: {} -> {}", pods.join(", "), status.destination));
+        }
+    } else {
+        let tapped = counted(usize::try_from(status.tapped_pods).unwrap_or_default(), "pod");
+        report(&format!("{tapped} -> {} (you may not list pods)", status.destination));
     }
     let refused = refused(&status);
     for line in &refused {
@@ -94,7 +94,8 @@ fn refused(status: &PodTapStatus) -> Vec<String> {
     let is_meant = |reason: Reason| matches!(reason, Reason::PodFinished | Reason::DestinationIsTarget);
     let skipped = status.skipped.iter().filter(|skipped| !is_meant(skipped.reason)).map(|skipped| {
         let (names, reason) = (skipped.pods.join(", "), skipped.reason);
-        format!("not tapped: {} pods ({names}), {reason}. See {}", skipped.count, page_of(reason.as_str()))
+        let count = counted(usize::try_from(skipped.count).unwrap_or_default(), "pod");
+        format!("not tapped: {count} ({names}), {reason}. See {}", page_of(reason.as_str()))
     });
     let failures = status.failures.iter().map(|failure| {
         format!(

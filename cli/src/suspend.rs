@@ -10,10 +10,10 @@ use serde_json::json;
 use crate::{
     complete,
     connection::{Cluster, Connection, duration},
-    console::{Console, ask, line},
+    console::{Console, ask, counted, line},
     exit::{Exit, Failure, Outcome},
     ready::wait_until_ready,
-    tap::{MANAGER, Tap, TapName, selected},
+    tap::{MANAGER, Tap, TapName, all, named},
     wait::{Progress, Waiting, progress, until},
 };
 
@@ -26,7 +26,7 @@ pub struct Arguments {
     /// Every PodTap of the namespace. Asks
     #[arg(long)]
     pub all: bool,
-    /// With --all: of all namespaces
+    /// With --all: of all namespaces, and every ClusterPodTap
     #[arg(short = 'A', long, requires = "all")]
     pub all_namespaces: bool,
     /// How long to wait for each tap. 0: do not wait
@@ -40,11 +40,12 @@ pub struct Arguments {
 impl Arguments {
     /// The taps, which the user has confirmed if they are all.
     pub async fn taps(&self, cluster: &Cluster, verb: &str) -> Outcome<Vec<Tap>> {
-        let taps = selected(cluster, &self.names, self.all, self.all_namespaces).await?;
-        if self.all {
-            let names: Vec<_> = taps.iter().map(Tap::to_string).collect();
-            ask(&format!("this {verb} {} taps: {}", taps.len(), names.join(", ")), self.yes)?;
+        if !self.all {
+            return named(cluster, &self.names).await;
         }
+        let taps = all(cluster, self.all_namespaces).await?;
+        let names: Vec<_> = taps.iter().map(Tap::to_string).collect();
+        ask(&format!("this {verb} {}: {}", counted(taps.len(), "tap"), names.join(", ")), self.yes)?;
         Ok(taps)
     }
 }

@@ -12,13 +12,14 @@ use podtap_api::{CONDITION_READY, ClusterPodTap, MirrorSpec, PodTap, PodTapStatu
 
 use crate::{
     connection::Cluster,
+    console::warn,
     exit::{Exit, Failure, Outcome},
 };
 
 /// Field manager of what this program writes.
 pub const MANAGER: &str = "kubectl-podtap";
 
-/// Annotation with the user who asked for a tap, as the API server knew them. Whoever may change the tap can write another name into it.
+/// Annotation with the user who asked for a tap, as the API server knew them. A user who may change the tap can write another name into it.
 pub const REQUESTED_BY: &str = "podtap.dev/requested-by";
 
 /// A kind of tap.
@@ -120,21 +121,36 @@ pub async fn list(cluster: &Cluster, kind: Kind, namespace: Option<&str>) -> Out
     objects.items.into_iter().map(|object| kind.tap(object)).collect()
 }
 
-/// The taps that a command is about: those that it names, or all.
-pub async fn selected(cluster: &Cluster, names: &[TapName], all: bool, all_namespaces: bool) -> Outcome<Vec<Tap>> {
-    if all {
-        let namespace = Some(cluster.namespace.as_str()).filter(|_| !all_namespaces);
-        let taps = list(cluster, Kind::PodTap, namespace).await?;
-        let place = namespace.map_or("any namespace".to_owned(), |namespace| format!("the namespace {namespace}"));
-        return if taps.is_empty() {
-            Err(Failure::new(Exit::Refused, format!("there is no PodTap in {place}")))
-        } else {
-            Ok(taps)
-        };
+/// Every `ClusterPodTap`, or none if the user may not list them.
+pub async fn of_cluster(cluster: &Cluster) -> Outcome<Option<Vec<Tap>>> {
+    match list(cluster, Kind::ClusterPodTap, None).await {
+        Err(failure) if failure.exit == Exit::NotPermitted => Ok(None),
+        other => other.map(Some),
     }
+}
+
+/// The taps of these names.
+pub async fn named(cluster: &Cluster, names: &[TapName]) -> Outcome<Vec<Tap>> {
     let mut taps = Vec::new();
     for name in names {
         taps.push(get(cluster, name).await?);
+    }
+    Ok(taps)
+}
+
+/// All taps of the namespace, or of the cluster.
+pub async fn all(cluster: &Cluster, all_namespaces: bool) -> Outcome<Vec<Tap>> {
+    let namespace = Some(cluster.namespace.as_str()).filter(|_| !all_namespaces);
+    let mut taps = list(cluster, Kind::PodTap, namespace).await?;
+    if all_namespaces {
+        match of_cluster(cluster).await? {
+            Some(of_cluster) => taps.extend(of_cluster),
+            None => warn("taps of the kind ClusterPodTap are left alone: you may not list them"),
+        }
+    }
+    if taps.is_empty() {
+        let place = namespace.map_or("the cluster".to_owned(), |namespace| format!("the namespace {namespace}"));
+        return Err(Failure::new(Exit::Refused, format!("there is no tap in {place}")));
     }
     Ok(taps)
 }

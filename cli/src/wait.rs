@@ -75,7 +75,7 @@ const REFUSALS: [Reason; 11] = [
 /// How far a tap is, by its conditions.
 pub fn progress(tap: &Tap) -> Progress {
     let Some(ready) = tap.ready() else {
-        let message = "the controller has not answered yet; does it run? kubectl podtap version shows it".to_owned();
+        let message = "the controller has not seen it yet".to_owned();
         return Progress::Waiting(Why { condition: "Ready".to_owned(), reason: "Pending".to_owned(), message });
     };
     if ready.status == "True" {

@@ -142,11 +142,11 @@ fn a_user_without_a_right_is_told_which() {
         (0, output, _) => Ok(output),
         (_, _, errors) => Err(errors),
     });
-    assert!(created.contains("1 pods -> node/n2:ptap") && created.contains("you may not list pods"), "{created}");
+    assert!(created.contains("1 pod -> node/n2:ptap") && created.contains("you may not list pods"), "{created}");
     let author = sandbox.tap("web").annotations().get("podtap.dev/requested-by").cloned();
     assert_eq!(author.as_deref(), Some("alice"));
     let deleted = done(&sandbox, &["delete", "web", "--as", "alice", "--as-group", "shop-team"]);
-    assert!(deleted.contains("deleted, removed on "), "{deleted}");
+    assert!(deleted.contains("deleted, removed on every node"), "{deleted}");
 }
 
 #[test]

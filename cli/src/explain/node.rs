@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::said;
 use crate::{
     connection::Cluster,
-    console::{BAD, CAUTION, GOOD, styled},
+    console::{BAD, CAUTION, GOOD, counted, styled},
     exit::{Exit, Failure, Outcome, page_of},
     explain::tree::Tree,
 };
@@ -88,8 +88,11 @@ impl Report {
                     None => format!("interface {}", requested.interface_name),
                 },
             );
-            let what =
-                format!("to {place}, VNI {}, probes of {} pods arrive", receiver.vni, receiver.pods_with_probes.len());
+            let what = format!(
+                "to {place}, VNI {}, probes of {} arrive",
+                receiver.vni,
+                counted(receiver.pods_with_probes.len(), "pod")
+            );
             let (state, reason, message) = (receiver.state, receiver.reason.to_string(), receiver.message.clone());
             taps.entry(tap_name(&receiver.tap_uid)).or_default().push(Part { what, state, reason, message });
         }

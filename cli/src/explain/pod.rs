@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::with_verdict;
 use crate::{
     connection::Cluster,
-    exit::{Exit, Outcome},
+    exit::Outcome,
     explain::tree::Tree,
     pods::{Surroundings, Verdict, verdict},
-    tap::{Kind, Tap, list},
+    tap::{Kind, Tap, list, of_cluster},
 };
 
 /// What is known of a pod.
@@ -40,10 +40,7 @@ impl Report {
         let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         let pod = api.get(name).await?;
         let mut taps = list(cluster, Kind::PodTap, Some(&cluster.namespace)).await?;
-        let of_cluster = match list(cluster, Kind::ClusterPodTap, None).await {
-            Err(failure) if failure.exit == Exit::NotPermitted => None,
-            other => Some(other?),
-        };
+        let of_cluster = of_cluster(cluster).await?;
         let cluster_taps_known = of_cluster.is_some();
         taps.extend(of_cluster.unwrap_or_default());
         Ok(Self::of(&pod, &taps, cluster_taps_known, &Surroundings::read(cluster).await?))

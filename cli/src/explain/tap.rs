@@ -83,13 +83,13 @@ impl Report {
 
     /// For people.
     pub fn tree(&self) -> Tree {
-        let facts = [
+        let details = [
             self.vni.map(|vni| format!("VNI {vni}")),
             self.expires.as_ref().map(|time| format!("expires {}", time.0)),
             self.created_by.as_ref().map(|author| format!("by {author}")),
             Some(format!("{} of {} pods tapped", self.tapped_pods, self.matched_pods)),
         ];
-        let facts: Vec<String> = facts.into_iter().flatten().collect();
+        let details: Vec<String> = details.into_iter().flatten().collect();
         let conditions = if self.conditions.is_empty() {
             vec![Tree::new("no conditions: the controller has not answered; see kubectl podtap version")]
         } else {
@@ -109,7 +109,7 @@ impl Report {
             Some(nodes) if nodes.is_empty() => vec![Tree::new("no pod matches")],
             Some(nodes) => nodes.iter().map(|(node, pods)| self.node(node, pods)).collect(),
         };
-        Tree::new(format!("{}  {}", self.title, facts.join("  "))).with(conditions).with(nodes)
+        Tree::new(format!("{}  {}", self.title, details.join("  "))).with(conditions).with(nodes)
     }
 
     fn node(&self, node: &str, pods: &[PodReport]) -> Tree {

@@ -125,7 +125,7 @@ fn a_node_by_tap() {
         format!(
             "node n1\n\
              ├─ ClusterPodTap all\n\
-             │  └─ to interface mirror, VNI 7, probes of 1 pods arrive  Active\n\
+             │  └─ to interface mirror, VNI 7, probes of 1 pod arrive  Active\n\
              ├─ PodTap shop/web\n\
              │  └─ from pod shop/web-0, interface eth0  Failed KernelError: no memory\n\
              │     └─ {hint}\n\

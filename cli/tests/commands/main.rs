@@ -199,7 +199,7 @@ fn without_a_terminal_questions_need_a_flag() {
     let server = Server::new(|_| list(&[tap("True", "AsExpected", &json!({}))]));
     let output = server.run(&["delete", "--all"]);
     assert!(
-        code(&output) == 2 && stderr(&output).contains("this deletes 1 taps: PodTap shop/web-0"),
+        code(&output) == 2 && stderr(&output).contains("this deletes 1 tap: PodTap shop/web-0"),
         "{}",
         stderr(&output)
     );
@@ -269,7 +269,7 @@ fn pods_that_are_refused_make_it_partly_done() {
     ));
     let output = server.run(&CREATE);
     assert!(
-        code(&output) == 3 && stdout(&output).contains("not tapped: 1 pods (web-1), HostNetwork. See https://"),
+        code(&output) == 3 && stdout(&output).contains("not tapped: 1 pod (web-1), HostNetwork. See https://"),
         "{output:?}"
     );
 }
@@ -340,6 +340,37 @@ fn an_interrupted_watch_ends() {
     let output = child.wait_with_output().expect("it ends");
     assert_eq!((code(&output), stderr(&output).as_str()), (130, "interrupted\n"));
     assert!(stdout(&output).contains("web"));
+}
+
+#[test]
+fn all_taps_of_the_cluster_are_suspended_by_one_command() {
+    let all = |may_read_cluster_taps: bool| {
+        Server::new(move |request| {
+            let suspended = tap("False", "Suspended", &json!({"tappedPods": 0}));
+            let cluster_tap = json!({
+                "metadata": {"name": "all", "uid": "c"},
+                "spec": {"targets": {"namespaceSelector": {}}, "destinations": [{"collector": {}}]},
+            });
+            match (request.method.as_str(), request.target.split('?').next().unwrap_or_default()) {
+                ("GET", "/apis/podtap.dev/v1alpha1/podtaps") => list(&[suspended]),
+                ("GET", "/apis/podtap.dev/v1alpha1/clusterpodtaps") if may_read_cluster_taps => list(&[cluster_tap]),
+                ("PATCH", path) if path.contains("/clusterpodtaps/") => Answer::Object(200, cluster_tap),
+                ("PATCH", _) => Answer::Object(200, suspended),
+                _ => error(403, "", "you may not"),
+            }
+        })
+    };
+    let words = ["suspend", "--all", "-A", "-y", "--wait", "0"];
+    let server = all(true);
+    let output = server.run(&words);
+    let both = "podtap.podtap.dev/web-0 suspended\nclusterpodtap.podtap.dev/all suspended\n";
+    assert_eq!((code(&output), stdout(&output).as_str(), stderr(&output).as_str()), (0, both, ""));
+    let patches: Vec<_> = server.requests().into_iter().filter(|request| request.method == "PATCH").collect();
+    assert_eq!(patches.len(), 2);
+    assert!(patches.iter().all(|patch| patch.body == json!({"spec": {"suspend": true}})), "{patches:?}");
+    let output = all(false).run(&words);
+    assert_eq!((code(&output), stdout(&output).as_str()), (0, "podtap.podtap.dev/web-0 suspended\n"));
+    assert!(stderr(&output).contains("ClusterPodTap are left alone"), "{}", stderr(&output));
 }
 
 #[test]
