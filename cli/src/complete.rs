@@ -79,7 +79,7 @@ impl Shell {
 
 /// Prints the function of a shell, or installs that of kubectl.
 pub fn run(arguments: &Arguments) -> Outcome {
-    let program = env::current_exe().map_err(|error| Failure::error(format!("this program has no path: {error}")))?;
+    let program = program().map_err(|error| Failure::error(format!("this program has no path: {error}")))?;
     let Some(completer) = arguments.shell.completer() else {
         let link = program.with_file_name(OF_KUBECTL);
         if arguments.install {
@@ -103,6 +103,12 @@ pub fn run(arguments: &Arguments) -> Outcome {
         .write_registration(VARIABLE, "kubectl_podtap", PROGRAM, &program, &mut io::stdout())
         .map_err(|error| Failure::error(error.to_string()))?;
     Ok(Exit::Done)
+}
+
+/// The path by which it was started, which may be a link in a folder of PATH.
+fn program() -> io::Result<PathBuf> {
+    let started = env::args_os().next().map(PathBuf::from).filter(|path| path.components().count() > 1);
+    started.map_or_else(env::current_exe, std::path::absolute)
 }
 
 fn install(program: &Path, link: &Path) -> io::Result<()> {

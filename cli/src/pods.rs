@@ -1,19 +1,19 @@
 //! Which pods a tap matches, and what becomes of each.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Debug};
 
 use k8s_openapi::{
     api::core::v1::{Namespace, Node, Pod},
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use kube::{
-    Api, Resource as _, ResourceExt as _,
+    Api, Resource, ResourceExt as _,
     api::ListParams,
     core::{Selector, SelectorExt as _},
 };
 use podtap_api::{ClusterTargets, NodeTap, POLICY_NAME, PodTapPolicy, Targets, is_excluded};
 use podtap_model::{Reason, State};
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     connection::Cluster,
@@ -75,25 +75,32 @@ impl Surroundings {
     /// Reads what the user may read.
     pub async fn read(cluster: &Cluster) -> Outcome<Self> {
         let client = || cluster.client.clone();
-        let all = ListParams::default();
-        let namespaces = Api::<Namespace>::all(client());
-        let nodes = Api::<Node>::all(client());
         let policies = Api::<PodTapPolicy>::all(client());
         let node_taps = Api::<NodeTap>::all(client());
+        let all = ListParams::default();
         let (namespaces, nodes, policy, node_taps) = tokio::join!(
-            namespaces.list_metadata(&all),
-            nodes.list_metadata(&all),
+            metadata(Api::<Namespace>::all(client())),
+            metadata(Api::<Node>::all(client())),
             policies.get_opt(POLICY_NAME),
             node_taps.list(&all)
         );
-        let by_name = |metas: Vec<ObjectMeta>| metas.into_iter().filter_map(|m| Some((m.name.clone()?, m))).collect();
-        let of = |list: Vec<kube::core::PartialObjectMeta<_>>| list.into_iter().map(|object| object.metadata).collect();
-        let namespaces = if_permitted(namespaces)?.map(|list| by_name(of(list.items)));
-        let nodes = if_permitted(nodes)?;
-        let nodes = nodes.map(|list| by_name(list.items.into_iter().map(|object| object.metadata).collect()));
-        let node_taps = if_permitted(node_taps)?.map(|list| list.items);
-        Ok(Self { namespaces, nodes, policy: if_permitted(policy)?.flatten(), node_taps })
+        Ok(Self {
+            namespaces: namespaces?,
+            nodes: nodes?,
+            policy: if_permitted(policy)?.flatten(),
+            node_taps: if_permitted(node_taps)?.map(|list| list.items),
+        })
     }
+}
+
+/// Metadata of all objects of a kind, by name.
+async fn metadata<K>(api: Api<K>) -> Outcome<Option<BTreeMap<String, ObjectMeta>>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let list = if_permitted(api.list_metadata(&ListParams::default()).await)?;
+    let by_name = |meta: ObjectMeta| Some((meta.name.clone()?, meta));
+    Ok(list.map(|list| list.items.into_iter().filter_map(|object| by_name(object.metadata)).collect()))
 }
 
 /// The pods that the selection of a tap matches, or none if the user may not list them.
@@ -197,9 +204,6 @@ fn key(expression: &kube::core::Expression) -> &str {
     use kube::core::Expression::{DoesNotExist, Equal, Exists, In, NotEqual, NotIn};
     match expression {
         Equal(key, _) | NotEqual(key, _) | In(key, _) | NotIn(key, _) | Exists(key) | DoesNotExist(key) => key,
-        // The type may grow.
-        #[allow(unreachable_patterns, reason = "of another version of kube")]
-        _ => "",
     }
 }
 

@@ -75,6 +75,10 @@ async fn ready(cluster: &Cluster, tap: &Tap, report: impl Fn(&str)) -> Outcome {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
             nodes.entry(node).or_default().push(pod.name_any());
         }
+        // An established tap stays Ready while no pod matches.
+        if let Some(ready) = tap.ready().filter(|_| nodes.is_empty()) {
+            report(&format!("no pod is tapped: {}", ready.message));
+        }
         for (node, pods) in nodes {
             report(&format!("{node}: {} -> {}", pods.join(", "), status.destination));
         }

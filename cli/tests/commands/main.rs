@@ -4,6 +4,8 @@ mod server;
 
 use std::{
     fs,
+    os::unix::fs::symlink,
+    path::Path,
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -433,10 +435,21 @@ fn kubectl_is_answered_with_live_names() {
         assert_eq!(request.target.split('?').next(), Some("/api/v1/namespaces/db/pods"));
         list(&[json!({"metadata": {"name": "web-0"}}), json!({"metadata": {"name": "web-1"}})])
     });
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    // As krew installs a plugin: a link in a folder of PATH.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bin");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    let plugin = folder.join("kubectl-podtap");
+    symlink(env!("CARGO_BIN_EXE_kubectl-podtap"), &plugin).expect("a link");
+    let install = |path: &Path| {
+        let output = Command::new(&plugin).args(["completion", "kubectl", "--install"]).env("PATH", path).output();
+        let output = output.expect("it runs");
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        stderr(&output)
+    };
+    assert!(install(Path::new("/nowhere")).contains("PATH lacks"));
+    assert_eq!(install(&folder), "");
     let link = folder.join("kubectl_complete-podtap");
-    let _ = fs::remove_file(&link);
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kubectl-podtap"), &link).expect("a link");
     let ask = |words: &[&str]| {
         let output = Command::new(&link).env("KUBECONFIG", server.kubeconfig()).args(words).output().expect("it runs");
         stdout(&output)
