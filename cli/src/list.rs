@@ -15,7 +15,8 @@ use crate::{
     connection::{Cluster, Connection},
     console::{Console, data, line},
     exit::{Exit, Failure, Outcome},
-    manifest, table,
+    manifest,
+    table::Columns,
     tap::Kind,
 };
 
@@ -169,49 +170,40 @@ async fn rows(arguments: &Arguments, cluster: &Cluster, console: Console) -> Out
         wide: arguments.output == Some(Format::Wide),
         with_namespace: arguments.kind == Kind::PodTap && arguments.all_namespaces,
     };
-    let list = Request::new(&path).list(&parameters(arguments)).map_err(kube::Error::BuildRequest)?;
-    let table: Table = cluster.client.request(as_table(list)).await?;
-    let columns = table.column_definitions.clone();
-    let mut all = vec![shown.heading(&columns)];
-    all.extend(table.rows(&columns, &shown));
-    if table.rows.is_empty() {
-        let place = namespace.map_or("the cluster".to_owned(), |namespace| format!("the namespace {namespace}"));
-        console.progress(&format!("no {} in {place}", arguments.kind.resource().kind));
-    }
-    if arguments.watch || !table.rows.is_empty() {
-        data(&table::text(&all));
-    }
-    if arguments.watch {
-        let mut version = table.metadata.resource_version.unwrap_or_default();
-        loop {
-            version = watch(arguments, cluster, &path, version, |table| {
-                data(&table::text(&padded(&all[0], table.rows(&columns, &shown))));
+    let mut widths = Columns::default();
+    loop {
+        let list = Request::new(&path).list(&parameters(arguments)).map_err(kube::Error::BuildRequest)?;
+        let table: Table = cluster.client.request(as_table(list)).await?;
+        let columns = table.column_definitions.clone();
+        if table.rows.is_empty() {
+            let place = namespace.map_or("the cluster".to_owned(), |namespace| format!("the namespace {namespace}"));
+            console.progress(&format!("no {} in {place}", arguments.kind.resource().kind));
+        }
+        if arguments.watch || !table.rows.is_empty() {
+            let heading = vec![shown.heading(&columns)];
+            data(&widths.text(&[heading, table.rows(&columns, &shown)].concat()));
+        }
+        if !arguments.watch {
+            return Ok(Exit::Done);
+        }
+        let mut version = table.metadata.resource_version;
+        while let Some(from) = version {
+            version = watch(arguments, cluster, &path, from, |table| {
+                data(&widths.text(&table.rows(&columns, &shown)));
             })
             .await?;
         }
     }
-    Ok(Exit::Done)
 }
 
-/// Rows whose columns are at least as wide as the heading.
-fn padded(heading: &[String], mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
-    for row in &mut rows {
-        for (cell, heading) in row.iter_mut().zip(heading) {
-            let missing = heading.chars().count().saturating_sub(cell.chars().count());
-            cell.extend(std::iter::repeat_n(' ', missing));
-        }
-    }
-    rows
-}
-
-/// Watches until the API server ends the watch, and returns the version to continue from.
+/// Watches until the API server ends the watch, and returns the version to continue from; none if that is too old.
 async fn watch(
     arguments: &Arguments,
     cluster: &Cluster,
     path: &str,
     mut version: String,
-    print: impl Fn(&Table),
-) -> Outcome<String> {
+    mut print: impl FnMut(&Table),
+) -> Outcome<Option<String>> {
     let parameters = WatchParams {
         label_selector: arguments.selector.clone(),
         timeout: Some(WATCH_SECONDS),
@@ -230,10 +222,11 @@ async fn watch(
                 print(&table);
             }
             WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
+            WatchEvent::Error(status) if status.code == 410 => return Ok(None),
             WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
         }
     }
-    Ok(version)
+    Ok(Some(version))
 }
 
 fn as_table<B>(mut request: http::Request<B>) -> http::Request<B> {

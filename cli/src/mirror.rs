@@ -24,6 +24,7 @@ pub struct MirrorFlags {
     /// Destination: node/NAME[:INTERFACE], pod/NAME[:INTERFACE], pods/SELECTOR[:INTERFACE], IP[:PORT] or collector. Can be repeated, up to
     /// four times; NAME= before it names the destination
     #[arg(long, value_name = "DEST", required = true, add = ArgValueCompleter::new(complete::destinations))]
+    #[expect(rustdoc::broken_intra_doc_links, reason = "--help shows the brackets as they are")]
     pub to: Vec<To>,
     /// Frames that enter the pods, that leave them, or both
     #[arg(long, value_name = "DIRECTION", value_enum, default_value_t = DirectionFlag::Both)]

@@ -14,7 +14,7 @@ use crate::{
     exit::{Exit, Failure, Outcome},
     manifest,
     pods::if_permitted,
-    table,
+    table::Columns,
 };
 
 /// Arguments of `version`.
@@ -62,7 +62,7 @@ pub async fn run(arguments: Arguments, connection: &Connection) -> Outcome {
     match arguments.output {
         Some(Format::Json) => data(&manifest::json(&document()?)),
         Some(Format::Yaml) => data(&manifest::yaml(&document()?)?),
-        None => data(&table::text(&versions.rows())),
+        None => data(&Columns::default().text(&versions.rows())),
     }
     for warning in versions.warnings() {
         warn(&warning);
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(warnings(&["v1alpha1"], Some(set(&["podtap:2"])), Some(set(&["podtap:1", "podtap:2"]))), 1);
         assert_eq!(warnings(&["v1alpha1"], None, Some(set(&["podtap:1"]))), 0, "what is unknown is no difference");
         assert_eq!(warnings(&["v2"], None, None), 1);
-        let text = table::text(&versions(&[], None, Some(set(&[]))).rows());
+        let text = Columns::default().text(&versions(&[], None, Some(set(&[]))).rows());
         assert!(
             text.contains("podtap.dev       none")
                 && text.contains("unknown")
