@@ -46,12 +46,12 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
             if current.is_none() {
                 return ControlFlow::Break(());
             }
-            waiting.reports(format!("{} to report that nothing of {tap} is left", all(nodes.as_ref())));
+            waiting.reports(format!("nodes to report that nothing of {tap} is left"));
             ControlFlow::Continue(())
         });
         if end.await?.is_none() {
-            let message =
-                format!("{tap} is not gone after {} s; it was on {}", arguments.wait.as_secs(), all(nodes.as_ref()));
+            let (seconds, nodes) = (arguments.wait.as_secs(), all(nodes.as_ref()));
+            let message = format!("{tap} is not gone after {seconds} s, and still being removed from {nodes}");
             return Err(Failure::new(Exit::TimedOut, message));
         }
         let left = left_behind(&cluster, tap.uid()).await?;
@@ -68,7 +68,11 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
 
 /// How many nodes those are, if they are known.
 fn all(nodes: Option<&BTreeSet<String>>) -> String {
-    nodes.map_or("every node".to_owned(), |nodes| counted(nodes.len(), "node"))
+    match nodes {
+        None => "every node".to_owned(),
+        Some(nodes) if nodes.is_empty() => "no node, since it was on none".to_owned(),
+        Some(nodes) => counted(nodes.len(), "node"),
+    }
 }
 
 /// The nodes that have a part of a tap: by what each NodeTap has, or else by the status of the tap and its pods; none if the user may not

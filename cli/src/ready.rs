@@ -28,7 +28,8 @@ pub async fn wait_until_ready(
     let end = until(cluster, &tap, limit, |current| {
         let Some(current) = current else { return ControlFlow::Break(Err("the tap was deleted".to_owned())) };
         match progress(current) {
-            Progress::Ready => return ControlFlow::Break(Ok(current.clone())),
+            Progress::Ready => return ControlFlow::Break(Ok((current.clone(), None))),
+            Progress::Partly(why) => return ControlFlow::Break(Ok((current.clone(), Some(why)))),
             Progress::Suspended => return ControlFlow::Break(Err(format!("{current} is suspended"))),
             Progress::Refused(why) => {
                 return ControlFlow::Break(Err(format!("{current} stays, and is not Ready: {}", why.with_page())));
@@ -42,7 +43,11 @@ pub async fn wait_until_ready(
     })
     .await?;
     match end {
-        Some(Ok(tap)) => ready(cluster, &tap, report).await,
+        Some(Ok((tap, None))) => ready(cluster, &tap, report).await,
+        Some(Ok((tap, Some(why)))) => {
+            ready(cluster, &tap, report).await?;
+            Err(Failure::new(Exit::Partly, format!("{tap} taps only some of its pods: {}", why.with_page())))
+        }
         Some(Err(message)) => Err(Failure::new(Exit::Refused, message)),
         None => Err(late(&tap, limit, last)),
     }

@@ -30,7 +30,8 @@ pub struct Arguments {
     #[arg(short = 'A', long, requires = "all")]
     pub all_namespaces: bool,
     /// How long to wait for each tap. 0: do not wait
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    // Longer than a node that does not answer delays a deletion.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub wait: Duration,
     /// Ask nothing
     #[arg(short, long)]

@@ -27,6 +27,8 @@ pub enum Progress {
     Suspended,
     /// It waits for something that may happen by itself.
     Waiting(Why),
+    /// Some pods are tapped, and the others cannot be.
+    Partly(Why),
     /// It cannot become Ready as it is.
     Refused(Why),
 }
@@ -58,7 +60,7 @@ impl Why {
 }
 
 /// Reasons that an edit of the tap or of the policy has to end.
-const REFUSALS: [Reason; 11] = [
+const REFUSALS: [Reason; 10] = [
     Reason::InvalidSpec,
     Reason::MirroringLoop,
     Reason::NamespaceExcluded,
@@ -66,10 +68,19 @@ const REFUSALS: [Reason; 11] = [
     Reason::PolicyNotFound,
     Reason::ClusterAddress,
     Reason::AddressFamilyMismatch,
-    Reason::DestinationIsTarget,
     Reason::TooManyTaps,
     Reason::VniInUse,
     Reason::VniExhausted,
+];
+
+/// Reasons of `TargetsResolved` that are about some of the pods.
+const REFUSALS_OF_PODS: [Reason; 6] = [
+    Reason::HostNetwork,
+    Reason::TargetUnsupported,
+    Reason::Excluded,
+    Reason::DestinationIsTarget,
+    Reason::PodFinished,
+    Reason::TooManyPods,
 ];
 
 /// How far a tap is, by its conditions.
@@ -88,10 +99,20 @@ pub fn progress(tap: &Tap) -> Progress {
     let failed = parts.iter().filter_map(|kind| tap.condition(kind)).find(|condition| condition.status == "False");
     let failed = failed.unwrap_or(ready);
     let why = Why { condition: failed.type_.clone(), reason: ready.reason.clone(), message: ready.message.clone() };
-    if ready.reason == Reason::Expired.as_str() || REFUSALS.iter().any(|reason| reason.as_str() == ready.reason) {
-        Progress::Refused(why)
-    } else {
-        Progress::Waiting(why)
+    let is_one_of = |reasons: &[Reason]| reasons.iter().any(|reason| reason.as_str() == ready.reason);
+    if is_one_of(&[Reason::Expired]) || is_one_of(&REFUSALS) {
+        return Progress::Refused(why);
+    }
+    let status = tap.status().cloned().unwrap_or_default();
+    let refused = i32::try_from(status.failures.len()).unwrap_or(i32::MAX);
+    let is_complete = status.tapped_pods.saturating_add(refused) >= status.matched_pods;
+    // Those above the limit match, too.
+    let is_at_limit = is_one_of(&[Reason::TooManyPods]) && status.tapped_pods > 0 && status.pending_pods == 0;
+    match failed.type_.as_str() {
+        CONDITION_TARGETS_RESOLVED if is_one_of(&REFUSALS_OF_PODS) && (is_complete || is_at_limit) => {
+            if status.tapped_pods > 0 { Progress::Partly(why) } else { Progress::Refused(why) }
+        }
+        _ => Progress::Waiting(why),
     }
 }
 
@@ -200,6 +221,7 @@ mod tests {
         let condition = |progress: &Progress| match progress {
             Progress::Waiting(why) => format!("waiting {} {}", why.condition, why.reason),
             Progress::Refused(why) => format!("refused {} {}", why.condition, why.reason),
+            Progress::Partly(why) => format!("partly {} {}", why.condition, why.reason),
             other => format!("{other:?}"),
         };
         for (conditions, expected) in [
@@ -222,6 +244,23 @@ mod tests {
         ] {
             assert_eq!(condition(&progress(&tap(conditions))), expected);
         }
+    }
+
+    #[test]
+    fn pods_that_are_refused_do_not_hide_those_that_are_tapped() {
+        let progress = |matched: i32, tapped: i32| {
+            let mut tap = tap(&[("Ready", "False", "HostNetwork"), ("TargetsResolved", "False", "HostNetwork")]);
+            if let Tap::Namespaced(tap) = &mut tap {
+                let status = tap.status.as_mut().expect("it has one");
+                let failure = json!({"pod": "host", "reason": "HostNetwork", "message": ""});
+                status.failures = vec![serde_json::from_value(failure).expect("a failure")];
+                (status.matched_pods, status.tapped_pods) = (matched, tapped);
+            }
+            progress(&tap)
+        };
+        assert!(matches!(progress(1, 0), Progress::Refused(_)), "no other pod matches");
+        assert!(matches!(progress(2, 0), Progress::Waiting(_)), "the other one is about to be tapped");
+        assert!(matches!(progress(2, 1), Progress::Partly(_)));
     }
 
     #[test]

@@ -155,6 +155,16 @@ fn every_flag_of_kubectl_counts() {
 }
 
 #[test]
+fn verbose_output_has_the_requests_and_no_credentials() {
+    let server = Server::new(|_| Answer::Object(200, table(&[&["web", "True", ""]])));
+    let output = server.run(&["list", "-v"]);
+    let messages = stderr(&output);
+    assert!(messages.contains("GET") && messages.contains(TAPS), "{messages}");
+    assert!(!messages.contains("token-of-main"), "{messages}");
+    assert_eq!(stdout(&output), "NAME   READY\nweb    True\n");
+}
+
+#[test]
 fn an_api_server_that_is_silent_or_absent_is_an_error() {
     let server = Server::new(|_| Answer::Silence);
     let start = Instant::now();
