@@ -100,6 +100,18 @@ pub fn fail(failure: &Failure) {
     eprintln!("{} {failure}", styled(BAD, "error:"));
 }
 
+/// The exit code of a command about several objects after one more of them. A failure of one is reported, and keeps none of the others.
+pub fn after(exit: Exit, outcome: Outcome) -> Exit {
+    match outcome {
+        Ok(Exit::Done) => exit,
+        Ok(other) => other,
+        Err(failure) => {
+            fail(&failure);
+            failure.exit
+        }
+    }
+}
+
 /// Asks whether to continue. Without a terminal, the user has to say yes beforehand.
 pub fn ask(consequence: &str, yes: bool) -> Outcome<()> {
     if yes {

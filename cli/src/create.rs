@@ -15,7 +15,7 @@ use podtap_model::InterfaceName;
 use crate::{
     complete,
     connection::{Cluster, Connection, duration},
-    console::{Console, ask, data, line},
+    console::{Console, ask, data, line, warn},
     exit::{Exit, Failure, Outcome},
     manifest,
     mirror::MirrorFlags,
@@ -177,7 +177,12 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
         Some(_) => " changed",
     };
     print(&stored, arguments.output, done)?;
-    if arguments.wait.is_zero() || stored.spec.mirror.suspend {
+    let is_suspended = stored.spec.mirror.suspend;
+    // Another field manager has set it.
+    if is_suspended && !arguments.mirror.suspend {
+        warn(&format!("it is suspended: kubectl podtap resume {name}"));
+    }
+    if arguments.wait.is_zero() || is_suspended {
         return Ok(Exit::Done);
     }
     let report = |text: &str| {

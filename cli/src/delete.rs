@@ -1,6 +1,6 @@
 //! `delete`: taps, until nothing of them is left.
 
-use std::{collections::BTreeSet, ops::ControlFlow};
+use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};
 
 use kube::{
     Api, ResourceExt,
@@ -10,7 +10,7 @@ use podtap_api::NodeTap;
 
 use crate::{
     connection::{Cluster, Connection},
-    console::{Console, counted, line},
+    console::{Console, after, counted, line},
     exit::{Exit, Failure, Outcome},
     pods::{Surroundings, Verdict, if_permitted, matching, verdict},
     suspend::Arguments,
@@ -22,48 +22,64 @@ use crate::{
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
     let taps = arguments.taps(&cluster, "deletes").await?;
-    let mut deleted = Vec::new();
+    let (mut exit, mut deleted) = (Exit::Done, Vec::new());
+    // All of them at first: none keeps the others waiting.
     for tap in taps {
-        let nodes = nodes(&cluster, &tap).await?;
-        // Not another one of the same name.
-        let uid = Some(tap.uid().to_owned());
-        let parameters = DeleteParams {
-            preconditions: Some(Preconditions { uid, resource_version: None }),
-            ..DeleteParams::default()
-        };
-        tap.api(&cluster).delete(tap.name(), &parameters).await?;
-        deleted.push((tap, nodes));
+        match request(&cluster, &tap).await {
+            Ok(nodes) => deleted.push((tap, nodes)),
+            Err(failure) => exit = after(exit, Err(failure)),
+        }
     }
-    let mut exit = Exit::Done;
     for (tap, nodes) in deleted {
-        let object = tap.kind().object(tap.name());
-        if arguments.wait.is_zero() {
-            line(&format!("{object} deleted; nodes are being cleaned up"));
-            continue;
-        }
-        let mut waiting = Waiting::new(console);
-        let end = until(&cluster, &tap, arguments.wait, |current| {
-            if current.is_none() {
-                return ControlFlow::Break(());
-            }
-            waiting.reports(format!("nodes to report that nothing of {tap} is left"));
-            ControlFlow::Continue(())
-        });
-        if end.await?.is_none() {
-            let (seconds, nodes) = (arguments.wait.as_secs(), all(nodes.as_ref()));
-            let message = format!("{tap} is not gone after {seconds} s, and still being removed from {nodes}");
-            return Err(Failure::new(Exit::TimedOut, message));
-        }
-        let left = left_behind(&cluster, tap.uid()).await?;
-        if left.is_empty() {
-            line(&format!("{object} deleted, removed on {}", all(nodes.as_ref())));
-        } else {
-            exit = Exit::Partly;
-            let left = left.into_iter().collect::<Vec<_>>().join(", ");
-            line(&format!("{object} deleted, but not yet removed on {left}: a node cleans up when it answers again"));
-        }
+        exit = after(exit, finish(&cluster, &tap, nodes.as_ref(), arguments.wait, console).await);
     }
     Ok(exit)
+}
+
+/// Asks for the deletion, and returns the nodes that have a part of the tap.
+async fn request(cluster: &Cluster, tap: &Tap) -> Outcome<Option<BTreeSet<String>>> {
+    let nodes = nodes(cluster, tap).await?;
+    // Not another one of the same name.
+    let preconditions = Preconditions { uid: Some(tap.uid().to_owned()), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    tap.api(cluster).delete(tap.name(), &parameters).await?;
+    Ok(nodes)
+}
+
+/// Waits until nothing is left, and reports where that was.
+async fn finish(
+    cluster: &Cluster,
+    tap: &Tap,
+    nodes: Option<&BTreeSet<String>>,
+    limit: Duration,
+    console: Console,
+) -> Outcome {
+    let object = tap.kind().object(tap.name());
+    if limit.is_zero() {
+        line(&format!("{object} deleted; nodes are being cleaned up"));
+        return Ok(Exit::Done);
+    }
+    let mut waiting = Waiting::new(console);
+    let end = until(cluster, tap, limit, |current| {
+        if current.is_none() {
+            return ControlFlow::Break(());
+        }
+        waiting.reports(format!("nodes to report that nothing of {tap} is left"));
+        ControlFlow::Continue(())
+    });
+    if end.await?.is_none() {
+        let (seconds, nodes) = (limit.as_secs(), all(nodes));
+        let message = format!("{tap} is not gone after {seconds} s, and still being removed from {nodes}");
+        return Err(Failure::new(Exit::TimedOut, message));
+    }
+    let left = left_behind(cluster, tap.uid()).await?;
+    if left.is_empty() {
+        line(&format!("{object} deleted, removed on {}", all(nodes)));
+        return Ok(Exit::Done);
+    }
+    let left = left.into_iter().collect::<Vec<_>>().join(", ");
+    line(&format!("{object} deleted, but not yet removed on {left}: a node cleans up when it answers again"));
+    Ok(Exit::Partly)
 }
 
 /// How many nodes those are, if they are known.

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     complete,
     connection::{Cluster, Connection, duration},
-    console::{Console, ask, counted, line},
+    console::{Console, after, ask, counted, line},
     exit::{Exit, Failure, Outcome},
     ready::wait_until_ready,
     tap::{MANAGER, Tap, TapName, all, named},
@@ -55,27 +55,39 @@ impl Arguments {
 pub async fn run(arguments: Arguments, suspend: bool, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
     let taps = arguments.taps(&cluster, if suspend { "suspends" } else { "resumes" }).await?;
-    let mut changed = Vec::new();
+    let (mut exit, mut changed) = (Exit::Done, Vec::new());
     // All of them at first: none keeps the others waiting.
     for tap in taps {
-        let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
-        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let object = tap.api(&cluster).patch(tap.name(), &parameters, &patch).await?;
-        changed.push(Tap::of(tap.kind(), object)?);
+        match patch(&cluster, &tap, suspend).await {
+            Ok(tap) => changed.push(tap),
+            Err(failure) => exit = after(exit, Err(failure)),
+        }
     }
-    let mut exit = Exit::Done;
     for tap in changed {
-        let done = format!("{} {}", tap.kind().object(tap.name()), if suspend { "suspended" } else { "resumed" });
-        if !arguments.wait.is_zero() && suspend {
-            until_suspended(&cluster, &tap, arguments.wait, console).await?;
-        }
-        line(&done);
-        let waits = !arguments.wait.is_zero() && !suspend;
-        if waits && wait_until_ready(&cluster, tap, arguments.wait, console, line).await? == Exit::Partly {
-            exit = Exit::Partly;
-        }
+        exit = after(exit, finish(&cluster, tap, suspend, arguments.wait, console).await);
     }
     Ok(exit)
+}
+
+async fn patch(cluster: &Cluster, tap: &Tap, suspend: bool) -> Outcome<Tap> {
+    let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
+    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let object = tap.api(cluster).patch(tap.name(), &parameters, &patch).await?;
+    Tap::of(tap.kind(), object)
+}
+
+/// Waits for what the change is about, and reports it.
+async fn finish(cluster: &Cluster, tap: Tap, suspend: bool, limit: Duration, console: Console) -> Outcome {
+    let object = tap.kind().object(tap.name());
+    if suspend {
+        if !limit.is_zero() {
+            until_suspended(cluster, &tap, limit, console).await?;
+        }
+        line(&format!("{object} suspended"));
+        return Ok(Exit::Done);
+    }
+    line(&format!("{object} resumed"));
+    if limit.is_zero() { Ok(Exit::Done) } else { wait_until_ready(cluster, tap, limit, console, line).await }
 }
 
 async fn until_suspended(cluster: &Cluster, tap: &Tap, limit: Duration, console: Console) -> Outcome<()> {

@@ -67,6 +67,12 @@ fn tap(status: &str, reason: &str, more: &Value) -> Value {
     tap
 }
 
+fn named(name: &str) -> Value {
+    let mut tap = tap("True", "AsExpected", &json!({}));
+    tap["metadata"]["name"] = json!(name);
+    tap
+}
+
 fn list(items: &[Value]) -> Answer {
     Answer::Object(200, json!({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items}))
 }
@@ -380,6 +386,16 @@ fn all_taps_of_the_cluster_are_suspended_by_one_command() {
     let patches: Vec<_> = server.requests().into_iter().filter(|request| request.method == "PATCH").collect();
     assert_eq!(patches.len(), 2);
     assert!(patches.iter().all(|patch| patch.body == json!({"spec": {"suspend": true}})), "{patches:?}");
+    // What fails for one is done for the others.
+    let server = Server::new(|request| match (request.method.as_str(), request.target.contains("/clusterpodtaps")) {
+        ("GET", true) => list(&[]),
+        ("GET", false) => list(&[tap("True", "AsExpected", &json!({})), named("other")]),
+        ("PATCH", _) if request.target.contains("/web-0") => error(403, "web-0", "you may not patch web-0"),
+        _ => Answer::Object(200, named("other")),
+    });
+    let output = server.run(&words);
+    assert_eq!((code(&output), stdout(&output).as_str()), (5, "podtap.podtap.dev/other suspended\n"));
+    assert!(stderr(&output).contains("you may not patch web-0"), "{}", stderr(&output));
     let output = all(false).run(&words);
     assert_eq!((code(&output), stdout(&output).as_str()), (0, "podtap.podtap.dev/web-0 suspended\n"));
     assert!(stderr(&output).contains("ClusterPodTap are left alone"), "{}", stderr(&output));
