@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo demo-map pictures test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo demo-map pictures test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image cli install lab lab-up lab-down prerequisites build-prerequisites
 
 comma := ,
 NODES ?= 2
@@ -107,8 +107,14 @@ lab-down: lab ## ends the lab, and restores what it changed on the machine
 image: lab build-prerequisites ## target/podtap-image.tar, loadable by ctr, docker, kind and k3s
 	deploy/image.sh
 
+# For tests and for work on it: not optimized.
+cli: lab ## kubectl-podtap and its completion in target/lab/bin, for PATH
+	cargo build -q -p kubectl-podtap --locked
+	ln -sf "$$(pwd)/target/debug/kubectl-podtap" target/lab/bin/kubectl-podtap
+	ln -sf kubectl-podtap target/lab/bin/kubectl_complete-podtap
+
 # The demo installs the plain manifest, which Helm takes over.
-install: build-prerequisites lab-up ## installs PodTap in the lab, as a user would
+install: build-prerequisites lab-up cli ## installs PodTap in the lab, as a user would
 	deploy/image.sh --lab
 	$(LAB) load target/lab/podtap-image.tar
 	target/lab/bin/kubectl --kubeconfig target/lab/kubeconfig apply -f deploy/namespace.yaml

@@ -7,6 +7,7 @@ mod beginnings;
 mod calls;
 mod changes;
 mod churn;
+mod cli;
 mod cluster_taps;
 mod controller;
 mod delete;

@@ -88,6 +88,23 @@ fn the_collector_knows_no_taps_and_no_netlink() {
     assert_eq!(found(&tree, &["netlink", "rtnetlink", "aya", "tap-helper"]), [""; 0]);
 }
 
+/// It runs on the machines of users.
+#[test]
+fn the_plugin_knows_no_controller_and_no_netlink() {
+    let tree = tree_of("kubectl-podtap");
+    let foreign = [
+        "podtap-controller",
+        "podtap-agent",
+        "podtap-runtime",
+        "podtap-flow",
+        "tap-helper",
+        "netlink",
+        "rtnetlink",
+        "aya",
+    ];
+    assert_eq!(found(&tree, &foreign), [""; 0]);
+}
+
 #[test]
 fn no_operator_package_opens_a_netlink_socket() {
     for package in ["podtap-controller", "podtap-agent", "podtap-runtime", "podtap-api"] {

@@ -125,8 +125,11 @@ pub struct ExternalDestination {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectorDestination {}
 
+/// UDP port of an external destination, unless its spec has another one: IANA assigned it to VXLAN.
+pub const DEFAULT_EXTERNAL_PORT: u16 = 4789;
+
 fn default_external_port() -> u16 {
-    4789
+    DEFAULT_EXTERNAL_PORT
 }
 
 /// An interface name; the empty string, which templates write, is none.

@@ -14,6 +14,7 @@ mod definition;
 mod destination;
 mod mirror_spec;
 mod node_tap;
+mod opt_out;
 mod pod_tap;
 mod policy;
 mod selector;
@@ -25,10 +26,13 @@ pub use condition::{
     CONDITION_TARGETS_RESOLVED,
 };
 pub use definition::definitions;
-pub use destination::{CollectorDestination, Destination, ExternalDestination, NodeDestination, PodDestination};
+pub use destination::{
+    CollectorDestination, DEFAULT_EXTERNAL_PORT, Destination, ExternalDestination, NodeDestination, PodDestination,
+};
 pub use mirror_spec::{MirrorSpec, Vxlan};
 pub use node_tap::{NodeTap, NodeTapSpec};
-pub use pod_tap::{PodTap, PodTapSpec, Targets};
+pub use opt_out::is_excluded;
+pub use pod_tap::{DEFAULT_MAX_PODS, PodTap, PodTapSpec, Targets};
 pub use policy::{Limits, PodTapPolicy, PodTapPolicySpec, VniRange};
 pub use selector::ObjectSelector;
 pub use status::{DestinationStatus, PodTapStatus, SkippedPods, TapFailure};

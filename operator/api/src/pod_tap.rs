@@ -80,6 +80,9 @@ pub struct Targets {
     pub max_pods: u32,
 }
 
+/// How many pods a [`PodTap`] taps at most, unless its spec has another number.
+pub const DEFAULT_MAX_PODS: u32 = 32;
+
 fn default_max_pods() -> u32 {
-    32
+    DEFAULT_MAX_PODS
 }

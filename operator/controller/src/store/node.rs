@@ -10,12 +10,10 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::core::PartialObjectMeta;
+use podtap_api::is_excluded;
 use podtap_model::Uid;
 
-use crate::{
-    names,
-    store::opt_out::{is_excluded, unknown_keys},
-};
+use crate::{names, store::unknown_keys::unknown_keys};
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,14 +9,12 @@ use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
     jiff::Timestamp,
 };
+use podtap_api::is_excluded;
 use podtap_model::{ConfigHash, Uid, Workload};
 
 use crate::{
     names,
-    store::{
-        opt_out::{is_excluded, unknown_keys},
-        workload::workload,
-    },
+    store::{unknown_keys::unknown_keys, workload::workload},
 };
 
 /// Annotation of a static pod's mirror pod: the UID in the name of its cgroup (kubelet, `pkg/kubelet/types`).

@@ -1,4 +1,4 @@
-//! Opting out, and keys that look like it.
+//! Keys that look like opting out.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,6 @@ const PREFIX: &str = "podtap.dev/";
 
 /// How many unknown keys of an object are kept: enough to see what is wrong.
 const MAX_UNKNOWN: usize = 4;
-
-/// Whether the object's label or annotation opts it out of every tap. Every value but `false` does: the owner who writes `yes`, or leaves
-/// the value out, means the same.
-pub fn is_excluded(meta: &ObjectMeta) -> bool {
-    maps(meta).any(|(_, map)| map.get(EXCLUDE).is_some_and(|value| value != "false"))
-}
 
 /// The keys under `podtap.dev/` that PodTap does not read, such as a mistyped opt-out, each with `label` or `annotation` before it.
 pub fn unknown_keys(meta: &ObjectMeta) -> Vec<String> {
@@ -38,19 +32,6 @@ mod tests {
 
     fn meta(labels: &serde_json::Value, annotations: &serde_json::Value) -> ObjectMeta {
         object(json!({"labels": labels, "annotations": annotations}))
-    }
-
-    #[test]
-    fn whatever_is_not_false_opts_out() {
-        let none = json!({});
-        for value in ["true", "yes", "True", "1", "", "FALSE"] {
-            let value = json!({EXCLUDE: value});
-            assert!(is_excluded(&meta(&value, &none)) && is_excluded(&meta(&none, &value)), "{value:?}");
-        }
-        let not = json!({EXCLUDE: "false"});
-        assert!(!is_excluded(&meta(&not, &not)));
-        assert!(is_excluded(&meta(&not, &json!({EXCLUDE: "true"}))), "of two, the one that opts out");
-        assert!(!is_excluded(&meta(&json!({"podtap.dev/exlude": "true"}), &none)));
     }
 
     #[test]

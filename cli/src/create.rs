@@ -1,0 +1,223 @@
+//! `create`: a tap from flags, and its way to Ready.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use clap_complete::ArgValueCompleter;
+use k8s_openapi::{api::authentication::v1::SelfSubjectReview, apimachinery::pkg::apis::meta::v1::LabelSelector};
+use kube::{
+    Api, ResourceExt as _,
+    api::{Patch, PatchParams, PostParams},
+};
+use podtap_api::{DEFAULT_MAX_PODS, ObjectSelector, PodTap, PodTapSpec, Targets};
+use podtap_model::InterfaceName;
+
+use crate::{
+    complete,
+    connection::{Cluster, Connection, duration},
+    console::{Console, ask, data, line, warn},
+    exit::{Exit, Failure, Outcome},
+    manifest,
+    mirror::MirrorFlags,
+    ready::wait_until_ready,
+    selector,
+    tap::{Kind, MANAGER, REQUESTED_BY, Tap},
+    target::{Selection, Target},
+};
+
+/// Arguments of `create`.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// NAME of the tap, which is made from the target if it is left out, and TARGET: pod/NAME, deploy/NAME, sts/NAME, ds/NAME, rs/NAME,
+    /// job/NAME or svc/NAME. A name alone is that of a pod
+    #[arg(value_names = ["NAME", "TARGET"], num_args = 0..=2, add = ArgValueCompleter::new(complete::targets))]
+    words: Vec<String>,
+    /// The pods with these labels, instead of TARGET
+    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector::parse, conflicts_with = "all")]
+    selector: Option<LabelSelector>,
+    /// All pods of the namespace, instead of TARGET. Asks
+    #[arg(long)]
+    all: bool,
+    /// Interface inside the pods. Default: the one with the pod's primary address
+    #[arg(long, value_name = "NAME")]
+    interface: Option<InterfaceName>,
+    /// Most pods to tap; asks if there may be more than 32
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PODS)]
+    max_pods: u32,
+    #[command(flatten)]
+    mirror: MirrorFlags,
+    /// How long to wait until the tap is Ready and frames arrive. 0: do not wait
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    wait: Duration,
+    /// Change nothing: print what would be sent (client), or what the API server makes of it (server)
+    #[arg(long, value_name = "WHO", value_enum, default_value_t = DryRun::None)]
+    dry_run: DryRun,
+    /// Print the tap
+    #[arg(short, long, value_name = "FORMAT", value_enum)]
+    output: Option<Format>,
+    /// Ask nothing
+    #[arg(short, long)]
+    yes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DryRun {
+    None,
+    Client,
+    Server,
+}
+
+/// How an object is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// YAML.
+    Yaml,
+    /// JSON.
+    Json,
+    /// kind and name.
+    Name,
+}
+
+impl Arguments {
+    /// The name, if there is one, and the target.
+    fn target(&self) -> Outcome<(Option<String>, Target)> {
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let without_target = match (&self.selector, self.all) {
+            (Some(selector), _) => Some(Target::Selected(Selection::Labels(selector.clone()))),
+            (None, true) => Some(Target::Selected(Selection::all())),
+            (None, false) => None,
+        };
+        let (name, target) = match (words.as_slice(), without_target) {
+            ([], Some(target)) => (None, target),
+            ([name], Some(target)) => (Some(*name), target),
+            ([target], None) => (None, target.parse().map_err(Failure::usage)?),
+            ([name, target], None) => (Some(*name), target.parse().map_err(Failure::usage)?),
+            ([], None) => {
+                return Err(Failure::usage("name the pods: a TARGET such as deploy/web, or -l SELECTOR, or --all"));
+            }
+            _ => return Err(Failure::usage("with -l or --all, the only argument is the NAME of the tap")),
+        };
+        if let Some(name) = name.filter(|name| name.contains('/')) {
+            return Err(Failure::usage(format!(
+                "{name:?} is not a name for a tap: it comes first, and the target after it"
+            )));
+        }
+        Ok((name.map(str::to_owned), target))
+    }
+
+    fn spec(&self, selection: Selection) -> Outcome<PodTapSpec> {
+        let (pod_names, pod_selector) = match selection {
+            Selection::Names(names) => (Some(names), None),
+            Selection::Labels(selector) => (None, Some(ObjectSelector::from(selector))),
+        };
+        let targets = Targets { pod_names, pod_selector, interface: self.interface.clone(), max_pods: self.max_pods };
+        Ok(PodTapSpec { targets, mirror: self.mirror.clone().spec()? })
+    }
+
+    /// What the user should confirm.
+    fn consequences(&self, cluster: &Cluster, tap: &PodTap) -> Vec<String> {
+        let mut all = Vec::new();
+        if self.all {
+            all.push(format!("this mirrors every pod of the namespace {}", cluster.namespace));
+        }
+        if self.max_pods > DEFAULT_MAX_PODS {
+            all.push(format!("this may mirror up to {} pods", self.max_pods));
+        }
+        if cluster.is_another_namespace {
+            all.push(format!("this mirrors pods of {}, which is not the namespace of the context", cluster.namespace));
+        }
+        for external in tap.spec.mirror.destinations.iter().filter_map(|destination| destination.external.as_ref()) {
+            all.push(format!("this sends the pods' traffic out of the cluster, to {}", external.address));
+        }
+        all
+    }
+}
+
+/// Creates a tap.
+pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
+    let (name, target) = arguments.target()?;
+    let name = name.unwrap_or_else(|| target.tap_name());
+    // Before anything is asked of the cluster.
+    arguments.mirror.clone().spec()?;
+    let selection = match target {
+        Target::Selected(selection) => selection,
+        Target::Of(workload, name) => workload.selection(&name, &connection.open().await?).await?,
+    };
+    let spec = arguments.spec(selection)?;
+    // Without a cluster, unless the target is in it.
+    if arguments.dry_run == DryRun::Client {
+        return print(&tap_of(&name, connection.namespace.as_deref(), spec), arguments.output, " created (dry run)");
+    }
+    let cluster = connection.open().await?;
+    let mut tap = tap_of(&name, Some(&cluster.namespace), spec);
+    let api: Api<PodTap> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let before = api.get_opt(&name).await?;
+    if arguments.dry_run == DryRun::Server {
+        let stored = apply(&api, &tap, true).await?;
+        return print(
+            &stored,
+            arguments.output,
+            if before.is_some() { " changed (server dry run)" } else { " created (server dry run)" },
+        );
+    }
+    let mut consequences = arguments.consequences(&cluster, &tap);
+    if before.as_ref().is_some_and(|before| before.spec != tap.spec) {
+        consequences.push(format!("PodTap {}/{name} exists and would be changed", cluster.namespace));
+    }
+    for consequence in consequences {
+        ask(&consequence, arguments.yes)?;
+    }
+    if let Some(user) = own_name(&cluster).await {
+        tap.annotations_mut().insert(REQUESTED_BY.to_owned(), user);
+    }
+    let stored = apply(&api, &tap, false).await?;
+    let done = match before {
+        None => " created",
+        Some(before) if before.metadata.generation == stored.metadata.generation => " unchanged",
+        Some(_) => " changed",
+    };
+    print(&stored, arguments.output, done)?;
+    let is_suspended = stored.spec.mirror.suspend;
+    // Another field manager has set it.
+    if is_suspended && !arguments.mirror.suspend {
+        warn(&format!("it is suspended: kubectl podtap resume {name}"));
+    }
+    if arguments.wait.is_zero() || is_suspended {
+        return Ok(Exit::Done);
+    }
+    let report = |text: &str| {
+        if arguments.output.is_none() { line(text) } else { console.progress(text) }
+    };
+    wait_until_ready(&cluster, Tap::Namespaced(Box::new(stored)), arguments.wait, console, report).await
+}
+
+fn tap_of(name: &str, namespace: Option<&str>, spec: PodTapSpec) -> PodTap {
+    let mut tap = PodTap::new(name, spec);
+    tap.metadata.namespace = namespace.map(str::to_owned);
+    tap
+}
+
+fn print(tap: &PodTap, output: Option<Format>, done: &str) -> Outcome {
+    match output {
+        Some(Format::Yaml) => data(&manifest::yaml(&manifest::document(tap))?),
+        Some(Format::Json) => data(&manifest::json(&manifest::document(tap))),
+        Some(Format::Name) => line(&Kind::PodTap.object(&tap.name_any())),
+        None => line(&format!("{}{done}", Kind::PodTap.object(&tap.name_any()))),
+    }
+    Ok(Exit::Done)
+}
+
+async fn apply(api: &Api<PodTap>, tap: &PodTap, dry_run: bool) -> Outcome<PodTap> {
+    let parameters = PatchParams { dry_run, ..PatchParams::apply(MANAGER).validation_strict() };
+    Ok(api.patch(&tap.name_any(), &parameters, &Patch::Apply(manifest::document(tap))).await?)
+}
+
+/// The user's name, as the API server knows it.
+async fn own_name(cluster: &Cluster) -> Option<String> {
+    let api: Api<SelfSubjectReview> = Api::all(cluster.client.clone());
+    let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await.ok()?;
+    review.status?.user_info?.username
+}
+
+#[cfg(test)]
+mod tests;

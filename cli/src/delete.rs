@@ -1,0 +1,124 @@
+//! `delete`: taps, until nothing of them is left.
+
+use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};
+
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Preconditions},
+};
+use podtap_api::NodeTap;
+
+use crate::{
+    connection::{Cluster, Connection},
+    console::{Console, after, counted, line},
+    exit::{Exit, Failure, Outcome},
+    pods::{Surroundings, Verdict, if_permitted, matching, verdict},
+    suspend::Arguments,
+    tap::Tap,
+    wait::{Waiting, until},
+};
+
+/// Deletes taps.
+pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
+    let cluster = connection.open().await?;
+    let taps = arguments.taps(&cluster, "deletes").await?;
+    let (mut exit, mut deleted) = (Exit::Done, Vec::new());
+    // All of them at first: none keeps the others waiting.
+    for tap in taps {
+        match request(&cluster, &tap).await {
+            Ok(nodes) => deleted.push((tap, nodes)),
+            Err(failure) => exit = after(exit, Err(failure)),
+        }
+    }
+    for (tap, nodes) in deleted {
+        exit = after(exit, finish(&cluster, &tap, nodes.as_ref(), arguments.wait, console).await);
+    }
+    Ok(exit)
+}
+
+/// Asks for the deletion, and returns the nodes that have a part of the tap.
+async fn request(cluster: &Cluster, tap: &Tap) -> Outcome<Option<BTreeSet<String>>> {
+    let nodes = nodes(cluster, tap).await?;
+    // Not another one of the same name.
+    let preconditions = Preconditions { uid: Some(tap.uid().to_owned()), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    tap.api(cluster).delete(tap.name(), &parameters).await?;
+    Ok(nodes)
+}
+
+/// Waits until nothing is left, and reports where that was.
+async fn finish(
+    cluster: &Cluster,
+    tap: &Tap,
+    nodes: Option<&BTreeSet<String>>,
+    limit: Duration,
+    console: Console,
+) -> Outcome {
+    let object = tap.kind().object(tap.name());
+    if limit.is_zero() {
+        line(&format!("{object} deleted; nodes are being cleaned up"));
+        return Ok(Exit::Done);
+    }
+    let mut waiting = Waiting::new(console);
+    let end = until(cluster, tap, limit, |current| {
+        if current.is_none() {
+            return ControlFlow::Break(());
+        }
+        waiting.reports(format!("nodes to report that nothing of {tap} is left"));
+        ControlFlow::Continue(())
+    });
+    if end.await?.is_none() {
+        let (seconds, nodes) = (limit.as_secs(), all(nodes));
+        let message = format!("{tap} is not gone after {seconds} s, and still being removed from {nodes}");
+        return Err(Failure::new(Exit::TimedOut, message));
+    }
+    let left = left_behind(cluster, tap.uid()).await?;
+    if left.is_empty() {
+        line(&format!("{object} deleted, removed on {}", all(nodes)));
+        return Ok(Exit::Done);
+    }
+    let left = left.into_iter().collect::<Vec<_>>().join(", ");
+    line(&format!("{object} deleted, but not yet removed on {left}: a node cleans up when it answers again"));
+    Ok(Exit::Partly)
+}
+
+/// How many nodes those are, if they are known.
+fn all(nodes: Option<&BTreeSet<String>>) -> String {
+    match nodes {
+        None => "every node".to_owned(),
+        Some(nodes) if nodes.is_empty() => "no node, since it was on none".to_owned(),
+        Some(nodes) => counted(nodes.len(), "node"),
+    }
+}
+
+/// The nodes that have a part of a tap: by what each NodeTap has, or else by the status of the tap and its pods; none if the user may not
+/// list those either.
+async fn nodes(cluster: &Cluster, tap: &Tap) -> Outcome<Option<BTreeSet<String>>> {
+    let around = Surroundings::read(cluster).await?;
+    if let Some(node_taps) = &around.node_taps {
+        let nodes = node_taps.iter().filter(|node| is_on(node, tap.uid()));
+        return Ok(Some(nodes.map(ResourceExt::name_any).collect()));
+    }
+    let Some(pods) = matching(cluster, tap).await? else { return Ok(None) };
+    let tapped = pods.into_iter().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped);
+    let senders = tapped.filter_map(|pod| pod.spec?.node_name);
+    let receivers = tap.status().into_iter().flat_map(|status| &status.destinations).filter_map(|d| d.node.clone());
+    Ok(Some(senders.chain(receivers).collect()))
+}
+
+/// The nodes that have not reported that nothing is left, as far as the user may read that.
+async fn left_behind(cluster: &Cluster, uid: &str) -> Outcome<BTreeSet<String>> {
+    let api: Api<NodeTap> = Api::all(cluster.client.clone());
+    let nodes = if_permitted(api.list(&ListParams::default()).await)?.map(|list| list.items).unwrap_or_default();
+    Ok(nodes.iter().filter(|node| is_on(node, uid)).map(ResourceExt::name_any).collect())
+}
+
+/// Whether a node has a part of a tap, or is asked to.
+fn is_on(node: &NodeTap, uid: &str) -> bool {
+    let status = node.status.as_ref();
+    let senders = status.into_iter().flat_map(|status| &status.senders).map(|sender| sender.tap_uid.as_str());
+    let receivers = status.into_iter().flat_map(|status| &status.receivers).map(|receiver| receiver.tap_uid.as_str());
+    let requested = node.spec.0.senders.iter().map(|sender| &*sender.tap);
+    let receiving = node.spec.0.receivers.iter().map(|receiver| &*receiver.tap.uid);
+    senders.chain(receivers).chain(requested).chain(receiving).any(|other| other == uid)
+}

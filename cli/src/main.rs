@@ -1,0 +1,131 @@
+//! `kubectl podtap`: creates, lists, explains and ends taps.
+//!
+//! [`target`], [`destination`] and [`mirror`] turn words and flags into a spec, [`create`] sends it, and [`wait`] follows it by its
+//! conditions. [`pods`] decides what becomes of a pod under a tap, for `create`, `explain` and `delete`. Nothing here writes to nodes or
+//! reads what is mirrored: whatever a user may do, their own rights in the cluster allow.
+#![deny(unsafe_code)]
+
+mod complete;
+mod connection;
+mod console;
+mod create;
+mod delete;
+mod destination;
+mod exit;
+mod explain;
+mod kokotap;
+mod list;
+mod manifest;
+mod mirror;
+mod pods;
+mod ready;
+mod selector;
+mod suspend;
+mod table;
+mod tap;
+mod target;
+mod version;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    connection::Connection,
+    console::Console,
+    exit::{Exit, Failure, Outcome},
+};
+
+/// Mirrors pod traffic to a node, a pod or any VXLAN endpoint.
+#[derive(Parser)]
+#[command(
+    name = "kubectl podtap",
+    bin_name = "kubectl podtap",
+    version,
+    propagate_version = true,
+    after_help = EXAMPLES,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    console: Console,
+}
+
+const EXAMPLES: &str = "Examples:
+  kubectl podtap create deploy/web --to node/n2:mirror --for 5m
+  kubectl podtap create -l app=web --to pod/ids-0:tap0 --port 443 --dry-run=client -o yaml
+  kubectl podtap explain pod/web-0
+  kubectl podtap suspend --all -A";
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Create a tap, and wait until frames arrive
+    #[command(override_usage = "kubectl podtap create [NAME] TARGET --to DEST... [OPTIONS]")]
+    Create(Box<create::Arguments>),
+    /// List taps
+    #[command(visible_alias = "ls")]
+    List(list::Arguments),
+    /// Explain the state of a tap, which taps mirror a pod, or what a node does
+    #[command(visible_alias = "describe")]
+    Explain(explain::Arguments),
+    /// Stop mirroring, and keep the taps
+    Suspend(suspend::Arguments),
+    /// Mirror again
+    Resume(suspend::Arguments),
+    /// Delete taps, and wait until nothing of them is left
+    Delete(suspend::Arguments),
+    /// Print a tap from the flags of kokotap, for kubectl create -f -
+    Kokotap(kokotap::Arguments),
+    /// Set up completion
+    Completion(complete::Arguments),
+    /// Show the versions of this program, of the kinds and of what runs in the cluster
+    Version(version::Arguments),
+}
+
+fn main() -> ExitCode {
+    if complete::answer() {
+        return ExitCode::SUCCESS;
+    }
+    let Cli { verb, connection, console } = Cli::parse();
+    console.init();
+    // One thread: this waits for the API server most of the time.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(wait::interruptible(run(verb, &connection, console))),
+        Err(error) => Some(Err(Failure::error(format!("no runtime: {error}")))),
+    };
+    match outcome {
+        Some(Ok(exit)) => exit.into(),
+        Some(Err(failure)) => {
+            console::fail(&failure);
+            failure.exit.into()
+        }
+        None => {
+            console.progress("interrupted");
+            Exit::Interrupted.into()
+        }
+    }
+}
+
+async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
+    match verb {
+        Verb::Create(arguments) => create::run(*arguments, connection, console).await,
+        Verb::List(arguments) => list::run(arguments, connection, console).await,
+        Verb::Explain(arguments) => explain::run(arguments, connection).await,
+        Verb::Suspend(arguments) => suspend::run(arguments, true, connection, console).await,
+        Verb::Resume(arguments) => suspend::run(arguments, false, connection, console).await,
+        Verb::Delete(arguments) => delete::run(arguments, connection, console).await,
+        Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
+        Verb::Completion(arguments) => complete::run(&arguments),
+        Verb::Version(arguments) => version::run(arguments, connection).await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+use std::{collections::BTreeSet, fs, path::Path};
+
+use clap::{Arg, Command, CommandFactory as _};
+
+use super::*;
+
+/// What clap checks of the definition of the command line.
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+/// Rows of the tables with flags in the section of this name: all flags in the first cell, and the cell with the default.
+fn rows<'a>(page: &'a str, section: &str) -> Vec<(BTreeSet<&'a str>, &'a str)> {
+    let text = page.split("\n## ").find(|text| text.lines().next() == Some(section));
+    let text = text.unwrap_or_else(|| panic!("docs/cli.md has no section “## {section}”"));
+    let row = |line: &'a str| {
+        // Before the first bar, flags, default, meaning, and after the last bar.
+        let ["", flags, default, _, ""] = *line.split('|').collect::<Vec<_>>() else { return None };
+        let flags: BTreeSet<_> = flags.split('`').filter(|word| word.starts_with('-')).collect();
+        (!flags.is_empty() && !line.starts_with("|-")).then(|| (flags, default.trim()))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+fn flags(argument: &Arg) -> BTreeSet<String> {
+    let long = argument.get_long().map(|long| format!("--{long}"));
+    long.into_iter().chain(argument.get_short().map(|short| format!("-{short}"))).collect()
+}
+
+/// That a section has a row for each of these flags, and no other, with its default.
+fn assert_documented<'a>(page: &str, section: &str, arguments: impl Iterator<Item = &'a Arg>) {
+    let mut rows = rows(page, section);
+    for argument in
+        arguments.filter(|argument| argument.get_long().is_some_and(|long| long != "help" && long != "version"))
+    {
+        let flags = flags(argument);
+        let found = rows.iter().position(|(row, _)| row.iter().copied().eq(flags.iter().map(String::as_str)));
+        let (_, default) = rows.remove(found.unwrap_or_else(|| panic!("docs/cli.md, {section}: no row for {flags:?}")));
+        let is_switch = !argument.get_action().takes_values();
+        if let [value] = argument.get_default_values()
+            && !is_switch
+        {
+            assert_eq!(
+                default,
+                format!("`{}`", value.to_string_lossy()),
+                "docs/cli.md, {section}: the default of {flags:?}"
+            );
+        }
+        assert_eq!(argument.is_required_set(), default == "required", "docs/cli.md, {section}: {flags:?}");
+    }
+    assert!(rows.is_empty(), "docs/cli.md, {section}: there is no {rows:?}");
+}
+
+#[test]
+fn every_flag_is_in_the_documentation() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+    let page = fs::read_to_string(path).expect("the page exists");
+    let command = Cli::command();
+    let is_global = |argument: &&Arg| argument.is_global_set();
+    assert_documented(&page, "Flags of every verb", command.get_arguments().filter(is_global));
+    let verbs: Vec<&Command> = command.get_subcommands().collect();
+    assert_eq!(verbs.len(), 9);
+    for verb in verbs {
+        let section = match verb.get_name() {
+            "suspend" | "resume" | "delete" => "suspend, resume and delete",
+            name => name,
+        };
+        assert_documented(&page, section, verb.get_arguments());
+    }
+    for exit in [
+        Exit::Done,
+        Exit::Error,
+        Exit::Usage,
+        Exit::Partly,
+        Exit::Refused,
+        Exit::NotPermitted,
+        Exit::TimedOut,
+        Exit::Interrupted,
+    ] {
+        assert!(page.contains(&format!("\n| {} | ", exit as u8)), "docs/cli.md has no row for {exit:?}");
+    }
+}
