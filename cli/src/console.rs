@@ -46,8 +46,13 @@ pub fn styled(style: Style, text: &str) -> String {
 
 /// Writes data. A reader that has read enough ends the program, as SIGPIPE would if Rust did not ignore it.
 pub fn data(text: &str) {
+    bytes(text.as_bytes());
+}
+
+/// Writes data that need not be text.
+pub fn bytes(bytes: &[u8]) {
     let mut output = anstream::stdout().lock();
-    if let Err(error) = output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+    if let Err(error) = output.write_all(bytes).and_then(|()| output.flush()) {
         if error.kind() != io::ErrorKind::BrokenPipe {
             eprintln!("{} standard output: {error}", styled(BAD, "error:"));
         }

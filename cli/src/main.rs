@@ -1,10 +1,11 @@
 //! `kubectl podtap`: creates, lists, explains and ends taps.
 //!
 //! [`target`], [`destination`] and [`mirror`] turn words and flags into a spec, [`create`] sends it, and [`wait`] follows it by its
-//! conditions. [`pods`] decides what becomes of a pod under a tap, for `create`, `explain` and `delete`. Nothing here writes to nodes or
+//! conditions. [`pods`] tells whether a tap mirrors a pod, and why not, for `create`, `explain` and `delete`. Nothing here writes to nodes or
 //! reads what is mirrored: whatever a user may do, their own rights in the cluster allow.
 #![deny(unsafe_code)]
 
+mod collector;
 mod complete;
 mod connection;
 mod console;
@@ -13,9 +14,11 @@ mod delete;
 mod destination;
 mod exit;
 mod explain;
+mod flows;
 mod kokotap;
 mod list;
 mod manifest;
+mod map;
 mod mirror;
 mod pods;
 mod ready;
@@ -61,6 +64,7 @@ const EXAMPLES: &str = "Examples:
   kubectl podtap create deploy/web --to node/n2:mirror --for 5m
   kubectl podtap create -l app=web --to pod/ids-0:tap0 --port 443 --dry-run=client -o yaml
   kubectl podtap explain pod/web-0
+  kubectl podtap map -n shop
   kubectl podtap suspend --all -A";
 
 #[derive(Subcommand)]
@@ -80,6 +84,10 @@ enum Verb {
     Resume(suspend::Arguments),
     /// Delete taps, and wait until nothing of them is left
     Delete(suspend::Arguments),
+    /// Show who calls whom, as the collector has seen it
+    Map(map::Arguments),
+    /// Show the newest flows that the collector has seen
+    Flows(flows::Arguments),
     /// Print a tap from the flags of kokotap, for kubectl create -f -
     Kokotap(kokotap::Arguments),
     /// Set up completion
@@ -121,6 +129,8 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
         Verb::Suspend(arguments) => suspend::run(arguments, true, connection, console).await,
         Verb::Resume(arguments) => suspend::run(arguments, false, connection, console).await,
         Verb::Delete(arguments) => delete::run(arguments, connection, console).await,
+        Verb::Map(arguments) => map::run(arguments, connection, console).await,
+        Verb::Flows(arguments) => flows::run(arguments, connection, console).await,
         Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
         Verb::Completion(arguments) => complete::run(&arguments),
         Verb::Version(arguments) => version::run(arguments, connection).await,

@@ -1,4 +1,4 @@
-//! Which pods a tap matches, and what becomes of each.
+//! Which pods a tap matches, and which of them it mirrors.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
@@ -22,7 +22,7 @@ use crate::{
     tap::Tap,
 };
 
-/// What becomes of a pod under a tap.
+/// Whether a tap mirrors a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "state")]
 pub enum Verdict {
@@ -126,7 +126,7 @@ pub async fn matching(cluster: &Cluster, tap: &Tap) -> Outcome<Option<Vec<Pod>>>
     Ok(Some(pods))
 }
 
-/// What becomes of a pod under a tap.
+/// Whether a tap mirrors a pod, and why not.
 pub fn verdict(tap: &Tap, pod: &Pod, around: &Surroundings) -> Verdict {
     if let Some(message) = mismatch(tap, pod, around) {
         return Verdict::NotMatched(Cause { reason: String::new(), message });

@@ -35,7 +35,7 @@ fn podtap(sandbox: &Sandbox, words: &[&str]) -> (i32, String, String) {
 
 /// What it prints.
 #[track_caller]
-fn done(sandbox: &Sandbox, words: &[&str]) -> String {
+pub fn done(sandbox: &Sandbox, words: &[&str]) -> String {
     let (code, output, errors) = podtap(sandbox, words);
     assert_eq!(code, 0, "{words:?}: {output}{errors}");
     output

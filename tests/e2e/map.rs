@@ -20,6 +20,7 @@ use podtap_tests::{
 use serde_json::{Value, json};
 
 use crate::{
+    cli,
     processes::pids,
     scene::{address, enable_collector, enable_dns},
 };
@@ -174,6 +175,19 @@ fn a_collector_tells_who_calls_whom() {
     let metrics = forward.get("/metrics").expect("metrics");
     let of_shop = format!("podtap_connections_opened_total{{k8s_src_namespace=\"{namespace}\"");
     assert_eq!(metrics.lines().filter(|line| line.starts_with(&of_shop)).count(), calls(namespace).len(), "{metrics}");
+
+    // And so does the command line.
+    assert_eq!(of_namespace(&cli::done(&sandbox, &["map", "-A"]), namespace), listed(namespace));
+    let of_shop = cli::done(&sandbox, &["map", "-o", "json"]);
+    let of_shop: Value = serde_json::from_str(&of_shop).expect("JSON");
+    assert!(of_shop["edges"].as_array().is_some_and(|edges| edges.len() >= CALLS.len()), "{of_shop}");
+    let filter = "DstK8S_OwnerName|SrcK8S_OwnerName=redis-cart";
+    let flows = cli::done(&sandbox, &["flows", filter, "Proto=6", "--limit", "1"]);
+    let [heading, flow] = flows.lines().collect::<Vec<_>>()[..] else { panic!("{flows}") };
+    assert!(heading.starts_with("TIME  ") && flow.contains("redis-cart-") && flow.contains("  TCP  "), "{flows}");
+    let json = cli::done(&sandbox, &["flows", filter, "-o", "json", "--limit", "3"]);
+    let flows = json.lines().map(|line| serde_json::from_str(line).expect("an object")).collect::<Vec<Value>>();
+    assert_eq!(flows.len(), 3, "{json}");
 
     // The API of the network mapper has the same calls.
     let (status, answer) = forward.query(&json!({"query": INTENTS, "variables": {"namespaces": [namespace]}}));

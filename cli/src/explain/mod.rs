@@ -132,7 +132,7 @@ fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
-/// A thing and what becomes of it.
+/// A pod or a tap with the verdict on it.
 fn with_verdict(thing: &str, verdict: &Verdict) -> Tree {
     let line = |style, state: &str, cause: &Cause| {
         let reason = if cause.reason.is_empty() { String::new() } else { format!(" {}", cause.reason) };
