@@ -78,21 +78,26 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
 }
 
 fn rows(flows: &[Value]) -> Vec<Vec<String>> {
-    let heading = ["TIME", "SOURCE", "DESTINATION", "PROTO", "BYTES", "PACKETS", "STATE"].map(str::to_owned);
+    let heading = ["TIME", "SOURCE", "DESTINATION", "BACKEND", "PROTO", "BYTES", "PACKETS", "STATE"].map(str::to_owned);
     let row = |flow: &Value| {
         let number = |field: &str| flow[field].as_u64().unwrap_or_default().to_string();
-        let state = ["Failure", "FlowEndReason"].iter().find_map(|field| flow[*field].as_str());
         vec![
             time(flow),
             end(flow, "Src"),
             end(flow, "Dst"),
+            text(flow, &["XlatDstK8S_Name", "XlatDstK8S_OwnerName", "XlatDstAddr"]),
             protocol(flow),
             number("Bytes"),
             number("Packets"),
-            state.unwrap_or_default().to_owned(),
+            text(flow, &["Failure", "FlowEndReason"]),
         ]
     };
     std::iter::once(heading.to_vec()).chain(flows.iter().rev().map(row)).collect()
+}
+
+/// The first of these fields that the flow has.
+fn text(flow: &Value, fields: &[&str]) -> String {
+    fields.iter().find_map(|field| flow[*field].as_str()).unwrap_or_default().to_owned()
 }
 
 /// When it ended, in UTC.
@@ -155,10 +160,13 @@ mod tests {
     fn a_flow_is_a_row_with_the_best_names() {
         let flow = json!({"TimeFlowEndMs": 86_399_001, "Proto": 6, "Bytes": 660, "Packets": 10, "FlowEndReason": "endOfFlow",
             "SrcAddr": "10.0.0.1", "SrcPort": 40_000, "SrcK8S_Name": "web-0", "SrcK8S_Namespace": "shop",
-            "DstAddr": "192.0.2.1", "DstPort": 443, "DstDnsName": "pay.example"});
-        let failed = json!({"Proto": 1, "Failure": "unreachable", "SrcK8S_Name": "n1", "DstAddr": "192.0.2.1"});
+            "DstAddr": "10.96.0.5", "DstPort": 443, "DstK8S_Name": "pay", "DstK8S_Namespace": "shop", "XlatDstK8S_Name": "pay-1"});
+        let failed = json!({"Proto": 1, "Failure": "unreachable", "SrcK8S_Name": "n1", "DstAddr": "192.0.2.1", "DstDnsName": "pay.example"});
         let rows = rows(&[flow, failed]);
-        assert_eq!(rows[1][1..], ["n1", "192.0.2.1", "ICMP", "0", "0", "unreachable"]);
-        assert_eq!(rows[2], ["23:59:59.001", "shop/web-0:40000", "pay.example:443", "TCP", "660", "10", "endOfFlow"]);
+        assert_eq!(rows[1][1..], ["n1", "pay.example", "", "ICMP", "0", "0", "unreachable"]);
+        assert_eq!(
+            rows[2],
+            ["23:59:59.001", "shop/web-0:40000", "shop/pay:443", "pay-1", "TCP", "660", "10", "endOfFlow"]
+        );
     }
 }
