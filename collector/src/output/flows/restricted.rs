@@ -45,9 +45,11 @@ fn tells_of(field: &str, end: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::json;
 
-    use super::*;
+    use super::{super::fields, *};
 
     fn seen(objects: Value, namespaces: &[&str]) -> Value {
         let objects = serde_json::from_value(objects).expect("objects");
@@ -98,6 +100,50 @@ mod tests {
                 {"Proto": 6, "SrcPort": 443, "DstPort": 40000},
             ])
         );
+    }
+
+    /// A new field is not shown before this list has it.
+    #[test]
+    fn what_is_told_of_a_call_to_another_namespace_is_on_a_list() {
+        const OF_THE_CALL: [&str; 28] = [
+            "TimeFlowStartMs",
+            "TimeFlowEndMs",
+            "Etype",
+            "Proto",
+            "Bytes",
+            "Packets",
+            "Flags",
+            "IcmpType",
+            "IcmpCode",
+            "TimeFlowRttNs",
+            "DnsId",
+            "DnsName",
+            "DnsFlagsResponseCode",
+            "DnsLatencyMs",
+            "PayloadBytes",
+            "MirrorMissingBytes",
+            "CollectorMissingBytes",
+            "RetransBytes",
+            "FlowEndReason",
+            "Opener",
+            "Preexisting",
+            "Degraded",
+            "Failure",
+            "ConnId",
+            "XlatBy",
+            "ZoneId",
+            "DstPort",
+            "XlatDstPort",
+        ];
+        let mut object: Object = fields().map(|field| (field, json!(1))).collect();
+        for (end, namespace) in [("Src", "shop"), ("Dst", "bank"), ("XlatSrc", "shop"), ("XlatDst", "vault")] {
+            object.insert(format!("{end}K8S_Namespace"), json!(namespace));
+        }
+        let seen = seen(json!([object]), &["shop"]);
+        let of_server = |field: &&String| !field.starts_with("Src") && !field.starts_with("XlatSrc");
+        let told: BTreeSet<&str> =
+            seen[0].as_object().expect("an object").keys().filter(of_server).map(String::as_str).collect();
+        assert_eq!(told, OF_THE_CALL.into());
     }
 
     #[test]
