@@ -27,7 +27,7 @@ const REFUSAL: Duration = Duration::from_secs(1);
 /// Which collector is asked.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Collector")]
-pub struct Place {
+pub struct CollectorFlags {
     /// Namespace of the collector
     #[arg(long, value_name = "NAME", default_value = "podtap-system")]
     collector_namespace: String,
@@ -44,10 +44,10 @@ pub struct Collector {
 
 impl Collector {
     /// The pod to ask.
-    pub async fn find(cluster: &Cluster, place: &Place) -> Outcome<Self> {
-        let namespace = &place.collector_namespace;
+    pub async fn find(cluster: &Cluster, flags: &CollectorFlags) -> Outcome<Self> {
+        let namespace = &flags.collector_namespace;
         let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
-        if let Some(name) = &place.collector_pod {
+        if let Some(name) = &flags.collector_pod {
             return Ok(Self { pods, name: name.clone() });
         }
         let labels = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=collector";

@@ -115,6 +115,10 @@ fn install(program: &Path, link: &Path) -> io::Result<()> {
     if link.exists() {
         return Ok(());
     }
+    // One that leads nowhere.
+    if fs::symlink_metadata(link).is_ok() {
+        fs::remove_file(link)?;
+    }
     #[cfg(unix)]
     return std::os::unix::fs::symlink(program.file_name().unwrap_or(program.as_os_str()), link);
     #[cfg(not(unix))]
@@ -168,7 +172,7 @@ fn candidates(words: Vec<OsString>) -> Vec<CompletionCandidate> {
 fn connection() -> Connection {
     // Those of a shell are after "--".
     let words: Vec<OsString> = env::args_os().collect();
-    let start = words.iter().position(|word| word == "--").filter(|_| words.len() > 1);
+    let start = words.iter().position(|word| word == "--");
     let words = start.map_or(&words[..], |start| &words[start + 1..]);
     let matches = Cli::command().ignore_errors(true).try_get_matches_from(words);
     matches.ok().and_then(|matches| Connection::from_arg_matches(&matches).ok()).unwrap_or_default()

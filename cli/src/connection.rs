@@ -1,6 +1,6 @@
 //! Which cluster, as whom, and which namespace: the flags that kubectl has, too.
 
-use std::{path::PathBuf, time::Duration};
+use std::{env, io, path::PathBuf, time::Duration};
 
 use clap::Args;
 use clap_complete::ArgValueCandidates;
@@ -81,22 +81,30 @@ impl Connection {
     async fn config(&self) -> Outcome<Config> {
         let options =
             KubeConfigOptions { context: self.context.clone(), cluster: self.cluster.clone(), user: self.user.clone() };
-        let is_default =
-            self.kubeconfig.is_none() && self.context.is_none() && self.cluster.is_none() && self.user.is_none();
+        let names_none = [&self.context, &self.cluster, &self.user].into_iter().all(Option::is_none);
+        let is_default = names_none && self.kubeconfig.is_none() && env::var_os("KUBECONFIG").is_none();
         let config = match self.kubeconfig() {
             Ok(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &options).await,
             Err(error) => Err(error),
         };
         match config {
             Ok(config) => Ok(config),
-            // As kubectl does in a pod.
-            Err(error) => Config::incluster().ok().filter(|_| is_default).ok_or_else(|| {
+            // As kubectl does in a pod. A kubeconfig with a mistake is of another cluster.
+            Err(error) => Config::incluster().ok().filter(|_| is_default && is_absent(&error)).ok_or_else(|| {
                 Failure::error(format!(
                     "no cluster: {}; set --kubeconfig, KUBECONFIG or --context",
                     with_causes(&error)
                 ))
             }),
         }
+    }
+}
+
+fn is_absent(error: &KubeconfigError) -> bool {
+    match error {
+        KubeconfigError::FindPath => true,
+        KubeconfigError::ReadConfig(error, _) => error.kind() == io::ErrorKind::NotFound,
+        _ => false,
     }
 }
 

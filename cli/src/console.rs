@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufRead as _, IsTerminal as _, Write as _},
-    process,
+    process, thread,
 };
 
 use anstream::{eprint, eprintln};
@@ -10,6 +10,7 @@ use clap::{
     Args, ColorChoice,
     builder::styling::{AnsiColor, Style},
 };
+use tokio::sync::oneshot;
 
 use crate::exit::{Exit, Failure, Outcome};
 
@@ -65,6 +66,16 @@ pub fn line(text: &str) {
     data(&format!("{text}\n"));
 }
 
+/// Text of the cluster without control characters: a terminal would obey them.
+pub fn plain(text: &str) -> String {
+    let plain = |c: char| match c {
+        '\n' | '\t' => ' ',
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.chars().map(plain).collect()
+}
+
 /// A number of things.
 pub fn counted(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
@@ -90,46 +101,47 @@ impl Console {
     /// A step.
     pub fn progress(self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            eprintln!("{}", plain(text));
         }
     }
 }
 
 /// Something that the user should know.
 pub fn warn(text: &str) {
-    eprintln!("{} {text}", styled(CAUTION, "warning:"));
+    eprintln!("{} {}", styled(CAUTION, "warning:"), plain(text));
 }
 
 /// The end of a command that failed.
 pub fn fail(failure: &Failure) {
-    eprintln!("{} {failure}", styled(BAD, "error:"));
+    eprintln!("{} {}", styled(BAD, "error:"), plain(&failure.message));
 }
 
-/// The exit code of a command about several objects after one more of them. A failure of one is reported, and keeps none of the others.
+/// The exit code of a command about several objects after one more of them: the first one that is not [`Exit::Done`]. A failure is
+/// reported, and keeps none of the others.
 pub fn after(exit: Exit, outcome: Outcome) -> Exit {
-    match outcome {
-        Ok(Exit::Done) => exit,
-        Ok(other) => other,
-        Err(failure) => {
-            fail(&failure);
-            failure.exit
-        }
-    }
+    let next = outcome.unwrap_or_else(|failure| {
+        fail(&failure);
+        failure.exit
+    });
+    if exit == Exit::Done { next } else { exit }
 }
 
 /// Asks whether to continue. Without a terminal, the user has to say yes beforehand.
-pub fn ask(consequence: &str, yes: bool) -> Outcome<()> {
+///
+/// A thread of its own reads the answer: meanwhile, SIGINT ends the command.
+pub async fn ask(consequence: &str, yes: bool) -> Outcome<()> {
     if yes {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(format!("{consequence}: confirm with -y")));
     }
-    eprint!("{consequence}. Continue? [y/N] ");
-    let mut answer = String::new();
-    let read = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
-    match read {
-        Ok(_) if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") => Ok(()),
-        _ => Err(Failure::usage("nothing was changed")),
-    }
+    eprint!("{}. Continue? [y/N] ", plain(consequence));
+    let (sender, answer) = oneshot::channel();
+    thread::spawn(move || {
+        let mut answer = String::new();
+        let read = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
+        let _ = sender.send(read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"));
+    });
+    if answer.await == Ok(true) { Ok(()) } else { Err(Failure::usage("nothing was changed")) }
 }

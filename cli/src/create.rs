@@ -11,6 +11,7 @@ use kube::{
 };
 use podtap_api::{DEFAULT_MAX_PODS, ObjectSelector, PodTap, PodTapSpec, Targets};
 use podtap_model::InterfaceName;
+use serde_json::Value;
 
 use crate::{
     complete,
@@ -135,8 +136,8 @@ impl Arguments {
 
 /// Creates a tap.
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
-    let (name, target) = arguments.target()?;
-    let name = name.unwrap_or_else(|| target.tap_name());
+    let (given, target) = arguments.target()?;
+    let name = given.clone().unwrap_or_else(|| target.tap_name());
     // Before anything is asked of the cluster.
     arguments.mirror.clone().spec()?;
     let selection = match target {
@@ -152,6 +153,18 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     let mut tap = tap_of(&name, Some(&cluster.namespace), spec);
     let api: Api<PodTap> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let before = api.get_opt(&name).await?;
+    if given.is_none() && before.as_ref().is_some_and(|before| before.spec.targets != tap.spec.targets) {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("PodTap {}/{name} exists, and has other targets: give the new tap a NAME", cluster.namespace),
+        ));
+    }
+    // Not another one that was created meanwhile.
+    tap.metadata.uid = before.as_ref().and_then(|before| before.metadata.uid.clone());
+    let author = before.as_ref().and_then(|before| before.annotations().get(REQUESTED_BY).cloned());
+    let is_changed = before.as_ref().is_none_or(|before| before.spec != tap.spec);
+    let user = if is_changed { own_name(&cluster).await.or(author) } else { author };
+    tap.metadata.annotations = user.map(|user| [(REQUESTED_BY.to_owned(), user)].into());
     if arguments.dry_run == DryRun::Server {
         let stored = apply(&api, &tap, true).await?;
         return print(
@@ -165,10 +178,7 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
         consequences.push(format!("PodTap {}/{name} exists and would be changed", cluster.namespace));
     }
     for consequence in consequences {
-        ask(&consequence, arguments.yes)?;
-    }
-    if let Some(user) = own_name(&cluster).await {
-        tap.annotations_mut().insert(REQUESTED_BY.to_owned(), user);
+        ask(&consequence, arguments.yes).await?;
     }
     let stored = apply(&api, &tap, false).await?;
     let done = match before {
@@ -177,10 +187,22 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
         Some(_) => " changed",
     };
     print(&stored, arguments.output, done)?;
+    let others = of_others(&tap, &stored);
+    if !others.is_empty() {
+        return Err(Failure::new(
+            Exit::Partly,
+            format!(
+                "PodTap {}/{name} keeps values of another field manager in {}: kubectl get podtap {name} -n {0} -o yaml \
+                 --show-managed-fields",
+                cluster.namespace,
+                others.join(", ")
+            ),
+        ));
+    }
     let is_suspended = stored.spec.mirror.suspend;
     // Another field manager has set it.
     if is_suspended && !arguments.mirror.suspend {
-        warn(&format!("it is suspended: kubectl podtap resume {name}"));
+        warn(&format!("it is suspended: kubectl podtap resume -n {} {name}", cluster.namespace));
     }
     if arguments.wait.is_zero() || is_suspended {
         return Ok(Exit::Done);
@@ -209,7 +231,20 @@ fn print(tap: &PodTap, output: Option<Format>, done: &str) -> Outcome {
 
 async fn apply(api: &Api<PodTap>, tap: &PodTap, dry_run: bool) -> Outcome<PodTap> {
     let parameters = PatchParams { dry_run, ..PatchParams::apply(MANAGER).validation_strict() };
-    Ok(api.patch(&tap.name_any(), &parameters, &Patch::Apply(manifest::document(tap))).await?)
+    let mut document = manifest::whole(tap);
+    // Otherwise, `suspend` would conflict with the next `create`.
+    if let Some(spec) = document["spec"].as_object_mut().filter(|_| !tap.spec.mirror.suspend) {
+        spec.remove("suspend");
+    }
+    Ok(api.patch(&tap.name_any(), &parameters, &Patch::Apply(document)).await?)
+}
+
+/// The fields of the spec that another field manager has added to: items of lists do not conflict.
+fn of_others(tap: &PodTap, stored: &PodTap) -> Vec<String> {
+    let [mut sent, mut stored] = [tap, stored].map(|tap| manifest::whole(tap)["spec"].take());
+    [&mut sent, &mut stored].into_iter().filter_map(Value::as_object_mut).for_each(|spec| drop(spec.remove("suspend")));
+    let fields = stored.as_object().into_iter().flatten();
+    fields.filter(|(name, value)| sent.get(*name) != Some(*value)).map(|(name, _)| name.clone()).collect()
 }
 
 /// The user's name, as the API server knows it.

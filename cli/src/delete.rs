@@ -10,7 +10,7 @@ use podtap_api::NodeTap;
 
 use crate::{
     connection::{Cluster, Connection},
-    console::{Console, after, counted, line},
+    console::{Console, after, counted, line, warn},
     exit::{Exit, Failure, Outcome},
     pods::{Surroundings, Verdict, if_permitted, matching, verdict},
     suspend::Arguments,
@@ -21,11 +21,13 @@ use crate::{
 /// Deletes taps.
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
-    let taps = arguments.taps(&cluster, "deletes").await?;
-    let (mut exit, mut deleted) = (Exit::Done, Vec::new());
+    let (taps, mut exit) = arguments.taps(&cluster, "deletes").await?;
+    let mut deleted = Vec::new();
+    // Only for the report.
+    let around = Surroundings::read(&cluster).await.ok();
     // All of them at first: none keeps the others waiting.
     for tap in taps {
-        match request(&cluster, &tap).await {
+        match request(&cluster, &tap, around.as_ref()).await {
             Ok(nodes) => deleted.push((tap, nodes)),
             Err(failure) => exit = after(exit, Err(failure)),
         }
@@ -37,8 +39,11 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
 }
 
 /// Asks for the deletion, and returns the nodes that have a part of the tap.
-async fn request(cluster: &Cluster, tap: &Tap) -> Outcome<Option<BTreeSet<String>>> {
-    let nodes = nodes(cluster, tap).await?;
+async fn request(cluster: &Cluster, tap: &Tap, around: Option<&Surroundings>) -> Outcome<Option<BTreeSet<String>>> {
+    let nodes = match around {
+        Some(around) => nodes(cluster, tap, around).await.unwrap_or_default(),
+        None => None,
+    };
     // Not another one of the same name.
     let preconditions = Preconditions { uid: Some(tap.uid().to_owned()), resource_version: None };
     let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
@@ -72,7 +77,10 @@ async fn finish(
         let message = format!("{tap} is not gone after {seconds} s, and still being removed from {nodes}");
         return Err(Failure::new(Exit::TimedOut, message));
     }
-    let left = left_behind(cluster, tap.uid()).await?;
+    let left = left_behind(cluster, tap.uid()).await.unwrap_or_else(|failure| {
+        warn(&format!("whether a node still has a part of {tap} is not known: {failure}"));
+        BTreeSet::new()
+    });
     if left.is_empty() {
         line(&format!("{object} deleted, removed on {}", all(nodes)));
         return Ok(Exit::Done);
@@ -93,14 +101,13 @@ fn all(nodes: Option<&BTreeSet<String>>) -> String {
 
 /// The nodes that have a part of a tap: by what each NodeTap has, or else by the status of the tap and its pods; none if the user may not
 /// list those either.
-async fn nodes(cluster: &Cluster, tap: &Tap) -> Outcome<Option<BTreeSet<String>>> {
-    let around = Surroundings::read(cluster).await?;
+async fn nodes(cluster: &Cluster, tap: &Tap, around: &Surroundings) -> Outcome<Option<BTreeSet<String>>> {
     if let Some(node_taps) = &around.node_taps {
         let nodes = node_taps.iter().filter(|node| is_on(node, tap.uid()));
         return Ok(Some(nodes.map(ResourceExt::name_any).collect()));
     }
     let Some(pods) = matching(cluster, tap).await? else { return Ok(None) };
-    let tapped = pods.into_iter().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped);
+    let tapped = pods.into_iter().filter(|pod| verdict(tap, pod, around) == Verdict::Tapped);
     let senders = tapped.filter_map(|pod| pod.spec?.node_name);
     let receivers = tap.status().into_iter().flat_map(|status| &status.destinations).filter_map(|d| d.node.clone());
     Ok(Some(senders.chain(receivers).collect()))

@@ -18,11 +18,11 @@ use crate::{selector, target::label};
 pub struct To {
     /// `NAME=` before it.
     name: Option<String>,
-    place: Place,
+    kind: DestinationKind,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Place {
+enum DestinationKind {
     Node(NodeDestination),
     Pod(PodDestination),
     External(IpAddr, u16),
@@ -35,15 +35,15 @@ impl FromStr for To {
     fn from_str(text: &str) -> Result<Self, String> {
         // A name has no slash, and the "=" of `pods/app=ids` comes after one.
         let named = text.split_once('=').filter(|(name, _)| !name.contains(['/', ':', '.']));
-        let (name, place) = named.map_or((None, text), |(name, place)| (Some(name), place));
+        let (name, kind) = named.map_or((None, text), |(name, kind)| (Some(name), kind));
         if name.is_some_and(|name| label(name) != name) {
-            return Err(format!("the name before {place:?} must consist of lower-case letters, digits and hyphens"));
+            return Err(format!("the name before {kind:?} must consist of lower-case letters, digits and hyphens"));
         }
-        Ok(Self { name: name.map(str::to_owned), place: place.parse()? })
+        Ok(Self { name: name.map(str::to_owned), kind: kind.parse()? })
     }
 }
 
-impl FromStr for Place {
+impl FromStr for DestinationKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -81,7 +81,7 @@ fn usage(text: &str) -> String {
     )
 }
 
-impl Place {
+impl DestinationKind {
     /// What to call it if there are several.
     fn name(&self) -> String {
         match self {
@@ -118,8 +118,8 @@ pub fn destinations(all: Vec<To>, manner: Manner) -> Vec<Destination> {
         name
     };
     all.into_iter()
-        .map(|To { name, place }| {
-            let name = name.unwrap_or_else(|| if is_single { "main".to_owned() } else { unique(place.name()) });
+        .map(|To { name, kind }| {
+            let name = name.unwrap_or_else(|| if is_single { "main".to_owned() } else { unique(kind.name()) });
             let destination = Destination {
                 name,
                 node: None,
@@ -129,14 +129,14 @@ pub fn destinations(all: Vec<To>, manner: Manner) -> Vec<Destination> {
                 frame_format: FrameFormat::default(),
             };
             let Manner { frame_format, probe, metadata } = manner;
-            match place {
-                Place::Node(node) => Destination { node: Some(node), frame_format, ..destination },
-                Place::Pod(pod) => Destination { pod: Some(pod), frame_format, ..destination },
-                Place::External(address, port) => {
+            match kind {
+                DestinationKind::Node(node) => Destination { node: Some(node), frame_format, ..destination },
+                DestinationKind::Pod(pod) => Destination { pod: Some(pod), frame_format, ..destination },
+                DestinationKind::External(address, port) => {
                     let external = ExternalDestination { address, port, probe, metadata };
                     Destination { external: Some(external), ..destination }
                 }
-                Place::Collector => Destination { collector: Some(CollectorDestination {}), ..destination },
+                DestinationKind::Collector => Destination { collector: Some(CollectorDestination {}), ..destination },
             }
         })
         .collect()

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::{
-    collector::{Collector, Place, of_namespace},
+    collector::{Collector, CollectorFlags, of_namespace},
     connection::Connection,
     console::{Console, bytes, data},
     exit::{Exit, Failure, Outcome},
@@ -27,7 +27,7 @@ pub struct Arguments {
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     output: Format,
     #[command(flatten)]
-    collector: Place,
+    collector: CollectorFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

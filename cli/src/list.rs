@@ -176,8 +176,8 @@ async fn rows(arguments: &Arguments, cluster: &Cluster, console: Console) -> Out
         let table: Table = cluster.client.request(as_table(list)).await?;
         let columns = table.column_definitions.clone();
         if table.rows.is_empty() {
-            let place = namespace.map_or("the cluster".to_owned(), |namespace| format!("the namespace {namespace}"));
-            console.progress(&format!("no {} in {place}", arguments.kind.resource().kind));
+            let scope = namespace.map_or("the cluster".to_owned(), |namespace| format!("the namespace {namespace}"));
+            console.progress(&format!("no {} in {scope}", arguments.kind.resource().kind));
         }
         if arguments.watch || !table.rows.is_empty() {
             let heading = vec![shown.heading(&columns)];

@@ -7,6 +7,13 @@ use crate::exit::{Failure, Outcome};
 
 /// The object without fields that have their default value, as a person would write it.
 pub fn document(tap: &PodTap) -> Value {
+    let mut document = whole(tap);
+    drop_defaults(&mut document["spec"], &spec_schema());
+    document
+}
+
+/// The object with all fields, so that those of a tap that exists change to what is requested.
+pub fn whole(tap: &PodTap) -> Value {
     let mut document = serde_json::to_value(tap).expect("a PodTap can be written");
     if let Some(document) = document.as_object_mut() {
         document.remove("status");
@@ -14,7 +21,6 @@ pub fn document(tap: &PodTap) -> Value {
     if let Some(metadata) = document["metadata"].as_object_mut() {
         metadata.remove("managedFields");
     }
-    drop_defaults(&mut document["spec"], &spec_schema());
     document
 }
 

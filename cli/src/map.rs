@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::{
-    collector::{Collector, Place, of_namespace},
+    collector::{Collector, CollectorFlags, of_namespace},
     connection::Connection,
     console::{Console, bytes},
     exit::{Exit, Outcome},
@@ -19,7 +19,7 @@ pub struct Arguments {
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::List)]
     output: Format,
     #[command(flatten)]
-    collector: Place,
+    collector: CollectorFlags,
 }
 
 /// The forms that the collector has.

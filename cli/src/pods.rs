@@ -11,7 +11,9 @@ use kube::{
     api::ListParams,
     core::{Selector, SelectorExt as _},
 };
-use podtap_api::{ClusterTargets, NodeTap, POLICY_NAME, PodTapPolicy, Targets, is_excluded};
+use podtap_api::{
+    ClusterTargets, NodeTap, ObjectSelector, POLICY_NAME, PodTapPolicy, SkippedPods, Targets, is_excluded,
+};
 use podtap_model::{Reason, State};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -34,6 +36,8 @@ pub enum Verdict {
     NotTapped(Cause),
     /// The tap does not select it.
     NotMatched(Cause),
+    /// The user may not read what tells.
+    Unknown(Cause),
 }
 
 /// Why.
@@ -49,6 +53,10 @@ pub struct Cause {
 impl Cause {
     fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason: reason.to_string(), message: message.into() }
+    }
+
+    fn unread(what: &str) -> Self {
+        Self { reason: String::new(), message: format!("you may not read {what}, which tell") }
     }
 }
 
@@ -134,7 +142,11 @@ pub fn verdict(tap: &Tap, pod: &Pod, around: &Surroundings) -> Verdict {
     if let Some(cause) = obstacle(tap, pod, around) {
         return Verdict::NotTapped(cause);
     }
-    let senders = around.node_taps.iter().flatten().filter_map(|node| node.status.as_ref()).flat_map(|s| &s.senders);
+    if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
+        return Verdict::Pending(Cause::new(Reason::Pending, "it is on no node yet"));
+    }
+    let Some(node_taps) = &around.node_taps else { return by_status(tap, around) };
+    let senders = node_taps.iter().filter_map(|node| node.status.as_ref()).flat_map(|status| &status.senders);
     let uid = pod.uid().unwrap_or_default();
     let sender = senders.into_iter().find(|sender| sender.tap_uid == tap.uid() && sender.pod_uid == uid);
     if let Some(sender) = sender {
@@ -145,14 +157,41 @@ pub fn verdict(tap: &Tap, pod: &Pod, around: &Surroundings) -> Verdict {
             State::Refused | State::Failed | State::Removing => Verdict::NotTapped(cause),
         };
     }
-    // Without the states of the nodes: every pod that is not a failure is tapped if none is to come.
-    let is_complete = around.node_taps.is_none()
-        && tap.status().is_some_and(|status| {
-            let failures = i32::try_from(status.failures.len()).unwrap_or(i32::MAX);
-            status.tapped_pods > 0 && status.tapped_pods.saturating_add(failures) >= status.matched_pods
-        });
+    not_reported(tap)
+}
+
+/// Without the states of the nodes: whether a pod that could be tapped is, by what the status of the tap tells of all of them.
+fn by_status(tap: &Tap, around: &Surroundings) -> Verdict {
+    let is_unread = |selector: &ObjectSelector, objects: Option<&BTreeMap<String, ObjectMeta>>| {
+        selector.selector != LabelSelector::default() && objects.is_none()
+    };
+    if let Tap::Cluster(tap) = tap {
+        let ClusterTargets { namespace_selector, node_selector, .. } = &tap.spec.targets;
+        if is_unread(namespace_selector, around.namespaces.as_ref()) || is_unread(node_selector, around.nodes.as_ref())
+        {
+            return Verdict::Unknown(Cause::unread("the labels of namespaces and nodes"));
+        }
+    }
+    let status = tap.status().cloned().unwrap_or_default();
+    if status.tapped_pods == 0 {
+        return not_reported(tap);
+    }
+    let failures = i32::try_from(status.failures.len()).unwrap_or(i32::MAX);
+    let is_complete = status.tapped_pods.saturating_add(failures) >= status.matched_pods;
+    // Of many pods with the same reason, a few are named.
+    let are_named =
+        |skipped: &SkippedPods| usize::try_from(skipped.count).is_ok_and(|count| count == skipped.pods.len());
+    let is_limited = tap.ready().is_some_and(|ready| ready.reason == Reason::TooManyPods.as_str());
+    if is_complete && !is_limited && status.skipped.iter().all(are_named) {
+        Verdict::Tapped
+    } else {
+        Verdict::Unknown(Cause::unread("NodeTaps"))
+    }
+}
+
+/// Of a pod of which no node tells.
+fn not_reported(tap: &Tap) -> Verdict {
     match tap.ready() {
-        _ if is_complete => Verdict::Tapped,
         Some(ready) if ready.status == "False" => {
             let cause = Cause { reason: ready.reason.clone(), message: ready.message.clone() };
             // Other pods may be tapped while one of the tap's destinations is not ready.
@@ -294,6 +333,7 @@ mod tests {
             Verdict::Pending(cause) => format!("pending {}", cause.reason),
             Verdict::NotTapped(cause) => cause.reason.clone(),
             Verdict::NotMatched(cause) => cause.message.clone(),
+            Verdict::Unknown(cause) => format!("unknown: {}", cause.message),
         }
     }
 
@@ -305,6 +345,10 @@ mod tests {
     fn each_reason_why_a_pod_is_not_tapped() {
         let web = json!({"podSelector": {"matchLabels": {"app": "web"}}});
         let done = json!({"matchedPods": 1, "tappedPods": 1});
+        let done_but_many_skipped = json!({"matchedPods": 1, "tappedPods": 1,
+            "skipped": [{"reason": "TargetUnsupported", "count": 5, "pods": ["a", "b", "c", "d"]}]});
+        let limited = json!({"matchedPods": 1, "tappedPods": 1, "conditions": [{"type": "Ready", "status": "False",
+            "reason": "TooManyPods", "message": "", "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
         let plain = json!({});
         let excluded = json!({"annotations": {"podtap.dev/exclude": "true"}});
         let around = Surroundings::default;
@@ -340,6 +384,9 @@ mod tests {
             ),
             (&web, &done, &json!({"/spec/hostNetwork": true}), around(), "HostNetwork"),
             (&web, &done, &json!({"/status/phase": "Succeeded"}), around(), "PodFinished"),
+            (&web, &done, &json!({"/spec/nodeName": null}), around(), "pending Pending"),
+            (&web, &done_but_many_skipped, &plain, around(), "unknown: you may not read NodeTaps, which tell"),
+            (&web, &limited, &plain, around(), "unknown: you may not read NodeTaps, which tell"),
             (&web, &failures, &plain, around(), "InterfaceNotFound"),
             (
                 &web,

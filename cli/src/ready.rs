@@ -30,7 +30,7 @@ pub async fn wait_until_ready(
         match progress(current) {
             Progress::Ready => return ControlFlow::Break(Ok((current.clone(), None))),
             Progress::Partly(why) => return ControlFlow::Break(Ok((current.clone(), Some(why)))),
-            Progress::Suspended => return ControlFlow::Break(Err(format!("{current} is suspended"))),
+            Progress::Suspended(why) => return ControlFlow::Break(Err(format!("{current} is suspended: {why}"))),
             Progress::Refused(why) => {
                 return ControlFlow::Break(Err(format!("{current} stays, and is not Ready: {}", why.with_page())));
             }
@@ -74,22 +74,26 @@ fn late(tap: &Tap, limit: Duration, last: Option<Why>) -> Failure {
 async fn ready(cluster: &Cluster, tap: &Tap, report: impl Fn(&str)) -> Outcome {
     let status = tap.status().cloned().unwrap_or_default();
     let around = Surroundings::read(cluster).await?;
-    if let Some(pods) = matching(cluster, tap).await? {
+    let tapped = usize::try_from(status.tapped_pods).unwrap_or_default();
+    // An established tap stays Ready while no pod matches.
+    if tapped == 0 {
+        let why = tap.ready().map(|ready| ready.message.as_str()).unwrap_or_default();
+        return Err(Failure::new(Exit::Refused, format!("{tap} taps no pod now: {why}")));
+    }
+    let pods = matching(cluster, tap).await?.unwrap_or_default();
+    let pods: Vec<_> = pods.iter().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped).collect();
+    if pods.len() == tapped {
         let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for pod in pods.iter().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped) {
+        for pod in pods {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
             nodes.entry(node).or_default().push(pod.name_any());
-        }
-        // An established tap stays Ready while no pod matches.
-        if let Some(ready) = tap.ready().filter(|_| nodes.is_empty()) {
-            report(&format!("no pod is tapped: {}", ready.message));
         }
         for (node, pods) in nodes {
             report(&format!("{node}: {} -> {}", pods.join(", "), status.destination));
         }
     } else {
-        let tapped = counted(usize::try_from(status.tapped_pods).unwrap_or_default(), "pod");
-        report(&format!("{tapped} -> {} (you may not list pods)", status.destination));
+        // Which ones, this user may not read, or it has just changed.
+        report(&format!("{} -> {}", counted(tapped, "pod"), status.destination));
     }
     let refused = refused(&status);
     for line in &refused {

@@ -39,23 +39,23 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The taps, which the user has confirmed if they are all.
-    pub async fn taps(&self, cluster: &Cluster, verb: &str) -> Outcome<Vec<Tap>> {
+    /// The taps, which the user has confirmed if they are all, and the exit code so far.
+    pub async fn taps(&self, cluster: &Cluster, verb: &str) -> Outcome<(Vec<Tap>, Exit)> {
         if !self.all {
-            return named(cluster, &self.names).await;
+            return Ok(named(cluster, &self.names).await);
         }
-        let taps = all(cluster, self.all_namespaces).await?;
+        let (taps, exit) = all(cluster, self.all_namespaces).await?;
         let names: Vec<_> = taps.iter().map(Tap::to_string).collect();
-        ask(&format!("this {verb} {}: {}", counted(taps.len(), "tap"), names.join(", ")), self.yes)?;
-        Ok(taps)
+        ask(&format!("this {verb} {}: {}", counted(taps.len(), "tap"), names.join(", ")), self.yes).await?;
+        Ok((taps, exit))
     }
 }
 
 /// Suspends or resumes taps.
 pub async fn run(arguments: Arguments, suspend: bool, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
-    let taps = arguments.taps(&cluster, if suspend { "suspends" } else { "resumes" }).await?;
-    let (mut exit, mut changed) = (Exit::Done, Vec::new());
+    let (taps, mut exit) = arguments.taps(&cluster, if suspend { "suspends" } else { "resumes" }).await?;
+    let mut changed = Vec::new();
     // All of them at first: none keeps the others waiting.
     for tap in taps {
         match patch(&cluster, &tap, suspend).await {
@@ -70,7 +70,8 @@ pub async fn run(arguments: Arguments, suspend: bool, connection: &Connection, c
 }
 
 async fn patch(cluster: &Cluster, tap: &Tap, suspend: bool) -> Outcome<Tap> {
-    let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
+    // With the UID, the API server does not change another one of the same name.
+    let patch = Patch::Merge(json!({"metadata": {"uid": tap.uid()}, "spec": {"suspend": suspend}}));
     let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     let object = tap.api(cluster).patch(tap.name(), &parameters, &patch).await?;
     Tap::of(tap.kind(), object)
@@ -94,7 +95,12 @@ async fn until_suspended(cluster: &Cluster, tap: &Tap, limit: Duration, console:
     let mut waiting = Waiting::new(console);
     let end = until(cluster, tap, limit, |current| match current {
         None => ControlFlow::Break(Err(Failure::new(Exit::Refused, format!("{tap} was deleted meanwhile")))),
-        Some(current) if progress(current) == Progress::Suspended && is_quiet(current) => ControlFlow::Break(Ok(())),
+        // One that has expired, or is not valid, is not called suspended.
+        Some(current)
+            if matches!(progress(current), Progress::Suspended(_) | Progress::Refused(_)) && is_quiet(current) =>
+        {
+            ControlFlow::Break(Ok(()))
+        }
         Some(_) => {
             waiting.reports(format!("{tap} to stop mirroring"));
             ControlFlow::Continue(())
@@ -103,7 +109,7 @@ async fn until_suspended(cluster: &Cluster, tap: &Tap, limit: Duration, console:
     end.await?.unwrap_or_else(|| {
         Err(Failure::new(
             Exit::TimedOut,
-            format!("{tap} still mirrors after {} s: kubectl podtap explain {}", limit.as_secs(), tap.name()),
+            format!("{tap} still mirrors after {} s: kubectl podtap explain {}", limit.as_secs(), tap.arguments()),
         ))
     })
 }

@@ -1,5 +1,7 @@
 //! Columns, as kubectl prints them.
 
+use crate::console::plain;
+
 /// The widths of columns, which grow with what is printed.
 #[derive(Debug, Default)]
 pub struct Columns(Vec<usize>);
@@ -7,7 +9,8 @@ pub struct Columns(Vec<usize>);
 impl Columns {
     /// Rows with columns of the same width, three spaces apart.
     pub fn text(&mut self, rows: &[Vec<String>]) -> String {
-        for row in rows {
+        let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
+        for row in &rows {
             self.0.resize(self.0.len().max(row.len()), 0);
             for (width, cell) in self.0.iter_mut().zip(row) {
                 *width = cell.chars().count().max(*width);

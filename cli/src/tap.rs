@@ -9,10 +9,11 @@ use kube::{
     core::DynamicObject,
 };
 use podtap_api::{CONDITION_READY, ClusterPodTap, MirrorSpec, PodTap, PodTapStatus};
+use serde_json::Value;
 
 use crate::{
     connection::Cluster,
-    console::warn,
+    console::{after, plain, warn},
     exit::{Exit, Failure, Outcome},
 };
 
@@ -70,7 +71,7 @@ impl FromStr for TapName {
 }
 
 impl Kind {
-    /// Its place in the API.
+    /// Its resource in the API.
     pub fn resource(self) -> ApiResource {
         match self {
             Self::PodTap => ApiResource::erase::<PodTap>(&()),
@@ -93,7 +94,8 @@ impl Kind {
 
     fn tap(self, object: DynamicObject) -> Outcome<Tap> {
         let name = object.name_any();
-        let value = serde_json::to_value(object).map_err(|error| Failure::error(error.to_string()))?;
+        let mut value = serde_json::to_value(object).map_err(|error| Failure::error(error.to_string()))?;
+        make_plain(&mut value);
         let tap = match self {
             Self::PodTap => serde_json::from_value(value).map(Tap::Namespaced),
             Self::ClusterPodTap => serde_json::from_value(value).map(Tap::Cluster),
@@ -106,19 +108,30 @@ impl Kind {
     }
 }
 
+/// Without control characters, which any user who may write the object can put into it.
+fn make_plain(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains(char::is_control) => *text = plain(text),
+        Value::Array(items) => items.iter_mut().for_each(make_plain),
+        Value::Object(fields) => fields.values_mut().for_each(make_plain),
+        _ => {}
+    }
+}
+
 /// The tap of this name.
 pub async fn get(cluster: &Cluster, name: &TapName) -> Outcome<Tap> {
     name.kind.tap(name.kind.api(cluster, &cluster.namespace).get(&name.name).await?)
 }
 
-/// All taps of a kind: of a namespace, or of all.
+/// All taps of a kind: of a namespace, or of all. Warns of those that cannot be read.
 pub async fn list(cluster: &Cluster, kind: Kind, namespace: Option<&str>) -> Outcome<Vec<Tap>> {
     let api = match namespace {
         Some(namespace) => kind.api(cluster, namespace),
         None => Api::all_with(cluster.client.clone(), &kind.resource()),
     };
     let objects = api.list(&ListParams::default()).await?;
-    objects.items.into_iter().map(|object| kind.tap(object)).collect()
+    let readable = |object| kind.tap(object).inspect_err(|failure| warn(&failure.message)).ok();
+    Ok(objects.items.into_iter().filter_map(readable).collect())
 }
 
 /// Every `ClusterPodTap`, or none if the user may not list them.
@@ -129,30 +142,36 @@ pub async fn of_cluster(cluster: &Cluster) -> Outcome<Option<Vec<Tap>>> {
     }
 }
 
-/// The taps of these names.
-pub async fn named(cluster: &Cluster, names: &[TapName]) -> Outcome<Vec<Tap>> {
-    let mut taps = Vec::new();
+/// The taps of these names. A name without a tap is reported, and changes the exit code.
+pub async fn named(cluster: &Cluster, names: &[TapName]) -> (Vec<Tap>, Exit) {
+    let (mut taps, mut exit) = (Vec::new(), Exit::Done);
     for name in names {
-        taps.push(get(cluster, name).await?);
+        match get(cluster, name).await {
+            Ok(tap) => taps.push(tap),
+            Err(failure) => exit = after(exit, Err(failure)),
+        }
     }
-    Ok(taps)
+    (taps, exit)
 }
 
-/// All taps of the namespace, or of the cluster.
-pub async fn all(cluster: &Cluster, all_namespaces: bool) -> Outcome<Vec<Tap>> {
+/// All taps of the namespace, or of the cluster. The exit code is not [`Exit::Done`] if there may be more.
+pub async fn all(cluster: &Cluster, all_namespaces: bool) -> Outcome<(Vec<Tap>, Exit)> {
     let namespace = Some(cluster.namespace.as_str()).filter(|_| !all_namespaces);
     let mut taps = list(cluster, Kind::PodTap, namespace).await?;
+    let mut exit = Exit::Done;
     if all_namespaces {
-        match of_cluster(cluster).await? {
-            Some(of_cluster) => taps.extend(of_cluster),
-            None => warn("taps of the kind ClusterPodTap are left alone: you may not list them"),
+        if let Some(of_cluster) = of_cluster(cluster).await? {
+            taps.extend(of_cluster);
+        } else {
+            warn("taps of the kind ClusterPodTap do not change: you may not list them");
+            exit = Exit::Partly;
         }
     }
     if taps.is_empty() {
-        let place = namespace.map_or("the cluster".to_owned(), |namespace| format!("the namespace {namespace}"));
-        return Err(Failure::new(Exit::Refused, format!("there is no tap in {place}")));
+        let scope = namespace.map_or("the cluster".to_owned(), |namespace| format!("the namespace {namespace}"));
+        return Err(Failure::new(Exit::Refused, format!("there is no tap in {scope}")));
     }
-    Ok(taps)
+    Ok((taps, exit))
 }
 
 impl Tap {
@@ -198,6 +217,14 @@ impl Tap {
         self.meta().name.as_deref().unwrap_or_default()
     }
 
+    /// How the command line names it.
+    pub fn arguments(&self) -> String {
+        match self.namespace() {
+            Some(namespace) => format!("-n {namespace} {}", self.name()),
+            None => format!("cptap/{}", self.name()),
+        }
+    }
+
     /// Its UID.
     pub fn uid(&self) -> &str {
         self.meta().uid.as_deref().unwrap_or_default()
@@ -230,7 +257,7 @@ impl Tap {
     /// Who asked for it: the user that this program has written down, and the program that wrote the spec.
     pub fn author(&self) -> Option<String> {
         let user = self.meta().annotations.as_ref().and_then(|annotations| annotations.get(REQUESTED_BY));
-        let wrote_spec = |fields: &serde_json::Value| fields.get("f:spec").is_some();
+        let wrote_spec = |fields: &Value| fields.get("f:spec").is_some();
         let entries = self.meta().managed_fields.iter().flatten();
         let manager = entries
             .filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| wrote_spec(&fields.0)))

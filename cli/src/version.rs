@@ -56,7 +56,15 @@ struct InCluster {
 
 /// Prints versions.
 pub async fn run(arguments: Arguments, connection: &Connection) -> Outcome {
-    let cluster = if arguments.client { None } else { Some(in_cluster(&connection.open().await?).await?) };
+    // Without a cluster, the version of this program is printed all the same.
+    let (cluster, failure) = if arguments.client {
+        (None, None)
+    } else {
+        match cluster(connection).await {
+            Ok(cluster) => (Some(cluster), None),
+            Err(failure) => (None, Some(failure)),
+        }
+    };
     let versions = Versions { client: env!("CARGO_PKG_VERSION"), cluster };
     let document = || serde_json::to_value(&versions).map_err(|error| Failure::error(error.to_string()));
     match arguments.output {
@@ -67,7 +75,11 @@ pub async fn run(arguments: Arguments, connection: &Connection) -> Outcome {
     for warning in versions.warnings() {
         warn(&warning);
     }
-    Ok(Exit::Done)
+    failure.map_or(Ok(Exit::Done), Err)
+}
+
+async fn cluster(connection: &Connection) -> Outcome<InCluster> {
+    in_cluster(&connection.open().await?).await
 }
 
 async fn in_cluster(cluster: &Cluster) -> Outcome<InCluster> {

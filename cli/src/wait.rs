@@ -23,8 +23,8 @@ use crate::{
 pub enum Progress {
     /// It is Ready, and what is mirrored arrives, or is not known to.
     Ready,
-    /// It mirrors nothing, as its spec asks for.
-    Suspended,
+    /// It mirrors nothing, as its spec or the policy asks for.
+    Suspended(Why),
     /// It waits for something that may happen by itself.
     Waiting(Why),
     /// Some pods are tapped, and the others cannot be.
@@ -92,14 +92,14 @@ pub fn progress(tap: &Tap) -> Progress {
     if ready.status == "True" {
         return Progress::Ready;
     }
-    if ready.reason == Reason::Suspended.as_str() {
-        return Progress::Suspended;
-    }
     let parts = [CONDITION_TARGETS_RESOLVED, CONDITION_DESTINATIONS_READY, CONDITION_TAPPED, CONDITION_DELIVERING];
     let failed = parts.iter().filter_map(|kind| tap.condition(kind)).find(|condition| condition.status == "False");
     let failed = failed.unwrap_or(ready);
     let why = Why { condition: failed.type_.clone(), reason: ready.reason.clone(), message: ready.message.clone() };
     let is_one_of = |reasons: &[Reason]| reasons.iter().any(|reason| reason.as_str() == ready.reason);
+    if is_one_of(&[Reason::Suspended]) {
+        return Progress::Suspended(why);
+    }
     if is_one_of(&[Reason::Expired]) || is_one_of(&REFUSALS) {
         return Progress::Refused(why);
     }
@@ -222,12 +222,13 @@ mod tests {
             Progress::Waiting(why) => format!("waiting {} {}", why.condition, why.reason),
             Progress::Refused(why) => format!("refused {} {}", why.condition, why.reason),
             Progress::Partly(why) => format!("partly {} {}", why.condition, why.reason),
-            other => format!("{other:?}"),
+            Progress::Suspended(why) => format!("suspended {} {}", why.condition, why.reason),
+            other @ Progress::Ready => format!("{other:?}"),
         };
         for (conditions, expected) in [
             (&[][..], "waiting Ready Pending"),
             (&[("Ready", "True", "AsExpected"), ("Delivering", "Unknown", "ExternalDestination")], "Ready"),
-            (&[("Ready", "False", "Suspended")], "Suspended"),
+            (&[("Ready", "False", "Suspended")], "suspended Ready Suspended"),
             (
                 &[("Ready", "False", "NoProbeFromNode"), ("Delivering", "False", "NoProbeFromNode")],
                 "waiting Delivering NoProbeFromNode",

@@ -143,6 +143,7 @@ fn with_verdict(thing: &str, verdict: &Verdict) -> Tree {
         Verdict::Pending(cause) => line(CAUTION, "pending", cause),
         Verdict::NotTapped(cause) => line(BAD, "not tapped", cause).with([Tree::new(page_of(&cause.reason))]),
         Verdict::NotMatched(cause) => line(CAUTION, "not selected", cause),
+        Verdict::Unknown(cause) => line(CAUTION, "unknown", cause),
     }
 }
 

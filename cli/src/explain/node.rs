@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::said;
 use crate::{
     connection::Cluster,
-    console::{BAD, CAUTION, GOOD, counted, styled},
+    console::{BAD, CAUTION, GOOD, counted, plain, styled},
     exit::{Exit, Failure, Outcome, page_of},
     explain::tree::Tree,
 };
@@ -74,12 +74,13 @@ impl Report {
                 .filter(|m| !m.is_empty())
                 .collect();
             let (state, reason) = (sender.state, sender.reason.to_string());
-            let part = Part { what: format!("from pod {pod}{interface}"), state, reason, message: messages.join(" ") };
+            let part =
+                Part { what: format!("from pod {pod}{interface}"), state, reason, message: plain(&messages.join(" ")) };
             taps.entry(tap_name(&sender.tap_uid)).or_default().push(part);
         }
         for receiver in &status.receivers {
             let requested = spec.receivers.iter().find(|other| other.vni.get() == receiver.vni);
-            let place = requested.map_or_else(
+            let interface = requested.map_or_else(
                 || "an interface".to_owned(),
                 |requested| match &requested.pod {
                     Some(pod) => {
@@ -89,11 +90,11 @@ impl Report {
                 },
             );
             let what = format!(
-                "to {place}, VNI {}, probes of {} arrive",
+                "to {interface}, VNI {}, probes of {} arrive",
                 receiver.vni,
                 counted(receiver.pods_with_probes.len(), "pod")
             );
-            let (state, reason, message) = (receiver.state, receiver.reason.to_string(), receiver.message.clone());
+            let (state, reason, message) = (receiver.state, receiver.reason.to_string(), plain(&receiver.message));
             taps.entry(tap_name(&receiver.tap_uid)).or_default().push(Part { what, state, reason, message });
         }
         Self { name: name.to_owned(), taps, problems: problems(node, &status) }
@@ -131,7 +132,7 @@ fn problems(node: &NodeTap, status: &NodeStatus) -> Vec<String> {
     } else if status.observed_generation != node.metadata.generation {
         problems.push("the node has not applied the latest changes yet".to_owned());
     }
-    problems.extend(status.leftovers.iter().chain(&status.unsearched).cloned());
+    problems.extend(status.leftovers.iter().chain(&status.unsearched).map(|text| plain(text)));
     if status.features.get("ebpf") == Some(&false) {
         problems
             .push("the kernel of the node cannot load eBPF programs: taps that need new ones are refused".to_owned());

@@ -76,7 +76,7 @@ impl Report {
             matched_pods: status.matched_pods,
             tapped_pods: status.tapped_pods,
             conditions: status.conditions.iter().map(Finding::of).collect(),
-            destinations: tap.mirror().destinations.iter().map(|d| placed(d, &status.destinations)).collect(),
+            destinations: tap.mirror().destinations.iter().map(|d| with_spec(d, &status.destinations)).collect(),
             nodes: pods.map(by_node),
         }
     }
@@ -124,20 +124,20 @@ impl Report {
 }
 
 /// Where a destination is; what the status does not tell, as the spec has it.
-fn placed(destination: &Destination, all: &[DestinationStatus]) -> DestinationStatus {
-    let placed = all.iter().find(|status| status.name == destination.name).cloned();
-    let mut placed =
-        placed.unwrap_or_else(|| DestinationStatus { name: destination.name.clone(), ..DestinationStatus::default() });
-    placed.node = placed.node.or_else(|| destination.node.as_ref().map(|node| node.name.clone()));
-    placed.pod = placed.pod.or_else(|| destination.pod.as_ref().and_then(|pod| pod.name.clone()));
-    placed.address =
-        placed.address.or_else(|| destination.external.as_ref().map(|external| external.address.to_string()));
-    placed
+fn with_spec(destination: &Destination, all: &[DestinationStatus]) -> DestinationStatus {
+    let known = all.iter().find(|status| status.name == destination.name).cloned();
+    let mut status =
+        known.unwrap_or_else(|| DestinationStatus { name: destination.name.clone(), ..DestinationStatus::default() });
+    status.node = status.node.or_else(|| destination.node.as_ref().map(|node| node.name.clone()));
+    status.pod = status.pod.or_else(|| destination.pod.as_ref().and_then(|pod| pod.name.clone()));
+    status.address =
+        status.address.or_else(|| destination.external.as_ref().map(|external| external.address.to_string()));
+    status
 }
 
 fn arrow(destination: &DestinationStatus) -> Tree {
     let DestinationStatus { name, node, pod, interface_name, address, vni, ready } = destination;
-    let place = match (pod, node, address) {
+    let target = match (pod, node, address) {
         (Some(pod), Some(node), _) => format!("pod {pod} on {node}"),
         (Some(pod), None, _) => format!("pod {pod}"),
         (None, Some(node), _) => format!("node {node}"),
@@ -147,5 +147,5 @@ fn arrow(destination: &DestinationStatus) -> Tree {
     let interface = interface_name.as_ref().map(|interface| format!(", interface {interface}")).unwrap_or_default();
     let vni = vni.map(|vni| format!(", VNI {vni}")).unwrap_or_default();
     let state = if *ready { styled(GOOD, "ready") } else { styled(BAD, "not ready") };
-    Tree::new(format!("to {name}: {place}{interface}{vni}  {state}"))
+    Tree::new(format!("to {name}: {target}{interface}{vni}  {state}"))
 }

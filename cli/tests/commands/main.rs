@@ -86,7 +86,11 @@ fn with_tap(tap: Value) -> Server {
         ("GET", "/apis/podtap.dev/v1alpha1/namespaces/shop/podtaps/web-0") => {
             error(404, "web-0", "podtaps \"web-0\" not found")
         }
-        ("PATCH", _) => Answer::Object(201, tap.clone()),
+        ("PATCH", _) => {
+            let mut stored = tap.clone();
+            stored["spec"] = request.body["spec"].clone();
+            Answer::Object(201, stored)
+        }
         ("POST", _) => Answer::Object(201, json!({"metadata": {}, "status": {"userInfo": {"username": "alice"}}})),
         ("GET", TAPS) => list(std::slice::from_ref(&tap)),
         ("GET", "/api/v1/namespaces/shop/pods") => list(std::slice::from_ref(&pod)),
@@ -212,7 +216,7 @@ fn without_a_terminal_questions_need_a_flag() {
         let server = Server::new(|_| error(404, "web-0", "not found"));
         let output = server.run(&[&CREATE, more].concat());
         assert!(code(&output) == 2 && stderr(&output).contains("confirm with -y"), "{more:?}: {}", stderr(&output));
-        assert!(server.requests().iter().all(|request| request.method == "GET"), "{more:?}");
+        assert!(server.requests().iter().all(|request| request.method != "PATCH"), "{more:?}");
     }
     let server = Server::new(|_| list(&[tap("True", "AsExpected", &json!({}))]));
     let output = server.run(&["delete", "--all"]);
@@ -240,9 +244,11 @@ fn a_tap_is_applied_and_reported_by_node() {
         "{patch:?}"
     );
     assert_eq!(patch.body["metadata"]["annotations"], json!({"podtap.dev/requested-by": "alice"}));
+    // With the defaults, which a tap that exists may not have.
     assert_eq!(
         patch.body["spec"],
-        json!({"targets": {"podNames": ["web-0"]}, "destinations": [{"node": {"name": "n2", "interfaceName": "mirror"}}]})
+        json!({"targets": {"podNames": ["web-0"], "maxPods": 32}, "direction": "Both",
+            "destinations": [{"name": "main", "node": {"name": "n2", "interfaceName": "mirror"}}]})
     );
     // With -o, standard output has the object and nothing else.
     let output = server.run(&[&CREATE[..], &["-o", "json"]].concat());
@@ -385,7 +391,13 @@ fn all_taps_of_the_cluster_are_suspended_by_one_command() {
     assert_eq!((code(&output), stdout(&output).as_str(), stderr(&output).as_str()), (0, both, ""));
     let patches: Vec<_> = server.requests().into_iter().filter(|request| request.method == "PATCH").collect();
     assert_eq!(patches.len(), 2);
-    assert!(patches.iter().all(|patch| patch.body == json!({"spec": {"suspend": true}})), "{patches:?}");
+    for (patch, uid) in patches.iter().zip(["t", "c"]) {
+        assert_eq!(
+            patch.body,
+            json!({"metadata": {"uid": uid}, "spec": {"suspend": true}}),
+            "not another one of its name"
+        );
+    }
     // What fails for one is done for the others.
     let server = Server::new(|request| match (request.method.as_str(), request.target.contains("/clusterpodtaps")) {
         ("GET", true) => list(&[]),
@@ -397,8 +409,93 @@ fn all_taps_of_the_cluster_are_suspended_by_one_command() {
     assert_eq!((code(&output), stdout(&output).as_str()), (5, "podtap.podtap.dev/other suspended\n"));
     assert!(stderr(&output).contains("you may not patch web-0"), "{}", stderr(&output));
     let output = all(false).run(&words);
-    assert_eq!((code(&output), stdout(&output).as_str()), (0, "podtap.podtap.dev/web-0 suspended\n"));
-    assert!(stderr(&output).contains("ClusterPodTap are left alone"), "{}", stderr(&output));
+    assert_eq!((code(&output), stdout(&output).as_str()), (3, "podtap.podtap.dev/web-0 suspended\n"));
+    assert!(stderr(&output).contains("ClusterPodTap do not change"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_tap_that_has_expired_is_suspended_at_once() {
+    let server = Server::new(|request| match request.method.as_str() {
+        _ if request.is_watch() => Answer::Silence,
+        "GET" if request.target.contains("fieldSelector") => {
+            list(&[tap("False", "Expired", &json!({"tappedPods": 0}))])
+        }
+        "GET" if request.target.ends_with("/typo") => error(404, "typo", "podtaps \"typo\" not found"),
+        _ => Answer::Object(200, tap("False", "Expired", &json!({"tappedPods": 0}))),
+    });
+    let output = server.run(&["suspend", "typo", "web-0", "--wait", "20s"]);
+    assert_eq!((code(&output), stdout(&output).as_str()), (4, "podtap.podtap.dev/web-0 suspended\n"));
+    assert!(stderr(&output).contains("\"typo\" not found"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_tap_that_exists_gets_what_is_requested_or_it_is_named() {
+    let of_others = json!({"node": {"name": "n1"}, "name": "ids"});
+    let exists = |changes: &Value| {
+        let mut stored = tap("True", "AsExpected", &json!({}));
+        stored["metadata"]["annotations"] = json!({"podtap.dev/requested-by": "bob"});
+        for (field, value) in changes.as_object().into_iter().flatten() {
+            stored["spec"][field] = value.clone();
+        }
+        let (before, sent) = (stored.clone(), of_others.clone());
+        Server::new(move |request| {
+            match (request.method.as_str(), request.target.split('?').next().unwrap_or_default()) {
+                _ if request.is_watch() => Answer::Silence,
+                ("PATCH", _) => {
+                    // Items of lists do not conflict.
+                    let mut stored = before.clone();
+                    stored["spec"] = request.body["spec"].clone();
+                    stored["spec"]["destinations"].as_array_mut().expect("a list").push(sent.clone());
+                    Answer::Object(200, stored)
+                }
+                ("POST", _) => {
+                    Answer::Object(201, json!({"metadata": {}, "status": {"userInfo": {"username": "alice"}}}))
+                }
+                ("GET", path) if path.ends_with("/podtaps/web-0") => Answer::Object(200, before.clone()),
+                _ => error(403, "", "you may not"),
+            }
+        })
+    };
+    let server = exists(&json!({"direction": "Ingress"}));
+    let output = server.run(&[&CREATE[..], &["-y"]].concat());
+    assert_eq!(code(&output), 3, "{}", stderr(&output));
+    assert!(stderr(&output).contains("keeps values of another field manager in destinations:"), "{}", stderr(&output));
+    let patch = server.requests().into_iter().find(|request| request.method == "PATCH").expect("a patch");
+    assert_eq!((&patch.body["spec"]["direction"], &patch.body["metadata"]["uid"]), (&json!("Both"), &json!("t")));
+    assert_eq!(patch.body["metadata"]["annotations"]["podtap.dev/requested-by"], "alice");
+    assert!(patch.body["spec"].get("suspend").is_none(), "it would conflict with suspend: {}", patch.body);
+    // Whose name was made from another target.
+    let server = exists(&json!({"targets": {"podSelector": {"matchLabels": {"app": "web"}}}}));
+    let output = server.run(&[&CREATE[..], &["-y"]].concat());
+    assert_eq!(code(&output), 4, "{}", stderr(&output));
+    assert!(stderr(&output).contains("give the new tap a NAME"), "{}", stderr(&output));
+    assert!(server.requests().iter().all(|request| request.method != "PATCH"));
+}
+
+#[test]
+fn text_of_the_cluster_cannot_move_the_cursor() {
+    let mut forged = tap("True", "AsExpected", &json!({}));
+    forged["metadata"]["annotations"] = json!({"podtap.dev/requested-by": "x\n\u{1b}[8mPodTap shop/web"});
+    let server = Server::new(move |request| match request.target.split('?').next().unwrap_or_default() {
+        path if path.ends_with("/podtaps/web-0") => Answer::Object(200, forged.clone()),
+        _ => error(403, "", "you may not"),
+    });
+    let output = server.run(&["explain", "web-0", "--color", "always"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).contains("by x \u{fffd}[8mPodTap shop/web"), "{}", stdout(&output));
+    assert!(!stdout(&output).contains("\u{1b}[8m"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_kubeconfig_with_a_mistake_is_not_the_cluster_of_the_pod() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken-kubeconfig");
+    fs::write(&path, "clusters: {").expect("it can be written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-podtap"));
+    command.env("KUBECONFIG", &path).args(["version"]);
+    let output = command.stdin(Stdio::null()).output().expect("the program runs");
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(stderr(&output).contains("no cluster: "), "{}", stderr(&output));
+    assert!(stdout(&output).starts_with("kubectl podtap   "), "its own version: {}", stdout(&output));
 }
 
 #[test]
@@ -494,8 +591,14 @@ fn colors_only_where_they_are_wanted() {
     let server = Server::new(|_| error(403, "", "no"));
     assert!(!stderr(&server.run(&["list"])).contains('\u{1b}'));
     assert!(stderr(&server.run(&["list", "--color", "always"])).contains('\u{1b}'));
-    let output = server.command(&["list", "--color", "never"]).output().expect("it runs");
+    let output = server.command(&["list", "--color", "never"]).env("CLICOLOR_FORCE", "1").output().expect("it runs");
     assert!(!stderr(&output).contains('\u{1b}'));
+    let forced = |no_color: Option<&str>| {
+        let mut command = server.command(&["list"]);
+        command.env("CLICOLOR_FORCE", "1").envs(no_color.map(|value| ("NO_COLOR", value)));
+        stderr(&command.output().expect("it runs")).contains('\u{1b}')
+    };
+    assert_eq!((forced(None), forced(Some("1"))), (true, false), "NO_COLOR counts more");
 }
 
 const COLLECTORS: &str = "/api/v1/namespaces/podtap-system/pods";
