@@ -85,6 +85,8 @@ fn a_promiscuous_reader_sees_its_first_request_as_on_the_wire() {
                 }
                 _ => Program::start(node, network, &["tshark", "-i", "mirror0", "-w", &path], "Capture started"),
             };
+            // Usually it does already, but not on a machine whose cores are busy.
+            until_it_segments(network, "mirror0");
             request.send();
             let frames = until("it has the request", PATIENCE, || {
                 // More traffic completes the batches of libpcap.
@@ -116,6 +118,7 @@ fn softflowd_counts_its_first_request_as_on_the_wire() {
             ["ctl", "pid"].map(|name| node.directory().join(format!("{name}{time}")).display().to_string());
         let command = ["softflowd", "-i", "mirror0", "-n", "127.0.0.1:9", "-d", "-c", &control, "-p", &pid];
         let softflowd = Program::start(node, network, &command, "Exporting flows");
+        until_it_segments(network, "mirror0");
         request.send();
         let expected = format!("octets>:{} packets>:{DATAGRAMS} ", DATAGRAMS * (DATAGRAM + 28));
         until("softflowd has the flow", PATIENCE, || {
