@@ -80,8 +80,8 @@ async fn ready(cluster: &Cluster, tap: &Tap, report: impl Fn(&str)) -> Outcome {
         let why = tap.ready().map(|ready| ready.message.as_str()).unwrap_or_default();
         return Err(Failure::new(Exit::Refused, format!("{tap} taps no pod now: {why}")));
     }
-    let pods = matching(cluster, tap).await?.unwrap_or_default();
-    let pods: Vec<_> = pods.iter().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped).collect();
+    let listed = matching(cluster, tap).await?;
+    let pods: Vec<_> = listed.iter().flatten().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped).collect();
     if pods.len() == tapped {
         let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pod in pods {
@@ -92,8 +92,9 @@ async fn ready(cluster: &Cluster, tap: &Tap, report: impl Fn(&str)) -> Outcome {
             report(&format!("{node}: {} -> {}", pods.join(", "), status.destination));
         }
     } else {
-        // Which ones, this user may not read, or it has just changed.
-        report(&format!("{} -> {}", counted(tapped, "pod"), status.destination));
+        // With the right to list them, the user may still not read which ones they are, or that has just changed.
+        let hint = if listed.is_some() { "" } else { " (you may not list pods)" };
+        report(&format!("{} -> {}{hint}", counted(tapped, "pod"), status.destination));
     }
     let refused = refused(&status);
     for line in &refused {
