@@ -32,7 +32,7 @@ const IS_ASSURED: u32 = 4;
 /// The kernel fills datagrams as large as a reader has room for, up to this (`netlink_dump`, `net/netlink/af_netlink.c`): about 150
 /// connections.
 const DATAGRAM: usize = 32 << 10;
-/// The kernel goes on through its table while a socket has room. With little, one datagram waits, and the next one is filled when that is
+/// The kernel reads ahead in its table while a socket has room. With little, one datagram waits, and the next one is filled when that is
 /// read: what is read is as old as the read before.
 const LITTLE: usize = 4 << 10;
 
@@ -54,7 +54,7 @@ impl ExistingTranslations {
         Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM), is_over: false })
     }
 
-    /// Reads on: a datagram. Returns the connections with a translation that are going on, or none at the end.
+    /// Reads on: a datagram. Returns the established connections with a translation, or none at the end.
     pub fn next(&mut self) -> Result<Option<Vec<Translation>>, NetlinkError> {
         if self.is_over {
             return Ok(None);
@@ -63,13 +63,13 @@ impl ExistingTranslations {
         self.socket.recv(&mut self.buffer, 0).map_err(|error| NetlinkError::socket(OPERATION, &error))?;
         let answers = netfilter::answers(&self.buffer, 1, OPERATION)?;
         self.is_over = answers.is_last;
-        let going_on = answers.messages.iter().filter(|message| is_going_on(message));
-        Ok(Some(going_on.filter_map(translation).collect()))
+        let established = answers.messages.iter().filter(|message| is_established(message));
+        Ok(Some(established.filter_map(translation).collect()))
     }
 }
 
-/// Whether a connection is going on. The tuple of another one may be that of the next one in a moment.
-fn is_going_on(message: &GenericMessage) -> bool {
+/// Whether both ends use a connection. The tuple of another one may be that of the next one in a moment.
+fn is_established(message: &GenericMessage) -> bool {
     let attributes = message.attributes.as_slice();
     let state = child(attributes, CTA_PROTOINFO).and_then(|info| {
         let tcp = child(info.value(), CTA_PROTOINFO_TCP)?;
@@ -86,7 +86,7 @@ mod tests {
     use crate::netlink::{conntrack::CTA_STATUS, nla::nested};
 
     #[test]
-    fn connections_that_are_over_or_unanswered_are_not_going_on() {
+    fn connections_that_are_over_or_unanswered_are_not_established() {
         const TIME_WAIT: u8 = 7;
         const TRANSLATED: u32 = 0x20;
         for (status, state, expected) in [
@@ -102,8 +102,8 @@ mod tests {
                 nested(CTA_PROTOINFO, &[nested(CTA_PROTOINFO_TCP, &[state])])
             }));
             let message = GenericMessage::with_header(MESSAGE, [2, 0, 0, 0], &attributes);
-            assert_eq!(is_going_on(&message), expected, "{status} {state:?}");
+            assert_eq!(is_established(&message), expected, "{status} {state:?}");
         }
-        assert!(!is_going_on(&GenericMessage::with_header(MESSAGE, [2, 0, 0, 0], &[])));
+        assert!(!is_established(&GenericMessage::with_header(MESSAGE, [2, 0, 0, 0], &[])));
     }
 }
