@@ -18,12 +18,7 @@ use podtap_flow::{Timestamp, names::Update};
 use podtap_runtime::http::{Health, Metrics, Probes, Server};
 use tokio::{runtime::Runtime, sync::mpsc};
 
-use self::{
-    api::Api,
-    edges::{Edges, Level},
-    figures::Figures,
-    pods::OfPods,
-};
+use self::{api::Api, edges::Edges, figures::Figures, pods::OfPods};
 use crate::{
     Arguments,
     analysis::{Analysis, Output},
@@ -66,7 +61,7 @@ impl Service {
         let of_map = if arguments.open_metrics { metrics.clone() } else { Metrics::new() };
         of_map.register(|registry| {
             registry.register_collector(Box::new(Edges::new(shared, arguments.metrics_level, arguments.series)));
-            if arguments.metrics_level == Level::Pod {
+            if shared.lock().pods.is_some() {
                 registry.register_collector(Box::new(OfPods::new(shared)));
             }
         });
