@@ -9,7 +9,7 @@ use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams, PostParams},
 };
-use podtap_api::{DEFAULT_MAX_PODS, ObjectSelector, PodTap, PodTapSpec, Targets};
+use podtap_api::{DEFAULT_MAX_PODS, MirrorSpec, ObjectSelector, PodTap, PodTapSpec, Targets};
 use podtap_model::InterfaceName;
 use serde_json::Value;
 
@@ -106,13 +106,13 @@ impl Arguments {
         Ok((name.map(str::to_owned), target))
     }
 
-    fn spec(&self, selection: Selection) -> Outcome<PodTapSpec> {
+    fn spec(&self, selection: Selection, mirror: MirrorSpec) -> PodTapSpec {
         let (pod_names, pod_selector) = match selection {
             Selection::Names(names) => (Some(names), None),
             Selection::Labels(selector) => (None, Some(ObjectSelector::from(selector))),
         };
         let targets = Targets { pod_names, pod_selector, interface: self.interface.clone(), max_pods: self.max_pods };
-        Ok(PodTapSpec { targets, mirror: self.mirror.clone().spec()? })
+        PodTapSpec { targets, mirror }
     }
 
     /// What the user should confirm.
@@ -139,17 +139,21 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     let (given, target) = arguments.target()?;
     let name = given.clone().unwrap_or_else(|| target.tap_name());
     // Before anything is asked of the cluster.
-    arguments.mirror.clone().spec()?;
+    let mirror = arguments.mirror.clone().spec()?;
+    let mut cluster = None;
     let selection = match target {
         Target::Selected(selection) => selection,
-        Target::Of(workload, name) => workload.selection(&name, &connection.open().await?).await?,
+        Target::Of(workload, name) => workload.selection(&name, cluster.insert(connection.open().await?)).await?,
     };
-    let spec = arguments.spec(selection)?;
+    let spec = arguments.spec(selection, mirror);
     // Without a cluster, unless the target is in it.
     if arguments.dry_run == DryRun::Client {
         return print(&tap_of(&name, connection.namespace.as_deref(), spec), arguments.output, " created (dry run)");
     }
-    let cluster = connection.open().await?;
+    let cluster = match cluster {
+        Some(cluster) => cluster,
+        None => connection.open().await?,
+    };
     let mut tap = tap_of(&name, Some(&cluster.namespace), spec);
     let api: Api<PodTap> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let before = api.get_opt(&name).await?;

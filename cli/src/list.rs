@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use futures_util::TryStreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use kube::{
-    Api, Resource as _,
+    Resource as _,
     api::{ListParams, WatchEvent, WatchParams},
     core::{DynamicObject, Request},
 };
@@ -135,11 +135,7 @@ fn namespace<'a>(arguments: &Arguments, cluster: &'a Cluster) -> Option<&'a str>
 
 async fn objects(arguments: &Arguments, cluster: &Cluster) -> Outcome {
     let resource = arguments.kind.resource();
-    let api: Api<DynamicObject> = match namespace(arguments, cluster) {
-        Some(namespace) => Api::namespaced_with(cluster.client.clone(), namespace, &resource),
-        None => Api::all_with(cluster.client.clone(), &resource),
-    };
-    let mut list = api.list(&parameters(arguments)).await?;
+    let mut list = arguments.kind.api(cluster, namespace(arguments, cluster)).list(&parameters(arguments)).await?;
     for object in &mut list.items {
         object.metadata.managed_fields = None;
         // The items of a list lack them.

@@ -73,13 +73,13 @@ fn late(tap: &Tap, limit: Duration, last: Option<Why>) -> Failure {
 /// Reports what is mirrored.
 async fn ready(cluster: &Cluster, tap: &Tap, report: impl Fn(&str)) -> Outcome {
     let status = tap.status().cloned().unwrap_or_default();
-    let around = Surroundings::read(cluster).await?;
     let tapped = usize::try_from(status.tapped_pods).unwrap_or_default();
     // An established tap stays Ready while no pod matches.
     if tapped == 0 {
         let why = tap.ready().map(|ready| ready.message.as_str()).unwrap_or_default();
         return Err(Failure::new(Exit::Refused, format!("{tap} taps no pod now: {why}")));
     }
+    let around = Surroundings::read(cluster).await?;
     let listed = matching(cluster, tap).await?;
     let pods: Vec<_> = listed.iter().flatten().filter(|pod| verdict(tap, pod, &around) == Verdict::Tapped).collect();
     if pods.len() == tapped {

@@ -79,11 +79,13 @@ impl Kind {
         }
     }
 
-    /// The taps of this kind, of one namespace if they have one.
-    pub fn api(self, cluster: &Cluster, namespace: &str) -> Api<DynamicObject> {
-        match self {
-            Self::PodTap => Api::namespaced_with(cluster.client.clone(), namespace, &self.resource()),
-            Self::ClusterPodTap => Api::all_with(cluster.client.clone(), &self.resource()),
+    /// The taps of this kind: of a namespace, if they have one, or all.
+    pub fn api(self, cluster: &Cluster, namespace: Option<&str>) -> Api<DynamicObject> {
+        match (self, namespace) {
+            (Self::PodTap, Some(namespace)) => {
+                Api::namespaced_with(cluster.client.clone(), namespace, &self.resource())
+            }
+            _ => Api::all_with(cluster.client.clone(), &self.resource()),
         }
     }
 
@@ -120,16 +122,12 @@ fn make_plain(value: &mut Value) {
 
 /// The tap of this name.
 pub async fn get(cluster: &Cluster, name: &TapName) -> Outcome<Tap> {
-    name.kind.tap(name.kind.api(cluster, &cluster.namespace).get(&name.name).await?)
+    name.kind.tap(name.kind.api(cluster, Some(&cluster.namespace)).get(&name.name).await?)
 }
 
 /// All taps of a kind: of a namespace, or of all. Warns of those that cannot be read.
 pub async fn list(cluster: &Cluster, kind: Kind, namespace: Option<&str>) -> Outcome<Vec<Tap>> {
-    let api = match namespace {
-        Some(namespace) => kind.api(cluster, namespace),
-        None => Api::all_with(cluster.client.clone(), &kind.resource()),
-    };
-    let objects = api.list(&ListParams::default()).await?;
+    let objects = kind.api(cluster, namespace).list(&ListParams::default()).await?;
     let readable = |object| kind.tap(object).inspect_err(|failure| warn(&failure.message)).ok();
     Ok(objects.items.into_iter().filter_map(readable).collect())
 }
@@ -243,7 +241,7 @@ impl Tap {
 
     /// The taps of its kind and namespace.
     pub fn api(&self, cluster: &Cluster) -> Api<DynamicObject> {
-        self.kind().api(cluster, self.namespace().unwrap_or_default())
+        self.kind().api(cluster, self.namespace())
     }
 
     /// How it is called in `status` of a pod: with its namespace in a ClusterPodTap.

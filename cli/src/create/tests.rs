@@ -23,7 +23,8 @@ fn tap(words: &[&str]) -> Outcome<(String, Value)> {
         Target::Selected(selection) => selection,
         Target::Of(..) => Selection::all(),
     };
-    let spec = arguments.spec(selection)?;
+    let mirror = arguments.mirror.clone().spec()?;
+    let spec = arguments.spec(selection, mirror);
     Ok((name.clone(), manifest::document(&tap_of(&name, None, spec))["spec"].clone()))
 }
 
