@@ -77,6 +77,17 @@ impl Collector {
         }
     }
 
+    fn not_forwarded(&self, error: kube::Error) -> Failure {
+        let failure = not_forwarded(&self.name, error);
+        if failure.exit != Exit::NotPermitted {
+            return failure;
+        }
+        let hint = page("collector.md", "for-clients-with-a-token");
+        let message =
+            format!("{}. The collector can also serve its API to clients with a token, see {hint}", failure.message);
+        Failure { message, ..failure }
+    }
+
     /// What it answers to `GET` of a path.
     pub async fn get(&self, path: &str) -> Outcome<Bytes> {
         let mut forwarder =
@@ -104,29 +115,27 @@ impl Collector {
             Failure::error(format!("the collector answered {status}: {message}"))
         })
     }
+}
 
-    /// The API server may refuse with a message or, if the right to only one of the verbs is missing, without.
-    fn not_forwarded(&self, error: kube::Error) -> Failure {
-        let is_forbidden = match &error {
-            kube::Error::Api(status) => status.code == 403,
-            kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => {
-                *status == StatusCode::FORBIDDEN
-            }
-            _ => false,
-        };
-        if !is_forbidden {
-            return error.into();
+/// Why a port of a pod is not forwarded. The API server may refuse with a message or, if the right to only one of the verbs is missing,
+/// without.
+pub fn not_forwarded(pod: &str, error: kube::Error) -> Failure {
+    let is_forbidden = match &error {
+        kube::Error::Api(status) => status.code == 403,
+        kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => {
+            *status == StatusCode::FORBIDDEN
         }
-        let name = &self.name;
-        Failure::new(
-            Exit::NotPermitted,
-            format!(
-                "you may not forward a port of the pod {name}: that takes the verbs get and create on pods/portforward in its \
-                 namespace. The collector can also serve its API to clients with a token, see {}",
-                page("collector.md", "for-clients-with-a-token")
-            ),
-        )
+        _ => false,
+    };
+    if !is_forbidden {
+        return error.into();
     }
+    Failure::new(
+        Exit::NotPermitted,
+        format!(
+            "you may not forward a port of the pod {pod}: that takes the verbs get and create on pods/portforward in its namespace"
+        ),
+    )
 }
 
 /// A request and its answer.
