@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, BufRead as _, BufReader, IoSlice, Read as _, Write as _},
     mem::MaybeUninit,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     process::{Command, Stdio},
@@ -381,4 +381,143 @@ fn a_client_that_does_not_read_costs_frames_which_are_counted() {
         .and_then(|(text, _)| text.rsplit(' ').next()?.parse().ok())
         .unwrap_or_else(|| panic!("{errors}"));
     assert_eq!(received + lost, sent, "{errors}");
+}
+
+#[test]
+fn a_stream_ends_without_a_client() {
+    let pod = Pod::new();
+    let without = Stream::start(&pod, &["--first-client", "1"]);
+    let errors = without.wait();
+    assert!(errors.contains("there was no client"), "{errors}");
+
+    let stream = Stream::start(&pod, &["--abandoned-after", "3"]);
+    let mut client = stream.client(0);
+    let start = Instant::now();
+    until("it was heard of for longer than that", PATIENCE, || {
+        client.confirm();
+        if start.elapsed() > Duration::from_secs(4) { Ok(()) } else { Err("not yet") }
+    });
+    client.read_until(b"podtap-collector");
+    let silent = Instant::now();
+    let errors = stream.wait();
+    assert!(errors.contains("there was no client") && silent.elapsed() > Duration::from_secs(2), "{errors}");
+}
+
+#[test]
+fn a_signal_ends_a_stream_at_once_if_its_client_has_left() {
+    let pod = Pod::new();
+    let stream = Stream::start(&pod, &["--abandoned-after", "3600"]);
+    let mut client = stream.client(0);
+    // It does not say so.
+    assert!(client.read());
+    drop(client);
+    stream.end();
+    let errors = stream.wait();
+    assert!(errors.contains("the client had left"), "{errors}");
+}
+
+#[test]
+fn a_stream_ends_by_its_limits() {
+    let pod = Pod::new();
+    let (frames, expected) = datagrams(100, 1000);
+    let limited = |limit: &[&str]| {
+        let stream = Stream::start(&pod, limit);
+        let _connection = pod.hand_over(RECEIVER);
+        let mut client = stream.client(0);
+        pod.injector(RECEIVER).frames(&frames);
+        client.read_to_end();
+        let errors = stream.wait();
+        assert!(errors.contains("the client has all"), "{errors}");
+        client.bytes
+    };
+    assert_eq!(payloads(&Capture::new(&limited(&["--packets", "7"]))), expected[..7]);
+    // Five have less, six more.
+    let bytes = limited(&["--max-bytes", "6000"]);
+    assert_eq!(payloads(&Capture::new(&bytes)), expected[..6]);
+    assert_eq!(payloads(&Capture::new(&limited(&["--for", "1"]))), expected);
+    // Of classic pcap, tcpdump tells the form as well.
+    let capture = Capture::new(&limited(&["--packets", "9", "--format", "pcap"]));
+    assert_eq!(payloads(&capture), expected[..9]);
+    let kind = pcap::output(Command::new("capinfos").args(["-t", "-I", "-c"]).arg(&capture.0));
+    assert!(String::from_utf8_lossy(&kind).contains("nanosecond pcap"), "{}", String::from_utf8_lossy(&kind));
+}
+
+#[test]
+fn what_is_no_packet_socket_is_refused() {
+    let pod = Pod::new();
+    let stream = Stream::start(&pod, &[]);
+    let mut client = stream.client(0);
+    let message = r#"{"interface":"ptap4096"}"#;
+    let socket = || locked(&pod.network, RECEIVER);
+    let file = || OwnedFd::from(File::open("/dev/null").expect("it exists"));
+    let listener = || OwnedFd::from(pod.network.within(|| UdpSocket::bind("127.0.0.1:0")).expect("a socket"));
+    let refused = [
+        (message, vec![], "there is not one descriptor"),
+        (message, vec![socket(), socket()], "there is not one descriptor"),
+        (message, vec![file()], "is no packet socket"),
+        (message, vec![listener()], "is no packet socket"),
+        ("{}", vec![socket()], "missing field"),
+        (r#"{"interface":"ptap1"}"#, vec![socket()], "ptap1 cannot be captured from"),
+        (&"x".repeat(2000), vec![socket()], "is too long"),
+    ];
+    for (message, descriptors, reason) in &refused {
+        let connection = pod.send(message, descriptors);
+        // Its other end is closed.
+        assert_eq!(rustix::io::read(&connection, &mut [0; 1]), Ok(0), "{reason}");
+    }
+    // And the next one is taken.
+    let _connection = pod.hand_over(RECEIVER);
+    let (frames, expected) = datagrams(1, 100);
+    pod.injector(RECEIVER).frames(&frames);
+    client.read_until(&[0; 92]);
+    let (capture, errors) = stream.finish(client);
+    assert_eq!(payloads(&capture), expected);
+    let lines = errors.lines().filter(|line| line.contains("a packet socket is refused"));
+    assert!(lines.zip(&refused).all(|(line, (_, _, reason))| line.contains(reason)), "{errors}");
+    assert_eq!(errors.matches("a packet socket is refused").count(), refused.len(), "{errors}");
+}
+
+#[test]
+fn a_tap_helper_and_a_receiver_may_be_replaced() {
+    let pod = Pod::new();
+    let stream = Stream::start(&pod, &[]);
+    let mut client = stream.client(0);
+    let (frames, expected) = datagrams(3, 100);
+    let number = |frame: usize| frame.to_be_bytes();
+    let first = pod.hand_over(RECEIVER);
+    pod.injector(RECEIVER).frame(&frames[0]);
+    client.read_until(&number(0));
+    // The tap-helper is restarted: the stream goes on, and no frame comes twice.
+    drop(first);
+    let second = pod.hand_over(RECEIVER);
+    pod.injector(RECEIVER).frame(&frames[1]);
+    client.read_until(&number(1));
+    // Without the receiver, the connection ends, and another socket is needed.
+    pod.network.ip(&format!("link del {RECEIVER}\n"));
+    assert_eq!(rustix::io::read(&second, &mut [0; 1]), Ok(0));
+    pod.add(RECEIVER);
+    let _third = pod.hand_over(RECEIVER);
+    pod.injector(RECEIVER).frame(&frames[2]);
+    client.read_until(&number(2));
+    let (capture, errors) = stream.finish(client);
+    assert_eq!(payloads(&capture), expected, "{errors}");
+    assert_eq!(statistics(&capture.0), [(3, 0)]);
+}
+
+#[test]
+fn with_the_capability_an_interface_is_captured_from_when_it_exists() {
+    let pod = Pod::new();
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", pod.network.path().display()));
+    let stream = Stream::spawn(&pod, command, &["--interface", "ptap5000"]);
+    let mut client = stream.client(0);
+    client.read_until(b"podtap-collector");
+    pod.add("ptap5000");
+    pod.until_captured("ptap5000");
+    let (frames, expected) = datagrams(1, 100);
+    pod.injector("ptap5000").frames(&frames);
+    client.read_until(&[0; 92]);
+    let (capture, _) = stream.finish(client);
+    assert_eq!(payloads(&capture), expected);
+    assert_eq!(pcap::fields(&capture.0, ["frame.interface_name"]), [["ptap5000"]]);
 }

@@ -308,7 +308,8 @@ impl Capture {
                 }
                 if self.inputs.len() < MOST_INTERFACES {
                     let ring = Ring::of(socket, &interface);
-                    ring.map_err(anyhow::Error::from).map(|ring| self.add(interface, ring, Some(connection), stream))
+                    ring.with_context(|| format!("{interface} cannot be captured from with it"))
+                        .map(|ring| self.add(interface, ring, Some(connection), stream))
                 } else {
                     Err(anyhow!("there are {MOST_INTERFACES} already"))
                 }
