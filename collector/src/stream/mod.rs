@@ -101,21 +101,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut stream = Stream::new(arguments, Arc::clone(&window));
     eprintln!("podtap-collector: streaming to a client at {}", server.address()?);
     let server = thread::spawn(|| server.run());
-    let mut capture = Capture { sockets, inputs: Vec::new(), lost: 0, started: None };
-    capture.run(arguments.seconds.map(seconds), &signals, &server, &mut stream)?;
-    stream.tick(now(), capture.lost);
+    let capture = Capture { sockets, inputs: Vec::new(), lost: 0, started: None };
+    let lost = capture.run(arguments.seconds.map(seconds), &signals, &server, &mut stream)?;
     stream.writer.finish()?;
     wait(&signals, &server, &window)?;
     let end = server.join().map_err(|_| io::Error::other("the thread that writes to the client has panicked"))??;
     let (written, dropped) = stream.writer.counts();
     let why = match end {
         End::Complete => "the client has all",
-        End::Abandoned => "there was no client",
+        End::Abandoned => "there was no client, or it was silent",
         End::Left => "the client had left",
     };
     eprintln!(
-        "podtap-collector: {written} frames streamed, {dropped} dropped because the client was too slow, {} dropped by the kernel; {why}",
-        capture.lost,
+        "podtap-collector: {written} frames streamed, {dropped} dropped because the client was too slow, {lost} dropped by the kernel; {why}"
     );
     Ok(())
 }
@@ -220,14 +218,14 @@ struct Capture {
 }
 
 impl Capture {
-    /// Captures until the stream is over or not read, so much time has passed, or a signal.
+    /// Captures until the stream is over or not read, so much time has passed, or a signal. Returns how many frames the kernel dropped.
     fn run(
-        &mut self,
+        mut self,
         limit: Option<Duration>,
         signals: &SignalFd,
         server: &JoinHandle<Result<End>>,
         stream: &mut Stream,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let mut end: Option<Instant> = None;
         loop {
             self.wait(signals)?;
@@ -241,7 +239,7 @@ impl Capture {
             stream.tick(now(), self.lost);
             let is_late = self.started.zip(limit).is_some_and(|(started, limit)| started.elapsed() >= limit);
             if is_late || stream.is_over() || server.is_finished() || end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(());
+                return Ok(self.lost);
             }
         }
     }
