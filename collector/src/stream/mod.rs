@@ -205,6 +205,22 @@ struct Input {
     ring: Ring,
     /// Open, for the tap-helper to know that this program captures.
     connection: Option<Connection>,
+    /// It went down, or was removed: when the kernel has passed on its last frames.
+    ended: Option<Instant>,
+}
+
+impl Input {
+    /// Whether frames still come. If not, the tap-helper may hand over another socket.
+    fn is_up(&mut self) -> bool {
+        if self.ended.is_none()
+            && let Err(error) = self.ring.check()
+        {
+            warn!(interface = %self.interface, %error, "it went down, or was removed");
+            self.connection = None;
+            self.ended = Some(Instant::now() + LAST_BLOCK);
+        }
+        self.ended.is_none()
+    }
 }
 
 /// What is captured.
@@ -294,15 +310,13 @@ impl Capture {
             }
             Ok(Received::End) => return,
             Ok(Received::Socket(PacketSocket { interface }, socket)) => {
-                let of_interface = self.inputs.iter_mut().find(|input| input.interface == interface);
-                match of_interface.map(|input| (input.ring.check(), input)) {
-                    // The tap-helper was restarted. The ring of the earlier socket misses nothing.
-                    Some((Ok(()), input)) => {
-                        input.connection = Some(connection);
-                        return;
-                    }
-                    Some((Err(_), _)) => self.inputs.retain(|input| input.interface != interface),
-                    None => {}
+                // The tap-helper was restarted. The ring of the earlier socket misses nothing.
+                let of_interface = |input: &&mut Input| input.interface == interface;
+                if let Some(input) =
+                    self.inputs.iter_mut().filter(of_interface).find_map(|input| input.is_up().then_some(input))
+                {
+                    input.connection = Some(connection);
+                    return;
                 }
                 if self.inputs.len() < MOST_INTERFACES {
                     let ring = Ring::of(socket, &interface);
@@ -322,7 +336,8 @@ impl Capture {
     fn add(&mut self, interface: InterfaceName, ring: Ring, connection: Option<Connection>, stream: &mut Stream) {
         info!(%interface, "capturing");
         self.started.get_or_insert_with(Instant::now);
-        self.inputs.push(Input { source: stream.writer.source(&interface), interface, ring, connection });
+        let source = stream.writer.source(&interface);
+        self.inputs.push(Input { interface, source, ring, connection, ended: None });
     }
 
     /// Takes the frames that wait.
@@ -344,13 +359,8 @@ impl Capture {
             let is_open = |connection: &Connection| matches!(connection.receive(), Ok(Received::Nothing));
             input.connection = input.connection.take().filter(is_open);
         }
-        self.inputs.retain(|Input { interface, ring, .. }| {
-            let state = ring.check();
-            if let Err(error) = &state {
-                warn!(%interface, %error, "it went down, or was removed");
-            }
-            state.is_ok()
-        });
+        let now = Instant::now();
+        self.inputs.retain_mut(|input| input.is_up() || input.ended.is_some_and(|ended| now < ended));
         Ok(())
     }
 }
