@@ -15,6 +15,7 @@ mod destination;
 mod exit;
 mod explain;
 mod flows;
+mod forward;
 mod kokotap;
 mod list;
 mod manifest;
@@ -27,6 +28,7 @@ mod suspend;
 mod table;
 mod tap;
 mod target;
+mod top;
 mod version;
 mod wait;
 
@@ -88,6 +90,8 @@ enum Verb {
     Map(map::Arguments),
     /// Show the newest flows that the collector has seen
     Flows(flows::Arguments),
+    /// Show how much taps mirror, and what is lost
+    Top(top::Arguments),
     /// Print a tap from the flags of kokotap, for kubectl create -f -
     Kokotap(kokotap::Arguments),
     /// Set up completion
@@ -131,6 +135,7 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
         Verb::Delete(arguments) => delete::run(arguments, connection, console).await,
         Verb::Map(arguments) => map::run(arguments, connection, console).await,
         Verb::Flows(arguments) => flows::run(arguments, connection, console).await,
+        Verb::Top(arguments) => top::run(arguments, connection, console).await,
         Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
         Verb::Completion(arguments) => complete::run(&arguments),
         Verb::Version(arguments) => version::run(arguments, connection).await,
