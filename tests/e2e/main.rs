@@ -42,4 +42,5 @@ mod rollout;
 mod scene;
 mod soak;
 mod tenancy;
+mod top;
 mod uninstall;
