@@ -104,6 +104,8 @@ pub struct Manner {
     pub probe: bool,
     /// To external endpoints.
     pub metadata: bool,
+    /// To pods.
+    pub packet_socket: bool,
 }
 
 /// The destinations of a tap. A single one needs no name; several get one each, of what they are.
@@ -128,10 +130,13 @@ pub fn destinations(all: Vec<To>, manner: Manner) -> Vec<Destination> {
                 collector: None,
                 frame_format: FrameFormat::default(),
             };
-            let Manner { frame_format, probe, metadata } = manner;
+            let Manner { frame_format, probe, metadata, packet_socket } = manner;
             match kind {
                 DestinationKind::Node(node) => Destination { node: Some(node), frame_format, ..destination },
-                DestinationKind::Pod(pod) => Destination { pod: Some(pod), frame_format, ..destination },
+                DestinationKind::Pod(pod) => {
+                    let pod = PodDestination { packet_socket, ..pod };
+                    Destination { pod: Some(pod), frame_format, ..destination }
+                }
                 DestinationKind::External(address, port) => {
                     let external = ExternalDestination { address, port, probe, metadata };
                     Destination { external: Some(external), ..destination }

@@ -87,6 +87,9 @@ pub struct MirrorFlags {
     /// Send metadata to external endpoints, too: which pod the frames are of
     #[arg(long)]
     pub metadata: bool,
+    /// Hand a packet socket to the pods that receive, for programs without the capability `NET_RAW`
+    #[arg(long)]
+    pub packet_socket: bool,
     /// VXLAN network identifier. Default: a free one
     #[arg(long, value_name = "N", value_parser = vni)]
     pub vni: Option<Vni>,
@@ -129,13 +132,21 @@ impl MirrorFlags {
         if !DESTINATIONS.contains(&self.to.len()) {
             return Err(Failure::usage(format!("--to may be repeated up to {} times", DESTINATIONS.end())));
         }
-        let manner = Manner { frame_format: self.frame_format.into(), probe: self.probe, metadata: self.metadata };
+        let manner = Manner {
+            frame_format: self.frame_format.into(),
+            probe: self.probe,
+            metadata: self.metadata,
+            packet_socket: self.packet_socket,
+        };
         let destinations = destinations(self.to, manner);
         let has_external = destinations.iter().any(|destination| destination.external.is_some());
         if (self.probe || self.metadata) && !has_external {
             return Err(Failure::usage(
                 "--probe and --metadata are about external destinations: add --to IP[:PORT], or leave them out",
             ));
+        }
+        if self.packet_socket && destinations.iter().all(|destination| destination.pod.is_none()) {
+            return Err(Failure::usage("--packet-socket is about pods: add --to pod/NAME, or leave it out"));
         }
         if !FrameFormat::from(self.frame_format).is_wire()
             && destinations.iter().all(|destination| destination.node.is_none() && destination.pod.is_none())

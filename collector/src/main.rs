@@ -25,6 +25,7 @@ mod read;
 mod serve;
 mod shared;
 mod state;
+mod stream;
 
 use std::{
     fs, io,
@@ -75,6 +76,8 @@ enum Command {
     Names(cluster::Arguments),
     /// Print what has changed between two maps that were saved as JSON; the exit code is 2 if there are new calls
     Diff(diff::Arguments),
+    /// Stream the frames that the taps of this pod mirror to one client, for `kubectl podtap capture`, until it is gone or SIGTERM
+    Stream(stream::Arguments),
 }
 
 #[derive(Args)]
@@ -180,6 +183,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Some(Command::Names(arguments)) => watch_names(arguments).map(|()| ExitCode::SUCCESS),
         Some(Command::Diff(arguments)) => diff::run(&arguments),
+        Some(Command::Stream(arguments)) => stream::run(&arguments).map(|()| ExitCode::SUCCESS),
         None => analyse(&cli.arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -174,7 +174,7 @@ impl HelperTemplate {
                     ..AppArmorProfile::default()
                 }),
                 se_linux_options: Some(SELinuxOptions { type_: Some("spc_t".to_owned()), ..SELinuxOptions::default() }),
-                ..restricted(&["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"])
+                ..restricted(&["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "BPF"])
             }),
             volume_mounts: Some(vec![socket_mount()]),
             startup_probe: Some(helper_probes::startup(&live)),

@@ -34,7 +34,7 @@ fn the_tap_helper_has_exactly_its_privileges() {
     assert_eq!(security.read_only_root_filesystem, Some(true));
     assert_eq!(security.run_as_user, Some(0));
     let capabilities = security.capabilities.expect("some");
-    assert_eq!(capabilities.add.expect("some"), ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"]);
+    assert_eq!(capabilities.add.expect("some"), ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "BPF"]);
     assert_eq!(capabilities.drop.expect("some"), ["ALL"]);
     assert_eq!(security.seccomp_profile, None, "that of the pod applies");
     assert_eq!(security.app_armor_profile.expect("one").type_, "Unconfined");
