@@ -3,6 +3,7 @@
 use std::{sync::mpsc, thread};
 
 use podtap_tests::{
+    cluster::{Cluster, PODTAP_NAMESPACE},
     net::Network,
     wait::{PATIENCE, until},
 };
@@ -31,17 +32,19 @@ fn what_is_mirrored_is_shown_with_its_rate() {
     tap(&scene.sandbox, "n2", "top-frames");
     let (stop, stopped) = mpsc::channel::<()>();
     let (taps, parts) = thread::scope(|scope| {
-        let pings = scope.spawn(|| {
+        let scene = &scene;
+        // A failure ends them, too: it drops the sender.
+        let pings = scope.spawn(move || {
             let script = format!("ping -q -c 50 -i 0.02 {}", address(&scene.web));
             while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
                 scene.sandbox.in_pod("client", &script).expect("the web server answers");
             }
         });
-        let shown = until("frames flow", PATIENCE, || match counted_by_tc(&scene) {
+        let shown = until("frames flow", PATIENCE, || match counted_by_tc(scene) {
             0 => Err("nothing is mirrored"),
-            before => Ok((before, documents(&scene, &[]), documents(&scene, &["web"]))),
+            before => Ok((before, documents(scene, &[]), documents(scene, &["web"]))),
         });
-        let after = counted_by_tc(&scene);
+        let after = counted_by_tc(scene);
         drop(stop);
         pings.join().expect("no panic");
         let (before, taps, parts) = shown;
@@ -70,18 +73,36 @@ fn what_is_mirrored_is_shown_with_its_rate() {
     assert!(row.ends_with("node/n2:top-frames"), "{table}");
 }
 
+/// A role binding of this name in PodTap's namespace, until it is dropped.
+struct Bound<'a>(&'a str);
+
+impl Drop for Bound<'_> {
+    fn drop(&mut self) {
+        let _ = Cluster::lab().kubectl(&["delete", "rolebinding", "-n", PODTAP_NAMESPACE, self.0], "");
+    }
+}
+
 #[test]
 fn rights_that_are_missing_to_read_counters_are_named() {
     let scene = Scene::new("top-rights");
     tap(&scene.sandbox, "n2", "top-rights");
     let user = format!("{}-reader", scene.sandbox.namespace());
-    scene
-        .sandbox
-        .kubectl(&["create", "rolebinding", "view", "--clusterrole=podtap-view", &format!("--user={user}")], "")
-        .expect("an administrator can grant permissions");
+    let bind = |words: &[&str]| {
+        let subject = format!("--user={user}");
+        let words = [&["create", "rolebinding"], words, &[&subject]].concat();
+        scene.sandbox.lab().kubectl(&words, "").expect("an administrator can grant permissions");
+    };
+    let namespace = scene.sandbox.namespace();
+    bind(&["view", "-n", namespace, "--clusterrole=podtap-view"]);
     until("the missing right is named", PATIENCE, || {
         let (code, output, errors) = podtap(&scene.sandbox, &["top", "--as", &user]);
         let is_named = errors.contains("cannot list resource \"pods\"") && errors.contains("\"podtap-system\"");
         if (code, output.as_str()) == (5, "") && is_named { Ok(()) } else { Err(format!("{code}: {output}{errors}")) }
+    });
+    let _bound = Bound(namespace);
+    bind(&[namespace, "-n", PODTAP_NAMESPACE, "--role=podtap-top"]);
+    until("the role suffices", PATIENCE, || match podtap(&scene.sandbox, &["top", "web", "--as", &user]) {
+        (0, output, _) => Ok(output),
+        (_, _, errors) => Err(errors),
     });
 }
