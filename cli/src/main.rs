@@ -18,6 +18,7 @@ mod flows;
 mod forward;
 mod kokotap;
 mod list;
+mod man;
 mod manifest;
 mod map;
 mod mirror;
@@ -98,6 +99,9 @@ enum Verb {
     Completion(complete::Arguments),
     /// Show the versions of this program, of the kinds and of what runs in the cluster
     Version(version::Arguments),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -139,6 +143,7 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
         Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
         Verb::Completion(arguments) => complete::run(&arguments),
         Verb::Version(arguments) => version::run(arguments, connection).await,
+        Verb::Man(arguments) => man::run(&arguments),
     }
 }
 
