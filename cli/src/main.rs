@@ -16,8 +16,10 @@ mod destination;
 mod exit;
 mod explain;
 mod flows;
+mod forward;
 mod kokotap;
 mod list;
+mod man;
 mod manifest;
 mod map;
 mod mirror;
@@ -28,6 +30,7 @@ mod suspend;
 mod table;
 mod tap;
 mod target;
+mod top;
 mod version;
 mod wait;
 
@@ -92,12 +95,17 @@ enum Verb {
     Map(map::Arguments),
     /// Show the newest flows that the collector has seen
     Flows(flows::Arguments),
+    /// Show how much taps mirror, and what is lost
+    Top(top::Arguments),
     /// Print a tap from the flags of kokotap, for kubectl create -f -
     Kokotap(kokotap::Arguments),
     /// Set up completion
     Completion(complete::Arguments),
     /// Show the versions of this program, of the kinds and of what runs in the cluster
     Version(version::Arguments),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -138,9 +146,11 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
         Verb::Delete(arguments) => delete::run(arguments, connection, console).await,
         Verb::Map(arguments) => map::run(arguments, connection, console).await,
         Verb::Flows(arguments) => flows::run(arguments, connection, console).await,
+        Verb::Top(arguments) => top::run(arguments, connection, console).await,
         Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
         Verb::Completion(arguments) => complete::run(&arguments),
         Verb::Version(arguments) => version::run(arguments, connection).await,
+        Verb::Man(arguments) => man::run(&arguments),
     }
 }
 

@@ -43,4 +43,5 @@ mod rollout;
 mod scene;
 mod soak;
 mod tenancy;
+mod top;
 mod uninstall;

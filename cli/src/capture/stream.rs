@@ -18,8 +18,8 @@ use super::{
     session::Session,
 };
 use crate::{
-    collector::not_forwarded,
     exit::{Exit, Failure, Outcome},
+    forward::not_forwarded,
 };
 
 /// How often the pod is told that this program runs.
@@ -75,7 +75,7 @@ impl<'a> Stream<'a> {
                     Cut::Closed => {}
                 },
                 Ok(Err(error)) => {
-                    let failure = not_forwarded(self.pod, error);
+                    let failure = not_forwarded(error, self.pod);
                     if failure.exit == Exit::NotPermitted {
                         return Err(failure);
                     }
