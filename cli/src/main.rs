@@ -26,6 +26,7 @@ mod selector;
 mod suspend;
 mod table;
 mod tap;
+mod tap_flags;
 mod target;
 mod version;
 mod wait;
