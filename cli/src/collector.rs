@@ -19,6 +19,8 @@ use crate::{
     exit::{Exit, Failure, Outcome, page, with_causes},
 };
 
+/// Labels of its pods.
+pub const LABELS: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=collector";
 /// Where the collector serves the map and flows.
 const PORT: u16 = 9090;
 /// How long the reason of a refused connection may come after its end.
@@ -50,8 +52,7 @@ impl Collector {
         if let Some(name) = &flags.collector_pod {
             return Ok(Self { pods, name: name.clone() });
         }
-        let labels = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=collector";
-        let listed = pods.list(&ListParams::default().labels(labels)).await?;
+        let listed = pods.list(&ListParams::default().labels(LABELS)).await?;
         let mut ready: Vec<String> =
             listed.items.iter().filter(|pod| is_ready(pod)).map(ResourceExt::name_any).collect();
         ready.sort();
@@ -67,7 +68,7 @@ impl Collector {
             )),
             [] => Err(Failure::new(
                 Exit::Refused,
-                format!("no pod of the collector is ready: kubectl get pods -n {namespace} -l {labels}"),
+                format!("no pod of the collector is ready: kubectl get pods -n {namespace} -l {LABELS}"),
             )),
             several => Err(Failure::usage(format!(
                 "there are several pods of the collector, of which each knows what its taps mirror: choose one with \
@@ -143,7 +144,8 @@ async fn exchange(
     Ok((status, response.into_body().collect().await?.to_bytes()))
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Whether a pod is ready.
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

@@ -20,6 +20,7 @@ mod list;
 mod manifest;
 mod map;
 mod mirror;
+mod plan;
 mod pods;
 mod ready;
 mod selector;
@@ -73,6 +74,11 @@ enum Verb {
     /// Create a tap, and wait until frames arrive
     #[command(override_usage = "kubectl podtap create [NAME] TARGET --to DEST... [OPTIONS]")]
     Create(Box<create::Arguments>),
+    /// Tell what a tap would do, and write nothing
+    #[command(
+        override_usage = "kubectl podtap plan [NAME] TARGET --to DEST... [OPTIONS]\n       kubectl podtap plan NAME\n       kubectl podtap plan -f FILE"
+    )]
+    Plan(Box<plan::Arguments>),
     /// List taps
     #[command(visible_alias = "ls")]
     List(list::Arguments),
@@ -125,6 +131,7 @@ fn main() -> ExitCode {
 async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
     match verb {
         Verb::Create(arguments) => create::run(*arguments, connection, console).await,
+        Verb::Plan(arguments) => plan::run(*arguments, connection).await,
         Verb::List(arguments) => list::run(arguments, connection, console).await,
         Verb::Explain(arguments) => explain::run(arguments, connection).await,
         Verb::Suspend(arguments) => suspend::run(arguments, true, connection, console).await,
