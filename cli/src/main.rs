@@ -5,6 +5,7 @@
 //! reads what is mirrored: whatever a user may do, their own rights in the cluster allow.
 #![deny(unsafe_code)]
 
+mod cleanup;
 mod collector;
 mod complete;
 mod connection;
@@ -91,6 +92,8 @@ enum Verb {
     Resume(suspend::Arguments),
     /// Delete taps, and wait until nothing of them is left
     Delete(suspend::Arguments),
+    /// Delete taps that have expired, and what captures have left
+    Cleanup(cleanup::Arguments),
     /// Show who calls whom, as the collector has seen it
     Map(map::Arguments),
     /// Show the newest flows that the collector has seen
@@ -137,6 +140,7 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
         Verb::Suspend(arguments) => suspend::run(arguments, true, connection, console).await,
         Verb::Resume(arguments) => suspend::run(arguments, false, connection, console).await,
         Verb::Delete(arguments) => delete::run(arguments, connection, console).await,
+        Verb::Cleanup(arguments) => Box::pin(cleanup::run(arguments, connection, console)).await,
         Verb::Map(arguments) => map::run(arguments, connection, console).await,
         Verb::Flows(arguments) => flows::run(arguments, connection, console).await,
         Verb::Kokotap(arguments) => kokotap::run(arguments, connection),

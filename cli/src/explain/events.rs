@@ -1,5 +1,7 @@
 //! The newest events of what is explained.
 
+use std::cmp::Reverse;
+
 use k8s_openapi::{
     api::core::v1::Event,
     jiff::{SignedDuration, Timestamp},
@@ -61,7 +63,7 @@ pub async fn read(cluster: &Cluster, about: &[About], most: usize) -> Outcome<Op
 /// The newest of them, which come first.
 fn newest(events: Vec<Event>, most: usize) -> Vec<Occurrence> {
     let mut all: Vec<_> = events.into_iter().map(occurrence).collect();
-    all.sort_by(|a, b| b.time.cmp(&a.time));
+    all.sort_by_key(|event| Reverse(event.time));
     all.truncate(most);
     all
 }
