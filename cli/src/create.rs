@@ -175,7 +175,7 @@ fn of_others(tap: &PodTap, stored: &PodTap) -> Vec<String> {
 }
 
 /// The user's name, as the API server knows it.
-async fn own_name(cluster: &Cluster) -> Option<String> {
+pub async fn own_name(cluster: &Cluster) -> Option<String> {
     let api: Api<SelfSubjectReview> = Api::all(cluster.client.clone());
     let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await.ok()?;
     review.status?.user_info?.username

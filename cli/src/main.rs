@@ -25,6 +25,7 @@ mod plan;
 mod pods;
 mod ready;
 mod selector;
+mod support;
 mod suspend;
 mod table;
 mod tap;
@@ -100,6 +101,8 @@ enum Verb {
     Flows(flows::Arguments),
     /// Print a tap from the flags of kokotap, for kubectl create -f -
     Kokotap(kokotap::Arguments),
+    /// Collect what is needed to find out why something does not work
+    Support(support::Arguments),
     /// Set up completion
     Completion(complete::Arguments),
     /// Show the versions of this program, of the kinds and of what runs in the cluster
@@ -144,6 +147,7 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
         Verb::Map(arguments) => map::run(arguments, connection, console).await,
         Verb::Flows(arguments) => flows::run(arguments, connection, console).await,
         Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
+        Verb::Support(arguments) => Box::pin(support::run(arguments, connection, console)).await,
         Verb::Completion(arguments) => complete::run(&arguments),
         Verb::Version(arguments) => version::run(arguments, connection).await,
     }

@@ -63,7 +63,7 @@ fn every_flag_is_in_the_documentation() {
     let of_taps = TapFlags::augment_args(Command::new("create"));
     let of_taps: BTreeSet<&Id> = of_taps.get_arguments().map(Arg::get_id).collect();
     let verbs: Vec<&Command> = command.get_subcommands().collect();
-    assert_eq!(verbs.len(), 13);
+    assert_eq!(verbs.len(), 14);
     for verb in verbs {
         let section = match verb.get_name() {
             "suspend" | "resume" | "delete" => "suspend, resume and delete",

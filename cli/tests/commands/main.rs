@@ -4,6 +4,7 @@ mod cleanup;
 mod events;
 mod plan;
 mod server;
+mod support;
 
 use std::{
     fs,
