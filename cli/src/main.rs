@@ -121,6 +121,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime.block_on(wait::interruptible(run(verb, &connection, console))),
         Err(error) => Some(Err(Failure::error(format!("no runtime: {error}")))),
     };
+    console::end();
     match outcome {
         Some(Ok(exit)) => exit.into(),
         Some(Err(failure)) => {

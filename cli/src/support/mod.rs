@@ -137,7 +137,7 @@ impl<W: Write> Collection<'_, W> {
         let client = || self.cluster.client.clone();
         let (namespace, all) = (self.namespace, ListParams::default());
         if self.redactor.is_some() {
-            self.console.progress("reading names");
+            self.console.step("reading names");
             let user = own_name(self.cluster).await;
             self.redactor.iter_mut().zip(user).for_each(|(redactor, user)| redactor.learn("user", &user));
             self.learn::<Namespace>("namespace", Api::all(client())).await;
@@ -146,7 +146,7 @@ impl<W: Write> Collection<'_, W> {
             self.learn::<ClusterPodTap>("tap", Api::all(client())).await;
             self.learn::<Pod>("pod", Api::all(client())).await;
         }
-        self.console.progress("reading objects");
+        self.console.step("reading objects");
         self.value("server.json", &server)?;
         match version::document(self.cluster).await {
             Ok(versions) => self.value("versions.json", &versions)?,
@@ -164,13 +164,13 @@ impl<W: Write> Collection<'_, W> {
         let mut pods = Vec::new();
         let keep = |pod| pods.push(OwnPod::from(pod));
         self.objects("pods", Api::<Pod>::namespaced(client(), namespace), &own, keep).await?;
-        self.console.progress("reading logs");
+        self.console.step("reading logs");
         for pod in &pods {
             self.logs(pod).await?;
         }
         let helpers: Vec<_> = pods.iter().filter(|pod| pod.component == "helper").collect();
         for (number, pod) in helpers.iter().enumerate() {
-            self.console.progress(&format!("inspecting nodes: {} of {}", number + 1, helpers.len()));
+            self.console.step(&format!("inspecting nodes: {} of {}", number + 1, helpers.len()));
             let contents = inspect::inspect(&Api::namespaced(client(), namespace), &pod.name).await;
             self.text(&format!("inspect/{}.json", pod.node), contents)?;
         }

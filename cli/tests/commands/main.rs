@@ -3,6 +3,7 @@
 mod cleanup;
 mod events;
 mod plan;
+mod progress;
 mod server;
 mod support;
 
