@@ -27,7 +27,7 @@ fn kubectl(words: &[&str]) -> Output {
 }
 
 /// `kubectl podtap WORDS` in the namespace: exit code, standard output and standard error.
-fn podtap(sandbox: &Sandbox, words: &[&str]) -> (i32, String, String) {
+pub fn podtap(sandbox: &Sandbox, words: &[&str]) -> (i32, String, String) {
     let output = kubectl(&[&["podtap", "-n", sandbox.namespace()], words].concat());
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().expect("it exits"), text(&output.stdout), text(&output.stderr))
@@ -42,7 +42,7 @@ pub fn done(sandbox: &Sandbox, words: &[&str]) -> String {
 }
 
 /// A Deployment of pods on n1, and its first pod.
-fn deployment(sandbox: &Sandbox) -> Pod {
+pub fn deployment(sandbox: &Sandbox) -> Pod {
     sandbox.apply(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  selector: {matchLabels: {app: web}}\n  template:\n    \
          metadata: {labels: {app: web}}\n    spec:\n      nodeName: n1\n      terminationGracePeriodSeconds: 0\n      \

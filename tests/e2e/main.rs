@@ -8,6 +8,7 @@ mod calls;
 mod changes;
 mod churn;
 mod cli;
+mod cli_plan;
 mod cluster_taps;
 mod controller;
 mod delete;
