@@ -267,6 +267,15 @@ impl Tap {
         }
     }
 
+    /// Whether both ask for the same.
+    pub fn has_spec_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Namespaced(one), Self::Namespaced(other)) => one.spec == other.spec,
+            (Self::Cluster(one), Self::Cluster(other)) => one.spec == other.spec,
+            _ => false,
+        }
+    }
+
     /// The same, but not suspended.
     pub fn resumed(&self) -> Self {
         let mut tap = self.clone();

@@ -181,7 +181,8 @@ async fn of_file(cluster: &Cluster, connection: &Connection, (kind, mut value): 
     let parameters = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER).force().validation_strict() };
     let patch = Patch::Apply(value);
     let tried = async { Tap::of(kind, api.patch(&name, &parameters, &patch).await?) };
-    tried_by(cluster, local, before.is_some(), tried).await
+    let before = before.map(|before| Tap::of(kind, before)).transpose()?;
+    tried_by(cluster, local, before, tried).await
 }
 
 /// A tap from the flags of `create`, as that would store it.
@@ -203,36 +204,39 @@ async fn of_flags(flags: &TapFlags, connection: &Connection) -> Outcome<(Cluster
     tap.metadata.uid = before.as_ref().and_then(|before| before.metadata.uid.clone());
     let local = Tap::Namespaced(Box::new(tap.clone()));
     let tried = async { Ok(Tap::Namespaced(Box::new(apply(&api, &tap, true).await?))) };
-    let subject = tried_by(&cluster, local, before.is_some(), tried).await?;
+    let before = before.map(|before| Tap::Namespaced(Box::new(before)));
+    let subject = tried_by(&cluster, local, before, tried).await?;
     Ok((cluster, subject))
 }
 
-/// What the API server makes of a tap, if the user has the rights that writing it takes.
+/// What the API server makes of a tap, if the user has the rights that writing it takes. `before` is the one of its name that exists.
 async fn tried_by(
     cluster: &Cluster,
     local: Tap,
-    exists: bool,
+    before: Option<Tap>,
     tried: impl Future<Output = Outcome<Tap>>,
 ) -> Outcome<Subject> {
-    let mut warnings = Vec::new();
-    if exists {
-        warnings.push(format!("{local} exists, and would be changed to this"));
-    }
-    let mut denials = rights::missing(cluster, &local, exists).await?;
+    let changed = || format!("{local} exists, and would be changed to this");
+    let mut warnings: Vec<String> = before.iter().map(|_| changed()).collect();
+    let mut denials = rights::missing(cluster, &local, before.is_some()).await?;
     if !denials.is_empty() {
         warnings.push("the API server has not tried the object: that takes the rights that are missing".to_owned());
         return Ok(Subject { tap: local, exists: false, denials, warnings });
     }
-    let tap = match tried.await {
-        Ok(tap) => tap.without_status(),
-        Err(failure) if failure.exit == Exit::Error => return Err(failure),
+    match tried.await {
+        Ok(tap) => match before {
+            Some(before) if before.has_spec_of(&tap) => {
+                Ok(Subject { tap: before, exists: true, denials, warnings: Vec::new() })
+            }
+            _ => Ok(Subject { tap: tap.without_status(), exists: false, denials, warnings }),
+        },
+        Err(failure) if failure.exit == Exit::Error => Err(failure),
         Err(failure) => {
             let cause = Cause { reason: String::new(), message: failure.message };
             denials.push(Denial { by: By::Admission, cause });
-            local
+            Ok(Subject { tap: local, exists: false, denials, warnings })
         }
-    };
-    Ok(Subject { tap, exists: false, denials, warnings })
+    }
 }
 
 /// Reads what else decides.

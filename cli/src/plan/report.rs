@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use podtap_api::{Limits, PodTapPolicySpec, VniRange};
 use podtap_model::{Direction, Oversize, Reason};
 use serde::Serialize;
@@ -101,8 +101,8 @@ pub struct Report {
     pub oversize: Oversize,
     /// Over what they are sent. None if that is not known.
     pub family: Option<Family>,
-    /// What would be created.
-    pub creates: Creates,
+    /// What would be created. None if the tap exists.
+    pub creates: Option<Creates>,
     /// What would be denied.
     pub denials: Vec<Denial>,
     /// What is not known, or should be known.
@@ -132,8 +132,10 @@ impl Report {
     pub fn of(tap: &Tap, known: Known) -> Self {
         let Known { exists, pods, around, places, rivals, vni_holders, mut denials, mut warnings } = known;
         let policy = policy(&around);
-        let family = common_family(&places.iter().map(|place| place.addresses.as_slice()).collect::<Vec<_>>());
-        let places = with_family(with_conflicts(places, tap, &around), family);
+        let places = with_conflicts(places, tap, &around);
+        let usable = places.iter().filter(|place| place.refusal.is_none());
+        let family = common_family(&usable.map(|place| place.addresses.as_slice()).collect::<Vec<_>>());
+        let places = with_family(places, family);
         let active = tap.resumed();
         let context =
             Context { tap: &active, exists, around: &around, places: &places, family, policy: policy.as_ref() };
@@ -143,7 +145,8 @@ impl Report {
             denials.extend(vni_denial(tap, &vni_holders, &policy.vni_range));
         }
         warnings.extend(own_warnings(tap, rows.as_deref(), &around, &places, exists));
-        let creates = creates(tap, rows.as_deref().unwrap_or_default(), &places, &around, policy.as_ref());
+        let creates =
+            (!exists).then(|| creates(tap, rows.as_deref().unwrap_or_default(), &places, &around, policy.as_ref()));
         Self {
             tap: tap.to_string(),
             exists,
@@ -239,7 +242,8 @@ fn with_conflicts(places: Vec<Place>, tap: &Tap, around: &Surroundings) -> Vec<P
 
 /// Destinations that have no address of the family of the first one.
 fn with_family(places: Vec<Place>, family: Option<Family>) -> Vec<Place> {
-    let are_known = places.iter().all(|place| !place.addresses.is_empty());
+    let mut usable = places.iter().filter(|place| place.refusal.is_none());
+    let are_known = usable.all(|place| !place.addresses.is_empty());
     if family.is_some() || !are_known {
         return places;
     }
@@ -320,8 +324,9 @@ fn creates(
     let receivers = usable().filter(|place| !place.is_external).count();
     let tapped = || rows.iter().filter(|row| row.state == RowState::Ok);
     let nodes = tapped().filter_map(|row| row.node.clone()).chain(usable().filter_map(|place| place.node.clone()));
-    let with_helper = around.node_taps.as_ref().map(|all| all.iter().map(kube::ResourceExt::name_any));
-    let with_helper: Option<BTreeSet<String>> = with_helper.map(Iterator::collect);
+    // A node has a helper pod as long as it has a NodeTap.
+    let with_helper =
+        around.node_taps.as_ref().map(|all| all.iter().map(ResourceExt::name_any).collect::<BTreeSet<String>>());
     let vni = tap.mirror().vxlan.as_ref().and_then(|vxlan| vxlan.vni);
     Creates {
         senders: tapped().count(),

@@ -27,7 +27,7 @@ impl Report {
             text.extend(Columns::default().text(&rows).lines().map(|line| format!("  {line}\n")));
         }
         text.extend(self.findings().into_iter().map(|line| format!("{line}\n")));
-        text.extend([self.creates.text(), "\n".to_owned()]);
+        text.extend(self.creates.iter().map(|creates| format!("{}\n", creates.text())));
         text.extend(self.on_wire().map(|line| format!("{line}\n")));
         text + "Nothing was changed.\n"
     }

@@ -130,6 +130,18 @@ fn a_tap_that_exists_is_only_read() {
 }
 
 #[test]
+fn a_tap_that_exists_is_compared() {
+    let server = cluster(&[], None);
+    let to = |interface: &str| stdout(&server.run(&["plan", "web-0", "--to", &format!("node/n2{interface}")]));
+    let same = to("");
+    assert!(same.starts_with("PodTap shop/web-0 mirrors ") && !same.contains("warning:"), "{same}");
+    let other = to(":mirror");
+    assert!(other.starts_with("PodTap shop/web-0 would mirror "), "{other}");
+    assert!(other.contains("warning: PodTap shop/web-0 exists, and would be changed to this\n"), "{other}");
+    assert_nothing_written(&server);
+}
+
+#[test]
 fn a_tap_of_a_file_is_tried_as_it_is_written() {
     let server = cluster(&[], None);
     let run = |words: &[&str], text: &str| {
