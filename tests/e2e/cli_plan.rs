@@ -43,7 +43,7 @@ fn a_plan_tells_what_happens_and_writes_nothing() {
     assert_eq!(sandbox.kubectl(&["get", "podtaps", "-o", "name"], "").expect("a list"), "");
 
     // What was planned happens.
-    let (code, created, errors) = podtap(&sandbox, &["create", "deploy/web", "--to", "node/n2:cli-plan"]);
+    let (code, created, errors) = podtap(&sandbox, &["create", "deploy/web", "--to", "node/n2:cli-plan", "-y"]);
     assert_eq!(code, 3, "{errors}");
     assert!(created.contains(&format!("n1: {name} -> node/n2:cli-plan\n")), "{created}");
     assert!(created.contains("not tapped: 1 pod (web-debug), HostNetwork"), "{created}");
@@ -77,8 +77,8 @@ fn a_plan_names_the_rights_that_are_missing() {
 fn expired_taps_are_cleaned_up() {
     let sandbox = Sandbox::new("cli-cleanup");
     sandbox.pod("web", "n1", "web");
-    done(&sandbox, &["create", "stays", "web", "--to", "node/n2:cli-stays"]);
-    done(&sandbox, &["create", "old", "web", "--to", "node/n2:cli-old", "--for", "1s", "--wait", "0"]);
+    done(&sandbox, &["create", "stays", "web", "--to", "node/n2:cli-stays", "-y"]);
+    done(&sandbox, &["create", "old", "web", "--to", "node/n2:cli-old", "--for", "1s", "--wait", "0", "-y"]);
     sandbox.condition("old", "Ready", "False", "Expired");
     let expected = format!("PodTap {}/old: it has expired\n", sandbox.namespace());
     assert_eq!(done(&sandbox, &["cleanup", "--dry-run"]), expected);
@@ -91,7 +91,7 @@ fn expired_taps_are_cleaned_up() {
 fn an_archive_has_what_the_nodes_tell() {
     let sandbox = Sandbox::new("cli-support");
     sandbox.pod("web-of-secret", "n1", "web");
-    done(&sandbox, &["create", "web", "web-of-secret", "--to", "node/n2:cli-supp"]);
+    done(&sandbox, &["create", "web", "web-of-secret", "--to", "node/n2:cli-supp", "-y"]);
     let uid = sandbox.tap("web").uid().expect("a stored tap has a UID");
     let collect = |name: &str, more: &[&str]| {
         let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -115,4 +115,6 @@ fn an_archive_has_what_the_nodes_tell() {
         let line = all.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret}");
     }
+    let is_node = |line: &&str| line.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == "n1");
+    assert_eq!(all.lines().find(is_node), None);
 }

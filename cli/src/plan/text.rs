@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     console::{BAD, CAUTION, counted, plain, styled},
-    exit::page_of,
+    exit::{Exit, page_of},
     pods::Cause,
     table::Columns,
 };
@@ -49,7 +49,11 @@ impl Report {
     }
 
     fn summary(&self) -> String {
-        let verb = if self.exists { "mirrors" } else { "would mirror" };
+        let verb = match self.exit(false) {
+            _ if self.exists => "mirrors",
+            Exit::Refused | Exit::NotPermitted => "is refused; otherwise, it would mirror",
+            _ => "would mirror",
+        };
         let pods = match &self.pods {
             Some(rows) => format!("{} of {}", self.tapped(), counted(rows.len(), "pod")),
             None => "the pods".to_owned(),

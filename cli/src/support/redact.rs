@@ -11,6 +11,9 @@ use serde_json::Value;
 const COMMON: [&str; 7] =
     ["default", "kube-system", "kube-public", "kube-node-lease", "podtap", "podtap-system", "podtap-sweep"];
 
+/// Beginnings of names of PodTap's own parts that have the name of a node behind them.
+const OF_NODES: [&str; 2] = ["podtap-helper-", "podtap-agent-"];
+
 /// What was replaced by what.
 #[derive(Debug, Default)]
 pub struct Redactor {
@@ -58,7 +61,12 @@ impl Redactor {
     pub fn text(&mut self, text: &str) -> String {
         // These may have any characters.
         let with_users = self.users.iter().fold(text.to_owned(), |text, (user, word)| text.replace(user, word));
-        let with_names = replace(&with_users, is_of_name, |word| self.names.get(word).cloned());
+        let with_names = replace(&with_users, is_of_name, |word| {
+            if OF_NODES.iter().any(|prefix| word.starts_with(prefix)) {
+                self.learn("object", word);
+            }
+            self.names.get(word).cloned()
+        });
         replace(&with_names, is_of_address, |word| self.address(word))
     }
 
@@ -102,8 +110,7 @@ impl Redactor {
 }
 
 fn is_common(name: &str) -> bool {
-    let of_nodes = ["podtap-helper-", "podtap-agent-"];
-    let is_own = name.starts_with("podtap-") && !of_nodes.iter().any(|prefix| name.starts_with(prefix));
+    let is_own = name.starts_with("podtap-") && !OF_NODES.iter().any(|prefix| name.starts_with(prefix));
     name.is_empty() || COMMON.contains(&name) || is_own
 }
 
@@ -209,8 +216,8 @@ mod tests {
         redactor.learn("user", "alice@example.com");
         assert_eq!(redactor.text("User \"alice@example.com\" cannot"), "User \"user-1\" cannot");
         assert_eq!(redactor.text("10.0.0.1: no answer from fe80::1."), "ipv4-1: no answer from ipv6-1.");
-        redactor.learn("object", "podtap-helper-worker-1-x7x7x");
-        assert_eq!(redactor.text("podtap-helper-worker-1-x7x7x"), "object-1", "it has the name of a node");
+        let of_node = redactor.text("podtap-helper-worker-1-x7x7x, podtap-helper-worker-1-");
+        assert_eq!(of_node, "object-1, object-2", "they have the name of a node");
         redactor.learn_all(&json!({"image": "registry.example.com:5000/podtap:0.1.0"}));
         assert_eq!(redactor.text("registry.example.com:5000/podtap:0.1.0"), "registry-1:5000/podtap:0.1.0");
     }
