@@ -3,10 +3,11 @@
 use std::{error::Error, fmt, process::ExitCode};
 
 /// Exit codes. Scripts depend on them: `docs/cli.md` lists them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     /// Done.
+    #[default]
     Done = 0,
     /// The cluster cannot be reached, does not serve PodTap's kinds, or answers with an error.
     Error = 1,

@@ -9,6 +9,7 @@ mod capture;
 mod changes;
 mod churn;
 mod cli;
+mod cli_plan;
 mod cluster_taps;
 mod controller;
 mod delete;

@@ -7,7 +7,7 @@ use podtap_api::NodeTap;
 use podtap_model::{NodeStatus, State, TapReference};
 use serde::Serialize;
 
-use super::said;
+use super::{events::About, said};
 use crate::{
     connection::Cluster,
     console::{BAD, CAUTION, GOOD, counted, plain, styled},
@@ -98,6 +98,12 @@ impl Report {
             taps.entry(tap_name(&receiver.tap_uid)).or_default().push(Part { what, state, reason, message });
         }
         Self { name: name.to_owned(), taps, problems: problems(node, &status) }
+    }
+
+    /// What its events are about: it, and what PodTap does on it. The kubelet has its own idea of the UID of its node.
+    pub fn about(&self) -> Vec<About> {
+        let about = |kind| About { kind, name: self.name.clone(), ..About::default() };
+        vec![about("NodeTap"), about("Node")]
     }
 
     /// For people.
