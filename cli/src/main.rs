@@ -12,6 +12,7 @@ mod console;
 mod create;
 mod delete;
 mod destination;
+mod doctor;
 mod exit;
 mod explain;
 mod flows;
@@ -88,6 +89,9 @@ enum Verb {
     Map(map::Arguments),
     /// Show the newest flows that the collector has seen
     Flows(flows::Arguments),
+    /// Find out what is wrong with PodTap or with the network between nodes, and what to do
+    #[command(visible_alias = "check")]
+    Doctor(doctor::Arguments),
     /// Print a tap from the flags of kokotap, for kubectl create -f -
     Kokotap(kokotap::Arguments),
     /// Set up completion
@@ -131,6 +135,7 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
         Verb::Delete(arguments) => delete::run(arguments, connection, console).await,
         Verb::Map(arguments) => map::run(arguments, connection, console).await,
         Verb::Flows(arguments) => flows::run(arguments, connection, console).await,
+        Verb::Doctor(arguments) => doctor::run(arguments, connection, console).await,
         Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
         Verb::Completion(arguments) => complete::run(&arguments),
         Verb::Version(arguments) => version::run(arguments, connection).await,

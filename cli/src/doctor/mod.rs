@@ -1,0 +1,182 @@
+//! `doctor`: what is wrong with an installation, or would be with a new one, and what to do.
+//!
+//! [`snapshot`] reads what the user may read. The checks are pure: each module turns the snapshot into findings.
+
+mod cluster;
+mod cni;
+mod control_plane;
+mod firewall;
+#[cfg(test)]
+mod fixtures;
+mod installation;
+mod network;
+mod nodes;
+mod report;
+mod rights;
+mod snapshot;
+mod taps;
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use clap_complete::ArgValueCandidates;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::ResourceExt as _;
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    complete,
+    connection::{Cluster, Connection, duration},
+    console::{Console, data},
+    doctor::{
+        installation::Rehearsal,
+        report::{Finding, Group, Level, Report},
+        snapshot::{Scope, Snapshot},
+    },
+    exit::{Failure, Outcome},
+    manifest,
+    tap::TapName,
+    wait::Waiting,
+};
+
+/// How often everything is read while it waits.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How many names a message has.
+const MAX_NAMES: usize = 5;
+
+/// Arguments of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Before an installation: whether it would work
+    #[arg(long, conflicts_with_all = ["node", "tap"])]
+    pre: bool,
+    /// Only this node
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Only what matters for a tap: NAME, or cptap/NAME for a ClusterPodTap
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(complete::taps))]
+    tap: Option<TapName>,
+    /// Namespace of PodTap
+    #[arg(long, value_name = "NAME", default_value = "podtap-system")]
+    podtap_namespace: String,
+    /// How the findings are printed
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// How long to wait until there are no errors
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+    wait: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// All findings
+    Table,
+    /// A document
+    Json,
+    /// What is not as it should be
+    Short,
+}
+
+/// Checks, and prints what it has found.
+pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
+    let cluster = connection.open().await?;
+    let deadline = Instant::now() + arguments.wait;
+    let mut waiting = Waiting::new(console);
+    let report = loop {
+        let next = Instant::now() + INTERVAL;
+        let report = Report::new(findings(&cluster, &arguments).await?);
+        match report.error() {
+            Some(error) if next <= deadline => waiting.reports(format!("the end of an error: {error}")),
+            _ => break report,
+        }
+        sleep_until(next).await;
+    };
+    match arguments.output {
+        Format::Table => data(&report.text(true)),
+        Format::Short => data(&report.text(false)),
+        Format::Json => {
+            let document = serde_json::to_value(&report).map_err(|error| Failure::error(error.to_string()))?;
+            data(&manifest::json(&document));
+        }
+    }
+    Ok(report.exit())
+}
+
+async fn findings(cluster: &Cluster, arguments: &Arguments) -> Outcome<Vec<Finding>> {
+    let Arguments { podtap_namespace: home, node, tap, .. } = arguments.clone();
+    let snapshot = Box::pin(Snapshot::read(cluster, &Scope { home, node, tap })).await?;
+    if arguments.pre {
+        let rehearsal = Rehearsal::read(cluster, &snapshot).await?;
+        return Ok(installation::check(&snapshot, &rehearsal));
+    }
+    Ok(check(&snapshot))
+}
+
+/// All checks of an installation.
+fn check(snapshot: &Snapshot) -> Vec<Finding> {
+    let mut findings = cluster::check(snapshot);
+    findings.extend(control_plane::check(snapshot));
+    // What is not installed has no other faults.
+    if !snapshot.served.is_empty() {
+        findings.extend(nodes::check(snapshot));
+        findings.extend(network::check(snapshot));
+        findings.extend(taps::check(snapshot));
+    }
+    findings
+}
+
+/// What the user may not read.
+fn unread(group: Group, what: &str, message: &str) -> Finding {
+    Finding::new(group, Level::NotPermitted, format!("you may not read {what}: {message}"))
+}
+
+/// Names after what they are of, if that is not empty.
+fn named(kind: &str, names: &[String]) -> String {
+    let shown = names.iter().take(MAX_NAMES).cloned().collect::<Vec<_>>().join(", ");
+    let more = match names.len().saturating_sub(MAX_NAMES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let kind = match (kind, names.len()) {
+        ("", _) => String::new(),
+        (kind, 1) => format!("{kind} "),
+        (kind, _) => format!("{kind}s "),
+    };
+    format!("{kind}{shown}{more}")
+}
+
+fn is_component(pod: &Pod, component: &str) -> bool {
+    pod.labels().get("app.kubernetes.io/component").is_some_and(|found| found == component)
+}
+
+/// Why a pod does not run, if the kubelet or the scheduler has told.
+fn trouble(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let with = |reason: Option<&String>, message: Option<&String>| match (reason, message) {
+        (Some(reason), Some(message)) if !message.is_empty() => format!("{reason}: {message}"),
+        (Some(one), _) | (None, Some(one)) => one.clone(),
+        (None, None) => "for an unknown reason".to_owned(),
+    };
+    let containers = || status.container_statuses.iter().flatten();
+    let waits = |container: &ContainerStatus| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+        let is_usual =
+            waiting.reason.as_deref().is_none_or(|reason| reason == "ContainerCreating" || reason == "PodInitializing");
+        let message = ended.and_then(|ended| ended.message.as_ref()).or(waiting.message.as_ref());
+        (!is_usual).then(|| format!("{} ({})", with(waiting.reason.as_ref(), message), container.image))
+    };
+    let unscheduled = || {
+        let conditions = status.conditions.iter().flatten();
+        conditions
+            .filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+            .map(|condition| with(condition.reason.as_ref(), condition.message.as_ref()))
+            .next()
+    };
+    let failed =
+        || (status.phase.as_deref() == Some("Failed")).then(|| with(status.reason.as_ref(), status.message.as_ref()));
+    containers().find_map(waits).or_else(unscheduled).or_else(failed)
+}
+
+#[cfg(test)]
+mod tests;

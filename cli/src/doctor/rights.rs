@@ -1,0 +1,164 @@
+//! What the user may do, by asking the API server.
+
+use std::fmt;
+
+use futures_util::future::try_join_all;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::{Api, api::PostParams};
+use podtap_api::GROUP;
+
+use super::report::{Finding, Group};
+use crate::{
+    connection::Cluster,
+    exit::{Outcome, page},
+};
+
+/// A right in a namespace, or in the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Right {
+    pub verb: &'static str,
+    pub group: &'static str,
+    /// With its subresource, if it is about one.
+    pub resource: &'static str,
+    pub namespace: Option<String>,
+    /// What it is needed for.
+    pub purpose: &'static str,
+}
+
+/// A right, and whether the user has it.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub right: Right,
+    pub allowed: bool,
+}
+
+/// Verb, group, resource, and the verbs of this program that need it, in the namespace of the taps.
+const OF_USERS: [(&str, &str, &str, &str); 10] = [
+    ("get", GROUP, "podtaps", "explain, suspend, resume, delete"),
+    ("list", GROUP, "podtaps", "list, explain pod/NAME"),
+    ("watch", GROUP, "podtaps", "create, list -w"),
+    ("create", GROUP, "podtaps", "create"),
+    ("patch", GROUP, "podtaps", "create, suspend, resume"),
+    ("delete", GROUP, "podtaps", "delete"),
+    ("tap", "", "pods", "create"),
+    ("get", "", "pods", "explain pod/NAME"),
+    ("list", "", "pods", "create, explain"),
+    ("get", GROUP, "podtaps/map", "the collector's API with a token"),
+];
+
+/// The same in PodTap's namespace.
+const OF_THE_COLLECTOR: [(&str, &str, &str, &str); 3] = [
+    ("list", "", "pods", "map, flows"),
+    ("get", "", "pods/portforward", "map, flows"),
+    ("create", "", "pods/portforward", "map, flows"),
+];
+
+/// What the verbs of this program need.
+pub fn of_verbs(namespace: &str, home: &str) -> Vec<Right> {
+    let in_namespace = |namespace: &str, (verb, group, resource, purpose)| Right {
+        verb,
+        group,
+        resource,
+        namespace: Some(namespace.to_owned()),
+        purpose,
+    };
+    let of_users = OF_USERS.into_iter().map(|right| in_namespace(namespace, right));
+    of_users.chain(OF_THE_COLLECTOR.into_iter().map(|right| in_namespace(home, right))).collect()
+}
+
+/// Asks for each of them.
+pub async fn ask(cluster: &Cluster, rights: Vec<Right>) -> Outcome<Vec<Answer>> {
+    let api: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
+    let answers = rights.into_iter().map(async |right| {
+        let answer = api.create(&PostParams::default(), &right.review()).await?;
+        Ok::<_, kube::Error>(Answer { right, allowed: answer.status.is_some_and(|status| status.allowed) })
+    });
+    Ok(try_join_all(answers).await?)
+}
+
+/// What the answers mean for users.
+pub fn findings(answers: &[Answer]) -> Vec<Finding> {
+    let missing: Vec<&Right> = answers.iter().filter(|answer| !answer.allowed).map(|answer| &answer.right).collect();
+    if missing.is_empty() {
+        return vec![Finding::ok(Group::Cluster, "you may do what every verb of this program needs")];
+    }
+    let lacks =
+        |verb: &str, resource: &str| missing.iter().any(|right| right.verb == verb && right.resource == resource);
+    let of = |right: &&Right| {
+        let message = format!("you may not {right}: needed by {}", right.purpose);
+        // Who may write taps, and tap no pod, was meant to be able to: half of the role is missing.
+        let is_half = right.verb == "tap" && !lacks("create", "podtaps");
+        let finding =
+            if is_half { Finding::error(Group::Cluster, message) } else { Finding::warning(Group::Cluster, message) };
+        finding.page(page("install.md", "3-who-may-tap"))
+    };
+    missing.iter().map(of).collect()
+}
+
+impl Right {
+    fn review(&self) -> SelfSubjectAccessReview {
+        let (resource, subresource) = self.resource.split_once('/').unwrap_or((self.resource, ""));
+        let attributes = ResourceAttributes {
+            verb: Some(self.verb.to_owned()),
+            group: Some(self.group.to_owned()),
+            resource: Some(resource.to_owned()),
+            subresource: Some(subresource.to_owned()),
+            namespace: self.namespace.clone(),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            ..SelfSubjectAccessReviewSpec::default()
+        };
+        SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() }
+    }
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verb, group, resource, .. } = self;
+        let dot = if group.is_empty() { "" } else { "." };
+        write!(formatter, "{verb} {resource}{dot}{group}")?;
+        match &self.namespace {
+            Some(namespace) => write!(formatter, " in the namespace {namespace}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::report::Level, *};
+
+    fn without(missing: &[(&str, &str)]) -> Vec<Finding> {
+        let answer = |right: Right| {
+            let allowed = !missing.contains(&(right.verb, right.resource));
+            Answer { right, allowed }
+        };
+        findings(&of_verbs("shop", "podtap-system").into_iter().map(answer).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_missing_right_is_named() {
+        assert_eq!(without(&[]).iter().map(|finding| finding.level).collect::<Vec<_>>(), [Level::Ok]);
+        let [finding] = &without(&[("delete", "podtaps")])[..] else { panic!("one right is missing") };
+        assert_eq!(finding.level, Level::Warning);
+        assert_eq!(finding.message, "you may not delete podtaps.podtap.dev in the namespace shop: needed by delete");
+    }
+
+    #[test]
+    fn half_of_a_role_is_an_error() {
+        assert_eq!(without(&[("tap", "pods")])[0].level, Level::Error);
+        let of_a_viewer = without(&[("tap", "pods"), ("create", "podtaps")]);
+        assert!(of_a_viewer.iter().all(|finding| finding.level == Level::Warning), "{of_a_viewer:?}");
+    }
+
+    #[test]
+    fn subresources_are_asked_for_as_such() {
+        let rights = of_verbs("shop", "podtap-system");
+        let right = rights.iter().find(|right| right.resource == "pods/portforward").expect("map needs it");
+        let asked = right.review().spec.resource_attributes.expect("it is about a resource");
+        assert_eq!((asked.resource.as_deref(), asked.subresource.as_deref()), (Some("pods"), Some("portforward")));
+        assert_eq!(asked.namespace.as_deref(), Some("podtap-system"));
+    }
+}
