@@ -109,6 +109,8 @@ fn main() -> ExitCode {
     // One thread: this waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
+        // It removes what it has started, also when it is interrupted.
+        Ok(runtime) if matches!(verb, Verb::Doctor(_)) => Some(runtime.block_on(run(verb, &connection, console))),
         Ok(runtime) => runtime.block_on(wait::interruptible(run(verb, &connection, console))),
         Err(error) => Some(Err(Failure::error(format!("no runtime: {error}")))),
     };

@@ -31,13 +31,19 @@ fn pod(name: &str, component: &str, node: &str, image: &str) -> Value {
     })
 }
 
-fn node(name: &str) -> Value {
+fn node(name: &str, address: &str) -> Value {
     let info = json!({
         "architecture": "amd64", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "6.1.0-13-amd64",
         "kubeProxyVersion": "", "kubeletVersion": "v1.35.4", "machineID": "", "operatingSystem": "linux", "osImage": "",
         "systemUUID": "",
     });
-    json!({"metadata": {"name": name}, "status": {"nodeInfo": info, "conditions": [{"type": "Ready", "status": "True"}]}})
+    json!({
+        "metadata": {"name": name},
+        "status": {
+            "nodeInfo": info, "conditions": [{"type": "Ready", "status": "True"}],
+            "addresses": [{"type": "InternalIP", "address": address}],
+        },
+    })
 }
 
 /// The tap `shop/web`, with the condition Ready and another one of the same status.
@@ -74,6 +80,7 @@ pub fn healthy() -> Snapshot {
     let receiver = with(json!({"vni": 5001, "podsWithProbes": [POD]}));
     let lease = json!({"metadata": {"name": "podtap-controller"}, "spec": {"holderIdentity": "podtap-controller-a"}});
     let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
+    let nodes = [("n1", "10.0.0.1"), ("n2", "10.0.0.2")].map(|(name, address)| object(node(name, address))).to_vec();
     Snapshot {
         home: "podtap-system".to_owned(),
         namespace: Ok(Some(object(json!({"metadata": {"name": "podtap-system", "labels": labels}})))),
@@ -90,7 +97,8 @@ pub fn healthy() -> Snapshot {
         ]),
         lease: Ok(Some(object(lease))),
         policy: Ok(None),
-        nodes: Ok(["n1", "n2"].map(|name| object(node(name))).to_vec()),
+        nodes: Ok(nodes.clone()),
+        all_nodes: nodes,
         node_taps: Ok(vec![
             node_tap("n1", json!({"observedGeneration": 1, "senders": [sender], "features": {"ebpf": true}})),
             node_tap("n2", json!({"observedGeneration": 1, "receivers": [receiver], "features": {"ebpf": true}})),

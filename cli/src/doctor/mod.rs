@@ -11,8 +11,10 @@ mod fixtures;
 mod installation;
 mod network;
 mod nodes;
+mod paths;
 mod report;
 mod rights;
+mod session;
 mod snapshot;
 mod taps;
 
@@ -27,16 +29,17 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     complete,
     connection::{Cluster, Connection, duration},
-    console::{Console, data},
+    console::{Console, ask, counted, data, warn},
     doctor::{
         installation::Rehearsal,
         report::{Finding, Group, Level, Report},
+        session::Session,
         snapshot::{Scope, Snapshot},
     },
-    exit::{Failure, Outcome},
+    exit::{Exit, Failure, Outcome},
     manifest,
     tap::TapName,
-    wait::Waiting,
+    wait::{Waiting, interruptible},
 };
 
 /// How often everything is read while it waits.
@@ -59,12 +62,18 @@ pub struct Arguments {
     /// Namespace of PodTap
     #[arg(long, value_name = "NAME", default_value = "podtap-system")]
     podtap_namespace: String,
+    /// Try the network between nodes, with a pod on each for some seconds. Asks
+    #[arg(long, conflicts_with = "pre")]
+    network: bool,
     /// How the findings are printed
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     output: Format,
     /// How long to wait until there are no errors
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     wait: Duration,
+    /// Ask nothing
+    #[arg(short, long)]
+    yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -77,20 +86,38 @@ enum Format {
     Short,
 }
 
-/// Checks, and prints what it has found.
+/// Checks, and prints what it has found. When it is interrupted, it removes what it has started.
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
+    let session = arguments.network.then(|| Session::new(&cluster, &arguments.podtap_namespace));
+    let outcome = interruptible(Box::pin(report(&cluster, &arguments, session.as_ref(), console))).await;
+    if let Some(session) = session
+        && let Err(failure) = session.remove().await
+    {
+        warn(&failure.message);
+    }
+    outcome.unwrap_or_else(|| {
+        console.progress("interrupted");
+        Ok(Exit::Interrupted)
+    })
+}
+
+async fn report(cluster: &Cluster, arguments: &Arguments, session: Option<&Session>, console: Console) -> Outcome {
     let deadline = Instant::now() + arguments.wait;
     let mut waiting = Waiting::new(console);
-    let report = loop {
+    let (snapshot, mut findings) = loop {
         let next = Instant::now() + INTERVAL;
-        let report = Report::new(findings(&cluster, &arguments).await?);
-        match report.error() {
-            Some(error) if next <= deadline => waiting.reports(format!("the end of an error: {error}")),
-            _ => break report,
+        let (snapshot, findings) = findings(cluster, arguments).await?;
+        match findings.iter().find(|finding| finding.level == Level::Error) {
+            Some(error) if next <= deadline => waiting.reports(format!("the end of an error: {}", error.message)),
+            _ => break (snapshot, findings),
         }
         sleep_until(next).await;
     };
+    if let Some(session) = session {
+        findings.extend(try_network(cluster, arguments, session, &snapshot, console).await?);
+    }
+    let report = Report::new(findings);
     match arguments.output {
         Format::Table => data(&report.text(true)),
         Format::Short => data(&report.text(false)),
@@ -102,14 +129,40 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     Ok(report.exit())
 }
 
-async fn findings(cluster: &Cluster, arguments: &Arguments) -> Outcome<Vec<Finding>> {
+async fn findings(cluster: &Cluster, arguments: &Arguments) -> Outcome<(Snapshot, Vec<Finding>)> {
     let Arguments { podtap_namespace: home, node, tap, .. } = arguments.clone();
     let snapshot = Box::pin(Snapshot::read(cluster, &Scope { home, node, tap })).await?;
-    if arguments.pre {
-        let rehearsal = Rehearsal::read(cluster, &snapshot).await?;
-        return Ok(installation::check(&snapshot, &rehearsal));
+    let findings = if arguments.pre {
+        installation::check(&snapshot, &Rehearsal::read(cluster, &snapshot).await?)
+    } else {
+        check(&snapshot)
+    };
+    Ok((snapshot, findings))
+}
+
+async fn try_network(
+    cluster: &Cluster,
+    arguments: &Arguments,
+    session: &Session,
+    snapshot: &Snapshot,
+    console: Console,
+) -> Outcome<Vec<Finding>> {
+    let members = session::members(snapshot, arguments.node.as_deref());
+    if members.len() < 2 {
+        let text = "there are no two nodes that can run pods, so there is no network between them to try";
+        return Ok(vec![Finding::new(Group::Network, Level::Unknown, text)]);
     }
-    Ok(check(&snapshot))
+    let names: Vec<String> = members.iter().map(|member| member.node.clone()).collect();
+    let port = snapshot.receiver_port();
+    let consequence = format!(
+        "this starts a pod on each of {} ({}) for some seconds, which send each other packets at UDP {port}; a tap that needs its \
+         first receiver on one of them waits meanwhile",
+        counted(names.len(), "node"),
+        named("", &names)
+    );
+    ask(&consequence, arguments.yes).await?;
+    let observed = session.observe(cluster, snapshot, &members, console).await?;
+    Ok(paths::check(snapshot, &observed, &members))
 }
 
 /// All checks of an installation.

@@ -60,7 +60,6 @@ pub fn machines(snapshot: &Snapshot) -> Vec<Finding> {
     let of = |is_it: &dyn Fn(&Node) -> bool| -> Vec<String> {
         nodes.iter().filter(|node| is_it(node)).map(ResourceExt::name_any).collect()
     };
-    let is_linux = |node: &Node| info(node).is_none_or(|info| info.operating_system == "linux");
     let runs = |node: &Node| is_linux(node) && !is_virtual(node);
     let kernel = |node: &Node| info(node).and_then(|info| version(&info.kernel_version));
     all(Finding::warning, of(&|node| !is_linux(node)), "not Linux: their pods cannot be tapped");
@@ -107,6 +106,15 @@ fn info(node: &Node) -> Option<&k8s_openapi::api::core::v1::NodeSystemInfo> {
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn is_linux(node: &Node) -> bool {
+    info(node).is_none_or(|info| info.operating_system == "linux")
+}
+
+/// Whether pods with the network of the node can be started on it.
+pub fn can_run(node: &Node) -> bool {
+    is_linux(node) && !is_virtual(node) && node_is_ready(node)
 }
 
 fn is_virtual(node: &Node) -> bool {

@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub lease: Read<Option<Lease>>,
     pub policy: Read<Option<PodTapPolicy>>,
     pub nodes: Read<Vec<Node>>,
+    /// The same, whatever the scope is.
+    pub all_nodes: Vec<Node>,
     pub node_taps: Read<Vec<NodeTap>>,
     pub taps: Read<Vec<Tap>>,
     /// Objects that this version of the program does not understand, and why.
@@ -123,6 +125,7 @@ impl Snapshot {
         let node_taps = read(objects(cluster, &missing_kinds, &mut undecodable).await)?;
         let policies = read(objects::<PodTapPolicy>(cluster, &missing_kinds, &mut undecodable).await)?;
         let is_read = |policy: &PodTapPolicy| policy.name_any() == POLICY_NAME;
+        let nodes = read(nodes)?.map(|list| list.items);
         let snapshot = Self {
             home: home.to_owned(),
             namespace: read(namespace)?,
@@ -134,7 +137,8 @@ impl Snapshot {
             pods: read(pods)?.map(|list| list.items),
             lease: read(lease)?,
             policy: policies.map(|policies| policies.into_iter().find(is_read)),
-            nodes: read(nodes)?.map(|list| list.items),
+            all_nodes: nodes.iter().flatten().cloned().collect(),
+            nodes,
             node_taps,
             taps: taps(cluster, scope, &missing_kinds).await?,
             undecodable,

@@ -7,7 +7,7 @@ use super::{
     report::Level,
     *,
 };
-use crate::{exit::Exit, tap::Tap};
+use crate::tap::Tap;
 
 /// The findings that are not as they should be.
 fn faults(change: impl FnOnce(&mut Snapshot)) -> Vec<Finding> {

@@ -106,7 +106,11 @@ fn a_rehearsal_names_what_would_be_refused() {
     ] {
         assert!(text.contains(words), "{words}: {text}");
     }
-    let pod = server.requests().into_iter().find(|request| request.target.contains("/pods?")).expect("a dry run");
+    let pod = server
+        .requests()
+        .into_iter()
+        .find(|request| request.method == "POST" && request.target.contains("/pods?"))
+        .expect("a dry run");
     assert!(pod.target.contains("dryRun=All"), "{pod:?}");
     assert!(writes(&server).is_empty(), "{:?}", writes(&server));
 }
