@@ -27,7 +27,7 @@ fn kubectl(words: &[&str]) -> Output {
 }
 
 /// `kubectl podtap WORDS` in the namespace: exit code, standard output and standard error.
-fn podtap(sandbox: &Sandbox, words: &[&str]) -> (i32, String, String) {
+pub fn podtap(sandbox: &Sandbox, words: &[&str]) -> (i32, String, String) {
     let output = kubectl(&[&["podtap", "-n", sandbox.namespace()], words].concat());
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().expect("it exits"), text(&output.stdout), text(&output.stderr))

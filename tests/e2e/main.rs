@@ -13,6 +13,7 @@ mod controller;
 mod delete;
 mod delivery;
 mod destinations;
+mod doctor;
 mod drain;
 mod etcd;
 mod examples;

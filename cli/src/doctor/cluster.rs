@@ -72,7 +72,7 @@ fn kinds(snapshot: &Snapshot) -> Finding {
 
 /// The fields of a definition that this program and the cluster do not have in common.
 fn definitions_differ(snapshot: &Snapshot) -> Vec<Finding> {
-    // To users, the API server shows what counts.
+    // Only administrators may read them, and only they can do something about it.
     let Ok(found) = &snapshot.definitions else { return Vec::new() };
     let mut findings = Vec::new();
     for (_, own) in definitions() {

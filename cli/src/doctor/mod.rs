@@ -226,8 +226,15 @@ fn trouble(pod: &Pod) -> Option<String> {
             .map(|condition| with(condition.reason.as_ref(), condition.message.as_ref()))
             .next()
     };
-    let failed =
-        || (status.phase.as_deref() == Some("Failed")).then(|| with(status.reason.as_ref(), status.message.as_ref()));
+    let ended = |container: &ContainerStatus| {
+        let ended = container.state.as_ref()?.terminated.as_ref()?;
+        (ended.exit_code != 0).then(|| with(ended.reason.as_ref(), ended.message.as_ref()))
+    };
+    let failed = || {
+        let is_failed = status.phase.as_deref() == Some("Failed");
+        let of_pod = || with(status.reason.as_ref(), status.message.as_ref());
+        is_failed.then(|| containers().find_map(ended).unwrap_or_else(of_pod))
+    };
     containers().find_map(waits).or_else(unscheduled).or_else(failed)
 }
 

@@ -33,7 +33,7 @@ pub struct Answer {
 }
 
 /// Verb, group, resource, and the verbs of this program that need it, in the namespace of the taps.
-const OF_USERS: [(&str, &str, &str, &str); 10] = [
+const OF_USERS: [(&str, &str, &str, &str); 9] = [
     ("get", GROUP, "podtaps", "explain, suspend, resume, delete"),
     ("list", GROUP, "podtaps", "list, explain pod/NAME"),
     ("watch", GROUP, "podtaps", "create, list -w"),
@@ -43,7 +43,6 @@ const OF_USERS: [(&str, &str, &str, &str); 10] = [
     ("tap", "", "pods", "create"),
     ("get", "", "pods", "explain pod/NAME"),
     ("list", "", "pods", "create, explain"),
-    ("get", GROUP, "podtaps/map", "the collector's API with a token"),
 ];
 
 /// The same in PodTap's namespace.

@@ -4,6 +4,7 @@
 //! cannot remove it.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     process,
     time::{Duration, SystemTime},
@@ -61,6 +62,7 @@ pub struct Observed {
 pub struct Session {
     jobs: Api<Job>,
     name: String,
+    may_exist: Cell<bool>,
 }
 
 /// The nodes that take part: those that can run pods, with an address of the family of the first one. Of many nodes a sample, with
@@ -90,7 +92,7 @@ impl Session {
         // Unique enough for one cluster: without it, one that is interrupted while it is created could not be removed.
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let name = format!("podtap-doctor-{:x}-{:x}", time.as_millis(), process::id());
-        Self { jobs: Api::namespaced(cluster.client.clone(), home), name }
+        Self { jobs: Api::namespaced(cluster.client.clone(), home), name, may_exist: Cell::new(false) }
     }
 
     /// Starts the pods, and returns what they have reported when all packets have arrived, or after a few seconds.
@@ -102,6 +104,7 @@ impl Session {
         console: Console,
     ) -> Outcome<BTreeMap<String, Observed>> {
         let job = job(&self.name, snapshot, members)?;
+        self.may_exist.set(true);
         self.jobs.create(&PostParams::default(), &job).await?;
         let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &snapshot.home);
         let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", self.name));
@@ -132,6 +135,9 @@ impl Session {
 
     /// Removes the Job and its pods, if they exist.
     pub async fn remove(&self) -> Outcome<()> {
+        if !self.may_exist.get() {
+            return Ok(());
+        }
         let parameters = DeleteParams::background().grace_period(0);
         match self.jobs.delete(&self.name, &parameters).await {
             Ok(_) => Ok(()),
