@@ -92,7 +92,8 @@ fn pods(snapshot: &Snapshot) -> Vec<Finding> {
         Err(message) => return vec![unread(Group::ControlPlane, "pods", message)],
     };
     let broken = |pod: &Pod| {
-        let why = trouble(pod).filter(|_| !is_component(pod, "helper"))?;
+        let is_own = ["controller", "collector"].iter().any(|component| is_component(pod, component));
+        let why = trouble(pod).filter(|_| is_own)?;
         Some(
             Finding::error(Group::ControlPlane, format!("the pod {} does not run: {why}", pod.name_any()))
                 .hint(format!("kubectl -n {} describe pod {}", snapshot.home, pod.name_any()))

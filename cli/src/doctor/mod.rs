@@ -135,7 +135,7 @@ async fn findings(cluster: &Cluster, arguments: &Arguments) -> Outcome<(Snapshot
     let findings = if arguments.pre {
         installation::check(&snapshot, &Rehearsal::read(cluster, &snapshot).await?)
     } else {
-        check(&snapshot)
+        check(&snapshot, arguments.network)
     };
     Ok((snapshot, findings))
 }
@@ -166,13 +166,13 @@ async fn try_network(
 }
 
 /// All checks of an installation.
-fn check(snapshot: &Snapshot) -> Vec<Finding> {
+fn check(snapshot: &Snapshot, is_network_tried: bool) -> Vec<Finding> {
     let mut findings = cluster::check(snapshot);
     findings.extend(control_plane::check(snapshot));
     // What is not installed has no other faults.
     if !snapshot.served.is_empty() {
         findings.extend(nodes::check(snapshot));
-        findings.extend(network::check(snapshot));
+        findings.extend(network::check(snapshot, is_network_tried));
         findings.extend(taps::check(snapshot));
     }
     findings

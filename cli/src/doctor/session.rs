@@ -192,7 +192,9 @@ fn job(name: &str, snapshot: &Snapshot, members: &[Member]) -> Outcome<Job> {
         ["/podtap-agent", "try-paths", "--port", &port.to_string(), "--run", name].map(str::to_owned).to_vec();
     command.extend(underlay.map(|mtu| format!("--mtu={mtu}")));
     command.extend(members.iter().map(|member| format!("--peer={}={}", member.node, member.address)));
-    let labels: Value = json!({"app.kubernetes.io/part-of": "podtap", "app.kubernetes.io/component": "doctor"});
+    let labels: Value = json!({
+        "app.kubernetes.io/name": "podtap", "app.kubernetes.io/part-of": "podtap", "app.kubernetes.io/component": "doctor",
+    });
     let is_one_of: Vec<&str> = members.iter().map(|member| member.node.as_str()).collect();
     // A term of matchFields names one node only.
     let terms: Vec<Value> = is_one_of

@@ -83,7 +83,6 @@ pub struct Scope {
     pub tap: Option<TapName>,
 }
 
-/// None if there is no such object.
 fn read<T>(result: Result<T, kube::Error>) -> Outcome<Read<T>> {
     match result {
         Ok(value) => Ok(Ok(value)),
@@ -265,6 +264,11 @@ impl Cni {
             system.get_opt("kube-flannel-cfg"),
             felix.get_opt("default"),
         );
+        let calico = match calico {
+            // Of a kind that it does not serve, the API server says it in other words than of an object.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            calico => calico,
+        };
         let flannel = read(flannel)?.ok().flatten();
         Ok(Self {
             cilium: read(cilium)?.ok().flatten(),

@@ -13,7 +13,7 @@ use crate::tap::Tap;
 fn faults(change: impl FnOnce(&mut Snapshot)) -> Vec<Finding> {
     let mut snapshot = healthy();
     change(&mut snapshot);
-    check(&snapshot).into_iter().filter(|finding| finding.level != Level::Ok).collect()
+    check(&snapshot, false).into_iter().filter(|finding| finding.level != Level::Ok).collect()
 }
 
 /// The only finding.
@@ -45,7 +45,7 @@ fn some<T>(read: &mut snapshot::Read<Option<T>>) -> &mut T {
 #[test]
 fn nothing_is_wrong_with_a_healthy_installation() {
     assert_eq!(faults(|_| {}), []);
-    let report = Report::new(check(&healthy()));
+    let report = Report::new(check(&healthy(), false));
     assert_eq!(report.exit(), Exit::Done);
     let text = report.text(true);
     assert!(text.contains("probes of taps arrive, small and of full size, on 1 path: n1 to n2"), "{text}");

@@ -22,6 +22,8 @@ fn cluster(answer: impl Fn(&Request, &str) -> Option<Answer> + Send + Sync + 'st
                 Answer::Object(201, json!({"metadata": {}, "spec": {}, "status": {"allowed": true}}))
             }
             ("GET", path) if path.ends_with("/nodes") || path.ends_with("/pods") => list(&[]),
+            // Of a kind that is not served.
+            (_, path) if path.contains("projectcalico") => Answer::Object(404, json!("404 page not found")),
             (_, path) => error(404, path.rsplit('/').next().unwrap_or_default(), "not found"),
         }
     })
