@@ -121,7 +121,7 @@ fn rights_and_settings(faults: &mut Faults<'_>) {
     };
     namespaced(&["create", "role", "taps", "--verb=*", "--resource=podtaps.podtap.dev"]);
     namespaced(&["create", "rolebinding", "taps", "--role=taps", "--user=alice"]);
-    let words = format!("× you may not tap pods in the namespace {}: needed by create", sandbox.namespace());
+    let words = format!("× you may create podtaps, but not tap pods in the namespace {}", sandbox.namespace());
     assert_eq!(faults.names(&[&words], &["--as", "alice"]), 3);
 
     let label = |value: &str| {

@@ -11,7 +11,6 @@ use super::{
     report::{Finding, Group},
     rights,
     snapshot::Snapshot,
-    unread,
 };
 use crate::exit::page;
 
@@ -73,7 +72,7 @@ fn kinds(snapshot: &Snapshot) -> Finding {
 /// The fields of a definition that this program and the cluster do not have in common.
 fn definitions_differ(snapshot: &Snapshot) -> Vec<Finding> {
     // Only administrators may read them, and only they can do something about it.
-    let Ok(found) = &snapshot.definitions else { return Vec::new() };
+    let Some(found) = snapshot.definitions.as_ref().ok().filter(|found| !found.is_empty()) else { return Vec::new() };
     let mut findings = Vec::new();
     for (_, own) in definitions() {
         let Some(other) = found.iter().find(|other| other.name_any() == own.name_any()) else { continue };
@@ -100,7 +99,7 @@ fn definitions_differ(snapshot: &Snapshot) -> Vec<Finding> {
             ));
         }
     }
-    if findings.is_empty() && !found.is_empty() {
+    if findings.is_empty() {
         findings.push(Finding::ok(Group::Cluster, "the custom resource definitions are those of this program"));
     }
     findings
@@ -130,11 +129,8 @@ fn fields(definition: &CustomResourceDefinition) -> BTreeSet<String> {
 
 /// Whether this program, the controller and the helper pods are of the same version.
 fn versions(snapshot: &Snapshot) -> Vec<Finding> {
-    let controller = match &snapshot.controller {
-        Ok(Some(controller)) => controller,
-        Ok(None) => return Vec::new(),
-        Err(message) => return vec![unread(Group::Cluster, "the version of the controller", message)],
-    };
+    // The findings about the control plane tell if there is none, or if the user may not read it.
+    let Ok(Some(controller)) = &snapshot.controller else { return Vec::new() };
     let own = env!("CARGO_PKG_VERSION");
     let mut findings = Vec::new();
     match controller.labels().get(VERSION_LABEL) {

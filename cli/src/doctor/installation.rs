@@ -116,8 +116,12 @@ pub fn check(snapshot: &Snapshot, rehearsal: &Rehearsal) -> Vec<Finding> {
 }
 
 fn creation(rehearsal: &Rehearsal) -> Vec<Finding> {
-    let missing: Vec<String> =
-        rehearsal.rights.iter().filter(|answer| !answer.allowed).map(|answer| answer.right.to_string()).collect();
+    let missing: Vec<String> = rehearsal
+        .rights
+        .iter()
+        .filter(|answer| !answer.allowed)
+        .map(|Answer { right, .. }| format!("{right}{}", right.place()))
+        .collect();
     if !missing.is_empty() {
         let text = format!("you may not {}: the chart has such objects", missing.join(", nor "));
         return vec![Finding::error(Group::Installation, text).hint("Install as a cluster administrator.")];

@@ -1,6 +1,6 @@
 //! What the user may do, by asking the API server.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use futures_util::future::try_join_all;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
@@ -10,6 +10,7 @@ use podtap_api::GROUP;
 use super::report::{Finding, Group};
 use crate::{
     connection::Cluster,
+    console::counted,
     exit::{Outcome, page},
 };
 
@@ -81,20 +82,36 @@ pub fn findings(answers: &[Answer]) -> Vec<Finding> {
     if missing.is_empty() {
         return vec![Finding::ok(Group::Cluster, "you may do what every verb of this program needs")];
     }
-    let lacks =
-        |verb: &str, resource: &str| missing.iter().any(|right| right.verb == verb && right.resource == resource);
-    let of = |right: &&Right| {
-        let message = format!("you may not {right}: needed by {}", right.purpose);
-        // Who may write taps, and tap no pod, was meant to be able to: half of the role is missing.
-        let is_half = right.verb == "tap" && !lacks("create", "podtaps");
-        let finding =
-            if is_half { Finding::error(Group::Cluster, message) } else { Finding::warning(Group::Cluster, message) };
-        finding.page(page("install.md", "3-who-may-tap"))
-    };
-    missing.iter().map(of).collect()
+    let roles = || page("install.md", "3-who-may-tap");
+    let may =
+        |verb: &str, resource: &str| !missing.iter().any(|right| right.verb == verb && right.resource == resource);
+    // Who may create taps, and tap no pod, was meant to be able to: half of the role is missing.
+    let (half, others): (Vec<&Right>, Vec<&Right>) =
+        missing.iter().partition(|right| right.verb == "tap" && may("create", "podtaps"));
+    let mut findings: Vec<_> = half
+        .into_iter()
+        .map(|right| {
+            let text = format!("you may create podtaps, but not {right}{}: the API server rejects them", right.place());
+            Finding::error(Group::Cluster, text).page(roles())
+        })
+        .collect();
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for right in others {
+        places.entry(right.place()).or_default().push(format!("{right}: needed by {}", right.purpose));
+    }
+    findings.extend(places.into_iter().map(|(place, rights)| {
+        let text = format!("you lack {} that this program can use{place}", counted(rights.len(), "right"));
+        Finding::warning(Group::Cluster, text).hint(rights.join("\n")).page(roles())
+    }));
+    findings
 }
 
 impl Right {
+    /// Where it is needed, as the end of a sentence.
+    pub fn place(&self) -> String {
+        self.namespace.as_ref().map(|namespace| format!(" in the namespace {namespace}")).unwrap_or_default()
+    }
+
     fn review(&self) -> SelfSubjectAccessReview {
         let (resource, subresource) = self.resource.split_once('/').unwrap_or((self.resource, ""));
         let attributes = ResourceAttributes {
@@ -117,11 +134,7 @@ impl fmt::Display for Right {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { verb, group, resource, .. } = self;
         let dot = if group.is_empty() { "" } else { "." };
-        write!(formatter, "{verb} {resource}{dot}{group}")?;
-        match &self.namespace {
-            Some(namespace) => write!(formatter, " in the namespace {namespace}"),
-            None => Ok(()),
-        }
+        write!(formatter, "{verb} {resource}{dot}{group}")
     }
 }
 
@@ -140,9 +153,23 @@ mod tests {
     #[test]
     fn a_missing_right_is_named() {
         assert_eq!(without(&[]).iter().map(|finding| finding.level).collect::<Vec<_>>(), [Level::Ok]);
-        let [finding] = &without(&[("delete", "podtaps")])[..] else { panic!("one right is missing") };
-        assert_eq!(finding.level, Level::Warning);
-        assert_eq!(finding.message, "you may not delete podtaps.podtap.dev in the namespace shop: needed by delete");
+        let found = without(&[("delete", "podtaps"), ("create", "pods/portforward")]);
+        let warnings: Vec<_> = found.iter().map(|found| (found.level, &*found.message, &*found.hints[0])).collect();
+        assert_eq!(
+            warnings,
+            [
+                (
+                    Level::Warning,
+                    "you lack 1 right that this program can use in the namespace podtap-system",
+                    "create pods/portforward: needed by map, flows"
+                ),
+                (
+                    Level::Warning,
+                    "you lack 1 right that this program can use in the namespace shop",
+                    "delete podtaps.podtap.dev: needed by delete"
+                ),
+            ]
+        );
     }
 
     #[test]

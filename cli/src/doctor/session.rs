@@ -204,7 +204,9 @@ fn job(name: &str, snapshot: &Snapshot, members: &[Member]) -> Outcome<Job> {
     let job = json!({
         "metadata": {"name": name, "labels": labels},
         "spec": {
-            "completions": members.len(), "parallelism": members.len(), "backoffLimit": 0,
+            "completions": members.len(), "parallelism": members.len(),
+            // A pod that fails is not repeated, and does not end the others.
+            "completionMode": "Indexed", "backoffLimitPerIndex": 0,
             "activeDeadlineSeconds": DEADLINE_SECONDS, "ttlSecondsAfterFinished": 0,
             "template": {
                 "metadata": {"labels": labels},

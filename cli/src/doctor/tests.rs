@@ -63,6 +63,7 @@ fn kinds_and_versions() {
     });
     let of = |older: bool| {
         move |snapshot: &mut Snapshot| {
+            snapshot.definitions = Ok(podtap_api::definitions().map(|(_, definition)| definition).to_vec());
             edit(nth(&mut snapshot.definitions, 0), |definition| {
                 let schema = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
                 let fields = schema["spec"]["properties"].as_object_mut().expect("it has fields");
