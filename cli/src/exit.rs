@@ -13,7 +13,7 @@ pub enum Exit {
     Error = 1,
     /// The command line is invalid, or a question could not be asked. Clap uses the same code.
     Usage = 2,
-    /// Some of the pods cannot be tapped, or some nodes have not answered.
+    /// Some of the pods cannot be tapped, some nodes have not answered, or `doctor` has found errors.
     Partly = 3,
     /// Refused, or there is no such object, or no pod matches.
     Refused = 4,

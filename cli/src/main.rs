@@ -14,6 +14,7 @@ mod console;
 mod create;
 mod delete;
 mod destination;
+mod doctor;
 mod exit;
 mod explain;
 mod flows;
@@ -108,6 +109,9 @@ enum Verb {
     Flows(flows::Arguments),
     /// Show how much taps mirror, and what is lost
     Top(top::Arguments),
+    /// Find out what is wrong with PodTap or with the network between nodes, and what to do
+    #[command(visible_alias = "check")]
+    Doctor(doctor::Arguments),
     /// Print a tap from the flags of kokotap, for kubectl create -f -
     Kokotap(kokotap::Arguments),
     /// Collect what is needed to find out why something does not work
@@ -130,8 +134,10 @@ fn main() -> ExitCode {
     // One thread: this waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
-        // It leaves nothing behind at a signal.
-        Ok(runtime) if matches!(verb, Verb::Capture(_)) => Some(runtime.block_on(run(verb, &connection, console))),
+        // They remove what they have created, also when they are interrupted.
+        Ok(runtime) if matches!(verb, Verb::Capture(_) | Verb::Doctor(_)) => {
+            Some(runtime.block_on(run(verb, &connection, console)))
+        }
         Ok(runtime) => runtime.block_on(wait::interruptible(run(verb, &connection, console))),
         Err(error) => Some(Err(Failure::error(format!("no runtime: {error}")))),
     };
@@ -163,6 +169,7 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
         Verb::Map(arguments) => map::run(arguments, connection, console).await,
         Verb::Flows(arguments) => flows::run(arguments, connection, console).await,
         Verb::Top(arguments) => top::run(arguments, connection, console).await,
+        Verb::Doctor(arguments) => doctor::run(arguments, connection, console).await,
         Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
         Verb::Support(arguments) => Box::pin(support::run(arguments, connection, console)).await,
         Verb::Completion(arguments) => complete::run(&arguments),

@@ -15,6 +15,7 @@ mod controller;
 mod delete;
 mod delivery;
 mod destinations;
+mod doctor;
 mod drain;
 mod etcd;
 mod examples;

@@ -1,7 +1,7 @@
 //! `explain`: why a tap is as it is, which taps mirror a pod, and what a node does.
 
 mod events;
-mod node;
+pub mod node;
 mod pod;
 mod tap;
 mod tree;

@@ -1,6 +1,7 @@
 //! The program against an API server that records its requests: flags, exit codes, and what is printed where.
 
 mod cleanup;
+mod doctor;
 mod events;
 mod plan;
 mod progress;
