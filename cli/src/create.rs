@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use clap_complete::ArgValueCompleter;
-use k8s_openapi::{api::authentication::v1::SelfSubjectReview, apimachinery::pkg::apis::meta::v1::LabelSelector};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams, PostParams},
 };
-use podtap_api::{DEFAULT_MAX_PODS, MirrorSpec, ObjectSelector, PodTap, PodTapSpec, Targets};
-use podtap_model::InterfaceName;
+use podtap_api::{MirrorSpec, PodTap, PodTapSpec};
 use serde_json::Value;
 
 use crate::{
@@ -21,9 +20,8 @@ use crate::{
     manifest,
     mirror::MirrorFlags,
     ready::wait_until_ready,
-    selector,
     tap::{Kind, MANAGER, REQUESTED_BY, Tap},
-    target::{Selection, Target},
+    target::{PodFlags, Selection, Target},
 };
 
 /// Arguments of `create`.
@@ -33,18 +31,8 @@ pub struct Arguments {
     /// job/NAME or svc/NAME. A name alone is that of a pod
     #[arg(value_names = ["NAME", "TARGET"], num_args = 0..=2, add = ArgValueCompleter::new(complete::targets))]
     words: Vec<String>,
-    /// The pods with these labels, instead of TARGET
-    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector::parse, conflicts_with = "all")]
-    selector: Option<LabelSelector>,
-    /// All pods of the namespace, instead of TARGET. Asks
-    #[arg(long)]
-    all: bool,
-    /// Interface inside the pods. Default: the one with the pod's primary address
-    #[arg(long, value_name = "NAME")]
-    interface: Option<InterfaceName>,
-    /// Most pods to tap; asks if there may be more than 32
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PODS)]
-    max_pods: u32,
+    #[command(flatten)]
+    pods: PodFlags,
     #[command(flatten)]
     mirror: MirrorFlags,
     /// How long to wait until the tap is Ready and frames arrive. 0: do not wait
@@ -83,11 +71,7 @@ impl Arguments {
     /// The name, if there is one, and the target.
     fn target(&self) -> Outcome<(Option<String>, Target)> {
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
-        let without_target = match (&self.selector, self.all) {
-            (Some(selector), _) => Some(Target::Selected(Selection::Labels(selector.clone()))),
-            (None, true) => Some(Target::Selected(Selection::all())),
-            (None, false) => None,
-        };
+        let without_target = self.pods.selection().map(Target::Selected);
         let (name, target) = match (words.as_slice(), without_target) {
             ([], Some(target)) => (None, target),
             ([name], Some(target)) => (Some(*name), target),
@@ -107,26 +91,13 @@ impl Arguments {
     }
 
     fn spec(&self, selection: Selection, mirror: MirrorSpec) -> PodTapSpec {
-        let (pod_names, pod_selector) = match selection {
-            Selection::Names(names) => (Some(names), None),
-            Selection::Labels(selector) => (None, Some(ObjectSelector::from(selector))),
-        };
-        let targets = Targets { pod_names, pod_selector, interface: self.interface.clone(), max_pods: self.max_pods };
+        let targets = self.pods.targets(selection);
         PodTapSpec { targets, mirror }
     }
 
     /// What the user should confirm.
     fn consequences(&self, cluster: &Cluster, tap: &PodTap) -> Vec<String> {
-        let mut all = Vec::new();
-        if self.all {
-            all.push(format!("this mirrors every pod of the namespace {}", cluster.namespace));
-        }
-        if self.max_pods > DEFAULT_MAX_PODS {
-            all.push(format!("this may mirror up to {} pods", self.max_pods));
-        }
-        if cluster.is_another_namespace {
-            all.push(format!("this mirrors pods of {}, which is not the namespace of the context", cluster.namespace));
-        }
+        let mut all = self.pods.consequences(cluster);
         for external in tap.spec.mirror.destinations.iter().filter_map(|destination| destination.external.as_ref()) {
             all.push(format!("this sends the pods' traffic out of the cluster, to {}", external.address));
         }
@@ -252,7 +223,7 @@ fn of_others(tap: &PodTap, stored: &PodTap) -> Vec<String> {
 }
 
 /// The user's name, as the API server knows it.
-async fn own_name(cluster: &Cluster) -> Option<String> {
+pub async fn own_name(cluster: &Cluster) -> Option<String> {
     let api: Api<SelfSubjectReview> = Api::all(cluster.client.clone());
     let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await.ok()?;
     review.status?.user_info?.username

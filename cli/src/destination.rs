@@ -108,6 +108,11 @@ pub struct Manner {
     pub packet_socket: bool,
 }
 
+/// A destination that is of no kind yet.
+pub fn none(name: String) -> Destination {
+    Destination { name, node: None, pod: None, external: None, collector: None, frame_format: FrameFormat::default() }
+}
+
 /// The destinations of a tap. A single one needs no name; several get one each, of what they are.
 pub fn destinations(all: Vec<To>, manner: Manner) -> Vec<Destination> {
     let is_single = all.len() == 1;
@@ -122,14 +127,7 @@ pub fn destinations(all: Vec<To>, manner: Manner) -> Vec<Destination> {
     all.into_iter()
         .map(|To { name, kind }| {
             let name = name.unwrap_or_else(|| if is_single { "main".to_owned() } else { unique(kind.name()) });
-            let destination = Destination {
-                name,
-                node: None,
-                pod: None,
-                external: None,
-                collector: None,
-                frame_format: FrameFormat::default(),
-            };
+            let destination = none(name);
             let Manner { frame_format, probe, metadata, packet_socket } = manner;
             match kind {
                 DestinationKind::Node(node) => Destination { node: Some(node), frame_format, ..destination },

@@ -61,7 +61,7 @@ pub fn is_ready(pod: &Pod) -> bool {
 }
 
 /// The API server may refuse with a message or, if the right to only one of the verbs is missing, without.
-fn not_forwarded(error: kube::Error, pod: &str) -> Failure {
+pub fn not_forwarded(error: kube::Error, pod: &str) -> Failure {
     let is_forbidden = match &error {
         kube::Error::Api(status) => status.code == 403,
         kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => {

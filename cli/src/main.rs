@@ -5,6 +5,7 @@
 //! reads what is mirrored: whatever a user may do, their own rights in the cluster allow.
 #![deny(unsafe_code)]
 
+mod capture;
 mod collector;
 mod complete;
 mod connection;
@@ -75,6 +76,9 @@ enum Verb {
     /// Create a tap, and wait until frames arrive
     #[command(override_usage = "kubectl podtap create [NAME] TARGET --to DEST... [OPTIONS]")]
     Create(Box<create::Arguments>),
+    /// Capture the traffic of pods, in Wireshark or in a file
+    #[command(override_usage = "kubectl podtap capture TARGET [OPTIONS]")]
+    Capture(Box<capture::Arguments>),
     /// List taps
     #[command(visible_alias = "ls")]
     List(list::Arguments),
@@ -113,6 +117,8 @@ fn main() -> ExitCode {
     // One thread: this waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
+        // It leaves nothing behind at a signal.
+        Ok(runtime) if matches!(verb, Verb::Capture(_)) => Some(runtime.block_on(run(verb, &connection, console))),
         Ok(runtime) => runtime.block_on(wait::interruptible(run(verb, &connection, console))),
         Err(error) => Some(Err(Failure::error(format!("no runtime: {error}")))),
     };
@@ -132,6 +138,7 @@ fn main() -> ExitCode {
 async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
     match verb {
         Verb::Create(arguments) => create::run(*arguments, connection, console).await,
+        Verb::Capture(arguments) => capture::run(*arguments, connection, console).await,
         Verb::List(arguments) => list::run(arguments, connection, console).await,
         Verb::Explain(arguments) => explain::run(arguments, connection).await,
         Verb::Suspend(arguments) => suspend::run(arguments, true, connection, console).await,

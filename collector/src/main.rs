@@ -7,6 +7,8 @@
 //! other one parses frames that anyone may have sent, and has the capability `NET_RAW` and no token. By a Unix socket, it gets the names
 //! of pods and services ([`names`]), and sends nothing. What it serves on the loopback of the pod, `podtap-collector names` passes on to
 //! clients that the API server authorizes ([`access`]).
+//!
+//! `podtap-collector stream` ([`mod@stream`]) analyses nothing: it streams the frames of a tap to one client, and needs no capability.
 #![deny(unsafe_code)]
 
 mod access;

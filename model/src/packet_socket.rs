@@ -9,8 +9,9 @@
 //!   another one with this socket.
 //!
 //! The program then sets the version and the ring, asks for promiscuous mode, by which a receiver knows that it has a reader, and binds the
-//! socket. It answers nothing. The connection stays open while both run: either side closes it when it stops, or to refuse what it got, and
-//! the tap-helper then connects again. A socket replaces an earlier one of the same interface.
+//! socket. It answers nothing. The connection stays open while both run: either side closes it when it stops, the program also to refuse
+//! what it got and when the interface is gone, and the tap-helper then connects again. A socket of an interface that is captured from is
+//! closed, and its connection takes the place of the earlier one: a restart of the tap-helper costs no frame.
 
 use serde::{Deserialize, Serialize};
 

@@ -5,6 +5,7 @@
 mod access;
 mod beginnings;
 mod calls;
+mod capture;
 mod changes;
 mod churn;
 mod cli;

@@ -50,7 +50,7 @@ pub struct Progress {
 impl Window {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            state: Mutex::default(),
+            state: Mutex::new(State { bytes: VecDeque::with_capacity(ROOM), ..State::default() }),
             changed: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
         })
     }

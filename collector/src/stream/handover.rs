@@ -85,8 +85,8 @@ impl Connection {
         }
         ensure!(!received.flags.contains(ReturnFlags::TRUNC), "the message is too long");
         let (Some(socket), true) = (sockets.pop(), sockets.is_empty()) else { bail!("there is not one descriptor") };
-        let is_packet_socket = sockopt::socket_domain(&socket)? == AddressFamily::PACKET
-            && sockopt::socket_type(&socket)? == SocketType::RAW;
+        let is_packet_socket = sockopt::socket_domain(&socket) == Ok(AddressFamily::PACKET)
+            && sockopt::socket_type(&socket) == Ok(SocketType::RAW);
         ensure!(is_packet_socket, "the descriptor is no packet socket");
         Ok(Received::Socket(serde_json::from_slice(&message[..received.bytes])?, socket))
     }

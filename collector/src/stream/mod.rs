@@ -101,21 +101,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut stream = Stream::new(arguments, Arc::clone(&window));
     eprintln!("podtap-collector: streaming to a client at {}", server.address()?);
     let server = thread::spawn(|| server.run());
-    let mut capture = Capture { sockets, inputs: Vec::new(), lost: 0, started: None };
-    capture.run(arguments.seconds.map(seconds), &signals, &server, &mut stream)?;
-    stream.tick(now(), capture.lost);
+    let capture = Capture { sockets, inputs: Vec::new(), lost: 0, started: None };
+    let lost = capture.run(arguments.seconds.map(seconds), &signals, &server, &mut stream)?;
     stream.writer.finish()?;
     wait(&signals, &server, &window)?;
     let end = server.join().map_err(|_| io::Error::other("the thread that writes to the client has panicked"))??;
     let (written, dropped) = stream.writer.counts();
     let why = match end {
         End::Complete => "the client has all",
-        End::Abandoned => "there was no client",
+        End::Abandoned => "there was no client, or it was silent",
         End::Left => "the client had left",
     };
     eprintln!(
-        "podtap-collector: {written} frames streamed, {dropped} dropped because the client was too slow, {} dropped by the kernel; {why}",
-        capture.lost,
+        "podtap-collector: {written} frames streamed, {dropped} dropped because the client was too slow, {lost} dropped by the kernel; {why}"
     );
     Ok(())
 }
@@ -207,6 +205,22 @@ struct Input {
     ring: Ring,
     /// Open, for the tap-helper to know that this program captures.
     connection: Option<Connection>,
+    /// It went down, or was removed: when the kernel has passed on its last frames.
+    ended: Option<Instant>,
+}
+
+impl Input {
+    /// Whether frames still come. If not, the tap-helper may hand over another socket.
+    fn is_up(&mut self) -> bool {
+        if self.ended.is_none()
+            && let Err(error) = self.ring.check()
+        {
+            warn!(interface = %self.interface, %error, "it went down, or was removed");
+            self.connection = None;
+            self.ended = Some(Instant::now() + LAST_BLOCK);
+        }
+        self.ended.is_none()
+    }
 }
 
 /// What is captured.
@@ -220,14 +234,14 @@ struct Capture {
 }
 
 impl Capture {
-    /// Captures until the stream is over or not read, so much time has passed, or a signal.
+    /// Captures until the stream is over or not read, so much time has passed, or a signal. Returns how many frames the kernel dropped.
     fn run(
-        &mut self,
+        mut self,
         limit: Option<Duration>,
         signals: &SignalFd,
         server: &JoinHandle<Result<End>>,
         stream: &mut Stream,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let mut end: Option<Instant> = None;
         loop {
             self.wait(signals)?;
@@ -241,7 +255,7 @@ impl Capture {
             stream.tick(now(), self.lost);
             let is_late = self.started.zip(limit).is_some_and(|(started, limit)| started.elapsed() >= limit);
             if is_late || stream.is_over() || server.is_finished() || end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(());
+                return Ok(self.lost);
             }
         }
     }
@@ -296,19 +310,18 @@ impl Capture {
             }
             Ok(Received::End) => return,
             Ok(Received::Socket(PacketSocket { interface }, socket)) => {
-                let of_interface = self.inputs.iter_mut().find(|input| input.interface == interface);
-                match of_interface.map(|input| (input.ring.check(), input)) {
-                    // The tap-helper was restarted. The ring of the earlier socket misses nothing.
-                    Some((Ok(()), input)) => {
-                        input.connection = Some(connection);
-                        return;
-                    }
-                    Some((Err(_), _)) => self.inputs.retain(|input| input.interface != interface),
-                    None => {}
+                // The tap-helper was restarted. The ring of the earlier socket misses nothing.
+                let of_interface = |input: &&mut Input| input.interface == interface;
+                if let Some(input) =
+                    self.inputs.iter_mut().filter(of_interface).find_map(|input| input.is_up().then_some(input))
+                {
+                    input.connection = Some(connection);
+                    return;
                 }
                 if self.inputs.len() < MOST_INTERFACES {
                     let ring = Ring::of(socket, &interface);
-                    ring.map_err(anyhow::Error::from).map(|ring| self.add(interface, ring, Some(connection), stream))
+                    ring.with_context(|| format!("{interface} cannot be captured from with it"))
+                        .map(|ring| self.add(interface, ring, Some(connection), stream))
                 } else {
                     Err(anyhow!("there are {MOST_INTERFACES} already"))
                 }
@@ -323,7 +336,8 @@ impl Capture {
     fn add(&mut self, interface: InterfaceName, ring: Ring, connection: Option<Connection>, stream: &mut Stream) {
         info!(%interface, "capturing");
         self.started.get_or_insert_with(Instant::now);
-        self.inputs.push(Input { source: stream.writer.source(&interface), interface, ring, connection });
+        let source = stream.writer.source(&interface);
+        self.inputs.push(Input { interface, source, ring, connection, ended: None });
     }
 
     /// Takes the frames that wait.
@@ -345,13 +359,8 @@ impl Capture {
             let is_open = |connection: &Connection| matches!(connection.receive(), Ok(Received::Nothing));
             input.connection = input.connection.take().filter(is_open);
         }
-        self.inputs.retain(|Input { interface, ring, .. }| {
-            let state = ring.check();
-            if let Err(error) = &state {
-                warn!(%interface, %error, "it went down, or was removed");
-            }
-            state.is_ok()
-        });
+        let now = Instant::now();
+        self.inputs.retain_mut(|input| input.is_up() || input.ended.is_some_and(|ended| now < ended));
         Ok(())
     }
 }

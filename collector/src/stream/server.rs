@@ -240,3 +240,93 @@ impl Client {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A server of a window with 100 bytes, of which 40 are confirmed.
+    fn serve(patience: Duration) -> (SocketAddr, Arc<Window>, JoinHandle<Result<End>>) {
+        let window = Arc::new(Window::new().expect("a descriptor"));
+        assert!(window.append(&[1; 100]));
+        window.confirm(40);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = Server::bind(any, Arc::clone(&window), PATIENCE, patience).expect("a port");
+        (server.address().expect("it listens"), window, thread::spawn(|| server.run()))
+    }
+
+    fn connect(address: SocketAddr, received: u64) -> TcpStream {
+        let mut client = TcpStream::connect(address).expect("it listens");
+        client.set_read_timeout(Some(PATIENCE)).expect("it can be set");
+        client.write_all(&received.to_le_bytes()).expect("it is connected");
+        client
+    }
+
+    fn is_closed(client: &mut TcpStream) -> bool {
+        match client.read(&mut [0; 1]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+
+    #[test]
+    fn a_client_continues_only_where_the_window_has_bytes() {
+        let (address, window, server) = serve(PATIENCE);
+        for outside in [0, 39, 101, u64::MAX] {
+            assert!(is_closed(&mut connect(address, outside)), "{outside}");
+        }
+        let mut client = connect(address, 50);
+        let mut bytes = [0; 50];
+        client.read_exact(&mut bytes).expect("it is sent");
+        assert_eq!(bytes, [1; 50]);
+        // It cannot have received what was not sent, and the window stays as it is.
+        client.write_all(&101_u64.to_le_bytes()).expect("it is connected");
+        assert!(is_closed(&mut client));
+        assert_eq!(window.progress().start, 50);
+        let mut client = connect(address, 100);
+        window.complete(b"the end");
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).expect("it ends");
+        assert_eq!(rest, "the end");
+        // Also in two parts.
+        let number = 107_u64.to_le_bytes();
+        client.write_all(&number[..3]).expect("it is connected");
+        client.write_all(&number[3..]).expect("it is connected");
+        assert_eq!(server.join().expect("it does not panic").expect("it serves"), End::Complete);
+    }
+
+    #[test]
+    fn a_newer_client_replaces_an_earlier_one_once_it_has_said_where_it_continues() {
+        let (address, window, server) = serve(PATIENCE);
+        let mut first = connect(address, 40);
+        first.read_exact(&mut [0; 60]).expect("it is sent");
+        let silent = TcpStream::connect(address).expect("it listens");
+        assert!(is_closed(&mut connect(address, 3)));
+        assert!(window.append(&[2; 5]));
+        window.notify();
+        first.read_exact(&mut [0; 5]).expect("it is still served");
+        let mut second = connect(address, 100);
+        assert!(is_closed(&mut first));
+        window.complete(&[]);
+        let mut rest = Vec::new();
+        second.read_to_end(&mut rest).expect("it ends");
+        assert_eq!(rest, [2; 5]);
+        // It has not confirmed them, and might come back, but there is no time for that.
+        drop((second, silent));
+        window.hurry();
+        assert_eq!(server.join().expect("it does not panic").expect("it serves"), End::Left);
+    }
+
+    #[test]
+    fn a_silent_client_is_gone() {
+        let (address, window, server) = serve(Duration::from_millis(50));
+        let mut client = connect(address, 40);
+        assert_eq!(server.join().expect("it does not panic").expect("it serves"), End::Abandoned);
+        client.read_exact(&mut [0; 60]).expect("it was sent");
+        assert_eq!(window.progress().start, 40, "it has not confirmed them");
+    }
+}

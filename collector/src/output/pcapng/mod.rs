@@ -60,6 +60,15 @@ pub struct Counts {
     lost: AtomicU64,
 }
 
+impl Counts {
+    /// Counts a packet that is not written.
+    fn drop_packet(&self, packet: &Packet<'_>) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        packet.interface.dropped.fetch_add(1, Ordering::Relaxed);
+        packet.interface.gap.fetch_add(packet.gap + 1, Ordering::Relaxed);
+    }
+}
+
 /// An interface of the files.
 #[derive(Debug)]
 struct Interface {
@@ -70,15 +79,6 @@ struct Interface {
     dropped: AtomicU64,
     /// Of these, those that no packet has told of yet.
     gap: AtomicU64,
-}
-
-impl Counts {
-    /// Counts a packet that is not written.
-    fn drop_packet(&self, packet: &Packet<'_>) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
-        packet.interface.dropped.fetch_add(1, Ordering::Relaxed);
-        packet.interface.gap.fetch_add(packet.gap + 1, Ordering::Relaxed);
-    }
 }
 
 /// An address and its name.
