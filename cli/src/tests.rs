@@ -111,7 +111,7 @@ fn every_flag_is_in_the_documentation() {
     let is_global = |argument: &&Arg| argument.is_global_set();
     assert_documented(&page, "Flags of every verb", command.get_arguments().filter(is_global));
     let verbs: Vec<&Command> = command.get_subcommands().filter(|verb| !verb.is_hide_set()).collect();
-    assert_eq!(verbs.len(), 12);
+    assert_eq!(verbs.len(), 13);
     for verb in verbs {
         let section = match verb.get_name() {
             "suspend" | "resume" | "delete" => "suspend, resume and delete",
