@@ -42,6 +42,8 @@ missing=()
 [ -z "${package_of[chromium]:-}" ] || [ -f "$fonts" ] || missing+=(fonts-dejavu-core)
 # An archive and no command: the operator contains libpcap.
 [ -f "$(cc -print-file-name=libpcap.a 2>/dev/null)" ] || missing+=(libpcap-dev)
+# Headers and no command.
+[ "${1:-}" != archives ] || [ -f /usr/aarch64-linux-gnu/include/stdint.h ] || missing+=(libc6-dev-arm64-cross)
 for command in "${!package_of[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package_of[$command]}")
 done

@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt, api::ListParams};
 use crate::{
     connection::Cluster,
     exit::{Exit, Failure, Outcome, page},
-    forward::{Forwarded, is_ready},
+    forward::{self, is_ready},
 };
 
 /// Labels of its pods.
@@ -71,8 +71,8 @@ impl Collector {
 
     /// What it answers to `GET` of a path.
     pub async fn get(&self, path: &str) -> Outcome<Bytes> {
-        let opened = Forwarded::open(&self.pods, &self.name, PORT).await;
-        let mut forwarded = opened.map_err(|failure| match failure.exit {
+        let answer = forward::get(&self.pods, &self.name, PORT, path).await;
+        let (status, body) = answer.map_err(|failure| match failure.exit {
             Exit::NotPermitted => Failure {
                 message: format!(
                     "{failure}. The collector can also serve its API to clients with a token, see {}",
@@ -82,7 +82,6 @@ impl Collector {
             },
             _ => failure,
         })?;
-        let (status, body) = forwarded.get(path).await?;
         if status == StatusCode::OK {
             return Ok(body);
         }

@@ -24,6 +24,9 @@ struct Plugin {
     scopes: BTreeSet<String>,
     command: String,
     args: Vec<String>,
+    #[serde(default)]
+    #[expect(dead_code, reason = "checked by its type")]
+    confirm: bool,
 }
 
 #[derive(serde::Deserialize)]

@@ -25,6 +25,7 @@ const OBJECTS: [(&str, &str, &str, bool); 12] = [
     ("admissionregistration.k8s.io", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", false),
     ("rbac.authorization.k8s.io", "roles", "Role", true),
     ("rbac.authorization.k8s.io", "rolebindings", "RoleBinding", true),
+    ("", "configmaps", "ConfigMap", true),
     ("", "serviceaccounts", "ServiceAccount", true),
     ("apps", "deployments", "Deployment", true),
     ("policy", "poddisruptionbudgets", "PodDisruptionBudget", true),
@@ -72,7 +73,7 @@ fn helper_pod() -> Pod {
                 "securityContext": {
                     "runAsUser": 0, "readOnlyRootFilesystem": true, "appArmorProfile": {"type": "Unconfined"},
                     "seLinuxOptions": {"type": "spc_t"},
-                    "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"]},
+                    "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "BPF"]},
                 },
             }],
         },

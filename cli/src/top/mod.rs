@@ -91,8 +91,9 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     let interval = if only_once { ONCE } else { INTERVAL };
     reader.read().await?;
     loop {
+        let next = Instant::now() + reader.nodes.interval(interval);
         // Before, an agent would serve the same counters.
-        sleep_until((Instant::now() + interval).max(reader.nodes.next())).await;
+        sleep_until(next.max(reader.nodes.next())).await;
         reader.read().await?;
         if reader.taps.is_empty() {
             console.progress("no taps found");

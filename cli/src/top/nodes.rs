@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     connection::Cluster,
     exit::{Exit, Failure, Outcome},
-    forward::{Forwarded, is_ready},
+    forward::{self, is_ready},
     top::metrics::Counters,
 };
 
@@ -25,8 +25,8 @@ const HELPERS: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component
 const AT_ONCE: usize = 16;
 /// More than an agent takes, which gives up after 8 seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// An agent closes a connection after 20 seconds.
-const KEPT: Duration = Duration::from_secs(15);
+/// What a reading takes of the API server is bounded, however many nodes there are: 20 forwarded ports per second.
+const PER_NODE: Duration = Duration::from_millis(50);
 /// An agent serves an answer again for three times as long as that took, and for this long at most.
 const LONGEST_SERVED: Duration = Duration::from_secs(10);
 
@@ -62,7 +62,6 @@ struct Node {
     history: History,
     /// The agent would serve the same answer before.
     next: Option<Instant>,
-    connection: Option<(Forwarded, Instant)>,
 }
 
 impl Nodes {
@@ -82,7 +81,7 @@ impl Nodes {
             let Some(name) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else { continue };
             let mut node = known.remove(&name).or_else(|| self.nodes.remove(&name)).unwrap_or_default();
             if node.pod != pod.name_any() {
-                (node.connection, node.next) = (None, None);
+                node.next = None;
             }
             node.pod = pod.name_any();
             node.port = pod.annotations().get(METRICS_PORT).and_then(|port| port.parse().ok());
@@ -108,6 +107,11 @@ impl Nodes {
         answering.filter_map(|node| node.next).max().unwrap_or_else(Instant::now)
     }
 
+    /// The time between two readings: this one, unless there are too many nodes for it.
+    pub fn interval(&self, shortest: Duration) -> Duration {
+        shortest.max(PER_NODE * u32::try_from(self.nodes.len()).unwrap_or(u32::MAX))
+    }
+
     /// What was read, by node.
     pub fn histories(&self) -> Vec<(&str, &History)> {
         self.nodes.iter().map(|(name, node)| (name.as_str(), &node.history)).collect()
@@ -123,10 +127,11 @@ impl Node {
         let answer = timeout(PATIENCE, self.ask(pods)).await;
         let answer = answer.unwrap_or_else(|_| Err(Failure::error(format!("the pod {} does not answer", self.pod))));
         match answer {
-            Ok((at, took, text)) => {
+            Ok(text) => {
+                let at = Instant::now();
                 let latest = Some(Reading { at, counters: Counters::read(&String::from_utf8_lossy(&text)) });
                 self.history = History { latest, previous: self.history.latest.take(), failure: None };
-                self.next = Some(at + (3 * took).min(LONGEST_SERVED));
+                self.next = Some(at + (3 * (at - now)).min(LONGEST_SERVED));
             }
             Err(failure) if failure.exit == Exit::NotPermitted => return Err(failure),
             Err(failure) => {
@@ -137,25 +142,18 @@ impl Node {
         Ok(())
     }
 
-    /// The metrics, when they arrived, and how long they took.
-    async fn ask(&mut self, pods: &Api<Pod>) -> Outcome<(Instant, Duration, Bytes)> {
+    /// The metrics.
+    async fn ask(&self, pods: &Api<Pod>) -> Outcome<Bytes> {
         let pod = &self.pod;
         let port = self.port.filter(|_| self.ready).ok_or_else(|| {
             let why = if self.ready { "is of a version that serves no counters" } else { "is not Ready" };
             Failure::error(format!("the pod {pod} {why}"))
         })?;
-        let (mut connection, opened) = match self.connection.take() {
-            Some(kept) if kept.1.elapsed() < KEPT => kept,
-            _ => (Forwarded::open(pods, pod, port).await?, Instant::now()),
-        };
-        let started = Instant::now();
-        let (status, body) = connection.get("/metrics").await?;
-        let at = Instant::now();
+        let (status, body) = forward::get(pods, pod, port, "/metrics").await?;
         if status != StatusCode::OK {
             let why = String::from_utf8_lossy(&body).trim_end().to_owned();
             return Err(Failure::error(format!("the pod {pod} has no counters: {why}")));
         }
-        self.connection = Some((connection, opened));
-        Ok((at, at - started, body))
+        Ok(body)
     }
 }

@@ -79,7 +79,7 @@ async fn read(mut reader: Reader, sender: &watch::Sender<News>) -> Failure {
             }),
             Err(failure) => return failure,
         }
-        sleep(INTERVAL).await;
+        sleep(reader.nodes.interval(INTERVAL)).await;
     }
 }
 
