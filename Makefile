@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo demo-map pictures test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image cli install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo demo-map pictures test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image cli cli-check cli-archives install lab lab-up lab-down prerequisites build-prerequisites
 
 comma := ,
 NODES ?= 2
@@ -112,6 +112,13 @@ cli: lab ## kubectl-podtap and its completion in target/lab/bin, for PATH
 	cargo build -q -p kubectl-podtap --locked
 	ln -sf "$$(pwd)/target/debug/kubectl-podtap" target/lab/bin/kubectl-podtap
 	ln -sf kubectl-podtap target/lab/bin/kubectl_complete-podtap
+
+cli-check: cli ## manual pages and krew manifest of kubectl-podtap
+	$(LAB) krew
+	tests/packages.sh
+
+cli-archives: cli-check ## target/dist: kubectl-podtap for other machines (linux, windows), and its manifest for krew
+	deploy/cli/archives.sh
 
 # The demo installs the plain manifest, which Helm takes over.
 install: build-prerequisites lab-up cli ## installs PodTap in the lab, as a user would

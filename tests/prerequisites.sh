@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs the Debian packages whose commands the build and the tests call: with `build` only what the build needs, with `demo` or
-# `demo-map` also what that demo calls. The lab installs its own.
+# Installs the Debian packages whose commands the build and the tests call: with `build` only what the build needs, with `demo`,
+# `demo-map` or `archives` also what that demo or deploy/cli/archives.sh calls. The lab installs its own.
 set -euo pipefail
 
 declare -A package_of=(
@@ -12,6 +12,7 @@ declare -A package_of=(
 )
 fonts=/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 case "${1:-}" in
+  archives) package_of=([cc]=gcc [clang]=clang [aarch64-linux-gnu-gcc]=gcc-aarch64-linux-gnu [x86_64-w64-mingw32-gcc]=gcc-mingw-w64-x86-64 [zip]=zip) ;;
   build) package_of=([cc]=gcc [clang]=clang) ;;
   demo) package_of=([cc]=gcc [clang]=clang [tcpdump]=tcpdump [tshark]=tshark [nsenter]=util-linux [curl]=curl) ;;
   demo-map) package_of=([cc]=gcc [clang]=clang [curl]=curl [chromium]=chromium) ;;
@@ -19,7 +20,7 @@ esac
 # Prometheus is unpacked below target/ and not installed: the package would start a daemon.
 prometheus=$(dirname "$0")/../target/prometheus
 case "${1:-}" in
-  build | demo) prometheus= ;;
+  archives | build | demo) prometheus= ;;
   *) { command -v prometheus && command -v promtool; } >/dev/null && prometheus= ;;
 esac
 unpack_prometheus() {

@@ -35,7 +35,7 @@ trap finish EXIT
 step prerequisites tests/prerequisites.sh
 machine >target/machine.before
 if [ "${CI:-}" = true ]; then
-  for check in lint doc deny; do step $check make --no-print-directory $check; done
+  for check in lint doc deny cli-check; do step $check make --no-print-directory $check; done
 fi
 step repo make --no-print-directory repo
 # The release build for the e2e tier takes minutes, mostly on one core. At idle priority, it takes nothing from tiers that mostly wait.

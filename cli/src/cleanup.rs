@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Label of what belongs to a capture.
-const CAPTURE: &str = "podtap.dev/component=capture";
+const CAPTURE: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=capture";
 
 /// How long the pod of a capture may take until it is ready. Its client waits for less.
 const START: SignedDuration = SignedDuration::from_mins(5);

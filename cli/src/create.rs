@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{Api, ResourceExt as _, api::PostParams};
-use podtap_api::{DEFAULT_MAX_PODS, PodTap};
+use podtap_api::PodTap;
 use serde_json::Value;
 
 use crate::{
@@ -59,16 +59,7 @@ pub enum Format {
 impl Arguments {
     /// What the user should confirm.
     fn consequences(&self, cluster: &Cluster, tap: &PodTap) -> Vec<String> {
-        let mut all = Vec::new();
-        if self.tap.all {
-            all.push(format!("this mirrors every pod of the namespace {}", cluster.namespace));
-        }
-        if self.tap.max_pods > DEFAULT_MAX_PODS {
-            all.push(format!("this may mirror up to {} pods", self.tap.max_pods));
-        }
-        if cluster.is_another_namespace {
-            all.push(format!("this mirrors pods of {}, which is not the namespace of the context", cluster.namespace));
-        }
+        let mut all = self.tap.pods.consequences(cluster);
         for external in tap.spec.mirror.destinations.iter().filter_map(|destination| destination.external.as_ref()) {
             all.push(format!("this sends the pods' traffic out of the cluster, to {}", external.address));
         }

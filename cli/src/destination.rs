@@ -104,6 +104,13 @@ pub struct Manner {
     pub probe: bool,
     /// To external endpoints.
     pub metadata: bool,
+    /// To pods.
+    pub packet_socket: bool,
+}
+
+/// A destination that is of no kind yet.
+pub fn none(name: String) -> Destination {
+    Destination { name, node: None, pod: None, external: None, collector: None, frame_format: FrameFormat::default() }
 }
 
 /// The destinations of a tap. A single one needs no name; several get one each, of what they are.
@@ -120,18 +127,14 @@ pub fn destinations(all: Vec<To>, manner: Manner) -> Vec<Destination> {
     all.into_iter()
         .map(|To { name, kind }| {
             let name = name.unwrap_or_else(|| if is_single { "main".to_owned() } else { unique(kind.name()) });
-            let destination = Destination {
-                name,
-                node: None,
-                pod: None,
-                external: None,
-                collector: None,
-                frame_format: FrameFormat::default(),
-            };
-            let Manner { frame_format, probe, metadata } = manner;
+            let destination = none(name);
+            let Manner { frame_format, probe, metadata, packet_socket } = manner;
             match kind {
                 DestinationKind::Node(node) => Destination { node: Some(node), frame_format, ..destination },
-                DestinationKind::Pod(pod) => Destination { pod: Some(pod), frame_format, ..destination },
+                DestinationKind::Pod(pod) => {
+                    let pod = PodDestination { packet_socket, ..pod };
+                    Destination { pod: Some(pod), frame_format, ..destination }
+                }
                 DestinationKind::External(address, port) => {
                     let external = ExternalDestination { address, port, probe, metadata };
                     Destination { external: Some(external), ..destination }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::Args;
 use podtap_api::{DEFAULT_EXTERNAL_PORT, DEFAULT_MAX_PODS, MirrorSpec, PodTap, PodTapSpec, Targets, VniRange, Vxlan};
-use podtap_model::{FrameFormat, InterfaceName, MirrorOptions, Vni};
+use podtap_model::{InterfaceName, MirrorOptions, Vni};
 
 use crate::{
     connection::Connection,
@@ -108,7 +108,7 @@ impl Arguments {
             );
         }
         let to: To = to.parse().map_err(Failure::usage)?;
-        let manner = Manner { frame_format: FrameFormat::default(), probe: false, metadata: false };
+        let manner = Manner::default();
         let mirror = MirrorSpec {
             direction: self.mirrortype.into(),
             options: MirrorOptions::default(),

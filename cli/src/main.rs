@@ -5,6 +5,7 @@
 //! reads what is mirrored: whatever a user may do, their own rights in the cluster allow.
 #![deny(unsafe_code)]
 
+mod capture;
 mod cleanup;
 mod collector;
 mod complete;
@@ -16,8 +17,10 @@ mod destination;
 mod exit;
 mod explain;
 mod flows;
+mod forward;
 mod kokotap;
 mod list;
+mod man;
 mod manifest;
 mod map;
 mod mirror;
@@ -31,6 +34,7 @@ mod table;
 mod tap;
 mod tap_flags;
 mod target;
+mod top;
 mod version;
 mod wait;
 
@@ -76,6 +80,9 @@ enum Verb {
     /// Create a tap, and wait until frames arrive
     #[command(override_usage = "kubectl podtap create [NAME] TARGET --to DEST... [OPTIONS]")]
     Create(Box<create::Arguments>),
+    /// Capture the traffic of pods, in Wireshark or in a file
+    #[command(override_usage = "kubectl podtap capture TARGET [OPTIONS]")]
+    Capture(Box<capture::Arguments>),
     /// Tell what a tap would do, and write nothing
     #[command(
         override_usage = "kubectl podtap plan [NAME] TARGET --to DEST... [OPTIONS]\n       kubectl podtap plan NAME\n       kubectl podtap plan -f FILE"
@@ -99,6 +106,8 @@ enum Verb {
     Map(map::Arguments),
     /// Show the newest flows that the collector has seen
     Flows(flows::Arguments),
+    /// Show how much taps mirror, and what is lost
+    Top(top::Arguments),
     /// Print a tap from the flags of kokotap, for kubectl create -f -
     Kokotap(kokotap::Arguments),
     /// Collect what is needed to find out why something does not work
@@ -107,6 +116,9 @@ enum Verb {
     Completion(complete::Arguments),
     /// Show the versions of this program, of the kinds and of what runs in the cluster
     Version(version::Arguments),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -118,6 +130,8 @@ fn main() -> ExitCode {
     // One thread: this waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
+        // It leaves nothing behind at a signal.
+        Ok(runtime) if matches!(verb, Verb::Capture(_)) => Some(runtime.block_on(run(verb, &connection, console))),
         Ok(runtime) => runtime.block_on(wait::interruptible(run(verb, &connection, console))),
         Err(error) => Some(Err(Failure::error(format!("no runtime: {error}")))),
     };
@@ -138,6 +152,7 @@ fn main() -> ExitCode {
 async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
     match verb {
         Verb::Create(arguments) => create::run(*arguments, connection, console).await,
+        Verb::Capture(arguments) => capture::run(*arguments, connection, console).await,
         Verb::Plan(arguments) => plan::run(*arguments, connection).await,
         Verb::List(arguments) => list::run(arguments, connection, console).await,
         Verb::Explain(arguments) => explain::run(arguments, connection).await,
@@ -147,10 +162,12 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
         Verb::Cleanup(arguments) => Box::pin(cleanup::run(arguments, connection, console)).await,
         Verb::Map(arguments) => map::run(arguments, connection, console).await,
         Verb::Flows(arguments) => flows::run(arguments, connection, console).await,
+        Verb::Top(arguments) => top::run(arguments, connection, console).await,
         Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
         Verb::Support(arguments) => Box::pin(support::run(arguments, connection, console)).await,
         Verb::Completion(arguments) => complete::run(&arguments),
         Verb::Version(arguments) => version::run(arguments, connection).await,
+        Verb::Man(arguments) => man::run(&arguments),
     }
 }
 

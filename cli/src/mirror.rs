@@ -16,16 +16,10 @@ use crate::{
     exit::{Failure, Outcome},
 };
 
-/// Which frames, how much of them, and where to.
+/// Which frames, and how much of them.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "What is mirrored, and where to")]
-#[expect(clippy::struct_excessive_bools, reason = "flags are independent of each other")]
-pub struct MirrorFlags {
-    /// Destination: node/NAME[:INTERFACE], pod/NAME[:INTERFACE], pods/SELECTOR[:INTERFACE], IP[:PORT] or collector. Can be repeated, up to
-    /// four times; NAME= before it names the destination
-    #[arg(long, value_name = "DEST", required = true, add = ArgValueCompleter::new(complete::destinations))]
-    #[expect(rustdoc::broken_intra_doc_links, reason = "--help shows the brackets as they are")]
-    pub to: Vec<To>,
+#[command(next_help_heading = "What is mirrored")]
+pub struct FrameFlags {
     /// Frames that enter the pods, that leave them, or both
     #[arg(long, value_name = "DIRECTION", value_enum, default_value_t = DirectionFlag::Both)]
     pub direction: DirectionFlag,
@@ -78,6 +72,20 @@ pub struct MirrorFlags {
     /// What happens to frames that exceed the path MTU and cannot be segmented
     #[arg(long, value_name = "HOW", value_enum, default_value_t = OversizeFlag::Fragment)]
     pub oversize: OversizeFlag,
+}
+
+/// Which frames, how much of them, and where to.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "What is mirrored, and where to")]
+#[expect(clippy::struct_excessive_bools, reason = "flags are independent of each other")]
+pub struct MirrorFlags {
+    /// Destination: node/NAME[:INTERFACE], pod/NAME[:INTERFACE], pods/SELECTOR[:INTERFACE], IP[:PORT] or collector. Can be repeated, up to
+    /// four times; NAME= before it names the destination
+    #[arg(long, value_name = "DEST", required = true, add = ArgValueCompleter::new(complete::destinations))]
+    #[expect(rustdoc::broken_intra_doc_links, reason = "--help shows the brackets as they are")]
+    pub to: Vec<To>,
+    #[command(flatten)]
+    pub frames: FrameFlags,
     /// How interfaces on nodes and in pods show the frames: as on the wire, or as the kernel has them
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = FormatFlag::Wire)]
     pub frame_format: FormatFlag,
@@ -87,6 +95,9 @@ pub struct MirrorFlags {
     /// Send metadata to external endpoints, too: which pod the frames are of
     #[arg(long)]
     pub metadata: bool,
+    /// Hand a packet socket to the pods that receive, for programs without the capability `NET_RAW`
+    #[arg(long)]
+    pub packet_socket: bool,
     /// VXLAN network identifier. Default: a free one
     #[arg(long, value_name = "N", value_parser = vni)]
     pub vni: Option<Vni>,
@@ -125,11 +136,16 @@ flag!(FormatFlag, FrameFormat, "How interfaces show frames.", Wire, Raw);
 impl MirrorFlags {
     /// The part of the spec that these flags are about.
     pub fn spec(self) -> Outcome<MirrorSpec> {
-        let options = self.options()?;
+        let options = self.frames.options()?;
         if !DESTINATIONS.contains(&self.to.len()) {
             return Err(Failure::usage(format!("--to may be repeated up to {} times", DESTINATIONS.end())));
         }
-        let manner = Manner { frame_format: self.frame_format.into(), probe: self.probe, metadata: self.metadata };
+        let manner = Manner {
+            frame_format: self.frame_format.into(),
+            probe: self.probe,
+            metadata: self.metadata,
+            packet_socket: self.packet_socket,
+        };
         let destinations = destinations(self.to, manner);
         let has_external = destinations.iter().any(|destination| destination.external.is_some());
         if (self.probe || self.metadata) && !has_external {
@@ -137,13 +153,16 @@ impl MirrorFlags {
                 "--probe and --metadata are about external destinations: add --to IP[:PORT], or leave them out",
             ));
         }
+        if self.packet_socket && destinations.iter().all(|destination| destination.pod.is_none()) {
+            return Err(Failure::usage("--packet-socket is about pods: add --to pod/NAME, or leave it out"));
+        }
         if !FrameFormat::from(self.frame_format).is_wire()
             && destinations.iter().all(|destination| destination.node.is_none() && destination.pod.is_none())
         {
             return Err(Failure::usage("--frame-format is about interfaces on nodes and in pods: leave it out"));
         }
         Ok(MirrorSpec {
-            direction: self.direction.into(),
+            direction: self.frames.direction.into(),
             options,
             destinations,
             vxlan: self.vni.map(|vni| Vxlan { vni: Some(vni) }),
@@ -151,8 +170,11 @@ impl MirrorFlags {
             suspend: self.suspend,
         })
     }
+}
 
-    fn options(&self) -> Outcome<MirrorOptions> {
+impl FrameFlags {
+    /// The mirror options that these flags are about.
+    pub fn options(&self) -> Outcome<MirrorOptions> {
         let truncate = Truncate { bytes: self.bytes, headers_only: self.headers_only, exempt_bytes: self.exempt_bytes };
         let limit =
             Limit { bits_per_second: self.rate, packets_per_second: self.pps, bytes_per_flow: self.bytes_per_flow };

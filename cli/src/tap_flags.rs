@@ -2,22 +2,19 @@
 
 use clap::Args;
 use clap_complete::ArgValueCompleter;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams},
 };
-use podtap_api::{DEFAULT_MAX_PODS, MirrorSpec, ObjectSelector, PodTap, PodTapSpec, Targets};
-use podtap_model::InterfaceName;
+use podtap_api::{MirrorSpec, PodTap, PodTapSpec};
 
 use crate::{
     complete,
     exit::{Exit, Failure, Outcome},
     manifest,
     mirror::MirrorFlags,
-    selector,
     tap::MANAGER,
-    target::{Selection, Target},
+    target::{PodFlags, Selection, Target},
 };
 
 /// Which pods, and what is mirrored of them.
@@ -27,18 +24,8 @@ pub struct TapFlags {
     /// job/NAME or svc/NAME. A name alone is that of a pod
     #[arg(value_names = ["NAME", "TARGET"], num_args = 0..=2, add = ArgValueCompleter::new(complete::targets))]
     pub words: Vec<String>,
-    /// The pods with these labels, instead of TARGET
-    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector::parse, conflicts_with = "all")]
-    pub selector: Option<LabelSelector>,
-    /// All pods of the namespace, instead of TARGET; create asks
-    #[arg(long)]
-    pub all: bool,
-    /// Interface inside the pods. Default: the one with the pod's primary address
-    #[arg(long, value_name = "NAME")]
-    pub interface: Option<InterfaceName>,
-    /// Most pods to tap; create asks if there may be more than 32
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PODS)]
-    pub max_pods: u32,
+    #[command(flatten)]
+    pub pods: PodFlags,
     #[command(flatten)]
     pub mirror: MirrorFlags,
 }
@@ -47,11 +34,7 @@ impl TapFlags {
     /// The name, if there is one, and the target.
     pub fn target(&self) -> Outcome<(Option<String>, Target)> {
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
-        let without_target = match (&self.selector, self.all) {
-            (Some(selector), _) => Some(Target::Selected(Selection::Labels(selector.clone()))),
-            (None, true) => Some(Target::Selected(Selection::all())),
-            (None, false) => None,
-        };
+        let without_target = self.pods.selection().map(Target::Selected);
         let (name, target) = match (words.as_slice(), without_target) {
             ([], Some(target)) => (None, target),
             ([name], Some(target)) => (Some(*name), target),
@@ -72,11 +55,7 @@ impl TapFlags {
 
     /// The spec of a tap of these pods.
     pub fn spec(&self, selection: Selection, mirror: MirrorSpec) -> PodTapSpec {
-        let (pod_names, pod_selector) = match selection {
-            Selection::Names(names) => (Some(names), None),
-            Selection::Labels(selector) => (None, Some(ObjectSelector::from(selector))),
-        };
-        let targets = Targets { pod_names, pod_selector, interface: self.interface.clone(), max_pods: self.max_pods };
+        let targets = self.pods.targets(selection);
         PodTapSpec { targets, mirror }
     }
 }

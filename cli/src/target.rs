@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Debug, str::FromStr};
 
+use clap::Args;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -12,12 +13,67 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 use kube::{Api, Resource};
+use podtap_api::{DEFAULT_MAX_PODS, ObjectSelector, Targets};
+use podtap_model::InterfaceName;
 use serde::de::DeserializeOwned;
 
 use crate::{
     connection::Cluster,
     exit::{Exit, Failure, Outcome},
+    selector,
 };
+
+/// Which pods, besides TARGET.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Pods")]
+pub struct PodFlags {
+    /// The pods with these labels, instead of TARGET
+    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector::parse, conflicts_with = "all")]
+    pub selector: Option<LabelSelector>,
+    /// All pods of the namespace, instead of TARGET; asks
+    #[arg(long)]
+    pub all: bool,
+    /// Interface inside the pods. Default: the one with the pod's primary address
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<InterfaceName>,
+    /// Most pods to tap; asks if there may be more than 32
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PODS)]
+    pub max_pods: u32,
+}
+
+impl PodFlags {
+    /// What selects pods instead of TARGET.
+    pub fn selection(&self) -> Option<Selection> {
+        match &self.selector {
+            Some(selector) => Some(Selection::Labels(selector.clone())),
+            None => self.all.then(Selection::all),
+        }
+    }
+
+    /// The part of the spec about pods.
+    pub fn targets(&self, selection: Selection) -> Targets {
+        let (pod_names, pod_selector) = match selection {
+            Selection::Names(names) => (Some(names), None),
+            Selection::Labels(selector) => (None, Some(ObjectSelector::from(selector))),
+        };
+        Targets { pod_names, pod_selector, interface: self.interface.clone(), max_pods: self.max_pods }
+    }
+
+    /// What the user should confirm.
+    pub fn consequences(&self, cluster: &Cluster) -> Vec<String> {
+        let mut all = Vec::new();
+        if self.all {
+            all.push(format!("this mirrors every pod of the namespace {}", cluster.namespace));
+        }
+        if self.max_pods > DEFAULT_MAX_PODS {
+            all.push(format!("this may mirror up to {} pods", self.max_pods));
+        }
+        if cluster.is_another_namespace {
+            all.push(format!("this mirrors pods of {}, which is not the namespace of the context", cluster.namespace));
+        }
+        all
+    }
+}
 
 /// Pods, as the command line names them.
 #[derive(Clone, Debug, PartialEq)]

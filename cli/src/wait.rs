@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     connection::Cluster,
     console::Console,
-    exit::{Outcome, page_of},
+    exit::{Failure, Outcome, page_of},
     tap::Tap,
 };
 
@@ -183,6 +183,33 @@ impl Waiting {
             self.last = text;
         }
     }
+}
+
+/// Waits for a signal that asks this program to end: SIGINT, and on Unix SIGTERM and SIGHUP, by which a terminal closes. From the call
+/// on, these do not end the program by themselves.
+pub fn interrupted() -> Outcome<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+        let [mut interrupt, mut terminate, mut hangup] = match signals {
+            [Ok(interrupt), Ok(terminate), Ok(hangup)] => [interrupt, terminate, hangup],
+            _ => return Err(Failure::error("signals cannot be handled")),
+        };
+        Ok(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        })
+    }
+    #[cfg(not(unix))]
+    Ok(async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    })
 }
 
 /// What `work` returns, or none at SIGINT.

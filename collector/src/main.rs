@@ -7,6 +7,8 @@
 //! other one parses frames that anyone may have sent, and has the capability `NET_RAW` and no token. By a Unix socket, it gets the names
 //! of pods and services ([`names`]), and sends nothing. What it serves on the loopback of the pod, `podtap-collector names` passes on to
 //! clients that the API server authorizes ([`access`]).
+//!
+//! `podtap-collector stream` ([`mod@stream`]) analyses nothing: it streams the frames of a tap to one client, and needs no capability.
 #![deny(unsafe_code)]
 
 mod access;
@@ -25,6 +27,7 @@ mod read;
 mod serve;
 mod shared;
 mod state;
+mod stream;
 
 use std::{
     fs, io,
@@ -75,6 +78,8 @@ enum Command {
     Names(cluster::Arguments),
     /// Print what has changed between two maps that were saved as JSON; the exit code is 2 if there are new calls
     Diff(diff::Arguments),
+    /// Stream the frames that the taps of this pod mirror to one client, for `kubectl podtap capture`, until it is gone or SIGTERM
+    Stream(stream::Arguments),
 }
 
 #[derive(Args)]
@@ -180,6 +185,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Some(Command::Names(arguments)) => watch_names(arguments).map(|()| ExitCode::SUCCESS),
         Some(Command::Diff(arguments)) => diff::run(&arguments),
+        Some(Command::Stream(arguments)) => stream::run(&arguments).map(|()| ExitCode::SUCCESS),
         None => analyse(&cli.arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {

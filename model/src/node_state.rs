@@ -146,6 +146,9 @@ pub struct Receiver {
     /// Whether the interface shows frames with metadata, too. Otherwise they are dropped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub metadata: bool,
+    /// Whether a packet socket for the interface is [handed over](crate::PacketSocket) to the pod.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packet_socket: bool,
     /// The pod that gets the interface. Unset: the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,

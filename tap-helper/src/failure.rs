@@ -73,7 +73,7 @@ impl Failure {
         }
         let advice = match error.errno {
             Errno::EPERM | Errno::EACCES => {
-                "Ask the cluster's administrator to check that the tap-helper has the capabilities NET_ADMIN, SYS_ADMIN, SYS_PTRACE and BPF."
+                "Ask the cluster's administrator to check that the tap-helper has the capabilities NET_ADMIN, NET_RAW, SYS_ADMIN, SYS_PTRACE and BPF."
             }
             Errno::ENOMEM | Errno::ENOBUFS => "The node is out of memory; this is retried automatically.",
             _ if error.is_unsupported() => {

@@ -38,6 +38,7 @@ mod retry;
 pub mod serve;
 mod settings;
 mod shutdown;
+mod socket_filter;
 mod step;
 pub mod supervise;
 mod target;

@@ -26,7 +26,7 @@ use tap_helper::{
 /// Reconciles the mirrors of this node with what PodTap requests, in the network namespaces of its pods.
 ///
 /// Needs the node's process identifiers (hostPID), its network (hostNetwork), user 0 and the capabilities NET_ADMIN,
-/// SYS_ADMIN, SYS_PTRACE and BPF. Only one command that changes the node runs at a time.
+/// NET_RAW, SYS_ADMIN, SYS_PTRACE and BPF. Only one command that changes the node runs at a time.
 #[derive(Parser)]
 #[command(version)]
 #[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]

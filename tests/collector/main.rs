@@ -14,5 +14,6 @@ mod peers;
 mod prometheus;
 mod read;
 mod shop;
+mod stream;
 mod views;
 mod written;

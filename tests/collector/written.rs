@@ -118,7 +118,7 @@ fn blocks(file: &Path) -> Vec<(u32, Vec<u8>)> {
 }
 
 /// Received and dropped frames of each interface, by the statistics at the end of a file.
-fn statistics(file: &Path) -> Vec<(u64, u64)> {
+pub fn statistics(file: &Path) -> Vec<(u64, u64)> {
     let of = |body: &[u8], code: u16| {
         let mut options = &body[12..];
         while let [a, b, c, d, rest @ ..] = options {

@@ -132,6 +132,7 @@ pub fn receiver(tap: &str, vni: u32, name: &str) -> Receiver {
         interface_name: name.parse().expect("an interface name"),
         frame_format: FrameFormat::Wire,
         metadata: false,
+        packet_socket: false,
         pod: None,
     }
 }

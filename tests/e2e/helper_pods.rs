@@ -56,8 +56,8 @@ fn each_container_has_exactly_its_privileges() {
     assert_eq!(helpers.len(), 2, "the container's first process, and the one that it starts");
     let agents = statuses_of("n1", "/podtap-agent run");
     let [agent] = &agents[..] else { panic!("{agents:?}") };
-    // Bits of include/uapi/linux/capability.h: NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, BPF 39.
-    let expected: u64 = 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
+    // Bits of include/uapi/linux/capability.h: NET_ADMIN 12, NET_RAW 13, SYS_PTRACE 19, SYS_ADMIN 21, BPF 39.
+    let expected: u64 = 1 << 12 | 1 << 13 | 1 << 19 | 1 << 21 | 1 << 39;
     let field = |status: &str, name: &str| -> String {
         let line =
             status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {status}"));

@@ -5,6 +5,7 @@
 mod access;
 mod beginnings;
 mod calls;
+mod capture;
 mod changes;
 mod churn;
 mod cli;
@@ -43,4 +44,5 @@ mod rollout;
 mod scene;
 mod soak;
 mod tenancy;
+mod top;
 mod uninstall;

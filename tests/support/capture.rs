@@ -189,17 +189,52 @@ pub fn injector(network: &crate::net::Network, interface: &str) -> File {
     File::from(socket)
 }
 
+/// A packet socket that is not bound, with a locked filter that passes the frames of an interface alone, as the tap-helper hands it over.
+///
+/// # Panics
+/// When the interface does not exist.
+#[must_use]
+#[track_caller]
+pub fn locked(network: &crate::net::Network, interface: &str) -> OwnedFd {
+    // The operations of `include/uapi/linux/bpf_common.h` are a few bits in 32.
+    let operation = |bits: u32| u16::try_from(bits).expect("an operation has 16 bits");
+    let instruction = |code, jt, jf, k| libc::sock_filter { code: operation(code), jt, jf, k };
+    let ancillary = (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX).cast_unsigned();
+    network
+        .within(|| {
+            let index = nix::net::if_::if_nametoindex(interface)?;
+            let mut program = [
+                instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, ancillary),
+                instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, index),
+                instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+                instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+            ];
+            let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+            let socket = unbound()?;
+            set(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)?;
+            set(&socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &1)?;
+            io::Result::Ok(socket)
+        })
+        .unwrap_or_else(|error| panic!("{interface}: {error}"))
+}
+
+/// With protocol 0, it captures nothing until it is bound.
 #[expect(unsafe_code, reason = "std has no packet sockets")]
-fn open(interface: &str, promiscuous: bool) -> io::Result<OwnedFd> {
-    let index = nix::net::if_::if_nametoindex(interface)?;
-    let protocol = u16::try_from(libc::ETH_P_ALL).expect("a protocol has 16 bits").to_be();
-    // SAFETY: no pointers. Protocol 0 captures nothing until the socket is bound to the interface below.
+fn unbound() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
     let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: a new descriptor that nothing else owns.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+#[expect(unsafe_code, reason = "std has no packet sockets")]
+fn open(interface: &str, promiscuous: bool) -> io::Result<OwnedFd> {
+    let index = nix::net::if_::if_nametoindex(interface)?;
+    let protocol = u16::try_from(libc::ETH_P_ALL).expect("a protocol has 16 bits").to_be();
+    let socket = unbound()?;
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)?;
     let timeout = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;

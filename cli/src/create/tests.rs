@@ -108,6 +108,7 @@ fn every_field_has_a_flag() {
             "collector",
             "--probe",
             "--metadata",
+            "--packet-socket",
             "--frame-format",
             "raw",
         ][..],

@@ -12,6 +12,7 @@ use crate::{
     collector,
     connection::Cluster,
     exit::Outcome,
+    forward::is_ready,
     pods::{Cause, Surroundings, if_permitted},
     selector,
 };
@@ -138,8 +139,7 @@ fn has_ended(pod: &Pod) -> bool {
 
 /// Of pods that match a selector, the one that would get the interface: the oldest ready one.
 fn oldest_ready(pods: &[Pod]) -> Option<&Pod> {
-    let is_usable =
-        |pod: &&Pod| collector::is_ready(pod) && pod.metadata.deletion_timestamp.is_none() && !is_excluded(pod.meta());
+    let is_usable = |pod: &&Pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none() && !is_excluded(pod.meta());
     pods.iter().filter(is_usable).min_by_key(|pod| (pod.creation_timestamp(), pod.name_any()))
 }
 
@@ -214,7 +214,7 @@ async fn in_namespace(
 fn of_collectors(place: Place, pods: Option<&[Pod]>) -> Place {
     let place = Place { to: "the collector".to_owned(), ..place };
     let Some(pods) = pods else { return Place { unread: Some("the pods of the collector"), ..place } };
-    let ready: Vec<&Pod> = pods.iter().filter(|pod| collector::is_ready(pod)).collect();
+    let ready: Vec<&Pod> = pods.iter().filter(|pod| is_ready(pod)).collect();
     match &ready[..] {
         [] => place.refused(Reason::PodNotReady, "no pod of the collector is ready"),
         [pod] => Place { to: "the collector".to_owned(), ..place.in_pod(pod) },

@@ -6,6 +6,7 @@ mod plan;
 mod progress;
 mod server;
 mod support;
+mod top;
 
 use std::{
     fs,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use podtap_flow::{EtherType, Source, Timestamp};
+use podtap_flow::{EtherType, Source};
 use socket2::SockRef;
 
 use super::{
@@ -35,9 +35,7 @@ pub enum Input {
 impl Input {
     /// Captures from an interface.
     pub fn interface(name: &str) -> Result<Self> {
-        let ring = Ring::open(name).with_context(|| {
-            format!("{name} cannot be captured from: it must be an interface of this network namespace, and the program needs the capability NET_RAW")
-        })?;
+        let ring = Ring::open(name).with_context(|| cannot_capture(name))?;
         Ok(Self::Interface(name.to_owned(), ring))
     }
 
@@ -140,6 +138,13 @@ impl Input {
     }
 }
 
+/// Of an interface.
+pub fn cannot_capture(name: &str) -> String {
+    format!(
+        "{name} cannot be captured from: it must be an interface of this network namespace, and the program needs the capability NET_RAW"
+    )
+}
+
 fn observe_all<Out: Output>(
     analysis: &mut Analysis<Out>,
     captured: &mut Captured,
@@ -158,7 +163,7 @@ fn observe<Out: Output>(analysis: &mut Analysis<Out>, captured: &mut Captured, s
         return;
     }
     captured.frames += 1;
-    let at = Timestamp(Timestamp::from_seconds(frame.seconds.into()).0 + u64::from(frame.nanoseconds));
+    let at = frame.at();
     if frame.follows_drops && captured.step != Step::Filtered {
         analysis.lost_before(at);
     }

@@ -25,16 +25,20 @@ use podtap_flow::{Source, Timestamp};
 use tracing::{info, warn};
 
 use self::degradation::{Degradation, Load};
-pub use self::{degradation::Step, input::Input};
+pub use self::{
+    degradation::Step,
+    input::{Input, cannot_capture},
+    ring::{BLOCKS, Ring},
+};
 use crate::{
     analysis::{Analysis, Output},
     clock::now,
 };
 
 /// How long to wait for frames before flows that are over are reported, in milliseconds.
-const TICK_MS: u16 = 100;
+pub const TICK_MS: u16 = 100;
 /// The kernel passes on every block within this time.
-const LAST_BLOCK: Duration = Duration::from_millis(150);
+pub const LAST_BLOCK: Duration = Duration::from_millis(150);
 
 /// What was captured, and what was lost on the way to this program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

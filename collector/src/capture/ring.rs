@@ -12,7 +12,7 @@ use std::{
 };
 
 use nix::libc;
-use podtap_flow::AHEAD;
+use podtap_flow::{AHEAD, Timestamp};
 
 use super::options;
 
@@ -57,13 +57,25 @@ pub struct RingFrame<'a> {
     pub follows_drops: bool,
 }
 
+impl RingFrame<'_> {
+    /// When it was captured.
+    pub fn at(&self) -> Timestamp {
+        Timestamp(Timestamp::from_seconds(self.seconds.into()).0 + u64::from(self.nanoseconds))
+    }
+}
+
 impl Ring {
-    /// Captures the frames of an interface of this network namespace, in promiscuous mode: a receiver of PodTap knows by it that it has a
-    /// reader, and shows frames as on the wire.
+    /// Captures the frames of an interface of this network namespace. Needs the capability `NET_RAW`.
     pub fn open(interface: &str) -> io::Result<Self> {
+        Self::of(packet_socket()?, interface)
+    }
+
+    /// Captures the frames of an interface of the socket's network namespace, which is this one, in promiscuous mode: a receiver of PodTap
+    /// knows by it that it has a reader, and shows frames as on the wire. The socket is one of [`packet_socket`]. No capability is needed.
+    pub fn of(socket: OwnedFd, interface: &str) -> io::Result<Self> {
         let index = nix::net::if_::if_nametoindex(interface)?;
         let index = i32::try_from(index).map_err(io::Error::other)?;
-        let ring = Self::unbound()?;
+        let ring = Self::unbound(socket)?;
         ring.bind(index)?;
         let membership = libc::packet_mreq {
             mr_ifindex: index,
@@ -77,19 +89,14 @@ impl Ring {
 
     /// Captures the frames of all interfaces of this network namespace, also of those that are created later.
     pub fn open_all() -> io::Result<Self> {
-        let ring = Self::unbound()?;
+        let ring = Self::unbound(packet_socket()?)?;
         // A receiver's frames come out of the other end of its veth pair: each would be captured twice.
         options::set(&ring.socket, PACKET_IGNORE_OUTGOING, &1_i32)?;
         ring.bind(0)?;
         Ok(ring)
     }
 
-    fn unbound() -> io::Result<Self> {
-        // With protocol 0, it gets no frames until it is bound: else it would get those of all interfaces for a moment.
-        // SAFETY: a system call without pointers.
-        let socket = options::check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
-        // SAFETY: the kernel just returned this descriptor.
-        let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    fn unbound(socket: OwnedFd) -> io::Result<Self> {
         options::set(&socket, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V3 as libc::c_int))?;
         let ring = libc::tpacket_req3 {
             tp_block_size: number(BLOCK_SIZE),
@@ -216,6 +223,14 @@ impl Drop for Ring {
         // SAFETY: the mapping of `open`, to which no reference is left.
         unsafe { libc::munmap(self.blocks.as_ptr().cast(), RING_SIZE) };
     }
+}
+
+/// A packet socket that is not bound. With protocol 0, it gets no frames until then: else it would get those of all interfaces for a moment.
+fn packet_socket() -> io::Result<OwnedFd> {
+    // SAFETY: a system call without pointers.
+    let socket = options::check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the kernel just returned this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
 fn short(constant: libc::c_int) -> u16 {

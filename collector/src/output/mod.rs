@@ -9,6 +9,7 @@ pub mod otterize;
 pub mod pcapng;
 pub mod queue;
 mod svg;
+pub mod window;
 
 use std::io::{self, Write};
 

@@ -91,6 +91,12 @@ pub struct PodDestination {
     #[x_kube(validation = Rule::new("self.matches('^[!-~]{0,15}$') && !self.matches('[/:%]') && !(self in ['.', '..', 'lo', 'all', 'default'])")
         .message("interfaceName must be a valid interface name of Linux: at most 15 characters of printable ASCII, without slash, colon, percent sign or space, and not lo, all or default; leave it empty for a name made from the VNI"))]
     pub interface_name: Option<InterfaceName>,
+
+    /// Whether the pod is handed a packet socket of the interface, by which a program without capabilities can capture from it:
+    /// it listens on the abstract Unix socket podtap-packet-socket. It gets metadata as well, as the collector does. Who sets it needs the
+    /// right to create pods/packetsocket in the namespace of the pod.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packet_socket: bool,
 }
 
 /// A VXLAN endpoint that PodTap does not manage.
@@ -115,8 +121,8 @@ pub struct ExternalDestination {
     pub probe: bool,
 
     /// Whether metadata is sent to it, as to the collector: frames of the same EtherType that tell which pod the mirrored frames are of,
-    /// at first and then once a minute, and how its node translates the pod's connections. Without, a tap with an external destination
-    /// sends none.
+    /// more and more seldom until it is once a minute, and how its node translates the pod's connections. Without, a tap with an external
+    /// destination sends none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub metadata: bool,
 }

@@ -46,5 +46,8 @@ pub const EXCLUDE: &str = "podtap.dev/exclude";
 /// Finalizer of a [`PodTap`] and of a [`ClusterPodTap`]: kept until every node has reported that its part of the tap is gone.
 pub const FINALIZER: &str = "podtap.dev/cleanup";
 
+/// Annotation of a helper pod: the TCP port on the loopback of its node where its `/metrics` are.
+pub const METRICS_PORT: &str = "podtap.dev/metrics-port";
+
 /// Name of the only [`PodTapPolicy`] that is read.
 pub const POLICY_NAME: &str = "default";

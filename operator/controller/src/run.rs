@@ -68,7 +68,8 @@ pub struct Args {
     /// Helper pods write their logs as JSON.
     #[arg(long, env = "HELPER_LOG_JSON", value_parser = BoolishValueParser::new())]
     helper_log_json: bool,
-    /// TCP port of the nodes on which helper pods serve /livez, /readyz and /metrics; 0 for none.
+    /// TCP port on which helper pods serve /livez, /readyz and /metrics at all addresses of their nodes. 0: on the loopback of
+    /// the node only, port 14791.
     #[arg(long, env = "HELPER_METRICS_PORT", default_value_t = 0)]
     helper_metrics_port: u16,
     /// How many helper pods are replaced at a time when their template changes, once the first new one is Ready: a number, or a

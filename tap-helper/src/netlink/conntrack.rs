@@ -4,9 +4,8 @@
 mod existing;
 
 use std::{
-    io, mem,
+    mem,
     net::IpAddr,
-    os::fd::AsRawFd as _,
     pin::Pin,
     task::{Context, Poll, Waker},
 };
@@ -17,7 +16,10 @@ use super::{
     nla::{child, children},
     subscription::open,
 };
-use crate::namespace::Namespace;
+use crate::{
+    namespace::Namespace,
+    socket_filter::{self, jump, statement},
+};
 pub use existing::ExistingTranslations;
 use futures_util::Stream as _;
 use nix::libc;
@@ -70,7 +72,7 @@ impl Translations {
     pub fn open(namespace: &Namespace) -> Result<Self, NetnsError> {
         let socket = open(namespace, NETLINK_NETFILTER, "subscribe to translated connections", |socket| {
             // Before the first message.
-            attach(socket, &only_translated())?;
+            socket_filter::attach(socket, &only_translated())?;
             socket.add_membership(NEW)
         })?;
         Ok(Self { socket: NetlinkFramed::new(socket), taken: Vec::new(), has_failed: false })
@@ -103,7 +105,6 @@ impl Translations {
 /// A socket filter that keeps messages about connections with a translation. The extension finds an attribute of a message
 /// (`SKF_AD_NLATTR`, net/core/filter.c); numbers in messages are in network byte order, as socket filters read them.
 fn only_translated() -> [libc::sock_filter; 9] {
-    let statement = |code: u32, k: u32| jump(code, k, 0, 0);
     let find_attribute = (libc::SKF_AD_OFF + libc::SKF_AD_NLATTR).cast_unsigned();
     [
         statement(libc::BPF_LD | libc::BPF_IMM, HEADERS),
@@ -117,28 +118,6 @@ fn only_translated() -> [libc::sock_filter; 9] {
         statement(libc::BPF_RET | libc::BPF_K, u32::MAX),
         statement(libc::BPF_RET | libc::BPF_K, 0),
     ]
-}
-
-fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter { code: u16::try_from(code).unwrap_or_default(), jt, jf, k }
-}
-
-#[expect(unsafe_code, reason = "no crate of this tree attaches socket filters")]
-fn attach(socket: &rtnetlink::sys::Socket, filter: &[libc::sock_filter]) -> io::Result<()> {
-    let program =
-        libc::sock_fprog { len: u16::try_from(filter.len()).unwrap_or_default(), filter: filter.as_ptr().cast_mut() };
-    let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or_default();
-    // SAFETY: the kernel copies the program, whose instructions outlive the call, and does not change them.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The translation that a message reports; none of what has no ports, such as ICMP.

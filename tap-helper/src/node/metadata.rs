@@ -1,5 +1,5 @@
-//! Sending metadata besides mirrored frames, for taps that have receivers for it: which pod the frames are of, at first and then once a
-//! minute, and how the node translates the pod's connections, as soon as conntrack reports them. Existing ones are sent at first and then
+//! Sending metadata besides mirrored frames, for taps that have receivers for it: which pod the frames are of, more and more seldom until
+//! it is once a minute, and how the node translates the pod's connections, as soon as conntrack reports them. Existing ones are sent at first and then
 //! every five minutes.
 //!
 //! A translation that finds no room is lost, and the flow keeps the addresses that its frames have: connections cost the pod nothing.
@@ -30,7 +30,10 @@ use crate::{
     settings::frame_limit,
 };
 
-/// How often a receiver is told of a pod.
+/// The pause after a receiver was told of a pod for the first time, which doubles with each time: a program that captures from it may start
+/// a little later than the tap.
+const FIRST_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a receiver is told of a pod at least.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// When it is tried again to tell of a pod whose device or program does not exist yet.
 const RETRY: Duration = Duration::from_secs(1);
@@ -60,7 +63,8 @@ pub(super) struct MetadataSource {
 /// When receivers are told of a sender's pod.
 struct Schedule {
     next: Instant,
-    was_told: bool,
+    /// How often they were.
+    told: u32,
 }
 
 impl MetadataSource {
@@ -168,7 +172,7 @@ impl MetadataSource {
         let mut before = mem::take(&mut self.schedule);
         let mut due = BTreeSet::new();
         for key in senders {
-            let mut schedule = before.remove(key).unwrap_or(Schedule { next: now, was_told: false });
+            let mut schedule = before.remove(key).unwrap_or(Schedule { next: now, told: 0 });
             if schedule.next <= now {
                 due.insert(key.clone());
                 schedule.next = now + RETRY;
@@ -180,8 +184,10 @@ impl MetadataSource {
 
     /// Receivers were told of the pod.
     fn told(&mut self, key: &SenderKey, now: Instant) {
-        let before = self.schedule.insert(key.clone(), Schedule { next: now + INTERVAL, was_told: true });
-        if before.is_none_or(|before| !before.was_told) {
+        let before = self.schedule.get(key).map_or(0, |schedule| schedule.told);
+        let pause = FIRST_INTERVAL.saturating_mul(1 << before.min(16)).min(INTERVAL);
+        self.schedule.insert(key.clone(), Schedule { next: now + pause, told: before + 1 });
+        if before == 0 {
             self.read_soon(now);
         }
     }

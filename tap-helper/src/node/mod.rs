@@ -11,6 +11,7 @@ mod metadata;
 mod names;
 mod netns;
 mod pace;
+mod packet_sockets;
 mod paths;
 mod pods;
 mod preload;
@@ -49,6 +50,7 @@ use crate::{
 use counters::CounterRequests;
 use metadata::MetadataSource;
 use netns::Netns;
+use packet_sockets::PacketSockets;
 use paths::Paths;
 use pods::{PodNetns, Pods};
 use probes::Probes;
@@ -121,6 +123,7 @@ pub struct Node {
     probes: Probes,
     metadata: MetadataSource,
     received_probes: ReceivedProbes,
+    packet_sockets: PacketSockets,
     sweep: Sweep,
     /// When to poll for readers next.
     next_poll: Option<Instant>,
@@ -153,6 +156,7 @@ impl Node {
             probes: Probes::default(),
             metadata: MetadataSource::default(),
             received_probes: ReceivedProbes::default(),
+            packet_sockets: PacketSockets::default(),
             sweep: Sweep::default(),
             next_poll: None,
             next_full_reconcile: None,
@@ -247,6 +251,7 @@ impl Node {
         self.send_probes(now);
         self.send_metadata(now, is_outdated);
         self.read_probes(now);
+        self.hand_over_packet_sockets(now);
         Ok(())
     }
 
@@ -261,7 +266,7 @@ impl Node {
         let (counters, sweep, sources) = (self.counter_requests.due_at(), self.sweep.due_at(), self.sources.due_at());
         let probes = [self.probes_due_at(), self.received_probes_due_at(), self.metadata.due_at()];
         let own = [self.pods.watch_due_at(), self.next_full_reconcile, self.poll_due_at(), retry, load];
-        let own = own.into_iter().chain(probes);
+        let own = own.into_iter().chain(probes).chain([self.packet_sockets_due_at()]);
         let moments = own.chain([self.next_deadline(), counters, sweep, sources, self.paths.due_at()]);
         moments.flatten().chain(netns).min()
     }

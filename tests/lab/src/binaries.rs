@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::{command, digest, go, progress, state::Lab, state::write_whole};
 
-/// Programs built from one `go.mod`. Helm and CoreDNS have their own: they need other versions of the same libraries.
+/// Programs built from one `go.mod`. Helm, krew and CoreDNS have their own: they need other versions of the same libraries.
 struct Module {
     name: &'static str,
     directory: &'static str,
@@ -39,6 +39,13 @@ const KUBERNETES: Module = Module {
 const HELM: Module =
     Module { name: "Helm", directory: "tests/lab/helm", packages: &[("helm", "helm.sh/helm/v3/cmd/helm")], own: None };
 
+const KREW: Module = Module {
+    name: "the validator of krew",
+    directory: "tests/lab/krew",
+    packages: &[("validate-krew-manifest", "sigs.k8s.io/krew/cmd/validate-krew-manifest")],
+    own: None,
+};
+
 const COREDNS: Module = Module {
     name: "CoreDNS",
     directory: "tests/lab/dns",
@@ -62,6 +69,11 @@ pub fn ensure_kubernetes(lab: &Lab) -> Result<()> {
 /// Likewise Helm, which no cluster needs.
 pub fn ensure_helm(lab: &Lab) -> Result<()> {
     ensure_linked(lab, &HELM)
+}
+
+/// Likewise the program that validates manifests of kubectl's plugins.
+pub fn ensure_krew(lab: &Lab) -> Result<()> {
+    ensure_linked(lab, &KREW)
 }
 
 /// Likewise CoreDNS, which runs in pods.
@@ -200,7 +212,7 @@ mod tests {
     fn our_module_names_every_program_as_a_tool() {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = manifest.join("../..");
-        for module in [KUBERNETES, HELM, COREDNS] {
+        for module in [KUBERNETES, HELM, KREW, COREDNS] {
             let requirements = fs::read_to_string(root.join(module.directory).join("go.mod")).expect("go.mod");
             for (name, package) in module.packages {
                 let tool = requirements.lines().any(|line| line.trim().trim_start_matches("tool ") == *package);

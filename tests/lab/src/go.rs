@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_wanted_version_suits_all_modules() {
-        let newest = ["go.mod", "helm/go.mod", "dns/go.mod"].map(|file| {
+        let newest = ["go.mod", "helm/go.mod", "krew/go.mod", "dns/go.mod"].map(|file| {
             let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect(file);
             text.lines().find_map(|line| line.strip_prefix("go ")).expect("a go line").to_owned()
         });

@@ -109,6 +109,8 @@ enum Action {
         #[arg(long)]
         no_helm: bool,
     },
+    /// Build validate-krew-manifest, and nothing more.
+    Krew,
     /// Make a container image from files.
     Image(ImageArguments),
     #[command(hide = true)]
@@ -154,7 +156,7 @@ fn run(action: Action) -> Result<ExitCode> {
         return make_image(arguments).map(|()| ExitCode::SUCCESS);
     }
     let lab = &Lab::find()?;
-    if !matches!(action, Action::Kubeconfig) {
+    if !matches!(action, Action::Kubeconfig | Action::Krew) {
         ensure!(nix::unistd::geteuid().is_root(), "the lab creates namespaces, cgroups and mounts: run this as root");
     }
     match action {
@@ -178,6 +180,7 @@ fn run(action: Action) -> Result<ExitCode> {
                 binaries::ensure_helm(lab)?;
             }
         }
+        Action::Krew => binaries::ensure_krew(lab)?,
         Action::Begin { member } => namespaces::begin(lab, &member)?,
         Action::Init { member } => init(lab, &member)?,
         Action::Import { node, archive } => node::import(lab, &node, &archive)?,

@@ -19,7 +19,7 @@ use super::{AGENT_UID, Agent, Node};
 use crate::wait::{PATIENCE, until};
 
 /// Exactly the capabilities of the helper's container.
-const CAPABILITIES: &str = "-all,+net_admin,+sys_admin,+sys_ptrace,+bpf";
+const CAPABILITIES: &str = "-all,+net_admin,+net_raw,+sys_admin,+sys_ptrace,+bpf";
 
 /// A running `tap-helper serve`, killed when dropped.
 #[derive(Debug)]

@@ -4,8 +4,12 @@ use std::net::IpAddr;
 
 use podtap_flow::Timestamp;
 
+use super::Packet;
+
 /// Longest frame that is written whole: BIG TCP has frames of 256 KiB.
-const SNAPLEN: u32 = 1 << 18;
+pub const SNAPLEN: u32 = 1 << 18;
+/// Link type.
+pub const ETHERNET: u16 = 1;
 
 /// The program that has written a file, in its first block; its version follows.
 pub const WRITER: &str = "podtap-collector";
@@ -66,7 +70,8 @@ pub fn section(out: &mut Vec<u8>) {
 /// An interface of Ethernet, whose times are nanoseconds.
 pub fn interface(out: &mut Vec<u8>, name: &str, description: &str) {
     block(out, INTERFACE, |out| {
-        out.extend([1, 0, 0, 0]);
+        out.extend(ETHERNET.to_le_bytes());
+        out.extend([0, 0]);
         out.extend(SNAPLEN.to_le_bytes());
         option(out, 2, name.as_bytes());
         if !description.is_empty() {
@@ -91,25 +96,24 @@ pub fn name(out: &mut Vec<u8>, address: IpAddr, name: &str) {
     });
 }
 
-/// A frame: its interface by its place in the file, its time, its length on the wire, and its first bytes.
-pub fn packet(
-    out: &mut Vec<u8>,
-    interface: u32,
-    at: Timestamp,
-    length: u32,
-    bytes: &[u8],
-    direction: Option<Direction>,
-) {
-    let bytes = &bytes[..bytes.len().min(SNAPLEN as usize)];
+/// A frame of the interface with this place in the section. Its time, its length on the wire, its first bytes, its direction, and how many
+/// frames of the interface were dropped before it.
+pub fn packet(out: &mut Vec<u8>, interface: u32, packet: &Packet<'_>) {
+    let bytes = &packet.bytes[..packet.bytes.len().min(SNAPLEN as usize)];
     block(out, PACKET, |out| {
         out.extend(interface.to_le_bytes());
-        time(out, at);
+        time(out, packet.at);
         out.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-        out.extend(length.to_le_bytes());
+        out.extend(packet.length.to_le_bytes());
         out.extend(bytes);
         pad(out, bytes.len());
-        if let Some(direction) = direction {
+        if let Some(direction) = packet.direction {
             option(out, 2, &(direction as u32).to_le_bytes());
+        }
+        if packet.gap > 0 {
+            option(out, 4, &packet.gap.to_le_bytes());
+        }
+        if packet.direction.is_some() || packet.gap > 0 {
             end_of_options(out);
         }
     });

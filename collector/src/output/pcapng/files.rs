@@ -4,27 +4,21 @@
 //! is written ends with `.part`, and gets its name when it is complete.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::VecDeque,
     ffi::OsString,
     fs::{self, File},
     io::{self, BufWriter, Write as _},
-    net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
 use podtap_flow::Timestamp;
 
-use super::{
-    Counts, Interface, Packet,
-    blocks::{self, Statistics},
-};
+use super::{Counts, Packet, section::Section};
 
 /// Bytes of the statistics of an interface, which come at the end.
 const STATISTICS: u64 = 128;
-/// Interfaces, and names, of a file that are remembered: beyond it, they are written again when they are needed.
-const MOST: usize = 65_536;
 /// Digits of the number in a file's name, at least.
 const DIGITS: usize = 6;
 
@@ -69,10 +63,14 @@ struct Current {
     size: u64,
     first: Timestamp,
     last: Timestamp,
-    /// By their identity: their places in the file.
-    interfaces: HashMap<u64, (u32, Arc<Interface>)>,
-    next_interface: u32,
-    names: BTreeMap<IpAddr, Arc<str>>,
+    section: Section,
+}
+
+impl Current {
+    /// Whether it has no packet.
+    fn is_empty(&self) -> bool {
+        self.section.interfaces() == 0
+    }
 }
 
 impl Files {
@@ -166,25 +164,16 @@ impl Files {
         };
         let mut out = BufWriter::new(File::create(&path)?);
         self.buffer.clear();
-        blocks::section(&mut self.buffer);
+        let section = Section::new(&mut self.buffer);
         out.write_all(&self.buffer)?;
         self.next += 1;
-        self.current = Some(Current {
-            out,
-            path,
-            number,
-            size: self.buffer.len() as u64,
-            first: at,
-            last: at,
-            interfaces: HashMap::new(),
-            next_interface: 0,
-            names: BTreeMap::new(),
-        });
+        self.current =
+            Some(Current { out, path, number, size: self.buffer.len() as u64, first: at, last: at, section });
         Ok(())
     }
 
     /// Writes a packet, in the next file if this one is full.
-    pub fn write(&mut self, packet: &Packet) -> io::Result<()> {
+    pub fn write(&mut self, packet: &Packet<'_>) -> io::Result<()> {
         self.attempt(|files| files.try_write(packet))
     }
 
@@ -210,16 +199,16 @@ impl Files {
         result
     }
 
-    fn try_write(&mut self, packet: &Packet) -> io::Result<()> {
+    fn try_write(&mut self, packet: &Packet<'_>) -> io::Result<()> {
         self.rotate(packet.at)?;
         if self.current.is_none() {
             self.open(packet.at)?;
         }
         self.encode(packet);
         let is_full = self.current.as_ref().is_some_and(|current| {
-            let statistics = STATISTICS * (current.interfaces.len() as u64 + 1);
+            let statistics = STATISTICS * (current.section.interfaces() as u64 + 1);
             let size = current.size + self.buffer.len() as u64 + statistics;
-            !current.interfaces.is_empty() && self.rotation.size.is_some_and(|most| size > most)
+            !current.is_empty() && self.rotation.size.is_some_and(|most| size > most)
         });
         if is_full {
             self.try_complete()?;
@@ -229,70 +218,35 @@ impl Files {
         let Some(current) = &mut self.current else { return Ok(()) };
         current.out.write_all(&self.buffer)?;
         current.size += self.buffer.len() as u64;
-        if current.interfaces.is_empty() {
+        if current.is_empty() {
             current.first = packet.at;
         }
         current.last = current.last.max(packet.at);
-        if !current.interfaces.contains_key(&packet.interface.id) {
-            if current.interfaces.len() >= MOST {
-                current.interfaces.clear();
-            }
-            let place = (current.next_interface, Arc::clone(&packet.interface));
-            current.interfaces.insert(packet.interface.id, place);
-            current.next_interface += 1;
-        }
-        if current.names.len() >= MOST {
-            current.names.clear();
-        }
-        for (address, name) in packet.names.iter().flatten() {
-            current.names.insert(*address, Arc::clone(name));
-        }
+        current.section.add(packet);
         Ok(())
     }
 
     /// The blocks of a packet, with what the file does not have yet.
-    fn encode(&mut self, packet: &Packet) {
+    fn encode(&mut self, packet: &Packet<'_>) {
         let Self { current: Some(current), buffer, .. } = self else { return };
         buffer.clear();
-        let interface = &packet.interface;
-        let number = current.interfaces.get(&interface.id).map_or_else(
-            || {
-                blocks::interface(buffer, &interface.name, &interface.description);
-                current.next_interface
-            },
-            |(number, _)| *number,
-        );
-        for (address, name) in packet.names.iter().flatten() {
-            if current.names.get(address).is_none_or(|known| known != name) {
-                blocks::name(buffer, *address, name);
-            }
-        }
-        blocks::packet(buffer, number, packet.at, packet.length, &packet.bytes, packet.direction);
+        current.section.encode(buffer, packet);
     }
 
     /// Completes a file whose time is over.
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
         let Some(current) = &self.current else { return Ok(()) };
         let is_over = self.rotation.every.is_some_and(|every| now.since(current.first) >= every);
-        if is_over && !current.interfaces.is_empty() { self.try_complete() } else { Ok(()) }
+        if is_over && !current.is_empty() { self.try_complete() } else { Ok(()) }
     }
 
     fn try_complete(&mut self) -> io::Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
         self.buffer.clear();
-        let mut interfaces: Vec<&(u32, Arc<Interface>)> = current.interfaces.values().collect();
-        interfaces.sort_by_key(|(number, _)| *number);
-        for (number, interface) in interfaces {
-            let counted = Statistics {
-                received: interface.received.load(Ordering::Relaxed),
-                dropped: interface.dropped.load(Ordering::Relaxed),
-                lost: self.counts.lost.load(Ordering::Relaxed),
-            };
-            blocks::statistics(&mut self.buffer, *number, current.last, &counted);
-        }
+        current.section.statistics(&mut self.buffer, current.last, &self.counts);
         current.out.write_all(&self.buffer)?;
         current.out.flush()?;
-        let (path, number, is_empty) = (current.path.clone(), current.number, current.interfaces.is_empty());
+        let (path, number, is_empty) = (current.path.clone(), current.number, current.is_empty());
         if self.rotation.is_needed() {
             if is_empty {
                 // An empty one is not worth an earlier one.

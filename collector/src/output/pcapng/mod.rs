@@ -5,8 +5,11 @@
 
 mod blocks;
 mod files;
+mod section;
+mod stream;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     io,
     net::IpAddr,
@@ -14,7 +17,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, SendError, Sender, channel},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -27,9 +30,10 @@ use podtap_flow::{
 };
 use tracing::error;
 
-use self::{blocks::Direction, files::Files};
-pub use self::{blocks::WRITER, files::Rotation};
-use crate::analysis::Frame;
+use self::{blocks::Direction, files::Files, stream::Stream};
+pub use self::{blocks::WRITER, files::Rotation, stream::Format};
+use super::window::Window;
+use crate::{analysis::Frame, clock::now};
 
 /// Frames that wait to be written, in bytes.
 const QUEUE: usize = 8 << 20;
@@ -56,6 +60,15 @@ pub struct Counts {
     lost: AtomicU64,
 }
 
+impl Counts {
+    /// Counts a packet that is not written.
+    fn drop_packet(&self, packet: &Packet<'_>) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        packet.interface.dropped.fetch_add(1, Ordering::Relaxed);
+        packet.interface.gap.fetch_add(packet.gap + 1, Ordering::Relaxed);
+    }
+}
+
 /// An interface of the files.
 #[derive(Debug)]
 struct Interface {
@@ -64,24 +77,28 @@ struct Interface {
     description: String,
     received: AtomicU64,
     dropped: AtomicU64,
+    /// Of these, those that no packet has told of yet.
+    gap: AtomicU64,
 }
 
 /// An address and its name.
 type Name = (IpAddr, Arc<str>);
 
 /// A frame to write.
-struct Packet {
+struct Packet<'a> {
     interface: Arc<Interface>,
     /// Of its ends, as far as they are known.
     names: [Option<Name>; 2],
     at: Timestamp,
     length: u32,
     direction: Option<Direction>,
-    bytes: Vec<u8>,
+    /// Packets of the interface that were dropped since the one before.
+    gap: u64,
+    bytes: Cow<'a, [u8]>,
 }
 
 enum Message {
-    Packet(Packet),
+    Packet(Packet<'static>),
     Tick(Timestamp),
 }
 
@@ -89,6 +106,8 @@ enum Message {
 enum Sink {
     /// At once. The first error.
     Here(Box<Files>, io::Result<()>),
+    /// At once, in memory, from where a client reads them.
+    Stream(Box<Stream>),
     /// By a thread, which never holds up the one that captures.
     Thread { sender: Option<Sender<Message>>, queued: Arc<AtomicUsize>, thread: Option<JoinHandle<()>> },
 }
@@ -131,6 +150,13 @@ impl Writer {
         Ok(Self::new(Sink::Thread { sender: Some(sender), queued, thread: Some(thread) }, counts, sources))
     }
 
+    /// Frames for which the window has no room are dropped.
+    pub fn stream(format: Format, window: Arc<Window>) -> Self {
+        let counts = Arc::<Counts>::default();
+        let stream = Stream::new(format, window, Arc::clone(&counts));
+        Self::new(Sink::Stream(Box::new(stream)), counts, Vec::new())
+    }
+
     fn new(sink: Sink, counts: Arc<Counts>, sources: Vec<String>) -> Self {
         Self {
             sink,
@@ -145,6 +171,15 @@ impl Writer {
         }
     }
 
+    /// The source with this name, which is added if there is none.
+    pub fn source(&mut self, name: &str) -> Source {
+        let number = self.sources.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.sources.push(name.to_owned());
+            self.sources.len() - 1
+        });
+        Source::try_from(number).unwrap_or(Source::MAX)
+    }
+
     /// Frames that were written, and that were not.
     pub fn counts(&self) -> (u64, u64) {
         (self.counts.written.load(Ordering::Relaxed), self.counts.dropped.load(Ordering::Relaxed))
@@ -157,39 +192,44 @@ impl Writer {
         let (interface, direction, names) =
             identified.unwrap_or_else(|| (self.of_source(frame.source), None, [None, None]));
         interface.received.fetch_add(1, Ordering::Relaxed);
-        let drop = || {
-            interface.dropped.fetch_add(1, Ordering::Relaxed);
-            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
-        };
-        if self.is_paused {
-            return drop();
-        }
-        let packet = |interface| Packet {
+        let packet = Packet {
+            gap: interface.gap.swap(0, Ordering::Relaxed),
             interface,
             names,
             at: frame.at,
             length: frame.length,
             direction,
-            bytes: frame.bytes.to_vec(),
+            bytes: Cow::Borrowed(frame.bytes),
         };
+        if self.is_paused {
+            return self.counts.drop_packet(&packet);
+        }
         match &mut self.sink {
             Sink::Here(files, result) => {
                 if result.is_ok() {
-                    *result = files.write(&packet(Arc::clone(&interface)));
+                    *result = files.write(&packet);
                 }
                 if result.is_ok() {
                     self.counts.written.fetch_add(1, Ordering::Relaxed);
                 }
             }
+            Sink::Stream(stream) => {
+                if stream.write(&packet) {
+                    self.counts.written.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    self.counts.drop_packet(&packet);
+                }
+            }
             Sink::Thread { sender, queued, .. } => {
                 let size = frame.bytes.len() + OVERHEAD;
-                if queued.load(Ordering::Relaxed) + size > QUEUE {
-                    return drop();
-                }
+                let has_room = queued.load(Ordering::Relaxed) + size <= QUEUE;
+                let Some(sender) = sender.as_ref().filter(|_| has_room) else {
+                    return self.counts.drop_packet(&packet);
+                };
                 queued.fetch_add(size, Ordering::Relaxed);
-                let packet = Message::Packet(packet(Arc::clone(&interface)));
-                if sender.as_ref().is_none_or(|sender| sender.send(packet).is_err()) {
-                    drop();
+                let owned = Packet { bytes: Cow::Owned(frame.bytes.to_vec()), ..packet };
+                if let Err(SendError(Message::Packet(packet))) = sender.send(Message::Packet(owned)) {
+                    self.counts.drop_packet(&packet);
                 }
             }
         }
@@ -203,21 +243,29 @@ impl Writer {
     /// Takes note of what the kernel has dropped or left out in all.
     pub fn tick(&mut self, now: Timestamp, lost: u64) {
         self.counts.lost.store(lost, Ordering::Relaxed);
-        if let Sink::Thread { sender: Some(sender), queued, .. } = &self.sink {
-            // Those that wait for a disk that does not answer would pile up, too.
-            let is_due = self.ticked.is_none_or(|last| now.since(last) >= TICK);
-            if is_due && queued.load(Ordering::Relaxed) < QUEUE {
-                self.ticked = Some(now);
-                // An error: the thread has ended, as the next frame will tell.
-                let _ = sender.send(Message::Tick(now));
+        match &mut self.sink {
+            Sink::Thread { sender: Some(sender), queued, .. } => {
+                // Those that wait for a disk that does not answer would pile up, too.
+                let is_due = self.ticked.is_none_or(|last| now.since(last) >= TICK);
+                if is_due && queued.load(Ordering::Relaxed) < QUEUE {
+                    self.ticked = Some(now);
+                    // An error: the thread has ended, as the next frame will tell.
+                    let _ = sender.send(Message::Tick(now));
+                }
             }
+            Sink::Stream(stream) => stream.tick(now),
+            Sink::Here(..) | Sink::Thread { sender: None, .. } => {}
         }
     }
 
-    /// Writes what waits, and completes the last file.
+    /// Writes what waits, and completes the last file, or the stream.
     pub fn finish(&mut self) -> io::Result<()> {
         match &mut self.sink {
             Sink::Here(files, result) => std::mem::replace(result, Ok(())).and_then(|()| files.complete()),
+            Sink::Stream(stream) => {
+                stream.complete(now());
+                Ok(())
+            }
             Sink::Thread { sender, thread, .. } => {
                 *sender = None;
                 let ended = thread.take().map_or(Ok(()), JoinHandle::join);
@@ -291,6 +339,7 @@ impl Writer {
             description: printable(description),
             received: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            gap: AtomicU64::new(0),
         })
     }
 
@@ -341,8 +390,7 @@ fn drain(messages: &Receiver<Message>, mut files: Files, queued: &AtomicUsize, c
                     Some(Err(error)) => retry = failed(error, now),
                     None => {}
                 }
-                packet.interface.dropped.fetch_add(1, Ordering::Relaxed);
-                counts.dropped.fetch_add(1, Ordering::Relaxed);
+                counts.drop_packet(&packet);
             }
             Message::Tick(at) => {
                 now = at;

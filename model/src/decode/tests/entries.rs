@@ -56,7 +56,7 @@ fn full_spec() -> Value {
         }],
         "receivers": [{
             "tap": {"namespace": "lab", "name": "ids", "uid": "t2"},
-            "vni": 78, "port": 14790, "ipv6": true, "interfaceName": "mirror7", "frameFormat": "Raw", "metadata": true,
+            "vni": 78, "port": 14790, "ipv6": true, "interfaceName": "mirror7", "frameFormat": "Raw", "metadata": true, "packetSocket": true,
             "pod": {"namespace": "lab", "name": "zeek-0", "uid": "p2"},
         }],
         "programs": [program()],
@@ -142,6 +142,7 @@ fn every_field_keeps_its_meaning() {
         interface_name: "mirror7".parse().expect("a name"),
         frame_format: FrameFormat::Raw,
         metadata: true,
+        packet_socket: true,
         pod: Some(Pod {
             namespace: "lab".to_owned(),
             name: "zeek-0".to_owned(),

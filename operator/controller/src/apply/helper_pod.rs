@@ -1,5 +1,7 @@
 //! The helper pod of a node.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use k8s_openapi::{
     api::core::v1::{
         AppArmorProfile, Capabilities, Container, EnvVar, EnvVarSource, LocalObjectReference, Pod, PodSecurityContext,
@@ -27,6 +29,9 @@ use crate::{
 /// 1,000,000,000 on) usually assign, and in a range that systemd leaves free (`docs/UIDS-GIDS.md` there).
 const AGENT_UID: i64 = 2_000_014_789;
 
+/// Port of the metrics on the loopback of the node, if they are not served on all addresses.
+const LOOPBACK_METRICS_PORT: u16 = 14791;
+
 /// Memory limit of the agent.
 const AGENT_MEMORY: u64 = 256 << 20;
 
@@ -39,7 +44,7 @@ pub struct HelperTemplate {
     pub pull_secrets: Vec<String>,
     pub priority_class: Option<String>,
     pub log_json: bool,
-    /// TCP port of the node on which agents serve metrics; 0 for none.
+    /// TCP port on which agents serve metrics at all addresses of the node; 0: on its loopback only.
     pub metrics_port: u16,
 }
 
@@ -73,7 +78,10 @@ impl HelperTemplate {
             ("podtap.dev/node", names::node_label(node)),
             ("cluster.x-k8s.io/drain", "skip".to_owned()),
         ];
-        let annotations = [("cluster-autoscaler.kubernetes.io/daemonset-pod", "true".to_owned())];
+        let annotations = [
+            ("cluster-autoscaler.kubernetes.io/daemonset-pod", "true".to_owned()),
+            (podtap_api::METRICS_PORT, self.metrics_address().port().to_string()),
+        ];
         Pod {
             metadata: ObjectMeta {
                 generate_name: Some(names::helper_pod_prefix(node)),
@@ -121,11 +129,10 @@ impl HelperTemplate {
     fn agent(&self) -> Container {
         // Not declared as a port of the container: the kubelet admits no two pods of a node with the same host port, and the next
         // helper pod of the node must not wait for that.
-        let address = format!("[::]:{}", self.metrics_port);
-        let listen = ["--listen", &address].into_iter().filter(|_| self.metrics_port > 0);
+        let address = self.metrics_address().to_string();
         let command =
             ["/podtap-agent", "run", "--node", "$(NODE_NAME)", "--socket", SOCKET, "--probe-socket", PROBE_SOCKET];
-        let command: Vec<&str> = command.into_iter().chain(listen).chain(self.log_flag()).collect();
+        let command: Vec<&str> = command.into_iter().chain(["--listen", &address]).chain(self.log_flag()).collect();
         let (ready, live) = helper_probes::agent();
         Container {
             name: "agent".to_owned(),
@@ -167,12 +174,20 @@ impl HelperTemplate {
                     ..AppArmorProfile::default()
                 }),
                 se_linux_options: Some(SELinuxOptions { type_: Some("spc_t".to_owned()), ..SELinuxOptions::default() }),
-                ..restricted(&["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"])
+                ..restricted(&["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "BPF"])
             }),
             volume_mounts: Some(vec![socket_mount()]),
             startup_probe: Some(helper_probes::startup(&live)),
             liveness_probe: Some(live),
             ..self.container(&command, memory)
+        }
+    }
+
+    /// Where the kubelet, which forwards ports to the loopback, reaches the metrics in any case.
+    fn metrics_address(&self) -> SocketAddr {
+        match self.metrics_port {
+            0 => (Ipv4Addr::LOCALHOST, LOOPBACK_METRICS_PORT).into(),
+            port => (Ipv6Addr::UNSPECIFIED, port).into(),
         }
     }
 

@@ -123,6 +123,7 @@ pub fn receiver(plan: &TapPlan<'_>, destination: &PlannedDestination) -> Option<
         interface_name: destination.interface.clone()?,
         frame_format: destination.frame_format,
         metadata: destination.metadata == MetadataUse::Wanted,
+        packet_socket: destination.packet_socket,
         pod: resolved.pod().map(model_pod),
     };
     Some((resolved.node()?.to_owned(), receiver))

@@ -115,10 +115,13 @@ fn unresolved(requested: &RequestedDestination) -> PlannedDestination {
         frame_format,
         is_probed: !matches!(requested.kind, DestinationKind::External { probe: false, .. }),
         metadata: match requested.kind {
-            DestinationKind::Collector | DestinationKind::External { metadata: true, .. } => MetadataUse::Wanted,
+            DestinationKind::Collector
+            | DestinationKind::Pod { packet_socket: true, .. }
+            | DestinationKind::External { metadata: true, .. } => MetadataUse::Wanted,
             DestinationKind::External { metadata: false, .. } => MetadataUse::Refused,
-            DestinationKind::Node { .. } | DestinationKind::Pod { .. } => MetadataUse::Dropped,
+            DestinationKind::Node { .. } | DestinationKind::Pod { packet_socket: false, .. } => MetadataUse::Dropped,
         },
+        packet_socket: matches!(requested.kind, DestinationKind::Pod { packet_socket: true, .. }),
         vni: None,
         resolved: None,
         endpoint: None,

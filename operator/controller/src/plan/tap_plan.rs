@@ -24,6 +24,8 @@ pub struct PlannedDestination {
     pub is_probed: bool,
     /// What happens to metadata that is sent to it.
     pub metadata: MetadataUse,
+    /// Whether its pod is handed a packet socket.
+    pub packet_socket: bool,
     pub vni: Option<Vni>,
     /// Where it is, once that is known.
     pub resolved: Option<ResolvedDestination>,

@@ -95,7 +95,13 @@ pub enum DestinationKind {
     /// An interface on a node.
     Node { name: String, interface: Option<InterfaceName>, frame_format: FrameFormat },
     /// An interface in a pod.
-    Pod { namespace: String, selection: Selection, interface: Option<InterfaceName>, frame_format: FrameFormat },
+    Pod {
+        namespace: String,
+        selection: Selection,
+        interface: Option<InterfaceName>,
+        frame_format: FrameFormat,
+        packet_socket: bool,
+    },
     /// A VXLAN endpoint.
     External { address: IpAddr, port: u16, probe: bool, metadata: bool },
     /// A pod of PodTap's collector.
@@ -202,7 +208,7 @@ fn destination(destination: &Destination, tap_namespace: &str) -> Result<Request
         (Some(NodeDestination { name, interface_name }), None, None, None) => {
             DestinationKind::Node { name: name.clone(), interface: interface_name.clone(), frame_format }
         }
-        (None, Some(PodDestination { namespace, name, pod_selector, interface_name }), None, None) => {
+        (None, Some(PodDestination { namespace, name, pod_selector, interface_name, packet_socket }), None, None) => {
             let namespace = match namespace {
                 None if tap_namespace.is_empty() => return Err(InvalidSpec::NoNamespaceOfPod(own_name.clone())),
                 Some(_) if !tap_namespace.is_empty() => return Err(InvalidSpec::NamespaceOfPod(own_name.clone())),
@@ -212,7 +218,8 @@ fn destination(destination: &Destination, tap_namespace: &str) -> Result<Request
             let names = name.as_ref().map(|name| BTreeSet::from([name.clone()]));
             let forms = || InvalidSpec::PodForms(own_name.clone());
             let selection = selection(names, pod_selector.as_ref(), "the pod of a destination", forms)?;
-            DestinationKind::Pod { namespace, selection, interface: interface_name.clone(), frame_format }
+            let (interface, packet_socket) = (interface_name.clone(), *packet_socket);
+            DestinationKind::Pod { namespace, selection, interface, frame_format, packet_socket }
         }
         (None, None, Some(_), None) if frame_format != FrameFormat::Wire => {
             return Err(InvalidSpec::ExternalFrameFormat(own_name.clone()));

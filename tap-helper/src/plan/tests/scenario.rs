@@ -108,6 +108,7 @@ fn receiver() -> impl Strategy<Value = Receiver> {
             ipv6,
             interface_name: name.parse().expect("an interface name"),
             metadata: false,
+            packet_socket: false,
             frame_format: if raw { FrameFormat::Raw } else { FrameFormat::Wire },
             pod: None,
         },

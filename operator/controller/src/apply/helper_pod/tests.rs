@@ -34,7 +34,7 @@ fn the_tap_helper_has_exactly_its_privileges() {
     assert_eq!(security.read_only_root_filesystem, Some(true));
     assert_eq!(security.run_as_user, Some(0));
     let capabilities = security.capabilities.expect("some");
-    assert_eq!(capabilities.add.expect("some"), ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "BPF"]);
+    assert_eq!(capabilities.add.expect("some"), ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "BPF"]);
     assert_eq!(capabilities.drop.expect("some"), ["ALL"]);
     assert_eq!(security.seccomp_profile, None, "that of the pod applies");
     assert_eq!(security.app_armor_profile.expect("one").type_, "Unconfined");
@@ -76,10 +76,11 @@ fn the_agent_serves_metrics_where_it_is_told() {
     let listens = |metrics_port| {
         let pod = HelperTemplate { metrics_port, ..template() }.pod("n1", "uid", MEMORY);
         let words = container(&pod.spec.expect("a spec"), "agent").command.expect("a command");
-        words.iter().position(|word| word == "--listen").map(|position| words[position + 1].clone())
+        let position = words.iter().position(|word| word == "--listen").expect("a flag");
+        (words[position + 1].clone(), pod.metadata.annotations.expect("some")[podtap_api::METRICS_PORT].clone())
     };
-    assert_eq!(listens(14790).as_deref(), Some("[::]:14790"));
-    assert_eq!(listens(0), None);
+    assert_eq!(listens(14790), ("[::]:14790".to_owned(), "14790".to_owned()));
+    assert_eq!(listens(0), ("127.0.0.1:14791".to_owned(), "14791".to_owned()), "reached through the kubelet only");
 }
 
 #[test]

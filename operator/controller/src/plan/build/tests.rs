@@ -332,6 +332,19 @@ fn metadata_tell_of_a_pod_what_the_policy_lists() {
 }
 
 #[test]
+fn a_pod_that_is_handed_a_packet_socket_gets_metadata() {
+    let receiver = |packet_socket: bool| {
+        let mut world = World::with(tap("t", json!([{"pod": {"name": "ids", "packetSocket": packet_socket}}])));
+        world.pods.push(pod("shop", "ids", "n2"));
+        let nodes = nodes(&world);
+        let receiver = &nodes["n2"].receivers[0];
+        (receiver.packet_socket, receiver.metadata, nodes["n1"].taps[0].metadata)
+    };
+    assert_eq!(receiver(true), (true, true, true));
+    assert_eq!(receiver(false), (false, false, false));
+}
+
+#[test]
 fn taps_per_pod_are_limited() {
     let mut world = World::with(tap("a", to_n2()));
     world.taps.push(tap("b", to_n2()));

@@ -62,6 +62,7 @@ fn holding(tap: &str, number: u32) -> NodeTap {
         interface_name: "mirror".parse::<InterfaceName>().expect("a name"),
         frame_format: FrameFormat::Wire,
         metadata: false,
+        packet_socket: false,
         pod: None,
     };
     carry_out(node_tap("n1", NodeState { receivers: vec![receiver], ..NodeState::default() }))

@@ -1,0 +1,220 @@
+//! The objects of a capture: created, waited for, and deleted.
+
+use std::{ops::ControlFlow, time::Duration};
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ConfigMap, ContainerState, Pod},
+};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams, PostParams},
+    runtime::{WatchStreamExt as _, watcher},
+};
+use podtap_api::{MirrorSpec, PodTap, Targets};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::{
+    blocks::Format,
+    job::{INSTALLATION, Installation, JOB_NAME, Limits, job, tap},
+};
+use crate::{
+    connection::Cluster,
+    console::warn,
+    exit::{Exit, Failure, Outcome},
+    tap::{MANAGER, Tap},
+    wait::Waiting,
+};
+
+/// The pause between two questions whether the pod is gone.
+const POLL: Duration = Duration::from_millis(250);
+/// How long the API server may take to delete the objects.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A capture in the cluster.
+pub struct Session {
+    jobs: Api<Job>,
+    taps: Api<PodTap>,
+    pods: Api<Pod>,
+    name: String,
+}
+
+impl Session {
+    /// Creates the job, and its tap. If that fails, nothing is left.
+    pub async fn create(
+        cluster: &Cluster,
+        installed_in: &str,
+        (targets, mirror): (Targets, MirrorSpec),
+        (format, limits): (Format, &Limits),
+        requested_by: Option<&str>,
+    ) -> Outcome<(Self, Tap)> {
+        let installation: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), installed_in);
+        let map = installation.get(INSTALLATION).await.map_err(|error| Installation::missing(installed_in, error))?;
+        let new = job(&Installation::new(&map)?, format, limits, requested_by);
+        let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        let created = jobs.create(&parameters, &new).await?;
+        let session = Self {
+            jobs,
+            taps: Api::namespaced(cluster.client.clone(), &cluster.namespace),
+            pods: Api::namespaced(cluster.client.clone(), &cluster.namespace),
+            name: created.name_any(),
+        };
+        match session.taps.create(&parameters, &tap(&created, targets, mirror, limits)).await {
+            Ok(tap) => Ok((session, Tap::Namespaced(Box::new(tap)))),
+            Err(error) => {
+                session.end().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Of its job and of its tap.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its pods.
+    pub fn pods(&self) -> &Api<Pod> {
+        &self.pods
+    }
+
+    /// Waits until its pod runs. Returns the name of the pod.
+    pub async fn pod(&self, limit: Duration, waiting: &mut Waiting) -> Outcome<String> {
+        let deadline = Instant::now() + limit;
+        let config = watcher::Config::default().labels(&format!("{JOB_NAME}={}", self.name));
+        let mut pods = watcher::watcher(self.pods.clone(), config).default_backoff().applied_objects().boxed();
+        let mut last = "the pod to be created".to_owned();
+        waiting.reports(last.clone());
+        while let Ok(Some(pod)) = timeout_at(deadline, pods.next()).await {
+            match pod {
+                Ok(pod) => match state(&pod) {
+                    ControlFlow::Break(Ok(())) => return Ok(pod.name_any()),
+                    ControlFlow::Break(Err(message)) => return Err(Failure::error(message)),
+                    ControlFlow::Continue(text) => {
+                        waiting.reports(text.clone());
+                        last = text;
+                    }
+                },
+                Err(watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) => {
+                    return Err(error.into());
+                }
+                // The watch is retried.
+                Err(_) => {}
+            }
+        }
+        Err(Failure::new(
+            Exit::TimedOut,
+            format!(
+                "after {} s, the capture still waits for {last}: kubectl describe job {}",
+                limit.as_secs(),
+                self.name
+            ),
+        ))
+    }
+
+    /// Waits until it has no pod, or for so long. Returns whether it has none.
+    pub async fn has_no_pod(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let labelled = ListParams::default().labels(&format!("{JOB_NAME}={}", self.name));
+        while Instant::now() < deadline {
+            if self.pods.list_metadata(&labelled).await.is_ok_and(|pods| pods.items.is_empty()) {
+                return true;
+            }
+            sleep(POLL).await;
+        }
+        false
+    }
+
+    /// Whether its pod exists, and has not ended.
+    pub async fn is_running(&self, pod: &str) -> Result<bool, kube::Error> {
+        let pod = self.pods.get_opt(pod).await?;
+        let is_over = |pod: &Pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"))
+        };
+        Ok(pod.is_some_and(|pod| !is_over(&pod)))
+    }
+
+    /// Deletes tap and job, and returns whether it could. What cannot be deleted ends without it: the pod does when it is asked for nothing
+    /// any more.
+    pub async fn end(&self) -> bool {
+        let delete = DeleteParams::background();
+        let deleted = timeout(ANSWER, async {
+            tokio::join!(self.taps.delete(&self.name, &delete), self.jobs.delete(&self.name, &delete))
+        });
+        let message = match deleted.await {
+            Ok((tap, job)) => {
+                let is_gone = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
+                let mut errors = [tap.err(), job.err()].into_iter().flatten();
+                errors.find(|error| !is_gone(error)).map(|error| Failure::from(error).message)
+            }
+            Err(_) => Some("the API server does not answer".to_owned()),
+        };
+        if let Some(message) = &message {
+            warn(&format!("{} ends by itself within a minute: {message}", self.name));
+        }
+        message.is_none()
+    }
+}
+
+/// Whether a pod runs, cannot run, or what it waits for.
+fn state(pod: &Pod) -> ControlFlow<Result<(), String>, String> {
+    let name = pod.name_any();
+    let status = pod.status.clone().unwrap_or_default();
+    let container = status.container_statuses.into_iter().flatten().next();
+    match container.and_then(|container| container.state) {
+        Some(ContainerState { running: Some(_), .. }) => ControlFlow::Break(Ok(())),
+        Some(ContainerState { terminated: Some(ended), .. }) => {
+            let why = ended.message.or(ended.reason).unwrap_or_default();
+            ControlFlow::Break(Err(format!(
+                "the pod {name} has ended with exit code {}: {}",
+                ended.exit_code,
+                why.trim()
+            )))
+        }
+        Some(ContainerState { waiting: Some(waiting), .. }) => {
+            let reason = waiting.reason.unwrap_or_default();
+            let message = waiting.message.map(|message| format!(": {message}")).unwrap_or_default();
+            ControlFlow::Continue(format!("the pod {name} ({reason}{message})"))
+        }
+        _ => {
+            let conditions = status.conditions.into_iter().flatten();
+            let unscheduled =
+                conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+            let why = unscheduled.filter_map(|condition| condition.message).next();
+            ControlFlow::Continue(format!("the pod {name} ({})", why.unwrap_or_else(|| "Pending".to_owned())))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_runs_waits_or_has_ended() {
+        let state = |state: serde_json::Value| {
+            let pod = json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [
+                {"name": "capture", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]}});
+            state_of(pod)
+        };
+        fn state_of(pod: serde_json::Value) -> ControlFlow<Result<(), String>, String> {
+            super::state(&serde_json::from_value(pod).expect("a pod"))
+        }
+        assert_eq!(state(json!({"running": {}})), ControlFlow::Break(Ok(())));
+        let waiting = state(json!({"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}));
+        assert_eq!(waiting, ControlFlow::Continue("the pod p (ImagePullBackOff: not found)".to_owned()));
+        let ControlFlow::Break(Err(ended)) = state(json!({"terminated": {"exitCode": 1, "message": "in use\n"}}))
+        else {
+            panic!("it has ended");
+        };
+        assert_eq!(ended, "the pod p has ended with exit code 1: in use");
+        let pending = state_of(json!({"metadata": {"name": "p"}, "status": {"conditions": [
+            {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available"}]}}));
+        assert_eq!(pending, ControlFlow::Continue("the pod p (0/2 nodes are available)".to_owned()));
+    }
+}
