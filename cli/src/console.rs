@@ -87,8 +87,8 @@ impl Screen {
     /// Shows a step until something else is written.
     fn spin(&self, text: &str) -> bool {
         self.spinner.as_ref().is_some_and(|spinner| {
-            spinner.reset();
             spinner.set_message(plain(text));
+            spinner.reset();
             spinner.enable_steady_tick(Duration::from_millis(100));
             true
         })

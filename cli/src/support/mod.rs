@@ -152,7 +152,10 @@ impl<W: Write> Collection<'_, W> {
             Ok(versions) => self.value("versions.json", &versions)?,
             Err(failure) => self.missing("versions.json", &failure.message),
         }
-        self.objects("podtaps", Api::<PodTap>::all(client()), &all, drop).await?;
+        let own_namespace = &self.cluster.namespace;
+        if !self.objects("podtaps", Api::<PodTap>::all(client()), &all, drop).await? {
+            self.objects("podtaps", Api::<PodTap>::namespaced(client(), own_namespace), &all, drop).await?;
+        }
         self.objects("clusterpodtaps", Api::<ClusterPodTap>::all(client()), &all, drop).await?;
         self.objects("podtappolicies", Api::<PodTapPolicy>::all(client()), &all, drop).await?;
         self.objects("nodetaps", Api::<NodeTap>::all(client()), &all, drop).await?;
@@ -160,7 +163,10 @@ impl<W: Write> Collection<'_, W> {
         self.objects("deployments", Api::<Deployment>::namespaced(client(), namespace), &own, drop).await?;
         self.objects("events", Api::<Event>::namespaced(client(), namespace), &all, drop).await?;
         let of_controller = all.fields("reportingComponent=podtap-controller");
-        self.objects("events-of-taps", Api::<Event>::all(client()), &of_controller, drop).await?;
+        if !self.objects("events-of-taps", Api::<Event>::all(client()), &of_controller, drop).await? {
+            let events = Api::<Event>::namespaced(client(), own_namespace);
+            self.objects("events-of-taps", events, &of_controller, drop).await?;
+        }
         let mut pods = Vec::new();
         let keep = |pod| pods.push(OwnPod::from(pod));
         self.objects("pods", Api::<Pod>::namespaced(client(), namespace), &own, keep).await?;
@@ -209,14 +215,14 @@ impl<W: Write> Collection<'_, W> {
         }
     }
 
-    /// Adds a part for each object.
+    /// Adds a part for each object. Whether they could be listed.
     async fn objects<K>(
         &mut self,
         folder: &str,
         api: Api<K>,
         parameters: &ListParams,
         mut each: impl FnMut(K),
-    ) -> io::Result<()>
+    ) -> io::Result<bool>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
     {
@@ -227,7 +233,7 @@ impl<W: Write> Collection<'_, W> {
                 Ok(page) => page,
                 Err(error) => {
                     self.missing(folder, &Failure::from(error).message);
-                    return Ok(());
+                    return Ok(false);
                 }
             };
             count += page.items.len();
@@ -239,11 +245,11 @@ impl<W: Write> Collection<'_, W> {
             }
             parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
             if parameters.continue_token.is_none() {
-                return Ok(());
+                return Ok(true);
             }
             if count >= MAX_OBJECTS {
                 self.missing(folder, &format!("there are more than {count}"));
-                return Ok(());
+                return Ok(true);
             }
         }
     }

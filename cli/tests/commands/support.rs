@@ -26,6 +26,10 @@ fn cluster() -> Server {
         "/apis/authentication.k8s.io/v1/selfsubjectreviews" => {
             Answer::Object(201, json!({"metadata": {}, "status": {"userInfo": {"username": "alice@example.com"}}}))
         }
+        // The namespace of the context, if those of all may not be listed.
+        "/api/v1/namespaces/shop/events" => {
+            list(&[json!({"metadata": {"name": "web.1", "namespace": "shop"}, "involvedObject": {}})])
+        }
         _ => error(403, "", "User \"alice@example.com\" may not"),
     })
 }
@@ -58,6 +62,7 @@ fn an_archive_has_what_may_be_read_and_tells_what_not() {
     let part = |name: &str| parts.get(&format!("podtap-support/{name}")).unwrap_or_else(|| panic!("{name}: {parts:?}"));
     let tap: Value = serde_json::from_str(part("podtaps/shop/web.json")).expect("JSON");
     assert_eq!((&tap["kind"], &tap["spec"]["targets"]["podNames"][0]), (&json!("PodTap"), &json!("web-0")));
+    assert!(part("events-of-taps/shop/web.1.json").contains("\"Event\""));
     assert!(part("server.json").contains("v1.35.4"));
     assert!(!part("pods/podtap-system/podtap-helper-worker-1-x7x7x.json").contains("managedFields"));
     let log = "logs/podtap-helper-worker-1-x7x7x/agent";
