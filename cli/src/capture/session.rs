@@ -185,7 +185,7 @@ fn state(pod: &Pod) -> ControlFlow<Result<(), String>, String> {
         }
         _ => {
             let conditions = status.conditions.into_iter().flatten();
-            let unscheduled =
+            let mut unscheduled =
                 conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
             let why = unscheduled.find_map(|condition| condition.message);
             ControlFlow::Continue(format!("the pod {name} ({})", why.unwrap_or_else(|| "Pending".to_owned())))
