@@ -12,6 +12,8 @@ use crate::{
     forward::{self, is_ready},
 };
 
+/// Labels of its pods.
+pub const LABELS: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=collector";
 /// Where the collector serves the map and flows.
 const PORT: u16 = 9090;
 
@@ -41,8 +43,7 @@ impl Collector {
         if let Some(name) = &flags.collector_pod {
             return Ok(Self { pods, name: name.clone() });
         }
-        let labels = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=collector";
-        let listed = pods.list(&ListParams::default().labels(labels)).await?;
+        let listed = pods.list(&ListParams::default().labels(LABELS)).await?;
         let mut ready: Vec<String> =
             listed.items.iter().filter(|pod| is_ready(pod)).map(ResourceExt::name_any).collect();
         ready.sort();
@@ -58,7 +59,7 @@ impl Collector {
             )),
             [] => Err(Failure::new(
                 Exit::Refused,
-                format!("no pod of the collector is ready: kubectl get pods -n {namespace} -l {labels}"),
+                format!("no pod of the collector is ready: kubectl get pods -n {namespace} -l {LABELS}"),
             )),
             several => Err(Failure::usage(format!(
                 "there are several pods of the collector, of which each knows what its taps mirror: choose one with \

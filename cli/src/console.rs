@@ -1,15 +1,21 @@
 //! What the user sees besides data: progress, warnings and questions, on standard error. Data goes to standard output.
 
 use std::{
+    env,
     io::{self, BufRead as _, IsTerminal as _, Write as _},
-    process, thread,
+    process,
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anstream::{eprint, eprintln};
 use clap::{
-    Args, ColorChoice,
+    Args, ColorChoice, ValueEnum,
     builder::styling::{AnsiColor, Style},
 };
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -22,12 +28,78 @@ pub struct Console {
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
     #[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
     pub color: ColorChoice,
+    /// How progress is shown. With auto, a spinner at a terminal, and a line per step elsewhere; with json, each message is a JSON object
+    #[arg(long, global = true, value_name = "HOW", value_enum, default_value_t = Progress::Auto)]
+    pub progress: Progress,
     /// No progress, only results, warnings and errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Print the requests to the API server
     #[arg(short, long, global = true)]
     pub verbose: bool,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    /// A spinner at a terminal, or else lines.
+    Auto,
+    /// A line per step.
+    Lines,
+    /// A JSON object per step, warning and error, for other programs.
+    Json,
+}
+
+/// How this process writes to standard error.
+struct Screen {
+    is_json: bool,
+    /// Shows the current step while it lasts.
+    spinner: Option<ProgressBar>,
+    start: Instant,
+}
+
+static SCREEN: OnceLock<Screen> = OnceLock::new();
+
+impl Screen {
+    fn get() -> &'static Self {
+        SCREEN.get_or_init(|| Self { is_json: false, spinner: None, start: Instant::now() })
+    }
+
+    /// A message of a type, which is styled if it is not JSON.
+    fn message(&self, kind: &str, text: &str, style: impl FnOnce(&str) -> String) {
+        let text = plain(text);
+        if self.is_json {
+            eprintln!("{}", json!({"type": kind, "message": text, "seconds": self.start.elapsed().as_secs()}));
+        } else {
+            self.clear();
+            eprintln!("{}", style(&text));
+        }
+    }
+
+    /// Makes room for what stays on the screen.
+    fn clear(&self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.disable_steady_tick();
+            spinner.finish_and_clear();
+        }
+    }
+
+    /// Shows a step until something else is written.
+    fn spin(&self, text: &str) -> bool {
+        self.spinner.as_ref().is_some_and(|spinner| {
+            spinner.set_message(plain(text));
+            spinner.reset();
+            spinner.enable_steady_tick(Duration::from_millis(100));
+            true
+        })
+    }
+}
+
+/// A spinner at a terminal that can move its cursor.
+fn spinner() -> Option<ProgressBar> {
+    let is_able = io::stderr().is_terminal() && env::var_os("TERM").is_some_and(|terminal| terminal != "dumb");
+    let style = ProgressStyle::with_template("{spinner} {wide_msg}").ok()?;
+    is_able.then(|| ProgressBar::new_spinner().with_style(style))
 }
 
 /// 128 and the number of SIGPIPE.
@@ -52,6 +124,7 @@ pub fn data(text: &str) {
 
 /// Writes data that need not be text.
 pub fn bytes(bytes: &[u8]) {
+    Screen::get().clear();
     let mut output = anstream::stdout().lock();
     if let Err(error) = output.write_all(bytes).and_then(|()| output.flush()) {
         if error.kind() != io::ErrorKind::BrokenPipe {
@@ -90,6 +163,10 @@ impl Console {
             ColorChoice::Never => anstream::ColorChoice::Never,
         }
         .write_global();
+        // Requests are written by other means, and would end up in its line.
+        let spinner = (self.progress == Progress::Auto && !self.verbose).then(spinner).flatten();
+        let is_json = self.progress == Progress::Json;
+        SCREEN.get_or_init(|| Screen { is_json, spinner, start: Instant::now() });
         if self.verbose {
             tracing_subscriber::fmt()
                 .with_writer(io::stderr)
@@ -98,22 +175,34 @@ impl Console {
         }
     }
 
-    /// A step.
+    /// Something that is done.
     pub fn progress(self, text: &str) {
         if !self.quiet {
-            eprintln!("{}", plain(text));
+            Screen::get().message("progress", text, str::to_owned);
+        }
+    }
+
+    /// What is being done: at a terminal, it is shown until it is over.
+    pub fn step(self, text: &str) {
+        if !self.quiet && !Screen::get().spin(text) {
+            self.progress(text);
         }
     }
 }
 
 /// Something that the user should know.
 pub fn warn(text: &str) {
-    eprintln!("{} {}", styled(CAUTION, "warning:"), plain(text));
+    Screen::get().message("warning", text, |text| format!("{} {text}", styled(CAUTION, "warning:")));
 }
 
 /// The end of a command that failed.
 pub fn fail(failure: &Failure) {
-    eprintln!("{} {}", styled(BAD, "error:"), plain(&failure.message));
+    Screen::get().message("error", &failure.message, |text| format!("{} {text}", styled(BAD, "error:")));
+}
+
+/// Leaves nothing on the screen that is not meant to stay.
+pub fn end() {
+    Screen::get().clear();
 }
 
 /// The exit code of a command about several objects after one more of them: the first one that is not [`Exit::Done`]. A failure is
@@ -133,9 +222,11 @@ pub async fn ask(consequence: &str, yes: bool) -> Outcome<()> {
     if yes {
         return Ok(());
     }
-    if !io::stdin().is_terminal() {
+    let screen = Screen::get();
+    if screen.is_json || !io::stdin().is_terminal() {
         return Err(Failure::usage(format!("{consequence}: confirm with -y")));
     }
+    screen.clear();
     eprint!("{}. Continue? [y/N] ", plain(consequence));
     let (sender, answer) = oneshot::channel();
     thread::spawn(move || {

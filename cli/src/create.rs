@@ -3,38 +3,27 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use clap_complete::ArgValueCompleter;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
-use kube::{
-    Api, ResourceExt as _,
-    api::{Patch, PatchParams, PostParams},
-};
-use podtap_api::{MirrorSpec, PodTap, PodTapSpec};
+use kube::{Api, ResourceExt as _, api::PostParams};
+use podtap_api::PodTap;
 use serde_json::Value;
 
 use crate::{
-    complete,
     connection::{Cluster, Connection, duration},
     console::{Console, ask, data, line, warn},
     exit::{Exit, Failure, Outcome},
     manifest,
-    mirror::MirrorFlags,
     ready::wait_until_ready,
-    tap::{Kind, MANAGER, REQUESTED_BY, Tap},
-    target::{PodFlags, Selection, Target},
+    tap::{Kind, REQUESTED_BY, Tap},
+    tap_flags::{TapFlags, apply, is_of_the_same_targets, tap_of},
+    target::Target,
 };
 
 /// Arguments of `create`.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
-    /// NAME of the tap, which is made from the target if it is left out, and TARGET: pod/NAME, deploy/NAME, sts/NAME, ds/NAME, rs/NAME,
-    /// job/NAME or svc/NAME. A name alone is that of a pod
-    #[arg(value_names = ["NAME", "TARGET"], num_args = 0..=2, add = ArgValueCompleter::new(complete::targets))]
-    words: Vec<String>,
     #[command(flatten)]
-    pods: PodFlags,
-    #[command(flatten)]
-    mirror: MirrorFlags,
+    tap: TapFlags,
     /// How long to wait until the tap is Ready and frames arrive. 0: do not wait
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     wait: Duration,
@@ -68,36 +57,9 @@ pub enum Format {
 }
 
 impl Arguments {
-    /// The name, if there is one, and the target.
-    fn target(&self) -> Outcome<(Option<String>, Target)> {
-        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
-        let without_target = self.pods.selection().map(Target::Selected);
-        let (name, target) = match (words.as_slice(), without_target) {
-            ([], Some(target)) => (None, target),
-            ([name], Some(target)) => (Some(*name), target),
-            ([target], None) => (None, target.parse().map_err(Failure::usage)?),
-            ([name, target], None) => (Some(*name), target.parse().map_err(Failure::usage)?),
-            ([], None) => {
-                return Err(Failure::usage("name the pods: a TARGET such as deploy/web, or -l SELECTOR, or --all"));
-            }
-            _ => return Err(Failure::usage("with -l or --all, the only argument is the NAME of the tap")),
-        };
-        if let Some(name) = name.filter(|name| name.contains('/')) {
-            return Err(Failure::usage(format!(
-                "{name:?} is not a name for a tap: it comes first, and the target after it"
-            )));
-        }
-        Ok((name.map(str::to_owned), target))
-    }
-
-    fn spec(&self, selection: Selection, mirror: MirrorSpec) -> PodTapSpec {
-        let targets = self.pods.targets(selection);
-        PodTapSpec { targets, mirror }
-    }
-
     /// What the user should confirm.
     fn consequences(&self, cluster: &Cluster, tap: &PodTap) -> Vec<String> {
-        let mut all = self.pods.consequences(cluster);
+        let mut all = self.tap.pods.consequences(cluster);
         for external in tap.spec.mirror.destinations.iter().filter_map(|destination| destination.external.as_ref()) {
             all.push(format!("this sends the pods' traffic out of the cluster, to {}", external.address));
         }
@@ -107,16 +69,16 @@ impl Arguments {
 
 /// Creates a tap.
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
-    let (given, target) = arguments.target()?;
+    let (given, target) = arguments.tap.target()?;
     let name = given.clone().unwrap_or_else(|| target.tap_name());
     // Before anything is asked of the cluster.
-    let mirror = arguments.mirror.clone().spec()?;
+    let mirror = arguments.tap.mirror.clone().spec()?;
     let mut cluster = None;
     let selection = match target {
         Target::Selected(selection) => selection,
         Target::Of(workload, name) => workload.selection(&name, cluster.insert(connection.open().await?)).await?,
     };
-    let spec = arguments.spec(selection, mirror);
+    let spec = arguments.tap.spec(selection, mirror);
     // Without a cluster, unless the target is in it.
     if arguments.dry_run == DryRun::Client {
         return print(&tap_of(&name, connection.namespace.as_deref(), spec), arguments.output, " created (dry run)");
@@ -128,11 +90,8 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     let mut tap = tap_of(&name, Some(&cluster.namespace), spec);
     let api: Api<PodTap> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let before = api.get_opt(&name).await?;
-    if given.is_none() && before.as_ref().is_some_and(|before| before.spec.targets != tap.spec.targets) {
-        return Err(Failure::new(
-            Exit::Refused,
-            format!("PodTap {}/{name} exists, and has other targets: give the new tap a NAME", cluster.namespace),
-        ));
+    if given.is_none() {
+        is_of_the_same_targets(&tap, before.as_ref())?;
     }
     // Not another one that was created meanwhile.
     tap.metadata.uid = before.as_ref().and_then(|before| before.metadata.uid.clone());
@@ -176,7 +135,7 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     }
     let is_suspended = stored.spec.mirror.suspend;
     // Another field manager has set it.
-    if is_suspended && !arguments.mirror.suspend {
+    if is_suspended && !arguments.tap.mirror.suspend {
         warn(&format!("it is suspended: kubectl podtap resume -n {} {name}", cluster.namespace));
     }
     if arguments.wait.is_zero() || is_suspended {
@@ -188,12 +147,6 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     wait_until_ready(&cluster, Tap::Namespaced(Box::new(stored)), arguments.wait, console, report).await
 }
 
-fn tap_of(name: &str, namespace: Option<&str>, spec: PodTapSpec) -> PodTap {
-    let mut tap = PodTap::new(name, spec);
-    tap.metadata.namespace = namespace.map(str::to_owned);
-    tap
-}
-
 fn print(tap: &PodTap, output: Option<Format>, done: &str) -> Outcome {
     match output {
         Some(Format::Yaml) => data(&manifest::yaml(&manifest::document(tap))?),
@@ -202,16 +155,6 @@ fn print(tap: &PodTap, output: Option<Format>, done: &str) -> Outcome {
         None => line(&format!("{}{done}", Kind::PodTap.object(&tap.name_any()))),
     }
     Ok(Exit::Done)
-}
-
-async fn apply(api: &Api<PodTap>, tap: &PodTap, dry_run: bool) -> Outcome<PodTap> {
-    let parameters = PatchParams { dry_run, ..PatchParams::apply(MANAGER).validation_strict() };
-    let mut document = manifest::whole(tap);
-    // Otherwise, `suspend` would conflict with the next `create`.
-    if let Some(spec) = document["spec"].as_object_mut().filter(|_| !tap.spec.mirror.suspend) {
-        spec.remove("suspend");
-    }
-    Ok(api.patch(&tap.name_any(), &parameters, &Patch::Apply(document)).await?)
 }
 
 /// The fields of the spec that another field manager has added to: items of lists do not conflict.

@@ -39,7 +39,7 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
 }
 
 /// Asks for the deletion, and returns the nodes that have a part of the tap.
-async fn request(cluster: &Cluster, tap: &Tap, around: Option<&Surroundings>) -> Outcome<Option<BTreeSet<String>>> {
+pub async fn request(cluster: &Cluster, tap: &Tap, around: Option<&Surroundings>) -> Outcome<Option<BTreeSet<String>>> {
     let nodes = match around {
         Some(around) => nodes(cluster, tap, around).await.unwrap_or_default(),
         None => None,
@@ -52,7 +52,7 @@ async fn request(cluster: &Cluster, tap: &Tap, around: Option<&Surroundings>) ->
 }
 
 /// Waits until nothing is left, and reports where that was.
-async fn finish(
+pub async fn finish(
     cluster: &Cluster,
     tap: &Tap,
     nodes: Option<&BTreeSet<String>>,

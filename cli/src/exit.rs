@@ -3,16 +3,17 @@
 use std::{error::Error, fmt, process::ExitCode};
 
 /// Exit codes. Scripts depend on them: `docs/cli.md` lists them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     /// Done.
+    #[default]
     Done = 0,
     /// The cluster cannot be reached, does not serve PodTap's kinds, or answers with an error.
     Error = 1,
     /// The command line is invalid, or a question could not be asked. Clap uses the same code.
     Usage = 2,
-    /// Some of the pods cannot be tapped, or some nodes have not answered.
+    /// Some of the pods cannot be tapped, some nodes have not answered, or `doctor` has found errors.
     Partly = 3,
     /// Refused, or there is no such object, or no pod matches.
     Refused = 4,

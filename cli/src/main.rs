@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod capture;
+mod cleanup;
 mod collector;
 mod complete;
 mod connection;
@@ -13,6 +14,7 @@ mod console;
 mod create;
 mod delete;
 mod destination;
+mod doctor;
 mod exit;
 mod explain;
 mod flows;
@@ -23,12 +25,15 @@ mod man;
 mod manifest;
 mod map;
 mod mirror;
+mod plan;
 mod pods;
 mod ready;
 mod selector;
+mod support;
 mod suspend;
 mod table;
 mod tap;
+mod tap_flags;
 mod target;
 mod top;
 mod version;
@@ -79,6 +84,11 @@ enum Verb {
     /// Capture the traffic of pods, in Wireshark or in a file
     #[command(override_usage = "kubectl podtap capture TARGET [OPTIONS]")]
     Capture(Box<capture::Arguments>),
+    /// Tell what a tap would do, and write nothing
+    #[command(
+        override_usage = "kubectl podtap plan [NAME] TARGET --to DEST... [OPTIONS]\n       kubectl podtap plan NAME\n       kubectl podtap plan -f FILE"
+    )]
+    Plan(Box<plan::Arguments>),
     /// List taps
     #[command(visible_alias = "ls")]
     List(list::Arguments),
@@ -91,14 +101,21 @@ enum Verb {
     Resume(suspend::Arguments),
     /// Delete taps, and wait until nothing of them is left
     Delete(suspend::Arguments),
+    /// Delete taps that have expired, and what captures have left
+    Cleanup(cleanup::Arguments),
     /// Show who calls whom, as the collector has seen it
     Map(map::Arguments),
     /// Show the newest flows that the collector has seen
     Flows(flows::Arguments),
     /// Show how much taps mirror, and what is lost
     Top(top::Arguments),
+    /// Find out what is wrong with PodTap or with the network between nodes, and what to do
+    #[command(visible_alias = "check")]
+    Doctor(doctor::Arguments),
     /// Print a tap from the flags of kokotap, for kubectl create -f -
     Kokotap(kokotap::Arguments),
+    /// Collect what is needed to find out why something does not work
+    Support(support::Arguments),
     /// Set up completion
     Completion(complete::Arguments),
     /// Show the versions of this program, of the kinds and of what runs in the cluster
@@ -117,11 +134,14 @@ fn main() -> ExitCode {
     // One thread: this waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
-        // It leaves nothing behind at a signal.
-        Ok(runtime) if matches!(verb, Verb::Capture(_)) => Some(runtime.block_on(run(verb, &connection, console))),
+        // They remove what they have created, also when they are interrupted.
+        Ok(runtime) if matches!(verb, Verb::Capture(_) | Verb::Doctor(_)) => {
+            Some(runtime.block_on(run(verb, &connection, console)))
+        }
         Ok(runtime) => runtime.block_on(wait::interruptible(run(verb, &connection, console))),
         Err(error) => Some(Err(Failure::error(format!("no runtime: {error}")))),
     };
+    console::end();
     match outcome {
         Some(Ok(exit)) => exit.into(),
         Some(Err(failure)) => {
@@ -139,15 +159,19 @@ async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
     match verb {
         Verb::Create(arguments) => create::run(*arguments, connection, console).await,
         Verb::Capture(arguments) => capture::run(*arguments, connection, console).await,
+        Verb::Plan(arguments) => plan::run(*arguments, connection).await,
         Verb::List(arguments) => list::run(arguments, connection, console).await,
         Verb::Explain(arguments) => explain::run(arguments, connection).await,
         Verb::Suspend(arguments) => suspend::run(arguments, true, connection, console).await,
         Verb::Resume(arguments) => suspend::run(arguments, false, connection, console).await,
         Verb::Delete(arguments) => delete::run(arguments, connection, console).await,
+        Verb::Cleanup(arguments) => Box::pin(cleanup::run(arguments, connection, console)).await,
         Verb::Map(arguments) => map::run(arguments, connection, console).await,
         Verb::Flows(arguments) => flows::run(arguments, connection, console).await,
         Verb::Top(arguments) => top::run(arguments, connection, console).await,
+        Verb::Doctor(arguments) => doctor::run(arguments, connection, console).await,
         Verb::Kokotap(arguments) => kokotap::run(arguments, connection),
+        Verb::Support(arguments) => Box::pin(support::run(arguments, connection, console)).await,
         Verb::Completion(arguments) => complete::run(&arguments),
         Verb::Version(arguments) => version::run(arguments, connection).await,
         Verb::Man(arguments) => man::run(&arguments),

@@ -41,7 +41,7 @@ pub enum Verdict {
 }
 
 /// Why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Cause {
     /// One of the reasons of the documentation; empty if the tap does not select the pod.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -51,7 +51,8 @@ pub struct Cause {
 }
 
 impl Cause {
-    fn new(reason: Reason, message: impl Into<String>) -> Self {
+    /// A reason, and a sentence.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason: reason.to_string(), message: message.into() }
     }
 
@@ -63,9 +64,14 @@ impl Cause {
 /// What else decides about pods, as far as the user may read it.
 #[derive(Debug, Default)]
 pub struct Surroundings {
-    namespaces: Option<BTreeMap<String, ObjectMeta>>,
-    nodes: Option<BTreeMap<String, ObjectMeta>>,
-    policy: Option<PodTapPolicy>,
+    /// By name.
+    pub namespaces: Option<BTreeMap<String, ObjectMeta>>,
+    /// By name.
+    pub nodes: Option<BTreeMap<String, ObjectMeta>>,
+    /// None if there is none, too.
+    pub policy: Option<PodTapPolicy>,
+    /// Whether the user may read the policy.
+    pub is_policy_known: bool,
     /// The state of the nodes.
     pub node_taps: Option<Vec<NodeTap>>,
 }
@@ -92,10 +98,12 @@ impl Surroundings {
             policies.get_opt(POLICY_NAME),
             node_taps.list(&all)
         );
+        let policy = if_permitted(policy)?;
         Ok(Self {
             namespaces: namespaces?,
             nodes: nodes?,
-            policy: if_permitted(policy)?.flatten(),
+            is_policy_known: policy.is_some(),
+            policy: policy.flatten(),
             node_taps: if_permitted(node_taps)?.map(|list| list.items),
         })
     }
@@ -136,14 +144,8 @@ pub async fn matching(cluster: &Cluster, tap: &Tap) -> Outcome<Option<Vec<Pod>>>
 
 /// Whether a tap mirrors a pod, and why not.
 pub fn verdict(tap: &Tap, pod: &Pod, around: &Surroundings) -> Verdict {
-    if let Some(message) = mismatch(tap, pod, around) {
-        return Verdict::NotMatched(Cause { reason: String::new(), message });
-    }
-    if let Some(cause) = obstacle(tap, pod, around) {
-        return Verdict::NotTapped(cause);
-    }
-    if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
-        return Verdict::Pending(Cause::new(Reason::Pending, "it is on no node yet"));
+    if let Some(verdict) = without_nodes(tap, pod, around) {
+        return verdict;
     }
     let Some(node_taps) = &around.node_taps else { return by_status(tap, around) };
     let senders = node_taps.iter().filter_map(|node| node.status.as_ref()).flat_map(|status| &status.senders);
@@ -158,6 +160,18 @@ pub fn verdict(tap: &Tap, pod: &Pod, around: &Surroundings) -> Verdict {
         };
     }
     not_reported(tap)
+}
+
+/// Why a tap does not mirror a pod, as far as that depends on no node; none if nothing speaks against it.
+pub fn without_nodes(tap: &Tap, pod: &Pod, around: &Surroundings) -> Option<Verdict> {
+    if let Some(message) = mismatch(tap, pod, around) {
+        return Some(Verdict::NotMatched(Cause { reason: String::new(), message }));
+    }
+    if let Some(cause) = obstacle(tap, pod, around) {
+        return Some(Verdict::NotTapped(cause));
+    }
+    let is_bound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    (!is_bound).then(|| Verdict::Pending(Cause::new(Reason::Pending, "it is on no node yet")))
 }
 
 /// Without the states of the nodes: whether a pod that could be tapped is, by what the status of the tap tells of all of them.

@@ -267,6 +267,34 @@ impl Tap {
         }
     }
 
+    /// Whether both ask for the same.
+    pub fn has_spec_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Namespaced(one), Self::Namespaced(other)) => one.spec == other.spec,
+            (Self::Cluster(one), Self::Cluster(other)) => one.spec == other.spec,
+            _ => false,
+        }
+    }
+
+    /// The same, but not suspended.
+    pub fn resumed(&self) -> Self {
+        let mut tap = self.clone();
+        match &mut tap {
+            Self::Namespaced(tap) => tap.spec.mirror.suspend = false,
+            Self::Cluster(tap) => tap.spec.mirror.suspend = false,
+        }
+        tap
+    }
+
+    /// The same, as if the controller had not seen it.
+    pub fn without_status(mut self) -> Self {
+        match &mut self {
+            Self::Namespaced(tap) => tap.status = None,
+            Self::Cluster(tap) => tap.status = None,
+        }
+        self
+    }
+
     /// The object of a watch.
     pub fn of(kind: Kind, object: DynamicObject) -> Outcome<Self> {
         kind.tap(object)

@@ -30,7 +30,7 @@ pub struct PodFlags {
     /// The pods with these labels, instead of TARGET
     #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector::parse, conflicts_with = "all")]
     pub selector: Option<LabelSelector>,
-    /// All pods of the namespace, instead of TARGET. Asks
+    /// All pods of the namespace, instead of TARGET; asks
     #[arg(long)]
     pub all: bool,
     /// Interface inside the pods. Default: the one with the pod's primary address

@@ -7,6 +7,7 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{Api, api::ListParams};
 use podtap_api::{GROUP, PodTap};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     connection::{Cluster, Connection},
@@ -76,6 +77,12 @@ pub async fn run(arguments: Arguments, connection: &Connection) -> Outcome {
         warn(&warning);
     }
     failure.map_or(Ok(Exit::Done), Err)
+}
+
+/// What runs in the cluster, as a document.
+pub async fn document(cluster: &Cluster) -> Outcome<Value> {
+    let versions = Versions { client: env!("CARGO_PKG_VERSION"), cluster: Some(in_cluster(cluster).await?) };
+    serde_json::to_value(&versions).map_err(|error| Failure::error(error.to_string()))
 }
 
 async fn cluster(connection: &Connection) -> Outcome<InCluster> {

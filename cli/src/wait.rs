@@ -179,7 +179,7 @@ impl Waiting {
     /// What it waits for now.
     pub fn reports(&mut self, text: String) {
         if text != self.last {
-            self.console.progress(&format!("waiting for {text} [{} s]", self.since.elapsed().as_secs()));
+            self.console.step(&format!("waiting for {text} [{} s]", self.since.elapsed().as_secs()));
             self.last = text;
         }
     }

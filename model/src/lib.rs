@@ -6,6 +6,7 @@
 //!   the agent, resolved by the tap-helper ([`DesiredState`]).
 //! - [`NodeStatus`] is the status of a `NodeTap`, written by the tap-helper and published unchanged by the agent.
 //! - [`Request`] and [`Response`] are the protocol between agent and tap-helper.
+//! - [`PathEvent`] is what pods of `kubectl podtap doctor --network` report.
 //! - [`Reason`] has every reason of conditions, failures, events and node reports, [`bounds`] every limit.
 //!
 //! No message has a field that is a path, a command or an image: an attacker who takes over the agent can ask for mirrors, and
@@ -31,6 +32,7 @@ mod node_state;
 mod node_status;
 mod options;
 mod packet_socket;
+mod path_event;
 mod program;
 mod protocol;
 mod quantity;
@@ -52,6 +54,7 @@ pub use node_state::{NodeState, Receiver, Sender, Tap};
 pub use node_status::{NodeStatus, ReceiverStatus, SenderStatus, SentVnis, State};
 pub use options::{Deduplicate, Handshakes, Limit, MirrorOptions, OptionsError, Oversize, Sample, Truncate};
 pub use packet_socket::{MAX_PACKET_SOCKET_MESSAGE, PACKET_SOCKET_ADDRESS, PacketSocket};
+pub use path_event::PathEvent;
 pub use program::{Instruction, Program, ProgramError, ProgramId, check_program};
 pub use protocol::{DesiredUpdate, MAX_MESSAGE, Renewal, Report, Request, Response};
 pub use quantity::{Quantity, QuantityError};

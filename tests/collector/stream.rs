@@ -395,7 +395,7 @@ fn a_stream_ends_without_a_client() {
     let stream = Stream::start(&pod, &["--abandoned-after", "3"]);
     let mut client = stream.client(0);
     let start = Instant::now();
-    until("it was heard of for longer than that", PATIENCE, || {
+    until("numbers have come for longer than that", PATIENCE, || {
         client.confirm();
         if start.elapsed() > Duration::from_secs(4) { Ok(()) } else { Err("not yet") }
     });
@@ -489,7 +489,7 @@ fn a_tap_helper_and_a_receiver_may_be_replaced() {
     let first = pod.hand_over(RECEIVER);
     pod.injector(RECEIVER).frame(&frames[0]);
     client.read_until(&number(0));
-    // The tap-helper is restarted: the stream goes on, and no frame comes twice.
+    // The tap-helper is restarted: the stream continues, and no frame comes twice.
     drop(first);
     let second = pod.hand_over(RECEIVER);
     pod.injector(RECEIVER).frame(&frames[1]);

@@ -42,7 +42,7 @@ pub fn done(sandbox: &Sandbox, words: &[&str]) -> String {
 }
 
 /// A Deployment of pods on n1, and its first pod.
-fn deployment(sandbox: &Sandbox) -> Pod {
+pub fn deployment(sandbox: &Sandbox) -> Pod {
     sandbox.apply(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  selector: {matchLabels: {app: web}}\n  template:\n    \
          metadata: {labels: {app: web}}\n    spec:\n      nodeName: n1\n      terminationGracePeriodSeconds: 0\n      \

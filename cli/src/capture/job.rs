@@ -200,7 +200,9 @@ mod tests {
         }
         job.metadata.name = Some("podtap-capture-x".to_owned());
         job.metadata.uid = Some("u".to_owned());
-        let tap = tap(&job, podtap_api::Targets::default(), MirrorSpec::default(), &limits);
+        let targets = serde_json::from_value(json!({"podNames": ["web"]})).expect("targets");
+        let mirror = serde_json::from_value(json!({"destinations": []})).expect("a spec");
+        let tap = tap(&job, targets, mirror, &limits);
         let owner = &tap.metadata.owner_references.as_ref().expect("it has an owner")[0];
         assert_eq!((&*owner.kind, &*owner.name, &*owner.uid), ("Job", "podtap-capture-x", "u"));
         let pod = tap.spec.mirror.destinations[0].pod.as_ref().expect("a pod");

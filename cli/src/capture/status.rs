@@ -8,7 +8,7 @@ use std::{
 use anstream::eprint;
 
 use super::blocks::Counts;
-use crate::console::{Console, plain};
+use crate::console::{Console, counted, plain};
 
 /// How often the line is written.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -63,13 +63,8 @@ fn line(time: Duration, counts: &Counts) -> String {
     let seconds = time.as_secs();
     let size = size(counts.bytes);
     let Counts { packets, interfaces, .. } = counts;
-    let pods = interfaces.len();
-    format!(
-        "{:02}:{:02}  {size}  {packets} packets  {pods} pods  dropped {}",
-        seconds / 60,
-        seconds % 60,
-        counts.dropped()
-    )
+    let pods = counted(interfaces.len(), "pod");
+    format!("{:02}:{:02}  {size}  {packets} packets  {pods}  dropped {}", seconds / 60, seconds % 60, counts.dropped())
 }
 
 /// A number of bytes, with the unit that people read.
@@ -88,8 +83,9 @@ mod tests {
 
     #[test]
     fn the_line_has_what_a_person_asks_for() {
-        let counts = Counts { packets: 61_204, bytes: 48_290_000, interfaces: vec!["a".into()], ..Counts::default() };
-        assert_eq!(line(Duration::from_secs(101), &counts), "01:41  48.2 MB  61204 packets  1 pods  dropped 0");
+        let mut counts = Counts::default();
+        (counts.packets, counts.bytes, counts.interfaces) = (61_204, 48_290_000, vec!["shop/web".into()]);
+        assert_eq!(line(Duration::from_secs(101), &counts), "01:41  48.2 MB  61204 packets  1 pod  dropped 0");
         assert_eq!(size(999), "999 B");
     }
 }

@@ -128,7 +128,12 @@ impl<'a> Stream<'a> {
                     _ => return Ok(Cut::NotRead),
                 },
                 read = reader.read(&mut buffer), if pending.is_none() => {
-                    let Ok(count @ 1..) = read else { return Ok(Cut::Closed) };
+                    let Ok(count @ 1..) = read else {
+                        // At the end of the stream, the pod waits for the last number.
+                        let _ = writer.write_all(&self.received.to_le_bytes()).await;
+                        let _ = writer.shutdown().await;
+                        return Ok(Cut::Closed);
+                    };
                     last = Instant::now();
                     *contact = last;
                     self.received += count as u64;

@@ -4,7 +4,7 @@ use clap::Parser as _;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Cli, Verb};
+use crate::{Cli, Verb, target::Selection};
 
 fn arguments(words: &[&str]) -> Arguments {
     let words = ["kubectl-podtap", "create"].iter().chain(words);
@@ -17,14 +17,14 @@ fn arguments(words: &[&str]) -> Arguments {
 /// Name and spec of the tap without its default values. A workload counts as a selector.
 fn tap(words: &[&str]) -> Outcome<(String, Value)> {
     let arguments = arguments(words);
-    let (name, target) = arguments.target()?;
+    let (name, target) = arguments.tap.target()?;
     let name = name.unwrap_or_else(|| target.tap_name());
     let selection = match target {
         Target::Selected(selection) => selection,
         Target::Of(..) => Selection::all(),
     };
-    let mirror = arguments.mirror.clone().spec()?;
-    let spec = arguments.spec(selection, mirror);
+    let mirror = arguments.tap.mirror.clone().spec()?;
+    let spec = arguments.tap.spec(selection, mirror);
     Ok((name.clone(), manifest::document(&tap_of(&name, None, spec))["spec"].clone()))
 }
 

@@ -1,6 +1,7 @@
 //! `explain`: why a tap is as it is, which taps mirror a pod, and what a node does.
 
-mod node;
+mod events;
+pub mod node;
 mod pod;
 mod tap;
 mod tree;
@@ -9,7 +10,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use clap_complete::ArgValueCompleter;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use serde::Serialize;
 
 use crate::{
@@ -29,6 +30,9 @@ pub struct Arguments {
     /// NAME of a tap, cptap/NAME of a ClusterPodTap, pod/NAME or node/NAME
     #[arg(value_name = "WHAT", add = ArgValueCompleter::new(complete::explainable))]
     what: What,
+    /// How many of its newest events are told. 0: none
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    events: usize,
     /// Print a document
     #[arg(short, long, value_name = "FORMAT", value_enum)]
     output: Option<Format>,
@@ -68,25 +72,31 @@ impl FromStr for What {
 /// Explains one thing.
 pub async fn run(arguments: Arguments, connection: &Connection) -> Outcome {
     let cluster = connection.open().await?;
-    let (document, tree) = match &arguments.what {
+    let (document, tree, about) = match &arguments.what {
         What::Tap(name) => {
             let report = tap::Report::read(&cluster, name).await?;
-            (serde_json::to_value(&report), report.tree())
+            (serde_json::to_value(&report), report.tree(), vec![report.about()])
         }
         What::Pod(name) => {
             let report = pod::Report::read(&cluster, name).await?;
-            (serde_json::to_value(&report), report.tree())
+            (serde_json::to_value(&report), report.tree(), vec![report.about()])
         }
         What::Node(name) => {
             let report = node::Report::read(&cluster, name).await?;
-            (serde_json::to_value(&report), report.tree())
+            (serde_json::to_value(&report), report.tree(), report.about())
         }
+    };
+    let events = match arguments.events {
+        0 => Some(Vec::new()),
+        most => events::read(&cluster, &about, most).await?,
     };
     match arguments.output {
         Some(Format::Json) => {
-            data(&manifest::json(&document.map_err(|error| Failure::error(error.to_string()))?));
+            let mut document = document.map_err(|error| Failure::error(error.to_string()))?;
+            document["events"] = serde_json::to_value(&events).map_err(|error| Failure::error(error.to_string()))?;
+            data(&manifest::json(&document));
         }
-        None => data(&tree.text()),
+        None => data(&tree.with(events::tree(events.as_deref(), Timestamp::now())).text()),
     }
     Ok(Exit::Done)
 }

@@ -7,7 +7,7 @@ use podtap_api::NodeTap;
 use podtap_model::{NodeStatus, State, TapReference};
 use serde::Serialize;
 
-use super::said;
+use super::{events::About, said};
 use crate::{
     connection::Cluster,
     console::{BAD, CAUTION, GOOD, counted, plain, styled},
@@ -97,7 +97,15 @@ impl Report {
             let (state, reason, message) = (receiver.state, receiver.reason.to_string(), plain(&receiver.message));
             taps.entry(tap_name(&receiver.tap_uid)).or_default().push(Part { what, state, reason, message });
         }
-        Self { name: name.to_owned(), taps, problems: problems(node, &status) }
+        let mut problems = unfinished(node, &status);
+        problems.extend((!loads_programs(&status)).then(|| NO_PROGRAMS.to_owned()));
+        Self { name: name.to_owned(), taps, problems }
+    }
+
+    /// What its events are about: it, and what PodTap does on it. The kubelet has its own idea of the UID of its node.
+    pub fn about(&self) -> Vec<About> {
+        let about = |kind| About { kind, name: self.name.clone(), ..About::default() };
+        vec![about("NodeTap"), about("Node")]
     }
 
     /// For people.
@@ -125,7 +133,16 @@ impl Part {
     }
 }
 
-fn problems(node: &NodeTap, status: &NodeStatus) -> Vec<String> {
+/// Whether the kernel of a node loads eBPF programs, as far as the node has told.
+pub fn loads_programs(status: &NodeStatus) -> bool {
+    status.features.get("ebpf") != Some(&false)
+}
+
+/// What nodes report where [`loads_programs`] is false.
+pub const NO_PROGRAMS: &str = "the kernel of the node cannot load eBPF programs: taps that need new ones are refused";
+
+/// What a node has not done yet.
+pub fn unfinished(node: &NodeTap, status: &NodeStatus) -> Vec<String> {
     let mut problems = Vec::new();
     if node.status.is_none() {
         problems.push("the node has not reported anything: does its helper pod run?".to_owned());
@@ -133,9 +150,5 @@ fn problems(node: &NodeTap, status: &NodeStatus) -> Vec<String> {
         problems.push("the node has not applied the latest changes yet".to_owned());
     }
     problems.extend(status.leftovers.iter().chain(&status.unsearched).map(|text| plain(text)));
-    if status.features.get("ebpf") == Some(&false) {
-        problems
-            .push("the kernel of the node cannot load eBPF programs: taps that need new ones are refused".to_owned());
-    }
     problems
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use serde::Serialize;
 
-use super::with_verdict;
+use super::{events::About, with_verdict};
 use crate::{
     connection::Cluster,
     exit::Outcome,
@@ -19,6 +19,8 @@ use crate::{
 pub struct Report {
     namespace: String,
     name: String,
+    #[serde(skip)]
+    uid: Option<String>,
     node: Option<String>,
     taps: Vec<TapReport>,
     /// Whether the user may read every ClusterPodTap.
@@ -55,10 +57,17 @@ impl Report {
         Self {
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone(),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             taps: taps.iter().map(report).collect(),
             cluster_taps_known,
         }
+    }
+
+    /// What its events are about.
+    pub fn about(&self) -> About {
+        let namespace = Some(self.namespace.clone());
+        About { kind: "Pod", namespace, name: self.name.clone(), uid: self.uid.clone() }
     }
 
     /// For people.

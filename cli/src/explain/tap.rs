@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use podtap_api::{Destination, DestinationStatus};
 use serde::Serialize;
 
-use super::{Finding, with_verdict};
+use super::{Finding, events::About, with_verdict};
 use crate::{
     connection::Cluster,
     console::{BAD, GOOD, styled},
@@ -23,6 +23,8 @@ use crate::{
 pub struct Report {
     #[serde(skip)]
     title: String,
+    #[serde(skip)]
+    uid: String,
     namespace: Option<String>,
     name: String,
     /// Who asked for it, and with what.
@@ -68,6 +70,7 @@ impl Report {
         };
         Self {
             title: tap.to_string(),
+            uid: tap.uid().to_owned(),
             namespace: tap.namespace().map(str::to_owned),
             name: tap.name().to_owned(),
             created_by: tap.author(),
@@ -79,6 +82,12 @@ impl Report {
             destinations: tap.mirror().destinations.iter().map(|d| with_spec(d, &status.destinations)).collect(),
             nodes: pods.map(by_node),
         }
+    }
+
+    /// What its events are about.
+    pub fn about(&self) -> About {
+        let kind = if self.namespace.is_some() { "PodTap" } else { "ClusterPodTap" };
+        About { kind, namespace: self.namespace.clone(), name: self.name.clone(), uid: Some(self.uid.clone()) }
     }
 
     /// For people.

@@ -1,6 +1,12 @@
 //! The program against an API server that records its requests: flags, exit codes, and what is printed where.
 
+mod cleanup;
+mod doctor;
+mod events;
+mod plan;
+mod progress;
 mod server;
+mod support;
 mod top;
 
 use std::{

@@ -15,6 +15,7 @@ mod publish;
 mod reachability;
 mod renewal;
 mod run;
+mod try_paths;
 
 use std::{error::Error, process::ExitCode};
 
@@ -43,6 +44,8 @@ enum Command {
     Run(run::Args),
     /// Exit with 0 if the agent is connected to its tap-helper; the kubelet runs this.
     Probe(probe::Args),
+    /// Send packets to other nodes and report those that arrive, until SIGTERM or SIGINT.
+    TryPaths(try_paths::Args),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +69,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             runtime.block_on(run::run(args))?;
         }
         Command::Probe(args) => runtime.block_on(probe::run(args))?,
+        Command::TryPaths(args) => runtime.block_on(try_paths::run(args))?,
     }
     Ok(())
 }

@@ -7,9 +7,28 @@ use anyhow::Result;
 
 use crate::addresses::{API_PORT, CONTROL_PLANE, FABRIC, POD_RANGE, SERVICE_RANGE};
 use crate::supervisor::{Component, Supervisor};
-use crate::{cluster, fabric, member, mounts, process::Process, state::Lab};
+use crate::{
+    cluster, fabric, member, mounts,
+    process::Process,
+    state::{Lab, write_whole},
+};
 
 const ETCD: &str = "http://127.0.0.1:2379";
+
+/// What the API server records: what users write, and not what the components of the cluster do.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: None
+  verbs: [get, list, watch]
+- level: None
+  userGroups: ['system:nodes', 'system:serviceaccounts']
+- level: None
+  users: ['system:apiserver', 'system:kube-controller-manager', 'system:kube-scheduler', 'system:kube-proxy']
+- level: Metadata
+";
 
 /// Starts it, from outside.
 pub fn start(lab: &Lab) -> Result<Process> {
@@ -24,6 +43,7 @@ pub fn init(lab: &Lab) -> Result<()> {
     fabric::make()?;
     let mut supervisor = Supervisor::new(lab, CONTROL_PLANE);
     supervisor.start(etcd(lab))?;
+    write_whole(&lab.path("audit-policy.yaml"), AUDIT_POLICY)?;
     supervisor.start(api_server(lab))?;
     // The others exit if the API server is not ready soon enough.
     let admin = lab.pki("admin.kubeconfig");
@@ -70,6 +90,11 @@ fn api_server(lab: &Lab) -> Component {
         format!("--kubelet-client-certificate={}", pki("apiserver-to-kubelet.crt")),
         format!("--kubelet-client-key={}", pki("apiserver-to-kubelet.key")),
         format!("--kubelet-certificate-authority={}", pki("ca.crt")),
+        format!("--audit-policy-file={}", lab.path("audit-policy.yaml").display()),
+        format!("--audit-log-path={}", lab.log(CONTROL_PLANE, "audit").display()),
+        // Megabytes, and files.
+        "--audit-log-maxsize=50".into(),
+        "--audit-log-maxbackup=1".into(),
         // Without this, logs and exec would resolve the node's name, and there is no DNS.
         "--kubelet-preferred-address-types=InternalIP".into(),
         // Pods of a lost node are replaced before tests time out.

@@ -1,0 +1,247 @@
+//! `cleanup`: taps that have expired, and what captures have left whose client is gone.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use clap::Args;
+use k8s_openapi::{
+    api::batch::v1::Job,
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams, Preconditions},
+    runtime::wait::{await_condition, conditions::is_deleted},
+};
+use podtap_api::NodeTap;
+use podtap_model::Reason;
+
+use crate::{
+    connection::{Cluster, Connection, duration},
+    console::{Console, after, ask, counted, line, warn},
+    delete::{finish, request},
+    exit::{Exit, Failure, Outcome, page},
+    pods::{Surroundings, if_permitted},
+    tap::{Kind, Tap, list, of_cluster},
+};
+
+/// Label of what belongs to a capture.
+const CAPTURE: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=capture";
+
+/// How long the pod of a capture may take until it is ready. Its client waits for less.
+const START: SignedDuration = SignedDuration::from_mins(5);
+
+/// Arguments of `cleanup`.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Of all namespaces, and of every ClusterPodTap
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Tell what would be deleted, and delete nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How long to wait for each tap. 0: do not wait
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    wait: Duration,
+    /// Ask nothing
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// What is left.
+#[derive(Default)]
+struct Left {
+    /// With the reason why they are not needed.
+    taps: Vec<(Tap, &'static str)>,
+    jobs: Vec<Job>,
+    exit: Exit,
+}
+
+/// Deletes what is left.
+pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
+    let cluster = connection.open().await?;
+    let Left { taps, jobs, mut exit } = left(&cluster, arguments.all_namespaces).await?;
+    // Only the controller and the nodes themselves may change what is on a node.
+    for node in nodes(&cluster).await? {
+        let hint = page("install.md", "if-podtap-was-uninstalled-before-its-taps");
+        warn(&format!("{node}. If that persists, clean up the node with tap-helper purge, see {hint}"));
+        exit = first(exit, Exit::Partly);
+    }
+    let names: Vec<String> = taps
+        .iter()
+        .map(|(tap, why)| format!("{tap}: {why}"))
+        .chain(jobs.iter().map(|job| format!("{}: its client is gone", called(job))))
+        .collect();
+    if names.is_empty() {
+        console.progress("nothing is left");
+        return Ok(exit);
+    }
+    if arguments.dry_run {
+        for name in names {
+            line(&name);
+        }
+        return Ok(exit);
+    }
+    let (of_taps, of_jobs) = (counted(taps.len(), "tap"), counted(jobs.len(), "Job"));
+    ask(&format!("this deletes {of_taps} and {of_jobs}: {}", names.join("; ")), arguments.yes).await?;
+    let mut deleted = Vec::new();
+    // Only for the report.
+    let around = Surroundings::read(&cluster).await.ok();
+    // All of them at first: none keeps the others waiting. A Job comes after its taps, which are deleted with it.
+    for (tap, _) in taps {
+        match request(&cluster, &tap, around.as_ref()).await {
+            Ok(nodes) => deleted.push((tap, nodes)),
+            Err(failure) => exit = after(exit, Err(failure)),
+        }
+    }
+    for job in jobs {
+        exit = after(exit, delete(&cluster, &job, arguments.wait).await);
+    }
+    for (tap, nodes) in deleted {
+        exit = after(exit, finish(&cluster, &tap, nodes.as_ref(), arguments.wait, console).await);
+    }
+    Ok(exit)
+}
+
+/// What is left in the namespace, or in the cluster, as far as the user may read it.
+async fn left(cluster: &Cluster, all_namespaces: bool) -> Outcome<Left> {
+    let namespace = Some(cluster.namespace.as_str()).filter(|_| !all_namespaces);
+    let mut left = Left::default();
+    let mut taps = list(cluster, Kind::PodTap, namespace).await?;
+    if all_namespaces {
+        match of_cluster(cluster).await? {
+            Some(of_cluster) => taps.extend(of_cluster),
+            None => left.unread("ClusterPodTaps"),
+        }
+    }
+    let api: Api<Job> = match namespace {
+        Some(namespace) => Api::namespaced(cluster.client.clone(), namespace),
+        None => Api::all(cluster.client.clone()),
+    };
+    let (mut ended, mut running) = (BTreeSet::new(), BTreeSet::new());
+    match if_permitted(api.list(&ListParams::default().labels(CAPTURE)).await)? {
+        None => left.unread("Jobs, which tell whether the client of a capture is gone"),
+        Some(jobs) => {
+            let now = Timestamp::now();
+            for job in jobs.items {
+                let uid = job.uid().unwrap_or_default();
+                if is_over(&job, now) {
+                    ended.insert(uid);
+                    left.jobs.push(job);
+                } else {
+                    running.insert(uid);
+                }
+            }
+        }
+    }
+    for tap in taps {
+        let owner = owner(&tap);
+        let is_orphan = match &owner {
+            Some((name, uid)) if !ended.contains(uid) && !running.contains(uid) => {
+                is_gone(cluster, tap.namespace(), name, uid).await?
+            }
+            _ => false,
+        };
+        let has_expired = tap.ready().is_some_and(|ready| ready.reason == Reason::Expired.as_str());
+        if owner.is_some_and(|(_, uid)| ended.contains(&uid)) || is_orphan {
+            left.taps.push((tap, "the client of its capture is gone"));
+        } else if has_expired {
+            left.taps.push((tap, "it has expired"));
+        }
+    }
+    Ok(left)
+}
+
+impl Left {
+    fn unread(&mut self, what: &str) {
+        warn(&format!("you may not list {what}"));
+        self.exit = Exit::Partly;
+    }
+}
+
+/// The first code that is not 0.
+fn first(exit: Exit, next: Exit) -> Exit {
+    if exit == Exit::Done { next } else { exit }
+}
+
+/// The Job that owns a tap: its name and UID.
+fn owner(tap: &Tap) -> Option<(String, String)> {
+    let mut owners = tap.meta().owner_references.iter().flatten();
+    owners.find(|owner| owner.kind == "Job").map(|owner| (owner.name.clone(), owner.uid.clone()))
+}
+
+/// Whether there is no such Job any more. The garbage collector takes care of that, too, if it runs.
+async fn is_gone(cluster: &Cluster, namespace: Option<&str>, name: &str, uid: &str) -> Outcome<bool> {
+    let api: Api<Job> = Api::namespaced(cluster.client.clone(), namespace.unwrap_or_default());
+    let job = if_permitted(api.get_metadata_opt(name).await)?;
+    Ok(job.is_some_and(|job| job.is_none_or(|job| job.metadata.uid.as_deref() != Some(uid))))
+}
+
+/// Whether the Job of a capture has ended, or cannot begin: its pod ends by itself when its client is gone.
+fn is_over(job: &Job, now: Timestamp) -> bool {
+    let status = job.status.as_ref();
+    let mut conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let has_ended = conditions.any(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True");
+    let is_ready = status.and_then(|status| status.ready).is_some_and(|ready| ready > 0);
+    let is_old = job.creation_timestamp().is_some_and(|created| now.duration_since(created.0) > START);
+    has_ended || (is_old && !is_ready)
+}
+
+fn called(job: &Job) -> String {
+    format!("Job {}/{}", job.namespace().unwrap_or_default(), job.name_any())
+}
+
+async fn delete(cluster: &Cluster, job: &Job, limit: Duration) -> Outcome {
+    let (name, uid) = (job.name_any(), job.uid().unwrap_or_default());
+    let api: Api<Job> = Api::namespaced(cluster.client.clone(), &job.namespace().unwrap_or_default());
+    // Not another one of the same name. What it owns goes with it.
+    let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+    api.delete(&name, &parameters).await?;
+    if !limit.is_zero() {
+        let gone = tokio::time::timeout(limit, await_condition(api, &name, is_deleted(&uid))).await;
+        let late = || Failure::new(Exit::TimedOut, format!("{} is not gone after {} s", called(job), limit.as_secs()));
+        gone.map_err(|_| late())?.map_err(|error| Failure::error(error.to_string()))?;
+    }
+    line(&format!("job.batch/{name} deleted"));
+    Ok(Exit::Done)
+}
+
+/// Nodes with something of PodTap that they could not remove, a sentence each; none if the user may not read that.
+async fn nodes(cluster: &Cluster) -> Outcome<Vec<String>> {
+    let api: Api<NodeTap> = Api::all(cluster.client.clone());
+    let nodes = if_permitted(api.list(&ListParams::default()).await)?.map(|list| list.items).unwrap_or_default();
+    let sentence = |node: &NodeTap| {
+        let leftovers = &node.status.as_ref()?.leftovers;
+        Some(format!("node {}: {}", node.name_any(), leftovers.first()?))
+    };
+    Ok(nodes.iter().filter_map(sentence).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn captures_that_are_over() {
+        let now = "2026-01-01T01:00:00Z".parse().expect("a time");
+        let job = |created: &str, status: Value| -> Job {
+            let metadata = json!({"name": "capture", "namespace": "shop", "creationTimestamp": created});
+            serde_json::from_value(json!({"metadata": metadata, "status": status})).expect("a Job")
+        };
+        let ended = |kind: &str| json!({"conditions": [{"type": kind, "status": "True"}]});
+        let (young, old) = ("2026-01-01T00:59:00Z", "2026-01-01T00:50:00Z");
+        for (created, status, expected) in [
+            (young, json!({}), false),
+            (young, ended("Complete"), true),
+            (young, ended("Failed"), true),
+            (young, ended("Suspended"), false),
+            (old, json!({"active": 1, "ready": 1}), false),
+            (old, json!({"active": 1, "ready": 0}), true),
+            (old, json!({"active": 1}), true),
+        ] {
+            assert_eq!(is_over(&job(created, status.clone()), now), expected, "{created} {status}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What the user may do, by asking the API server.
+
+use std::{collections::BTreeMap, fmt};
+
+use futures_util::future::try_join_all;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::{Api, api::PostParams};
+use podtap_api::GROUP;
+
+use super::report::{Finding, Group};
+use crate::{
+    connection::Cluster,
+    console::counted,
+    exit::{Outcome, page},
+};
+
+/// A right in a namespace, or in the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Right {
+    pub verb: &'static str,
+    pub group: &'static str,
+    /// With its subresource, if it is about one.
+    pub resource: &'static str,
+    pub namespace: Option<String>,
+    /// What it is needed for.
+    pub purpose: &'static str,
+}
+
+/// A right, and whether the user has it.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub right: Right,
+    pub allowed: bool,
+}
+
+/// Verb, group, resource, and the verbs of this program that need it, in the namespace of the taps.
+const OF_USERS: [(&str, &str, &str, &str); 9] = [
+    ("get", GROUP, "podtaps", "explain, suspend, resume, delete"),
+    ("list", GROUP, "podtaps", "list, explain pod/NAME"),
+    ("watch", GROUP, "podtaps", "create, list -w"),
+    ("create", GROUP, "podtaps", "create"),
+    ("patch", GROUP, "podtaps", "create, suspend, resume"),
+    ("delete", GROUP, "podtaps", "delete"),
+    ("tap", "", "pods", "create"),
+    ("get", "", "pods", "explain pod/NAME"),
+    ("list", "", "pods", "create, explain"),
+];
+
+/// The same in PodTap's namespace.
+const OF_THE_COLLECTOR: [(&str, &str, &str, &str); 3] = [
+    ("list", "", "pods", "map, flows"),
+    ("get", "", "pods/portforward", "map, flows"),
+    ("create", "", "pods/portforward", "map, flows"),
+];
+
+/// What the verbs of this program need.
+pub fn of_verbs(namespace: &str, home: &str) -> Vec<Right> {
+    let in_namespace = |namespace: &str, (verb, group, resource, purpose)| Right {
+        verb,
+        group,
+        resource,
+        namespace: Some(namespace.to_owned()),
+        purpose,
+    };
+    let of_users = OF_USERS.into_iter().map(|right| in_namespace(namespace, right));
+    of_users.chain(OF_THE_COLLECTOR.into_iter().map(|right| in_namespace(home, right))).collect()
+}
+
+/// Asks for each of them.
+pub async fn ask(cluster: &Cluster, rights: Vec<Right>) -> Outcome<Vec<Answer>> {
+    let api: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
+    let answers = rights.into_iter().map(async |right| {
+        let answer = api.create(&PostParams::default(), &right.review()).await?;
+        Ok::<_, kube::Error>(Answer { right, allowed: answer.status.is_some_and(|status| status.allowed) })
+    });
+    Ok(try_join_all(answers).await?)
+}
+
+/// What the answers mean for users.
+pub fn findings(answers: &[Answer]) -> Vec<Finding> {
+    let missing: Vec<&Right> = answers.iter().filter(|answer| !answer.allowed).map(|answer| &answer.right).collect();
+    if missing.is_empty() {
+        return vec![Finding::ok(Group::Cluster, "you may do what every verb of this program needs")];
+    }
+    let roles = || page("install.md", "3-who-may-tap");
+    let may =
+        |verb: &str, resource: &str| !missing.iter().any(|right| right.verb == verb && right.resource == resource);
+    // Who may create taps, and tap no pod, was meant to be able to: half of the role is missing.
+    let (half, others): (Vec<&Right>, Vec<&Right>) =
+        missing.iter().partition(|right| right.verb == "tap" && may("create", "podtaps"));
+    let mut findings: Vec<_> = half
+        .into_iter()
+        .map(|right| {
+            let text = format!("you may create podtaps, but not {right}{}: the API server rejects them", right.place());
+            Finding::error(Group::Cluster, text).page(roles())
+        })
+        .collect();
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for right in others {
+        places.entry(right.place()).or_default().push(format!("{right}: needed by {}", right.purpose));
+    }
+    findings.extend(places.into_iter().map(|(place, rights)| {
+        let text = format!("you lack {} that this program can use{place}", counted(rights.len(), "right"));
+        Finding::warning(Group::Cluster, text).hint(rights.join("\n")).page(roles())
+    }));
+    findings
+}
+
+impl Right {
+    /// Where it is needed, as the end of a sentence.
+    pub fn place(&self) -> String {
+        self.namespace.as_ref().map(|namespace| format!(" in the namespace {namespace}")).unwrap_or_default()
+    }
+
+    fn review(&self) -> SelfSubjectAccessReview {
+        let (resource, subresource) = self.resource.split_once('/').unwrap_or((self.resource, ""));
+        let attributes = ResourceAttributes {
+            verb: Some(self.verb.to_owned()),
+            group: Some(self.group.to_owned()),
+            resource: Some(resource.to_owned()),
+            subresource: Some(subresource.to_owned()),
+            namespace: self.namespace.clone(),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            ..SelfSubjectAccessReviewSpec::default()
+        };
+        SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() }
+    }
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verb, group, resource, .. } = self;
+        let dot = if group.is_empty() { "" } else { "." };
+        write!(formatter, "{verb} {resource}{dot}{group}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::report::Level, *};
+
+    fn without(missing: &[(&str, &str)]) -> Vec<Finding> {
+        let answer = |right: Right| {
+            let allowed = !missing.contains(&(right.verb, right.resource));
+            Answer { right, allowed }
+        };
+        findings(&of_verbs("shop", "podtap-system").into_iter().map(answer).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_missing_right_is_named() {
+        assert_eq!(without(&[]).iter().map(|finding| finding.level).collect::<Vec<_>>(), [Level::Ok]);
+        let found = without(&[("delete", "podtaps"), ("create", "pods/portforward")]);
+        let warnings: Vec<_> = found.iter().map(|found| (found.level, &*found.message, &*found.hints[0])).collect();
+        assert_eq!(
+            warnings,
+            [
+                (
+                    Level::Warning,
+                    "you lack 1 right that this program can use in the namespace podtap-system",
+                    "create pods/portforward: needed by map, flows"
+                ),
+                (
+                    Level::Warning,
+                    "you lack 1 right that this program can use in the namespace shop",
+                    "delete podtaps.podtap.dev: needed by delete"
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn half_of_a_role_is_an_error() {
+        assert_eq!(without(&[("tap", "pods")])[0].level, Level::Error);
+        let of_a_viewer = without(&[("tap", "pods"), ("create", "podtaps")]);
+        assert!(of_a_viewer.iter().all(|finding| finding.level == Level::Warning), "{of_a_viewer:?}");
+    }
+
+    #[test]
+    fn subresources_are_asked_for_as_such() {
+        let rights = of_verbs("shop", "podtap-system");
+        let right = rights.iter().find(|right| right.resource == "pods/portforward").expect("map needs it");
+        let asked = right.review().spec.resource_attributes.expect("it is about a resource");
+        assert_eq!((asked.resource.as_deref(), asked.subresource.as_deref()), (Some("pods"), Some("portforward")));
+        assert_eq!(asked.namespace.as_deref(), Some("podtap-system"));
+    }
+}
