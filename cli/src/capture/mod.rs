@@ -24,7 +24,7 @@ use clap::Args;
 use clap_complete::ArgValueCompleter;
 use podtap_api::{MirrorSpec, Targets};
 use podtap_model::Quantity;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::sleep};
 
 use self::{
     blocks::{Blocks, Counts, Format},
@@ -49,6 +49,8 @@ use crate::{
 
 /// What each pod may send, unless the user says otherwise: the frames pass the API server.
 const RATE: u64 = 200_000_000;
+/// The pause before the tap is watched again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long to wait until nothing is left.
 const REMOVAL: Duration = Duration::from_secs(20);
 
@@ -321,34 +323,36 @@ async fn window_closed(ended: Option<oneshot::Receiver<()>>) {
 /// Reports how far the tap is. Returns why it cannot be captured from.
 async fn watch_tap(cluster: &Cluster, tap: &Tap, limit: Duration, console: Console) -> Failure {
     let mut waiting = Waiting::new(console);
-    let mut was_ready = false;
-    let watched = until(cluster, tap, limit, |current| {
-        let Some(current) = current else {
-            return ControlFlow::Break(Failure::new(Exit::Refused, "the tap of this capture was deleted"));
-        };
-        match progress(current) {
-            Progress::Ready => {
-                if !was_ready {
-                    let status = current.status().cloned().unwrap_or_default();
-                    let pods = counted(usize::try_from(status.tapped_pods).unwrap_or_default(), "pod");
+    let (mut was_seen, mut was_ready) = (false, false);
+    loop {
+        let watched = until(cluster, tap, limit, |current| {
+            let Some(current) = current else {
+                return ControlFlow::Break(Failure::new(Exit::Refused, "the tap of this capture was deleted"));
+            };
+            was_seen = true;
+            match progress(current) {
+                Progress::Ready if !was_ready => {
+                    let tapped = current.status().map(|status| status.tapped_pods).unwrap_or_default();
+                    let pods = counted(usize::try_from(tapped).unwrap_or_default(), "pod");
                     console.progress(&format!("capturing from {pods}. Ctrl-C ends it"));
                     was_ready = true;
                 }
+                Progress::Partly(why) | Progress::Waiting(why) if !was_ready => waiting.reports(why.to_string()),
+                Progress::Ready | Progress::Partly(_) | Progress::Waiting(_) => {}
+                Progress::Suspended(why) | Progress::Refused(why) => {
+                    let message = format!("the tap of this capture is refused: {}", why.with_page());
+                    return ControlFlow::Break(Failure::new(Exit::Refused, message));
+                }
             }
-            Progress::Partly(why) | Progress::Waiting(why) if !was_ready => waiting.reports(why.to_string()),
-            Progress::Partly(_) | Progress::Waiting(_) => {}
-            Progress::Suspended(why) | Progress::Refused(why) => {
-                return ControlFlow::Break(Failure::new(
-                    Exit::Refused,
-                    format!("the tap of this capture is refused: {}", why.with_page()),
-                ));
-            }
+            ControlFlow::Continue(())
+        });
+        match watched.await {
+            Ok(Some(failure)) => return failure,
+            // The pod ends earlier than the tap.
+            Ok(None) => future::pending().await,
+            // An API server that has just started may know no rights yet.
+            Err(_) if was_seen => sleep(RETRY).await,
+            Err(failure) => return failure,
         }
-        ControlFlow::Continue(())
-    });
-    match watched.await {
-        Ok(Some(failure)) | Err(failure) => failure,
-        // The pod ends earlier than the tap.
-        Ok(None) => future::pending().await,
     }
 }

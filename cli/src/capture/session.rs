@@ -140,22 +140,26 @@ impl Session {
     /// Deletes tap and job, and returns whether it could. What cannot be deleted ends without it: the pod does when it is asked for nothing
     /// any more.
     pub async fn end(&self) -> bool {
-        let delete = DeleteParams::background();
+        let mut message = "the API server does not answer".to_owned();
         let deleted = timeout(ANSWER, async {
-            tokio::join!(self.taps.delete(&self.name, &delete), self.jobs.delete(&self.name, &delete))
-        });
-        let message = match deleted.await {
-            Ok((tap, job)) => {
-                let is_gone = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
-                let mut errors = [tap.err(), job.err()].into_iter().flatten();
-                errors.find(|error| !is_gone(error)).map(|error| Failure::from(error).message)
+            // An API server that has just started may know no rights yet.
+            while let Err(error) = self.delete().await {
+                message = Failure::from(error).message;
+                sleep(POLL).await;
             }
-            Err(_) => Some("the API server does not answer".to_owned()),
-        };
-        if let Some(message) = &message {
+        });
+        let is_deleted = deleted.await.is_ok();
+        if !is_deleted {
             warn(&format!("{} ends by itself within a minute: {message}", self.name));
         }
-        message.is_none()
+        is_deleted
+    }
+
+    async fn delete(&self) -> Result<(), kube::Error> {
+        let delete = DeleteParams::background();
+        let (tap, job) = tokio::join!(self.taps.delete(&self.name, &delete), self.jobs.delete(&self.name, &delete));
+        let is_gone = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
+        [tap.err(), job.err()].into_iter().flatten().find(|error| !is_gone(error)).map_or(Ok(()), Err)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// API group, resource and kind of what the chart and Helm create, and whether it is in PodTap's namespace.
-const OBJECTS: [(&str, &str, &str, bool); 12] = [
+const OBJECTS: [(&str, &str, &str, bool); 13] = [
     ("", "namespaces", "Namespace", false),
     ("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition", false),
     ("rbac.authorization.k8s.io", "clusterroles", "ClusterRole", false),
