@@ -3,7 +3,10 @@
 //! Counters are in no API object, since writing them there would cost etcd a write per node and interval, forever. Here, the API server
 //! passes on a few kilobytes per node and interval, as long as somebody watches.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
@@ -17,7 +20,7 @@ use crate::{
     connection::Cluster,
     exit::{Exit, Failure, Outcome},
     forward::{self, is_ready},
-    top::metrics::Counters,
+    top::metrics::{Counters, Received, Receiver},
 };
 
 const HELPERS: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=helper";
@@ -25,6 +28,8 @@ const HELPERS: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component
 const AT_ONCE: usize = 16;
 /// More than an agent takes, which gives up after 8 seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Losses are known when the next probes arrive, which may be lost, too.
+pub const LOSS_PERIOD: Duration = Duration::from_secs(10);
 /// What a reading takes of the API server is bounded, however many nodes there are: 20 forwarded ports per second.
 const PER_NODE: Duration = Duration::from_millis(50);
 /// An agent serves an answer again for three times as long as that took, and for this long at most.
@@ -49,8 +54,28 @@ pub struct History {
     pub latest: Option<Reading>,
     /// Absent after the first reading.
     pub previous: Option<Reading>,
+    /// What had arrived, from the last reading that is [`LOSS_PERIOD`] old or older on.
+    arrived: VecDeque<(Instant, BTreeMap<Receiver, Received>)>,
     /// Why it cannot be read now.
     pub failure: Option<String>,
+}
+
+impl History {
+    /// Adds a reading.
+    pub fn add(&mut self, latest: Reading) {
+        self.arrived.push_back((latest.at, latest.counters.received.clone()));
+        while self.arrived.get(1).is_some_and(|(at, _)| *at + LOSS_PERIOD <= latest.at) {
+            self.arrived.pop_front();
+        }
+        self.previous = self.latest.replace(latest);
+        self.failure = None;
+    }
+
+    /// What had arrived [`LOSS_PERIOD`] ago; none before it is over.
+    pub fn arrived_before(&self) -> Option<&BTreeMap<Receiver, Received>> {
+        let (at, arrived) = self.arrived.front()?;
+        (*at + LOSS_PERIOD <= self.latest.as_ref()?.at).then_some(arrived)
+    }
 }
 
 #[derive(Default)]
@@ -129,8 +154,7 @@ impl Node {
         match answer {
             Ok(text) => {
                 let at = Instant::now();
-                let latest = Some(Reading { at, counters: Counters::read(&String::from_utf8_lossy(&text)) });
-                self.history = History { latest, previous: self.history.latest.take(), failure: None };
+                self.history.add(Reading { at, counters: Counters::read(&String::from_utf8_lossy(&text)) });
                 self.next = Some(at + (3 * (at - now)).min(LONGEST_SERVED));
             }
             Err(failure) if failure.exit == Exit::NotPermitted => return Err(failure),

@@ -123,7 +123,7 @@ struct Rate {
 struct Arrived {
     received: u64,
     lost: u64,
-    /// How many of a million frames were lost lately. None while nothing is sent.
+    /// How many of a million frames were lost in the last [`LOSS_PERIOD`](super::nodes::LOSS_PERIOD), or at all before that is over. None while nothing is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     lost_per_million: Option<u64>,
 }
@@ -287,9 +287,10 @@ fn mirrored_of<'a>(tap: &TapKey, node: &'a History) -> impl Iterator<Item = (&'a
 fn arrived(tap: &TapKey, vni: Option<u32>, nodes: &Histories<'_>) -> Option<Arrived> {
     let is_asked = |receiver: &Receiver| receiver.tap == *tap && vni.is_none_or(|vni| receiver.vni == vni);
     let (mut total, mut lately, mut found) = (Received::default(), Received::default(), false);
-    for (now, before) in nodes.iter().filter_map(|(_, history)| readings(history)) {
+    for (history, (now, _)) in nodes.iter().filter_map(|(_, history)| Some((history, readings(history)?))) {
+        let before = history.arrived_before();
         for (receiver, now) in now.received.iter().filter(|(receiver, _)| is_asked(receiver)) {
-            let before = before.and_then(|(before, _)| before.received.get(receiver)).copied().unwrap_or_default();
+            let before = before.and_then(|before| before.get(receiver)).copied().unwrap_or_default();
             found = true;
             total.frames += now.frames;
             total.lost += now.lost;

@@ -46,10 +46,18 @@ fn counters(rounds: u64) -> Counters {
     }
 }
 
+/// A history of readings: of these counters, this long ago.
+fn read(now: Instant, readings: &[(u64, Counters)]) -> History {
+    let mut history = History::default();
+    for (ago, counters) in readings {
+        history.add(Reading { at: now - Duration::from_secs(*ago), counters: counters.clone() });
+    }
+    history
+}
+
 /// Readings of two seconds, the last of which is this one.
 pub fn history(now: Instant) -> History {
-    let before = Reading { at: now - Duration::from_secs(2), counters: counters(1) };
-    History { latest: Some(Reading { at: now, counters: counters(3) }), previous: Some(before), failure: None }
+    read(now, &[(2, counters(1)), (0, counters(3))])
 }
 
 #[test]
@@ -95,8 +103,7 @@ fn a_tap_has_its_targets_and_its_destinations() {
 
 #[test]
 fn the_first_reading_has_totals_and_no_rates() {
-    let reading = Reading { at: Instant::now(), counters: counters(1) };
-    let history = History { latest: Some(reading), ..History::default() };
+    let history = read(Instant::now(), &[(0, counters(1))]);
     let view = View::of_taps(&[tap("web-0")], false, &[("n1", &history)]);
     let document = &view.documents()[0];
     assert_eq!((&document["frames"], document.get("framesPerSecond")), (&json!(30), None));
@@ -106,12 +113,31 @@ fn the_first_reading_has_totals_and_no_rates() {
 /// As when an upgrade changes the layout of the maps.
 #[test]
 fn counters_that_start_again_count_from_zero() {
-    let now = Instant::now();
-    let before = Reading { at: now - Duration::from_secs(1), counters: counters(100) };
-    let history =
-        History { latest: Some(Reading { at: now, counters: counters(1) }), previous: Some(before), failure: None };
+    let history = read(Instant::now(), &[(20, counters(100)), (1, counters(100)), (0, counters(1))]);
     let document = &View::of_taps(&[tap("web-0")], false, &[("n1", &history)]).documents()[0];
     assert_eq!((&document["framesPerSecond"], &document["lostPerMillion"]), (&json!(30), &json!(100_000)));
+}
+
+#[test]
+fn losses_are_those_of_ten_seconds() {
+    let with_losses = |rounds: u64, lost: u64| {
+        let mut counters = counters(rounds);
+        counters.received.values_mut().for_each(|received| received.lost = lost);
+        counters
+    };
+    let lost = |readings: &[(u64, Counters)]| {
+        let view = View::of_taps(&[tap("web-0")], false, &[("n1", &read(Instant::now(), readings))]);
+        view.documents()[0]["lostPerMillion"].as_u64().expect("frames were sent")
+    };
+    let readings = [
+        (16, with_losses(10, 900)),
+        (12, with_losses(10, 900)),
+        (10, with_losses(10, 900)),
+        (8, with_losses(10, 950)),
+        (0, with_losses(20, 1000)),
+    ];
+    assert_eq!(lost(&readings), 100_000, "100 of 1000 since the last reading that is as old");
+    assert_eq!(lost(&readings[3..]), 357_142, "before, all that were lost: 1000 of 2800");
 }
 
 #[test]
