@@ -17,6 +17,7 @@ mod destination;
 mod doctor;
 mod exit;
 mod explain;
+mod extcap;
 mod flows;
 mod forward;
 mod kokotap;
@@ -39,7 +40,7 @@ mod top;
 mod version;
 mod wait;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -129,7 +130,21 @@ fn main() -> ExitCode {
     if complete::answer() {
         return ExitCode::SUCCESS;
     }
-    let Cli { verb, connection, console } = Cli::parse();
+    let words: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let cli = match extcap::call(&words) {
+        None => Cli::parse(),
+        Some(extcap::Call::Run(words)) => Cli::parse_from(words),
+        Some(extcap::Call::Print(text)) => {
+            console::data(&text);
+            return ExitCode::SUCCESS;
+        }
+        Some(extcap::Call::Refuse(message)) => {
+            let failure = Failure::usage(message);
+            console::fail(&failure);
+            return failure.exit.into();
+        }
+    };
+    let Cli { verb, connection, console } = cli;
     console.init();
     // One thread: this waits for the API server most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

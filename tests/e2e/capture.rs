@@ -32,7 +32,7 @@ use crate::{
     scene::{Scene, address},
 };
 
-/// A user with the ClusterRole `podtap-capture`, and nothing else.
+/// A user with the cluster role `podtap-capture`, and nothing else.
 const USER: [&str; 4] = ["--as", "alice", "--as-group", "capture-team"];
 /// How long after the end of a capture nothing may be left.
 const LEFT: Duration = Duration::from_secs(20);
@@ -186,7 +186,7 @@ fn frames_of_a_pod_are_in_the_file_with_its_name() {
     assert_eq!(left(&scene), [""; 0], "{text}");
     // Directions as the pod sees them, and no frame of PodTap's own.
     let directions = tshark(&file, "icmp.type == 8", &["frame.packet_flags_direction", "ip.dst"]);
-    let is_inbound = |fields: &Vec<String>| fields[0].ends_with('1') && fields[1] == address(&scene.web).to_string();
+    let is_inbound = |fields: &Vec<String>| fields[0].ends_with('1') && fields[1] == address(&scene.web);
     assert!(directions.iter().any(is_inbound), "{directions:?}");
     assert_eq!(tshark(&file, "eth.type == 0x88b5", &["frame.number"]).len(), 0);
 }
@@ -440,6 +440,37 @@ fn nothing_is_left_when_the_api_server_was_restarted() {
         signal(&capture.child.0, Signal::SIGINT);
     }
     assert_eq!(capture.exit(), Some(i32::from(has_ended)), "{}", capture.errors());
+    until("nothing is left", PATIENCE, || {
+        let left = left(&scene);
+        if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+    });
+}
+
+/// Wireshark's own way to start a program that captures, with tshark in its place.
+#[test]
+fn wireshark_has_the_pods_among_its_interfaces() {
+    let scene = restricted("capture-extcap");
+    let _traffic = Traffic::start(&scene);
+    let folder = Folder::new("extcap");
+    let lab = Cluster::lab().top().join("target/lab");
+    std::os::unix::fs::symlink(lab.join("bin/kubectl-podtap"), folder.0.join("podtap")).expect("it can be linked");
+    // tshark takes no other folder from the environment if root calls it.
+    let script = "mount --bind \"$0\" \"$(tshark -G folders 2>/dev/null | sed -n 's/^Extcap path:[[:space:]]*//p')\" && exec tshark \"$@\"";
+    let tshark = |words: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(&folder.0).env("KUBECONFIG", lab.join("kubeconfig"));
+        let output = command.args(words).stdin(Stdio::null()).output().expect("tshark runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let (interfaces, errors) = tshark(&["-D"]);
+    assert!(interfaces.contains("podtap (Pods of Kubernetes (PodTap))"), "{interfaces}{errors}");
+    let namespace = format!("extcap.podtap.namespace:{}", scene.sandbox.namespace());
+    let words =
+        ["-i", "podtap", "-o", "extcap.podtap.target:web", "-o", &namespace, "-n", "-c", "10", "-a", "duration:60"];
+    let (frames, errors) = tshark(&words);
+    assert_eq!(frames.lines().count(), 10, "{frames}{errors}");
+    assert!(frames.contains(&address(&scene.web)), "{frames}");
     until("nothing is left", PATIENCE, || {
         let left = left(&scene);
         if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
