@@ -158,7 +158,7 @@ fn main() -> ExitCode {
 async fn run(verb: Verb, connection: &Connection, console: Console) -> Outcome {
     match verb {
         Verb::Create(arguments) => create::run(*arguments, connection, console).await,
-        Verb::Capture(arguments) => capture::run(*arguments, connection, console).await,
+        Verb::Capture(arguments) => Box::pin(capture::run(*arguments, connection, console)).await,
         Verb::Plan(arguments) => plan::run(*arguments, connection).await,
         Verb::List(arguments) => list::run(arguments, connection, console).await,
         Verb::Explain(arguments) => explain::run(arguments, connection).await,

@@ -192,9 +192,8 @@ pub fn interrupted() -> Outcome<impl Future<Output = ()>> {
     {
         use tokio::signal::unix::{SignalKind, signal};
         let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
-        let [mut interrupt, mut terminate, mut hangup] = match signals {
-            [Ok(interrupt), Ok(terminate), Ok(hangup)] => [interrupt, terminate, hangup],
-            _ => return Err(Failure::error("signals cannot be handled")),
+        let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = signals else {
+            return Err(Failure::error("signals cannot be handled"));
         };
         Ok(async move {
             tokio::select! {

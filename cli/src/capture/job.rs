@@ -166,8 +166,8 @@ pub fn tap(job: &Job, targets: podtap_api::Targets, mirror: MirrorSpec, limits: 
     let mirror = MirrorSpec { destinations: vec![destination(job)], duration, ..mirror };
     let mut tap = PodTap::new(&job.name_any(), PodTapSpec { targets, mirror });
     tap.metadata.namespace = job.namespace();
-    tap.metadata.labels = job.metadata.labels.clone();
-    tap.metadata.annotations = job.metadata.annotations.clone();
+    tap.metadata.labels.clone_from(&job.metadata.labels);
+    tap.metadata.annotations.clone_from(&job.metadata.annotations);
     tap.metadata.owner_references = Some(vec![OwnerReference {
         api_version: Job::api_version(&()).into_owned(),
         kind: Job::kind(&()).into_owned(),

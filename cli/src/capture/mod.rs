@@ -104,6 +104,7 @@ struct OutputFlags {
     files: u16,
     /// Path of Wireshark. Default: $PODTAP_WIRESHARK, or where it is usually installed
     #[arg(long, value_name = "PATH", conflicts_with_all = ["write", "print"])]
+    #[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
     wireshark: Option<PathBuf>,
     /// Print a line for each frame, with tshark or tcpdump, instead of opening Wireshark
     #[arg(long, conflicts_with = "write")]
@@ -347,12 +348,11 @@ async fn watch_tap(cluster: &Cluster, tap: &Tap, limit: Duration, console: Conso
             ControlFlow::Continue(())
         });
         match watched.await {
-            Ok(Some(failure)) => return failure,
-            // The pod ends earlier than the tap.
-            Ok(None) => future::pending().await,
             // An API server that has just started may know no rights yet.
             Err(_) if was_seen => sleep(RETRY).await,
-            Err(failure) => return failure,
+            Ok(Some(failure)) | Err(failure) => return failure,
+            // The pod ends earlier than the tap.
+            Ok(None) => future::pending().await,
         }
     }
 }

@@ -185,9 +185,9 @@ fn state(pod: &Pod) -> ControlFlow<Result<(), String>, String> {
         }
         _ => {
             let conditions = status.conditions.into_iter().flatten();
-            let unscheduled =
+            let mut unscheduled =
                 conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-            let why = unscheduled.filter_map(|condition| condition.message).next();
+            let why = unscheduled.find_map(|condition| condition.message);
             ControlFlow::Continue(format!("the pod {name} ({})", why.unwrap_or_else(|| "Pending".to_owned())))
         }
     }
@@ -199,6 +199,10 @@ mod tests {
 
     use super::*;
 
+    fn state_of(pod: serde_json::Value) -> ControlFlow<Result<(), String>, String> {
+        state(&serde_json::from_value(pod).expect("a pod"))
+    }
+
     #[test]
     fn a_pod_runs_waits_or_has_ended() {
         let state = |state: serde_json::Value| {
@@ -206,9 +210,6 @@ mod tests {
                 {"name": "capture", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]}});
             state_of(pod)
         };
-        fn state_of(pod: serde_json::Value) -> ControlFlow<Result<(), String>, String> {
-            super::state(&serde_json::from_value(pod).expect("a pod"))
-        }
         assert_eq!(state(json!({"running": {}})), ControlFlow::Break(Ok(())));
         let waiting = state(json!({"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}));
         assert_eq!(waiting, ControlFlow::Continue("the pod p (ImagePullBackOff: not found)".to_owned()));

@@ -15,7 +15,7 @@ use super::{
 use crate::exit::page;
 
 /// The oldest version of Kubernetes that PodTap runs on, as docs/install.md has it.
-const OLDEST: (u32, u32) = (1, 32);
+pub const OLDEST: (u32, u32) = (1, 32);
 /// The label with the version of what the chart has installed.
 const VERSION_LABEL: &str = "app.kubernetes.io/version";
 

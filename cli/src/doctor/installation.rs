@@ -60,7 +60,7 @@ impl Rehearsal {
     }
 }
 
-/// A pod with what Pod Security and other admission rules may forbid of helper pods. Its token is mounted by no container.
+/// A pod with what Pod Security and other admission rules may forbid of helper pods.
 fn helper_pod() -> Pod {
     let pod = json!({
         "metadata": {"generateName": "podtap-helper-"},

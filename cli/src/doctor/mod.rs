@@ -90,19 +90,35 @@ enum Format {
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
     let session = arguments.network.then(|| Session::new(&cluster, &arguments.podtap_namespace));
-    let outcome = interruptible(Box::pin(report(&cluster, &arguments, session.as_ref(), console))).await;
+    let report = interruptible(Box::pin(report(&cluster, &arguments, session.as_ref(), console))).await;
+    // Before anything is printed: that ends the program if the reader has ended.
     if let Some(session) = session
-        && let Err(failure) = session.remove().await
+        && let Some(Err(failure)) = interruptible(session.remove()).await
     {
         warn(&failure.message);
     }
-    outcome.unwrap_or_else(|| {
+    let Some(report) = report else {
         console.progress("interrupted");
-        Ok(Exit::Interrupted)
-    })
+        return Ok(Exit::Interrupted);
+    };
+    let report = report?;
+    match arguments.output {
+        Format::Table => data(&report.text(true)),
+        Format::Short => data(&report.text(false)),
+        Format::Json => {
+            let document = serde_json::to_value(&report).map_err(|error| Failure::error(error.to_string()))?;
+            data(&manifest::json(&document));
+        }
+    }
+    Ok(report.exit())
 }
 
-async fn report(cluster: &Cluster, arguments: &Arguments, session: Option<&Session>, console: Console) -> Outcome {
+async fn report(
+    cluster: &Cluster,
+    arguments: &Arguments,
+    session: Option<&Session>,
+    console: Console,
+) -> Outcome<Report> {
     let deadline = Instant::now() + arguments.wait;
     let mut waiting = Waiting::new(console);
     let (snapshot, mut findings) = loop {
@@ -117,16 +133,7 @@ async fn report(cluster: &Cluster, arguments: &Arguments, session: Option<&Sessi
     if let Some(session) = session {
         findings.extend(try_network(cluster, arguments, session, &snapshot, console).await?);
     }
-    let report = Report::new(findings);
-    match arguments.output {
-        Format::Table => data(&report.text(true)),
-        Format::Short => data(&report.text(false)),
-        Format::Json => {
-            let document = serde_json::to_value(&report).map_err(|error| Failure::error(error.to_string()))?;
-            data(&manifest::json(&document));
-        }
-    }
-    Ok(report.exit())
+    Ok(Report::new(findings))
 }
 
 async fn findings(cluster: &Cluster, arguments: &Arguments) -> Outcome<(Snapshot, Vec<Finding>)> {

@@ -20,9 +20,10 @@ use crate::{
     forward::is_ready,
 };
 
-/// The oldest kernel that loads PodTap's programs, and the oldest that PodTap is tested on, as docs/install.md has it.
-const OLDEST_KERNEL: (u32, u32) = (5, 11);
-const OLDEST_TESTED_KERNEL: (u32, u32) = (6, 1);
+/// The oldest kernel that loads PodTap's programs, as docs/troubleshooting.md has it.
+pub const OLDEST_KERNEL: (u32, u32) = (5, 11);
+/// The oldest one that PodTap is tested on, as docs/install.md has it.
+pub const OLDEST_TESTED_KERNEL: (u32, u32) = (6, 1);
 
 /// The findings about them.
 pub fn check(snapshot: &Snapshot) -> Vec<Finding> {

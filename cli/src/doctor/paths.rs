@@ -83,7 +83,7 @@ pub fn check(snapshot: &Snapshot, observed: &BTreeMap<String, Observed>, members
         .iter()
         .filter_map(|(node, observed)| Some((node, observed.trouble.as_ref().filter(|_| observed.events.is_none())?)))
         .map(|(node, why)| {
-            Finding::warning(Group::Network, format!("the pod of doctor on the node {node} does not run: {why}"))
+            Finding::error(Group::Network, format!("the pod of doctor on the node {node} does not run: {why}"))
                 .page(page_of("HelperPodFailed"))
         })
         .collect();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_tried_is_no_error() {
+    fn paths_that_were_not_tried_are_not_known() {
         let good = [sends("n2", 1500), received("n2", 1500)];
         let taken = findings(&good, &[sends("n1", 1500), PathEvent::PortInUse]);
         assert!(
@@ -179,7 +179,8 @@ mod tests {
             "{taken:?}"
         );
         let absent = findings(&good, &[]);
-        assert!(absent.iter().all(|found| found.level != Level::Error), "{absent:?}");
+        let levels: Vec<_> = absent.iter().map(|found| found.level).collect();
+        assert_eq!(levels, [Level::Error, Level::Unknown], "{absent:?}");
         assert!(absent[0].message.ends_with("on the node n2 does not run: ImagePullBackOff"), "{absent:?}");
     }
 }

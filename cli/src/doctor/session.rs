@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 use super::{nodes::can_run, snapshot::Snapshot, trouble};
 use crate::{
     connection::Cluster,
-    console::Console,
+    console::{Console, counted},
     exit::{Exit, Failure, Outcome},
     wait::Waiting,
 };
@@ -127,7 +127,7 @@ impl Session {
             }
             waiting.reports(match started {
                 None => format!("pods to start: {running} of {}", members.len()),
-                Some(_) => format!("packets between {running} nodes"),
+                Some(_) => format!("packets between {}", counted(running, "node")),
             });
             sleep(INTERVAL).await;
         }
@@ -138,8 +138,7 @@ impl Session {
         if !self.may_exist.get() {
             return Ok(());
         }
-        let parameters = DeleteParams::background().grace_period(0);
-        match self.jobs.delete(&self.name, &parameters).await {
+        match self.jobs.delete(&self.name, &DeleteParams::background()).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(Failure::new(
@@ -211,7 +210,9 @@ fn job(name: &str, snapshot: &Snapshot, members: &[Member]) -> Outcome<Job> {
             "template": {
                 "metadata": {"labels": labels},
                 "spec": {
-                    "hostNetwork": true, "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+                    "hostNetwork": true, "restartPolicy": "Never",
+                    // With 0, the object would be gone before the process, which still has the port.
+                    "terminationGracePeriodSeconds": 2,
                     "automountServiceAccountToken": false, "enableServiceLinks": false,
                     "imagePullSecrets": template.image_pull_secrets,
                     "tolerations": [{"operator": "Exists"}],

@@ -334,3 +334,16 @@ fn the_cause_of_a_pod_that_does_not_run() {
     let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"});
     assert_eq!(cause(evicted).as_deref(), Some("Evicted: low on memory"));
 }
+
+#[test]
+fn the_pages_name_the_same_versions() {
+    let has = |file: &str, text: String| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
+        let page = std::fs::read_to_string(path).expect("the page exists");
+        assert!(page.contains(&text), "docs/{file}: {text}");
+    };
+    let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
+    has("install.md", format!("| Kubernetes | {} or newer", version(cluster::OLDEST)));
+    has("install.md", format!("the oldest tested kernel is {}.", version(nodes::OLDEST_TESTED_KERNEL)));
+    has("troubleshooting.md", format!("older than Linux {},", version(nodes::OLDEST_KERNEL)));
+}

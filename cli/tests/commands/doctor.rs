@@ -124,3 +124,23 @@ fn it_waits_until_there_are_no_errors() {
     let output = server.run(&["doctor", "--pre", "--node", "n1"]);
     assert_eq!(code(&output), 2, "{}", stderr(&output));
 }
+
+#[test]
+fn pods_are_started_only_after_a_question() {
+    let node = |name: &str, address: &str| {
+        let addresses = json!([{"type": "InternalIP", "address": address}]);
+        json!({"metadata": {"name": name}, "status": {"addresses": addresses}})
+    };
+    let nodes = [node("n1", "10.0.0.1"), node("n2", "10.0.0.2")];
+    let server = cluster(move |_, path| (path == "/api/v1/nodes").then(|| list(&nodes)));
+    let output = server.run(&["doctor", "--network"]);
+    assert_eq!((code(&output), stdout(&output).as_str()), (2, ""), "{}", stderr(&output));
+    let errors = stderr(&output);
+    let words = "this starts a pod on each of 2 nodes (n1, n2)";
+    assert!(errors.contains(words) && errors.contains("confirm with -y"), "{errors}");
+    assert!(writes(&server).is_empty(), "{:?}", writes(&server));
+    // There is no controller here, whose image the pods would have.
+    let output = server.run(&["doctor", "--network", "-y"]);
+    assert!(code(&output) == 4 && stderr(&output).contains("image of the controller"), "{}", stderr(&output));
+    assert!(writes(&server).is_empty(), "{:?}", writes(&server));
+}
