@@ -32,11 +32,12 @@ for platform in linux_amd64 linux_arm64 windows_amd64; do
   mkdir -p "$folder/man"
   cp "target/$target/release/kubectl-podtap$extension" LICENSE "$folder"
   cp "$pages"/* "$folder/man"
+  chmod -R u=rwX,go=rX "$folder"
   find "$folder" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
   if [[ $platform = windows_* ]]; then
     (cd "$folder" && find . -type f | LC_ALL=C sort | zip -q -X -@ "../$name.zip")
   else
-    tar -C "$folder" --sort=name --owner=0 --group=0 --numeric-owner --mode=go=rX,u+w --mtime="@$SOURCE_DATE_EPOCH" -c . | gzip -9n >"$dist/$name.tar.gz"
+    tar -C "$folder" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -c . | gzip -9n >"$dist/$name.tar.gz"
   fi
   rm -r "$folder"
 done

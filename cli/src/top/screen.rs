@@ -22,6 +22,7 @@ use crate::{
         INTERVAL, Reader,
         rows::{Order, View},
     },
+    wait::interrupted,
 };
 
 /// Lines for what is missing: the rows are more important.
@@ -59,11 +60,13 @@ pub async fn run(reader: Reader, order: Order) -> Outcome {
     let shown = Shown { view: reader.view(order), order, failures: Vec::new() };
     let (sender, news) = watch::channel((shown.view.clone(), Vec::new()));
     let failed = |error: io::Error| Failure::error(format!("the terminal cannot be used: {error}; try --once"));
+    // Without this, a signal would leave the terminal as it is.
+    let interrupted = interrupted()?;
     let mut screen = Screen(ratatui::try_init().map_err(failed)?);
     tokio::select! {
         failure = read(reader, &sender) => Err(failure),
         ended = show(&mut screen.0, shown, news) => ended.map(|()| Exit::Done).map_err(failed),
-        () = terminated() => Ok(Exit::Interrupted),
+        () = interrupted => Ok(Exit::Interrupted),
     }
 }
 
@@ -112,25 +115,6 @@ fn events() -> mpsc::Receiver<io::Result<Event>> {
         }
     });
     events
-}
-
-/// Without these, a signal would leave the terminal as it is.
-#[cfg(unix)]
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let signals = signal(SignalKind::terminate()).and_then(|terminate| Ok((terminate, signal(SignalKind::hangup())?)));
-    match signals {
-        Ok((mut terminate, mut hangup)) => tokio::select! {
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        },
-        Err(_) => std::future::pending().await,
-    }
-}
-
-#[cfg(not(unix))]
-async fn terminated() {
-    std::future::pending().await
 }
 
 fn action(event: &Event) -> Action {
