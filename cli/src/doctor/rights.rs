@@ -34,23 +34,28 @@ pub struct Answer {
 }
 
 /// Verb, group, resource, and the verbs of this program that need it, in the namespace of the taps.
-const OF_USERS: [(&str, &str, &str, &str); 9] = [
+const OF_USERS: [(&str, &str, &str, &str); 14] = [
     ("get", GROUP, "podtaps", "explain, suspend, resume, delete"),
     ("list", GROUP, "podtaps", "list, explain pod/NAME"),
     ("watch", GROUP, "podtaps", "create, list -w"),
-    ("create", GROUP, "podtaps", "create"),
+    ("create", GROUP, "podtaps", "create, capture"),
     ("patch", GROUP, "podtaps", "create, suspend, resume"),
     ("delete", GROUP, "podtaps", "delete"),
-    ("tap", "", "pods", "create"),
+    ("tap", "", "pods", "create, capture"),
     ("get", "", "pods", "explain pod/NAME"),
     ("list", "", "pods", "create, explain"),
+    ("create", "batch", "jobs", "capture"),
+    ("delete", "batch", "jobs", "capture"),
+    ("get", "", "pods/portforward", "capture"),
+    ("create", "", "pods/portforward", "capture"),
+    ("create", "", "pods/packetsocket", "capture"),
 ];
 
 /// The same in PodTap's namespace.
 const OF_THE_COLLECTOR: [(&str, &str, &str, &str); 3] = [
-    ("list", "", "pods", "map, flows"),
-    ("get", "", "pods/portforward", "map, flows"),
-    ("create", "", "pods/portforward", "map, flows"),
+    ("list", "", "pods", "map, flows, top"),
+    ("get", "", "pods/portforward", "map, flows, top"),
+    ("create", "", "pods/portforward", "map, flows, top"),
 ];
 
 /// What the verbs of this program need.
@@ -153,7 +158,7 @@ mod tests {
     #[test]
     fn a_missing_right_is_named() {
         assert_eq!(without(&[]).iter().map(|finding| finding.level).collect::<Vec<_>>(), [Level::Ok]);
-        let found = without(&[("delete", "podtaps"), ("create", "pods/portforward")]);
+        let found = without(&[("delete", "podtaps"), ("list", "pods")]);
         let warnings: Vec<_> = found.iter().map(|found| (found.level, &*found.message, &*found.hints[0])).collect();
         assert_eq!(
             warnings,
@@ -161,11 +166,11 @@ mod tests {
                 (
                     Level::Warning,
                     "you lack 1 right that this program can use in the namespace podtap-system",
-                    "create pods/portforward: needed by map, flows"
+                    "list pods: needed by map, flows, top"
                 ),
                 (
                     Level::Warning,
-                    "you lack 1 right that this program can use in the namespace shop",
+                    "you lack 2 rights that this program can use in the namespace shop",
                     "delete podtaps.podtap.dev: needed by delete"
                 ),
             ]
@@ -182,9 +187,9 @@ mod tests {
     #[test]
     fn subresources_are_asked_for_as_such() {
         let rights = of_verbs("shop", "podtap-system");
-        let right = rights.iter().find(|right| right.resource == "pods/portforward").expect("map needs it");
+        let right = rights.iter().find(|right| right.resource == "pods/portforward").expect("capture needs it");
         let asked = right.review().spec.resource_attributes.expect("it is about a resource");
         assert_eq!((asked.resource.as_deref(), asked.subresource.as_deref()), (Some("pods"), Some("portforward")));
-        assert_eq!(asked.namespace.as_deref(), Some("podtap-system"));
+        assert_eq!(asked.namespace.as_deref(), Some("shop"));
     }
 }

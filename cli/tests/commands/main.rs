@@ -1,5 +1,6 @@
 //! The program against an API server that records its requests: flags, exit codes, and what is printed where.
 
+mod capture;
 mod cleanup;
 mod doctor;
 mod events;

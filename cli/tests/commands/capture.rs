@@ -1,0 +1,97 @@
+//! `capture` against an API server that records its requests: what it needs, and what it removes.
+
+use super::*;
+
+const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
+const CAPTURE: [&str; 5] = ["capture", "web-0", "-w", "/dev/null", "-y"];
+
+/// A cluster with PodTap, unless `is_installed` is false, in which `refused` of these paths is answered with 403.
+fn cluster(is_installed: bool, refused: Option<&'static str>) -> Server {
+    Server::new(move |request| {
+        let path = request.target.split('?').next().unwrap_or_default();
+        match (request.method.as_str(), path) {
+            ("POST", path) if refused == Some(path) => error(403, "", "alice cannot create this: the verb is missing"),
+            ("GET", "/api/v1/namespaces/podtap-system/configmaps/podtap-capture") if is_installed => {
+                let data = json!({"image": "podtap:1", "imagePullPolicy": "Never", "etherType": "34997"});
+                Answer::Object(200, json!({"metadata": {"name": "podtap-capture"}, "data": data}))
+            }
+            ("POST", JOBS) => {
+                let mut job = request.body.clone();
+                job["metadata"]["name"] = json!("podtap-capture-x");
+                job["metadata"]["uid"] = json!("u");
+                job["metadata"]["namespace"] = json!("shop");
+                Answer::Object(201, job)
+            }
+            ("POST", TAPS) => {
+                let mut tap = request.body.clone();
+                tap["metadata"]["uid"] = json!("t");
+                Answer::Object(201, tap)
+            }
+            ("POST", _) => Answer::Object(201, json!({"metadata": {}, "status": {"userInfo": {"username": "alice"}}})),
+            ("DELETE", _) => Answer::Object(200, json!({"kind": "Status", "status": "Success"})),
+            _ => error(404, "x", "not found"),
+        }
+    })
+}
+
+fn writes(server: &Server) -> Vec<String> {
+    let is_write = |request: &Request| request.method != "GET" && !request.target.contains("selfsubjectreviews");
+    let path = |request: Request| {
+        let path = request.target.split('?').next().unwrap_or_default().to_owned();
+        format!("{} {path}", request.method)
+    };
+    server.requests().into_iter().filter(is_write).map(path).collect()
+}
+
+#[test]
+fn without_the_configuration_of_the_chart_nothing_is_created() {
+    let server = cluster(false, None);
+    let output = server.run(&CAPTURE);
+    assert_eq!(code(&output), 4, "{}", stderr(&output));
+    assert!(stderr(&output).contains("--podtap-namespace"), "{}", stderr(&output));
+    assert_eq!(writes(&server), [""; 0]);
+}
+
+#[test]
+fn a_missing_right_is_named_and_nothing_is_left() {
+    let server = cluster(true, Some(JOBS));
+    let output = server.run(&CAPTURE);
+    assert_eq!(code(&output), 5, "{}", stderr(&output));
+    assert!(stderr(&output).contains("the verb is missing"), "{}", stderr(&output));
+    assert_eq!(writes(&server), [format!("POST {JOBS}")]);
+
+    let server = cluster(true, Some(TAPS));
+    let output = server.run(&CAPTURE);
+    assert_eq!(code(&output), 5, "{}", stderr(&output));
+    let writes = writes(&server);
+    assert_eq!(writes[..2], [format!("POST {JOBS}"), format!("POST {TAPS}")]);
+    assert!(writes.contains(&format!("DELETE {JOBS}/podtap-capture-x")), "{writes:?}");
+}
+
+#[test]
+fn the_tap_belongs_to_the_job_and_goes_to_its_pod() {
+    let server = cluster(true, None);
+    // The pod cannot be watched here, which ends it.
+    let output = server.run(&[&CAPTURE[..], &["--port", "443", "--for", "1m", "--wait", "1s"]].concat());
+    assert_ne!(code(&output), 0);
+    let is_tap = |request: &Request| request.method == "POST" && request.target.starts_with(TAPS);
+    let tap = server.requests().into_iter().find(is_tap).expect("it creates a tap").body;
+    assert_eq!(tap["metadata"]["ownerReferences"][0]["uid"], "u");
+    let destination = &tap["spec"]["destinations"][0]["pod"];
+    assert_eq!(destination["packetSocket"], true);
+    assert_eq!(destination["podSelector"]["matchLabels"]["batch.kubernetes.io/job-name"], "podtap-capture-x");
+    assert_eq!(tap["spec"]["limit"]["bitsPerSecond"], "200M");
+    assert_eq!(tap["spec"]["filter"]["include"][0]["ports"][0]["port"], 443);
+    assert_eq!(tap["spec"]["duration"], "2m");
+    let removed = writes(&server);
+    assert!(removed.contains(&format!("DELETE {TAPS}/podtap-capture-x")), "{removed:?}");
+}
+
+#[test]
+fn without_wireshark_nothing_is_created() {
+    let server = cluster(true, None);
+    let output = server.command(&["capture", "web-0", "-y"]).env("PATH", "").output().expect("it runs");
+    assert_eq!(code(&output), 4, "{}", stderr(&output));
+    assert!(stderr(&output).contains("-w FILE"), "{}", stderr(&output));
+    assert_eq!(writes(&server), [""; 0]);
+}
