@@ -14,6 +14,7 @@ const INTERFACE: &str = "podtap";
 /// What Wireshark calls.
 #[derive(Parser, Debug, Default)]
 #[command(disable_help_flag = true, disable_version_flag = true, no_binary_name = true)]
+#[expect(clippy::struct_excessive_bools, reason = "they are Wireshark's")]
 struct Arguments {
     #[arg(long)]
     extcap_interfaces: bool,
@@ -61,12 +62,12 @@ pub fn call(words: &[String]) -> Option<Call> {
         return None;
     }
     Some(match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => answer(arguments),
+        Ok(arguments) => answer(&arguments),
         Err(error) => Call::Refuse(error.to_string()),
     })
 }
 
-fn answer(arguments: Arguments) -> Call {
+fn answer(arguments: &Arguments) -> Call {
     let version = env!("CARGO_PKG_VERSION");
     if arguments.extcap_interfaces {
         let help = page("cli.md", "capture");
@@ -93,7 +94,7 @@ fn answer(arguments: Arguments) -> Call {
             "choose the pods: in the settings of the interface, the target, such as deploy/web".to_owned(),
         );
     };
-    Call::Run(command(&arguments, fifo, target))
+    Call::Run(command(arguments, fifo, target))
 }
 
 /// The settings that Wireshark shows for the interface.

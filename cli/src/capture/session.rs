@@ -119,8 +119,10 @@ impl Session {
         let deadline = Instant::now() + limit;
         let labelled = ListParams::default().labels(&format!("{JOB_NAME}={}", self.name));
         while Instant::now() < deadline {
-            if self.pods.list_metadata(&labelled).await.is_ok_and(|pods| pods.items.is_empty()) {
-                return true;
+            match self.pods.list_metadata(&labelled).await {
+                Ok(pods) if pods.items.is_empty() => return true,
+                Ok(_) => {}
+                Err(_) => return false,
             }
             sleep(POLL).await;
         }
