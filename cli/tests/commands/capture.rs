@@ -82,7 +82,7 @@ fn the_tap_belongs_to_the_job_and_goes_to_its_pod() {
     assert_eq!(destination["podSelector"]["matchLabels"]["batch.kubernetes.io/job-name"], "podtap-capture-x");
     assert_eq!(tap["spec"]["limit"]["bitsPerSecond"], 200_000_000);
     assert_eq!(tap["spec"]["filter"]["include"][0]["ports"][0]["port"], 443);
-    assert_eq!(tap["spec"]["duration"], "2m");
+    assert_eq!(tap["spec"]["duration"], "120s");
     let removed = writes(&server);
     assert!(removed.contains(&format!("DELETE {TAPS}/podtap-capture-x")), "{removed:?}");
 }
