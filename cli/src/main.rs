@@ -5,6 +5,7 @@
 //! reads what is mirrored: whatever a user may do, their own rights in the cluster allow.
 #![deny(unsafe_code)]
 
+mod access;
 mod capture;
 mod cleanup;
 mod collector;

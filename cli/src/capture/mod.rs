@@ -7,6 +7,7 @@
 mod blocks;
 mod job;
 mod output;
+mod rights;
 mod session;
 mod status;
 mod stream;
@@ -219,6 +220,7 @@ async fn capture(
     (targets, mirror): (Targets, MirrorSpec),
     console: Console,
 ) -> Outcome {
+    rights::check(cluster).await?;
     let limits = Limits { time: arguments.time, bytes: arguments.max_bytes.get(), packets: arguments.packets };
     let user = own_name(cluster).await;
     let format = arguments.output.format;

@@ -4,10 +4,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    rights::{Answer, of_verbs},
+    rights::of_verbs,
     snapshot::{Cni, Snapshot},
 };
-use crate::tap::Tap;
+use crate::{access::Answer, tap::Tap};
 
 /// The UIDs of the tap and of the pod that it taps.
 const TAP: &str = "5f0c6f1e-0000-4000-8000-000000000001";

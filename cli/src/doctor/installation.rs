@@ -7,10 +7,10 @@ use serde_json::json;
 use super::{
     control_plane::{ENFORCE, wrong_level},
     report::{Finding, Group, Level},
-    rights::{self, Answer, Right},
     snapshot::Snapshot,
 };
 use crate::{
+    access::{self, Answer, Right},
     connection::Cluster,
     exit::{Outcome, page},
 };
@@ -51,9 +51,9 @@ impl Rehearsal {
         let rights = OBJECTS
             .iter()
             .map(|(group, resource, _, is_home)| right("create", group, resource, is_home.then(|| home.clone())));
-        let rights = rights::ask(cluster, rights.collect()).await?;
+        let rights = access::ask(cluster, rights.collect()).await?;
         let escalate = right("escalate", "rbac.authorization.k8s.io", "clusterroles", None);
-        let escalate = rights::ask(cluster, vec![escalate]).await?.pop();
+        let escalate = access::ask(cluster, vec![escalate]).await?.pop();
         let exists = matches!(snapshot.namespace, Ok(Some(_)));
         let helper_pod = if exists { dry_run(cluster, home).await? } else { None };
         Ok(Self { rights, escalate, helper_pod })

@@ -1,37 +1,15 @@
-//! What the user may do, by asking the API server.
+//! Which rights the verbs of this program need.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
-use futures_util::future::try_join_all;
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
-use kube::{Api, api::PostParams};
 use podtap_api::GROUP;
 
 use super::report::{Finding, Group};
 use crate::{
-    connection::Cluster,
+    access::{Answer, Right},
     console::counted,
-    exit::{Outcome, page},
+    exit::page,
 };
-
-/// A right in a namespace, or in the whole cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Right {
-    pub verb: &'static str,
-    pub group: &'static str,
-    /// With its subresource, if it is about one.
-    pub resource: &'static str,
-    pub namespace: Option<String>,
-    /// What it is needed for.
-    pub purpose: &'static str,
-}
-
-/// A right, and whether the user has it.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    pub right: Right,
-    pub allowed: bool,
-}
 
 /// Verb, group, resource, and the verbs of this program that need it, in the namespace of the taps.
 const OF_USERS: [(&str, &str, &str, &str); 14] = [
@@ -71,16 +49,6 @@ pub fn of_verbs(namespace: &str, home: &str) -> Vec<Right> {
     of_users.chain(OF_THE_COLLECTOR.into_iter().map(|right| in_namespace(home, right))).collect()
 }
 
-/// Asks for each of them.
-pub async fn ask(cluster: &Cluster, rights: Vec<Right>) -> Outcome<Vec<Answer>> {
-    let api: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
-    let answers = rights.into_iter().map(async |right| {
-        let answer = api.create(&PostParams::default(), &right.review()).await?;
-        Ok::<_, kube::Error>(Answer { right, allowed: answer.status.is_some_and(|status| status.allowed) })
-    });
-    Ok(try_join_all(answers).await?)
-}
-
 /// What the answers mean for users.
 pub fn findings(answers: &[Answer]) -> Vec<Finding> {
     let missing: Vec<&Right> = answers.iter().filter(|answer| !answer.allowed).map(|answer| &answer.right).collect();
@@ -109,38 +77,6 @@ pub fn findings(answers: &[Answer]) -> Vec<Finding> {
         Finding::warning(Group::Cluster, text).hint(rights.join("\n")).page(roles())
     }));
     findings
-}
-
-impl Right {
-    /// Where it is needed, as the end of a sentence.
-    pub fn place(&self) -> String {
-        self.namespace.as_ref().map(|namespace| format!(" in the namespace {namespace}")).unwrap_or_default()
-    }
-
-    fn review(&self) -> SelfSubjectAccessReview {
-        let (resource, subresource) = self.resource.split_once('/').unwrap_or((self.resource, ""));
-        let attributes = ResourceAttributes {
-            verb: Some(self.verb.to_owned()),
-            group: Some(self.group.to_owned()),
-            resource: Some(resource.to_owned()),
-            subresource: Some(subresource.to_owned()),
-            namespace: self.namespace.clone(),
-            ..ResourceAttributes::default()
-        };
-        let spec = SelfSubjectAccessReviewSpec {
-            resource_attributes: Some(attributes),
-            ..SelfSubjectAccessReviewSpec::default()
-        };
-        SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() }
-    }
-}
-
-impl fmt::Display for Right {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verb, group, resource, .. } = self;
-        let dot = if group.is_empty() { "" } else { "." };
-        write!(formatter, "{verb} {resource}{dot}{group}")
-    }
 }
 
 #[cfg(test)]
@@ -182,14 +118,5 @@ mod tests {
         assert_eq!(without(&[("tap", "pods")])[0].level, Level::Error);
         let of_a_viewer = without(&[("tap", "pods"), ("create", "podtaps")]);
         assert!(of_a_viewer.iter().all(|finding| finding.level == Level::Warning), "{of_a_viewer:?}");
-    }
-
-    #[test]
-    fn subresources_are_asked_for_as_such() {
-        let rights = of_verbs("shop", "podtap-system");
-        let right = rights.iter().find(|right| right.resource == "pods/portforward").expect("capture needs it");
-        let asked = right.review().spec.resource_attributes.expect("it is about a resource");
-        assert_eq!((asked.resource.as_deref(), asked.subresource.as_deref()), (Some("pods"), Some("portforward")));
-        assert_eq!(asked.namespace.as_deref(), Some("shop"));
     }
 }

@@ -20,8 +20,9 @@ use podtap_api::{GROUP, NodeTap, POLICY_NAME, PodTap, PodTapPolicy, definitions}
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::rights::{self, Answer};
+use super::rights;
 use crate::{
+    access::{Answer, ask},
     connection::Cluster,
     exit::{Exit, Failure, Outcome},
     tap::{Kind, Tap, TapName, get, list},
@@ -111,7 +112,7 @@ impl Snapshot {
         let definitions = Api::<CustomResourceDefinition>::all(client());
         let names = podtap_api::definitions().map(|(_, definition)| definition.name_any());
         let (rights, namespace, controller, pods, lease, nodes, definitions, cni) = tokio::join!(
-            rights::ask(cluster, rights::of_verbs(&cluster.namespace, home)),
+            ask(cluster, rights::of_verbs(&cluster.namespace, home)),
             namespaces.get_opt(home),
             controllers.get_opt("podtap-controller"),
             pods.list(&of_podtap),

@@ -5,11 +5,16 @@ use super::*;
 const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
 const CAPTURE: [&str; 5] = ["capture", "web-0", "-w", "/dev/null", "-y"];
 
-/// A cluster with PodTap, unless `is_installed` is false, in which `refused` of these paths is answered with 403.
+/// A cluster with PodTap, unless `is_installed` is false, in which `refused` is answered with 403: a path, or a resource that is asked for.
 fn cluster(is_installed: bool, refused: Option<&'static str>) -> Server {
     Server::new(move |request| {
         let path = request.target.split('?').next().unwrap_or_default();
         match (request.method.as_str(), path) {
+            ("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews") => {
+                let attributes = &request.body["spec"]["resourceAttributes"];
+                let allowed = refused.is_none_or(|refused| attributes["subresource"] != refused);
+                Answer::Object(201, json!({"metadata": {}, "spec": {}, "status": {"allowed": allowed}}))
+            }
             ("POST", path) if refused == Some(path) => error(403, "", "alice cannot create this: the verb is missing"),
             ("GET", "/api/v1/namespaces/podtap-system/configmaps/podtap-capture") if is_installed => {
                 let data = json!({"image": "podtap:1", "imagePullPolicy": "Never", "etherType": "34997"});
@@ -35,7 +40,7 @@ fn cluster(is_installed: bool, refused: Option<&'static str>) -> Server {
 }
 
 fn writes(server: &Server) -> Vec<String> {
-    let is_write = |request: &Request| request.method != "GET" && !request.target.contains("selfsubjectreviews");
+    let is_write = |request: &Request| request.method != "GET" && !request.target.contains("selfsubject");
     let path = |request: Request| {
         let path = request.target.split('?').next().unwrap_or_default().to_owned();
         format!("{} {path}", request.method)
@@ -54,6 +59,13 @@ fn without_the_configuration_of_the_chart_nothing_is_created() {
 
 #[test]
 fn a_missing_right_is_named_and_nothing_is_left() {
+    let server = cluster(true, Some("packetsocket"));
+    let output = server.run(&CAPTURE);
+    assert_eq!(code(&output), 5, "{}", stderr(&output));
+    let message = "in the namespace shop, you lack the rights to create pods/packetsocket: ask";
+    assert!(stderr(&output).contains(message), "{}", stderr(&output));
+    assert_eq!(writes(&server), [""; 0]);
+
     let server = cluster(true, Some(JOBS));
     let output = server.run(&CAPTURE);
     assert_eq!(code(&output), 5, "{}", stderr(&output));
