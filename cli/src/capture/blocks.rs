@@ -20,9 +20,9 @@ const INTERFACE: u32 = 1;
 const NAMES: u32 = 4;
 const STATISTICS: u32 = 5;
 const PACKET: u32 = 6;
-/// `if_name` of an interface, and `isb_ifdrop` of its statistics.
+/// `if_name` of an interface, and `isb_ifdrop` and `isb_osdrop` of its statistics.
 const NAME: u16 = 2;
-const DROPPED: u16 = 5;
+const DROPS: [u16; 2] = [5, 7];
 /// The shortest block.
 const MIN_BLOCK: usize = 12;
 /// The longest that is taken for one: frames have up to 256 KiB.
@@ -133,10 +133,10 @@ fn count(block: &[u8], counts: &mut Counts) {
             counts.interfaces.push(name.map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default());
         }
         Some(STATISTICS) => {
-            let dropped = option(block.get(20..).unwrap_or_default(), DROPPED);
-            let dropped = dropped.and_then(|value| <[u8; 8]>::try_from(value).ok()).map(u64::from_le_bytes);
-            if let (Some(interface), Some(dropped)) = (number(block, 8), dropped) {
-                counts.dropped.insert(interface, dropped);
+            let options = block.get(20..).unwrap_or_default();
+            let counted = DROPS.into_iter().filter_map(|code| <[u8; 8]>::try_from(option(options, code)?).ok());
+            if let Some(interface) = number(block, 8) {
+                counts.dropped.insert(interface, counted.map(u64::from_le_bytes).sum());
             }
         }
         _ => {}
@@ -174,8 +174,14 @@ mod tests {
 
     fn stream() -> Vec<Vec<u8>> {
         let name = [&[1, 0, 0, 0, 0, 0, 4, 0, 2, 0, 6, 0][..], b"shop/a", &[0, 0, 0, 0, 0, 0]].concat();
-        let dropped =
-            [&[0; 12][..], &[4, 0, 8, 0], &[9; 8], &[5, 0, 8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let dropped = [
+            &[0; 12][..],
+            &[4, 0, 8, 0],
+            &[9; 8],
+            &[5, 0, 8, 0, 7, 0, 0, 0, 0, 0, 0, 0],
+            &[7, 0, 8, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ]
+        .concat();
         vec![
             block(SECTION, &[0; 16]),
             block(INTERFACE, &name),
@@ -193,7 +199,7 @@ mod tests {
             let mut blocks = Blocks::new(Format::Pcapng);
             let whole: Vec<u8> = all.chunks(size).flat_map(|part| blocks.push(part).expect("it is valid")).collect();
             assert_eq!(whole, all);
-            assert_eq!((blocks.counts.packets, blocks.counts.dropped()), (2, 7), "by {size}");
+            assert_eq!((blocks.counts.packets, blocks.counts.dropped()), (2, 10), "by {size}");
             assert_eq!(blocks.counts.interfaces, ["shop/a"]);
         }
     }

@@ -138,6 +138,10 @@ pub fn statistics(out: &mut Vec<u8>, interface: u32, at: Timestamp, counted: &St
         option(out, 1, comment.as_bytes());
         option(out, 4, &counted.received.to_le_bytes());
         option(out, 5, &counted.dropped.to_le_bytes());
+        // They are of no known interface: the first one has them.
+        if interface == 0 {
+            option(out, 7, &counted.lost.to_le_bytes());
+        }
         end_of_options(out);
     });
 }
