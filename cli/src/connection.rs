@@ -109,7 +109,7 @@ fn is_absent(error: &KubeconfigError) -> bool {
 }
 
 /// The longest duration that makes sense anywhere: that of a tap.
-const YEAR: Duration = Duration::from_secs(8760 * 3600);
+pub const YEAR: Duration = Duration::from_secs(8760 * 3600);
 
 /// A duration in Go's syntax (`90s`, `1h30m`), or a number of seconds, as kubectl has it.
 pub fn duration(text: &str) -> Result<Duration, String> {

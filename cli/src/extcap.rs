@@ -117,7 +117,8 @@ fn settings() -> String {
 /// The words of `capture`.
 fn command(arguments: &Arguments, fifo: &Path, target: String) -> Vec<String> {
     let path = |path: &Path| path.to_string_lossy().into_owned();
-    let mut words = ["podtap", "capture"].map(str::to_owned).to_vec();
+    // Wireshark shows what is printed as an error.
+    let mut words = ["podtap", "capture", "--quiet"].map(str::to_owned).to_vec();
     words.extend([target, "-y".to_owned(), format!("--write={}", path(fifo))]);
     let settings = [
         ("filter", arguments.extcap_capture_filter.clone()),
@@ -162,8 +163,16 @@ mod tests {
         let words = ["--capture", "--extcap-interface", "podtap", "--fifo", "/tmp/f", "--target", "deploy/web"];
         let more = ["--extcap-capture-filter", "tcp port 80", "--namespace", "shop", "--context", ""];
         let Some(Call::Run(run)) = of(&[&words[..], &more].concat()) else { panic!("it captures") };
-        let expected =
-            ["podtap", "capture", "deploy/web", "-y", "--write=/tmp/f", "--filter=tcp port 80", "--namespace=shop"];
+        let expected = [
+            "podtap",
+            "capture",
+            "--quiet",
+            "deploy/web",
+            "-y",
+            "--write=/tmp/f",
+            "--filter=tcp port 80",
+            "--namespace=shop",
+        ];
         assert_eq!(run, expected);
         assert!(Cli::try_parse_from(run).is_ok());
         assert!(matches!(of(&words[..5]), Some(Call::Refuse(message)) if message.contains("deploy/web")));

@@ -22,7 +22,7 @@ pub fn attach(socket: &impl AsRawFd, filter: &[libc::sock_filter]) -> io::Result
     set(socket, libc::SO_ATTACH_FILTER, &program)
 }
 
-/// Keeps the filter of a socket as it is, whoever gets the socket (`SO_LOCK_FILTER`, socket(7)).
+/// Keeps the filter of a socket as it is, also if another program gets the socket (`SO_LOCK_FILTER`, socket(7)).
 pub fn lock(socket: &impl AsRawFd) -> io::Result<()> {
     set(socket, libc::SO_LOCK_FILTER, &1_i32)
 }

@@ -16,6 +16,7 @@ use nix::{
 };
 use podtap_model::{Direction, MAX_PACKET_SOCKET_MESSAGE, PACKET_SOCKET_ADDRESS, PacketSocket, Receiver};
 use podtap_tests::{
+    capture::Capture,
     net::{Network, Pod, traffic},
     wait::{PATIENCE, until},
 };
@@ -152,7 +153,11 @@ fn a_socket_gets_the_frames_of_its_interface_and_of_no_other() {
     let neighbour = scene.remote.client();
     handed.bind(network, "eth0");
     while !handed.has_none() {}
+    let others = Capture::start(network.path(), "eth0");
     traffic::ping(&neighbour, consumer.addresses[0], 100, 3);
+    until("another socket gets them", PATIENCE, || {
+        if others.count(|frame| frame.bytes.len() > 100) >= 6 { Ok(()) } else { Err("not yet") }
+    });
     assert!(handed.has_none(), "its filter passes the frames of one interface");
     let detached = SockRef::from(&handed.socket).detach_filter().expect_err("the filter is locked");
     assert_eq!(detached.raw_os_error(), Some(libc::EPERM));

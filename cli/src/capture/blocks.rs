@@ -44,7 +44,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Frames that were dropped on the way.
+    /// Frames that were dropped before they got here.
     pub fn dropped(&self) -> u64 {
         self.dropped.values().sum()
     }
@@ -89,6 +89,11 @@ impl Blocks {
         self.counts.bytes += end as u64;
         let rest = self.rest.split_off(end);
         Ok(std::mem::replace(&mut self.rest, rest))
+    }
+
+    /// Whether nothing waits for the rest of its block.
+    pub fn is_at_an_end(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// Bytes of the block that begins here, if that is known.

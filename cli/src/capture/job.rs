@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use k8s_openapi::{
     api::{batch::v1::Job, core::v1::ConfigMap},
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{Resource as _, ResourceExt as _};
-use podtap_api::{Destination, MirrorSpec, ObjectSelector, PodDestination, PodTap, PodTapSpec};
+use podtap_api::{Destination, MirrorSpec, PodDestination, PodTap, PodTapSpec};
 use serde_json::json;
 
 use super::blocks::Format;
-use crate::exit::{Exit, Failure, Outcome, page};
+use crate::{
+    connection::YEAR,
+    exit::{Exit, Failure, Outcome, page},
+};
 
 /// `ConfigMap` of the chart with what a capture has to know of the installation.
 pub const INSTALLATION: &str = "podtap-capture";
@@ -62,16 +65,31 @@ impl Installation {
 /// When a capture ends by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// After this time.
+    /// After this time, from the first frame that can come.
     pub time: Duration,
+    /// How long the pod may take to run.
+    pub wait: Duration,
     /// After so many bytes.
     pub bytes: u64,
     /// After so many frames.
     pub packets: Option<u64>,
 }
 
-/// The job. The API server completes its name.
-pub fn job(installation: &Installation, format: Format, limits: &Limits, requested_by: Option<&str>) -> Job {
+impl Limits {
+    /// When everything has ended, whatever happens.
+    fn deadline(&self) -> Duration {
+        self.time + self.wait + SPARE
+    }
+}
+
+/// The job.
+pub fn job(
+    name: &str,
+    installation: &Installation,
+    format: Format,
+    limits: &Limits,
+    requested_by: Option<&str>,
+) -> Job {
     let Installation { image, pull_policy, ether_type } = installation;
     let seconds = |time: Duration| time.as_secs().max(1).to_string();
     let mut command = vec![
@@ -94,13 +112,13 @@ pub fn job(installation: &Installation, format: Format, limits: &Limits, request
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "generateName": "podtap-capture-",
+            "name": name,
             "labels": labels,
             "annotations": requested_by.map(|user| json!({(crate::tap::REQUESTED_BY): user})),
         },
         "spec": {
             "backoffLimit": 0,
-            "activeDeadlineSeconds": (limits.time + SPARE).as_secs(),
+            "activeDeadlineSeconds": limits.deadline().as_secs(),
             "ttlSecondsAfterFinished": 0,
             "template": {
                 "metadata": {
@@ -146,24 +164,18 @@ pub fn job(installation: &Installation, format: Format, limits: &Limits, request
     serde_json::from_value(job).expect("it is a job")
 }
 
-/// The destination of the tap: the pod of a job.
-pub fn destination(job: &Job) -> Destination {
-    let labels = [(JOB_NAME.to_owned(), job.name_any())].into();
-    let selector = LabelSelector { match_labels: Some(labels), match_expressions: None };
-    let pod = PodDestination {
-        pod_selector: Some(ObjectSelector::from(selector)),
-        packet_socket: true,
-        ..PodDestination::default()
-    };
+/// The destination of the tap: a pod, which is handed a packet socket.
+fn destination(pod: &str) -> Destination {
+    let pod = PodDestination { name: Some(pod.to_owned()), packet_socket: true, ..PodDestination::default() };
     let mut destination = crate::destination::none("main".to_owned());
     destination.pod = Some(pod);
     destination
 }
 
 /// The tap of a job, which Kubernetes deletes with it.
-pub fn tap(job: &Job, targets: podtap_api::Targets, mirror: MirrorSpec, limits: &Limits) -> PodTap {
-    let duration = Some(kube::core::Duration::from(limits.time + SPARE));
-    let mirror = MirrorSpec { destinations: vec![destination(job)], duration, ..mirror };
+pub fn tap(job: &Job, pod: &str, targets: podtap_api::Targets, mirror: MirrorSpec, limits: &Limits) -> PodTap {
+    let duration = Some(kube::core::Duration::from(limits.deadline().min(YEAR)));
+    let mirror = MirrorSpec { destinations: vec![destination(pod)], duration, ..mirror };
     let mut tap = PodTap::new(&job.name_any(), PodTapSpec { targets, mirror });
     tap.metadata.namespace = job.namespace();
     tap.metadata.labels.clone_from(&job.metadata.labels);
@@ -189,8 +201,9 @@ mod tests {
         )
         .expect("a ConfigMap");
         let installation = Installation::new(&map).expect("it has everything");
-        let limits = Limits { time: Duration::from_secs(120), bytes: 1 << 30, packets: Some(7) };
-        let mut job = job(&installation, Format::Pcapng, &limits, Some("alice"));
+        let limits =
+            Limits { time: Duration::from_secs(120), wait: Duration::from_secs(60), bytes: 1 << 30, packets: Some(7) };
+        let mut job = job("podtap-capture-x", &installation, Format::Pcapng, &limits, Some("alice"));
         let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.clone()).expect("it has a template");
         assert_eq!(pod.automount_service_account_token, Some(false));
         let command = pod.containers[0].command.clone().expect("it has a command");
@@ -198,16 +211,15 @@ mod tests {
         {
             assert!(command.iter().any(|found| found == word), "{word}: {command:?}");
         }
-        job.metadata.name = Some("podtap-capture-x".to_owned());
         job.metadata.uid = Some("u".to_owned());
         let targets = serde_json::from_value(json!({"podNames": ["web"]})).expect("targets");
         let mirror = serde_json::from_value(json!({"destinations": []})).expect("a spec");
-        let tap = tap(&job, targets, mirror, &limits);
+        let tap = tap(&job, "podtap-capture-x-1", targets, mirror, &limits);
         let owner = &tap.metadata.owner_references.as_ref().expect("it has an owner")[0];
         assert_eq!((&*owner.kind, &*owner.name, &*owner.uid), ("Job", "podtap-capture-x", "u"));
         let pod = tap.spec.mirror.destinations[0].pod.as_ref().expect("a pod");
-        assert!(pod.packet_socket);
-        assert_eq!(tap.spec.mirror.duration.map(|time| std::time::Duration::from(time).as_secs()), Some(180));
+        assert_eq!((pod.packet_socket, pod.name.as_deref()), (true, Some("podtap-capture-x-1")));
+        assert_eq!(tap.spec.mirror.duration.map(|time| std::time::Duration::from(time).as_secs()), Some(240));
         assert!(Installation::new(&ConfigMap::default()).is_err());
     }
 }

@@ -18,6 +18,8 @@ use std::{
     io::{self, IsTerminal as _},
     ops::ControlFlow,
     path::{Path, PathBuf},
+    process::ExitStatus,
+    thread,
     time::Duration,
 };
 
@@ -25,7 +27,10 @@ use clap::Args;
 use clap_complete::ArgValueCompleter;
 use podtap_api::{MirrorSpec, Targets};
 use podtap_model::Quantity;
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
 
 use self::{
     blocks::{Blocks, Counts, Format},
@@ -52,6 +57,12 @@ use crate::{
 const RATE: u64 = 200_000_000;
 /// The pause before the tap is watched again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long the rest of the stream may take after a signal.
+const REST: Duration = Duration::from_secs(5);
+/// How long the stream may take to end after its tap was deleted.
+const GRACE: Duration = Duration::from_secs(3);
+/// What the message of an error of the output begins with.
+const NOT_WRITTEN: &str = "frames cannot be written";
 /// How long to wait until nothing is left.
 const REMOVAL: Duration = Duration::from_secs(20);
 
@@ -148,13 +159,18 @@ impl OutputFlags {
 struct Opened {
     writing: Writing,
     /// Told when the program that shows the frames has ended.
-    ended: Option<oneshot::Receiver<()>>,
-    /// A program that is waited for at the end.
-    is_printer: bool,
+    ended: Option<oneshot::Receiver<Option<ExitStatus>>>,
 }
 
 impl Sink {
-    fn open(self, format: Format, is_printer: bool) -> Outcome<Opened> {
+    /// Waits for a FIFO until it has a reader: on a thread of its own, so that signals are heeded meanwhile.
+    async fn open(self, format: Format) -> Outcome<Opened> {
+        let (sender, opened) = oneshot::channel();
+        thread::spawn(move || sender.send(self.open_now(format)));
+        opened.await.unwrap_or_else(|_| Err(Failure::error("the thread that opens the output has panicked")))
+    }
+
+    fn open_now(self, format: Format) -> Outcome<Opened> {
         let (output, ended) = match self {
             Self::Path(path, rotation) => {
                 let files = Files::create(&path, format, rotation);
@@ -169,7 +185,7 @@ impl Sink {
                 (Output::Program(input), Some(ended(child)))
             }
         };
-        Ok(Opened { writing: output.start(), ended, is_printer })
+        Ok(Opened { writing: output.start(), ended })
     }
 }
 
@@ -195,6 +211,7 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     for consequence in arguments.pods.consequences(&cluster) {
         ask(&consequence, arguments.yes).await?;
     }
+    rights::check(&cluster).await?;
     let mirror = MirrorSpec {
         direction: arguments.frames.direction.into(),
         options,
@@ -220,45 +237,73 @@ async fn capture(
     (targets, mirror): (Targets, MirrorSpec),
     console: Console,
 ) -> Outcome {
-    rights::check(cluster).await?;
-    let limits = Limits { time: arguments.time, bytes: arguments.max_bytes.get(), packets: arguments.packets };
+    let limits = Limits {
+        time: arguments.time,
+        wait: arguments.wait,
+        bytes: arguments.max_bytes.get(),
+        packets: arguments.packets,
+    };
     let user = own_name(cluster).await;
-    let format = arguments.output.format;
     let mut status = Status::new(console);
     // From here on, signals end the capture, and not the program.
     let signal = interrupted()?;
     tokio::pin!(signal);
-    let (session, tap) =
-        Session::create(cluster, &arguments.podtap_namespace, (targets, mirror), (format, &limits), user.as_deref())
-            .await?;
+    let session = Session::new(cluster);
+    let format = (arguments.output.format, &limits);
+    let created = tokio::select! {
+        created = session.create(cluster, &arguments.podtap_namespace, (targets, mirror), format, user.as_deref()) => created,
+        () = &mut signal => Err(Failure::new(Exit::Interrupted, "interrupted")),
+    };
+    let (pod, tap) = match created {
+        Ok(created) => created,
+        Err(failure) => {
+            // What exists of it.
+            session.end().await;
+            return Err(failure);
+        }
+    };
     console.progress(&format!("{} created", session.name()));
     let outcome = {
-        let follow = follow(arguments, cluster, &session, &tap, sink, &mut status, console);
+        let follow = follow(arguments, cluster, &session, (&pod, &tap), sink, &mut status, console);
+        tokio::pin!(follow);
         tokio::select! {
-            outcome = follow => outcome,
-            () = &mut signal => Ok(()),
+            outcome = &mut follow => outcome,
+            () = &mut signal => {
+                // The pod sends what is left when it is asked to end. A second signal does not wait for that.
+                tokio::select! {
+                    (_, rest) = async { tokio::join!(session.end(), timeout(REST, &mut follow)) } => match rest {
+                        Ok(Err(failure)) if failure.exit == Exit::Error && failure.message.starts_with(NOT_WRITTEN) => Err(failure),
+                        _ => Ok(()),
+                    },
+                    () = interrupted()? => Ok(()),
+                }
+            }
         }
     };
     status.end();
-    // A second signal does not wait.
     let removed = tokio::select! {
         removed = remove(cluster, &session, &tap) => removed,
         () = interrupted()? => false,
     };
     let has_begun = status.has_begun();
-    console.progress(&summary(&status.counts, removed, session.name()));
+    console.progress(&summary(&status.counts, arguments.output.format, removed, session.name()));
     outcome?;
     Ok(if has_begun { Exit::Done } else { Exit::Interrupted })
 }
 
-fn summary(counts: &Counts, removed: bool, name: &str) -> String {
+fn summary(counts: &Counts, format: Format, removed: bool, name: &str) -> String {
     let packets = counted(usize::try_from(counts.packets).unwrap_or(usize::MAX), "packet");
+    // pcap has no statistics.
+    let dropped = match format {
+        Format::Pcapng => format!(", {} dropped", counts.dropped()),
+        Format::Pcap => String::new(),
+    };
     let end = if removed {
         "nothing is left in the cluster".to_owned()
     } else {
         format!("{name} is not known to be removed yet")
     };
-    format!("{packets}, {} dropped; {end}", counts.dropped())
+    format!("{packets}{dropped}; {end}")
 }
 
 /// Deletes the objects. Returns whether nothing is left.
@@ -279,52 +324,78 @@ async fn follow(
     arguments: &Arguments,
     cluster: &Cluster,
     session: &Session,
-    tap: &Tap,
+    (pod, tap): (&str, &Tap),
     sink: Sink,
     status: &mut Status,
     console: Console,
 ) -> Outcome<()> {
-    let mut waiting = Waiting::new(console);
-    let read = async {
-        let pod = session.pod(arguments.wait, &mut waiting).await?;
-        // Not earlier: a window without frames would only puzzle.
-        let Opened { writing, ended, is_printer } = sink.open(arguments.output.format, arguments.output.print)?;
-        let Writing { blocks, result } = writing;
-        let mut stream = Stream::new(session, &pod, Blocks::new(arguments.output.format), blocks);
-        let (ended, mut program) = match ended {
-            Some(ended) if is_printer => (None, Some(ended)),
-            other => (other, None),
-        };
-        let mut update = |blocks: &Blocks| status.update(&blocks.counts);
-        let end = tokio::select! {
-            end = stream.read(&mut update) => end,
-            () = window_closed(ended) => Ok(End::NotRead),
-        };
-        drop(stream);
-        let written = result.await.unwrap_or_else(|_| Err(io::Error::other("the thread that writes has panicked")));
-        written.map_err(|error| Failure::error(format!("frames cannot be written: {error}")))?;
-        if let Some(printer) = program.take() {
-            let _ = printer.await;
+    let mut opened = None;
+    let read = read(arguments, session, pod, sink, (&mut opened, status), console);
+    let outcome = {
+        tokio::pin!(read);
+        tokio::select! {
+            outcome = &mut read => outcome,
+            failure = watch_tap(cluster, tap, arguments, console) => {
+                // It may have been deleted because the pod has ended.
+                timeout(GRACE, &mut read).await.unwrap_or(Err(failure))
+            }
         }
-        end
     };
-    tokio::select! {
-        end = read => end.map(drop),
-        failure = watch_tap(cluster, tap, arguments.time + arguments.wait + SPARE, console) => Err(failure),
+    let Some(Opened { mut writing, ended }) = opened else { return outcome };
+    let written = writing.finish().await;
+    if let (true, Some(ended)) = (arguments.output.print, ended) {
+        let _ = ended.await;
+    }
+    outcome?;
+    written.map_err(|error| Failure::error(format!("{NOT_WRITTEN}: {error}")))
+}
+
+/// Reads the stream to its end. Leaves what is open to the caller.
+async fn read(
+    arguments: &Arguments,
+    session: &Session,
+    pod: &str,
+    sink: Sink,
+    (opened, status): (&mut Option<Opened>, &mut Status),
+    console: Console,
+) -> Outcome<()> {
+    session.runs(pod, arguments.wait, &mut Waiting::new(console)).await?;
+    let began = Instant::now();
+    // Not earlier: a window without frames would only puzzle.
+    let Opened { writing, ended } = opened.insert(sink.open(arguments.output.format).await?);
+    let mut stream = Stream::new(session, pod, Blocks::new(arguments.output.format), writing);
+    let mut update = |counts: &Counts| status.update(counts);
+    let end = tokio::select! {
+        end = stream.read(&mut update) => end?,
+        failure = window_closed(ended.as_mut().filter(|_| !arguments.output.print)) => failure?,
+    };
+    let counts = &status.counts;
+    let is_due = began.elapsed() >= arguments.time
+        || counts.bytes >= arguments.max_bytes.get()
+        || arguments.packets.is_some_and(|packets| counts.packets >= packets);
+    match end {
+        End::NotRead => Ok(()),
+        End::Complete if is_due => Ok(()),
+        End::Complete => Err(Failure::error(format!("the capture has ended early: the pod {pod} was asked to end"))),
+        End::Cut(_) if is_due => Ok(()),
+        End::Cut(why) => Err(Failure::error(format!("the capture has ended early: {why}"))),
     }
 }
 
-async fn window_closed(ended: Option<oneshot::Receiver<()>>) {
-    match ended {
-        Some(ended) => {
-            let _ = ended.await;
+/// Waits until the program that shows the frames has ended.
+async fn window_closed(ended: Option<&mut oneshot::Receiver<Option<ExitStatus>>>) -> Outcome<End> {
+    let Some(ended) = ended else { return future::pending().await };
+    match ended.await {
+        Ok(Some(status)) if !status.success() => {
+            Err(Failure::error(format!("the program that shows the frames has failed: {status}")))
         }
-        None => future::pending().await,
+        _ => Ok(End::NotRead),
     }
 }
 
 /// Reports how far the tap is. Returns why it cannot be captured from.
-async fn watch_tap(cluster: &Cluster, tap: &Tap, limit: Duration, console: Console) -> Failure {
+async fn watch_tap(cluster: &Cluster, tap: &Tap, arguments: &Arguments, console: Console) -> Failure {
+    let limit = arguments.time + arguments.wait + SPARE;
     let mut waiting = Waiting::new(console);
     let (mut was_seen, mut was_ready) = (false, false);
     loop {

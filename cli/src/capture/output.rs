@@ -7,16 +7,18 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin},
+    process::{Child, ChildStdin, ExitStatus},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::blocks::{Format, preamble};
-
-/// Chunks of blocks that wait to be written, of up to a MiB.
-const QUEUE: usize = 16;
+use crate::console::warn;
 
 /// When another file is begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,31 +41,84 @@ pub enum Output {
 
 /// A thread that writes.
 pub struct Writing {
-    /// Takes whole blocks. It is closed when they are not taken any more.
-    pub blocks: mpsc::Sender<Vec<u8>>,
+    /// To the thread. None: it is not to wait for more.
+    blocks: Option<mpsc::UnboundedSender<Vec<u8>>>,
+    shared: Arc<Shared>,
     /// How it has ended.
-    pub result: oneshot::Receiver<io::Result<()>>,
+    result: Option<oneshot::Receiver<io::Result<()>>>,
+}
+
+/// What the thread tells.
+#[derive(Default)]
+struct Shared {
+    /// Bytes that were written.
+    written: AtomicU64,
+    progress: Notify,
+}
+
+impl Writing {
+    /// Has blocks written. How many wait, the pod bounds: it sends no more than 16 MiB that were not confirmed.
+    pub fn send(&self, blocks: Vec<u8>) {
+        if let Some(sender) = self.blocks.as_ref().filter(|_| !blocks.is_empty()) {
+            // Otherwise, it has ended, as `closed` tells.
+            let _ = sender.send(blocks);
+        }
+    }
+
+    /// Bytes that were written.
+    pub fn written(&self) -> u64 {
+        self.shared.written.load(Ordering::Acquire)
+    }
+
+    /// Waits until more was written.
+    pub async fn progress(&self) {
+        self.shared.progress.notified().await;
+    }
+
+    /// Waits until blocks are not taken any more.
+    pub async fn closed(&self) {
+        match &self.blocks {
+            Some(blocks) => blocks.closed().await,
+            None => {}
+        }
+    }
+
+    /// Has the rest written, and returns the first error.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        self.blocks = None;
+        match self.result.take() {
+            Some(result) => {
+                result.await.unwrap_or_else(|_| Err(io::Error::other("the thread that writes has panicked")))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl Output {
     /// Starts to write.
     pub fn start(mut self) -> Writing {
-        let (blocks, mut receiver) = mpsc::channel::<Vec<u8>>(QUEUE);
+        let (blocks, mut receiver) = mpsc::unbounded_channel::<Vec<u8>>();
         let (sender, result) = oneshot::channel();
+        let shared = Arc::<Shared>::default();
+        let progress = Arc::clone(&shared);
         thread::spawn(move || {
             let mut outcome = Ok(());
             while outcome.is_ok()
                 && let Some(blocks) = receiver.blocking_recv()
             {
                 outcome = self.write(&blocks);
+                progress.written.fetch_add(blocks.len() as u64, Ordering::Release);
+                progress.progress.notify_one();
             }
-            drop(receiver);
+            // A program's input ends.
+            drop((receiver, self));
             // A reader that has enough is no error.
             let outcome =
                 outcome.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) });
             let _ = sender.send(outcome);
         });
-        Writing { blocks, result }
+        Writing { blocks: Some(blocks), shared, result: Some(result) }
     }
 
     fn write(&mut self, blocks: &[u8]) -> io::Result<()> {
@@ -79,12 +134,11 @@ impl Output {
     }
 }
 
-/// Tells when a program has ended.
-pub fn ended(mut child: Child) -> oneshot::Receiver<()> {
+/// Tells when a program has ended, and how. None: that is not known.
+pub fn ended(mut child: Child) -> oneshot::Receiver<Option<ExitStatus>> {
     let (sender, receiver) = oneshot::channel();
     thread::spawn(move || {
-        let _ = child.wait();
-        let _ = sender.send(());
+        let _ = sender.send(child.wait().ok());
     });
     receiver
 }
@@ -138,8 +192,11 @@ impl Files {
         self.size = self.preamble.len() as u64;
         self.written.push_back(path);
         while self.written.len() > files {
-            if let Some(oldest) = self.written.pop_front() {
-                fs::remove_file(oldest)?;
+            // It may have been moved, or be open in another program.
+            if let Some(oldest) = self.written.pop_front()
+                && let Err(error) = fs::remove_file(&oldest)
+            {
+                warn(&format!("{} cannot be removed: {error}", oldest.display()));
             }
         }
         Ok(())

@@ -9,13 +9,16 @@ use crate::{
 };
 
 /// Verb, group and resource.
-const NEEDED: [(&str, &str, &str); 10] = [
+const NEEDED: [(&str, &str, &str); 13] = [
     ("create", "batch", "jobs"),
     ("delete", "batch", "jobs"),
+    ("get", "", "pods"),
     ("list", "", "pods"),
     ("watch", "", "pods"),
     ("get", "", "pods/portforward"),
     ("create", "", "pods/portforward"),
+    ("list", GROUP, "podtaps"),
+    ("watch", GROUP, "podtaps"),
     ("create", GROUP, "podtaps"),
     ("delete", GROUP, "podtaps"),
     ("tap", "", "pods"),
@@ -47,28 +50,30 @@ pub async fn check(cluster: &Cluster) -> Outcome<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{collections::BTreeSet, fs, path::Path};
 
     use k8s_openapi::api::rbac::v1::ClusterRole;
 
     use super::*;
 
+    /// Besides the rights to read the selectors of targets.
     #[test]
-    fn the_role_of_the_chart_has_them() {
+    fn the_role_of_the_chart_has_them_and_no_other() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/install.yaml");
         let manifest = fs::read_to_string(path).expect("it can be read");
         let roles = manifest.split("\n---\n").filter(|document| document.contains("\nkind: ClusterRole\n"));
-        let roles = roles.filter_map(|document| serde_saphyr::from_str::<ClusterRole>(document).ok());
-        let role = roles.into_iter().find(|role| role.metadata.name.as_deref() == Some("podtap-capture"));
+        let mut roles = roles.filter_map(|document| serde_saphyr::from_str::<ClusterRole>(document).ok());
+        let role = roles.find(|role| role.metadata.name.as_deref() == Some("podtap-capture"));
         let rules = role.and_then(|role| role.rules).expect("the chart has it");
-        for (verb, group, resource) in NEEDED {
-            let grants = |list: &Option<Vec<String>>, word: &str| list.iter().flatten().any(|found| found == word);
-            let is_granted = rules.iter().any(|rule| {
-                rule.verbs.iter().any(|found| found == verb)
-                    && grants(&rule.api_groups, group)
-                    && grants(&rule.resources, resource)
-            });
-            assert!(is_granted, "{verb} {resource}");
+        let mut granted = BTreeSet::new();
+        for rule in rules.into_iter().filter(|rule| !rule.api_groups.iter().flatten().any(|group| group == "apps")) {
+            for group in rule.api_groups.iter().flatten() {
+                for resource in rule.resources.iter().flatten() {
+                    granted.extend(rule.verbs.iter().map(|verb| (verb.clone(), group.clone(), resource.clone())));
+                }
+            }
         }
+        let needed = NEEDED.map(|(verb, group, resource)| (verb.to_owned(), group.to_owned(), resource.to_owned()));
+        assert_eq!(granted, needed.into());
     }
 }

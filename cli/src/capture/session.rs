@@ -1,8 +1,12 @@
 //! The objects of a capture: created, waited for, and deleted.
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{
+    ops::ControlFlow,
+    process,
+    time::{Duration, SystemTime},
+};
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{ConfigMap, ContainerState, Pod},
@@ -22,7 +26,7 @@ use super::{
 use crate::{
     connection::Cluster,
     console::warn,
-    exit::{Exit, Failure, Outcome},
+    exit::{Exit, Failure, Outcome, with_causes},
     tap::{MANAGER, Tap},
     wait::Waiting,
 };
@@ -32,42 +36,87 @@ const POLL: Duration = Duration::from_millis(250);
 /// How long the API server may take to delete the objects.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// A capture in the cluster.
+/// A capture in the cluster, of which parts may exist.
 pub struct Session {
     jobs: Api<Job>,
     taps: Api<PodTap>,
     pods: Api<Pod>,
+    /// Of its job and of its tap.
     name: String,
 }
 
+/// How far its pod is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum State {
+    /// It runs.
+    Runs,
+    /// It has ended, or is gone, and why.
+    Ended(String),
+}
+
 impl Session {
-    /// Creates the job, and its tap. If that fails, nothing is left.
+    /// One of which nothing exists yet. Its name is known before anything is created, so that it can be deleted at any time.
+    pub fn new(cluster: &Cluster) -> Self {
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // Nanoseconds and process: no two captures of a namespace have both.
+        let name = format!("podtap-capture-{:x}-{:x}", time.as_nanos() & 0xffff_ffff_ffff, process::id());
+        let client = &cluster.client;
+        Self {
+            jobs: Api::namespaced(client.clone(), &cluster.namespace),
+            taps: Api::namespaced(client.clone(), &cluster.namespace),
+            pods: Api::namespaced(client.clone(), &cluster.namespace),
+            name,
+        }
+    }
+
+    /// Creates the job, and its tap as soon as its pod exists.
     pub async fn create(
+        &self,
         cluster: &Cluster,
         installed_in: &str,
         (targets, mirror): (Targets, MirrorSpec),
         (format, limits): (Format, &Limits),
         requested_by: Option<&str>,
-    ) -> Outcome<(Self, Tap)> {
+    ) -> Outcome<(String, Tap)> {
         let installation: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), installed_in);
         let map = installation.get(INSTALLATION).await.map_err(|error| Installation::missing(installed_in, error))?;
-        let new = job(&Installation::new(&map)?, format, limits, requested_by);
+        let new = job(&self.name, &Installation::new(&map)?, format, limits, requested_by);
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-        let created = jobs.create(&parameters, &new).await?;
-        let session = Self {
-            jobs,
-            taps: Api::namespaced(cluster.client.clone(), &cluster.namespace),
-            pods: Api::namespaced(cluster.client.clone(), &cluster.namespace),
-            name: created.name_any(),
-        };
-        match session.taps.create(&parameters, &tap(&created, targets, mirror, limits)).await {
-            Ok(tap) => Ok((session, Tap::Namespaced(Box::new(tap)))),
-            Err(error) => {
-                session.end().await;
-                Err(error.into())
+        let job = self.jobs.create(&parameters, &new).await?;
+        let pod = self.pod_of(&job, limits.wait).await?;
+        let tap = self.taps.create(&parameters, &tap(&job, &pod, targets, mirror, limits)).await?;
+        Ok((pod, Tap::Namespaced(Box::new(tap))))
+    }
+
+    /// The name of the pod that a job has created. A label alone may be of another pod.
+    async fn pod_of(&self, job: &Job, limit: Duration) -> Outcome<String> {
+        let deadline = Instant::now() + limit;
+        let mut pods = self.watch();
+        while let Ok(Some(pod)) = timeout_at(deadline, pods.next()).await {
+            let pod = pod.map_err(is_not_watched)?;
+            if let Some(pod) = pod
+                .filter(|pod| pod.owner_references().iter().any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref()))
+            {
+                return Ok(pod.name_any());
             }
         }
+        let (seconds, name) = (limit.as_secs(), &self.name);
+        Err(Failure::new(
+            Exit::TimedOut,
+            format!("after {seconds} s, the job {name} has no pod: kubectl describe job {name}"),
+        ))
+    }
+
+    /// Its pods, as they change. None: the watch is retried.
+    fn watch(&self) -> BoxStream<'static, Result<Option<Pod>, watcher::Error>> {
+        let config = watcher::Config::default().labels(&format!("{JOB_NAME}={}", self.name));
+        let pods = watcher::watcher(self.pods.clone(), config).default_backoff().applied_objects();
+        let retried = |pod| match pod {
+            Ok(pod) => Ok(Some(pod)),
+            Err(error @ (watcher::Error::InitialListFailed(_) | watcher::Error::WatchStartFailed(_))) => Err(error),
+            Err(_) => Ok(None),
+        };
+        pods.map(retried).boxed()
     }
 
     /// Of its job and of its tap.
@@ -80,28 +129,20 @@ impl Session {
         &self.pods
     }
 
-    /// Waits until its pod runs. Returns the name of the pod.
-    pub async fn pod(&self, limit: Duration, waiting: &mut Waiting) -> Outcome<String> {
+    /// Waits until its pod runs.
+    pub async fn runs(&self, name: &str, limit: Duration, waiting: &mut Waiting) -> Outcome<()> {
         let deadline = Instant::now() + limit;
-        let config = watcher::Config::default().labels(&format!("{JOB_NAME}={}", self.name));
-        let mut pods = watcher::watcher(self.pods.clone(), config).default_backoff().applied_objects().boxed();
-        let mut last = "the pod to be created".to_owned();
-        waiting.reports(last.clone());
+        let mut pods = self.watch();
+        let mut last = "the pod".to_owned();
         while let Ok(Some(pod)) = timeout_at(deadline, pods.next()).await {
-            match pod {
-                Ok(pod) => match state(&pod) {
-                    ControlFlow::Break(Ok(())) => return Ok(pod.name_any()),
-                    ControlFlow::Break(Err(message)) => return Err(Failure::error(message)),
-                    ControlFlow::Continue(text) => {
-                        waiting.reports(text.clone());
-                        last = text;
-                    }
-                },
-                Err(watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) => {
-                    return Err(error.into());
+            let Some(pod) = pod.map_err(is_not_watched)?.filter(|pod| pod.name_any() == name) else { continue };
+            match state(&pod) {
+                ControlFlow::Break(Ok(())) => return Ok(()),
+                ControlFlow::Break(Err(message)) => return Err(Failure::error(message)),
+                ControlFlow::Continue(text) => {
+                    waiting.reports(text.clone());
+                    last = text;
                 }
-                // The watch is retried.
-                Err(_) => {}
             }
         }
         Err(Failure::new(
@@ -129,14 +170,22 @@ impl Session {
         false
     }
 
-    /// Whether its pod exists, and has not ended.
-    pub async fn is_running(&self, pod: &str) -> Result<bool, kube::Error> {
-        let pod = self.pods.get_opt(pod).await?;
-        let is_over = |pod: &Pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"))
+    /// How far a pod of it is.
+    pub async fn state(&self, name: &str) -> Result<State, kube::Error> {
+        let Some(pod) = self.pods.get_opt(name).await? else {
+            return Ok(State::Ended(format!("the pod {name} was deleted")));
         };
-        Ok(pod.is_some_and(|pod| !is_over(&pod)))
+        let status = pod.status.clone().unwrap_or_default();
+        if pod.metadata.deletion_timestamp.is_some() {
+            return Ok(State::Ended(format!("the pod {name} was deleted")));
+        }
+        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            let ended =
+                status.container_statuses.into_iter().flatten().filter_map(|status| status.state?.terminated).next();
+            let why = status.reason.or(ended.and_then(|ended| ended.message.or(ended.reason))).unwrap_or_default();
+            return Ok(State::Ended(format!("the pod {name} has ended: {}", why.trim())));
+        }
+        Ok(State::Runs)
     }
 
     /// Deletes tap and job, and returns whether it could. What cannot be deleted ends without it: the pod does when it is asked for nothing
@@ -162,6 +211,13 @@ impl Session {
         let (tap, job) = tokio::join!(self.taps.delete(&self.name, &delete), self.jobs.delete(&self.name, &delete));
         let is_gone = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
         [tap.err(), job.err()].into_iter().flatten().find(|error| !is_gone(error)).map_or(Ok(()), Err)
+    }
+}
+
+fn is_not_watched(error: watcher::Error) -> Failure {
+    match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => error.into(),
+        error => Failure::error(with_causes(&error)),
     }
 }
 

@@ -63,7 +63,8 @@ fn line(time: Duration, counts: &Counts) -> String {
     let seconds = time.as_secs();
     let size = size(counts.bytes);
     let Counts { packets, interfaces, .. } = counts;
-    let pods = counted(interfaces.len(), "pod");
+    // Others have frames of which no pod is known, such as those without an IP address.
+    let pods = counted(interfaces.iter().filter(|name| name.contains('/')).count(), "pod");
     format!("{:02}:{:02}  {size}  {packets} packets  {pods}  dropped {}", seconds / 60, seconds % 60, counts.dropped())
 }
 

@@ -1,21 +1,22 @@
 //! The stream of a capture's pod, through a port that the API server forwards.
 //!
 //! The pod keeps what was not confirmed: after a connection was cut, the stream continues where it ended. Confirmations are also how the pod
-//! knows that this program runs (docs/collector.md, "A stream for one client").
+//! knows that this program runs (docs/collector.md, "Streaming to a client"). What comes is always read, since a connection that is not read
+//! carries no confirmations either; confirmed is what was written, so that the pod keeps back what this program has no room for.
 
 use std::time::Duration;
 
 use kube::api::Portforwarder;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, split},
-    sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::{
-    blocks::{Blocks, Malformed},
+    blocks::{Blocks, Counts, Malformed},
     job::{ABANDONED_AFTER, PORT},
-    session::Session,
+    output::Writing,
+    session::{Session, State},
 };
 use crate::{
     exit::{Exit, Failure, Outcome},
@@ -24,12 +25,14 @@ use crate::{
 
 /// How often the pod is told that this program runs.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Bytes after which the pod is told that they have come.
+/// Bytes after which the pod is told that they were written.
 const CONFIRMED_EVERY: u64 = 1 << 20;
-/// The pod sends statistics every 10 seconds: a connection that is silent for longer is cut.
+/// A connection that is silent for so long may be cut: another one is made. The pod sends statistics every 10 seconds once there are frames.
 const SILENCE: Duration = Duration::from_secs(15);
 /// How long the API server may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long the end of the stream may take to be written: as long as the pod waits for its confirmation.
+const LAST: Duration = Duration::from_secs(20);
 const BUFFER: usize = 1 << 20;
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -40,11 +43,15 @@ pub enum End {
     Complete,
     /// Blocks are not taken any more.
     NotRead,
+    /// The pod has ended without that, and why.
+    Cut(String),
 }
 
 /// Why a connection is over.
-enum Cut {
-    Closed,
+enum Closed {
+    /// The pod has ended the stream, and all of it was written.
+    Complete,
+    Cut,
     NotRead,
 }
 
@@ -53,43 +60,45 @@ pub struct Stream<'a> {
     session: &'a Session,
     pod: &'a str,
     /// Where whole blocks go.
-    output: mpsc::Sender<Vec<u8>>,
+    output: &'a Writing,
     blocks: Blocks,
-    /// Bytes that have come.
+    /// Bytes that have come, and that were confirmed.
     received: u64,
+    confirmed: u64,
 }
 
 impl<'a> Stream<'a> {
     /// Nothing is read yet.
-    pub fn new(session: &'a Session, pod: &'a str, blocks: Blocks, output: mpsc::Sender<Vec<u8>>) -> Self {
-        Self { session, pod, output, blocks, received: 0 }
+    pub fn new(session: &'a Session, pod: &'a str, blocks: Blocks, output: &'a Writing) -> Self {
+        Self { session, pod, output, blocks, received: 0, confirmed: 0 }
     }
 
     /// Reads until its end. Connects again for as long as the pod waits for that.
-    pub async fn read(&mut self, on_blocks: &mut impl FnMut(&Blocks)) -> Outcome<End> {
+    pub async fn read(&mut self, on_blocks: &mut impl FnMut(&Counts)) -> Outcome<End> {
         let mut contact = Instant::now();
         loop {
             match timeout(ANSWER, self.session.pods().portforward(self.pod, &[PORT])).await {
                 Ok(Ok(forwarder)) => match self.follow(forwarder, &mut contact, on_blocks).await? {
-                    Cut::NotRead => return Ok(End::NotRead),
-                    Cut::Closed => {}
+                    Closed::Complete => return Ok(End::Complete),
+                    Closed::NotRead => return Ok(End::NotRead),
+                    Closed::Cut => {}
                 },
                 Ok(Err(error)) => {
                     let failure = not_forwarded(error, self.pod);
-                    if failure.exit == Exit::NotPermitted {
+                    if failure.exit == Exit::NotPermitted && self.received == 0 {
                         return Err(failure);
                     }
                 }
                 Err(_) => {}
             }
-            if matches!(timeout(ANSWER, self.session.is_running(self.pod)).await, Ok(Ok(false))) {
-                return Ok(End::Complete);
+            match timeout(ANSWER, self.session.state(self.pod)).await {
+                Ok(Ok(State::Ended(why))) => return Ok(End::Cut(why)),
+                Ok(Ok(State::Runs)) => contact = Instant::now(),
+                Ok(Err(_)) | Err(_) => {}
             }
             if contact.elapsed() > ABANDONED_AFTER {
                 let seconds = ABANDONED_AFTER.as_secs();
-                return Err(Failure::error(format!(
-                    "the capture has ended: it was without contact for {seconds} seconds"
-                )));
+                return Ok(End::Cut(format!("it was without contact for {seconds} seconds")));
             }
             sleep(RETRY).await;
         }
@@ -100,56 +109,83 @@ impl<'a> Stream<'a> {
         &mut self,
         mut forwarder: Portforwarder,
         contact: &mut Instant,
-        on_blocks: &mut impl FnMut(&Blocks),
-    ) -> Outcome<Cut> {
+        on_blocks: &mut impl FnMut(&Counts),
+    ) -> Outcome<Closed> {
         let Some(stream) = forwarder.take_stream(PORT) else {
             return Err(Failure::error("the API server forwards no port"));
         };
         let (mut reader, mut writer) = split(stream);
-        let mut confirmed = self.received;
+        // It tells where the stream continues.
+        self.confirmed = self.received;
+        if writer.write_all(&self.received.to_le_bytes()).await.is_err() {
+            return Ok(Closed::Cut);
+        }
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut buffer = vec![0; BUFFER];
-        let mut pending = None;
-        let mut last = Instant::now();
+        let (mut last, mut ended) = (Instant::now(), None);
         loop {
-            tokio::select! {
-                biased;
-                // The first one at once: it tells where the stream continues.
-                _ = heartbeat.tick() => {
-                    if writer.write_all(&self.received.to_le_bytes()).await.is_err() || last.elapsed() > SILENCE {
-                        return Ok(Cut::Closed);
-                    }
-                    confirmed = self.received;
-                }
-                () = self.output.closed() => return Ok(Cut::NotRead),
-                permit = self.output.reserve(), if pending.is_some() => match (permit, pending.take()) {
-                    (Ok(permit), Some(blocks)) => permit.send(blocks),
-                    _ => return Ok(Cut::NotRead),
-                },
-                read = reader.read(&mut buffer), if pending.is_none() => {
-                    let Ok(count @ 1..) = read else {
-                        // At the end of the stream, the pod waits for the last number.
-                        let _ = writer.write_all(&self.received.to_le_bytes()).await;
-                        let _ = writer.shutdown().await;
-                        return Ok(Cut::Closed);
-                    };
-                    last = Instant::now();
-                    *contact = last;
-                    self.received += count as u64;
-                    let whole = self.blocks.push(&buffer[..count]).map_err(|Malformed| {
-                        Failure::error(format!("the pod {} sends something else than frames", self.pod))
-                    })?;
-                    pending = Some(whole).filter(|blocks| !blocks.is_empty());
-                    on_blocks(&self.blocks);
-                    if self.received - confirmed >= CONFIRMED_EVERY {
-                        if writer.write_all(&self.received.to_le_bytes()).await.is_err() {
-                            return Ok(Cut::Closed);
+            let is_due = tokio::select! {
+                () = self.output.closed() => return Ok(Closed::NotRead),
+                _ = heartbeat.tick() => true,
+                () = self.output.progress() => self.written() >= self.confirmed + CONFIRMED_EVERY || ended.is_some(),
+                read = reader.read(&mut buffer), if ended.is_none() => {
+                    match read {
+                        Ok(0) => ended = Some(Instant::now()),
+                        Ok(count) => {
+                            last = Instant::now();
+                            *contact = last;
+                            self.take(&buffer[..count], on_blocks)?;
                         }
-                        confirmed = self.received;
+                        Err(_) => return Ok(Closed::Cut),
                     }
+                    ended.is_some()
+                }
+            };
+            if is_due {
+                self.confirmed = self.confirmed.max(self.written());
+                if writer.write_all(&self.confirmed.to_le_bytes()).await.is_err() {
+                    return Ok(Closed::Cut);
                 }
             }
+            match ended {
+                // The pod waits for this.
+                Some(_) if self.confirmed == self.received && self.blocks.is_at_an_end() => {
+                    let _ = writer.shutdown().await;
+                    return Ok(if self.has_ended_by_itself().await { Closed::Complete } else { Closed::Cut });
+                }
+                Some(since) if since.elapsed() > LAST => return Ok(Closed::Cut),
+                None if last.elapsed() > SILENCE => return Ok(Closed::Cut),
+                _ => {}
+            }
         }
+    }
+
+    fn take(&mut self, bytes: &[u8], on_blocks: &mut impl FnMut(&Counts)) -> Outcome<()> {
+        self.received += bytes.len() as u64;
+        let whole = self
+            .blocks
+            .push(bytes)
+            .map_err(|Malformed| Failure::error(format!("the pod {} sends something else than frames", self.pod)))?;
+        self.output.send(whole);
+        on_blocks(&self.blocks.counts);
+        Ok(())
+    }
+
+    /// Bytes of the stream that were written, or need not be: a block that is not whole waits here.
+    fn written(&self) -> u64 {
+        self.output.written() + (self.received - self.blocks.counts.bytes)
+    }
+
+    /// Whether the pod ends, as it does when the stream is complete: a connection may also be closed in between.
+    async fn has_ended_by_itself(&self) -> bool {
+        let deadline = Instant::now() + ANSWER;
+        while Instant::now() < deadline {
+            if !matches!(timeout(ANSWER, self.session.state(self.pod)).await, Ok(Ok(State::Runs))) {
+                return true;
+            }
+            sleep(RETRY).await;
+        }
+        false
     }
 }

@@ -118,14 +118,15 @@ impl Job<'_> {
     fn run(self) -> io::Result<Handed> {
         let Self { resource: _, netns, interface, known } = self;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // Bound to nothing: it gets no frames.
-        let packets = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        let index = name_to_index(&packets, interface)?;
+        let connection = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let index = name_to_index(&connection, interface)?;
         if let Some(known) = known.filter(|known| known.interface == index && is_open(&known.connection)) {
             return Ok(known);
         }
-        let connection = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         connect(&connection, &SocketAddrUnix::new_abstract_name(PACKET_SOCKET_ADDRESS.as_bytes())?)?;
+        // Bound to nothing: it gets no frames. Not earlier: the kernel takes milliseconds to close one (`packet_release`,
+        // net/packet/af_packet.c).
+        let packets = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
         attach(&packets, &only_from(index))?;
         lock(&packets)?;
         let message = serde_json::to_vec(&PacketSocket { interface: interface.clone() })?;
