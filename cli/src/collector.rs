@@ -10,6 +10,7 @@ use crate::{
     connection::Cluster,
     exit::{Exit, Failure, Outcome, page},
     forward::{self, is_ready},
+    installation::InstallationFlags,
 };
 
 /// Labels of its pods.
@@ -21,9 +22,8 @@ const PORT: u16 = 9090;
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Collector")]
 pub struct CollectorFlags {
-    /// Namespace of the collector
-    #[arg(long, value_name = "NAME", default_value = "podtap-system")]
-    collector_namespace: String,
+    #[command(flatten)]
+    installation: InstallationFlags,
     /// Pod of the collector. Needed if there are several: each knows what its taps mirror
     #[arg(long, value_name = "NAME")]
     collector_pod: Option<String>,
@@ -38,7 +38,7 @@ pub struct Collector {
 impl Collector {
     /// The pod to ask.
     pub async fn find(cluster: &Cluster, flags: &CollectorFlags) -> Outcome<Self> {
-        let namespace = &flags.collector_namespace;
+        let namespace = &flags.installation.podtap_namespace;
         let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
         if let Some(name) = &flags.collector_pod {
             return Ok(Self { pods, name: name.clone() });
@@ -53,7 +53,7 @@ impl Collector {
                 Exit::Refused,
                 format!(
                     "no collector runs in the namespace {namespace}: install it (collector.enabled), or name its namespace with \
-                     --collector-namespace. See {}",
+                     --podtap-namespace. See {}",
                     page("collector.md", "in-a-cluster")
                 ),
             )),

@@ -21,6 +21,7 @@ mod explain;
 mod extcap;
 mod flows;
 mod forward;
+mod installation;
 mod kokotap;
 mod list;
 mod man;

@@ -211,12 +211,15 @@ pub fn interrupted() -> Outcome<impl Future<Output = ()>> {
     })
 }
 
-/// What `work` returns, or none at SIGINT.
+/// What `work` returns, or none at such a signal.
 pub async fn interruptible<T>(work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        value = work => Some(value),
-        // Without a handler, SIGINT ends the process by itself.
-        Ok(()) = tokio::signal::ctrl_c() => None,
+    match interrupted() {
+        Ok(signal) => tokio::select! {
+            value = work => Some(value),
+            () = signal => None,
+        },
+        // Without a handler, signals end the process by themselves.
+        Err(_) => Some(work.await),
     }
 }
 

@@ -47,6 +47,7 @@ use crate::{
     console::{Console, ask, counted},
     create::own_name,
     exit::{Exit, Failure, Outcome},
+    installation::InstallationFlags,
     mirror::FrameFlags,
     tap::Tap,
     target::{PodFlags, Target},
@@ -90,9 +91,8 @@ pub struct Arguments {
     /// How long to wait until the pod that receives the frames runs
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     wait: Duration,
-    /// Namespace of PodTap
-    #[arg(long, value_name = "NAME", default_value = "podtap-system")]
-    podtap_namespace: String,
+    #[command(flatten)]
+    installation: InstallationFlags,
     /// Ask nothing
     #[arg(short, long)]
     yes: bool,
@@ -251,7 +251,7 @@ async fn capture(
     let session = Session::new(cluster);
     let format = (arguments.output.format, &limits);
     let created = tokio::select! {
-        created = session.create(cluster, &arguments.podtap_namespace, (targets, mirror), format, user.as_deref()) => created,
+        created = session.create(cluster, &arguments.installation.podtap_namespace, (targets, mirror), format, user.as_deref()) => created,
         () = &mut signal => Err(Failure::new(Exit::Interrupted, "interrupted")),
     };
     let (pod, tap) = match created {

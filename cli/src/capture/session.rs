@@ -1,6 +1,7 @@
 //! The objects of a capture: created, waited for, and deleted.
 
 use std::{
+    cell::Cell,
     ops::ControlFlow,
     process,
     time::{Duration, SystemTime},
@@ -43,6 +44,7 @@ pub struct Session {
     pods: Api<Pod>,
     /// Of its job and of its tap.
     name: String,
+    may_exist: Cell<bool>,
 }
 
 /// How far its pod is.
@@ -66,6 +68,7 @@ impl Session {
             taps: Api::namespaced(client.clone(), &cluster.namespace),
             pods: Api::namespaced(client.clone(), &cluster.namespace),
             name,
+            may_exist: Cell::new(false),
         }
     }
 
@@ -82,7 +85,12 @@ impl Session {
         let map = installation.get(INSTALLATION).await.map_err(|error| Installation::missing(installed_in, error))?;
         let new = job(&self.name, &Installation::new(&map)?, format, limits, requested_by);
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        let job = self.jobs.create(&parameters, &new).await?;
+        self.may_exist.set(true);
+        let created = self.jobs.create(&parameters, &new).await;
+        if matches!(created, Err(kube::Error::Api(_))) {
+            self.may_exist.set(false);
+        }
+        let job = created?;
         let pod = self.pod_of(&job, limits.wait).await?;
         let tap = self.taps.create(&parameters, &tap(&job, &pod, targets, mirror, limits)).await?;
         Ok((pod, Tap::Namespaced(Box::new(tap))))
@@ -191,6 +199,9 @@ impl Session {
     /// Deletes tap and job, and returns whether it could. What cannot be deleted ends without it: the pod does when it is asked for nothing
     /// any more.
     pub async fn end(&self) -> bool {
+        if !self.may_exist.get() {
+            return true;
+        }
         let mut message = "the API server does not answer".to_owned();
         let deleted = timeout(ANSWER, async {
             // An API server that has just started may know no rights yet.

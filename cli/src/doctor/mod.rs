@@ -37,6 +37,7 @@ use crate::{
         snapshot::{Scope, Snapshot},
     },
     exit::{Exit, Failure, Outcome},
+    installation::InstallationFlags,
     manifest,
     tap::TapName,
     wait::{Waiting, interruptible},
@@ -59,9 +60,8 @@ pub struct Arguments {
     /// Only what matters for a tap: NAME, or cptap/NAME for a ClusterPodTap
     #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(complete::taps))]
     tap: Option<TapName>,
-    /// Namespace of PodTap
-    #[arg(long, value_name = "NAME", default_value = "podtap-system")]
-    podtap_namespace: String,
+    #[command(flatten)]
+    installation: InstallationFlags,
     /// Try the network between nodes, with a pod on each for some seconds. Asks
     #[arg(long, conflicts_with = "pre")]
     network: bool,
@@ -89,7 +89,7 @@ enum Format {
 /// Checks, and prints what it has found. When it is interrupted, it removes what it has started.
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
-    let session = arguments.network.then(|| Session::new(&cluster, &arguments.podtap_namespace));
+    let session = arguments.network.then(|| Session::new(&cluster, &arguments.installation.podtap_namespace));
     let report = interruptible(Box::pin(report(&cluster, &arguments, session.as_ref(), console))).await;
     // Before anything is printed: that ends the program if the reader has ended.
     if let Some(session) = session
@@ -137,7 +137,7 @@ async fn report(
 }
 
 async fn findings(cluster: &Cluster, arguments: &Arguments) -> Outcome<(Snapshot, Vec<Finding>)> {
-    let Arguments { podtap_namespace: home, node, tap, .. } = arguments.clone();
+    let Arguments { installation: InstallationFlags { podtap_namespace: home }, node, tap, .. } = arguments.clone();
     let snapshot = Box::pin(Snapshot::read(cluster, &Scope { home, node, tap })).await?;
     let findings = if arguments.pre {
         installation::check(&snapshot, &Rehearsal::read(cluster, &snapshot).await?)

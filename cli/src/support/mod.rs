@@ -32,6 +32,7 @@ use crate::{
     console::{Console, line},
     create::own_name,
     exit::{Exit, Failure, Outcome},
+    installation::InstallationFlags,
     manifest,
     support::{archive::Archive, redact::Redactor},
     version,
@@ -59,9 +60,8 @@ pub struct Arguments {
     /// Replace addresses and names
     #[arg(long)]
     redact: bool,
-    /// PodTap's namespace
-    #[arg(long, value_name = "NAME", default_value = "podtap-system")]
-    podtap_namespace: String,
+    #[command(flatten)]
+    installation: InstallationFlags,
 }
 
 /// Writes the archive.
@@ -77,7 +77,7 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
         archive: Archive::new(output, u64::try_from(Timestamp::now().as_second()).unwrap_or_default()),
         redactor: arguments.redact.then(Redactor::default),
         cluster: &cluster,
-        namespace: &arguments.podtap_namespace,
+        namespace: &arguments.installation.podtap_namespace,
         console,
     };
     collection.all(json!(server)).await.map_err(failed)?;

@@ -19,6 +19,7 @@ use crate::{
     connection::{Cluster, Connection},
     console::{Console, data, line, warn},
     exit::{Exit, Outcome},
+    installation::InstallationFlags,
     tap::{self, Kind, Tap, TapName, of_cluster},
     top::{
         nodes::Nodes,
@@ -51,9 +52,8 @@ pub struct Arguments {
     /// Print an object per row and line: every two seconds, or with --once one time
     #[arg(short, long, value_name = "FORMAT", value_enum)]
     output: Option<Format>,
-    /// Namespace of the helper pods
-    #[arg(long, value_name = "NAME", default_value = "podtap-system")]
-    helper_namespace: String,
+    #[command(flatten)]
+    installation: InstallationFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -75,7 +75,7 @@ struct Reader {
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
     let mut reader = Reader {
-        nodes: Nodes::new(&cluster, &arguments.helper_namespace),
+        nodes: Nodes::new(&cluster, &arguments.installation.podtap_namespace),
         cluster,
         tap: arguments.tap,
         all_namespaces: arguments.all_namespaces,

@@ -635,7 +635,7 @@ fn the_collector_that_is_asked_is_the_only_one_or_named() {
         }
     }
     let server = Server::new(|_| error(403, "", "pods is forbidden: alice cannot list resource pods"));
-    let output = server.run(&["map", "--collector-namespace", "other"]);
+    let output = server.run(&["map", "--podtap-namespace", "other"]);
     assert_eq!(code(&output), 5, "{}", stderr(&output));
     assert!(server.requests()[0].target.starts_with("/api/v1/namespaces/other/pods?"));
 }

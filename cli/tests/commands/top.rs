@@ -40,7 +40,7 @@ fn a_missing_right_to_read_counters_is_named() {
         Some(TAPS) => list(&[]),
         _ => error(403, "", "pods is forbidden: alice cannot list resource pods"),
     });
-    let output = server.run(&["top", "--helper-namespace", "other"]);
+    let output = server.run(&["top", "--podtap-namespace", "other"]);
     assert!(code(&output) == 5 && stderr(&output).contains("cannot list resource pods"), "{}", stderr(&output));
     assert!(server.requests()[1].target.starts_with("/api/v1/namespaces/other/pods?"));
 }
