@@ -1,5 +1,7 @@
 //! `capture` against an API server that records its requests: what it needs, and what it removes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 const JOBS: &str = "/apis/batch/v1/namespaces/shop/jobs";
@@ -7,6 +9,7 @@ const CAPTURE: [&str; 5] = ["capture", "web-0", "-w", "/dev/null", "-y"];
 
 /// A cluster with PodTap, unless `is_installed` is false, in which `refused` is answered with 403: a path, or a resource that is asked for.
 fn cluster(is_installed: bool, refused: Option<&'static str>) -> Server {
+    let is_deleted = AtomicBool::new(false);
     Server::new(move |request| {
         let path = request.target.split('?').next().unwrap_or_default();
         match (request.method.as_str(), path) {
@@ -21,6 +24,7 @@ fn cluster(is_installed: bool, refused: Option<&'static str>) -> Server {
                 Answer::Object(200, json!({"metadata": {"name": "podtap-capture"}, "data": data}))
             }
             ("GET", "/api/v1/namespaces/shop/pods") if request.is_watch() => Answer::Silence,
+            ("GET", "/api/v1/namespaces/shop/pods") if is_deleted.load(Ordering::Relaxed) => list(&[]),
             ("GET", "/api/v1/namespaces/shop/pods") => {
                 let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "u"});
                 let pod = |name: &str, owners: Value| json!({"metadata": {"name": name, "namespace": "shop", "uid": name, "ownerReferences": owners}});
@@ -39,7 +43,10 @@ fn cluster(is_installed: bool, refused: Option<&'static str>) -> Server {
                 Answer::Object(201, tap)
             }
             ("POST", _) => Answer::Object(201, json!({"metadata": {}, "status": {"userInfo": {"username": "alice"}}})),
-            ("DELETE", _) => Answer::Object(200, json!({"kind": "Status", "status": "Success"})),
+            ("DELETE", path) => {
+                is_deleted.fetch_or(path.starts_with(JOBS), Ordering::Relaxed);
+                Answer::Object(200, json!({"kind": "Status", "status": "Success"}))
+            }
             _ => error(404, "x", "not found"),
         }
     })
