@@ -30,9 +30,9 @@ impl Status {
         Self { console, is_terminal, began: None, written: None, counts: Counts::default() }
     }
 
-    /// Whether anything came.
+    /// Whether frames have come.
     pub const fn has_begun(&self) -> bool {
-        self.began.is_some()
+        self.counts.packets > 0
     }
 
     /// Takes what was captured.
