@@ -26,7 +26,8 @@ pub fn check(snapshot: &Snapshot) -> Vec<Finding> {
         Ok(taps) => taps,
         Err(message) => return vec![unread(Group::Taps, "taps", message)],
     };
-    let mut causes: BTreeMap<(String, bool), (Vec<String>, &str)> = BTreeMap::new();
+    // By reason, message and whether it is only a warning: one reason may have several messages.
+    let mut causes: BTreeMap<(&str, &str, bool), Vec<String>> = BTreeMap::new();
     let mut good = 0;
     let mut unseen = Vec::new();
     for tap in taps {
@@ -36,20 +37,18 @@ pub fn check(snapshot: &Snapshot) -> Vec<Finding> {
         };
         let degraded = tap.condition(CONDITION_DEGRADED).filter(|condition| condition.status == "True");
         if let Some(condition) = degraded {
-            let (names, _) = causes.entry((condition.reason.clone(), true)).or_insert((Vec::new(), &condition.message));
-            names.push(tap.to_string());
+            causes.entry((&condition.reason, &condition.message, true)).or_default().push(tap.to_string());
         }
         if ready.status == "True" {
             good += usize::from(degraded.is_none());
         } else if !is_about_network(tap) {
             let is_expected = EXPECTED.iter().any(|reason| reason.as_str() == ready.reason);
-            let (names, _) = causes.entry((ready.reason.clone(), is_expected)).or_insert((Vec::new(), &ready.message));
-            names.push(tap.to_string());
+            causes.entry((&ready.reason, &ready.message, is_expected)).or_default().push(tap.to_string());
         }
     }
-    let finding = |((reason, is_warning), (names, message)): ((String, bool), (Vec<String>, &str))| {
+    let finding = |((reason, message, is_warning), names): ((&str, &str, bool), Vec<String>)| {
         let level = if is_warning { Finding::warning } else { Finding::error };
-        level(Group::Taps, format!("{}: {reason}: {message}", named("", &names))).page(page_of(&reason))
+        level(Group::Taps, format!("{}: {reason}: {message}", named("", &names))).page(page_of(reason))
     };
     let mut findings: Vec<_> = causes.into_iter().map(finding).collect();
     if !unseen.is_empty() {

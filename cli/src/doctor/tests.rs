@@ -281,6 +281,19 @@ fn taps_that_are_not_ready() {
         let Tap::Namespaced(tap) = nth(&mut snapshot.taps, 0) else { panic!("it has a namespace") };
         tap.metadata.generation = Some(2);
     });
+    // The same reason with other messages.
+    let with_both = |condition: &'static str, status: &'static str| {
+        move |snapshot: &mut Snapshot| {
+            let taps = ["no node n8", "no node n9", "no node n8"];
+            snapshot.taps = Ok(taps.map(|message| tap(status, condition, "NodeNotFound", message)).to_vec());
+        }
+    };
+    for found in [faults(with_both("DestinationsReady", "False")), faults(with_both("Degraded", "True"))] {
+        let messages: Vec<_> = found.iter().map(|finding| finding.message.as_str()).collect();
+        let expected =
+            ["PodTap shop/web, PodTap shop/web: NodeNotFound: no node n8", "PodTap shop/web: NodeNotFound: no node n9"];
+        assert_eq!(messages, expected);
+    }
 }
 
 #[test]
