@@ -1,6 +1,6 @@
 //! `cleanup`: taps that have expired, and what captures have left whose client is gone.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use clap::Args;
 use k8s_openapi::{
@@ -27,9 +27,6 @@ use crate::{
 /// Label of what belongs to a capture.
 const CAPTURE: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=capture";
 
-/// How long the pod of a capture may take until it is ready. Its client waits for less.
-const START: SignedDuration = SignedDuration::from_mins(5);
-
 /// Arguments of `cleanup`.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
@@ -47,11 +44,28 @@ pub struct Arguments {
     yes: bool,
 }
 
+/// Why a tap is not needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It has expired.
+    Expired,
+    /// The client of its capture is gone.
+    Abandoned,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Expired => "it has expired",
+            Self::Abandoned => "the client of its capture is gone",
+        })
+    }
+}
+
 /// What is left.
 #[derive(Default)]
 struct Left {
-    /// With the reason why they are not needed.
-    taps: Vec<(Tap, &'static str)>,
+    taps: Vec<(Tap, Why)>,
     jobs: Vec<Job>,
     exit: Exit,
 }
@@ -87,8 +101,10 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     // Only for the report.
     let around = Surroundings::read(&cluster).await.ok();
     // All of them at first: none keeps the others waiting. A Job comes after its taps, which are deleted with it.
-    for (tap, _) in taps {
-        match request(&cluster, &tap, around.as_ref()).await {
+    for (tap, why) in taps {
+        // Meanwhile, its user may have given an expired one more time.
+        let version = tap.meta().resource_version.clone().filter(|_| why == Why::Expired);
+        match request(&cluster, &tap, version, around.as_ref()).await {
             Ok(nodes) => deleted.push((tap, nodes)),
             Err(failure) => exit = after(exit, Err(failure)),
         }
@@ -143,9 +159,9 @@ async fn left(cluster: &Cluster, all_namespaces: bool) -> Outcome<Left> {
         };
         let has_expired = tap.ready().is_some_and(|ready| ready.reason == Reason::Expired.as_str());
         if owner.is_some_and(|(_, uid)| ended.contains(&uid)) || is_orphan {
-            left.taps.push((tap, "the client of its capture is gone"));
+            left.taps.push((tap, Why::Abandoned));
         } else if has_expired {
-            left.taps.push((tap, "it has expired"));
+            left.taps.push((tap, Why::Expired));
         }
     }
     Ok(left)
@@ -176,14 +192,16 @@ async fn is_gone(cluster: &Cluster, namespace: Option<&str>, name: &str, uid: &s
     Ok(job.is_some_and(|job| job.is_none_or(|job| job.metadata.uid.as_deref() != Some(uid))))
 }
 
-/// Whether the Job of a capture has ended, or cannot begin: its pod ends by itself when its client is gone.
+/// Whether the Job of a capture has ended, or should have: its pod ends by itself when its client is gone. One whose pod is not Ready
+/// may still have a client that waits, for example for its node.
 fn is_over(job: &Job, now: Timestamp) -> bool {
     let status = job.status.as_ref();
     let mut conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
     let has_ended = conditions.any(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True");
-    let is_ready = status.and_then(|status| status.ready).is_some_and(|ready| ready > 0);
-    let is_old = job.creation_timestamp().is_some_and(|created| now.duration_since(created.0) > START);
-    has_ended || (is_old && !is_ready)
+    let start = status.and_then(|status| status.start_time.as_ref());
+    let limit = job.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).map(SignedDuration::from_secs);
+    let is_late = start.zip(limit).is_some_and(|(start, limit)| now.duration_since(start.0) > limit);
+    has_ended || is_late
 }
 
 fn called(job: &Job) -> String {
@@ -226,22 +244,23 @@ mod tests {
     #[test]
     fn captures_that_are_over() {
         let now = "2026-01-01T01:00:00Z".parse().expect("a time");
-        let job = |created: &str, status: Value| -> Job {
-            let metadata = json!({"name": "capture", "namespace": "shop", "creationTimestamp": created});
-            serde_json::from_value(json!({"metadata": metadata, "status": status})).expect("a Job")
+        let job = |status: Value| -> Job {
+            let spec = json!({"activeDeadlineSeconds": 600, "template": {}});
+            let metadata = json!({"name": "capture", "namespace": "shop"});
+            serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).expect("a Job")
         };
         let ended = |kind: &str| json!({"conditions": [{"type": kind, "status": "True"}]});
-        let (young, old) = ("2026-01-01T00:59:00Z", "2026-01-01T00:50:00Z");
-        for (created, status, expected) in [
-            (young, json!({}), false),
-            (young, ended("Complete"), true),
-            (young, ended("Failed"), true),
-            (young, ended("Suspended"), false),
-            (old, json!({"active": 1, "ready": 1}), false),
-            (old, json!({"active": 1, "ready": 0}), true),
-            (old, json!({"active": 1}), true),
+        let started = |start: &str| json!({"active": 1, "ready": 0, "startTime": start});
+        for (status, expected) in [
+            (json!({}), false),
+            (ended("Complete"), true),
+            (ended("Failed"), true),
+            (ended("Suspended"), false),
+            // Its node may be back, or still be created: the client waits.
+            (started("2026-01-01T00:50:01Z"), false),
+            (started("2026-01-01T00:49:59Z"), true),
         ] {
-            assert_eq!(is_over(&job(created, status.clone()), now), expected, "{created} {status}");
+            assert_eq!(is_over(&job(status.clone()), now), expected, "{status}");
         }
     }
 }

@@ -27,7 +27,7 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     let around = Surroundings::read(&cluster).await.ok();
     // All of them at first: none keeps the others waiting.
     for tap in taps {
-        match request(&cluster, &tap, around.as_ref()).await {
+        match request(&cluster, &tap, None, around.as_ref()).await {
             Ok(nodes) => deleted.push((tap, nodes)),
             Err(failure) => exit = after(exit, Err(failure)),
         }
@@ -38,14 +38,19 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     Ok(exit)
 }
 
-/// Asks for the deletion, and returns the nodes that have a part of the tap.
-pub async fn request(cluster: &Cluster, tap: &Tap, around: Option<&Surroundings>) -> Outcome<Option<BTreeSet<String>>> {
+/// Asks for the deletion, of this version only if there is one, and returns the nodes that have a part of the tap.
+pub async fn request(
+    cluster: &Cluster,
+    tap: &Tap,
+    version: Option<String>,
+    around: Option<&Surroundings>,
+) -> Outcome<Option<BTreeSet<String>>> {
     let nodes = match around {
         Some(around) => nodes(cluster, tap, around).await.unwrap_or_default(),
         None => None,
     };
     // Not another one of the same name.
-    let preconditions = Preconditions { uid: Some(tap.uid().to_owned()), resource_version: None };
+    let preconditions = Preconditions { uid: Some(tap.uid().to_owned()), resource_version: version };
     let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     tap.api(cluster).delete(tap.name(), &parameters).await?;
     Ok(nodes)

@@ -79,6 +79,9 @@ fn only_what_is_not_needed_is_deleted() {
         uid.trim_start_matches("uid-of-").to_owned()
     };
     assert_eq!(deletions.iter().map(named).collect::<Vec<_>>(), ["expired", "of-ended", "of-gone", "ended"]);
+    let versions = deletions.iter().map(|request| &request.body["preconditions"]["resourceVersion"]);
+    let expected = [&json!("1"), &Value::Null, &Value::Null, &Value::Null];
+    assert_eq!(versions.collect::<Vec<_>>(), expected, "an expired tap may have been changed meanwhile");
     assert_eq!(deletions[3].body["propagationPolicy"], "Background", "its pods go with it");
     assert!(stdout(&output).contains("job.batch/ended deleted\n"), "{}", stdout(&output));
     let output = server.run(&["cleanup", "-y"]);
