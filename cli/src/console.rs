@@ -216,11 +216,16 @@ pub fn after(exit: Exit, outcome: Outcome) -> Exit {
 }
 
 /// Asks whether to continue. Without a terminal, the user has to say yes beforehand.
+pub async fn ask(consequence: &str, yes: bool) -> Outcome<()> {
+    if agrees(consequence, yes).await? { Ok(()) } else { Err(Failure::usage("nothing was changed")) }
+}
+
+/// Whether the user agrees.
 ///
 /// A thread of its own reads the answer: meanwhile, SIGINT ends the command.
-pub async fn ask(consequence: &str, yes: bool) -> Outcome<()> {
+pub async fn agrees(consequence: &str, yes: bool) -> Outcome<bool> {
     if yes {
-        return Ok(());
+        return Ok(true);
     }
     let screen = Screen::get();
     if screen.is_json || !io::stdin().is_terminal() {
@@ -234,5 +239,5 @@ pub async fn ask(consequence: &str, yes: bool) -> Outcome<()> {
         let read = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
         let _ = sender.send(read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"));
     });
-    if answer.await == Ok(true) { Ok(()) } else { Err(Failure::usage("nothing was changed")) }
+    Ok(answer.await == Ok(true))
 }

@@ -104,6 +104,7 @@ pub fn healthy() -> Snapshot {
             node_tap("n2", json!({"observedGeneration": 1, "receivers": [receiver], "features": {"ebpf": true}})),
         ]),
         taps: Ok(vec![tap("True", "Delivering", "AsExpected", "")]),
+        receiving: Some(["n2".to_owned()].into()),
         undecodable: Vec::new(),
         cni: Cni::default(),
     }

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     complete,
     connection::{Cluster, Connection, duration},
-    console::{Console, ask, counted, data, warn},
+    console::{Console, agrees, counted, data, warn},
     doctor::{
         installation::Rehearsal,
         report::{Finding, Group, Level, Report},
@@ -167,9 +167,17 @@ async fn try_network(
         counted(names.len(), "node"),
         named("", &names)
     );
-    ask(&consequence, arguments.yes).await?;
-    let observed = session.observe(cluster, snapshot, &members, console).await?;
-    Ok(paths::check(snapshot, &observed, &members))
+    if !agrees(&consequence, arguments.yes).await? {
+        return Ok(vec![Finding::new(Group::Network, Level::Unknown, "the network between nodes was not tried")]);
+    }
+    // The other findings may tell why.
+    Ok(session.observe(cluster, snapshot, &members, console).await.map_or_else(
+        |failure| {
+            let level = if failure.exit == Exit::NotPermitted { Level::NotPermitted } else { Level::Error };
+            vec![Finding::new(Group::Network, level, format!("the network between nodes cannot be tried: {failure}"))]
+        },
+        |observed| paths::check(snapshot, &observed, &members),
+    ))
 }
 
 /// All checks of an installation.

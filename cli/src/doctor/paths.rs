@@ -1,6 +1,6 @@
 //! What the pods of `--network` tell of the paths between nodes. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use podtap_model::PathEvent;
 
@@ -75,8 +75,13 @@ pub fn paths(observed: &BTreeMap<String, Observed>, members: &[Member]) -> Vec<P
 /// The findings about them.
 pub fn check(snapshot: &Snapshot, observed: &BTreeMap<String, Observed>, members: &[Member]) -> Vec<Finding> {
     let port = snapshot.receiver_port();
+    // Of nodes without a receiver, it is not PodTap that uses the port.
+    let is_foreign = |path: &Path| {
+        path.state == State::PortInUse && snapshot.receiving.as_ref().is_some_and(|nodes| !nodes.contains(&path.to))
+    };
+    let (foreign, paths): (Vec<_>, Vec<_>) = paths(observed, members).into_iter().partition(is_foreign);
     let mut states: BTreeMap<State, Vec<String>> = BTreeMap::new();
-    for path in paths(observed, members) {
+    for path in paths {
         states.entry(path.state).or_default().push(format!("{} to {}", path.from, path.to));
     }
     let mut findings: Vec<_> = observed
@@ -87,6 +92,13 @@ pub fn check(snapshot: &Snapshot, observed: &BTreeMap<String, Observed>, members
                 .page(page_of("HelperPodFailed"))
         })
         .collect();
+    let occupied: BTreeSet<String> = foreign.into_iter().map(|path| path.to).collect();
+    if !occupied.is_empty() {
+        let nodes = named("node", &occupied.into_iter().collect::<Vec<_>>());
+        let text = format!("another program uses UDP {port} on the {nodes}: receivers of taps cannot");
+        let hint = "ss -ulpn tells which. End it, or choose another receiverPort in the PodTapPolicy";
+        findings.push(Finding::error(Group::Network, text).hint(hint).page(page_of("PortInUse")));
+    }
     let smallest = states.keys().filter_map(|state| match state {
         State::UpTo(size) => Some(*size),
         _ => None,
@@ -178,6 +190,11 @@ mod tests {
             taken.iter().any(|found| found.level == Level::Unknown && found.message.contains("is in use")),
             "{taken:?}"
         );
+        // n1 has no receiver.
+        let foreign = findings(&[sends("n2", 1500), PathEvent::PortInUse], &[sends("n1", 1500), received("n1", 1500)]);
+        let levels: Vec<_> = foreign.iter().map(|found| found.level).collect();
+        assert_eq!(levels, [Level::Error, Level::Ok], "{foreign:?}");
+        assert!(foreign[0].message.contains("another program uses UDP 14789 on the node n1"), "{foreign:?}");
         let absent = findings(&good, &[]);
         let levels: Vec<_> = absent.iter().map(|found| found.level).collect();
         assert_eq!(levels, [Level::Error, Level::Unknown], "{absent:?}");

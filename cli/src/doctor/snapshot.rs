@@ -57,6 +57,8 @@ pub struct Snapshot {
     pub all_nodes: Vec<Node>,
     pub node_taps: Read<Vec<NodeTap>>,
     pub taps: Read<Vec<Tap>>,
+    /// All nodes that receive frames, or are to, with those out of scope. None if the user may not read it.
+    pub receiving: Option<BTreeSet<String>>,
     /// Objects that this version of the program does not understand, and why.
     pub undecodable: Vec<String>,
     pub cni: Cni,
@@ -139,6 +141,7 @@ impl Snapshot {
             policy: policies.map(|policies| policies.into_iter().find(is_read)),
             all_nodes: nodes.iter().flatten().cloned().collect(),
             nodes,
+            receiving: node_taps.as_ref().ok().map(|all| receiving(all)),
             node_taps,
             taps: taps(cluster, scope, &missing_kinds).await?,
             undecodable,
@@ -186,6 +189,13 @@ impl Snapshot {
         let policy = self.policy.as_ref().ok().and_then(Option::as_ref);
         policy.map_or(podtap_model::bounds::RECEIVER_PORT, |policy| policy.spec.receiver_port)
     }
+}
+
+fn receiving(node_taps: &[NodeTap]) -> BTreeSet<String> {
+    let receives = |node: &&NodeTap| {
+        !node.spec.0.receivers.is_empty() || node.status.as_ref().is_some_and(|status| !status.receivers.is_empty())
+    };
+    node_taps.iter().filter(receives).map(ResourceExt::name_any).collect()
 }
 
 /// Of the kinds that this program uses, those that the API server does not serve.
