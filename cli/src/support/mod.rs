@@ -49,7 +49,7 @@ const PAGE: u32 = 20;
 const PAGE_OF_NAMES: u32 = 500;
 /// Of the log of a container.
 const LOG_LINES: i64 = 20_000;
-const LOG_BYTES: i64 = 4 << 20;
+const LOG_BYTES: u32 = 4 << 20;
 
 /// Arguments of `support`.
 #[derive(Args, Clone, Debug)]
@@ -97,7 +97,13 @@ fn create(path: &PathBuf) -> io::Result<File> {
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    let file = options.open(path)?;
+    // One that exists keeps its mode, and a device has to.
+    #[cfg(unix)]
+    if file.metadata()?.is_file() {
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    }
+    Ok(file)
 }
 
 /// What is needed of a pod of PodTap.
@@ -161,15 +167,16 @@ impl<W: Write> Collection<'_, W> {
         self.objects("nodetaps", Api::<NodeTap>::all(client()), &all, drop).await?;
         let own = all.clone().labels(OWN);
         self.objects("deployments", Api::<Deployment>::namespaced(client(), namespace), &own, drop).await?;
+        // Before the events, whose messages name images of these.
+        let mut pods = Vec::new();
+        let keep = |pod| pods.push(OwnPod::from(pod));
+        self.objects("pods", Api::<Pod>::namespaced(client(), namespace), &own, keep).await?;
         self.objects("events", Api::<Event>::namespaced(client(), namespace), &all, drop).await?;
         let of_controller = all.fields("reportingComponent=podtap-controller");
         if !self.objects("events-of-taps", Api::<Event>::all(client()), &of_controller, drop).await? {
             let events = Api::<Event>::namespaced(client(), own_namespace);
             self.objects("events-of-taps", events, &of_controller, drop).await?;
         }
-        let mut pods = Vec::new();
-        let keep = |pod| pods.push(OwnPod::from(pod));
-        self.objects("pods", Api::<Pod>::namespaced(client(), namespace), &own, keep).await?;
         self.console.step("reading logs");
         for pod in &pods {
             self.logs(pod).await?;
@@ -267,12 +274,17 @@ impl<W: Write> Collection<'_, W> {
                     container: Some(container.clone()),
                     previous,
                     tail_lines: Some(LOG_LINES),
-                    limit_bytes: Some(LOG_BYTES),
+                    limit_bytes: Some(LOG_BYTES.into()),
                     ..LogParams::default()
                 };
                 let log = api.logs(name, &parameters).await.map_err(Failure::from);
                 let suffix = if previous { ".previous" } else { "" };
-                self.text(&format!("logs/{name}/{container}{suffix}.log"), log)?;
+                let path = format!("logs/{name}/{container}{suffix}.log");
+                // The kubelet counts lines from the end, and bytes from there on.
+                if log.as_ref().is_ok_and(|log| log.len() >= LOG_BYTES as usize) {
+                    self.missing(&path, &format!("only the first {LOG_BYTES} bytes of its last {LOG_LINES} lines"));
+                }
+                self.text(&path, log)?;
             }
         }
         Ok(())

@@ -129,13 +129,20 @@ fn meaning<'a>(parent: &str, key: &str, text: &'a str) -> Option<(&'static str, 
         (key, label) if matches!(key, "labels" | "matchLabels") && !label.starts_with("app.kubernetes.io/") => "label",
         ("matchExpressions", "values") => "label",
         ("annotations", "podtap.dev/requested-by") => "user",
-        (_, "image") => {
-            let host = text.split_once('/').map(|(host, _)| host.split(':').next().unwrap_or(host))?;
-            return (host.contains('.') && host != "podtap.dev").then_some(("registry", host));
-        }
+        // In objects, and in what `version` prints.
+        (_, "image" | "controller" | "helpers") => return Some(("registry", registry(text)?)),
         _ => return None,
     };
     Some((what, text))
+}
+
+/// The host of an image's registry. Without a dot or a port, the first part is a folder of the default registry
+/// (github.com/distribution/reference).
+fn registry(image: &str) -> Option<&str> {
+    let (host, _) = image.split_once('/').filter(|(host, _)| host.contains(['.', ':']))?;
+    // An address is replaced as such.
+    let name = host.split(':').next().filter(|name| !name.starts_with('['))?;
+    (!matches!(name, "podtap.dev" | "localhost")).then_some(name)
 }
 
 /// Replaces each run of such characters for which there is a replacement, with or without the punctuation at its end.
@@ -220,5 +227,15 @@ mod tests {
         assert_eq!(of_node, "object-1, object-2", "they have the name of a node");
         redactor.learn_all(&json!({"image": "registry.example.com:5000/podtap:0.1.0"}));
         assert_eq!(redactor.text("registry.example.com:5000/podtap:0.1.0"), "registry-1:5000/podtap:0.1.0");
+        let mut versions =
+            json!({"controller": ["registry:5000/podtap:1"], "helpers": ["mirror.corp/podtap:1", "team/podtap:1"]});
+        redactor.learn_all(&versions);
+        redactor.object(&mut versions);
+        assert_eq!(
+            versions,
+            json!({"controller": ["registry-2:5000/podtap:1"], "helpers": ["registry-3/podtap:1", "team/podtap:1"]})
+        );
+        redactor.learn_all(&json!({"image": ["localhost:5000/podtap", "[2001:db8::1]:5000/podtap"]}));
+        assert_eq!(redactor.text("localhost [2001:db8::1]:5000/podtap"), "localhost [ipv6-2]:5000/podtap");
     }
 }

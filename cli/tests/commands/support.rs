@@ -1,18 +1,18 @@
 //! `support` against an API server that records its requests.
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
+use std::{collections::BTreeMap, fs::Permissions, os::unix::fs::PermissionsExt as _};
 
 use super::*;
 
-/// A cluster in which nothing may be executed.
-fn cluster() -> Server {
+/// A cluster in which nothing may be executed; `answer` is about more.
+fn cluster(answer: impl Fn(&Request, &str) -> Option<Answer> + Send + Sync + 'static) -> Server {
     let pod = json!({
         "metadata": {"name": "podtap-helper-worker-1-x7x7x", "namespace": "podtap-system",
             "labels": {"app.kubernetes.io/name": "podtap", "app.kubernetes.io/component": "helper"}, "managedFields": [{"manager": "x"}]},
         "spec": {"nodeName": "worker-1", "containers": []},
         "status": {"containerStatuses": [{"name": "agent", "ready": true, "restartCount": 1, "image": "", "imageID": ""}]},
     });
-    Server::new(move |request| match request.target.split('?').next().unwrap_or_default() {
+    let usual = move |path: &str| match path {
         "/version" => Answer::Object(
             200,
             json!({"major": "1", "minor": "35", "gitVersion": "v1.35.4", "gitCommit": "", "gitTreeState": "", "buildDate": "",
@@ -31,6 +31,10 @@ fn cluster() -> Server {
             list(&[json!({"metadata": {"name": "web.1", "namespace": "shop"}, "involvedObject": {}})])
         }
         _ => error(403, "", "User \"alice@example.com\" may not"),
+    };
+    Server::new(move |request| {
+        let path = request.target.split('?').next().unwrap_or_default();
+        answer(request, path).unwrap_or_else(|| usual(path))
     })
 }
 
@@ -48,6 +52,9 @@ fn parts(path: &Path) -> BTreeMap<String, String> {
 fn collect(server: &Server, name: &str, more: &[&str]) -> BTreeMap<String, String> {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let file = path.to_str().expect("a path");
+    // Of an earlier run, and readable for all.
+    fs::write(&path, "").expect("it can be written");
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("it is mine");
     let output = server.run(&[&["support", "-f", file], more].concat());
     assert_eq!((code(&output), stdout(&output)), (3, format!("{file} written\n")), "{}", stderr(&output));
     let permissions = fs::metadata(&path).expect("a file").permissions();
@@ -57,7 +64,9 @@ fn collect(server: &Server, name: &str, more: &[&str]) -> BTreeMap<String, Strin
 
 #[test]
 fn an_archive_has_what_may_be_read_and_tells_what_not() {
-    let server = cluster();
+    let server = cluster(|request, _| {
+        request.target.contains("previous=true").then(|| Answer::Object(200, json!("x".repeat(4 << 20))))
+    });
     let parts = collect(&server, "support.tgz", &[]);
     let part = |name: &str| parts.get(&format!("podtap-support/{name}")).unwrap_or_else(|| panic!("{name}: {parts:?}"));
     let tap: Value = serde_json::from_str(part("podtaps/shop/web.json")).expect("JSON");
@@ -67,8 +76,9 @@ fn an_archive_has_what_may_be_read_and_tells_what_not() {
     assert!(!part("pods/podtap-system/podtap-helper-worker-1-x7x7x.json").contains("managedFields"));
     let log = "logs/podtap-helper-worker-1-x7x7x/agent";
     assert_eq!(part(&format!("{log}.log")), "\"worker-1 (192.0.2.1): shop/web\"");
-    assert_eq!(part(&format!("{log}.previous.log")), part(&format!("{log}.log")));
     let index = part("index.txt");
+    let is_cut = "agent.previous.log: MISSING: only the first 4194304 bytes of its last 20000 lines\n";
+    assert!(index.contains(is_cut) && part(&format!("{log}.previous.log")).len() > 4 << 20, "{index}");
     for missing in [
         "nodetaps: MISSING: User \"alice@example.com\" may not",
         "inspect/worker-1.json: MISSING: ",
@@ -86,7 +96,29 @@ fn an_archive_has_what_may_be_read_and_tells_what_not() {
 
 #[test]
 fn names_and_addresses_are_replaced_everywhere() {
-    let parts = collect(&cluster(), "redacted.tgz", &["--redact"]);
+    // The images of the helper pods may be read, and an event that names another one.
+    let server = cluster(|request, path| {
+        let pod = |image: &str| json!({"metadata": {"name": "podtap-x", "namespace": "podtap-system"}, "spec": {"containers": [{"name": "x", "image": image}]}});
+        match path {
+            "/apis" => Some(Answer::Object(200, json!({"groups": []}))),
+            "/api/v1/pods" if request.target.contains("component%3Dhelper") => {
+                Some(list(&[pod("registry:5000/podtap:1")]))
+            }
+            "/apis/apps/v1/deployments" => Some(list(&[])),
+            "/api/v1/namespaces/podtap-system/pods" => Some(list(&[pod("mirror.corp/podtap:1")])),
+            "/api/v1/namespaces/podtap-system/events" => {
+                Some(list(&[json!({"metadata": {"name": "x", "namespace": "podtap-system"},
+                "involvedObject": {}, "message": "Failed to pull mirror.corp/podtap:1 and registry:5000/podtap:1"})]))
+            }
+            _ => None,
+        }
+    });
+    let parts = collect(&server, "registries.tgz", &["--redact"]);
+    let all = format!("{parts:#?}");
+    assert!(all.contains("Failed to pull registry-2/podtap:1 and registry-1:5000/podtap:1"), "{all}");
+    assert!(!all.contains("registry:5000") && !all.contains("mirror.corp"), "{all}");
+
+    let parts = collect(&cluster(|_, _| None), "redacted.tgz", &["--redact"]);
     let all = format!("{parts:#?}");
     for secret in ["worker-1", "192.0.2.1", "shop", "web-0", "web.json", "alice"] {
         assert!(!all.contains(secret), "{secret}: {all}");
@@ -104,6 +136,6 @@ fn without_an_answer_there_is_no_archive() {
     let server = Server::new(|_| error(500, "", "broken"));
     let output = server.run(&["support", "-f", path.to_str().expect("a path")]);
     assert_eq!((code(&output), path.exists()), (1, false), "{}", stderr(&output));
-    let output = cluster().run(&["support", "-f", "/nowhere/x.tgz"]);
+    let output = cluster(|_, _| None).run(&["support", "-f", "/nowhere/x.tgz"]);
     assert!(code(&output) == 1 && stderr(&output).contains("cannot write /nowhere/x.tgz"), "{}", stderr(&output));
 }
