@@ -221,8 +221,6 @@ pub async fn ask(consequence: &str, yes: bool) -> Outcome<()> {
 }
 
 /// Whether the user agrees.
-///
-/// A thread of its own reads the answer: meanwhile, SIGINT ends the command.
 pub async fn agrees(consequence: &str, yes: bool) -> Outcome<bool> {
     if yes {
         return Ok(true);
@@ -233,11 +231,20 @@ pub async fn agrees(consequence: &str, yes: bool) -> Outcome<bool> {
     }
     screen.clear();
     eprint!("{}. Continue? [y/N] ", plain(consequence));
-    let (sender, answer) = oneshot::channel();
-    thread::spawn(move || {
+    let answer = in_thread(|| {
         let mut answer = String::new();
         let read = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
-        let _ = sender.send(read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"));
+        read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
     });
-    Ok(answer.await == Ok(true))
+    Ok(answer.await == Some(true))
+}
+
+/// What `work` returns, in a thread of its own: while it waits for a terminal, SIGINT ends the command. None if it panics.
+pub async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, result) = oneshot::channel();
+    thread::spawn(move || {
+        // Without a receiver, the command has ended.
+        let _ = sender.send(work());
+    });
+    result.await.ok()
 }

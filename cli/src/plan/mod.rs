@@ -7,7 +7,10 @@ mod rows;
 mod text;
 mod wire;
 
-use std::{io::Read as _, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use clap::{Arg, Args, ValueEnum};
 use kube::{
@@ -20,7 +23,7 @@ use serde_json::Value;
 
 use crate::{
     connection::{Cluster, Connection},
-    console::data,
+    console::{data, in_thread},
     exit::{Exit, Failure, Outcome},
     manifest,
     plan::{
@@ -88,7 +91,7 @@ pub async fn run(arguments: Arguments, connection: &Connection) -> Outcome {
     let flags = &arguments.requested.tap;
     let (cluster, subject) = match (&arguments.file, &flags.words[..]) {
         (Some(path), _) => {
-            let object = object(&read(path)?)?;
+            let object = object(&read(path).await?)?;
             let cluster = connection.open().await?;
             let subject = of_file(&cluster, connection, object).await?;
             (cluster, subject)
@@ -125,14 +128,13 @@ fn existing(words: &[String]) -> Outcome<TapName> {
     }
 }
 
-fn read(path: &PathBuf) -> Outcome<String> {
-    let mut text = String::new();
+async fn read(path: &Path) -> Outcome<String> {
     let read = if path.as_os_str() == "-" {
-        std::io::stdin().read_to_string(&mut text).map(drop)
+        in_thread(|| io::read_to_string(io::stdin())).await.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
     } else {
-        std::fs::read_to_string(path).map(|read| text = read)
+        fs::read_to_string(path)
     };
-    read.map(|()| text).map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+    read.map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
 }
 
 /// The tap of a document, in YAML or JSON.
@@ -172,11 +174,13 @@ async fn of_file(cluster: &Cluster, connection: &Connection, (kind, mut value): 
     if let Some(document) = value.as_object_mut() {
         document.remove("status");
     }
-    let object: DynamicObject =
+    let mut object: DynamicObject =
         serde_json::from_value(value.clone()).map_err(|error| Failure::usage(format!("the file: {error}")))?;
-    let local = Tap::of(kind, object)?;
     let api = kind.api(cluster, namespace.as_deref());
     let before = if_permitted(api.get_opt(&name).await)?.flatten();
+    // By it, what exists of the tap is known.
+    object.metadata.uid = before.as_ref().and_then(|before| before.metadata.uid.clone());
+    let local = Tap::of(kind, object)?;
     // Another field manager may own the fields, such as kubectl apply.
     let parameters = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER).force().validation_strict() };
     let patch = Patch::Apply(value);

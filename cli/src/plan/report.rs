@@ -89,6 +89,9 @@ pub struct Report {
     pub tap: String,
     /// Whether it exists already, with this spec.
     pub exists: bool,
+    /// Whether it mirrors already, as far as it is not refused: it exists, and is not suspended.
+    #[serde(skip)]
+    pub is_observed: bool,
     /// What it selects, for people.
     pub selection: String,
     /// Frames of which direction.
@@ -128,7 +131,7 @@ pub struct Creates {
 }
 
 impl Report {
-    /// What `tap` would do. Whether it is suspended does not count: it would do so when it is resumed.
+    /// What `tap` does, or would do: one that is suspended, when it is resumed.
     pub fn of(tap: &Tap, known: Known) -> Self {
         let Known { exists, pods, around, places, rivals, vni_holders, mut denials, mut warnings } = known;
         let policy = policy(&around);
@@ -137,8 +140,16 @@ impl Report {
         let family = common_family(&usable.map(|place| place.addresses.as_slice()).collect::<Vec<_>>());
         let places = with_family(places, family);
         let active = tap.resumed();
-        let context =
-            Context { tap: &active, exists, around: &around, places: &places, family, policy: policy.as_ref() };
+        let is_observed = exists && !tap.mirror().suspend;
+        let context = Context {
+            tap: &active,
+            exists,
+            is_observed,
+            around: &around,
+            places: &places,
+            family,
+            policy: policy.as_ref(),
+        };
         let rows = pods.map(|pods| rows(context, pods));
         if let Some(policy) = &policy {
             denials.extend(beyond_quota(tap, exists, rivals.as_deref(), &policy.limits));
@@ -150,6 +161,7 @@ impl Report {
         Self {
             tap: tap.to_string(),
             exists,
+            is_observed,
             selection: selection(tap),
             direction: tap.mirror().direction,
             pods: rows,

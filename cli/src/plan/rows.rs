@@ -11,7 +11,7 @@ use super::{
     wire::{Family, Wire},
 };
 use crate::{
-    pods::{Cause, Surroundings, Verdict, without_nodes},
+    pods::{Cause, Surroundings, Verdict, verdict, without_nodes},
     tap::Tap,
 };
 
@@ -50,6 +50,8 @@ pub enum RowState {
     Pending(Cause),
     /// It would not.
     Refused(Cause),
+    /// The user may not read what tells.
+    Unknown(Cause),
 }
 
 /// What the verdict on a pod depends on.
@@ -59,6 +61,8 @@ pub struct Context<'a> {
     pub tap: &'a Tap,
     /// Whether it exists: then, its place among other taps is decided.
     pub exists: bool,
+    /// Whether it mirrors already: then, the nodes report its pods.
+    pub is_observed: bool,
     /// What else decides.
     pub around: &'a Surroundings,
     /// Its destinations.
@@ -71,13 +75,14 @@ pub struct Context<'a> {
 
 /// The pods in the order in which a limit takes them, and named ones that do not exist.
 pub fn rows(context: Context<'_>, mut pods: Vec<Pod>) -> Vec<Row> {
-    let Context { tap, policy, .. } = context;
+    let Context { tap, is_observed, policy, .. } = context;
     pods.sort_by_key(|pod| (pod.creation_timestamp(), pod.name_any()));
-    let limit = limit(tap, policy);
+    let limit = if is_observed { usize::MAX } else { limit(tap, policy) };
     let mut tapped = 0;
     let mut rows = Vec::new();
     for pod in &pods {
-        let state = match state(context, pod) {
+        let state = if is_observed { observed(tap, pod, context.around) } else { state(context, pod) };
+        let state = match state {
             None => continue,
             Some(RowState::Ok) if tapped >= limit => {
                 RowState::Refused(Cause::new(Reason::TooManyPods, format!("the oldest {limit} are tapped")))
@@ -101,6 +106,17 @@ fn limit(tap: &Tap, policy: Option<&PodTapPolicySpec>) -> usize {
     usize::try_from(own.min(of_policy.unwrap_or(u32::MAX))).unwrap_or(usize::MAX)
 }
 
+/// Whether a pod is tapped; none if the tap does not select it.
+fn observed(tap: &Tap, pod: &Pod, around: &Surroundings) -> Option<RowState> {
+    match verdict(tap, pod, around) {
+        Verdict::Tapped => Some(RowState::Ok),
+        Verdict::Pending(cause) => Some(RowState::Pending(cause)),
+        Verdict::NotTapped(cause) => Some(RowState::Refused(cause)),
+        Verdict::Unknown(cause) => Some(RowState::Unknown(cause)),
+        Verdict::NotMatched(_) => None,
+    }
+}
+
 /// Whether a pod would be tapped; none if the tap does not select it.
 fn state(context: Context<'_>, pod: &Pod) -> Option<RowState> {
     let Context { tap, exists, around, places, policy, .. } = context;
@@ -110,7 +126,8 @@ fn state(context: Context<'_>, pod: &Pod) -> Option<RowState> {
     match without_nodes(tap, pod, around) {
         Some(Verdict::NotMatched(_)) => return None,
         Some(Verdict::NotTapped(cause)) => return Some(RowState::Refused(cause)),
-        Some(Verdict::Pending(cause) | Verdict::Unknown(cause)) => return Some(RowState::Pending(cause)),
+        Some(Verdict::Pending(cause)) => return Some(RowState::Pending(cause)),
+        Some(Verdict::Unknown(cause)) => return Some(RowState::Unknown(cause)),
         Some(Verdict::Tapped) | None => {}
     }
     if places.iter().any(|place| place.pod.is_some() && place.pod == uid) {
@@ -122,7 +139,8 @@ fn state(context: Context<'_>, pod: &Pod) -> Option<RowState> {
         return refused(Reason::NodeNotFound, format!("its node {node} does not exist any more"));
     }
     let most = policy.filter(|_| !exists).map_or(u32::MAX, |policy| policy.limits.taps_per_pod);
-    if u32::try_from(others(pod, around).count()).unwrap_or(u32::MAX) >= most {
+    let others = senders(pod, around).filter(|(sender, _)| sender.tap_uid != tap.uid()).count();
+    if u32::try_from(others).unwrap_or(u32::MAX) >= most {
         let message =
             format!("{most} taps mirror it already, and limits.tapsPerPod of the PodTapPolicy allows no more");
         return refused(Reason::TooManyTaps, message);
@@ -130,8 +148,8 @@ fn state(context: Context<'_>, pod: &Pod) -> Option<RowState> {
     Some(RowState::Ok)
 }
 
-/// Senders of other taps in a pod, with the interface that their tap asks for.
-fn others<'a>(
+/// Senders in a pod, with the interface that their tap asks for.
+fn senders<'a>(
     pod: &Pod,
     around: &'a Surroundings,
 ) -> impl Iterator<Item = (&'a SenderStatus, Option<&'a InterfaceName>)> {
@@ -158,12 +176,13 @@ fn row(context: Context<'_>, pod: &Pod, state: RowState) -> Row {
         Some(interface) => network.interface.as_deref() == Some(&**interface),
         None => network.default,
     });
-    let observed = others(pod, around).find(|(_, interface)| *interface == requested);
+    let observed = senders(pod, around).find(|(_, interface)| *interface == requested);
     let interface = requested
         .map(ToString::to_string)
         .or_else(|| network?.interface.clone())
         .or_else(|| observed?.0.interface.clone());
-    let mtu = network.and_then(|network| network.mtu);
+    // Users who may annotate pods can write any number. Linux has no larger MTU (include/uapi/linux/if_ether.h, ETH_MAX_MTU).
+    let mtu = network.and_then(|network| network.mtu).filter(|mtu| *mtu <= u32::from(u16::MAX));
     let is_remote = |place: &Place| match (&place.node, &node) {
         _ if place.is_external => Some(true),
         (Some(receiver), Some(node)) => Some(receiver != node),
@@ -177,7 +196,7 @@ fn row(context: Context<'_>, pod: &Pod, state: RowState) -> Row {
     } else {
         Some(false)
     };
-    let mut degraded: Vec<String> = others(pod, around).flat_map(|(sender, _)| sender.degraded.clone()).collect();
+    let mut degraded: Vec<String> = senders(pod, around).flat_map(|(sender, _)| sender.degraded.clone()).collect();
     degraded.dedup();
     let name = tap.pod_name(&pod.namespace().unwrap_or_default(), &pod.name_any());
     let is_tapped = matches!(state, RowState::Ok);

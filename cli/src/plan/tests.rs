@@ -67,6 +67,7 @@ fn states(report: &Report) -> Vec<(&str, &str)> {
     let state = |row: &Row| match &row.state {
         RowState::Ok => "ok",
         RowState::Pending(_) => "pending",
+        RowState::Unknown(_) => "unknown",
         RowState::Refused(cause) => {
             podtap_model::Reason::ALL.iter().find(|r| r.as_str() == cause.reason).expect("known").as_str()
         }
@@ -154,6 +155,54 @@ fn each_verdict_on_a_pod() {
         (states(&report), report.exit(false), report.exit(true)),
         (vec![("web-a", "ok")], Exit::Done, Exit::Partly)
     );
+}
+
+#[test]
+fn a_tap_that_exists_mirrors_what_the_nodes_report() {
+    let report = |changes: &Value, policy: &Value| {
+        let mut tap = tap(changes);
+        let ready = json!({"type": "Ready", "status": "False", "reason": "NodeNotFound", "message": "", "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        if let Tap::Namespaced(tap) = &mut tap {
+            (tap.status, tap.metadata.generation) = (Some(read(json!({"conditions": [ready]}))), Some(1));
+        }
+        let pods = ["web-a", "web-b"].map(|name| pod(name, "n1", &json!({}))).to_vec();
+        Report::of(&tap, Known { exists: true, pods: Some(pods), ..known(policy) })
+    };
+    let begins = |report: &Report, words: &str| {
+        let text = plain(&report.table());
+        assert!(text.starts_with(words), "{words}: {text}");
+    };
+    // The sender in web-a is of the tap `o`.
+    let other = report(&json!({}), &json!({}));
+    assert_eq!(states(&other), [("web-a", "NodeNotFound"), ("web-b", "NodeNotFound")]);
+    begins(&other, "PodTap shop/web mirrors 0 of 2 pods ");
+    let own = report(&json!({"/metadata/uid": "o"}), &json!({"limits": {"tapsPerPod": 1}}));
+    assert_eq!(states(&own), [("web-a", "ok"), ("web-b", "NodeNotFound")]);
+    begins(&own, "PodTap shop/web mirrors 1 of 2 pods ");
+    let suspended = report(&json!({"/spec/suspend": true}), &json!({}));
+    assert_eq!(states(&suspended), [("web-a", "ok"), ("web-b", "ok")]);
+    begins(&suspended, "PodTap shop/web would mirror 2 of 2 pods ");
+    // Of one that is changed, the sender that it has does not count.
+    let pods = || Some(vec![pod("web-a", "n1", &json!({}))]);
+    let one = json!({"limits": {"tapsPerPod": 1}});
+    let changed = Report::of(&tap(&json!({"/metadata/uid": "o"})), Known { pods: pods(), ..known(&one) });
+    assert_eq!(states(&changed), [("web-a", "ok")]);
+}
+
+#[test]
+fn an_impossible_mtu_is_ignored() {
+    let mtu = |mtu: u32| {
+        let networks = json!([{"interface": "eth0", "default": true, "mtu": mtu}]);
+        let annotations = json!({"k8s.v1.cni.cncf.io/network-status": networks.to_string()});
+        let pods = vec![pod("web-b", "n2", &json!({"/metadata/annotations": annotations}))];
+        let report = Report::of(&tap(&json!({})), Known { pods: Some(pods), ..known(&json!({})) });
+        report.rows().next().map(|row| (row.mtu, row.wire.longest_packet))
+    };
+    assert_eq!(mtu(65_535), Some((Some(65_535), Some(65_585))));
+    for impossible in [65_536, u32::MAX] {
+        assert_eq!(mtu(impossible), Some((None, None)), "{impossible}");
+    }
 }
 
 #[test]

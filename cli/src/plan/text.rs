@@ -50,8 +50,8 @@ impl Report {
 
     fn summary(&self) -> String {
         let verb = match self.exit(false) {
-            _ if self.exists => "mirrors",
-            Exit::Refused | Exit::NotPermitted => "is refused; otherwise, it would mirror",
+            _ if self.is_observed => "mirrors",
+            Exit::Refused | Exit::NotPermitted if !self.exists => "is refused; otherwise, it would mirror",
             _ => "would mirror",
         };
         let pods = match &self.pods {
@@ -71,7 +71,7 @@ impl Report {
     fn findings(&self) -> Vec<String> {
         let mut refused: BTreeMap<&Cause, Vec<&str>> = BTreeMap::new();
         for row in self.rows() {
-            if let RowState::Refused(cause) | RowState::Pending(cause) = &row.state {
+            if let RowState::Refused(cause) | RowState::Pending(cause) | RowState::Unknown(cause) = &row.state {
                 refused.entry(cause).or_default().push(&row.pod);
             }
         }
@@ -112,6 +112,7 @@ fn cells(row: &Row) -> Vec<String> {
         RowState::Ok if row.degraded.is_empty() => "ok".to_owned(),
         RowState::Ok => "ok, frames may be missing".to_owned(),
         RowState::Pending(_) => "pending".to_owned(),
+        RowState::Unknown(_) => "unknown".to_owned(),
         RowState::Refused(cause) => format!("refused: {}", cause.reason),
     };
     vec![

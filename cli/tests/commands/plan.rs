@@ -18,6 +18,9 @@ fn cluster(denied: &'static [&'static str], refusal: Option<&'static str>) -> Se
         json!({"metadata": {"name": name}, "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.2"}],
             "conditions": [{"type": "Ready", "status": "True"}]}})
     };
+    // What a node reports of the tap of web-0.
+    let node_tap = json!({"metadata": {"name": "n1"}, "spec": {},
+        "status": {"senders": [{"tapUid": "t", "podUid": "web-0", "state": "Active", "reason": "AsExpected"}]}});
     Server::new(move |request| {
         let path = request.target.split('?').next().unwrap_or_default();
         match (request.method.as_str(), path) {
@@ -44,7 +47,8 @@ fn cluster(denied: &'static [&'static str], refusal: Option<&'static str>) -> Se
                 Answer::Object(200, tap("True", "AsExpected", &json!({})))
             }
             ("GET", "/api/v1/namespaces/shop/pods") => list(&pods),
-            ("GET", "/api/v1/namespaces" | "/apis/podtap.dev/v1alpha1/nodetaps") => list(&[]),
+            ("GET", "/apis/podtap.dev/v1alpha1/nodetaps") => list(std::slice::from_ref(&node_tap)),
+            ("GET", "/api/v1/namespaces") => list(&[]),
             ("GET", "/api/v1/nodes") => list(&[node("n1"), node("n2")]),
             ("GET", "/api/v1/nodes/n2") => Answer::Object(200, node("n2")),
             ("GET", path) if path.ends_with("taps") => list(&[]),
@@ -78,7 +82,7 @@ fn a_plan_reads_and_writes_nothing() {
     );
     assert!(text.contains("n1     web-0   -        -     +50       ok\n"), "{text}");
     assert!(text.contains("refused: HostNetwork\n") && text.contains("#hostnetwork (web-1)\n"), "{text}");
-    assert!(text.contains("Creates 1 sender device, 1 receiver device, VNI 5000, helper pods on n1, n2.\n"), "{text}");
+    assert!(text.contains("Creates 1 sender device, 1 receiver device, VNI 5000, helper pods on n2.\n"), "{text}");
     assert!(text.ends_with("Nothing was changed.\n"), "{text}");
     assert_nothing_written(&server);
     let asked: Vec<_> = server
@@ -162,4 +166,30 @@ fn a_tap_of_a_file_is_tried_as_it_is_written() {
     let elsewhere = file.replace("name: web}", "name: web, namespace: db}");
     let output = run(&["-n", "shop"], &elsewhere);
     assert!(code(&output) == 2 && stderr(&output).contains("leave out -n"), "{}", stderr(&output));
+}
+
+/// At a terminal, its user may give up.
+#[test]
+fn reading_standard_input_is_interrupted() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-podtap"));
+    let mut child =
+        command.args(["plan", "-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let pid = child.id().to_string();
+    let catches_interrupts = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask");
+        // The bit of a signal is its number less one (proc_pid_status(5)).
+        u64::from_str_radix(caught.trim(), 16).expect("hexadecimal") & (1 << 1) != 0
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !catches_interrupts() {
+        assert!(Instant::now() < deadline, "it catches SIGINT");
+        thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+    // Open until here.
+    let input = child.stdin.take();
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((code(&output), stderr(&output).as_str()), (130, "interrupted\n"));
+    drop(input);
 }
