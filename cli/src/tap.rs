@@ -127,9 +127,17 @@ pub async fn get(cluster: &Cluster, name: &TapName) -> Outcome<Tap> {
 
 /// All taps of a kind: of a namespace, or of all. Warns of those that cannot be read.
 pub async fn list(cluster: &Cluster, kind: Kind, namespace: Option<&str>) -> Outcome<Vec<Tap>> {
+    let (taps, unreadable) = readable(cluster, kind, namespace).await?;
+    unreadable.iter().for_each(|message| warn(message));
+    Ok(taps)
+}
+
+/// Likewise, with a message about each of those that cannot be read.
+pub async fn readable(cluster: &Cluster, kind: Kind, namespace: Option<&str>) -> Outcome<(Vec<Tap>, Vec<String>)> {
     let objects = kind.api(cluster, namespace).list(&ListParams::default()).await?;
-    let readable = |object| kind.tap(object).inspect_err(|failure| warn(&failure.message)).ok();
-    Ok(objects.items.into_iter().filter_map(readable).collect())
+    let mut unreadable = Vec::new();
+    let read = |object| kind.tap(object).map_err(|failure| unreadable.push(failure.message)).ok();
+    Ok((objects.items.into_iter().filter_map(read).collect(), unreadable))
 }
 
 /// Every `ClusterPodTap`, or none if the user may not list them.

@@ -20,9 +20,9 @@ use crate::{
     console::{Console, data, line, warn},
     exit::{Exit, Outcome},
     installation::InstallationFlags,
-    tap::{self, Kind, Tap, TapName, of_cluster},
+    tap::{self, Kind, Tap, TapName},
     top::{
-        nodes::Nodes,
+        nodes::{History, Nodes},
         rows::{Order, View},
     },
 };
@@ -68,6 +68,8 @@ struct Reader {
     all_namespaces: bool,
     nodes: Nodes,
     taps: Vec<Tap>,
+    /// Why there may be more of them.
+    unread: Vec<String>,
     listed: Option<Instant>,
 }
 
@@ -80,11 +82,13 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
         tap: arguments.tap,
         all_namespaces: arguments.all_namespaces,
         taps: Vec::new(),
+        unread: Vec::new(),
         listed: None,
     };
     reader.list().await?;
-    let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
-    if is_terminal && !arguments.once && arguments.output.is_none() {
+    // Requests are printed by other means, and would end up between the rows.
+    let has_screen = io::stdout().is_terminal() && io::stdin().is_terminal() && !console.verbose;
+    if has_screen && !arguments.once && arguments.output.is_none() {
         return screen::run(reader, arguments.sort).await;
     }
     let only_once = arguments.once || arguments.output.is_none();
@@ -120,14 +124,23 @@ fn print(view: &View, format: Option<Format>) {
 impl Reader {
     /// Finds the taps, and the helper pods.
     async fn list(&mut self) -> Outcome<()> {
-        self.taps = if let Some(name) = &self.tap {
-            vec![tap::get(&self.cluster, name).await?]
+        (self.taps, self.unread) = if let Some(name) = &self.tap {
+            (vec![tap::get(&self.cluster, name).await?], Vec::new())
         } else {
             let namespace = Some(self.cluster.namespace.as_str()).filter(|_| !self.all_namespaces);
-            tap::list(&self.cluster, Kind::PodTap, namespace).await?
+            tap::readable(&self.cluster, Kind::PodTap, namespace).await?
         };
         if self.all_namespaces {
-            self.taps.extend(of_cluster(&self.cluster).await?.unwrap_or_default());
+            match tap::readable(&self.cluster, Kind::ClusterPodTap, None).await {
+                Ok((taps, unread)) => {
+                    self.taps.extend(taps);
+                    self.unread.extend(unread);
+                }
+                Err(failure) if failure.exit == Exit::NotPermitted => {
+                    self.unread.push("ClusterPodTaps are missing: you may not list them".to_owned());
+                }
+                Err(failure) => return Err(failure),
+            }
         }
         self.nodes.list().await?;
         self.listed = Some(Instant::now());
@@ -152,12 +165,12 @@ impl Reader {
         view
     }
 
-    /// The nodes of which counters are missing.
+    /// The taps that are missing, and the nodes of which counters are.
     fn failures(&self) -> Vec<String> {
-        let failures = self.nodes.histories().into_iter();
-        failures
-            .filter_map(|(node, history)| Some(format!("node {node} is missing: {}", history.failure.as_ref()?)))
-            .collect()
+        let nodes = self.nodes.histories().into_iter();
+        let of_node =
+            |(node, history): (_, &History)| Some(format!("node {node} is missing: {}", history.failure.as_ref()?));
+        self.unread.iter().cloned().chain(nodes.filter_map(of_node)).collect()
     }
 }
 

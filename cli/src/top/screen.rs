@@ -57,8 +57,8 @@ impl Drop for Screen {
 
 /// Shows counters until a key or a signal ends it.
 pub async fn run(reader: Reader, order: Order) -> Outcome {
-    let shown = Shown { view: reader.view(order), order, failures: Vec::new() };
-    let (sender, news) = watch::channel((shown.view.clone(), Vec::new()));
+    let shown = Shown { view: reader.view(order), order, failures: reader.failures() };
+    let (sender, news) = watch::channel((shown.view.clone(), shown.failures.clone()));
     let failed = |error: io::Error| Failure::error(format!("the terminal cannot be used: {error}; try --once"));
     // Without this, a signal would leave the terminal as it is.
     let interrupted = interrupted()?;

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::{
     metrics::{Counters, Received, Receiver, Sent, TapKey, Target},
-    nodes::{History, Reading},
+    nodes::Reading,
     *,
 };
 
