@@ -38,7 +38,7 @@ pub async fn ask(cluster: &Cluster, rights: Vec<Right>) -> Outcome<Vec<Answer>> 
 }
 
 impl Right {
-    /// Where it is needed, as the end of a sentence.
+    /// Where it is needed, as the end of a message.
     pub fn place(&self) -> String {
         self.namespace.as_ref().map(|namespace| format!(" in the namespace {namespace}")).unwrap_or_default()
     }

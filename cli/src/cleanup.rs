@@ -224,15 +224,15 @@ async fn delete(cluster: &Cluster, job: &Job, limit: Duration) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Nodes with something of PodTap that they could not remove, a sentence each; none if the user may not read that.
+/// Nodes with something of PodTap that they could not remove, a message each; none if the user may not read that.
 async fn nodes(cluster: &Cluster) -> Outcome<Vec<String>> {
     let api: Api<NodeTap> = Api::all(cluster.client.clone());
     let nodes = if_permitted(api.list(&ListParams::default()).await)?.map(|list| list.items).unwrap_or_default();
-    let sentence = |node: &NodeTap| {
+    let message = |node: &NodeTap| {
         let leftovers = &node.status.as_ref()?.leftovers;
         Some(format!("node {}: {}", node.name_any(), leftovers.first()?))
     };
-    Ok(nodes.iter().filter_map(sentence).collect())
+    Ok(nodes.iter().filter_map(message).collect())
 }
 
 #[cfg(test)]

@@ -46,12 +46,12 @@ pub struct Cause {
     /// One of the reasons of the documentation; empty if the tap does not select the pod.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// A sentence.
+    /// For people.
     pub message: String,
 }
 
 impl Cause {
-    /// A reason, and a sentence.
+    /// A reason, and a message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason: reason.to_string(), message: message.into() }
     }

@@ -128,7 +128,9 @@ pub async fn get(cluster: &Cluster, name: &TapName) -> Outcome<Tap> {
 /// All taps of a kind: of a namespace, or of all. Warns of those that cannot be read.
 pub async fn list(cluster: &Cluster, kind: Kind, namespace: Option<&str>) -> Outcome<Vec<Tap>> {
     let (taps, unreadable) = readable(cluster, kind, namespace).await?;
-    unreadable.iter().for_each(|message| warn(message));
+    for message in &unreadable {
+        warn(message);
+    }
     Ok(taps)
 }
 

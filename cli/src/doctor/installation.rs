@@ -39,7 +39,7 @@ pub struct Rehearsal {
     pub rights: Vec<Answer>,
     /// Whether the user may create roles with rights that the user lacks.
     pub escalate: Option<Answer>,
-    /// Whether the namespace admits helper pods: none if that cannot be tried, and the API server's sentence if it does not.
+    /// Whether the namespace admits helper pods: none if that cannot be tried, and the API server's message if it does not.
     pub helper_pod: Option<Result<(), String>>,
 }
 

@@ -172,7 +172,7 @@ fn kernel(node_tap: &NodeTap) -> Vec<Finding> {
     let node = node_tap.name_any();
     let mut findings: Vec<_> = unfinished(node_tap, &status)
         .into_iter()
-        .map(|sentence| Finding::warning(Group::Nodes, format!("{node}: {sentence}")))
+        .map(|message| Finding::warning(Group::Nodes, format!("{node}: {message}")))
         .collect();
     if !loads_programs(&status) {
         findings.push(

@@ -49,7 +49,7 @@ pub enum Level {
 pub struct Finding {
     pub group: Group,
     pub level: Level,
-    /// A sentence.
+    /// What was found.
     pub message: String,
     /// What to do, a line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -28,7 +28,7 @@ use crate::{
     tap::{Kind, Tap, TapName, get, list},
 };
 
-/// What was read, or the API server's sentence on what the user may not read.
+/// What was read, or the API server's message on what the user may not read.
 pub type Read<T> = Result<T, String>;
 
 /// The objects of an installation, and what is around them.

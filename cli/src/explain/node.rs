@@ -21,7 +21,7 @@ use crate::{
 pub struct Report {
     name: String,
     taps: BTreeMap<String, Vec<Part>>,
-    /// Sentences about what is not as it should be.
+    /// Messages about what is not as it should be.
     problems: Vec<String>,
 }
 

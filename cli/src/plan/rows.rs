@@ -54,7 +54,7 @@ pub enum RowState {
     Unknown(Cause),
 }
 
-/// What the verdict on a pod depends on.
+/// What the state of a pod depends on.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// The tap.
@@ -182,7 +182,7 @@ fn row(context: Context<'_>, pod: &Pod, state: RowState) -> Row {
         .or_else(|| network?.interface.clone())
         .or_else(|| observed?.0.interface.clone());
     // Users who may annotate pods can write any number. Linux has no larger MTU (include/uapi/linux/if_ether.h, ETH_MAX_MTU).
-    let mtu = network.and_then(|network| network.mtu).filter(|mtu| *mtu <= u32::from(u16::MAX));
+    let mtu = network.and_then(|network| network.mtu).filter(|mtu| u16::try_from(*mtu).is_ok());
     let is_remote = |place: &Place| match (&place.node, &node) {
         _ if place.is_external => Some(true),
         (Some(receiver), Some(node)) => Some(receiver != node),

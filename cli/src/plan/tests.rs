@@ -97,7 +97,7 @@ fn a_plan_for_people() {
         plain(&report.table()),
         format!(
             "PodTap shop/web would mirror 3 of 5 pods of shop (app=web), both directions, to pod shop/ids-0 on n3, interface tap0\n  \
-             NODE   POD         DEVICE   MTU    ON WIRE                                 VERDICT\n  \
+             NODE   POD         DEVICE   MTU    ON WIRE                                 STATE\n  \
              n1     web-a       eth0     -      +50                                     ok\n  \
              n2     web-b       eth0     1500   +50, packets to 1550, clamped to 1400   ok\n  \
              n2     web-debug   -        -      -                                       refused: HostNetwork\n  \

@@ -22,7 +22,7 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = format!("{}\n", self.summary());
         if self.rows().next().is_some() {
-            let header = ["NODE", "POD", "DEVICE", "MTU", "ON WIRE", "VERDICT"].map(str::to_owned).to_vec();
+            let header = ["NODE", "POD", "DEVICE", "MTU", "ON WIRE", "STATE"].map(str::to_owned).to_vec();
             let rows: Vec<_> = std::iter::once(header).chain(self.rows().map(cells)).collect();
             text.extend(Columns::default().text(&rows).lines().map(|line| format!("  {line}\n")));
         }
@@ -75,13 +75,13 @@ impl Report {
                 refused.entry(cause).or_default().push(&row.pod);
             }
         }
-        let refused = refused.into_iter().map(|(cause, pods)| format!("{} ({})", sentence(cause), pods.join(", ")));
+        let refused = refused.into_iter().map(|(cause, pods)| format!("{} ({})", message(cause), pods.join(", ")));
         let places = self.destinations.iter().filter_map(|place| {
             let cause = place.refusal.as_ref()?;
-            Some(format!("destination {}: {}", place.name, sentence(cause)))
+            Some(format!("destination {}: {}", place.name, message(cause)))
         });
         let denials = self.denials.iter().map(|denial| {
-            let text = format!("denied by {}: {}", denial.by, sentence(&denial.cause));
+            let text = format!("denied by {}: {}", denial.by, message(&denial.cause));
             styled(BAD, &plain(&text))
         });
         let warnings = self.warnings.iter().map(|text| format!("{} {}", styled(CAUTION, "warning:"), plain(text)));
@@ -108,7 +108,7 @@ impl Report {
 
 fn cells(row: &Row) -> Vec<String> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let verdict = match &row.state {
+    let state = match &row.state {
         RowState::Ok if row.degraded.is_empty() => "ok".to_owned(),
         RowState::Ok => "ok, frames may be missing".to_owned(),
         RowState::Pending(_) => "pending".to_owned(),
@@ -121,12 +121,12 @@ fn cells(row: &Row) -> Vec<String> {
         or_dash(row.interface.clone()),
         or_dash(row.mtu.map(|mtu| mtu.to_string())),
         row.wire.text(),
-        verdict,
+        state,
     ]
 }
 
 /// A cause with the page of its reason.
-fn sentence(Cause { reason, message }: &Cause) -> String {
+fn message(Cause { reason, message }: &Cause) -> String {
     if reason.is_empty() { message.clone() } else { format!("{reason}: {message}. See {}", page_of(reason)) }
 }
 

@@ -1,4 +1,4 @@
-//! `support`: what those need who find out why something does not work. It reads no Secret.
+//! `support`: an archive for debugging. It reads no Secret.
 
 mod archive;
 mod inspect;

@@ -49,7 +49,7 @@ impl Redactor {
     /// Replaces what is in the values of an object. Its keys are those of the API.
     pub fn object(&mut self, value: &mut Value) {
         match value {
-            // A whole value may have characters that no name in a sentence has.
+            // A whole value may have characters that no name in a message has.
             Value::String(text) => *text = self.names.get(text).cloned().unwrap_or_else(|| self.text(text)),
             Value::Array(items) => items.iter_mut().for_each(|item| self.object(item)),
             Value::Object(fields) => fields.values_mut().for_each(|field| self.object(field)),

@@ -29,7 +29,7 @@ use crate::{
 
 /// The time between two readings, of which the second shows rates.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Likewise with `--once`, for which somebody waits.
+/// Likewise with `--once`, for which the user waits.
 const ONCE: Duration = Duration::from_secs(1);
 /// How long taps and helper pods count as known.
 const LISTED: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! Reads the counters of the nodes: each helper pod serves them on the loopback of its node, where the kubelet reaches them.
 //!
 //! Counters are in no API object, since writing them there would cost etcd a write per node and interval, forever. Here, the API server
-//! passes on a few kilobytes per node and interval, as long as somebody watches.
+//! passes on a few kilobytes per node and interval, as long as a user watches.
 
 use std::{
     collections::{BTreeMap, VecDeque},
