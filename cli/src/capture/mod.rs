@@ -375,9 +375,8 @@ async fn read(
         || arguments.packets.is_some_and(|packets| counts.packets >= packets);
     match end {
         End::NotRead => Ok(()),
-        End::Complete if is_due => Ok(()),
+        _ if is_due => Ok(()),
         End::Complete => Err(Failure::error(format!("the capture has ended early: the pod {pod} was asked to end"))),
-        End::Cut(_) if is_due => Ok(()),
         End::Cut(why) => Err(Failure::error(format!("the capture has ended early: {why}"))),
     }
 }

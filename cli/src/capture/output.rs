@@ -77,9 +77,8 @@ impl Writing {
 
     /// Waits until blocks are not taken any more.
     pub async fn closed(&self) {
-        match &self.blocks {
-            Some(blocks) => blocks.closed().await,
-            None => {}
+        if let Some(blocks) = &self.blocks {
+            blocks.closed().await;
         }
     }
 

@@ -64,9 +64,9 @@ mod tests {
         let roles = manifest.split("\n---\n").filter(|document| document.contains("\nkind: ClusterRole\n"));
         let mut roles = roles.filter_map(|document| serde_saphyr::from_str::<ClusterRole>(document).ok());
         let role = roles.find(|role| role.metadata.name.as_deref() == Some("podtap-capture"));
-        let rules = role.and_then(|role| role.rules).expect("the chart has it");
+        let granting = role.and_then(|role| role.rules).expect("the chart has it");
         let mut granted = BTreeSet::new();
-        for rule in rules.into_iter().filter(|rule| !rule.api_groups.iter().flatten().any(|group| group == "apps")) {
+        for rule in granting.into_iter().filter(|rule| !rule.api_groups.iter().flatten().any(|group| group == "apps")) {
             for group in rule.api_groups.iter().flatten() {
                 for resource in rule.resources.iter().flatten() {
                     granted.extend(rule.verbs.iter().map(|verb| (verb.clone(), group.clone(), resource.clone())));

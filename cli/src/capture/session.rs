@@ -188,8 +188,7 @@ impl Session {
             return Ok(State::Ended(format!("the pod {name} was deleted")));
         }
         if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-            let ended =
-                status.container_statuses.into_iter().flatten().filter_map(|status| status.state?.terminated).next();
+            let ended = status.container_statuses.into_iter().flatten().find_map(|status| status.state?.terminated);
             let why = status.reason.or(ended.and_then(|ended| ended.message.or(ended.reason))).unwrap_or_default();
             return Ok(State::Ended(format!("the pod {name} has ended: {}", why.trim())));
         }
