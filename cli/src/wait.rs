@@ -53,7 +53,7 @@ impl std::fmt::Display for Why {
 }
 
 impl Why {
-    /// The sentence with the page of the reason.
+    /// With the page of the reason.
     pub fn with_page(&self) -> String {
         format!("{self}. See {}", page_of(&self.reason))
     }
