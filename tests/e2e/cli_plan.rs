@@ -101,7 +101,8 @@ fn an_archive_has_what_the_nodes_tell() {
             let output = Command::new("tar").args(["-xOzf"]).arg(&file).args(["--wildcards", part]).output();
             String::from_utf8_lossy(&output.expect("tar runs").stdout).into_owned()
         };
-        assert_eq!(code, 0, "{output}{errors}{}", read("*/index.txt"));
+        // Pods of other tests may end while their logs are read.
+        assert!(matches!(code, 0 | 3), "{code}: {output}{errors}{}", read("*/index.txt"));
         (read("*/inspect/*"), read("*"))
     };
     let (inspected, all) = collect("support.tgz", &[]);
