@@ -20,12 +20,10 @@ use crate::{
     console::{Console, after, ask, counted, line, warn},
     delete::{finish, request},
     exit::{Exit, Failure, Outcome, page},
+    installation::component,
     pods::{Surroundings, if_permitted},
     tap::{Kind, Tap, list, of_cluster},
 };
-
-/// Label of what belongs to a capture.
-const CAPTURE: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=capture";
 
 /// Arguments of `cleanup`.
 #[derive(Args, Clone, Debug)]
@@ -78,7 +76,7 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     for node in nodes(&cluster).await? {
         let hint = page("install.md", "if-podtap-was-uninstalled-before-its-taps");
         warn(&format!("{node}. If that persists, clean up the node with tap-helper purge, see {hint}"));
-        exit = first(exit, Exit::Partly);
+        exit = after(exit, Ok(Exit::Partly));
     }
     let names: Vec<String> = taps
         .iter()
@@ -134,7 +132,7 @@ async fn left(cluster: &Cluster, all_namespaces: bool) -> Outcome<Left> {
         None => Api::all(cluster.client.clone()),
     };
     let (mut ended, mut running) = (BTreeSet::new(), BTreeSet::new());
-    match if_permitted(api.list(&ListParams::default().labels(CAPTURE)).await)? {
+    match if_permitted(api.list(&component("capture")).await)? {
         None => left.unread("Jobs, which tell whether the client of a capture is gone"),
         Some(jobs) => {
             let now = Timestamp::now();
@@ -172,11 +170,6 @@ impl Left {
         warn(&format!("you may not list {what}"));
         self.exit = Exit::Partly;
     }
-}
-
-/// The first code that is not 0.
-fn first(exit: Exit, next: Exit) -> Exit {
-    if exit == Exit::Done { next } else { exit }
 }
 
 /// The Job that owns a tap: its name and UID.

@@ -4,17 +4,17 @@
 use http::StatusCode;
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, ResourceExt};
 
 use crate::{
     connection::Cluster,
     exit::{Exit, Failure, Outcome, page},
     forward::{self, is_ready},
-    installation::InstallationFlags,
+    installation::{InstallationFlags, component, labels_of},
 };
 
-/// Labels of its pods.
-pub const LABELS: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=collector";
+/// The component of its pods.
+pub const COMPONENT: &str = "collector";
 /// Where the collector serves the map and flows.
 const PORT: u16 = 9090;
 
@@ -43,7 +43,7 @@ impl Collector {
         if let Some(name) = &flags.collector_pod {
             return Ok(Self { pods, name: name.clone() });
         }
-        let listed = pods.list(&ListParams::default().labels(LABELS)).await?;
+        let listed = pods.list(&component(COMPONENT)).await?;
         let mut ready: Vec<String> =
             listed.items.iter().filter(|pod| is_ready(pod)).map(ResourceExt::name_any).collect();
         ready.sort();
@@ -59,7 +59,10 @@ impl Collector {
             )),
             [] => Err(Failure::new(
                 Exit::Refused,
-                format!("no pod of the collector is ready: kubectl get pods -n {namespace} -l {LABELS}"),
+                format!(
+                    "no pod of the collector is ready: kubectl get pods -n {namespace} -l {}",
+                    labels_of(COMPONENT)
+                ),
             )),
             several => Err(Failure::usage(format!(
                 "there are several pods of the collector, of which each knows what its taps mirror: choose one with \

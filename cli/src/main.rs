@@ -22,6 +22,7 @@ mod extcap;
 mod flows;
 mod forward;
 mod installation;
+mod job;
 mod kokotap;
 mod list;
 mod man;

@@ -77,8 +77,8 @@ pub struct Surroundings {
 }
 
 /// None if the user may not read it.
-pub fn if_permitted<T>(result: Result<T, kube::Error>) -> Outcome<Option<T>> {
-    match result.map_err(Failure::from) {
+pub fn if_permitted<T>(result: Result<T, impl Into<Failure>>) -> Outcome<Option<T>> {
+    match result.map_err(Into::into) {
         Ok(value) => Ok(Some(value)),
         Err(failure) if failure.exit == Exit::NotPermitted => Ok(None),
         Err(failure) => Err(failure),

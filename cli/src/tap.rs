@@ -15,6 +15,7 @@ use crate::{
     connection::Cluster,
     console::{after, plain, warn},
     exit::{Exit, Failure, Outcome},
+    pods::if_permitted,
 };
 
 /// Field manager of what this program writes.
@@ -144,10 +145,7 @@ pub async fn readable(cluster: &Cluster, kind: Kind, namespace: Option<&str>) ->
 
 /// Every `ClusterPodTap`, or none if the user may not list them.
 pub async fn of_cluster(cluster: &Cluster) -> Outcome<Option<Vec<Tap>>> {
-    match list(cluster, Kind::ClusterPodTap, None).await {
-        Err(failure) if failure.exit == Exit::NotPermitted => Ok(None),
-        other => other.map(Some),
-    }
+    if_permitted(list(cluster, Kind::ClusterPodTap, None).await)
 }
 
 /// The taps of these names. A name without a tap is reported, and changes the exit code.

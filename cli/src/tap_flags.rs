@@ -14,7 +14,7 @@ use crate::{
     manifest,
     mirror::MirrorFlags,
     tap::MANAGER,
-    target::{PodFlags, Selection, Target},
+    target::{NO_TARGET, PodFlags, Selection, Target},
 };
 
 /// Which pods, and what is mirrored of them.
@@ -41,7 +41,7 @@ impl TapFlags {
             ([target], None) => (None, target.parse().map_err(Failure::usage)?),
             ([name, target], None) => (Some(*name), target.parse().map_err(Failure::usage)?),
             ([], None) => {
-                return Err(Failure::usage("name the pods: a TARGET such as deploy/web, or -l SELECTOR, or --all"));
+                return Err(Failure::usage(NO_TARGET));
             }
             _ => return Err(Failure::usage("with -l or --all, the only argument is the NAME of the tap")),
         };

@@ -23,6 +23,9 @@ use crate::{
     selector,
 };
 
+/// What a command line without pods lacks.
+pub const NO_TARGET: &str = "name the pods: a TARGET such as deploy/web, or -l SELECTOR, or --all";
+
 /// Which pods, besides TARGET.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Pods")]
@@ -146,6 +149,14 @@ impl FromStr for Target {
 }
 
 impl Target {
+    /// What selects its pods.
+    pub async fn selection(self, cluster: &Cluster) -> Outcome<Selection> {
+        match self {
+            Self::Selected(selection) => Ok(selection),
+            Self::Of(workload, name) => workload.selection(&name, cluster).await,
+        }
+    }
+
     /// A name for a tap of it: a DNS label.
     pub fn tap_name(&self) -> String {
         match self {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::{Args, ValueEnum};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-use kube::{Api, api::ListParams};
+use kube::Api;
 use podtap_api::{GROUP, PodTap};
 use serde::Serialize;
 use serde_json::Value;
@@ -13,6 +13,7 @@ use crate::{
     connection::{Cluster, Connection},
     console::{data, warn},
     exit::{Exit, Failure, Outcome},
+    installation::component,
     manifest,
     pods::if_permitted,
     table::Columns,
@@ -92,9 +93,6 @@ async fn cluster(connection: &Connection) -> Outcome<InCluster> {
 async fn in_cluster(cluster: &Cluster) -> Outcome<InCluster> {
     let groups = cluster.client.list_api_groups().await?;
     let served = groups.groups.into_iter().filter(|group| group.name == GROUP).flat_map(|group| group.versions);
-    let component = |name: &str| {
-        ListParams::default().labels(&format!("app.kubernetes.io/name=podtap,app.kubernetes.io/component={name}"))
-    };
     let controllers = Api::<Deployment>::all(cluster.client.clone()).list(&component("controller")).await;
     let helpers = Api::<Pod>::all(cluster.client.clone()).list(&component("helper")).await;
     let controller = if_permitted(controllers)?.map(|list| {

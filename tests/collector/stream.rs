@@ -227,7 +227,7 @@ impl Client {
         while !self.bytes[searched..].windows(text.len()).any(|window| window == text) {
             searched = self.bytes.len().saturating_sub(text.len());
             // What is counted comes every ten seconds in any case.
-            assert!(start.elapsed() < PATIENCE && self.read(), "it is not there");
+            assert!(start.elapsed() < PATIENCE && self.read(), "it has not come");
             self.confirm();
         }
     }

@@ -103,6 +103,7 @@ impl Traffic {
         thread::spawn(move || {
             let words = ["-n", &sandbox, "exec", "client", "--", "sh", "-c", &script];
             while !stopped.load(Ordering::Relaxed) {
+                // While the API server does not answer, the others have the cores.
                 if Cluster::lab().kubectl(&words, "").is_err() {
                     thread::sleep(Duration::from_millis(200));
                 }
@@ -238,6 +239,7 @@ impl Cable {
 fn carry(mut from: TcpStream, mut to: TcpStream, is_cut: &AtomicBool) {
     let mut buffer = [0; 16_384];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
+        // Until the test ends.
         while is_cut.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_secs(1));
         }

@@ -1,11 +1,11 @@
 //! `capture`: the traffic of pods in Wireshark or in a file, for as long as this program runs.
 //!
-//! A [`session`] is a [`job`] whose pod receives the frames, and a tap that the job owns. [`stream`] reads what the pod sends, through a
+//! A [`session`] is a job ([`objects`]) whose pod receives the frames, and a tap that the job owns. [`stream`] reads what the pod sends, through a
 //! port that the API server forwards; [`blocks`] puts it together, and [`output`] writes it. However this program ends, the pod is not told
 //! any more that it runs, and ends too; Kubernetes then deletes the job, and the tap with it.
 
 mod blocks;
-mod job;
+mod objects;
 mod output;
 mod rights;
 mod session;
@@ -34,7 +34,7 @@ use tokio::{
 
 use self::{
     blocks::{Blocks, Counts, Format},
-    job::{Limits, SPARE},
+    objects::{Limits, SPARE},
     output::{Files, Output, Rotation, Writing, ended},
     session::Session,
     status::Status,
@@ -50,7 +50,7 @@ use crate::{
     installation::InstallationFlags,
     mirror::FrameFlags,
     tap::Tap,
-    target::{PodFlags, Target},
+    target::{NO_TARGET, PodFlags, Target},
     wait::{Progress, Waiting, interrupted, progress, until},
 };
 
@@ -62,8 +62,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(5);
 /// How long the stream may take to end after its tap was deleted.
 const GRACE: Duration = Duration::from_secs(3);
-/// What the message of an error of the output begins with.
-const NOT_WRITTEN: &str = "frames cannot be written";
 /// How long to wait until nothing is left.
 const REMOVAL: Duration = Duration::from_secs(20);
 
@@ -200,14 +198,9 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     let title = format!("{} of {}", described(&arguments), cluster.namespace);
     // Before anything is changed.
     let sink = arguments.output.sink(&title)?;
-    let selection = match (&arguments.target, arguments.pods.selection()) {
-        (Some(Target::Of(workload, name)), _) => workload.selection(name, &cluster).await?,
-        (Some(Target::Selected(selection)), _) => selection.clone(),
-        (None, Some(selection)) => selection,
-        (None, None) => {
-            return Err(Failure::usage("name the pods: a TARGET such as deploy/web, or -l SELECTOR, or --all"));
-        }
-    };
+    let target = arguments.target.clone().or_else(|| arguments.pods.selection().map(Target::Selected));
+    let target = target.ok_or_else(|| Failure::usage(NO_TARGET))?;
+    let selection = target.selection(&cluster).await?;
     for consequence in arguments.pods.consequences(&cluster) {
         ask(&consequence, arguments.yes).await?;
     }
@@ -267,13 +260,13 @@ async fn capture(
         let follow = follow(arguments, cluster, &session, (&pod, &tap), sink, &mut status, console);
         tokio::pin!(follow);
         tokio::select! {
-            outcome = &mut follow => outcome,
+            followed = &mut follow => followed.read.and(followed.written),
             () = &mut signal => {
                 // The pod sends what is left when it is asked to end. A second signal does not wait for that.
                 tokio::select! {
                     (_, rest) = async { tokio::join!(session.end(), timeout(REST, &mut follow)) } => match rest {
-                        Ok(Err(failure)) if failure.exit == Exit::Error && failure.message.starts_with(NOT_WRITTEN) => Err(failure),
-                        _ => Ok(()),
+                        Ok(followed) => followed.written,
+                        Err(_) => Ok(()),
                     },
                     () = interrupted()? => Ok(()),
                 }
@@ -319,6 +312,14 @@ async fn remove(cluster: &Cluster, session: &Session, tap: &Tap) -> bool {
     matches!(gone, Ok(Some(()))) && has_no_pod
 }
 
+/// How a capture was followed to its end.
+struct Followed {
+    /// Whether it has ended as it was to.
+    read: Outcome<()>,
+    /// Whether what was read is written.
+    written: Outcome<()>,
+}
+
 /// Follows a capture to its end.
 async fn follow(
     arguments: &Arguments,
@@ -328,7 +329,7 @@ async fn follow(
     sink: Sink,
     status: &mut Status,
     console: Console,
-) -> Outcome<()> {
+) -> Followed {
     let mut opened = None;
     let read = read(arguments, session, pod, sink, (&mut opened, status), console);
     let outcome = {
@@ -341,13 +342,13 @@ async fn follow(
             }
         }
     };
-    let Some(Opened { mut writing, ended }) = opened else { return outcome };
+    let Some(Opened { mut writing, ended }) = opened else { return Followed { read: outcome, written: Ok(()) } };
     let written = writing.finish().await;
     if let (true, Some(ended)) = (arguments.output.print, ended) {
         let _ = ended.await;
     }
-    outcome?;
-    written.map_err(|error| Failure::error(format!("{NOT_WRITTEN}: {error}")))
+    let written = written.map_err(|error| Failure::error(format!("frames cannot be written: {error}")));
+    Followed { read: outcome, written }
 }
 
 /// Reads the stream to its end. Leaves what is open to the caller.

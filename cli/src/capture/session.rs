@@ -1,11 +1,6 @@
 //! The objects of a capture: created, waited for, and deleted.
 
-use std::{
-    cell::Cell,
-    ops::ControlFlow,
-    process,
-    time::{Duration, SystemTime},
-};
+use std::{cell::Cell, ops::ControlFlow, time::Duration};
 
 use futures_util::{StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::{
@@ -14,7 +9,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, PostParams},
     runtime::{WatchStreamExt as _, watcher},
 };
 use podtap_api::{MirrorSpec, PodTap, Targets};
@@ -22,12 +17,13 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     blocks::Format,
-    job::{INSTALLATION, Installation, JOB_NAME, Limits, job, tap},
+    objects::{INSTALLATION, Installation, Limits, job as new_job, tap as new_tap},
 };
 use crate::{
     connection::Cluster,
     console::warn,
     exit::{Exit, Failure, Outcome, with_causes},
+    job::{self, unique_name},
     tap::{MANAGER, Tap},
     wait::Waiting,
 };
@@ -59,15 +55,12 @@ pub enum State {
 impl Session {
     /// One of which nothing exists yet. Its name is known before anything is created, so that it can be deleted at any time.
     pub fn new(cluster: &Cluster) -> Self {
-        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        // Nanoseconds and process: no two captures of a namespace have both.
-        let name = format!("podtap-capture-{:x}-{:x}", time.as_nanos() & 0xffff_ffff_ffff, process::id());
         let client = &cluster.client;
         Self {
             jobs: Api::namespaced(client.clone(), &cluster.namespace),
             taps: Api::namespaced(client.clone(), &cluster.namespace),
             pods: Api::namespaced(client.clone(), &cluster.namespace),
-            name,
+            name: unique_name("capture"),
             may_exist: Cell::new(false),
         }
     }
@@ -83,7 +76,7 @@ impl Session {
     ) -> Outcome<(String, Tap)> {
         let installation: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), installed_in);
         let map = installation.get(INSTALLATION).await.map_err(|error| Installation::missing(installed_in, error))?;
-        let new = job(&self.name, &Installation::new(&map)?, format, limits, requested_by);
+        let new = new_job(&self.name, &Installation::new(&map)?, format, limits, requested_by);
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         self.may_exist.set(true);
         let created = self.jobs.create(&parameters, &new).await;
@@ -92,7 +85,7 @@ impl Session {
         }
         let job = created?;
         let pod = self.pod_of(&job, limits.wait).await?;
-        let tap = self.taps.create(&parameters, &tap(&job, &pod, targets, mirror, limits)).await?;
+        let tap = self.taps.create(&parameters, &new_tap(&job, &pod, targets, mirror, limits)).await?;
         Ok((pod, Tap::Namespaced(Box::new(tap))))
     }
 
@@ -117,7 +110,7 @@ impl Session {
 
     /// Its pods, as they change. None: the watch is retried.
     fn watch(&self) -> BoxStream<'static, Result<Option<Pod>, watcher::Error>> {
-        let config = watcher::Config::default().labels(&format!("{JOB_NAME}={}", self.name));
+        let config = watcher::Config::default().labels(&job::label(&self.name));
         let pods = watcher::watcher(self.pods.clone(), config).default_backoff().applied_objects();
         let retried = |pod| match pod {
             Ok(pod) => Ok(Some(pod)),
@@ -166,7 +159,7 @@ impl Session {
     /// Waits until it has no pod, or for so long. Returns whether it has none.
     pub async fn has_no_pod(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        let labelled = ListParams::default().labels(&format!("{JOB_NAME}={}", self.name));
+        let labelled = job::pods(&self.name);
         while Instant::now() < deadline {
             match self.pods.list_metadata(&labelled).await {
                 Ok(pods) if pods.items.is_empty() => return true,

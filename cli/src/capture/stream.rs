@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     blocks::{Blocks, Counts, Malformed},
-    job::{ABANDONED_AFTER, PORT},
+    objects::{ABANDONED_AFTER, PORT},
     output::Writing,
     session::{Session, State},
 };

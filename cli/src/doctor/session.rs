@@ -6,8 +6,7 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
-    process,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -17,7 +16,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, LogParams, PostParams},
+    api::{DeleteParams, LogParams, PostParams},
 };
 use podtap_api::is_excluded;
 use podtap_model::PathEvent;
@@ -29,6 +28,7 @@ use crate::{
     connection::Cluster,
     console::{Console, counted},
     exit::{Exit, Failure, Outcome},
+    job::{self, unique_name},
     wait::Waiting,
 };
 
@@ -89,10 +89,8 @@ pub fn members(snapshot: &Snapshot, node: Option<&str>) -> Vec<Member> {
 impl Session {
     /// One that does not exist yet.
     pub fn new(cluster: &Cluster, home: &str) -> Self {
-        // Unique enough for one cluster: without it, one that is interrupted while it is created could not be removed.
-        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let name = format!("podtap-doctor-{:x}-{:x}", time.as_millis(), process::id());
-        Self { jobs: Api::namespaced(cluster.client.clone(), home), name, may_exist: Cell::new(false) }
+        let jobs = Api::namespaced(cluster.client.clone(), home);
+        Self { jobs, name: unique_name("doctor"), may_exist: Cell::new(false) }
     }
 
     /// Starts the pods, and returns what they have reported when all packets have arrived, or after a few seconds.
@@ -107,7 +105,7 @@ impl Session {
         self.may_exist.set(true);
         self.jobs.create(&PostParams::default(), &job).await?;
         let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &snapshot.home);
-        let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", self.name));
+        let of_job = job::pods(&self.name);
         let (start, mut started) = (Instant::now(), None);
         let mut waiting = Waiting::new(console);
         loop {

@@ -25,6 +25,7 @@ use crate::{
     access::{Answer, ask},
     connection::Cluster,
     exit::{Exit, Failure, Outcome},
+    installation::OWN,
     tap::{Kind, Tap, TapName, get, list},
 };
 
@@ -104,7 +105,7 @@ impl Snapshot {
         let served: BTreeSet<String> = groups.map(|version| version.version).collect();
         let missing_kinds = missing_kinds(cluster, &served).await?;
 
-        let of_podtap = ListParams::default().labels("app.kubernetes.io/name=podtap");
+        let of_podtap = ListParams::default().labels(OWN);
         let everything = ListParams::default();
         let namespaces = Api::<Namespace>::all(client());
         let controllers = Api::<Deployment>::namespaced(client(), home);

@@ -33,7 +33,6 @@ use crate::{
     pods::{Cause, Surroundings, if_permitted, matching},
     tap::{self, Kind, MANAGER, Tap, TapName},
     tap_flags::{TapFlags, apply, is_of_the_same_targets, tap_of},
-    target::Target,
 };
 
 /// Arguments of `plan`.
@@ -195,10 +194,7 @@ async fn of_flags(flags: &TapFlags, connection: &Connection) -> Outcome<(Cluster
     let name = given.clone().unwrap_or_else(|| target.tap_name());
     let mirror = flags.mirror.clone().spec()?;
     let cluster = connection.open().await?;
-    let selection = match target {
-        Target::Selected(selection) => selection,
-        Target::Of(workload, name) => workload.selection(&name, &cluster).await?,
-    };
+    let selection = target.selection(&cluster).await?;
     let mut tap = tap_of(&name, Some(&cluster.namespace), flags.spec(selection, mirror));
     let api: Api<PodTap> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let before = if_permitted(api.get_opt(&name).await)?.flatten();
@@ -251,27 +247,18 @@ async fn known(cluster: &Cluster, subject: Subject) -> Outcome<(Tap, Known)> {
     for destination in &tap.mirror().destinations {
         places.push(find(cluster, tap.namespace(), destination, &around).await?);
     }
-    let rivals = if exists { None } else { if_listed(tap::list(cluster, tap.kind(), tap.namespace()).await)? };
+    let rivals = if exists { None } else { if_permitted(tap::list(cluster, tap.kind(), tap.namespace()).await)? };
     let asks_for_vni = tap.mirror().vxlan.as_ref().is_some_and(|vxlan| vxlan.vni.is_some());
     let vni_holders = if asks_for_vni && !exists {
         let (namespaced, of_cluster) =
             tokio::join!(tap::list(cluster, Kind::PodTap, None), tap::list(cluster, Kind::ClusterPodTap, None));
-        let all = [if_listed(namespaced)?, if_listed(of_cluster)?];
+        let all = [if_permitted(namespaced)?, if_permitted(of_cluster)?];
         all.into_iter().flatten().flatten().collect()
     } else {
         Vec::new()
     };
     let known = Known { exists, pods, around, places, rivals, vni_holders, denials, warnings };
     Ok((tap, known))
-}
-
-/// None if the user may not list them.
-fn if_listed(taps: Outcome<Vec<Tap>>) -> Outcome<Option<Vec<Tap>>> {
-    match taps {
-        Ok(taps) => Ok(Some(taps)),
-        Err(failure) if failure.exit == Exit::NotPermitted => Ok(None),
-        Err(failure) => Err(failure),
-    }
 }
 
 #[cfg(test)]

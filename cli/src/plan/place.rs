@@ -13,6 +13,7 @@ use crate::{
     connection::Cluster,
     exit::Outcome,
     forward::is_ready,
+    installation::component,
     pods::{Cause, Surroundings, if_permitted},
     selector,
 };
@@ -175,7 +176,7 @@ pub async fn find(
     }
     // Which one of several the controller chooses depends on the UID of the tap.
     let all = Api::<Pod>::all(cluster.client.clone());
-    let collectors = if_permitted(all.list(&ListParams::default().labels(collector::LABELS)).await)?;
+    let collectors = if_permitted(all.list(&component(collector::COMPONENT)).await)?;
     Ok(of_collectors(place, collectors.map(|list| list.items).as_deref()))
 }
 

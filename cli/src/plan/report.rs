@@ -100,7 +100,7 @@ pub struct Report {
     pub pods: Option<Vec<Row>>,
     /// Its destinations.
     pub destinations: Vec<Place>,
-    /// What becomes of mirrored frames that exceed the path MTU and cannot be segmented.
+    /// What happens to mirrored frames that exceed the path MTU and cannot be segmented.
     pub oversize: Oversize,
     /// Over what they are sent. None if that is not known.
     pub family: Option<Family>,

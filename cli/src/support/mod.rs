@@ -32,14 +32,12 @@ use crate::{
     console::{Console, line},
     create::own_name,
     exit::{Exit, Failure, Outcome},
-    installation::InstallationFlags,
+    installation::{InstallationFlags, OWN},
     manifest,
     support::{archive::Archive, redact::Redactor},
     version,
 };
 
-/// Labels of PodTap's own pods.
-const OWN: &str = "app.kubernetes.io/name=podtap";
 /// Objects of each kind.
 const MAX_OBJECTS: usize = 5000;
 /// Names of each kind that are replaced.

@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt as _, api::ListParams};
+use kube::{Api, ResourceExt as _};
 use podtap_api::METRICS_PORT;
 use tokio::time::{Instant, timeout};
 
@@ -20,10 +20,10 @@ use crate::{
     connection::Cluster,
     exit::{Exit, Failure, Outcome},
     forward::{self, is_ready},
+    installation::component,
     top::metrics::{Counters, Received, Receiver},
 };
 
-const HELPERS: &str = "app.kubernetes.io/name=podtap,app.kubernetes.io/component=helper";
 /// Nodes that are asked at the same time.
 const AT_ONCE: usize = 16;
 /// More than an agent takes, which gives up after 8 seconds.
@@ -97,7 +97,7 @@ impl Nodes {
 
     /// Finds the helper pods.
     pub async fn list(&mut self) -> Outcome<()> {
-        let mut helpers = self.pods.list(&ListParams::default().labels(HELPERS)).await?.items;
+        let mut helpers = self.pods.list(&component("helper")).await?.items;
         helpers.retain(|pod| pod.metadata.deletion_timestamp.is_none());
         // During an upgrade, a node may have two: the last one counts.
         helpers.sort_by_key(is_ready);

@@ -22,7 +22,6 @@ use crate::{
         INTERVAL, Reader,
         rows::{Order, View},
     },
-    wait::interrupted,
 };
 
 /// Lines for what is missing: the rows are more important.
@@ -55,18 +54,15 @@ impl Drop for Screen {
     }
 }
 
-/// Shows counters until a key or a signal ends it.
+/// Shows counters until a key ends it. At a signal, it is dropped, which restores the terminal.
 pub async fn run(reader: Reader, order: Order) -> Outcome {
     let shown = Shown { view: reader.view(order), order, failures: reader.failures() };
     let (sender, news) = watch::channel((shown.view.clone(), shown.failures.clone()));
     let failed = |error: io::Error| Failure::error(format!("the terminal cannot be used: {error}; try --once"));
-    // Without this, a signal would leave the terminal as it is.
-    let interrupted = interrupted()?;
     let mut screen = Screen(ratatui::try_init().map_err(failed)?);
     tokio::select! {
         failure = read(reader, &sender) => Err(failure),
         ended = show(&mut screen.0, shown, news) => ended.map(|()| Exit::Done).map_err(failed),
-        () = interrupted => Ok(Exit::Interrupted),
     }
 }
 

@@ -20,8 +20,6 @@ use crate::{
 pub const INSTALLATION: &str = "podtap-capture";
 /// Port on the loopback of the pod, on which it sends the frames.
 pub const PORT: u16 = 9091;
-/// Of a pod, the name of the job that controls it (kubernetes/pkg/apis/batch/types.go).
-pub const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// How long after the last sign of the client the pod ends.
 pub const ABANDONED_AFTER: Duration = Duration::from_secs(15);
 /// What the pod has beyond the time of the capture: to start, and for the rest of the stream.
