@@ -30,6 +30,11 @@ fn counted_by_tc(scene: &Scene) -> u64 {
 fn what_is_mirrored_is_shown_with_its_rate() {
     let scene = Scene::new("top");
     tap(&scene.sandbox, "n2", "top-frames");
+    // A tap may be Ready before the kubelet has reported that its helper pods are.
+    until("the helper pods are Ready", PATIENCE, || match podtap(&scene.sandbox, &["top", "--once"]) {
+        (0, ..) => Ok(()),
+        (_, _, errors) => Err(errors),
+    });
     let (stop, stopped) = mpsc::channel::<()>();
     let (taps, parts) = thread::scope(|scope| {
         let scene = &scene;
