@@ -15,7 +15,7 @@ use podtap_tests::{
     collector::{Collector, binary},
     http,
     net::Network,
-    wait::{PATIENCE, until},
+    wait::{PATIENCE, uninterrupted, until},
 };
 use serde_json::Value;
 
@@ -98,7 +98,7 @@ fn ask(path: &Path, times: u16) {
         scope.spawn(|| {
             let mut question = [0; 512];
             for _ in 0..times {
-                let (length, from) = server.recv_from(&mut question).expect("a question");
+                let (length, from) = uninterrupted(|| server.recv_from(&mut question)).expect("a question");
                 // It is an answer: NXDOMAIN.
                 (question[2], question[3]) = (0x81, 0x83);
                 server.send_to(&question[..length], from).expect("it can be sent");
@@ -107,7 +107,7 @@ fn ask(path: &Path, times: u16) {
         for id in 0..times {
             let question = [&id.to_be_bytes()[..], b"\x01\0\0\x01\0\0\0\0\0\0\x02no\x07example\0\0\x01\0\x01"].concat();
             client.send_to(&question, (servers()[0], 53)).expect("it can be sent");
-            client.recv(&mut [0; 512]).expect("an answer");
+            uninterrupted(|| client.recv(&mut [0; 512])).expect("an answer");
         }
     });
 }

@@ -22,7 +22,7 @@ use podtap_tests::{
     frames::{connection, udp},
     net::Network,
     pcap,
-    wait::{PATIENCE, until},
+    wait::{PATIENCE, uninterrupted, until},
 };
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -201,7 +201,7 @@ impl Client {
 
     fn try_read(&mut self) -> io::Result<bool> {
         let mut buffer = vec![0; 1 << 16];
-        let count = self.socket.read(&mut buffer)?;
+        let count = uninterrupted(|| self.socket.read(&mut buffer))?;
         self.bytes.extend(&buffer[..count]);
         Ok(count > 0)
     }

@@ -13,7 +13,7 @@ use podtap_model::{
 use podtap_tests::{
     capture::{Capture, injector},
     net::{Desired, traffic},
-    wait::{PATIENCE, until},
+    wait::{PATIENCE, uninterrupted, until},
 };
 
 use crate::scene::{Scene, TAP, VNI, addresses, desired, receiver, remote_endpoint, sender};
@@ -90,9 +90,9 @@ fn exchange(
     }
     client.send(b"?").expect("it can be sent");
     let mut buffer = [0; 16];
-    let (_, seen) = server.recv_from(&mut buffer).expect("it arrives");
+    let (_, seen) = uninterrupted(|| server.recv_from(&mut buffer)).expect("it arrives");
     server.send_to(b"!", seen).expect("it can be sent");
-    client.recv(&mut buffer).expect("the answer arrives");
+    uninterrupted(|| client.recv(&mut buffer)).expect("the answer arrives");
     (client.local_addr().expect("it is bound"), seen)
 }
 

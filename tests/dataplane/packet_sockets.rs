@@ -18,7 +18,7 @@ use podtap_model::{Direction, MAX_PACKET_SOCKET_MESSAGE, PACKET_SOCKET_ADDRESS, 
 use podtap_tests::{
     capture::Capture,
     net::{Network, Pod, traffic},
-    wait::{PATIENCE, until},
+    wait::{PATIENCE, uninterrupted, until},
 };
 use socket2::SockRef;
 
@@ -104,7 +104,8 @@ impl Handed {
     fn next(&self, size: usize) -> Vec<u8> {
         let mut bytes = vec![0; 65_536];
         loop {
-            let length = recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::empty()).expect("a frame comes in time");
+            let length = uninterrupted(|| recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::empty()));
+            let length = length.expect("a frame comes in time");
             if length >= size {
                 return bytes[..length].to_vec();
             }
@@ -117,7 +118,8 @@ impl Handed {
 
     /// Waits until the helper has closed the connection.
     fn wait_for_end(&self) {
-        assert_eq!(recv(self.connection.as_raw_fd(), &mut [0; 1], MsgFlags::empty()), Ok(0), "it sends nothing else");
+        let length = uninterrupted(|| recv(self.connection.as_raw_fd(), &mut [0; 1], MsgFlags::empty()));
+        assert_eq!(length.expect("it closes in time"), 0, "it sends nothing else");
     }
 }
 

@@ -14,7 +14,7 @@ use podtap_model::{Direction, FrameFormat, Receiver};
 use podtap_tests::{
     capture::{Capture, FrameDirection, injector},
     net::{Helper, Network, Node, Pod, Program, traffic},
-    wait::until,
+    wait::{uninterrupted, until},
 };
 
 use crate::scene::{
@@ -292,7 +292,7 @@ fn softflowd_reports_the_flow() {
     // Both directions of the flow in NetFlow version 5: a header of 24 bytes, and records of 48.
     softflowctl("expire-all").expect("softflowd accepts the command");
     let mut buffer = [0; 2000];
-    let length = collector.recv(&mut buffer).expect("a report arrives");
+    let length = uninterrupted(|| collector.recv(&mut buffer)).expect("a report arrives");
     let number =
         |record: &[u8], at: usize| u64::from(u32::from_be_bytes(*record[at..].first_chunk().expect("4 bytes")));
     let found: BTreeMap<Vec<u8>, (u64, u64)> = buffer[24..length]
@@ -349,7 +349,10 @@ fn frames_that_a_consumer_sends_are_dropped() {
         let found = capture.stop().into_iter().find(|frame| frame.bytes.windows(9).any(|part| part == b"consumer "));
         assert_eq!(found, None);
     }
-    assert_eq!(listening.recv(&mut [0; 100]).map_err(|error| error.kind()), Err(std::io::ErrorKind::WouldBlock));
+    assert_eq!(
+        uninterrupted(|| listening.recv(&mut [0; 100])).map_err(|error| error.kind()),
+        Err(std::io::ErrorKind::WouldBlock)
+    );
 }
 
 /// Whenever the helper is killed, an interface with the requested name belongs to a complete receiver.

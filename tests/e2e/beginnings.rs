@@ -13,7 +13,7 @@ use podtap_tests::{
     cluster::{namespace_of_node, udp_socket},
     namespace::within,
     pcap::{File, fields},
-    wait::until,
+    wait::{uninterrupted, until},
 };
 
 use crate::{
@@ -112,9 +112,9 @@ fn names_and_services_are_known_although_only_headers_are_mirrored() {
     }
     for _ in 0..6 {
         socket.send_to(b"question", (address(&scene.web).as_str(), 53)).expect("it can be sent");
-        let (_, from) = server.recv_from(&mut [0; 64]).expect("it arrives");
+        let (_, from) = uninterrupted(|| server.recv_from(&mut [0; 64])).expect("it arrives");
         server.send_to(&[9; 1200], from).expect("it can be answered");
-        socket.recv(&mut [0; 1500]).expect("the answer arrives");
+        uninterrupted(|| socket.recv(&mut [0; 1500])).expect("the answer arrives");
     }
     let arrived = |what: &str, expected: usize, matches: &dyn Fn(&[u8]) -> bool| {
         until(what, Duration::from_secs(10), || {

@@ -12,7 +12,7 @@ use podtap_tests::{
     capture::{Capture, Difference, Frame, FrameDirection},
     cluster::{in_network, namespace_of_node, udp_socket},
     namespace::within,
-    wait::until,
+    wait::{uninterrupted, until},
 };
 
 use crate::{
@@ -49,9 +49,9 @@ fn exchanges(client: &Path, server: &Path, to: Ipv4Addr, flows: usize) {
         socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout can be set");
         for word in [b"one", b"two"] {
             socket.send_to(word, to).expect("it can be sent");
-            let (length, from) = echo.recv_from(&mut buffer).expect("it arrives");
+            let (length, from) = uninterrupted(|| echo.recv_from(&mut buffer)).expect("it arrives");
             echo.send_to(&buffer[..length], from).expect("it can be answered");
-            socket.recv(&mut buffer).expect("the answer arrives");
+            uninterrupted(|| socket.recv(&mut buffer)).expect("the answer arrives");
         }
     }
     let listener = within(server, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, ECHO))).expect("the port is free");

@@ -1,7 +1,7 @@
 //! Waiting on conditions, with a deadline.
 
 use std::{
-    thread,
+    io, thread,
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,20 @@ pub fn until<T, E: std::fmt::Display>(
                 panic!("{what}: not within {} s; last: {error}", deadline.as_secs_f32())
             }
             Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// Repeats a call that a signal interrupted: the kernel does not restart one on a socket with a timeout (signal(7)), and any thread of a
+/// test can get the signal that a child has ended.
+///
+/// # Errors
+/// Any other one of the call.
+pub fn uninterrupted<T, E: Into<io::Error>>(mut call: impl FnMut() -> Result<T, E>) -> io::Result<T> {
+    loop {
+        match call().map_err(Into::into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Traffic between two networks. Every function returns after all of it has arrived and was answered.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
 };
 
 use super::Network;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, uninterrupted};
 
 /// Sends pings over IPv4 or IPv6, after an ARP request or a neighbour solicitation.
 ///
@@ -59,16 +59,6 @@ pub fn udp(client: &Network, server: &Network, to: IpAddr, sizes: &[usize]) {
             assert!(sent == back, "the echoed datagrams are unchanged");
         }
     });
-}
-
-/// Repeats a call that a signal interrupted: the kernel does not restart one on a socket with a timeout (signal(7)).
-fn uninterrupted<T>(mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match receive() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
 }
 
 /// Opens a connection to an address of `server` and exchanges bytes on it.
