@@ -52,6 +52,7 @@ use crate::{
     analysis::Analysis,
     output::{
         Print,
+        exporter::Exporter,
         flows::FlowLines,
         pcapng::{Rotation, Writer},
         queue::Queue,
@@ -125,6 +126,10 @@ struct Arguments {
     probes: Option<SocketAddr>,
     #[command(flatten)]
     writing: Writing,
+    /// Unix socket of `podtap-exporter`, which gets all flows as --print flows prints them. While nothing listens there, or it is slow,
+    /// more than 8192 lines that wait are dropped, and counted
+    #[arg(long, value_name = "PATH", conflicts_with = "read")]
+    export_socket: Option<PathBuf>,
     /// Days after which an edge of which nothing was seen is forgotten. 0: never
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     forget_after: u32,
@@ -256,8 +261,7 @@ fn print(print: Print, shared: &Shared) -> Result<()> {
 /// Files are read as fast as their flows are taken.
 fn read_files(arguments: &Arguments, shared: &Shared) -> Result<()> {
     let out = (arguments.print == Print::Flows).then(|| io::BufWriter::new(io::stdout().lock()));
-    let mut analysis =
-        Analysis::new(shared.clone(), arguments.ether_type, Duration::ZERO, FlowLines { out, result: Ok(()) });
+    let mut analysis = Analysis::new(shared.clone(), arguments.ether_type, Duration::ZERO, FlowLines::new(out));
     let Writing { write, .. } = &arguments.writing;
     if let Some(path) = write {
         analysis.write_to(Writer::here(path, arguments.writing.rotation()).with_context(|| cannot_write(path))?);
@@ -271,7 +275,7 @@ fn read_files(arguments: &Arguments, shared: &Shared) -> Result<()> {
         writer.finish().with_context(|| cannot_write(path))?;
     }
     lines.result?;
-    if let Some(mut out) = lines.out {
+    for mut out in lines.outs {
         out.flush()?;
     }
     if counters.packets == 0 {
@@ -305,9 +309,15 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
         .chain(receivers)
         .chain(arguments.input.vxlan_port.map(capture::Input::vxlan))
         .collect::<Result<Vec<_>>>()?;
-    let out = (arguments.print == Print::Flows).then(|| Queue::new(io::stdout()));
+    let stdout = (arguments.print == Print::Flows).then(|| Queue::new(io::stdout()));
+    let exporter = arguments.export_socket.clone().map(|path| Queue::new(Exporter::new(path)));
     let patience = if arguments.names_socket.is_some() { PATIENCE } else { Duration::ZERO };
-    let mut analysis = Analysis::new(shared.clone(), arguments.ether_type, patience, FlowLines { out, result: Ok(()) });
+    let mut analysis = Analysis::new(
+        shared.clone(),
+        arguments.ether_type,
+        patience,
+        FlowLines::new(stdout.into_iter().chain(exporter)),
+    );
     if let Some(path) = &arguments.writing.write {
         let sources = inputs.iter().map(capture::Input::name).collect();
         let writer = Writer::beside(path, arguments.writing.rotation(), sources);
@@ -315,10 +325,11 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
     }
     eprintln!("podtap-collector: capturing");
     let captured = capture::run(&signals, &mut inputs, &mut analysis, |analysis, captured, now| {
-        service.tick(analysis, captured, now);
+        let dropped = analysis.output().outs.iter().map(|out| out.dropped).sum();
+        service.tick(analysis, captured, dropped, now);
         Ok(std::mem::replace(&mut analysis.output().result, Ok(()))?)
     })?;
-    if let Some(out) = &mut analysis.output().out {
+    for out in &mut analysis.output().outs {
         out.wait(LAST_LINES);
     }
     let (mut lines, writer, counters) = analysis.finish();
@@ -331,8 +342,8 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
     }
     lines.result?;
     let mut lost = 0;
-    if let Some(out) = &mut lines.out {
-        lost = out.dropped;
+    for out in &mut lines.outs {
+        lost += out.dropped;
         match out.close() {
             // Frames may still be written.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => eprintln!("podtap-collector: {error}"),

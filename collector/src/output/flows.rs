@@ -71,7 +71,7 @@ impl Fields for Line {
 }
 
 /// Names of fields without the names of an end.
-const FIELDS: [&str; 39] = [
+const FIELDS: [&str; 40] = [
     "TimeFlowStartMs",
     "TimeFlowEndMs",
     "Etype",
@@ -98,6 +98,7 @@ const FIELDS: [&str; 39] = [
     "Opener",
     "Preexisting",
     "Degraded",
+    "Reply",
     "Failure",
     "ConnId",
     "XlatBy",
@@ -137,16 +138,24 @@ pub fn fields() -> impl Iterator<Item = String> {
 
 /// Writes a line per flow and direction, each by one call; nothing after the first error.
 pub struct FlowLines<Out> {
-    /// `None`: nothing is written.
-    pub out: Option<Out>,
+    /// Each gets all lines.
+    pub outs: Vec<Out>,
     pub result: io::Result<()>,
+}
+
+impl<Out: Write> FlowLines<Out> {
+    pub fn new(outs: impl IntoIterator<Item = Out>) -> Self {
+        Self { outs: outs.into_iter().collect(), result: Ok(()) }
+    }
 }
 
 impl<Out: Write> Output for FlowLines<Out> {
     fn record(&mut self, flow: &NamedRecord<'_>, names: &Names) {
-        if let (Some(out), Ok(())) = (&mut self.out, &self.result) {
-            self.result = lines(flow, names).try_for_each(|line| out.write_all(&line));
+        if self.outs.is_empty() || self.result.is_err() {
+            return;
         }
+        self.result =
+            lines(flow, names).try_for_each(|line| self.outs.iter_mut().try_for_each(|out| out.write_all(&line)));
     }
 }
 
@@ -220,6 +229,9 @@ fn direction(
         owned(fields, end, owner, names, record.to);
     }
     about_flow(fields, flow);
+    if is_reply {
+        fields.set("Reply", true);
+    }
     about_server(fields, server, flow);
     if !is_reply {
         if let Some(name) = &record.sni {

@@ -1,5 +1,6 @@
 //! What people and programs read.
 
+pub mod exporter;
 pub mod flows;
 pub mod graph;
 mod layout;

@@ -23,6 +23,7 @@ pub struct Figures {
     names_dropped: Counter,
     written: Counter,
     not_written: Counter,
+    lines_dropped: Counter,
     degradation: Gauge,
     folded: Gauge,
     active: Gauge,
@@ -47,6 +48,7 @@ impl Figures {
             names_dropped: Counter::default(),
             written: Counter::default(),
             not_written: Counter::default(),
+            lines_dropped: Counter::default(),
             degradation: Gauge::default(),
             folded: Gauge::default(),
             active: Gauge::default(),
@@ -100,6 +102,11 @@ impl Figures {
                 "Frames that were not written to files, because they came too fast or the volume has no room",
                 &figures.not_written,
             ),
+            (
+                "collector_lines_dropped",
+                "Lines of flows that were not written, because their reader is slow or gone",
+                &figures.lines_dropped,
+            ),
         ];
         let gauges = [
             (
@@ -130,12 +137,13 @@ impl Figures {
     }
 
     /// Takes over what was counted so far, and returns it.
-    pub fn update<Out: Output>(&self, captured: Captured, analysis: &mut Analysis<Out>) -> Status {
+    pub fn update<Out: Output>(&self, captured: Captured, lines_dropped: u64, analysis: &mut Analysis<Out>) -> Status {
         if let Some(writer) = analysis.writer() {
             let (written, not_written) = writer.counts();
             raise(&self.written, written);
             raise(&self.not_written, not_written);
         }
+        raise(&self.lines_dropped, lines_dropped);
         let counted = analysis.counters();
         raise(&self.frames, captured.frames);
         raise(&self.dropped, captured.dropped);

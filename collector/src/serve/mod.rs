@@ -89,7 +89,13 @@ impl Service {
     }
 
     /// Applies the names that have come, and takes over what was counted.
-    pub fn tick<Out: Output>(&mut self, analysis: &mut Analysis<Out>, captured: Captured, now: Timestamp) {
+    pub fn tick<Out: Output>(
+        &mut self,
+        analysis: &mut Analysis<Out>,
+        captured: Captured,
+        lines_dropped: u64,
+        now: Timestamp,
+    ) {
         self.health.alive();
         if let Some(updates) = &mut self.updates {
             let mut is_listed = false;
@@ -99,7 +105,7 @@ impl Service {
                 self.health.set_ready(true);
             }
         }
-        let status = self.figures.update(captured, analysis);
+        let status = self.figures.update(captured, lines_dropped, analysis);
         self.shared.lock().status = status;
     }
 }

@@ -105,7 +105,7 @@ mod tests {
     /// A new field is not shown before this list has it.
     #[test]
     fn what_is_told_of_a_call_to_another_namespace_is_on_a_list() {
-        const OF_THE_CALL: [&str; 28] = [
+        const OF_THE_CALL: [&str; 29] = [
             "TimeFlowStartMs",
             "TimeFlowEndMs",
             "Etype",
@@ -128,6 +128,7 @@ mod tests {
             "Opener",
             "Preexisting",
             "Degraded",
+            "Reply",
             "Failure",
             "ConnId",
             "XlatBy",

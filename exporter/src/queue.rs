@@ -1,0 +1,154 @@
+//! Records that wait for a sink.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use crate::record::Record;
+
+/// A bounded queue. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Queue(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    /// Bytes that may wait.
+    capacity: usize,
+    /// Something has come, or nothing will.
+    changed: Notify,
+    /// Something was taken.
+    taken: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    records: VecDeque<Arc<Record>>,
+    size: usize,
+    is_closed: bool,
+}
+
+impl Queue {
+    /// Of so many bytes.
+    pub fn new(capacity: usize) -> Self {
+        let (changed, taken) = (Notify::new(), Notify::new());
+        Self(Arc::new(Shared { waiting: Mutex::default(), capacity, changed, taken }))
+    }
+
+    /// Appends a record. Returns how many of the oldest ones were dropped to make room.
+    pub fn push(&self, record: Arc<Record>) -> u64 {
+        let mut waiting = self.lock();
+        let mut dropped = 0;
+        waiting.size += record.size();
+        waiting.records.push_back(record);
+        while waiting.size > self.0.capacity
+            && let Some(oldest) = waiting.records.pop_front()
+        {
+            waiting.size -= oldest.size();
+            dropped += 1;
+        }
+        self.0.changed.notify_one();
+        dropped
+    }
+
+    /// Returns when there is room for a record.
+    pub async fn room(&self) {
+        loop {
+            let taken = self.0.taken.notified();
+            // Half of it: a source that may wait should not run at each record.
+            if self.lock().size <= self.0.capacity / 2 {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    /// Nothing more is appended.
+    pub fn close(&self) {
+        self.lock().is_closed = true;
+        self.0.changed.notify_one();
+    }
+
+    /// Takes the oldest records, at most so many. `None`: there are none, and none will come. For one reader.
+    pub async fn take(&self, most: usize) -> Option<Vec<Arc<Record>>> {
+        loop {
+            {
+                let mut waiting = self.lock();
+                if !waiting.records.is_empty() {
+                    let count = waiting.records.len().min(most);
+                    let records: Vec<_> = waiting.records.drain(..count).collect();
+                    waiting.size -= records.iter().map(|record| record.size()).sum::<usize>();
+                    drop(waiting);
+                    self.0.taken.notify_one();
+                    return Some(records);
+                }
+                if waiting.is_closed {
+                    return None;
+                }
+            }
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// Bytes that wait.
+    pub fn size(&self) -> usize {
+        self.lock().size
+    }
+
+    /// Records that wait.
+    pub fn len(&self) -> usize {
+        self.lock().records.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::fixtures::record;
+
+    fn ports(records: &[Arc<Record>]) -> Vec<u16> {
+        records.iter().filter_map(|record| record.sent.as_ref()?.flow.source.port).collect()
+    }
+
+    #[tokio::test]
+    async fn the_oldest_are_dropped_when_it_is_full() {
+        let queue = Queue::new(3 * record(10).size());
+        assert_eq!((10..13).map(|port| queue.push(record(port))).sum::<u64>(), 0);
+        assert_eq!((13..15).map(|port| queue.push(record(port))).sum::<u64>(), 2);
+        assert_eq!(queue.len(), 3);
+        assert_eq!(ports(&queue.take(2).await.expect("two")), [12, 13]);
+        assert_eq!(queue.size(), record(14).size());
+        queue.close();
+        assert_eq!(ports(&queue.take(2).await.expect("one")), [14]);
+        assert_eq!(queue.take(2).await, None);
+        assert_eq!(queue.size(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reader_waits_for_a_record_and_a_writer_for_room() {
+        let queue = Queue::new(2 * record(10).size());
+        let reader = tokio::spawn({
+            let queue = queue.clone();
+            async move {
+                let mut all = Vec::new();
+                while let Some(records) = queue.take(1).await {
+                    all.extend(ports(&records));
+                }
+                all
+            }
+        });
+        for port in 10..30 {
+            queue.room().await;
+            assert_eq!(queue.push(record(port)), 0);
+        }
+        queue.close();
+        assert_eq!(reader.await.expect("it does not panic"), (10..30).collect::<Vec<_>>());
+    }
+}

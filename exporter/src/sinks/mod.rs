@@ -1,0 +1,144 @@
+//! Where records go. Each sink has a queue and a task of its own: none waits for another one.
+
+mod run;
+pub mod stdout;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+
+pub use self::run::Condition;
+use crate::{
+    figures::{Figures, SinkFigures},
+    queue::Queue,
+    record::Record,
+};
+
+/// Delivers records.
+pub trait Sink: Send + 'static {
+    /// Records that are delivered at once, at most.
+    const MOST: usize;
+
+    /// Delivers records, in order. After an error, those after the first [`Failure::delivered`] are delivered again, or dropped.
+    fn deliver(&mut self, records: &[Arc<Record>]) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Called about every second in which there is nothing to deliver.
+    fn idle(&mut self) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Called at the end.
+    fn finish(&mut self) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Ok(()) }
+    }
+}
+
+/// Records were not delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How many of them were.
+    pub delivered: usize,
+    pub kind: FailureKind,
+    pub message: String,
+}
+
+/// What is done with the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// They are sent again: the sink cannot be reached, or is busy.
+    Unavailable,
+    /// They are dropped: the sink does not take them, and would not do so later.
+    Refused,
+}
+
+impl Failure {
+    /// None was delivered; later, they may be.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { delivered: 0, kind: FailureKind::Unavailable, message: message.into() }
+    }
+
+    /// None was delivered, or will be.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { delivered: 0, kind: FailureKind::Refused, message: message.into() }
+    }
+
+    /// Likewise, after so many that were.
+    #[must_use]
+    pub fn after(self, delivered: usize) -> Self {
+        Self { delivered, ..self }
+    }
+}
+
+/// What happens to a record if the queue of a sink is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest one is dropped.
+    DropOldest,
+    /// It waits, and so do the other sinks.
+    Wait,
+}
+
+/// All sinks.
+#[derive(Debug, Default)]
+pub struct Sinks(Vec<Running>);
+
+#[derive(Debug)]
+struct Running {
+    name: String,
+    queue: Queue,
+    figures: SinkFigures,
+    condition: Condition,
+    task: JoinHandle<()>,
+}
+
+impl Sinks {
+    /// Starts one, with a queue of so many bytes.
+    pub fn start(&mut self, name: &str, capacity: usize, figures: &Figures, sink: impl Sink) {
+        let (queue, figures, condition) = (Queue::new(capacity), figures.of_sink(name), Condition::new(name));
+        let task = tokio::spawn(run::run(sink, queue.clone(), figures.clone(), condition.clone()));
+        self.0.push(Running { name: name.to_owned(), queue, figures, condition, task });
+    }
+
+    /// Hands records to all sinks.
+    pub async fn push(&self, records: &mut Vec<Arc<Record>>, when_full: WhenFull) {
+        for record in records.drain(..) {
+            for sink in &self.0 {
+                if when_full == WhenFull::Wait {
+                    sink.queue.room().await;
+                }
+                sink.figures.queue_full.inc_by(sink.queue.push(Arc::clone(&record)));
+            }
+        }
+    }
+
+    /// What each one's last attempt was.
+    pub fn conditions(&self) -> Vec<Condition> {
+        self.0.iter().map(|sink| sink.condition.clone()).collect()
+    }
+
+    /// Waits until all records are delivered, at most so long. Returns the sinks that did not get all, and how many they did not get.
+    pub async fn finish(self, patience: Duration) -> Vec<(String, u64)> {
+        let until = Instant::now() + patience;
+        for sink in &self.0 {
+            sink.queue.close();
+        }
+        let mut incomplete = Vec::new();
+        for mut sink in self.0 {
+            if timeout_at(until, &mut sink.task).await.is_err() {
+                sink.task.abort();
+                // It counts what it was about to deliver, when it is dropped.
+                let _ = sink.task.await;
+                sink.figures.unsent.inc_by(sink.queue.len() as u64);
+            }
+            let SinkFigures { queue_full, refused, unsent, .. } = &sink.figures;
+            let missing = queue_full.get() + refused.get() + unsent.get();
+            if missing > 0 {
+                incomplete.push((sink.name, missing));
+            }
+        }
+        incomplete
+    }
+}

@@ -1,0 +1,231 @@
+//! The task of a sink.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use podtap_runtime::backoff::Backoff;
+use serde::Serialize;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::{Failure, FailureKind, Sink};
+use crate::{figures::SinkFigures, queue::Queue};
+
+/// How often a sink without records is told so.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long an attempt may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Whether a sink takes records. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Condition(Arc<Mutex<Told>>);
+
+/// What is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Told {
+    sink: String,
+    /// `None`: there was no attempt yet.
+    exporting: Option<bool>,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+impl Condition {
+    pub fn new(sink: &str) -> Self {
+        Self(Arc::new(Mutex::new(Told { sink: sink.to_owned(), exporting: None, message: None })))
+    }
+
+    pub fn told(&self) -> Told {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Logs changes only.
+    fn set(&self, failure: Option<&Failure>, figures: &SinkFigures) {
+        let told = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = told.exporting != Some(failure.is_none());
+        told.exporting = Some(failure.is_none());
+        told.message = failure.map(|failure| failure.message.clone());
+        figures.up.set(failure.is_none().into());
+        match failure {
+            Some(Failure { kind, message, .. }) => {
+                figures.failures.inc();
+                let next = match kind {
+                    FailureKind::Unavailable => "retrying",
+                    FailureKind::Refused => "these records are dropped",
+                };
+                if is_new {
+                    warn!(sink = told.sink, error = message, "the sink does not take records; {next}");
+                }
+            }
+            None if is_new => info!(sink = told.sink, "the sink takes records"),
+            None => {}
+        }
+    }
+}
+
+/// Records that were taken from the queue, until they are counted as something else.
+struct Taken<'a>(u64, &'a SinkFigures);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.1.unsent.inc_by(self.0);
+    }
+}
+
+/// Delivers until the queue is closed and empty.
+pub async fn run<S: Sink>(mut sink: S, queue: Queue, figures: SinkFigures, condition: Condition) {
+    loop {
+        let records = tokio::select! {
+            records = queue.take(S::MOST) => records,
+            () = sleep(IDLE) => {
+                if let Err(failure) = in_time(sink.idle()).await {
+                    condition.set(Some(&failure), &figures);
+                }
+                continue;
+            }
+        };
+        figures.queued.set(i64::try_from(queue.size()).unwrap_or(i64::MAX));
+        let Some(records) = records else { break };
+        let mut records = &records[..];
+        let mut taken = Taken(records.len() as u64, &figures);
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        while !records.is_empty() {
+            let result = in_time(sink.deliver(records)).await;
+            let delivered =
+                result.as_ref().map_or_else(|failure| failure.delivered.min(records.len()), |()| records.len());
+            figures.sent.inc_by(delivered as u64);
+            taken.0 -= delivered as u64;
+            records = &records[delivered..];
+            condition.set(result.as_ref().err(), &figures);
+            match result {
+                Ok(()) => {}
+                Err(Failure { kind: FailureKind::Unavailable, .. }) => sleep(backoff.pause()).await,
+                Err(Failure { kind: FailureKind::Refused, .. }) => {
+                    figures.refused.inc_by(taken.0);
+                    taken.0 = 0;
+                    records = &[];
+                }
+            }
+        }
+    }
+    if let Err(failure) = in_time(sink.finish()).await {
+        condition.set(Some(&failure), &figures);
+    }
+}
+
+async fn in_time(attempt: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let late = |_| Err(Failure::unavailable(format!("no answer within {} seconds", PATIENCE.as_secs())));
+    timeout(PATIENCE, attempt).await.unwrap_or_else(late)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::{
+        figures::Figures,
+        record::{Record, fixtures::record},
+        sinks::{Sinks, WhenFull},
+    };
+
+    /// A sink that answers as told, and then takes everything.
+    #[derive(Clone, Default)]
+    struct Scripted {
+        answers: Arc<Mutex<VecDeque<Failure>>>,
+        got: Arc<Mutex<Vec<u16>>>,
+        hangs: bool,
+    }
+
+    impl Sink for Scripted {
+        const MOST: usize = 4;
+
+        async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
+            if self.hangs {
+                std::future::pending::<()>().await;
+            }
+            let failure = self.answers.lock().expect("no panic").pop_front();
+            let delivered = failure.as_ref().map_or(records.len(), |failure| failure.delivered);
+            let ports = records[..delivered].iter().filter_map(|record| record.sent.as_ref()?.flow.source.port);
+            self.got.lock().expect("no panic").extend(ports);
+            failure.map_or(Ok(()), Err)
+        }
+    }
+
+    impl Scripted {
+        fn new(answers: impl IntoIterator<Item = Failure>) -> Self {
+            Self { answers: Arc::new(Mutex::new(answers.into_iter().collect())), ..Self::default() }
+        }
+
+        fn got(&self) -> Vec<u16> {
+            self.got.lock().expect("no panic").clone()
+        }
+    }
+
+    async fn push(sinks: &Sinks, ports: std::ops::Range<u16>, when_full: WhenFull) {
+        sinks.push(&mut ports.map(record).collect(), when_full).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_delivered_is_sent_again() {
+        let sink = Scripted::new([Failure::unavailable("down"), Failure::unavailable("full").after(2)]);
+        let (mut sinks, figures) = (Sinks::default(), Figures::default());
+        sinks.start("s", 1 << 20, &figures, sink.clone());
+        push(&sinks, 10..16, WhenFull::DropOldest).await;
+        let conditions = sinks.conditions();
+        assert_eq!(sinks.finish(Duration::from_secs(60)).await, []);
+        assert_eq!(sink.got(), [10, 11, 12, 13, 14, 15]);
+        let of_sink = figures.of_sink("s");
+        assert_eq!((of_sink.sent.get(), of_sink.failures.get(), of_sink.up.get()), (6, 2, 1));
+        assert_eq!(conditions[0].told(), Told { sink: "s".to_owned(), exporting: Some(true), message: None });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_sink_refuses_is_dropped_and_counted() {
+        let sink = Scripted::new([Failure::refused("too old").after(1)]);
+        let (mut sinks, figures) = (Sinks::default(), Figures::default());
+        sinks.start("s", 1 << 20, &figures, sink.clone());
+        push(&sinks, 10..16, WhenFull::DropOldest).await;
+        assert_eq!(sinks.finish(Duration::from_secs(60)).await, [("s".to_owned(), 3)]);
+        assert_eq!(sink.got(), [10, 14, 15]);
+        assert_eq!(figures.of_sink("s").refused.get(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_hangs_costs_its_own_records_only() {
+        let (hanging, other) = (Scripted { hangs: true, ..Scripted::default() }, Scripted::default());
+        let (mut sinks, figures) = (Sinks::default(), Figures::default());
+        sinks.start("hanging", 6 * record(10).size(), &figures, hanging);
+        sinks.start("other", 6 * record(10).size(), &figures, other.clone());
+        for port in 10..110 {
+            push(&sinks, port..port + 1, WhenFull::DropOldest).await;
+            tokio::task::yield_now().await;
+        }
+        // It is told, and tried again.
+        let conditions = sinks.conditions();
+        sleep(2 * PATIENCE).await;
+        assert_eq!(serde_json::to_value(conditions[0].told()).expect("JSON")["message"], "no answer within 30 seconds");
+        assert_eq!(sinks.finish(Duration::from_secs(5)).await, [("hanging".to_owned(), 100)]);
+        assert_eq!(other.got(), (10..110).collect::<Vec<_>>());
+        let hanging = figures.of_sink("hanging");
+        assert_eq!(hanging.queue_full.get() + hanging.unsent.get(), 100);
+        assert!(hanging.unsent.get() <= 10, "{}", hanging.unsent.get());
+        assert_eq!((hanging.up.get(), figures.of_sink("other").up.get()), (0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_may_wait_loses_nothing() {
+        let sink = Scripted::new((0..5).map(|_| Failure::unavailable("down")));
+        let (mut sinks, figures) = (Sinks::default(), Figures::default());
+        sinks.start("s", 4 * record(10).size(), &figures, sink.clone());
+        push(&sinks, 10..200, WhenFull::Wait).await;
+        assert_eq!(sinks.finish(Duration::from_secs(300)).await, []);
+        assert_eq!(sink.got(), (10..200).collect::<Vec<_>>());
+    }
+}

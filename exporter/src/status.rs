@@ -1,0 +1,35 @@
+//! What is served: health, metrics, and the condition of each sink.
+
+use std::sync::Arc;
+
+use podtap_runtime::http::{Bytes, Full, Handler, Incoming, Metrics, Probes, Request, Response, StatusCode, header};
+
+use crate::sinks::Condition;
+
+/// `/livez`, `/readyz`, `/metrics` and `/status`.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub probes: Probes<Metrics>,
+    pub conditions: Arc<[Condition]>,
+}
+
+impl Handler for Status {
+    type Body = Full<Bytes>;
+
+    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.uri().path() != "/status" {
+            return self.probes.respond(request).await;
+        }
+        let told: Vec<_> = self.conditions.iter().map(Condition::told).collect();
+        let mut response = match serde_json::to_vec(&told) {
+            Ok(body) => Response::new(body.into()),
+            Err(_) => {
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                response
+            }
+        };
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        response
+    }
+}
