@@ -33,7 +33,7 @@ repo: build-prerequisites ## tests without privileges
 	cargo test -p podtap-tests --lib --bins --test repo --locked
 
 dataplane: prerequisites ## tests in network namespaces (root)
-	cargo build -p tap-helper -p podtap-collector --locked
+	cargo build -p tap-helper -p podtap-collector -p podtap-exporter --locked
 	cargo test -p podtap-tests --test dataplane --test collector --locked
 
 kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated (TESTS=destinations for a part; `make test` runs a part)

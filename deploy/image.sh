@@ -11,14 +11,14 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 build() { RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile "$profile" --locked --target "$host" "$@"; }
 if [ "$profile" = lab-image ]; then
   # Together, which compiles what they share once.
-  build -p podtap-controller -p podtap-agent -p podtap-collector -p tap-helper
+  build -p podtap-controller -p podtap-agent -p podtap-collector -p podtap-exporter -p tap-helper
 else
-  build -p podtap-controller -p podtap-agent -p podtap-collector
+  build -p podtap-controller -p podtap-agent -p podtap-collector -p podtap-exporter
   # By itself: together with the others, features would be unified, and the privileged program would be built with theirs.
   build -p tap-helper
 fi
 built=target/$host/$profile
-binaries=(podtap-controller podtap-agent podtap-collector tap-helper)
+binaries=(podtap-controller podtap-agent podtap-collector podtap-exporter tap-helper)
 if [ "${1:-}" = --lab ]; then
   # A tag of its own for each content, so that pods are replaced exactly when something has changed.
   version+=-$(cat "${binaries[@]/#/$built/}" | sha256sum | cut -c1-12)

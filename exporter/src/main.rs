@@ -90,12 +90,15 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
     let mut server = None;
     if let Some(address) = cli.probes {
         let probes = Probes { health: health.clone(), metrics };
-        server = Some(Server::spawn(address, Status { probes, conditions: sinks.conditions().into() }).await?);
+        let started = Server::spawn(address, Status { probes, conditions: sinks.conditions().into() }).await?;
+        eprintln!("podtap-exporter: health, metrics and status are served on http://{}", started.address());
+        server = Some(started);
     }
     let patience = match (&cli.source.socket, &cli.source.read) {
         (Some(path), _) => {
             let listener = input::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
             health.set_ready(true);
+            eprintln!("podtap-exporter: listening");
             tokio::select! {
                 never = input::serve(&listener, &sinks, &figures) => never,
                 () = shutdown.requested() => LAST_RECORDS,

@@ -4,6 +4,7 @@
 mod access;
 mod behind;
 mod counts;
+mod exporter;
 mod external;
 mod flood;
 mod invented;

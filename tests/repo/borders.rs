@@ -88,6 +88,14 @@ fn the_collector_knows_no_taps_and_no_netlink() {
     assert_eq!(found(&tree, &["netlink", "rtnetlink", "aya", "tap-helper"]), [""; 0]);
 }
 
+/// It reads lines of flows, and connects to what others run.
+#[test]
+fn the_exporter_knows_no_taps_and_no_frames() {
+    let tree = tree_of("podtap-exporter");
+    assert_eq!(found(&tree, &["podtap-api", "podtap-controller", "podtap-agent", "tap-helper", "netlink"]), [""; 0]);
+    assert_eq!(found(&tree, &["podtap-collector", "podtap-flow", "podtap-model"]), [""; 0]);
+}
+
 /// It runs on the machines of users.
 #[test]
 fn the_plugin_knows_no_controller_and_no_netlink() {

@@ -20,9 +20,14 @@ use crate::child::{self, Killed};
 /// # Panics
 /// If it was not built.
 pub fn binary() -> PathBuf {
+    built("podtap-collector")
+}
+
+/// The binary of a package that was built with the tests.
+pub(crate) fn built(package: &str) -> PathBuf {
     let test = env::current_exe().expect("a process knows its executable");
-    let path = test.ancestors().nth(2).expect("tests are in target/debug/deps").join("podtap-collector");
-    assert!(path.exists(), "{} does not exist: `cargo build -p podtap-collector` builds it", path.display());
+    let path = test.ancestors().nth(2).expect("tests are in target/debug/deps").join(package);
+    assert!(path.exists(), "{} does not exist: `cargo build -p {package}` builds it", path.display());
     path
 }
 

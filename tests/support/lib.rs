@@ -9,6 +9,7 @@ pub mod child;
 pub mod cluster;
 pub mod collector;
 pub mod cores;
+pub mod exporter;
 pub mod frames;
 pub mod http;
 pub mod https;
