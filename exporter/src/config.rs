@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     figures::Figures,
+    policy::Policy,
     sinks::{
         Sinks,
         stdout::{Lines, StdoutConfig},
@@ -69,8 +70,8 @@ impl Config {
     }
 
     /// Starts all sinks.
-    pub fn start(self, figures: &Figures) -> Result<Sinks> {
-        let mut sinks = Sinks::default();
+    pub fn start(self, figures: &Figures, policy: Policy) -> Result<Sinks> {
+        let mut sinks = Sinks::new(policy);
         for sink in self.sinks {
             let name = sink.name.clone();
             sink.start(figures, &mut sinks).with_context(|| format!("the sink {name}"))?;
@@ -120,7 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_sink_is_of_one_kind() {
-        let start = |text| Config::parse(text).expect("it is valid").start(&Figures::default());
+        let start = |text| Config::parse(text).expect("it is valid").start(&Figures::default(), Policy::default());
         let error = start("sinks: [{name: a}]").expect_err("it has none");
         assert!(format!("{error:#}").contains("the sink a: it has no kind"), "{error:#}");
         assert_eq!(start("sinks: [{name: a, stdout: {}}]").expect("it starts").conditions().len(), 1);

@@ -11,6 +11,7 @@ mod config;
 mod figures;
 mod flow;
 mod input;
+mod policy;
 mod queue;
 mod record;
 mod sinks;
@@ -27,7 +28,7 @@ use podtap_runtime::{
     telemetry::LogArgs,
 };
 
-use crate::{config::Config, figures::Figures, status::Status};
+use crate::{config::Config, figures::Figures, policy::Policy, status::Status};
 
 /// Sends flows of podtap-collector to other systems.
 #[derive(Debug, Parser)]
@@ -40,6 +41,10 @@ struct Cli {
     config: PathBuf,
     #[command(flatten)]
     source: Source,
+    /// Unix socket of `podtap-collector names --policy-socket`: flows are sent only to addresses of the cluster, and to those that the
+    /// PodTapPolicy allows
+    #[arg(long, value_name = "PATH")]
+    policy_socket: Option<PathBuf>,
     /// Address of /livez, /readyz, /metrics and /status
     #[arg(long, value_name = "ADDRESS")]
     probes: Option<SocketAddr>,
@@ -85,7 +90,7 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
     let mut shutdown = Shutdown::new()?;
     let metrics = Metrics::new();
     let figures = Figures::new(&metrics);
-    let sinks = Config::read(&cli.config)?.start(&figures)?;
+    let sinks = Config::read(&cli.config)?.start(&figures, Policy::new(cli.policy_socket.as_deref()))?;
     let health = Health::new(LIVENESS);
     let mut server = None;
     if let Some(address) = cli.probes {

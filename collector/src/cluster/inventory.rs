@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    net::IpAddr,
     rc::Rc,
     time::Duration,
 };
@@ -42,6 +43,8 @@ struct State {
     deleted: VecDeque<(Timestamp, String)>,
     owners: Owners,
     services: Services,
+    /// Addresses of services that the cluster has chosen.
+    cluster_addresses: HashMap<Key, Vec<IpAddr>>,
     nodes: BTreeMap<String, Node>,
     subscribers: Vec<Sender<Line>>,
     count: Gauge,
@@ -56,6 +59,7 @@ impl Inventory {
             deleted: VecDeque::new(),
             owners: Owners::default(),
             services: Services::default(),
+            cluster_addresses: HashMap::new(),
             nodes: BTreeMap::new(),
             subscribers: Vec::new(),
             count,
@@ -130,8 +134,10 @@ impl Inventory {
         self.0.borrow_mut().owners.deleted(uid, now());
     }
 
-    pub fn set_service(&self, service: Service) {
+    /// `cluster_addresses`: those of its addresses that the cluster has chosen.
+    pub fn set_service(&self, (service, cluster_addresses): (Service, Vec<IpAddr>)) {
         let mut state = self.0.borrow_mut();
+        state.cluster_addresses.insert((service.namespace.clone(), service.name.clone()), cluster_addresses);
         if let Some(key) = state.services.set(service) {
             state.publish_service(&key);
         }
@@ -140,6 +146,7 @@ impl Inventory {
     pub fn service_deleted(&self, key: &Key) {
         let mut state = self.0.borrow_mut();
         state.services.remove(key);
+        state.cluster_addresses.remove(key);
         state.publish(&Update::ServiceDeleted { namespace: key.0.clone(), name: key.1.clone() });
     }
 
@@ -148,6 +155,14 @@ impl Inventory {
         for key in gone {
             self.service_deleted(&key);
         }
+    }
+
+    /// Whether a pod that runs has this address, and not as that of its node, or whether the cluster has chosen it for a service.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        let state = self.0.borrow();
+        let is_of = |pod: &Pod| !pod.host_network && pod.ended.is_none() && pod.addresses.contains(&address);
+        state.pods.values().any(|projection| is_of(&projection.pod))
+            || state.cluster_addresses.values().any(|addresses| addresses.contains(&address))
     }
 
     /// `None`: the slice was deleted.

@@ -1,12 +1,13 @@
 //! The names of a cluster's pods, services and nodes, for the program that reads frames.
 //!
 //! [`watch`] projects what the API server reports, [`owners`] finds what pods belong to, [`inventory`] has the result, and [`listener`]
-//! passes it on. For names, the API server is asked for nothing but lists and watches.
+//! passes it on. [`policy`] tells the exporter where it may connect to. For names, the API server is asked for nothing but lists and watches.
 
 mod inventory;
 mod listener;
 mod owners;
 mod pod;
+mod policy;
 mod service;
 mod watch;
 
@@ -21,7 +22,7 @@ use podtap_runtime::{
 use tokio::sync::Notify;
 use tracing::info;
 
-use self::inventory::Inventory;
+use self::{inventory::Inventory, policy::Policy};
 use crate::access;
 
 /// The annotation by which users of Otterize name the workload of a pod.
@@ -38,6 +39,9 @@ pub struct Arguments {
     /// Annotation of a pod with the name of its workload, instead of that of its owner
     #[arg(long, value_name = "KEY", default_value = WORKLOAD_NAME)]
     workload_annotation: String,
+    /// Unix socket on which `podtap-exporter` asks whether the PodTapPolicy lets flows be sent to an address
+    #[arg(long, value_name = "PATH")]
+    policy_socket: Option<PathBuf>,
     #[command(flatten)]
     exposed: access::Exposed,
 }
@@ -57,13 +61,27 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         .with_context(|| format!("{} cannot be listened on", arguments.socket.display()))?;
     let inventory = Inventory::new(&metrics);
     info!(socket = %arguments.socket.display(), "watching pods, services and nodes");
+    let policy = Policy::default();
+    let questions = match &arguments.policy_socket {
+        Some(path) => Some(listener::bind(path).with_context(|| format!("{} cannot be listened on", path.display()))?),
+        None => None,
+    };
     let synced = Notify::new();
     let serve = async {
         // Until then, what is missing may exist.
         synced.notified().await;
         listener::serve(&listener, &inventory).await;
     };
+    let answer = async {
+        match &questions {
+            Some(listener) => {
+                tokio::join!(policy.follow(client.clone()), policy.serve(listener, &inventory));
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        () = answer => bail!("the watch of the policy ended"),
         () = watch::run(&client, &inventory, &arguments.workload_annotation, &health, &synced) => bail!("a watch ended"),
         () = serve => {}
         () = shutdown.requested() => {}

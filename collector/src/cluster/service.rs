@@ -138,16 +138,16 @@ pub fn key(meta: &ObjectMeta) -> Key {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-/// Of a service, without its backends.
-pub fn service(object: ServiceObject) -> Service {
+/// Of a service, without its backends; and its addresses that the cluster has chosen.
+pub fn service(object: ServiceObject) -> (Service, Vec<IpAddr>) {
     let (namespace, name) = key(&object.metadata);
     let spec = object.spec.unwrap_or_default();
     let balancers = object.status.and_then(|status| status.load_balancer).and_then(|balancer| balancer.ingress);
-    let addresses = spec
-        .cluster_ips
+    let cluster_addresses: Vec<String> = spec.cluster_ips.into_iter().flatten().chain(spec.cluster_ip).collect();
+    let parsed = |address: &String| address.parse().ok();
+    let own = cluster_addresses.iter().filter_map(parsed).collect();
+    let addresses = cluster_addresses
         .into_iter()
-        .flatten()
-        .chain(spec.cluster_ip)
         .chain(spec.external_ips.into_iter().flatten())
         .chain(balancers.into_iter().flatten().filter_map(|ingress| ingress.ip));
     let mut addresses: Vec<IpAddr> = addresses.filter_map(|address| address.parse().ok()).collect();
@@ -163,7 +163,7 @@ pub fn service(object: ServiceObject) -> Service {
             node_port: port.node_port.and_then(number),
         })
     });
-    Service { namespace, name, addresses, ports: ports.collect(), backends: Vec::new() }
+    (Service { namespace, name, addresses, ports: ports.collect(), backends: Vec::new() }, own)
 }
 
 /// The service that a slice belongs to, its own name, and its contents.
@@ -209,7 +209,7 @@ mod tests {
         let object = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {"clusterIP": "10.96.0.5",
             "clusterIPs": ["10.96.0.5"], "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "other", "port": 81}]},
             "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
-        service(serde_json::from_value(object).expect("a service"))
+        service(serde_json::from_value(object).expect("a service")).0
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::{
 pub use self::run::Condition;
 use crate::{
     figures::{Figures, SinkFigures},
+    policy::Policy,
     queue::Queue,
     record::Record,
 };
@@ -21,6 +22,9 @@ use crate::{
 pub trait Sink: Send + 'static {
     /// Records that are delivered at once, at most.
     const MOST: usize;
+
+    /// Its servers, each as a host and a port: the policy must allow all their addresses. None: it connects to nothing.
+    fn servers(&self) -> Vec<(String, u16)>;
 
     /// Delivers records, in order. After an error, those after the first [`Failure::delivered`] are delivered again, or dropped.
     fn deliver(&mut self, records: &[Arc<Record>]) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -82,8 +86,11 @@ pub enum WhenFull {
 }
 
 /// All sinks.
-#[derive(Debug, Default)]
-pub struct Sinks(Vec<Running>);
+#[derive(Debug)]
+pub struct Sinks {
+    policy: Policy,
+    running: Vec<Running>,
+}
 
 #[derive(Debug)]
 struct Running {
@@ -95,17 +102,23 @@ struct Running {
 }
 
 impl Sinks {
+    /// None yet.
+    pub const fn new(policy: Policy) -> Self {
+        Self { policy, running: Vec::new() }
+    }
+
     /// Starts one, with a queue of so many bytes.
     pub fn start(&mut self, name: &str, capacity: usize, figures: &Figures, sink: impl Sink) {
         let (queue, figures, condition) = (Queue::new(capacity), figures.of_sink(name), Condition::new(name));
-        let task = tokio::spawn(run::run(sink, queue.clone(), figures.clone(), condition.clone()));
-        self.0.push(Running { name: name.to_owned(), queue, figures, condition, task });
+        let permit = self.policy.clone().permit(sink.servers());
+        let task = tokio::spawn(run::run(sink, permit, queue.clone(), figures.clone(), condition.clone()));
+        self.running.push(Running { name: name.to_owned(), queue, figures, condition, task });
     }
 
     /// Hands records to all sinks.
     pub async fn push(&self, records: &mut Vec<Arc<Record>>, when_full: WhenFull) {
         for record in records.drain(..) {
-            for sink in &self.0 {
+            for sink in &self.running {
                 if when_full == WhenFull::Wait {
                     sink.queue.room().await;
                 }
@@ -116,17 +129,17 @@ impl Sinks {
 
     /// What each one's last attempt was.
     pub fn conditions(&self) -> Vec<Condition> {
-        self.0.iter().map(|sink| sink.condition.clone()).collect()
+        self.running.iter().map(|sink| sink.condition.clone()).collect()
     }
 
     /// Waits until all records are delivered, at most so long. Returns the sinks that did not get all, and how many they did not get.
     pub async fn finish(self, patience: Duration) -> Vec<(String, u64)> {
         let until = Instant::now() + patience;
-        for sink in &self.0 {
+        for sink in &self.running {
             sink.queue.close();
         }
         let mut incomplete = Vec::new();
-        for mut sink in self.0 {
+        for mut sink in self.running {
             if timeout_at(until, &mut sink.task).await.is_err() {
                 sink.task.abort();
                 // It counts what it was about to deliver, when it is dropped.

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::{Failure, FailureKind, Sink};
-use crate::{figures::SinkFigures, queue::Queue};
+use crate::{figures::SinkFigures, policy::Permit, queue::Queue};
 
 /// How often a sink without records is told so.
 const IDLE: Duration = Duration::from_secs(1);
@@ -79,12 +79,16 @@ impl Drop for Taken<'_> {
 }
 
 /// Delivers until the queue is closed and empty.
-pub async fn run<S: Sink>(mut sink: S, queue: Queue, figures: SinkFigures, condition: Condition) {
+pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures: SinkFigures, condition: Condition) {
     loop {
         let records = tokio::select! {
             records = queue.take(S::MOST) => records,
             () = sleep(IDLE) => {
-                if let Err(failure) = in_time(sink.idle()).await {
+                let told = in_time(async {
+                    permit.renew().await?;
+                    sink.idle().await
+                });
+                if let Err(failure) = told.await {
                     condition.set(Some(&failure), &figures);
                 }
                 continue;
@@ -96,7 +100,11 @@ pub async fn run<S: Sink>(mut sink: S, queue: Queue, figures: SinkFigures, condi
         let mut taken = Taken(records.len() as u64, &figures);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         while !records.is_empty() {
-            let result = in_time(sink.deliver(records)).await;
+            let result = in_time(async {
+                permit.renew().await?;
+                sink.deliver(records).await
+            })
+            .await;
             let delivered =
                 result.as_ref().map_or_else(|failure| failure.delivered.min(records.len()), |()| records.len());
             figures.sent.inc_by(delivered as u64);
@@ -114,7 +122,11 @@ pub async fn run<S: Sink>(mut sink: S, queue: Queue, figures: SinkFigures, condi
             }
         }
     }
-    if let Err(failure) = in_time(sink.finish()).await {
+    let finished = in_time(async {
+        permit.renew().await?;
+        sink.finish().await
+    });
+    if let Err(failure) = finished.await {
         condition.set(Some(&failure), &figures);
     }
 }
@@ -131,6 +143,7 @@ mod tests {
     use super::*;
     use crate::{
         figures::Figures,
+        policy::Policy,
         record::{Record, fixtures::record},
         sinks::{Sinks, WhenFull},
     };
@@ -145,6 +158,10 @@ mod tests {
 
     impl Sink for Scripted {
         const MOST: usize = 4;
+
+        fn servers(&self) -> Vec<(String, u16)> {
+            Vec::new()
+        }
 
         async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
             if self.hangs {
@@ -175,7 +192,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_not_delivered_is_sent_again() {
         let sink = Scripted::new([Failure::unavailable("down"), Failure::unavailable("full").after(2)]);
-        let (mut sinks, figures) = (Sinks::default(), Figures::default());
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
         sinks.start("s", 1 << 20, &figures, sink.clone());
         push(&sinks, 10..16, WhenFull::DropOldest).await;
         let conditions = sinks.conditions();
@@ -189,7 +206,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_sink_refuses_is_dropped_and_counted() {
         let sink = Scripted::new([Failure::refused("too old").after(1)]);
-        let (mut sinks, figures) = (Sinks::default(), Figures::default());
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
         sinks.start("s", 1 << 20, &figures, sink.clone());
         push(&sinks, 10..16, WhenFull::DropOldest).await;
         assert_eq!(sinks.finish(Duration::from_secs(60)).await, [("s".to_owned(), 3)]);
@@ -200,7 +217,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_sink_that_hangs_costs_its_own_records_only() {
         let (hanging, other) = (Scripted { hangs: true, ..Scripted::default() }, Scripted::default());
-        let (mut sinks, figures) = (Sinks::default(), Figures::default());
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
         sinks.start("hanging", 6 * record(10).size(), &figures, hanging);
         sinks.start("other", 6 * record(10).size(), &figures, other.clone());
         for port in 10..110 {
@@ -222,7 +239,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_source_that_may_wait_loses_nothing() {
         let sink = Scripted::new((0..5).map(|_| Failure::unavailable("down")));
-        let (mut sinks, figures) = (Sinks::default(), Figures::default());
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
         sinks.start("s", 4 * record(10).size(), &figures, sink.clone());
         push(&sinks, 10..200, WhenFull::Wait).await;
         assert_eq!(sinks.finish(Duration::from_secs(300)).await, []);

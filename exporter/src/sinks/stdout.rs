@@ -26,6 +26,10 @@ impl Lines {
 impl Sink for Lines {
     const MOST: usize = 256;
 
+    fn servers(&self) -> Vec<(String, u16)> {
+        Vec::new()
+    }
+
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         for (delivered, record) in records.iter().enumerate() {
             // In one write, so that no line is half written when an attempt ends.
