@@ -10,6 +10,7 @@ use crate::{
     policy::Policy,
     sinks::{
         Sinks,
+        ipfix::{Exporter, IpfixConfig},
         stdout::{Lines, StdoutConfig},
     },
 };
@@ -31,6 +32,7 @@ struct SinkConfig {
     #[serde(rename = "queueMiB", default = "default_queue")]
     queue_mib: u16,
     stdout: Option<StdoutConfig>,
+    ipfix: Option<IpfixConfig>,
 }
 
 /// With eight sinks, all of which are down, half of the chart's memory limit.
@@ -82,16 +84,20 @@ impl Config {
 
 impl SinkConfig {
     fn start(self, figures: &Figures, sinks: &mut Sinks) -> Result<()> {
-        let Self { name, queue_mib, stdout } = self;
+        let Self { name, queue_mib, stdout, ipfix } = self;
         let capacity = usize::from(queue_mib) << 20;
         let mut kinds = 0;
         if let Some(config) = stdout {
             kinds += 1;
             sinks.start(&name, capacity, figures, Lines::new(config));
         }
+        if let Some(config) = ipfix {
+            kinds += 1;
+            sinks.start(&name, capacity, figures, Exporter::new(config)?);
+        }
         match kinds {
             1 => Ok(()),
-            0 => bail!("it has no kind: set one of stdout"),
+            0 => bail!("it has no kind: set one of stdout, ipfix"),
             _ => bail!("it has {kinds} kinds: make a sink of each"),
         }
     }

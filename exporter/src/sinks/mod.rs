@@ -1,5 +1,6 @@
 //! Where records go. Each sink has a queue and a task of its own: none waits for another one.
 
+pub mod ipfix;
 mod run;
 pub mod stdout;
 

@@ -1,0 +1,272 @@
+//! IPFIX (RFC 7011) over UDP or TCP.
+
+mod field;
+mod messages;
+mod report;
+mod templates;
+
+use std::{
+    fmt,
+    io::{self, ErrorKind},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZero,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Result, ensure};
+use serde::Deserialize;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpStream, UdpSocket, lookup_host},
+    time::Instant,
+};
+
+use self::{
+    messages::{SetRecord, pack},
+    templates::{Encoder, Format, Profile},
+};
+use super::{Failure, Sink};
+use crate::record::Record;
+
+/// Where flows are sent to, and what is told of them.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IpfixConfig {
+    /// A name or an address.
+    host: String,
+    #[serde(default = "default_port")]
+    port: NonZero<u16>,
+    #[serde(default)]
+    transport: Transport,
+    #[serde(default)]
+    profile: Profile,
+    /// The enterprise number of `NetObserv`'s elements, which has none of its own.
+    enterprise: Option<NonZero<u32>>,
+    #[serde(default = "default_domain")]
+    observation_domain: u32,
+    #[serde(default = "default_biflow")]
+    biflow: bool,
+    #[serde(default = "default_template_seconds")]
+    template_seconds: NonZero<u16>,
+}
+
+/// That of IANA.
+const fn default_port() -> NonZero<u16> {
+    NonZero::new(4739).expect("it is not 0")
+}
+
+const fn default_domain() -> u32 {
+    1
+}
+
+const fn default_biflow() -> bool {
+    true
+}
+
+const fn default_template_seconds() -> NonZero<u16> {
+    NonZero::new(60).expect("it is not 0")
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Transport {
+    #[default]
+    Udp,
+    Tcp,
+}
+
+impl Transport {
+    /// Longest message. With it, datagrams are not fragmented, also if the network has an overlay.
+    const fn longest_message(self) -> u16 {
+        match self {
+            Self::Udp => 1400,
+            Self::Tcp => 16 << 10,
+        }
+    }
+}
+
+/// Exports flows to a collector of IPFIX.
+pub struct Exporter {
+    host: String,
+    port: u16,
+    transport: Transport,
+    domain: u32,
+    /// How often templates are repeated.
+    repeat: Duration,
+    encoder: Encoder,
+    /// `None`: after a failure, and before the first records.
+    session: Option<Session>,
+    /// How often it was connected.
+    attempts: usize,
+}
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Exporter").field("to", &self.target()).finish_non_exhaustive()
+    }
+}
+
+/// A transport session: sequence numbers begin with it, and templates are valid in it.
+#[derive(Debug)]
+struct Session {
+    connection: Connection,
+    /// Data records that were sent.
+    sequence: u32,
+    /// When the templates were sent.
+    templates: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Connection {
+    Udp(UdpSocket),
+    Tcp(TcpStream),
+}
+
+impl Exporter {
+    pub fn new(config: IpfixConfig) -> Result<Self> {
+        let IpfixConfig { host, port, transport, profile, enterprise, observation_domain, biflow, template_seconds } =
+            config;
+        ensure!(!host.is_empty(), "host is empty");
+        ensure!(
+            enterprise.is_some() == (profile == Profile::NetObserv),
+            "the profile netobserv needs an enterprise number (`enterprise`), and no other profile has one"
+        );
+        let enterprise = enterprise.map_or(0, NonZero::get);
+        Ok(Self {
+            host,
+            port: port.get(),
+            transport,
+            domain: observation_domain,
+            repeat: Duration::from_secs(template_seconds.get().into()),
+            encoder: Encoder::new(Format { profile, enterprise, biflow }),
+            session: None,
+            attempts: 0,
+        })
+    }
+
+    fn target(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    fn failed(&self, error: &io::Error) -> Failure {
+        Failure::unavailable(format!("{}: {error}", self.target()))
+    }
+
+    /// To the next one of the addresses that the name has now: of a host with two of them, only one may answer.
+    async fn connect(&mut self) -> io::Result<Session> {
+        let mut addresses: Vec<_> = lookup_host((&*self.host, self.port)).await?.collect();
+        if addresses.is_empty() {
+            return Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
+        }
+        let next = self.attempts % addresses.len();
+        addresses.rotate_left(next);
+        self.attempts += 1;
+        let connection = match self.transport {
+            Transport::Udp => Connection::Udp(bind(addresses[0]).await?),
+            Transport::Tcp => Connection::Tcp(TcpStream::connect(&*addresses).await?),
+        };
+        Ok(Session { connection, sequence: 0, templates: None })
+    }
+
+    /// Sends groups of records. Returns how many of them were sent, and the error that ended it.
+    async fn send(&self, session: &mut Session, groups: &[Vec<SetRecord>]) -> (usize, io::Result<()>) {
+        let mut sent = 0;
+        for message in pack(groups.iter().map(Vec::as_slice), self.transport.longest_message()) {
+            let groups = message.groups;
+            let bytes = message.finish(now(), &mut session.sequence, self.domain);
+            if let Err(error) = session.connection.send(&bytes).await {
+                return (sent, Err(error));
+            }
+            sent += groups;
+        }
+        (sent, Ok(()))
+    }
+
+    /// Datagrams with templates may be lost, so they are repeated.
+    async fn send_templates(&self, session: &mut Session) -> io::Result<()> {
+        let is_due = match (session.templates, self.transport) {
+            (None, _) => true,
+            (Some(at), Transport::Udp) => at.elapsed() >= self.repeat,
+            (Some(_), Transport::Tcp) => false,
+        };
+        if !is_due {
+            return Ok(());
+        }
+        let groups: Vec<_> = self.encoder.templates().into_iter().map(|record| vec![record]).collect();
+        self.send(session, &groups).await.1?;
+        session.templates = Some(Instant::now());
+        Ok(())
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u32 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// A socket that gets the errors of this peer.
+async fn bind(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+    socket.connect(to).await?;
+    Ok(socket)
+}
+
+impl Connection {
+    async fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Udp(socket) => socket.send(message).await.map(drop),
+            Self::Tcp(stream) => stream.write_all(message).await,
+        }
+    }
+
+    /// Whether the peer still listens, as far as it has told.
+    fn check(&self) -> io::Result<()> {
+        match self {
+            Self::Udp(socket) => socket.take_error()?.map_or(Ok(()), Err),
+            // Collectors send nothing.
+            Self::Tcp(stream) => match stream.try_read(&mut [0; 64]) {
+                Ok(0) => Err(io::Error::new(ErrorKind::UnexpectedEof, "the collector has closed the connection")),
+                Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+impl Sink for Exporter {
+    const MOST: usize = 256;
+
+    async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
+        let kept = self.session.take().filter(|session| session.connection.check().is_ok());
+        // What fails or is cancelled ends the session: a part of a message may have been sent.
+        let mut session = match kept {
+            Some(session) => session,
+            None => self.connect().await.map_err(|error| self.failed(&error))?,
+        };
+        self.send_templates(&mut session).await.map_err(|error| self.failed(&error))?;
+        let groups: Vec<_> = records.iter().map(|record| self.encoder.encode(record)).collect();
+        let (sent, result) = self.send(&mut session, &groups).await;
+        result.map_err(|error| self.failed(&error).after(sent))?;
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// Repeats templates, and notices a collector that has ended.
+    async fn idle(&mut self) -> Result<(), Failure> {
+        let Some(mut session) = self.session.take() else { return Ok(()) };
+        session.connection.check().map_err(|error| self.failed(&error))?;
+        self.send_templates(&mut session).await.map_err(|error| self.failed(&error))?;
+        self.session = Some(session);
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<(), Failure> {
+        if let Some(Session { connection: Connection::Tcp(mut stream), .. }) = self.session.take() {
+            stream.shutdown().await.map_err(|error| self.failed(&error))?;
+        }
+        Ok(())
+    }
+}
