@@ -88,7 +88,7 @@ fn a_token_reads_the_map_of_the_namespaces_of_its_user() {
     let stranger = token(&one, "stranger", &[]);
     let everywhere = token(&two, "everywhere", &["clusterrolebinding", CLUSTER_READER]);
 
-    let forward = Forward::to(one.lab(), "podtap-collector", 8443).expect("it is exposed");
+    let forward = Forward::to(one.lab(), "service/podtap-collector", 8443).expect("it is exposed");
     let get = |path: &str, token: &str| exposed.certificate.get(forward.address, path, Some(token));
     let in_one = |rest: &str| format!("/namespaces/{}/{rest}", one.namespace());
     let in_two = |rest: &str| format!("/namespaces/{}/{rest}", two.namespace());

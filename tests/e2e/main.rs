@@ -19,6 +19,7 @@ mod doctor;
 mod drain;
 mod etcd;
 mod examples;
+mod exporter;
 mod faults;
 mod fidelity;
 mod flows;

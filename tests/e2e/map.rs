@@ -49,13 +49,13 @@ impl Forward {
 
     /// To the Service that the Otterize CLI uses.
     pub fn try_start(lab: &Cluster) -> Result<Self, String> {
-        Self::to(lab, "otterize-network-mapper", 9090)
+        Self::to(lab, "service/otterize-network-mapper", 9090)
     }
 
-    pub fn to(lab: &Cluster, service: &str, port: u16) -> Result<Self, String> {
+    pub fn to(lab: &Cluster, object: &str, port: u16) -> Result<Self, String> {
         let mut command = Command::new(lab.top().join("target/lab/bin/kubectl"));
         command.arg("--kubeconfig").arg(lab.top().join("target/lab/kubeconfig"));
-        command.args(["-n", PODTAP_NAMESPACE, "port-forward", &format!("service/{service}"), &format!(":{port}")]);
+        command.args(["-n", PODTAP_NAMESPACE, "port-forward", object, &format!(":{port}")]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = Killed(child.expect("kubectl runs"));
         let mut line = String::new();

@@ -224,9 +224,18 @@ pub fn capture(network: &Path, interface: &str) -> Capture {
 
 /// Sets values of the chart in the lab, and waits until its pods are ready.
 pub fn set_values(lab: &Cluster, values: &str) -> Result<String, String> {
+    upgrade(lab, "--set", values)
+}
+
+/// Likewise, a value that is not only text.
+pub fn set_json(lab: &Cluster, name: &str, value: &Value) -> Result<String, String> {
+    upgrade(lab, "--set-json", &format!("{name}={value}"))
+}
+
+fn upgrade(lab: &Cluster, option: &str, value: &str) -> Result<String, String> {
     let chart = lab.top().join("deploy/chart/podtap");
     let chart = chart.to_str().expect("a path of letters");
-    let options = ["--reset-then-reuse-values", "--set", values, "--wait", "--timeout", "120s"];
+    let options = ["--reset-then-reuse-values", option, value, "--wait", "--timeout", "120s"];
     lab.helm(&[&["upgrade", "podtap", chart][..], &options].concat())
 }
 

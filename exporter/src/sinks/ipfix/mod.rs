@@ -239,6 +239,10 @@ impl Connection {
 impl Sink for Exporter {
     const MOST: usize = 256;
 
+    fn servers(&self) -> Vec<(String, u16)> {
+        vec![(self.host.clone(), self.port)]
+    }
+
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         let kept = self.session.take().filter(|session| session.connection.check().is_ok());
         // What fails or is cancelled ends the session: a part of a message may have been sent.

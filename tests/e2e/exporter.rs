@@ -1,0 +1,96 @@
+//! Flows of a real tap, sent to systems outside of the cluster.
+
+use std::{
+    net::UdpSocket,
+    time::Duration,
+};
+
+use podtap_tests::{
+    cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, namespace_of_node},
+    namespace::within,
+    wait::{PATIENCE, uninterrupted, until},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    map::{Forward, tap_all},
+    scene::{address, allow_external, outside, set_json},
+};
+
+const PORT: u16 = 4740;
+
+/// The exporter of the chart, until this is dropped.
+struct Exporting(&'static Cluster);
+
+impl Exporting {
+    fn new(lab: &'static Cluster, sinks: &Value) -> Self {
+        set_json(lab, "collector", &json!({"enabled": true, "export": {"sinks": sinks}})).expect("helm works");
+        Self(lab)
+    }
+}
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        if let Err(message) = set_json(self.0, "collector.export.sinks", &json!([])) {
+            eprintln!("{message}");
+        }
+    }
+}
+
+/// What is told of a sink.
+fn condition(forward: &Forward, sink: &str) -> Result<Value, String> {
+    let status: Value = serde_json::from_str(&forward.get("/status")?).map_err(|error| error.to_string())?;
+    status.as_array().and_then(|sinks| sinks.iter().find(|told| told["sink"] == sink).cloned()).ok_or(status.to_string())
+}
+
+#[test]
+fn flows_leave_the_cluster_where_the_policy_allows_it() {
+    let _alone = Cluster::alone();
+    let sandbox = Sandbox::alone("exporter");
+    let lab = sandbox.lab();
+    lab.kubectl(&["delete", "--ignore-not-found", "podtappolicy", "default"], "").expect("an administrator may");
+    let socket = within(&namespace_of_node(lab, "cp"), || UdpSocket::bind(("0.0.0.0", PORT))).expect("the port is free");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("it is not zero");
+    let sinks = json!([
+        {"name": "logs", "stdout": {}},
+        {"name": "outside", "ipfix": {"host": outside(), "port": PORT}},
+    ]);
+    let _exporting = Exporting::new(lab, &sinks);
+    tap_all(&sandbox);
+    sandbox.start("server", "n1", "server", "mkdir /w; echo > /w/index.html; httpd -f -h /w -p 8080");
+    let server = address(&sandbox.running("server"));
+    let calls = format!("while :; do wget -q -O /dev/null http://{server}:8080/; sleep 1; done");
+    sandbox.start("client", "n2", "client", &calls);
+    let client = address(&sandbox.running("client"));
+
+    until("the exporter's container prints flows", PATIENCE, || {
+        let logs = ["-n", PODTAP_NAMESPACE, "logs", "deployment/podtap-collector", "-c", "export"];
+        let lines = lab.kubectl(&logs, "")?;
+        let is_call = |flow: &Value| flow["SrcAddr"] == client && flow["DstK8S_Name"] == "server" && flow["DstPort"] == 8080;
+        let flows = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        if flows.into_iter().any(|flow| is_call(&flow)) { Ok(()) } else { Err(lines.clone()) }
+    });
+    let forward = Forward::to(lab, "deployment/podtap-collector", 8082).expect("it runs");
+    until("the condition of the sink tells what to do", PATIENCE, || {
+        let told = condition(&forward, "outside")?;
+        let message = told["message"].as_str().unwrap_or_default();
+        let is_expected = told["exporting"] == false && message.contains(&outside()) && message.contains("allowedExternalCIDRs");
+        if is_expected { Ok(()) } else { Err(told.to_string()) }
+    });
+    let got = uninterrupted(|| socket.recv(&mut [0; 2048])).map_err(|error| error.kind());
+    assert_eq!(got, Err(std::io::ErrorKind::WouldBlock), "nothing was sent");
+
+    allow_external(&outside());
+    until("IPFIX messages arrive, with the call", PATIENCE, || {
+        let mut buffer = [0; 2048];
+        let length = uninterrupted(|| socket.recv(&mut buffer)).map_err(|error| error.to_string())?;
+        let message = &buffer[..length];
+        let ends = [&client, &server].map(|end| end.parse::<std::net::Ipv4Addr>().expect("the lab is IPv4").octets());
+        let has = |end: &[u8]| message.windows(4).any(|bytes| bytes == end);
+        if message.starts_with(&[0, 10]) && ends.iter().all(|end| has(end)) { Ok(()) } else { Err(format!("{length} bytes")) }
+    });
+    until("the condition of the sink is told", PATIENCE, || {
+        let told = condition(&forward, "outside")?;
+        if told == json!({"sink": "outside", "exporting": true}) { Ok(()) } else { Err(told.to_string()) }
+    });
+}
