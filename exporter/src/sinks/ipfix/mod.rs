@@ -252,6 +252,10 @@ impl Connection {
 impl Sink for Exporter {
     const MOST: usize = 256;
 
+    fn servers(&self) -> Vec<(String, u16)> {
+        vec![(self.host.clone(), self.port)]
+    }
+
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         // What fails or is cancelled ends the session: a part of a message may have been sent.
         let kept = self.session.take();
