@@ -8,6 +8,7 @@ mod exporter;
 mod external;
 mod flood;
 mod invented;
+mod ipfix;
 mod live;
 mod network;
 mod page;

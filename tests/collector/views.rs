@@ -21,11 +21,11 @@ use crate::{
 const CONNECTIONS: usize = 200;
 
 /// Makes connections to the service. Returns what the client and the servers captured, and who answered.
-fn connections() -> ([PathBuf; 2], Truth) {
+pub fn connections(name: &str) -> ([PathBuf; 2], Truth) {
     let path = Path::new();
     path.serve();
-    let recordings =
-        [(&path.client, "views-client"), (&path.server, "views-server")].map(|(n, name)| Recording::start(n, name, 0));
+    let recordings = [(&path.client, "client"), (&path.server, "server")]
+        .map(|(n, end)| Recording::start(n, &format!("{name}-{end}"), 0));
     let truth: Truth = (0..CONNECTIONS).map(|_| path.request((SERVICE, SERVICE_PORT), 1000)).collect();
     assert_eq!(truth.len(), CONNECTIONS, "no port is used twice");
     (recordings.map(|recording| recording.end(&path)), truth)
@@ -39,7 +39,7 @@ fn requests(flows: &[Value]) -> BTreeMap<u16, &Value> {
 
 #[test]
 fn the_server_that_answered_is_known_for_each_connection_to_a_service() {
-    let ([client, server], truth) = connections();
+    let ([client, server], truth) = connections("views");
     let names = names(&servers());
 
     // Both ends are tapped.

@@ -169,6 +169,19 @@ impl Exporter {
         Ok(Session { connection, sequence: 0, templates: None })
     }
 
+    /// A session in which records can be sent: this one, or a new one.
+    async fn ready(&mut self, session: Option<Session>) -> io::Result<Session> {
+        let mut session = match session {
+            Some(session) => {
+                session.connection.check()?;
+                session
+            }
+            None => self.connect().await?,
+        };
+        self.send_templates(&mut session).await?;
+        Ok(session)
+    }
+
     /// Sends groups of records. Returns how many of them were sent, and the error that ended it.
     async fn send(&self, session: &mut Session, groups: &[Vec<SetRecord>]) -> (usize, io::Result<()>) {
         let mut sent = 0;
@@ -244,13 +257,9 @@ impl Sink for Exporter {
     }
 
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
-        let kept = self.session.take().filter(|session| session.connection.check().is_ok());
         // What fails or is cancelled ends the session: a part of a message may have been sent.
-        let mut session = match kept {
-            Some(session) => session,
-            None => self.connect().await.map_err(|error| self.failed(&error))?,
-        };
-        self.send_templates(&mut session).await.map_err(|error| self.failed(&error))?;
+        let kept = self.session.take();
+        let mut session = self.ready(kept).await.map_err(|error| self.failed(&error))?;
         let groups: Vec<_> = records.iter().map(|record| self.encoder.encode(record)).collect();
         let (sent, result) = self.send(&mut session, &groups).await;
         result.map_err(|error| self.failed(&error).after(sent))?;
@@ -260,10 +269,9 @@ impl Sink for Exporter {
 
     /// Repeats templates, and notices a collector that has ended.
     async fn idle(&mut self) -> Result<(), Failure> {
-        let Some(mut session) = self.session.take() else { return Ok(()) };
-        session.connection.check().map_err(|error| self.failed(&error))?;
-        self.send_templates(&mut session).await.map_err(|error| self.failed(&error))?;
-        self.session = Some(session);
+        if let Some(kept) = self.session.take() {
+            self.session = Some(self.ready(Some(kept)).await.map_err(|error| self.failed(&error))?);
+        }
         Ok(())
     }
 
@@ -272,5 +280,145 @@ impl Sink for Exporter {
             stream.shutdown().await.map_err(|error| self.failed(&error))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+    use super::*;
+    use crate::{record::fixtures::record, sinks::FailureKind};
+
+    fn exporter(settings: &str) -> Exporter {
+        let config = serde_saphyr::from_str(&format!("{{{settings}}}")).expect("it is valid");
+        Exporter::new(config).expect("it is valid")
+    }
+
+    /// Sequence number and set IDs of a message, which is checked to be one.
+    fn message(bytes: &[u8]) -> (u32, Vec<u16>) {
+        let short = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        assert_eq!((short(0), usize::from(short(2))), (10, bytes.len()));
+        assert_eq!(bytes[12..16], 7_u32.to_be_bytes());
+        let mut sets = Vec::new();
+        let mut at = 16;
+        while at < bytes.len() {
+            sets.push(short(at));
+            at += usize::from(short(at + 2));
+        }
+        assert_eq!(at, bytes.len());
+        (u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]), sets)
+    }
+
+    #[test]
+    fn settings_that_do_not_fit_are_errors() {
+        let error = |settings: &str| {
+            let config = serde_saphyr::from_str::<IpfixConfig>(&format!("{{{settings}}}"));
+            match config {
+                Ok(config) => Exporter::new(config).expect_err(settings).to_string(),
+                Err(error) => error.to_string(),
+            }
+        };
+        for (settings, message) in [
+            ("port: 4739", "host"),
+            ("host: ''", "host is empty"),
+            ("host: a, port: 0", "zero"),
+            ("host: a, transport: SCTP", "SCTP"),
+            ("host: a, profile: netobserv", "the profile netobserv needs an enterprise number"),
+            ("host: a, enterprise: 9", "no other profile has one"),
+            ("host: a, templateSeconds: 0", "zero"),
+            ("host: a, password: b", "password"),
+        ] {
+            assert!(error(settings).contains(message), "{settings}: {}", error(settings));
+        }
+        let exporter = exporter("host: localhost, profile: netobserv, enterprise: 9");
+        assert_eq!((exporter.target(), exporter.transport), ("localhost:4739".to_owned(), Transport::Udp));
+    }
+
+    #[tokio::test]
+    async fn datagrams_have_templates_first_and_again() {
+        let collector = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let port = collector.local_addr().expect("an address").port();
+        let mut exporter = exporter(&format!("host: 127.0.0.1, port: {port}, observationDomain: 7"));
+        let mut buffer = [0; 2000];
+        let records: Vec<_> = (0..20).map(|number| record(1000 + number)).collect();
+        let mut expected = 0;
+        for repeats in [true, false, true] {
+            exporter.deliver(&records).await.expect("it is sent");
+            let mut found = Vec::new();
+            while found.last() != Some(&257) {
+                let length = collector.recv(&mut buffer).await.expect("a datagram");
+                assert!(length <= 1400, "{length}");
+                let (sequence, sets) = message(&buffer[..length]);
+                assert_eq!(sequence, expected);
+                found.extend(sets);
+            }
+            // 20 records are longer than one datagram.
+            let length = collector.recv(&mut buffer).await.expect("a datagram");
+            assert_eq!(message(&buffer[..length]).1, [257]);
+            assert_eq!(found.first() == Some(&2), repeats, "{found:?}");
+            expected += 20;
+            exporter.repeat = if repeats { Duration::from_secs(60) } else { Duration::ZERO };
+        }
+        exporter.repeat = Duration::ZERO;
+        exporter.idle().await.expect("it is sent");
+        let length = collector.recv(&mut buffer).await.expect("a datagram");
+        assert_eq!(message(&buffer[..length]), (60, vec![2]));
+    }
+
+    #[tokio::test]
+    async fn a_port_without_a_listener_is_tried_again() {
+        let collector = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let port = collector.local_addr().expect("an address").port();
+        drop(collector);
+        let mut exporter = exporter(&format!("host: localhost, port: {port}, observationDomain: 7"));
+        let mut refusals = 0;
+        // The name may have an address of IPv6, too, at which nothing listens either.
+        for _ in 0..2 {
+            let failure = exporter.deliver(&[record(1000)]).await.expect_err("nothing listens");
+            assert_eq!((failure.delivered, failure.kind), (0, FailureKind::Unavailable), "{failure:?}");
+            refusals += usize::from(failure.message.contains("localhost:") && failure.message.contains("refused"));
+        }
+        assert_eq!(refusals, 2);
+        let collector = UdpSocket::bind(("127.0.0.1", port)).await.expect("a socket");
+        while exporter.deliver(&[record(1000)]).await.is_err() {}
+        let mut buffer = [0; 2000];
+        let length = collector.recv(&mut buffer).await.expect("a datagram");
+        assert_eq!(message(&buffer[..length]), (0, vec![2]));
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_begins_with_templates() {
+        let collector = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+        let port = collector.local_addr().expect("an address").port();
+        let mut exporter = exporter(&format!("host: localhost, port: {port}, transport: TCP, observationDomain: 7"));
+        exporter.repeat = Duration::ZERO;
+        for _ in 0..2 {
+            exporter.deliver(&[record(1000)]).await.expect("it is sent");
+            exporter.idle().await.expect("it is connected");
+            exporter.deliver(&[record(1000), record(1001)]).await.expect("it is sent");
+            let (mut stream, _) = collector.accept().await.expect("a connection");
+            let mut found = Vec::new();
+            for _ in 0..3 {
+                let mut bytes = vec![0; 4];
+                stream.read_exact(&mut bytes).await.expect("a header");
+                bytes.resize(u16::from_be_bytes([bytes[2], bytes[3]]).into(), 0);
+                stream.read_exact(&mut bytes[4..]).await.expect("a message");
+                found.push(message(&bytes));
+            }
+            assert_eq!(found, [(0, vec![2]), (0, vec![257]), (1, vec![257])]);
+            drop(stream);
+            // It is noticed without records.
+            let failure = loop {
+                if let Err(failure) = exporter.idle().await {
+                    break failure;
+                }
+                tokio::task::yield_now().await;
+            };
+            assert!(failure.message.contains("the collector has closed the connection"), "{failure:?}");
+        }
+        drop(collector);
+        let failure = exporter.deliver(&[record(1000)]).await.expect_err("nothing listens");
+        assert_eq!((failure.delivered, failure.kind), (0, FailureKind::Unavailable), "{failure:?}");
     }
 }

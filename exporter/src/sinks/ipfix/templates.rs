@@ -346,3 +346,242 @@ fn antrea() -> [Field; 7] {
 fn text(name: Option<&str>) -> Cow<'_, str> {
     name.unwrap_or_default().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        record::{Line, fixtures},
+        sinks::ipfix::field::LONGEST_TEXT,
+    };
+
+    const FORMAT: Format = Format { profile: Profile::Native, enterprise: 0, biflow: true };
+    const PROFILES: [Format; 3] = [
+        FORMAT,
+        Format { profile: Profile::NetObserv, enterprise: 9, ..FORMAT },
+        Format { profile: Profile::Antrea, ..FORMAT },
+    ];
+
+    /// A connection of a pod to a service, with these fields beside its ends.
+    fn record(more: &str, reply: Option<&str>) -> Record {
+        let line = |text: String| Line { flow: serde_json::from_str(&text).expect("a flow"), text: "".into() };
+        let text = format!(
+            r#"{{"TimeFlowStartMs":1000,"TimeFlowEndMs":2000,"Etype":2048,"Proto":6,"Bytes":954,"Packets":6,"Flags":27,
+            "PayloadBytes":500,"FlowEndReason":"endOfFlow","ConnId":"00000000deadbeef","TimeFlowRttNs":300,
+            "SrcAddr":"10.1.0.2","SrcPort":40000,"SrcK8S_Name":"client-1","SrcK8S_Namespace":"shop","SrcK8S_Type":"Pod",
+            "SrcK8S_HostName":"n1","DstAddr":"10.96.0.5","DstPort":80,"DstK8S_Name":"web","DstK8S_Namespace":"shop",
+            "DstK8S_Type":"Service","DstServiceName":"web","DstServiceNamespace":"shop"{more}}}"#
+        );
+        Record { sent: Some(line(text)), received: reply.map(|text| line(text.to_owned())) }
+    }
+
+    const TRANSLATED: &str = r#","XlatBy":"join","XlatSrcAddr":"10.1.0.2","XlatSrcPort":40000,"XlatDstAddr":"10.2.0.3",
+        "XlatDstPort":8080,"XlatDstK8S_Name":"web-3","XlatDstK8S_Namespace":"shop","XlatDstK8S_Type":"Pod","XlatDstK8S_HostName":"n2""#;
+    const REPLY: &str = r#"{"TimeFlowStartMs":1000,"TimeFlowEndMs":2000,"Etype":2048,"Proto":6,"Bytes":10070,"Packets":5,
+        "Flags":19,"PayloadBytes":9000,"SrcAddr":"10.96.0.5","SrcPort":80,"DstAddr":"10.1.0.2","DstPort":40000,"Reply":true}"#;
+
+    /// The values of a record, by enterprise and ID, as its template says.
+    fn decoded(encoder: &Encoder, record: &SetRecord) -> BTreeMap<(u32, u16), Vec<u8>> {
+        let templates = encoder.templates();
+        let is_template = |template: &&SetRecord| template.set == 2 && template.bytes[..2] == record.set.to_be_bytes();
+        let mut specifiers = &templates.iter().find(is_template).expect("a template").bytes[4..];
+        let mut take = |count: usize| {
+            let (bytes, rest) = specifiers.split_at(count);
+            specifiers = rest;
+            bytes.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte))
+        };
+        let (mut values, mut rest) = (BTreeMap::new(), &*record.bytes);
+        while !rest.is_empty() {
+            let (id, length) = (take(2), take(2));
+            let enterprise = if id >> 15 == 1 { take(4) } else { 0 };
+            let (start, length) = if length == 0xffff { (1, rest[0].into()) } else { (0, length as usize) };
+            let id = u16::try_from(id & 0x7fff).expect("15 bits");
+            assert_eq!(
+                values.insert((enterprise, id), rest[start..start + length].to_vec()),
+                None,
+                "{id} is there twice"
+            );
+            rest = &rest[start + length..];
+        }
+        assert!(specifiers.is_empty());
+        values
+    }
+
+    fn only(encoder: &Encoder, record: &Record) -> BTreeMap<(u32, u16), Vec<u8>> {
+        let records = encoder.encode(record);
+        assert_eq!(records.len(), 1);
+        decoded(encoder, &records[0])
+    }
+
+    #[test]
+    fn a_record_has_what_its_template_says() {
+        let encoder = Encoder::new(FORMAT);
+        let template = &encoder.templates()[0];
+        let own = |id: u16, length: u16| [id, length].map(u16::to_be_bytes).concat();
+        let reverse = |id: u16, length: u16| [own(id | 1 << 15, length), vec![0, 0, 0x72, 0x79]].concat();
+        let expected = [
+            vec![1, 1, 0, 21],
+            own(152, 8),
+            own(153, 8),
+            own(8, 4),
+            own(12, 4),
+            own(4, 1),
+            own(7, 2),
+            own(11, 2),
+            own(6, 2),
+            own(1, 8),
+            own(2, 8),
+            reverse(1, 8),
+            reverse(2, 8),
+            reverse(6, 2),
+            own(231, 8),
+            own(232, 8),
+            own(136, 1),
+            own(239, 1),
+            own(148, 8),
+            own(350, 0xffff),
+            reverse(350, 0xffff),
+            own(96, 0xffff),
+        ];
+        assert_eq!((template.set, &template.bytes), (2, &expected.concat()));
+        let records = encoder.encode(&record("", Some(REPLY)));
+        let expected = [
+            &1000_u64.to_be_bytes()[..],
+            &2000_u64.to_be_bytes(),
+            &[10, 1, 0, 2],
+            &[10, 96, 0, 5],
+            &[6],
+            &[0x9c, 0x40],
+            &[0, 80],
+            &[0, 27],
+            // Without 14 bytes for each packet.
+            &870_u64.to_be_bytes(),
+            &6_u64.to_be_bytes(),
+            &10_000_u64.to_be_bytes(),
+            &5_u64.to_be_bytes(),
+            &[0, 19],
+            &500_u64.to_be_bytes(),
+            &9000_u64.to_be_bytes(),
+            &[3],
+            &[1],
+            &0xdead_beef_u64.to_be_bytes(),
+            b"\x0dshop/client-1",
+            b"\0",
+            b"\x08shop/web",
+        ];
+        assert_eq!(records, [SetRecord { set: 257, bytes: expected.concat() }]);
+    }
+
+    #[test]
+    fn flows_without_translation_have_a_template_of_their_own() {
+        let encoder = Encoder::new(FORMAT);
+        let values = only(&encoder, &record(TRANSLATED, Some(REPLY)));
+        assert_eq!([225, 226].map(|id| &*values[&(0, id)]), [[10, 1, 0, 2], [10, 2, 0, 3]]);
+        assert_eq!([227, 228].map(|id| &*values[&(0, id)]), [[0x9c, 0x40], [0x1f, 0x90]]);
+        assert_eq!((&*values[&(0, 12)], &*values[&(REVERSE, 350)]), (&[10, 96, 0, 5][..], &b"shop/web-3"[..]));
+        assert!(!only(&encoder, &record("", None)).contains_key(&(0, 225)));
+        // A workload is known, and no address.
+        let workload = record(r#","XlatBy":"endpoints","XlatDstK8S_OwnerName":"web""#, None);
+        assert!(!only(&encoder, &workload).contains_key(&(0, 225)));
+    }
+
+    #[test]
+    fn ipv6_and_other_protocols_have_templates_of_their_own() {
+        let encoder = Encoder::new(FORMAT);
+        let one = |text: &str| {
+            let flow = serde_json::from_str(text).expect("a flow");
+            let record = Record { sent: Some(Line { text: "".into(), flow }), received: None };
+            only(&encoder, &record)
+        };
+        let values = one(r#"{"Proto":58,"IcmpType":128,"IcmpCode":1,"SrcAddr":"fd00::1","DstAddr":"fd00::2"}"#);
+        assert_eq!(values[&(0, 27)], [[0xfd].as_slice(), &[0; 14], &[1]].concat());
+        assert_eq!([178, 179, 139].map(|id| &*values[&(0, id)]), [&[128][..], &[1], &[128, 1]]);
+        assert!(!values.contains_key(&(0, 7)) && !values.contains_key(&(0, 8)));
+        let values = one(r#"{"Proto":1,"IcmpType":8,"IcmpCode":0,"SrcAddr":"10.0.0.1","DstAddr":"10.0.0.2"}"#);
+        assert_eq!([176, 177, 32].map(|id| &*values[&(0, id)]), [&[8][..], &[0], &[8, 0]]);
+        let values = one(r#"{"Proto":47,"SrcAddr":"10.0.0.1","DstAddr":"10.0.0.2"}"#);
+        assert!(!values.contains_key(&(0, 7)) && !values.contains_key(&(0, 176)));
+    }
+
+    #[test]
+    fn a_direction_alone_says_which_one_it_is() {
+        let reply = Record { sent: None, received: record("", Some(REPLY)).received };
+        let values = only(&Encoder::new(FORMAT), &reply);
+        assert_eq!((&*values[&(0, 8)], &*values[&(0, 239)]), (&[10, 96, 0, 5][..], &[2][..]));
+        assert_eq!(
+            [231, 232].map(|id| values[&(0, id)].clone()),
+            [0_u64, 9000].map(|count| count.to_be_bytes().to_vec())
+        );
+        // A record for each direction.
+        let encoder = Encoder::new(Format { biflow: false, ..FORMAT });
+        let records = encoder.encode(&record(TRANSLATED, Some(REPLY)));
+        let [sent, received] = [&records[0], &records[1]].map(|record| decoded(&encoder, record));
+        assert_eq!([&sent, &received].map(|values| &*values[&(0, 239)]), [[1], [2]]);
+        assert_eq!(
+            [&sent, &received].map(|values| u64::from_be_bytes(*values[&(0, 2)].first_chunk().expect("8"))),
+            [6, 5]
+        );
+        assert!(!sent.contains_key(&(REVERSE, 1)) && !received.contains_key(&(0, 225)));
+    }
+
+    #[test]
+    fn netobserv_has_the_names_of_both_ends() {
+        let values = only(&Encoder::new(PROFILES[1]), &record(TRANSLATED, None));
+        let names = (7733..7739).map(|id| str::from_utf8(&values[&(9, id)]).expect("text"));
+        assert_eq!(names.collect::<Vec<_>>(), ["shop", "client-1", "shop", "web", "n1", ""]);
+        assert_eq!(values[&(9, 7740)], 300_u64.to_be_bytes());
+        assert_eq!((&*values[&(0, 226)], &*values[&(0, 256)]), (&[10, 2, 0, 3][..], &[8, 0][..]));
+    }
+
+    #[test]
+    fn antrea_has_the_pod_that_answers_and_what_was_called() {
+        let encoder = Encoder::new(PROFILES[2]);
+        let values = only(&encoder, &record(TRANSLATED, Some(REPLY)));
+        assert_eq!((&*values[&(0, 12)], &*values[&(0, 11)]), (&[10, 2, 0, 3][..], &[0x1f, 0x90][..]));
+        assert_eq!((&*values[&(ANTREA, 106)], &*values[&(ANTREA, 108)]), (&[10, 96, 0, 5][..], &[0, 80][..]));
+        let names = |values: &BTreeMap<_, Vec<u8>>| {
+            (100..106).map(|id| String::from_utf8(values[&(ANTREA, id)].clone()).expect("text")).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&values), ["shop", "client-1", "shop", "web-3", "n1", "n2"]);
+        assert_eq!((&*values[&(ANTREA, 109)], &*values[&(ANTREA, 137)]), (&b"shop/web"[..], &[2][..]));
+        assert!(!values.contains_key(&(0, 226)));
+        // Which pod answers is unknown.
+        let values = only(&encoder, &record("", None));
+        assert_eq!((&*values[&(0, 12)], &*values[&(ANTREA, 106)]), (&[10, 96, 0, 5][..], &[10, 96, 0, 5][..]));
+        assert_eq!((names(&values)[3].as_str(), &*values[&(ANTREA, 137)]), ("", &[0][..]));
+        // No service was called.
+        let values = only(&encoder, &fixtures::record(40_000));
+        assert!(!values.contains_key(&(ANTREA, 106)));
+    }
+
+    #[test]
+    fn all_records_fit_into_a_datagram() {
+        for format in PROFILES {
+            let encoder = Encoder::new(format);
+            let records = encoder.templates();
+            let types: Vec<_> = records.iter().filter(|record| record.set == 256).map(|record| &record.bytes).collect();
+            assert_eq!(types.len(), [0, 7, 11][format.profile as usize], "{types:?}");
+            assert!(
+                types
+                    .iter()
+                    .all(|bytes| bytes[..4] == [0, format.enterprise, ANTREA][format.profile as usize].to_be_bytes())
+            );
+            let flow = Flow::default();
+            let longest = encoder.templates.iter().map(|template| {
+                let mut bytes = Vec::new();
+                let texts = template.fields.iter().filter(|field| {
+                    let mut specifier = Vec::new();
+                    field.specify(&mut specifier);
+                    field.write(&Report { flow: &flow, reverse: None }, &mut bytes);
+                    specifier[2..4] == [0xff, 0xff]
+                });
+                texts.count() * LONGEST_TEXT + bytes.len()
+            });
+            let longest = longest.chain(records.iter().map(|record| record.bytes.len())).max();
+            // Behind the headers of message and set.
+            assert!(longest.is_some_and(|length| length + 20 <= 1400), "{format:?}: {longest:?}");
+        }
+    }
+}
