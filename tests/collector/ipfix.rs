@@ -172,7 +172,7 @@ fn over_udp(lines: &str, sinks: &str) -> String {
     let exported = network.within(|| export(lines, sinks));
     assert!(exported.success, "{}", exported.errors);
     socket.set_nonblocking(true).expect("a socket");
-    let (mut frames, mut buffer) = (Vec::new(), [0; 1 << 16]);
+    let (mut frames, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     loop {
         match socket.recv(&mut buffer) {
             Ok(length) => {

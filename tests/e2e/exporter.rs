@@ -1,9 +1,6 @@
 //! Flows of a real tap, sent to systems outside of the cluster.
 
-use std::{
-    net::UdpSocket,
-    time::Duration,
-};
+use std::{net::UdpSocket, time::Duration};
 
 use podtap_tests::{
     cluster::{Cluster, PODTAP_NAMESPACE, Sandbox, namespace_of_node},
@@ -40,7 +37,10 @@ impl Drop for Exporting {
 /// What is told of a sink.
 fn condition(forward: &Forward, sink: &str) -> Result<Value, String> {
     let status: Value = serde_json::from_str(&forward.get("/status")?).map_err(|error| error.to_string())?;
-    status.as_array().and_then(|sinks| sinks.iter().find(|told| told["sink"] == sink).cloned()).ok_or(status.to_string())
+    status
+        .as_array()
+        .and_then(|sinks| sinks.iter().find(|told| told["sink"] == sink).cloned())
+        .ok_or(status.to_string())
 }
 
 #[test]
@@ -49,7 +49,8 @@ fn flows_leave_the_cluster_where_the_policy_allows_it() {
     let sandbox = Sandbox::alone("exporter");
     let lab = sandbox.lab();
     lab.kubectl(&["delete", "--ignore-not-found", "podtappolicy", "default"], "").expect("an administrator may");
-    let socket = within(&namespace_of_node(lab, "cp"), || UdpSocket::bind(("0.0.0.0", PORT))).expect("the port is free");
+    let socket =
+        within(&namespace_of_node(lab, "cp"), || UdpSocket::bind(("0.0.0.0", PORT))).expect("the port is free");
     socket.set_read_timeout(Some(Duration::from_millis(200))).expect("it is not zero");
     let sinks = json!([
         {"name": "logs", "stdout": {}},
@@ -66,7 +67,8 @@ fn flows_leave_the_cluster_where_the_policy_allows_it() {
     until("the exporter's container prints flows", PATIENCE, || {
         let logs = ["-n", PODTAP_NAMESPACE, "logs", "deployment/podtap-collector", "-c", "export"];
         let lines = lab.kubectl(&logs, "")?;
-        let is_call = |flow: &Value| flow["SrcAddr"] == client && flow["DstK8S_Name"] == "server" && flow["DstPort"] == 8080;
+        let is_call =
+            |flow: &Value| flow["SrcAddr"] == client && flow["DstK8S_Name"] == "server" && flow["DstPort"] == 8080;
         let flows = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         if flows.into_iter().any(|flow| is_call(&flow)) { Ok(()) } else { Err(lines.clone()) }
     });
@@ -74,7 +76,8 @@ fn flows_leave_the_cluster_where_the_policy_allows_it() {
     until("the condition of the sink tells what to do", PATIENCE, || {
         let told = condition(&forward, "outside")?;
         let message = told["message"].as_str().unwrap_or_default();
-        let is_expected = told["exporting"] == false && message.contains(&outside()) && message.contains("allowedExternalCIDRs");
+        let is_expected =
+            told["exporting"] == false && message.contains(&outside()) && message.contains("allowedExternalCIDRs");
         if is_expected { Ok(()) } else { Err(told.to_string()) }
     });
     let got = uninterrupted(|| socket.recv(&mut [0; 2048])).map_err(|error| error.kind());
@@ -87,7 +90,11 @@ fn flows_leave_the_cluster_where_the_policy_allows_it() {
         let message = &buffer[..length];
         let ends = [&client, &server].map(|end| end.parse::<std::net::Ipv4Addr>().expect("the lab is IPv4").octets());
         let has = |end: &[u8]| message.windows(4).any(|bytes| bytes == end);
-        if message.starts_with(&[0, 10]) && ends.iter().all(|end| has(end)) { Ok(()) } else { Err(format!("{length} bytes")) }
+        if message.starts_with(&[0, 10]) && ends.iter().all(|end| has(end)) {
+            Ok(())
+        } else {
+            Err(format!("{length} bytes"))
+        }
     });
     until("the condition of the sink is told", PATIENCE, || {
         let told = condition(&forward, "outside")?;
