@@ -13,6 +13,7 @@ mod page;
 mod peers;
 mod prometheus;
 mod read;
+mod sensor;
 mod shop;
 mod stream;
 mod views;

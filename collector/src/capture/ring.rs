@@ -43,11 +43,11 @@ pub struct Ring {
 // SAFETY: the mapping belongs to this value alone, and is not bound to a thread.
 unsafe impl Send for Ring {}
 
-/// A frame in the ring.
+/// A frame that was captured.
 #[derive(Clone, Copy, Debug)]
-pub struct RingFrame<'a> {
-    pub seconds: u32,
-    pub nanoseconds: u32,
+pub struct CapturedFrame<'a> {
+    /// When it was captured.
+    pub at: Timestamp,
     /// Bytes on the wire.
     pub length: u32,
     pub bytes: &'a [u8],
@@ -55,13 +55,6 @@ pub struct RingFrame<'a> {
     pub interface: u32,
     /// Whether frames found no room before it: the kernel says so until [`Ring::dropped`] is asked for.
     pub follows_drops: bool,
-}
-
-impl RingFrame<'_> {
-    /// When it was captured.
-    pub fn at(&self) -> Timestamp {
-        Timestamp(Timestamp::from_seconds(self.seconds.into()).0 + u64::from(self.nanoseconds))
-    }
 }
 
 impl Ring {
@@ -138,7 +131,7 @@ impl Ring {
     }
 
     /// Passes on the frames of one block, if the kernel has passed on one, [`AHEAD`] at once. Returns whether it had.
-    pub fn read(&mut self, mut take: impl FnMut(&[RingFrame<'_>])) -> bool {
+    pub fn read(&mut self, mut take: impl FnMut(&[CapturedFrame<'_>])) -> bool {
         // SAFETY: `next` is below BLOCKS, so the block is in the mapping; blocks are aligned to pages.
         let block = unsafe { self.blocks.add(self.next * BLOCK_SIZE) };
         let status = self.status(self.next).load(Ordering::Acquire);
@@ -163,9 +156,8 @@ impl Ring {
             }
             // SAFETY: the bytes are within the block, and stay as they are until the block is given back, after the last use of the slice.
             let bytes = unsafe { slice::from_raw_parts(block.add(start).as_ptr(), length) };
-            frames.push(RingFrame {
-                seconds: packet.tp_sec,
-                nanoseconds: packet.tp_nsec,
+            frames.push(CapturedFrame {
+                at: Timestamp(Timestamp::from_seconds(packet.tp_sec.into()).0 + u64::from(packet.tp_nsec)),
                 length: packet.tp_len,
                 bytes,
                 interface: address.sll_ifindex.cast_unsigned(),
