@@ -1,21 +1,17 @@
 //! `podtap-collector sensor`: its clients get the frames of a receiver by rpcap and udpstr, as tshark and tcpdump understand them.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    process::{Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::{
-    signal::Signal,
-    socket::{setsockopt, sockopt},
-};
+use nix::sys::socket::{setsockopt, sockopt};
 use podtap_tests::{
     capture::{Capture, FrameDirection},
-    child::{self, Killed},
-    collector::binary,
+    collector,
     frames::{connection, udp},
     http,
     net::Network,
@@ -27,7 +23,6 @@ use crate::stream::{Pod, RECEIVER, probe};
 
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const PROBES: &str = "127.0.0.1:8080";
 
 // Types of messages: see `rpcap-protocol.h` of libpcap.
 const ERROR: u8 = 1;
@@ -45,31 +40,19 @@ const REPLY: u8 = 128;
 const DATAGRAMS: u16 = 2;
 const SERVER_OPENS: u16 = 4;
 
+/// Where the metrics are.
+const PROBES: &str = "127.0.0.1:8080";
+
 /// `podtap-collector sensor`, which captures from the receiver of a pod.
 struct Sensor<'a> {
-    child: Killed,
+    program: collector::Sensor,
     pod: &'a Pod,
-    /// Where it listens.
-    address: Option<SocketAddr>,
 }
 
 impl<'a> Sensor<'a> {
     fn start(pod: &'a Pod, arguments: &[&str]) -> Self {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", pod.network.path().display())).arg(binary());
-        command.args(["sensor", "--interface", RECEIVER, "--probes", PROBES]).args(arguments);
-        let mut child = Killed(command.stderr(Stdio::piped()).spawn().expect("it runs"));
-        let mut errors = BufReader::new(child.0.stderr.take().expect("it is piped"));
-        let (mut text, mut address) = (String::new(), None);
-        while !text.ends_with("capturing\n") {
-            assert!(errors.read_line(&mut text).expect("it can be read") > 0, "it ended: {text}");
-            let line = text.lines().last().unwrap_or_default();
-            if let Some((_, listening)) = line.split_once("are served on ") {
-                address = Some(listening.parse().expect("an address"));
-            }
-        }
-        thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
-        Self { child, pod, address }
+        let arguments = [&["--interface", RECEIVER, "--probes", PROBES], arguments].concat();
+        Self { program: collector::Sensor::start(pod.network.path(), &arguments), pod }
     }
 
     fn passive(pod: &'a Pod, arguments: &[&str]) -> Self {
@@ -78,7 +61,7 @@ impl<'a> Sensor<'a> {
 
     /// Connects to it.
     fn client(&self) -> Client<'_> {
-        let address = self.address.expect("it listens");
+        let address = self.program.address.expect("it listens");
         Client::new(&self.pod.network, self.pod.network.within(|| TcpStream::connect(address)).expect("it listens"))
     }
 
@@ -90,9 +73,8 @@ impl<'a> Sensor<'a> {
         line.unwrap_or_else(|| panic!("no {series} in {text}")).parse().expect("a number")
     }
 
-    fn end(mut self) {
-        child::signal(&self.child.0, Signal::SIGTERM);
-        assert!(self.child.0.wait().expect("it ends").success());
+    fn end(self) {
+        self.program.end();
     }
 }
 
