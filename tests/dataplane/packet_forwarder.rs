@@ -40,9 +40,12 @@ fn once() -> Settings {
     Settings { options, peers, ..Settings::default() }
 }
 
-/// How often the frames are mirrored: by the rule, and by `deduplicate`. Each has the pods that see it, and whether they receive it.
+/// A frame, and the pods that see it: whether they send or receive it.
+type Seen = (Vec<u8>, &'static [(usize, ProgramKind)]);
+
+/// How often the frames are mirrored: by the rule, and by `deduplicate`.
 #[track_caller]
-fn mirrored_by(frames: &[(Vec<u8>, &[(usize, ProgramKind)])]) -> (usize, usize) {
+fn mirrored_by(frames: &[Seen]) -> (usize, usize) {
     let file = File::of(&frames.iter().map(|(frame, _)| frame.clone()).collect::<Vec<_>>());
     let chosen = [ProgramKind::Ingress, ProgramKind::Egress].map(|kind| tcpdump(file.path(), &rule(kind)));
     let pods = [load(&once()), load(&once())];

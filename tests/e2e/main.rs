@@ -43,6 +43,7 @@ mod residue;
 mod reuse;
 mod rollout;
 mod scene;
+mod sensors;
 mod soak;
 mod tenancy;
 mod top;

@@ -1,4 +1,4 @@
-//! Frames of taps, for sensors and rpcap clients: what the packet forwarder of `ExtraHop` and the rpcapd of libpcap do.
+//! Frames of taps, for sensors and rpcap clients: what ExtraHop's packet forwarder and libpcap's rpcapd do.
 //!
 //! This thread captures, and offers each frame to the [`feed`] of each capture; a client has a thread for its control connection
 //! ([`session`]) and one for its frames ([`data`]). Capturing never waits for a client.
