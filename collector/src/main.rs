@@ -9,7 +9,7 @@
 //! clients that the API server authorizes ([`access`]).
 //!
 //! `podtap-collector stream` ([`mod@stream`]) analyses nothing: it streams the frames of a tap to one client, and needs no capability.
-//! Nor does `podtap-collector sensor` ([`mod@sensor`]), which sends the frames of taps to sensors and rpcap clients.
+//! `podtap-collector sensor` ([`mod@sensor`]) sends the frames of taps to sensors and rpcap clients.
 #![deny(unsafe_code)]
 
 mod access;

@@ -184,7 +184,7 @@ impl Session {
             }
             Request::SetSampling(0) => header.reply(&[]),
             Request::SetSampling(_) => {
-                let message = "frames are not sampled here: set `limit.flowSampling` of the tap";
+                let message = "frames are not sampled here: set `sample` of the tap";
                 return Err(Refusal::new(code::SET_SAMPLING, message));
             }
             Request::Close => return Ok(Answer::Close),
