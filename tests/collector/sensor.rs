@@ -195,6 +195,11 @@ fn frames(stream: &mut TcpStream, from: u32, count: usize) -> Vec<Vec<u8>> {
 fn everything() -> Vec<Vec<u8>> {
     let mut frames = connection((WEB, 40_000), (OUTSIDE, 443));
     frames.extend((0..20).map(|number| udp((WEB, number), (OUTSIDE, 53), &vec![7; 80 * usize::from(number)])));
+    let mut tagged = udp((WEB, 1), (OUTSIDE, 2), b"with a tag");
+    tagged.splice(12..12, [0x88, 0xa8, 0x20, 9]);
+    frames.push(tagged.clone());
+    tagged.splice(12..12, [0x81, 0, 0, 5]);
+    frames.push(tagged);
     let mut fragment = udp((WEB, 1), (OUTSIDE, 2), b"fragment");
     fragment[20] = 0x20;
     frames.push(fragment);
@@ -217,7 +222,7 @@ fn tshark_understands_control_and_frames() {
     injector.frames(&sent);
     assert_eq!(frames(&mut data, 1, sent.len()), sent, "all but the probe");
     client.done(UPDATE_FILTER, &compile("tcp"));
-    assert_eq!(client.statistics(), [28, 0, 0, 28]);
+    assert_eq!(client.statistics(), [30, 0, 0, 30]);
     client.done(END, &[]);
 
     let recorded = recording.stop();
@@ -238,7 +243,7 @@ fn tshark_understands_control_and_frames() {
     let replied = [AUTHENTICATE, OPEN, FIND, START, UPDATE_FILTER, STATISTICS, END];
     let expected = replied.into_iter().flat_map(|kind| [kind, kind | REPLY]).map(|kind| format!("{kind:#04x}"));
     assert_eq!(kinds, expected.collect::<Vec<_>>());
-    assert_eq!(numbers, (1..=28).collect::<Vec<_>>());
+    assert_eq!(numbers, (1..=30).collect::<Vec<_>>());
     sensor.end();
 }
 
@@ -255,17 +260,18 @@ fn filters_choose_the_frames_that_tcpdump_chooses() {
         "udp[0:2] > 7",
         "host 192.0.2.1 and not port 443",
         "tcp[tcpflags] & (tcp-syn|tcp-fin) != 0",
-        "ip[6:2] & 0x3fff != 0",
+        "ip[6:2] & 0x3fff != 0 or vlan 9",
         "len > 500 and len <= 900",
         "udp[4:2] % 3 = 1 or (ip[2:2] - 20) / 2 > 500",
     ] {
         let mut client = sensor.client();
         client.open();
-        // The last frame tells that there are no others.
-        let mut data = client.capture(&compile(&format!("({expression}) or src port 9")));
+        // The last frame tells that there are no others. Behind `vlan`, expressions are about what is in the tag.
+        let expression = format!("src port 9 or ({expression})");
+        let mut data = client.capture(&compile(&expression));
         injector.frames(&sent);
         injector.frame(&last);
-        let expected = pcap::tcpdump(file.path(), &format!("({expression}) or src port 9"));
+        let expected = pcap::tcpdump(file.path(), &expression);
         let expected: Vec<Vec<u8>> = expected.into_iter().map(|number| sent[number].clone()).collect();
         assert!(expected.len() > 1, "{expression}");
         let received = frames(&mut data, 1, expected.len() + 1);

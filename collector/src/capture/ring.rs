@@ -27,6 +27,12 @@ const FRAME_SIZE: u32 = 2048;
 /// Of a frame's address in its header: `TPACKET_ALIGN(sizeof(struct tpacket3_hdr))`.
 const ADDRESS: usize = size_of::<libc::tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
 
+/// Bytes of the MAC addresses, and of a VLAN tag behind them.
+const MAC_ADDRESSES: usize = 12;
+const TAG: usize = 4;
+
+/// `include/uapi/linux/if_packet.h`: bytes of room before each frame.
+const PACKET_RESERVE: libc::c_int = 12;
 /// `include/uapi/linux/if_packet.h`; since Linux 4.20.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
@@ -91,6 +97,7 @@ impl Ring {
 
     fn unbound(socket: OwnedFd) -> io::Result<Self> {
         options::set(&socket, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V3 as libc::c_int))?;
+        options::set(&socket, PACKET_RESERVE, &number(TAG))?;
         let ring = libc::tpacket_req3 {
             tp_block_size: number(BLOCK_SIZE),
             tp_block_nr: number(BLOCKS),
@@ -150,15 +157,26 @@ impl Ring {
             let packet = unsafe { block.add(at).cast::<libc::tpacket3_hdr>().read_unaligned() };
             // SAFETY: likewise.
             let address = unsafe { block.add(at + ADDRESS).cast::<libc::sockaddr_ll>().read_unaligned() };
-            let (start, length) = (at + usize::from(packet.tp_mac), packet.tp_snaplen as usize);
+            let (mut start, mut length) = (at + usize::from(packet.tp_mac), packet.tp_snaplen as usize);
             if start + length > BLOCK_SIZE {
                 break;
+            }
+            let tag = tag_of(&packet).filter(|_| length >= MAC_ADDRESSES && usize::from(packet.tp_mac) >= TAG);
+            if let Some(tag) = tag {
+                start -= TAG;
+                length += TAG;
+                // SAFETY: the bytes are within the block, which belongs to this program until it is given back, and nothing refers to them.
+                unsafe {
+                    let frame = block.add(start).as_ptr();
+                    ptr::copy(frame.add(TAG), frame, MAC_ADDRESSES);
+                    frame.add(MAC_ADDRESSES).cast::<[u8; TAG]>().write_unaligned(tag);
+                }
             }
             // SAFETY: the bytes are within the block, and stay as they are until the block is given back, after the last use of the slice.
             let bytes = unsafe { slice::from_raw_parts(block.add(start).as_ptr(), length) };
             frames.push(CapturedFrame {
                 at: Timestamp(Timestamp::from_seconds(packet.tp_sec.into()).0 + u64::from(packet.tp_nsec)),
-                length: packet.tp_len,
+                length: packet.tp_len + if tag.is_some() { number(TAG) } else { 0 },
                 bytes,
                 interface: address.sll_ifindex.cast_unsigned(),
                 follows_drops: status & libc::TP_STATUS_LOSING != 0,
@@ -215,6 +233,15 @@ impl Drop for Ring {
         // SAFETY: the mapping of `open`, to which no reference is left.
         unsafe { libc::munmap(self.blocks.as_ptr().cast(), RING_SIZE) };
     }
+}
+
+/// The outermost VLAN tag of a frame, which the kernel has taken out of it.
+fn tag_of(packet: &libc::tpacket3_hdr) -> Option<[u8; TAG]> {
+    let has = |flag: u32| packet.tp_status & flag != 0;
+    let ether_type =
+        if has(libc::TP_STATUS_VLAN_TPID_VALID) { packet.hv1.tp_vlan_tpid } else { short(libc::ETH_P_8021Q) };
+    let tag = u32::from(ether_type) << 16 | packet.hv1.tp_vlan_tci & 0xffff;
+    has(libc::TP_STATUS_VLAN_VALID).then(|| tag.to_be_bytes())
 }
 
 /// A packet socket that is not bound. With protocol 0, it gets no frames until then: else it would get those of all interfaces for a moment.
