@@ -164,9 +164,13 @@ fn flows_between_two_tapped_pods_are_mirrored_once_and_all_others_in_full() {
         frames.retain(|frame| !is_between(frame, &scene.web, &other) || is_high(frame));
         [at[0].so_far(), frames].concat()
     };
-    receivers.iter().for_each(|receiver| arrive(receiver, expected));
+    for receiver in &receivers {
+        arrive(receiver, expected);
+    }
     traffic::ping(&scene.client, scene.web.addresses[0], 77, 2);
-    receivers.iter().for_each(|receiver| arrive(receiver, expected));
+    for receiver in &receivers {
+        arrive(receiver, expected);
+    }
     assert!(at[0].count(|frame| is_between(frame, &scene.web, &other)) > 100, "they exchange frames");
     let through_service = |frame: &Frame| ends(frame).is_some_and(|ends| ends.contains(&service(80).ip()));
     for receiver in receivers {
