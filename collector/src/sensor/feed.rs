@@ -13,13 +13,13 @@ use super::{
 };
 use crate::capture::CapturedFrame;
 
-/// Bytes that are sent at once, about.
+/// Bytes that are sent at once, if no frame is longer.
 const CHUNK: usize = 64 << 10;
 /// Longest frame that is captured, whatever a client asks for (`MAXIMUM_SNAPLEN` of libpcap).
 const MAX_SNAPSHOT: u32 = 262_144;
 
 /// Messages with frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Chunk {
     pub messages: Vec<u8>,
     pub frames: u64,
@@ -90,7 +90,8 @@ impl Feed {
             state.queued += 1;
             let number = state.queued;
             if state.chunks.back().is_none_or(|chunk| chunk.messages.len() + length > CHUNK) {
-                state.chunks.push_back(Chunk::default());
+                let messages = Vec::with_capacity(CHUNK.max(length));
+                state.chunks.push_back(Chunk { messages, frames: 0 });
             }
             if let Some(chunk) = state.chunks.back_mut() {
                 rpcap::packet(frame.at, frame.length, bytes, number, &mut chunk.messages);
