@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo demo-map pictures test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image cli cli-check cli-archives install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo demo-map pictures test repo dataplane interop kernels e2e soak upgrade bench lint doc deny crds manifests image cli cli-check cli-archives install lab lab-up lab-down prerequisites build-prerequisites
 
 comma := ,
 NODES ?= 2
@@ -35,6 +35,13 @@ repo: build-prerequisites ## tests without privileges
 dataplane: prerequisites ## tests in network namespaces (root)
 	cargo build -p tap-helper -p podtap-collector -p podtap-exporter --locked
 	cargo test -p podtap-tests --test dataplane --test collector --locked
+
+# What others wrote is built once, in target/interop.
+interop: prerequisites ## PodTap with programs of others that Debian does not have built (root; not part of `make test`)
+	@tests/prerequisites.sh interop
+	tests/interop/libpcap.sh
+	cargo build -p podtap-collector --locked
+	cargo test -p podtap-tests --test interop --locked
 
 kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated (TESTS=destinations for a part; `make test` runs a part)
 	cargo build -p tap-helper --locked

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages whose commands the build and the tests call: with `build` only what the build needs, with `demo`,
-# `demo-map` or `archives` also what that demo or deploy/cli/archives.sh calls. The lab installs its own.
+# `demo-map`, `archives` or `interop` also what that demo, deploy/cli/archives.sh or tests/interop calls. The lab installs its own.
 set -euo pipefail
 
 declare -A package_of=(
@@ -15,12 +15,13 @@ case "${1:-}" in
   archives) package_of=([cc]=gcc [clang]=clang [aarch64-linux-gnu-gcc]=gcc-aarch64-linux-gnu [x86_64-w64-mingw32-gcc]=gcc-mingw-w64-x86-64 [zip]=zip) ;;
   build) package_of=([cc]=gcc [clang]=clang) ;;
   demo) package_of=([cc]=gcc [clang]=clang [tcpdump]=tcpdump [tshark]=tshark [nsenter]=util-linux [curl]=curl) ;;
+  interop) package_of=([cc]=gcc [make]=make [flex]=flex [bison]=bison [dpkg-source]=dpkg-dev) ;;
   demo-map) package_of=([cc]=gcc [clang]=clang [curl]=curl [chromium]=chromium) ;;
 esac
 # Prometheus is unpacked below target/ and not installed: the package would start a daemon.
 prometheus=$(dirname "$0")/../target/prometheus
 case "${1:-}" in
-  archives | build | demo) prometheus= ;;
+  archives | build | demo | interop) prometheus= ;;
   *) { command -v prometheus && command -v promtool; } >/dev/null && prometheus= ;;
 esac
 unpack_prometheus() {

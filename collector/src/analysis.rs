@@ -29,11 +29,9 @@ pub struct Frame<'a> {
     pub bytes: &'a [u8],
 }
 
-impl Frame<'_> {
-    /// Whether it has this EtherType, and no VLAN tag.
-    pub fn has_ether_type(&self, ether_type: EtherType) -> bool {
-        self.bytes.get(12..14) == Some(&ether_type.get().to_be_bytes()[..])
-    }
+/// Whether a frame has this EtherType, and no VLAN tag.
+pub fn has_ether_type(frame: &[u8], ether_type: EtherType) -> bool {
+    frame.get(12..14) == Some(&ether_type.get().to_be_bytes()[..])
 }
 
 /// Where records go.
@@ -129,7 +127,7 @@ impl<Out: Output> Analysis<Out> {
         if frame.at.0 / TICK > self.tick {
             self.expire(frame.at);
         }
-        let is_metadata = frame.has_ether_type(self.ether_type);
+        let is_metadata = has_ether_type(frame.bytes, self.ether_type);
         let packet = if is_metadata { None } else { packet::parse(frame.bytes, frame.length) };
         let results = &mut self.results;
         if let Some(writer) = &mut self.writer {

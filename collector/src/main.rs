@@ -9,6 +9,7 @@
 //! clients that the API server authorizes ([`access`]).
 //!
 //! `podtap-collector stream` ([`mod@stream`]) analyses nothing: it streams the frames of a tap to one client, and needs no capability.
+//! `podtap-collector sensor` ([`mod@sensor`]) sends the frames of taps to sensors and rpcap clients.
 #![deny(unsafe_code)]
 
 mod access;
@@ -24,6 +25,7 @@ mod namespaces;
 mod newest;
 mod output;
 mod read;
+mod sensor;
 mod serve;
 mod shared;
 mod state;
@@ -81,6 +83,8 @@ enum Command {
     Diff(diff::Arguments),
     /// Stream the frames that the taps of this pod mirror to one client, for `kubectl podtap capture`, until it is gone or SIGTERM
     Stream(stream::Arguments),
+    /// Send the frames of taps to sensors and rpcap clients, until SIGTERM or SIGINT
+    Sensor(sensor::Arguments),
 }
 
 #[derive(Args)]
@@ -191,6 +195,7 @@ fn main() -> ExitCode {
         Some(Command::Names(arguments)) => watch_names(arguments).map(|()| ExitCode::SUCCESS),
         Some(Command::Diff(arguments)) => diff::run(&arguments),
         Some(Command::Stream(arguments)) => stream::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Some(Command::Sensor(arguments)) => sensor::run(&arguments).map(|()| ExitCode::SUCCESS),
         None => analyse(&cli.arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {
@@ -303,12 +308,8 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
         restored.with_context(|| format!("{} cannot be read", path.display()))?;
     }
     let mut service = Service::start(arguments, shared)?;
-    let interfaces = arguments.input.interface.iter().map(|name| capture::Input::interface(name));
-    let receivers = arguments.input.receivers.then(capture::Input::receivers);
-    let mut inputs = interfaces
-        .chain(receivers)
-        .chain(arguments.input.vxlan_port.map(capture::Input::vxlan))
-        .collect::<Result<Vec<_>>>()?;
+    let Input { interface, receivers, vxlan_port, .. } = &arguments.input;
+    let mut inputs = capture::Input::all(interface, *receivers, *vxlan_port)?;
     let stdout = (arguments.print == Print::Flows).then(|| Queue::new(io::stdout()));
     let exporter = arguments.export_socket.clone().map(|path| Queue::new(Exporter::new(path)));
     let patience = if arguments.names_socket.is_some() { PATIENCE } else { Duration::ZERO };

@@ -15,6 +15,7 @@ mod page;
 mod peers;
 mod prometheus;
 mod read;
+mod sensor;
 mod shop;
 mod stream;
 mod views;

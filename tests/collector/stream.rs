@@ -38,15 +38,15 @@ const WEB: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 const CART: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// How the receiver of a tap is called.
-const RECEIVER: &str = "ptap4096";
+pub const RECEIVER: &str = "ptap4096";
 
 /// The network namespace of a pod, with receivers whose frames a test writes.
-struct Pod {
-    network: Network,
+pub struct Pod {
+    pub network: Network,
 }
 
 impl Pod {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let pod = Self { network: Network::new() };
         pod.add(RECEIVER);
         pod
@@ -61,7 +61,7 @@ impl Pod {
         }
     }
 
-    fn injector(&self, receiver: &str) -> Injector {
+    pub fn injector(&self, receiver: &str) -> Injector {
         Injector(injector(&self.network, &format!("x{receiver}")))
     }
 
@@ -72,7 +72,7 @@ impl Pod {
         connection
     }
 
-    fn until_captured(&self, receiver: &str) {
+    pub fn until_captured(&self, receiver: &str) {
         until("the interface has a reader", PATIENCE, || {
             let links = self.network.json(&format!("ip -j -d link show dev {receiver}"));
             if links[0]["promiscuity"] == 1 { Ok(()) } else { Err(format!("{links:?}")) }
@@ -98,15 +98,15 @@ impl Pod {
 }
 
 /// Writes frames that a receiver gets.
-struct Injector(File);
+pub struct Injector(File);
 
 impl Injector {
-    fn frame(&mut self, frame: &[u8]) {
+    pub fn frame(&mut self, frame: &[u8]) {
         // After an empty virtio_net_hdr.
         self.0.write_all(&[&[0; 10], frame].concat()).expect("the device takes it");
     }
 
-    fn frames(&mut self, frames: &[Vec<u8>]) {
+    pub fn frames(&mut self, frames: &[Vec<u8>]) {
         for frame in frames {
             self.frame(frame);
         }
@@ -260,7 +260,7 @@ impl Drop for Capture {
 }
 
 /// A frame of a probe: of the EtherType, and no metadata.
-fn probe() -> Vec<u8> {
+pub fn probe() -> Vec<u8> {
     let mut probe = identity("web", WEB);
     probe[14] = 1;
     probe

@@ -21,10 +21,10 @@ const SERVICE: &str = "10.96.0.10";
 /// The port of a server that is above the ports of its clients.
 const HIGH: u16 = 60_000;
 
-/// A tap of both pods with `deduplicate`.
+/// A tap of both pods with `deduplicate`, to two receivers.
 fn once(pods: [&Pod; 2], peers: &[IpAddr], generation: i64) -> Desired {
     let senders = pods.map(|pod| {
-        let mut sender = sender(TAP, pod, Direction::Both, &[remote_endpoint(VNI)]);
+        let mut sender = sender(TAP, pod, Direction::Both, &[remote_endpoint(VNI), remote_endpoint(VNI + 1)]);
         sender.tap.options.deduplicate = Some(Deduplicate::default());
         sender.tap.peers = peers.to_vec();
         sender
@@ -129,7 +129,8 @@ fn is_active(status: &NodeStatus) -> bool {
 fn flows_between_two_tapped_pods_are_mirrored_once_and_all_others_in_full() {
     let mut scene = Scene::new();
     let other = Pod::start(&scene.node);
-    scene.remote_agent.establish(&desired(vec![], vec![receiver(TAP, VNI, "mirror0")]));
+    let receivers = [(VNI, "mirror0"), (VNI + 1, "mirror1")].map(|(vni, name)| receiver(TAP, vni, name));
+    scene.remote_agent.establish(&desired(vec![], receivers.to_vec()));
     let service = |port| SocketAddr::new(SERVICE.parse().expect("an address"), port);
     serve(&scene, &other, &scene.web, [(80, 8080), (443, HIGH)]);
     let web = scene.web.network();
@@ -152,7 +153,7 @@ fn flows_between_two_tapped_pods_are_mirrored_once_and_all_others_in_full() {
     assert_eq!(web.programs("eth0"), programs);
 
     scene.remote.network().wait_for_carrier();
-    let receiver = Capture::start(scene.remote.network().path(), "mirror0");
+    let receivers = ["mirror0", "mirror1"].map(|name| Capture::start(scene.remote.network().path(), name));
     let at = both.map(|pod| Capture::start(pod.network().path(), "eth0"));
     exchange(&old, 3000);
     exchange(&open(web, service(80), &other, 8080), 3000);
@@ -163,14 +164,24 @@ fn flows_between_two_tapped_pods_are_mirrored_once_and_all_others_in_full() {
         frames.retain(|frame| !is_between(frame, &scene.web, &other) || is_high(frame));
         [at[0].so_far(), frames].concat()
     };
-    arrive(&receiver, expected);
+    for receiver in &receivers {
+        arrive(receiver, expected);
+    }
     traffic::ping(&scene.client, scene.web.addresses[0], 77, 2);
-    arrive(&receiver, expected);
+    for receiver in &receivers {
+        arrive(receiver, expected);
+    }
     assert!(at[0].count(|frame| is_between(frame, &scene.web, &other)) > 100, "they exchange frames");
     let through_service = |frame: &Frame| ends(frame).is_some_and(|ends| ends.contains(&service(80).ip()));
-    assert!(receiver.count(through_service) > 10, "the client has used the Service");
-    assert!(receiver.count(|frame| is_high(frame) && is_between(frame, &scene.web, &other)) > 2, "the old connection");
-    let _ = (receiver.stop(), at.map(Capture::stop));
+    for receiver in receivers {
+        assert!(receiver.count(through_service) > 10, "the client has used the Service");
+        assert!(
+            receiver.count(|frame| is_high(frame) && is_between(frame, &scene.web, &other)) > 2,
+            "the old connection"
+        );
+        let _ = receiver.stop();
+    }
+    let _ = at.map(Capture::stop);
 
     // One of them is no longer mirrored: the helper of its node has reported that, or it is to be removed.
     scene.agent.request(&once(both, &scene.web.addresses, 3));

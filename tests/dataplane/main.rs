@@ -33,6 +33,7 @@ mod logs;
 mod memory;
 mod metadata;
 mod multiple_taps;
+mod packet_forwarder;
 mod packet_sockets;
 mod pods;
 mod probes;

@@ -74,18 +74,23 @@ fn a_pod_on_the_same_node() {
 }
 
 /// A VXLAN endpoint in the namespace that connects the nodes, created with `ip`, independently of `PodTap`.
-struct Endpoint {
+pub struct Endpoint {
     name: String,
 }
 
 impl Endpoint {
     fn new(name: &str, vni: u32) -> Self {
+        Self::at(4789, name, vni)
+    }
+
+    /// At another port than others with this VNI.
+    pub fn at(port: u16, name: &str, vni: u32) -> Self {
         allow_external(&outside());
         Cluster::lab()
             .on_node(
                 "cp",
                 &format!(
-                    "ip link add {name} type vxlan id {vni} dstport 4789 nolearning && \
+                    "ip link add {name} type vxlan id {vni} dstport {port} nolearning && \
                  ip link set {name} addrgenmode none arp off && ip link set {name} up"
                 ),
             )

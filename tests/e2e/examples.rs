@@ -131,7 +131,6 @@ fn all_examples_together_are_as_their_comments_say() {
     for file in &files {
         sandbox.kubectl(&["delete", "-f", "-", "--wait=false"], &example(file)).expect("a tap can be deleted");
     }
-    sandbox.kubectl(&["delete", "podtappolicy", "default"], "").expect("a policy can be deleted");
 
     // Those of the whole cluster.
     let namespace = sandbox.namespace();
@@ -150,6 +149,7 @@ fn all_examples_together_are_as_their_comments_say() {
     for file in &files {
         sandbox.kubectl(&["delete", "-f", "-", "--timeout=60s"], &text(file)).expect("a tap can be deleted");
     }
+    sandbox.kubectl(&["delete", "podtappolicy", "default"], "").expect("a policy can be deleted");
     sandbox.kubectl(&["label", "node", "n1", "topology.kubernetes.io/zone-"], "").expect("a label can be removed");
 }
 

@@ -44,6 +44,7 @@ mod residue;
 mod reuse;
 mod rollout;
 mod scene;
+mod sensors;
 mod soak;
 mod tenancy;
 mod top;

@@ -181,3 +181,44 @@ impl Served {
         assert!(self.child.0.wait().expect("it ends").success());
     }
 }
+
+/// `podtap-collector sensor`. Killed when dropped.
+pub struct Sensor {
+    child: Killed,
+    /// Where it listens, if it was told to.
+    pub address: Option<SocketAddr>,
+}
+
+impl Sensor {
+    /// Starts it in a network namespace with these arguments, and returns when it captures.
+    ///
+    /// # Panics
+    /// If it ends instead.
+    #[must_use]
+    #[track_caller]
+    pub fn start(network: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", network.display())).arg(binary()).arg("sensor").args(arguments);
+        let mut child = Killed(command.stderr(Stdio::piped()).spawn().expect("it runs"));
+        let mut errors = BufReader::new(child.0.stderr.take().expect("it is piped"));
+        let (mut text, mut address) = (String::new(), None);
+        while !text.ends_with("capturing\n") {
+            assert!(errors.read_line(&mut text).expect("it can be read") > 0, "it ended: {text}");
+            let line = text.lines().last().unwrap_or_default();
+            if let Some((_, listening)) = line.split_once("are served on ") {
+                address = Some(listening.parse().expect("an address"));
+            }
+        }
+        thread::spawn(move || io::copy(&mut errors, &mut io::sink()));
+        Self { child, address }
+    }
+
+    /// Ends it, as a service manager does.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn end(mut self) {
+        child::signal(&self.child.0, Signal::SIGTERM);
+        assert!(self.child.0.wait().expect("it ends").success());
+    }
+}

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use podtap_flow::{EtherType, Source};
+use podtap_flow::EtherType;
 use socket2::SockRef;
 
 use super::{
@@ -14,13 +14,10 @@ use super::{
     degradation::{Load, Step},
     filter::{self, LeftOut},
     receivers::Receivers,
-    ring::{BLOCKS, Ring, RingFrame},
+    ring::{BLOCKS, CapturedFrame, Ring},
     vxlan::{self, Listener},
 };
-use crate::{
-    analysis::{Analysis, Frame, Output},
-    clock::now,
-};
+use crate::clock::now;
 
 /// Datagrams of one source before the others have their turn. Of a ring, as many blocks as it has.
 const TURN: usize = 1024;
@@ -33,21 +30,27 @@ pub enum Input {
 }
 
 impl Input {
+    /// Captures from interfaces, from receivers, and what comes by VXLAN.
+    pub fn all(interfaces: &[String], receivers: bool, vxlan_port: Option<u16>) -> Result<Vec<Self>> {
+        let interfaces = interfaces.iter().map(|name| Self::interface(name));
+        interfaces.chain(receivers.then(Self::receivers)).chain(vxlan_port.map(Self::vxlan)).collect()
+    }
+
     /// Captures from an interface.
-    pub fn interface(name: &str) -> Result<Self> {
+    fn interface(name: &str) -> Result<Self> {
         let ring = Ring::open(name).with_context(|| cannot_capture(name))?;
         Ok(Self::Interface(name.to_owned(), ring))
     }
 
     /// Captures from the receivers of all taps that have this pod as their destination.
-    pub fn receivers() -> Result<Self> {
+    fn receivers() -> Result<Self> {
         let receivers =
             Receivers::open().context("frames cannot be captured: the program needs the capability NET_RAW")?;
         Ok(Self::Receivers(receivers))
     }
 
     /// Receives what a tap sends to its external destination.
-    pub fn vxlan(port: u16) -> Result<Self> {
+    fn vxlan(port: u16) -> Result<Self> {
         let listener = Listener::bind(port).with_context(|| format!("UDP port {port} cannot be listened on"))?;
         Ok(Self::Vxlan(listener))
     }
@@ -62,7 +65,7 @@ impl Input {
     }
 
     /// Whether frames still come. Without its device, a packet socket only reports an error.
-    pub(super) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         match self {
             Self::Interface(name, ring) => ring.check().with_context(|| format!("{name} went down, or was removed")),
             Self::Receivers(_) | Self::Vxlan(_) => Ok(()),
@@ -70,7 +73,7 @@ impl Input {
     }
 
     /// How full it is, and counts what was lost since the last call.
-    pub(super) fn load(&mut self, captured: &mut Captured) -> io::Result<Load> {
+    pub fn load(&mut self, captured: &mut Captured) -> io::Result<Load> {
         let (full, dropped) = match self {
             Self::Interface(_, ring) | Self::Receivers(Receivers { ring, .. }) => {
                 (ring.waiting() * 100 / BLOCKS, ring.dropped()?)
@@ -106,31 +109,19 @@ impl Input {
     }
 
     /// Passes on the frames that wait, as far as it is its turn.
-    pub(super) fn read<Out: Output>(
-        &mut self,
-        source: Source,
-        analysis: &mut Analysis<Out>,
-        captured: &mut Captured,
-    ) -> io::Result<()> {
+    pub fn read(&mut self, mut take: impl FnMut(&[CapturedFrame<'_>])) -> io::Result<()> {
         match self {
-            Self::Interface(_, ring) => {
-                (0..BLOCKS)
-                    .take_while(|_| ring.read(|frames| observe_all(analysis, captured, source, frames)))
-                    .for_each(drop);
-            }
+            Self::Interface(_, ring) => (0..BLOCKS).take_while(|_| ring.read(&mut take)).for_each(drop),
             // One source: a flow between two tapped pods is one flow, also if each has a tap of its own.
-            Self::Receivers(receivers) => {
-                (0..BLOCKS)
-                    .take_while(|_| receivers.read(|frames| observe_all(analysis, captured, source, frames)))
-                    .for_each(drop);
-            }
+            Self::Receivers(receivers) => (0..BLOCKS).take_while(|_| receivers.read(&mut take)).for_each(drop),
             Self::Vxlan(listener) => {
                 for _ in 0..TURN {
                     let at = now();
                     let Some(bytes) = listener.receive()? else { break };
                     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                    captured.frames += u64::from(length > 0);
-                    analysis.observe(&Frame { source, at, length, bytes });
+                    if length > 0 {
+                        take(&[CapturedFrame { at, length, bytes, interface: 0, follows_drops: false }]);
+                    }
                 }
             }
         }
@@ -143,31 +134,6 @@ pub fn cannot_capture(name: &str) -> String {
     format!(
         "{name} cannot be captured from: it must be an interface of this network namespace, and the program needs the capability NET_RAW"
     )
-}
-
-fn observe_all<Out: Output>(
-    analysis: &mut Analysis<Out>,
-    captured: &mut Captured,
-    source: Source,
-    frames: &[RingFrame<'_>],
-) {
-    analysis.prepare(source, frames.iter().map(|frame| (frame.bytes, frame.length)));
-    for frame in frames {
-        observe(analysis, captured, source, *frame);
-    }
-}
-
-fn observe<Out: Output>(analysis: &mut Analysis<Out>, captured: &mut Captured, source: Source, frame: RingFrame<'_>) {
-    if frame.bytes.len() == filter::SAMPLE_LENGTH as usize {
-        captured.left_out += u64::from(filter::SAMPLED);
-        return;
-    }
-    captured.frames += 1;
-    let at = frame.at();
-    if frame.follows_drops && captured.step != Step::Filtered {
-        analysis.lost_before(at);
-    }
-    analysis.observe(&Frame { source, at, length: frame.length, bytes: frame.bytes });
 }
 
 impl AsFd for Input {

@@ -9,7 +9,7 @@ mod ring;
 mod vxlan;
 
 use std::{
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
     time::{Duration, Instant},
 };
 
@@ -28,15 +28,15 @@ use self::degradation::{Degradation, Load};
 pub use self::{
     degradation::Step,
     input::{Input, cannot_capture},
-    ring::{BLOCKS, Ring},
+    ring::{BLOCKS, CapturedFrame, Ring},
 };
 use crate::{
-    analysis::{Analysis, Output},
+    analysis::{Analysis, Frame, Output},
     clock::now,
 };
 
 /// How long to wait for frames before flows that are over are reported, in milliseconds.
-pub const TICK_MS: u16 = 100;
+const TICK_MS: u16 = 100;
 /// The kernel passes on every block within this time.
 pub const LAST_BLOCK: Duration = Duration::from_millis(150);
 
@@ -57,6 +57,15 @@ pub fn signals() -> Result<SignalFd> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
     signals.thread_block()?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signals")
+}
+
+/// Waits until one of them is readable, or [`TICK_MS`].
+pub fn poll_all<'a>(waiting: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<()> {
+    let mut waiting: Vec<PollFd<'a>> = waiting.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    match poll(&mut waiting, PollTimeout::from(TICK_MS)) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error).context("waiting for frames"),
+    }
 }
 
 /// Returns when there is a signal.
@@ -81,13 +90,7 @@ pub fn run<Out: Output>(
     let mut degradation = Degradation::new(analysis.writer().is_some(), Instant::now());
     let mut end = None;
     loop {
-        let mut waiting: Vec<PollFd<'_>> =
-            inputs.iter().map(|input| PollFd::new(input.as_fd(), PollFlags::POLLIN)).collect();
-        waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
-        match poll(&mut waiting, PollTimeout::from(TICK_MS)) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error).context("waiting for frames"),
-        }
+        poll_all(inputs.iter().map(|input| input.as_fd()).chain([signals.as_fd()]))?;
         if end.is_none() && signals.read_signal()?.is_some() {
             // Blocks that the kernel has not passed on yet have frames from before.
             end = Some(Instant::now() + LAST_BLOCK);
@@ -118,10 +121,40 @@ fn read<Out: Output>(inputs: &mut [Input], analysis: &mut Analysis<Out>, capture
             analysis.lost_until(now());
         }
         all = all.max(load);
-        input.read(Source::try_from(number).unwrap_or(Source::MAX), analysis, captured)?;
+        let source = Source::try_from(number).unwrap_or(Source::MAX);
+        input.read(|frames| observe_all(analysis, captured, source, frames))?;
         input.check()?;
     }
     Ok(all)
+}
+
+fn observe_all<Out: Output>(
+    analysis: &mut Analysis<Out>,
+    captured: &mut Captured,
+    source: Source,
+    frames: &[CapturedFrame<'_>],
+) {
+    analysis.prepare(source, frames.iter().map(|frame| (frame.bytes, frame.length)));
+    for frame in frames {
+        observe(analysis, captured, source, *frame);
+    }
+}
+
+fn observe<Out: Output>(
+    analysis: &mut Analysis<Out>,
+    captured: &mut Captured,
+    source: Source,
+    frame: CapturedFrame<'_>,
+) {
+    if frame.bytes.len() == filter::SAMPLE_LENGTH as usize {
+        captured.left_out += u64::from(filter::SAMPLED);
+        return;
+    }
+    captured.frames += 1;
+    if frame.follows_drops && captured.step != Step::Filtered {
+        analysis.lost_before(frame.at);
+    }
+    analysis.observe(&Frame { source, at: frame.at, length: frame.length, bytes: frame.bytes });
 }
 
 /// Captures and writes less, or more again.

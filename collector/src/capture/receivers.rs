@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, io};
 
-use super::ring::{Ring, RingFrame};
+use super::ring::{CapturedFrame, Ring};
 
 /// Interfaces that are remembered.
 const INTERFACES: usize = 4096;
@@ -24,7 +24,7 @@ impl Receivers {
     }
 
     /// Passes on the frames of receivers, of one block, if there is one: see [`Ring::read`]. Returns whether there was.
-    pub fn read(&mut self, mut take: impl FnMut(&[RingFrame<'_>])) -> bool {
+    pub fn read(&mut self, mut take: impl FnMut(&[CapturedFrame<'_>])) -> bool {
         let Self { ring, known } = self;
         ring.read(|frames| {
             let of_receivers = frames.iter().filter(|frame| is_receiver(known, frame.interface));

@@ -27,6 +27,12 @@ const FRAME_SIZE: u32 = 2048;
 /// Of a frame's address in its header: `TPACKET_ALIGN(sizeof(struct tpacket3_hdr))`.
 const ADDRESS: usize = size_of::<libc::tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
 
+/// Bytes of the MAC addresses, and of a VLAN tag behind them.
+const MAC_ADDRESSES: usize = 12;
+const TAG: usize = 4;
+
+/// `include/uapi/linux/if_packet.h`: bytes of room before each frame.
+const PACKET_RESERVE: libc::c_int = 12;
 /// `include/uapi/linux/if_packet.h`; since Linux 4.20.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
@@ -43,11 +49,11 @@ pub struct Ring {
 // SAFETY: the mapping belongs to this value alone, and is not bound to a thread.
 unsafe impl Send for Ring {}
 
-/// A frame in the ring.
+/// A frame that was captured.
 #[derive(Clone, Copy, Debug)]
-pub struct RingFrame<'a> {
-    pub seconds: u32,
-    pub nanoseconds: u32,
+pub struct CapturedFrame<'a> {
+    /// When it was captured.
+    pub at: Timestamp,
     /// Bytes on the wire.
     pub length: u32,
     pub bytes: &'a [u8],
@@ -55,13 +61,6 @@ pub struct RingFrame<'a> {
     pub interface: u32,
     /// Whether frames found no room before it: the kernel says so until [`Ring::dropped`] is asked for.
     pub follows_drops: bool,
-}
-
-impl RingFrame<'_> {
-    /// When it was captured.
-    pub fn at(&self) -> Timestamp {
-        Timestamp(Timestamp::from_seconds(self.seconds.into()).0 + u64::from(self.nanoseconds))
-    }
 }
 
 impl Ring {
@@ -98,6 +97,7 @@ impl Ring {
 
     fn unbound(socket: OwnedFd) -> io::Result<Self> {
         options::set(&socket, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V3 as libc::c_int))?;
+        options::set(&socket, PACKET_RESERVE, &number(TAG))?;
         let ring = libc::tpacket_req3 {
             tp_block_size: number(BLOCK_SIZE),
             tp_block_nr: number(BLOCKS),
@@ -138,7 +138,7 @@ impl Ring {
     }
 
     /// Passes on the frames of one block, if the kernel has passed on one, [`AHEAD`] at once. Returns whether it had.
-    pub fn read(&mut self, mut take: impl FnMut(&[RingFrame<'_>])) -> bool {
+    pub fn read(&mut self, mut take: impl FnMut(&[CapturedFrame<'_>])) -> bool {
         // SAFETY: `next` is below BLOCKS, so the block is in the mapping; blocks are aligned to pages.
         let block = unsafe { self.blocks.add(self.next * BLOCK_SIZE) };
         let status = self.status(self.next).load(Ordering::Acquire);
@@ -157,16 +157,26 @@ impl Ring {
             let packet = unsafe { block.add(at).cast::<libc::tpacket3_hdr>().read_unaligned() };
             // SAFETY: likewise.
             let address = unsafe { block.add(at + ADDRESS).cast::<libc::sockaddr_ll>().read_unaligned() };
-            let (start, length) = (at + usize::from(packet.tp_mac), packet.tp_snaplen as usize);
+            let (mut start, mut length) = (at + usize::from(packet.tp_mac), packet.tp_snaplen as usize);
             if start + length > BLOCK_SIZE {
                 break;
             }
+            let tag = tag_of(&packet).filter(|_| length >= MAC_ADDRESSES && usize::from(packet.tp_mac) >= TAG);
+            if let Some(tag) = tag {
+                start -= TAG;
+                length += TAG;
+                // SAFETY: the bytes are within the block, which belongs to this program until it is given back, and nothing refers to them.
+                unsafe {
+                    let frame = block.add(start).as_ptr();
+                    ptr::copy(frame.add(TAG), frame, MAC_ADDRESSES);
+                    frame.add(MAC_ADDRESSES).cast::<[u8; TAG]>().write_unaligned(tag);
+                }
+            }
             // SAFETY: the bytes are within the block, and stay as they are until the block is given back, after the last use of the slice.
             let bytes = unsafe { slice::from_raw_parts(block.add(start).as_ptr(), length) };
-            frames.push(RingFrame {
-                seconds: packet.tp_sec,
-                nanoseconds: packet.tp_nsec,
-                length: packet.tp_len,
+            frames.push(CapturedFrame {
+                at: Timestamp(Timestamp::from_seconds(packet.tp_sec.into()).0 + u64::from(packet.tp_nsec)),
+                length: packet.tp_len + if tag.is_some() { number(TAG) } else { 0 },
                 bytes,
                 interface: address.sll_ifindex.cast_unsigned(),
                 follows_drops: status & libc::TP_STATUS_LOSING != 0,
@@ -223,6 +233,15 @@ impl Drop for Ring {
         // SAFETY: the mapping of `open`, to which no reference is left.
         unsafe { libc::munmap(self.blocks.as_ptr().cast(), RING_SIZE) };
     }
+}
+
+/// The outermost VLAN tag of a frame, which the kernel has taken out of it.
+fn tag_of(packet: &libc::tpacket3_hdr) -> Option<[u8; TAG]> {
+    let has = |flag: u32| packet.tp_status & flag != 0;
+    let ether_type =
+        if has(libc::TP_STATUS_VLAN_TPID_VALID) { packet.hv1.tp_vlan_tpid } else { short(libc::ETH_P_8021Q) };
+    let tag = u32::from(ether_type) << 16 | packet.hv1.tp_vlan_tci & 0xffff;
+    has(libc::TP_STATUS_VLAN_VALID).then(|| tag.to_be_bytes())
 }
 
 /// A packet socket that is not bound. With protocol 0, it gets no frames until then: else it would get those of all interfaces for a moment.

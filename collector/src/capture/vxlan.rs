@@ -22,6 +22,8 @@ const HEADER: usize = 8;
 /// Where frames begin in what a filter of the socket sees: behind the UDP header, too.
 pub const FRAME: u32 = 16;
 const HAS_VNI: u8 = 0x08;
+/// With an Ethernet header.
+const SHORTEST: usize = HEADER + 14;
 
 /// A socket, and room for a datagram.
 pub struct Listener {
@@ -51,10 +53,10 @@ impl Listener {
         Ok((used as usize * 100 / room.max(1) as usize, dropped.wrapping_sub(before).into()))
     }
 
-    /// The next frame, which is empty if the datagram is no VXLAN. `None`: there is none now.
+    /// The next frame, which is empty if the datagram is not VXLAN with an Ethernet frame. `None`: there is none now.
     pub fn receive(&mut self) -> io::Result<Option<&[u8]>> {
         match self.socket.recv(&mut self.buffer) {
-            Ok(length) if length > HEADER && self.buffer[0] & HAS_VNI != 0 => Ok(Some(&self.buffer[HEADER..length])),
+            Ok(length) if length >= SHORTEST && self.buffer[0] & HAS_VNI != 0 => Ok(Some(&self.buffer[HEADER..length])),
             Ok(_) => Ok(Some(&[])),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
             Err(error) => Err(error),

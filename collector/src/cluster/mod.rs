@@ -1,7 +1,7 @@
 //! The names of a cluster's pods, services and nodes, for the program that reads frames.
 //!
 //! [`watch`] projects what the API server reports, [`owners`] finds what pods belong to, [`inventory`] has the result, and [`listener`]
-//! passes it on. [`policy`] tells the exporter where it may connect to. For names, the API server is asked for nothing but lists and watches.
+//! passes it on. [`policy`] tells where flows and frames may be sent. For names, the API server is asked for nothing but lists and watches.
 
 mod inventory;
 mod listener;
@@ -39,7 +39,8 @@ pub struct Arguments {
     /// Annotation of a pod with the name of its workload, instead of that of its owner
     #[arg(long, value_name = "KEY", default_value = WORKLOAD_NAME)]
     workload_annotation: String,
-    /// Unix socket on which `podtap-exporter` asks whether the PodTapPolicy lets flows be sent to an address
+    /// Unix socket that tells `podtap-exporter` and `podtap-collector sensor` whether the PodTapPolicy lets flows or frames be sent to an
+    /// address
     #[arg(long, value_name = "PATH")]
     policy_socket: Option<PathBuf>,
     #[command(flatten)]

@@ -1,6 +1,5 @@
-//! Whether the `PodTapPolicy` lets flows be sent to an address, for the exporter, which has no token.
-//!
-//! The exporter connects, and writes an address and the end of the line. The answer is a line: `yes`, or why not.
+//! Whether the `PodTapPolicy` lets flows and frames be sent to an address, for the programs of the pod that send them and have no token.
+//! [`podtap_runtime::permit`] has their questions.
 
 use std::{cell::RefCell, net::IpAddr, time::Duration};
 
@@ -55,7 +54,7 @@ impl Policy {
         }
     }
 
-    /// Answers the exporter.
+    /// Answers questions.
     pub async fn serve(&self, listener: &UnixListener, inventory: &Inventory) {
         loop {
             match listener.accept().await {
@@ -85,7 +84,7 @@ impl Policy {
         writer.write_all(answer.as_bytes()).await
     }
 
-    /// Why flows may not be sent there. Addresses of pods and Services are the cluster's own.
+    /// Why nothing may be sent there. Addresses of pods and Services are the cluster's own.
     fn check(&self, address: IpAddr, inventory: &Inventory) -> Result<(), String> {
         let address = address.to_canonical();
         if address.is_loopback() || inventory.has_address(address) {

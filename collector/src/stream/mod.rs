@@ -11,7 +11,7 @@ mod spool;
 use std::{
     io,
     net::SocketAddr,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::AsFd as _,
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -20,11 +20,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signalfd::SignalFd,
-};
+use nix::{errno::Errno, sys::signalfd::SignalFd};
 use podtap_flow::{
     EtherType, Source, Timestamp,
     metadata::{Metadata, MetadataFrame},
@@ -40,8 +36,8 @@ use self::{
     spool::{LEAST, Spool},
 };
 use crate::{
-    analysis::Frame,
-    capture::{self, BLOCKS, LAST_BLOCK, Ring, TICK_MS},
+    analysis::{Frame, has_ether_type},
+    capture::{self, BLOCKS, LAST_BLOCK, Ring, poll_all},
     clock::now,
     ether_type,
     output::{
@@ -144,15 +140,6 @@ fn wait(signals: &SignalFd, server: &JoinHandle<Result<End>>, window: &Window) -
     Ok(())
 }
 
-/// Waits until one of them is readable, or a tick.
-fn poll_all<'a>(waiting: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<()> {
-    let mut waiting: Vec<PollFd<'a>> = waiting.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-    match poll(&mut waiting, PollTimeout::from(TICK_MS)) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(error).context("waiting for frames"),
-    }
-}
-
 /// Writes frames with the names that taps tell.
 struct Stream {
     names: Names,
@@ -182,7 +169,7 @@ impl Stream {
     }
 
     fn observe(&mut self, frame: &Frame<'_>) {
-        if frame.has_ether_type(self.ether_type) {
+        if has_ether_type(frame.bytes, self.ether_type) {
             if let Some(MetadataFrame { pod, metadata: Metadata::Pod(metadata), .. }) =
                 MetadataFrame::decode(frame.bytes, self.ether_type.get())
             {
@@ -363,7 +350,7 @@ impl Capture {
                 let source = input.source;
                 let is_block = input.ring.read(|frames| {
                     for frame in frames {
-                        stream.observe(&Frame { source, at: frame.at(), length: frame.length, bytes: frame.bytes });
+                        stream.observe(&Frame { source, at: frame.at, length: frame.length, bytes: frame.bytes });
                     }
                 });
                 if !is_block {

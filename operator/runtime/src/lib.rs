@@ -1,5 +1,5 @@
 //! What the PodTap programs that talk to Kubernetes share: the API client and the API server's clock, leader election, health and
-//! metrics over HTTP, logging, shutdown, backoff, and the protection of secrets in memory.
+//! metrics over HTTP, logging, shutdown, backoff, whether another program allows a connection, and the protection of secrets in memory.
 //!
 //! Nothing here knows the PodTap kinds. All of it runs on a tokio runtime, current-thread or multi-thread.
 
@@ -10,6 +10,7 @@ pub mod fake_client;
 pub mod http;
 pub mod leader;
 pub mod memory;
+pub mod permit;
 pub mod shutdown;
 pub mod telemetry;
 

@@ -1,0 +1,3 @@
+//! PodTap with programs of others, which `make interop` builds below target/interop.
+
+mod libpcap;
