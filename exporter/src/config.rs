@@ -7,10 +7,13 @@ use serde::Deserialize;
 
 use crate::{
     figures::Figures,
+    metrics::{Counted, MetricsConfig, scrape::Scraped},
     policy::Policy,
     sinks::{
         Sinks,
         ipfix::{Exporter, IpfixConfig},
+        otlp::{self, OtlpConfig},
+        remote_write::{self, RemoteWriteConfig},
         stdout::{Lines, StdoutConfig},
     },
 };
@@ -19,7 +22,10 @@ use crate::{
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
+    #[serde(default)]
     sinks: Vec<SinkConfig>,
+    /// Metrics of flows that are served beside those of the exporter.
+    metrics: Option<MetricsConfig>,
 }
 
 /// A sink: its name, and one of the fields after `queue_mib`.
@@ -33,6 +39,9 @@ struct SinkConfig {
     queue_mib: u16,
     stdout: Option<StdoutConfig>,
     ipfix: Option<IpfixConfig>,
+    #[serde(rename = "remoteWrite")]
+    remote_write: Option<RemoteWriteConfig>,
+    otlp: Option<OtlpConfig>,
 }
 
 /// With eight sinks, all of which are down, half of the chart's memory limit.
@@ -42,6 +51,8 @@ const fn default_queue() -> u16 {
 
 /// Longest name of a sink.
 const LONGEST_NAME: usize = 63;
+/// What counts the metrics that are served has a queue, too.
+const METRICS: &str = "metrics";
 /// Largest queue, in MiB.
 const LARGEST_QUEUE: u16 = 1024;
 
@@ -53,7 +64,7 @@ impl Config {
 
     fn parse(text: &str) -> Result<Self> {
         let config: Self = serde_saphyr::from_str(text)?;
-        ensure!(!config.sinks.is_empty(), "it has no sinks");
+        ensure!(!config.sinks.is_empty() || config.metrics.is_some(), "it has no sinks and no metrics");
         let mut names = BTreeSet::new();
         for sink in &config.sinks {
             let name = &sink.name;
@@ -62,6 +73,7 @@ impl Config {
                 (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_valid),
                 "{name:?} is no name of a sink: it must have 1 to {LONGEST_NAME} letters, digits, `-`, `_` and `.`"
             );
+            ensure!(name != METRICS, "the name {METRICS} is that of the section metrics: choose another one");
             ensure!(names.insert(name), "two sinks have the name {name}");
             ensure!(
                 (1..=LARGEST_QUEUE).contains(&sink.queue_mib),
@@ -71,20 +83,25 @@ impl Config {
         Ok(config)
     }
 
-    /// Starts all sinks.
-    pub fn start(self, figures: &Figures, policy: Policy) -> Result<Sinks> {
+    /// Starts all sinks. Returns also the metrics that are to be served.
+    pub fn start(self, figures: &Figures, policy: Policy) -> Result<(Sinks, Option<Counted>)> {
         let mut sinks = Sinks::new(policy);
+        let metrics = self.metrics.map(|config| Counted::new(&config, figures.of_table(METRICS))).transpose();
+        let metrics = metrics.context(METRICS)?;
+        if let Some(metrics) = &metrics {
+            sinks.start(METRICS, usize::from(default_queue()) << 20, figures, Scraped(metrics.clone()));
+        }
         for sink in self.sinks {
             let name = sink.name.clone();
             sink.start(figures, &mut sinks).with_context(|| format!("the sink {name}"))?;
         }
-        Ok(sinks)
+        Ok((sinks, metrics))
     }
 }
 
 impl SinkConfig {
     fn start(self, figures: &Figures, sinks: &mut Sinks) -> Result<()> {
-        let Self { name, queue_mib, stdout, ipfix } = self;
+        let Self { name, queue_mib, stdout, ipfix, remote_write, otlp } = self;
         let capacity = usize::from(queue_mib) << 20;
         let mut kinds = 0;
         if let Some(config) = stdout {
@@ -95,9 +112,17 @@ impl SinkConfig {
             kinds += 1;
             sinks.start(&name, capacity, figures, Exporter::new(config)?);
         }
+        if let Some(config) = remote_write {
+            kinds += 1;
+            sinks.start(&name, capacity, figures, remote_write::sink(config, figures.of_table(&name))?);
+        }
+        if let Some(config) = otlp {
+            kinds += 1;
+            otlp::start(config, &name, capacity, figures, sinks)?;
+        }
         match kinds {
             1 => Ok(()),
-            0 => bail!("it has no kind: set one of stdout, ipfix"),
+            0 => bail!("it has no kind: set one of stdout, ipfix, remoteWrite, otlp"),
             _ => bail!("it has {kinds} kinds: make a sink of each"),
         }
     }
@@ -113,6 +138,9 @@ mod tests {
         for (text, message) in [
             ("{}", "sinks"),
             ("sinks: []", "it has no sinks"),
+            ("sinks: [{name: metrics, stdout: {}}]", "the name metrics is that of the section metrics"),
+            ("metrics: {profile: other}", "convis"),
+            ("metrics: {profile: convis, level: pod}", "level"),
             ("sinks: [{stdout: {}}]", "name"),
             ("sinks: [{name: a b, stdout: {}}]", "no name of a sink"),
             ("sinks: [{name: a, stdout: {}}, {name: a, stdout: {}}]", "two sinks have the name a"),
@@ -130,6 +158,6 @@ mod tests {
         let start = |text| Config::parse(text).expect("it is valid").start(&Figures::default(), Policy::default());
         let error = start("sinks: [{name: a}]").expect_err("it has none");
         assert!(format!("{error:#}").contains("the sink a: it has no kind"), "{error:#}");
-        assert_eq!(start("sinks: [{name: a, stdout: {}}]").expect("it starts").conditions().len(), 1);
+        assert_eq!(start("sinks: [{name: a, stdout: {}}]").expect("it starts").0.conditions().len(), 1);
     }
 }

@@ -6,6 +6,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 
+use crate::metrics::TableFigures;
+
 /// What was read, and what became of it in each sink.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
@@ -16,6 +18,8 @@ pub struct Figures {
     failures: Family<OfSink, Counter>,
     up: Family<OfSink, Gauge>,
     queued: Family<OfSink, Gauge>,
+    series: Family<OfSink, Gauge>,
+    folded: Family<OfSink, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,8 +67,23 @@ impl Figures {
                 "Memory of records that wait for the sink",
                 figures.queued.clone(),
             );
+            registry.register("exporter_series", "Series that were made of flows", figures.series.clone());
+            registry.register(
+                "exporter_series_folded",
+                "How often labels became `other` because there were too many series",
+                figures.folded.clone(),
+            );
         });
         figures
+    }
+
+    /// Those of the series of a sink.
+    pub fn of_table(&self, sink: &str) -> TableFigures {
+        let labels = OfSink { sink: sink.to_owned() };
+        TableFigures {
+            series: self.series.get_or_create_owned(&labels),
+            folded: self.folded.get_or_create_owned(&labels),
+        }
     }
 
     /// Those of a sink. Their series exist from now on.

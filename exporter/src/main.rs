@@ -10,7 +10,9 @@
 mod config;
 mod figures;
 mod flow;
+mod http;
 mod input;
+mod metrics;
 mod policy;
 mod queue;
 mod record;
@@ -19,7 +21,7 @@ mod status;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser};
 use podtap_runtime::{
     http::{Health, Metrics, Probes, Server},
@@ -28,7 +30,9 @@ use podtap_runtime::{
     telemetry::LogArgs,
 };
 
-use crate::{config::Config, figures::Figures, policy::Policy, status::Status};
+use crate::{
+    config::Config, figures::Figures, metrics::scrape::Source as MetricsSource, policy::Policy, status::Status,
+};
 
 /// Sends flows of podtap-collector to other systems.
 #[derive(Debug, Parser)]
@@ -90,11 +94,12 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
     let mut shutdown = Shutdown::new()?;
     let metrics = Metrics::new();
     let figures = Figures::new(&metrics);
-    let sinks = Config::read(&cli.config)?.start(&figures, Policy::new(cli.policy_socket.as_deref()))?;
+    let (sinks, flows) = Config::read(&cli.config)?.start(&figures, Policy::new(cli.policy_socket.as_deref()))?;
+    ensure!(flows.is_none() || cli.probes.is_some(), "metrics of flows are served at --probes, which is missing");
     let health = Health::new(LIVENESS);
     let mut server = None;
     if let Some(address) = cli.probes {
-        let probes = Probes { health: health.clone(), metrics };
+        let probes = Probes { health: health.clone(), metrics: MetricsSource::new(metrics, flows) };
         let started = Server::spawn(address, Status { probes, conditions: sinks.conditions().into() }).await?;
         eprintln!("podtap-exporter: health, metrics and status are served on http://{}", started.address());
         server = Some(started);

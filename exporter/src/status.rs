@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use podtap_runtime::http::{Bytes, Full, Handler, Incoming, Metrics, Probes, Request, Response, header};
+use podtap_runtime::http::{Bytes, Full, Handler, Incoming, Probes, Request, Response, header};
 
-use crate::sinks::Condition;
+use crate::{metrics::scrape::Source, sinks::Condition};
 
 /// `/livez`, `/readyz`, `/metrics` and `/status`.
 #[derive(Clone, Debug)]
 pub struct Status {
-    pub probes: Probes<Metrics>,
+    pub probes: Probes<Source>,
     pub conditions: Arc<[Condition]>,
 }
 

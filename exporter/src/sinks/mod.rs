@@ -1,6 +1,9 @@
 //! Where records go. Each sink has a queue and a task of its own: none waits for another one.
 
 pub mod ipfix;
+pub mod otlp;
+mod push;
+pub mod remote_write;
 mod run;
 pub mod stdout;
 
@@ -23,6 +26,8 @@ use crate::{
 pub trait Sink: Send + 'static {
     /// Records that are delivered at once, at most.
     const MOST: usize;
+    /// Whether [`Sink::deliver`] reaches the sink. If it only counts, [`Sink::attempted`] tells of attempts.
+    const IS_ATTEMPT: bool = true;
 
     /// Its servers, each as a host and a port: the policy must allow all their addresses. None: it connects to nothing.
     fn servers(&self) -> Vec<(String, u16)>;
@@ -33,6 +38,16 @@ pub trait Sink: Send + 'static {
     /// Called about every second in which there is nothing to deliver.
     fn idle(&mut self) -> impl Future<Output = Result<(), Failure>> + Send {
         async { Ok(()) }
+    }
+
+    /// The result of an attempt that was made beside deliveries, once.
+    fn attempted(&mut self) -> Option<Result<(), Failure>> {
+        None
+    }
+
+    /// Records that were taken, and are lost if [`Sink::finish`] does not succeed.
+    fn held(&self) -> u64 {
+        0
     }
 
     /// Called at the end.

@@ -91,6 +91,7 @@ pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures
                 if let Err(failure) = told.await {
                     condition.set(Some(&failure), &figures);
                 }
+                tell_attempted(&mut sink, &condition, &figures);
                 continue;
             }
         };
@@ -110,7 +111,10 @@ pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures
             figures.sent.inc_by(delivered as u64);
             taken.0 -= delivered as u64;
             records = &records[delivered..];
-            condition.set(result.as_ref().err(), &figures);
+            if S::IS_ATTEMPT || result.is_err() {
+                condition.set(result.as_ref().err(), &figures);
+            }
+            tell_attempted(&mut sink, &condition, &figures);
             match result {
                 Ok(()) => {}
                 Err(Failure { kind: FailureKind::Unavailable, .. }) => sleep(backoff.pause()).await,
@@ -122,12 +126,21 @@ pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures
             }
         }
     }
+    // They are counted if this ends, or is ended, without success.
+    let mut held = Taken(sink.held(), &figures);
     let finished = in_time(async {
         permit.renew().await?;
         sink.finish().await
     });
-    if let Err(failure) = finished.await {
-        condition.set(Some(&failure), &figures);
+    match finished.await {
+        Ok(()) => held.0 = 0,
+        Err(failure) => condition.set(Some(&failure), &figures),
+    }
+}
+
+fn tell_attempted(sink: &mut impl Sink, condition: &Condition, figures: &SinkFigures) {
+    if let Some(result) = sink.attempted() {
+        condition.set(result.as_ref().err(), figures);
     }
 }
 

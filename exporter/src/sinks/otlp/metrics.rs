@@ -1,0 +1,93 @@
+//! Metrics as sums and histograms.
+
+use podtap_runtime::http::Bytes;
+use prost::Message as _;
+
+use super::{
+    HEADERS,
+    messages::{
+        CUMULATIVE, Data, Histogram, HistogramPoint, KeyValue, Metric, MetricsRequest, NumberPoint, Resource,
+        ResourceMetrics, ScopeMetrics, Sum,
+    },
+    nanoseconds, rejected, scope,
+};
+use crate::{
+    metrics::table::{self, BOUNDS, Kind, Shown, Table, Value},
+    sinks::{Failure, push::Format},
+};
+
+/// The format of requests.
+#[derive(Debug)]
+pub struct OtlpMetrics {
+    resource: Resource,
+}
+
+/// Points of a request.
+const POINTS: usize = 2000;
+
+impl OtlpMetrics {
+    pub const fn new(resource: Resource) -> Self {
+        Self { resource }
+    }
+
+    fn request(&self, metric: Metric) -> Bytes {
+        let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics: vec![metric] }];
+        let resource = Some(self.resource.clone());
+        MetricsRequest { resource_metrics: vec![ResourceMetrics { resource, scope_metrics }] }.encode_to_vec().into()
+    }
+}
+
+impl Format for OtlpMetrics {
+    const HEADERS: &[(&'static str, &'static str)] = HEADERS;
+
+    fn requests(&self, table: &Table, now: u64) -> Vec<Bytes> {
+        let mut requests = Vec::new();
+        for (metric, series) in table.metrics() {
+            let mut series = series.peekable();
+            while series.peek().is_some() {
+                requests.push(self.request(message(metric, series.by_ref().take(POINTS), now)));
+            }
+        }
+        requests
+    }
+
+    fn check(answer: &[u8]) -> Result<(), Failure> {
+        rejected(answer).map_or(Ok(()), |(_, failure)| Err(failure))
+    }
+}
+
+fn message<'a>(metric: &table::Metric, series: impl Iterator<Item = Shown<'a>>, now: u64) -> Metric {
+    let (mut sums, mut histograms) = (Vec::new(), Vec::new());
+    let time = nanoseconds(now);
+    for Shown { labels, value, since } in series {
+        let start = nanoseconds(since);
+        let attributes = labels.into_iter().map(|(name, value)| KeyValue::new(name, value)).collect();
+        match value {
+            Value::Count(count) => {
+                let value = Some(i64::try_from(count).unwrap_or(i64::MAX));
+                sums.push(NumberPoint { start, time, value, attributes });
+            }
+            Value::Histogram(histogram) => histograms.push(HistogramPoint {
+                start,
+                time,
+                count: histogram.count(),
+                sum: Some(histogram.sum),
+                buckets: histogram.buckets.to_vec(),
+                bounds: BOUNDS.to_vec(),
+                attributes,
+            }),
+        }
+    }
+    let (unit, data) = match metric.kind {
+        Kind::Counter(unit) | Kind::Plain(unit) => {
+            (unit, Data::Sum(Sum { points: sums, temporality: CUMULATIVE, is_monotonic: true }))
+        }
+        Kind::Histogram => ("s", Data::Histogram(Histogram { points: histograms, temporality: CUMULATIVE })),
+    };
+    Metric {
+        name: metric.name.to_owned(),
+        description: metric.help.to_owned(),
+        unit: unit.to_owned(),
+        data: Some(data),
+    }
+}

@@ -1,0 +1,105 @@
+//! OTLP over HTTP, with messages of protobuf: <https://opentelemetry.io/docs/specs/otlp/>.
+
+mod logs;
+mod messages;
+mod metrics;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use prost::Message as _;
+use serde::Deserialize;
+
+use self::{
+    logs::Logs,
+    messages::{Answer, KeyValue, Resource, Scope},
+    metrics::OtlpMetrics,
+};
+use super::{
+    Failure, Sinks,
+    push::Push,
+    remote_write::{default_interval, interval},
+};
+use crate::{
+    figures::Figures,
+    http::{Client, HttpConfig},
+    metrics::{Counted, MetricsConfig, Profile},
+};
+
+/// Where, and what.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OtlpConfig {
+    /// Its URL is that of the server, without the path of a signal.
+    #[serde(flatten)]
+    server: HttpConfig,
+    signals: Vec<Signal>,
+    /// Attributes of the resource, in addition to `service.name`.
+    #[serde(default)]
+    attributes: BTreeMap<String, String>,
+    #[serde(default = "default_metrics")]
+    metrics: MetricsConfig,
+    #[serde(default = "default_interval")]
+    interval_seconds: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Signal {
+    Logs,
+    Metrics,
+}
+
+fn default_metrics() -> MetricsConfig {
+    MetricsConfig::of(Profile::Obi)
+}
+
+const HEADERS: &[(&str, &str)] = &[("content-type", "application/x-protobuf")];
+
+/// Starts a sink for each signal: metrics do not wait for logs.
+pub fn start(config: OtlpConfig, name: &str, capacity: usize, figures: &Figures, sinks: &mut Sinks) -> Result<()> {
+    let OtlpConfig { server, mut signals, attributes, metrics, interval_seconds } = config;
+    signals.sort_unstable();
+    signals.dedup();
+    ensure!(!signals.is_empty(), "signals must have logs, metrics, or both");
+    let interval = interval(interval_seconds)?;
+    let mut resource = attributes;
+    resource.entry("service.name".to_owned()).or_insert_with(|| "podtap-exporter".to_owned());
+    let resource =
+        Resource { attributes: resource.into_iter().map(|(key, value)| KeyValue::new(key, value)).collect() };
+    for signal in signals {
+        let path = match signal {
+            Signal::Logs => "v1/logs",
+            Signal::Metrics => "v1/metrics",
+        };
+        let url = format!("{}/{path}", server.url.trim_end_matches('/'));
+        let client = Client::new(HttpConfig { url, ..server.clone() })?;
+        // No sink of the file has a name with a slash.
+        let name = format!("{name}/{}", path.trim_start_matches("v1/"));
+        match signal {
+            Signal::Logs => sinks.start(&name, capacity, figures, Logs::new(client, resource.clone())),
+            Signal::Metrics => {
+                let counted = Counted::new(&metrics, figures.of_table(&name))?;
+                let format = OtlpMetrics::new(resource.clone());
+                sinks.start(&name, capacity, figures, Push::new(counted, client, format, interval));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn scope() -> Scope {
+    Scope { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+}
+
+/// How many were rejected, and why.
+fn rejected(answer: &[u8]) -> Option<(u64, Failure)> {
+    let partial = Answer::decode(answer).ok()?.partial_success?;
+    let count = u64::try_from(partial.rejected).ok().filter(|count| *count > 0)?;
+    Some((count, Failure::refused(format!("{count} were rejected: {}", partial.message))))
+}
+
+/// Nanoseconds, of milliseconds.
+const fn nanoseconds(milliseconds: u64) -> u64 {
+    milliseconds.saturating_mul(1_000_000)
+}
