@@ -4,6 +4,7 @@
 mod access;
 mod behind;
 mod counts;
+mod exported_metrics;
 mod exporter;
 mod external;
 mod flood;

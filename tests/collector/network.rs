@@ -65,14 +65,17 @@ impl Path {
     /// Starts servers that answer each request of so many bytes, four in network byte order, with their own address and as many bytes.
     /// They end with this process.
     pub fn serve(&self) {
-        for address in servers() {
-            let listener = self.server.within(|| TcpListener::bind((address, SERVER_PORT))).expect("it can listen");
-            thread::spawn(move || {
-                for stream in listener.incoming().flatten() {
-                    thread::spawn(move || answer(stream, address));
-                }
-            });
-        }
+        servers().into_iter().for_each(|address| self.serve_at(address));
+    }
+
+    /// Starts one at this address of the servers' namespace.
+    pub fn serve_at(&self, address: Ipv4Addr) {
+        let listener = self.server.within(|| TcpListener::bind((address, SERVER_PORT))).expect("it can listen");
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || answer(stream, address));
+            }
+        });
     }
 
     /// Asks a server for `length` bytes. Returns the client's port, and the address of the server that answered.

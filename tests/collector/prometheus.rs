@@ -5,8 +5,9 @@ use std::{
     fs,
     io::Write as _,
     net::{SocketAddr, UdpSocket},
-    path::PathBuf,
+    path::{Path as File, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
 };
 
@@ -22,7 +23,8 @@ use serde_json::Value;
 use crate::network::{CLIENT, Path, SERVICE, SERVICE_PORT, names, servers};
 
 const METRICS: &str = "127.0.0.1:8080";
-const PROMETHEUS: &str = "127.0.0.1:9091";
+/// Where Prometheus listens in its namespace.
+pub const PROMETHEUS: &str = "127.0.0.1:9091";
 
 /// A program of the package prometheus, which tests/prerequisites.sh has unpacked if it is not installed.
 fn program(name: &str) -> PathBuf {
@@ -32,26 +34,30 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// Prometheus in a network namespace, with a directory for its data, which is removed when this is dropped.
-struct Prometheus {
+pub struct Prometheus {
     child: Killed,
     directory: PathBuf,
 }
 
 impl Prometheus {
-    fn start(network: &Network) -> Self {
-        let directory = std::env::temp_dir().join(format!("podtap-prometheus-{}", std::process::id()));
+    /// It reads metrics each second from an address, and takes those that are written. Rules are in files.
+    pub fn start(network: &Network, target: &str, rules: &[&File]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("podtap-prometheus-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).expect("a directory");
         let settings = directory.join("prometheus.yml");
         let text = format!(
-            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
-             scrape_configs: [{{job_name: collector, static_configs: [{{targets: ['{METRICS}']}}]}}]\n"
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
+             rule_files: {rules:?}\n\
+             scrape_configs: [{{job_name: podtap, static_configs: [{{targets: ['{target}']}}]}}]\n"
         );
         fs::write(&settings, text).expect("it can be written");
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", network.path().display())).arg(program("prometheus"));
         command.arg(format!("--config.file={}", settings.display()));
         command.arg(format!("--storage.tsdb.path={}", directory.join("data").display()));
-        command.arg(format!("--web.listen-address={PROMETHEUS}"));
+        command.arg(format!("--web.listen-address={PROMETHEUS}")).arg("--web.enable-remote-write-receiver");
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("prometheus runs");
         Self { child: Killed(child), directory }
     }
@@ -75,18 +81,40 @@ fn get(network: &Network, address: &str, path: &str) -> Result<String, String> {
     }
 }
 
-/// The value of an expression that has one series.
-fn query(network: &Network, expression: &str) -> Result<f64, String> {
+/// The series of an expression: labels, and a value.
+pub fn series(network: &Network, expression: &str) -> Result<Vec<(Value, f64)>, String> {
     let mut path = "/api/v1/query?query=".to_owned();
     for byte in expression.bytes() {
         let _ = write!(path, "%{byte:02x}");
     }
     let answer = get(network, PROMETHEUS, &path)?;
-    // The body is one chunk between its length and the end.
-    let json = answer.find('{').zip(answer.rfind('}')).map(|(start, end)| &answer[start..=end]).unwrap_or_default();
-    let answer: Value = serde_json::from_str(json).map_err(|error| format!("{error}: {answer}"))?;
-    let value = answer["data"]["result"][0]["value"][1].as_str().and_then(|value| value.parse().ok());
-    value.ok_or_else(|| format!("{expression}: {answer}"))
+    // The body is in chunks, each after a line with its length.
+    let json: String = if answer.starts_with('{') { answer.clone() } else { dechunked(&answer) };
+    let answer: Value = serde_json::from_str(&json).map_err(|error| format!("{error}: {answer}"))?;
+    let result = answer["data"]["result"].as_array().ok_or_else(|| answer.to_string())?;
+    let parse = |series: &Value| Some((series["metric"].clone(), series["value"][1].as_str()?.parse().ok()?));
+    result.iter().map(|series| parse(series).ok_or_else(|| series.to_string())).collect()
+}
+
+fn dechunked(body: &str) -> String {
+    let (mut whole, mut rest) = (String::new(), body);
+    while let Some((length, after)) = rest.split_once("\r\n")
+        && let Ok(length) = usize::from_str_radix(length, 16)
+        && let Some(chunk) = after.get(..length)
+        && length > 0
+    {
+        whole.push_str(chunk);
+        rest = after[length..].trim_start_matches("\r\n");
+    }
+    whole
+}
+
+/// The value of an expression that has one series.
+pub fn query(network: &Network, expression: &str) -> Result<f64, String> {
+    match &series(network, expression)?[..] {
+        [(_, value)] => Ok(*value),
+        found => Err(format!("{expression}: {found:?}")),
+    }
 }
 
 /// A DNS server that knows no name. Returns when the client has asked it so many times, and was answered.
@@ -135,7 +163,7 @@ fn prometheus_reads_the_metrics_of_edges() {
             file.to_str().expect("text"),
         ],
     );
-    let prometheus = Prometheus::start(&path.client);
+    let prometheus = Prometheus::start(&path.client, METRICS, &[]);
     for _ in 0..CONNECTIONS {
         path.request((SERVICE, SERVICE_PORT), 1000);
     }

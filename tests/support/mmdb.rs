@@ -1,4 +1,4 @@
-//! A database of countries in the format of `MaxMind` (version 2, <https://maxmind.github.io/MaxMind-DB/>).
+//! Databases of countries and places in the format of `MaxMind` (version 2, <https://maxmind.github.io/MaxMind-DB/>).
 
 use std::net::Ipv4Addr;
 
@@ -20,10 +20,47 @@ enum Record {
 /// If it does not fit the format.
 #[must_use]
 pub fn countries(networks: &[(Ipv4Addr, u8, &str)]) -> Vec<u8> {
-    let (mut nodes, mut data) = (vec![[Record::Nothing; 2]], Vec::new());
-    for (address, prefix, code) in networks {
+    let country = |code| map(&[("country", map(&[("iso_code", text(code))]))]);
+    let networks: Vec<_> = networks.iter().map(|(address, prefix, code)| (*address, *prefix, country(code))).collect();
+    database(&networks)
+}
+
+/// Where a network is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// ISO 3166-1.
+    pub country: &'static str,
+    /// In degrees.
+    pub latitude: f64,
+    /// In degrees.
+    pub longitude: f64,
+    /// Postal code.
+    pub zip: &'static str,
+}
+
+/// A database of the places of some networks, likewise.
+///
+/// # Panics
+/// If it does not fit the format.
+#[must_use]
+pub fn places(networks: &[(Ipv4Addr, u8, Place)]) -> Vec<u8> {
+    let place = |place: &Place| {
+        map(&[
+            ("country", map(&[("iso_code", text(place.country))])),
+            ("location", map(&[("latitude", double(place.latitude)), ("longitude", double(place.longitude))])),
+            ("postal", map(&[("code", text(place.zip))])),
+        ])
+    };
+    let networks: Vec<_> = networks.iter().map(|(address, prefix, at)| (*address, *prefix, place(at))).collect();
+    database(&networks)
+}
+
+/// A database with some data for each network.
+fn database(networks: &[(Ipv4Addr, u8, Vec<u8>)]) -> Vec<u8> {
+    let (mut nodes, mut data) = (vec![[Record::Nothing; 2]], Vec::<u8>::new());
+    for (address, prefix, of_network) in networks {
         let offset = data.len();
-        data.extend(map(&[("country", map(&[("iso_code", text(code))]))]));
+        data.extend(of_network);
         let mut node = 0;
         for bit in 0..*prefix {
             let side = (address.to_bits() >> (31 - bit) & 1) as usize;
@@ -71,6 +108,10 @@ pub fn countries(networks: &[(Ipv4Addr, u8, &str)]) -> Vec<u8> {
 
 fn text(text: &str) -> Vec<u8> {
     [&[0x40 | u8::try_from(text.len()).ok().filter(|length| *length < 29).expect("short")], text.as_bytes()].concat()
+}
+
+fn double(value: f64) -> Vec<u8> {
+    [&[0x68], &value.to_be_bytes()[..]].concat()
 }
 
 fn map(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
