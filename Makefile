@@ -40,7 +40,8 @@ dataplane: prerequisites ## tests in network namespaces (root)
 interop: prerequisites ## PodTap with programs of others that Debian does not have built (root; not part of `make test`)
 	@tests/prerequisites.sh interop
 	tests/interop/libpcap.sh
-	cargo build -p podtap-collector --locked
+	tests/interop/prepare.sh
+	cargo build -p podtap-collector -p podtap-exporter --locked
 	cargo test -p podtap-tests --test interop --locked
 
 kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated (TESTS=destinations for a part; `make test` runs a part)

@@ -234,24 +234,37 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{net::SocketAddr, process, sync::Mutex};
+pub mod fixtures {
+    use std::{
+        collections::VecDeque,
+        net::{IpAddr, Ipv4Addr, SocketAddr},
+        sync::Mutex,
+    };
 
-    use podtap_runtime::http::{Certificate, Handler, Incoming, Response, Server};
+    use podtap_runtime::http::{Handler, Incoming, Response};
 
     use super::*;
-    use crate::sinks::FailureKind;
 
-    /// Answers with a status and a text, and tells what it got.
+    /// A free port of this machine.
+    pub const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    /// A server that answers with these statuses, and then with 200, and tells what it got.
     #[derive(Clone)]
-    struct Answering {
-        status: StatusCode,
-        got: Arc<Mutex<Vec<Request<Bytes>>>>,
+    pub struct Answering {
+        statuses: Arc<Mutex<VecDeque<StatusCode>>>,
+        body: Bytes,
+        pub got: Arc<Mutex<Vec<Request<Bytes>>>>,
     }
 
     impl Answering {
-        fn new(status: StatusCode) -> Self {
-            Self { status, got: Arc::default() }
+        pub fn new(statuses: impl IntoIterator<Item = StatusCode>) -> Self {
+            let statuses = Arc::new(Mutex::new(statuses.into_iter().collect()));
+            Self { statuses, body: Bytes::from_static(b"so it is\n"), got: Arc::default() }
+        }
+
+        /// With this body of answers.
+        pub fn with(self, body: Bytes) -> Self {
+            Self { body, ..self }
         }
     }
 
@@ -262,11 +275,24 @@ mod tests {
             let (parts, body) = request.into_parts();
             let body = body.collect().await.expect("it is whole").to_bytes();
             self.got.lock().expect("no panic").push(Request::from_parts(parts, body));
-            let mut response = Response::new(Bytes::from_static(b"so it is\n").into());
-            *response.status_mut() = self.status;
+            let mut response = Response::new(self.body.clone().into());
+            *response.status_mut() = self.statuses.lock().expect("no panic").pop_front().unwrap_or(StatusCode::OK);
             response
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use podtap_runtime::http::{Certificate, Server};
+
+    use super::{
+        fixtures::{ANY, Answering},
+        *,
+    };
+    use crate::sinks::FailureKind;
 
     fn client(text: &str) -> Result<Client> {
         Client::new(serde_json::from_str(text).expect("a configuration"))
@@ -295,8 +321,6 @@ mod tests {
         }
     }
 
-    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
-
     #[tokio::test]
     async fn a_status_tells_what_is_sent_again() {
         for (status, expected) in [
@@ -311,13 +335,12 @@ mod tests {
             (503, Some(FailureKind::Unavailable)),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");
-            let server = Server::spawn(ANY, Answering::new(status)).await.expect("it listens");
+            let server = Server::spawn(ANY, Answering::new([status])).await.expect("it listens");
             let client = client(&format!(r#"{{"url":"http://{}/x"}}"#, server.address())).expect("it is valid");
             let answer = client.post(Bytes::from_static(b"body"), &[]).await;
             assert_eq!(answer.as_ref().err().map(|failure| failure.kind), expected, "{status}");
-            if let Err(failure) = answer {
-                assert_eq!(failure.message, format!("{status}: so it is"));
-            }
+            let message = answer.err().map(|failure| failure.message);
+            assert_eq!(message, expected.map(|_| format!("{status}: so it is")));
         }
     }
 
@@ -326,7 +349,7 @@ mod tests {
         let files = Files::new("secrets");
         let [password, token, tenant] =
             ["password", "token", "tenant"].map(|name| files.write(name, &format!("{name}-1\n")));
-        let answering = Answering::new(StatusCode::OK);
+        let answering = Answering::new([]);
         let listening = Server::spawn(ANY, answering.clone()).await.expect("it listens");
         let url = format!("http://{}/write", listening.address());
         let basic = client(&format!(
@@ -366,7 +389,7 @@ mod tests {
         let key = files.write("tls.key", &pair.signing_key.serialize_pem());
         let other = files.write("other.crt", &other.cert.pem());
         let own = Certificate::load(Path::new(&certificate), Path::new(&key)).expect("a certificate");
-        let server = Server::spawn_tls(ANY, own, Answering::new(StatusCode::OK)).await.expect("it listens");
+        let server = Server::spawn_tls(ANY, own, Answering::new([])).await.expect("it listens");
         let port = server.address().port();
         let of =
             |host: &str, ca: &str| client(&format!(r#"{{"url":"https://{host}:{port}/","tls":{{"caFile":"{ca}"}}}}"#));

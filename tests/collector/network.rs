@@ -65,7 +65,9 @@ impl Path {
     /// Starts servers that answer each request of so many bytes, four in network byte order, with their own address and as many bytes.
     /// They end with this process.
     pub fn serve(&self) {
-        servers().into_iter().for_each(|address| self.serve_at(address));
+        for address in servers() {
+            self.serve_at(address);
+        }
     }
 
     /// Starts one at this address of the servers' namespace.

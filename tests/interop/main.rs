@@ -1,3 +1,4 @@
 //! PodTap with programs of others, which `make interop` builds below target/interop.
 
 mod libpcap;
+mod otel;

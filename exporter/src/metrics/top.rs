@@ -100,15 +100,15 @@ mod tests {
             assert!(top.weigh(peer(number), 1_000_000, 1));
         }
         let mut named = 0;
-        for number in 1000..1_001_000 {
+        for number in 1000..201_000 {
             named += u32::from(top.weigh(peer(number), 60, 1));
             // One that is new has some traffic among them.
             if number % 1000 == 0 && top.weigh(peer(200), 500, 1) {
                 named += 1;
             }
         }
-        // The first ones, and the one with traffic from its third frame on at the latest.
-        assert!((1090..1102).contains(&named), "{named}");
+        // The first ones, and the one with traffic: at once, or when it has twice as much as one of these.
+        assert!((290..=300).contains(&named), "{named}");
         assert!((0..100).all(|number| top.weigh(peer(number), 1, 1)));
         assert_eq!(top.named.len(), NAMED);
         assert!(top.candidates.len() <= CANDIDATES);

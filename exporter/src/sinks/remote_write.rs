@@ -158,3 +158,146 @@ impl RemoteWrite {
 fn float(count: u64) -> f64 {
     count as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use podtap_runtime::http::{Server, StatusCode};
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::{
+        figures::Figures,
+        http::fixtures::{ANY, Answering},
+        policy::Policy,
+        record::fixtures::record,
+        sinks::{Sinks, WhenFull},
+    };
+
+    fn config(text: &str) -> RemoteWriteConfig {
+        serde_json::from_str(text).expect("it is valid")
+    }
+
+    /// Names and values of series in a request, in order.
+    fn parse(body: &[u8]) -> Vec<(String, f64)> {
+        let body = snap::raw::Decoder::new().decompress_vec(body).expect("a block of snappy");
+        let request = WriteRequest::decode(&*body).expect("a request");
+        let mut series: Vec<_> = request
+            .series
+            .iter()
+            .map(|series| {
+                assert!(series.labels.is_sorted(), "{series:?}");
+                assert!(series.labels.iter().all(|label| !label.value.is_empty()), "{series:?}");
+                assert_eq!(series.samples.len(), 1);
+                let labels: Vec<_> =
+                    series.labels.iter().map(|label| format!("{}={}", label.name, label.value)).collect();
+                (labels.join(" "), series.samples[0].value)
+            })
+            .collect();
+        series.sort_by(|(a, _), (b, _)| a.cmp(b));
+        series
+    }
+
+    /// A server that fails is tried again with what was counted meanwhile, and at the end gets all.
+    #[tokio::test]
+    async fn counting_continues_while_the_server_fails() {
+        let server = Answering::new([StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_REQUEST]);
+        let listening = Server::spawn(ANY, server.clone()).await.expect("it listens");
+        let url = format!("http://{}/api/v1/write", listening.address());
+        let config = config(&format!(
+            r#"{{"url":"{url}","profile":"netobserv","intervalSeconds":1,"labels":{{"zone":"a","SrcK8S_Namespace":"b"}}}}"#
+        ));
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
+        sinks.start("s", 1 << 20, &figures, sink(config, figures.of_table("s")).expect("it is valid"));
+        let condition = sinks.conditions().remove(0);
+        let told = || serde_json::to_value(condition.told()).expect("JSON");
+        let until_told = async |expected: &str| {
+            let start = Instant::now();
+            while !told()["message"].as_str().unwrap_or_default().contains(expected) {
+                assert!(start.elapsed() < Duration::from_secs(60), "{}", told());
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        sinks.push(&mut vec![named(1)], WhenFull::DropOldest).await;
+        until_told("503 Service Unavailable: so it is").await;
+        sinks.push(&mut vec![named(2)], WhenFull::DropOldest).await;
+        until_told("400 Bad Request: so it is").await;
+        sinks.push(&mut vec![named(3)], WhenFull::DropOldest).await;
+        assert_eq!(sinks.finish(Duration::from_secs(60)).await, []);
+        assert_eq!(told()["exporting"], true);
+        let of_sink = figures.of_sink("s");
+        assert_eq!((of_sink.sent.get(), of_sink.refused.get(), of_sink.unsent.get()), (3, 0, 0));
+        let got = server.got.lock().expect("no panic");
+        let last = got.last().expect("a request");
+        let series = parse(last.body());
+        let expected = "SrcK8S_Namespace=shop __name__=netobserv_namespace_egress_bytes_total zone=a";
+        let found = series.iter().find(|(labels, _)| labels == expected);
+        // Two series of one label are one more: those of the other direction.
+        assert_eq!(found.map(|(_, value)| *value), Some(3.0 * 54.0), "{series:?}");
+        assert_eq!(last.headers()["content-encoding"], "snappy");
+        assert_eq!(last.headers()["x-prometheus-remote-write-version"], "0.1.0");
+    }
+
+    /// A record whose client is a pod.
+    fn named(port: u16) -> std::sync::Arc<crate::record::Record> {
+        let mut record = crate::record::Record::clone(&record(port));
+        for line in record.sent.iter_mut().chain(&mut record.received) {
+            let end = if line.flow.reply { &mut line.flow.destination } else { &mut line.flow.source };
+            (end.kind, end.namespace) = (Some("Pod".to_owned()), Some("shop".to_owned()));
+        }
+        record.into()
+    }
+
+    #[tokio::test]
+    async fn what_a_server_never_took_is_missing_at_the_end() {
+        let server = Answering::new([StatusCode::BAD_REQUEST; 9]);
+        let listening = Server::spawn(ANY, server).await.expect("it listens");
+        let config = config(&format!(r#"{{"url":"http://{}/","profile":"obi"}}"#, listening.address()));
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
+        sinks.start("s", 1 << 20, &figures, sink(config, figures.of_table("s")).expect("it is valid"));
+        sinks.push(&mut vec![named(1), named(2)], WhenFull::DropOldest).await;
+        assert_eq!(sinks.finish(Duration::from_secs(60)).await, [("s".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn many_series_are_several_requests() {
+        let figures = Figures::default();
+        let counted =
+            Counted::new(&MetricsConfig::of(crate::metrics::Profile::Obi), figures.of_table("s")).expect("valid");
+        let records: Vec<_> = (0..1500_u16)
+            .map(|number| {
+                let mut record = crate::record::Record::clone(&named(1));
+                for line in record.sent.iter_mut().chain(&mut record.received) {
+                    line.flow.source.owner = Some(number.to_string());
+                }
+                record.into()
+            })
+            .collect();
+        counted.count(&records);
+        let format = RemoteWrite { labels: BTreeMap::new() };
+        let sizes: Vec<_> =
+            format.requests(&counted.lock().table, 0).iter().map(|request| parse(request).len()).collect();
+        // Bytes and packets of both directions.
+        assert_eq!(sizes, [2000, 2000, 2000]);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (text, message) in [
+            (r#"{"url":"http://x/","profile":"obi","series":10}"#, "series must be from 1000 to 200000"),
+            (r#"{"url":"http://x/","profile":"obi","intervalSeconds":0}"#, "intervalSeconds must be from 1 to 3600"),
+            (r#"{"url":"http://x/","profile":"obi","cities":"/x"}"#, "cities is for the profile convis only"),
+            (r#"{"url":"http://x/","profile":"convis","cities":"/dev/null"}"#, "/dev/null is no database of places"),
+            (r#"{"url":"http://x/","profile":"obi","labels":{"a-b":"c"}}"#, "\"a-b\" is no name of a label"),
+            (r#"{"url":"http://x/","profile":"obi","labels":{"__a":"c"}}"#, "is no name of a label"),
+            (r#"{"url":"x","profile":"obi"}"#, "must begin with http://"),
+        ] {
+            let error = sink(config(text), Figures::default().of_table("s")).expect_err(text);
+            assert!(format!("{error:#}").contains(message), "{text}: {error:#}");
+        }
+        for text in
+            [r#"{"url":"http://x/"}"#, r#"{"url":"http://x/","profile":"obi","password":"x"}"#, r#"{"profile":"obi"}"#]
+        {
+            serde_json::from_str::<RemoteWriteConfig>(text).expect_err(text);
+        }
+    }
+}

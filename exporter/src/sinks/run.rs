@@ -133,7 +133,12 @@ pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures
         sink.finish().await
     });
     match finished.await {
-        Ok(()) => held.0 = 0,
+        Ok(()) => {
+            held.0 = 0;
+            if !S::IS_ATTEMPT {
+                condition.set(None, &figures);
+            }
+        }
         Err(failure) => condition.set(Some(&failure), &figures),
     }
 }

@@ -103,3 +103,59 @@ fn rejected(answer: &[u8]) -> Option<(u64, Failure)> {
 const fn nanoseconds(milliseconds: u64) -> u64 {
     milliseconds.saturating_mul(1_000_000)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use podtap_runtime::http::{Bytes, Server, StatusCode};
+
+    use super::{messages::PartialSuccess, *};
+    use crate::{
+        http::fixtures::{ANY, Answering},
+        policy::Policy,
+        record::fixtures::record,
+        sinks::WhenFull,
+    };
+
+    /// Sends two records to a server. Returns what did not arrive, and which paths were asked for.
+    async fn send(server: Answering, signals: &str) -> (Vec<(String, u64)>, Vec<String>) {
+        let listening = Server::spawn(ANY, server.clone()).await.expect("it listens");
+        let text = format!(r#"{{"url":"http://{}/otlp/","signals":[{signals}]}}"#, listening.address());
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
+        let config = serde_json::from_str(&text).expect("it is valid");
+        start(config, "o", 1 << 20, &figures, &mut sinks).expect("it starts");
+        sinks.push(&mut vec![record(1), record(2)], WhenFull::DropOldest).await;
+        let missing = sinks.finish(Duration::from_secs(60)).await;
+        let mut paths: Vec<_> =
+            server.got.lock().expect("no panic").iter().map(|request| request.uri().path().to_owned()).collect();
+        paths.sort();
+        (missing, paths)
+    }
+
+    fn partial(rejected: i64, message: &str) -> Answering {
+        let partial_success = Some(PartialSuccess { rejected, message: message.to_owned() });
+        let body = Bytes::from(Answer { partial_success }.encode_to_vec());
+        Answering::new([]).with(body)
+    }
+
+    #[tokio::test]
+    async fn each_signal_has_a_path() {
+        let (missing, mut paths) = send(partial(0, "slow down"), r#""logs","metrics","logs""#).await;
+        paths.dedup();
+        assert_eq!((missing, paths), (vec![], vec!["/otlp/v1/logs".to_owned(), "/otlp/v1/metrics".to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn what_is_rejected_is_refused() {
+        assert_eq!(send(partial(1, "too old"), r#""logs""#).await.0, [("o/logs".to_owned(), 1)]);
+        assert_eq!(send(partial(4, "too old"), r#""logs""#).await.0, [("o/logs".to_owned(), 2)]);
+        assert_eq!(send(partial(1, "too old"), r#""metrics""#).await.0, [("o/metrics".to_owned(), 2)]);
+        let refusing = Answering::new([StatusCode::BAD_REQUEST]);
+        assert_eq!(send(refusing, r#""logs""#).await.0, [("o/logs".to_owned(), 2)]);
+        // It is sent again.
+        let busy = Answering::new([StatusCode::TOO_MANY_REQUESTS]).with(Bytes::new());
+        let (missing, paths) = send(busy, r#""logs""#).await;
+        assert_eq!((missing, paths.len()), (vec![], 2));
+    }
+}
