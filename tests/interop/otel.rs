@@ -2,11 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     io::{BufRead as _, BufReader},
     net::{Ipv4Addr, TcpStream},
-    path::PathBuf,
-    process::{self, Command, Stdio},
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -27,11 +26,10 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const PORT: u16 = 4318;
 
-/// One that takes OTLP over HTTP in a network namespace. Killed when dropped.
+/// Its receiver, by HTTP in a network namespace. Killed when dropped.
 struct OpenTelemetry {
     network: Network,
     _child: Killed,
-    settings: PathBuf,
     /// What it got, in the JSON form of OTLP.
     got: Arc<Mutex<Vec<Value>>>,
 }
@@ -40,18 +38,10 @@ impl OpenTelemetry {
     fn start() -> Self {
         let network = Network::new();
         network.ip("link set lo up\n");
-        let settings = env::temp_dir().join(format!("podtap-otel-{}.yaml", process::id()));
-        let text = format!(
-            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{PORT}'}}}}}}}}\n\
-             exporters: {{lines: {{}}}}\n\
-             service:\n  telemetry: {{metrics: {{level: none}}}}\n  pipelines:\n\
-             \x20   logs: {{receivers: [otlp], exporters: [lines]}}\n    metrics: {{receivers: [otlp], exporters: [lines]}}\n"
-        );
-        fs::write(&settings, text).expect("it can be written");
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/interop/otel/otel");
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", network.path().display())).arg(program);
-        command.arg(format!("--config=file:{}", settings.display()));
+        command.arg(format!("127.0.0.1:{PORT}"));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("tests/interop/prepare.sh has built it");
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         let got = Arc::<Mutex<Vec<Value>>>::default();
@@ -64,7 +54,7 @@ impl OpenTelemetry {
             }
         });
         until("it listens", PATIENCE, || network.within(|| TcpStream::connect(("127.0.0.1", PORT)).map(drop)));
-        Self { network, _child: Killed(child), settings, got }
+        Self { network, _child: Killed(child), got }
     }
 
     /// All objects of a list in what it got, for example `resourceLogs`, `scopeLogs`, `logRecords`.
@@ -74,12 +64,6 @@ impl OpenTelemetry {
             found = found.iter().filter_map(|object| object[list].as_array()).flatten().cloned().collect();
         }
         found
-    }
-}
-
-impl Drop for OpenTelemetry {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.settings);
     }
 }
 

@@ -14,10 +14,10 @@ require() { # command, Debian package
   { apt-get update -q && DEBIAN_FRONTEND=noninteractive $install; } >"$folder/install.log" 2>&1 || { tail -20 "$folder/install.log" >&2; exit 1; }
 }
 
-# An OpenTelemetry collector from its Go modules, in target/interop/otel.
+# The OTLP receiver of the OpenTelemetry collector from its Go modules, in target/interop/otel.
 otel() {
   require go golang-go
-  echo "building an OpenTelemetry collector"
+  echo "building the receiver of OpenTelemetry"
   # Go builds what has changed; one that is too old for the modules fetches the version that they name.
   (cd tests/interop/otel && GOTOOLCHAIN=${GOTOOLCHAIN:-auto} CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -ldflags='-s -w' -o "$OLDPWD/$folder/otel/otel" .)
 }
