@@ -10,6 +10,7 @@ use crate::{
     policy::Policy,
     sinks::{
         Sinks,
+        files::{Files, FilesConfig},
         ipfix::{Exporter, IpfixConfig},
         stdout::{Lines, StdoutConfig},
     },
@@ -32,6 +33,7 @@ struct SinkConfig {
     #[serde(rename = "queueMiB", default = "default_queue")]
     queue_mib: u16,
     stdout: Option<StdoutConfig>,
+    files: Option<FilesConfig>,
     ipfix: Option<IpfixConfig>,
 }
 
@@ -84,12 +86,17 @@ impl Config {
 
 impl SinkConfig {
     fn start(self, figures: &Figures, sinks: &mut Sinks) -> Result<()> {
-        let Self { name, queue_mib, stdout, ipfix } = self;
+        let Self { name, queue_mib, stdout, files, ipfix } = self;
         let capacity = usize::from(queue_mib) << 20;
         let mut kinds = 0;
         if let Some(config) = stdout {
             kinds += 1;
             sinks.start(&name, capacity, figures, Lines::new(config));
+        }
+        if let Some(config) = files {
+            kinds += 1;
+            let lost = figures.of_sink(&name).lost;
+            sinks.start(&name, capacity, figures, Files::new(config, &name, lost)?);
         }
         if let Some(config) = ipfix {
             kinds += 1;
@@ -97,7 +104,7 @@ impl SinkConfig {
         }
         match kinds {
             1 => Ok(()),
-            0 => bail!("it has no kind: set one of stdout, ipfix"),
+            0 => bail!("it has no kind: set one of stdout, files, ipfix"),
             _ => bail!("it has {kinds} kinds: make a sink of each"),
         }
     }
