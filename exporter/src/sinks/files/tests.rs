@@ -7,12 +7,15 @@ use std::{
 
 use jiff::{SignedDuration, ToSpan as _};
 use parquet::{
-    file::reader::{FileReader as _, SerializedFileReader},
+    file::{
+        metadata::RowGroupMetaData,
+        reader::{FileReader as _, SerializedFileReader},
+    },
     record::RowAccessor as _,
 };
 
 use super::{columns::RowGroup, *};
-use crate::record::{Record, fixtures::record};
+use crate::record::{Line, Record, fixtures::record};
 
 /// A directory that is removed when this is dropped.
 struct Directory(PathBuf);
@@ -131,41 +134,71 @@ fn a_file_is_of_one_day_and_of_a_size() {
 }
 
 #[test]
-fn rows_of_parquet_are_lines() {
+fn row_groups_are_sorted_by_who_calls_whom() {
+    let line = |client: &str, server: &str, number: u16| {
+        let text =
+            format!(r#"{{"Proto":6,"SrcPort":{number},"SrcK8S_OwnerName":"{client}","DstK8S_OwnerName":"{server}"}}"#);
+        Line { flow: serde_json::from_str(&text).expect("a flow"), text: text.into() }
+    };
+    let calls = [("web", "cart"), ("cart", "db"), ("web", "ads")];
+    let records: Vec<_> = (0..250)
+        .map(|number| {
+            let (client, server) = calls[usize::from(number) % 3];
+            Arc::new(Record { sent: Some(line(client, server, number)), received: None })
+        })
+        .collect();
     let directory = Directory::new();
     let mut volume = directory.volume("n", PARQUET);
-    // Two row groups.
-    for chunk in records(10..33_010).chunks(Files::MOST) {
-        volume.attempt(Step::Deliver, chunk, start()).expect("it is written");
-    }
+    volume.attempt(Step::Deliver, &records, start()).expect("it is written");
     volume.attempt(Step::Finish, &[], start()).expect("it is completed");
     let (name, file) = directory.files().pop_first().expect("a file");
     assert_eq!(name, "date=2026-11-23/flows-20261123T181502Z-n-000001.parquet");
-    let expected: Vec<u16> = (10..33_010).flat_map(|port| [port, 80]).collect();
-    assert_eq!(ports(&file), expected);
     let reader = SerializedFileReader::new(bytes(&file)).expect("it is Parquet");
-    assert_eq!(reader.num_row_groups(), 2);
+    let rows: Vec<i64> = reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows).collect();
+    assert_eq!(rows, [100, 100, 50]);
+    // In each row group, those of a call are together, the oldest first.
+    let ports = ports(&file);
+    for group in [0..100, 100..200, 200..250] {
+        let rows = &ports[group.clone()];
+        let mut calls: Vec<u16> = rows.iter().map(|number| number % 3).collect();
+        calls.dedup();
+        assert_eq!(calls.len(), 3, "{rows:?}");
+        assert!(
+            rows.is_sorted_by_key(|number| (calls.iter().position(|call| *call == number % 3), *number)),
+            "{rows:?}"
+        );
+        assert_eq!(rows.iter().map(|number| usize::from(*number)).collect::<BTreeSet<_>>(), group.collect());
+    }
 }
 
-#[test]
-fn missing_fields_are_null() {
-    let line = r#"{"TimeFlowStartMs":1000,"TimeFlowEndMs":2000,"Etype":34525,"Proto":17,"Bytes":18446744073709551615,"Packets":1,
-        "SrcAddr":"2001:db8::1","SrcTaps":["PodTap shop/web","ClusterPodTap all"],"Degraded":true,"XlatDstK8S_Name":"cart-1"}"#;
-    let line = crate::record::Line { text: line.into(), flow: serde_json::from_str(line).expect("a flow") };
-    let record = Arc::new(Record { sent: Some(line), received: None });
+fn parsed(text: &str) -> Line {
+    Line { text: text.into(), flow: serde_json::from_str(text).expect("a flow") }
+}
+
+/// What a row of a record has, without what is null or false.
+fn row(record: Record) -> BTreeMap<String, String> {
     let directory = Directory::new();
     let mut volume = directory.volume("n", PARQUET);
-    volume.attempt(Step::Deliver, &[record], start()).expect("it is written");
+    volume.attempt(Step::Deliver, &[Arc::new(record)], start()).expect("it is written");
     volume.attempt(Step::Finish, &[], start()).expect("it is completed");
     let (_, file) = directory.files().pop_first().expect("a file");
     let reader = SerializedFileReader::new(bytes(&file)).expect("it is Parquet");
     let row = reader.get_row_iter(None).expect("rows").next().expect("a row").expect("it can be read");
-    let there: BTreeMap<String, String> = row
-        .get_column_iter()
-        .map(|(name, value)| (name.clone(), value.to_string()))
-        .filter(|(_, value)| value != "null")
-        .collect();
-    let expected = [
+    let all = row.get_column_iter().map(|(name, value)| (name.clone(), value.to_string()));
+    all.filter(|(_, value)| value != "null" && value != "false").collect()
+}
+
+fn texts<const N: usize>(values: [(&str, &str); N]) -> BTreeMap<String, String> {
+    values.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+#[test]
+fn missing_fields_are_null() {
+    let sent = parsed(
+        r#"{"TimeFlowStartMs":1000,"TimeFlowEndMs":2000,"Etype":34525,"Proto":17,"Bytes":18446744073709551615,"Packets":1,
+        "SrcAddr":"2001:db8::1","SrcTaps":["PodTap shop/web","ClusterPodTap all"],"Degraded":true,"XlatDstK8S_Name":"cart-1"}"#,
+    );
+    let expected = texts([
         ("TimeFlowStartMs", "1970-01-01 00:00:01.000 +00:00"),
         ("TimeFlowEndMs", "1970-01-01 00:00:02.000 +00:00"),
         ("Etype", "34525"),
@@ -174,12 +207,31 @@ fn missing_fields_are_null() {
         ("Packets", "1"),
         ("SrcAddr", "\"2001:db8::1\""),
         ("SrcTaps", "[\"PodTap shop/web\", \"ClusterPodTap all\"]"),
-        ("Preexisting", "false"),
         ("Degraded", "true"),
-        ("Reply", "false"),
         ("XlatDstK8S_Name", "\"cart-1\""),
+    ]);
+    assert_eq!(row(Record { sent: Some(sent), received: None }), expected);
+}
+
+#[test]
+fn a_row_has_both_directions() {
+    let Record { sent, received } = Arc::unwrap_or_clone(record(10));
+    let common = [
+        ("TimeFlowStartMs", "1970-01-01 00:00:01.000 +00:00"),
+        ("TimeFlowEndMs", "1970-01-01 00:00:02.000 +00:00"),
+        ("Etype", "2048"),
+        ("Proto", "6"),
+        ("SrcAddr", "\"10.0.0.1\""),
+        ("SrcPort", "10"),
+        ("DstAddr", "\"10.0.0.2\""),
+        ("DstPort", "80"),
     ];
-    assert_eq!(there, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    let of_reply = [("BytesReply", "54"), ("PacketsReply", "1")];
+    let mut expected = texts(common);
+    expected.extend(texts(of_reply));
+    assert_eq!(row(Record { sent: None, received: received.clone() }), expected);
+    expected.extend(texts([("Bytes", "54"), ("Packets", "1")]));
+    assert_eq!(row(Record { sent, received }), expected);
 }
 
 #[test]
@@ -189,7 +241,7 @@ fn each_column_is_a_field_of_lines() {
     assert_eq!(names.len(), rows.names().count(), "each has a name of its own");
     for name in names {
         // A field that exists has another type.
-        let line = format!(r#"{{"{name}":{{}}}}"#);
+        let line = format!(r#"{{"{}":{{}}}}"#, name.trim_end_matches("Reply"));
         let error = serde_json::from_str::<crate::flow::Flow>(&line).expect_err("no field is an object");
         assert!(!error.to_string().contains("no flow has the field"), "{error}");
     }
@@ -216,7 +268,7 @@ fn what_cannot_be_written_waits() {
     volume.attempt(Step::Deliver, &records(12..13), start()).expect("it is taken");
     volume.attempt(Step::Finish, &[], start()).expect("it is completed");
     let file = fs::read(path.join("date=2026-11-23/flows-20261123T181502Z-n-000002.parquet")).expect("a file");
-    assert_eq!(ports(&file), [12, 80]);
+    assert_eq!(ports(&file), [12]);
     assert_eq!(lost.get(), 2);
 }
 
@@ -235,7 +287,9 @@ fn what_an_earlier_run_has_left_is_completed_or_deleted() {
         file("100004", "n", "000001.jsonl.part"),
         file("100005", "a", "000001.parquet.part"),
     ];
-    others.iter().for_each(|name| directory.put(name, other.as_bytes()));
+    for name in &others {
+        directory.put(name, other.as_bytes());
+    }
     // What has other names is none of ours.
     directory.put("date=2026-11-23/notes.jsonl.part", b"x");
     let mut volume = directory.volume("n-a", JSON);
