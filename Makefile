@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo demo-map pictures test repo dataplane kernels e2e soak upgrade bench lint doc deny crds manifests image cli cli-check cli-archives install lab lab-up lab-down prerequisites build-prerequisites
+.PHONY: help demo demo-map pictures test repo dataplane kernels interop e2e soak upgrade bench lint doc deny crds manifests image cli cli-check cli-archives install lab lab-up lab-down prerequisites build-prerequisites
 
 comma := ,
 NODES ?= 2
@@ -39,6 +39,11 @@ dataplane: prerequisites ## tests in network namespaces (root)
 kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated (TESTS=destinations for a part; `make test` runs a part)
 	cargo build -p tap-helper --locked
 	tests/vm/run.sh $(TESTS)
+
+interop: prerequisites ## the exporter against real brokers and databases, which it installs below target/interop (root; TESTS=kafka for a part)
+	tests/interop/prepare.sh
+	cargo build -p podtap-collector -p podtap-exporter --locked
+	cargo test -p podtap-tests --test interop --locked -- $(TESTS)
 
 # Their tests wait most of the time, and those of the e2e tier that must be alone make the others wait as well.
 dataplane: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
