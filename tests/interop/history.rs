@@ -103,7 +103,7 @@ fn the_questions_of_the_document_are_answered() {
     // Each one is asked below.
     assert_eq!(document.len(), 2 * 6);
     // Of the last frame of a connection that began so long ago.
-    let last = |hours: u64| now - hours * HOUR + 6;
+    let last = |hours: u64| now - hours * HOUR + 5;
     for engine in Engine::ALL {
         let ask = |section, number| {
             let all = [document.block("History", engine, 0), document.block(section, engine, number)].concat();

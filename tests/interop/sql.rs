@@ -68,7 +68,7 @@ impl Document {
         }
         let mut blocks = Vec::new();
         for section in text.split("\n## ") {
-            let title = section.lines().next().unwrap_or_default();
+            let title = section.lines().next().unwrap_or_default().trim_start_matches("# ");
             for block in section.split("```sql\n").skip(1) {
                 let (block, _) = block.split_once("```").expect("a block has an end");
                 let (engine, sql) = block.split_once('\n').expect("the first line names the engine");
