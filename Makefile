@@ -36,13 +36,12 @@ dataplane: prerequisites ## tests in network namespaces (root)
 	cargo build -p tap-helper -p podtap-collector -p podtap-exporter --locked
 	cargo test -p podtap-tests --test dataplane --test collector --locked
 
-# What others wrote is built once, in target/interop.
-interop: prerequisites ## PodTap with programs of others that Debian does not have built (root; not part of `make test`)
+# What others wrote is installed once, in target/interop.
+interop: prerequisites ## PodTap with programs of others that Debian does not have built (root; not part of `make test`; TESTS=kafka for a part)
 	@tests/prerequisites.sh interop
-	tests/interop/libpcap.sh
 	tests/interop/prepare.sh
 	cargo build -p podtap-collector -p podtap-exporter --locked
-	cargo test -p podtap-tests --test interop --locked
+	cargo test -p podtap-tests --test interop --locked -- $(TESTS)
 
 kernels: prerequisites ## the dataplane tier on Debian's stock kernel, emulated (TESTS=destinations for a part; `make test` runs a part)
 	cargo build -p tap-helper --locked

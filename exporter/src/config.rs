@@ -11,6 +11,7 @@ use crate::{
     policy::Policy,
     sinks::{
         Sinks,
+        files::{Files, FilesConfig},
         ipfix::{Exporter, IpfixConfig},
         otlp::{self, OtlpConfig},
         remote_write::{self, RemoteWriteConfig},
@@ -38,6 +39,7 @@ struct SinkConfig {
     #[serde(rename = "queueMiB", default = "default_queue")]
     queue_mib: u16,
     stdout: Option<StdoutConfig>,
+    files: Option<FilesConfig>,
     ipfix: Option<IpfixConfig>,
     #[serde(rename = "remoteWrite")]
     remote_write: Option<RemoteWriteConfig>,
@@ -101,12 +103,17 @@ impl Config {
 
 impl SinkConfig {
     fn start(self, figures: &Figures, sinks: &mut Sinks) -> Result<()> {
-        let Self { name, queue_mib, stdout, ipfix, remote_write, otlp } = self;
+        let Self { name, queue_mib, stdout, files, ipfix, remote_write, otlp } = self;
         let capacity = usize::from(queue_mib) << 20;
         let mut kinds = 0;
         if let Some(config) = stdout {
             kinds += 1;
             sinks.start(&name, capacity, figures, Lines::new(config));
+        }
+        if let Some(config) = files {
+            kinds += 1;
+            let lost = figures.of_sink(&name).lost;
+            sinks.start(&name, capacity, figures, Files::new(config, &name, lost)?);
         }
         if let Some(config) = ipfix {
             kinds += 1;
@@ -122,7 +129,7 @@ impl SinkConfig {
         }
         match kinds {
             1 => Ok(()),
-            0 => bail!("it has no kind: set one of stdout, ipfix, remoteWrite, otlp"),
+            0 => bail!("it has no kind: set one of stdout, files, ipfix, remoteWrite, otlp"),
             _ => bail!("it has {kinds} kinds: make a sink of each"),
         }
     }

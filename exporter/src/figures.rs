@@ -43,6 +43,8 @@ pub struct SinkFigures {
     pub refused: Counter,
     /// Still waited at the end.
     pub unsent: Counter,
+    /// The sink took them, and lost them later.
+    pub lost: Counter,
     pub failures: Counter,
     pub up: Gauge,
     pub queued: Gauge,
@@ -95,6 +97,7 @@ impl Figures {
             queue_full: dropped("queueFull"),
             refused: dropped("refused"),
             unsent: dropped("unsent"),
+            lost: dropped("lost"),
             failures: self.failures.get_or_create_owned(&labels),
             up: self.up.get_or_create_owned(&labels),
             queued: self.queued.get_or_create_owned(&labels),

@@ -1,4 +1,7 @@
-//! PodTap with programs of others, which `make interop` builds below target/interop.
+//! PodTap with programs of others, which `make interop` installs below target/interop.
 
+mod history;
 mod libpcap;
 mod otel;
+mod scale;
+mod sql;

@@ -14,6 +14,9 @@ require() { # command, Debian package
   { apt-get update -q && DEBIAN_FRONTEND=noninteractive $install; } >"$folder/install.log" 2>&1 || { tail -20 "$folder/install.log" >&2; exit 1; }
 }
 
+# libpcap with rpcap.
+libpcap() { tests/interop/libpcap.sh; }
+
 # The OTLP receiver of the OpenTelemetry collector from its Go modules, in target/interop/otel.
 otel() {
   require go golang-go
@@ -22,4 +25,17 @@ otel() {
   (cd tests/interop/otel && GOTOOLCHAIN=${GOTOOLCHAIN:-auto} CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -ldflags='-s -w' -o "$OLDPWD/$folder/otel/otel" .)
 }
 
-for part in "${@:-otel}"; do "$part"; done
+# DuckDB and ClickHouse from PyPI, in target/interop/history.
+history() {
+  cmp -s tests/interop/history/requirements.txt "$folder/history/requirements.txt" && return
+  python3 -m venv --help >/dev/null 2>&1 || { echo "missing: venv of Python. Install with: apt-get install -y python3-venv" >&2; exit 1; }
+  echo "installing DuckDB and chdb"
+  rm -rf "$folder/history"
+  python3 -m venv "$folder/history"
+  "$folder/history/bin/pip" install --quiet --disable-pip-version-check -r tests/interop/history/requirements.txt
+  cp tests/interop/history/requirements.txt "$folder/history/requirements.txt"
+}
+
+parts=("$@")
+[ $# -gt 0 ] || parts=(libpcap otel history)
+for part in "${parts[@]}"; do "$part"; done

@@ -1,5 +1,6 @@
 //! Where records go. Each sink has a queue and a task of its own: none waits for another one.
 
+pub mod files;
 pub mod ipfix;
 pub mod otlp;
 mod push;
@@ -162,8 +163,8 @@ impl Sinks {
                 let _ = sink.task.await;
                 sink.figures.unsent.inc_by(sink.queue.len() as u64);
             }
-            let SinkFigures { queue_full, refused, unsent, .. } = &sink.figures;
-            let missing = queue_full.get() + refused.get() + unsent.get();
+            let SinkFigures { queue_full, refused, unsent, lost, .. } = &sink.figures;
+            let missing = queue_full.get() + refused.get() + unsent.get() + lost.get();
             if missing > 0 {
                 incomplete.push((sink.name, missing));
             }
