@@ -16,7 +16,7 @@ const VARIABLE: u16 = 0xffff;
 pub const LONGEST_TEXT: usize = 175;
 
 /// An information element, and where its value is from.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Field {
     /// Number of the enterprise that has defined it; 0: IANA.
     pub enterprise: u32,
@@ -26,7 +26,7 @@ pub struct Field {
 }
 
 /// How a value is read from a report, and with that its type.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Read {
     Unsigned8(fn(&Report<'_>) -> u8),
     Unsigned16(fn(&Report<'_>) -> u16),

@@ -6,7 +6,6 @@ mod report;
 mod templates;
 
 use std::{
-    fmt,
     io::{self, ErrorKind},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZero,
@@ -19,7 +18,7 @@ use serde::Deserialize;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpStream, UdpSocket, lookup_host},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 
 use self::{
@@ -28,6 +27,9 @@ use self::{
 };
 use super::{Failure, Sink};
 use crate::record::Record;
+
+/// How long sending may take, of an attempt that may take 30 seconds: what was sent until then is not sent again.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where flows are sent to, and what is told of them.
 #[derive(Debug, Deserialize)]
@@ -87,6 +89,7 @@ impl Transport {
 }
 
 /// Exports flows to a collector of IPFIX.
+#[derive(Debug)]
 pub struct Exporter {
     host: String,
     port: u16,
@@ -99,12 +102,6 @@ pub struct Exporter {
     session: Option<Session>,
     /// How often it was connected.
     attempts: usize,
-}
-
-impl fmt::Debug for Exporter {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Exporter").field("to", &self.target()).finish_non_exhaustive()
-    }
 }
 
 /// A transport session: sequence numbers begin with it, and templates are valid in it.
@@ -184,11 +181,13 @@ impl Exporter {
 
     /// Sends groups of records. Returns how many of them were sent, and the error that ended it.
     async fn send(&self, session: &mut Session, groups: &[Vec<SetRecord>]) -> (usize, io::Result<()>) {
+        let until = Instant::now() + PATIENCE;
         let mut sent = 0;
         for message in pack(groups.iter().map(Vec::as_slice), self.transport.longest_message()) {
             let groups = message.groups;
             let bytes = message.finish(now(), &mut session.sequence, self.domain);
-            if let Err(error) = session.connection.send(&bytes).await {
+            let result = timeout_at(until, session.connection.send(&bytes)).await;
+            if let Err(error) = result.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
                 return (sent, Err(error));
             }
             sent += groups;
@@ -420,5 +419,44 @@ mod tests {
         drop(collector);
         let failure = exporter.deliver(&[record(1000)]).await.expect_err("nothing listens");
         assert_eq!((failure.delivered, failure.kind), (0, FailureKind::Unavailable), "{failure:?}");
+    }
+
+    /// The clock advances when nothing else can happen.
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_that_does_not_read_gets_each_record_once() {
+        let collector = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+        let port = collector.local_addr().expect("an address").port();
+        let mut exporter = exporter(&format!("host: 127.0.0.1, port: {port}, transport: TCP, observationDomain: 7"));
+        let records: Vec<_> = (0..256).map(record).collect();
+        let mut delivered = 0;
+        let failure = loop {
+            match exporter.deliver(&records).await {
+                Ok(()) => delivered += records.len(),
+                Err(failure) => break failure,
+            }
+        };
+        assert_eq!(failure.kind, FailureKind::Unavailable);
+        assert!(failure.message.contains("timed out"), "{failure:?}");
+        // What it reads later: whole messages, and a part of one.
+        let (mut stream, _) = collector.accept().await.expect("a connection");
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.expect("a stream");
+        let mut rest = &bytes[..];
+        let mut sequence = 0;
+        let mut received = 0;
+        let length = exporter.encoder.encode(&record(0))[0].bytes.len();
+        while let Some(length_of_message) =
+            rest.get(2..4).map(|bytes| usize::from(bytes[0]) << 8 | usize::from(bytes[1]))
+            && let Some((bytes, behind)) = rest.split_at_checked(length_of_message)
+        {
+            let (found, sets) = message(bytes);
+            assert_eq!(found, sequence);
+            if sets == [257] {
+                received += (bytes.len() - 20) / length;
+                sequence = u32::try_from(received).expect("few");
+            }
+            rest = behind;
+        }
+        assert_eq!(received, delivered + failure.delivered);
     }
 }

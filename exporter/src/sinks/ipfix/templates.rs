@@ -42,11 +42,13 @@ pub struct Format {
 }
 
 /// Makes records of flows.
+#[derive(Debug)]
 pub struct Encoder {
     format: Format,
     templates: Vec<Template>,
 }
 
+#[derive(Debug)]
 struct Template {
     id: u16,
     shape: Shape,
