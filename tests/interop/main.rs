@@ -1,5 +1,6 @@
 //! PodTap with programs of others, which `make interop` installs below target/interop.
 
+mod goflow2;
 mod history;
 mod libpcap;
 mod otel;

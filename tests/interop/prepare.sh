@@ -17,6 +17,17 @@ require() { # command, Debian package
 # libpcap with rpcap.
 libpcap() { tests/interop/libpcap.sh; }
 
+# A collector of IPFIX from its Go module, in target/interop/goflow2.
+goflow2() {
+  version=v2.2.6
+  [ -x "$folder/goflow2/$version/goflow2" ] && return
+  require go golang-go
+  echo "building goflow2"
+  GOTOOLCHAIN=${GOTOOLCHAIN:-auto} CGO_ENABLED=0 GOBIN=$PWD/$folder/goflow2/$version \
+    go install -trimpath -ldflags='-s -w' "github.com/netsampler/goflow2/v2/cmd/goflow2@$version"
+  ln -sfn "$version/goflow2" "$folder/goflow2/goflow2"
+}
+
 # The OTLP receiver of the OpenTelemetry collector from its Go modules, in target/interop/otel.
 otel() {
   require go golang-go
@@ -37,5 +48,5 @@ history() {
 }
 
 parts=("$@")
-[ $# -gt 0 ] || parts=(libpcap otel history)
+[ $# -gt 0 ] || parts=(libpcap goflow2 otel history)
 for part in "${parts[@]}"; do "$part"; done
