@@ -55,7 +55,7 @@ const fn default_series() -> u32 {
     10_000
 }
 
-/// Fewest series that a table may have, and most: about 100 MB.
+/// Fewest series that a table may have, and most.
 const SERIES: std::ops::RangeInclusive<u32> = 1000..=200_000;
 
 /// Metrics of all flows so far. Clones share them.

@@ -33,7 +33,7 @@ impl Top {
             *weight = weight.saturating_add(bytes);
             return true;
         }
-        let mut weight = self.candidates.remove(&peer).unwrap_or_default().saturating_add(bytes);
+        let weight = self.candidates.remove(&peer).unwrap_or_default().saturating_add(bytes);
         let mut is_named = self.named.len() < NAMED;
         if !is_named && weight / 2 > self.lightest {
             let lightest = self.named.iter().min_by_key(|(_, weight)| **weight).map(|(peer, weight)| (*peer, *weight));
@@ -51,7 +51,6 @@ impl Top {
             self.lightest = self.lightest.min(weight);
             self.named.insert(peer, weight);
         } else {
-            weight = weight.max(1);
             self.candidate(peer, weight);
         }
         is_named
