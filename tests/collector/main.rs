@@ -7,6 +7,7 @@ mod counts;
 mod exported_metrics;
 mod exporter;
 mod external;
+mod files;
 mod flood;
 mod invented;
 mod ipfix;

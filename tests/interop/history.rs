@@ -16,7 +16,7 @@ use podtap_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::sql::{Directory, Document, Engine};
+use crate::sql::{Directory, Document, Engine, top};
 
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 const CART: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
@@ -72,7 +72,50 @@ fn week() -> (Vec<(u64, Vec<u8>)>, u64) {
     (frames, now)
 }
 
-fn set(rows: Vec<Value>) -> BTreeSet<String> {
+/// Size of files, and the time of a query: of flows that tests/interop/history/sample.py makes up, written by the release build, copied to
+/// 100 million. It needs 4 GB of disk.
+#[test]
+#[ignore = "it takes minutes: cargo build --release -p podtap-exporter && make interop TESTS='--ignored --nocapture history::figures'"]
+fn figures() {
+    const REPORTS: u32 = 400_000;
+    const COPIES: u32 = 250;
+    // Bytes of one are megabytes of a million.
+    let per_million = |bytes: usize| f64::from(u32::try_from(bytes).expect("it fits")) / f64::from(REPORTS);
+    let directory = Directory::new("figures");
+    let (sample, written, sinks) =
+        (directory.join("sample.jsonl"), directory.join("written"), directory.join("sinks.yaml"));
+    let mut command = Command::new("python3");
+    command.arg(top().join("tests/interop/history/sample.py")).arg(REPORTS.to_string());
+    let lines = output(&mut command);
+    println!("JSON lines: {:.1} MB per million flows", per_million(lines.len()));
+    fs::write(&sample, lines).expect("it can be written");
+    let text = format!("sinks: [{{name: p, files: {{directory: {written}, format: Parquet}}}}]");
+    fs::write(&sinks, text).expect("it can be written");
+    let mut command = Command::new(top().join("target/release/podtap-exporter"));
+    output(command.args(["--config", &sinks, "--read", &sample]));
+    let folder = fs::read_dir(&written).expect("it was made").next().expect("a day").expect("an entry").path();
+    let file = fs::read_dir(&folder).expect("a day").next().expect("a file").expect("an entry").path();
+    let size = fs::read(&file).expect("it exists").len();
+    println!("Parquet: {:.1} MB per million flows", per_million(size));
+    for copy in 1..COPIES {
+        fs::copy(&file, file.with_extension(format!("{copy}.parquet"))).expect("there is room");
+    }
+    let document = Document::read("docs/history.md", &[("/var/lib/podtap-flows", &written)]);
+    for (engine, threads) in [(Engine::DuckDb, "SET threads = 2"), (Engine::ClickHouse, "SET max_threads = 2")] {
+        let views = document.block("History", engine, 0);
+        let edge = "SELECT SrcK8S_Namespace AS n, SrcK8S_OwnerName AS w, DstK8S_Namespace AS m, DstK8S_OwnerName AS v FROM flows
+            WHERE DstK8S_Type = 'Pod' AND Failure IS NULL LIMIT 1";
+        let edge = engine.run(&[views, &[edge.to_owned()]].concat()).remove(0);
+        let text = |name: &str| format!("'{}'", edge[name].as_str().expect("a name"));
+        let question = &document.block("When was this edge last used", engine, 0)[0];
+        let question = question.replacen("'shop'", &text("n"), 1).replacen("'web'", &text("w"), 1);
+        let question = question.replacen("'shop'", &text("m"), 1).replacen("'cart'", &text("v"), 1);
+        let times = engine.time(&[views, &[threads.to_owned(), question]].concat(), 5);
+        println!("{engine:?}: {times:.2?} seconds for an edge of {} flows", REPORTS * COPIES);
+    }
+}
+
+fn set(rows: &[Value]) -> BTreeSet<String> {
     rows.iter().map(Value::to_string).collect()
 }
 
@@ -137,7 +180,7 @@ fn the_questions_of_the_document_are_answered() {
             talker("shop", "payments", 8, 7),
             talker("", "office", 8, 7),
         ];
-        assert_eq!(set(talkers), set(expected.into()), "{engine:?}");
+        assert_eq!(set(&talkers), set(&expected), "{engine:?}");
         let first = now - 24 * HOUR;
         assert_eq!(
             ask("New since the release", 0),

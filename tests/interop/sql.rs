@@ -7,6 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Who runs it.
@@ -29,10 +30,20 @@ impl Engine {
 
     /// The rows of the last statement. Times are milliseconds since 1970.
     pub fn run(self, statements: &[String]) -> Vec<Value> {
+        self.call(statements, None)
+    }
+
+    /// How long the last statement takes, in seconds, so many times.
+    pub fn time(self, statements: &[String], times: usize) -> Vec<f64> {
+        self.call(statements, Some(times))
+    }
+
+    fn call<T: DeserializeOwned>(self, statements: &[String], times: Option<usize>) -> Vec<T> {
         let python = top().join("target/interop/history/bin/python");
         assert!(python.exists(), "tests/interop/prepare.sh history installs {}", python.display());
         let mut command = Command::new(python);
         command.arg(top().join("tests/interop/history/sql.py")).arg(self.name().to_lowercase());
+        command.args(times.map(|times| times.to_string()));
         // Times without a zone are UTC.
         command.env("TZ", "UTC").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it runs");
@@ -45,7 +56,7 @@ impl Engine {
 }
 
 /// The top of this checkout.
-fn top() -> &'static Path {
+pub fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a package is in the workspace")
 }
 

@@ -14,8 +14,8 @@ use parquet::{
 use super::{Format, columns::RowGroup};
 use crate::record::Record;
 
-/// Rows of a row group. Engines read these in parallel, and each column of one as a whole. Until it is written, it takes about 50 MB.
-const ROWS: u32 = if cfg!(test) { 100 } else { 64 << 10 };
+/// Rows of a row group. Engines read these in parallel, and each column of one as a whole. Until it is written, it takes about 80 MB.
+const ROWS: u32 = if cfg!(test) { 100 } else { 80 << 10 };
 /// Bytes of text in it, without repetitions, at most about so many.
 const TEXT: usize = 16 << 20;
 
