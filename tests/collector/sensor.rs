@@ -318,14 +318,14 @@ fn what_cannot_be_served_is_refused_by_a_message() {
 }
 
 #[test]
-fn clients_choose_who_connects_and_how_much_of_each_frame() {
+fn clients_choose_who_connects_and_how_much_of_each_frame_also_over_ipv6() {
     let pod = Pod::new();
-    let sensor = Sensor::passive(&pod, &["--udp-payload", "0"]);
+    let sensor = Sensor::start(&pod, &["--listen", "[::1]:0", "--udp-payload", "0"]);
     let sent = everything();
     let mut injector = pod.injector(RECEIVER);
     let mut client = sensor.client();
     client.open();
-    let listener = pod.network.within(|| TcpListener::bind("127.0.0.1:0")).expect("a port");
+    let listener = pod.network.within(|| TcpListener::bind("[::1]:0")).expect("a port");
     let port = listener.local_addr().expect("an address").port();
     assert_eq!(client.start(SERVER_OPENS, port, 60, &filter(&[])), 0);
     let (mut data, _) = listener.accept().expect("it connects");
@@ -334,7 +334,7 @@ fn clients_choose_who_connects_and_how_much_of_each_frame() {
     let truncated: Vec<Vec<u8>> = sent.iter().map(|frame| frame[..frame.len().min(60)].to_vec()).collect();
     assert_eq!(frames(&mut data, 1, sent.len()), truncated);
     // By UDP, a frame in each datagram. The capture by TCP ends.
-    let socket = pod.network.within(|| UdpSocket::bind("127.0.0.1:0")).expect("a port");
+    let socket = pod.network.within(|| UdpSocket::bind("[::1]:0")).expect("a port");
     socket.set_read_timeout(Some(PATIENCE)).expect("it can be set");
     client.start(DATAGRAMS, socket.local_addr().expect("an address").port(), 0, &filter(&[]));
     assert_eq!(data.read(&mut [0]).expect("its end"), 0);

@@ -287,6 +287,8 @@ fn message(kind: u8, value: u16, payload: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A request, as a client sends it.
@@ -335,6 +337,28 @@ mod tests {
         let header = |bytes| Header::decode(bytes).expect_err("it is refused").code;
         assert_eq!(header([1, 8, 0, 0, 0, 0, 0, 0]), code::WRONG_VERSION);
         assert_eq!(header([0, 8, 0, 0, 0, 1, 0, 1]), code::WRONG_MESSAGE);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_decoded_or_refused(
+            kind in 0_u8..16,
+            mut payload in prop::collection::vec(any::<u8>(), 0..200),
+            is_filter in any::<bool>(),
+        ) {
+            // Otherwise, hardly any is one.
+            let at = if kind == 4 { 12 } else { 0 };
+            if is_filter && payload.len() >= at + 8 {
+                payload.truncate(payload.len() - (payload.len() - at) % 8);
+                let count = u8::try_from((payload.len() - at) / 8 - 1).expect("short");
+                payload[at..at + 8].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, count]);
+            }
+            match request(kind, &payload) {
+                Ok(Request::Start(_, program) | Request::UpdateFilter(program)) => drop(program.run(&payload, 200)),
+                Ok(_) => {}
+                Err(refusal) => prop_assert!(!refusal.message.is_empty()),
+            }
+        }
     }
 
     #[test]
