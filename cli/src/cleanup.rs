@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, Preconditions},
+    api::ListParams,
     runtime::wait::{await_condition, conditions::is_deleted},
 };
 use podtap_api::NodeTap;
@@ -21,6 +21,7 @@ use crate::{
     delete::{finish, request},
     exit::{Exit, Failure, Outcome, page},
     installation::component,
+    job,
     pods::{Surroundings, if_permitted},
     tap::{Kind, Tap, list, of_cluster},
 };
@@ -65,13 +66,18 @@ impl fmt::Display for Why {
 struct Left {
     taps: Vec<(Tap, Why)>,
     jobs: Vec<Job>,
+    /// Captures that run without their client, a message each.
+    kept: Vec<String>,
     exit: Exit,
 }
 
 /// Deletes what is left.
 pub async fn run(arguments: Arguments, connection: &Connection, console: Console) -> Outcome {
     let cluster = connection.open().await?;
-    let Left { taps, jobs, mut exit } = left(&cluster, arguments.all_namespaces).await?;
+    let Left { taps, jobs, kept, mut exit } = left(&cluster, arguments.all_namespaces).await?;
+    for message in kept {
+        console.progress(&message);
+    }
     // Only the controller and the nodes themselves may change what is on a node.
     for node in nodes(&cluster).await? {
         let hint = page("install.md", "if-podtap-was-uninstalled-before-its-taps");
@@ -148,18 +154,19 @@ async fn left(cluster: &Cluster, all_namespaces: bool) -> Outcome<Left> {
         }
     }
     for tap in taps {
-        let owner = owner(&tap);
-        let is_orphan = match &owner {
-            Some((name, uid)) if !ended.contains(uid) && !running.contains(uid) => {
-                is_gone(cluster, tap.namespace(), name, uid).await?
-            }
-            _ => false,
+        let is_orphan = match tap.job() {
+            Some((_, uid)) if ended.contains(uid) => true,
+            Some((_, uid)) if running.contains(uid) => false,
+            Some((name, uid)) => is_gone(cluster, tap.namespace(), name, uid).await?,
+            None => false,
         };
         let has_expired = tap.ready().is_some_and(|ready| ready.reason == Reason::Expired.as_str());
-        if owner.is_some_and(|(_, uid)| ended.contains(&uid)) || is_orphan {
+        if is_orphan {
             left.taps.push((tap, Why::Abandoned));
         } else if has_expired {
             left.taps.push((tap, Why::Expired));
+        } else if let Some(how) = tap.how_to_continue() {
+            left.kept.push(format!("{tap} stays: it {how}"));
         }
     }
     Ok(left)
@@ -170,12 +177,6 @@ impl Left {
         warn(&format!("you may not list {what}"));
         self.exit = Exit::Partly;
     }
-}
-
-/// The Job that owns a tap: its name and UID.
-fn owner(tap: &Tap) -> Option<(String, String)> {
-    let mut owners = tap.meta().owner_references.iter().flatten();
-    owners.find(|owner| owner.kind == "Job").map(|owner| (owner.name.clone(), owner.uid.clone()))
 }
 
 /// Whether there is no such Job any more. The garbage collector takes care of that, too, if it runs.
@@ -204,10 +205,7 @@ fn called(job: &Job) -> String {
 async fn delete(cluster: &Cluster, job: &Job, limit: Duration) -> Outcome {
     let (name, uid) = (job.name_any(), job.uid().unwrap_or_default());
     let api: Api<Job> = Api::namespaced(cluster.client.clone(), &job.namespace().unwrap_or_default());
-    // Not another one of the same name. What it owns goes with it.
-    let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
-    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
-    api.delete(&name, &parameters).await?;
+    job::delete(&api, &name, &uid).await?;
     if !limit.is_zero() {
         let gone = tokio::time::timeout(limit, await_condition(api, &name, is_deleted(&uid))).await;
         let late = || Failure::new(Exit::TimedOut, format!("{} is not gone after {} s", called(job), limit.as_secs()));

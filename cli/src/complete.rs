@@ -31,6 +31,7 @@ use crate::{
     connection::{Cluster, Connection},
     console::line,
     exit::{Exit, Failure, Outcome},
+    tap::KEPT,
 };
 
 /// kubectl asks the executable of this name for the words after `kubectl podtap`.
@@ -189,12 +190,12 @@ fn ask<T: Default, F: Future<Output = Option<T>>>(question: impl FnOnce(Cluster)
     in_time.ok().flatten().unwrap_or_default()
 }
 
-/// Names of the objects of an API, with a prefix.
-async fn names<K>(api: Api<K>, prefix: &str) -> Option<Vec<String>>
+/// Names of these objects of an API, with a prefix.
+async fn names<K>(api: Api<K>, which: &ListParams, prefix: &str) -> Option<Vec<String>>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    let list = api.list_metadata(&ListParams::default()).await.ok()?;
+    let list = api.list_metadata(which).await.ok()?;
     Some(list.items.into_iter().filter_map(|object| Some(format!("{prefix}{}", object.metadata.name?))).collect())
 }
 
@@ -202,14 +203,14 @@ async fn names_of<K>(cluster: &Cluster, prefix: &str) -> Option<Vec<String>>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
 {
-    names(Api::<K>::namespaced(cluster.client.clone(), &cluster.namespace), prefix).await
+    names(Api::<K>::namespaced(cluster.client.clone(), &cluster.namespace), &ListParams::default(), prefix).await
 }
 
 async fn names_of_cluster<K>(client: Client, prefix: &str) -> Option<Vec<String>>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    names(Api::<K>::all(client), prefix).await
+    names(Api::<K>::all(client), &ListParams::default(), prefix).await
 }
 
 fn of_names(names: Vec<String>) -> Vec<CompletionCandidate> {
@@ -233,6 +234,14 @@ pub fn taps() -> Vec<CompletionCandidate> {
         let mut all = names_of::<PodTap>(&cluster, "").await.unwrap_or_default();
         all.extend(names_of_cluster::<ClusterPodTap>(cluster.client, "cptap/").await.unwrap_or_default());
         Some(all)
+    }))
+}
+
+/// Names of captures that run without their client, too.
+pub fn captures() -> Vec<CompletionCandidate> {
+    of_names(ask(|cluster| async move {
+        let taps = Api::<PodTap>::namespaced(cluster.client, &cluster.namespace);
+        names(taps, &ListParams::default().labels(KEPT), "").await
     }))
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};
 
+use k8s_openapi::api::batch::v1::Job;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Preconditions},
@@ -12,6 +13,7 @@ use crate::{
     connection::{Cluster, Connection},
     console::{Console, after, counted, line, warn},
     exit::{Exit, Failure, Outcome},
+    job,
     pods::{Surroundings, Verdict, if_permitted, matching, verdict},
     suspend::Arguments,
     tap::Tap,
@@ -28,7 +30,10 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     // All of them at first: none keeps the others waiting.
     for tap in taps {
         match request(&cluster, &tap, None, around.as_ref()).await {
-            Ok(nodes) => deleted.push((tap, nodes)),
+            Ok(nodes) => {
+                end_capture(&cluster, &tap).await;
+                deleted.push((tap, nodes));
+            }
             Err(failure) => exit = after(exit, Err(failure)),
         }
     }
@@ -54,6 +59,17 @@ pub async fn request(
     let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     tap.api(cluster).delete(tap.name(), &parameters).await?;
     Ok(nodes)
+}
+
+/// Deletes the Job of a capture: without its tap, its pod may wait for a client.
+async fn end_capture(cluster: &Cluster, tap: &Tap) {
+    let (Some((name, uid)), Some(namespace)) = (tap.job(), tap.namespace()) else { return };
+    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), namespace);
+    match job::delete(&jobs, name, uid).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => warn(&format!("the Job {name} stays until its deadline: {}", Failure::from(error).message)),
+        Ok(()) => {}
+    }
 }
 
 /// Waits until nothing is left, and reports where that was.

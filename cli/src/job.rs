@@ -2,7 +2,11 @@
 
 use std::{process, time::SystemTime};
 
-use kube::api::ListParams;
+use k8s_openapi::api::batch::v1::Job;
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Preconditions},
+};
 
 /// A name that no other job has: of one that is interrupted while it is created, nothing else is known.
 pub fn unique_name(purpose: &str) -> String {
@@ -19,4 +23,11 @@ pub fn label(job: &str) -> String {
 /// The pods of a job.
 pub fn pods(job: &str) -> ListParams {
     ListParams::default().labels(&label(job))
+}
+
+/// Deletes a job with its pods, and not another one of the same name. What it owns goes with it.
+pub async fn delete(api: &Api<Job>, name: &str, uid: &str) -> Result<(), kube::Error> {
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+    api.delete(name, &parameters).await.map(drop)
 }

@@ -30,6 +30,7 @@ mod manifest;
 mod map;
 mod mirror;
 mod plan;
+mod pod_state;
 mod pods;
 mod ready;
 mod selector;

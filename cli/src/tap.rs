@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
+    jiff::{SignedDuration, Timestamp},
+};
 use kube::{
     Api, Resource, ResourceExt as _,
     api::{ApiResource, ListParams},
@@ -23,6 +26,9 @@ pub const MANAGER: &str = "kubectl-podtap";
 
 /// Annotation with the user who asked for a tap, as the API server knew them. A user who may change the tap can write another name into it.
 pub const REQUESTED_BY: &str = "podtap.dev/requested-by";
+
+/// Label of a capture that runs without its client, too: for how many seconds.
+pub const KEPT: &str = "podtap.dev/kept";
 
 /// A kind of tap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -273,6 +279,27 @@ impl Tap {
             (Some(one), None) => Some(one.clone()),
             (None, one) => one,
         }
+    }
+
+    /// The Job that owns it, as that of a capture does: its name and UID.
+    pub fn job(&self) -> Option<(&str, &str)> {
+        let mut owners = self.meta().owner_references.iter().flatten();
+        owners.find(|owner| owner.kind == "Job").map(|owner| (&*owner.name, &*owner.uid))
+    }
+
+    /// If it is of a capture that runs without its client, too: until when.
+    pub fn kept_until(&self) -> Option<Timestamp> {
+        let seconds = self.meta().labels.as_ref()?.get(KEPT)?.parse().ok()?;
+        self.meta().creation_timestamp.as_ref()?.0.checked_add(SignedDuration::from_secs(seconds)).ok()
+    }
+
+    /// What the user of such a capture can do.
+    pub fn how_to_continue(&self) -> Option<String> {
+        let (until, namespace, name) = (self.kept_until()?, self.namespace()?, self.name());
+        Some(format!(
+            "captures until {until:.0}; continue: kubectl podtap capture -n {namespace} --resume {name}; end: kubectl podtap delete -n \
+             {namespace} {name}"
+        ))
     }
 
     /// Whether both ask for the same.

@@ -59,12 +59,18 @@ fn restrict(scene: Scene) -> Scene {
 /// `kubectl podtap capture WORDS` as the user, with a folder of programs before all others.
 fn command(scene: &Scene, folder: &Path, kubeconfig: Option<&Path>, words: &[&str]) -> Command {
     let lab = Cluster::lab();
-    let mut command = Command::new(lab.top().join("target/lab/bin/kubectl-podtap"));
-    let path = format!("{}:{}", folder.display(), env::var("PATH").unwrap_or_default());
     let default = lab.top().join("target/lab/kubeconfig");
-    command.env("PATH", path).env("KUBECONFIG", kubeconfig.unwrap_or(&default));
-    command.args(["capture", "-n", scene.sandbox.namespace(), "-y"]).args(USER).args(words);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut command = verb(scene, "capture", kubeconfig.unwrap_or(&default));
+    let path = format!("{}:{}", folder.display(), env::var("PATH").unwrap_or_default());
+    command.env("PATH", path).arg("-y").args(words).stdout(Stdio::null());
+    command
+}
+
+/// A verb of the program, in the namespace and as the user.
+fn verb(scene: &Scene, verb: &str, kubeconfig: &Path) -> Command {
+    let mut command = Command::new(Cluster::lab().top().join("target/lab/bin/kubectl-podtap"));
+    command.args([verb, "-n", scene.sandbox.namespace()]).args(USER);
+    command.env("KUBECONFIG", kubeconfig).stdin(Stdio::null());
     command
 }
 
@@ -279,7 +285,7 @@ impl Running {
         let config = cable.as_ref().map(|cable| kubeconfig(&folder, Some(cable.address)).0);
         let file = folder.0.join("web.pcapng");
         let path = file.to_str().expect("it is text");
-        let mut all = vec!["web"];
+        let mut all = if name == "resume" { Vec::new() } else { vec!["web"] };
         match name {
             "window" => folder.program("wireshark", &format!("exec head -c 1500 > {path}")),
             "pipe" => all.extend(["-w", "-"]),
@@ -435,6 +441,55 @@ fn a_capture_continues_after_its_connection_was_closed() {
     let gap = all.windows(2).find(|pair| !is_next(pair));
     assert_eq!(gap, None, "{all:?}");
     assert_eq!(left(&scene), [""; 0]);
+}
+
+/// A laptop that is closed for long: the pod keeps what comes, and another program gets that, and then what comes live.
+#[test]
+fn a_capture_that_is_kept_is_continued() {
+    let scene = restricted("capture-keep");
+    let _traffic = Traffic::start(&scene);
+    let requests = |capture: &Running| -> Vec<(String, u32)> {
+        let rows = tshark(&capture.folder.0.join("web.pcapng"), "icmp.type == 8", &["frame.time_epoch", "icmp.seq"]);
+        rows.into_iter().map(|row| (row[0].clone(), row[1].parse().expect("a number"))).collect()
+    };
+    let first = Running::start(&scene, "keep", &["--keep", "10m", "--max-bytes", "16Mi"]);
+    first.wait_for("first packet of");
+    until("there are pings", PATIENCE, || if requests(&first).len() > 10 { Ok(()) } else { Err(first.errors()) });
+    let (name, killed) = (first.name(), Instant::now());
+    signal(&first.child.0, Signal::SIGKILL);
+    until("any other capture would be gone", PATIENCE, || {
+        if killed.elapsed() > LEFT { Ok(()) } else { Err(format!("{:?}", killed.elapsed())) }
+    });
+    let left = objects(&scene);
+    assert!(left.contains(&format!("job {name}")) && left.contains(&format!("tap {name}")), "{left:?}");
+
+    let mut second = Running::start(&scene, "resume", &["--resume", &name]);
+    second.wait_for("first packet of");
+    let kept = requests(&second).len();
+    until("they come live", PATIENCE, || {
+        let now = requests(&second).len();
+        if now > kept + 10 { Ok(()) } else { Err(format!("{now} after {kept}: {}", second.errors())) }
+    });
+    signal(&second.child.0, Signal::SIGINT);
+    assert_eq!(second.exit(), Some(0), "{}", second.errors());
+    let how = format!("--resume {name}; end: kubectl podtap delete -n {} {name}", scene.sandbox.namespace());
+    assert!(second.errors().contains(", 0 dropped") && second.errors().contains(&how), "{}", second.errors());
+    // Each ping of five is in one file, or in both.
+    let mut all = requests(&first);
+    all.extend(requests(&second));
+    all.sort();
+    all.dedup();
+    let gap = all.windows(2).find(|pair| pair[1].1 != pair[0].1 + 1 && pair[1].1 != 0);
+    assert_eq!(gap, None, "{all:?}");
+
+    assert!(objects(&scene).contains(&format!("job {name}")), "it stays");
+    let kubeconfig = Cluster::lab().top().join("target/lab/kubeconfig");
+    let deleted = verb(&scene, "delete", &kubeconfig).arg(&name).output().expect("it runs");
+    assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    until("nothing is left", PATIENCE, || {
+        let left = self::left(&scene);
+        if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+    });
 }
 
 /// If that takes no longer than the pod waits, the capture continues.

@@ -27,6 +27,8 @@ const DROPS: [u16; 2] = [5, 7];
 const MIN_BLOCK: usize = 12;
 /// The longest that is taken for one: frames have up to 256 KiB.
 const MAX_BLOCK: usize = 1 << 20;
+/// What pcap with nanoseconds begins with.
+const PCAP: u32 = 0xa1b2_3c4d;
 const PCAP_HEADER: usize = 24;
 const PCAP_RECORD: usize = 16;
 
@@ -98,6 +100,13 @@ impl Blocks {
 
     /// Bytes of the block that begins here, if that is known.
     fn length(&self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
+        let first = match self.format {
+            Format::Pcapng => SECTION,
+            Format::Pcap => PCAP,
+        };
+        if !self.has_header && number(bytes, 0).is_some_and(|number| number != first) {
+            return Err(Malformed);
+        }
         let length = match self.format {
             Format::Pcapng => number(bytes, 4).map(|length| length as usize),
             Format::Pcap if !self.has_header => Some(PCAP_HEADER),
@@ -228,7 +237,8 @@ mod tests {
     #[test]
     fn pcap_is_a_header_and_records() {
         let record = |length: u32| [&[0; 8][..], &length.to_le_bytes(), &[0; 4], &vec![1; length as usize]].concat();
-        let all = [vec![9; PCAP_HEADER], record(60), record(1)].concat();
+        let header = [&PCAP.to_le_bytes()[..], &[9; PCAP_HEADER - 4]].concat();
+        let all = [header, record(60), record(1)].concat();
         let mut blocks = Blocks::new(Format::Pcap);
         let whole: Vec<u8> = all.chunks(7).flat_map(|part| blocks.push(part).expect("it is valid")).collect();
         assert_eq!((whole, blocks.counts.packets), (all.clone(), 2));
@@ -239,6 +249,8 @@ mod tests {
 
     #[test]
     fn what_is_no_stream_is_refused() {
-        assert_eq!(Blocks::new(Format::Pcapng).push(b"HTTP/1.1 400 Bad Request"), Err(Malformed));
+        for bytes in [&b"HTTP/1.1 400 Bad Request"[..], &stream()[1..].concat()] {
+            assert_eq!(Blocks::new(Format::Pcapng).push(bytes), Err(Malformed));
+        }
     }
 }

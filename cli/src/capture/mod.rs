@@ -2,8 +2,10 @@
 //!
 //! A [`session`] is a job ([`objects`]) whose pod receives the frames, and a tap that the job owns. [`stream`] reads what the pod sends, through a
 //! port that the API server forwards; [`blocks`] puts it together, and [`output`] writes it. However this program ends, the pod is not told
-//! any more that it runs, and ends too; Kubernetes then deletes the job, and the tap with it.
+//! any more that it runs, and ends too; Kubernetes then deletes the job, and the tap with it. With `--keep`, the pod runs for its time, and
+//! `--resume` reads what it has kept.
 
+mod attendance;
 mod blocks;
 mod objects;
 mod output;
@@ -14,9 +16,7 @@ mod stream;
 mod wireshark;
 
 use std::{
-    future,
     io::{self, IsTerminal as _},
-    ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitStatus,
     thread,
@@ -24,52 +24,41 @@ use std::{
 };
 
 use clap::Args;
-use clap_complete::ArgValueCompleter;
+use clap_complete::{ArgValueCandidates, ArgValueCompleter};
+use k8s_openapi::jiff::Timestamp;
 use podtap_api::{MirrorSpec, Targets};
 use podtap_model::Quantity;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep, timeout},
-};
+use tokio::sync::oneshot;
 
 use self::{
-    blocks::{Blocks, Counts, Format},
-    objects::{Limits, SPARE},
+    attendance::Attendance,
+    blocks::Format,
+    objects::{LEAST, Limits},
     output::{Files, Output, Rotation, Writing, ended},
     session::Session,
-    status::Status,
-    stream::{End, Stream},
     wireshark::Program,
 };
 use crate::{
     complete,
     connection::{Cluster, Connection, duration},
-    console::{Console, ask, counted},
+    console::{Console, ask},
     create::own_name,
     exit::{Exit, Failure, Outcome},
     installation::InstallationFlags,
     mirror::FrameFlags,
-    tap::Tap,
+    tap::{Kind, TapName, get},
     target::{NO_TARGET, PodFlags, Target},
-    wait::{Progress, Waiting, interrupted, progress, until},
+    wait::interrupted,
 };
 
 /// What each pod may send, unless the user says otherwise: the frames pass the API server.
 const RATE: u64 = 200_000_000;
-/// The pause before the tap is watched again.
-const RETRY: Duration = Duration::from_secs(1);
-/// How long the rest of the stream may take after a signal.
-const REST: Duration = Duration::from_secs(5);
-/// How long the stream may take to end after its tap was deleted.
-const GRACE: Duration = Duration::from_secs(3);
-/// How long to wait until nothing is left.
-const REMOVAL: Duration = Duration::from_secs(20);
 
 /// Arguments of `capture`.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// pod/NAME, deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME or svc/NAME. A name alone is that of a pod
-    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(complete::targets), required_unless_present_any = ["selector", "all"], conflicts_with_all = ["selector", "all"])]
+    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(complete::targets), required_unless_present_any = ["selector", "all", "resume"], conflicts_with_all = ["selector", "all"])]
     target: Option<Target>,
     #[command(flatten)]
     pods: PodFlags,
@@ -80,7 +69,13 @@ pub struct Arguments {
     /// End after this time
     #[arg(long = "for", value_name = "TIME", default_value = "15m", value_parser = duration)]
     time: Duration,
-    /// End after so many bytes
+    /// End after this time, and capture without this program, too: it may be ended and continued with --resume
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["time", "packets"])]
+    keep: Option<Duration>,
+    /// Continue the capture of this name, which was begun with --keep
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(complete::captures), conflicts_with_all = ["target", "PodFlags", "FrameFlags", "keep", "time", "max_bytes", "packets", "podtap_namespace"])]
+    resume: Option<String>,
+    /// End after so many bytes. With --keep: keep so many for a client that comes later, the newest ones
     #[arg(long, value_name = "BYTES", default_value = "1Gi")]
     max_bytes: Quantity,
     /// End after so many frames
@@ -196,8 +191,12 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     };
     let cluster = connection.open().await?;
     let title = format!("{} of {}", described(&arguments), cluster.namespace);
+    let limits = limits(&arguments)?;
     // Before anything is changed.
     let sink = arguments.output.sink(&title)?;
+    if let Some(name) = &arguments.resume {
+        return resume(&arguments, &cluster, sink, name, limits, console).await;
+    }
     let target = arguments.target.clone().or_else(|| arguments.pods.selection().map(Target::Selected));
     let target = target.ok_or_else(|| Failure::usage(NO_TARGET))?;
     let selection = target.selection(&cluster).await?;
@@ -213,14 +212,28 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
         duration: None,
         suspend: false,
     };
-    capture(&arguments, &cluster, sink, (arguments.pods.targets(selection), mirror), console).await
+    capture(&arguments, &cluster, sink, (arguments.pods.targets(selection), mirror), limits, console).await
 }
 
 fn described(arguments: &Arguments) -> String {
-    match &arguments.target {
-        Some(target) => target.tap_name(),
-        None => "pods".to_owned(),
+    match (&arguments.target, &arguments.resume) {
+        (Some(target), _) => target.tap_name(),
+        (None, Some(name)) => name.clone(),
+        (None, None) => "pods".to_owned(),
     }
+}
+
+fn limits(arguments: &Arguments) -> Outcome<Limits> {
+    let keep = arguments.keep.is_some() || arguments.resume.is_some();
+    if keep && arguments.output.format == Format::Pcap {
+        return Err(Failure::usage("--keep and --resume take pcapng: of a pcap file, no part can be read alone"));
+    }
+    let bytes = arguments.max_bytes.get();
+    if keep && bytes < LEAST {
+        return Err(Failure::usage("with --keep, --max-bytes is at least 4Mi"));
+    }
+    let time = arguments.keep.unwrap_or(arguments.time);
+    Ok(Limits { time, wait: arguments.wait, bytes, packets: arguments.packets, keep })
 }
 
 async fn capture(
@@ -228,20 +241,14 @@ async fn capture(
     cluster: &Cluster,
     sink: Sink,
     (targets, mirror): (Targets, MirrorSpec),
+    limits: Limits,
     console: Console,
 ) -> Outcome {
-    let limits = Limits {
-        time: arguments.time,
-        wait: arguments.wait,
-        bytes: arguments.max_bytes.get(),
-        packets: arguments.packets,
-    };
     let user = own_name(cluster).await;
-    let mut status = Status::new(console);
     // From here on, signals end the capture, and not the program.
     let signal = interrupted()?;
     tokio::pin!(signal);
-    let session = Session::new(cluster);
+    let session = Session::new(cluster, limits.keep);
     let format = (arguments.output.format, &limits);
     let created = tokio::select! {
         created = session.create(cluster, &arguments.installation.podtap_namespace, (targets, mirror), format, user.as_deref()) => created,
@@ -255,177 +262,35 @@ async fn capture(
             return Err(failure);
         }
     };
-    console.progress(&format!("{} created", session.name()));
-    let outcome = {
-        let follow = follow(arguments, cluster, &session, (&pod, &tap), sink, &mut status, console);
-        tokio::pin!(follow);
-        tokio::select! {
-            followed = &mut follow => followed.read.and(followed.written),
-            () = &mut signal => {
-                // The pod sends what is left when it is asked to end. A second signal does not wait for that.
-                tokio::select! {
-                    (_, rest) = async { tokio::join!(session.end(), timeout(REST, &mut follow)) } => match rest {
-                        Ok(followed) => followed.written,
-                        Err(_) => Ok(()),
-                    },
-                    () = interrupted()? => Ok(()),
-                }
-            }
-        }
-    };
-    status.end();
-    let removed = tokio::select! {
-        removed = remove(cluster, &session, &tap) => removed,
-        () = interrupted()? => false,
-    };
-    let has_begun = status.has_begun();
-    console.progress(&summary(&status.counts, arguments.output.format, removed, session.name()));
-    outcome?;
-    Ok(if has_begun { Exit::Done } else { Exit::Interrupted })
+    let how = tap.how_to_continue().map(|how| format!(". It {how}")).unwrap_or_default();
+    console.progress(&format!("{} created{how}", session.name()));
+    Attendance { arguments, cluster, session: &session, pod: &pod, tap: &tap, limits: &limits, console }
+        .run(sink, signal)
+        .await
 }
 
-fn summary(counts: &Counts, format: Format, removed: bool, name: &str) -> String {
-    let packets = counted(usize::try_from(counts.packets).unwrap_or(usize::MAX), "packet");
-    // pcap has no statistics.
-    let dropped = match format {
-        Format::Pcapng => format!(", {} dropped", counts.dropped()),
-        Format::Pcap => String::new(),
-    };
-    let end = if removed {
-        "nothing is left in the cluster".to_owned()
-    } else {
-        format!("{name} is not known to be removed yet")
-    };
-    format!("{packets}{dropped}; {end}")
-}
-
-/// Deletes the objects. Returns whether nothing is left.
-async fn remove(cluster: &Cluster, session: &Session, tap: &Tap) -> bool {
-    if !session.end().await {
-        return false;
-    }
-    let gone = until(cluster, tap, REMOVAL, |current| match current {
-        None => ControlFlow::Break(()),
-        Some(_) => ControlFlow::Continue(()),
-    });
-    let (gone, has_no_pod) = tokio::join!(gone, session.has_no_pod(REMOVAL));
-    matches!(gone, Ok(Some(()))) && has_no_pod
-}
-
-/// How a capture was followed to its end.
-struct Followed {
-    /// Whether it has ended as it was to.
-    read: Outcome<()>,
-    /// Whether what was read is written.
-    written: Outcome<()>,
-}
-
-/// Follows a capture to its end.
-async fn follow(
+/// Continues a capture that runs without a client.
+async fn resume(
     arguments: &Arguments,
     cluster: &Cluster,
-    session: &Session,
-    (pod, tap): (&str, &Tap),
     sink: Sink,
-    status: &mut Status,
+    name: &str,
+    limits: Limits,
     console: Console,
-) -> Followed {
-    let mut opened = None;
-    let read = read(arguments, session, pod, sink, (&mut opened, status), console);
-    let outcome = {
-        tokio::pin!(read);
-        tokio::select! {
-            outcome = &mut read => outcome,
-            failure = watch_tap(cluster, tap, arguments, console) => {
-                // It may have been deleted because the pod has ended.
-                timeout(GRACE, &mut read).await.unwrap_or(Err(failure))
-            }
-        }
+) -> Outcome {
+    let tap = get(cluster, &TapName { kind: Kind::PodTap, name: name.to_owned() }).await?;
+    let until = tap.kept_until().ok_or_else(|| {
+        Failure::new(Exit::Refused, format!("{tap} is no capture that was begun with --keep, and cannot be continued"))
+    })?;
+    let signal = interrupted()?;
+    tokio::pin!(signal);
+    let time = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
+    let (session, pod) = tokio::select! {
+        running = Session::running(cluster, &tap, arguments.wait) => running?,
+        () = &mut signal => return Ok(Exit::Interrupted),
     };
-    let Some(Opened { mut writing, ended }) = opened else { return Followed { read: outcome, written: Ok(()) } };
-    let written = writing.finish().await;
-    if let (true, Some(ended)) = (arguments.output.print, ended) {
-        let _ = ended.await;
-    }
-    let written = written.map_err(|error| Failure::error(format!("frames cannot be written: {error}")));
-    Followed { read: outcome, written }
-}
-
-/// Reads the stream to its end. Leaves what is open to the caller.
-async fn read(
-    arguments: &Arguments,
-    session: &Session,
-    pod: &str,
-    sink: Sink,
-    (opened, status): (&mut Option<Opened>, &mut Status),
-    console: Console,
-) -> Outcome<()> {
-    session.runs(pod, arguments.wait, &mut Waiting::new(console)).await?;
-    let began = Instant::now();
-    // Not earlier: a window without frames would only puzzle.
-    let Opened { writing, ended } = opened.insert(sink.open(arguments.output.format).await?);
-    let mut stream = Stream::new(session, pod, Blocks::new(arguments.output.format), writing);
-    let mut update = |counts: &Counts| status.update(counts);
-    let end = tokio::select! {
-        end = stream.read(&mut update) => end?,
-        failure = window_closed(ended.as_mut().filter(|_| !arguments.output.print)) => failure?,
-    };
-    let counts = &status.counts;
-    let is_due = began.elapsed() >= arguments.time
-        || counts.bytes >= arguments.max_bytes.get()
-        || arguments.packets.is_some_and(|packets| counts.packets >= packets);
-    match end {
-        End::NotRead => Ok(()),
-        _ if is_due => Ok(()),
-        End::Complete => Err(Failure::error(format!("the capture has ended early: the pod {pod} was asked to end"))),
-        End::Cut(why) => Err(Failure::error(format!("the capture has ended early: {why}"))),
-    }
-}
-
-/// Waits until the program that shows the frames has ended.
-async fn window_closed(ended: Option<&mut oneshot::Receiver<Option<ExitStatus>>>) -> Outcome<End> {
-    let Some(ended) = ended else { return future::pending().await };
-    match ended.await {
-        Ok(Some(status)) if !status.success() => {
-            Err(Failure::error(format!("the program that shows the frames has failed: {status}")))
-        }
-        _ => Ok(End::NotRead),
-    }
-}
-
-/// Reports how far the tap is. Returns why it cannot be captured from.
-async fn watch_tap(cluster: &Cluster, tap: &Tap, arguments: &Arguments, console: Console) -> Failure {
-    let limit = arguments.time + arguments.wait + SPARE;
-    let mut waiting = Waiting::new(console);
-    let (mut was_seen, mut was_ready) = (false, false);
-    loop {
-        let watched = until(cluster, tap, limit, |current| {
-            let Some(current) = current else {
-                return ControlFlow::Break(Failure::new(Exit::Refused, "the tap of this capture was deleted"));
-            };
-            was_seen = true;
-            match progress(current) {
-                Progress::Ready if !was_ready => {
-                    let tapped = current.status().map(|status| status.tapped_pods).unwrap_or_default();
-                    let pods = counted(usize::try_from(tapped).unwrap_or_default(), "pod");
-                    console.progress(&format!("capturing from {pods}. Ctrl-C ends it"));
-                    was_ready = true;
-                }
-                Progress::Partly(why) | Progress::Waiting(why) if !was_ready => waiting.reports(why.to_string()),
-                Progress::Ready | Progress::Partly(_) | Progress::Waiting(_) => {}
-                Progress::Suspended(why) | Progress::Refused(why) => {
-                    let message = format!("the tap of this capture is refused: {}", why.with_page());
-                    return ControlFlow::Break(Failure::new(Exit::Refused, message));
-                }
-            }
-            ControlFlow::Continue(())
-        });
-        match watched.await {
-            // An API server that has just started may know no rights yet.
-            Err(_) if was_seen => sleep(RETRY).await,
-            Ok(Some(failure)) | Err(failure) => return failure,
-            // The pod ends earlier than the tap.
-            Ok(None) => future::pending().await,
-        }
-    }
+    let limits = Limits { time, ..limits };
+    Attendance { arguments, cluster, session: &session, pod: &pod, tap: &tap, limits: &limits, console }
+        .run(sink, signal)
+        .await
 }

@@ -14,6 +14,7 @@ use super::blocks::Format;
 use crate::{
     connection::YEAR,
     exit::{Exit, Failure, Outcome, page},
+    tap::KEPT,
 };
 
 /// `ConfigMap` of the chart with what a capture has to know of the installation.
@@ -24,6 +25,13 @@ pub const PORT: u16 = 9091;
 pub const ABANDONED_AFTER: Duration = Duration::from_secs(15);
 /// What the pod has beyond the time of the capture: to start, and for the rest of the stream.
 pub const SPARE: Duration = Duration::from_secs(60);
+
+/// The least that can be kept.
+pub const LEAST: u64 = 4 << 20;
+/// Where the pod keeps frames.
+const DIRECTORY: &str = "/frames";
+/// What files of the frames that are kept take beside these.
+const SLACK: u64 = 8 << 20;
 
 /// What the chart tells of the installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,11 +79,13 @@ pub struct Limits {
     pub bytes: u64,
     /// After so many frames.
     pub packets: Option<u64>,
+    /// Not without its client: so many bytes are kept for one that comes later.
+    pub keep: bool,
 }
 
 impl Limits {
     /// When everything has ended, whatever happens.
-    fn deadline(&self) -> Duration {
+    pub fn deadline(&self) -> Duration {
         self.time + self.wait + SPARE
     }
 }
@@ -96,22 +106,30 @@ pub fn job(
         format!("--listen=127.0.0.1:{PORT}"),
         format!("--ether-type={ether_type}"),
         format!("--for={}", seconds(limits.time)),
-        format!("--max-bytes={}", limits.bytes),
         format!("--abandoned-after={}", seconds(ABANDONED_AFTER)),
-        // It was asked for by a program that runs: the image is there when this counts.
-        format!("--first-client={}", seconds(ABANDONED_AFTER)),
     ];
+    if limits.keep {
+        command.extend([format!("--keep={DIRECTORY}"), format!("--keep-bytes={}", limits.bytes)]);
+    } else {
+        command.push(format!("--max-bytes={}", limits.bytes));
+        // It was asked for by a program that runs: the image is there when this counts.
+        command.push(format!("--first-client={}", seconds(ABANDONED_AFTER)));
+    }
     if format == Format::Pcap {
         command.push("--format=pcap".to_owned());
     }
     command.extend(limits.packets.map(|packets| format!("--packets={packets}")));
     let labels = json!({"app.kubernetes.io/name": "podtap", "app.kubernetes.io/component": "capture"});
-    let job = json!({
+    let mut of_job = labels.clone();
+    if limits.keep {
+        of_job[KEPT] = json!(seconds(limits.time));
+    }
+    let mut job = json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": name,
-            "labels": labels,
+            "labels": of_job,
             "annotations": requested_by.map(|user| json!({(crate::tap::REQUESTED_BY): user})),
         },
         "spec": {
@@ -159,6 +177,13 @@ pub fn job(
             },
         },
     });
+    if limits.keep {
+        let pod = &mut job["spec"]["template"]["spec"];
+        // The kubelet evicts a pod that takes more. It is not requested: kubelets without local storage isolation offer none.
+        let size = (limits.bytes + SLACK).to_string();
+        pod["volumes"] = json!([{"name": "frames", "emptyDir": {"sizeLimit": size}}]);
+        pod["containers"][0]["volumeMounts"] = json!([{"name": "frames", "mountPath": DIRECTORY}]);
+    }
     serde_json::from_value(job).expect("it is a job")
 }
 
@@ -199,8 +224,8 @@ mod tests {
         )
         .expect("a ConfigMap");
         let installation = Installation::new(&map).expect("it has everything");
-        let limits =
-            Limits { time: Duration::from_secs(120), wait: Duration::from_secs(60), bytes: 1 << 30, packets: Some(7) };
+        let seconds = Duration::from_secs;
+        let limits = Limits { time: seconds(120), wait: seconds(60), bytes: 1 << 30, packets: Some(7), keep: false };
         let mut job = job("podtap-capture-x", &installation, Format::Pcapng, &limits, Some("alice"));
         let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.clone()).expect("it has a template");
         assert_eq!(pod.automount_service_account_token, Some(false));
@@ -219,5 +244,17 @@ mod tests {
         assert_eq!((pod.packet_socket, pod.name.as_deref()), (true, Some("podtap-capture-x-1")));
         assert_eq!(tap.spec.mirror.duration.map(|time| std::time::Duration::from(time).as_secs()), Some(240));
         assert!(Installation::new(&ConfigMap::default()).is_err());
+
+        let kept = Limits { packets: None, keep: true, ..limits };
+        let job = super::job("podtap-capture-y", &installation, Format::Pcapng, &kept, None);
+        assert_eq!(job.metadata.labels.as_ref().expect("it has some")[KEPT], "120");
+        let template = job.spec.expect("it has a spec").template;
+        // Pods have no keys of PodTap's own.
+        assert!(!template.metadata.and_then(|metadata| metadata.labels).expect("it has some").contains_key(KEPT));
+        let pod = template.spec.expect("it has a spec");
+        let command = pod.containers[0].command.clone().expect("it has a command").join(" ");
+        assert!(command.ends_with("--keep=/frames --keep-bytes=1073741824"), "{command}");
+        let volume = pod.volumes.expect("it has one").remove(0).empty_dir.expect("it is one");
+        assert_eq!(volume.size_limit.expect("it has one").0, "1082130432");
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Verb, group and resource.
-const NEEDED: [(&str, &str, &str); 13] = [
+const NEEDED: [(&str, &str, &str); 14] = [
     ("create", "batch", "jobs"),
     ("delete", "batch", "jobs"),
     ("get", "", "pods"),
@@ -17,6 +17,7 @@ const NEEDED: [(&str, &str, &str); 13] = [
     ("watch", "", "pods"),
     ("get", "", "pods/portforward"),
     ("create", "", "pods/portforward"),
+    ("get", GROUP, "podtaps"),
     ("list", GROUP, "podtaps"),
     ("watch", GROUP, "podtaps"),
     ("create", GROUP, "podtaps"),

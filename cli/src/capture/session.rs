@@ -1,11 +1,11 @@
 //! The objects of a capture: created, waited for, and deleted.
 
-use std::{cell::Cell, ops::ControlFlow, time::Duration};
+use std::{cell::Cell, time::Duration};
 
 use futures_util::{StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{ConfigMap, ContainerState, Pod},
+    core::v1::{ConfigMap, Pod},
 };
 use kube::{
     Api, ResourceExt as _,
@@ -13,7 +13,10 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use podtap_api::{MirrorSpec, PodTap, Targets};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 
 use super::{
     blocks::Format,
@@ -24,6 +27,7 @@ use crate::{
     console::warn,
     exit::{Exit, Failure, Outcome, with_causes},
     job::{self, unique_name},
+    pod_state::{State, state},
     tap::{MANAGER, Tap},
     wait::Waiting,
 };
@@ -41,28 +45,65 @@ pub struct Session {
     /// Of its job and of its tap.
     name: String,
     may_exist: Cell<bool>,
-}
-
-/// How far its pod is.
-#[derive(Debug, PartialEq, Eq)]
-pub enum State {
-    /// It runs.
-    Runs,
-    /// It has ended, or is gone, and why.
-    Ended(String),
+    /// Whether it is to run without this program, once this has been connected to it.
+    is_kept: bool,
+    stays: Cell<bool>,
+    leaving: Notify,
 }
 
 impl Session {
     /// One of which nothing exists yet. Its name is known before anything is created, so that it can be deleted at any time.
-    pub fn new(cluster: &Cluster) -> Self {
+    pub fn new(cluster: &Cluster, is_kept: bool) -> Self {
+        Self::named(cluster, unique_name("capture"), is_kept)
+    }
+
+    /// One that runs, and its pod.
+    pub async fn running(cluster: &Cluster, tap: &Tap, limit: Duration) -> Outcome<(Self, String)> {
+        let session = Self::named(cluster, tap.name().to_owned(), true);
+        session.may_exist.set(true);
+        session.stays.set(true);
+        let (_, job) = tap.job().ok_or_else(|| Failure::new(Exit::Refused, format!("{tap} has no Job")))?;
+        let pod = session.pod_of(job, limit).await?;
+        Ok((session, pod))
+    }
+
+    fn named(cluster: &Cluster, name: String, is_kept: bool) -> Self {
         let client = &cluster.client;
         Self {
             jobs: Api::namespaced(client.clone(), &cluster.namespace),
             taps: Api::namespaced(client.clone(), &cluster.namespace),
             pods: Api::namespaced(client.clone(), &cluster.namespace),
-            name: unique_name("capture"),
+            name,
             may_exist: Cell::new(false),
+            is_kept,
+            stays: Cell::new(false),
+            leaving: Notify::new(),
         }
+    }
+
+    /// Takes note that it has a client: from now on, it runs without one, if that was asked for.
+    pub fn set_connected(&self) {
+        self.stays.set(self.is_kept);
+    }
+
+    /// Takes note that it is over.
+    pub fn set_over(&self) {
+        self.stays.set(false);
+    }
+
+    /// Whether it runs without this program.
+    pub fn stays(&self) -> bool {
+        self.stays.get()
+    }
+
+    /// Has the stream be left where it is.
+    pub fn leave(&self) {
+        self.leaving.notify_one();
+    }
+
+    /// Waits for that.
+    pub async fn left(&self) {
+        self.leaving.notified().await;
     }
 
     /// Creates the job, and its tap as soon as its pod exists.
@@ -84,20 +125,18 @@ impl Session {
             self.may_exist.set(false);
         }
         let job = created?;
-        let pod = self.pod_of(&job, limits.wait).await?;
+        let pod = self.pod_of(&job.uid().unwrap_or_default(), limits.wait).await?;
         let tap = self.taps.create(&parameters, &new_tap(&job, &pod, targets, mirror, limits)).await?;
         Ok((pod, Tap::Namespaced(Box::new(tap))))
     }
 
     /// The name of the pod that a job has created. A label alone may be of another pod.
-    async fn pod_of(&self, job: &Job, limit: Duration) -> Outcome<String> {
+    async fn pod_of(&self, job: &str, limit: Duration) -> Outcome<String> {
         let deadline = Instant::now() + limit;
         let mut pods = self.watch();
         while let Ok(Some(pod)) = timeout_at(deadline, pods.next()).await {
             let pod = pod.map_err(is_not_watched)?;
-            if let Some(pod) = pod
-                .filter(|pod| pod.owner_references().iter().any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref()))
-            {
+            if let Some(pod) = pod.filter(|pod| pod.owner_references().iter().any(|owner| owner.uid == job)) {
                 return Ok(pod.name_any());
             }
         }
@@ -138,9 +177,9 @@ impl Session {
         while let Ok(Some(pod)) = timeout_at(deadline, pods.next()).await {
             let Some(pod) = pod.map_err(is_not_watched)?.filter(|pod| pod.name_any() == name) else { continue };
             match state(&pod) {
-                ControlFlow::Break(Ok(())) => return Ok(()),
-                ControlFlow::Break(Err(message)) => return Err(Failure::error(message)),
-                ControlFlow::Continue(text) => {
+                State::Runs => return Ok(()),
+                State::Ended(message) => return Err(Failure::error(message)),
+                State::Waits(text) => {
                     waiting.reports(text.clone());
                     last = text;
                 }
@@ -173,19 +212,8 @@ impl Session {
 
     /// How far a pod of it is.
     pub async fn state(&self, name: &str) -> Result<State, kube::Error> {
-        let Some(pod) = self.pods.get_opt(name).await? else {
-            return Ok(State::Ended(format!("the pod {name} was deleted")));
-        };
-        let status = pod.status.clone().unwrap_or_default();
-        if pod.metadata.deletion_timestamp.is_some() {
-            return Ok(State::Ended(format!("the pod {name} was deleted")));
-        }
-        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-            let ended = status.container_statuses.into_iter().flatten().find_map(|status| status.state?.terminated);
-            let why = status.reason.or(ended.and_then(|ended| ended.message.or(ended.reason))).unwrap_or_default();
-            return Ok(State::Ended(format!("the pod {name} has ended: {}", why.trim())));
-        }
-        Ok(State::Runs)
+        let pod = self.pods.get_opt(name).await?;
+        Ok(pod.as_ref().map_or_else(|| State::Ended(format!("the pod {name} was deleted")), state))
     }
 
     /// Deletes tap and job, and returns whether it could. What cannot be deleted ends without it: the pod does when it is asked for nothing
@@ -204,7 +232,8 @@ impl Session {
         });
         let is_deleted = deleted.await.is_ok();
         if !is_deleted {
-            warn(&format!("{} ends by itself within a minute: {message}", self.name));
+            let when = if self.is_kept { "at its deadline" } else { "within a minute" };
+            warn(&format!("{} ends by itself {when}: {message}", self.name));
         }
         is_deleted
     }
@@ -221,66 +250,5 @@ fn is_not_watched(error: watcher::Error) -> Failure {
     match error {
         watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => error.into(),
         error => Failure::error(with_causes(&error)),
-    }
-}
-
-/// Whether a pod runs, cannot run, or what it waits for.
-fn state(pod: &Pod) -> ControlFlow<Result<(), String>, String> {
-    let name = pod.name_any();
-    let status = pod.status.clone().unwrap_or_default();
-    let container = status.container_statuses.into_iter().flatten().next();
-    match container.and_then(|container| container.state) {
-        Some(ContainerState { running: Some(_), .. }) => ControlFlow::Break(Ok(())),
-        Some(ContainerState { terminated: Some(ended), .. }) => {
-            let why = ended.message.or(ended.reason).unwrap_or_default();
-            ControlFlow::Break(Err(format!(
-                "the pod {name} has ended with exit code {}: {}",
-                ended.exit_code,
-                why.trim()
-            )))
-        }
-        Some(ContainerState { waiting: Some(waiting), .. }) => {
-            let reason = waiting.reason.unwrap_or_default();
-            let message = waiting.message.map(|message| format!(": {message}")).unwrap_or_default();
-            ControlFlow::Continue(format!("the pod {name} ({reason}{message})"))
-        }
-        _ => {
-            let conditions = status.conditions.into_iter().flatten();
-            let mut unscheduled =
-                conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-            let why = unscheduled.find_map(|condition| condition.message);
-            ControlFlow::Continue(format!("the pod {name} ({})", why.unwrap_or_else(|| "Pending".to_owned())))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn state_of(pod: serde_json::Value) -> ControlFlow<Result<(), String>, String> {
-        state(&serde_json::from_value(pod).expect("a pod"))
-    }
-
-    #[test]
-    fn a_pod_runs_waits_or_has_ended() {
-        let state = |state: serde_json::Value| {
-            let pod = json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [
-                {"name": "capture", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]}});
-            state_of(pod)
-        };
-        assert_eq!(state(json!({"running": {}})), ControlFlow::Break(Ok(())));
-        let waiting = state(json!({"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}));
-        assert_eq!(waiting, ControlFlow::Continue("the pod p (ImagePullBackOff: not found)".to_owned()));
-        let ControlFlow::Break(Err(ended)) = state(json!({"terminated": {"exitCode": 1, "message": "in use\n"}}))
-        else {
-            panic!("it has ended");
-        };
-        assert_eq!(ended, "the pod p has ended with exit code 1: in use");
-        let pending = state_of(json!({"metadata": {"name": "p"}, "status": {"conditions": [
-            {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available"}]}}));
-        assert_eq!(pending, ControlFlow::Continue("the pod p (0/2 nodes are available)".to_owned()));
     }
 }

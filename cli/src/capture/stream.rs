@@ -14,13 +14,14 @@ use tokio::{
 
 use super::{
     blocks::{Blocks, Counts, Malformed},
-    objects::{ABANDONED_AFTER, PORT},
+    objects::PORT,
     output::Writing,
-    session::{Session, State},
+    session::Session,
 };
 use crate::{
     exit::{Exit, Failure, Outcome},
     forward::not_forwarded,
+    pod_state::State,
 };
 
 /// How often the pod is told that this program runs.
@@ -48,6 +49,7 @@ pub enum End {
 }
 
 /// Why a connection is over.
+#[derive(PartialEq, Eq)]
 enum Closed {
     /// The pod has ended the stream, and all of it was written.
     Complete,
@@ -62,15 +64,17 @@ pub struct Stream<'a> {
     /// Where whole blocks go.
     output: &'a Writing,
     blocks: Blocks,
-    /// Bytes that have come, and that were confirmed.
+    /// How far it has come, and what was confirmed, as places in the stream.
     received: u64,
     confirmed: u64,
+    /// How long the pod waits for this program.
+    patience: Duration,
 }
 
 impl<'a> Stream<'a> {
     /// Nothing is read yet.
-    pub fn new(session: &'a Session, pod: &'a str, blocks: Blocks, output: &'a Writing) -> Self {
-        Self { session, pod, output, blocks, received: 0, confirmed: 0 }
+    pub fn new(session: &'a Session, pod: &'a str, blocks: Blocks, output: &'a Writing, patience: Duration) -> Self {
+        Self { session, pod, output, blocks, received: 0, confirmed: 0, patience }
     }
 
     /// Reads until its end. Connects again for as long as the pod waits for that.
@@ -93,11 +97,11 @@ impl<'a> Stream<'a> {
             }
             match timeout(ANSWER, self.session.state(self.pod)).await {
                 Ok(Ok(State::Ended(why))) => return Ok(End::Cut(why)),
-                Ok(Ok(State::Runs)) => contact = Instant::now(),
+                Ok(Ok(State::Runs | State::Waits(_))) => contact = Instant::now(),
                 Ok(Err(_)) | Err(_) => {}
             }
-            if contact.elapsed() > ABANDONED_AFTER {
-                let seconds = ABANDONED_AFTER.as_secs();
+            if contact.elapsed() > self.patience {
+                let seconds = self.patience.as_secs();
                 return Ok(End::Cut(format!("it was without contact for {seconds} seconds")));
             }
             sleep(RETRY).await;
@@ -116,17 +120,22 @@ impl<'a> Stream<'a> {
         };
         let (mut reader, mut writer) = split(stream);
         // It tells where the stream continues.
-        self.confirmed = self.received;
         if writer.write_all(&self.received.to_le_bytes()).await.is_err() {
             return Ok(Closed::Cut);
         }
+        let Ok(Ok(from)) = timeout(ANSWER, reader.read_u64_le()).await else { return Ok(Closed::Cut) };
+        self.begin(from)?;
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut buffer = vec![0; BUFFER];
-        let (mut last, mut ended) = (Instant::now(), None);
+        let (mut last, mut ended, mut leaves) = (Instant::now(), None, false);
         loop {
             let is_due = tokio::select! {
                 () = self.output.closed() => return Ok(Closed::NotRead),
+                () = self.session.left(), if ended.is_none() => {
+                    (ended, leaves) = (Some(Instant::now()), true);
+                    true
+                }
                 _ = heartbeat.tick() => true,
                 () = self.output.progress() => self.written() >= self.confirmed + CONFIRMED_EVERY || ended.is_some(),
                 read = reader.read(&mut buffer), if ended.is_none() => {
@@ -149,6 +158,11 @@ impl<'a> Stream<'a> {
                 }
             }
             match ended {
+                // Of a block that is not whole, nothing is written.
+                Some(_) if leaves && self.confirmed == self.received => {
+                    let _ = writer.shutdown().await;
+                    return Ok(Closed::NotRead);
+                }
                 // The pod waits for this.
                 Some(_) if self.confirmed == self.received && self.blocks.is_at_an_end() => {
                     let _ = writer.shutdown().await;
@@ -161,12 +175,27 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// Takes note of where the stream begins: where it was before, unless this is the first connection, or the pod has kept less.
+    fn begin(&mut self, from: u64) -> Outcome<()> {
+        if self.received > 0 && from != self.received {
+            return Err(Failure::error(
+                "what followed has been overwritten by newer frames while this program was away: continue with --resume, in another file",
+            ));
+        }
+        (self.received, self.confirmed) = (from, from);
+        self.session.set_connected();
+        Ok(())
+    }
+
     fn take(&mut self, bytes: &[u8], on_blocks: &mut impl FnMut(&Counts)) -> Outcome<()> {
         self.received += bytes.len() as u64;
         let whole = self
             .blocks
             .push(bytes)
-            .map_err(|Malformed| Failure::error(format!("the pod {} sends something else than frames", self.pod)))?;
+            .map_err(|Malformed| {
+                let message = "sends something else than frames: is this program of the release of the installation? See kubectl podtap version";
+                Failure::error(format!("the pod {} {message}", self.pod))
+            })?;
         self.output.send(whole);
         on_blocks(&self.blocks.counts);
         Ok(())
@@ -181,7 +210,7 @@ impl<'a> Stream<'a> {
     async fn has_ended_by_itself(&self) -> bool {
         let deadline = Instant::now() + ANSWER;
         while Instant::now() < deadline {
-            if !matches!(timeout(ANSWER, self.session.state(self.pod)).await, Ok(Ok(State::Runs))) {
+            if !matches!(timeout(ANSWER, self.session.state(self.pod)).await, Ok(Ok(State::Runs | State::Waits(_)))) {
                 return true;
             }
             sleep(RETRY).await;

@@ -7,11 +7,12 @@ use super::{
     is_component,
     report::{Finding, Group},
     snapshot::Snapshot,
-    trouble, unread,
+    unread,
 };
 use crate::{
     exit::{page, page_of},
     forward::is_ready,
+    pod_state::trouble,
 };
 
 /// Pod Security's label of a namespace.

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use clap_complete::ArgValueCandidates;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tokio::time::{Instant, sleep_until};
 
@@ -215,42 +215,6 @@ fn named(kind: &str, names: &[String]) -> String {
 
 fn is_component(pod: &Pod, component: &str) -> bool {
     pod.labels().get("app.kubernetes.io/component").is_some_and(|found| found == component)
-}
-
-/// Why a pod does not run, if the kubelet or the scheduler has told.
-fn trouble(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let with = |reason: Option<&String>, message: Option<&String>| match (reason, message) {
-        (Some(reason), Some(message)) if !message.is_empty() => format!("{reason}: {message}"),
-        (Some(one), _) | (None, Some(one)) => one.clone(),
-        (None, None) => "for an unknown reason".to_owned(),
-    };
-    let containers = || status.container_statuses.iter().flatten();
-    let waits = |container: &ContainerStatus| {
-        let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-        let is_usual =
-            waiting.reason.as_deref().is_none_or(|reason| reason == "ContainerCreating" || reason == "PodInitializing");
-        let message = ended.and_then(|ended| ended.message.as_ref()).or(waiting.message.as_ref());
-        (!is_usual).then(|| format!("{} ({})", with(waiting.reason.as_ref(), message), container.image))
-    };
-    let unscheduled = || {
-        let conditions = status.conditions.iter().flatten();
-        conditions
-            .filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
-            .map(|condition| with(condition.reason.as_ref(), condition.message.as_ref()))
-            .next()
-    };
-    let ended = |container: &ContainerStatus| {
-        let ended = container.state.as_ref()?.terminated.as_ref()?;
-        (ended.exit_code != 0).then(|| with(ended.reason.as_ref(), ended.message.as_ref()))
-    };
-    let failed = || {
-        let is_failed = status.phase.as_deref() == Some("Failed");
-        let of_pod = || with(status.reason.as_ref(), status.message.as_ref());
-        is_failed.then(|| containers().find_map(ended).unwrap_or_else(of_pod))
-    };
-    containers().find_map(waits).or_else(unscheduled).or_else(failed)
 }
 
 #[cfg(test)]

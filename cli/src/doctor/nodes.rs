@@ -11,13 +11,14 @@ use super::{
     cni, is_component, named,
     report::{Finding, Group},
     snapshot::Snapshot,
-    trouble, unread,
+    unread,
 };
 use crate::{
     console::counted,
     exit::{page, page_of},
     explain::node::{NO_PROGRAMS, loads_programs, unfinished},
     forward::is_ready,
+    pod_state::trouble,
 };
 
 /// The oldest kernel that loads PodTap's programs, as docs/troubleshooting.md has it.

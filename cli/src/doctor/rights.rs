@@ -13,7 +13,7 @@ use crate::{
 
 /// Verb, group, resource, and the verbs of this program that need it, in the namespace of the taps.
 const OF_USERS: [(&str, &str, &str, &str); 14] = [
-    ("get", GROUP, "podtaps", "explain, suspend, resume, delete"),
+    ("get", GROUP, "podtaps", "explain, suspend, resume, delete, capture --resume"),
     ("list", GROUP, "podtaps", "list, explain pod/NAME"),
     ("watch", GROUP, "podtaps", "create, list -w"),
     ("create", GROUP, "podtaps", "create, capture"),

@@ -23,12 +23,13 @@ use podtap_model::PathEvent;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{nodes::can_run, snapshot::Snapshot, trouble};
+use super::{nodes::can_run, snapshot::Snapshot};
 use crate::{
     connection::Cluster,
     console::{Console, counted},
     exit::{Exit, Failure, Outcome},
     job::{self, unique_name},
+    pod_state::trouble,
     wait::Waiting,
 };
 

@@ -55,6 +55,8 @@ pub fn check(snapshot: &Snapshot) -> Vec<Finding> {
         let text = format!("{}: no controller has seen the current spec", named("", &unseen));
         findings.push(Finding::warning(Group::Taps, text).page(page("troubleshooting.md", "no-conditions-at-all")));
     }
+    let kept = |tap: &Tap| Some(Finding::ok(Group::Taps, format!("{tap} {}", tap.how_to_continue()?)));
+    findings.extend(taps.iter().filter_map(kept));
     if good > 0 || taps.is_empty() {
         findings.push(Finding::ok(Group::Taps, format!("{} Ready", counted(good, "tap"))));
     }

@@ -323,32 +323,6 @@ fn only_what_is_in_scope() {
 }
 
 #[test]
-fn the_cause_of_a_pod_that_does_not_run() {
-    let cause = |status: Value| trouble(&object(json!({"metadata": {}, "status": status})));
-    let container = |state: Value| json!([{"name": "a", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state}]);
-    let waiting = |reason: &str| container(json!({"waiting": {"reason": reason}}));
-    assert_eq!(cause(json!({"phase": "Running"})), None);
-    assert_eq!(cause(json!({"phase": "Pending", "containerStatuses": waiting("ContainerCreating")})), None);
-    assert_eq!(
-        cause(json!({"phase": "Running", "containerStatuses": waiting("CrashLoopBackOff")})).as_deref(),
-        Some("CrashLoopBackOff (i)")
-    );
-    let scheduled =
-        json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no free ports"}]);
-    assert_eq!(
-        cause(json!({"phase": "Pending", "conditions": scheduled})).as_deref(),
-        Some("Unschedulable: no free ports")
-    );
-    let ended = container(json!({"terminated": {"exitCode": 2, "reason": "Error", "message": "no such command"}}));
-    assert_eq!(
-        cause(json!({"phase": "Failed", "containerStatuses": ended})).as_deref(),
-        Some("Error: no such command")
-    );
-    let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"});
-    assert_eq!(cause(evicted).as_deref(), Some("Evicted: low on memory"));
-}
-
-#[test]
 fn the_pages_name_the_same_versions() {
     let has = |file: &str, text: String| {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);

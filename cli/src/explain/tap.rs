@@ -31,6 +31,9 @@ pub struct Report {
     created_by: Option<String>,
     vni: Option<u32>,
     expires: Option<Time>,
+    /// Of a capture that runs without its client, too: what to do with it.
+    #[serde(skip)]
+    kept: Option<String>,
     matched_pods: i32,
     tapped_pods: i32,
     conditions: Vec<Finding>,
@@ -76,6 +79,7 @@ impl Report {
             created_by: tap.author(),
             vni: status.vni.map(u32::from),
             expires: status.expiration_time,
+            kept: tap.how_to_continue(),
             matched_pods: status.matched_pods,
             tapped_pods: status.tapped_pods,
             conditions: status.conditions.iter().map(Finding::of).collect(),
@@ -118,7 +122,8 @@ impl Report {
             Some(nodes) if nodes.is_empty() => vec![Tree::new("no pod matches")],
             Some(nodes) => nodes.iter().map(|(node, pods)| self.node(node, pods)).collect(),
         };
-        Tree::new(format!("{}  {}", self.title, details.join("  "))).with(conditions).with(nodes)
+        let kept = self.kept.as_ref().map(|how| Tree::new(format!("it {how}")));
+        Tree::new(format!("{}  {}", self.title, details.join("  "))).with(kept).with(conditions).with(nodes)
     }
 
     fn node(&self, node: &str, pods: &[PodReport]) -> Tree {

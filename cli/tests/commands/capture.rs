@@ -40,6 +40,7 @@ fn cluster(is_installed: bool, refused: Option<&'static str>) -> Server {
             ("POST", TAPS) => {
                 let mut tap = request.body.clone();
                 tap["metadata"]["uid"] = json!("t");
+                tap["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
                 Answer::Object(201, tap)
             }
             ("POST", _) => Answer::Object(201, json!({"metadata": {}, "status": {"userInfo": {"username": "alice"}}})),
@@ -110,6 +111,89 @@ fn the_tap_belongs_to_the_job_and_goes_to_its_pod() {
     assert_eq!(tap["spec"]["duration"], "121s");
     let removed = format!("DELETE {TAPS}/{}", tap["metadata"]["name"].as_str().expect("a name"));
     assert!(writes(&server).contains(&removed), "{removed}");
+}
+
+#[test]
+fn a_capture_that_is_kept_has_a_volume_and_is_told_how_to_continue() {
+    let server = cluster(true, None);
+    let words = ["--keep", "1h", "--max-bytes", "64Mi", "--wait", "1s"];
+    let output = server.run(&[&CAPTURE[..], &words].concat());
+    // Its pod does not run: nobody has been connected to it, and nothing stays.
+    assert_eq!(code(&output), 124, "{}", stderr(&output));
+    let posted = |path: &str| {
+        let is_it = |request: &Request| request.method == "POST" && request.target.starts_with(path);
+        server.requests().into_iter().find(is_it).expect("it is created").body
+    };
+    let (job, tap) = (posted(JOBS), posted(TAPS));
+    assert_eq!(job["spec"]["activeDeadlineSeconds"], 3600 + 1 + 60);
+    let pod = &job["spec"]["template"]["spec"];
+    let command = pod["containers"][0]["command"].to_string();
+    for word in ["--for=3600", "--keep=/frames", "--keep-bytes=67108864"] {
+        assert!(command.contains(word), "{word}: {command}");
+    }
+    assert_eq!(pod["volumes"][0]["emptyDir"]["sizeLimit"], (72 << 20).to_string());
+    assert_eq!([&job, &tap].map(|object| object["metadata"]["labels"]["podtap.dev/kept"].clone()), ["3600", "3600"]);
+    let name = tap["metadata"]["name"].as_str().expect("a name");
+    let how =
+        format!("continue: kubectl podtap capture -n shop --resume {name}; end: kubectl podtap delete -n shop {name}");
+    assert!(stderr(&output).contains(&how), "{}", stderr(&output));
+    assert!(writes(&server).contains(&format!("DELETE {JOBS}/{name}")));
+    for (words, message) in [
+        (&["--keep", "1h", "--format", "pcap"][..], "--keep and --resume take pcapng"),
+        (&["--keep", "1h", "--max-bytes", "1Mi"], "at least 4Mi"),
+        (&["--keep", "1h", "--for", "1h"], "cannot be used with"),
+        (&["--resume", "x"], "cannot be used with"),
+    ] {
+        let output = server.run(&[&CAPTURE[..], words].concat());
+        assert_eq!(code(&output), 2, "{}", stderr(&output));
+        assert!(stderr(&output).contains(message), "{}", stderr(&output));
+    }
+}
+
+/// A cluster with a tap, with these labels, of a capture whose pod waits for its image.
+fn kept(labels: Value) -> Server {
+    let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "kept", "uid": "u"});
+    let mut tap = named("kept");
+    tap["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+    tap["metadata"]["labels"] = labels;
+    tap["metadata"]["ownerReferences"] = json!([owner]);
+    let metadata = json!({"name": "own", "namespace": "shop", "uid": "p", "ownerReferences": [owner]});
+    Server::new(move |request| match request.target.split('?').next().unwrap_or_default() {
+        _ if request.method == "DELETE" => Answer::Object(200, json!({"kind": "Status", "status": "Success"})),
+        _ if request.is_watch() => Answer::Silence,
+        path if path == format!("{TAPS}/kept") => Answer::Object(200, tap.clone()),
+        TAPS => list(&[tap.clone()]),
+        "/api/v1/namespaces/shop/pods" => list(&[json!({"metadata": metadata})]),
+        path if path.starts_with(TAPS) => error(404, "x", "not found"),
+        // Nodes and the like.
+        _ => error(403, "", "you may not"),
+    })
+}
+
+#[test]
+fn a_capture_is_continued_and_stays() {
+    let labels = json!({"podtap.dev/kept": "3600"});
+    let server = kept(labels.clone());
+    let words = ["capture", "--resume", "kept", "-w", "/dev/null", "--wait", "1s"];
+    let output = server.run(&words);
+    assert_eq!(code(&output), 124, "{}", stderr(&output));
+    assert!(stderr(&output).contains("kept captures until 2026-01-01T01:00:00Z"), "{}", stderr(&output));
+    assert_eq!(writes(&server), [""; 0]);
+
+    let server = kept(json!({}));
+    let output = server.run(&words);
+    assert_eq!(code(&output), 4, "{}", stderr(&output));
+    assert!(stderr(&output).contains("was begun with --keep"), "{}", stderr(&output));
+    let server = kept(labels);
+    let output = server.run(&["capture", "--resume", "gone", "-w", "/dev/null"]);
+    assert!(stderr(&output).contains("not found"), "{}", stderr(&output));
+
+    // It is deleted with its Job.
+    let output = server.run(&["delete", "kept", "--wait", "0"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(writes(&server), [format!("DELETE {TAPS}/kept"), format!("DELETE {JOBS}/kept")]);
+    let explained = server.run(&["explain", "kept"]);
+    assert!(stdout(&explained).contains("--resume kept"), "{}{}", stdout(&explained), stderr(&explained));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! A stream of bytes for one reader that may come back: what it has not confirmed is kept in memory, as far as there is room.
 
 use std::{
-    collections::VecDeque,
-    io,
+    collections::{BTreeMap, VecDeque},
+    io, mem,
     os::fd::{AsFd, BorrowedFd},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -24,6 +24,8 @@ struct State {
     /// Place of the first byte that is kept.
     start: u64,
     bytes: VecDeque<u8>,
+    /// See [`Window::lose`].
+    lost: BTreeMap<u32, u64>,
     is_complete: bool,
     is_urgent: bool,
 }
@@ -82,6 +84,19 @@ impl Window {
     pub fn hurry(&self) {
         self.lock().is_urgent = true;
         self.notify();
+    }
+
+    /// Takes note of frames that were read, and lost then: how many, by the place of their interface in the section.
+    pub fn lose(&self, frames: BTreeMap<u32, u64>) {
+        let mut state = self.lock();
+        for (interface, count) in frames {
+            *state.lost.entry(interface).or_default() += count;
+        }
+    }
+
+    /// What was lost since the last call.
+    pub fn take_lost(&self) -> BTreeMap<u32, u64> {
+        mem::take(&mut self.lock().lost)
     }
 
     /// Wakes the thread that reads.

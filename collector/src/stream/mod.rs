@@ -2,21 +2,23 @@
 //!
 //! It runs in a pod that is the destination of a tap, without capabilities: [`handover`] gets packet sockets from the tap-helper. This thread
 //! captures, and appends to a [`Window`] in memory; [`server`] writes to the client. Capturing never waits for the client: frames without
-//! room in the window are dropped, and counted in the stream.
+//! room in the window are dropped, and counted in the stream. With `--keep`, the window is emptied into a [`Spool`], also without a client.
 
 mod handover;
 mod server;
+mod spool;
 
 use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd as _, BorrowedFd},
+    path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use nix::{
     errno::Errno,
@@ -35,6 +37,7 @@ use tracing::{info, warn};
 use self::{
     handover::{Connection, Listener, Received},
     server::{End, Server},
+    spool::{LEAST, Spool},
 };
 use crate::{
     analysis::Frame,
@@ -73,7 +76,13 @@ pub struct Arguments {
     /// Seconds within which a client has to come
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     first_client: u32,
-    /// Seconds without a number from the client after which it is gone, and the program ends
+    /// Directory in which to keep what no client has received, while there is none as well: the program does not end without a client
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["first_client", "max_bytes", "packets"])]
+    keep: Option<PathBuf>,
+    /// Bytes that are kept at most, without a client the newest ones
+    #[arg(long, value_name = "BYTES", requires = "keep", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(LEAST..))]
+    keep_bytes: u64,
+    /// Seconds without a number from the client after which it is gone, and without --keep the program ends
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     abandoned_after: u32,
     /// End the stream so many seconds after the first interface is captured from
@@ -89,11 +98,17 @@ pub struct Arguments {
 
 /// Captures until the client has what it asked for or is gone, or a signal.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    ensure!(
+        arguments.keep.is_none() || arguments.format == Format::Pcapng,
+        "--keep takes pcapng: of a pcap file, no part can be read alone"
+    );
     let signals = capture::signals()?;
     let window = Arc::new(Window::new()?);
+    let spool = arguments.keep.as_deref().map(|directory| Spool::new(directory, arguments.keep_bytes));
+    let spool = spool.transpose().context("frames cannot be kept")?;
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     let (first, patience) = (seconds(arguments.first_client), seconds(arguments.abandoned_after));
-    let server = Server::bind(arguments.listen, Arc::clone(&window), first, patience)?;
+    let server = Server::bind(arguments.listen, Arc::clone(&window), spool, first, patience)?;
     let sockets = match &arguments.interface {
         Some(name) => Sockets::Own(name.clone()),
         None => Sockets::HandedOver { listener: Listener::bind()?, waiting: Vec::new() },

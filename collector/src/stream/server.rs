@@ -1,7 +1,8 @@
-//! The client of a stream, by TCP. It may come back: see [`Window`].
+//! The client of a stream, by TCP. It may come back: see [`Window`], and [`Spool`] for one that is gone for long.
 //!
 //! A client sends how many bytes of the stream it has received, as 64-bit numbers in little-endian byte order: the first one at once, which
-//! tells where it continues, and others while it receives, at least so often that it is not taken for gone.
+//! tells where it continues, and others while it receives, at least so often that it is not taken for gone. It gets such a number, too: where
+//! what follows begins.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -18,10 +19,13 @@ use nix::{
 };
 use tracing::{info, warn};
 
+use super::spool::{Section, Spool};
 use crate::output::window::{Progress, Window};
 
 /// Bytes of one write.
 const CHUNK: usize = 256 << 10;
+/// How long the files of the spool are left alone after an error.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long the client may take for what is left when the stream has ended.
 const LAST: Duration = Duration::from_secs(20);
 
@@ -40,26 +44,33 @@ pub enum End {
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
-    window: Arc<Window>,
+    kept: Kept,
     /// How long a client may be silent.
     patience: Duration,
     /// The client, once it has told where it continues.
     client: Option<Client>,
     /// One that has not told that yet.
     newcomer: Option<Client>,
-    /// When it is abandoned.
-    deadline: Instant,
+    /// When the client is gone. None: it is not waited for.
+    deadline: Option<Instant>,
     /// By when the client has to have what is left.
     last: Option<Instant>,
 }
 
 impl Server {
-    /// Listens for a client, which has to come within `first`.
-    pub fn bind(address: SocketAddr, window: Arc<Window>, first: Duration, patience: Duration) -> Result<Self> {
+    /// Listens for a client, which has to come within `first`; if there is a spool, that need not be.
+    pub fn bind(
+        address: SocketAddr,
+        window: Arc<Window>,
+        spool: Option<Spool>,
+        first: Duration,
+        patience: Duration,
+    ) -> Result<Self> {
         let listener = TcpListener::bind(address).with_context(|| format!("{address} cannot be listened on"))?;
         listener.set_nonblocking(true)?;
-        let deadline = Instant::now() + first;
-        Ok(Self { listener, window, patience, client: None, newcomer: None, deadline, last: None })
+        let deadline = spool.is_none().then(|| Instant::now() + first);
+        let kept = Kept { window, spool, failed: None };
+        Ok(Self { listener, kept, patience, client: None, newcomer: None, deadline, last: None })
     }
 
     pub fn address(&self) -> io::Result<SocketAddr> {
@@ -69,36 +80,40 @@ impl Server {
     /// Serves until the client has all of the stream, or is gone.
     pub fn run(mut self) -> Result<End> {
         loop {
-            let progress = self.window.progress();
             let now = Instant::now();
+            self.kept.fill(self.deadline.is_none(), now);
+            let progress = self.kept.progress();
             if progress.is_complete {
                 let last = *self.last.get_or_insert(now + LAST);
-                self.deadline = self.deadline.min(last);
+                self.deadline = Some(self.deadline.map_or(last, |deadline| deadline.min(last)));
             }
             if let Some(end) = self.end(progress, now) {
                 return Ok(end);
             }
             self.wait(progress, now)?;
-            self.window.woken();
+            self.kept.window.woken();
             self.accept()?;
             self.read();
             if let Some(client) = &mut self.client
-                && let Err(error) = client.write(&self.window)
+                && let Err(error) = client.write(&self.kept)
             {
                 self.lose(&error);
             }
         }
     }
 
-    fn end(&self, progress: Progress, now: Instant) -> Option<End> {
+    fn end(&mut self, progress: Progress, now: Instant) -> Option<End> {
+        let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
         if progress.is_complete && progress.start == progress.end {
             Some(End::Complete)
         } else if progress.is_complete && progress.is_urgent && self.client.is_none() {
             Some(End::Left)
-        } else if now >= self.deadline {
-            Some(End::Abandoned)
-        } else {
+        } else if is_late && self.kept.spool.is_some() && !progress.is_complete {
+            // Another one may come at any time.
+            (self.client, self.deadline) = (None, None);
             None
+        } else {
+            is_late.then_some(End::Abandoned)
         }
     }
 
@@ -106,15 +121,15 @@ impl Server {
     fn wait(&self, progress: Progress, now: Instant) -> Result<()> {
         let mut waiting = vec![
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.window.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.kept.window.as_fd(), PollFlags::POLLIN),
         ];
         for client in self.client.iter().chain(&self.newcomer) {
             let write = if client.has_to_write(progress) { PollFlags::POLLOUT } else { PollFlags::empty() };
             waiting.push(PollFd::new(client.socket.as_fd(), PollFlags::POLLIN | write));
         }
         // Rounded up, so that it does not wake before the time.
-        let timeout = self.deadline - now + Duration::from_millis(1);
-        match poll(&mut waiting, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX)) {
+        let timeout = |deadline: Instant| PollTimeout::try_from(deadline - now + Duration::from_millis(1)).ok();
+        match poll(&mut waiting, self.deadline.and_then(timeout).unwrap_or(PollTimeout::NONE)) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error).context("waiting for a client"),
         }
@@ -136,24 +151,28 @@ impl Server {
     /// Reads what clients have received.
     fn read(&mut self) {
         if let Some(mut newcomer) = self.newcomer.take() {
-            match newcomer.number(&self.window) {
-                Ok(Some(received)) => {
-                    info!(received, "a client reads the stream");
-                    self.window.confirm(received);
-                    // An earlier one, whose end did not get here, is closed.
-                    self.client = Some(newcomer);
-                    self.deadline = Instant::now() + self.patience;
-                }
+            match newcomer.number() {
                 Ok(None) => self.newcomer = Some(newcomer),
+                Ok(Some(received)) => match self.kept.begin(received) {
+                    Ok(Section { preamble, at }) => {
+                        info!(received, at, "a client reads the stream");
+                        newcomer.begin(&preamble, at);
+                        // An earlier one, whose end did not get here, is closed.
+                        self.client = Some(newcomer);
+                        self.deadline = Some(Instant::now() + self.patience);
+                    }
+                    Err(error) => warn!(%error, "a client is refused"),
+                },
                 Err(error) => warn!(%error, "a client is refused"),
             }
         }
         while let Some(client) = &mut self.client {
-            match client.number(&self.window) {
-                Ok(Some(received)) => {
-                    self.window.confirm(received);
-                    self.deadline = Instant::now() + self.patience;
-                }
+            let confirmed = client.number().and_then(|number| match number {
+                Some(received) => client.confirm(received, &mut self.kept).map(Some),
+                None => Ok(None),
+            });
+            match confirmed {
+                Ok(Some(())) => self.deadline = Some(Instant::now() + self.patience),
                 Ok(None) => return,
                 Err(error) => self.lose(&error),
             }
@@ -166,6 +185,66 @@ impl Server {
     }
 }
 
+/// What is kept of the stream.
+#[derive(Debug)]
+struct Kept {
+    window: Arc<Window>,
+    /// What is in the window gets there at once.
+    spool: Option<Spool>,
+    /// When the spool could not be filled.
+    failed: Option<Instant>,
+}
+
+impl Kept {
+    fn progress(&self) -> Progress {
+        let progress = self.window.progress();
+        self.spool.as_ref().map_or(progress, |spool| spool.progress(progress))
+    }
+
+    /// Has the spool take what waits. While it cannot, the window fills up, and frames are dropped.
+    fn fill(&mut self, may_lose: bool, now: Instant) {
+        let Some(spool) = &mut self.spool else { return };
+        if self.failed.is_some_and(|failed| now - failed < RETRY) {
+            return;
+        }
+        self.failed = spool.fill(&self.window, may_lose).err().map(|error| {
+            warn!(%error, "frames cannot be kept; retrying in {} seconds", RETRY.as_secs());
+            now
+        });
+    }
+
+    /// Where a client begins that has received so many bytes, and what it needs before.
+    fn begin(&mut self, received: u64) -> io::Result<Section> {
+        let Progress { start, end, .. } = self.progress();
+        if (start..=end).contains(&received) {
+            self.confirm(received)?;
+            return Ok(Section { preamble: Vec::new(), at: received });
+        }
+        self.spool.as_mut().map_or_else(|| Err(not_received(received, start, end)), Spool::section)
+    }
+
+    fn confirm(&mut self, until: u64) -> io::Result<()> {
+        if let Some(spool) = &mut self.spool {
+            return spool.confirm(until);
+        }
+        self.window.confirm(until);
+        Ok(())
+    }
+
+    fn read(&self, from: u64, most: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        if let Some(spool) = &self.spool {
+            return spool.read(from, most, out);
+        }
+        self.window.read(from, most, out);
+        Ok(())
+    }
+}
+
+fn not_received(received: u64, from: u64, to: u64) -> io::Error {
+    let message = format!("it says that it has received {received} bytes, which must be {from} to {to}");
+    io::Error::new(ErrorKind::InvalidData, message)
+}
+
 /// A connection.
 #[derive(Debug)]
 struct Client {
@@ -173,7 +252,9 @@ struct Client {
     /// A number of which some bytes have come.
     number: [u8; 8],
     bytes: usize,
-    /// Where in the stream the bytes behind the chunk are. None: it has not told that yet.
+    /// Where it has begun.
+    first: u64,
+    /// Where in the stream the bytes behind the chunk are. None: it has not told yet where it continues.
     next: Option<u64>,
     /// Bytes to be written, and how many of them are.
     chunk: Vec<u8>,
@@ -183,11 +264,11 @@ struct Client {
 
 impl Client {
     const fn new(socket: TcpStream) -> Self {
-        Self { socket, number: [0; 8], bytes: 0, next: None, chunk: Vec::new(), written: 0, is_shut: false }
+        Self { socket, number: [0; 8], bytes: 0, first: 0, next: None, chunk: Vec::new(), written: 0, is_shut: false }
     }
 
-    /// The next number that it has sent, if it is one of bytes that it can have received and that were not forgotten.
-    fn number(&mut self, window: &Window) -> io::Result<Option<u64>> {
+    /// The next number that it has sent.
+    fn number(&mut self) -> io::Result<Option<u64>> {
         while self.bytes < self.number.len() {
             match self.socket.read(&mut self.number[self.bytes..]) {
                 Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "it has closed the connection")),
@@ -198,15 +279,25 @@ impl Client {
             }
         }
         self.bytes = 0;
-        let received = u64::from_le_bytes(self.number);
-        let Progress { start, end, .. } = window.progress();
-        let sent = self.next.map_or(end, |next| next - (self.chunk.len() - self.written) as u64);
-        if !(start..=sent).contains(&received) {
-            let message = format!("it says that it has received {received} bytes, which must be {start} to {sent}");
-            return Err(io::Error::new(ErrorKind::InvalidData, message));
+        Ok(Some(u64::from_le_bytes(self.number)))
+    }
+
+    /// Gets the stream from there on. What precedes it are blocks of the stream from before, so that its place is no less than its length.
+    fn begin(&mut self, preamble: &[u8], at: u64) {
+        self.first = at - preamble.len() as u64;
+        self.chunk = [&self.first.to_le_bytes(), preamble].concat();
+        self.next = Some(at);
+    }
+
+    /// Has received so many bytes, if it can have.
+    fn confirm(&self, received: u64, kept: &mut Kept) -> io::Result<()> {
+        let unwritten = (self.chunk.len() - self.written) as u64;
+        let sent = self.next.map_or(0, |next| next.saturating_sub(unwritten)).max(self.first);
+        if (self.first..=sent).contains(&received) {
+            kept.confirm(received)
+        } else {
+            Err(not_received(received, self.first, sent))
         }
-        self.next.get_or_insert(received);
-        Ok(Some(received))
     }
 
     fn has_to_write(&self, progress: Progress) -> bool {
@@ -215,14 +306,14 @@ impl Client {
     }
 
     /// Writes as much as the socket takes at once, or ends the connection's stream if it has all of it.
-    fn write(&mut self, window: &Window) -> io::Result<()> {
+    fn write(&mut self, kept: &Kept) -> io::Result<()> {
         let Some(next) = &mut self.next else { return Ok(()) };
         if self.written == self.chunk.len() {
             self.chunk.clear();
             self.written = 0;
             // Before what is read: nothing is appended to a complete one.
-            let is_complete = window.progress().is_complete;
-            window.read(*next, CHUNK, &mut self.chunk);
+            let is_complete = kept.progress().is_complete;
+            kept.read(*next, CHUNK, &mut self.chunk)?;
             *next += self.chunk.len() as u64;
             if self.chunk.is_empty() && is_complete && !self.is_shut {
                 self.socket.shutdown(Shutdown::Write)?;
@@ -255,7 +346,7 @@ mod tests {
         assert!(window.append(&[1; 100]));
         window.confirm(40);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(any, Arc::clone(&window), PATIENCE, patience).expect("a port");
+        let server = Server::bind(any, Arc::clone(&window), None, PATIENCE, patience).expect("a port");
         (server.address().expect("it listens"), window, thread::spawn(|| server.run()))
     }
 
@@ -263,6 +354,15 @@ mod tests {
         let mut client = TcpStream::connect(address).expect("it listens");
         client.set_read_timeout(Some(PATIENCE)).expect("it can be set");
         client.write_all(&received.to_le_bytes()).expect("it is connected");
+        client
+    }
+
+    /// A client that continues where it says.
+    fn accepted(address: SocketAddr, received: u64) -> TcpStream {
+        let mut client = connect(address, received);
+        let mut begins = [0; 8];
+        client.read_exact(&mut begins).expect("it is answered");
+        assert_eq!(u64::from_le_bytes(begins), received);
         client
     }
 
@@ -279,7 +379,7 @@ mod tests {
         for outside in [0, 39, 101, u64::MAX] {
             assert!(is_closed(&mut connect(address, outside)), "{outside}");
         }
-        let mut client = connect(address, 50);
+        let mut client = accepted(address, 50);
         let mut bytes = [0; 50];
         client.read_exact(&mut bytes).expect("it is sent");
         assert_eq!(bytes, [1; 50]);
@@ -287,7 +387,7 @@ mod tests {
         client.write_all(&101_u64.to_le_bytes()).expect("it is connected");
         assert!(is_closed(&mut client));
         assert_eq!(window.progress().start, 50);
-        let mut client = connect(address, 100);
+        let mut client = accepted(address, 100);
         window.complete(b"the end");
         let mut rest = String::new();
         client.read_to_string(&mut rest).expect("it ends");
@@ -302,14 +402,14 @@ mod tests {
     #[test]
     fn a_newer_client_replaces_an_earlier_one_once_it_has_said_where_it_continues() {
         let (address, window, server) = serve(PATIENCE);
-        let mut first = connect(address, 40);
+        let mut first = accepted(address, 40);
         first.read_exact(&mut [0; 60]).expect("it is sent");
         let silent = TcpStream::connect(address).expect("it listens");
         assert!(is_closed(&mut connect(address, 3)));
         assert!(window.append(&[2; 5]));
         window.notify();
         first.read_exact(&mut [0; 5]).expect("it is still served");
-        let mut second = connect(address, 100);
+        let mut second = accepted(address, 100);
         assert!(is_closed(&mut first));
         window.complete(&[]);
         let mut rest = Vec::new();
@@ -324,7 +424,7 @@ mod tests {
     #[test]
     fn a_silent_client_is_gone() {
         let (address, window, server) = serve(Duration::from_millis(50));
-        let mut client = connect(address, 40);
+        let mut client = accepted(address, 40);
         assert_eq!(server.join().expect("it does not panic").expect("it serves"), End::Abandoned);
         client.read_exact(&mut [0; 60]).expect("it was sent");
         assert_eq!(window.progress().start, 40, "it has not confirmed them");

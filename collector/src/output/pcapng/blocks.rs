@@ -1,6 +1,6 @@
 //! Blocks of pcapng (draft-ietf-opsawg-pcapng), in little-endian byte order.
 
-use std::net::IpAddr;
+use std::{iter, net::IpAddr};
 
 use podtap_flow::Timestamp;
 
@@ -19,6 +19,32 @@ const INTERFACE: u32 = 1;
 const NAMES: u32 = 4;
 const STATISTICS: u32 = 5;
 const PACKET: u32 = 6;
+
+/// What a block is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Later ones need it: a section, an interface or a name.
+    Preamble,
+    /// A frame of the interface with this place in the section.
+    Packet(u32),
+    Statistics,
+}
+
+/// The whole blocks that bytes of a stream begin with.
+pub fn whole(mut bytes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
+    iter::from_fn(move || {
+        let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+        let (kind, length) = (word(0)?, word(4)?);
+        let kind = match kind {
+            PACKET => Kind::Packet(word(8)?),
+            STATISTICS => Kind::Statistics,
+            _ => Kind::Preamble,
+        };
+        let (block, rest) = bytes.split_at_checked(length as usize).filter(|(block, _)| !block.is_empty())?;
+        bytes = rest;
+        Some((kind, block))
+    })
+}
 
 /// Which way a frame went, as its pod sees it: the bits of `epb_flags`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,7 +31,11 @@ use podtap_flow::{
 use tracing::error;
 
 use self::{blocks::Direction, files::Files, stream::Stream};
-pub use self::{blocks::WRITER, files::Rotation, stream::Format};
+pub use self::{
+    blocks::{Kind, WRITER, whole},
+    files::Rotation,
+    stream::Format,
+};
 use super::window::Window;
 use crate::{analysis::Frame, clock::now};
 

@@ -75,6 +75,13 @@ impl Section {
         }
     }
 
+    /// Takes note of packets that were written, and lost then: how many, by the place of their interface.
+    pub fn lose(&self, packets: &BTreeMap<u32, u64>) {
+        for (number, interface) in self.interfaces.values() {
+            interface.dropped.fetch_add(packets.get(number).copied().unwrap_or_default(), Ordering::Relaxed);
+        }
+    }
+
     /// What was counted of each interface until now.
     pub fn statistics(&self, out: &mut Vec<u8>, at: Timestamp, counts: &Counts) {
         let mut interfaces: Vec<&(u32, Arc<Interface>)> = self.interfaces.values().collect();

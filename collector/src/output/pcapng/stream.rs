@@ -1,6 +1,9 @@
 //! Packets as one stream for a client.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use podtap_flow::Timestamp;
@@ -84,7 +87,12 @@ impl Stream {
 
     fn encode_statistics(&mut self, now: Timestamp) {
         self.buffer.clear();
+        let lost = self.window.take_lost();
+        let count = lost.values().sum();
+        self.counts.written.fetch_sub(count, Ordering::Relaxed);
+        self.counts.dropped.fetch_add(count, Ordering::Relaxed);
         if let Some(section) = &self.section {
+            section.lose(&lost);
             section.statistics(&mut self.buffer, now, &self.counts);
         }
     }
