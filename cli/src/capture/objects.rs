@@ -179,11 +179,10 @@ pub fn job(
     });
     if limits.keep {
         let pod = &mut job["spec"]["template"]["spec"];
-        // The kubelet evicts a pod that takes more, and the scheduler finds a node that has it.
+        // The kubelet evicts a pod that takes more. It is not requested: kubelets without local storage isolation offer none.
         let size = (limits.bytes + SLACK).to_string();
         pod["volumes"] = json!([{"name": "frames", "emptyDir": {"sizeLimit": size}}]);
         pod["containers"][0]["volumeMounts"] = json!([{"name": "frames", "mountPath": DIRECTORY}]);
-        pod["containers"][0]["resources"]["requests"]["ephemeral-storage"] = json!(size);
     }
     serde_json::from_value(job).expect("it is a job")
 }
