@@ -112,7 +112,7 @@ fn goflow2_shows_both_directions_and_names() {
     let found: BTreeMap<_, _> = flows.iter().map(|flow| (number(flow, "src_port"), counts(flow))).collect();
     assert_eq!(found, expected);
     // Of a name, it shows the bytes.
-    let hexadecimal = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hexadecimal = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     for flow in flows {
         assert_eq!((&flow["type"], &flow["direction"]), (&"IPFIX".into(), &1.into()), "{flow}");
         assert_eq!((&flow["src_addr"], &flow["dst_addr"]), (&"10.0.0.1".into(), &"10.0.0.2".into()), "{flow}");
