@@ -13,6 +13,7 @@ use crate::{
         Sinks,
         files::{Files, FilesConfig},
         ipfix::{Exporter, IpfixConfig},
+        kafka::{Kafka, KafkaConfig},
         otlp::{self, OtlpConfig},
         remote_write::{self, RemoteWriteConfig},
         stdout::{Lines, StdoutConfig},
@@ -44,6 +45,7 @@ struct SinkConfig {
     #[serde(rename = "remoteWrite")]
     remote_write: Option<RemoteWriteConfig>,
     otlp: Option<OtlpConfig>,
+    kafka: Option<KafkaConfig>,
 }
 
 /// With eight sinks, all of which are down, half of the chart's memory limit.
@@ -103,7 +105,7 @@ impl Config {
 
 impl SinkConfig {
     fn start(self, figures: &Figures, sinks: &mut Sinks) -> Result<()> {
-        let Self { name, queue_mib, stdout, files, ipfix, remote_write, otlp } = self;
+        let Self { name, queue_mib, stdout, files, ipfix, remote_write, otlp, kafka } = self;
         let capacity = usize::from(queue_mib) << 20;
         let mut kinds = 0;
         if let Some(config) = stdout {
@@ -127,9 +129,13 @@ impl SinkConfig {
             kinds += 1;
             otlp::start(config, &name, capacity, figures, sinks)?;
         }
+        if let Some(config) = kafka {
+            kinds += 1;
+            sinks.start(&name, capacity, figures, Kafka::new(config)?);
+        }
         match kinds {
             1 => Ok(()),
-            0 => bail!("it has no kind: set one of stdout, files, ipfix, remoteWrite, otlp"),
+            0 => bail!("it has no kind: set one of stdout, files, ipfix, remoteWrite, otlp, kafka"),
             _ => bail!("it has {kinds} kinds: make a sink of each"),
         }
     }

@@ -185,7 +185,7 @@ fn is_loopback(url: &http::Uri) -> bool {
 }
 
 /// The first line of a file. It is read again for each request, since Secrets are replaced.
-fn secret(path: &Path) -> Result<String, Failure> {
+pub fn secret(path: &Path) -> Result<String, Failure> {
     let text =
         fs::read_to_string(path).map_err(|error| Failure::unavailable(format!("{}: {error}", path.display())))?;
     Ok(text.lines().next().unwrap_or_default().to_owned())

@@ -79,7 +79,10 @@ fn main() -> ExitCode {
     let run = || {
         disable_tracing()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(run(&cli))
+        let code = runtime.block_on(run(&cli));
+        // Without waiting for a write to standard output that nothing reads.
+        runtime.shutdown_background();
+        code
     };
     match run() {
         Ok(code) => code,

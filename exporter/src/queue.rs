@@ -9,6 +9,9 @@ use tokio::sync::Notify;
 
 use crate::record::Record;
 
+/// Largest size of what is taken at once, in bytes: sinks make a copy of it, whose lines have half of that.
+const LARGEST: usize = 3 << 19;
+
 /// A bounded queue. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Queue(Arc<Shared>);
@@ -72,13 +75,20 @@ impl Queue {
         self.0.changed.notify_one();
     }
 
-    /// Takes the oldest records, at most so many. `None`: there are none, and none will come. For one reader.
+    /// Takes the oldest records, at most so many, and not more than are sent at once. `None`: there are none, and none will come. For one
+    /// reader.
     pub async fn take(&self, most: usize) -> Option<Vec<Arc<Record>>> {
         loop {
             {
                 let mut waiting = self.lock();
                 if !waiting.records.is_empty() {
-                    let count = waiting.records.len().min(most);
+                    let mut size = 0;
+                    let fits = |record: &&Arc<Record>| {
+                        let is_first = size == 0;
+                        size += record.size();
+                        is_first || size <= LARGEST
+                    };
+                    let count = waiting.records.iter().take(most).take_while(fits).count();
                     let records: Vec<_> = waiting.records.drain(..count).collect();
                     waiting.size -= records.iter().map(|record| record.size()).sum::<usize>();
                     drop(waiting);
@@ -129,6 +139,17 @@ mod tests {
         assert_eq!(ports(&queue.take(2).await.expect("one")), [14]);
         assert_eq!(queue.take(2).await, None);
         assert_eq!(queue.size(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_at_once_is_bounded() {
+        let queue = Queue::new(4 * LARGEST);
+        let most = LARGEST / record(10).size();
+        for _ in 0..2 * most {
+            queue.push(record(10));
+        }
+        assert_eq!(queue.take(usize::MAX).await.expect("many").len(), most);
+        assert_eq!(queue.take(10).await.expect("ten").len(), 10);
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ mod prometheus;
 mod read;
 mod sensor;
 mod shop;
+mod slow_sinks;
 mod stream;
 mod views;
 mod written;

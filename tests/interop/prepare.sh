@@ -47,6 +47,18 @@ history() {
   cp tests/interop/history/requirements.txt "$folder/history/requirements.txt"
 }
 
+# A broker and its tools from Maven, in target/interop/kafka.
+kafka() {
+  require java default-jre-headless
+  cmp -s tests/interop/kafka/pom.xml "$folder/kafka/pom.xml" && return
+  require mvn maven
+  echo "resolving Kafka"
+  rm -rf "$folder/kafka"
+  mvn --quiet --batch-mode --file tests/interop/kafka/pom.xml org.apache.maven.plugins:maven-dependency-plugin:3.6.0:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$PWD/$folder/kafka"
+  cp tests/interop/kafka/pom.xml "$folder/kafka/pom.xml"
+}
+
 parts=("$@")
-[ $# -gt 0 ] || parts=(libpcap goflow2 otel history)
+[ $# -gt 0 ] || parts=(libpcap goflow2 otel history kafka)
 for part in "${parts[@]}"; do "$part"; done

@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod net;
 pub mod pcap;
 pub mod shop;
+pub mod sinks;
 pub mod streams;
 pub mod wait;
 pub mod yardstick;

@@ -2,13 +2,14 @@
 
 pub mod files;
 pub mod ipfix;
+pub mod kafka;
 pub mod otlp;
 mod push;
 pub mod remote_write;
 mod run;
 pub mod stdout;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinHandle,
@@ -33,7 +34,8 @@ pub trait Sink: Send + 'static {
     /// Its servers, each as a host and a port: the policy must allow all their addresses. None: it connects to nothing.
     fn servers(&self) -> Vec<(String, u16)>;
 
-    /// Delivers records, in order. After an error, those after the first [`Failure::delivered`] are delivered again, or dropped.
+    /// Delivers records, in order. After an error, those that it does not tell as delivered are delivered again, in the same
+    /// order, or dropped.
     fn deliver(&mut self, records: &[Arc<Record>]) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Called about every second in which there is nothing to deliver.
@@ -60,8 +62,10 @@ pub trait Sink: Send + 'static {
 /// Records were not delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// How many of them were.
+    /// How many of them were,
     pub delivered: usize,
+    /// and which ones after these: not all partitions of a sink fail together.
+    pub others: BTreeSet<usize>,
     pub kind: FailureKind,
     pub message: String,
 }
@@ -78,18 +82,29 @@ pub enum FailureKind {
 impl Failure {
     /// None was delivered; later, they may be.
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self { delivered: 0, kind: FailureKind::Unavailable, message: message.into() }
+        Self { delivered: 0, others: BTreeSet::new(), kind: FailureKind::Unavailable, message: message.into() }
     }
 
     /// None was delivered, or will be.
     pub fn refused(message: impl Into<String>) -> Self {
-        Self { delivered: 0, kind: FailureKind::Refused, message: message.into() }
+        Self { delivered: 0, others: BTreeSet::new(), kind: FailureKind::Refused, message: message.into() }
     }
 
     /// Likewise, after so many that were.
     #[must_use]
     pub fn after(self, delivered: usize) -> Self {
         Self { delivered, ..self }
+    }
+
+    /// Likewise, although these were, by their indices.
+    #[must_use]
+    pub fn except(self, others: impl IntoIterator<Item = usize>) -> Self {
+        Self { others: others.into_iter().collect(), ..self }
+    }
+
+    /// Whether the record with this index was delivered.
+    fn has_delivered(&self, index: usize) -> bool {
+        index < self.delivered || self.others.contains(&index)
     }
 }
 

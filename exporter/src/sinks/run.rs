@@ -96,21 +96,24 @@ pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures
             }
         };
         figures.queued.set(i64::try_from(queue.size()).unwrap_or(i64::MAX));
-        let Some(records) = records else { break };
-        let mut records = &records[..];
+        let Some(mut records) = records else { break };
         let mut taken = Taken(records.len() as u64, &figures);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         while !records.is_empty() {
             let result = in_time(async {
                 permit.renew().await?;
-                sink.deliver(records).await
+                sink.deliver(&records).await
             })
             .await;
-            let delivered =
-                result.as_ref().map_or_else(|failure| failure.delivered.min(records.len()), |()| records.len());
-            figures.sent.inc_by(delivered as u64);
-            taken.0 -= delivered as u64;
-            records = &records[delivered..];
+            match &result {
+                Ok(()) => records.clear(),
+                Err(failure) => {
+                    let mut indices = 0..;
+                    records.retain(|_| indices.next().is_some_and(|index| !failure.has_delivered(index)));
+                }
+            }
+            figures.sent.inc_by(taken.0 - records.len() as u64);
+            taken.0 = records.len() as u64;
             if S::IS_ATTEMPT || result.is_err() {
                 condition.set(result.as_ref().err(), &figures);
             }
@@ -121,7 +124,7 @@ pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures
                 Err(Failure { kind: FailureKind::Refused, .. }) => {
                     figures.refused.inc_by(taken.0);
                     taken.0 = 0;
-                    records = &[];
+                    records.clear();
                 }
             }
         }
@@ -186,8 +189,9 @@ mod tests {
                 std::future::pending::<()>().await;
             }
             let failure = self.answers.lock().expect("no panic").pop_front();
-            let delivered = failure.as_ref().map_or(records.len(), |failure| failure.delivered);
-            let ports = records[..delivered].iter().filter_map(|record| record.sent.as_ref()?.flow.source.port);
+            let is_delivered = |index| failure.as_ref().is_none_or(|failure| failure.has_delivered(index));
+            let delivered = records.iter().enumerate().filter(|(index, _)| is_delivered(*index));
+            let ports = delivered.filter_map(|(_, record)| record.sent.as_ref()?.flow.source.port);
             self.got.lock().expect("no panic").extend(ports);
             failure.map_or(Ok(()), Err)
         }
@@ -230,6 +234,28 @@ mod tests {
         assert_eq!(sinks.finish(Duration::from_secs(60)).await, [("s".to_owned(), 3)]);
         assert_eq!(sink.got(), [10, 14, 15]);
         assert_eq!(figures.of_sink("s").refused.get(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_partition_has_is_not_sent_again() {
+        let sink = Scripted::new([Failure::unavailable("one is down").after(1).except([3])]);
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
+        sinks.start("s", 1 << 20, &figures, sink.clone());
+        push(&sinks, 10..14, WhenFull::DropOldest).await;
+        assert_eq!(sinks.finish(Duration::from_secs(60)).await, []);
+        assert_eq!(sink.got(), [10, 13, 11, 12]);
+        assert_eq!(figures.of_sink("s").sent.get(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_partition_refuses_is_dropped() {
+        let sink = Scripted::new([Failure::refused("too large").except([0, 1, 3])]);
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
+        sinks.start("s", 1 << 20, &figures, sink.clone());
+        push(&sinks, 10..15, WhenFull::DropOldest).await;
+        assert_eq!(sinks.finish(Duration::from_secs(60)).await, [("s".to_owned(), 1)]);
+        assert_eq!(sink.got(), [10, 11, 13, 14]);
+        assert_eq!((figures.of_sink("s").sent.get(), figures.of_sink("s").refused.get()), (4, 1));
     }
 
     #[tokio::test(start_paused = true)]
