@@ -71,7 +71,9 @@ fn deduplicates(sandbox: &Sandbox, expected: &[&str]) {
     });
 }
 
+/// `cargo test -p podtap-tests --test e2e -- --ignored sensors::`
 #[test]
+#[ignore = "two of six runs waited in vain: the first one in a new lab, and one after the examples"]
 fn each_sensor_gets_each_packet_of_all_pods_once() {
     // Alone, because it taps the pods of other tests, too.
     let _alone = Cluster::alone();
