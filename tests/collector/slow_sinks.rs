@@ -10,10 +10,10 @@ use podtap_tests::{
 
 /// The memory limit of the chart's container, in KiB.
 const MEMORY: u64 = 256 << 10;
-/// Besides standard output.
-const BROKERS: u16 = 15;
-/// More than fit into a queue of 16 MiB.
-const RECORDS: u32 = 40_000;
+/// Sinks that get records by Kafka.
+const BROKERS: u16 = 11;
+/// More than fit into a queue of 16 MiB, and into a row group of Parquet.
+const RECORDS: u32 = 90_000;
 
 /// The most memory that a process had so far, in KiB.
 fn peak(process: u32) -> u64 {
@@ -36,6 +36,17 @@ fn sinks_that_take_nothing_cost_bounded_memory() {
         names.push(format!("kafka{number}"));
         sinks.push(format!("{{name: kafka{number}, kafka: {{brokers: ['127.0.0.1:{port}'], topic: flows}}}}"));
     }
+    for (name, kind) in [
+        ("ipfix", "ipfix: {host: 127.0.0.1, port: 9092, transport: TCP}"),
+        ("otlp/logs", "otlp: {url: 'http://127.0.0.1:9092', signals: [logs]}"),
+    ] {
+        names.push(name.to_owned());
+        sinks.push(format!("{{name: {}, {kind}}}", name.trim_end_matches("/logs")));
+    }
+    // They keep what they count, and not records.
+    let directory = std::env::temp_dir().join(format!("podtap-slow-sinks-{}", std::process::id()));
+    sinks.push(format!("{{name: files, files: {{directory: {}, format: Parquet}}}}", directory.display()));
+    sinks.push("{name: metrics-of-flows, remoteWrite: {url: 'http://127.0.0.1:9092', profile: netobserv}}".to_owned());
     let exporter = Sinks::listening(&network, &format!("sinks: [{}]", sinks.join(", ")));
     let mut collector = until("it listens", PATIENCE, || UnixStream::connect(exporter.socket()));
     let process = exporter.process();
@@ -52,7 +63,7 @@ fn sinks_that_take_nothing_cost_bounded_memory() {
         assert!(exporter.metric(&dropped).expect("it is there") > 0, "the queue of {name} is full");
     }
     let full = peak(process);
-    println!("{empty} KiB empty, {full} KiB with {} full queues", names.len());
+    println!("{empty} KiB empty, {full} KiB with {} sinks", sinks.len());
     // It ends, although nothing is taken.
     exporter.terminate();
     let (status, errors) = exporter.wait();
@@ -60,5 +71,6 @@ fn sinks_that_take_nothing_cost_bounded_memory() {
     for name in &names {
         assert!(errors.contains(&format!("{name} did not get ")), "{errors}");
     }
+    fs::remove_dir_all(directory).expect("it was written to");
     assert!(full <= MEMORY, "{full} KiB");
 }
