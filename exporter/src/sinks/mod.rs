@@ -19,7 +19,7 @@ use tokio::{
 pub use self::run::Condition;
 use crate::{
     figures::{Figures, SinkFigures},
-    policy::Policy,
+    policy::{Permit, Policy},
     queue::Queue,
     record::Record,
 };
@@ -30,9 +30,14 @@ pub trait Sink: Send + 'static {
     const MOST: usize;
     /// Whether [`Sink::deliver`] reaches the sink. If it only counts, [`Sink::attempted`] tells of attempts.
     const IS_ATTEMPT: bool = true;
+    /// Whether it asks the policy itself, before each request, instead of before each delivery: see [`Sink::permitted`].
+    const ASKS_ITSELF: bool = false;
 
     /// Its servers, each as a host and a port: the policy must allow all their addresses. None: it connects to nothing.
     fn servers(&self) -> Vec<(String, u16)>;
+
+    /// Gets what it asks the policy by, before anything else, if [`Sink::ASKS_ITSELF`].
+    fn permitted(&mut self, _permit: Permit) {}
 
     /// Delivers records, in order. After an error, those that it does not tell as delivered are delivered again, in the same
     /// order, or dropped.
@@ -140,9 +145,13 @@ impl Sinks {
     }
 
     /// Starts one, with a queue of so many bytes.
-    pub fn start(&mut self, name: &str, capacity: usize, figures: &Figures, sink: impl Sink) {
+    pub fn start<S: Sink>(&mut self, name: &str, capacity: usize, figures: &Figures, mut sink: S) {
         let (queue, figures, condition) = (Queue::new(capacity), figures.of_sink(name), Condition::new(name));
-        let permit = self.policy.clone().permit(sink.servers());
+        let mut permit = self.policy.clone().permit(sink.servers());
+        if S::ASKS_ITSELF {
+            let own = std::mem::replace(&mut permit, Policy::default().permit(Vec::new()));
+            sink.permitted(own);
+        }
         let task = tokio::spawn(run::run(sink, permit, queue.clone(), figures.clone(), condition.clone()));
         self.running.push(Running { name: name.to_owned(), queue, figures, condition, task });
     }
