@@ -84,6 +84,7 @@ const USER_AGENT: &str = concat!("podtap-exporter/", env!("CARGO_PKG_VERSION"));
 pub struct Client {
     config: HttpConfig,
     server: (String, u16),
+    connector: HttpsConnector<HttpConnector>,
     hyper: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
@@ -121,14 +122,19 @@ impl Client {
         } else {
             builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth()
         };
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-        let client = HyperClient::builder(TokioExecutor::new()).build(connector.build());
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        let hyper = HyperClient::builder(TokioExecutor::new()).build(connector.clone());
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let server = (host, url.port_u16().unwrap_or(if is_encrypted { 443 } else { 80 }));
-        let client = Self { config, server, hyper: client };
+        let client = Self { config, server, connector, hyper };
         // What is missing is told at the start.
         client.request(Bytes::new(), &[]).map_err(|failure| anyhow::anyhow!(failure.message))?;
         Ok(client)
+    }
+
+    /// Closes the connections that are kept.
+    pub fn disconnect(&mut self) {
+        self.hyper = HyperClient::builder(TokioExecutor::new()).build(self.connector.clone());
     }
 
     /// Host and port.

@@ -1,9 +1,9 @@
 //! Lines of the collector, from a file, standard input or a Unix socket.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, pin::pin, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use podtap_runtime::telemetry::with_causes;
+use podtap_runtime::{shutdown::Shutdown, telemetry::with_causes};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
     net::UnixListener,
@@ -21,6 +21,8 @@ use crate::{
 const LONGEST_LINE: u64 = 64 << 10;
 /// How long the reply to a line may take: the collector writes both at once.
 const REPLY: Duration = Duration::from_millis(100);
+/// How long the collector may take to end: it takes 5 seconds for its last lines.
+const LAST_LINES: Duration = Duration::from_secs(6);
 
 /// Reads a file, or standard input (`-`), to its end, as fast as the sinks take records.
 pub async fn read(path: &Path, sinks: &Sinks, figures: &Figures) -> Result<()> {
@@ -43,13 +45,27 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Reads what one collector after the other writes, and never has it wait for a sink.
-pub async fn serve(listener: &UnixListener, sinks: &Sinks, figures: &Figures) -> ! {
+/// Reads what one collector after the other writes, and never has it wait for a sink. Ends after a signal, when the collector has closed
+/// its connection: it ends at the same time, and writes the flows that are open then.
+pub async fn serve(listener: &UnixListener, sinks: &Sinks, figures: &Figures, shutdown: &mut Shutdown) {
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.requested() => return,
+        };
+        match accepted {
             Ok((stream, _)) => {
                 info!("the collector has connected");
-                match lines(stream, sinks, WhenFull::DropOldest, figures).await {
+                let mut reading = pin!(lines(stream, sinks, WhenFull::DropOldest, figures));
+                let result = tokio::select! {
+                    result = &mut reading => result,
+                    () = shutdown.requested() => {
+                        // Elapsed: the collector does not end.
+                        let _ = timeout(LAST_LINES, reading).await;
+                        return;
+                    }
+                };
+                match result {
                     Ok(()) => info!("the collector has disconnected"),
                     Err(error) => warn!(error = %with_causes(&*error), "the connection to the collector was closed"),
                 }

@@ -66,8 +66,9 @@ struct Source {
     read: Option<PathBuf>,
 }
 
-/// How long sinks may take for what waits at the end: the kubelet kills what takes 15 seconds.
-const LAST_RECORDS: Duration = Duration::from_secs(10);
+/// How long sinks may take for what waits at the end. The kubelet kills what takes 15 seconds, of which the collector may take 6 for its last
+/// lines.
+const LAST_RECORDS: Duration = Duration::from_secs(8);
 /// Likewise, if all of a file was read.
 const WHOLE_FILE: Duration = Duration::from_secs(120);
 /// Nothing here can hang: the probe tells that the process answers.
@@ -112,10 +113,8 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
             let listener = input::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
             health.set_ready(true);
             eprintln!("podtap-exporter: listening");
-            tokio::select! {
-                never = input::serve(&listener, &sinks, &figures) => never,
-                () = shutdown.requested() => LAST_RECORDS,
-            }
+            input::serve(&listener, &sinks, &figures, &mut shutdown).await;
+            LAST_RECORDS
         }
         (None, Some(path)) => tokio::select! {
             read = input::read(path, &sinks, &figures) => {

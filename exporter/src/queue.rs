@@ -103,6 +103,11 @@ impl Queue {
         }
     }
 
+    /// Whether nothing more comes.
+    pub fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
     /// Bytes that wait.
     pub fn size(&self) -> usize {
         self.lock().size

@@ -157,12 +157,18 @@ impl Inventory {
         }
     }
 
-    /// Whether a pod that runs has this address, and not as that of its node, or whether the cluster has chosen it for a service.
+    /// Whether a pod that runs has this address, and not as that of its node; or whether the cluster has chosen it for a service, all endpoints
+    /// of which are pods: who writes a service without a selector may choose any.
     pub fn has_address(&self, address: IpAddr) -> bool {
         let state = self.0.borrow();
-        let is_of = |pod: &Pod| !pod.host_network && pod.ended.is_none() && pod.addresses.contains(&address);
-        state.pods.values().any(|projection| is_of(&projection.pod))
-            || state.cluster_addresses.values().any(|addresses| addresses.contains(&address))
+        let running = || state.pods.values().map(|projection| &projection.pod).filter(|pod| pod.ended.is_none());
+        if running().any(|pod| !pod.host_network && pod.addresses.contains(&address)) {
+            return true;
+        }
+        let service = state.cluster_addresses.iter().find(|(_, addresses)| addresses.contains(&address));
+        service.is_some_and(|(key, _)| {
+            state.services.endpoints(key).all(|endpoint| running().any(|pod| pod.addresses.contains(endpoint)))
+        })
     }
 
     /// `None`: the slice was deleted.

@@ -71,6 +71,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let serve = async {
         // Until then, what is missing may exist.
         synced.notified().await;
+        policy.set_synced();
         listener::serve(&listener, &inventory).await;
     };
     let answer = async {

@@ -1,7 +1,11 @@
 //! Whether the `PodTapPolicy` lets flows and frames be sent to an address, for the programs of the pod that send them and have no token.
 //! [`podtap_runtime::permit`] has their questions.
 
-use std::{cell::RefCell, net::IpAddr, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    time::Duration,
+};
 
 use futures::StreamExt as _;
 use ipnet::IpNet;
@@ -28,7 +32,11 @@ const LONGEST: u64 = 64;
 
 /// The networks outside of the cluster that the policy allows.
 #[derive(Default)]
-pub struct Policy(RefCell<Option<Vec<IpNet>>>);
+pub struct Policy {
+    allowed: RefCell<Option<Vec<IpNet>>>,
+    /// Whether all addresses of the cluster are known.
+    is_synced: Cell<bool>,
+}
 
 impl Policy {
     /// Follows the policy.
@@ -45,11 +53,16 @@ impl Policy {
         }
     }
 
+    /// From now on, all addresses of the cluster are known.
+    pub fn set_synced(&self) {
+        self.is_synced.set(true);
+    }
+
     /// Without a policy, nothing is allowed. One that cannot be read changes nothing.
     fn set(&self, policy: Option<&DynamicObject>) {
         let allowed = policy.map(|policy| policy.data["spec"]["allowedExternalCIDRs"].clone()).unwrap_or_default();
         match serde_json::from_value::<Option<Vec<IpNet>>>(allowed) {
-            Ok(allowed) => *self.0.borrow_mut() = Some(allowed.unwrap_or_default()),
+            Ok(allowed) => *self.allowed.borrow_mut() = Some(allowed.unwrap_or_default()),
             Err(error) => warn!(%error, "the policy's allowedExternalCIDRs cannot be read; the last ones count"),
         }
     }
@@ -90,7 +103,8 @@ impl Policy {
         if address.is_loopback() || inventory.has_address(address) {
             return Ok(());
         }
-        match &*self.0.borrow() {
+        match &*self.allowed.borrow() {
+            _ if !self.is_synced.get() => Err("the addresses of the cluster are not known yet".to_owned()),
             None => Err("the PodTapPolicy is not known yet".to_owned()),
             Some(allowed) if allowed.iter().any(|network| network.contains(&address)) => Ok(()),
             Some(_) => Err(format!(
@@ -106,7 +120,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::cluster::service::service;
+    use crate::cluster::service::{service, slice};
 
     fn policy(spec: &Value) -> DynamicObject {
         serde_json::from_value(json!({"metadata": {"name": NAME}, "spec": spec})).expect("an object")
@@ -118,6 +132,15 @@ mod tests {
             "spec": {"clusterIPs": ["10.96.0.5"], "externalIPs": ["198.51.100.1"]}});
         let object = serde_json::from_value(object).expect("a service");
         inventory.set_service(service(object));
+        // Its endpoints are what the user who wrote it says.
+        let object =
+            json!({"metadata": {"namespace": "shop", "name": "outside"}, "spec": {"clusterIPs": ["10.96.0.9"]}});
+        let object = serde_json::from_value(object).expect("a service");
+        inventory.set_service(service(object));
+        let object = json!({"metadata": {"namespace": "shop", "name": "outside-1", "labels": {"kubernetes.io/service-name": "outside"}},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["203.0.113.7"]}]});
+        let (key, name, slice) = slice(serde_json::from_value(object).expect("a slice")).expect("it is of a service");
+        inventory.set_slice(&key, &name, Some(slice));
         inventory
     }
 
@@ -128,13 +151,19 @@ mod tests {
     #[test]
     fn what_is_outside_of_the_cluster_needs_the_policy() {
         let current = Policy::default();
+        current.set(None);
+        for (address, expected) in [("127.0.0.1", true), ("192.0.2.7", false)] {
+            assert_eq!(is_allowed(&current, address).is_ok(), expected, "{address}, while others are not known yet");
+        }
+        let current = Policy::default();
+        current.set_synced();
         assert!(is_allowed(&current, "192.0.2.7").expect_err("it is not known").contains("not known yet"));
         current.set(None);
         for address in ["127.0.0.1", "::1", "10.96.0.5", "::ffff:10.96.0.5"] {
             assert_eq!(is_allowed(&current, address), Ok(()), "{address}");
         }
         // Who may create a Service chooses its external addresses.
-        for address in ["192.0.2.7", "2001:db8::7", "10.96.0.6", "198.51.100.1"] {
+        for address in ["192.0.2.7", "2001:db8::7", "10.96.0.6", "10.96.0.9", "198.51.100.1"] {
             let reason = is_allowed(&current, address).expect_err(address);
             assert!(reason.contains(address) && reason.contains("allowedExternalCIDRs"), "{reason}");
         }

@@ -129,6 +129,11 @@ impl Services {
         Some(service)
     }
 
+    /// The addresses of its slices.
+    pub fn endpoints(&self, key: &Key) -> impl Iterator<Item = &IpAddr> {
+        self.slices.get(key).into_iter().flat_map(BTreeMap::values).flat_map(|slice| &slice.addresses)
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.declared.keys()
     }

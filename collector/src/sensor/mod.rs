@@ -227,7 +227,7 @@ fn check(policy: Option<&Path>, sensor: &str) -> io::Result<()> {
     let (Some(socket), Some((host, port))) = (policy, sensor.rsplit_once(':')) else { return Ok(()) };
     let port = port.parse().map_err(io::Error::other)?;
     let checked = permit::check(socket, host.trim_matches(['[', ']']), port);
-    checked.map_err(|refusal| io::Error::other(with_causes(&refusal).to_string()))
+    checked.map(drop).map_err(|refusal| io::Error::other(with_causes(&refusal).to_string()))
 }
 
 /// Asks again from time to time, until the session has ended.

@@ -30,6 +30,8 @@ impl Sink for Scraped {
         Vec::new()
     }
 
+    fn disconnect(&mut self) {}
+
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         self.0.count(records);
         Ok(())

@@ -39,6 +39,9 @@ pub trait Sink: Send + 'static {
     /// Gets what it asks the policy by, before anything else, if [`Sink::ASKS_ITSELF`].
     fn permitted(&mut self, _permit: Permit) {}
 
+    /// Closes connections to its servers, which have other addresses now.
+    fn disconnect(&mut self);
+
     /// Delivers records, in order. After an error, those that it does not tell as delivered are delivered again, in the same
     /// order, or dropped.
     fn deliver(&mut self, records: &[Arc<Record>]) -> impl Future<Output = Result<(), Failure>> + Send;

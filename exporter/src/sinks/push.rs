@@ -117,6 +117,8 @@ impl<F: Format> Sink for Push<F> {
         vec![self.client.server()]
     }
 
+    fn disconnect(&mut self) {}
+
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         // Counted once: nothing before it waits, so that no attempt ends there.
         self.counted.count(records);

@@ -80,31 +80,39 @@ impl Drop for Taken<'_> {
 
 /// Delivers until the queue is closed and empty.
 pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures: SinkFigures, condition: Condition) {
+    // Whether the last failure was one of `idle`.
+    let mut has_failed_idle = false;
     loop {
         let records = tokio::select! {
             records = queue.take(S::MOST) => records,
             () = sleep(IDLE) => {
                 let told = in_time(async {
-                    permit.renew().await?;
+                    renew(&mut permit, &mut sink).await?;
                     sink.idle().await
                 });
-                if let Err(failure) = told.await {
-                    condition.set(Some(&failure), &figures);
+                let told = told.await;
+                if told.is_err() || has_failed_idle {
+                    condition.set(told.as_ref().err(), &figures);
+                    has_failed_idle = told.is_err();
                 }
                 tell_attempted(&mut sink, &condition, &figures);
                 continue;
             }
         };
-        figures.queued.set(i64::try_from(queue.size()).unwrap_or(i64::MAX));
         let Some(mut records) = records else { break };
         let mut taken = Taken(records.len() as u64, &figures);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         while !records.is_empty() {
+            figures.queued.set(i64::try_from(queue.size()).unwrap_or(i64::MAX));
+            if queue.is_closed() {
+                permit.keep();
+            }
             let result = in_time(async {
-                permit.renew().await?;
+                renew(&mut permit, &mut sink).await?;
                 sink.deliver(&records).await
             })
             .await;
+            has_failed_idle = false;
             match &result {
                 Ok(()) => records.clear(),
                 Err(failure) => {
@@ -131,8 +139,9 @@ pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures
     }
     // They are counted if this ends, or is ended, without success.
     let mut held = Taken(sink.held(), &figures);
+    permit.keep();
     let finished = in_time(async {
-        permit.renew().await?;
+        renew(&mut permit, &mut sink).await?;
         sink.finish().await
     });
     match finished.await {
@@ -144,6 +153,14 @@ pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures
         }
         Err(failure) => condition.set(Some(&failure), &figures),
     }
+}
+
+async fn renew(permit: &mut Permit, sink: &mut impl Sink) -> Result<(), Failure> {
+    permit.renew().await?;
+    if permit.has_moved() {
+        sink.disconnect();
+    }
+    Ok(())
 }
 
 fn tell_attempted(sink: &mut impl Sink, condition: &Condition, figures: &SinkFigures) {
@@ -183,6 +200,8 @@ mod tests {
         fn servers(&self) -> Vec<(String, u16)> {
             Vec::new()
         }
+
+        fn disconnect(&mut self) {}
 
         async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
             if self.hangs {

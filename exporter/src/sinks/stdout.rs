@@ -30,6 +30,8 @@ impl Sink for Lines {
         Vec::new()
     }
 
+    fn disconnect(&mut self) {}
+
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         for (delivered, record) in records.iter().enumerate() {
             // In one write, so that no line is half written when an attempt ends.

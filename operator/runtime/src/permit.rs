@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::ToSocketAddrs as _,
+    net::{IpAddr, ToSocketAddrs as _},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -46,17 +46,19 @@ pub enum Refusal {
     },
 }
 
-/// Asks by the socket for each address that the server has. Each must be allowed. It blocks, for some seconds at most for each address.
-pub fn check(socket: &Path, host: &str, port: u16) -> Result<(), Refusal> {
+/// Asks by the socket for each address that the server has, and returns them. Each must be allowed. It blocks, for some seconds at most for
+/// each address.
+pub fn check(socket: &Path, host: &str, port: u16) -> Result<Vec<IpAddr>, Refusal> {
     let name = |source| Refusal::Name { host: host.to_owned(), source };
-    for address in (host, port).to_socket_addrs().map_err(name)? {
-        let answer = ask(socket, &format!("{}\n", address.ip()));
+    let addresses: Vec<IpAddr> = (host, port).to_socket_addrs().map_err(name)?.map(|address| address.ip()).collect();
+    for address in &addresses {
+        let answer = ask(socket, &format!("{address}\n"));
         let answer = answer.map_err(|source| Refusal::Unknown { host: host.to_owned(), source })?;
         if answer != "yes" {
             return Err(Refusal::Forbidden { host: host.to_owned(), reason: answer });
         }
     }
-    Ok(())
+    Ok(addresses)
 }
 
 fn ask(socket: &Path, question: &str) -> io::Result<String> {
@@ -94,7 +96,7 @@ mod tests {
             }
             questions
         });
-        assert_eq!(check("192.0.2.7"), Ok(()));
+        assert_eq!(check("192.0.2.7"), Ok(vec![[192, 0, 2, 7].into()]));
         assert_eq!(check("::1"), Err("::1: no, because".to_owned()));
         assert!(check("192.0.2.8").is_err(), "half an answer is none");
         assert_eq!(server.join().expect("no panic"), "192.0.2.7\n::1\n192.0.2.8\n");

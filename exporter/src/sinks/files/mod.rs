@@ -132,6 +132,8 @@ impl Sink for Files {
         Vec::new()
     }
 
+    fn disconnect(&mut self) {}
+
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         self.attempt(Step::Deliver, records).await
     }

@@ -255,6 +255,10 @@ impl Sink for Exporter {
         vec![(self.host.clone(), self.port)]
     }
 
+    fn disconnect(&mut self) {
+        self.session = None;
+    }
+
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         // What fails or is cancelled ends the session: a part of a message may have been sent.
         let kept = self.session.take();

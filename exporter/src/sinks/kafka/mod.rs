@@ -231,6 +231,10 @@ impl Sink for Kafka {
         self.config.brokers().unwrap_or_default()
     }
 
+    fn disconnect(&mut self) {
+        self.cluster = None;
+    }
+
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         let until = Instant::now() + ATTEMPT;
         let prepared = timeout_at(until, self.prepare()).await;

@@ -41,6 +41,10 @@ impl Sink for Logs {
         vec![self.client.server()]
     }
 
+    fn disconnect(&mut self) {
+        self.client.disconnect();
+    }
+
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         let observed = nanoseconds(now());
         let logs = records.iter().flat_map(|record| record.lines()).map(|line| log_record(line, observed)).collect();
