@@ -47,7 +47,9 @@ pub struct Service {
 impl Service {
     /// Starts what the arguments ask for. To be called when signals are blocked: its thread inherits that.
     pub fn start(arguments: &Arguments, shared: &Shared) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        // What copies the map, to render or to save it, does so one after the other: for the sake of memory.
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).max_blocking_threads(1).enable_all().build()?;
         let (health, metrics) = (Health::new(LIVENESS), Metrics::new());
         let mut service = Self {
             shared: shared.clone(),
