@@ -101,12 +101,13 @@ impl Directory {
         complete.sort_by_key(|file| Reverse(file.since));
         let mut room = keep.mib.map_or(u64::MAX, |mib| u64::from(mib) << 20);
         let days = SignedDuration::from_hours(24 * i64::from(keep.days));
-        for file in complete {
+        for (index, file) in complete.into_iter().enumerate() {
             let size =
                 if keep.mib.is_some() { unless_gone(fs::metadata(&file.path).map(|file| file.len()))? } else { 0 };
-            let is_kept = size <= room && now.duration_since(file.since) < days;
+            // A file may be larger than it should be.
+            let is_kept = (size <= room || index == 0) && now.duration_since(file.since) < days;
             // What is older than one that finds no room does not, either.
-            room = if is_kept { room - size } else { 0 };
+            room = if is_kept { room.saturating_sub(size) } else { 0 };
             if !is_kept {
                 unless_gone(fs::remove_file(&file.path))?;
                 // If it was the last one of its day.
