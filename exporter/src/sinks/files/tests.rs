@@ -343,6 +343,27 @@ fn old_files_are_deleted_whoever_has_written_them() {
 }
 
 #[test]
+fn what_cannot_be_deleted_stays() {
+    let directory = Directory::new();
+    // Not even root can delete or list these.
+    let stuck = "date=2026-11-20/flows-20261120T120001Z-a-000001.jsonl/file";
+    let older = "date=2026-11-20/flows-20261120T120000Z-a-000001.jsonl";
+    for name in ["date=2026-11-19", stuck, older] {
+        directory.put(name, b"x");
+    }
+    let mut volume = directory.volume("n", "format: JSONLines, keep: {days: 1}");
+    for port in 10..12 {
+        volume.attempt(Step::Deliver, &records(port..port + 1), start()).expect("it is written");
+        volume.attempt(Step::Finish, &[], start()).expect("it is completed");
+    }
+    let exists = |name: &str| directory.0.join(name).exists();
+    assert_eq!([exists(stuck), exists(older)], [true, false]);
+    for number in 1..=2 {
+        assert!(exists(&format!("date=2026-11-23/flows-20261123T181502Z-n-00000{number}.jsonl")), "{number}");
+    }
+}
+
+#[test]
 fn instances_share_a_directory() {
     let directory = Directory::new();
     let mut volumes = ["n-0-history", "n-1-history"].map(|name| directory.volume(name, JSON));
