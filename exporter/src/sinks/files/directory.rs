@@ -37,6 +37,8 @@ pub struct Directory {
     created: u32,
     /// How long a file is written.
     unfinished: SignedDuration,
+    /// Whether the log tells that old files stay.
+    is_told: bool,
 }
 
 /// A file by its name.
@@ -64,7 +66,7 @@ pub fn instance(sink: &str) -> String {
 
 impl Directory {
     pub fn new(path: &Path, format: Format, instance: &str, unfinished: SignedDuration) -> Self {
-        Self { path: path.to_owned(), format, instance: instance.to_owned(), created: 0, unfinished }
+        Self { path: path.to_owned(), format, instance: instance.to_owned(), created: 0, unfinished, is_told: false }
     }
 
     /// A new file, its path, and the one that it gets when it is complete.
@@ -80,10 +82,10 @@ impl Directory {
     }
 
     /// Completes or deletes what a run before this one, or an instance that no longer exists, has left, and deletes old files. No file
-    /// of this instance is written meanwhile.
-    pub fn tidy(&self, keep: Keep, now: Timestamp) -> io::Result<()> {
-        let mut complete = Vec::new();
-        for file in self.files()? {
+    /// of this instance is written meanwhile. What cannot be deleted stays until the next time.
+    pub fn tidy(&mut self, keep: Keep, now: Timestamp) -> io::Result<()> {
+        let (mut complete, mut failed) = (Vec::new(), Vec::new());
+        for file in self.files(&mut failed)? {
             if !file.is_part {
                 complete.push(file);
             } else if file.instance == self.instance || now.duration_since(file.since) > self.unfinished + ABANDONED {
@@ -101,29 +103,43 @@ impl Directory {
         complete.sort_by_key(|file| Reverse(file.since));
         let mut room = keep.mib.map_or(u64::MAX, |mib| u64::from(mib) << 20);
         let days = SignedDuration::from_hours(24 * i64::from(keep.days));
-        for file in complete {
-            let size =
-                if keep.mib.is_some() { unless_gone(fs::metadata(&file.path).map(|file| file.len()))? } else { 0 };
-            let is_kept = size <= room && now.duration_since(file.since) < days;
+        for (index, file) in complete.into_iter().enumerate() {
+            let size = if keep.mib.is_some() { unless_gone(fs::metadata(&file.path).map(|file| file.len())) } else { Ok(0) };
+            let size = size.unwrap_or_else(|error| {
+                failed.push((file.path.clone(), error));
+                0
+            });
+            // A file may be larger than it should be.
+            let is_kept = (size <= room || index == 0) && now.duration_since(file.since) < days;
             // What is older than one that finds no room does not, either.
-            room = if is_kept { room - size } else { 0 };
-            if !is_kept {
-                unless_gone(fs::remove_file(&file.path))?;
+            room = if is_kept { room.saturating_sub(size) } else { 0 };
+            if is_kept {
+                continue;
+            }
+            if let Err(error) = unless_gone(fs::remove_file(&file.path)) {
+                failed.push((file.path, error));
+            } else if let Some(folder) = file.path.parent().filter(|_| date(file.since) != date(now)) {
                 // If it was the last one of its day.
-                if let Some(folder) = file.path.parent().filter(|_| date(file.since) != date(now)) {
-                    let _ = fs::remove_dir(folder);
-                }
+                let _ = fs::remove_dir(folder);
             }
         }
+        if let Some((path, error)) = failed.first().filter(|_| !self.is_told) {
+            let others = failed.len() - 1;
+            warn!(file = %path.display(), %error, others, "old files cannot be deleted: they stay beyond `keep`");
+        }
+        self.is_told = !failed.is_empty();
         Ok(())
     }
 
-    /// All files with our names, of all instances.
-    fn files(&self) -> io::Result<Vec<Named>> {
+    /// All files with our names, of all instances. Folders that cannot be read are added to `failed`.
+    fn files(&self, failed: &mut Vec<(PathBuf, io::Error)>) -> io::Result<Vec<Named>> {
         let mut files = Vec::new();
         for folder in entries(&self.path)? {
             if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("date=")) {
-                files.extend(entries(&folder)?.into_iter().filter_map(Named::parse));
+                match entries(&folder) {
+                    Ok(paths) => files.extend(paths.into_iter().filter_map(Named::parse)),
+                    Err(error) => failed.push((folder, error)),
+                }
             }
         }
         Ok(files)

@@ -99,7 +99,12 @@ impl Files {
         ensure!((1..=1 << 20).contains(&rotate.mib), "rotate.mib must be from 1 to 1048576");
         ensure!((1..=1440).contains(&rotate.minutes), "rotate.minutes must be from 1 to 1440");
         ensure!((1..=36_500).contains(&keep.days), "keep.days must be from 1 to 36500");
-        ensure!(keep.mib != Some(0), "keep.mib must be at least 1");
+        // A new file must not cost all others.
+        let least = 2 * rotate.mib;
+        ensure!(
+            keep.mib.is_none_or(|mib| mib >= least),
+            "keep.mib must be at least twice rotate.mib, so {least}: set it, or a smaller rotate.mib"
+        );
         let volume = Volume::new(config, &directory::instance(sink), lost);
         Ok(Self { volume: Arc::new(Mutex::new(volume)), running: None })
     }

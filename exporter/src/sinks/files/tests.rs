@@ -334,9 +334,33 @@ fn old_files_are_deleted_whoever_has_written_them() {
     // The newest ones that find room.
     assert_eq!(tidy("mib: 3"), ["22T120000Z-", "22T120000Z-", "23T120000Z-"]);
     assert_eq!(tidy("days: 1, mib: 100"), ["23T120000Z-"]);
+    // The newest one has more than all may have.
+    directory.put("date=2026-11-23/flows-20261123T130000Z-a-000002.jsonl", &mib.repeat(2));
+    assert_eq!(tidy("mib: 1"), ["23T130000Z-"]);
     // Empty folders are deleted, and nothing that is not ours.
     assert!(directory.0.join("date=2026-11-20/flows.csv").exists());
     assert!(!directory.0.join("date=2026-11-21").exists());
+}
+
+#[test]
+fn what_cannot_be_deleted_stays() {
+    let directory = Directory::new();
+    // Not even root can delete or list these.
+    let stuck = "date=2026-11-20/flows-20261120T120001Z-a-000001.jsonl/file";
+    let older = "date=2026-11-20/flows-20261120T120000Z-a-000001.jsonl";
+    for name in ["date=2026-11-19", stuck, older] {
+        directory.put(name, b"x");
+    }
+    let mut volume = directory.volume("n", "format: JSONLines, keep: {days: 1}");
+    for port in 10..12 {
+        volume.attempt(Step::Deliver, &records(port..port + 1), start()).expect("it is written");
+        volume.attempt(Step::Finish, &[], start()).expect("it is completed");
+    }
+    let exists = |name: &str| directory.0.join(name).exists();
+    assert_eq!([exists(stuck), exists(older)], [true, false]);
+    for number in 1..=2 {
+        assert!(exists(&format!("date=2026-11-23/flows-20261123T181502Z-n-00000{number}.jsonl")), "{number}");
+    }
 }
 
 #[test]
@@ -362,7 +386,7 @@ fn settings_have_bounds() {
             serde_saphyr::from_str(&format!("{{directory: /x, {settings}}}")).map_err(|error| error.to_string())?;
         Files::new(config, "s", Counter::default()).map(|_| ()).map_err(|error| error.to_string())
     };
-    assert_eq!(new("format: Parquet, rotate: {mib: 64, minutes: 60}, keep: {days: 365, mib: 100000}"), Ok(()));
+    assert_eq!(new("format: Parquet, rotate: {mib: 64, minutes: 60}, keep: {days: 365, mib: 128}"), Ok(()));
     for (settings, message) in [
         ("rotate: {}", "format"),
         ("format: CSV", "CSV"),
@@ -370,7 +394,8 @@ fn settings_have_bounds() {
         ("format: Parquet, rotate: {minutes: 0}", "rotate.minutes must be from 1 to 1440"),
         ("format: Parquet, rotate: {mib: 0}", "rotate.mib must be from 1 to 1048576"),
         ("format: Parquet, keep: {days: 0}", "keep.days must be from 1 to 36500"),
-        ("format: Parquet, keep: {mib: 0}", "keep.mib must be at least 1"),
+        ("format: Parquet, keep: {mib: 255}", "keep.mib must be at least twice rotate.mib, so 256"),
+        ("format: Parquet, rotate: {mib: 10}, keep: {mib: 19}", "so 20"),
     ] {
         let error = new(settings).expect_err(settings);
         assert!(error.contains(message), "{settings}: {error}");
