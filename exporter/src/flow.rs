@@ -85,7 +85,20 @@ pub struct End {
     pub service_port: Option<u16>,
 }
 
+/// A bit of [`Flow::flags`].
+const SYN: u16 = 0x02;
+
 impl Flow {
+    /// Whether a SYN is in this report.
+    pub fn has_syn(&self) -> bool {
+        self.flags.is_some_and(|flags| flags & SYN != 0)
+    }
+
+    /// Whether this is its last report.
+    pub fn has_ended(&self) -> bool {
+        self.end_reason.as_deref() != Some("activeTimeout")
+    }
+
     /// Whether both are directions of one report.
     pub fn is_reply_to(&self, sent: &Self) -> bool {
         let ends = |flow: &Self| [&flow.source, &flow.destination].map(|end| (end.address, end.port));

@@ -83,14 +83,15 @@ const USER_AGENT: &str = concat!("podtap-exporter/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug)]
 pub struct Client {
     config: HttpConfig,
+    is_passing: fn(StatusCode) -> bool,
     server: (String, u16),
     connector: HttpsConnector<HttpConnector>,
     hyper: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl Client {
-    /// Reads the files of certificates.
-    pub fn new(config: HttpConfig) -> Result<Self> {
+    /// Reads the files of certificates. `is_passing`: whether a status other than 200 to 299 means that the server may take it later.
+    pub fn new(config: HttpConfig, is_passing: fn(StatusCode) -> bool) -> Result<Self> {
         let url: http::Uri = config.url.parse().with_context(|| format!("{} is no URL", config.url))?;
         ensure!(
             matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some(),
@@ -126,7 +127,7 @@ impl Client {
         let hyper = HyperClient::builder(TokioExecutor::new()).build(connector.clone());
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let server = (host, url.port_u16().unwrap_or(if is_encrypted { 443 } else { 80 }));
-        let client = Self { config, server, connector, hyper };
+        let client = Self { config, is_passing, server, connector, hyper };
         // What is missing is told at the start.
         client.request(Bytes::new(), &[]).map_err(|failure| anyhow::anyhow!(failure.message))?;
         Ok(client)
@@ -142,7 +143,7 @@ impl Client {
         self.server.clone()
     }
 
-    /// Posts a body. A status of 429, 408 or 5xx means that the server may take it later. Returns the beginning of the answer.
+    /// Posts a body. Returns the beginning of the answer.
     pub async fn post(&self, body: Bytes, headers: &[(&'static str, &'static str)]) -> Result<Bytes, Failure> {
         let response = self.hyper.request(self.request(body, headers)?).await;
         let response = response.map_err(|error| Failure::unavailable(with_causes(&error).to_string()))?;
@@ -155,9 +156,7 @@ impl Client {
         let text: String =
             String::from_utf8_lossy(&body).chars().filter(|c| !c.is_control()).take(LONGEST_MESSAGE).collect();
         let message = format!("{status}: {text}");
-        let is_passing =
-            status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
-        Err(if is_passing { Failure::unavailable(message) } else { Failure::refused(message) })
+        Err(if (self.is_passing)(status) { Failure::unavailable(message) } else { Failure::refused(message) })
     }
 
     fn request(&self, body: Bytes, headers: &[(&'static str, &'static str)]) -> Result<Request<Full<Bytes>>, Failure> {
@@ -301,7 +300,7 @@ mod tests {
     use crate::sinks::FailureKind;
 
     fn client(text: &str) -> Result<Client> {
-        Client::new(serde_json::from_str(text).expect("a configuration"))
+        Client::new(serde_json::from_str(text).expect("a configuration"), |status| status.is_server_error())
     }
 
     /// A directory of its own, removed when dropped.
@@ -335,9 +334,7 @@ mod tests {
             (301, Some(FailureKind::Refused)),
             (400, Some(FailureKind::Refused)),
             (401, Some(FailureKind::Refused)),
-            (408, Some(FailureKind::Unavailable)),
-            (429, Some(FailureKind::Unavailable)),
-            (500, Some(FailureKind::Unavailable)),
+            (429, Some(FailureKind::Refused)),
             (503, Some(FailureKind::Unavailable)),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");

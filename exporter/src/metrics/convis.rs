@@ -55,7 +55,6 @@ pub const FAMILIES: &[Family] = &[
 
 /// The event with which convis tells the bytes of a connection.
 const EVENT: &str = "Close";
-const SYN: u16 = 2;
 const TCP: u8 = 6;
 
 #[derive(Debug)]
@@ -88,10 +87,8 @@ impl Convis {
         }
         let is_opened = match (sent, received) {
             // Other protocols have no beginning: a flow is one when it ends.
-            (Some(flow), _) | (None, Some(flow)) if flow.protocol != TCP => {
-                flow.end_reason.as_deref() != Some("activeTimeout")
-            }
-            (Some(sent), _) => sent.flags.is_some_and(|flags| flags & SYN != 0),
+            (Some(flow), _) | (None, Some(flow)) if flow.protocol != TCP => flow.has_ended(),
+            (Some(sent), _) => sent.has_syn(),
             _ => false,
         };
         if is_opened {

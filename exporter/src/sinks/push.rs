@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use podtap_runtime::{backoff::Backoff, http::Bytes};
 use tokio::{
+    sync::Mutex,
     task::JoinHandle,
     time::{Instant, sleep_until, timeout},
 };
@@ -12,6 +13,7 @@ use super::{Failure, FailureKind, Sink};
 use crate::{
     http::Client,
     metrics::{Counted, now, table::Table},
+    policy::Permit,
     record::Record,
 };
 
@@ -39,7 +41,8 @@ const LAST_VALUES: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Push<F> {
     counted: Counted,
-    client: Arc<Client>,
+    server: (String, u16),
+    to: Arc<Mutex<To>>,
     format: F,
     interval: Duration,
     next: Instant,
@@ -51,11 +54,20 @@ pub struct Push<F> {
     sending: u64,
 }
 
+/// Where series are sent.
+#[derive(Debug)]
+struct To {
+    client: Client,
+    /// `None`: nothing may be sent yet.
+    permit: Option<Permit>,
+}
+
 impl<F: Format> Push<F> {
     pub fn new(counted: Counted, client: Client, format: F, interval: Duration) -> Self {
         Self {
             counted,
-            client: Arc::new(client),
+            server: client.server(),
+            to: Arc::new(Mutex::new(To { client, permit: None })),
             format,
             interval,
             next: Instant::now() + interval,
@@ -81,7 +93,7 @@ impl<F: Format> Push<F> {
     fn start(&mut self) {
         let requests = self.format.requests(&self.counted.lock().table, now());
         self.sending = self.held;
-        self.running = Some(tokio::spawn(send::<F>(Arc::clone(&self.client), requests)));
+        self.running = Some(tokio::spawn(send::<F>(Arc::clone(&self.to), requests)));
     }
 
     /// Waits for what is being sent.
@@ -100,8 +112,15 @@ impl<F: Format> Push<F> {
     }
 }
 
-async fn send<F: Format>(client: Arc<Client>, requests: Vec<Bytes>) -> Result<(), Failure> {
+/// Asks the policy before each request: all together may take longer than an answer of it holds.
+async fn send<F: Format>(to: Arc<Mutex<To>>, requests: Vec<Bytes>) -> Result<(), Failure> {
+    let To { client, permit } = &mut *to.lock().await;
+    let permit = permit.as_mut().ok_or_else(|| Failure::unavailable("nothing may be sent yet"))?;
     for request in requests {
+        permit.renew().await?;
+        if permit.has_moved() {
+            client.disconnect();
+        }
         let answer = timeout(PATIENCE, client.post(request, F::HEADERS)).await;
         let late = |_| Err(Failure::unavailable(format!("no answer within {} seconds", PATIENCE.as_secs())));
         F::check(&answer.unwrap_or_else(late)?)?;
@@ -112,12 +131,22 @@ async fn send<F: Format>(client: Arc<Client>, requests: Vec<Bytes>) -> Result<()
 impl<F: Format> Sink for Push<F> {
     const MOST: usize = 1024;
     const IS_ATTEMPT: bool = false;
+    /// Counting does not wait for the policy.
+    const ASKS_ITSELF: bool = true;
 
     fn servers(&self) -> Vec<(String, u16)> {
-        vec![self.client.server()]
+        vec![self.server.clone()]
     }
 
+    /// Sending asks the policy, and closes connections itself.
     fn disconnect(&mut self) {}
+
+    fn permitted(&mut self, permit: Permit) {
+        // Nothing is sent yet.
+        if let Ok(mut to) = self.to.try_lock() {
+            to.permit = Some(permit);
+        }
+    }
 
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         // Counted once: nothing before it waits, so that no attempt ends there.
@@ -143,6 +172,7 @@ impl<F: Format> Sink for Push<F> {
     async fn finish(&mut self) -> Result<(), Failure> {
         let until = Instant::now() + LAST_VALUES;
         self.end().await;
+        self.to.lock().await.permit.iter_mut().for_each(Permit::keep);
         loop {
             self.start();
             self.end().await;
@@ -154,5 +184,141 @@ impl<F: Format> Sink for Push<F> {
                 None => return Ok(()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env, fs,
+        io::{BufRead as _, BufReader, Write as _},
+        os::unix::net::UnixListener,
+        path::PathBuf,
+        process,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use podtap_runtime::{
+        http::{Full, Handler, Incoming, Request, Response, Server},
+        permit::AGE,
+    };
+    use tokio::time::{advance, pause, resume, sleep};
+
+    use super::*;
+    use crate::{
+        figures::{Figures, SinkFigures},
+        http::fixtures::{ANY, Answering},
+        metrics::{MetricsConfig, Profile},
+        policy::Policy,
+        record::fixtures::record,
+        sinks::{Condition, Sinks, WhenFull},
+    };
+
+    /// Two requests, whatever there is.
+    struct Twice;
+
+    impl Format for Twice {
+        const HEADERS: &[(&'static str, &'static str)] = &[];
+
+        fn requests(&self, _table: &Table, _now: u64) -> Vec<Bytes> {
+            vec![Bytes::from_static(b"1"), Bytes::from_static(b"2")]
+        }
+    }
+
+    /// A policy that allows all or nothing. Its socket is removed when it is dropped.
+    struct Asked {
+        socket: PathBuf,
+        allows: Arc<AtomicBool>,
+    }
+
+    impl Asked {
+        fn new(name: &str, allows: bool) -> Self {
+            let socket = env::temp_dir().join(format!("podtap-exporter-push-{name}-{}", process::id()));
+            let (listener, allows) =
+                (UnixListener::bind(&socket).expect("it can be made"), Arc::new(AtomicBool::new(allows)));
+            let answers = Arc::clone(&allows);
+            // It ends with the test.
+            thread::spawn(move || {
+                for mut stream in listener.incoming().map_while(Result::ok) {
+                    let _ = BufReader::new(&stream).read_line(&mut String::new());
+                    let answer: &[u8] = if answers.load(Ordering::SeqCst) { b"yes\n" } else { b"it may not\n" };
+                    let _ = stream.write_all(answer);
+                }
+            });
+            Self { socket, allows }
+        }
+    }
+
+    impl Drop for Asked {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.socket);
+        }
+    }
+
+    /// What it sends is due at once.
+    async fn start(asked: &Asked, server: impl Handler) -> (Sinks, SinkFigures, Server) {
+        let listening = Server::spawn(ANY, server).await.expect("it listens");
+        let config = serde_json::from_str(&format!(r#"{{"url":"http://{}/"}}"#, listening.address())).expect("valid");
+        let client = Client::new(config, |_| true).expect("it is valid");
+        let (mut sinks, figures) = (Sinks::new(Policy::new(Some(&asked.socket))), Figures::default());
+        let counted = Counted::new(&MetricsConfig::of(Profile::Obi), figures.of_table("s")).expect("it is valid");
+        sinks.start("s", 1 << 20, &figures, Push::new(counted, client, Twice, Duration::ZERO));
+        (sinks, figures.of_sink("s"), listening)
+    }
+
+    async fn until_told(condition: &Condition, expected: &str) {
+        let start = Instant::now();
+        let told = || serde_json::to_string(&condition.told()).expect("JSON");
+        while !told().contains(expected) {
+            assert!(start.elapsed() < Duration::from_secs(60), "{}", told());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn counting_continues_while_the_policy_allows_nothing() {
+        let (asked, server) = (Asked::new("counting", false), Answering::new([]));
+        let (sinks, figures, _listening) = start(&asked, server.clone()).await;
+        let condition = sinks.conditions().remove(0);
+        for port in 1..=3 {
+            sinks.push(&mut vec![record(port)], WhenFull::DropOldest).await;
+            until_told(&condition, "127.0.0.1: it may not").await;
+            while figures.sent.get() < u64::from(port) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+        assert_eq!(server.got.lock().expect("no panic").len(), 0);
+        asked.allows.store(true, Ordering::SeqCst);
+        assert_eq!(sinks.finish(Duration::from_secs(60)).await, []);
+        assert_eq!(server.got.lock().expect("no panic").len(), 2);
+    }
+
+    /// Takes so long for an answer that the policy must be asked again, which allows nothing any more.
+    #[derive(Clone)]
+    struct Slow(Answering, Arc<AtomicBool>);
+
+    impl Handler for Slow {
+        type Body = Full<Bytes>;
+
+        async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+            self.1.store(false, Ordering::SeqCst);
+            pause();
+            advance(AGE).await;
+            resume();
+            self.0.respond(request).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_stops_what_is_being_sent() {
+        let (asked, server) = (Asked::new("stop", true), Answering::new([]));
+        let (sinks, figures, _listening) = start(&asked, Slow(server.clone(), Arc::clone(&asked.allows))).await;
+        sinks.push(&mut vec![record(1)], WhenFull::DropOldest).await;
+        until_told(&sinks.conditions()[0], "127.0.0.1: it may not").await;
+        assert_eq!(sinks.finish(Duration::ZERO).await, [("s".to_owned(), 1)]);
+        assert_eq!(figures.unsent.get(), 1);
+        let got = server.got.lock().expect("no panic");
+        assert_eq!(got.iter().map(|request| request.body().clone()).collect::<Vec<_>>(), ["1"]);
     }
 }

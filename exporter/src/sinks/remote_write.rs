@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, ensure};
-use podtap_runtime::http::Bytes;
+use podtap_runtime::http::{Bytes, StatusCode};
 use prost::Message;
 use serde::Deserialize;
 
@@ -53,8 +53,13 @@ pub fn sink(config: RemoteWriteConfig, figures: TableFigures) -> Result<Push<Rem
             && characters.all(|c| c.is_ascii_alphanumeric() || c == '_');
         ensure!(is_name && !name.starts_with("__"), "{name:?} is no name of a label");
     }
-    let (counted, client) = (Counted::new(&metrics, figures)?, Client::new(server)?);
+    let (counted, client) = (Counted::new(&metrics, figures)?, Client::new(server, is_passing)?);
     Ok(Push::new(counted, client, RemoteWrite { labels }, interval(interval_seconds)?))
+}
+
+/// Other statuses from 400 to 499 must not be tried again, says the specification.
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// The format of requests.
@@ -161,7 +166,7 @@ fn float(count: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use podtap_runtime::http::{Server, StatusCode};
+    use podtap_runtime::http::Server;
     use tokio::time::{Instant, sleep};
 
     use super::*;

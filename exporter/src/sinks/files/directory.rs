@@ -104,7 +104,8 @@ impl Directory {
         let mut room = keep.mib.map_or(u64::MAX, |mib| u64::from(mib) << 20);
         let days = SignedDuration::from_hours(24 * i64::from(keep.days));
         for (index, file) in complete.into_iter().enumerate() {
-            let size = if keep.mib.is_some() { unless_gone(fs::metadata(&file.path).map(|file| file.len())) } else { Ok(0) };
+            let size =
+                if keep.mib.is_some() { unless_gone(fs::metadata(&file.path).map(|file| file.len())) } else { Ok(0) };
             let size = size.unwrap_or_else(|error| {
                 failed.push((file.path.clone(), error));
                 0

@@ -7,6 +7,7 @@ mod metrics;
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
+use podtap_runtime::http::StatusCode;
 use prost::Message as _;
 use serde::Deserialize;
 
@@ -73,7 +74,7 @@ pub fn start(config: OtlpConfig, name: &str, capacity: usize, figures: &Figures,
             Signal::Metrics => "v1/metrics",
         };
         let url = format!("{}/{path}", server.url.trim_end_matches('/'));
-        let client = Client::new(HttpConfig { url, ..server.clone() })?;
+        let client = Client::new(HttpConfig { url, ..server.clone() }, is_passing)?;
         // No sink of the file has a name with a slash.
         let name = format!("{name}/{}", path.trim_start_matches("v1/"));
         match signal {
@@ -86,6 +87,11 @@ pub fn start(config: OtlpConfig, name: &str, capacity: usize, figures: &Figures,
         }
     }
     Ok(())
+}
+
+/// Others must not be sent again: <https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes>.
+fn is_passing(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 502 | 503 | 504)
 }
 
 fn scope() -> Scope {
@@ -108,7 +114,7 @@ const fn nanoseconds(milliseconds: u64) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use podtap_runtime::http::{Bytes, Server, StatusCode};
+    use podtap_runtime::http::{Bytes, Server};
 
     use super::{messages::PartialSuccess, *};
     use crate::{
@@ -151,11 +157,18 @@ mod tests {
         assert_eq!(send(partial(1, "too old"), r#""logs""#).await.0, [("o/logs".to_owned(), 1)]);
         assert_eq!(send(partial(4, "too old"), r#""logs""#).await.0, [("o/logs".to_owned(), 2)]);
         assert_eq!(send(partial(1, "too old"), r#""metrics""#).await.0, [("o/metrics".to_owned(), 2)]);
-        let refusing = Answering::new([StatusCode::BAD_REQUEST]);
-        assert_eq!(send(refusing, r#""logs""#).await.0, [("o/logs".to_owned(), 2)]);
-        // It is sent again.
+    }
+
+    #[tokio::test]
+    async fn only_what_may_be_taken_later_is_sent_again() {
+        for status in [StatusCode::BAD_REQUEST, StatusCode::INTERNAL_SERVER_ERROR] {
+            let (missing, paths) = send(Answering::new([status]), r#""logs""#).await;
+            assert_eq!((missing, paths.len()), (vec![("o/logs".to_owned(), 2)], 1), "{status}");
+        }
         let busy = Answering::new([StatusCode::TOO_MANY_REQUESTS]).with(Bytes::new());
         let (missing, paths) = send(busy, r#""logs""#).await;
         assert_eq!((missing, paths.len()), (vec![], 2));
+        let passing = (400..600).filter(|status| is_passing(StatusCode::from_u16(*status).expect("a status")));
+        assert_eq!(passing.collect::<Vec<_>>(), [429, 502, 503, 504]);
     }
 }
