@@ -36,6 +36,8 @@ const STATISTICS: u8 = 9;
 const END: u8 = 10;
 const SET_SAMPLING: u8 = 11;
 const REPLY: u8 = 128;
+/// An instruction that passes all frames.
+const ALL: [u8; 8] = [0, 6, 0, 0, 0xff, 0xff, 0xff, 0xff];
 // Flags of a start.
 const DATAGRAMS: u16 = 2;
 const SERVER_OPENS: u16 = 4;
@@ -161,6 +163,11 @@ impl<'a> Client<'a> {
     /// Captures by TCP.
     fn capture(&mut self, filter: &[u8]) -> TcpStream {
         let port = self.start(0, 0, 65_535, filter);
+        self.connect(port)
+    }
+
+    /// Opens the data connection.
+    fn connect(&self, port: u16) -> TcpStream {
         let data = self.network.within(|| TcpStream::connect(("127.0.0.1", port))).expect("it waits");
         data.set_read_timeout(Some(PATIENCE)).expect("it can be set");
         data
@@ -345,6 +352,26 @@ fn clients_choose_who_connects_and_how_much_of_each_frame_also_over_ipv6() {
         assert_eq!(datagram[..4], [0, PACKET, 0, 0]);
         assert_eq!(packet(&datagram[8..length]), (number, frame.clone()));
     }
+    sensor.end();
+}
+
+#[test]
+fn libpcap_without_a_filter_sends_one_that_the_length_of_its_message_leaves_out() {
+    let pod = Pod::new();
+    let sensor = Sensor::passive(&pod, &[]);
+    let mut client = sensor.client();
+    client.open();
+    // Its header counts 20 bytes: the start, and the header of the filter, which has one instruction.
+    let start = [&[0, START, 0, 0, 0, 0, 0, 20, 0, 0, 0xff, 0xff, 0, 0, 3, 0xe8, 0, 0, 0, 0][..], &filter(&[ALL])];
+    client.control.write_all(&start.concat()).expect("it is connected");
+    let (kind, _, reply) = receive(&mut client.control).expect("a reply");
+    assert_eq!(kind, START | REPLY, "{}", String::from_utf8_lossy(&reply));
+    let port = u16::from_be_bytes([reply[4], reply[5]]);
+    let mut data = client.connect(port);
+    pod.injector(RECEIVER).frames(&everything());
+    assert_eq!(frames(&mut data, 1, everything().len()), everything());
+    let count = u32::try_from(everything().len()).expect("few");
+    assert_eq!(client.statistics(), [count, 0, 0, count], "the next request is understood");
     sensor.end();
 }
 
