@@ -173,7 +173,7 @@ impl<'a> Client<'a> {
         data
     }
 
-    /// Frames that passed the filter, that the kernel dropped, that were dropped, and that were sent.
+    /// Frames that passed the filter, that the interface dropped, that were dropped for want of room, and that were sent.
     fn statistics(&mut self) -> [u32; 4] {
         let words = self.done(STATISTICS, &[]);
         std::array::from_fn(|number| u32::from_be_bytes(*words[4 * number..].first_chunk().expect("four words")))
@@ -394,8 +394,8 @@ fn a_client_that_does_not_read_loses_its_own_frames_and_they_are_counted() {
         }
         assert_eq!(frames(&mut data, sent + 1, 200), vec![frame.clone(); 200]);
         sent += 200;
-        let [passed, by_kernel, dropped, _] = slow.statistics();
-        assert_eq!((passed, by_kernel), (sent, 0));
+        let [passed, by_interface, dropped, _] = slow.statistics();
+        assert_eq!((passed, by_interface), (sent, 0));
         if dropped > 0 {
             break dropped;
         }

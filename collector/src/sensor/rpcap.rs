@@ -212,9 +212,11 @@ pub struct Statistics {
 impl Statistics {
     pub fn encode(self) -> Vec<u8> {
         let Self { passed, dropped_by_kernel, dropped, sent } = self;
+        // Interfaces drop none. As `ps_drop` of libpcap, those that found no room anywhere are one number.
+        let dropped = dropped_by_kernel.wrapping_add(dropped);
         // They wrap.
         let low = |count: u64| u32::try_from(count & u64::from(u32::MAX)).unwrap_or_default();
-        [passed, dropped_by_kernel, dropped, sent].map(low).map(u32::to_be_bytes).concat()
+        [passed, 0, dropped, sent].map(low).map(u32::to_be_bytes).concat()
     }
 }
 
@@ -399,7 +401,7 @@ mod tests {
         let started = started(0x0100_0000, 8080);
         assert_eq!(header(4).reply(&started), [0, 132, 0, 0, 0, 0, 0, 8, 1, 0, 0, 0, 0x1f, 0x90, 0, 0]);
         let statistics = Statistics { passed: 1 << 32 | 7, dropped_by_kernel: 1, dropped: 2, sent: 4 };
-        assert_eq!(statistics.encode(), [0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 4]);
+        assert_eq!(statistics.encode(), [0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4]);
         assert_eq!(Refusal::new(code::OPEN, "no").encode(), [0, 1, 0, 6, 0, 0, 0, 2, b'n', b'o']);
     }
 
