@@ -302,6 +302,8 @@ fn what_cannot_be_served_is_refused_by_a_message() {
     assert_eq!(client.refused(UPDATE_FILTER, &filter(&[])).0, 7, "there is no capture");
     assert_eq!(client.refused(END, &[]).0, 13);
     assert_eq!(client.refused(START, &[&[0; 12][..], &filter(&[[0, 5, 0, 0, 0, 0, 0, 9]])].concat()).0, 12);
+    let (code, text) = client.refused(START, &[&[0; 12][..], &filter(&[ALL; 513])].concat());
+    assert_eq!((code, &*text), (12, "the filter has 513 instructions, which must be at most 512"));
     assert_eq!(client.refused(SET_SAMPLING, &[1, 0, 0, 0, 0, 0, 0, 9]).0, 15);
     client.done(SET_SAMPLING, &[0; 8]);
     assert_eq!(client.refused(77, &[]).0, 16);
