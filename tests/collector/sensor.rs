@@ -36,6 +36,8 @@ const STATISTICS: u8 = 9;
 const END: u8 = 10;
 const SET_SAMPLING: u8 = 11;
 const REPLY: u8 = 128;
+/// An instruction that passes all frames.
+const ALL: [u8; 8] = [0, 6, 0, 0, 0xff, 0xff, 0xff, 0xff];
 // Flags of a start.
 const DATAGRAMS: u16 = 2;
 const SERVER_OPENS: u16 = 4;
@@ -161,12 +163,17 @@ impl<'a> Client<'a> {
     /// Captures by TCP.
     fn capture(&mut self, filter: &[u8]) -> TcpStream {
         let port = self.start(0, 0, 65_535, filter);
+        self.connect(port)
+    }
+
+    /// Opens the data connection.
+    fn connect(&self, port: u16) -> TcpStream {
         let data = self.network.within(|| TcpStream::connect(("127.0.0.1", port))).expect("it waits");
         data.set_read_timeout(Some(PATIENCE)).expect("it can be set");
         data
     }
 
-    /// Frames that passed the filter, that the kernel dropped, that were dropped, and that were sent.
+    /// Frames that passed the filter, that the interface dropped, that were dropped for want of room, and that were sent.
     fn statistics(&mut self) -> [u32; 4] {
         let words = self.done(STATISTICS, &[]);
         std::array::from_fn(|number| u32::from_be_bytes(*words[4 * number..].first_chunk().expect("four words")))
@@ -295,6 +302,8 @@ fn what_cannot_be_served_is_refused_by_a_message() {
     assert_eq!(client.refused(UPDATE_FILTER, &filter(&[])).0, 7, "there is no capture");
     assert_eq!(client.refused(END, &[]).0, 13);
     assert_eq!(client.refused(START, &[&[0; 12][..], &filter(&[[0, 5, 0, 0, 0, 0, 0, 9]])].concat()).0, 12);
+    let (code, text) = client.refused(START, &[&[0; 12][..], &filter(&[ALL; 513])].concat());
+    assert_eq!((code, &*text), (12, "the filter has 513 instructions, which must be at most 512"));
     assert_eq!(client.refused(SET_SAMPLING, &[1, 0, 0, 0, 0, 0, 0, 9]).0, 15);
     client.done(SET_SAMPLING, &[0; 8]);
     assert_eq!(client.refused(77, &[]).0, 16);
@@ -349,6 +358,26 @@ fn clients_choose_who_connects_and_how_much_of_each_frame_also_over_ipv6() {
 }
 
 #[test]
+fn libpcap_without_a_filter_sends_one_that_the_length_of_its_message_leaves_out() {
+    let pod = Pod::new();
+    let sensor = Sensor::passive(&pod, &[]);
+    let mut client = sensor.client();
+    client.open();
+    // Its header counts 20 bytes: the start, and the header of the filter, which has one instruction.
+    let start = [&[0, START, 0, 0, 0, 0, 0, 20, 0, 0, 0xff, 0xff, 0, 0, 3, 0xe8, 0, 0, 0, 0][..], &filter(&[ALL])];
+    client.control.write_all(&start.concat()).expect("it is connected");
+    let (kind, _, reply) = receive(&mut client.control).expect("a reply");
+    assert_eq!(kind, START | REPLY, "{}", String::from_utf8_lossy(&reply));
+    let port = u16::from_be_bytes([reply[4], reply[5]]);
+    let mut data = client.connect(port);
+    pod.injector(RECEIVER).frames(&everything());
+    assert_eq!(frames(&mut data, 1, everything().len()), everything());
+    let count = u32::try_from(everything().len()).expect("few");
+    assert_eq!(client.statistics(), [count, 0, 0, count], "the next request is understood");
+    sensor.end();
+}
+
+#[test]
 fn a_client_that_does_not_read_loses_its_own_frames_and_they_are_counted() {
     let pod = Pod::new();
     let sensor = Sensor::passive(&pod, &["--queue-size", "1"]);
@@ -367,8 +396,8 @@ fn a_client_that_does_not_read_loses_its_own_frames_and_they_are_counted() {
         }
         assert_eq!(frames(&mut data, sent + 1, 200), vec![frame.clone(); 200]);
         sent += 200;
-        let [passed, by_kernel, dropped, _] = slow.statistics();
-        assert_eq!((passed, by_kernel), (sent, 0));
+        let [passed, by_interface, dropped, _] = slow.statistics();
+        assert_eq!((passed, by_interface), (sent, 0));
         if dropped > 0 {
             break dropped;
         }

@@ -29,10 +29,6 @@ int main(int count, char **arguments)
 	pcap_t *capture = pcap_open(source, 65535, flags, 1000, &null, error);
 	if (!capture)
 		fail("pcap_open", error);
-	// Without a filter, libpcap sends one that is not in the length of its message.
-	struct bpf_program all;
-	if (pcap_compile(capture, &all, "", 1, PCAP_NETMASK_UNKNOWN) != 0 || pcap_setfilter(capture, &all) != 0)
-		fail("pcap_setfilter", pcap_geterr(capture));
 	pcap_dumper_t *file = pcap_dump_open(capture, arguments[4]);
 	if (!file)
 		fail("pcap_dump_open", pcap_geterr(capture));

@@ -14,7 +14,7 @@ use socket2::SockRef;
 use tracing::warn;
 
 use super::{
-    datagrams::{Packer, Tally},
+    datagrams::{Packer, Parts, Tally},
     feed::{Feed, Subscription},
     rpcap::{HEADER, packets},
 };
@@ -113,23 +113,33 @@ impl Data {
                     feed.count(sent, chunk.frames - sent);
                 }
                 Self::Packed(socket, _) => {
-                    let mut counts = (0, 0);
-                    let mut send = |datagram: &[u8], parts| {
-                        let (sent, failed) = tally.count(parts, socket.send(datagram).is_ok());
-                        counts = (counts.0 + sent, counts.1 + failed);
-                    };
-                    for packet in packets(&chunk.messages) {
-                        packer.add(&packet[HEADER..], &mut send);
-                    }
-                    if feed.is_empty() {
-                        packer.flush(&mut send);
-                    }
-                    feed.count(counts.0, counts.1);
+                    send_packed(socket, &mut tally, feed, |send| {
+                        for packet in packets(&chunk.messages) {
+                            packer.add(&packet[HEADER..], &mut *send);
+                        }
+                        if feed.is_empty() {
+                            packer.flush(send);
+                        }
+                    });
                 }
             }
         }
+        // More frames were to follow, and were dropped.
+        if let Self::Packed(socket, _) = self {
+            send_packed(socket, &mut tally, feed, |send| packer.flush(send));
+        }
         Ok(())
     }
+}
+
+/// Sends datagrams that are packed meanwhile, and counts their packets.
+fn send_packed(socket: &UdpSocket, tally: &mut Tally, feed: &Feed, pack: impl FnOnce(&mut dyn FnMut(&[u8], Parts))) {
+    let mut counts = (0, 0);
+    pack(&mut |datagram, parts| {
+        let (sent, failed) = tally.count(parts, socket.send(datagram).is_ok());
+        counts = (counts.0 + sent, counts.1 + failed);
+    });
+    feed.count(counts.0, counts.1);
 }
 
 /// A capture that runs. Stopped when dropped.

@@ -154,10 +154,12 @@ impl Feed {
     /// Takes no more frames, and drops those that wait.
     pub fn stop(&self) {
         let mut state = self.lock();
+        let waiting: u64 = state.chunks.drain(..).map(|chunk| chunk.frames).sum();
         state.is_over = true;
         state.bytes = 0;
-        state.chunks.clear();
+        state.statistics.dropped += waiting;
         drop(state);
+        self.figures.failed.inc_by(waiting);
         self.changed.notify_all();
     }
 }
@@ -188,8 +190,8 @@ impl Feeds {
         }
     }
 
-    /// Ends all captures, and returns when what waits was sent, or at the deadline.
-    pub fn finish(&self, deadline: Instant) {
+    /// Ends all captures, and returns when what waits was sent, or at the deadline: how many frames were not.
+    pub fn finish(&self, deadline: Instant) -> u64 {
         let mut feeds = self.lock();
         for feed in &*feeds {
             feed.finish();
@@ -197,10 +199,17 @@ impl Feeds {
         while !feeds.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left == Duration::ZERO {
-                return;
+                break;
             }
             feeds = self.removed.wait_timeout(feeds, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        let not_sent = |feed: &Arc<Feed>| {
+            // Those that are being sent are no longer in the queue.
+            let Statistics { passed, dropped, sent, .. } = feed.statistics();
+            feed.stop();
+            passed - dropped - sent
+        };
+        feeds.iter().map(not_sent).sum()
     }
 }
 
@@ -279,6 +288,26 @@ mod tests {
         feed.stop();
         feed.offer(&[frame(b"three")]);
         assert!(feed.next().is_none() && feed.is_empty() && feed.is_over());
+        feed.stop();
+        assert_eq!(feed.figures.failed.get(), 2, "each is counted once");
+        assert_eq!(feed.statistics(), Statistics { passed: 2, dropped_by_kernel: 0, dropped: 2, sent: 0 });
+    }
+
+    #[test]
+    fn what_was_not_sent_by_the_deadline_is_counted() {
+        let feeds = Arc::new(Feeds::default());
+        let subscription = feeds.subscribe(feed(0, 2 * SIZE + 6));
+        // There is no room for the third one.
+        feeds.offer(&[frame(b"one"), frame(b"two"), frame(b"three")]);
+        assert_eq!(feeds.finish(Instant::now()), 2);
+        assert_eq!((subscription.feed.figures.failed.get(), subscription.feed.figures.no_room.get()), (2, 1));
+        drop(subscription);
+        // What a client takes before the deadline is not.
+        let subscription = feeds.subscribe(feed(0, 1 << 20));
+        feeds.offer(&[frame(b"one")]);
+        let taken = subscription.feed.next().expect("it waits").frames;
+        subscription.feed.count(taken, 0);
+        assert_eq!(feeds.finish(Instant::now()), 0);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct OfSensor {
     pub sent: Counter,
     /// Frames without room in the queue.
     pub no_room: Counter,
-    /// Frames that could not be sent.
+    /// Frames that could not be sent, or waited when their capture ended.
     pub failed: Counter,
 }
 
@@ -64,7 +64,7 @@ impl Figures {
             registry.register("sensor_connection_failures", help, figures.failures.clone());
             registry.register("sensor_frames_sent", "Frames that were sent to the sensor", figures.sent.clone());
             let help = "Frames that were not sent to a sensor that captures: noRoom in its queue, because it reads too slowly, or \
-                        the connection failed";
+                        the connection failed, or the capture ended while they waited";
             registry.register("sensor_frames_not_sent", help, figures.not_sent.clone());
         });
         figures

@@ -131,8 +131,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     health.set_ready(true);
     eprintln!("podtap-collector: capturing");
     let captured = capture(&signals, &mut inputs, arguments.ether_type, &shared, &health)?;
-    shared.feeds.finish(Instant::now() + LAST);
-    eprintln!("podtap-collector: {} frames captured, {} dropped by the kernel", captured.frames, captured.dropped);
+    let not_sent = shared.feeds.finish(Instant::now() + LAST);
+    let Captured { frames, dropped, .. } = captured;
+    eprintln!(
+        "podtap-collector: {frames} frames captured, {dropped} dropped by the kernel, {not_sent} not sent at the end"
+    );
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use nix::ifaddrs::getifaddrs;
 use podtap_flow::Timestamp;
 
-use super::filter::Program;
+use super::filter::{MAX_INSTRUCTIONS, Program};
 
 pub const HEADER: usize = 8;
 pub const PACKET_HEADER: usize = 20;
@@ -14,9 +14,15 @@ pub const MAX_REQUEST: usize = 64 << 10;
 const VERSION: u8 = 0;
 
 pub const PACKET: u8 = 7;
+const START: u8 = 4;
 const ERROR: u8 = 1;
 /// A reply has the type of its request and this.
 const REPLY: u8 = 128;
+
+/// Bytes of a start before its filter, of a filter before its instructions, and of an instruction.
+const START_HEADER: usize = 12;
+const FILTER_HEADER: usize = 8;
+const INSTRUCTION: usize = 8;
 
 const DATAGRAMS: u16 = 2;
 const SERVER_OPENS: u16 = 4;
@@ -142,8 +148,8 @@ impl Request {
         match header.kind {
             2 => Ok(Self::FindInterfaces),
             3 => Ok(Self::Open(String::from_utf8_lossy(payload).trim_end_matches('\0').to_owned())),
-            4 => {
-                let (start, filter) = payload.split_first_chunk::<12>().ok_or_else(|| short(code::START))?;
+            START => {
+                let (start, filter) = payload.split_first_chunk::<START_HEADER>().ok_or_else(|| short(code::START))?;
                 let word = |at: usize| u16::from_be_bytes([start[at], start[at + 1]]);
                 let snapshot = u32::from(word(0)) << 16 | u32::from(word(2));
                 let program = filter_of(filter).map_err(|message| Refusal::new(code::START, message))?;
@@ -166,12 +172,24 @@ impl Request {
     }
 }
 
+/// Bytes of a request that follow those that its header counts: libpcap without a filter sends one that passes all frames, but counts its
+/// instructions only as those of a filter that was set (`pcap_startcapture_remote`).
+pub fn uncounted(header: Header, payload: &[u8]) -> usize {
+    match (header.kind, payload) {
+        (START, [.., 0, 1, _, _, a, b, c, d]) if payload.len() == START_HEADER + FILTER_HEADER => {
+            let count = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+            if count > MAX_INSTRUCTIONS { 0 } else { count * INSTRUCTION }
+        }
+        _ => 0,
+    }
+}
+
 /// A filter, behind its type and the number of its instructions.
 fn filter_of(payload: &[u8]) -> Result<Program, String> {
-    let Some(([0, 1, _, _, count @ ..], instructions)) = payload.split_first_chunk::<8>() else {
+    let Some(([0, 1, _, _, count @ ..], instructions)) = payload.split_first_chunk::<FILTER_HEADER>() else {
         return Err("the filter is not a BPF program".to_owned());
     };
-    let (instructions, rest) = instructions.as_chunks();
+    let (instructions, rest) = instructions.as_chunks::<INSTRUCTION>();
     let count = u32::from_be_bytes(*count);
     if !rest.is_empty() || instructions.len() != count as usize {
         return Err(format!("the filter does not have {count} instructions, as it claims"));
@@ -194,9 +212,11 @@ pub struct Statistics {
 impl Statistics {
     pub fn encode(self) -> Vec<u8> {
         let Self { passed, dropped_by_kernel, dropped, sent } = self;
+        // Interfaces drop none. As `ps_drop` of libpcap, those that found no room anywhere are one number.
+        let dropped = dropped_by_kernel.wrapping_add(dropped);
         // They wrap.
         let low = |count: u64| u32::try_from(count & u64::from(u32::MAX)).unwrap_or_default();
-        [passed, dropped_by_kernel, dropped, sent].map(low).map(u32::to_be_bytes).concat()
+        [passed, 0, dropped, sent].map(low).map(u32::to_be_bytes).concat()
     }
 }
 
@@ -322,6 +342,18 @@ mod tests {
     }
 
     #[test]
+    fn what_libpcap_sends_uncounted_is_known_by_the_number_of_instructions() {
+        let of = |kind, count: u32, more: &[u8]| {
+            let payload = [&[0; 12][..], &[0, 1, 0, 0], &count.to_be_bytes(), more].concat();
+            uncounted(Header { kind, length: payload.len() }, &payload)
+        };
+        assert_eq!((of(4, 1, &[]), of(4, 2, &[])), (8, 16));
+        assert_eq!(of(4, 0, &[]), 0, "it passes all frames");
+        assert_eq!((of(4, 1, &ALL), of(4, 2, &ALL), of(5, 1, &[])), (0, 0, 0), "it is counted, wrong, or no start");
+        assert_eq!((of(4, 512, &[]), of(4, 513, &[]), of(4, u32::MAX, &[])), (8 * 512, 0, 0));
+    }
+
+    #[test]
     fn what_is_no_request_is_refused_with_its_code() {
         let code = |kind, payload: &[u8]| request(kind, payload).expect_err("it is refused").code;
         assert_eq!(code(8, &[0]), code::AUTHENTICATION);
@@ -369,7 +401,7 @@ mod tests {
         let started = started(0x0100_0000, 8080);
         assert_eq!(header(4).reply(&started), [0, 132, 0, 0, 0, 0, 0, 8, 1, 0, 0, 0, 0x1f, 0x90, 0, 0]);
         let statistics = Statistics { passed: 1 << 32 | 7, dropped_by_kernel: 1, dropped: 2, sent: 4 };
-        assert_eq!(statistics.encode(), [0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 4]);
+        assert_eq!(statistics.encode(), [0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4]);
         assert_eq!(Refusal::new(code::OPEN, "no").encode(), [0, 1, 0, 6, 0, 0, 0, 2, b'n', b'o']);
     }
 

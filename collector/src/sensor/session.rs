@@ -123,7 +123,10 @@ impl Session {
         };
         payload.resize(header.length, 0);
         self.control.set_read_timeout(Some(REPLY))?;
-        self.control.read_exact(&mut payload).context("the rest of a message has not come")?;
+        let rest = "the rest of a message has not come";
+        self.control.read_exact(&mut payload).context(rest)?;
+        payload.resize(payload.len() + rpcap::uncounted(header, &payload), 0);
+        self.control.read_exact(&mut payload[header.length..]).context(rest)?;
         Ok(Some((header, payload)))
     }
 
