@@ -1,6 +1,6 @@
 //! Lines of the collector, from a file, standard input or a Unix socket.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, pin::pin, time::Duration};
+use std::{path::Path, pin::pin, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use podtap_runtime::{shutdown::Shutdown, telemetry::with_causes};
@@ -31,18 +31,6 @@ pub async fn read(path: &Path, sinks: &Sinks, figures: &Figures) -> Result<()> {
     }
     let file = tokio::fs::File::open(path).await.with_context(|| format!("{} cannot be opened", path.display()))?;
     lines(file, sinks, WhenFull::Wait, figures).await.with_context(|| path.display().to_string())
-}
-
-/// Listens for the collector. What an earlier run has left at the path is replaced.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    // The container that writes is of another user, and of the same group.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
 }
 
 /// Reads what one collector after the other writes, and never has it wait for a sink. Ends after a signal, when the collector has closed

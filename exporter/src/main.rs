@@ -27,6 +27,7 @@ use podtap_runtime::{
     http::{Health, Metrics, Probes, Server},
     memory::disable_tracing,
     shutdown::Shutdown,
+    socket,
     telemetry::LogArgs,
 };
 
@@ -110,7 +111,7 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
     }
     let patience = match (&cli.source.socket, &cli.source.read) {
         (Some(path), _) => {
-            let listener = input::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+            let listener = socket::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
             health.set_ready(true);
             eprintln!("podtap-exporter: listening");
             input::serve(&listener, &sinks, &figures, &mut shutdown).await;

@@ -1,6 +1,6 @@
 //! Passes names on over a Unix socket.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncWriteExt as _, BufWriter},
@@ -15,18 +15,6 @@ use super::inventory::Inventory;
 
 /// Connections at the same time: the container that captures has one.
 const CONNECTIONS: usize = 4;
-
-/// Listens. What an earlier run has left at the path is replaced.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    // The container that reads is of another user, and of the same group.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
-}
 
 /// Answers each connection with all objects, and then with changes.
 pub async fn serve(listener: &UnixListener, inventory: &Inventory) {

@@ -18,6 +18,7 @@ use podtap_runtime::{
     client,
     http::{Health, Metrics, Probes, Server},
     shutdown::Shutdown,
+    socket,
 };
 use tokio::sync::Notify;
 use tracing::info;
@@ -58,13 +59,13 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         None => None,
     };
     let _authorized = access::serve(arguments.exposed, &client, &metrics).await?;
-    let listener = listener::bind(&arguments.socket)
+    let listener = socket::bind(&arguments.socket)
         .with_context(|| format!("{} cannot be listened on", arguments.socket.display()))?;
     let inventory = Inventory::new(&metrics);
     info!(socket = %arguments.socket.display(), "watching pods, services and nodes");
     let policy = Policy::default();
     let questions = match &arguments.policy_socket {
-        Some(path) => Some(listener::bind(path).with_context(|| format!("{} cannot be listened on", path.display()))?),
+        Some(path) => Some(socket::bind(path).with_context(|| format!("{} cannot be listened on", path.display()))?),
         None => None,
     };
     let synced = Notify::new();

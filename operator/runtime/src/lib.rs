@@ -1,5 +1,5 @@
 //! What the PodTap programs that talk to Kubernetes share: the API client and the API server's clock, leader election, health and
-//! metrics over HTTP, logging, shutdown, backoff, whether another program allows a connection, and the protection of secrets in memory.
+//! metrics over HTTP, logging, shutdown, backoff, sockets between containers, whether another program allows a connection, and the protection of secrets in memory.
 //!
 //! Nothing here knows the PodTap kinds. All of it runs on a tokio runtime, current-thread or multi-thread.
 
@@ -12,6 +12,7 @@ pub mod leader;
 pub mod memory;
 pub mod permit;
 pub mod shutdown;
+pub mod socket;
 pub mod telemetry;
 
 pub use podtap_backoff as backoff;
