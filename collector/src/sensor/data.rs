@@ -109,7 +109,7 @@ impl Data {
                     result?;
                 }
                 Self::Plain(socket) => {
-                    let sent = packets(&chunk.messages).filter(|packet| socket.send(packet).is_ok()).count() as u64;
+                    let sent = packets(&chunk.messages).filter(|packet| send(socket, packet)).count() as u64;
                     feed.count(sent, chunk.frames - sent);
                 }
                 Self::Packed(socket, _) => {
@@ -132,11 +132,20 @@ impl Data {
     }
 }
 
+/// Whether a datagram was sent. Where nothing listened to an earlier one, the socket tells it now, once, and sends nothing.
+fn send(socket: &UdpSocket, datagram: &[u8]) -> bool {
+    let sent = match socket.send(datagram) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => socket.send(datagram),
+        sent => sent,
+    };
+    sent.is_ok()
+}
+
 /// Sends datagrams that are packed meanwhile, and counts their packets.
 fn send_packed(socket: &UdpSocket, tally: &mut Tally, feed: &Feed, pack: impl FnOnce(&mut dyn FnMut(&[u8], Parts))) {
     let mut counts = (0, 0);
     pack(&mut |datagram, parts| {
-        let (sent, failed) = tally.count(parts, socket.send(datagram).is_ok());
+        let (sent, failed) = tally.count(parts, send(socket, datagram));
         counts = (counts.0 + sent, counts.1 + failed);
     });
     feed.count(counts.0, counts.1);
@@ -173,5 +182,29 @@ impl Drop for Capture {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_is_not_lost_because_nothing_listened_to_an_earlier_one() {
+        let bind = |port: u16| UdpSocket::bind(("127.0.0.1", port)).expect("the port is free");
+        let (socket, receiver) = (bind(0), bind(0));
+        let address = receiver.local_addr().expect("an address");
+        drop(receiver);
+        socket.connect(address).expect("it has an address");
+        assert!(send(&socket, b"lost"));
+        // An error of the socket wakes without being asked for.
+        let is_refused = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::empty())], PollTimeout::from(10_000_u16));
+        assert_eq!(is_refused, Ok(1));
+        let receiver = bind(address.port());
+        receiver.set_read_timeout(Some(CONNECT)).expect("it can be set");
+        assert!(send(&socket, b"next"));
+        let mut datagram = [0; 8];
+        assert_eq!(receiver.recv(&mut datagram).expect("it comes"), 4);
+        assert_eq!(datagram[..4], *b"next");
     }
 }
