@@ -92,8 +92,8 @@ pub struct Arguments {
     /// EtherType of the probes of the taps, as in the PodTapPolicy (probeEtherType). Frames that have it are not sent
     #[arg(long, value_name = "NUMBER", default_value = "0x88b5", value_parser = ether_type)]
     ether_type: EtherType,
-    /// Unix socket of `podtap-collector names --policy-socket`: frames are sent only to sensors of the cluster, and to those that the
-    /// PodTapPolicy allows
+    /// Unix socket of `podtap-collector names --policy-socket`: --connect connects only to addresses of the cluster, and to those that
+    /// the PodTapPolicy allows
     #[arg(long, value_name = "PATH")]
     policy_socket: Option<PathBuf>,
     /// Address of /livez, /readyz and /metrics
@@ -205,7 +205,7 @@ fn keep_connecting(sensor: &str, every: Duration, policy: Option<&Path>, shared:
     let figures = shared.figures.of(sensor);
     loop {
         let attempt = Instant::now();
-        let connected = check(policy, sensor).and_then(|()| connect(sensor)).and_then(|socket| {
+        let connected = connect(policy, sensor).and_then(|socket| {
             let control = socket.try_clone()?;
             Ok((control, Session::new(Arc::clone(shared), socket, figures.clone(), true)?))
         });
@@ -225,18 +225,18 @@ fn keep_connecting(sensor: &str, every: Duration, policy: Option<&Path>, shared:
     }
 }
 
-/// Whether the policy allows all addresses of the sensor. Without a socket to ask, it is allowed.
-fn check(policy: Option<&Path>, sensor: &str) -> io::Result<()> {
-    let (Some(socket), Some((host, port))) = (policy, sensor.rsplit_once(':')) else { return Ok(()) };
-    let port = port.parse().map_err(io::Error::other)?;
-    let checked = permit::check(socket, host.trim_matches(['[', ']']), port);
+/// Whether the policy allows an address. Without a socket to ask, it does.
+fn check(policy: Option<&Path>, address: SocketAddr) -> io::Result<()> {
+    let Some(socket) = policy else { return Ok(()) };
+    let checked = permit::check(socket, &address.ip().to_string(), address.port());
     checked.map(drop).map_err(|refusal| io::Error::other(with_causes(&refusal).to_string()))
 }
 
 /// Asks again from time to time, until the session has ended.
 fn close_when_forbidden(policy: Option<&Path>, sensor: &str, control: &TcpStream, end: &mpsc::Receiver<()>) {
     while end.recv_timeout(permit::AGE) == Err(mpsc::RecvTimeoutError::Timeout) {
-        if let Err(error) = check(policy, sensor) {
+        // The name of the sensor may have other addresses by now.
+        if let Err(error) = control.peer_addr().and_then(|address| check(policy, address)) {
             warn!(sensor, %error, "the connection is closed");
             // It ends the session.
             let _ = control.shutdown(Shutdown::Both);
@@ -245,11 +245,11 @@ fn close_when_forbidden(policy: Option<&Path>, sensor: &str, control: &TcpStream
     }
 }
 
-/// To the first address that answers.
-fn connect(sensor: &str) -> io::Result<TcpStream> {
+/// To the first address that is allowed and answers.
+fn connect(policy: Option<&Path>, sensor: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     for address in sensor.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, data::CONNECT) {
+        match check(policy, address).and_then(|()| TcpStream::connect_timeout(&address, data::CONNECT)) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
@@ -282,7 +282,38 @@ fn payload(text: &str) -> Result<u16, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs,
+        io::{BufRead as _, BufReader, ErrorKind, Write as _},
+        os::unix::net::UnixListener,
+    };
+
     use super::*;
+
+    #[test]
+    fn an_address_is_not_connected_to_before_the_policy_allows_it() {
+        let path = std::env::temp_dir().join(format!("podtap-sensor-{}.sock", std::process::id()));
+        let policy = UnixListener::bind(&path).expect("the path is free");
+        let answers = thread::spawn(move || {
+            ["no, because\n", "yes\n"].map(|answer| {
+                let (mut stream, _) = policy.accept().expect("a question");
+                let mut question = String::new();
+                BufReader::new(&stream).read_line(&mut question).expect("a question");
+                stream.write_all(answer.as_bytes()).expect("it waits");
+                question
+            })
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("it can be set");
+        let sensor = listener.local_addr().expect("an address").to_string();
+        let connect = || connect(Some(&path), &sensor).map_err(|error| error.to_string());
+        assert_eq!(connect().expect_err("it is forbidden"), "127.0.0.1: no, because");
+        assert_eq!(listener.accept().expect_err("nothing has come").kind(), ErrorKind::WouldBlock);
+        let socket = connect().expect("it is allowed");
+        assert_eq!(socket.peer_addr().expect("it is connected").to_string(), sensor);
+        assert_eq!(answers.join().expect("no panic"), ["127.0.0.1\n"; 2]);
+        fs::remove_file(&path).expect("it exists");
+    }
 
     #[test]
     fn a_sensor_has_a_host_and_a_port() {
