@@ -1,4 +1,4 @@
-//! udpstr: a stream of packets over UDP, in datagrams of one size, as ExtraHop's rpcapd sends it.
+//! udpstr: a stream of packets over UDP, in datagrams up to one size, as ExtraHop's rpcapd sends it.
 //!
 //! A datagram begins with 8 bytes: the version 0, the type 110, the offset of the first packet header (0xffff: there is none), and the
 //! datagram's number, from 0. A packet is its header and its frame, which may continue in the next datagrams; a header is never split. With
