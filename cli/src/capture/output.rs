@@ -107,7 +107,10 @@ impl Output {
                 && let Some(blocks) = receiver.blocking_recv()
             {
                 outcome = self.write(&blocks);
-                progress.written.fetch_add(blocks.len() as u64, Ordering::Release);
+                // What was not written, the pod is to keep.
+                if outcome.is_ok() {
+                    progress.written.fetch_add(blocks.len() as u64, Ordering::Release);
+                }
                 progress.progress.notify_one();
             }
             // A program's input ends.
@@ -213,6 +216,18 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn what_cannot_be_written_does_not_count_as_written() {
+        for (path, written, is_ok) in [("/dev/null", 7, true), ("/dev/full", 0, false)] {
+            let files = Files::create(Path::new(path), Format::Pcapng, None).expect("it exists");
+            let mut writing = Output::Files(files).start();
+            writing.send(vec![1; 7]);
+            assert_eq!(writing.finish().await.is_ok(), is_ok);
+            assert_eq!(writing.written(), written);
+        }
+    }
 
     #[test]
     fn the_newest_files_are_kept_and_each_has_a_beginning() {
