@@ -182,7 +182,9 @@ impl<'a> Stream<'a> {
                 "what followed has been overwritten by newer frames while this program was away: continue with --resume, in another file",
             ));
         }
-        (self.received, self.confirmed) = (from, from);
+        if self.received == 0 {
+            (self.received, self.confirmed) = (from, from);
+        }
         self.session.set_connected();
         Ok(())
     }

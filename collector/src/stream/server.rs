@@ -20,7 +20,7 @@ use nix::{
 use tracing::{info, warn};
 
 use super::spool::{Section, Spool};
-use crate::output::window::{Progress, Window};
+use crate::output::window::{Progress, ROOM, Window};
 
 /// Bytes of one write.
 const CHUNK: usize = 256 << 10;
@@ -217,7 +217,7 @@ impl Kept {
     fn begin(&mut self, received: u64) -> io::Result<Section> {
         let Progress { start, end, .. } = self.progress();
         if (start..=end).contains(&received) {
-            self.confirm(received)?;
+            // It may not have written all of that yet.
             return Ok(Section { preamble: Vec::new(), at: received });
         }
         self.spool.as_mut().map_or_else(|| Err(not_received(received, start, end)), Spool::section)
@@ -240,6 +240,11 @@ impl Kept {
     }
 }
 
+/// How far a client may be sent the stream: it has what it has not confirmed in memory.
+fn until(progress: Progress) -> u64 {
+    progress.end.min(progress.start + ROOM as u64)
+}
+
 fn not_received(received: u64, from: u64, to: u64) -> io::Error {
     let message = format!("it says that it has received {received} bytes, which must be {from} to {to}");
     io::Error::new(ErrorKind::InvalidData, message)
@@ -252,7 +257,7 @@ struct Client {
     /// A number of which some bytes have come.
     number: [u8; 8],
     bytes: usize,
-    /// Where it has begun.
+    /// Where it has begun, which it may confirm before anything was sent.
     first: u64,
     /// Where in the stream the bytes behind the chunk are. None: it has not told yet where it continues.
     next: Option<u64>,
@@ -293,16 +298,12 @@ impl Client {
     fn confirm(&self, received: u64, kept: &mut Kept) -> io::Result<()> {
         let unwritten = (self.chunk.len() - self.written) as u64;
         let sent = self.next.map_or(0, |next| next.saturating_sub(unwritten)).max(self.first);
-        if (self.first..=sent).contains(&received) {
-            kept.confirm(received)
-        } else {
-            Err(not_received(received, self.first, sent))
-        }
+        if received <= sent { kept.confirm(received) } else { Err(not_received(received, 0, sent)) }
     }
 
     fn has_to_write(&self, progress: Progress) -> bool {
-        let has_bytes = self.written < self.chunk.len() || self.next.is_some_and(|next| next < progress.end);
-        has_bytes || self.next.is_some() && progress.is_complete && !self.is_shut
+        let has_end = |next| next == progress.end && progress.is_complete && !self.is_shut;
+        self.written < self.chunk.len() || self.next.is_some_and(|next| next < until(progress) || has_end(next))
     }
 
     /// Writes as much as the socket takes at once, or ends the connection's stream if it has all of it.
@@ -311,11 +312,11 @@ impl Client {
         if self.written == self.chunk.len() {
             self.chunk.clear();
             self.written = 0;
-            // Before what is read: nothing is appended to a complete one.
-            let is_complete = kept.progress().is_complete;
-            kept.read(*next, CHUNK, &mut self.chunk)?;
+            let progress = kept.progress();
+            let most = usize::try_from(until(progress).saturating_sub(*next)).unwrap_or(CHUNK).min(CHUNK);
+            kept.read(*next, most, &mut self.chunk)?;
             *next += self.chunk.len() as u64;
-            if self.chunk.is_empty() && is_complete && !self.is_shut {
+            if *next == progress.end && self.chunk.is_empty() && progress.is_complete && !self.is_shut {
                 self.socket.shutdown(Shutdown::Write)?;
                 self.is_shut = true;
             }
@@ -334,7 +335,11 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use std::thread::{self, JoinHandle};
+    use std::{
+        fs,
+        path::PathBuf,
+        thread::{self, JoinHandle},
+    };
 
     use super::*;
 
@@ -386,7 +391,7 @@ mod tests {
         // It cannot have received what was not sent, and the window stays as it is.
         client.write_all(&101_u64.to_le_bytes()).expect("it is connected");
         assert!(is_closed(&mut client));
-        assert_eq!(window.progress().start, 50);
+        assert_eq!(window.progress().start, 40);
         let mut client = accepted(address, 100);
         window.complete(b"the end");
         let mut rest = String::new();
@@ -419,6 +424,67 @@ mod tests {
         drop((second, silent));
         window.hurry();
         assert_eq!(server.join().expect("it does not panic").expect("it serves"), End::Left);
+    }
+
+    /// A directory that is removed when this is dropped.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("podtap-server-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).expect("it can be created");
+            Self(path)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// A block of a MiB.
+    fn block() -> Vec<u8> {
+        let length = 1_u32 << 20;
+        let mut block = [6, length].into_iter().flat_map(u32::to_le_bytes).collect::<Vec<_>>();
+        block.resize(length as usize, 0);
+        block
+    }
+
+    #[test]
+    fn a_client_is_sent_no_more_than_it_has_room_for() {
+        let directory = Directory::new("room");
+        let window = Arc::new(Window::new().expect("a descriptor"));
+        let mut spool = Spool::new(&directory.0, 32 << 20).expect("it can be written");
+        for _ in 0..20 {
+            assert!(window.append(&block()));
+            spool.fill(&window, false).expect("it can be written");
+        }
+        let mut kept = Kept { window, spool: Some(spool), failed: None };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let peer = TcpStream::connect(listener.local_addr().expect("it listens")).expect("it listens");
+        let reader = thread::spawn(|| {
+            let mut peer = peer;
+            let mut bytes = Vec::new();
+            peer.read_to_end(&mut bytes).map(|_| bytes.len())
+        });
+        let mut client = Client::new(listener.accept().expect("it is connected").0);
+        client.begin(&[], 0);
+        let sent = |client: &mut Client, kept: &Kept| {
+            while client.has_to_write(kept.progress()) {
+                client.write(kept).expect("it is read");
+            }
+            client.next
+        };
+        assert_eq!(sent(&mut client, &kept), Some(16 << 20));
+        client.confirm(1 << 20, &mut kept).expect("it was sent");
+        assert_eq!(sent(&mut client, &kept), Some(17 << 20));
+        // The end, too, waits for what precedes it.
+        kept.window.complete(&[]);
+        assert!(!client.has_to_write(kept.progress()));
+        client.confirm(17 << 20, &mut kept).expect("it was sent");
+        assert_eq!(sent(&mut client, &kept), Some(20 << 20));
+        assert_eq!(reader.join().expect("it does not panic").expect("it ends"), 8 + (20 << 20));
     }
 
     #[test]
